@@ -1,0 +1,47 @@
+"""lowland: energy-based models that people can trust. Data live in the lowlands; everything else is uphill.
+
+Five nouns: an Energy scores points; a Sampler moves them downhill, with noise; Chains remember where they got to; an
+Objective compares data with samples; a Run is the directory where it all ends up. Names are loaded when first used, so that
+`import lowland` and `lowland --help` cost nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "lowland.energy": "Energy Function Given Mixture Sum check_energy energy_values mixture value_and_score",
+    "lowland.domain": "Domain binary box categorical real",
+    "lowland.registry": "build register registered spec",
+    "lowland.run": "Run RunError load",
+    "lowland.samplers": "HMC MALA Draws Energies Info Langevin Moments ShortRun State Trace anneal sample tune",
+    "lowland.chains": "ReplayBuffer",
+    "lowland.objectives": "CD DSM PCD Loss ShortRunML contrast",
+    "lowland.nets": "IGEBM MLP ConvNet",
+    "lowland.metrics": "Estimate",
+    "lowland.training": "fit",
+    "lowland.tasks": "Detector Identity Mask Restoration compose restore",
+    "lowland.data": "Dataset load_data",
+    "lowland.config": "Recipe read_recipe",
+    "lowland.verbs": "evaluate train",
+    "lowland.report": "write_report",
+}
+_home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [*_home_of, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _home_of:
+        return getattr(import_module(_home_of[name]), name)
+    raise AttributeError(f"module 'lowland' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from lowland.chains import ReplayBuffer as ReplayBuffer
+    from lowland.energy import Energy as Energy

@@ -1,0 +1,287 @@
+"""Recipes: a TOML file that says everything about a run, read strictly.
+
+The models for energies, objectives and samplers are made from the registry, one per class and told apart by `name`, so a
+newly registered class can be named in a recipe at once. Unknown keys are refused; all mistakes are reported together, each
+with its path and, where one is near, the name that was probably meant.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from lowland.registry import parameters, registered
+from lowland.training.settings import Training
+
+STRICT = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ConfigError(ValueError):
+    """A recipe with mistakes; the message lists them all."""
+
+
+class Data(BaseModel):
+    """Which data: a named set, or the path of a folder of images, an .npy, .npz or .csv file."""
+
+    model_config = STRICT
+    name: str
+    root: str | None = Field(None, description="where to look first; else LOWLAND_DATA, the cache, a download")
+    limit: int | None = Field(None, ge=16, description="train on so many examples only")
+    count: int | None = Field(None, ge=64, description="points of a toy set")
+    size: int | None = Field(None, ge=2, description="side to which images of a folder are resized")
+    channels: Literal[1, 3] | None = Field(None, description="colours of a folder's images")
+    label: str | None = Field(None, description="label column of a table")
+
+
+class Generation(BaseModel):
+    """How samples are made from the trained energy."""
+
+    model_config = STRICT
+    sampler: Any
+    steps: int = Field(500, ge=0)
+    start: Literal["noise", "chains"] = Field("noise", description="fresh noise, or where the training chains got to")
+    temperatures: list[Annotated[float, Field(gt=0)]] = Field(
+        [1.0], min_length=1, description="a path: the steps are divided among energy / T for each T"
+    )
+
+
+class Restoration(BaseModel):
+    """How posterior draws are made: the same kind of settings, with the noise of the measurement."""
+
+    model_config = STRICT
+    sampler: Any
+    steps: int = Field(500, ge=1)
+    draws: int = Field(8, ge=1)
+    sigma: float = Field(0.1, gt=0, description="noise of the measurement, in units of the data")
+    temperatures: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)
+    count: int = Field(100, ge=0, description="test images restored by evaluate; 0 for none")
+
+
+class Evaluation(BaseModel):
+    """What evaluate measures."""
+
+    model_config = STRICT
+    samples: int = Field(500, ge=16)
+    nominal: float = Field(0.05, gt=0, lt=1, description="false-alarm rate of the detector")
+    outliers: list[str] = Field([], description="data sets to tell apart, besides noise and a shifted test set")
+    judge_steps: int = Field(600, ge=0, description="updates of the classifier that judges labelled images; 0 for none")
+
+
+def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> type[BaseModel]:
+    """A strict pydantic model with the constructor's parameters; building it also builds the object, to hear its errors."""
+    fields: dict[str, Any] = {"name": (Literal[cls.__name__], ...)} if tagged else {}
+    for name, p in parameters(cls).items():
+        if name not in skip:
+            fields[name] = (p.annotation, ... if p.default is p.empty else p.default)
+
+    def buildable(model: BaseModel) -> BaseModel:
+        if "domain" not in skip:
+            cls(**{name: getattr(model, name) for name in fields if name != "name" or not tagged})
+        return model
+
+    return create_model(
+        cls.__name__,
+        __config__=STRICT,
+        __validators__={"buildable": model_validator(mode="after")(buildable)},  # type: ignore[dict-item]
+        __doc__=cls.__doc__,
+        **fields,
+    )
+
+
+def _union(kind: str, skip: Sequence[str] = ()) -> Any:
+    from lowland.energy import Energy  # only classes that learn belong in a recipe; targets have no weights
+
+    classes = [c for c in registered(kind).values() if kind != "energy" or "domain" in parameters(c)]
+    assert kind != "energy" or all(issubclass(c, Energy) for c in classes)
+    models = tuple(model_of(c, skip=skip) for c in sorted(classes, key=lambda c: c.__name__))
+    return Annotated[Union[models], Field(discriminator="name")]  # noqa: UP007
+
+
+@cache
+def recipe_model() -> type["Recipe"]:
+    """The Recipe model over everything registered now."""
+    sampler = _union("sampler")
+    generation = create_model("Generation", __base__=Generation, sampler=(sampler, ...))
+    restoration = create_model("Restoration", __base__=Restoration, sampler=(sampler, ...))
+    return create_model(
+        "Recipe",
+        __base__=Recipe,
+        energy=(_union("energy", skip=["domain"]), ...),
+        objective=(_union("objective"), ...),
+        sampler=(sampler, ...),
+        training=(model_of(Training, tagged=False), Field(default_factory=dict, validate_default=True)),
+        generation=(generation, ...),
+        restoration=(restoration | None, None),
+    )
+
+
+class Recipe(BaseModel):
+    """Everything that decides a run. Read one with `read_recipe`; `plain()` gives JSON values."""
+
+    model_config = STRICT
+    name: str = Field(min_length=1, max_length=80)
+    about: str = ""
+    seed: int = Field(0, ge=0)
+    data: Data
+    energy: Any
+    objective: Any
+    sampler: Any
+    training: Any
+    generation: Any
+    restoration: Any = None
+    evaluation: Evaluation = Evaluation()
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as JSON values, complete with every default."""
+        return self.model_dump(mode="json")
+
+    def toml(self) -> str:
+        """The recipe as a TOML document that `read_recipe` reads back."""
+        return _toml(self.plain())
+
+
+def recipes_folder() -> Path:
+    """Where the shipped recipes lie: inside the wheel, or beside the package in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def recipe_names() -> dict[str, str]:
+    """Shipped recipes: name to its line of description."""
+    return {
+        path.stem: str(tomllib.loads(path.read_text()).get("about", ""))
+        for path in sorted(recipes_folder().glob("*.toml"))
+    }
+
+
+def read_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe: the name of a shipped one, the path of a TOML file, or plain values.
+
+    overrides: {"training.steps": 100, ...}, applied before checking. Raises ConfigError, a ValueError, that lists every
+    mistake with its path.
+
+    >>> read_recipe("digits", {"training.steps": 50}).training.steps
+    50
+    """
+    if isinstance(source, Mapping):
+        values, origin = dict(source), "the recipe"
+    else:
+        path = _find(str(source))
+        origin = str(source)
+        try:
+            values = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}; a recipe is a TOML file; correct that line") from None
+    for key, value in (overrides or {}).items():
+        _put(values, key, value)
+    try:
+        return recipe_model().model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        many = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        raise ConfigError(f"{origin} has {many}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`--set a.b=c` arguments as overrides; the value is read as TOML, else taken as a word.
+
+    >>> parse_overrides(["training.steps=100", "sampler.clamp=[0, 1]", "data.name=mnist"])
+    {'training.steps': 100, 'sampler.clamp': [0, 1], 'data.name': 'mnist'}
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set was given {pair!r}; it takes path=value; write for example training.steps=100")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = text
+    return found
+
+
+def _find(name: str) -> Path:
+    shipped = recipes_folder() / f"{name}.toml"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    names = list(recipe_names())
+    near = get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`lowland recipes` lists them"
+    raise ConfigError(f"there is no recipe {name!r}; shipped are {', '.join(names)}, or give a .toml file; {hint}")
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {key}: {part} is a value, not a section; give the path of a value; see `recipes`")
+        values[part] = dict(inner)
+        values = values[part]
+    if last == "name" and values.get("name") != value and path:
+        values.clear()  # another class: what belonged to the old one does not belong to it
+    values[last] = value
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        allowed = _allowed(problem["loc"][:-1])
+        near = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(sorted(allowed))}"
+        return f"{path}: no such key; {hint}"
+    if kind == "missing":
+        return f"{path}: missing; add it"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        context = problem["ctx"]
+        expected = str(context.get("expected_tags", "")).replace("'", "")
+        tag = str(context.get("tag", ""))
+        near = get_close_matches(tag, expected.split(", "), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        given = f"name is {tag!r}" if tag else "name is missing"
+        return f"{path}: {given}; " + (f"allowed are {expected}{hint}" if expected else "add name = ...")
+    return f"{path}: {message} (given: {problem['input']!r})"
+
+
+def _allowed(path: Sequence[Any]) -> list[str]:
+    """The keys that may stand at a path of the recipe."""
+    model: Any = recipe_model()
+    for part in path:
+        models = _models_in(model.model_fields[part].annotation) if part in getattr(model, "model_fields", {}) else []
+        chosen = [m for m in _models_in(model) if m.__name__ == part] or models
+        if not chosen:
+            return []
+        model = chosen[0] if len(chosen) == 1 else Union[tuple(chosen)]  # noqa: UP007
+    return list(getattr(model, "model_fields", {}))
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
+
+
+def _toml(values: Mapping[str, Any], section: str = "") -> str:
+    lines = [f"{k} = {_literal(v)}" for k, v in values.items() if v is not None and not isinstance(v, Mapping)]
+    text = (f"[{section}]\n" if section and lines else "") + "\n".join(lines) + ("\n" if lines else "")
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            text += "\n" + _toml(value, f"{section}.{key}" if section else key).lstrip("\n")
+    return text
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        import json
+
+        return json.dumps(value, ensure_ascii=False)
+    return "[" + ", ".join(map(_literal, value)) + "]" if isinstance(value, (list, tuple)) else repr(value)

@@ -1,0 +1,74 @@
+"""Training batches whose place in the data is two whole numbers.
+
+Epoch e visits the data in a permutation that is a function of (seed, e) alone, so (epoch, offset) is all that a
+checkpoint has to hold, and a resumed run sees exactly the batches that an uninterrupted one would have seen.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowland.data.dataset import Split
+
+
+class Batches:
+    """Goes through a part for ever, in a new order each epoch. `next` gives the next examples.
+
+    >>> batches = Batches(Split(torch.arange(5.0)), seed=0)
+    >>> first, second = batches.next(3)[0], batches.next(3)[0]
+    >>> batches.state_dict()
+    {'epoch': 1, 'offset': 1}
+
+    Raises ValueError if the part is empty.
+    """
+
+    def __init__(self, split: Split, *, seed: int = 0) -> None:
+        if len(split) == 0:
+            raise ValueError("the part holds no examples; batches need at least one; give a part with data")
+        self.split = split
+        self.seed = seed
+        self.epoch = 0
+        self.offset = 0
+        self._order: tuple[int, Tensor] | None = None  # the permutation of one epoch, kept while it lasts
+
+    def order(self, epoch: int) -> Tensor:
+        """The permutation (N,) of an epoch, a function of (seed, epoch) alone."""
+        if self._order is None or self._order[0] != epoch:
+            mixed = int(np.random.SeedSequence([self.seed % 2**64, epoch]).generate_state(1)[0])
+            generator = torch.Generator().manual_seed(mixed)
+            self._order = epoch, torch.randperm(len(self.split), generator=generator)
+        return self._order[1]
+
+    def next(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
+        """The next x (batch_size, *shape) and y (batch_size,) or None.
+
+        Where an epoch ends inside a batch, the batch is completed from the next epoch.
+        """
+        if batch_size < 1:
+            raise ValueError(f"the batch size is {batch_size}; it must be at least 1; pass for example 128")
+        pieces, missing = [], batch_size
+        while missing:
+            piece = self.order(self.epoch)[self.offset : self.offset + missing]
+            pieces.append(piece)
+            missing -= len(piece)
+            self.offset += len(piece)
+            if self.offset == len(self.split):
+                self.epoch, self.offset = self.epoch + 1, 0
+        part = self.split.take(torch.cat(pieces).to(self.split.x.device))
+        return part.x, part.y
+
+    def state_dict(self) -> dict[str, int]:
+        """The position: {"epoch", "offset"}."""
+        return {"epoch": self.epoch, "offset": self.offset}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state_dict` gave. Raises ValueError if this part has no such position."""
+        epoch, offset = state.get("epoch"), state.get("offset")
+        if not (isinstance(epoch, int) and isinstance(offset, int) and epoch >= 0 and 0 <= offset < len(self.split)):
+            raise ValueError(
+                f"the position is {state}; it needs a whole epoch from 0 and an offset of 0 to {len(self.split) - 1}; "
+                f"resume with the data that the run began with"
+            )
+        self.epoch, self.offset = epoch, offset

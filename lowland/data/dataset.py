@@ -1,0 +1,179 @@
+"""What a set of examples is, how it is divided, and what is refused.
+
+Every set has three disjoint parts. `train` fits the energy. `calibration` sets thresholds, temperatures and conformal
+quantiles. `test` is looked at once. A threshold set on the training part would be too low, because an energy is lower
+on points that it was fitted to; a threshold set on the test part would have no guarantee.
+
+One convention for images: float32 in [0, 1], channels first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowland.domain import Domain
+
+CHUNK = 4096  # examples checked at a time, so that a check needs little memory
+
+
+class DataError(ValueError):
+    """Data that cannot be found, read or trusted. The message names the file, what is allowed and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a set: x (N, *shape) float32 and labels y (N,) int64, or None where there are no labels."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor | slice) -> "Split":
+        """The examples at these positions, as a new part."""
+        return Split(self.x[index], None if self.y is None else self.y[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named set in three disjoint parts.
+
+    classes: 0 without labels; levels: grey levels of the source (17 for the digits, 256 for 8-bit images), None if
+    continuous; note: provenance, printed in reports; mean, scale: what `load_data(..., standardise=True)` subtracted
+    and divided by, one number per column, measured on the training part alone (empty if nothing was done);
+    columns: the column names of a table.
+    """
+
+    name: str
+    domain: Domain
+    train: Split
+    calibration: Split
+    test: Split
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
+    levels: int | None = None
+    note: str = ""
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Values as they stand in the file -> values as the energy sees them: (x − mean) / scale."""
+        return (x - x.new_tensor(self.mean)) / x.new_tensor(self.scale) if self.mean else x
+
+    def original(self, x: Tensor) -> Tensor:
+        """The inverse of `standardise`: x · scale + mean."""
+        return x * x.new_tensor(self.scale) + x.new_tensor(self.mean) if self.mean else x
+
+
+def permutation(count: int, seed: int) -> Tensor:
+    """A seeded order of `count` positions, the same on every machine."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def divide(whole: Split, sizes: Sequence[int], seed: int) -> list[Split]:
+    """Disjoint parts of the given sizes, cut from one seeded permutation.
+
+    The parts are in the order of the permutation, so the first N of a part are a fair sample of it.
+
+    >>> [len(part) for part in divide(Split(torch.arange(10.0)), (7, 2, 1), seed=0)]
+    [7, 2, 1]
+    """
+    assert sum(sizes) <= len(whole), "more examples asked for than there are"
+    order = permutation(len(whole), seed)
+    return [whole.take(index) for index in torch.split(order[: sum(sizes)], list(sizes))]
+
+
+def to_floats(split: Split, levels: int | None) -> Split:
+    """Stored grey values 0 ... levels−1 as float32 in [0, 1]; floats only change their precision."""
+    if split.x.is_floating_point():
+        return Split(split.x.to(torch.float32), split.y)
+    assert levels is not None, "whole numbers need the number of levels"
+    return Split(split.x.to(torch.float32) / (levels - 1), split.y)
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(x, CHUNK)
+
+
+def _count(flags: Tensor) -> int:
+    return int(flags.sum())
+
+
+def refuse_nonfinite(x: Tensor, where: str) -> None:
+    """Raises DataError with the number of NaN and infinite values in x (N, ...), if there are any."""
+    if all(bool(part.isfinite().all()) for part in _pieces(x)):
+        return
+    nan = sum(_count(part.isnan()) for part in _pieces(x))
+    infinite = sum(_count(part.isinf()) for part in _pieces(x))
+    rows = sum(_count((~part.isfinite()).flatten(1).any(1)) for part in _pieces(x))
+    raise DataError(
+        f"{where} holds {nan} NaN and {infinite} infinite values in {rows} of {len(x)} examples; every value must be "
+        f"finite; remove or fill in those examples first"
+    )
+
+
+def check_data(dataset: Dataset) -> None:
+    """Refuse a set that no energy should be fitted to.
+
+    Raises DataError if a part is empty, has the wrong shape, precision or number of labels, holds NaN or infinite
+    values (counted), values outside the domain (counted) or labels out of range, or if the training part is constant.
+    """
+    for part in ("train", "calibration", "test"):
+        split: Split = getattr(dataset, part)
+        where = f"the {part} part of {dataset.name}"
+        _check_values(split.x, dataset.domain, where)
+        _check_labels(split, dataset.classes, where)
+    x = dataset.train.x
+    if len(x) > 1 and bool((x == x[:1]).all()):
+        raise DataError(
+            f"all {len(x)} training examples of {dataset.name} are the same point; a density needs examples that "
+            f"differ; look at the source of the data"
+        )
+    if dataset.classes != len(dataset.class_names):
+        raise DataError(
+            f"{dataset.name} has {dataset.classes} classes and {len(dataset.class_names)} class names; there is one "
+            f"name per class; give the names in the order of the labels"
+        )
+
+
+def _check_values(x: Tensor, domain: Domain, where: str) -> None:
+    if len(x) == 0:
+        raise DataError(f"{where} is empty; every part needs at least one example; give more data")
+    if tuple(x.shape[1:]) != domain.shape:
+        raise DataError(
+            f"{where} has examples of shape {tuple(x.shape[1:])}; the domain has {domain.shape}; reshape the data"
+        )
+    if x.dtype != torch.float32:
+        raise DataError(f"{where} is stored as {x.dtype}; data are torch.float32; convert with x.float()")
+    refuse_nonfinite(x, where)
+    outside = sum(_count(~domain.contains(part)) for part in _pieces(x))
+    if outside:
+        raise DataError(
+            f"{where} has {outside} of {len(x)} examples outside the domain ({x.min():g} to {x.max():g}); it is "
+            f"{domain.kind} with values {domain.lo:g} to {domain.hi:g}; rescale the data"
+        )
+
+
+def _check_labels(split: Split, classes: int, where: str) -> None:
+    y = split.y
+    if y is None:
+        if classes:
+            raise DataError(f"{where} has no labels; the set has {classes} classes; give labels or set classes to 0")
+        return
+    if y.shape != (len(split.x),):
+        raise DataError(
+            f"{where} has {len(split.x)} examples and labels of shape {tuple(y.shape)}; there must be one label per "
+            f"example; check that both come from the same source"
+        )
+    if y.dtype != torch.int64:
+        raise DataError(f"{where} has labels stored as {y.dtype}; labels are torch.int64; convert with y.long()")
+    wrong = _count((y < 0) | (y >= classes))
+    if wrong:
+        raise DataError(
+            f"{where} has {wrong} labels out of range ({int(y.min())} to {int(y.max())}); with {classes} classes they "
+            f"are 0 to {classes - 1}; number the classes from 0"
+        )

@@ -1,0 +1,230 @@
+"""Images in, pictures out: files and folders to tensors, tensors to PNG grids.
+
+Everything inside the library is float32 in [0, 1], channels first; everything on disk is 8-bit. An image is resized to
+the size asked for (bilinear, without keeping its proportions), and an alpha channel is dropped.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from lowland.data.dataset import DataError, Split, refuse_nonfinite
+from lowland.data.tables import read_array, read_csv
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+ARRAYS = (".npy", ".npz", ".csv")
+GREY_MODES = ("1", "L", "LA")
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+PART_NAMES = {"train", "training", "test", "val", "valid", "validation", "calibration"}
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+Size = tuple[int, int]  # height, width
+
+
+def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) -> Tensor:
+    """One encoded image as uint8 (channels, height, width), grey for 1 channel and RGB for 3.
+
+    Raises DataError, naming `where`, if it cannot be read or has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.mode in DEEP_MODES:
+                raise DataError(
+                    f"{where} has more than 8 bits per pixel (mode {image.mode}); images here have 8; convert it, or "
+                    f"pass the values as a .npy file"
+                )
+            picture = image.convert("L" if channels == 1 else "RGB")
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        raise DataError(
+            f"{where} cannot be read as an image ({error}); it must be a whole PNG or JPEG; replace or remove it"
+        ) from error
+    if size is not None and picture.size != size[::-1]:
+        picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.uint8))
+    return pixels.reshape(picture.height, picture.width, channels).permute(2, 0, 1).contiguous()
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All PNG and JPEG files below a folder, sorted, hidden ones left out. Raises DataError if there are none."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not found:
+        raise DataError(f"{folder} holds no images; PNG and JPEG files are read; check the path")
+    return found
+
+
+def load_folder(folder: Path, size: int | Sequence[int] | None, channels: int | None) -> tuple[Split, tuple[str, ...]]:
+    """A folder of images as uint8 (N, channels, height, width), with its sub-folders as labels.
+
+    size: n or (height, width), needed if the images differ in size; channels: 1 or 3, by default 1 if all are grey.
+
+    Raises DataError if an image cannot be read, the sizes differ, or the layout is ambiguous.
+    """
+    paths = find_images(folder)
+    y, names = _labels(folder, paths)
+    heads = [_head(path) for path in paths]
+    shape = _size(size) or _one_size(paths, [head[1] for head in heads])
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels is {channels}; images have 1 (grey) or 3 (RGB); pass channels=1 or channels=3")
+    depth = channels or (1 if all(mode in GREY_MODES for mode, _ in heads) else 3)
+    images = torch.empty(len(paths), depth, *shape, dtype=torch.uint8)
+    for row, path in enumerate(paths):
+        images[row] = decode(path, depth, shape, str(path))
+    return Split(images, y), names
+
+
+def _head(path: Path) -> tuple[str, Size]:
+    try:
+        with Image.open(path) as image:
+            return image.mode, (image.height, image.width)
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({error}); it must be a whole PNG or JPEG; replace or remove it"
+        ) from error
+
+
+def _size(size: int | Sequence[int] | None) -> Size | None:
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        raise DataError(f"size is {size}; it is one positive whole number or (height, width); pass for example size=32")
+    return pair[0], pair[1]
+
+
+def _one_size(paths: list[Path], sizes: list[Size]) -> Size:
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise DataError(
+                f"{paths[0]} is {sizes[0][0]} × {sizes[0][1]} and {path} is {size[0]} × {size[1]}; all images of a set "
+                f"have one size; pass size=... to resize them"
+            )
+    return sizes[0]
+
+
+def _labels(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...]]:
+    parts = [path.relative_to(folder).parts for path in paths]
+    nested = [part[0] for part in parts if len(part) > 1]
+    if not nested:
+        return None, ()
+    if len(nested) < len(parts):
+        raise DataError(
+            f"{folder} holds {len(parts) - len(nested)} images beside its sub-folders; either all images are in "
+            f"sub-folders, which are their labels, or none is; move them"
+        )
+    names = tuple(sorted(set(nested)))
+    if {name.lower() for name in names} <= PART_NAMES:
+        raise DataError(
+            f"{folder} has the sub-folders {', '.join(names)}; sub-folders are read as labels, not as parts; name one "
+            f"of them, for example {folder / names[0]}"
+        )
+    return torch.tensor([names.index(name) for name in nested]), names
+
+
+def load_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
+    """The points in one file, float32 (N, *shape), for an energy over events of that shape.
+
+    A PNG or JPEG is one point: resized, grey or RGB as the shape says. A .npy, .npz (key x or X) or .csv file holds one
+    event or N of them and must have the shape exactly; images stored as uint8 are divided by 255.
+
+    Raises DataError, naming the file, if it cannot be read, does not fit or holds NaN or infinite values.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; a PNG, JPEG, .npy, .npz or .csv file is read; correct the path")
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        channels, height, width = _image_shape(shape, path)
+        return decode(path, channels, (height, width), str(path))[None].float() / 255
+    if suffix not in ARRAYS:
+        raise DataError(f"{path} ends in {suffix!r}; {', '.join((*SUFFIXES, *ARRAYS))} are read; convert the file")
+    array = read_csv(path).x if suffix == ".csv" else read_array(path).x
+    values = array.float() / (255 if array.dtype == torch.uint8 and len(shape) == 3 else 1)
+    refuse_nonfinite(values, str(path))
+    return _fit(values, shape, path)
+
+
+def _image_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(
+            f"{path} is an image; the energy takes events of shape {shape}, and images have (1 or 3, height, width); "
+            f"pass a .npy file of that shape"
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def _fit(values: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
+    grey = shape[1:] if len(shape) == 3 and shape[0] == 1 else None
+    for event in filter(None, (shape, grey)):
+        if tuple(values.shape) == event or tuple(values.shape[1:]) == event:
+            return values.reshape(-1, *shape)
+    raise DataError(
+        f"{path} holds an array of shape {tuple(values.shape)}; the energy takes events of shape {shape}, one or N of "
+        f"them; reshape the array"
+    )
+
+
+def load_batch(paths: Sequence[str | Path], shape: tuple[int, ...]) -> tuple[list[str], Tensor]:
+    """All points in files and folders, (N, *shape), and a name for each: the file, or file[row] for arrays.
+
+    Raises DataError as `load_image` does, or if no path is given.
+    """
+    names: list[str] = []
+    batch: list[Tensor] = []
+    for path in map(Path, paths):
+        folder = path.expanduser()
+        for file in find_images(folder) if folder.is_dir() else [path]:
+            points = load_image(file, shape)
+            single = file.suffix.lower() in SUFFIXES
+            names += [str(file)] if single else [f"{file}[{row}]" for row in range(len(points))]
+            batch.append(points)
+    if not batch:
+        raise DataError("no path was given; images, folders, .npy, .npz and .csv files are read; name at least one")
+    return names, torch.cat(batch)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [0, 1] as 8-bit values: round(255 x), with what lies outside shown as black or white.
+
+    >>> to_uint8(torch.tensor([0.0, 0.5, 1.0, 1.2])).tolist()
+    [0, 128, 255, 255]
+
+    Raises DataError if x holds NaN or infinite values.
+    """
+    refuse_nonfinite(x.reshape(1, -1), "the picture")
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def save_grid(x: Tensor, path: str | Path, columns: int | None = None, *, pixels: int = 64, gap: int = 2) -> Path:
+    """Write images x (N, 1 or 3, height, width) as one PNG, row by row; the default is a nearly square grid.
+
+    Images with a side below `pixels` are enlarged by a whole factor, each pixel a square; `gap` pixels of grey part
+    them.
+
+    Raises DataError if x is no batch of images.
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
+        raise DataError(
+            f"the picture has the shape {tuple(x.shape)}; a grid takes (N, 1 or 3, height, width) with N of at least "
+            f"1; reshape it"
+        )
+    columns = columns or int(np.ceil(np.sqrt(len(x))))
+    if columns < 1:
+        raise DataError(f"the grid has {columns} columns; it needs at least 1; pass columns=8")
+    factor = max(1, pixels // max(x.shape[2:]))
+    images = to_uint8(x.detach().cpu()).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    rows, (channels, height, width) = -(-len(x) // columns), images.shape[1:]
+    sheet = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 128, dtype=torch.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    array = sheet[0] if channels == 1 else sheet.permute(1, 2, 0)
+    Image.fromarray(array.contiguous().numpy()).save(path, format="PNG")
+    return Path(path)

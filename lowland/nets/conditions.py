@@ -1,0 +1,51 @@
+"""How a network that knows classes becomes an energy: one head per class.
+
+A network with K heads gives e_1(x) ... e_K(x), the energies of x as a member of each class.
+
+    E(x, y)  = e_y(x)                          hard labels (B,), integers
+    E(x, c)  = Σ_k c_k e_k(x)                  soft labels (B, K); one-hot rows equal hard labels
+    E(x)     = −log (1/K) Σ_k exp(−e_k(x))     no label: the classes mixed evenly
+
+All K energies cost one forward pass, so the energy without a label and the class posterior softmax(−e) come for free.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def pick(heads: Tensor, c: Any) -> Tensor:
+    """Energies (B,) from heads (B, K or 1) and a condition: None, labels (B,) or soft labels (B, K).
+
+    Raises ValueError for a label of an unconditional energy, labels outside 0 ... K−1 or rows that do not match.
+
+    >>> import torch
+    >>> heads = torch.tensor([[1.0, 3.0]])
+    >>> pick(heads, torch.tensor([1])), pick(heads, torch.tensor([[0.5, 0.5]]))
+    (tensor([3.]), tensor([2.]))
+    """
+    classes = heads.shape[1]
+    if classes == 1:
+        if c is not None:
+            raise ValueError("a label was given to an energy without classes; pass x alone; or build it with classes=K")
+        return heads.squeeze(1)
+    if c is None:
+        return math.log(classes) - torch.logsumexp(-heads, 1)
+    c = torch.as_tensor(c, device=heads.device)
+    if c.dim() == 0:
+        c = c.expand(len(heads))
+    if c.dim() == 1 and not c.is_floating_point() and len(c) == len(heads):
+        if bool(((c < 0) | (c >= classes)).any()):
+            raise ValueError(
+                f"labels reach from {int(c.min())} to {int(c.max())}; the energy has classes 0 to {classes - 1}; "
+                f"map them into that range"
+            )
+        return heads.gather(1, c.long().unsqueeze(1)).squeeze(1)
+    if c.shape == heads.shape:
+        return (c.to(heads.dtype) * heads).sum(1)
+    raise ValueError(
+        f"the condition is {c.dtype} of shape {tuple(c.shape)} for {len(heads)} points and {classes} classes; "
+        f"allowed are whole-number labels (B,) or soft labels (B, {classes}); convert it"
+    )

@@ -1,0 +1,137 @@
+"""Energies of images. No batch norm anywhere: an energy treats every image by itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowland.domain import Domain
+from lowland.energy import Energy
+from lowland.nets.conditions import pick
+from lowland.nets.vectors import normalised, stretched
+from lowland.registry import register
+
+
+def _image_shape(domain: Domain) -> tuple[int, int, int]:
+    if len(domain.shape) != 3:
+        raise ValueError(f"the event shape is {domain.shape}; an image energy takes (channels, height, width); use MLP")
+    return domain.shape  # type: ignore[return-value]
+
+
+def _check_sizes(name: str, classes: int, **sizes: Sequence[int]) -> None:
+    if classes < 0 or any(not values or min(values) < 1 for values in sizes.values()):
+        raise ValueError(f"{name} was given {sizes} and classes={classes}; sizes must be positive; correct them")
+
+
+@register("energy")
+class ConvNet(Energy):
+    """A plain convolutional energy: strided convolutions with SiLU, then a perceptron.
+
+        E(x, c) = s · head(SiLU(linear(features(z))))_c + a/2 ‖z‖²,    z = x stretched from its box to [−1, 1]
+
+    channels, kernels, strides: one entry per convolution (padding is half the kernel, rounded down for even ones);
+    hidden: width of the perceptron; classes: heads, 0 for none; confine: a; scale: s, the unit of energy the network
+    starts from (an energy trained at T = 1 with scale s is one trained at T = 1/s without); spectral: spectral norm.
+
+    >>> import torch
+    >>> from lowland.domain import box
+    >>> ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(8, 8), kernels=(3, 3), strides=(1, 2))(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        channels: Sequence[int] = (32, 64, 64),
+        kernels: Sequence[int] = (3, 3, 3),
+        strides: Sequence[int] = (1, 2, 2),
+        hidden: int = 128,
+        classes: int = 0,
+        confine: float = 0.0,
+        scale: float = 1.0,
+        spectral: bool = False,
+    ) -> None:
+        super().__init__(domain)
+        _check_sizes("ConvNet", classes, channels=channels, kernels=kernels, strides=strides, hidden=[hidden])
+        if not len(channels) == len(kernels) == len(strides):
+            raise ValueError(
+                f"ConvNet was given {len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides; "
+                f"there must be one of each per layer; make the lists equally long"
+            )
+        self.channels, self.kernels, self.strides = tuple(channels), tuple(kernels), tuple(strides)
+        self.hidden, self.classes, self.confine = hidden, classes, confine
+        self.scale, self.spectral = scale, spectral
+        c, *size = _image_shape(self.domain)
+        layers: list[nn.Module] = []
+        for out, kernel, stride in zip(channels, kernels, strides, strict=True):
+            padding = (kernel - 1) // 2
+            layers += [normalised(nn.Conv2d(c, out, kernel, stride, padding), spectral), nn.SiLU()]
+            c, size = out, [(n + 2 * padding - kernel) // stride + 1 for n in size]
+        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # faster on CPU and GPU alike
+        self.linear = normalised(nn.Linear(c * size[0] * size[1], hidden), spectral)
+        self.head = normalised(nn.Linear(hidden, max(classes, 1)), spectral)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        z = stretched(x, self.domain)
+        features = self.features(z.contiguous(memory_format=torch.channels_last)).flatten(1)
+        energy = pick(self.scale * self.head(F.silu(self.linear(features))), c)
+        return energy + self.confine / 2 * z.square().flatten(1).sum(1) if self.confine else energy
+
+
+class _Residual(nn.Module):
+    """x ↦ pool(shortcut(x) + conv(act(conv(act(x))))), the block of the IGEBM, without normalisation."""
+
+    def __init__(self, into: int, out: int, down: bool, spectral: bool) -> None:
+        super().__init__()
+        self.first = normalised(nn.Conv2d(into, out, 3, padding=1), spectral)
+        self.second = normalised(nn.Conv2d(out, out, 3, padding=1), spectral)
+        self.shortcut = nn.Identity() if into == out else normalised(nn.Conv2d(into, out, 1), spectral)
+        self.down = down
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.shortcut(x) + self.second(F.silu(self.first(F.silu(x))))
+        return F.avg_pool2d(y, 2, ceil_mode=True) if self.down else y
+
+
+@register("energy")
+class IGEBM(Energy):
+    """Residual energy after Du & Mordatch: a stem, residual blocks that halve the image, a sum over space, a linear head.
+
+    widths: channels per stage; blocks: residual blocks per stage, the first of which pools by 2 (but in the first
+    stage); classes: heads, 0 for none; scale: the unit of energy, as in ConvNet; spectral: spectral norm on all layers, frozen inside chains. SiLU replaces the
+    original leaky ReLU so that the score is smooth.
+    Source: https://arxiv.org/abs/1903.08689
+
+    >>> import torch
+    >>> from lowland.domain import box
+    >>> IGEBM(box(0.0, 1.0, 3, 32, 32), widths=(8, 16), blocks=1)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        widths: Sequence[int] = (64, 128, 128),
+        blocks: int = 2,
+        classes: int = 0,
+        scale: float = 1.0,
+        spectral: bool = True,
+    ) -> None:
+        super().__init__(domain)
+        _check_sizes("IGEBM", classes, widths=widths, blocks=[blocks])
+        self.widths, self.blocks, self.classes = tuple(widths), blocks, classes
+        self.scale, self.spectral = scale, spectral
+        c, _, _ = _image_shape(self.domain)
+        layers: list[nn.Module] = [normalised(nn.Conv2d(c, widths[0], 3, padding=1), spectral)]
+        into = widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(blocks):
+                layers.append(_Residual(into, width, stage > 0 and block == 0, spectral))
+                into = width
+        self.net = nn.Sequential(*layers, nn.SiLU())
+        self.head = normalised(nn.Linear(into, max(classes, 1)), spectral)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return pick(self.scale * self.head(self.net(stretched(x, self.domain)).sum((2, 3))), c)

@@ -1,0 +1,202 @@
+"""Contrastive objectives: push energy down at data, up at samples of the model.
+
+The gradient of the negative log-likelihood of an energy-based model is a difference of two means,
+
+    ∇_θ (−log p_θ) = E_data[∇_θ E_θ(x)] − E_model[∇_θ E_θ(x)],
+
+and the objectives differ only in where the negatives come from:
+
+    CD            chains start at the data               (Hinton 2002)
+    PCD           chains start where they last got to    (Tieleman 2008)
+    ShortRunML    chains start at noise                  (Nijkamp et al. 2019)
+
+The value of the loss says little: near zero it means that data and samples have equal energy, not that training is done.
+Watch the health report instead.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lowland.chains import ReplayBuffer
+from lowland.energy import Energy
+from lowland.registry import register
+from lowland.samplers.kernel import Sampler
+from lowland.samplers.loop import Trace, run_chains
+
+
+class Loss(NamedTuple):
+    """value: scalar to differentiate; terms: detached scalars for the log, on the device; negatives: (B, *event) or None."""
+
+    value: Tensor
+    terms: dict[str, Tensor]
+    negatives: Tensor | None
+
+
+def contrast(
+    energy: nn.Module,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    labels: Tensor | None = None,
+    negative_labels: Tensor | None = None,
+    l2: float = 0.0,
+) -> Loss:
+    """mean E(positives) − mean E(negatives) + l2 · mean(E²), in one forward pass over both.
+
+    Its gradient in the weights is that of −log p when the negatives are draws of the model; no gradient flows into the
+    negatives. labels: (B,) for both sides or neither. l2 holds the level of the energies near zero, which the contrast
+    leaves free (Du & Mordatch 2019).
+
+    >>> import torch, lowland
+    >>> bowl = lowland.Function(lambda x: x.square().sum(1))
+    >>> lowland.contrast(bowl, torch.zeros(2, 1), torch.ones(2, 1)).value
+    tensor(-1.)
+    """
+    if (labels is None) != (negative_labels is None):
+        raise ValueError("labels came for one side only; positives and negatives need both or neither; pass the other")
+    x = torch.cat([positives, negatives.detach()])
+    if labels is None or negative_labels is None:
+        values = energy(x)
+    else:
+        values = energy(x, torch.cat([labels, negative_labels]))
+    up, down = values[: len(positives)], values[len(positives) :]
+    gap = down.mean() - up.mean()
+    value = -gap + l2 * (up.square().mean() + down.square().mean())
+    terms = {
+        "gap": gap,
+        "energy_data": up.mean(),
+        "energy_model": down.mean(),
+        "spread": up.std(correction=0),
+    }
+    return Loss(value, {name: term.detach() for name, term in terms.items()}, negatives)
+
+
+def _chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor]:
+    moved = (trace.x - start).square().flatten(1).mean(1).sqrt().mean()
+    terms = {"movement": moved, "acceptance": trace.acceptance.mean(), "diverged": trace.diverged.sum()}
+    if energy.domain.kind == "box":
+        terms["border"] = border_share(trace.x, energy)
+    return terms
+
+
+def border_share(x: Tensor, energy: Energy) -> Tensor:
+    """Share of numbers within a thousandth of the box's width of a wall."""
+    lo, hi = energy.domain.lo, energy.domain.hi
+    edge = (hi - lo) / 1000
+    return ((x < lo + edge) | (x > hi - edge)).float().mean()
+
+
+@register("objective")
+@dataclass(frozen=True)
+class CD:
+    """Contrastive divergence: `steps` sampler steps from the data itself.
+
+    Biased towards what is near the data, low in variance. l2: see `contrast`.
+    Source: Hinton (2002), https://doi.org/10.1162/089976602760128018
+    """
+
+    steps: int = 1
+    l2: float = 0.0
+    chains: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps, self.l2)
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+    ) -> Loss:
+        target = energy if labels is None else energy.given(labels)
+        trace = run_chains(target, sampler, x, self.steps, generator=generator)
+        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=self.l2)
+        return loss._replace(terms=loss.terms | _chain_terms(x, trace, energy))
+
+
+@register("objective")
+@dataclass(frozen=True)
+class PCD:
+    """Persistent contrastive divergence: `steps` sampler steps from where the chains last got to.
+
+    capacity: chains in the replay buffer; restart: share of visited chains that begin anew at noise; l2: see `contrast`.
+    Labels stay with their chains.
+    Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290
+    """
+
+    steps: int = 20
+    capacity: int = 10_000
+    restart: float = 0.05
+    l2: float = 0.0
+    chains: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps, self.l2)
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+    ) -> Loss:
+        if buffer is None:
+            raise ValueError("PCD was given no chains; it needs a ReplayBuffer; pass buffer=ReplayBuffer(...)")
+        visit = buffer.take(len(x), generator)
+        negative_labels = visit.labels if labels is not None else None
+        target = energy if negative_labels is None else energy.given(negative_labels)
+        trace = run_chains(target, sampler, visit.x, self.steps, generator=generator)
+        lost = buffer.put(visit, trace.x, self.steps)
+        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2)
+        age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost)}
+        return loss._replace(terms=loss.terms | _chain_terms(visit.x, trace, energy) | age)
+
+
+@register("objective")
+@dataclass(frozen=True)
+class ShortRunML:
+    """Maximum likelihood with short runs from noise: the negatives are what `steps` steps make of noise.
+
+    The chains need not reach equilibrium; the energy learns to make a generator of the short run, and is a density only
+    as far as the chains mix. l2: see `contrast`.
+    Source: Nijkamp et al. (2019), https://arxiv.org/abs/1904.09770
+    """
+
+    steps: int = 60
+    l2: float = 0.0
+    chains: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps, self.l2)
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+    ) -> Loss:
+        start = energy.domain.draw(len(x), generator, dtype=x.dtype)
+        target = energy if labels is None else energy.given(labels)
+        trace = run_chains(target, sampler, start, self.steps, generator=generator)
+        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=self.l2)
+        return loss._replace(terms=loss.terms | _chain_terms(start, trace, energy))
+
+
+def check_steps(steps: int, l2: float) -> None:
+    """Refuse settings that no contrastive objective can have."""
+    if steps < 1 or not l2 >= 0:
+        raise ValueError(f"steps is {steps} and l2 is {l2}; at least 1 and at least 0 are needed; correct them")

@@ -1,0 +1,98 @@
+"""One list of everything that can be named in a recipe.
+
+A class registered here can be built from plain values (`build`) and turned back into them (`spec`). The command line,
+the recipes, the checkpoints and the contract tests all read this list; there is no second one.
+
+    @register("sampler")
+    class Langevin: ...
+
+    build("sampler", {"name": "Langevin", "step_size": 0.01})
+    spec(Langevin(0.01))  ->  {"name": "Langevin", "step_size": 0.01, "temperature": 1.0}
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, TypeVar
+
+KINDS = ("energy", "sampler", "objective")
+PROVIDERS = ("lowland.nets", "lowland.targets", "lowland.samplers", "lowland.objectives")  # modules that register
+
+_classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
+T = TypeVar("T")
+
+
+def register(kind: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: make the class known under its own name.
+
+    Every constructor parameter must be kept as an attribute of the same name, so that `spec` can read it back.
+    """
+
+    def add(cls: type[T]) -> type[T]:
+        assert cls.__name__ not in _classes[kind], f"{kind} {cls.__name__} is registered twice"
+        _classes[kind][cls.__name__] = cls
+        return cls
+
+    return add
+
+
+def registered(kind: str) -> dict[str, type]:
+    """All classes of one kind (energy, sampler, objective) by name."""
+    for module in PROVIDERS:
+        import_module(module)
+    return dict(_classes[kind])
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor parameters of a class, without self."""
+    return {name: p for name, p in inspect.signature(cls).parameters.items() if name != "self"}
+
+
+def build(kind: str, values: Mapping[str, Any]) -> Any:
+    """Construct a registered class from `{"name": ..., **parameters}`.
+
+    Raises ValueError if the name is not registered or a parameter does not belong to it.
+    """
+    values = dict(values)
+    name = values.pop("name", None)
+    known = registered(kind)
+    if name not in known:
+        near = get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        raise ValueError(f"{kind} {name!r} is not known; registered are {', '.join(sorted(known))}; {hint}")
+    allowed = parameters(known[name])
+    unknown = sorted(set(values) - set(allowed))
+    if unknown:
+        raise ValueError(
+            f"{kind} {name} was given {', '.join(unknown)}; it takes {', '.join(allowed)}; remove or rename the rest"
+        )
+    return known[name](**{key: _tuples(value) for key, value in values.items()})
+
+
+def spec(obj: Any) -> dict[str, Any]:
+    """The plain values from which `build` makes an equal object."""
+    return {"name": type(obj).__name__, **{name: _plain(getattr(obj, name)) for name in parameters(type(obj))}}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def kind_of(obj: Any) -> str:
+    """The kind under which an object's class is registered. Raises ValueError if it is not."""
+    for kind, classes in _classes.items():
+        if classes.get(type(obj).__name__) is type(obj):
+            return kind
+    raise ValueError(
+        f"{type(obj).__name__} is not registered; only registered classes can be saved or named in a recipe; "
+        f"decorate it with @lowland.registry.register(kind)"
+    )

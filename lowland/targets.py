@@ -1,0 +1,160 @@
+"""Laws known in closed form: exact draws and exact log Z, to prove samplers and estimators against.
+
+Every target is an energy with `log_z` (a float: log ∫ exp(−E)) and `draw(count, generator)` (independent exact draws).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.domain import real
+from lowland.energy import Energy
+from lowland.registry import register
+
+
+def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    return torch.randn(count, dim, generator=generator, device=generator.device, dtype=dtype)
+
+
+@register("energy")
+class Gaussian(Energy):
+    """N(mean, covariance):  E(x) = ½ (x − m)ᵀ C⁻¹ (x − m),  log Z = d/2 log 2π + ½ log det C.
+
+    mean: (d,) numbers; covariance: (d, d), positive definite; the standard plane unless given.
+
+    >>> Gaussian().log_z == math.log(2 * math.pi)
+    True
+    """
+
+    precision: Tensor
+    factor: Tensor
+    centre: Tensor
+
+    def __init__(
+        self, mean: Sequence[float] = (0.0, 0.0), covariance: Sequence[Sequence[float]] = ((1.0, 0.0), (0.0, 1.0))
+    ) -> None:
+        super().__init__(real(len(mean)))
+        self.mean, self.covariance = mean, covariance
+        matrix = torch.as_tensor(covariance, dtype=torch.float64)
+        if matrix.shape != (len(mean),) * 2 or not torch.equal(matrix, matrix.T):
+            raise ValueError(
+                f"the covariance has shape {tuple(matrix.shape)} for a mean of {len(mean)}; it must be symmetric, "
+                f"({len(mean)}, {len(mean)}); correct one of them"
+            )
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if int(info):
+            raise ValueError("the covariance is not positive definite; it must be; check its eigenvalues")
+        default = torch.get_default_dtype()
+        self.log_z = len(mean) / 2 * math.log(2 * math.pi) + float(factor.diagonal().log().sum())
+        self.register_buffer("centre", torch.as_tensor(mean, dtype=default))
+        self.register_buffer("factor", factor.to(default))
+        self.register_buffer("precision", torch.cholesky_inverse(factor).to(default))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        offset = x - self.centre.to(x.dtype)
+        return 0.5 * ((offset @ self.precision.to(x.dtype)) * offset).sum(1)
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exact draws (count, d)."""
+        z = _normal(count, len(self.centre), generator, dtype)
+        return self.centre.to(dtype) + z @ self.factor.to(dtype).T
+
+
+@register("energy")
+class GaussianMixture(Energy):
+    """Σ w_k N(m_k, s² I), normalised: E(x) = −log p(x), log Z = 0.
+
+    means: (K, d) numbers; scale: s; weights: (K,), equal unless given.
+
+    >>> GaussianMixture().log_z
+    0.0
+    """
+
+    centres: Tensor
+    shares: Tensor
+    log_z = 0.0
+
+    def __init__(
+        self,
+        means: Sequence[Sequence[float]] = ((-2.0, 0.0), (2.0, 0.0)),
+        scale: float = 0.5,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        centres = torch.as_tensor(means, dtype=torch.get_default_dtype())
+        super().__init__(real(centres.shape[1]))
+        shares = torch.ones(len(centres)) if weights is None else torch.as_tensor(weights, dtype=centres.dtype)
+        if scale <= 0 or len(shares) != len(centres) or float(shares.min()) <= 0:
+            raise ValueError(
+                f"a mixture of {len(centres)} came with scale {scale} and weights {weights}; the scale and one weight per "
+                f"mean must be above 0; correct them"
+            )
+        self.means, self.scale, self.weights = means, scale, weights
+        self.register_buffer("centres", centres)
+        self.register_buffer("shares", shares / shares.sum())
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        distance = (x.unsqueeze(1) - self.centres.to(x.dtype)).square().sum(2)
+        log_norm = x.shape[1] * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
+        return log_norm - torch.logsumexp(self.shares.to(x.dtype).log() - distance / (2 * self.scale**2), 1)
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exact draws (count, d)."""
+        which = torch.multinomial(self.shares, count, replacement=True, generator=generator)
+        z = _normal(count, self.centres.shape[1], generator, dtype)
+        return self.centres.to(dtype)[which] + self.scale * z
+
+
+@register("energy")
+class Banana(Energy):
+    """A bent Gaussian in the plane:  x₁ ~ N(0, s²),  x₂ | x₁ ~ N(b (x₁² − s²), 1);  log Z = log 2πs.
+
+    Source: Haario, Saksman & Tamminen (1999), https://doi.org/10.1007/s001800050022
+    """
+
+    def __init__(self, scale: float = 2.0, bend: float = 0.5) -> None:
+        super().__init__(real(2))
+        if scale <= 0:
+            raise ValueError(f"the scale is {scale}; it must be above 0; 2 is the default")
+        self.scale, self.bend = scale, bend
+        self.log_z = math.log(2 * math.pi * scale)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        first, second = x.unbind(1)
+        ridge = self.bend * (first.square() - self.scale**2)
+        return 0.5 * (first / self.scale).square() + 0.5 * (second - ridge).square()
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exact draws (count, 2)."""
+        first, second = _normal(count, 2, generator, dtype).unbind(1)
+        first = self.scale * first
+        return torch.stack([first, second + self.bend * (first.square() - self.scale**2)], 1)
+
+
+@register("energy")
+class Funnel(Energy):
+    """Neal's funnel:  v ~ N(0, s²),  x_i | v ~ N(0, e^v);  x₀ is v;  log Z = d/2 log 2π + log s.
+
+    Source: Neal (2003), section 8, https://doi.org/10.1214/aos/1056562461
+    """
+
+    def __init__(self, dimension: int = 3, scale: float = 1.5) -> None:
+        super().__init__(real(dimension))
+        if dimension < 2 or scale <= 0:
+            raise ValueError(
+                f"the funnel has dimension {dimension} and scale {scale}; at least 2 and above 0 are needed; correct them"
+            )
+        self.dimension, self.scale = dimension, scale
+        self.log_z = dimension / 2 * math.log(2 * math.pi) + math.log(scale)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        v, rest = x[:, 0], x[:, 1:]
+        return 0.5 * (v / self.scale).square() + 0.5 * rest.square().sum(1) * (-v).exp() + rest.shape[1] * v / 2
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exact draws (count, dimension)."""
+        z = _normal(count, self.dimension, generator, dtype)
+        v = self.scale * z[:, :1]
+        return torch.cat([v, z[:, 1:] * (v / 2).exp()], 1)

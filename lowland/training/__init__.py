@@ -1,0 +1,17 @@
+"""Training that does not die: fit, health, averaged weights."""
+
+from lowland.training.fit import TrainingStopped, fit, lineage, load_recipe_data
+from lowland.training.health import Finding, Limits, diagnose, worst
+from lowland.training.settings import Training
+
+__all__ = [
+    "Finding",
+    "Limits",
+    "Training",
+    "TrainingStopped",
+    "diagnose",
+    "fit",
+    "lineage",
+    "load_recipe_data",
+    "worst",
+]

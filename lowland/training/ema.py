@@ -1,0 +1,27 @@
+"""Averaged weights: what a run samples and scores with."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Exponential moving average of a module's weights, θ̄ ← d θ̄ + (1 − d) θ, with a warm-up of the decay d.
+
+    Early on d is (1 + t) / (10 + t), so that the first weights are forgotten quickly. Buffers are copied. `module` is a
+    separate copy in eval mode that requires no gradients.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's weights after its update number `step` (counted from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for average, current in zip(self.module.parameters(), module.parameters(), strict=True):
+            average.lerp_(current, 1 - decay)
+        for average, current in zip(self.module.buffers(), module.buffers(), strict=True):
+            average.copy_(current)

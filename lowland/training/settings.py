@@ -1,0 +1,70 @@
+"""How long, how fast, how careful: the settings of a training run, as plain values."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of `fit`.
+
+    steps: updates; batch: examples per update; learning_rate, betas: of Adam; warmup: updates of linear rise; decay: share
+    of the updates, at the end, over which the rate falls linearly to zero; clip: bound on the gradient norm or None;
+    ema: decay of the averaged weights; noise: standard deviation of Gaussian noise added to data; dequantise: spread each
+    grey level over its width; log_every, checkpoint_every: in updates, the second a multiple of the first; keep:
+    checkpoints kept; on_failure: what a bad health verdict does; rollbacks: how often at most before stopping; device.
+    """
+
+    steps: int = 2000
+    batch: int = 64
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.0, 0.999)
+    warmup: int = 100
+    decay: float = 0.3
+    clip: float | None = 1.0
+    ema: float = 0.999
+    noise: float = 0.0
+    dequantise: bool = False
+    log_every: int = 10
+    checkpoint_every: int = 200
+    keep: int = 2
+    on_failure: Literal["continue", "warn", "roll-back", "stop"] = "roll-back"
+    rollbacks: int = 3
+    device: str = "auto"
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}"
+            for name, sound in {
+                "steps": self.steps >= 1,
+                "batch": self.batch >= 2,
+                "learning_rate": self.learning_rate > 0,
+                "betas": all(0 <= beta < 1 for beta in self.betas),
+                "warmup": self.warmup >= 0,
+                "decay": 0 <= self.decay <= 1,
+                "clip": self.clip is None or self.clip > 0,
+                "ema": 0 <= self.ema < 1,
+                "noise": self.noise >= 0,
+                "log_every": self.log_every >= 1,
+                "checkpoint_every": self.checkpoint_every >= 1 and self.checkpoint_every % self.log_every == 0,
+                "keep": self.keep >= 1,
+                "rollbacks": self.rollbacks >= 0,
+            }.items()
+            if not sound
+        ]
+        if problems:
+            raise ValueError(
+                f"{', '.join(problems)}; counts must be positive, rates in [0, 1) and checkpoint_every a multiple of "
+                f"log_every; correct them"
+            )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of an update (counted from 0): linear rise, plateau, linear fall to zero.
+
+        >>> Training(steps=100, warmup=10, decay=0.5, learning_rate=1.0).rate(75)
+        0.5
+        """
+        rise = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        fall = (self.steps - step) / (self.decay * self.steps) if self.decay else 1.0
+        return self.learning_rate * min(rise, fall, 1.0)
