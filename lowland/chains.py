@@ -82,7 +82,8 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that `load_state_dict` restores exactly."""
-        return {"x": self.x, "age": self.age}
+        labels = {} if self.labels is None else {"labels": self.labels}
+        return {"x": self.x, "age": self.age, **labels}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore chains. Raises ValueError if the shapes are those of another buffer."""
@@ -92,3 +93,4 @@ class ReplayBuffer:
                 f"build the buffer with the saved capacity and domain"
             )
         self.x, self.age = state["x"].clone(), state["age"].clone()
+        self.labels = state["labels"].clone() if "labels" in state else None

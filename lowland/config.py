@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -115,7 +115,7 @@ def recipe_model() -> type["Recipe"]:
         sampler=(sampler, ...),
         training=(model_of(Training, tagged=False), Field(default_factory=dict, validate_default=True)),
         generation=(generation, ...),
-        restoration=(restoration | None, None),
+        restoration=(Optional[restoration], None),
     )
 
 
@@ -133,7 +133,7 @@ class Recipe(BaseModel):
     training: Any
     generation: Any
     restoration: Any = None
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as JSON values, complete with every default."""
@@ -153,8 +153,7 @@ def recipes_folder() -> Path:
 def recipe_names() -> dict[str, str]:
     """Shipped recipes: name to its line of description."""
     return {
-        path.stem: str(tomllib.loads(path.read_text()).get("about", ""))
-        for path in sorted(recipes_folder().glob("*.toml"))
+        path.stem: str(tomllib.loads(path.read_text()).get("about", "")) for path in sorted(recipes_folder().glob("*.toml"))
     }
 
 

@@ -88,9 +88,7 @@ class Domain:
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ValueError(
-            f"the event shape is {shape}; it needs positive whole numbers; pass for example 2 or 1, 28, 28"
-        )
+        raise ValueError(f"the event shape is {shape}; it needs positive whole numbers; pass for example 2 or 1, 28, 28")
     return tuple(shape)
 
 

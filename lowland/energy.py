@@ -64,9 +64,7 @@ class Energy(nn.Module):
         if not isinstance(temperature, (int, float)):
             return NotImplemented
         if not temperature > 0:
-            raise ValueError(
-                f"the temperature is {temperature}; it must be above 0; use -energy to turn an energy over"
-            )
+            raise ValueError(f"the temperature is {temperature}; it must be above 0; use -energy to turn an energy over")
         return Sum([self], [1.0 / temperature])
 
     def __neg__(self) -> "Sum":
@@ -100,7 +98,8 @@ class Sum(Energy):
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
         super().__init__(_common_domain(energies))
         weights = [1.0] * len(energies) if weights is None else list(weights)
-        terms, factors = [], []
+        terms: list[Energy] = []
+        factors: list[float] = []
         for energy, weight in zip(energies, weights, strict=True):
             if isinstance(energy, Sum):
                 terms += list(energy.energies)
@@ -225,9 +224,7 @@ def value_and_score(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient.neg_()
 
 
-def energy_values(
-    energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None, *, batch_size: int = 1024
-) -> Tensor:
+def energy_values(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None, *, batch_size: int = 1024) -> Tensor:
     """Score points: energies (N,) of x (N, *event), without a graph, in eval mode, in batches.
 
     c: a condition with N rows, or one value for all. The module is left as it was.
@@ -325,13 +322,9 @@ def check_points(energy: Energy, x: Tensor) -> None:
 
 def check_finite(values: Tensor, what: str) -> None:
     """Raise ValueError with a count if any row holds a non-finite number."""
-    bad = (
-        int((~torch.isfinite(values)).flatten(1).any(1).sum()) if values.dim() > 1 else int((~values.isfinite()).sum())
-    )
+    bad = int((~torch.isfinite(values)).flatten(1).any(1).sum()) if values.dim() > 1 else int((~values.isfinite()).sum())
     if bad:
-        raise ValueError(
-            f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or missing data"
-        )
+        raise ValueError(f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or missing data")
 
 
 def check_normalisable(energy: Energy) -> None:

@@ -82,9 +82,7 @@ class Run:
         """An existing run. Raises RunError if there is none, or if it is of another format."""
         run = cls(path)
         if not (run.path / "recipe.json").is_file():
-            raise RunError(
-                f"{run.path} holds no run: recipe.json is missing; a run directory is needed; train one first"
-            )
+            raise RunError(f"{run.path} holds no run: recipe.json is missing; a run directory is needed; train one first")
         found = run.header.get("format")
         if found != FORMAT:
             raise RunError(

@@ -35,7 +35,7 @@ class AlarmRate(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    points: int
 
     @property
     def sound(self) -> bool:

@@ -40,7 +40,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     for few points: compare only at equal counts. Source: Dowson & Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X
     """
     a, b = _rows(x), _rows(y)
-    ca, cb = torch.cov(a.T).atleast_2d(), torch.cov(b.T).atleast_2d()
+    ca, cb = torch.atleast_2d(torch.cov(a.T)), torch.atleast_2d(torch.cov(b.T))
     values, vectors = torch.linalg.eigh(ca)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cb @ root).clamp_min(0).sqrt().sum()

@@ -69,7 +69,8 @@ class ConvNet(Energy):
             padding = (kernel - 1) // 2
             layers += [normalised(nn.Conv2d(c, out, kernel, stride, padding), spectral), nn.SiLU()]
             c, size = out, [(n + 2 * padding - kernel) // stride + 1 for n in size]
-        self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # faster on CPU and GPU alike
+        self.features = nn.Sequential(*layers)
+        self.features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.linear = normalised(nn.Linear(c * size[0] * size[1], hidden), spectral)
         self.head = normalised(nn.Linear(hidden, max(classes, 1)), spectral)
 

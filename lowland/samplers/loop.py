@@ -204,8 +204,7 @@ def run_chains(
     with frozen(energy):
         gradients = steps * sampler.gradients + (state is None)
         state = sampler.init(energy, x) if state is None else state
-        keepers = [Draws(keep)] if isinstance(keep, int) else [keep] if hasattr(keep, "start") else list(keep)
-        recorders = [(keeper.name, keeper.start(state, steps)) for keeper in keepers]
+        recorders = [(keeper.name, keeper.start(state, steps)) for keeper in _keepers(keep)]
         accepted = torch.zeros(len(x), device=x.device)
         diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
         for step in range(1, steps + 1):
@@ -218,6 +217,12 @@ def run_chains(
                 progress(1)
     kept = {name: recorder.result() for name, recorder in recorders}
     return Trace(state, accepted / max(steps, 1), diverged, steps, gradients, kept)
+
+
+def _keepers(keep: int | Keeper | Sequence[Keeper]) -> list[Keeper]:
+    if isinstance(keep, int):
+        return [Draws(keep)]
+    return list(keep) if isinstance(keep, Sequence) else [keep]
 
 
 def tune(

@@ -2,6 +2,20 @@
 
 from lowland.tasks.compose import compose, scale_of
 from lowland.tasks.detect import Detector
+from lowland.tasks.generate import Generated, bind_noise, even_labels, generate
 from lowland.tasks.restore import Identity, Mask, Restoration, likelihood, restore
 
-__all__ = ["Detector", "Identity", "Mask", "Restoration", "compose", "likelihood", "restore", "scale_of"]
+__all__ = [
+    "Detector",
+    "Generated",
+    "Identity",
+    "Mask",
+    "Restoration",
+    "bind_noise",
+    "compose",
+    "even_labels",
+    "generate",
+    "likelihood",
+    "restore",
+    "scale_of",
+]

@@ -8,14 +8,14 @@ and sampling from it gives not one answer but many: their mean is the best guess
 guess is worth nothing. (The factor is 1 / 2σ², so the drift carries ∇‖·‖² / 2σ² and not twice that.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lowland.energy import Energy, Function, check_finite, lift
-from lowland.samplers import Sampler, sample
+from lowland.samplers import Sampler, anneal
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -71,12 +71,15 @@ def restore(
     steps: int = 500,
     draws: int = 1,
     start: Tensor | None = None,
+    temperatures: Sequence[float] = (1.0,),
     progress: Callable[[int], object] | None = None,
 ) -> Restoration:
     """Draw from the posterior of x given y = A x + σ ε, `draws` chains for each row of y.
 
     prior: an energy of x alone, with an event shape; operator: any differentiable A; y (B, *measured); sigma: noise of
-    the measurement; start: (B, *event), where the chains begin; draws of the domain's starting law unless given.
+    the measurement; start: (B, *event), where the chains begin; draws of the domain's starting law unless given;
+    temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them. Ending at 1 gives draws of
+    the posterior as far as the chains mix; from hot to 1 they mix better.
 
     Raises ValueError for a sigma that is not positive, measurements that are not finite, or shapes that A cannot relate.
 
@@ -101,7 +104,8 @@ def restore(
             f"the measurement has shape {tuple(y.shape[1:])} and the operator makes {tuple(seen.shape[1:])}; they must "
             f"agree; measure with the operator that is passed"
         )
-    posterior = prior + likelihood(operator, wide, sigma)
-    trace = sample(posterior, sampler, x, steps, generator=generator, progress=progress)
-    found = trace.x.view(draws, len(y), *trace.x.shape[1:])
+    fit = likelihood(operator, wide, sigma)
+    path = [prior / t + fit for t in temperatures]
+    x = anneal(path, sampler, x, max(steps // len(path), 1), generator=generator, progress=progress)[-1].x
+    found = x.view(draws, len(y), *x.shape[1:])
     return Restoration(found.mean(0), found.std(0, correction=0), found)

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm.auto import tqdm
 
@@ -62,7 +62,7 @@ def fit(
                 before = session.step
                 _update(session, run, rows, bar, began)
                 bar.update(session.step - before)
-    return session.ema.module
+    return cast(Energy, session.ema.module)
 
 
 def _bar(total: int, done: int, shown: bool) -> Any:

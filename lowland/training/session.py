@@ -29,9 +29,7 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what is there"
-        )
+        raise ValueError(f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what is there")
     return torch.device(wanted)
 
 
@@ -39,7 +37,8 @@ class Session:
     """One training run in memory. `advance` makes one update."""
 
     def __init__(self, recipe: Mapping[str, Any], data: Dataset, energy: Energy | None = None) -> None:
-        self.settings = Training(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe["training"].items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe["training"].items()}
+        self.settings = Training(**values)
         self.device, self.data, seed = pick_device(self.settings.device), data, int(recipe["seed"])
         self.objective = build("objective", recipe["objective"])
         self.sampler = build("sampler", recipe["sampler"])
@@ -51,9 +50,7 @@ class Session:
         self.labelled = getattr(self.energy, "classes", 0) > 0
         self._check(recipe)
         self.ema = EMA(self.energy, self.settings.ema)
-        self.optimizer = torch.optim.Adam(
-            self.energy.parameters(), lr=self.settings.learning_rate, betas=self.settings.betas
-        )
+        self.optimizer = torch.optim.Adam(self.energy.parameters(), lr=self.settings.learning_rate, betas=self.settings.betas)
         self.generators = {
             name: torch.Generator(self.device).manual_seed(seed * 1000 + offset)
             for offset, name in enumerate(("data", "chains"), start=1)

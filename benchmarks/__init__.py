@@ -1,0 +1,1 @@
+"""What lowland costs, against its peers and against the floor. See README.md."""

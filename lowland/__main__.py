@@ -1,0 +1,5 @@
+"""`python -m lowland` is `lowland`."""
+
+from lowland.cli import main
+
+main()

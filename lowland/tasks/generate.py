@@ -1,0 +1,75 @@
+"""Making samples from a trained energy: a start, a path of energies, a sampler, steps."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowland.energy import Energy
+from lowland.samplers import Draws, Sampler, anneal, noise_ladder
+
+
+class Generated(NamedTuple):
+    """x (N, *event); labels (N,) that were asked for, or None; film (frames, N, *event) and its steps, or None."""
+
+    x: Tensor
+    labels: Tensor | None
+    film: Tensor | None
+    film_steps: list[int]
+
+
+def bind_noise(energy: Energy, sigmas: Sequence[float] | None) -> Energy:
+    """A noise-conditional energy at its smallest level, the law closest to the data; other energies as they are."""
+    return energy.given(min(sigmas)) if getattr(energy, "noise", False) and sigmas else energy
+
+
+def even_labels(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor | None:
+    """Labels dealt evenly, 0 1 2 ... 0 1 2 ..., or None without classes."""
+    return torch.arange(count, device=device) % classes if classes else None
+
+
+def generate(
+    energy: Energy,
+    sampler: Sampler,
+    start: Tensor,
+    steps: int,
+    *,
+    generator: torch.Generator,
+    labels: Tensor | None = None,
+    temperatures: Sequence[float] = (1.0,),
+    sigmas: Sequence[float] | None = None,
+    frames: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> Generated:
+    """Run chains from `start` (N, *event) along a path that ends at the energy itself.
+
+    labels: bound to the chains; temperatures: the path energy / T, the steps divided evenly among them; sigmas: noise
+    levels of an energy of noise, run as annealed Langevin dynamics instead; frames: how many states of the chains to keep,
+    the start included.
+
+    >>> import torch, lowland
+    >>> from lowland.targets import Gaussian
+    >>> g = torch.Generator().manual_seed(0)
+    >>> made = generate(Gaussian(), lowland.MALA(0.5), torch.zeros(4, 2), 20, generator=g, frames=3)
+    >>> made.film.shape, made.film_steps
+    (torch.Size([3, 4, 2]), [0, 10, 20])
+    """
+    if getattr(energy, "noise", False):
+        if not sigmas:
+            raise ValueError("the energy is one of noise and no levels came; annealing needs them; pass sigmas=(1.0, ..., 0.1)")
+        path = [energy.given(sigma) for sigma in sigmas]
+        samplers: Sampler | list[Sampler] = noise_ladder(sampler, sigmas)
+    else:
+        bound = energy if labels is None else energy.given(labels)
+        path = [bound if t == 1.0 else bound / t for t in temperatures]
+        samplers = sampler
+    each = max(steps // len(path), 1) if steps else 0
+    every = max(each * len(path) // max(frames - 1, 1), 1)
+    keep = [Draws(min(every, each))] if frames and each else []
+    traces = anneal(path, samplers, start, each, generator=generator, keep=keep, progress=progress)
+    if not keep:
+        return Generated(traces[-1].x, labels, None, [])
+    film = torch.cat([start.unsqueeze(0), *(trace.draws for trace in traces)])
+    shown = [keep[0].every * i for i in range(len(film))]
+    return Generated(traces[-1].x, labels, film, shown)

@@ -1,0 +1,208 @@
+"""The verbs in Python: what the command line does, over the same functions.
+
+train · resume · sample · energy · restore · evaluate · report
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lowland.config import Recipe
+from lowland.data import load_batch, load_image, save_grid
+from lowland.energy import energy_values
+from lowland.evaluation import Subject, draw, evaluate_run, subject
+from lowland.metrics import p_values
+from lowland.registry import build
+from lowland.run import Run
+from lowland.tasks import Identity, Mask, Restoration
+from lowland.tasks import restore as restore_task
+from lowland.training import fit
+
+HIDDEN = ("lower", "upper", "left", "right", "centre")
+
+
+def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
+    """Train a recipe in a new run directory, evaluate it, write its report; returns the path of report.html."""
+    return _finish(Run.create(run, recipe.plain()), progress)
+
+
+def resume(run: str | Path, *, progress: bool = True) -> Path:
+    """Go on with a run from its last whole checkpoint, then evaluate and report; returns the path of report.html."""
+    return _finish(Run.open(run), progress)
+
+
+def _finish(run: Run, progress: bool) -> Path:
+    from lowland.training import TrainingStopped
+
+    try:
+        fit(run.recipe, run, progress=progress)
+    except TrainingStopped:
+        report(run.path)  # what went wrong is in there
+        raise
+    evaluate(run.path, progress=progress)
+    return report(run.path)
+
+
+def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
+    """Measure samples, detection and restoration on the test part; writes evaluation.json and returns its figures."""
+    found = Run.open(run)
+    with found.locked():
+        return evaluate_run(found, say=(lambda text: tqdm.write(f"evaluate: {text}")) if progress else (lambda _: None))
+
+
+def report(run: str | Path) -> Path:
+    """Write RUN/report.html from what the run directory holds."""
+    from lowland.report import write_report
+
+    return write_report(Run.open(run).path)
+
+
+def sample(
+    run: str | Path, count: int, out: str | Path, *, label: int | None = None, seed: int = 0, progress: bool = True
+) -> Path:
+    """Draw samples from a run into a file: .npy or .npz (numbers, with labels) or .png (a grid), by suffix."""
+    out = Path(out)
+    if out.suffix not in (".npy", ".npz", ".png"):
+        raise ValueError(f"{out.name} ends in {out.suffix!r}; samples are written as .npy, .npz or .png; choose one")
+    if count < 1:
+        raise ValueError(f"count is {count}; at least one sample must be asked for; 64 makes a good grid")
+    s = subject(Run.open(run))
+    if out.suffix == ".png" and len(s.data.domain.shape) != 3:
+        raise ValueError(f"{s.recipe['name']} makes vectors, not images; a .png needs images; write .npy or .npz")
+    if label is not None and not 0 <= label < s.classes:
+        raise ValueError(
+            f"label {label} was asked for; the energy has {s.classes} classes, from 0; "
+            + (f"choose 0 to {s.classes - 1}" if s.classes else "leave the label out")
+        )
+    labels = None if label is None else torch.full((count,), label)
+    steps = s.recipe["generation"]["steps"]
+    with tqdm(total=steps, unit="step", disable=not progress) as bar:
+        made = draw(s, count, torch.Generator().manual_seed(seed), labels=labels, progress=bar.update)
+    x = s.data.original(made.x)
+    return _write_samples(out, x, made.labels)
+
+
+def _write_samples(out: Path, x: Tensor, labels: Tensor | None) -> Path:
+    import numpy as np
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        return save_grid(x, out)
+    if out.suffix == ".npy":
+        np.save(out, x.numpy(), allow_pickle=False)
+    else:
+        np.savez(out, x=x.numpy(), **({} if labels is None else {"labels": labels.numpy()}))
+    return out
+
+
+def energies(run: str | Path, paths: Sequence[str | Path], *, nominal: float | None = None) -> list[dict[str, Any]]:
+    """Energy, p-value against the calibration split and verdict of every image or row in files and folders."""
+    s = subject(Run.open(run))
+    level = nominal if nominal is not None else s.recipe["evaluation"]["nominal"]
+    if not 0 < level < 1:
+        raise ValueError(f"the nominal rate is {level}; a false-alarm rate lies in (0, 1); 0.05 is common")
+    names, x = load_batch(list(paths), s.data.domain.shape)
+    x = s.data.standardise(x)
+    values = energy_values(s.marginal, x)
+    p = p_values(_calibration(s), values)
+    return [
+        {"path": name, "energy": float(e), "p_value": float(q), "verdict": "outlier" if q <= level else "inlier"}
+        for name, e, q in zip(names, values, p, strict=True)
+    ]
+
+
+def _calibration(s: Subject) -> Tensor:
+    """The energies of the calibration part, as evaluate left them, or computed now."""
+    if (s.run.path / "calibration.safetensors").exists():
+        return s.run.read_tensors("calibration.safetensors")["energies"]
+    return energy_values(s.marginal, s.data.calibration.x)
+
+
+def format_rows(rows: Sequence[dict[str, Any]], form: str) -> str:
+    """Rows as "csv" with a header or "jsonl"."""
+    if form == "jsonl":
+        return "".join(json.dumps(row) + "\n" for row in rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["path", "energy", "p_value", "verdict"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def restore(
+    run: str | Path,
+    image: str | Path,
+    *,
+    task: str,
+    mask: str = "lower",
+    sigma: float | None = None,
+    draws: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Denoise or inpaint an image with a run as prior; writes a .png strip: observed, mean, spread, three draws.
+
+    mask: what to fill in, one of lower, upper, left, right, centre, or a picture whose white pixels are to be filled;
+    sigma: noise of the image, in units of the data; the numbers go beside the picture as .npz.
+    """
+    s = subject(Run.open(run))
+    how = s.recipe.get("restoration")
+    if how is None or len(s.data.domain.shape) != 3:
+        raise ValueError(f"{s.recipe['name']} says nothing about restoration; its recipe needs a [restoration] part; add it")
+    seen = load_image(image, s.data.domain.shape)
+    known = torch.ones(s.data.domain.shape, dtype=torch.bool)
+    if task == "inpaint":
+        known = ~_hidden(mask, s)
+        seen = seen * known
+    elif task != "denoise":
+        raise ValueError(f"the task is {task!r}; lowland restores by 'denoise' or 'inpaint'; choose one")
+    settings = {"steps": how["steps"], "draws": draws or how["draws"], "temperatures": how["temperatures"]}
+    with tqdm(total=how["steps"], unit="step", disable=not progress) as bar:
+        answer = restore_task(
+            s.marginal,
+            Mask(known) if task == "inpaint" else Identity(),
+            seen,
+            sigma if sigma is not None else how["sigma"],
+            build("sampler", how["sampler"]),
+            generator=torch.Generator().manual_seed(seed),
+            progress=bar.update,
+            **settings,
+        )
+    target = Path(out) if out else Path(image).with_name(f"{Path(image).stem}-{task}.png")
+    return _write_restoration(target, seen, answer)
+
+
+def _hidden(mask: str, s: Subject) -> Tensor:
+    """True where to fill in."""
+    shape = s.data.domain.shape
+    if mask in HIDDEN:
+        hidden = torch.zeros(shape, dtype=torch.bool)
+        _, h, w = shape
+        rows = {"lower": slice(h // 2, h), "upper": slice(0, h // 2), "centre": slice(h // 4, h - h // 4)}
+        columns = {"left": slice(0, w // 2), "right": slice(w // 2, w), "centre": slice(w // 4, w - w // 4)}
+        hidden[:, rows.get(mask, slice(None)), columns.get(mask, slice(None))] = True
+        return hidden
+    if not Path(mask).is_file():
+        raise ValueError(f"the mask is {mask!r}; it must be {', '.join(HIDDEN)} or a picture; white pixels are filled in")
+    hidden = load_image(mask, (1, *shape[1:]))[0] > 0.5
+    if bool(hidden.all()) or not bool(hidden.any()):
+        raise ValueError(f"{mask} hides all or nothing; a mask needs white and black pixels; white is filled in")
+    return hidden.expand(shape)
+
+
+def _write_restoration(target: Path, seen: Tensor, answer: Restoration) -> Path:
+    import numpy as np
+
+    rows = [seen, answer.mean, answer.spread / answer.spread.amax().clamp_min(1e-12), *answer.draws[:3]]
+    save_grid(torch.stack(rows, 1).flatten(0, 1), target.with_suffix(".png"), columns=len(rows))
+    arrays = {"observed": seen, "mean": answer.mean, "spread": answer.spread, "draws": answer.draws}
+    np.savez(target.with_suffix(".npz"), **{name: x.numpy() for name, x in arrays.items()})
+    return target.with_suffix(".png")

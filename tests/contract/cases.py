@@ -1,0 +1,166 @@
+"""Values for the constructors of everything the registry knows, and laws to prove samplers against.
+
+A class that is registered tomorrow is built here from the names of its parameters. One with a required parameter of a
+name that is not listed fails its contract tests until `VALUES` gains that name.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowland import Energy, Function, binary, box, build, real, registered
+from lowland.registry import parameters
+from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture
+
+VALUES: dict[str, Any] = {  # required parameters by name
+    "step_size": 0.15,
+    "noise": 0.3,
+    "leapfrogs": 5,
+    "steps": 3,
+    "capacity": 64,
+    "sigmas": (0.3,),
+    "sigma": 0.3,
+    "dimension": 3,
+    "size": 4,
+    "classes": 3,
+    "hidden": (8,),
+    "energy": Gaussian(),
+}
+DOMAINS = (real(3), box(0.0, 1.0, 1, 8, 8), binary(6))  # tried in turn for a required `domain`
+SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make its case sharper
+    "MLP": {"domain": real(3), "hidden": (16, 16)},
+    "ConvNet": {"domain": box(0.0, 1.0, 1, 8, 8), "channels": (4, 6, 6), "hidden": 16},
+    "IGEBM": {"domain": box(0.0, 1.0, 3, 8, 8), "widths": (6, 8), "blocks": 1},
+    "Gaussian": {"mean": (1.0, -1.0), "covariance": ((1.0, 0.8), (0.8, 1.5))},
+    "GaussianMixture": {"means": ((-1.0, 0.0), (2.0, 0.5), (0.0, 1.0)), "scale": 0.7, "weights": (1.0, 2.0, 3.0)},
+    "MALA": {"step_size": 0.2},
+    "HMC": {"step_size": 0.4, "leapfrogs": 4},
+    "Langevin": {"step_size": 0.1},
+    "ShortRun": {"step_size": 0.1, "noise": 0.3},
+    "CD": {"steps": 3},
+    "PCD": {"steps": 3, "capacity": 64},
+    "ShortRunML": {"steps": 3},
+}
+SWITCHES: dict[str, Any] = {"classes": 3, "noise": True, "spectral": True, "confine": 0.5}  # one variant each
+BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by parameter name
+    "step_size": (0.0, -1.0, math.nan, math.inf),
+    "noise": (-1.0, math.nan),
+    "temperature": (-1.0, math.nan, math.inf),
+    "leapfrogs": (0, -3),
+    "clip": (0.0, -1.0),
+    "clamp": ((1.0, 0.0), (0.5, 0.5)),
+    "steps": (0, -1),
+    "l2": (-1.0, math.nan),
+    "sigmas": ((), (0.1, 0.0), (-0.1,)),
+}
+
+
+class Case(NamedTuple):
+    """One way to build a registered class."""
+
+    kind: str
+    name: str
+    settings: dict[str, Any]
+
+    def __str__(self) -> str:
+        return "-".join([self.name, *self.settings])
+
+    def build(self, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
+        """The object, weights drawn at seed 0. Raises if the constructor cannot be satisfied."""
+        cls = registered(self.kind)[self.name]
+        required = [n for n, p in parameters(cls).items() if p.default is inspect.Parameter.empty]
+        settings = SMALL.get(self.name, {}) | self.settings | more
+        missing = [n for n in required if n not in settings and n != "domain"]
+        unknown = [n for n in missing if n not in VALUES]
+        assert not unknown, f"{self.kind} {self.name} requires {unknown}; add values for them to contract/cases.py"
+        settings = {n: VALUES[n] for n in missing} | settings
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            if "domain" in required and "domain" not in settings:
+                made = _first_domain(self.kind, self.name, settings)
+            else:
+                made = build(self.kind, {"name": self.name, **settings})
+        return made.to(dtype) if isinstance(made, Energy) else made
+
+
+def _first_domain(kind: str, name: str, settings: dict[str, Any]) -> Any:
+    problems = []
+    for domain in DOMAINS:
+        try:
+            made = build(kind, {"name": name, "domain": domain, **settings})
+            made(domain.draw(2, torch.Generator().manual_seed(0)))
+            return made
+        except (ValueError, RuntimeError) as problem:
+            problems.append(f"{domain}: {problem}")
+    raise AssertionError(f"{name} takes none of the domains in contract/cases.py: {problems}")
+
+
+def cases(kind: str) -> list[Case]:
+    """Every registered class of a kind; energies also once per switch their constructor has."""
+    found = []
+    for name, cls in registered(kind).items():
+        found.append(Case(kind, name, {}))
+        if kind == "energy":
+            known = parameters(cls)
+            found += [Case(kind, name, {s: v}) for s, v in SWITCHES.items() if s in known and known[s].default != v]
+    return found
+
+
+def points(energy: Energy, count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Starting points of the energy's domain."""
+    return energy.domain.draw(count, torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def bound(energy: Energy) -> Energy:
+    """The energy as a function of x alone: a noise level bound where it needs one."""
+    return energy.given(0.7) if getattr(energy, "noise", False) else energy
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Target(NamedTuple):
+    """An energy with independent exact draws."""
+
+    energy: Energy
+    draw: Callable[[int, torch.Generator, torch.dtype], Tensor]
+
+
+CENTRE, WIDTH, LO, HI = 0.3, 0.8, -0.5, 1.0  # of the truncated Gaussian
+
+
+def _truncated(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
+    u = torch.rand(count, 2, generator=g, dtype=torch.float64)
+    a, b = (torch.special.ndtr(torch.tensor((w - CENTRE) / WIDTH, dtype=torch.float64)) for w in (LO, HI))
+    return (CENTRE + WIDTH * torch.special.ndtri(a + u * (b - a))).clamp(LO, HI).to(dtype)
+
+
+def _exponential(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
+    u = torch.rand(count, 1, generator=g, dtype=torch.float64)
+    return (-torch.log1p(-u * (1 - math.exp(-2.0))) / 2).clamp(0, 1).to(dtype)
+
+
+def _of(energy: Any) -> Target:
+    return Target(energy, energy.draw)
+
+
+TARGETS: dict[str, Target] = {
+    "gaussian": _of(Gaussian((1.0, -1.0), ((1.0, 0.8), (0.8, 1.5)))),
+    "mixture": _of(GaussianMixture(((-1.0, 0.0), (1.5, 0.5)), 0.6, (1.0, 3.0))),
+    "banana": _of(Banana(1.0, 0.7)),
+    "funnel": _of(Funnel(3, 1.0)),
+    "truncated": Target(
+        Function(lambda x: 0.5 * ((x - CENTRE) / WIDTH).square().sum(1), box(LO, HI, 2)),
+        _truncated,
+    ),
+    "exponential": Target(Function(lambda x: 2 * x.sum(1), box(0.0, 1.0, 1)), _exponential),
+    "flat": Target(
+        Function(lambda x: 0 * x.sum(1), box(-1.0, 1.0, 2)),
+        lambda n, g, dtype: 2 * torch.rand(n, 2, generator=g, dtype=dtype) - 1,
+    ),
+}

@@ -1,0 +1,153 @@
+"""What every registered objective keeps to."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from contract import checks
+from contract.cases import BAD, Case, cases, seeded
+from lowland import MLP, ConvNet, Energy, Langevin, Loss, ReplayBuffer, box, build, real, spec
+from lowland.registry import parameters
+
+CASES = cases("objective")
+every = pytest.mark.parametrize("case", CASES, ids=str)
+ROWS = 12
+
+
+def network(kind: str) -> Energy:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "vector":
+            return MLP(real(3), hidden=(16,), confine=0.5)
+        if kind == "classes":
+            return MLP(real(3), hidden=(16,), classes=4, confine=0.5)
+        if kind == "spectral":
+            return MLP(real(3), hidden=(16,), confine=0.5, spectral=True)
+        return ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8)
+
+
+networks = pytest.mark.parametrize("kind", ["vector", "classes", "spectral", "image"])
+
+
+def run(objective: Any, energy: Energy, seed: int = 0, restart: float = 0.05) -> tuple[Loss, Tensor, Tensor | None]:
+    classes = getattr(energy, "classes", 0)
+    buffer = None
+    if objective.chains:
+        buffer = ReplayBuffer(64, energy.domain, generator=seeded(seed + 9), classes=classes, restart=restart)
+    x = energy.domain.draw(ROWS, seeded(seed + 1))
+    labels = torch.arange(ROWS) % classes if classes else None
+    loss = objective.loss(energy, x, labels, sampler=Langevin(0.01), buffer=buffer, generator=seeded(seed))
+    return loss, x, labels
+
+
+@every
+def test_is_a_frozen_dataclass_whose_spec_survives_json(case: Case) -> None:
+    objective = case.build()
+    assert build("objective", json.loads(json.dumps(spec(objective)))) == objective
+    for field in dataclasses.fields(objective):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(objective, field.name, 1)
+
+
+@every
+def test_bad_settings_are_refused(case: Case) -> None:
+    for name in parameters(type(case.build())):
+        for value in BAD.get(name, ()):
+            with pytest.raises(ValueError, match=r";.*;"):
+                case.build(**{name: value})
+
+
+@every
+@networks
+def test_loss_is_a_finite_scalar_and_its_terms_are_detached(case: Case, kind: str) -> None:
+    loss, x, _ = run(case.build(), network(kind))
+    assert loss.value.shape == () and loss.value.isfinite() and loss.value.requires_grad
+    assert loss.terms, "a loss has terms for the log"
+    for name, term in loss.terms.items():
+        assert term.shape == () and not term.requires_grad and term.isfinite(), name
+    assert loss.negatives is None or (not loss.negatives.requires_grad and loss.negatives.shape == x.shape)
+
+
+@every
+@networks
+def test_gradient_reaches_the_weights_only_through_the_loss(case: Case, kind: str) -> None:
+    energy = network(kind).eval()
+    checks.unsettle(energy)
+    energy.eval()
+    frozen_before = [p for p in energy.parameters() if not p.requires_grad]
+    with checks.no_trace(energy):
+        loss, x, _ = run(case.build(), energy)
+    assert x.grad is None and not x.requires_grad
+    energy.zero_grad()
+    loss.value.backward()
+    assert all(p.grad is None for p in frozen_before)
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in energy.parameters())
+    assert x.grad is None and (loss.negatives is None or loss.negatives.grad is None)
+
+
+@every
+@networks
+def test_modes_stay_mixed_while_training(case: Case, kind: str) -> None:
+    energy = network(kind)
+    checks.unsettle(energy)
+    with checks.no_trace(energy, buffers=False):  # the loss's own forward may advance spectral norm
+        run(case.build(), energy)
+
+
+@every
+@networks
+def test_same_generator_same_loss(case: Case, kind: str) -> None:
+    energy = network(kind).eval()
+    before = torch.get_rng_state()
+    a, b = (run(case.build(), energy)[0] for _ in range(2))
+    assert torch.equal(a.value, b.value) and torch.equal(before, torch.get_rng_state())
+    assert a.terms.keys() == b.terms.keys() and all(torch.equal(a.terms[k], b.terms[k]) for k in a.terms)
+    assert not torch.equal(a.value, run(case.build(), energy, seed=5)[0].value)
+
+
+@every
+@networks
+def test_data_are_left_as_they_were(case: Case, kind: str) -> None:
+    energy = network(kind)
+    x = run(case.build(), energy)[1]
+    assert torch.equal(x, energy.domain.draw(ROWS, seeded(1)))
+
+
+@every
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@networks
+def test_contrast_is_that_of_data_and_negatives_as_constants(case: Case, kind: str, l2: float) -> None:
+    objective = case.build()
+    if "l2" not in parameters(type(objective)):
+        pytest.skip("draws no negatives")
+    energy = network(kind).eval()
+    objective = dataclasses.replace(objective, l2=l2)
+    loss, x, labels = run(objective, energy)
+    negative_labels = labels
+    if objective.chains and labels is not None:
+        buffer = ReplayBuffer(64, energy.domain, generator=seeded(9), classes=4)
+        negative_labels = buffer.take(ROWS, seeded(0)).labels
+    expected = checks.direct_contrast(energy, x, loss.negatives, l2, labels, negative_labels)
+    found = torch.autograd.grad(loss.value, list(energy.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    up = energy(x) if labels is None else energy(x, labels)
+    torch.testing.assert_close(loss.terms["energy_data"], up.mean().detach())
+    torch.testing.assert_close(loss.terms["gap"], loss.terms["energy_model"] - loss.terms["energy_data"])
+
+
+@every
+def test_chains_do_not_advance_spectral_norm(case: Case) -> None:
+    """One training forward advances the power iteration once, however long the chains are."""
+    if "steps" not in parameters(type(case.build())):
+        pytest.skip("runs no chains")
+    buffers = []
+    for steps in (1, 6):
+        energy = network("spectral").train()
+        run(dataclasses.replace(case.build(), steps=steps), energy)
+        buffers.append([b.clone() for b in energy.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*buffers, strict=True))
