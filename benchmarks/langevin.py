@@ -44,7 +44,7 @@ class Task(NamedTuple):
 class ImageEnergy(nn.Module):
     """(B, 1, 28, 28) → (B,). The factor makes the drift of a step visible beside its noise."""
 
-    def __init__(self, scale: float = 100.0) -> None:
+    def __init__(self, scale: float = 1000.0) -> None:
         super().__init__()
         self.scale = scale
         self.layers = nn.Sequential(

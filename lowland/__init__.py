@@ -18,7 +18,7 @@ _HOMES = {
     "lowland.samplers": "HMC MALA Draws Energies Info Langevin Moments ShortRun State Trace anneal sample tune",
     "lowland.chains": "ReplayBuffer",
     "lowland.objectives": "CD DSM PCD Loss ShortRunML contrast",
-    "lowland.nets": "IGEBM MLP ConvNet",
+    "lowland.nets": "IGEBM MLP ConvNet NoiseMLP",
     "lowland.metrics": "Estimate",
     "lowland.training": "fit",
     "lowland.tasks": "Detector Identity Mask Restoration compose restore",

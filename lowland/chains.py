@@ -73,11 +73,16 @@ class ReplayBuffer:
         x = torch.where(fresh.view(-1, *[1] * (new.dim() - 1)), new, self.x[slots])
         return Visit(slots, x, None if self.labels is None else self.labels[slots], fresh)
 
-    def put(self, visit: Visit, x: Tensor, steps: int) -> int:
-        """Write moved points back to their slots; returns how many were not finite: those keep their old point."""
+    def put(self, visit: Visit, x: Tensor, steps: int, labels: Tensor | None = None) -> int:
+        """Write moved points (and labels, if they moved too) back to their slots.
+
+        Returns how many points were not finite: those slots keep their old point.
+        """
         finite = x.isfinite().flatten(1).all(1)
         self.x[visit.slots[finite]] = x[finite].detach()
         self.age[visit.slots] = torch.where(visit.fresh, 0, self.age[visit.slots]) + steps
+        if self.labels is not None and labels is not None:
+            self.labels[visit.slots] = labels
         return int((~finite).sum())
 
     def state_dict(self) -> dict[str, Tensor]:

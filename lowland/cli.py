@@ -3,11 +3,10 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-
-Positional = tyro.conf.Positional
+from tyro.conf import Positional
 
 
 @dataclass
@@ -210,8 +209,8 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(f"lowland {__version__}")
         return
-    verbs = {cls.__name__.lower(): cls for cls in VERBS}
-    chosen = tyro.extras.subcommand_cli_from_dict(
+    verbs: dict[str, Any] = {cls.__name__.lower(): cls for cls in VERBS}
+    chosen: Any = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="lowland", description="Energy-based models that people can trust.", args=arguments
     )
     try:
@@ -223,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("\nlowland: stopped; `lowland resume RUN` goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except RuntimeError as error:
-        if type(error).__name__ != "TrainingStopped":
+        if type(error).__name__ != "TrainingStoppedError":
             raise
         print(f"lowland: {error}", file=sys.stderr)
         raise SystemExit(3) from None

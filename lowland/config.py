@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -22,6 +22,9 @@ STRICT = ConfigDict(extra="forbid", protected_namespaces=())
 
 class ConfigError(ValueError):
     """A recipe with mistakes; the message lists them all."""
+
+
+JUMP = "noise level σ of a last jump x + σ² score(x), for an energy of data with that much noise added; 0 for none"
 
 
 class Data(BaseModel):
@@ -47,6 +50,7 @@ class Generation(BaseModel):
     temperatures: list[Annotated[float, Field(gt=0)]] = Field(
         [1.0], min_length=1, description="a path: the steps are divided among energy / T for each T"
     )
+    jump: float = Field(0.0, ge=0, description=JUMP)
 
 
 class Restoration(BaseModel):
@@ -58,6 +62,7 @@ class Restoration(BaseModel):
     draws: int = Field(8, ge=1)
     sigma: float = Field(0.1, gt=0, description="noise of the measurement, in units of the data")
     temperatures: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)
+    jump: float = Field(0.0, ge=0, description=JUMP)
     count: int = Field(100, ge=0, description="test images restored by evaluate; 0 for none")
 
 
@@ -115,7 +120,7 @@ def recipe_model() -> type["Recipe"]:
         sampler=(sampler, ...),
         training=(model_of(Training, tagged=False), Field(default_factory=dict, validate_default=True)),
         generation=(generation, ...),
-        restoration=(Optional[restoration], None),
+        restoration=(Union[restoration, None], None),  # type: ignore[arg-type]  # noqa: UP007
     )
 
 

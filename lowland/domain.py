@@ -5,7 +5,7 @@ Metropolis-corrected samplers exact, because reflection preserves volume and is 
 turned round.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
@@ -54,6 +54,10 @@ class Domain:
         if momentum is not None:
             momentum = torch.where(back, -momentum, momentum)
         return folded.clamp(self.lo, self.hi), momentum  # the clamp only removes the last rounding error
+
+    def widened(self, margin: float) -> "Domain":
+        """A box with its walls moved out by `margin` on either side; other domains as they are."""
+        return replace(self, lo=self.lo - margin, hi=self.hi + margin) if self.kind == "box" else self
 
     def draw(
         self,

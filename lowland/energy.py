@@ -102,13 +102,13 @@ class Sum(Energy):
         factors: list[float] = []
         for energy, weight in zip(energies, weights, strict=True):
             if isinstance(energy, Sum):
-                terms += list(energy.energies)
+                terms += [cast(Energy, term) for term in energy.energies]
                 factors += [weight * w for w in energy.weights]
             else:
                 terms.append(energy)
                 factors.append(weight)
-        self.energies = nn.ModuleList(terms)
-        self.weights = tuple(factors)
+        self.energies: nn.ModuleList = nn.ModuleList(terms)
+        self.weights: tuple[float, ...] = tuple(factors)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         values = [w * energy(x, c) for energy, w in zip(self.energies, self.weights, strict=True)]

@@ -89,6 +89,7 @@ def draw(
         labels=labels,
         temperatures=how["temperatures"],
         sigmas=s.sigmas,
+        jump_sigma=how["jump"],
         frames=frames,
         progress=progress,
     )
@@ -166,8 +167,8 @@ def _samples(s: Subject, found: Findings, generator: torch.Generator, judge: Jud
         "neighbour_ratio": float(near.median() / near_test.median()),
         "copies": int((near < edge).sum()),
         "expected_copies": 0.01 * count,
-        "mmd": mmd(*flat).to_dict(),
-        "frechet": {"value": frechet_distance(*flat)},
+        "mmd": mmd(flat[0], flat[1]).to_dict(),
+        "frechet": {"value": frechet_distance(flat[0], flat[1])},
         "gap": energy_gap(low, energy_values(s.marginal, made.x)).to_dict(),
     }
     if judge is not None:
@@ -218,7 +219,7 @@ def _detection(s: Subject, found: Findings, generator: torch.Generator, samples:
     s.run.write_tensors("calibration.safetensors", {"energies": detector.calibration})
     rate = detector.check(test)
     name, moved = shifted(test)
-    outliers = {"noise": s.energy.domain.draw(len(test), generator), name: moved, **_other_sets(s, found)}
+    outliers = {"noise": s.data.domain.draw(len(test), generator), name: moved, **_other_sets(s, found)}
     figures: dict[str, Any] = {
         "nominal": nominal,
         "calibration_count": len(s.data.calibration),
@@ -270,7 +271,7 @@ def _restoration(s: Subject, found: Findings, generator: torch.Generator, judge:
     truth, labels = s.data.test.x[:count], s.data.test.y
     noise = sigma * torch.randn(truth.shape, generator=generator)
     known = lower_half_hidden(s.data.domain)
-    settings = {key: how[key] for key in ("steps", "draws", "temperatures")}
+    settings = restoration_settings(how)
     sampler = build("sampler", how["sampler"])
     tasks: dict[str, Any] = {}
     for task in ("inpaint", "denoise"):
@@ -294,6 +295,11 @@ def _restoration(s: Subject, found: Findings, generator: torch.Generator, judge:
         found.arrays |= {f"{task}/{name}": x[:8] for name, x in shown.items()}
         found.arrays[f"{task}/draws"] = answer.draws[:3, :8]
     found.figures["restoration"] = {"count": count, "sigma": sigma, "tasks": tasks}
+
+
+def restoration_settings(how: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's [restoration] as arguments of `restore`."""
+    return {"jump_sigma": how["jump"], **{key: how[key] for key in ("steps", "draws", "temperatures")}}
 
 
 def _baselines(train: Tensor, seen: Tensor, known: Tensor) -> dict[str, Tensor]:

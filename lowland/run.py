@@ -112,7 +112,7 @@ class Run:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(aside, target)
+            aside.replace(target)
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise _refused(target, error) from error
@@ -197,7 +197,7 @@ class Run:
                     os.fsync(file.fileno())
             if target.exists():
                 shutil.rmtree(target)
-            os.replace(aside, target)
+            aside.replace(target)
             _sync_directory(self.path)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)

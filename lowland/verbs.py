@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from lowland.config import Recipe
 from lowland.data import load_batch, load_image, save_grid
 from lowland.energy import energy_values
-from lowland.evaluation import Subject, draw, evaluate_run, subject
+from lowland.evaluation import Subject, draw, evaluate_run, restoration_settings, subject
 from lowland.metrics import p_values
 from lowland.registry import build
 from lowland.run import Run
@@ -39,11 +39,11 @@ def resume(run: str | Path, *, progress: bool = True) -> Path:
 
 
 def _finish(run: Run, progress: bool) -> Path:
-    from lowland.training import TrainingStopped
+    from lowland.training import TrainingStoppedError
 
     try:
         fit(run.recipe, run, progress=progress)
-    except TrainingStopped:
+    except TrainingStoppedError:
         report(run.path)  # what went wrong is in there
         raise
     evaluate(run.path, progress=progress)
@@ -98,7 +98,7 @@ def _write_samples(out: Path, x: Tensor, labels: Tensor | None) -> Path:
     if out.suffix == ".npy":
         np.save(out, x.numpy(), allow_pickle=False)
     else:
-        np.savez(out, x=x.numpy(), **({} if labels is None else {"labels": labels.numpy()}))
+        np.savez(out, **{"x": x.numpy()} | ({} if labels is None else {"labels": labels.numpy()}))  # type: ignore[arg-type]
     return out
 
 
@@ -164,7 +164,7 @@ def restore(
         seen = seen * known
     elif task != "denoise":
         raise ValueError(f"the task is {task!r}; lowland restores by 'denoise' or 'inpaint'; choose one")
-    settings = {"steps": how["steps"], "draws": draws or how["draws"], "temperatures": how["temperatures"]}
+    settings = restoration_settings(how) | ({"draws": draws} if draws else {})
     with tqdm(total=how["steps"], unit="step", disable=not progress) as bar:
         answer = restore_task(
             s.marginal,
@@ -204,5 +204,5 @@ def _write_restoration(target: Path, seen: Tensor, answer: Restoration) -> Path:
     rows = [seen, answer.mean, answer.spread / answer.spread.amax().clamp_min(1e-12), *answer.draws[:3]]
     save_grid(torch.stack(rows, 1).flatten(0, 1), target.with_suffix(".png"), columns=len(rows))
     arrays = {"observed": seen, "mean": answer.mean, "spread": answer.spread, "draws": answer.draws}
-    np.savez(target.with_suffix(".npz"), **{name: x.numpy() for name, x in arrays.items()})
+    np.savez(target.with_suffix(".npz"), **{name: x.numpy() for name, x in arrays.items()})  # type: ignore[arg-type]
     return target.with_suffix(".png")

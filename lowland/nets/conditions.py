@@ -10,10 +10,26 @@ All K energies cost one forward pass, so the energy without a label and the clas
 """
 
 import math
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lowland.energy import Energy
+
+
+class ClassEnergy(Energy):
+    """An energy with one head per class; subclasses write `class_energies`, this class does the rest."""
+
+    classes: int
+
+    def class_energies(self, x: Tensor) -> Tensor:
+        """The energies e_k(x) of every class, (B, K); (B, 1) without classes."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return pick(self.class_energies(x), c)
 
 
 def pick(heads: Tensor, c: Any) -> Tensor:

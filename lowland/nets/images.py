@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain
-from lowland.energy import Energy
-from lowland.nets.conditions import pick
+from lowland.nets.conditions import ClassEnergy
 from lowland.nets.vectors import normalised, stretched
 from lowland.registry import register
 
@@ -17,7 +16,7 @@ from lowland.registry import register
 def _image_shape(domain: Domain) -> tuple[int, int, int]:
     if len(domain.shape) != 3:
         raise ValueError(f"the event shape is {domain.shape}; an image energy takes (channels, height, width); use MLP")
-    return domain.shape  # type: ignore[return-value]
+    return domain.shape
 
 
 def _check_sizes(name: str, classes: int, **sizes: Sequence[int]) -> None:
@@ -26,7 +25,7 @@ def _check_sizes(name: str, classes: int, **sizes: Sequence[int]) -> None:
 
 
 @register("energy")
-class ConvNet(Energy):
+class ConvNet(ClassEnergy):
     """A plain convolutional energy: strided convolutions with SiLU, then a perceptron.
 
         E(x, c) = s · head(SiLU(linear(features(z))))_c + a/2 ‖z‖²,    z = x stretched from its box to [−1, 1]
@@ -74,11 +73,11 @@ class ConvNet(Energy):
         self.linear = normalised(nn.Linear(c * size[0] * size[1], hidden), spectral)
         self.head = normalised(nn.Linear(hidden, max(classes, 1)), spectral)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def class_energies(self, x: Tensor) -> Tensor:
         z = stretched(x, self.domain)
         features = self.features(z.contiguous(memory_format=torch.channels_last)).flatten(1)
-        energy = pick(self.scale * self.head(F.silu(self.linear(features))), c)
-        return energy + self.confine / 2 * z.square().flatten(1).sum(1) if self.confine else energy
+        heads = self.scale * self.head(F.silu(self.linear(features)))
+        return heads + self.confine / 2 * z.square().flatten(1).sum(1, keepdim=True) if self.confine else heads
 
 
 class _Residual(nn.Module):
@@ -97,12 +96,12 @@ class _Residual(nn.Module):
 
 
 @register("energy")
-class IGEBM(Energy):
+class IGEBM(ClassEnergy):
     """Residual energy after Du & Mordatch: a stem, residual blocks that halve the image, a sum over space, a linear head.
 
     widths: channels per stage; blocks: residual blocks per stage, the first of which pools by 2 (but in the first
-    stage); classes: heads, 0 for none; scale: the unit of energy, as in ConvNet; spectral: spectral norm on all layers, frozen inside chains. SiLU replaces the
-    original leaky ReLU so that the score is smooth.
+    stage); classes: heads, 0 for none; scale: the unit of energy, as in ConvNet; spectral: spectral norm on all layers,
+    frozen inside chains. SiLU replaces the original leaky ReLU so that the score is smooth.
     Source: https://arxiv.org/abs/1903.08689
 
     >>> import torch
@@ -134,5 +133,5 @@ class IGEBM(Energy):
         self.net = nn.Sequential(*layers, nn.SiLU())
         self.head = normalised(nn.Linear(into, max(classes, 1)), spectral)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return pick(self.scale * self.head(self.net(stretched(x, self.domain)).sum((2, 3))), c)
+    def class_energies(self, x: Tensor) -> Tensor:
+        return self.scale * self.head(self.net(stretched(x, self.domain)).sum((2, 3)))

@@ -1,7 +1,9 @@
 """Energies of vectors: a multilayer perceptron."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from lowland.domain import Domain
 from lowland.energy import Energy
-from lowland.nets.conditions import pick
+from lowland.nets.conditions import ClassEnergy
 from lowland.registry import register
 
 
@@ -30,15 +32,32 @@ def stretched(x: Tensor, domain: Domain) -> Tensor:
     return (x - (domain.lo + domain.hi) / 2) * (2 / (domain.hi - domain.lo))
 
 
+def perceptron(widths: Sequence[int], spectral: bool) -> nn.Sequential:
+    """Linear layers of the given widths with SiLU between them."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [normalised(nn.Linear(a, b), spectral), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def check_widths(name: str, hidden: Sequence[int], **others: float) -> None:
+    """Refuse sizes that make no network: widths must be positive, the other numbers at least 0."""
+    if not hidden or min(hidden) < 1 or min(others.values(), default=0) < 0:
+        raise ValueError(
+            f"{name} was given widths {tuple(hidden)} and {others}; widths must be positive whole numbers and the others at "
+            f"least 0; correct them"
+        )
+
+
 @register("energy")
-class MLP(Energy):
+class MLP(ClassEnergy):
     """Multilayer perceptron energy of an event of any shape (it is flattened).
 
         E(x, c) = s · net(z)_c + a/2 ‖z‖²,    z = x stretched from its box, if it has one, to [−1, 1]
 
     hidden: widths of the SiLU layers; classes: heads, 0 for none (see nets.conditions); confine: a, above 0 makes the
-    energy normalisable on the real line; scale: s, the unit of energy the network starts from; noise: condition on a
-    noise level instead of a class, E(x, σ) = s · net(z, log σ) / σ; spectral: spectral norm on all layers.
+    energy normalisable on the real line; scale: s, the unit of energy the network starts from; spectral: spectral norm on
+    all layers.
 
     >>> import torch
     >>> from lowland.domain import real
@@ -53,31 +72,51 @@ class MLP(Energy):
         classes: int = 0,
         confine: float = 0.0,
         scale: float = 1.0,
-        noise: bool = False,
         spectral: bool = False,
     ) -> None:
         super().__init__(domain)
-        if not hidden or min(hidden) < 1 or classes < 0 or confine < 0 or (noise and classes):
-            raise ValueError(
-                f"MLP was given hidden={tuple(hidden)}, classes={classes}, confine={confine}, noise={noise}; widths must "
-                f"be positive, the others at least 0, and noise excludes classes; correct them"
-            )
+        check_widths("MLP", hidden, classes=classes, confine=confine)
         self.hidden, self.classes, self.confine = tuple(hidden), classes, confine
-        self.scale = scale
-        self.noise, self.spectral = noise, spectral
-        widths = [int(torch.tensor(self.domain.shape).prod()) + noise, *hidden]
-        layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
-            layers += [normalised(nn.Linear(a, b), spectral), nn.SiLU()]
-        self.net = nn.Sequential(*layers, normalised(nn.Linear(widths[-1], max(classes, 1)), spectral))
+        self.scale, self.spectral = scale, spectral
+        self.net = perceptron([math.prod(self.domain.shape), *hidden, max(classes, 1)], spectral)
+
+    def class_energies(self, x: Tensor) -> Tensor:
+        z = stretched(x, self.domain).flatten(1)
+        return self.scale * self.net(z) + self.confine / 2 * z.square().sum(1, keepdim=True)
+
+
+@register("energy")
+class NoiseMLP(Energy):
+    """Multilayer perceptron energy of a point and a noise level, for denoising score matching at several levels.
+
+        E(x, σ) = s · net(z, log σ) / σ + a/2 ‖z‖²,    z as in MLP
+
+    The condition c is σ, one number per row or one for all; bind it with `energy.given(0.1)` before sampling or scoring.
+
+    >>> import torch
+    >>> from lowland.domain import real
+    >>> NoiseMLP(real(2), hidden=(8,)).given(0.1)(torch.zeros(3, 2)).shape
+    torch.Size([3])
+    """
+
+    noise: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        hidden: Sequence[int] = (128, 128),
+        confine: float = 0.0,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(domain)
+        check_widths("NoiseMLP", hidden, confine=confine)
+        self.hidden, self.confine, self.scale = tuple(hidden), confine, scale
+        self.net = perceptron([math.prod(self.domain.shape) + 1, *hidden, 1], spectral=False)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        flat = stretched(x, self.domain).flatten(1)
-        bowl = self.confine / 2 * flat.square().sum(1)
-        if not self.noise:
-            return pick(self.scale * self.net(flat), c) + bowl
         if c is None:
             raise ValueError("this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)")
+        z = stretched(x, self.domain).flatten(1)
         sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
-        heads = self.net(torch.cat([flat, sigma.log().unsqueeze(1)], 1))
-        return self.scale * heads.squeeze(1) / sigma + bowl
+        heads = self.net(torch.cat([z, sigma.log().unsqueeze(1)], 1))
+        return self.scale * heads.squeeze(1) / sigma + self.confine / 2 * z.square().sum(1)

@@ -15,13 +15,14 @@ Watch the health report instead.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lowland.chains import ReplayBuffer
-from lowland.energy import Energy
+from lowland.energy import Energy, frozen
 from lowland.registry import register
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import Trace, run_chains
@@ -43,12 +44,15 @@ def contrast(
     labels: Tensor | None = None,
     negative_labels: Tensor | None = None,
     l2: float = 0.0,
+    classify: float = 0.0,
 ) -> Loss:
-    """mean E(positives) − mean E(negatives) + l2 · mean(E²), in one forward pass over both.
+    """mean E(positives) − mean E(negatives) + l2 · mean(E²) + classify · cross-entropy, in one forward pass over both.
 
     Its gradient in the weights is that of −log p when the negatives are draws of the model; no gradient flows into the
     negatives. labels: (B,) for both sides or neither. l2 holds the level of the energies near zero, which the contrast
-    leaves free (Du & Mordatch 2019).
+    leaves free (Du & Mordatch 2019). classify, above 0 for an energy with classes, adds −log p(y | x) of the data under
+    softmax(−e(x)), the joint objective of JEM (Grathwohl et al. 2020, https://arxiv.org/abs/1912.03263): it sets the levels of
+    the classes against each other, which a contrast within each class leaves free.
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -58,19 +62,24 @@ def contrast(
     if (labels is None) != (negative_labels is None):
         raise ValueError("labels came for one side only; positives and negatives need both or neither; pass the other")
     x = torch.cat([positives, negatives.detach()])
-    if labels is None or negative_labels is None:
-        values = energy(x)
+    if labels is not None and negative_labels is not None and classify:
+        heads = energy.class_energies(x)  # type: ignore[operator]
+        values = heads.gather(1, torch.cat([labels, negative_labels]).unsqueeze(1)).squeeze(1)
+        entropy = F.cross_entropy(-heads[: len(labels)], labels)
     else:
-        values = energy(x, torch.cat([labels, negative_labels]))
+        values = energy(x) if labels is None else energy(x, torch.cat([labels, cast(Tensor, negative_labels)]))
+        entropy = values.new_zeros(())
     up, down = values[: len(positives)], values[len(positives) :]
     gap = down.mean() - up.mean()
-    value = -gap + l2 * (up.square().mean() + down.square().mean())
+    value = -gap + l2 * (up.square().mean() + down.square().mean()) + classify * entropy
     terms = {
         "gap": gap,
         "energy_data": up.mean(),
         "energy_model": down.mean(),
         "spread": up.std(correction=0),
     }
+    if classify:
+        terms["cross_entropy"] = entropy
     return Loss(value, {name: term.detach() for name, term in terms.items()}, negatives)
 
 
@@ -126,8 +135,10 @@ class CD:
 class PCD:
     """Persistent contrastive divergence: `steps` sampler steps from where the chains last got to.
 
-    capacity: chains in the replay buffer; restart: share of visited chains that begin anew at noise; l2: see `contrast`.
-    Labels stay with their chains.
+    capacity: chains in the replay buffer; restart: share of visited chains that begin anew at noise; l2, classify: see
+    `contrast`. Labels stay with their chains, so that every class keeps its share of them; with resample = true a chain
+    draws its label anew from p(y | x) = softmax(−e(x)) at the end of a visit, which samples the joint law of x and y and
+    sets the levels of the classes against each other.
     Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290
     """
 
@@ -135,6 +146,8 @@ class PCD:
     capacity: int = 10_000
     restart: float = 0.05
     l2: float = 0.0
+    classify: float = 0.0
+    resample: bool = False
     chains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -156,10 +169,22 @@ class PCD:
         negative_labels = visit.labels if labels is not None else None
         target = energy if negative_labels is None else energy.given(negative_labels)
         trace = run_chains(target, sampler, visit.x, self.steps, generator=generator)
-        lost = buffer.put(visit, trace.x, self.steps)
-        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2)
+        if self.resample and negative_labels is not None:
+            negative_labels = draw_labels(energy, trace.x, generator)
+        lost = buffer.put(visit, trace.x, self.steps, negative_labels)
+        loss = contrast(
+            energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2, classify=self.classify
+        )
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost)}
         return loss._replace(terms=loss.terms | _chain_terms(visit.x, trace, energy) | age)
+
+
+def draw_labels(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Labels (B,) from p(y | x) = softmax(−e(x)): a Gibbs step in y, by the Gumbel-max rule."""
+    with frozen(energy), torch.no_grad():
+        heads = energy.class_energies(x)  # type: ignore[operator]
+    u = torch.rand(heads.shape, generator=generator, device=heads.device, dtype=heads.dtype)
+    return (-heads - torch.log(-torch.log(u.clamp_min(1e-20)))).argmax(1)
 
 
 @register("objective")

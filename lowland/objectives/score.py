@@ -22,7 +22,7 @@ class DSM:
         x̃ = x + σ ε,   loss = ½ E ‖σ s(x̃) + ε‖² / d,      s = −∇E(x̃, σ),  ε ~ N(0, I)
 
     At the minimum s is the score of the data blurred by σ. The factor σ weighs all levels alike. With several levels,
-    each row draws one, and the energy must be one of noise, E(x, σ) (for example MLP(noise=True)).
+    each row draws one, and the energy must be one of noise, E(x, σ) (for example NoiseMLP).
     Source: Vincent (2011), https://doi.org/10.1162/NECO_a_00142; Song & Ermon (2019), https://arxiv.org/abs/1907.05600
 
     >>> DSM(sigmas=(1.0, 0.1))
@@ -50,7 +50,7 @@ class DSM:
         if len(self.sigmas) > 1 and not of_noise:
             raise ValueError(
                 f"{len(self.sigmas)} noise levels came with an energy that knows none; several levels need E(x, σ); "
-                f"build it with noise=True or give one sigma"
+                f"use NoiseMLP or give one sigma"
             )
         levels = torch.tensor(self.sigmas, dtype=x.dtype, device=x.device)
         which = torch.randint(len(levels), (len(x),), generator=generator, device=x.device)

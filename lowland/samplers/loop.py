@@ -19,7 +19,8 @@ from lowland.samplers.kernel import Info, Sampler, State
 class Keeper(Protocol):
     """Watches a chain. `name` is its key in `Trace.kept`; `start` returns a recorder."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def start(self, state: State, steps: int) -> "Recorder": ...
 
@@ -259,7 +260,7 @@ def tune(
     target = target if target is not None else (0.574 if sampler.gradients == 1 else 0.8)
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; an acceptance rate lies between 0 and 1; leave it out for the default")
-    log_start = math.log(sampler.step_size)  # type: ignore[attr-defined]
+    log_start = math.log(sampler.step_size)
     log_step, averaged, error = log_start, log_start, 0.0
     with frozen(energy):
         state = sampler.init(energy, x)

@@ -2,7 +2,7 @@
 
 from lowland.tasks.compose import compose, scale_of
 from lowland.tasks.detect import Detector
-from lowland.tasks.generate import Generated, bind_noise, even_labels, generate
+from lowland.tasks.generate import Generated, bind_noise, even_labels, generate, jump
 from lowland.tasks.restore import Identity, Mask, Restoration, likelihood, restore
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "compose",
     "even_labels",
     "generate",
+    "jump",
     "likelihood",
     "restore",
     "scale_of",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, Function, check_finite, lift
 from lowland.samplers import Sampler, anneal
+from lowland.tasks.generate import jump
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -72,6 +73,7 @@ def restore(
     draws: int = 1,
     start: Tensor | None = None,
     temperatures: Sequence[float] = (1.0,),
+    jump_sigma: float = 0.0,
     progress: Callable[[int], object] | None = None,
 ) -> Restoration:
     """Draw from the posterior of x given y = A x + σ ε, `draws` chains for each row of y.
@@ -79,7 +81,8 @@ def restore(
     prior: an energy of x alone, with an event shape; operator: any differentiable A; y (B, *measured); sigma: noise of
     the measurement; start: (B, *event), where the chains begin; draws of the domain's starting law unless given;
     temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them. Ending at 1 gives draws of
-    the posterior as far as the chains mix; from hot to 1 they mix better.
+    the posterior as far as the chains mix; from hot to 1 they mix better; jump_sigma: noise level of the data that the prior
+    was trained on, removed from every draw by a last `jump`.
 
     Raises ValueError for a sigma that is not positive, measurements that are not finite, or shapes that A cannot relate.
 
@@ -107,5 +110,5 @@ def restore(
     fit = likelihood(operator, wide, sigma)
     path = [prior / t + fit for t in temperatures]
     x = anneal(path, sampler, x, max(steps // len(path), 1), generator=generator, progress=progress)[-1].x
-    found = x.view(draws, len(y), *x.shape[1:])
+    found = jump(prior, x, jump_sigma).view(draws, len(y), *x.shape[1:])
     return Restoration(found.mean(0), found.std(0, correction=0), found)

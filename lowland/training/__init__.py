@@ -1,6 +1,6 @@
 """Training that does not die: fit, health, averaged weights."""
 
-from lowland.training.fit import TrainingStopped, fit, lineage, load_recipe_data
+from lowland.training.fit import TrainingStoppedError, fit, lineage, load_recipe_data
 from lowland.training.health import Finding, Limits, diagnose, worst
 from lowland.training.settings import Training
 
@@ -8,7 +8,7 @@ __all__ = [
     "Finding",
     "Limits",
     "Training",
-    "TrainingStopped",
+    "TrainingStoppedError",
     "diagnose",
     "fit",
     "lineage",

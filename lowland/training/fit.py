@@ -10,12 +10,12 @@ from tqdm.auto import tqdm
 
 from lowland.data import Dataset, load_data
 from lowland.energy import Energy
-from lowland.run import Checkpoint, Run, RunError
+from lowland.run import Run
 from lowland.training.health import Finding, diagnose, worst
 from lowland.training.session import Session
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStoppedError(RuntimeError):
     """Health stopped the run. The last good checkpoint stands; the message says what was seen and what to do."""
 
 
@@ -39,7 +39,7 @@ def fit(
     what the recipe names (pass them again when resuming). A run that was killed and resumed equals one that was not, bit
     for bit: weights, averages, chains and log.
 
-    Raises ValueError for data or settings that cannot be trained on, RunError if the directory refuses, TrainingStopped
+    Raises ValueError for data or settings that cannot be trained on, RunError if the directory refuses, TrainingStoppedError
     if health stops the run.
 
     >>> import lowland, tempfile
@@ -109,7 +109,7 @@ def _update(session: Session, run: Run, rows: list[dict[str, Any]], bar: Any, be
         _intervene(session, run, rows, findings)
     elif session.step % settings.checkpoint_every == 0 or session.step == settings.steps:
         run.save_checkpoint(session.checkpoint(run.log_size()))
-        run.keep_checkpoints(set(run.steps()[-settings.keep :]))
+        run.keep_checkpoints({*run.steps()[-settings.keep :], session.good_step})
 
 
 def _log(
@@ -128,34 +128,19 @@ def _log(
 
 
 def _intervene(session: Session, run: Run, rows: list[dict[str, Any]], findings: list[Finding]) -> None:
-    """Roll back to the newest checkpoint with half the learning rate, or stop."""
+    """Roll back to the newest checkpoint in good health with half the learning rate, or stop."""
     cause = next(f for f in findings if f.level == "bad")
-    step, settings, rollbacks = session.step, session.settings, session.rollbacks
+    step, settings, rollbacks, factor = session.step, session.settings, session.rollbacks, session.rate_factor
     if settings.on_failure == "stop" or rollbacks >= settings.rollbacks:
         run.log({"step": step, "event": "stop", **cause._asdict()})
-        raise TrainingStopped(
+        raise TrainingStoppedError(
             f"training stopped at step {step}: {cause.sentence} {cause.remedy} The newest checkpoint is step "
             f"{run.steps()[-1]} in {run.path}."
         )
-    checkpoint = _last_good(run)
+    checkpoint = run.load_checkpoint(session.good_step)
     session.restore(checkpoint)
-    session.rate_factor, session.rollbacks = session.rate_factor / 2, rollbacks + 1
+    session.rate_factor, session.rollbacks = factor / 2, rollbacks + 1
     run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
     run.log({"step": step, "event": "rollback", "to": checkpoint.step, **cause._asdict()})
     rows[:] = [row for row in rows if row["step"] <= checkpoint.step]
     tqdm.write(f"step {step}: rolled back to step {checkpoint.step} with a lower rate. {cause.sentence}")
-
-
-def _last_good(run: Run) -> Checkpoint:
-    """The newest whole checkpoint that was not in bad health; the oldest whole one if all were."""
-    whole = []
-    for step in reversed(run.steps()):
-        try:
-            whole.append(run.load_checkpoint(step))
-        except RunError:
-            continue
-        if whole[-1].state["health"] != "bad":
-            break
-    if not whole:
-        raise RunError(f"{run.path} has no whole checkpoint to roll back to; one is needed; train the recipe again")
-    return whole[-1]

@@ -39,9 +39,9 @@ class Limits:
     """
 
     window: int = 20
-    settle: int = 20
-    gap_warn: float = 5.0
-    gap_bad: float = 25.0
+    settle: int = 10
+    gap_warn: float = 3.0
+    gap_bad: float = 8.0
     energy_bad: float = 1e6
     gradient_warn: float = 30.0
     stuck: float = 1e-4

@@ -45,7 +45,7 @@ class Session:
         if energy is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                energy = build("energy", {**recipe["energy"], "domain": data.domain})
+                energy = build("energy", {**recipe["energy"], "domain": data.domain.widened(self.settings.margin)})
         self.energy = cast(Energy, energy).to(self.device).train()
         self.labelled = getattr(self.energy, "classes", 0) > 0
         self._check(recipe)
@@ -58,6 +58,7 @@ class Session:
         self.batches = Batches(data.train, seed=seed)
         self.buffer = self._buffer()
         self.step, self.rate_factor, self.rollbacks, self.health = 0, 1.0, 0, "good"
+        self.good_step = 0  # of the newest checkpoint in good health
         self._sums: dict[str, Tensor] = {}
         self._counted, self.nonfinite = 0, 0
 
@@ -138,6 +139,7 @@ class Session:
 
     def checkpoint(self, log_size: int) -> Checkpoint:
         """All state as tensors and plain values."""
+        self.good_step = self.step if self.health == "good" else self.good_step
         optimiser = self.optimizer.state_dict()
         tensors = {
             "energy": self.energy.state_dict(),
@@ -153,6 +155,7 @@ class Session:
             "rate_factor": self.rate_factor,
             "rollbacks": self.rollbacks,
             "health": self.health,
+            "good_step": self.good_step,
             "log_size": log_size,
         }
         return Checkpoint(self.step, tensors, state)
@@ -169,7 +172,7 @@ class Session:
             self.buffer.load_state_dict({k: v.to(self.device) for k, v in tensors["chains"].items()})
         self.batches.load_state_dict(state["batches"])
         self.rate_factor, self.rollbacks = state["rate_factor"], state["rollbacks"]
-        self.health, self.step = state["health"], checkpoint.step
+        self.health, self.good_step, self.step = state["health"], state["good_step"], checkpoint.step
         self._sums, self._counted, self.nonfinite = {}, 0, 0
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ class Training:
     steps: updates; batch: examples per update; learning_rate, betas: of Adam; warmup: updates of linear rise; decay: share
     of the updates, at the end, over which the rate falls linearly to zero; clip: bound on the gradient norm or None;
     ema: decay of the averaged weights; noise: standard deviation of Gaussian noise added to data; dequantise: spread each
-    grey level over its width; log_every, checkpoint_every: in updates, the second a multiple of the first; keep:
+    grey level over its width; margin: how far the energy's box reaches beyond the data's, to hold their noise; log_every, checkpoint_every: in updates, the second a multiple of the first; keep:
     checkpoints kept; on_failure: what a bad health verdict does; rollbacks: how often at most before stopping; device.
     """
 
@@ -24,6 +24,7 @@ class Training:
     clip: float | None = 1.0
     ema: float = 0.999
     noise: float = 0.0
+    margin: float = 0.0
     dequantise: bool = False
     log_every: int = 10
     checkpoint_every: int = 200
@@ -46,6 +47,7 @@ class Training:
                 "clip": self.clip is None or self.clip > 0,
                 "ema": 0 <= self.ema < 1,
                 "noise": self.noise >= 0,
+                "margin": self.margin >= 0,
                 "log_every": self.log_every >= 1,
                 "checkpoint_every": self.checkpoint_every >= 1 and self.checkpoint_every % self.log_every == 0,
                 "keep": self.keep >= 1,

@@ -34,6 +34,7 @@ DOMAINS = (real(3), box(0.0, 1.0, 1, 8, 8), binary(6))  # tried in turn for a re
 SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make its case sharper
     "MLP": {"domain": real(3), "hidden": (16, 16)},
     "ConvNet": {"domain": box(0.0, 1.0, 1, 8, 8), "channels": (4, 6, 6), "hidden": 16},
+    "NoiseMLP": {"domain": real(3), "hidden": (16, 16)},
     "IGEBM": {"domain": box(0.0, 1.0, 3, 8, 8), "widths": (6, 8), "blocks": 1},
     "Gaussian": {"mean": (1.0, -1.0), "covariance": ((1.0, 0.8), (0.8, 1.5))},
     "GaussianMixture": {"means": ((-1.0, 0.0), (2.0, 0.5), (0.0, 1.0)), "scale": 0.7, "weights": (1.0, 2.0, 3.0)},
@@ -45,7 +46,11 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "PCD": {"steps": 3, "capacity": 64},
     "ShortRunML": {"steps": 3},
 }
-SWITCHES: dict[str, Any] = {"classes": 3, "noise": True, "spectral": True, "confine": 0.5}  # one variant each
+SWITCHES: dict[str, dict[str, Any]] = {  # one variant each
+    "energy": {"classes": 3, "noise": True, "spectral": True, "confine": 0.5},
+    "objective": {"classify": 0.5, "resample": True},
+    "sampler": {},
+}
 BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by parameter name
     "step_size": (0.0, -1.0, math.nan, math.inf),
     "noise": (-1.0, math.nan),
@@ -55,6 +60,7 @@ BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by paramet
     "clamp": ((1.0, 0.0), (0.5, 0.5)),
     "steps": (0, -1),
     "l2": (-1.0, math.nan),
+    "resample": (),
     "sigmas": ((), (0.1, 0.0), (-0.1,)),
 }
 
@@ -92,7 +98,7 @@ def _first_domain(kind: str, name: str, settings: dict[str, Any]) -> Any:
     for domain in DOMAINS:
         try:
             made = build(kind, {"name": name, "domain": domain, **settings})
-            made(domain.draw(2, torch.Generator().manual_seed(0)))
+            bound(made)(domain.draw(2, torch.Generator().manual_seed(0)))
             return made
         except (ValueError, RuntimeError) as problem:
             problems.append(f"{domain}: {problem}")
@@ -100,14 +106,26 @@ def _first_domain(kind: str, name: str, settings: dict[str, Any]) -> Any:
 
 
 def cases(kind: str) -> list[Case]:
-    """Every registered class of a kind; energies also once per switch their constructor has."""
+    """Every registered class of a kind, and once more for each switch that its constructor has."""
     found = []
     for name, cls in registered(kind).items():
         found.append(Case(kind, name, {}))
-        if kind == "energy":
-            known = parameters(cls)
-            found += [Case(kind, name, {s: v}) for s, v in SWITCHES.items() if s in known and known[s].default != v]
+        known = parameters(cls)
+        switches = SWITCHES[kind].items()
+        found += [Case(kind, name, {s: v}) for s, v in switches if s in known and known[s].default != v]
     return found
+
+
+def where(kind: str, wanted: Callable[[Any], bool]) -> list[Case]:
+    """The cases whose object is wanted, and those that cannot be built: their tests shall fail, not be left out."""
+
+    def keep(case: Case) -> bool:
+        try:
+            return wanted(case.build())
+        except Exception:
+            return True
+
+    return [case for case in cases(kind) if keep(case)]
 
 
 def points(energy: Energy, count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -154,13 +172,14 @@ TARGETS: dict[str, Target] = {
     "mixture": _of(GaussianMixture(((-1.0, 0.0), (1.5, 0.5)), 0.6, (1.0, 3.0))),
     "banana": _of(Banana(1.0, 0.7)),
     "funnel": _of(Funnel(3, 1.0)),
+    "ten": _of(Gaussian((0.0,) * 10, torch.diag(torch.linspace(0.5, 2.0, 10)).tolist())),  # sees what two dimensions hide
     "truncated": Target(
         Function(lambda x: 0.5 * ((x - CENTRE) / WIDTH).square().sum(1), box(LO, HI, 2)),
         _truncated,
     ),
-    "exponential": Target(Function(lambda x: 2 * x.sum(1), box(0.0, 1.0, 1)), _exponential),
+    "exponential": Target(Function(lambda x: (2 * x).sum(1), box(0.0, 1.0, 1)), _exponential),
     "flat": Target(
-        Function(lambda x: 0 * x.sum(1), box(-1.0, 1.0, 2)),
+        Function(lambda x: (0 * x).sum(1), box(-1.0, 1.0, 2)),
         lambda n, g, dtype: 2 * torch.rand(n, 2, generator=g, dtype=dtype) - 1,
     ),
 }

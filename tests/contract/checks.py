@@ -114,7 +114,7 @@ def diffusion_law(sampler: Any, step_size: float, temperature: float = 1.0) -> f
     A Metropolis sampler accepts all of it: on a linear energy the proposal is exact.
     """
     slope = 0.7
-    energy = Function(lambda x: slope * x.sum(1), real(4))
+    energy = Function(lambda x: (slope * x).sum(1), real(4))
     trace = sample(energy, sampler, torch.zeros(20_000, 4), 1, generator=seeded(5))
     assert trace.acceptance.mean() > 0.999, "a proposal on a straight slope was refused"
     y = trace.x.double().flatten() + step_size * slope
@@ -167,8 +167,9 @@ def state_is_fresh(sampler: Any) -> None:
     """The state's energy and score are those of its point, for moved and for refused chains alike."""
     energy = Function(lambda x: (x.square() - 1).square().sum(1), real(2))
     state = sampler.init(energy, torch.randn(50, 2, generator=seeded()).double())
+    g = seeded(3)
     for _ in range(5):
-        state, info = sampler.step(energy, state, g := seeded(3))
+        state, _ = sampler.step(energy, state, g)
     value, score = value_and_score(energy, state.x)
     torch.testing.assert_close(state.energy, value, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(state.score, score, rtol=1e-12, atol=1e-12)

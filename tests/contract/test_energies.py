@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from contract.cases import Case, bound, cases, points, seeded
-from contract.checks import gradient_is_right, no_trace, rows_are_independent, unsettle
+from contract.cases import Case, bound, cases, points, seeded, where
+from contract.checks import Probe, gradient_is_right, no_trace, rows_are_independent, unsettle
 from lowland import MALA, build, check_energy, energy_values, registered, sample, spec, tune, value_and_score
 from lowland.registry import parameters
 
 CASES = cases("energy")
 every = pytest.mark.parametrize("case", CASES, ids=str)
-continuous = pytest.mark.parametrize("case", [c for c in CASES if c.build().domain.kind in ("real", "box")], ids=str)
+continuous = pytest.mark.parametrize("case", where("energy", lambda e: e.domain.kind in ("real", "box")), ids=str)
 with_classes = pytest.mark.parametrize("case", [c for c in CASES if "classes" in c.settings], ids=str)
 
 
@@ -107,6 +107,8 @@ def test_hard_labels_are_one_hot_soft_labels_and_soft_labels_are_averages(case: 
     soft = soft / soft.sum(1, keepdim=True)
     torch.testing.assert_close(energy(x, soft), (soft * table).sum(1), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(energy(x), -(-table).exp().mean(1).log(), rtol=1e-11, atol=1e-11)
+    if hasattr(energy, "class_energies"):
+        torch.testing.assert_close(energy.class_energies(x), table, rtol=1e-11, atol=1e-11)
     assert table.std(1).min() > 0, "all classes have one energy: the test would prove nothing"
     for c in (labels, soft):
         torch.testing.assert_close(energy_values(energy, x, c), energy(x, c).detach(), rtol=1e-11, atol=1e-11)
@@ -163,6 +165,19 @@ def test_sampling_and_tuning_leave_no_trace_and_spectral_norm_stands_still(case:
     energy.train()
     with no_trace(energy):
         sample(energy, MALA(1e-3), x, 3, generator=seeded())
+    energy.eval()
+    with no_trace(energy):
+        tune(energy, MALA(1e-3), x, 3, generator=seeded())
+
+
+@pytest.mark.xfail(strict=True, reason="tune checks the energy before it freezes it: spectral norm and batch norm refused")
+@pytest.mark.parametrize("name", ["spectral", "batch norm"])
+def test_tune_takes_a_module_in_training_mode_as_sample_does(name: str) -> None:
+    energy = Case("energy", "MLP", {"spectral": True}).build() if name == "spectral" else Probe()
+    x = points(energy, 16)
+    energy.train()
+    with no_trace(energy):
+        sample(energy, MALA(1e-3), x, 3, generator=seeded())
         tune(energy, MALA(1e-3), x, 3, generator=seeded())
 
 
@@ -206,7 +221,16 @@ def test_scores_and_chains_are_the_same_inside_no_grad_and_inference_mode(case: 
 
 
 @with_classes
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        torch.no_grad,
+        pytest.param(
+            torch.inference_mode,
+            marks=pytest.mark.xfail(strict=True, reason="Given keeps an inference tensor that autograd cannot save"),
+        ),
+    ],
+)
 def test_conditions_can_be_bound_inside_no_grad_and_inference_mode(case: Case, mode: type) -> None:
     energy = case.build().eval()
     x = points(energy, 5)

@@ -2,21 +2,22 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
 from contract import checks
-from contract.cases import BAD, TARGETS, Case, cases, seeded
+from contract.cases import BAD, TARGETS, Case, cases, seeded, where
 from lowland import Function, box, build, real, sample, spec
 from lowland.registry import parameters
 from lowland.samplers import Sampler
 
 CASES = cases("sampler")
 every = pytest.mark.parametrize("case", CASES, ids=str)
-adjusted = pytest.mark.parametrize("case", [c for c in CASES if c.build().adjusted], ids=str)
-unadjusted = pytest.mark.parametrize("case", [c for c in CASES if not c.build().adjusted], ids=str)
+adjusted = pytest.mark.parametrize("case", where("sampler", lambda s: s.adjusted), ids=str)
+unadjusted = pytest.mark.parametrize("case", where("sampler", lambda s: not s.adjusted), ids=str)
 precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
@@ -72,7 +73,7 @@ def test_histogram_near_the_walls_is_exact(case: Case) -> None:
     mass = -torch.expm1(-2 * edges) / -torch.expm1(torch.tensor(-2.0, dtype=torch.float64))
     p = mass.diff()
     x = trace.x.flatten()
-    counts = torch.stack([((x >= a) & (x < b)).sum() for a, b in zip(edges, edges[1:], strict=False)])
+    counts = torch.stack([((x >= a) & (x < b)).sum() for a, b in pairwise(edges)])
     z = (counts - n * p) / (n * p * (1 - p)).sqrt()
     assert z.abs().max() < checks.LIMIT
     assert (x >= 0).all() and (x <= 1).all()
@@ -128,7 +129,7 @@ def test_chains_stay_in_their_box(case: Case) -> None:
     sampler = case.build()
     if "clamp" in parameters(type(sampler)):  # the recipe that clamps, and says so
         sampler = dataclasses.replace(sampler, clamp=(0.0, 1.0))
-    energy = Function(lambda x: -9 * x.flatten(1).sum(1), box(0.0, 1.0, 1, 4, 4))
+    energy = Function(lambda x: (-9 * x).flatten(1).sum(1), box(0.0, 1.0, 1, 4, 4))
     trace = sample(energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), keep=1)
     assert ((trace.draws >= 0) & (trace.draws <= 1)).all()
     assert trace.draws.std() > 0
@@ -167,9 +168,10 @@ def test_no_trace_after_an_exception_in_the_step(case: Case) -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_same_bits_inside_no_grad_and_inference_mode(case: Case, mode: type) -> None:
     x = torch.randn(8, 3, generator=seeded())
-    outside = sample(checks.Probe(), case.build(), x, 5, generator=seeded(1)).x
+    probe = checks.Probe()
+    outside = sample(probe, case.build(), x, 5, generator=seeded(1)).x
     with mode():
-        inside = sample(checks.Probe(), case.build(), x * 1.0, 5, generator=seeded(1)).x
+        inside = sample(probe, case.build(), x * 1.0, 5, generator=seeded(1)).x
     assert torch.equal(outside, inside)
 
 

@@ -1,0 +1,162 @@
+"""What is written is run: examples of docstrings, the code and the commands of the README."""
+
+import doctest
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lowland
+from lowland import cli, registered
+
+ROOT = Path(lowland.__file__).parent.parent
+README = ROOT / "README.md"
+MODULES = ["lowland", *sorted(m.name for m in pkgutil.walk_packages(lowland.__path__, "lowland.") if "__main__" not in m.name)]
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty directory, so that an example that leaves files behind is seen."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        result = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
+    assert result.failed == 0
+    assert not list(tmp_path.iterdir()), "an example left files behind"
+
+
+def test_there_are_examples() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    counts = {name: sum(bool(t.examples) for t in finder.find(importlib.import_module(name))) for name in MODULES}
+    assert sum(counts.values()) >= 30
+
+
+def test_a_wrong_example_is_seen() -> None:
+    parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(verbose=False, optionflags=FLAGS)
+    test = parser.get_doctest(">>> 1 + 1\n3\n", {}, "wrong", None, None)
+    assert runner.run(test, out=lambda _: None).failed == 1
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is(name: str) -> None:
+    assert (importlib.import_module(name).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", [n for n in lowland.__all__ if not n.startswith("__")])
+def test_every_public_name_has_a_docstring_of_its_own(name: str) -> None:
+    thing = getattr(lowland, name)
+    assert inspect.isclass(thing) or callable(thing)
+    text = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
+    assert text and len(text.split("\n")[0]) > 15, f"{name} has no docstring"
+    assert not text.startswith(f"{name}("), f"{name} has only the docstring that dataclass makes"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in ("energy", "sampler", "objective") for name in registered(kind)]
+)
+def test_every_registered_class_explains_its_parameters(kind: str, name: str) -> None:
+    cls = registered(kind)[name]
+    text = cls.__dict__.get("__doc__") or ""
+    assert len(text) > 40 and not text.startswith(f"{name}(")
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if "." in n])
+def test_public_functions_and_classes_have_docstrings(name: str) -> None:
+    module = importlib.import_module(name)
+    bare = [
+        key
+        for key, thing in vars(module).items()
+        if not key.startswith("_")
+        and (inspect.isclass(thing) or inspect.isfunction(thing))
+        and thing.__module__ == name
+        and not (thing.__doc__ or "").strip()
+    ]
+    assert not bare, f"{name}: {', '.join(bare)} without a docstring"
+
+
+def test_sources_are_cited_with_an_address() -> None:
+    for path in sorted((ROOT / "lowland").rglob("*.py")):
+        for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if re.search(r"\bSource: \w.*\(\d{4}\)", line):
+                following = "\n".join(path.read_text(encoding="utf-8").splitlines()[i - 1 : i + 2])
+                assert "http" in following, f"{path.name}:{i} cites a source without its address"
+
+
+# ---------------------------------------------------------------------------------------------------------------- README
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    """Fenced code blocks of the given languages."""
+    found = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [body for language, body in found if language in languages]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `lowland ...` command lines in shell blocks and in `code` in the text, comments dropped, lines joined."""
+    shell = "\n".join(blocks(text, "sh", "bash", "shell", "console", "text", "")).replace("\\\n", " ")
+    lines = [line.strip().removeprefix("$ ") for line in shell.splitlines()]
+    lines += re.findall(r"(?<!`)`(lowland [^`\n]+)`(?!`)", text)
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("lowland ")]
+
+
+def unknown_verbs(text: str) -> list[str]:
+    verbs = {cls.__name__.lower() for cls in cli.VERBS} | {"--help", "--version"}
+    return [" ".join(words) for words in commands(text) if len(words) < 2 or words[1] not in verbs]
+
+
+def readme() -> str:
+    text = README.read_text(encoding="utf-8") if README.exists() else ""
+    if not text.strip():
+        pytest.skip("README.md is not written yet")
+    return text
+
+
+def test_commands_of_the_readme_exist() -> None:
+    text = readme()
+    if not commands(text):
+        pytest.skip("README.md has no `lowland ...` command yet")
+    assert unknown_verbs(text) == []
+
+
+def test_options_of_the_readme_exist() -> None:
+    """--flags of each command line are among those that its verb knows."""
+    for words in commands(readme()):
+        if len(words) < 2 or words[1].startswith("-"):
+            continue
+        cls = next(c for c in cli.VERBS if c.__name__.lower() == words[1])
+        known = {f"--{field.replace('_', '-')}" for field in cls.__dataclass_fields__}  # type: ignore[attr-defined]
+        known |= {f"--no-{field.replace('_', '-')}" for field in cls.__dataclass_fields__} | {"--help"}  # type: ignore[attr-defined]
+        flags = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
+        assert flags <= known, " ".join(words)
+
+
+def test_a_wrong_command_is_seen() -> None:
+    text = "```sh\n$ lowland train moons  # fine\nlowland trian \\\n  moons\n```\nor `lowland smaple RUN` or `lowland report RUN`\n"
+    assert unknown_verbs(text) == ["lowland trian moons", "lowland smaple RUN"]
+
+
+def test_code_of_the_readme_runs(tmp_path: Path) -> None:
+    """All Python blocks, one after the other in one file, in an empty directory and a fresh process."""
+    code = blocks(readme(), "python")
+    if not code:
+        pytest.skip("README.md has no ```python block yet")
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(code), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,621 @@
+"""Planted bugs. Each is put into the library and must be caught by the very check that passes without it.
+
+A proof by statistics is worth what it would catch: noise × 0.97, a missing accept step, a score that belongs to the last
+point. Every entry names a check of contract/checks.py (or one line that a contract test uses), what is sound and what is
+broken; `plant` broken means a patch of the library for the time of the check.
+"""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from contract import checks
+from contract.cases import TARGETS, Target, seeded
+from contract.checks import caught
+from torch import Tensor
+
+from lowland import (
+    CD,
+    DSM,
+    HMC,
+    MALA,
+    PCD,
+    Energy,
+    Function,
+    Langevin,
+    Loss,
+    ReplayBuffer,
+    ShortRun,
+    box,
+    contrast,
+    real,
+)
+from lowland import energy as energies
+from lowland.energy import Mixture, Sum
+from lowland.samplers import Info, State, loop
+from lowland.samplers.kernel import metropolis, normal_like, squared_norm
+
+LIMIT = checks.LIMIT
+
+
+# --------------------------------------------------------------------------------- broken samplers, each wrong in one letter
+
+
+class Mala(MALA):
+    """MALA written anew with a slot for each mistake; with none of them filled it is MALA bit for bit."""
+
+    noise, pushed, root, flip, drift, half = 1.0, 1.0, 2.0, True, 1.0, 1.0
+    accept: Any = staticmethod(metropolis)
+
+    def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
+        epsilon = math.sqrt(self.root * self.step_size)
+        p = self.noise * normal_like(state.x, generator)
+        half = self.pushed * p + self.drift * epsilon / 2 * state.score
+        y, turned = energy.domain.reflect(state.x + epsilon * half, half)
+        new = self.init(energy, y)
+        last = (turned if self.flip and turned is not None else half) + self.half * self.drift * epsilon / 2 * new.score
+        log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
+        return self.accept(state, new, log_ratio, generator)
+
+
+class Hmc(HMC):
+    """HMC with a slot for each mistake."""
+
+    flip, last_kick, refresh = True, 1.0, True
+    accept: Any = staticmethod(metropolis)
+
+    def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
+        epsilon = self.step_size
+        p = start = normal_like(state.x, generator if self.refresh else seeded(77))
+        new = state
+        for i in range(self.leapfrogs):
+            p = p + epsilon / 2 * new.score
+            x, turned = energy.domain.reflect(new.x + epsilon * p, p)
+            new = self.init(energy, x)
+            p = turned if turned is not None and self.flip else p
+            p = p + (self.last_kick if i == self.leapfrogs - 1 else 1.0) * epsilon / 2 * new.score
+        log_ratio = state.energy - new.energy + (squared_norm(start) - squared_norm(p)) / 2
+        return self.accept(state, new, log_ratio, generator)
+
+
+class Lang(Langevin):
+    """Langevin with a slot for each mistake."""
+
+    root, tied, drift, reflects = 2.0, True, 1.0, True
+
+    def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
+        h = self.step_size
+        y = state.x + self.drift * h * state.score
+        y = y + math.sqrt(self.root * h * (self.temperature if self.tied else 1.0)) * normal_like(state.x, generator)
+        y = energy.domain.reflect(y)[0] if self.reflects or energy.domain.kind != "box" else y.clamp(-1, 1)
+        return metropolis(state, self.init(energy, y), None, generator)
+
+
+def always(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """The accept step is missing."""
+    return metropolis(old, new, None, g)
+
+
+def turned_round(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """> for <."""
+    accept = torch.rand(log_ratio.shape, generator=g, dtype=log_ratio.dtype).log() > log_ratio
+    return _choose(old, new, accept)
+
+
+def ratio_negated(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """The sign of the ratio."""
+    return metropolis(old, new, -log_ratio, g)
+
+
+def stale(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """The accepted point keeps the score of the point before it."""
+    state, info = metropolis(old, new, log_ratio, g)
+    return state._replace(score=old.score), info
+
+
+def stale_energy(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """The accepted point keeps the energy of the point before it."""
+    state, info = metropolis(old, new, log_ratio, g)
+    return state._replace(energy=old.energy), info
+
+
+def one_for_all(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """One decision for the whole batch, by the summed ratio."""
+    return metropolis(old, new, log_ratio.sum().expand_as(log_ratio), _shared(g))
+
+
+def one_coin(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """One decision for the whole batch, by the mean ratio: chains that would be refused move along."""
+    accept = torch.rand((), generator=g).log() < log_ratio.mean()
+    return _choose(old, new, accept.expand(len(log_ratio)))
+
+
+def no_exponential(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """u < ratio with the logarithm left out on one side."""
+    return _choose(old, new, torch.rand(log_ratio.shape, generator=g, dtype=log_ratio.dtype) < log_ratio)
+
+
+def takes_anything(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """Non-finite proposals are not looked at."""
+    return _choose(old, new, torch.rand(log_ratio.shape, generator=g, dtype=log_ratio.dtype).log() < log_ratio)
+
+
+def uncounted(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """Refused, but not reported."""
+    state, info = metropolis(old, new, log_ratio, g)
+    return state, info._replace(diverged=torch.zeros_like(info.diverged))
+
+
+def global_noise(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
+    """The coin comes from the global generator."""
+    return _choose(old, new, torch.rand(log_ratio.shape).log() < log_ratio)
+
+
+def _shared(g: torch.Generator) -> torch.Generator:
+    return seeded(int(torch.randint(1 << 30, (), generator=g)))
+
+
+def _choose(old: State, new: State, accept: Tensor) -> tuple[State, Info]:
+    wide = accept.view(-1, *[1] * (new.x.dim() - 1))
+    parts = [
+        torch.where(wide, new.x, old.x),
+        torch.where(accept, new.energy, old.energy),
+        torch.where(wide, new.score, old.score),
+    ]
+    return State(*parts), Info(accept, torch.zeros_like(accept))
+
+
+def broken(cls: type, *args: Any, **slots: Any) -> Any:
+    """A sampler of a class whose slots are filled with mistakes."""
+    wrapped = {k: staticmethod(v) if callable(v) else v for k, v in slots.items()}
+    return type(cls.__name__, (cls,), wrapped)(*args)
+
+
+class Bug(NamedTuple):
+    """check(sound) must pass and check(wrong) must be caught."""
+
+    check: Callable[..., Any]
+    sound: Any
+    wrong: Any
+
+
+def on(*targets: str, dtype: torch.dtype = torch.float32) -> Callable[[Any], float]:
+    """The proof of the adjusted samplers, on these targets."""
+    return lambda sampler: max(checks.stationarity(sampler, TARGETS[t], dtype=dtype) for t in targets)
+
+
+def flat(sampler: Any) -> float:
+    return checks.stationarity(sampler, TARGETS["flat"])
+
+
+def law(temperature: float = 1.0, h: float = 0.3) -> Callable[[Any], float]:
+    return lambda sampler: checks.temperature_law(sampler, h, temperature)
+
+
+def moves(sampler: Any) -> float:
+    return checks.diffusion_law(sampler, sampler.step_size)
+
+
+def holes(sampler: Any) -> None:
+    for hole in checks.HOLES:
+        checks.refuses_holes(sampler, hole)
+
+
+M, H = (0.2,), (0.4, 4)
+
+SAMPLERS: dict[str, Bug] = {
+    "MALA: noise × 0.97": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, noise=0.97)),
+    "MALA: noise × 0.97, seen by its step": Bug(moves, Mala(*M), broken(Mala, *M, noise=0.97)),
+    "MALA: noise × 1.03": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, noise=1.03)),
+    "MALA: noise × 0.97 unknown to the ratio": Bug(on("ten"), Mala(*M), broken(Mala, *M, pushed=0.97)),
+    "MALA: noise × 1.03 unknown to the ratio": Bug(on("ten"), Mala(*M), broken(Mala, *M, pushed=1.03)),
+    "MALA: dropped √2": Bug(moves, Mala(*M), broken(Mala, *M, root=1.0)),
+    "MALA: no accept step": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=always)),
+    "MALA: no accept step at the walls": Bug(on("exponential"), Mala(*M), broken(Mala, *M, accept=always)),
+    "MALA: sign of the score": Bug(moves, Mala(*M), broken(Mala, *M, drift=-1.0)),
+    "MALA: stale score": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=stale)),
+    "MALA: stale score, seen exactly": Bug(checks.state_is_fresh, Mala(*M), broken(Mala, *M, accept=stale)),
+    "MALA: stale energy": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=stale_energy)),
+    "MALA: reflection without turning the momentum": Bug(on("exponential"), Mala(*M), broken(Mala, *M, flip=False)),
+    "MALA: half kick left out of the ratio": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, half=0.0)),
+    "MALA: > for <": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=turned_round)),
+    "MALA: ratio upside down": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=ratio_negated)),
+    "MALA: u < log ratio": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=no_exponential)),
+    "MALA: one decision for all": Bug(checks.chains_are_separate, Mala(*M), broken(Mala, *M, accept=one_for_all)),
+    "MALA: one coin for all": Bug(checks.chains_are_separate, Mala(*M), broken(Mala, *M, accept=one_coin)),
+    "MALA: takes non-finite proposals": Bug(holes, Mala(*M), broken(Mala, *M, accept=takes_anything)),
+    "MALA: diverged not counted": Bug(holes, Mala(*M), broken(Mala, *M, accept=uncounted)),
+    "MALA: global generator": Bug(checks.repeats, Mala(*M), broken(Mala, *M, accept=global_noise)),
+    "MALA: wrong number of gradients declared": Bug(checks.gradients_as_declared, Mala(*M), broken(Mala, *M, gradients=2)),
+    "HMC: no accept step": Bug(on("gaussian"), Hmc(0.8, 3), broken(Hmc, 0.8, 3, accept=always)),
+    "HMC: no accept step at the walls": Bug(on("exponential"), Hmc(*H), broken(Hmc, *H, accept=always)),
+    "HMC: last half kick left out": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, last_kick=0.0)),
+    "HMC: last kick a whole one": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, last_kick=2.0)),
+    "HMC: momentum not refreshed": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, refresh=False)),
+    "HMC: reflection without turning the momentum": Bug(on("exponential"), Hmc(*H), broken(Hmc, *H, flip=False)),
+    "HMC: stale score": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, accept=stale)),
+    "HMC: > for <": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, accept=turned_round)),
+    "HMC: one decision for all": Bug(checks.chains_are_separate, Hmc(*H), broken(Hmc, *H, accept=one_for_all)),
+    "Langevin: dropped √2": Bug(law(), Lang(0.3), broken(Lang, 0.3, root=1.0)),
+    "Langevin: noise × 0.97": Bug(law(), Lang(0.3), broken(Lang, 0.3, root=2 * 0.97**2)),
+    "Langevin: noise not tied to T": Bug(law(0.5), Lang(0.3, 0.5), broken(Lang, 0.3, 0.5, tied=False)),
+    "Langevin: sign of the score": Bug(law(), Lang(0.3), broken(Lang, 0.3, drift=-1.0)),
+    "Langevin: drift h/2": Bug(law(), Lang(0.3), broken(Lang, 0.3, drift=0.5)),
+    "Langevin: clamps where it should reflect": Bug(flat, Lang(0.1), broken(Lang, 0.1, reflects=False)),
+    "Langevin: calls itself exact": Bug(on("gaussian"), MALA(0.2), Langevin(0.2)),
+}
+
+
+def test_the_copies_without_a_mistake_are_the_library_bit_for_bit() -> None:
+    x = TARGETS["truncated"].draw(50, seeded(), torch.float64)
+    for copy_, original in ((Mala(*M), MALA(*M)), (Hmc(*H), HMC(*H)), (Lang(0.1, 0.7), Langevin(0.1, 0.7))):
+        a, b = (checks.sample(TARGETS["truncated"].energy, s, x, 10, generator=seeded(1)).x for s in (copy_, original))
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_broken_sampler_is_caught(name: str) -> None:
+    check, sound, wrong = SAMPLERS[name]
+    assert not caught(check, sound), "the check condemns what is sound"
+    assert caught(check, wrong), "the bug went unseen"
+
+
+# --------------------------------------------------------------------------------------------- bugs patched into the library
+
+
+def batch_mean(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of the energies is differentiated: every gradient divided by the batch."""
+    leaf = x.detach().requires_grad_(True)
+    value = energy(leaf)
+    (gradient,) = torch.autograd.grad(value.mean(), leaf)
+    return value.detach(), -gradient
+
+
+def uphill(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The sign of the score."""
+    value, score = energies.value_and_score(energy, x)
+    return value, -score
+
+
+def reflect_without_flip(self: Any, x: Tensor, momentum: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    return SOUND_REFLECT(self, x)[0], momentum
+
+
+def reflect_once(self: Any, x: Tensor, momentum: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Only one bounce, then a clamp."""
+    y = torch.where(x < self.lo, 2 * self.lo - x, torch.where(x > self.hi, 2 * self.hi - x, x))
+    flipped = None if momentum is None else torch.where((x < self.lo) | (x > self.hi), -momentum, momentum)
+    return y.clamp(self.lo, self.hi), flipped
+
+
+SOUND_REFLECT = type(box(0.0, 1.0, 1)).reflect
+
+
+def reflection(_: Any = None) -> None:
+    checks.wall_count_matches()
+
+
+def unweighted(self: Mixture, x: Tensor, c: Any = None) -> Tensor:
+    values = torch.stack([energy(x, c) for energy in self.energies])
+    return -torch.logsumexp(-values, 0)
+
+
+def difference_as_sum(self: Energy, other: Energy) -> Sum:
+    return Sum([self, other])
+
+
+def times_temperature(self: Energy, temperature: float) -> Sum:
+    return Sum([self], [float(temperature)])
+
+
+def unflattened(self: Sum, energies_: Any, weights: Any = None) -> None:
+    """Nested sums are flattened, but the outer weight is lost."""
+    Energy.__init__(self, energies_[0].domain)
+    weights = [1.0] * len(energies_) if weights is None else list(weights)
+    terms, factors = [], []
+    for energy, weight in zip(energies_, weights, strict=True):
+        terms += list(energy.energies) if isinstance(energy, Sum) else [energy]
+        factors += list(energy.weights) if isinstance(energy, Sum) else [weight]
+    self.energies, self.weights = torch.nn.ModuleList(terms), tuple(factors)
+
+
+class Unfrozen:
+    """A context that does nothing, in the place of `frozen`."""
+
+    def __init__(self, energy: Any) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class LeftInEval(Unfrozen):
+    """eval() on the way in, train() on the way out: mixed modes are lost."""
+
+    def __init__(self, energy: Any) -> None:
+        self.energy = energy
+
+    def __enter__(self) -> None:
+        self.energy.eval()
+
+    def __exit__(self, *_: Any) -> None:
+        self.energy.train()
+
+
+class AllThawed(LeftInEval):
+    """requires_grad is put back to True for all."""
+
+    def __enter__(self) -> None:
+        self.modes = [(m, m.training) for m in self.energy.modules()]
+        self.energy.eval()
+        self.energy.requires_grad_(False)
+
+    def __exit__(self, *_: Any) -> None:
+        for module, mode in self.modes:
+            module.training = mode
+        self.energy.requires_grad_(True)
+
+
+def put_wrong(self: ReplayBuffer, visit: Any, x: Tensor, steps: int, *_: Any) -> int:
+    """Written to the first slots."""
+    self.x[: len(x)] = x
+    self.age[visit.slots] = torch.where(visit.fresh, 0, self.age[visit.slots]) + steps
+    return 0
+
+
+def put_sorted(self: ReplayBuffer, visit: Any, x: Tensor, steps: int, *_: Any) -> int:
+    """The right slots in the wrong order: chains and labels part."""
+    self.x[visit.slots.sort().values] = x
+    self.age[visit.slots] = torch.where(visit.fresh, 0, self.age[visit.slots]) + steps
+    return 0
+
+
+def take_with_replacement(self: ReplayBuffer, count: int, generator: torch.Generator) -> Any:
+    visit = SOUND_TAKE(self, count, generator)
+    slots = visit.slots.clone()
+    slots[1] = slots[0]
+    return visit._replace(slots=slots)
+
+
+def labels_left_behind(self: ReplayBuffer, count: int, generator: torch.Generator) -> Any:
+    visit = SOUND_TAKE(self, count, generator)
+    return visit._replace(labels=None if visit.labels is None else visit.labels.roll(1))
+
+
+SOUND_TAKE = ReplayBuffer.take
+
+
+def slots(_: Any = None) -> None:
+    checks.buffer_keeps_slots(ReplayBuffer(50, real(2), generator=seeded(), classes=5, restart=0.3), 20)
+
+
+def pcd(_: Any = None) -> None:
+    checks.pcd_keeps_slots(PCD(steps=3, capacity=64))
+
+
+def algebra(_: Any = None) -> None:
+    checks.algebra_is_right()
+
+
+def score(_: Any = None) -> None:
+    x = torch.randn(6, 2, generator=seeded(), dtype=torch.float64)
+    checks.gradient_is_right(Function(lambda x: x.pow(4).sum(1)), x)
+
+
+def no_trace(_: Any = None) -> None:
+    checks.sampling_leaves_no_trace(MALA(0.01))
+
+
+def chains_no_trace(_: Any = None) -> None:
+    probe = checks.Probe()
+    checks.unsettle(probe)
+    with checks.no_trace(probe):
+        loop.run_chains(probe, MALA(0.01), torch.randn(6, 3, generator=seeded()), 3, generator=seeded())
+
+
+def moments(_: Any = None) -> None:
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    trace = checks.sample(
+        lambda x: 0.5 * x.square().sum(1), MALA(0.5), x, 9, generator=seeded(), keep=[loop.Draws(), loop.Moments()]
+    )
+    mean, variance, _count = trace.kept["moments"]
+    torch.testing.assert_close(mean, trace.draws.flatten(0, 1).mean(0))
+    torch.testing.assert_close(variance, trace.draws.flatten(0, 1).var(0))
+
+
+def moments_without_between(self: Any, step: int, state: State, info: Info) -> None:
+    """The pooled variance without the spread between batches."""
+    x = state.x.double()
+    n, delta = len(x), x.mean(0) - self.mean
+    self.squares += (x - x.mean(0)).square().sum(0)
+    self.count += n
+    self.mean += delta * n / self.count
+
+
+def short_run(_: Any = None) -> None:
+    checks.short_run_formula(ShortRun(0.2, 0.3, clip=0.3, clamp=(-0.5, 0.8)))
+
+
+def tied_noise(self: ShortRun, energy: Energy, state: State, g: torch.Generator) -> tuple[State, Info]:
+    y = state.x + self.step_size * state.score.clamp(-0.3, 0.3) + math.sqrt(2 * self.step_size) * normal_like(state.x, g)
+    return metropolis(state, self.init(energy, y.clamp(-0.5, 0.8)), None, g)
+
+
+def clipped_by_norm(self: ShortRun, energy: Energy, state: State, g: torch.Generator) -> tuple[State, Info]:
+    scale = (0.3 / squared_norm(state.score).sqrt()).clamp(max=1).view(-1, 1)
+    y = state.x + self.step_size * state.score * scale + self.noise * normal_like(state.x, g)
+    return metropolis(state, self.init(energy, y.clamp(-0.5, 0.8)), None, g)
+
+
+class Patch(NamedTuple):
+    """check() passes, and is caught once `target` is replaced by `wrong`."""
+
+    check: Callable[[], Any]
+    target: str
+    wrong: Any
+
+
+PATCHES: dict[str, Patch] = {
+    "score: mean for sum": Patch(score, "contract.checks.value_and_score", batch_mean),
+    "score: sign": Patch(score, "contract.checks.value_and_score", uphill),
+    "reflect: momentum not turned": Patch(reflection, "lowland.domain.Domain.reflect", reflect_without_flip),
+    "reflect: one bounce only": Patch(reflection, "lowland.domain.Domain.reflect", reflect_once),
+    "mixture without weights": Patch(algebra, "lowland.energy.Mixture.forward", unweighted),
+    "a − b is a + b": Patch(algebra, "lowland.energy.Energy.__sub__", difference_as_sum),
+    "a / T is a · T": Patch(algebra, "lowland.energy.Energy.__truediv__", times_temperature),
+    "flattening loses the weight": Patch(algebra, "lowland.energy.Sum.__init__", unflattened),
+    "sample does not freeze": Patch(chains_no_trace, "lowland.samplers.loop.frozen", Unfrozen),
+    "sample forgets mixed modes": Patch(no_trace, "lowland.samplers.loop.frozen", LeftInEval),
+    "sample thaws frozen weights": Patch(no_trace, "lowland.samplers.loop.frozen", AllThawed),
+    "buffer writes to wrong slots": Patch(slots, "lowland.chains.ReplayBuffer.put", put_wrong),
+    "buffer writes in wrong order": Patch(slots, "lowland.chains.ReplayBuffer.put", put_sorted),
+    "buffer draws a slot twice": Patch(slots, "lowland.chains.ReplayBuffer.take", take_with_replacement),
+    "buffer mixes up labels": Patch(slots, "lowland.chains.ReplayBuffer.take", labels_left_behind),
+    "PCD: buffer writes to wrong slots": Patch(pcd, "lowland.chains.ReplayBuffer.put", put_wrong),
+    "PCD: buffer writes in wrong order": Patch(pcd, "lowland.chains.ReplayBuffer.put", put_sorted),
+    "PCD: chains not written back": Patch(pcd, "lowland.chains.ReplayBuffer.put", lambda *_: 0),
+    "moments without the spread between steps": Patch(
+        moments, "lowland.samplers.loop._MomentsRecorder.add", moments_without_between
+    ),
+    "ShortRun: noise tied to the step": Patch(short_run, "lowland.samplers.langevin.ShortRun.step", tied_noise),
+    "ShortRun: clipped by norm": Patch(short_run, "lowland.samplers.langevin.ShortRun.step", clipped_by_norm),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_bug_in_the_library_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check, target, wrong = PATCHES[name]
+    assert not caught(check), "the check condemns what is sound"
+    monkeypatch.setattr(target, wrong)
+    assert caught(check), "the bug went unseen"
+
+
+# ------------------------------------------------------------------------------------------------------ energies, objectives
+
+
+def attached(energy: Any, positives: Tensor, negatives: Tensor) -> Loss:
+    """The negatives are not detached."""
+    return Loss(energy(positives).mean() - energy(negatives).mean(), {}, negatives)
+
+
+def upside_down(energy: Any, positives: Tensor, negatives: Tensor) -> Loss:
+    return contrast(energy, negatives.detach(), positives)
+
+
+def summed(energy: Any, positives: Tensor, negatives: Tensor) -> Loss:
+    loss = contrast(energy, positives, negatives)
+    return loss._replace(value=loss.value * len(positives))
+
+
+def from_the_data(energy: Any, positives: Tensor, negatives: Tensor) -> Loss:
+    """Negatives that are not draws of the model: data with a little noise."""
+    return contrast(energy, positives, positives + 0.1 * negatives)
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokenDSM:
+    """DSM written anew with a slot for each mistake."""
+
+    sigmas: tuple[float, ...] = (0.5,)
+    sign: float = 1.0
+    weigh: bool = True
+    pair: bool = True
+
+    def loss(self, energy: Any, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any) -> Loss:
+        levels = torch.tensor(self.sigmas, dtype=x.dtype)
+        sigma = levels[torch.randint(len(levels), (len(x),), generator=generator)]
+        noise = normal_like(x, generator)
+        noisy = (x + sigma.view(-1, 1) * noise).requires_grad_(True)
+        told = sigma if self.pair else sigma.roll(1)
+        values = energy(noisy, told) if len(levels) > 1 else energy(noisy)
+        (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
+        wide = sigma.view(-1, 1) if self.weigh else torch.ones(())
+        return Loss(0.5 * (noise - self.sign * wide * gradient).square().mean(), {}, None)
+
+
+class BatchCoupled(Energy):
+    def __init__(self) -> None:
+        super().__init__(real(2))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return (x - 0.01 * x.mean(0)).square().sum(1)
+
+
+class Leaky(checks.Probe):
+    """Keeps a running mean of what it sees, in eval mode too: a buffer that moves inside a chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        self.seen.mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return super().forward(x)
+
+
+def buffers_stay(probe: Any) -> None:
+    with checks.no_trace(probe):
+        checks.sample(probe, MALA(0.01), torch.randn(6, 3, generator=seeded()), 3, generator=seeded())
+
+
+def rows(energy: Energy) -> None:
+    checks.rows_are_independent(energy, torch.randn(9, 2, generator=seeded()))
+
+
+def wrong_law(target: Target) -> float:
+    return checks.stationarity(MALA(0.2), target)
+
+
+def wider(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
+    return 1.03 * TARGETS["gaussian"].energy.draw(count, g, dtype)  # type: ignore[operator]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetsRestart(PCD):
+    """Chains run under the labels of the data instead of those of their slots."""
+
+    def loss(self, energy: Energy, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any) -> Loss:
+        other = copy.copy(buffer)
+        other.x, other.labels = buffer.x, torch.zeros_like(buffer.labels)
+        return super().loss(energy, x, labels, sampler=sampler, buffer=other, generator=generator)
+
+
+@dataclasses.dataclass(frozen=True)
+class StartsAtData(PCD):
+    """PCD in name, CD in fact."""
+
+    def loss(self, energy: Energy, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any) -> Loss:
+        return CD(self.steps).loss(energy, x, labels, sampler=sampler, buffer=None, generator=generator)
+
+
+OTHERS: dict[str, Bug] = {
+    "contrast: negatives attached": Bug(checks.likelihood_gradient, contrast, attached),
+    "contrast: upside down": Bug(checks.likelihood_gradient, contrast, upside_down),
+    "contrast: sum for mean": Bug(checks.likelihood_gradient, contrast, summed),
+    "contrast: negatives at the data": Bug(checks.likelihood_gradient, contrast, from_the_data),
+    "DSM: sign": Bug(checks.dsm_minimiser, DSM((0.5,)), BrokenDSM((0.5,), sign=-1.0)),
+    "DSM: σ forgotten": Bug(checks.dsm_minimiser, DSM((0.5,)), BrokenDSM((0.5,), weigh=False)),
+    "DSM: score × 1.05": Bug(checks.dsm_minimiser, DSM((0.5,)), BrokenDSM((0.5,), sign=1.05)),
+    "DSM: rows told the wrong level": Bug(checks.dsm_minimiser, DSM((1.0, 0.2)), BrokenDSM((1.0, 0.2), pair=False)),
+    "PCD: labels of the wrong chains": Bug(checks.pcd_keeps_slots, PCD(3, 64), ForgetsRestart(3, 64)),
+    "PCD: starts at the data": Bug(checks.pcd_keeps_slots, PCD(3, 64), StartsAtData(3, 64)),
+    "energy: rows coupled by one percent": Bug(rows, TARGETS["gaussian"].energy, BatchCoupled()),
+    "energy: a buffer moves in eval mode": Bug(buffers_stay, checks.Probe(), Leaky()),
+    "target: draws 3% too wide": Bug(wrong_law, TARGETS["gaussian"], TARGETS["gaussian"]._replace(draw=wider)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_broken_energy_or_objective_is_caught(name: str) -> None:
+    check, sound, wrong = OTHERS[name]
+    assert not caught(check, sound), "the check condemns what is sound"
+    assert caught(check, wrong), "the bug went unseen"
+
+
+def test_the_slots_of_the_copies_do_something() -> None:
+    """BrokenDSM without a mistake passes: it is the mistake that is caught, not the copy."""
+    assert checks.dsm_minimiser(BrokenDSM((0.5,))) < LIMIT and checks.dsm_minimiser(BrokenDSM((1.0, 0.2))) < LIMIT

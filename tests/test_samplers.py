@@ -1,0 +1,318 @@
+"""Samplers: the exact laws of their steps, the keepers against direct computing, and tune against its target."""
+
+import dataclasses
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract import checks
+from contract.cases import TARGETS, seeded
+from contract.checks import LIMIT, z_scores
+
+from lowland import (
+    HMC,
+    MALA,
+    Draws,
+    Energies,
+    Function,
+    Langevin,
+    Moments,
+    ShortRun,
+    anneal,
+    box,
+    real,
+    sample,
+    tune,
+)
+from lowland.samplers import State, metropolis, noise_ladder, run_chains
+from lowland.targets import Gaussian
+
+DOUBLE = torch.float64
+
+
+def quartic(x: torch.Tensor) -> torch.Tensor:
+    return x.pow(4).sum(1) + 0.3 * x[:, 0] * x[:, 1]
+
+
+def quartic_gradient(a: np.ndarray) -> np.ndarray:
+    return 4 * a**3 + 0.3 * a[:, ::-1]
+
+
+# ------------------------------------------------------------------------------------------------------------- Langevin
+
+
+@pytest.mark.parametrize(("h", "temperature"), [(0.1, 1.0), (0.5, 1.0), (1.0, 1.0), (0.3, 0.25), (0.3, 3.0)])
+def test_unadjusted_langevin_has_the_variance_that_its_recursion_has(h: float, temperature: float) -> None:
+    # n = 80,000 numbers from N(0, T / (1 − h/2)), which 15 steps leave as it is
+    assert checks.temperature_law(Langevin(h, temperature), h, temperature) < LIMIT
+
+
+def test_the_bias_of_unadjusted_langevin_is_of_first_order() -> None:
+    # stationary variance − 1 = h/2 + O(h²): estimated at h = 0.4 and 0.2, the second is half the first up to h²
+    bowl = Function(lambda x: 0.5 * x.square().sum(1), real(8))
+    found = []
+    for h in (0.4, 0.2):
+        x = torch.randn(20_000, 8, generator=seeded(1), dtype=DOUBLE)
+        y = sample(bowl, Langevin(h), x, math.ceil(12 / h), generator=seeded(2)).x.flatten()
+        z = z_scores(y.square() - 1 / (1 - h / 2)).item()
+        assert abs(z) < LIMIT and z_scores(y.square() - 1).item() > 10  # the bias is there, and it is the known one
+        found.append(((y.square().mean() - 1) / (h / 2)).item())
+    assert abs(found[0] - 1 / 0.8) < 0.1 and abs(found[1] - 1 / 0.9) < 0.1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_one_step_of_langevin_is_its_formula(temperature: float) -> None:
+    assert checks.diffusion_law(Langevin(0.2, temperature), 0.2, temperature) < LIMIT
+    x = torch.randn(50, 2, generator=seeded(), dtype=DOUBLE)
+    y = sample(quartic, Langevin(0.01, temperature), x, 1, generator=seeded(1)).x.numpy()
+    xi = torch.randn(50, 2, generator=seeded(1), dtype=DOUBLE).numpy()
+    expected = x.numpy() - 0.01 * quartic_gradient(x.numpy()) + math.sqrt(2 * 0.01 * temperature) * xi
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_langevin_at_temperature_zero_is_gradient_descent() -> None:
+    x = torch.randn(5, 2, generator=seeded(), dtype=DOUBLE)
+    y = sample(lambda x: 0.5 * x.square().sum(1), Langevin(0.1, 0.0), x, 10, generator=seeded()).x
+    torch.testing.assert_close(y, x * 0.9**10, rtol=1e-12, atol=1e-12)
+
+
+def test_reflected_langevin_keeps_the_uniform_law_of_a_flat_box() -> None:
+    # the folded Gaussian proposal is symmetric, so on a flat box even the unadjusted chain is exact
+    assert checks.stationarity(Langevin(0.1), TARGETS["flat"]) < LIMIT
+
+
+# ------------------------------------------------------------------------------------------------------------- ShortRun
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"clip": 0.3},
+        {"clamp": (-0.5, 0.8)},
+        {"clip": 0.3, "clamp": (-0.5, 0.8)},
+        {"noise": 0.0, "clip": 0.01},
+    ],
+    ids=str,
+)
+def test_short_run_is_its_formula(settings: dict[str, Any]) -> None:
+    sampler = ShortRun(**({"step_size": 0.2, "noise": 0.3} | settings))
+    checks.short_run_formula(sampler)
+    if sampler.noise:
+        checks.short_run_temperature(sampler)
+
+
+def test_short_run_says_its_temperature() -> None:
+    for h, t in ((0.1, 1.0), (2.0, 0.3)):
+        assert math.isclose(ShortRun(h, math.sqrt(2 * h * t)).temperature, t)
+    assert checks.temperature_law(ShortRun(0.3, math.sqrt(0.6 * 2)), 0.3, 2.0) < LIMIT
+
+
+# ----------------------------------------------------------------------------------------------------------- MALA, HMC
+
+
+@pytest.mark.parametrize("h", [0.05, 0.5])
+def test_the_proposal_of_mala_is_langevin_and_its_ratio_the_textbook_one(h: float) -> None:
+    """Acceptances equal those of q(x|y)π(y) / q(y|x)π(x), written with normal densities and the same random numbers."""
+    x = torch.randn(2000, 2, generator=seeded(), dtype=DOUBLE)
+    trace = sample(quartic, MALA(h), x, 1, generator=seeded(1))
+    g = seeded(1)
+    xi = torch.randn(2000, 2, generator=g, dtype=DOUBLE).numpy()
+    u = torch.rand(2000, generator=g, dtype=DOUBLE).numpy()
+    a = x.numpy()
+    y = a - h * quartic_gradient(a) + math.sqrt(2 * h) * xi
+
+    def log_q(to: np.ndarray, start: np.ndarray) -> np.ndarray:
+        return -((to - start + h * quartic_gradient(start)) ** 2).sum(1) / (4 * h)
+
+    value = [quartic(torch.as_tensor(p)).numpy() for p in (a, y)]
+    log_ratio = value[0] - value[1] + log_q(a, y) - log_q(y, a)
+    accept = np.log(u) < log_ratio
+    assert 0.02 < accept.mean() < 0.98
+    assert np.array_equal(trace.acceptance.numpy() == 1, accept)
+    np.testing.assert_allclose(trace.x.numpy(), np.where(accept[:, None], y, a), rtol=1e-12, atol=1e-12)
+
+
+def test_mala_moves_by_the_root_of_twice_its_step() -> None:
+    assert checks.diffusion_law(MALA(0.2), 0.2) < LIMIT
+
+
+def test_hmc_with_one_leapfrog_is_mala() -> None:
+    x = torch.randn(200, 2, generator=seeded(), dtype=DOUBLE)
+    a = sample(quartic, MALA(0.08), x, 5, generator=seeded(1))
+    b = sample(quartic, HMC(math.sqrt(0.16), 1), x, 5, generator=seeded(1))
+    torch.testing.assert_close(a.x, b.x, rtol=1e-10, atol=1e-10)
+
+
+def test_the_energy_error_of_leapfrog_falls_with_the_square_of_its_step() -> None:
+    """At a fixed length, halving ε divides the mean |ΔH| by 4; without a half kick it would be 2."""
+    x = 0.5 * torch.randn(4000, 2, generator=seeded(), dtype=DOUBLE)
+    errors: list[float] = []
+
+    def spy(old: State, new: State, log_ratio: torch.Tensor, g: torch.Generator) -> Any:
+        errors.append(log_ratio.abs().mean().item())
+        return metropolis(old, new, log_ratio, g)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lowland.samplers.hmc.metropolis", spy)
+        for leapfrogs in (10, 20, 40):
+            sampler = HMC(1.0 / leapfrogs, leapfrogs)
+            sampler.step(Function(quartic), sampler.init(Function(quartic), x), seeded(1))
+    assert all(abs(math.log2(a / b) - 2) < 0.1 for a, b in pairwise(errors))
+
+
+def test_metropolis_accepts_with_the_probability_it_is_given() -> None:
+    # n = 100,000 coins of min(1, e^r) for each of five ratios; binomial errors
+    n = 100_000
+    for r in (-3.0, -1.0, -0.1, 0.0, 2.0):
+        old, new = (State(torch.full((n, 1), v), torch.zeros(n), torch.zeros(n, 1)) for v in (0.0, 1.0))
+        state, info = metropolis(old, new, torch.full((n,), r), seeded(3))
+        p = min(1.0, math.exp(r))
+        share = info.accept.double().mean().item()
+        assert share == 1.0 if p == 1 else abs(share - p) / math.sqrt(p * (1 - p) / n) < LIMIT
+        assert torch.equal(state.x[:, 0] == 1, info.accept)
+
+
+def test_metropolis_without_a_ratio_draws_nothing() -> None:
+    g = seeded(1)
+    before = g.get_state()
+    state = State(torch.zeros(3, 1), torch.zeros(3), torch.zeros(3, 1))
+    metropolis(state, state, None, g)
+    assert torch.equal(before, g.get_state())
+
+
+# ------------------------------------------------------------------------------------------------------- loop, keepers
+
+
+def test_keepers_keep_what_stepping_by_hand_gives() -> None:
+    energy, sampler = Function(quartic), MALA(0.1)
+    x = torch.randn(6, 2, generator=seeded(), dtype=DOUBLE)
+    keepers = [Draws(3), Energies(), Moments(), Moments(skip=4, name="late")]
+    trace = sample(energy, sampler, x, 11, generator=seeded(5), keep=keepers)
+    g, state, points, values, accepted = seeded(5), sampler.init(energy, x), [], [], []
+    for _ in range(11):
+        state, info = sampler.step(energy, state, g)
+        points.append(state.x)
+        values.append(state.energy)
+        accepted.append(info.accept.float())
+    assert torch.equal(trace.draws, torch.stack(points)[[2, 5, 8]])
+    assert torch.equal(trace.kept["energies"], torch.stack(values))
+    torch.testing.assert_close(trace.acceptance, torch.stack(accepted).mean(0))
+    for name, skip in (("moments", 0), ("late", 4)):
+        mean, variance, count = trace.kept[name]
+        pooled = torch.cat(points[skip:])
+        assert count == len(pooled)
+        torch.testing.assert_close(mean, pooled.mean(0), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(variance, pooled.var(0), rtol=1e-12, atol=1e-12)
+
+
+def test_moments_survive_a_large_offset() -> None:
+    energy = Function(lambda x: 0.5 * (x - 1e8).square().sum(1), real(2))
+    x = 1e8 + torch.randn(500, 2, generator=seeded(), dtype=DOUBLE)
+    _, variance, _ = sample(energy, MALA(0.3), x, 40, generator=seeded(), keep=Moments()).kept["moments"]
+    assert ((variance - 1).abs() < 0.2).all()
+
+
+def test_progress_is_told_of_every_step_and_no_steps_give_the_start() -> None:
+    told: list[int] = []
+    x = torch.ones(2, 2)
+    sample(quartic, MALA(0.1), x, 7, generator=seeded(), progress=told.append)
+    assert told == [1] * 7
+    nothing = sample(quartic, MALA(0.1), x, 0, generator=seeded(), keep=1)
+    assert torch.equal(nothing.x, x) and nothing.draws.shape == (0, 2, 2) and nothing.gradients == 1
+
+
+def test_trace_without_draws_says_so_and_prints() -> None:
+    trace = sample(quartic, MALA(0.1), torch.ones(2, 2), 1, generator=seeded())
+    with pytest.raises(ValueError, match="no draws were kept"):
+        _ = trace.draws
+    assert "2 chains" in repr(trace)
+
+
+def test_requests_that_mean_nothing_are_refused() -> None:
+    x, g = torch.ones(2, 2), seeded()
+    trace = sample(quartic, MALA(0.1), x, 1, generator=g)
+    bad = [
+        lambda: sample(quartic, MALA(0.1), x, -1, generator=g),
+        lambda: sample(quartic, MALA(0.1), x, 1.5, generator=g),  # type: ignore[arg-type]
+        lambda: sample(quartic, MALA(0.1), x, 1, generator=3),  # type: ignore[arg-type]
+        lambda: sample(quartic, MALA(0.1), x * math.nan, 1, generator=g),
+        lambda: sample(quartic, MALA(0.1), x + 1, 1, generator=g, state=trace.state),
+        lambda: sample(quartic, MALA(0.1), x, 1, generator=g, keep=0),
+        lambda: tune(quartic, Langevin(0.1), x, generator=g),
+        lambda: tune(quartic, MALA(0.1), x, generator=g, target=1.0),
+        lambda: anneal([], MALA(0.1), x, 1, generator=g),
+        lambda: anneal([Function(quartic)], [MALA(0.1)] * 2, x, 1, generator=g),
+    ]
+    for request in bad:
+        with pytest.raises(ValueError, match=r";.*;"):
+            request()
+
+
+def test_run_chains_counts_starts_that_are_not_finite_and_lets_them_stay() -> None:
+    energy = Function(quartic, real(2))
+    x = torch.tensor([[0.1, 0.2], [math.nan, 0.0], [0.3, math.inf]])
+    for sampler in (MALA(0.1), HMC(0.1, 3), Langevin(0.1), ShortRun(0.1, 0.1)):
+        trace = run_chains(energy, sampler, x, 5, generator=seeded())
+        assert trace.diverged.tolist() == [0, 5, 5]
+        assert torch.equal(trace.x[1:].nan_to_num(7.0), x[1:].nan_to_num(7.0)) and trace.x[0].isfinite().all()
+
+
+# ----------------------------------------------------------------------------------------------------------------- tune
+
+
+@pytest.mark.parametrize(
+    ("sampler", "target"),
+    [(MALA(0.001), None), (MALA(5.0), 0.574), (MALA(0.1), 0.8), (HMC(0.01, 4), None), (HMC(2.0, 4), 0.65)],
+    ids=str,
+)
+def test_tune_hits_its_target(sampler: Any, target: float | None) -> None:
+    """Acceptance at the tuned step, averaged over 6 independent tunings, z against their own spread."""
+    energy = Gaussian((0.0,) * 5, torch.diag(torch.tensor([0.5, 1.0, 2.0, 3.0, 5.0])).tolist())
+    wanted = target if target is not None else (0.574 if sampler.gradients == 1 else 0.8)
+    found = []
+    for seed in range(6):
+        g = seeded(seed)
+        x = energy.draw(100, g)
+        tuned = tune(energy, sampler, x, 300, target=target, generator=g)
+        assert type(tuned) is type(sampler) and dataclasses.replace(tuned, step_size=sampler.step_size) == sampler
+        found.append(sample(energy, tuned, energy.draw(2000, g), 5, generator=g).acceptance.mean())
+    shares = torch.stack(found)
+    assert abs(z_scores(shares, wanted).item()) < LIMIT and abs(shares.mean() - wanted) < 0.03
+
+
+def test_tune_repeats_and_leaves_its_arguments_alone() -> None:
+    x = torch.randn(50, 2, generator=seeded())
+    before, sampler = x.clone(), MALA(0.1)
+    a, b = (tune(quartic, sampler, x, 30, generator=seeded(1)) for _ in range(2))
+    assert a == b and a is not sampler and sampler == MALA(0.1) and torch.equal(x, before)
+
+
+# ---------------------------------------------------------------------------------------------------------------- paths
+
+
+def test_annealing_is_sampling_rung_by_rung() -> None:
+    bowl = Function(lambda x: x.square().sum(1), real(2))
+    path, x = [bowl / 4.0, bowl / 2.0, bowl], torch.randn(10, 2, generator=seeded())
+    traces = anneal(path, MALA(0.1), x, 3, generator=seeded(1))
+    g = seeded(1)
+    for energy, trace in zip(path, traces, strict=True):
+        x = sample(energy, MALA(0.1), x, 3, generator=g).x
+        assert torch.equal(x, trace.x)
+
+
+def test_steps_of_a_noise_ladder_follow_the_squares_of_its_levels() -> None:
+    steps = [s.step_size for s in noise_ladder(Langevin(0.01, 0.5), (1.0, 0.5, 0.1))]  # type: ignore[attr-defined]
+    assert steps == pytest.approx([1.0, 0.25, 0.01])
+    assert all(s.temperature == 0.5 for s in noise_ladder(Langevin(0.01, 0.5), (1.0, 0.1)))  # type: ignore[attr-defined]
+
+
+def test_a_sampler_does_not_leave_a_box_by_rounding() -> None:
+    energy = Function(lambda x: (-20 * x).sum(1), box(0.1, 0.7, 3))
+    for sampler in (MALA(0.05), HMC(0.2, 5), Langevin(0.05)):
+        x = energy.domain.draw(500, seeded())
+        trace = sample(energy, sampler, x, 20, generator=seeded())
+        sample(energy, sampler, trace.x, 1, generator=seeded())  # takes its own result
