@@ -19,6 +19,7 @@ import gc
 import json
 import os
 import platform
+import resource
 import shlex
 import statistics
 import subprocess
@@ -31,7 +32,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+KEPT_HEAP = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+}  # glibc: do not give memory back and refault
 
 
 class Disagreement(Exception):  # noqa: N818
@@ -111,10 +116,11 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass
 class Times:
-    """Seconds per round of each contender: on the wall, and of this process' CPU time."""
+    """Seconds per round of each contender: on the wall and of CPU time; and its page faults per round."""
 
     wall: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
+    faults: dict[str, list[int]] = field(default_factory=dict)
     agreement: dict[str, str] = field(default_factory=dict)
 
     def ratio(self, name: str, reference: str, *, cpu: bool = False) -> Spread:
@@ -157,12 +163,13 @@ def measure(
     if not present or present[0] is not benchmark.contenders[0]:
         raise ValueError(f"the reference {benchmark.contenders[0].name!r} is not installed; nothing can be compared")
     works = {c.name: c.prepare() for c in present}
-    times = Times({name: [] for name in works}, {name: [] for name in works})
+    times = Times({name: [] for name in works}, {name: [] for name in works}, {name: [] for name in works})
 
     def run(name: str) -> Any:
-        cpu, start = cpu_clock(), clock()
+        faults, cpu, start = _page_faults(), cpu_clock(), clock()
         result = works[name]()
         stop, cpu_stop = clock(), cpu_clock()
+        times.faults[name].append(_page_faults() - faults)
         times.wall[name].append(stop - start)
         times.cpu[name].append(cpu_stop - cpu)
         return result
@@ -180,14 +187,18 @@ def measure(
 
     for _ in range(warmups):
         compare({c.name: run(c.name) for c in present})
-    for seconds in (*times.wall.values(), *times.cpu.values()):
-        seconds.clear()
+    for name in works:
+        times.wall[name], times.cpu[name], times.faults[name] = [], [], []
     for i in range(rounds):
         gc.collect()
         order = present if i % 2 == 0 else present[::-1]
         compare({c.name: run(c.name) for c in order})
         say(f"round {i + 1} of {rounds}: " + ", ".join(f"{name} {s[-1]:.3g} s" for name, s in times.wall.items()))
     return times
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def machine() -> dict[str, Any]:
@@ -199,6 +210,7 @@ def machine() -> dict[str, Any]:
         "pinned_cores": cores,
         "platform": platform.platform(),
         "python": platform.python_version(),
+        "malloc": {key: os.environ[key] for key in KEPT_HEAP if key in os.environ} or "default",
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
     if "torch" in sys.modules:
@@ -252,6 +264,7 @@ def record(
                 "agreement": times.agreement.get(contender.name, ""),
                 "wall_seconds": wall,
                 "cpu_seconds": cpu,
+                "page_faults": times.faults[contender.name],
                 "cpu_share": min(c / w for c, w in zip(cpu, wall, strict=True)),
             }
             if all(times.cpu[reference]):
@@ -320,7 +333,9 @@ def markdown(found: dict[str, Any]) -> str:
         lines.append("")
     lines += ["How each contender was called:", ""]
     lines += [f"- *{row['name']}*: {row['how']}" for row in found["contenders"] if row["how"]]
-    shares = [f"{row['cpu_share']:.0%} ({row['name']})" for row in found["contenders"] if row["installed"]]
+    present = [row for row in found["contenders"] if row["installed"]]
+    shares = [f"{row['cpu_share']:.0%} ({row['name']})" for row in present]
+    faults = [f"{statistics.median(row['page_faults']):.0f} ({row['name']})" for row in present]
     known = {key.replace("_", " "): value for key, value in found["machine"].items() if value is not None}
     where = ", ".join(f"{key} {value}" for key, value in known.items())
     lines += [
@@ -328,6 +343,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"- rounds: {found['rounds']}, warm-ups: {found['warmups']}; {found['date']}; lowland at {found['commit']}",
         f"- machine: {where}",
         f"- least share of its core that a contender had in any round: {', '.join(shares)}",
+        f"- page faults a run, median: {', '.join(faults)}",
         f"- command: `{found['command']}`",
         "",
     ]
@@ -343,15 +359,20 @@ def write(found: dict[str, Any], folder: Path = RESULTS) -> tuple[Path, Path]:
     return data, page
 
 
-def pin(core: int | None = None) -> None:
-    """One thread on one core. Starts the program anew if the libraries were loaded without their thread variables."""
+def pin(core: int | None = None, *, keep_heap: bool = True) -> None:
+    """One thread on one core. Starts the program anew if it did not start with the environment that this needs.
+
+    keep_heap: glibc keeps freed memory. By default it returns the top of the heap to the system and takes it back at
+    the next step, at a cost (a fifth of a Langevin step) that depends on what ran before, not on the contender.
+    """
     if hasattr(os, "sched_setaffinity"):
         allowed = os.sched_getaffinity(0)
         if core is not None and core not in allowed:
             raise SystemExit(f"core {core} was asked for; this process may use {sorted(allowed)}; choose one of those")
         os.sched_setaffinity(0, {max(allowed) if core is None else core})
-    if any(os.environ.get(name) != "1" for name in THREAD_VARIABLES):
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    needed = ONE_THREAD | (KEPT_HEAP if keep_heap else {})
+    if any(os.environ.get(name) != value for name, value in needed.items()):
+        os.environ.update(needed)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     import torch
 
@@ -365,6 +386,7 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=7, help="timed rounds (7)")
     made.add_argument("--warmups", type=int, default=1, help="untimed rounds before them (1)")
     made.add_argument("--core", type=int, help="the core to pin to (the last that is allowed)")
+    made.add_argument("--default-malloc", action="store_true", help="let glibc give memory back, as it does by default")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and Markdown files")
     made.add_argument("--list", action="store_true", help="list the contenders, run nothing")
     return made
@@ -379,7 +401,7 @@ def main(args: argparse.Namespace, build: Callable[[], Benchmark]) -> int:
             version = ", ".join(f"{name} {v or 'not installed'}" for name, v in versions_of(contender).items())
             print(f"  {contender.name:24} {version:28} {contender.how}")
         return 0
-    pin(args.core)
+    pin(args.core, keep_heap=not args.default_malloc)
     benchmark = build()
     try:
         times = measure(benchmark, args.rounds, args.warmups, say=lambda line: print(line, file=sys.stderr, flush=True))

@@ -122,6 +122,7 @@ def test_record_and_files(clock: FakeClock, tmp_path: Path) -> None:
     assert json.loads(data.read_text()) == found
     floor, double, absent = found["contenders"]
     assert double["rate"] == pytest.approx({"median": 30 / 3.3, "least": 1.5, "most": 15.0})
+    assert len(double["page_faults"]) == 3 and double["wall_seconds"] == double["cpu_seconds"]
     assert floor["ratio"]["median"] == 1.0 and floor["agreement"] == "equal"
     assert not absent["installed"] and absent["packages"] == {ABSENT: None}
     assert found["rounds"] == 3 and found["machine"]["torch"] == torch.__version__
@@ -135,14 +136,14 @@ def test_record_and_files(clock: FakeClock, tmp_path: Path) -> None:
 def test_main_lists_runs_writes_and_refuses(
     clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pinned: list[int | None] = []
-    monkeypatch.setattr(runner, "pin", pinned.append)
+    pinned: list[tuple[int | None, bool]] = []
+    monkeypatch.setattr(runner, "pin", lambda core, keep_heap: pinned.append((core, keep_heap)))
     parser = runner.parser("fake", "A fake.")
     assert runner.main(parser.parse_args(["--list"]), lambda: three(clock)) == 0
     assert "not installed" in capsys.readouterr().out and not pinned
     args = parser.parse_args(["--rounds", "2", "--core", "0", "--out", str(tmp_path)])
     assert runner.main(args, lambda: three(clock)) == 0
-    assert pinned == [0] and (tmp_path / "fake.json").exists() and (tmp_path / "fake.md").exists()
+    assert pinned == [(0, True)] and (tmp_path / "fake.json").exists() and (tmp_path / "fake.md").exists()
     wrong = [clock.contender("floor", [1.0] * 9), clock.contender("wrong", [1.0] * 9, result=2.0)]
     assert runner.main(args, lambda: Benchmark("bad", "", wrong, same)) == 1
     assert "refused: wrong and floor" in capsys.readouterr().err and not (tmp_path / "bad.md").exists()

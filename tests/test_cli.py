@@ -133,7 +133,9 @@ def test_a_mistake_is_one_message_and_status_2(
     assert len(err) > 40 and not list(tmp_path.iterdir())  # and nothing was begun
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["train", "moons", "--stps", "3"], ["energy", "RUN"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [[], ["trian"], ["train"], ["train", "moons", "--stps", "3"], ["energy", "RUN"]], ids=" ".join
+)
 def test_what_cannot_be_parsed_is_status_2_too(arguments: list[str], command: Command) -> None:
     status, out, err = command(*arguments)
     assert status == 2 and "Traceback" not in out + err and (out + err).strip()
@@ -143,6 +145,27 @@ def test_a_mistake_in_a_process_shows_no_traceback() -> None:
     done = in_a_process("train", "mons")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("lowland: there is no recipe 'mons'") and "Traceback" not in done.stderr
+
+
+def test_a_stopped_training_and_ctrl_c_have_their_own_status(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lowland import verbs
+    from lowland.training import TrainingStoppedError
+
+    def raising(problem: BaseException) -> Callable[..., None]:
+        def verb(*_: object, **__: object) -> None:
+            raise problem
+
+        return verb
+
+    monkeypatch.setattr(verbs, "report", raising(TrainingStoppedError("training stopped at step 3: the gap is dead")))
+    assert command("report", "RUN") == (3, "", "lowland: training stopped at step 3: the gap is dead\n")
+    monkeypatch.setattr(verbs, "report", raising(KeyboardInterrupt()))
+    status, out, err = command("report", "RUN")
+    assert (status, out) == (130, "") and "`lowland resume RUN`" in err
+    for mistake_of_ours in (RuntimeError("a bug"), TypeError("a bug")):  # these keep their traceback
+        monkeypatch.setattr(verbs, "report", raising(mistake_of_ours))
+        with pytest.raises(type(mistake_of_ours), match="a bug"):
+            command("report", "RUN")
 
 
 def test_a_run_in_use_directory_name_is_never_reused(tmp_path: Path) -> None:

@@ -263,9 +263,7 @@ def test_a_temperature_is_positive(temperature: float) -> None:
 
 def test_a_last_jump_is_tweedies_formula() -> None:
     """For N(m, C) with noise σ in C the expected clean point is x − σ² C⁻¹ (x − m)."""
-    runs = [
-        generate(TARGET, MALA(0.2), torch.zeros(4, 2), 5, generator=seeded(1), jump_sigma=s).x.double() for s in (0.0, 0.5)
-    ]
+    runs = [generate(TARGET, MALA(0.2), torch.zeros(4, 2), 5, generator=seeded(1), jump_sigma=s).x.double() for s in (0.0, 0.5)]
     precision = torch.linalg.inv(torch.tensor([[1.0, 0.8], [0.8, 1.5]], dtype=torch.float64))
     offset = runs[0] - torch.tensor([1.0, -1.0], dtype=torch.float64)
     assert torch.allclose(runs[1], runs[0] - 0.25 * offset @ precision, atol=1e-5)

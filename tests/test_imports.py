@@ -262,7 +262,9 @@ LONG = {"report.sections": "510 lines; split it, for example samples · detectio
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=[pytest.mark.xfail(strict=True, reason=LONG.get(module_of(path), ""))] * (module_of(path) in LONG))
+        pytest.param(
+            path, marks=[pytest.mark.xfail(strict=True, reason=LONG.get(module_of(path), ""))] * (module_of(path) in LONG)
+        )
         for path in FILES
     ],
     ids=module_of,

@@ -111,7 +111,7 @@ def test_pcd_writes_back_to_its_own_slots_and_labels_stay_with_them() -> None:
 def test_labels_are_drawn_from_the_posterior_of_their_points() -> None:
     # 40,000 labels at each of two points; binomial errors against softmax(−e)
     torch.manual_seed(0)
-    energy, n = MLP(real(2), hidden=(8,), classes=3, scale=20.0), 40_000
+    energy, n = MLP(real(2), hidden=(8,), classes=3, scale=4.0), 40_000
     places = torch.tensor([[0.0, 0.0], [1.5, -1.0]])
     checks.unsettle(energy)
     with checks.no_trace(energy):

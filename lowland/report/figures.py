@@ -282,9 +282,7 @@ def scatter(points: Array, limits: tuple[float, float, float, float], colour: st
 
 def _dots(axes: Axes, points: Array, colour: str, alpha: float = 0.9, edge: str = "none") -> None:
     size = float(np.clip(4000 / max(1, len(points)), 3, 14))
-    axes.scatter(
-        points[:, 0], points[:, 1], s=size, c=colour, alpha=alpha, edgecolors=edge, linewidths=0.3, rasterized=True
-    )
+    axes.scatter(points[:, 0], points[:, 1], s=size, c=colour, alpha=alpha, edgecolors=edge, linewidths=0.3, rasterized=True)
 
 
 def landscape(x: Array, y: Array, energy: Array, points: Array | None, colour: str) -> Figure:

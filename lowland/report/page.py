@@ -74,9 +74,7 @@ def write_report(run_path: str | Path) -> Path:
     with matplotlib.rc_context(draw.STYLE):
         context = describe(run)
     source = files("lowland.report").joinpath("template.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["markup"] = Markup  # only ever applied to pictures made by lowland.report.figures
     return run.write("report.html", environment.from_string(source).render(context).encode())
 
@@ -129,9 +127,7 @@ def _evaluation(run: Run) -> tuple[dict[str, Any], Arrays, list[str]]:
             values = read if isinstance(read, dict) else {}
         if (run.path / "evaluation.safetensors").exists():
             for name, tensor in run.read_tensors("evaluation.safetensors").items():
-                arrays[name] = (
-                    tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
-                ).numpy()
+                arrays[name] = (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
     except RunError as error:
         problems.append(str(error))
     return values, arrays, problems
@@ -221,9 +217,7 @@ def _detection_card(outliers: Values) -> list[Card]:
 def _restoration_card(tasks: Values) -> list[Card]:
     for task, (title, _) in sections.TASKS.items():
         scores = {
-            n: v
-            for n, v in part(part(tasks, task), "psnr").items()
-            if number(part({"v": v}, "v").get("value")) is not None
+            n: v for n, v in part(part(tasks, task), "psnr").items() if number(part({"v": v}, "v").get("value")) is not None
         }
         if "lowland mean" in scores:
             others = [n for n in scores if n != "lowland mean"]
@@ -356,17 +350,13 @@ def training(logged: Rows, events: Rows) -> Section:
     section = Section("training", "Training curves")
     pictures, absent = [], []
     for title, caption, keys, options in CURVES:
-        lines = [
-            (line, label, colour) for key, label, colour in keys if (line := curves.series(logged, key)) is not None
-        ]
+        lines = [(line, label, colour) for key, label, colour in keys if (line := curves.series(logged, key)) is not None]
         if not lines:
             absent.append(title.lower())
         elif title != "Non-finite values" or lines[0][0].values.any():
             pictures.append(_curve(title, caption, lines, options, logged, events))
     if pictures:
-        section.lead = (
-            "Thin lines are the logged values, thick lines a running mean. Dotted vertical lines are health events."
-        )
+        section.lead = "Thin lines are the logged values, thick lines a running mean. Dotted vertical lines are health events."
         section.blocks.append(Panels(pictures))
     else:
         section.blocks.append(Text("No training log was found, so there are no curves.", absent=True))

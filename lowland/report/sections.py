@@ -76,9 +76,7 @@ def samples(values: Values, arrays: Arrays) -> Section:
 def _how_drawn(measured: Values) -> str:
     if not measured:
         return ""
-    start = {"noise": "from fresh noise", "chains": "from the chains kept during training"}.get(
-        str(measured.get("start")), ""
-    )
+    start = {"noise": "from fresh noise", "chains": "from the chains kept during training"}.get(str(measured.get("start")), "")
     words = f"{count(measured.get('count'))} samples were drawn {start}".rstrip()
     if number(measured.get("steps")) is not None:
         words += f", {count(measured['steps'])} steps of {measured.get('sampler', 'the sampler')} each"
@@ -89,13 +87,9 @@ def _image_grids(found: Any, data: Any, labels: Any, measured: Values) -> list[A
     shown = draw.room(found, 64)
     columns = int(np.ceil(np.sqrt(shown)))
     grid = draw.picture(draw.tile(draw.rgb(found[:shown]), columns), f"Grid of {shown} samples drawn from the energy")
-    pictures = [
-        Picture(grid, "Samples", "Drawn from the energy. They should look like the data, and unlike each other.")
-    ]
+    pictures = [Picture(grid, "Samples", "Drawn from the energy. They should look like the data, and unlike each other.")]
     if draw.is_images(data):
-        real = draw.picture(
-            draw.tile(draw.rgb(data[:shown]), columns), f"Grid of {len(data[:shown])} images of the data"
-        )
+        real = draw.picture(draw.tile(draw.rgb(data[:shown]), columns), f"Grid of {len(data[:shown])} images of the data")
         pictures.append(Picture(real, "Data", "Real examples, in the same arrangement, for comparison."))
     blocks: list[Any] = [Panels(pictures, wide=True)]
     if not draw.is_images(data):
@@ -114,9 +108,7 @@ def class_names(measured: Values, labels: Any) -> list[str]:
     """The names of the classes, or their numbers, or nothing where there are none."""
     if measured.get("class_names"):
         return [str(name) for name in measured["class_names"]]
-    amount = len(measured.get("class_counts") or []) or (
-        int(np.max(labels)) + 1 if labels is not None and len(labels) else 0
-    )
+    amount = len(measured.get("class_counts") or []) or (int(np.max(labels)) + 1 if labels is not None and len(labels) else 0)
     return [str(i) for i in range(amount)]
 
 
@@ -237,9 +229,7 @@ def chains(values: Values, arrays: Arrays) -> Section:
     elif film.ndim == 3 and film.shape[2] == 2:
         section.blocks.append(Panels(_point_film(film, chosen, heads)))
     else:
-        section.blocks.append(
-            Text("The chains are not images or points in the plane, so no film is shown.", absent=True)
-        )
+        section.blocks.append(Text("The chains are not images or points in the plane, so no film is shown.", absent=True))
     return section
 
 
@@ -248,9 +238,7 @@ def _point_film(film: Array, chosen: Array, heads: list[str]) -> list[Picture]:
     kept = sorted({0, len(chosen) // 4, len(chosen) // 2, len(chosen) - 1})
     return [
         Picture(
-            draw.svg(
-                draw.scatter(film[chosen[k]], limits, "model", 300), f"{film.shape[1]} chains after {heads[k]} steps"
-            ),
+            draw.svg(draw.scatter(film[chosen[k]], limits, "model", 300), f"{film.shape[1]} chains after {heads[k]} steps"),
             f"After {heads[k]} steps",
             "Each dot is one chain; the cloud should settle into the shape of the data and stay there.",
         )
@@ -270,9 +258,7 @@ def energies(values: Values, arrays: Arrays) -> Section:
     if not order:
         section.blocks.append(Text("No energies were stored in this run.", absent=True))
         return section
-    section.lead = (
-        "Low energy means likely. Fresh test data should look like training data; everything else should be uphill."
-    )
+    section.lead = "Low energy means likely. Fresh test data should look like training data; everything else should be uphill."
     colours = dict(zip(["train", "test", "noise"], ["fourth", "data", "noise"], strict=True))
     shifted = [name for name in order if name not in colours]
     colours |= {name: ("model", "third", "fifth", "warn")[i % 4] for i, name in enumerate(shifted)}
@@ -414,9 +400,7 @@ def restoration(values: Values, arrays: Arrays) -> Section:
             f"Measured on {plural(int(number(found['count']) or 0), 'test image')} that the energy was not fitted to."
         )
     for task in names:
-        title, meaning = TASKS.get(
-            task, (task.capitalize(), "Damaged images were restored with the energy as the prior.")
-        )
+        title, meaning = TASKS.get(task, (task.capitalize(), "Damaged images were restored with the energy as the prior."))
         rows = _restored_rows(task, arrays)
         if rows:
             caption = (
@@ -457,12 +441,8 @@ def _restoration_table(title: str, measured: Values) -> Table:
     methods = list(dict.fromkeys(m for key in measured for m in part(measured, key)))
     names = {"psnr": "PSNR (dB)", "class_consistency": "same class"}
     keys = [key for key in measured if part(measured, key)]
-    rows = [
-        (str(m), *(estimate(part(measured, k).get(m), share=k == "class_consistency") for k in keys)) for m in methods
-    ]
-    caption = (
-        "PSNR: closeness to the original, higher is better; the mean of the draws is the answer that maximises it."
-    )
+    rows = [(str(m), *(estimate(part(measured, k).get(m), share=k == "class_consistency") for k in keys)) for m in methods]
+    caption = "PSNR: closeness to the original, higher is better; the mean of the draws is the answer that maximises it."
     if "class_consistency" in keys:
         caption += " Same class: share of answers that the judge calls by the class of the original."
     head = ("method", *(names.get(k, k.replace("_", " ")) for k in keys))

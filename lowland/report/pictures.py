@@ -1,0 +1,52 @@
+HEAD
+
+def is_images(array: Array | None) -> bool:
+    """Whether an array holds images, (N, C, H, W) with one or three channels."""
+    return array is not None and array.ndim == 4 and len(array) > 0 and array.shape[1] in (1, 3)
+
+
+def rgb(images: Array) -> Array:
+    """(N, C, H, W) in [0, 1] to (N, H, W, 3), unknown (NaN) pixels in the colour of the unknown."""
+    images = np.asarray(images, dtype=np.float64)
+    unknown = ~np.isfinite(images).all(axis=1)
+    colours = np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images
+    colours = np.moveaxis(np.clip(np.nan_to_num(colours), 0, 1), 1, -1)
+    colours[unknown] = UNKNOWN
+    return colours
+
+
+def heat(images: Array, top: float) -> Array:
+    """(N, C, H, W) of sizes to colours (N, H, W, 3): black at zero, bright at `top`, channels averaged."""
+    sizes = np.nan_to_num(np.asarray(images, dtype=np.float64)).mean(axis=1)
+    return np.asarray(matplotlib.colormaps["inferno"](np.clip(sizes / max(top, 1e-12), 0, 1)))[..., :3]
+
+
+def tile(colours: Array, columns: int, gap: int | None = None) -> Array:
+    """(N, H, W, 3) to one picture (rows, columns, 4) with transparent gaps."""
+    amount, height, width, _ = colours.shape
+    gap = max(1, width // 14) if gap is None else gap
+    rows = -(-amount // columns)
+    sheet = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
+    for i, picture in enumerate(colours):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width, :3] = picture
+        sheet[top : top + height, left : left + width, 3] = 1
+    return sheet
+
+
+def picture(sheet: Array, alt: str, widest: int = 500) -> str:
+    """A tiled picture as an <img> of whole pixels, at most about `widest` CSS pixels wide."""
+    buffer = io.BytesIO()
+    imsave(buffer, (255 * sheet + 0.5).astype(np.uint8), format="png", metadata={"Software": None})
+    code = base64.b64encode(buffer.getvalue()).decode()
+    height, width = sheet.shape[:2]
+    size = width * max(1, widest // width)
+    return (
+        f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
+        f'style="width:{size}px">'
+    )
+
+
+def room(images: Array, most: int, pixels: int = 400_000) -> int:
+    """How many of these images to show: at most `most`, fewer when they are large."""
+    return min(len(images), most, max(4, pixels // (images.shape[-1] * images.shape[-2])))
