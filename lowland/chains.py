@@ -33,7 +33,7 @@ class ReplayBuffer:
     >>> g = torch.Generator().manual_seed(0)
     >>> buffer = ReplayBuffer(100, box(0.0, 1.0, 2), generator=g)
     >>> visit = buffer.take(10, g)
-    >>> buffer.put(visit, visit.x * 0, steps=20)
+    >>> _ = buffer.put(visit, visit.x * 0, steps=20)
     >>> int(buffer.age.max())
     20
     """
@@ -46,13 +46,14 @@ class ReplayBuffer:
         generator: torch.Generator,
         classes: int = 0,
         restart: float = 0.05,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}; the buffer needs at least one chain; 10000 is a common choice")
         if not 0 <= restart <= 1:
             raise ValueError(f"restart is {restart}; it is a share between 0 and 1; 0.05 is a common choice")
         self.capacity, self.domain, self.classes, self.restart = capacity, domain, classes, restart
-        self.x = domain.draw(capacity, generator)
+        self.x = domain.draw(capacity, generator, dtype=dtype)
         self.age = torch.zeros(capacity, dtype=torch.long, device=self.x.device)
         self.labels = torch.arange(capacity, device=self.x.device) % classes if classes else None
 
@@ -80,9 +81,10 @@ class ReplayBuffer:
         """
         finite = x.isfinite().flatten(1).all(1)
         self.x[visit.slots[finite]] = x[finite].detach()
-        self.age[visit.slots] = torch.where(visit.fresh, 0, self.age[visit.slots]) + steps
+        age = torch.where(visit.fresh, 0, self.age[visit.slots]) + steps
+        self.age[visit.slots[finite]] = age[finite]
         if self.labels is not None and labels is not None:
-            self.labels[visit.slots] = labels
+            self.labels[visit.slots[finite]] = labels[finite]
         return int((~finite).sum())
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -95,6 +95,7 @@ class Energy:
         if self.out is None:
             sys.stdout.write(text)
         else:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
             self.out.write_text(text)
             print(self.out)
 

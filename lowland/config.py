@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from lowland.registry import parameters, registered
+from lowland.registry import KINDS, parameters, registered
 from lowland.training.settings import Training
 
 STRICT = ConfigDict(extra="forbid", protected_namespaces=())
@@ -106,9 +106,13 @@ def _union(kind: str, skip: Sequence[str] = ()) -> Any:
     return Annotated[Union[models], Field(discriminator="name")]  # noqa: UP007
 
 
-@cache
 def recipe_model() -> type["Recipe"]:
     """The Recipe model over everything registered now."""
+    return _recipe_model(tuple(cls for kind in KINDS for cls in registered(kind).values()))
+
+
+@cache
+def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
     sampler = _union("sampler")
     generation = create_model("Generation", __base__=Generation, sampler=(sampler, ...))
     restoration = create_model("Restoration", __base__=Restoration, sampler=(sampler, ...))
@@ -180,7 +184,10 @@ def read_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
             values = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}; a recipe is a TOML file; correct that line") from None
-    for key, value in (overrides or {}).items():
+    overrides = overrides or {}
+    for key, value in sorted(
+        overrides.items(), key=lambda item: not item[0].endswith(".name")
+    ):  # a class first, then its values
         _put(values, key, value)
     try:
         return recipe_model().model_validate(values)

@@ -40,9 +40,12 @@ def _data(root: str | Path | None) -> list[str]:
     lines = [f"  looks in   {path} ({'found' if path.is_dir() else 'not there'})" for path in data_roots(root)]
     if not root and not os.environ.get("LOWLAND_DATA"):
         lines.append("             set LOWLAND_DATA or pass --data-root to look elsewhere first")
+    fetched = "missing: `lowland train` downloads it, or put its files in ROOT/{}"
+    missing = {name: fetched.format(name) for name in ("mnist", "fashion-mnist", "cifar10")}
+    missing["cifar10-jpeg"] = "missing: put train.parquet and test.parquet in ROOT/cifar10-jpeg"
     for name, about in available().items():
         places = [path / name for path in data_roots(root) if (path / name).is_dir()]
-        where = f"found in {places[0]}" if places else about
+        where = f"found in {places[0]}" if places else about + (f"; {missing[name]}" if name in missing else "")
         lines.append(f"  {name:16} {where}")
     return lines
 

@@ -55,6 +55,14 @@ class Domain:
             momentum = torch.where(back, -momentum, momentum)
         return folded.clamp(self.lo, self.hi), momentum  # the clamp only removes the last rounding error
 
+    def elsewhere(self, x: Tensor) -> Tensor:
+        """Points (B, *shape) moved to other points of the support, every number of them."""
+        if self.kind == "real":
+            return x + 1
+        if self.kind == "box":
+            return self.lo + torch.remainder(x - self.lo + 0.37 * (self.hi - self.lo), self.hi - self.lo)
+        return torch.remainder(x + 1, self.hi + 1)
+
     def widened(self, margin: float) -> "Domain":
         """A box with its walls moved out by `margin` on either side; other domains as they are."""
         return replace(self, lo=self.lo - margin, hi=self.hi + margin) if self.kind == "box" else self
@@ -80,7 +88,7 @@ class Domain:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back. Infinite walls are left out."""
-        walls = {"lo": self.lo, "hi": self.hi} if self.kind == "box" else {}
+        walls = {"lo": self.lo, "hi": self.hi} if self.kind != "real" else {}
         classes = {"classes": self.classes} if self.kind == "categorical" else {}
         return {"kind": self.kind, "shape": list(self.shape), **walls, **classes}
 

@@ -156,7 +156,9 @@ class Given(Energy):
     def __init__(self, energy: Energy, c: Any) -> None:
         super().__init__(energy.domain)
         self.energy = energy
-        self.register_buffer("c", torch.as_tensor(c), persistent=False)
+        with torch.inference_mode(False):
+            bound = torch.as_tensor(c, dtype=torch.float64) if isinstance(c, float) else torch.as_tensor(c)
+            self.register_buffer("c", bound.clone() if bound.is_inference() else bound, persistent=False)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         if c is not None:
@@ -171,7 +173,7 @@ class Given(Energy):
                 f"{len(x)} points met a condition of {len(bound)} rows; the condition needs one row per point or one "
                 f"row for all; bind it anew with energy.given(c)"
             )
-        return self.energy(x, bound.to(x.device))
+        return self.energy(x, bound.to(x) if bound.is_floating_point() else bound.to(x.device))
 
 
 def _common_domain(energies: Sequence[Energy]) -> Domain:
@@ -209,19 +211,33 @@ def frozen(energy: nn.Module) -> Iterator[None]:
             p.requires_grad_(wanted)
 
 
-def value_and_score(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_score(energy: Energy | Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Energies (B,) and scores ∇ log p(x) = −∇E(x) (B, *event), both detached. Works inside no_grad and inference_mode.
+
+    The module runs in eval mode with frozen weights and is afterwards as it was.
+
+    >>> import torch
+    >>> value_and_score(lambda x: 0.5 * x.square().sum(1), torch.tensor([[1.0, 2.0]]))
+    (tensor([2.5000]), tensor([[-1., -2.]]))
+    """
+    energy = lift(energy)
+    with frozen(energy):
+        return differentiate(energy, x)
+
+
+def differentiate(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`value_and_score` for those who have frozen the energy already, as the sampler loop has.
 
     The *sum* of the energies is differentiated: a mean would divide every gradient by the batch.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.clone() if x.is_inference() else x.detach()
         leaf = leaf.requires_grad_(True)
-        value = energy(leaf)
+        value = _check_shape(energy(leaf), leaf)
         if not value.requires_grad:  # constant in x, as a sum of no terms may be
             return value.detach(), torch.zeros_like(leaf)
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    return value.detach(), gradient.neg_()
+    return value.detach(), -gradient  # not in place: the gradient may belong to the energy
 
 
 def energy_values(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None, *, batch_size: int = 1024) -> Tensor:
@@ -236,18 +252,28 @@ def energy_values(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = No
     energy = lift(energy)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1; leave it out for 1024")
-    rows = isinstance(c, Tensor) and c.dim() > 0 and len(c) == len(x)
+    c = _condition_rows(c, x)
     found = []
     with frozen(energy), torch.no_grad():
         for i in range(0, max(len(x), 1), batch_size):
             part = x[i : i + batch_size]
-            condition = c[i : i + batch_size] if rows else c
-            if condition is not None and not rows:
-                condition = torch.as_tensor(condition).to(x.device)
-                condition = condition.expand(len(part), *condition.shape[1:])
-            value = energy(part) if condition is None else energy(part, condition)
+            value = energy(part) if c is None else energy(part, c[i : i + batch_size])
             found.append(_check_shape(value, part))
     return torch.cat(found)
+
+
+def _condition_rows(c: Any, x: Tensor) -> Tensor | None:
+    """The condition with one row per point; a number or a single row is repeated."""
+    if c is None:
+        return None
+    c = torch.as_tensor(c, device=x.device)
+    if c.dim() == 0 or len(c) == 1:
+        return c.expand(len(x), *c.shape[1:])
+    if len(c) != len(x):
+        raise ValueError(
+            f"{len(x)} points came with a condition of {len(c)} rows; it needs one row per point or one for all; match them"
+        )
+    return c
 
 
 def _check_shape(value: Any, x: Tensor) -> Tensor:
@@ -277,29 +303,44 @@ def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = Non
     """
     energy = lift(energy)
     check_points(energy, x)
-    buffers = [(b, b.clone()) for b in energy.buffers()]
-    try:
-        with torch.no_grad():
-            value = _check_shape(energy(x) if c is None else energy(x, c), x)
-            moved = x.clone()
-            moved[-1:] = x[:1]
-            again = energy(moved) if c is None else energy(moved, c)
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    value = _check_shape(_leaving_buffers(energy, x, c), x)
+    check_values(value, x)
+    check_independent(energy, x, value, c)
+    return energy
+
+
+def check_values(value: Tensor, x: Tensor) -> None:
+    """Refuse energies that are not finite floating point numbers on the device of the points."""
     check_finite(value, "energies")
     if value.device != x.device or not value.is_floating_point():
         raise ValueError(
             f"energies are {value.dtype} on {value.device} for points on {x.device}; they must be floating point on the "
             f"device of the points; move the energy with .to(x.device)"
         )
-    if len(x) > 1 and not torch.allclose(value[:-1], again[:-1], rtol=1e-3, atol=1e-4):
+
+
+def check_independent(energy: Energy, x: Tensor, value: Tensor, c: Any = None) -> None:
+    """Refuse an energy in which moving the last point moves the energies of others; value: the energies at x."""
+    if len(x) < 2:
+        return
+    moved = torch.cat([x[:-1], energy.domain.elsewhere(x[-1:])])
+    again = _leaving_buffers(energy, moved, c)
+    if not torch.allclose(value[:-1], again[:-1], rtol=1e-3, atol=1e-4):
         raise ValueError(
             "moving one point changed the energy of another; an energy treats every point by itself; put batch norm in "
             "eval mode or replace it, and sum over the event only"
         )
-    return energy
+
+
+def _leaving_buffers(energy: Energy, x: Tensor, c: Any) -> Tensor:
+    """Energies without a graph, in the module's present mode, its buffers put back as they were."""
+    buffers = [(b, b.clone()) for b in energy.buffers()] if any(m.training for m in energy.modules()) else []
+    with torch.no_grad():
+        try:
+            return energy(x) if c is None else energy(x, c)
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def check_points(energy: Energy, x: Tensor) -> None:

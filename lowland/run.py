@@ -73,7 +73,10 @@ class Run:
                 f"{run.path} already holds a run; a run is written once; continue it with `lowland resume {run.path}` "
                 f"or choose another --run"
             )
-        run.path.mkdir(parents=True, exist_ok=True)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _refused(run.path, error) from error
         run.write_json("recipe.json", {"format": FORMAT, "versions": versions(), "recipe": dict(recipe)})
         return run
 

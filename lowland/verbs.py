@@ -6,6 +6,7 @@ train · resume · sample · energy · restore · evaluate · report
 import csv
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lowland.evaluation import Subject, draw, evaluate_run, restoration_settings
 from lowland.metrics import p_values
 from lowland.registry import build
 from lowland.run import Run
-from lowland.tasks import Identity, Mask, Restoration
+from lowland.tasks import Detector, Identity, Mask, Restoration
 from lowland.tasks import restore as restore_task
 from lowland.training import fit
 
@@ -30,31 +31,37 @@ HIDDEN = ("lower", "upper", "left", "right", "centre")
 
 def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
     """Train a recipe in a new run directory, evaluate it, write its report; returns the path of report.html."""
-    return _finish(Run.create(run, recipe.plain()), progress)
+    if (Path(run) / "recipe.json").exists():
+        Run.create(run, {})  # refuses, in words
+    return _finish(recipe.plain(), run, progress)
 
 
 def resume(run: str | Path, *, progress: bool = True) -> Path:
     """Go on with a run from its last whole checkpoint, then evaluate and report; returns the path of report.html."""
-    return _finish(Run.open(run), progress)
+    return _finish(Run.open(run).recipe, run, progress)
 
 
-def _finish(run: Run, progress: bool) -> Path:
+def _finish(recipe: dict[str, Any], run: str | Path, progress: bool) -> Path:
     from lowland.training import TrainingStoppedError
 
     try:
-        fit(run.recipe, run, progress=progress)
+        fit(recipe, run, progress=progress)
     except TrainingStoppedError:
-        report(run.path)  # what went wrong is in there
+        report(run)  # what went wrong is in there
         raise
-    evaluate(run.path, progress=progress)
-    return report(run.path)
+    evaluate(run, progress=progress)
+    return report(run)
 
 
 def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
     """Measure samples, detection and restoration on the test part; writes evaluation.json and returns its figures."""
     found = Run.open(run)
     with found.locked():
-        return evaluate_run(found, say=(lambda text: tqdm.write(f"evaluate: {text}")) if progress else (lambda _: None))
+        return evaluate_run(found, say=_say if progress else lambda _: None)
+
+
+def _say(text: str) -> None:
+    tqdm.write(f"evaluate: {text}", file=sys.stderr)
 
 
 def report(run: str | Path) -> Path:
@@ -106,12 +113,11 @@ def energies(run: str | Path, paths: Sequence[str | Path], *, nominal: float | N
     """Energy, p-value against the calibration split and verdict of every image or row in files and folders."""
     s = subject(Run.open(run))
     level = nominal if nominal is not None else s.recipe["evaluation"]["nominal"]
-    if not 0 < level < 1:
-        raise ValueError(f"the nominal rate is {level}; a false-alarm rate lies in (0, 1); 0.05 is common")
+    detector = Detector(s.marginal, _calibration(s), level)
     names, x = load_batch(list(paths), s.data.domain.shape)
     x = s.data.standardise(x)
-    values = energy_values(s.marginal, x)
-    p = p_values(_calibration(s), values)
+    values = detector.energies(x)
+    p = p_values(detector.calibration, values)
     return [
         {"path": name, "energy": float(e), "p_value": float(q), "verdict": "outlier" if q <= level else "inlier"}
         for name, e, q in zip(names, values, p, strict=True)
@@ -164,7 +170,7 @@ def restore(
         seen = seen * known
     elif task != "denoise":
         raise ValueError(f"the task is {task!r}; lowland restores by 'denoise' or 'inpaint'; choose one")
-    settings = restoration_settings(how) | ({"draws": draws} if draws else {})
+    settings = restoration_settings(how) | ({} if draws is None else {"draws": draws})
     with tqdm(total=how["steps"], unit="step", disable=not progress) as bar:
         answer = restore_task(
             s.marginal,
@@ -201,6 +207,7 @@ def _hidden(mask: str, s: Subject) -> Tensor:
 def _write_restoration(target: Path, seen: Tensor, answer: Restoration) -> Path:
     import numpy as np
 
+    target.parent.mkdir(parents=True, exist_ok=True)
     rows = [seen, answer.mean, answer.spread / answer.spread.amax().clamp_min(1e-12), *answer.draws[:3]]
     save_grid(torch.stack(rows, 1).flatten(0, 1), target.with_suffix(".png"), columns=len(rows))
     arrays = {"observed": seen, "mean": answer.mean, "spread": answer.spread, "draws": answer.draws}

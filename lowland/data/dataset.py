@@ -144,9 +144,7 @@ def _check_values(x: Tensor, domain: Domain, where: str) -> None:
     if len(x) == 0:
         raise DataError(f"{where} is empty; every part needs at least one example; give more data")
     if tuple(x.shape[1:]) != domain.shape:
-        raise DataError(
-            f"{where} has examples of shape {tuple(x.shape[1:])}; the domain has {domain.shape}; reshape the data"
-        )
+        raise DataError(f"{where} has examples of shape {tuple(x.shape[1:])}; the domain has {domain.shape}; reshape the data")
     if x.dtype != torch.float32:
         raise DataError(f"{where} is stored as {x.dtype}; data are torch.float32; convert with x.float()")
     refuse_nonfinite(x, where)

@@ -105,9 +105,7 @@ def _standardised(dataset: Dataset) -> Dataset:
         )
     x = dataset.train.x.double()
     mean, scale = x.mean(0), x.std(0, correction=0)
-    constant = [
-        dataset.columns[i] if dataset.columns else str(i) for i in (x == x[:1]).all(0).nonzero().flatten().tolist()
-    ]
+    constant = [dataset.columns[i] if dataset.columns else str(i) for i in (x == x[:1]).all(0).nonzero().flatten().tolist()]
     if constant:
         raise DataError(
             f"column {', '.join(constant)} of {dataset.name} has one value only in the training part; a column that "

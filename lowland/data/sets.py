@@ -104,9 +104,7 @@ def _toy_loader(name: str) -> Loader:
 
     def load(request: Request, *, count: int = TOY_COUNT) -> Dataset:
         if count < 5:
-            raise DataError(
-                f"count is {count}; a toy needs at least 5 points to train on; pass for example {TOY_COUNT}"
-            )
+            raise DataError(f"count is {count}; a toy needs at least 5 points to train on; pass for example {TOY_COUNT}")
         generator = torch.Generator().manual_seed(request.seed)
         parts = [Split(*toy(size, generator)) for size in (count, count // 5, count // 5)]
         note = f"drawn with seed {request.seed}; mean 0 and mean variance 1 by fixed constants"

@@ -109,9 +109,7 @@ def read_csv(path: Path, label: str | int | None = None) -> Table:
     kept = [i for i in range(len(columns)) if i != chosen]
     if not kept:
         raise DataError(f"{path} has only the label column; a table needs numbers too; add columns")
-    x = np.array(
-        [[_number(row[i], line, columns[i], path) for i in kept] for line, row in zip(lines, rows, strict=True)]
-    )
+    x = np.array([[_number(row[i], line, columns[i], path) for i in kept] for line, row in zip(lines, rows, strict=True)])
     y, names = (None, ()) if chosen is None else _text_labels([row[chosen].strip() for row in rows])
     return Table(torch.from_numpy(x.astype(np.float32)), y, names, tuple(columns[i] for i in kept))
 

@@ -136,9 +136,7 @@ TOYS = {
     "moons": Toy("two half circles, labelled", moons, (0.5, 0.25), _scale(0.75 + 9 / 16 - 1 / math.pi, MOON_NOISE), 2),
     "rings": Toy("four concentric circles, labelled", rings, CENTRE, _scale(7.5, RING_NOISE), RINGS),
     "checkerboard": Toy("uniform on the dark squares of a 4 × 4 board", checkerboard, CENTRE, _scale(8 / 3), 0),
-    "eight-gaussians": Toy(
-        "eight blobs on a circle, labelled", eight_gaussians, CENTRE, _scale(BLOB_RADIUS**2, BLOB_NOISE), 8
-    ),
+    "eight-gaussians": Toy("eight blobs on a circle, labelled", eight_gaussians, CENTRE, _scale(BLOB_RADIUS**2, BLOB_NOISE), 8),
     "spirals": Toy("two spiral arms, labelled", spirals, CENTRE, _scale(SPIRAL_END**2 / 2, SPIRAL_NOISE), 2),
     "pinwheel": Toy(
         "five twisted arms, labelled",

@@ -53,9 +53,8 @@ def false_alarms(p: Tensor, nominal: float, calibration: int | None = None) -> A
     from scipy.stats import betabinom, binom
 
     if not 0 < nominal < 1 or len(p) == 0:
-        raise ValueError(
-            f"nominal is {nominal} over {len(p)} points; a rate in (0, 1) and points are needed; pass them"
-        )
+        raise ValueError(f"nominal is {nominal} over {len(p)} points; a rate in (0, 1) and points are needed; pass them")
+    check_finite(p, "p-values")
     alarms, count = int((p <= nominal).sum()), len(p)
     law = binom(count, nominal)
     if calibration is not None:

@@ -77,8 +77,6 @@ def _placements(reference: Tensor, values: Tensor) -> Tensor:
 def _checked(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
     for name, values in (("inlier energies", inliers), ("outlier energies", outliers)):
         if values.dim() != 1 or len(values) == 0:
-            raise ValueError(
-                f"{name} have shape {tuple(values.shape)}; a non-empty vector (N,) is needed; flatten them"
-            )
+            raise ValueError(f"{name} have shape {tuple(values.shape)}; a non-empty vector (N,) is needed; flatten them")
         check_finite(values, name)
     return inliers.detach().cpu().double(), outliers.detach().cpu().double()

@@ -24,6 +24,7 @@ class Estimate(NamedTuple):
 def mean(values: Tensor) -> Estimate:
     """The mean of independent numbers (N,) with its standard error, in float64.
 
+    >>> import torch
     >>> print(mean(torch.tensor([1.0, 2.0, 3.0])))
     2.00 ± 0.58
     """

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from lowland.energy import check_finite
 from lowland.metrics.estimate import Estimate, mean
 
 
@@ -53,13 +54,15 @@ def nearest(x: Tensor, reference: Tensor, *, leave_out: bool = False) -> tuple[T
     leave_out: x is the reference itself; a point is then not its own neighbour.
     """
     a, b = x.flatten(1), reference.flatten(1)
+    check_finite(a, "points")
+    check_finite(b, "reference points")
     distances, indices = [], []
     for i in range(0, len(a), 512):
         d = torch.cdist(a[i : i + 512], b)
         if leave_out:
             d[torch.arange(len(d)), torch.arange(i, i + len(d))] = math.inf
-        low, which = d.min(1)
-        distances.append(low)
+        which = d.argmin(1)
+        distances.append((a[i : i + 512] - b[which]).norm(dim=1))  # cdist expands the square, which rounds near copies
         indices.append(which)
     return torch.cat(distances), torch.cat(indices)
 
@@ -72,6 +75,8 @@ def class_entropy(labels: Tensor, classes: int) -> float:
     """
     if classes < 2:
         raise ValueError(f"{classes} classes were given; an entropy needs at least 2; pass the number of classes")
+    if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(f"{len(labels)} labels came for {classes} classes; some are needed, all in 0 ... K-1; check them")
     p = torch.bincount(labels, minlength=classes).double()
     p = p / p.sum()
     return float(-(p * p.clamp_min(1e-300).log()).sum() / math.log(classes))
@@ -82,6 +87,11 @@ def psnr(x: Tensor, truth: Tensor, *, mask: Tensor | None = None, peak: float = 
 
     mask (*event), bool: where to look; everywhere unless given. Images restored without error are refused as infinite.
     """
+    if x.shape != truth.shape or (mask is not None and not bool(mask.any())):
+        raise ValueError(
+            f"images of shape {tuple(x.shape)} met a truth of {tuple(truth.shape)} (mask: "
+            f"{'none' if mask is None else int(mask.sum())} numbers); shapes must agree and a mask must look somewhere; fix it"
+        )
     squares = (x - truth).square().double()
     if mask is not None:
         wide = mask.expand(squares.shape[1:]).to(squares)
@@ -99,6 +109,7 @@ def psnr(x: Tensor, truth: Tensor, *, mask: Tensor | None = None, peak: float = 
 def _rows(x: Tensor) -> Tensor:
     if len(x) < 2:
         raise ValueError(f"{len(x)} points were given; a comparison of laws needs at least 2 on each side; pass more")
+    check_finite(x, "points")
     return x.detach().flatten(1).double()
 
 

@@ -10,7 +10,6 @@ All K energies cost one forward pass, so the energy without a label and the clas
 """
 
 import math
-import math
 from typing import Any
 
 import torch

@@ -19,9 +19,12 @@ def _image_shape(domain: Domain) -> tuple[int, int, int]:
     return domain.shape
 
 
-def _check_sizes(name: str, classes: int, **sizes: Sequence[int]) -> None:
-    if classes < 0 or any(not values or min(values) < 1 for values in sizes.values()):
-        raise ValueError(f"{name} was given {sizes} and classes={classes}; sizes must be positive; correct them")
+def _check_sizes(name: str, classes: int, confine: float = 0.0, **sizes: Sequence[int]) -> None:
+    if classes < 0 or not 0 <= confine < float("inf") or any(not values or min(values) < 1 for values in sizes.values()):
+        raise ValueError(
+            f"{name} was given {sizes}, classes={classes}, confine={confine}; sizes must be positive and the others at least 0; "
+            f"correct them"
+        )
 
 
 @register("energy")
@@ -53,7 +56,7 @@ class ConvNet(ClassEnergy):
         spectral: bool = False,
     ) -> None:
         super().__init__(domain)
-        _check_sizes("ConvNet", classes, channels=channels, kernels=kernels, strides=strides, hidden=[hidden])
+        _check_sizes("ConvNet", classes, confine, channels=channels, kernels=kernels, strides=strides, hidden=[hidden])
         if not len(channels) == len(kernels) == len(strides):
             raise ValueError(
                 f"ConvNet was given {len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides; "

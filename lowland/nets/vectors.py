@@ -40,9 +40,16 @@ def perceptron(widths: Sequence[int], spectral: bool) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def flat_size(domain: Domain) -> int:
+    """Numbers in an event. Raises ValueError for a domain without an event shape."""
+    if not domain.shape:
+        raise ValueError("the domain has no event shape; a network needs to know its input; pass for example real(2)")
+    return math.prod(domain.shape)
+
+
 def check_widths(name: str, hidden: Sequence[int], **others: float) -> None:
     """Refuse sizes that make no network: widths must be positive, the other numbers at least 0."""
-    if not hidden or min(hidden) < 1 or min(others.values(), default=0) < 0:
+    if not hidden or min(hidden) < 1 or not all(0 <= value < math.inf for value in others.values()):
         raise ValueError(
             f"{name} was given widths {tuple(hidden)} and {others}; widths must be positive whole numbers and the others at "
             f"least 0; correct them"
@@ -78,7 +85,7 @@ class MLP(ClassEnergy):
         check_widths("MLP", hidden, classes=classes, confine=confine)
         self.hidden, self.classes, self.confine = tuple(hidden), classes, confine
         self.scale, self.spectral = scale, spectral
-        self.net = perceptron([math.prod(self.domain.shape), *hidden, max(classes, 1)], spectral)
+        self.net = perceptron([flat_size(self.domain), *hidden, max(classes, 1)], spectral)
 
     def class_energies(self, x: Tensor) -> Tensor:
         z = stretched(x, self.domain).flatten(1)
@@ -111,7 +118,7 @@ class NoiseMLP(Energy):
         super().__init__(domain)
         check_widths("NoiseMLP", hidden, confine=confine)
         self.hidden, self.confine, self.scale = tuple(hidden), confine, scale
-        self.net = perceptron([math.prod(self.domain.shape) + 1, *hidden, 1], spectral=False)
+        self.net = perceptron([flat_size(self.domain) + 1, *hidden, 1], spectral=False)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         if c is None:

@@ -152,6 +152,11 @@ class PCD:
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.l2)
+        if self.capacity < 1 or not 0 <= self.restart <= 1 or not self.classify >= 0:
+            raise ValueError(
+                f"capacity is {self.capacity}, restart {self.restart}, classify {self.classify}; at least 1, a share in "
+                f"[0, 1] and at least 0 are needed; correct them"
+            )
 
     def loss(
         self,
@@ -165,6 +170,10 @@ class PCD:
     ) -> Loss:
         if buffer is None:
             raise ValueError("PCD was given no chains; it needs a ReplayBuffer; pass buffer=ReplayBuffer(...)")
+        if (self.classify or self.resample) and (labels is None or not hasattr(energy, "class_energies")):
+            raise ValueError(
+                "classify and resample need labels and an energy with classes; set energy.classes, or switch both off"
+            )
         visit = buffer.take(len(x), generator)
         negative_labels = visit.labels if labels is not None else None
         target = energy if negative_labels is None else energy.given(negative_labels)
@@ -172,10 +181,8 @@ class PCD:
         if self.resample and negative_labels is not None:
             negative_labels = draw_labels(energy, trace.x, generator)
         lost = buffer.put(visit, trace.x, self.steps, negative_labels)
-        loss = contrast(
-            energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2, classify=self.classify
-        )
-        age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost)}
+        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2, classify=self.classify)
+        age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
         return loss._replace(terms=loss.terms | _chain_terms(visit.x, trace, energy) | age)
 
 

@@ -1,5 +1,6 @@
 """Score matching: fit ∇E to data without drawing a single sample of the model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -33,7 +34,8 @@ class DSM:
     chains: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.sigmas or min(self.sigmas) <= 0:
+        object.__setattr__(self, "sigmas", tuple(self.sigmas))
+        if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
             raise ValueError(f"sigmas are {self.sigmas}; at least one noise level above 0 is needed; 0.1 is common")
 
     def loss(

@@ -5,7 +5,7 @@ template; only `Picture.body` is markup, and it is made by `figures`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ class Text:
 class Picture:
     """A figure: markup that carries its own text alternative, a title, a caption, and keys (label, colour name)."""
 
+    kind: ClassVar[str] = "picture"
     body: str
     title: str
     caption: str
@@ -34,11 +35,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Panels:
-    """Figures side by side where there is room, one below the other on a phone."""
+    """Pictures, strips and tables side by side where there is room, one below the other on a phone.
+
+    layout: "grid" in rows of up to three, "wide" in rows of two, "flow" in two columns that are read downwards.
+    """
 
     kind: ClassVar[str] = "panels"
-    pictures: list[Picture]
-    wide: bool = False
+    items: Sequence[Any]
+    layout: str = "grid"
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Health over time. cells: (level, width in percent); marks: (number, level, position in percent)."""
+    """Health over time. cells: (level, width in percent); marks: (numbers of events, level, position in percent)."""
 
     kind: ClassVar[str] = "timeline"
     title: str
     caption: str
     alt: str
     cells: list[tuple[str, float]]
-    marks: list[tuple[int, str, float]]
+    marks: list[tuple[str, str, float]]
     ends: tuple[str, str]
 
 
@@ -114,6 +118,15 @@ class Section:
     title: str
     lead: str = ""
     blocks: list[Any] = field(default_factory=list)
+
+
+Values = Mapping[str, Any]
+
+
+def part(values: Any, name: str) -> dict[str, Any]:
+    """A nested mapping, empty if absent."""
+    found = values.get(name) if isinstance(values, Mapping) else None
+    return found if isinstance(found, dict) else {}
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -174,8 +187,8 @@ def estimate(values: Any, *, share: bool = False, unit: str = "") -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the two largest units that fit."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

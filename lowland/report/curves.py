@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lowland.report.figures import COLOURS, Array, blank, label, tick
+from lowland.report.figures import COLOURS, blank, label, tick
+from lowland.report.pictures import Array
 
 LEVELS = ("good", "warn", "bad")
 
@@ -49,10 +52,8 @@ def thin(line: Series, most: int = 500) -> Series:
     kept = []
     for block in np.array_split(np.arange(len(line.steps)), most // 2):
         values = line.values[block]
-        if np.isfinite(values).any():
-            ends = {int(np.nanargmin(_holes(values))), int(np.nanargmax(_holes(values)))}
-        else:
-            ends = {0}
+        seen = np.flatnonzero(np.isfinite(values))
+        ends = {seen[values[seen].argmin()], seen[values[seen].argmax()]} if len(seen) else {0}
         kept += [int(block[i]) for i in sorted(ends)]
     return Series(line.steps[kept], line.values[kept])
 
@@ -95,46 +96,64 @@ def limits(lines: Sequence[Series]) -> tuple[float, float, int]:
 
 
 def curve(
-    lines: Sequence[tuple[Series, str]], *, zero: bool = False, log: bool = False, spread: Series | None = None,
+    lines: Sequence[tuple[Series, str]],
+    *,
+    zero: bool = False,
+    log: bool = False,
+    plain: bool = False,
+    spread: Series | None = None,
     events: Sequence[tuple[float, str]] = (),
-) -> Figure:  # fmt: skip
-    """Curves over updates. lines: (series, colour name); spread: half width of a band around the first line."""
+) -> tuple[Figure, int]:
+    """Curves over updates, and how many values lie beyond the axis.
+
+    lines: (series, colour name); zero: show the zero line; log: logarithmic where the values span more than a decade;
+    plain: no running mean; spread: half width of a band around the first line; events: (step, level).
+    """
     figure, axes = blank()
-    low, high, _ = limits([line for line, _ in lines])
-    positive = [v for line, _ in lines for v in line.values[np.isfinite(line.values) & (line.values > 0)]]
-    log = log and bool(positive) and max(positive) > 20 * min(positive)
-    if spread is not None and len(spread.steps) == len(lines[0][0].steps) and not log:
-        first, half = lines[0][0], _holes(spread.values)
-        axes.fill_between(first.steps, _holes(first.values) - half, _holes(first.values) + half,
-                          color=COLOURS[lines[0][1]], alpha=0.13, linewidth=0)  # fmt: skip
-        ends = [_holes(first.values) - half, _holes(first.values) + half]
-        low, high, _ = limits([Series(first.steps, e) for e in ends] + [line for line, _ in lines])
+    shown = [line for line, _ in lines]
+    values = np.concatenate([line.values for line in shown])
+    values = values[np.isfinite(values)]
+    log = log and len(values) > 0 and float(values.min()) > 0 and float(values.max()) > 20 * float(values.min())
+    low, high, beyond = (0.0, 1.0, 0) if log else limits(shown)
+    if spread is not None and len(spread.steps) == len(shown[0].steps):
+        sides = [Series(shown[0].steps, shown[0].values + sign * spread.values) for sign in (-1, 1)]
+        below, above = (broken(side) for side in sides)
+        axes.fill_between(below.steps, below.values, above.values, color=COLOURS[lines[0][1]], alpha=0.13, linewidth=0)
+        wide = limits(sides)
+        low, high = min(low, wide[0]), max(high, wide[1])
+        beyond = sum(int(((v < low) | (v > high)).sum()) for v in (line.values for line in shown if not log))
     if zero:
-        low, high = min(low, 0 - 0.05 * (high - low)), max(high, 0 + 0.05 * (high - low))
+        low, high = min(low, -0.05 * (high - low)), max(high, 0.05 * (high - low))
         axes.axhline(0, color=COLOURS["ink"], linewidth=1)
     for step, level in events:
         axes.axvline(step, color=COLOURS[level], linewidth=1, dashes=(2, 2.5))
     for line, colour in lines:
-        noisy = len(line.steps) > 60
-        raw = broken(thin(line))
-        mark = {} if len(line.steps) > 1 else {"marker": "o", "markersize": 4}
-        axes.plot(raw.steps, raw.values, color=COLOURS[colour], linewidth=0.8 if noisy else 1.6,
-                  alpha=0.35 if noisy else 1, **mark)  # fmt: skip
-        if noisy:
-            even = broken(smooth(line))
-            axes.plot(even.steps, even.values, color=COLOURS[colour], linewidth=1.7)
-        lost = line.steps[~np.isfinite(line.values)]
-        if len(lost):
-            axes.plot(lost[:200], np.full(len(lost[:200]), 0.985), "|", color=COLOURS["bad"], markersize=8,
-                      transform=axes.get_xaxis_transform(), clip_on=False)  # fmt: skip
+        _trace(axes, line, COLOURS[colour], plain)
     if log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(tick)
-        axes.yaxis.set_minor_formatter("")
+        axes.yaxis.set_major_formatter(FuncFormatter(tick))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(low, high)
     label(axes, "update")
-    return figure
+    return figure, beyond
+
+
+def _trace(axes: Axes, line: Series, colour: str, plain: bool) -> None:
+    """The logged values; where there are many, thin and with a running mean on top; red ticks where not finite."""
+    noisy = len(line.steps) > 60 and not plain
+    raw = broken(thin(line))
+    marker = "o" if len(line.steps) == 1 else ""
+    width, alpha = (0.8, 0.35) if noisy else (1.6, 1.0)
+    axes.plot(raw.steps, raw.values, color=colour, linewidth=width, alpha=alpha, marker=marker, markersize=4)
+    if noisy:
+        even = broken(thin(smooth(line)))
+        axes.plot(even.steps, even.values, color=colour, linewidth=1.7)
+    lost = line.steps[~np.isfinite(line.values)][:200]
+    if len(lost):
+        height = np.full(len(lost), 0.985)
+        transform = axes.get_xaxis_transform()
+        axes.plot(lost, height, "|", color=COLOURS["bad"], markersize=8, transform=transform, clip_on=False)
 
 
 def health(rows: Sequence[Mapping[str, Any]], cells: int = 240) -> list[tuple[str, float]]:

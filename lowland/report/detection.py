@@ -1,52 +1,85 @@
-HEAD
+"""Energies of the sets, the detector's promise against what was counted, and how well it finds outliers."""
 
-def energies(values: Values, arrays: Arrays) -> Section:
-    """Histograms of the energy of train, test, noise and shifted sets."""
+from typing import Any
+
+import numpy as np
+
+from lowland.report import figures as draw
+from lowland.report.blocks import (
+    Panels,
+    Picture,
+    Section,
+    Table,
+    Text,
+    Values,
+    count,
+    estimate,
+    listed,
+    number,
+    part,
+    percent,
+    show,
+)
+from lowland.report.pictures import Arrays
+
+FIXED = {"train": "fourth", "test": "data", "samples": "model", "noise": "noise"}  # set: colour
+SHIFTED = ("third", "fifth", "warn", "bad")
+
+
+def energies(arrays: Arrays) -> Section:
+    """Histograms of the energies of train, test, samples, noise and shifted sets."""
     section = Section("energies", "Energies")
-    sets = {name.removeprefix("energies/"): array for name, array in arrays.items() if name.startswith("energies/")}
-    order = [n for n in ("train", "test", "noise") if n in sets] + sorted(set(sets) - {"train", "test", "noise"})
+    sets = {name.removeprefix("energies/"): a for name, a in arrays.items() if name.startswith("energies/")}
+    order = [name for name in FIXED if name in sets] + sorted(set(sets) - set(FIXED))
     order = [name for name in order if len(draw.finite(sets[name]))]
     if not order:
         section.blocks.append(Text("No energies were stored in this run.", absent=True))
         return section
-    section.lead = "Low energy means likely. Fresh test data should look like training data; everything else should be uphill."
-    colours = dict(zip(["train", "test", "noise"], ["fourth", "data", "noise"], strict=True))
-    shifted = [name for name in order if name not in colours]
-    colours |= {name: ("model", "third", "fifth", "warn")[i % 4] for i, name in enumerate(shifted)}
-    core = [sets[n] for n in order if n in ("train", "test")]
-    low, high = draw.window(core, [sets[n] for n in order if n not in ("train", "test")])
-    figure = draw.histogram([(sets[n], colours[n]) for n in order], (low, high), "energy", 300)
-    outside = []
-    for name in order:
-        shown = sets[name][np.isfinite(sets[name])]
-        share = float(((shown < low) | (shown > high)).mean())
-        if share > 0.02:
-            side = "right" if np.median(shown) > (low + high) / 2 else "left"
-            outside.append(f"{percent(share, 0)} of {name} (to the {side})")
-    lost = f" Beyond the axis lie {listed(outside)}." if outside else ""
-    section.blocks.append(Panels([Picture(
-        draw.svg(figure, f"Histograms of the energies of {listed(order)}; medians in the table below"),
-        "Energies of the sets",
-        f"Each outline is a density of area one: the further apart two of them, the better the energy tells these sets apart. "
-        f"The axis is cut to the range of 99 % of the data and three of its widths beyond.{lost}",
-        keys=tuple((n, colours[n]) for n in order),
-    )], wide=True))  # fmt: skip
-    section.blocks.append(_energy_table(sets, order))
+    section.lead = "Low energy means likely. Fresh test data should look like training data; all else should be uphill."
+    shifted = [name for name in order if name not in FIXED]
+    colours = FIXED | {name: SHIFTED[i % len(SHIFTED)] for i, name in enumerate(shifted)}
+    window = draw.window(
+        [sets[n] for n in order if n in ("train", "test")], [sets[n] for n in order if n not in ("train", "test")]
+    )
+    figure = draw.histogram([(sets[n], colours[n]) for n in order], window, "energy", 280)
+    caption = (
+        "Each outline is a density of area one: the further apart two of them, the better the energy tells these sets apart. "
+        f"The axis is cut to the bulk of the data and of the sets near them.{_beyond(sets, order, window)}"
+    )
+    alt = f"Histograms of the energies of {listed(order)}; their medians are in the table beside"
+    keys = tuple((name, colours[name]) for name in order)
+    picture = Picture(draw.svg(figure, alt), "Energies of the sets", caption, keys=keys)
+    section.blocks.append(Panels([picture, _quantiles(sets, order)], "wide"))
     return section
 
 
-def _energy_table(sets: Arrays, order: list[str]) -> Table:
+def _beyond(sets: Arrays, order: list[str], window: tuple[float, float]) -> str:
+    words = []
+    for name in order:
+        seen = draw.finite(sets[name])
+        left, right = float((seen < window[0]).mean()), float((seen > window[1]).mean())
+        if max(left, right) > 0.02:
+            words.append(f"{percent(max(left, right), 0)} of {name} (to the {'right' if right >= left else 'left'})")
+    return f" Beyond it lie {listed(words)}." if words else ""
+
+
+def _quantiles(sets: Arrays, order: list[str]) -> Table:
     rows = []
     for name in order:
         seen = draw.finite(sets[name])
         low, middle, high = np.quantile(seen, [0.05, 0.5, 0.95])
-        rows.append((name, count(len(sets[name])), show(middle, 4), f"{show(low, 4)} to {show(high, 4)}",
-                     count(sets[name].size - len(seen))))  # fmt: skip
-    return Table("Energies in figures", ("set", "points", "median", "5 % to 95 %", "non-finite"), rows)
+        rows.append((name, count(sets[name].size), show(low), show(middle), show(high)))
+    lost = {name: int(sets[name].size - len(draw.finite(sets[name]))) for name in order}
+    words = listed([f"{amount:,} of {name}" for name, amount in lost.items() if amount])
+    caption = f"Not finite, and left out: {words}." if words else "All energies are finite."
+    return Table("Energies in figures", ("set", "points", "5 %", "median", "95 %"), rows, caption=caption)
+
+
+# ---- the detector --------------------------------------------------------------------------------------------------
 
 
 def detection(values: Values, arrays: Arrays) -> Section:
-    """The detector's promise against what was counted, and how well it finds outliers."""
+    """The false-alarm rate against the promise, and the table of outlier sets."""
     section = Section("detection", "The detector and its promise")
     found = part(values, "detection")
     nominal, empirical = arrays.get("alarm_nominal"), arrays.get("alarm_empirical")
@@ -56,37 +89,57 @@ def detection(values: Values, arrays: Arrays) -> Section:
     alarm = part(found, "false_alarm")
     if alarm:
         section.lead = (
-            f"An example is called an outlier when its energy lies above a threshold set on {count(found.get('calibration_count'))} "
-            f"calibration examples. Promised: at most {percent(found.get('nominal'))} false alarms. Counted on "
-            f"{count(alarm.get('count'))} fresh test examples: {percent(alarm.get('value'))} "
-            f"(interval {percent(alarm.get('low'))} to {percent(alarm.get('high'))})."
-        )  # fmt: skip
+            f"An example is called an outlier when its energy lies above a threshold set on "
+            f"{count(found.get('calibration_count'))} calibration examples. Promised: at most "
+            f"{percent(found.get('nominal'))} false alarms. Counted on {count(alarm.get('count'))} fresh test examples: "
+            f"{percent(alarm.get('value'))}; a sound detector would show {percent(alarm.get('low'))} to "
+            f"{percent(alarm.get('high'))} in 95 of 100 such counts."
+        )
+    items: list[Any] = []
+    words = [] if alarm else ["No false-alarm rate was counted in this run."]
     if nominal is not None and empirical is not None and len(nominal) == len(empirical) > 0:
-        point = [number(found.get("nominal")), *(number(alarm.get(k)) for k in ("value", "low", "high"))]
-        whole = tuple(p for p in point if p is not None)
-        figure = draw.calibration(nominal, empirical, arrays.get("alarm_low"), arrays.get("alarm_high"),
-                                  whole if len(whole) == 4 else None)  # fmt: skip
-        keys = (("counted, with its band", "data"), ("exact promise", "muted"), ("threshold in use", "model"))
-        section.blocks.append(Panels([Picture(
-            draw.svg(figure, "Counted against promised false-alarm rate, with its band and the diagonal"), "Calibration",
-            "On the dashed diagonal the detector raises exactly as many false alarms as promised; above it, more. "
-            "The promise holds where the band touches the diagonal or lies below it.",
-            keys=keys if len(whole) == 4 else keys[:2],
-        )]))  # fmt: skip
+        items.append(_calibration(found, arrays))
     else:
-        section.blocks.append(Text("No calibration curve was stored in this run.", absent=True))
-    section.blocks.append(_outlier_table(part(found, "outliers")))
+        words.append("No calibration curve was stored in this run.")
+    if part(found, "outliers"):
+        items.append(_outliers(part(found, "outliers")))
+    else:
+        words.append("No outlier sets were evaluated in this run.")
+    section.blocks += [Panels(items, "wide")] if items else []
+    section.blocks += [Text(sentence, absent=True) for sentence in words]
     return section
 
 
-def _outlier_table(outliers: Values) -> Any:
-    if not outliers:
-        return Text("No outlier sets were evaluated in this run.", absent=True)
-    rows = [
-        (str(name), count(part(outliers, name).get("count")),
-         *(estimate(part(outliers, name).get(key), share=key == "fpr95") for key in ("auroc", "aupr", "fpr95")))
-        for name in outliers
-    ]  # fmt: skip
+def _calibration(found: Values, arrays: Arrays) -> Picture:
+    nominal, value = number(found.get("nominal")), number(part(found, "false_alarm").get("value"))
+    point = None if nominal is None or value is None else (nominal, value)
+    figure = draw.calibration(
+        arrays["alarm_nominal"], arrays["alarm_empirical"], arrays.get("alarm_low"), arrays.get("alarm_high"), point
+    )
+    keys = [("counted", "data"), ("exact promise (dashed), and where a sound detector falls", "noise")]
+    caption = (
+        "On the dashed diagonal the detector raises exactly as many false alarms as promised; above the grey band it breaks "
+        "its promise, within the band it keeps it up to the luck of the draw."
+    )
+    alt = "Counted against promised false-alarm rate, with the diagonal and the band of a sound detector"
+    return Picture(
+        draw.svg(figure, alt), "Calibration", caption, keys=(*keys, ("threshold in use", "model")) if point else tuple(keys)
+    )
+
+
+def kept(found: Values) -> bool | None:
+    """Whether the counted false-alarm rate is within what a sound detector shows, or below; None if unknown."""
+    alarm = part(found, "false_alarm")
+    value, high = number(alarm.get("value")), number(alarm.get("high"))
+    return None if value is None or high is None else value <= high
+
+
+def _outliers(outliers: Values) -> Table:
+    rows = []
+    for name in outliers:
+        scores = part(outliers, name)
+        cells = (estimate(scores.get(key), share=key == "fpr95") for key in ("auroc", "aupr", "fpr95"))
+        rows.append((str(name), count(scores.get("count")), *cells))
     caption = (
         "AUROC: chance that an outlier has a higher energy than a test example (0.5 is guessing, 1 is perfect). AUPR: "
         "precision averaged over recall. FPR95: false alarms when 95 % of the outliers are caught; smaller is better. "

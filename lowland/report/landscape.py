@@ -1,38 +1,46 @@
-HEAD
+"""The energy over the plane, for two-dimensional data: contours with data and samples, and the field −∇E."""
 
-def landscape(values: Values, arrays: Arrays) -> Section | None:
-    """The energy over the plane; only for two-dimensional data."""
+from lowland.report import figures as draw
+from lowland.report.blocks import Panels, Picture, Section, Text
+from lowland.report.pictures import Array, Arrays, in_plane
+
+DATA, SAMPLES = "#ffffff", "#f2893f"  # dots that stand out on the dark lowlands, on a light page and on a dark one
+HEIGHTS = "Colours give the energy above its lowest point; above 15, or the highest 5 % of the map, they do not change."
+
+
+def landscape(arrays: Arrays) -> Section | None:
+    """Maps of the energy; None unless the data are points in the plane."""
     x, y, energy = (arrays.get(f"landscape/{name}") for name in ("x", "y", "energy"))
-    points, vectors = arrays.get("field/points"), arrays.get("field/vectors")
-    plane = in_plane(arrays.get("samples")) or in_plane(arrays.get("data")) or energy is not None
-    if not plane:
+    if energy is None and not in_plane(arrays.get("samples")) and not in_plane(arrays.get("data")):
         return None
     section = Section("landscape", "The landscape")
-    if x is None or y is None or energy is None:
+    pictures: list[Picture] = []
+    if x is None or y is None or energy is None or energy.shape != (len(y), len(x)):
         section.blocks.append(Text("No landscape was stored in this run.", absent=True))
         x = y = energy = None
-    pictures = []
-    if energy is not None and x is not None and y is not None:
-        section.lead = "The energy over the plane. Data live in the lowlands (dark); everything else is uphill (pale)."
-        tail = "Heights are above the lowest point; above 15, or above 95 % of the map, the colour no longer changes."
-        for name, colour in (("data", "#ffffff"), ("samples", "#f2893f")):
+    else:
+        section.lead = "The energy over the plane: data live in the lowlands (dark), everything else is uphill (pale)."
+        for name, colour in (("data", DATA), ("samples", SAMPLES)):
             dots = arrays.get(name)
-            if dots is None or not in_plane(dots):
+            if in_plane(dots):
+                pictures.append(_map(name, colour, x, y, energy, dots[:1200]))
+            else:
                 section.blocks.append(Text(f"No {name} were stored to set into the landscape.", absent=True))
-                continue
-            figure = draw.landscape(x, y, energy, dots[:1200], colour)
-            pictures.append(Picture(
-                draw.svg(figure, f"Contour map of the energy with {len(dots[:1200])} points ({name})"),
-                f"Energy and {name}", f"The {name} as dots: they should fill the dark valleys and leave none empty. {tail}",
-            ))  # fmt: skip
-    if points is not None and vectors is not None and len(points) == len(vectors) > 0:
+    points, vectors = arrays.get("field/points"), arrays.get("field/vectors")
+    if in_plane(points) and in_plane(vectors) and len(points) == len(vectors):
         figure = draw.field(points, vectors, x, y, energy)
-        pictures.append(Picture(
-            draw.svg(figure, f"Vector field of minus the gradient of the energy at {len(points)} points"), "Downhill: −∇E",
-            "Arrows point the way a chain is pushed; stronger colour means a stronger push. They should lead to the data.",
-        ))  # fmt: skip
+        alt = f"Vector field of minus the gradient of the energy at {len(points)} points"
+        caption = "Arrows point the way a chain is pushed; stronger colour is a stronger push. They should lead to the data."
+        pictures.append(Picture(draw.svg(figure, alt), "Downhill: −∇E", caption))
     else:
         section.blocks.append(Text("No vector field was stored in this run.", absent=True))
-    if pictures:
-        section.blocks.insert(0, Panels(pictures))
+    section.blocks.insert(0, Panels(pictures))
     return section
+
+
+def _map(name: str, colour: str, x: Array, y: Array, energy: Array, dots: Array) -> Picture:
+    figure = draw.landscape(x, y, energy, dots, colour)
+    caption = f"The {name} as dots: they should fill the dark valleys and leave none empty. {HEIGHTS}"
+    return Picture(
+        draw.svg(figure, f"Contour map of the energy with {len(dots)} points ({name})"), f"Energy and {name}", caption
+    )

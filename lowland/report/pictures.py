@@ -1,8 +1,29 @@
-HEAD
+"""Images to pictures: arrays (N, C, H, W) in [0, 1] are tiled into one sheet and become a PNG, pixel for pixel."""
 
-def is_images(array: Array | None) -> bool:
+import base64
+import html
+import io
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+import matplotlib
+import numpy as np
+from matplotlib.image import imsave
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+UNKNOWN = (0.49, 0.60, 0.74)  # the colour of a pixel that was not observed
+
+
+def is_images(array: Array | None) -> TypeGuard[Array]:
     """Whether an array holds images, (N, C, H, W) with one or three channels."""
-    return array is not None and array.ndim == 4 and len(array) > 0 and array.shape[1] in (1, 3)
+    return array is not None and array.ndim == 4 and array.size > 0 and array.shape[1] in (1, 3)
+
+
+def in_plane(array: Array | None) -> TypeGuard[Array]:
+    """Whether an array holds points in the plane, (N, 2)."""
+    return array is not None and array.ndim == 2 and array.shape[1] == 2 and len(array) > 0
 
 
 def rgb(images: Array) -> Array:
@@ -21,10 +42,10 @@ def heat(images: Array, top: float) -> Array:
     return np.asarray(matplotlib.colormaps["inferno"](np.clip(sizes / max(top, 1e-12), 0, 1)))[..., :3]
 
 
-def tile(colours: Array, columns: int, gap: int | None = None) -> Array:
-    """(N, H, W, 3) to one picture (rows, columns, 4) with transparent gaps."""
+def tile(colours: Array, columns: int) -> Array:
+    """(N, H, W, 3) to one sheet (rows, columns, 4) with transparent gaps."""
     amount, height, width, _ = colours.shape
-    gap = max(1, width // 14) if gap is None else gap
+    gap = max(1, width // 14)
     rows = -(-amount // columns)
     sheet = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
     for i, picture in enumerate(colours):
@@ -34,17 +55,22 @@ def tile(colours: Array, columns: int, gap: int | None = None) -> Array:
     return sheet
 
 
-def picture(sheet: Array, alt: str, widest: int = 500) -> str:
-    """A tiled picture as an <img> of whole pixels, at most about `widest` CSS pixels wide."""
+def image(sheet: Array, alt: str, widest: int = 480) -> str:
+    """A sheet as an <img> of whole pixels, at most about `widest` CSS pixels wide."""
     buffer = io.BytesIO()
-    imsave(buffer, (255 * sheet + 0.5).astype(np.uint8), format="png", metadata={"Software": None})
+    pixels = (255 * sheet + 0.5).astype(np.uint8)
+    imsave(buffer, pixels, format="png", metadata={"Software": None})  # type: ignore[dict-item]  # None leaves it out
     code = base64.b64encode(buffer.getvalue()).decode()
     height, width = sheet.shape[:2]
-    size = width * max(1, widest // width)
     return (
         f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
-        f'style="width:{size}px">'
+        f'style="width:{width * max(1, widest // width)}px">'
     )
+
+
+def row(images: Array, alt: str, widest: int = 440) -> str:
+    """Images side by side as one <img>; wherever they are not known they have the colour of the unknown."""
+    return image(tile(rgb(images), len(images)), alt, widest)
 
 
 def room(images: Array, most: int, pixels: int = 400_000) -> int:

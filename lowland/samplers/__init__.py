@@ -3,14 +3,15 @@
 from lowland.samplers.hmc import HMC
 from lowland.samplers.kernel import Info, Sampler, State, init, metropolis, normal_like, squared_norm
 from lowland.samplers.langevin import MALA, Langevin, ShortRun
-from lowland.samplers.loop import Draws, Energies, Keeper, Moments, Trace, run_chains, sample, tune
-from lowland.samplers.paths import anneal, noise_ladder
+from lowland.samplers.loop import Draws, Energies, Frames, Keeper, Moments, Trace, run_chains, sample, tune
+from lowland.samplers.paths import anneal, divide_steps, noise_ladder
 
 __all__ = [
     "HMC",
     "MALA",
     "Draws",
     "Energies",
+    "Frames",
     "Info",
     "Keeper",
     "Langevin",
@@ -20,6 +21,7 @@ __all__ = [
     "State",
     "Trace",
     "anneal",
+    "divide_steps",
     "init",
     "metropolis",
     "noise_ladder",

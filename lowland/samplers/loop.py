@@ -12,7 +12,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_energy, check_finite, check_normalisable, check_points, frozen, lift
+from lowland.energy import (
+    Energy,
+    check_energy,
+    check_finite,
+    check_independent,
+    check_normalisable,
+    check_points,
+    check_values,
+    frozen,
+    lift,
+)
 from lowland.samplers.kernel import Info, Sampler, State
 
 
@@ -56,6 +66,31 @@ class _DrawsRecorder:
     def add(self, step: int, state: State, info: Info) -> None:
         if step % self.every == 0:
             self.store[step // self.every - 1] = state.x
+
+    def result(self) -> Tensor:
+        return self.store
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Keep the points after the given steps (1, 2, ...), ascending: a tensor (frames, B, *event)."""
+
+    at: tuple[int, ...]
+    name: str = "frames"
+
+    def start(self, state: State, steps: int) -> "_FramesRecorder":
+        return _FramesRecorder(self.at, state.x.new_empty((len(self.at), *state.x.shape)))
+
+
+@dataclass
+class _FramesRecorder:
+    at: tuple[int, ...]
+    store: Tensor
+
+    def add(self, step: int, state: State, info: Info) -> None:
+        for i, wanted in enumerate(self.at):
+            if step == wanted:
+                self.store[i] = state.x
 
     def result(self) -> Tensor:
         return self.store
@@ -180,14 +215,19 @@ def sample(
     energy = lift(energy)
     check_normalisable(energy)
     _check_arguments(steps, generator, x)
+    check_points(energy, x)
+    if state is not None and not torch.equal(state.x, x):
+        raise ValueError("state and x disagree; they must hold the same points; pass trace.x with trace.state")
     with frozen(energy):
         if state is None:
-            check_energy(energy, x)
+            state = sampler.init(energy, x)
+            check_values(state.energy, x)
+            check_independent(energy, x, state.energy)
+            gradients = 1
         else:
-            check_points(energy, x)
-            if not torch.equal(state.x, x):
-                raise ValueError("state and x disagree; they must hold the same points; pass trace.x with trace.state")
-        return run_chains(energy, sampler, x, steps, generator=generator, keep=keep, state=state, progress=progress)
+            gradients = 0
+        trace = run_chains(energy, sampler, x, steps, generator=generator, keep=keep, state=state, progress=progress)
+    return dataclasses.replace(trace, gradients=trace.gradients + gradients)
 
 
 def run_chains(
@@ -235,10 +275,12 @@ def tune(
     target: float | None = None,
     generator: torch.Generator,
 ) -> Any:
-    """Find the step size at which a Metropolis sampler accepts a target share, by dual averaging; returns a new sampler.
+    """Find the step size at which a Metropolis sampler accepts a target share; returns a new sampler.
+
+        log ε ← log ε + 2 t^{−0.6} (accepted − target),      averaged over the second half
 
     target: 0.574 for MALA and 0.8 for longer trajectories unless given. The old sampler and x are left alone.
-    Source: Hoffman & Gelman (2014), section 3.2, https://arxiv.org/abs/1111.4246
+    Source: Andrieu & Thoms (2008), section 4, https://doi.org/10.1007/s11222-008-9110-y (Robbins–Monro, Polyak averaging)
 
     Raises ValueError for samplers without an accept step, whose step cannot be judged by acceptance.
 
@@ -250,8 +292,8 @@ def tune(
     True
     """
     energy = lift(energy)
+    check_normalisable(energy)
     _check_arguments(steps, generator, x)
-    check_energy(energy, x)
     if not sampler.adjusted or not dataclasses.is_dataclass(sampler):
         raise ValueError(
             f"{type(sampler).__name__} accepts every proposal; tune needs a sampler with an accept step; "
@@ -260,18 +302,19 @@ def tune(
     target = target if target is not None else (0.574 if sampler.gradients == 1 else 0.8)
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; an acceptance rate lies between 0 and 1; leave it out for the default")
-    log_start = math.log(sampler.step_size)
-    log_step, averaged, error = log_start, log_start, 0.0
+    if steps < 2:
+        raise ValueError(f"steps is {steps}; tuning needs at least 2; 200 is the default")
+    log_step, late = math.log(sampler.step_size), []
     with frozen(energy):
+        check_energy(energy, x)
         state = sampler.init(energy, x)
         for t in range(1, steps + 1):
             trial = dataclasses.replace(sampler, step_size=math.exp(log_step))
             state, info = trial.step(energy, state, generator)
-            error += (target - info.accept.float().mean().item() - error) / (t + 10)
-            log_step = log_start - math.sqrt(t) / 0.05 * error
-            weight = t**-0.75
-            averaged = weight * log_step + (1 - weight) * averaged
-    return dataclasses.replace(sampler, step_size=math.exp(averaged))
+            log_step += 2 * t**-0.6 * (info.accept.float().mean().item() - target)
+            if t > steps // 2:
+                late.append(log_step)
+    return dataclasses.replace(sampler, step_size=math.exp(sum(late) / len(late)))
 
 
 def _check_arguments(steps: int, generator: torch.Generator, x: Tensor) -> None:

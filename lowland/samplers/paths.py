@@ -1,15 +1,14 @@
 """A path is a list of energies; going along it is a short caller of the loop."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from lowland.energy import Energy
 from lowland.samplers.kernel import Sampler
-from lowland.samplers.loop import Trace, sample
+from lowland.samplers.loop import Frames, Trace, sample
 
 
 def anneal(
@@ -19,12 +18,14 @@ def anneal(
     steps: int,
     *,
     generator: torch.Generator,
-    **kwargs: Any,
+    frames: Sequence[int] = (),
+    progress: Callable[[int], object] | None = None,
 ) -> list[Trace]:
-    """Run chains through the energies of a path one after the other, `steps` on each. Returns one trace per energy.
+    """Run chains through the energies of a path one after the other, `steps` in all, divided evenly. One trace per energy.
 
     samplers: one for all or one per energy. With path = [energy / T for T in temperatures] this is simulated annealing;
-    with path = [energy.given(σ) for σ in sigmas] annealed Langevin dynamics.
+    with path = [energy.given(σ) for σ in sigmas] annealed Langevin dynamics. frames: steps, counted over the whole path, whose
+    points are kept under "frames" in the trace of their rung.
     Source: Song & Ermon (2019), algorithm 1, https://arxiv.org/abs/1907.05600
 
     >>> import torch, lowland
@@ -40,11 +41,23 @@ def anneal(
             f"{len(rungs)} samplers came with {len(path)} energies; there must be one each, or one sampler for all; "
             f"make the lists equally long"
         )
-    traces = []
-    for energy, sampler in zip(path, rungs, strict=True):
-        traces.append(sample(energy, sampler, x, steps, generator=generator, **kwargs))
-        x = traces[-1].x
+    traces: list[Trace] = []
+    done = 0
+    for energy, sampler, share in zip(path, rungs, divide_steps(steps, len(path)), strict=True):
+        here = tuple(step - done for step in frames if done < step <= done + share)
+        keep = [Frames(here)] if here else []
+        traces.append(sample(energy, sampler, x, share, generator=generator, keep=keep, progress=progress))
+        x, done = traces[-1].x, done + share
     return traces
+
+
+def divide_steps(steps: int, rungs: int) -> list[int]:
+    """Steps for each rung, as even as can be; the later rungs get what does not divide.
+
+    >>> divide_steps(20, 3)
+    [6, 7, 7]
+    """
+    return [steps // rungs + (i >= rungs - steps % rungs) for i in range(rungs)]
 
 
 def noise_ladder(sampler: Sampler, sigmas: Sequence[float]) -> list[Sampler]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Function, Sum, energy_values
+from lowland.energy import Energy, Function, Sum, check_normalisable, energy_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ def compose(energies: Sequence[Energy], references: Sequence[Tensor], weights: S
             f"{len(energies)} energies came with {len(references)} references and {len(weights)} weights; one of each is "
             f"needed; make the lists equally long"
         )
+    check_normalisable(Sum(energies, weights))
     scales = [scale_of(energy, x) for energy, x in zip(energies, references, strict=True)]
     factors = [w / s.spread for w, s in zip(weights, scales, strict=True)]
     offset = sum(f * s.mean for f, s in zip(factors, scales, strict=True))

@@ -5,6 +5,7 @@ the calibration points, at most that share of inliers is called an outlier, what
 are found is up to the energy.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class Detector:
         if not 0 < self.nominal < 1:
             raise ValueError(f"nominal is {self.nominal}; a false-alarm rate lies in (0, 1); 0.05 is common")
         if self.calibration.dim() != 1 or int(self.nominal * (len(self.calibration) + 1) + 1e-9) < 1:
-            need = int(1 / self.nominal)
+            need = math.ceil(1 / self.nominal - 1e-9) - 1
             raise ValueError(
                 f"{len(self.calibration)} calibration energies cannot promise a false-alarm rate of {self.nominal}; at "
                 f"least {need} are needed; bring more points or raise the rate"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, frozen, value_and_score
-from lowland.samplers import Draws, Sampler, anneal, noise_ladder
+from lowland.samplers import Sampler, anneal, noise_ladder
 
 
 class Generated(NamedTuple):
@@ -72,8 +72,10 @@ def generate(
     >>> g = torch.Generator().manual_seed(0)
     >>> made = generate(Gaussian(), lowland.MALA(0.5), torch.zeros(4, 2), 20, generator=g, frames=3)
     >>> made.film.shape, made.film_steps
-    (torch.Size([3, 4, 2]), [0, 10, 20])
+    (torch.Size([4, 4, 2]), [0, 10, 20, 20])
     """
+    if not temperatures or (frames and frames < 2):
+        raise ValueError(f"temperatures are {temperatures} and frames {frames}; at least one T and 0 or 2 frames; correct them")
     if getattr(energy, "noise", False):
         if not sigmas:
             raise ValueError("the energy is one of noise and no levels came; annealing needs them; pass sigmas=(1.0, ..., 0.1)")
@@ -83,15 +85,10 @@ def generate(
         bound = energy if labels is None else energy.given(labels)
         path = [bound if t == 1.0 else bound / t for t in temperatures]
         samplers = sampler
-    each = max(steps // len(path), 1) if steps else 0
-    every = max(each * len(path) // max(frames - 1, 1), 1)
-    keep = [Draws(min(every, each))] if frames and each else []
-    traces = anneal(path, samplers, start, each, generator=generator, keep=keep, progress=progress)
+    shown = sorted({round(i * steps / (frames - 1)) for i in range(frames)}) if frames > 1 else []
+    traces = anneal(path, samplers, start, steps, generator=generator, frames=shown, progress=progress)
     x = jump(path[-1], traces[-1].x, jump_sigma)
-    if not keep:
+    if not shown:
         return Generated(x, labels, None, [])
-    film = torch.cat([start.unsqueeze(0), *(trace.draws for trace in traces)])
-    shown = [keep[0].every * i for i in range(len(film))]
-    if jump_sigma:
-        film, shown = torch.cat([film, x.unsqueeze(0)]), [*shown, shown[-1]]
-    return Generated(x, labels, film, shown)
+    film = torch.cat([start.unsqueeze(0), *(trace.kept["frames"] for trace in traces if trace.kept), x.unsqueeze(0)])
+    return Generated(x, labels, film, [*shown, steps])

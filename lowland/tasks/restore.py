@@ -52,6 +52,19 @@ def likelihood(operator: Operator, y: Tensor, sigma: float) -> Function:
     return Function(lambda x: (operator(x) - y).square().flatten(1).sum(1) / (2 * sigma**2))
 
 
+def _check_operator(operator: Operator, x: Tensor, y: Tensor) -> None:
+    """Refuse an operator that does not turn points of x's shape into measurements of y's."""
+    try:
+        made = tuple(operator(x[:1]).shape[1:])
+    except RuntimeError as error:
+        made = str(error)  # type: ignore[assignment]
+    if made != tuple(y.shape[1:]):
+        raise ValueError(
+            f"the measurement has shape {tuple(y.shape[1:])} and the operator gives {made} for points of shape "
+            f"{tuple(x.shape[1:])}; they must agree; measure with the operator that is passed"
+        )
+
+
 @dataclass(frozen=True)
 class Restoration:
     """mean and spread (B, *event): average and standard deviation over the draws; draws (D, B, *event)."""
@@ -82,7 +95,8 @@ def restore(
     the measurement; start: (B, *event), where the chains begin; draws of the domain's starting law unless given;
     temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them. Ending at 1 gives draws of
     the posterior as far as the chains mix; from hot to 1 they mix better; jump_sigma: noise level of the data that the prior
-    was trained on, removed from every draw by a last `jump`.
+    was trained on, removed from every draw by a last `jump` (the prior is then that of noisy points, so draws are those of a
+    smoothed posterior: good guesses, but biased where the measurement is finer than that noise).
 
     Raises ValueError for a sigma that is not positive, measurements that are not finite, or shapes that A cannot relate.
 
@@ -101,14 +115,14 @@ def restore(
     else:
         x = start.repeat(draws, *[1] * (start.dim() - 1))
     wide = y.repeat(draws, *[1] * (y.dim() - 1))
-    seen = operator(x[:1])
-    if seen.shape[1:] != y.shape[1:]:
+    if not temperatures or min(temperatures) <= 0 or len(x) != len(wide):
         raise ValueError(
-            f"the measurement has shape {tuple(y.shape[1:])} and the operator makes {tuple(seen.shape[1:])}; they must "
-            f"agree; measure with the operator that is passed"
+            f"temperatures are {temperatures} and start has {len(x) // draws} rows for {len(y)} measurements; at least one T, "
+            f"all above 0, and one row each are needed; correct them"
         )
+    _check_operator(operator, x, y)
     fit = likelihood(operator, wide, sigma)
     path = [prior / t + fit for t in temperatures]
-    x = anneal(path, sampler, x, max(steps // len(path), 1), generator=generator, progress=progress)[-1].x
+    x = anneal(path, sampler, x, steps, generator=generator, progress=progress)[-1].x
     found = jump(prior, x, jump_sigma).view(draws, len(y), *x.shape[1:])
     return Restoration(found.mean(0), found.std(0, correction=0), found)

@@ -124,7 +124,7 @@ def _log(
         if (finding.name, finding.level) not in known:
             run.log({"step": row["step"], "event": "verdict", **finding._asdict()})
             if policy != "continue":
-                tqdm.write(f"step {row['step']}: {finding.level}: {finding.sentence} {finding.remedy}")
+                tqdm.write(f"step {row['step']}: {finding.level}: {finding.sentence} {finding.remedy}", file=sys.stderr)
 
 
 def _intervene(session: Session, run: Run, rows: list[dict[str, Any]], findings: list[Finding]) -> None:
@@ -143,4 +143,4 @@ def _intervene(session: Session, run: Run, rows: list[dict[str, Any]], findings:
     run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
     run.log({"step": step, "event": "rollback", "to": checkpoint.step, **cause._asdict()})
     rows[:] = [row for row in rows if row["step"] <= checkpoint.step]
-    tqdm.write(f"step {step}: rolled back to step {checkpoint.step} with a lower rate. {cause.sentence}")
+    tqdm.write(f"step {step}: rolled back to step {checkpoint.step} with a lower rate. {cause.sentence}", file=sys.stderr)

@@ -84,6 +84,7 @@ class Session:
             generator=self.generators["chains"],
             classes=self.data.classes if self.labelled else 0,
             restart=self.objective.restart,
+            dtype=next(self.energy.parameters()).dtype,
         )
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
@@ -110,7 +111,7 @@ class Session:
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.value.backward()
-        bound = self.settings.clip if self.settings.clip is not None else math.inf
+        bound = self.settings.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.energy.parameters(), bound)
         sound = bool(norm.isfinite() & loss.value.isfinite())
         if sound:

@@ -9,10 +9,11 @@ class Training:
     """Settings of `fit`.
 
     steps: updates; batch: examples per update; learning_rate, betas: of Adam; warmup: updates of linear rise; decay: share
-    of the updates, at the end, over which the rate falls linearly to zero; clip: bound on the gradient norm or None;
-    ema: decay of the averaged weights; noise: standard deviation of Gaussian noise added to data; dequantise: spread each
-    grey level over its width; margin: how far the energy's box reaches beyond the data's, to hold their noise; log_every, checkpoint_every: in updates, the second a multiple of the first; keep:
-    checkpoints kept; on_failure: what a bad health verdict does; rollbacks: how often at most before stopping; device.
+    of the updates, at the end, over which the rate falls linearly to zero; clip: bound on the gradient norm, 0 for none;
+    ema: decay of the averaged weights; noise: standard deviation of Gaussian noise added to data; margin: how far the
+    energy's box reaches beyond the data's, to hold that noise; dequantise: spread each grey level over its width;
+    log_every, checkpoint_every: in updates, the second a multiple of the first; keep: checkpoints kept, besides the newest
+    in good health; on_failure: what a bad health verdict does; rollbacks: how often at most before stopping; device.
     """
 
     steps: int = 2000
@@ -21,7 +22,7 @@ class Training:
     betas: tuple[float, float] = (0.0, 0.999)
     warmup: int = 100
     decay: float = 0.3
-    clip: float | None = 1.0
+    clip: float = 1.0
     ema: float = 0.999
     noise: float = 0.0
     margin: float = 0.0
@@ -44,7 +45,7 @@ class Training:
                 "betas": all(0 <= beta < 1 for beta in self.betas),
                 "warmup": self.warmup >= 0,
                 "decay": 0 <= self.decay <= 1,
-                "clip": self.clip is None or self.clip > 0,
+                "clip": self.clip >= 0,
                 "ema": 0 <= self.ema < 1,
                 "noise": self.noise >= 0,
                 "margin": self.margin >= 0,
