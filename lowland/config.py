@@ -64,6 +64,7 @@ class Restoration(BaseModel):
     temperatures: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)
     jump: float = Field(0.0, ge=0, description=JUMP)
     count: int = Field(100, ge=0, description="test images restored by evaluate; 0 for none")
+    bank: int = Field(0, ge=0, description="draws of the prior from which chains start; 0 starts them at noise")
 
 
 class Evaluation(BaseModel):

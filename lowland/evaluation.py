@@ -19,6 +19,7 @@ from lowland.energy import Energy, energy_values, value_and_score
 from lowland.metrics import class_entropy, energy_gap, false_alarms, frechet_distance, mean, mmd, nearest, psnr, share
 from lowland.registry import build
 from lowland.run import Run, load
+from lowland.samplers import run_chains
 from lowland.tasks import Detector, Identity, Mask, bind_noise, even_labels, generate, restore
 from lowland.tasks.generate import Generated
 from lowland.training import load_recipe_data
@@ -115,6 +116,30 @@ def _from_chains(s: Subject, count: int, generator: torch.Generator, labels: Ten
         wanted = labels == label
         chosen[wanted] = pool[torch.randint(len(pool), (int(wanted.sum()),), generator=generator)]
     return x[chosen], labels
+
+
+def prior_bank(s: Subject, generator: torch.Generator) -> Tensor | None:
+    """Draws of the prior for restoration, made once and kept in the run: chains of training walked on with averaged weights.
+
+    Every 50 steps their states are added until the recipe's [restoration] bank is full. None if the recipe asks for none.
+    """
+    count = s.recipe["restoration"]["bank"]
+    if not count:
+        return None
+    if (s.run.path / "bank.safetensors").exists():
+        return s.run.read_tensors("bank.safetensors")["x"]
+    saved = s.run.load_checkpoint().tensors.get("chains")
+    if saved is None:
+        raise ValueError(f"{s.run.path} kept no chains; restoration.bank needs an objective that does (PCD); set it to 0")
+    old = saved["age"] >= saved["age"].float().median()
+    x, energy = saved["x"][old], s.energy.given(saved["labels"][old]) if s.classes else s.energy
+    walked: list[Tensor] = []
+    while sum(map(len, walked)) < count:
+        x = run_chains(energy, s.sampler, x, 50, generator=generator).x
+        walked.append(x)
+    bank = torch.cat(walked)[:count]
+    s.run.write_tensors("bank.safetensors", {"x": bank})
+    return bank
 
 
 def evaluate_run(run: Run, data: Dataset | None = None, say: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
@@ -271,7 +296,7 @@ def _restoration(s: Subject, found: Findings, generator: torch.Generator, judge:
     truth, labels = s.data.test.x[:count], s.data.test.y
     noise = sigma * torch.randn(truth.shape, generator=generator)
     known = lower_half_hidden(s.data.domain)
-    settings = restoration_settings(how)
+    settings = restoration_settings(how) | {"bank": prior_bank(s, generator)}
     sampler = build("sampler", how["sampler"])
     tasks: dict[str, Any] = {}
     for task in ("inpaint", "denoise"):

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from lowland.config import Recipe
 from lowland.data import load_batch, load_image, save_grid
 from lowland.energy import energy_values
-from lowland.evaluation import Subject, draw, evaluate_run, restoration_settings, subject
+from lowland.evaluation import Subject, draw, evaluate_run, prior_bank, restoration_settings, subject
 from lowland.metrics import p_values
 from lowland.registry import build
 from lowland.run import Run
@@ -170,7 +170,8 @@ def restore(
         seen = seen * known
     elif task != "denoise":
         raise ValueError(f"the task is {task!r}; lowland restores by 'denoise' or 'inpaint'; choose one")
-    settings = restoration_settings(how) | ({} if draws is None else {"draws": draws})
+    generator = torch.Generator().manual_seed(seed)
+    settings = restoration_settings(how) | ({} if draws is None else {"draws": draws}) | {"bank": prior_bank(s, generator)}
     with tqdm(total=how["steps"], unit="step", disable=not progress) as bar:
         answer = restore_task(
             s.marginal,
@@ -178,7 +179,7 @@ def restore(
             seen,
             sigma if sigma is not None else how["sigma"],
             build("sampler", how["sampler"]),
-            generator=torch.Generator().manual_seed(seed),
+            generator=generator,
             progress=bar.update,
             **settings,
         )

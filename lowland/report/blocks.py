@@ -102,12 +102,20 @@ class Facts:
 
 @dataclass(frozen=True)
 class Card:
-    """A headline figure. tone: good, warn, bad, or nothing."""
+    """A headline figure. tone: good, warn, bad, or nothing; error: what stands after ±."""
 
     label: str
     value: str
     note: str
     tone: str = ""
+    error: str = ""
+
+    @classmethod
+    def of(cls, label: str, text: str, note: str) -> "Card":
+        """From an estimate as text: "91.0 ± 1.2 %" becomes "91.0 %" and "± 1.2"."""
+        value, _, rest = text.partition(" ± ")
+        error, _, unit = rest.partition(" ")
+        return cls(label, f"{value} {unit}".strip(), note, error=f"± {error}" if error else "")
 
 
 @dataclass

@@ -23,7 +23,8 @@ from lowland.report.blocks import (
 from lowland.report.pictures import Arrays
 
 FIXED = {"train": "fourth", "test": "data", "samples": "model", "noise": "noise"}  # set: colour
-SHIFTED = ("third", "fifth", "warn", "bad")
+QUANTILES = (0.05, 0.5, 0.95)
+SHIFTED = ("third", "warn", "fifth", "bad")
 
 
 def energies(arrays: Arrays) -> Section:
@@ -46,11 +47,18 @@ def energies(arrays: Arrays) -> Section:
         "Each outline is a density of area one: the further apart two of them, the better the energy tells these sets apart. "
         f"The axis is cut to the bulk of the data and of the sets near them.{_beyond(sets, order, window)}"
     )
-    alt = f"Histograms of the energies of {listed(order)}; their medians are in the table beside"
+    alt = f"Histograms of the energies of {listed(order)}; their medians are in the table that follows"
     keys = tuple((name, colours[name]) for name in order)
     picture = Picture(draw.svg(figure, alt), "Energies of the sets", caption, keys=keys)
-    section.blocks.append(Panels([picture, _quantiles(sets, order)], "wide"))
+    section.blocks.append(Panels([picture, _ranges(sets, order, colours), _quantiles(sets, order)], "flow"))
     return section
+
+
+def _ranges(sets: Arrays, order: list[str], colours: Values) -> Picture:
+    rows = [(name, *(float(q) for q in np.quantile(draw.finite(sets[name]), QUANTILES)), colours[name]) for name in order]
+    caption = "Each bar holds the middle 90 % of a set, the dot is its median. Nothing is cut off here."
+    alt = "Bars from the 5 % to the 95 % quantile of each set's energies, with the median"
+    return Picture(draw.svg(draw.ranges(rows), alt), "Where the sets lie", caption)
 
 
 def _beyond(sets: Arrays, order: list[str], window: tuple[float, float]) -> str:
@@ -67,7 +75,7 @@ def _quantiles(sets: Arrays, order: list[str]) -> Table:
     rows = []
     for name in order:
         seen = draw.finite(sets[name])
-        low, middle, high = np.quantile(seen, [0.05, 0.5, 0.95])
+        low, middle, high = np.quantile(seen, QUANTILES)
         rows.append((name, count(sets[name].size), show(low), show(middle), show(high)))
     lost = {name: int(sets[name].size - len(draw.finite(sets[name]))) for name in order}
     words = listed([f"{amount:,} of {name}" for name, amount in lost.items() if amount])

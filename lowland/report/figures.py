@@ -178,13 +178,30 @@ def bars(counts: Sequence[float], names: Sequence[str]) -> Figure:
     figure, axes = blank(height=max(110.0, 46 + 19.0 * len(counts)))
     axes.barh(np.arange(len(counts)), counts, color=COLOURS["model"], height=0.66)
     axes.axvline(float(np.mean(counts)), color=COLOURS["ink"], linewidth=1.1, dashes=(4, 3))
-    axes.set_ylim(len(counts) - 0.4, -0.6)
-    axes.set_yticks(np.arange(len(counts)), [n if len(n) < 15 else f"{n[:13]}…" for n in names])
+    _names(axes, names)
+    label(axes, "samples")
+    return figure
+
+
+def ranges(rows: Sequence[tuple[str, float, float, float, str]]) -> Figure:
+    """One line per set from low to high with a dot at its middle. rows: (name, low, middle, high, colour name)."""
+    figure, axes = blank(height=46 + 22.0 * len(rows))
+    for i, (_, low, middle, high, colour) in enumerate(rows):
+        axes.plot([low, high], [i, i], color=COLOURS[colour], linewidth=5, alpha=0.4, solid_capstyle="round")
+        axes.plot([middle], [i], "o", color=COLOURS[colour], markersize=7)
+    _names(axes, [row[0] for row in rows])
+    axes.margins(x=0.04)
+    label(axes, "energy")
+    return figure
+
+
+def _names(axes: Axes, names: Sequence[str]) -> None:
+    """Names down the left side, as they are: a $ in a name is a $."""
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(np.arange(len(names)), [name if len(name) < 17 else f"{name[:15]}…" for name in names])
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
     axes.grid(False, axis="y")
-    label(axes, "samples")
-    return figure
 
 
 # ---- points in the plane -------------------------------------------------------------------------------------------
@@ -200,9 +217,15 @@ def frame(points: Array) -> Limits:
     return float(low[0] - pad[0]), float(high[0] + pad[0]), float(low[1] - pad[1]), float(high[1] + pad[1])
 
 
-def scatter(points: Array, limits: Limits, colour: str, height: float = 270) -> Figure:
+def _height(limits: Limits, margin: float = 50) -> float:
+    """The height at which a plane of these limits fills a figure without blank bands."""
+    across, up = max(limits[1] - limits[0], 1e-12), max(limits[3] - limits[2], 1e-12)
+    return float(np.clip((360 - margin) * up / across + 26, 150, 330))
+
+
+def scatter(points: Array, limits: Limits, colour: str) -> Figure:
     """Points in the plane."""
-    figure, axes = blank(height=height)
+    figure, axes = blank(height=_height(limits))
     _dots(axes, points, COLOURS[colour], 0.55)
     axes.set(xlim=limits[:2], ylim=limits[2:])
     axes.set_aspect("equal", adjustable="box")
@@ -216,7 +239,8 @@ def _dots(axes: Axes, points: Array, colour: str, alpha: float = 0.9, edge: str 
 
 def landscape(x: Array, y: Array, energy: Array, points: Array | None, colour: str) -> Figure:
     """Filled contours of the energy above its floor (row = y), with points on top."""
-    figure, axes = blank(height=270)
+    limits = (float(x.min()), float(x.max()), float(y.min()), float(y.max()))
+    figure, axes = blank(height=_height(limits, 85))
     values, levels = _levels(energy)
     land = axes.contourf(x, y, values, levels=levels, cmap=LAND, extend="max")
     land.set_rasterized(True)
@@ -229,17 +253,19 @@ def landscape(x: Array, y: Array, energy: Array, points: Array | None, colour: s
     bar.locator = MaxNLocator(5)
     bar.update_ticks()
     axes.grid(False)
-    axes.set(xlim=(float(x.min()), float(x.max())), ylim=(float(y.min()), float(y.max())), aspect="equal")
+    axes.set(xlim=limits[:2], ylim=limits[2:], aspect="equal")
     return figure
 
 
 def field(points: Array, vectors: Array, x: Array | None, y: Array | None, energy: Array | None) -> Figure:
     """Arrows along −∇E, all of one length and coloured by size, over contours of the energy."""
-    figure, axes = blank(height=270)
+    plane = (points[:, 0], points[:, 1]) if x is None or y is None else (x, y)
+    limits = (float(plane[0].min()), float(plane[0].max()), float(plane[1].min()), float(plane[1].max()))
+    figure, axes = blank(height=_height(limits))
     if x is not None and y is not None and energy is not None:
         values, levels = _levels(energy)
         axes.contour(x, y, values, levels=levels[1::2], colors=COLOURS["noise"], linewidths=0.7, alpha=0.6)
-        axes.set(xlim=(float(x.min()), float(x.max())), ylim=(float(y.min()), float(y.max())))
+        axes.set(xlim=limits[:2], ylim=limits[2:])
     sizes = np.linalg.norm(vectors, axis=1)
     steps = vectors / np.maximum(sizes, 1e-12)[:, None]
     across = max(4, len(np.unique(points[:, 0].round(6))))

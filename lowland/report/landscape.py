@@ -5,7 +5,7 @@ from lowland.report.blocks import Panels, Picture, Section, Text
 from lowland.report.pictures import Array, Arrays, in_plane
 
 DATA, SAMPLES = "#ffffff", "#f2893f"  # dots that stand out on the dark lowlands, on a light page and on a dark one
-HEIGHTS = "Colours give the energy above its lowest point; above 15, or the highest 5 % of the map, they do not change."
+HEIGHTS = "Colours give the energy above its lowest point; in the highest 5 % of the map, and above 15, they do not change."
 
 
 def landscape(arrays: Arrays) -> Section | None:
@@ -19,7 +19,7 @@ def landscape(arrays: Arrays) -> Section | None:
         section.blocks.append(Text("No landscape was stored in this run.", absent=True))
         x = y = energy = None
     else:
-        section.lead = "The energy over the plane: data live in the lowlands (dark), everything else is uphill (pale)."
+        section.lead = f"Data live in the lowlands (dark), everything else is uphill (pale). {HEIGHTS}"
         for name, colour in (("data", DATA), ("samples", SAMPLES)):
             dots = arrays.get(name)
             if in_plane(dots):
@@ -40,7 +40,7 @@ def landscape(arrays: Arrays) -> Section | None:
 
 def _map(name: str, colour: str, x: Array, y: Array, energy: Array, dots: Array) -> Picture:
     figure = draw.landscape(x, y, energy, dots, colour)
-    caption = f"The {name} as dots: they should fill the dark valleys and leave none empty. {HEIGHTS}"
+    caption = f"The {name} as dots: they should fill the dark valleys and leave none empty."
     return Picture(
         draw.svg(figure, f"Contour map of the energy with {len(dots)} points ({name})"), f"Energy and {name}", caption
     )

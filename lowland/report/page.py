@@ -167,7 +167,7 @@ def _sample_card(measured: Values) -> list[Card]:
         ("mmd", "Sample discrepancy", "squared MMD, samples against data; 0 is equal"),
     ):
         if measured.get(key) is not None:
-            return [Card(title, estimate(measured[key], share=key != "mmd"), note)]
+            return [Card.of(title, estimate(measured[key], share=key != "mmd"), note)]
     return []
 
 
@@ -188,7 +188,7 @@ def _outlier_card(outliers: Values) -> list[Card]:
         return []
     name = min(known, key=lambda n: known[n])
     note = f"AUROC against {name}" + (", the hardest set" if len(known) > 1 else "")
-    return [Card("Outlier detection", estimate(outliers[name]["auroc"]), note)]
+    return [Card.of("Outlier detection", estimate(outliers[name]["auroc"]), note)]
 
 
 def _restoration_card(tasks: Values) -> list[Card]:
@@ -199,7 +199,7 @@ def _restoration_card(tasks: Values) -> list[Card]:
             others = {name: score for name, score in scores.items() if score is not None and "lowland" not in name}
             rival = max(others, key=lambda name: others[name], default=None)
             note = f"{rival}: {show(others[rival])} dB" if rival else "peak signal-to-noise ratio"
-            return [Card(restoration.title_of(task), estimate(measured["lowland mean"], unit="dB"), note)]
+            return [Card.of(restoration.title_of(task), estimate(measured["lowland mean"], unit="dB"), note)]
     return []
 
 

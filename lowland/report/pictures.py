@@ -55,7 +55,7 @@ def tile(colours: Array, columns: int) -> Array:
     return sheet
 
 
-def image(sheet: Array, alt: str, widest: int = 480) -> str:
+def image(sheet: Array, alt: str, widest: int = 504) -> str:
     """A sheet as an <img> of whole pixels, at most about `widest` CSS pixels wide."""
     buffer = io.BytesIO()
     pixels = (255 * sheet + 0.5).astype(np.uint8)

@@ -205,9 +205,10 @@ def _measured(measured: Values) -> Table:
         value = measured.get(key)
         if value is None:
             continue
-        text = estimate(value, share=key in SHARES) if key not in ("neighbour_ratio", "copies") else show(value)
-        if key == "copies" and measured.get("expected_copies") is not None:
-            text += f" (expected {show(measured['expected_copies'])})"
+        text = estimate(value, share=key in SHARES)
+        if key == "copies":
+            expected = measured.get("expected_copies")
+            text = count(value) + ("" if expected is None else f" (expected {show(expected, 2)})")
         rows.append((name, text))
         notes.append(note)
     return Table("What was measured", ("figure", "value"), rows, notes, caption="± is one standard error.")
@@ -251,7 +252,7 @@ def _point_film(film: Array, chosen: Array, heads: list[str]) -> list[Picture]:
     caption = "Each dot is one chain. The cloud should settle into the shape of the data and stay there."
     pictures = []
     for k in kept:
-        figure = draw.scatter(film[chosen[k]], limits, "model", 230)
+        figure = draw.scatter(film[chosen[k]], limits, "model")
         alt = f"{film.shape[1]} chains after {heads[k]} steps"
         pictures.append(Picture(draw.svg(figure, alt), f"After {heads[k]} steps", caption))
     return pictures

@@ -125,7 +125,7 @@ PANELS = (
 def trained(recipe: Values, logged: Rows) -> Section:
     """One sentence, a line per part of the recipe, and the whole recipe folded away."""
     named = {key: str(part(recipe, key)["name"]) for key in PARTS if part(recipe, key).get("name")}
-    words = f"{_article(named['energy'])} energy was trained" if "energy" in named else "An energy was trained"
+    words = f"{_article(named['energy'])} was trained" if "energy" in named else "An energy was trained"
     words += f" on {named['data']}" if "data" in named else ""
     words += f" with the {named['objective']} objective" if "objective" in named else ""
     words += f" and {named['sampler']} chains" if "sampler" in named else ""
@@ -142,7 +142,8 @@ def trained(recipe: Values, logged: Rows) -> Section:
 
 def _article(name: str) -> str:
     spelled = name[:2].isupper() and name[0] in "AEFHILMNORSX"  # an MLP, an RBM
-    return f"{'An' if spelled or (name[:1] in 'AEIOaeio' and not name[:2].isupper()) else 'A'} {name}"
+    first = "An" if spelled or (name[:1] in "AEIOaeio" and not name[:2].isupper()) else "A"
+    return f"{first} {name}" + ("" if name.lower().endswith("energy") else " energy")
 
 
 def _details(values: Values, most: int = 14) -> str:

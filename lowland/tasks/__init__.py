@@ -3,7 +3,7 @@
 from lowland.tasks.compose import compose, scale_of
 from lowland.tasks.detect import Detector
 from lowland.tasks.generate import Generated, bind_noise, even_labels, generate, jump
-from lowland.tasks.restore import Identity, Mask, Restoration, likelihood, restore
+from lowland.tasks.restore import Identity, Mask, Restoration, likelihood, resample, restore
 
 __all__ = [
     "Detector",
@@ -17,6 +17,7 @@ __all__ = [
     "generate",
     "jump",
     "likelihood",
+    "resample",
     "restore",
     "scale_of",
 ]

@@ -74,6 +74,26 @@ class Restoration:
     draws: Tensor
 
 
+def resample(bank: Tensor, operator: Operator, y: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
+    """For each measurement `draws` of the bank's points that explain it, by importance resampling: indices (draws, B).
+
+        w_ij ∝ exp(−β_j ‖A x_i − y_j‖² / 2σ²),      x_i from the bank, draws of the prior
+
+    β_j is the largest number up to 1 at which the weights are worth at least `draws` points (effective sample size); with a
+    bank large enough it is 1 and the resampled points are draws of the posterior.
+    Source: Gordon, Salmond & Smith (1993), https://doi.org/10.1049/ip-f-2.1993.0015; tempering after Del Moral et al. (2006)
+    """
+    loss = torch.cdist(y.flatten(1).double(), operator(bank).flatten(1).double()).square() / (2 * sigma**2)  # (B, bank)
+    loss -= loss.min(1, keepdim=True).values
+    low, high = torch.zeros(len(y), 1), torch.ones(len(y), 1)
+    for _ in range(30):
+        beta = (low + high) / 2
+        weights = torch.softmax(-beta * loss, 1)
+        enough = weights.square().sum(1, keepdim=True) * draws <= 1
+        low, high = torch.where(enough, beta, low), torch.where(enough, high, beta)
+    return torch.multinomial(torch.softmax(-low * loss, 1), draws, replacement=True, generator=generator).T
+
+
 def restore(
     prior: Energy,
     operator: Operator,
@@ -85,6 +105,7 @@ def restore(
     steps: int = 500,
     draws: int = 1,
     start: Tensor | None = None,
+    bank: Tensor | None = None,
     temperatures: Sequence[float] = (1.0,),
     jump_sigma: float = 0.0,
     progress: Callable[[int], object] | None = None,
@@ -93,6 +114,8 @@ def restore(
 
     prior: an energy of x alone, with an event shape; operator: any differentiable A; y (B, *measured); sigma: noise of
     the measurement; start: (B, *event), where the chains begin; draws of the domain's starting law unless given;
+    bank (N, *event): draws of the prior instead, from which each chain takes one that explains its measurement (`resample`),
+    so that chains begin in the right mode and need not find it;
     temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them. Ending at 1 gives draws of
     the posterior as far as the chains mix; from hot to 1 they mix better; jump_sigma: noise level of the data that the prior
     was trained on, removed from every draw by a last `jump` (the prior is then that of noisy points, so draws are those of a
@@ -110,7 +133,9 @@ def restore(
     prior = lift(prior)
     if draws < 1:
         raise ValueError(f"draws is {draws}; at least 1 is needed; more give a better mean and a spread")
-    if start is None:
+    if bank is not None:
+        x = bank[resample(jump(prior, bank, jump_sigma), operator, y, sigma, draws, generator)].flatten(0, 1)
+    elif start is None:
         x = prior.domain.draw(draws * len(y), generator, dtype=y.dtype)
     else:
         x = start.repeat(draws, *[1] * (start.dim() - 1))
