@@ -86,11 +86,13 @@ class Run:
         run = cls(path)
         if not (run.path / "recipe.json").is_file():
             raise RunError(f"{run.path} holds no run: recipe.json is missing; a run directory is needed; train one first")
-        found = run.header.get("format")
-        if found != FORMAT:
+        header = run.header
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            found = header.get("format") if isinstance(header, dict) else None
+            written = header.get("versions", {}).get("lowland", "") if isinstance(header, dict) else ""
             raise RunError(
                 f"{run.path} is a run of format {found}; this lowland reads format {FORMAT}; "
-                f"use the lowland {run.header.get('versions', {}).get('lowland', '')} that wrote it"
+                f"use the lowland {written} that wrote it"
             )
         return run
 

@@ -22,8 +22,8 @@ def _image_shape(domain: Domain) -> tuple[int, int, int]:
 def _check_sizes(name: str, classes: int, confine: float = 0.0, **sizes: Sequence[int]) -> None:
     if classes < 0 or not 0 <= confine < float("inf") or any(not values or min(values) < 1 for values in sizes.values()):
         raise ValueError(
-            f"{name} was given {sizes}, classes={classes}, confine={confine}; sizes must be positive and the others at least 0; "
-            f"correct them"
+            f"{name} was given {sizes}, classes={classes}, confine={confine}; sizes must be positive and the others at "
+            f"least 0; correct them"
         )
 
 

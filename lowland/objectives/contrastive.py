@@ -92,9 +92,9 @@ def _chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tenso
 
 
 def border_share(x: Tensor, energy: Energy) -> Tensor:
-    """Share of numbers within a thousandth of the box's width of a wall."""
+    """Share of numbers within a twentieth of the box's width of a wall."""
     lo, hi = energy.domain.lo, energy.domain.hi
-    edge = (hi - lo) / 1000
+    edge = (hi - lo) / 20
     return ((x < lo + edge) | (x > hi - edge)).float().mean()
 
 

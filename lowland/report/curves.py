@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from lowland.report.figures import COLOURS, blank, label, tick
+from lowland.report.figures import COLOURS, NICE, blank, label, tick
 from lowland.report.pictures import Array
 
 LEVELS = ("good", "warn", "bad")
@@ -136,6 +136,7 @@ def curve(
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=NICE, integer=True))
     label(axes, "update")
     return figure, beyond
 
@@ -144,9 +145,9 @@ def _trace(axes: Axes, line: Series, colour: str, plain: bool) -> None:
     """The logged values; where there are many, thin and with a running mean on top; red ticks where not finite."""
     noisy = len(line.steps) > 60 and not plain
     raw = broken(thin(line))
-    marker = "o" if len(line.steps) == 1 else ""
+    marker = "o" if len(line.steps) <= 20 else ""
     width, alpha = (0.8, 0.35) if noisy else (1.6, 1.0)
-    axes.plot(raw.steps, raw.values, color=colour, linewidth=width, alpha=alpha, marker=marker, markersize=4)
+    axes.plot(raw.steps, raw.values, color=colour, linewidth=width, alpha=alpha, marker=marker, markersize=3)
     if noisy:
         even = broken(thin(smooth(line)))
         axes.plot(even.steps, even.values, color=colour, linewidth=1.7)

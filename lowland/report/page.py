@@ -152,7 +152,8 @@ def cards(logged: Rows, events: Rows, values: Values, seconds: float | None) -> 
     levels = [row["health"] for row in logged if row.get("health") in ENDS]
     if levels:
         note = f"of the logged steps; ended {ENDS[levels[-1]]}"
-        found.append(Card("Health", f"{percent(levels.count('good') / len(levels), 0)} good", note, levels[-1]))
+        share = levels.count("good") / len(levels)
+        found.append(Card("Health", f"{percent(share, int(0.99 < share < 1))} good", note, levels[-1]))
     found += _sample_card(part(values, "samples"))
     found += _alarm_card(part(values, "detection"))
     found += _outlier_card(part(part(values, "detection"), "outliers"))

@@ -177,7 +177,7 @@ def _border(rows: Rows, limits: Limits) -> Finding | None:
     return Finding(
         "border",
         "bad" if share > max(limits.border_bad, usual + 0.02) else "warn",
-        f"{share:.0%} of the samples' numbers sit on the walls of the box; of the data's, {usual:.0%} do.",
+        f"{share:.0%} of the samples' numbers sit at the walls of the box; of the data's, {usual:.0%} do.",
         "Choose a smaller sampler step or clip: the score is throwing chains against the walls.",
     )
 
