@@ -38,6 +38,7 @@ class Data(BaseModel):
     size: int | None = Field(None, ge=2, description="side to which images of a folder are resized")
     channels: Literal[1, 3] | None = Field(None, description="colours of a folder's images")
     label: str | None = Field(None, description="label column of a table")
+    standardise: bool | None = Field(None, description="tables and arrays: subtract the mean, divide by the deviation")
 
 
 class Generation(BaseModel):

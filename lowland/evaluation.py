@@ -8,6 +8,7 @@ figure that could flatter stands beside what it must be compared with.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,16 +38,39 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Subject:
-    """A trained run with everything needed to examine it. `energy` may take labels; `marginal` is a function of x alone."""
+    """A trained run with everything needed to examine it. `energy` may take labels; `marginal` is a function of x alone.
+
+    The data set is loaded when first asked for: sampling, scoring and restoring do without it.
+    """
 
     run: Run
     recipe: dict[str, Any]
     energy: Energy
     marginal: Energy
     sampler: Any
-    data: Dataset
+    given: Dataset | None = None
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The data set that the run was trained on."""
+        return self.given or load_recipe_data(self.recipe)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+        return self.energy.domain.shape
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Values as they stand in a file, as the energy sees them."""
+        about = self.run.read_json("data.json")
+        return (x - x.new_tensor(about["mean"])) / x.new_tensor(about["scale"]) if about["mean"] else x
+
+    def original(self, x: Tensor) -> Tensor:
+        """The inverse of `standardised`."""
+        about = self.run.read_json("data.json")
+        return x * x.new_tensor(about["scale"]) + x.new_tensor(about["mean"]) if about["mean"] else x
 
     @property
     def sigmas(self) -> list[float] | None:
@@ -63,7 +87,7 @@ def subject(run: Run, data: Dataset | None = None) -> Subject:
     """Load a run for examination, with averaged weights."""
     energy, sampler, recipe = load(run.path)
     marginal = bind_noise(energy, recipe["objective"].get("sigmas"))
-    return Subject(run, recipe, energy, marginal, sampler, data or load_recipe_data(recipe))
+    return Subject(run, recipe, energy, marginal, sampler, data)
 
 
 def draw(

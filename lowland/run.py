@@ -1,10 +1,12 @@
 """The run directory: where everything is written and from where everything is read.
 
     RUN/recipe.json         the complete recipe, format number, versions
+    RUN/data.json           name, classes, sizes and scale of the data, for verbs that run without them
     RUN/log.jsonl           one row per logged step; no clock in it, so equal runs have equal logs
     RUN/time.jsonl          wall-clock seconds per logged step
     RUN/step-00000500/      a checkpoint: *.safetensors, state.json, manifest.json (SHA-256 of each file)
     RUN/evaluation.json     figures; RUN/evaluation.safetensors: the arrays behind the pictures
+    RUN/calibration.safetensors, RUN/bank.safetensors: energies that set thresholds, draws of the prior for restoration
     RUN/report.html         one self-contained page
 
 A checkpoint is whole or absent: written aside, synced, renamed. Reading verifies it against its manifest; a damaged one is

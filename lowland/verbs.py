@@ -81,7 +81,7 @@ def sample(
     if count < 1:
         raise ValueError(f"count is {count}; at least one sample must be asked for; 64 makes a good grid")
     s = subject(Run.open(run))
-    if out.suffix == ".png" and len(s.data.domain.shape) != 3:
+    if out.suffix == ".png" and len(s.shape) != 3:
         raise ValueError(f"{s.recipe['name']} makes vectors, not images; a .png needs images; write .npy or .npz")
     if label is not None and not 0 <= label < s.classes:
         raise ValueError(
@@ -92,7 +92,7 @@ def sample(
     steps = s.recipe["generation"]["steps"]
     with tqdm(total=steps, unit="step", disable=not progress) as bar:
         made = draw(s, count, torch.Generator().manual_seed(seed), labels=labels, progress=bar.update)
-    x = s.data.original(made.x)
+    x = s.original(made.x)
     return _write_samples(out, x, made.labels)
 
 
@@ -114,8 +114,8 @@ def energies(run: str | Path, paths: Sequence[str | Path], *, nominal: float | N
     s = subject(Run.open(run))
     level = nominal if nominal is not None else s.recipe["evaluation"]["nominal"]
     detector = Detector(s.marginal, _calibration(s), level)
-    names, x = load_batch(list(paths), s.data.domain.shape)
-    x = s.data.standardise(x)
+    names, x = load_batch(list(paths), s.shape)
+    x = s.standardised(x)
     values = detector.energies(x)
     p = p_values(detector.calibration, values)
     return [
@@ -161,10 +161,10 @@ def restore(
     """
     s = subject(Run.open(run))
     how = s.recipe.get("restoration")
-    if how is None or len(s.data.domain.shape) != 3:
+    if how is None or len(s.shape) != 3:
         raise ValueError(f"{s.recipe['name']} says nothing about restoration; its recipe needs a [restoration] part; add it")
-    seen = load_image(image, s.data.domain.shape)
-    known = torch.ones(s.data.domain.shape, dtype=torch.bool)
+    seen = load_image(image, s.shape)
+    known = torch.ones(s.shape, dtype=torch.bool)
     if task == "inpaint":
         known = ~_hidden(mask, s)
         seen = seen * known
@@ -189,7 +189,7 @@ def restore(
 
 def _hidden(mask: str, s: Subject) -> Tensor:
     """True where to fill in."""
-    shape = s.data.domain.shape
+    shape = s.shape
     if mask in HIDDEN:
         hidden = torch.zeros(shape, dtype=torch.bool)
         _, h, w = shape

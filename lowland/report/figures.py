@@ -232,6 +232,22 @@ def scatter(points: Array, limits: Limits, colour: str) -> Figure:
     return figure
 
 
+def paths(film: Array, data: Array | None) -> Figure:
+    """Paths of chains (frames, chains, 2) over the data: a ring where each starts, a dot where it ends."""
+    ends = [film.reshape(-1, 2)] if data is None else [film.reshape(-1, 2), data]
+    limits = frame(np.concatenate(ends))
+    figure, axes = blank(height=_height(limits))
+    if data is not None:
+        _dots(axes, data, COLOURS["noise"], 0.35)
+    for chain in np.moveaxis(film, 1, 0):
+        axes.plot(chain[:, 0], chain[:, 1], color=COLOURS["model"], linewidth=1, alpha=0.7)
+        axes.plot(*chain[0], "o", markerfacecolor="none", markeredgecolor=COLOURS["model"], markersize=5)
+        axes.plot(*chain[-1], "o", color=COLOURS["model"], markersize=5.5)
+    axes.set(xlim=limits[:2], ylim=limits[2:])
+    axes.set_aspect("equal", adjustable="box")
+    return figure
+
+
 def _dots(axes: Axes, points: Array, colour: str, alpha: float = 0.9, edge: str = "none") -> None:
     size = float(np.clip(5000 / max(1, len(points)), 4, 16))
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colour, alpha=alpha, edgecolors=edge, linewidths=0.3, rasterized=True)
@@ -278,7 +294,7 @@ def field(points: Array, vectors: Array, x: Array | None, y: Array | None, energ
             color=COLOURS["data"],
             alpha=(0.3, 0.5, 0.75, 1.0)[i],
             scale=1.2 * across,
-            width=0.006,
+            width=0.1 / across,
             pivot="mid",
         )
     axes.grid(False)

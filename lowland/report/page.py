@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from lowland.report import curves, detection, landscape, restoration, samples, training
 from lowland.report.blocks import Card, Values, count, duration, estimate, listed, number, part, percent, plural, show
@@ -49,7 +48,6 @@ def write_report(run_path: str | Path) -> Path:
     run = Run.open(run_path)
     source = files("lowland.report").joinpath("template.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["markup"] = Markup  # applied to pictures alone, which figures and pictures make
     return run.write("report.html", environment.from_string(source).render(describe(run)).encode())
 
 

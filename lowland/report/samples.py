@@ -239,11 +239,25 @@ def chains(arrays: Arrays) -> Section:
         )
         section.blocks.append(Film("From the start to the sample", caption, columns))
     elif film.ndim == 3 and film.shape[2] == 2:
-        section.blocks.append(Panels(_point_film(film, chosen, heads)))
+        data = arrays.get("data")
+        if film.shape[1] < 60:
+            section.blocks.append(Panels([_paths(film, data if in_plane(data) else None, heads)], "wide"))
+        else:
+            section.blocks.append(Panels(_point_film(film, chosen, heads)))
     else:
         words = "The chains are not images or points in the plane, so no film is shown."
         section.blocks.append(Text(words, absent=True))
     return section
+
+
+def _paths(film: Array, data: Array | None, heads: list[str]) -> Picture:
+    under = "" if data is None else " over the data (grey)"
+    caption = (
+        f"Paths of {plural(film.shape[1], 'chain')}{under}: from the ring, after {heads[0]} steps, to the dot, after "
+        f"{heads[-1]}, seen at {len(film)} moments. They should end where the data are."
+    )
+    figure = draw.paths(film, None if data is None else data[:1000])
+    return Picture(draw.svg(figure, f"Paths of {film.shape[1]} chains in the plane"), "Paths of chains", caption)
 
 
 def _point_film(film: Array, chosen: Array, heads: list[str]) -> list[Picture]:

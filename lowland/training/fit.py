@@ -53,6 +53,7 @@ def fit(
     if not isinstance(run, Run):
         run = Run.open(run) if (Path(run) / "recipe.json").exists() else Run.create(run, values)
     with run.locked():
+        run.write_json("data.json", _about(session.data))
         rows = _begin(session, run)
         bar = _bar(session.settings.steps, session.step, progress)
         spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
@@ -63,6 +64,15 @@ def fit(
                 _update(session, run, rows, bar, began)
                 bar.update(session.step - before)
     return cast(Energy, session.ema.module)
+
+
+def _about(data: Dataset) -> dict[str, Any]:
+    """What scoring and sampling need to know of the data when the data are not at hand."""
+    sizes = {part: len(getattr(data, part)) for part in ("train", "calibration", "test")}
+    kept = {
+        name: getattr(data, name) for name in ("name", "classes", "class_names", "levels", "note", "mean", "scale", "columns")
+    }
+    return {**kept, "sizes": sizes}
 
 
 def _bar(total: int, done: int, shown: bool) -> Any:
