@@ -14,7 +14,7 @@ class Train:
     """Train a recipe, evaluate it and write its report."""
 
     recipe: Positional[str]
-    """Name of a shipped recipe (see `lowland recipes`) or path of a .toml file."""
+    """Name of a shipped recipe (see `lowland recipes`), a .toml file, or the recipe.json of a run to repeat."""
     set: Annotated[list[str], tyro.conf.arg(metavar="A.B=C"), tyro.conf.UseAppendAction]
     """Change a value of the recipe, e.g. --set training.steps=100; repeat for more."""
     run: Path | None = None

@@ -5,6 +5,7 @@ newly registered class can be named in a recipe at once. Unknown keys are refuse
 with its path and, where one is near, the name that was probably meant.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -169,7 +170,7 @@ def recipe_names() -> dict[str, str]:
 
 
 def read_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe: the name of a shipped one, the path of a TOML file, or plain values.
+    """Read a recipe: the name of a shipped one, the path of a TOML file or of a run's recipe.json, or plain values.
 
     overrides: {"training.steps": 100, ...}, applied before checking. Raises ConfigError, a ValueError, that lists every
     mistake with its path.
@@ -183,9 +184,11 @@ def read_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         path = _find(str(source))
         origin = str(source)
         try:
-            values = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}; a recipe is a TOML file; correct that line") from None
+            values = _read(path)
+        except (tomllib.TOMLDecodeError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{path} is no recipe: {error}; a recipe is a TOML file, or the recipe.json of a run; correct it"
+            ) from None
     overrides = overrides or {}
     for key, value in sorted(
         overrides.items(), key=lambda item: not item[0].endswith(".name")
@@ -215,6 +218,13 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[key.strip()] = text
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A recipe in TOML, or the recipe.json of a run."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text())["recipe"]
+    return tomllib.loads(path.read_text())
 
 
 def _find(name: str) -> Path:
@@ -294,7 +304,5 @@ def _literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        import json
-
         return json.dumps(value, ensure_ascii=False)
     return "[" + ", ".join(map(_literal, value)) + "]" if isinstance(value, (list, tuple)) else repr(value)

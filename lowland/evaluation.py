@@ -201,7 +201,7 @@ def _judge(s: Subject, found: Findings, say: Callable[[str], object]) -> Judge |
 def _samples(s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None) -> Generated:
     how, count = s.recipe["generation"], s.recipe["evaluation"]["samples"]
     made = draw(s, count, generator)
-    film = draw(s, 8, generator, frames=11)
+    film = draw(s, 8 if len(s.shape) == 3 else 300, generator, frames=11)
     test = s.data.test.x[: max(count, 500)]
     near, which = nearest(made.x, s.data.train.x)
     near_test, _ = nearest(test, s.data.train.x)
@@ -339,6 +339,7 @@ def _restoration(s: Subject, found: Findings, generator: torch.Generator, judge:
             tasks[task]["class_consistency"] = {
                 name: mean(judge.probabilities(x).argmax(1) == labels[:count]).to_dict() for name, x in filled.items()
             }
+        if task == "inpaint":
             found.arrays |= {"inpaint/mask": known.float(), "inpaint/nearest": rivals["nearest neighbour"][:8]}
         shown = {"original": truth, "observed": seen, "mean": answer.mean, "spread": answer.spread}
         found.arrays |= {f"{task}/{name}": x[:8] for name, x in shown.items()}
