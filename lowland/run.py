@@ -50,14 +50,14 @@ class Checkpoint(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages whose arithmetic decides the bits of a run."""
+    """Versions of Python and the packages whose arithmetic decides the bits of a run, and the CPU threads in use."""
     found = {"python": platform.python_version()}
     for package in ("lowland", "torch", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found
+    return found | {"threads": str(torch.get_num_threads())}
 
 
 class Run:
@@ -107,6 +107,13 @@ class Run:
     def recipe(self) -> dict[str, Any]:
         """The complete recipe as plain values."""
         return self.header["recipe"]
+
+    def check_versions(self) -> None:
+        """Warn if the run was begun with other versions or threads: it goes on, but its bits may differ."""
+        then, now = self.header.get("versions", {}), versions()
+        other = [f"{name} {then[name]} then, {now[name]} now" for name in now if then.get(name, now[name]) != now[name]]
+        if other:
+            warnings.warn(f"{self.path} was begun elsewhere ({'; '.join(other)}); bits may differ from there on", stacklevel=2)
 
     # ---- files -------------------------------------------------------------------------------------------------
 

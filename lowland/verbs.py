@@ -24,7 +24,7 @@ from lowland.registry import build
 from lowland.run import Run
 from lowland.tasks import Detector, Identity, Mask, Restoration
 from lowland.tasks import restore as restore_task
-from lowland.training import fit
+from lowland.training import cpu_threads, fit
 
 HIDDEN = ("lower", "upper", "left", "right", "centre")
 
@@ -56,7 +56,7 @@ def _finish(recipe: dict[str, Any], run: str | Path, progress: bool) -> Path:
 def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
     """Measure samples, detection and restoration on the test part; writes evaluation.json and returns its figures."""
     found = Run.open(run)
-    with found.locked():
+    with found.locked(), cpu_threads(found.recipe["training"]["threads"]):
         return evaluate_run(found, say=_say if progress else lambda _: None)
 
 

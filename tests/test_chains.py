@@ -74,14 +74,34 @@ def test_points_that_are_not_finite_are_counted_and_not_kept() -> None:
     assert torch.equal(buffer.x[visit.slots[[0, 2, 4]]], moved[[0, 2, 4]])
 
 
-@pytest.mark.xfail(strict=True, reason="a restarted chain that is lost keeps its old point, but its age starts anew")
 def test_the_age_of_a_lost_restart_is_that_of_the_point_that_was_kept() -> None:
     buffer = ReplayBuffer(4, real(1), generator=seeded(), restart=0.0)
     buffer.put(buffer.take(4, seeded(1)), torch.ones(4, 1), 100)
     buffer.restart = 1.0
     visit = buffer.take(1, seeded(2))
-    buffer.put(visit, torch.full((1, 1), math.nan), 2)
-    assert buffer.x[visit.slots].item() == 1.0 and buffer.age[visit.slots].item() >= 100
+    assert bool(visit.fresh) and buffer.put(visit, torch.full((1, 1), math.nan), 2) == 1
+    assert buffer.x[visit.slots].item() == 1.0 and buffer.age[visit.slots].item() == 100
+
+
+def test_the_label_of_a_lost_chain_is_that_of_the_point_that_was_kept() -> None:
+    buffer = make()
+    before, visit = buffer.labels.clone(), buffer.take(30, seeded(1))
+    moved = visit.x / 2
+    moved[::3] = math.nan
+    assert buffer.put(visit, moved, 4, (visit.labels + 1) % 5) == 10
+    kept = torch.arange(30) % 3 == 0
+    assert torch.equal(buffer.labels[visit.slots[kept]], before[visit.slots[kept]])
+    assert torch.equal(buffer.labels[visit.slots[~kept]], (before[visit.slots[~kept]] + 1) % 5)
+    assert not bool(buffer.age[visit.slots[kept]].any()) and bool((buffer.age[visit.slots[~kept]] == 4).all())
+
+
+def test_chains_are_of_the_precision_that_was_asked_for() -> None:
+    for dtype in (torch.float32, torch.float64):
+        buffer = make(dtype=dtype)
+        visit = buffer.take(10, seeded(1))
+        buffer.put(visit, visit.x, 1)
+        assert visit.x.dtype == buffer.x.dtype == dtype
+    assert make().x.dtype == torch.float32
 
 
 def test_points_are_stored_without_their_graph() -> None:

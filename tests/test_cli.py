@@ -224,18 +224,25 @@ def test_doctor_finds_data_in_a_root(command: Command, tmp_path: Path, monkeypat
 def test_doctor_says_which_part_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     from lowland import doctor
 
+    def extras() -> str:
+        return doctor.examine().partition("\nExtras\n")[2]
+
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    assert "missing: Parquet files" in doctor.examine() and "pip install" in doctor.examine()
+    assert "missing: Parquet files" in extras() and "pip install" in extras()
     monkeypatch.setattr(doctor, "find_spec", lambda name: object())
-    assert "missing" not in doctor.examine()
+    assert "installed: Parquet files" in extras() and "missing" not in extras()
 
 
-@pytest.mark.xfail(strict=True, reason="doctor._data: sets that are not on this machine are listed without how to get them")
 def test_doctor_says_how_to_get_data_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lowland import doctor
 
     monkeypatch.setenv("LOWLAND_DATA", str(tmp_path))
     monkeypatch.setenv("LOWLAND_CACHE", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (line,) = [line for line in doctor.examine().splitlines() if line.startswith("  mnist ")]
-    assert "download" in line or "missing" in line
+    for name in ("mnist", "fashion-mnist", "cifar10"):
+        (line,) = [line for line in doctor.examine().splitlines() if line.startswith(f"  {name} ")]
+        assert "missing" in line and "`lowland train` downloads it" in line and f"ROOT/{name}" in line
+    (line,) = [line for line in doctor.examine().splitlines() if line.startswith("  cifar10-jpeg ")]
+    assert "missing" in line and "train.parquet" in line
+    (line,) = [line for line in doctor.examine().splitlines() if line.startswith("  moons ")]
+    assert "missing" not in line

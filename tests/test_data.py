@@ -102,9 +102,7 @@ def test_digits_are_sklearns_each_in_exactly_one_part() -> None:
     data = load_data("digits")
     parts = (data.train, data.calibration, data.test)
     assert [len(part) for part in parts] == [1297, 250, 250]
-    got = sorted(
-        (*(part.x.flatten(1) * 16).int()[i].tolist(), int(part.y[i])) for part in parts for i in range(len(part))
-    )
+    got = sorted((*(part.x.flatten(1) * 16).int()[i].tolist(), int(part.y[i])) for part in parts for i in range(len(part)))
     bunch = load_digits()
     expected = sorted((*map(int, row), int(label)) for row, label in zip(bunch.data, bunch.target, strict=True))
     assert got == expected

@@ -47,9 +47,7 @@ def test_what_an_array_is_taken_for(tmp_path: Path) -> None:
     data = load_data(save_npy(tmp_path / "grey.npy", grey))
     assert data.domain == box(0, 1, 1, 5, 4) and data.levels == 256
     got = torch.cat([data.train.x, data.calibration.x, data.test.x]) * 255
-    assert sorted(map(tuple, got.round().int().flatten(1).tolist())) == sorted(
-        map(tuple, grey.reshape(20, -1).tolist())
-    )
+    assert sorted(map(tuple, got.round().int().flatten(1).tolist())) == sorted(map(tuple, grey.reshape(20, -1).tolist()))
     assert load_data(save_npy(tmp_path / "f.npy", grey[:, None] / 255.0)).domain == box(0, 1, 1, 5, 4)
     assert load_data(save_npy(tmp_path / "b.npy", grey > 99)).domain == binary(5, 4)
     assert load_data(save_npy(tmp_path / "v.npy", grey[:, 0, 0])).domain == real(1)

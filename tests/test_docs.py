@@ -20,17 +20,10 @@ from lowland import cli, registered
 ROOT = Path(lowland.__file__).parent.parent
 README = ROOT / "README.md"
 MODULES = ["lowland", *sorted(m.name for m in pkgutil.walk_packages(lowland.__path__, "lowland.") if "__main__" not in m.name)]
-WRONG = {
-    "lowland.chains": "ReplayBuffer: put returns a count, so the example prints 0; write _ = buffer.put(...)",
-    "lowland.metrics.estimate": "mean: the example needs `import torch` (the module imports only Tensor)",
-}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=WRONG.get(n, ""))] * (n in WRONG)) for n in MODULES],
-)
+@pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty directory, so that an example that leaves files behind is seen."""
     monkeypatch.chdir(tmp_path)

@@ -117,7 +117,6 @@ def test_survives_json(domain: Domain) -> None:
     survives(domain)
 
 
-@pytest.mark.xfail(strict=True, reason="to_dict leaves out the walls 0 and K − 1 of discrete domains, from_dict puts ±inf")
 @pytest.mark.parametrize("domain", [binary(2), categorical(5, 2)], ids=str)
 def test_discrete_domains_survive_json(domain: Domain) -> None:
     survives(domain)

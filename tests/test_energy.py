@@ -200,13 +200,11 @@ def test_energy_values_splits_conditions_with_the_rows() -> None:
         energy_values(energy, x, batch_size=0)
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="energy_values lets torch complain about a wrong condition")
 def test_energy_values_refuses_a_condition_of_wrong_rows_in_three_clauses() -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         energy_values(Function(shifted), noise(10, 2), torch.zeros(3))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="a list of labels is not split with the rows")
 def test_energy_values_takes_a_list_of_labels_as_given_does() -> None:
     energy, x = Function(shifted), noise(10, 2)
     torch.testing.assert_close(
@@ -230,14 +228,12 @@ def test_a_constant_energy_has_score_zero() -> None:
     assert torch.equal(score, torch.zeros(3, 2)) and torch.equal(value, torch.ones(3))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="neg_ in place on an expanded gradient; -gradient is right")
 @pytest.mark.parametrize("shape", [(2,), (1, 3, 3)])
 def test_a_linear_energy_has_a_constant_score(shape: tuple[int, ...]) -> None:
     _, score = value_and_score(Function(lambda x: 2 * x.flatten(1).sum(1)), torch.ones(3, *shape))
     assert torch.equal(score, torch.full((3, *shape), -2.0))
 
 
-@pytest.mark.xfail(strict=True, reason="neg_ in place turns over a tensor that the energy's autograd function owns")
 def test_the_gradient_that_autograd_hands_out_is_not_changed_in_place() -> None:
     class Slope(torch.autograd.Function):
         kept = torch.ones(3, 2)
@@ -261,9 +257,6 @@ def test_value_and_score_of_detached_parts_takes_points_that_require_grad() -> N
     assert x.grad is None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the module docstring says that value_and_score runs frozen in eval mode; only sample does that"
-)
 def test_value_and_score_leaves_no_trace_in_training_mode() -> None:
     probe = Probe()
     unsettle(probe)
@@ -336,13 +329,11 @@ def test_batch_norm_is_refused_in_training_mode_taken_in_eval_mode_and_its_buffe
         assert check_energy(probe, x) is probe
 
 
-@pytest.mark.xfail(strict=True, reason="check_energy compares two calls between which spectral norm advanced its iteration")
 def test_spectral_norm_in_training_mode_is_an_energy() -> None:
     torch.manual_seed(0)
     check_energy(MLP(real(3), hidden=(16, 16), spectral=True).train(), torch.randn(6, 3, generator=seeded()))
 
 
-@pytest.mark.xfail(strict=True, reason="check_energy moves the last row onto the first: nothing moves if they are equal")
 def test_dependence_is_found_from_equal_starts_too() -> None:
     with pytest.raises(ValueError, match="moving one point"):
         check_energy(lambda x: (x - x.mean(0)).square().sum(1), torch.zeros(4, 2))

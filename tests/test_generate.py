@@ -9,7 +9,8 @@ from contract.cases import seeded
 from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
-from lowland import MALA, Domain, Energy, Langevin, ShortRun, anneal, build, real, registered
+from lowland import MALA, Domain, Energy, Langevin, ShortRun, anneal, build, real, registered, sample
+from lowland.samplers import divide_steps
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import Generated, bind_noise, even_labels, generate
 
@@ -68,7 +69,7 @@ def test_a_path_that_stops_short_is_caught() -> None:
 def test_a_path_is_annealing_by_hand_bit_for_bit() -> None:
     start = torch.randn(6, 2, generator=seeded(2))
     made = generate(TARGET, MALA(0.2), start, 30, generator=seeded(3), temperatures=(4.0, 2.0, 1.0))
-    by_hand = anneal([TARGET / 4.0, TARGET / 2.0, TARGET], MALA(0.2), start, 10, generator=seeded(3))
+    by_hand = anneal([TARGET / 4.0, TARGET / 2.0, TARGET], MALA(0.2), start, 30, generator=seeded(3))
     assert torch.equal(made.x, by_hand[-1].x)
     assert made.labels is None and made.film is None and made.film_steps == []
 
@@ -131,7 +132,7 @@ def test_steps_follow_the_noise_level() -> None:
     energy, start = Smoothed(), torch.zeros(5, 2)
     made = generate(energy, Langevin(0.01), start, 20, generator=seeded(9), sigmas=(0.4, 0.1))
     path, rungs = [energy.given(0.4), energy.given(0.1)], [Langevin(0.01 * (0.4 / 0.1) ** 2), Langevin(0.01)]
-    assert torch.equal(made.x, anneal(path, rungs, start, 10, generator=seeded(9))[-1].x)
+    assert torch.equal(made.x, anneal(path, rungs, start, 20, generator=seeded(9))[-1].x)
 
 
 def test_an_energy_of_noise_needs_its_levels() -> None:
@@ -156,7 +157,7 @@ def test_every_network_of_noise_generates(name: str, sampler: Any) -> None:
     energy = build("energy", {"name": name, "domain": domain, "hidden": (8,)})
     made = generate(energy, sampler, torch.zeros(4, 3), 12, generator=seeded(1), sigmas=(1.0, 0.5, 0.1), frames=4)
     assert made.x.shape == (4, 3) and bool(made.x.isfinite().all()) and made.film is not None
-    assert made.film.shape == (4, 4, 3) and made.film_steps == [0, 4, 8, 12]
+    assert made.film.shape == (5, 4, 3) and made.film_steps == [0, 4, 8, 12, 12]
 
 
 def test_there_is_a_network_of_noise() -> None:
@@ -166,55 +167,77 @@ def test_there_is_a_network_of_noise() -> None:
 # -------------------------------------------------------------------------------------------------------------- films
 
 
-def film_of(steps: int, frames: int, temperatures: tuple[float, ...] = (1.0,)) -> Generated:
-    start = torch.randn(3, 2, generator=seeded(10))
-    return generate(TARGET, MALA(0.2), start, steps, generator=seeded(11), temperatures=temperatures, frames=frames)
+def film_of(steps: int, frames: int, temperatures: tuple[float, ...] = (1.0,), jump_sigma: float = 0.0) -> Generated:
+    return generate(
+        TARGET,
+        MALA(0.2),
+        torch.randn(3, 2, generator=seeded(10)),
+        steps,
+        generator=seeded(11),
+        temperatures=temperatures,
+        frames=frames,
+        jump_sigma=jump_sigma,
+    )
 
 
 def by_hand(steps: int, temperatures: tuple[float, ...] = (1.0,)) -> Tensor:
-    """Every state of the same chains, the start included."""
-    start = torch.randn(3, 2, generator=seeded(10))
-    path = [TARGET if t == 1.0 else TARGET / t for t in temperatures]
-    traces = anneal(path, MALA(0.2), start, steps // len(path), generator=seeded(11), keep=1)
-    return torch.cat([start.unsqueeze(0), *(t.draws for t in traces)])
+    """Every state of the same chains, the start included: one rung after the other, all steps kept."""
+    x, g = torch.randn(3, 2, generator=seeded(10)), seeded(11)
+    states = [x.unsqueeze(0)]
+    for temperature, share in zip(temperatures, divide_steps(steps, len(temperatures)), strict=True):
+        energy = TARGET if temperature == 1.0 else TARGET / temperature
+        trace = sample(energy, MALA(0.2), x, share, generator=g, keep=1)
+        x = trace.x
+        states.append(trace.draws)
+    return torch.cat(states)
 
 
-@pytest.mark.parametrize(("steps", "frames"), [(20, 3), (20, 5), (20, 11), (20, 21), (12, 2)])
-def test_a_film_shows_the_chains_at_the_steps_it_names(steps: int, frames: int) -> None:
-    made = film_of(steps, frames)
-    assert made.film is not None and made.film.shape == (frames, 3, 2)
-    assert made.film_steps == [round(i * steps / (frames - 1)) for i in range(frames)]
-    assert torch.equal(made.film, by_hand(steps)[made.film_steps])
-    assert torch.equal(made.film[-1], made.x)
+HOT = (4.0, 2.0, 1.0)
+FILMS = [
+    *[(20, frames, (1.0,)) for frames in (2, 3, 4, 5, 8, 11, 21)],
+    (12, 2, (1.0,)),
+    *[(30, frames, HOT) for frames in (2, 3, 7, 31)],
+    *[(21, 11, HOT), (20, 6, HOT), (2, 3, HOT)],
+]
 
 
-def test_a_film_along_a_path() -> None:
-    made = film_of(30, 7, (4.0, 2.0, 1.0))
-    assert made.film is not None and made.film_steps == [0, 5, 10, 15, 20, 25, 30]
-    assert torch.equal(made.film, by_hand(30, (4.0, 2.0, 1.0))[made.film_steps])
+@pytest.mark.parametrize("jump_sigma", [0.0, 0.5])
+@pytest.mark.parametrize(("steps", "frames", "temperatures"), FILMS)
+def test_a_film_shows_the_chains_at_the_steps_it_names_and_then_the_result(
+    steps: int, frames: int, temperatures: tuple[float, ...], jump_sigma: float
+) -> None:
+    """As many states as asked for, evenly spread from the start to the end of the chains, and what the jump made of them."""
+    made = film_of(steps, frames, temperatures, jump_sigma)
+    assert made.film is not None and made.film.shape == (frames + 1, 3, 2)
+    *shown, last = made.film_steps
+    assert shown == [round(i * steps / (frames - 1)) for i in range(frames)] and (shown[0], shown[-1], last) == (
+        0,
+        steps,
+        steps,
+    )
+    states = by_hand(steps, temperatures)
+    assert len(states) == steps + 1 and torch.equal(made.film[:-1], states[shown])
+    assert torch.equal(made.film[-1], made.x) and torch.equal(made.x, states[-1]) == (jump_sigma == 0.0)
+
+
+def test_a_film_longer_than_the_chains_shows_every_state_once() -> None:
+    made = film_of(3, 30)
+    assert made.film is not None and made.film_steps == [0, 1, 2, 3, 3]
+    assert torch.equal(made.film[:-1], by_hand(3)) and torch.equal(made.film[-1], made.x)
+
+
+@pytest.mark.parametrize("frames", [1, -1])
+def test_a_film_has_a_beginning_and_an_end(frames: int) -> None:
+    with pytest.raises(ValueError, match=rf"frames {frames};.*;"):
+        film_of(20, frames)
 
 
 def test_filming_does_not_change_the_chains() -> None:
     assert torch.equal(film_of(20, 0).x, film_of(20, 5).x)
-    assert film_of(20, 0).film is None
+    assert torch.equal(film_of(20, 0, HOT).x, film_of(20, 7, HOT).x)
+    assert film_of(20, 0).film is None and film_of(20, 0).film_steps == []
 
 
-UNEVEN = [(20, 8, (1.0,)), (20, 1, (1.0,)), (20, 4, (1.0,)), (30, 3, (4.0, 2.0, 1.0)), (21, 11, (4.0, 2.0, 1.0))]
-
-
-@pytest.mark.xfail(strict=True, reason="generate.py: frames, film_steps or the last frame are wrong where counts do not divide")
-@pytest.mark.parametrize(("steps", "frames", "temperatures"), UNEVEN)
-def test_a_film_of_any_length(steps: int, frames: int, temperatures: tuple[float, ...]) -> None:
-    """As many frames as asked for, each the state at the step it names, the last one the samples."""
-    made = film_of(steps, frames, temperatures)
-    assert made.film is not None
-    assert len(made.film) == len(made.film_steps) == frames
-    assert torch.equal(made.film, by_hand(steps, temperatures)[made.film_steps])
-    if frames > 1:
-        assert torch.equal(made.film[-1], made.x)
-
-
-@pytest.mark.xfail(strict=True, reason="generate.py: steps // len(path) on each: 20 steps over three rungs are 18, 2 are 3")
 @pytest.mark.parametrize("steps", [20, 2])
 def test_all_steps_are_made(steps: int) -> None:
     made: list[int] = []
@@ -234,6 +257,7 @@ def test_no_steps_return_the_start() -> None:
     start = torch.randn(3, 2, generator=seeded(10))
     made = generate(TARGET, MALA(0.2), start, 0, generator=seeded(0), frames=4)
     assert torch.equal(made.x, start)
+    assert made.film is not None and made.film_steps == [0, 0] and torch.equal(made.film, torch.stack([start, start]))
 
 
 def test_the_start_is_left_alone_and_seeds_repeat() -> None:
@@ -249,7 +273,6 @@ def test_progress_hears_every_step() -> None:
     assert sum(heard) == 12
 
 
-@pytest.mark.xfail(strict=True, reason="generate.py: temperatures=() is a ZeroDivisionError")
 def test_an_empty_path_is_refused() -> None:
     with pytest.raises(ValueError, match=";"):
         generate(TARGET, MALA(0.2), torch.zeros(3, 2), 5, generator=seeded(0), temperatures=())

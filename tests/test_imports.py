@@ -256,19 +256,7 @@ def long_functions(source: str, limit: int = 60) -> list[str]:
     return found
 
 
-LONG = {"report.sections": "510 lines; split it, for example samples · detection · restoration"}
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path, marks=[pytest.mark.xfail(strict=True, reason=LONG.get(module_of(path), ""))] * (module_of(path) in LONG)
-        )
-        for path in FILES
-    ],
-    ids=module_of,
-)
+@pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_no_file_is_longer_than_400_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 

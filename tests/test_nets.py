@@ -106,7 +106,6 @@ def test_noise_levels_are_per_row_or_one_for_all() -> None:
         energy(x)
 
 
-@pytest.mark.xfail(strict=True, reason="Given rounds a Python float to float32, E(x, σ) does not")
 def test_a_bound_level_is_not_rounded_in_double_precision() -> None:
     torch.manual_seed(0)
     energy, x = NoiseMLP(real(3), hidden=(8,)).double(), torch.ones(2, 3, dtype=DOUBLE)
@@ -145,14 +144,12 @@ def test_sizes_that_mean_nothing_are_refused() -> None:
             make()
 
 
-@pytest.mark.xfail(strict=True, reason="nan passes the comparisons of the constructors; a negative bowl opens downwards")
 @pytest.mark.parametrize("make", [lambda: MLP(real(2), confine=math.nan), lambda: ConvNet(IMAGE, confine=-1.0)])
 def test_bowls_that_mean_nothing_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         make()  # type: ignore[operator]
 
 
-@pytest.mark.xfail(strict=True, reason="an MLP of real() has no inputs: it should ask for one")
 def test_a_network_needs_an_event_shape() -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         MLP(real())

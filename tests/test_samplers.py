@@ -27,7 +27,7 @@ from lowland import (
     sample,
     tune,
 )
-from lowland.samplers import State, metropolis, noise_ladder, run_chains
+from lowland.samplers import Frames, State, divide_steps, metropolis, noise_ladder, run_chains
 from lowland.targets import Gaussian
 
 DOUBLE = torch.float64
@@ -209,6 +209,32 @@ def test_keepers_keep_what_stepping_by_hand_gives() -> None:
         torch.testing.assert_close(variance, pooled.var(0), rtol=1e-12, atol=1e-12)
 
 
+def test_frames_are_the_states_after_the_steps_they_name() -> None:
+    x = torch.randn(6, 2, generator=seeded(), dtype=DOUBLE)
+    trace = sample(quartic, MALA(0.1), x, 9, generator=seeded(1), keep=[Draws(), Frames((1, 4, 9)), Frames((), "none")])
+    assert torch.equal(trace.kept["frames"], trace.draws[[0, 3, 8]]) and trace.kept["none"].shape == (0, 6, 2)
+    alone = sample(quartic, MALA(0.1), x, 9, generator=seeded(1), keep=Frames((9,), "last"))
+    assert torch.equal(alone.kept["last"], trace.x.unsqueeze(0))
+
+
+@pytest.mark.xfail(strict=True, reason="Frames: a step that never comes leaves uninitialised memory in what is kept")
+@pytest.mark.parametrize("at", [(0, 2), (2, 9), (-1,)], ids=str)
+def test_frames_at_steps_that_never_come_are_refused(at: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r";.*;"):
+        sample(quartic, MALA(0.1), torch.ones(2, 2), 5, generator=seeded(), keep=Frames(at))
+
+
+def test_sampling_asks_the_energy_once_per_gradient_and_once_more_for_independence() -> None:
+    for sampler, steps in ((MALA(1e-3), 5), (HMC(1e-3, 3), 4), (Langevin(1e-3), 0)):
+        probe = checks.Probe()
+        x = torch.randn(8, 3, generator=seeded())
+        trace = sample(probe, sampler, x, steps, generator=seeded())
+        assert trace.gradients == steps * sampler.gradients + 1 and probe.calls == trace.gradients + 1
+        probe.calls = 0
+        more = sample(probe, sampler, trace.x, steps, generator=seeded(), state=trace.state)
+        assert more.gradients == steps * sampler.gradients == probe.calls
+
+
 def test_moments_survive_a_large_offset() -> None:
     energy = Function(lambda x: 0.5 * (x - 1e8).square().sum(1), real(2))
     x = 1e8 + torch.randn(500, 2, generator=seeded(), dtype=DOUBLE)
@@ -264,19 +290,14 @@ def test_run_chains_counts_starts_that_are_not_finite_and_lets_them_stay() -> No
 # ----------------------------------------------------------------------------------------------------------------- tune
 
 
-overshoots = pytest.mark.xfail(
-    strict=True, reason="with γ = 0.05 the step swings by 40%; at its average HMC accepts more than the target"
-)
-
-
 @pytest.mark.parametrize(
     ("sampler", "target"),
     [
         (MALA(0.001), None),
         (MALA(5.0), 0.574),
         (MALA(0.1), 0.8),
-        pytest.param(HMC(0.01, 2), None, marks=overshoots),
-        pytest.param(HMC(2.0, 2), 0.65, marks=overshoots),
+        (HMC(0.01, 2), None),
+        (HMC(2.0, 2), 0.65),
     ],
     ids=str,
 )
@@ -295,6 +316,31 @@ def test_tune_hits_its_target(sampler: Any, target: float | None) -> None:
     assert abs(z_scores(shares, wanted).item()) < LIMIT and abs(shares.mean() - wanted) < 0.03
 
 
+FAR = "tune: its gain falls while the first step is still far off; count t by turns of the error (Kesten 1958)"
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        MALA(100.0),
+        HMC(10.0, 10),
+        pytest.param(MALA(1e-5), marks=pytest.mark.xfail(strict=True, reason=FAR)),
+        pytest.param(HMC(1e-4, 10), marks=pytest.mark.xfail(strict=True, reason=FAR)),
+    ],
+    ids=str,
+)
+def test_tune_finds_its_target_from_anywhere_in_its_usual_number_of_steps(sampler: Any) -> None:
+    """As above, with the 200 steps that are the default, from starts thousands of times off."""
+    energy = Gaussian((0.0,) * 5, torch.diag(torch.tensor([0.5, 1.0, 2.0, 3.0, 5.0])).tolist())
+    found = []
+    for seed in range(6):
+        g = seeded(seed)
+        tuned = tune(energy, sampler, energy.draw(100, g), generator=g)
+        found.append(sample(energy, tuned, energy.draw(2000, g), 5, generator=g).acceptance.mean())
+    shares, wanted = torch.stack(found), 0.574 if sampler.gradients == 1 else 0.8
+    assert abs(z_scores(shares, wanted).item()) < LIMIT and abs(shares.mean() - wanted) < 0.02
+
+
 def test_tune_repeats_and_leaves_its_arguments_alone() -> None:
     x = torch.randn(50, 2, generator=seeded())
     before, sampler = x.clone(), MALA(0.1)
@@ -308,11 +354,35 @@ def test_tune_repeats_and_leaves_its_arguments_alone() -> None:
 def test_annealing_is_sampling_rung_by_rung() -> None:
     bowl = Function(lambda x: x.square().sum(1), real(2))
     path, x = [bowl / 4.0, bowl / 2.0, bowl], torch.randn(10, 2, generator=seeded())
-    traces = anneal(path, MALA(0.1), x, 3, generator=seeded(1))
-    g = seeded(1)
-    for energy, trace in zip(path, traces, strict=True):
-        x = sample(energy, MALA(0.1), x, 3, generator=g).x
-        assert torch.equal(x, trace.x)
+    for total, shares in ((9, [3, 3, 3]), (11, [3, 4, 4]), (2, [0, 1, 1]), (0, [0, 0, 0])):
+        heard: list[int] = []
+        traces = anneal(path, MALA(0.1), x, total, generator=seeded(1), progress=heard.append)
+        assert divide_steps(total, 3) == shares == [trace.steps for trace in traces] and sum(heard) == total
+        g, y = seeded(1), x
+        for energy, trace, share in zip(path, traces, shares, strict=True):
+            y = sample(energy, MALA(0.1), y, share, generator=g).x
+            assert torch.equal(y, trace.x)
+
+
+def test_frames_of_a_path_are_counted_over_all_of_it() -> None:
+    bowl = Function(lambda x: x.square().sum(1), real(2))
+    path, x = [bowl / 4.0, bowl / 2.0, bowl], torch.randn(10, 2, generator=seeded())
+    plain = anneal(path, MALA(0.1), x, 11, generator=seeded(1))
+    traces = anneal(path, MALA(0.1), x, 11, generator=seeded(1), frames=(0, 1, 3, 4, 7, 11))
+    g, y, states = seeded(1), x, [x]
+    for energy, trace in zip(path, plain, strict=True):
+        kept = sample(energy, MALA(0.1), y, trace.steps, generator=g, keep=1)
+        y, states = kept.x, [*states, *kept.draws]
+    assert [len(trace.kept["frames"]) for trace in traces] == [2, 2, 1]  # 1, 3 | 4, 7 | 11; the start is nobody's step
+    assert torch.equal(torch.cat([trace.kept["frames"] for trace in traces]), torch.stack(states)[[1, 3, 4, 7, 11]])
+    assert all(torch.equal(a.x, b.x) for a, b in zip(plain, traces, strict=True))
+    assert all("frames" not in trace.kept for trace in plain)
+
+
+@pytest.mark.parametrize(("steps", "rungs"), [(20, 3), (2, 3), (0, 2), (7, 7), (1, 1), (100, 9)])
+def test_steps_are_divided_evenly_and_none_is_lost(steps: int, rungs: int) -> None:
+    shares = divide_steps(steps, rungs)
+    assert len(shares) == rungs and sum(shares) == steps and shares == sorted(shares) and shares[-1] - shares[0] <= 1
 
 
 def test_steps_of_a_noise_ladder_follow_the_squares_of_its_levels() -> None:

@@ -2,6 +2,7 @@
 
 from lowland.training.fit import TrainingStoppedError, fit, lineage, load_recipe_data
 from lowland.training.health import Finding, Limits, diagnose, worst
+from lowland.training.session import cpu_threads
 from lowland.training.settings import Training
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Limits",
     "Training",
     "TrainingStoppedError",
+    "cpu_threads",
     "diagnose",
     "fit",
     "lineage",

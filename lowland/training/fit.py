@@ -12,7 +12,7 @@ from lowland.data import Dataset, load_data
 from lowland.energy import Energy
 from lowland.run import Run
 from lowland.training.health import Finding, diagnose, worst
-from lowland.training.session import Session
+from lowland.training.session import Session, cpu_threads
 
 
 class TrainingStoppedError(RuntimeError):
@@ -50,20 +50,26 @@ def fit(
     """
     values = recipe.plain() if hasattr(recipe, "plain") else dict(recipe)
     session = Session(values, data or load_recipe_data(values), energy)
-    if not isinstance(run, Run):
-        run = Run.open(run) if (Path(run) / "recipe.json").exists() else Run.create(run, values)
-    with run.locked():
-        run.write_json("data.json", _about(session.data))
-        rows = _begin(session, run)
-        bar = _bar(session.settings.steps, session.step, progress)
-        spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
-        began = time.monotonic() - (spent[-1] if spent else 0.0)
-        with bar:
-            while session.step < session.settings.steps:
-                before = session.step
-                _update(session, run, rows, bar, began)
-                bar.update(session.step - before)
+    with cpu_threads(session.settings.threads):
+        if not isinstance(run, Run):
+            run = Run.open(run) if (Path(run) / "recipe.json").exists() else Run.create(run, values)
+        with run.locked():
+            _train(session, run, progress)
     return cast(Energy, session.ema.module)
+
+
+def _train(session: Session, run: Run, progress: bool) -> None:
+    """Begin or go on, and update until all steps are done."""
+    run.check_versions()
+    run.write_json("data.json", _about(session.data))
+    rows = _begin(session, run)
+    spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
+    began = time.monotonic() - (spent[-1] if spent else 0.0)
+    with _bar(session.settings.steps, session.step, progress) as bar:
+        while session.step < session.settings.steps:
+            before = session.step
+            _update(session, run, rows, bar, began)
+            bar.update(session.step - before)
 
 
 def _about(data: Dataset) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Limits:
     """
 
     window: int = 20
-    settle: int = 10
+    settle: int = 30
     gap_warn: float = 3.0
     gap_bad: float = 8.0
     energy_bad: float = 1e6

@@ -6,7 +6,8 @@ it back; nothing else carries state, which is why a resumed run equals an uninte
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -31,6 +32,17 @@ def pick_device(wanted: str) -> torch.device:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what is there")
     return torch.device(wanted)
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Inside: torch uses so many threads (0: as before). After: as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Session:

@@ -170,7 +170,6 @@ def test_sampling_and_tuning_leave_no_trace_and_spectral_norm_stands_still(case:
         tune(energy, MALA(1e-3), x, 3, generator=seeded())
 
 
-@pytest.mark.xfail(strict=True, reason="tune checks the energy before it freezes it: spectral norm and batch norm refused")
 @pytest.mark.parametrize("name", ["spectral", "batch norm"])
 def test_tune_takes_a_module_in_training_mode_as_sample_does(name: str) -> None:
     energy = Case("energy", "MLP", {"spectral": True}).build() if name == "spectral" else Probe()
@@ -221,16 +220,7 @@ def test_scores_and_chains_are_the_same_inside_no_grad_and_inference_mode(case: 
 
 
 @with_classes
-@pytest.mark.parametrize(
-    "mode",
-    [
-        torch.no_grad,
-        pytest.param(
-            torch.inference_mode,
-            marks=pytest.mark.xfail(strict=True, reason="Given keeps an inference tensor that autograd cannot save"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_conditions_can_be_bound_inside_no_grad_and_inference_mode(case: Case, mode: type) -> None:
     energy = case.build().eval()
     x = points(energy, 5)

@@ -9,28 +9,45 @@ import torch
 from torch import Tensor
 
 from contract import checks
-from contract.cases import BAD, Case, cases, seeded
+from contract.cases import BAD, NEEDS_CLASSES, Case, cases, seeded
 from lowland import MLP, ConvNet, Energy, Langevin, Loss, ReplayBuffer, box, build, real, spec
 from lowland.registry import parameters
 
 CASES = cases("objective")
 every = pytest.mark.parametrize("case", CASES, ids=str)
+joint = pytest.mark.parametrize("case", [c for c in CASES if NEEDS_CLASSES & set(c.settings)], ids=str)
+contrasting = [c for c in CASES if "l2" in parameters(type(c.build())) and not c.settings]  # and nothing but the contrast
+chained = [c for c in CASES if "steps" in parameters(type(c.build()))]
 ROWS = 12
+KINDS = {
+    "vector": {},
+    "classes": {"classes": 4},
+    "spectral": {"spectral": True},
+    "spectral classes": {"spectral": True, "classes": 4},
+    "image": {},
+    "image classes": {"classes": 4},
+}
 
 
 def network(kind: str) -> Energy:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if kind == "vector":
-            return MLP(real(3), hidden=(16,), confine=0.5)
-        if kind == "classes":
-            return MLP(real(3), hidden=(16,), classes=4, confine=0.5)
-        if kind == "spectral":
-            return MLP(real(3), hidden=(16,), confine=0.5, spectral=True)
-        return ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8)
+        if kind.startswith("image"):
+            return ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, **KINDS[kind])
+        return MLP(real(3), hidden=(16,), confine=0.5, **KINDS[kind])
 
 
-networks = pytest.mark.parametrize("kind", ["vector", "classes", "spectral", "image"])
+def kinds_for(case: Case) -> list[str]:
+    """The networks that an objective takes: those with classes only, if it classifies or resamples labels."""
+    return [kind for kind in KINDS if "classes" in kind or not NEEDS_CLASSES & set(case.settings)]
+
+
+def with_networks(cases: list[Case]) -> pytest.MarkDecorator:
+    pairs = [(case, kind) for case in cases for kind in kinds_for(case)]
+    return pytest.mark.parametrize(("case", "kind"), pairs, ids=[f"{case}-{kind}" for case, kind in pairs])
+
+
+networks = with_networks(CASES)
 
 
 def run(objective: Any, energy: Energy, seed: int = 0, restart: float = 0.05) -> tuple[Loss, Tensor, Tensor | None]:
@@ -61,7 +78,6 @@ def test_bad_settings_are_refused(case: Case) -> None:
                 case.build(**{name: value})
 
 
-@every
 @networks
 def test_loss_is_a_finite_scalar_and_its_terms_are_detached(case: Case, kind: str) -> None:
     loss, x, _ = run(case.build(), network(kind))
@@ -72,7 +88,6 @@ def test_loss_is_a_finite_scalar_and_its_terms_are_detached(case: Case, kind: st
     assert loss.negatives is None or (not loss.negatives.requires_grad and loss.negatives.shape == x.shape)
 
 
-@every
 @networks
 def test_gradient_reaches_the_weights_only_through_the_loss(case: Case, kind: str) -> None:
     energy = network(kind).eval()
@@ -89,7 +104,6 @@ def test_gradient_reaches_the_weights_only_through_the_loss(case: Case, kind: st
     assert x.grad is None and (loss.negatives is None or loss.negatives.grad is None)
 
 
-@every
 @networks
 def test_modes_stay_mixed_while_training(case: Case, kind: str) -> None:
     energy = network(kind)
@@ -98,7 +112,6 @@ def test_modes_stay_mixed_while_training(case: Case, kind: str) -> None:
         run(case.build(), energy)
 
 
-@every
 @networks
 def test_same_generator_same_loss(case: Case, kind: str) -> None:
     energy = network(kind).eval()
@@ -109,7 +122,6 @@ def test_same_generator_same_loss(case: Case, kind: str) -> None:
     assert not torch.equal(a.value, run(case.build(), energy, seed=5)[0].value)
 
 
-@every
 @networks
 def test_data_are_left_as_they_were(case: Case, kind: str) -> None:
     energy = network(kind)
@@ -117,15 +129,11 @@ def test_data_are_left_as_they_were(case: Case, kind: str) -> None:
     assert torch.equal(x, energy.domain.draw(ROWS, seeded(1)))
 
 
-@every
 @pytest.mark.parametrize("l2", [0.0, 0.3])
-@networks
+@with_networks(contrasting)
 def test_contrast_is_that_of_data_and_negatives_as_constants(case: Case, kind: str, l2: float) -> None:
-    objective = case.build()
-    if "l2" not in parameters(type(objective)) or case.settings:
-        pytest.skip("draws no negatives, or adds more to the contrast")
+    objective = dataclasses.replace(case.build(), l2=l2)
     energy = network(kind).eval()
-    objective = dataclasses.replace(objective, l2=l2)
     loss, x, labels = run(objective, energy)
     negative_labels = labels
     if objective.chains and labels is not None:
@@ -140,14 +148,20 @@ def test_contrast_is_that_of_data_and_negatives_as_constants(case: Case, kind: s
     torch.testing.assert_close(loss.terms["gap"], loss.terms["energy_model"] - loss.terms["energy_data"])
 
 
-@every
-def test_chains_do_not_advance_spectral_norm(case: Case) -> None:
+@with_networks(chained)
+def test_chains_do_not_advance_spectral_norm(case: Case, kind: str) -> None:
     """One training forward advances the power iteration once, however long the chains are."""
-    if "steps" not in parameters(type(case.build())):
-        pytest.skip("runs no chains")
     buffers = []
     for steps in (1, 6):
-        energy = network("spectral").train()
+        energy = network(kind).train()
         run(dataclasses.replace(case.build(), steps=steps), energy)
         buffers.append([b.clone() for b in energy.buffers()])
+    assert bool(buffers[0]) == ("spectral" in kind)
     assert all(torch.equal(a, b) for a, b in zip(*buffers, strict=True))
+
+
+@joint
+@pytest.mark.parametrize("kind", ["vector", "spectral", "image"])
+def test_what_needs_classes_refuses_an_energy_without(case: Case, kind: str) -> None:
+    with pytest.raises(ValueError, match=r"needs? .*classes.*;"):
+        run(case.build(), network(kind))
