@@ -42,7 +42,10 @@ RECIPES = {
         },
     ),
 }
-CHILD = "import sys, json, lowland; lowland.fit(lowland.read_recipe(sys.argv[1], json.loads(sys.argv[2])), sys.argv[3], progress=False)"
+CHILD = """
+import sys, json, lowland
+lowland.fit(lowland.read_recipe(sys.argv[1], json.loads(sys.argv[2])), sys.argv[3], progress=False)
+"""
 
 
 def start(recipe: str, overrides: dict[str, object], run: Path) -> subprocess.Popen[bytes]:

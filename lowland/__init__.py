@@ -15,7 +15,7 @@ _HOMES = {
     "lowland.domain": "Domain binary box categorical real",
     "lowland.registry": "build register registered spec",
     "lowland.run": "Run RunError load",
-    "lowland.samplers": "HMC MALA Draws Energies Info Langevin Moments ShortRun State Trace anneal sample tune",
+    "lowland.samplers": "HMC MALA Draws Energies Frames Info Langevin Moments ShortRun State Trace anneal sample tune",
     "lowland.chains": "ReplayBuffer",
     "lowland.objectives": "CD DSM PCD Loss ShortRunML contrast",
     "lowland.nets": "IGEBM MLP ConvNet NoiseMLP",

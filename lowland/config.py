@@ -223,7 +223,10 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """A recipe in TOML, or the recipe.json of a run."""
     if path.suffix == ".json":
-        return json.loads(path.read_text())["recipe"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
+            raise TypeError("no section 'recipe' in it")
+        return found["recipe"]
     return tomllib.loads(path.read_text())
 
 

@@ -142,27 +142,31 @@ def _from_chains(s: Subject, count: int, generator: torch.Generator, labels: Ten
     return x[chosen], labels
 
 
-def prior_bank(s: Subject, generator: torch.Generator) -> Tensor | None:
+def prior_bank(s: Subject) -> Tensor | None:
     """Draws of the prior for restoration, made once and kept in the run: chains of training walked on with averaged weights.
 
     Every 50 steps their states are added until the recipe's [restoration] bank is full. None if the recipe asks for none.
     """
-    count = s.recipe["restoration"]["bank"]
+    count = s.recipe["restoration"].get("bank", 0)
     if not count:
         return None
+    checkpoint = s.run.load_checkpoint()
     if (s.run.path / "bank.safetensors").exists():
-        return s.run.read_tensors("bank.safetensors")["x"]
-    saved = s.run.load_checkpoint().tensors.get("chains")
+        kept = s.run.read_tensors("bank.safetensors")
+        if len(kept["x"]) == count and int(kept["step"]) == checkpoint.step:
+            return kept["x"]
+    saved = checkpoint.tensors.get("chains")
     if saved is None:
         raise ValueError(f"{s.run.path} kept no chains; restoration.bank needs an objective that does (PCD); set it to 0")
     old = saved["age"] >= saved["age"].float().median()
     x, energy = saved["x"][old], s.energy.given(saved["labels"][old]) if s.classes else s.energy
     walked: list[Tensor] = []
+    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 3_000_017)  # its own: made or read, the rest is the same
     while sum(map(len, walked)) < count:
         x = run_chains(energy, s.sampler, x, 50, generator=generator).x
         walked.append(x)
     bank = torch.cat(walked)[:count]
-    s.run.write_tensors("bank.safetensors", {"x": bank})
+    s.run.write_tensors("bank.safetensors", {"x": bank, "step": torch.tensor(checkpoint.step)})
     return bank
 
 
@@ -320,7 +324,7 @@ def _restoration(s: Subject, found: Findings, generator: torch.Generator, judge:
     truth, labels = s.data.test.x[:count], s.data.test.y
     noise = sigma * torch.randn(truth.shape, generator=generator)
     known = lower_half_hidden(s.data.domain)
-    settings = restoration_settings(how) | {"bank": prior_bank(s, generator)}
+    settings = restoration_settings(how) | {"bank": prior_bank(s)}
     sampler = build("sampler", how["sampler"])
     tasks: dict[str, Any] = {}
     for task in ("inpaint", "denoise"):

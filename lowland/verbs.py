@@ -171,7 +171,7 @@ def restore(
     elif task != "denoise":
         raise ValueError(f"the task is {task!r}; lowland restores by 'denoise' or 'inpaint'; choose one")
     generator = torch.Generator().manual_seed(seed)
-    settings = restoration_settings(how) | ({} if draws is None else {"draws": draws}) | {"bank": prior_bank(s, generator)}
+    settings = restoration_settings(how) | ({} if draws is None else {"draws": draws}) | {"bank": prior_bank(s)}
     with tqdm(total=how["steps"], unit="step", disable=not progress) as bar:
         answer = restore_task(
             s.marginal,

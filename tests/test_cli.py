@@ -199,7 +199,8 @@ def test_a_shown_recipe_is_a_recipe(name: str, command: Command, tmp_path: Path)
 # -------------------------------------------------------------------------------------------------------------- doctor
 
 
-def test_doctor_says_what_is_here_and_what_is_missing(command: Command) -> None:
+def test_doctor_says_what_is_here_and_what_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOWLAND_DATA", raising=False)
     from importlib.util import find_spec
 
     from lowland.data import available

@@ -182,10 +182,7 @@ def test_pcd_refuses_settings_that_mean_nothing(settings: dict[str, float]) -> N
     [
         "a function",
         "no labels",
-        pytest.param(
-            "a network without classes",
-            marks=pytest.mark.xfail(strict=True, reason="PCD asks for class_energies, which networks without classes have too"),
-        ),
+        "a network without classes",
     ],
 )
 def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labels(settings: dict[str, Any], what: str) -> None:

@@ -92,14 +92,14 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(run: Run, monkeypatch: p
 
 
 def test_a_run_is_written_once(run: Run) -> None:
-    with pytest.raises(RunError, match="already holds a run.*lowland resume"):
+    with pytest.raises(RunError, match=r"already holds a run.*lowland resume"):
         Run.create(run.path, RECIPE)
 
 
 def test_a_run_of_another_format_is_refused_by_name(run: Run) -> None:
     header = run.header | {"format": 99}
     run.write_json("recipe.json", header)
-    with pytest.raises(RunError, match="format 99.*reads format 1"):
+    with pytest.raises(RunError, match=r"format 99.*reads format 1"):
         Run.open(run.path)
 
 

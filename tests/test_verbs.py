@@ -390,7 +390,6 @@ def test_restorations_that_cannot_be_made_are_refused(runs: Runs, pictures: Path
     assert not [path for path in pictures.rglob("*") if "denoise" in path.name or "inpaint" in path.name]
 
 
-@pytest.mark.xfail(strict=True, reason="restore resamples from the bank before sigma is checked: RuntimeError of multinomial")
 def test_a_noise_of_zero_is_refused(runs: Runs, pictures: Path, command: Command, tmp_path: Path) -> None:
     picture, out = pictures / "pngs" / "0.png", tmp_path / "out.png"
     refused(command("restore", runs.digits, picture, "--quiet", "--sigma", 0, "--out", out), "sigma is 0")
@@ -420,7 +419,6 @@ def test_evaluate_prints_its_figures_as_json_and_repeats_itself(runs: Runs, comm
     assert found == before
 
 
-@pytest.mark.xfail(strict=True, reason="prior_bank draws with the caller's generator, but only where no bank.safetensors lies")
 @pytest.mark.parametrize("verb", ["evaluate", "restore"])
 def test_the_bank_of_a_run_has_no_say_in_the_seed(runs: Runs, pictures: Path, tmp_path: Path, verb: str) -> None:
     """The same figures and the same draws, whether the bank is made on the way or lies there."""
@@ -437,7 +435,6 @@ def test_the_bank_of_a_run_has_no_say_in_the_seed(runs: Runs, pictures: Path, tm
     assert (copy / "bank.safetensors").exists() and found[0] == found[1]
 
 
-@pytest.mark.xfail(strict=True, reason="prior_bank takes the bank of another checkpoint for that of the newest")
 def test_a_bank_belongs_to_its_checkpoint(runs: Runs, pictures: Path, tmp_path: Path) -> None:
     copy, found = tmp_path / "copy", []
     shutil.copytree(runs.digits, copy)

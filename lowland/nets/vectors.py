@@ -89,7 +89,8 @@ class MLP(ClassEnergy):
 
     def class_energies(self, x: Tensor) -> Tensor:
         z = stretched(x, self.domain).flatten(1)
-        return self.scale * self.net(z) + self.confine / 2 * z.square().sum(1, keepdim=True)
+        heads = self.scale * self.net(z)
+        return heads + self.confine / 2 * z.square().sum(1, keepdim=True) if self.confine else heads
 
 
 @register("energy")

@@ -170,9 +170,10 @@ class PCD:
     ) -> Loss:
         if buffer is None:
             raise ValueError("PCD was given no chains; it needs a ReplayBuffer; pass buffer=ReplayBuffer(...)")
-        if (self.classify or self.resample) and (labels is None or not hasattr(energy, "class_energies")):
+        if (self.classify or self.resample) and (labels is None or not getattr(energy, "classes", 0)):
             raise ValueError(
-                "classify and resample need labels and an energy with classes; set energy.classes, or switch both off"
+                f"the energy has {getattr(energy, 'classes', 0)} classes and the data {'no ' if labels is None else ''}labels; "
+                f"classify and resample need labels and an energy with classes; set energy.classes, or switch both off"
             )
         visit = buffer.take(len(x), generator)
         negative_labels = visit.labels if labels is not None else None

@@ -79,6 +79,8 @@ class Frames:
     name: str = "frames"
 
     def start(self, state: State, steps: int) -> "_FramesRecorder":
+        if not all(1 <= step <= steps for step in self.at):
+            raise ValueError(f"frames were asked for at {self.at}; the run has steps 1 to {steps}; name steps among these")
         return _FramesRecorder(self.at, state.x.new_empty((len(self.at), *state.x.shape)))
 
 
@@ -277,10 +279,13 @@ def tune(
 ) -> Any:
     """Find the step size at which a Metropolis sampler accepts a target share; returns a new sampler.
 
-        log ε ← log ε + 2 t^{−0.6} (accepted − target),      averaged over the second half
+        log ε ← log ε + 2 n^{−0.6} (accepted − target),      averaged over the second half
+
+    n: one more than how often the error has turned round, so that the gain falls only once the target is near.
 
     target: 0.574 for MALA and 0.8 for longer trajectories unless given. The old sampler and x are left alone.
     Source: Andrieu & Thoms (2008), section 4, https://doi.org/10.1007/s11222-008-9110-y (Robbins–Monro, Polyak averaging)
+    The gain: Kesten (1958), https://doi.org/10.1214/aoms/1177706705
 
     Raises ValueError for samplers without an accept step, whose step cannot be judged by acceptance.
 
@@ -304,14 +309,16 @@ def tune(
         raise ValueError(f"target is {target}; an acceptance rate lies between 0 and 1; leave it out for the default")
     if steps < 2:
         raise ValueError(f"steps is {steps}; tuning needs at least 2; 200 is the default")
-    log_step, late = math.log(sampler.step_size), []
+    log_step, late, turns, before = math.log(sampler.step_size), [], 1, 0.0
     with frozen(energy):
         check_energy(energy, x)
         state = sampler.init(energy, x)
         for t in range(1, steps + 1):
             trial = dataclasses.replace(sampler, step_size=math.exp(log_step))
             state, info = trial.step(energy, state, generator)
-            log_step += 2 * t**-0.6 * (info.accept.float().mean().item() - target)
+            error = info.accept.float().mean().item() - target
+            turns, before = turns + (error * before < 0), error
+            log_step += 2 * turns**-0.6 * error
             if t > steps // 2:
                 late.append(log_step)
     return dataclasses.replace(sampler, step_size=math.exp(sum(late) / len(late)))

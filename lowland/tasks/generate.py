@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, frozen, value_and_score
+from lowland.energy import Energy, value_and_score
 from lowland.samplers import Sampler, anneal, noise_ladder
 
 
@@ -36,10 +36,7 @@ def jump(energy: Energy, x: Tensor, sigma: float) -> Tensor:
     >>> jump(Gaussian(), torch.tensor([[1.0, -2.0]]), 0.5)
     tensor([[ 0.7500, -1.5000]])
     """
-    if not sigma:
-        return x
-    with frozen(energy):
-        return x + sigma**2 * value_and_score(energy, x)[1]
+    return x + sigma**2 * value_and_score(energy, x)[1] if sigma else x
 
 
 def even_labels(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor | None:

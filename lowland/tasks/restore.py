@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Function, check_finite, lift
+from lowland.energy import Energy, Function, check_finite, check_points, lift
 from lowland.samplers import Sampler, anneal
 from lowland.tasks.generate import jump
 
@@ -85,7 +85,7 @@ def resample(bank: Tensor, operator: Operator, y: Tensor, sigma: float, draws: i
     """
     loss = torch.cdist(y.flatten(1).double(), operator(bank).flatten(1).double()).square() / (2 * sigma**2)  # (B, bank)
     loss -= loss.min(1, keepdim=True).values
-    low, high = torch.zeros(len(y), 1), torch.ones(len(y), 1)
+    low, high = torch.zeros_like(loss[:, :1]), torch.ones_like(loss[:, :1])
     for _ in range(30):
         beta = (low + high) / 2
         weights = torch.softmax(-beta * loss, 1)
@@ -133,20 +133,26 @@ def restore(
     prior = lift(prior)
     if draws < 1:
         raise ValueError(f"draws is {draws}; at least 1 is needed; more give a better mean and a spread")
+    if bank is not None and (start is not None or not len(bank)):
+        raise ValueError(
+            f"a bank of {len(bank)} points came with {'no' if start is None else 'a'} start; chains begin at points of the "
+            f"one or at the other; pass a bank that holds points, or a start"
+        )
+    fit = likelihood(operator, y.repeat(draws, *[1] * (y.dim() - 1)), sigma)
     if bank is not None:
+        check_points(prior, bank)
+        _check_operator(operator, bank, y)
         x = bank[resample(jump(prior, bank, jump_sigma), operator, y, sigma, draws, generator)].flatten(0, 1)
     elif start is None:
         x = prior.domain.draw(draws * len(y), generator, dtype=y.dtype)
     else:
         x = start.repeat(draws, *[1] * (start.dim() - 1))
-    wide = y.repeat(draws, *[1] * (y.dim() - 1))
-    if not temperatures or min(temperatures) <= 0 or len(x) != len(wide):
+    if not temperatures or min(temperatures) <= 0 or len(x) != draws * len(y):
         raise ValueError(
             f"temperatures are {temperatures} and start has {len(x) // draws} rows for {len(y)} measurements; at least one T, "
             f"all above 0, and one row each are needed; correct them"
         )
     _check_operator(operator, x, y)
-    fit = likelihood(operator, wide, sigma)
     path = [prior / t + fit for t in temperatures]
     x = anneal(path, sampler, x, steps, generator=generator, progress=progress)[-1].x
     found = jump(prior, x, jump_sigma).view(draws, len(y), *x.shape[1:])
