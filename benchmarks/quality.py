@@ -45,6 +45,7 @@ def figures(path: Path) -> dict[str, float]:
         "training, s": run.rows("time.jsonl")[-1]["seconds"],
         "evaluation, s": found["seconds"],
         "samples: confident share (CNN judge)": samples.get("confident", {}).get("value"),
+        "real test images: confident share (CNN judge)": samples.get("confident_test", {}).get("value"),
         "samples: called class is the asked class": samples.get("agreement", {}).get("value"),
         "samples: class entropy / maximum": samples.get("class_entropy"),
         "samples: neighbour distance / test": samples["neighbour_ratio"],

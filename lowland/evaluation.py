@@ -246,11 +246,13 @@ def _judged(s: Subject, found: Findings, judge: Judge, made: Generated) -> dict[
     """What a classifier of real images says of the samples."""
     test = s.data.test
     assert test.y is not None
-    right = judge.probabilities(test.x).argmax(1) == test.y
+    sure_test, called_test = judge.probabilities(test.x).max(1)
+    right = called_test == test.y
     sure, called = judge.probabilities(made.x).max(1)
     found.arrays["samples_label"] = called
     figures = {
         "judge_test_accuracy": float(right.float().mean()),
+        "confident_test": share(int((sure_test > 0.9).sum()), len(sure_test)).to_dict(),
         "confident": share(int((sure > 0.9).sum()), len(sure)).to_dict(),
         "class_entropy": class_entropy(called, s.data.classes),
         "class_counts": torch.bincount(called, minlength=s.data.classes).tolist(),

@@ -20,7 +20,7 @@ class Judge(nn.Module):
             nn.ReLU(),
             nn.Conv2d(32, 64, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4) if shape[1] >= 16 else nn.Identity(),
+            nn.AdaptiveAvgPool2d(8) if shape[1] > 32 else nn.Identity(),
             nn.Flatten(),
             nn.Dropout(0.3),
             nn.LazyLinear(128),
@@ -57,7 +57,7 @@ def train_judge(train: Split, classes: int, *, steps: int = 600, seed: int = 0) 
         for _ in range(steps):
             x, y = batches.next(128)
             loss = F.cross_entropy(judge(x), cast(Tensor, y))
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             cycle.step()
