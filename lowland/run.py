@@ -187,9 +187,15 @@ class Run:
 
     def cut_log(self, size: int) -> None:
         """Cut log.jsonl back to a size recorded by a checkpoint."""
-        path = self.path / "log.jsonl"
-        if path.exists() and path.stat().st_size > size:
+        path, present = self.path / "log.jsonl", self.log_size()
+        if present > size:
             os.truncate(path, size)
+        elif present < size:
+            warnings.warn(
+                f"{path} holds {present} bytes and the checkpoint knew {size}; earlier rows are lost; training goes on and "
+                f"logs from here",
+                stacklevel=2,
+            )
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
@@ -202,6 +208,8 @@ class Run:
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         files["manifest.json"] = json.dumps({"format": FORMAT, "sha256": digests}, indent=1).encode()
         try:
+            if (self.path / "log.jsonl").exists():
+                _sync(self.path / "log.jsonl")  # the checkpoint will count on its rows
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
             for name, data in files.items():
@@ -212,7 +220,7 @@ class Run:
             if target.exists():
                 shutil.rmtree(target)
             aside.replace(target)
-            _sync_directory(self.path)
+            _sync(self.path)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise _refused(target, error) from error
@@ -315,7 +323,8 @@ def _refused(target: Path, error: OSError) -> RunError:
     )
 
 
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Bring a file or directory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

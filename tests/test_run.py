@@ -133,6 +133,14 @@ def test_logs_keep_non_finite_numbers_and_pass_over_a_half_written_line(run: Run
     assert (run.path / "log.jsonl").read_text().endswith("}\n")
 
 
+def test_a_lost_log_is_named_and_does_not_stop_a_resume(run: Run) -> None:
+    run.log({"step": 10})
+    size = run.log_size()
+    (run.path / "log.jsonl").unlink()
+    with pytest.warns(UserWarning, match=r"holds 0 bytes and the checkpoint knew \d+"):
+        run.cut_log(size)
+
+
 def test_json_refuses_non_finite_numbers(run: Run) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         run.write_json("evaluation.json", {"auroc": float("nan")})
