@@ -150,7 +150,8 @@ def _outliers(outliers: Values) -> Table:
         rows.append((str(name), count(scores.get("count")), *cells))
     caption = (
         "AUROC: chance that an outlier has a higher energy than a test example (0.5 is guessing, 1 is perfect). AUPR: "
-        "precision averaged over recall. FPR95: share of outliers that pass where 95 % of the test examples pass; smaller is better. "
+        "precision averaged over recall. FPR95: share of outliers that pass where 95 % of the test examples pass; "
+        "smaller is better. "
         "± is one standard error."
     )
     return Table("How well outliers are found", ("outliers", "count", "AUROC", "AUPR", "FPR95"), rows, caption=caption)
