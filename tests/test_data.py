@@ -240,7 +240,7 @@ def needs(file: str) -> pytest.MarkDecorator:
 def test_real_mnist_is_the_published_one() -> None:
     data = load_data("mnist", download=False, limit=1000)
     assert "SHA-256 agrees" in data.note
-    assert [len(part) for part in (data.train, data.calibration, data.test)] == [1000, 5000, 10_000]
+    assert [len(part) for part in (data.train, data.calibration, data.test)] == [1000, 10_000, 10_000]
     assert data.test.y is not None and data.test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert torch.bincount(data.test.y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert abs(data.test.x.double().mean().item() - 0.1325) < 1e-4
