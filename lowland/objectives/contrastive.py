@@ -98,6 +98,23 @@ def border_share(x: Tensor, energy: Energy) -> Tensor:
     return ((x < lo + edge) | (x > hi - edge)).float().mean()
 
 
+def _contrast_from(
+    start: Tensor,
+    energy: Energy,
+    x: Tensor,
+    labels: Tensor | None,
+    sampler: Sampler,
+    steps: int,
+    l2: float,
+    generator: torch.Generator,
+) -> Loss:
+    """Contrast the data x with chains run from `start` under the same labels."""
+    target = energy if labels is None else energy.given(labels)
+    trace = run_chains(target, sampler, start, steps, generator=generator)
+    loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=l2)
+    return loss._replace(terms=loss.terms | _chain_terms(start, trace, energy))
+
+
 @register("objective")
 @dataclass(frozen=True)
 class CD:
@@ -124,10 +141,7 @@ class CD:
         buffer: ReplayBuffer | None,
         generator: torch.Generator,
     ) -> Loss:
-        target = energy if labels is None else energy.given(labels)
-        trace = run_chains(target, sampler, x, self.steps, generator=generator)
-        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=self.l2)
-        return loss._replace(terms=loss.terms | _chain_terms(x, trace, energy))
+        return _contrast_from(x, energy, x, labels, sampler, self.steps, self.l2, generator)
 
 
 @register("objective")
@@ -223,10 +237,7 @@ class ShortRunML:
         generator: torch.Generator,
     ) -> Loss:
         start = energy.domain.draw(len(x), generator, dtype=x.dtype)
-        target = energy if labels is None else energy.given(labels)
-        trace = run_chains(target, sampler, start, self.steps, generator=generator)
-        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=self.l2)
-        return loss._replace(terms=loss.terms | _chain_terms(start, trace, energy))
+        return _contrast_from(start, energy, x, labels, sampler, self.steps, self.l2, generator)
 
 
 def check_steps(steps: int, l2: float) -> None:
