@@ -165,7 +165,8 @@ def recipes_folder() -> Path:
 def recipe_names() -> dict[str, str]:
     """Shipped recipes: name to its line of description."""
     return {
-        path.stem: str(tomllib.loads(path.read_text()).get("about", "")) for path in sorted(recipes_folder().glob("*.toml"))
+        path.stem: str(tomllib.loads(path.read_text()).get("about", ""))
+        for path in sorted(recipes_folder().glob("*.toml"), key=lambda path: path.stem)
     }
 
 
