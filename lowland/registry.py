@@ -85,14 +85,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def kind_of(obj: Any) -> str:
-    """The kind under which an object's class is registered. Raises ValueError if it is not."""
-    for kind, classes in _classes.items():
-        if classes.get(type(obj).__name__) is type(obj):
-            return kind
-    raise ValueError(
-        f"{type(obj).__name__} is not registered; only registered classes can be saved or named in a recipe; "
-        f"decorate it with @lowland.registry.register(kind)"
-    )

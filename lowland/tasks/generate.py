@@ -62,7 +62,10 @@ def generate(
 
     labels: bound to the chains; temperatures: the path energy / T, the steps divided evenly among them; sigmas: noise
     levels of an energy of noise, run as annealed Langevin dynamics instead; jump_sigma: noise level of a last `jump`;
-    frames: how many states of the chains to keep, the start included.
+    frames: how many states of the chains to film, evenly spaced from the start to the last step; the film ends with one
+    more, the result after the jump.
+
+    Raises ValueError for an empty path, a single frame, or an energy of noise without sigmas.
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
