@@ -15,7 +15,11 @@ _HOMES = {
     "lowland.domain": "Domain binary box categorical real",
     "lowland.registry": "build register registered spec",
     "lowland.run": "Run RunError load",
-    "lowland.samplers": "HMC MALA Draws Energies Frames Info Langevin Moments ShortRun State Trace anneal sample tune",
+    "lowland.samplers": (
+        "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info Langevin LeimkuhlerMatthews Lowest "
+        "Moments ParallelTempering ShortRun State Trace Underdamped ais anneal cooling geometric noise_ladder "
+        "predictor_corrector preserving probability_flow pyramid sample search sigma_ladder tune"
+    ),
     "lowland.chains": "ReplayBuffer",
     "lowland.objectives": "CD DSM PCD Loss ShortRunML contrast",
     "lowland.nets": "IGEBM MLP ConvNet NoiseMLP",

@@ -299,7 +299,7 @@ def test_plain_values_are_not_changed_by_overrides() -> None:
 
 def test_another_class_starts_without_the_old_ones_keys() -> None:
     recipe = read_recipe("digits", {"sampler.name": "HMC", "sampler.step_size": 0.1, "sampler.leapfrogs": 4})
-    assert recipe.plain()["sampler"] == {"name": "HMC", "step_size": 0.1, "leapfrogs": 4}
+    assert recipe.plain()["sampler"] == {"name": "HMC", "step_size": 0.1, "leapfrogs": 4, "scale": None, "jitter": 0.0}
     (line,) = mistakes("digits", {"sampler.name": "MALA"})
     assert line == "sampler.MALA.step_size: missing; add it"
     same = read_recipe("digits", {"sampler.name": "Langevin"})  # the class it already is
@@ -308,7 +308,7 @@ def test_another_class_starts_without_the_old_ones_keys() -> None:
 
 def test_the_order_of_overrides_does_not_matter() -> None:
     values = {"sampler.step_size": 0.2, "sampler.name": "MALA"}
-    assert read_recipe("digits", values).plain()["sampler"] == {"name": "MALA", "step_size": 0.2}
+    assert read_recipe("digits", values).plain()["sampler"] == {"name": "MALA", "step_size": 0.2, "scale": None}
 
 
 def test_an_override_below_a_value_is_refused() -> None:
@@ -319,7 +319,7 @@ def test_an_override_below_a_value_is_refused() -> None:
 def test_an_override_can_add_a_section() -> None:
     given = {"restoration.sampler.name": "MALA", "restoration.sampler.step_size": 0.1, "restoration.sigma": 0.2}
     recipe = read_recipe("moons", given)
-    assert recipe.plain()["restoration"]["sampler"] == {"name": "MALA", "step_size": 0.1}
+    assert recipe.plain()["restoration"]["sampler"] == {"name": "MALA", "step_size": 0.1, "scale": None}
     assert recipe.plain()["restoration"]["sigma"] == 0.2
 
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from lowland import IGEBM, MLP, ConvNet, NoiseMLP, box, real, value_and_score
 from lowland.nets.conditions import pick
-from lowland.nets.vectors import normalised, stretched
+from lowland.nets.perceptron import normalised
+from lowland.nets.vectors import stretched
 
 DOUBLE = torch.float64
 IMAGE = box(0.0, 1.0, 1, 8, 8)

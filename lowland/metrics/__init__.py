@@ -3,22 +3,30 @@
 from lowland.metrics.calibration import AlarmRate, false_alarms, p_values
 from lowland.metrics.detection import aupr, auroc, energy_gap, fpr95
 from lowland.metrics.estimate import Estimate, mean, share
+from lowland.metrics.mcmc import autocorrelation, ess, mcse, rhat
 from lowland.metrics.samples import class_entropy, frechet_distance, mmd, nearest, psnr
+from lowland.metrics.traces import Summary, summary
 
 __all__ = [
     "AlarmRate",
     "Estimate",
+    "Summary",
     "aupr",
     "auroc",
+    "autocorrelation",
     "class_entropy",
     "energy_gap",
+    "ess",
     "false_alarms",
     "fpr95",
     "frechet_distance",
+    "mcse",
     "mean",
     "mmd",
     "nearest",
     "p_values",
     "psnr",
+    "rhat",
     "share",
+    "summary",
 ]

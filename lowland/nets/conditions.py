@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from lowland.energy import Energy
 
@@ -41,26 +42,40 @@ def pick(heads: Tensor, c: Any) -> Tensor:
     >>> pick(heads, torch.tensor([1])), pick(heads, torch.tensor([[0.5, 0.5]]))
     (tensor([3.]), tensor([2.]))
     """
-    classes = heads.shape[1]
-    if classes == 1:
-        if c is not None:
-            raise ValueError("a label was given to an energy without classes; pass x alone; or build it with classes=K")
-        return heads.squeeze(1)
+    c = condition_for(c, heads.shape[1], heads)
     if c is None:
-        return math.log(classes) - torch.logsumexp(-heads, 1)
-    c = torch.as_tensor(c, device=heads.device)
+        return heads.squeeze(1) if heads.shape[1] == 1 else math.log(heads.shape[1]) - torch.logsumexp(-heads, 1)
+    return heads.gather(1, c.unsqueeze(1)).squeeze(1) if c.dim() == 1 else (c * heads).sum(1)
+
+
+def pick_slopes(heads: Tensor, c: Any) -> Tensor:
+    """∂ pick(heads, c) / ∂ heads (B, K)."""
+    classes = heads.shape[1]
+    c = condition_for(c, classes, heads)
+    if c is None:
+        return torch.softmax(-heads, 1)
+    return one_hot(c, classes).to(heads.dtype) if c.dim() == 1 else c
+
+
+def condition_for(c: Any, classes: int, like: Tensor) -> Tensor | None:
+    """A condition in the form that `pick` computes with: None, whole numbers (B,), or weights (B, K) of the dtype of `like`."""
+    if classes == 1 and c is not None:
+        raise ValueError("a label was given to an energy without classes; pass x alone; or build it with classes=K")
+    if c is None:
+        return None
+    rows, c = len(like), torch.as_tensor(c, device=like.device)
     if c.dim() == 0:
-        c = c.expand(len(heads))
-    if c.dim() == 1 and not c.is_floating_point() and len(c) == len(heads):
+        c = c.expand(rows)
+    if c.dim() == 1 and not c.is_floating_point() and len(c) == rows:
         if bool(((c < 0) | (c >= classes)).any()):
             raise ValueError(
                 f"labels reach from {int(c.min())} to {int(c.max())}; the energy has classes 0 to {classes - 1}; "
                 f"map them into that range"
             )
-        return heads.gather(1, c.long().unsqueeze(1)).squeeze(1)
-    if c.shape == heads.shape:
-        return (c.to(heads.dtype) * heads).sum(1)
+        return c.long()
+    if c.shape == (rows, classes):
+        return c.to(like.dtype)
     raise ValueError(
-        f"the condition is {c.dtype} of shape {tuple(c.shape)} for {len(heads)} points and {classes} classes; "
+        f"the condition is {c.dtype} of shape {tuple(c.shape)} for {rows} points and {classes} classes; "
         f"allowed are whole-number labels (B,) or soft labels (B, {classes}); convert it"
     )

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.nets.conditions import ClassEnergy
-from lowland.nets.vectors import normalised, stretched
+from lowland.nets.perceptron import normalised
+from lowland.nets.vectors import stretched
 from lowland.registry import register
 
 

@@ -2,42 +2,28 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch import Tensor
 
 from lowland.domain import Domain
 from lowland.energy import Energy
-from lowland.nets.conditions import ClassEnergy
+from lowland.nets.conditions import ClassEnergy, pick, pick_slopes
+from lowland.nets.perceptron import Scratch, heads_and_slopes, perceptron
 from lowland.registry import register
-
-
-def normalised(layer: nn.Module, wanted: bool) -> nn.Module:
-    """The layer with its weight divided by its largest singular value, if wanted.
-
-    The power iteration advances in training mode only; chains run in eval mode, so the target does not move under them,
-    and σ = uᵀWv stays in the graph. For convolutions W is the (out, in·k·k) matrix, which bounds the operator only up to
-    a factor. Source: Miyato et al. (2018), https://arxiv.org/abs/1802.05957
-    """
-    return spectral_norm(layer) if wanted else layer
 
 
 def stretched(x: Tensor, domain: Domain) -> Tensor:
     """x stretched from its box to [−1, 1]; elsewhere as it is. Networks like inputs around zero."""
     if domain.kind != "box":
         return x
-    return (x - (domain.lo + domain.hi) / 2) * (2 / (domain.hi - domain.lo))
+    return (x - (domain.lo + domain.hi) / 2) * stretch(domain)
 
 
-def perceptron(widths: Sequence[int], spectral: bool) -> nn.Sequential:
-    """Linear layers of the given widths with SiLU between them."""
-    layers: list[nn.Module] = []
-    for a, b in pairwise(widths):
-        layers += [normalised(nn.Linear(a, b), spectral), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
+def stretch(domain: Domain) -> float:
+    """By how much `stretched` does so: 2 / width of a box, else 1."""
+    return 2 / (domain.hi - domain.lo) if domain.kind == "box" else 1.0
 
 
 def flat_size(domain: Domain) -> int:
@@ -86,11 +72,37 @@ class MLP(ClassEnergy):
         self.hidden, self.classes, self.confine = tuple(hidden), classes, confine
         self.scale, self.spectral = scale, spectral
         self.net = perceptron([flat_size(self.domain), *hidden, max(classes, 1)], spectral)
+        self.scratch = Scratch()
 
     def class_energies(self, x: Tensor) -> Tensor:
         z = stretched(x, self.domain).flatten(1)
         heads = self.scale * self.net(z)
         return heads + self.confine / 2 * z.square().sum(1, keepdim=True) if self.confine else heads
+
+    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
+        value, score = self._by_hand(x, c, heads=True)
+        return cast(Tensor, value), score
+
+    def slope(self, x: Tensor, c: Any = None) -> Tensor:
+        """The scores alone: the energies are not computed."""
+        return self._by_hand(x, c, heads=False)[1]
+
+    def _by_hand(self, x: Tensor, c: Any, heads: bool) -> tuple[Tensor | None, Tensor]:
+        z = stretched(x, self.domain).flatten(1)
+
+        def seed(found: Tensor, rows: slice) -> Tensor:
+            return pick_slopes(self.scale * found, c if c is None or c.dim() == 0 else c[rows])
+
+        found, slopes = heads_and_slopes(self.net, z, seed if self.classes else None, self.scratch, heads=heads)
+        value = None if found is None else pick(self.scale * found, c)
+        slopes = slopes.mul_(self.scale) if self.scale != 1 else slopes
+        if self.confine:
+            soft = c is not None and c.dim() == 2  # the term is in every head, and soft labels need not add up to one
+            bowl = z * c.to(z.dtype).sum(1, keepdim=True) if soft else z
+            value = None if value is None else torch.add(value, (bowl * z).sum(1), alpha=self.confine / 2)
+            slopes = slopes.add_(bowl, alpha=self.confine)
+        return value, slopes.mul_(-stretch(self.domain)).view_as(x)
 
 
 @register("energy")
@@ -120,6 +132,7 @@ class NoiseMLP(Energy):
         check_widths("NoiseMLP", hidden, confine=confine)
         self.hidden, self.confine, self.scale = tuple(hidden), confine, scale
         self.net = perceptron([flat_size(self.domain) + 1, *hidden, 1], spectral=False)
+        self.scratch = Scratch()
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         if c is None:
@@ -128,3 +141,14 @@ class NoiseMLP(Energy):
         sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
         heads = self.net(torch.cat([z, sigma.log().unsqueeze(1)], 1))
         return self.scale * heads.squeeze(1) / sigma + self.confine / 2 * z.square().sum(1)
+
+    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
+        z = stretched(x, self.domain).flatten(1)
+        sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
+        told = torch.cat([z, sigma.log().unsqueeze(1)], 1)
+        seed = (self.scale / sigma).unsqueeze(1)
+        heads, slopes = heads_and_slopes(self.net, told, seed, self.scratch)
+        value = (cast(Tensor, heads) * seed).squeeze(1) + self.confine / 2 * z.square().sum(1)
+        score = torch.add(slopes[:, :-1], z, alpha=self.confine).mul_(-stretch(self.domain))
+        return value, score.view_as(x)

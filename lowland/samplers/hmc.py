@@ -1,15 +1,44 @@
 """Hamiltonian Monte Carlo: long moves along level sets of energy plus kinetic energy."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, score_alone
 from lowland.registry import register
-from lowland.samplers.kernel import Info, State, init, metropolis, normal_like, squared_norm
-from lowland.samplers.langevin import positive
+from lowland.samplers.kernel import (
+    CONTINUOUS,
+    Info,
+    State,
+    init,
+    metropolis,
+    normal_like,
+    positive,
+    positive_scale,
+    shifted,
+    squared_norm,
+    stride,
+)
+
+
+def leapfrog(energy: Energy, state: State, p: Tensor, epsilon: Any, steps: int) -> tuple[State, Tensor]:
+    """Follow Hamilton's equations for a number of leapfrog steps; position and momentum turn round at the walls of a box.
+
+        p ← p − ε/2 ∇E(x);   steps times:  x ← x + ε p,  p ← p − ε ∇E(x)  (the last one half)
+
+    Preserves volume, and is undone by the momentum turned round. epsilon: a number or what broadcasts to x.
+    Cost: one gradient per step.
+    """
+    x, p = state.x, shifted(p, state.score, epsilon / 2)
+    for left in range(steps, 0, -1):
+        x, turned = energy.domain.reflect(shifted(x, p, epsilon), p)
+        p = p if turned is None else turned
+        if left > 1:
+            p = shifted(p, score_alone(energy, x), epsilon)
+    new = init(energy, x)
+    return new, shifted(p, new.score, epsilon / 2)
 
 
 @register("sampler")
@@ -17,23 +46,32 @@ from lowland.samplers.langevin import positive
 class HMC:
     """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, each chain accepted or refused by itself.
 
-        p ~ N(0, I);   L times:  p ← p − ε/2 ∇E(x),  x ← x + ε p,  p ← p − ε/2 ∇E(x)
+        p ~ N(0, I);   L times:  p ← p − ε/2 S ∇E(x),  x ← x + ε S p,  p ← p − ε/2 S ∇E(x),      S = diag(scale)
         accept with probability min(1, exp(H(x, p) − H(x', p'))),      H = E(x) + ‖p‖²/2
 
     Leaves exp(−E) invariant for every step size; reflects position and momentum at the walls of a box. A trajectory of
-    length ε·L near a multiple of half a period of the target returns to where it began: vary L if chains do not mix.
-    Cost: L gradients per step (the last one is carried over).
+    length ε·L near a multiple of half a period of the target returns to where it began: jitter draws ε anew for every chain
+    and step, between (1 − jitter) and (1 + jitter) of it, which breaks such resonances.
+    scale: the diagonal metric, S² = M⁻¹. Cost: L gradients per step (the last one is carried over).
     Source: Duane et al. (1987), https://doi.org/10.1016/0370-2693(87)91197-X; Neal (2011), https://arxiv.org/abs/1206.1901
     """
 
     step_size: float
     leapfrogs: int = 10
+    scale: tuple[float, ...] | None = None
+    jitter: float = 0.0
     adjusted: ClassVar[bool] = True
+    order: ClassVar[int | None] = None
+    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
+    target: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
         positive("step_size", self.step_size)
+        positive_scale(self.scale)
         if self.leapfrogs < 1:
             raise ValueError(f"leapfrogs is {self.leapfrogs}; it must be at least 1; 10 is a common choice")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter is {self.jitter}; it is a share of the step, from 0 to below 1; 0.2 is a common choice")
 
     @property
     def gradients(self) -> int:
@@ -43,13 +81,11 @@ class HMC:
         return init(energy, x)
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
-        epsilon = self.step_size
-        p = start = normal_like(state.x, generator)
-        new = state
-        for _ in range(self.leapfrogs):
-            p = p + epsilon / 2 * new.score
-            x, turned = energy.domain.reflect(new.x + epsilon * p, p)
-            new = self.init(energy, x)
-            p = (p if turned is None else turned) + epsilon / 2 * new.score
-        log_ratio = state.energy - new.energy + (squared_norm(start) - squared_norm(p)) / 2
+        step_size: Any = self.step_size
+        if self.jitter:
+            u = torch.rand(state.energy.shape, generator=generator, device=state.x.device, dtype=state.x.dtype)
+            step_size = step_size * (1 + self.jitter * (2 * u - 1))
+        p = normal_like(state.x, generator)
+        new, last = leapfrog(energy, state, p, stride(step_size, self.scale, state.x), self.leapfrogs)
+        log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
         return metropolis(state, new, log_ratio, generator)

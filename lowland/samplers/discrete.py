@@ -1,0 +1,236 @@
+"""Samplers for binary and categorical events.
+
+`BlockGibbs` draws sites from their conditionals, all sites of one colour at once. `GibbsWithGradients` and `DMALA` read off the
+gradient which changes pay, and correct by Metropolis' rule what the gradient gets wrong: the first changes one site a step, the
+second any number.
+
+With d(x)_{i,k} ≈ E(x) − E(x with x_i = k), exact where E is linear in every site, both propose in proportion to
+exp(d / 2): locally balanced proposals, which need no tuning of their greed.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from lowland.energy import Energy, Function, differentiate
+from lowland.registry import register
+from lowland.samplers.kernel import DISCRETE, Info, metropolis, per_row, positive, uniform_like
+
+
+class Points(NamedTuple):
+    """Chains without scores: points x (B, *event) and their energies (B,)."""
+
+    x: Tensor
+    energy: Tensor
+
+
+class LocalState(NamedTuple):
+    """Chains with what each change of one site would gain.
+
+    gains: (B, sites) for flipping each site of a binary event; (B, sites, K) for setting each site to each value.
+    """
+
+    x: Tensor
+    energy: Tensor
+    gains: Tensor
+
+
+def local_state(energy: Energy, x: Tensor) -> LocalState:
+    """Energies and first-order gains −ΔE of every change of one site: one gradient.
+
+    A binary event is differentiated as it is; a categorical one as one-hot floats, by the energy's `relaxed`.
+    """
+    if energy.domain.kind == "binary":
+        value, score = differentiate(energy, x)
+        return LocalState(x, value, ((1 - 2 * x) * score).flatten(1))
+    if energy.relaxed is None:
+        raise ValueError(
+            f"{type(energy).__name__} on a categorical domain has no gradient between its values; it needs a method "
+            f"relaxed(z) that takes one-hot floats (B, *event, {energy.domain.classes}); write one, or use BlockGibbs"
+        )
+    z = one_hot(x.long(), energy.domain.classes).to(x.dtype)
+    value, score = differentiate(Function(energy.relaxed), z)
+    here = (score * z).sum(-1, keepdim=True)
+    return LocalState(x, value, (score - here).flatten(1, -2))
+
+
+def colours_of(energy: Energy, x: Tensor) -> Tensor:
+    """The colouring (n, *event) that the energy declares, or one colour per site."""
+    if energy.colours is not None:
+        return energy.colours.to(x.device)
+    return torch.eye(x[0].numel(), dtype=torch.bool, device=x.device).view(-1, *x.shape[1:])
+
+
+def conditional_of(energy: Energy, x: Tensor, colour: Tensor) -> Tensor:
+    """Conditionals of the sites of one colour: what the energy declares, or differences of energies.
+
+    The differences take K evaluations of every site of the colour; energies that know better define `conditional`.
+    Returns log-odds (B, *event) if binary, log-probabilities up to a constant (B, *event, K) if categorical.
+    """
+    if energy.conditional is not None:
+        return energy.conditional(x)
+    classes = 2 if energy.domain.kind == "binary" else energy.domain.classes
+    sites = colour.flatten().nonzero().squeeze(1)
+    logits = x.new_zeros(len(x), x[0].numel(), classes)
+    for site in sites:
+        for k in range(classes):
+            changed = x.flatten(1).clone()
+            changed[:, site] = k
+            logits[:, site, k] = -energy(changed.view_as(x))
+    logits = logits.view(*x.shape, classes)
+    return logits[..., 1] - logits[..., 0] if classes == 2 and energy.domain.kind == "binary" else logits
+
+
+def draw_conditional(logits: Tensor, binary: bool, generator: torch.Generator) -> Tensor:
+    """A draw at every site: of log-odds (B, *event), or of log-probabilities (B, *event, K) by the Gumbel maximum."""
+    if binary:
+        return (uniform_like(logits, generator) < torch.sigmoid(logits)).to(logits.dtype)
+    return (logits + _gumbel(logits, generator)).argmax(-1).to(logits.dtype)
+
+
+def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.empty_like(like).exponential_(generator=generator)
+    return -noise.log()
+
+
+@register("sampler")
+@dataclass(frozen=True)
+class BlockGibbs:
+    """Gibbs sampling by colours: every site is drawn from its law given all others, sites that do not meet at once.
+
+        for each colour:  x_i ~ p(x_i | the rest) for all sites i of the colour
+
+    Leaves exp(−E) invariant. The energy declares its colouring and conditionals (lattices, Boltzmann machines do); without
+    them sites go one by one and conditionals are differences of energies, K evaluations a site: right, and slow.
+    sweeps: over all colours, per step; energies with a sweep of their own (bit-sliced lattices) pay for packing once a step.
+    Cost: no gradient; one evaluation of the energy per step.
+    Source: Geman & Geman (1984), https://doi.org/10.1109/TPAMI.1984.4767596
+    """
+
+    sweeps: int = 1
+    gradients: ClassVar[int] = 0
+    start_gradients: ClassVar[int] = 0
+    adjusted: ClassVar[bool] = True
+    order: ClassVar[int | None] = None
+    domains: ClassVar[tuple[str, ...]] = DISCRETE
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1:
+            raise ValueError(f"sweeps is {self.sweeps}; it must be at least 1; 1 is the default")
+
+    def init(self, energy: Energy, x: Tensor) -> Points:
+        with torch.no_grad():
+            return Points(x, energy(x))
+
+    def step(self, energy: Energy, state: Points, generator: torch.Generator) -> tuple[Points, Info]:
+        with torch.no_grad():
+            x = energy.sweep(state.x, self.sweeps, generator) if energy.sweep is not None else None
+            if x is None:
+                x = self._sweep(energy, state.x, generator)
+            return metropolis(state, Points(x, energy(x)), None, generator)
+
+    def _sweep(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
+        for colour in [*colours_of(energy, x)] * self.sweeps:
+            logits = conditional_of(energy, x, colour)
+            x = torch.where(colour, draw_conditional(logits, energy.domain.kind == "binary", generator), x)
+        return x
+
+
+@register("sampler")
+@dataclass(frozen=True)
+class GibbsWithGradients:
+    """One site at a time, chosen by what the gradient says its change would gain, then accepted or refused.
+
+        propose (i, k) with probability q(i, k | x) ∝ exp(d(x)_{i,k} / 2);
+        accept with probability min(1, exp(E(x) − E(x')) q(i, x_i | x') / q(i, x'_i | x))
+
+    Leaves exp(−E) invariant. Binary energies are differentiated in x, categorical ones through `relaxed`.
+    Cost: one gradient per step.
+    Source: Grathwohl et al. (2021), https://arxiv.org/abs/2102.04509
+    """
+
+    gradients: ClassVar[int] = 1
+    adjusted: ClassVar[bool] = True
+    order: ClassVar[int | None] = None
+    domains: ClassVar[tuple[str, ...]] = DISCRETE
+
+    def init(self, energy: Energy, x: Tensor) -> LocalState:
+        return local_state(energy, x)
+
+    def step(self, energy: Energy, state: LocalState, generator: torch.Generator) -> tuple[LocalState, Info]:
+        flat = state.x.flatten(1)
+        classes = 1 if energy.domain.kind == "binary" else energy.domain.classes
+        forth = self._log_probabilities(state, flat)
+        chosen = (forth + _gumbel(forth, generator)).argmax(1, keepdim=True)
+        site, value = chosen // classes, (chosen % classes).to(flat.dtype)
+        old = flat.gather(1, site)
+        changed = flat.scatter(1, site, 1 - old if classes == 1 else value)
+        new = self.init(energy, changed.view_as(state.x))
+        undo = chosen if classes == 1 else site * classes + old.long()
+        back = self._log_probabilities(new, changed).gather(1, undo)
+        log_ratio = state.energy - new.energy + (back - forth.gather(1, chosen)).squeeze(1)
+        return metropolis(state, new, log_ratio, generator)
+
+    @staticmethod
+    def _log_probabilities(state: LocalState, flat: Tensor) -> Tensor:
+        """log q of every change (B, changes); staying put is no change."""
+        logits = state.gains / 2
+        if logits.dim() == 3:
+            logits = logits.scatter(2, flat.long().unsqueeze(2), -torch.inf).flatten(1)
+        return logits.log_softmax(1)
+
+
+@register("sampler")
+@dataclass(frozen=True)
+class DMALA:
+    """Discrete Langevin, accepted or refused: every site decides for itself, by the gradient and a cost of moving.
+
+        q(x' | x) = Π_i softmax_k( d(x)_{i,k} / 2 − [k ≠ x_i] / (2h) )
+        accept with probability min(1, exp(E(x) − E(x')) q(x | x') / q(x' | x))
+
+    Leaves exp(−E) invariant for every step size h. A large h flips many sites at once; tune finds the one at which a share of
+    0.574 is accepted. Binary energies are differentiated in x, categorical ones through `relaxed`. Cost: one gradient per step.
+    Source: Zhang, Liu & Liu (2022), https://arxiv.org/abs/2206.09914
+    """
+
+    step_size: float
+    gradients: ClassVar[int] = 1
+    adjusted: ClassVar[bool] = True
+    order: ClassVar[int | None] = None
+    domains: ClassVar[tuple[str, ...]] = DISCRETE
+    target: ClassVar[float] = 0.574
+
+    def __post_init__(self) -> None:
+        positive("step_size", self.step_size)
+
+    def init(self, energy: Energy, x: Tensor) -> LocalState:
+        return local_state(energy, x)
+
+    def step(self, energy: Energy, state: LocalState, generator: torch.Generator) -> tuple[LocalState, Info]:
+        flat = state.x.flatten(1)
+        forth = self._log_probabilities(state, flat)
+        binary = energy.domain.kind == "binary"
+        if binary:  # the choice is between staying and flipping
+            flips = uniform_like(flat, generator) < forth[..., 1].exp()
+            choice, undo = flips.long(), flips.long()
+            changed = torch.where(flips, 1 - flat, flat)
+        else:
+            choice = (forth + _gumbel(forth, generator)).argmax(2)
+            changed, undo = choice.to(flat.dtype), flat.long()
+        new = self.init(energy, changed.view_as(state.x))
+        back = self._log_probabilities(new, changed)
+        difference = back.gather(2, undo.unsqueeze(2)) - forth.gather(2, choice.unsqueeze(2))
+        log_ratio = state.energy - new.energy + difference.flatten(1).sum(1)
+        return metropolis(state, new, log_ratio, generator)
+
+    def _log_probabilities(self, state: LocalState, flat: Tensor) -> Tensor:
+        """log q of every site's choices: (B, sites, 2) to stay or flip, or (B, sites, K) to take each value."""
+        cost = 1 / (2 * per_row(self.step_size, state.gains))
+        if state.gains.dim() == 2:
+            logits = state.gains / 2 - cost
+            return torch.stack([torch.zeros_like(logits), logits], 2).log_softmax(2)
+        moved = torch.ones_like(state.gains).scatter(2, flat.long().unsqueeze(2), 0.0)
+        return (state.gains / 2 - cost * moved).log_softmax(2)

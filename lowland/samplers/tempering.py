@@ -1,0 +1,222 @@
+"""Parallel tempering: replicas at several temperatures, of which the hot ones cross barriers and the cold ones count.
+
+All replicas of all chains move in one batch: R temperatures and B chains are R · B rows, ordered rung by rung.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowland.energy import Energy, differentiate, score_alone
+from lowland.samplers.kernel import Info, Sampler, per_row, positive, uniform_like
+
+LINEAR = ("energy", "score", "gains")  # fields of a state that are proportional to the inverse temperature
+
+
+class Tempered(Energy):
+    """β E(x) with one β for each row of a batch of rungs; `size` chains a rung."""
+
+    def __init__(self, energy: Energy, betas: Tensor, size: int) -> None:
+        super().__init__(energy.domain)
+        every = torch.arange(size, device=betas.device).repeat(len(betas))
+        self.single, self.energy, self.betas = energy, energy.rows(every), betas
+        self.beta = betas.repeat_interleave(size)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.beta * self.energy(x)
+
+    def rows(self, index: Tensor) -> "Energy":
+        some = Tempered(self.energy.rows(index), self.betas[:1], 1)
+        some.energy, some.beta = self.energy.rows(index), self.beta[index]
+        return some
+
+    def analytic(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, score = differentiate(self.energy, x)
+        return self.beta * value, per_row(self.beta, x) * score
+
+    def slope(self, x: Tensor) -> Tensor:
+        return per_row(self.beta, x) * score_alone(self.energy, x)
+
+    @property
+    def colours(self) -> Any:
+        return self.energy.colours
+
+    @property
+    def conditional(self) -> Any:
+        if self.energy.conditional is None:
+            return None
+
+        def logits(x: Tensor) -> Tensor:
+            found = self.energy.conditional(x)
+            return per_row(self.beta, found) * found
+
+        return logits
+
+    @property
+    def relaxed(self) -> Any:
+        return None if self.energy.relaxed is None else lambda z: self.beta * self.energy.relaxed(z)
+
+    @property
+    def sweep(self) -> Any:
+        return None if self.single.sweep is None else self._sweep
+
+    def _sweep(self, x: Tensor, sweeps: int, generator: torch.Generator) -> Tensor | None:
+        rungs = x.split(len(x) // len(self.betas))
+        found = [self.single.sweep(part, sweeps, generator, beta=b.item()) for part, b in zip(rungs, self.betas, strict=True)]
+        return None if any(part is None for part in found) else torch.cat(found)
+
+
+class Tempering(NamedTuple):
+    """How replicas have travelled: swaps accepted and tried (R − 1,), as sums of probabilities and counts over chains; round
+    trips from the coldest rung to the hottest and back (B,); heading (R, B) of the replica on each rung: +1 to the hot end,
+    −1 back, 0 not yet at an end."""
+
+    accepted: Tensor
+    tried: Tensor
+    trips: Tensor
+    heading: Tensor
+
+    @property
+    def swap_rates(self) -> Tensor:
+        """Mean probability of a swap, pair by pair (R − 1,)."""
+        return self.accepted / self.tried.clamp(min=1)
+
+
+class TemperedState(NamedTuple):
+    """The cold chains x and energy (B rows), all replicas (R · B rows, under β E), and the way of the replicas."""
+
+    x: Tensor
+    energy: Tensor
+    replicas: Any
+    sweeps: int
+    tempering: Tempering
+
+
+@dataclass(frozen=True)
+class ParallelTempering:
+    """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all laws as they are.
+
+        every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, exp((β_r − β_{r+1}) (E_r − E_{r+1}))),
+        for even r after even steps and odd r after odd ones,      β = 1 / T
+
+    Even and odd pairs alternate, so that replicas travel instead of diffusing. Leaves exp(−E) invariant for the chains of the
+    sample (T = 1), if `sampler` leaves its law invariant; all replicas are evaluated in one batch.
+    temperatures: ascending from 1; step_sizes: one per temperature, the sampler's own unless given. `tune` sets both so that
+    all pairs swap equally often. The state reports swaps and round trips. Cost: R times that of the sampler.
+    Source: Swendsen & Wang (1986), https://doi.org/10.1103/PhysRevLett.57.2607; even and odd pairs, equal rates: Syed et al.
+    (2022), https://arxiv.org/abs/1905.02939
+
+    >>> import torch, lowland
+    >>> far = lowland.targets.GaussianMixture(means=((-6.0, 0.0), (6.0, 0.0)))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> start = torch.tensor([[-6.0, 0.0]]).repeat(50, 1)
+    >>> sampler = ParallelTempering(lowland.MALA(0.1), (1.0, 3.0, 9.0, 27.0, 81.0), (0.1, 0.3, 0.9, 2.7, 8.1))
+    >>> trace = lowland.sample(far, sampler, start, 600, generator=g)
+    >>> bool((trace.x[:, 0] > 0).float().mean() > 0.2), bool(trace.state.tempering.trips.sum() > 50)
+    (True, True)
+    """
+
+    sampler: Sampler
+    temperatures: tuple[float, ...]
+    step_sizes: tuple[float, ...] | None = None
+    order: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        ladder = self.temperatures
+        for temperature in ladder:
+            positive("a temperature", temperature)
+        if len(ladder) < 2 or ladder[0] != 1 or sorted(set(ladder)) != list(ladder):
+            raise ValueError(
+                f"temperatures are {ladder}; they must ascend from 1 and be at least two; for example (1.0, 2.0, 4.0)"
+            )
+        for step in self.step_sizes or ():
+            positive("a step size", step)
+        if self.step_sizes is not None and (len(self.step_sizes) != len(ladder) or not hasattr(self.sampler, "step_size")):
+            raise ValueError(
+                f"{len(self.step_sizes)} step sizes came with {len(ladder)} temperatures and {type(self.sampler).__name__}; there "
+                f"must be one each, and a sampler that has a step; correct them or leave them out"
+            )
+
+    @property
+    def gradients(self) -> int:
+        return self.sampler.gradients * len(self.temperatures)
+
+    @property
+    def start_gradients(self) -> int:
+        return getattr(self.sampler, "start_gradients", 1)
+
+    @property
+    def adjusted(self) -> bool:
+        return self.sampler.adjusted
+
+    @property
+    def domains(self) -> tuple[str, ...] | None:
+        return getattr(self.sampler, "domains", None)
+
+    def betas(self, like: Tensor) -> Tensor:
+        """Inverse temperatures (R,)."""
+        return 1 / torch.tensor(self.temperatures, dtype=like.dtype, device=like.device)
+
+    def init(self, energy: Energy, x: Tensor) -> TemperedState:
+        cold, betas = self.sampler.init(energy, x), self.betas(x)
+        rungs, size = len(betas), len(x)
+        copies = {k: v.repeat(rungs, *[1] * (v.dim() - 1)) for k, v in cold._asdict().items() if v is not None}
+        replicas = rescaled(cold._replace(**copies), betas.repeat_interleave(size))
+        pairs, trips = x.new_zeros(rungs - 1, dtype=torch.float64), x.new_zeros(size, dtype=torch.long)
+        heading = x.new_zeros(rungs, size, dtype=torch.long)
+        heading[0] = 1
+        return TemperedState(x, cold.energy, replicas, 0, Tempering(pairs, pairs.clone(), trips, heading))
+
+    def step(self, energy: Energy, state: TemperedState, generator: torch.Generator) -> tuple[TemperedState, Info]:
+        replicas, info = self.explore(energy, state, generator)
+        size = len(state.x)
+        diverged = info.diverged.view(-1, size).any(0)
+        paid = None if info.gradients is None else info.gradients.view(-1, size).sum(0)
+        return self.swap(state._replace(replicas=replicas), generator), Info(
+            info.accept[:size], diverged, info.rate[:size], paid
+        )
+
+    def explore(self, energy: Energy, state: TemperedState, generator: torch.Generator) -> tuple[Any, Info]:
+        """Move all replicas; returns their state and what happened, R · B rows."""
+        size, sampler = len(state.x), self.sampler
+        if self.step_sizes is not None:
+            steps = torch.tensor(self.step_sizes, dtype=state.x.dtype, device=state.x.device).repeat_interleave(size)
+            sampler = dataclasses.replace(sampler, step_size=steps)  # type: ignore[type-var]
+        return sampler.step(Tempered(energy, self.betas(state.x), size), state.replicas, generator)
+
+    def swap(self, state: TemperedState, generator: torch.Generator) -> TemperedState:
+        """Exchange neighbours: even pairs after an even number of steps, odd pairs after an odd one."""
+        size, betas, old = len(state.x), self.betas(state.x), state.replicas
+        rungs = len(betas)
+        energies = old.energy.view(rungs, size) / betas.unsqueeze(1)
+        ratio = (betas[:-1] - betas[1:]).unsqueeze(1) * (energies[:-1] - energies[1:])
+        active = (torch.arange(rungs - 1, device=betas.device) % 2 == state.sweeps % 2).unsqueeze(1)
+        chance = ratio.clamp(max=0.0).exp()
+        accept = (uniform_like(ratio, generator) < chance) & active
+        source = torch.arange(rungs, device=betas.device).unsqueeze(1).repeat(1, size)
+        source[:-1] += accept.long()
+        source[1:] -= accept.long()
+        rows = (source * size + torch.arange(size, device=betas.device)).flatten()
+        moved = type(old)(*(None if part is None else part[rows] for part in old))
+        replicas = rescaled(moved, (betas.unsqueeze(1) / betas[source]).flatten())
+        way = _travelled(state.tempering, source, (chance * active).double().sum(1), active.squeeze(1).double() * size)
+        cold = replicas.energy[:size] / betas[0]
+        return TemperedState(replicas.x[:size], cold, replicas, state.sweeps + 1, way)
+
+
+def rescaled(state: Any, factor: Tensor) -> Any:
+    """The state with the fields that are proportional to β multiplied by a factor per row."""
+    parts = state._asdict()
+    return state._replace(**{name: parts[name] * per_row(factor, parts[name]) for name in LINEAR if name in parts})
+
+
+def _travelled(way: Tempering, source: Tensor, accepted: Tensor, tried: Tensor) -> Tempering:
+    """The account after a swap: replicas carry their heading along; one that comes home from the hot end has made a trip."""
+    heading = way.heading.gather(0, source)
+    home = heading[0] == -1
+    heading[0] = 1
+    heading[-1] = torch.where(heading[-1] == 1, -1, heading[-1])
+    return Tempering(way.accepted + accepted, way.tried + tried, way.trips + home.long(), heading)
