@@ -15,7 +15,7 @@ from torch import Tensor
 from lowland import HMC, MALA, Detector, Energy, Function, Identity, Mask, box, compose, energy_values, real, restore, sample
 from lowland.metrics import aupr, auroc, fpr95
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import Restoration, jump, likelihood, resample, scale_of
+from lowland.tasks import Likelihood, Restoration, jump, resample, scale_of
 
 BOWL = Function(lambda x: x.square().flatten(1).sum(1), real(2))
 
@@ -177,18 +177,18 @@ def test_draws_have_the_exact_posterior_mean_and_covariance(name: str, sigma: fl
 def test_a_wrong_likelihood_is_caught(name: str, sigma: float, bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """peers.md 3 (line 1185): twice the drift makes the posterior variance .0201 where .0385 is true."""
     broken: dict[str, Callable[..., Energy]] = {
-        "drift with ∇‖·‖²/σ²": lambda a, y, s: 2 * likelihood(a, y, s),
-        "1/σ for 1/σ²": lambda a, y, s: s * likelihood(a, y, s),
-        "rows mixed up": lambda a, y, s: likelihood(a, y.flip(0), s),
+        "drift with ∇‖·‖²/σ²": lambda a, y, s: 2 * Likelihood(a, y, s),
+        "1/σ for 1/σ²": lambda a, y, s: s * Likelihood(a, y, s),
+        "rows mixed up": lambda a, y, s: Likelihood(a, y.flip(0), s),
     }
-    monkeypatch.setattr(sys.modules["lowland.tasks.restore"], "likelihood", broken[bug])
+    monkeypatch.setattr(sys.modules["lowland.tasks.restore"], "Likelihood", broken[bug])
     assert caught(posterior_error, name, sigma)
 
 
 def test_the_likelihood_is_half_the_squared_residual_in_units_of_sigma() -> None:
     g = seeded(5)
     x, y = torch.randn(3, 1, 2, 2, generator=g), torch.randn(3, 1, 2, 2, generator=g)
-    found = likelihood(Identity(), y, 0.3)(x)
+    found = Likelihood(Identity(), y, 0.3)(x)
     expected = [float(((a - b) ** 2).sum()) / (2 * 0.09) for a, b in zip(x, y, strict=True)]
     assert torch.allclose(found, torch.tensor(expected))
 
@@ -492,3 +492,11 @@ def test_negation_alone_is_refused() -> None:
             compose(PARTS[:parts], REFERENCES[:parts], weights)
     boxed = Function(lambda x: x.square().sum(1), box(-1.0, 1.0, 2))  # here it has one
     assert compose([boxed], [boxed.domain.draw(50, seeded(0))], [-1.0]).weights[0] < 0
+
+
+def test_rows_of_a_posterior_are_those_of_its_measurements() -> None:
+    """So that blocks of chains, NUTS and parallel tempering take each chain's own measurement along."""
+    y, x = torch.randn(5, 3, generator=seeded()), torch.randn(5, 3, generator=seeded(1))
+    posterior = Function(lambda x: x.square().sum(1), real(3)) + Likelihood(Identity(), y, 0.3)
+    index = torch.tensor([4, 0])
+    torch.testing.assert_close(posterior.rows(index)(x[index]), posterior(x)[index])

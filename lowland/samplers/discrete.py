@@ -67,7 +67,8 @@ def colours_of(energy: Energy, x: Tensor) -> Tensor:
 def conditional_of(energy: Energy, x: Tensor, colour: Tensor) -> Tensor:
     """Conditionals of the sites of one colour: what the energy declares, or differences of energies.
 
-    The differences take K evaluations of every site of the colour; energies that know better define `conditional`.
+    The differences take K evaluations of every site of the colour; energies that know better define `conditional`. A value at
+    which the energy is not finite has no probability.
     Returns log-odds (B, *event) if binary, log-probabilities up to a constant (B, *event, K) if categorical.
     """
     if energy.conditional is not None:
@@ -79,7 +80,8 @@ def conditional_of(energy: Energy, x: Tensor, colour: Tensor) -> Tensor:
         for k in range(classes):
             changed = x.flatten(1).clone()
             changed[:, site] = k
-            logits[:, site, k] = -energy(changed.view_as(x))
+            value = energy(changed.view_as(x))
+            logits[:, site, k] = torch.where(value.isfinite(), -value, -torch.inf)
     logits = logits.view(*x.shape, classes)
     return logits[..., 1] - logits[..., 0] if classes == 2 and energy.domain.kind == "binary" else logits
 

@@ -2,12 +2,12 @@
 
 A trajectory doubles, forwards or backwards by the toss of a coin, until its ends approach each other. All chains double
 together; a chain that is done leaves the batch and costs nothing more. A subtree of 2^j leaves is walked in order, with the
-momenta at the left ends of its sub-subtrees kept in j slots, so that no recursion is needed.
+momenta at the left ends of its stretches kept in at most j slots, so that no recursion is needed.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,54 +30,66 @@ from lowland.samplers.kernel import (
 )
 
 WORST = 1000.0  # an energy error of so many nats ends a trajectory
+IDLE = 8  # the batch is drawn together when one row in so many has stopped
+SLAB = 16  # leaves for which coins are tossed at once
+
+
+class End(NamedTuple):
+    """One end of a trajectory: what a leapfrog step needs."""
+
+    x: Tensor
+    p: Tensor
+    score: Tensor
 
 
 @dataclass
 class Tree:
-    """A trajectory of every chain of the batch: its two ends, its draw, its weight; all fields have B rows."""
+    """The trajectories of all B chains: their ends, their draws, their weights."""
 
-    left: tuple[State, Tensor]  # end and momentum
-    right: tuple[State, Tensor]
+    ends: tuple[End, End]  # backward, forward
     draw: State
-    log_weight: Tensor  # of exp(H0 − H) summed over the points
+    log_weight: Tensor  # log Σ exp(H0 − H) over the points
     rho: Tensor  # sum of the momenta
     start: Tensor  # H0
-    rates: Tensor  # sum of min(1, exp(H0 − H)) over the leaves
+    rates: Tensor  # Σ min(1, exp(H0 − H)) over the leaves
     leaves: Tensor
+    paid: Tensor  # gradients
     diverged: Tensor
 
 
 @dataclass
 class Subtree:
-    """What grows at one end; its rows are the chains that still grow. slots: momenta and sums at open left ends."""
+    """What grows at one end; its rows are the chains that still grow, and a few that have stopped (not alive).
+
+    Backward trajectories are walked forward with their momentum turned round. slots: momentum, and sum before it, at the left
+    ends of the stretches that are still open.
+    """
 
     chain: Tensor
-    end: State
-    p: Tensor
+    alive: Tensor
+    end: End
     draw: State
     log_weight: Tensor
     rho: Tensor
     start: Tensor
-    epsilon: Any
+    rates: Tensor
+    leaves: Tensor
+    diverged: Tensor
+    coins: Tensor  # log u, for some leaves
+    paid: int
     slots: list[tuple[Tensor, Tensor]]
 
     def keep(self, which: Tensor) -> "Subtree":
         """The rows `which` (indices)."""
-
-        def take(value: Any) -> Any:
-            if isinstance(value, State):
-                return State(*(part[which] for part in value))
-            if isinstance(value, list):
-                return [(a[which], b[which]) for a, b in value]
-            return value[which]
-
-        return Subtree(**{name: take(value) for name, value in vars(self).items()})
+        parts: dict[str, Any] = {name: v[which] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        for name, group in (("end", self.end), ("draw", self.draw)):
+            parts[name] = type(group)(*(part[which] for part in group))
+        return Subtree(**parts, paid=0, slots=[(a[which], b[which]) for a, b in self.slots])
 
 
-def turned(first: Tensor, last: Tensor, rho: Tensor) -> Tensor:
-    """Whether a stretch with these momenta at its ends and this sum of momenta returns: (B,) bool."""
-    product = torch.stack([first, last]).mul(rho).flatten(2).sum(2)
-    return (product <= 0).any(0)
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a_i, b_i⟩ per row: (B, *event) → (B,)."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
 
 
 @register("sampler")
@@ -89,8 +101,9 @@ class NUTS:
         draw a point in proportion to exp(−H), the newer half preferred
 
     Leaves exp(−E) invariant for every step size and diagonal metric (scale: S² = M⁻¹); reflects at the walls of a box.
-    depth: of the tree at most; Cost: up to 2^depth − 1 gradients per step, counted per chain in Info.gradients; chains that
-    are done leave the batch. Chooses chains on the host, so it waits for a GPU at every leaf.
+    depth: of the tree at most. Cost: up to 2^depth − 1 gradients per step, counted per chain in Info.gradients; chains that are
+    done leave the batch as soon as they are an eighth of it. Chooses chains on the host, so it waits for a GPU at every leaf.
+    Info.diverged says that a trajectory met a point that was not finite, or an energy error above 1,000, and ended there.
     Source: Hoffman & Gelman (2014), https://jmlr.org/papers/v15/hoffman14a.html; multinomial draws and ρ: Betancourt (2017),
     https://arxiv.org/abs/1701.02434; without recursion: Phan, Pradhan & Jankowiak (2019), https://arxiv.org/abs/1912.11554
     """
@@ -115,21 +128,21 @@ class NUTS:
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         p = normal_like(state.x, generator)
-        coins = torch.rand((2, self.depth, len(p)), generator=generator, device=p.device, dtype=p.dtype)
+        coins = torch.rand((self.depth, 2, len(p)), generator=generator, device=p.device, dtype=p.dtype)
         seed = int(torch.randint(2**62, (), generator=generator, device=p.device))
         leaf_coins = torch.Generator(p.device).manual_seed(seed)  # how many are used depends on all chains: a stream apart
-        start = state.energy + squared_norm(p) / 2
-        zero = torch.zeros_like(start)
-        none = torch.zeros(len(p), dtype=torch.bool, device=p.device)
-        tree = Tree((state, p), (state, p), state, zero, p, start, zero.clone(), zero.clone(), none)
+        zero, whole = torch.zeros_like(state.energy), torch.zeros(len(p), dtype=torch.long, device=p.device)
+        ends = tuple(End(state.x.clone(), p.clone(), state.score.clone()) for _ in range(2))
+        draw, start = State(*(part.clone() for part in state)), state.energy + squared_norm(p) / 2
+        tree = Tree(ends, draw, zero, p, start, zero.clone(), whole, whole.clone(), whole.bool())  # type: ignore[arg-type]
         growing = torch.arange(len(p), device=p.device)
         for level in range(self.depth):
-            growing = self._double(energy, tree, level, growing, coins[:, level], leaf_coins)
+            growing = self._double(energy, tree, level, growing, coins[level], leaf_coins)
             if len(growing) == 0:
                 break
         moved = (tree.draw.x != state.x).flatten(1).any(1)
         rate = tree.rates / tree.leaves.clamp(min=1)
-        return tree.draw, Info(moved, tree.diverged, rate, tree.leaves)
+        return tree.draw, Info(moved, tree.diverged, rate, tree.paid)
 
     def _double(
         self, energy: Energy, tree: Tree, level: int, growing: Tensor, coins: Tensor, leaf_coins: torch.Generator
@@ -140,69 +153,101 @@ class NUTS:
         chain = sub.chain
         if len(chain) == 0:
             return chain
-        accept = coins[1, chain].log() < sub.log_weight - tree.log_weight[chain]
-        tree.draw = State(*(a.index_copy(0, chain[accept], b[accept]) for a, b in zip(tree.draw, sub.draw, strict=True)))
-        tree.log_weight = tree.log_weight.index_copy(0, chain, torch.logaddexp(tree.log_weight[chain], sub.log_weight))
-        tree.rho = tree.rho.index_copy(0, chain, tree.rho[chain] + sub.rho)
-        ahead = forward[chain]
-        tree.right = _advance(tree.right, chain[ahead], sub, ahead)
-        tree.left = _advance(tree.left, chain[~ahead], sub, ~ahead)
-        return chain[~turned(tree.left[1][chain], tree.right[1][chain], tree.rho[chain])]
+        accept = (coins[1, chain].log() < sub.log_weight - tree.log_weight[chain]).nonzero().squeeze(1)
+        _put(tree.draw, chain[accept], sub.draw, accept)
+        tree.log_weight[chain] = torch.logaddexp(tree.log_weight[chain], sub.log_weight)
+        sign = per_row(torch.where(forward[chain], 1.0, -1.0).to(sub.rho.dtype), sub.rho)
+        tree.rho[chain] += sign * sub.rho
+        sub.end = sub.end._replace(p=sign * sub.end.p)
+        for end, mine in zip(tree.ends, (~forward[chain], forward[chain]), strict=True):
+            rows = mine.nonzero().squeeze(1)
+            _put(end, chain[rows], sub.end, rows)
+        backward, ahead = (end.p[chain] for end in tree.ends)
+        return chain[~turned(backward, ahead, tree.rho[chain])]
 
     def _walk(
         self, energy: Energy, tree: Tree, level: int, growing: Tensor, forward: Tensor, leaf_coins: torch.Generator
     ) -> Subtree:
-        """Walk 2^level leaves from the chosen ends; chains whose subtree turns or diverges drop out."""
-        ends, p = _choose(forward[growing], tree.right, tree.left, growing)
-        sign = torch.where(forward[growing], 1.0, -1.0).to(p.dtype)
-        epsilon = stride(self.step_size * sign, self.scale, p)
-        minus = torch.full_like(sign, -math.inf)
-        sub = Subtree(growing, ends, p, ends, minus, torch.zeros_like(p), tree.start[growing], epsilon, [])
+        """Walk 2^level leaves from the chosen ends; returns the chains whose subtree neither turned nor diverged."""
+        sub = _sprout(tree, growing, forward[growing])
         here = energy.rows(growing) if len(growing) < len(tree.start) else energy
         for leaf in range(2**level):
-            u = torch.rand(tree.start.shape, generator=leaf_coins, device=p.device, dtype=p.dtype)
-            going = self._leaf(here, tree, sub, leaf, u)
-            if not bool(going.all()):
-                sub = sub.keep(going.nonzero().squeeze(1))
+            if leaf % SLAB == 0:
+                shape, like = (len(tree.start), min(SLAB, 2**level)), tree.start
+                u = torch.rand(shape, generator=leaf_coins, device=like.device, dtype=like.dtype)
+                sub.coins = u[sub.chain].log()
+            self._leaf(here, sub, leaf)
+            stopped = len(sub.chain) - int(sub.alive.sum())
+            if stopped * IDLE > len(sub.chain) or (stopped and leaf == 2**level - 1):
+                _settle(tree, sub)
+                sub = sub.keep(sub.alive.nonzero().squeeze(1))
                 if len(sub.chain) == 0:
-                    break
+                    return sub
                 here = energy.rows(sub.chain)
+        _settle(tree, sub)
         return sub
 
-    @staticmethod
-    def _leaf(energy: Energy, tree: Tree, sub: Subtree, leaf: int, u: Tensor) -> Tensor:
-        """One leapfrog step and its bookkeeping; returns which rows go on (bool)."""
-        sub.end, sub.p = leapfrog(energy, sub.end, sub.p, sub.epsilon, 1)
-        gain = sub.start - sub.end.energy - squared_norm(sub.p) / 2
-        sound = torch.isfinite(gain + sub.end.x.flatten(1).sum(1)) & (gain > -WORST)
-        gain = torch.where(sound, gain, -math.inf)
-        tree.rates.index_add_(0, sub.chain, gain.clamp(max=0.0).exp())
-        tree.leaves.index_add_(0, sub.chain, torch.ones_like(gain))
-        tree.diverged[sub.chain] |= ~sound
+    def _leaf(self, energy: Energy, sub: Subtree, leaf: int) -> None:
+        """One leapfrog step and its bookkeeping."""
+        step: Any = self.step_size
+        step = step[sub.chain] if isinstance(step, Tensor) and step.dim() else step
+        here = State(sub.end.x, sub.log_weight, sub.end.score)  # the energy is not asked for
+        new, p = leapfrog(energy, here, sub.end.p, stride(step, self.scale, sub.rho), 1)
+        gain = sub.start - new.energy - dot(p, p) / 2
+        sound = torch.isfinite(gain) & (gain > -WORST)
+        sub.leaves += sub.alive
+        sub.paid += 1
+        sub.diverged |= sub.alive & ~sound
+        sub.alive &= sound
+        gain = torch.where(sub.alive, gain, -math.inf)
+        sub.rates += gain.clamp(max=0.0).exp()
         sub.log_weight = torch.logaddexp(sub.log_weight, gain)
-        sub.draw = select(u[sub.chain].log() < gain - sub.log_weight, sub.end, sub.draw)
-        sub.rho = sub.rho + sub.p
-        return sound & ~_closes_a_turn(sub, leaf)
+        sub.draw = select(sub.coins[:, leaf % SLAB] < gain - sub.log_weight, new, sub.draw)
+        before, sub.end = sub.rho, End(new.x, p, new.score)
+        sub.rho = before + p
+        sub.alive &= ~_closes_a_turn(sub, before, leaf)
 
 
-def _closes_a_turn(sub: Subtree, leaf: int) -> Tensor:
+def turned(first: Tensor, last: Tensor, rho: Tensor) -> Tensor:
+    """Whether a stretch with these momenta at its ends and this sum of momenta returns: (B,) bool."""
+    return (dot(first, rho) <= 0) | (dot(last, rho) <= 0)
+
+
+def _closes_a_turn(sub: Subtree, before: Tensor, leaf: int) -> Tensor:
     """Open a slot at an even leaf; at an odd one, check every stretch that ends here."""
     slot = (leaf >> 1).bit_count()
+    none = torch.zeros_like(sub.alive)
     if leaf % 2 == 0:
-        sub.slots[slot:] = [(sub.p, sub.rho)]
-        return torch.zeros(len(sub.p), dtype=torch.bool, device=sub.p.device)
+        sub.slots[slot:] = [(sub.end.p, before)]
+        return none
     ending = ((leaf + 1) & -(leaf + 1)).bit_length() - 1  # trailing ones: the stretches that end here
-    found = [turned(p, sub.p, sub.rho - rho + p) for p, rho in sub.slots[slot - ending + 1 : slot + 1]]
-    return torch.stack(found).any(0)
+    for p, earlier in sub.slots[slot - ending + 1 : slot + 1]:
+        none |= turned(p, sub.end.p, sub.rho - earlier)
+    return none
 
 
-def _choose(which: Tensor, a: tuple[State, Tensor], b: tuple[State, Tensor], rows: Tensor) -> tuple[State, Tensor]:
-    """Ends and momenta of some rows: a where `which`, else b."""
-    end = select(which, State(*(part[rows] for part in a[0])), State(*(part[rows] for part in b[0])))
-    return end, torch.where(per_row(which, a[1]), a[1][rows], b[1][rows])
+def _sprout(tree: Tree, growing: Tensor, forward: Tensor) -> Subtree:
+    """A subtree without leaves at the chosen ends of the chains `growing`."""
+    side, sign = per_row(forward, tree.rho), torch.where(forward, 1.0, -1.0).to(tree.rho.dtype)
+    x, p, score = (torch.where(side, b[growing], a[growing]) for a, b in zip(*tree.ends, strict=True))
+    minus = torch.full_like(sign, -math.inf)
+    draw = State(torch.empty_like(x), torch.empty_like(sign), torch.empty_like(x))  # the first sound leaf is always drawn
+    none, whole = torch.zeros_like(forward), torch.zeros_like(growing)
+    end, rho = End(x, per_row(sign, p) * p, score), torch.zeros_like(p)
+    start, rates = tree.start[growing], torch.zeros_like(sign)
+    return Subtree(growing, ~none, end, draw, minus, rho, start, rates, whole, none, minus, 0, [])
 
 
-def _advance(end: tuple[State, Tensor], rows: Tensor, sub: Subtree, which: Tensor) -> tuple[State, Tensor]:
-    """The end of the trajectory moved to that of the subtree, for some rows."""
-    state = State(*(old.index_copy(0, rows, new[which]) for old, new in zip(end[0], sub.end, strict=True)))
-    return state, end[1].index_copy(0, rows, sub.p[which])
+def _settle(tree: Tree, sub: Subtree) -> None:
+    """Book what the rows of a subtree have done since the last time."""
+    tree.rates.index_add_(0, sub.chain, sub.rates)
+    tree.leaves.index_add_(0, sub.chain, sub.leaves)
+    tree.paid[sub.chain] += sub.paid
+    tree.diverged[sub.chain] |= sub.diverged
+    sub.rates, sub.leaves = torch.zeros_like(sub.rates), torch.zeros_like(sub.leaves)
+
+
+def _put(to: tuple[Tensor, ...], rows: Tensor, source: tuple[Tensor, ...], of: Tensor) -> None:
+    """Field by field, the rows `of` of one into the rows `rows` of the other."""
+    for a, b in zip(to, source, strict=True):
+        a.index_copy_(0, rows, b[of])

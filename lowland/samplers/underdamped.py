@@ -7,7 +7,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from lowland.samplers.kernel import (
     init,
     metropolis,
     normal_like,
+    per_row,
     positive,
     positive_scale,
     shifted,
@@ -43,8 +44,11 @@ def _momentum(state: MovingState, generator: torch.Generator) -> Tensor:
     return normal_like(state.x, generator) if state.momentum is None else state.momentum
 
 
-def _damping(step_size: float, friction: float) -> tuple[float, float]:
+def _damping(step_size: Any, friction: float, x: Tensor) -> tuple[Any, Any]:
     """e^{−γh} and √(1 − e^{−2γh}): what is kept of a momentum in a time h, and what is drawn anew."""
+    if isinstance(step_size, Tensor):
+        time = friction * per_row(step_size, x)
+        return (-time).exp(), (-(-2 * time).expm1()).sqrt()
     return math.exp(-friction * step_size), math.sqrt(-math.expm1(-2 * friction * step_size))
 
 
@@ -79,7 +83,7 @@ class Underdamped:
 
     def step(self, energy: Energy, state: MovingState, generator: torch.Generator) -> tuple[MovingState, Info]:
         half = stride(self.step_size / 2, self.scale, state.x)
-        kept, drawn = _damping(self.step_size, self.friction)
+        kept, drawn = _damping(self.step_size, self.friction, state.x)
         start = _momentum(state, generator)
         p = shifted(start, state.score, half)
         x, turned = energy.domain.reflect(shifted(state.x, p, half), p)
@@ -127,7 +131,7 @@ class GHMC:
         return MovingState(*init(energy, x))
 
     def step(self, energy: Energy, state: MovingState, generator: torch.Generator) -> tuple[MovingState, Info]:
-        kept, drawn = _damping(self.step_size / 2, self.friction)
+        kept, drawn = _damping(self.step_size / 2, self.friction, state.x)
         p = shifted(kept * _momentum(state, generator), normal_like(state.x, generator), drawn)
         here = State(state.x, state.energy, state.score)
         new, last = leapfrog(energy, here, p, stride(self.step_size, self.scale, state.x), self.leapfrogs)

@@ -3,12 +3,13 @@
 from lowland.tasks.compose import compose, scale_of
 from lowland.tasks.detect import Detector
 from lowland.tasks.generate import Generated, bind_noise, even_labels, generate, jump
-from lowland.tasks.restore import Identity, Mask, Restoration, likelihood, resample, restore
+from lowland.tasks.restore import Identity, Likelihood, Mask, Restoration, resample, restore
 
 __all__ = [
     "Detector",
     "Generated",
     "Identity",
+    "Likelihood",
     "Mask",
     "Restoration",
     "bind_noise",
@@ -16,7 +17,6 @@ __all__ = [
     "even_labels",
     "generate",
     "jump",
-    "likelihood",
     "resample",
     "restore",
     "scale_of",

@@ -10,11 +10,12 @@ guess is worth nothing. (The factor is 1 / 2σ², so the drift carries ∇‖·�
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Function, check_finite, check_points, lift
+from lowland.energy import Energy, check_finite, check_points, lift
 from lowland.samplers import Sampler, anneal
 from lowland.tasks.generate import jump
 
@@ -44,12 +45,25 @@ class Identity:
         return x
 
 
-def likelihood(operator: Operator, y: Tensor, sigma: float) -> Function:
-    """‖A x − y‖² / 2σ² as an energy of x, row by row: y has as many rows as x will have."""
-    if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}; the noise of the measurement must be above 0; 0.05 is small for images")
-    check_finite(y, "measurements")
-    return Function(lambda x: (operator(x) - y).square().flatten(1).sum(1) / (2 * sigma**2))
+class Likelihood(Energy):
+    """‖A x − y‖² / 2σ² as an energy of x, row by row: y has as many rows as x will have.
+
+    >>> Likelihood(Identity(), torch.ones(2, 3), 0.5)(torch.zeros(2, 3))
+    tensor([6., 6.])
+    """
+
+    def __init__(self, operator: Operator, y: Tensor, sigma: float) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"sigma is {sigma}; the noise of the measurement must be above 0; 0.05 is small for images")
+        check_finite(y, "measurements")
+        self.operator, self.y, self.sigma = operator, y, sigma
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return (self.operator(x) - self.y).square().flatten(1).sum(1) / (2 * self.sigma**2)
+
+    def rows(self, index: Tensor) -> "Likelihood":
+        return Likelihood(self.operator, self.y[index], self.sigma)
 
 
 def _check_operator(operator: Operator, x: Tensor, y: Tensor) -> None:
@@ -138,7 +152,7 @@ def restore(
             f"a bank of {len(bank)} points came with {'no' if start is None else 'a'} start; chains begin at points of the "
             f"one or at the other; pass a bank that holds points, or a start"
         )
-    fit = likelihood(operator, y.repeat(draws, *[1] * (y.dim() - 1)), sigma)
+    fit = Likelihood(operator, y.repeat(draws, *[1] * (y.dim() - 1)), sigma)
     if bank is not None:
         check_points(prior, bank)
         _check_operator(operator, bank, y)

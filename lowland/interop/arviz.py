@@ -1,0 +1,37 @@
+"""Traces for ArviZ: plots, tables and files of the wider MCMC world."""
+
+from typing import Any
+
+from lowland.samplers import Trace
+
+
+def to_arviz(trace: Trace, name: str = "x") -> Any:
+    """A DataTree as ArviZ wants it: posterior with dimensions (chain, draw, *event), and sample_stats where they exist.
+
+    sample_stats: acceptance_rate (chain) and diverged (chain), which a trace counts per chain; lp (chain, draw), log p up to
+    a constant, if `Energies` was kept along with every draw.
+
+    Raises ImportError without arviz-base (the extra `arviz`), ValueError if the trace kept no draws.
+
+    >>> import torch, lowland
+    >>> g, start = torch.Generator().manual_seed(0), torch.zeros(4, 2)
+    >>> trace = lowland.sample(lambda x: 0.5 * x.square().sum(1), lowland.MALA(0.5), start, 20, generator=g, keep=1)
+    >>> dict(to_arviz(trace).posterior.sizes)
+    {'chain': 4, 'draw': 20, 'x_dim_0': 2}
+    """
+    try:
+        import arviz_base
+        import xarray
+    except ImportError as error:
+        raise ImportError(
+            "arviz-base is not installed; to_arviz hands traces to ArviZ; run pip install 'lowland[arviz]'"
+        ) from error
+    origin = {"inference_library": "lowland"}
+    draws = trace.draws.detach().transpose(0, 1).cpu().numpy()
+    posterior = arviz_base.dict_to_dataset({name: draws}, attrs=origin)
+    chains = {"acceptance_rate": trace.acceptance.cpu().numpy(), "diverged": trace.diverged.cpu().numpy()}
+    stats = arviz_base.dict_to_dataset(chains, sample_dims=["chain"], attrs=origin)
+    energies = trace.kept.get("energies")
+    if energies is not None and len(energies) == len(trace.draws):
+        stats = stats.merge(arviz_base.dict_to_dataset({"lp": -energies.detach().T.cpu().numpy()}))
+    return xarray.DataTree.from_dict({"posterior": posterior, "sample_stats": stats})
