@@ -29,7 +29,7 @@ class Gaussian(Energy):
     True
     """
 
-    precision: Tensor
+    precision: Tensor  # (d, d), or (d,) if it is diagonal
     factor: Tensor
     centre: Tensor
 
@@ -51,11 +51,25 @@ class Gaussian(Energy):
         self.log_z = len(mean) / 2 * math.log(2 * math.pi) + float(factor.diagonal().log().sum())
         self.register_buffer("centre", torch.as_tensor(mean, dtype=default))
         self.register_buffer("factor", factor.to(default))
-        self.register_buffer("precision", torch.cholesky_inverse(factor).to(default))
+        precision = torch.cholesky_inverse(factor)
+        diagonal = torch.equal(matrix, matrix.diagonal().diag())
+        self.register_buffer("precision", (precision.diagonal().clone() if diagonal else precision).to(default))
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        offset = x - self.centre.to(x.dtype)
-        return 0.5 * ((offset @ self.precision.to(x.dtype)) * offset).sum(1)
+        offset, precision = x - self.centre.to(x.dtype), self.precision.to(x.dtype)
+        return 0.5 * ((offset @ precision if precision.dim() == 2 else offset * precision) * offset).sum(1)
+
+    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and scores −C⁻¹ (x − m)."""
+        score = self.slope(x)
+        return torch.linalg.vecdot(x - self.centre.to(x.dtype), score).mul_(-0.5), score
+
+    def slope(self, x: Tensor, c: Any = None) -> Tensor:
+        """The scores alone: one pass, or one product if the covariance is not diagonal."""
+        centre, precision = self.centre.to(x.dtype), self.precision.to(x.dtype)
+        if precision.dim() == 1:
+            return torch.addcmul(centre * precision, x, precision, value=-1)
+        return torch.addmm(centre @ precision, x, precision, alpha=-1)
 
     def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """Exact draws (count, d)."""

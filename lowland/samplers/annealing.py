@@ -129,7 +129,9 @@ def ais(
     kernels = one_each(samplers, path)
     _check(path, kernels, x, steps, generator)
     with frozen(nn.ModuleList(path)):
-        check_independent(_Remembering(path[-1]), x)
+        last = _Remembering(path[-1])
+        _refuse_lost(last(x).isnan())
+        check_independent(last, x)
         walk = _Walk(path[0], kernels[0], x)
         for k in range(1, len(path)):
             walk.enter(path[k], kernels[k])
@@ -289,15 +291,18 @@ class _Walk:
         self.gradients = self.gradients + (self.kernel.gradients if info.gradients is None else info.gradients)
 
     def result(self, steps: int) -> Weighted:
-        lost = int((self.log_weights.isnan() | (self.log_weights == math.inf)).sum())
-        if lost:
-            raise ValueError(
-                f"{lost} of {len(self.log_weights)} weights are not numbers; every energy of the path must be a number or inf "
-                f"(a point of no weight) wherever the chains go; look for overflow in the energies"
-            )
+        _refuse_lost(self.log_weights.isnan() | (self.log_weights == math.inf))
         acceptance = tuple(torch.stack(self.rates).tolist()) if self.rates else ()
         paid = float(torch.as_tensor(self.gradients).double().mean())
         return Weighted(self.state.x, self.log_weights, acceptance, self.diverged, steps * len(self.rates), paid)
+
+
+def _refuse_lost(lost: Tensor) -> None:
+    if bool(lost.any()):
+        raise ValueError(
+            f"{int(lost.sum())} of {len(lost)} weights are not numbers; every energy of the path must be a number, or inf at a "
+            f"point of no weight, wherever chains go; look for overflow in the energies"
+        )
 
 
 def _check(path: Sequence[Energy], kernels: Sequence[Any], x: Tensor, steps: int, generator: torch.Generator) -> None:

@@ -93,17 +93,21 @@ def per_row(value: Any, x: Tensor) -> Any:
 def stride(step_size: Any, scale: Sequence[float] | None, x: Tensor) -> Any:
     """step_size · scale: a number, or a tensor that broadcasts to x (B, *event)."""
     step = per_row(step_size, x)
-    return step if scale is None else step * _flat_to_event(tuple(scale), x.shape[1:], x.dtype, x.device)
+    if scale is None:
+        return step
+    if len(scale) != x[0].numel():
+        raise ValueError(
+            f"scale has {len(scale)} numbers for events of {x[0].numel()}; it needs one per coordinate, laid flat; "
+            f"correct it, or let tune find it"
+        )
+    return step * constant(tuple(scale), x.dtype, x.device).view(x.shape[1:])
 
 
 @lru_cache(maxsize=64)
-def _flat_to_event(scale: tuple[float, ...], event: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if len(scale) != event.numel():
-        raise ValueError(
-            f"scale has {len(scale)} numbers for events of {event.numel()}; it needs one per coordinate, laid flat; "
-            f"correct it, or let tune find it"
-        )
-    return torch.tensor(scale, dtype=dtype, device=device).view(event)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Settings as a tensor, made once per device: a copy in every step would make a GPU wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def shifted(x: Tensor, direction: Tensor, stride: Any) -> Tensor:

@@ -258,12 +258,13 @@ def cooling(high: float, low: float, count: int) -> tuple[float, ...]:
 
 def _cooling_for(energies: Tensor, x: Tensor) -> tuple[float, ...]:
     """20 temperatures on the scale of what a change of one number of x changes the energy."""
-    delta = energies.double().std(correction=0).item() / x[0].numel() ** 0.5
-    if not delta > 0:
+    spread, size = energies.double().std(correction=0).item(), energies.abs().max().item()
+    if not spread > 1e-6 * size:
         raise ValueError(
             f"the {len(x)} starting points all have one energy; a ladder of temperatures is read off their spread; start from "
             f"random points or pass temperatures"
         )
+    delta = spread / x[0].numel() ** 0.5
     return cooling(4 * delta, delta / 50, 20)
 
 

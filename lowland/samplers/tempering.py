@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, differentiate, score_alone
-from lowland.samplers.kernel import Info, Sampler, per_row, positive, uniform_like
+from lowland.samplers.kernel import Info, Sampler, constant, per_row, positive, uniform_like
 
 LINEAR = ("energy", "score", "gains")  # fields of a state that are proportional to the inverse temperature
 
@@ -65,7 +65,8 @@ class Tempered(Energy):
 
     def _sweep(self, x: Tensor, sweeps: int, generator: torch.Generator) -> Tensor | None:
         rungs = x.split(len(x) // len(self.betas))
-        found = [self.single.sweep(part, sweeps, generator, beta=b.item()) for part, b in zip(rungs, self.betas, strict=True)]
+        betas = self.betas.tolist()
+        found = [self.single.sweep(part, sweeps, generator, beta=b) for part, b in zip(rungs, betas, strict=True)]
         return None if any(part is None for part in found) else torch.cat(found)
 
 
@@ -99,7 +100,7 @@ class TemperedState(NamedTuple):
 class ParallelTempering:
     """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all laws as they are.
 
-        every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, exp((β_r − β_{r+1}) (E_r − E_{r+1}))),
+        every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, e^{(β_r − β_{r+1}) (E_r − E_{r+1})}),
         for even r after even steps and odd r after odd ones,      β = 1 / T
 
     Even and odd pairs alternate, so that replicas travel instead of diffusing. Leaves exp(−E) invariant for the chains of the
@@ -158,7 +159,7 @@ class ParallelTempering:
 
     def betas(self, like: Tensor) -> Tensor:
         """Inverse temperatures (R,)."""
-        return 1 / torch.tensor(self.temperatures, dtype=like.dtype, device=like.device)
+        return 1 / constant(self.temperatures, like.dtype, like.device)
 
     def init(self, energy: Energy, x: Tensor) -> TemperedState:
         cold, betas = self.sampler.init(energy, x), self.betas(x)
@@ -183,7 +184,7 @@ class ParallelTempering:
         """Move all replicas; returns their state and what happened, R · B rows."""
         size, sampler = len(state.x), self.sampler
         if self.step_sizes is not None:
-            steps = torch.tensor(self.step_sizes, dtype=state.x.dtype, device=state.x.device).repeat_interleave(size)
+            steps = constant(self.step_sizes, state.x.dtype, state.x.device).repeat_interleave(size)
             sampler = dataclasses.replace(sampler, step_size=steps)  # type: ignore[type-var]
         return sampler.step(Tempered(energy, self.betas(state.x), size), state.replicas, generator)
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_sampling_and_tuning_leave_no_trace_and_spectral_norm_stands_still(case:
         sample(energy, MALA(1e-3), x, 3, generator=seeded())
     energy.eval()
     with no_trace(energy):
-        tune(energy, MALA(1e-3), x, 3, generator=seeded())
+        tune(energy, MALA(1e-3), x, 20, generator=seeded())
 
 
 @pytest.mark.parametrize("name", ["spectral", "batch norm"])
@@ -177,7 +178,7 @@ def test_tune_takes_a_module_in_training_mode_as_sample_does(name: str) -> None:
     energy.train()
     with no_trace(energy):
         sample(energy, MALA(1e-3), x, 3, generator=seeded())
-        tune(energy, MALA(1e-3), x, 3, generator=seeded())
+        tune(energy, MALA(1e-3), x, 20, generator=seeded())
 
 
 @every
@@ -187,7 +188,7 @@ def test_nothing_is_left_after_an_exception_either(case: Case) -> None:
     unsettle(energy)
     calls = 0
 
-    def blow(module: torch.nn.Module, args: tuple) -> None:
+    def blow(*_: Any) -> None:
         nonlocal calls
         calls += 1
         if calls > 4:
@@ -196,11 +197,11 @@ def test_nothing_is_left_after_an_exception_either(case: Case) -> None:
     handle = energy.register_forward_pre_hook(blow)
     with no_trace(energy), pytest.raises(ArithmeticError):
         energy_values(energy, x, batch_size=1)
-    calls = 0
-    if energy.domain.kind in ("real", "box"):
-        with no_trace(energy), pytest.raises(ArithmeticError):
-            sample(energy, MALA(1e-3), x, 30, generator=seeded())
     handle.remove()
+    calls = 0
+    if energy.domain.kind in ("real", "box"):  # a gradient by hand does not pass by forward: the caller's own code blows
+        with no_trace(energy), pytest.raises(ArithmeticError):
+            sample(energy, MALA(1e-3), x, 30, generator=seeded(), progress=blow)
 
 
 @continuous
