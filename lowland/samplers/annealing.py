@@ -29,7 +29,6 @@ from lowland.energy import (
     differentiate,
     frozen,
     lift,
-    score_alone,
 )
 from lowland.samplers.kernel import Info, Sampler, per_row
 from lowland.samplers.loop import check_arguments, check_domain
@@ -128,7 +127,7 @@ def ais(
     path = [lift(energy) for energy in path]
     kernels = one_each(samplers, path)
     _check(path, kernels, x, steps, generator)
-    with frozen(nn.ModuleList(path)):
+    with frozen(nn.ModuleList(dict.fromkeys(term for energy in path for term in _terms(energy)[0]))):
         last = _Remembering(path[-1])
         _refuse_lost(last(x).isnan())
         check_independent(last, x)
@@ -197,8 +196,8 @@ class _Remembering(Energy):
         return _blend(self.weights, values), _blend(self.weights, scores)
 
     def slope(self, x: Tensor) -> Tensor:
-        parts = [(w, score_alone(part, x)) for w, part in self.parts]
-        return _blend([w for w, _ in parts], [score for _, score in parts])
+        scores = [part.slope(x) if part.slope is not None else differentiate(part, x)[1] for _, part in self.parts]
+        return _blend([w for w, _ in self.parts], scores)
 
     def rows(self, index: Tensor) -> "_Remembering":
         return _Remembering(self.energy.rows(index))
@@ -263,18 +262,24 @@ class _Walk:
     def enter(self, energy: Energy, kernel: Sampler) -> None:
         """Weigh the points by what the next energy says of them, and stand under it."""
         old, new, x = self.energy, _Remembering(energy), self.state.x
-        if self.known is not None and list(map(id, old.terms)) == list(map(id, new.terms)):
-            state = kernel.init(_Recalled(new, self.known), x)
-            change = _blend([b - a for a, b in zip(old.weights, new.weights, strict=True)], self.known.values.double())
+        paid = getattr(kernel, "start_gradients", 1)
+        if self._enough(paid) and list(map(id, old.terms)) == list(map(id, new.terms)):
+            known = cast(_Known, self.known)
+            state = kernel.init(_Recalled(new, known), x)
+            change = _blend([b - a for a, b in zip(old.weights, new.weights, strict=True)], known.values.double())
         else:
             state = kernel.init(new, x)
             change = state.energy.double() - self.state.energy.double()
             self.known = new.seen
-            self.gradients = self.gradients + getattr(kernel, "start_gradients", 1)
+            self.gradients = self.gradients + paid
         self.log_weights = torch.where(self.log_weights == -math.inf, -math.inf, self.log_weights - change)
         if isinstance(state, MovingState) and isinstance(self.state, MovingState):
             state = state._replace(momentum=self.state.momentum)  # its law is the same under every energy
         self.energy, self.kernel, self.state = new, kernel, state
+
+    def _enough(self, gradients: int) -> bool:
+        """Whether what is known of the points is what a kernel that starts with so many gradients wants to know."""
+        return self.known is not None and (self.known.scores is not None or not gradients)
 
     def move(self, steps: int, generator: torch.Generator) -> None:
         """Move the points under the present energy."""
