@@ -138,18 +138,27 @@ class Sum(Energy):
 
     @property
     def analytic(self) -> Any:
-        return self._analytic if all(energy.analytic is not None for energy in self.energies) else None
+        """By the terms that know their gradient, and autograd for the others; autograd for all where none does."""
+        return self._analytic if any(energy.analytic is not None for energy in self.energies) else None
 
     def _analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        values, scores = zip(*(cast(Energy, energy).analytic(x, c) for energy in self.energies), strict=True)
+        from lowland.energy.gradient import differentiate
+
+        values, scores = zip(*(differentiate(energy, x) for energy in self._bound(c)), strict=True)
         return self._total(values), self._total(scores)
 
     @property
     def slope(self) -> Any:
-        return self._slope if all(energy.slope is not None for energy in self.energies) else None
+        return self._slope if any(energy.slope is not None for energy in self.energies) else None
 
     def _slope(self, x: Tensor, c: Any = None) -> Tensor:
-        return self._total([cast(Energy, energy).slope(x, c) for energy in self.energies])
+        from lowland.energy.gradient import score_alone
+
+        return self._total([score_alone(energy, x) for energy in self._bound(c)])
+
+    def _bound(self, c: Any) -> list[Energy]:
+        terms = [cast(Energy, energy) for energy in self.energies]
+        return terms if c is None else [energy.given(c) for energy in terms]
 
     @property
     def relaxed(self) -> Any:

@@ -100,7 +100,7 @@ class TemperedState(NamedTuple):
 class ParallelTempering:
     """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all laws as they are.
 
-        every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, e^{(β_r − β_{r+1}) (E_r − E_{r+1})}),
+        every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, e^{Δβ ΔE}),
         for even r after even steps and odd r after odd ones,      β = 1 / T
 
     Even and odd pairs alternate, so that replicas travel instead of diffusing. Leaves exp(−E) invariant for the chains of the
@@ -137,8 +137,8 @@ class ParallelTempering:
             positive("a step size", step)
         if self.step_sizes is not None and (len(self.step_sizes) != len(ladder) or not hasattr(self.sampler, "step_size")):
             raise ValueError(
-                f"{len(self.step_sizes)} step sizes came with {len(ladder)} temperatures and {type(self.sampler).__name__}; there "
-                f"must be one each, and a sampler that has a step; correct them or leave them out"
+                f"{len(self.step_sizes)} step sizes came with {len(ladder)} temperatures and {type(self.sampler).__name__}; "
+                f"there must be one each, and a sampler that has a step; correct them or leave them out"
             )
 
     @property
