@@ -183,7 +183,7 @@ def test_compiled_gradients_are_the_same_and_compiled_once(monkeypatch: pytest.M
 
 def test_a_compiled_energy_is_not_kept_alive() -> None:
     net = conv()
-    engine._functions.setdefault(net, {})[differentiate] = engine._compile(net, by_hand=False)
+    engine._functions.setdefault(net, {})[False] = engine._compile(net)
     gone = weakref.ref(net)
     del net
     gc.collect()

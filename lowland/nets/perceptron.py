@@ -6,7 +6,8 @@ as much as the arithmetic. By hand, with h = W a + b a layer's input, u = h/2 an
     silu(h) = h / (1 + e^{−h}) = u + u t = a,      2 silu'(h) = 1 + r,   r = t + a − a t
 
 so that a layer takes two passes over memory forwards besides its product, two for r and one backwards, all in place, in blocks
-of rows that stay in cache. The factors ½ ride on the products.
+of rows that stay in cache. The factors ½ ride on the products. Under autocast (bfloat16) products are cheap, and the layers
+are torch's own.
 """
 
 import threading
@@ -72,16 +73,38 @@ def heads_and_slopes(
     seed: the slopes of the energy in the heads: None for one head and ones, a tensor (B, K), or a function of heads (rows, K)
     and the slice of rows they belong to. heads: whether they are wanted; None comes back if not.
     """
-    layers = [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
-    row = sum(3 * len(weight) for weight, _ in layers[:-1]) * z.element_size()
-    blocks = -(-len(z) // max(64, CACHE // max(row, 1))) if z.device.type == "cpu" else 1
-    block = max(-(-len(z) // max(blocks, 1)), 1)
-    found = z.new_empty(len(z), len(layers[-1][0])) if heads else None
-    slopes = torch.empty_like(z)
-    for i in range(0, len(z), block):
-        rows = slice(i, min(i + block, len(z)))
-        _block(layers, z[rows], rows, seed, scratch, found, slopes[rows])
+    half = torch.is_autocast_enabled(z.device.type)
+    with torch.autocast(z.device.type, enabled=False):
+        layers = [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
+        if half:
+            return _in_half(layers, z, seed, torch.get_autocast_dtype(z.device.type), heads)
+        row = sum(3 * len(weight) for weight, _ in layers[:-1]) * z.element_size()
+        blocks = -(-len(z) // max(64, CACHE // max(row, 1))) if z.device.type == "cpu" else 1
+        block = max(-(-len(z) // max(blocks, 1)), 1)
+        found = z.new_empty(len(z), len(layers[-1][0])) if heads else None
+        slopes = torch.empty_like(z)
+        for i in range(0, len(z), block):
+            rows = slice(i, min(i + block, len(z)))
+            _block(layers, z[rows], rows, seed, scratch, found, slopes[rows])
     return found, slopes
+
+
+def _in_half(
+    layers: Sequence[tuple[Tensor, Tensor]], z: Tensor, seed: Seed, dtype: torch.dtype, heads: bool
+) -> tuple[Tensor | None, Tensor]:
+    """heads_and_slopes with products and layers in `dtype`."""
+    weights = [(weight.to(dtype), bias.to(dtype)) for weight, bias in layers]
+    a, inputs = z.to(dtype), []
+    for weight, bias in weights[:-1]:
+        inputs.append(torch.addmm(bias, a, weight.t()))
+        a = torch.nn.functional.silu(inputs[-1])
+    last, bias = weights[-1]
+    found = torch.addmm(bias, a, last.t()).to(z.dtype) if heads or callable(seed) else None
+    outward = seed(found, slice(None)) if callable(seed) and found is not None else seed
+    g = last.expand(len(z), -1) if outward is None else outward.to(dtype) @ last  # type: ignore[union-attr]
+    for (weight, _), h in zip(weights[-2::-1], inputs[::-1], strict=True):
+        g = torch.ops.aten.silu_backward(g, h) @ weight
+    return found if heads else None, g.to(z.dtype)
 
 
 def _block(

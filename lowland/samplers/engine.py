@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Given, by_autograd, differentiate
+from lowland.energy import Energy, Given, differentiate, score_alone
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -82,7 +82,10 @@ class Accelerated(Energy):
 
     def slope(self, x: Tensor) -> Tensor:
         """Scores alone: in bfloat16 the energies of points that are not judged are not computed again."""
-        return self._in_blocks(x)[1].to(x.dtype)
+        if self.compiled or self.chunk is not None:
+            return self._in_blocks(x)[1].to(x.dtype)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            return score_alone(self.energy, x).to(x.dtype)
 
     def _in_blocks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.chunk is None or len(x) <= self.chunk:
@@ -98,38 +101,37 @@ class Accelerated(Energy):
         return self._blocks[count]
 
     def _gradient(self, energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
-        plain = by_autograd if self.bf16 else differentiate
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return _compiled(energy, x, plain) if self.compiled else plain(energy, x)
+            return _compiled(energy, x, self.bf16) if self.compiled else differentiate(energy, x)
 
 
 Gradient = Callable[..., tuple[Tensor, Tensor]]
-_functions: "weakref.WeakKeyDictionary[Energy, dict[Gradient, Gradient]]" = weakref.WeakKeyDictionary()
+_functions: "weakref.WeakKeyDictionary[Energy, dict[bool, Gradient]]" = weakref.WeakKeyDictionary()
 
 
-def _compiled(energy: Energy, x: Tensor, plain: Gradient) -> tuple[Tensor, Tensor]:
-    """plain(energy, x), compiled: once per energy, remembered as long as the energy lives; `plain` if that fails."""
+def _compiled(energy: Energy, x: Tensor, bf16: bool) -> tuple[Tensor, Tensor]:
+    """differentiate, compiled: once per energy and precision, remembered as long as the energy lives."""
     inner: Energy = energy
     condition: tuple[Any, ...] = ()
     if isinstance(energy, Given):
         inner, condition = energy.energy, (energy.condition(x),)
     known = _functions.setdefault(inner, {})
-    if plain not in known:
-        known[plain] = _compile(inner, by_hand=plain is differentiate and inner.analytic is not None)
-    if known[plain] is plain:
-        return plain(energy, x)
+    if bf16 not in known:
+        known[bf16] = _compile(inner)
+    if known[bf16] is differentiate:
+        return differentiate(energy, x)
     try:
         with torch.no_grad():
-            return known[plain](x, *condition)
+            return known[bf16](x, *condition)
     except Exception as problem:  # whatever the compiler raises; the same call without it decides
-        found = plain(energy, x)
+        found = differentiate(energy, x)
         reason = str(problem).strip().partition("\n")[0][:200]
         warnings.warn(f"torch.compile failed ({type(problem).__name__}: {reason}); going on without it", stacklevel=2)
-        known[plain] = plain
+        known[bf16] = differentiate
         return found
 
 
-def _compile(energy: Energy, by_hand: bool) -> Gradient:
+def _compile(energy: Energy) -> Gradient:
     held = weakref.ref(energy)  # the dictionary must not keep its own key alive
 
     def total(x: Tensor, *condition: Any) -> tuple[Tensor, Tensor]:
@@ -139,8 +141,6 @@ def _compile(energy: Energy, by_hand: bool) -> Gradient:
     gradient = torch.func.grad(total, has_aux=True)
 
     def both(x: Tensor, *condition: Any) -> tuple[Tensor, Tensor]:
-        if by_hand:
-            return held().analytic(x, *condition)  # type: ignore[union-attr]
         slope, value = gradient(x, *condition)
         return value, -slope
 
