@@ -44,7 +44,7 @@ class Scratch(threading.local):
     """Working memory kept between calls, one per thread; copies of a network start with none."""
 
     def __init__(self) -> None:
-        self.held: dict[Any, Tensor] = {}
+        self.held: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def __deepcopy__(self, memo: Any) -> "Scratch":
         return Scratch()
@@ -52,23 +52,31 @@ class Scratch(threading.local):
     def __reduce__(self) -> Any:
         return Scratch, ()
 
-    def take(self, key: Any, rows: int, width: int, like: Tensor) -> Tensor:
-        """Memory (rows, width) of the kind of `like`; what it holds is not defined."""
-        held = self.held.get(key)
-        wanted = (width, like.dtype, like.device)
-        if held is None or len(held) < rows or (held.shape[1], held.dtype, held.device) != wanted:
+    def layers(self, rows: int, widths: tuple[int, ...], like: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Three tensors (rows, width) for each width, of the kind of `like`; what they hold is not defined."""
+        key = (rows, widths, like.dtype, like.device)
+        if key not in self.held:
+            if len(self.held) > 3:
+                self.held.clear()
             with torch.inference_mode(False):
-                self.held[key] = held = like.new_empty(rows, width)
-        return held if len(held) == rows else held[:rows]
+                self.held[key] = [tuple(like.new_empty(rows, width) for _ in range(3)) for width in widths]  # type: ignore[misc]
+        return self.held[key]
 
 
 Seed = Callable[[Tensor, slice], Tensor] | Tensor | None
 
 
 def heads_and_slopes(
-    net: nn.Sequential, z: Tensor, seed: Seed, scratch: Scratch, *, heads: bool = True
+    net: nn.Sequential,
+    z: Tensor,
+    seed: Seed,
+    scratch: Scratch,
+    *,
+    heads: bool = True,
+    factor: float = 1.0,
+    pull: float = 0.0,
 ) -> tuple[Tensor | None, Tensor]:
-    """What the net gives at z (B, D): heads (B, K), and the gradient (B, D) of an energy of the heads with respect to z.
+    """What the net gives at z (B, D): heads (B, K); and factor · ∂ + pull · z (B, D), ∂ the slopes of an energy of the heads.
 
     seed: the slopes of the energy in the heads: None for one head and ones, a tensor (B, K), or a function of heads (rows, K)
     and the slice of rows they belong to. heads: whether they are wanted; None comes back if not.
@@ -77,16 +85,67 @@ def heads_and_slopes(
     with torch.autocast(z.device.type, enabled=False):
         layers = [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
         if half:
-            return _in_half(layers, z, seed, torch.get_autocast_dtype(z.device.type), heads)
-        row = sum(3 * len(weight) for weight, _ in layers[:-1]) * z.element_size()
-        blocks = -(-len(z) // max(64, CACHE // max(row, 1))) if z.device.type == "cpu" else 1
-        block = max(-(-len(z) // max(blocks, 1)), 1)
-        found = z.new_empty(len(z), len(layers[-1][0])) if heads else None
+            found, slopes = _in_half(layers, z, seed, torch.get_autocast_dtype(z.device.type), heads)
+            return found, torch.add(slopes * factor, z, alpha=pull) if pull else slopes * factor
+        widths, count = tuple(weight.shape[0] for weight, _ in layers), z.shape[0]
+        row = 3 * sum(widths[:-1]) * z.element_size()
+        blocks = -(-count // max(64, CACHE // max(row, 1))) if z.device.type == "cpu" else 1
+        block = max(-(-count // max(blocks, 1)), 1)
+        found = z.new_empty(count, widths[-1]) if heads else None
         slopes = torch.empty_like(z)
-        for i in range(0, len(z), block):
-            rows = slice(i, min(i + block, len(z)))
-            _block(layers, z[rows], rows, seed, scratch, found, slopes[rows])
+        for i in range(0, count, block):
+            rows = slice(i, min(i + block, count))
+            part = z[rows] if blocks > 1 else z
+            memory = scratch.layers(part.shape[0], widths[:-1], z)
+            outward = _forwards(layers, part, rows, seed, memory, found)
+            into = slopes[rows] if blocks > 1 else slopes
+            _backwards(layers, part, outward, memory, into, factor, pull)
     return found, slopes
+
+
+def _forwards(
+    layers: Sequence[tuple[Tensor, Tensor]],
+    a: Tensor,
+    rows: slice,
+    seed: Seed,
+    memory: list[tuple[Tensor, Tensor, Tensor]],
+    found: Tensor | None,
+) -> Tensor | None:
+    """Fill r of every layer, and `found` if it is wanted; returns the slopes in the heads, None for ones."""
+    for (weight, bias), (u, r, value) in zip(layers, memory, strict=False):
+        torch.addmm(bias, a, weight.t(), beta=0.5, alpha=0.5, out=u)
+        torch.tanh(u, out=r)
+        a = torch.addcmul(u, u, r, out=value)
+        r.add_(torch.addcmul(a, a, r, value=-1, out=u))
+    if found is None and not callable(seed):
+        return seed[rows] if isinstance(seed, Tensor) else None
+    last, bias = layers[-1]
+    heads = torch.addmm(bias, a, last.t())
+    if found is not None:
+        found[rows] = heads
+    if callable(seed):
+        return seed(heads, rows)
+    return seed[rows] if isinstance(seed, Tensor) else None
+
+
+def _backwards(
+    layers: Sequence[tuple[Tensor, Tensor]],
+    z: Tensor,
+    outward: Tensor | None,
+    memory: list[tuple[Tensor, Tensor, Tensor]],
+    slopes: Tensor,
+    factor: float,
+    pull: float,
+) -> None:
+    """factor · ∂ + pull · z, from the slopes in the heads, written into `slopes`."""
+    last = layers[-1][0]
+    g = last.expand(z.shape[0], -1) if outward is None else outward @ last
+    for i in range(len(memory) - 1, 0, -1):
+        u, r, _ = memory[i]
+        into = memory[i - 1][2]
+        g = torch.addmm(into, torch.addcmul(g, g, r, out=u), layers[i][0], beta=0.0, alpha=0.5, out=into)
+    u, r, _ = memory[0]
+    torch.addmm(z, torch.addcmul(g, g, r, out=u), layers[0][0], beta=pull, alpha=0.5 * factor, out=slopes)
 
 
 def _in_half(
@@ -101,40 +160,7 @@ def _in_half(
     last, bias = weights[-1]
     found = torch.addmm(bias, a, last.t()).to(z.dtype) if heads or callable(seed) else None
     outward = seed(found, slice(None)) if callable(seed) and found is not None else seed
-    g = last.expand(len(z), -1) if outward is None else outward.to(dtype) @ last  # type: ignore[union-attr]
+    g = last.expand(z.shape[0], -1) if outward is None else outward.to(dtype) @ last  # type: ignore[union-attr]
     for (weight, _), h in zip(weights[-2::-1], inputs[::-1], strict=True):
         g = torch.ops.aten.silu_backward(g, h) @ weight
     return found if heads else None, g.to(z.dtype)
-
-
-def _block(
-    layers: Sequence[tuple[Tensor, Tensor]],
-    z: Tensor,
-    rows: slice,
-    seed: Seed,
-    scratch: Scratch,
-    found: Tensor | None,
-    slopes: Tensor,
-) -> None:
-    """heads_and_slopes for some rows: written into `found` (if wanted) and `slopes`."""
-    a, kept = z, []
-    for i, (weight, bias) in enumerate(layers[:-1]):
-        u, r, value = (scratch.take((i, name), len(z), len(weight), z) for name in "ura")
-        torch.addmm(bias, a, weight.t(), beta=0.5, alpha=0.5, out=u)
-        torch.tanh(u, out=r)
-        a = torch.addcmul(u, u, r, out=value)
-        kept.append(r.add_(torch.addcmul(a, a, r, value=-1, out=u)))
-    last, bias = layers[-1]
-    outward = seed[rows] if isinstance(seed, Tensor) else None
-    if found is not None or callable(seed):
-        heads = torch.addmm(bias, a, last.t())
-        if found is not None:
-            found[rows] = heads
-        if callable(seed):
-            outward = seed(heads, rows)
-    g = last.expand(len(z), -1) if outward is None else outward @ last
-    for i in range(len(kept) - 1, -1, -1):
-        weight, r = layers[i][0], kept[i]
-        product = torch.addcmul(g, g, r, out=scratch.take((i, "u"), len(z), len(weight), z))
-        into = slopes if i == 0 else scratch.take((i - 1, "a"), len(z), weight.shape[1], z)
-        g = torch.addmm(into, product, weight, beta=0.0, alpha=0.5, out=into)

@@ -94,15 +94,23 @@ class MLP(ClassEnergy):
         def seed(found: Tensor, rows: slice) -> Tensor:
             return pick_slopes(self.scale * found, c if c is None or c.dim() == 0 else c[rows])
 
-        found, slopes = heads_and_slopes(self.net, z, seed if self.classes else None, self.scratch, heads=heads)
+        soft = c is not None and c.dim() == 2  # the bowl is in every head, and soft labels need not add up to one
+        widen = -stretch(self.domain)
+        found, slopes = heads_and_slopes(
+            self.net,
+            z,
+            seed if self.classes else None,
+            self.scratch,
+            heads=heads,
+            factor=widen * self.scale,
+            pull=0.0 if soft else widen * self.confine,
+        )
         value = None if found is None else pick(self.scale * found, c)
-        slopes = slopes.mul_(self.scale) if self.scale != 1 else slopes
         if self.confine:
-            soft = c is not None and c.dim() == 2  # the term is in every head, and soft labels need not add up to one
             bowl = z * c.to(z.dtype).sum(1, keepdim=True) if soft else z
             value = None if value is None else torch.add(value, (bowl * z).sum(1), alpha=self.confine / 2)
-            slopes = slopes.add_(bowl, alpha=self.confine)
-        return value, slopes.mul_(-stretch(self.domain)).view_as(x)
+            slopes = slopes.add_(bowl, alpha=widen * self.confine) if soft else slopes
+        return value, slopes.view_as(x)
 
 
 @register("energy")
@@ -148,7 +156,8 @@ class NoiseMLP(Energy):
         sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
         told = torch.cat([z, sigma.log().unsqueeze(1)], 1)
         seed = (self.scale / sigma).unsqueeze(1)
-        heads, slopes = heads_and_slopes(self.net, told, seed, self.scratch)
+        widen = -stretch(self.domain)
+        heads, slopes = heads_and_slopes(self.net, told, seed, self.scratch, factor=widen, pull=widen * self.confine)
         value = (cast(Tensor, heads) * seed).squeeze(1) + self.confine / 2 * z.square().sum(1)
-        score = torch.add(slopes[:, :-1], z, alpha=self.confine).mul_(-stretch(self.domain))
-        return value, score.view_as(x)
+        score = slopes[:, :-1]
+        return value, score.reshape(x.shape)

@@ -49,7 +49,6 @@ class Tree:
     ends: tuple[End, End]  # backward, forward
     draw: State
     log_weight: Tensor  # log Σ exp(H0 − H) over the points
-    rho: Tensor  # sum of the momenta
     start: Tensor  # H0
     rates: Tensor  # Σ min(1, exp(H0 − H)) over the leaves
     leaves: Tensor
@@ -61,8 +60,8 @@ class Tree:
 class Subtree:
     """What grows at one end; its rows are the chains that still grow, and a few that have stopped (not alive).
 
-    Backward trajectories are walked forward with their momentum turned round. slots: momentum, and sum before it, at the left
-    ends of the stretches that are still open.
+    Backward trajectories are walked forward with their momentum turned round. slots: momentum and position at the left ends of
+    the stretches that are still open.
     """
 
     chain: Tensor
@@ -70,7 +69,6 @@ class Subtree:
     end: End
     draw: State
     log_weight: Tensor
-    rho: Tensor
     start: Tensor
     rates: Tensor
     leaves: Tensor
@@ -97,14 +95,14 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 class NUTS:
     """The No-U-Turn sampler: HMC that finds the length of each trajectory by itself.
 
-        double the trajectory until p₋·ρ ≤ 0 or p₊·ρ ≤ 0,     ρ = Σ p over its points, p₋ and p₊ at its ends;
+        double the trajectory until p₋·S⁻¹(x₊ − x₋) ≤ 0 or p₊·S⁻¹(x₊ − x₋) ≤ 0, at its ends or those of a stretch within;
         draw a point in proportion to exp(−H), the newer half preferred
 
     Leaves exp(−E) invariant for every step size and diagonal metric (scale: S² = M⁻¹); reflects at the walls of a box.
     depth: of the tree at most. Cost: up to 2^depth − 1 gradients per step, counted per chain in Info.gradients; chains that are
     done leave the batch as soon as they are an eighth of it. Chooses chains on the host, so it waits for a GPU at every leaf.
     Info.diverged says that a trajectory met a point that was not finite, or an energy error above 1,000, and ended there.
-    Source: Hoffman & Gelman (2014), https://jmlr.org/papers/v15/hoffman14a.html; multinomial draws and ρ: Betancourt (2017),
+    Source: Hoffman & Gelman (2014), https://jmlr.org/papers/v15/hoffman14a.html; multinomial draws: Betancourt (2017),
     https://arxiv.org/abs/1701.02434; without recursion: Phan, Pradhan & Jankowiak (2019), https://arxiv.org/abs/1912.11554
     """
 
@@ -134,7 +132,7 @@ class NUTS:
         zero, whole = torch.zeros_like(state.energy), torch.zeros(len(p), dtype=torch.long, device=p.device)
         ends = tuple(End(state.x.clone(), p.clone(), state.score.clone()) for _ in range(2))
         draw, start = State(*(part.clone() for part in state)), state.energy + squared_norm(p) / 2
-        tree = Tree(ends, draw, zero, p, start, zero.clone(), whole, whole.clone(), whole.bool())  # type: ignore[arg-type]
+        tree = Tree(ends, draw, zero, start, zero.clone(), whole, whole.clone(), whole.bool())  # type: ignore[arg-type]
         growing = torch.arange(len(p), device=p.device)
         for level in range(self.depth):
             growing = self._double(energy, tree, level, growing, coins[level], leaf_coins)
@@ -156,14 +154,13 @@ class NUTS:
         accept = (coins[1, chain].log() < sub.log_weight - tree.log_weight[chain]).nonzero().squeeze(1)
         _put(tree.draw, chain[accept], sub.draw, accept)
         tree.log_weight[chain] = torch.logaddexp(tree.log_weight[chain], sub.log_weight)
-        sign = per_row(torch.where(forward[chain], 1.0, -1.0).to(sub.rho.dtype), sub.rho)
-        tree.rho[chain] += sign * sub.rho
+        sign = per_row(torch.where(forward[chain], 1.0, -1.0).to(sub.end.p.dtype), sub.end.p)
         sub.end = sub.end._replace(p=sign * sub.end.p)
         for end, mine in zip(tree.ends, (~forward[chain], forward[chain]), strict=True):
             rows = mine.nonzero().squeeze(1)
             _put(end, chain[rows], sub.end, rows)
-        backward, ahead = (end.p[chain] for end in tree.ends)
-        return chain[~turned(backward, ahead, tree.rho[chain])]
+        first, last = (End(*(part[chain] for part in end)) for end in tree.ends)
+        return chain[~self._turned(first.p, last.p, last.x - first.x)]
 
     def _walk(
         self, energy: Energy, tree: Tree, level: int, growing: Tensor, forward: Tensor, leaf_coins: torch.Generator
@@ -192,7 +189,7 @@ class NUTS:
         step: Any = self.step_size
         step = step[sub.chain] if isinstance(step, Tensor) and step.dim() else step
         here = State(sub.end.x, sub.log_weight, sub.end.score)  # the energy is not asked for
-        new, p = leapfrog(energy, here, sub.end.p, stride(step, self.scale, sub.rho), 1)
+        new, p = leapfrog(energy, here, sub.end.p, stride(step, self.scale, sub.end.x), 1)
         gain = sub.start - new.energy - dot(p, p) / 2
         sound = torch.isfinite(gain) & (gain > -WORST)
         sub.leaves += sub.alive
@@ -203,39 +200,35 @@ class NUTS:
         sub.rates += gain.clamp(max=0.0).exp()
         sub.log_weight = torch.logaddexp(sub.log_weight, gain)
         sub.draw = select(sub.coins[:, leaf % SLAB] < gain - sub.log_weight, new, sub.draw)
-        before, sub.end = sub.rho, End(new.x, p, new.score)
-        sub.rho = before + p
-        sub.alive &= ~_closes_a_turn(sub, before, leaf)
+        sub.end = End(new.x, p, new.score)
+        self._stretches(sub, leaf)
 
+    def _stretches(self, sub: Subtree, leaf: int) -> None:
+        """Open a slot at an even leaf; at an odd one, stop the rows of which a stretch that ends here returns."""
+        slot = (leaf >> 1).bit_count()
+        if leaf % 2 == 0:
+            sub.slots[slot:] = [(sub.end.p, sub.end.x)]
+            return
+        ending = ((leaf + 1) & -(leaf + 1)).bit_length() - 1  # trailing ones: the stretches that end here
+        for p, x in sub.slots[slot - ending + 1 : slot + 1]:
+            sub.alive &= ~self._turned(p, sub.end.p, sub.end.x - x)
 
-def turned(first: Tensor, last: Tensor, rho: Tensor) -> Tensor:
-    """Whether a stretch with these momenta at its ends and this sum of momenta returns: (B,) bool."""
-    return (dot(first, rho) <= 0) | (dot(last, rho) <= 0)
-
-
-def _closes_a_turn(sub: Subtree, before: Tensor, leaf: int) -> Tensor:
-    """Open a slot at an even leaf; at an odd one, check every stretch that ends here."""
-    slot = (leaf >> 1).bit_count()
-    none = torch.zeros_like(sub.alive)
-    if leaf % 2 == 0:
-        sub.slots[slot:] = [(sub.end.p, before)]
-        return none
-    ending = ((leaf + 1) & -(leaf + 1)).bit_length() - 1  # trailing ones: the stretches that end here
-    for p, earlier in sub.slots[slot - ending + 1 : slot + 1]:
-        none |= turned(p, sub.end.p, sub.rho - earlier)
-    return none
+    def _turned(self, first: Tensor, last: Tensor, way: Tensor) -> Tensor:
+        """Whether a stretch with these momenta at its ends and this way between them returns: (B,) bool."""
+        way = way if self.scale is None else way / stride(1.0, self.scale, way)
+        return (dot(first, way) <= 0) | (dot(last, way) <= 0)
 
 
 def _sprout(tree: Tree, growing: Tensor, forward: Tensor) -> Subtree:
     """A subtree without leaves at the chosen ends of the chains `growing`."""
-    side, sign = per_row(forward, tree.rho), torch.where(forward, 1.0, -1.0).to(tree.rho.dtype)
+    like = tree.ends[0].x
+    side, sign = per_row(forward, like), torch.where(forward, 1.0, -1.0).to(like.dtype)
     x, p, score = (torch.where(side, b[growing], a[growing]) for a, b in zip(*tree.ends, strict=True))
     minus = torch.full_like(sign, -math.inf)
     draw = State(torch.empty_like(x), torch.empty_like(sign), torch.empty_like(x))  # the first sound leaf is always drawn
     none, whole = torch.zeros_like(forward), torch.zeros_like(growing)
-    end, rho = End(x, per_row(sign, p) * p, score), torch.zeros_like(p)
-    start, rates = tree.start[growing], torch.zeros_like(sign)
-    return Subtree(growing, ~none, end, draw, minus, rho, start, rates, whole, none, minus, 0, [])
+    end, start, rates = End(x, per_row(sign, p) * p, score), tree.start[growing], torch.zeros_like(sign)
+    return Subtree(growing, ~none, end, draw, minus, start, rates, whole, none, minus, 0, [])
 
 
 def _settle(tree: Tree, sub: Subtree) -> None:
