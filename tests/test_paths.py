@@ -31,7 +31,7 @@ from lowland import (
     search,
 )
 from lowland.samplers import noise_ladder
-from lowland.targets import GaussianMixture
+from lowland.targets import GaussianMixture, MaxCut
 
 DOUBLE = torch.float64
 
@@ -74,25 +74,10 @@ def states(domain: Domain) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------- search
 
 
-class MaxCut(Energy):
-    """E(x) = −Σ_{i<j} w_ij [x_i ≠ x_j]: the lowest point is the partition of the nodes that cuts the most weight."""
-
-    weights: Tensor
-
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__(binary(len(weights)))
-        self.weights = weights
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return -((x @ self.weights) * (1 - x)).sum(1)
-
-    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.weights.sum(1) - 2 * x @ self.weights
-
-
-def graph(nodes: int, seed: int) -> Tensor:
-    w = torch.randint(0, 4, (nodes, nodes), generator=seeded(seed)).double().triu(1)
-    return w + w.T
+def graph(nodes: int, seed: int) -> MaxCut:
+    """Every pair of nodes, with weights 0 to 3."""
+    w = torch.randint(0, 4, (nodes, nodes), generator=seeded(seed))
+    return MaxCut(tuple((i, j, float(w[i, j])) for i in range(nodes) for j in range(i + 1, nodes)))
 
 
 SEARCHERS = [BlockGibbs(), GibbsWithGradients(), DMALA(0.3)]
@@ -101,15 +86,24 @@ SEARCHERS = [BlockGibbs(), GibbsWithGradients(), DMALA(0.3)]
 @pytest.mark.parametrize("sampler", SEARCHERS, ids=str)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_search_finds_the_largest_cut(sampler: Any, seed: int) -> None:
-    cut = MaxCut(graph(12, seed))
+    cut = graph(12, seed)
     truth = cut(states(cut.domain)).min().item()
     found = search(cut, sampler, cut.domain.draw(8, seeded(seed), dtype=DOUBLE), 400, generator=seeded(seed))
     assert found.energy == truth and cut(found.x.unsqueeze(0)).item() == truth and found.agreeing >= 4
     assert torch.equal(cut(found.points), found.energies)
 
 
+def test_a_graph_is_coloured_and_what_is_no_graph_is_refused() -> None:
+    cut = MaxCut(((0, 1), (1, 2), (2, 3), (3, 0), (0, 2)))
+    assert len(cut.colours) == 3 and torch.equal(cut.colours.sum(0), torch.ones(4).long())
+    assert all((cut.weights[colour][:, colour] == 0).all() for colour in cut.colours)
+    for edges in ((), ((0, 0),), ((0, 1), (1, 0)), ((-1, 2),), ((0, 1, math.nan),)):
+        with pytest.raises(ValueError, match=r";.*;"):
+            MaxCut(edges)
+
+
 def test_the_conditionals_of_the_cut_are_those_of_its_energy() -> None:
-    cut = MaxCut(graph(6, 3))
+    cut = graph(6, 3)
     x = states(cut.domain)
     for i in range(6):
         on, off = x.clone(), x.clone()

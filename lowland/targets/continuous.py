@@ -1,4 +1,4 @@
-"""Laws known in closed form: exact draws and exact log Z, to prove samplers and estimators against.
+"""Targets on the real line: exact draws and exact log Z by formula.
 
 Every target is an energy with `log_z` (a float: log ∫ exp(−E)) and `draw(count, generator)` (independent exact draws).
 """

@@ -1,0 +1,145 @@
+"""A lattice of spins, 64 chains in one machine word, with the two colours of the checkerboard apart.
+
+Bit l of word w holds the spin of chain 64 w + l at one site. Sites of one colour lie together, (rows, half · words): half a
+row of sites, a few words each. Around them is a frame that repeats the far side of a periodic lattice, so that every
+neighbour of a site, which has the other colour, is at a fixed distance.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LANES = 64  # chains a word
+
+
+class Neighbours(NamedTuple):
+    """Views of the other colour, (rows, half · words) each: above and below a site, and in its row a place before, the same,
+    and a place after."""
+
+    up: Tensor
+    down: Tensor
+    before: Tensor
+    same: Tensor
+    after: Tensor
+
+
+class Colour(NamedTuple):
+    """One colour of the checkerboard and what lies around it.
+
+    spins: (rows, half · words), a view without the frame; around: its neighbours; left: (rows, 1), all ones in rows where
+    the neighbours in the row are at the same place and before, 0 where at the same place and after; degrees: numbers of
+    neighbours, each with what marks its sites, or None where all sites have it; frame: pairs of a part of the frame and what
+    it repeats, in order.
+    """
+
+    spins: Tensor
+    around: Neighbours
+    left: Tensor
+    degrees: tuple[tuple[int, Tensor | None], ...]
+    frame: tuple[tuple[Tensor, Tensor], ...]
+
+    def rows(self, start: int, stop: int) -> "Colour":
+        """Some of the rows, without the frame."""
+        degrees = tuple((d, None if mask is None else mask[start:stop]) for d, mask in self.degrees)
+        around = Neighbours(*(view[start:stop] for view in self.around))
+        return Colour(self.spins[start:stop], around, self.left[start:stop], degrees, ())
+
+    def close(self) -> None:
+        """Bring the frame up to date with the spins."""
+        for part, source in self.frame:
+            part.copy_(source)
+
+
+def applies(size: tuple[int, int], periodic: bool) -> bool:
+    """Whether the lattice has a checkerboard: every ring is even."""
+    return not periodic or all(n == 1 or n % 2 == 0 for n in size)
+
+
+def pack(x: Tensor) -> Tensor:
+    """Points of 0 and 1 (B, rows, columns) to words (rows, columns, words); lanes beyond B are down."""
+    count, rows, columns = x.shape
+    words = -(-count // LANES)
+    bits = x.flatten(1).bool().view(torch.uint8)
+    if count % LANES:
+        bits = torch.cat([bits, bits.new_zeros(words * LANES - count, rows * columns)])
+    bits = bits.view(words, 8, 8, rows * columns)
+    octets = bits[:, :, 0].clone()
+    for i in range(1, 8):
+        octets.add_(bits[:, :, i], alpha=2**i)
+    ordered = octets.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+    return ordered.view(torch.int64).view(rows, columns, words)
+
+
+def unpack(words: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `pack`, in number of chains and dtype like the points given."""
+    rows, columns, count = words.shape
+    octets = words.view(torch.uint8).view(rows * columns, count, 8).permute(1, 2, 0)
+    octets = octets.clone(memory_format=torch.contiguous_format)
+    x = like.new_empty(count, 8, 8, rows * columns)
+    for i in range(8):
+        x[:, :, i] = (octets >> i) & 1
+    return x.view(count * LANES, rows, columns)[: len(like)]
+
+
+def split(words: Tensor, periodic: bool) -> tuple[Colour, Colour]:
+    """Words (rows, columns, words) to both colours; colour c holds column 2k + (c + row) mod 2 of a row at place k."""
+    rows, columns, count = words.shape
+    half = (columns + 1) // 2
+    frames = [words.new_zeros(rows + 2, (half + 2) * count) for _ in (0, 1)]
+    degrees = _degrees(rows, columns, periodic, words)
+    parity = torch.arange(rows, device=words.device).view(-1, 1) % 2
+    colours = []
+    for c, (own, other) in enumerate((frames, frames[::-1])):
+        spins, row = own[1:-1, count:-count], other[1:-1]
+        spins.copy_(_take(words, c))
+        column = other[:, count:-count]
+        around = Neighbours(column[:-2], column[2:], row[:, : -2 * count], row[:, count:-count], row[:, 2 * count :])
+        marks = tuple((d, None if mask is None else _take(mask.expand(words.shape), c)) for d, mask in degrees)
+        frame = _frame(own, count, periodic and rows > 1, periodic and columns > 1)
+        colours.append(Colour(spins, around, (parity + c) % 2 - 1, marks, frame))
+    return colours[0], colours[1]
+
+
+def join(colours: tuple[Colour, Colour], columns: int) -> Tensor:
+    """The inverse of `split`: words (rows, columns, words)."""
+    grids = [colour.spins.unflatten(1, ((columns + 1) // 2, -1)) for colour in colours]
+    words = grids[0].new_empty(len(grids[0]), columns, grids[0].shape[2])
+    for c, grid in enumerate(grids):
+        for parity in (0, 1):
+            part = words[parity::2, (c + parity) % 2 :: 2]
+            part.copy_(grid[parity::2, : part.shape[1]])
+    return words
+
+
+def _take(words: Tensor, colour: int) -> Tensor:
+    """The sites of one colour: (rows, columns, words) to (rows, half · words); a place without a site stays 0."""
+    rows, columns, count = words.shape
+    taken = words.new_zeros(rows, (columns + 1) // 2, count)
+    for parity in (0, 1):
+        part = words[parity::2, (colour + parity) % 2 :: 2]
+        taken[parity::2, : part.shape[1]] = part
+    return taken.flatten(1)
+
+
+def _frame(spins: Tensor, count: int, ring_of_rows: bool, ring_of_columns: bool) -> tuple[tuple[Tensor, Tensor], ...]:
+    """What to copy where after an update; without a ring its part of the frame stays down."""
+    sides = ((spins[:, :count], spins[:, -2 * count : -count]), (spins[:, -count:], spins[:, count : 2 * count]))
+    ends = ((spins[0], spins[-2]), (spins[-1], spins[1]))
+    return sides * ring_of_columns + ends * ring_of_rows
+
+
+def _degrees(rows: int, columns: int, periodic: bool, like: Tensor) -> list[tuple[int, Tensor | None]]:
+    """For each number of neighbours the words (rows, columns, 1) that mark its sites; None where all places have it."""
+    sides = []
+    for n in (rows, columns):
+        side = torch.full((n,), 2, device=like.device)
+        if n == 1 or not periodic:
+            side[0] -= 1
+            side[-1] -= 1
+        sides.append(side)
+    found = sorted({a + b for a in sides[0].tolist() for b in sides[1].tolist()})
+    if len(found) == 1 and columns % 2 == 0:
+        return [(found[0], None)]
+    degree = (sides[0][:, None] + sides[1]).unsqueeze(2)
+    return [(d, -(degree == d).to(like.dtype)) for d in found]

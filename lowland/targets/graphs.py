@@ -1,0 +1,69 @@
+"""Problems on graphs whose lowest point is the answer: what `samplers.search` is for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.domain import binary
+from lowland.energy import Energy
+from lowland.registry import register
+
+
+@register("energy")
+class MaxCut(Energy):
+    """The cut of a graph, negated:  E(x) = −Σ_{ij} w_ij [x_i ≠ x_j]; its lowest point is the partition that cuts most.
+
+    edges: (i, j) or (i, j, weight), nodes numbered from 0; each pair once. Points x (B, nodes) hold 0 and 1; between them E is
+    quadratic, so that gradients exist. Declares a colouring and conditionals for block Gibbs.
+    Source: Karp (1972), https://doi.org/10.1007/978-1-4684-2001-2_9
+
+    >>> import torch
+    >>> square = MaxCut(edges=((0, 1), (1, 2), (2, 3), (3, 0)))
+    >>> square(torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]]))
+    tensor([-4., -2.])
+    """
+
+    weights: Tensor
+    colouring: Tensor
+
+    def __init__(self, edges: Sequence[Sequence[float]] = ((0, 1), (1, 2), (2, 0))) -> None:
+        ends = [(int(edge[0]), int(edge[1])) for edge in edges]
+        pairs = {frozenset(pair) for pair in ends}
+        if not ends or min(min(pair) for pair in ends) < 0 or len(pairs) < len(ends) or any(i == j for i, j in ends):
+            raise ValueError(
+                f"{len(edges)} edges came with {len(pairs)} different pairs of nodes; each edge needs two different nodes "
+                f"numbered from 0, and each pair one edge; pass for example ((0, 1), (1, 2, 0.5))"
+            )
+        nodes = 1 + max(max(pair) for pair in ends)
+        super().__init__(binary(nodes))
+        self.edges = edges
+        weights = torch.zeros(nodes, nodes)
+        for (i, j), edge in zip(ends, edges, strict=True):
+            weights[i, j] = weights[j, i] = edge[2] if len(edge) > 2 else 1.0
+        if not bool(weights.isfinite().all()):
+            raise ValueError("a weight is not finite; all must be; leave hopeless edges out")
+        self.register_buffer("weights", weights)
+        self.register_buffer("colouring", _coloured(weights != 0))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return -((x @ self.weights.to(x.dtype)) * (1 - x)).sum(1)
+
+    @property
+    def colours(self) -> Tensor:
+        """Nodes without an edge between them: bool (colours, nodes), each node in one."""
+        return self.colouring
+
+    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
+        """log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = Σ_j w_ij (1 − 2 x_j), (B, nodes)."""
+        return (1 - 2 * x) @ self.weights.to(x.dtype)
+
+
+def _coloured(joined: Tensor) -> Tensor:
+    """A colouring (colours, nodes) in which no two joined nodes share one: greedy, most neighbours first."""
+    colour = torch.full((len(joined),), -1)
+    for node in joined.sum(1).argsort(descending=True).tolist():
+        taken = set(colour[joined[node]].tolist())
+        colour[node] = next(k for k in range(len(joined)) if k not in taken)
+    return torch.stack([colour == k for k in range(int(colour.max()) + 1)])

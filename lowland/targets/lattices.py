@@ -1,0 +1,238 @@
+"""Spins on a rectangle: the Ising and the Potts model, with exact log Z and exact draws where they are known.
+
+    Ising   E(x) = −J Σ_<ij> s_i s_j − h Σ_i s_i,      s = 2x − 1,   x ∈ {0, 1}
+    Potts   E(x) = −J Σ_<ij> [x_i = x_j] − Σ_i h[x_i],              x ∈ {0, ..., q−1}
+
+<ij> runs over neighbours in rows and columns, each pair once; the inverse temperature is part of J and h. On a periodic
+lattice each side of 2 or more closes to a ring (so that a side of 2 has its bond twice) and a side of 1 has no bonds. An
+Ising model with coupling J is a Potts model with two states and coupling 2J, up to a constant.
+
+Both declare what block Gibbs needs: `blocks`, sets of sites without bonds among themselves (a checkerboard where every ring
+is even, three colours otherwise), and `conditional(x)`, the law of each site given its neighbours.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.domain import binary, categorical
+from lowland.energy import Energy
+from lowland.registry import register
+from lowland.targets import multispin
+from lowland.targets.checkerboard import applies
+from lowland.targets.exact import Strip, kaufman
+
+
+def colours(size: tuple[int, int], periodic: bool) -> Tensor:
+    """A colour for each site such that neighbours differ: two colours, or three where a periodic side is odd.
+
+    A ring of odd length is coloured 0 1 0 1 ... 2; the colours of row and column are added modulo 3 (or 2).
+
+    >>> colours((3, 4), True)
+    tensor([[0, 1, 0, 1],
+            [1, 2, 1, 2],
+            [2, 0, 2, 0]])
+    """
+    odd = [periodic and n > 1 and n % 2 == 1 for n in size]
+    rows, columns = (torch.arange(n) % 2 for n in size)
+    for line, last in zip((rows, columns), odd, strict=True):
+        line[-1] += 2 * last
+    return (rows[:, None] + columns) % (3 if any(odd) else 2)
+
+
+def _blocks(size: tuple[int, int], periodic: bool) -> Tensor:
+    colour = colours(size, periodic)
+    return torch.stack([colour == c for c in colour.unique()])
+
+
+def _bonds(z: Tensor, periodic: bool) -> list[tuple[Tensor, Tensor]]:
+    """Both ends of all bonds, along rows and along columns, of values z (B, rows, columns, ...) on the sites."""
+    ends = []
+    for dim in (1, 2):
+        n = z.shape[dim]
+        if periodic and n > 1:
+            ends.append((z, z.roll(-1, dim)))
+        else:
+            ends.append((z.narrow(dim, 0, n - 1), z.narrow(dim, 1, n - 1)))
+    return ends
+
+
+def _neighbours(z: Tensor, periodic: bool) -> Tensor:
+    """The sum over the neighbours of each site, for values z (B, rows, columns, ...)."""
+    total = torch.zeros_like(z)
+    for dim in (1, 2):
+        n = z.shape[dim]
+        if periodic and n > 1:
+            total += z.roll(1, dim)
+            total += z.roll(-1, dim)
+        else:
+            total.narrow(dim, 1, n - 1).add_(z.narrow(dim, 0, n - 1))
+            total.narrow(dim, 0, n - 1).add_(z.narrow(dim, 1, n - 1))
+    return total
+
+
+def _check_size(size: Sequence[int]) -> tuple[int, int]:
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ValueError(f"the size of the lattice is {tuple(size)}; rows and columns are needed; pass for example (8, 8)")
+    return size[0], size[1]
+
+
+def _check_finite(name: str, *values: float) -> None:
+    if not all(math.isfinite(v) for v in values):
+        raise ValueError(f"the {name} is {values}; it must be finite; use large numbers for low temperatures")
+
+
+@register("energy")
+class Ising(Energy):
+    """The Ising model:  E(x) = −J Σ_<ij> s_i s_j − h Σ_i s_i  with s = 2x − 1.
+
+    size: (rows, columns), both at least 1; coupling: J, above 0 to align neighbours; field: h; periodic: a torus, or free
+    boundaries. Points x (B, rows, columns) hold 0 and 1; between them E is quadratic, so that gradients exist.
+
+    `log_z` is exact for every torus without a field (J ≥ 0 or even sides), for lattices of at most 12 sites across, and
+    for J = 0; elsewhere it raises ValueError. `draw` gives exact draws up to 10 or so sites across.
+    Source: Onsager (1944), https://doi.org/10.1103/PhysRev.65.117
+
+    >>> x = torch.ones(1, 8, 8)
+    >>> Ising(coupling=0.5)(x)
+    tensor([-64.])
+    """
+
+    def __init__(self, size: Sequence[int] = (8, 8), coupling: float = 0.4, field: float = 0.0, periodic: bool = True) -> None:
+        checked = _check_size(size)
+        _check_finite("coupling or field", coupling, field)
+        super().__init__(binary(*checked))
+        self.size, self.coupling, self.field, self.periodic = checked, coupling, field, periodic
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        s = 2 * x - 1
+        bonds = sum((a * b).sum((1, 2)) for a, b in _bonds(s, self.periodic))
+        return -self.coupling * bonds - self.field * s.sum((1, 2))
+
+    @property
+    def blocks(self) -> Tensor:
+        """Sites that may be updated together: bool (colours, rows, columns), each site in one block."""
+        return _blocks(self.size, self.periodic)
+
+    def conditional(self, x: Tensor) -> Tensor:
+        """log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of x (B, rows, columns)."""
+        return 2 * (self.coupling * _neighbours(2 * x - 1, self.periodic) + self.field)
+
+    def sweep(
+        self, x: Tensor, sweeps: int, generator: torch.Generator, *, beta: float = 1.0, compiled: bool = False
+    ) -> Tensor | None:
+        """Block Gibbs for βE over both colours of the checkerboard, `sweeps` times, 64 chains to a machine word.
+
+        Returns new points like x (B, rows, columns), or None where there is no checkerboard: an odd periodic side.
+        compiled: as one fused kernel (seconds of compilation for each new lattice size and number of words; probabilities
+        then are multiples of 2⁻²⁴; falls back with a warning).
+        """
+        if not applies(self.size, self.periodic):
+            return None
+        law = multispin.Law(beta * self.coupling, beta * self.field, self.periodic)
+        return multispin.sweep(x, law, sweeps, generator, compiled=compiled)
+
+    @property
+    def _strip(self) -> Strip:
+        j, h = self.coupling, self.field
+        return Strip(self.size, self.periodic, ((j, -j), (-j, j)), (-h, h))
+
+    def log_partition(self, beta: Tensor) -> Tensor:
+        """log Σ exp(−βE) at the inverse temperature beta (a float64 number), differentiable."""
+        rows, columns = self.size
+        even = rows % 2 == 0 and columns % 2 == 0  # then the sign of J does not matter
+        if self.coupling == 0:
+            return rows * columns * torch.logaddexp(beta * self.field, -beta * self.field)
+        if self.periodic and self.field == 0 and min(self.size) > 1 and (self.coupling > 0 or even):
+            return kaufman(rows, columns, beta * abs(self.coupling))
+        return self._strip.log_partition(beta)
+
+    @cached_property
+    def log_z(self) -> float:
+        """log Σ exp(−E). Raises ValueError where it is not known."""
+        return float(self.log_partition(torch.ones((), dtype=torch.float64)))
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are too wide."""
+        return self._strip.draw(count, generator).to(dtype)
+
+
+@register("energy")
+class Potts(Energy):
+    """The Potts model:  E(x) = −J Σ_<ij> [x_i = x_j] − Σ_i h[x_i]  with x_i ∈ {0, ..., q−1}.
+
+    size: (rows, columns), both at least 1; states: q, at least 2; coupling: J, above 0 to align neighbours; field: one
+    number h for each state, none unless given; periodic: a torus, or free boundaries. Points x (B, rows, columns) hold the
+    states as floats; `relaxed` takes one-hot vectors (B, rows, columns, q), and is quadratic in them.
+
+    `log_z` is exact while q^width ≤ 4096 (and for J = 0), `draw` a little less far; elsewhere they raise ValueError.
+    Source: Wu (1982), https://doi.org/10.1103/RevModPhys.54.235
+
+    >>> Potts(coupling=0.5)(torch.ones(1, 6, 6))
+    tensor([-36.])
+    """
+
+    levels: Tensor
+
+    def __init__(
+        self,
+        size: Sequence[int] = (6, 6),
+        states: int = 3,
+        coupling: float = 0.8,
+        field: Sequence[float] | None = None,
+        periodic: bool = True,
+    ) -> None:
+        checked = _check_size(size)
+        super().__init__(categorical(states, *checked))
+        levels = (0.0,) * states if field is None else tuple(field)
+        if len(levels) != states:
+            raise ValueError(f"{len(levels)} fields came for {states} states; each needs one; leave them out for none")
+        _check_finite("coupling or field", coupling, *levels)
+        self.size, self.states, self.coupling, self.field, self.periodic = checked, states, coupling, field, periodic
+        self.register_buffer("levels", torch.tensor(levels, dtype=torch.get_default_dtype()))
+
+    def one_hot(self, x: Tensor) -> Tensor:
+        """One-hot vectors (B, rows, columns, q) of points (B, rows, columns); between states, a mean of the two next."""
+        k = torch.arange(self.states, device=x.device, dtype=x.dtype)
+        return (1 - (x.unsqueeze(-1) - k).abs()).clamp(min=0)
+
+    def relaxed(self, z: Tensor) -> Tensor:
+        """The energy (B,) of one-hot vectors, or of what lies between them, (B, rows, columns, q)."""
+        bonds = sum((a * b).sum((1, 2, 3)) for a, b in _bonds(z, self.periodic))
+        return -self.coupling * bonds - (z @ self.levels.to(z.dtype)).sum((1, 2))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.relaxed(self.one_hot(x))
+
+    @property
+    def blocks(self) -> Tensor:
+        """Sites that may be updated together: bool (colours, rows, columns), each site in one block."""
+        return _blocks(self.size, self.periodic)
+
+    def conditional(self, x: Tensor) -> Tensor:
+        """log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape (B, rows, columns, q)."""
+        return self.coupling * _neighbours(self.one_hot(x), self.periodic) + self.levels.to(x.dtype)
+
+    @property
+    def _strip(self) -> Strip:
+        bond = tuple(tuple(self.coupling * (i == j) for j in range(self.states)) for i in range(self.states))
+        return Strip(self.size, self.periodic, bond, tuple(self.field or (0.0,) * self.states))
+
+    def log_partition(self, beta: Tensor) -> Tensor:
+        """log Σ exp(−βE) at the inverse temperature beta (a float64 number), differentiable."""
+        if self.coupling == 0:
+            return self.size[0] * self.size[1] * torch.logsumexp(beta * beta.new_tensor(self._strip.site), 0)
+        return self._strip.log_partition(beta)
+
+    @cached_property
+    def log_z(self) -> float:
+        """log Σ exp(−E). Raises ValueError where it is not known."""
+        return float(self.log_partition(torch.ones((), dtype=torch.float64)))
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are too wide."""
+        return self._strip.draw(count, generator).to(dtype)

@@ -1,0 +1,298 @@
+"""Block Gibbs for the Ising model with 64 chains in one machine word.
+
+One instruction on a word (see `checkerboard`) serves 64 chains. An update of a colour of the checkerboard is
+
+    count      the neighbours that are up, by full adders on words, and from it n = Σ s_neighbours
+    without a field     new = majority, except where   coin and u < 2 q(|n|),     q(n) = σ(−2|J|n) ≤ ½   (n = 0: coin alone)
+    with a field        new = where u < σ(2 (J n + h))
+
+and u < t is decided for 64 chains at once, digit by digit from the first, with one random word for each binary digit of u:
+a chain stays undecided while its digits equal those of its t.
+
+*Eager*: words come from the generator. After `DIGITS` digits the few chains that are undecided draw a float64 uniform each,
+so that the probabilities are those of float64.
+
+*Compiled*: one fused kernel. Its words are splitmix64 of a counter, keyed by one draw of the generator, and never leave the
+registers. u has 24 digits, so that a probability p becomes a multiple of 2⁻²⁴, |error| ≤ 2⁻²⁵. Only the first 14 words are
+hashed; the last ten are the same words, last first, with the halves of a word exchanged: chain l then looks at digits of
+chain l ± 32. Each chain by itself has 24 uniform digits; two chains depend on each other only where both need these digits,
+in total variation at most Σ_j 2^−(14+j) 2^−(13−j) < 2⁻²³ an update.
+Source: Zorn, Herrmann & Rebbi (1981), https://doi.org/10.1016/0010-4655(81)90082-1 (multi-spin coding)
+Source: Steele, Lea & Flood (2014), https://doi.org/10.1145/2660193.2660195 (splitmix64)
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cache, reduce
+from operator import or_, xor
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowland.targets.checkerboard import Colour, Neighbours, join, pack, split, unpack
+
+DIGITS = 9  # random words before the eager path turns to single chains
+HASHED, REUSED = 14, 10  # words of the compiled path
+CHUNK = 16384  # words a block of rows: what stays in cache
+
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
+
+
+class Law(NamedTuple):
+    """E = −coupling Σ s s' − field Σ s, on a torus or with free boundaries."""
+
+    coupling: float
+    field: float
+    periodic: bool
+
+
+def sweep(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, *, compiled: bool = False) -> Tensor:
+    """New points like x (B, rows, columns) after block Gibbs sweeps over both colours, on a lattice that `applies`.
+
+    Raises ValueError when sweeps is negative or the points are not (B, rows, columns).
+    """
+    if x.dim() != 3 or not isinstance(sweeps, int) or sweeps < 0:
+        raise ValueError(
+            f"{sweeps} sweeps of points of shape {tuple(x.shape)} were asked for; a whole number of at least 0 and points "
+            f"(B, rows, columns) are needed; correct them"
+        )
+    if compiled:
+        try:
+            return _run(x, law, sweeps, generator, _hashed)
+        except Exception as error:  # whatever a compiler may throw
+            why = f"{type(error).__name__}: {error}".split("\n")[0]
+            warnings.warn(
+                f"the sweep could not be compiled ({why}); compiled=True needs a working torch.compile; the eager sweep runs",
+                stacklevel=3,
+            )
+    return _run(x, law, sweeps, generator, _drawn)
+
+
+Update = Callable[[int], None]  # of colour 0 or 1
+Maker = Callable[[tuple[Colour, Colour], Law, torch.Generator], Update]
+
+
+def _run(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, make: Maker) -> Tensor:
+    colours = split(pack(x), law.periodic)
+    update = make(colours, law, generator)
+    for colour in colours:
+        colour.close()
+    for _ in range(sweeps):
+        for c in (0, 1):
+            update(c)
+            colours[c].close()
+    return unpack(join(colours, x.shape[2]), x)
+
+
+# ----------------------------------------------------------------------------------------------- what both paths share
+
+
+class Local(NamedTuple):
+    """What the neighbours of one colour say, in words (rows, half · words).
+
+    majority: most are up; fair: as many up as down, None with a field; classes: what marks each of `strengths`; alive: sites
+    that exist, None if all do. Without a field majority is None.
+    """
+
+    majority: Tensor | None
+    fair: Tensor | None
+    classes: list[Tensor]
+    alive: Tensor | None
+
+
+def strengths(degrees: tuple[tuple[int, Any], ...], symmetric: bool) -> list[int]:
+    """The values of n = Σ s_neighbours with their own threshold; |n| > 0 where only that matters."""
+    found = {2 * up - d for d, _ in degrees for up in range(d + 1)}
+    return sorted({abs(n) for n in found} - {0} if symmetric else found)
+
+
+def thresholds(law: Law, values: list[int]) -> list[float]:
+    """σ(2 (J n + h)), or 2 σ(−2 |J| n) without a field."""
+    n = torch.tensor(values, dtype=torch.float64)
+    if law.field == 0:
+        return (2 * (-2 * abs(law.coupling) * n).sigmoid()).tolist()
+    return (2 * (law.coupling * n + law.field)).sigmoid().tolist()
+
+
+def _counts(around: Neighbours, left: Tensor) -> list[Tensor]:
+    """What marks the sites with 0, 1, 2, 3, 4 neighbours up: two half adders and their sum."""
+    side = around.before ^ around.after
+    side &= left
+    side ^= around.after
+    column, both = around.up ^ around.down, around.up & around.down
+    level, pair = around.same ^ side, around.same & side
+    two, four = column & level, both & pair
+    two |= both ^ pair
+    odd = column ^ level
+    three = odd & two
+    return [~(odd | two | four), odd ^ three, two ^ three, three, four]
+
+
+def _local(own: Colour, symmetric: bool) -> Local:
+    counts = _counts(own.around, own.left)
+    classes: dict[int, Tensor] = {}
+    majority: list[Tensor] = []
+    for degree, where in own.degrees:
+        for up in range(degree + 1):
+            mask = counts[up] if where is None else counts[up] & where
+            n = 2 * up - degree
+            if n > 0:
+                majority.append(mask)
+            n = abs(n) if symmetric else n
+            classes[n] = classes[n] | mask if n in classes else mask
+    marks = [where for _, where in own.degrees if where is not None]
+    alive = reduce(or_, marks) if marks else None
+    if not symmetric:
+        return Local(None, None, [classes[n] for n in sorted(classes)], alive)
+    none = torch.zeros_like(own.spins)
+    fair = classes.pop(0, none)
+    return Local(reduce(or_, majority) if majority else none, fair, [classes[n] for n in sorted(classes)], alive)
+
+
+def _settle(own: Colour, opposed: bool, local: Local, below: Tensor) -> None:
+    """Write the new spins: where u is below the limit or, without a field, there against the majority (for it if opposed)."""
+    new = below if local.majority is None else below ^ local.majority
+    if local.majority is not None and opposed:
+        new = ~new
+    own.spins.copy_(new if local.alive is None else new & local.alive)
+
+
+# ------------------------------------------------------------------------------------------------------- the eager path
+
+
+def _drawn(colours: tuple[Colour, Colour], law: Law, generator: torch.Generator) -> Update:
+    symmetric = law.field == 0
+    limits = thresholds(law, strengths(colours[0].degrees, symmetric))
+    rows, width = colours[0].spins.shape
+    step = max(1, CHUNK // width)
+    parts = [[colour.rows(start, start + step) for start in range(0, rows, step)] for colour in colours]
+
+    def update(c: int) -> None:
+        for part in parts[c]:
+            local = _local(part, symmetric)
+            _settle(part, law.coupling < 0, local, _below(local, limits, generator))
+
+    return update
+
+
+def _random(words: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill with random words; `random_()` without bounds would never set the sign bit, the 64th chain."""
+    return words.random_(-(2**63), None, generator=generator)
+
+
+def _below(local: Local, limits: list[float], generator: torch.Generator) -> Tensor:
+    """Where u < limit of the class, for each chain of each word; without a field a coin comes first."""
+    classes = local.classes
+    word = torch.empty_like(classes[0] if local.fair is None else local.fair)
+    numbers = [min(int(limit * 2**DIGITS), 2**DIGITS - 1) for limit in limits]
+    if local.fair is None:
+        below, left = torch.zeros_like(word), torch.full_like(word, -1)
+    else:
+        below = _random(word, generator) & local.fair
+        left = word ^ below
+    for k in reversed(range(DIGITS)):
+        digit = _random(word, generator)  # all ones where this digit of u is 0
+        ones = [mask for mask, number in zip(classes, numbers, strict=True) if number >> k & 1]
+        if not ones:
+            left &= digit
+        elif len(ones) == len(classes):
+            digit &= left
+            below |= digit
+            left ^= digit
+        else:
+            one = reduce(or_, ones)  # where this digit of the limit is 1
+            less = digit & one
+            less &= left
+            below |= less
+            digit ^= one
+            left &= digit
+    rests = [limit * 2**DIGITS - number for limit, number in zip(limits, numbers, strict=True)]
+    _finish(below, left, classes, rests, generator)
+    return below
+
+
+def _finish(below: Tensor, left: Tensor, classes: list[Tensor], rests: list[float], generator: torch.Generator) -> None:
+    """Decide the chains that are still undecided: u < rest, with rest what remains of the limit after the digits.
+
+    One chain of each word at a time, that of its lowest bit; few words hold a second one.
+    """
+    left, below = left.view(-1), below.view(-1)
+    index = left.nonzero().squeeze(1)
+    while len(index):
+        rest = left[index]
+        lowest = rest & -rest
+        limit = torch.full_like(index, rests[-1], dtype=torch.float64)
+        for mask, share in zip(classes[:-1], rests[:-1], strict=True):
+            limit[(mask.view(-1)[index] & lowest) != 0] = share
+        u = torch.rand(len(index), generator=generator, device=left.device, dtype=torch.float64)
+        below[index] |= torch.where(u < limit, lowest, 0)
+        left[index] = rest ^ lowest
+        index = index[rest != lowest]
+
+
+# ---------------------------------------------------------------------------------------------------- the compiled path
+
+
+def _hashed(colours: tuple[Colour, Colour], law: Law, generator: torch.Generator) -> Update:
+    symmetric = law.field == 0
+    limits = thresholds(law, strengths(colours[0].degrees, symmetric))
+    rows, width = colours[0].spins.shape
+    device = colours[0].spins.device
+    digits = _digits(limits, HASHED + REUSED - symmetric).to(device)
+    row = torch.arange(rows, device=device).view(-1, 1) * _signed(width * GOLDEN)
+    place = torch.arange(width, device=device) * _signed(GOLDEN)
+    key = _random(torch.empty((), dtype=torch.int64, device=device), generator)
+    kernel = _compile()
+
+    def update(c: int) -> None:
+        kernel(colours[c], law.coupling < 0, symmetric, row, place, key, digits)
+        key.add_(_signed(rows * width * HASHED * GOLDEN))
+
+    return update
+
+
+@cache
+def _compile() -> Callable[..., None]:
+    return torch.compile(_kernel, dynamic=False, fullgraph=True)
+
+
+def _digits(limits: list[float], count: int) -> Tensor:
+    """Words (classes, count): all ones where a digit of a limit, rounded, is 1; all rows but the last ⊕ the last."""
+    numbers = [min(round(limit * 2**count), 2**count - 1) for limit in limits] or [0]
+    table = torch.tensor([[-(number >> k & 1) for k in reversed(range(count))] for number in numbers])
+    table[:-1] ^= table[-1].clone()
+    return table
+
+
+def _kernel(own: Colour, opposed: bool, symmetric: bool, row: Tensor, place: Tensor, key: Tensor, digits: Tensor) -> None:
+    """One update of a colour; digits from the last to the first: u < t is decided by the first digit in which they differ."""
+    local = _local(own, symmetric)
+    words = _words(row + key + place, own.spins.shape[0] * own.spins.shape[1])
+    coin = words.pop(0) if symmetric else None
+    below = torch.zeros_like(words[0])
+    for k in reversed(range(len(words))):
+        differ = [mask & digit for mask, digit in zip(local.classes[:-1], digits[:-1, k], strict=True)]
+        one = reduce(xor, differ, digits[-1, k])  # where the limit has a 1: the last class is everywhere else
+        below = (below & words[k]) | (one & (below | words[k]))
+    if coin is not None and local.fair is not None:
+        below = coin & (local.fair | below)
+    _settle(own, opposed, local, below)
+
+
+def _words(counter: Tensor, sites: int) -> list[Tensor]:
+    """Random words at each site, from the first digit to the last; all ones where the digit of u is 0."""
+    hashed = [_mix(counter + _signed(k * sites * GOLDEN)) for k in range(HASHED)]
+    return hashed + [(w << 32) | ((w >> 32) & 0xFFFFFFFF) for w in hashed[: -REUSED - 1 : -1]]
+
+
+def _mix(z: Tensor) -> Tensor:
+    """splitmix64 of a counter that is a multiple of GOLDEN; `>>` keeps the sign, so the copies of it are masked away."""
+    z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(FIRST)
+    z = (z ^ ((z >> 27) & (2**37 - 1))) * _signed(SECOND)
+    return z ^ ((z >> 31) & (2**33 - 1))
+
+
+def _signed(number: int) -> int:
+    """The signed 64-bit number with the same last 64 bits."""
+    return (number + 2**63) % 2**64 - 2**63
