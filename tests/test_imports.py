@@ -56,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": PUBLIC | {"evaluation", "verbs", ""},
     "cli": PUBLIC | {"evaluation", "verbs", "doctor", ""},
     "__main__": {"cli"},
+    "testing": {"energy", "samplers", "targets"} | LEAVES,
     "interop": PUBLIC | {"verbs", ""},
     "app": PUBLIC | {"verbs", "doctor", ""},
     "": {"chains", "energy"},  # the front door loads names when they are used; a TYPE_CHECKING block is exempt
@@ -71,6 +72,7 @@ LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any de
     "starlette": {"app"},
     "uvicorn": {"app"},
     "torchvision": {"interop"},
+    "pytest": set(),
 }
 LAZY = {"sklearn", "scipy", "torchvision", "pyarrow"}  # imported inside the function that needs them, if at all
 
@@ -153,6 +155,9 @@ def test_arrows_point_down(path: Path) -> None:
         ("from lowland.cli import main", "verbs"),
         ("from lowland import cli", "evaluation"),
         ("from lowland.evaluation import draw", "report.page"),
+        ("from lowland.testing import prove", "samplers.loop"),
+        ("from lowland import verbs", "testing.proof"),
+        ("import pytest", "testing.laws"),
         ("import lowland", "energy"),
         ("from lowland import MALA", "tasks.detect"),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import fit", "energy"),
@@ -220,6 +225,13 @@ def test_working_with_energies_needs_no_pictures_and_no_servers() -> None:
     loaded = loaded_by("import lowland; lowland.MALA(0.1); lowland.Detector; lowland.fit; lowland.read_recipe('moons')")
     assert "torch" in loaded
     assert not loaded & ({"matplotlib", "sklearn", "scipy", "jinja2", "torchvision"} | SERVERS)
+
+
+def test_the_test_bench_needs_no_pytest_and_no_pictures() -> None:
+    statement = "import lowland; from lowland.testing import TARGETS, prove, shipped\n"
+    statement += "some = {'gaussian': TARGETS['gaussian']}\n"
+    statement += "assert prove(lowland.MALA(0.2), targets=some, count=1000, seeds=(0,)).holds"
+    assert not loaded_by(statement) & ({"pytest", "matplotlib", "sklearn", "scipy", "jinja2", "pydantic"} | SERVERS)
 
 
 def test_every_public_name_resolves() -> None:

@@ -1,178 +1,80 @@
 """Planted bugs. Each is put into the library and must be caught by the very check that passes without it.
 
 A proof by statistics is worth what it would catch: noise × 0.97, a missing accept step, a score that belongs to the last
-point. Every entry names a check of contract/checks.py (or one line that a contract test uses), what is sound and what is
-broken; `plant` broken means a patch of the library for the time of the check.
+point. Bugs of samplers are those of lowland.testing.mutants: the real module with one line changed. Every other entry names a
+check of contract/checks.py (or one line that a contract test uses), what is sound and what is broken, as a copy or as a patch
+of the library for the time of the check.
 """
 
 import copy
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from contract import checks
-from contract.cases import TARGETS, Target, seeded
-from contract.checks import caught
 from torch import Tensor
 
 from lowland import (
     CD,
     DSM,
-    HMC,
     MALA,
     PCD,
+    Draws,
     Energy,
     Function,
-    Langevin,
     Loss,
+    Moments,
     ReplayBuffer,
     ShortRun,
     box,
     contrast,
     real,
+    sample,
 )
 from lowland import energy as energies
 from lowland.energy import Mixture, Sum
 from lowland.samplers import Info, State, loop
 from lowland.samplers.kernel import metropolis, normal_like, squared_norm
+from lowland.testing import (
+    LIMIT,
+    TARGETS,
+    Mutant,
+    Probe,
+    Target,
+    caught,
+    no_trace,
+    sampling_leaves_no_trace,
+    seeded,
+    shipped,
+    stationarity,
+    unsettle,
+)
+from lowland.testing.mutants import MUTANTS
 
-LIMIT = checks.LIMIT
-
-
-# --------------------------------------------------------------------------------- broken samplers, each wrong in one letter
-
-
-class Mala(MALA):
-    """MALA written anew with a slot for each mistake; with none of them filled it is MALA bit for bit."""
-
-    noise, pushed, root, flip, drift, half = 1.0, 1.0, 2.0, True, 1.0, 1.0
-    accept: Any = staticmethod(metropolis)
-
-    def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
-        epsilon = math.sqrt(self.root * self.step_size)
-        p = self.noise * normal_like(state.x, generator)
-        half = self.pushed * p + self.drift * epsilon / 2 * state.score
-        y, turned = energy.domain.reflect(state.x + epsilon * half, half)
-        new = self.init(energy, y)
-        last = (turned if self.flip and turned is not None else half) + self.half * self.drift * epsilon / 2 * new.score
-        log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
-        return self.accept(state, new, log_ratio, generator)
+# ------------------------------------------------------------------------------------------- samplers, wrong in one line
 
 
-class Hmc(HMC):
-    """HMC with a slot for each mistake."""
-
-    flip, last_kick, refresh = True, 1.0, True
-    accept: Any = staticmethod(metropolis)
-
-    def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
-        epsilon = self.step_size
-        p = start = normal_like(state.x, generator if self.refresh else seeded(77))
-        new = state
-        for i in range(self.leapfrogs):
-            p = p + epsilon / 2 * new.score
-            x, turned = energy.domain.reflect(new.x + epsilon * p, p)
-            new = self.init(energy, x)
-            p = turned if turned is not None and self.flip else p
-            p = p + (self.last_kick if i == self.leapfrogs - 1 else 1.0) * epsilon / 2 * new.score
-        log_ratio = state.energy - new.energy + (squared_norm(start) - squared_norm(p)) / 2
-        return self.accept(state, new, log_ratio, generator)
+def test_there_are_bugs_in_every_family() -> None:
+    families = Counter(mutant.family for mutant in MUTANTS)
+    assert set(families) == {type(sampler).__name__ for sampler in shipped().values()} - {"ShortRun"}  # its formula is below
+    assert len(MUTANTS) >= 80 and min(families.values()) >= 3
 
 
-class Lang(Langevin):
-    """Langevin with a slot for each mistake."""
-
-    root, tied, drift, reflects = 2.0, True, 1.0, True
-
-    def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
-        h = self.step_size
-        y = state.x + self.drift * h * state.score
-        y = y + math.sqrt(self.root * h * (self.temperature if self.tied else 1.0)) * normal_like(state.x, generator)
-        y = energy.domain.reflect(y)[0] if self.reflects or energy.domain.kind != "box" else y.clamp(-1, 1)
-        return metropolis(state, self.init(energy, y), None, generator)
+CHECKED = {f"{mutant.sound}, {mutant.seen_by}": mutant for mutant in MUTANTS}
 
 
-def always(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """The accept step is missing."""
-    return metropolis(old, new, None, g)
+@pytest.mark.parametrize("mutant", CHECKED.values(), ids=CHECKED)
+def test_sound_sampler_passes_the_checks_that_catch_its_bugs(mutant: Mutant) -> None:
+    assert mutant.is_fair(), "the check condemns what is sound"
 
 
-def turned_round(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """> for <."""
-    accept = torch.rand(log_ratio.shape, generator=g, dtype=log_ratio.dtype).log() > log_ratio
-    return _choose(old, new, accept)
-
-
-def ratio_negated(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """The sign of the ratio."""
-    return metropolis(old, new, -log_ratio, g)
-
-
-def stale(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """The accepted point keeps the score of the point before it."""
-    state, info = metropolis(old, new, log_ratio, g)
-    return state._replace(score=old.score), info
-
-
-def stale_energy(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """The accepted point keeps the energy of the point before it."""
-    state, info = metropolis(old, new, log_ratio, g)
-    return state._replace(energy=old.energy), info
-
-
-def one_for_all(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """One decision for the whole batch, by the summed ratio."""
-    return metropolis(old, new, log_ratio.sum().expand_as(log_ratio), _shared(g))
-
-
-def one_coin(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """One decision for the whole batch, by the mean ratio: chains that would be refused move along."""
-    accept = torch.rand((), generator=g).log() < log_ratio.mean()
-    return _choose(old, new, accept.expand(len(log_ratio)))
-
-
-def no_exponential(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """u < ratio with the logarithm left out on one side."""
-    return _choose(old, new, torch.rand(log_ratio.shape, generator=g, dtype=log_ratio.dtype) < log_ratio)
-
-
-def takes_anything(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """Non-finite proposals are not looked at."""
-    return _choose(old, new, torch.rand(log_ratio.shape, generator=g, dtype=log_ratio.dtype).log() < log_ratio)
-
-
-def uncounted(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """Refused, but not reported."""
-    state, info = metropolis(old, new, log_ratio, g)
-    return state, info._replace(diverged=torch.zeros_like(info.diverged))
-
-
-def global_noise(old: State, new: State, log_ratio: Tensor, g: torch.Generator) -> tuple[State, Info]:
-    """The coin comes from the global generator."""
-    return _choose(old, new, torch.rand(log_ratio.shape).log() < log_ratio)
-
-
-def _shared(g: torch.Generator) -> torch.Generator:
-    return seeded(int(torch.randint(1 << 30, (), generator=g)))
-
-
-def _choose(old: State, new: State, accept: Tensor) -> tuple[State, Info]:
-    wide = accept.view(-1, *[1] * (new.x.dim() - 1))
-    parts = [
-        torch.where(wide, new.x, old.x),
-        torch.where(accept, new.energy, old.energy),
-        torch.where(wide, new.score, old.score),
-    ]
-    return State(*parts), Info(accept, torch.zeros_like(accept))
-
-
-def broken(cls: type, *args: Any, **slots: Any) -> Any:
-    """A sampler of a class whose slots are filled with mistakes."""
-    wrapped = {k: staticmethod(v) if callable(v) else v for k, v in slots.items()}
-    return type(cls.__name__, (cls,), wrapped)(*args)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m.family}: {m.bug}, {m.seen_by}" for m in MUTANTS])
+def test_broken_sampler_is_caught(mutant: Mutant) -> None:
+    assert mutant.is_caught(), "the bug went unseen"
 
 
 class Bug(NamedTuple):
@@ -181,87 +83,6 @@ class Bug(NamedTuple):
     check: Callable[..., Any]
     sound: Any
     wrong: Any
-
-
-def on(*targets: str, dtype: torch.dtype = torch.float32) -> Callable[[Any], float]:
-    """The proof of the adjusted samplers, on these targets."""
-    return lambda sampler: max(checks.stationarity(sampler, TARGETS[t], dtype=dtype) for t in targets)
-
-
-def flat(sampler: Any) -> float:
-    return checks.stationarity(sampler, TARGETS["flat"])
-
-
-def law(temperature: float = 1.0, h: float = 0.3) -> Callable[[Any], float]:
-    return lambda sampler: checks.temperature_law(sampler, h, temperature)
-
-
-def moves(sampler: Any) -> float:
-    return checks.diffusion_law(sampler, sampler.step_size)
-
-
-def holes(sampler: Any) -> None:
-    for hole in checks.HOLES:
-        checks.refuses_holes(sampler, hole)
-
-
-M, H = (0.2,), (0.4, 4)
-
-SAMPLERS: dict[str, Bug] = {
-    "MALA: noise × 0.97": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, noise=0.97)),
-    "MALA: noise × 0.97, seen by its step": Bug(moves, Mala(*M), broken(Mala, *M, noise=0.97)),
-    "MALA: noise × 1.03": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, noise=1.03)),
-    "MALA: noise × 0.97 unknown to the ratio": Bug(on("ten"), Mala(*M), broken(Mala, *M, pushed=0.97)),
-    "MALA: noise × 1.03 unknown to the ratio": Bug(on("ten"), Mala(*M), broken(Mala, *M, pushed=1.03)),
-    "MALA: dropped √2": Bug(moves, Mala(*M), broken(Mala, *M, root=1.0)),
-    "MALA: no accept step": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=always)),
-    "MALA: no accept step at the walls": Bug(on("exponential"), Mala(*M), broken(Mala, *M, accept=always)),
-    "MALA: sign of the score": Bug(moves, Mala(*M), broken(Mala, *M, drift=-1.0)),
-    "MALA: stale score": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=stale)),
-    "MALA: stale score, seen exactly": Bug(checks.state_is_fresh, Mala(*M), broken(Mala, *M, accept=stale)),
-    "MALA: stale energy": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=stale_energy)),
-    "MALA: reflection without turning the momentum": Bug(on("exponential"), Mala(*M), broken(Mala, *M, flip=False)),
-    "MALA: half kick left out of the ratio": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, half=0.0)),
-    "MALA: > for <": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=turned_round)),
-    "MALA: ratio upside down": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=ratio_negated)),
-    "MALA: u < log ratio": Bug(on("gaussian"), Mala(*M), broken(Mala, *M, accept=no_exponential)),
-    "MALA: one decision for all": Bug(checks.chains_are_separate, Mala(*M), broken(Mala, *M, accept=one_for_all)),
-    "MALA: one coin for all": Bug(checks.chains_are_separate, Mala(*M), broken(Mala, *M, accept=one_coin)),
-    "MALA: takes non-finite proposals": Bug(holes, Mala(*M), broken(Mala, *M, accept=takes_anything)),
-    "MALA: diverged not counted": Bug(holes, Mala(*M), broken(Mala, *M, accept=uncounted)),
-    "MALA: global generator": Bug(checks.repeats, Mala(*M), broken(Mala, *M, accept=global_noise)),
-    "MALA: wrong number of gradients declared": Bug(checks.gradients_as_declared, Mala(*M), broken(Mala, *M, gradients=2)),
-    "HMC: no accept step": Bug(on("gaussian"), Hmc(0.8, 3), broken(Hmc, 0.8, 3, accept=always)),
-    "HMC: no accept step at the walls": Bug(on("exponential"), Hmc(*H), broken(Hmc, *H, accept=always)),
-    "HMC: last half kick left out": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, last_kick=0.0)),
-    "HMC: last kick a whole one": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, last_kick=2.0)),
-    "HMC: momentum not refreshed": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, refresh=False)),
-    "HMC: reflection without turning the momentum": Bug(on("exponential"), Hmc(*H), broken(Hmc, *H, flip=False)),
-    "HMC: stale score": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, accept=stale)),
-    "HMC: > for <": Bug(on("gaussian"), Hmc(*H), broken(Hmc, *H, accept=turned_round)),
-    "HMC: one decision for all": Bug(checks.chains_are_separate, Hmc(*H), broken(Hmc, *H, accept=one_for_all)),
-    "Langevin: dropped √2": Bug(law(), Lang(0.3), broken(Lang, 0.3, root=1.0)),
-    "Langevin: noise × 0.97": Bug(law(), Lang(0.3), broken(Lang, 0.3, root=2 * 0.97**2)),
-    "Langevin: noise not tied to T": Bug(law(0.5), Lang(0.3, 0.5), broken(Lang, 0.3, 0.5, tied=False)),
-    "Langevin: sign of the score": Bug(law(), Lang(0.3), broken(Lang, 0.3, drift=-1.0)),
-    "Langevin: drift h/2": Bug(law(), Lang(0.3), broken(Lang, 0.3, drift=0.5)),
-    "Langevin: clamps where it should reflect": Bug(flat, Lang(0.1), broken(Lang, 0.1, reflects=False)),
-    "Langevin: calls itself exact": Bug(on("gaussian"), MALA(0.2), Langevin(0.2)),
-}
-
-
-def test_the_copies_without_a_mistake_are_the_library_bit_for_bit() -> None:
-    x = TARGETS["truncated"].draw(50, seeded(), torch.float64)
-    for copy_, original in ((Mala(*M), MALA(*M)), (Hmc(*H), HMC(*H)), (Lang(0.1, 0.7), Langevin(0.1, 0.7))):
-        a, b = (checks.sample(TARGETS["truncated"].energy, s, x, 10, generator=seeded(1)).x for s in (copy_, original))
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_broken_sampler_is_caught(name: str) -> None:
-    check, sound, wrong = SAMPLERS[name]
-    assert not caught(check, sound), "the check condemns what is sound"
-    assert caught(check, wrong), "the bug went unseen"
 
 
 # --------------------------------------------------------------------------------------------- bugs patched into the library
@@ -406,22 +227,20 @@ def score(_: Any = None) -> None:
     checks.gradient_is_right(Function(lambda x: x.pow(4).sum(1)), x)
 
 
-def no_trace(_: Any = None) -> None:
-    checks.sampling_leaves_no_trace(MALA(0.01))
+def sampled(_: Any = None) -> None:
+    sampling_leaves_no_trace(MALA(0.01))
 
 
 def chains_no_trace(_: Any = None) -> None:
-    probe = checks.Probe()
-    checks.unsettle(probe)
-    with checks.no_trace(probe):
+    probe = Probe()
+    unsettle(probe)
+    with no_trace(probe):
         loop.run_chains(probe, MALA(0.01), torch.randn(6, 3, generator=seeded()), 3, generator=seeded())
 
 
 def moments(_: Any = None) -> None:
     x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
-    trace = checks.sample(
-        lambda x: 0.5 * x.square().sum(1), MALA(0.5), x, 9, generator=seeded(), keep=[loop.Draws(), loop.Moments()]
-    )
+    trace = sample(lambda x: 0.5 * x.square().sum(1), MALA(0.5), x, 9, generator=seeded(), keep=[Draws(), Moments()])
     mean, variance, _count = trace.kept["moments"]
     torch.testing.assert_close(mean, trace.draws.flatten(0, 1).mean(0))
     torch.testing.assert_close(variance, trace.draws.flatten(0, 1).var(0))
@@ -469,8 +288,8 @@ PATCHES: dict[str, Patch] = {
     "a / T is a · T": Patch(algebra, "lowland.energy.Energy.__truediv__", times_temperature),
     "flattening loses the weight": Patch(algebra, "lowland.energy.Sum.__init__", unflattened),
     "sample does not freeze": Patch(chains_no_trace, "lowland.samplers.loop.frozen", Unfrozen),
-    "sample forgets mixed modes": Patch(no_trace, "lowland.samplers.loop.frozen", LeftInEval),
-    "sample thaws frozen weights": Patch(no_trace, "lowland.samplers.loop.frozen", AllThawed),
+    "sample forgets mixed modes": Patch(sampled, "lowland.samplers.loop.frozen", LeftInEval),
+    "sample thaws frozen weights": Patch(sampled, "lowland.samplers.loop.frozen", AllThawed),
     "buffer writes to wrong slots": Patch(slots, "lowland.chains.ReplayBuffer.put", put_wrong),
     "buffer writes in wrong order": Patch(slots, "lowland.chains.ReplayBuffer.put", put_sorted),
     "buffer draws a slot twice": Patch(slots, "lowland.chains.ReplayBuffer.take", take_with_replacement),
@@ -479,7 +298,7 @@ PATCHES: dict[str, Patch] = {
     "PCD: buffer writes in wrong order": Patch(pcd, "lowland.chains.ReplayBuffer.put", put_sorted),
     "PCD: chains not written back": Patch(pcd, "lowland.chains.ReplayBuffer.put", lambda *_: 0),
     "moments without the spread between steps": Patch(
-        moments, "lowland.samplers.loop._MomentsRecorder.add", moments_without_between
+        moments, "lowland.samplers.keepers._MomentsRecorder.add", moments_without_between
     ),
     "ShortRun: noise tied to the step": Patch(short_run, "lowland.samplers.langevin.ShortRun.step", tied_noise),
     "ShortRun: clipped by norm": Patch(short_run, "lowland.samplers.langevin.ShortRun.step", clipped_by_norm),
@@ -545,7 +364,7 @@ class BatchCoupled(Energy):
         return (x - 0.01 * x.mean(0)).square().sum(1)
 
 
-class Leaky(checks.Probe):
+class Leaky(Probe):
     """Keeps a running mean of what it sees, in eval mode too: a buffer that moves inside a chain."""
 
     def __init__(self) -> None:
@@ -558,8 +377,8 @@ class Leaky(checks.Probe):
 
 
 def buffers_stay(probe: Any) -> None:
-    with checks.no_trace(probe):
-        checks.sample(probe, MALA(0.01), torch.randn(6, 3, generator=seeded()), 3, generator=seeded())
+    with no_trace(probe):
+        sample(probe, MALA(0.01), torch.randn(6, 3, generator=seeded()), 3, generator=seeded())
 
 
 def rows(energy: Energy) -> None:
@@ -567,7 +386,7 @@ def rows(energy: Energy) -> None:
 
 
 def wrong_law(target: Target) -> float:
-    return checks.stationarity(MALA(0.2), target)
+    return stationarity(MALA(0.2), target)
 
 
 def wider(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -604,7 +423,7 @@ OTHERS: dict[str, Bug] = {
     "PCD: labels of the wrong chains": Bug(checks.pcd_keeps_slots, PCD(3, 64), ForgetsRestart(3, 64)),
     "PCD: starts at the data": Bug(checks.pcd_keeps_slots, PCD(3, 64), StartsAtData(3, 64)),
     "energy: rows coupled by one percent": Bug(rows, TARGETS["gaussian"].energy, BatchCoupled()),
-    "energy: a buffer moves in eval mode": Bug(buffers_stay, checks.Probe(), Leaky()),
+    "energy: a buffer moves in eval mode": Bug(buffers_stay, Probe(), Leaky()),
     "target: draws 3% too wide": Bug(wrong_law, TARGETS["gaussian"], TARGETS["gaussian"]._replace(draw=wider)),
 }
 

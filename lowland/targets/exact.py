@@ -83,13 +83,17 @@ class Strip:
     bond: tuple[tuple[float, ...], ...]
     site: tuple[float, ...]
 
-    def _check(self, numbers: int = 0) -> None:
-        states = len(self.site) ** min(self.size)
-        if states > STATES or states**2 * numbers > NUMBERS:
+    def _check(self, numbers: int = 1) -> None:
+        width, states = min(self.size), len(self.site) ** min(self.size)
+        if states > STATES:
             raise ValueError(
-                f"the lattice is {self.size[0]} × {self.size[1]} with {len(self.site)} states a site, so {states} a slice; "
-                f"the transfer matrix takes at most {STATES}, and {int(math.sqrt(NUMBERS / max(numbers, 1)))} for draws of "
-                f"this length; make the shorter side shorter, or use a sampler"
+                f"the lattice is {width} sites across, with {states} states; a transfer matrix takes at most {STATES}; "
+                f"make the shorter side shorter, or use a sampler"
+            )
+        if states**2 * numbers > NUMBERS:
+            raise ValueError(
+                f"exact draws of {self.size[0]} × {self.size[1]} sites need {numbers} matrices of {states}² numbers; together "
+                f"{NUMBERS} numbers are allowed; make a side shorter, or use a sampler"
             )
 
     def _slices(self) -> tuple[Tensor, Tensor, Tensor]:

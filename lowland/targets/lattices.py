@@ -7,8 +7,9 @@
 lattice each side of 2 or more closes to a ring (so that a side of 2 has its bond twice) and a side of 1 has no bonds. An
 Ising model with coupling J is a Potts model with two states and coupling 2J, up to a constant.
 
-Both declare what block Gibbs needs: `blocks`, sets of sites without bonds among themselves (a checkerboard where every ring
-is even, three colours otherwise), and `conditional(x)`, the law of each site given its neighbours.
+Both declare what block Gibbs needs: `colours`, sets of sites without bonds among themselves (a checkerboard where every ring
+is even, three colours otherwise), and `conditional(x)`, the law of each site given its neighbours. The Ising model also has
+its own fast `sweep`; the Potts model has none.
 """
 
 import math
@@ -27,12 +28,12 @@ from lowland.targets.checkerboard import applies
 from lowland.targets.exact import Strip, kaufman
 
 
-def colours(size: tuple[int, int], periodic: bool) -> Tensor:
+def colouring(size: tuple[int, int], periodic: bool) -> Tensor:
     """A colour for each site such that neighbours differ: two colours, or three where a periodic side is odd.
 
     A ring of odd length is coloured 0 1 0 1 ... 2; the colours of row and column are added modulo 3 (or 2).
 
-    >>> colours((3, 4), True)
+    >>> colouring((3, 4), True)
     tensor([[0, 1, 0, 1],
             [1, 2, 1, 2],
             [2, 0, 2, 0]])
@@ -44,8 +45,8 @@ def colours(size: tuple[int, int], periodic: bool) -> Tensor:
     return (rows[:, None] + columns) % (3 if any(odd) else 2)
 
 
-def _blocks(size: tuple[int, int], periodic: bool) -> Tensor:
-    colour = colours(size, periodic)
+def _colours(size: tuple[int, int], periodic: bool) -> Tensor:
+    colour = colouring(size, periodic)
     return torch.stack([colour == c for c in colour.unique()])
 
 
@@ -114,11 +115,11 @@ class Ising(Energy):
         return -self.coupling * bonds - self.field * s.sum((1, 2))
 
     @property
-    def blocks(self) -> Tensor:
-        """Sites that may be updated together: bool (colours, rows, columns), each site in one block."""
-        return _blocks(self.size, self.periodic)
+    def colours(self) -> Tensor:
+        """Sites that may be updated together: bool (colours, rows, columns), each site in one of them."""
+        return _colours(self.size, self.periodic)
 
-    def conditional(self, x: Tensor) -> Tensor:
+    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
         """log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of x (B, rows, columns)."""
         return 2 * (self.coupling * _neighbours(2 * x - 1, self.periodic) + self.field)
 
@@ -200,7 +201,7 @@ class Potts(Energy):
         k = torch.arange(self.states, device=x.device, dtype=x.dtype)
         return (1 - (x.unsqueeze(-1) - k).abs()).clamp(min=0)
 
-    def relaxed(self, z: Tensor) -> Tensor:
+    def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
         """The energy (B,) of one-hot vectors, or of what lies between them, (B, rows, columns, q)."""
         bonds = sum((a * b).sum((1, 2, 3)) for a, b in _bonds(z, self.periodic))
         return -self.coupling * bonds - (z @ self.levels.to(z.dtype)).sum((1, 2))
@@ -209,11 +210,11 @@ class Potts(Energy):
         return self.relaxed(self.one_hot(x))
 
     @property
-    def blocks(self) -> Tensor:
-        """Sites that may be updated together: bool (colours, rows, columns), each site in one block."""
-        return _blocks(self.size, self.periodic)
+    def colours(self) -> Tensor:
+        """Sites that may be updated together: bool (colours, rows, columns), each site in one of them."""
+        return _colours(self.size, self.periodic)
 
-    def conditional(self, x: Tensor) -> Tensor:
+    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
         """log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape (B, rows, columns, q)."""
         return self.coupling * _neighbours(self.one_hot(x), self.periodic) + self.levels.to(x.dtype)
 

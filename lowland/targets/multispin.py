@@ -32,7 +32,7 @@ from torch import Tensor
 
 from lowland.targets.checkerboard import Colour, Neighbours, join, pack, split, unpack
 
-DIGITS = 9  # random words before the eager path turns to single chains
+DIGITS = 11  # random words before the eager path turns to single chains
 HASHED, REUSED = 14, 10  # words of the compiled path
 CHUNK = 16384  # words a block of rows: what stays in cache
 
@@ -217,18 +217,19 @@ def _finish(below: Tensor, left: Tensor, classes: list[Tensor], rests: list[floa
 
     One chain of each word at a time, that of its lowest bit; few words hold a second one.
     """
-    left, below = left.view(-1), below.view(-1)
-    index = left.nonzero().squeeze(1)
+    flat = [mask.view(-1) for mask in classes]
+    index = left.view(-1).nonzero().squeeze(1)
+    rest = left.view(-1).index_select(0, index)
     while len(index):
-        rest = left[index]
         lowest = rest & -rest
-        limit = torch.full_like(index, rests[-1], dtype=torch.float64)
-        for mask, share in zip(classes[:-1], rests[:-1], strict=True):
-            limit[(mask.view(-1)[index] & lowest) != 0] = share
+        limit = torch.full_like(rest, rests[-1], dtype=torch.float64)
+        for mask, share in zip(flat[:-1], rests[:-1], strict=True):
+            limit = torch.where(mask.index_select(0, index) & lowest != 0, share, limit)
         u = torch.rand(len(index), generator=generator, device=left.device, dtype=torch.float64)
-        below[index] |= torch.where(u < limit, lowest, 0)
-        left[index] = rest ^ lowest
-        index = index[rest != lowest]
+        below.view(-1).index_add_(0, index, (u < limit) * lowest)  # a bit that is not yet set: + is |
+        rest ^= lowest
+        more = rest.nonzero().squeeze(1)
+        index, rest = index.index_select(0, more), rest.index_select(0, more)
 
 
 # ---------------------------------------------------------------------------------------------------- the compiled path

@@ -1,4 +1,4 @@
-"""Values for the constructors of everything the registry knows, and laws to prove samplers against.
+"""Values for the constructors of everything the registry knows; laws to prove samplers against are in lowland.testing.
 
 A class that is registered tomorrow is built here from the names of its parameters. One with a required parameter of a
 name that is not listed fails its contract tests until `VALUES` gains that name.
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland import Energy, Function, binary, box, build, real, registered
+from lowland import Energy, binary, box, build, real, registered
 from lowland.registry import parameters
-from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture
+from lowland.targets import Gaussian
+from lowland.testing import TARGETS, Target, seeded  # noqa: F401  (test files import these from here)
 
 VALUES: dict[str, Any] = {  # required parameters by name
     "step_size": 0.15,
@@ -40,6 +41,8 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "GaussianMixture": {"means": ((-1.0, 0.0), (2.0, 0.5), (0.0, 1.0)), "scale": 0.7, "weights": (1.0, 2.0, 3.0)},
     "MALA": {"step_size": 0.2},
     "HMC": {"step_size": 0.4, "leapfrogs": 4},
+    "NUTS": {"step_size": 0.4, "depth": 4},
+    "DMALA": {"step_size": 0.5},
     "Langevin": {"step_size": 0.1},
     "ShortRun": {"step_size": 0.1, "noise": 0.3},
     "CD": {"steps": 3},
@@ -57,6 +60,11 @@ BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by paramet
     "noise": (-1.0, math.nan),
     "temperature": (-1.0, math.nan, math.inf),
     "leapfrogs": (0, -3),
+    "friction": (0.0, -1.0, math.nan),
+    "jitter": (-0.1, 1.0),
+    "depth": (0, 21),
+    "sweeps": (0, -1),
+    "scale": ((), (1.0, 0.0), (1.0, math.nan)),
     "clip": (0.0, -1.0),
     "clamp": ((1.0, 0.0), (0.5, 0.5)),
     "steps": (0, -1),
@@ -137,50 +145,3 @@ def points(energy: Energy, count: int, seed: int = 0, dtype: torch.dtype = torch
 def bound(energy: Energy) -> Energy:
     """The energy as a function of x alone: a noise level bound where it needs one."""
     return energy.given(0.7) if getattr(energy, "noise", False) else energy
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Target(NamedTuple):
-    """An energy with independent exact draws."""
-
-    energy: Energy
-    draw: Callable[[int, torch.Generator, torch.dtype], Tensor]
-
-
-CENTRE, WIDTH, LO, HI = 0.3, 0.8, -0.5, 1.0  # of the truncated Gaussian
-
-
-def _truncated(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
-    u = torch.rand(count, 2, generator=g, dtype=torch.float64)
-    a, b = (torch.special.ndtr(torch.tensor((w - CENTRE) / WIDTH, dtype=torch.float64)) for w in (LO, HI))
-    return (CENTRE + WIDTH * torch.special.ndtri(a + u * (b - a))).clamp(LO, HI).to(dtype)
-
-
-def _exponential(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
-    u = torch.rand(count, 1, generator=g, dtype=torch.float64)
-    return (-torch.log1p(-u * (1 - math.exp(-2.0))) / 2).clamp(0, 1).to(dtype)
-
-
-def _of(energy: Any) -> Target:
-    return Target(energy, energy.draw)
-
-
-TARGETS: dict[str, Target] = {
-    "gaussian": _of(Gaussian((1.0, -1.0), ((1.0, 0.8), (0.8, 1.5)))),
-    "mixture": _of(GaussianMixture(((-1.0, 0.0), (1.5, 0.5)), 0.6, (1.0, 3.0))),
-    "banana": _of(Banana(1.0, 0.7)),
-    "funnel": _of(Funnel(3, 1.0)),
-    "ten": _of(Gaussian((0.0,) * 10, torch.diag(torch.linspace(0.5, 2.0, 10)).tolist())),  # sees what two dimensions hide
-    "truncated": Target(
-        Function(lambda x: 0.5 * ((x - CENTRE) / WIDTH).square().sum(1), box(LO, HI, 2)),
-        _truncated,
-    ),
-    "exponential": Target(Function(lambda x: (2 * x).sum(1), box(0.0, 1.0, 1)), _exponential),
-    "flat": Target(
-        Function(lambda x: (0 * x).sum(1), box(-1.0, 1.0, 2)),
-        lambda n, g, dtype: 2 * torch.rand(n, 2, generator=g, dtype=dtype) - 1,
-    ),
-}

@@ -1,4 +1,6 @@
-"""What must be true, as functions. The contract tests and the planted bugs of test_mutations.py use the same ones.
+"""What must be true of energies, objectives and chains, as functions; of samplers, lowland.testing asks it.
+
+The contract tests and the planted bugs of test_mutations.py use the same ones.
 
 A statistical check returns the worst |z|, to be compared with `LIMIT`; an exact check raises AssertionError.
 """
@@ -6,15 +8,13 @@ A statistical check returns the worst |z|, to be compared with `LIMIT`; an exact
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contract.cases import Target, seeded
 from lowland import (
     Energy,
     Function,
@@ -28,196 +28,23 @@ from lowland import (
     sample,
     value_and_score,
 )
-
-LIMIT = 5.0  # standard errors
-
-
-def caught(check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether a check condemns what it is given: it raises AssertionError or returns more than LIMIT."""
-    try:
-        z = check(*args, **kwargs)
-    except AssertionError:
-        return True
-    return z is not None and not z < LIMIT
-
-
-def z_scores(values: Tensor, truth: Tensor | float = 0.0) -> Tensor:
-    """(mean − truth) in standard errors of independent rows (N, ...); a column without spread must be right."""
-    values = values.double()
-    error = values.std(0) / math.sqrt(len(values))
-    difference = values.mean(0) - truth
-    exact = torch.where(difference == 0, 0.0, math.inf)
-    return torch.where(error > 0, difference / error.clamp(min=1e-300), exact)
-
-
-def worst(values: Tensor, truth: Tensor | float = 0.0) -> float:
-    """The largest |z| of the columns."""
-    return z_scores(values, truth).abs().max().item()
-
+from lowland.testing import (  # noqa: F401  (test files import these from here)
+    LIMIT,
+    Probe,
+    caught,
+    chains_are_separate,
+    diffusion_law,
+    no_trace,
+    sampling_leaves_no_trace,
+    seeded,
+    stationarity,
+    temperature_law,
+    unsettle,
+    worst,
+    z_scores,
+)
 
 # ------------------------------------------------------------------------------------------------------------ samplers
-
-
-def _features(x: Tensor, values: Tensor, cuts: Tensor) -> Tensor:
-    """Moments (winsorised at the outer cuts, so that heavy tails keep the z-scores normal) and tail probabilities."""
-    both = torch.cat([x, values.unsqueeze(1)], 1).double()
-    clipped = both.clamp(cuts[0], cuts[-1])
-    tails = (both.unsqueeze(2) > cuts.T.unsqueeze(0)).double().flatten(1)
-    pair = (clipped[:, :1] * clipped[:, -2:-1]) if x.shape[1] > 1 else clipped[:, :0]
-    return torch.cat([clipped, clipped.square(), pair, tails], 1)
-
-
-def stationarity(
-    sampler: Any,
-    target: Target,
-    *,
-    dtype: torch.dtype = torch.float32,
-    count: int = 20_000,
-    steps: int = 12,
-    seeds: Sequence[int] = (0, 1, 2),
-) -> float:
-    """Worst pooled |z| of moments, energies and tail probabilities after `steps` from exact draws, against the start.
-
-    The differences f(x_steps) − f(x_0) are independent between chains and have mean zero if the law is left invariant.
-    """
-    pooled = []
-    shares = torch.tensor([0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995], dtype=torch.float64)
-    for seed in seeds:
-        g = seeded(seed)
-        x, other = target.draw(count, g, dtype), target.draw(count, g, dtype)
-        both = torch.cat([other, energy_values(target.energy, other).unsqueeze(1)], 1).double()
-        cuts = both.quantile(shares, 0)
-        trace = sample(target.energy, sampler, x, steps, generator=g)
-        assert trace.acceptance.mean() > 0.1, f"acceptance is {trace.acceptance.mean():.3f}: a chain at rest proves nothing"
-        after = _features(trace.x, energy_values(target.energy, trace.x), cuts)
-        before = _features(x, energy_values(target.energy, x), cuts)
-        pooled.append(z_scores(after - before))
-    return (torch.stack(pooled).sum(0) / math.sqrt(len(pooled))).abs().max().item()
-
-
-def temperature_law(sampler: Any, step_size: float, temperature: float, *, count: int = 20_000, steps: int = 15) -> float:
-    """|z| of mean and variance of unadjusted Langevin on N(0, 1), which leaves N(0, T / (1 − h/2)) invariant exactly.
-
-    x' = (1 − h) x + √(2hT) ξ keeps the variance v = (1 − h)² v + 2hT.
-    """
-    v = temperature / (1 - step_size / 2)
-    bowl = Function(lambda x: 0.5 * x.square().sum(1), real(4))
-    g = seeded(11)
-    x = math.sqrt(v) * torch.randn(count, 4, generator=g)
-    y = sample(bowl, sampler, x, steps, generator=g).x.double().flatten()
-    return max(abs(z_scores(y).item()), abs(z_scores(y.square(), v).item()))
-
-
-def diffusion_law(sampler: Any, step_size: float, temperature: float = 1.0) -> float:
-    """|z| of one step from 0 on E(x) = b·x against N(−h b, 2hT), the law of y = x − h ∇E + √(2hT) ξ.
-
-    A Metropolis sampler accepts all of it: on a linear energy the proposal is exact.
-    """
-    slope = 0.7
-    energy = Function(lambda x: (slope * x).sum(1), real(4))
-    trace = sample(energy, sampler, torch.zeros(20_000, 4), 1, generator=seeded(5))
-    assert trace.acceptance.mean() > 0.999, "a proposal on a straight slope was refused"
-    y = trace.x.double().flatten() + step_size * slope
-    return max(abs(z_scores(y).item()), abs(z_scores(y.square(), 2 * step_size * temperature).item()))
-
-
-def chains_are_separate(sampler: Any) -> None:
-    """What chain 0 does must not depend on where the others are; and decisions are taken one by one."""
-    bowl = Function(lambda x: 0.5 * x.square().sum(1), real(2))
-    near = torch.randn(400, 2, generator=seeded(1))
-    far = torch.cat([near[:200], near[200:] + 3.0])
-    a, b = (sample(bowl, sampler, x, 6, generator=seeded(2), keep=1) for x in (near, far))
-    assert torch.equal(a.draws[:, :200], b.draws[:, :200]), "moving some chains moved others"
-    if sampler.adjusted:
-        big = dataclasses.replace(sampler, step_size=3 * sampler.step_size) if hasattr(sampler, "step_size") else sampler
-        wide = sample(bowl, big, near, 6, generator=seeded(2)).acceptance
-        assert wide.min() < wide.max(), "all chains were accepted or refused together"
-
-
-class Counting(Energy):
-    """E(x) = ½‖x‖² that counts evaluations which build a graph: the gradient evaluations."""
-
-    def __init__(self, domain: Any = None) -> None:
-        super().__init__(domain)
-        self.calls = 0
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        self.calls += torch.is_grad_enabled()
-        return 0.5 * x.square().flatten(1).sum(1)
-
-
-def gradients_as_declared(sampler: Any) -> None:
-    """`gradients` per step, one for init, and Trace.gradients, against counted evaluations."""
-    energy = Counting()
-    state = sampler.init(energy, torch.ones(3, 2))
-    assert energy.calls == 1, f"init took {energy.calls} gradients"
-    energy.calls = 0
-    for _ in range(4):
-        state, _ = sampler.step(energy, state, seeded())
-    assert energy.calls == 4 * sampler.gradients, f"{energy.calls} gradients in 4 steps, {sampler.gradients} declared each"
-    energy.calls = 0
-    trace = sample(energy, sampler, torch.ones(3, 2), 5, generator=seeded())
-    assert trace.gradients == energy.calls
-    energy.calls = 0
-    more = sample(energy, sampler, trace.x, 5, generator=seeded(), state=trace.state)
-    assert more.gradients == energy.calls
-
-
-def state_is_fresh(sampler: Any) -> None:
-    """The state's energy and score are those of its point, for moved and for refused chains alike."""
-    energy = Function(lambda x: (x.square() - 1).square().sum(1), real(2))
-    state = sampler.init(energy, torch.randn(50, 2, generator=seeded()).double())
-    g = seeded(3)
-    for _ in range(5):
-        state, _ = sampler.step(energy, state, g)
-    value, score = value_and_score(energy, state.x)
-    torch.testing.assert_close(state.energy, value, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(state.score, score, rtol=1e-12, atol=1e-12)
-
-
-def repeats(sampler: Any) -> None:
-    """Same generator, same bits; five steps and five more equal ten; the global generator is left alone."""
-    bowl = Function(lambda x: 0.5 * x.square().sum(1), real(2))
-    x = torch.randn(20, 2, generator=seeded(4))
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    ten = sample(bowl, sampler, x, 10, generator=seeded(7), keep=1)
-    again = sample(bowl, sampler, x, 10, generator=seeded(7), keep=1)
-    assert torch.equal(ten.draws, again.draws), "the same generator gave other bits"
-    assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
-    g = seeded(7)
-    half = sample(bowl, sampler, x, 5, generator=g)
-    rest = sample(bowl, sampler, half.x, 5, generator=g, state=half.state)
-    for a, b in zip(ten.state, rest.state, strict=True):
-        assert torch.equal(a, b), "five steps and five more are not ten"
-    total = (5 * half.acceptance + 5 * rest.acceptance) / 10
-    torch.testing.assert_close(total, ten.acceptance)
-
-
-HOLES: dict[str, Callable[[Tensor], Tensor]] = {  # energies that end at x = 1
-    "inf": lambda x: torch.where(x[:, 0] > 1, math.inf, 0.5 * x.square().sum(1)),
-    "minus inf": lambda x: torch.where(x[:, 0] > 1, -math.inf, 0.5 * x.square().sum(1)),
-    "nan": lambda x: torch.where(x[:, 0] > 1, math.nan, 0.5 * x.square().sum(1)),
-    "nan score": lambda x: 0.5 * x.square().sum(1) - 0.1 * torch.log(1 - x[:, 0]),
-}
-
-
-def refuses_holes(sampler: Any, hole: str) -> None:
-    """A non-finite proposal is refused and counted, and its chain stays where it was, bit for bit."""
-    energy = Function(HOLES[hole], real(2))
-    x = 0.8 + 0.1 * torch.rand(200, 2, generator=seeded(1))
-    g, state, counts = seeded(3), sampler.init(energy, x), torch.zeros(200, dtype=torch.long)
-    for _ in range(10):
-        new, info = sampler.step(energy, state, g)
-        assert not (info.accept & info.diverged).any(), "a diverged proposal was accepted"
-        for was, now in zip(state, new, strict=True):
-            assert torch.equal(was[~info.accept], now[~info.accept]), "a refused chain moved"
-        assert new.x.isfinite().all() and new.energy.isfinite().all() and new.score.isfinite().all()
-        assert (new.x[:, 0] <= 1).all(), "a chain entered the region where the energy is not finite"
-        state, counts = new, counts + info.diverged
-    assert counts.sum() > 0, "no proposal was counted as diverged"
-    trace = sample(energy, sampler, x, 10, generator=seeded(3))
-    assert torch.equal(trace.diverged, counts) and torch.equal(trace.x, state.x)
 
 
 def short_run_formula(sampler: Any) -> None:
@@ -309,80 +136,6 @@ def algebra_error() -> float:
 def algebra_is_right() -> None:
     error = algebra_error()
     assert error < 1e-12, f"an expression differs from its definition by {error:.2g}"
-
-
-# --------------------------------------------------------------------------------------------------------- leave no trace
-
-
-def unsettle(module: nn.Module) -> None:
-    """Mixed modes, mixed requires_grad and some gradients from before: what must be found again."""
-    for i, part in enumerate(module.modules()):
-        part.training = i % 3 != 1
-    for i, p in enumerate(module.parameters()):
-        p.requires_grad_(i % 3 != 2)
-        if i % 2:
-            p.grad = torch.full_like(p, 0.5)
-
-
-@contextmanager
-def no_trace(module: nn.Module, *, buffers: bool = True) -> Iterator[None]:
-    """Asserts that the block, which may raise, leaves modes, buffers, weights, requires_grad and gradients as they were."""
-    modes = {name: part.training for name, part in module.named_modules()}
-    tensors = {name: (p, p.detach().clone()) for name, p in module.named_parameters()}
-    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
-    grads = {name: (p.grad, None if p.grad is None else p.grad.clone()) for name, p in module.named_parameters()}
-    held = {name: (b, b.clone()) for name, b in module.named_buffers()}
-    try:
-        yield
-    finally:
-        assert modes == {name: part.training for name, part in module.named_modules()}, "a mode changed"
-        assert wanted == {name: p.requires_grad for name, p in module.named_parameters()}, "requires_grad changed"
-        for name, p in module.named_parameters():
-            assert p is tensors[name][0] and torch.equal(p.detach(), tensors[name][1]), f"weight {name} changed"
-            assert p.grad is grads[name][0], f"the gradient of {name} was replaced"
-            assert p.grad is None or torch.equal(p.grad, grads[name][1]), f"the gradient of {name} changed"
-        assert not buffers or {n for n, _ in module.named_buffers()} == set(held), "buffers came or went"
-        for name, b in module.named_buffers() if buffers else ():
-            assert b is held[name][0] and torch.equal(b, held[name][1]), f"buffer {name} changed"
-
-
-class Probe(Energy):
-    """A module with everything that a careless loop disturbs: batch norm, dropout, spectral norm, a frozen layer."""
-
-    def __init__(self) -> None:
-        super().__init__(real(3))
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.net = nn.Sequential(
-                nn.utils.parametrizations.spectral_norm(nn.Linear(3, 8)),
-                nn.BatchNorm1d(8),
-                nn.SiLU(),
-                nn.Dropout(0.5),
-                nn.Linear(8, 8),
-                nn.SiLU(),
-                nn.Linear(8, 1),
-            )
-        self.calls = 0
-        self.fuse = math.inf  # forward raises from this call on
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        self.calls += 1
-        if self.calls > self.fuse:
-            raise ArithmeticError("the fuse has blown")
-        return self.net(x).squeeze(1) + 0.5 * x.square().sum(1)
-
-
-def sampling_leaves_no_trace(sampler: Any) -> None:
-    """`sample` on the probe in mixed modes: nothing moved, and what was sampled is the module in eval mode."""
-    probe = Probe()
-    unsettle(probe)
-    x = torch.randn(16, 3, generator=seeded())
-    with no_trace(probe):
-        trace = sample(probe, sampler, x, 4, generator=seeded(1))
-    still = copy.deepcopy(probe).eval()
-    assert torch.equal(trace.x, sample(still, sampler, x, 4, generator=seeded(1)).x), "another function was sampled"
-    torch.testing.assert_close(trace.state.energy, still(trace.x).detach())
-    assert not any(t.requires_grad for t in trace.state)
 
 
 # ---------------------------------------------------------------------------------------------------- chains, objectives

@@ -1,0 +1,292 @@
+"""Laws to prove samplers against: energies with independent exact draws, discrete ones with every state counted.
+
+A target that knows its draws at other temperatures too (`hot`) can prove parallel tempering, whose replicas must all start
+from their laws: only then is the joint law the stationary one.
+
+    CONTINUOUS   Gaussians, a mixture, a banana, a funnel, an image, two laws that end where the energy is not finite,
+                 and laws on boxes up to the wall
+    DISCRETE     a lattice with colouring and conditionals of its own; networks of binary and of categorical sites, whose
+                 first-order gains are not exact
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot, softplus
+
+from lowland.domain import Domain, binary, box, categorical, real
+from lowland.energy import Energy, Function, energy_values
+from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture
+
+Draw = Callable[[int, torch.Generator, torch.dtype], Tensor]
+
+
+class Target(NamedTuple):
+    """An energy with independent exact draws.
+
+    draw(count, generator, dtype) -> (count, *event); hot(temperature, count, generator, dtype): of exp(−E / T), where known;
+    states: every state (S, *event) of a discrete law; holed: the energy is not finite outside the support.
+    """
+
+    energy: Energy
+    draw: Draw
+    hot: Callable[[float, int, torch.Generator, torch.dtype], Tensor] | None = None
+    states: Tensor | None = None
+    holed: bool = False
+
+    def probabilities(self, temperature: float = 1.0) -> Tensor:
+        """Of every state (S,), float64."""
+        assert self.states is not None
+        return (-energy_values(self.energy, self.states.double()) / temperature).softmax(0)
+
+
+def uniform(count: int, dim: int, g: torch.Generator) -> Tensor:
+    return torch.rand(count, dim, generator=g, device=g.device, dtype=torch.float64)
+
+
+def normal(count: int, dim: int, g: torch.Generator) -> Tensor:
+    return torch.randn(count, dim, generator=g, device=g.device, dtype=torch.float64)
+
+
+def tempered(energy: Energy, hot: Callable[[float, int, torch.Generator], Tensor], **more: Any) -> Target:
+    """A target from its draws at every temperature, made in float64."""
+
+    def draw(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return hot(1.0, count, g).to(dtype)
+
+    return Target(energy, draw, lambda t, count, g, dtype: hot(t, count, g).to(dtype), **more)
+
+
+def enumerated(energy: Energy, states: Tensor | None = None) -> Target:
+    """A discrete energy whose states are few enough to be listed (all, unless given): exact draws at every temperature."""
+    if states is None:
+        values = torch.arange(float(energy.domain.classes or 2))
+        states = torch.cartesian_prod(*[values] * math.prod(energy.domain.shape)).view(-1, *energy.domain.shape)
+    listed = states
+
+    def hot(temperature: float, count: int, g: torch.Generator) -> Tensor:
+        p = target.probabilities(temperature)
+        rows = torch.multinomial(p.to(g.device), count, replacement=True, generator=g)
+        return listed.to(g.device)[rows].double()
+
+    target = tempered(energy, hot, states=listed)
+    return target
+
+
+# ---------------------------------------------------------------------------------------------------------- continuous
+
+
+def gaussian(mean: tuple[float, ...], covariance: Any, shape: tuple[int, ...] = ()) -> Target:
+    """N(mean, T · covariance), its numbers laid out as events of a shape."""
+    law = Gaussian(mean, covariance)
+    factor = torch.linalg.cholesky(torch.tensor(covariance, dtype=torch.float64))
+    centre = torch.tensor(mean, dtype=torch.float64)
+
+    def hot(t: float, count: int, g: torch.Generator) -> Tensor:
+        x = centre.to(g.device) + math.sqrt(t) * normal(count, len(mean), g) @ factor.T.to(g.device)
+        return x.view(-1, *(shape or (len(mean),)))
+
+    return tempered(Function(lambda x: law.to(x.device)(x.flatten(1)), real(*shape)) if shape else law, hot)
+
+
+def mixture(centres: tuple[tuple[float, ...], ...], scale: float, weights: tuple[float, ...]) -> Target:
+    """Σ w_k N(m_k, s² I). At T > 1 by rejection: (Σ p_k)^β ≤ Σ p_k^β, and p_k^β is a wider Gaussian."""
+    law = GaussianMixture(centres, scale, weights)
+
+    def hot(t: float, count: int, g: torch.Generator) -> Tensor:
+        m = torch.tensor(centres, dtype=torch.float64, device=g.device)
+        w = torch.tensor(weights, dtype=torch.float64, device=g.device)
+        found = m.new_empty(0, m.shape[1])
+        while len(found) < count:
+            which = torch.multinomial(w ** (1 / t), count, replacement=True, generator=g)
+            x = m[which] + scale * math.sqrt(t) * normal(count, m.shape[1], g)
+            parts = w.log() - (x.unsqueeze(1) - m).square().sum(2) / (2 * scale**2)
+            chance = (parts.logsumexp(1) / t - (parts / t).logsumexp(1)).exp()
+            found = torch.cat([found, x[uniform(count, 1, g).squeeze(1) < chance]])
+        return found[:count]
+
+    return tempered(law, hot)
+
+
+def banana(scale: float, bend: float) -> Target:
+    """At T: the ridge stays, both widths grow by √T."""
+
+    def hot(t: float, count: int, g: torch.Generator) -> Tensor:
+        first, second = (math.sqrt(t) * normal(count, 2, g)).unbind(1)
+        first = scale * first
+        return torch.stack([first, second + bend * (first.square() - scale**2)], 1)
+
+    return tempered(Banana(scale, bend), hot)
+
+
+def funnel(dimension: int, scale: float) -> Target:
+    """At T: x | v ~ N(0, T e^v), and v ~ N(s² (d − 1)(T − 1) / 2, T s²)."""
+
+    def hot(t: float, count: int, g: torch.Generator) -> Tensor:
+        z = normal(count, dimension, g)
+        v = scale**2 * (dimension - 1) * (t - 1) / 2 + scale * math.sqrt(t) * z[:, :1]
+        return torch.cat([v, math.sqrt(t) * z[:, 1:] * (v / 2).exp()], 1)
+
+    return tempered(Funnel(dimension, scale), hot)
+
+
+def cut_normal(centre: float, width: float, lo: float, hi: float, u: Tensor) -> Tensor:
+    """Quantiles u of a normal law cut off at lo and hi, float64."""
+    a, b = (torch.special.ndtr(torch.tensor((w - centre) / width, dtype=torch.float64)) for w in (lo, hi))
+    return (centre + width * torch.special.ndtri(a.to(u) + u * (b - a).to(u))).clamp(lo, hi)
+
+
+CENTRE, WIDTH, LO, HI = 0.3, 0.8, -0.5, 1.0  # of the truncated Gaussian
+
+
+def _truncated() -> Target:
+    energy = Function(lambda x: 0.5 * ((x - CENTRE) / WIDTH).square().sum(1), box(LO, HI, 2))
+    return tempered(energy, lambda t, count, g: cut_normal(CENTRE, WIDTH * math.sqrt(t), LO, HI, uniform(count, 2, g)))
+
+
+def _exponential() -> Target:
+    def hot(t: float, count: int, g: torch.Generator) -> Tensor:
+        return (-torch.log1p(uniform(count, 1, g) * math.expm1(-2 / t)) * t / 2).clamp(0, 1)
+
+    return tempered(Function(lambda x: (2 * x).sum(1), box(0.0, 1.0, 1)), hot)
+
+
+def _flat() -> Target:
+    energy = Function(lambda x: (0 * x).sum(1), box(-1.0, 1.0, 2))
+    return tempered(energy, lambda t, count, g: 2 * uniform(count, 2, g) - 1)
+
+
+def _gamma() -> Target:
+    """Gamma(3) about its mean, (x + 3)² e^{−x}: below −3 the energy is nan, its slope is not."""
+    energy = Function(lambda x: (x - 2 * (x + 3).log()).sum(1), real(1))
+
+    def draw(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return (-(1 - uniform(count, 3, g)).log().sum(1, keepdim=True) - 3).to(dtype)
+
+    return Target(energy, draw, holed=True)
+
+
+def _cut() -> Target:
+    """A Gaussian plane that ends at x₀ = 0.5: beyond, the energy is nan, and so is its slope."""
+    energy = Function(lambda x: 0.5 * x.square().sum(1) + 0 * (0.5 - x[:, 0]).sqrt(), real(2))
+
+    def hot(t: float, count: int, g: torch.Generator) -> Tensor:
+        first = cut_normal(0.0, math.sqrt(t), -30.0, 0.5, uniform(count, 1, g))
+        return torch.cat([first, math.sqrt(t) * normal(count, 1, g)], 1)
+
+    return tempered(energy, hot, holed=True)
+
+
+def _image() -> Target:
+    """Correlated pixels, (1, 4, 4): covariance ρ^|i−k| ρ^|j−l| · 0.7^(their place), so that no two look alike."""
+    line = 0.6 ** (torch.arange(4.0).view(-1, 1) - torch.arange(4.0)).abs()
+    spread = torch.linspace(0.6, 1.4, 16)
+    covariance = torch.kron(line, line) * spread * spread.view(-1, 1)
+    return gaussian(tuple(torch.linspace(-1, 1, 16).tolist()), ((covariance + covariance.T) / 2).tolist(), (1, 4, 4))
+
+
+CONTINUOUS: dict[str, Target] = {
+    "gaussian": gaussian((1.0, -1.0), ((1.0, 0.8), (0.8, 1.5))),
+    "mixture": mixture(((-1.0, 0.0), (1.5, 0.5)), 0.6, (1.0, 3.0)),
+    "banana": banana(1.0, 0.7),
+    "funnel": funnel(3, 1.0),
+    "ten": gaussian((0.0,) * 10, torch.diag(torch.linspace(0.5, 2.0, 10)).tolist()),  # sees what two dimensions hide
+    "image": _image(),
+    "gamma": _gamma(),
+    "cut": _cut(),
+    "truncated": _truncated(),
+    "exponential": _exponential(),
+    "flat": _flat(),
+}
+
+# ------------------------------------------------------------------------------------------------------------ discrete
+
+
+class Lattice(Energy):
+    """E(x) = −Σ_<ij> J_ij x_i x_j − Σ b_i x_i on 2 × 3 binary sites; knows its two colours and its conditionals."""
+
+    couplings: Tensor
+    fields: Tensor
+    even: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(binary(2, 3))
+        place = torch.cartesian_prod(torch.arange(2), torch.arange(3))
+        near = (place.unsqueeze(1) - place).abs().sum(2) == 1
+        strength = torch.linspace(-1.2, 1.5, 36, dtype=torch.float64).view(6, 6)
+        self.register_buffer("couplings", torch.where(near, strength + strength.T, 0.0) / 1.5)
+        self.register_buffer("fields", torch.linspace(-0.8, 0.6, 6, dtype=torch.float64))
+        self.register_buffer("even", (place.sum(1) % 2 == 0).view(2, 3))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        flat = x.flatten(1)
+        return -0.5 * ((flat @ self.couplings.to(x.dtype)) * flat).sum(1) - flat @ self.fields.to(x.dtype)
+
+    @property
+    def colours(self) -> Tensor:
+        return torch.stack([self.even, ~self.even])
+
+    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
+        """Log-odds of a one at every site, given the others (B, 2, 3)."""
+        return (x.flatten(1) @ self.couplings.to(x.dtype) + self.fields.to(x.dtype)).view_as(x)
+
+
+class Perceptron(Energy):
+    """E(x) = −Σ_k a_k softplus(w_k · x + b_k): sites that meet in a network, so that first-order gains are not exact."""
+
+    weights: Tensor
+    signs: Tensor
+
+    def __init__(self, domain: Domain, strength: float = 1.5) -> None:
+        super().__init__(domain)
+        g = torch.Generator().manual_seed(6)
+        inputs = math.prod(domain.shape) * (domain.classes or 1)
+        self.register_buffer("weights", strength * torch.randn(inputs + 1, 5, generator=g, dtype=torch.float64))
+        self.register_buffer("signs", torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return self._hidden(x) if self.domain.kind == "binary" else self._hidden(one_hot(x.long(), self.domain.classes).to(x))
+
+    @property
+    def relaxed(self) -> Any:
+        return None if self.domain.kind == "binary" else lambda z, c=None: self._hidden(z)
+
+    def _hidden(self, z: Tensor) -> Tensor:
+        weights = self.weights.to(z.dtype)
+        return -softplus(z.flatten(1) @ weights[:-1] + weights[-1]) @ self.signs.to(z.dtype)
+
+
+class Holed(Energy):
+    """An energy that is nan where the first two sites are both 0."""
+
+    def __init__(self, inner: Energy) -> None:
+        super().__init__(inner.domain)
+        self.inner = inner
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return torch.where(x[:, :2].sum(1) < 0.5, math.nan, self.inner(x))
+
+    @property
+    def relaxed(self) -> Any:
+        if self.inner.relaxed is None:
+            return None
+        return lambda z, c=None: torch.where(z[:, :2, 0].sum(1) > 1.5, math.nan, self.inner.relaxed(z))
+
+
+def holed(inner: Energy) -> Target:
+    every = enumerated(inner).states
+    assert every is not None
+    return enumerated(Holed(inner), every[every[:, :2].sum(1) > 0.5])._replace(holed=True)
+
+
+DISCRETE: dict[str, Target] = {
+    "lattice": enumerated(Lattice()),
+    "bits": enumerated(Perceptron(binary(6))),
+    "classes": enumerated(Perceptron(categorical(3, 4), 0.9)),
+    "holed bits": holed(Perceptron(binary(6))),
+    "holed classes": holed(Perceptron(categorical(3, 4), 0.9)),
+}
+TARGETS: dict[str, Target] = CONTINUOUS | DISCRETE
