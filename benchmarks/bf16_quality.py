@@ -325,7 +325,7 @@ def main() -> int:
     options = parser.parse_args()
     pin(options.core)
     began = time.perf_counter()
-    found = {
+    found: dict[str, Any] = {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "toy": toy(options.chains, options.steps),

@@ -114,7 +114,7 @@ def troubles(cell: dict[str, Any], target: dict[str, Any]) -> str:
     """What is wrong with a cell, in a few words; empty if nothing is."""
     found, worst = [], cell["worst"]
     if abs(worst["z"]) > WRONG:
-        found.append(f"{worst['name']} {off_by(worst)}")
+        found.append(f"{worst['name']} off by {off_by(worst)}")
     if cell["rhat"] > APART and cell["adjusted"]:
         found.append(f"R-hat {r_hat(cell['rhat'])}")
     if cell["diverged"]:
@@ -144,9 +144,10 @@ def failures(record: dict[str, Any]) -> str:
 def filled(page: str, record: dict[str, Any]) -> str:
     """The page with its measured parts, between <!-- NAME --> and <!-- end of NAME -->, written anew."""
     for name, text in (("measured", tables(record)), ("failures", failures(record))):
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        assert len(marked.findall(page)) == 1, f"the page has no part {name}"
-        page = marked.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page)
+        first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        assert page.count(first) == page.count(last) == 1, f"the page must have one part {name}"
+        before, after = page.partition(first)[0], page.partition(last)[2]
+        page = f"{before}{first}\n{text}\n\n{last}{after}"
     return page
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from benchmarks.runner import RESULTS, machine, pin
 from benchmarks.which_page import APART, WRONG, filled, results_page
 from benchmarks.which_targets import TARGETS, Target
-from lowland.metrics.mcmc import ess, rhat
+from lowland.metrics.mcmc import Layout, ess, rhat
 from lowland.run import versions
 from lowland.samplers import (
     DMALA,
@@ -46,6 +46,7 @@ from lowland.samplers import (
     Draws,
     Energies,
     GibbsWithGradients,
+    Keeper,
     Langevin,
     LeimkuhlerMatthews,
     ParallelTempering,
@@ -60,7 +61,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "which-sampler.md"
 CHAINS, ROW, TUNING, SEEDS = 32, 2000, 200, (1, 2, 3)
 KEPT = 600  # draws of each chain that are looked at, at least (fewer where there are fewer)
 COLD = 0.01  # temperature of the short runs
-LAYOUT = "draws chains ..."
+LAYOUT: Layout = "draws chains ..."
 Make = Callable[[dict[str, Any], Target], Any]
 
 
@@ -157,7 +158,7 @@ def run(target: Target, sampler: Any, steps: int, chains: int, seed: int) -> Run
     middle = time.perf_counter()
     steps -= first
     every = max(steps // KEPT, 1)
-    keep = [Draws(every), Energies()]
+    keep: list[Keeper] = [Draws(every), Energies()]
     trace = sample(target.energy, sampler, warm.x, steps, generator=g, state=warm.state, keep=keep)
     seconds = time.perf_counter() - middle
     energies = trace.kept["energies"][every - 1 :: every]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import proof
 from lowland import MALA, Energy, Function, Langevin, ParallelTempering, categorical
 from lowland.energy import value_and_score
 from lowland.testing import (
@@ -17,6 +18,8 @@ from lowland.testing import (
     LIMIT,
     TARGETS,
     Chains,
+    Report,
+    Row,
     enumeration,
     fitted,
     joint,
@@ -31,6 +34,7 @@ from lowland.testing import (
 )
 from lowland.testing.conduct import parts
 from lowland.testing.laws import MODELS, Slope, _regression, distance
+from lowland.testing.mutants import MUTANTS
 from lowland.testing.targets import Perceptron, cut_normal
 
 DOUBLE = torch.float64
@@ -273,10 +277,11 @@ def some(*names: str) -> dict[str, Any]:
 def test_a_plain_callable_is_proven_by_its_claims() -> None:
     quick: dict[str, Any] = {"targets": some("gaussian", "exponential"), "count": 4000, "domains": ("real",)}
     good = prove(Exact("gaussian"), adjusted=True, dtypes=(DOUBLE,), name="exact", **quick)
-    assert [(row.check, row.target) for row in good.rows] == [("stationarity", "gaussian"), ("joint", "real")]
-    assert good.rows[0].holds and not good.rows[1].holds and good.failures == good.rows[1:] and not good.holds
+    asked = [(row.check, row.target) for row in good.rows]
+    assert asked == [("stationarity", "gaussian"), ("arrival", "gaussian"), ("joint", "real")]
+    assert [row.holds for row in good.rows] == [True, True, False] and good.failures == good.rows[2:] and not good.holds
     printed = repr(good).splitlines()
-    assert "|z| < 5" in printed[0] and "FAILS" in printed[2] and printed[-1] == "exact: 1 of 2 claims hold"
+    assert "|z| < 5" in printed[0] and "FAILS" in printed[3] and printed[-1] == "exact: 2 of 3 claims hold"
 
 
 def test_whatever_is_raised_is_a_failure_with_a_note() -> None:
@@ -329,3 +334,27 @@ def test_bugs_can_be_planted_in_any_module(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "somebodys.py").write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     assert mutated("somebodys", "double", "2 *", "3 *").double(2) == 6
+
+
+# ------------------------------------------------------------------------------------------------------------ benchmark
+
+
+def test_the_page_of_the_proof_shows_what_fails() -> None:
+    rows = [
+        Row("stationarity", "gaussian", "float32", 1.2, True),
+        Row("stationarity", "gaussian", "float64", 7.0, False),
+        Row("enumeration", "bits", "float64", 0.5, True, "total variation 0.015"),
+        Row("repeats", "real", "", None, True),
+    ]
+    reports = [Report("one", tuple(rows)), Report("other", tuple(rows[2:]))]
+    assert proof.grid(reports, proof.on_target).splitlines()[2:] == ["| one | **7.0 FAILS** |"]
+    assert "| other | 0.5 (0.015) |" in proof.grid(reports, proof.listed)
+    assert "| other | yes |" in proof.grid(reports, proof.conduct)
+
+
+def test_the_mutation_table_tells_a_blind_check_and_an_unfair_one() -> None:
+    honest = next(mutant for mutant in MUTANTS if mutant.seen_by == "gradients as declared")
+    blind = dataclasses.replace(honest, check=lambda sampler: 0.0, seen_by="a blind one")
+    unfair = dataclasses.replace(honest, check=lambda sampler: 9.0, seen_by="an unfair one")
+    found = proof.mutations([honest, blind, unfair], lambda line: None)
+    assert [bug["caught"] for bug in found] == [True, False, False]

@@ -12,8 +12,7 @@ from benchmarks import which_targets
 from benchmarks.runner import RESULTS
 from benchmarks.which_page import WORDS, best, family, figure, filled, off_by, results_page, table, troubles
 from benchmarks.which_sampler import CONTINUOUS, DISCRETE, PAGE, Run, Size, cell, held_against, measure, run, steps_of
-from benchmarks.which_targets import TARGETS, Target, Torus, log_partition, torus_energy
-from lowland.energy import by_autograd
+from benchmarks.which_targets import TARGETS, Target
 from lowland.registry import registered
 from lowland.samplers import MALA, NUTS, BlockGibbs, Langevin, ParallelTempering
 
@@ -37,31 +36,14 @@ def seen(right: bool = True, **other: Any) -> dict[str, Any]:
 # Truths
 
 
-def boltzmann(size: int, coupling: float) -> tuple[Tensor, Tensor]:
-    """Energies of all states of a small torus and their probabilities."""
-    every = torch.arange(2 ** (size * size)).unsqueeze(1) >> torch.arange(size * size)
-    energies = Torus(size, coupling)((every & 1).double().view(-1, size, size))
-    return energies, (-energies).softmax(0)
-
-
-def test_kaufmans_formula_counts_all_states_of_a_small_torus() -> None:
-    for coupling in (0.2, 0.44, 0.7):
-        energies, p = boltzmann(4, coupling)
-        mean = (p * energies).sum().item()
-        variance = (p * (energies - mean) ** 2).sum().item()
-        assert log_partition(4, coupling) == pytest.approx((-energies).logsumexp(0).item(), rel=1e-12)
-        assert torus_energy(4, coupling) == pytest.approx((mean, variance), rel=1e-6)
-
-
-def test_the_torus_knows_its_gradient_and_its_conditionals() -> None:
-    torus = Torus(6, 0.3)
-    x = torch.rand(5, 6, 6, dtype=torch.float64)
-    for mine, other in zip(torus.analytic(x), by_autograd(torus, x), strict=True):
-        assert torch.allclose(mine, other, atol=1e-12)
-    up, down = x.round(), x.round()
-    up[:, 2, 3], down[:, 2, 3] = 1, 0
-    assert torch.allclose(torus.conditional(up)[:, 2, 3], torus(down) - torus(up), atol=1e-12)
-    assert torch.equal(torus.colours.sum(0), torch.ones(6, 6, dtype=torch.long))
+def test_the_truths_of_the_lattice_are_those_of_all_its_states() -> None:
+    for coupling in (0.2, 0.44):
+        target = which_targets.ising(4, coupling)
+        every = ((torch.arange(2**16).unsqueeze(1) >> torch.arange(16)) & 1).double().view(-1, 4, 4)
+        energies = target.energy(every)
+        p = (-energies).softmax(0)
+        for truth in target.truths:
+            assert (p * truth.function(every, energies)).sum().item() == pytest.approx(truth.value, rel=1e-9, abs=1e-9)
 
 
 def exact(target: Target, count: int) -> Tensor:
@@ -120,7 +102,7 @@ def test_what_is_wrong_is_seen_and_gets_no_credit() -> None:
     assert biased["worst"]["z"] > 10 and figure(biased["ess_per_second"], biased) == "–"
     known = {t["name"]: t for t in biased["truths"]}["variance of the narrowest axis"]
     assert known["found"] == pytest.approx(0.25 / (1 - 0.1 / (2 * 0.25)), rel=0.05)  # the law of Langevin with this step
-    assert "variance of the narrowest axis +2" in troubles(biased, {"cells": [exact, biased]})
+    assert "variance of the narrowest axis off by +2" in troubles(biased, {"cells": [exact, biased]})
 
 
 def test_chains_that_stay_apart_are_not_right() -> None:
@@ -142,7 +124,7 @@ def test_figures_are_bracketed_where_draws_are_wrong() -> None:
 
 def test_troubles_are_told_with_their_number() -> None:
     wrong = seen(right=False, rhat=math.inf, diverged=7, worst={"name": "mass", "truth": 0.3, "found": 0.15, "z": -9.0})
-    assert troubles(wrong, {"cells": [wrong]}) == "mass -50 %, R-hat > 100, 7 divergences"
+    assert troubles(wrong, {"cells": [wrong]}) == "mass off by -50 %, R-hat > 100, 7 divergences"
     slow = seen(sampler="HMC", ess_per_second={"mean": 5.0, "sd": 0.1})
     assert troubles(slow, {"cells": [slow, seen()]}) == "right, at 0.1 of the ESS per second of MALA"
     assert troubles(seen(), {"cells": [slow, seen()]}) == ""

@@ -115,6 +115,7 @@ def _condition_rows(c: Any, x: Tensor) -> Tensor | None:
 
 
 def check_shape(value: Any, x: Tensor) -> Tensor:
+    """The energies, or a ValueError if they are not one number per point."""
     if not isinstance(value, Tensor) or value.shape != (len(x),):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(

@@ -12,6 +12,8 @@ from torch import Tensor
 
 LANES = 64  # chains a word
 
+Degrees = tuple[tuple[int, Tensor | None], ...]
+
 
 class Neighbours(NamedTuple):
     """Views of the other colour, (rows, half · words) each: above and below a site, and in its row a place before, the same,
@@ -27,23 +29,25 @@ class Neighbours(NamedTuple):
 class Colour(NamedTuple):
     """One colour of the checkerboard and what lies around it.
 
-    spins: (rows, half · words), a view without the frame; around: its neighbours; left: (rows, 1), all ones in rows where
-    the neighbours in the row are at the same place and before, 0 where at the same place and after; degrees: numbers of
-    neighbours, each with what marks its sites, or None where all sites have it; frame: pairs of a part of the frame and what
-    it repeats, in order.
+    framed: (rows + 2, (half + 2) · words); spins: the view without the frame, (rows, half · words); around: its neighbours;
+    left: (rows, 1), all ones in rows where the neighbours in the row are at the same place and before, 0 where at the same
+    place and after; degrees: numbers of neighbours, each with what marks its sites, or None where all sites have it; rings:
+    whether rows and whether columns go round; frame: pairs of a part of the frame and what it repeats, in order.
     """
 
+    framed: Tensor
     spins: Tensor
     around: Neighbours
     left: Tensor
-    degrees: tuple[tuple[int, Tensor | None], ...]
+    degrees: Degrees
+    rings: tuple[bool, bool]
     frame: tuple[tuple[Tensor, Tensor], ...]
 
     def rows(self, start: int, stop: int) -> "Colour":
         """Some of the rows, without the frame."""
         degrees = tuple((d, None if mask is None else mask[start:stop]) for d, mask in self.degrees)
         around = Neighbours(*(view[start:stop] for view in self.around))
-        return Colour(self.spins[start:stop], around, self.left[start:stop], degrees, ())
+        return self._replace(spins=self.spins[start:stop], around=around, left=self.left[start:stop], degrees=degrees, frame=())
 
     def close(self) -> None:
         """Bring the frame up to date with the spins."""
@@ -87,17 +91,16 @@ def split(words: Tensor, periodic: bool) -> tuple[Colour, Colour]:
     rows, columns, count = words.shape
     half = (columns + 1) // 2
     frames = [words.new_zeros(rows + 2, (half + 2) * count) for _ in (0, 1)]
-    degrees = _degrees(rows, columns, periodic, words)
+    rings = (periodic and rows > 1, periodic and columns > 1)
+    degrees = _degrees(rows, columns, rings, words)
     parity = torch.arange(rows, device=words.device).view(-1, 1) % 2
     colours = []
     for c, (own, other) in enumerate((frames, frames[::-1])):
-        spins, row = own[1:-1, count:-count], other[1:-1]
+        spins = own[1:-1, count:-count]
         spins.copy_(_take(words, c))
-        column = other[:, count:-count]
-        around = Neighbours(column[:-2], column[2:], row[:, : -2 * count], row[:, count:-count], row[:, 2 * count :])
         marks = tuple((d, None if mask is None else _take(mask.expand(words.shape), c)) for d, mask in degrees)
-        frame = _frame(own, count, periodic and rows > 1, periodic and columns > 1)
-        colours.append(Colour(spins, around, (parity + c) % 2 - 1, marks, frame))
+        left, around, frame = (parity + c) % 2 - 1, neighbours(other, count), _frame(own, count, rings)
+        colours.append(Colour(own, spins, around, left, marks, rings, frame))
     return colours[0], colours[1]
 
 
@@ -122,19 +125,37 @@ def _take(words: Tensor, colour: int) -> Tensor:
     return taken.flatten(1)
 
 
-def _frame(spins: Tensor, count: int, ring_of_rows: bool, ring_of_columns: bool) -> tuple[tuple[Tensor, Tensor], ...]:
+def neighbours(framed: Tensor, words: int) -> Neighbours:
+    """The neighbours of one colour in the framed spins of the other."""
+    column, row = framed[:, words:-words], framed[1:-1]
+    return Neighbours(column[:-2], column[2:], row[:, : -2 * words], row[:, words:-words], row[:, 2 * words :])
+
+
+def enframe(spins: Tensor, words: int, rings: tuple[bool, bool]) -> Tensor:
+    """Spins (rows, half · words) with their frame, as a new tensor; without a ring its part of the frame is down."""
+    sides = [spins[:, -words:], spins, spins[:, :words]]
+    if not rings[1]:
+        sides[0] = sides[2] = torch.zeros_like(spins[:, :words])
+    wide = torch.cat(sides, 1)
+    ends = [wide[-1:], wide, wide[:1]]
+    if not rings[0]:
+        ends[0] = ends[2] = torch.zeros_like(wide[:1])
+    return torch.cat(ends)
+
+
+def _frame(framed: Tensor, words: int, rings: tuple[bool, bool]) -> tuple[tuple[Tensor, Tensor], ...]:
     """What to copy where after an update; without a ring its part of the frame stays down."""
-    sides = ((spins[:, :count], spins[:, -2 * count : -count]), (spins[:, -count:], spins[:, count : 2 * count]))
-    ends = ((spins[0], spins[-2]), (spins[-1], spins[1]))
-    return sides * ring_of_columns + ends * ring_of_rows
+    ends = ((framed[0], framed[-2]), (framed[-1], framed[1]))
+    sides = ((framed[:, :words], framed[:, -2 * words : -words]), (framed[:, -words:], framed[:, words : 2 * words]))
+    return sides * rings[1] + ends * rings[0]
 
 
-def _degrees(rows: int, columns: int, periodic: bool, like: Tensor) -> list[tuple[int, Tensor | None]]:
+def _degrees(rows: int, columns: int, rings: tuple[bool, bool], like: Tensor) -> list[tuple[int, Tensor | None]]:
     """For each number of neighbours the words (rows, columns, 1) that mark its sites; None where all places have it."""
     sides = []
-    for n in (rows, columns):
+    for n, ring in zip((rows, columns), rings, strict=True):
         side = torch.full((n,), 2, device=like.device)
-        if n == 1 or not periodic:
+        if not ring:
             side[0] -= 1
             side[-1] -= 1
         sides.append(side)

@@ -25,12 +25,12 @@ import warnings
 from collections.abc import Callable
 from functools import cache, reduce
 from operator import or_, xor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowland.targets.checkerboard import Colour, Neighbours, join, pack, split, unpack
+from lowland.targets.checkerboard import Colour, Degrees, Neighbours, enframe, join, neighbours, pack, split, unpack
 
 DIGITS = 11  # random words before the eager path turns to single chains
 HASHED, REUSED = 14, 10  # words of the compiled path
@@ -69,19 +69,14 @@ def sweep(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, *, compi
     return _run(x, law, sweeps, generator, _drawn)
 
 
-Update = Callable[[int], None]  # of colour 0 or 1
-Maker = Callable[[tuple[Colour, Colour], Law, torch.Generator], Update]
+Path = Callable[[tuple[Colour, Colour], Law, int, torch.Generator], None]
 
 
-def _run(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, make: Maker) -> Tensor:
+def _run(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, path: Path) -> Tensor:
     colours = split(pack(x), law.periodic)
-    update = make(colours, law, generator)
     for colour in colours:
         colour.close()
-    for _ in range(sweeps):
-        for c in (0, 1):
-            update(c)
-            colours[c].close()
+    path(colours, law, sweeps, generator)
     return unpack(join(colours, x.shape[2]), x)
 
 
@@ -101,7 +96,7 @@ class Local(NamedTuple):
     alive: Tensor | None
 
 
-def strengths(degrees: tuple[tuple[int, Any], ...], symmetric: bool) -> list[int]:
+def strengths(degrees: Degrees, symmetric: bool) -> list[int]:
     """The values of n = Σ s_neighbours with their own threshold; |n| > 0 where only that matters."""
     found = {2 * up - d for d, _ in degrees for up in range(d + 1)}
     return sorted({abs(n) for n in found} - {0} if symmetric else found)
@@ -129,11 +124,11 @@ def _counts(around: Neighbours, left: Tensor) -> list[Tensor]:
     return [~(odd | two | four), odd ^ three, two ^ three, three, four]
 
 
-def _local(own: Colour, symmetric: bool) -> Local:
-    counts = _counts(own.around, own.left)
+def _local(around: Neighbours, left: Tensor, degrees: Degrees, symmetric: bool) -> Local:
+    counts = _counts(around, left)
     classes: dict[int, Tensor] = {}
     majority: list[Tensor] = []
-    for degree, where in own.degrees:
+    for degree, where in degrees:
         for up in range(degree + 1):
             mask = counts[up] if where is None else counts[up] & where
             n = 2 * up - degree
@@ -141,39 +136,37 @@ def _local(own: Colour, symmetric: bool) -> Local:
                 majority.append(mask)
             n = abs(n) if symmetric else n
             classes[n] = classes[n] | mask if n in classes else mask
-    marks = [where for _, where in own.degrees if where is not None]
+    marks = [where for _, where in degrees if where is not None]
     alive = reduce(or_, marks) if marks else None
     if not symmetric:
         return Local(None, None, [classes[n] for n in sorted(classes)], alive)
-    none = torch.zeros_like(own.spins)
+    none = torch.zeros_like(counts[0])
     fair = classes.pop(0, none)
     return Local(reduce(or_, majority) if majority else none, fair, [classes[n] for n in sorted(classes)], alive)
 
 
-def _settle(own: Colour, opposed: bool, local: Local, below: Tensor) -> None:
-    """Write the new spins: where u is below the limit or, without a field, there against the majority (for it if opposed)."""
+def _settled(local: Local, below: Tensor, opposed: bool) -> Tensor:
+    """The new spins: up where u is below the limit; without a field, there against the majority (for it if J < 0)."""
     new = below if local.majority is None else below ^ local.majority
     if local.majority is not None and opposed:
         new = ~new
-    own.spins.copy_(new if local.alive is None else new & local.alive)
+    return new if local.alive is None else new & local.alive
 
 
 # ------------------------------------------------------------------------------------------------------- the eager path
 
 
-def _drawn(colours: tuple[Colour, Colour], law: Law, generator: torch.Generator) -> Update:
+def _drawn(colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: torch.Generator) -> None:
     symmetric = law.field == 0
     limits = thresholds(law, strengths(colours[0].degrees, symmetric))
     rows, width = colours[0].spins.shape
     step = max(1, CHUNK // width)
     parts = [[colour.rows(start, start + step) for start in range(0, rows, step)] for colour in colours]
-
-    def update(c: int) -> None:
+    for c in (0, 1) * sweeps:
         for part in parts[c]:
-            local = _local(part, symmetric)
-            _settle(part, law.coupling < 0, local, _below(local, limits, generator))
-
-    return update
+            local = _local(part.around, part.left, part.degrees, symmetric)
+            part.spins.copy_(_settled(local, _below(local, limits, generator), law.coupling < 0))
+        colours[c].close()
 
 
 def _random(words: Tensor, generator: torch.Generator) -> Tensor:
@@ -191,6 +184,8 @@ def _below(local: Local, limits: list[float], generator: torch.Generator) -> Ten
     else:
         below = _random(word, generator) & local.fair
         left = word ^ below
+    if local.alive is not None:
+        left &= local.alive
     for k in reversed(range(DIGITS)):
         digit = _random(word, generator)  # all ones where this digit of u is 0
         ones = [mask for mask, number in zip(classes, numbers, strict=True) if number >> k & 1]
@@ -235,7 +230,7 @@ def _finish(below: Tensor, left: Tensor, classes: list[Tensor], rests: list[floa
 # ---------------------------------------------------------------------------------------------------- the compiled path
 
 
-def _hashed(colours: tuple[Colour, Colour], law: Law, generator: torch.Generator) -> Update:
+def _hashed(colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: torch.Generator) -> None:
     symmetric = law.field == 0
     limits = thresholds(law, strengths(colours[0].degrees, symmetric))
     rows, width = colours[0].spins.shape
@@ -244,17 +239,18 @@ def _hashed(colours: tuple[Colour, Colour], law: Law, generator: torch.Generator
     row = torch.arange(rows, device=device).view(-1, 1) * _signed(width * GOLDEN)
     place = torch.arange(width, device=device) * _signed(GOLDEN)
     key = _random(torch.empty((), dtype=torch.int64, device=device), generator)
+    fixed = tuple((colour.left, colour.degrees) for colour in colours)
+    frames = (colours[0].framed, colours[1].framed)
     kernel = _compile()
-
-    def update(c: int) -> None:
-        kernel(colours[c], law.coupling < 0, symmetric, row, place, key, digits)
-        key.add_(_signed(rows * width * HASHED * GOLDEN))
-
-    return update
+    for _ in range(sweeps):
+        frames = kernel(frames, fixed, colours[0].rings, law.coupling < 0, symmetric, row, place, key, digits)
+        key.add_(_signed(2 * rows * width * HASHED * GOLDEN))
+    for colour, framed in zip(colours, frames, strict=True):
+        colour.framed.copy_(framed)
 
 
 @cache
-def _compile() -> Callable[..., None]:
+def _compile() -> Callable[..., tuple[Tensor, Tensor]]:
     return torch.compile(_kernel, dynamic=False, fullgraph=True)
 
 
@@ -266,19 +262,34 @@ def _digits(limits: list[float], count: int) -> Tensor:
     return table
 
 
-def _kernel(own: Colour, opposed: bool, symmetric: bool, row: Tensor, place: Tensor, key: Tensor, digits: Tensor) -> None:
-    """One update of a colour; digits from the last to the first: u < t is decided by the first digit in which they differ."""
-    local = _local(own, symmetric)
-    words = _words(row + key + place, own.spins.shape[0] * own.spins.shape[1])
-    coin = words.pop(0) if symmetric else None
-    below = torch.zeros_like(words[0])
-    for k in reversed(range(len(words))):
-        differ = [mask & digit for mask, digit in zip(local.classes[:-1], digits[:-1, k], strict=True)]
-        one = reduce(xor, differ, digits[-1, k])  # where the limit has a 1: the last class is everywhere else
-        below = (below & words[k]) | (one & (below | words[k]))
-    if coin is not None and local.fair is not None:
-        below = coin & (local.fair | below)
-    _settle(own, opposed, local, below)
+def _kernel(
+    frames: tuple[Tensor, Tensor],
+    fixed: tuple[tuple[Tensor, Degrees], ...],
+    rings: tuple[bool, bool],
+    opposed: bool,
+    symmetric: bool,
+    row: Tensor,
+    place: Tensor,
+    key: Tensor,
+    digits: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """A sweep over both colours. u < t is decided by the first digit in which they differ, so digits go last to first."""
+    rows, width = len(row), len(place)
+    words = (frames[0].shape[1] - width) // 2
+    new = list(frames)
+    for c, (left, degrees) in enumerate(fixed):
+        local = _local(neighbours(new[1 - c], words), left, degrees, symmetric)
+        random = _words(row + (key + _signed(c * rows * width * HASHED * GOLDEN)) + place, rows * width)
+        coin = random.pop(0) if symmetric else None
+        below = torch.zeros_like(random[0])
+        for k in reversed(range(len(random))):
+            differ = [mask & digit for mask, digit in zip(local.classes[:-1], digits[:-1, k], strict=True)]
+            one = reduce(xor, differ, digits[-1, k])  # where the limit has a 1: the last class is everywhere else
+            below = (below & random[k]) | (one & (below | random[k]))
+        if coin is not None and local.fair is not None:
+            below = coin & (local.fair | below)
+        new[c] = enframe(_settled(local, below, opposed), words, rings)
+    return new[0], new[1]
 
 
 def _words(counter: Tensor, sites: int) -> list[Tensor]:

@@ -19,6 +19,7 @@ Move = Callable[[Energy, Tensor, int, torch.Generator], Tensor]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
+    """A generator on the CPU."""
     return torch.Generator().manual_seed(seed)
 
 

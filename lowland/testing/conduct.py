@@ -62,7 +62,6 @@ def repeats(sampler: Any, kind: str = "real") -> None:
     """Same generator, same bits; five steps and five more equal ten; the global generator is left alone."""
     energy = Ground(domain_of(kind, SITES))
     x = energy.domain.draw(20, seeded(4))
-    torch.manual_seed(0)
     before = torch.get_rng_state()
     ten = sample(energy, sampler, x, 10, generator=seeded(7), keep=1)
     again = sample(energy, sampler, x, 10, generator=seeded(7), keep=1)
@@ -120,6 +119,7 @@ def _is_fresh(energy: Energy, state: Any, beta: Any = 1.0) -> None:
 
 
 def per_row(value: Any, x: Tensor) -> Any:
+    """A tensor (B,) laid out to multiply x (B, ...); a number as it is."""
     return value.view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) else value
 
 
@@ -197,6 +197,7 @@ def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
 
 
 def gradient_informed(sampler: Any) -> bool:
+    """Whether a sampler takes gradients at all."""
     return bool(getattr(sampler, "start_gradients", 1))
 
 

@@ -44,10 +44,12 @@ class Target(NamedTuple):
 
 
 def uniform(count: int, dim: int, g: torch.Generator) -> Tensor:
+    """Uniform numbers (count, dim), float64."""
     return torch.rand(count, dim, generator=g, device=g.device, dtype=torch.float64)
 
 
 def normal(count: int, dim: int, g: torch.Generator) -> Tensor:
+    """Standard normal numbers (count, dim), float64."""
     return torch.randn(count, dim, generator=g, device=g.device, dtype=torch.float64)
 
 
@@ -277,6 +279,7 @@ class Holed(Energy):
 
 
 def holed(inner: Energy) -> Target:
+    """A discrete law without the states at which `Holed` is nan."""
     every = enumerated(inner).states
     assert every is not None
     return enumerated(Holed(inner), every[every[:, :2].sum(1) > 0.5])._replace(holed=True)

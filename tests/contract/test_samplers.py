@@ -8,10 +8,23 @@ import pytest
 import torch
 
 from contract.cases import BAD, Case, cases, where
-from lowland import Function, box, build, registered, sample, spec
+from lowland import Function, box, build, real, registered, sample, spec
 from lowland.registry import parameters
 from lowland.samplers import Sampler
-from lowland.testing import LIMIT, TARGETS, Obligation, Probe, no_trace, obligations, seeded, shipped, stationarity, unsettle
+from lowland.testing import (
+    LIMIT,
+    TARGETS,
+    Chains,
+    Obligation,
+    Probe,
+    no_trace,
+    obligations,
+    seeded,
+    shipped,
+    stationarity,
+    unsettle,
+    z_scores,
+)
 from lowland.testing.conduct import SITES, domain_of
 
 CASES = cases("sampler")
@@ -64,6 +77,20 @@ def test_exact_at_a_large_step_too(case: Case, name: str) -> None:
 @pytest.mark.parametrize("name", ["Langevin", "ShortRun"])
 def test_the_proof_condemns_those_that_do_not_claim_to_be_exact(name: str) -> None:
     assert stationarity(SHIPPED[name], TARGETS["gaussian"], seeds=(0,)) > LIMIT
+
+
+@pytest.mark.parametrize("name", ["Langevin", "LeimkuhlerMatthews", "Underdamped"])
+def test_without_a_slope_there_is_no_bias_up_to_the_walls(name: str) -> None:
+    assert stationarity(SHIPPED[name], TARGETS["flat"]) < LIMIT
+
+
+@pytest.mark.parametrize("name", ["LeimkuhlerMatthews", "Underdamped"])
+def test_second_order_schemes_have_the_exact_variance_on_a_gaussian(name: str) -> None:
+    # n = 100,000 numbers; Euler's at the same steps is 1 / (1 − h/2)
+    bowl = Function(lambda x: 0.5 * x.square().sum(1), real(5))
+    x = torch.randn(20_000, 5, generator=seeded(1), dtype=torch.float64)
+    y = Chains(SHIPPED[name], bowl, x, seeded(2)).walk(40).flatten()
+    assert abs(z_scores(y.square(), 1.0).item()) < LIMIT < abs(z_scores(y.square(), 1.03).item())
 
 
 @every
