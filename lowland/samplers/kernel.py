@@ -143,6 +143,8 @@ def metropolis(old: S, new: S, log_ratio: Tensor | None, generator: torch.Genera
     finite = _rows_finite(new)
     if log_ratio is None:
         accept, rate = finite, finite.to(new[0].dtype)
+        if finite.device.type == "cpu" and bool(finite.all()):  # nothing to choose; a GPU is not asked, it would wait
+            return new, Info(accept, ~finite, rate)
     else:
         u = uniform_like(log_ratio, generator)
         rate = torch.where(finite, log_ratio.clamp(max=0.0).exp(), 0.0)
