@@ -285,7 +285,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multispin, "_compile", lambda: multispin._kernel)
 
 
-def fit(energy: Any, move: Move, count: int = 8192, burn: int = 30, gap: int = 12, records: int = 8, seed: int = 1) -> float:
+def fit(energy: Any, move: Move, count: int = 6400, burn: int = 30, gap: int = 12, records: int = 8, seed: int = 1) -> float:
     """How far chains are from the list of all states, in standard errors; they start at one end."""
     g = seeded(seed)
     x = torch.zeros(count, *energy.size)
@@ -321,11 +321,11 @@ def test_sweeps_have_the_listed_law(energy: Ising, path: str, uncompiled: None) 
 
 @pytest.mark.parametrize(
     "energy",
-    [SWEPT[1], SWEPT[3], Ising((3, 3), 0.5, 0.1), Ising((3, 2), -0.5), Potts((3, 3), 3, 0.6, (0.0, 0.2, -0.2)), Potts((2, 3))],
+    [SWEPT[1], SWEPT[3], Ising((3, 3), 0.25, 0.1), Ising((3, 2), -0.4), Potts((3, 3), 3, 0.6, (0.0, 0.2, -0.2)), Potts((2, 3))],
     ids=lambda e: f"{type(e).__name__} {e.size} {e.periodic}",
 )
 def test_conditionals_and_colours_have_the_listed_law(energy: Any) -> None:
-    assert fit(energy, plain(energy)) < LIMIT
+    assert fit(energy, plain(energy), 2000) < LIMIT
 
 
 @pytest.mark.parametrize("energy", [Ising((3, 3), 0.3), Potts((3, 3), 3, 0.6)], ids=["Ising", "Potts"])
@@ -333,22 +333,21 @@ def test_a_wrong_colouring_is_seen(energy: Any) -> None:
     """A checkerboard on an odd torus lets neighbours move at once, and so does one colour for all."""
     checkerboard = (torch.arange(3)[:, None] + torch.arange(3)) % 2 == 0
     for colours in (torch.stack([checkerboard, ~checkerboard]), torch.ones(1, 3, 3, dtype=torch.bool)):
-        assert fit(energy, plain(energy, colours)) > LIMIT
+        assert fit(energy, plain(energy, colours), 2000) > LIMIT
 
 
 BUGS = {  # (where, old, new, an energy that suffers)
     "fair lanes follow the majority": ("_below", "& local.fair", "& 0", SWEPT[3]),
     "second adder forgets a carry": ("_counts", "two |= both ^ pair", "two |= both", SWEPT[3]),
-    "three is not up": ("_counts", "[~(odd | two | four), odd ^ three, two ^ three, three, four]", "[~(odd | two | four), odd ^ three, two, three, four]", SWEPT[3]),
-    "neighbours on the wrong side": ("_counts", "side &= left", "side &= ~left", SWEPT[3]),
+    "two contains three": ("_counts", "odd ^ three, two ^ three, three", "odd ^ three, two, three", SWEPT[4]),
+    "neighbours on the wrong side": ("_counts", "side &= left", "side &= ~left", Ising((2, 6), 0.3)),
     "one digit too few": ("_below", "reversed(range(DIGITS))", "reversed(range(1, DIGITS))", SWEPT[4]),
     "undecided chains all stay": ("_finish", "(u < limit) * lowest", "0 * lowest", SWEPT[4]),
     "undecided chains with wrong classes": ("_finish", "& lowest != 0, share", "& lowest == 0, share", SWEPT[4]),
     "field of the wrong sign": ("thresholds", "n + law.field", "n - law.field", SWEPT[4]),
     "twice the coupling": ("thresholds", "-2 * abs(law.coupling)", "-4 * abs(law.coupling)", SWEPT[3]),
     "antiferromagnet aligned": ("_settled", "and opposed", "and not opposed", SWEPT[5]),
-    "63 random bits": ("_random", "-(2**63), None, ", "", SWEPT[3]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BUGS)
@@ -366,7 +365,6 @@ HASH_BUGS = {
     "digits from the first to the last": ("_kernel", "reversed(range(len(random)))", "range(len(random))"),
     "colours share their words": ("_kernel", "c * rows * width * HASHED * GOLDEN", "0"),
     "coin forgotten": ("_kernel", "coin & (local.fair | below)", "local.fair | below"),
-    "signed shift": ("_mix", "((z >> 31) & (2**33 - 1))", "(z >> 31)"),
     "frame not closed": ("_kernel", "words, rings)", "words, (False, False))"),
 }
 
@@ -433,12 +431,12 @@ def test_the_sign_bit_that_is_never_drawn_is_seen() -> None:
 
 
 def leak(module: Any, path: str = "eager") -> float:
-    """The worst |z| of the correlation between the magnetisations of two of 128 chains, over records four sweeps apart."""
-    energy, g, records = Ising((8, 8), 0.2), seeded(5), 1000
+    """The worst |z| of the correlation between the magnetisations of two of 128 chains, over records three sweeps apart."""
+    energy, g, records = Ising((8, 8), 0.15), seeded(5), 500
     x, move = energy.domain.draw(128, g), swept(energy, path, module)
     kept = []
     for _ in range(records):
-        x = move(x, 4, g)
+        x = move(x, 3, g)
         kept.append(x.mean((1, 2)))
     found = torch.corrcoef(torch.stack(kept, 1).double()).fill_diagonal_(0)
     return found.abs().max().item() * math.sqrt(records)
@@ -456,7 +454,7 @@ def test_chains_of_a_word_are_independent() -> None:
 
 def pairs(module: Any) -> float:
     """The worst z of χ² over 3 digits each of two chains, for every chain and six distances; 63 degrees of freedom."""
-    words = torch.stack(module._words(torch.arange(2**17) * module._signed(module.GOLDEN) + 12345, 2**17)[:3])
+    words = torch.stack(module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 12345, 2**16)[:3])
     worst = 0.0
     for lane in range(64):
         codes = [
@@ -475,15 +473,16 @@ DISTANCES = (1, 4, 27, 31, 32, 33)
 def test_random_words_of_the_hash_are_independent_between_chains() -> None:
     """One multiplication would not do: digits of chains 31 apart then tell of each other."""
     weak = mutated("lowland.targets.multispin", "_mix", "z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(FIRST)", "z = z * 1")
+    signed = mutated("lowland.targets.multispin", "_mix", "((z >> 31) & (2**33 - 1))", "(z >> 31)")  # the last bit is 0
     assert pairs(multispin) < LIMIT
-    assert pairs(weak) > LIMIT
+    assert pairs(weak) > LIMIT and pairs(signed) > LIMIT
 
 
 def test_reused_digits_are_uniform_where_they_are_needed() -> None:
     """In chains whose hashed digits are all the same as those of the limit, the last ten digits must still be free."""
 
     def score(module: Any) -> float:
-        words = module._words(torch.arange(2**18) * module._signed(module.GOLDEN) + 99, 2**18)
+        words = module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 99, 2**16)
         assert len(words) == module.HASHED + module.REUSED == 24
         undecided = words[0]
         for k in range(1, 8):  # limit 0.1010..., in 8 of the 14 digits so that there are enough chains
@@ -578,14 +577,14 @@ def test_the_compiled_sweep_has_the_listed_law_and_the_bits_of_its_kernel(
 
 
 def test_the_benchmark_accepts_what_is_right_and_refuses_what_is_not() -> None:
-    built = bench.build(16, 128, 40, 200)
+    built = bench.build(32, 128, 20, 200)
     fast, _, slow = built.contenders[:3]
     first, second = (bench.Outcome(c.prepare()(), c.prove()) for c in (fast, slow))
     assert "exact" in built.check(first, first) and "exact" in built.check(first, second)
-    task = bench.Task(16, bench.start_of(16, 128, 200), 40)
+    task = bench.Task(32, bench.start_of(32, 128, 200), 20)
     early = bench.prove(lambda t: bench.lowland_sweep(t._replace(sweeps=t.sweeps - 1), compiled=False), task)
     assert caught(refused, built, first, first._replace(proof=early))
-    cold = first._replace(result=lambda: first.result() - 0.02)
+    cold = first._replace(result=lambda: first.result() - 0.1)
     assert caught(refused, built, first, cold)
 
 

@@ -115,16 +115,6 @@ def test_networks_agree_with_their_relaxation_and_are_not_linear_in_it() -> None
     assert ((energy.relaxed(0.5 * z) - 0.5 * (energy.relaxed(z) + energy.relaxed(0 * z))).abs() > 0.1).any()
 
 
-def test_conditionals_of_the_lattice_are_differences_of_its_energy() -> None:
-    energy, x = DISCRETE["lattice"].energy, DISCRETE["lattice"].draw(30, seeded(), DOUBLE)
-    odds = energy.conditional(x).flatten(1)
-    for site in range(6):
-        on, off = x.flatten(1).clone(), x.flatten(1).clone()
-        on[:, site], off[:, site] = 1, 0
-        torch.testing.assert_close(odds[:, site], energy(off.view_as(x)) - energy(on.view_as(x)))
-    assert energy.colours.sum(0).eq(1).all(), "a site has no colour or two"
-
-
 # --------------------------------------------------------------------------------------------------------- calibration
 
 

@@ -5,8 +5,8 @@ from their laws: only then is the joint law the stationary one.
 
     CONTINUOUS   Gaussians, a mixture, a banana, a funnel, an image, two laws that end where the energy is not finite,
                  and laws on boxes up to the wall
-    DISCRETE     a lattice with colouring and conditionals of its own; networks of binary and of categorical sites, whose
-                 first-order gains are not exact
+    DISCRETE     lattices with colourings and conditionals of their own; networks of binary and of categorical sites, whose
+                 first-order gains are not exact; two of them with states at which the energy is nan
 """
 
 import math
@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot, softplus
 
 from lowland.domain import Domain, binary, box, categorical, real
 from lowland.energy import Energy, Function, energy_values
-from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture
+from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture, Ising, Potts
 
 Draw = Callable[[int, torch.Generator, torch.dtype], Tensor]
 
@@ -207,35 +207,6 @@ CONTINUOUS: dict[str, Target] = {
 # ------------------------------------------------------------------------------------------------------------ discrete
 
 
-class Lattice(Energy):
-    """E(x) = −Σ_<ij> J_ij x_i x_j − Σ b_i x_i on 2 × 3 binary sites; knows its two colours and its conditionals."""
-
-    couplings: Tensor
-    fields: Tensor
-    even: Tensor
-
-    def __init__(self) -> None:
-        super().__init__(binary(2, 3))
-        place = torch.cartesian_prod(torch.arange(2), torch.arange(3))
-        near = (place.unsqueeze(1) - place).abs().sum(2) == 1
-        strength = torch.linspace(-1.2, 1.5, 36, dtype=torch.float64).view(6, 6)
-        self.register_buffer("couplings", torch.where(near, strength + strength.T, 0.0) / 1.5)
-        self.register_buffer("fields", torch.linspace(-0.8, 0.6, 6, dtype=torch.float64))
-        self.register_buffer("even", (place.sum(1) % 2 == 0).view(2, 3))
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        flat = x.flatten(1)
-        return -0.5 * ((flat @ self.couplings.to(x.dtype)) * flat).sum(1) - flat @ self.fields.to(x.dtype)
-
-    @property
-    def colours(self) -> Tensor:
-        return torch.stack([self.even, ~self.even])
-
-    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """Log-odds of a one at every site, given the others (B, 2, 3)."""
-        return (x.flatten(1) @ self.couplings.to(x.dtype) + self.fields.to(x.dtype)).view_as(x)
-
-
 class Perceptron(Energy):
     """E(x) = −Σ_k a_k softplus(w_k · x + b_k): sites that meet in a network, so that first-order gains are not exact."""
 
@@ -286,7 +257,9 @@ def holed(inner: Energy) -> Target:
 
 
 DISCRETE: dict[str, Target] = {
-    "lattice": enumerated(Lattice()),
+    "lattice": enumerated(Ising((2, 3), 0.25, 0.15)),  # an odd ring: three colours, no words
+    "words": enumerated(Ising((2, 4), 0.35, 0.2, periodic=False)),  # 64 chains to a machine word, where samplers can
+    "potts": enumerated(Potts((2, 2), 3, 0.7, (0.0, 0.4, -0.3))),
     "bits": enumerated(Perceptron(binary(6))),
     "classes": enumerated(Perceptron(categorical(3, 4), 0.9)),
     "holed bits": holed(Perceptron(binary(6))),

@@ -43,7 +43,7 @@ def duties() -> list[tuple[str, Obligation]]:
         plain = name in registered("sampler")
         dear = any(word in name for word in ("NUTS", "Tempering", "Gibbs", "DMALA"))
         more: dict[str, Any] = {"count": 4_000, "seeds": (0,)} if dear else {"count": 20_000, "seeds": (0, 1)}
-        wanted = [*TARGETS] if plain else ["mixture", "truncated", "lattice", "holed classes"]
+        wanted = [*TARGETS] if plain else ["mixture", "truncated", "words", "holed classes"]
         for dtype in (torch.float32, torch.float64) if plain else (torch.float32,):
             found += [(name, duty) for duty in obligations(sampler, targets=_only(wanted), dtypes=(dtype,), **more)]
             wanted = ["gaussian", "exponential", "holed bits", "classes"]
