@@ -98,12 +98,14 @@ def _verdict(row: Row) -> str:
 # ---------------------------------------------------------------------------------------------------------- mutations
 
 
-def judged(mutant: Mutant, sampler: Any) -> tuple[bool, str]:
-    """Whether the check condemns a sampler, and what it says."""
+def judged(mutant: Mutant, which: str) -> tuple[bool, str]:
+    """Whether the check condemns the sound or the wrong sampler, and what it says."""
     try:
-        z = mutant.check(sampler)
+        z = mutant.check(getattr(mutant, which))
     except AssertionError as problem:
         return True, str(problem).strip().splitlines()[0][:60]
+    except ValueError as problem:
+        return False, str(problem)
     return z is not None and not z < LIMIT, "nothing" if z is None else f"z = {abs(z):.1f}"
 
 
@@ -113,8 +115,8 @@ def mutations(mutants: Sequence[Mutant], told: Callable[[str], object]) -> list[
     for mutant in mutants:
         key = (str(mutant.sound), mutant.seen_by)
         if key not in sound:
-            sound[key] = judged(mutant, mutant.sound)
-        caught, says = judged(mutant, mutant.wrong)
+            sound[key] = judged(mutant, "sound")
+        caught, says = judged(mutant, "wrong")
         found.append(
             {
                 "family": mutant.family,

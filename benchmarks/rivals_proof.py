@@ -120,12 +120,17 @@ def rivals() -> list[Rival]:
     return [
         Rival("ebmkit MALA", Move(ebmkit(lambda h: e.MALA(h)), 0.2), "MALA(0.2)"),
         Rival("ebmkit HMC", Move(ebmkit(lambda h: e.HMC(h, 4)), 0.4), "HMC(0.4, 4)"),
-        Rival("ebmkit NUTS", Move(ebmkit(lambda h: e.NUTS(h, warmup=0, max_depth=4)), 0.5), "NUTS(0.5, warmup=0, max_depth=4)"),
+        Rival(
+            "ebmkit NUTS",
+            Move(ebmkit(lambda h: e.NUTS(h, warmup=0, max_depth=4)), 0.5),
+            "NUTS(0.5, warmup=0, max_depth=4)",
+            count=5_000,
+        ),
         Rival(
             "ebmkit NUTS, warmed up",
             Move(ebmkit(lambda h: e.NUTS(h, warmup=50, max_depth=4)), 0.5),
             "NUTS(0.5, warmup=50, max_depth=4)",
-            count=5_000,
+            count=2_000,
         ),
         Rival(
             "ebmkit AdaptiveMALA",
@@ -165,7 +170,7 @@ def rivals() -> list[Rival]:
             "torchebm RiemannianManifoldHMC",
             Move(riemann, 0.2),
             "RiemannianManifoldHMC(model, metric, step_size=0.2, n_leapfrog_steps=4)",
-            count=5_000,
+            count=2_000,
         ),
         Rival("ebmkit LangevinDynamics", Move(ebmkit(lambda h: e.LangevinDynamics(h)), 0.15), "LangevinDynamics(h)", False),
         Rival(

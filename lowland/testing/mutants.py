@@ -94,7 +94,7 @@ KERNEL = bugs(
     ("u < log ratio", "log_ratio.clamp(max=0.0).exp()", "log_ratio.clamp(0.0, 1.0)", on("gaussian")),
     ("one coin for all chains", "uniform_like(log_ratio,", "uniform_like(log_ratio[:1],", on("gaussian")),
     ("takes energies of −∞", "torch.where(finite, log_ratio.clamp(max=0.0).exp(), 0.0)", "log_ratio.exp()", hole("minus inf")),
-    ("divergences not counted", "Info(accept, ~finite, rate)", "Info(accept, finite & False, rate)", hole("nan")),
+    ("divergences not counted", "old), Info(accept, ~finite, rate)", "old), Info(accept, finite & False, rate)", hole("nan")),
     ("global generator", "uniform_like(log_ratio, generator)", "torch.rand_like(log_ratio)", REPEATS),
     through="langevin",
 ) + bugs(
