@@ -365,7 +365,7 @@ HASH_BUGS = {
     "digits from the first to the last": ("_kernel", "reversed(range(len(random)))", "range(len(random))"),
     "colours share their words": ("_kernel", "c * rows * width * HASHED * GOLDEN", "0"),
     "coin forgotten": ("_kernel", "coin & (local.fair | below)", "local.fair | below"),
-    "frame not closed": ("_kernel", "words, rings)", "words, (False, False))"),
+    "frame not closed": ("_kernel", "if rings[1] else", "if not rings[1] else"),
 }
 
 

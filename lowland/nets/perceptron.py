@@ -120,10 +120,8 @@ def _forwards(
     if found is None and not callable(seed):
         return seed[rows] if isinstance(seed, Tensor) else None
     last, bias = layers[-1]
-    if last.shape[0] == 1:  # a product with one column is faster as one with a vector
-        heads = torch.addmv(bias, a, last[0]).unsqueeze(1)
-    else:
-        heads = torch.addmm(bias, a, last.t())
+    vector = last.shape[0] == 1  # a product with one column is faster as one with a vector
+    heads = torch.addmv(bias, a, last[0]).unsqueeze(1) if vector else torch.addmm(bias, a, last.t())
     if found is not None:
         found[rows] = heads
     if callable(seed):

@@ -131,18 +131,6 @@ def neighbours(framed: Tensor, words: int) -> Neighbours:
     return Neighbours(column[:-2], column[2:], row[:, : -2 * words], row[:, words:-words], row[:, 2 * words :])
 
 
-def enframe(spins: Tensor, words: int, rings: tuple[bool, bool]) -> Tensor:
-    """Spins (rows, half · words) with their frame, as a new tensor; without a ring its part of the frame is down."""
-    sides = [spins[:, -words:], spins, spins[:, :words]]
-    if not rings[1]:
-        sides[0] = sides[2] = torch.zeros_like(spins[:, :words])
-    wide = torch.cat(sides, 1)
-    ends = [wide[-1:], wide, wide[:1]]
-    if not rings[0]:
-        ends[0] = ends[2] = torch.zeros_like(wide[:1])
-    return torch.cat(ends)
-
-
 def _frame(framed: Tensor, words: int, rings: tuple[bool, bool]) -> tuple[tuple[Tensor, Tensor], ...]:
     """What to copy where after an update; without a ring its part of the frame stays down."""
     ends = ((framed[0], framed[-2]), (framed[-1], framed[1]))

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.targets.checkerboard import Colour, Degrees, Neighbours, enframe, join, neighbours, pack, split, unpack
+from lowland.targets.checkerboard import Colour, Degrees, Neighbours, join, pack, split, unpack
 
 DIGITS = 11  # random words before the eager path turns to single chains
 HASHED, REUSED = 14, 10  # words of the compiled path
@@ -240,13 +240,13 @@ def _hashed(colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: to
     place = torch.arange(width, device=device) * _signed(GOLDEN)
     key = _random(torch.empty((), dtype=torch.int64, device=device), generator)
     fixed = tuple((colour.left, colour.degrees) for colour in colours)
-    frames = (colours[0].framed, colours[1].framed)
+    sided = (colours[0].framed[1:-1], colours[1].framed[1:-1])
     kernel = _compile()
     for _ in range(sweeps):
-        frames = kernel(frames, fixed, colours[0].rings, law.coupling < 0, symmetric, row, place, key, digits)
+        sided = kernel(sided, fixed, colours[0].rings, law.coupling < 0, symmetric, row, place, key, digits)
         key.add_(_signed(2 * rows * width * HASHED * GOLDEN))
-    for colour, framed in zip(colours, frames, strict=True):
-        colour.framed.copy_(framed)
+    for colour, rows_of_it in zip(colours, sided, strict=True):
+        colour.framed[1:-1] = rows_of_it
 
 
 @cache
@@ -263,7 +263,7 @@ def _digits(limits: list[float], count: int) -> Tensor:
 
 
 def _kernel(
-    frames: tuple[Tensor, Tensor],
+    sided: tuple[Tensor, Tensor],
     fixed: tuple[tuple[Tensor, Degrees], ...],
     rings: tuple[bool, bool],
     opposed: bool,
@@ -273,12 +273,15 @@ def _kernel(
     key: Tensor,
     digits: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """A sweep over both colours. u < t is decided by the first digit in which they differ, so digits go last to first."""
+    """A sweep over both colours, whose frames here have sides only: new tensors (rows, (half + 2) · words).
+
+    u < t is decided by the first digit in which they differ, so digits go last to first.
+    """
     rows, width = len(row), len(place)
-    words = (frames[0].shape[1] - width) // 2
-    new = list(frames)
+    words = (sided[0].shape[1] - width) // 2
+    new = list(sided)
     for c, (left, degrees) in enumerate(fixed):
-        local = _local(neighbours(new[1 - c], words), left, degrees, symmetric)
+        local = _local(_around(new[1 - c], words, rings[0]), left, degrees, symmetric)
         random = _words(row + (key + _signed(c * rows * width * HASHED * GOLDEN)) + place, rows * width)
         coin = random.pop(0) if symmetric else None
         below = torch.zeros_like(random[0])
@@ -288,8 +291,19 @@ def _kernel(
             below = (below & random[k]) | (one & (below | random[k]))
         if coin is not None and local.fair is not None:
             below = coin & (local.fair | below)
-        new[c] = enframe(_settled(local, below, opposed), words, rings)
+        spins = _settled(local, below, opposed)
+        before, after = spins[:, -words:], spins[:, :words]
+        new[c] = torch.cat([before, spins, after] if rings[1] else [0 * before, spins, 0 * after], 1)
     return new[0], new[1]
+
+
+def _around(sided: Tensor, words: int, ring: bool) -> Neighbours:
+    column = sided[:, words:-words]
+    up, down = column.roll(1, 0), column.roll(-1, 0)
+    if not ring:
+        none = torch.zeros_like(column[:1])
+        up, down = torch.cat([none, column[:-1]]), torch.cat([column[1:], none])
+    return Neighbours(up, down, sided[:, : -2 * words], column, sided[:, 2 * words :])
 
 
 def _words(counter: Tensor, sites: int) -> list[Tensor]:
