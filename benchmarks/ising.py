@@ -227,8 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if len(args.sides) == 1:
         return runner.main(args, partial(build, args.sides[0]))
-    options = [f"--rounds={args.rounds}", f"--warmups={args.warmups}", f"--out={args.out}"]
-    options += [f"--core={args.core}"] * (args.core is not None)
+    options = [f"--rounds={args.rounds}", f"--warmups={args.warmups}"]
+    options += [f"--core={args.core}"] * (args.core is not None) + [f"--out={args.out}"] * (args.out != runner.RESULTS)
     options += ["--default-malloc"] * args.default_malloc + ["--list"] * args.list
     command = [sys.executable, "-m", "benchmarks.ising", *options]
     return max(subprocess.run([*command, str(side)], check=False).returncode for side in args.sides)  # each its own heap

@@ -257,6 +257,13 @@ def _takes_images(rival: Rival) -> str:
 def page(found: dict[str, Any], meta: dict[str, Any]) -> str:
     smooth, holed = found["smooth"], found["holed"]
     passed = [report.name for report in smooth if report.holds]
+    notes = [
+        [report.name, f"{row.check}, {row.target}", row.note]
+        for report in (*smooth, *holed)
+        for row in report.failures
+        if row.note and row.check != "enumeration" and row.dtype == "float64"
+    ]
+    calls = [[rival.name, f"`{rival.call}`", str(rival.count), str(rival.steps)] for rival in rivals() if rival.adjusted]
     blocks = [
         f"### {finding.title}\n\n{finding.why}\n\n```python\n{finding.code}\n```\n\n```text\n{said}\n```"
         for finding, said in zip(FINDINGS, found["said"], strict=True)
@@ -286,6 +293,10 @@ that start at one point, after 200 steps, against exact draws.
 
 {grid(holed, listed)}
 
+What was raised, or refused, in words:
+
+{markdown(["sampler", "check", "what it said"], notes)}
+
 ## Order of the bias
 
 Slope of log |bias| on log h, as for lowland's own samplers. No order is claimed, so none is judged.
@@ -308,7 +319,7 @@ offer a clamp, which puts mass on the border.
 
 ## How each was called
 
-{markdown(["sampler", "call", "chains", "steps"], [[r.name, f"`{r.call}`", str(r.count), str(r.steps)] for r in rivals()])}
+{markdown(["sampler", "call", "chains", "steps"], calls)}
 """
 
 

@@ -3,8 +3,8 @@
 One instruction on a word (see `checkerboard`) serves 64 chains. An update of a colour of the checkerboard is
 
     count      the neighbours that are up, by full adders on words, and from it n = Σ s_neighbours
-    without a field     new = majority, except where   coin and u < 2 q(|n|),     q(n) = σ(−2|J|n) ≤ ½   (n = 0: coin alone)
-    with a field        new = where u < σ(2 (J n + h))
+    without a field     with the majority (J < 0: against it), but not where   coin and u < 2σ(−2|J n|)     (n = 0: coin alone)
+    with a field        up where   u < σ(2 (J n + h))
 
 and u < t is decided for 64 chains at once, digit by digit from the first, with one random word for each binary digit of u:
 a chain stays undecided while its digits equal those of its t.
@@ -86,8 +86,8 @@ def _run(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, path: Pat
 class Local(NamedTuple):
     """What the neighbours of one colour say, in words (rows, half · words).
 
-    majority: most are up; fair: as many up as down, None with a field; classes: what marks each of `strengths`; alive: sites
-    that exist, None if all do. Without a field majority is None.
+    majority: most are up; fair: as many up as down (both None with a field); classes: what marks each of `strengths`; alive:
+    places that hold a site, None if all do.
     """
 
     majority: Tensor | None

@@ -17,7 +17,7 @@ from lowland.testing.chains import LIMIT, fitted
 from lowland.testing.targets import TARGETS, Target
 
 DTYPES = (torch.float32, torch.float64)
-ARRIVALS = ("gaussian", "gamma", "exponential")  # where 200 steps forget the start
+ARRIVALS = ("gaussian", "gamma", "exponential", "bits", "classes")  # where 200 steps forget the start
 SHAPES = ((conduct.SITES,), (1, 8, 8), (3, 4, 4))
 
 
@@ -127,7 +127,7 @@ def _laws(
         if name in ARRIVALS:
             yield Obligation("arrival", name, what, partial(laws.arrival, sampler, target, dtype=dtype, count=count // 4))
         if target.states is not None:
-            yield Obligation("enumeration", name, what, partial(_enumeration, sampler, target, dtype, count))
+            yield Obligation("enumeration", name, what, partial(_enumeration, sampler, target, dtype, size))
     for kind in laws.MODELS:
         if kind in domains and not replicas:  # replicas start as copies, which is not their law
             yield Obligation("joint", kind, what, partial(laws.joint, sampler, kind, dtype=dtype, count=count))
@@ -135,8 +135,8 @@ def _laws(
         yield Obligation("walls", "exponential", what, partial(laws.walls, sampler, dtype=dtype, count=3 * count))
 
 
-def _enumeration(sampler: Any, target: Target, dtype: torch.dtype, count: int) -> tuple[float, str]:
-    found = laws.enumeration(sampler, target, dtype=dtype, count=count)
+def _enumeration(sampler: Any, target: Target, dtype: torch.dtype, size: dict[str, Any]) -> tuple[float, str]:
+    found = laws.enumeration(sampler, target, dtype=dtype, **{k: v for k, v in size.items() if k != "seeds"})
     return abs(found.z), f"total variation {found.variation:.3f}"
 
 
