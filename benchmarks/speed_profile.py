@@ -1,0 +1,103 @@
+"""Where the time of a step goes, for the rows of benchmarks.speed whose goal is missed.
+
+    python -m benchmarks.speed_profile        writes results/speed-profile.md
+
+Tables: the parts of a MALA step and of a leapfrog on the perceptron (1,000 chains, 10 → 128 → 128 → 1), each timed by itself,
+interleaved, CPU time, median; and the kernels of the convolutional net's gradient in float32 and bfloat16 by torch.profiler.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import runner
+
+
+def microseconds(parts: dict[str, Callable[[], Any]], rounds: int = 300) -> dict[str, float]:
+    """Median CPU time of each part, in microseconds, all parts taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(rounds):
+        for name, part in parts.items():
+            start = time.process_time()
+            part()
+            times[name].append(time.process_time() - start)
+    return {name: 1e6 * statistics.median(found) for name, found in times.items()}
+
+
+def perceptron_parts() -> dict[str, Callable[[], Any]]:
+    import torch
+
+    from benchmarks.speed_targets import perceptron
+    from lowland.energy import by_autograd, differentiate, score_alone
+    from lowland.samplers import HMC, MALA, Langevin, metropolis, normal_like, squared_norm
+
+    energy, g = perceptron(), torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 10, generator=g)
+    mala, hmc, langevin = MALA(0.001), HMC(0.01, 10), Langevin(0.001)
+    state, other = mala.init(energy, x), mala.init(energy, x + 0.01)
+    ratio = torch.randn(1000, generator=g)
+    a, w = torch.randn(1000, 128, generator=g), torch.randn(128, 128, generator=g)
+    out = torch.empty_like(a)
+    return {
+        "one product 1,000 × 128 × 128 (two a gradient)": lambda: torch.mm(a, w, out=out),
+        "gradient by autograd": lambda: by_autograd(energy, x),
+        "gradient by hand, with energies": lambda: differentiate(energy, x),
+        "gradient by hand, scores alone": lambda: score_alone(energy, x),
+        "normal numbers": lambda: normal_like(x, g),
+        "accept or refuse": lambda: metropolis(state, other, ratio, g),
+        "squared norm (two a step)": lambda: squared_norm(x),
+        "Langevin step": lambda: langevin.step(energy, state, g),
+        "MALA step": lambda: mala.step(energy, state, g),
+        "HMC step, 10 leapfrogs": lambda: hmc.step(energy, state, g),
+    }
+
+
+def kernels(half: bool, rows: int = 8) -> list[tuple[str, float, int]]:
+    """The dearest kernels of the convolutional net's gradient: name, milliseconds and calls per gradient."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from benchmarks.speed_targets import images
+    from lowland.energy import Function, differentiate
+
+    energy = Function(images("conv"))
+    x = torch.rand(128, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    times = 5
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            differentiate(energy, x)
+
+    run()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(times):
+            run()
+    ranked = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)[:rows]
+    return [(event.key, event.self_cpu_time_total / 1e3 / times, event.count // times) for event in ranked]
+
+
+def page() -> str:
+    lines = ["# Where the time goes", "", "| part, perceptron, 1,000 chains | µs |", "|---|---:|"]
+    lines += [f"| {name} | {value:,.0f} |" for name, value in microseconds(perceptron_parts()).items()]
+    for half in (False, True):
+        lines += ["", f"| kernel, conv net, 128 images, {'bfloat16' if half else 'float32'} | ms a gradient | calls |"]
+        lines += ["|---|---:|---:|"]
+        lines += [f"| {name} | {value:.2f} | {calls} |" for name, value, calls in kernels(half)]
+    where = runner.machine()
+    known = ", ".join(f"{key} {value}" for key, value in where.items() if value is not None)
+    return "\n".join([*lines, "", f"- machine: {known}", "- command: `python -m benchmarks.speed_profile`", ""])
+
+
+def main() -> int:
+    runner.pin(None, keep_heap=True)
+    found = page()
+    print(found)
+    (Path(__file__).parent / "results" / "speed-profile.md").write_text(found, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
