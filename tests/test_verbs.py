@@ -147,7 +147,7 @@ def test_sampling_scoring_and_restoring_do_without_the_data(
     def gone(*_: Any) -> None:
         raise AssertionError("the data were loaded")
 
-    monkeypatch.setattr("lowland.evaluation.load_recipe_data", gone)
+    monkeypatch.setattr("lowland.evaluation.subjects.load_recipe_data", gone)
     picture = pictures / "pngs" / "0.png"
     assert command("sample", runs.digits, "--count", 3, "--out", tmp_path / "x.npz", "--quiet")[0] == 0
     assert command("sample", runs.moons, "--count", 3, "--out", tmp_path / "y.npy", "--quiet")[0] == 0

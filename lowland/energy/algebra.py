@@ -21,6 +21,13 @@ An energy may know more about itself than `forward` tells, and then samplers use
     colours, conditional(x, c)   discrete domains: a colouring of the sites, bool (n, *event), and the law of each site given
                         all others: log-odds (B, *event) if binary, unnormalised log-probabilities (B, *event, K) if categorical
     sweep(x, sweeps, generator, beta=1.0, compiled=False)     its own block Gibbs under beta · E; None where it has none
+    bridge(base, betas)     its own path from a base to itself, whose rungs have sweeps of their own; None where it has none
+    tempered(betas, size)   R · size rows at R inverse temperatures as one energy, where β E itself would be hard to sample
+    hidden_side             the marginal energy of its hidden units, with the same Z, where they are few enough to enumerate
+    apart                   True if batches judged one by one cost no more than judged together
+
+and training asks it, if it can, to `prepare(x)` (see the data once, before the first update), to `observe(x)` (follow the means
+of the data) and to `precondition()` (turn the gradients in `.grad` into a better direction).
 """
 
 from collections.abc import Callable, Sequence
@@ -53,6 +60,10 @@ class Energy(nn.Module):
     colours: ClassVar[Any] = None
     conditional: ClassVar[Any] = None
     sweep: ClassVar[Any] = None
+    bridge: ClassVar[Any] = None
+    tempered: ClassVar[Any] = None
+    hidden_side: ClassVar[Any] = None
+    apart: ClassVar[bool] = False
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         """Energies (B,) of points (B, *event); c is a condition, one per row or one for all."""
@@ -271,6 +282,11 @@ class Given(Energy):
     @property
     def conditional(self) -> Any:
         return self._bind("conditional")
+
+    @property
+    def sweep(self) -> Any:
+        inner = self.energy.sweep
+        return None if inner is None else lambda x, *args, **options: inner(x, *args, c=self.condition(x), **options)
 
     def _bind(self, hook: str) -> Any:
         inner = getattr(self.energy, hook)

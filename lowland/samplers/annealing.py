@@ -60,7 +60,8 @@ class Weighted:
     """Points with log weights: x (B, *event), log_weights (B,), float64.
 
     Expectations under the last energy of the path are Σ w f(x) / Σ w. acceptance: mean rate of the moves under each energy
-    between the ends; diverged (B,): refused non-finite proposals; moves, gradients: per chain.
+    between the ends; diverged (B,): refused non-finite proposals; moves, gradients: per chain. log_ratios: log of the mean
+    weight on entering each energy of the path, the first one included, where it is 0.
     """
 
     x: Tensor
@@ -69,6 +70,7 @@ class Weighted:
     diverged: Tensor
     moves: int
     gradients: float
+    log_ratios: Tensor
 
     @property
     def log_ratio(self) -> float:
@@ -142,11 +144,11 @@ def ais(
 
 
 class _Known(NamedTuple):
-    """Points x (B, *event) and what each of T terms says of them: energies (T, B) and scores (T, B, *event), or None."""
+    """Points x (B, *event) and what each term says of them: energies (B,) and scores (B, *event), or None."""
 
     x: Tensor
-    values: Tensor
-    scores: Tensor | None
+    values: Sequence[Tensor]
+    scores: Sequence[Tensor] | None
 
 
 def _terms(energy: Energy) -> tuple[list[Energy], tuple[float, ...]]:
@@ -166,8 +168,10 @@ def _parts(terms: list[Energy], weights: Sequence[float]) -> list[tuple[float, E
     return [*by_hand, (1.0, Sum([term for _, term in others], [w for w, _ in others]))]
 
 
-def _blend(weights: Sequence[float], parts: Tensor | Sequence[Tensor]) -> Tensor:
+def _blend(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
     """Σ_t w_t parts[t]; a term of weight 0 counts for nothing, even where it is infinite."""
+    if len(parts) == 1 and weights[0] == 1.0:
+        return parts[0]
     total = None
     for weight, part in zip(weights, parts, strict=True):
         if weight:
@@ -186,12 +190,12 @@ class _Remembering(Energy):
         self.seen: _Known | None = None
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        values = torch.stack([term(x) for term in self.terms])
+        values = [term(x) for term in self.terms]
         self.seen = _Known(x, values, None)
         return _blend(self.weights, values)
 
     def analytic(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        values, scores = (torch.stack(parts) for parts in zip(*(differentiate(t, x) for t in self.terms), strict=True))
+        values, scores = zip(*(differentiate(term, x) for term in self.terms), strict=True)
         self.seen = _Known(x, values, scores)
         return _blend(self.weights, values), _blend(self.weights, scores)
 
@@ -221,15 +225,18 @@ class _Remembering(Energy):
     def settled(self, known: _Known | None, x: Tensor) -> _Known | None:
         """What is known of x, each row of which was judged last or is where it was; None if some row is neither."""
         new = self.seen
+        if new is not None and new.x is x:  # as after an exact conditional draw: every row is where it was judged
+            return new
         if known is None or new is None or new.x.shape != x.shape:
             return None
         fresh, stayed = ((of.x == x).flatten(1).all(1) for of in (new, known))
         if not bool((fresh | stayed).all()):
             return None
-        values = torch.where(fresh, new.values, known.values)
+        values = [torch.where(fresh, a, b) for a, b in zip(new.values, known.values, strict=True)]
         if new.scores is None or known.scores is None:
             return _Known(x, values, None)
-        return _Known(x, values, torch.where(per_row(fresh, x), new.scores, known.scores))
+        wide = per_row(fresh, x)
+        return _Known(x, values, [torch.where(wide, a, b) for a, b in zip(new.scores, known.scores, strict=True)])
 
 
 class _Recalled(Energy):
@@ -243,7 +250,7 @@ class _Recalled(Energy):
         return _blend(self.weights, self.known.values)
 
     def analytic(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self(x), _blend(self.weights, cast(Tensor, self.known.scores))
+        return self(x), _blend(self.weights, cast(Sequence[Tensor], self.known.scores))
 
 
 class _Walk:
@@ -258,6 +265,7 @@ class _Walk:
         self.diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.gradients: Any = getattr(kernel, "start_gradients", 1)
         self.rates: list[Tensor] = []
+        self.totals = [self.log_weights.logsumexp(0)]
 
     def enter(self, energy: Energy, kernel: Sampler) -> None:
         """Weigh the points by what the next energy says of them, and stand under it."""
@@ -266,13 +274,15 @@ class _Walk:
         if self._enough(paid) and list(map(id, old.terms)) == list(map(id, new.terms)):
             known = cast(_Known, self.known)
             state = kernel.init(_Recalled(new, known), x)
-            change = _blend([b - a for a, b in zip(old.weights, new.weights, strict=True)], known.values.double())
+            steps = [b - a for a, b in zip(old.weights, new.weights, strict=True)]
+            change = _blend(steps, [value.double() for value in known.values])
         else:
             state = kernel.init(new, x)
             change = state.energy.double() - self.state.energy.double()
             self.known = new.seen
             self.gradients = self.gradients + paid
         self.log_weights = torch.where(self.log_weights == -math.inf, -math.inf, self.log_weights - change)
+        self.totals.append(self.log_weights.logsumexp(0))
         if isinstance(state, MovingState) and isinstance(self.state, MovingState):
             state = state._replace(momentum=self.state.momentum)  # its law is the same under every energy
         self.energy, self.kernel, self.state = new, kernel, state
@@ -299,7 +309,8 @@ class _Walk:
         _refuse_lost(self.log_weights.isnan() | (self.log_weights == math.inf))
         acceptance = tuple(torch.stack(self.rates).tolist()) if self.rates else ()
         paid = float(torch.as_tensor(self.gradients).double().mean())
-        return Weighted(self.state.x, self.log_weights, acceptance, self.diverged, steps * len(self.rates), paid)
+        ratios = torch.stack(self.totals) - math.log(len(self.log_weights))
+        return Weighted(self.state.x, self.log_weights, acceptance, self.diverged, steps * len(self.rates), paid, ratios)
 
 
 def _refuse_lost(lost: Tensor) -> None:

@@ -3,12 +3,27 @@
 Every target is an energy with `log_z` (a float: log ∫ exp(−E), or log Σ) and `draw(count, generator)` (independent exact
 draws). On the real line both are formulas (`continuous`). On lattices (`lattices`) they come from the exact solution of the
 Ising model on a torus and from transfer matrices (`exact`), where the lattice is narrow enough; long chains of large lattices
-come from `multispin`, which updates 64 of them at a time.
+come from `multispin`, which updates 64 of them at a time. `bases` has the laws that paths begin at, fitted to data.
 """
 
+from lowland.targets.bases import Bernoulli, Categorical, Normal, Uniform, fit_base
 from lowland.targets.continuous import Banana, Funnel, Gaussian, GaussianMixture
 from lowland.targets.exact import mean_energy
 from lowland.targets.graphs import MaxCut
 from lowland.targets.lattices import Ising, Potts
 
-__all__ = ["Banana", "Funnel", "Gaussian", "GaussianMixture", "Ising", "MaxCut", "Potts", "mean_energy"]
+__all__ = [
+    "Banana",
+    "Bernoulli",
+    "Categorical",
+    "Funnel",
+    "Gaussian",
+    "GaussianMixture",
+    "Ising",
+    "MaxCut",
+    "Normal",
+    "Potts",
+    "Uniform",
+    "fit_base",
+    "mean_energy",
+]

@@ -1,0 +1,62 @@
+"""The detector of a run: its promise, counted on fresh data, and how well it finds outliers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.data import load_data
+from lowland.energy import energy_values
+from lowland.evaluation.subjects import Findings, Subject
+from lowland.metrics import false_alarms
+from lowland.tasks import Detector
+
+
+def shifted(x: Tensor) -> tuple[str, Tensor]:
+    """Data moved off their place, as a first kind of outlier: images turned by a quarter, vectors stretched by half."""
+    return ("turned 90°", x.rot90(1, (2, 3))) if x.dim() == 4 and x.shape[2] == x.shape[3] else ("stretched 1.5×", 1.5 * x)
+
+
+def measure_detection(s: Subject, found: Findings, generator: torch.Generator, samples: Tensor) -> None:
+    nominal, test = s.recipe["evaluation"]["nominal"], s.data.test.x
+    detector = Detector.calibrate(s.marginal, s.data.calibration.x, nominal)
+    s.run.write_tensors("calibration.safetensors", {"energies": detector.calibration})
+    rate = detector.check(test)
+    name, moved = shifted(test)
+    outliers = {"noise": s.data.domain.draw(len(test), generator), name: moved, **_other_sets(s, found)}
+    figures: dict[str, Any] = {
+        "nominal": nominal,
+        "calibration_count": len(s.data.calibration),
+        "false_alarm": {"value": rate.value, "low": rate.low, "high": rate.high, "count": rate.points},
+        "outliers": {},
+    }
+    found.arrays |= {
+        "energies/train": energy_values(s.marginal, s.data.train.x[:5000]),
+        "energies/test": energy_values(s.marginal, test),
+        "energies/samples": energy_values(s.marginal, samples),
+    }
+    for label, x in outliers.items():
+        found.arrays[f"energies/{label}"] = energy_values(s.marginal, x)
+        compared = detector.compare(test, x)
+        figures["outliers"][label] = {k: v.to_dict() for k, v in compared.items()} | {"count": len(x)}
+    p, grid = detector.p_values(test), torch.linspace(0.02, 0.5, 25)
+    rates = [false_alarms(p, float(g), len(s.data.calibration)) for g in grid]
+    for key, column in (("nominal", 0), ("empirical", 1), ("low", 2), ("high", 3)):
+        found.arrays[f"alarm_{key}"] = torch.tensor([float(r[column]) for r in rates])
+    found.figures["detection"] = figures
+
+
+def _other_sets(s: Subject, found: Findings) -> dict[str, Tensor]:
+    """Test parts of other data sets that the recipe names, where they are at hand and of the same shape."""
+    sets = {}
+    for name in s.recipe["evaluation"]["outliers"]:
+        try:
+            x = load_data(name, root=s.recipe["data"].get("root"), download=False).test.x
+        except ValueError as error:
+            found.notes.append(f"The outlier set {name} was left out: {str(error).splitlines()[0]}")
+            continue
+        if tuple(x.shape[1:]) == s.data.domain.shape:
+            sets[name] = x
+        else:
+            found.notes.append(f"The outlier set {name} was left out: its images have another shape.")
+    return sets

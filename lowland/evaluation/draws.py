@@ -1,0 +1,91 @@
+"""Draws of a run: samples as its recipe makes them, and the bank of draws that restoration starts from."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lowland.evaluation.subjects import Subject
+from lowland.samplers import run_chains
+from lowland.tasks import even_labels, generate
+from lowland.tasks.generate import Generated
+
+
+def draw(
+    s: Subject,
+    count: int,
+    generator: torch.Generator,
+    *,
+    labels: Tensor | None = None,
+    frames: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> Generated:
+    """Samples as the recipe's [generation] says, labels dealt evenly unless given."""
+    how = s.recipe["generation"]
+    labels = labels if labels is not None else even_labels(count, s.classes)
+    start = s.energy.domain.draw(count, generator)
+    if how["start"] == "chains":
+        start, labels = _from_chains(s, count, generator, labels)
+    return generate(
+        s.energy,
+        s.sampler,
+        start,
+        how["steps"],
+        generator=generator,
+        labels=labels,
+        temperatures=how["temperatures"],
+        sigmas=s.sigmas,
+        jump_sigma=how["jump"],
+        frames=frames,
+        progress=progress,
+    )
+
+
+def _from_chains(s: Subject, count: int, generator: torch.Generator, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Starting points among the training chains, old ones only, of the classes asked for."""
+    saved = s.run.load_checkpoint().tensors.get("chains")
+    if saved is None:
+        raise ValueError(
+            f"{s.run.path} kept no chains; generation.start = 'chains' needs an objective that does (PCD); use 'noise'"
+        )
+    x, age = saved["x"], saved["age"]
+    usable = age >= age.float().median()
+    if labels is None:
+        pool = usable.nonzero().flatten()
+        chosen = pool[torch.randint(len(pool), (count,), generator=generator)]
+        return x[chosen], None
+    classes = saved["labels"]
+    chosen = torch.empty_like(labels)
+    for label in labels.unique():
+        pool = (usable & (classes == label)).nonzero().flatten()
+        wanted = labels == label
+        chosen[wanted] = pool[torch.randint(len(pool), (int(wanted.sum()),), generator=generator)]
+    return x[chosen], labels
+
+
+def prior_bank(s: Subject) -> Tensor | None:
+    """Draws of the prior for restoration, made once and kept in the run: chains of training walked on with averaged weights.
+
+    Every 50 steps their states are added until the recipe's [restoration] bank is full. None if the recipe asks for none.
+    """
+    count = s.recipe["restoration"].get("bank", 0)
+    if not count:
+        return None
+    checkpoint = s.run.load_checkpoint()
+    if (s.run.path / "bank.safetensors").exists():
+        kept = s.run.read_tensors("bank.safetensors")
+        if len(kept["x"]) == count and int(kept["step"]) == checkpoint.step:
+            return kept["x"]
+    saved = checkpoint.tensors.get("chains")
+    if saved is None:
+        raise ValueError(f"{s.run.path} kept no chains; restoration.bank needs an objective that does (PCD); set it to 0")
+    old = saved["age"] >= saved["age"].float().median()
+    x, energy = saved["x"][old], s.energy.given(saved["labels"][old]) if s.classes else s.energy
+    walked: list[Tensor] = []
+    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 3_000_017)  # its own: made or read, the rest is the same
+    while sum(map(len, walked)) < count:
+        x = run_chains(energy, s.sampler, x, 50, generator=generator).x
+        walked.append(x)
+    bank = torch.cat(walked)[:count]
+    s.run.write_tensors("bank.safetensors", {"x": bank, "step": torch.tensor(checkpoint.step)})
+    return bank

@@ -1,0 +1,22 @@
+"""The energy over the plane, for two-dimensional data."""
+
+import torch
+
+from lowland.energy import energy_values, value_and_score
+from lowland.evaluation.subjects import Findings, Subject
+
+
+def measure_landscape(s: Subject, found: Findings) -> None:
+    """Energy on a grid and the field −∇E on a coarser one, for events in the plane."""
+    x = s.data.train.x
+    low, high = x.min(0).values - 0.75, x.max(0).values + 0.75
+    fine, coarse = ([torch.linspace(float(a), float(b), n) for a, b in zip(low, high, strict=True)] for n in (121, 22))
+    points = [torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).view(-1, 2) for axes in (fine, coarse)]
+    _, field_vectors = value_and_score(s.marginal, points[1])
+    found.arrays |= {
+        "landscape/x": fine[0],
+        "landscape/y": fine[1],
+        "landscape/energy": energy_values(s.marginal, points[0]).view(121, 121),
+        "field/points": points[1],
+        "field/vectors": field_vectors,
+    }

@@ -1,0 +1,84 @@
+"""Samples of a run beside its data: distances, nearest neighbours, and what a judge of real images says."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lowland.energy import energy_values
+from lowland.evaluation.draws import draw
+from lowland.evaluation.subjects import Findings, Subject
+from lowland.metrics import class_entropy, energy_gap, frechet_distance, mmd, nearest, share
+from lowland.tasks.generate import Generated
+from lowland.training.judge import Judge, train_judge
+
+SHOWN = 64  # pictures kept for grids
+
+
+def trained_judge(s: Subject, found: Findings, say: Callable[[str], object]) -> Judge | None:
+    steps = s.recipe["evaluation"]["judge_steps"]
+    if not steps or not s.data.classes or len(s.data.domain.shape) != 3:
+        return None
+    say("training a judge on real images")
+    return train_judge(s.data.train, s.data.classes, steps=steps, seed=0)
+
+
+def measure_samples(s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None) -> Generated:
+    how, count = s.recipe["generation"], s.recipe["evaluation"]["samples"]
+    made = draw(s, count, generator)
+    film = draw(s, 8 if len(s.shape) == 3 else 300, generator, frames=11)
+    test = s.data.test.x[: max(count, 500)]
+    near, which = nearest(made.x, s.data.train.x)
+    near_test, _ = nearest(test, s.data.train.x)
+    edge = near_test.quantile(0.01)
+    flat = [part.flatten(1) for part in (made.x, test[:count])]
+    low = energy_values(s.marginal, test)
+    figures: dict[str, Any] = {
+        "count": count,
+        "start": how["start"],
+        "steps": how["steps"],
+        "sampler": repr(s.sampler),
+        "neighbour_ratio": float(near.median() / near_test.median()),
+        "copies": int((near < edge).sum()),
+        "expected_copies": 0.01 * count,
+        "mmd": mmd(flat[0], flat[1]).to_dict(),
+        "frechet": {"value": frechet_distance(flat[0], flat[1])},
+        "gap": energy_gap(low, energy_values(s.marginal, made.x)).to_dict(),
+    }
+    if judge is not None:
+        figures |= _judged(s, found, judge, made)
+    found.figures["samples"] = figures
+    found.arrays |= {
+        "samples": made.x,
+        "data": s.data.train.x[:SHOWN],
+        "neighbour_samples": made.x[:16],
+        "neighbour_of": s.data.train.x[which[:16]],
+        "distances_samples": near,
+        "distances_test": near_test,
+    }
+    if film.film is not None:
+        found.arrays |= {"film": film.film, "film_steps": torch.tensor(film.film_steps)}
+    if len(s.data.domain.shape) == 1:
+        found.arrays["data"] = s.data.train.x[:1000]
+    return made
+
+
+def _judged(s: Subject, found: Findings, judge: Judge, made: Generated) -> dict[str, Any]:
+    """What a classifier of real images says of the samples."""
+    test = s.data.test
+    assert test.y is not None
+    sure_test, called_test = judge.probabilities(test.x).max(1)
+    right = called_test == test.y
+    sure, called = judge.probabilities(made.x).max(1)
+    found.arrays["samples_label"] = called
+    figures = {
+        "judge_test_accuracy": float(right.float().mean()),
+        "confident_test": share(int((sure_test > 0.9).sum()), len(sure_test)).to_dict(),
+        "confident": share(int((sure > 0.9).sum()), len(sure)).to_dict(),
+        "class_entropy": class_entropy(called, s.data.classes),
+        "class_counts": torch.bincount(called, minlength=s.data.classes).tolist(),
+        "class_names": list(s.data.class_names),
+    }
+    if made.labels is not None:
+        figures["agreement"] = share(int((called == made.labels).sum()), len(called)).to_dict()
+    return figures

@@ -1,0 +1,95 @@
+"""Units of Boltzmann machines: what a unit can be, given the field z that acts on it.
+
+A hidden unit with base law ρ(h) in a field z has p(h) ∝ ρ(h) exp(z h) and the log-partition function
+
+    A(z) = log ∫ ρ(h) exp(z h) dh,      A'(z) = E[h]
+
+    Bernoulli    h in {0, 1}       A(z) = log(1 + e^z)                    E[h] = 1 / (1 + e^{−z})
+    Rectified    h ≥ 0, ρ half a standard normal:   A(z) = z²/2 + log Φ(z) + ½ log 2π,   E[h] = z + φ(z) / Φ(z)
+
+Rectified units are a normal law cut off at zero, exactly, and not the approximation max(0, z + noise): block Gibbs stays exact.
+Source: Smolensky (1986); exponential-family harmoniums: Welling, Rosen-Zvi & Hinton (2004),
+https://papers.nips.cc/paper/2004/hash/0e900ad84f63618452210ab8baae0218-Abstract.html
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+class HiddenUnits(Protocol):
+    """What every kind of hidden unit can do; all element by element."""
+
+    at_rest: float  # A(0)
+
+    def log_partition(self, z: Tensor) -> Tensor: ...
+
+    def mean(self, z: Tensor) -> Tensor: ...
+
+    def draw(self, z: Tensor, generator: torch.Generator) -> Tensor: ...
+
+    def base(self, h: Tensor) -> Tensor:
+        """−log ρ(h)."""
+        ...
+
+
+def coins(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Bernoulli draws as floats 0 and 1 of log-odds of any shape: u < p, in place.
+
+    >>> coins(torch.tensor([-99.0, 99.0]), torch.Generator().manual_seed(0))
+    tensor([0., 1.])
+    """
+    p = torch.sigmoid(logits)
+    return torch.empty_like(p).uniform_(generator=generator).lt_(p)
+
+
+class Bernoulli:
+    """h in {0, 1}."""
+
+    at_rest = math.log(2)
+
+    def log_partition(self, z: Tensor) -> Tensor:
+        return softplus(z)
+
+    def mean(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z)
+
+    def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        return coins(z, generator)
+
+    def base(self, h: Tensor) -> Tensor:
+        return torch.zeros_like(h)
+
+
+class Rectified:
+    """h ≥ 0 with base law exp(−h²/2): a normal law around z, cut off at zero."""
+
+    at_rest = 0.5 * math.log(math.pi / 2)
+
+    def log_partition(self, z: Tensor) -> Tensor:
+        low, high = z.clamp(max=0.0), z.clamp(min=0.0)
+        tail = torch.log(torch.special.erfcx(-low / math.sqrt(2)) / 2)  # = log Φ(z) + z²/2, without cancellation
+        return torch.where(z < 0, tail, 0.5 * high.square() + torch.special.log_ndtr(high)) + HALF_LOG_TAU
+
+    def mean(self, z: Tensor) -> Tensor:
+        # z + φ/Φ = z + √(2/π) / erfcx(−z/√2), which overflows above; there φ/Φ vanishes
+        return z + math.sqrt(2 / math.pi) / torch.special.erfcx(-z.clamp(max=12.0) / math.sqrt(2))
+
+    def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        # P(h > t) = Φ(z − t) / Φ(z); deep in the tail it is exponential with rate −z, to one part in z²
+        wide = z.double()
+        u = torch.rand(z.shape, generator=generator, device=z.device, dtype=torch.float64).clamp_min(1e-300)
+        cut = wide.clamp(min=-30.0)
+        near = cut - torch.special.ndtri(u * torch.special.ndtr(cut))
+        return torch.where(wide < -30.0, u.log() / wide.clamp(max=-30.0), near).clamp_min(0.0).to(z.dtype)
+
+    def base(self, h: Tensor) -> Tensor:
+        return 0.5 * h.square()
+
+
+UNITS: dict[str, HiddenUnits] = {"bernoulli": Bernoulli(), "relu": Rectified()}

@@ -1,0 +1,252 @@
+"""Base measures: laws with exact draws and exact log Z that may be fitted to data. Paths to harder laws begin at them.
+
+    Uniform       on a box, on bits, on classes          E(x) = 0
+    Bernoulli     independent bits                       E(x) = −Σ_i a_i x_i,             a_i = log p_i / (1 − p_i)
+    Categorical   independent classes                    E(x) = −Σ_i log p_i[x_i]
+    Normal        independent numbers on the line        E(x) = ½ Σ_i ((x_i − m_i) / s_i)²
+
+`fit_base` chooses one for a domain and fits it; `targets.Gaussian` is the one with a full covariance. On discrete domains they
+declare what block Gibbs needs: no site meets another, so one colour holds them all.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.domain import Domain, binary, categorical, real
+from lowland.energy import Energy
+from lowland.targets.continuous import Gaussian
+
+Numbers = Tensor | Sequence[Any]
+
+
+def _one_colour(shape: Sequence[int]) -> Tensor:
+    return torch.ones(1, *shape, dtype=torch.bool)
+
+
+class Uniform(Energy):
+    """The uniform law on a bounded domain:  E(x) = 0,  log Z = log of the volume or of the number of states.
+
+    Raises ValueError for the real line and for domains without an event shape.
+
+    >>> from lowland.domain import binary
+    >>> Uniform(binary(3)).log_z == math.log(8)
+    True
+    """
+
+    def __init__(self, domain: Domain | dict[str, Any]) -> None:
+        super().__init__(domain)
+        if self.domain.kind == "real" or not self.domain.shape:
+            raise ValueError(
+                f"the domain is {self.domain}; a uniform law needs a box, binary or categorical one with an event shape; "
+                f"use Normal or Gaussian on the real line"
+            )
+        width = {"box": self.domain.hi - self.domain.lo, "binary": 2, "categorical": self.domain.classes}[self.domain.kind]
+        self.log_z = math.prod(self.domain.shape) * math.log(width)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return x.new_zeros(len(x))
+
+    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and scores: zeros."""
+        return x.new_zeros(len(x)), torch.zeros_like(x)
+
+    def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
+        return z.new_zeros(len(z))
+
+    @property
+    def colours(self) -> Tensor | None:
+        return _one_colour(self.domain.shape) if self.domain.kind in ("binary", "categorical") else None
+
+    @property
+    def conditional(self) -> Any:
+        return self._conditional if self.domain.kind in ("binary", "categorical") else None
+
+    def _conditional(self, x: Tensor, c: Any = None) -> Tensor:
+        return torch.zeros_like(x) if self.domain.kind == "binary" else x.new_zeros(*x.shape, self.domain.classes)
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exact draws (count, *event)."""
+        return self.domain.draw(count, generator, dtype=dtype)
+
+
+class Bernoulli(Energy):
+    """Independent bits:  E(x) = −Σ a_i x_i  with a = log p/(1 − p),  log Z = Σ log(1 + exp a_i).
+
+    probabilities: of a one, (*event), each strictly between 0 and 1.
+
+    >>> import torch
+    >>> coin = Bernoulli((0.5, 0.5))
+    >>> coin(torch.tensor([[0.0, 1.0]])).item() + coin.log_z == math.log(4)
+    True
+    """
+
+    logits: Tensor
+
+    def __init__(self, probabilities: Numbers) -> None:
+        p = _checked(torch.as_tensor(probabilities, dtype=torch.float64), "probabilities")
+        super().__init__(binary(*p.shape))
+        self.probabilities = probabilities
+        self.register_buffer("logits", (p.log() - (-p).log1p()).to(torch.get_default_dtype()))
+        self.log_z = torch.nn.functional.softplus(self.logits.double()).sum().item()  # of the logits as they were rounded
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return -(x.flatten(1) @ self.logits.to(x.dtype).flatten())
+
+    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and scores a."""
+        return self(x), self.logits.to(x.dtype).expand_as(x).clone()
+
+    @property
+    def colours(self) -> Tensor:
+        return _one_colour(self.domain.shape)
+
+    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
+        """The log-odds a at every site, whatever the others say."""
+        return self.logits.to(x.dtype).expand_as(x)
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exact draws (count, *event)."""
+        p = torch.sigmoid(self.logits.double())
+        u = torch.rand(count, *self.domain.shape, generator=generator, device=p.device, dtype=torch.float64)
+        return (u < p).to(dtype)
+
+
+class Categorical(Energy):
+    """Independent classes:  E(x) = −Σ_i log p_i[x_i],  log Z = 0 (up to the rounding of log p).
+
+    probabilities: (*event, K), above 0, summing to one over the last axis. Points (B, *event) hold classes as floats.
+
+    >>> import torch
+    >>> die = Categorical([[0.5, 0.25, 0.25]])
+    >>> bool((die(torch.tensor([[0.0], [2.0]])).exp() - torch.tensor([2.0, 4.0])).abs().max() < 1e-5)
+    True
+    """
+
+    logits: Tensor
+
+    def __init__(self, probabilities: Numbers) -> None:
+        p = _checked(torch.as_tensor(probabilities, dtype=torch.float64), "probabilities")
+        if p.dim() < 2 or not torch.allclose(p.sum(-1), torch.ones((), dtype=p.dtype), atol=1e-6):
+            raise ValueError(
+                f"probabilities of shape {tuple(p.shape)} came; they must be (*event, K) and sum to one over the last axis; "
+                f"divide them by their sum"
+            )
+        super().__init__(categorical(p.shape[-1], *p.shape[:-1]))
+        self.probabilities = probabilities
+        self.register_buffer("logits", p.log().to(torch.get_default_dtype()))
+        self.log_z = self.logits.double().logsumexp(-1).sum().item()
+
+    def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
+        """The energy (B,) of one-hot vectors (B, *event, K), linear in them."""
+        return -(z * self.logits.to(z.dtype)).flatten(1).sum(1)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        table = self.logits.to(x.dtype).expand(*x.shape, -1)
+        return -table.gather(-1, x.long().unsqueeze(-1)).flatten(1).sum(1)
+
+    @property
+    def colours(self) -> Tensor:
+        return _one_colour(self.domain.shape)
+
+    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
+        """log p (B, *event, K) at every site, whatever the others say."""
+        return self.logits.to(x.dtype).expand(*x.shape, -1)
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exact draws (count, *event)."""
+        p = self.logits.double().softmax(-1)
+        drawn = torch.multinomial(p.flatten(0, -2), count, replacement=True, generator=generator)
+        return drawn.T.reshape(count, *self.domain.shape).to(dtype)
+
+
+class Normal(Energy):
+    """Independent normal numbers:  E(x) = ½ Σ ((x_i − m_i) / s_i)²,  log Z = Σ log s_i + ½ n log 2π.
+
+    mean, scale: (*event), scales above 0.
+
+    >>> Normal([[0.0]], [[1.0]]).log_z == 0.5 * math.log(2 * math.pi)
+    True
+    """
+
+    centre: Tensor
+    width: Tensor
+
+    def __init__(self, mean: Numbers, scale: Numbers) -> None:
+        centre, width = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (mean, scale))
+        if centre.shape != width.shape or not centre.dim() or not bool(centre.isfinite().all() & (width > 0).all()):
+            raise ValueError(
+                f"mean and scale have shapes {tuple(centre.shape)} and {tuple(width.shape)}; both must be (*event), finite, "
+                f"the scale above 0; correct them"
+            )
+        super().__init__(real(*centre.shape))
+        self.mean, self.scale = mean, scale
+        self.register_buffer("centre", centre)
+        self.register_buffer("width", width)
+        self.log_z = width.double().log().sum().item() + 0.5 * centre.numel() * math.log(2 * math.pi)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return 0.5 * ((x - self.centre.to(x.dtype)) / self.width.to(x.dtype)).flatten(1).square().sum(1)
+
+    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and scores −(x − m) / s²."""
+        width = self.width.to(x.dtype)
+        z = (x - self.centre.to(x.dtype)) / width
+        return 0.5 * z.flatten(1).square().sum(1), -z / width
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exact draws (count, *event)."""
+        z = torch.randn(count, *self.domain.shape, generator=generator, device=self.centre.device, dtype=dtype)
+        return self.centre.to(dtype) + self.width.to(dtype) * z
+
+
+def _checked(p: Tensor, name: str) -> Tensor:
+    if not p.dim() or not bool(((p > 0) & (p < 1)).all()):
+        raise ValueError(
+            f"{name} of shape {tuple(p.shape)} came, from {p.min().item() if p.numel() else math.nan:g} to "
+            f"{p.max().item() if p.numel() else math.nan:g}; each must lie strictly between 0 and 1; smooth them, as "
+            f"fit_base does"
+        )
+    return p
+
+
+def fit_base(domain: Domain, data: Tensor | None = None) -> Any:
+    """The base measure of a domain, fitted to data (N, *event); uniform on a bounded domain without data.
+
+        binary        p_i = (ones_i + 1) / (N + 2)
+        categorical   p_i[k] = (count_i[k] + 1) / (N + K)
+        real          the Gaussian of the same mean and covariance for vectors with N ≥ 10 d, else a Normal with the same
+                      mean and spread of every coordinate; spreads below 1e-3 of the mean one are raised to it
+        box           uniform, whatever the data
+
+    Raises ValueError for the real line without data, or with fewer than two points.
+
+    >>> import torch
+    >>> from lowland.domain import binary
+    >>> fit_base(binary(2), torch.tensor([[1.0, 0.0], [1.0, 1.0]])).probabilities
+    tensor([0.7500, 0.5000], dtype=torch.float64)
+    """
+    if domain.kind == "box" or (data is None and domain.kind != "real"):
+        return Uniform(domain)
+    if data is None or (domain.kind == "real" and len(data) < 2) or (domain.shape and data.shape[1:] != domain.shape):
+        came = "no data" if data is None else f"data of shape {tuple(data.shape)}"
+        raise ValueError(
+            f"{came} came to fit a base measure on {domain}; it needs at least two points of that event shape on the real "
+            f"line; pass data, or a base with exact draws and log_z"
+        )
+    x, n = data.double().cpu(), len(data)
+    if domain.kind == "binary":
+        return Bernoulli((x.sum(0) + 1) / (n + 2)).to(data.device)
+    if domain.kind == "categorical":
+        counts = torch.stack([(x == k).double().sum(0) for k in range(domain.classes)], -1)
+        return Categorical((counts + 1) / (n + domain.classes)).to(data.device)
+    mean, spread = x.mean(0), x.std(0)
+    spread = spread.clamp(min=1e-3 * spread.mean().clamp(min=1e-12).item())
+    if x.dim() == 2 and n >= 10 * x.shape[1]:
+        covariance = torch.cov(x.T).view(x.shape[1], x.shape[1])
+        covariance = (covariance + covariance.T) / 2 + 1e-6 * torch.diag(spread.square())
+        return Gaussian(mean.tolist(), covariance.tolist()).to(data.device)
+    return Normal(mean, spread).to(data.device)
