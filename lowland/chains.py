@@ -68,6 +68,9 @@ class ReplayBuffer:
                 f"raise the capacity or take fewer"
             )
         device = self.x.device
+        if count == self.capacity and not self.restart:  # all go, none begins anew
+            slots, fresh = torch.arange(count, device=device), torch.zeros(count, dtype=torch.bool, device=device)
+            return Visit(slots, self.x, self.labels, fresh)
         slots = torch.randperm(self.capacity, generator=generator, device=device)[:count]
         fresh = torch.rand(count, generator=generator, device=device) < self.restart
         new = self.domain.draw(count, generator, dtype=self.x.dtype)
@@ -79,7 +82,11 @@ class ReplayBuffer:
 
         Returns how many points were not finite: those slots keep their old point.
         """
-        finite = x.isfinite().flatten(1).all(1)
+        finite = x.flatten(1).sum(1).isfinite()  # a sum is finite if all terms are, unless they overflow, and then x has left
+        if len(x) == self.capacity and not self.restart and bool(finite.all()):
+            self.x, self.age = x.detach(), self.age + steps
+            self.labels = labels if self.labels is not None and labels is not None else self.labels
+            return 0
         self.x[visit.slots[finite]] = x[finite].detach()
         age = torch.where(visit.fresh, 0, self.age[visit.slots]) + steps
         self.age[visit.slots[finite]] = age[finite]

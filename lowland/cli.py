@@ -132,10 +132,16 @@ class Restore:
 
 @dataclass
 class Evaluate:
-    """Measure samples, detection and restoration of a run on its test part; prints the figures as JSON."""
+    """Measure samples, detection and restoration of a run on its test part, or its likelihood; prints the figures as JSON."""
 
     run: Positional[Path]
     """Run directory."""
+    likelihood: bool = False
+    """Bracket log Z and the test log-likelihood instead, by annealed importance sampling in both directions."""
+    chains: int = 200
+    """Of each direction, with --likelihood."""
+    rungs: int = 1000
+    """Steps between the base and the energy, with --likelihood; more of them close the bracket."""
     quiet: bool = False
     """Say nothing on the way."""
 
@@ -144,7 +150,11 @@ class Evaluate:
 
         from lowland import verbs
 
-        print(json.dumps(verbs.evaluate(self.run, progress=not self.quiet), indent=1))
+        if self.likelihood:
+            figures = verbs.likelihood(self.run, chains=self.chains, rungs=self.rungs, progress=not self.quiet)
+        else:
+            figures = verbs.evaluate(self.run, progress=not self.quiet)
+        print(json.dumps(figures, indent=1))
 
 
 @dataclass

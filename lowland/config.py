@@ -39,6 +39,10 @@ class Data(BaseModel):
     size: int | None = Field(None, ge=2, description="side to which images of a folder are resized")
     channels: Literal[1, 3] | None = Field(None, description="colours of a folder's images")
     label: str | None = Field(None, description="label column of a table")
+    seed: int | None = Field(None, ge=0, description="of the division and of a fixed draw; the seed of the run if left out")
+    binarise: Literal["threshold", "stochastic", "fixed"] | None = Field(
+        None, description="make grey images binary: 1 above 0.5; drawn anew each time; drawn once"
+    )
     standardise: bool | None = Field(None, description="tables and arrays: subtract the mean, divide by the deviation")
 
 
@@ -146,6 +150,16 @@ class Recipe(BaseModel):
     generation: Any
     restoration: Any = None
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
+
+    @model_validator(mode="after")
+    def _binary_data_stay_binary(self) -> "Recipe":
+        spread = [f"training.{name}" for name in ("noise", "dequantise", "margin") if getattr(self.training, name, 0)]
+        if self.data.binarise and spread:
+            raise ValueError(
+                f"data.binarise is {self.data.binarise!r} and {' and '.join(spread)} would move the data off 0 and 1; binary "
+                f"data have no grey levels to spread; leave out one or the other"
+            )
+        return self
 
     def plain(self) -> dict[str, Any]:
         """The recipe as JSON values, complete with every default."""
@@ -274,7 +288,7 @@ def _explain(problem: Any) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         given = f"name is {tag!r}" if tag else "name is missing"
         return f"{path}: {given}; " + (f"allowed are {expected}{hint}" if expected else "add name = ...")
-    return f"{path}: {message} (given: {problem['input']!r})"
+    return f"{path}: {message}" + (f" (given: {problem['input']!r})" if problem["loc"] else "")
 
 
 def _allowed(path: Sequence[Any]) -> list[str]:

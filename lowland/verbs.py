@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from lowland.config import Recipe
 from lowland.data import load_batch, load_image, save_grid
 from lowland.energy import energy_values
-from lowland.evaluation import Subject, draw, evaluate_run, prior_bank, restoration_settings, subject
+from lowland.evaluation import Subject, draw, evaluate_run, measure_likelihood, prior_bank, restoration_settings, subject
 from lowland.metrics import p_values
 from lowland.registry import build
 from lowland.run import Run
@@ -58,6 +58,20 @@ def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
     found = Run.open(run)
     with found.locked(), cpu_threads(found.recipe["training"]["threads"]):
         return evaluate_run(found, say=_say if progress else lambda _: None)
+
+
+def likelihood(run: str | Path, *, chains: int = 200, rungs: int = 1000, progress: bool = True) -> dict[str, Any]:
+    """Bracket log Z and the likelihood of the test part; writes likelihood.json and returns its figures."""
+    found = Run.open(run)
+    quiet = not progress
+    with (
+        found.locked(),
+        cpu_threads(found.recipe["training"]["threads"]),
+        tqdm(total=4 * rungs, unit="step", disable=quiet) as bar,  # both directions, and the chains between them
+    ):
+        return measure_likelihood(
+            found, chains=chains, rungs=rungs, say=(lambda _: None) if quiet else _say, progress=bar.update
+        )
 
 
 def _say(text: str) -> None:

@@ -125,7 +125,7 @@ def test_unknown_names_and_options_are_answered_with_a_suggestion(tmp_path: Path
         load_data("fashon-mnist")
     with pytest.raises(ValueError, match="choose one of them"):
         load_data("")
-    with pytest.raises(ValueError, match="digits was given colour; it takes limit; remove"):
+    with pytest.raises(ValueError, match="digits was given colour; it takes limit, binarise; remove"):
         load_data("digits", colour=1)
     with pytest.raises(ValueError, match="limit is 0; it must be at least 1"):
         load_data("digits", limit=0)

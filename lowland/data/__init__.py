@@ -1,6 +1,7 @@
 """Data: named sets, folders, arrays and tables, each checked and divided into training, calibration and test parts."""
 
 from lowland.data.batches import Batches
+from lowland.data.binarise import binarised, settled, toss
 from lowland.data.dataset import DataError, Dataset, Split, check_data
 from lowland.data.fetch import cache_root, data_roots
 from lowland.data.images import load_batch, load_image, save_grid, to_uint8
@@ -12,6 +13,7 @@ __all__ = [
     "Dataset",
     "Split",
     "available",
+    "binarised",
     "cache_root",
     "check_data",
     "data_roots",
@@ -19,5 +21,7 @@ __all__ = [
     "load_data",
     "load_image",
     "save_grid",
+    "settled",
     "to_uint8",
+    "toss",
 ]

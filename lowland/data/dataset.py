@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowland.domain import Domain
+from lowland.domain import Domain, box
 
+PARTS = ("train", "calibration", "test")
 CHUNK = 4096  # examples checked at a time, so that a check needs little memory
 
 
@@ -44,7 +45,9 @@ class Dataset:
     classes: 0 without labels; levels: grey levels of the source (17 for the digits, 256 for 8-bit images), None if
     continuous; note: provenance, printed in reports; mean, scale: what `load_data(..., standardise=True)` subtracted
     and divided by, one number per column, measured on the training part alone (empty if nothing was done);
-    columns: the column names of a table.
+    columns: the column names of a table; binarisation: "threshold", "stochastic" or "fixed" if grey images were made binary,
+    else empty; binarised: the same in a sentence, which belongs to every number about these data. The training part of a
+    stochastic binarisation keeps its grey values in [0, 1]: they are the probabilities of what is drawn from them.
     """
 
     name: str
@@ -59,6 +62,12 @@ class Dataset:
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
+    binarisation: str = ""
+    binarised: str = ""
+
+    def parts(self) -> list[tuple[str, Split]]:
+        """The three parts with their names: train, calibration, test."""
+        return [(name, getattr(self, name)) for name in PARTS]
 
     def standardise(self, x: Tensor) -> Tensor:
         """Values as they stand in the file -> values as the energy sees them: (x − mean) / scale."""
@@ -122,10 +131,10 @@ def check_data(dataset: Dataset) -> None:
     Raises DataError if a part is empty, has the wrong shape, precision or number of labels, holds NaN or infinite
     values (counted), values outside the domain (counted) or labels out of range, or if the training part is constant.
     """
-    for part in ("train", "calibration", "test"):
-        split: Split = getattr(dataset, part)
+    for part, split in dataset.parts():
         where = f"the {part} part of {dataset.name}"
-        _check_values(split.x, dataset.domain, where)
+        grey = dataset.binarisation == "stochastic" and part == "train"
+        _check_values(split.x, box(0, 1, *dataset.domain.shape) if grey else dataset.domain, where)
         _check_labels(split, dataset.classes, where)
     x = dataset.train.x
     if len(x) > 1 and bool((x == x[:1]).all()):

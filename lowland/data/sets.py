@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from lowland.data import cifar
+from lowland.data.binarise import binarised
 from lowland.data.dataset import DataError, Dataset, Split, check_data, divide
 from lowland.data.fetch import Remote, content_sha256, locate
 from lowland.data.idx import read_idx
@@ -38,12 +39,14 @@ def load_data(
     seed: int = 0,
     download: bool = True,
     limit: int | None = None,
+    binarise: str | None = None,
     **options: Any,
 ) -> Dataset:
     """A named set, or the data in a folder or file, checked and divided into three parts.
 
     root: searched first for files; seed: of the division (and of the draws of a toy); download: fetch a missing file
-    into the cache folder; limit: keep at most this many training examples, the first of the seeded permutation.
+    into the cache folder; limit: keep at most this many training examples, the first of the seeded permutation; binarise:
+    make grey images binary by "threshold", by a "stochastic" draw or by one "fixed" draw with the seed (see `binarised`).
 
     options: `count` for toys; `size`, `channels` for folders; `standardise` for arrays and tables with one number per
     column; `label` (name or position of a column) for tables.
@@ -62,10 +65,14 @@ def load_data(
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise DataError(
-            f"{name} was given {', '.join(unknown)}; it takes {', '.join(['limit', *allowed])}; remove or rename them"
+            f"{name} was given {', '.join(unknown)}; it takes {', '.join(['limit', 'binarise', *allowed])}; remove or rename "
+            f"them"
         )
     dataset = loader(request, **options)
     check_data(dataset)
+    if binarise is not None:
+        dataset = binarised(dataset, binarise, seed)
+        check_data(dataset)
     return dataset
 
 

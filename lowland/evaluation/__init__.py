@@ -6,6 +6,7 @@ One file per question; `whole` asks them and writes the answers into the run dir
 
 from lowland.evaluation.detection import shifted
 from lowland.evaluation.draws import draw, prior_bank
+from lowland.evaluation.likelihood import measure_likelihood
 from lowland.evaluation.restoration import lower_half_hidden, restoration_settings
 from lowland.evaluation.subjects import Findings, Subject, subject
 from lowland.evaluation.whole import evaluate_run
@@ -16,6 +17,7 @@ __all__ = [
     "draw",
     "evaluate_run",
     "lower_half_hidden",
+    "measure_likelihood",
     "prior_bank",
     "restoration_settings",
     "shifted",

@@ -23,6 +23,7 @@ from torch import Tensor
 TAIL = 0.005  # of each end: twice that is 1 %, which leaves 4 % to few weights, skewness and bootstrap
 RESAMPLES = 2000
 FEWEST = 10.0  # effective weights below which nothing is certified
+LOST = 0.01  # share of proposals that may be refused for not being finite
 RHAT = 1.1  # of the energies of the chains that made the reverse draws
 
 
@@ -36,7 +37,7 @@ class Direction(NamedTuple):
     high: float
     ess: float
     acceptance: float
-    diverged: int
+    diverged: float
     weightless: int
     curve: tuple[float, ...]
 
@@ -165,10 +166,10 @@ def bennett(up: Tensor, down: Tensor) -> tuple[float, float]:
 def ends(forward: Direction, reverse: Direction, middle: tuple[float, float]) -> tuple[float, float]:
     """The certificate: from the low end of the forward run to the high end of the reverse run, Bennett's interval included.
 
-    Where the two have changed places, which no luck explains, all of both."""
+    Where the two have changed places by more than luck allows, all of both intervals: at least one of them is wrong."""
     value, error = middle
     low, high = min(forward.low, value - 2.6 * error), max(reverse.high, value + 2.6 * error)
-    if forward.low > reverse.high:
+    if forward.value - reverse.value > 2 * math.hypot(forward.error, reverse.error):
         return min(low, reverse.low), max(high, forward.high)
     return low, high
 
@@ -181,9 +182,9 @@ def objections(forward: Direction, reverse: Direction, tolerance: float, roundin
         found.append("a direction has no finite estimate")
     if gap > tolerance + 2 * error:
         found.append(f"the directions disagree by {gap:.2f} nats, more than {tolerance:g}")
-    if gap < -max(5 * error, 1e-3):
+    if gap < -max(3.5 * error, 1e-3):
         found.append(
-            f"the forward run is above the reverse run by {-gap:.3f} nats, {-gap / error:.0f} standard errors: the draws are "
+            f"the forward run is above the reverse run by {-gap:.3f} nats, {-gap / error:.1f} standard errors: the draws are "
             f"not of this energy, or a sampler does not leave it as it is"
         )
     if error > tolerance:
@@ -191,9 +192,8 @@ def objections(forward: Direction, reverse: Direction, tolerance: float, roundin
     for name, run in (("forward", forward), ("reverse", reverse)):
         if run.ess < FEWEST:
             found.append(f"the {name} weights are worth {run.ess:.1f} chains")
-        if run.diverged:
-            found.append(f"{run.diverged} proposals of the {name} run were not finite")
+        if run.diverged > LOST:
+            found.append(f"{100 * run.diverged:.0f} % of the proposals of the {name} run were not finite")
     if rhat is not None and not rhat < RHAT:
         found.append(f"the chains behind the reverse draws have not met (R-hat of the energy {rhat:.2f})")
     return found
-

@@ -5,9 +5,9 @@ the weights of its step keep about the same spread,
 
     s² = log( mean w² / (mean w)² ),    w = exp(E_β(x) − E_β'(x)),
 
-which is the variance of the increment of log w where that is normal. Rungs are then set at equal steps of Σ s, the thermodynamic
-length: equal variance of increments. On the way each stage tunes the step size towards the sampler's acceptance.
-Source: Grosse, Maddison & Salakhutdinov (2013), https://papers.nips.cc/paper/2013/hash/fb60d411a5c5b72b2e7d3527cfc84fd0-Abstract.html
+which is the variance of the increment of log w where that is normal. Rungs are then set at equal steps of Σ s, the
+thermodynamic length: equal variance of increments. On the way each stage tunes the step size towards the sampler's acceptance.
+Source: Crooks (2007), https://doi.org/10.1103/PhysRevLett.99.100602
 """
 
 import dataclasses
@@ -50,10 +50,10 @@ class Plan(NamedTuple):
 def default_sampler(path: Path) -> Any:
     """A sampler that runs on every rung: HMC, block Gibbs where conditionals are declared, DMALA where a gradient must do."""
     middle = path((0.0, 0.5, 1.0))[1]
-    if middle.domain.kind not in ("binary", "categorical"):
-        return HMC(0.1, 5, jitter=0.3)
-    if middle.conditional is not None or middle.sweep is not None:
+    if middle.domain.kind in BlockGibbs.domains and (middle.conditional is not None or middle.sweep is not None):
         return BlockGibbs()
+    if middle.domain.kind in HMC.domains:
+        return HMC(0.1, 5, jitter=0.3)
     return DMALA(1.0) if middle.domain.kind == "binary" or middle.relaxed is not None else BlockGibbs()
 
 
@@ -92,7 +92,8 @@ def spread(log_weights: Tensor) -> float:
 
 
 def _pilot(path: Path, sampler: Any, x: Tensor, generator: torch.Generator) -> list[Stage]:
-    beta, delta, stages, log_w = 0.0, 1e-2, [], torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    beta, delta, log_w = 0.0, 1e-2, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    stages: list[Stage] = []
     walker = _Walker(sampler, x)
     walker.move(path((0.0, 1.0))[0], FIRST, generator)
     while beta < 1:
@@ -129,7 +130,9 @@ def _stage(path: Path, x: Tensor, beta: float, delta: float, goal: float) -> tup
 def _systematic(log_w: Tensor, generator: torch.Generator) -> Tensor:
     """Which points to go on with, so that each comes up in proportion to its weight."""
     n = len(log_w)
-    u = (torch.rand(1, generator=generator, device=log_w.device, dtype=torch.float64) + torch.arange(n, device=log_w.device)) / n
+    u = (
+        torch.rand(1, generator=generator, device=log_w.device, dtype=torch.float64) + torch.arange(n, device=log_w.device)
+    ) / n
     return torch.searchsorted(log_w.softmax(0).cumsum(0), u).clamp(max=n - 1)
 
 

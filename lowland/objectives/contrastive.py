@@ -14,8 +14,9 @@ The value of the loss says little: near zero it means that data and samples have
 Watch the health report instead.
 """
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from lowland.energy import Energy, frozen
 from lowland.registry import register
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import Trace, run_chains
+from lowland.samplers.tempering import ParallelTempering
 
 
 class Loss(NamedTuple):
@@ -61,30 +63,41 @@ def contrast(
     """
     if (labels is None) != (negative_labels is None):
         raise ValueError("labels came for one side only; positives and negatives need both or neither; pass the other")
-    x = torch.cat([positives, negatives.detach()])
+    negatives = negatives.detach() if negatives.requires_grad else negatives  # the same object: an energy may remember it
+    entropy = None
     if labels is not None and negative_labels is not None and classify:
-        heads = energy.class_energies(x)  # type: ignore[operator]
+        heads = energy.class_energies(torch.cat([positives, negatives]))  # type: ignore[operator]
         values = heads.gather(1, torch.cat([labels, negative_labels]).unsqueeze(1)).squeeze(1)
         entropy = F.cross_entropy(-heads[: len(labels)], labels)
+        up, down = values[: len(positives)], values[len(positives) :]
+    elif getattr(energy, "apart", False):
+        up, down = _judged(energy, positives, labels), _judged(energy, negatives, negative_labels)
     else:
-        values = energy(x) if labels is None else energy(x, torch.cat([labels, cast(Tensor, negative_labels)]))
-        entropy = values.new_zeros(())
-    up, down = values[: len(positives)], values[len(positives) :]
+        both = None if labels is None else torch.cat([labels, cast(Tensor, negative_labels)])
+        up, down = _judged(energy, torch.cat([positives, negatives]), both).tensor_split([len(positives)])
     gap = down.mean() - up.mean()
-    value = -gap + l2 * (up.square().mean() + down.square().mean()) + classify * entropy
+    value = -gap
+    if l2:
+        value = value + l2 * (up.square().mean() + down.square().mean())
+    if entropy is not None:
+        value = value + classify * entropy
     terms = {
         "gap": gap,
         "energy_data": up.mean(),
         "energy_model": down.mean(),
         "spread": up.std(correction=0),
     }
-    if classify:
+    if entropy is not None:
         terms["cross_entropy"] = entropy
     return Loss(value, {name: term.detach() for name, term in terms.items()}, negatives)
 
 
+def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+    return energy(x) if labels is None else energy(x, labels)
+
+
 def _chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor]:
-    moved = (trace.x - start).square().flatten(1).mean(1).sqrt().mean()
+    moved = torch.linalg.vector_norm((trace.x - start).flatten(1), dim=1).mean() / math.sqrt(start[0].numel())
     terms = {"movement": moved, "acceptance": trace.acceptance.mean(), "diverged": trace.diverged.sum()}
     if energy.domain.kind == "box":
         terms["border"] = border_share(trace.x, energy)
@@ -111,8 +124,36 @@ def _contrast_from(
     """Contrast the data x with chains run from `start` under the same labels."""
     target = energy if labels is None else energy.given(labels)
     trace = run_chains(target, sampler, start, steps, generator=generator)
+    _observe(energy, x)
     loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=l2)
     return loss._replace(terms=loss.terms | _chain_terms(start, trace, energy))
+
+
+def completed(energy: Any, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Data with the units that no one has seen filled in, by an energy that has such units."""
+    complete = getattr(energy, "complete", None)
+    return x if complete is None else complete(x, generator)
+
+
+def _observe(energy: Any, x: Tensor) -> None:
+    """Show the data to an energy that follows their means."""
+    if hasattr(energy, "observe"):
+        energy.observe(x)
+
+
+def sparse(loss: Loss, energy: Any, x: Tensor, weight: float, target: float) -> Loss:
+    """The loss with weight · Σ_j (target − mean_B E[h_j | x])² added, which keeps hidden units seldom active.
+
+    Source: Lee, Ekanadham & Ng (2008),
+    https://papers.nips.cc/paper/2007/hash/4daa3db355ef2b0e64b472968cb70f0d-Abstract.html
+    """
+    if not weight:
+        return loss
+    if not hasattr(energy, "hidden_mean"):
+        raise ValueError(f"sparsity is {weight} and {type(energy).__name__} has no hidden units; it needs some; set it to 0")
+    activity = energy.hidden_mean(x).mean(0)
+    penalty = weight * (target - activity).square().sum()
+    return loss._replace(value=loss.value + penalty, terms=loss.terms | {"activity": activity.detach().mean()})
 
 
 @register("objective")
@@ -120,16 +161,19 @@ def _contrast_from(
 class CD:
     """Contrastive divergence: `steps` sampler steps from the data itself.
 
-    Biased towards what is near the data, low in variance. l2: see `contrast`.
+    Biased towards what is near the data, low in variance. The negatives are the last points of the chains, so a Boltzmann
+    machine is contrasted by p(h | x_k) of the last x_k. l2: see `contrast`; sparsity, sparse_target: see `sparse`.
     Source: Hinton (2002), https://doi.org/10.1162/089976602760128018
     """
 
     steps: int = 1
     l2: float = 0.0
-    chains: ClassVar[bool] = False
+    sparsity: float = 0.0
+    sparse_target: float = 0.1
+    persistent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_steps(self.steps, self.l2)
+        check_steps(self.steps, self.l2, self.sparsity)
 
     def loss(
         self,
@@ -141,7 +185,9 @@ class CD:
         buffer: ReplayBuffer | None,
         generator: torch.Generator,
     ) -> Loss:
-        return _contrast_from(x, energy, x, labels, sampler, self.steps, self.l2, generator)
+        x = completed(energy, x, generator)
+        loss = _contrast_from(x, energy, x, labels, sampler, self.steps, self.l2, generator)
+        return sparse(loss, energy, x, self.sparsity, self.sparse_target)
 
 
 @register("objective")
@@ -149,11 +195,14 @@ class CD:
 class PCD:
     """Persistent contrastive divergence: `steps` sampler steps from where the chains last got to.
 
-    capacity: chains in the replay buffer; restart: share of visited chains that begin anew at noise; l2, classify: see
+    capacity: chains in the replay buffer; chains: how many of them move at every update, as many as data unless given;
+    restart: share of visited chains that begin anew at noise; l2, classify: see
     `contrast`. Labels stay with their chains, so that every class keeps its share of them; with resample = true a chain
     draws its label anew from p(y | x) = softmax(−e(x)) at the end of a visit, which samples the joint law of x and y and
-    sets the levels of the classes against each other.
-    Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290
+    sets the levels of the classes against each other. With a ParallelTempering sampler every chain keeps its replicas at all
+    temperatures, and the coldest is the negative. sparsity, sparse_target: see `sparse`.
+    Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290; tempered chains: Desjardins et al. (2010),
+    https://proceedings.mlr.press/v9/desjardins10a.html
     """
 
     steps: int = 20
@@ -162,10 +211,18 @@ class PCD:
     l2: float = 0.0
     classify: float = 0.0
     resample: bool = False
-    chains: ClassVar[bool] = True
+    chains: int = 0
+    sparsity: float = 0.0
+    sparse_target: float = 0.1
+    persistent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_steps(self.steps, self.l2)
+        check_steps(self.steps, self.l2, self.sparsity)
+        if not 0 <= self.chains <= self.capacity:
+            raise ValueError(
+                f"chains is {self.chains} and capacity {self.capacity}; chains that move are some of those kept; "
+                f"raise the capacity, or set chains = 0 for as many as data"
+            )
         if self.capacity < 1 or not 0 <= self.restart <= 1 or not self.classify >= 0:
             raise ValueError(
                 f"capacity is {self.capacity}, restart {self.restart}, classify {self.classify}; at least 1, a share in "
@@ -189,16 +246,30 @@ class PCD:
                 f"the energy has {getattr(energy, 'classes', 0)} classes and the data {'no ' if labels is None else ''}labels; "
                 f"classify and resample need labels and an energy with classes; set energy.classes, or switch both off"
             )
-        visit = buffer.take(len(x), generator)
+        x = completed(energy, x, generator)
+        visit = buffer.take(self.chains or len(x), generator)
         negative_labels = visit.labels if labels is not None else None
         target = energy if negative_labels is None else energy.given(negative_labels)
-        trace = run_chains(target, sampler, visit.x, self.steps, generator=generator)
+        start, trace, ends = self._move(target, sampler, visit.x, generator)
         if self.resample and negative_labels is not None:
             negative_labels = draw_labels(energy, trace.x, generator)
-        lost = buffer.put(visit, trace.x, self.steps, negative_labels)
+        lost = buffer.put(visit, ends, self.steps, negative_labels)
+        _observe(energy, x)
         loss = contrast(energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2, classify=self.classify)
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
-        return loss._replace(terms=loss.terms | _chain_terms(visit.x, trace, energy) | age)
+        loss = loss._replace(terms=loss.terms | _chain_terms(start, trace, energy) | age)
+        return sparse(loss, energy, x, self.sparsity, self.sparse_target)
+
+    def _move(self, target: Energy, sampler: Sampler, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Trace, Tensor]:
+        """Where the chains started, their trace, and what goes back to the buffer: with tempering, all replicas of each."""
+        if not isinstance(sampler, ParallelTempering):
+            trace = run_chains(target, sampler, x, self.steps, generator=generator)
+            return x, trace, trace.x
+        rungs = x.transpose(0, 1)  # (R, B, *event)
+        with frozen(target):
+            state = sampler.resume(target, rungs.flatten(0, 1))
+            trace = run_chains(target, sampler, state.x, self.steps, generator=generator, state=state)
+        return rungs[0], trace, trace.state.replicas.x.view_as(rungs).transpose(0, 1)
 
 
 def draw_labels(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -221,7 +292,7 @@ class ShortRunML:
 
     steps: int = 60
     l2: float = 0.0
-    chains: ClassVar[bool] = False
+    persistent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.l2)
@@ -236,11 +307,14 @@ class ShortRunML:
         buffer: ReplayBuffer | None,
         generator: torch.Generator,
     ) -> Loss:
+        x = completed(energy, x, generator)
         start = energy.domain.draw(len(x), generator, dtype=x.dtype)
         return _contrast_from(start, energy, x, labels, sampler, self.steps, self.l2, generator)
 
 
-def check_steps(steps: int, l2: float) -> None:
+def check_steps(steps: int, l2: float, sparsity: float = 0.0) -> None:
     """Refuse settings that no contrastive objective can have."""
-    if steps < 1 or not l2 >= 0:
-        raise ValueError(f"steps is {steps} and l2 is {l2}; at least 1 and at least 0 are needed; correct them")
+    if steps < 1 or not l2 >= 0 or not sparsity >= 0:
+        raise ValueError(
+            f"steps is {steps}, l2 is {l2} and sparsity is {sparsity}; at least 1, 0 and 0 are needed; correct them"
+        )

@@ -31,7 +31,7 @@ class DSM:
     """
 
     sigmas: Sequence[float] = (0.1,)
-    chains: ClassVar[bool] = False
+    persistent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(self.sigmas))

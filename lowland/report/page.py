@@ -1,7 +1,7 @@
 """The run directory to one HTML file.
 
-`write_report` reads recipe.json, log.jsonl, time.jsonl and, where they exist, evaluation.json and
-evaluation.safetensors; nothing else, and no live object. The page is written whole or not at all.
+`write_report` reads recipe.json, log.jsonl, time.jsonl and, where they exist, evaluation.json,
+likelihood.json and the arrays beside them; nothing else, and no live object. The page is written whole or not at all.
 """
 
 import shlex
@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from lowland.report import curves, detection, landscape, restoration, samples, training
+from lowland.report import curves, detection, landscape, likelihood, restoration, samples, training
 from lowland.report.blocks import Card, Values, count, duration, estimate, listed, number, part, percent, plural, show
 from lowland.report.pictures import Arrays
 from lowland.report.training import Rows
@@ -59,6 +59,7 @@ def describe(run: Run) -> dict[str, Any]:
     logged = [row for row in rows if "event" not in row]
     events = [row for row in rows if "event" in row]
     values, arrays, problems = evaluation(run)
+    certificate, course, more = evaluation(run, "likelihood")
     seconds = elapsed(run.rows("time.jsonl"))
     sections = [
         training.trained(recipe, logged),
@@ -70,6 +71,7 @@ def describe(run: Run) -> dict[str, Any]:
         detection.energies(arrays),
         samples.neighbours(arrays),
         detection.detection(values, arrays),
+        likelihood.likelihood(certificate, course),
         restoration.restoration(values, arrays),
     ]
     name = str(recipe.get("name") or run.path.resolve().name)
@@ -77,9 +79,9 @@ def describe(run: Run) -> dict[str, Any]:
         "name": name,
         "about": str(recipe.get("about") or ""),
         "verdict": verdict(logged, events, seconds),
-        "cards": cards(logged, events, values, seconds),
+        "cards": cards(logged, events, values, seconds, certificate),
         "notes": [str(note) for note in values.get("notes") or []],
-        "problems": problems,
+        "problems": problems + more,
         "evaluated": bool(values or arrays),
         "evaluation_time": None if number(values.get("seconds")) is None else duration(float(values["seconds"])),
         "sections": [section for section in sections if section is not None],
@@ -90,20 +92,20 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def evaluation(run: Run) -> tuple[dict[str, Any], Arrays, list[str]]:
-    """evaluation.json and evaluation.safetensors; empty where missing, with a sentence where damaged."""
+def evaluation(run: Run, stem: str = "evaluation") -> tuple[dict[str, Any], Arrays, list[str]]:
+    """What a verb left in STEM.json and STEM.safetensors; empty where missing, with a sentence where damaged."""
     values: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     problems = []
     try:
-        if (run.path / "evaluation.json").exists():
-            read = run.read_json("evaluation.json")
+        if (run.path / f"{stem}.json").exists():
+            read = run.read_json(f"{stem}.json")
             values = read if isinstance(read, dict) else {}
     except RunError as error:
         problems.append(str(error))
     try:
-        if (run.path / "evaluation.safetensors").exists():
-            for name, tensor in run.read_tensors("evaluation.safetensors").items():
+        if (run.path / f"{stem}.safetensors").exists():
+            for name, tensor in run.read_tensors(f"{stem}.safetensors").items():
                 half = tensor.is_floating_point() and tensor.itemsize < 4
                 arrays[name] = (tensor.float() if half else tensor).numpy()
     except RunError as error:
@@ -141,7 +143,7 @@ def _tally(events: Rows, kind: str, level: str | None = None) -> int:
     return sum(event.get("event") == kind and level in (None, event.get("level")) for event in events)
 
 
-def cards(logged: Rows, events: Rows, values: Values, seconds: float | None) -> list[Card]:
+def cards(logged: Rows, events: Rows, values: Values, seconds: float | None, certificate: Values) -> list[Card]:
     """At most six headline figures, those that this run has."""
     steps = curves.span(logged)[1]
     rate = f" · {show(steps / seconds)} a second" if seconds else ""
@@ -152,6 +154,7 @@ def cards(logged: Rows, events: Rows, values: Values, seconds: float | None) -> 
         note = f"of the logged steps; ended {ENDS[levels[-1]]}"
         share = levels.count("good") / len(levels)
         found.append(Card("Health", f"{percent(share, int(0.99 < share < 1))} good", note, levels[-1]))
+    found += likelihood.card(certificate)
     found += _sample_card(part(values, "samples"))
     found += _alarm_card(part(values, "detection"))
     found += _outlier_card(part(part(values, "detection"), "outliers"))

@@ -265,7 +265,7 @@ class _Walk:
         self.diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.gradients: Any = getattr(kernel, "start_gradients", 1)
         self.rates: list[Tensor] = []
-        self.totals = [self.log_weights.logsumexp(0)]
+        self.totals, self.recent = [self.log_weights.logsumexp(0, keepdim=True)], list[Tensor]()
 
     def enter(self, energy: Energy, kernel: Sampler) -> None:
         """Weigh the points by what the next energy says of them, and stand under it."""
@@ -282,10 +282,18 @@ class _Walk:
             self.known = new.seen
             self.gradients = self.gradients + paid
         self.log_weights = torch.where(self.log_weights == -math.inf, -math.inf, self.log_weights - change)
-        self.totals.append(self.log_weights.logsumexp(0))
+        self.recent.append(self.log_weights)
+        if len(self.recent) == 64:
+            self._total()
         if isinstance(state, MovingState) and isinstance(self.state, MovingState):
             state = state._replace(momentum=self.state.momentum)  # its law is the same under every energy
         self.energy, self.kernel, self.state = new, kernel, state
+
+    def _total(self) -> None:
+        """Add up the weights of the energies entered lately, many at a time: one by one it would cost more than moving."""
+        if self.recent:
+            self.totals.append(torch.stack(self.recent).logsumexp(1))
+            self.recent = []
 
     def _enough(self, gradients: int) -> bool:
         """Whether what is known of the points is what a kernel that starts with so many gradients wants to know."""
@@ -309,7 +317,8 @@ class _Walk:
         _refuse_lost(self.log_weights.isnan() | (self.log_weights == math.inf))
         acceptance = tuple(torch.stack(self.rates).tolist()) if self.rates else ()
         paid = float(torch.as_tensor(self.gradients).double().mean())
-        ratios = torch.stack(self.totals) - math.log(len(self.log_weights))
+        self._total()
+        ratios = torch.cat(self.totals) - math.log(len(self.log_weights))
         return Weighted(self.state.x, self.log_weights, acceptance, self.diverged, steps * len(self.rates), paid, ratios)
 
 

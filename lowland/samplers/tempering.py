@@ -70,6 +70,11 @@ class Tempered(Energy):
         return None if any(part is None for part in found) else torch.cat(found)
 
 
+def tempered(energy: Energy, betas: Tensor, size: int) -> Energy:
+    """The energy of R · size rows at R inverse temperatures: the energy's own (Boltzmann machines), or β E."""
+    return Tempered(energy, betas, size) if energy.tempered is None else energy.tempered(betas, size)
+
+
 class Tempering(NamedTuple):
     """How replicas have travelled: swaps accepted and tried (R − 1,), as sums of probabilities and counts over chains; round
     trips from the coldest rung to the hottest and back (B,); heading (R, B) of the replica on each rung: +1 to the hot end,
@@ -103,6 +108,7 @@ class ParallelTempering:
         every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, e^{Δβ ΔE}),
         for even r after even steps and odd r after odd ones,      β = 1 / T
 
+    (An energy with rungs of its own, `tempered`, as Boltzmann machines have, moves under those, and swaps by their energies.)
     Even and odd pairs alternate, so that replicas travel instead of diffusing. Leaves exp(−E) invariant for the chains of the
     sample (T = 1), if `sampler` leaves its law invariant; all replicas are evaluated in one batch.
     temperatures: ascending from 1; step_sizes: one per temperature, the sampler's own unless given. `tune` sets both so that
@@ -162,21 +168,33 @@ class ParallelTempering:
         return 1 / constant(self.temperatures, like.dtype, like.device)
 
     def init(self, energy: Energy, x: Tensor) -> TemperedState:
+        size = len(x)
+        if energy.tempered is not None:
+            return self.resume(energy, x.repeat(len(self.temperatures), *[1] * (x.dim() - 1)))
         cold, betas = self.sampler.init(energy, x), self.betas(x)
-        rungs, size = len(betas), len(x)
-        copies = {k: v.repeat(rungs, *[1] * (v.dim() - 1)) for k, v in cold._asdict().items() if v is not None}
+        copies = {k: v.repeat(len(betas), *[1] * (v.dim() - 1)) for k, v in cold._asdict().items() if v is not None}
         replicas = rescaled(cold._replace(**copies), betas.repeat_interleave(size))
+        return TemperedState(x, cold.energy, replicas, 0, self._departure(x))
+
+    def resume(self, energy: Energy, x: Tensor) -> TemperedState:
+        """A state whose replicas are x (R · B, *event), rung by rung from the coldest: chains that go on where they were."""
+        size, betas = len(x) // len(self.temperatures), self.betas(x)
+        replicas = self.sampler.init(tempered(energy, betas, size), x)
+        return TemperedState(replicas.x[:size], replicas.energy[:size], replicas, 0, self._departure(x[:size]))
+
+    def _departure(self, x: Tensor) -> Tempering:
+        rungs, size = len(self.temperatures), len(x)
         pairs, trips = x.new_zeros(rungs - 1, dtype=torch.float64), x.new_zeros(size, dtype=torch.long)
         heading = x.new_zeros(rungs, size, dtype=torch.long)
         heading[0] = 1
-        return TemperedState(x, cold.energy, replicas, 0, Tempering(pairs, pairs.clone(), trips, heading))
+        return Tempering(pairs, pairs.clone(), trips, heading)
 
     def step(self, energy: Energy, state: TemperedState, generator: torch.Generator) -> tuple[TemperedState, Info]:
         replicas, info = self.explore(energy, state, generator)
         size = len(state.x)
         diverged = info.diverged.view(-1, size).any(0)
         paid = None if info.gradients is None else info.gradients.view(-1, size).sum(0)
-        return self.swap(state._replace(replicas=replicas), generator), Info(
+        return self.swap(state._replace(replicas=replicas), generator, energy), Info(
             info.accept[:size], diverged, info.rate[:size], paid
         )
 
@@ -186,15 +204,28 @@ class ParallelTempering:
         if self.step_sizes is not None:
             steps = constant(self.step_sizes, state.x.dtype, state.x.device).repeat_interleave(size)
             sampler = dataclasses.replace(sampler, step_size=steps)  # type: ignore[type-var]
-        return sampler.step(Tempered(energy, self.betas(state.x), size), state.replicas, generator)
+        return sampler.step(tempered(energy, self.betas(state.x), size), state.replicas, generator)
 
-    def swap(self, state: TemperedState, generator: torch.Generator) -> TemperedState:
-        """Exchange neighbours: even pairs after an even number of steps, odd pairs after an odd one."""
+    def swap(self, state: TemperedState, generator: torch.Generator, energy: Energy | None = None) -> TemperedState:
+        """Exchange neighbours: even pairs after an even number of steps, odd pairs after an odd one.
+
+        energy: needed where it has rungs of its own; otherwise what the state knows is enough.
+        """
         size, betas, old = len(state.x), self.betas(state.x), state.replicas
         rungs = len(betas)
-        energies = old.energy.view(rungs, size) / betas.unsqueeze(1)
-        ratio = (betas[:-1] - betas[1:]).unsqueeze(1) * (energies[:-1] - energies[1:])
         active = (torch.arange(rungs - 1, device=betas.device) % 2 == state.sweeps % 2).unsqueeze(1)
+        crossed = None
+        if energy is None or energy.tempered is None:
+            energies = old.energy.view(rungs, size) / betas.unsqueeze(1)
+            ratio = (betas[:-1] - betas[1:]).unsqueeze(1) * (energies[:-1] - energies[1:])
+        else:
+            partner = torch.arange(rungs, device=betas.device)
+            partner[:-1] += active.squeeze(1).long()
+            partner[1:] -= active.squeeze(1).long()
+            with torch.no_grad():
+                crossed = tempered(energy, betas[partner], size)(old.x)
+            change = (old.energy - crossed).view(rungs, size)
+            ratio = change[:-1] + change[1:]
         chance = ratio.clamp(max=0.0).exp()
         accept = (uniform_like(ratio, generator) < chance) & active
         source = torch.arange(rungs, device=betas.device).unsqueeze(1).repeat(1, size)
@@ -202,7 +233,11 @@ class ParallelTempering:
         source[1:] -= accept.long()
         rows = (source * size + torch.arange(size, device=betas.device)).flatten()
         moved = type(old)(*(None if part is None else part[rows] for part in old))
-        replicas = rescaled(moved, (betas.unsqueeze(1) / betas[source]).flatten())
+        if crossed is None:
+            replicas = rescaled(moved, (betas.unsqueeze(1) / betas[source]).flatten())
+        else:
+            stayed = source == torch.arange(rungs, device=betas.device).unsqueeze(1)
+            replicas = moved._replace(energy=torch.where(stayed.flatten(), old.energy, crossed[rows]))
         way = _travelled(state.tempering, source, (chance * active).double().sum(1), active.squeeze(1).double() * size)
         cold = replicas.energy[:size] / betas[0]
         return TemperedState(replicas.x[:size], cold, replicas, state.sweeps + 1, way)

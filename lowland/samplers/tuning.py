@@ -198,7 +198,7 @@ def _tune_ladder(
             replicas, info = trial.explore(energy, state, generator)
             for average, rate in zip(averages, info.rate.view(rungs, -1).mean(1).tolist(), strict=True):
                 average.update(rate)
-            state = trial.swap(state._replace(replicas=replicas), generator)
+            state = trial.swap(state._replace(replicas=replicas), generator, energy)
         sampler = dataclasses.replace(sampler, step_sizes=tuple(math.exp(a.mean) for a in averages))
         if share < 0.4:
             tried = (state.tempering.tried - before.tried).clamp(min=1)

@@ -9,6 +9,7 @@
 declare what block Gibbs needs: no site meets another, so one colour holds them all.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,17 @@ Numbers = Tensor | Sequence[Any]
 
 def _one_colour(shape: Sequence[int]) -> Tensor:
     return torch.ones(1, *shape, dtype=torch.bool)
+
+
+def _recoloured(law: Any, colours: Tensor) -> Any:
+    if colours.shape[1:] != law.domain.shape or not bool((colours.sum(0) == 1).all()):
+        raise ValueError(
+            f"a colouring of shape {tuple(colours.shape)} came for events of {law.domain.shape}; every site needs one colour; "
+            f"pass the colours of the other energy"
+        )
+    twin = copy.copy(law)
+    twin._colours = colours
+    return twin
 
 
 class Uniform(Energy):
@@ -92,6 +104,7 @@ class Bernoulli(Energy):
         self.probabilities = probabilities
         self.register_buffer("logits", (p.log() - (-p).log1p()).to(torch.get_default_dtype()))
         self.log_z = torch.nn.functional.softplus(self.logits.double()).sum().item()  # of the logits as they were rounded
+        self._colours = _one_colour(p.shape)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return -(x.flatten(1) @ self.logits.to(x.dtype).flatten())
@@ -102,7 +115,11 @@ class Bernoulli(Energy):
 
     @property
     def colours(self) -> Tensor:
-        return _one_colour(self.domain.shape)
+        return self._colours
+
+    def coloured(self, colours: Tensor) -> "Bernoulli":
+        """The same law with a finer colouring (n, *event): that of an energy which it is to be added to."""
+        return _recoloured(self, colours)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
         """The log-odds a at every site, whatever the others say."""
@@ -139,6 +156,7 @@ class Categorical(Energy):
         self.probabilities = probabilities
         self.register_buffer("logits", p.log().to(torch.get_default_dtype()))
         self.log_z = self.logits.double().logsumexp(-1).sum().item()
+        self._colours = _one_colour(p.shape[:-1])
 
     def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
         """The energy (B,) of one-hot vectors (B, *event, K), linear in them."""
@@ -150,7 +168,11 @@ class Categorical(Energy):
 
     @property
     def colours(self) -> Tensor:
-        return _one_colour(self.domain.shape)
+        return self._colours
+
+    def coloured(self, colours: Tensor) -> "Categorical":
+        """The same law with a finer colouring (n, *event): that of an energy which it is to be added to."""
+        return _recoloured(self, colours)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
         """log p (B, *event, K) at every site, whatever the others say."""

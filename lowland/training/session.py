@@ -8,6 +8,7 @@ it back; nothing else carries state, which is why a resumed run equals an uninte
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from lowland.chains import ReplayBuffer
 from lowland.data import Batches, Dataset
+from lowland.domain import Domain
 from lowland.energy import Energy, check_energy
-from lowland.objectives.contrastive import border_share
+from lowland.objectives.contrastive import border_share, completed
 from lowland.registry import build
 from lowland.run import Checkpoint
 from lowland.training.ema import EMA
@@ -45,6 +47,15 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _optimizer(energy: Energy, settings: Training) -> torch.optim.Optimizer:
+    """Adam (with the weight decay apart from the moments) or SGD."""
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(energy.parameters(), momentum=settings.momentum, **options)
+    kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+    return kind(energy.parameters(), betas=settings.betas, **options)
+
+
 class Session:
     """One training run in memory. `advance` makes one update."""
 
@@ -54,20 +65,24 @@ class Session:
         self.device, self.data, seed = pick_device(self.settings.device), data, int(recipe["seed"])
         self.objective = build("objective", recipe["objective"])
         self.sampler = build("sampler", recipe["sampler"])
+        known = energy is not None
         if energy is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 energy = build("energy", {**recipe["energy"], "domain": data.domain.widened(self.settings.margin)})
         self.energy = cast(Energy, energy).to(self.device).train()
         self.labelled = getattr(self.energy, "classes", 0) > 0
-        self._check(recipe)
-        self.ema = EMA(self.energy, self.settings.ema)
-        self.optimizer = torch.optim.Adam(self.energy.parameters(), lr=self.settings.learning_rate, betas=self.settings.betas)
+        if not known and hasattr(self.energy, "prepare"):
+            cast(Any, self.energy).prepare(data.train.x.to(self.device))
+        settings = self.settings
+        self.ema = EMA(self.energy, settings.ema, int((1 - settings.average) * settings.steps) if settings.average else None)
+        self.optimizer = _optimizer(self.energy, settings)
         self.generators = {
             name: torch.Generator(self.device).manual_seed(seed * 1000 + offset)
             for offset, name in enumerate(("data", "chains"), start=1)
         }
         self.batches = Batches(data.train, seed=seed)
+        self._check(recipe)
         self.buffer = self._buffer()
         self.step, self.rate_factor, self.rollbacks, self.health = 0, 1.0, 0, "good"
         self.good_step = 0  # of the newest checkpoint in good health
@@ -84,26 +99,35 @@ class Session:
                 f"set energy.classes = {self.data.classes}, or 0 to train without labels"
             )
         x = self.data.train.x[:4].to(self.device)
+        x = completed(self.energy, x.round() if self.data.binarisation else x, torch.Generator(self.device).manual_seed(0))
         noise_level = torch.full((len(x),), 0.1, device=self.device) if getattr(self.energy, "noise", False) else None
         check_energy(self.energy, x, noise_level)
 
     def _buffer(self) -> ReplayBuffer | None:
-        if not self.objective.chains:
+        if not self.objective.persistent:
             return None
         return ReplayBuffer(
-            max(self.objective.capacity, self.settings.batch),
-            self.energy.domain,
+            max(self.objective.capacity, self.objective.chains or self.settings.batch),
+            self._chain_domain(),
             generator=self.generators["chains"],
             classes=self.data.classes if self.labelled else 0,
             restart=self.objective.restart,
             dtype=next(self.energy.parameters()).dtype,
         )
 
+    def _chain_domain(self) -> Domain:
+        """Where the chains live: the energy's domain; with tempering, one copy of it per temperature."""
+        domain = self.energy.domain
+        rungs = getattr(self.sampler, "temperatures", ())
+        return replace(domain, shape=(len(rungs), *domain.shape)) if rungs else domain
+
     def batch(self) -> tuple[Tensor, Tensor | None]:
-        """The next examples, dequantised and noised as the settings say, folded back into the box."""
+        """The next examples, drawn, dequantised and noised as data and settings say, folded back into the box."""
         x, y = self.batches.next(self.settings.batch)
         x = x.to(self.device)
         generator = self.generators["data"]
+        if self.data.binarisation == "stochastic":
+            x = torch.rand(x.shape, generator=generator, device=x.device).lt_(x)
         if self.settings.dequantise and self.data.levels:
             u = torch.rand(x.shape, generator=generator, device=x.device)
             x = (x * (self.data.levels - 1) + u) / self.data.levels
@@ -118,11 +142,14 @@ class Session:
         rate = self.settings.rate(self.step) * self.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.objective.loss(
-            self.energy, x, labels, sampler=self.sampler, buffer=self.buffer, generator=self.generators["chains"]
-        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            loss = self.objective.loss(
+                self.energy, x, labels, sampler=self.sampler, buffer=self.buffer, generator=self.generators["chains"]
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.value.backward()
+        if hasattr(self.energy, "precondition"):
+            cast(Any, self.energy).precondition()
         bound = self.settings.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.energy.parameters(), bound)
         sound = bool(norm.isfinite() & loss.value.isfinite())

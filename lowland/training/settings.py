@@ -8,23 +8,31 @@ from typing import ClassVar, Literal
 class Training:
     """Settings of `fit`.
 
-    steps: updates; batch: examples per update; learning_rate, betas: of Adam; warmup: updates of linear rise; decay: share
-    of the updates, at the end, over which the rate falls linearly to zero; clip: bound on the gradient norm, 0 for none;
-    ema: decay of the averaged weights; noise: standard deviation of Gaussian noise added to data; margin: how far the
-    energy's box reaches beyond the data's, to hold that noise; dequantise: spread each grey level over its width;
-    log_every, checkpoint_every: in updates, the second a multiple of the first; keep: checkpoints kept, besides the newest
-    in good health; on_failure: what a bad health verdict does; rollbacks: how often at most before stopping; device;
-    threads: of the CPU, 0 for torch's own choice: small networks are fastest, and a shared machine calmest, with 1.
+    steps: updates; batch: examples per update; optimizer: "adam" (learning_rate, betas) or "sgd" (learning_rate,
+    momentum); weight_decay: pull of the weights to zero, in units of the learning rate; warmup: updates of linear rise;
+    decay: share of the updates, at the end, over which the rate falls linearly to zero; clip: bound on the gradient norm,
+    0 for none; ema: decay of the averaged weights; average: above 0, the weights used later are the plain mean of those
+    of this last share of the updates, and ema is not used; precision: "bfloat16" rounds the factors of matrix products;
+    noise: standard deviation of Gaussian noise added to data; margin: how far the energy's box reaches beyond the data's,
+    to hold that noise; dequantise: spread each grey level over its width; log_every, checkpoint_every: in updates, the
+    second a multiple of the first; keep: checkpoints kept, besides the newest in good health; on_failure: what a bad
+    health verdict does; rollbacks: how often at most before stopping; device; threads: of the CPU, 0 for torch's own
+    choice: small networks are fastest, and a shared machine calmest, with 1.
     """
 
     steps: int = 2000
     batch: int = 64
     learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
     betas: tuple[float, float] = (0.0, 0.999)
+    momentum: float = 0.0
+    weight_decay: float = 0.0
     warmup: int = 100
     decay: float = 0.3
     clip: float = 1.0
     ema: float = 0.999
+    average: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
     noise: float = 0.0
     margin: float = 0.0
     dequantise: bool = False
@@ -45,6 +53,11 @@ class Training:
                 "batch": self.batch >= 2,
                 "learning_rate": self.learning_rate > 0,
                 "betas": all(0 <= beta < 1 for beta in self.betas),
+                "optimizer": self.optimizer in ("adam", "sgd"),
+                "precision": self.precision in ("float32", "bfloat16"),
+                "momentum": 0 <= self.momentum < 1,
+                "weight_decay": self.weight_decay >= 0,
+                "average": 0 <= self.average <= 1,
                 "warmup": self.warmup >= 0,
                 "decay": 0 <= self.decay <= 1,
                 "clip": self.clip >= 0,

@@ -53,7 +53,7 @@ networks = with_networks(CASES)
 def run(objective: Any, energy: Energy, seed: int = 0, restart: float = 0.05) -> tuple[Loss, Tensor, Tensor | None]:
     classes = getattr(energy, "classes", 0)
     buffer = None
-    if objective.chains:
+    if objective.persistent:
         buffer = ReplayBuffer(64, energy.domain, generator=seeded(seed + 9), classes=classes, restart=restart)
     x = energy.domain.draw(ROWS, seeded(seed + 1))
     labels = torch.arange(ROWS) % classes if classes else None
@@ -136,7 +136,7 @@ def test_contrast_is_that_of_data_and_negatives_as_constants(case: Case, kind: s
     energy = network(kind).eval()
     loss, x, labels = run(objective, energy)
     negative_labels = labels
-    if objective.chains and labels is not None:
+    if objective.persistent and labels is not None:
         buffer = ReplayBuffer(64, energy.domain, generator=seeded(9), classes=4)
         negative_labels = buffer.take(ROWS, seeded(0)).labels
     expected = checks.direct_contrast(energy, x, loss.negatives, l2, labels, negative_labels)

@@ -38,6 +38,7 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self.seen: list[_Seen] = []
+        self.rounded: tuple[Any, Tensor, Tensor] | None = None  # the weights in another dtype, and transposed
 
     def __deepcopy__(self, memo: Any) -> "_Memory":
         return _Memory()
@@ -46,13 +47,18 @@ class _Memory(threading.local):
         return _Memory, ()
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b; with factors rounded to bfloat16 where autocast asks for it, and in the dtype of a all the same."""
-    if not torch.is_autocast_enabled(a.device.type):
+def rounding(like: Tensor) -> torch.dtype | None:
+    """The dtype to which autocast wants the factors of products rounded; None without autocast."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """a @ b with factors rounded to dtype, and the result in the dtype of a."""
+    if dtype is None:
         return a @ b
-    dtype = torch.get_autocast_dtype(a.device.type)
     with torch.autocast(a.device.type, enabled=False):
-        return (a.to(dtype) @ b.to(dtype)).to(a.dtype)
+        return torch.mm(a.to(dtype), b.to(dtype)).to(a.dtype)
 
 
 class _Fields(torch.autograd.Function):
@@ -61,15 +67,14 @@ class _Fields(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f: Tensor, weight: Tensor, bias: Tensor, known: Tensor) -> Tensor:
         ctx.save_for_backward(f, weight)
-        ctx.half = torch.is_autocast_enabled(f.device.type)
+        ctx.dtype = rounding(f)
         return known.view_as(known)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         f, weight = ctx.saved_tensors
-        with torch.autocast(f.device.type, torch.bfloat16, enabled=ctx.half):
-            to_f = product(g, weight.t()) if ctx.needs_input_grad[0] else None
-            return to_f, product(f.t(), g), g.sum(0), None
+        to_f = product(g, weight.t(), ctx.dtype) if ctx.needs_input_grad[0] else None
+        return to_f, product(f.t(), g, ctx.dtype), g.sum(0), None
 
 
 @register("energy")
@@ -159,21 +164,40 @@ class RBM(Energy):
         """c + Wᵀ f(x), (B, hidden), without labels; remembered for the last batches."""
         if x.requires_grad:
             return torch.addmm(self.hidden_bias, self.visible.features(self, x), self.weight)
-        f = self.visible.features(self, x)
-        known = self._remembered(x, f)
+        known = self._remembered(x)
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            return _Fields.apply(f, self.weight, self.hidden_bias, known)
+            return _Fields.apply(self.visible.features(self, x), self.weight, self.hidden_bias, known)
         return known
 
-    def _remembered(self, x: Tensor, f: Tensor) -> Tensor:
+    def _fields(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._times(self.visible.features(self, x), False).add_(self.hidden_bias)
+
+    def visible_fields(self, h: Tensor) -> Tensor:
+        """W h, (B, features): what hidden units h (B, hidden) do to the visible ones."""
+        if torch.is_grad_enabled() and (h.requires_grad or self.weight.requires_grad):
+            return h @ self.weight.t()
+        return self._times(h, True)
+
+    def _times(self, a: Tensor, transposed: bool) -> Tensor:
+        """a W or a Wᵀ without a graph; rounded weights are kept while they do not change."""
+        dtype = rounding(a)
+        if dtype is None or self.weight.is_inference():
+            return product(a, self.weight.t() if transposed else self.weight, dtype)
+        key = (self.weight._version, self.weight.device, dtype)
+        if self._memory.rounded is None or self._memory.rounded[0] != key:
+            rounded = self.weight.detach().to(dtype)
+            self._memory.rounded = (key, rounded, rounded.t().contiguous())
+        return product(a, self._memory.rounded[2 if transposed else 1], dtype)
+
+    def _remembered(self, x: Tensor) -> Tensor:
         if x.is_inference() or self.weight.is_inference():
-            return product(f, self.weight) + self.hidden_bias
+            return self._fields(x)
         key = (x._version, self.weight._version, self.hidden_bias._version, int(torch.is_autocast_enabled(x.device.type)))
         for seen in self._memory.seen:
             if seen.x is x and seen.key == key:
                 return seen.fields
-        with torch.no_grad():
-            known = product(f, self.weight).add_(self.hidden_bias)
+        known = self._fields(x)
         self._memory.seen = [_Seen(x, key, known), *self._memory.seen[:2]]
         return known
 
@@ -213,14 +237,16 @@ class RBM(Energy):
 
     def visible_mean(self, h: Tensor) -> Tensor:
         """E[x | h], (B, *event): probabilities if binary, (B, *event, K) if categorical."""
-        return self.visible.mean(self, product(h, self.weight.t()))
+        return self.visible.mean(self, self.visible_fields(h))
 
     def draw_hidden(self, x: Tensor, generator: torch.Generator, c: Any = None) -> Tensor:
         """h ~ p(h | x), (B, hidden); with label units, under labels c (B,) or labels drawn from p(y | x)."""
-        z = self.fields(x)
+        return self._draw_hidden(x, self.fields(x), generator, c)
+
+    def _draw_hidden(self, x: Tensor, z: Tensor, generator: torch.Generator, c: Any) -> Tensor:
         if self.classes:
             c = condition_for(c, self.classes, z)
-            z = z + self.label_weight[self._draw_labels(-self.class_energies(x), generator) if c is None else c]
+            z = z + self.label_weight[self._draw_labels(-self._heads(self.term(x), z), generator) if c is None else c]
         return self.hidden_units.draw(z, generator)
 
     @staticmethod
@@ -229,7 +255,7 @@ class RBM(Energy):
 
     def draw_visible(self, h: Tensor, generator: torch.Generator) -> Tensor:
         """x ~ p(x | h), (B, *event)."""
-        return self.visible.draw(self, product(h, self.weight.t()), generator)
+        return self.visible.draw(self, self.visible_fields(h), generator)
 
     def sweep(
         self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, compiled: bool = False, c: Any = None
@@ -237,8 +263,9 @@ class RBM(Energy):
         """Block Gibbs: h ~ p(h | x), x ~ p(x | h), so many times; None for β ≠ 1: a power of p(x) has none (see `tempered`)."""
         if beta != 1:
             return None
-        for _ in range(sweeps):
-            x = self.draw_visible(self.draw_hidden(x, generator, c), generator)
+        for i in range(sweeps):
+            z = self.fields(x) if i == 0 else self._fields(x)  # points on the way are not seen again
+            x = self.draw_visible(self._draw_hidden(x, z, generator, c), generator)
         return x
 
     # ---- other views of the same machine ---------------------------------------------------------------------------

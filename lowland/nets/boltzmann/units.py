@@ -41,11 +41,19 @@ class HiddenUnits(Protocol):
 def coins(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Bernoulli draws as floats 0 and 1 of log-odds of any shape: u < p, in place.
 
+    On a CPU, where drawing costs more than the products do, float32 draws take 32 random bits each, two from one call of the
+    generator: p is met to 1e-7, as by `uniform_`, at half the cost.
+
     >>> coins(torch.tensor([-99.0, 99.0]), torch.Generator().manual_seed(0))
     tensor([0., 1.])
     """
     p = torch.sigmoid(logits)
-    return torch.empty_like(p).uniform_(generator=generator).lt_(p)
+    if p.dtype != torch.float32 or p.device.type != "cpu":
+        return torch.empty_like(p).uniform_(generator=generator).lt_(p)
+    words = torch.empty((p.numel() + 1) // 2, dtype=torch.int64)
+    words.random_(-(2**63), None, generator=generator)  # without bounds the highest bit would stay 0
+    bits = words.view(torch.int32)[: p.numel()].view(p.shape)
+    return bits.to(torch.float32).lt_(p.mul_(2.0**32).sub_(2.0**31))
 
 
 class Bernoulli:

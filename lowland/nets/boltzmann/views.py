@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowland.domain import binary
 from lowland.energy import Energy
-from lowland.nets.boltzmann.rbm import RBM, product
+from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.visible import Beta, Law
 
 
@@ -82,7 +82,7 @@ class Rung(Energy):
             if machine.classes:
                 z = z + machine.label_weight[machine._draw_labels(self._labels(z), generator)]
             h = machine.hidden_units.draw(z * self.beta, generator)
-            x = machine.visible.draw(machine, product(h, machine.weight.t()), generator, self.beta, self.base.law)
+            x = machine.visible.draw(machine, machine.visible_fields(h), generator, self.beta, self.base.law)
         return x
 
 

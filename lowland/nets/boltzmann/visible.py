@@ -70,7 +70,8 @@ class _Discrete:
     """What binary and categorical units share: everything is linear in the features."""
 
     def term(self, machine: Any, f: Tensor) -> Tensor:
-        return -(f @ machine.visible_bias)
+        with torch.autocast(f.device.type, enabled=False):  # one number per point: its rounding would be all there is to see
+            return -(f @ machine.visible_bias)
 
     def law_term(self, law: Law, f: Tensor) -> Tensor:
         return -(f @ law[0])

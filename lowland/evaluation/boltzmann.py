@@ -1,0 +1,101 @@
+"""A Boltzmann machine looked into: its filters, its chains over time, its hidden units, its likelihood while it learned."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.evaluation.draws import kept_chains
+from lowland.evaluation.subjects import Findings, Subject
+from lowland.metrics import log_likelihood, log_z
+from lowland.nets.boltzmann import RBM
+from lowland.run import load
+
+FILTERS = 64  # hidden units shown, those with the largest weights
+CHAINS = 10  # fantasy particles
+SWEEPS = (0, 1, 10, 100, 1000)
+MAPPED = 200  # test examples in the activation map
+CURVE = {"chains": 100, "rungs": 500}  # of each log Z along the curve of training; the last machine deserves more (--likelihood)
+POINTS = 8  # of the curve, at most
+DATA = 2000  # training examples that a base is fitted to
+
+
+def measure_boltzmann(s: Subject, found: Findings, say: Callable[[str], object]) -> None:
+    """Pictures of a restricted Boltzmann machine, and a bracket of its test log-likelihood at each checkpoint kept."""
+    machine = s.energy
+    assert isinstance(machine, RBM)
+    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 4_000_037)  # its own: the other figures stay as they are
+    say("looking into the machine")
+    with torch.no_grad():
+        found.arrays |= _filters(machine) | _fantasies(s, machine, generator)
+        activity, figures = _activity(s, machine)
+    found.arrays |= activity
+    say("bracketing the likelihood over training")
+    found.figures["boltzmann"] = figures | {"likelihood": _over_training(s, found, generator)}
+
+
+def _filters(machine: RBM) -> dict[str, Tensor]:
+    """Weights (n, *event) of the hidden units with the largest norms, where each visible unit has one weight a hidden unit."""
+    if machine.domain.kind == "categorical":
+        return {}
+    order = machine.weight.norm(dim=0).argsort(descending=True)[:FILTERS]
+    return {"boltzmann/filters": machine.weight.T[order].reshape(-1, *machine.domain.shape)}
+
+
+def _fantasies(s: Subject, machine: RBM, generator: torch.Generator) -> dict[str, Tensor]:
+    """Chains at some numbers of sweeps: what was drawn, and the means p(v | h) that it was drawn from (NaN at the start)."""
+    kept = kept_chains(s)
+    x = machine.domain.draw(CHAINS, generator) if kept is None else kept.x[:CHAINS]
+    labels = None if kept is None or kept.labels is None else kept.labels[:CHAINS]
+    h = machine.draw_hidden(x, generator, labels)
+    means, draws = [torch.full_like(machine.visible_mean(h), torch.nan)], [x]
+    for sweep in range(1, SWEEPS[-1] + 1):
+        if sweep in SWEEPS:
+            means.append(machine.visible_mean(h))
+        x = machine.draw_visible(h, generator)
+        if sweep in SWEEPS:
+            draws.append(x)
+        h = machine.draw_hidden(x, generator, labels)
+    return {
+        "boltzmann/means": torch.stack(means),
+        "boltzmann/draws": torch.stack(draws),
+        "boltzmann/sweeps": torch.tensor(SWEEPS),
+        "boltzmann/from_chains": torch.tensor(kept is not None),
+    }
+
+
+def _activity(s: Subject, machine: RBM) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """E[h | x] of test examples, examples sorted by class and units by mean activity, and every unit's mean over the test part."""
+    test = s.data.test
+    active = torch.cat([machine.hidden_mean(part) for part in test.x.split(1024)])
+    means = active.mean(0)
+    shown = torch.arange(min(MAPPED, len(test)))
+    if test.y is not None:
+        shown = shown[test.y[shown].argsort(stable=True)]
+    order = means.argsort(descending=True)
+    arrays = {"boltzmann/activity": active[shown][:, order], "boltzmann/unit_means": means[order]}
+    if test.y is not None:
+        arrays["boltzmann/activity_labels"] = test.y[shown]
+    return arrays, {"hidden": machine.hidden, "units": machine.units, "count": len(test)}
+
+
+def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> list[dict[str, Any]]:
+    """Test log-likelihood between its two ends at the checkpoints that the run kept."""
+    steps = s.run.steps()
+    chosen = sorted({steps[round(i * (len(steps) - 1) / max(POINTS - 1, 1))] for i in range(POINTS)})
+    points = []
+    for step in chosen:
+        machine = load(s.run.path, step=step)[0]
+        try:
+            z = log_z(machine, data=s.data.train.x[:DATA], generator=generator, **CURVE)
+        except ValueError as error:
+            found.notes.append(f"The likelihood at update {step} was left out: {error}")
+            continue
+        likelihood = log_likelihood(machine, s.data.test.x, z, binarisation=s.data.binarised or s.data.name)
+        point = likelihood.to_dict()
+        points.append({"step": step, "method": z.method, "verdict": z.verdict} | {key: point[key] for key in KEPT})
+    return points
+
+
+KEPT = ("value", "error", "lower", "upper", "count", "data", "certified")

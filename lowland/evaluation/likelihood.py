@@ -1,0 +1,107 @@
+"""The likelihood of a run on its test part, with the bracket of log Z that it stands on.
+
+The energy measured is that of a point alone: labels are mixed as the energy weighs them. Data are treated as in training
+(spread over their grey levels, noised), because that is what the energy is a density of; the result names the treatment.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.data import Dataset
+from lowland.evaluation.subjects import Subject, subject
+from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
+from lowland.run import Run
+
+MOST = 10_000  # examples of each part
+
+
+def measure_likelihood(
+    run: Run,
+    data: Dataset | None = None,
+    *,
+    chains: int = 200,
+    rungs: int = 1000,
+    say: Callable[[str], object] = lambda _: None,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
+    """Bracket log Z of a run, write likelihood.json and likelihood.safetensors (its course along the path), return the figures.
+
+    progress: called with 1 per rung of each direction and per step of chains; see `log_z`.
+    """
+    began, s = time.monotonic(), subject(run, data)
+    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 4_000_037)
+    train, test = (treated(s, part.x[:MOST], generator) for part in (s.data.train, s.data.test))
+    say("bracketing log Z: from the base to the energy and back")
+    found = log_z(s.marginal, data=train, chains=chains, rungs=rungs, generator=generator, progress=progress)
+    say(repr(found))
+    binary, how = s.energy.domain.kind == "binary", treatment(s)
+    names = {"binarisation": how if binary else "", "dequantisation": "" if binary else how}
+    parts = {
+        name: log_likelihood(s.marginal, x, found, binarisation=names["binarisation"], dequantisation=names["dequantisation"])
+        for name, x in (("train", train), ("test", test))
+    }
+    figures: dict[str, Any] = {name: _without_log_z(part.to_dict()) for name, part in parts.items()}
+    if s.recipe["training"]["dequantise"] and s.data.levels and not _noise(s):
+        figures["bits_per_dim"] = bits_per_dim(parts["test"], levels=s.data.levels).to_dict()
+    figures |= {"log_z": _without_course(found), "notes": _notes(s), "seconds": round(time.monotonic() - began, 1)}
+    run.write_tensors("likelihood.safetensors", _course(found))
+    run.write_json("likelihood.json", figures)
+    return figures
+
+
+def treated(s: Subject, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Examples as training saw them: spread over their grey levels, noised, folded back into the box."""
+    if s.recipe["training"]["dequantise"] and s.data.levels:
+        x = (x * (s.data.levels - 1) + torch.rand(x.shape, generator=generator)) / s.data.levels
+    if _noise(s):
+        x, _ = s.energy.domain.reflect(x + _noise(s) * torch.randn(x.shape, generator=generator))
+    return x
+
+
+def treatment(s: Subject) -> str:
+    """What `treated` does, in words; for binary data, how they were made binary."""
+    if s.energy.domain.kind == "binary":
+        return str(getattr(s.data, "binarisation", "") or s.recipe["data"].get("binarise") or "binary as stored")
+    spread = s.recipe["training"]["dequantise"] and s.data.levels
+    words = [f"uniform dequantisation of {s.data.levels} levels"] if spread else []
+    words += [f"Gaussian noise of {_noise(s):g} added"] if _noise(s) else []
+    return " and ".join(words) or "data as they are"
+
+
+def _noise(s: Subject) -> float:
+    """Standard deviation of the noise in the data that the energy is a density of."""
+    return float(s.recipe["training"]["noise"] or min(s.sigmas or [0.0]))
+
+
+def _notes(s: Subject) -> list[str]:
+    notes = []
+    if s.classes:
+        notes.append(f"The energy has {s.classes} classes; this is the likelihood of a point without its label.")
+    if _noise(s):
+        notes.append(f"The energy is a density of data with noise {_noise(s):g}; numbers on clean data cannot be compared.")
+    return notes
+
+
+def _without_log_z(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "log_z"}
+
+
+def _without_course(found: LogZ) -> dict[str, Any]:
+    """Everything but the long lists, which are in likelihood.safetensors."""
+    plain = found.to_dict() | {"betas": []}
+    for run in (plain["forward"], plain["reverse"]):
+        if run is not None:
+            run["curve"] = []
+    return plain | {"rungs": found.rungs, "verdict": found.verdict}
+
+
+def _course(found: LogZ) -> dict[str, Tensor]:
+    """Rungs and, in both directions, log Z at each; empty after enumeration."""
+    if found.forward is None or found.reverse is None:
+        return {}
+    rows = {"betas": found.betas, "forward": found.forward.curve, "reverse": found.reverse.curve}
+    return {name: torch.tensor(row, dtype=torch.float64) for name, row in rows.items()}
