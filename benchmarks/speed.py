@@ -38,7 +38,7 @@ def rows() -> dict[str, Row]:
     """All rows by name. Imported late: torch and JAX must not start before the process is pinned."""
     from functools import partial
 
-    from benchmarks import speed_langevin, speed_mcmc, speed_nuts, speed_path, speed_train
+    from benchmarks import speed_langevin, speed_mcmc, speed_nuts, speed_path, speed_rbm, speed_train
 
     tiny, bare = {"chains": 8, "steps": 5}, {"chains": 50, "steps": 10, "compile": False}
     few = {"chains": 20, "steps": 20}
@@ -61,6 +61,9 @@ def rows() -> dict[str, Row]:
             speed_nuts.per_effective_draw,
         ),
         "tempering": Row("Parallel tempering, 8 × 128", speed_mcmc.parallel_tempering, {"chains": 8, "steps": 10}),
+        "rbm-cd1": Row("RBM 784-500, CD-1", partial(speed_rbm.learning, 1), {"count": 512}),
+        "rbm-cd10": Row("RBM 784-500, CD-10", partial(speed_rbm.learning, 10, 1920), {"count": 512}),
+        "rbm-ais": Row("AIS of an RBM, 1,000 × 100", speed_rbm.annealing, {"chains": 20, "rungs": 50, "updates": 20}),
         "ais": Row("AIS, 200 temperatures × 64 chains", speed_path.ais, {"chains": 16, "steps": 10}),
     }
 

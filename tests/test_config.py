@@ -12,7 +12,7 @@ import pytest
 
 from lowland import build, read_recipe, registered, registry
 from lowland.config import ConfigError, Recipe, parse_overrides, recipe_model, recipe_names, recipes_folder
-from lowland.domain import box, real
+from lowland.domain import binary, box, real
 
 RECIPES = sorted(recipe_names())
 
@@ -61,7 +61,7 @@ def test_every_shipped_recipe_can_be_built(name: str) -> None:
     for how in (plain["generation"], plain["restoration"]):
         if how is not None:
             assert type(build("sampler", how["sampler"])).__name__ == how["sampler"]["name"]
-    for domain in (real(2), box(0.0, 1.0, 1, 28, 28)):  # the first that the network takes
+    for domain in (real(2), box(0.0, 1.0, 1, 28, 28), binary(1, 28, 28)):  # the first that the network takes
         try:
             assert sum(p.numel() for p in build("energy", plain["energy"] | {"domain": domain}).parameters()) > 0
             return

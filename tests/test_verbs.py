@@ -453,6 +453,38 @@ def test_evaluate_without_quiet_still_prints_json_alone(runs: Runs, command: Com
     assert "drawing samples" in err
 
 
+@pytest.mark.parametrize("which", ["digits", "moons"])
+def test_evaluate_brackets_the_likelihood(runs: Runs, command: Command, tmp_path: Path, which: str) -> None:
+    run = tmp_path / which
+    shutil.copytree(getattr(runs, which), run)
+    before = (run / "evaluation.json").read_bytes()
+    command_line = ("evaluate", run, "--likelihood", "--chains", 20, "--rungs", 12, "--quiet")
+    (status, out, _), again = command(*command_line), command(*command_line)
+    found, other = json.loads(out), json.loads(again[1])
+    assert status == 0 and found | {"seconds": 0} == other | {"seconds": 0}
+    written = json.loads((run / "likelihood.json").read_text())
+    assert written == other and (run / "evaluation.json").read_bytes() == before
+    log_z, test = found["log_z"], found["test"]
+    assert log_z["lower"] < log_z["value"] < log_z["upper"] and log_z["chains"] == 20 and log_z["rungs"] == 12
+    assert test["upper"] - test["lower"] == pytest.approx(log_z["upper"] - log_z["lower"])
+    course = Run.open(run).read_tensors("likelihood.safetensors")
+    assert {len(row) for row in course.values()} == {13} and course["forward"][0] == pytest.approx(course["reverse"][0].item())
+    if which == "digits":
+        assert test["data"] == "Gaussian noise of 0.2 added" and any("without its label" in note for note in found["notes"])
+        assert log_z["base"] == "Uniform"
+    else:
+        energies = energy_values(load(run)[0], load_data("moons").test.x).double()
+        assert log_z["base"] == "Gaussian" and test["value"] == pytest.approx(-energies.mean().item() - log_z["value"])
+    assert command("report", run)[0] == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "The likelihood and its certificate" in page and "log Z against inverse temperature" in page
+    assert log_z["certified"] or "not certified" in page
+
+
+def test_the_likelihood_asks_for_enough_chains(runs: Runs, command: Command) -> None:
+    refused(command("evaluate", runs.moons, "--likelihood", "--chains", 3, "--quiet"), "at least 20 chains")
+
+
 def test_figures_of_an_image_run(runs: Runs) -> None:
     figures = json.loads((runs.digits / "evaluation.json").read_text())
     samples, detection = figures["samples"], figures["detection"]

@@ -1,7 +1,7 @@
 """Data: named sets, folders, arrays and tables, each checked and divided into training, calibration and test parts."""
 
 from lowland.data.batches import Batches
-from lowland.data.binarise import binarised, settled, toss
+from lowland.data.binarise import binarised, made_binary, settled, toss
 from lowland.data.dataset import DataError, Dataset, Split, check_data
 from lowland.data.fetch import cache_root, data_roots
 from lowland.data.images import load_batch, load_image, save_grid, to_uint8
@@ -20,6 +20,7 @@ __all__ = [
     "load_batch",
     "load_data",
     "load_image",
+    "made_binary",
     "save_grid",
     "settled",
     "to_uint8",

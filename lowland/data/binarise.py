@@ -32,6 +32,15 @@ def toss(grey: Tensor, generator: Generator) -> Tensor:
     return torch.empty_like(grey).uniform_(generator=generator).lt_(grey)
 
 
+def made_binary(grey: Tensor, how: str, generator: Generator | None = None) -> Tensor:
+    """Grey values in [0, 1] as zeros and ones in one of the three ways; draws are those of the generator, or of a fixed seed.
+
+    >>> made_binary(torch.tensor([0.2, 0.5, 0.8]), "threshold")
+    tensor([0., 0., 1.])
+    """
+    return (grey > THRESHOLD).to(grey.dtype) if how == "threshold" else toss(grey, generator or _own(OWN_SEED, 0))
+
+
 def binarised(dataset: Dataset, how: str, seed: int = 0) -> Dataset:
     """A set of grey images in [0, 1] as binary ones, on the domain binary(*shape); see the module for the three ways.
 
@@ -73,16 +82,14 @@ def settled(dataset: Dataset) -> Dataset:
     """The set with a training part that is binary too: drawn once, for measuring, if the binarisation is stochastic."""
     if dataset.binarisation != "stochastic":
         return dataset
-    return replace(dataset, train=Split(toss(dataset.train.x, _own(OWN_SEED, 0)), dataset.train.y))
+    return replace(dataset, train=Split(made_binary(dataset.train.x, "stochastic"), dataset.train.y))
 
 
 def _part(grey: Tensor, how: str, seed: int, place: int) -> Tensor:
     """The points of the part at this place, 0 for training, made binary."""
-    if how == "threshold":
-        return (grey > THRESHOLD).to(grey.dtype)
-    if how == "stochastic":
-        return toss(grey, _own(OWN_SEED, place)) if place else grey  # the training part is drawn when it is taken
-    return toss(grey, _own(seed, place))
+    if how == "stochastic" and not place:
+        return grey  # drawn when it is taken
+    return made_binary(grey, how, _own(OWN_SEED if how == "stochastic" else seed, place))
 
 
 def _in_words(how: str, seed: int) -> str:

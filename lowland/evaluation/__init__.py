@@ -5,7 +5,7 @@ One file per question; `whole` asks them and writes the answers into the run dir
 """
 
 from lowland.evaluation.detection import shifted
-from lowland.evaluation.draws import draw, prior_bank
+from lowland.evaluation.draws import draw, kept_chains, prior_bank
 from lowland.evaluation.likelihood import measure_likelihood
 from lowland.evaluation.restoration import lower_half_hidden, restoration_settings
 from lowland.evaluation.subjects import Findings, Subject, subject
@@ -16,6 +16,7 @@ __all__ = [
     "Subject",
     "draw",
     "evaluate_run",
+    "kept_chains",
     "lower_half_hidden",
     "measure_likelihood",
     "prior_bank",

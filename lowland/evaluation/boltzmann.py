@@ -16,7 +16,8 @@ FILTERS = 64  # hidden units shown, those with the largest weights
 CHAINS = 10  # fantasy particles
 SWEEPS = (0, 1, 10, 100, 1000)
 MAPPED = 200  # test examples in the activation map
-CURVE = {"chains": 100, "rungs": 500}  # of each log Z along the curve of training; the last machine deserves more (--likelihood)
+ANNEALED, RUNGS = 100, 500  # chains and rungs of each log Z over training: quick; the last machine deserves more
+STILL = 0.05  # a unit that never gets further than this from off, or from on, is dead or saturated
 POINTS = 8  # of the curve, at most
 DATA = 2000  # training examples that a base is fitted to
 
@@ -25,7 +26,7 @@ def measure_boltzmann(s: Subject, found: Findings, say: Callable[[str], object])
     """Pictures of a restricted Boltzmann machine, and a bracket of its test log-likelihood at each checkpoint kept."""
     machine = s.energy
     assert isinstance(machine, RBM)
-    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 4_000_037)  # its own: the other figures stay as they are
+    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 5_000_011)  # its own: the other figures stay as they are
     say("looking into the machine")
     with torch.no_grad():
         found.arrays |= _filters(machine) | _fantasies(s, machine, generator)
@@ -66,18 +67,27 @@ def _fantasies(s: Subject, machine: RBM, generator: torch.Generator) -> dict[str
 
 
 def _activity(s: Subject, machine: RBM) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """E[h | x] of test examples, examples sorted by class and units by mean activity, and every unit's mean over the test part."""
+    """E[h | x] of some test examples, sorted by class, units sorted by their mean over the test part; and these means."""
     test = s.data.test
     active = torch.cat([machine.hidden_mean(part) for part in test.x.split(1024)])
     means = active.mean(0)
     shown = torch.arange(min(MAPPED, len(test)))
     if test.y is not None:
         shown = shown[test.y[shown].argsort(stable=True)]
+    dead, saturated = _useless(active, machine.units)
     order = means.argsort(descending=True)
     arrays = {"boltzmann/activity": active[shown][:, order], "boltzmann/unit_means": means[order]}
     if test.y is not None:
         arrays["boltzmann/activity_labels"] = test.y[shown]
-    return arrays, {"hidden": machine.hidden, "units": machine.units, "count": len(test)}
+    return arrays, {"hidden": machine.hidden, "units": machine.units, "count": len(test), "dead": dead, "saturated": saturated}
+
+
+def _useless(active: Tensor, units: str) -> tuple[int, int]:
+    """How many hidden units say nothing about any example, being off for all, or on for all. active (N, hidden)."""
+    low, high = active.amin(0), active.amax(0)
+    if units == "relu":
+        return int((high - low < STILL).sum()), 0
+    return int((high < STILL).sum()), int((low > 1 - STILL).sum())
 
 
 def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> list[dict[str, Any]]:
@@ -88,11 +98,11 @@ def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> l
     for step in chosen:
         machine = load(s.run.path, step=step)[0]
         try:
-            z = log_z(machine, data=s.data.train.x[:DATA], generator=generator, **CURVE)
+            z = log_z(machine, data=s.data.train.x[:DATA], chains=ANNEALED, rungs=RUNGS, generator=generator)
         except ValueError as error:
             found.notes.append(f"The likelihood at update {step} was left out: {error}")
             continue
-        likelihood = log_likelihood(machine, s.data.test.x, z, binarisation=s.data.binarised or s.data.name)
+        likelihood = log_likelihood(machine, s.data.test.x, z, binarisation=s.data.binarised or "binary as stored")
         point = likelihood.to_dict()
         points.append({"step": step, "method": z.method, "verdict": z.verdict} | {key: point[key] for key in KEPT})
     return points

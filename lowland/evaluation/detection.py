@@ -6,15 +6,20 @@ import torch
 from torch import Tensor
 
 from lowland.data import load_data
+from lowland.domain import Domain
 from lowland.energy import energy_values
 from lowland.evaluation.subjects import Findings, Subject
 from lowland.metrics import false_alarms
 from lowland.tasks import Detector
 
 
-def shifted(x: Tensor) -> tuple[str, Tensor]:
-    """Data moved off their place, as a first kind of outlier: images turned by a quarter, vectors stretched by half."""
-    return ("turned 90°", x.rot90(1, (2, 3))) if x.dim() == 4 and x.shape[2] == x.shape[3] else ("stretched 1.5×", 1.5 * x)
+def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
+    """Data moved off their place, as a first kind of outlier that the domain can hold.
+
+    Images are turned by a quarter, vectors stretched by half; on other bounded domains every value becomes another."""
+    if x.dim() == 4 and x.shape[2] == x.shape[3]:
+        return "turned 90°", x.rot90(1, (2, 3))
+    return ("stretched 1.5×", 1.5 * x) if domain.kind == "real" else ("other values", domain.elsewhere(x))
 
 
 def measure_detection(s: Subject, found: Findings, generator: torch.Generator, samples: Tensor) -> None:
@@ -22,7 +27,7 @@ def measure_detection(s: Subject, found: Findings, generator: torch.Generator, s
     detector = Detector.calibrate(s.marginal, s.data.calibration.x, nominal)
     s.run.write_tensors("calibration.safetensors", {"energies": detector.calibration})
     rate = detector.check(test)
-    name, moved = shifted(test)
+    name, moved = shifted(test, s.data.domain)
     outliers = {"noise": s.data.domain.draw(len(test), generator), name: moved, **_other_sets(s, found)}
     figures: dict[str, Any] = {
         "nominal": nominal,
@@ -51,7 +56,8 @@ def _other_sets(s: Subject, found: Findings) -> dict[str, Tensor]:
     sets = {}
     for name in s.recipe["evaluation"]["outliers"]:
         try:
-            x = load_data(name, root=s.recipe["data"].get("root"), download=False).test.x
+            root, how = s.recipe["data"].get("root"), s.data.binarisation or None
+            x = load_data(name, root=root, download=False, binarise=how).test.x
         except ValueError as error:
             found.notes.append(f"The outlier set {name} was left out: {str(error).splitlines()[0]}")
             continue

@@ -1,6 +1,7 @@
 """Draws of a run: samples as its recipe makes them, and the bank of draws that restoration starts from."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,13 @@ from lowland.evaluation.subjects import Subject
 from lowland.samplers import run_chains
 from lowland.tasks import even_labels, generate
 from lowland.tasks.generate import Generated
+
+
+class Kept(NamedTuple):
+    """Chains of training: points x (N, *event), labels (N,) or None."""
+
+    x: Tensor
+    labels: Tensor | None
 
 
 def draw(
@@ -41,26 +49,31 @@ def draw(
     )
 
 
-def _from_chains(s: Subject, count: int, generator: torch.Generator, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Starting points among the training chains, old ones only, of the classes asked for."""
+def kept_chains(s: Subject) -> Kept | None:
+    """The older half of the chains that training left behind, of tempered ones the coldest replicas; None if there are none."""
     saved = s.run.load_checkpoint().tensors.get("chains")
     if saved is None:
+        return None
+    old = saved["age"] >= saved["age"].float().median()
+    x = saved["x"] if saved["x"].dim() == 1 + len(s.shape) else saved["x"][:, 0]
+    return Kept(x[old], saved["labels"][old] if "labels" in saved else None)
+
+
+def _from_chains(s: Subject, count: int, generator: torch.Generator, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Starting points among the training chains, old ones only, of the classes asked for."""
+    kept = kept_chains(s)
+    if kept is None:
         raise ValueError(
             f"{s.run.path} kept no chains; generation.start = 'chains' needs an objective that does (PCD); use 'noise'"
         )
-    x, age = saved["x"], saved["age"]
-    usable = age >= age.float().median()
-    if labels is None:
-        pool = usable.nonzero().flatten()
-        chosen = pool[torch.randint(len(pool), (count,), generator=generator)]
-        return x[chosen], None
-    classes = saved["labels"]
+    if labels is None or kept.labels is None:
+        return kept.x[torch.randint(len(kept.x), (count,), generator=generator)], None
     chosen = torch.empty_like(labels)
     for label in labels.unique():
-        pool = (usable & (classes == label)).nonzero().flatten()
+        pool = (kept.labels == label).nonzero().flatten()
         wanted = labels == label
         chosen[wanted] = pool[torch.randint(len(pool), (int(wanted.sum()),), generator=generator)]
-    return x[chosen], labels
+    return kept.x[chosen], labels
 
 
 def prior_bank(s: Subject) -> Tensor | None:
@@ -76,11 +89,10 @@ def prior_bank(s: Subject) -> Tensor | None:
         kept = s.run.read_tensors("bank.safetensors")
         if len(kept["x"]) == count and int(kept["step"]) == checkpoint.step:
             return kept["x"]
-    saved = checkpoint.tensors.get("chains")
+    saved = kept_chains(s)
     if saved is None:
         raise ValueError(f"{s.run.path} kept no chains; restoration.bank needs an objective that does (PCD); set it to 0")
-    old = saved["age"] >= saved["age"].float().median()
-    x, energy = saved["x"][old], s.energy.given(saved["labels"][old]) if s.classes else s.energy
+    x, energy = saved.x, s.energy.given(saved.labels) if s.classes else s.energy
     walked: list[Tensor] = []
     generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 3_000_017)  # its own: made or read, the rest is the same
     while sum(map(len, walked)) < count:

@@ -65,7 +65,7 @@ def treated(s: Subject, x: Tensor, generator: torch.Generator) -> Tensor:
 def treatment(s: Subject) -> str:
     """What `treated` does, in words; for binary data, how they were made binary."""
     if s.energy.domain.kind == "binary":
-        return str(getattr(s.data, "binarisation", "") or s.recipe["data"].get("binarise") or "binary as stored")
+        return s.data.binarised or "binary as stored"
     spread = s.recipe["training"]["dequantise"] and s.data.levels
     words = [f"uniform dequantisation of {s.data.levels} levels"] if spread else []
     words += [f"Gaussian noise of {_noise(s):g} added"] if _noise(s) else []

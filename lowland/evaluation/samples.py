@@ -38,7 +38,7 @@ def measure_samples(s: Subject, found: Findings, generator: torch.Generator, jud
         "start": how["start"],
         "steps": how["steps"],
         "sampler": repr(s.sampler),
-        "neighbour_ratio": float(near.median() / near_test.median()),
+        "neighbour_ratio": float(near.median() / near_test.median()) if near_test.median() > 0 else None,
         "copies": int((near < edge).sum()),
         "expected_copies": 0.01 * count,
         "mmd": mmd(flat[0], flat[1]).to_dict(),

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lowland.data import Dataset
+from lowland.data import Dataset, made_binary, settled
 from lowland.energy import Energy
 from lowland.run import Run, load
 from lowland.tasks import bind_noise
@@ -38,8 +38,8 @@ class Subject:
 
     @cached_property
     def data(self) -> Dataset:
-        """The data set that the run was trained on."""
-        return self.given or load_recipe_data(self.recipe)
+        """The data set that the run was trained on; a training part that is drawn anew each time is here drawn once."""
+        return settled(self.given or load_recipe_data(self.recipe))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,8 +47,10 @@ class Subject:
         return self.energy.domain.shape
 
     def standardised(self, x: Tensor) -> Tensor:
-        """Values as they stand in a file, as the energy sees them."""
+        """Values as they stand in a file, as the energy sees them: made binary as the data were, or standardised."""
         about = self.run.read_json("data.json")
+        if about.get("binarisation"):
+            return made_binary(x, about["binarisation"])
         return (x - x.new_tensor(about["mean"])) / x.new_tensor(about["scale"]) if about["mean"] else x
 
     def original(self, x: Tensor) -> Tensor:

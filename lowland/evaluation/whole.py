@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from lowland.data import Dataset
+from lowland.evaluation.boltzmann import measure_boltzmann
 from lowland.evaluation.detection import measure_detection
 from lowland.evaluation.landscape import measure_landscape
 from lowland.evaluation.restoration import measure_restoration
 from lowland.evaluation.samples import measure_samples, trained_judge
 from lowland.evaluation.subjects import Findings, subject
+from lowland.nets.boltzmann import RBM
 from lowland.run import Run
 
 
@@ -31,11 +33,15 @@ def evaluate_run(run: Run, data: Dataset | None = None, say: Callable[[str], obj
     say("measuring detection")
     measure_detection(s, found, generator, made.x)
     restoration = s.recipe.get("restoration")
-    if restoration and restoration["count"] and len(s.data.domain.shape) == 3:
+    if restoration and restoration["count"] and s.data.domain.kind == "binary":
+        found.notes.append("Restoration was left out: its figures are errors of grey values, and these data are 0 or 1.")
+    elif restoration and restoration["count"] and len(s.data.domain.shape) == 3:
         say("restoring test images")
         measure_restoration(s, found, generator, judge)
     if s.data.domain.shape == (2,):
         measure_landscape(s, found)
+    if isinstance(s.energy, RBM):
+        measure_boltzmann(s, found, say)
     if s.data.note:
         found.notes.append(s.data.note)
     found.figures |= {"seconds": round(time.monotonic() - began, 1), "notes": found.notes}

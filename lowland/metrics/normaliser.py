@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_normalisable, check_points, lift
+from lowland.energy import Energy, Sum, check_normalisable, check_points, lift
 from lowland.metrics.certificate import Direction, LogZ, bennett, ends, interval, objections
 from lowland.metrics.enumeration import countable, enumerated
 from lowland.metrics.mcmc import rhat
 from lowland.metrics.schedule import Path, Plan, default_sampler, planned
-from lowland.samplers import Energies, Weighted, ais, geometric, run_chains
+from lowland.samplers import Energies, Weighted, ais, run_chains
 from lowland.targets import Uniform, fit_base
 
 PILOT = 200  # chains of the pilot run
@@ -51,7 +51,7 @@ def log_z(
     rung as it is; its step size, if it has one, is tuned rung by rung in the pilot run.
     The reverse run starts at exact draws where the energy has `draw`; else at `draws` (N, *event), which the caller answers
     for (the base is fitted to others of them); else at chains that start half at ends of the forward run, drawn by weight,
-    and half at data, if there are any, and take warm_up steps (2 · rungs unless given). The result says which.
+    and half at data, if there are any, and take warm_up steps (2 · rungs, at least 100, unless given). The result says which.
     chains: of each direction; tolerance: gap in nats up to which directions agree; exact: False never enumerates, True does
     or refuses; progress: called with 1 per rung entered and per step of warm-up.
 
@@ -66,7 +66,8 @@ def log_z(
     """
     energy = lift(energy)
     check_normalisable(energy)
-    _check(chains, rungs, tolerance, generator)
+    warm_up = max(2 * rungs, 100) if warm_up is None else warm_up
+    _check(chains, rungs, warm_up, tolerance, generator)
     if exact or (exact is None and countable(energy) is not None):
         return _enumerated(energy, tolerance, progress)
     streams = _Streams(generator)
@@ -85,7 +86,7 @@ def log_z(
         generator=streams("forward"),
         progress=progress,
     )
-    started = _reverse_start(energy, source, up, plan, chains, warm_up or 2 * rungs, streams, progress)
+    started = _reverse_start(energy, source, up, plan, chains, warm_up, streams, progress)
     down = ais(energies[::-1], plan.samplers[::-1], started.x, generator=streams("reverse"), progress=progress)
     return _concluded(energy, base, plan, up, down, started, tolerance, words, streams("bootstrap"))
 
@@ -122,16 +123,16 @@ class _Started(NamedTuple):
     rhat: float | None
 
 
-def _check(chains: int, rungs: int, tolerance: float, generator: torch.Generator) -> None:
+def _check(chains: int, rungs: int, warm_up: int, tolerance: float, generator: torch.Generator) -> None:
     if not isinstance(generator, torch.Generator):
         raise ValueError(
             f"generator is a {type(generator).__name__}; every draw takes a torch.Generator; "
             f"pass torch.Generator().manual_seed(0)"
         )
-    if chains < 20 or rungs < 2 or not tolerance > 0:
+    if chains < 20 or rungs < 2 or warm_up < 20 or not tolerance > 0:
         raise ValueError(
-            f"chains is {chains}, rungs {rungs}, tolerance {tolerance}; a bracket needs at least 20 chains, 2 rungs and a "
-            f"tolerance above 0; 200, 1000 and 0.5 are the defaults"
+            f"chains is {chains}, rungs {rungs}, warm_up {warm_up}, tolerance {tolerance}; a bracket needs at least 20 chains, "
+            f"2 rungs, 20 steps of warm-up and a tolerance above 0; 200, 1000, 2000 and 0.5 are the defaults"
         )
 
 
@@ -200,10 +201,15 @@ def _path(energy: Energy, base: Any, path: Any, rungs: int) -> tuple[Path, str]:
     if bridge is not None and bridge(base, (0.0, 1.0)) is not None:
         return (lambda betas: bridge(base, betas)), "the energy's own bridge"
     if isinstance(base, Uniform):
-        return (lambda betas: [beta * energy for beta in betas]), "inverse temperatures"
+        return (lambda betas: [beta * energy if beta else base for beta in betas]), "inverse temperatures"
     if hasattr(base, "coloured") and energy.colours is not None:
         base = base.coloured(energy.colours)  # so that the sum is drawn colour by colour
-    return (lambda betas: geometric(base, energy, betas)), "geometric path"
+    return (lambda betas: [_between(base, energy, beta) for beta in betas]), "geometric path"
+
+
+def _between(base: Energy, energy: Energy, beta: float) -> Energy:
+    """(1 − β) E_base + β E; the base alone at 0, where the energy may be infinite."""
+    return Sum([base, energy], [1.0 - beta, beta]) if beta else base
 
 
 def _reverse_start(
@@ -215,6 +221,11 @@ def _reverse_start(
     g = streams("starts")
     data = source.data
     from_data = 0 if data is None else chains // 2
+    if not bool(up.log_weights.isfinite().any()):
+        raise ValueError(
+            f"all of {len(up.x)} chains of the forward run are without weight; the energy must be finite at some points that "
+            f"the base reaches; pass a base that covers the energy, or draws"
+        )
     picked = torch.multinomial(up.log_weights.softmax(0), chains - from_data, replacement=True, generator=g)
     starts = [up.x[picked]]
     if data is not None:

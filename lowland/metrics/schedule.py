@@ -114,11 +114,17 @@ def _stage(path: Path, x: Tensor, beta: float, delta: float, goal: float) -> tup
     for _ in range(60):
         old, new = path((beta, min(beta + delta, 1.0)))
         with torch.no_grad(), frozen(old), frozen(new):
-            log_w = (old(x) - new(x)).double()
+            value = new(x).double()
+            log_w = torch.where(value == math.inf, -math.inf, old(x).double() - value)
         if bool(log_w.isnan().any()):
             raise ValueError(
                 f"{int(log_w.isnan().sum())} of {len(x)} energies on the path are not numbers at β = {beta:.3g}; every energy "
                 f"must be a number, or inf at a point of no weight, where the base goes; look for overflow, or fit the base"
+            )
+        if not bool(log_w.isfinite().any()):
+            raise ValueError(
+                f"all of {len(x)} points are without weight at β = {beta:.3g}; the energy must be finite at some points that "
+                f"the base reaches; pass a base that covers the energy"
             )
         found = spread(log_w)
         if found <= 1.5 * goal or delta < 1e-12:

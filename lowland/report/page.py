@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from lowland.report import curves, detection, landscape, likelihood, restoration, samples, training
+from lowland.report import boltzmann, curves, detection, landscape, likelihood, restoration, samples, training
 from lowland.report.blocks import Card, Values, count, duration, estimate, listed, number, part, percent, plural, show
 from lowland.report.pictures import Arrays
 from lowland.report.training import Rows
@@ -30,6 +30,8 @@ GLOSSARY = {
     "Buffer age": "For how many steps the kept chains have been running since they were last started afresh.",
     "Gradient norm": "The size of the change that the loss asks of the weights.",
     "Health": "Good, warn or bad: the verdict on each logged step. A bad step can lead to a rollback to an earlier state.",
+    "Hidden unit": "A unit of a Boltzmann machine that no data set shows: it learns to stand for a feature.",
+    "Fantasy particle": "A chain of a Boltzmann machine kept running through training: what the machine imagines.",
     "Judge": "A classifier trained on real images, apart from the energy, that is asked what the samples show.",
     "False alarm": "A genuine example that the detector calls an outlier.",
     "Standard error": "How far a figure would typically move if measured again on fresh examples; written after ±.",
@@ -67,6 +69,7 @@ def describe(run: Run) -> dict[str, Any]:
         training.training(logged, events),
         samples.samples(values, arrays),
         samples.chains(arrays),
+        boltzmann.boltzmann(values, arrays),
         landscape.landscape(arrays),
         detection.energies(arrays),
         samples.neighbours(arrays),

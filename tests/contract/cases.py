@@ -37,6 +37,8 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "ConvNet": {"domain": box(0.0, 1.0, 1, 8, 8), "channels": (4, 6, 6), "hidden": 16},
     "NoiseMLP": {"domain": real(3), "hidden": (16, 16)},
     "IGEBM": {"domain": box(0.0, 1.0, 3, 8, 8), "widths": (6, 8), "blocks": 1},
+    "DBM": {"domain": binary(6), "hidden": (4, 3), "spread": 0.5},
+    "DBN": {"domain": binary(6), "hidden": (5, 4, 3), "spread": 0.5},
     "Gaussian": {"mean": (1.0, -1.0), "covariance": ((1.0, 0.8), (0.8, 1.5))},
     "GaussianMixture": {"means": ((-1.0, 0.0), (2.0, 0.5), (0.0, 1.0)), "scale": 0.7, "weights": (1.0, 2.0, 3.0)},
     "MALA": {"step_size": 0.2},

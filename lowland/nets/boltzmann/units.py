@@ -89,15 +89,27 @@ class Rectified:
         return z + math.sqrt(2 / math.pi) / torch.special.erfcx(-z.clamp(max=12.0) / math.sqrt(2))
 
     def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        # P(h > t) = Φ(z − t) / Φ(z); deep in the tail it is exponential with rate −z, to one part in z²
-        wide = z.double()
         u = torch.rand(z.shape, generator=generator, device=z.device, dtype=torch.float64).clamp_min(1e-300)
-        cut = wide.clamp(min=-30.0)
-        near = cut - torch.special.ndtri(u * torch.special.ndtr(cut))
-        return torch.where(wide < -30.0, u.log() / wide.clamp(max=-30.0), near).clamp_min(0.0).to(z.dtype)
+        return _cut_normal(z.double(), u).to(z.dtype)
 
     def base(self, h: Tensor) -> Tensor:
         return 0.5 * h.square()
+
+
+def _cut_normal(z: Tensor, u: Tensor) -> Tensor:
+    """t ≥ 0 with P(h > t) = Φ(z − t) / Φ(z) = u, for a normal law around z cut off at zero, in float64.
+
+    Around and above zero by the inverse of Φ. Below, where Φ(z) would underflow, by Newton's rule on the logarithm of the tail,
+    log u = log erfcx((t − z) / √2) − log erfcx(−z / √2) + z t − t² / 2, which is concave, so the iterates fall to the root.
+    """
+    high = z.clamp(min=-1.0)
+    near = high - torch.special.ndtri(u * torch.special.ndtr(high))
+    low, root = -z.clamp(max=-1.0), math.sqrt(2)
+    t, start = -u.log() / low, torch.special.erfcx(low / root).log()
+    for _ in range(6):
+        tail = torch.special.erfcx((low + t) / root)
+        t = t + (tail.log() - start - low * t - 0.5 * t.square() - u.log()) * tail * math.sqrt(math.pi / 2)
+    return torch.where(z < -1.0, t, near).clamp_min(0.0)
 
 
 UNITS: dict[str, HiddenUnits] = {"bernoulli": Bernoulli(), "relu": Rectified()}

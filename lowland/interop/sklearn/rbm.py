@@ -1,0 +1,97 @@
+"""The restricted Boltzmann machine as a transformer."""
+
+from typing import Any
+
+from lowland import nets
+from lowland.interop.sklearn.door import Array, Sweeps
+from lowland.interop.sklearn.machine import precise
+from lowland.interop.sklearn.stack import Stack
+from lowland.samplers import sample
+
+
+class RBM(Stack):
+    """Restricted Boltzmann machine: features P(h = 1 | x), log-likelihoods, and samples of a table.
+
+        p(x) = Σ_h exp(aᵀx + cᵀh + xᵀW h) / Z            (binary columns)
+
+    n_components: hidden units; visible: "binary", "gaussian", or "auto": binary if all values lie in [0, 1], else gaussian.
+    Binary columns may hold probabilities of a one, from which every batch is drawn anew; gaussian columns are standardised
+    inside. objective: "pcd", from n_chains persistent chains, or "cd", from chains at the data, gibbs_steps sweeps an update.
+    learning_rate: of plain stochastic gradient on the centred gradient, falling linearly to 0 in `fit`, constant in
+    `partial_fit`; "auto" is 0.1 for binary columns and 0.01 for gaussian ones; weights are averaged over the last fifth of the
+    updates. batch_size: at least 2; n_iter: passes over the data; momentum, weight_decay; precision: "float32", or "bfloat16"
+    for rounded matrix products. likelihood: estimate log Z at the end of `fit`, which `score_samples` needs to give
+    log-likelihoods; without, it gives minus free energies. verbose: 1 prints a line for each pass.
+
+    Attributes: energy_ (the lowland energy of columns as they are inside), components_ (n_components, D), intercept_hidden_,
+    intercept_visible_, columns_ (kind and scaling), chains_ (n_chains, D) (persistent chains at the end), log_z_ (a `LogZ` with
+    its certificate), history_ (one row per pass), n_features_in_, feature_names_in_.
+
+    Sparse input is made dense. Training is in float32, everything later in the dtype of X. Raises ValueError for parameters out
+    of range and for binary columns with values outside [0, 1]; warns (ConvergenceWarning) of what the health report calls bad.
+    Source of the model and its training: see `lowland.nets.RBM`.
+
+    >>> import numpy as np
+    >>> x = (np.random.RandomState(0).rand(300, 1) < np.linspace(0.1, 0.9, 6)).astype(float)
+    >>> rbm = RBM(3, n_iter=20, random_state=0).fit(x)
+    >>> rbm.log_z_.method, bool(rbm.score(x) > -6 * np.log(2))
+    ('enumeration', True)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 256,
+        *,
+        visible: str = "auto",
+        objective: str = "pcd",
+        gibbs_steps: int = 1,
+        n_chains: int = 100,
+        learning_rate: float | str = "auto",
+        batch_size: int = 50,
+        n_iter: int = 30,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        precision: str = "float32",
+        likelihood: bool = True,
+        verbose: int = 0,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.visible = visible
+        self.objective = objective
+        self.gibbs_steps = gibbs_steps
+        self.n_chains = n_chains
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.precision = precision
+        self.likelihood = likelihood
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def gibbs(self, X: Any, *, steps: int = 1, random_state: Any = None) -> Array:
+        """X (N, D) after so many Gibbs sweeps, each h ~ p(h | x), x ~ p(x | h).
+
+        Without random_state successive calls draw anew from the machine's own stream.
+        """
+        x = self._points(X)
+        found = sample(precise(self.energy_, x.dtype), Sweeps(), x, steps, generator=self._generator(random_state))
+        return self.columns_.outward(found.x)
+
+    @property
+    def energy_(self) -> nets.RBM:
+        return self.machines_[0]
+
+    @property
+    def components_(self) -> Array:
+        return self.energy_.weight.t().numpy()
+
+    @property
+    def intercept_hidden_(self) -> Array:
+        return self.energy_.hidden_bias.numpy()
+
+    @property
+    def intercept_visible_(self) -> Array:
+        return self.energy_.visible_bias.numpy()

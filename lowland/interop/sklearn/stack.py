@@ -1,0 +1,209 @@
+"""Stacks of restricted Boltzmann machines as transformers: one machine is an RBM, several are a deep belief net.
+
+    p(x, h¹, …, h^{L−1}) = p_1(x | h¹) p_2(h¹ | h²) … p_L(h^{L−1})
+
+with p_k(· | h^k) of machine k and the free energy F_L of the machine on top. With recognition q_k(h^k | h^{k−1}), the other
+conditional of the same machine, and the energy F̂_k of its hidden side, log p_k(h^{k−1} | h^k) − log q_k(h^k | h^{k−1}) is
+F̂_k(h^k) − F_k(h^{k−1}), and so
+
+    log p(x) ≥ E_q[ Σ_{k<L} (F̂_k(h^k) − F_k(h^{k−1})) − F_L(h^{L−1}) ] − log Z_L,      equal for L = 1
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from lowland import nets
+from lowland.data import Batches, Dataset, toss
+from lowland.energy import energy_values
+from lowland.interop.sklearn.door import Array, Columns, Sweeps, refuse, train
+from lowland.interop.sklearn.machine import Machine, precise
+from lowland.metrics import log_z
+from lowland.samplers import sample
+from lowland.training.greedy import hidden_data
+from lowland.training.session import Session
+
+ENUMERATED = 2**28  # numbers that an exact log Z may cost: a few seconds
+DRAWS = 10  # of hidden units, for the bound
+
+
+class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
+    """What RBM and DBN do alike. Attributes after fitting: `machines_`, from the data up."""
+
+    machines_: list[nets.RBM]
+
+    def _sizes(self) -> Sequence[int]:
+        """Hidden units of each machine."""
+        sizes = (self.n_components,) if np.ndim(self.n_components) == 0 else tuple(self.n_components)
+        wrong = not sizes or min(sizes) < 1
+        refuse([f"n_components is {self.n_components}; at least 1 unit in each layer is needed"] if wrong else [])
+        return sizes
+
+    # ---- fitting -----------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Train on X (N, D), from scratch, one machine after another. Returns the estimator."""
+        sizes, data = self._sizes(), self._first(self._arrived(X, reset=True))
+        sessions: list[Session] = []
+        self.history_: list[dict[str, Any]] = []
+        for layer, hidden in enumerate(sizes):
+            data = hidden_data(sessions[-1].ema.module, data, self._seed) if sessions else data
+            sessions.append(self._started(self._plan(data, hidden), data))
+            rows = train(sessions[-1], self.n_iter, f"{type(self).__name__} layer {layer + 1}", self.verbose)
+            self.history_ += [{"layer": layer, **row} for row in rows]
+        self._keep(sessions)
+        self.__dict__.pop("_going", None)
+        return self.measure(X) if self.likelihood else self
+
+    def partial_fit(self, X: Any, y: Any = None) -> Any:
+        """One update of each machine on X (N, D), at the constant learning rate, weights averaged over some hundred updates.
+
+        The first call decides what the columns are. Goes on from what `fit` learned. log_z_ is no longer that of the machine and
+        is dropped: call `measure` before `score_samples`. Returns the estimator.
+        """
+        first = not hasattr(self, "machines_")
+        x, sizes = self._arrived(X, reset=first), self._sizes()
+        data = self._first(x) if first else self.columns_.dataset(x)
+        going: list[Session] = self.__dict__.setdefault("_going", [])
+        for layer, hidden in enumerate(sizes):
+            if layer == len(going):
+                going.append(self._started(self._plan(data, hidden), data) if first else self._resumed(layer, data))
+            session = going[layer]
+            session.data, session.batches = data, Batches(data.train, seed=session.step)
+            session.settings = replace(session.settings, batch=max(len(x), 2), decay=0.0)
+            session.advance()
+            data = hidden_data(session.ema.module, data, self._seed)
+        self._keep(going)
+        self.__dict__.pop("log_z_", None)
+        return self
+
+    def _first(self, x: Array) -> Dataset:
+        """Columns that are seen for the first time."""
+        self._seed = self._begin()
+        self.columns_ = Columns.learn(x, self.visible)
+        return self.columns_.dataset(x)
+
+    def _resumed(self, layer: int, data: Dataset) -> Session:
+        """A session that goes on with the weights of a machine, and on top with its chains."""
+        energy = copy.deepcopy(self.machines_[layer]).requires_grad_(True)
+        session = self._started(self._plan(data, energy.hidden), data, energy)
+        top = layer + 1 == len(self.machines_)
+        if top and session.buffer is not None and len(self.chains_) == len(session.buffer):
+            session.buffer.x = torch.from_numpy(self.chains_.copy())
+        return session
+
+    def _plan(self, data: Dataset, hidden: int) -> dict[str, Any]:
+        chains = {"capacity": self.n_chains, "chains": self.n_chains, "restart": 0.0}
+        known: dict[str, dict[str, Any]] = {"pcd": {"name": "PCD", **chains}, "cd": {"name": "CD"}}
+        refuse([f"objective is {self.objective!r}; it is 'pcd' or 'cd'"] if self.objective not in known else [])
+        rate = self.learning_rate if self.learning_rate != "auto" else 0.1 if data.domain.kind == "binary" else 0.01
+        recipe = self._recipe(self._seed, len(data.train), {"hidden": hidden}, known[self.objective])
+        recipe["training"] |= {"optimizer": "sgd", "learning_rate": rate, "momentum": self.momentum}
+        return recipe
+
+    def _keep(self, sessions: Sequence[Session]) -> None:
+        self.machines_: list[Any] = [session.ema.module for session in sessions]
+        top, buffer = self.machines_[-1], sessions[-1].buffer
+        points = top.domain.draw(self.n_chains, self._generator()) if buffer is None else buffer.x
+        self.chains_, self._n_features_out = points.numpy().copy(), top.hidden
+
+    def measure(self, X: Any, *, chains: int = 100, rungs: int = 300) -> Any:
+        """Estimate log Z (`log_z_`): exact where that takes seconds, else annealed importance sampling, forward and reverse.
+
+        X (N, D): data to start the path at; chains, rungs: see `lowland.metrics.log_z`. Returns the estimator.
+        """
+        x, generator, top = self._points(X).float(), self._generator(), self.machines_[-1]
+        x = toss(x, generator) if self.columns_.kind == "binary" else x
+        with torch.no_grad():
+            for machine in self.machines_[:-1]:
+                x = machine.draw_hidden(x, generator)
+        units = min(top.hidden, x.shape[1]) if top.domain.kind == "binary" else top.hidden
+        exact = None if 2.0**units * max(top.hidden, x.shape[1]) <= ENUMERATED else False
+        self.log_z_ = log_z(top, data=x, sampler=Sweeps(), chains=chains, rungs=rungs, generator=generator, exact=exact)
+        return self
+
+    # ---- using ---------------------------------------------------------------------------------------------------------
+
+    def transform(self, X: Any) -> Array:
+        """The means E[h | x] of the last hidden layer (N, n_components), layer by layer, in the dtype of X."""
+        x = self._points(X)
+        with torch.no_grad():
+            for machine in self.machines_:
+                x = precise(machine, x.dtype).hidden_mean(x)
+        return x.numpy()
+
+    def inverse_transform(self, X: Any) -> Array:
+        """The means of x (N, D) given hidden units X (N, n_components), layer by layer, in the units of the data."""
+        check_is_fitted(self)
+        h = torch.from_numpy(np.array(X, dtype=np.float64))
+        with torch.no_grad():
+            for machine in reversed(self.machines_):
+                h = precise(machine, h.dtype).visible_mean(h)
+        return self.columns_.outward(h)
+
+    def score_samples(self, X: Any) -> Array:
+        """log p(x) (N,) in nats with the point estimate of log Z in `log_z_`; with likelihood=False, without log Z.
+
+        Of several layers this is the lower bound, its expectation a mean over 10 draws with a seed of the fit; without log Z, one
+        layer gives minus the free energy. The log-density of gaussian columns is in the units of the data. Where binary columns
+        hold values strictly between 0 and 1, one layer gives the formula at the probabilities: by convexity at most the mean of
+        log p(x) over draws from them.
+
+        Raises ValueError after `partial_fit` with likelihood=True, until `measure` has been called.
+        """
+        x = self._points(X)
+        if self.likelihood and not hasattr(self, "log_z_"):
+            raise ValueError(
+                "the machine has changed since its log Z was estimated; log-likelihoods need that of the present one; "
+                "call measure(X), or set likelihood=False to go without"
+            )
+        found = self._bound(x.double()).numpy() - self.columns_.log_volume
+        return found - self.log_z_.value if self.likelihood else found
+
+    def _bound(self, x: Tensor) -> Tensor:
+        """log p(x) + log Z (N,), or a lower bound of it."""
+        *lower, top = (precise(machine, x.dtype) for machine in self.machines_)
+        generator = torch.Generator().manual_seed(self._seed)
+        found = []
+        with torch.no_grad():
+            for _ in range(DRAWS if lower else 1):
+                v, value = x, torch.zeros(len(x), dtype=x.dtype)
+                for machine in lower:
+                    h = machine.draw_hidden(v, generator)
+                    value += machine.hidden_side(h) - machine(v)
+                    v = h
+                found.append(value - energy_values(top, v))
+        return torch.stack(found).mean(0)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of `score_samples`."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1, *, steps: int = 1000, random_state: Any = None) -> Array:
+        """Points (n_samples, D) after so many Gibbs sweeps of the machine on top from the chains of training, and a pass down.
+
+        Chains are picked at random, each at most once if there are enough. Without random_state every call draws anew from the
+        machine's own stream.
+        """
+        check_is_fitted(self)
+        refuse([f"n_samples is {n_samples} and steps {steps}; at least 1 is needed"] if min(n_samples, steps) < 1 else [])
+        g, count = self._generator(random_state), len(self.chains_)
+        picked = torch.cat([torch.randperm(count, generator=g) for _ in range(-(-n_samples // count))])[:n_samples]
+        *lower, top = self.machines_
+        with torch.no_grad():
+            x = sample(top, Sweeps(), torch.from_numpy(self.chains_)[picked], steps, generator=g).x
+            for machine in reversed(lower):
+                x = machine.draw_visible(x, g)
+        return self.columns_.outward(x)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,178 @@
+"""The deep Boltzmann machine of two hidden layers, with the first of them summed out.
+
+    E(v, h¹, h²) = −a·v − c·h¹ − d·h² − v·W¹h¹ − h²·W²h¹
+
+v and h² meet h¹ only, so (v, h²) are the visible units of a restricted machine with hidden units h¹, and
+
+    F(v, h²) = −a·v − d·h² − Σ_j log(1 + exp(c_j + (W¹ᵀv + W²ᵀh²)_j))
+
+is exact. Block Gibbs, annealed importance sampling, the centred gradient and the certificate of log Z are those of that
+machine. What is left to approximate is the law of h² given data: mean field gives a lower bound of log p(v).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowland.domain import Domain, binary
+from lowland.energy import Energy
+from lowland.nets.boltzmann.rbm import RBM, product, rounding
+from lowland.nets.boltzmann.units import coins
+from lowland.registry import register
+
+
+class MeanField(NamedTuple):
+    """Probabilities of the first (B, H1) and the second (B, H2) hidden layer."""
+
+    first: Tensor
+    second: Tensor
+
+
+def binary_data(domain: Domain | dict[str, Any], name: str) -> Domain:
+    """The domain of data for a deep machine. Raises ValueError unless it is binary and has an event shape."""
+    found = Domain.from_dict(domain) if isinstance(domain, dict) else domain
+    if found.kind != "binary" or not found.shape:
+        raise ValueError(
+            f"{name} came with data on {found}; its units are binary and it must know how many; pass for example "
+            f"binary(1, 28, 28), and binarise the data (data.binarise)"
+        )
+    return found
+
+
+@register("energy")
+class DBM(Energy):
+    """Deep Boltzmann machine: the energy F(v, h²) of visible units v and the second hidden layer h², the first summed out.
+
+    domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of the energy is binary(D + H2),
+    v flattened and h² behind it. hidden: (H1, H2); spread: standard deviation of the first weights; centred: train along the
+    centred gradient, which makes training layer by layer needless; iterations, tolerance: of the mean-field equations.
+
+    Objectives `complete` data by mean field, and the contrast of F(v, μ²) with chains (v, h²) then has the gradient of the
+    variational bound. `lowland.log_z` brackets its log Z.
+    Raises ValueError for data that are not binary and sizes that make no machine.
+    Source: Salakhutdinov & Hinton (2009), https://proceedings.mlr.press/v5/salakhutdinov09a.html; centred: Montavon & Müller
+    (2012), https://doi.org/10.1007/978-3-642-35289-8_33
+
+    >>> import torch, lowland
+    >>> from lowland.domain import binary
+    >>> dbm = lowland.nets.DBM(binary(6), hidden=(4, 3))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = lowland.sample(dbm, lowland.BlockGibbs(), dbm.domain.draw(5, g), 10, generator=g).x
+    >>> dbm(x).shape, dbm.visible(x).shape, dbm.variational_bound(dbm.visible(x)).shape
+    (torch.Size([5]), torch.Size([5, 6]), torch.Size([5]))
+    """
+
+    apart: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        hidden: Sequence[int] = (500, 1000),
+        spread: float = 0.01,
+        centred: bool = True,
+        iterations: int = 30,
+        tolerance: float = 1e-3,
+    ) -> None:
+        data = binary_data(domain, "a DBM")
+        if len(hidden) != 2 or min(hidden) < 1 or not spread >= 0 or iterations < 1 or not tolerance >= 0:
+            raise ValueError(
+                f"hidden is {tuple(hidden)}, spread {spread}, iterations {iterations}, tolerance {tolerance}; two sizes, at "
+                f"least 0, at least 1 and at least 0 are needed; correct them"
+            )
+        size = math.prod(data.shape)
+        super().__init__(binary(size + hidden[1]))
+        self.data_domain, self.size, self.hidden, self.spread, self.centred = data, size, tuple(hidden), spread, centred
+        self.iterations, self.tolerance = iterations, tolerance
+        self.machine = RBM(self.domain, hidden[0], spread=spread, centred=centred)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.machine(x, c)
+
+    def visible(self, x: Tensor) -> Tensor:
+        """The visible units (B, *data event) of points x (B, D + H2)."""
+        return x[:, : self.size].reshape(-1, *self.data_domain.shape)
+
+    # ---- the second layer given data ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def mean_field(self, x: Tensor) -> MeanField:
+        """The best law of independent hidden units given data x (B, *data event), by going to and fro between the layers:
+
+            μ¹ = σ(c + W¹ᵀv + W²ᵀμ²),        μ² = σ(d + W²μ¹)
+
+        Each is the maximum of the variational bound in one layer given the other, so the bound rises and no damping is needed.
+        Starts at the mean activity of data; a row stops when none of its μ² moved by more than `tolerance`.
+        """
+        dtype, size, bias = rounding(x), self.size, self.machine.visible_bias[self.size :]
+        weight = self.machine.weight.to(dtype or self.machine.weight.dtype)
+        down, up = weight[size:], weight[size:].t().contiguous()
+        seen = product(x.flatten(1), weight[:size], dtype).add_(self.machine.hidden_bias)
+        second = self.machine.visible_offset[size:].repeat(len(x), 1)
+        first, moving = torch.empty_like(seen), torch.arange(len(x), device=x.device)
+        for _ in range(self.iterations):
+            below = torch.sigmoid(product(second[moving], down, dtype).add_(seen[moving]))
+            above = torch.sigmoid(product(below, up, dtype).add_(bias))
+            far = (above - second[moving]).abs().amax(1) > self.tolerance
+            first[moving], second[moving] = below, above
+            moving = moving[far]
+            if not len(moving):
+                break
+        return MeanField(first, second)
+
+    def complete(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(v, μ²), (B, D + H2): data x (B, *data event) with the mean field of the second layer. Draws nothing."""
+        return torch.cat([x.flatten(1), self.mean_field(x).second], 1)
+
+    def join(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """(v, h²), (B, D + H2): data with a draw of the second layer from its mean field, a point of the energy's domain."""
+        return torch.cat([x.flatten(1), coins(torch.logit(self.mean_field(x).second), generator)], 1)
+
+    def variational_bound(self, x: Tensor) -> Tensor:
+        """−F(v, μ²) + H(μ²), (B,), for data x (B, *data event): log p(v) ≥ this − log Z."""
+        completed = self.complete(x)
+        second = completed[:, self.size :]
+        entropy = torch.special.entr(second) + torch.special.entr(1 - second)
+        return entropy.sum(1) - self.machine(completed)
+
+    # ---- what the restricted machine knows ---------------------------------------------------------------------------
+
+    def hidden_mean(self, x: Tensor, c: Any = None) -> Tensor:
+        """E[h¹ | v, h²], (B, H1), of points x (B, D + H2)."""
+        return self.machine.hidden_mean(x, c)
+
+    def sweep(
+        self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, compiled: bool = False
+    ) -> Tensor | None:
+        """Block Gibbs between h¹ and (v, h²)."""
+        return self.machine.sweep(x, sweeps, generator, beta, compiled)
+
+    def bridge(self, base: Energy, betas: Any) -> Any:
+        """The restricted machine's path from a product law on (v, h²)."""
+        return self.machine.bridge(base, betas)
+
+    def tempered(self, betas: Tensor, size: int) -> Any:
+        """The restricted machine's rungs on the way from independent units."""
+        return self.machine.tempered(betas, size)
+
+    @property
+    def hidden_side(self) -> Any:
+        """The marginal energy of h¹, on binary(H1), with the same Z."""
+        return self.machine.hidden_side
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, x: Tensor) -> None:
+        """See the training data (N, *data event): visible biases and offsets start at their means, those of h² at even odds."""
+        even = x.new_full((1, self.hidden[1]), 0.5).expand(len(x), -1)
+        self.machine.prepare(torch.cat([x.flatten(1), even], 1))
+
+    def observe(self, x: Tensor, rate: float = 0.01) -> None:
+        """Let the offsets of the centred gradient follow completed data x (B, D + H2)."""
+        self.machine.observe(x, rate)
+
+    def precondition(self) -> None:
+        """Turn the gradients in `.grad` into centred ones."""
+        self.machine.precondition()

@@ -1,0 +1,260 @@
+"""The deep belief net: a restricted machine on top of layers of causes, with recognition the other way.
+
+    p(v, h¹, …, h^{L−1}) = p(v | h¹) p(h¹ | h²) … p(h^{L−2} | h^{L−1}) · exp(−F(h^{L−1})) / Z
+
+F and Z are the free energy and the normaliser of the restricted machine on top, whose hidden units are h^L; the conditionals
+below are independent coins. The joint law has the energy
+
+    E(v, h¹, …, h^{L−1}) = F(h^{L−1}) − Σ_k log p(h^{k−1} | h^k)
+
+with the same Z, and an exact sweep: Gibbs steps in the machine on top, then a pass down. Recognition q(h^k | h^{k−1}), with
+weights of its own, stands in for the posterior and gives a bound:
+
+    log p(v) ≥ E_q[−E(v, h) − log q(h | v)] − log Z
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from lowland.domain import Domain, binary
+from lowland.energy import Energy
+from lowland.nets.boltzmann.dbm import binary_data
+from lowland.nets.boltzmann.rbm import RBM
+from lowland.nets.boltzmann.units import coins
+from lowland.registry import register
+
+
+class Bound(NamedTuple):
+    """A lower bound (B,), known up to log Z, and its standard error (B,) from the draws it was averaged over."""
+
+    value: Tensor
+    error: Tensor
+
+
+class Directed(nn.Module):
+    """Two layers of coins with weights up (recognition) and down (generation), which give log-odds in the dtype of units."""
+
+    def __init__(self, below: int, above: int, spread: float) -> None:
+        super().__init__()
+        weight = torch.randn(below, above) * spread
+        self.up_weight, self.up_bias = nn.Parameter(weight), nn.Parameter(torch.zeros(above))
+        self.down_weight, self.down_bias = nn.Parameter(weight.clone()), nn.Parameter(torch.zeros(below))
+
+    def up(self, below: Tensor) -> Tensor:
+        return (below @ self.up_weight).to(below.dtype) + self.up_bias
+
+    def down(self, above: Tensor) -> Tensor:
+        return (above @ self.down_weight.t()).to(above.dtype) + self.down_bias
+
+
+def surprise(x: Tensor, logits: Tensor) -> Tensor:
+    """−log p(x), (B,), of coins x (B, n) with log-odds (B, n)."""
+    return (softplus(logits) - x * logits).sum(1)
+
+
+def transposed(machine: RBM) -> RBM:
+    """The machine upside down: hidden units as visible ones, on binary(hidden), and the other way round.
+
+    As the next layer of a stack it is a perfect prior: it leaves the law of the data as it is, and training it can only raise
+    the bound.
+    Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
+    """
+    other = RBM(binary(machine.hidden), machine.visible.size, spread=0.0, centred=machine.centred)
+    pairs = {
+        "weight": machine.weight.t(),
+        "visible_bias": machine.hidden_bias,
+        "hidden_bias": machine.visible_bias,
+        "visible_offset": machine.hidden_offset,
+        "hidden_offset": machine.visible_offset,
+    }
+    other.to(machine.weight).load_state_dict(other.state_dict() | pairs)
+    return other
+
+
+@register("energy")
+class DBN(Energy):
+    """Deep belief net: the joint energy of the data and all hidden layers but the last, which is summed out.
+
+    domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of the energy is
+    binary(D + H1 + … + H_{L−1}), v flattened and the layers behind it. hidden: (H1, …, HL), H_L of the machine on top; spread:
+    standard deviation of the first weights; centred: train the machine on top along the centred gradient.
+
+    `lowland.training.greedy` trains it layer by layer, the objective `WakeSleep` trains all weights together, `classifier`
+    turns it into a network. Its log Z is that of `top`: `lowland.log_z(dbn.top, ...)`.
+    Raises ValueError for data that are not binary and sizes that make no net.
+    Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
+
+    >>> import torch, lowland
+    >>> from lowland.domain import binary
+    >>> dbn = lowland.nets.DBN(binary(6), hidden=(5, 4, 3))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = dbn.fantasies(8, 10, g)
+    >>> x.shape, dbn.variational_bound(x, g).value.shape
+    (torch.Size([8, 6]), torch.Size([8]))
+    """
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        hidden: Sequence[int] = (500, 500, 2000),
+        spread: float = 0.01,
+        centred: bool = True,
+    ) -> None:
+        data = binary_data(domain, "a DBN")
+        if not hidden or min(hidden) < 1 or not spread >= 0:
+            raise ValueError(
+                f"hidden is {tuple(hidden)} and spread {spread}; at least one size, all of them positive, and at least 0 are "
+                f"needed; correct them"
+            )
+        sizes = (math.prod(data.shape), *hidden)
+        super().__init__(binary(sum(sizes[:-1])))
+        self.data_domain, self.hidden, self.spread, self.centred, self.sizes = data, tuple(hidden), spread, centred, sizes
+        self.layers = nn.ModuleList(Directed(a, b, spread) for a, b in pairwise(sizes[:-1]))
+        self.top = RBM(binary(sizes[-2]), sizes[-1], spread=spread, centred=centred)
+
+    # ---- the energy ----------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.generation(x) + self.top(self.split(x)[-1], c)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Points x (B, D + H1 + …) as layers v (B, D), h¹ (B, H1), …"""
+        return x.split(self.sizes[:-1], 1)
+
+    def visible(self, x: Tensor) -> Tensor:
+        """The visible units (B, *data event) of points x."""
+        return self.split(x)[0].reshape(-1, *self.data_domain.shape)
+
+    def generation(self, x: Tensor) -> Tensor:
+        """−Σ_k log p(h^{k−1} | h^k), (B,)."""
+        parts = self.split(x)
+        found = [surprise(a, layer.down(b)) for layer, a, b in zip(self._directed, parts, parts[1:], strict=False)]
+        return torch.stack(found).sum(0) if found else x.new_zeros(len(x))
+
+    def recognition(self, x: Tensor) -> Tensor:
+        """−log q(h | v) = −Σ_k log q(h^k | h^{k−1}), (B,)."""
+        parts = self.split(x)
+        found = [surprise(b, layer.up(a)) for layer, a, b in zip(self._directed, parts, parts[1:], strict=False)]
+        return torch.stack(found).sum(0) if found else x.new_zeros(len(x))
+
+    @property
+    def _directed(self) -> list[Directed]:
+        return cast(list[Directed], list(self.layers))
+
+    # ---- draws -----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """(v, h) with h ~ q(h | v), for data x (B, *data event): the pass up."""
+        parts = [x.flatten(1)]
+        for layer in self._directed:
+            parts.append(coins(layer.up(parts[-1]), generator))
+        return torch.cat(parts, 1)
+
+    @torch.no_grad()
+    def descend(self, h: Tensor, generator: torch.Generator) -> Tensor:
+        """(v, h) with the layers below drawn from p, for units h (B, H_{L−1}) of the last layer: the pass down."""
+        parts = [h]
+        for layer in reversed(self._directed):
+            parts.insert(0, coins(layer.down(parts[0]), generator))
+        return torch.cat(parts, 1)
+
+    def sweep(
+        self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, compiled: bool = False
+    ) -> Tensor | None:
+        """Block Gibbs in the machine on top, then all layers below drawn anew: leaves exp(−E) as it is. None for β ≠ 1."""
+        h = self.top.sweep(self.split(x)[-1], sweeps, generator, beta, compiled)
+        return None if h is None else self.descend(h, generator)
+
+    @property
+    def hidden_side(self) -> Any:
+        """The marginal energy of the last layer h^L, on binary(H_L), with the same Z."""
+        return self.top.hidden_side
+
+    def fantasies(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
+        """Visible units (count, *data event): so many Gibbs steps on top from even coins, and one pass down."""
+        h = self.top.domain.draw(count, generator, dtype=self.top.weight.dtype)
+        with torch.no_grad():
+            return self.visible(self.descend(cast(Tensor, self.top.sweep(h, steps, generator)), generator))
+
+    # ---- the bound ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_weights(self, x: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        """log w = −E(v, h) − log q(h | v), (draws, B), at independent h ~ q(h | v), for data x (B, *data event).
+
+        Means of log w bound log p(v) + log Z from below; logs of mean weights do too, and tighter (Burda, Grosse &
+        Salakhutdinov 2016, https://arxiv.org/abs/1509.00519).
+        """
+        drawn = (self.complete(x, generator) for _ in range(draws))
+        return torch.stack([self.recognition(z) - self(z) for z in drawn])
+
+    def variational_bound(self, x: Tensor, generator: torch.Generator, draws: int = 10) -> Bound:
+        """E_q[−E(v, h) − log q(h | v)], (B,), for data x (B, *data event): log p(v) ≥ this − log Z. A mean over draws."""
+        found = self.log_weights(x, draws, generator).double()
+        return Bound(found.mean(0), found.std(0, correction=int(draws > 1)) / math.sqrt(draws))
+
+    # ---- training ------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def adopt(self, layer: int, machine: RBM) -> None:
+        """Take the weights of a trained machine for layer `layer`, up and down alike. Raises ValueError for other sizes."""
+        wanted = (self.sizes[layer], self.sizes[layer + 1])
+        if tuple(machine.weight.shape) != wanted or machine.units != "bernoulli" or machine.classes:
+            raise ValueError(
+                f"a machine of {tuple(machine.weight.shape)} {machine.units} units with {machine.classes} classes came for "
+                f"layer {layer}; it needs {wanted} Bernoulli units without labels; train an RBM of that size"
+            )
+        if layer == len(self.layers):
+            self.top.load_state_dict(machine.state_dict())
+            return
+        own = self._directed[layer]
+        for weight in (own.up_weight, own.down_weight):
+            weight.copy_(machine.weight)
+        own.up_bias.copy_(machine.hidden_bias)
+        own.down_bias.copy_(machine.visible_bias)
+
+    def observe(self, x: Tensor, rate: float = 0.01) -> None:
+        """Let the offsets of the machine on top follow completed data x."""
+        self.top.observe(self.split(x)[-1], rate)
+
+    def precondition(self) -> None:
+        """Turn the gradients of the machine on top into centred ones."""
+        self.top.precondition()
+
+    def classifier(self, classes: int) -> nn.Sequential:
+        """A network that starts as the pass up: sigmoid layers with the weights of recognition, and a linear head of zeros.
+
+        (B, *data event) → logits (B, classes). Train it like any network; grey values in [0, 1] may come as means of pixels.
+
+        >>> import torch, lowland
+        >>> from lowland.domain import binary
+        >>> network = lowland.nets.DBN(binary(6), hidden=(5, 4)).classifier(3)
+        >>> x, y = torch.eye(6), torch.arange(6) % 3
+        >>> optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+        >>> for _ in range(500):
+        ...     optimiser.zero_grad()
+        ...     torch.nn.functional.cross_entropy(network(x), y).backward()
+        ...     optimiser.step()
+        >>> (network(x).argmax(1) == y).all().item()
+        True
+        """
+        pairs = [(layer.up_weight, layer.up_bias) for layer in self._directed]
+        pairs.append((self.top.weight, self.top.hidden_bias))
+        steps: list[nn.Module] = [nn.Flatten()]
+        with torch.no_grad():
+            for weight, bias in pairs:
+                linear = nn.Linear(*weight.shape).to(weight)
+                linear.weight.copy_(weight.t())
+                linear.bias.copy_(bias)
+                steps += [linear, nn.Sigmoid()]
+            head = nn.Linear(self.sizes[-1], classes).to(weight)
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        return nn.Sequential(*steps, head)

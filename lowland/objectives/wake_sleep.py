@@ -1,0 +1,74 @@
+"""Wake and sleep: generative weights learn from what recognition makes of data, recognition from what the model dreams."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.chains import ReplayBuffer
+from lowland.energy import Energy
+from lowland.objectives.contrastive import CD, PCD, Loss
+from lowland.registry import register
+from lowland.samplers.kernel import Sampler
+
+
+@register("objective")
+@dataclass(frozen=True)
+class WakeSleep:
+    """The up-down algorithm for a deep belief net: every weight learns from a loss of its own.
+
+        wake    h ~ q(h | v) of data v        generation:   −log p(v | h¹) − … − log p(h^{L−2} | h^{L−1})
+                                              on top:       F(h^{L−1}) − F(negatives)
+        sleep   (v, h) where chains end       recognition:  −log q(h¹ | v) − … − log q(h^{L−1} | h^{L−2})
+
+    The generative gradient is that of the bound; the recognition gradient is not, it follows the dreams of the model instead.
+    Chains make `steps` steps from the data (contrastive divergence); with a capacity above 0 from where they last got to, so
+    many at each update as data unless `chains` says how many (persistent). An energy without recognition weights is
+    contrasted, and no more: every other energy has nothing to recognise.
+    Source: Hinton, Osindero & Teh (2006), appendix B, https://doi.org/10.1162/neco.2006.18.7.1527; wake and sleep: Hinton,
+    Dayan, Frey & Neal (1995), https://doi.org/10.1126/science.7761831
+    """
+
+    steps: int = 10
+    capacity: int = 0
+    chains: int = 0
+    restart: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.capacity < 0 or not 0 <= self.restart <= 1:
+            raise ValueError(
+                f"capacity is {self.capacity} and restart {self.restart}; at least 0 chains and a share in [0, 1] are needed; "
+                f"capacity = 0 starts chains at the data"
+            )
+        _ = self._contrastive
+
+    @property
+    def persistent(self) -> bool:
+        """Whether chains are kept."""
+        return self.capacity > 0
+
+    @property
+    def _contrastive(self) -> CD | PCD:
+        if not self.capacity:
+            return CD(self.steps)
+        return PCD(self.steps, self.capacity, restart=self.restart, chains=self.chains)
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+    ) -> Loss:
+        loss = self._contrastive.loss(energy, x, labels, sampler=sampler, buffer=buffer, generator=generator)
+        net: Any = energy
+        if not hasattr(net, "recognition") or loss.negatives is None:
+            return loss
+        # the contrast has −log p(v | h) of dreams too, whose gradient is zero on average: without it, there is less noise
+        asleep, unlearnt = net.recognition(loss.negatives).mean(), net.generation(loss.negatives).mean()
+        terms = {"recognition": asleep.detach(), "generation": unlearnt.detach()}
+        return loss._replace(value=loss.value + unlearnt + asleep, terms=loss.terms | terms)
