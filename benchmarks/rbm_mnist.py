@@ -35,12 +35,13 @@ def plan() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for seed in range(3):
         for kind in BINARISATIONS:
-            found[f"{kind}-{seed}"] = {"data.binarise": kind, "seed": seed}
+            found[f"{kind}-{seed}"] = {"data.binarise": kind, "data.seed": 0, "seed": seed}
     for seed in range(3):
-        found[f"exact-{seed}"] = {"energy.hidden": 16, "seed": seed}
+        found[f"exact-{seed}"] = {"energy.hidden": 16, "data.seed": 0, "seed": seed}
     for seed in range(3):
         for precision in ("float32", "bfloat16"):
-            found[f"{precision}-{seed}"] = {"training.precision": precision, "training.steps": 5000, "seed": seed}
+            changes = {"training.precision": precision, "training.steps": 5000, "data.seed": 0, "seed": seed}
+            found[f"{precision}-{seed}"] = changes
     for kind in BINARISATIONS:
         found[f"long-{kind}-0"] = {"data.binarise": kind, "training.steps": 60_000, "training.checkpoint_every": 5000}
     return found

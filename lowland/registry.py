@@ -72,7 +72,10 @@ def build(kind: str, values: Mapping[str, Any]) -> Any:
 
 def spec(obj: Any) -> dict[str, Any]:
     """The plain values from which `build` makes an equal object."""
-    return {"name": type(obj).__name__, **{name: _plain(getattr(obj, name)) for name in parameters(type(obj))}}
+    values = {name: getattr(obj, name) for name in parameters(type(obj))}
+    if getattr(obj, "data_domain", None) is not None:
+        values["domain"] = obj.data_domain  # an energy with more units than data have
+    return {"name": type(obj).__name__, **{name: _plain(value) for name, value in values.items()}}
 
 
 def _tuples(value: Any) -> Any:

@@ -95,6 +95,15 @@ def test_the_bound_is_the_expectation_under_the_mean_field_law_plus_its_entropy(
     torch.testing.assert_close(dbm.variational_bound(v), total, rtol=1e-9, atol=1e-9)
 
 
+def test_the_bound_is_an_energy_of_data() -> None:
+    dbm, x = machine(shape=(1, 5)), states(5).view(32, 1, 1, 5)[:, 0]
+    energy = lowland.energy.check_energy(dbm.on_data, x)
+    assert energy.domain == binary(1, 5) and torch.equal(energy(x), -dbm.variational_bound(x))
+    assert (exact_log_p(dbm, x) > -energy(x) - exact_log_z(dbm)).all()
+    with pytest.raises(ValueError, match=r";.*;"):
+        energy(x, torch.zeros(32, dtype=torch.long))
+
+
 # ---- mean field -------------------------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,7 @@ LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any de
     "starlette": {"app"},
     "uvicorn": {"app"},
     "torchvision": {"interop"},
+    "zuko": {"interop"},
     "pytest": set(),
 }
 LAZY = {"sklearn", "scipy", "torchvision", "pyarrow"}  # imported inside the function that needs them, if at all

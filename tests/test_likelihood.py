@@ -4,18 +4,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contract.cases import seeded
 from contract.checks import LIMIT, z_scores
 from torch import Tensor
 
+from benchmarks.certificate import bars_and_stripes, exact_draws, needle, random_machine
 from lowland import HMC, MALA, BlockGibbs, Energy, Function, binary, box, geometric, mixture, real
 from lowland.metrics import LogZ, bennett, bits_per_dim, dequantised, log_likelihood, log_z, normaliser
 from lowland.metrics.certificate import interval
 from lowland.metrics.enumeration import countable, enumerated
 from lowland.metrics.schedule import EVEN, planned, spread
 from lowland.nets import RBM
+from lowland.report.likelihood import card, course, gap, likelihood
 from lowland.targets import Bernoulli, Funnel, Gaussian, GaussianMixture, Ising, MaxCut, Normal, Potts, Uniform
 
 DOUBLE = torch.float64
@@ -466,3 +469,46 @@ def test_a_lattice_beyond_enumeration_by_its_own_chains(base: Any) -> None:
     plain = Function(lambda x: lattice(x.view(-1, 5, 5)), binary(25))
     found = log_z(plain, base=base, chains=200, rungs=400, generator=seeded(9))
     assert holds(found, lattice.log_z)
+
+
+# ------------------------------------------------------------------------------------------------------ report, benchmark
+
+
+def test_the_report_says_what_is_certain_and_what_is_not() -> None:
+    log = {"value": 3.0, "lower": 2.5, "upper": 3.5, "method": "annealed importance sampling", "chains": 50}
+    test = {"value": -80.0, "error": 0.4, "lower": -80.5, "upper": -79.5, "count": 100, "data": "threshold 0.5"}
+    for sure, verdict, tone in ((True, "certified", "good"), (False, "not certified: they disagree", "bad")):
+        values = {"test": test, "log_z": log | {"certified": sure, "verdict": verdict}, "notes": ["A note."]}
+        section = likelihood(values, {})
+        assert section is not None and "threshold 0.5" in section.lead and "−80.00 ± 0.40" in section.lead
+        words = " ".join(block.words for block in section.blocks)
+        assert ("not certified: they disagree" in words) != sure and "A note." in words
+        (headline,) = card(values)
+        assert headline.tone == tone and ("not certified" in headline.note) != sure
+    summed = {"method": "enumeration", "value": 3.0, "details": "sum over 16 states", "verdict": "certified"}
+    exact = likelihood({"test": test, "log_z": summed}, {})
+    assert exact is not None and "is exact: sum over 16 states" in exact.lead
+    assert likelihood({}, {}) is None and card({}) == []
+
+
+def test_the_curves_are_drawn_as_they_are() -> None:
+    betas, forward = np.linspace(0, 1, 11), np.linspace(5, 2, 11)
+    reverse = forward + 0.4 * betas
+    lines = gap(betas, forward, reverse).axes[0].lines[1:]
+    np.testing.assert_allclose(lines[0].get_ydata(), -0.2 * betas, atol=1e-12)
+    np.testing.assert_allclose(lines[1].get_ydata(), 0.2 * betas, atol=1e-12)
+    for line, values in zip(course(betas, forward, reverse).axes[0].lines, (forward, reverse), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), values)
+
+
+def test_the_machines_of_the_benchmark_are_what_they_are_called() -> None:
+    sharp = needle(5.0, 3)
+    lowest = sharp(Uniform(sharp.domain).draw(2000, seeded(), DOUBLE)).min()
+    share = (sharp(exact_draws(sharp, 2000, 0)) < lowest - 3).double().mean()
+    assert 0.1 < share < 0.95  # one pattern and its neighbours weigh about as much as all else, and are never drawn at random
+    rbm = random_machine(1.0, 0)
+    x, every = exact_draws(rbm, 20_000, 1), states(8)
+    law = (-rbm.hidden_side(every)).softmax(0)
+    means = law @ torch.sigmoid(rbm.visible_bias + every @ rbm.weight.T)
+    assert z_scores(x, means.detach()).abs().max() < LIMIT
+    assert len(bars_and_stripes(3)) == 2 * 8 - 2

@@ -24,6 +24,8 @@ An energy may know more about itself than `forward` tells, and then samplers use
     bridge(base, betas)     its own path from a base to itself, whose rungs have sweeps of their own; None where it has none
     tempered(betas, size)   R · size rows at R inverse temperatures as one energy, where β E itself would be hard to sample
     hidden_side             the marginal energy of its hidden units, with the same Z, where they are few enough to enumerate
+    data_domain, complete(x, generator)     an energy of more units than data have: the domain of data, and data with those
+                        units filled in
     apart                   True if batches judged one by one cost no more than judged together
 
 and training asks it, if it can, to `prepare(x)` (see the data once, before the first update), to `observe(x)` (follow the means
@@ -63,6 +65,7 @@ class Energy(nn.Module):
     bridge: ClassVar[Any] = None
     tempered: ClassVar[Any] = None
     hidden_side: ClassVar[Any] = None
+    data_domain: Any = None
     apart: ClassVar[bool] = False
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:

@@ -16,9 +16,9 @@ FILTERS = 64  # hidden units shown, those with the largest weights
 CHAINS = 10  # fantasy particles
 SWEEPS = (0, 1, 10, 100, 1000)
 MAPPED = 200  # test examples in the activation map
-ANNEALED, RUNGS = 100, 500  # chains and rungs of each log Z over training: quick; the last machine deserves more
+ANNEALED, RUNGS = 100, 1000  # chains and rungs of each log Z over training: quick; the last machine deserves more
 STILL = 0.05  # a unit that never gets further than this from off, or from on, is dead or saturated
-POINTS = 8  # of the curve, at most
+POINTS = 6  # of the curve, at most
 DATA = 2000  # training examples that a base is fitted to
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import Dataset
+from lowland.data.binarise import toss
 from lowland.evaluation.subjects import Subject, subject
 from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
 from lowland.run import Run
@@ -54,7 +55,9 @@ def measure_likelihood(
 
 
 def treated(s: Subject, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Examples as training saw them: spread over their grey levels, noised, folded back into the box."""
+    """Examples as training saw them: grey values that are probabilities tossed, others spread over their levels, noised."""
+    if s.data.binarisation == "stochastic":
+        return x if bool(s.energy.domain.contains(x).all()) else toss(x, generator)
     if s.recipe["training"]["dequantise"] and s.data.levels:
         x = (x * (s.data.levels - 1) + torch.rand(x.shape, generator=generator)) / s.data.levels
     if _noise(s):

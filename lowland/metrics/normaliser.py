@@ -47,8 +47,8 @@ def log_z(
 
     base: an energy with exact `draw(count, generator)` and `log_z`; unless given, `fit_base` fits one to data, to draws of the
     energy, or takes the uniform law of a bounded domain. path: a function of betas in [0, 1] that gives energies from base to
-    energy, or such energies themselves; the energy's own `bridge` or the geometric path unless given. sampler: leaves every
-    rung as it is; its step size, if it has one, is tuned rung by rung in the pilot run.
+    energy, or such energies themselves, which are then the rungs; the energy's own `bridge` or the geometric path unless
+    given. sampler: leaves every rung as it is; its step size, if it has one, is tuned rung by rung in the pilot run.
     The reverse run starts at exact draws where the energy has `draw`; else at `draws` (N, *event), which the caller answers
     for (the base is fitted to others of them); else at chains that start half at ends of the forward run, drawn by weight,
     and half at data, if there are any, and take warm_up steps (2 · rungs, at least 100, unless given). The result says which.
@@ -73,33 +73,34 @@ def log_z(
     streams = _Streams(generator)
     source = _source(energy, draws, data, chains, streams)
     base = base if base is not None else _fitted(energy, source)
-    ladder, words = _path(energy, base, path, rungs)
+    ladder, words = _path(energy, base, path)
+    laid = rungs if path is None or callable(path) else torch.linspace(0, 1, len(path), dtype=torch.float64).tolist()
     dtype = source.dtype
-    pilot = base.draw(max(min(chains, PILOT), 50), streams("pilot draws")).to(dtype)
+    pilot = base.draw(max(min(chains, PILOT), 50), streams()).to(dtype)
     kernel = sampler if sampler is not None else default_sampler(ladder)
-    plan = planned(ladder, kernel, pilot, rungs, streams("pilot"))
+    plan = planned(ladder, kernel, pilot, laid, streams())
     energies = list(ladder(plan.betas))
     up = ais(
         energies,
         plan.samplers,
-        base.draw(chains, streams("base")).to(dtype),
-        generator=streams("forward"),
+        base.draw(chains, streams()).to(dtype),
+        generator=streams(),
         progress=progress,
     )
     started = _reverse_start(energy, source, up, plan, chains, warm_up, streams, progress)
-    down = ais(energies[::-1], plan.samplers[::-1], started.x, generator=streams("reverse"), progress=progress)
-    return _concluded(energy, base, plan, up, down, started, tolerance, words, streams("bootstrap"))
+    down = ais(energies[::-1], plan.samplers[::-1], started.x, generator=streams(), progress=progress)
+    return _concluded(energy, base, plan, up, down, started, tolerance, words, streams())
 
 
 class _Streams:
-    """Independent generators, one per purpose, all of them set by the one that was given."""
+    """Independent generators, a new one at every call, all of them set by the one that was given."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.device = generator.device
         self.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         self.count = 0
 
-    def __call__(self, purpose: str) -> torch.Generator:
+    def __call__(self) -> torch.Generator:
         self.count += 1
         return torch.Generator(self.device).manual_seed((self.seed + self.count * 0x9E3779B97F4A7C15) % 2**63)
 
@@ -155,7 +156,7 @@ def _source(energy: Energy, draws: Tensor | None, data: Tensor | None, chains: i
     dtype = dtype or torch.get_default_dtype()
     data = None if data is None else data.to(dtype)
     if draws is not None:
-        x = draws[torch.randperm(len(draws), generator=streams("order"), device=draws.device)].to(dtype)
+        x = draws[torch.randperm(len(draws), generator=streams(), device=draws.device)].to(dtype)
         if len(x) < 20:
             raise ValueError(f"{len(x)} draws came; the reverse run needs at least 20; pass more, or leave them out for chains")
         count = min(chains, len(x) if data is not None or energy.domain.kind == "box" else max(len(x) // 2, 20))
@@ -173,7 +174,7 @@ def _exact_draws(energy: Any, count: int, streams: _Streams) -> Tensor | None:
     if not callable(getattr(energy, "draw", None)):
         return None
     try:
-        return energy.draw(count, streams("exact draws"))
+        return energy.draw(count, streams())
     except ValueError:
         return None
 
@@ -190,13 +191,13 @@ def _fitted(energy: Energy, source: _Source) -> Any:
     return fit_base(domain, source.fit)
 
 
-def _path(energy: Energy, base: Any, path: Any, rungs: int) -> tuple[Path, str]:
+def _path(energy: Energy, base: Any, path: Any) -> tuple[Path, str]:
     """The path as a function of betas, and in words what it is."""
     if callable(path):
         return path, "the caller's path"
     if path is not None:
-        fixed = list(path)
-        return (lambda betas: [fixed[round(beta * (len(fixed) - 1))] for beta in betas]), "the caller's rungs"
+        last = len(path) - 1
+        return (lambda betas: [path[round(beta * last)] for beta in betas]), "the caller's rungs"
     bridge = getattr(energy, "bridge", None)
     if bridge is not None and bridge(base, (0.0, 1.0)) is not None:
         return (lambda betas: bridge(base, betas)), "the energy's own bridge"
@@ -218,7 +219,7 @@ def _reverse_start(
     """Draws of the energy for the reverse run: exact, given, or what long chains from ends of the forward run and data made."""
     if source.draws is not None:
         return _Started(source.draws, source.words, None)
-    g = streams("starts")
+    g = streams()
     data = source.data
     from_data = 0 if data is None else chains // 2
     if not bool(up.log_weights.isfinite().any()):
@@ -231,7 +232,7 @@ def _reverse_start(
     if data is not None:
         starts.append(data[torch.randint(len(data), (from_data,), generator=g, device=data.device)])
     trace = run_chains(
-        energy, plan.samplers[-1], torch.cat(starts), warm_up, generator=streams("chains"), keep=Energies(), progress=progress
+        energy, plan.samplers[-1], torch.cat(starts), warm_up, generator=streams(), keep=Energies(), progress=progress
     )
     late = trace.kept["energies"][warm_up // 2 :]
     words = f"{chains} chains after {warm_up} steps, {chains - from_data} of them from ends of the forward run"

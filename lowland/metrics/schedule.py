@@ -13,7 +13,7 @@ Source: Crooks (2007), https://doi.org/10.1103/PhysRevLett.99.100602
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -50,17 +50,21 @@ class Plan(NamedTuple):
 def default_sampler(path: Path) -> Any:
     """A sampler that runs on every rung: HMC, block Gibbs where conditionals are declared, DMALA where a gradient must do."""
     middle = path((0.0, 0.5, 1.0))[1]
-    if middle.domain.kind in BlockGibbs.domains and (middle.conditional is not None or middle.sweep is not None):
+    if middle.sweep is not None or (middle.domain.kind in BlockGibbs.domains and middle.conditional is not None):
         return BlockGibbs()
     if middle.domain.kind in HMC.domains:
         return HMC(0.1, 5, jitter=0.3)
     return DMALA(1.0) if middle.domain.kind == "binary" or middle.relaxed is not None else BlockGibbs()
 
 
-def planned(path: Path, sampler: Any, x: Tensor, rungs: int, generator: torch.Generator) -> Plan:
-    """Run the pilot from draws x (B, *event) of the base and lay the rungs. sampler: its step size is a first guess."""
+def planned(path: Path, sampler: Any, x: Tensor, rungs: int | Sequence[float], generator: torch.Generator) -> Plan:
+    """Run the pilot from draws x (B, *event) of the base and lay the rungs, or keep those that are given.
+
+    sampler: its step size is a first guess.
+    """
     stages = _pilot(path, sampler, x, generator)
-    betas = laid([stage.beta for stage in stages], [stage.spread for stage in stages], rungs)
+    fixed = None if isinstance(rungs, int) else list(rungs)
+    betas = fixed or laid([stage.beta for stage in stages], [stage.spread for stage in stages], cast(int, rungs))
     return Plan(tuple(betas), [_interpolated(sampler, stages, beta) for beta in betas], sum(s.spread for s in stages))
 
 

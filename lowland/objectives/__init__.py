@@ -2,5 +2,6 @@
 
 from lowland.objectives.contrastive import CD, PCD, Loss, ShortRunML, contrast
 from lowland.objectives.score import DSM
+from lowland.objectives.wake_sleep import WakeSleep
 
-__all__ = ["CD", "DSM", "PCD", "Loss", "ShortRunML", "contrast"]
+__all__ = ["CD", "DSM", "PCD", "Loss", "ShortRunML", "WakeSleep", "contrast"]

@@ -87,12 +87,12 @@ def _fantasies(arrays: Arrays) -> Film | Text:
         for name, pictures in (("mean", means[i]), ("draw", draws[i])):
             if sweep or name == "draw":
                 sheet = image(tile(rgb(pictures), 1), f"{len(pictures)} particles after {plural(sweep, 'sweep')}: {name}", 48)
-                columns.append((f"{sweep} {name}" if sweep else "start", sheet))
+                columns.append(("p" if name == "mean" else str(sweep), sheet))
     start = "chains kept from training" if bool(arrays.get("boltzmann/from_chains", np.False_)) else "noise"
     caption = (
-        f"Each row is one particle, begun at {start}, after so many sweeps of block Gibbs: what was drawn, and beside it the "
-        f"probabilities p(v | h) that it was drawn from. Early columns of a row resemble each other; by the last, a machine "
-        f"whose chains mix has moved on to something else."
+        f"Each row is one particle, begun at {start}, after so many sweeps of block Gibbs. p, on the left of what was drawn, "
+        f"are the probabilities p(v | h) that it was drawn from. Early columns of a row resemble each other; by the last, a "
+        f"machine whose chains mix has moved on to something else."
     )
     return Film("Fantasy particles over time", caption, columns)
 
@@ -164,7 +164,9 @@ def _bracket(curve: Sequence[Mapping[str, Any]]) -> Picture:
         caption += f" {plural(len(unsure), 'checkpoint')} not certified (rings)."
     alt = "Test log-likelihood over updates: " + ", ".join(f"{count(p['step'])}: {show(p['value'], 4)}" for p in points)
     keys = (("log-likelihood", "data"), ("not certified", "bad")) if unsure else ()
-    return Picture(draw.svg(_course(points), alt), "Likelihood over training", caption, f"last {estimate(last)}", keys)
+    sure = last.get("certified")
+    aside = f"last {estimate(last)}" if sure else f"last between {show(last['lower'], 4)} and {show(last['upper'], 4)}"
+    return Picture(draw.svg(_course(points), alt), "Likelihood over training", caption, aside, keys)
 
 
 def _bracket_table(curve: Sequence[Mapping[str, Any]]) -> Table:

@@ -135,6 +135,11 @@ class BlockGibbs:
             return metropolis(state, Points(x, energy(x)), None, generator)
 
     def _sweep(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
+        if energy.domain.kind not in DISCRETE:
+            raise ValueError(
+                f"BlockGibbs came to a {type(energy).__name__} on a real domain that has no block Gibbs of its own at this "
+                f"temperature; it needs one, or discrete sites; use MALA, HMC or NUTS"
+            )
         for colour in [*colours_of(energy, x)] * self.sweeps:
             logits = conditional_of(energy, x, colour)
             x = torch.where(colour, draw_conditional(logits, energy.domain.kind == "binary", generator), x)

@@ -151,7 +151,8 @@ def _keepers(keep: int | Keeper | Sequence[Keeper]) -> list[Keeper]:
 def check_domain(sampler: Sampler, energy: Energy) -> None:
     """Refuse a sampler on a kind of domain for which it was not made."""
     allowed = getattr(sampler, "domains", None)
-    if allowed is not None and energy.domain.kind not in allowed:
+    own = getattr(sampler, "sweeps", None) is not None and energy.sweep is not None  # Gibbs of its own, as Gaussian units have
+    if allowed is not None and not own and energy.domain.kind not in allowed:
         others = "BlockGibbs, GibbsWithGradients or DMALA" if energy.domain.kind in DISCRETE else "MALA, HMC or NUTS"
         raise ValueError(
             f"{type(sampler).__name__} came to a domain that is {energy.domain.kind}; it moves on {' or '.join(allowed)} ones; "

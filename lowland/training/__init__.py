@@ -1,6 +1,7 @@
 """Training that does not die: fit, health, averaged weights."""
 
 from lowland.training.fit import TrainingStoppedError, fit, lineage, load_recipe_data
+from lowland.training.greedy import greedy
 from lowland.training.health import Finding, Limits, diagnose, worst
 from lowland.training.session import cpu_threads
 from lowland.training.settings import Training
@@ -13,6 +14,7 @@ __all__ = [
     "cpu_threads",
     "diagnose",
     "fit",
+    "greedy",
     "lineage",
     "load_recipe_data",
     "worst",

@@ -76,7 +76,19 @@ def _about(data: Dataset) -> dict[str, Any]:
     """What scoring and sampling need to know of the data when the data are not at hand."""
     sizes = {part: len(getattr(data, part)) for part in ("train", "calibration", "test")}
     kept = {
-        name: getattr(data, name) for name in ("name", "classes", "class_names", "levels", "note", "mean", "scale", "columns")
+        name: getattr(data, name)
+        for name in (
+            "name",
+            "classes",
+            "class_names",
+            "levels",
+            "note",
+            "mean",
+            "scale",
+            "columns",
+            "binarisation",
+            "binarised",
+        )
     }
     return {**kept, "sizes": sizes}
 

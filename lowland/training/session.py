@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lowland.chains import ReplayBuffer
-from lowland.data import Batches, Dataset
+from lowland.data import Batches, Dataset, toss
 from lowland.domain import Domain
 from lowland.energy import Energy, check_energy
 from lowland.objectives.contrastive import border_share, completed
@@ -91,6 +91,11 @@ class Session:
 
     def _check(self, recipe: Mapping[str, Any]) -> None:
         classes = getattr(self.energy, "classes", 0)
+        if self.data.binarisation and (self.settings.dequantise or self.settings.noise):
+            raise ValueError(
+                f"training.dequantise or training.noise came with data made binary ({self.data.binarisation}); binary data have no "
+                f"grey levels to spread; switch them off, or leave out data.binarise"
+            )
         if classes and self.data.train.y is None:
             raise ValueError(f"the energy has {classes} classes and {self.data.name} no labels; set energy.classes = 0")
         if classes and classes != self.data.classes:
@@ -100,6 +105,7 @@ class Session:
             )
         x = self.data.train.x[:4].to(self.device)
         x = completed(self.energy, x.round() if self.data.binarisation else x, torch.Generator(self.device).manual_seed(0))
+        x = x.round() if self.energy.domain.kind == "binary" else x  # means may stand for units that no one has seen
         noise_level = torch.full((len(x),), 0.1, device=self.device) if getattr(self.energy, "noise", False) else None
         check_energy(self.energy, x, noise_level)
 
@@ -127,7 +133,7 @@ class Session:
         x = x.to(self.device)
         generator = self.generators["data"]
         if self.data.binarisation == "stochastic":
-            x = torch.rand(x.shape, generator=generator, device=x.device).lt_(x)
+            x = toss(x, generator)
         if self.settings.dequantise and self.data.levels:
             u = torch.rand(x.shape, generator=generator, device=x.device)
             x = (x * (self.data.levels - 1) + u) / self.data.levels
@@ -190,7 +196,7 @@ class Session:
         if self.buffer is not None:
             tensors["chains"] = self.buffer.state_dict()
         state = {
-            "domain": self.energy.domain.to_dict(),
+            "domain": (self.energy.data_domain or self.energy.domain).to_dict(),
             "batches": self.batches.state_dict(),
             "rate_factor": self.rate_factor,
             "rollbacks": self.rollbacks,

@@ -49,6 +49,7 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "ShortRun": {"step_size": 0.1, "noise": 0.3},
     "CD": {"steps": 3},
     "PCD": {"steps": 3, "capacity": 64},
+    "RBM": {"domain": binary(6), "hidden": 5, "spread": 0.5},
     "ShortRunML": {"steps": 3},
 }
 SWITCHES: dict[str, dict[str, Any]] = {  # one variant each

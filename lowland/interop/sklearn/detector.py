@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowland.energy import energy_values
-from lowland.interop.sklearn.door import Array, Columns, at_least, refuse, train
+from lowland.interop.sklearn.door import Array, Columns, at_least, refuse, train, updates
 from lowland.metrics import p_values
 from lowland.tasks import Detector
 from lowland.training.session import Session
@@ -113,18 +113,19 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
     def _recipe(self, seed: int, count: int) -> dict[str, Any]:
         training = {
             "learning_rate": self.learning_rate,
-            "device": "cpu",
             "warmup": 0,
             "decay": 0.5,
             "clip": 10.0,
             "average": 0.2,
+            "device": "cpu",
         }
+        training |= updates(count, self.batch_size, self.n_iter)
         return {
             "seed": seed,
             "energy": self.energy or ENERGY,
             "objective": self.objective or OBJECTIVE,
             "sampler": self.sampler or SAMPLER,
-            "training": {**training, **(self.training or {})},
+            "training": training | dict(self.training or {}),
         }
 
     def _set_threshold(self, scores: Array, calibration: Array) -> None:
@@ -135,8 +136,8 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         allowed = int(self.false_alarms * (len(calibration) + 1) + 1e-9)  # ranks that raise an alarm
         if not allowed:
             warnings.warn(
-                f"{len(calibration)} rows for calibration cannot promise a false-alarm rate of {self.false_alarms}: nothing will "
-                f"be called an outlier; bring more rows, raise false_alarms, or set contamination",
+                f"{len(calibration)} rows for calibration cannot promise a false-alarm rate of {self.false_alarms}: nothing "
+                f"will be called an outlier; bring more rows, raise false_alarms, or set contamination",
                 stacklevel=3,
             )
             self.offset_ = -math.inf

@@ -12,7 +12,7 @@ F̂_k(h^k) − F_k(h^{k−1}), and so
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -65,8 +65,8 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
     def partial_fit(self, X: Any, y: Any = None) -> Any:
         """One update of each machine on X (N, D), at the constant learning rate, weights averaged over some hundred updates.
 
-        The first call decides what the columns are. Goes on from what `fit` learned. log_z_ is no longer that of the machine and
-        is dropped: call `measure` before `score_samples`. Returns the estimator.
+        The first call decides what the columns are. Goes on from what `fit` learned. log_z_ is no longer that of the machine
+        and is dropped: call `measure` before `score_samples`. Returns the estimator.
         """
         first = not hasattr(self, "machines_")
         x, sizes = self._arrived(X, reset=first), self._sizes()
@@ -74,10 +74,10 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         going: list[Session] = self.__dict__.setdefault("_going", [])
         for layer, hidden in enumerate(sizes):
             if layer == len(going):
-                going.append(self._started(self._plan(data, hidden), data) if first else self._resumed(layer, data))
+                going.append(self._going_on(None if first else layer, data, hidden))
             session = going[layer]
             session.data, session.batches = data, Batches(data.train, seed=session.step)
-            session.settings = replace(session.settings, batch=max(len(x), 2), decay=0.0)
+            session.settings = replace(session.settings, batch=max(len(x), 2))
             session.advance()
             data = hidden_data(session.ema.module, data, self._seed)
         self._keep(going)
@@ -90,10 +90,13 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         self.columns_ = Columns.learn(x, self.visible)
         return self.columns_.dataset(x)
 
-    def _resumed(self, layer: int, data: Dataset) -> Session:
-        """A session that goes on with the weights of a machine, and on top with its chains."""
-        energy = copy.deepcopy(self.machines_[layer]).requires_grad_(True)
-        session = self._started(self._plan(data, energy.hidden), data, energy)
+    def _going_on(self, layer: int | None, data: Dataset, hidden: int) -> Session:
+        """A session without an end: from the weights of a fitted layer, and on top from its chains; from scratch for None."""
+        recipe = self._plan(data, hidden)
+        recipe["training"] |= {"decay": 0.0, "average": 0.0, "ema": 0.99}
+        if layer is None:
+            return self._started(recipe, data)
+        session = self._started(recipe, data, copy.deepcopy(self.machines_[layer]).requires_grad_(True))
         top = layer + 1 == len(self.machines_)
         if top and session.buffer is not None and len(self.chains_) == len(session.buffer):
             session.buffer.x = torch.from_numpy(self.chains_.copy())
@@ -109,7 +112,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         return recipe
 
     def _keep(self, sessions: Sequence[Session]) -> None:
-        self.machines_: list[Any] = [session.ema.module for session in sessions]
+        self.machines_ = [cast(nets.RBM, session.ema.module) for session in sessions]
         top, buffer = self.machines_[-1], sessions[-1].buffer
         points = top.domain.draw(self.n_chains, self._generator()) if buffer is None else buffer.x
         self.chains_, self._n_features_out = points.numpy().copy(), top.hidden
@@ -151,10 +154,10 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
     def score_samples(self, X: Any) -> Array:
         """log p(x) (N,) in nats with the point estimate of log Z in `log_z_`; with likelihood=False, without log Z.
 
-        Of several layers this is the lower bound, its expectation a mean over 10 draws with a seed of the fit; without log Z, one
-        layer gives minus the free energy. The log-density of gaussian columns is in the units of the data. Where binary columns
-        hold values strictly between 0 and 1, one layer gives the formula at the probabilities: by convexity at most the mean of
-        log p(x) over draws from them.
+        Of several layers this is the lower bound, its expectation a mean over 10 draws with a seed of the fit; without log Z,
+        one layer gives minus the free energy. The log-density of gaussian columns is in the units of the data. Where binary
+        columns hold values strictly between 0 and 1, one layer gives the formula at the probabilities: by convexity at most the
+        mean of log p(x) over draws from them.
 
         Raises ValueError after `partial_fit` with likelihood=True, until `measure` has been called.
         """

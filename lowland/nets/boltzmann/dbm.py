@@ -21,6 +21,7 @@ from lowland.domain import Domain, binary
 from lowland.energy import Energy
 from lowland.nets.boltzmann.rbm import RBM, product, rounding
 from lowland.nets.boltzmann.units import coins
+from lowland.nets.conditions import condition_for
 from lowland.registry import register
 
 
@@ -137,6 +138,11 @@ class DBM(Energy):
         entropy = torch.special.entr(second) + torch.special.entr(1 - second)
         return entropy.sum(1) - self.machine(completed)
 
+    @property
+    def on_data(self) -> Energy:
+        """The energy −variational_bound(x) on the domain of data: −log p(v) − log Z at most that much. Shares the weights."""
+        return _OnData(self)
+
     # ---- what the restricted machine knows ---------------------------------------------------------------------------
 
     def hidden_mean(self, x: Tensor, c: Any = None) -> Tensor:
@@ -176,3 +182,15 @@ class DBM(Energy):
     def precondition(self) -> None:
         """Turn the gradients in `.grad` into centred ones."""
         self.machine.precondition()
+
+
+class _OnData(Energy):
+    """The bound of a deep machine as an energy of data alone."""
+
+    def __init__(self, machine: DBM) -> None:
+        super().__init__(machine.data_domain)
+        self.machine = machine
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        condition_for(c, 1, x)
+        return -self.machine.variational_bound(x)

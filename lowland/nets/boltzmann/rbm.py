@@ -38,7 +38,7 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self.seen: list[_Seen] = []
-        self.rounded: tuple[Any, Tensor, Tensor] | None = None  # the weights in another dtype, and transposed
+        self.rounded: tuple[Any, tuple[Tensor, Tensor]] | None = None  # the weights in another dtype, and transposed
 
     def __deepcopy__(self, memo: Any) -> "_Memory":
         return _Memory()
@@ -187,8 +187,8 @@ class RBM(Energy):
         key = (self.weight._version, self.weight.device, dtype)
         if self._memory.rounded is None or self._memory.rounded[0] != key:
             rounded = self.weight.detach().to(dtype)
-            self._memory.rounded = (key, rounded, rounded.t().contiguous())
-        return product(a, self._memory.rounded[2 if transposed else 1], dtype)
+            self._memory.rounded = (key, (rounded, rounded.t().contiguous()))
+        return product(a, self._memory.rounded[1][int(transposed)], dtype)
 
     def _remembered(self, x: Tensor) -> Tensor:
         if x.is_inference() or self.weight.is_inference():
