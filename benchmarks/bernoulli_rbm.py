@@ -168,18 +168,20 @@ def tuned(data: dict[str, Part], table: Table) -> Iterator[tuple[str, dict[str, 
         yield way, {"tried": sorted(tried, key=lambda one: -one["likelihood"])}
 
 
-def compared(name: str, seeds: int) -> Iterator[dict[str, Any]]:
-    """Everything about one data set, after each seed."""
+def compared(name: str, seeds: int, scale: float) -> Iterator[dict[str, Any]]:
+    """Everything about one data set, after each seed. scale: of the seconds and the rungs."""
     data, table = parts(name), TABLES[name]
+    rungs = round(RUNGS * scale)
+    table = table._replace(seconds=table.seconds * scale, trial=table.trial * scale)
     print(name, file=sys.stderr, flush=True)
-    record: dict[str, Any] = {"table": table._asdict(), "ways": dict(tuned(data, table))}
+    record: dict[str, Any] = {"table": table._asdict(), "rungs": rungs, "ways": dict(tuned(data, table))}
     for way in WAYS:
         record["ways"][way]["rounds"] = []
     for seed in range(seeds):
         for way in list(WAYS)[:: 1 if seed % 2 == 0 else -1]:
             settings = record["ways"][way]["tried"][0]["settings"]
             made = TRAIN[way](data["train"].x, table.hidden, table.seconds, seed, settings)
-            found = likelihood(made.energy, data, "test", RUNGS, seed)
+            found = likelihood(made.energy, data, "test", rungs, seed)
             right = accuracy(made.energy, data, table.labelled)
             row = {"seconds": made.seconds, "passes": made.passes, "likelihood": found, "accuracy": right}
             record["ways"][way]["rounds"].append(row)
@@ -236,6 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="lowland's RBM beside scikit-learn's, for equal processor time")
     parser.add_argument("data", nargs="*", default=list(TABLES), help="digits, mnist")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="of all seconds and of the rungs (1)")
     parser.add_argument("--core", type=int, default=0)
     options = parser.parse_args()
     pin(options.core)
@@ -244,7 +247,7 @@ def main() -> None:
     path = RESULTS / "bernoulli-rbm.json"
     known = json.loads(path.read_text())["data"] if path.exists() else {}
     for name in options.data:
-        for found in compared(name, options.seeds):
+        for found in compared(name, options.seeds, options.scale):
             known[name] = found
             record = {
                 "command": f"python -m benchmarks.bernoulli_rbm {shlex.join(sys.argv[1:])}".strip(),

@@ -258,7 +258,7 @@ def bars() -> lowland.Dataset:
 
 
 def recipe(energy: dict[str, Any], steps: int) -> dict[str, Any]:
-    training = {"steps": steps, "batch": 56, "optimizer": "sgd", "learning_rate": 0.2, "warmup": 0, "decay": 1.0, "clip": 0.0}
+    training = {"steps": steps, "batch": 56, "optimizer": "sgd", "learning_rate": 0.5, "warmup": 0, "decay": 1.0, "clip": 0.0}
     return {
         "seed": 0,
         "energy": energy,

@@ -115,6 +115,21 @@ def test_a_transposed_machine_on_top_leaves_the_law_as_it_is() -> None:
     assert (exact_log_p(untied, v) - log_p).abs().max() > 1e-3
 
 
+def test_more_units_of_no_weight_leave_the_law_as_it_is_too() -> None:
+    below = cast(RBM, shaken(RBM(binary(4), hidden=3)))
+    wide, v = transposed(below, 7, seeded()), states(3)
+    assert wide.hidden == 7 and (wide.weight[:, 4:].std() < 0.03) and (wide.weight[:, 4:] != 0).all()
+    with torch.no_grad():
+        wide.weight[:, 4:] = 0
+    torch.testing.assert_close((-wide(v)).softmax(0), (-below.hidden_side(v)).softmax(0), rtol=1e-10, atol=1e-12)
+    dbn = DBN(binary(4), hidden=(3, 7, 2)).double()
+    start = dbn.successor(1, below, seeded())
+    assert start is not None and start.hidden == 7 and dbn.successor(2, wide, seeded()) is None
+    for options in ((3, seeded()), (7, None)):
+        with pytest.raises(ValueError, match=r";.*;"):
+            transposed(below, *options)
+
+
 # ---- chains -------------------------------------------------------------------------------------------------------------
 
 

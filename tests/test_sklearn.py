@@ -1,6 +1,7 @@
 """The scikit-learn face: scikit-learn's own checks, and that what comes out is what the library computes."""
 
 import itertools
+import json
 import math
 import pickle
 import unittest
@@ -20,6 +21,8 @@ from sklearn.neural_network import BernoulliRBM
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from benchmarks import bernoulli_rbm as comparison
+from benchmarks.runner import RESULTS
 from lowland.interop.sklearn import DBN, RBM, EnergyDetector, RBMClassifier
 
 Array = Any
@@ -27,7 +30,7 @@ Array = Any
 ESTIMATORS = [
     RBM(4, n_iter=3),
     DBN((5, 4), n_iter=3),
-    RBMClassifier(10, n_iter=30),
+    RBMClassifier(10, n_iter=15, learning_rate=0.03),
     EnergyDetector(n_iter=5),
 ]
 EXPECTED_TO_FAIL: dict[str, dict[str, str]] = {}  # none: estimator -> check -> reason
@@ -35,6 +38,7 @@ SKIPPED = {"check_array_api_input": "scikit-learn runs it only where SCIPY_ARRAY
 OF_SCALES = np.array([1.0, 100.0])  # units of the columns of the tables below
 
 
+@pytest.mark.filterwarnings("ignore:.*rows for calibration cannot promise:UserWarning")
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=lambda one: EXPECTED_TO_FAIL.get(type(one).__name__, {}))
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     try:
@@ -134,6 +138,17 @@ def test_grey_values_are_probabilities_drawn_anew() -> None:
     assert rbm.score(grey) <= rbm.score(draws) + 5 * rbm.score_samples(draws).std() / math.sqrt(20_000)  # by convexity
 
 
+def test_every_batch_of_grey_values_is_drawn_anew() -> None:
+    grey = np.random.RandomState(0).rand(400, 6)
+    session = quick().partial_fit(grey)._going[0]
+    first, second = (session.batch()[0].numpy() for _ in range(2))
+    order = session.batches.order(session.batches.epoch - 1).numpy()  # of the second batch, which was a whole epoch
+    assert set(np.unique(first)) == {0.0, 1.0} == set(np.unique(second))
+    z = (second - grey[order]).sum() / np.sqrt((grey * (1 - grey)).sum())
+    assert abs(z) < 5 and abs(second - grey[order]).mean() < 0.4 and (first != second).any()
+    assert np.corrcoef(second.ravel(), grey[order].ravel())[0, 1] > 0.5
+
+
 def test_gaussian_columns_do_not_care_for_their_units() -> None:
     rng = np.random.RandomState(0)
     x = rng.normal(size=(300, 2)) @ [[1.0, 0.5], [0.0, 1.0]]
@@ -210,9 +225,10 @@ def test_sparse_input_is_as_dense_input() -> None:
     assert (dense.transform(x) == thin.transform(sparse.csr_matrix(x))).all()
 
 
+@pytest.mark.filterwarnings("ignore:Energies have reached")
 def test_what_is_bad_is_said() -> None:
     rng = np.random.RandomState(0)
-    with pytest.warns(ConvergenceWarning, match="not finite|Energies"):
+    with pytest.warns(ConvergenceWarning, match="not finite"):
         RBM(20, visible="gaussian", learning_rate=1e6, n_iter=40, likelihood=False).fit(rng.normal(size=(100, 5)))
 
 
@@ -409,3 +425,21 @@ def test_no_warnings_where_all_is_well() -> None:
         warnings.simplefilter("error")
         quick(n_iter=5).fit(patterns())
         EnergyDetector(n_iter=5, random_state=0).fit(blob(300, 0))
+
+
+# ---- the comparison with BernoulliRBM ------------------------------------------------------------------------------------
+
+
+def test_the_comparison_judges_the_weights_of_bernoulli_rbm() -> None:
+    x = patterns().astype(np.float32)
+    made = comparison.theirs(x, 5, 0.05, 0, {"learning_rate": 0.1, "batch_size": 10})
+    peer = BernoulliRBM(5, n_iter=0, random_state=0).fit(x)
+    peer.components_, peer.intercept_visible_ = made.energy.weight.t().numpy(), made.energy.visible_bias.numpy()
+    peer.intercept_hidden_ = made.energy.hidden_bias.numpy()
+    assert made.passes > 0.1 and made.seconds >= 0.05
+    assert np.allclose(made.energy(torch.from_numpy(x)).numpy(), peer._free_energy(x), atol=1e-5)
+
+
+def test_the_page_of_the_comparison_is_what_its_data_say() -> None:
+    record = json.loads((RESULTS / "bernoulli-rbm.json").read_text())
+    assert (RESULTS / "bernoulli-rbm.md").read_text() == comparison.markdown(record)

@@ -24,7 +24,8 @@ TAIL = 0.005  # of each end: twice that is 1 %, which leaves 4 % to few weights,
 RESAMPLES = 2000
 FEWEST = 10.0  # effective weights below which nothing is certified
 LOST = 0.01  # share of proposals that may be refused for not being finite
-RHAT = 1.1  # of the energies of the chains that made the reverse draws
+RHAT = 1.1  # of the energies of the chains that made the reverse draws, where all started alike
+APART = 4.0  # standard errors between the energies of chains that started differently
 
 
 class Direction(NamedTuple):
@@ -174,7 +175,9 @@ def ends(forward: Direction, reverse: Direction, middle: tuple[float, float]) ->
     return low, high
 
 
-def objections(forward: Direction, reverse: Direction, tolerance: float, rounding: float, rhat: float | None) -> list[str]:
+def objections(
+    forward: Direction, reverse: Direction, tolerance: float, rounding: float, rhat: float | None, apart: float | None = None
+) -> list[str]:
     """Everything that speaks against the bracket, in words."""
     gap, error = reverse.value - forward.value, math.hypot(forward.error, reverse.error, rounding)
     found = []
@@ -194,6 +197,10 @@ def objections(forward: Direction, reverse: Direction, tolerance: float, roundin
             found.append(f"the {name} weights are worth {run.ess:.1f} chains")
         if run.diverged > LOST:
             found.append(f"{100 * run.diverged:.0f} % of the proposals of the {name} run were not finite")
-    if rhat is not None and not rhat < RHAT:
+    if apart is not None and not abs(apart) < APART:
+        found.append(
+            f"chains from the forward run and from data have not met: their energies differ by {abs(apart):.1f} standard errors"
+        )
+    elif apart is None and rhat is not None and not rhat < RHAT:
         found.append(f"the chains behind the reverse draws have not met (R-hat of the energy {rhat:.2f})")
     return found

@@ -117,11 +117,13 @@ class _Source(NamedTuple):
 
 
 class _Started(NamedTuple):
-    """Where the reverse run starts: points x, words for them, R-hat of the energy of the chains that made them."""
+    """Where the reverse run starts: points x, words for them, and of the chains that made them the R-hat of the energy, and by
+    how many standard errors the energies of those from the forward run and of those from data differ."""
 
     x: Tensor
     words: str
-    rhat: float | None
+    rhat: float | None = None
+    apart: float | None = None
 
 
 def _check(chains: int, rungs: int, warm_up: int, tolerance: float, generator: torch.Generator) -> None:
@@ -218,7 +220,7 @@ def _reverse_start(
 ) -> _Started:
     """Draws of the energy for the reverse run: exact, given, or what long chains from ends of the forward run and data made."""
     if source.draws is not None:
-        return _Started(source.draws, source.words, None)
+        return _Started(source.draws, source.words)
     g = streams()
     data = source.data
     from_data = 0 if data is None else chains // 2
@@ -237,7 +239,20 @@ def _reverse_start(
     late = trace.kept["energies"][warm_up // 2 :]
     words = f"{chains} chains after {warm_up} steps, {chains - from_data} of them from ends of the forward run"
     words += f" and {from_data} from data" if from_data else " and none from data"
-    return _Started(trace.x, words, rhat(late, layout="draws chains ...").item())
+    mixing = rhat(late, layout="draws chains ...").item()
+    return _Started(trace.x, words, mixing, _apart(late.double().mean(0), from_data))
+
+
+def _apart(means: Tensor, from_data: int) -> float | None:
+    """Standard errors between the mean energies (chains,) of chains from forward ends and of the last ones, from data.
+
+    Chains that stay each in its mode are as good as others if both ensembles hold the modes in the same shares, so it is the
+    two ensembles that are compared, with chains as what is independent.
+    """
+    ends, data = means[: len(means) - from_data], means[len(means) - from_data :]
+    if min(len(ends), len(data)) < 10:
+        return None
+    return ((ends.mean() - data.mean()) / (ends.var() / len(ends) + data.var() / len(data)).sqrt()).item()
 
 
 # ---- what it amounts to --------------------------------------------------------------------------------------------
@@ -277,7 +292,7 @@ def _concluded(
         plan.betas,
         tolerance,
         started.rhat,
-        tuple(objections(forward, reverse, tolerance, rounding, started.rhat)),
+        tuple(objections(forward, reverse, tolerance, rounding, started.rhat, started.apart)),
     )
 
 

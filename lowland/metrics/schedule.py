@@ -5,9 +5,12 @@ the weights of its step keep about the same spread,
 
     s² = log( mean w² / (mean w)² ),    w = exp(E_β(x) − E_β'(x)),
 
-which is the variance of the increment of log w where that is normal. Rungs are then set at equal steps of Σ s, the
-thermodynamic length: equal variance of increments. On the way each stage tunes the step size towards the sampler's acceptance.
-Source: Crooks (2007), https://doi.org/10.1103/PhysRevLett.99.100602
+which is the variance of the increment of log w where that is normal. Where moves forget slowly, increments of neighbouring rungs
+add up, so a stage counts for s √τ, with τ = (1 + r) / (1 − r) from the autocorrelation r of the increment over one move. Rungs
+are then set at equal steps of Σ s √τ, the thermodynamic length of a walk with friction: more of them where chains are slow. On
+the way each stage tunes the step size towards the sampler's acceptance.
+Source: Crooks (2007), https://doi.org/10.1103/PhysRevLett.99.100602; friction: Sivak & Crooks (2012),
+https://arxiv.org/abs/1201.4166
 """
 
 import dataclasses
@@ -27,11 +30,13 @@ GOAL = 0.7  # spread of the weights of a stage
 STAGES = 200  # beyond which stages grow
 EVEN = 0.1  # share of rungs that is laid evenly in β, against a pilot that saw too little
 MOVES = 4  # per stage
+SLOWEST = 0.97  # correlation over the moves of a stage that is believed
 FIRST = 30  # moves under the base, to find a first step size
 
 
 class Stage(NamedTuple):
-    """What the pilot saw at one β: spread of the weights of the step that follows, log step size, log scale (d,) or None."""
+    """What the pilot saw at one β: spread of the weights of the step that follows, times √τ in the end; log step size; log scale
+    (d,) or None."""
 
     beta: float
     spread: float
@@ -98,6 +103,7 @@ def spread(log_weights: Tensor) -> float:
 def _pilot(path: Path, sampler: Any, x: Tensor, generator: torch.Generator) -> list[Stage]:
     beta, delta, log_w = 0.0, 1e-2, torch.zeros(len(x), dtype=torch.float64, device=x.device)
     stages: list[Stage] = []
+    kept = [0.0]  # what is left, after the moves of a stage, of how increments differ among points
     walker = _Walker(sampler, x)
     walker.move(path((0.0, 1.0))[0], FIRST, generator)
     while beta < 1:
@@ -108,8 +114,32 @@ def _pilot(path: Path, sampler: Any, x: Tensor, generator: torch.Generator) -> l
         log_w = log_w + log_step
         if 1 / log_w.softmax(0).square().sum() < len(x) / 2:
             walker.x, log_w = walker.x[_systematic(log_w, generator)], torch.zeros_like(log_w)
+        step_back = path((max(beta - delta, 0.0), beta))
+        before = _increments(step_back, walker.x)
         walker.move(path((beta, 1.0))[0] if beta < 1 else path((0.0, 1.0))[-1], MOVES, generator)
-    return [*stages, Stage(1.0, 0.0, walker.log_step, walker.log_scale())]
+        kept.append(_correlation(before, _increments(step_back, walker.x)))
+    slow = [
+        stage._replace(spread=stage.spread * math.sqrt(_friction(kept[max(i - 2, 0) : i + 3])))
+        for i, stage in enumerate(stages)
+    ]
+    return [*slow, Stage(1.0, 0.0, walker.log_step, walker.log_scale())]
+
+
+def _increments(step: Sequence[Energy], x: Tensor) -> Tensor:
+    """E_β'(x) − E_β(x), (B,)."""
+    with torch.no_grad(), frozen(step[0]), frozen(step[1]):
+        return (step[1](x) - step[0](x)).double()
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Of two series, from 0 to SLOWEST; 0 where one of them is constant or not finite."""
+    return torch.corrcoef(torch.stack([a, b]))[0, 1].nan_to_num(0.0).clamp(0.0, SLOWEST).item()
+
+
+def _friction(kept: Sequence[float]) -> float:
+    """τ of a single move from correlations over MOVES of them."""
+    r = (sum(kept) / len(kept)) ** (1 / MOVES)
+    return (1 + r) / (1 - r)
 
 
 def _stage(path: Path, x: Tensor, beta: float, delta: float, goal: float) -> tuple[float, float, Tensor]:

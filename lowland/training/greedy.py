@@ -18,7 +18,8 @@ CHUNK = 4096  # examples judged at a time
 def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: bool = True) -> Any:
     """Train a deep belief net layer by layer, in run/layer-1, run/layer-2, …; returns the net.
 
-    The data of a layer are the hidden units of the one below, drawn anew each time they are taken. recipe: a recipe or its
+    The data of a layer are the hidden units of the one below, drawn anew each time they are taken. A layer starts at the one
+    below, transposed, where it is wide enough: there it costs the bound nothing, and can only raise it. recipe: a recipe or its
     plain values, or a list with one for each layer; objective, sampler, training and seed count, data and energy are not
     looked at. Runs that are finished are read, not repeated.
 
@@ -40,13 +41,16 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
             f"{len(recipes)} recipes came for {len(net.hidden)} layers; one for all or one for each is needed; correct the list"
         )
     shared = {"name": "RBM", "spread": net.spread, "centred": net.centred}
+    below: Any = None
     for layer, (units, own) in enumerate(zip(net.hidden, recipes, strict=True)):
         values = own.plain() if hasattr(own, "plain") else dict(own)
         machine = {**values, "energy": {**shared, "hidden": units}}
-        trained = fit(machine, Path(run) / f"layer-{layer + 1}", data=data, progress=progress)
-        net.adopt(layer, trained)
+        seed = torch.Generator().manual_seed(int(values["seed"]))
+        start = None if below is None else net.successor(layer, below, seed)
+        below = fit(machine, Path(run) / f"layer-{layer + 1}", data=data, energy=start, progress=progress)
+        net.adopt(layer, below)
         if layer + 1 < len(net.hidden):
-            data = hidden_data(trained, data, seed=int(values["seed"]))
+            data = hidden_data(below, data, seed=int(values["seed"]))
     return net
 
 

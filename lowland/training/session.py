@@ -91,10 +91,11 @@ class Session:
 
     def _check(self, recipe: Mapping[str, Any]) -> None:
         classes = getattr(self.energy, "classes", 0)
-        if self.data.binarisation and (self.settings.dequantise or self.settings.noise):
+        spread = [name for name in ("noise", "dequantise", "margin") if getattr(self.settings, name)]
+        if self.data.binarisation and spread:
             raise ValueError(
-                f"training.dequantise or training.noise came with data made binary ({self.data.binarisation}); binary data have no "
-                f"grey levels to spread; switch them off, or leave out data.binarise"
+                f"{self.data.name} is binary and {' and '.join(spread)} would move it off 0 and 1; binary data have no grey "
+                f"levels to spread; leave them out"
             )
         if classes and self.data.train.y is None:
             raise ValueError(f"the energy has {classes} classes and {self.data.name} no labels; set energy.classes = 0")

@@ -9,6 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from lowland.interop.sklearn.door import Array, Columns, refuse, train
 from lowland.interop.sklearn.machine import Machine, precise
+from lowland.training.session import Session
 
 
 class RBMClassifier(ClassifierMixin, Machine):
@@ -17,7 +18,7 @@ class RBMClassifier(ClassifierMixin, Machine):
         loss = −log p(x, y) − discriminative · log p(y | x)
 
     discriminative: weight of the second term, whose gradient is exact; 0 learns the joint law alone, large weights little but
-    the classes. The other parameters are those of `RBM`; the updates are Adam's.
+    the classes. The other parameters are those of `RBM`, but the updates are Adam's.
 
     Attributes: classes_, energy_ (the lowland energy with label units), columns_, chains_ and chain_labels_ (points of the
     joint law), history_, n_features_in_, feature_names_in_.
@@ -40,9 +41,9 @@ class RBMClassifier(ClassifierMixin, Machine):
         discriminative: float = 10.0,
         gibbs_steps: int = 1,
         n_chains: int = 100,
-        learning_rate: float = 0.01,
+        learning_rate: float = 0.03,
         batch_size: int = 50,
-        n_iter: int = 30,
+        n_iter: int = 60,
         weight_decay: float = 0.0,
         precision: str = "float32",
         verbose: int = 0,
@@ -75,7 +76,7 @@ class RBMClassifier(ClassifierMixin, Machine):
         adam = {"optimizer": "adam", "betas": (0.9, 0.999), "learning_rate": self.learning_rate}
         recipe = self._recipe(seed, len(x), {"hidden": self.n_components, "classes": count}, objective)
         recipe["training"] |= adam
-        session = self._started(recipe, self.columns_.dataset(x, labels, count))
+        session = Session(recipe, self.columns_.dataset(x, labels, count))
         self.history_ = train(session, self.n_iter, type(self).__name__, self.verbose)
         self.energy_, buffer = session.ema.module, session.buffer
         assert buffer is not None and buffer.labels is not None, "PCD with labels keeps both"

@@ -11,7 +11,7 @@ class DBN(Stack):
     """Deep belief net: restricted Boltzmann machines on top of each other, trained one after another.
 
     n_components: hidden units of each layer. What a layer learns from are the hidden units of the one below, drawn anew for
-    every batch. The other parameters are those of `RBM` and the same for all layers; learning_rate="auto" is 0.1, and 0.01 for
+    every batch. The other parameters are those of `RBM` and the same for all layers; learning_rate="auto" is 0.3, and 0.1 for
     a first layer on gaussian columns. `score_samples` gives a lower bound of log p(x).
 
     Attributes: machines_ (the lowland energies of the layers, from the data up), energy_ (for binary columns, the

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,18 +13,11 @@ from torch import Tensor
 
 from lowland.data import Dataset, Split
 from lowland.domain import Domain, binary, real
-from lowland.samplers import BlockGibbs
 from lowland.training import diagnose
 from lowland.training.session import Session
 
 Array = NDArray[Any]
 VISIBLE = ("auto", "binary", "gaussian")
-
-
-class Sweeps(BlockGibbs):
-    """Block Gibbs by an energy's own sweep, on the real line too."""
-
-    domains: ClassVar[tuple[str, ...]] = ("binary", "categorical", "real")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from lowland.data import Dataset
-from lowland.interop.sklearn.door import Columns, Sweeps, at_least, refuse, updates
-from lowland.training.session import Session
+from lowland.interop.sklearn.door import Columns, at_least, refuse, updates
 
 
 class Machine(BaseEstimator):
@@ -54,12 +52,6 @@ class Machine(BaseEstimator):
             "sampler": {"name": "BlockGibbs"},
             "training": {**training, **updates(count, p.batch_size, p.n_iter)},
         }
-
-    @staticmethod
-    def _started(recipe: Mapping[str, Any], data: Dataset, energy: Any = None) -> Session:
-        session = Session(recipe, data, energy)
-        session.sampler = Sweeps()
-        return session
 
     def _generator(self, random_state: Any = None) -> torch.Generator:
         own = self.random_state_ if random_state is None else check_random_state(random_state)

@@ -3,10 +3,10 @@
 from typing import Any
 
 from lowland import nets
-from lowland.interop.sklearn.door import Array, Sweeps
+from lowland.interop.sklearn.door import Array
 from lowland.interop.sklearn.machine import precise
 from lowland.interop.sklearn.stack import Stack
-from lowland.samplers import sample
+from lowland.samplers import BlockGibbs, sample
 
 
 class RBM(Stack):
@@ -18,7 +18,7 @@ class RBM(Stack):
     Binary columns may hold probabilities of a one, from which every batch is drawn anew; gaussian columns are standardised
     inside. objective: "pcd", from n_chains persistent chains, or "cd", from chains at the data, gibbs_steps sweeps an update.
     learning_rate: of plain stochastic gradient on the centred gradient, falling linearly to 0 in `fit`, constant in
-    `partial_fit`; "auto" is 0.1 for binary columns and 0.01 for gaussian ones; weights are averaged over the last fifth of the
+    `partial_fit`; "auto" is 0.3 for binary columns and 0.1 for gaussian ones; weights are averaged over the last fifth of the
     updates. batch_size: at least 2; n_iter: passes over the data; momentum, weight_decay; precision: "float32", or "bfloat16"
     for rounded matrix products. likelihood: estimate log Z at the end of `fit`, which `score_samples` needs to give
     log-likelihoods; without, it gives minus free energies. verbose: 1 prints a line for each pass.
@@ -77,7 +77,7 @@ class RBM(Stack):
         Without random_state successive calls draw anew from the machine's own stream.
         """
         x = self._points(X)
-        found = sample(precise(self.energy_, x.dtype), Sweeps(), x, steps, generator=self._generator(random_state))
+        found = sample(precise(self.energy_, x.dtype), BlockGibbs(), x, steps, generator=self._generator(random_state))
         return self.columns_.outward(found.x)
 
     @property

@@ -23,10 +23,11 @@ from torch import Tensor
 from lowland import nets
 from lowland.data import Batches, Dataset, toss
 from lowland.energy import energy_values
-from lowland.interop.sklearn.door import Array, Columns, Sweeps, refuse, train
+from lowland.interop.sklearn.door import Array, Columns, refuse, train
 from lowland.interop.sklearn.machine import Machine, precise
 from lowland.metrics import log_z
-from lowland.samplers import sample
+from lowland.samplers import BlockGibbs, sample
+from lowland.targets import Normal
 from lowland.training.greedy import hidden_data
 from lowland.training.session import Session
 
@@ -55,7 +56,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         self.history_: list[dict[str, Any]] = []
         for layer, hidden in enumerate(sizes):
             data = hidden_data(sessions[-1].ema.module, data, self._seed) if sessions else data
-            sessions.append(self._started(self._plan(data, hidden), data))
+            sessions.append(Session(self._plan(data, hidden), data))
             rows = train(sessions[-1], self.n_iter, f"{type(self).__name__} layer {layer + 1}", self.verbose)
             self.history_ += [{"layer": layer, **row} for row in rows]
         self._keep(sessions)
@@ -95,8 +96,8 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         recipe = self._plan(data, hidden)
         recipe["training"] |= {"decay": 0.0, "average": 0.0, "ema": 0.99}
         if layer is None:
-            return self._started(recipe, data)
-        session = self._started(recipe, data, copy.deepcopy(self.machines_[layer]).requires_grad_(True))
+            return Session(recipe, data)
+        session = Session(recipe, data, copy.deepcopy(self.machines_[layer]).requires_grad_(True))
         top = layer + 1 == len(self.machines_)
         if top and session.buffer is not None and len(self.chains_) == len(session.buffer):
             session.buffer.x = torch.from_numpy(self.chains_.copy())
@@ -106,7 +107,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         chains = {"capacity": self.n_chains, "chains": self.n_chains, "restart": 0.0}
         known: dict[str, dict[str, Any]] = {"pcd": {"name": "PCD", **chains}, "cd": {"name": "CD"}}
         refuse([f"objective is {self.objective!r}; it is 'pcd' or 'cd'"] if self.objective not in known else [])
-        rate = self.learning_rate if self.learning_rate != "auto" else 0.1 if data.domain.kind == "binary" else 0.01
+        rate = self.learning_rate if self.learning_rate != "auto" else 0.3 if data.domain.kind == "binary" else 0.1
         recipe = self._recipe(self._seed, len(data.train), {"hidden": hidden}, known[self.objective])
         recipe["training"] |= {"optimizer": "sgd", "learning_rate": rate, "momentum": self.momentum}
         return recipe
@@ -129,7 +130,10 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
                 x = machine.draw_hidden(x, generator)
         units = min(top.hidden, x.shape[1]) if top.domain.kind == "binary" else top.hidden
         exact = None if 2.0**units * max(top.hidden, x.shape[1]) <= ENUMERATED else False
-        self.log_z_ = log_z(top, data=x, sampler=Sweeps(), chains=chains, rungs=rungs, generator=generator, exact=exact)
+        base = (
+            Normal(x.mean(0), x.std(0).clamp_min(1e-3)) if top.domain.kind == "real" else None
+        )  # whose rungs have block Gibbs
+        self.log_z_ = log_z(top, base=base, data=x, chains=chains, rungs=rungs, generator=generator, exact=exact)
         return self
 
     # ---- using ---------------------------------------------------------------------------------------------------------
@@ -201,7 +205,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         picked = torch.cat([torch.randperm(count, generator=g) for _ in range(-(-n_samples // count))])[:n_samples]
         *lower, top = self.machines_
         with torch.no_grad():
-            x = sample(top, Sweeps(), torch.from_numpy(self.chains_)[picked], steps, generator=g).x
+            x = sample(top, BlockGibbs(), torch.from_numpy(self.chains_)[picked], steps, generator=g).x
             for machine in reversed(lower):
                 x = machine.draw_visible(x, g)
         return self.columns_.outward(x)

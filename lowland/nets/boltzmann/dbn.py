@@ -58,20 +58,30 @@ def surprise(x: Tensor, logits: Tensor) -> Tensor:
     return (softplus(logits) - x * logits).sum(1)
 
 
-def transposed(machine: RBM) -> RBM:
+def transposed(machine: RBM, hidden: int | None = None, generator: torch.Generator | None = None) -> RBM:
     """The machine upside down: hidden units as visible ones, on binary(hidden), and the other way round.
 
     As the next layer of a stack it is a perfect prior: it leaves the law of the data as it is, and training it can only raise
-    the bound.
+    the bound. hidden: that many hidden units instead of as many as the machine has visible ones; those beyond have weights
+    drawn at a hundredth, which changes the law little, and need a generator. Raises ValueError for fewer.
     Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
     """
-    other = RBM(binary(machine.hidden), machine.visible.size, spread=0.0, centred=machine.centred)
+    size = machine.visible.size
+    more = (hidden or size) - size
+    if more < 0 or (more and generator is None):
+        raise ValueError(
+            f"{hidden} hidden units and {'no ' if generator is None else 'a '}generator came for a machine of {size} visible "
+            f"units; at least {size}, and a generator for more, are needed; raise hidden or pass a generator"
+        )
+    weight = machine.weight.detach()
+    extra = torch.randn(machine.hidden, more, generator=generator, dtype=weight.dtype, device=weight.device) * 0.01
+    other = RBM(binary(machine.hidden), size + more, spread=0.0, centred=machine.centred)
     pairs = {
-        "weight": machine.weight.t(),
+        "weight": torch.cat([weight.t(), extra], 1),
         "visible_bias": machine.hidden_bias,
-        "hidden_bias": machine.visible_bias,
+        "hidden_bias": torch.cat([machine.visible_bias.detach(), weight.new_zeros(more)]),
         "visible_offset": machine.hidden_offset,
-        "hidden_offset": machine.visible_offset,
+        "hidden_offset": torch.cat([machine.visible_offset, weight.new_full((more,), 0.5)]),
     }
     other.to(machine.weight).load_state_dict(other.state_dict() | pairs)
     return other
@@ -201,6 +211,11 @@ class DBN(Energy):
         return Bound(found.mean(0), found.std(0, correction=int(draws > 1)) / math.sqrt(draws))
 
     # ---- training ------------------------------------------------------------------------------------------------------------
+
+    def successor(self, layer: int, below: RBM, generator: torch.Generator) -> RBM | None:
+        """A start for layer `layer` (counted from 0): the machine below, transposed; None where the layer has too few units."""
+        wide = self.sizes[layer + 1] >= self.sizes[layer - 1]
+        return transposed(below, self.sizes[layer + 1], generator) if wide else None
 
     @torch.no_grad()
     def adopt(self, layer: int, machine: RBM) -> None:
