@@ -188,15 +188,13 @@ def page(report: dict[str, Any]) -> str:
     lines += [
         "Mean test log-likelihood in nats over 10,000 test images. *Forward* annealed importance sampling flatters (its error"
     ]
-    lines += [
-        "is on the side of too high a likelihood), *reverse* does the opposite; [lower, upper] is the bracket of both with 95 %."
-    ]
+    lines += ["is on the side of too high a likelihood), *reverse* does the opposite; the bracket of both holds with 95 %."]
     lines += [
         "",
         "| run | updates (epochs) | seconds | forward | reverse | bracket | width | verdict |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in report["rows"]:
+    for row in report["rows"].values():
         width = row["upper"] - row["lower"]
         ends = f"{row['forward']:.2f} | {row['reverse']:.2f}" if "forward" in row else f"exact {row['value']:.2f} | exact"
         verdict = "certified" if row["certified"] else "; ".join(row["problems"])
@@ -207,7 +205,7 @@ def page(report: dict[str, Any]) -> str:
     lines += [
         "",
         "Binarisations: "
-        + "; ".join(sorted({f"*{r['name'].rsplit('-', 1)[0]}*: {r['binarisation']}" for r in report["rows"]})),
+        + "; ".join(sorted({f"*{r['name'].rsplit('-', 1)[0]}*: {r['binarisation']}" for r in report["rows"].values()})),
     ]
     for title, rows in report["modes"].items():
         lines += ["", f"## Have the reverse chains lost modes? ({title})", ""]
@@ -231,17 +229,22 @@ def settings() -> str:
     recipe = lowland.read_recipe("mnist-rbm").plain()
     o, t, k = recipe["objective"], recipe["training"], recipe["sampler"]["sweeps"]
     return (
-        f"{recipe['energy']['hidden']} hidden units, centred gradient, PCD-{k} with {o['chains']} "
-        f"persistent chains, batch {t['batch']}, SGD at {t['learning_rate']} falling linearly to 0 over {t['steps']:,} updates, "
+        f"{recipe['energy']['hidden']} hidden units, centred gradient, PCD-{k} with {o['chains']} persistent "
+        f"chains, batch {t['batch']}, SGD at {t['learning_rate']} falling linearly to 0 over {t['steps']:,} updates, "
         f"no momentum, no weight decay, mean of the weights of the last {t['average']:.0%}, products in {t['precision']}, "
         f"visible biases and offsets from the training part (50,000 of the 60,000 images; 10,000 are kept for calibration)."
     )
 
 
-def write(report: dict[str, Any], out: Path) -> None:
-    """The files, whole after every row."""
+def update(out: Path, part: str, name: str, found: Any) -> None:
+    """Put one finding into the files, which may have been written by others since."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "rbm-mnist.json").write_text(json.dumps(report, indent=1))
+    file = out / "rbm-mnist.json"
+    report = json.loads(file.read_text()) if file.exists() else {"rows": {}, "modes": {}, "curves": {}}
+    report |= {"machine": machine(), "settings": settings()}
+    report[part][name] = found
+    report[part] = {name: report[part][name] for name in plan() if name in report[part]}
+    file.write_text(json.dumps(report, indent=1))
     (out / "rbm-mnist.md").write_text(page(report))
 
 
@@ -249,8 +252,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="+", choices=["train", "evaluate", "modes", "curve"])
     parser.add_argument("--only", nargs="*", default=None, help="names of runs")
-    parser.add_argument("--rungs", type=int, default=5000)
-    parser.add_argument("--chains", type=int, default=200)
+    parser.add_argument("--rungs", type=int, default=30_000)
+    parser.add_argument("--chains", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -258,23 +261,17 @@ def main() -> None:
     if "train" in options.what:
         for name, changes in runs.items():
             train(name, changes)
-    file = options.out / "rbm-mnist.json"
-    report = json.loads(file.read_text()) if file.exists() else {"rows": [], "modes": {}, "curves": {}}
-    report |= {"machine": machine(), "settings": settings()}
-    order = list(plan())
     for name in runs:
         if not (RUNS / f"mnist-rbm-{name}").exists():
             continue
         if "evaluate" in options.what:
             row = evaluate(name, options.rungs, options.chains)
             print(row, flush=True)
-            kept = [r for r in report["rows"] if r["name"] != name]
-            report["rows"] = sorted([*kept, row], key=lambda r: order.index(r["name"]))
+            update(options.out, "rows", name, row)
         if "modes" in options.what:
-            report["modes"][name] = modes(name, 3000, options.chains)
+            update(options.out, "modes", name, modes(name, 3000, options.chains))
         if "curve" in options.what:
-            report["curves"][name] = curve(name, min(options.rungs, 1000), min(options.chains, 100))
-        write(report, options.out)
+            update(options.out, "curves", name, curve(name, min(options.rungs, 2000), options.chains))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Run the pages of docs/: every block of Python in order, its output into the block of text that follows.
 
-    python docs/build.py            runs all pages that have a block of text after a block of Python, and rewrites them
-    python docs/build.py --check    runs them and fails where a page says something else (numbers to 5 %)
+python docs/build.py            runs all pages that have a block of text after a block of Python, and rewrites them
+python docs/build.py --check    runs them and fails where a page says something else (numbers to 5 %)
 """
 
 import argparse

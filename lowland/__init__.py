@@ -23,7 +23,9 @@ _HOMES = {
     "lowland.chains": "ReplayBuffer",
     "lowland.objectives": "CD DSM PCD Loss ShortRunML WakeSleep contrast",
     "lowland.nets": "DBM DBN IGEBM MLP RBM ConvNet NoiseMLP",
-    "lowland.metrics": "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary",
+    "lowland.metrics": (
+        "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary"
+    ),
     "lowland.interop": "to_arviz",
     "lowland.training": "fit greedy",
     "lowland.tasks": "Detector Identity Mask Restoration compose restore",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.data import toss
 from lowland.evaluation.draws import kept_chains
 from lowland.evaluation.subjects import Findings, Subject
 from lowland.metrics import log_likelihood, log_z
@@ -90,6 +91,12 @@ def _useless(active: Tensor, units: str) -> tuple[int, int]:
     return int((high < STILL).sum()), int((low > 1 - STILL).sum())
 
 
+def settled_part(data: Any) -> Tensor:
+    """Some training examples, drawn once where they are drawn anew in training."""
+    x = data.train.x[:DATA]
+    return toss(x, torch.Generator(x.device).manual_seed(0)) if data.binarisation == "stochastic" else x
+
+
 def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> list[dict[str, Any]]:
     """Test log-likelihood between its two ends at the checkpoints that the run kept."""
     steps = s.run.steps()
@@ -98,7 +105,7 @@ def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> l
     for step in chosen:
         machine = load(s.run.path, step=step)[0]
         try:
-            z = log_z(machine, data=s.data.train.x[:DATA], chains=ANNEALED, rungs=RUNGS, generator=generator)
+            z = log_z(machine, data=settled_part(s.data), chains=ANNEALED, rungs=RUNGS, generator=generator)
         except ValueError as error:
             found.notes.append(f"The likelihood at update {step} was left out: {error}")
             continue

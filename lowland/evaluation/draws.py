@@ -1,7 +1,7 @@
 """Draws of a run: samples as its recipe makes them, and the bank of draws that restoration starts from."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def draw(
     start = s.energy.domain.draw(count, generator)
     if how["start"] == "chains":
         start, labels = _from_chains(s, count, generator, labels)
-    return generate(
+    made = generate(
         s.energy,
         s.sampler,
         start,
@@ -47,6 +47,13 @@ def draw(
         frames=frames,
         progress=progress,
     )
+    return made if s.energy.data_domain is None else _seen(s.energy, made)
+
+
+def _seen(energy: Any, made: Generated) -> Generated:
+    """What was drawn, without the units that data do not have."""
+    film = None if made.film is None else energy.visible(made.film.flatten(0, 1)).unflatten(0, made.film.shape[:2])
+    return made._replace(x=energy.visible(made.x), film=film)
 
 
 def kept_chains(s: Subject) -> Kept | None:

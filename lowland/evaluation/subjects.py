@@ -72,5 +72,5 @@ class Subject:
 def subject(run: Run, data: Dataset | None = None) -> Subject:
     """Load a run for examination, with averaged weights."""
     energy, sampler, recipe = load(run.path)
-    marginal = bind_noise(energy, recipe["objective"].get("sigmas"))
+    marginal = getattr(energy, "on_data", None) or bind_noise(energy, recipe["objective"].get("sigmas"))
     return Subject(run, recipe, energy, marginal, sampler, data)

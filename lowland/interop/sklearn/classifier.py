@@ -18,7 +18,7 @@ class RBMClassifier(ClassifierMixin, Machine):
         loss = −log p(x, y) − discriminative · log p(y | x)
 
     discriminative: weight of the second term, whose gradient is exact; 0 learns the joint law alone, large weights little but
-    the classes. The other parameters are those of `RBM`, but the updates are Adam's.
+    the classes. The other parameters are those of `RBM`, but the updates are Adam's on the plain gradient.
 
     Attributes: classes_, energy_ (the lowland energy with label units), columns_, chains_ and chain_labels_ (points of the
     joint law), history_, n_features_in_, feature_names_in_.
@@ -74,7 +74,7 @@ class RBMClassifier(ClassifierMixin, Machine):
         chains = {"capacity": self.n_chains, "chains": self.n_chains, "restart": 0.0}
         objective = {"name": "PCD", **chains, "classify": self.discriminative, "resample": True}
         adam = {"optimizer": "adam", "betas": (0.9, 0.999), "learning_rate": self.learning_rate}
-        recipe = self._recipe(seed, len(x), {"hidden": self.n_components, "classes": count}, objective)
+        recipe = self._recipe(seed, len(x), {"hidden": self.n_components, "classes": count, "centred": False}, objective)
         recipe["training"] |= adam
         session = Session(recipe, self.columns_.dataset(x, labels, count))
         self.history_ = train(session, self.n_iter, type(self).__name__, self.verbose)
