@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=["train", "evaluate", "modes", "curve"])
     parser.add_argument("--only", nargs="*", default=None, help="names of runs")
     parser.add_argument("--rungs", type=int, default=30_000)
-    parser.add_argument("--chains", type=int, default=100)
+    parser.add_argument("--chains", type=int, default=160)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)

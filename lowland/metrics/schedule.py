@@ -6,7 +6,8 @@ the weights of its step keep about the same spread,
     s² = log( mean w² / (mean w)² ),    w = exp(E_β(x) − E_β'(x)),
 
 which is the variance of the increment of log w where that is normal. Where moves forget slowly, increments of neighbouring
-rungs add up, so a stage counts for s √τ, with τ = (1 + r) / (1 − r) from the autocorrelation r of the increment over one move. Rungs
+rungs add up, so a stage counts for s √τ, with τ = (1 + r) / (1 − r) from the autocorrelation r of the increment over one move.
+Rungs
 are then set at equal steps of Σ s √τ, the thermodynamic length of a walk with friction: more of them where chains are slow. On
 the way each stage tunes the step size towards the sampler's acceptance.
 Source: Crooks (2007), https://doi.org/10.1103/PhysRevLett.99.100602; friction: Sivak & Crooks (2012),

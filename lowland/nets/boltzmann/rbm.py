@@ -11,7 +11,8 @@ begins with, and neither a training step nor a rung of annealing pays for the sa
 """
 
 import threading
-from typing import Any, ClassVar, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,21 @@ from torch.nn.functional import one_hot
 
 from lowland.domain import Domain
 from lowland.energy import Energy
-from lowland.nets.boltzmann.units import UNITS
+from lowland.nets.boltzmann.units import UNITS, HiddenUnits
 from lowland.nets.boltzmann.visible import visible_side
 from lowland.nets.conditions import condition_for, pick
 from lowland.registry import register
 
 
-class _Seen(NamedTuple):
-    """A batch of points, the versions of points and weights when its fields were computed, and the fields."""
+@dataclass
+class _Seen:
+    """A batch of points, the versions of points and weights when its fields were computed, the fields, and Σ_j A of them (B,)
+    once it has been asked for."""
 
     x: Tensor
     key: tuple[int, ...]
     fields: Tensor
+    total: Tensor | None = None
 
 
 class _Memory(threading.local):
@@ -38,7 +42,6 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self.seen: list[_Seen] = []
-        self.rounded: tuple[Any, tuple[Tensor, Tensor]] | None = None  # the weights in another dtype, and transposed
 
     def __deepcopy__(self, memo: Any) -> "_Memory":
         return _Memory()
@@ -54,11 +57,22 @@ def rounding(like: Tensor) -> torch.dtype | None:
 
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """a @ b with factors rounded to dtype, and the result in the dtype of a."""
+    """a @ b with factors rounded to dtype, added up and returned in the dtype of a.
+
+    On a CPU the library of products rounds factors as it loads them, where torch can ask it to: no copies are made.
+    """
     if dtype is None:
         return a @ b
     with torch.autocast(a.device.type, enabled=False):
-        return torch.mm(a.to(dtype), b.to(dtype)).to(a.dtype)
+        settings = getattr(torch.backends.mkldnn, "matmul", None)
+        if a.device.type != "cpu" or settings is None or dtype != torch.bfloat16 or a.dtype != torch.float32:
+            return torch.mm(a.to(dtype), b.to(dtype)).to(a.dtype)
+        before = settings.fp32_precision
+        settings.fp32_precision = "bf16"
+        try:
+            return a @ b
+        finally:
+            settings.fp32_precision = before
 
 
 class _Fields(torch.autograd.Function):
@@ -75,6 +89,23 @@ class _Fields(torch.autograd.Function):
         f, weight = ctx.saved_tensors
         to_f = product(g, weight.t(), ctx.dtype) if ctx.needs_input_grad[0] else None
         return to_f, product(f.t(), g, ctx.dtype), g.sum(0), None
+
+
+class _Total(torch.autograd.Function):
+    """Σ_j A((f W + c)_j), (B,), with fields and sum that are known already; backward needs the means of the units alone."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, weight: Tensor, bias: Tensor, units: HiddenUnits, known: Tensor, total: Tensor) -> Tensor:
+        ctx.save_for_backward(f, weight, known)
+        ctx.units, ctx.dtype = units, rounding(f)
+        return total.view_as(total)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        f, weight, known = ctx.saved_tensors
+        pulled = ctx.units.mean(known).mul_(g.unsqueeze(1))
+        to_f = product(pulled, weight.t(), ctx.dtype) if ctx.needs_input_grad[0] else None
+        return to_f, product(f.t(), pulled, ctx.dtype), pulled.sum(0), None, None, None
 
 
 @register("energy")
@@ -138,10 +169,11 @@ class RBM(Energy):
     # ---- the energy --------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        term, z = self.term(x), self.fields(x)
+        term = self.term(x)
         if not self.classes:
-            condition_for(c, 1, z)
-            return term - self.hidden_units.log_partition(z).sum(1)
+            condition_for(c, 1, term)
+            return term - self._total(x)
+        z = self.fields(x)
         c = condition_for(c, self.classes, z)
         if c is None or c.dim() == 2:
             return pick(self._heads(term, z), c)
@@ -164,10 +196,23 @@ class RBM(Energy):
         """c + Wᵀ f(x), (B, hidden), without labels; remembered for the last batches."""
         if x.requires_grad:
             return torch.addmm(self.hidden_bias, self.visible.features(self, x), self.weight)
-        known = self._remembered(x)
+        known = self._remembered(x).fields
         if torch.is_grad_enabled() and self.weight.requires_grad:
             return _Fields.apply(self.visible.features(self, x), self.weight, self.hidden_bias, known)
         return known
+
+    def _total(self, x: Tensor) -> Tensor:
+        """Σ_j A of the fields, (B,); remembered with them."""
+        if x.requires_grad:
+            return self.hidden_units.log_partition(self.fields(x)).sum(1)
+        seen = self._remembered(x)
+        if seen.total is None:
+            with torch.no_grad():
+                seen.total = self.hidden_units.log_partition(seen.fields).sum(1)
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            f = self.visible.features(self, x)
+            return _Total.apply(f, self.weight, self.hidden_bias, self.hidden_units, seen.fields, seen.total)
+        return seen.total
 
     def _fields(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -180,26 +225,18 @@ class RBM(Energy):
         return self._times(h, True)
 
     def _times(self, a: Tensor, transposed: bool) -> Tensor:
-        """a W or a Wᵀ without a graph; rounded weights are kept while they do not change."""
-        dtype = rounding(a)
-        if dtype is None or self.weight.is_inference():
-            return product(a, self.weight.t() if transposed else self.weight, dtype)
-        key = (self.weight._version, self.weight.device, dtype)
-        if self._memory.rounded is None or self._memory.rounded[0] != key:
-            rounded = self.weight.detach().to(dtype)
-            self._memory.rounded = (key, (rounded, rounded.t().contiguous()))
-        return product(a, self._memory.rounded[1][int(transposed)], dtype)
+        """a W or a Wᵀ without a graph."""
+        return product(a, self.weight.t() if transposed else self.weight, rounding(a))
 
-    def _remembered(self, x: Tensor) -> Tensor:
+    def _remembered(self, x: Tensor) -> _Seen:
         if x.is_inference() or self.weight.is_inference():
-            return self._fields(x)
+            return _Seen(x, (), self._fields(x))
         key = (x._version, self.weight._version, self.hidden_bias._version, int(torch.is_autocast_enabled(x.device.type)))
         for seen in self._memory.seen:
             if seen.x is x and seen.key == key:
-                return seen.fields
-        known = self._fields(x)
-        self._memory.seen = [_Seen(x, key, known), *self._memory.seen[:2]]
-        return known
+                return seen
+        self._memory.seen = [_Seen(x, key, self._fields(x)), *self._memory.seen[:2]]
+        return self._memory.seen[0]
 
     def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
         """Energies (B,) of one-hot floats z (B, *event, K) on a categorical domain."""
