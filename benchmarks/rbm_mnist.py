@@ -191,15 +191,16 @@ def page(report: dict[str, Any]) -> str:
     lines += ["is on the side of too high a likelihood), *reverse* does the opposite; the bracket of both holds with 95 %."]
     lines += [
         "",
-        "| run | updates (epochs) | seconds | forward | reverse | bracket | width | verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | updates (epochs) | seconds | rungs × chains | forward | reverse | bracket | width | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"].values():
         width = row["upper"] - row["lower"]
         ends = f"{row['forward']:.2f} | {row['reverse']:.2f}" if "forward" in row else f"exact {row['value']:.2f} | exact"
+        work = f"{row['rungs']:,} × {row['chains']}" if "rungs" in row else "all states"
         verdict = "certified" if row["certified"] else "; ".join(row["problems"])
         lines.append(
-            f"| {row['name']} | {row['updates']:,} ({row['epochs']:.0f}) | {row['seconds']:.0f} | {ends} "
+            f"| {row['name']} | {row['updates']:,} ({row['epochs']:.0f}) | {row['seconds']:.0f} | {work} | {ends} "
             f"| [{row['lower']:.2f}, {row['upper']:.2f}] | {width:.2f} | {verdict} |"
         )
     lines += [
@@ -252,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="+", choices=["train", "evaluate", "modes", "curve"])
     parser.add_argument("--only", nargs="*", default=None, help="names of runs")
-    parser.add_argument("--rungs", type=int, default=30_000)
+    parser.add_argument("--rungs", type=int, default=20_000)
     parser.add_argument("--chains", type=int, default=160)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
@@ -10,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,3 +163,38 @@ def test_code_of_the_readme_runs(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+# ------------------------------------------------------------------------------------------------------------- the pages
+
+
+def build() -> Any:
+    """docs/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", [path.name for path in build().pages()])
+def test_pages_say_what_their_code_prints(page: str, tmp_path: Path) -> None:
+    """In a copy of the folder, in a fresh process; numbers may differ a little from machine to machine."""
+    for name in ("build.py", page):
+        (tmp_path / name).write_text((ROOT / "docs" / name).read_text(encoding="utf-8"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "build.py", "--check"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_page_that_says_something_else_is_seen() -> None:
+    agree = build().agree
+    assert agree("log Z 141.5, certified", "log Z 141.4, certified")
+    assert not agree("log Z 141.5, certified", "log Z 120.0, certified")
+    assert not agree("log Z 141.5, certified", "log Z 141.5, not certified")
