@@ -62,7 +62,7 @@ def rows() -> dict[str, Row]:
         ),
         "tempering": Row("Parallel tempering, 8 × 128", speed_mcmc.parallel_tempering, {"chains": 8, "steps": 10}),
         "rbm-cd1": Row("RBM 784-500, CD-1", partial(speed_rbm.learning, 1), {"count": 512}),
-        "rbm-cd10": Row("RBM 784-500, CD-10", partial(speed_rbm.learning, 10, 1920), {"count": 512}),
+        "rbm-cd10": Row("RBM 784-500, CD-10", partial(speed_rbm.learning, 10, count=1920), {"count": 512}),
         "rbm-ais": Row("AIS of an RBM, 1,000 × 100", speed_rbm.annealing, {"chains": 20, "rungs": 50, "updates": 20}),
         "ais": Row("AIS, 200 temperatures × 64 chains", speed_path.ais, {"chains": 16, "steps": 10}),
     }

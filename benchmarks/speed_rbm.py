@@ -153,11 +153,11 @@ def rbms(work: Work) -> Learned:
 
 
 def as_good(work: Work) -> Callable[[Outcome, Outcome], str]:
-    """Everybody's reconstruction of held-out images within a tenth of the reference's."""
+    """Everybody's reconstruction of held-out images within 15 % of the reference's."""
 
     def check(reference: Outcome, other: Outcome) -> str:
         a, b = other.result.error(work.held), reference.result.error(work.held)
-        if not abs(a / b - 1) < 0.1:
+        if not abs(a / b - 1) < 0.15:
             raise Disagreement(f"held-out images are reconstructed with an error of {a:.4f} and {b:.4f}")
         return f"reconstruction error {a:.4f}"
 

@@ -1,5 +1,6 @@
 """log Z and likelihoods against exact answers; and what must break the certificate does."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from benchmarks.certificate import bars_and_stripes, exact_draws, needle, random_machine
 from lowland import HMC, MALA, BlockGibbs, Energy, Function, binary, box, categorical, geometric, mixture, real
+from lowland.energy import Sum
 from lowland.metrics import LogZ, bennett, bits_per_dim, dequantised, log_likelihood, log_z, normaliser
 from lowland.metrics.certificate import interval
 from lowland.metrics.enumeration import countable, enumerated
 from lowland.metrics.schedule import EVEN, planned, spread
 from lowland.nets import RBM
 from lowland.report.likelihood import card, course, gap, likelihood
+from lowland.samplers.kernel import select
 from lowland.targets import Bernoulli, Funnel, Gaussian, GaussianMixture, Ising, MaxCut, Normal, Potts, Uniform
 
 DOUBLE = torch.float64
@@ -304,13 +307,33 @@ def test_rungs_are_laid_at_equal_thermodynamic_length() -> None:
     plan = planned(lambda betas: geometric(base, target, betas), HMC(0.1, 5), base.draw(300, seeded()), 50, seeded(1))
     betas = torch.tensor(plan.betas, dtype=DOUBLE)
     covered = (1 - EVEN) * (betas * (precision - 1)).log1p() / math.log(precision) + EVEN * betas
-    assert (covered - torch.linspace(0, 1, 51, dtype=DOUBLE)).abs().max() < 0.08
+    assert (covered - torch.linspace(0, 1, 51, dtype=DOUBLE)).abs().max() < 0.15  # friction of HMC is not the same everywhere
     exact = math.sqrt(dim / 2) * math.log(precision)
     assert abs(plan.length / exact - 1) < 0.25
     steps = torch.tensor([sampler.step_size for sampler in plan.samplers])
     assert 5 < steps[0] / steps[-1] < 20  # deviations shrink tenfold on the way
     assert spread(torch.zeros(50)) == 0
     assert spread(torch.tensor([0.0] + [-math.inf] * 99)) == pytest.approx(math.log(100) ** 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sluggish(HMC):
+    """HMC that hardly ever moves beyond β = 0.3."""
+
+    def step(self, energy: Any, state: Any, generator: torch.Generator) -> Any:
+        new, info = HMC.step(self, energy, state, generator)
+        slow = isinstance(energy, Sum) and energy.weights[-1] > 0.3
+        return select(torch.rand(len(state.x), generator=generator) < (0.03 if slow else 1.0), new, state), info
+
+
+def test_rungs_are_denser_where_chains_are_slow() -> None:
+    base, target = Normal([0.0] * 10, [1.0] * 10), Normal([0.0] * 10, [0.1] * 10)
+    shares = []
+    for sampler in (HMC(0.3, 5), Sluggish(0.3, 5)):
+        plan = planned(lambda betas: geometric(base, target, betas), sampler, base.draw(300, seeded()), 200, seeded(1))
+        shares.append(sum(beta > 0.3 for beta in plan.betas) / 200)
+        assert plan.length == pytest.approx(math.sqrt(5) * math.log(100), rel=0.35)  # of the path, whoever walks it
+    assert shares[1] > shares[0] + 0.05
 
 
 def test_the_curves_meet_where_log_z_is_known() -> None:

@@ -23,6 +23,7 @@ def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
 
 
 def measure_detection(s: Subject, found: Findings, generator: torch.Generator, samples: Tensor) -> None:
+    """The detector: false alarms on test data, and how outliers and the run's own samples stand to it."""
     nominal, test = s.recipe["evaluation"]["nominal"], s.data.test.x
     detector = Detector.calibrate(s.marginal, s.data.calibration.x, nominal)
     s.run.write_tensors("calibration.safetensors", {"energies": detector.calibration})

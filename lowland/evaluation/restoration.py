@@ -22,6 +22,7 @@ def lower_half_hidden(domain: Domain) -> Tensor:
 
 
 def measure_restoration(s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None) -> None:
+    """Denoising and inpainting of test images, beside simpler ways to do it."""
     how = s.recipe["restoration"]
     count, sigma = min(how["count"], len(s.data.test)), how["sigma"]
     truth, labels = s.data.test.x[:count], s.data.test.y

@@ -16,6 +16,7 @@ SHOWN = 64  # pictures kept for grids
 
 
 def trained_judge(s: Subject, found: Findings, say: Callable[[str], object]) -> Judge | None:
+    """A classifier of the training images, if the data have labels and the recipe wants one."""
     steps = s.recipe["evaluation"]["judge_steps"]
     if not steps or not s.data.classes or len(s.data.domain.shape) != 3:
         return None
@@ -24,6 +25,7 @@ def trained_judge(s: Subject, found: Findings, say: Callable[[str], object]) -> 
 
 
 def measure_samples(s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None) -> Generated:
+    """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of them."""
     how, count = s.recipe["generation"], s.recipe["evaluation"]["samples"]
     made = draw(s, count, generator)
     film = draw(s, 8 if len(s.shape) == 3 else 300, generator, frames=11)

@@ -36,13 +36,14 @@ FIRST = 30  # moves under the base, to find a first step size
 
 
 class Stage(NamedTuple):
-    """What the pilot saw at one β: spread of the weights of the step that follows, times √τ in the end; log step size; log
-    scale (d,) or None."""
+    """What the pilot saw at one β: spread of the weights of the step that follows, log step size; log scale (d,) or
+    None; τ, by which increments there are worse than independent."""
 
     beta: float
     spread: float
     log_step: float
     log_scale: Tensor | None
+    friction: float = 1.0
 
 
 class Plan(NamedTuple):
@@ -70,7 +71,8 @@ def planned(path: Path, sampler: Any, x: Tensor, rungs: int | Sequence[float], g
     """
     stages = _pilot(path, sampler, x, generator)
     fixed = None if isinstance(rungs, int) else list(rungs)
-    betas = fixed or laid([stage.beta for stage in stages], [stage.spread for stage in stages], cast(int, rungs))
+    lengths = [stage.spread * math.sqrt(stage.friction) for stage in stages]
+    betas = fixed or laid([stage.beta for stage in stages], lengths, cast(int, rungs))
     return Plan(tuple(betas), [_interpolated(sampler, stages, beta) for beta in betas], sum(s.spread for s in stages))
 
 
@@ -119,10 +121,7 @@ def _pilot(path: Path, sampler: Any, x: Tensor, generator: torch.Generator) -> l
         before = _increments(step_back, walker.x)
         walker.move(path((beta, 1.0))[0] if beta < 1 else path((0.0, 1.0))[-1], MOVES, generator)
         kept.append(_correlation(before, _increments(step_back, walker.x)))
-    slow = [
-        stage._replace(spread=stage.spread * math.sqrt(_friction(kept[max(i - 2, 0) : i + 3])))
-        for i, stage in enumerate(stages)
-    ]
+    slow = [stage._replace(friction=_friction(kept[max(i - 1, 0) : i + 2])) for i, stage in enumerate(stages)]
     return [*slow, Stage(1.0, 0.0, walker.log_step, walker.log_scale())]
 
 
