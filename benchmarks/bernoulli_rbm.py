@@ -56,7 +56,7 @@ class Table(NamedTuple):
 
 
 TABLES = {"digits": Table(128, 5.0, 5.0, 2000), "mnist": Table(256, 12.0, 4.0, 5000)}
-RUNGS = 500  # of annealed importance sampling; a quarter for choosing settings
+RUNGS = 4000  # of annealed importance sampling; a quarter for choosing settings
 THEIRS = [
     {"learning_rate": 0.01, "batch_size": 10},
     {"learning_rate": 0.05, "batch_size": 10},

@@ -121,7 +121,7 @@ def _pilot(path: Path, sampler: Any, x: Tensor, generator: torch.Generator) -> l
         before = _increments(step_back, walker.x)
         walker.move(path((beta, 1.0))[0] if beta < 1 else path((0.0, 1.0))[-1], MOVES, generator)
         kept.append(_correlation(before, _increments(step_back, walker.x)))
-    slow = [stage._replace(friction=_friction(kept[max(i - 1, 0) : i + 2])) for i, stage in enumerate(stages)]
+    slow = [stage._replace(friction=_friction(kept[max(i - 2, 0) : i + 3])) for i, stage in enumerate(stages)]
     return [*slow, Stage(1.0, 0.0, walker.log_step, walker.log_scale())]
 
 
