@@ -155,7 +155,7 @@ class Session:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.value.backward()
-        if hasattr(self.energy, "precondition"):
+        if self.settings.optimizer == "sgd" and hasattr(self.energy, "precondition"):  # Adam would rescale it, number by number
             cast(Any, self.energy).precondition()
         bound = self.settings.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.energy.parameters(), bound)

@@ -115,7 +115,8 @@ class RBM(Energy):
     domain: binary, categorical(K) (Potts units) or real (Gaussian units; standardise the data) of any event shape; hidden:
     number of hidden units; units: "bernoulli", or "relu" for normal laws cut off at zero; classes: label units, with
     E(x, y) = E with the label's own weights, labels and soft labels as in `ClassEnergy`; spread: standard deviation of the
-    first weights; centred: train along the centred gradient (see `precondition`).
+    first weights; centred: train along the centred gradient (see `precondition`;
+    with SGD: Adam, which rescales every number of it, gets the plain one).
 
     Gaussian with relu units is a density only while the largest singular value of W stays below 1.
     Source: Smolensky (1986); Hinton (2002), https://doi.org/10.1162/089976602760128018; Potts and Gaussian units: Welling,
