@@ -50,11 +50,11 @@ def images(count: int, steps: int) -> Work:
 Train = Callable[[Work], Learned]
 
 
-def lowland_loop(work: Work, precision: str = "float32", trainer: bool = False) -> Learned:
+def lowland_loop(work: Work, precision: str = "float32") -> Learned:
     """The library's objective and torch's SGD, as a user writes it."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    rbm = RBM(binary(784), HIDDEN)
+    rbm = RBM(binary(784), HIDDEN, centred=False)
     optimizer = torch.optim.SGD(rbm.parameters(), lr=RATE)
     objective, sampler = CD(steps=1), BlockGibbs(work.steps)
     half = precision == "bfloat16"

@@ -341,6 +341,8 @@ class RBM(Energy):
 
     def observe(self, x: Tensor, rate: float = 0.01) -> None:
         """Let the offsets of the centred gradient follow the means of data x (B, *event), a small step at a time."""
+        if not self.centred:
+            return
         with torch.no_grad():
             z = self.fields(x)
             self.hidden_offset.lerp_(self.hidden_units.mean(z).mean(0), rate)
