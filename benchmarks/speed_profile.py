@@ -3,7 +3,8 @@
     python -m benchmarks.speed_profile        writes results/speed-profile.md
 
 Tables: the parts of a MALA step and of a leapfrog on the perceptron (1,000 chains, 10 → 128 → 128 → 1), each timed by itself,
-interleaved, CPU time, median; and the kernels of the convolutional net's gradient in float32 and bfloat16 by torch.profiler.
+interleaved, CPU time, median; the same of a restricted Boltzmann machine 784-500 (128 points, as in learning, and 100, as in
+annealing); and the kernels of the convolutional net's gradient in float32 and bfloat16 by torch.profiler.
 """
 
 import statistics
@@ -55,6 +56,49 @@ def perceptron_parts() -> dict[str, Callable[[], Any]]:
     }
 
 
+def machine_parts() -> dict[str, Callable[[], Any]]:
+    import torch
+
+    from lowland.domain import binary
+    from lowland.nets import RBM
+    from lowland.nets.boltzmann.rbm import product
+    from lowland.nets.boltzmann.units import coins
+    from lowland.objectives import CD
+    from lowland.samplers import BlockGibbs
+    from lowland.targets import Bernoulli
+
+    g = torch.Generator().manual_seed(0)
+    rbm = RBM(binary(784), 500, centred=False)
+    x, weight = (torch.rand(128, 784, generator=g) < 0.2).float(), rbm.weight.detach()
+    hidden, logits = torch.randn(128, 500, generator=g), torch.randn(128, 784, generator=g)
+    objective, gibbs = CD(), BlockGibbs()
+    path = rbm.bridge(Bernoulli((0.2,) * 784), (0.5, 0.6))
+    few = x[:100].clone()
+
+    def update() -> None:
+        objective.loss(rbm, x, None, sampler=gibbs, buffer=None, generator=g).value.backward()
+
+    def half() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = objective.loss(rbm, x, None, sampler=gibbs, buffer=None, generator=g)
+        loss.value.backward()
+
+    def rung() -> None:
+        with torch.no_grad():
+            path[1](gibbs.step(path[0], gibbs.init(path[0], few), g)[0].x)
+
+    return {
+        "one product 128 × 784 × 500, float32 (five a CD-1 update)": lambda: x @ weight,
+        "the same with factors rounded to bfloat16": lambda: product(x, weight, torch.bfloat16),
+        "coins for 500 hidden units": lambda: coins(hidden, g),
+        "coins for 784 visible units": lambda: coins(logits, g),
+        "log-partition of the hidden units (two an update)": lambda: torch.nn.functional.softplus(hidden).sum(1),
+        "loss and gradient of CD-1": update,
+        "loss and gradient of CD-1, bfloat16": half,
+        "a rung of annealing, 100 points (two products)": rung,
+    }
+
+
 def kernels(half: bool, rows: int = 8) -> list[tuple[str, float, int]]:
     """The dearest kernels of the convolutional net's gradient: name, milliseconds and calls per gradient."""
     import torch
@@ -82,6 +126,8 @@ def kernels(half: bool, rows: int = 8) -> list[tuple[str, float, int]]:
 def page() -> str:
     lines = ["# Where the time goes", "", "| part, perceptron, 1,000 chains | µs |", "|---|---:|"]
     lines += [f"| {name} | {value:,.0f} |" for name, value in microseconds(perceptron_parts()).items()]
+    lines += ["", "| part, RBM 784-500, 128 points | µs |", "|---|---:|"]
+    lines += [f"| {name} | {value:,.0f} |" for name, value in microseconds(machine_parts(), 100).items()]
     for half in (False, True):
         lines += ["", f"| kernel, conv net, 128 images, {'bfloat16' if half else 'float32'} | ms a gradient | calls |"]
         lines += ["|---|---:|---:|"]
