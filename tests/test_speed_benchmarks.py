@@ -16,6 +16,7 @@ from benchmarks import runner, speed, speed_doors, speed_mcmc, speed_nuts, speed
 from benchmarks.runner import Disagreement, Outcome
 from benchmarks.speed_targets import Perceptron, Residual, ScaledGaussian, images, perceptron, to_jax
 from benchmarks.speed_tasks import Chains, Proof, Run, Task, prove_cost, prove_moves, same_chains
+from lowland.data import DataError
 
 needs_jax = pytest.mark.skipif(find_spec("blackjax") is None, reason="blackjax is not installed")
 
@@ -193,7 +194,10 @@ def test_log_z_is_that_of_the_weights_and_another_is_refused() -> None:
 @pytest.mark.parametrize("name", list(speed.rows()))
 def test_every_row_runs_in_small_with_who_is_installed(name: str) -> None:
     row = speed.rows()[name]
-    benchmark = row.build(**row.small)
+    try:
+        benchmark = row.build(**row.small)
+    except DataError as missing:
+        pytest.skip(f"the row learns from images that are not here: {str(missing).partition(' was')[0]}")
     assert benchmark.name == f"speed-{name}"
     known = {c.name for c in benchmark.contenders}
     for goal in benchmark.goals:
