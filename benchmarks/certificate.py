@@ -368,7 +368,7 @@ def main() -> None:
         "seconds": time.monotonic() - began,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "certificate.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.out / "certificate.json").write_text(json.dumps(found) + "\n")
     (args.out / "certificate.md").write_text(page(found))
     print(args.out / "certificate.md")
 

@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rows": rows,
         "notes": notes(rows, options.binarise),
     }
-    (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (options.out / f"{name}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     (options.out / f"{name}.md").write_text(markdown(result), encoding="utf-8")
     print(markdown(result))
 
