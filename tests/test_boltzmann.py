@@ -177,6 +177,10 @@ def test_remembered_fields_never_outlive_points_or_weights() -> None:
         assert torch.equal(rbm(x), copy.deepcopy(rbm)(x.clone()))
         rbm.load_state_dict(machine(binary(5), seed=7).state_dict())
         assert torch.equal(rbm(x), machine(binary(5), seed=7)(x.clone()))
+        gaussian, y = machine(real(3)), torch.randn(8, 3, generator=seeded(), dtype=WIDE)
+        before = gaussian(y)
+        gaussian.prepare(4 * y)  # other scales, the same weights
+        assert torch.equal(gaussian(y), copy.deepcopy(gaussian)(y.clone())) and not torch.equal(gaussian(y), before)
         with torch.autocast("cpu", torch.bfloat16):
             half = rbm(x.float().double())
         assert not torch.equal(half, rbm(x))

@@ -232,7 +232,8 @@ class RBM(Energy):
     def _remembered(self, x: Tensor) -> _Seen:
         if x.is_inference() or self.weight.is_inference():
             return _Seen(x, (), self._fields(x))
-        key = (x._version, self.weight._version, self.hidden_bias._version, int(torch.is_autocast_enabled(x.device.type)))
+        versions = (t._version for t in (x, self.weight, self.hidden_bias, self.sigma))
+        key = (*versions, int(torch.is_autocast_enabled(x.device.type)))
         for seen in self._memory.seen:
             if seen.x is x and seen.key == key:
                 return seen
