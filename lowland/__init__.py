@@ -15,14 +15,18 @@ _HOMES = {
     "lowland.domain": "Domain binary box categorical real",
     "lowland.registry": "build register registered spec",
     "lowland.run": "Run RunError load",
+    "lowland.shipped": "shipped",
     "lowland.samplers": (
         "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info Langevin LeimkuhlerMatthews Lowest "
         "Moments ParallelTempering ShortRun State Trace Underdamped ais anneal cooling geometric noise_ladder "
         "predictor_corrector preserving probability_flow pyramid sample search sigma_ladder tune"
     ),
     "lowland.chains": "ReplayBuffer",
-    "lowland.objectives": "CD DSM PCD Loss ShortRunML WakeSleep contrast",
-    "lowland.nets": "DBM DBN IGEBM MLP RBM ConvNet NoiseMLP",
+    "lowland.objectives": (
+        "CD DSM JEM NCE PCD EnergyDiscrepancy EnergyMatching EquilibriumMatching FlowContrastive Loss OutlierExposure "
+        "PseudoLikelihood RankingNCE RatioMatching ScoreMatching ShortRunML WakeSleep contrast"
+    ),
+    "lowland.nets": "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet EmbeddingMLP NoiseMLP WideResNet",
     "lowland.metrics": (
         "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary"
     ),

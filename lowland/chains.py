@@ -3,6 +3,7 @@
 Only points are stored. Energy and score belong to the energy that made them and are computed anew at every visit.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -93,6 +94,15 @@ class ReplayBuffer:
         if self.labels is not None and labels is not None:
             self.labels[visit.slots[finite]] = labels[finite]
         return int((~finite).sum())
+
+    def renew(self, share: float, generator: torch.Generator) -> int:
+        """Begin the oldest chains anew, a share of all (rounded up), in their slots; returns how many."""
+        count = math.ceil(share * self.capacity)
+        slots = self.age.argsort(descending=True, stable=True)[:count]
+        x = self.x.clone()  # a visit may still hold the old one
+        x[slots] = self.domain.draw(count, generator, dtype=x.dtype)
+        self.x, self.age = x, self.age.index_fill(0, slots, 0)
+        return count
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that `load_state_dict` restores exactly."""

@@ -128,7 +128,8 @@ def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
         __base__=Recipe,
         energy=(_union("energy", skip=["domain"]), ...),
         objective=(_union("objective"), ...),
-        sampler=(sampler, ...),
+        terms=(list[_union("term")] if registered("term") else list, []),  # type: ignore[misc]
+        sampler=(Union[sampler, None], None),  # type: ignore[arg-type]  # noqa: UP007
         training=(model_of(Training, tagged=False), Field(default_factory=dict, validate_default=True)),
         generation=(generation, ...),
         restoration=(Union[restoration, None], None),  # type: ignore[arg-type]  # noqa: UP007
@@ -145,7 +146,8 @@ class Recipe(BaseModel):
     data: Data
     energy: Any
     objective: Any
-    sampler: Any
+    terms: list[Any] = []
+    sampler: Any = None
     training: Any
     generation: Any
     restoration: Any = None
@@ -158,6 +160,16 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"data.binarise is {self.data.binarise!r} and {' and '.join(spread)} would move the data off 0 and 1; binary "
                 f"data have no grey levels to spread; leave out one or the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _chains_need_a_sampler(self) -> "Recipe":
+        objective = registered("objective")[self.objective.name]
+        if self.sampler is None and getattr(objective, "sampled", True):
+            raise ValueError(
+                f"objective {self.objective.name} runs chains and the recipe names no sampler; a [sampler] section is needed; "
+                f"add one, for example name = 'Langevin' and a step_size"
             )
         return self
 
@@ -310,12 +322,19 @@ def _models_in(annotation: Any) -> list[Any]:
 
 
 def _toml(values: Mapping[str, Any], section: str = "") -> str:
-    lines = [f"{k} = {_literal(v)}" for k, v in values.items() if v is not None and not isinstance(v, Mapping)]
+    inner = {key: value for key, value in values.items() if isinstance(value, Mapping) or _tables(value)}
+    lines = [f"{k} = {_literal(v)}" for k, v in values.items() if v is not None and k not in inner]
     text = (f"[{section}]\n" if section and lines else "") + "\n".join(lines) + ("\n" if lines else "")
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            text += "\n" + _toml(value, f"{section}.{key}" if section else key).lstrip("\n")
+    for key, value in inner.items():
+        name = f"{section}.{key}" if section else key
+        for part in value if isinstance(value, list) else [value]:
+            table = _toml(part, name).lstrip("\n")
+            text += "\n" + (table.replace(f"[{name}]", f"[[{name}]]", 1) if isinstance(value, list) else table)
     return text
+
+
+def _tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(part, Mapping) for part in value)
 
 
 def _literal(value: Any) -> str:

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, TypeVar
 
-KINDS = ("energy", "sampler", "objective")
+KINDS = ("energy", "sampler", "objective", "term")
 PROVIDERS = ("lowland.nets", "lowland.targets", "lowland.samplers", "lowland.objectives")  # modules that register
 
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
@@ -38,7 +38,7 @@ def register(kind: str) -> Callable[[type[T]], type[T]]:
 
 
 def registered(kind: str) -> dict[str, type]:
-    """All classes of one kind (energy, sampler, objective) by name."""
+    """All classes of one kind (energy, sampler, objective, term) by name."""
     for module in PROVIDERS:
         import_module(module)
     return dict(_classes[kind])

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lowland.domain import Domain
 from lowland.registry import build
+from lowland.shipped import shipped, shipped_folder
 
 FORMAT = 1
 
@@ -84,10 +85,16 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """An existing run. Raises RunError if there is none, or if it is of another format."""
+        """An existing run: a directory, or the name of one that is shipped. Raises RunError if there is none, or if it is of
+        another format."""
         run = cls(path)
+        if not run.path.exists() and len(run.path.parts) == 1 and run.path.name in shipped():
+            run = cls(shipped_folder() / run.path.name)
         if not (run.path / "recipe.json").is_file():
-            raise RunError(f"{run.path} holds no run: recipe.json is missing; a run directory is needed; train one first")
+            names = f", or one of the shipped {', '.join(shipped())}" if shipped() else ""
+            raise RunError(
+                f"{run.path} holds no run: recipe.json is missing; a run directory is needed{names}; train one first"
+            )
         header = run.header
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             found = header.get("format") if isinstance(header, dict) else None
@@ -119,6 +126,7 @@ class Run:
 
     def write(self, name: str, data: bytes) -> Path:
         """Write a file whole or not at all. Raises RunError when the disk refuses; the old file then still stands."""
+        self._check_own()
         target = self.path / name
         aside = target.with_name(f".{target.name}.tmp")
         try:
@@ -202,29 +210,9 @@ class Run:
     def save_checkpoint(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint aside, sync it, rename it into place. Raises RunError when the disk refuses."""
         target = self._directory(checkpoint.step)
-        aside = self.path / f".{target.name}.tmp"
-        files = {f"{stem}.safetensors": _dump(tensors) for stem, tensors in checkpoint.tensors.items()}
-        files["state.json"] = json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=1).encode()
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        files["manifest.json"] = json.dumps({"format": FORMAT, "sha256": digests}, indent=1).encode()
-        try:
-            if (self.path / "log.jsonl").exists():
-                _sync(self.path / "log.jsonl")  # the checkpoint will count on its rows
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            for name, data in files.items():
-                with (aside / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            if target.exists():
-                shutil.rmtree(target)
-            aside.replace(target)
-            _sync(self.path)
-        except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise _refused(target, error) from error
-        return target
+        if (self.path / "log.jsonl").exists():
+            _sync(self.path / "log.jsonl")  # the checkpoint will count on its rows
+        return write_whole(target, checkpoint.step, checkpoint.tensors, checkpoint.state)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints present, ascending, whole or not."""
@@ -273,12 +261,25 @@ class Run:
         for step in set(self.steps()) - steps:
             shutil.rmtree(self._directory(step))
 
+    def _check_own(self) -> None:
+        if self.path.parent == shipped_folder():
+            raise RunError(
+                f"{self.path.name} is shipped with lowland and is not written to; it can be sampled and scored with; copy "
+                f"{self.path} to a place of your own, or train the recipe"
+            )
+
+    def chosen(self) -> int | None:
+        """The step of the checkpoint that training selected as the best, if it did; None for the newest."""
+        best = self.load_checkpoint().state.get("best") or {}
+        return int(best["step"]) if best and int(best["step"]) in self.steps() else None
+
     def _directory(self, step: int) -> Path:
         return self.path / f"step-{step:08d}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for one writer; the lock dies with its process. Raises RunError if another process holds it."""
+        self._check_own()
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -290,18 +291,44 @@ class Run:
 def load(path: str | Path, *, weights: str = "ema", step: int | None = None) -> tuple[Any, Any, dict[str, Any]]:
     """Read a run: (energy, sampler, recipe). The energy is in eval mode; the sampler is the one for generation.
 
-    weights: "ema" (averaged; the default) or "energy" (the last iterate); step: a checkpoint, the newest whole one unless
-    given. Nothing is unpickled. Raises RunError, a ValueError, if the run cannot be read.
+    path: a run directory, or the name of a run that is shipped with lowland (`shipped()`); weights: "ema" (averaged; the
+    default) or "energy" (the last iterate); step: a checkpoint; unless given the best if training selected one, else the
+    newest whole one. Nothing is unpickled. Raises RunError, a ValueError, if the run cannot be read.
     """
     if weights not in ("ema", "energy"):
         raise ValueError(f"weights is {weights!r}; it must be 'ema' or 'energy'; 'ema' is the default")
     run = Run.open(path)
-    checkpoint = run.load_checkpoint(step)
+    checkpoint = run.load_checkpoint(run.chosen() if step is None else step)
     recipe = run.recipe
     domain = Domain.from_dict(checkpoint.state["domain"])
     energy = build("energy", {**recipe["energy"], "domain": domain})
     energy.load_state_dict(checkpoint.tensors[weights])
     return energy.eval(), build("sampler", recipe["generation"]["sampler"]), recipe
+
+
+def write_whole(target: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    """Write the files of a checkpoint aside, sync them, rename the folder into place. Raises RunError when the disk refuses."""
+    aside = target.with_name(f".{target.name}.tmp")
+    files = {f"{stem}.safetensors": _dump(content) for stem, content in tensors.items()}
+    files["state.json"] = json.dumps({"step": step, **state}, indent=1).encode()
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    files["manifest.json"] = json.dumps({"format": FORMAT, "sha256": digests}, indent=1).encode()
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for name, data in files.items():
+            with (aside / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        aside.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise _refused(target, error) from error
+    return target
 
 
 def _dump(tensors: Mapping[str, Tensor]) -> bytes:

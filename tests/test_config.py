@@ -209,8 +209,22 @@ def test_training_reports_its_own_problems_together() -> None:
 
 def test_an_empty_recipe_says_all_that_is_missing() -> None:
     lines = mistakes({})
-    assert {"name", "data", "energy", "objective", "sampler", "generation"} == {line.split(":")[0] for line in lines}
+    assert {"name", "data", "energy", "objective", "generation"} == {line.split(":")[0] for line in lines}
     assert all(line.endswith("missing; add it") for line in lines)
+
+
+def test_a_recipe_without_a_sampler_is_for_objectives_that_run_no_chains() -> None:
+    with pytest.raises(ConfigError, match="objective PCD runs chains and the recipe names no sampler"):
+        read_recipe("moons", {"sampler": None})
+    assert read_recipe("moons-dsm", {"sampler": None}).sampler is None
+
+
+def test_terms_are_a_list_of_tables_that_survives_toml() -> None:
+    terms = [{"name": "EnergyL2", "weight": 0.1}, {"name": "EnergyL2", "weight": 0.2}]
+    recipe = read_recipe("moons", {"terms": terms})
+    assert tomllib.loads(recipe.toml())["terms"] == recipe.plain()["terms"] and len(recipe.terms) == 2
+    with pytest.raises(ConfigError, match=r"terms.*EnergyL2"):
+        read_recipe("moons", {"terms": [{"name": "EnergyL3"}]})
 
 
 def test_unknown_recipes_and_files() -> None:
@@ -252,7 +266,7 @@ def test_the_recipe_of_a_run_can_be_read_again(tmp_path: Path) -> None:
 def test_a_json_file_that_is_no_recipe_is_refused_in_words(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"recipe.json (is no recipe|has 6 mistakes)"):
+    with pytest.raises(ConfigError, match=r"recipe.json (is no recipe|has 5 mistakes)"):
         read_recipe(path, {"training.steps": 3} if text != '{"recipe": {}}' else None)
 
 

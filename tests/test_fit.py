@@ -136,11 +136,13 @@ def test_a_non_finite_loss_rolls_back_to_the_last_good_checkpoint_with_a_lower_r
     data = load_data("moons", count=200)
     values = recipe("cd")
     energy = fit(values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False)
-    assert [(e["event"], e["name"]) for e in events(tmp_path / "run")] == [
-        ("verdict", "non-finite"),
-        ("rollback", "non-finite"),
+    flight, *acts = events(tmp_path / "run")
+    assert flight["event"] == "preflight" and flight["sentences"] == []
+    assert [(e["event"], e["name"]) for e in acts] == [
+        ("verdict", "diverging"),
+        ("rollback", "diverging"),
     ]
-    assert events(tmp_path / "run")[1]["to"] == 20
+    assert acts[1]["to"] == 20 and "learning rate" in acts[1]["did"]
     state = json.loads((tmp_path / "run" / "step-00000060" / "state.json").read_text())
     assert state["rate_factor"] == 0.5 and state["rollbacks"] == 1
     assert all(p.isfinite().all() for p in energy.parameters())
@@ -159,7 +161,7 @@ def test_a_non_finite_update_is_never_applied(policy: str, tmp_path: Path, capsy
 def test_stop_stops_and_says_why(tmp_path: Path) -> None:
     data = load_data("moons", count=200)
     values = recipe("cd", **{"training.on_failure": "stop"})
-    with pytest.raises(TrainingStoppedError, match=r"stopped at step 33.*not finite.*newest checkpoint is step 20"):
+    with pytest.raises(TrainingStoppedError, match=r"stopped at step 40.*not finite.*newest checkpoint is step 20"):
         fit(values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False)
     assert events(tmp_path / "run")[-1]["event"] == "stop"
 
@@ -187,7 +189,7 @@ def test_what_was_rolled_back_is_not_part_of_the_lineage() -> None:
 
 def test_the_run_directory_says_what_was_done_without_a_clock_in_the_log(tmp_path: Path) -> None:
     fit(recipe("moons"), tmp_path / "run", progress=False)
-    rows = Run(tmp_path / "run").rows()
+    rows = lineage(Run(tmp_path / "run").rows())
     assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
     wanted = {"loss", "gap", "energy_data", "energy_model", "spread", "gradient_norm", "movement", "acceptance", "age"}
     assert all(wanted <= set(row) and "seconds" not in row for row in rows)

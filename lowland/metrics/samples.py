@@ -1,12 +1,14 @@
-"""Comparing samples with data: two-sample distances, copies, classes, reconstruction error."""
+"""Comparing samples with data: two-sample distances and tests, coverage, copies, classes, reconstruction error."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lowland.energy import check_finite
-from lowland.metrics.estimate import Estimate, mean
+from lowland.metrics.estimate import Estimate, mean, share
 
 
 def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> Estimate:
@@ -46,6 +48,93 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cb @ root).clamp_min(0).sqrt().sum()
     return float((a.mean(0) - b.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * cross)
+
+
+class Coverage(NamedTuple):
+    """precision: share of samples within the data's reach; recall: share of data within the samples' reach."""
+
+    precision: Estimate
+    recall: Estimate
+
+
+def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> Coverage:
+    """How many samples x (N, d) look like data y (M, d), and how much of the data the samples cover.
+
+        precision = share of x inside ∪_j B(y_j, r_j),      recall = share of y inside ∪_i B(x_i, r_i)
+
+    r is the distance to the k-th nearest neighbour within the same set. A sample that repeats lowers recall, one that is
+    nothing lowers precision; both are near, not at, 1 for two draws of one law, and depend on N and M: compare at equal counts.
+    The errors are binomial, with the balls as they are. Give features of images, not pixels.
+    Source: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
+
+    >>> data = torch.arange(20.0).unsqueeze(1)
+    >>> found = precision_recall(data[:10] + 0.5, data)  # samples of its lower half
+    >>> found.precision.value, found.recall.value
+    (1.0, 0.65)
+    """
+    if not 1 <= k < min(len(x), len(y)):
+        raise ValueError(f"k is {k} for {len(x)} and {len(y)} points; it must be at least 1 and less than both; 3 is common")
+    a, b = _rows(x).float(), _rows(y).float()
+    return Coverage(_within(a, b, k), _within(b, a, k))
+
+
+def _within(x: Tensor, y: Tensor, k: int) -> Estimate:
+    """The share of x inside the balls around y that hold k other points of y."""
+    reach = torch.cat([torch.cdist(part, y).kthvalue(k + 1, 1).values for part in y.split(1024)])
+    inside = [(torch.cdist(part, y) <= reach).any(1) for part in x.split(1024)]
+    return share(int(torch.cat(inside).sum()), len(x))
+
+
+def two_sample_accuracy(x: Tensor, y: Tensor, *, generator: torch.Generator, hidden: int = 64, steps: int = 1000) -> Estimate:
+    """How often a classifier tells x (N, d) from y (M, d) on points it has not seen: ½ where both are of one law, 1 if apart.
+
+    The larger set is cut to the size of the smaller. Half of each trains a perceptron with one hidden layer (standardised
+    inputs, AdamW, batches of 256, a falling rate), the other half is called; the error is binomial. What a weak classifier
+    cannot tell apart may still differ: the accuracy is a lower bound of what the best would reach.
+    Source: Lopez-Paz & Oquab (2017), https://arxiv.org/abs/1610.06545
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x, y = torch.randn(400, 2, generator=g), torch.randn(400, 2, generator=g) + 9
+    >>> two_sample_accuracy(x, y, generator=g, steps=100).value
+    1.0
+    """
+    count = min(len(x), len(y))
+    if count < 16 or hidden < 1 or steps < 1:
+        raise ValueError(
+            f"{count} points on the smaller side came with hidden {hidden} and steps {steps}; at least 16 points, one unit and "
+            f"one step are needed; pass more"
+        )
+    sides = [part[torch.randperm(len(part), generator=generator)[:count]] for part in (_rows(x), _rows(y))]
+    z = torch.cat([part[: count // 2] for part in sides] + [part[count // 2 :] for part in sides]).float()
+    z = (z - z.mean(0)) / z.std(0).clamp_min(1e-6)
+    seen, held = 2 * (count // 2), count - count // 2
+    truth = torch.cat([torch.arange(seen) >= count // 2, torch.arange(2 * held) >= held])
+    logits = _telling(z[:seen], truth[:seen].float(), hidden, steps, generator)(z[seen:])
+    return share(int(((logits > 0) == truth[seen:]).sum()), 2 * held)
+
+
+def _telling(x: Tensor, truth: Tensor, hidden: int, steps: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """The logit of a perceptron trained to say whether rows of x are of the second kind."""
+    shapes = ((x.shape[1], hidden), (hidden,), (hidden,), ())
+    weights = [torch.randn(s, generator=generator) / math.sqrt(s[0]) if len(s) == 2 else torch.zeros(s) for s in shapes]
+    weights[2] = torch.randn(hidden, generator=generator) / math.sqrt(hidden)
+
+    def logit(z: Tensor) -> Tensor:
+        return torch.relu(z @ weights[0] + weights[1]) @ weights[2] + weights[3]
+
+    optimizer = torch.optim.AdamW([w.requires_grad_() for w in weights], lr=3e-3, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    with torch.inference_mode(False), torch.enable_grad():
+        for _ in range(steps):
+            rows = torch.randint(len(x), (256,), generator=generator)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logit(x[rows]), truth[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    for w in weights:
+        w.requires_grad_(False)
+    return logit
 
 
 def nearest(x: Tensor, reference: Tensor, *, leave_out: bool = False) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
 """Architectures, each an Energy, all without batch norm."""
 
 from lowland.nets.boltzmann import DBM, DBN, RBM
+from lowland.nets.classifier import ClassifierEnergy, EmbeddingMLP
 from lowland.nets.images import IGEBM, ConvNet
 from lowland.nets.vectors import MLP, NoiseMLP
+from lowland.nets.wide import WideResNet
 
-__all__ = ["DBM", "DBN", "IGEBM", "MLP", "RBM", "ConvNet", "NoiseMLP"]
+__all__ = ["DBM", "DBN", "IGEBM", "MLP", "RBM", "ClassifierEnergy", "ConvNet", "EmbeddingMLP", "NoiseMLP", "WideResNet"]

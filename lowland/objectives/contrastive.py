@@ -31,11 +31,13 @@ from lowland.samplers.tempering import ParallelTempering
 
 
 class Loss(NamedTuple):
-    """value: scalar to differentiate; terms: detached scalars for the log, on the device; negatives: (B, *event) or None."""
+    """value: scalar to differentiate; terms: detached scalars for the log, on the device; negatives: (B, *event) or None, and
+    their labels (B,) where they have some."""
 
     value: Tensor
     terms: dict[str, Tensor]
     negatives: Tensor | None
+    labels: Tensor | None = None
 
 
 def contrast(
@@ -89,7 +91,7 @@ def contrast(
     }
     if entropy is not None:
         terms["cross_entropy"] = entropy
-    return Loss(value, {name: term.detach() for name, term in terms.items()}, negatives)
+    return Loss(value, {name: term.detach() for name, term in terms.items()}, negatives, negative_labels)
 
 
 def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -257,8 +259,17 @@ class PCD:
         _observe(energy, x)
         loss = contrast(energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2, classify=self.classify)
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
-        loss = loss._replace(terms=loss.terms | _chain_terms(start, trace, energy) | age)
+        loss = loss._replace(terms=loss.terms | _chain_terms(start, trace, energy) | age | self._fresh(visit.fresh, trace))
         return sparse(loss, energy, x, self.sparsity, self.sparse_target)
+
+    def _fresh(self, fresh: Tensor, trace: Trace) -> dict[str, Tensor]:
+        """By how much chains that began anew end above old ones in energy, without bias over updates."""
+        values = getattr(trace.state, "energy", None)
+        if not self.restart or values is None or values.shape != fresh.shape:
+            return {}
+        new = fresh.to(values.dtype)
+        old = (values * (1 - new)).sum() / (1 - new).sum().clamp_min(1)
+        return {"fresh_gap": ((values - old) * new).sum() / (self.restart * len(new))}
 
     def _move(self, target: Energy, sampler: Sampler, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Trace, Tensor]:
         """Where the chains started, their trace, and what goes back to the buffer: with tempering, all replicas of each."""

@@ -1,8 +1,9 @@
-"""The training loop: update, log, diagnose, checkpoint; roll back when health says so."""
+"""The training loop: update, log, diagnose, checkpoint; when health says so, roll back, cure and go on."""
 
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,12 +12,15 @@ from tqdm.auto import tqdm
 from lowland.data import Dataset, load_data
 from lowland.energy import Energy
 from lowland.run import Run
+from lowland.training.board import Board
 from lowland.training.health import Finding, diagnose, worst
+from lowland.training.preflight import fly
+from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session, cpu_threads
 
 
 class TrainingStoppedError(RuntimeError):
-    """Health stopped the run. The last good checkpoint stands; the message says what was seen and what to do."""
+    """Health stopped the run. The last good checkpoint stands; the message says what was seen, tried and what to do."""
 
 
 def load_recipe_data(recipe: Mapping[str, Any]) -> Dataset:
@@ -37,7 +41,9 @@ def fit(
 
     recipe: a `Recipe` or its plain values; run: a Run or a path, made if it is not there; data, energy: used in place of
     what the recipe names (pass them again when resuming). A run that was killed and resumed equals one that was not, bit
-    for bit: weights, averages, chains and log.
+    for bit: weights, averages, chains, partners and log. On trouble the run goes back to the newest checkpoint in good health,
+    lowers the rate, shortens the sampler's step or begins chains anew, whichever the verdict asks for, and writes down what it
+    did; after `training.rollbacks` attempts it stops. With training.select the energy of the best checkpoint is returned.
 
     Raises ValueError for data or settings that cannot be trained on, RunError if the directory refuses, TrainingStoppedError
     if health stops the run.
@@ -59,17 +65,20 @@ def fit(
 
 
 def _train(session: Session, run: Run, progress: bool) -> None:
-    """Begin or go on, and update until all steps are done."""
+    """Begin or go on, and update until all steps are done, or nothing better was found for long enough."""
     run.check_versions()
     run.write_json("data.json", _about(session.data))
-    rows = _begin(session, run)
+    rows = _begin(session, run, progress)
     spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
-    began = time.monotonic() - (spent[-1] if spent else 0.0)
-    with _bar(session.settings.steps, session.step, progress) as bar:
-        while session.step < session.settings.steps:
+    board = Board(run.path / "tensorboard" if session.settings.tensorboard else None)
+    desk = _Desk(session, run, rows, Selection.of(session), board, time.monotonic() - (spent[-1] if spent else 0.0))
+    with _bar(session.settings.steps, session.step, progress) as bar, board:
+        while session.step < session.settings.steps and not desk.ended:
             before = session.step
-            _update(session, run, rows, bar, began)
+            desk.update(bar)
             bar.update(session.step - before)
+    if session.best:
+        session.ema.module.load_state_dict(run.load_checkpoint(int(session.best["step"])).tensors["ema"])
 
 
 def _about(data: Dataset) -> dict[str, Any]:
@@ -98,8 +107,8 @@ def _bar(total: int, done: int, shown: bool) -> Any:
     return tqdm(total=total, initial=done, unit="step", disable=not shown, mininterval=calm, maxinterval=2 * calm)
 
 
-def _begin(session: Session, run: Run) -> list[dict[str, Any]]:
-    """Restore the newest checkpoint, or write the first; returns the log rows that lead up to it."""
+def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
+    """Restore the newest checkpoint, or fly a copy and write the first; returns the log rows that lead up to it."""
     if run.steps():
         checkpoint = run.load_checkpoint()
         session.restore(checkpoint)
@@ -107,7 +116,12 @@ def _begin(session: Session, run: Run) -> list[dict[str, Any]]:
         run.cut_log(checkpoint.state["log_size"])
     else:
         run.cut_log(0)
-        run.save_checkpoint(session.checkpoint(0))
+        if session.settings.preflight != "off":
+            flight = fly(session)
+            run.log({"step": 0, "event": "preflight", **flight.plain()})
+            for sentence in flight.sentences if progress else ():
+                tqdm.write(f"preflight: {sentence}", file=sys.stderr)
+        run.save_checkpoint(session.checkpoint(run.log_size()))
     return lineage(run.rows())
 
 
@@ -122,53 +136,104 @@ def lineage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _update(session: Session, run: Run, rows: list[dict[str, Any]], bar: Any, began: float) -> None:
-    settings = session.settings
-    sound = session.advance()
-    if sound and session.step % settings.log_every and session.step < settings.steps:
-        return
-    row = session.row()
-    findings = diagnose([*rows, row])
-    session.health = row["health"] = worst(findings)
-    _log(run, rows, row, findings, settings.on_failure, time.monotonic() - began)
-    gap = f"gap {row['gap']:+.3g}, " if "gap" in row else ""
-    bar.set_postfix_str(f"{gap}health {row['health']}", refresh=False)
-    if session.health == "bad" and settings.on_failure in ("roll-back", "stop"):
-        _intervene(session, run, rows, findings)
-    elif session.step % settings.checkpoint_every == 0 or session.step == settings.steps:
+@dataclass
+class _Desk:
+    """What the loop works with. rows: of the log that lead up to the present state; began: moment of the first update."""
+
+    session: Session
+    run: Run
+    rows: list[dict[str, Any]]
+    selection: Selection | None
+    board: Board
+    began: float
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing better was found for as long as patience lasts."""
+        patience = self.session.settings.patience
+        return bool(patience) and self.session.best.get("waited", 0) >= patience
+
+    def update(self, bar: Any) -> None:
+        """One update; and where it is time, a row in the log, a diagnosis, a checkpoint."""
+        session, settings = self.session, self.session.settings
+        session.advance()
+        if session.step % settings.log_every and session.step < settings.steps:
+            return
+        saving = session.step % settings.checkpoint_every == 0 or session.step == settings.steps
+        row = session.row()
+        if saving:
+            row |= held_gap(session)
+        findings = diagnose([*self.rows, row])
+        session.health = row["health"] = worst(findings)
+        cured = session.health == "bad" and settings.on_failure in ("roll-back", "stop")
+        if saving and not cured and self.selection is not None:
+            row |= self.selection.judge(session)
+        self._log(row, findings)
+        gap = f"gap {row['gap']:+.3g}, " if "gap" in row else f"loss {row['loss']:.4g}, "
+        bar.set_postfix_str(f"{gap}health {row['health']}", refresh=False)
+        if cured:
+            self._intervene(findings)
+        elif saving:
+            self._save()
+
+    def _save(self) -> None:
+        session, run = self.session, self.run
         run.save_checkpoint(session.checkpoint(run.log_size()))
-        run.keep_checkpoints({*run.steps()[-settings.keep :], session.good_step})
+        best = {int(session.best["step"])} if session.best else set()
+        run.keep_checkpoints({*run.steps()[-session.settings.keep :], session.good_step} | best)
 
+    def _log(self, row: dict[str, Any], findings: list[Finding]) -> None:
+        """Write the row, and an event for every finding that is new or has changed its level."""
+        known = {(f.name, f.level) for f in diagnose(self.rows)}
+        self.rows.append(row)
+        self.run.log(row)
+        self.run.log({"step": row["step"], "seconds": round(time.monotonic() - self.began, 3)}, "time.jsonl")
+        self.board.write(row)
+        for finding in findings:
+            if (finding.name, finding.level) not in known:
+                self.run.log({"step": row["step"], "event": "verdict", **finding._asdict()})
+                if self.session.settings.on_failure != "continue":
+                    tqdm.write(
+                        f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} {finding.remedy}",
+                        file=sys.stderr,
+                    )
 
-def _log(
-    run: Run, rows: list[dict[str, Any]], row: dict[str, Any], findings: list[Finding], policy: str, seconds: float
-) -> None:
-    """Write the row, and an event for every finding that is new or has changed its level."""
-    known = {(f.name, f.level) for f in diagnose(rows)}
-    rows.append(row)
-    run.log(row)
-    run.log({"step": row["step"], "seconds": round(seconds, 3)}, "time.jsonl")
-    for finding in findings:
-        if (finding.name, finding.level) not in known:
-            run.log({"step": row["step"], "event": "verdict", **finding._asdict()})
-            if policy != "continue":
-                tqdm.write(f"step {row['step']}: {finding.level}: {finding.sentence} {finding.remedy}", file=sys.stderr)
+    def _intervene(self, findings: list[Finding]) -> None:
+        """Roll back to the newest checkpoint in good health and cure what was found, or stop."""
+        session, run = self.session, self.run
+        cause = next(f for f in findings if f.level == "bad")
+        step, tried, factors = session.step, session.rollbacks, (session.rate_factor, session.step_factor)
+        if session.settings.on_failure == "stop" or tried >= session.settings.rollbacks:
+            run.log({"step": step, "event": "stop", **cause._asdict()})
+            raise TrainingStoppedError(
+                f"training stopped at step {step}{self._history()}: {cause.name}: {cause.sentence} {cause.remedy} The newest "
+                f"checkpoint is step {run.steps()[-1]} in {run.path}."
+            )
+        earlier = [row for row in run.rows() if row.get("event") == "rollback"]
+        again = bool(earlier) and step - earlier[-1]["to"] <= 2 * session.settings.checkpoint_every
+        checkpoint = run.load_checkpoint(session.good_step if again else run.steps()[-1])  # those in bad health are not saved
+        session.restore(checkpoint)
+        session.rollbacks = tried + 1
+        done = self._cure(cause.cure, factors, again)
+        run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
+        run.log({"step": step, "event": "rollback", "to": checkpoint.step, "did": done, **cause._asdict()})
+        self.rows[:] = [row for row in self.rows if row["step"] <= checkpoint.step]
+        words = f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, {done}."
+        tqdm.write(words, file=sys.stderr)
 
+    def _cure(self, cure: str, factors: tuple[float, float], again: bool) -> str:
+        """Lower the rate from what it was when trouble came, and shorten the step or begin chains anew; says what it did."""
+        session = self.session
+        session.rate_factor = factors[0]
+        session.lower_rate(0.25 if again else 0.5)
+        done = [f"learning rate × {session.rate_factor:g}"]
+        session.shorten(factors[1] / session.step_factor)
+        if cure == "step" and session.shorten(0.5):
+            done.append(f"sampler step × {session.step_factor:g}")
+        if cure == "chains" and (count := session.renew(0.5)):
+            done.append(f"{count} chains begun anew")
+        return ", ".join(done)
 
-def _intervene(session: Session, run: Run, rows: list[dict[str, Any]], findings: list[Finding]) -> None:
-    """Roll back to the newest checkpoint in good health with half the learning rate, or stop."""
-    cause = next(f for f in findings if f.level == "bad")
-    step, settings, rollbacks, factor = session.step, session.settings, session.rollbacks, session.rate_factor
-    if settings.on_failure == "stop" or rollbacks >= settings.rollbacks:
-        run.log({"step": step, "event": "stop", **cause._asdict()})
-        raise TrainingStoppedError(
-            f"training stopped at step {step}: {cause.sentence} {cause.remedy} The newest checkpoint is step "
-            f"{run.steps()[-1]} in {run.path}."
-        )
-    checkpoint = run.load_checkpoint(session.good_step)
-    session.restore(checkpoint)
-    session.rate_factor, session.rollbacks = factor / 2, rollbacks + 1
-    run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
-    run.log({"step": step, "event": "rollback", "to": checkpoint.step, **cause._asdict()})
-    rows[:] = [row for row in rows if row["step"] <= checkpoint.step]
-    tqdm.write(f"step {step}: rolled back to step {checkpoint.step} with a lower rate. {cause.sentence}", file=sys.stderr)
+    def _history(self) -> str:
+        cures = [row["did"] for row in self.run.rows() if row.get("event") == "rollback"]
+        return f" after {len(cures)} rollbacks ({'; '.join(cures)})" if cures else ""

@@ -1,15 +1,19 @@
-"""The training doctor: a pure function from logged numbers to findings, each with a sentence and a remedy.
+"""The training doctor: a pure function from logged numbers to findings, each with a sentence, a remedy and a cure.
 
 Energy-based training dies in a handful of ways, and all of them show in numbers before they show in pictures:
 
-    the gap E(samples) − E(data) leaves zero      the sampler cannot follow the energy, or has found holes in it
-    the energies grow without bound               nothing holds their level
-    the chains stop moving, or sit on the walls   the step is too small, or the score too large
-    the gradient jumps                            the next update will throw the weights away
-    a number is not finite                        it already has
+    a number is not finite; energies run away     diverging
+    the gap E(samples) − E(data) leaves zero      chains cannot follow the energy (discriminator won), or found holes in it
+    samples sit on the walls                      saturated
+    chains stop moving, or refuse every move      frozen chains
+    the energies of all data become equal         energy collapse
+    held-out data lie above training data         overfitting
+    old chains lie above those begun anew         overfitting the buffer
+    samples become alike                          mode loss
 
 `diagnose` looks at the last rows of the log and at nothing else, so that a resumed run finds what an uninterrupted one
-would have found.
+would have found. The cure is what `fit` does after rolling back: "rate" lowers the learning rate, "step" shortens the
+sampler's step and lowers the rate, "chains" begins half of the chains anew and lowers the rate.
 """
 
 import math
@@ -19,34 +23,44 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 Level = Literal["good", "warn", "bad"]
+Cure = Literal["rate", "step", "chains"]
 Rows = Sequence[Mapping[str, Any]]
 
 
 class Finding(NamedTuple):
-    """name of the check, level (warn or bad), what is seen in one sentence, what to do in another."""
+    """name of the verdict, level (warn or bad), what is seen in one sentence, what to do in another, what `fit` does itself."""
 
     name: str
     level: Level
     sentence: str
     remedy: str
+    cure: Cure = "rate"
 
 
 @dataclass(frozen=True)
 class Limits:
     """When a number is worth a word. Gaps are in units of the spread (standard deviation) of the data's energies.
 
-    window: rows looked at; settle: rows at the start in which only non-finite numbers are judged.
+    window: rows looked at; settle: rows at the start in which only numbers that no sound run shows are judged.
     """
 
     window: int = 20
     settle: int = 30
     gap_warn: float = 3.0
     gap_bad: float = 8.0
+    gap_wild: float = 1000.0
     energy_bad: float = 1e6
     gradient_warn: float = 30.0
     stuck: float = 1e-4
+    refused: float = 0.001
     border_warn: float = 0.3
     border_bad: float = 0.95
+    flat: float = 1e-4
+    held_warn: float = 1.0
+    fresh_warn: float = 2.0
+    told_apart: float = 0.999
+    alike_warn: float = 0.3
+    alike_bad: float = 0.03
 
 
 def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
@@ -61,9 +75,9 @@ def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
     recent = list(rows)[-limits.window :]
     if not recent:
         return []
-    found = [_nonfinite(recent)]
+    found = [_nonfinite(recent), _magnitude(recent, limits), _wild(recent, limits)]
     if len(rows) > limits.settle:
-        found += [check(recent, limits) for check in (_gap, _drift, _magnitude, _gradient, _movement, _border, _age)]
+        found += [check(recent, limits) for check in CHECKS]
     return [finding for finding in found if finding is not None]
 
 
@@ -85,10 +99,38 @@ def _nonfinite(rows: Rows) -> Finding | None:
     if not count and not named:
         return None
     return Finding(
-        "non-finite",
+        "diverging",
         "bad",
-        f"{count} updates since the last row had a loss or gradient that is not finite and were not applied.",
+        f"{count} updates since the last row had a loss or gradient that is not finite and were not applied"
+        + (f"; not finite: {', '.join(named)}." if named else "."),
         "Lower the learning rate, raise l2, or choose a smaller sampler step.",
+    )
+
+
+def _magnitude(rows: Rows, limits: Limits) -> Finding | None:
+    energies = _series(rows[-5:], "energy_data") + _series(rows[-5:], "energy_model")
+    if not energies or max(map(abs, energies)) < limits.energy_bad:
+        return None
+    return Finding(
+        "diverging",
+        "bad",
+        f"Energies have reached {max(map(abs, energies)):.2g}: nothing holds their level.",
+        "Raise l2, or use spectral norm.",
+    )
+
+
+def _wild(rows: Rows, limits: Limits) -> Finding | None:
+    """A gap that no start explains, in two rows running."""
+    last = [(row["gap"], row["spread"]) for row in rows[-2:] if "gap" in row and "spread" in row]
+    ratios = [abs(gap) / spread for gap, spread in last if spread > 0 and math.isfinite(gap)]
+    if len(ratios) < 2 or min(ratios) < limits.gap_wild:
+        return None
+    return Finding(
+        "diverging",
+        "bad",
+        f"Samples and data are {min(ratios):.0f} spreads of the data's energies apart.",
+        "Lower the learning rate or the sampler's step.",
+        "step",
     )
 
 
@@ -102,16 +144,28 @@ def _gap(rows: Rows, limits: Limits) -> Finding | None:
     level: Level = "bad" if abs(ratio) > limits.gap_bad else "warn"
     if ratio > 0:
         return Finding(
-            "energy gap",
+            "discriminator won",
             level,
             f"Samples lie {ratio:.0f} spreads above the data in energy: the chains do not get down to where data are.",
             "Take more or larger sampler steps, or lower the learning rate.",
         )
     return Finding(
-        "energy gap",
+        "diverging",
         level,
         f"Samples lie {-ratio:.0f} spreads below the data in energy: the chains have found holes that data do not fill.",
         "Lower the learning rate or raise l2; more chains fill holes sooner.",
+    )
+
+
+def _told_apart(rows: Rows, limits: Limits) -> Finding | None:
+    shares = _series(rows, "accuracy")
+    if len(shares) < limits.window or min(shares) < limits.told_apart:
+        return None
+    return Finding(
+        "discriminator won",
+        "warn",
+        f"Data and noise have been told apart in {min(shares):.2%} of the cases for {len(shares)} rows: no gradient is left.",
+        "Choose a noise that is closer to the data, for example a flow, or a smaller learning rate.",
     )
 
 
@@ -131,18 +185,6 @@ def _drift(rows: Rows, limits: Limits) -> Finding | None:
     )
 
 
-def _magnitude(rows: Rows, limits: Limits) -> Finding | None:
-    energies = _series(rows[-5:], "energy_data") + _series(rows[-5:], "energy_model")
-    if not energies or max(map(abs, energies)) < limits.energy_bad:
-        return None
-    return Finding(
-        "energy magnitude",
-        "bad",
-        f"Energies have reached {max(map(abs, energies)):.2g}: nothing holds their level.",
-        "Raise l2, or use spectral norm.",
-    )
-
-
 def _gradient(rows: Rows, limits: Limits) -> Finding | None:
     norms = _series(rows, "gradient_norm")
     if len(norms) < 5 or norms[-1] < limits.gradient_warn * max(median(norms), 1e-12):
@@ -156,11 +198,19 @@ def _gradient(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _movement(rows: Rows, limits: Limits) -> Finding | None:
-    moves = _series(rows[-5:], "movement")
+    moves, rates = _series(rows[-5:], "movement"), _series(rows[-5:], "acceptance")
+    if rates and median(rates) < limits.refused:
+        return Finding(
+            "frozen chains",
+            "bad",
+            f"Chains refuse all but {median(rates):.1g} of their moves: their samples do not renew.",
+            "Choose a smaller sampler step.",
+            "step",
+        )
     if not moves or median(moves) > limits.stuck:
         return None
     return Finding(
-        "chain movement",
+        "frozen chains",
         "warn",
         f"Chains move {median(moves):.1g} per update: they stand still and their samples do not renew.",
         "Raise the sampler's step size or noise.",
@@ -175,10 +225,63 @@ def _border(rows: Rows, limits: Limits) -> Finding | None:
     if share - usual < limits.border_warn and share < max(limits.border_bad, usual + 0.02):
         return None
     return Finding(
-        "border",
+        "saturated",
         "bad" if share > max(limits.border_bad, usual + 0.02) else "warn",
         f"{share:.0%} of the samples' numbers sit at the walls of the box; of the data's, {usual:.0%} do.",
         "Choose a smaller sampler step or clip: the score is throwing chains against the walls.",
+        "step",
+    )
+
+
+def _collapse(rows: Rows, limits: Limits) -> Finding | None:
+    """All data at one energy: judged against the level of the energies, since their unit is free."""
+    spreads, levels = _series(rows[-5:], "spread"), [abs(e) for e in _series(rows[-5:], "energy_data")]
+    if not spreads or not levels or median(spreads) > limits.flat * max(median(levels), 1e-3):
+        return None
+    return Finding(
+        "energy collapse",
+        "bad",
+        f"The energies of the data differ by {median(spreads):.1g} at a level of {median(levels):.1g}: the energy is flat.",
+        "Lower the learning rate, l2 or weight decay.",
+    )
+
+
+def _held(rows: Rows, limits: Limits) -> Finding | None:
+    gaps = _series(rows, "held_gap")
+    if not gaps or gaps[-1] < limits.held_warn:
+        return None
+    return Finding(
+        "overfitting",
+        "warn",
+        f"Held-out data lie {gaps[-1]:.1f} spreads above the training data in energy.",
+        "Stop earlier (training.select, training.patience), add noise or weight decay, or take a smaller network.",
+    )
+
+
+def _fresh(rows: Rows, limits: Limits) -> Finding | None:
+    """Chains begun anew get lower in their first visit than chains that have walked for long."""
+    gaps, spreads = _series(rows, "fresh_gap"), _series(rows, "spread")
+    if len(gaps) < limits.window or median(gaps) > -limits.fresh_warn * max(median(spreads), 1e-12):
+        return None
+    return Finding(
+        "overfitting the buffer",
+        "warn",
+        f"Chains begun anew lie {-median(gaps):.3g} below the old ones in energy: the buffer no longer follows the model.",
+        "Raise objective.restart or the number of steps, or lower the learning rate.",
+        "chains",
+    )
+
+
+def _alike(rows: Rows, limits: Limits) -> Finding | None:
+    shares = _series(rows[-5:], "diversity")
+    if not shares or median(shares) > limits.alike_warn:
+        return None
+    return Finding(
+        "mode loss",
+        "bad" if median(shares) < limits.alike_bad else "warn",
+        f"The samples' total variance is {median(shares):.2g} of the data's: they are alike.",
+        "Begin more chains anew (objective.restart), raise the temperature, or lower the learning rate.",
+        "chains",
     )
 
 
@@ -192,3 +295,6 @@ def _age(rows: Rows, limits: Limits) -> Finding | None:
         "Chains in the buffer have age 0: every visit begins anew, so nothing persists.",
         "Lower objective.restart.",
     )
+
+
+CHECKS = (_gap, _told_apart, _drift, _gradient, _movement, _border, _collapse, _held, _fresh, _alike, _age)

@@ -1,18 +1,18 @@
 """Everything that changes during training, in one place: what is stepped is what is saved.
 
-A session holds the weights, their average, the optimiser, the chains, the generators, the position in the data and the
-learning-rate factor that health has set. `checkpoint` turns all of it into tensors and plain values, `restore` puts all of
-it back; nothing else carries state, which is why a resumed run equals an uninterrupted one bit for bit.
+A session holds the weights, their average, the partner, the optimiser, the chains, the generators, the position in the data
+and what health has changed: the factors of learning rate and sampler step. `checkpoint` turns all of it into tensors and plain
+values, `restore` puts all of it back; nothing else carries state, which is why a resumed run equals an uninterrupted one bit
+for bit.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowland.chains import ReplayBuffer
 from lowland.data import Batches, Dataset, toss
@@ -22,7 +22,9 @@ from lowland.objectives.contrastive import border_share, completed
 from lowland.registry import build
 from lowland.run import Checkpoint
 from lowland.training.ema import EMA
+from lowland.training.optimisation import clipped_norm, optimizer_of, optimizer_tensors, restore_optimizer, step_if
 from lowland.training.settings import Training
+from lowland.training.step import Step, diversity
 
 COUNTED = ("diverged", "lost")  # terms that add up between log rows; the others are averaged
 
@@ -47,36 +49,23 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _optimizer(energy: Energy, settings: Training) -> torch.optim.Optimizer:
-    """Adam (with the weight decay apart from the moments) or SGD."""
-    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(energy.parameters(), momentum=settings.momentum, **options)
-    kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
-    return kind(energy.parameters(), betas=settings.betas, **options)
-
-
 class Session:
     """One training run in memory. `advance` makes one update."""
 
     def __init__(self, recipe: Mapping[str, Any], data: Dataset, energy: Energy | None = None) -> None:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe["training"].items()}
-        self.settings = Training(**values)
-        self.device, self.data, seed = pick_device(self.settings.device), data, int(recipe["seed"])
+        self.settings = settings = Training(**values)
+        self.recipe, self.device, self.data, seed = recipe, pick_device(settings.device), data, int(recipe["seed"])
         self.objective = build("objective", recipe["objective"])
-        self.sampler = build("sampler", recipe["sampler"])
-        known = energy is not None
-        if energy is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                energy = build("energy", {**recipe["energy"], "domain": data.domain.widened(self.settings.margin)})
-        self.energy = cast(Energy, energy).to(self.device).train()
+        self.terms = [build("term", values) for values in recipe.get("terms", ())]
+        self.sampler = build("sampler", recipe["sampler"]) if recipe.get("sampler") else None
+        self.energy = self._energy(energy, seed).to(self.device).train()
         self.labelled = getattr(self.energy, "classes", 0) > 0
-        if not known and hasattr(self.energy, "prepare"):
-            cast(Any, self.energy).prepare(data.train.x.to(self.device))
-        settings = self.settings
-        self.ema = EMA(self.energy, settings.ema, int((1 - settings.average) * settings.steps) if settings.average else None)
-        self.optimizer = _optimizer(self.energy, settings)
+        self.partner = self._partner(seed)
+        self.module = Step(self.energy, self.objective, self.sampler, self.terms, self.partner)
+        start = int((1 - settings.average) * settings.steps) if settings.average else None
+        self.ema = EMA(self.energy, settings.ema, start)
+        self.optimizer = optimizer_of(self.energy, self.partner, getattr(self.objective, "partner_rate", 1.0), settings)
         self.generators = {
             name: torch.Generator(self.device).manual_seed(seed * 1000 + offset)
             for offset, name in enumerate(("data", "chains"), start=1)
@@ -84,10 +73,31 @@ class Session:
         self.batches = Batches(data.train, seed=seed)
         self._check(recipe)
         self.buffer = self._buffer()
-        self.step, self.rate_factor, self.rollbacks, self.health = 0, 1.0, 0, "good"
+        self.step, self.rollbacks, self.health = 0, 0, "good"
+        self.rate_factor, self.step_factor = 1.0, 1.0  # what health has made of the learning rate and of the sampler's step
         self.good_step = 0  # of the newest checkpoint in good health
-        self._sums: dict[str, Tensor] = {}
-        self._counted, self.nonfinite = 0, 0
+        self.best: dict[str, float] = {}  # step and value of the best checkpoint so far, if one is selected
+        self._begin_row()
+
+    def _energy(self, energy: Energy | None, seed: int) -> Energy:
+        """The energy that was passed, or a new one as the recipe says, prepared on the data."""
+        if energy is not None:
+            return energy
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            domain = self.data.domain.widened(self.settings.margin)
+            made: Any = build("energy", {**self.recipe["energy"], "domain": domain})
+        if hasattr(made, "prepare"):
+            made.prepare(self.data.train.x)
+        return cast(Energy, made)
+
+    def _partner(self, seed: int) -> nn.Module | None:
+        """What an objective trains beside the energy."""
+        if not hasattr(self.objective, "partner"):
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            return self.objective.partner(self.energy, self.data.train.x[:10_000].to(self.device)).to(self.device)
 
     def _check(self, recipe: Mapping[str, Any]) -> None:
         classes = getattr(self.energy, "classes", 0)
@@ -143,63 +153,100 @@ class Session:
             x, _ = self.energy.domain.reflect(x + self.settings.noise * noise)
         return x, y.to(self.device) if self.labelled and y is not None else None
 
-    def advance(self) -> bool:
-        """One update. Returns False, and leaves the weights alone, if the loss or its gradient is not finite."""
-        x, labels = self.batch()
+    def advance(self) -> None:
+        """One update. A loss or gradient that is not finite leaves the weights alone and is counted; nothing waits for it."""
         rate = self.settings.rate(self.step) * self.rate_factor
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            loss = self.objective.loss(
-                self.energy, x, labels, sampler=self.sampler, buffer=self.buffer, generator=self.generators["chains"]
-            )
+            group["lr"] = rate * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.value.backward()
+        x, labels = self.batch()
+        parts, self._losses = self.settings.accumulate, torch.zeros((), device=self.device)
+        pieces = [(x, labels)] if parts == 1 else _divided(x, labels, parts)
+        for piece, own in pieces:
+            self._backward(piece, own, parts)
         if self.settings.optimizer == "sgd" and hasattr(self.energy, "precondition"):  # Adam would rescale it, number by number
             cast(Any, self.energy).precondition()
-        bound = self.settings.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.energy.parameters(), bound)
-        sound = bool(norm.isfinite() & loss.value.isfinite())
-        if sound:
-            self.optimizer.step()
-        else:
-            self.nonfinite += 1
+        parts_of = [self.energy] if self.partner is None else [self.energy, self.partner]
+        norm = clipped_norm(parts_of, self.settings.clip)
+        sound = norm.isfinite() & self._losses.isfinite()
+        step_if(self.optimizer, sound)
         self.step += 1
         self.ema.update(self.energy, self.step)
+        self._nonfinite = self._nonfinite + ~sound
         border = {"border_data": border_share(x, self.energy)} if self.energy.domain.kind == "box" else {}
-        self._note({"loss": loss.value.detach(), "gradient_norm": norm.detach(), **loss.terms, **border})
-        return sound
+        self._note({"gradient_norm": norm.detach(), **border})
+
+    def _backward(self, x: Tensor, labels: Tensor | None, parts: int) -> None:
+        """Add the gradient of one part of a batch, and its terms to the log."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            loss = self.module(x, labels, self.buffer, self.generators["chains"], self.step / self.settings.steps)
+        (loss.value / parts if parts > 1 else loss.value).backward()
+        self._losses = self._losses + loss.value.detach()
+        terms = {"loss": loss.value.detach(), **loss.terms}
+        if loss.negatives is not None and loss.negatives.shape[1:] == x.shape[1:] and len(loss.negatives) > 1:
+            terms["diversity"] = diversity(loss.negatives, x)
+        self._note(terms)
 
     def _note(self, terms: Mapping[str, Tensor]) -> None:
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value
-        self._counted += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _begin_row(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._nonfinite = torch.zeros((), dtype=torch.long, device=self.device)
+        self._losses = torch.zeros((), device=self.device)
 
     def row(self) -> dict[str, Any]:
         """The means of all terms since the last row, for the log; begins anew."""
         row: dict[str, Any] = {"step": self.step}
         for name, total in self._sums.items():
-            row[name] = int(total) if name in COUNTED else float(total) / self._counted
-        row |= {"nonfinite": self.nonfinite, "rate": self.optimizer.param_groups[0]["lr"]}
-        self._sums, self._counted, self.nonfinite = {}, 0, 0
+            row[name] = int(total) if name in COUNTED else float(total) / self._counts[name]
+        row |= {"nonfinite": int(self._nonfinite), "rate": self.optimizer.param_groups[0]["lr"]}
+        self._begin_row()
         return row
+
+    # ---- what health may change ------------------------------------------------------------------------------------
+
+    def lower_rate(self, factor: float) -> None:
+        """Multiply the learning rate."""
+        self.rate_factor *= factor
+
+    def shorten(self, factor: float) -> bool:
+        """Multiply the step size of the sampler; False where it has none."""
+        if not hasattr(self.sampler, "step_size"):
+            return False
+        self.step_factor *= factor
+        step = cast(Any, self.sampler).step_size * self.step_factor
+        self.module.sampler = replace(cast(Any, self.sampler), step_size=step)
+        return True
+
+    def renew(self, share: float) -> int:
+        """Begin a share of the chains anew, the oldest first; how many."""
+        return 0 if self.buffer is None else self.buffer.renew(share, self.generators["chains"])
+
+    # ---- saving ----------------------------------------------------------------------------------------------------
 
     def checkpoint(self, log_size: int) -> Checkpoint:
         """All state as tensors and plain values."""
         self.good_step = self.step if self.health == "good" else self.good_step
-        optimiser = self.optimizer.state_dict()
         tensors = {
             "energy": self.energy.state_dict(),
             "ema": self.ema.module.state_dict(),
-            "optimizer": {f"{i}.{k}": v for i, state in optimiser["state"].items() for k, v in state.items()},
+            "optimizer": optimizer_tensors(self.optimizer),
             "generators": {name: g.get_state() for name, g in self.generators.items()},
         }
         if self.buffer is not None:
             tensors["chains"] = self.buffer.state_dict()
+        if self.partner is not None:
+            tensors["partner"] = self.partner.state_dict()
         state = {
             "domain": (self.energy.data_domain or self.energy.domain).to_dict(),
             "batches": self.batches.state_dict(),
             "rate_factor": self.rate_factor,
+            "step_factor": self.step_factor,
+            "best": self.best,
             "rollbacks": self.rollbacks,
             "health": self.health,
             "good_step": self.good_step,
@@ -212,24 +259,20 @@ class Session:
         tensors, state = checkpoint.tensors, checkpoint.state
         self.energy.load_state_dict(tensors["energy"])
         self.ema.module.load_state_dict(tensors["ema"])
-        self._restore_optimizer(tensors["optimizer"])
+        restore_optimizer(self.optimizer, tensors["optimizer"])
+        if self.partner is not None:
+            self.partner.load_state_dict(tensors["partner"])
         for name, generator in self.generators.items():
             generator.set_state(tensors["generators"][name])
         if self.buffer is not None:
             self.buffer.load_state_dict({k: v.to(self.device) for k, v in tensors["chains"].items()})
         self.batches.load_state_dict(state["batches"])
-        self.rate_factor, self.rollbacks = state["rate_factor"], state["rollbacks"]
+        self.rate_factor, self.rollbacks, self.best = state["rate_factor"], state["rollbacks"], state.get("best", {})
+        self.step_factor = 1.0
+        self.shorten(state.get("step_factor", 1.0))
         self.health, self.good_step, self.step = state["health"], state["good_step"], checkpoint.step
-        self._sums, self._counted, self.nonfinite = {}, 0, 0
+        self._begin_row()
 
-    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        parameters = list(self.energy.parameters())
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            index, name = key.split(".", 1)
-            like = parameters[int(index)]
-            # the memory layout of the weights, as the optimiser itself would have chosen it
-            fitted = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
-            states.setdefault(int(index), {})[name] = fitted
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+def _divided(x: Tensor, labels: Tensor | None, parts: int) -> list[tuple[Tensor, Tensor | None]]:
+    return list(zip(x.chunk(parts), [None] * parts if labels is None else labels.chunk(parts), strict=True))

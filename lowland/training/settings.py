@@ -1,5 +1,6 @@
 """How long, how fast, how careful: the settings of a training run, as plain values."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,16 +9,26 @@ from typing import ClassVar, Literal
 class Training:
     """Settings of `fit`.
 
-    steps: updates; batch: examples per update; optimizer: "adam" (learning_rate, betas) or "sgd" (learning_rate,
-    momentum); weight_decay: pull of the weights to zero, in units of the learning rate; warmup: updates of linear rise;
-    decay: share of the updates, at the end, over which the rate falls linearly to zero; clip: bound on the gradient norm,
-    0 for none; ema: decay of the averaged weights; average: above 0, the weights used later are the plain mean of those
-    of this last share of the updates, and ema is not used; precision: "bfloat16" rounds the factors of matrix products;
-    noise: standard deviation of Gaussian noise added to data; margin: how far the energy's box reaches beyond the data's,
-    to hold that noise; dequantise: spread each grey level over its width; log_every, checkpoint_every: in updates, the
-    second a multiple of the first; keep: checkpoints kept, besides the newest in good health; on_failure: what a bad
-    health verdict does; rollbacks: how often at most before stopping; device; threads: of the CPU, 0 for torch's own
-    choice: small networks are fastest, and a shared machine calmest, with 1.
+    *Updates.* steps: how many; batch: examples per update; accumulate: parts into which a batch is divided, whose gradients add
+    up, where it does not fit into memory; optimizer: "adam" (learning_rate, betas) or "sgd" (learning_rate, momentum);
+    weight_decay: pull of the weights to zero, in units of the learning rate; warmup: updates of linear rise; decay: share of
+    the updates, at the end, over which the rate falls to zero, along a line or a cosine (schedule); clip: bound on the gradient
+    norm, 0 for none; ema: decay of the averaged weights; average: above 0, the weights used later are the plain mean of those
+    of this last share of the updates, and ema is not used; precision: "bfloat16" rounds the factors of matrix products.
+
+    *Data.* noise: standard deviation of Gaussian noise added; margin: how far the energy's box reaches beyond the data's, to
+    hold that noise; dequantise: spread each grey level over its width.
+
+    *Health.* on_failure: what a bad verdict does; rollbacks: how often at most before stopping; preflight: what the probe
+    before the first update does ("off", "warn", or "adjust", which also shortens steps and rates that are far too large).
+
+    *Choice.* select: criterion that chooses the best checkpoint, on draws of the model against held-out data ("none" takes the
+    last; see training.selection); select_every: in updates, a multiple of checkpoint_every, 0 for at every checkpoint;
+    select_samples: draws for it; patience: selections without a better one after which training ends early, 0 for never.
+
+    *Book-keeping.* log_every, checkpoint_every: in updates, the second a multiple of the first; keep: checkpoints kept, besides
+    the newest in good health and the best; tensorboard: write scalars into RUN/tensorboard too (extra lowland[tensorboard]);
+    device; threads: of the CPU, 0 for torch's own choice: small networks are fastest, and a shared machine calmest, with 1.
     """
 
     steps: int = 2000
@@ -29,6 +40,8 @@ class Training:
     weight_decay: float = 0.0
     warmup: int = 100
     decay: float = 0.3
+    schedule: Literal["linear", "cosine"] = "linear"
+    accumulate: int = 1
     clip: float = 1.0
     ema: float = 0.999
     average: float = 0.0
@@ -40,7 +53,13 @@ class Training:
     checkpoint_every: int = 200
     keep: int = 2
     on_failure: Literal["continue", "warn", "roll-back", "stop"] = "roll-back"
-    rollbacks: int = 3
+    rollbacks: int = 8
+    preflight: Literal["off", "warn", "adjust"] = "warn"
+    select: Literal["none", "mmd", "frechet", "ksd"] = "none"
+    select_every: int = 0
+    select_samples: int = 500
+    patience: int = 0
+    tensorboard: bool = False
     device: str = "auto"
     threads: int = 0
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -60,6 +79,8 @@ class Training:
                 "average": 0 <= self.average <= 1,
                 "warmup": self.warmup >= 0,
                 "decay": 0 <= self.decay <= 1,
+                "schedule": self.schedule in ("linear", "cosine"),
+                "accumulate": self.accumulate >= 1 and self.batch % max(self.accumulate, 1) == 0,
                 "clip": self.clip >= 0,
                 "ema": 0 <= self.ema < 1,
                 "noise": self.noise >= 0,
@@ -68,22 +89,28 @@ class Training:
                 "checkpoint_every": self.checkpoint_every >= 1 and self.checkpoint_every % self.log_every == 0,
                 "keep": self.keep >= 1,
                 "rollbacks": self.rollbacks >= 0,
+                "preflight": self.preflight in ("off", "warn", "adjust"),
+                "select": self.select in ("none", "mmd", "frechet", "ksd"),
+                "select_every": self.select_every >= 0 and self.select_every % max(self.checkpoint_every, 1) == 0,
+                "select_samples": self.select_samples >= 16,
+                "patience": self.patience >= 0,
                 "threads": self.threads >= 0,
             }.items()
             if not sound
         ]
         if problems:
             raise ValueError(
-                f"{', '.join(problems)}; counts must be positive, rates in [0, 1) and checkpoint_every a multiple of "
-                f"log_every; correct them"
+                f"{', '.join(problems)}; counts must be positive, rates in [0, 1), checkpoint_every a multiple of log_every, "
+                f"select_every of checkpoint_every and batch of accumulate; correct them"
             )
 
     def rate(self, step: int) -> float:
-        """The learning rate of an update (counted from 0): linear rise, plateau, linear fall to zero.
+        """The learning rate of an update (counted from 0): linear rise, plateau, fall to zero.
 
         >>> Training(steps=100, warmup=10, decay=0.5, learning_rate=1.0).rate(75)
         0.5
         """
         rise = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
-        fall = (self.steps - step) / (self.decay * self.steps) if self.decay else 1.0
-        return self.learning_rate * min(rise, fall, 1.0)
+        left = min((self.steps - step) / (self.decay * self.steps), 1.0) if self.decay else 1.0
+        fall = left if self.schedule == "linear" else math.sin(left * math.pi / 2) ** 2
+        return self.learning_rate * min(rise, fall)

@@ -51,13 +51,14 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "PCD": {"steps": 3, "capacity": 64},
     "RBM": {"domain": binary(6), "hidden": 5, "spread": 0.5},
     "ShortRunML": {"steps": 3},
+    "JEM": {"steps": 3, "capacity": 64},
 }
 SWITCHES: dict[str, dict[str, Any]] = {  # one variant each
     "energy": {"classes": 3, "noise": True, "spectral": True, "confine": 0.5},
     "objective": {"classify": 0.5, "resample": True},
     "sampler": {},
 }
-NEEDS_CLASSES = {"classify", "resample"}  # switches of objectives that make sense with classes and labels only
+NEEDS_CLASSES = {"classify", "resample", "JEM", "OutlierExposure"}  # switches and objectives that need classes and labels
 BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by parameter name
     "step_size": (0.0, -1.0, math.nan, math.inf),
     "noise": (-1.0, math.nan),
@@ -86,6 +87,10 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         return "-".join([self.name, *self.settings])
+
+    @property
+    def needs_classes(self) -> bool:
+        return bool(NEEDS_CLASSES & {self.name, *self.settings})
 
     def build(self, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
         """The object, weights drawn at seed 0. Raises if the constructor cannot be satisfied."""

@@ -1,0 +1,38 @@
+"""How well an energy with classes tells them apart, p(y | x) = softmax(−e(x)), and whether it knows how sure it may be."""
+
+import torch
+from torch import Tensor
+
+from lowland.energy import Energy, frozen
+from lowland.evaluation.subjects import Findings, Subject
+from lowland.metrics import reliability, share
+
+
+def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
+    """p(y | x) = softmax(−e(x)), (N, K) in float64, of an energy with classes at x (N, *event)."""
+    with frozen(energy), torch.no_grad():
+        heads = [energy.class_energies(part) for part in x.split(1000)]  # type: ignore[operator]
+    return torch.softmax(-torch.cat(heads).double(), 1)
+
+
+def measure_classification(s: Subject, found: Findings) -> None:
+    """Accuracy, expected calibration error and cross-entropy of p(y | x) on the test part."""
+    y = s.data.test.y
+    if not s.classes or y is None or not hasattr(s.energy, "class_energies"):
+        return
+    p = class_probabilities(s.energy, s.data.test.x)
+    right = p.argmax(1) == y
+    curve = reliability(p, y)
+    found.figures["classification"] = {
+        "count": len(y),
+        "accuracy": share(int(right.sum()), len(y)).to_dict(),
+        "calibration_error": curve.error,
+        "bins": len(curve.counts),
+        "cross_entropy": float(-p.gather(1, y.unsqueeze(1)).log().mean()),
+        "confidence": float(p.max(1).values.mean()),
+    }
+    found.arrays |= {
+        "reliability_confidence": curve.confidence,
+        "reliability_accuracy": curve.accuracy,
+        "reliability_counts": curve.counts,
+    }

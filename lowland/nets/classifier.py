@@ -1,0 +1,104 @@
+"""Labels and energies: any classifier as an energy without training, and an energy that is told the label as an input."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lowland.domain import Domain
+from lowland.energy import Energy
+from lowland.nets.conditions import ClassEnergy, condition_for, pick
+from lowland.nets.perceptron import perceptron
+from lowland.nets.vectors import check_widths, flat_size, stretched
+from lowland.registry import register
+
+
+class ClassifierEnergy(ClassEnergy):
+    """Any classifier with logits f(x) (B, K) as an energy, its weights as they are.
+
+        E(x, y) = −f_y(x),    E(x) = −log (1/K) Σ_k exp f_k(x),    p(y | x) = softmax(f(x))_y
+
+    E(x) is that of every energy with classes here (`nets.conditions`), log K above the −log Σ_k exp f_k(x) of the source: the
+    law, the score and every comparison of two energies are the same. Composes, samples, restores and detects like any energy.
+
+    module: an nn.Module or a function (B, *event) → (B, K), in the mode it shall be used in: batch norm must be in eval mode,
+    and `check_energy` refuses it otherwise; classes: K; domain: of x.
+    Raises ValueError for fewer than 2 classes, or if the module gives anything but (B, K).
+    Source: Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263
+
+    >>> import torch
+    >>> from lowland.domain import box
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> energy = ClassifierEnergy(net, 10, box(0.0, 1.0, 1, 8, 8))
+    >>> x = torch.zeros(2, 1, 8, 8)
+    >>> torch.equal(energy(x, torch.tensor([3, 4])), -net(x)[[0, 1], [3, 4]])
+    True
+    """
+
+    def __init__(self, module: Callable[[Tensor], Tensor], classes: int, domain: Domain | dict[str, Any] | None = None) -> None:
+        if classes < 2 or not callable(module):
+            raise ValueError(
+                f"a {type(module).__name__} with {classes} classes was given; a callable x -> logits (B, K) with K >= 2 is "
+                f"needed; pass the classifier and its number of classes"
+            )
+        super().__init__(domain)
+        self.module, self.classes = module, classes
+
+    def class_energies(self, x: Tensor) -> Tensor:
+        logits = self.module(x)
+        if logits.shape != (len(x), self.classes):
+            raise ValueError(
+                f"the classifier gave {tuple(logits.shape)} for {len(x)} points; logits ({len(x)}, {self.classes}) are needed; "
+                f"pass the number of its classes, and logits, one row per point"
+            )
+        return -logits
+
+
+@register("energy")
+class EmbeddingMLP(Energy):
+    """Multilayer perceptron energy of a point and its label, both of them inputs: the label is a learned vector v_y.
+
+        E(x, y) = s · net(W z + v_y) + a/2 ‖z‖²,    E(x) = −log (1/K) Σ_y exp(−E(x, y)),    z = x stretched to [−1, 1]
+
+    The same as concatenating x with an embedding. Every layer sees the label, not the last alone as with heads (`MLP`), at the
+    cost that all K energies, and so E(x) and soft labels, take K passes through all layers but the first.
+
+    hidden: widths of the SiLU layers; classes: K; confine: a; scale: s.
+
+    >>> import torch
+    >>> from lowland.domain import real
+    >>> energy = EmbeddingMLP(real(2), hidden=(8,), classes=3)
+    >>> energy(torch.zeros(4, 2)).shape, energy(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0])).shape
+    (torch.Size([4]), torch.Size([4]))
+    """
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        hidden: Sequence[int] = (128, 128),
+        classes: int = 2,
+        confine: float = 0.0,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(domain)
+        check_widths("EmbeddingMLP", hidden, classes=classes - 2, confine=confine)
+        self.hidden, self.classes, self.confine, self.scale = tuple(hidden), classes, confine, scale
+        self.first = nn.Linear(flat_size(self.domain), hidden[0])
+        self.label = nn.Embedding(classes, hidden[0])
+        self.net = nn.Sequential(nn.SiLU(), *perceptron([*hidden, 1], spectral=False))
+
+    def class_energies(self, x: Tensor) -> Tensor:
+        """The energies of every class, (B, K)."""
+        z = stretched(x, self.domain).flatten(1)
+        return self._energies(z, self.first(z).unsqueeze(1) + self.label.weight)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        told = condition_for(c, self.classes, x)
+        if told is None or told.dim() == 2:
+            return pick(self.class_energies(x), told)
+        z = stretched(x, self.domain).flatten(1)
+        return self._energies(z, (self.first(z) + self.label(told)).unsqueeze(1)).squeeze(1)
+
+    def _energies(self, z: Tensor, h: Tensor) -> Tensor:
+        heads = self.scale * self.net(h).squeeze(2)
+        return heads + self.confine / 2 * z.square().sum(1, keepdim=True) if self.confine else heads

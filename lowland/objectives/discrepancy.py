@@ -1,0 +1,269 @@
+"""Objectives that compare data with their neighbours: no chains, no gradient in x, no normaliser.
+
+A point and what becomes of it when it is perturbed have energies whose difference is a log-ratio of probabilities, whatever Z:
+
+    EnergyDiscrepancy   data against points two perturbations away     (Schröder et al. 2023; any domain)
+    PseudoLikelihood    every site against its other values            (Besag 1975; discrete)
+    RatioMatching       the same ratios, squared                       (Hyvärinen 2007; binary)
+
+What they see is the neighbourhood of the data, so none of them learns the shares of modes that are far apart on the scale of
+the perturbation.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lowland.chains import ReplayBuffer
+from lowland.energy import Energy
+from lowland.objectives.contrastive import Loss
+from lowland.objectives.score import check_domain, judged
+from lowland.registry import register
+from lowland.samplers.kernel import CONTINUOUS, DISCRETE, Sampler, normal_like, uniform_like
+
+ROWS = 8192  # neighbours judged in one forward pass; more come in chunks, whose graphs are made anew in backward
+
+
+@register("objective")
+@dataclass(frozen=True)
+class EnergyDiscrepancy:
+    """Energy discrepancy: data against points that a perturbation, and one more, may have brought them to.
+
+        y ~ q(· | x),   x'_j ~ q(· | y),  j = 1 … M        loss = E log( w/M + 1/M Σ_j exp(E(x) − E(x'_j)) )
+
+    q adds N(0, sigma²) noise to numbers, reflected at the walls of a box. On bits and classes it sets every site, with
+    probability flip, to another value; with flip = 0 it changes one site, chosen evenly: a step on the grid. q is symmetric, so
+    with w = 1 the loss is that of telling x from the x'_j, all of them as likely to have come from y before the data are known:
+    its minimiser is the energy of the data for every sigma, flip and M. With another w that holds for M → ∞ only.
+
+    sigma near the width of a mode is a good start: smaller ones see the slope alone (score matching), larger ones all modes.
+    samples: M; stabilise: w, 0 for none, which blows up where no x'_j is likelier than x.
+    Use it when gradients in x are dear or the domain is discrete, and D is moderate: neighbours of images are told apart at a
+    glance. Cost: 1 + M evaluations of the energy per point, no gradient in x.
+    Source: Schröder et al. (2023), https://arxiv.org/abs/2307.06431; discrete: Schröder et al. (2024),
+    https://arxiv.org/abs/2412.01019; M = w = 1 is conditional noise contrast: Ceylan & Gutmann (2018),
+    https://arxiv.org/abs/1806.03664
+
+    >>> import torch, lowland
+    >>> bowl = lowland.Function(lambda x: 0.5 * x.square().sum(1), lowland.real(2))
+    >>> loss = EnergyDiscrepancy(samples=4).loss(
+    ...     bowl, torch.ones(8, 2), None, sampler=None, buffer=None, generator=torch.Generator().manual_seed(0)
+    ... )
+    >>> loss.value.shape, sorted(loss.terms)
+    (torch.Size([]), ['energy_data', 'energy_moved', 'spread'])
+    """
+
+    sigma: float = 0.3
+    flip: float = 0.1
+    samples: int = 16
+    stabilise: float = 1.0
+    persistent: ClassVar[bool] = False
+    sampled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < math.inf or not 0 <= self.flip < 1 or self.samples < 1 or not 0 <= self.stabilise < math.inf:
+            raise ValueError(
+                f"sigma is {self.sigma}, flip {self.flip}, samples {self.samples}, stabilise {self.stabilise}; above 0, a "
+                f"share in [0, 1), at least 1 and at least 0 are needed; correct them"
+            )
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler | None,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+    ) -> Loss:
+        check_domain("EnergyDiscrepancy", energy, (*CONTINUOUS, *DISCRETE), "use PCD")
+        here = self._perturbed(energy, x, generator)
+        there = self._perturbed(energy, here.repeat_interleave(self.samples, 0), generator)
+        twice = None if labels is None else torch.cat([labels, labels.repeat_interleave(self.samples)])
+        up, down = judged(energy, torch.cat([x, there]), twice).tensor_split([len(x)])
+        rises = up.unsqueeze(1) - down.view(len(x), self.samples)
+        if self.stabilise:
+            rises = torch.cat([rises, rises.new_full((len(x), 1), math.log(self.stabilise))], 1)
+        rows = torch.logsumexp(rises, 1) - math.log(self.samples)
+        terms = {"energy_data": up.mean(), "energy_moved": down.mean(), "spread": up.std(correction=0)}
+        return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
+
+    def _perturbed(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A draw of q(· | x) for every row; symmetric: q(y | x) = q(x | y)."""
+        domain = energy.domain
+        if domain.kind not in DISCRETE:
+            return domain.reflect(x + self.sigma * normal_like(x, generator))[0]
+        values = 2 if domain.kind == "binary" else domain.classes
+        flat = x.flatten(1)
+        step = torch.randint(1, values, flat.shape, generator=generator, device=x.device)
+        if self.flip:
+            moved = uniform_like(flat, generator) < self.flip
+        else:
+            site = torch.randint(flat.shape[1], (len(x), 1), generator=generator, device=x.device)
+            moved = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, site, True)
+        return torch.where(moved, (flat + step) % values, flat).view_as(x)
+
+
+@register("objective")
+@dataclass(frozen=True)
+class PseudoLikelihood:
+    """Pseudo-likelihood of binary and categorical data: every site predicted from all others.
+
+        loss = −E Σ_i log p(x_i | rest),      p(x_i | rest) = exp(−E(x)) / Σ_k exp(−E(x with x_i = k))
+
+    Its minimiser is the law of the data, at no partition function; the gradient differs from that of the likelihood.
+    sites: how many sites of a point are looked at in one update, drawn anew for each row without replacement and weighed by
+    D / sites, so that the gradient is unbiased; 0 for all. The term `predicted` is the share of them predicted rightly.
+    An energy that declares `conditional` (lattices do) answers for all sites at once.
+    Use it for discrete data as the first thing to try: no chains, nothing to tune. Cost: one evaluation with `conditional`,
+    else 1 + sites · (K − 1), in chunks whose graphs are made anew in backward (one more evaluation each).
+    Source: Besag (1975), https://doi.org/10.2307/2987782
+
+    >>> import torch, lowland
+    >>> coins = lowland.Function(lambda x: x.sum(1) * 0, lowland.binary(3))
+    >>> loss = PseudoLikelihood().loss(coins, torch.zeros(1, 3), None, sampler=None, buffer=None, generator=torch.Generator())
+    >>> round(loss.value.item() / 3, 4)  # log 2 for each coin
+    0.6931
+    """
+
+    sites: int = 0
+    persistent: ClassVar[bool] = False
+    sampled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_sites(self.sites)
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler | None,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+    ) -> Loss:
+        check_domain("PseudoLikelihood", energy, DISCRETE, "use ScoreMatching or DSM")
+        target = energy if labels is None else energy.given(labels)
+        index, weight = _chosen_sites(x, self.sites, generator)
+        if target.conditional is not None:
+            with torch.no_grad():
+                own = judged(energy, x, labels)
+            rises = _declared_rises(target, x, index)
+        else:
+            own, others = neighbours(energy, x, labels, index)
+            rises = own[:, None, None] - others
+        rows = weight * torch.logsumexp(F.pad(rises, (1, 0)), 2).sum(1)  # x itself rises by 0
+        terms = {"energy_data": own.mean(), "spread": own.std(correction=0), "predicted": _share((rises < 0).all(2))}
+        return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
+
+
+@register("objective")
+@dataclass(frozen=True)
+class RatioMatching:
+    """Ratio matching of binary data: probabilities of a bit and its flip, compared without a normaliser.
+
+        loss = E Σ_i p(flipped x_i | rest)²,      p(flipped x_i | rest) = 1 / (1 + exp(E(x with x_i flipped) − E(x)))
+
+    The squared distance of g(p(x)/p(x flipped)), g(u) = 1/(1 + u), from that of the data, up to a constant: its minimiser is
+    the law of the data. Bits that the model thinks impossible count for at most 1, where pseudo-likelihood gives them −log p:
+    calmer with outliers, slower while the model is far off. sites, `predicted`: see `PseudoLikelihood`.
+    Use it for binary data with flipped bits in them. Cost: 1 + sites evaluations, in chunks.
+    Source: Hyvärinen (2007), https://doi.org/10.1016/j.csda.2006.09.003; compared: Marlin et al. (2010),
+    https://proceedings.mlr.press/v9/marlin10a.html
+
+    >>> import torch, lowland
+    >>> coins = lowland.Function(lambda x: x.sum(1) * 0, lowland.binary(3))
+    >>> RatioMatching().loss(coins, torch.zeros(1, 3), None, sampler=None, buffer=None, generator=torch.Generator()).value
+    tensor(0.7500)
+    """
+
+    sites: int = 0
+    persistent: ClassVar[bool] = False
+    sampled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_sites(self.sites)
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler | None,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+    ) -> Loss:
+        check_domain("RatioMatching", energy, ("binary",), "use PseudoLikelihood for classes, ScoreMatching for numbers")
+        index, weight = _chosen_sites(x, self.sites, generator)
+        own, flipped = neighbours(energy, x, labels, index)
+        rises = own[:, None] - flipped.squeeze(2)
+        rows = weight * torch.sigmoid(rises).square().sum(1)
+        terms = {"energy_data": own.mean(), "spread": own.std(correction=0), "predicted": _share(rises < 0)}
+        return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
+
+
+def _share(right: Tensor) -> Tensor:
+    return right.float().mean()
+
+
+def _check_sites(sites: int) -> None:
+    if sites < 0:
+        raise ValueError(f"sites is {sites}; it must be at least 0; use 0 for all sites")
+
+
+def _chosen_sites(x: Tensor, sites: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Sites (B, S), different ones in every row, and by how much each counts: D / S."""
+    count = x[0].numel()
+    if not 0 < sites < count:
+        return torch.arange(count, device=x.device).expand(len(x), count), 1.0
+    return uniform_like(x.flatten(1), generator).argsort(1)[:, :sites], count / sites
+
+
+def neighbours(energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies (B,) of x and (B, S, K − 1) of x with the site index[b, s] set to each of its other values.
+
+    Beyond ROWS neighbours they come in chunks of sites that are judged again in backward, so that one chunk's graph is alive at
+    a time.
+    """
+    values = 2 if energy.domain.kind == "binary" else energy.domain.classes
+    own = judged(energy, x, labels)
+    step = max(1, ROWS // (len(x) * (values - 1)))
+    chunks = index.split(step, 1)
+    if len(chunks) == 1:
+        return own, _changed(energy, x, labels, index, values)
+    again: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    return own, torch.cat([checkpoint(_changed, energy, x, labels, chunk, values, **again) for chunk in chunks], 1)
+
+
+def _changed(energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor, values: int) -> Tensor:
+    """Energies (B, S, values − 1) of x with one site changed."""
+    rows, sites = index.shape
+    flat = x.flatten(1)
+    old = flat.gather(1, index)
+    others = torch.arange(1, values, device=x.device, dtype=x.dtype)
+    new = (old.unsqueeze(2) + others) % values
+    wide = flat[:, None, None].expand(rows, sites, values - 1, -1)
+    moved = wide.scatter(3, index[:, :, None, None].expand(rows, sites, values - 1, 1), new.unsqueeze(3))
+    again = None if labels is None else labels.repeat_interleave(sites * (values - 1))
+    return judged(energy, moved.reshape(-1, *x.shape[1:]), again).view(rows, sites, values - 1)
+
+
+def _declared_rises(target: Energy, x: Tensor, index: Tensor) -> Tensor:
+    """E(x) − E(x with a site changed), (B, S, K − 1), from the conditionals that the energy declares."""
+    logits = target.conditional(x)
+    flat = x.flatten(1).gather(1, index)
+    if target.domain.kind == "binary":
+        return ((1 - 2 * flat) * logits.flatten(1).gather(1, index)).unsqueeze(2)
+    table = logits.view(len(x), -1, target.domain.classes)
+    table = table.gather(1, index.unsqueeze(2).expand(-1, -1, target.domain.classes))
+    others = torch.arange(1, target.domain.classes, device=x.device)
+    own = flat.long().unsqueeze(2)
+    return table.gather(2, (own + others) % target.domain.classes) - table.gather(2, own)

@@ -1,0 +1,58 @@
+"""The optimiser of a run: weights of the energy and of its partner, updates that skip what is not finite."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.training.settings import Training
+
+
+def optimizer_of(
+    energy: nn.Module, partner: nn.Module | None, partner_rate: float, settings: Training
+) -> torch.optim.Optimizer:
+    """Adam (with the weight decay apart from the moments) or SGD; a partner has a group of its own, without decay."""
+    groups: list[dict[str, Any]] = [{"params": list(energy.parameters()), "factor": 1.0}]
+    if partner is not None:
+        groups.append({"params": list(partner.parameters()), "factor": partner_rate, "weight_decay": 0.0})
+    groups = [group for group in groups if group["params"]]
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=settings.momentum, **options)
+    kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+    return kind(groups, betas=settings.betas, **options)
+
+
+def clipped_norm(modules: list[nn.Module], bound: float) -> Tensor:
+    """Clip the gradients of each module to a norm of its own; returns the first module's norm, not finite if any is not.
+
+    bound: 0 for none. Nothing waits for the device.
+    """
+    norms = [torch.nn.utils.clip_grad_norm_(module.parameters(), bound or math.inf) for module in modules]
+    return norms[0] + 0 * sum(norms[1:], torch.zeros_like(norms[0]))
+
+
+def step_if(optimizer: Any, sound: Tensor) -> None:
+    """Step where `sound` (a bool on the device) is true, else leave weights and moments alone, without waiting for it."""
+    optimizer.grad_scale, optimizer.found_inf = None, (~sound).float()
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments as named tensors."""
+    found = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": value for i, state in found.items() for name, value in state.items() if value is not None}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, with the memory layout that the optimiser itself would have chosen."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        like = parameters[int(index)]
+        fitted = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+        states.setdefault(int(index), {})[name] = fitted
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,94 @@
+"""Which checkpoint is the best, by a criterion that means something for an energy: not the loss.
+
+    mmd       maximum mean discrepancy between draws of the model and held-out data (for images, of their features)
+    frechet   Fréchet distance between the same, on features
+    ksd       kernel Stein discrepancy of held-out data from the energy: no draws, real domains only
+
+Draws are made as the recipe's [generation] says, from averaged weights, with a generator that is a function of seed and step:
+the run itself draws as if nothing had been selected. Held-out data are the calibration part. Features of labelled images are
+the last layer of a classifier of the training part; others are compared as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.data import settled
+from lowland.energy import energy_values
+from lowland.metrics import frechet_distance, ksd, mmd
+from lowland.training.judge import train_judge
+from lowland.training.session import Session
+
+HELD = 512
+
+
+@dataclass
+class Selection:
+    """criterion: mmd, frechet or ksd; every: updates between judgements; held: (N, *event); features: what is compared."""
+
+    criterion: str
+    every: int
+    held: Tensor
+    features: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of(cls, session: Session) -> "Selection | None":
+        """What the settings ask for; None for nothing."""
+        settings = session.settings
+        if settings.select == "none":
+            return None
+        data = settled(session.data)
+        held = data.calibration.x[: settings.select_samples]
+        if len(held) < 16:
+            raise ValueError(
+                f"training.select is {settings.select!r} and {data.name} has {len(held)} held-out examples; at least 16 are "
+                f"needed; take more data, or set training.select = 'none'"
+            )
+        if settings.select == "ksd" and session.energy.domain.kind != "real":
+            raise ValueError(
+                f"training.select is 'ksd' and the domain is {session.energy.domain.kind}; it needs a real one; use 'mmd'"
+            )
+        features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)  # noqa: E731
+        if data.classes and len(data.domain.shape) == 3 and settings.select != "ksd":
+            features = train_judge(data.train, data.classes, steps=300, seed=0).features
+        return cls(settings.select, settings.select_every or settings.checkpoint_every, held, features)
+
+    def judge(self, session: Session) -> dict[str, float]:
+        """Judge the averaged weights where it is time, remember the best in the session; what goes into the log."""
+        if session.step % self.every and session.step < session.settings.steps:
+            return {}
+        value = self.value(session)
+        best = session.best
+        if not best or value < best["value"]:
+            session.best = {"step": session.step, "value": value, "waited": 0}
+        else:
+            session.best = {**best, "waited": best["waited"] + 1}
+        return {self.criterion: value}
+
+    def value(self, session: Session) -> float:
+        """The criterion for the averaged weights: low is good."""
+        energy: Any = session.ema.module
+        if self.criterion == "ksd":
+            return ksd(energy, self.held.to(session.device)).value
+        from lowland.tasks.generate import follow
+
+        generator = torch.Generator(session.device).manual_seed(int(session.recipe["seed"]) + 5_000_011 * (session.step + 1))
+        made = follow(energy, session.recipe, len(self.held), generator=generator).x.cpu()
+        if not bool(made.isfinite().all()):
+            return float("inf")
+        a, b = self.features(made), self.features(self.held)
+        return mmd(a, b).value if self.criterion == "mmd" else frechet_distance(a, b)
+
+
+def held_gap(session: Session) -> dict[str, float]:
+    """By how many spreads held-out data lie above training data in the averaged energy; {} where it needs more than x."""
+    energy: Any = session.ema.module
+    plain = energy.domain.kind in ("real", "box") and energy.data_domain is None and not getattr(energy, "noise", False)
+    parts = [part.x[:HELD].to(session.device) for part in (session.data.train, session.data.calibration)]
+    if not plain or min(map(len, parts)) < 32:
+        return {}
+    seen, held = (energy_values(energy, part) for part in parts)
+    return {"held_gap": float((held.mean() - seen.mean()) / seen.std().clamp_min(1e-12))}

@@ -1,0 +1,42 @@
+"""One evaluation of the loss, as a module: what several processes wrap, what is stepped and saved."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.chains import ReplayBuffer
+from lowland.energy import Energy
+from lowland.objectives.contrastive import Loss
+
+
+class Step(nn.Module):
+    """Objective and terms over an energy and, where the objective trains one, its partner (log Z, flow, generator).
+
+    Chains run inside `forward`, through the energy itself; the loss is computed in one call. A term adds to the loss.
+    """
+
+    def __init__(self, energy: Energy, objective: Any, sampler: Any, terms: Sequence[Any], partner: nn.Module | None) -> None:
+        super().__init__()
+        self.energy, self.partner = energy, partner
+        self.objective, self.sampler, self.terms = objective, sampler, tuple(terms)
+
+    def forward(
+        self, x: Tensor, labels: Tensor | None, buffer: ReplayBuffer | None, generator: torch.Generator, progress: float
+    ) -> Loss:
+        """progress: share of the updates that are done, for an objective with a schedule."""
+        more: dict[str, Any] = {} if self.partner is None else {"partner": self.partner}
+        if getattr(self.objective, "scheduled", False):
+            more["progress"] = progress
+        loss: Loss = self.objective.loss(
+            self.energy, x, labels, sampler=self.sampler, buffer=buffer, generator=generator, **more
+        )
+        for term in self.terms:
+            loss = term.add(loss, self.energy, x, labels, generator=generator)
+        return loss
+
+
+def diversity(negatives: Tensor, x: Tensor) -> Tensor:
+    """Total variance of the negatives, in units of that of the data: near zero when samples are all alike."""
+    return negatives.detach().flatten(1).var(0).sum() / x.flatten(1).var(0).sum().clamp_min(1e-12)

@@ -1,0 +1,254 @@
+"""Score matching: the trace is that of the Hessian, the minimiser is the law of the data, on the line and between walls."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from contract.cases import seeded
+from contract.planted import batches, planted, slopes
+from torch import Tensor, nn
+
+from lowland import MLP, Energy, Function, ScoreMatching, box, real
+from lowland.targets import GaussianMixture
+from lowland.testing import LIMIT, caught, worst
+
+DOUBLE = torch.float64
+METHODS = [
+    {"method": "exact"},
+    {"method": "hutchinson"},
+    {"method": "hutchinson", "probes": 3},
+    {"method": "sliced"},
+    {"method": "sliced", "variance_reduced": False},
+]
+every = pytest.mark.parametrize("settings", METHODS, ids=lambda s: "-".join(map(str, s.values())))
+
+
+class Normal(Energy):
+    """½ (x − m)ᵀ P (x − m): both learn."""
+
+    def __init__(self, mean: Tensor, precision: Tensor) -> None:
+        super().__init__(real(len(mean)))
+        self.mean, self.precision = nn.Parameter(mean.clone()), nn.Parameter(precision.clone())
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return 0.5 * ((x - self.mean) @ self.precision * (x - self.mean)).sum(1)
+
+
+class Peaks(Energy):
+    """−log Σ w_k N(m_k, s²), with means, shares and width to learn."""
+
+    def __init__(self, means: Tensor, logits: Tensor, scale: float) -> None:
+        super().__init__(real(means.shape[1]))
+        self.means, self.logits = nn.Parameter(means.clone()), nn.Parameter(logits.clone())
+        self.scale = nn.Parameter(torch.tensor(scale, dtype=DOUBLE))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        square = (x.unsqueeze(1) - self.means).square().sum(2) / (2 * self.scale.square())
+        return x.shape[1] * self.scale.log() - torch.logsumexp(self.logits.log_softmax(0) - square, 1)
+
+
+class Slide(Energy):
+    """Σ θ_i x_i + κ x_i² / 2 between walls."""
+
+    def __init__(self, theta: Tensor, bow: float, lo: float, hi: float) -> None:
+        super().__init__(box(lo, hi, len(theta)))
+        self.theta, self.bow = nn.Parameter(theta.clone()), nn.Parameter(torch.tensor(bow, dtype=DOUBLE))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return x @ self.theta + self.bow * x.square().sum(1) / 2
+
+
+def value(objective: Any, energy: Energy, x: Tensor, seed: int = 0, labels: Tensor | None = None) -> Tensor:
+    return objective.loss(energy, x, labels, sampler=None, buffer=None, generator=seeded(seed)).value
+
+
+COVARIANCE = torch.tensor([[1.0, 0.6, 0.0], [0.6, 2.0, -0.4], [0.0, -0.4, 0.5]], dtype=DOUBLE)
+MEAN = torch.tensor([1.0, -0.5, 0.3], dtype=DOUBLE)
+
+
+def at_the_gaussian(objective: Any, off: float = 1.0) -> float:
+    """|z| of the gradient at the true mean and precision of N(m, C) in three dimensions, 200 batches of 300."""
+    energy = Normal(MEAN, off * COVARIANCE.inverse())
+    factor = torch.linalg.cholesky(COVARIANCE)
+    draws = batches(objective, energy, lambda n, g: MEAN + torch.randn(n, 3, generator=g, dtype=DOUBLE) @ factor.T, 200, 300)
+    return worst(draws)
+
+
+def at_the_mixture(objective: Any, off: float = 1.0) -> float:
+    """|z| of the gradient at the true means, shares and width of a mixture in the plane, 200 batches of 300."""
+    means, shares = ((-1.0, 0.0), (1.5, 0.5), (0.0, 1.0)), (1.0, 2.0, 3.0)
+    target = GaussianMixture(means, 0.6, shares)
+    energy = Peaks(torch.tensor(means, dtype=DOUBLE), torch.tensor(shares, dtype=DOUBLE).log(), 0.6 * off)
+    return worst(batches(objective, energy, lambda n, g: target.draw(n, g, DOUBLE), 200, 300))
+
+
+def between_walls(objective: Any, off: float = 1.0) -> float:
+    """|z| of the gradient at the true slope and bow of a normal law cut off at the walls of [−1, 2]²; 200 batches of 500."""
+    theta, bow = torch.tensor([1.5, -0.7], dtype=DOUBLE), 0.8
+    energy = Slide(off * theta, bow, -1.0, 2.0)
+    low, high = (torch.special.ndtr((wall + theta / bow) * bow**0.5) for wall in (-1.0, 2.0))
+
+    def draw(count: int, g: torch.Generator) -> Tensor:
+        u = torch.rand(count, 2, generator=g, dtype=DOUBLE)
+        return torch.special.ndtri(low + (high - low) * u) / bow**0.5 - theta / bow
+
+    return worst(batches(objective, energy, draw, 200, 500))
+
+
+def hessian_loss(energy: Energy, x: Tensor) -> Tensor:
+    """The loss written out anew from whole Hessians, row by row, with g and g' of a box by hand."""
+    total = torch.zeros((), dtype=DOUBLE)
+    lo, hi = energy.domain.lo, energy.domain.hi
+    for row in x:
+
+        def alone(z: Tensor, shape: torch.Size = row.shape) -> Tensor:
+            return energy(z.view(1, *shape)).squeeze(0)
+
+        flat = row.flatten()
+        slope = torch.autograd.functional.jacobian(alone, flat, create_graph=True)
+        bend = torch.autograd.functional.hessian(alone, flat, create_graph=True).diagonal()
+        g, turn = torch.ones_like(flat), torch.zeros_like(flat)
+        if energy.domain.kind == "box":
+            u = (flat - lo) / (hi - lo)
+            g, turn = 4 * u * (1 - u), 4 * (1 - 2 * u) / (hi - lo)
+        total = total + (g * slope**2 / 2 - g * bend - turn * slope).sum()
+    return total / len(x)
+
+
+def network(kind: str) -> tuple[Energy, Tensor]:
+    torch.manual_seed(0)
+    domain = real(4) if kind == "line" else box(-1.0, 2.0, 4)
+    return MLP(domain, hidden=(8, 8), confine=0.3).double(), domain.draw(6, seeded(1), dtype=DOUBLE)
+
+
+def like_the_hessian(objective: Any) -> float:
+    """|z| of value and gradient against whole Hessians over 150 draws of directions, of an MLP on the line and in a box."""
+    found = []
+    for kind in ("line", "box"):
+        energy, x = network(kind)
+        expected = hessian_loss(energy, x)
+        truth = torch.cat([expected.detach().view(1), slopes(expected, energy)])
+        rows = []
+        for seed in range(2 if objective.method == "exact" else 150):
+            loss = value(objective, energy, x, seed)
+            rows.append(torch.cat([loss.detach().view(1), slopes(loss, energy)]))
+        if objective.method == "exact":
+            torch.testing.assert_close(rows[0], truth, rtol=1e-9, atol=1e-9)
+        else:
+            moving = torch.stack(rows).std(0) > 1e-9
+            found.append(worst(torch.stack(rows)[:, moving], truth[moving]))
+            torch.testing.assert_close(rows[0][~moving], truth[~moving], rtol=1e-7, atol=1e-7)
+    return max(found, default=0.0)
+
+
+CHECKS: dict[str, Callable[..., float]] = {"gaussian": at_the_gaussian, "mixture": at_the_mixture, "walls": between_walls}
+
+
+@every
+def test_the_trace_is_that_of_the_hessian(settings: dict[str, Any]) -> None:
+    assert like_the_hessian(ScoreMatching(**settings)) < LIMIT
+
+
+@every
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_minimiser_is_the_law_of_the_data(settings: dict[str, Any], check: str) -> None:
+    assert CHECKS[check](ScoreMatching(**settings)) < LIMIT
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_another_law_is_no_minimiser(check: str) -> None:
+    assert CHECKS[check](ScoreMatching(), off=1.1) > LIMIT
+
+
+def test_on_gaussians_score_matching_is_the_method_of_moments() -> None:
+    # exactly, on any sample: the gradient vanishes at mean and inverse covariance of the sample (Hyvärinen 2005, section 3.1)
+    x = torch.randn(50, 3, generator=seeded(), dtype=DOUBLE) * torch.tensor([1.0, 2.0, 0.5], dtype=DOUBLE)
+    energy = Normal(x.mean(0), torch.cov(x.T, correction=0).inverse())
+    assert slopes(value(ScoreMatching(), energy, x), energy).abs().max() < 1e-10
+
+
+def test_slope_and_curvature_agree_at_the_minimum() -> None:
+    x = torch.randn(40, 2, generator=seeded(), dtype=DOUBLE)
+    energy = Normal(x.mean(0), torch.cov(x.T, correction=0).inverse())
+    terms = ScoreMatching().loss(energy, x, None, sampler=None, buffer=None, generator=seeded()).terms
+    torch.testing.assert_close(terms["slope"], terms["curvature"])
+
+
+def test_variance_is_reduced() -> None:
+    energy, x = network("line")
+    plain, reduced = (
+        torch.stack([value(ScoreMatching("sliced", 1, less), energy, x, seed).detach() for seed in range(100)]).var()
+        for less in (False, True)
+    )
+    assert reduced < plain
+
+
+def test_an_energy_that_is_linear_has_no_curvature() -> None:
+    layer = nn.Linear(3, 1).double()
+    energy = Function(lambda x: layer(x).squeeze(1), real(3))
+    found = value(ScoreMatching(), energy, torch.randn(5, 3, dtype=DOUBLE))
+    torch.testing.assert_close(found, 0.5 * layer.weight.square().sum())
+
+
+def test_labels_are_the_condition() -> None:
+    classes = MLP(real(3), hidden=(8,), classes=2).double()
+    x, y = torch.randn(6, 3, generator=seeded(), dtype=DOUBLE), torch.tensor([0, 1, 0, 1, 1, 1])
+    whole = value(ScoreMatching(), classes, x, labels=y)
+    parts = [hessian_loss(classes.given(k), x[y == k]) * (y == k).sum() / 6 for k in (0, 1)]
+    torch.testing.assert_close(whole, sum(parts))
+
+
+def test_a_long_event_is_refused_in_words_that_help() -> None:
+    image = MLP(box(0.0, 1.0, 1, 9, 9), hidden=(4,))
+    with pytest.raises(ValueError, match=r'81 numbers.*at most 64; set method = "hutchinson"'):
+        value(ScoreMatching(), image, image.domain.draw(2, seeded()))
+    assert value(ScoreMatching(limit=81), image, image.domain.draw(2, seeded())).isfinite()
+    assert value(ScoreMatching("hutchinson"), image, image.domain.draw(2, seeded())).isfinite()
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    for settings in ({"method": "exactly"}, {"probes": 0}, {"limit": 0}, {"method": "exact", "variance_reduced": False}):
+        with pytest.raises(ValueError, match=r";.*;"):
+            ScoreMatching(**settings)
+    from lowland import RBM, binary
+
+    rbm = RBM(binary(4), 3)
+    with pytest.raises(ValueError, match="binary domain; it is for real and box ones; use PseudoLikelihood"):
+        value(ScoreMatching(), rbm, rbm.domain.draw(3, seeded()))
+
+
+# ---------------------------------------------------------------------------------------------------------- planted bugs
+
+SEEN_BY: dict[str, Callable[..., float]] = {**CHECKS, "hessian": like_the_hessian}
+LOSS, WALL, DIRECTIONS = "ScoreMatching.loss", "_wall_weight", "ScoreMatching._directions"
+BUGS = {
+    "trace divided by D": (LOSS, "share * _total(weight * v * bent)", "share * _total(weight * v * bent) / 3", "gaussian", 0),
+    "sign of the trace": (LOSS, "0.5 * square - curvature", "0.5 * square + curvature", "gaussian", 0),
+    "half forgotten": (LOSS, "0.5 * square - curvature", "square - curvature", "gaussian", 0),
+    "gradient of the mean": (LOSS, "values.sum()", "values.mean()", "gaussian", 0),
+    "trace without a graph": (
+        LOSS,
+        "share * _total(weight * v * bent)",
+        "share * _total(weight * v * bent.detach())",
+        "mixture",
+        0,
+    ),
+    "not summed over probes": (LOSS, "curvature + share *", "share *", "gaussian", 2),
+    "probes not averaged": (DIRECTIONS, "1 / self.probes", "1.0", "gaussian", 2),
+    "signs that are not signs": ("_signs", "2 * torch.randint", "torch.randint", "gaussian", 1),
+    "projection not squared": (LOSS, "* v * gradient).square()", "* v * gradient).abs()", "gaussian", 4),
+    "no weight at the walls": (WALL, '!= "box"', '!= "boxes"', "walls", 0),
+    "sign of the weight's slope": (WALL, "(lo + hi - 2 * x)", "(2 * x - lo - hi)", "walls", 0),
+    "weight's slope forgotten": (LOSS, "- _total(turn * gradient)\n", "\n", "walls", 0),
+    "width not squared: another scale": (WALL, "(hi - lo) ** 2", "(hi - lo)", "hessian", 0),
+    "weight twice in the projection": (LOSS, "weight.sqrt() * v", "weight * v", "walls", 4),
+}
+
+
+@pytest.mark.parametrize(("where", "old", "new", "check", "method"), BUGS.values(), ids=BUGS)
+def test_planted_bugs_are_seen(where: str, old: str, new: str, check: str, method: int) -> None:
+    broken = planted("score", where, old, new).ScoreMatching(**METHODS[method])
+    assert caught(SEEN_BY[check], broken)
+    if method == 0:
+        assert caught(like_the_hessian, broken)
