@@ -18,15 +18,16 @@ _HOMES = {
     "lowland.shipped": "shipped",
     "lowland.samplers": (
         "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info Langevin LeimkuhlerMatthews Lowest "
-        "Moments ParallelTempering ShortRun State Trace Underdamped ais anneal cooling geometric noise_ladder "
-        "predictor_corrector preserving probability_flow pyramid sample search sigma_ladder tune"
+        "Moments ParallelTempering Recovery ShortRun State Trace Underdamped ais anneal cooling geometric noise_ladder "
+        "predictor_corrector preserving probability_flow pyramid recover sample search sigma_ladder tune"
     ),
     "lowland.chains": "ReplayBuffer",
     "lowland.objectives": (
-        "CD DSM JEM NCE PCD EnergyDiscrepancy EnergyMatching EquilibriumMatching FlowContrastive Loss OutlierExposure "
-        "PseudoLikelihood RankingNCE RatioMatching ScoreMatching ShortRunML WakeSleep contrast"
+        "CD DSM JEM NCE PCD DiffusionRecovery EnergyDiscrepancy EnergyL2 EnergyMatching EquilibriumMatching FlowContrastive "
+        "GradientPenalty HingeMargin ImprovedCD Loss MultilevelDSM OutlierExposure PseudoLikelihood PullAway RankingNCE "
+        "RatioMatching ScoreMatching ShortRunML WakeSleep contrast"
     ),
-    "lowland.nets": "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet EmbeddingMLP NoiseMLP WideResNet",
+    "lowland.nets": "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet EmbeddingMLP NoiseMLP NoiseUNet WideResNet",
     "lowland.metrics": (
         "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary"
     ),

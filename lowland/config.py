@@ -50,13 +50,26 @@ class Generation(BaseModel):
     """How samples are made from the trained energy."""
 
     model_config = STRICT
-    sampler: Any
+    method: Literal["chains", "flow"] = Field("chains", description="Markov chains; or probability flow down the noise levels")
+    sampler: Any = None
     steps: int = Field(500, ge=0)
     start: Literal["noise", "chains"] = Field("noise", description="fresh noise, or where the training chains got to")
     temperatures: list[Annotated[float, Field(gt=0)]] = Field(
         [1.0], min_length=1, description="a path: the steps are divided among energy / T for each T"
     )
     jump: float = Field(0.0, ge=0, description=JUMP)
+    levels: int = Field(18, ge=2, description="noise levels of an energy E(x, σ) whose objective does not name them")
+    sigma_max: float = Field(20.0, gt=0, description="the first of them, far above the size of the data")
+    sigma_min: float = Field(0.01, gt=0, description="the last; flow ends with a jump from there")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products of a flow")
+
+    @model_validator(mode="after")
+    def _chains_need_a_sampler(self) -> "Generation":
+        if self.method == "chains" and self.sampler is None:
+            raise ValueError("chains were chosen and no sampler; a [generation.sampler] is needed; add one, or method = 'flow'")
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"levels fall from {self.sigma_max} to {self.sigma_min}; the first must be above the last; swap them")
+        return self
 
 
 class Restoration(BaseModel):
@@ -121,7 +134,11 @@ def recipe_model() -> type["Recipe"]:
 @cache
 def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
     sampler = _union("sampler")
-    generation = create_model("Generation", __base__=Generation, sampler=(sampler, ...))
+    generation = create_model(
+        "Generation",
+        __base__=Generation,
+        sampler=(Union[sampler, None], None),  # type: ignore[arg-type]  # noqa: UP007
+    )
     restoration = create_model("Restoration", __base__=Restoration, sampler=(sampler, ...))
     return create_model(
         "Recipe",

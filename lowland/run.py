@@ -289,7 +289,7 @@ class Run:
 
 
 def load(path: str | Path, *, weights: str = "ema", step: int | None = None) -> tuple[Any, Any, dict[str, Any]]:
-    """Read a run: (energy, sampler, recipe). The energy is in eval mode; the sampler is the one for generation.
+    """Read a run: (energy, sampler, recipe). The energy is in eval mode; the sampler is the one for generation, None for flow.
 
     path: a run directory, or the name of a run that is shipped with lowland (`shipped()`); weights: "ema" (averaged; the
     default) or "energy" (the last iterate); step: a checkpoint; unless given the best if training selected one, else the
@@ -303,7 +303,8 @@ def load(path: str | Path, *, weights: str = "ema", step: int | None = None) -> 
     domain = Domain.from_dict(checkpoint.state["domain"])
     energy = build("energy", {**recipe["energy"], "domain": domain})
     energy.load_state_dict(checkpoint.tensors[weights])
-    return energy.eval(), build("sampler", recipe["generation"]["sampler"]), recipe
+    chains = recipe["generation"]["sampler"]
+    return energy.eval(), build("sampler", chains) if chains else None, recipe
 
 
 def write_whole(target: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:

@@ -103,8 +103,9 @@ def sample(
             + (f"choose 0 to {s.classes - 1}" if s.classes else "leave the label out")
         )
     labels = None if label is None else torch.full((count,), label)
-    steps = s.recipe["generation"]["steps"]
-    with tqdm(total=steps, unit="step", disable=not progress) as bar:
+    how = s.recipe["generation"]
+    total, unit = (count, "image") if how.get("method") == "flow" else (how["steps"], "step")
+    with tqdm(total=total, unit=unit, disable=not progress) as bar:
         made = draw(s, count, torch.Generator().manual_seed(seed), labels=labels, progress=bar.update)
     x = s.original(made.x)
     return _write_samples(out, x, made.labels)

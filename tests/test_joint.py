@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from lowland import JEM, MALA, MLP, ConvNet, Energy, Langevin, OutlierExposure, ReplayBuffer, box, real
 from lowland.nets.conditions import ClassEnergy
-from lowland.objectives.joint import accuracy, attack, cross_entropy, outliers
+from lowland.objectives.augment import augmented
+from lowland.objectives.joint import accuracy, attack, cross_entropy, outliers, told
 from lowland.testing import LIMIT, seeded, worst
 
 K, ROWS, BATCHES = 3, 240, 150
@@ -199,6 +200,14 @@ def test_points_without_a_label_have_no_part_in_the_joint_contrast() -> None:
     torch.testing.assert_close(gradients(l2, x, y), gradients(l2, x[: len(x) // 2], y[: len(x) // 2]), rtol=1e-5, atol=1e-6)
 
 
+def test_a_share_of_the_labels_is_told_the_same_every_time() -> None:
+    y = even(1000)
+    some = told(y, 0.1, seed=3)
+    assert ((some == y) | (some == -1)).all() and (some != -1).sum() == 100
+    assert torch.equal(some, told(y, 0.1, seed=3)) and not torch.equal(some, told(y, 0.1, seed=4))
+    assert torch.equal(told(y, 1.0, 0), y) and torch.equal(told(y, 0.0, 0), unknown(1000))
+
+
 def test_accuracy_and_entropy_count_the_labelled_rows() -> None:
     heads = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 9.0]])
     labels = torch.tensor([0, 0, -1])
@@ -264,6 +273,23 @@ def test_adversarial_training_takes_the_entropy_at_the_moved_points() -> None:
     assert loss.value > F.cross_entropy(-energy.class_energies(x), y)
 
 
+def test_augmented_points_are_read_and_the_contrast_takes_data_as_they_are() -> None:
+    energy, (x, y) = network(), batch(even)
+    noisy = dataclasses.replace(MARGINAL, augment=("noise",), chains=10)
+    found = gradients(noisy, x, y)
+    g = seeded(3)
+    buffer = ReplayBuffer(64, energy.domain, generator=seeded(2), classes=4)
+    marginal = dataclasses.replace(MARGINAL, weight_py_x=0.0, chains=10)
+    loss = marginal.loss(energy, x[:10], y[:10], sampler=Langevin(0.01), buffer=buffer, generator=g)  # the same chains, then
+    read = augmented(x, ("noise",), g, energy.domain)
+    entropy = F.cross_entropy(-energy.class_energies(read), y)
+    value = loss.value + MARGINAL.weight_py_x * entropy
+    expected = torch.cat([part.flatten() for part in torch.autograd.grad(value, list(energy.parameters()))])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"rain.*;.*;"):
+        JEM(augment=("rain",))
+
+
 # ----------------------------------------------------------------------------------------------------------------- outliers
 
 
@@ -309,7 +335,7 @@ def test_outlier_exposure_puts_outliers_above_data() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         energy = MLP(box(-2.0, 2.0, 2), hidden=(32,), classes=2)
-    objective, g = OutlierExposure(low=-3.0, high=0.0, weight=1.0, kinds=("noise", "mixtures")), seeded(1)
+    objective, g = OutlierExposure(low=-3.0, high=0.0, weight=1.0, kinds=("noise",)), seeded(1)
     optimizer = torch.optim.Adam(energy.parameters(), 1e-2)
     y = torch.arange(100) % 2
     for _ in range(150):

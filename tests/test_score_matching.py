@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 from contract.cases import seeded
-from contract.planted import batches, planted, slopes
+from contract.truths import TRUTHS, Normal, planted, slopes
 from torch import Tensor, nn
 
 from lowland import MLP, Energy, Function, ScoreMatching, box, real
-from lowland.targets import GaussianMixture
 from lowland.testing import LIMIT, caught, worst
 
 DOUBLE = torch.float64
@@ -24,76 +23,8 @@ METHODS = [
 every = pytest.mark.parametrize("settings", METHODS, ids=lambda s: "-".join(map(str, s.values())))
 
 
-class Normal(Energy):
-    """½ (x − m)ᵀ P (x − m): both learn."""
-
-    def __init__(self, mean: Tensor, precision: Tensor) -> None:
-        super().__init__(real(len(mean)))
-        self.mean, self.precision = nn.Parameter(mean.clone()), nn.Parameter(precision.clone())
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return 0.5 * ((x - self.mean) @ self.precision * (x - self.mean)).sum(1)
-
-
-class Peaks(Energy):
-    """−log Σ w_k N(m_k, s²), with means, shares and width to learn."""
-
-    def __init__(self, means: Tensor, logits: Tensor, scale: float) -> None:
-        super().__init__(real(means.shape[1]))
-        self.means, self.logits = nn.Parameter(means.clone()), nn.Parameter(logits.clone())
-        self.scale = nn.Parameter(torch.tensor(scale, dtype=DOUBLE))
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        square = (x.unsqueeze(1) - self.means).square().sum(2) / (2 * self.scale.square())
-        return x.shape[1] * self.scale.log() - torch.logsumexp(self.logits.log_softmax(0) - square, 1)
-
-
-class Slide(Energy):
-    """Σ θ_i x_i + κ x_i² / 2 between walls."""
-
-    def __init__(self, theta: Tensor, bow: float, lo: float, hi: float) -> None:
-        super().__init__(box(lo, hi, len(theta)))
-        self.theta, self.bow = nn.Parameter(theta.clone()), nn.Parameter(torch.tensor(bow, dtype=DOUBLE))
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return x @ self.theta + self.bow * x.square().sum(1) / 2
-
-
 def value(objective: Any, energy: Energy, x: Tensor, seed: int = 0, labels: Tensor | None = None) -> Tensor:
     return objective.loss(energy, x, labels, sampler=None, buffer=None, generator=seeded(seed)).value
-
-
-COVARIANCE = torch.tensor([[1.0, 0.6, 0.0], [0.6, 2.0, -0.4], [0.0, -0.4, 0.5]], dtype=DOUBLE)
-MEAN = torch.tensor([1.0, -0.5, 0.3], dtype=DOUBLE)
-
-
-def at_the_gaussian(objective: Any, off: float = 1.0) -> float:
-    """|z| of the gradient at the true mean and precision of N(m, C) in three dimensions, 200 batches of 300."""
-    energy = Normal(MEAN, off * COVARIANCE.inverse())
-    factor = torch.linalg.cholesky(COVARIANCE)
-    draws = batches(objective, energy, lambda n, g: MEAN + torch.randn(n, 3, generator=g, dtype=DOUBLE) @ factor.T, 200, 300)
-    return worst(draws)
-
-
-def at_the_mixture(objective: Any, off: float = 1.0) -> float:
-    """|z| of the gradient at the true means, shares and width of a mixture in the plane, 200 batches of 300."""
-    means, shares = ((-1.0, 0.0), (1.5, 0.5), (0.0, 1.0)), (1.0, 2.0, 3.0)
-    target = GaussianMixture(means, 0.6, shares)
-    energy = Peaks(torch.tensor(means, dtype=DOUBLE), torch.tensor(shares, dtype=DOUBLE).log(), 0.6 * off)
-    return worst(batches(objective, energy, lambda n, g: target.draw(n, g, DOUBLE), 200, 300))
-
-
-def between_walls(objective: Any, off: float = 1.0) -> float:
-    """|z| of the gradient at the true slope and bow of a normal law cut off at the walls of [−1, 2]²; 200 batches of 500."""
-    theta, bow = torch.tensor([1.5, -0.7], dtype=DOUBLE), 0.8
-    energy = Slide(off * theta, bow, -1.0, 2.0)
-    low, high = (torch.special.ndtr((wall + theta / bow) * bow**0.5) for wall in (-1.0, 2.0))
-
-    def draw(count: int, g: torch.Generator) -> Tensor:
-        u = torch.rand(count, 2, generator=g, dtype=DOUBLE)
-        return torch.special.ndtri(low + (high - low) * u) / bow**0.5 - theta / bow
-
-    return worst(batches(objective, energy, draw, 200, 500))
 
 
 def hessian_loss(energy: Energy, x: Tensor) -> Tensor:
@@ -142,23 +73,20 @@ def like_the_hessian(objective: Any) -> float:
     return max(found, default=0.0)
 
 
-CHECKS: dict[str, Callable[..., float]] = {"gaussian": at_the_gaussian, "mixture": at_the_mixture, "walls": between_walls}
-
-
 @every
 def test_the_trace_is_that_of_the_hessian(settings: dict[str, Any]) -> None:
     assert like_the_hessian(ScoreMatching(**settings)) < LIMIT
 
 
 @every
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", TRUTHS)
 def test_the_minimiser_is_the_law_of_the_data(settings: dict[str, Any], check: str) -> None:
-    assert CHECKS[check](ScoreMatching(**settings)) < LIMIT
+    assert TRUTHS[check](ScoreMatching(**settings)) < LIMIT
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", TRUTHS)
 def test_another_law_is_no_minimiser(check: str) -> None:
-    assert CHECKS[check](ScoreMatching(), off=1.1) > LIMIT
+    assert TRUTHS[check](ScoreMatching(), off=1.1) > LIMIT
 
 
 def test_on_gaussians_score_matching_is_the_method_of_moments() -> None:
@@ -220,7 +148,7 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 # ---------------------------------------------------------------------------------------------------------- planted bugs
 
-SEEN_BY: dict[str, Callable[..., float]] = {**CHECKS, "hessian": like_the_hessian}
+SEEN_BY: dict[str, Callable[..., float]] = {**TRUTHS, "hessian": like_the_hessian}
 LOSS, WALL, DIRECTIONS = "ScoreMatching.loss", "_wall_weight", "ScoreMatching._directions"
 BUGS = {
     "trace divided by D": (LOSS, "share * _total(weight * v * bent)", "share * _total(weight * v * bent) / 3", "gaussian", 0),

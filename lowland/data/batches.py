@@ -16,6 +16,9 @@ from lowland.data.dataset import Split
 class Batches:
     """Goes through a part for ever, in a new order each epoch. `next` gives the next examples.
 
+    rank, size: of several processes that divide each batch. All go through the same order, and each takes the rank-th of
+    `size` equal pieces of every batch: together they see what one process would have seen.
+
     >>> batches = Batches(Split(torch.arange(5.0)), seed=0)
     >>> first, second = batches.next(3)[0], batches.next(3)[0]
     >>> batches.state_dict()
@@ -24,11 +27,14 @@ class Batches:
     Raises ValueError if the part is empty.
     """
 
-    def __init__(self, split: Split, *, seed: int = 0) -> None:
+    def __init__(self, split: Split, *, seed: int = 0, rank: int = 0, size: int = 1) -> None:
         if len(split) == 0:
             raise ValueError("the part holds no examples; batches need at least one; give a part with data")
+        if not 0 <= rank < size:
+            raise ValueError(f"the rank is {rank} of {size}; ranks go from 0 to {size - 1}; pass both, or neither")
         self.split = split
         self.seed = seed
+        self.rank, self.size = rank, size
         self.epoch = 0
         self.offset = 0
         self._order: tuple[int, Tensor] | None = None  # the permutation of one epoch, kept while it lasts
@@ -42,12 +48,18 @@ class Batches:
         return self._order[1]
 
     def next(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
-        """The next x (batch_size, *shape) and y (batch_size,) or None.
+        """The next x (batch_size, *shape) and y (batch_size,) or None; of several processes, this one's piece of them.
 
-        Where an epoch ends inside a batch, the batch is completed from the next epoch.
+        Where an epoch ends inside a batch, the batch is completed from the next epoch. Raises ValueError for a batch size that
+        cannot be divided among the processes.
         """
         if batch_size < 1:
             raise ValueError(f"the batch size is {batch_size}; it must be at least 1; pass for example 128")
+        if batch_size % self.size:
+            raise ValueError(
+                f"the batch size is {batch_size} and {self.size} processes run; each takes an equal piece; pass a multiple "
+                f"of {self.size}, for example {self.size * max(1, round(batch_size / self.size))}"
+            )
         pieces, missing = [], batch_size
         while missing:
             piece = self.order(self.epoch)[self.offset : self.offset + missing]
@@ -56,7 +68,8 @@ class Batches:
             self.offset += len(piece)
             if self.offset == len(self.split):
                 self.epoch, self.offset = self.epoch + 1, 0
-        part = self.split.take(torch.cat(pieces).to(self.split.x.device))
+        own = torch.cat(pieces).view(self.size, -1)[self.rank]
+        part = self.split.take(own.to(self.split.x.device))
         return part.x, part.y
 
     def state_dict(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lowland.evaluation.subjects import Subject
 from lowland.samplers import run_chains
 from lowland.tasks import even_labels, generate
-from lowland.tasks.generate import Generated
+from lowland.tasks.generate import Generated, flow
 
 
 class Kept(NamedTuple):
@@ -30,6 +30,8 @@ def draw(
 ) -> Generated:
     """Samples as the recipe's [generation] says, labels dealt evenly unless given."""
     how = s.recipe["generation"]
+    if how.get("method") == "flow":
+        return _flown(s, count, generator, frames, progress)
     labels = labels if labels is not None else even_labels(count, s.classes)
     start = s.energy.domain.draw(count, generator)
     if how["start"] == "chains":
@@ -48,6 +50,20 @@ def draw(
         progress=progress,
     )
     return made if s.energy.data_domain is None else _seen(s.energy, made)
+
+
+def _flown(
+    s: Subject, count: int, generator: torch.Generator, frames: int, progress: Callable[[int], object] | None
+) -> Generated:
+    """Samples by probability flow down the noise levels."""
+    if not s.sigmas:
+        raise ValueError(
+            f"{s.run.path} holds {type(s.energy).__name__}, which knows no noise level; generation.method = 'flow' follows an "
+            f"energy E(x, σ); use 'chains'"
+        )
+    half = s.recipe["generation"]["precision"] == "bfloat16"
+    with torch.autocast(next(s.energy.parameters()).device.type, torch.bfloat16, enabled=half):
+        return flow(s.energy, s.sigmas, count, generator=generator, frames=frames, progress=progress)
 
 
 def _seen(energy: Any, made: Generated) -> Generated:

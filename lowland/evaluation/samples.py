@@ -4,11 +4,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lowland.energy import energy_values
 from lowland.evaluation.draws import draw
 from lowland.evaluation.subjects import Findings, Subject
-from lowland.metrics import class_entropy, energy_gap, frechet_distance, mmd, nearest, share
+from lowland.metrics import (
+    class_entropy,
+    energy_gap,
+    frechet_distance,
+    mmd,
+    nearest,
+    precision_recall,
+    share,
+    two_sample_accuracy,
+)
 from lowland.tasks.generate import Generated
 from lowland.training.judge import Judge, train_judge
 
@@ -26,7 +36,7 @@ def trained_judge(s: Subject, found: Findings, say: Callable[[str], object]) -> 
 
 def measure_samples(s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None) -> Generated:
     """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of them."""
-    how, count = s.recipe["generation"], s.recipe["evaluation"]["samples"]
+    count = s.recipe["evaluation"]["samples"]
     made = draw(s, count, generator)
     film = draw(s, 8 if len(s.shape) == 3 else 300, generator, frames=11)
     test = s.data.test.x[: max(count, 500)]
@@ -37,9 +47,7 @@ def measure_samples(s: Subject, found: Findings, generator: torch.Generator, jud
     low = energy_values(s.marginal, test)
     figures: dict[str, Any] = {
         "count": count,
-        "start": how["start"],
-        "steps": how["steps"],
-        "sampler": repr(s.sampler),
+        **_made_by(s),
         "neighbour_ratio": float(near.median() / near_test.median()) if near_test.median() > 0 else None,
         "copies": int((near < edge).sum()),
         "expected_copies": 0.01 * count,
@@ -65,13 +73,40 @@ def measure_samples(s: Subject, found: Findings, generator: torch.Generator, jud
     return made
 
 
+def _made_by(s: Subject) -> dict[str, Any]:
+    how = s.recipe["generation"]
+    if how.get("method") == "flow":
+        return {"start": "noise", "steps": len(s.sigmas or []) - 1, "sampler": "probability flow (Heun) and a last jump"}
+    return {"start": how["start"], "steps": how["steps"], "sampler": repr(s.sampler)}
+
+
+def _compared(judge: Judge, samples: Tensor, s: Subject) -> dict[str, Any]:
+    """Samples beside test images, and training images beside test images, on the judge's features and at equal counts."""
+    count = min(len(samples), len(s.data.test), len(s.data.train))
+    order = torch.Generator().manual_seed(0)
+    picked = [part.x[torch.randperm(len(part), generator=order)[:count]] for part in (s.data.test, s.data.train)]
+    real, others = (judge.features(part) for part in picked)
+    found: dict[str, Any] = {"count": count}
+    for name, made in (("samples", judge.features(samples[:count])), ("real", others)):
+        told = two_sample_accuracy(made, real, generator=torch.Generator().manual_seed(0))
+        near = precision_recall(made, real)
+        found[name] = {
+            "frechet": frechet_distance(made, real),
+            "precision": near.precision.to_dict(),
+            "recall": near.recall.to_dict(),
+            "two_sample_accuracy": told.to_dict(),
+        }
+    return found
+
+
 def _judged(s: Subject, found: Findings, judge: Judge, made: Generated) -> dict[str, Any]:
     """What a classifier of real images says of the samples."""
     test = s.data.test
     assert test.y is not None
     sure_test, called_test = judge.probabilities(test.x).max(1)
     right = called_test == test.y
-    sure, called = judge.probabilities(made.x).max(1)
+    pictures = made.x.clamp(s.data.domain.lo, s.data.domain.hi) if s.data.domain.kind == "box" else made.x
+    sure, called = judge.probabilities(pictures).max(1)
     found.arrays["samples_label"] = called
     figures = {
         "judge_test_accuracy": float(right.float().mean()),
@@ -80,6 +115,7 @@ def _judged(s: Subject, found: Findings, judge: Judge, made: Generated) -> dict[
         "class_entropy": class_entropy(called, s.data.classes),
         "class_counts": torch.bincount(called, minlength=s.data.classes).tolist(),
         "class_names": list(s.data.class_names),
+        "features": _compared(judge, pictures, s),
     }
     if made.labels is not None:
         figures["agreement"] = share(int((called == made.labels).sum()), len(called)).to_dict()

@@ -9,6 +9,7 @@ from torch import Tensor
 from lowland.data import Dataset, made_binary, settled
 from lowland.energy import Energy
 from lowland.run import Run, load
+from lowland.samplers import sigma_ladder
 from lowland.tasks import bind_noise
 from lowland.training import load_recipe_data
 
@@ -60,8 +61,8 @@ class Subject:
 
     @property
     def sigmas(self) -> list[float] | None:
-        """Noise levels of a run trained by denoising, else None."""
-        return self.recipe["objective"].get("sigmas")
+        """Noise levels of a run trained by denoising, those that the objective or else [generation] names; None for others."""
+        return noise_levels(self.energy, self.recipe)
 
     @property
     def classes(self) -> int:
@@ -69,8 +70,16 @@ class Subject:
         return getattr(self.energy, "classes", 0)
 
 
+def noise_levels(energy: Energy, recipe: dict[str, Any]) -> list[float] | None:
+    """The falling noise levels that a run is sampled along, None for an energy that knows no noise and no objective with any."""
+    named, how = recipe["objective"].get("sigmas"), recipe["generation"]
+    if named or not getattr(energy, "noise", False):
+        return named
+    return list(sigma_ladder(how["sigma_max"], how["sigma_min"], how["levels"]))
+
+
 def subject(run: Run, data: Dataset | None = None) -> Subject:
     """Load a run for examination, with averaged weights."""
     energy, sampler, recipe = load(run.path)
-    marginal = getattr(energy, "on_data", None) or bind_noise(energy, recipe["objective"].get("sigmas"))
+    marginal = getattr(energy, "on_data", None) or bind_noise(energy, noise_levels(energy, recipe))
     return Subject(run, recipe, energy, marginal, sampler, data)

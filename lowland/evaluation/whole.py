@@ -13,6 +13,7 @@ import torch
 
 from lowland.data import Dataset
 from lowland.evaluation.boltzmann import measure_boltzmann
+from lowland.evaluation.classification import measure_classification
 from lowland.evaluation.detection import measure_detection
 from lowland.evaluation.landscape import measure_landscape
 from lowland.evaluation.restoration import measure_restoration
@@ -30,6 +31,7 @@ def evaluate_run(run: Run, data: Dataset | None = None, say: Callable[[str], obj
     judge = trained_judge(s, found, say)
     say("drawing samples")
     made = measure_samples(s, found, generator, judge)
+    measure_classification(s, found)
     say("measuring detection")
     measure_detection(s, found, generator, made.x)
     restoration = s.recipe.get("restoration")

@@ -2,8 +2,21 @@
 
 from lowland.nets.boltzmann import DBM, DBN, RBM
 from lowland.nets.classifier import ClassifierEnergy, EmbeddingMLP
+from lowland.nets.denoising import NoiseUNet
 from lowland.nets.images import IGEBM, ConvNet
 from lowland.nets.vectors import MLP, NoiseMLP
 from lowland.nets.wide import WideResNet
 
-__all__ = ["DBM", "DBN", "IGEBM", "MLP", "RBM", "ClassifierEnergy", "ConvNet", "EmbeddingMLP", "NoiseMLP", "WideResNet"]
+__all__ = [
+    "DBM",
+    "DBN",
+    "IGEBM",
+    "MLP",
+    "RBM",
+    "ClassifierEnergy",
+    "ConvNet",
+    "EmbeddingMLP",
+    "NoiseMLP",
+    "NoiseUNet",
+    "WideResNet",
+]

@@ -14,7 +14,8 @@ from lowland.nets.vectors import stretched
 from lowland.registry import register
 
 
-def _image_shape(domain: Domain) -> tuple[int, int, int]:
+def image_shape(domain: Domain) -> tuple[int, int, int]:
+    """(channels, height, width) of the events. Raises ValueError for events that are no images."""
     if len(domain.shape) != 3:
         raise ValueError(f"the event shape is {domain.shape}; an image energy takes (channels, height, width); use MLP")
     return domain.shape
@@ -66,7 +67,7 @@ class ConvNet(ClassEnergy):
         self.channels, self.kernels, self.strides = tuple(channels), tuple(kernels), tuple(strides)
         self.hidden, self.classes, self.confine = hidden, classes, confine
         self.scale, self.spectral = scale, spectral
-        c, *size = _image_shape(self.domain)
+        c, *size = image_shape(self.domain)
         layers: list[nn.Module] = []
         for out, kernel, stride in zip(channels, kernels, strides, strict=True):
             padding = (kernel - 1) // 2
@@ -127,7 +128,7 @@ class IGEBM(ClassEnergy):
         _check_sizes("IGEBM", classes, widths=widths, blocks=[blocks])
         self.widths, self.blocks, self.classes = tuple(widths), blocks, classes
         self.scale, self.spectral = scale, spectral
-        c, _, _ = _image_shape(self.domain)
+        c, _, _ = image_shape(self.domain)
         layers: list[nn.Module] = [normalised(nn.Conv2d(c, widths[0], 3, padding=1), spectral)]
         into = widths[0]
         for stage, width in enumerate(widths):

@@ -113,6 +113,13 @@ class MLP(ClassEnergy):
         return value, slopes.view_as(x)
 
 
+def noise_levels(c: Any, x: Tensor) -> Tensor:
+    """The noise level of every row (B,), from one for all or one each. Raises ValueError for none."""
+    if c is None:
+        raise ValueError("this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)")
+    return torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
+
+
 @register("energy")
 class NoiseMLP(Energy):
     """Multilayer perceptron energy of a point and a noise level, for denoising score matching at several levels.
@@ -143,17 +150,15 @@ class NoiseMLP(Energy):
         self.scratch = Scratch()
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        if c is None:
-            raise ValueError("this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)")
         z = stretched(x, self.domain).flatten(1)
-        sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
+        sigma = noise_levels(c, x)
         heads = self.net(torch.cat([z, sigma.log().unsqueeze(1)], 1))
         return self.scale * heads.squeeze(1) / sigma + self.confine / 2 * z.square().sum(1)
 
     def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         """Energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
         z = stretched(x, self.domain).flatten(1)
-        sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
+        sigma = noise_levels(c, x)
         told = torch.cat([z, sigma.log().unsqueeze(1)], 1)
         seed = (self.scale / sigma).unsqueeze(1)
         widen = -stretch(self.domain)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.nets.conditions import ClassEnergy
-from lowland.nets.images import _image_shape
+from lowland.nets.images import image_shape
 from lowland.nets.vectors import stretched
 from lowland.registry import register
 
@@ -72,7 +72,7 @@ class WideResNet(ClassEnergy):
         scale: float = 1.0,
     ) -> None:
         super().__init__(domain)
-        channels, *size = _image_shape(self.domain)
+        channels, *size = image_shape(self.domain)
         if depth < 10 or (depth - 4) % 6 or width < 1 or classes < 0 or norm not in ("none", "group"):
             raise ValueError(
                 f"WideResNet was given depth={depth}, width={width}, classes={classes} and norm={norm!r}; the depth is 6n + 4 "

@@ -1,9 +1,13 @@
 """Objectives compare data with samples. One file per origin of the negatives."""
 
 from lowland.objectives.contrastive import CD, PCD, Loss, ShortRunML, contrast
+from lowland.objectives.denoising import MultilevelDSM
 from lowland.objectives.discrepancy import EnergyDiscrepancy, PseudoLikelihood, RatioMatching
+from lowland.objectives.improved import ImprovedCD
 from lowland.objectives.joint import JEM, OutlierExposure
 from lowland.objectives.noise import NCE, FlowContrastive, RankingNCE
+from lowland.objectives.recovery import DiffusionRecovery
+from lowland.objectives.regularise import EnergyL2, GradientPenalty, HingeMargin, PullAway
 from lowland.objectives.score import DSM, ScoreMatching
 from lowland.objectives.transport import EnergyMatching, EquilibriumMatching
 from lowland.objectives.wake_sleep import WakeSleep
@@ -14,13 +18,20 @@ __all__ = [
     "JEM",
     "NCE",
     "PCD",
+    "DiffusionRecovery",
     "EnergyDiscrepancy",
+    "EnergyL2",
     "EnergyMatching",
     "EquilibriumMatching",
     "FlowContrastive",
+    "GradientPenalty",
+    "HingeMargin",
+    "ImprovedCD",
     "Loss",
+    "MultilevelDSM",
     "OutlierExposure",
     "PseudoLikelihood",
+    "PullAway",
     "RankingNCE",
     "RatioMatching",
     "ScoreMatching",

@@ -98,7 +98,8 @@ def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
     return energy(x) if labels is None else energy(x, labels)
 
 
-def _chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor]:
+def chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor]:
+    """What chains did during an update, for the log: movement per number, acceptance, refused moves, share at the walls."""
     moved = torch.linalg.vector_norm((trace.x - start).flatten(1), dim=1).mean() / math.sqrt(start[0].numel())
     terms = {"movement": moved, "acceptance": trace.acceptance.mean(), "diverged": trace.diverged.sum()}
     if energy.domain.kind == "box":
@@ -128,7 +129,7 @@ def _contrast_from(
     trace = run_chains(target, sampler, start, steps, generator=generator)
     _observe(energy, x)
     loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=l2)
-    return loss._replace(terms=loss.terms | _chain_terms(start, trace, energy))
+    return loss._replace(terms=loss.terms | chain_terms(start, trace, energy))
 
 
 def completed(energy: Any, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -165,6 +166,8 @@ class CD:
 
     Biased towards what is near the data, low in variance. The negatives are the last points of the chains, so a Boltzmann
     machine is contrasted by p(h | x_k) of the last x_k. l2: see `contrast`; sparsity, sparse_target: see `sparse`.
+    Cost per update: steps + 1 gradients in x, and a forward and backward pass over data and negatives.
+    Use it when chains hardly mix and a model of the neighbourhood of the data is enough: Boltzmann machines, fine tuning.
     Source: Hinton (2002), https://doi.org/10.1162/089976602760128018
     """
 
@@ -203,6 +206,8 @@ class PCD:
     draws its label anew from p(y | x) = softmax(−e(x)) at the end of a visit, which samples the joint law of x and y and
     sets the levels of the classes against each other. With a ParallelTempering sampler every chain keeps its replicas at all
     temperatures, and the coldest is the negative. sparsity, sparse_target: see `sparse`.
+    Cost per update: steps + 1 gradients in x, and a forward and backward pass over data and negatives.
+    Use it when one density is wanted for everything: scores, samples from noise, restoration, composition.
     Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290; tempered chains: Desjardins et al. (2010),
     https://proceedings.mlr.press/v9/desjardins10a.html
     """
@@ -259,7 +264,7 @@ class PCD:
         _observe(energy, x)
         loss = contrast(energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2, classify=self.classify)
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
-        loss = loss._replace(terms=loss.terms | _chain_terms(start, trace, energy) | age | self._fresh(visit.fresh, trace))
+        loss = loss._replace(terms=loss.terms | chain_terms(start, trace, energy) | age | self._fresh(visit.fresh, trace))
         return sparse(loss, energy, x, self.sparsity, self.sparse_target)
 
     def _fresh(self, fresh: Tensor, trace: Trace) -> dict[str, Tensor]:
@@ -298,6 +303,8 @@ class ShortRunML:
 
     The chains need not reach equilibrium; the energy learns to make a generator of the short run, and is a density only
     as far as the chains mix. l2: see `contrast`.
+    Cost per update: steps + 1 gradients in x, and a forward and backward pass over data and negatives.
+    Use it when pictures from a fixed number of steps are wanted, and no density.
     Source: Nijkamp et al. (2019), https://arxiv.org/abs/1904.09770
     """
 

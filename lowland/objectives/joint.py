@@ -9,6 +9,7 @@ Here the energies e_k = −f_k are the heads (`nets.conditions`), so that E(x, y
 A label of −1 says that nobody knows it: such a point counts in the terms that need no label.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -19,7 +20,8 @@ from torch.nn import functional as F
 
 from lowland.chains import ReplayBuffer
 from lowland.energy import Energy, frozen
-from lowland.objectives.contrastive import Loss, _chain_terms, check_steps
+from lowland.objectives.augment import augmented, check_augment
+from lowland.objectives.contrastive import Loss, chain_terms, check_steps
 from lowland.registry import register
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import run_chains
@@ -115,11 +117,14 @@ class JEM:
 
     steps: sampler steps per visit; capacity, restart: the replay buffer and the share of visited chains that begin anew;
     chains: how many move at every update, as many as data unless given; after: share of the updates, at the start, with
-    cross-entropy alone. Semi-supervised: points labelled −1 count in E(x⁺) only. Adversarial: with attack_epsilon above
-    0 the cross-entropy is taken at points moved by `attack`, attack_steps of attack_step_size.
+    cross-entropy alone. Semi-supervised: points labelled −1 count in E(x⁺) only; labelled: the share of the training part whose
+    labels a session tells (`told`). augment: transforms (`augmented`) of the points at which the cross-entropy is taken;
+    adversarial: with attack_epsilon above 0 these points are then moved by `attack`, attack_steps of attack_step_size. In both
+    cases the contrast takes data as they are, as many as chains move.
 
-    Cost per update: forward and backward over B + chains points, and chains · steps gradients; adversarial: B · (attack_steps
-    + 1) more. Use it when one model must classify, know how sure it is, and tell what is no data.
+    Cost per update: forward and backward over B + chains points (B + 2 chains if augmented), and chains · steps gradients;
+    adversarial: B · attack_steps gradients more. Use it when one model must classify, know how sure it is, and tell what is no
+    data.
     Source: Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263; adversarial: Zhu et al. (2021),
     https://arxiv.org/abs/2108.09093
 
@@ -142,6 +147,8 @@ class JEM:
     weight_pxy: float = 0.0
     l2: float = 0.0
     after: float = 0.0
+    labelled: float = 1.0
+    augment: Sequence[str] = ()
     attack_epsilon: float = 0.0
     attack_steps: int = 5
     attack_step_size: float = 0.01
@@ -151,10 +158,12 @@ class JEM:
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.l2)
+        check_augment(self.augment)
         weights = (self.weight_px, self.weight_py_x, self.weight_pxy)
-        if not all(weight >= 0 for weight in weights) or not 0 <= self.after <= 1:
+        if not all(weight >= 0 for weight in weights) or not 0 <= self.after <= 1 or not 0 <= self.labelled <= 1:
             raise ValueError(
-                f"the weights are {weights} and after is {self.after}; at least 0 and a share are needed; correct them"
+                f"the weights are {weights}, after is {self.after} and labelled {self.labelled}; at least 0 and shares in "
+                f"[0, 1] are needed; correct them"
             )
         if self.weight_px and self.weight_pxy:
             raise ValueError(
@@ -187,20 +196,36 @@ class JEM:
         assert labels is not None
         if buffer is None:
             raise ValueError("JEM was given no chains; it needs a ReplayBuffer; pass buffer=ReplayBuffer(...)")
-        more: dict[str, Tensor] = {}
         negatives, its = None, None
+        terms: dict[str, Tensor] = {}
         if (self.weight_px or self.weight_pxy) and progress >= self.after:
-            negatives, its, more = self._walk(energy, x, sampler, buffer, generator)
-        parts = [x] if negatives is None else [x, negatives]
-        if self.attack_epsilon:
-            parts.append(self._attacked(energy, x, labels, generator))
-        heads = _heads(energy, torch.cat(parts))
-        entropy = cross_entropy(heads[len(heads) - len(x) :] if self.attack_epsilon else heads[: len(x)], labels)
-        value, terms = self.weight_py_x * entropy, {"cross_entropy": entropy, "accuracy": accuracy(heads[: len(x)], labels)}
+            negatives, its, terms = self._walk(energy, x, sampler, buffer, generator)
+        read = self._read(energy, x, labels, generator)
+        compared = [] if negatives is None else [x if read is x else x[: len(negatives)], negatives]
+        parts = compared if compared and read is x else [*compared, read]
+        heads = _heads(energy, torch.cat(parts)).split([len(part) for part in parts])
+        known = heads[0] if read is x else heads[-1]
+        entropy = cross_entropy(known, labels)
+        value, terms = self.weight_py_x * entropy, terms | {"cross_entropy": entropy, "accuracy": accuracy(known, labels)}
         if negatives is not None:
-            added, compared = self._contrast(heads[: len(x)], labels, heads[len(x) : len(x) + len(negatives)], its)
-            value, terms = value + added, terms | compared | more
+            added, more = self._contrast(heads[0], labels[: len(heads[0])], heads[1], its)
+            value, terms = value + added, terms | more
         return Loss(value, {name: term.detach() for name, term in terms.items()}, negatives, its)
+
+    def _read(self, energy: Energy, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """The points at which the cross-entropy is taken: x itself, or x augmented and attacked."""
+        x = augmented(x, self.augment, generator, energy.domain) if self.augment else x
+        if not self.attack_epsilon:
+            return x
+        return attack(
+            energy,
+            x,
+            labels,
+            epsilon=self.attack_epsilon,
+            steps=self.attack_steps,
+            step_size=self.attack_step_size,
+            generator=generator,
+        )
 
     def _walk(
         self, energy: Energy, x: Tensor, sampler: Sampler, buffer: ReplayBuffer, generator: torch.Generator
@@ -215,7 +240,7 @@ class JEM:
         )
         lost = buffer.put(visit, trace.x, self.steps)
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
-        return trace.x, labels, _chain_terms(visit.x, trace, energy) | age
+        return trace.x, labels, chain_terms(visit.x, trace, energy) | age
 
     def _contrast(self, heads: Tensor, labels: Tensor, below: Tensor, its: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted contrast of the heads of data with those of negatives."""
@@ -228,16 +253,17 @@ class JEM:
         terms = {"gap": gap, "energy_data": _mean(up, known), "energy_model": down.mean(), "spread": up.std(correction=0)}
         return value, terms
 
-    def _attacked(self, energy: Energy, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        return attack(
-            energy,
-            x,
-            labels,
-            epsilon=self.attack_epsilon,
-            steps=self.attack_steps,
-            step_size=self.attack_step_size,
-            generator=generator,
-        )
+
+def told(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Labels (N,) of which so large a share is kept, picked by the seed; the others become unknown (−1).
+
+    >>> import torch
+    >>> told(torch.arange(5), 0.4, seed=0).tolist()
+    [0, -1, -1, -1, 4]
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    kept = torch.zeros_like(labels, dtype=torch.bool).index_fill(0, order[: math.ceil(share * len(labels))], True)
+    return torch.where(kept, labels, UNKNOWN)
 
 
 def accuracy(heads: Tensor, labels: Tensor) -> Tensor:

@@ -5,8 +5,8 @@
     HingeMargin       which side of two levels           where energies are to be read off as verdicts, as a detector does
     PullAway          the features of different samples  where the samples are all alike
 
-A term is a frozen dataclass with add(loss, energy, x, labels, *, generator) -> Loss. It needs no chains of its own: it looks at
-the data x and at the negatives that the objective left in the loss, as constants. Weights are in units of the objective's value.
+A term is a frozen dataclass with add(loss, energy, x, labels, *, generator) -> Loss. It runs no chains: it looks at the data x
+and at the negatives that the objective left in the loss, as constants. Weights are in units of the objective's value.
 """
 
 import math
@@ -50,7 +50,9 @@ def sides(loss: Loss, energy: nn.Module, x: Tensor, labels: Tensor | None) -> tu
 
 def _negatives(name: str, loss: Loss) -> Tensor:
     if loss.negatives is None:
-        raise ValueError(f"{name} met an objective without negatives; it compares data with them; use one with chains, such as PCD")
+        raise ValueError(
+            f"{name} met an objective without negatives; it compares data with them; use one with chains, such as PCD"
+        )
     return loss.negatives.detach()
 
 
@@ -106,7 +108,8 @@ class GradientPenalty:
         _positive("GradientPenalty", self.weight)
         if not 0 <= self.target < math.inf or self.at not in ("data", "lines"):
             raise ValueError(
-                f"target is {self.target} and at {self.at!r}; a length of at least 0 and 'data' or 'lines' are needed; correct them"
+                f"target is {self.target} and at {self.at!r}; a length of at least 0 and 'data' or 'lines' are needed; "
+                f"correct them"
             )
 
     def add(self, loss: Loss, energy: Energy, x: Tensor, labels: Tensor | None, *, generator: torch.Generator) -> Loss:
@@ -134,8 +137,8 @@ class GradientPenalty:
 class HingeMargin:
     """weight · (mean max(0, E(x⁺) − low)² + mean max(0, high − E(x⁻))²): data below one level, negatives above another.
 
-    Both sides are left alone where they are right, so that the levels mean something to a threshold. With negatives of the model
-    the two wishes never come true together, and the balance bounds the energies; with outliers as negatives they can.
+    Both sides are left alone where they are right, so that the levels mean something to a threshold. With negatives of the
+    model the two wishes never come true together, and their balance bounds the energies; with outliers as negatives they can.
     Cost: a forward pass over both sides.
     Source: Liu et al. (2020), equation 8, https://arxiv.org/abs/2010.03759; margins of an energy: Zhao, Mathieu & LeCun (2017),
     https://arxiv.org/abs/1609.03126
@@ -151,7 +154,9 @@ class HingeMargin:
     def __post_init__(self) -> None:
         _positive("HingeMargin", self.weight)
         if not -math.inf < self.low < self.high < math.inf:
-            raise ValueError(f"low is {self.low} and high {self.high}; low < high are needed, both finite; exchange or move them")
+            raise ValueError(
+                f"low is {self.low} and high {self.high}; low < high are needed, both finite; exchange or move them"
+            )
 
     def add(self, loss: Loss, energy: Energy, x: Tensor, labels: Tensor | None, *, generator: torch.Generator) -> Loss:
         _negatives("HingeMargin", loss)
@@ -182,7 +187,9 @@ class PullAway:
 
     def add(self, loss: Loss, energy: Energy, x: Tensor, labels: Tensor | None, *, generator: torch.Generator) -> Loss:
         negatives = _negatives("PullAway", loss)
-        features = nn.functional.normalize(last_features(energy, negatives, labels if loss.labels is None else loss.labels), dim=1)
+        features = nn.functional.normalize(
+            last_features(energy, negatives, labels if loss.labels is None else loss.labels), dim=1
+        )
         count = len(features)
         alike = ((features @ features.T).square().sum() - count) / (count * (count - 1))
         return _with(loss, "alike", alike, self.weight)
@@ -204,4 +211,5 @@ def last_features(energy: nn.Module, x: Tensor, labels: Tensor | None = None) ->
         _judged(energy, x, labels)
     finally:
         hook.remove()
-    return seen[0].flatten(1).float()
+    features = seen[0].flatten(1)
+    return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -35,6 +35,8 @@ class DSM:
 
     At the minimum s is the score of the data blurred by σ. The factor σ weighs all levels alike. With several levels,
     each row draws one, and the energy must be one of noise, E(x, σ) (for example NoiseMLP).
+    Cost per update: one gradient in x with its own backward pass, some three times a forward and backward pass.
+    Use it when samples are wanted soon and safely, and a law with a little noise in it will do.
     Source: Vincent (2011), https://doi.org/10.1162/NECO_a_00142; Song & Ermon (2019), https://arxiv.org/abs/1907.05600
 
     >>> DSM(sigmas=(1.0, 0.1))

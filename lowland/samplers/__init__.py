@@ -12,6 +12,7 @@ from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews, ShortR
 from lowland.samplers.loop import Trace, run_chains, sample
 from lowland.samplers.nuts import NUTS
 from lowland.samplers.paths import Found, anneal, cooling, divide_steps, noise_ladder, pyramid, search
+from lowland.samplers.recovery import Recovery, recover
 from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.tuning import tune
 from lowland.samplers.underdamped import GHMC, Underdamped
@@ -37,6 +38,7 @@ __all__ = [
     "Lowest",
     "Moments",
     "ParallelTempering",
+    "Recovery",
     "Sampler",
     "ShortRun",
     "State",
@@ -59,6 +61,7 @@ __all__ = [
     "preserving",
     "probability_flow",
     "pyramid",
+    "recover",
     "run_chains",
     "sample",
     "search",

@@ -2,7 +2,7 @@
 
 from lowland.tasks.compose import compose, scale_of
 from lowland.tasks.detect import Detector
-from lowland.tasks.generate import Generated, bind_noise, even_labels, generate, jump
+from lowland.tasks.generate import Generated, bind_noise, even_labels, flow, generate, jump
 from lowland.tasks.restore import Identity, Likelihood, Mask, Restoration, resample, restore
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "bind_noise",
     "compose",
     "even_labels",
+    "flow",
     "generate",
     "jump",
     "resample",

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from lowland.training.distributed import whole
+
 
 class EMA:
     """Exponential moving average of a module's weights, θ̄ ← d θ̄ + (1 − d) θ, with a warm-up of the decay d.
@@ -23,6 +25,6 @@ class EMA:
         """Move towards the module's weights after its update number `step` (counted from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.start is None else 1 - 1 / max(step - self.start, 1)
         for average, current in zip(self.module.parameters(), module.parameters(), strict=True):
-            average.lerp_(current, 1 - decay)
+            average.lerp_(whole(current), 1 - decay)
         for kept, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(buffer)

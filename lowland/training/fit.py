@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,9 @@ from lowland.data import Dataset, load_data
 from lowland.energy import Energy
 from lowland.run import Run
 from lowland.training.board import Board
+from lowland.training.distributed import team
 from lowland.training.health import Finding, diagnose, worst
+from lowland.training.memory import peak_mb
 from lowland.training.preflight import fly
 from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session, cpu_threads
@@ -55,13 +58,17 @@ def fit(
     (2,)
     """
     values = recipe.plain() if hasattr(recipe, "plain") else dict(recipe)
-    session = Session(values, data or load_recipe_data(values), energy)
-    with cpu_threads(session.settings.threads):
-        if not isinstance(run, Run):
-            run = Run.open(run) if (Path(run) / "recipe.json").exists() else Run.create(run, values)
-        with run.locked():
-            _train(session, run, progress)
+    with team() as members:
+        session = Session(values, data or members.in_turn(lambda: load_recipe_data(values)), energy, members)
+        with cpu_threads(session.settings.threads), ExitStack() as held:
+            place = run if isinstance(run, Run) else members.chiefly(lambda: _opened(Path(cast(Any, run)), values))
+            members.chiefly(lambda: held.enter_context(place.locked()))
+            _train(session, members.shared(place), progress and members.chief)
     return cast(Energy, session.ema.module)
+
+
+def _opened(path: Path, recipe: dict[str, Any]) -> Run:
+    return Run.open(path) if (path / "recipe.json").exists() else Run.create(path, recipe)
 
 
 def _train(session: Session, run: Run, progress: bool) -> None:
@@ -70,7 +77,7 @@ def _train(session: Session, run: Run, progress: bool) -> None:
     run.write_json("data.json", _about(session.data))
     rows = _begin(session, run, progress)
     spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
-    board = Board(run.path / "tensorboard" if session.settings.tensorboard else None)
+    board = Board(run.path / "tensorboard" if session.settings.tensorboard and session.team.chief else None)
     desk = _Desk(session, run, rows, Selection.of(session), board, time.monotonic() - (spent[-1] if spent else 0.0))
     with _bar(session.settings.steps, session.step, progress) as bar, board:
         while session.step < session.settings.steps and not desk.ended:
@@ -117,7 +124,7 @@ def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
     else:
         run.cut_log(0)
         if session.settings.preflight != "off":
-            flight = fly(session)
+            flight = session.team.share(fly(session))
             run.log({"step": 0, "event": "preflight", **flight.plain()})
             for sentence in flight.sentences if progress else ():
                 tqdm.write(f"preflight: {sentence}", file=sys.stderr)
@@ -163,11 +170,12 @@ class _Desk:
         row = session.row()
         if saving:
             row |= held_gap(session)
-        findings = diagnose([*self.rows, row])
+        row, findings = session.team.share((row, diagnose([*self.rows, row])))
         session.health = row["health"] = worst(findings)
         cured = session.health == "bad" and settings.on_failure in ("roll-back", "stop")
         if saving and not cured and self.selection is not None:
             row |= self.selection.judge(session)
+            row, session.best = session.team.share((row, session.best))
         self._log(row, findings)
         gap = f"gap {row['gap']:+.3g}, " if "gap" in row else f"loss {row['loss']:.4g}, "
         bar.set_postfix_str(f"{gap}health {row['health']}", refresh=False)
@@ -187,16 +195,14 @@ class _Desk:
         known = {(f.name, f.level) for f in diagnose(self.rows)}
         self.rows.append(row)
         self.run.log(row)
-        self.run.log({"step": row["step"], "seconds": round(time.monotonic() - self.began, 3)}, "time.jsonl")
+        spent = {"seconds": round(time.monotonic() - self.began, 3), "peak_mb": round(peak_mb(self.session.device), 1)}
+        self.run.log({"step": row["step"], **spent}, "time.jsonl")
         self.board.write(row)
         for finding in findings:
             if (finding.name, finding.level) not in known:
                 self.run.log({"step": row["step"], "event": "verdict", **finding._asdict()})
                 if self.session.settings.on_failure != "continue":
-                    tqdm.write(
-                        f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} {finding.remedy}",
-                        file=sys.stderr,
-                    )
+                    self._say(f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} {finding.remedy}")
 
     def _intervene(self, findings: list[Finding]) -> None:
         """Roll back to the newest checkpoint in good health and cure what was found, or stop."""
@@ -218,8 +224,11 @@ class _Desk:
         run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
         run.log({"step": step, "event": "rollback", "to": checkpoint.step, "did": done, **cause._asdict()})
         self.rows[:] = [row for row in self.rows if row["step"] <= checkpoint.step]
-        words = f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, {done}."
-        tqdm.write(words, file=sys.stderr)
+        self._say(f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, {done}.")
+
+    def _say(self, words: str) -> None:
+        if self.session.team.chief:
+            tqdm.write(words, file=sys.stderr)
 
     def _cure(self, cure: str, factors: tuple[float, float], again: bool) -> str:
         """Lower the rate from what it was when trouble came, and shorten the step or begin chains anew; says what it did."""

@@ -27,10 +27,18 @@ class Judge(nn.Module):
             nn.ReLU(),
             nn.Linear(128, classes),
         )
-        self.net(torch.zeros(1, *shape))  # sizes the lazy layer
+        self.net(torch.zeros(1, *shape))  # sizes the lazy layers
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.net(x))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer sees of images (N, C, H, W): (N, 128), in eval mode, in batches."""
+        mode, _ = self.training, self.eval()
+        found = torch.cat([self.net[:-1](part) for part in x.split(1024)])
+        self.train(mode)
+        return found
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:

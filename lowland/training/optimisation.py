@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowland.training.distributed import fitted, whole
 from lowland.training.settings import Training
 
 
@@ -43,7 +44,7 @@ def step_if(optimizer: Any, sound: Tensor) -> None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The moments as named tensors."""
     found = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value for i, state in found.items() for name, value in state.items() if value is not None}
+    return {f"{i}.{name}": whole(value) for i, state in found.items() for name, value in state.items() if value is not None}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -52,7 +53,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        like = parameters[int(index)]
-        fitted = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
-        states.setdefault(int(index), {})[name] = fitted
+        states.setdefault(int(index), {})[name] = fitted(value, parameters[int(index)])
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -15,13 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from lowland.chains import ReplayBuffer
-from lowland.data import Batches, Dataset, toss
+from lowland.data import Batches, Dataset, Split, toss
 from lowland.domain import Domain
 from lowland.energy import Energy, check_energy
 from lowland.objectives.contrastive import border_share, completed
+from lowland.objectives.joint import told
 from lowland.registry import build
 from lowland.run import Checkpoint
+from lowland.training.distributed import (
+    Team,
+    gathering,
+    joined,
+    load_whole,
+    local_rank,
+    numbered,
+    settle,
+    whole,
+    whole_state,
+    wrapped,
+)
 from lowland.training.ema import EMA
+from lowland.training.memory import recompute
 from lowland.training.optimisation import clipped_norm, optimizer_of, optimizer_tensors, restore_optimizer, step_if
 from lowland.training.settings import Training
 from lowland.training.step import Step, diversity
@@ -32,10 +46,10 @@ COUNTED = ("diverged", "lost")  # terms that add up between log rows; the others
 def pick_device(wanted: str) -> torch.device:
     """The device for "auto", "cpu", "cuda", ... Raises ValueError if it is not there."""
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what is there")
-    return torch.device(wanted)
+    return torch.device("cuda", local_rank()) if wanted == "cuda" else torch.device(wanted)
 
 
 @contextmanager
@@ -50,34 +64,49 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 class Session:
-    """One training run in memory. `advance` makes one update."""
+    """One training run in memory. `advance` makes one update.
 
-    def __init__(self, recipe: Mapping[str, Any], data: Dataset, energy: Energy | None = None) -> None:
+    team: the processes that train together. Batch, chains and capacity of the recipe are those of all of them.
+    """
+
+    def __init__(
+        self, recipe: Mapping[str, Any], data: Dataset, energy: Energy | None = None, team: Team | None = None
+    ) -> None:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe["training"].items()}
         self.settings = settings = Training(**values)
         self.recipe, self.device, self.data, seed = recipe, pick_device(settings.device), data, int(recipe["seed"])
-        self.objective = build("objective", recipe["objective"])
+        self.team = team or Team()
+        self.objective = self._objective()
         self.terms = [build("term", values) for values in recipe.get("terms", ())]
         self.sampler = build("sampler", recipe["sampler"]) if recipe.get("sampler") else None
         self.energy = self._energy(energy, seed).to(self.device).train()
         self.labelled = getattr(self.energy, "classes", 0) > 0
+        self._check(recipe)
         self.partner = self._partner(seed)
         self.module = Step(self.energy, self.objective, self.sampler, self.terms, self.partner)
         start = int((1 - settings.average) * settings.steps) if settings.average else None
         self.ema = EMA(self.energy, settings.ema, start)
+        if settings.checkpoint_activations:
+            recompute(self.energy)
+        self._evaluate = wrapped(self.module, settings.sharding, self.team, self.device)
         self.optimizer = optimizer_of(self.energy, self.partner, getattr(self.objective, "partner_rate", 1.0), settings)
         self.generators = {
-            name: torch.Generator(self.device).manual_seed(seed * 1000 + offset)
-            for offset, name in enumerate(("data", "chains"), start=1)
+            name: self.team.generator(seed, offset, self.device) for offset, name in enumerate(("data", "chains"), start=1)
         }
-        self.batches = Batches(data.train, seed=seed)
-        self._check(recipe)
+        self.batches = Batches(self._learned(data.train, seed), seed=seed, rank=self.team.rank, size=self.team.size)
         self.buffer = self._buffer()
         self.step, self.rollbacks, self.health = 0, 0, "good"
         self.rate_factor, self.step_factor = 1.0, 1.0  # what health has made of the learning rate and of the sampler's step
         self.good_step = 0  # of the newest checkpoint in good health
         self.best: dict[str, float] = {}  # step and value of the best checkpoint so far, if one is selected
         self._begin_row()
+
+    def _objective(self) -> Any:
+        """The recipe's objective, with this process's share of the chains."""
+        self.team.divided("training.batch / training.accumulate", self.settings.batch // self.settings.accumulate)
+        objective: Any = build("objective", self.recipe["objective"])
+        chains = getattr(objective, "chains", 0)
+        return replace(objective, chains=self.team.divided("objective.chains", chains)) if chains else objective
 
     def _energy(self, energy: Energy | None, seed: int) -> Energy:
         """The energy that was passed, or a new one as the recipe says, prepared on the data."""
@@ -98,6 +127,11 @@ class Session:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
             return self.objective.partner(self.energy, self.data.train.x[:10_000].to(self.device)).to(self.device)
+
+    def _learned(self, part: Split, seed: int) -> Split:
+        """The training part, its labels told to an objective that learns from a share of them only."""
+        share = getattr(self.objective, "labelled", 1.0)
+        return part if share == 1.0 or part.y is None else Split(part.x, told(part.y, share, seed))
 
     def _check(self, recipe: Mapping[str, Any]) -> None:
         classes = getattr(self.energy, "classes", 0)
@@ -123,8 +157,10 @@ class Session:
     def _buffer(self) -> ReplayBuffer | None:
         if not self.objective.persistent:
             return None
+        chains = max(self.objective.capacity, self.objective.chains * self.team.size or self.settings.batch)
+        rows = self.team.portion(chains)
         return ReplayBuffer(
-            max(self.objective.capacity, self.objective.chains or self.settings.batch),
+            rows.stop - rows.start,
             self._chain_domain(),
             generator=self.generators["chains"],
             classes=self.data.classes if self.labelled else 0,
@@ -162,13 +198,15 @@ class Session:
         x, labels = self.batch()
         parts, self._losses = self.settings.accumulate, torch.zeros((), device=self.device)
         pieces = [(x, labels)] if parts == 1 else _divided(x, labels, parts)
-        for piece, own in pieces:
-            self._backward(piece, own, parts)
+        for number, (piece, own) in enumerate(pieces, start=1):
+            with gathering(self._evaluate, last=number == parts):
+                self._backward(piece, own, parts)
+        settle(self.energy, self._evaluate, self.team)
         if self.settings.optimizer == "sgd" and hasattr(self.energy, "precondition"):  # Adam would rescale it, number by number
             cast(Any, self.energy).precondition()
         parts_of = [self.energy] if self.partner is None else [self.energy, self.partner]
-        norm = clipped_norm(parts_of, self.settings.clip)
-        sound = norm.isfinite() & self._losses.isfinite()
+        norm = whole(clipped_norm(parts_of, self.settings.clip))
+        sound = self.team.every(norm.isfinite() & self._losses.isfinite())
         step_if(self.optimizer, sound)
         self.step += 1
         self.ema.update(self.energy, self.step)
@@ -179,7 +217,7 @@ class Session:
     def _backward(self, x: Tensor, labels: Tensor | None, parts: int) -> None:
         """Add the gradient of one part of a batch, and its terms to the log."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            loss = self.module(x, labels, self.buffer, self.generators["chains"], self.step / self.settings.steps)
+            loss = self._evaluate(x, labels, self.buffer, self.generators["chains"], self.step / self.settings.steps)
         (loss.value / parts if parts > 1 else loss.value).backward()
         self._losses = self._losses + loss.value.detach()
         terms = {"loss": loss.value.detach(), **loss.terms}
@@ -199,10 +237,11 @@ class Session:
         self._losses = torch.zeros((), device=self.device)
 
     def row(self) -> dict[str, Any]:
-        """The means of all terms since the last row, for the log; begins anew."""
+        """The means of all terms since the last row over all processes, for the log; begins anew."""
         row: dict[str, Any] = {"step": self.step}
-        for name, total in self._sums.items():
-            row[name] = int(total) if name in COUNTED else float(total) / self._counts[name]
+        totals = self.team.total(torch.stack(list(self._sums.values()))).tolist() if self._sums else []
+        for name, total in zip(self._sums, totals, strict=True):
+            row[name] = int(total) if name in COUNTED else total / (self._counts[name] * self.team.size)
         row |= {"nonfinite": int(self._nonfinite), "rate": self.optimizer.param_groups[0]["lr"]}
         self._begin_row()
         return row
@@ -229,19 +268,21 @@ class Session:
     # ---- saving ----------------------------------------------------------------------------------------------------
 
     def checkpoint(self, log_size: int) -> Checkpoint:
-        """All state as tensors and plain values."""
+        """All state as tensors and plain values: that of all processes at the chief, which writes it."""
         self.good_step = self.step if self.health == "good" else self.good_step
         tensors = {
-            "energy": self.energy.state_dict(),
+            "energy": whole_state(self.energy),
             "ema": self.ema.module.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer),
-            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "generators": numbered(self.team.gather({name: g.get_state() for name, g in self.generators.items()})),
         }
         if self.buffer is not None:
-            tensors["chains"] = self.buffer.state_dict()
+            own = self.buffer.state_dict()
+            tensors["chains"] = joined(self.team.gather({k: v.cpu() for k, v in own.items()})) if self.team.size > 1 else own
         if self.partner is not None:
-            tensors["partner"] = self.partner.state_dict()
+            tensors["partner"] = whole_state(self.partner)
         state = {
+            "processes": self.team.size,
             "domain": (self.energy.data_domain or self.energy.domain).to_dict(),
             "batches": self.batches.state_dict(),
             "rate_factor": self.rate_factor,
@@ -257,21 +298,30 @@ class Session:
     def restore(self, checkpoint: Checkpoint) -> None:
         """The inverse of `checkpoint`."""
         tensors, state = checkpoint.tensors, checkpoint.state
-        self.energy.load_state_dict(tensors["energy"])
+        load_whole(self.energy, tensors["energy"])
         self.ema.module.load_state_dict(tensors["ema"])
         restore_optimizer(self.optimizer, tensors["optimizer"])
         if self.partner is not None:
-            self.partner.load_state_dict(tensors["partner"])
-        for name, generator in self.generators.items():
-            generator.set_state(tensors["generators"][name])
+            load_whole(self.partner, tensors["partner"])
+        self._restore_generators(tensors["generators"], state.get("processes", 1), checkpoint.step)
         if self.buffer is not None:
-            self.buffer.load_state_dict({k: v.to(self.device) for k, v in tensors["chains"].items()})
+            rows = self.team.portion(len(tensors["chains"]["x"]))
+            self.buffer.load_state_dict({k: v[rows].to(self.device) for k, v in tensors["chains"].items()})
         self.batches.load_state_dict(state["batches"])
         self.rate_factor, self.rollbacks, self.best = state["rate_factor"], state["rollbacks"], state.get("best", {})
         self.step_factor = 1.0
         self.shorten(state.get("step_factor", 1.0))
         self.health, self.good_step, self.step = state["health"], state["good_step"], checkpoint.step
         self._begin_row()
+
+    def _restore_generators(self, states: dict[str, Tensor], processes: int, step: int) -> None:
+        """Each process's own, if they are as many as they were; else new ones, a function of seed, step, rank and number."""
+        for offset, (name, generator) in enumerate(self.generators.items(), start=1):
+            if processes == self.team.size:
+                generator.set_state(states[name if self.team.chief else f"{name}.{self.team.rank}"])
+            else:
+                anew = self.team.generator(int(self.recipe["seed"]), offset, self.device, step + 1)
+                generator.set_state(anew.get_state())
 
 
 def _divided(x: Tensor, labels: Tensor | None, parts: int) -> list[tuple[Tensor, Tensor | None]]:

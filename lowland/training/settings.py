@@ -19,6 +19,10 @@ class Training:
     *Data.* noise: standard deviation of Gaussian noise added; margin: how far the energy's box reaches beyond the data's, to
     hold that noise; dequantise: spread each grey level over its width.
 
+    *Memory and machines.* checkpoint_activations: residual blocks compute activations again instead of keeping them
+    (training.memory); sharding: what several processes divide besides the batch and the chains: "ddp" nothing, "fsdp" master
+    weights, gradients and moments (training.distributed).
+
     *Health.* on_failure: what a bad verdict does; rollbacks: how often at most before stopping; preflight: what the probe
     before the first update does ("off", "warn", or "adjust", which also shortens steps and rates that are far too large).
 
@@ -49,6 +53,8 @@ class Training:
     noise: float = 0.0
     margin: float = 0.0
     dequantise: bool = False
+    checkpoint_activations: bool = False
+    sharding: Literal["ddp", "fsdp"] = "ddp"
     log_every: int = 10
     checkpoint_every: int = 200
     keep: int = 2
@@ -85,6 +91,7 @@ class Training:
                 "ema": 0 <= self.ema < 1,
                 "noise": self.noise >= 0,
                 "margin": self.margin >= 0,
+                "sharding": self.sharding in ("ddp", "fsdp"),
                 "log_every": self.log_every >= 1,
                 "checkpoint_every": self.checkpoint_every >= 1 and self.checkpoint_every % self.log_every == 0,
                 "keep": self.keep >= 1,

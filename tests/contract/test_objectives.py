@@ -1,7 +1,10 @@
 """What every registered objective keeps to."""
 
 import dataclasses
+import inspect
 import json
+import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -9,23 +12,42 @@ import torch
 from torch import Tensor
 
 from contract import checks
-from contract.cases import BAD, NEEDS_CLASSES, Case, cases, seeded
-from lowland import MLP, ConvNet, Energy, Langevin, Loss, ReplayBuffer, box, build, real, spec
+from contract.cases import BAD, Case, cases, seeded
+from lowland import (
+    MLP,
+    RBM,
+    BlockGibbs,
+    ConvNet,
+    Energy,
+    Langevin,
+    Loss,
+    NoiseMLP,
+    ReplayBuffer,
+    binary,
+    box,
+    build,
+    real,
+    spec,
+)
 from lowland.registry import parameters
 
 CASES = cases("objective")
 every = pytest.mark.parametrize("case", CASES, ids=str)
-joint = pytest.mark.parametrize("case", [c for c in CASES if NEEDS_CLASSES & set(c.settings)], ids=str)
-contrasting = [c for c in CASES if "l2" in parameters(type(c.build())) and not c.settings]  # and nothing but the contrast
+joint = pytest.mark.parametrize("case", [c for c in CASES if c.needs_classes], ids=str)
+contrasting = [
+    c for c in CASES if "l2" in parameters(type(c.build())) and not c.settings and not c.needs_classes
+]  # and nothing but the contrast
 chained = [c for c in CASES if "steps" in parameters(type(c.build()))]
 ROWS = 12
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "vector": {},
     "classes": {"classes": 4},
     "spectral": {"spectral": True},
     "spectral classes": {"spectral": True, "classes": 4},
     "image": {},
     "image classes": {"classes": 4},
+    "noise": {},
+    "binary": {},
 }
 
 
@@ -34,12 +56,29 @@ def network(kind: str) -> Energy:
         torch.manual_seed(0)
         if kind.startswith("image"):
             return ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, **KINDS[kind])
+        if kind == "noise":
+            return NoiseMLP(real(3), hidden=(16,), confine=0.5)
+        if kind == "binary":
+            return RBM(binary(6), hidden=5, spread=0.5, centred=False)
         return MLP(real(3), hidden=(16,), confine=0.5, **KINDS[kind])
 
 
+@cache
+def takes(name: str, settings: tuple[tuple[str, Any], ...], kind: str) -> bool:
+    """Whether an objective takes a network, or refuses it at the door in three clauses."""
+    try:
+        run(Case("objective", name, dict(settings)).build(), network(kind))
+    except ValueError as refusal:
+        assert str(refusal).count(";") >= 2, f"{name} refuses a network in other than three clauses: {refusal}"
+        return False
+    return True
+
+
 def kinds_for(case: Case) -> list[str]:
-    """The networks that an objective takes: those with classes only, if it classifies or resamples labels."""
-    return [kind for kind in KINDS if "classes" in kind or not NEEDS_CLASSES & set(case.settings)]
+    """The networks that an objective takes; each takes some."""
+    found = [kind for kind in KINDS if takes(case.name, tuple(case.settings.items()), kind)]
+    assert found, f"{case} takes none of the networks here"
+    return found
 
 
 def with_networks(cases: list[Case]) -> pytest.MarkDecorator:
@@ -47,18 +86,25 @@ def with_networks(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("case", "kind"), pairs, ids=[f"{case}-{kind}" for case, kind in pairs])
 
 
-networks = with_networks(CASES)
-
-
 def run(objective: Any, energy: Energy, seed: int = 0, restart: float = 0.05) -> tuple[Loss, Tensor, Tensor | None]:
     classes = getattr(energy, "classes", 0)
-    buffer = None
+    more: dict[str, Any] = {}
     if objective.persistent:
         buffer = ReplayBuffer(64, energy.domain, generator=seeded(seed + 9), classes=classes, restart=restart)
+    else:
+        buffer = None
     x = energy.domain.draw(ROWS, seeded(seed + 1))
+    if hasattr(objective, "partner"):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            more["partner"] = objective.partner(energy, energy.domain.draw(200, seeded(8)))
     labels = torch.arange(ROWS) % classes if classes else None
-    loss = objective.loss(energy, x, labels, sampler=Langevin(0.01), buffer=buffer, generator=seeded(seed))
+    sampler = Langevin(0.01) if energy.domain.kind != "binary" else BlockGibbs()
+    loss = objective.loss(energy, x, labels, sampler=sampler, buffer=buffer, generator=seeded(seed), **more)
     return loss, x, labels
+
+
+networks = with_networks(CASES)
 
 
 @every
@@ -68,6 +114,13 @@ def test_is_a_frozen_dataclass_whose_spec_survives_json(case: Case) -> None:
     for field in dataclasses.fields(objective):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(objective, field.name, 1)
+
+
+@every
+def test_says_what_it_costs_and_when_to_use_it(case: Case) -> None:
+    """The page "Which objective?" is made of these sentences."""
+    text = inspect.getdoc(type(case.build())) or ""
+    assert re.search(r"Cost(?: per update)?: \S", text) and "Use it " in text and re.search(r"https?://", text)
 
 
 @every
@@ -156,7 +209,7 @@ def test_chains_do_not_advance_spectral_norm(case: Case, kind: str) -> None:
         energy = network(kind).train()
         run(dataclasses.replace(case.build(), steps=steps), energy)
         buffers.append([b.clone() for b in energy.buffers()])
-    assert bool(buffers[0]) == ("spectral" in kind)
+    assert bool(buffers[0]) or "spectral" not in kind
     assert all(torch.equal(a, b) for a, b in zip(*buffers, strict=True))
 
 

@@ -1,0 +1,149 @@
+"""A classifier that is also an energy beside the same net trained by cross-entropy alone: accuracy, calibration, samples.
+
+    python -m benchmarks.jem fashion-jem mnist-jem
+
+trains each recipe into runs/RECIPE and, with every contrastive weight 0 and all else as it is, into runs/RECIPE-alone (a
+finished run is used again, an unfinished one resumed), and reads what follows from the runs. Expected calibration error: 15
+bins of equal width of the confidence max_k p(k | x), on all test images, with no temperature fitted. Samples: 1,000 from
+noise, dealt evenly to the classes, by the generation section of the recipe, called by a classifier of real images that
+never saw one (its own accuracy is in the table). A cross-entropy net samples too, by the same steps in its own heads: that
+is what the contrast is for.
+Writes benchmarks/results/jem.{json,md} and a picture, one row of samples per class, for each run.
+"""
+
+import argparse
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.runner import RESULTS, machine
+from lowland import Run, fit, load_data, read_recipe
+from lowland.evaluation import draw, subject
+from lowland.evaluation.classification import class_probabilities
+from lowland.metrics import class_entropy, frechet_distance, reliability, share
+from lowland.run import versions
+from lowland.training.judge import Judge, train_judge
+
+SAMPLES = 1000
+ALONE = {"objective.weight_px": 0.0, "objective.weight_pxy": 0.0}
+
+
+def trained(recipe: str, alone: bool) -> Path:
+    """The finished run of a recipe, or of its cross-entropy twin."""
+    path = Path("runs") / (f"{recipe}-alone" if alone else recipe)
+    values = (
+        read_recipe(path / "recipe.json") if (path / "recipe.json").exists() else read_recipe(recipe, ALONE if alone else {})
+    )
+    fit(values, path)
+    return path
+
+
+def features(judge: Judge, x: Tensor) -> Tensor:
+    """What the judge's last hidden layer makes of images, (N, 128)."""
+    with torch.no_grad():
+        return torch.cat([judge.net[:-1](part) for part in x.split(1000)])
+
+
+def row(path: Path, judge: Judge) -> tuple[dict[str, Any], Tensor]:
+    """The figures of one run, and its samples, sorted by class."""
+    run = Run.open(path)
+    s = subject(run)
+    test = s.data.test
+    assert test.y is not None
+    p = class_probabilities(s.energy, test.x)
+    curve = reliability(p, test.y)
+    right = share(int((p.argmax(1) == test.y).sum()), len(test.y))
+    made = draw(s, SAMPLES, torch.Generator().manual_seed(1))
+    sure, called = judge.probabilities(made.x).max(1)
+    assert made.labels is not None
+    agreed = share(int((called == made.labels).sum()), SAMPLES)
+    known = features(judge, test.x[:5000])
+    return {
+        "updates": run.rows()[-1]["step"],
+        "seconds": run.rows("time.jsonl")[-1]["seconds"],
+        "weights": sum(parameter.numel() for parameter in s.energy.parameters()),
+        "accuracy": right.to_dict(),
+        "calibration_error": curve.error,
+        "cross_entropy": float(-p.gather(1, test.y.unsqueeze(1)).log().mean()),
+        "reliability": [curve.confidence.tolist(), curve.accuracy.tolist(), curve.counts.tolist()],
+        "confident": share(int((sure > 0.9).sum()), SAMPLES).to_dict(),
+        "agreement": agreed.to_dict(),
+        "class_entropy": class_entropy(called, s.data.classes),
+        "frechet": frechet_distance(features(judge, made.x), known),
+    }, made.x[made.labels.argsort(stable=True)]
+
+
+def picture(samples: Tensor, classes: int) -> Image.Image:
+    """One row per class, twelve samples each."""
+    each = len(samples) // classes
+    grid = [torch.cat([samples[k * each + i, 0] for i in range(12)], 1) for k in range(classes)]
+    pixels = (torch.cat(grid).clamp(0, 1) * 255).byte().numpy()
+    return Image.fromarray(pixels.repeat(2, 0).repeat(2, 1))
+
+
+def judged(recipe: str) -> tuple[Judge, dict[str, Any]]:
+    """The judge of a recipe's data, and what it says of the real test images."""
+    data = load_data(read_recipe(recipe).data.name)
+    judge = train_judge(data.train, data.classes, steps=1000)
+    assert data.test.y is not None
+    sure, called = judge.probabilities(data.test.x).max(1)
+    real = features(judge, data.train.x[:5000]), features(judge, data.test.x[:5000])
+    return judge, {
+        "judge_accuracy": share(int((called == data.test.y).sum()), len(called)).to_dict(),
+        "confident": share(int((sure > 0.9).sum()), len(sure)).to_dict(),
+        "frechet": frechet_distance(*real),
+    }
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Markdown: a row for each run, and one for real images."""
+    lines = [
+        "| recipe | trained by | updates | s | accuracy, % | ECE, % | −log p(y given x) | confident samples | "
+        "called as asked | class entropy | Fréchet |",
+        "|---" * 11 + "|",
+    ]
+    for recipe, rows in found.items():
+        for name, r in rows["runs"].items():
+            accuracy = f"{100 * r['accuracy']['value']:.2f} ± {100 * r['accuracy']['error']:.2f}"
+            told = " | ".join(f"{r[key]['value']:.3f}" for key in ("confident", "agreement"))
+            lines.append(
+                f"| `{recipe}` | {name} | {r['updates']} | {r['seconds']:.0f} | {accuracy} | "
+                f"{100 * r['calibration_error']:.2f} | {r['cross_entropy']:.3f} | {told} | "
+                f"{r['class_entropy']:.3f} | {r['frechet']:.1f} |"
+            )
+        real = rows["real"]
+        lines.append(
+            f"| `{recipe}` | real images (judge: {100 * real['judge_accuracy']['value']:.1f} %) | | | | | | "
+            f"{real['confident']['value']:.3f} | | | {real['frechet']:.1f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", default=["fashion-jem", "mnist-jem"])
+    recipes = parser.parse_args().recipes
+    found: dict[str, Any] = {}
+    for recipe in recipes:
+        judge, real = judged(recipe)
+        found[recipe] = {"real": real, "runs": {}}
+        for name, alone in (("JEM", False), ("cross-entropy alone", True)):
+            figures, samples = row(trained(recipe, alone), judge)
+            found[recipe]["runs"][name] = figures
+            picture(samples, 10).save(RESULTS / f"jem-{recipe}{'-alone' if alone else ''}.png")
+            print(recipe, name, json.dumps({k: v for k, v in figures.items() if k != "reliability"}), flush=True)
+    command = f"python -m benchmarks.jem {' '.join(recipes)}"
+    about = {"command": command, "date": str(date.today()), "machine": machine(), "versions": versions()}
+    (RESULTS / "jem.json").write_text(json.dumps(about | {"found": found}))
+    head = ["# A classifier that is also an energy", "", f"`{command}`, {about['date']}", ""]
+    (RESULTS / "jem.md").write_text("\n".join(head + table(found)) + "\n")
+    print("\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()

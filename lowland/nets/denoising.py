@@ -1,0 +1,195 @@
+"""Energies tied to a denoiser: the quality of a diffusion model, from a scalar.
+
+Let D(x, σ) be the expected clean point behind x = x₀ + σ ξ. The score is (D − x) / σ² (Tweedie), but a network that gives D
+is the gradient of nothing in general. Half the squared distance to the network's guess,
+
+    E(x, σ) = ‖x − D(x, σ)‖² / 2σ²,
+
+is an energy, whatever the network. Where D projects on the data, as it nearly does at small σ, and where it hardly depends on
+x, as at large σ, ∇E is (x − D) / σ² itself. A network trained as a denoiser, which costs one gradient, is therefore nearly an
+energy already, and what is missing is trained through the true gradient, which costs two.
+The form: Salimans & Ho (2021), https://openreview.net/forum?id=9AS-TF2jRNb
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowland.domain import Domain
+from lowland.energy import Energy
+from lowland.registry import register
+
+
+@register("energy")
+class NoiseUNet(Energy):
+    """A noise-conditional energy of images: half the squared distance to the guess of a U-Net, in units of the noise.
+
+        E(x, σ) = ‖x − D(x, σ)‖² / 2σ²,     D = μ + (s² z + σ s f(z, ln σ)) / r,     z = (x − μ) / r,     r² = σ² + s²
+
+    widths: channels at half and at a quarter of the resolution; blocks: residual blocks at each (twice at half: down and up);
+    embedding: width of what the network is told of ln σ. The mean image μ and the spread s of all numbers about it are read
+    from the data before the first update (`prepare`). Images of any size; sides are padded to a multiple of 4.
+    The condition c is σ, one per row or one for all. `denoised` gives D alone; `start` gives draws near the law at a large σ.
+    No normalisation. Scaling of inputs and outputs: Karras et al. (2022), https://arxiv.org/abs/2206.00364
+
+    >>> import torch
+    >>> from lowland.domain import box
+    >>> NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(8, 16)).given(0.1)(torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3])
+    """
+
+    noise: ClassVar[bool] = True
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        widths: Sequence[int] = (48, 96),
+        blocks: Sequence[int] = (1, 3),
+        embedding: int = 64,
+    ) -> None:
+        super().__init__(domain)
+        if len(self.domain.shape) != 3 or self.domain.kind not in ("real", "box"):
+            raise ValueError(
+                f"the domain is {self.domain}; NoiseUNet takes images (channels, height, width) of real numbers; use NoiseMLP"
+            )
+        if len(widths) != 2 or len(blocks) != 2 or min(*widths, *blocks, embedding) < 1:
+            raise ValueError(
+                f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)} and embedding {embedding}; there are two "
+                f"resolutions and all are at least 1; write for example widths=(48, 96), blocks=(1, 3)"
+            )
+        self.widths, self.blocks, self.embedding = tuple(widths), tuple(blocks), embedding
+        self.net = _UNet(self.domain.shape[0], self.widths, self.blocks, embedding)
+        low, high = (self.domain.lo, self.domain.hi) if self.domain.kind == "box" else (-2.0, 2.0)
+        self.register_buffer("centre", torch.full(self.domain.shape, (low + high) / 2))
+        self.register_buffer("spread", torch.tensor((high - low) / 4))
+
+    def prepare(self, x: Tensor) -> None:
+        """Take the mean image and the spread about it from data x (N, *event)."""
+        mean = x.mean(0)
+        self.centre.copy_(mean)
+        self.spread.copy_((x - mean).std().clamp_min(1e-3))
+
+    def start(self, count: int, sigma: float, generator: torch.Generator) -> Tensor:
+        """Draws (count, *event) of N(μ, σ² + s²), which the law at a large σ is near."""
+        shape = (count, *self.domain.shape)
+        noise = torch.randn(shape, generator=generator, device=self.centre.device, dtype=self.centre.dtype)
+        return self.centre + (sigma**2 + self.spread**2).sqrt() * noise
+
+    def denoised(self, x: Tensor, c: Any) -> Tensor:
+        """The network's guess D (B, *event) of the clean points behind x, at the noise levels c."""
+        sigma, residual = self._residual(x, c)
+        return x - sigma * residual
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        _, residual = self._residual(x, c)
+        return 0.5 * residual.square().flatten(1).sum(1)
+
+    def _residual(self, x: Tensor, c: Any) -> tuple[Tensor, Tensor]:
+        """σ (B, 1, 1, 1) and (x − D) / σ (B, *event), in the precision of x whatever that of the network."""
+        if c is None:
+            raise ValueError("this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)")
+        sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x)).view(-1, 1, 1, 1)
+        radius = (sigma.square() + self.spread.square()).sqrt()
+        z = (x - self.centre) / radius
+        return sigma, sigma / radius * z - self.spread / radius * self.net(z, sigma.flatten().log()).to(x.dtype)
+
+
+class _UNet(nn.Module):
+    """f(z, ln σ): images (B, C, H, W) to images, by way of half and a quarter of the resolution, with one shortcut."""
+
+    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int) -> None:
+        super().__init__()
+        wide, deep = widths
+        self.told = nn.Sequential(nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.stem = nn.Conv2d(4 * channels, wide, 3, padding=1)
+        self.down = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
+        self.shrink = nn.Conv2d(wide, deep, 2, 2)
+        self.middle = nn.ModuleList(_Block(deep, embedding) for _ in range(blocks[1]))
+        self.grow = nn.ConvTranspose2d(deep, wide, 2, 2)
+        self.up = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
+        self.out = _silent(nn.Conv2d(wide, 4 * channels, 3, padding=1))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, z: Tensor, level: Tensor) -> Tensor:
+        height, width = z.shape[2:]
+        told = self.told(_waves(level)).to(z.dtype)
+        z = F.pixel_unshuffle(F.pad(z, (0, -width % 4, 0, -height % 4)), 2)
+        h = self.stem(z.contiguous(memory_format=torch.channels_last))
+        for block in self.down:
+            h = block(h, told)
+        passed, h = h, self.shrink(h)
+        for block in self.middle:
+            h = block(h, told)
+        h = self.grow(h) + passed
+        for block in self.up:
+            h = block(h, told)
+        return F.pixel_shuffle(self.out(_silu(h)), 2)[:, :, :height, :width]
+
+
+class _Block(nn.Module):
+    """h ↦ h + conv(silu((1 + scale(σ)) conv(silu(h)) + shift(σ))), the identity at first."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * width)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+        self.second = _silent(nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, h: Tensor, told: Tensor) -> Tensor:
+        inner = self.first(_silu(h))
+        scale, shift = self.film(told).to(inner.dtype)[:, :, None, None].chunk(2, 1)
+        inner = torch.addcmul(shift, inner, 1 + scale)
+        return cast(Tensor, h + self.second(_silu(inner)))
+
+
+def _silent(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with zeros for weights: what it adds, it has to learn."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(cast(Tensor, layer.bias))
+    return layer
+
+
+def _waves(level: Tensor) -> Tensor:
+    """ln σ (B,) as numbers (B, 17) that a perceptron can work with: itself, and waves of eight lengths."""
+    angles = level.unsqueeze(1) * torch.arange(1, 9, dtype=level.dtype, device=level.device) / 4
+    return torch.cat([level.unsqueeze(1) / 4, angles.sin(), angles.cos()], 1)
+
+
+def _silu(x: Tensor) -> Tensor:
+    return cast(Tensor, _Silu.apply(x)) if torch.is_grad_enabled() else F.silu(x)
+
+
+class _Silu(torch.autograd.Function):
+    """SiLU whose second derivative is written by hand: autograd's own takes twice as many passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.silu(x)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        return cast(Tensor, _SiluSlope.apply(slopes[0], ctx.saved_tensors[0]))
+
+
+class _SiluSlope(torch.autograd.Function):
+    """g silu'(x); its slope in x is g silu''(x) = g t (1 − t) (2 + x (1 − 2 t)), t the logistic function of x."""
+
+    @staticmethod
+    def forward(ctx: Any, slope: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(slope, x)
+        return cast(Tensor, torch.ops.aten.silu_backward(slope, x))
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:
+        slope, x = ctx.saved_tensors
+        t = torch.sigmoid(x)
+        bent = torch.ops.aten.sigmoid_backward(outer[0] * slope, t) * torch.addcmul(x + 2, x, t, value=-2)
+        return torch.ops.aten.silu_backward(outer[0], x), bent

@@ -1,0 +1,245 @@
+"""Multi-level denoising: its minimiser is the blurred law at every level; the U-Net energy's slopes are its own; flow arrives."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from contract.cases import seeded
+from contract.truths import planted, slopes
+from torch import Tensor, nn
+
+from lowland import Energy, MultilevelDSM, NoiseMLP, NoiseUNet, box, fit, read_recipe, real, sigma_ladder, value_and_score
+from lowland.evaluation import draw, subject
+from lowland.nets.denoising import _silu
+from lowland.run import Run
+from lowland.tasks import flow
+from lowland.testing import LIMIT, caught, worst
+from lowland.verbs import sample
+
+DOUBLE = torch.float64
+MEAN, VARIANCE = torch.tensor([1.0, -0.5], dtype=DOUBLE), torch.tensor([0.3, 2.0], dtype=DOUBLE)
+
+
+class Blurred(Energy):
+    """Data N(m, v) with noise σ: E(x, σ) = Σ (x − m)² / 2(v + σ²), and the denoiser that belongs to it. m and ln v learn."""
+
+    noise: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__(real(2))
+        self.mean, self.log_variance = nn.Parameter(MEAN.clone()), nn.Parameter(VARIANCE.log())
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        sigma = torch.as_tensor(c, dtype=x.dtype).expand(len(x)).unsqueeze(1)
+        return 0.5 * ((x - self.mean).square() / (self.log_variance.exp() + sigma**2)).sum(1)
+
+    def denoised(self, x: Tensor, c: Tensor) -> Tensor:
+        share = self.log_variance.exp() / (self.log_variance.exp() + c.unsqueeze(1).square())
+        return self.mean + share * (x - self.mean)
+
+
+def data(rows: int, generator: torch.Generator) -> Tensor:
+    return MEAN + VARIANCE.sqrt() * torch.randn(rows, 2, generator=generator, dtype=DOUBLE)
+
+
+def value(objective: Any, energy: Energy, x: Tensor, g: torch.Generator, progress: float = 1.0) -> Tensor:
+    return objective.loss(energy, x, None, sampler=None, buffer=None, generator=g, progress=progress).value
+
+
+def at_the_truth(objective: type, warm: float = 0.0) -> float:
+    """The worst |z| over all weights of the gradient, which must vanish at the law of the data."""
+    g, energy, made = seeded(0), Blurred(), objective(centre=0.5, spread=1.0, warm=warm)
+    found = [slopes(value(made, energy, data(400, g), g, progress=0.5), energy) for _ in range(200)]
+    return worst(torch.stack(found))
+
+
+@pytest.mark.parametrize("warm", [0.0, 0.9])
+def test_the_gradient_vanishes_at_the_law_of_the_data(warm: float) -> None:
+    assert at_the_truth(MultilevelDSM, warm) < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("wide * gradient - noise", "wide * gradient + noise"),
+        ("x + wide * noise", "x + 1.1 * wide * noise"),
+        ("wide * gradient - noise", "gradient - noise"),
+    ],
+)
+def test_planted_errors_move_the_minimum(old: str, new: str) -> None:
+    assert caught(at_the_truth(planted("denoising", "MultilevelDSM.loss", old, new).MultilevelDSM))
+
+
+def test_warm_and_true_gradient_are_one_loss_where_the_energy_is_that_of_its_denoiser() -> None:
+    energy, x = Blurred(), data(64, seeded(1))
+    losses = [value(MultilevelDSM(warm=0.5), energy, x, seeded(2), progress) for progress in (0.0, 1.0)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-9)
+
+
+def test_only_energies_of_noise_without_labels_and_warmth_with_a_denoiser() -> None:
+    x = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match=r"without labels;"):
+        MultilevelDSM().loss(NoiseMLP(real(3)), x, torch.zeros(4), sampler=None, buffer=None, generator=seeded(0))
+    with pytest.raises(ValueError, match=r"tied to no denoiser;"):
+        value(MultilevelDSM(warm=0.5), NoiseMLP(real(3)), x, seeded(0))
+    for bad in ({"centre": 0.0}, {"spread": -1.0}, {"deviation": float("nan")}, {"warm": 1.5}):
+        with pytest.raises(ValueError, match=r";.*;"):
+            MultilevelDSM(**bad)
+
+
+# ------------------------------------------------------------------------------------------------------------ the network
+
+
+def unet(*shape: int, dtype: torch.dtype = torch.float32) -> NoiseUNet:
+    """A small energy whose silent layers speak."""
+    torch.manual_seed(0)
+    energy = NoiseUNet(box(0.0, 1.0, *shape), widths=(6, 8), blocks=(1, 1), embedding=8)
+    for p in energy.parameters():
+        nn.init.normal_(p, std=0.2)
+    return energy.to(dtype)
+
+
+def test_silu_has_the_slopes_of_torch_and_a_second_derivative() -> None:
+    x = torch.linspace(-6, 6, 25, dtype=DOUBLE, requires_grad=True)
+    assert torch.autograd.gradcheck(_silu, x)
+    assert torch.autograd.gradgradcheck(_silu, x)
+    assert torch.equal(_silu(x), nn.functional.silu(x))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 10, 6)])
+def test_the_energy_is_half_the_squared_distance_to_its_guess(shape: tuple[int, int, int]) -> None:
+    energy = unet(*shape, dtype=DOUBLE)
+    x, sigma = torch.rand(5, *shape, generator=seeded(1), dtype=DOUBLE), torch.tensor([0.01, 0.1, 0.5, 2.0, 30.0], dtype=DOUBLE)
+    wanted = (x - energy.denoised(x, sigma)).square().flatten(1).sum(1) / (2 * sigma**2)
+    assert torch.allclose(energy(x, sigma), wanted)
+
+
+def test_its_score_is_that_of_finite_differences_and_weights_see_through_it() -> None:
+    energy = unet(1, 8, 8, dtype=DOUBLE)
+    x, way = (
+        torch.rand(3, 1, 8, 8, generator=seeded(1), dtype=DOUBLE),
+        torch.randn(3, 1, 8, 8, generator=seeded(2), dtype=DOUBLE),
+    )
+    bound, h = energy.given(0.3), 1e-5
+    _, score = value_and_score(bound, x)
+    slope = (bound(x + h * way) - bound(x - h * way)) / (2 * h)
+    assert torch.allclose(-(score * way).flatten(1).sum(1), slope, rtol=1e-6)
+    weight = energy.net.stem.weight
+    objective = MultilevelDSM(centre=0.3)
+    found = torch.autograd.grad(value(objective, energy, x, seeded(3)), weight)[0]
+    direction = torch.randn(weight.shape, generator=seeded(4), dtype=DOUBLE)
+    sides = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(sign * h * direction)
+        sides.append(value(objective, energy, x, seeded(3)).item())
+        with torch.no_grad():
+            weight.sub_(sign * h * direction)
+    assert float((found * direction).sum()) == pytest.approx((sides[0] - sides[1]) / (2 * h), rel=1e-5)
+
+
+def test_a_new_network_guesses_as_for_a_gaussian_of_the_data() -> None:
+    energy = NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(4, 4), blocks=(1, 1))
+    x = torch.rand(500, 1, 8, 8, generator=seeded(0)).square()
+    energy.prepare(x)
+    assert torch.allclose(energy.centre, x.mean(0))
+    assert float(energy.spread) == pytest.approx(float((x - x.mean(0)).std()))
+    shrunk = energy.centre + energy.spread**2 / (energy.spread**2 + 0.25) * (x - energy.centre)
+    assert torch.allclose(energy.denoised(x, 0.5), shrunk, atol=1e-6)
+
+
+def test_bfloat16_gives_nearly_the_same_loss_and_finite_gradients() -> None:
+    energy, x = unet(1, 8, 8), torch.rand(32, 1, 8, 8, generator=seeded(1))
+    full = value(MultilevelDSM(), energy, x, seeded(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = value(MultilevelDSM(), energy, x, seeded(2))
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(full.item(), rel=0.02)
+    assert bool(torch.isfinite(slopes(half, energy)).all())
+
+
+def test_rows_are_judged_alone() -> None:
+    energy, x = unet(1, 8, 8), torch.rand(6, 1, 8, 8, generator=seeded(1))
+    assert torch.allclose(energy(x, 0.2)[2], energy(x[2:3], 0.2)[0], rtol=1e-5)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"NoiseUNet takes images .*; use NoiseMLP"):
+        NoiseUNet(real(3))
+    with pytest.raises(ValueError, match=r"two resolutions"):
+        NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(8,))
+    with pytest.raises(ValueError, match=r"needs a noise level;"):
+        unet(1, 8, 8)(torch.zeros(2, 1, 8, 8))
+
+
+# ------------------------------------------------------------------------------------------------------------------- flow
+
+
+def arrived(carry: Callable[..., Any]) -> float:
+    """The worst |z| of means and variances of a flow along the exact energies of a Gaussian."""
+    sigmas = sigma_ladder(100.0, 0.002, 80)
+    x = carry(Blurred().double(), sigmas, 8000, generator=seeded(0)).x
+    z = (x - MEAN) / VARIANCE.sqrt()
+    return worst(torch.cat([z, z.square() - 1], 1))
+
+
+def test_flow_ends_at_the_law_of_the_data() -> None:
+    assert arrived(flow) < LIMIT
+    assert caught(arrived(lambda e, s, n, **more: flow(e, s[:-20], n, **more)._replace(x=0.96 * flow(e, s, n, **more).x)))
+
+
+def test_flow_films_what_it_draws_whatever_the_parts() -> None:
+    energy, sigmas = Blurred(), sigma_ladder(10.0, 0.01, 9)
+    plain = flow(energy, sigmas, 10, generator=seeded(0))
+    filmed = flow(energy, sigmas, 10, generator=seeded(0), frames=5)
+    assert plain.film is None
+    assert filmed.film is not None
+    assert filmed.film_steps == [0, 2, 4, 6, 8]
+    assert torch.equal(filmed.film[-1], filmed.x)
+    assert torch.allclose(plain.x, filmed.x, atol=1e-6)
+    assert flow(energy, sigmas, 10, generator=seeded(0), batch=4).x.shape == plain.x.shape
+    with pytest.raises(ValueError, match=r"an energy E\(x, σ\)"):
+        flow(NoiseMLP(real(2)).given(0.1), sigmas, 3, generator=seeded(0))
+
+
+def recipe(**more: Any) -> Any:
+    return read_recipe(
+        {
+            "name": "small",
+            "data": {"name": "digits"},
+            "energy": {"name": "NoiseUNet", "widths": [8, 12], "blocks": [1, 1], "embedding": 16},
+            "objective": {"name": "MultilevelDSM", "centre": 0.2, "deviation": 0.3, "warm": 0.5},
+            "training": {"steps": 40, "batch": 32, "checkpoint_every": 20, "warmup": 5, "learning_rate": 5e-3, "threads": 1},
+            "generation": {"method": "flow", "levels": 6, "sigma_max": 10.0, "precision": "bfloat16"},
+            "evaluation": {"samples": 16, "judge_steps": 0},
+            **more,
+        }
+    )
+
+
+def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) -> None:
+    fit(recipe(), tmp_path / "run", progress=False)
+    rows = Run.open(tmp_path / "run").rows()
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    made = np.load(sample(tmp_path / "run", 20, tmp_path / "x.npy", progress=False))
+    again = np.load(sample(tmp_path / "run", 20, tmp_path / "y.npy", progress=False))
+    assert made.shape == (20, 1, 8, 8)
+    assert np.array_equal(made, again)
+    s = subject(Run.open(tmp_path / "run"))
+    assert s.sampler is None
+    assert s.marginal(s.data.test.x[:4]).shape == (4,)
+    assert draw(s, 3, seeded(0), frames=4).film.shape == (4, 3, 1, 8, 8)  # type: ignore[union-attr]
+
+
+def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no sampler; a \[generation.sampler\] is needed"):
+        recipe(generation={"method": "chains"})
+    with pytest.raises(ValueError, match=r"the first must be above the last"):
+        recipe(generation={"method": "flow", "sigma_max": 0.01, "sigma_min": 0.02})
+    plain = read_recipe("moons", {"training.steps": 10, "training.checkpoint_every": 10, "generation.method": "flow"})
+    fit(plain, tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"knows no noise level;.*use 'chains'"):
+        draw(subject(Run.open(tmp_path / "run")), 3, seeded(0))
