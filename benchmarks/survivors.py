@@ -81,20 +81,20 @@ CASES = {
     "moons": Case(
         "moons",
         real(2),
-        rate=1e-3,
+        rate=2e-3,
         step_size=0.01,
         noise=math.sqrt(0.02),
         clip=None,
-        steps=20,
+        steps=15,
         batch=128,
-        updates=600,
+        updates=400,
         l2=0.1,
         walk=200,
         bound=None,
         source="ebmkit's train_two_moons.py: Langevin at T = 1, step 0.01, Adam",
     ),
-    "digits": Case("digits", box(0.0, 1.0, 1, 8, 8), rate=1e-3, steps=20, batch=64, updates=500, walk=100, **SHORT),
-    "mnist": Case("mnist", box(0.0, 1.0, 1, 28, 28), rate=1e-3, steps=20, batch=32, updates=250, walk=100, **SHORT),
+    "digits": Case("digits", box(0.0, 1.0, 1, 8, 8), rate=1e-3, steps=15, batch=64, updates=300, walk=100, **SHORT),
+    "mnist": Case("mnist", box(0.0, 1.0, 1, 28, 28), rate=1e-3, steps=10, batch=16, updates=200, walk=60, **SHORT),
 }
 
 

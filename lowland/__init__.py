@@ -23,16 +23,16 @@ _HOMES = {
     ),
     "lowland.chains": "ReplayBuffer",
     "lowland.objectives": (
-        "CD DSM JEM NCE PCD DiffusionRecovery EnergyDiscrepancy EnergyL2 EnergyMatching EquilibriumMatching FlowContrastive "
-        "GradientPenalty HingeMargin ImprovedCD Loss MultilevelDSM OutlierExposure PseudoLikelihood PullAway RankingNCE "
-        "RatioMatching ScoreMatching ShortRunML WakeSleep contrast"
+        "CD DSM JEM NCE PCD Cooperative DiffusionRecovery EnergyDiscrepancy EnergyL2 EnergyMatching EquilibriumMatching "
+        "FlowContrastive GradientPenalty HingeMargin ImprovedCD InfoNCE Loss MultilevelDSM OutlierExposure PseudoLikelihood "
+        "PullAway RankingNCE RatioMatching ScoreMatching ShortRunML WakeSleep contrast"
     ),
-    "lowland.nets": "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet EmbeddingMLP NoiseMLP NoiseUNet WideResNet",
+    "lowland.nets": ("DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet EmbeddingMLP NoiseMLP NoiseUNet PairEnergy WideResNet"),
     "lowland.metrics": (
         "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary"
     ),
     "lowland.interop": "to_arviz",
-    "lowland.training": "fit greedy",
+    "lowland.training": "fit greedy grow",
     "lowland.tasks": "Detector Identity Mask Restoration compose restore",
     "lowland.data": "Dataset load_data",
     "lowland.config": "Recipe read_recipe",

@@ -1,6 +1,9 @@
 """The `lowland` command: the six verbs, plus resume, recipes and doctor. torch is imported only by what needs it."""
 
+import io
+import os
 import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -91,13 +94,10 @@ class Energy:
     def main(self) -> None:
         from lowland import verbs
 
-        text = verbs.format_rows(verbs.energies(self.run, self.paths, nominal=self.nominal), self.format)
         if self.out is None:
-            sys.stdout.write(text)
+            sys.stdout.write(verbs.format_rows(verbs.energies(self.run, self.paths, nominal=self.nominal), self.format))
         else:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.out.write_text(text)
-            print(self.out)
+            print(verbs.score(self.run, self.paths, self.out, form=self.format, nominal=self.nominal))
 
 
 @dataclass
@@ -220,22 +220,25 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(f"lowland {__version__}")
         return
+    rank = int(os.environ.get("RANK", 0))  # of this process, where torchrun started several: the first one speaks
+    who = f"lowland (process {rank})" if rank else "lowland"
     verbs: dict[str, Any] = {cls.__name__.lower(): cls for cls in VERBS}
     chosen: Any = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="lowland", description="Energy-based models that people can trust.", args=arguments
     )
     try:
-        chosen.main()
+        with redirect_stdout(io.StringIO()) if rank else nullcontext():
+            chosen.main()
     except ValueError as error:
-        print(f"lowland: {error}", file=sys.stderr)
+        print(f"{who}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("\nlowland: stopped; `lowland resume RUN` goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except RuntimeError as error:
-        if type(error).__name__ != "TrainingStoppedError":
+        if type(error).__name__ not in ("TrainingStoppedError", "WorkerLostError"):
             raise
-        print(f"lowland: {error}", file=sys.stderr)
+        print(f"{who}: {error}", file=sys.stderr)
         raise SystemExit(3) from None
 
 

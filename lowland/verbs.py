@@ -1,37 +1,46 @@
 """The verbs in Python: what the command line does, over the same functions.
 
 train · resume · sample · energy · restore · evaluate · report
+
+Under torchrun, several processes share the work of train, resume, sample and energy; the first of them writes and speaks.
 """
 
 import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.config import Recipe
-from lowland.data import load_batch, load_image, save_grid
+from lowland.data import load_image, save_grid
 from lowland.energy import energy_values
 from lowland.evaluation import Subject, draw, evaluate_run, measure_likelihood, prior_bank, restoration_settings, subject
+from lowland.evaluation.pieces import PATIENCE, Job, Points, fingerprint, piece_generator, write_npy, write_npz
 from lowland.metrics import p_values
 from lowland.registry import build
 from lowland.run import Run
 from lowland.tasks import Detector, Identity, Mask, Restoration
 from lowland.tasks import restore as restore_task
 from lowland.training import cpu_threads, fit
+from lowland.training.distributed import launched, team
 
+PIECE = 256  # samples drawn together
+SCORED = 1024  # points scored together
 HIDDEN = ("lower", "upper", "left", "right", "centre")
 
 
 def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
     """Train a recipe in a new run directory, evaluate it, write its report; returns the path of report.html."""
-    if (Path(run) / "recipe.json").exists():
+    if (Path(run) / "recipe.json").exists() and launched().chief:
         Run.create(run, {})  # refuses, in words
     return _finish(recipe.plain(), run, progress)
 
@@ -47,10 +56,13 @@ def _finish(recipe: dict[str, Any], run: str | Path, progress: bool) -> Path:
     try:
         fit(recipe, run, progress=progress)
     except TrainingStoppedError:
-        report(run)  # what went wrong is in there
+        if launched().chief:
+            report(run)  # what went wrong is in there
         raise
-    evaluate(run, progress=progress)
-    return report(run)
+    if launched().chief:
+        evaluate(run, progress=progress)
+        report(run)
+    return Path(run) / "report.html"
 
 
 def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
@@ -88,7 +100,11 @@ def report(run: str | Path) -> Path:
 def sample(
     run: str | Path, count: int, out: str | Path, *, label: int | None = None, seed: int = 0, progress: bool = True
 ) -> Path:
-    """Draw samples from a run into a file: .npy or .npz (numbers, with labels) or .png (a grid), by suffix."""
+    """Draw samples from a run into a file: .npy or .npz (numbers, with labels) or .png (a grid), by suffix.
+
+    They are drawn in pieces of 256, each from a generator of its own, a function of seed and piece: the same seed gives the
+    same file on any number of processes. Started again after a break, it draws only what is missing.
+    """
     out = Path(out)
     if out.suffix not in (".npy", ".npz", ".png"):
         raise ValueError(f"{out.name} ends in {out.suffix!r}; samples are written as .npy, .npz or .png; choose one")
@@ -102,41 +118,86 @@ def sample(
             f"label {label} was asked for; the energy has {s.classes} classes, from 0; "
             + (f"choose 0 to {s.classes - 1}" if s.classes else "leave the label out")
         )
-    labels = None if label is None else torch.full((count,), label)
-    how = s.recipe["generation"]
-    total, unit = (count, "image") if how.get("method") == "flow" else (how["steps"], "step")
+    with team(patience=PATIENCE) as members, cpu_threads(s.recipe["training"]["threads"]):
+        plan = {"count": count, "seed": seed, "label": label, "how": s.recipe["generation"], "weights": fingerprint(s.energy)}
+        job = Job(out, plan, -(-count // PIECE), members)
+        _draw_pieces(s, job, count, label, seed, progress and members.chief)
+        return job.finish(lambda path: _write_samples(path, out.suffix, count, job))
+
+
+def _draw_pieces(s: Subject, job: Job, count: int, label: int | None, seed: int, progress: bool) -> None:
+    """Draw this process's share of the pieces of `sample` that are missing."""
+    missing, how = job.missing(), s.recipe["generation"]
+    pieces = [torch.arange(number * PIECE, min(count, (number + 1) * PIECE)) for number in missing]
+    flown = how.get("method") == "flow"
+    total, unit = (sum(map(len, pieces)), "image") if flown else (len(missing) * how["steps"], "step")
     with tqdm(total=total, unit=unit, disable=not progress) as bar:
-        made = draw(s, count, torch.Generator().manual_seed(seed), labels=labels, progress=bar.update)
-    x = s.original(made.x)
-    return _write_samples(out, x, made.labels)
+        for number, rows in zip(missing, pieces, strict=True):
+            labels = torch.full_like(rows, label) if label is not None else rows % s.classes if s.classes else None
+            made = draw(s, len(rows), piece_generator(seed, number), labels=labels, progress=bar.update)
+            kept = {} if made.labels is None else {"labels": made.labels.contiguous()}
+            job.keep(number, dump_tensors({"x": s.original(made.x).contiguous(), **kept}))
 
 
-def _write_samples(out: Path, x: Tensor, labels: Tensor | None) -> Path:
-    import numpy as np
+def _write_samples(path: Path, suffix: str, count: int, job: Job) -> None:
+    """The pieces of `sample` as one file, of which one piece at a time is held, but for pictures."""
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".png":
-        return save_grid(x, out)
-    if out.suffix == ".npy":
-        np.save(out, x.numpy(), allow_pickle=False)
+    def parts(name: str) -> Iterator[Tensor]:
+        return (load_tensors(data)[name] for data in job)
+
+    labelled = "labels" in load_tensors(next(iter(job)))
+    if suffix == ".png":
+        save_grid(torch.cat(list(parts("x"))), path)
+    elif suffix == ".npy":
+        with path.open("wb") as file:
+            write_npy(file, count, parts("x"))
     else:
-        np.savez(out, **{"x": x.numpy()} | ({} if labels is None else {"labels": labels.numpy()}))  # type: ignore[arg-type]
-    return out
+        write_npz(path, count, {name: partial(parts, name) for name in ("x", "labels")[: 1 + labelled]})
 
 
 def energies(run: str | Path, paths: Sequence[str | Path], *, nominal: float | None = None) -> list[dict[str, Any]]:
     """Energy, p-value against the calibration split and verdict of every image or row in files and folders."""
-    s = subject(Run.open(run))
-    level = nominal if nominal is not None else s.recipe["evaluation"]["nominal"]
-    detector = Detector(s.marginal, _calibration(s), level)
-    names, x = load_batch(list(paths), s.shape)
-    x = s.standardised(x)
-    values = detector.energies(x)
-    p = p_values(detector.calibration, values)
-    return [
-        {"path": name, "energy": float(e), "p_value": float(q), "verdict": "outlier" if q <= level else "inlier"}
-        for name, e, q in zip(names, values, p, strict=True)
-    ]
+    scorer = _Scorer(run, paths, nominal)
+    return [row for number in range(len(scorer.points.pieces)) for row in scorer.rows(number)]
+
+
+def score(
+    run: str | Path, paths: Sequence[str | Path], out: str | Path, *, form: str = "csv", nominal: float | None = None
+) -> Path:
+    """`energies` into a file, "csv" or "jsonl": over all processes, a piece at a time in memory, resumed after a break."""
+    scorer, out = _Scorer(run, paths, nominal), Path(out)
+    with team(patience=PATIENCE) as members, cpu_threads(scorer.s.recipe["training"]["threads"]):
+        marks = {"points": scorer.points.marks(), "weights": fingerprint(scorer.s.energy)}
+        plan = {"form": form, "nominal": scorer.level, **marks}
+        job = Job(out, plan, len(scorer.points.pieces), members)
+        for number in job.missing():
+            job.keep(number, format_rows(scorer.rows(number), form, header=number == 0).encode())
+        return job.finish(lambda path: _joined(path, job))
+
+
+def _joined(path: Path, job: Job) -> None:
+    with path.open("wb") as file:
+        file.writelines(job)
+
+
+class _Scorer:
+    """A run that scores points in files, piece by piece."""
+
+    def __init__(self, run: str | Path, paths: Sequence[str | Path], nominal: float | None) -> None:
+        self.s = subject(Run.open(run))
+        self.level = nominal if nominal is not None else self.s.recipe["evaluation"]["nominal"]
+        self.detector = Detector(self.s.marginal, _calibration(self.s), self.level)
+        self.points = Points.of(list(paths), self.s.shape, SCORED)
+
+    def rows(self, number: int) -> list[dict[str, Any]]:
+        """Energy, p-value and verdict of the points of a piece."""
+        names, x = self.points.load(number)
+        values = self.detector.energies(self.s.standardised(x))
+        p = p_values(self.detector.calibration, values)
+        return [
+            {"path": name, "energy": float(e), "p_value": float(q), "verdict": "outlier" if q <= self.level else "inlier"}
+            for name, e, q in zip(names, values, p, strict=True)
+        ]
 
 
 def _calibration(s: Subject) -> Tensor:
@@ -146,13 +207,14 @@ def _calibration(s: Subject) -> Tensor:
     return energy_values(s.marginal, s.data.calibration.x)
 
 
-def format_rows(rows: Sequence[dict[str, Any]], form: str) -> str:
-    """Rows as "csv" with a header or "jsonl"."""
+def format_rows(rows: Sequence[dict[str, Any]], form: str, *, header: bool = True) -> str:
+    """Rows as "csv", with a header if wanted, or "jsonl"."""
     if form == "jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["path", "energy", "p_value", "verdict"])
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 

@@ -1,4 +1,4 @@
-"""Multi-level denoising: its minimiser is the blurred law at every level; the U-Net energy's slopes are its own; flow arrives."""
+"""Multi-level denoising: its minimiser is the blurred law at every level; the U-Net's slopes are its own; flow arrives."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_the_gradient_vanishes_at_the_law_of_the_data(warm: float) -> None:
     ],
 )
 def test_planted_errors_move_the_minimum(old: str, new: str) -> None:
-    assert caught(at_the_truth(planted("denoising", "MultilevelDSM.loss", old, new).MultilevelDSM))
+    assert caught(at_the_truth, planted("denoising", "MultilevelDSM.loss", old, new).MultilevelDSM)
 
 
 def test_warm_and_true_gradient_are_one_loss_where_the_energy_is_that_of_its_denoiser() -> None:
@@ -188,7 +188,7 @@ def arrived(carry: Callable[..., Any]) -> float:
 
 def test_flow_ends_at_the_law_of_the_data() -> None:
     assert arrived(flow) < LIMIT
-    assert caught(arrived(lambda e, s, n, **more: flow(e, s[:-20], n, **more)._replace(x=0.96 * flow(e, s, n, **more).x)))
+    assert caught(arrived, lambda *args, **more: flow(*args, **more)._replace(x=0.96 * flow(*args, **more).x))
 
 
 def test_flow_films_what_it_draws_whatever_the_parts() -> None:
@@ -222,7 +222,7 @@ def recipe(**more: Any) -> Any:
 
 def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) -> None:
     fit(recipe(), tmp_path / "run", progress=False)
-    rows = Run.open(tmp_path / "run").rows()
+    rows = [row for row in Run.open(tmp_path / "run").rows() if "loss" in row]
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
     made = np.load(sample(tmp_path / "run", 20, tmp_path / "x.npy", progress=False))
     again = np.load(sample(tmp_path / "run", 20, tmp_path / "y.npy", progress=False))

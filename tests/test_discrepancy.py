@@ -241,7 +241,7 @@ def test_another_law_is_no_minimiser(check: str) -> None:
 
 
 def test_without_w_one_the_minimiser_is_the_truth_only_in_the_limit() -> None:
-    few, many = (TRUTHS["gaussian"](EnergyDiscrepancy(sigma=1.0, samples=m, stabilise=0.0)) for m in (2, 200))
+    few, many = (TRUTHS["gaussian"](EnergyDiscrepancy(sigma=1.0, samples=m, stabilise=0.0)) for m in (2, 50))
     assert few > 20 and many < few / 4
 
 
@@ -289,17 +289,6 @@ def test_the_enumerated_formula_has_no_slope_at_the_truth_if_w_is_one(flip: floa
     energy = table(2, 3)
     at = {w: slopes(enumerated(energy, law(energy), EnergyDiscrepancy(0.3, flip, samples, w)), energy) for w in (1.0, 0.0)}
     assert at[1.0].abs().max() < 1e-12 < 1e-3 < at[0.0].abs().max()
-
-
-def test_small_noise_sees_the_slope_as_score_matching_does() -> None:
-    # E[ED] / σ² → ½ ‖∇E‖² − tr ∇²E for w = 0 and many samples (Schröder et al. 2023): a bowl θ‖x‖²/2 by Gaussian integrals,
-    # E = E_data E(x) − E log-mean-exp, whose first order in σ² is θ² ‖x‖²/2 − θ d
-    theta, sigma, d = 1.7, 0.05, 2
-    energy = Function(lambda x: theta * x.square().sum(1) / 2, real(d))
-    x = torch.tensor([[0.6, -0.8]], dtype=DOUBLE).expand(40_000, d)
-    objective = EnergyDiscrepancy(sigma=sigma, samples=64, stabilise=0.0)
-    found = torch.stack([loss_of(objective, energy, x, seed).value for seed in range(8)]).mean() / sigma**2
-    assert found.item() == pytest.approx(theta**2 / 2 - theta * d, abs=0.12)
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
@@ -357,29 +346,29 @@ def test_a_walk_that_is_not_symmetric_is_seen() -> None:
 
 
 SITE_BUGS = {
-    "sign of the ratio": (
-        "PseudoLikelihood.loss",
-        "own[:, None, None] - others",
-        "others - own[:, None, None]",
-        PseudoLikelihood,
+    "sign of the ratio": ("PseudoLikelihood.loss", "own[:, None, None] - others", "others - own[:, None, None]"),
+    "x itself forgotten": ("PseudoLikelihood.loss", "F.pad(rises, (1, 0))", "rises"),
+    "sign of the ratio, squared": (
+        "RatioMatching.loss",
+        "own[:, None] - flipped.squeeze(2)",
+        "flipped.squeeze(2) - own[:, None]",
     ),
-    "x itself forgotten": ("PseudoLikelihood.loss", "F.pad(rises, (1, 0))", "rises", PseudoLikelihood),
-    "sign of the ratio, squared": ("RatioMatching.loss", "own[:, None] - flipped", "flipped - own[:, None]", RatioMatching),
-    "not squared": ("RatioMatching.loss", ".square()", "", RatioMatching),
-    "the same value again": (
-        "_changed",
-        "(old.unsqueeze(2) + others) % values",
-        "old.unsqueeze(2) + 0 * others",
-        RatioMatching,
-    ),
+    "not squared": ("RatioMatching.loss", ".square()", ""),
+    "the same value again": ("_changed", "(old.unsqueeze(2) + others) % values", "old.unsqueeze(2) + 0 * others"),
 }
 
 
-@pytest.mark.parametrize(("where", "old", "new", "cls"), SITE_BUGS.values(), ids=SITE_BUGS)
-def test_planted_bugs_of_ratios_are_seen(where: str, old: str, new: str, cls: type) -> None:
-    broken = getattr(planted("discrepancy", where, old, new), cls.__name__)()
-    energy, p = table(2, 4), law(table(2, 4))
-    assert slopes(expected(broken, energy, p), energy).abs().max() > 1e-3
+@pytest.mark.parametrize(("where", "old", "new"), SITE_BUGS.values(), ids=SITE_BUGS)
+def test_planted_bugs_of_ratios_are_seen(where: str, old: str, new: str) -> None:
+    broken = planted("discrepancy", where, old, new)
+    cases = {"PseudoLikelihood": lambda c: -c.log(), "RatioMatching": lambda c: (1 - c).square()}
+    for name in [name for name in cases if where.startswith(("_", name))]:
+        energy, p = table(2, 4), law(table(2, 4, 1))
+        assert not torch.allclose(expected(getattr(broken, name)(), energy, p), by_tables(energy, p, cases[name]))
+    if not where.startswith("_"):
+        energy = table(2, 4)
+        objective = getattr(broken, where.partition(".")[0])()
+        assert slopes(expected(objective, energy, law(energy)), energy).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -392,18 +381,19 @@ def test_planted_bugs_of_ratios_are_seen(where: str, old: str, new: str, cls: ty
 )
 def test_planted_bugs_of_subsets_are_seen(where: str, old: str, new: str) -> None:
     broken = planted("discrepancy", where, old, new).PseudoLikelihood(2)
-    with mock.patch.object(sys.modules[__name__], "worst", worst), pytest.raises(AssertionError):
+    with pytest.raises(AssertionError):
         test_a_subset_of_sites_is_unbiased(broken)
 
 
-@pytest.mark.parametrize("declared", ["(1 - 2 * flat) *", "(own + others) %"])
-def test_planted_bugs_of_declared_conditionals_are_seen(declared: str) -> None:
-    broken = planted(
-        "discrepancy", "_declared_rises", declared, declared.replace("1 - 2 * flat", "2 * flat - 1").replace("+", "-")
-    )
-    lattice: Any = Ising((3, 3), 0.3, 0.2) if "flat" in declared else Potts((2, 3), 3, 0.7, (0.1, -0.2, 0.3))
-    x = lattice.domain.draw(7, seeded(), dtype=DOUBLE)
-    silent = Function(lattice.forward, lattice.domain)
-    found = [loss_of(o, e, x).value for o, e in ((broken.PseudoLikelihood(), lattice), (PseudoLikelihood(), silent))]
-    same = torch.allclose(*found)
-    assert not same if "flat" in declared else same  # K − 1 other values in another order are the same values
+@pytest.mark.parametrize(
+    ("lattice", "old", "new"),
+    [
+        (Ising((3, 3), 0.3, 0.2), "(1 - 2 * flat)", "(2 * flat - 1)"),
+        (Potts((2, 3), 3, 0.7, (0.1, -0.2, 0.3)), "- table.gather(2, own)", "+ table.gather(2, own)"),
+    ],
+    ids=["ising", "potts"],
+)
+def test_planted_bugs_of_declared_conditionals_are_seen(lattice: Any, old: str, new: str) -> None:
+    broken = planted("discrepancy", "_declared_rises", old, new).PseudoLikelihood
+    with mock.patch.object(sys.modules[__name__], "PseudoLikelihood", broken), pytest.raises(AssertionError):
+        test_declared_conditionals_say_the_same_as_energies(lattice, 0)

@@ -203,7 +203,7 @@ def test_energy_and_log_z_ascend_what_the_flow_descends(likelihood: float) -> No
 def test_the_flow_is_a_density_and_its_draws_are_its_own() -> None:
     # a flow moved away from the identity: its mass over a grid, and the mean of its draws against that by the grid
     torch.manual_seed(0)
-    flow = FlowNoise(torch.randn(500, 2, generator=seeded(), dtype=DOUBLE) + 1, transforms=2, hidden=(8,))
+    flow = FlowNoise(real(2), torch.randn(500, 2, generator=seeded(), dtype=DOUBLE) + 1, transforms=2, hidden=(8,))
     with torch.no_grad():
         for p in flow.parameters():
             p += 0.3 * torch.randn(p.shape, generator=seeded(1), dtype=DOUBLE)
@@ -217,17 +217,19 @@ def test_the_flow_is_a_density_and_its_draws_are_its_own() -> None:
             assert abs(z_scores(f(drawn), (mass * f(grid)).sum() / mass.sum()).item()) < LIMIT
 
 
-def test_draws_outside_the_box_are_told_apart_for_nothing() -> None:
-    energy, x = hand("box")
-    objective = FlowContrastive(transforms=1, hidden=(8,))
-    partner = made(objective, energy, x)
-    partner.law.width.mul_(3)  # most draws are outside
-    loss = loss_of(objective, energy, x, partner, 5)
-    drawn = partner.law.draw(12, seeded(5), dtype=DOUBLE)
-    inside = energy.domain.contains(drawn)
-    assert 0 < inside.sum() < 12
-    ratio = [-energy(z) - partner.log_z + partner.law(z) for z in (x, drawn[inside])]
-    torch.testing.assert_close(loss.value, -F.logsigmoid(ratio[0]).mean() - F.logsigmoid(-ratio[1]).sum() / 12)
+def test_the_flow_fills_a_box() -> None:
+    torch.manual_seed(0)
+    flow = FlowNoise(box(-1.0, 2.0, 1), 2 - 0.4 * torch.rand(500, 1, generator=seeded(), dtype=DOUBLE), 2, (8,))
+    grid = torch.linspace(-0.99, 1.99, 20_001, dtype=DOUBLE).unsqueeze(1)
+    with torch.no_grad():
+        drawn, log_q = flow.walk(20_000, seeded(2))
+        p = (-flow(grid)).exp()
+    assert torch.trapezoid(p, grid[:, 0]).item() == pytest.approx(
+        ((drawn > -0.99) & (drawn < 1.99)).double().mean().item(), abs=5e-3
+    )
+    assert flow.domain.contains(drawn).all() and drawn.mean() > 1.6
+    inner = ((drawn > -0.9) & (drawn < 1.9)).squeeze(1)
+    torch.testing.assert_close(log_q[inner], -flow(drawn[inner]).detach(), rtol=1e-6, atol=1e-6)
 
 
 def test_without_zuko_the_message_names_the_extra() -> None:

@@ -4,6 +4,7 @@ from lowland.nets.boltzmann import DBM, DBN, RBM
 from lowland.nets.classifier import ClassifierEnergy, EmbeddingMLP
 from lowland.nets.denoising import NoiseUNet
 from lowland.nets.images import IGEBM, ConvNet
+from lowland.nets.pairs import PairEnergy
 from lowland.nets.vectors import MLP, NoiseMLP
 from lowland.nets.wide import WideResNet
 
@@ -18,5 +19,6 @@ __all__ = [
     "EmbeddingMLP",
     "NoiseMLP",
     "NoiseUNet",
+    "PairEnergy",
     "WideResNet",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lowland.domain import Domain, real
 from lowland.energy import Energy
@@ -78,14 +79,15 @@ class Truncated(Energy):
 
 
 class FlowNoise(Energy):
-    """E(x) = −log q(x) of a neural spline flow in coupling form over standardised numbers: fast both ways, log Z = 0.
+    """E(x) = −log q(x) of a neural spline flow in coupling form: fast both ways, log Z = 0.
 
-    data: (N, *event), whose mean and deviation standardise; transforms: couplings; hidden: widths of their networks.
-    Raises ImportError without zuko, the extra `lowland[zuko]`.
+    domain: real, or a box, which is filled through a sigmoid (numbers nearer to a wall than a thousandth of the width are
+    judged as if they were there); data: (N, *event), whose mean and deviation standardise; transforms: couplings; hidden:
+    widths of their networks. Raises ImportError without zuko, the extra `lowland[zuko]`.
     Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; zuko, https://github.com/probabilists/zuko
 
     >>> g = torch.Generator().manual_seed(0)
-    >>> flow = FlowNoise(torch.randn(100, 2, generator=g))
+    >>> flow = FlowNoise(real(2), torch.randn(100, 2, generator=g))
     >>> x, log_q = flow.walk(5, g)
     >>> bool((flow(x) + log_q).abs().max() < 1e-4)
     True
@@ -95,32 +97,44 @@ class FlowNoise(Energy):
     centre: Tensor
     width: Tensor
 
-    def __init__(self, data: Tensor, transforms: int = 4, hidden: tuple[int, ...] = (64, 64)) -> None:
+    def __init__(self, domain: Domain, data: Tensor, transforms: int = 4, hidden: tuple[int, ...] = (64, 64)) -> None:
         try:
             import zuko
         except ImportError as error:
             raise ImportError(
                 "zuko is not installed; a flow as noise is one of its splines; run pip install 'lowland[zuko]'"
             ) from error
-        super().__init__(real(*data.shape[1:]))
-        size = data[0].numel()
-        flow = zuko.flows.NSF(size, transforms=transforms, hidden_features=hidden, passes=2)
+        super().__init__(domain if domain.kind == "box" else real(*data.shape[1:]))
+        flow = zuko.flows.NSF(data[0].numel(), transforms=transforms, hidden_features=hidden, passes=2)
         self.flow = flow.to(data.device, data.dtype)
-        flat = data.flatten(1)
+        flat = self._unfold(data)[0]
         self.register_buffer("centre", flat.mean(0))
         self.register_buffer("width", flat.std(0).clamp(min=1e-3 * flat.std().item()))
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        z = (x.flatten(1) - self.centre) / self.width
-        return self.width.log().sum() - self.flow().log_prob(z)
+        y, stretch = self._unfold(x)
+        return self.width.log().sum() + stretch - self.flow().log_prob((y - self.centre) / self.width)
 
     def walk(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws x (count, *event) and log q(x) (count,), both differentiable in the weights of the flow."""
         z = torch.randn(count, len(self.centre), generator=generator, device=self.centre.device, dtype=self.centre.dtype)
         y, stretch = self.flow().transform.inv.call_and_ladj(z)
-        log_base = -(0.5 * z.square() + HALF_LOG_TAU).sum(1)
-        x = (self.centre + self.width * y).view(count, *self.domain.shape)
-        return x, log_base - stretch - self.width.log().sum()
+        log_q = -(0.5 * z.square() + HALF_LOG_TAU).sum(1) - stretch - self.width.log().sum()
+        y = self.centre + self.width * y
+        if self.domain.kind == "box":
+            span = self.domain.hi - self.domain.lo
+            log_q = log_q - (F.logsigmoid(y) + F.logsigmoid(-y) + math.log(span)).sum(1)
+            y = self.domain.lo + span * torch.sigmoid(y)
+        return y.view(count, *self.domain.shape), log_q
+
+    def _unfold(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers (B, D) of the real line, by the logit if x (B, *event) comes from a box, and log |dx/dy| (B,)."""
+        flat = x.flatten(1)
+        if self.domain.kind != "box":
+            return flat, flat.new_zeros(len(flat))
+        span = self.domain.hi - self.domain.lo
+        u = ((flat - self.domain.lo) / span).clamp(1e-3, 1 - 1e-3)
+        return u.log() - torch.log1p(-u), (u.log() + torch.log1p(-u) + math.log(span)).sum(1)
 
     @torch.no_grad()
     def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:

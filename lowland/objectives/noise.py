@@ -166,8 +166,8 @@ class FlowContrastive:
 
     The energy and log Z ascend V, the flow descends it: it minimises the Jensen-Shannon divergence from the data as far as G is
     right, through its draws. likelihood adds so much of −E_data[log q] to the flow's loss, which holds it to all of the data
-    (0: the game alone, as in the source, which begins from a flow fitted before). On a box, draws outside are told apart for
-    nothing. At the minimum of the energy, whatever the flow, exp(−E)/Z is the density of the data.
+    (0: the game alone, as in the source, which begins from a flow fitted before). At the minimum of the energy, whatever the
+    flow, exp(−E)/Z is the density of the data.
 
     transforms, hidden: of the flow, a neural spline in coupling form (zuko, the extra `lowland[zuko]`); partner_rate: learning
     rate of flow and log Z in units of that of the weights. Terms: `accuracy`, `log_z`, `flow_nll` (−E_data[log q]).
@@ -199,7 +199,7 @@ class FlowContrastive:
     def partner(self, energy: Energy, x: Tensor) -> NoisePartner:
         """A flow that knows the scales of x (N, *event), and log Z where it stands before training."""
         check_domain("FlowContrastive", energy, CONTINUOUS, "use NCE")
-        return _with_log_z(FlowNoise(x, self.transforms, self.hidden), energy, x)
+        return _with_log_z(FlowNoise(energy.domain, x, self.transforms, self.hidden), energy, x)
 
     def loss(
         self,
@@ -215,14 +215,14 @@ class FlowContrastive:
         with torch.autocast(x.device.type, enabled=False):  # splines are not made for eight bits
             drawn, log_q_drawn = partner.law.walk(len(x), generator)
             log_q = -partner.law(x)
-        inside, negatives = energy.domain.contains(drawn.detach()), drawn.detach()
+        negatives = drawn.detach()
         values = judged(energy, torch.cat([x, negatives]), None if labels is None else labels.repeat(2))
         up, down = (-values - partner.log_z - torch.cat([log_q, log_q_drawn]).detach()).tensor_split([len(x)])
-        value = F.softplus(-up).mean() + torch.where(inside, F.softplus(down), 0.0).mean()
+        value = F.softplus(-up).mean() + F.softplus(down).mean()
         with frozen(energy):  # the flow sees the energy, and leaves it alone
             pushed = -judged(energy, drawn, labels) - partner.log_z.detach() - log_q_drawn
         pulled = up.detach() + log_q.detach() - log_q
-        game = -F.softplus(-pulled).mean() - torch.where(inside, F.softplus(pushed), 0.0).mean()
+        game = -F.softplus(-pulled).mean() - F.softplus(pushed).mean()
         game = game - self.likelihood * log_q.mean()
         terms = {"log_z": partner.log_z.detach().clone(), "flow_nll": -log_q.detach().mean()}
         return Loss(value + game - game.detach(), _terms(values, up, down) | terms, negatives, labels)
@@ -238,12 +238,11 @@ def noise_law(noise: str, energy: Energy, x: Tensor) -> Any:
 
 
 def _with_log_z(law: Any, energy: Energy, x: Tensor) -> NoisePartner:
-    """A partner whose log Z starts at log mean exp(−E)/q over draws of the noise, inside the domain."""
+    """A partner whose log Z starts at log mean exp(−E)/q over draws of the noise."""
     seed = int(torch.randint(2**31, ()))  # of the global generator, which is seeded here
     with frozen(energy), torch.no_grad():
         drawn = law.draw(PILOT, torch.Generator(x.device).manual_seed(seed), dtype=x.dtype)
         weights = -judged(energy, drawn, None) + law(drawn) + law.log_z
-        weights = torch.where(energy.domain.contains(drawn), weights, -math.inf)
     return NoisePartner(law, torch.logsumexp(weights, 0) - math.log(PILOT))
 
 

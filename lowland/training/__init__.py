@@ -2,6 +2,7 @@
 
 from lowland.training.fit import TrainingStoppedError, fit, lineage, load_recipe_data
 from lowland.training.greedy import greedy
+from lowland.training.grow import grow
 from lowland.training.health import Finding, Limits, diagnose, worst
 from lowland.training.session import cpu_threads
 from lowland.training.settings import Training
@@ -15,6 +16,7 @@ __all__ = [
     "diagnose",
     "fit",
     "greedy",
+    "grow",
     "lineage",
     "load_recipe_data",
     "worst",

@@ -204,7 +204,7 @@ class Session:
         settle(self.energy, self._evaluate, self.team)
         if self.settings.optimizer == "sgd" and hasattr(self.energy, "precondition"):  # Adam would rescale it, number by number
             cast(Any, self.energy).precondition()
-        parts_of = [self.energy] if self.partner is None else [self.energy, self.partner]
+        parts_of: list[nn.Module] = [self.energy] if self.partner is None else [self.energy, self.partner]
         norm = whole(clipped_norm(parts_of, self.settings.clip))
         sound = self.team.every(norm.isfinite() & self._losses.isfinite())
         step_if(self.optimizer, sound)

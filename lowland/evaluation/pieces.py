@@ -1,0 +1,153 @@
+"""Long jobs in pieces, over any number of processes.
+
+A piece is a function of its number alone and lies in a file of its own once it is done. So the result is the same on 1, 2 or 4
+processes, none of them holds more of it than a piece, and a job that broke goes on where it was when it is started again. The
+pieces lie beside the result, in a hidden folder that goes when the whole file appears.
+"""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowland.data.images import SUFFIXES, find_images, load_batch, load_image
+from lowland.run import Run
+from lowland.training.distributed import Team
+
+PATIENCE = timedelta(days=7)  # of one process for another: pieces take what they take
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file `out` that is made in pieces. plan: everything that decides them; pieces of another plan are thrown away."""
+
+    out: Path
+    plan: Mapping[str, Any]
+    count: int
+    team: Team
+
+    @property
+    def folder(self) -> Path:
+        """Where the pieces lie until the file is whole."""
+        return self.out.with_name(f".{self.out.name}.pieces")
+
+    def missing(self) -> list[int]:
+        """The pieces that this process is to make: its share of those that no earlier attempt left behind."""
+        return self.team.chiefly(self._begin)[self.team.rank :: self.team.size]
+
+    def _begin(self) -> list[int]:
+        digest = hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()
+        plan = self.folder / "plan"
+        if not plan.exists() or plan.read_text() != digest:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            Run(self.folder).write("plan", digest.encode())
+        return [number for number in range(self.count) if not (self.folder / f"{number:08d}").exists()]
+
+    def keep(self, number: int, data: bytes) -> None:
+        """Write a piece whole or not at all."""
+        Run(self.folder).write(f"{number:08d}", data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for number in range(self.count):
+            yield (self.folder / f"{number:08d}").read_bytes()
+
+    def finish(self, write: Callable[[Path], object]) -> Path:
+        """When all pieces are there: `write` makes the file from them, aside and at the chief; then they go."""
+        self.team.wait()
+        self.team.chiefly(lambda: self._finish(write))
+        return self.out
+
+    def _finish(self, write: Callable[[Path], object]) -> None:
+        aside = self.out.with_name(f".{self.out.name}.tmp")
+        write(aside)
+        aside.replace(self.out)
+        shutil.rmtree(self.folder)
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """SHA-256 of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def piece_generator(seed: int, number: int) -> torch.Generator:
+    """The generator of one piece, a function of (seed, number)."""
+    mixed = int(np.random.SeedSequence([seed % 2**64, number]).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(mixed % 2**63)
+
+
+def write_npy(file: BinaryIO, count: int, parts: Iterator[Tensor]) -> None:
+    """One array (count, ...) in NumPy's format from parts of it, of which one at a time is held."""
+    for number, part in enumerate(parts):
+        array = part.numpy()
+        if number == 0:
+            shape = (count, *array.shape[1:])
+            header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(array).tobytes())
+
+
+def write_npz(path: Path, count: int, arrays: Mapping[str, Callable[[], Iterator[Tensor]]]) -> None:
+    """Several arrays (count, ...) in one .npz file, without a clock in it: equal arrays make equal files."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, parts in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                write_npy(cast(BinaryIO, file), count, parts())
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points in files and folders, in pieces: image files of one piece, or one array file and the rows of a piece."""
+
+    pieces: Sequence[tuple[tuple[Path, ...], slice]]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, paths: Sequence[str | Path], shape: tuple[int, ...], size: int) -> "Points":
+        """Pieces of at most `size` points. Raises DataError as `load_batch` does."""
+        pieces: list[tuple[tuple[Path, ...], slice]] = []
+        images: list[Path] = []
+        for path in map(Path, paths):
+            folder = path.expanduser()
+            for file in find_images(folder) if folder.is_dir() else [path]:
+                single = file.suffix.lower() in SUFFIXES
+                if single:
+                    images.append(_present(file, shape))
+                if images and (not single or len(images) == size):
+                    pieces, images = [*pieces, (tuple(images), slice(None))], []
+                if not single:
+                    rows = len(load_image(file, shape))
+                    pieces += [((file,), slice(start, start + size)) for start in range(0, rows, size)]
+        pieces += [(tuple(images), slice(None))] if images else []
+        if not pieces:
+            load_batch(paths, shape)  # refuses, in words
+        return cls(pieces, shape)
+
+    def marks(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of every file: what tells whether they are still the same."""
+        found = {file: file.expanduser().stat() for files, _ in self.pieces for file in files}
+        return [(str(file), about.st_size, about.st_mtime_ns) for file, about in found.items()]
+
+    def load(self, number: int) -> tuple[list[str], Tensor]:
+        """Names and points (N, *shape) of a piece."""
+        files, rows = self.pieces[number]
+        names, x = load_batch(files, self.shape)
+        return names[rows], x[rows]
+
+
+def _present(file: Path, shape: tuple[int, ...]) -> Path:
+    if not file.expanduser().is_file():
+        load_image(file, shape)  # refuses, in words
+    return file

@@ -1,0 +1,91 @@
+"""Generators: networks from noise to points, partners of an energy and no energies themselves.
+
+    z ~ N(0, I),   x = G(z) + σ ξ
+
+A perceptron makes vectors, transposed convolutions make images. What they give lies in the energy's box, if it has one, by a
+sigmoid; on the real line it begins at the mean and the spread of the data.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lowland.domain import Domain
+from lowland.nets.perceptron import perceptron
+
+
+class Generator(nn.Module):
+    """x = G(z), z (B, latent) → (B, *event); `draw` adds the noise σ and folds the points back into the box.
+
+    x: data (N, *event), whose mean and spread set where G begins; hidden: widths of the perceptron; channels: above 0 and for
+    images whose sides are multiples of four, of the last but one layer of transposed convolutions.
+
+    >>> import torch, lowland
+    >>> generator = Generator(lowland.box(0.0, 1.0, 1, 8, 8), torch.rand(9, 1, 8, 8), latent=4, channels=4)
+    >>> generator.draw(3, torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        x: Tensor,
+        *,
+        latent: int = 8,
+        hidden: Sequence[int] = (128, 128),
+        channels: int = 0,
+        sigma: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.domain, self.latent, self.sigma = domain, latent, sigma
+        shape = domain.shape
+        if channels and len(shape) == 3 and not any(side % 4 for side in shape[1:]):
+            self.net = _upwards(latent, channels, shape)
+        else:
+            self.net = nn.Sequential(perceptron([latent, *hidden, math.prod(shape)], spectral=False), nn.Unflatten(1, shape))
+        flat = x.detach().float()
+        self.register_buffer("mean", flat.mean(0))
+        self.register_buffer("spread", flat.std(0, correction=0).clamp_min(1e-3))
+        self.mean: Tensor
+        self.spread: Tensor
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = self.net(z).to(z.dtype)
+        if self.domain.kind != "box":
+            return self.mean.to(z.dtype) + self.spread.to(z.dtype) * out
+        lo, width = self.domain.lo, self.domain.hi - self.domain.lo
+        share = ((self.mean.to(z.dtype) - lo) / width).clamp(0.02, 0.98)
+        return lo + width * torch.sigmoid(torch.logit(share) + out)
+
+    def latents(self, count: int, generator: torch.Generator) -> Tensor:
+        """z (count, latent), standard normal."""
+        return torch.randn(count, self.latent, generator=generator, device=self.mean.device, dtype=self._dtype())
+
+    def noised(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """x + σ ξ, folded back into the box."""
+        return self.domain.reflect(x + self.sigma * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype))[
+            0
+        ]
+
+    @torch.no_grad()
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Points (count, *event)."""
+        return self.noised(self(self.latents(count, generator)), generator)
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+
+def _upwards(latent: int, channels: int, shape: tuple[int, ...]) -> nn.Sequential:
+    """A quarter of the size from a linear layer, then twice the double of it."""
+    colours, height, width = shape
+    return nn.Sequential(
+        nn.Linear(latent, 2 * channels * (height // 4) * (width // 4)),
+        nn.Unflatten(1, (2 * channels, height // 4, width // 4)),
+        nn.SiLU(),
+        nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1),
+        nn.SiLU(),
+        nn.ConvTranspose2d(channels, colours, 4, stride=2, padding=1),
+    )

@@ -1,0 +1,123 @@
+"""Cooperative training: a generator starts the chains of the energy, and learns from where they end.
+
+    draft      z ~ N(0, I),  x̂ = G(z) + σ ξ                          the generator proposes
+    revise     x: some steps of the energy's sampler from x̂           the energy improves
+    explain    z': some steps of MALA in p(z | x) ∝ exp(−‖z‖²/2 − ‖x − G(z)‖²/2σ²), from z
+    learn      E by the contrast of data and revisions;  G by the likelihood of the revisions,  ‖x − G(z')‖² / 2σ²
+
+If both come to rest, chains do not change the law of drafts, which is then exp(−E), and the contrast vanishes, so that it is
+the law of the data as well. The explaining step matters: to regress revisions on the z of their drafts would forget, little by
+little, all noise that chains add, and the drafts would shrink to a point.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lowland.chains import ReplayBuffer
+from lowland.domain import real
+from lowland.energy import Energy
+from lowland.nets.generators import Generator
+from lowland.objectives.contrastive import Loss, chain_terms, check_steps, contrast
+from lowland.objectives.improved import neighbour_entropy
+from lowland.registry import register
+from lowland.samplers.kernel import CONTINUOUS, Sampler, squared_norm
+from lowland.samplers.langevin import MALA
+from lowland.samplers.loop import run_chains
+
+
+class Explanation(Energy):
+    """‖z‖²/2 + ‖x − G(z)‖² / 2σ²: what noise z (B, latent) a generator may have made the points x (B, *event) of."""
+
+    def __init__(self, generator: nn.Module, x: Tensor) -> None:
+        super().__init__(real(int(generator.latent)))  # type: ignore[arg-type]
+        self.generator, self.x = generator, x
+
+    def forward(self, z: Tensor, c: Any = None) -> Tensor:
+        sigma: Any = self.generator.sigma
+        return 0.5 * squared_norm(z) + squared_norm(self.x - self.generator(z)) / (2 * sigma**2)
+
+
+@register("objective")
+@dataclass(frozen=True)
+class Cooperative:
+    """An energy and a generator that teach each other (MCMC teaching).
+
+    loss = mean E(data) − mean E(revisions)  +  mean ‖x − G(z')‖² / 2σ²d  −  diversity · H(drafts) / d
+
+    steps: of the sampler, from drafts to revisions; explain, explain_step: MALA steps, and their size in units of σ², from the
+    z of a draft to a z' of its revision; sigma: σ, the generator's noise in units of the data; latent, hidden, channels: of the
+    generator (channels above 0: transposed convolutions for images); diversity: weight of the entropy of the drafts by nearest
+    neighbours, against generators that repeat themselves; partner_rate: of the generator, in units of the learning rate.
+    Cost per update: CD's with `steps`, and `explain` + 1 gradients of the generator and its backward pass.
+    Use it when samples are wanted at once, or chains from noise take too long: the generator does the travelling.
+    Source: Xie, Lu, Gao, Zhu & Wu (2018), https://arxiv.org/abs/1609.09408
+
+    >>> Cooperative(steps=10).explain
+    10
+    """
+
+    steps: int = 20
+    explain: int = 10
+    explain_step: float = 0.2
+    sigma: float = 0.1
+    latent: int = 8
+    hidden: Sequence[int] = (128, 128)
+    channels: int = 0
+    diversity: float = 0.0
+    partner_rate: float = 1.0
+    persistent: ClassVar[bool] = False
+    sampled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        check_steps(self.steps, 0.0)
+        numbers = (self.explain_step, self.sigma, self.partner_rate)
+        counts = self.explain >= 0 and self.latent >= 1 and self.channels >= 0 and min(self.hidden, default=0) >= 1
+        if not counts or not all(0 < n < math.inf for n in numbers) or not 0 <= self.diversity < math.inf:
+            raise ValueError(
+                f"explain is {self.explain}, latent {self.latent}, hidden {self.hidden}, channels {self.channels}, explain_step, "
+                f"sigma and partner_rate {numbers}, diversity {self.diversity}; counts of at least 0 (latent and widths 1), sizes "
+                f"above 0 and a weight of at least 0 are needed; correct them"
+            )
+
+    def partner(self, energy: Energy, x: Tensor) -> Generator:
+        """A new generator for the domain of the energy, begun at the mean and spread of the data x (N, *event)."""
+        more: dict[str, Any] = {"latent": self.latent, "hidden": self.hidden, "channels": self.channels, "sigma": self.sigma}
+        return Generator(energy.domain, x, **more).to(x.device)
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+        partner: Any,
+    ) -> Loss:
+        if energy.domain.kind not in CONTINUOUS:
+            raise ValueError(
+                f"the domain is {energy.domain.kind} and generators make real numbers; Cooperative trains on "
+                f"{' or '.join(CONTINUOUS)} ones; use PCD"
+            )
+        z = partner.latents(len(x), generator)
+        with torch.no_grad():
+            start = partner.noised(partner(z), generator).to(x.dtype)
+        target = energy if labels is None else energy.given(labels)
+        trace = run_chains(target, sampler, start, self.steps, generator=generator)
+        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels)
+        if self.explain:
+            size = self.explain_step * self.sigma**2
+            z = run_chains(Explanation(partner, trace.x), MALA(size), z, self.explain, generator=generator).x
+        made = partner(z)
+        taught = (trace.x - made).square().mean() / (2 * self.sigma**2)
+        value = loss.value + taught
+        if self.diversity:
+            value = value - self.diversity * neighbour_entropy(made, made) / x[0].numel()
+        return loss._replace(value=value, terms=loss.terms | chain_terms(start, trace, energy) | {"taught": taught.detach()})

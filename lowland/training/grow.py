@@ -1,0 +1,88 @@
+"""Growing: train an energy of images from small to large, each size by `fit` in a run of its own, the weights carried on."""
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from lowland.data import Dataset, Split
+from lowland.domain import Domain
+from lowland.energy import Energy
+from lowland.registry import build
+from lowland.training.fit import fit, load_recipe_data
+
+
+def grow(recipe: Any, run: str | Path, sizes: Sequence[int], *, data: Dataset | None = None, progress: bool = True) -> Energy:
+    """Train on images of each size in turn, in run/size-7, run/size-14, …; returns the energy of the last size.
+
+    Small images are cheap and their energies smooth: what is learned there is where the next size begins. Images are made small
+    by averaging. recipe: a recipe or its plain values, or a list with one for each size; its energy must have weights that do
+    not depend on the size, as IGEBM has, which sums over space. sizes: rising sides, the last that of the data. Runs that are
+    finished are read, not repeated; one that was killed goes on.
+
+    Raises ValueError for sizes that do not rise to that of the data, an energy whose weights do not fit the next size, and what
+    `fit` raises.
+    Source: Du, Li, Tenenbaum & Mordatch (2021), https://arxiv.org/abs/2012.01316; Gao et al. (2018),
+    https://arxiv.org/abs/1709.08868
+
+    >>> import lowland, tempfile
+    >>> recipe = {"name": "grown", "data": {"name": "digits"}, "energy": {"name": "IGEBM", "widths": [8, 8], "blocks": 1}}
+    >>> recipe |= {"objective": {"name": "CD"}, "sampler": {"name": "Langevin", "step_size": 1e-3}}
+    >>> recipe["training"] = {"steps": 10, "checkpoint_every": 10}
+    >>> recipe["generation"] = {"sampler": {"name": "Langevin", "step_size": 1e-3}}
+    >>> grow(lowland.read_recipe(recipe), tempfile.mkdtemp(), (4, 8), progress=False).domain.shape
+    (1, 8, 8)
+    """
+    recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(sizes)
+    plain = [own.plain() if hasattr(own, "plain") else dict(own) for own in recipes]
+    data = data or load_recipe_data(plain[-1])
+    _check(sizes, len(plain), data.domain)
+    energy: Energy | None = None
+    for size, values in zip(sizes, plain, strict=True):
+        small = resized(data, size)
+        start = None if energy is None else _enlarged(energy, values, small.domain)
+        energy = fit(values, Path(run) / f"size-{size}", data=small, energy=start, progress=progress)
+    assert energy is not None
+    return energy
+
+
+def resized(data: Dataset, size: int) -> Dataset:
+    """The data set with its images averaged down to sides of `size`; grey levels are no longer counted."""
+    if data.domain.shape[1:] == (size, size):
+        return data
+    parts: dict[str, Any] = {name: Split(_shrunk(split.x, size), split.y) for name, split in data.parts()}
+    domain = dataclasses.replace(data.domain, shape=(data.domain.shape[0], size, size))
+    return dataclasses.replace(data, name=f"{data.name} at {size} × {size}", domain=domain, levels=None, **parts)
+
+
+def _shrunk(x: Tensor, size: int) -> Tensor:
+    return torch.cat([interpolate(part, size=(size, size), mode="area") for part in x.split(4096)])
+
+
+def _enlarged(energy: Energy, values: dict[str, Any], domain: Domain) -> Energy:
+    """An energy of the next size with the weights of the last."""
+    margin = float(values["training"].get("margin", 0.0))
+    new: Energy = build("energy", {**values["energy"], "domain": domain.widened(margin)})
+    mine, theirs = new.state_dict(), energy.state_dict()
+    wrong = [name for name in mine if name not in theirs or mine[name].shape != theirs[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{type(new).__name__} has weights that depend on the size of its images ({', '.join(wrong[:3])}); growing carries "
+            f"all weights on; use IGEBM, which sums over space"
+        )
+    new.load_state_dict(theirs)
+    return new
+
+
+def _check(sizes: Sequence[int], recipes: int, domain: Domain) -> None:
+    rising = len(sizes) >= 1 and all(a < b for a, b in pairwise(sizes)) and sizes[0] >= 1
+    if len(domain.shape) != 3 or not rising or domain.shape[1:] != (sizes[-1], sizes[-1]) or recipes != len(sizes):
+        raise ValueError(
+            f"sizes {tuple(sizes)} and {recipes} recipes came for events of shape {domain.shape}; square images, rising sizes "
+            f"that end at theirs, and one recipe for all or one each are needed; correct them"
+        )

@@ -1,0 +1,450 @@
+"""Several processes: what two train together is what one trains alone.
+
+One pair of processes does the work of most tests (starting it takes longer than the work) and leaves results in a folder; the
+tests look at them and compare with what this process does alone. A second pair is there to lose a member, a third to be started
+by torchrun.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lowland
+from lowland import cli
+from lowland.data import Batches, Split, load_data
+from lowland.registry import build
+from lowland.run import Run
+from lowland.training import distributed as d
+from lowland.training import fit
+from lowland.training.session import Session
+
+STILL = {"sampler.name": "ShortRun", "sampler.step_size": 0.05, "sampler.noise": 0.0}
+EQUAL: dict[str, dict[str, Any]] = {  # nothing is drawn: two processes must find the gradients of one
+    "score matching": {"objective.name": "ScoreMatching"},
+    "contrast": {"objective.name": "CD", "objective.steps": 2, "objective.l2": 0.1, **STILL},
+    "in parts": {"objective.name": "CD", "objective.steps": 2, "training.accumulate": 2, **STILL},
+    "images": {
+        "data.name": "digits",
+        "energy.name": "IGEBM",
+        "energy.widths": [4, 8],
+        "energy.blocks": 1,
+        "objective.name": "CD",
+        "objective.steps": 2,
+        "training.checkpoint_activations": True,
+        **STILL,
+    },
+}
+COMMON = {"training.steps": 6, "training.batch": 8, "training.warmup": 0, "training.preflight": "off"}
+SHORT = {
+    "training.steps": 40,
+    "training.checkpoint_every": 20,
+    "training.keep": 10,
+    "training.batch": 32,
+    "training.preflight": "adjust",
+    "objective.capacity": 65,
+    "generation.steps": 10,
+    "evaluation.samples": 32,
+}
+POPULATION = SHORT | {"training.learning_rate": 1e-9, "training.batch": 500, "objective.capacity": 2000}
+COUNT = 600  # samples in three pieces
+
+
+class Weighted(lowland.Energy):
+    """A perceptron with a scalar weight, which FSDP2 cannot divide, and weights that no loss needs."""
+
+    def __init__(self, domain: Any) -> None:
+        super().__init__(domain)
+        self.inner, self.factor, self.idle = lowland.MLP(domain, (16,)), nn.Parameter(torch.tensor(1.5)), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.factor * self.inner(x, c)
+
+
+class Grenade(lowland.Energy):
+    """In the second process, the 25th forward pass of training has no finite value, though a gradient."""
+
+    def __init__(self, domain: Any, armed: bool, act: Callable[[], float] = lambda: float("inf")) -> None:
+        super().__init__(domain)
+        self.inner, self.armed, self.act, self.calls = lowland.MLP(domain, (8,), confine=0.1), armed, act, 0
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        value = self.inner(x, c)
+        self.calls += self.training and torch.is_grad_enabled()
+        return value + self.act() if self.armed and self.training and self.calls == 25 else value
+
+
+def recipe(**more: Any) -> dict[str, Any]:
+    return lowland.read_recipe("moons", more).plain()
+
+
+def short(**more: Any) -> dict[str, Any]:
+    return recipe(**SHORT | {key.replace("__", "."): value for key, value in more.items()})
+
+
+def exact(case: str, sharding: str, team: d.Team) -> dict[str, Tensor]:
+    """Gradients of the first update, and weights and averages after the last, in float64."""
+    values = recipe(**{**COMMON, **EQUAL[case], "training.sharding": sharding})
+    data = load_data(values["data"]["name"], **({"limit": 64} if case == "images" else {"count": 200}))
+    data = dataclasses.replace(data, train=dataclasses.replace(data.train, x=data.train.x.double()))
+    torch.manual_seed(0)
+    energy = build("energy", {**values["energy"], "domain": data.domain}) if case == "images" else Weighted(data.domain)
+    session = Session(values, data, energy.double(), team)
+    session.advance()
+    found = {f"gradient {n}": d.whole(p.grad).clone() for n, p in energy.named_parameters() if p.grad is not None}
+    for _ in range(5):
+        session.advance()
+    return found | d.whole_state(energy) | {"average": torch.cat([p.flatten() for p in session.ema.module.parameters()])}
+
+
+def restored(values: dict[str, Any], source: Path, team: d.Team) -> dict[str, dict[str, Tensor]]:
+    """What a session holds after it was restored from the checkpoint of step 20."""
+    session = Session(values, load_data("moons", seed=0), None, team)
+    session.restore(Run.open(source).load_checkpoint(20))
+    return session.checkpoint(0).tensors
+
+
+def cut(source: Path, target: Path) -> Path:
+    """A copy of a run that stopped at step 20."""
+    shutil.copytree(source, target)
+    Run(target).keep_checkpoints({0, 20})
+    return target
+
+
+def detonated(team: d.Team, folder: Path) -> list[Tensor]:
+    """Weights of both processes after one of them has met a loss that is not finite."""
+    data = load_data("moons", count=200)
+    values = short(objective__name="CD", training__checkpoint_every=10)
+    torch.manual_seed(0)
+    energy = Grenade(data.domain, armed=team.rank == 1)
+    fit(values, folder, data=data, energy=energy, progress=False)
+    return team.gather(torch.cat([p.detach().flatten() for p in energy.parameters()]))
+
+
+# ------------------------------------------------------------------------------------------ what the pair does
+
+
+def pair(rank: int, port: int, folder: Path) -> None:
+    enter(rank, port)
+    with d.team() as team:
+
+        def keep(name: str, found: Any) -> None:
+            if team.chief:
+                torch.save(found, folder / f"{name}.pt")
+
+        for case in EQUAL:
+            for sharding in ("ddp", "fsdp"):
+                keep(f"{case} {sharding}", exact(case, sharding, team))
+        _runs(team, folder, keep)
+        _planted(team, folder, keep)
+    _commands(rank, folder)
+
+
+def _runs(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
+    fit(short(), folder / "whole", progress=False)
+    fit(short(), team.chiefly(lambda: cut(folder / "whole", folder / "again")), progress=False)
+    fit(short(), team.chiefly(lambda: cut(folder / "alone", folder / "widened")), progress=False)
+    for sharding in ("ddp", "fsdp"):
+        values = short(training__sharding=sharding, training__precision="bfloat16")
+        energy = fit(values, folder / sharding, progress=False)
+        keep(f"{sharding} everywhere", team.gather(torch.cat([p.flatten() for p in energy.parameters()])))
+        keep(f"{sharding} restored", restored(short(training__sharding=sharding), folder / "alone", team))
+    fit(recipe(**POPULATION), folder / "population", progress=False)
+
+
+def _planted(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
+    """Bugs, each of which a test has to see."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lowland.training.session.wrapped", lambda step, *_: step)
+        keep("not averaged", exact("contrast", "ddp", team))
+    with pytest.MonkeyPatch.context() as patch:
+        one = d.Team.generator
+        patch.setattr(d.Team, "generator", lambda self, *more: one(d.Team(), *more))
+        fit(short(training__steps=1), folder / "same generator", progress=False)
+    keep("agreed", detonated(team, folder / "agreed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(d.Team, "every", lambda self, flag: flag)
+        with contextlib.suppress(Exception):
+            keep("not agreed", detonated(team, folder / "not agreed"))
+
+
+def _commands(rank: int, folder: Path) -> None:
+    """What torchrun would have each process do."""
+    with (folder / f"said {rank}").open("w") as said, contextlib.redirect_stdout(said):
+        sets = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
+        cli.main(["train", "moons", "--run", str(folder / "run"), "--quiet", *sets])
+        with d.team() as team:
+            team.wait()  # the others left when training was done; the chief evaluated
+        cli.main(["sample", str(folder / "run"), "--count", str(COUNT), "--out", str(folder / "two.npz"), "--quiet"])
+        for form in ("csv", "jsonl"):
+            out = str(folder / f"two.{form}")
+            cli.main(["energy", str(folder / "run"), str(folder / "points.npy"), "--format", form, "--out", out])
+
+
+def enter(rank: int, port: int) -> None:
+    """As torchrun would have it."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+
+
+def two(work: Callable[..., None], *more: Any) -> list[int | None]:
+    """Exit codes of two processes that do the work."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    started = [torch.multiprocessing.get_context("spawn").Process(target=work, args=(r, port, *more)) for r in range(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+    return [process.exitcode for process in started]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    fit(short(), folder / "alone", progress=False)
+    import numpy as np
+
+    np.save(folder / "points.npy", load_data("moons", seed=0, count=4000).train.x.numpy()[:2500])
+    assert two(pair, folder) == [0, 0]
+    return folder
+
+
+def files(run: Path, step: int) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (run / f"step-{step:08d}").iterdir()}
+
+
+# ------------------------------------------------------------------------------------------ equality
+
+
+def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert set(a) == set(b)
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("case", EQUAL)
+def test_two_processes_find_the_gradients_and_weights_of_one(together: Path, case: str, sharding: str) -> None:
+    found = torch.load(together / f"{case} {sharding}.pt")
+    assert any(name.startswith("gradient") for name in found)
+    assert apart(exact(case, "ddp", d.Team()), found) < 1e-10
+
+
+def test_gradients_that_are_not_averaged_are_noticed(together: Path) -> None:
+    assert apart(exact("contrast", "ddp", d.Team()), torch.load(together / "not averaged.pt")) > 1e-3
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_all_processes_hold_the_same_average(together: Path, sharding: str) -> None:
+    first, second = torch.load(together / f"{sharding} everywhere.pt")
+    assert torch.equal(first, second) and bool(first.isfinite().all())
+
+
+def test_sharded_weights_train_as_whole_ones_do(together: Path) -> None:
+    a, b = (Run.open(together / name).load_checkpoint(40).tensors for name in ("ddp", "fsdp"))
+    for name, value in a["energy"].items():
+        torch.testing.assert_close(b["energy"][name], value, rtol=0, atol=2e-3)  # bfloat16, 40 updates
+    assert {n: t.shape for n, t in a["optimizer"].items()} == {n: t.shape for n, t in b["optimizer"].items()}
+
+
+# ------------------------------------------------------------------------------------------ chains and generators
+
+
+def chains(run: Path, step: int) -> Tensor:
+    return Run.open(run).load_checkpoint(step).tensors["chains"]["x"]
+
+
+def test_each_process_keeps_chains_of_its_own(together: Path) -> None:
+    x = chains(together / "whole", 0)
+    assert x.shape == (65, 2) and not (x[:32] == x[32:64]).any()
+    assert x[:32].equal(chains(together / "alone", 0)[:32])  # the first process draws as a single one does
+
+
+def test_the_same_generator_everywhere_is_noticed(together: Path) -> None:
+    x = chains(together / "same generator", 0)
+    assert x[:32].equal(x[32:64])
+
+
+def test_chains_of_two_processes_have_the_law_of_those_of_one(together: Path, tmp_path: Path) -> None:
+    """Weights that do not move: means and squares of 2000 chains each, within 5 standard errors, and what the log says."""
+    fit(recipe(**POPULATION), tmp_path / "one", progress=False)
+    for power in (1, 2):
+        a, b = (chains(run, 40).double() ** power for run in (tmp_path / "one", together / "population"))
+        z = (a.mean(0) - b.mean(0)) / ((a.var(0) + b.var(0)) / len(a)).sqrt()
+        assert z.abs().max() < 5
+    one, both = (Run.open(run).rows()[-1] for run in (tmp_path / "one", together / "population"))
+    assert set(one) == set(both)
+    for name in ("energy_data", "energy_model", "movement", "age"):
+        assert both[name] == pytest.approx(one[name], rel=0.05, abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------ saving
+
+
+def test_two_processes_resume_bit_for_bit(together: Path) -> None:
+    assert files(together / "again", 40) == files(together / "whole", 40)
+    assert (together / "again" / "log.jsonl").read_bytes() == (together / "whole" / "log.jsonl").read_bytes()
+    assert not list((together / "whole").glob(".step*"))
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_processes_restore_what_one_has_saved(together: Path, sharding: str) -> None:
+    saved, found = Run.open(together / "alone").load_checkpoint(20).tensors, torch.load(together / f"{sharding} restored.pt")
+    for part in ("energy", "ema", "optimizer", "chains"):
+        assert found[part].keys() == saved[part].keys()
+        assert all(torch.equal(found[part][name], value) for name, value in saved[part].items()), part
+
+
+def test_one_process_restores_what_two_have_saved(together: Path) -> None:
+    saved, found = Run.open(together / "whole").load_checkpoint(20), restored(short(), together / "whole", d.Team())
+    for part in ("energy", "ema", "optimizer", "chains"):
+        assert all(torch.equal(found[part][name], value) for name, value in saved.tensors[part].items()), part
+    assert saved.state["processes"] == 2 and set(saved.tensors["generators"]) == {"data", "chains", "data.1", "chains.1"}
+    again = restored(short(), together / "whole", d.Team())  # new generators, always the same
+    assert all(torch.equal(again["generators"][name], value) for name, value in found["generators"].items())
+
+
+def test_runs_go_on_with_another_number_of_processes(together: Path, tmp_path: Path) -> None:
+    fit(short(), cut(together / "whole", tmp_path / "narrowed"), progress=False)
+    for run in (tmp_path / "narrowed", together / "widened"):
+        assert Run.open(run).steps() == [0, 20, 40] and [row["step"] for row in Run.open(run).rows()][-4:] == [10, 20, 30, 40]
+        assert all(t.isfinite().all() for t in Run.open(run).load_checkpoint().tensors["ema"].values())
+
+
+# ------------------------------------------------------------------------------------------ trouble
+
+
+def test_what_is_not_finite_in_one_process_is_taken_back_in_all(together: Path) -> None:
+    first, second = torch.load(together / "agreed.pt")
+    assert torch.equal(first, second)
+    events = [row for row in Run.open(together / "agreed").rows() if row.get("event") == "rollback"]
+    assert [(row["name"], row["to"]) for row in events] == [("diverging", 20)]
+
+
+def test_processes_that_do_not_agree_are_noticed(together: Path) -> None:
+    found = torch.load(together / "not agreed.pt") if (together / "not agreed.pt").exists() else None
+    assert (
+        found is None
+        or not torch.equal(*found)
+        or not any(row.get("event") == "rollback" for row in Run.open(together / "not agreed").rows())
+    )
+
+
+def leave() -> float:
+    os._exit(7)
+
+
+def bereaved(rank: int, port: int, folder: Path) -> None:
+    enter(rank, port)
+    data = load_data("moons", count=200)
+    energy = Grenade(data.domain, armed=rank == 1, act=leave)
+    try:
+        fit(short(objective__name="CD"), folder / "run", data=data, energy=energy, progress=False)
+    except d.WorkerLostError as error:
+        (folder / "said").write_text(str(error))
+
+
+def test_a_process_that_dies_ends_the_others_in_words_and_leaves_a_whole_run(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert two(bereaved, tmp_path) == [0, 7]
+    assert time.monotonic() - begun < 120
+    assert "lowland resume" in (tmp_path / "said").read_text()
+    run = Run.open(tmp_path / "run")
+    assert run.steps() == [0, 20] and run.load_checkpoint().step == 20
+    assert not [path.name for path in run.path.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+
+
+# ------------------------------------------------------------------------------------------ commands
+
+
+def test_the_commands_of_two_processes_write_once_and_speak_once(together: Path) -> None:
+    assert (together / "run" / "report.html").exists() and (together / "run" / "evaluation.json").exists()
+    wanted = [together / "run" / "report.html", together / "two.npz", together / "two.csv", together / "two.jsonl"]
+    assert (together / "said 0").read_text().split("\n")[:-1] == list(map(str, wanted))
+    assert (together / "said 1").read_text() == ""
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv", "jsonl"])
+def test_results_do_not_depend_on_the_number_of_processes(together: Path, tmp_path: Path, suffix: str) -> None:
+    run, out = str(together / "run"), tmp_path / f"one.{suffix}"
+    if suffix == "npz":
+        cli.main(["sample", run, "--count", str(COUNT), "--out", str(out), "--quiet"])
+    else:
+        cli.main(["energy", run, str(together / "points.npy"), "--format", suffix, "--out", str(out)])
+    assert out.read_bytes() == (together / f"two.{suffix}").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_torchrun_samples_with_two_processes(together: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lowland"]
+    arguments = ["sample", str(together / "run"), "--count", str(COUNT), "--out", str(out), "--quiet"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(out)] and out.read_bytes() == (together / "two.npz").read_bytes()
+
+
+def test_a_job_that_broke_goes_on_where_it_was(together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lowland import verbs
+
+    whole, drawn = verbs.draw, []
+
+    def breaks(s: Any, count: int, *more: Any, **options: Any) -> Any:
+        drawn.append(count)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return whole(s, count, *more, **options)
+
+    monkeypatch.setattr(verbs, "draw", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == [".x.npz.pieces"]
+    verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
+    assert drawn == [256, 256, 256, 88] and (tmp_path / "x.npz").read_bytes() == (together / "two.npz").read_bytes()
+    drawn.clear()
+    monkeypatch.setattr(verbs, "draw", lambda *more, **options: breaks(*more, **options))
+    with pytest.raises(KeyboardInterrupt):
+        verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
+    verbs.sample(together / "run", COUNT, tmp_path / "x.npz", seed=1, progress=False)  # another plan: nothing is taken over
+    assert drawn == [256, 256, 256, 256, 88] and (tmp_path / "x.npz").read_bytes() != (together / "two.npz").read_bytes()
+
+
+# ------------------------------------------------------------------------------------------ shares
+
+
+def test_processes_divide_the_batches_of_one() -> None:
+    part = Split(torch.arange(10.0), torch.arange(10))
+    one, others = Batches(part, seed=3), [Batches(part, seed=3, rank=r, size=3) for r in range(3)]
+    for _ in range(7):
+        x, y = one.next(6)
+        pieces = [batches.next(6) for batches in others]
+        assert torch.equal(torch.cat([p[0] for p in pieces]), x) and all(len(p[0]) == 2 for p in pieces)
+        assert torch.equal(torch.cat([p[1] for p in pieces if p[1] is not None]), y)
+        assert all(batches.state_dict() == one.state_dict() for batches in others)
+
+
+@pytest.mark.parametrize("more", [{"training.batch": 33}, {"objective.chains": 9}, {"training.accumulate": 32}])
+def test_what_cannot_be_divided_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"2 processes run; .*; set .*"):
+        Session(recipe(**SHORT | more), load_data("moons", count=200), None, d.Team(0, 2))
+    with pytest.raises(ValueError, match="batch size is 7 and 2 processes"):
+        Batches(Split(torch.arange(9.0)), rank=1, size=2).next(7)
+    with pytest.raises(ValueError, match="rank is 2 of 2"):
+        Batches(Split(torch.arange(9.0)), rank=2, size=2)
+
+
+def test_portions_cover_everything_once() -> None:
+    for size in (1, 2, 3, 7):
+        assert [i for rank in range(size) for i in range(23)[d.Team(rank, size).portion(23)]] == list(range(23))
