@@ -1,6 +1,6 @@
 """What sampling in bfloat16 costs in quality, and what it saves: `sample(..., precision="bfloat16")` against float32.
 
-    python -m benchmarks.quality mnist; python -m benchmarks.quality fashion-mnist    # trains the runs, once
+    python -m benchmarks.quality mnist-pcd; python -m benchmarks.quality fashion-mnist-pcd  # trains the runs, once
     python -m benchmarks.bf16_quality
 
 *Images.* Each run's own recipe of generation, from the same starts with the same noise in both precisions, several seeds. The
@@ -42,7 +42,7 @@ from lowland.samplers.engine import PRECISIONS
 from lowland.tasks.generate import even_labels
 from lowland.training.judge import Judge, train_judge
 
-RUNS = ("runs/quality-mnist-0", "runs/quality-fashion-mnist-0")
+RUNS = ("runs/quality-mnist-pcd-0", "runs/quality-fashion-mnist-pcd-0")
 SHUFFLES = 999
 CONTROL = "a quarter of the steps"
 WAYS = (*PRECISIONS, CONTROL)

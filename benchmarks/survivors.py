@@ -81,7 +81,7 @@ CASES = {
     "moons": Case(
         "moons",
         real(2),
-        rate=2e-3,
+        rate=3e-3,
         step_size=0.01,
         noise=math.sqrt(0.02),
         clip=None,
@@ -93,7 +93,7 @@ CASES = {
         bound=None,
         source="ebmkit's train_two_moons.py: Langevin at T = 1, step 0.01, Adam",
     ),
-    "digits": Case("digits", box(0.0, 1.0, 1, 8, 8), rate=1e-3, steps=15, batch=64, updates=300, walk=100, **SHORT),
+    "digits": Case("digits", box(0.0, 1.0, 1, 8, 8), rate=2e-3, steps=15, batch=64, updates=300, walk=100, **SHORT),
     "mnist": Case("mnist", box(0.0, 1.0, 1, 28, 28), rate=1e-3, steps=10, batch=16, updates=200, walk=60, **SHORT),
 }
 
@@ -251,6 +251,7 @@ def recipe_of(case: Case, rate: float, l2: float, seed: int, **training: Any) ->
             "learning_rate": rate,
             "betas": case.betas,
             "ema": DECAY,
+            "warmup": case.updates // 20,
             "log_every": 2,
             "checkpoint_every": 20,
             "keep": 1,

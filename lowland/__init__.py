@@ -27,7 +27,9 @@ _HOMES = {
         "FlowContrastive GradientPenalty HingeMargin ImprovedCD InfoNCE Loss MultilevelDSM OutlierExposure PseudoLikelihood "
         "PullAway RankingNCE RatioMatching ScoreMatching ShortRunML WakeSleep contrast"
     ),
-    "lowland.nets": ("DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet EmbeddingMLP NoiseMLP NoiseUNet PairEnergy WideResNet"),
+    "lowland.nets": (
+        "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet DenoiserMLP EmbeddingMLP NoiseMLP NoiseUNet PairEnergy WideResNet"
+    ),
     "lowland.metrics": (
         "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary"
     ),

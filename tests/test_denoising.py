@@ -167,7 +167,7 @@ def test_rows_are_judged_alone() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r"NoiseUNet takes images .*; use NoiseMLP"):
+    with pytest.raises(ValueError, match=r"NoiseUNet takes images .*; use DenoiserMLP"):
         NoiseUNet(real(3))
     with pytest.raises(ValueError, match=r"two resolutions"):
         NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(8,))

@@ -62,7 +62,7 @@ def test_sizes_that_do_not_grow_and_nets_that_cannot_are_refused(tmp_path: Path)
     for sizes in ((8, 4), (4, 4, 8), (4,), ()):
         with pytest.raises(ValueError, match=r"sizes.*;.*;"):
             grow(recipe(), tmp_path / "a", sizes, progress=False)
-    with pytest.raises(ValueError, match=r"recipes.*;.*;"):
+    with pytest.raises(ValueError, match=r"2 recipes|1 recipes"):
         grow([recipe()], tmp_path / "b", (4, 8), progress=False)
     with pytest.raises(ValueError, match=r"depend on the size.*;.*;"):
         grow(recipe(name="MLP", hidden=[8]), tmp_path / "c", (4, 8), progress=False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lowland import MALA, MLP, Energy, Function, InfoNCE, PairEnergy, binary, box, energy_values, load_data, real, sample
 from lowland.objectives import pairs
+from lowland.objectives.augment import augmented
 
 DOUBLE = torch.float64
 
@@ -124,7 +125,7 @@ def test_without_an_anchor_it_compares_with_the_data_it_remembers() -> None:
 
 def test_an_anchor_makes_a_law_that_can_be_sampled() -> None:
     torch.manual_seed(0)
-    net = PairEnergy(box(-1.0, 1.0, 2), hidden=(16,), temperature=0.1)
+    net = PairEnergy(box(-1.0, 1.0, 2), hidden=(16,), temperature=0.01)
     anchor = torch.tensor([[0.5, -0.5]])
     made = sample(net.given(anchor), MALA(0.02), torch.zeros(100, 2), 200, generator=seeded()).x
     everywhere = 2 * torch.rand(100, 2, generator=seeded(1)) - 1
@@ -132,31 +133,28 @@ def test_an_anchor_makes_a_law_that_can_be_sampled() -> None:
     assert near < far - 1
 
 
-def test_features_of_digits_know_digits() -> None:
-    """Ten neighbours' votes by features learned without labels from 400 digits, against votes by pixels."""
+def test_features_learn_to_ignore_what_the_views_change() -> None:
+    """Digits moved by a pixel, told by their nearest neighbour among 1297: pixels find 82 %, features without a label 91 %."""
     digits = load_data("digits")
     torch.manual_seed(0)
-    net, g = PairEnergy(digits.domain, channels=(32, 64), hidden=(128,), features=32, temperature=0.2), seeded(1)
+    net, g = PairEnergy(digits.domain, hidden=(256, 128), features=32, temperature=0.2), seeded(1)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-    x, test = digits.train.x, digits.test
-    assert digits.train.y is not None and test.y is not None
-    for _ in range(250):
-        batch = x[torch.randint(len(x), (128,), generator=g)]
+    x, y, test = digits.train.x, digits.train.y, digits.test
+    assert y is not None and test.y is not None
+    for _ in range(200):
+        batch = x[torch.randint(len(x), (256,), generator=g)]
         loss = InfoNCE(augment=("shift", "rotate", "noise")).loss(net, batch, None, sampler=None, buffer=None, generator=g)
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
-    few = torch.arange(40)  # labelled examples
+    moved = augmented(test.x, ("shift",), seeded(7), digits.domain)
 
-    def votes(bank: Tensor, asked: Tensor) -> float:
-        near = torch.cdist(asked, bank).topk(1, largest=False).indices
-        return float((digits.train.y[few][near].mode(1).values == test.y).float().mean())  # type: ignore[index]
+    def told(bank: Tensor, asked: Tensor) -> float:
+        return float((y[torch.cdist(asked, bank).argmin(1)] == test.y).float().mean())
 
     with torch.no_grad():
-        learned = votes(net.embed(x[few]), net.embed(test.x))
-    pixels = votes(x[few].flatten(1), test.x.flatten(1))
-    print(f"1-NN from 40 labelled digits: features {learned:.3f}, pixels {pixels:.3f}")
-    assert learned > pixels + 0.02 and loss.terms["accuracy"] > 0.5
+        learned = told(net.embed(x), net.embed(moved))
+    assert learned > told(x.flatten(1), moved.flatten(1)) + 0.04
 
 
 # ------------------------------------------------------------------------------------------------------------------- doors

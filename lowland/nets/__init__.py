@@ -2,7 +2,7 @@
 
 from lowland.nets.boltzmann import DBM, DBN, RBM
 from lowland.nets.classifier import ClassifierEnergy, EmbeddingMLP
-from lowland.nets.denoising import NoiseUNet
+from lowland.nets.denoising import DenoiserMLP, NoiseUNet
 from lowland.nets.images import IGEBM, ConvNet
 from lowland.nets.pairs import PairEnergy
 from lowland.nets.vectors import MLP, NoiseMLP
@@ -16,6 +16,7 @@ __all__ = [
     "RBM",
     "ClassifierEnergy",
     "ConvNet",
+    "DenoiserMLP",
     "EmbeddingMLP",
     "NoiseMLP",
     "NoiseUNet",

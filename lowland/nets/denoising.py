@@ -12,7 +12,7 @@ The form: Salimans & Ho (2021), https://openreview.net/forum?id=9AS-TF2jRNb
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,56 +20,40 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.energy import Energy
+from lowland.nets.perceptron import perceptron
+from lowland.nets.vectors import check_widths, flat_size
 from lowland.registry import register
 
+L = TypeVar("L", nn.Linear, nn.Conv2d)
 
-@register("energy")
-class NoiseUNet(Energy):
-    """A noise-conditional energy of images: half the squared distance to the guess of a U-Net, in units of the noise.
+
+class Denoiser(Energy):
+    """An energy of noise tied to a denoiser; subclasses set `net`, a module f(z, ln σ) of the event's shape.
 
         E(x, σ) = ‖x − D(x, σ)‖² / 2σ²,     D = μ + (s² z + σ s f(z, ln σ)) / r,     z = (x − μ) / r,     r² = σ² + s²
 
-    widths: channels at half and at a quarter of the resolution; blocks: residual blocks at each (twice at half: down and up);
-    embedding: width of what the network is told of ln σ. The mean image μ and the spread s of all numbers about it are read
-    from the data before the first update (`prepare`). Images of any size; sides are padded to a multiple of 4.
-    The condition c is σ, one per row or one for all. `denoised` gives D alone; `start` gives draws near the law at a large σ.
-    No normalisation. Scaling of inputs and outputs: Karras et al. (2022), https://arxiv.org/abs/2206.00364
-
-    >>> import torch
-    >>> from lowland.domain import box
-    >>> NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(8, 16)).given(0.1)(torch.zeros(3, 1, 8, 8)).shape
-    torch.Size([3])
+    The mean μ (*event) and the spread s of all numbers about it are read from the data before the first update (`prepare`), and
+    f = 0, where training begins, is the best denoiser of N(μ, s²). Scaling: Karras et al. (2022),
+    https://arxiv.org/abs/2206.00364
     """
 
     noise: ClassVar[bool] = True
+    net: nn.Module
     centre: Tensor
     spread: Tensor
 
-    def __init__(
-        self,
-        domain: Domain | dict[str, Any],
-        widths: Sequence[int] = (48, 96),
-        blocks: Sequence[int] = (1, 3),
-        embedding: int = 64,
-    ) -> None:
+    def __init__(self, domain: Domain | dict[str, Any]) -> None:
         super().__init__(domain)
-        if len(self.domain.shape) != 3 or self.domain.kind not in ("real", "box"):
+        if self.domain.kind not in ("real", "box") or not self.domain.shape:
             raise ValueError(
-                f"the domain is {self.domain}; NoiseUNet takes images (channels, height, width) of real numbers; use NoiseMLP"
+                f"the domain is {self.domain}; noise is added to real numbers of a known shape; use real(...) or box(...)"
             )
-        if len(widths) != 2 or len(blocks) != 2 or min(*widths, *blocks, embedding) < 1:
-            raise ValueError(
-                f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)} and embedding {embedding}; there are two "
-                f"resolutions and all are at least 1; write for example widths=(48, 96), blocks=(1, 3)"
-            )
-        self.widths, self.blocks, self.embedding = tuple(widths), tuple(blocks), embedding
-        self.net = _UNet(self.domain.shape[0], self.widths, self.blocks, embedding)
         low, high = (self.domain.lo, self.domain.hi) if self.domain.kind == "box" else (-2.0, 2.0)
         self.register_buffer("centre", torch.full(self.domain.shape, (low + high) / 2))
         self.register_buffer("spread", torch.tensor((high - low) / 4))
 
     def prepare(self, x: Tensor) -> None:
-        """Take the mean image and the spread about it from data x (N, *event)."""
+        """Take μ and s from data x (N, *event)."""
         mean = x.mean(0)
         self.centre.copy_(mean)
         self.spread.copy_((x - mean).std().clamp_min(1e-3))
@@ -90,13 +74,79 @@ class NoiseUNet(Energy):
         return 0.5 * residual.square().flatten(1).sum(1)
 
     def _residual(self, x: Tensor, c: Any) -> tuple[Tensor, Tensor]:
-        """σ (B, 1, 1, 1) and (x − D) / σ (B, *event), in the precision of x whatever that of the network."""
+        """σ (B, 1, ...) and (x − D) / σ (B, *event), in the precision of x whatever that of the network."""
         if c is None:
             raise ValueError("this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)")
-        sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x)).view(-1, 1, 1, 1)
+        sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x)).view(-1, *[1] * (x.dim() - 1))
         radius = (sigma.square() + self.spread.square()).sqrt()
         z = (x - self.centre) / radius
         return sigma, sigma / radius * z - self.spread / radius * self.net(z, sigma.flatten().log()).to(x.dtype)
+
+
+@register("energy")
+class DenoiserMLP(Denoiser):
+    """A noise-conditional energy of vectors, half the squared distance to the guess of a perceptron (see `Denoiser`).
+
+    hidden: widths of the SiLU layers. The condition c is σ, one per row or one for all. `denoised` gives the guess alone.
+
+    >>> import torch
+    >>> from lowland.domain import real
+    >>> DenoiserMLP(real(2), hidden=(8,)).given(0.1)(torch.zeros(3, 2)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, domain: Domain | dict[str, Any], hidden: Sequence[int] = (128, 128)) -> None:
+        super().__init__(domain)
+        check_widths("DenoiserMLP", hidden)
+        self.hidden = tuple(hidden)
+        self.net = _Told(flat_size(self.domain), self.hidden)
+
+
+@register("energy")
+class NoiseUNet(Denoiser):
+    """A noise-conditional energy of images, half the squared distance to the guess of a U-Net (see `Denoiser`).
+
+    widths: channels at half and at a quarter of the resolution; blocks: residual blocks at each (twice at half: down and up);
+    embedding: width of what the network is told of ln σ. Images of any size: sides are padded to a multiple of 4. The condition
+    c is σ, one per row or one for all. `denoised` gives the guess alone. No normalisation.
+
+    >>> import torch
+    >>> from lowland.domain import box
+    >>> NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(8, 16)).given(0.1)(torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        widths: Sequence[int] = (64, 96),
+        blocks: Sequence[int] = (2, 2),
+        embedding: int = 64,
+    ) -> None:
+        super().__init__(domain)
+        if len(self.domain.shape) != 3:
+            raise ValueError(
+                f"the event shape is {self.domain.shape}; NoiseUNet takes images (channels, height, width); use DenoiserMLP"
+            )
+        if len(widths) != 2 or len(blocks) != 2 or min(*widths, *blocks, embedding) < 1:
+            raise ValueError(
+                f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)} and embedding {embedding}; there are two "
+                f"resolutions and all are at least 1; write for example widths=(64, 96), blocks=(2, 2)"
+            )
+        self.widths, self.blocks, self.embedding = tuple(widths), tuple(blocks), embedding
+        self.net = _UNet(self.domain.shape[0], self.widths, self.blocks, embedding)
+
+
+class _Told(nn.Module):
+    """f(z, ln σ): a perceptron of the flattened event and what it is told of the level, silent at first."""
+
+    def __init__(self, size: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = perceptron([size + 17, *hidden, size], spectral=False)
+        _silent(cast(nn.Linear, self.layers[-1]))
+
+    def forward(self, z: Tensor, level: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(torch.cat([z.flatten(1), _waves(level)], 1)).view_as(z))
 
 
 class _UNet(nn.Module):
@@ -137,9 +187,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.film = nn.Linear(embedding, 2 * width)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
+        self.film = _silent(nn.Linear(embedding, 2 * width))
         self.second = _silent(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
@@ -149,7 +197,7 @@ class _Block(nn.Module):
         return cast(Tensor, h + self.second(_silu(inner)))
 
 
-def _silent(layer: nn.Conv2d) -> nn.Conv2d:
+def _silent(layer: L) -> L:
     """The layer with zeros for weights: what it adds, it has to learn."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(cast(Tensor, layer.bias))

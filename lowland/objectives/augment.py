@@ -2,7 +2,7 @@
 
 Each takes x (B, *event) and draws one transform per row. Images are (channels, height, width); a vector knows only noise.
 
-    flip      left to right, half of the rows            shift    by up to an eighth of the width, edges repeated
+    flip      left to right, half of the rows            shift    by whole pixels up to an eighth, edges repeated
     rotate    by up to 15 degrees, bilinear              blur     3 × 3 binomial, half of the rows
     colour    contrast and brightness by up to a fifth   noise    normal, a tenth of the spread of the batch
 """
@@ -33,18 +33,20 @@ def _flip(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _shift(x: Tensor, generator: torch.Generator) -> Tensor:
-    across, down = (0.25 * (2 * _uniform(x, generator) - 1) for _ in range(2))  # of half the width
-    return _resampled(x, torch.zeros_like(across), across, down)
+    for dim in (2, 3):
+        side = x.shape[dim]
+        reach = max(1, side // 8)
+        moves = torch.randint(-reach, reach + 1, (len(x), 1), generator=generator, device=x.device)
+        places = (torch.arange(side, device=x.device) + moves).clamp(0, side - 1)
+        x = torch.take_along_dim(x, places.view(-1, 1, side, 1) if dim == 2 else places.view(-1, 1, 1, side), dim)
+    return x
 
 
 def _rotate(x: Tensor, generator: torch.Generator) -> Tensor:
     angle = math.radians(15) * (2 * _uniform(x, generator) - 1)
-    return _resampled(x, angle, torch.zeros_like(angle), torch.zeros_like(angle))
-
-
-def _resampled(x: Tensor, angle: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    first = torch.stack([angle.cos(), -angle.sin(), across], 1)
-    second = torch.stack([angle.sin(), angle.cos(), down], 1)
+    still = torch.zeros_like(angle)
+    first = torch.stack([angle.cos(), -angle.sin(), still], 1)
+    second = torch.stack([angle.sin(), angle.cos(), still], 1)
     grid = F.affine_grid(torch.stack([first, second], 1), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 

@@ -80,9 +80,9 @@ class Cooperative:
         counts = self.explain >= 0 and self.latent >= 1 and self.channels >= 0 and min(self.hidden, default=0) >= 1
         if not counts or not all(0 < n < math.inf for n in numbers) or not 0 <= self.diversity < math.inf:
             raise ValueError(
-                f"explain is {self.explain}, latent {self.latent}, hidden {self.hidden}, channels {self.channels}, explain_step, "
-                f"sigma and partner_rate {numbers}, diversity {self.diversity}; counts of at least 0 (latent and widths 1), sizes "
-                f"above 0 and a weight of at least 0 are needed; correct them"
+                f"explain is {self.explain}, latent {self.latent}, hidden {self.hidden}, channels {self.channels}, "
+                f"explain_step, sigma, partner_rate {numbers}, diversity {self.diversity}; counts of at least 0 (latent and "
+                f"widths 1), sizes above 0 and a weight of at least 0 are needed; correct them"
             )
 
     def partner(self, energy: Energy, x: Tensor) -> Generator:

@@ -24,7 +24,7 @@ class MultilevelDSM:
     The weight makes the loss that of a network whose target has variance one at every level (s: `deviation`, the standard
     deviation of the data), so that no level drowns the others. At the minimum s_θ(·, σ) is the score of the data blurred by σ,
     for every σ that is drawn; levels far outside ln centre ± 2.5 spread are extrapolation.
-    warm: for an energy tied to a denoiser (NoiseUNet), the share of the updates, at the beginning, in which the denoiser itself
+    warm: for an energy tied to a denoiser (NoiseUNet, DenoiserMLP), the share of the updates, at the beginning, in which the denoiser itself
     is trained with the same loss, at less than half the cost; the energy's gradient is trained in what is left.
     Cost per update: a gradient of an input gradient, about 6 forward passes; 3 while warm.
     Use it when samples must be good: no chains while training, and `generation.method = "flow"` draws in tens of gradients.
@@ -86,10 +86,10 @@ class MultilevelDSM:
         if labels is not None or not getattr(energy, "noise", False):
             raise ValueError(
                 f"{type(energy).__name__} {'takes labels' if labels is not None else 'knows no noise level'}; MultilevelDSM "
-                f"trains E(x, σ) without labels; use NoiseUNet for images or NoiseMLP"
+                f"trains E(x, σ) without labels; use NoiseUNet for images or DenoiserMLP"
             )
         if self.warm and not hasattr(energy, "denoised"):
             raise ValueError(
                 f"warm is {self.warm} and {type(energy).__name__} is tied to no denoiser; only one that is can be warmed up; "
-                f"set warm = 0 or use NoiseUNet"
+                f"set warm = 0 or use NoiseUNet or DenoiserMLP"
             )

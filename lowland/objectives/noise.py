@@ -104,8 +104,8 @@ class RankingNCE:
 
     candidates: K; noise: as in `NCE`. Terms: `accuracy` (share of pairs ranked rightly), `log_z` (of the energy, estimated from
     the draws).
-    Use it where NCE struggles with log Z, or noise is cheap: many candidates make up for noise that is far from data. Cost:
-    1 evaluation per point and K per batch, no gradient in x.
+    Use it where NCE struggles with log Z, or noise is cheap: many candidates make up for noise that is far from data.
+    Cost: 1 evaluation of the energy per point and K per batch, no gradient in x.
     Source: Ma & Collins (2018), https://arxiv.org/abs/1809.01812
 
     >>> import torch, lowland

@@ -102,6 +102,7 @@ def samples(values: Values, arrays: Arrays) -> Section:
         section.blocks += _columns(found, data)
     else:
         section.blocks.append(Text("There is no picture of the samples: they are not images or points.", absent=True))
+    beside += [_on_features(part(measured, "features"))] if part(measured, "features") else []
     if beside:
         section.blocks.append(Panels(beside, "flow"))
     if not measured:
@@ -212,6 +213,27 @@ def _measured(measured: Values) -> Table:
         rows.append((name, text))
         notes.append(note)
     return Table("What was measured", ("figure", "value"), rows, notes, caption="± is one standard error.")
+
+
+COMPARED = (
+    ("frechet", "Fréchet distance", "Of Gaussians fitted to features of the judge; no FID, which has other features."),
+    ("precision", "Precision", "Samples within reach of test images (k = 3): low where they are nothing."),
+    ("recall", "Recall", "Test images within reach of samples: low where something is missing."),
+    (
+        "two_sample_accuracy",
+        "Told apart",
+        "How often a classifier of features tells samples from test images: 50 % is best.",
+    ),
+)
+
+
+def _on_features(compared: Values) -> Table:
+    """Samples, and beside them training images, against as many test images."""
+    columns = [part(compared, name) for name in ("samples", "real")]
+    rows = [(name, *(estimate(c.get(key), share=key != "frechet") for c in columns)) for key, name, _ in COMPARED]
+    caption = f"{count(compared.get('count'))} images each. The last column is what no model can beat."
+    notes = [note for _, _, note in COMPARED]
+    return Table("Beside test images", ("on the judge's features", "samples", "training images"), rows, notes, caption=caption)
 
 
 # ---- chains --------------------------------------------------------------------------------------------------------

@@ -128,7 +128,8 @@ def flow(
     path: list[Energy] = [energy.given(sigma) for sigma in sigmas]
     last = len(sigmas) - 1
     stops = sorted({round(i * last / max(frames - 1, 1)) for i in range(1, max(frames - 1, 1))} | {last})
-    parts, films = [], []
+    parts: list[Tensor] = []
+    films: list[Tensor] = []
     for size in [batch] * (count // batch) + [count % batch] * (count % batch > 0):
         x = _begun(energy, sigmas[0], size, generator)
         film, before = [x], 0

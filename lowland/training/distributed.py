@@ -243,14 +243,18 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: whole(tensor) for name, tensor in module.state_dict().items()}
 
 
+@torch.no_grad()
 def fitted(value: Tensor, held: Tensor) -> Tensor:
     """A full tensor, divided as `held` is, with its memory layout; as it is if its shape is another."""
-    if hasattr(held, "full_tensor") and value.shape == held.shape:
-        from torch.distributed.tensor import DTensor, distribute_tensor
-
-        own = cast(DTensor, held)
-        return distribute_tensor(value.to(held.device), own.device_mesh, own.placements)
-    return torch.empty_like(held).copy_(value) if value.shape == held.shape else value.clone()
+    if value.shape != held.shape:
+        return value.clone()
+    made: Any = torch.empty_like(held)
+    if not hasattr(held, "full_tensor"):
+        return made.copy_(value)
+    mesh, own = made.device_mesh, made.to_local()
+    first = -(-len(value) // mesh.size()) * mesh.get_local_rank()  # FSDP2 divides the first dimension, as torch.chunk does
+    own.copy_(value[first : first + len(own)])
+    return made
 
 
 def load_whole(module: nn.Module, state: dict[str, Tensor]) -> None:

@@ -40,8 +40,13 @@ def grow(recipe: Any, run: str | Path, sizes: Sequence[int], *, data: Dataset | 
     """
     recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(sizes)
     plain = [own.plain() if hasattr(own, "plain") else dict(own) for own in recipes]
+    _check(sizes, len(plain))
     data = data or load_recipe_data(plain[-1])
-    _check(sizes, len(plain), data.domain)
+    if data.domain.shape[1:] != (sizes[-1], sizes[-1]):
+        raise ValueError(
+            f"sizes {tuple(sizes)} came for events of shape {data.domain.shape}; square images are needed, and the last size "
+            f"must be theirs; correct the sizes"
+        )
     energy: Energy | None = None
     for size, values in zip(sizes, plain, strict=True):
         small = resized(data, size)
@@ -79,10 +84,9 @@ def _enlarged(energy: Energy, values: dict[str, Any], domain: Domain) -> Energy:
     return new
 
 
-def _check(sizes: Sequence[int], recipes: int, domain: Domain) -> None:
-    rising = len(sizes) >= 1 and all(a < b for a, b in pairwise(sizes)) and sizes[0] >= 1
-    if len(domain.shape) != 3 or not rising or domain.shape[1:] != (sizes[-1], sizes[-1]) or recipes != len(sizes):
+def _check(sizes: Sequence[int], recipes: int) -> None:
+    if not sizes or sizes[0] < 1 or not all(a < b for a, b in pairwise(sizes)) or recipes != len(sizes):
         raise ValueError(
-            f"sizes {tuple(sizes)} and {recipes} recipes came for events of shape {domain.shape}; square images, rising sizes "
-            f"that end at theirs, and one recipe for all or one each are needed; correct them"
+            f"sizes {tuple(sizes)} came with {recipes} recipes; rising sizes, and one recipe for all or one each, are needed; "
+            f"correct them"
         )

@@ -44,7 +44,8 @@ def step_if(optimizer: Any, sound: Tensor) -> None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The moments as named tensors."""
     found = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": whole(value) for i, state in found.items() for name, value in state.items() if value is not None}
+    moments = {f"{i}.{name}": value for i, state in found.items() for name, value in state.items() if value is not None}
+    return {name: whole(moments[name]) for name in sorted(moments)}  # every process asks for the same one
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

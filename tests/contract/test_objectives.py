@@ -22,6 +22,7 @@ from lowland import (
     Langevin,
     Loss,
     NoiseMLP,
+    PairEnergy,
     ReplayBuffer,
     binary,
     box,
@@ -48,6 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "image classes": {"classes": 4},
     "noise": {},
     "binary": {},
+    "pairs": {},
 }
 
 
@@ -58,6 +60,8 @@ def network(kind: str) -> Energy:
             return ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, **KINDS[kind])
         if kind == "noise":
             return NoiseMLP(real(3), hidden=(16,), confine=0.5)
+        if kind == "pairs":
+            return PairEnergy(real(3), hidden=(16,), anchors=4)
         if kind == "binary":
             return RBM(binary(6), hidden=5, spread=0.5, centred=False)
         return MLP(real(3), hidden=(16,), confine=0.5, **KINDS[kind])
