@@ -10,10 +10,10 @@ Sets x rates x seeds x with and without the regulariser: 72 runs for each conten
     alike        the samples' total variance is below 5 % of the data's
     walls        99 % of the samples' numbers sit on the walls of the box, and fewer than 97 % of the data's do
 
-which was fixed before anything was measured. Samples: chains from noise under the averaged weights, by the sampler of training,
-the same code for all contenders. MMD: squared, unbiased, Gaussian kernel, bandwidth the median distance of held-out data; given
-in units of that of the noise, so that 1 is noise and 0 is data. Results: benchmarks/results/survival.{json,md}; a run that is in
-the json is not run again.
+which was fixed before anything was measured. Samples: chains from noise under the averaged weights, by the sampler of
+training, the same code for all contenders. MMD: squared, unbiased, Gaussian kernel, bandwidth the median distance of held-out
+data; given in units of that of the noise, so that 1 is noise and 0 is data. Results: benchmarks/results/survival.{json,md}; a
+run that is in the json is not run again.
 """
 
 import argparse
@@ -73,7 +73,9 @@ def on_walls(case: Case, x: Tensor) -> float:
     return ((x <= lo) | (x >= hi)).float().mean().item()
 
 
-def one(contender: str, case: Case, data: Dataset, factor: int, seed: int, regularised: bool, **training: Any) -> dict[str, Any]:
+def one(
+    contender: str, case: Case, data: Dataset, factor: int, seed: int, regularised: bool, **training: Any
+) -> dict[str, Any]:
     """Train and judge one run."""
     net = case.net(seed)
     torch.manual_seed(1000 + seed)
@@ -179,7 +181,12 @@ def quality(rows: list[dict[str, Any]]) -> list[str]:
         for factor in FACTORS:
             cells = [middle(chosen(rows, contender=who, set=name, factor=factor)) for who in CONTENDERS]
             lines.append(f"| {name} × {factor} | {' | '.join(cells)} |")
-    lines += ["", "Against the best plain run at the sane rate:", "", "| set | best plain run | median plain run | lowland, all rates |"]
+    lines += [
+        "",
+        "Against the best plain run at the sane rate:",
+        "",
+        "| set | best plain run | median plain run | lowland, all rates |",
+    ]
     lines += ["|---|---|---|---|"]
     for name in CASES:
         sane = [number(row) for row in chosen(rows, contender="plain", set=name, factor=1)]

@@ -1,15 +1,15 @@
 """Four ways to train the same network on the same data by persistent contrastive divergence, for `benchmarks.survival`.
 
-Every contender gets a copy of one network (same weights), the same data, sampler settings, buffer (5 % of the chains begin anew),
-batch, number of updates and regulariser, and averages its weights with the same decay. What differs is what surrounds the update:
+Every contender gets the same network (same first weights), data, sampler settings, buffer (5 % of the chains begin anew),
+batch, number of updates and regulariser, and averages its weights with the same decay. What differs is what surrounds an update:
 
     plain      the loop of the published codes (Du & Mordatch 2019; UvA tutorial 8; JEM) in torch; no watchdog
     ebmkit     Trainer, ContrastiveDivergence, ReplayBuffer
-    torchebm   ContrastiveDivergence(persistent=True) in its documented loop: its trainer cannot be constructed. It has no bound on
-               gradients, so the model's `gradient` is overridden; its buffer starts from our noise in place of a single point
-    lowland    fit with its own defaults: health, clipping, warm-up and fall of the rate
+    torchebm   ContrastiveDivergence(persistent=True) in its documented loop: its trainer cannot be constructed. Its sampler has
+               no bound on slopes, so the model's `gradient` has it; its buffer starts from our noise in place of a single point
+    lowland    fit with its own defaults: health, clipping, warm-up (5 % of the updates) and fall of the rate
 
-Each returns averaged weights, and the number of updates that were made in all.
+Each returns averaged weights, and the number of updates that were made in all, with those that were made again.
 """
 
 import copy
@@ -127,7 +127,11 @@ class Chains:
 def start(case: Case, count: int) -> Tensor:
     """Noise that chains start from: standard normal, uniform on a box."""
     shape = (count, *case.domain.shape)
-    return torch.randn(shape) if case.domain.kind == "real" else case.domain.lo + (case.domain.hi - case.domain.lo) * torch.rand(shape)
+    return (
+        torch.randn(shape)
+        if case.domain.kind == "real"
+        else case.domain.lo + (case.domain.hi - case.domain.lo) * torch.rand(shape)
+    )
 
 
 def walk(case: Case, energy: nn.Module, x: Tensor, steps: int) -> Tensor:
@@ -271,7 +275,9 @@ def lowland(case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, s
     try:
         run, stopped = Run.create(folder / "run", recipe_of(case, rate, l2, seed, **training)), ""
         try:
-            energy: Any = fit(recipe_of(case, rate, l2, seed, **training), run, data=data, energy=copy.deepcopy(net), progress=False)
+            energy: Any = fit(
+                recipe_of(case, rate, l2, seed, **training), run, data=data, energy=copy.deepcopy(net), progress=False
+            )
         except TrainingStoppedError as problem:
             stopped, energy = str(problem), copy.deepcopy(net).eval()
             energy.load_state_dict(run.load_checkpoint().tensors["ema"])

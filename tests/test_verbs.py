@@ -278,6 +278,24 @@ def test_energies_as_json_lines_into_a_file(runs: Runs, pictures: Path, command:
     assert rows == verbs.energies(runs.digits, [pictures / "pngs"])
 
 
+def test_tables_in_pieces_are_those_in_one(
+    runs: Runs, pictures: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [pictures / "pngs", pictures / "all.npz", pictures / "pngs" / "0.png"]
+    for size in (1024, 3):
+        monkeypatch.setattr(verbs, "SCORED", size)
+        command("energy", runs.digits, *paths, "--out", tmp_path / f"{size}.csv")
+    whole, pieces = (table((tmp_path / f"{size}.csv").read_text()) for size in (1024, 3))
+    assert [row["path"] for row in pieces] == [row["path"] for row in whole] and len(whole) == 9
+    assert [row["energy"] for row in pieces] == pytest.approx([row["energy"] for row in whole], rel=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1024.csv", "3.csv"]
+
+
+def test_a_missing_picture_is_refused_before_a_table_is_begun(runs: Runs, command: Command, tmp_path: Path) -> None:
+    refused(command("energy", runs.digits, tmp_path / "nothing.png", "--out", tmp_path / "x.csv"), "nothing.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_nominal_rate_decides_the_verdict_alone(runs: Runs, pictures: Path, command: Command) -> None:
     strict, lax = (table(command("energy", runs.digits, pictures / "all.npz", "--nominal", n)[1]) for n in (0.01, 0.9))
     sound(strict, 0.01)

@@ -15,7 +15,7 @@ from lowland.energy import Energy
 from lowland.run import Run
 from lowland.training.board import Board
 from lowland.training.distributed import team
-from lowland.training.health import Finding, diagnose, worst
+from lowland.training.health import Finding, Limits, diagnose, worst
 from lowland.training.memory import peak_mb
 from lowland.training.preflight import fly
 from lowland.training.selection import Selection, held_gap
@@ -44,7 +44,7 @@ def fit(
 
     recipe: a `Recipe` or its plain values; run: a Run or a path, made if it is not there; data, energy: used in place of
     what the recipe names (pass them again when resuming). A run that was killed and resumed equals one that was not, bit
-    for bit: weights, averages, chains, partners and log. On trouble the run goes back to the newest checkpoint in good health,
+    for bit: weights, averages, chains, partners and log. On trouble the run goes back to a checkpoint,
     lowers the rate, shortens the sampler's step or begins chains anew, whichever the verdict asks for, and writes down what it
     did; after `training.rollbacks` attempts it stops. With training.select the energy of the best checkpoint is returned.
 
@@ -188,7 +188,7 @@ class _Desk:
         session, run = self.session, self.run
         run.save_checkpoint(session.checkpoint(run.log_size()))
         best = {int(session.best["step"])} if session.best else set()
-        run.keep_checkpoints({*run.steps()[-session.settings.keep :], session.good_step} | best)
+        run.keep_checkpoints({*run.steps()[-session.settings.keep :], *self._far()} | best)
 
     def _log(self, row: dict[str, Any], findings: list[Finding]) -> None:
         """Write the row, and an event for every finding that is new or has changed its level."""
@@ -205,7 +205,7 @@ class _Desk:
                     self._say(f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} {finding.remedy}")
 
     def _intervene(self, findings: list[Finding]) -> None:
-        """Roll back to the newest checkpoint in good health and cure what was found, or stop."""
+        """Roll back, the further the sooner trouble came again, and cure what was found; or stop."""
         session, run = self.session, self.run
         cause = next(f for f in findings if f.level == "bad")
         step, tried, factors = session.step, session.rollbacks, (session.rate_factor, session.step_factor)
@@ -215,26 +215,45 @@ class _Desk:
                 f"training stopped at step {step}{self._history()}: {cause.name}: {cause.sentence} {cause.remedy} The newest "
                 f"checkpoint is step {run.steps()[-1]} in {run.path}."
             )
-        earlier = [row for row in run.rows() if row.get("event") == "rollback"]
-        again = bool(earlier) and step - earlier[-1]["to"] <= 2 * session.settings.checkpoint_every
-        checkpoint = run.load_checkpoint(session.good_step if again else run.steps()[-1])  # those in bad health are not saved
+        again = self._again(step)
+        saved = run.steps()  # those in bad health are not among them
+        halfway = max((at for at in saved if at <= saved[-1] / 2), default=saved[0])
+        checkpoint = run.load_checkpoint((saved[-1], halfway, saved[0])[min(again, 2)])
         session.restore(checkpoint)
         session.rollbacks = tried + 1
-        done = self._cure(cause.cure, factors, again)
+        done = self._cure(cause.cure, factors)
         run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
         run.log({"step": step, "event": "rollback", "to": checkpoint.step, "did": done, **cause._asdict()})
         self.rows[:] = [row for row in self.rows if row["step"] <= checkpoint.step]
         self._say(f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, {done}.")
 
+    def _far(self) -> set[int]:
+        """Checkpoints for when the newest is not far enough back: the start, and one a quarter to half of the way."""
+        every = self.session.settings.checkpoint_every
+        power = 1 << max(self.session.step // every, 1).bit_length() - 1
+        return {0, every * power, every * power // 2}
+
+    def _again(self, step: int) -> int:
+        """How many troubles came shortly before this one: the second goes back half of the way, the third to the start."""
+        settings = self.session.settings
+        near = max(4 * settings.checkpoint_every, 2 * Limits().window * settings.log_every)
+        troubles = [row["step"] for row in self.run.rows() if row.get("event") == "rollback"]
+        count = 0
+        for earlier in reversed(troubles):
+            if abs(step - earlier) > near:
+                break
+            count, step = count + 1, earlier
+        return count
+
     def _say(self, words: str) -> None:
         if self.session.team.chief:
             tqdm.write(words, file=sys.stderr)
 
-    def _cure(self, cure: str, factors: tuple[float, float], again: bool) -> str:
+    def _cure(self, cure: str, factors: tuple[float, float]) -> str:
         """Lower the rate from what it was when trouble came, and shorten the step or begin chains anew; says what it did."""
         session = self.session
         session.rate_factor = factors[0]
-        session.lower_rate(0.25 if again else 0.5)
+        session.lower_rate(0.5)
         done = [f"learning rate × {session.rate_factor:g}"]
         session.shorten(factors[1] / session.step_factor)
         if cure == "step" and session.shorten(0.5):

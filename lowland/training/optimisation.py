@@ -30,7 +30,8 @@ def clipped_norm(modules: list[nn.Module], bound: float) -> Tensor:
 
     bound: 0 for none. Nothing waits for the device.
     """
-    norms = [torch.nn.utils.clip_grad_norm_(module.parameters(), bound or math.inf) for module in modules]
+    learning = [list(module.parameters()) for module in modules]
+    norms = [torch.nn.utils.clip_grad_norm_(own, bound or math.inf) for own in learning if own]
     return norms[0] + 0 * sum(norms[1:], torch.zeros_like(norms[0]))
 
 

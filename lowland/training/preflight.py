@@ -1,14 +1,14 @@
 """Before the first update: a copy of the run flies a few updates at the full rate, and is watched.
 
-The usual first minutes of a run that will die look like this: the first updates change the energies by many times what there
-is to tell apart, the score then throws chains across the whole of the data in one step, and nothing comes back. All of it
-shows in three updates of a copy, which is thrown away.
+The usual first minutes of a run that will die look like this: the first updates change the weights by a good part of their
+size and the energies by many times what there is to tell apart, the score then throws chains across the whole of the data in
+one step, and nothing comes back. All of it shows in three updates of a copy, which is thrown away.
 """
 
 import copy
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,17 +20,20 @@ UPDATES, ROWS = 3, 64
 FAR = 1.0  # a drift per step, in units of the data's extent, that no chain comes back from
 WIDE = 3.0  # noise per step, likewise
 STILL = 1e-4  # both per visit, likewise
+LEAP = 0.3  # by how much three updates may change the weights, in units of their size
 WILD = 300.0  # by how much three updates may widen the spread of the energies, in units of max(spread before, 1)
 HALVINGS = 8
 
 
 @dataclass(frozen=True)
 class Flight:
-    """What the probe saw. drift, noise: of one sampler step, per number, in units of the data's standard deviation, at the
-    samples after the flight (NaN without a sampler that has a step size); spread: of the data's energies, before and after;
-    sentences: what is to be said; rate, step: factors that were applied to the learning rate and to the sampler's step.
+    """What the probe saw. leap: change of the weights in three updates, see `leap`; drift, noise: of one sampler step, per
+    number, in units of the data's standard deviation, after the flight (NaN without a sampler that has a step size); spread: of
+    the data's energies, before and after; sentences: what is to be said; rate, step: factors that were applied to the learning
+    rate and to the sampler's step.
     """
 
+    leap: float
     drift: float
     noise: float
     spread_before: float
@@ -62,32 +65,45 @@ def fly(session: Session) -> Flight:
     if step < 1.0:
         session.shorten(step)
     sentences = tuple(_sentences(first, rate, step, session))
-    numbers = {name: first[name] for name in ("drift", "noise", "spread_before", "spread_after")}
+    numbers = {name: first[name] for name in ("leap", "drift", "noise", "spread_before", "spread_after")}
     return Flight(**numbers, rate=rate, step=step, sentences=sentences)
 
 
 def _try(session: Session, rate: float, step: float) -> dict[str, float]:
     """Fly a copy; what it showed."""
-    recipe = {**session.recipe, "training": {**session.recipe["training"], "warmup": 0, "ema": 0.0}}
-    one = Session(recipe, session.data, copy.deepcopy(session.energy).requires_grad_(True))
+    alone = {"warmup": 0, "ema": 0.0, "batch": session.settings.batch // session.team.size}
+    recipe = {**session.recipe, "training": {**session.recipe["training"], **alone}}
+    one = Session(recipe, session.data, cast(Any, copy.deepcopy(session.ema.module).requires_grad_(True)))
     one.lower_rate(rate)
     one.shorten(step)
     x = session.data.train.x[:ROWS].to(session.device)
-    before = _spread(one, x)
+    before, weights = _spread(one, x), [p.detach().clone() for p in one.energy.parameters()]
     for _ in range(UPDATES):
         one.advance()
     lost = one.row()["nonfinite"]
     after = _spread(one, x)
     drift, noise = _moves(one, x)
-    wild = bool(lost) or not math.isfinite(after) or after > WILD * max(before, 1.0)
+    change = leap(weights, list(one.energy.parameters()))
+    wild = bool(lost) or not math.isfinite(after) or after > WILD * max(before, 1.0) or not change < LEAP
     return {
         "drift": drift,
         "noise": noise,
+        "leap": change,
         "spread_before": before,
         "spread_after": after,
         "wild": wild,
         "far": drift > FAR or noise > WIDE,
     }
+
+
+def leap(before: list[Tensor], after: list[Tensor]) -> float:
+    """‖θ' − θ‖ / ‖θ‖ over all matrices, each of them taken to be at least as large as a fresh layer's weights."""
+    moved = size = 0.0
+    for old, new in zip(before, after, strict=True):
+        if old.dim() > 1:
+            moved += (new.detach() - old).square().sum().item()
+            size += max(old.square().sum().item(), len(old) / 3)  # uniform on ±1/√n: n numbers of variance 1/(3 n) a row
+    return math.sqrt(moved / size) if size else 0.0
 
 
 @torch.no_grad()
@@ -119,8 +135,8 @@ def _sentences(seen: dict[str, float], rate: float, step: float, session: Sessio
     found = []
     if seen["wild"]:
         found.append(
-            f"three updates at the full rate widen the energies of data from a spread of {seen['spread_before']:.2g} to "
-            f"{seen['spread_after']:.2g}"
+            f"three updates at the full rate change the weights by {seen['leap']:.2g} of their size and the spread of the "
+            f"data's energies from {seen['spread_before']:.2g} to {seen['spread_after']:.2g}"
             + (f"; the learning rate was multiplied by {rate:g}" if rate < 1 else did[session.settings.preflight == "adjust"])
         )
     if seen["far"]:

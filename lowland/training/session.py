@@ -97,13 +97,17 @@ class Session:
         self.buffer = self._buffer()
         self.step, self.rollbacks, self.health = 0, 0, "good"
         self.rate_factor, self.step_factor = 1.0, 1.0  # what health has made of the learning rate and of the sampler's step
-        self.good_step = 0  # of the newest checkpoint in good health
         self.best: dict[str, float] = {}  # step and value of the best checkpoint so far, if one is selected
         self._begin_row()
 
     def _objective(self) -> Any:
-        """The recipe's objective, with this process's share of the chains."""
+        """The recipe's objective, with this process's share of the chains. Raises ValueError for what cannot be divided."""
         self.team.divided("training.batch / training.accumulate", self.settings.batch // self.settings.accumulate)
+        if self.team.size > 1 and (self.settings.sharding, self.settings.optimizer) == ("fsdp", "sgd"):
+            raise ValueError(
+                "training.sharding is 'fsdp' and the optimizer 'sgd'; FSDP2 divides the moments of Adam; set "
+                "training.optimizer = 'adam', or sharding = 'ddp'"
+            )
         objective: Any = build("objective", self.recipe["objective"])
         chains = getattr(objective, "chains", 0)
         return replace(objective, chains=self.team.divided("objective.chains", chains)) if chains else objective
@@ -124,9 +128,11 @@ class Session:
         """What an objective trains beside the energy."""
         if not hasattr(self.objective, "partner"):
             return None
+        generator = torch.Generator(self.device).manual_seed(seed + 1)
+        x = self._seen(self.data.train.x[:10_000].to(self.device), generator)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
-            return self.objective.partner(self.energy, self.data.train.x[:10_000].to(self.device)).to(self.device)
+            return self.objective.partner(self.energy, x).to(self.device)
 
     def _learned(self, part: Split, seed: int) -> Split:
         """The training part, its labels told to an objective that learns from a share of them only."""
@@ -175,10 +181,13 @@ class Session:
         return replace(domain, shape=(len(rungs), *domain.shape)) if rungs else domain
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
-        """The next examples, drawn, dequantised and noised as data and settings say, folded back into the box."""
+        """The next examples as training sees them (`_seen`), with their labels if the energy has classes."""
         x, y = self.batches.next(self.settings.batch)
-        x = x.to(self.device)
-        generator = self.generators["data"]
+        x = self._seen(x.to(self.device), self.generators["data"])
+        return x, y.to(self.device) if self.labelled and y is not None else None
+
+    def _seen(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Examples drawn, dequantised and noised as data and settings say, folded back into the box."""
         if self.data.binarisation == "stochastic":
             x = toss(x, generator)
         if self.settings.dequantise and self.data.levels:
@@ -187,7 +196,7 @@ class Session:
         if self.settings.noise:
             noise = torch.randn(x.shape, generator=generator, device=x.device)
             x, _ = self.energy.domain.reflect(x + self.settings.noise * noise)
-        return x, y.to(self.device) if self.labelled and y is not None else None
+        return x
 
     def advance(self) -> None:
         """One update. A loss or gradient that is not finite leaves the weights alone and is counted; nothing waits for it."""
@@ -269,7 +278,6 @@ class Session:
 
     def checkpoint(self, log_size: int) -> Checkpoint:
         """All state as tensors and plain values: that of all processes at the chief, which writes it."""
-        self.good_step = self.step if self.health == "good" else self.good_step
         tensors = {
             "energy": whole_state(self.energy),
             "ema": self.ema.module.state_dict(),
@@ -290,7 +298,6 @@ class Session:
             "best": self.best,
             "rollbacks": self.rollbacks,
             "health": self.health,
-            "good_step": self.good_step,
             "log_size": log_size,
         }
         return Checkpoint(self.step, tensors, state)
@@ -311,7 +318,7 @@ class Session:
         self.rate_factor, self.rollbacks, self.best = state["rate_factor"], state["rollbacks"], state.get("best", {})
         self.step_factor = 1.0
         self.shorten(state.get("step_factor", 1.0))
-        self.health, self.good_step, self.step = state["health"], state["good_step"], checkpoint.step
+        self.health, self.step = state["health"], checkpoint.step
         self._begin_row()
 
     def _restore_generators(self, states: dict[str, Tensor], processes: int, step: int) -> None:

@@ -31,7 +31,7 @@ class Training:
     select_samples: draws for it; patience: selections without a better one after which training ends early, 0 for never.
 
     *Book-keeping.* log_every, checkpoint_every: in updates, the second a multiple of the first; keep: checkpoints kept, besides
-    the newest in good health and the best; tensorboard: write scalars into RUN/tensorboard too (extra lowland[tensorboard]);
+    the first, one about halfway and the best; tensorboard: write scalars into RUN/tensorboard too (extra lowland[tensorboard]);
     device; threads: of the CPU, 0 for torch's own choice: small networks are fastest, and a shared machine calmest, with 1.
     """
 
@@ -60,7 +60,7 @@ class Training:
     keep: int = 2
     on_failure: Literal["continue", "warn", "roll-back", "stop"] = "roll-back"
     rollbacks: int = 8
-    preflight: Literal["off", "warn", "adjust"] = "warn"
+    preflight: Literal["off", "warn", "adjust"] = "adjust"
     select: Literal["none", "mmd", "frechet", "ksd"] = "none"
     select_every: int = 0
     select_samples: int = 500
