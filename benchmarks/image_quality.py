@@ -148,7 +148,7 @@ def keep(name: str, row: dict[str, Any], x: Tensor) -> None:
 
 def render(rows: list[dict[str, Any]]) -> None:
     """image-quality.md: a table per set, best Fréchet distance first, and the pictures."""
-    lines = ["# Image quality by one protocol", "", *cast(str, __doc__).split("\n\n", 2)[2].strip().splitlines(), ""]
+    lines = ["# Image quality by one protocol", "", *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(), ""]
     for name in sorted({row["set"] for row in rows}):
         chosen = sorted((row for row in rows if row["set"] == name), key=lambda row: row["frechet"])
         lines += [

@@ -24,7 +24,7 @@ from lowland.config import read_recipe, recipe_names
 from lowland.data import load_data
 from lowland.metrics import class_entropy, frechet_distance, ksd, mmd
 from lowland.run import Run, load, versions
-from lowland.tasks.generate import follow
+from lowland.tasks import follow
 from lowland.training import TrainingStoppedError, fit, load_recipe_data
 from lowland.training.judge import Judge, train_judge
 from lowland.training.session import Session

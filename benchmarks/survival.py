@@ -38,13 +38,12 @@ from lowland.run import versions
 
 RESULTS = Path(__file__).parent / "results"
 FACTORS, SEEDS = (1, 3, 10, 30), (0, 1, 2)
-SAMPLES = 500
 
 
 def judge(case: Case, energy: nn.Module, data: Dataset) -> dict[str, Any]:
     """Whether the run is dead, of what, and how good its samples are. The same draws for everybody."""
     torch.manual_seed(12345)
-    held = data.test.x[:SAMPLES]
+    held = data.test.x[: case.samples]
     noise = start(case, len(held))
     made = walk(case, energy.eval(), noise, case.walk)
     with torch.no_grad():

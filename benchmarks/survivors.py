@@ -1,7 +1,7 @@
 """Four ways to train the same network on the same data by persistent contrastive divergence, for `benchmarks.survival`.
 
 Every contender gets the same network (same first weights), data, sampler settings, buffer (5 % of the chains begin anew),
-batch, number of updates and regulariser, and averages its weights with the same decay. What differs is what surrounds an update:
+batch, number of updates and regulariser, and averages its weights with the same decay. What differs is what is around it:
 
     plain      the loop of the published codes (Du & Mordatch 2019; UvA tutorial 8; JEM) in torch; no watchdog
     ebmkit     Trainer, ContrastiveDivergence, ReplayBuffer
@@ -37,7 +37,7 @@ class Case:
     """What is trained on, and how long: step, noise, bound and walls of the sampler are those of a published recipe.
 
     rate: the sane learning rate; l2: weight of the regulariser where there is one; walk: steps that make the final samples;
-    bound: on the norm of the gradient in the weights, as the recipe has it, None for none.
+    samples: how many, and as many held-out points; bound: on the norm of the gradient in the weights, as the recipe has it.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Case:
     bound: float | None
     betas: tuple[float, float] = (0.9, 0.999)
     capacity: int = 1000
+    samples: int = 500
     source: str = ""
 
     @property
@@ -90,6 +91,7 @@ CASES = {
         updates=400,
         l2=0.1,
         walk=200,
+        samples=2000,
         bound=None,
         source="ebmkit's train_two_moons.py: Langevin at T = 1, step 0.01, Adam",
     ),

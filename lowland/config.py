@@ -50,10 +50,14 @@ class Generation(BaseModel):
     """How samples are made from the trained energy."""
 
     model_config = STRICT
-    method: Literal["chains", "flow"] = Field("chains", description="Markov chains; or probability flow down the noise levels")
+    method: Literal["chains", "flow", "recovery"] = Field(
+        "chains", description="Markov chains; probability flow down the noise levels; or draws given the level above"
+    )
     sampler: Any = None
     steps: int = Field(500, ge=0)
-    start: Literal["noise", "chains"] = Field("noise", description="fresh noise, or where the training chains got to")
+    start: Literal["noise", "chains", "partner"] = Field(
+        "noise", description="fresh noise; where the training chains got to; or what the generator trained beside makes"
+    )
     temperatures: list[Annotated[float, Field(gt=0)]] = Field(
         [1.0], min_length=1, description="a path: the steps are divided among energy / T for each T"
     )
@@ -65,10 +69,11 @@ class Generation(BaseModel):
 
     @model_validator(mode="after")
     def _chains_need_a_sampler(self) -> "Generation":
-        if self.method == "chains" and self.sampler is None:
+        if self.method != "flow" and self.sampler is None:
             raise ValueError("chains were chosen and no sampler; a [generation.sampler] is needed; add one, or method = 'flow'")
         if self.sigma_max <= self.sigma_min:
-            raise ValueError(f"levels fall from {self.sigma_max} to {self.sigma_min}; the first must be above the last; swap them")
+            levels = f"levels fall from {self.sigma_max} to {self.sigma_min}"
+            raise ValueError(f"{levels}; the first must be above the last; exchange them")
         return self
 
 

@@ -122,6 +122,19 @@ def test_the_start_keeps_the_size_of_what_passes_through() -> None:
         assert 0.2 < inside.std() < 5
 
 
+def test_a_level_parts_how_likely_from_how_sure() -> None:
+    energy = built(WideResNet, IMAGE, depth=10, width=1, classes=K, level=True).double()
+    x = X.double()
+    heads = energy.head(F.silu(energy.last(energy.blocks(energy.stem(2 * x - 1)))).mean((2, 3)))
+    torch.testing.assert_close(energy(x), heads[:, -1])
+    torch.testing.assert_close(class_probabilities(energy, x), heads[:, :-1].softmax(1))
+    with torch.no_grad():
+        energy.head.weight[:-1] *= 10  # surer of its classes, as likely as before
+    torch.testing.assert_close(energy(x), heads[:, -1])
+    with pytest.raises(ValueError, match=r";.*;"):
+        WideResNet(IMAGE, level=True)
+
+
 def test_a_wide_network_in_bfloat16_is_near_itself() -> None:
     energy = built(WideResNet, IMAGE, depth=10, width=2, classes=K)
     exact = energy.class_energies(X)

@@ -212,7 +212,7 @@ def recipe(**more: Any) -> Any:
             "data": {"name": "digits"},
             "energy": {"name": "NoiseUNet", "widths": [8, 12], "blocks": [1, 1], "embedding": 16},
             "objective": {"name": "MultilevelDSM", "centre": 0.2, "deviation": 0.3, "warm": 0.5},
-            "training": {"steps": 40, "batch": 32, "checkpoint_every": 20, "warmup": 5, "learning_rate": 5e-3, "threads": 1},
+            "training": {"steps": 160, "batch": 32, "checkpoint_every": 80, "warmup": 5, "learning_rate": 5e-3, "threads": 1},
             "generation": {"method": "flow", "levels": 6, "sigma_max": 10.0, "precision": "bfloat16"},
             "evaluation": {"samples": 16, "judge_steps": 0},
             **more,

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lowland
-from lowland import cli
+from lowland import cli, verbs
 from lowland.data import Batches, Split, load_data
 from lowland.registry import build
 from lowland.run import Run
@@ -90,7 +91,10 @@ def recipe(**more: Any) -> dict[str, Any]:
 
 
 def short(**more: Any) -> dict[str, Any]:
-    return recipe(**SHORT | {key.replace("__", "."): value for key, value in more.items()})
+    values = SHORT | {key.replace("__", "."): value for key, value in more.items()}
+    return recipe(
+        **{key: value for key, value in values.items() if key != "objective.capacity" or "objective.name" not in values}
+    )
 
 
 def exact(case: str, sharding: str, team: d.Team) -> dict[str, Tensor]:
@@ -122,10 +126,10 @@ def cut(source: Path, target: Path) -> Path:
     return target
 
 
-def detonated(team: d.Team, folder: Path) -> list[Tensor]:
-    """Weights of both processes after one of them has met a loss that is not finite."""
+def detonated(team: d.Team, folder: Path, policy: str) -> list[Tensor]:
+    """Weights of both processes, at the chief, after one of them has met a loss that is not finite."""
     data = load_data("moons", count=200)
-    values = short(objective__name="CD", training__checkpoint_every=10)
+    values = short(objective__name="CD", training__on_failure=policy)
     torch.manual_seed(0)
     energy = Grenade(data.domain, armed=team.rank == 1)
     fit(values, folder, data=data, energy=energy, progress=False)
@@ -135,8 +139,8 @@ def detonated(team: d.Team, folder: Path) -> list[Tensor]:
 # ------------------------------------------------------------------------------------------ what the pair does
 
 
-def pair(rank: int, port: int, folder: Path) -> None:
-    enter(rank, port)
+def pair(rank: int, ports: list[int], folder: Path) -> None:
+    enter(rank, ports[0])
     with d.team() as team:
 
         def keep(name: str, found: Any) -> None:
@@ -148,7 +152,7 @@ def pair(rank: int, port: int, folder: Path) -> None:
                 keep(f"{case} {sharding}", exact(case, sharding, team))
         _runs(team, folder, keep)
         _planted(team, folder, keep)
-    _commands(rank, folder)
+    _commands(rank, ports[1:], folder)
 
 
 def _runs(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
@@ -172,24 +176,29 @@ def _planted(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> No
         one = d.Team.generator
         patch.setattr(d.Team, "generator", lambda self, *more: one(d.Team(), *more))
         fit(short(training__steps=1), folder / "same generator", progress=False)
-    keep("agreed", detonated(team, folder / "agreed"))
+    keep("rolled back", detonated(team, folder / "rolled back", "roll-back"))
+    keep("agreed", detonated(team, folder / "agreed", "continue"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(d.Team, "every", lambda self, flag: flag)
-        with contextlib.suppress(Exception):
-            keep("not agreed", detonated(team, folder / "not agreed"))
+        keep("not agreed", detonated(team, folder / "not agreed", "continue"))
 
 
-def _commands(rank: int, folder: Path) -> None:
-    """What torchrun would have each process do."""
-    with (folder / f"said {rank}").open("w") as said, contextlib.redirect_stdout(said):
-        sets = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
-        cli.main(["train", "moons", "--run", str(folder / "run"), "--quiet", *sets])
-        with d.team() as team:
-            team.wait()  # the others left when training was done; the chief evaluated
-        cli.main(["sample", str(folder / "run"), "--count", str(COUNT), "--out", str(folder / "two.npz"), "--quiet"])
-        for form in ("csv", "jsonl"):
-            out = str(folder / f"two.{form}")
-            cli.main(["energy", str(folder / "run"), str(folder / "points.npy"), "--format", form, "--out", out])
+def _commands(rank: int, ports: list[int], folder: Path) -> None:
+    """What torchrun would have each process do; evaluation and report, which are long, only say who made them."""
+    run = str(folder / "run")
+    sets = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
+    scored = ["energy", run, str(folder / "points.npy"), "--format"]
+    commands = [
+        ["train", "moons", "--run", run, "--quiet", *sets],
+        ["sample", run, "--count", str(COUNT), "--out", str(folder / "two.npz"), "--quiet"],
+        *([*scored, form, "--out", str(folder / f"two.{form}")] for form in ("csv", "jsonl")),
+    ]
+    with (folder / f"said {rank}").open("w") as said, contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
+        for verb in ("evaluate", "report"):
+            patch.setattr(verbs, verb, lambda *_, verb=verb, **__: (folder / f"{verb} {rank}").touch())
+        for port, command in zip(ports, commands, strict=True):
+            enter(rank, port)
+            cli.main(command)
 
 
 def enter(rank: int, port: int) -> None:
@@ -199,11 +208,13 @@ def enter(rank: int, port: int) -> None:
 
 
 def two(work: Callable[..., None], *more: Any) -> list[int | None]:
-    """Exit codes of two processes that do the work."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    started = [torch.multiprocessing.get_context("spawn").Process(target=work, args=(r, port, *more)) for r in range(2)]
+    """Exit codes of two processes that do the work, with a few ports at which they may meet."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(5)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in sockets]
+    started = [torch.multiprocessing.get_context("spawn").Process(target=work, args=(r, ports, *more)) for r in range(2)]
     for process in started:
         process.start()
     for process in started:
@@ -215,8 +226,6 @@ def two(work: Callable[..., None], *more: Any) -> list[int | None]:
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     fit(short(), folder / "alone", progress=False)
-    import numpy as np
-
     np.save(folder / "points.npy", load_data("moons", seed=0, count=4000).train.x.numpy()[:2500])
     assert two(pair, folder) == [0, 0]
     return folder
@@ -274,7 +283,7 @@ def test_each_process_keeps_chains_of_its_own(together: Path) -> None:
 
 def test_the_same_generator_everywhere_is_noticed(together: Path) -> None:
     x = chains(together / "same generator", 0)
-    assert x[:32].equal(x[32:64])
+    assert (x[:32] == x[32:64]).all(1).float().mean() > 0.5
 
 
 def test_chains_of_two_processes_have_the_law_of_those_of_one(together: Path, tmp_path: Path) -> None:
@@ -326,28 +335,26 @@ def test_runs_go_on_with_another_number_of_processes(together: Path, tmp_path: P
 # ------------------------------------------------------------------------------------------ trouble
 
 
-def test_what_is_not_finite_in_one_process_is_taken_back_in_all(together: Path) -> None:
-    first, second = torch.load(together / "agreed.pt")
-    assert torch.equal(first, second)
-    events = [row for row in Run.open(together / "agreed").rows() if row.get("event") == "rollback"]
+def test_what_is_not_finite_in_one_process_is_left_out_or_taken_back_in_all(together: Path) -> None:
+    for name in ("agreed", "rolled back"):
+        first, second = torch.load(together / f"{name}.pt")
+        assert torch.equal(first, second) and bool(first.isfinite().all())
+    assert sum(row.get("nonfinite", 0) for row in Run.open(together / "agreed").rows()) == 1
+    events = [row for row in Run.open(together / "rolled back").rows() if row.get("event") == "rollback"]
     assert [(row["name"], row["to"]) for row in events] == [("diverging", 20)]
 
 
 def test_processes_that_do_not_agree_are_noticed(together: Path) -> None:
-    found = torch.load(together / "not agreed.pt") if (together / "not agreed.pt").exists() else None
-    assert (
-        found is None
-        or not torch.equal(*found)
-        or not any(row.get("event") == "rollback" for row in Run.open(together / "not agreed").rows())
-    )
+    first, second = torch.load(together / "not agreed.pt")
+    assert not torch.equal(first, second)
 
 
 def leave() -> float:
     os._exit(7)
 
 
-def bereaved(rank: int, port: int, folder: Path) -> None:
-    enter(rank, port)
+def bereaved(rank: int, ports: list[int], folder: Path) -> None:
+    enter(rank, ports[0])
     data = load_data("moons", count=200)
     energy = Grenade(data.domain, armed=rank == 1, act=leave)
     try:
@@ -370,7 +377,8 @@ def test_a_process_that_dies_ends_the_others_in_words_and_leaves_a_whole_run(tmp
 
 
 def test_the_commands_of_two_processes_write_once_and_speak_once(together: Path) -> None:
-    assert (together / "run" / "report.html").exists() and (together / "run" / "evaluation.json").exists()
+    made = {path.name for path in together.iterdir()}
+    assert {"evaluate 0", "report 0"} <= made and not {"evaluate 1", "report 1"} & made
     wanted = [together / "run" / "report.html", together / "two.npz", together / "two.csv", together / "two.jsonl"]
     assert (together / "said 0").read_text().split("\n")[:-1] == list(map(str, wanted))
     assert (together / "said 1").read_text() == ""
@@ -397,8 +405,6 @@ def test_torchrun_samples_with_two_processes(together: Path, tmp_path: Path) -> 
 
 
 def test_a_job_that_broke_goes_on_where_it_was(together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lowland import verbs
-
     whole, drawn = verbs.draw, []
 
     def breaks(s: Any, count: int, *more: Any, **options: Any) -> Any:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from contract.cases import seeded
+from contract.cases import Case, seeded
 from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
-from lowland import MALA, Domain, Energy, Langevin, ShortRun, anneal, build, real, registered, sample
+from lowland import MALA, Energy, Langevin, ShortRun, anneal, real, registered, sample
 from lowland.samplers import divide_steps
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import Generated, bind_noise, even_labels, generate
@@ -153,11 +153,11 @@ NOISY = [name for name, cls in registered("energy").items() if getattr(cls, "noi
 @pytest.mark.parametrize("name", NOISY)
 @pytest.mark.parametrize("sampler", [Langevin(0.001), ShortRun(0.001, 0.01), MALA(0.001)], ids=lambda s: type(s).__name__)
 def test_every_network_of_noise_generates(name: str, sampler: Any) -> None:
-    domain: Domain = real(3)
-    energy = build("energy", {"name": name, "domain": domain, "hidden": (8,)})
-    made = generate(energy, sampler, torch.zeros(4, 3), 12, generator=seeded(1), sigmas=(1.0, 0.5, 0.1), frames=4)
-    assert made.x.shape == (4, 3) and bool(made.x.isfinite().all()) and made.film is not None
-    assert made.film.shape == (5, 4, 3) and made.film_steps == [0, 4, 8, 12, 12]
+    energy = Case("energy", name, {}).build()
+    start = torch.zeros(4, *energy.domain.shape)
+    made = generate(energy, sampler, start, 12, generator=seeded(1), sigmas=(1.0, 0.5, 0.1), frames=4)
+    assert made.x.shape == start.shape and bool(made.x.isfinite().all()) and made.film is not None
+    assert made.film.shape == (5, *start.shape) and made.film_steps == [0, 4, 8, 12, 12]
 
 
 def test_there_is_a_network_of_noise() -> None:

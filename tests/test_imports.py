@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
         "domain",
     },
     "metrics": {"energy", "samplers", "targets"},
-    "tasks": {"energy", "samplers", "metrics", "domain"},
+    "tasks": {"energy", "samplers", "metrics"} | LEAVES,
     "training": {"energy", "objectives", "chains", "samplers", "metrics", "tasks", "data", "run", "registry", "domain"},
     "report": {"run"},
     "config": {"registry", "training.settings", "energy"},
@@ -86,7 +86,8 @@ LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any de
     "zuko": {"interop", "nets"},
     "pytest": set(),
 }
-LAZY = {"sklearn", "scipy", "torchvision", "pyarrow", "tensorboard", "zuko"}  # imported inside the function that needs them, if at all
+# imported inside the function that needs them, if at all
+LAZY = {"sklearn", "scipy", "torchvision", "pyarrow", "tensorboard", "zuko"}
 
 
 def module_of(path: Path) -> str:

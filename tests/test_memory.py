@@ -147,6 +147,8 @@ def test_training_is_the_same_and_says_its_peak(tmp_path: Any) -> None:
         "training.log_every": 2,
         "training.checkpoint_every": 4,
         "objective.capacity": 16,
+        "objective.classify": 0.0,
+        "objective.resample": False,
         "objective.steps": 2,
     }
     for name, wanted in (("kept", False), ("again", True)):

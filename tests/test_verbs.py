@@ -87,7 +87,7 @@ def test_a_run_is_a_directory_with_everything_in_it(runs: Runs, which: str) -> N
     run = Run.open(getattr(runs, which))
     for name in ("report.html", "evaluation.json", "evaluation.safetensors", "calibration.safetensors", "log.jsonl"):
         assert (run.path / name).stat().st_size > 0
-    assert run.steps() == [10, 20]
+    assert run.steps() == [0, 10, 20]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert page.lstrip().lower().startswith("<!doctype html") and which in page and "</html>" in page
     assert not re.findall(r"""(?:src=["']|url\(|<link[^>]*href=["'])(?!data:|#|["')])[^"')]*""", page)  # self-contained

@@ -1,15 +1,16 @@
 """Draws of a run: samples as its recipe makes them, and the bank of draws that restoration starts from."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lowland.evaluation.subjects import Subject
+from lowland.registry import build
 from lowland.samplers import run_chains
-from lowland.tasks import even_labels, generate
-from lowland.tasks.generate import Generated, flow
+from lowland.tasks import even_labels, follow
+from lowland.tasks.generate import Generated
 
 
 class Kept(NamedTuple):
@@ -29,47 +30,27 @@ def draw(
     progress: Callable[[int], object] | None = None,
 ) -> Generated:
     """Samples as the recipe's [generation] says, labels dealt evenly unless given."""
-    how = s.recipe["generation"]
-    if how.get("method") == "flow":
-        return _flown(s, count, generator, frames, progress)
+    begin, start = s.recipe["generation"].get("start", "noise"), None
     labels = labels if labels is not None else even_labels(count, s.classes)
-    start = s.energy.domain.draw(count, generator)
-    if how["start"] == "chains":
+    if begin == "chains":
         start, labels = _from_chains(s, count, generator, labels)
-    made = generate(
-        s.energy,
-        s.sampler,
-        start,
-        how["steps"],
-        generator=generator,
-        labels=labels,
-        temperatures=how["temperatures"],
-        sigmas=s.sigmas,
-        jump_sigma=how["jump"],
-        frames=frames,
-        progress=progress,
-    )
-    return made if s.energy.data_domain is None else _seen(s.energy, made)
+    if begin == "partner":
+        start = _from_partner(s, count, generator)
+    return follow(s.energy, s.recipe, count, generator=generator, labels=labels, start=start, frames=frames, progress=progress)
 
 
-def _flown(
-    s: Subject, count: int, generator: torch.Generator, frames: int, progress: Callable[[int], object] | None
-) -> Generated:
-    """Samples by probability flow down the noise levels."""
-    if not s.sigmas:
+def _from_partner(s: Subject, count: int, generator: torch.Generator) -> Tensor:
+    """What the generator that was trained beside the energy makes."""
+    saved = s.run.load_checkpoint().tensors.get("partner")
+    objective = build("objective", s.recipe["objective"])
+    partner = None if saved is None else objective.partner(s.energy, torch.zeros(2, *s.shape))
+    if saved is None or not hasattr(partner, "draw"):
         raise ValueError(
-            f"{s.run.path} holds {type(s.energy).__name__}, which knows no noise level; generation.method = 'flow' follows an "
-            f"energy E(x, σ); use 'chains'"
+            f"{s.run.path} keeps no generator; generation.start = 'partner' needs an objective that trains one, such as "
+            f"Cooperative; use 'noise'"
         )
-    half = s.recipe["generation"]["precision"] == "bfloat16"
-    with torch.autocast(next(s.energy.parameters()).device.type, torch.bfloat16, enabled=half):
-        return flow(s.energy, s.sigmas, count, generator=generator, frames=frames, progress=progress)
-
-
-def _seen(energy: Any, made: Generated) -> Generated:
-    """What was drawn, without the units that data do not have."""
-    film = None if made.film is None else energy.visible(made.film.flatten(0, 1)).unflatten(0, made.film.shape[:2])
-    return made._replace(x=energy.visible(made.x), film=film)
+    partner.load_state_dict(saved)
+    return partner.draw(count, generator)
 
 
 def kept_chains(s: Subject) -> Kept | None:

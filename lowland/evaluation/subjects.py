@@ -9,8 +9,7 @@ from torch import Tensor
 from lowland.data import Dataset, made_binary, settled
 from lowland.energy import Energy
 from lowland.run import Run, load
-from lowland.samplers import sigma_ladder
-from lowland.tasks import bind_noise
+from lowland.tasks import bind_noise, noise_levels
 from lowland.training import load_recipe_data
 
 
@@ -61,21 +60,13 @@ class Subject:
 
     @property
     def sigmas(self) -> list[float] | None:
-        """Noise levels of a run trained by denoising, those that the objective or else [generation] names; None for others."""
+        """Falling noise levels along which an energy E(x, σ) is sampled; None for other energies."""
         return noise_levels(self.energy, self.recipe)
 
     @property
     def classes(self) -> int:
         """Classes that the energy can be asked for; 0 for none."""
         return getattr(self.energy, "classes", 0)
-
-
-def noise_levels(energy: Energy, recipe: dict[str, Any]) -> list[float] | None:
-    """The falling noise levels that a run is sampled along, None for an energy that knows no noise and no objective with any."""
-    named, how = recipe["objective"].get("sigmas"), recipe["generation"]
-    if named or not getattr(energy, "noise", False):
-        return named
-    return list(sigma_ladder(how["sigma_max"], how["sigma_min"], how["levels"]))
 
 
 def subject(run: Run, data: Dataset | None = None) -> Subject:

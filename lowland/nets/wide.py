@@ -46,8 +46,10 @@ class WideResNet(ClassEnergy):
     depth: 6n + 4 for n blocks in each of the three stages, so 10, 16, 22 or 28; width: k, for 16k, 32k and 64k channels;
     classes: heads, 0 for none; norm: "group" or "none"; patch: squares of so many pixels become channels before the first
     convolution, which with 2 costs a quarter of the time and suits images of 28 × 28 and more; scale: s, the unit of energy
-    the network starts from. Without norm, the second convolution of a block starts at a small size, so that a deep network
-    starts near a shallow one.
+    the network starts from; level: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x) but for
+    a constant and p(y | x) stays as it was: how sure the classifier is and how likely x is are then told apart, while in
+    −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that chains walk in. Without norm, the second
+    convolution of a block starts at a small size, so that a deep network starts near a shallow one.
 
     Raises ValueError for another depth, a domain that is no image, or one that `patch` does not divide.
     Source: Zagoruyko & Komodakis (2016), https://arxiv.org/abs/1605.07146; as an energy: Grathwohl et al. (2020),
@@ -70,6 +72,7 @@ class WideResNet(ClassEnergy):
         norm: Literal["none", "group"] = "none",
         patch: int = 1,
         scale: float = 1.0,
+        level: bool = False,
     ) -> None:
         super().__init__(domain)
         channels, *size = image_shape(self.domain)
@@ -78,9 +81,12 @@ class WideResNet(ClassEnergy):
                 f"WideResNet was given depth={depth}, width={width}, classes={classes} and norm={norm!r}; the depth is 6n + 4 "
                 f"(10, 16, 22, 28), the width at least 1, classes at least 0, norm 'none' or 'group'; correct them"
             )
+        if level and classes < 2:
+            raise ValueError(f"level is true for {classes} classes; it parts x from its label; give classes, or leave it false")
         if patch < 1 or any(n % patch for n in size):
             raise ValueError(f"patch is {patch} for images of {size}; it must divide both sides; 1 always does")
-        self.depth, self.width, self.classes, self.norm, self.patch, self.scale = depth, width, classes, norm, patch, scale
+        self.depth, self.width, self.classes, self.norm, self.patch = depth, width, classes, norm, patch
+        self.scale, self.level = scale, level
         blocks, into = (depth - 4) // 6, 16 * width
         self.stem = nn.Conv2d(channels * patch**2, into, 3, padding=1)
         layers: list[nn.Module] = []
@@ -90,7 +96,7 @@ class WideResNet(ClassEnergy):
                 into = out
         self.blocks = nn.Sequential(*layers)
         self.last = nn.GroupNorm(GROUPS, into) if norm == "group" else nn.Identity()
-        self.head = nn.Linear(into, max(classes, 1))
+        self.head = nn.Linear(into, max(classes, 1) + level)
         self._start()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -108,4 +114,7 @@ class WideResNet(ClassEnergy):
         z = stretched(x, self.domain)
         z = F.pixel_unshuffle(z, self.patch) if self.patch > 1 else z
         z = self.blocks(self.stem(z.contiguous(memory_format=torch.channels_last)))
-        return -self.scale * self.head(F.silu(self.last(z)).mean((2, 3)))
+        heads = self.scale * self.head(F.silu(self.last(z)).mean((2, 3)))
+        if not self.level:
+            return -heads
+        return heads[:, -1:] - F.log_softmax(heads[:, :-1], 1) - math.log(self.classes)

@@ -24,8 +24,8 @@ class MultilevelDSM:
     The weight makes the loss that of a network whose target has variance one at every level (s: `deviation`, the standard
     deviation of the data), so that no level drowns the others. At the minimum s_θ(·, σ) is the score of the data blurred by σ,
     for every σ that is drawn; levels far outside ln centre ± 2.5 spread are extrapolation.
-    warm: for an energy tied to a denoiser (NoiseUNet, DenoiserMLP), the share of the updates, at the beginning, in which the denoiser itself
-    is trained with the same loss, at less than half the cost; the energy's gradient is trained in what is left.
+    warm: for an energy tied to a denoiser (NoiseUNet, DenoiserMLP), the share of the updates, at the beginning, in which the
+    denoiser itself is trained with the same loss, at less than half the cost; what is left trains the energy's gradient.
     Cost per update: a gradient of an input gradient, about 6 forward passes; 3 while warm.
     Use it when samples must be good: no chains while training, and `generation.method = "flow"` draws in tens of gradients.
     Source: Vincent (2011), https://doi.org/10.1162/NECO_a_00142; levels and weight: Karras et al. (2022), table 1,
@@ -47,8 +47,8 @@ class MultilevelDSM:
         sound = all(0 < value < math.inf for value in (self.centre, self.spread, self.deviation))
         if not (sound and 0 <= self.warm <= 1):
             raise ValueError(
-                f"centre is {self.centre}, spread {self.spread}, deviation {self.deviation} and warm {self.warm}; the first three are "
-                f"above 0 and warm is a share; with images in [0, 1], centre=0.15, spread=1.2, deviation=0.3 will do"
+                f"centre is {self.centre}, spread {self.spread}, deviation {self.deviation} and warm {self.warm}; the first "
+                f"three are above 0 and warm is a share; with images in [0, 1], centre=0.15, spread=1.2, deviation=0.3 will do"
             )
 
     def loss(

@@ -26,7 +26,8 @@ class WakeSleep:
     Chains make `steps` steps from the data (contrastive divergence); with a capacity above 0 from where they last got to, so
     many at each update as data unless `chains` says how many (persistent). An energy without recognition weights is
     contrasted, and no more: every other energy has nothing to recognise.
-    Cost per update: that of CD or PCD on top, and one pass up and down all layers. Use it when the net is a DBN, after `greedy`.
+    Cost per update: that of CD or PCD on top, and one pass up and down all layers.
+    Use it when the net is a DBN, after `greedy`.
     Source: Hinton, Osindero & Teh (2006), appendix B, https://doi.org/10.1162/neco.2006.18.7.1527; wake and sleep: Hinton,
     Dayan, Frey & Neal (1995), https://doi.org/10.1126/science.7761831
     """

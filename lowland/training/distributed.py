@@ -27,6 +27,9 @@ from torch import Tensor, nn
 Value = TypeVar("Value")
 
 
+_closed: list[Any] = []  # groups that DDP may still hold: were its end theirs, gloo's threads would wait for Python for ever
+
+
 class WorkerLostError(RuntimeError):
     """Another process of the run has ended. What was written last is whole; the message says how to go on."""
 
@@ -177,6 +180,7 @@ def team(*, patience: timedelta = timedelta(minutes=30)) -> Iterator[Team]:
         raise
     finally:
         if opened:
+            _closed.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from lowland.data import settled
 from lowland.energy import energy_values
 from lowland.metrics import frechet_distance, ksd, mmd
+from lowland.tasks import follow
 from lowland.training.judge import train_judge
 from lowland.training.session import Session
 
@@ -73,8 +74,6 @@ class Selection:
         energy: Any = session.ema.module
         if self.criterion == "ksd":
             return ksd(energy, self.held.to(session.device)).value
-        from lowland.tasks.generate import follow
-
         generator = torch.Generator(session.device).manual_seed(int(session.recipe["seed"]) + 5_000_011 * (session.step + 1))
         made = follow(energy, session.recipe, len(self.held), generator=generator).x.cpu()
         if not bool(made.isfinite().all()):

@@ -227,11 +227,13 @@ class Session:
         """Add the gradient of one part of a batch, and its terms to the log."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             loss = self._evaluate(x, labels, self.buffer, self.generators["chains"], self.step / self.settings.steps)
-        (loss.value / parts if parts > 1 else loss.value).backward()
-        self._losses = self._losses + loss.value.detach()
         terms = {"loss": loss.value.detach(), **loss.terms}
         if loss.negatives is not None and loss.negatives.shape[1:] == x.shape[1:] and len(loss.negatives) > 1:
             terms["diversity"] = diversity(loss.negatives, x)
+        self._losses = self._losses + loss.value.detach()
+        value = loss.value / parts if parts > 1 else loss.value
+        del loss  # from here on the graph alone holds the negatives
+        value.backward()
         self._note(terms)
 
     def _note(self, terms: Mapping[str, Tensor]) -> None:
