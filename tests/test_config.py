@@ -62,7 +62,8 @@ def test_every_shipped_recipe_can_be_built(name: str) -> None:
     for how in (plain["generation"], plain["restoration"]):
         if how is not None and how["sampler"] is not None:
             assert type(build("sampler", how["sampler"])).__name__ == how["sampler"]["name"]
-    for domain in (real(2), box(0.0, 1.0, 1, 28, 28), box(0.0, 1.0, 3, 32, 32), binary(1, 28, 28)):  # the first that the network takes
+    grey, colour = box(0.0, 1.0, 1, 28, 28), box(0.0, 1.0, 3, 32, 32)
+    for domain in (real(2), grey, colour, binary(1, 28, 28)):  # the first that the network takes
         try:
             assert sum(p.numel() for p in build("energy", plain["energy"] | {"domain": domain}).parameters()) > 0
             return

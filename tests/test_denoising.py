@@ -223,7 +223,7 @@ def recipe(**more: Any) -> Any:
 def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) -> None:
     fit(recipe(), tmp_path / "run", progress=False)
     rows = [row for row in Run.open(tmp_path / "run").rows() if "loss" in row]
-    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert sum(row["loss"] for row in rows[-4:]) / 4 < 0.44  # a silent network stands at ½
     made = np.load(sample(tmp_path / "run", 20, tmp_path / "x.npy", progress=False))
     again = np.load(sample(tmp_path / "run", 20, tmp_path / "y.npy", progress=False))
     assert made.shape == (20, 1, 8, 8)

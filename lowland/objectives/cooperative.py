@@ -54,7 +54,8 @@ class Cooperative:
     generator (channels above 0: transposed convolutions for images); diversity: weight of the entropy of the drafts by nearest
     neighbours, against generators that repeat themselves; partner_rate: of the generator, in units of the learning rate.
     Cost per update: CD's with `steps`, and `explain` + 1 gradients of the generator and its backward pass.
-    Use it when samples are wanted at once, or chains from noise take too long: the generator does the travelling.
+    Use it when samples are wanted at once, or chains from noise take too long: the generator does the travelling. Sample from
+    it too (generation.start = "partner"): where no draft ever was, the energy is not trained, and chains from noise get lost.
     Source: Xie, Lu, Gao, Zhu & Wu (2018), https://arxiv.org/abs/1609.09408
 
     >>> Cooperative(steps=10).explain
