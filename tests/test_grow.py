@@ -7,14 +7,13 @@ import pytest
 import torch
 from contract.cases import seeded
 
-from lowland import IGEBM, grow, load_data
+from lowland import IGEBM, fit, grow, load, load_data, read_recipe
 from lowland.run import Run
+from lowland.training import Training
 from lowland.training.grow import resized
 
 
 def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
-    from lowland import read_recipe
-
     langevin = {"name": "Langevin", "step_size": 1e-3}
     values = {
         "name": "grown",
@@ -42,7 +41,7 @@ def test_each_size_begins_with_the_weights_of_the_last(tmp_path: Path) -> None:
     assert isinstance(energy, IGEBM) and energy.domain.shape == (1, 8, 8)
     for before, after in ((2, 4), (4, 8)):
         ends = Run.open(tmp_path / f"size-{before}").load_checkpoint().tensors["ema"]
-        run = Run.open(tmp_path / f"size-{after}")
+        run = Run.open(tmp_path if after == 8 else tmp_path / f"size-{after}")
         starts = run.load_checkpoint(run.steps()[0]).tensors["energy"]
         assert run.steps()[0] == 0 and all(torch.equal(ends[name], starts[name]) for name in ends)
         grown = run.load_checkpoint().tensors["energy"]
@@ -56,6 +55,22 @@ def test_a_finished_size_is_read_and_not_repeated(tmp_path: Path) -> None:
     assert (tmp_path / "size-4" / "log.jsonl").read_bytes() == log
     x = torch.rand(5, 1, 8, 8, generator=seeded())
     torch.testing.assert_close(first.eval()(x), again.eval()(x))
+
+
+def test_a_recipe_grows_by_one_word_and_resumes(tmp_path: Path) -> None:
+    values = recipe()
+    values["training"]["grow"] = [2, 4]
+    fitted = fit(values, tmp_path / "run", progress=False)
+    asked = grow(recipe(), tmp_path / "other", (2, 4, 8), progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(fitted.parameters(), asked.parameters(), strict=True))
+    Run(tmp_path / "run").keep_checkpoints({0})
+    again = fit(values, tmp_path / "run", progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(fitted.parameters(), again.parameters(), strict=True))
+    assert load(tmp_path / "run")[0].domain.shape == (1, 8, 8)
+    with pytest.raises(ValueError, match=r"training.grow is \[2\].*;.*;"):
+        fit(read_recipe("moons", {"training.grow": [2]}), tmp_path / "moons", progress=False)
+    with pytest.raises(ValueError, match="grow is"):
+        Training(grow=(8, 4))
 
 
 def test_sizes_that_do_not_grow_and_nets_that_cannot_are_refused(tmp_path: Path) -> None:

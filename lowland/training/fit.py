@@ -44,9 +44,10 @@ def fit(
 
     recipe: a `Recipe` or its plain values; run: a Run or a path, made if it is not there; data, energy: used in place of
     what the recipe names (pass them again when resuming). A run that was killed and resumed equals one that was not, bit
-    for bit: weights, averages, chains, partners and log. On trouble the run goes back to a checkpoint,
-    lowers the rate, shortens the sampler's step or begins chains anew, whichever the verdict asks for, and writes down what it
-    did; after `training.rollbacks` attempts it stops. With training.select the energy of the best checkpoint is returned.
+    for bit: weights, averages, chains, partners and log. On trouble the run goes back to a checkpoint, lowers the rate,
+    shortens the sampler's step or begins chains anew, whichever the verdict asks for, and writes down what it did; after
+    `training.rollbacks` attempts it stops. With training.select the energy of the best checkpoint is returned; with
+    training.grow smaller images come first.
 
     Raises ValueError for data or settings that cannot be trained on, RunError if the directory refuses, TrainingStoppedError
     if health stops the run.
@@ -58,6 +59,10 @@ def fit(
     (2,)
     """
     values = recipe.plain() if hasattr(recipe, "plain") else dict(recipe)
+    if values["training"].get("grow") and energy is None:
+        from lowland.training.grow import grown
+
+        return grown(values, run.path if isinstance(run, Run) else run, data=data, progress=progress)
     with team() as members:
         session = Session(values, data or members.in_turn(lambda: load_recipe_data(values)), energy, members)
         with cpu_threads(session.settings.threads), ExitStack() as held:

@@ -1,4 +1,7 @@
-"""Growing: train an energy of images from small to large, each size by `fit` in a run of its own, the weights carried on."""
+"""Growing: train an energy of images from small to large, each smaller size by `fit` in a run inside the run, weights carried on.
+
+In a recipe it is one word: training.grow = [7, 14], the smaller sides on which to train first.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ from lowland.training.fit import fit, load_recipe_data
 
 
 def grow(recipe: Any, run: str | Path, sizes: Sequence[int], *, data: Dataset | None = None, progress: bool = True) -> Energy:
-    """Train on images of each size in turn, in run/size-7, run/size-14, …; returns the energy of the last size.
+    """Train on images of each size in turn, in run/size-7, run/size-14, …, the last in run itself; returns its energy.
 
     Small images are cheap and their energies smooth: what is learned there is where the next size begins. Images are made small
     by averaging. recipe: a recipe or its plain values, or a list with one for each size; its energy must have weights that do
@@ -40,6 +43,7 @@ def grow(recipe: Any, run: str | Path, sizes: Sequence[int], *, data: Dataset | 
     """
     recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(sizes)
     plain = [own.plain() if hasattr(own, "plain") else dict(own) for own in recipes]
+    plain = [{**values, "training": {**values["training"], "grow": []}} for values in plain[:-1]] + plain[-1:]
     _check(sizes, len(plain))
     data = data or load_recipe_data(plain[-1])
     if data.domain.shape[1:] != (sizes[-1], sizes[-1]):
@@ -51,9 +55,20 @@ def grow(recipe: Any, run: str | Path, sizes: Sequence[int], *, data: Dataset | 
     for size, values in zip(sizes, plain, strict=True):
         small = resized(data, size)
         start = None if energy is None else _enlarged(energy, values, small.domain)
-        energy = fit(values, Path(run) / f"size-{size}", data=small, energy=start, progress=progress)
+        place = Path(run) if size == sizes[-1] else Path(run) / f"size-{size}"
+        energy = fit(values, place, data=small, energy=start, progress=progress)
     assert energy is not None
     return energy
+
+
+def grown(recipe: dict[str, Any], run: str | Path, *, data: Dataset | None = None, progress: bool = True) -> Energy:
+    """What `fit` does with a recipe that names training.grow: the smaller sides first, then that of the data."""
+    data = data or load_recipe_data(recipe)
+    if len(data.domain.shape) != 3:
+        raise ValueError(
+            f"training.grow is {recipe['training']['grow']} and events have shape {data.domain.shape}; images grow; leave it out"
+        )
+    return grow(recipe, run, (*recipe["training"]["grow"], data.domain.shape[-1]), data=data, progress=progress)
 
 
 def resized(data: Dataset, size: int) -> Dataset:

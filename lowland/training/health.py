@@ -13,7 +13,8 @@ Energy-based training dies in a handful of ways, and all of them show in numbers
 
 `diagnose` looks at the last rows of the log and at nothing else, so that a resumed run finds what an uninterrupted one
 would have found. The cure is what `fit` does after rolling back: "rate" lowers the learning rate, "step" shortens the
-sampler's step and lowers the rate, "chains" begins half of the chains anew and lowers the rate.
+sampler's step and lowers the rate, "chains" begins half of the chains anew and lowers the rate. Trouble that comes back soon is
+in the weights already: `fit` then goes back further, to a checkpoint of half the way, and then to the start.
 """
 
 import math
@@ -41,11 +42,13 @@ class Finding(NamedTuple):
 class Limits:
     """When a number is worth a word. Gaps are in units of the spread (standard deviation) of the data's energies.
 
-    window: rows looked at; settle: rows at the start in which only numbers that no sound run shows are judged.
+    window: rows looked at; settle: rows at the start, fresh: rows after a cure, in which only numbers that no sound run shows
+    are judged.
     """
 
     window: int = 20
     settle: int = 30
+    fresh: int = 5
     gap_warn: float = 3.0
     gap_bad: float = 8.0
     gap_wild: float = 1000.0
@@ -66,19 +69,23 @@ class Limits:
 def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
     """What is wrong, judging by the last rows of the log; an empty list when nothing is.
 
-    Rows are mappings as `fit` logs them; a check whose numbers are missing is left out.
+    Rows are mappings as `fit` logs them; a check whose numbers are missing is left out. Rows marked `stale` were logged before
+    the last cure: they say how long the run is, and nothing of how it is now.
 
     >>> [f.name for f in diagnose([{"step": 10, "loss": math.nan, "nonfinite": 1}])]
     ['non-finite']
     """
     limits = limits or Limits()
-    recent = list(rows)[-limits.window :]
+    recent = [row for row in list(rows)[-limits.window :] if not row.get("stale")]
     if not recent:
         return []
     found = [_nonfinite(recent), _magnitude(recent, limits), _wild(recent, limits)]
-    if len(rows) > limits.settle:
+    if len(rows) > limits.settle and len(recent) >= limits.fresh:
         found += [check(recent, limits) for check in CHECKS]
-    return [finding for finding in found if finding is not None]
+    here = [finding for finding in found if finding is not None]
+    if worst(here) == "bad":  # chains at the walls explain what else is wrong
+        here = [finding._replace(level="bad") if finding.name == "saturated" else finding for finding in here]
+    return here
 
 
 def worst(findings: Sequence[Finding]) -> Level:
@@ -297,4 +304,5 @@ def _age(rows: Rows, limits: Limits) -> Finding | None:
     )
 
 
-CHECKS = (_gap, _told_apart, _drift, _gradient, _movement, _border, _collapse, _held, _fresh, _alike, _age)
+# what explains a gap comes before the gap: the first bad finding is the one that is cured
+CHECKS = (_border, _movement, _alike, _collapse, _gap, _told_apart, _drift, _gradient, _held, _fresh, _age)

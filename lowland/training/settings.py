@@ -1,7 +1,9 @@
 """How long, how fast, how careful: the settings of a training run, as plain values."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 
@@ -17,7 +19,8 @@ class Training:
     of this last share of the updates, and ema is not used; precision: "bfloat16" rounds the factors of matrix products.
 
     *Data.* noise: standard deviation of Gaussian noise added; margin: how far the energy's box reaches beyond the data's, to
-    hold that noise; dequantise: spread each grey level over its width.
+    hold that noise; dequantise: spread each grey level over its width; grow: smaller sides of images on which to train first, as
+    many updates each, weights carried on (see training.grow).
 
     *Memory and machines.* checkpoint_activations: residual blocks compute activations again instead of keeping them
     (training.memory); sharding: what several processes divide besides the batch and the chains: "ddp" nothing, "fsdp" master
@@ -53,6 +56,7 @@ class Training:
     noise: float = 0.0
     margin: float = 0.0
     dequantise: bool = False
+    grow: Sequence[int] = ()
     checkpoint_activations: bool = False
     sharding: Literal["ddp", "fsdp"] = "ddp"
     log_every: int = 10
@@ -92,6 +96,7 @@ class Training:
                 "noise": self.noise >= 0,
                 "margin": self.margin >= 0,
                 "sharding": self.sharding in ("ddp", "fsdp"),
+                "grow": all(0 < a < b for a, b in pairwise((*self.grow, 1 << 30))),
                 "log_every": self.log_every >= 1,
                 "checkpoint_every": self.checkpoint_every >= 1 and self.checkpoint_every % self.log_every == 0,
                 "keep": self.keep >= 1,
