@@ -184,7 +184,7 @@ def test_a_run_that_cannot_be_saved_by_rolling_back_stops_with_falling_rates(tmp
 
 def test_what_was_rolled_back_is_not_part_of_the_lineage() -> None:
     rows = [{"step": 10}, {"step": 20}, {"step": 30}, {"step": 30, "event": "rollback", "to": 10}, {"step": 20, "again": 1}]
-    assert lineage(rows) == [{"step": 10}, {"step": 20, "again": 1}]
+    assert lineage(rows) == [{"step": 10, "stale": True}, {"step": 20, "again": 1}]
 
 
 def test_the_run_directory_says_what_was_done_without_a_clock_in_the_log(tmp_path: Path) -> None:

@@ -138,14 +138,19 @@ def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
 
 
 def lineage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that lead to the present state: events dropped, and what was rolled back dropped too."""
+    """The rows that lead to the present state: no events, nothing that was rolled back; those before a cure marked stale."""
     kept: list[dict[str, Any]] = []
     for row in rows:
         if row.get("event") == "rollback":
-            kept = [earlier for earlier in kept if earlier["step"] <= row["to"]]
+            kept = _stale(kept, row["to"])
         elif "event" not in row:
             kept.append(row)
     return kept
+
+
+def _stale(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """The rows up to a step, marked as what was before a cure."""
+    return [{**row, "stale": True} for row in rows if row["step"] <= step]
 
 
 @dataclass
@@ -226,10 +231,10 @@ class _Desk:
         checkpoint = run.load_checkpoint((saved[-1], halfway, saved[0])[min(again, 2)])
         session.restore(checkpoint)
         session.rollbacks = tried + 1
-        done = self._cure(cause.cure, factors)
+        done = self._cure(cause.cure, factors, 0.25 if again else 0.5)
         run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
         run.log({"step": step, "event": "rollback", "to": checkpoint.step, "did": done, **cause._asdict()})
-        self.rows[:] = [row for row in self.rows if row["step"] <= checkpoint.step]
+        self.rows[:] = _stale(self.rows, checkpoint.step)
         self._say(f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, {done}.")
 
     def _far(self) -> set[int]:
@@ -254,14 +259,14 @@ class _Desk:
         if self.session.team.chief:
             tqdm.write(words, file=sys.stderr)
 
-    def _cure(self, cure: str, factors: tuple[float, float]) -> str:
+    def _cure(self, cure: str, factors: tuple[float, float], shorter: float) -> str:
         """Lower the rate from what it was when trouble came, and shorten the step or begin chains anew; says what it did."""
         session = self.session
         session.rate_factor = factors[0]
         session.lower_rate(0.5)
         done = [f"learning rate × {session.rate_factor:g}"]
         session.shorten(factors[1] / session.step_factor)
-        if cure == "step" and session.shorten(0.5):
+        if cure == "step" and session.shorten(shorter):
             done.append(f"sampler step × {session.step_factor:g}")
         if cure == "chains" and (count := session.renew(0.5)):
             done.append(f"{count} chains begun anew")

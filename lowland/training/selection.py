@@ -9,6 +9,7 @@ the run itself draws as if nothing had been selected. Held-out data are the cali
 the last layer of a classifier of the training part; others are compared as they are.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -70,14 +71,18 @@ class Selection:
         return {self.criterion: value}
 
     def value(self, session: Session) -> float:
-        """The criterion for the averaged weights: low is good."""
+        """The criterion for the averaged weights: low is good; infinite if something is not finite."""
         energy: Any = session.ema.module
+        found = self._found(session, energy) if all(bool(p.isfinite().all()) for p in energy.parameters()) else math.inf
+        return found if math.isfinite(found) else math.inf
+
+    def _found(self, session: Session, energy: Any) -> float:
         if self.criterion == "ksd":
             return ksd(energy, self.held.to(session.device)).value
         generator = torch.Generator(session.device).manual_seed(int(session.recipe["seed"]) + 5_000_011 * (session.step + 1))
         made = follow(energy, session.recipe, len(self.held), generator=generator).x.cpu()
         if not bool(made.isfinite().all()):
-            return float("inf")
+            return math.inf
         a, b = self.features(made), self.features(self.held)
         return mmd(a, b).value if self.criterion == "mmd" else frechet_distance(a, b)
 
