@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -138,11 +138,11 @@ def recipe_model() -> type["Recipe"]:
 
 @cache
 def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
-    sampler = _union("sampler")
+    sampler, terms = _union("sampler"), cast(Any, list)[_union("term")]
     generation = create_model(
         "Generation",
         __base__=Generation,
-        sampler=(Union[sampler, None], None),  # type: ignore[arg-type]  # noqa: UP007
+        sampler=(Union[sampler, None], None),  # noqa: UP007
     )
     restoration = create_model("Restoration", __base__=Restoration, sampler=(sampler, ...))
     return create_model(
@@ -150,8 +150,8 @@ def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
         __base__=Recipe,
         energy=(_union("energy", skip=["domain"]), ...),
         objective=(_union("objective"), ...),
-        terms=(list[_union("term")] if registered("term") else list, []),  # type: ignore[misc]
-        sampler=(Union[sampler, None], None),  # type: ignore[arg-type]  # noqa: UP007
+        terms=(terms, []),
+        sampler=(Union[sampler, None], None),  # noqa: UP007
         training=(model_of(Training, tagged=False), Field(default_factory=dict, validate_default=True)),
         generation=(generation, ...),
         restoration=(Union[restoration, None], None),  # type: ignore[arg-type]  # noqa: UP007

@@ -1,7 +1,7 @@
 """Draws of a run: samples as its recipe makes them, and the bank of draws that restoration starts from."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def _from_partner(s: Subject, count: int, generator: torch.Generator) -> Tensor:
     """What the generator that was trained beside the energy makes."""
     saved = s.run.load_checkpoint().tensors.get("partner")
     objective = build("objective", s.recipe["objective"])
-    partner = None if saved is None else objective.partner(s.energy, torch.zeros(2, *s.shape))
+    partner: Any = None if saved is None else objective.partner(s.energy, torch.zeros(2, *s.shape))
     if saved is None or not hasattr(partner, "draw"):
         raise ValueError(
             f"{s.run.path} keeps no generator; generation.start = 'partner' needs an objective that trains one, such as "

@@ -62,7 +62,9 @@ def fit(
     if values["training"].get("grow") and energy is None:
         from lowland.training.grow import grown
 
-        return grown(values, run.path if isinstance(run, Run) else run, data=data, progress=progress)
+        with team() as members:  # open for all sizes
+            data = data or members.in_turn(lambda: load_recipe_data(values))
+            return grown(values, run.path if isinstance(run, Run) else run, data=data, progress=progress)
     with team() as members:
         session = Session(values, data or members.in_turn(lambda: load_recipe_data(values)), energy, members)
         with cpu_threads(session.settings.threads), ExitStack() as held:

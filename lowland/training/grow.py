@@ -1,4 +1,4 @@
-"""Growing: train an energy of images from small to large, each smaller size by `fit` in a run inside the run, weights carried on.
+"""Growing: train an energy of images from small to large, smaller sizes by `fit` in runs inside the run, weights carried on.
 
 In a recipe it is one word: training.grow = [7, 14], the smaller sides on which to train first.
 """
@@ -66,7 +66,8 @@ def grown(recipe: dict[str, Any], run: str | Path, *, data: Dataset | None = Non
     data = data or load_recipe_data(recipe)
     if len(data.domain.shape) != 3:
         raise ValueError(
-            f"training.grow is {recipe['training']['grow']} and events have shape {data.domain.shape}; images grow; leave it out"
+            f"training.grow is {recipe['training']['grow']} and events have shape {data.domain.shape}; only images grow; leave "
+            f"it out"
         )
     return grow(recipe, run, (*recipe["training"]["grow"], data.domain.shape[-1]), data=data, progress=progress)
 

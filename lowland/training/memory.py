@@ -2,7 +2,8 @@
 
 A network of L residual blocks keeps all activations of a forward pass until the backward pass has used them. With `recompute`
 it keeps the input of each block alone and runs the block once more when its gradient is due: memory of one block and L inputs,
-for about a third more arithmetic. Score matching differentiates twice and saves likewise.
+for a third more arithmetic or up to twice as much. Where a loss differentiates twice, as score matching does, gradients are the
+same but little or nothing is saved: the graph of the first derivative keeps what was computed again.
 Source: Chen et al. (2016), https://arxiv.org/abs/1604.06174
 """
 

@@ -219,7 +219,7 @@ class Session:
         step_if(self.optimizer, sound)
         self.step += 1
         self.ema.update(self.energy, self.step)
-        self._nonfinite = self._nonfinite + ~sound
+        self._nonfinite += ~sound
         border = {"border_data": border_share(x, self.energy)} if self.energy.domain.kind == "box" else {}
         self._note({"gradient_norm": norm.detach(), **border})
 

@@ -19,8 +19,8 @@ class Training:
     of this last share of the updates, and ema is not used; precision: "bfloat16" rounds the factors of matrix products.
 
     *Data.* noise: standard deviation of Gaussian noise added; margin: how far the energy's box reaches beyond the data's, to
-    hold that noise; dequantise: spread each grey level over its width; grow: smaller sides of images on which to train first, as
-    many updates each, weights carried on (see training.grow).
+    hold that noise; dequantise: spread each grey level over its width; grow: smaller sides of images on which to train
+    first, as many updates each, weights carried on (see training.grow).
 
     *Memory and machines.* checkpoint_activations: residual blocks compute activations again instead of keeping them
     (training.memory); sharding: what several processes divide besides the batch and the chains: "ddp" nothing, "fsdp" master
