@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lowland.run import Run, RunError, write_whole
-from lowland.shipped import shipped_folder
+from lowland.shelf import shipped_folder
 
 
 def ship(run: Run, name: str) -> Path:

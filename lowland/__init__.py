@@ -15,7 +15,7 @@ _HOMES = {
     "lowland.domain": "Domain binary box categorical real",
     "lowland.registry": "build register registered spec",
     "lowland.run": "Run RunError load",
-    "lowland.shipped": "shipped",
+    "lowland.shelf": "shipped",
     "lowland.samplers": (
         "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info Langevin LeimkuhlerMatthews Lowest "
         "Moments ParallelTempering Recovery ShortRun State Trace Underdamped ais anneal cooling geometric noise_ladder "

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from lowland.domain import Domain
 from lowland.registry import build
-from lowland.shipped import shipped, shipped_folder
+from lowland.shelf import shipped, shipped_folder
 
 FORMAT = 1
 

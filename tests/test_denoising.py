@@ -191,6 +191,14 @@ def test_flow_ends_at_the_law_of_the_data() -> None:
     assert caught(arrived, lambda *args, **more: flow(*args, **more)._replace(x=0.96 * flow(*args, **more).x))
 
 
+def test_a_cold_flow_shrinks_a_gaussian_as_its_equation_says() -> None:
+    energy, sigmas, cold = Blurred(), sigma_ladder(30.0, 0.002, 200), 0.8
+    found = flow(energy, sigmas, 50, generator=seeded(0), temperature=cold).x
+    begun = 30.0 * torch.randn(50, 2, generator=seeded(0), dtype=DOUBLE)
+    shrunk = (VARIANCE / (VARIANCE + 30.0**2)) ** (1 / (2 * cold))  # dx/dσ = σ (x − m) / T(v + σ²)
+    assert torch.allclose(found, MEAN + shrunk * (begun - MEAN), rtol=2e-3, atol=2e-3)
+
+
 def test_flow_films_what_it_draws_whatever_the_parts() -> None:
     energy, sigmas = Blurred(), sigma_ladder(10.0, 0.01, 9)
     plain = flow(energy, sigmas, 10, generator=seeded(0))

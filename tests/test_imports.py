@@ -38,8 +38,8 @@ PUBLIC = {
 ALLOWED: dict[str, set[str]] = {
     "registry": set(),
     "domain": set(),
-    "run": {"shipped"} | LEAVES,
-    "shipped": set(),
+    "run": {"shelf"} | LEAVES,
+    "shelf": set(),
     "data": LEAVES,
     "energy": LEAVES,
     "nets": {"energy"} | LEAVES,
@@ -72,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "": {"chains", "energy"},  # the front door loads names when they are used; a TYPE_CHECKING block is exempt
 }
 LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any depth
-    "torch": set(ALLOWED) - {"registry", "shipped", "config", "cli", "report", "", "__main__"},
+    "torch": set(ALLOWED) - {"registry", "shelf", "config", "cli", "report", "", "__main__"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "pydantic": {"config"},

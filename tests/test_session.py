@@ -193,3 +193,29 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     events.Reload()
     logged = [row["loss"] for row in Run(tmp_path / "run").rows() if "event" not in row]
     assert [e.value for e in events.Scalars("loss")] == pytest.approx(logged)
+
+
+SMALL = {"name": "IGEBM", "widths": [6, 8], "blocks": 1, "spectral": False}
+
+
+def imaged(objective: dict[str, Any], **training: Any) -> Session:
+    settings = {"batch": 8, "steps": 20, "checkpoint_every": 10, "log_every": 5, "preflight": "off"}
+    over = {"energy": SMALL, "objective": objective} | {f"training.{k}": v for k, v in (settings | training).items()}
+    return Session(lowland.read_recipe("digits", over).plain(), load_data("digits"))
+
+
+@pytest.mark.slow
+def test_compiled_updates_are_those_of_the_eager_energy() -> None:
+    contrast = {"name": "PCD", "steps": 2, "capacity": 32}
+    eager, compiled = imaged(contrast), imaged(contrast, compile=True)
+    for _ in range(5):
+        eager.advance()
+        compiled.advance()
+    for a, b in zip(weights(eager), weights(compiled), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_compiling_what_differentiates_gradients_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match=r"training.compile is true and DSM differentiates a gradient;.*;"):
+        imaged({"name": "DSM"}, compile=True).advance()

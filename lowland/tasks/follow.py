@@ -53,7 +53,8 @@ def follow(
         )
     if method == "flow":
         with torch.autocast(generator.device.type, torch.bfloat16, enabled=how.get("precision") == "bfloat16"):
-            return flow(energy, sigmas or (), count, generator=generator, frames=frames, progress=progress)
+            cold = how["temperatures"][-1]
+            return flow(energy, sigmas or (), count, generator=generator, temperature=cold, frames=frames, progress=progress)
     sampler = build("sampler", how["sampler"])
     if method == "recovery":
         return _recovered(energy, sampler, sigmas or [], how, count, generator, progress)

@@ -100,6 +100,7 @@ def flow(
     count: int,
     *,
     generator: torch.Generator,
+    temperature: float = 1.0,
     frames: int = 0,
     batch: int = 256,
     progress: Callable[[int], object] | None = None,
@@ -107,7 +108,8 @@ def flow(
     """Draw `count` samples from an energy of noise by probability flow (Heun's steps) along falling sigmas, and a last jump.
 
     Points begin at N(0, σ²) of the first level, or where the energy itself says (`energy.start`). They move in parts of
-    `batch`, which stay in a processor's cache. frames: as in `generate`, evenly spaced over the levels; progress: hears how
+    `batch`, which stay in cache. temperature: the path is that of E / T; below 1 samples are more typical and less
+    varied, and of no law that training aimed at. frames: as in `generate`, evenly spaced over the levels; progress: hears how
     many points have arrived. Inside `torch.autocast` the network computes as that says.
     Cost: 2 len(sigmas) − 1 gradients per sample. Points whose score is not finite stay where they were.
 
@@ -125,7 +127,7 @@ def flow(
             f"flow was given {type(energy).__name__}, {len(sigmas)} levels, {frames} frames and batch {batch}; it needs an "
             f"energy E(x, σ), 2 levels or more, 0 or 2 frames or more and a batch; use generate for other energies"
         )
-    path: list[Energy] = [energy.given(sigma) for sigma in sigmas]
+    path = [energy.given(sigma) if temperature == 1.0 else energy.given(sigma) / temperature for sigma in sigmas]
     last = len(sigmas) - 1
     stops = sorted({round(i * last / max(frames - 1, 1)) for i in range(1, max(frames - 1, 1))} | {last})
     parts: list[Tensor] = []

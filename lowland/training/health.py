@@ -73,7 +73,7 @@ def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
     the last cure: they say how long the run is, and nothing of how it is now.
 
     >>> [f.name for f in diagnose([{"step": 10, "loss": math.nan, "nonfinite": 1}])]
-    ['non-finite']
+    ['diverging']
     """
     limits = limits or Limits()
     recent = [row for row in list(rows)[-limits.window :] if not row.get("stale")]

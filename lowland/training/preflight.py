@@ -71,7 +71,7 @@ def fly(session: Session) -> Flight:
 
 def _try(session: Session, rate: float, step: float) -> dict[str, float]:
     """Fly a copy; what it showed."""
-    alone = {"warmup": 0, "ema": 0.0, "batch": session.settings.batch // session.team.size}
+    alone = {"warmup": 0, "ema": 0.0, "compile": False, "batch": session.settings.batch // session.team.size}
     recipe = {**session.recipe, "training": {**session.recipe["training"], **alone}}
     one = Session(recipe, session.data, cast(Any, copy.deepcopy(session.ema.module).requires_grad_(True)))
     one.lower_rate(rate)

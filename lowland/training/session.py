@@ -18,7 +18,7 @@ from lowland.chains import ReplayBuffer
 from lowland.data import Batches, Dataset, Split, toss
 from lowland.domain import Domain
 from lowland.energy import Energy, check_energy
-from lowland.objectives.contrastive import border_share, completed
+from lowland.objectives.contrastive import Loss, border_share, completed
 from lowland.objectives.joint import told
 from lowland.registry import build
 from lowland.run import Checkpoint
@@ -88,6 +88,8 @@ class Session:
         self.ema = EMA(self.energy, settings.ema, start)
         if settings.checkpoint_activations:
             recompute(self.energy)
+        if settings.compile:
+            self.energy.compile()
         self._evaluate = wrapped(self.module, settings.sharding, self.team, self.device)
         self.optimizer = optimizer_of(self.energy, self.partner, getattr(self.objective, "partner_rate", 1.0), settings)
         self.generators = {
@@ -226,15 +228,29 @@ class Session:
     def _backward(self, x: Tensor, labels: Tensor | None, parts: int) -> None:
         """Add the gradient of one part of a batch, and its terms to the log."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            loss = self._evaluate(x, labels, self.buffer, self.generators["chains"], self.step / self.settings.steps)
+            loss: Loss = self._evaluate(x, labels, self.buffer, self.generators["chains"], self.step / self.settings.steps)
         terms = {"loss": loss.value.detach(), **loss.terms}
         if loss.negatives is not None and loss.negatives.shape[1:] == x.shape[1:] and len(loss.negatives) > 1:
             terms["diversity"] = diversity(loss.negatives, x)
         self._losses = self._losses + loss.value.detach()
         value = loss.value / parts if parts > 1 else loss.value
         del loss  # from here on the graph alone holds the negatives
-        value.backward()
+        with self._explained():
+            value.backward()
         self._note(terms)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the compiler cannot do, said in words."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.settings.compile or "double backward" not in str(error):
+                raise
+            raise ValueError(
+                f"training.compile is true and {type(self.objective).__name__} differentiates a gradient; torch.compile has no "
+                f"second derivative; set it to false, or choose an objective that contrasts energies, such as PCD"
+            ) from error
 
     def _note(self, terms: Mapping[str, Tensor]) -> None:
         for name, value in terms.items():

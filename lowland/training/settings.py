@@ -23,8 +23,9 @@ class Training:
     first, as many updates each, weights carried on (see training.grow).
 
     *Memory and machines.* checkpoint_activations: residual blocks compute activations again instead of keeping them
-    (training.memory); sharding: what several processes divide besides the batch and the chains: "ddp" nothing, "fsdp" master
-    weights, gradients and moments (training.distributed).
+    (training.memory); compile: the energy by torch.compile, half a minute the first time, for objectives that do not
+    differentiate gradients; sharding: what several processes divide besides the batch and the chains: "ddp" nothing, "fsdp"
+    master weights, gradients and moments (training.distributed).
 
     *Health.* on_failure: what a bad verdict does; rollbacks: how often at most before stopping; preflight: what the probe
     before the first update does ("off", "warn", or "adjust", which also shortens steps and rates that are far too large).
@@ -58,6 +59,7 @@ class Training:
     dequantise: bool = False
     grow: Sequence[int] = ()
     checkpoint_activations: bool = False
+    compile: bool = False
     sharding: Literal["ddp", "fsdp"] = "ddp"
     log_every: int = 10
     checkpoint_every: int = 200
