@@ -141,11 +141,11 @@ def torchebm_matching(x: Tensor, minutes: float) -> tuple[Draw, int]:
         mean.update_parameters(field)
 
     updates = until(minutes, update)
-    sampler = GradientDescentSampler(EqMEnergy(mean.module.eval(), energy_type="implicit"), step_size=0.005)
+    sampler = GradientDescentSampler(EqMEnergy(mean.module.eval(), energy_type="implicit"), step_size=0.01)
 
     def draw(count: int) -> Tensor:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            made: Tensor = sampler.sample(x=torch.randn(count, *SHAPE), n_steps=200)
+            made: Tensor = sampler.sample(x=torch.randn(count, *SHAPE), n_steps=100)
         return made.float()
 
     return draw, updates

@@ -211,7 +211,8 @@ class Session:
         pieces = [(x, labels)] if parts == 1 else _divided(x, labels, parts)
         for number, (piece, own) in enumerate(pieces, start=1):
             with gathering(self._evaluate, last=number == parts):
-                self._backward(piece, own, parts)
+                with self._explained():
+                    self._backward(piece, own, parts)
         settle(self.energy, self._evaluate, self.team)
         if self.settings.optimizer == "sgd" and hasattr(self.energy, "precondition"):  # Adam would rescale it, number by number
             cast(Any, self.energy).precondition()
@@ -235,8 +236,7 @@ class Session:
         self._losses = self._losses + loss.value.detach()
         value = loss.value / parts if parts > 1 else loss.value
         del loss  # from here on the graph alone holds the negatives
-        with self._explained():
-            value.backward()
+        value.backward()
         self._note(terms)
 
     @contextmanager
