@@ -210,9 +210,8 @@ class Session:
         parts, self._losses = self.settings.accumulate, torch.zeros((), device=self.device)
         pieces = [(x, labels)] if parts == 1 else _divided(x, labels, parts)
         for number, (piece, own) in enumerate(pieces, start=1):
-            with gathering(self._evaluate, last=number == parts):
-                with self._explained():
-                    self._backward(piece, own, parts)
+            with gathering(self._evaluate, last=number == parts), self._explained():
+                self._backward(piece, own, parts)
         settle(self.energy, self._evaluate, self.team)
         if self.settings.optimizer == "sgd" and hasattr(self.energy, "precondition"):  # Adam would rescale it, number by number
             cast(Any, self.energy).precondition()
@@ -245,7 +244,7 @@ class Session:
         try:
             yield
         except RuntimeError as error:
-            if not self.settings.compile or "double backward" not in str(error):
+            if not (self.settings.compile and any(words in str(error) for words in ("double backward", "create_graph"))):
                 raise
             raise ValueError(
                 f"training.compile is true and {type(self.objective).__name__} differentiates a gradient; torch.compile has no "
