@@ -160,8 +160,8 @@ RIVALS: dict[str, Rival] = {
 
 def drawn(draw: Draw, count: int, minutes: float) -> tuple[Tensor, float]:
     """Samples in [0, 1] and the seconds they took: all that were asked for, or what the time allows, one part at least."""
-    began, parts = time.monotonic(), []
-    while sum(map(len, parts)) < count and (not parts or time.monotonic() < began + 60 * minutes):
+    began, parts = time.monotonic(), list[Tensor]()
+    while sum(len(part) for part in parts) < count and (not parts or time.monotonic() < began + 60 * minutes):
         parts.append(((draw(min(PART, count)).detach() + 1) / 2).clamp(0, 1))
     return torch.cat(parts)[:count], time.monotonic() - began
 

@@ -1,6 +1,6 @@
 """Put a trained run among those that are shipped: `python -m benchmarks.ship RUN NAME`.
 
-The weights are rounded to float16. Sampling and scoring with them are measured again by `python -m benchmarks.ship check NAME`.
+The weights are rounded to float16; the figures beside them are those of the run, before rounding.
 """
 
 import shutil

@@ -47,7 +47,8 @@ def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
 
 def resume(run: str | Path, *, progress: bool = True) -> Path:
     """Go on with a run from its last whole checkpoint, then evaluate and report; returns the path of report.html."""
-    return _finish(Run.open(run).recipe, run, progress)
+    found = Run.open(run)
+    return _finish(found.recipe, found.path, progress)
 
 
 def _finish(recipe: dict[str, Any], run: str | Path, progress: bool) -> Path:
