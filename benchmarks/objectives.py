@@ -22,9 +22,9 @@ import torch
 
 from lowland.config import read_recipe, recipe_names
 from lowland.data import load_data
+from lowland.evaluation import draw, subject
 from lowland.metrics import class_entropy, frechet_distance, ksd, mmd
-from lowland.run import Run, load, versions
-from lowland.tasks import follow
+from lowland.run import Run, versions
 from lowland.training import TrainingStoppedError, fit, load_recipe_data
 from lowland.training.judge import Judge, train_judge
 from lowland.training.session import Session
@@ -103,12 +103,10 @@ def one(name: str, seed: int, seconds: float, rate: float) -> dict[str, Any]:
 
 def measured(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """Draws of a run against the test part; they are left beside the run for the pictures."""
-    energy: Any = load(path)[0]
-    data = load_recipe_data(recipe)
-    generator = torch.Generator().manual_seed(77)
-    test = data.test.x
+    one = subject(Run.open(path))
+    energy, data, test = one.energy, one.data, one.data.test.x
     count = min(DRAWS, len(test))
-    x = follow(energy, recipe, count, generator=generator, labels=_labels(energy, count)).x
+    x = draw(one, count, torch.Generator().manual_seed(77)).x
     finite = bool(x.isfinite().all())
     Run(path).write_tensors("draws.safetensors", {"x": x[:200]})
     if not finite:
@@ -120,11 +118,6 @@ def measured(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     if data.classes and test.dim() == 4:
         found |= judged(x, test[:count], recipe)
     return found
-
-
-def _labels(energy: Any, count: int) -> torch.Tensor | None:
-    classes = getattr(energy, "classes", 0)
-    return torch.arange(count) % classes if classes else None
 
 
 _judges: dict[str, Judge] = {}
