@@ -1,17 +1,21 @@
 """Judge samples of images, whoever made them, by one protocol: the same classifier, the same real images, equal counts.
 
     python -m benchmarks.image_quality score --set mnist --samples x.npy --name "lowland mnist" [--about "..."]
+    python -m benchmarks.image_quality temperatures RUN 1.0 0.97 0.94
     python -m benchmarks.image_quality render
 
 x.npy holds images (N, 1, 28, 28) in [0, 1]. They are clamped there and rounded to 256 levels, as if saved as pictures, and the
 first 10,000 are set against as many test images (fewer against fewer: the table says how many). Features are the 128 numbers
 before the last layer of a convolutional classifier of the set, trained once from seed 0 and kept in runs/. A row `real
-(training images)` shows what no model can beat. Results: benchmarks/results/image-quality.{json,md} and one picture per row.
+(training images)` shows what no model can beat. `temperatures` compares 2,000 samples at each with as many images of the
+calibration part, never of the test part, and names the one whose smaller of precision and recall is largest.
+Results: benchmarks/results/image-quality.{json,md} and one picture per row.
 """
 
 import argparse
 import json
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland.data import Batches, Dataset, load_data, save_grid
+from lowland.config import read_recipe
+from lowland.data import Batches, Dataset, Split, load_data, save_grid
+from lowland.evaluation import draw, subject
 from lowland.metrics import class_entropy, frechet_distance, precision_recall, two_sample_accuracy
+from lowland.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path(__file__).parent.parent / "runs"
@@ -57,8 +64,6 @@ class Classifier(nn.Module):
 
     def train_on(self, x: Tensor, y: Tensor, steps: int, loss: Any) -> "Classifier":
         """Adam, batches of 128, one cosine cycle, bfloat16 products."""
-        from lowland.data import Split
-
         optimizer = torch.optim.Adam(self.parameters(), lr=2e-3)
         cycle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         batches = Batches(Split(x, y), seed=0)
@@ -110,11 +115,25 @@ def told_apart_by_pixels(x: Tensor, y: Tensor) -> float:
     return float(torch.cat([logits[0] < 0, logits[1] >= 0]).float().mean())
 
 
-def score(x: Tensor, data: Dataset, judge: Classifier) -> dict[str, Any]:
-    """All figures of images x (N, 1, 28, 28) against as many test images."""
-    x = (x[:10_000].float().clamp(0, 1) * 255).round() / 255
-    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))  # the file is sorted by writer
-    real = data.test.x[order[: len(x)]]
+def temperatures(path: Path, values: list[float], count: int = 2000) -> None:
+    """The figures of samples of a run at some temperatures, against its calibration part."""
+    s = subject(Run.open(path))
+    s.energy.eval()
+    judge = judge_of(s.data)
+    found = dict[float, dict[str, Any]]()
+    for value in values:
+        recipe = read_recipe(s.recipe, {"generation.temperatures": [value]}).plain()
+        made = draw(replace(s, recipe=recipe), count, torch.Generator().manual_seed(1)).x
+        found[value] = score(made, s.data, judge, s.data.calibration)
+        print(json.dumps({"temperature": value, **found[value]}), flush=True)
+    print(f"take T = {max(found, key=lambda value: min(found[value]['precision'], found[value]['recall']))}")
+
+
+def score(x: Tensor, data: Dataset, judge: Classifier, part: Split | None = None) -> dict[str, Any]:
+    """All figures of images x (N, 1, 28, 28) against as many of a part of the data, the test part unless given."""
+    x, part = (x[:10_000].float().clamp(0, 1) * 255).round() / 255, part or data.test
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))  # the file is sorted by writer
+    real = part.x[order[: len(x)]]
     a, called, sure = features(judge, x)
     b, _, _ = features(judge, real)
     coverage = precision_recall(a, b, k=3)
@@ -175,10 +194,15 @@ def main() -> None:
     scoring.add_argument("--name", required=True)
     scoring.add_argument("--about", default="", help="how they were made: recipe, seconds, cores")
     verbs.add_parser("render")
+    tuning = verbs.add_parser("temperatures")
+    tuning.add_argument("run", type=Path)
+    tuning.add_argument("values", type=float, nargs="+")
     options = parser.parse_args()
     if options.verb == "render":
         return render(json.loads((RESULTS / "image-quality.json").read_text()))
     torch.set_num_threads(1)
+    if options.verb == "temperatures":
+        return temperatures(options.run, options.values)
     x = torch.from_numpy(np.load(options.samples))
     if x.dim() != 4 or tuple(x.shape[1:]) != (1, 28, 28) or len(x) < 1000 or not bool(torch.isfinite(x).all()):
         parser.error(f"{options.samples} holds {tuple(x.shape)}; finite images (N, 1, 28, 28), N at least 1000, are needed")

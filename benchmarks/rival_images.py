@@ -11,7 +11,8 @@
     torchebm-matching  EquilibriumMatchingLoss on a small U-Net of ours (it ships none that is small), implicit field; samples
                        by its GradientDescentSampler over EqMEnergy. A field and no scalar: its strongest on images
 
-The last two run under bfloat16 autocast, as a user could. Training stops at --minutes; samples are made in parts of 500 until
+The last two run under bfloat16 autocast, as a user could. Training stops at --minutes, counted in processor time, so that what
+else the machine does costs a rival nothing; samples are made in parts of 500 until
 there are --count, or --sampling-minutes are over. Writes runs/rivals/SET-NAME.npy (N, 1, 28, 28) in [0, 1], a picture and a
 line of json.
 """
@@ -38,9 +39,9 @@ Rival = Callable[[Tensor, float], tuple[Draw, int]]
 
 
 def until(minutes: float, update: Callable[[], Any]) -> int:
-    """Update until the time is over; how often."""
-    end, count = time.monotonic() + 60 * minutes, 0
-    while time.monotonic() < end:
+    """Update until so many minutes of all its cores are used, whatever else the machine does; how often."""
+    end, count = time.process_time() + 60 * minutes * torch.get_num_threads(), 0
+    while time.process_time() < end:
         update()
         count += 1
     return count
@@ -160,10 +161,10 @@ RIVALS: dict[str, Rival] = {
 
 def drawn(draw: Draw, count: int, minutes: float) -> tuple[Tensor, float]:
     """Samples in [0, 1] and the seconds they took: all that were asked for, or what the time allows, one part at least."""
-    began, parts = time.monotonic(), list[Tensor]()
-    while sum(len(part) for part in parts) < count and (not parts or time.monotonic() < began + 60 * minutes):
+    began, parts, limit = time.process_time(), list[Tensor](), 60 * minutes * torch.get_num_threads()
+    while sum(len(part) for part in parts) < count and (not parts or time.process_time() < began + limit):
         parts.append(((draw(min(PART, count)).detach() + 1) / 2).clamp(0, 1))
-    return torch.cat(parts)[:count], time.monotonic() - began
+    return torch.cat(parts)[:count], (time.process_time() - began) / torch.get_num_threads()
 
 
 def main() -> None:

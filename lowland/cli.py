@@ -58,7 +58,9 @@ class Sample:
     """Draw samples into a .npy, .npz or .png file."""
 
     run: Positional[Path]
-    """Run directory."""
+    """Run directory, or the name of a shipped run."""
+    set: Annotated[list[str], tyro.conf.arg(metavar="A.B=C"), tyro.conf.UseAppendAction]
+    """Change how samples are made, e.g. --set generation.levels=30; repeat for more."""
     count: int = 64
     """How many."""
     out: Path = Path("samples.png")
@@ -72,8 +74,11 @@ class Sample:
 
     def main(self) -> None:
         from lowland import verbs
+        from lowland.config import parse_overrides
 
-        print(verbs.sample(self.run, self.count, self.out, label=self.label, seed=self.seed, progress=not self.quiet))
+        options = {key: getattr(self, key) for key in ("label", "seed")}
+        changes = parse_overrides(self.set)
+        print(verbs.sample(self.run, self.count, self.out, **options, changes=changes, progress=not self.quiet))
 
 
 @dataclass

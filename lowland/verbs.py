@@ -9,7 +9,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lowland.config import Recipe
+from lowland.config import Recipe, read_recipe
 from lowland.data import load_image, save_grid
 from lowland.energy import energy_values
 from lowland.evaluation import Subject, draw, evaluate_run, measure_likelihood, prior_bank, restoration_settings, subject
@@ -99,10 +100,18 @@ def report(run: str | Path) -> Path:
 
 
 def sample(
-    run: str | Path, count: int, out: str | Path, *, label: int | None = None, seed: int = 0, progress: bool = True
+    run: str | Path,
+    count: int,
+    out: str | Path,
+    *,
+    label: int | None = None,
+    seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Path:
     """Draw samples from a run into a file: .npy or .npz (numbers, with labels) or .png (a grid), by suffix.
 
+    changes: values of the recipe's [generation] for this time, e.g. {"generation.levels": 30}; the run is left as it is.
     They are drawn in pieces of 256, each from a generator of its own, a function of seed and piece: the same seed gives the
     same file on any number of processes. Started again after a break, it draws only what is missing.
     """
@@ -111,7 +120,7 @@ def sample(
         raise ValueError(f"{out.name} ends in {out.suffix!r}; samples are written as .npy, .npz or .png; choose one")
     if count < 1:
         raise ValueError(f"count is {count}; at least one sample must be asked for; 64 makes a good grid")
-    s = subject(Run.open(run))
+    s = _made_otherwise(subject(Run.open(run)), changes or {})
     if out.suffix == ".png" and len(s.shape) != 3:
         raise ValueError(f"{s.recipe['name']} makes vectors, not images; a .png needs images; write .npy or .npz")
     if label is not None and not 0 <= label < s.classes:
@@ -124,6 +133,17 @@ def sample(
         job = Job(out, plan, -(-count // PIECE), members)
         _draw_pieces(s, job, count, label, seed, progress and members.chief)
         return job.finish(lambda path: _write_samples(path, out.suffix, count, job))
+
+
+def _made_otherwise(s: Subject, changes: Mapping[str, Any]) -> Subject:
+    """The subject with other values in its recipe's [generation]."""
+    others = [key for key in changes if not key.startswith("generation.")]
+    if others:
+        raise ValueError(
+            f"sample was told to change {', '.join(others)}; a trained run stays as it was trained, and only generation.* "
+            f"can be changed; leave out the rest"
+        )
+    return replace(s, recipe=read_recipe(s.recipe, changes).plain()) if changes else s
 
 
 def _draw_pieces(s: Subject, job: Job, count: int, label: int | None, seed: int, progress: bool) -> None:

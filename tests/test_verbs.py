@@ -201,6 +201,21 @@ def test_sampling_leaves_the_run_alone(runs: Runs, command: Command, tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in runs.moons.rglob("*") if path.is_file()} == before
 
 
+def test_samples_made_otherwise(runs: Runs, command: Command, tmp_path: Path) -> None:
+    def sample(name: str, *changes: str) -> bytes:
+        sets = [word for change in changes for word in ("--set", change)]
+        assert command("sample", runs.moons, "--count", 3, "--out", tmp_path / name, "--quiet", *sets)[0] == 0
+        return (tmp_path / name).read_bytes()
+
+    as_trained = sample("a.npy")
+    assert sample("b.npy", "generation.steps=1", "generation.jump=false") != as_trained
+    assert sample("c.npy") == as_trained  # the run is left as it is
+    told = ("sample", runs.moons, "--out", tmp_path / "d.npy", "--quiet", "--set")
+    refused(command(*told, "training.steps=3"), "training.steps", "only generation.* can be changed")
+    refused(command(*told, "generation.stepz=3"), "generation.stepz", "no such key")
+    assert not (tmp_path / "d.npy").exists()
+
+
 def test_samples_that_cannot_be_written_are_refused(runs: Runs, command: Command, tmp_path: Path) -> None:
     def sample(run: Path, *arguments: Any) -> tuple[int, str, str]:
         return command("sample", run, "--quiet", *arguments)

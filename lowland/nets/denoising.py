@@ -107,8 +107,10 @@ class NoiseUNet(Denoiser):
     """A noise-conditional energy of images, half the squared distance to the guess of a U-Net (see `Denoiser`).
 
     widths: channels at half and at a quarter of the resolution; blocks: residual blocks at each (twice at half: down and up);
-    embedding: width of what the network is told of ln σ. Images of any size: sides are padded to a multiple of 4. The condition
-    c is σ, one per row or one for all. `denoised` gives the guess alone. No normalisation.
+    dense: width of layers in the middle that see all places at once, so that strokes know of each other (0: none): one through
+    eight channels, and before and after it one of each channel by itself, half as wide; embedding: width of what the network is
+    told of ln σ. Images of any size: sides are padded to a multiple of 4. The condition c is σ, one per row or one for all.
+    `denoised` gives the guess alone. No normalisation.
 
     >>> import torch
     >>> from lowland.domain import box
@@ -121,6 +123,7 @@ class NoiseUNet(Denoiser):
         domain: Domain | dict[str, Any],
         widths: Sequence[int] = (64, 96),
         blocks: Sequence[int] = (2, 2),
+        dense: int = 256,
         embedding: int = 64,
     ) -> None:
         super().__init__(domain)
@@ -128,13 +131,13 @@ class NoiseUNet(Denoiser):
             raise ValueError(
                 f"the event shape is {self.domain.shape}; NoiseUNet takes images (channels, height, width); use DenoiserMLP"
             )
-        if len(widths) != 2 or len(blocks) != 2 or min(*widths, *blocks, embedding) < 1:
+        if len(widths) != 2 or len(blocks) != 2 or min(*widths, *blocks, embedding, dense + 1) < 1:
             raise ValueError(
-                f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)} and embedding {embedding}; there are two "
-                f"resolutions and all are at least 1; write for example widths=(64, 96), blocks=(2, 2)"
+                f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)}, dense {dense} and embedding {embedding}; "
+                f"there are two resolutions and all are at least 1, dense at least 0; write for example widths=(64, 96)"
             )
-        self.widths, self.blocks, self.embedding = tuple(widths), tuple(blocks), embedding
-        self.net = _UNet(self.domain.shape[0], self.widths, self.blocks, embedding)
+        self.widths, self.blocks, self.dense, self.embedding = tuple(widths), tuple(blocks), dense, embedding
+        self.net = _UNet(self.domain.shape, self.widths, self.blocks, dense, embedding)
 
 
 class _Told(nn.Module):
@@ -152,14 +155,19 @@ class _Told(nn.Module):
 class _UNet(nn.Module):
     """f(z, ln σ): images (B, C, H, W) to images, by way of half and a quarter of the resolution, with one shortcut."""
 
-    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int) -> None:
+    def __init__(self, shape: Sequence[int], widths: Sequence[int], blocks: Sequence[int], dense: int, embedding: int) -> None:
         super().__init__()
-        wide, deep = widths
+        (channels, height, width), (wide, deep) = shape, widths
         self.told = nn.Sequential(nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.stem = nn.Conv2d(4 * channels, wide, 3, padding=1)
         self.down = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
         self.shrink = nn.Conv2d(wide, deep, 2, 2)
         self.middle = nn.ModuleList(_Block(deep, embedding) for _ in range(blocks[1]))
+        if dense:
+            places = -(height // -4) * -(width // -4)
+            seeing = [_Mix(places, dense // 2), _Dense(deep, places, dense, embedding), _Mix(places, dense // 2)]
+            half = blocks[1] // 2
+            self.middle = nn.ModuleList([*self.middle[:half], *seeing, *self.middle[half:]])
         self.grow = nn.ConvTranspose2d(deep, wide, 2, 2)
         self.up = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
         self.out = _silent(nn.Conv2d(wide, 4 * channels, 3, padding=1))
@@ -195,6 +203,40 @@ class _Block(nn.Module):
         scale, shift = self.film(told).to(inner.dtype)[:, :, None, None].chunk(2, 1)
         inner = torch.addcmul(shift, inner, 1 + scale)
         return cast(Tensor, h + self.second(_silu(inner)))
+
+
+class _Mix(nn.Module):
+    """h ↦ h + second(silu(first(h))) over the places of each channel, the same for all channels; the identity at first.
+
+    Source: Tolstikhin et al. (2021), https://arxiv.org/abs/2105.01601
+    """
+
+    def __init__(self, places: int, inner: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(places, inner)
+        self.second = _silent(nn.Linear(inner, places))
+
+    def forward(self, h: Tensor, told: Tensor) -> Tensor:
+        return cast(Tensor, h + self.second(_silu(self.first(h.flatten(2)))).view(h.shape))
+
+
+class _Dense(nn.Module):
+    """h ↦ h + what a perceptron of all places, eight channels of each, has to say; nothing at first."""
+
+    def __init__(self, width: int, places: int, dense: int, embedding: int, thin: int = 8) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(width, thin, 1)
+        self.first = nn.Linear(thin * places, dense)
+        self.film = _silent(nn.Linear(embedding, 2 * dense))
+        self.second = nn.Linear(dense, thin * places)
+        self.widen = _silent(nn.Conv2d(thin, width, 1))
+
+    def forward(self, h: Tensor, told: Tensor) -> Tensor:
+        thin = self.narrow(h)
+        inner = self.first(_silu(thin.flatten(1)))
+        scale, shift = self.film(told).to(inner.dtype).chunk(2, 1)
+        inner = torch.addcmul(shift, inner, 1 + scale)
+        return cast(Tensor, h + self.widen(_silu(self.second(_silu(inner)).view(thin.shape))))
 
 
 def _silent(layer: L) -> L:
