@@ -4,15 +4,23 @@ from lowland.tasks.compose import compose, scale_of
 from lowland.tasks.detect import Detector
 from lowland.tasks.follow import follow, noise_levels
 from lowland.tasks.generate import Generated, bind_noise, even_labels, flow, generate, jump
-from lowland.tasks.restore import Identity, Likelihood, Mask, Restoration, resample, restore
+from lowland.tasks.operators import BlockAverage, Blur, Composed, Fourier, Identity, Mask, Operator, Projection, Stride
+from lowland.tasks.restore import Likelihood, Restoration, resample, restore
 
 __all__ = [
+    "BlockAverage",
+    "Blur",
+    "Composed",
     "Detector",
+    "Fourier",
     "Generated",
     "Identity",
     "Likelihood",
     "Mask",
+    "Operator",
+    "Projection",
     "Restoration",
+    "Stride",
     "bind_noise",
     "compose",
     "even_labels",

@@ -19,40 +19,19 @@ from lowland.energy import Energy, check_finite, check_points, lift
 from lowland.samplers import Sampler, anneal
 from lowland.tasks.generate import jump
 
-Operator = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Mask:
-    """The operator that keeps the known numbers and zeroes the rest: known (*event) bool, True where x was seen.
-
-    >>> import torch
-    >>> Mask(torch.tensor([True, False]))(torch.ones(1, 2))
-    tensor([[1., 0.]])
-    """
-
-    known: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x * self.known.to(x)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The operator of denoising: everything is seen, with noise."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x
+Measure = Callable[[Tensor], Tensor]
 
 
 class Likelihood(Energy):
     """‖A x − y‖² / 2σ² as an energy of x, row by row: y has as many rows as x will have.
 
+    >>> import torch
+    >>> from lowland.tasks import Identity
     >>> Likelihood(Identity(), torch.ones(2, 3), 0.5)(torch.zeros(2, 3))
     tensor([6., 6.])
     """
 
-    def __init__(self, operator: Operator, y: Tensor, sigma: float) -> None:
+    def __init__(self, operator: Measure, y: Tensor, sigma: float) -> None:
         super().__init__()
         if not sigma > 0:
             raise ValueError(f"sigma is {sigma}; the noise of the measurement must be above 0; 0.05 is small for images")
@@ -66,7 +45,7 @@ class Likelihood(Energy):
         return Likelihood(self.operator, self.y[index], self.sigma)
 
 
-def _check_operator(operator: Operator, x: Tensor, y: Tensor) -> None:
+def _check_operator(operator: Measure, x: Tensor, y: Tensor) -> None:
     """Refuse an operator that does not turn points of x's shape into measurements of y's."""
     try:
         made = tuple(operator(x[:1]).shape[1:])
@@ -88,7 +67,7 @@ class Restoration:
     draws: Tensor
 
 
-def resample(bank: Tensor, operator: Operator, y: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
+def resample(bank: Tensor, operator: Measure, y: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
     """For each measurement `draws` of the bank's points that explain it, by importance resampling: indices (draws, B).
 
         w_ij ∝ exp(−β_j ‖A x_i − y_j‖² / 2σ²),      x_i from the bank, draws of the prior
@@ -110,7 +89,7 @@ def resample(bank: Tensor, operator: Operator, y: Tensor, sigma: float, draws: i
 
 def restore(
     prior: Energy,
-    operator: Operator,
+    operator: Measure,
     y: Tensor,
     sigma: float,
     sampler: Sampler,
@@ -139,6 +118,7 @@ def restore(
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
+    >>> from lowland.tasks import Identity
     >>> g = torch.Generator().manual_seed(0)
     >>> found = restore(Gaussian(), Identity(), torch.ones(1, 2), 1.0, lowland.MALA(0.3), generator=g, draws=500)
     >>> bool((found.mean - 0.5).abs().max() < 0.2)
