@@ -5,6 +5,7 @@ from lowland.tasks.detect import Detector
 from lowland.tasks.follow import follow, noise_levels
 from lowland.tasks.generate import Generated, bind_noise, even_labels, flow, generate, jump
 from lowland.tasks.operators import BlockAverage, Blur, Composed, Fourier, Identity, Mask, Operator, Projection, Stride
+from lowland.tasks.peak import Peak, most_likely
 from lowland.tasks.restore import Likelihood, Restoration, resample, restore
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Likelihood",
     "Mask",
     "Operator",
+    "Peak",
     "Projection",
     "Restoration",
     "Stride",
@@ -28,6 +30,7 @@ __all__ = [
     "follow",
     "generate",
     "jump",
+    "most_likely",
     "noise_levels",
     "resample",
     "restore",

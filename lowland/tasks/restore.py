@@ -45,7 +45,7 @@ class Likelihood(Energy):
         return Likelihood(self.operator, self.y[index], self.sigma)
 
 
-def _check_operator(operator: Measure, x: Tensor, y: Tensor) -> None:
+def check_operator(operator: Measure, x: Tensor, y: Tensor) -> None:
     """Refuse an operator that does not turn points of x's shape into measurements of y's."""
     try:
         made = tuple(operator(x[:1]).shape[1:])
@@ -135,7 +135,7 @@ def restore(
     fit = Likelihood(operator, y.repeat(draws, *[1] * (y.dim() - 1)), sigma)
     if bank is not None:
         check_points(prior, bank)
-        _check_operator(operator, bank, y)
+        check_operator(operator, bank, y)
         x = bank[resample(jump(prior, bank, jump_sigma), operator, y, sigma, draws, generator)].flatten(0, 1)
     elif start is None:
         x = prior.domain.draw(draws * len(y), generator, dtype=y.dtype)
@@ -146,7 +146,7 @@ def restore(
             f"temperatures are {temperatures} and start has {len(x) // draws} rows for {len(y)} measurements; at least one T, "
             f"all above 0, and one row each are needed; correct them"
         )
-    _check_operator(operator, x, y)
+    check_operator(operator, x, y)
     path = [prior / t + fit for t in temperatures]
     x = anneal(path, sampler, x, steps, generator=generator, progress=progress)[-1].x
     found = jump(prior, x, jump_sigma).view(draws, len(y), *x.shape[1:])
