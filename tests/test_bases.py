@@ -12,8 +12,9 @@ from contract.checks import LIMIT, gradient_is_right, z_scores
 from torch import Tensor
 
 from lowland import BlockGibbs, Energy, binary, box, categorical, energy_values, real, sample
-from lowland.interop.zuko import FlowBase, fit_flow
+from lowland.interop.zuko import fit_flow
 from lowland.metrics import log_z
+from lowland.nets.noise_partners import FlowNoise
 from lowland.targets import Banana, Bernoulli, Categorical, Gaussian, Ising, Normal, Potts, Uniform, fit_base
 
 DOUBLE = torch.float64
@@ -194,12 +195,12 @@ zuko_needed = pytest.mark.skipif(find_spec("zuko") is None, reason="zuko is not 
 
 
 @pytest.fixture(scope="module")
-def flow() -> FlowBase:
+def flow() -> FlowNoise:
     return fit_flow(Banana().draw(2000, seeded(0)), steps=300, generator=seeded(1))
 
 
 @zuko_needed
-def test_a_flow_is_a_normalised_density_with_its_own_draws(flow: FlowBase) -> None:
+def test_a_flow_is_a_normalised_density_with_its_own_draws(flow: FlowNoise) -> None:
     axes = torch.linspace(-16, 16, 401), torch.linspace(-16, 40, 701)
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 2)
     p = (-energy_values(flow, grid).double()).exp()
@@ -213,13 +214,13 @@ def test_a_flow_is_a_normalised_density_with_its_own_draws(flow: FlowBase) -> No
 
 
 @zuko_needed
-def test_a_fitted_flow_is_a_better_base_than_a_gaussian(flow: FlowBase) -> None:
+def test_a_fitted_flow_is_a_better_base_than_a_gaussian(flow: FlowNoise) -> None:
     banana = Banana()
     near, far = (
         log_z(banana, base=base, chains=60, rungs=12, generator=seeded(3))
         for base in (flow, fit_base(real(2), banana.draw(2000, seeded(4))))
     )
-    assert near.lower < banana.log_z < near.upper and near.base == "FlowBase"
+    assert near.lower < banana.log_z < near.upper and near.base == "FlowNoise"
     assert near.upper - near.lower < far.upper - far.lower
     again = fit_flow(Banana().draw(2000, seeded(0)), steps=5, generator=seeded(1))
     other = fit_flow(Banana().draw(2000, seeded(0)), steps=5, generator=seeded(1))

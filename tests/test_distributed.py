@@ -1,17 +1,14 @@
 """Several processes: what two train together is what one trains alone.
 
 One pair of processes does the work of most tests (starting it takes longer than the work) and leaves results in a folder; the
-tests look at them and compare with what this process does alone. A second pair is there to lose a member, a third to be started
-by torchrun.
+tests look at them and compare with what this process does alone. A second pair is there to lose a member, and four come to see
+that nothing holds for two only.
 """
 
 import contextlib
 import dataclasses
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contract.ranks import enter, processes
 from torch import Tensor, nn
 
 import lowland
@@ -201,35 +199,12 @@ def _commands(rank: int, ports: list[int], folder: Path) -> None:
             cli.main(command)
 
 
-def enter(rank: int, port: int) -> None:
-    """As torchrun would have it."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-
-
-def two(work: Callable[..., None], *more: Any) -> list[int | None]:
-    """Exit codes of two processes that do the work, with a few ports at which they may meet."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(5)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
-    started = [torch.multiprocessing.get_context("spawn").Process(target=work, args=(r, ports, *more)) for r in range(2)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(600)  # a busy core takes ten times as long as a free one
-        process.kill()
-        process.join()
-    return [process.exitcode for process in started]
-
-
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     fit(short(), folder / "alone", progress=False)
     np.save(folder / "points.npy", load_data("moons", seed=0, count=4000).train.x.numpy()[:2500])
-    assert two(pair, folder) == [0, 0]
+    assert processes(pair, folder) == [0, 0]
     return folder
 
 
@@ -251,6 +226,25 @@ def test_two_processes_find_the_gradients_and_weights_of_one(together: Path, cas
     found = torch.load(together / f"{case} {sharding}.pt")
     assert any(name.startswith("gradient") for name in found)
     assert apart(exact(case, "ddp", d.Team()), found) < 1e-10
+
+
+def four(rank: int, ports: list[int], folder: Path) -> None:
+    enter(rank, ports[0], 4)
+    with d.team() as team:
+        for case in EQUAL:
+            for sharding in ("ddp", "fsdp"):
+                found = exact(case, sharding, team)
+                if team.chief:
+                    torch.save(found, folder / f"{case} {sharding}.pt")
+
+
+@pytest.mark.slow
+def test_four_processes_find_the_gradients_and_weights_of_one(tmp_path: Path) -> None:
+    assert processes(four, tmp_path, size=4) == [0, 0, 0, 0]
+    for case in EQUAL:
+        alone = exact(case, "ddp", d.Team())
+        for sharding in ("ddp", "fsdp"):
+            assert apart(alone, torch.load(tmp_path / f"{case} {sharding}.pt")) < 1e-10, (case, sharding)
 
 
 def test_gradients_that_are_not_averaged_are_noticed(together: Path) -> None:
@@ -367,7 +361,7 @@ def bereaved(rank: int, ports: list[int], folder: Path) -> None:
 
 def test_a_process_that_dies_ends_the_others_in_words_and_leaves_a_whole_run(tmp_path: Path) -> None:
     begun = time.monotonic()
-    assert two(bereaved, tmp_path) == [0, 7]
+    assert processes(bereaved, tmp_path) == [0, 7]
     assert time.monotonic() - begun < 120
     assert "lowland resume" in (tmp_path / "said").read_text()
     run = Run.open(tmp_path / "run")
@@ -395,15 +389,6 @@ def test_results_do_not_depend_on_the_number_of_processes(together: Path, tmp_pa
         cli.main(["energy", run, str(together / "points.npy"), "--format", suffix, "--out", str(out)])
     assert out.read_bytes() == (together / f"two.{suffix}").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
-
-
-def test_torchrun_samples_with_two_processes(together: Path, tmp_path: Path) -> None:
-    out = tmp_path / "x.npz"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lowland"]
-    arguments = ["sample", str(together / "run"), "--count", str(COUNT), "--out", str(out), "--quiet"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(out)] and out.read_bytes() == (together / "two.npz").read_bytes()
 
 
 def test_a_job_that_broke_goes_on_where_it_was(together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,8 +143,10 @@ class Points:
     def load(self, number: int) -> tuple[list[str], Tensor]:
         """Names and points (N, *shape) of a piece."""
         files, rows = self.pieces[number]
-        names, x = load_batch(files, self.shape)
-        return names[rows], x[rows]
+        if rows == slice(None):
+            return load_batch(files, self.shape)
+        x = load_image(files[0], self.shape)[rows]
+        return [f"{files[0]}[{row}]" for row in range(rows.start, rows.start + len(x))], x
 
 
 def _present(file: Path, shape: tuple[int, ...]) -> Path:

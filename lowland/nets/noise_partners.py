@@ -79,11 +79,12 @@ class Truncated(Energy):
 
 
 class FlowNoise(Energy):
-    """E(x) = −log q(x) of a neural spline flow in coupling form: fast both ways, log Z = 0.
+    """E(x) = −log q(x) of a normalizing flow, by default a neural spline in coupling form, fast both ways: log Z = 0.
 
     domain: real, or a box, which is filled through a sigmoid (numbers nearer to a wall than a thousandth of the width are
-    judged as if they were there); data: (N, *event), whose mean and deviation standardise; transforms: couplings; hidden:
-    widths of their networks. Raises ImportError without zuko, the extra `lowland[zuko]`.
+    judged as if they were there); data: (N, *event), whose mean and deviation standardise; transforms: couplings of the spline;
+    hidden: widths of their networks; flow: another unconditional flow of zuko over as many numbers.
+    Raises ImportError without zuko, the extra `lowland[zuko]`.
     Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; zuko, https://github.com/probabilists/zuko
 
     >>> g = torch.Generator().manual_seed(0)
@@ -97,19 +98,15 @@ class FlowNoise(Energy):
     centre: Tensor
     width: Tensor
 
-    def __init__(self, domain: Domain, data: Tensor, transforms: int = 4, hidden: tuple[int, ...] = (64, 64)) -> None:
-        try:
-            import zuko
-        except ImportError as error:
-            raise ImportError(
-                "zuko is not installed; a flow as noise is one of its splines; run pip install 'lowland[zuko]'"
-            ) from error
+    def __init__(
+        self, domain: Domain, data: Tensor, transforms: int = 4, hidden: tuple[int, ...] = (64, 64), flow: Any = None
+    ) -> None:
         super().__init__(domain if domain.kind == "box" else real(*data.shape[1:]))
-        flow = zuko.flows.NSF(data[0].numel(), transforms=transforms, hidden_features=hidden, passes=2)
+        flow = _spline(data[0].numel(), transforms, hidden) if flow is None else flow
         self.flow = flow.to(data.device, data.dtype)
         flat = self._unfold(data)[0]
         self.register_buffer("centre", flat.mean(0))
-        self.register_buffer("width", flat.std(0).clamp(min=1e-3 * flat.std().item()))
+        self.register_buffer("width", flat.std(0).clamp(min=max(1e-3 * flat.std().item(), 1e-6)))
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         y, stretch = self._unfold(x)
@@ -140,3 +137,12 @@ class FlowNoise(Energy):
     def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """Exact draws (count, *event)."""
         return self.walk(count, generator)[0].to(dtype)
+
+
+def _spline(size: int, transforms: int, hidden: tuple[int, ...]) -> Any:
+    """A neural spline flow in coupling form."""
+    try:
+        import zuko
+    except ImportError as error:
+        raise ImportError("zuko is not installed; the flow is one of its splines; run pip install 'lowland[zuko]'") from error
+    return zuko.flows.NSF(size, transforms=transforms, hidden_features=hidden, passes=2)

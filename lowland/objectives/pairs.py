@@ -29,8 +29,9 @@ class InfoNCE:
 
     For an energy of pairs (PairEnergy), whose temperature it uses. augment: transforms that make a view ("flip", "shift",
     "rotate", "blur", "colour", "noise"): what they change, the features learn to ignore. log(batch) − loss bounds the mutual
-    information of the views from below, so that large batches tell more. Labels are not looked at.
-    Cost per update: a forward and backward pass over both views: the cheapest of all.
+    information of the views from below, so that large batches tell more; with several processes, a batch is the share of one.
+    Labels are not looked at.
+    Cost per update: a forward and backward pass over both views, no gradient in x.
     Use it when a distance is wanted (retrieval, neighbours, few labels) rather than a density or samples.
     Source: van den Oord, Li & Vinyals (2018), https://arxiv.org/abs/1807.03748; views: Chen et al. (2020),
     https://arxiv.org/abs/2002.05709

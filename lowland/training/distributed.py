@@ -5,9 +5,12 @@ what must be equal (gradients, whether an update is sound, what health decides) 
 one, and nothing is sent.
 
     torchrun --nproc-per-node 4 -m lowland train digits
+    torchrun --nproc-per-node 4 -m -- lowland train digits --run runs/mine      (without -- torchrun takes --run for its own)
 
 *DDP* keeps whole weights everywhere and averages gradients. *FSDP2* divides master weights, gradients and moments of the
 optimiser among the processes and gathers the weights once per update, because every step of every chain needs all of them.
+A loss that is a mean over rows has the gradient that one process would find. One that compares rows with each other (InfoNCE,
+the diversity of a generator, pairs by optimal transport) compares those of each process: its batch is the share.
 Source: Li et al. (2020), https://arxiv.org/abs/2006.15704; Zhao et al. (2023), https://arxiv.org/abs/2304.11277
 """
 
