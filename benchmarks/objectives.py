@@ -1,7 +1,9 @@
 """Every objective at equal processor time: cost of an update, quality of draws, and what a rate ten times too large does.
 
-    python -m benchmarks.objectives run moons --seconds 30 --seeds 0 1 2
-    python -m benchmarks.objectives run digits --seconds 60 --seeds 0
+    python -m benchmarks.objectives run moons --seconds 10 --seeds 0 1 2
+    python -m benchmarks.objectives run moons --seconds 10 --seeds 0 --rate 10
+    python -m benchmarks.objectives run digits --seconds 30 --seeds 0
+    python -m benchmarks.objectives measure    # the figures again, from the draws that the runs left
     python -m benchmarks.objectives pages
 
 A contender is a shipped recipe (moons*, digits*) with the number of updates that fit into the given processor seconds of one
@@ -13,27 +15,27 @@ pictures and docs/which-objective.md.
 import argparse
 import json
 import shutil
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.objectives_measures import DRAWS, measured, real
 from lowland.config import read_recipe, recipe_names
-from lowland.data import load_data
+from lowland.data import Dataset
 from lowland.evaluation import draw, subject
-from lowland.metrics import class_entropy, frechet_distance, ksd, mmd
 from lowland.run import Run, versions
 from lowland.training import TrainingStoppedError, fit, load_recipe_data
-from lowland.training.judge import Judge, train_judge
+from lowland.training.grow import resized
 from lowland.training.session import Session
 
 HERE = Path(__file__).parent / "results"
 RECORD = HERE / "objectives.json"
 RUNS = Path("runs/objectives")
-DRAWS = 1000
 HASTE = 10.0  # the rate that is far too large
+TRAINED = ["recipe", "objective", "data", "seed", "rate", "budget", "seconds", "drawing_seconds", "update_ms", "updates"]
+TRAINED += ["rollbacks", "did", "stopped"]  # what of a row is known without its draws
 
 
 def contenders(data: str) -> list[str]:
@@ -42,8 +44,13 @@ def contenders(data: str) -> list[str]:
 
 
 def seconds_per_update(values: dict[str, Any]) -> float:
-    """Processor seconds of an update, after the first ones."""
-    session = Session(values, load_recipe_data(values))
+    """Processor seconds of an update, after the first ones; of one at each size, where images grow."""
+    data = load_recipe_data(values)
+    return sum(_cost(values, part) for part in [*(resized(data, side) for side in values["training"]["grow"]), data])
+
+
+def _cost(values: dict[str, Any], data: Dataset) -> float:
+    session = Session(values, data)
     for _ in range(5):
         session.advance()
     count, began = 0, time.process_time()
@@ -70,9 +77,9 @@ def timed_recipe(name: str, seed: int, seconds: float, rate: float) -> tuple[dic
 
 
 def one(name: str, seed: int, seconds: float, rate: float) -> dict[str, Any]:
-    """Train, draw, measure; what goes into the record."""
+    """Train and draw; what goes into the record but for what the draws are worth."""
     recipe, cost = timed_recipe(name, seed, seconds, rate)
-    path = RUNS / f"{name}-{seed}-{rate:g}"
+    path = folder(name, seed, rate)
     shutil.rmtree(path, ignore_errors=True)
     began, stopped = time.process_time(), ""
     try:
@@ -80,9 +87,10 @@ def one(name: str, seed: int, seconds: float, rate: float) -> dict[str, Any]:
     except TrainingStoppedError as error:
         stopped = str(error)
     spent = time.process_time() - began
-    run = Run.open(path)
-    events = [row for row in run.rows() if "event" in row]
-    found: dict[str, Any] = {
+    events = [row for row in Run.open(path).rows() if "event" in row]
+    began = time.process_time()
+    leave_draws(path)
+    return {
         "recipe": name,
         "objective": recipe["objective"]["name"],
         "data": recipe["data"]["name"],
@@ -90,87 +98,63 @@ def one(name: str, seed: int, seconds: float, rate: float) -> dict[str, Any]:
         "rate": rate,
         "budget": seconds,
         "seconds": round(spent, 2),
+        "drawing_seconds": round(time.process_time() - began, 2),
         "update_ms": round(1000 * cost, 3),
         "updates": recipe["training"]["steps"],
         "rollbacks": sum(row["event"] == "rollback" for row in events),
         "did": [row["did"] for row in events if row["event"] == "rollback"],
         "stopped": stopped,
     }
-    began = time.process_time()
-    found |= measured(path, recipe)
-    return found | {"drawing_seconds": round(time.process_time() - began, 2)}
 
 
-def measured(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Draws of a run against the test part; they are left beside the run for the pictures."""
+def folder(name: str, seed: int, rate: float) -> Path:
+    """Where a run lies."""
+    return RUNS / f"{name}-{seed}-{rate:g}"
+
+
+def leave_draws(path: Path) -> None:
+    """Draws of a run as its recipe says, as many as there are test points or 1000, left beside it."""
     one = subject(Run.open(path))
-    energy, data, test = one.energy, one.data, one.data.test.x
-    count = min(DRAWS, len(test))
-    x = draw(one, count, torch.Generator().manual_seed(77)).x
-    finite = bool(x.isfinite().all())
-    Run(path).write_tensors("draws.safetensors", {"x": x[:200]})
-    if not finite:
-        return {"finite": False}
-    width = float(torch.pdist(test.flatten(1)[:1000]).median())
-    found = {"finite": True, "mmd": mmd(x.flatten(1), test[:count].flatten(1), width).to_dict()}
-    if energy.domain.kind == "real" and not getattr(energy, "noise", False) and len(test.shape) == 2:
-        found["ksd"] = ksd(energy, test[:count]).to_dict()
-    if data.classes and test.dim() == 4:
-        found |= judged(x, test[:count], recipe)
-    return found
+    x = draw(one, min(DRAWS, len(one.data.test.x)), torch.Generator().manual_seed(77)).x
+    Run(path).write_tensors("draws.safetensors", {"x": x})
 
 
-_judges: dict[str, Judge] = {}
+def record() -> dict[str, Any]:
+    """Rows of runs, and what real data get, measured so far."""
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {"rows": [], "real": {}}
 
 
-def judged(x: torch.Tensor, test: torch.Tensor, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Fréchet distance on features of one classifier for all, evenness of classes, share called with confidence."""
-    data = load_data("digits", seed=0)  # one judge for all seeds and forms of the set
-    judge = _judges.setdefault("digits", _judges.get("digits") or train_judge(data.train, data.classes, steps=600, seed=0))
-    p = judge.probabilities(x)
-    return {
-        "frechet": frechet_distance(judge.features(x), judge.features(test)),
-        "frechet_real": frechet_distance(judge.features(data.train.x[: len(test)]), judge.features(test)),
-        "entropy": class_entropy(p.argmax(1), data.classes),
-        "confident": float((p.max(1).values > 0.9).float().mean()),
-    }
-
-
-def record() -> list[dict[str, Any]]:
-    """All rows measured so far."""
-    return json.loads(RECORD.read_text())["rows"] if RECORD.exists() else []
-
-
-def keep(row: dict[str, Any]) -> None:
-    """Add a row, in place of an older one of the same recipe, seed, rate and budget."""
-    same = ("recipe", "seed", "rate", "budget")
-    rows = [old for old in record() if any(old[k] != row[k] for k in same)]
+def keep(row: dict[str, Any], **real: dict[str, Any]) -> None:
+    """Add a row, in place of an older one of the same recipe, seed and rate, and figures of real data."""
+    same, old = ("recipe", "seed", "rate"), record()
+    rows = [each for each in old["rows"] if any(each[k] != row[k] for k in same)]
     text = ",\n".join(json.dumps(each) for each in [*rows, row])
-    RECORD.write_text(f'{{"versions": {json.dumps(versions())},\n"rows": [\n{text}\n]}}\n')
+    data = json.dumps(old.get("real", {}) | real)
+    RECORD.write_text(f'{{"versions": {json.dumps(versions())},\n"real": {data},\n"rows": [\n{text}\n]}}\n')
 
 
-def run(data: str, seconds: float, seeds: list[int], only: list[str]) -> None:
-    """Measure what is missing; one row each, with the recipe's rate and, for the first seed, a rate far too large."""
+def run(data: str, seconds: float, seeds: list[int], rate: float, only: list[str]) -> None:
+    """Measure what is missing."""
     torch.set_num_threads(1)
-    done = {(row["recipe"], row["seed"], row["rate"], row["budget"]) for row in record()}
-    for name in only or contenders(data):
-        for seed, rate in [*((seed, 1.0) for seed in seeds), (seeds[0], HASTE)]:
-            if (name, seed, rate, seconds) in done:
+    for seed in seeds:
+        for name in only or contenders(data):
+            if any((r["recipe"], r["seed"], r["rate"], r["budget"]) == (name, seed, rate, seconds) for r in record()["rows"]):
                 continue
             row = one(name, seed, seconds, rate)
+            row |= measured(folder(name, seed, rate))
             keep(row)
-            print(
-                f"{name} seed {seed} rate × {rate:g}: {row['updates']} updates of {row['update_ms']} ms, mmd {row.get('mmd')}",
-                flush=True,
-            )
+            print(name, seed, rate, {k: v for k, v in row.items() if k not in ("recipe", "seed", "rate", "did")}, flush=True)
 
 
-def spread(values: list[float], digits: int = 4) -> str:
-    """mean ± sd, or the value alone."""
-    if not values:
-        return "–"
-    sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{sd}"
+def measure() -> None:
+    """All figures of the record again, from the draws that the runs left, and those of real data beside them."""
+    torch.set_num_threads(1)
+    seen: set[str] = set()
+    for row in record()["rows"]:
+        path, binary = folder(row["recipe"], row["seed"], row["rate"]), read_recipe(row["recipe"]).data.binarise
+        form = f"{row['data']}, {binary}" if binary else row["data"]
+        keep({k: row[k] for k in TRAINED} | measured(path), **({} if form in seen else {form: real(path)}))
+        seen.add(form)
 
 
 if __name__ == "__main__":
@@ -180,12 +164,16 @@ if __name__ == "__main__":
     runner.add_argument("data")
     runner.add_argument("--seconds", type=float, default=30.0)
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    runner.add_argument("--rate", type=float, default=1.0, help="times that of the recipe")
     runner.add_argument("--only", nargs="*", default=[])
+    verbs.add_parser("measure")
     verbs.add_parser("pages")
     asked = parser.parse_args()
     if asked.verb == "run":
-        run(asked.data, asked.seconds, asked.seeds, asked.only)
+        run(asked.data, asked.seconds, asked.seeds, asked.rate, asked.only)
+    elif asked.verb == "measure":
+        measure()
     else:
         from benchmarks.objectives_pages import write_pages
 
-        write_pages(record())
+        write_pages(record()["rows"], record()["real"])

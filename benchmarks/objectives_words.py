@@ -1,37 +1,91 @@
-"""Words for the page "Which objective?": what each class says of itself in its docstring, and what folk say."""
+"""Words of the page "Which objective?": needs, families, and what each class says of itself in its docstring."""
 
 import inspect
 import re
-import statistics
-from typing import Any
 
 from lowland.registry import registered
 
-FAMILIES = """# Which objective?
+NEEDS: list[tuple[str, str, str]] = [
+    (
+        "pictures, or samples of any kind, that are good",
+        "`MultilevelDSM`",
+        "No chain runs while it trains; samples come from a few dozen gradients. The energy is one of point and noise level. "
+        "[Fashion-MNIST and MNIST](../benchmarks/results/image-quality.md).",
+    ),
+    (
+        "one density for everything: scores, composition, restoration",
+        "`PCD`; `EnergyMatching` where its chains do not get going",
+        "The energy is a function of the point alone, and its chains have seen the places that data do not reach.",
+    ),
+    (
+        "a normalised density in few dimensions",
+        "`NCE`, `RankingNCE`",
+        "No chains and no gradients in x. Not for images: noise is told from data at a glance, and then nothing is learned.",
+    ),
+    ("the law of smooth data, exactly, in few dimensions", "`ScoreMatching`", "No noise is added and nothing is sampled."),
+    (
+        "binary or categorical data",
+        "`PseudoLikelihood` first, then `PCD` by Gibbs sampling",
+        "Nothing to tune; chains afterwards repair what conditionals alone leave open.",
+    ),
+    (
+        "a classifier that is also an energy",
+        "`JEM`",
+        "One network; the cross-entropy sets the levels of the classes, the contrast that of everything else.",
+    ),
+    ("to find outliers, and no samples", "`OutlierExposure`", "A classifier is told what is none: cheap and calm."),
+    (
+        "samples in one pass of a network",
+        "`Cooperative`",
+        "A generator learns along; a few steps of the energy mend its drafts.",
+    ),
+    (
+        "samples by plain descent, and no density",
+        "`EquilibriumMatching`",
+        "A landscape that lies still at the data; any optimiser walks down it.",
+    ),
+    ("to compare, to retrieve, to cluster", "`InfoNCE`", "The energy belongs to a pair: low for two views of the same thing."),
+    (
+        "gradients in x that are dear or do not exist",
+        "`EnergyDiscrepancy`, `NCE`, `PseudoLikelihood`, `RatioMatching`",
+        "They need values of the energy only.",
+    ),
+]
 
-An objective decides where training gets its second opinion from. None of them needs log Z, and each pays for that
-elsewhere.
+FAMILIES: dict[str, tuple[str, list[str]]] = {
+    "negatives from the model": (
+        "its own chains",
+        ["PCD", "CD", "ShortRunML", "ImprovedCD", "Cooperative", "DiffusionRecovery", "WakeSleep"],
+    ),
+    "none": ("the slope and curvature at the data, or noise to be removed", ["ScoreMatching", "DSM", "MultilevelDSM"]),
+    "negatives from a known law": ("draws of a noise with a density", ["NCE", "RankingNCE", "FlowContrastive"]),
+    "data perturbed": ("neighbours of the data", ["EnergyDiscrepancy", "PseudoLikelihood", "RatioMatching"]),
+    "transport": ("straight lines from noise to data", ["EnergyMatching", "EquilibriumMatching"]),
+    "labels": ("the classes", ["JEM", "OutlierExposure"]),
+    "pairs": ("other views of the same example", ["InfoNCE"]),
+}
 
-| family | what the data are compared with | objectives |
-|---|---|---|
-| negatives from the model | its own chains | `PCD`, `CD`, `ShortRunML`, `ImprovedCD`, `Cooperative`, `DiffusionRecovery` |
-| none | the slope and curvature at the data, or noise to be removed | `ScoreMatching`, `DSM`, `MultilevelDSM` |
-| negatives from a known law | draws of a noise with a density | `NCE`, `RankingNCE`, `FlowContrastive` |
-| data perturbed | neighbours of the data | `EnergyDiscrepancy`, `PseudoLikelihood`, `RatioMatching` |
-| transport | straight lines from noise to data | `EnergyMatching`, `EquilibriumMatching` |
-| labels | the classes | `JEM`, `OutlierExposure` |
-| pairs | other views of the same example | `InfoNCE` |
+WITHOUT_PLANE = {
+    "PseudoLikelihood": "discrete data only, so there is none in the plane",
+    "RatioMatching": "binary data only, so there is none in the plane",
+    "WakeSleep": "binary data only, so there is none in the plane",
+    "InfoNCE": "pairs of views need something to be viewed: no planar recipe",
+}
 
-*In short.* Pictures: `MultilevelDSM`. One density for everything (scores, composition, restoration): `PCD`, or
-`EnergyMatching` where its chains do not get going. A normalised energy in few dimensions: `NCE`. Bits: `PseudoLikelihood`,
-then `PCD` by Gibbs. A classifier that knows what it does not know: `JEM`.
-
-Every figure below is printed by `python -m benchmarks.objectives run moons`, `... run digits` and `... pages`; each recipe
-gets the same processor seconds of one thread, schedules stretched accordingly. *MMD²* is the squared maximum mean
-discrepancy between draws and held-out data (0 is perfect; negative values are noise of the estimator). *KSD²* asks of held-
-out data whether they come from exp(−E): a small one means that the energy is right and not only its draws. The recipes are
-as shipped: they were made by people who knew the sets, once each, with unequal care. [Gallery](gallery.md) shows what came
-out."""
+FIGURES = """- *ms per update*, *updates*: processor time of one of the first updates, and how many of these fit into the time.
+  *s*: what training took in the end; more where later updates are dearer (`EnergyMatching` after its warm-up).
+- *fine MMD²*: squared maximum mean discrepancy between draws and held-out data at a width of {fine}, times 1000. At the usual
+  median distance a blur of the moons does not show; at this width it does. 0 is perfect, below 0 is noise of the estimator.
+- *precision*, *recall*: the share of draws that lie among data, and of data that lie among draws (k = 3).
+- *KSD²*: kernel Stein discrepancy of held-out **data** under the energy, times 10: small if the energy is right, whatever its
+  draws are worth. Energies of a noise level have none.
+- *Fréchet*: distance between draws and held-out digits on the features of one classifier of real digits. *told apart*: how
+  often another tells draws from data by these features (½ is perfect). *classes even*: entropy of the classes of the draws, 1
+  if they are even.
+- *outliers*: AUROC of the energy: moons against moons stretched by half, digits against the upper half of one on the lower
+  half of another.
+- *s to draw*: processor seconds for as many samples as are judged, by the recipe's way of drawing."""
+HASTY = "- *rate × {haste:g}*: the same figure with {haste:g} times the recipe's rate, and how often health rolled back."
 
 
 def said(kind: str = "objective") -> dict[str, tuple[str, str]]:
@@ -44,25 +98,3 @@ def _after(cls: type, start: str) -> str:
     text = re.sub(r"\n(?!\n)\s*", " ", (inspect.getdoc(cls) or "").replace("\n\n", "\0")).replace("\0", "\n\n")
     found = re.search(start + r"(.*?)(?= Source:| Use it | Cost(?: per update)?: |\n\n|$)", text, re.S)
     return found[1].strip() if found else ""
-
-
-def folk(by: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What is said of objectives, beside what was measured on moons."""
-
-    def ms(name: str) -> float:
-        return statistics.median(row["update_ms"] for row in by[name])
-
-    def figure(name: str) -> str:
-        return f"{1000 * statistics.mean(row['mmd']['value'] for row in by[name]):.2f}"
-
-    lines = []
-    trio = ("moons", "moons-score", "moons-dsm")
-    if by.keys() >= set(trio):
-        chains, exact, noised = (f"{ms(name):.1f} ms" for name in trio)
-        after = ", ".join(figure(name) for name in trio)
-        lines += [
-            f'*"Contrastive divergence is slow, score matching is fast."* An update of PCD with its chains takes {chains}, of '
-            f"exact score matching {exact}, of denoising {noised}. After the same time their 10³ MMD² are {after}.",
-            "",
-        ]
-    return lines
