@@ -8,7 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland import ClassifierEnergy, EmbeddingMLP, Langevin, WideResNet, box, check_energy, real, sample, value_and_score
+from lowland import (
+    JEM,
+    ClassifierEnergy,
+    EmbeddingMLP,
+    Langevin,
+    ReplayBuffer,
+    WideResNet,
+    box,
+    check_energy,
+    real,
+    sample,
+    value_and_score,
+)
 from lowland.energy import Energy
 from lowland.evaluation.classification import class_probabilities
 from lowland.metrics import reliability
@@ -133,6 +145,59 @@ def test_a_level_parts_how_likely_from_how_sure() -> None:
     torch.testing.assert_close(energy(x), heads[:, -1])
     with pytest.raises(ValueError, match=r";.*;"):
         WideResNet(IMAGE, level=True)
+
+
+def test_a_tower_alone_says_how_likely_and_the_trunk_alone_how_sure() -> None:
+    energy = built(WideResNet, IMAGE, depth=10, width=1, classes=K, level=True, tower=(4, 6), tower_scale=3.0).double()
+    x, y = X.double(), torch.arange(len(X)) % K
+    torch.testing.assert_close(
+        energy(x), 3 * energy.own.head(F.silu(energy.own.linear(energy.own.features(2 * x - 1).flatten(1))))[:, 0]
+    )
+    trunk = energy.head(F.silu(energy.last(energy.blocks(energy.stem(2 * x - 1)))).mean((2, 3)))
+    torch.testing.assert_close(class_probabilities(energy, x), trunk.softmax(1))
+    names = [name for name, _ in energy.named_parameters()]
+
+    def moved(value: Tensor) -> set[bool]:
+        found = torch.autograd.grad(value, list(energy.parameters()), allow_unused=True)
+        return {
+            name.startswith("own.") for name, g in zip(names, found, strict=True) if g is not None and g.abs().max() > 1e-12
+        }
+
+    assert moved(energy(x).mean()) == {True}, "a contrast of E(x) moves the tower alone"
+    assert moved(F.cross_entropy(energy.class_logits(x), y)) == {False}, "and cross-entropy the trunk alone"
+    torch.testing.assert_close(energy.class_logits(x).softmax(1), class_probabilities(energy, x))
+    with pytest.raises(ValueError, match=r"tower.*level.*;.*;"):
+        WideResNet(IMAGE, classes=K, tower=(4, 6))
+    with pytest.raises(ValueError, match=r";.*;"):
+        WideResNet(IMAGE, classes=K, level=True, tower=(4, 0))
+
+
+def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
+    """Adam makes a slope of 1e-9 as large as any other: a level that hears rounding runs away within 200 updates."""
+    energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6))
+    x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
+    buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
+    objective = JEM(steps=1, capacity=64, after=0.5, augment=("flip",))
+    more: dict[str, Any] = {"sampler": Langevin(1e-4), "buffer": buffer, "generator": seeded()}
+    for progress, heard in ((0.0, False), (1.0, True)):
+        energy.zero_grad(set_to_none=True)
+        objective.loss(energy, x, y, progress=progress, **more).value.backward()
+        assert {parameter.grad is not None for parameter in energy.own.parameters()} == {heard}
+        assert energy.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("augment", [(), ("flip",)])
+def test_the_loss_of_a_tower_is_that_of_its_heads(augment: tuple[str, ...]) -> None:
+    energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6)).double()
+    x, y = energy.domain.draw(24, seeded(), dtype=torch.float64), torch.arange(24) % 4
+    buffer = ReplayBuffer(24, energy.domain, generator=seeded(), classes=4, dtype=torch.float64)
+    objective = JEM(steps=1, capacity=24, weight_px=0.7, l2=0.01, augment=augment)
+    g = seeded()
+    loss = objective.loss(energy, x, y, sampler=Langevin(1e-4), buffer=buffer, generator=g)
+    up, down = energy.class_energies(x), energy.class_energies(loss.negatives)
+    up, down = (math.log(4) - torch.logsumexp(-heads, 1) for heads in (up, down))
+    expected = 0.7 * (up.mean() - down.mean()) + 0.01 * (up.square().mean() + down.square().mean())
+    torch.testing.assert_close(loss.value - loss.terms["cross_entropy"], expected)
 
 
 def test_a_wide_network_in_bfloat16_is_near_itself() -> None:

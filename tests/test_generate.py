@@ -12,7 +12,7 @@ from torch import Tensor
 from lowland import MALA, Energy, Langevin, ShortRun, anneal, real, registered, sample
 from lowland.samplers import divide_steps
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import Generated, bind_noise, even_labels, generate
+from lowland.tasks import Generated, bind_noise, even_labels, follow, generate
 
 TARGET = Gaussian((1.0, -1.0), ((1.0, 0.8), (0.8, 1.5)))
 
@@ -101,6 +101,55 @@ def test_labels_survive_a_path() -> None:
         Labelled(real(1)), MALA(0.5), torch.zeros(30, 1), 200, generator=seeded(6), labels=labels, temperatures=(4.0, 1.0)
     )
     assert torch.equal((made.x[:, 0] / 10).round().long(), labels)
+
+
+class Blind(Labelled):
+    """p(x) = N(0, 1) in the first number, p(y = 1 | x) = sigmoid(2 x), class 2 never; no slope of p(y | x) to follow."""
+
+    ancestral = True
+
+    def class_energies(self, x: Tensor) -> Tensor:
+        odds = torch.cat([-x[:, :1], x[:, :1], torch.full_like(x[:, :1], -1e4)], 1)
+        return x[:, :1].square() / 2 - torch.log_softmax(odds, 1)
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        assert c is None, "an ancestral energy walks without labels"
+        return x.square().sum(1) / 2
+
+
+RECIPE: dict[str, Any] = {
+    "generation": {"sampler": {"name": "MALA", "step_size": 1.0}, "steps": 30, "temperatures": [1.0], "jump": 0.0},
+    "objective": {},
+}
+
+
+def means_of_called(energy: Energy) -> Tensor:
+    """z of the mean of the first number under labels 0 and 1 against ∓E[x tanh x], by quadrature; 4,000 draws."""
+    made = follow(energy, RECIPE, 4000, generator=seeded(), labels=torch.arange(4000) % 2)
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    truth = float(torch.trapezoid(x * x.tanh() * torch.exp(-x.square() / 2), x) / (2 * math.pi) ** 0.5)
+    first = torch.stack([-made.x[made.labels == 0, 0], made.x[made.labels == 1, 0]])
+    return (first.mean(1) - truth) / (first.std(1) / first.shape[1] ** 0.5)
+
+
+def test_ancestral_draws_have_the_law_given_their_label() -> None:
+    assert means_of_called(Blind(real(2))).abs().max() < LIMIT
+
+
+def test_calling_by_the_likeliest_class_is_caught() -> None:
+    class Likeliest(Blind):
+        def class_energies(self, x: Tensor) -> Tensor:
+            return 1e3 * super().class_energies(x)
+
+    assert means_of_called(Likeliest(real(2))).abs().max() > LIMIT
+
+
+def test_ancestral_draws_keep_their_films_and_refuse_a_class_that_never_comes() -> None:
+    made = follow(Blind(real(2)), RECIPE, 6, generator=seeded(), labels=torch.arange(6) % 2, frames=4)
+    assert made.film is not None and made.film.shape == (5, 6, 2) and made.film_steps == [0, 10, 20, 30, 30]
+    torch.testing.assert_close(made.film[-1], made.x)
+    with pytest.raises(ValueError, match=r"class \[2\].*;.*;"):
+        follow(Blind(real(2)), RECIPE, 3, generator=seeded())
 
 
 def test_no_classes_no_labels() -> None:

@@ -62,6 +62,7 @@ def test_a_sound_run_has_no_findings() -> None:
         ({"gap": 5000.0}, "diverging", "bad"),
         ({"gap": lambda i: 0.2 * max(i - 20, 0)}, "gap drift", "warn"),
         ({"energy_data": -1e7, "spread": 1e7}, "diverging", "bad"),
+        ({"cross_entropy": lambda i: 0.9 if i < 37 else 2.3}, "diverging", "bad"),
         ({"gradient_norm": lambda i: 1000.0 if i == 39 else 2.0}, "gradient norm", "warn"),
         ({"movement": 1e-6}, "frozen chains", "warn"),
         ({"acceptance": 1e-4}, "frozen chains", "bad"),
@@ -81,6 +82,17 @@ def test_every_way_to_die_is_named(changes: dict[str, Any], name: str, level: st
     assert level in {finding.level for finding in found}
     assert all(finding.sentence.endswith(".") and finding.remedy.endswith(".") for finding in found)
     assert all(finding.cure in ("rate", "step", "chains") for finding in found)
+
+
+def test_a_classifier_that_learns_or_is_nearly_sure_is_left_in_peace() -> None:
+    assert diagnose(rows(cross_entropy=lambda i: 2.3 * 0.9**i)) == []
+    assert diagnose(rows(cross_entropy=lambda i: 0.02 if i < 30 else 0.3)) == []
+    assert diagnose(rows(cross_entropy=lambda i: 0.4 + 0.2 * (i % 2))) == []
+    assert diagnose(rows(cross_entropy=0.001, accuracy=1.0)) == []  # of labels, not of data against noise
+
+
+def test_a_classifier_that_forgets_at_once_is_stopped_at_once() -> None:
+    assert names(diagnose(rows(15, cross_entropy=lambda i: 1.05 if i < 12 else 2.3026))) == {"diverging"}
 
 
 def test_data_on_the_walls_are_no_reason_to_complain() -> None:

@@ -80,8 +80,8 @@ def test_the_gradient_is_that_of_the_exact_likelihoods(objective: JEM) -> None:
 
 
 class TurnedContrast(JEM):
-    def _contrast(self, heads: Tensor, labels: Tensor, below: Tensor, its: Tensor | None) -> Any:
-        value, terms = super()._contrast(heads, labels, below, its)
+    def _contrast(self, up: Tensor, labels: Tensor, down: Tensor, its: Tensor | None) -> Any:
+        value, terms = super()._contrast(up, labels, down, its)
         return -value, terms
 
 
@@ -94,8 +94,10 @@ class TurnedEntropy(JEM):
 
 
 class LosesLabels(JEM):
-    def _contrast(self, heads: Tensor, labels: Tensor, below: Tensor, its: Tensor | None) -> Any:
-        return super()._contrast(heads, labels, below, None if its is None else its.roll(1))
+    @staticmethod
+    def _energies(*args: Any) -> Any:
+        *rest, its = args
+        return JEM._energies(*rest, its.roll(1))
 
 
 @pytest.mark.parametrize(

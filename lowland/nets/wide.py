@@ -6,6 +6,7 @@ Group norm looks at one image alone and is allowed. Dropout is left out as well:
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.nets.conditions import ClassEnergy
-from lowland.nets.images import image_shape
+from lowland.nets.images import ConvNet, image_shape
 from lowland.nets.vectors import stretched
 from lowland.registry import register
 
@@ -48,10 +49,14 @@ class WideResNet(ClassEnergy):
     convolution, which with 2 costs a quarter of the time and suits images of 28 × 28 and more; scale: s, the unit of energy
     the network starts from; level: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x) but for
     a constant and p(y | x) stays as it was: how sure the classifier is and how likely x is are then told apart, while in
-    −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that chains walk in. Without norm, the second
-    convolution of a block starts at a small size, so that a deep network starts near a shallow one.
+    −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that chains walk in; tower: with level, g is no head
+    of this network but a `ConvNet` of its own with so many channels per layer, each halving the image, and tower_scale for
+    its unit of energy, so that a contrast of E(x) moves the tower alone and costs the classifier nothing; such an energy is
+    ancestral: samples of a class are draws x of p(x) whose label, drawn from p(y | x), is that class (`tasks.follow`), since
+    the slope of a plain classifier's log p(y | x) hardly steers a chain. Without norm, the second convolution of a block
+    starts at a small size, so that a deep network starts near a shallow one.
 
-    Raises ValueError for another depth, a domain that is no image, or one that `patch` does not divide.
+    Raises ValueError for another depth, a domain that is no image, one that `patch` does not divide, or a tower without level.
     Source: Zagoruyko & Komodakis (2016), https://arxiv.org/abs/1605.07146; as an energy: Grathwohl et al. (2020),
     https://arxiv.org/abs/1912.03263
 
@@ -73,6 +78,8 @@ class WideResNet(ClassEnergy):
         patch: int = 1,
         scale: float = 1.0,
         level: bool = False,
+        tower: Sequence[int] = (),
+        tower_scale: float = 30.0,
     ) -> None:
         super().__init__(domain)
         channels, *size = image_shape(self.domain)
@@ -83,10 +90,13 @@ class WideResNet(ClassEnergy):
             )
         if level and classes < 2:
             raise ValueError(f"level is true for {classes} classes; it parts x from its label; give classes, or leave it false")
+        if tower and not level:
+            raise ValueError(f"tower is {tuple(tower)} and level false; a tower computes the level; set level, or leave it out")
         if patch < 1 or any(n % patch for n in size):
             raise ValueError(f"patch is {patch} for images of {size}; it must divide both sides; 1 always does")
         self.depth, self.width, self.classes, self.norm, self.patch = depth, width, classes, norm, patch
         self.scale, self.level = scale, level
+        self.tower, self.tower_scale = tuple(tower), tower_scale
         blocks, into = (depth - 4) // 6, 16 * width
         self.stem = nn.Conv2d(channels * patch**2, into, 3, padding=1)
         layers: list[nn.Module] = []
@@ -96,8 +106,11 @@ class WideResNet(ClassEnergy):
                 into = out
         self.blocks = nn.Sequential(*layers)
         self.last = nn.GroupNorm(GROUPS, into) if norm == "group" else nn.Identity()
-        self.head = nn.Linear(into, max(classes, 1) + level)
+        self.head = nn.Linear(into, max(classes, 1) + (level and not tower))
         self._start()
+        many = len(self.tower)
+        self.ancestral = bool(tower)
+        self.own = ConvNet(self.domain, self.tower, [4] * many, [2] * many, scale=tower_scale) if tower else None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
@@ -110,11 +123,24 @@ class WideResNet(ClassEnergy):
         for block in self.blocks:
             block.second.weight.mul_(0.5 / math.sqrt(len(self.blocks)))  # type: ignore[union-attr, operator]
 
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        if c is None and self.own is not None:  # E(x) = g(x): the trunk has no say in it and costs most
+            return self.own(x)
+        return super().forward(x, c)
+
     def class_energies(self, x: Tensor) -> Tensor:
+        logits = self._logits(x)
+        if not self.level:
+            return -logits
+        level = logits[:, self.classes :] if self.own is None else self.own.class_energies(x)
+        return level - F.log_softmax(logits[:, : self.classes], 1) - math.log(self.classes)
+
+    def class_logits(self, x: Tensor) -> Tensor:
+        """log p(y | x) but for a constant of x, (B, K), without the level: rounding there would reach g as a slope."""
+        return self._logits(x)[:, : max(self.classes, 1)]
+
+    def _logits(self, x: Tensor) -> Tensor:
         z = stretched(x, self.domain)
         z = F.pixel_unshuffle(z, self.patch) if self.patch > 1 else z
         z = self.blocks(self.stem(z.contiguous(memory_format=torch.channels_last)))
-        heads = self.scale * self.head(F.silu(self.last(z)).mean((2, 3)))
-        if not self.level:
-            return -heads
-        return heads[:, -1:] - F.log_softmax(heads[:, :-1], 1) - math.log(self.classes)
+        return self.scale * self.head(F.silu(self.last(z)).mean((2, 3)))

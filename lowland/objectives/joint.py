@@ -81,6 +81,14 @@ def _heads(energy: Energy, x: Tensor) -> Tensor:
     return energy.class_energies(x).to(x.dtype)  # type: ignore[operator]
 
 
+def _odds(energy: Energy, x: Tensor) -> Tensor:
+    """What cross-entropy needs of the heads (B, K): themselves, but for a number they share.
+
+    The slope of that number is zero and comes out as rounding, which Adam would make as large as any other.
+    """
+    return -energy.class_logits(x).to(x.dtype) if hasattr(energy, "class_logits") else _heads(energy, x)  # type: ignore
+
+
 def _refuse(name: str, energy: Energy, labels: Tensor | None) -> None:
     if labels is None or not getattr(energy, "classes", 0):
         raise ValueError(
@@ -201,16 +209,29 @@ class JEM:
         if (self.weight_px or self.weight_pxy) and progress >= self.after:
             negatives, its, terms = self._walk(energy, x, sampler, buffer, generator)
         read = self._read(energy, x, labels, generator)
-        compared = [] if negatives is None else [x if read is x else x[: len(negatives)], negatives]
-        parts = compared if compared and read is x else [*compared, read]
-        heads = _heads(energy, torch.cat(parts)).split([len(part) for part in parts])
-        known = heads[0] if read is x else heads[-1]
+        known, up, down = self._energies(energy, x, labels, read, negatives, its)
         entropy = cross_entropy(known, labels)
         value, terms = self.weight_py_x * entropy, terms | {"cross_entropy": entropy, "accuracy": accuracy(known, labels)}
-        if negatives is not None:
-            added, more = self._contrast(heads[0], labels[: len(heads[0])], heads[1], its)
+        if up is not None and down is not None:
+            added, more = self._contrast(up, labels[: len(up)], down, its)
             value, terms = value + added, terms | more
         return Loss(value, {name: term.detach() for name, term in terms.items()}, negatives, its)
+
+    @staticmethod
+    def _energies(
+        energy: Energy, x: Tensor, labels: Tensor, read: Tensor, negatives: Tensor | None, its: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Heads at the points read, and the energies that are compared, of data and of negatives."""
+        if negatives is None:
+            return _odds(energy, read), None, None
+        some = x if read is x else x[: len(negatives)]
+        if its is None and (read is not x or getattr(energy, "ancestral", False)):  # E(x) may cost less than its heads
+            both = energy(torch.cat([some, negatives])).to(x.dtype)
+            return _odds(energy, read), both[: len(some)], both[len(some) :]
+        parts = [some, negatives] if read is x else [some, negatives, read]
+        heads = _heads(energy, torch.cat(parts)).split([len(part) for part in parts])
+        known = heads[0] if read is x else heads[2]
+        return known, _of(heads[0], None if its is None else labels[: len(some)]), _of(heads[1], its)
 
     def _read(self, energy: Energy, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """The points at which the cross-entropy is taken: x itself, or x augmented and attacked."""
@@ -242,10 +263,9 @@ class JEM:
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
         return trace.x, labels, chain_terms(visit.x, trace, energy) | age
 
-    def _contrast(self, heads: Tensor, labels: Tensor, below: Tensor, its: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted contrast of the heads of data with those of negatives."""
+    def _contrast(self, up: Tensor, labels: Tensor, down: Tensor, its: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted contrast of the energies of data, under their labels if chains have some, with those of negatives."""
         known = torch.ones_like(labels, dtype=torch.bool) if its is None else labels != UNKNOWN
-        up, down = _of(heads, None if its is None else labels), _of(below, its)
         gap = down.mean() - _mean(up, known)
         value = -(self.weight_px or self.weight_pxy) * gap
         if self.l2:

@@ -12,6 +12,7 @@ from lowland.samplers import recover, sigma_ladder
 from lowland.tasks.generate import Generated, even_labels, flow, generate, jump
 
 Progress = Callable[[int], object] | None
+ROUNDS = 50  # of draws, until each class has as many as were asked for
 
 
 def noise_levels(energy: Energy, recipe: Mapping[str, Any]) -> list[float] | None:
@@ -36,8 +37,9 @@ def follow(
     """Draw `count` samples as the recipe's [generation] says: chains, probability flow, or recovery down the noise levels.
 
     recipe: plain values; labels (count,): dealt evenly unless given; start (count, *event): where chains begin, fresh noise
-    unless given; frames, progress: as in `generate`. Units that data do not have are left out.
-    Raises ValueError for a method that goes down noise levels and an energy that knows none.
+    unless given; frames, progress: as in `generate`. Units that data do not have are left out. Chains walk under their labels,
+    or, if the energy says so (`ancestral`), in p(x), and those are kept of which a draw of p(y | x) is the class asked for.
+    Raises ValueError for a method that goes down noise levels and an energy that knows none, and for a class never drawn.
 
     >>> import lowland
     >>> recipe, g = lowland.read_recipe("moons", {"generation.steps": 5}).plain(), torch.Generator().manual_seed(0)
@@ -58,21 +60,48 @@ def follow(
     sampler = build("sampler", how["sampler"])
     if method == "recovery":
         return _recovered(energy, sampler, sigmas or [], how, count, generator, progress)
-    start = energy.domain.draw(count, generator) if start is None else start
-    made = generate(
-        energy,
-        sampler,
-        start,
-        how["steps"],
-        generator=generator,
-        labels=labels if labels is not None else even_labels(count, getattr(energy, "classes", 0), start.device),
-        temperatures=how["temperatures"],
-        sigmas=sigmas,
-        jump_sigma=how["jump"],
-        frames=frames,
-        progress=progress,
-    )
+    labels = labels if labels is not None else even_labels(count, getattr(energy, "classes", 0), generator.device)
+
+    def walk(start: Tensor, under: Tensor | None, told: Progress = progress) -> Generated:
+        more: dict[str, Any] = {"sigmas": sigmas, "jump_sigma": how["jump"], "frames": frames, "progress": told}
+        path = how["temperatures"]
+        return generate(energy, sampler, start, how["steps"], generator=generator, labels=under, temperatures=path, **more)
+
+    if labels is not None and start is None and getattr(energy, "ancestral", False):
+        return _called(energy, walk, labels, generator, progress)
+    made = walk(energy.domain.draw(count, generator) if start is None else start, labels)
     return made if energy.data_domain is None else _visible(energy, made)
+
+
+def _called(
+    energy: Any, walk: Callable[..., Generated], labels: Tensor, generator: torch.Generator, progress: Progress
+) -> Generated:
+    """A draw of p(x | y) for every label: x from p(x), y from p(y | x), again and again, kept where y is still asked for."""
+    open_ = torch.ones_like(labels, dtype=torch.bool)
+    slots: list[Tensor] = []
+    points: list[Tensor] = []
+    films: list[Tensor] = []
+    for i in range(ROUNDS):
+        start = energy.domain.draw(max(2 * int(open_.sum()), 16), generator)
+        made = walk(start, None, None if i else progress)  # the bar is that of the first round
+        with torch.no_grad():
+            odds = torch.softmax(-energy.class_energies(made.x).float(), 1)
+        called = torch.multinomial(odds, 1, generator=generator).squeeze(1)
+        for k in labels[open_].unique():
+            here, there = (called == k).nonzero().flatten(), (open_ & (labels == k)).nonzero().flatten()
+            n = min(len(here), len(there))
+            slots.append(there[:n])
+            points.append(made.x[here[:n]])
+            films += [] if made.film is None else [made.film[:, here[:n]]]
+            open_[there[:n]] = False
+        if not open_.any():
+            order = torch.cat(slots).argsort()
+            film = torch.cat(films, 1)[:, order] if films else None
+            return Generated(torch.cat(points)[order], labels, film, made.film_steps)
+    raise ValueError(
+        f"no more draws of class {labels[open_].unique().tolist()} came in {ROUNDS} rounds; the energy holds them for very "
+        f"unlikely; ask for other classes, or train it longer"
+    )
 
 
 def _recovered(

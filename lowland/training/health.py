@@ -3,6 +3,7 @@
 Energy-based training dies in a handful of ways, and all of them show in numbers before they show in pictures:
 
     a number is not finite; energies run away     diverging
+    a classifier forgets what it knew             diverging
     the gap E(samples) − E(data) leaves zero      chains cannot follow the energy (discriminator won), or found holes in it
     samples sit on the walls                      saturated
     chains stop moving, or refuse every move      frozen chains
@@ -54,6 +55,7 @@ class Limits:
     gap_wild: float = 1000.0
     energy_bad: float = 1e6
     gradient_warn: float = 30.0
+    forgotten: float = 2.0
     stuck: float = 1e-4
     refused: float = 0.001
     border_warn: float = 0.3
@@ -79,7 +81,7 @@ def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
     recent = [row for row in list(rows)[-limits.window :] if not row.get("stale")]
     if not recent:
         return []
-    found = [_nonfinite(recent), _magnitude(recent, limits), _wild(recent, limits)]
+    found = [_nonfinite(recent), _magnitude(recent, limits), _wild(recent, limits), _forgotten(recent, limits)]
     if len(rows) > limits.settle and len(recent) >= limits.fresh:
         found += [check(recent, limits) for check in CHECKS]
     here = [finding for finding in found if finding is not None]
@@ -141,6 +143,22 @@ def _wild(rows: Rows, limits: Limits) -> Finding | None:
     )
 
 
+def _forgotten(rows: Rows, limits: Limits) -> Finding | None:
+    """Cross-entropy far above what it was a few rows ago; below half a nat it may double as it likes."""
+    entropies = _series(rows, "cross_entropy")
+    if len(entropies) < 6:
+        return None
+    best, now = max(min(entropies), 0.5), median(entropies[-3:])
+    if now < limits.forgotten * best:
+        return None
+    return Finding(
+        "diverging",
+        "bad",
+        f"The cross-entropy is {now:.3g}; it was {min(entropies):.3g}: the classifier has lost what it knew.",
+        "Lower the learning rate, or choose a network with a norm.",
+    )
+
+
 def _gap(rows: Rows, limits: Limits) -> Finding | None:
     gaps, spreads = _series(rows[-5:], "gap"), _series(rows[-5:], "spread")
     if not gaps or not spreads or min(spreads) <= 0:
@@ -165,7 +183,7 @@ def _gap(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _told_apart(rows: Rows, limits: Limits) -> Finding | None:
-    shares = _series(rows, "accuracy")
+    shares = [] if "cross_entropy" in rows[-1] else _series(rows, "accuracy")  # a classifier's accuracy is of labels
     if len(shares) < limits.window or min(shares) < limits.told_apart:
         return None
     return Finding(
