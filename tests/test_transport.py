@@ -10,7 +10,7 @@ from contract.cases import seeded
 from contract.checks import LIMIT, Bowl, z_scores
 from torch import Tensor
 
-from lowland import MLP, Energy, Function, Langevin, Loss, ReplayBuffer, binary, box, contrast, real
+from lowland import MALA, MLP, Energy, Function, Langevin, Loss, ReplayBuffer, binary, box, contrast, real
 from lowland.metrics import mmd
 from lowland.objectives import EnergyMatching, EquilibriumMatching, transport
 
@@ -163,31 +163,29 @@ def refined(objective: EnergyMatching, batches: int = 100, rows: int = 200) -> T
 
 def test_the_minimiser_is_the_true_law_where_flow_and_law_agree() -> None:
     # at ε = PULL · S² the flow's minimiser is θ = 1/S² too, so the gradient of the whole must vanish there
-    agreeing = EnergyMatching(temperature=PULL * S**2, warmup=0.0, weight=0.5, steps=1, capacity=400)
+    agreeing = EnergyMatching(temperature=PULL * S**2, warmup=0.0, weight=0.5, steps=1, arrive=1, capacity=400)
     assert z_scores(refined(agreeing)).abs() < LIMIT
 
 
 def test_the_minimiser_of_the_contrast_alone_is_the_true_law() -> None:
-    heavy = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=1, capacity=400)
+    heavy = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=1, capacity=400)
     assert z_scores(refined(heavy)).abs() < LIMIT
 
 
 def test_a_contrast_with_its_sign_turned_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     # at a θ that is not the truth the gradient must pull towards it; the minus turns it away
     def pull(turned: bool) -> float:
-        objective = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=1, capacity=400)
+        objective = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=1, capacity=400)
         g, bowl = seeded(3), Bowl(1.0)
         buffer = ReplayBuffer(400, real(1), generator=g, dtype=DOUBLE, restart=0.0)
         if turned:
-            from lowland.objectives import contrastive
-
             right = contrast
 
             def wrong(*args: Any, **options: Any) -> Loss:
                 loss = right(*args, **options)
                 return loss._replace(value=-loss.value)
 
-            monkeypatch.setattr(contrastive, "contrast", wrong)
+            monkeypatch.setattr(transport, "contrast", wrong)
         loss = objective.loss(bowl, gaussian(400, g), None, sampler=Exact(), buffer=buffer, generator=g)
         return torch.autograd.grad(loss.value, bowl.theta)[0].item()
 
@@ -199,7 +197,7 @@ def test_chains_rest_while_the_flow_warms_up() -> None:
     net = MLP(real(2), hidden=(8,))
     buffer = ReplayBuffer(64, real(2), generator=seeded())
     before = buffer.x.clone()
-    objective, x = EnergyMatching(warmup=0.5, capacity=64), torch.randn(16, 2, generator=seeded(1))
+    objective, x = EnergyMatching(warmup=0.5, arrive=10, capacity=64), torch.randn(16, 2, generator=seeded(1))
     early = objective.loss(net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2), progress=0.49)
     assert early.negatives is None and torch.equal(buffer.x, before) and "gap" not in early.terms
     late = objective.loss(net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2), progress=0.5)
@@ -209,9 +207,83 @@ def test_chains_rest_while_the_flow_warms_up() -> None:
     torch.testing.assert_close(late.value, expected)
 
 
+def begun_anew(arrive: int, batches: int = 240, rows: int = 200) -> Tensor:
+    """Gradients in θ at the true law when a fifth of the chains begins at N(0, 1) at every visit of ten steps: (80,)."""
+    objective = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=10, arrive=arrive, capacity=rows, restart=0.2)
+    found, g = [], seeded(8)
+    buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, restart=0.2)
+    for _ in range(batches):
+        bowl = Bowl(1 / S**2)
+        loss = objective.loss(bowl, gaussian(rows, g), None, sampler=MALA(0.01), buffer=buffer, generator=g)
+        found.append(torch.autograd.grad(loss.value, bowl.theta)[0])
+    return torch.stack(found[::3])  # 30 steps apart
+
+
+def test_chains_that_are_under_way_do_not_bend_the_law() -> None:
+    # a chain forgets where it began by 4 % a step, its square by 8 %: 45 % of it is left after 10 steps, 1 % after 60
+    assert z_scores(begun_anew(arrive=60)).abs() < LIMIT
+    assert z_scores(begun_anew(arrive=0)).abs() > 10
+
+
+def test_young_chains_move_and_are_not_counted() -> None:
+    net, x = MLP(real(2), hidden=(8,)), torch.randn(16, 2, generator=seeded(1))
+    objective = EnergyMatching(warmup=0.0, weight=1.0, steps=10, arrive=25, capacity=16, restart=0.0)
+    buffer, g = ReplayBuffer(16, real(2), generator=seeded(), restart=0.0), seeded(2)
+    for visit in range(4):
+        before, again = buffer.x.clone(), torch.Generator().set_state(g.get_state())
+        loss = objective.loss(net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=g)
+        assert not torch.equal(buffer.x, before) and (buffer.age == 10 * (visit + 1)).all()
+        points, _, velocity = transport.lines(net, x, None, again)
+        flow = transport.force_error(net, points, None, velocity, objective.temperature)[0]
+        own, alone = (torch.autograd.grad(value, list(net.parameters()), allow_unused=True) for value in (loss.value, flow))
+        pairs = zip(own[:-1], alone[:-1], strict=True)  # the last weight is the level, which the flow leaves free
+        same = all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+        assert same == (visit < 2) and loss.terms["arrived"] == float(visit >= 2)
+        assert (loss.terms["gap"] == 0) == (visit < 2)
+
+
+def test_some_chains_count_and_others_do_not() -> None:
+    # by hand: mean of a_i (E(x_i, y_i) − E(z_i, c_i)) over old chains z with their own labels c
+    torch.manual_seed(0)
+    net, x, labels = MLP(real(2), hidden=(8,), classes=3), torch.randn(12, 2, generator=seeded(1)), torch.arange(12) % 3
+    objective = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=50, capacity=12, restart=0.0)
+    buffer = ReplayBuffer(12, real(2), generator=seeded(), classes=3, restart=0.0)
+    buffer.age[::2] = 49
+    loss = objective.loss(net, x, labels, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2))
+    old = buffer.age == 50
+    assert old.sum() == 6 and loss.terms["arrived"] == 0.5 and buffer.labels is not None
+    expected = (net(x, labels) * old - net(buffer.x, buffer.labels) * old).mean()
+    torch.testing.assert_close(-loss.terms["gap"], expected.detach())
+
+
+def test_lines_are_cut_off_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, right = [], transport.lines
+    monkeypatch.setattr(transport, "lines", lambda *args, until: (seen.append(until), right(*args, until=until))[1])
+    net, x, buffer = MLP(real(2), hidden=(8,)), torch.randn(8, 2), ReplayBuffer(8, real(2), generator=seeded())
+    for progress in (0.0, 0.49, 0.5, 1.0):
+        EnergyMatching(warmup=0.5, cutoff=0.7, capacity=8).loss(
+            net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(), progress=progress
+        )
+    assert seen == [1.0, 1.0, 0.7, 0.7]
+
+
+def test_chains_in_replicas_are_refused() -> None:
+    net, buffer = MLP(real(2), hidden=(8,)), ReplayBuffer(8, real(3, 2), generator=seeded())
+    with pytest.raises(ValueError, match=r"\(3, 2\).*;.*;"):
+        EnergyMatching(warmup=0.0).loss(net, torch.randn(8, 2), None, sampler=None, buffer=buffer, generator=seeded())
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": 0.0}, {"temperature": math.nan}, {"warmup": 1.1}, {"weight": -1.0}, {"cutoff": 0.0}, {"steps": 0}],
+    [
+        {"temperature": 0.0},
+        {"temperature": math.nan},
+        {"warmup": 1.1},
+        {"weight": -1.0},
+        {"cutoff": 0.0},
+        {"steps": 0},
+        {"arrive": -1},
+    ],
     ids=str,
 )
 def test_energy_matching_refuses_settings_that_mean_nothing(settings: dict[str, Any]) -> None:
