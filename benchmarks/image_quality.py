@@ -7,8 +7,8 @@
 x.npy holds images (N, 1, 28, 28) in [0, 1]. They are clamped there and rounded to 256 levels, as if saved as pictures, and the
 first 10,000 are set against as many test images (fewer against fewer: the table says how many). Features are the 128 numbers
 before the last layer of a convolutional classifier of the set, trained once from seed 0 and kept in runs/. A row `real
-(training images)` shows what no model can beat. `temperatures` compares 2,000 samples at each with as many images of the
-calibration part, never of the test part, and names the one whose smaller of precision and recall is largest.
+(training images)` shows what no model can beat. `temperatures` compares samples at each (2,000, or --count) with as many images
+of the calibration part, never of the test part, and names those that are told apart least and that cover best.
 Results: benchmarks/results/image-quality.{json,md} and one picture per row.
 """
 
@@ -126,7 +126,9 @@ def temperatures(path: Path, values: list[float], count: int = 2000) -> None:
         made = draw(replace(s, recipe=recipe), count, torch.Generator().manual_seed(1)).x
         found[value] = score(made, s.data, judge, s.data.calibration)
         print(json.dumps({"temperature": value, **found[value]}), flush=True)
-    print(f"take T = {max(found, key=lambda value: min(found[value]['precision'], found[value]['recall']))}")
+    least = min(found, key=lambda t: found[t]["two_sample"])
+    best = max(found, key=lambda t: min(found[t]["precision"], found[t]["recall"]))
+    print(f"told apart least at T = {least}; the smaller of precision and recall is largest at T = {best}")
 
 
 def score(x: Tensor, data: Dataset, judge: Classifier, part: Split | None = None) -> dict[str, Any]:
@@ -197,12 +199,13 @@ def main() -> None:
     tuning = verbs.add_parser("temperatures")
     tuning.add_argument("run", type=Path)
     tuning.add_argument("values", type=float, nargs="+")
+    tuning.add_argument("--count", type=int, default=2000)
     options = parser.parse_args()
     if options.verb == "render":
         return render(json.loads((RESULTS / "image-quality.json").read_text()))
     torch.set_num_threads(1)
     if options.verb == "temperatures":
-        return temperatures(options.run, options.values)
+        return temperatures(options.run, options.values, options.count)
     x = torch.from_numpy(np.load(options.samples))
     if x.dim() != 4 or tuple(x.shape[1:]) != (1, 28, 28) or len(x) < 1000 or not bool(torch.isfinite(x).all()):
         parser.error(f"{options.samples} holds {tuple(x.shape)}; finite images (N, 1, 28, 28), N at least 1000, are needed")
