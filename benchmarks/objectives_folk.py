@@ -208,5 +208,5 @@ def joint(r: Record) -> str:
     )
     return (
         f'**"A model that generates pays with its accuracy."** Accuracy on held-out digits: {listed}.{labels} '
-        f"[JEM on Fashion-MNIST](../benchmarks/results/jem.md) has the same net with cross-entropy alone beside it."
+        f"[JEM on Fashion-MNIST](../benchmarks/results/jem.md) has the figures of larger nets."
     )
