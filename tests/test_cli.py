@@ -170,7 +170,7 @@ def test_a_stopped_training_and_ctrl_c_have_their_own_status(command: Command, m
 
 def test_a_run_in_use_directory_name_is_never_reused(tmp_path: Path) -> None:
     for i, name in enumerate(("moons", "moons-2", "moons-3")):
-        free = cli._free(tmp_path / "moons")
+        free = runs._free(tmp_path / "moons")
         assert free.name == name, i
         free.mkdir()
         (free / "recipe.json").write_text("{}")

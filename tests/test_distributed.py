@@ -28,6 +28,7 @@ from lowland.run import Run
 from lowland.training import distributed as d
 from lowland.training import fit
 from lowland.training.session import Session
+from lowland.verbs import running, sampling
 
 STILL = {"sampler.name": "ShortRun", "sampler.step_size": 0.05, "sampler.noise": 0.0}
 EQUAL: dict[str, dict[str, Any]] = {  # nothing is drawn: two processes must find the gradients of one
@@ -193,7 +194,7 @@ def _commands(rank: int, ports: list[int], folder: Path) -> None:
     ]
     with (folder / f"said {rank}").open("w") as said, contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
         for verb in ("evaluate", "report"):
-            patch.setattr(verbs, verb, lambda *_, verb=verb, **__: (folder / f"{verb} {rank}").touch())
+            patch.setattr(running, verb, lambda *_, verb=verb, **__: (folder / f"{verb} {rank}").touch())
         for port, command in zip(ports, commands, strict=True):
             enter(rank, port)
             cli.main(command)
@@ -392,7 +393,7 @@ def test_results_do_not_depend_on_the_number_of_processes(together: Path, tmp_pa
 
 
 def test_a_job_that_broke_goes_on_where_it_was(together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, drawn = verbs.draw, []
+    whole, drawn = sampling.draw, []
 
     def breaks(s: Any, count: int, *more: Any, **options: Any) -> Any:
         drawn.append(count)
@@ -400,14 +401,14 @@ def test_a_job_that_broke_goes_on_where_it_was(together: Path, tmp_path: Path, m
             raise KeyboardInterrupt
         return whole(s, count, *more, **options)
 
-    monkeypatch.setattr(verbs, "draw", breaks)
+    monkeypatch.setattr(sampling, "draw", breaks)
     with pytest.raises(KeyboardInterrupt):
         verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == [".x.npz.pieces"]
     verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
     assert drawn == [256, 256, 256, 88] and (tmp_path / "x.npz").read_bytes() == (together / "two.npz").read_bytes()
     drawn.clear()
-    monkeypatch.setattr(verbs, "draw", lambda *more, **options: breaks(*more, **options))
+    monkeypatch.setattr(sampling, "draw", lambda *more, **options: breaks(*more, **options))
     with pytest.raises(KeyboardInterrupt):
         verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
     verbs.sample(together / "run", COUNT, tmp_path / "x.npz", seed=1, progress=False)  # another plan: nothing is taken over

@@ -298,7 +298,7 @@ def test_tables_in_pieces_are_those_in_one(
 ) -> None:
     paths = [pictures / "pngs", pictures / "all.npz", pictures / "pngs" / "0.png"]
     for size in (1024, 3):
-        monkeypatch.setattr(verbs, "SCORED", size)
+        monkeypatch.setattr("lowland.verbs.scoring.SCORED", size)
         command("energy", runs.digits, *paths, "--out", tmp_path / f"{size}.csv")
     whole, pieces = (table((tmp_path / f"{size}.csv").read_text()) for size in (1024, 3))
     assert [row["path"] for row in pieces] == [row["path"] for row in whole] and len(whole) == 9
