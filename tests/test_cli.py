@@ -10,6 +10,7 @@ from typing import get_type_hints
 import pytest
 
 from lowland import __version__, cli, read_recipe
+from lowland.cli import runs
 from lowland.config import recipe_names
 
 VERBS = [cls.__name__.lower() for cls in cli.VERBS]
