@@ -71,6 +71,11 @@ class Generation(BaseModel):
     def _chains_need_a_sampler(self) -> "Generation":
         if self.method != "flow" and self.sampler is None:
             raise ValueError("chains were chosen and no sampler; a [generation.sampler] is needed; add one, or method = 'flow'")
+        if self.method != "flow" and self.precision != "float32":
+            raise ValueError(
+                f"precision is {self.precision!r} and the method {self.method!r}; only a flow is drawn in bfloat16; "
+                f"leave it out, or set method = 'flow'"
+            )
         if self.sigma_max <= self.sigma_min:
             levels = f"levels fall from {self.sigma_max} to {self.sigma_min}"
             raise ValueError(f"{levels}; the first must be above the last; exchange them")

@@ -186,6 +186,19 @@ def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
         assert energy.head.weight.grad is not None
 
 
+@pytest.mark.parametrize("kind", ["weight_px", "weight_pxy"])
+@pytest.mark.parametrize("augment", [(), ("flip",)])
+def test_a_level_that_is_a_head_hears_only_the_contrast(kind: str, augment: tuple[str, ...]) -> None:
+    """With a contrast that weighs 1e-30, what is left of the level's slope is rounding of the cross-entropy: there is none."""
+    energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True)
+    x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
+    buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
+    objective = JEM(steps=1, capacity=64, augment=augment, **({"weight_px": 0.0} | {kind: 1e-30}))
+    objective.loss(energy, x, y, sampler=Langevin(1e-4), buffer=buffer, generator=seeded()).value.backward()
+    slopes = energy.head.weight.grad.abs().amax(1)
+    assert slopes[4] < 1e-20 and slopes[:4].min() > 1e-6
+
+
 @pytest.mark.parametrize("augment", [(), ("flip",)])
 def test_the_loss_of_a_tower_is_that_of_its_heads(augment: tuple[str, ...]) -> None:
     energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6)).double()

@@ -225,12 +225,13 @@ class JEM:
         if negatives is None:
             return _odds(energy, read), None, None
         some = x if read is x else x[: len(negatives)]
-        if its is None and (read is not x or getattr(energy, "ancestral", False)):  # E(x) may cost less than its heads
+        parted = getattr(energy, "level", False)  # logits are then not the heads: they are asked for apart (`_odds`)
+        if its is None and (read is not x or parted):  # E(x) may cost less than its heads
             both = energy(torch.cat([some, negatives])).to(x.dtype)
             return _odds(energy, read), both[: len(some)], both[len(some) :]
-        parts = [some, negatives] if read is x else [some, negatives, read]
-        heads = _heads(energy, torch.cat(parts)).split([len(part) for part in parts])
-        known = heads[0] if read is x else heads[2]
+        together = [some, negatives] if read is x or parted else [some, negatives, read]
+        heads = _heads(energy, torch.cat(together)).split([len(part) for part in together])
+        known = _odds(energy, read) if parted else heads[0] if read is x else heads[2]
         return known, _of(heads[0], None if its is None else labels[: len(some)]), _of(heads[1], its)
 
     def _read(self, energy: Energy, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
