@@ -96,7 +96,7 @@ def test_only_energies_of_noise_without_labels_and_warmth_with_a_denoiser() -> N
 def unet(*shape: int, dtype: torch.dtype = torch.float32) -> NoiseUNet:
     """A small energy whose silent layers speak."""
     torch.manual_seed(0)
-    energy = NoiseUNet(box(0.0, 1.0, *shape), widths=(6, 8), blocks=(1, 1), embedding=8)
+    energy = NoiseUNet(box(0.0, 1.0, *shape), widths=(6, 8), blocks=(1, 1), embedding=8, norm="rms")
     for p in energy.parameters():
         nn.init.normal_(p, std=0.2)
     return energy.to(dtype)
@@ -171,6 +171,8 @@ def test_refusals() -> None:
         NoiseUNet(real(3))
     with pytest.raises(ValueError, match=r"two resolutions"):
         NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(8,))
+    with pytest.raises(ValueError, match=r"norm is 'batch'; .*; choose one"):
+        NoiseUNet(box(0.0, 1.0, 1, 8, 8), norm="batch")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"needs a noise level;"):
         unet(1, 8, 8)(torch.zeros(2, 1, 8, 8))
 

@@ -12,7 +12,7 @@ The form: Salimans & Ho (2021), https://openreview.net/forum?id=9AS-TF2jRNb
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +109,10 @@ class NoiseUNet(Denoiser):
     widths: channels at half and at a quarter of the resolution; blocks: residual blocks at each (twice at half: down and up);
     dense: width of layers in the middle that see all places at once, so that strokes know of each other (0: none): one through
     eight channels, and before and after it one of each channel by itself, half as wide; embedding: width of what the network is
+    told of ln σ; norm: "rms" divides the channels at each place of the middle blocks by their root mean square, before they are
     told of ln σ. Images of any size: sides are padded to a multiple of 4. The condition c is σ, one per row or one for all.
-    `denoised` gives the guess alone. No normalisation.
+    `denoised` gives the guess alone.
+    Source of the norm: Karras et al. (2018), https://arxiv.org/abs/1710.10196
 
     >>> import torch
     >>> from lowland.domain import box
@@ -125,6 +127,7 @@ class NoiseUNet(Denoiser):
         blocks: Sequence[int] = (2, 2),
         dense: int = 256,
         embedding: int = 64,
+        norm: Literal["none", "rms"] = "none",
     ) -> None:
         super().__init__(domain)
         if len(self.domain.shape) != 3:
@@ -136,8 +139,11 @@ class NoiseUNet(Denoiser):
                 f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)}, dense {dense} and embedding {embedding}; "
                 f"there are two resolutions and all are at least 1, dense at least 0; write for example widths=(64, 96)"
             )
+        if norm not in ("none", "rms"):
+            raise ValueError(f"norm is {norm!r}; NoiseUNet knows 'none' and 'rms'; choose one")
         self.widths, self.blocks, self.dense, self.embedding = tuple(widths), tuple(blocks), dense, embedding
-        self.net = _UNet(self.domain.shape, self.widths, self.blocks, dense, embedding)
+        self.norm = norm
+        self.net = _UNet(self.domain.shape, self.widths, self.blocks, dense, embedding, norm == "rms")
 
 
 class _Told(nn.Module):
@@ -155,14 +161,16 @@ class _Told(nn.Module):
 class _UNet(nn.Module):
     """f(z, ln σ): images (B, C, H, W) to images, by way of half and a quarter of the resolution, with one shortcut."""
 
-    def __init__(self, shape: Sequence[int], widths: Sequence[int], blocks: Sequence[int], dense: int, embedding: int) -> None:
+    def __init__(
+        self, shape: Sequence[int], widths: Sequence[int], blocks: Sequence[int], dense: int, embedding: int, norm: bool
+    ) -> None:
         super().__init__()
         (channels, height, width), (wide, deep) = shape, widths
         self.told = nn.Sequential(nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.stem = nn.Conv2d(4 * channels, wide, 3, padding=1)
         self.down = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
         self.shrink = nn.Conv2d(wide, deep, 2, 2)
-        self.middle = nn.ModuleList(_Block(deep, embedding) for _ in range(blocks[1]))
+        self.middle = nn.ModuleList(_Block(deep, embedding, norm) for _ in range(blocks[1]))
         if dense:
             places = -(height // -4) * -(width // -4)
             seeing = [_Mix(places, dense // 2), _Dense(deep, places, dense, embedding), _Mix(places, dense // 2)]
@@ -190,16 +198,19 @@ class _UNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """h ↦ h + conv(silu((1 + scale(σ)) conv(silu(h)) + shift(σ))), the identity at first."""
+    """h ↦ h + conv(silu((1 + scale(σ)) n(conv(silu(h))) + shift(σ))), the identity at first; n may divide by the size."""
 
-    def __init__(self, width: int, embedding: int) -> None:
+    def __init__(self, width: int, embedding: int, norm: bool = False) -> None:
         super().__init__()
+        self.norm = norm
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.film = _silent(nn.Linear(embedding, 2 * width))
         self.second = _silent(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
         inner = self.first(_silu(h))
+        if self.norm:
+            inner = inner * torch.rsqrt(inner.square().mean(1, keepdim=True) + 1e-3)
         scale, shift = self.film(told).to(inner.dtype)[:, :, None, None].chunk(2, 1)
         inner = torch.addcmul(shift, inner, 1 + scale)
         return cast(Tensor, h + self.second(_silu(inner)))

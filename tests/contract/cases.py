@@ -38,7 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "NoiseMLP": {"domain": real(3), "hidden": (16, 16)},
     "EmbeddingMLP": {"domain": real(3), "hidden": (16, 16)},
     "WideResNet": {"domain": box(0.0, 1.0, 1, 8, 8), "depth": 10, "width": 1},
-    "NoiseUNet": {"domain": box(0.0, 1.0, 1, 8, 8), "widths": (6, 8), "blocks": (1, 1), "dense": 6, "embedding": 8},
+    "NoiseUNet": {"domain": box(0.0, 1.0, 1, 8, 8), "widths": (6, 8), "blocks": (1, 1), "dense": 6, "norm": "rms"},
     "IGEBM": {"domain": box(0.0, 1.0, 3, 8, 8), "widths": (6, 8), "blocks": 1},
     "DBM": {"domain": binary(6), "hidden": (4, 3), "spread": 0.5},
     "DBN": {"domain": binary(6), "hidden": (5, 4, 3), "spread": 0.5},
