@@ -34,7 +34,7 @@ COLUMNS: dict[str, list[tuple[str, str, float, int]]] = {  # heading, key of the
         ("s to draw", "drawing_seconds", 1, 1),
     ],
 }
-NOT_DRAWN = ("OutlierExposure", "InfoNCE")  # energies that are not made to be sampled from
+NOT_DRAWN = ("OutlierExposure", "InfoNCE", "Robust")  # energies that are not made to be sampled from
 
 
 def spread(values: list[float], unit: float, digits: int) -> str:

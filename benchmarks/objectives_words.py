@@ -35,6 +35,11 @@ NEEDS: list[tuple[str, str, str]] = [
     ),
     ("to find outliers, and no samples", "`OutlierExposure`", "A classifier is told what is none: cheap and calm."),
     (
+        "a classifier that small changes do not fool",
+        "`Robust`",
+        "Cross-entropy at the worst point of a ball; [what it is worth under attack](../benchmarks/results/robustness.md).",
+    ),
+    (
         "samples in one pass of a network",
         "`Cooperative`",
         "A generator learns along; a few steps of the energy mend its drafts.",
@@ -61,7 +66,7 @@ FAMILIES: dict[str, tuple[str, list[str]]] = {
     "negatives from a known law": ("draws of a noise with a density", ["NCE", "RankingNCE", "FlowContrastive"]),
     "data perturbed": ("neighbours of the data", ["EnergyDiscrepancy", "PseudoLikelihood", "RatioMatching"]),
     "transport": ("straight lines from noise to data", ["EnergyMatching", "EquilibriumMatching"]),
-    "labels": ("the classes", ["JEM", "OutlierExposure"]),
+    "labels": ("the classes", ["JEM", "OutlierExposure", "Robust"]),
     "pairs": ("other views of the same example", ["InfoNCE"]),
 }
 

@@ -25,17 +25,20 @@ _HOMES = {
     "lowland.objectives": (
         "CD DSM JEM NCE PCD Cooperative DiffusionRecovery EnergyDiscrepancy EnergyL2 EnergyMatching EquilibriumMatching "
         "FlowContrastive GradientPenalty HingeMargin ImprovedCD InfoNCE Loss MultilevelDSM OutlierExposure PseudoLikelihood "
-        "PullAway RankingNCE RatioMatching ScoreMatching ShortRunML WakeSleep contrast"
+        "PullAway RankingNCE RatioMatching Robust ScoreMatching ShortRunML WakeSleep contrast"
     ),
     "lowland.nets": (
         "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet DenoiserMLP EmbeddingMLP NoiseMLP NoiseUNet PairEnergy WideResNet"
     ),
     "lowland.metrics": (
-        "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary"
+        "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat robustness summary"
     ),
-    "lowland.interop": "to_arviz",
+    "lowland.interop": "to_arviz to_pyod to_pytorch_ood",
     "lowland.training": "fit greedy grow",
-    "lowland.tasks": "Detector Identity Mask Restoration compose restore",
+    "lowland.tasks": (
+        "Attribute Detector Identity Mask Purified Restoration bounded compose edit interpolate predict purify restore "
+        "sample_composed"
+    ),
     "lowland.data": "Dataset load_data",
     "lowland.config": "Recipe read_recipe",
     "lowland.verbs": "evaluate train",

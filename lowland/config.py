@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from lowland.registry import KINDS, parameters, registered
 from lowland.training.settings import Training
@@ -46,18 +46,12 @@ class Data(BaseModel):
     standardise: bool | None = Field(None, description="tables and arrays: subtract the mean, divide by the deviation")
 
 
-class Generation(BaseModel):
-    """How samples are made from the trained energy."""
+class _Drawing(BaseModel):
+    """What making samples and restoring have in common: chains, or a way down the noise levels of an energy E(x, σ)."""
 
     model_config = STRICT
-    method: Literal["chains", "flow", "recovery"] = Field(
-        "chains", description="Markov chains; probability flow down the noise levels; or draws given the level above"
-    )
+    method: str = "chains"
     sampler: Any = None
-    steps: int = Field(500, ge=0)
-    start: Literal["noise", "chains", "partner"] = Field(
-        "noise", description="fresh noise; where the training chains got to; or what the generator trained beside makes"
-    )
     temperatures: list[Annotated[float, Field(gt=0)]] = Field(
         [1.0], min_length=1, description="a path: the steps are divided among energy / T for each T"
     )
@@ -65,35 +59,60 @@ class Generation(BaseModel):
     levels: int = Field(18, ge=2, description="noise levels of an energy E(x, σ) whose objective does not name them")
     sigma_max: float = Field(20.0, gt=0, description="the first of them, far above the size of the data")
     sigma_min: float = Field(0.01, gt=0, description="the last; flow ends with a jump from there")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products of a flow")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products on the way down")
 
     @model_validator(mode="after")
-    def _chains_need_a_sampler(self) -> "Generation":
-        if self.method != "flow" and self.sampler is None:
-            raise ValueError("chains were chosen and no sampler; a [generation.sampler] is needed; add one, or method = 'flow'")
-        if self.method != "flow" and self.precision != "float32":
-            raise ValueError(
-                f"precision is {self.precision!r} and the method {self.method!r}; only a flow is drawn in bfloat16; "
-                f"leave it out, or set method = 'flow'"
-            )
+    def _what_the_method_needs(self) -> "_Drawing":
+        name = type(self).__name__.lower()
+        if self.method in ("chains", "recovery") and self.sampler is None:
+            other = "flow" if name == "generation" else "levels"
+            raise ValueError(f"chains were chosen and no sampler; a [{name}.sampler] is needed; add one, or method = '{other}'")
         if self.sigma_max <= self.sigma_min:
-            levels = f"levels fall from {self.sigma_max} to {self.sigma_min}"
-            raise ValueError(f"{levels}; the first must be above the last; exchange them")
+            raise ValueError(f"levels fall from {self.sigma_max} to {self.sigma_min}; the first must be higher; exchange them")
         return self
 
 
-class Restoration(BaseModel):
+class Generation(_Drawing):
+    """How samples are made from the trained energy."""
+
+    method: Literal["chains", "flow", "recovery"] = Field("chains", description="or down the levels: by flow, or draw by draw")
+    steps: int = Field(500, ge=0)
+    start: Literal["noise", "chains", "partner"] = Field(
+        "noise", description="fresh noise; where the training chains got to; or what the generator trained beside makes"
+    )
+
+
+class Restoration(_Drawing):
     """How posterior draws are made: the same kind of settings, with the noise of the measurement."""
 
-    model_config = STRICT
-    sampler: Any
+    method: Literal["chains", "levels"] = Field("chains", description="Markov chains; or progressive denoising down the levels")
     steps: int = Field(500, ge=1)
     draws: int = Field(8, ge=1)
     sigma: float = Field(0.1, gt=0, description="noise of the measurement, in units of the data")
-    temperatures: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)
-    jump: float = Field(0.0, ge=0, description=JUMP)
     count: int = Field(100, ge=0, description="test images restored by evaluate; 0 for none")
     bank: int = Field(0, ge=0, description="draws of the prior from which chains start; 0 starts them at noise")
+    levels: int = Field(20, ge=1, description="passes on the way down; means lag behind like 1 / levels")
+    inner: int = Field(3, ge=1, description="noise levels inside a pass; draws are narrow like 1 / inner")
+    sigma_max: float = Field(1.5, gt=0, description="where the way down begins, a few times the spread of the data")
+    sigma_min: float = Field(0.02, gt=0, description="noise too small to matter")
+
+
+class Purification(BaseModel):
+    """How points are purified: the settings of `lowland.tasks.purify`."""
+
+    model_config = STRICT
+    method: Literal["langevin", "map", "denoise"] = "langevin"
+    steps: int = Field(10, ge=1, description="of Langevin or descent; noise levels of denoise, 1 for a jump")
+    sigma: float = Field(0.0, ge=0, description="noise added first; the width of the pull to the start for map")
+    step_size: float = Field(0.01, gt=0)
+    temperature: float = Field(1.0, ge=0)
+    clip: float | None = Field(None, gt=0, description="bound on every number of the energy's gradient")
+
+    @model_validator(mode="after")
+    def _some_ways_need_a_width(self) -> "Purification":
+        if self.method != "langevin" and not self.sigma:
+            raise ValueError(f"method is {self.method!r} and sigma 0; it needs a sigma above 0; 0.3 suits pixels in [0, 1]")
+        return self
 
 
 class Evaluation(BaseModel):
@@ -102,8 +121,19 @@ class Evaluation(BaseModel):
     model_config = STRICT
     samples: int = Field(500, ge=16)
     nominal: float = Field(0.05, gt=0, lt=1, description="false-alarm rate of the detector")
+    score: str = Field(
+        "energy", description="what the detector reads from the energy: energy, typicality, multiscale, msp, ..."
+    )
     outliers: list[str] = Field([], description="data sets to tell apart, besides noise and a shifted test set")
     judge_steps: int = Field(600, ge=0, description="updates of the classifier that judges labelled images; 0 for none")
+
+    @field_validator("score")
+    @classmethod
+    def _a_score_has_a_name(cls, score: str) -> str:
+        from lowland.tasks.detect import named
+
+        named(score)
+        return score
 
 
 def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> type[BaseModel]:
@@ -143,20 +173,16 @@ def recipe_model() -> type["Recipe"]:
 
 @cache
 def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
-    sampler, terms = _union("sampler"), cast(Any, list)[_union("term")]
-    generation = create_model(
-        "Generation",
-        __base__=Generation,
-        sampler=(Union[sampler, None], None),  # noqa: UP007
-    )
-    restoration = create_model("Restoration", __base__=Restoration, sampler=(sampler, ...))
+    sampler, terms = cast(Any, Union[_union("sampler"), None]), cast(Any, list)[_union("term")]  # noqa: UP007
+    generation = create_model("Generation", __base__=Generation, sampler=(sampler, None))
+    restoration = create_model("Restoration", __base__=Restoration, sampler=(sampler, None))
     return create_model(
         "Recipe",
         __base__=Recipe,
         energy=(_union("energy", skip=["domain"]), ...),
         objective=(_union("objective"), ...),
         terms=(terms, []),
-        sampler=(Union[sampler, None], None),  # noqa: UP007
+        sampler=(sampler, None),
         training=(model_of(Training, tagged=False), Field(default_factory=dict, validate_default=True)),
         generation=(generation, ...),
         restoration=(Union[restoration, None], None),  # type: ignore[arg-type]  # noqa: UP007
@@ -178,6 +204,7 @@ class Recipe(BaseModel):
     training: Any
     generation: Any
     restoration: Any = None
+    purification: Purification | None = None
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
 
     @model_validator(mode="after")

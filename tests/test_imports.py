@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": {"energy", "samplers", "metrics"} | LEAVES,
     "training": {"energy", "objectives", "chains", "samplers", "metrics", "tasks", "data", "run", "registry", "domain"},
     "report": {"run"},
-    "config": {"registry", "training.settings", "energy"},
+    "config": {"registry", "training.settings", "energy", "tasks.detect"},
     "evaluation": PUBLIC,
     "verbs": PUBLIC | {"evaluation"},
     "doctor": PUBLIC | {"evaluation", "verbs", ""},
@@ -84,10 +84,14 @@ LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any de
     "uvicorn": {"app"},
     "torchvision": {"interop"},
     "zuko": {"interop", "nets"},
+    "deepinv": {"interop"},
+    "pyautoattack": {"interop"},
+    "pyod": {"interop"},
+    "pytorch_ood": {"interop"},
     "pytest": set(),
 }
 # imported inside the function that needs them, if at all
-LAZY = {"sklearn", "scipy", "torchvision", "pyarrow", "tensorboard", "zuko"}
+LAZY = {"sklearn", "scipy", "torchvision", "pyarrow", "tensorboard", "zuko", "deepinv", "pyautoattack", "pyod", "pytorch_ood"}
 
 
 def module_of(path: Path) -> str:

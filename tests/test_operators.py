@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland.tasks import BlockAverage, Blur, Fourier, Identity, Mask, Operator, Projection, Stride
+from lowland.tasks import BlockAverage, Blur, Fourier, Identity, Linear, Mask, Operator, Projection, Stride
 
 SHAPE = (2, 8, 12)
 FREQUENCIES = torch.rand(8, 12, generator=torch.Generator().manual_seed(3)) < 0.4
@@ -23,6 +23,7 @@ OPERATORS: dict[str, Operator] = {
     "fourier": Fourier(FREQUENCIES),
     "blurred, then thinned": Stride(4) @ Blur(0.8),
     "frequencies of a mask": Fourier(FREQUENCIES) @ Mask(KNOWN),
+    "a function": Linear(lambda x: x.flatten(1)[:, ::3] - 0.5 * x.flatten(1)[:, 1::3], SHAPE),
 }
 
 
@@ -82,6 +83,30 @@ def test_what_the_maps_are() -> None:
     assert math.isclose(float(smeared.sum()), 1.0) and torch.allclose(smeared, smeared.mT)
     ratio = float(smeared[0, 0, 7, 8] / smeared[0, 0, 7, 7])
     assert math.isclose(ratio, math.exp(-0.5))
+
+
+def test_a_blur_is_a_convolution_with_zeros_around() -> None:
+    x = normals((2, *SHAPE), 0)
+    line = torch.exp(-torch.arange(-4, 5, dtype=torch.float64).square() / (2 * 1.3**2))
+    line /= line.sum()
+    flat = torch.nn.functional.conv2d(x.flatten(0, 1).unsqueeze(1), torch.outer(line, line)[None, None], padding=4)
+    assert torch.allclose(Blur(1.3)(x), flat.view(x.shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "squared"),
+    [
+        ("identity", 1.0),
+        ("mask", 1.0),
+        ("means", 1 / 16),
+        ("stride", 1.0),
+        ("blur", None),
+        ("projection", None),
+        ("a function", 1.25),
+    ],
+)
+def test_operators_know_whether_they_are_tight(name: str, squared: float | None) -> None:
+    assert OPERATORS[name].tight(normals((2, *SHAPE), 0)) == (squared if squared is None else pytest.approx(squared))
 
 
 def test_projections_belong_to_their_seed_and_keep_lengths_on_average() -> None:

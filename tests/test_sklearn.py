@@ -357,7 +357,7 @@ def test_the_threshold_is_that_of_conformal_p_values() -> None:
     model, fresh = EnergyDetector(n_iter=5, random_state=0).fit(blob(500, 0)), blob(5000, 1)
     fresh[:1000] *= 3
     assert ((model.p_values(fresh) <= 0.05) == (model.predict(fresh) == -1)).all()
-    assert (model.detector_.outlier(model.columns_.inward(fresh)).numpy() == (model.predict(fresh) == -1)).all()
+    assert (model.detector_.predict(model.columns_.inward(fresh)).numpy() == (model.predict(fresh) == -1)).all()
     assert np.allclose(model.decision_function(fresh), model.score_samples(fresh) - model.offset_)
     assert len(model.detector_.calibration) == 100
 

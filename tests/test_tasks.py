@@ -1,129 +1,19 @@
-"""Detection with its guarantee, restoration against the exact posterior, composition against its algebra."""
+"""Restoration against the exact posterior, composition against its algebra."""
 
 import math
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from contract.cases import seeded
 from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
-from lowland import HMC, MALA, Detector, Energy, Function, Identity, Mask, box, compose, energy_values, real, restore, sample
-from lowland.metrics import aupr, auroc, fpr95
+from lowland import HMC, MALA, Energy, Function, Identity, Mask, box, compose, energy_values, real, restore, sample
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import Likelihood, Restoration, jump, resample, scale_of
-
-BOWL = Function(lambda x: x.square().flatten(1).sum(1), real(2))
-
-# ----------------------------------------------------------------------------------------------------------- detection
-
-
-def false_alarm_excess(calibrate: Callable[[Energy, Tensor, float], Detector]) -> float:
-    """z by which the mean share of inliers called outliers exceeds the nominal rate, over 300 detectors of a bad energy."""
-    g, nominal = seeded(0), 0.1
-    useless = Function(lambda x: (7 * x[:, 0]).sin().round(decimals=1), real(2))  # many ties and no sense
-    rates = []
-    for _ in range(300):
-        detector = calibrate(useless, torch.randn(49, 2, generator=g), nominal)
-        rates.append(detector.outlier(torch.randn(100, 2, generator=g)).double().mean().item())
-    excess, error = np.mean(rates) - nominal, np.std(rates, ddof=1) / math.sqrt(len(rates))
-    return float(excess / max(error, 1e-12))
-
-
-def test_at_most_the_nominal_share_of_inliers_is_called_outliers() -> None:
-    assert false_alarm_excess(Detector.calibrate) < LIMIT
-
-
-def test_a_detector_calibrated_on_its_training_points_breaks_the_promise_and_is_caught() -> None:
-    """The guarantee needs points that the energy has not seen: an energy that fits them exactly breaks it."""
-
-    def overfitted(energy: Energy, x: Tensor, nominal: float) -> Detector:
-        memory = Function(lambda y: torch.cdist(y, x).min(1).values.round(decimals=3), real(2))
-        return Detector.calibrate(memory, x, nominal)
-
-    assert caught(false_alarm_excess, overfitted)
-
-
-def test_outliers_are_found_and_reported_with_their_p_values() -> None:
-    g = seeded(1)
-    detector = Detector.calibrate(BOWL, torch.randn(999, 2, generator=g), 0.01)
-    far = torch.tensor([[9.0, 9.0], [0.0, 0.0], [0.0, -7.0]])
-    assert detector.outlier(far).tolist() == [True, False, True]
-    assert detector.p_values(far).tolist() == [1 / 1000, 1.0, 1 / 1000]
-    assert torch.equal(detector.energies(far), energy_values(BOWL, far))
-    assert torch.equal(detector.outlier(far), detector.p_values(far) <= 0.01)
-
-
-def test_detector_compares_and_checks_itself() -> None:
-    g = seeded(2)
-    detector = Detector.calibrate(BOWL, torch.randn(199, 2, generator=g))
-    inliers, outliers = torch.randn(300, 2, generator=g), 3 * torch.randn(200, 2, generator=g)
-    low, high = detector.energies(inliers), detector.energies(outliers)
-    assert detector.compare(inliers, outliers) == {
-        "auroc": auroc(low, high),
-        "aupr": aupr(low, high),
-        "fpr95": fpr95(low, high),
-    }
-    rate = detector.check(inliers)
-    assert rate.value == detector.outlier(inliers).double().mean().item() and rate.sound
-    assert not detector.check(outliers).sound
-
-
-def test_a_verdict_does_not_depend_on_the_company() -> None:
-    """Row by row, in any order, in any batch: also for a module left in training mode with batch norm."""
-    net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
-    net.train()
-    energy = Function(net, real(2))
-    energy.function = torch.nn.Sequential(net, torch.nn.Flatten(0))
-    before = {name: b.clone() for name, b in energy.named_buffers()}
-    g = seeded(3)
-    detector = Detector.calibrate(energy, torch.randn(99, 2, generator=g))
-    x = 2 * torch.randn(40, 2, generator=g)
-    together = detector.p_values(x)
-    assert torch.equal(together, torch.cat([detector.p_values(row) for row in x.split(1)]))
-    assert torch.equal(together, detector.p_values(x.flip(0)).flip(0))
-    assert net.training and all(torch.equal(b, before[name]) for name, b in energy.named_buffers())
-
-
-@pytest.mark.parametrize("nominal", [0.0, 1.0, -0.1, 5.0, math.nan])
-def test_a_nominal_rate_lies_inside_the_unit_interval(nominal: float) -> None:
-    with pytest.raises(ValueError, match=r"false-alarm rate lies in \(0, 1\)"):
-        Detector.calibrate(BOWL, torch.randn(99, 2, generator=seeded(0)), nominal)
-
-
-def test_too_few_calibration_points_are_refused() -> None:
-    x = torch.randn(100, 2, generator=seeded(0))
-    for enough, nominal in ((19, 0.05), (9, 0.1), (3, 0.3), (99, 0.01)):
-        Detector.calibrate(BOWL, x[:enough], nominal)
-        with pytest.raises(ValueError, match=f"{enough - 1} calibration energies cannot promise"):
-            Detector.calibrate(BOWL, x[: enough - 1], nominal)
-
-
-def test_the_count_in_the_message_is_the_one_that_suffices() -> None:
-    with pytest.raises(ValueError, match="at least 19 are needed"):
-        Detector.calibrate(BOWL, torch.zeros(5, 2), 0.05)
-
-
-def test_detector_refuses_non_finite_and_misshapen_points() -> None:
-    x = torch.randn(30, 2, generator=seeded(0))
-    bad = x.clone()
-    bad[[3, 7], 0] = math.nan
-    with pytest.raises(ValueError, match="2 of 30 points are not finite"):
-        Detector.calibrate(BOWL, bad)
-    detector = Detector.calibrate(BOWL, x)
-    with pytest.raises(ValueError, match="2 of 30 points are not finite"):
-        detector.outlier(bad)
-    with pytest.raises(ValueError, match="event shape"):
-        detector.outlier(torch.zeros(4, 3))
-    with pytest.raises(ValueError, match="1 of 20 calibration energies are not finite"):
-        Detector(BOWL, torch.tensor([math.inf] + 19 * [0.0]))
-    with pytest.raises(ValueError, match="30 of 30 energies are not finite"):
-        Detector(Function(lambda x: x.sum(1) * math.nan, real(2)), torch.zeros(30)).outlier(x)
-
 
 # --------------------------------------------------------------------------------------------------------- restoration
 

@@ -8,12 +8,35 @@ from typing import Any
 
 import tyro
 
+from lowland.cli.bench import Bench
+from lowland.cli.compose import Compose, Edit, Interpolate, Predict
+from lowland.cli.detect import Detect
+from lowland.cli.purify import Attack, Purify
+from lowland.cli.restore import Restore
 from lowland.cli.runs import Doctor, Evaluate, Recipes, Report, Resume, Train
-from lowland.cli.uses import Energy, Restore, Sample
+from lowland.cli.uses import Energy, Sample
 
 __all__ = ["VERBS", "main"]
 
-VERBS = (Train, Resume, Sample, Energy, Restore, Evaluate, Report, Recipes, Doctor)
+VERBS = (
+    Train,
+    Resume,
+    Sample,
+    Energy,
+    Detect,
+    Bench,
+    Restore,
+    Compose,
+    Edit,
+    Interpolate,
+    Predict,
+    Purify,
+    Attack,
+    Evaluate,
+    Report,
+    Recipes,
+    Doctor,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

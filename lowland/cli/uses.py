@@ -59,33 +59,3 @@ class Energy:
             sys.stdout.write(verbs.format_rows(verbs.energies(self.run, self.paths, nominal=self.nominal), self.format))
         else:
             print(verbs.score(self.run, self.paths, self.out, form=self.format, nominal=self.nominal))
-
-
-@dataclass
-class Restore:
-    """Denoise or inpaint an image; writes a picture (observed, mean, spread, draws) and its numbers."""
-
-    run: Positional[Path]
-    """Run directory."""
-    image: Positional[Path]
-    """PNG, JPEG or .npy."""
-    task: Literal["denoise", "inpaint"] = "denoise"
-    """What was done to the image."""
-    mask: str = "lower"
-    """What to fill in: lower, upper, left, right, centre, or a picture whose white pixels are to be filled."""
-    sigma: float | None = None
-    """Noise of the known pixels, in units of the data; the recipe's unless given."""
-    draws: int | None = None
-    """Posterior draws; the recipe's unless given."""
-    seed: int = 0
-    """Seed of the draws."""
-    out: Path | None = None
-    """Picture to write; beside the image unless given."""
-    quiet: bool = False
-    """No progress bar."""
-
-    def main(self) -> None:
-        from lowland import verbs
-
-        options = {key: getattr(self, key) for key in ("task", "mask", "sigma", "draws", "seed", "out")}
-        print(verbs.restore(self.run, self.image, **options, progress=not self.quiet))

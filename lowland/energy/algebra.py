@@ -264,7 +264,7 @@ class Given(Energy):
 
     def rows(self, index: Tensor) -> "Given":
         bound = cast(Tensor, self.c)
-        return Given(self.energy, bound[index] if bound.dim() and len(bound) > 1 else bound)
+        return Given(self.energy.rows(index), bound[index] if bound.dim() and len(bound) > 1 else bound)
 
     @property
     def analytic(self) -> Any:

@@ -1,13 +1,14 @@
 """The public door: what is refused, and in which words."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from lowland.energy.algebra import Energy, Function, Sum, lift
-from lowland.energy.gradient import check_shape
+from lowland.energy.algebra import Energy, Function, Mixture, Sum, lift
+from lowland.energy.gradient import check_shape, energy_values
 
 
 def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None) -> Energy:
@@ -104,11 +105,99 @@ def check_finite(values: Tensor, what: str) -> None:
         raise ValueError(f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or missing data")
 
 
-def check_normalisable(energy: Energy) -> None:
-    """Refuse −E on an unbounded domain: exp(E) has no normaliser there unless something confines it."""
-    negative = isinstance(energy, Sum) and all(w <= 0 for w in energy.weights)
-    if negative and energy.domain.kind == "real":
+# ------------------------------------------------------------------------------------------------- is there a normaliser?
+
+FAR = (1e2, 1e4)  # how far out a subtraction is looked at, in units of where points are
+RAYS = 64
+
+
+def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None = None) -> None:
+    """Refuse what has no normaliser on an unbounded domain: −E, a − 2a, an energy that falls somewhere far out.
+
+    Looked at are the signs: some term must confine, that is rise without bound, and a negated law does not, nor does an energy
+    that says `confines = False` (one that is bounded); and, where something is subtracted, the energies far out along rays,
+    which must rise by more than d log r for e^{−E} to have an integral: narrow minus wide does, wide minus narrow does not.
+    Rays are a probe, not a proof: an expression that falls in a narrow cone of many dimensions passes. Boxes are compact and
+    pass. x (B, *event): points from which rays start, needed where the domain says no shape or an energy holds one row each.
+
+    Raises ValueError with the reason.
+
+    >>> from lowland.targets import Gaussian
+    >>> wide, narrow = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))), Gaussian()
+    >>> check_normalisable(narrow - wide)
+    >>> check_normalisable(wide - narrow)
+    Traceback (most recent call last):
+        ...
+    ValueError: the energy does not rise far out, where something is subtracted; exp(-E) has no normaliser there; weaken ...
+    """
+    energy = lift(energy)
+    if energy.domain.kind != "real":
+        return
+    if not _confines(energy, 1.0):
         raise ValueError(
-            "a negated energy on an unbounded domain has no normaliser; it needs a confining partner or a box; "
-            "add one, for example gaussian - energy, or use domain.box"
+            "a negated or bounded energy alone has no normaliser on an unbounded domain; it needs a confining partner or a "
+            "box; add one, for example gaussian - energy, or use domain.box"
         )
+    if _subtracts(energy) and _falls(energy, x):
+        raise ValueError(
+            "the energy does not rise far out, where something is subtracted; exp(-E) has no normaliser there; weaken "
+            "what is subtracted, bound it with tasks.bounded(energy, level), or add a partner that confines"
+        )
+
+
+def _confines(energy: Energy, sign: float) -> bool:
+    """Whether sign · E rises without bound somewhere, as far as its expression tells; other energies are taken for laws."""
+    if isinstance(energy, Sum):
+        return any(_confines(term, sign * weight) for term, weight in _collected(energy) if weight)
+    if isinstance(energy, Mixture):  # as low as its lowest part
+        return (all if sign > 0 else any)(_confines(cast(Energy, part), sign) for part in energy.energies)
+    inner = getattr(energy, "energy", None)
+    if isinstance(inner, Energy):
+        return _confines(inner, sign)
+    return sign > 0 and bool(getattr(energy, "confines", True))
+
+
+def _subtracts(energy: Energy) -> bool:
+    return any(weight < 0 for part in energy.modules() if isinstance(part, Sum) for _, weight in _collected(part))
+
+
+def _collected(energy: Sum) -> list[tuple[Energy, float]]:
+    """The terms of a sum, each once, with its weights added up: a − 2a is −a."""
+    total: dict[int, tuple[Energy, float]] = {}
+    for term, weight in zip(energy.energies, energy.weights, strict=True):
+        total[id(term)] = (cast(Energy, term), total.get(id(term), (None, 0.0))[1] + weight)
+    return list(total.values())
+
+
+def _falls(energy: Energy, x: Tensor | None) -> bool:
+    """Whether the energy rises too little along some ray; False where it cannot be asked far from its own points."""
+    shape = energy.domain.shape if x is None else tuple(x.shape[1:])
+    if not shape:
+        return False
+    weights = [p for p in energy.parameters() if p.is_floating_point()]
+    like = weights[0] if weights else torch.zeros(0, dtype=torch.float64)
+    size, g = math.prod(shape), torch.Generator().manual_seed(0)
+    axes = torch.eye(size, dtype=torch.float64) if size <= RAYS else torch.zeros(0, size, dtype=torch.float64)
+    random = torch.randn(RAYS, size, generator=g, dtype=torch.float64)
+    rays = torch.cat([random / random.norm(dim=1, keepdim=True), axes, -axes])
+    centre = torch.zeros(1, size, dtype=torch.float64) if x is None else x.detach().cpu().double().flatten(1)
+    energy = energy.rows(torch.zeros(len(rays), dtype=torch.long)) if x is None else energy
+    try:
+        for part in [rays] if x is None else _in_rows(rays, len(x)):
+            near, far = (
+                energy_values(
+                    energy, (centre + r * (1 + centre.abs().max()) * part).view(-1, *shape).to(like), batch_size=len(part)
+                )
+                for r in FAR
+            )
+            if bool(((far.double() - near.double()) / math.log(FAR[1] / FAR[0]) <= size).any()):
+                return True
+    except RuntimeError:  # a function that holds rows of its own, or tensors of another dtype or device
+        pass
+    return False
+
+
+def _in_rows(rays: Tensor, rows: int) -> list[Tensor]:
+    """Rays in batches of as many as there are chains, the last filled up from the first: an energy may hold one row each."""
+    many = -(-len(rays) // rows) * rows
+    return list(rays.repeat(-(-many // len(rays)), 1)[:many].split(rows))

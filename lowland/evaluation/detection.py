@@ -7,10 +7,15 @@ from torch import Tensor
 
 from lowland.data import load_data
 from lowland.domain import Domain
-from lowland.energy import energy_values
+from lowland.energy import Energy, energy_values
 from lowland.evaluation.subjects import Findings, Subject
-from lowland.metrics import false_alarms
+from lowland.metrics import aupr, auroc, detection_error, false_alarms, fpr95
 from lowland.tasks import Detector
+from lowland.tasks.detect import named, spec
+from lowland.tasks.scores import Score
+
+REFERENCE = 5000  # training points from which a score learns, at most
+METRICS = (auroc, aupr, fpr95, detection_error)
 
 
 def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
@@ -22,17 +27,36 @@ def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
     return ("stretched 1.5×", 1.5 * x) if domain.kind == "real" else ("other values", domain.elsewhere(x))
 
 
+def energy_for(s: Subject, how: Score) -> Energy:
+    """What a score reads: for E(x) the energy without its labels, at its smallest noise level; for others as it was trained."""
+    return s.marginal if how.reads == "energy" else s.energy
+
+
+def detector_of(s: Subject, score: str = "energy", calibration: Tensor | None = None) -> Detector:
+    """A fitted detector of a run: learns from training points, and is calibrated on the calibration part unless points come."""
+    how, points = named(score), s.data.calibration.x if calibration is None else calibration
+    energy = energy_for(s, how)
+    if not how.learns:
+        return Detector(energy, how).fit(points)
+    known = s.data.train.take(slice(REFERENCE))
+    return Detector(energy, how).fit(points, reference=known.x, labels=known.y)
+
+
 def measure_detection(s: Subject, found: Findings, generator: torch.Generator, samples: Tensor) -> None:
     """The detector: false alarms on test data, and how outliers and the run's own samples stand to it."""
     nominal, test = s.recipe["evaluation"]["nominal"], s.data.test.x
-    detector = Detector.calibrate(s.marginal, s.data.calibration.x, nominal)
-    s.run.write_tensors("calibration.safetensors", {"energies": detector.calibration})
-    rate = detector.check(test)
+    detector = detector_of(s, s.recipe["evaluation"].get("score", "energy"))
+    detector.ranks(nominal)  # refuses a rate that the calibration part cannot promise
+    s.run.write_tensors("calibration.safetensors", {"energies": energy_values(s.marginal, s.data.calibration.x)})
+    scores = detector.score(test)
+    p = detector.p_of_scores(scores)
+    rate = false_alarms(p, nominal, detector.calibration_size)
     name, moved = shifted(test, s.data.domain)
     outliers = {"noise": s.data.domain.draw(len(test), generator), name: moved, **_other_sets(s, found)}
     figures: dict[str, Any] = {
         "nominal": nominal,
-        "calibration_count": len(s.data.calibration),
+        "score": spec(detector.how),
+        "calibration_count": detector.calibration_size,
         "false_alarm": {"value": rate.value, "low": rate.low, "high": rate.high, "count": rate.points},
         "outliers": {},
     }
@@ -43,10 +67,10 @@ def measure_detection(s: Subject, found: Findings, generator: torch.Generator, s
     }
     for label, x in outliers.items():
         found.arrays[f"energies/{label}"] = energy_values(s.marginal, x)
-        compared = detector.compare(test, x)
-        figures["outliers"][label] = {k: v.to_dict() for k, v in compared.items()} | {"count": len(x)}
-    p, grid = detector.p_values(test), torch.linspace(0.02, 0.5, 25)
-    rates = [false_alarms(p, float(g), len(s.data.calibration)) for g in grid]
+        found_at = detector.score(x)
+        figures["outliers"][label] = {m.__name__: m(scores, found_at).to_dict() for m in METRICS} | {"count": len(x)}
+    grid = torch.linspace(0.02, 0.5, 25)
+    rates = [false_alarms(p, float(g), detector.calibration_size) for g in grid]
     for key, column in (("nominal", 0), ("empirical", 1), ("low", 2), ("high", 3)):
         found.arrays[f"alarm_{key}"] = torch.tensor([float(r[column]) for r in rates])
     found.figures["detection"] = figures

@@ -1,6 +1,7 @@
 """Draws of a run: samples as its recipe makes them, and the bank of draws that restoration starts from."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -8,9 +9,12 @@ from torch import Tensor
 
 from lowland.evaluation.subjects import Subject
 from lowland.registry import build
+from lowland.run import RunError
 from lowland.samplers import run_chains
 from lowland.tasks import even_labels, follow
 from lowland.tasks.generate import Generated
+
+FRESH = 1000  # chains that begin anew where training kept none
 
 
 class Kept(NamedTuple):
@@ -83,7 +87,8 @@ def _from_chains(s: Subject, count: int, generator: torch.Generator, labels: Ten
 def prior_bank(s: Subject) -> Tensor | None:
     """Draws of the prior for restoration, made once and kept in the run: chains of training walked on with averaged weights.
 
-    Every 50 steps their states are added until the recipe's [restoration] bank is full. None if the recipe asks for none.
+    Every 50 steps their states are added until the recipe's [restoration] bank is full. A run that kept no chains begins with
+    samples as its [generation] makes them; a shipped run is not written to. None if the recipe asks for none.
     """
     count = s.recipe["restoration"].get("bank", 0)
     if not count:
@@ -93,15 +98,26 @@ def prior_bank(s: Subject) -> Tensor | None:
         kept = s.run.read_tensors("bank.safetensors")
         if len(kept["x"]) == count and int(kept["step"]) == checkpoint.step:
             return kept["x"]
-    saved = kept_chains(s)
-    if saved is None:
-        raise ValueError(f"{s.run.path} kept no chains; restoration.bank needs an objective that does (PCD); set it to 0")
-    x, energy = saved.x, s.energy.given(saved.labels) if s.classes else s.energy
-    walked: list[Tensor] = []
     generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 3_000_017)  # its own: made or read, the rest is the same
+    x, labels = kept_chains(s) or _sampled(s, min(count, FRESH), generator)
+    energy = s.energy.given(labels) if s.classes else s.energy
+    walked: list[Tensor] = []
     while sum(map(len, walked)) < count:
         x = run_chains(energy, s.sampler, x, 50, generator=generator).x
         walked.append(x)
     bank = torch.cat(walked)[:count]
-    s.run.write_tensors("bank.safetensors", {"x": bank, "step": torch.tensor(checkpoint.step)})
+    with suppress(RunError):  # as a shipped run raises
+        s.run.write_tensors("bank.safetensors", {"x": bank, "step": torch.tensor(checkpoint.step)})
     return bank
+
+
+def _sampled(s: Subject, count: int, generator: torch.Generator) -> Kept:
+    """Chains that begin anew; a jump at their end, which belongs to samples, is left out."""
+    if s.sampler is None:
+        raise ValueError(
+            f"{s.run.path} trained without chains; restoration.bank is walked by the sampler of the recipe; set it to 0, or "
+            f"add a [sampler]"
+        )
+    recipe = {**s.recipe, "generation": {**s.recipe["generation"], "jump": 0.0}}
+    made = follow(s.energy, recipe, count, generator=generator)
+    return Kept(made.x, made.labels)

@@ -1,5 +1,8 @@
 """Thin adapters to other libraries, one file each. The library itself is imported when an adapter is called."""
 
 from lowland.interop.arviz import to_arviz
+from lowland.interop.deepinv import DeepinvOperator, to_deepinv
+from lowland.interop.pyod import to_pyod
+from lowland.interop.pytorch_ood import to_pytorch_ood
 
-__all__ = ["to_arviz"]
+__all__ = ["DeepinvOperator", "to_arviz", "to_deepinv", "to_pyod", "to_pytorch_ood"]

@@ -1,12 +1,24 @@
 """Pure functions from tensors to estimates, each with its standard error where one is known."""
 
-from lowland.metrics.calibration import AlarmRate, Reliability, false_alarms, p_values, reliability
+from lowland.metrics.attacks import CW, PGD, Adaptive, Square, Transfer
+from lowland.metrics.calibration import (
+    GUARANTEES,
+    AlarmRate,
+    Reliability,
+    alarm_ranks,
+    benjamini_hochberg,
+    calibration_size,
+    false_alarms,
+    p_values,
+    reliability,
+)
 from lowland.metrics.certificate import Direction, LogZ, bennett
-from lowland.metrics.detection import aupr, auroc, energy_gap, fpr95
+from lowland.metrics.detection import Interval, Separation, aupr, auroc, detection_error, energy_gap, fpr95, separation
 from lowland.metrics.estimate import Estimate, mean, share
 from lowland.metrics.likelihood import BitsPerDim, Likelihood, bits_per_dim, dequantised, log_likelihood
 from lowland.metrics.mcmc import autocorrelation, ess, mcse, rhat
 from lowland.metrics.normaliser import log_z
+from lowland.metrics.robustness import Check, Robustness, robustness, sanity, standard
 from lowland.metrics.samples import (
     Coverage,
     class_entropy,
@@ -15,28 +27,43 @@ from lowland.metrics.samples import (
     nearest,
     precision_recall,
     psnr,
+    ssim,
     two_sample_accuracy,
 )
 from lowland.metrics.stein import ksd
 from lowland.metrics.traces import Summary, summary
 
 __all__ = [
+    "CW",
+    "GUARANTEES",
+    "PGD",
+    "Adaptive",
     "AlarmRate",
     "BitsPerDim",
+    "Check",
     "Coverage",
     "Direction",
     "Estimate",
+    "Interval",
     "Likelihood",
     "LogZ",
     "Reliability",
+    "Robustness",
+    "Separation",
+    "Square",
     "Summary",
+    "Transfer",
+    "alarm_ranks",
     "aupr",
     "auroc",
     "autocorrelation",
+    "benjamini_hochberg",
     "bennett",
     "bits_per_dim",
+    "calibration_size",
     "class_entropy",
     "dequantised",
+    "detection_error",
     "energy_gap",
     "ess",
     "false_alarms",
@@ -54,7 +81,12 @@ __all__ = [
     "psnr",
     "reliability",
     "rhat",
+    "robustness",
+    "sanity",
+    "separation",
     "share",
+    "ssim",
+    "standard",
     "summary",
     "two_sample_accuracy",
 ]

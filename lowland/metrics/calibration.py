@@ -4,11 +4,20 @@ If n calibration points and a new point are exchangeable (nothing was trained on
 
     p = (1 + #{i : E_i ≥ E(x)}) / (n + 1)        satisfies        P(p ≤ α) ≤ α
 
-whatever the energy is. Source: Vovk, Gammerman & Shafer (2005), https://doi.org/10.1007/b106715
+whatever the energy is, ties or none. Source: Vovk, Gammerman & Shafer (2005), https://doi.org/10.1007/b106715
+
+That is a mean over calibration sets. With the one set that is at hand, calling an outlier what is above the r-th largest of n
+energies raises false alarms at a rate that is itself random, Beta(r, n + 1 − r) or smaller where there are ties. The mean is
+r / (n + 1): r = ⌊α (n + 1)⌋ keeps the promise "marginal". The largest r whose 1 − δ quantile is at most α keeps it for the set
+at hand, but for a share δ of all sets: "conditional". Source: Vovk (2012), https://arxiv.org/abs/1209.2673
+
+Over a batch, p-values that share a calibration set still allow Benjamini and Hochberg's choice: "fdr", a bound on the expected
+share of inliers among what is called an outlier. Source: Bates et al. (2023), https://arxiv.org/abs/2104.08279
 
 And of classifiers: whether what they call 90 % sure is right nine times in ten (`reliability`).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,6 +37,85 @@ def p_values(calibration: Tensor, energies: Tensor) -> Tensor:
     ordered = calibration.detach().cpu().double().sort().values
     at_least = len(ordered) - torch.searchsorted(ordered, energies.detach().cpu().double(), right=False)
     return (1 + at_least).double() / (len(ordered) + 1)
+
+
+GUARANTEES = ("marginal", "conditional", "fdr")
+
+
+def calibration_size(alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
+    """The fewest calibration points with which an outlier can be called at all under a guarantee.
+
+    1/α − 1 for "marginal", where the smallest p-value is 1/(n + 1), and log δ / log(1 − α) for "conditional". With "fdr", 1/α
+    − 1 serves if all of a batch are outliers; to find one among m takes m/α − 1.
+
+    >>> calibration_size(0.05), calibration_size(0.05, "conditional"), calibration_size(0.01, "conditional", 0.01)
+    (19, 59, 459)
+    """
+    _check_rates(alpha, guarantee, delta)
+    if guarantee == "conditional":
+        return math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
+    return math.ceil(1 / alpha - 1e-9) - 1
+
+
+def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
+    """r: x is called an outlier if its p-value is at most r / (n + 1), that is, if fewer than r of n energies reach its own.
+
+    marginal: r = ⌊α (n + 1)⌋; conditional: the largest r with BetaQuantile(1 − δ; r, n + 1 − r) ≤ α.
+    Raises ValueError where r is 0, and says how many points are needed; and for rates outside (0, 1) or another guarantee.
+
+    >>> alarm_ranks(1000, 0.05), alarm_ranks(1000, 0.05, "conditional")
+    (50, 39)
+    """
+    need = calibration_size(alpha, guarantee, delta)
+    if count < need:
+        sure = f" with probability {1 - delta:g}" if guarantee == "conditional" else ""
+        raise ValueError(
+            f"{count} calibration energies cannot promise a false-alarm rate of {alpha}{sure}; at least {need} are needed; "
+            f"bring more points or raise the rate"
+        )
+    if guarantee != "conditional":
+        return int(alpha * (count + 1) + 1e-9)
+    from scipy.stats import beta
+
+    low, high = 1, count + 1  # the quantile rises with r: low keeps the promise, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        keeps = middle <= count and beta.ppf(1 - delta, middle, count + 1 - middle) <= alpha
+        low, high = (middle, high) if keeps else (low, middle)
+    return low
+
+
+def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
+    """Which of a batch of p-values (M,) are called: all up to the largest p_(k) ≤ α k / M. Verdicts (M,).
+
+    If the p-values are conformal with one calibration set and the points independent, the expected share of inliers among those
+    called is at most α.
+    Raises ValueError for α outside (0, 1) and p-values outside [0, 1].
+    Source: Benjamini & Hochberg (1995), https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
+
+    >>> benjamini_hochberg(torch.tensor([0.03, 0.5, 0.001, 0.9]), 0.1).tolist()
+    [True, False, True, False]
+    """
+    _check_rates(alpha, "fdr")
+    check_finite(p, "p-values")
+    if p.dim() != 1 or bool(((p < 0) | (p > 1)).any()):
+        raise ValueError(f"p-values came as {tuple(p.shape)}; a vector (M,) in [0, 1] is needed; pass those of one batch")
+    if not len(p):
+        return torch.zeros(0, dtype=torch.bool)
+    ordered = p.double().sort().values
+    allowed = alpha * torch.arange(1, len(p) + 1, dtype=torch.float64) / len(p)
+    kept = (ordered <= allowed * (1 + 1e-12)).nonzero()
+    return p.double() <= ordered[kept[-1]] if len(kept) else torch.zeros(len(p), dtype=torch.bool)
+
+
+def _check_rates(alpha: float, guarantee: str, delta: float = 0.05) -> None:
+    if not (0 < alpha < 1 and 0 < delta < 1):
+        raise ValueError(
+            f"alpha is {alpha} and delta {delta}; a false-alarm rate lies in (0, 1), and so does the chance to miss it; "
+            f"0.05 is common"
+        )
+    if guarantee not in GUARANTEES:
+        raise ValueError(f"guarantee is {guarantee!r}; it is {', '.join(GUARANTEES[:-1])} or {GUARANTEES[-1]}; choose one")
 
 
 class AlarmRate(NamedTuple):

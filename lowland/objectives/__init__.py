@@ -10,6 +10,7 @@ from lowland.objectives.noise import NCE, FlowContrastive, RankingNCE
 from lowland.objectives.pairs import InfoNCE
 from lowland.objectives.recovery import DiffusionRecovery
 from lowland.objectives.regularise import EnergyL2, GradientPenalty, HingeMargin, PullAway
+from lowland.objectives.robust import Robust
 from lowland.objectives.score import DSM, ScoreMatching
 from lowland.objectives.transport import EnergyMatching, EquilibriumMatching
 from lowland.objectives.wake_sleep import WakeSleep
@@ -38,6 +39,7 @@ __all__ = [
     "PullAway",
     "RankingNCE",
     "RatioMatching",
+    "Robust",
     "ScoreMatching",
     "ShortRunML",
     "WakeSleep",

@@ -77,10 +77,12 @@ def _rows(task: str, arrays: Arrays) -> list[tuple[str, str]]:
 def _table(title: str, measured: Values) -> Table:
     keys = [key for key in measured if part(measured, key)]
     methods = list(dict.fromkeys(m for key in keys for m in part(measured, key)))
-    names = {"psnr": "PSNR (dB)", "class_consistency": "same class"}
-    rows = [(str(m), *(estimate(part(measured, k).get(m), share=k == "class_consistency") for k in keys)) for m in methods]
+    names, shares = {"psnr": "PSNR (dB)", "class_consistency": "same class"}, ("class_consistency", "coverage")
+    rows = [(str(m), *(estimate(part(measured, k).get(m), share=k in shares) for k in keys)) for m in methods]
     caption = "PSNR: closeness to the original, higher is better; for inpainting, in the hidden pixels alone."
     if "class_consistency" in keys:
         caption += " Same class: share of answers that the judge, a classifier, puts into the class of the original."
+    if "coverage" in keys:
+        caption += " Coverage: share of the pixels on which draws differ whose true value lies in its 90 % interval."
     head = ("method", *(names.get(k, k.replace("_", " ")) for k in keys))
     return Table(f"{title} in figures", head, rows, caption=f"{caption} ± is one standard error.")

@@ -249,7 +249,7 @@ def _checked(
         raise ValueError(f"the domain is {domain.kind}; noise is added to real numbers; use anneal or search there")
     free = [e if e.domain.kind == "real" else Scaled(e, 1.0, real(*e.domain.shape)) for e in energies]
     check_points(free[0], x)
-    check_values(energy_values(free[0], x), x)
+    check_values(energy_values(free[0], x, batch_size=len(x)), x)  # an energy may hold one row per chain
     with frozen(free[0]):
         check_independent(free[0], x)
     return domain, free

@@ -1,38 +1,75 @@
 """What people came for, with no training inside."""
 
-from lowland.tasks.compose import compose, scale_of
-from lowland.tasks.detect import Detector
+from lowland.tasks.compose import (
+    Attribute,
+    Cleaned,
+    Level,
+    Scale,
+    anneal_composed,
+    bounded,
+    compose,
+    corrected,
+    sample_composed,
+    scale_of,
+)
+from lowland.tasks.detect import SCORES, Detector
+from lowland.tasks.edit import Edited, Interpolation, edit, interpolate
 from lowland.tasks.follow import follow, noise_levels
 from lowland.tasks.generate import Generated, bind_noise, even_labels, flow, generate, jump
-from lowland.tasks.operators import BlockAverage, Blur, Composed, Fourier, Identity, Mask, Operator, Projection, Stride
+from lowland.tasks.operators import BlockAverage, Blur, Composed, Fourier, Identity, Linear, Mask, Operator, Projection, Stride
 from lowland.tasks.peak import Peak, most_likely
-from lowland.tasks.restore import Likelihood, Restoration, resample, restore
+from lowland.tasks.posterior import Hidden, Likelihood, Restoration
+from lowland.tasks.predict import predict
+from lowland.tasks.progressive import clean_draws, progressive
+from lowland.tasks.purify import Purified, logits_of, purify
+from lowland.tasks.restore import resample, restore
 
 __all__ = [
+    "SCORES",
+    "Attribute",
     "BlockAverage",
     "Blur",
+    "Cleaned",
     "Composed",
     "Detector",
+    "Edited",
     "Fourier",
     "Generated",
+    "Hidden",
     "Identity",
+    "Interpolation",
+    "Level",
     "Likelihood",
+    "Linear",
     "Mask",
     "Operator",
     "Peak",
     "Projection",
+    "Purified",
     "Restoration",
+    "Scale",
     "Stride",
+    "anneal_composed",
     "bind_noise",
+    "bounded",
+    "clean_draws",
     "compose",
+    "corrected",
+    "edit",
     "even_labels",
     "flow",
     "follow",
     "generate",
+    "interpolate",
     "jump",
+    "logits_of",
     "most_likely",
     "noise_levels",
+    "predict",
+    "progressive",
+    "purify",
     "resample",
     "restore",
+    "sample_composed",
     "scale_of",
 ]

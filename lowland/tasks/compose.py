@@ -1,45 +1,216 @@
-"""Combining concepts: energies must speak the same unit before they are added."""
+"""Combining concepts: AND, OR, NOT as expressions, in one unit, and the chains that draw from them.
+
+    AND               a + b                                 p ∝ p_a p_b
+    OR                mixture(a, b)                         p ∝ w_a e^{−a} + w_b e^{−b}
+    NOT               a + bounded(b, level)                 p ∝ p_a · σ(b − level): b's own are taken out of a
+    away from         a - w * b                             p ∝ p_a / p_b^w, where a still confines it
+    how much          w * a, a / T                          a power of p_a
+    guidance          e + w * Attribute(classifier, y)      p ∝ p_e · p(y | x)^w          (Dhariwal & Nichol)
+    without one       (1 + w) * told - w * untold           p ∝ p(x | y) (p(x | y) / p(x))^w          (Ho & Salimans)
+    a critic          e - w * Function(similarity)          whatever is differentiable and says how much it likes x
+
+AND, OR, NOT: Du, Li & Mordatch (2020), https://arxiv.org/abs/2004.06030; guidance: https://arxiv.org/abs/2105.05233 and
+https://arxiv.org/abs/2207.12598
+
+*Units.* Energies that were trained apart have units and levels of their own. A product of laws that are right needs no other
+unit: a + b *is* p_a p_b. Where the units are accidents of training, `compose` measures each on reference points.
+
+*Samplers.* An expression is a law, and its right sampler is one with an accept step: `sample_composed` tunes one. A sampler
+without (Langevin) has a bias for each part, and they add up; it runs if it is asked for by name.
+
+*Noise.* E_1(x, σ) + E_2(x, σ) is **not** the energy of the product p_1 p_2 with noise σ: noise does not pass through a product.
+So reverse diffusion with summed scores draws from no law that anyone wrote down. The sums are still a path, from a law that
+is easy to one that is wanted: `anneal_composed` walks it, correcting at each level, and ends with corrected chains in
+the last, where σ is too small to matter.
+Source: Du et al. (2023), Reduce, Reuse, Recycle, https://arxiv.org/abs/2302.11552
+"""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lowland.energy import Energy, Function, Sum, check_normalisable, energy_values
+from lowland.domain import Domain, real
+from lowland.energy import Energy, Given, Mixture, Sum, check_normalisable, energy_values, lift, value_and_score
+from lowland.samplers import (
+    DMALA,
+    MALA,
+    BlockGibbs,
+    Diffused,
+    Sampler,
+    Trace,
+    noise_ladder,
+    predictor_corrector,
+    sample,
+    tune,
+)
+from lowland.samplers.diffusion import Scaled
+from lowland.samplers.kernel import DISCRETE
+from lowland.tasks.class_scores import logits
+
+UNITS = ("deviation", "robust", "score")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of an energy over reference points: the unit in which it is combined."""
+    """Where an energy lies over reference points (mean, or the median) and how far it spreads: the unit in which it counts."""
 
     mean: float
     spread: float
 
 
-def scale_of(energy: Energy, x: Tensor) -> Scale:
+def scale_of(energy: Energy, x: Tensor, unit: str = "deviation") -> Scale:
     """Measure an energy over reference points (N, *event), such as its own calibration split.
 
-    Raises ValueError if the energy does not vary there.
+    unit: "deviation", mean and standard deviation of the energies; "robust", their median and 1.4826 times the median distance
+    from it, which is the deviation of a normal law and which outliers cannot move; "score", the mean, and the root mean square
+    of a number of the score, so that every part pushes equally hard.
+
+    Raises ValueError for another unit, or if the energy does not vary there.
+
+    >>> from lowland.targets import Gaussian
+    >>> x = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))).draw(4000, torch.Generator().manual_seed(0))
+    >>> round(scale_of(Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))), x, "score").spread, 1)  # a score is x / 4
+    0.5
     """
+    if unit not in UNITS:
+        raise ValueError(f"the unit is {unit!r}; energies are measured by {', '.join(UNITS)}; choose one of them")
     values = energy_values(energy, x).double()
-    spread = values.std().item() if len(values) > 1 else 0.0
+    middle, spread = values.mean(), values.std() if len(values) > 1 else values.new_zeros(())
+    if unit == "robust":
+        middle = values.median()
+        spread = 1.4826 * (values - middle).abs().median()
+    elif unit == "score":
+        spread = value_and_score(energy, x)[1].double().square().mean().sqrt()
     if not spread > 0:
         raise ValueError(
             f"the energy does not vary over {len(values)} reference points; a unit needs at least two different values; "
             f"pass more points"
         )
-    return Scale(values.mean().item(), spread)
+    return Scale(middle.item(), spread.item())
 
 
-def compose(energies: Sequence[Energy], references: Sequence[Tensor], weights: Sequence[float] | None = None) -> Sum:
+class Level(Energy):
+    """The same energy everywhere: uniform, a law only inside walls.
+
+    >>> Level(2.0)(torch.zeros(3, 5))
+    tensor([2., 2., 2.])
+    """
+
+    confines: ClassVar[bool] = False
+
+    def __init__(self, value: float, domain: Domain | None = None) -> None:
+        super().__init__(domain)
+        if not math.isfinite(value):
+            raise ValueError(f"the level is {value}; an energy is a finite number; measure it on points of the concept")
+        self.value = value
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return torch.full((len(x),), self.value, dtype=x.dtype, device=x.device)
+
+
+def bounded(energy: Energy | Callable[..., Tensor], level: float) -> Sum:
+    """NOT, bounded: softplus(level − E(x)), high where E is below the level, 0 where it is far above.
+
+        exp(−softplus(level − E)) = σ(E − level) = 1 / (1 + e^{level} p̃(x)),      p̃ = e^{−E}
+
+    It multiplies a law by a number between 0 and 1 and takes from it what the energy holds for likely, so with any partner that
+    confines, and any weight, it has a normaliser; alone it has none, and is refused. In the algebra it is one more expression,
+    −mixture(E, level) + level: whatever is not E or uniform. level: the energy at which a point counts half, such as the 0.95
+    quantile of the energies of the concept's own points.
+
+    >>> from lowland.targets import Gaussian
+    >>> bounded(Gaussian(), 2.0)(torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 0.0]])).round(decimals=2)
+    tensor([2.1300, 0.6900, 0.0000])
+    """
+    energy = lift(energy)
+    floor = Level(level, energy.domain)
+    return Sum([Mixture([energy, floor], (1.0, 1.0)), floor], [-1.0, 1.0])
+
+
+class Attribute(Energy):
+    """−log p(y | x) of a classifier as an energy: low where x is called y.
+
+    classifier: a function x -> logits (B, K), or an energy with classes; label: y, one for all, one per row (B,), or soft
+    ones (B, K); noisy: the classifier is told the noise level, (x, σ) -> logits, which arrives as the condition; one that is
+    not is asked about x as it is, at whatever level. A sum of such terms and an energy of noise is an energy of noise.
+
+    Raises ValueError for a label outside 0 ... K − 1.
+
+    >>> attribute = Attribute(lambda x: torch.cat([x, -x], 1), 0)
+    >>> attribute(torch.tensor([[-3.0], [0.0], [3.0]])).round(decimals=2)
+    tensor([6.0000, 0.6900, 0.0000])
+    """
+
+    def __init__(self, classifier: Any, label: Any, *, noisy: bool = False, domain: Domain | None = None) -> None:
+        super().__init__(domain or getattr(classifier, "domain", None) or real())
+        label = torch.as_tensor(label)
+        classes = getattr(classifier, "classes", None)
+        if not label.is_floating_point():
+            _check_labels(label, classes)
+        self.classifier, self.noisy = classifier, noisy
+        self.register_buffer("label", label, persistent=False)
+
+    label: Tensor
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        found = self.classifier(x, torch.as_tensor(c).expand(len(x))) if self.noisy else logits(self.classifier, x)
+        log_p = torch.log_softmax(found, 1)
+        if self.label.is_floating_point():
+            return -(self.label.to(log_p) * log_p).sum(1)
+        _check_labels(self.label, log_p.shape[1])
+        return -log_p.gather(1, self.label.expand(len(x)).unsqueeze(1)).squeeze(1)
+
+    def rows(self, index: Tensor) -> "Attribute":
+        label = self.label[index] if self.label.dim() else self.label
+        return Attribute(self.classifier, label, noisy=self.noisy, domain=self.domain)
+
+
+def _check_labels(label: Tensor, classes: int | None) -> None:
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or (classes is not None and high >= classes):
+        allowed = f"0 to {classes - 1}" if classes else "0 and above"
+        raise ValueError(f"labels reach from {low} to {high}; the classifier has classes {allowed}; choose among them")
+
+
+class Cleaned(Energy):
+    """A critic of clean points as one of noisy ones: E(x, σ) = critic(D(x, σ)), D the expected clean point behind x.
+
+    prior: an energy of noise that is tied to a denoiser (`denoised`: NoiseUNet, DenoiserMLP). A classifier of clean images
+    says little of noise; of the guess behind it, more. Cost: the gradient goes through the denoiser once more.
+    Source: Bansal et al. (2023), https://arxiv.org/abs/2302.07121
+    """
+
+    def __init__(self, critic: Energy | Callable[..., Tensor], prior: Any) -> None:
+        super().__init__(prior.domain)
+        if not hasattr(prior, "denoised"):
+            raise ValueError(
+                f"{type(prior).__name__} knows no expected clean point; Cleaned needs an energy E(x, σ) that is tied to a "
+                f"denoiser; use NoiseUNet or DenoiserMLP, or a critic that is told the noise"
+            )
+        self.critic, self.prior = lift(critic), prior
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.critic(self.prior.denoised(x, c))
+
+    def rows(self, index: Tensor) -> "Cleaned":
+        return Cleaned(self.critic.rows(index), self.prior)
+
+
+def compose(
+    energies: Sequence[Energy], references: Sequence[Tensor], weights: Sequence[float] | None = None, *, unit: str = "deviation"
+) -> Sum:
     """Σ w_k (E_k − mean_k) / spread_k: a conjunction in which each concept counts by its weight, not by its unit.
 
-    references: for each energy points (N_k, *event) that measure its unit. A negative weight moves away from a concept and
-    needs a positive partner. Sampling the result at temperature 1 is sharper or flatter than the parts: the weights are
-    inverse temperatures in units of the spreads.
+    references: for each energy points (N_k, *event) that measure its unit (`scale_of`). A negative weight moves away from a
+    concept and needs a positive partner that rises faster; `bounded` needs only one that confines. Sampling the result at
+    temperature 1 is sharper or flatter than the parts: the weights are inverse temperatures in units of the spreads.
 
-    >>> import torch
+    Raises ValueError for lists of different lengths, different domains, and an expression that is not normalisable.
+
     >>> from lowland.targets import Gaussian
     >>> g = torch.Generator().manual_seed(0)
     >>> parts = [Gaussian((0.0, 0.0)), Gaussian((3.0, 0.0))]
@@ -53,9 +224,114 @@ def compose(energies: Sequence[Energy], references: Sequence[Tensor], weights: S
             f"{len(energies)} energies came with {len(references)} references and {len(weights)} weights; one of each is "
             f"needed; make the lists equally long"
         )
-    check_normalisable(Sum(energies, weights))
-    scales = [scale_of(energy, x) for energy, x in zip(energies, references, strict=True)]
+    Sum(energies)  # refuses different domains before anything is measured
+    scales = [scale_of(energy, x, unit) for energy, x in zip(energies, references, strict=True)]
     factors = [w / s.spread for w, s in zip(weights, scales, strict=True)]
     offset = sum(f * s.mean for f, s in zip(factors, scales, strict=True))
-    level = Function(lambda x: torch.full((len(x),), -offset, dtype=x.dtype, device=x.device))
-    return Sum([*energies, level], [*factors, 1.0])
+    whole = Sum([*energies, Level(-offset)], [*factors, 1.0])
+    check_normalisable(whole)
+    return whole
+
+
+# -------------------------------------------------------------------------------------------------------- drawing from it
+
+
+def of_noise(energy: nn.Module) -> bool:
+    """Whether an expression still waits for a noise level: some term is an energy of noise, and none is bound to it."""
+    return not isinstance(energy, Given) and (bool(getattr(energy, "noise", False)) or any(map(of_noise, energy.children())))
+
+
+def at_level(energy: Energy, sigma: float) -> Energy:
+    """A term of a path at a noise level: bound to it if it takes one, as energies of noise, `Attribute` and `Cleaned` do."""
+    takes = of_noise(energy) or any(isinstance(part, (Attribute, Cleaned)) for part in energy.modules())
+    return energy.given(sigma) if takes and not isinstance(energy, Given) else energy
+
+
+def corrected(energy: Energy, x: Tensor, *, generator: torch.Generator, steps: int = 300) -> Sampler:
+    """A sampler with an accept step for an expression, tuned from x (B, *event): MALA, or on discrete domains BlockGibbs where
+    the energy declares its conditionals or a sweep of its own, and DMALA where it declares neither."""
+    if energy.domain.kind not in DISCRETE:
+        return tune(energy, MALA(0.1), x, steps, generator=generator)
+    if energy.conditional is not None or energy.sweep is not None or energy.domain.kind != "binary":
+        return BlockGibbs()
+    return tune(energy, DMALA(1.0), x, steps, generator=generator)
+
+
+def sample_composed(
+    energy: Energy | Callable[..., Tensor],
+    x: Tensor,
+    steps: int,
+    *,
+    generator: torch.Generator,
+    sampler: Sampler | None = None,
+    keep: Any = (),
+    progress: Callable[[int], object] | None = None,
+) -> Trace:
+    """Draw from an expression: chains from x (B, *event), with an accept step unless a sampler is named that has none.
+
+    Raises ValueError for an expression that is not normalisable, and as `sample` does.
+
+    >>> from lowland.targets import Gaussian
+    >>> g = torch.Generator().manual_seed(0)
+    >>> both = Gaussian((-1.0, 0.0)) + Gaussian((1.0, 0.0))  # N(0, I / 2)
+    >>> x = sample_composed(both, torch.zeros(2000, 2), 50, generator=g).x
+    >>> bool((x.var(0) - 0.5).abs().max() < 0.1)
+    True
+    """
+    energy = lift(energy)
+    check_normalisable(energy, x)
+    sampler = sampler or corrected(energy, x, generator=generator)
+    return sample(energy, sampler, x, steps, generator=generator, keep=keep, progress=progress)
+
+
+def anneal_composed(
+    energy: Energy | Sequence[Energy],
+    sigmas: Sequence[float],
+    x: Tensor,
+    steps: int,
+    *,
+    generator: torch.Generator,
+    final: int = 100,
+    sampler: Sampler | None = None,
+    jump: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> Diffused:
+    """Draw from a composition of energies of noise: down falling levels, corrected at each, and corrected chains at the end.
+
+    energy: an expression of energies of noise, to be bound to each level, or a path with one energy per level; x (B, *event):
+    draws of the first level, such as N(0, σ²) where σ is large; steps: of the corrector in all, divided among the levels;
+    sampler: the corrector for the *last* level, made longer with σ (`noise_ladder`); unless given MALA of h = 1.36 d^{−1/3} σ²,
+    right for a law as wide as its noise; final: steps of MALA, tuned there, in the law of the last level; a sampler without an
+    accept step is used for both, for then that was asked for. jump: end at the expected clean point.
+
+    Only the last law is drawn from, as far as the final chains reach: the levels above bring them near it.
+    Raises ValueError as `predictor_corrector` does.
+    Source: Du et al. (2023), https://arxiv.org/abs/2302.11552; the step: Roberts & Rosenthal (1998),
+    https://doi.org/10.1111/1467-9868.00123
+
+    >>> normal = lift(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> found = anneal_composed(normal + normal, (8.0, 2.0, 0.5, 0.1), 8 * torch.randn(500, 1, generator=g), 80, generator=g)
+    >>> bool((found.x.var() - 0.5).abs() < 0.15)
+    True
+    """
+    path = [energy.given(sigma) for sigma in sigmas] if isinstance(energy, Energy) else list(energy)
+    if not path or len(path) != len(sigmas):
+        raise ValueError(
+            f"{len(path)} energies came with {len(sigmas)} levels; one each is needed; make the lists equally long"
+        )
+    size = x[0].numel()
+    own = sampler or MALA(1.36 * size ** (-1 / 3) * sigmas[-1] ** 2)
+    found = predictor_corrector(path, sigmas, x, noise_ladder(own, sigmas), steps, generator=generator, progress=progress)
+    last = Scaled(path[-1], 1.0, real(*x.shape[1:])) if path[-1].domain.kind == "box" else path[-1]
+    if own.adjusted and final:
+        own = tune(last, own, found.x, max(final // 2, 20), metric=False, generator=generator)
+    ended = predictor_corrector([last], sigmas[-1:], found.x, own, final, generator=generator, jump=jump)
+    outside = ~path[-1].domain.contains(ended.x)
+    return dataclasses.replace(
+        ended,
+        diverged=found.diverged + ended.diverged,
+        outside=outside,
+        gradients=found.gradients + ended.gradients,
+        acceptance=(*found.acceptance, *ended.acceptance),
+    )

@@ -15,7 +15,9 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +52,20 @@ class Operator(ABC):
             x = self.A_T(self.A(x / x.flatten().norm().clamp_min(1e-30)))
         return float(x.flatten().norm().sqrt())
 
+    def tight(self, x: Tensor) -> float | None:
+        """a² where A A_T = a² on whatever A gives, as for masks, strides and block averages; None for other operators.
+
+        Tried on points x (B, *event), which should be random.
+
+        >>> import torch
+        >>> BlockAverage(2).tight(torch.rand(1, 1, 8, 8)), Blur(1.0).tight(torch.rand(1, 1, 8, 8))
+        (0.25, None)
+        """
+        y = self.A(x)
+        again = self.A(self.A_T(y))
+        squared = round(float((again * y).sum() / y.square().sum().clamp_min(1e-30)), 6)
+        return squared if torch.allclose(again, squared * y, rtol=1e-3, atol=1e-4 * float(y.abs().max())) else None
+
 
 @dataclass(frozen=True)
 class Composed(Operator):
@@ -68,6 +84,27 @@ class Composed(Operator):
 
     def A_T(self, y: Tensor) -> Tensor:
         return self.inner.A_T(self.outer.A_T(y))
+
+
+@dataclass(frozen=True)
+class Linear(Operator):
+    """A linear function of points of event shape `shape` as an operator; its transpose is its vector-Jacobian product.
+
+    >>> import torch
+    >>> sums = Linear(lambda x: x.sum(1, keepdim=True), (3,))
+    >>> sums(torch.ones(1, 3)), sums.A_T(torch.ones(1, 1))
+    (tensor([[3.]]), tensor([[1., 1., 1.]]))
+    """
+
+    function: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def A_T(self, y: Tensor) -> Tensor:
+        pulled: Any = torch.func.vjp(self.function, y.new_zeros(len(y), *self.shape))[1]
+        return pulled(y)[0]
 
 
 @dataclass(frozen=True)
@@ -167,12 +204,15 @@ class Blur(Operator):
 
     def A(self, x: Tensor) -> Tensor:
         _check_images(x)
+        return self._smear(x.shape[-2], x) @ x @ self._smear(x.shape[-1], x)
+
+    def _smear(self, side: int, like: Tensor) -> Tensor:
+        """The smear along one axis as a symmetric matrix (side, side): products are faster here than convolutions."""
         reach = math.ceil(3 * self.spread)
-        places = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-        line = torch.softmax(-0.5 * (places / self.spread).square(), 0)
-        flat = x.flatten(0, 1).unsqueeze(1)
-        flat = F.conv2d(F.conv2d(flat, line.view(1, 1, 1, -1), padding=(0, reach)), line.view(1, 1, -1, 1), padding=(reach, 0))
-        return flat.view(x.shape)
+        line = torch.softmax(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / self.spread).square(), 0)
+        places = torch.arange(side)
+        apart = places - places.unsqueeze(1)
+        return torch.where(apart.abs() <= reach, line[(apart + reach).clamp(0, 2 * reach)], 0.0).to(like)
 
     def A_T(self, y: Tensor) -> Tensor:
         return self.A(y)

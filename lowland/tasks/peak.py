@@ -12,15 +12,15 @@ Source: Beck & Teboulle (2009), https://doi.org/10.1137/080716542
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_points, lift, value_and_score
 from lowland.samplers.kernel import per_row
-from lowland.tasks.operators import Operator
-from lowland.tasks.restore import Likelihood, Measure, check_operator
+from lowland.tasks.operators import Linear, Operator
+from lowland.tasks.posterior import Likelihood, Measure, Restoration, check_operator
 
 HALVINGS = 40  # of τ in one step: 10⁻¹² of where it stood
 
@@ -32,6 +32,10 @@ class Peak(NamedTuple):
     energy: Tensor
     steps: int
     settled: Tensor
+
+    def restoration(self) -> Restoration:
+        """The peak as a restoration of one draw: the mean is the point itself, the spread is 0, for a peak knows no doubt."""
+        return Restoration.of(self.x.unsqueeze(0))
 
 
 def most_likely(
@@ -106,7 +110,9 @@ def _step(
 
 def _met(fit: Likelihood, v: Tensor, tau: Tensor) -> Tensor:
     """The solution x of (1 + τ A_T A / σ²) x = v + τ A_T y / σ², by conjugate gradients from v, row by row."""
-    forth, back = fit.operator, _transpose(fit.operator, v)
+    shape = tuple(v.shape[1:])
+    linear = fit.operator if isinstance(fit.operator, Operator) else Linear(fit.operator, shape)
+    forth, back = linear.A, linear.A_T
     weight = per_row(tau / fit.sigma**2, v)
 
     def applied(x: Tensor) -> Tensor:
@@ -125,14 +131,6 @@ def _met(fit: Likelihood, v: Tensor, tau: Tensor) -> Tensor:
         before, size = size, _dot(rest, rest)
         direction = rest + per_row(size / before.clamp_min(1e-30), x) * direction
     return x
-
-
-def _transpose(operator: Measure, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """A_T: the operator's own, or that of a function, by its vector-Jacobian product."""
-    if isinstance(operator, Operator):
-        return operator.A_T
-    pulled: Any = torch.func.vjp(operator, torch.zeros_like(like))[1]
-    return lambda y: pulled(y)[0]
 
 
 def _inside(prior: Energy, x: Tensor) -> Tensor:

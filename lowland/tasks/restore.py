@@ -1,16 +1,14 @@
-"""Restoring what was measured badly: the energy is the prior, the measurement a second energy.
+"""Restoring what was measured badly: the energy is the prior, the measurement a second energy (see `posterior`).
 
-For y = A x + σ ε with Gaussian noise, Bayes' rule is a sum of energies,
+Sampling from their sum gives not one answer but many: their mean is the best guess in mean square, their spread says where the
+guess is worth nothing. Three ways lead there:
 
-    E(x | y) = E(x) + ‖A x − y‖² / 2σ²,
-
-and sampling from it gives not one answer but many: their mean is the best guess in mean square, their spread says where the
-guess is worth nothing. (The factor is 1 / 2σ², so the drift carries ∇‖·‖² / 2σ² and not twice that.)
+    restore        chains under E(x) + ‖A x − y‖² / 2σ², from draws of the prior if there are any
+    progressive    down the levels of an energy of noise E(x, σ), the measurement held
+    most_likely    no draws: the one point of largest posterior density
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,53 +16,9 @@ from torch import Tensor
 from lowland.energy import Energy, check_finite, check_points, lift
 from lowland.samplers import Sampler, anneal
 from lowland.tasks.generate import jump
+from lowland.tasks.posterior import Hidden, Likelihood, Measure, Restoration, check_noise, check_operator, seen
 
-Measure = Callable[[Tensor], Tensor]
-
-
-class Likelihood(Energy):
-    """‖A x − y‖² / 2σ² as an energy of x, row by row: y has as many rows as x will have.
-
-    >>> import torch
-    >>> from lowland.tasks import Identity
-    >>> Likelihood(Identity(), torch.ones(2, 3), 0.5)(torch.zeros(2, 3))
-    tensor([6., 6.])
-    """
-
-    def __init__(self, operator: Measure, y: Tensor, sigma: float) -> None:
-        super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma is {sigma}; the noise of the measurement must be above 0; 0.05 is small for images")
-        check_finite(y, "measurements")
-        self.operator, self.y, self.sigma = operator, y, sigma
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return (self.operator(x) - self.y).square().flatten(1).sum(1) / (2 * self.sigma**2)
-
-    def rows(self, index: Tensor) -> "Likelihood":
-        return Likelihood(self.operator, self.y[index], self.sigma)
-
-
-def check_operator(operator: Measure, x: Tensor, y: Tensor) -> None:
-    """Refuse an operator that does not turn points of x's shape into measurements of y's."""
-    try:
-        made = tuple(operator(x[:1]).shape[1:])
-    except RuntimeError as error:
-        made = str(error)  # type: ignore[assignment]
-    if made != tuple(y.shape[1:]):
-        raise ValueError(
-            f"the measurement has shape {tuple(y.shape[1:])} and the operator gives {made} for points of shape "
-            f"{tuple(x.shape[1:])}; they must agree; measure with the operator that is passed"
-        )
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """mean and spread (B, *event): average and standard deviation over the draws; draws (D, B, *event)."""
-
-    mean: Tensor
-    spread: Tensor
-    draws: Tensor
+NEAR = 1e-3  # noise at which a bank is searched where the measurement has none
 
 
 def resample(bank: Tensor, operator: Measure, y: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
@@ -106,15 +60,17 @@ def restore(
     """Draw from the posterior of x given y = A x + σ ε, `draws` chains for each row of y.
 
     prior: an energy of x alone, with an event shape; operator: any differentiable A; y (B, *measured); sigma: noise of
-    the measurement; start: (B, *event), where the chains begin; draws of the domain's starting law unless given;
-    bank (N, *event): draws of the prior instead, from which each chain takes one that explains its measurement (`resample`),
-    so that chains begin in the right mode and need not find it;
-    temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them. Ending at 1 gives draws of
-    the posterior as far as the chains mix; from hot to 1 they mix better; jump_sigma: noise level of the data that the prior
-    was trained on, removed from every draw by a last `jump` (the prior is then that of noisy points, so draws are those of a
-    smoothed posterior: good guesses, but biased where the measurement is finer than that noise).
+    the measurement; 0 holds what was seen through a Mask or a Stride exactly as it was, and chains move the hidden numbers
+    alone, under E of them given the rest; start: (B, *event), where the chains begin; draws of the domain's starting law unless
+    given; bank (N, *event): draws of the prior instead, from which each chain takes one that explains its measurement
+    (`resample`), so that chains begin in the right mode and need not find it; temperatures: a path, prior / T + likelihood for
+    each T, the steps divided evenly among them. Ending at 1 gives draws of the posterior as far as the chains mix; from hot to
+    1 they mix better; jump_sigma: noise level of the data that the prior was trained on, removed from every draw by a last
+    `jump` (the prior is then that of noisy points, so draws are those of a smoothed posterior: good guesses, but biased where
+    the measurement is finer than that noise).
 
-    Raises ValueError for a sigma that is not positive, measurements that are not finite, or shapes that A cannot relate.
+    Raises ValueError for a sigma below 0, or of 0 with an operator that mixes numbers, measurements that are not finite, shapes
+    that A cannot relate, and an energy of noise whose level is not bound.
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
@@ -125,6 +81,47 @@ def restore(
     True
     """
     prior = lift(prior)
+    _check(prior, y, sigma, draws, start, bank, temperatures)
+    wide = y.repeat(draws, *[1] * (y.dim() - 1))
+    if bank is not None:
+        check_points(prior, bank)
+        check_operator(operator, bank, y)
+        chosen = resample(jump(prior, bank, jump_sigma), operator, y, sigma or NEAR, draws, generator)
+        x = bank[chosen].flatten(0, 1)
+    elif start is None:
+        x = prior.domain.draw(draws * len(y), generator, dtype=y.dtype)
+    else:
+        x = start.repeat(draws, *[1] * (start.dim() - 1))
+    check_operator(operator, x, y)
+    if sigma:
+        fit = Likelihood(operator, wide, sigma)
+        x = anneal([prior / t + fit for t in temperatures], sampler, x, steps, generator=generator, progress=progress)[-1].x
+        found = jump(prior, x, jump_sigma)
+    else:
+        hidden = Hidden(prior, *seen(operator, wide))
+        u = hidden.part(x)
+        check_points(prior, hidden.whole(u))
+        u = anneal([hidden / t for t in temperatures], sampler, u, steps, generator=generator, progress=progress)[-1].x
+        found = hidden.whole(hidden.part(jump(prior, hidden.whole(u), jump_sigma)))
+    return Restoration.of(found.view(draws, len(y), *found.shape[1:]))
+
+
+def _check(
+    prior: Energy,
+    y: Tensor,
+    sigma: float,
+    draws: int,
+    start: Tensor | None,
+    bank: Tensor | None,
+    temperatures: Sequence[float],
+) -> None:
+    check_noise(sigma)
+    check_finite(y, "measurements")
+    if getattr(prior, "noise", False):
+        raise ValueError(
+            f"{type(prior).__name__} is an energy of point and noise level; chains walk under one of the point alone; bind "
+            f"a level with energy.given(0.1), or follow all of them with progressive(...)"
+        )
     if draws < 1:
         raise ValueError(f"draws is {draws}; at least 1 is needed; more give a better mean and a spread")
     if bank is not None and (start is not None or not len(bank)):
@@ -132,22 +129,9 @@ def restore(
             f"a bank of {len(bank)} points came with {'no' if start is None else 'a'} start; chains begin at points of the "
             f"one or at the other; pass a bank that holds points, or a start"
         )
-    fit = Likelihood(operator, y.repeat(draws, *[1] * (y.dim() - 1)), sigma)
-    if bank is not None:
-        check_points(prior, bank)
-        check_operator(operator, bank, y)
-        x = bank[resample(jump(prior, bank, jump_sigma), operator, y, sigma, draws, generator)].flatten(0, 1)
-    elif start is None:
-        x = prior.domain.draw(draws * len(y), generator, dtype=y.dtype)
-    else:
-        x = start.repeat(draws, *[1] * (start.dim() - 1))
-    if not temperatures or min(temperatures) <= 0 or len(x) != draws * len(y):
+    rows = len(y) if start is None else len(start)
+    if not temperatures or min(temperatures) <= 0 or rows != len(y):
         raise ValueError(
-            f"temperatures are {temperatures} and start has {len(x) // draws} rows for {len(y)} measurements; at least one T, "
+            f"temperatures are {temperatures} and start has {rows} rows for {len(y)} measurements; at least one T, "
             f"all above 0, and one row each are needed; correct them"
         )
-    check_operator(operator, x, y)
-    path = [prior / t + fit for t in temperatures]
-    x = anneal(path, sampler, x, steps, generator=generator, progress=progress)[-1].x
-    found = jump(prior, x, jump_sigma).view(draws, len(y), *x.shape[1:])
-    return Restoration(found.mean(0), found.std(0, correction=0), found)

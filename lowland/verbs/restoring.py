@@ -1,19 +1,20 @@
-"""restore: an image that was measured badly, with a run as prior."""
+"""restore: images that were measured badly, with a run as prior."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lowland.data import load_image, save_grid
-from lowland.evaluation import Subject, prior_bank, restoration_settings, subject
-from lowland.registry import build
+from lowland.data import load_batch, load_image, save_grid
+from lowland.evaluation import Subject, subject
+from lowland.evaluation.restoration import operator_of, restoration_length, restoration_plan, restored
 from lowland.run import Run
-from lowland.tasks import Identity, Mask, Restoration
-from lowland.tasks import restore as restore_task
+from lowland.tasks import Operator, Restoration
 
 HIDDEN = ("lower", "upper", "left", "right", "centre")
+SHOWN = 16  # images of a folder in the picture; the numbers hold all
 
 
 def restore(
@@ -22,43 +23,54 @@ def restore(
     *,
     task: str,
     mask: str = "lower",
+    factor: int = 4,
     sigma: float | None = None,
     draws: int | None = None,
+    method: str = "sample",
+    simulate: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Denoise or inpaint an image with a run as prior; writes a .png strip: observed, mean, spread, three draws.
+    """Restore an image, or all of a folder or array, with a run as prior; writes a .png, a row each, and .npz beside it.
 
+    image: the measurement; with simulate, clean images, which are measured and given noise first, so that the truth is known.
+    What a task measures, `lowland.evaluation.restoration.MEASUREMENTS` says; measurements that are no images come as .npy.
     mask: what to fill in, one of lower, upper, left, right, centre, or a picture whose white pixels are to be filled;
-    sigma: noise of the image, in units of the data; the numbers go beside the picture as .npz.
+    sigma: noise of the measurement, in units of the data, the recipe's unless given; method: "sample" draws from the posterior,
+    "map" finds the most likely image. A row shows the truth if it is known, what was observed (laid out as an image by the
+    transpose of the operator), mean, spread from black (sure) to white, and three draws.
     """
     s = subject(Run.open(run))
-    how = s.recipe.get("restoration")
-    if how is None or len(s.shape) != 3:
-        raise ValueError(f"{s.recipe['name']} says nothing about restoration; its recipe needs a [restoration] part; add it")
-    seen = load_image(image, s.shape)
-    known = torch.ones(s.shape, dtype=torch.bool)
-    if task == "inpaint":
-        known = ~_hidden(mask, s)
-        seen = seen * known
-    elif task != "denoise":
-        raise ValueError(f"the task is {task!r}; lowland restores by 'denoise' or 'inpaint'; choose one")
+    how = restoration_plan(s)
+    if method not in ("sample", "map"):
+        raise ValueError(f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely image; choose one")
+    operator = operator_of(task, s.shape, factor=factor, known=~_hidden(mask, s) if task == "inpaint" else None)
+    noise = how["sigma"] if sigma is None else sigma
     generator = torch.Generator().manual_seed(seed)
-    settings = restoration_settings(how) | ({} if draws is None else {"draws": draws}) | {"bank": prior_bank(s)}
-    with tqdm(total=how["steps"], unit="step", disable=not progress) as bar:
-        answer = restore_task(
-            s.marginal,
-            Mask(known) if task == "inpaint" else Identity(),
-            seen,
-            sigma if sigma is not None else how["sigma"],
-            build("sampler", how["sampler"]),
-            generator=generator,
-            progress=bar.update,
-            **settings,
-        )
-    target = Path(out) if out else Path(image).with_name(f"{Path(image).stem}-{task}.png")
-    return _write_restoration(target, seen, answer)
+    truth, y = _measured(s, image, operator, noise, simulate, generator)
+    with tqdm(total=restoration_length(s, len(y), draws), unit="step", disable=not progress or method == "map") as bar:
+        more: dict[str, Any] = {"generator": generator, "draws": draws, "peak": method == "map", "progress": bar.update}
+        answer = restored(s, operator, y, noise, **more)
+    source = Path(image)
+    target = Path(out) if out else source.with_name(f"{source.stem}-{task}.png")
+    return _write_restoration(target, operator, y, answer, truth)
+
+
+def _measured(
+    s: Subject, image: str | Path, operator: Operator, sigma: float, simulate: bool, generator: torch.Generator
+) -> tuple[Tensor | None, Tensor]:
+    """The truth, if it is known, and the measurements (B, *measured)."""
+    blank = operator.A(torch.ones(1, *s.shape))
+    if not simulate:
+        seen = load_batch([image], tuple(blank.shape[1:]))[1]
+        return None, operator.A(seen) if blank.shape[1:] == s.shape and bool((blank == 0).any()) else seen
+    truth = load_batch([image], s.shape)[1]
+    y = operator.A(truth)
+    kept = (
+        operator.A(operator.A_T(torch.randn(y.shape, generator=generator))).abs() > 1e-6
+    )  # where a measurement is made at all
+    return truth, y + max(sigma, 0.0) * kept * torch.randn(y.shape, generator=generator)
 
 
 def _hidden(mask: str, s: Subject) -> Tensor:
@@ -79,12 +91,17 @@ def _hidden(mask: str, s: Subject) -> Tensor:
     return hidden.expand(shape)
 
 
-def _write_restoration(target: Path, seen: Tensor, answer: Restoration) -> Path:
+def _write_restoration(target: Path, operator: Operator, y: Tensor, answer: Restoration, truth: Tensor | None) -> Path:
     import numpy as np
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    rows = [seen, answer.mean, answer.spread / answer.spread.amax().clamp_min(1e-12), *answer.draws[:3]]
-    save_grid(torch.stack(rows, 1).flatten(0, 1), target.with_suffix(".png"), columns=len(rows))
-    arrays = {"observed": seen, "mean": answer.mean, "spread": answer.spread, "draws": answer.draws}
+    back = y if y.shape == answer.mean.shape else operator.A_T(y)
+    back = back if y.shape == answer.mean.shape else back / back.flatten(1).amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    rows = [back, answer.mean, answer.spread / answer.spread.amax().clamp_min(1e-12), *answer.draws[:3]]
+    rows = [back, answer.mean] if len(answer.draws) == 1 else rows
+    rows = rows if truth is None else [truth, *rows]
+    save_grid(torch.stack(rows, 1)[:SHOWN].flatten(0, 1), target.with_suffix(".png"), columns=len(rows))
+    arrays = {"observed": y, "mean": answer.mean, "spread": answer.spread, "draws": answer.draws}
+    arrays |= {} if truth is None else {"truth": truth}
     np.savez(target.with_suffix(".npz"), **{name: x.numpy() for name, x in arrays.items()})  # type: ignore[arg-type]
     return target.with_suffix(".png")

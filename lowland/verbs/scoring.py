@@ -12,7 +12,6 @@ from torch import Tensor
 from lowland.energy import energy_values
 from lowland.evaluation import Subject, subject
 from lowland.evaluation.pieces import PATIENCE, Job, Points, fingerprint
-from lowland.metrics import p_values
 from lowland.run import Run
 from lowland.tasks import Detector
 from lowland.training import cpu_threads
@@ -52,14 +51,15 @@ class _Scorer:
     def __init__(self, run: str | Path, paths: Sequence[str | Path], nominal: float | None) -> None:
         self.s = subject(Run.open(run))
         self.level = nominal if nominal is not None else self.s.recipe["evaluation"]["nominal"]
-        self.detector = Detector(self.s.marginal, _calibration(self.s), self.level)
+        self.detector = Detector(self.s.marginal, calibration=_calibration(self.s))
+        self.detector.ranks(self.level)  # refuses a rate that the calibration part cannot promise
         self.points = Points.of(list(paths), self.s.shape, SCORED)
 
     def rows(self, number: int) -> list[dict[str, Any]]:
         """Energy, p-value and verdict of the points of a piece."""
         names, x = self.points.load(number)
-        values = self.detector.energies(self.s.standardised(x))
-        p = p_values(self.detector.calibration, values)
+        values = self.detector.score(self.s.standardised(x))
+        p = self.detector.p_of_scores(values)
         return [
             {"path": name, "energy": float(e), "p_value": float(q), "verdict": "outlier" if q <= self.level else "inlier"}
             for name, e, q in zip(names, values, p, strict=True)
@@ -73,12 +73,18 @@ def _calibration(s: Subject) -> Tensor:
     return energy_values(s.marginal, s.data.calibration.x)
 
 
-def format_rows(rows: Sequence[dict[str, Any]], form: str, *, header: bool = True) -> str:
+def format_rows(
+    rows: Sequence[dict[str, Any]],
+    form: str,
+    *,
+    header: bool = True,
+    columns: Sequence[str] = ("path", "energy", "p_value", "verdict"),
+) -> str:
     """Rows as "csv", with a header if wanted, or "jsonl"."""
     if form == "jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["path", "energy", "p_value", "verdict"])
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else columns)
     if header:
         writer.writeheader()
     writer.writerows(rows)

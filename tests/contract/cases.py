@@ -61,7 +61,7 @@ SWITCHES: dict[str, dict[str, Any]] = {  # one variant each
     "objective": {"classify": 0.5, "resample": True},
     "sampler": {},
 }
-NEEDS_CLASSES = {"classify", "resample", "JEM", "OutlierExposure"}  # switches and objectives that need classes and labels
+NEEDS_CLASSES = {"classify", "resample", "JEM", "OutlierExposure", "Robust"}  # switches and objectives that need labels
 BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by parameter name
     "step_size": (0.0, -1.0, math.nan, math.inf),
     "noise": (-1.0, math.nan),

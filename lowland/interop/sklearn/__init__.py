@@ -16,9 +16,10 @@ except ImportError as error:
         "scikit-learn 1.6 or newer is not installed; the estimators are made for its tags; run pip install 'lowland[sklearn]'"
     ) from error
 
+from lowland.interop.sklearn.calibrated import CalibratedEnergy
 from lowland.interop.sklearn.classifier import RBMClassifier
 from lowland.interop.sklearn.dbn import DBN
 from lowland.interop.sklearn.detector import EnergyDetector
 from lowland.interop.sklearn.rbm import RBM
 
-__all__ = ["DBN", "RBM", "EnergyDetector", "RBMClassifier"]
+__all__ = ["DBN", "RBM", "CalibratedEnergy", "EnergyDetector", "RBMClassifier"]

@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowland.energy import energy_values
 from lowland.interop.sklearn.door import Array, Columns, at_least, refuse, train, updates
-from lowland.metrics import p_values
 from lowland.tasks import Detector
 from lowland.training.session import Session
 
@@ -142,7 +141,7 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
             )
             self.offset_ = -math.inf
             return
-        self.detector_ = Detector(self.energy_, torch.from_numpy(calibration), self.false_alarms)
+        self.detector_ = Detector(self.energy_, calibration=torch.from_numpy(calibration))
         self.offset_ = -float(np.sort(calibration)[-allowed])
 
     def _arrived(self, X: Any, reset: bool = False) -> Array:
@@ -174,4 +173,4 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         """
         if not hasattr(self, "detector_"):
             raise ValueError("no rows were kept for calibration; p-values need some; fit with contamination='auto'")
-        return p_values(self.detector_.calibration, torch.from_numpy(-self.score_samples(X))).numpy()
+        return self.detector_.p_of_scores(torch.from_numpy(-self.score_samples(X))).numpy()

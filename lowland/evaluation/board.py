@@ -1,0 +1,212 @@
+"""The board: how well scores tell a test set from sets that are not it, near and far, and how soon they see a graded shift.
+
+Nothing here is learned and no setting looks at an outlier: sets are made of the test points themselves, or are other data. A
+row is a function from points to outlier scores, a column a set, a cell all rank metrics with bootstrap intervals.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lowland.data import DataError, load_data
+from lowland.evaluation.detection import detector_of
+from lowland.evaluation.subjects import Subject
+from lowland.metrics import separation
+from lowland.tasks.detect import SCORES
+
+Scorer = Callable[[Tensor], Tensor]
+ANGLES = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
+STRENGTHS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # deviation of noise, in units of the range of the data
+OTHERS = ("digits", "mnist", "fashion-mnist", "cifar10-jpeg")
+
+
+class OutlierSet(NamedTuple):
+    """A name, how far it is from the data in kind ("near", "far", "held out"), and its points (M, *event)."""
+
+    name: str
+    kind: str
+    x: Tensor
+
+
+def outlier_sets(x: Tensor, generator: torch.Generator, others: Mapping[str, Tensor] | None = None) -> list[OutlierSet]:
+    """Sets made of test points x (N, *event), and others (M, *event) by name.
+
+    Images: rotated by 90°, blurred (Gaussian of 1/14 of the height), interpolated (the mean of two images), inverted, pixels
+    permuted (by one permutation), uniform noise, Gaussian noise (the mean and deviation of the data, in its range), constant
+    (one grey level each). Vectors: stretched by 1.5, interpolated, turned over in sign, coordinates permuted among points (the
+    law of single coordinates), normal noise of twice the deviation, constant.
+    """
+    near = [*_near(x, generator), *(OutlierSet(name, "near", points) for name, points in (others or {}).items())]
+    return [*near, *_far(x, generator)]
+
+
+def _near(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
+    between = OutlierSet("interpolated", "near", (x + x[torch.randperm(len(x), generator=g)]) / 2)
+    if x.dim() < 4:
+        mixed = torch.stack([column[torch.randperm(len(x), generator=g)] for column in x.flatten(1).unbind(1)], 1)
+        shuffled = OutlierSet("coordinates shuffled", "near", mixed.view_as(x))
+        return [OutlierSet("stretched 1.5×", "near", x.mean(0) + 1.5 * (x - x.mean(0))), between, shuffled]
+    turned = [OutlierSet("rotated 90°", "near", x.rot90(1, (2, 3)))] if x.shape[2] == x.shape[3] else []
+    return [*turned, OutlierSet("blurred", "near", blurred(x, x.shape[2] / 14)), between]
+
+
+def _far(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
+    low, high, size = float(x.min()), float(x.max()), x.shape
+    noise = x.mean() + x.std() * torch.randn(size, generator=g)
+    level = torch.rand(len(x), *[1] * (x.dim() - 1), generator=g)
+    constant = OutlierSet("constant", "far", (low + (high - low) * level).expand(size).clone())
+    if x.dim() < 4:
+        loud = x.mean(0) + 2 * x.std(0) * torch.randn(size, generator=g)
+        return [OutlierSet("turned over", "far", 2 * x.mean(0) - x), OutlierSet("normal noise ×2", "far", loud), constant]
+    order = torch.randperm(x[0].numel(), generator=g)
+    return [
+        OutlierSet("inverted", "far", low + high - x),
+        OutlierSet("pixels permuted", "far", x.flatten(1)[:, order].view_as(x)),
+        OutlierSet("uniform noise", "far", low + (high - low) * torch.rand(size, generator=g)),
+        OutlierSet("Gaussian noise", "far", noise.clamp(low, high)),
+        constant,
+    ]
+
+
+def blurred(x: Tensor, sigma: float) -> Tensor:
+    """Images (N, C, H, W) under a Gaussian of deviation sigma pixels, edges repeated."""
+    reach = max(math.ceil(3 * sigma), 1)
+    line = torch.exp(-(torch.arange(-reach, reach + 1.0).square()) / (2 * sigma**2)).to(x)
+    line, channels = line / line.sum(), x.shape[1]
+    padded = F.pad(x, [reach] * 4, mode="replicate")
+    rows = F.conv2d(padded, line.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+    return F.conv2d(rows, line.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+
+
+def turned(x: Tensor, degrees: float) -> Tensor:
+    """Images (N, C, H, W) turned by an angle about their middle, bilinear, with their darkest value where nothing was."""
+    a = math.radians(degrees)
+    matrix = x.new_tensor([[math.cos(a), -math.sin(a), 0.0], [math.sin(a), math.cos(a), 0.0]]).expand(len(x), 2, 3)
+    low = x.amin()
+    moved = F.grid_sample(x - low, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
+    return (moved + low).clamp(low, x.amax())
+
+
+def shifts(x: Tensor, generator: torch.Generator) -> dict[str, list[tuple[float, Tensor]]]:
+    """Graded shifts of points x (N, *event): "rotation" by ANGLES in degrees (images), "noise" by STRENGTHS of the range.
+
+    The same noise at every strength. It is cut off at the range of the data.
+    """
+    low, high = float(x.min()), float(x.max())
+    noise = (high - low) * torch.randn(x.shape, generator=generator)
+    graded = {"noise": [(s, (x + s * noise).clamp(low, high)) for s in STRENGTHS]}
+    return ({"rotation": [(a, turned(x, a)) for a in ANGLES]} if x.dim() == 4 else {}) | graded
+
+
+def of_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images (N, C, H, W) as images of another shape (C', H', W'): resized without aliasing, colours averaged."""
+    if tuple(x.shape[2:]) != shape[1:]:
+        x = F.interpolate(x, size=shape[1:], mode="bilinear", antialias=True).clamp(float(x.min()), float(x.max()))
+    if x.shape[1] == shape[0]:
+        return x
+    return x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1).contiguous()
+
+
+def other_data(name: str, shape: tuple[int, ...], count: int, root: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
+    """The test parts of the other image sets that are at hand, in the shape asked for, and a note for each that is not."""
+    found: dict[str, Tensor] = {}
+    notes = []
+    for other in OTHERS if len(shape) == 3 else ():
+        if other.partition("-jpeg")[0] == name.partition("-jpeg")[0]:
+            continue
+        try:
+            data = load_data(other, root=root, download=False)
+        except DataError as error:
+            notes.append(f"{other} was left out: {str(error).splitlines()[0]}")
+            continue
+        x = data.test.x[:count]
+        label = other if tuple(x.shape[1:]) == shape else f"{other} (resized)"
+        found[label] = of_shape(x, shape)
+    return found, notes
+
+
+def scores_of(s: Subject) -> list[str]:
+    """The scores that a run can give: those of E(x), and of noise levels or classes where it has them."""
+    kinds = {"energy"} | ({"noise"} if s.sigmas else set())
+    if s.classes >= 2 and hasattr(s.energy, "class_energies"):
+        kinds.add("classes")
+    return [name for name, how in SCORES.items() if how.reads in kinds]
+
+
+def rows_of(s: Subject, names: Sequence[str] | None = None) -> dict[str, Scorer]:
+    """A row of the board for each score that the run can give, or for those named. What they learn, they learn from training
+    points. A score that the network cannot give (no linear layer, say) is left out, unless it was asked for by name."""
+    rows: dict[str, Scorer] = {}
+    for name in scores_of(s) if names is None else names:
+        try:
+            detector = detector_of(s, name, s.data.calibration.x[:200])
+        except ValueError:
+            if names is not None:
+                raise
+            continue
+        rows[name] = detector.score
+    return rows
+
+
+def board(
+    rows: Mapping[str, Scorer],
+    test: Tensor,
+    sets: Sequence[OutlierSet],
+    generator: torch.Generator,
+    *,
+    draws: int = 1000,
+    progress: Callable[[str], object] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """{row: {set: the figures of `separation`}} of test points (N, *event) against every set."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, scorer in rows.items():
+        inside, found[name] = scorer(test), {}
+        for one in sets:
+            found[name][one.name] = separation(inside, scorer(one.x), generator=generator, draws=draws).to_dict()
+            if progress is not None:
+                progress(f"{name}: {one.name}")
+    return found
+
+
+def curves(rows: Mapping[str, Scorer], test: Tensor, generator: torch.Generator, *, draws: int = 200) -> dict[str, Any]:
+    """{shift: {row: [(amount, AUROC interval)]}}: fresh points x of which one half stays and the other is shifted.
+
+    The halves differ, so that at no shift at all the AUROC is 0.5 but for chance, and not by pairing.
+    """
+    half = len(test) // 2
+    inside = {name: scorer(test[:half]) for name, scorer in rows.items()}
+    found: dict[str, Any] = {}
+    for shift, graded in shifts(test[half:], generator).items():
+        found[shift] = {name: [] for name in rows}
+        for amount, x in graded:
+            for name, scorer in rows.items():
+                apart = separation(inside[name], scorer(x), generator=generator, draws=draws)
+                found[shift][name].append((amount, apart.auroc.to_dict()))
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, Any]], metric: str = "auroc") -> list[str]:
+    """Markdown: sets down, rows of the board across; 100 × the metric with its interval, and **lost** where the data lose."""
+    rows = list(found)
+    lines = ["| outliers | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for name in next(iter(found.values())):
+        cells = []
+        for row in rows:
+            value = found[row][name][metric]
+            lost = " **lost**" if metric == "auroc" and value["high"] < 0.5 else ""
+            cells.append(f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]{lost}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def losses(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Sentences: where a row holds outliers for likelier than the data, the whole interval of its AUROC below 0.5."""
+    told = []
+    for row, cells in found.items():
+        lost = [f"{name} ({100 * c['auroc']['value']:.0f})" for name, c in cells.items() if c["auroc"]["high"] < 0.5]
+        told += [f"{row} loses against {', '.join(lost)}"] if lost else []
+    return told

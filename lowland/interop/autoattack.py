@@ -1,0 +1,40 @@
+"""The reference attacks of AutoAttack (extra `attacks`: pyautoattack) in the form of `lowland.metrics.attacks`.
+
+Source: Croce & Hein (2020), https://arxiv.org/abs/2003.01690
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.metrics.attacks import Model, Norm, check_attack, still
+
+
+@dataclass(frozen=True)
+class AutoAttack:
+    """An attack for `robustness`: pyautoattack's, one after the other, each on the images that the others left standing.
+
+    attacks: of apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square; steps: of all but square, which takes `queries`; norm: "inf"
+    or "2". For images in [0, 1], four classes or more, and a model without noise.
+    """
+
+    attacks: Sequence[str] = ("apgd-ce", "apgd-t", "square")
+    steps: int = 100
+    queries: int = 5000
+    norm: Norm = "inf"
+
+    def __call__(self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator) -> Tensor:
+        from pyautoattack import AutoAttack as Reference
+
+        others = check_attack(model, x, labels, epsilon) - 1
+        seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
+        wanted: Any = {"norm": f"L{self.norm}", "attacks": list(self.attacks), "version": "custom", "seed": seed}
+        with still(model), torch.random.fork_rng(devices=[]):
+            reference = Reference(model, eps=epsilon, device=x.device, **wanted)
+            reference.apgd.n_iter = reference.apgd_targeted.n_iter = reference.fab.n_iter = self.steps
+            reference.apgd.n_restarts, reference.square.n_queries = 1, self.queries
+            reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = min(9, others)
+            return reference.run_standard_evaluation(x, labels, batch_size=len(x))[0].detach()

@@ -1,0 +1,58 @@
+"""deepinv: its physics as our operators, our energies as its priors. deepinv is imported when an adapter is called."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lowland.energy import Energy, energy_values, lift, value_and_score
+from lowland.tasks.operators import Operator
+
+
+@dataclass(frozen=True)
+class DeepinvOperator(Operator):
+    """A linear physics of deepinv as an operator: A and A_adjoint, without its noise, which `sigma` says at the door.
+
+    Raises ValueError for a physics without an adjoint. Source: deepinv (2025), https://github.com/deepinv/deepinv
+    """
+
+    physics: Any
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.physics, "A_adjoint", None)):
+            raise ValueError(
+                f"{type(self.physics).__name__} has no A_adjoint; an operator needs the transpose; pass a linear physics"
+            )
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.physics.A(x)
+
+    def A_T(self, y: Tensor) -> Tensor:
+        return self.physics.A_adjoint(y)
+
+
+def to_deepinv(energy: Energy) -> Any:
+    """An energy of x as an explicit `deepinv.optim.Prior`: E as its value, −score as its gradient; the noise level is ignored.
+
+    Raises ImportError without deepinv (the extra `inverse`), ValueError for an energy of noise whose level is not bound.
+    """
+    try:
+        from deepinv.optim import Prior
+    except ImportError as error:
+        raise ImportError("deepinv is not installed; to_deepinv makes one of its priors; run pip install deepinv") from error
+    energy = lift(energy)
+    if getattr(energy, "noise", False):
+        raise ValueError(f"{type(energy).__name__} is an energy of noise; a prior is one of x alone; pass energy.given(0.1)")
+
+    class EnergyPrior(Prior):
+        def __init__(self) -> None:
+            super().__init__()
+            self.explicit_prior, self.energy = True, energy
+
+        def fn(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+            return self.energy(x) if x.requires_grad else energy_values(self.energy, x)
+
+        def grad(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+            return -value_and_score(self.energy, x)[1]
+
+    return EnergyPrior()

@@ -1,0 +1,46 @@
+"""A detector as one of pytorch-ood."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.tasks.detect import Detector
+
+
+def to_pytorch_ood(detector: Detector) -> Any:
+    """A `pytorch_ood.api.Detector`: `predict` gives our outlier scores, `fit` calibrates on what a loader of (x, y) yields.
+
+    Rows with a label below 0, pytorch-ood's mark of outliers, are left out of the fit. p-values and verdicts are those of its
+    attribute `detector`. Raises ImportError without pytorch-ood.
+    Source: Kirchheim, Filax & Ortmeier (2022), https://github.com/kkirchheim/pytorch-ood
+
+    >>> to_pytorch_ood(Detector(lambda x: x.square().sum(1)))(torch.ones(2, 3)).tolist()  # doctest: +SKIP
+    [3.0, 3.0]
+    """
+    try:
+        from pytorch_ood.api import Detector as Theirs
+        from pytorch_ood.api import RequiresFittingException
+    except ImportError as error:
+        raise ImportError(
+            "pytorch-ood is not installed; to_pytorch_ood makes one of its detectors; run pip install 'lowland[pytorch-ood]'"
+        ) from error
+
+    class Adapted(Theirs):
+        requires_fit = detector.how.learns
+
+        def __init__(self, detector: Detector) -> None:
+            self.detector = detector
+
+        def fit(self, data_loader: Any) -> Any:
+            batches = [(x, torch.as_tensor(y)) for x, y in data_loader]
+            x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+            self.detector = self.detector.fit(x[y >= 0], labels=y[y >= 0])
+            return self
+
+        def predict(self, x: Tensor) -> Tensor:
+            if self.requires_fit and not self.detector.learned:
+                raise RequiresFittingException()
+            return self.detector.score(x)
+
+    return Adapted(detector)

@@ -1,0 +1,225 @@
+"""Purifying: a point that somebody tampered with is carried back to where data lie, before anybody acts on it.
+
+    langevin   x + σ ξ, then x ← x − h ∇E(x) + √(2hT) ξ, again and again     any energy
+    map        towards argmin E(x') + ‖x' − x‖² / 2σ², without noise          any energy
+    denoise    x + σ ξ, then down the noise levels to the expected clean point     an energy E(x, σ)
+
+Whether that defends a classifier is for attacks to say that know of it. So every step here can be differentiated, and
+`Purified` gives an attacker both gradients there are: through the steps, and past them. Most published purifiers fell to one of
+them; a number that was measured without them means nothing.
+Source: Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263; Hill, Mitchell & Zhu (2021),
+https://arxiv.org/abs/2005.13525; noise and its removal: Nie et al. (2022), https://arxiv.org/abs/2205.07460
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lowland.energy import Energy, check_points, differentiate, frozen, lift
+from lowland.energy.gradient import check_shape
+from lowland.samplers import sigma_ladder
+from lowland.samplers.kernel import normal_like
+
+Method = Literal["langevin", "map", "denoise"]
+METHODS = ("langevin", "map", "denoise")
+LAST = 20  # the last of several noise levels is the first divided by this
+
+
+def purify(
+    energy: Energy | Callable[..., Tensor],
+    x: Tensor,
+    *,
+    generator: torch.Generator,
+    method: Method = "langevin",
+    steps: int = 10,
+    sigma: float = 0.0,
+    step_size: float = 0.01,
+    temperature: float = 1.0,
+    clip: float | None = None,
+) -> Tensor:
+    """Points (B, *event) carried from x towards the data.
+
+    method "langevin": `steps` steps of size h = step_size at a temperature T, after noise of deviation sigma (0: none);
+    "map": `steps` proximal steps down E(x') + ‖x' − x‖² / 2 sigma², each v = x' − h ∇E(x'), then (v + τ x) / (1 + τ) with
+    τ = h / sigma², so that no sigma is too small; the noise plays no part; "denoise", for an energy E(x, σ): noise of deviation
+    sigma, then steps = 1: one jump to the expected clean point, or down that many levels, x ← D + (σ' / σ) (x − D), and a jump.
+    clip: bound on every number of ∇E, as `ShortRun` has it. The first two stay in a box; denoise clamps nothing.
+
+    If x requires a gradient, so does the result: the chain is then kept for backward, and costs memory for every step. Weights
+    get none. The same generator gives the same points either way, up to rounding.
+    Raises ValueError for settings that cannot be meant, points outside the domain, "denoise" with an energy that knows no
+    noise, and the others with one whose level is not bound.
+
+    >>> import torch
+    >>> from lowland.targets import Gaussian
+    >>> far = torch.tensor([[3.0, 0.0]])
+    >>> g = torch.Generator().manual_seed(0)
+    >>> purify(Gaussian(), far, method="map", sigma=1.0, steps=50, step_size=0.5, generator=g).round(decimals=3)
+    tensor([[1.5000, 0.0000]])
+    """
+    energy = lift(energy)
+    _check(energy, method, steps, sigma, step_size, temperature, clip)
+    check_points(energy, x.detach())
+    with frozen(energy):
+        if method == "denoise":
+            return _denoised(energy, x + sigma * normal_like(x, generator), sigma, steps)
+        start = x
+        if method == "langevin" and sigma:
+            x = energy.domain.reflect(x + sigma * normal_like(x, generator))[0]
+        for _ in range(steps):
+            slope = _slope(energy, x)
+            slope = slope if clip is None else slope.clamp(-clip, clip)
+            if method == "langevin":
+                noise = normal_like(x, generator) * math.sqrt(2 * step_size * temperature)
+                x = energy.domain.reflect(noise + x - step_size * slope)[0]
+            else:
+                pull = step_size / sigma**2
+                x = _inside(energy, (x - step_size * slope + pull * start) / (1 + pull))
+        return x
+
+
+def _slope(energy: Energy, x: Tensor) -> Tensor:
+    """∇E(x) (B, *event); with a graph of its own if x has one."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return -differentiate(energy, x)[1]
+    value = check_shape(energy(x), x)
+    return torch.autograd.grad(value.sum(), x, create_graph=True)[0]
+
+
+def _denoised(energy: Energy, x: Tensor, sigma: float, steps: int) -> Tensor:
+    levels = [sigma] if steps == 1 else list(sigma_ladder(sigma, sigma / LAST, steps))
+    for level, below in pairwise([*levels, 0.0]):
+        clean = _clean(energy, x, level)
+        x = clean + below / level * (x - clean)
+    return x
+
+
+def _clean(energy: Any, x: Tensor, sigma: float) -> Tensor:
+    """The expected clean point: what the energy's own network guesses, or x − σ² ∇E(x, σ)."""
+    if hasattr(energy, "denoised"):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            return energy.denoised(x, sigma)
+    return x - sigma**2 * _slope(energy.given(sigma), x)
+
+
+def _inside(energy: Energy, x: Tensor) -> Tensor:
+    return x.clamp(energy.domain.lo, energy.domain.hi) if energy.domain.kind == "box" else x
+
+
+def _check(
+    energy: Energy, method: str, steps: int, sigma: float, step_size: float, temperature: float, clip: float | None
+) -> None:
+    least = 1 if method == "denoise" else 0
+    sound = isinstance(steps, int) and steps >= least and step_size > 0 and temperature >= 0 and (clip is None or clip > 0)
+    width = sigma > 0 or (method == "langevin" and sigma == 0)
+    if method not in METHODS or not sound or not width or not all(map(math.isfinite, (sigma, step_size, temperature))):
+        raise ValueError(
+            f"purify was given method {method!r}, {steps} steps, sigma {sigma}, step_size {step_size}, temperature "
+            f"{temperature} and clip {clip}; the method is one of {', '.join(METHODS)}, sizes are above 0, temperature and "
+            f"Langevin's sigma at least 0, and a denoiser takes a step or more; correct them"
+        )
+    noisy = bool(getattr(energy, "noise", False))
+    if noisy != (method == "denoise"):
+        knows = "knows noise levels, and none is bound" if noisy else "knows no noise level"
+        raise ValueError(
+            f"{type(energy).__name__} {knows}; 'denoise' needs an energy E(x, σ), 'langevin' and 'map' one of x alone; "
+            f"{'use denoise, or bind a level with energy.given(sigma)' if noisy else 'use langevin or map'}"
+        )
+
+
+def logits_of(classifier: Any) -> Callable[[Tensor], Tensor]:
+    """Whatever classifies as a function x -> logits (B, K): an energy with classes gives −e(x), a callable is as it is.
+
+    Raises ValueError for an energy without classes, and for what cannot be called.
+
+    >>> import torch, lowland
+    >>> energy = lowland.MLP(lowland.real(2), hidden=(4,), classes=3)
+    >>> logits_of(energy)(torch.zeros(5, 2)).shape
+    torch.Size([5, 3])
+    """
+    if isinstance(classifier, Energy):
+        if getattr(classifier, "classes", 0) < 2 or not hasattr(classifier, "class_energies"):
+            raise ValueError(
+                f"{type(classifier).__name__} has {getattr(classifier, 'classes', 0)} classes; a classifier has two or more; "
+                f"train one with classes, or pass a function x -> logits"
+            )
+        return _Logits(classifier)
+    if not callable(classifier):
+        raise ValueError(
+            f"a {type(classifier).__name__} was given; a classifier is a callable x -> logits (B, K) or an energy with "
+            f"classes; pass one of them"
+        )
+    return classifier
+
+
+class _Logits(nn.Module):
+    """The logits of an energy with classes: −e(x), or those that it has without its level."""
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+
+    def forward(self, x: Tensor) -> Tensor:
+        energy: Any = self.energy
+        return energy.class_logits(x) if hasattr(energy, "class_logits") else -energy.class_energies(x)
+
+
+class Purified(nn.Module):
+    """A classifier behind a purifier: x (B, *event) -> logits (B, K), the mean over draws, each with fresh noise.
+
+        f̄(x) = (1/D) Σ_d f(purify(x, ξ_d))
+
+    energy, settings: as `purify` takes them; classifier: a callable x -> logits, or an energy with classes; draws: D;
+    generator: of the noise, which no two calls share; gradient: what backward says of the purifier. "unrolled": the truth,
+    through all of its steps; "identity": that it did nothing (backward pass differentiable approximation, BPDA), which an
+    attacker chooses where the truth vanishes or is too rough to follow. `bypassed` is this model with the second: what it
+    answers is the same.
+
+    Raises ValueError as `purify` and `logits_of` do, and for draws below 1 or another gradient.
+    Source: BPDA: Athalye, Carlini & Wagner (2018), https://arxiv.org/abs/1802.00420
+
+    >>> import torch, lowland
+    >>> from lowland.targets import Gaussian
+    >>> g = torch.Generator().manual_seed(0)
+    >>> model = Purified(Gaussian(), lambda x: torch.cat([x, -x], 1), generator=g, draws=3, steps=2)
+    >>> model(torch.ones(5, 2)).shape
+    torch.Size([5, 4])
+    """
+
+    def __init__(
+        self,
+        energy: Energy | Callable[..., Tensor],
+        classifier: Any,
+        *,
+        generator: torch.Generator,
+        draws: int = 1,
+        gradient: Literal["unrolled", "identity"] = "unrolled",
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if draws < 1 or gradient not in ("unrolled", "identity"):
+            raise ValueError(
+                f"draws is {draws} and gradient {gradient!r}; at least 1 and 'unrolled' or 'identity' are needed; correct them"
+            )
+        self.energy, self.classifier = lift(energy), logits_of(classifier)
+        self.generator, self.draws, self.gradient, self.settings = generator, draws, gradient, settings
+
+    def purified(self, x: Tensor) -> Tensor:
+        """One draw of the purified points (B, *event)."""
+        if self.gradient == "unrolled":
+            return purify(self.energy, x, generator=self.generator, **self.settings)
+        clean = purify(self.energy, x.detach(), generator=self.generator, **self.settings)
+        return x + (clean - x).detach() if x.requires_grad else clean
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.classifier(self.purified(x.repeat(self.draws, *[1] * (x.dim() - 1))))
+        return logits.view(self.draws, len(x), -1).mean(0)
+
+    def bypassed(self) -> "Purified":
+        """The same model, with the purifier left out of backward."""
+        more: dict[str, Any] = {"draws": self.draws, "gradient": "identity", **self.settings}
+        return Purified(self.energy, self.classifier, generator=self.generator, **more)

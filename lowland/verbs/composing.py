@@ -1,0 +1,268 @@
+"""compose · edit · interpolate · predict: trained runs as terms of an expression, and pictures as where it starts."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lowland.data import load_image, save_grid
+from lowland.energy import Energy, Sum, check_normalisable
+from lowland.evaluation import Subject, subject
+from lowland.registry import build
+from lowland.run import Run
+from lowland.samplers import Sampler, sigma_ladder
+from lowland.tasks import Attribute, Cleaned, anneal_composed, edit, interpolate, jump, predict, sample_composed
+from lowland.training import cpu_threads
+
+FORMS = (".npy", ".npz", ".png")
+KEYS = {"runs", "weights", "labels", "count", "steps", "seed", "out", "levels", "sigma_max", "sigma_min", "sampler"}
+
+
+def compose_runs(
+    runs: Sequence[str | Path],
+    *,
+    weights: Sequence[float] = (),
+    labels: Sequence[int | None] = (),
+    count: int = 64,
+    steps: int = 400,
+    levels: int = 18,
+    sigma_max: float | None = None,
+    sigma_min: float | None = None,
+    sampler: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    out: str | Path = "composed.png",
+    progress: bool = True,
+) -> Path:
+    """Draw from Σ w_k E_k of runs on one domain into a .npy, .npz or .png file, with an accept step unless a sampler is named.
+
+    labels: for each run, a class or None; a run with classes and a label counts as E(x, y), and, where some run is one of noise
+    and this one is not, as −log p(y | x) asked of the expected clean picture. steps: of chains, or in all down the levels.
+
+    Raises ValueError for lists of different lengths, labels out of range, domains that differ, and what has no normaliser.
+    """
+    weights, labels = list(weights) or [1.0] * len(runs), list(labels) or [None] * len(runs)
+    _check_lists(runs, weights, labels, count, out)
+    subjects = [subject(Run.open(run)) for run in runs]
+    Sum([s.energy for s in subjects])  # refuses different domains
+    _check_labels(subjects, labels)
+    noisy = [s for s in subjects if s.sigmas]
+    first, g = subjects[0], torch.Generator().manual_seed(seed)
+    chosen: Sampler | None = build("sampler", sampler) if sampler else None
+    with cpu_threads(first.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
+        if noisy:
+            terms = [_term_of_noise(s, y, noisy[0].energy) for s, y in zip(subjects, labels, strict=True)]
+            high, low = sigma_max or max(noisy[0].sigmas or [1.0]), sigma_min or min(noisy[0].sigmas or [0.01])
+            whole: Energy = Sum(terms, weights)
+            begin = _begun(noisy[0].energy, count, high, g)
+            sigmas = sigma_ladder(high, low, levels)
+            x = anneal_composed(whole, sigmas, begin, steps, generator=g, sampler=chosen, progress=bar.update).x
+        else:
+            terms = [s.marginal if y is None else s.energy.given(y) for s, y in zip(subjects, labels, strict=True)]
+            whole = Sum(terms, weights)
+            check_normalisable(whole)
+            start = whole.domain.draw(count, g)
+            x = sample_composed(whole, start, steps, generator=g, sampler=chosen, progress=bar.update).x
+            share = sum(w for w in weights if w > 0)  # the mean of what the terms expect, where they were trained on noisy data
+            x = jump(whole / share, x, first.recipe["generation"]["jump"]) if share else x
+    return _written(Path(out), first.original(x))
+
+
+def compose_file(path: str | Path, *, progress: bool = True, **changes: Any) -> Path:
+    """`compose_runs` as a TOML file says: runs, weights, labels (-1 for none), count, steps, levels, seed, out, [sampler]."""
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no composition: {error}; a TOML file with runs = [...] is needed; correct it") from None
+    unknown = sorted(set(values) - KEYS)
+    if unknown or not values.get("runs"):
+        raise ValueError(
+            f"{path} has the keys {', '.join(sorted(values)) or 'none'}; it needs runs and may have "
+            f"{', '.join(sorted(KEYS - {'runs'}))}; correct {', '.join(unknown) or 'it'}"
+        )
+    values["labels"] = [None if y < 0 else y for y in values.get("labels", [])]
+    return compose_runs(**(values | changes), progress=progress)
+
+
+def edit_image(
+    run: str | Path,
+    image: str | Path,
+    *,
+    label: int,
+    classifier: str | Path | None = None,
+    weight: float = 1.0,
+    pull: float | None = None,
+    noise: float = 0.7,
+    steps: int = 300,
+    draws: int = 4,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Move pictures towards a class: a strip of the picture and its draws, rows if the file holds several; numbers beside it.
+
+    classifier: a run with classes, the run itself unless given; noise: for a run of noise, the level to which the picture is
+    buried: higher keeps less of it; pull: how far an edit may go, as `tasks.edit` takes it.
+    """
+    s = subject(Run.open(run))
+    judge = s if classifier is None else subject(Run.open(classifier))
+    _check_labels([judge], [label])
+    x, g = _pictures(s, image), torch.Generator().manual_seed(seed)
+    attribute: Energy = Attribute(judge.energy, label)
+    sigmas: Sequence[float] = ()
+    if s.sigmas:
+        if not noise > min(s.sigmas):
+            raise ValueError(f"noise is {noise}; it must be above the run's last level, {min(s.sigmas)}; 0.7 keeps the outline")
+        attribute, sigmas = Cleaned(attribute, s.energy), sigma_ladder(noise, min(s.sigmas), 12)
+    energy = s.energy if s.sigmas else s.marginal
+    with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
+        found = edit(
+            energy,
+            x,
+            attribute,
+            weight=weight,
+            pull=pull,
+            sigmas=sigmas,
+            generator=g,
+            steps=steps,
+            draws=draws,
+            progress=bar.update,
+        )
+    return _strip(_beside(image, out, "edited"), [x, *found.draws], {"attribute": found.attribute, "before": found.before}, s)
+
+
+def interpolate_images(
+    run: str | Path,
+    a: str | Path,
+    b: str | Path,
+    *,
+    points: int = 9,
+    noise: float = 0.3,
+    steps: int = 300,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """A strip of pictures from one file to another along a path of low energy; below it, the straight line. Numbers beside it.
+
+    noise: the level at which an energy of noise is looked at: smooth enough to have paths.
+    """
+    s = subject(Run.open(run))
+    ends = [_pictures(s, path)[:1] for path in (a, b)]
+    energy = s.energy.given(noise) if s.sigmas else s.marginal
+    with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=steps, unit="step", disable=not progress) as bar:
+        found = interpolate(energy, ends[0], ends[1], points, steps=steps, progress=bar.update)
+    t = torch.linspace(0, 1, points).view(-1, 1, 1, 1, 1)
+    straight = ends[0] + t * (ends[1] - ends[0])
+    rows = torch.cat([found.points.flatten(0, 1), straight.flatten(0, 1)])
+    arrays = {"energies": found.energies[:, 0], "straight": found.straight[:, 0], "barrier": found.barrier}
+    return _written(_beside(a, out, "path"), s.original(rows), points, arrays)
+
+
+def predict_image(
+    run: str | Path,
+    image: str | Path,
+    *,
+    known: Sequence[int],
+    draws: int = 8,
+    levels: int = 60,
+    steps: int = 500,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Draw the channels of pictures that are not known: a strip of mean, spread and draws of each, and numbers beside it."""
+    s = subject(Run.open(run))
+    channels = s.shape[0] if len(s.shape) == 3 else 0
+    if not known or not all(0 <= k < channels for k in known) or len(set(known)) >= channels:
+        raise ValueError(
+            f"the known channels are {list(known)}; the run has channels 0 to {channels - 1}, some known and some not; name "
+            f"those that the picture tells, for example --known 0,1"
+        )
+    mask = torch.zeros(channels, 1, 1, dtype=torch.bool)
+    mask[list(known)] = True
+    x, g = _pictures(s, image), torch.Generator().manual_seed(seed)
+    sigmas = sigma_ladder(max(s.sigmas), min(s.sigmas), levels) if s.sigmas else ()
+    energy = s.energy if s.sigmas else s.marginal
+    with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
+        method: Any = "progressive" if sigmas else "sample"
+        found = predict(
+            energy, x, mask, generator=g, method=method, sigmas=sigmas, draws=draws, steps=steps, progress=bar.update
+        )
+    asked = [k for k in range(channels) if k not in set(known)]
+    shown = [part[:, asked[:1]] for part in (found.mean, found.spread, *found.draws[:6])]
+    arrays = {"mean": found.mean, "spread": found.spread, "draws": found.draws}
+    return _strip(_beside(image, out, "answer"), shown, arrays, s)
+
+
+# --------------------------------------------------------------------------------------------------------------------- pieces
+
+
+def _term_of_noise(s: Subject, label: int | None, prior: Any) -> Energy:
+    """A run as a term of a path of noise levels."""
+    if s.sigmas:
+        return s.energy
+    if label is None:
+        raise ValueError(
+            f"{s.recipe['name']} knows no noise level and is composed with a run that does; beside noise it can only say how "
+            f"likely a label is; give it a label, or leave out the run of noise"
+        )
+    return Cleaned(Attribute(s.energy, label), prior)
+
+
+def _begun(energy: Any, count: int, sigma: float, g: torch.Generator) -> Tensor:
+    own = getattr(energy, "start", None)
+    return own(count, sigma, g) if own is not None else sigma * torch.randn(count, *energy.domain.shape, generator=g)
+
+
+def _check_lists(
+    runs: Sequence[Any], weights: Sequence[float], labels: Sequence[int | None], count: int, out: str | Path
+) -> None:
+    if not runs or not len(runs) == len(weights) == len(labels) or count < 1 or Path(out).suffix not in FORMS:
+        raise ValueError(
+            f"{len(runs)} runs came with {len(weights)} weights, {len(labels)} labels, count {count} and the file "
+            f"{Path(out).name}; one weight and one label for each run, at least 1 draw, and a file that ends in "
+            f"{', '.join(FORMS)} are needed; correct them"
+        )
+
+
+def _check_labels(subjects: Sequence[Subject], labels: Sequence[int | None]) -> None:
+    for s, label in zip(subjects, labels, strict=True):
+        if label is not None and not 0 <= label < s.classes:
+            allowed = f"0 to {s.classes - 1}" if s.classes else "none"
+            raise ValueError(f"label {label} was asked of {s.recipe['name']}; its classes are {allowed}; choose another")
+
+
+def _pictures(s: Subject, path: str | Path) -> Tensor:
+    return s.standardised(load_image(path, s.shape))
+
+
+def _beside(image: str | Path, out: str | Path | None, ending: str) -> Path:
+    return Path(out) if out else Path(image).with_name(f"{Path(image).stem}-{ending}.png")
+
+
+def _strip(target: Path, columns: Sequence[Tensor], arrays: Mapping[str, Tensor], s: Subject) -> Path:
+    """A row for each picture, a column for each of its versions."""
+    return _written(target, s.original(torch.stack(list(columns), 1).flatten(0, 1)), len(columns), arrays)
+
+
+def _written(target: Path, x: Tensor, columns: int | None = None, arrays: Mapping[str, Tensor] | None = None) -> Path:
+    """Draws as numbers or as a grid, by the suffix; a grid of a strip has its numbers beside it."""
+    import numpy as np
+
+    if target.suffix not in FORMS or (target.suffix == ".png" and x.dim() != 4):
+        raise ValueError(
+            f"{target.name} was to hold draws of shape {tuple(x.shape[1:])}; images are written as .png, .npy or .npz and "
+            f"vectors as .npy or .npz; choose another name"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {"x": x.numpy()} | {name: value.numpy() for name, value in (arrays or {}).items()}
+    if target.suffix == ".png":
+        save_grid(x, target, columns)
+    if target.suffix == ".npy":
+        np.save(target, x.numpy())
+    elif target.suffix == ".npz" or arrays:
+        np.savez(target.with_suffix(".npz"), **numbers)  # type: ignore[arg-type]
+    return target

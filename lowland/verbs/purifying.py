@@ -1,0 +1,153 @@
+"""purify: images carried to where data lie; attack: what is left of a run's classifier when somebody means it ill."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lowland.data import load_image, save_grid
+from lowland.evaluation import Subject, subject
+from lowland.metrics.attacks import PGD, Attack, Square, Transfer
+from lowland.metrics.robustness import Check, Robustness, robustness, sanity, standard
+from lowland.run import Run
+from lowland.tasks import Purified, logits_of
+from lowland.tasks import purify as purify_task
+
+EOT = 20  # calls over which slopes are averaged where the model draws noise
+EVALUATIONS = 10  # calls with fresh noise at what an attack found
+
+
+def purification(s: Subject, **changes: Any) -> dict[str, Any]:
+    """How a run purifies: its recipe's [purification], else one jump from the noise level 0.3 for an energy E(x, σ), and for
+    others the sampler of its generation from the point itself; then what is changed.
+    """
+    sampler = s.recipe["generation"].get("sampler") or {}
+    step = sampler.get("step_size", 0.01)
+    cold = sampler["noise"] ** 2 / (2 * step) if "noise" in sampler else sampler.get("temperature", 1.0)
+    walk = {"method": "langevin", "steps": 10, "step_size": step, "temperature": cold, "clip": sampler.get("clip")}
+    noisy = bool(getattr(s.energy, "noise", False))
+    settings = s.recipe.get("purification") or ({"method": "denoise", "steps": 1, "sigma": 0.3} if noisy else walk)
+    return settings | {name: value for name, value in changes.items() if value is not None}
+
+
+def purify(
+    run: str | Path,
+    images: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    sigma: float | None = None,
+    method: str | None = None,
+    seed: int = 0,
+) -> Path:
+    """Purify images or rows of files with a run; writes .npy (the points) or a .png grid (each as it came, and purified).
+
+    steps, sigma, method: as `lowland.tasks.purify` takes them; the recipe's or the run's own unless given.
+    """
+    s = subject(Run.open(run))
+    target = Path(out) if out else Path(images[0]).with_name(f"{Path(images[0]).stem}-purified.png")
+    if target.suffix not in (".png", ".npy"):
+        raise ValueError(f"out is {target}; purified points are written as .png or .npy; choose one of these suffixes")
+    given = torch.cat([load_image(path, s.shape) for path in images])
+    if target.suffix == ".png" and given.dim() != 4:
+        raise ValueError(
+            f"{target} is a picture and points have shape {tuple(given.shape[1:])}; only images make one; use .npy"
+        )
+    settings = purification(s, steps=steps, sigma=sigma, method=method)
+    energy = _scored(s)
+    clean = s.original(purify_task(energy, s.standardised(given), generator=torch.Generator().manual_seed(seed), **settings))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".npy":
+        np.save(target, clean.numpy())
+    else:
+        save_grid(torch.stack([given, clean], 1).flatten(0, 1).clamp(0, 1), target, columns=2)
+    return target
+
+
+def _scored(s: Subject) -> Any:
+    """The energy that purifies: of image and noise level where it knows levels, of the image alone otherwise."""
+    return s.energy if getattr(s.energy, "noise", False) else s.marginal
+
+
+def attack(
+    run: str | Path,
+    *,
+    epsilon: float = 0.3,
+    count: int = 200,
+    attacks: Sequence[str] = (),
+    norm: str = "inf",
+    steps: int = 40,
+    behind: str | Path | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Robustness, list[Check]]:
+    """Attack the classifier of a run, on the first `count` images of its test part; with the sanity checks of the attacks.
+
+    attacks: names of `standard(norm)`, all of them unless given, "pgd" in any case for the checks; behind: a run that purifies
+    what the classifier sees. Then attacks know that: fresh noise at every call, slopes through the purifier and past it,
+    averaged over 20 calls, and the share of 10 fresh answers that are right counts. out: JSON.
+    """
+    s = subject(Run.open(run))
+    if count < 1 or norm not in ("inf", "2"):
+        raise ValueError(f"count is {count} and norm {norm!r}; at least 1, and 'inf' or '2' are needed; correct them")
+    domain = s.data.domain
+    if domain.kind != "box":
+        raise ValueError(f"the data of {run} lie in {domain}; attacks are on points in a box; attack an image classifier")
+    model, y = logits_of(s.energy), s.data.test.y
+    walls = (domain.lo, domain.hi)
+    if y is None:
+        raise ValueError(f"the data of {run} have no labels; attacks are on labels; choose a run on labelled data")
+    x, y = s.data.test.x[:count], y[:count]
+    known: dict[str, Attack] = standard(norm, steps=steps, walls=walls)  # type: ignore[arg-type]
+    white, evaluations = PGD(steps=steps, norm=norm, walls=walls), 1  # type: ignore[arg-type]
+    if behind is not None:
+        known, white, model = _around(model, behind, steps, norm, walls, seed)
+        evaluations = EVALUATIONS
+    unknown = set(attacks) - set(known)
+    if unknown:
+        raise ValueError(f"there is no attack {', '.join(sorted(unknown))}; known are {', '.join(known)}; choose from these")
+    chosen = {name: made for name, made in known.items() if not attacks or name in attacks}
+    generator = torch.Generator().manual_seed(seed)
+    more: dict[str, Any] = {"generator": generator, "walls": walls, "evaluations": evaluations}
+    with tqdm(total=len(chosen) + 1, unit="attack", disable=not progress) as bar:
+        found = robustness(model, x, y, epsilon, chosen, norm=norm, progress=lambda name: bar.update(), **more)  # type: ignore
+        checks = sanity(model, x, y, epsilon, white=white, found=found, black=_black(norm, walls, behind, x), **more)
+        bar.update()
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        checked = [check._asdict() for check in checks]
+        Path(out).write_text(
+            json.dumps({"run": str(run), "behind": behind and str(behind), **found.to_dict(), "sanity": checked})
+        )
+    return found, checks
+
+
+def _black(norm: str, walls: tuple[float, float], behind: Any, x: Tensor) -> Attack | None:
+    return Square(300, walls=walls, settle=behind is None) if norm == "inf" and x.dim() == 4 else None
+
+
+def _around(
+    classifier: Any, behind: str | Path, steps: int, norm: str, walls: tuple[float, float], seed: int
+) -> tuple[dict[str, Attack], PGD, Purified]:
+    """Attacks that know of the purifier in front of a classifier, the one among them for the checks, and both as one model."""
+    s = subject(Run.open(behind))
+    generator = torch.Generator().manual_seed(seed + 1)
+    model = Purified(_scored(s), classifier, generator=generator, **purification(s))
+    more: dict[str, Any] = {"norm": norm, "walls": walls}
+    noisy: dict[str, Any] = {"steps": max(steps // 2, 1), "settle": False, "loss": "margin", **more}
+    known: dict[str, Attack] = {
+        "transfer": Transfer(classifier, PGD(steps=steps, loss="margin", **more)),
+        "pgd": PGD(**noisy),
+        "bpda": Transfer(model.bypassed(), PGD(**noisy)),
+        "eot": PGD(**noisy, eot=EOT),
+        "bpda-eot": Transfer(model.bypassed(), PGD(**noisy, eot=EOT)),
+    }
+    if norm == "inf":
+        known["square"] = Square(300, walls=walls, settle=False)
+    return known, PGD(**noisy), model

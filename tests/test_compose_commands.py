@@ -1,0 +1,126 @@
+"""compose, edit, interpolate and predict from Python, the command line and a file, on runs small enough to train here."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lowland import cli, fit, read_recipe, verbs
+from lowland.data import Dataset, Split, load_data, save_grid
+
+SMALL = {"training.steps": 20, "training.checkpoint_every": 20, "training.preflight": "off"}
+NOISE = {"name": "NoiseUNet", "widths": [4, 4], "blocks": [1, 1], "dense": 0}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """plain: classes on 8 × 8 digits; noise: an energy of noise on them; pair: one of three channels; moons: of the plane."""
+    folder = tmp_path_factory.mktemp("runs")
+    digits = load_data("digits")
+    fit(read_recipe("digits-jem", SMALL), folder / "plain", data=digits, progress=False)
+    fit(read_recipe("digits-dsm", SMALL | {"energy": NOISE}), folder / "noise", data=digits, progress=False)
+    g = torch.Generator().manual_seed(0)
+    parts = [Split(torch.rand(100, 3, 8, 8, generator=g)) for _ in range(3)]
+    three = Dataset("three", digits.domain.__class__("box", (3, 8, 8), 0.0, 1.0), *parts)
+    fit(read_recipe("digits-dsm", SMALL | {"energy": NOISE}), folder / "pair", data=three, progress=False)
+    fit(read_recipe("moons", SMALL), folder / "moons", progress=False)
+    save_grid(digits.test.x[:1], folder / "a.png", pixels=8, gap=0)
+    save_grid(digits.test.x[1:2], folder / "b.png", pixels=8, gap=0)
+    np.save(folder / "three.npy", parts[2].x[:2].numpy())
+    return folder
+
+
+def command(*words: Any) -> None:
+    cli.main([*map(str, words), "--quiet"])
+
+
+def test_compose_draws_from_runs(runs: Path, tmp_path: Path) -> None:
+    plain, out = runs / "plain", tmp_path / "x.npy"
+    command("compose", plain, plain, "--labels", "3,-1", "--weights", "1,0.5", "--count", 6, "--steps", 5, "--out", out)
+    x = np.load(out)
+    assert x.shape == (6, 1, 8, 8) and np.isfinite(x).all()
+    again = verbs.compose_runs(
+        [plain, plain], weights=[1.0, 0.5], labels=[3, None], count=6, steps=5, out=tmp_path / "y.npy", progress=False
+    )
+    assert np.array_equal(np.load(again), x)
+    other = verbs.compose_runs([plain], labels=[3], count=6, steps=5, out=tmp_path / "z.npy", progress=False)
+    assert not np.array_equal(np.load(other), x)
+
+
+def test_a_file_says_the_same_as_the_command(runs: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "both.toml"
+    recipe.write_text(
+        f'runs = ["{runs}/noise", "{runs}/plain"]\nlabels = [-1, 7]\nweights = [1.0, 2.0]\ncount = 3\nsteps = 8\nlevels = 4\n'
+        f'out = "{tmp_path}/file.npz"\n[sampler]\nname = "Langevin"\nstep_size = 1e-5\n'
+    )
+    command("compose", recipe)
+    x = np.load(tmp_path / "file.npz")["x"]
+    assert x.shape == (3, 1, 8, 8) and np.isfinite(x).all()
+    both, out = (runs / "noise", runs / "plain", "--labels=-1,7"), tmp_path / "c.png"
+    command("compose", *both, "--weights", "1,2", "--count", 3, "--steps", 20, "--out", out)
+    assert out.stat().st_size > 100
+    for text, said in (("runs = []", "needs runs"), ("run = ['a']", "correct run"), ("runs = [", "is no composition")):
+        recipe.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            verbs.compose_file(recipe)
+
+
+@pytest.mark.parametrize("run", ["plain", "noise"])
+def test_edit_writes_a_strip_and_its_numbers(run: str, runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "edited.png"
+    words = ("edit", runs / run, runs / "a.png", "--label", 8, "--classifier", runs / "plain", "--steps", 12, "--draws", 2)
+    command(*words, "--pull", 0.5, "--out", out)
+    found = np.load(out.with_suffix(".npz"))
+    assert out.exists() and found["x"].shape == (3, 1, 8, 8) and found["attribute"].shape == (2, 1)
+    command(*words)
+    assert (runs / "a-edited.png").exists()
+
+
+@pytest.mark.parametrize("run", ["plain", "noise"])
+def test_interpolate_writes_the_path_above_the_straight_line(run: str, runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "strip.png"
+    command("interpolate", runs / run, runs / "a.png", runs / "b.png", "--points", 5, "--steps", 10, "--out", out)
+    found = np.load(out.with_suffix(".npz"))
+    assert found["x"].shape == (10, 1, 8, 8) and np.allclose(found["x"][0], found["x"][5])
+    assert found["energies"].max() <= found["straight"].max() + 1e-5
+
+
+def test_predict_answers_the_channels_that_are_asked(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answer.png"
+    command("predict", runs / "pair", runs / "three.npy", "--known", "0,1", "--draws", 3, "--levels", 5, "--out", out)
+    found, x = np.load(out.with_suffix(".npz")), np.load(runs / "three.npy")
+    assert found["draws"].shape == (3, 2, 3, 8, 8) and np.array_equal(found["mean"][:, :2], x[:, :2])
+    assert (found["spread"][:, :2] == 0).all() and (found["spread"][:, 2] > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("compose", "plain", "--labels", "12"), "label 12 was asked of digits-jem; its classes are 0 to 9; choose another"),
+        (("compose", "plain", "--weights", "1,2"), "1 runs came with 2 weights"),
+        (("compose", "plain", "--weights", "1;2"), "--weights is '1;2'; it takes numbers parted by commas"),
+        (("compose", "plain", "moons"), "different domains were combined"),
+        (("compose", "plain", "noise"), "digits-jem knows no noise level"),
+        (("compose", "moons", "--weights", "-1", "--out", "x.npy"), "no normaliser"),
+        (("compose", "moons", "--out", "x.txt"), "file x.txt"),
+        (("edit", "noise", "a.png", "--label", "3"), "label 3 was asked of digits-dsm; its classes are none"),
+        (("edit", "plain", "a.png", "--label", "3", "--weight", "-1"), "weight -1.0"),
+        (("interpolate", "plain", "a.png", "b.png", "--points", "2"), "2 points"),
+        (("predict", "pair", "three.npy", "--known", "0,1,2"), r"the known channels are \[0, 1, 2\]"),
+        (("predict", "pair", "three.npy", "--known", "7"), r"the known channels are \[7\]"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(
+    words: tuple[str, ...], said: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {"plain", "noise", "pair", "moons", "a.png", "b.png", "three.npy"}
+    with pytest.raises(SystemExit) as ended:
+        command(*(runs / word if word in named else word for word in words))
+    message = capsys.readouterr().err
+    import re
+
+    assert ended.value.code == 2 and re.search(said, message) and message.count(";") >= 2
+    assert not list(tmp_path.iterdir())

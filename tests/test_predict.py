@@ -1,0 +1,108 @@
+"""Answers against the exact conditional law."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lowland import MALA, RBM, BlockGibbs, Langevin, binary, real, sigma_ladder
+from lowland.energy import Energy, energy_values
+from lowland.targets import Gaussian, GaussianMixture
+from lowland.tasks import predict
+from lowland.testing import LIMIT, caught, seeded
+
+KNOWN = torch.tensor([True, False])
+TWO = GaussianMixture([[0.0, -2.0], [0.0, 2.0], [1.0, 0.0]], 0.5)
+
+
+def misses(sampler: Any = None, x: float = 0.3, steps: int = 150) -> float:
+    """|z| of the answers in bins against p(y | x = 0.3) by quadrature, as Pearson's statistic."""
+    g = seeded()
+    start = torch.cat([torch.zeros(1, 1), torch.zeros(1, 1)], 1)
+    found = predict(
+        TWO, torch.tensor([[x, 9.0]]), KNOWN, generator=g, draws=4000, steps=steps, sampler=sampler or MALA(0.5), start=start
+    )
+    y = torch.linspace(-6, 6, 2401)[:-1] + 0.0025
+    p = torch.softmax(-energy_values(TWO, torch.stack([torch.full_like(y, 0.3), y], 1)).double(), 0).view(24, 100).sum(1)
+    counts = torch.histc(found.draws[:, 0, 1], 24, -6, 6).double()
+    kept = p * 4000 > 5
+    chi = ((counts - 4000 * p).square() / (4000 * p))[kept].sum()
+    dof = int(kept.sum()) - 1
+    return abs(float((chi - dof) / math.sqrt(2 * dof)))
+
+
+def test_answers_follow_the_conditional_law() -> None:
+    assert misses() < LIMIT
+
+
+def test_planted_bugs_in_answers_are_seen() -> None:
+    assert caught(lambda: misses(Langevin(0.5)))
+    assert caught(lambda: misses(x=0.5))
+    assert caught(lambda: misses(steps=1))
+
+
+def test_units_of_a_machine_answer_for_the_others() -> None:
+    torch.manual_seed(0)
+    rbm = RBM(binary(6), hidden=4, spread=1.0)
+    known, x = torch.tensor([True, True, False, True, False, False]), torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
+    found = predict(rbm, x, known, generator=seeded(), draws=4000, steps=80, sampler=BlockGibbs()).draws[:, 0]
+    assert torch.equal(found[:, known], x[:, known].expand(4000, 3))
+    states = torch.cartesian_prod(*[torch.arange(2.0)] * 3)
+    whole = x.repeat(8, 1)
+    whole[:, ~known] = states
+    p = torch.softmax(-energy_values(rbm, whole).double(), 0)
+    share = torch.bincount((found[:, ~known].long() * torch.tensor([4, 2, 1])).sum(1), minlength=8) / 4000
+    assert ((share - p) / (p * (1 - p) / 4000).sqrt()).abs().max() < LIMIT
+
+
+class Exact(Energy):
+    """A Gaussian of question and answer, with noise: every level is known."""
+
+    noise = True
+    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        level = torch.as_tensor(c).to(x).expand(len(x)).square()
+        precision = torch.linalg.inv(self.covariance.to(x) + level.view(-1, 1, 1) * torch.eye(2).to(x))
+        return 0.5 * torch.einsum("bi,bij,bj->b", x, precision, x)
+
+
+def test_an_energy_of_noise_answers_down_its_levels() -> None:
+    levels = sigma_ladder(4.0, 0.01, 20)
+    x = torch.tensor([[1.5, 0.0], [-1.0, 7.0]])
+    found = predict(Exact(real(2)), x, KNOWN, generator=seeded(), sigmas=levels, draws=500, steps=60)
+    assert torch.equal(found.draws[..., 0], x[:, 0].expand(500, 2)) and not bool(found.spread[:, 0].any())
+    error = 0.6 / math.sqrt(500)
+    assert ((found.mean[:, 1] - 0.8 * x[:, 0]) / error).abs().max() < LIMIT
+    assert ((found.spread[:, 1] / 0.6 - 1) * math.sqrt(1000)).abs().max() < LIMIT
+
+
+def test_progressive_answers_hold_the_question() -> None:
+    x = torch.tensor([[1.5, 0.0]])
+    found = predict(
+        Exact(real(2)), x, KNOWN, generator=seeded(), method="progressive", sigmas=sigma_ladder(4.0, 0.01, 60), draws=200
+    )
+    assert torch.equal(found.draws[:, 0, 0], x[:, 0].expand(200)) and abs(found.mean[0, 1] - 1.2) < 0.25
+    with pytest.raises(ValueError, match="method 'progressive' and 0 noise levels"):
+        predict(TWO, x, KNOWN, generator=seeded(), method="progressive")
+
+
+def test_descent_gives_one_likely_answer() -> None:
+    both = Gaussian((0.0, 0.0), ((1.0, 0.8), (0.8, 1.0)))
+    found = predict(both, torch.tensor([[2.0, 0.0]]), KNOWN, generator=seeded(), method="descend")
+    assert torch.allclose(found.mean, torch.tensor([[2.0, 1.6]]), atol=1e-2)
+
+
+def test_what_cannot_be_asked_is_refused() -> None:
+    x = torch.zeros(1, 2)
+    for changed in ({"draws": 0}, {"method": "guess"}, {"sigmas": (1.0, 0.1)}):
+        with pytest.raises(ValueError, match=r"predict was given .*; draws are at least 1.*; correct them"):
+            predict(TWO, x, KNOWN, generator=seeded(), **changed)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="energy of noise; draws"):
+        predict(Exact(real(2)), x, KNOWN, generator=seeded())
+    with pytest.raises(ValueError, match=r"the mask has shape \(3,\)"):
+        predict(TWO, x, torch.tensor([True, False, False]), generator=seeded())
+    with pytest.raises(ValueError, match="every number is known"):
+        predict(TWO, x, torch.tensor([True, True]), generator=seeded())
