@@ -8,7 +8,8 @@ papers). Out = the other sets (resized where shapes differ), the test images rot
 of two kinds, one grey, and a class that was held out of training. All settings are the defaults of the library, and no score
 learns from an outlier: what it learns, it learns from 5,000 training images. One choice did see outliers: whether `multiscale`
 takes the logarithm of slopes was decided after a look at Fashion-MNIST against MNIST (500 images; six levels fixed before it;
-99.1 without, 99.6 with it); every other column, and MNIST, digits and CIFAR-10, came after.
+99.1 without, 99.6 with it; the row of σ = 1 was seen in that look as well); every other column, and MNIST, digits and
+CIFAR-10, came after.
 
 Rows: *classifier*, two convolutions and two linear layers by cross-entropy alone (`training.judge`), three seeds, mean and
 spread over seeds; *3 classifiers*, the same as an ensemble; *JEM* (one seed), E(x) of its tower and the scores of its

@@ -67,6 +67,8 @@ class _Drawing(BaseModel):
         if self.method in ("chains", "recovery") and self.sampler is None:
             other = "flow" if name == "generation" else "levels"
             raise ValueError(f"chains were chosen and no sampler; a [{name}.sampler] is needed; add one, or method = '{other}'")
+        if self.method in ("chains", "recovery") and self.precision != "float32":
+            raise ValueError("precision is 'bfloat16' for chains; only a way down the levels is drawn in bfloat16; omit it")
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"levels fall from {self.sigma_max} to {self.sigma_min}; the first must be higher; exchange them")
         return self
@@ -121,9 +123,7 @@ class Evaluation(BaseModel):
     model_config = STRICT
     samples: int = Field(500, ge=16)
     nominal: float = Field(0.05, gt=0, lt=1, description="false-alarm rate of the detector")
-    score: str = Field(
-        "energy", description="what the detector reads from the energy: energy, typicality, multiscale, msp, ..."
-    )
+    score: str = Field("energy", description="what the detector reads: energy, typicality, multiscale, msp, ...")
     outliers: list[str] = Field([], description="data sets to tell apart, besides noise and a shifted test set")
     judge_steps: int = Field(600, ge=0, description="updates of the classifier that judges labelled images; 0 for none")
 

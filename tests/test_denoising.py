@@ -247,9 +247,9 @@ def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) ->
 def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no sampler; a \[generation.sampler\] is needed"):
         recipe(generation={"method": "chains"})
-    with pytest.raises(ValueError, match=r"the first must be above the last"):
+    with pytest.raises(ValueError, match=r"the first must be higher"):
         recipe(generation={"method": "flow", "sigma_max": 0.01, "sigma_min": 0.02})
-    with pytest.raises(ValueError, match=r"only a flow is drawn in bfloat16"):
+    with pytest.raises(ValueError, match=r"only a way down the levels is drawn in bfloat16"):
         read_recipe("moons", {"generation.precision": "bfloat16"})
     plain = read_recipe("moons", {"training.steps": 10, "training.checkpoint_every": 10, "generation.method": "flow"})
     fit(plain, tmp_path / "run", progress=False)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lowland import cli, verbs
+from lowland import cli
 from lowland.run import Run
 from lowland.training import fit
+from lowland.verbs import running, sampling, scoring
 
 TINY: dict[str, Any] = {
     "energy.hidden": "[16]",
@@ -72,7 +73,7 @@ def test_one_process_resumes_what_two_have_begun(trained: Path, tmp_path: Path, 
     shutil.copytree(trained, run)
     Run(run).keep_checkpoints({0, 10})
     for verb in ("evaluate", "report"):
-        monkeypatch.setattr(verbs, verb, lambda *_, **__: None)
+        monkeypatch.setattr(running, verb, lambda *_, **__: None)
     cli.main(["resume", str(run), "--quiet"])
     assert Run.open(run).steps() == [0, 10, 20] and Run.open(run).load_checkpoint().state["processes"] == 1
     assert apart(trained, run) < 1e-5
@@ -82,8 +83,8 @@ def test_one_process_resumes_what_two_have_begun(trained: Path, tmp_path: Path, 
 def test_a_job_of_two_processes_that_was_ended_goes_on(
     trained: Path, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(PIECES * verbs.SCORED, 2)).astype(np.float32))
-    options = {"sample": ["--quiet", "--count", str(PIECES * verbs.PIECE)], "energy": [str(tmp_path / "points.npy")]}[verb]
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(PIECES * scoring.SCORED, 2)).astype(np.float32))
+    options = {"sample": ["--quiet", "--count", str(PIECES * sampling.PIECE)], "energy": [str(tmp_path / "points.npy")]}[verb]
     broken, whole = (tmp_path / f"{word}.{'npz' if verb == 'sample' else 'csv'}" for word in ("broken", "whole"))
     start = [verb, str(trained), *options, "--out"]
 
@@ -96,9 +97,9 @@ def test_a_job_of_two_processes_that_was_ended_goes_on(
     left = len([*pieces.glob("0*")])
     assert job.returncode and 0 < left < PIECES and not broken.exists()
 
-    made, name = [], "draw" if verb == "sample" else "format_rows"
-    work = getattr(verbs, name)
-    monkeypatch.setattr(verbs, name, lambda *more, **options: made.append(1) or work(*more, **options))
+    made, (module, name) = [], {"sample": (sampling, "draw"), "energy": (scoring, "format_rows")}[verb]
+    work = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *more, **options: made.append(1) or work(*more, **options))
     cli.main([*start, str(broken)])
     assert len(made) == PIECES - left and not pieces.exists()
     cli.main([*start, str(whole)])

@@ -1,4 +1,4 @@
-"""The `lowland` command: the six verbs, plus resume, recipes and doctor. torch is imported only by what needs it."""
+"""The `lowland` command: verbs, uses of a trained run, resume, recipes and doctor. torch is imported only by what needs it."""
 
 import io
 import os

@@ -72,8 +72,8 @@ def progressive(
     sigma_min) + ‖A x − y‖² / 2σ², which take both away as far as they mix; none unless given.
 
     Chains move in parts of `batch`; progress hears 1 after each pass of each part; precision ("float32" or "bfloat16"): of the
-    network's matrix products on the way down. Noise knows no walls: nothing is clamped to a box. Cost: levels · inner gradients
-    per draw.
+    network's matrix products on the way down. Noise knows no walls, so draws may lie a little outside a box; expected clean
+    points are taken to its walls. Cost: levels · inner gradients per draw.
 
     Raises ValueError for a noise below 0, or of 0 with another operator, levels that do not fall, an energy that knows no
     noise, shapes that A cannot relate, an operator that is not linear, and draws that are not finite.
@@ -154,9 +154,14 @@ def clean_draws(
 
 
 def _expected(energy: Energy, x: Tensor, sigma: float, precision: str) -> Tensor:
-    """The expected clean points D = x + σ² score; of the precision asked for is the network alone, not the measurement."""
+    """The expected clean points D = x + σ² score; of the precision asked for is the network alone, not the measurement.
+
+    The mean of points in a box lies in the box. A network that was never shown such an x may say otherwise, and passes would
+    run away with that, so D is taken to the walls.
+    """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return x + sigma**2 * score_alone(energy.given(sigma), x).to(x.dtype)
+        clean = x + sigma**2 * score_alone(energy.given(sigma), x).to(x.dtype)
+    return clean.clamp(energy.domain.lo, energy.domain.hi) if energy.domain.kind == "box" else clean
 
 
 class _Seeing:

@@ -1,6 +1,7 @@
 """The verbs in Python: what the command line does, over the same functions.
 
-train · resume · sample · energy · restore · evaluate · report · compose · edit · interpolate · predict
+train · resume · evaluate · report · sample · energy, and the uses of a trained run:
+detect · bench · restore · purify · attack · compose · edit · interpolate · predict
 
 Under torchrun, several processes share the work of train, resume, sample and energy; the first of them writes and speaks.
 """
