@@ -82,7 +82,7 @@ def _called(
     points: list[Tensor] = []
     films: list[Tensor] = []
     for i in range(ROUNDS):
-        start = energy.domain.draw(max(2 * int(open_.sum()), 16), generator)
+        start = energy.domain.draw(max(2 * int(open_.sum()), len(labels) // 4, 16), generator)  # rare classes take many
         made = walk(start, None, None if i else progress)  # the bar is that of the first round
         with torch.no_grad():
             odds = torch.softmax(-energy.class_energies(made.x).float(), 1)
