@@ -504,3 +504,22 @@ def test_what_cannot_be_restored_is_refused_in_three_clauses(case: str) -> None:
     with pytest.raises(ValueError, match=said) as found:
         act()
     assert str(found.value).count(";") >= 2
+
+
+class Overshooting(Energy):
+    """N(1/2, 1/16) with noise, and far from it a network that was never shown such points."""
+
+    noise = True
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        away = (x - 0.5) / (1 / 16 + torch.as_tensor(c).to(x).view(-1, 1) ** 2) ** 0.5
+        return (0.5 * away.square() + (away.abs() - 4).clamp_min(0) ** 4).sum(1)
+
+
+def test_passes_do_not_run_away_where_an_energy_was_never_shown_points() -> None:
+    """The expected clean point of data in a box lies in the box; where no walls say so, the same passes run away."""
+    z = torch.full((50, 4), 9.0)
+    ladder = lowland.sigma_ladder(1.5, 0.02, 5)
+    held, loose = (clean_draws(Overshooting(domain), z, ladder, generator=seeded(0)) for domain in (box(0.0, 1.0, 4), real(4)))
+    assert float(held.min()) >= 0 and float(held.max()) <= 1
+    assert not float(loose.abs().max()) < 100

@@ -23,6 +23,7 @@ from lowland.energy import Energy, check_points, differentiate, frozen, lift
 from lowland.energy.gradient import check_shape
 from lowland.samplers import sigma_ladder
 from lowland.samplers.kernel import normal_like
+from lowland.tasks.class_scores import logits
 
 Method = Literal["langevin", "map", "denoise"]
 METHODS = ("langevin", "map", "denoise")
@@ -164,8 +165,7 @@ class _Logits(nn.Module):
         self.energy = energy
 
     def forward(self, x: Tensor) -> Tensor:
-        energy: Any = self.energy
-        return energy.class_logits(x) if hasattr(energy, "class_logits") else -energy.class_energies(x)
+        return logits(self.energy, x)
 
 
 class Purified(nn.Module):
@@ -216,8 +216,8 @@ class Purified(nn.Module):
         return x + (clean - x).detach() if x.requires_grad else clean
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.classifier(self.purified(x.repeat(self.draws, *[1] * (x.dim() - 1))))
-        return logits.view(self.draws, len(x), -1).mean(0)
+        found = self.classifier(self.purified(x.repeat(self.draws, *[1] * (x.dim() - 1))))
+        return found.view(self.draws, len(x), -1).mean(0)
 
     def bypassed(self) -> "Purified":
         """The same model, with the purifier left out of backward."""
