@@ -25,10 +25,11 @@ from lowland import Energy, NoiseUNet, fit, load_data, read_recipe
 from lowland.data import Dataset
 from lowland.metrics.attributes import slant, thickness
 
+UPDATES, WARM = 20000, 0.9
 PRIOR = {
-    "energy": {"name": "NoiseUNet", "widths": [32, 48], "blocks": [2, 2], "dense": 128},
-    "objective.warm": 0.92,
-    "training.steps": 4500,
+    "energy": {"name": "NoiseUNet", "widths": [32, 48], "blocks": [2, 2], "dense": 128, "norm": "rms"},
+    "objective.warm": WARM,
+    "training.steps": UPDATES,
     "training.checkpoint_every": 500,
     "training.preflight": "off",
 }
@@ -118,7 +119,7 @@ class Told(Energy):
     def __init__(self, like: Any, y: Tensor | None = None, net: nn.Module | None = None) -> None:
         super().__init__(like.domain)
         whole = replace(like.domain, shape=(1 + sum(KINDS.values()), *like.domain.shape[1:]))
-        self.net = net or NoiseUNet(whole, like.widths, like.blocks, like.dense).net
+        self.net = net or NoiseUNet(whole, like.widths, like.blocks, like.dense, norm=like.norm).net
         self.centre, self.spread, self.like, self.y = like.centre, float(like.spread), [like], y
 
     def about(self, y: Tensor) -> "Told":
@@ -145,7 +146,7 @@ class Told(Energy):
         return Told(self.like[0], self.y[index], self.net)
 
 
-def joint(s: Strokes, like: Any, seed: int = 0, steps: int = 4500, warm: float = 0.92) -> Told:
+def joint(s: Strokes, like: Any, seed: int = 0, steps: int = UPDATES, warm: float = WARM) -> Told:
     """One model of images and all attributes, trained as the prior was, into a file that is used again."""
     torch.manual_seed(seed)
     net, g = Told(like), torch.Generator().manual_seed(seed)

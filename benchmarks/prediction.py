@@ -38,7 +38,7 @@ from lowland.tasks import predict
 from lowland.training.judge import Judge, train_judge
 
 RUNS = Path("runs")
-COUNT = 14000
+COUNT = 30000
 KNOWN = torch.tensor([True, True, False]).view(3, 1, 1)
 QUESTIONS, DRAWS, SEEDS = 24, 8, 1
 
@@ -74,7 +74,7 @@ class Supervised(nn.Module):
 
     def __init__(self, like: Any) -> None:
         super().__init__()
-        self.net = NoiseUNet(like.domain, like.widths, like.blocks, like.dense).net
+        self.net = NoiseUNet(like.domain, like.widths, like.blocks, like.dense, norm=like.norm).net
 
     def forward(self, x: Tensor) -> Tensor:
         shown = torch.cat([x[:, :2] - 0.5, torch.zeros_like(x[:, :1])], 1)

@@ -1,5 +1,6 @@
 """Multi-level denoising: its minimiser is the blurred law at every level; the U-Net's slopes are its own; flow arrives."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -115,6 +116,42 @@ def test_the_energy_is_half_the_squared_distance_to_its_guess(shape: tuple[int, 
     x, sigma = torch.rand(5, *shape, generator=seeded(1), dtype=DOUBLE), torch.tensor([0.01, 0.1, 0.5, 2.0, 30.0], dtype=DOUBLE)
     wanted = (x - energy.denoised(x, sigma)).square().flatten(1).sum(1) / (2 * sigma**2)
     assert torch.allclose(energy(x, sigma), wanted)
+
+
+def test_a_question_is_read_without_noise_and_has_no_slope() -> None:
+    torch.manual_seed(0)
+    energy = NoiseUNet(box(0.0, 1.0, 3, 8, 8), widths=(6, 8), blocks=(1, 1), embedding=8, question=(0, 2)).double()
+    for p in energy.parameters():
+        nn.init.normal_(p, std=0.2)
+    data = torch.rand(50, 3, 8, 8, generator=seeded(1), dtype=DOUBLE)
+    energy.prepare(data)
+    x = torch.rand(4, 3, 8, 8, generator=seeded(2), dtype=DOUBLE)
+    score = value_and_score(energy.given(0.3), x)[1]
+    assert not score[:, [0, 2]].any() and bool(score[:, 1].any())
+    other = torch.cat([x[:, :2], x[:, 2:] + 0.5], 1)
+    assert not torch.allclose(energy(x, 0.3), energy(other, 0.3))  # but it is read
+    far = value_and_score(energy.given(50.0), x)[1] - value_and_score(energy.given(50.0), other)[1]
+    assert far.abs().max() * 50 > 1e-3  # at every level
+    begun = energy.start(7, 4.0, seeded(3))
+    assert all((data[:, [0, 2]] == row[[0, 2]]).flatten(1).all(1).any() for row in begun)
+    for bad in ((0, 1, 2), (3,), (-1,), (0, 0)):
+        with pytest.raises(ValueError, match=r"the question is \[.*; it is some of 0 to 2.*; name"):
+            NoiseUNet(box(0.0, 1.0, 3, 8, 8), question=bad)
+
+
+def test_the_loss_of_answers_is_that_of_answers_alone() -> None:
+    """Moving the noise of question channels changes nothing; the weight counts numbers that are asked."""
+    x, energy = torch.rand(6, 3, 8, 8, generator=seeded(1)), NoiseUNet(box(0.0, 1.0, 3, 8, 8), (6, 8), (1, 1), question=(0, 1))
+    energy.prepare(x)
+    found = value(MultilevelDSM(warm=1.0), energy, x, seeded(2), 0.0)
+    g = seeded(2)
+    sigma = (math.log(0.3) + 1.2 * torch.randn(6, generator=g)).exp()
+    noise, s = torch.randn(x.shape, generator=g)[:, 2:], energy.spread
+    noisy, wide = x[:, 2:] + sigma.view(-1, 1, 1, 1) * noise, sigma.view(-1, 1, 1, 1)
+    clean = energy.centre[2:] + s**2 / (s**2 + wide**2) * (noisy - energy.centre[2:])  # a silent net: N(μ, s²)
+    error = (noisy - clean) / wide - noise
+    wanted = 0.5 * ((1 + (wide / 0.5).square()) * error.square()).mean()
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_its_score_is_that_of_finite_differences_and_weights_see_through_it() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland import MALA, RBM, BlockGibbs, Langevin, binary, real, sigma_ladder
+from lowland import MALA, RBM, BlockGibbs, DenoiserMLP, Langevin, MultilevelDSM, binary, real, sigma_ladder
 from lowland.energy import Energy, energy_values
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import predict
+from lowland.tasks import flow, generate, predict
 from lowland.testing import LIMIT, caught, seeded
 
 KNOWN = torch.tensor([True, False])
@@ -87,6 +87,41 @@ def test_progressive_answers_hold_the_question() -> None:
     assert torch.equal(found.draws[:, 0, 0], x[:, 0].expand(200)) and abs(found.mean[0, 1] - 1.2) < 0.25
     with pytest.raises(ValueError, match="method 'progressive' and 0 noise levels"):
         predict(TWO, x, KNOWN, generator=seeded(), method="progressive")
+
+
+def answering() -> DenoiserMLP:
+    """A net that learned y = sin x + 0.3 ε from pairs (x, y), with noise on y alone."""
+    g = seeded(1)
+    x = 4 * torch.rand(20000, 1, generator=g) - 2
+    pairs = torch.cat([x, x.sin() + 0.3 * torch.randn(20000, 1, generator=g)], 1)
+    torch.manual_seed(0)
+    energy = DenoiserMLP(real(2), hidden=(64, 64), question=(0,))
+    energy.prepare(pairs)
+    objective, optimizer = MultilevelDSM(warm=0.8), torch.optim.Adam(energy.parameters(), 3e-3)
+    for step in range(1500):
+        rows = torch.randint(20000, (256,), generator=g)
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 1500)
+        loss = objective.loss(energy, pairs[rows], None, sampler=None, buffer=None, generator=g, progress=step / 1500).value
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return energy.requires_grad_(False)
+
+
+def test_an_energy_with_noise_on_the_answer_alone_learns_the_conditional_law() -> None:
+    energy, levels = answering(), sigma_ladder(4.0, 0.02, 40)
+    x = torch.tensor([[0.0, 9.0], [1.5, 9.0], [-1.5, 9.0]])
+    found = predict(energy, x, KNOWN, generator=seeded(), method="progressive", sigmas=levels, draws=400)
+    assert torch.equal(found.draws[..., 0], x[:, 0].expand(400, 3)) and not bool(found.spread[:, 0].any())
+    assert (found.mean[:, 1] - x[:, 0].sin()).abs().max() < 0.1  # what the net has not learned, and 0.3 / √400
+    assert (found.spread[:, 1] - 0.3).abs().max() < 0.1
+    drawn = flow(energy, levels, 400, generator=seeded()).x  # answers to questions of the data
+    assert bool(torch.isin(drawn[:, 0], energy.examples).all())
+    assert (drawn[:, 1] - drawn[:, 0].sin()).square().mean().sqrt() < 0.36
+    with pytest.raises(ValueError, match=r"another mask came .*; it learned to answer that one alone; pass known"):
+        predict(energy, x, ~KNOWN, generator=seeded(), method="progressive", sigmas=levels)
+    with pytest.raises(ValueError, match=r"which chains would move; .*; use generation.method = 'flow'"):
+        generate(energy, Langevin(0.1), x, 5, generator=seeded(), sigmas=levels)
 
 
 def test_descent_gives_one_likely_answer() -> None:

@@ -123,8 +123,8 @@ class Predict:
     """Run that was trained on question and answer as channels of one picture."""
     image: Positional[Path]
     """PNG, JPEG, .npy or .npz with all channels; what is not known is ignored."""
-    known: Annotated[str, tyro.conf.arg(metavar="0,1")]
-    """The channels of the question, parted by commas."""
+    known: Annotated[str, tyro.conf.arg(metavar="0,1")] = ""
+    """The channels of the question, parted by commas; unless given, those that the run was trained to be asked."""
     draws: int = 8
     """How many answers."""
     levels: int = 60

@@ -9,6 +9,10 @@ is an energy, whatever the network. Where D projects on the data, as it nearly d
 x, as at large σ, ∇E is (x − D) / σ² itself. A network trained as a denoiser, which costs one gradient, is therefore nearly an
 energy already, and what is missing is trained through the true gradient, which costs two.
 The form: Salimans & Ho (2021), https://openreview.net/forum?id=9AS-TF2jRNb
+
+Of a point that is question and answer at once, the energy may be of the answer alone: E(y | x, σ), with noise on y and none on
+x. Then nothing has to be learned of how questions are distributed, and they are read as sharply at the first noise level as at
+the last (Batzolis et al. (2021), https://arxiv.org/abs/2111.13606, weigh this against noise on both).
 """
 
 from collections.abc import Sequence
@@ -25,6 +29,7 @@ from lowland.nets.vectors import check_widths, flat_size
 from lowland.registry import register
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
+EXAMPLES = 64  # questions of the data that are kept, for samples to answer
 
 
 class Denoiser(Energy):
@@ -35,14 +40,20 @@ class Denoiser(Energy):
     The mean μ (*event) and the spread s of all numbers about it are read from the data before the first update (`prepare`), and
     f = 0, where training begins, is the best denoiser of N(μ, s²). Scaling: Karras et al. (2022),
     https://arxiv.org/abs/2206.00364
+
+    question: entries along the first axis of an event (channels of an image) that are given rather than modelled: E(y | x, σ).
+    They are shown without noise, as (x − μ) / s, have no part in the distance, and no slope. Samples answer questions of the
+    data, a few of which are kept (`examples`); `tasks.predict` answers yours.
     """
 
     noise: ClassVar[bool] = True
     net: nn.Module
     centre: Tensor
     spread: Tensor
+    examples: Tensor
+    asked: Tensor | None
 
-    def __init__(self, domain: Domain | dict[str, Any]) -> None:
+    def __init__(self, domain: Domain | dict[str, Any], question: Sequence[int] = ()) -> None:
         super().__init__(domain)
         if self.domain.kind not in ("real", "box") or not self.domain.shape:
             raise ValueError(
@@ -51,18 +62,36 @@ class Denoiser(Energy):
         low, high = (self.domain.lo, self.domain.hi) if self.domain.kind == "box" else (-2.0, 2.0)
         self.register_buffer("centre", torch.full(self.domain.shape, (low + high) / 2))
         self.register_buffer("spread", torch.tensor((high - low) / 4))
+        first, self.question = self.domain.shape[0], tuple(question)
+        if not set(self.question) < set(range(first)) or len(set(self.question)) < len(self.question):
+            raise ValueError(
+                f"the question is {list(question)} of points with {first} entries along their first axis; it is some of 0 to "
+                f"{first - 1}, each once, and not all of them; name those that are given"
+            )
+        asked = torch.tensor([k not in self.question for k in range(first)]).view(-1, *[1] * (len(self.domain.shape) - 1))
+        self.register_buffer("asked", asked if self.question else None, persistent=False)
+        if self.question:
+            self.register_buffer("examples", torch.zeros(EXAMPLES, len(self.question), *self.domain.shape[1:]))
 
     def prepare(self, x: Tensor) -> None:
-        """Take μ and s from data x (N, *event)."""
+        """Take μ and s (of the answers, where there is a question), and a few questions, from data x (N, *event)."""
         mean = x.mean(0)
         self.centre.copy_(mean)
-        self.spread.copy_((x - mean).std().clamp_min(1e-3))
+        away = x - mean if self.asked is None else (x - mean)[:, self.asked.flatten()]
+        self.spread.copy_(away.std().clamp_min(1e-3))
+        if self.question:
+            rows = torch.arange(EXAMPLES, device=x.device) % len(x)
+            self.examples.copy_(x[rows][:, list(self.question)])
 
     def start(self, count: int, sigma: float, generator: torch.Generator) -> Tensor:
-        """Draws (count, *event) of N(μ, σ² + s²), which the law at a large σ is near."""
+        """Draws (count, *event) of N(μ, σ² + s²), which the law at a large σ is near; beside questions that were kept."""
         shape = (count, *self.domain.shape)
         noise = torch.randn(shape, generator=generator, device=self.centre.device, dtype=self.centre.dtype)
-        return self.centre + (sigma**2 + self.spread**2).sqrt() * noise
+        x = self.centre + (sigma**2 + self.spread**2).sqrt() * noise
+        if self.question:
+            rows = torch.randint(EXAMPLES, (count,), generator=generator, device=self.centre.device)
+            x[:, list(self.question)] = self.examples[rows]
+        return x
 
     def denoised(self, x: Tensor, c: Any) -> Tensor:
         """The network's guess D (B, *event) of the clean points behind x, at the noise levels c."""
@@ -80,14 +109,18 @@ class Denoiser(Energy):
         sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x)).view(-1, *[1] * (x.dim() - 1))
         radius = (sigma.square() + self.spread.square()).sqrt()
         z = (x - self.centre) / radius
-        return sigma, sigma / radius * z - self.spread / radius * self.net(z, sigma.flatten().log()).to(x.dtype)
+        if self.asked is not None:
+            z = torch.where(self.asked, z, (x.detach() - self.centre) / self.spread)
+        residual = sigma / radius * z - self.spread / radius * self.net(z, sigma.flatten().log()).to(x.dtype)
+        return sigma, residual if self.asked is None else residual * self.asked
 
 
 @register("energy")
 class DenoiserMLP(Denoiser):
     """A noise-conditional energy of vectors, half the squared distance to the guess of a perceptron (see `Denoiser`).
 
-    hidden: widths of the SiLU layers. The condition c is σ, one per row or one for all. `denoised` gives the guess alone.
+    hidden: widths of the SiLU layers; question: entries that are given. The condition c is σ, one per row or one for all.
+    `denoised` gives the guess alone.
 
     >>> import torch
     >>> from lowland.domain import real
@@ -95,8 +128,10 @@ class DenoiserMLP(Denoiser):
     torch.Size([3])
     """
 
-    def __init__(self, domain: Domain | dict[str, Any], hidden: Sequence[int] = (128, 128)) -> None:
-        super().__init__(domain)
+    def __init__(
+        self, domain: Domain | dict[str, Any], hidden: Sequence[int] = (128, 128), question: Sequence[int] = ()
+    ) -> None:
+        super().__init__(domain, question)
         check_widths("DenoiserMLP", hidden)
         self.hidden = tuple(hidden)
         self.net = _Told(flat_size(self.domain), self.hidden)
@@ -110,8 +145,8 @@ class NoiseUNet(Denoiser):
     dense: width of layers in the middle that see all places at once, so that strokes know of each other (0: none): one through
     eight channels, and before and after it one of each channel by itself, half as wide; embedding: width of what the network is
     told of ln σ; norm: "rms" divides the channels at each place of the middle blocks by their root mean square, before they are
-    told of ln σ. Images of any size: sides are padded to a multiple of 4. The condition c is σ, one per row or one for all.
-    `denoised` gives the guess alone.
+    told of ln σ; question: channels that are given. Images of any size: sides are padded to a multiple of 4. The condition c is
+    σ, one per row or one for all. `denoised` gives the guess alone.
     Source of the norm: Karras et al. (2018), https://arxiv.org/abs/1710.10196
 
     >>> import torch
@@ -128,8 +163,9 @@ class NoiseUNet(Denoiser):
         dense: int = 256,
         embedding: int = 64,
         norm: Literal["none", "rms"] = "none",
+        question: Sequence[int] = (),
     ) -> None:
-        super().__init__(domain)
+        super().__init__(domain, question)
         if len(self.domain.shape) != 3:
             raise ValueError(
                 f"the event shape is {self.domain.shape}; NoiseUNet takes images (channels, height, width); use DenoiserMLP"

@@ -26,6 +26,7 @@ class MultilevelDSM:
     for every σ that is drawn; levels far outside ln centre ± 2.5 spread are extrapolation.
     warm: for an energy tied to a denoiser (NoiseUNet, DenoiserMLP), the share of the updates, at the beginning, in which the
     denoiser itself is trained with the same loss, at less than half the cost; what is left trains the energy's gradient.
+    Where an energy has a question, it gets no noise: the loss is that of the answer given the question, E(y | x, σ).
     Cost per update: a gradient of an input gradient, about 6 forward passes; 3 while warm.
     Use it when samples must be good: no chains while training, and `generation.method = "flow"` draws in tens of gradients.
     Source: Vincent (2011), https://doi.org/10.1162/NECO_a_00142; levels and weight: Karras et al. (2022), table 1,
@@ -67,7 +68,8 @@ class MultilevelDSM:
         levels = torch.randn(len(x), generator=generator, device=x.device, dtype=x.dtype)
         sigma = (math.log(self.centre) + self.spread * levels).exp()
         wide = sigma.view(-1, *[1] * (x.dim() - 1))
-        noise = normal_like(x, generator)
+        noise, asked = normal_like(x, generator), getattr(energy, "asked", None)
+        noise = noise if asked is None else noise * asked
         noisy = x + wide * noise
         if progress < self.warm:
             guess: Any = energy
@@ -80,7 +82,8 @@ class MultilevelDSM:
             terms = {"energy_data": values.detach().mean(), "spread": values.detach().std(correction=0)}
         weight = 1 + (sigma / self.deviation).square()
         rows = 0.5 * weight * error.square().flatten(1).mean(1)
-        return Loss(rows.mean(), terms, None)
+        share = 1 - len(getattr(energy, "question", ())) / x.shape[1]
+        return Loss(rows.mean() / share, terms, None)
 
     def _check(self, energy: Energy, labels: Tensor | None) -> None:
         if labels is not None or not getattr(energy, "noise", False):

@@ -65,7 +65,7 @@ def generate(
     frames: how many states of the chains to film, evenly spaced from the start to the last step; the film ends with one
     more, the result after the jump.
 
-    Raises ValueError for an empty path, a single frame, or an energy of noise without sigmas.
+    Raises ValueError for an empty path, a single frame, an energy of noise without sigmas, or one of answers to a question.
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
@@ -76,6 +76,11 @@ def generate(
     """
     if not temperatures or (frames and frames < 2):
         raise ValueError(f"temperatures are {temperatures} and frames {frames}; at least one T and 0 or 2 frames; correct them")
+    if getattr(energy, "question", ()):
+        raise ValueError(
+            f"{type(energy).__name__} answers the question in entries {list(cast(Any, energy).question)}, which chains would "
+            f"move; chains need an energy of whole points; use generation.method = 'flow', or tasks.predict for your questions"
+        )
     if getattr(energy, "noise", False):
         if not sigmas:
             raise ValueError("the energy is one of noise and no levels came; annealing needs them; pass sigmas=(1.0, ..., 0.1)")

@@ -11,7 +11,8 @@ to answer is to restore what a mask hides, without noise (`Hidden`). Answers are
 With an energy of noise, E([x, y], σ), answers come down the levels. At each the question has its share of the noise, along one
 path of noise that ends at the question itself, x_σ' = x + (σ'/σ)² (x_σ − x) + σ' √(1 − σ'²/σ²) ξ, the law of noise given the
 noise above. So every level is an energy of the answer alone, E([x_σ, ·], σ), with chains that correct what the step from the
-level above got wrong.
+level above got wrong. An energy that was trained with noise on the answers alone, E(y | x, σ) (`question` of NoiseUNet and
+DenoiserMLP), is shown the question as it is at every level: sharper answers sooner, to that one kind of question.
 Source: LeCun et al. (2006), section 1.1, http://yann.lecun.com/exdb/publis/pdf/lecun-06.pdf
 """
 
@@ -22,15 +23,16 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, lift
+from lowland.energy import Energy, frozen, lift
 from lowland.samplers import Sampler, normal_like
 from lowland.tasks.compose import anneal_composed, of_noise, sample_composed
 from lowland.tasks.operators import Identity, Mask
 from lowland.tasks.peak import most_likely
 from lowland.tasks.posterior import Hidden, Restoration
-from lowland.tasks.progressive import progressive
+from lowland.tasks.progressive import clean_draws, progressive
 
 NOWHERE = 1e6  # the σ of a measurement that says nothing
+PART = 256  # answers that are made at a time
 
 
 def predict(
@@ -56,11 +58,11 @@ def predict(
     at start (B, *event), or at draws of the domain's starting law. For an energy of noise E([x, y], σ): sigmas, its falling
     levels, among which steps are divided, with final steps in the last (`anneal_composed`; noise knows no walls, nothing is
     clamped to a box); or, with method "progressive", a few gradients for each (`tasks.progressive`), which has a bias where
-    question and answer are as wide as the noise, but finds fine pictures sooner. What is known comes back as it was, without
-    spread.
+    question and answer are as wide as the noise, but finds fine pictures sooner; for an energy E(y | x, σ) it is one step a
+    level (`clean_draws`), with no such bias. What is known comes back as it was, without spread.
 
-    Raises ValueError for a mask that does not fit or holds everything, levels that belong to no energy of noise, and descent
-    with one that is.
+    Raises ValueError for a mask that does not fit, holds everything, or is not the question of an energy that has one, levels
+    that belong to no energy of noise, and descent with one that is.
 
     >>> from lowland.targets import Gaussian
     >>> both = Gaussian((0.0, 0.0), ((1.0, 0.8), (0.8, 1.0)))  # y given x is N(0.8 x, 0.36)
@@ -78,6 +80,14 @@ def predict(
             f"{'noise' if noisy else 'x alone'}; draws are at least 1, and levels belong to an energy of noise, which is "
             f"sampled ('sample' or 'progressive'); correct them, or bind a level with energy.given(sigma)"
         )
+    own: Tensor | None = getattr(energy, "asked", None)
+    if own is not None and not torch.equal(known.expand(x.shape[1:]), ~own.expand(x.shape[1:])):
+        raise ValueError(
+            f"another mask came than the question of this energy, entries {list(cast(Any, energy).question)} along the first "
+            f"axis; it learned to answer that one alone; pass known = ~energy.asked"
+        )
+    if method == "progressive" and own is not None:
+        return _answers(_cleaned(energy, x, known, sigmas, draws, generator, progress), known)
     if method == "progressive":
         mask, high, low, levels = Mask(known), max(sigmas), min(sigmas), len(sigmas)
         shown, more = mask.A(x), {"generator": generator, "draws": draws, "progress": progress}
@@ -86,10 +96,8 @@ def predict(
     rows = torch.arange(len(x), device=x.device).repeat(draws)
     energy, seen = energy.rows(rows), Mask(known).A(x)[rows]
     if noisy:
-        path = [
-            Hidden(energy.given(sigma), known, there)
-            for sigma, there in zip(sigmas, _noised(seen, sigmas, generator), strict=True)
-        ]
+        places = _noised(seen, sigmas, generator) if own is None else [seen] * len(sigmas)
+        path = [Hidden(energy.given(sigma), known, there) for sigma, there in zip(sigmas, places, strict=True)]
         held, own = path[-1], getattr(energy, "start", None)
         begun = seen + sigmas[0] * normal_like(seen, generator)
         begin = held.part(begun if own is None else cast(Any, own)(len(rows), sigmas[0], generator))
@@ -102,6 +110,31 @@ def predict(
     else:
         u = most_likely(held, Identity(), u, NOWHERE, start=u, steps=steps, progress=progress).x
     return _answers(held.whole(u).view(draws, *x.shape), known)
+
+
+def _cleaned(
+    energy: Any,
+    x: Tensor,
+    known: Tensor,
+    sigmas: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+    progress: Callable[[int], object] | None,
+) -> Tensor:
+    """Draws (D, B, *event) of an energy E(y | x, σ): answers that lose their noise step by step, questions as they are."""
+    found = []
+    with frozen(energy):
+        for part in (torch.arange(draws * len(x), device=x.device) % len(x)).split(PART):
+            seen = x[part]
+
+            def hold(_: float, points: Tensor, seen: Tensor = seen) -> Tensor:
+                return torch.where(known, seen, points)
+
+            begin = hold(0.0, energy.start(len(part), sigmas[0], generator).to(x))
+            found.append(hold(0.0, clean_draws(energy.rows(part), begin, sigmas, generator=generator, hold=hold)))
+            if progress is not None:
+                progress(len(part))
+    return torch.cat(found).view(draws, *x.shape)
 
 
 def _answers(draws: Tensor, known: Tensor) -> Restoration:

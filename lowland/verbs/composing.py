@@ -165,7 +165,7 @@ def predict_image(
     run: str | Path,
     image: str | Path,
     *,
-    known: Sequence[int],
+    known: Sequence[int] = (),
     draws: int = 8,
     levels: int = 60,
     steps: int = 500,
@@ -173,8 +173,12 @@ def predict_image(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Draw the channels of pictures that are not known: a strip of mean, spread and draws of each, and numbers beside it."""
+    """Draw the channels of pictures that are not known: a strip of mean, spread and draws of each, and numbers beside it.
+
+    known: channels of the question; unless given those that the run was trained to be asked (`question` of its energy).
+    """
     s = subject(Run.open(run))
+    known = list(known) or list(getattr(s.energy, "question", ()))
     channels = s.shape[0] if len(s.shape) == 3 else 0
     if not known or not all(0 <= k < channels for k in known) or len(set(known)) >= channels:
         raise ValueError(
