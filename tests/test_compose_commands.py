@@ -25,6 +25,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = [Split(torch.rand(100, 3, 8, 8, generator=g)) for _ in range(3)]
     three = Dataset("three", digits.domain.__class__("box", (3, 8, 8), 0.0, 1.0), *parts)
     fit(read_recipe("digits-dsm", SMALL | {"energy": NOISE}), folder / "pair", data=three, progress=False)
+    told = {"name": "NoiseUNet", "widths": [4, 6], "blocks": [1, 1], "dense": 0, "question": [0, 1]}
+    fit(read_recipe("digits-denoising", SMALL | {"energy": told}), folder / "asked", data=three, progress=False)
     fit(read_recipe("moons", SMALL), folder / "moons", progress=False)
     save_grid(digits.test.x[:1], folder / "a.png", pixels=8, gap=0)
     save_grid(digits.test.x[1:2], folder / "b.png", pixels=8, gap=0)
@@ -95,6 +97,19 @@ def test_predict_answers_the_channels_that_are_asked(runs: Path, tmp_path: Path)
     assert (found["spread"][:, :2] == 0).all() and (found["spread"][:, 2] > 0).any()
 
 
+def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: Path) -> None:
+    x = np.load(runs / "three.npy")
+    np.save(tmp_path / "question.npy", x[:, :2])
+    out, same = tmp_path / "answer.png", tmp_path / "same.png"
+    command("predict", runs / "asked", runs / "three.npy", "--known", "0,1", "--draws", 3, "--out", out)
+    command("predict", runs / "asked", tmp_path / "question.npy", "--draws", 3, "--out", same)
+    found, again = np.load(out.with_suffix(".npz")), np.load(same.with_suffix(".npz"))
+    assert np.array_equal(found["draws"], again["draws"]) and (found["spread"][:, 2] > 0).any()
+    made = verbs.sample(runs / "asked", 5, out=tmp_path / "made.npy", progress=False)
+    train = torch.rand(100, 3, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
+    assert all((np.abs(train[:, :2] - row[:2]).max((1, 2, 3)) < 1e-6).any() for row in np.load(made))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -110,13 +125,16 @@ def test_predict_answers_the_channels_that_are_asked(runs: Path, tmp_path: Path)
         (("interpolate", "plain", "a.png", "b.png", "--points", "2"), "2 points"),
         (("predict", "pair", "three.npy", "--known", "0,1,2"), r"the known channels are \[0, 1, 2\]"),
         (("predict", "pair", "three.npy", "--known", "7"), r"the known channels are \[7\]"),
+        (("predict", "pair", "three.npy"), r"the known channels are \[\]"),
+        (("predict", "asked", "three.npy", "--known", "2"), "another mask came than the question"),
+        (("predict", "asked", "a.png", "--known", "0,1,2"), r"the known channels are \[0, 1, 2\]"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(
     words: tuple[str, ...], said: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    named = {"plain", "noise", "pair", "moons", "a.png", "b.png", "three.npy"}
+    named = {"plain", "noise", "pair", "asked", "moons", "a.png", "b.png", "three.npy"}
     with pytest.raises(SystemExit) as ended:
         command(*(runs / word if word in named else word for word in words))
     message = capsys.readouterr().err

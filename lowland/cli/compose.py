@@ -122,13 +122,13 @@ class Predict:
     run: Positional[Path]
     """Run that was trained on question and answer as channels of one picture."""
     image: Positional[Path]
-    """PNG, JPEG, .npy or .npz with all channels; what is not known is ignored."""
+    """PNG, JPEG, .npy or .npz with all channels, what is not known is ignored; or .npy or .npz of the question's alone."""
     known: Annotated[str, tyro.conf.arg(metavar="0,1")] = ""
     """The channels of the question, parted by commas; unless given, those that the run was trained to be asked."""
     draws: int = 8
     """How many answers."""
-    levels: int = 60
-    """With a run of noise: levels on the way down."""
+    levels: int | None = None
+    """With a run of noise: levels on the way down; 20 for a run that was trained to be asked, else 60, unless given."""
     steps: int = 500
     """Steps of the chains, for other runs."""
     seed: int = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lowland.data import load_image, save_grid
+from lowland.data import DataError, load_image, save_grid
 from lowland.energy import Energy, Sum, check_normalisable
 from lowland.evaluation import Subject, subject
 from lowland.registry import build
@@ -167,7 +167,7 @@ def predict_image(
     *,
     known: Sequence[int] = (),
     draws: int = 8,
-    levels: int = 60,
+    levels: int | None = None,
     steps: int = 500,
     seed: int = 0,
     out: str | Path | None = None,
@@ -176,9 +176,12 @@ def predict_image(
     """Draw the channels of pictures that are not known: a strip of mean, spread and draws of each, and numbers beside it.
 
     known: channels of the question; unless given those that the run was trained to be asked (`question` of its energy).
+    An array may hold the question's channels alone, in the order of known.
+    levels: of noise on the way down; 20 for a run that was trained to be asked, which needs no more, else 60, unless given.
     """
     s = subject(Run.open(run))
-    known = list(known) or list(getattr(s.energy, "question", ()))
+    own = list(getattr(s.energy, "question", ()))
+    known, levels = list(known) or own, levels or (20 if own else 60)
     channels = s.shape[0] if len(s.shape) == 3 else 0
     if not known or not all(0 <= k < channels for k in known) or len(set(known)) >= channels:
         raise ValueError(
@@ -187,7 +190,7 @@ def predict_image(
         )
     mask = torch.zeros(channels, 1, 1, dtype=torch.bool)
     mask[list(known)] = True
-    x, g = _pictures(s, image), torch.Generator().manual_seed(seed)
+    x, g = _questions(s, image, known), torch.Generator().manual_seed(seed)
     sigmas = sigma_ladder(max(s.sigmas), min(s.sigmas), levels) if s.sigmas else ()
     energy = s.energy if s.sigmas else s.marginal
     with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
@@ -241,6 +244,20 @@ def _check_labels(subjects: Sequence[Subject], labels: Sequence[int | None]) -> 
 
 def _pictures(s: Subject, path: str | Path) -> Tensor:
     return s.standardised(load_image(path, s.shape))
+
+
+def _questions(s: Subject, path: str | Path, known: Sequence[int]) -> Tensor:
+    """Pictures with all channels, or with those of the question alone, beside which nothing is known."""
+    try:
+        return _pictures(s, path)
+    except DataError as error:
+        try:
+            part = load_image(path, (len(known), *s.shape[1:]))
+        except DataError:
+            raise error from None
+    whole = torch.zeros(len(part), *s.shape)
+    whole[:, list(known)] = part
+    return s.standardised(whole)
 
 
 def _beside(image: str | Path, out: str | Path | None, ending: str) -> Path:
