@@ -1,12 +1,13 @@
 """What defences are worth when the attack knows them: energies that purify, a JEM, and classifiers trained to be robust.
 
     python -m benchmarks.robustness mnist fashion-mnist
+    python -m benchmarks.robustness mnist --again denoise levels     (a row and a curve anew, all else as it was published)
 
 MNIST at ε = 0.3 and Fashion-MNIST at ε = 0.1, largest difference, pixels in [0, 1], the first 500 test images (100 for
 purifiers, whose attacks cost a hundred times as much; the tables say n). Rows: the same small classifier (`train_judge`) bare
-and behind three purifiers (one jump from a noise level of the shipped energy E(x, σ); Langevin and MAP on a noise-free energy
-trained by persistent chains), the classifier of a JEM, and two nets of Robust, adversarially trained and TRADES. A recipe that
-is not trained yet is trained (minutes each).
+and behind three purifiers (noise, and one jump to the clean point that the shipped energy E(x, σ) expects; Langevin and MAP on
+a noise-free energy trained by persistent chains), the classifier of a JEM, and two nets of Robust, adversarially trained and
+TRADES. A recipe that is not trained yet is trained (minutes each).
 
 A number in the table is accuracy in %, under one attack, and in the column *minimum* under all of them, image by image, with a
 95 % interval. A model with noise is asked 10 times anew at what an attack found; the share of right answers counts. No
@@ -15,8 +16,9 @@ setting of any defence was chosen by these test images. AutoAttack is the refere
 Attacks on models without noise: FGSM; PGD, 50 steps, 2 restarts; the same with the margin loss (CW); aimed at three
 runners-up; Square, 500 queries; transfer from another net; AutoAttack's APGD-CE and APGD-T, 50 steps, 9 targets (on MAP: 15
 steps, 1 restart, 300 queries, no AutoAttack; and past the purifier, BPDA). On models with noise, 15 steps each, margin loss:
-PGD through the purifier (unrolled), past it (BPDA), both with slopes averaged over 20 calls (EOT); transfer from the bare
-classifier; Square, 300 queries. Purifiers and their attacks are computed in bfloat16.
+PGD through the purifier (unrolled), past it (BPDA), both with slopes averaged over 20 calls (EOT); for the jump also EOT with
+slopes of the guess of the network inside, which is not what purifies but near it; transfer from the bare classifier; Square,
+300 queries. Purifiers and their attacks are computed in bfloat16.
 """
 
 import argparse
@@ -64,6 +66,7 @@ WORDS = {
     "robust": "adversarially trained",
     "trades": "TRADES",
 }
+WAYS = {"levels": "jump, levels", "walk": "Langevin, steps"}  # accuracy against the number of steps
 ANCHORS = "Published under AutoAttack, MNIST, ε = 0.3, large nets: Madry et al. 88.50, TRADES 92.81, Wong et al. (fast) 82.93."
 
 
@@ -82,6 +85,19 @@ class Half(nn.Module):
         return Half(self.model.bypassed())
 
 
+class Guess(nn.Module):
+    """The jump with the guess of the network inside in place of the clean point of its energy: another way in for attackers."""
+
+    def __init__(self, purified: Purified) -> None:
+        super().__init__()
+        self.energy, self.classifier, self.generator = purified.energy, purified.classifier, purified.generator
+        self.sigma = purified.settings["sigma"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        noisy = x + self.sigma * torch.randn(x.shape, generator=self.generator)
+        return self.classifier(self.energy.denoised(noisy, self.sigma))  # type: ignore[no-any-return]
+
+
 def trained(name: str, changes: dict[str, Any] | None = None, path: str = "") -> Any:
     """The classifier of a recipe, trained now if it has not been."""
     place = Path("runs") / (path or name)
@@ -93,11 +109,15 @@ def trained(name: str, changes: dict[str, Any] | None = None, path: str = "") ->
 class Bench:
     """One data set: its images, the bare classifier, a surrogate, and every defence by name."""
 
-    def __init__(self, data: str) -> None:
-        self.data, self.epsilon, self.short = data, EPSILON[data], data.removesuffix("-mnist")
+    def __init__(self, data: str, few: int = FEW) -> None:
+        self.few, self.data, self.epsilon, self.short = few, data, EPSILON[data], data.removesuffix("-mnist")
         self.loaded = load_data(data)
         self.test: Split = self.loaded.test.take(slice(MANY))
-        self.generator = torch.Generator().manual_seed(0)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """A new one for each row, so that a row measured alone is the row measured with others."""
+        return torch.Generator().manual_seed(0)
 
     @cached_property
     def bare(self) -> Judge:
@@ -135,12 +155,14 @@ def attacks_on(bench: Bench, name: str, model: Any) -> dict[str, Attack]:
     """By name of the defence: those without noise, those with, and the one purifier that draws none."""
     if name in ("denoise", "langevin"):
         more: dict[str, Any] = {"steps": CLIMB, "loss": "margin", "settle": False}
+        guess = {"guess-eot": Transfer(Half(Guess(model.model)), PGD(**more, eot=EOT))} if name == "denoise" else {}
         return {
             "transfer": Transfer(bench.bare, PGD(steps=100, loss="margin")),
             "pgd": PGD(**more),
             "bpda": Transfer(model.bypassed(), PGD(**more)),
             "eot": PGD(**more, eot=EOT),
             "bpda-eot": Transfer(model.bypassed(), PGD(**more, eot=EOT)),
+            **guess,
             "square": Square(300, settle=False),
         }
     if name == "map":
@@ -154,13 +176,13 @@ def attacks_on(bench: Bench, name: str, model: Any) -> dict[str, Attack]:
 def row(bench: Bench, name: str) -> dict[str, Any]:
     """All attacks on one defence, its sanity checks, and what one answer costs."""
     model, noisy = bench.defence(name), name in ("denoise", "langevin")
-    some = bench.test.take(slice(FEW if name in ("denoise", "langevin", "map") else MANY))
+    some = bench.test.take(slice(bench.few if name in ("denoise", "langevin", "map") else MANY))
     assert some.y is not None
     calls = CALLS if noisy else 1
     with torch.no_grad():
         began = time.process_time()
         model(some.x[:FEW])
-    each = (time.process_time() - began) / FEW
+    each = (time.process_time() - began) / len(some.x[:FEW])
     began = time.process_time()
     found = robustness(
         model,
@@ -197,25 +219,20 @@ def row(bench: Bench, name: str) -> dict[str, Any]:
     }
 
 
-def steps_curve(bench: Bench) -> dict[str, Any]:
-    """Accuracy against the number of purification steps: clean, past the purifier, and through it."""
-    some = bench.test.take(slice(FEW))
+def steps_curve(bench: Bench, name: str) -> dict[str, Any]:
+    """Accuracy against the number of steps of one of `WAYS`: clean, past the purifier, and through it."""
+    some = bench.test.take(slice(bench.few))
     assert some.y is not None
-    ways = {
-        "jump, levels": (load(bench.data)[0], {"method": "denoise", "sigma": SIGMA[bench.data]}, (1, 2, 4, 8)),
-        "Langevin, steps": (bench.scalar(), WALK, (0, 2, 4, 8, 16)),
-    }
+    jump = {"method": "denoise", "sigma": SIGMA[bench.data]}
+    energy, settings = (load(bench.data)[0], jump) if name == "levels" else (bench.scalar(), WALK)
     found: dict[str, Any] = {}
-    for way, (energy, settings, counts) in ways.items():
-        for count in counts:
-            model = bench.purifier(energy, **{**settings, "steps": count})
-            more: dict[str, Any] = {"steps": 10, "loss": "margin", "settle": False}
-            attacks = {"bpda": Transfer(model.bypassed(), PGD(**more)), "unrolled": PGD(**more)}
-            result = robustness(
-                model, some.x, some.y, bench.epsilon, attacks, generator=bench.generator, evaluations=5, batch=FEW
-            )
-            found.setdefault(way, {})[count] = {key: value.to_dict() for key, value in result.accuracy.items()}
-            print(bench.data, way, count, {key: round(value.value, 3) for key, value in result.accuracy.items()}, flush=True)
+    for count in (1, 2, 4, 8) if name == "levels" else (0, 2, 4, 8, 16):
+        model = bench.purifier(energy, **{**settings, "steps": count})
+        more: dict[str, Any] = {"steps": 10, "loss": "margin", "settle": False}
+        attacks = {"bpda": Transfer(model.bypassed(), PGD(**more)), "unrolled": PGD(**more)}
+        result = robustness(model, some.x, some.y, bench.epsilon, attacks, generator=bench.generator, evaluations=5, batch=FEW)
+        found[str(count)] = {key: value.to_dict() for key, value in result.accuracy.items()} | {"n": len(some)}
+        print(bench.data, name, count, {key: round(value.value, 3) for key, value in result.accuracy.items()}, flush=True)
     return found
 
 
@@ -223,7 +240,7 @@ def detection(bench: Bench) -> dict[str, Any]:
     """AUROC of an energy, clean images against images that fool, under an attack that knows it and one that does not."""
     some = bench.test.take(slice(2 * FEW))
     assert some.y is not None
-    jem = bench.jem()
+    jem, generator = bench.jem(), bench.generator
     watched = {
         "energy by chains, watching the bare classifier": (bench.bare, bench.scalar()),
         "JEM, watching itself": (logits_of(jem), jem),
@@ -234,7 +251,7 @@ def detection(bench: Bench) -> dict[str, Any]:
         for kind, attack in attacks.items():
             points = torch.cat(
                 [
-                    attack(model, x, y, bench.epsilon, generator=bench.generator)
+                    attack(model, x, y, bench.epsilon, generator=generator)
                     for x, y in zip(some.x.split(FEW), some.y.split(FEW), strict=True)
                 ]
             )
@@ -274,46 +291,34 @@ def page(found: dict[str, Any]) -> list[str]:
         ]
         lines += ["|---|" + "---:|" * (len(names) + 4)]
         lines += [f"| {WORDS[name]} | {cells(one, names)} |" for name, one in rows["rows"].items()]
-        if data == "mnist":
-            lines += ["", ANCHORS]
+        lines += ["", ANCHORS] if data == "mnist" else []
+        if "guess-eot" not in rows["rows"].get("denoise", {"accuracy": ["guess-eot"]})["accuracy"]:
+            lines += [
+                "",
+                "(The jump of this set, here and below, was still to the guess of the network inside; see `--again`.)",
+            ]
         lines += ["", f"### {data}: sanity checks", ""]
         for name, one in rows["rows"].items():
             checks = [f"{'holds' if c['holds'] else '**FAILS**'}: {c['name']} ({c['seen']})" for c in one["sanity"]]
             lines.append(f"- {WORDS[name]}. " + "; ".join(checks) + ".")
-        lines += (
-            []
-            if rows["steps"]
-            else ["", "(Other rows and tables of this set are not measured yet; the command adds them.)", ""]
-        )
         if not rows["steps"]:
+            lines += ["", "(Other rows and tables of this set are not measured yet; the command adds them.)", ""]
             continue
-        lines += [
-            "",
-            f"### {data}: accuracy against the number of purification steps",
-            "",
-            "| purifier | steps | clean | BPDA | unrolled |",
-            "|---|---:|---:|---:|---:|",
-        ]
+        lines += ["", f"### {data}: accuracy against the number of purification steps", ""]
+        lines += ["| purifier | steps | clean | BPDA | unrolled | n |", "|---|---:|---:|---:|---:|---:|"]
         for way, counts in rows["steps"].items():
             for count, got in counts.items():
-                lines.append(
-                    f"| {way} | {count} | "
-                    + " | ".join(f"{100 * got[k]['value']:.1f}" for k in ("clean", "bpda", "unrolled"))
-                    + " |"
-                )
+                shown = " | ".join(f"{100 * got[k]['value']:.1f}" for k in ("clean", "bpda", "unrolled"))
+                lines.append(f"| {way} | {count} | {shown} | {got.get('n', FEW)} |")
         lines += [
             "",
-            f"n = {FEW}, attacks of 10 steps without averaged slopes, 5 answers each: a standard error is up to 5 points.",
+            "Attacks of 10 steps without averaged slopes, 5 answers each: a standard error is up to 5 points at n = 100.",
             "Where a column rises with the steps, this short attack got weaker on a longer and noisier chain; the defence",
             "need not have got stronger.",
             "",
         ]
-        lines += [
-            f"### {data}: the energy as a detector of attacks",
-            "",
-            "| energy | attack | fooled, % | AUROC |",
-            "|---|---|---:|---:|",
-        ]
+        lines += [f"### {data}: the energy as a detector of attacks", ""]
+        lines += ["| energy | attack | fooled, % | AUROC |", "|---|---|---:|---:|"]
         for name, kinds in rows["detection"].items():
             for kind, got in kinds.items():
                 figure = f"{got['auroc']['value']:.3f} ± {got['auroc']['error']:.3f}"
@@ -322,19 +327,39 @@ def page(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def measured(data: str, rows: list[str], fresh: bool, finished: bool) -> dict[str, Any]:
-    """Everything of one data set."""
+def published() -> dict[str, Any]:
+    """By data set and by the name of the part, what the page says now."""
+    place = RESULTS / "robustness.json"
+    sets = json.loads(place.read_text())["found"] if place.exists() else {}
+    return {
+        data: {
+            **one["rows"],
+            **{name: one["steps"][way] for name, way in WAYS.items() if way in one["steps"]},
+            **({"detection": one["detection"]} if one["detection"] else {}),
+        }
+        for data, one in sets.items()
+    }
+
+
+def measured(data: str, rows: list[str], given: argparse.Namespace) -> dict[str, Any]:
+    """Everything of one data set, or what is on the page with parts of it measured anew."""
     place = Path("runs/robustness") / data
-    if fresh:
-        for old in place.glob("*.json"):
+    before = published().get(data, {}) if given.again is not None else {}
+    for old in place.glob("*.json"):
+        if given.fresh or old.stem in (given.again or ()):
             old.unlink()
-    bench = Bench(data)
+    bench = Bench(data, given.few)
     makes: dict[str, Callable[[], Any]] = {name: lambda name=name: row(bench, name) for name in rows}  # type: ignore[misc]
-    makes |= {"steps": lambda: steps_curve(bench), "detection": lambda: detection(bench)}
-    found = {name: kept(place / f"{name}.json", None if finished else make) for name, make in makes.items()}
+    makes |= {name: lambda name=name: steps_curve(bench, name) for name in WAYS}  # type: ignore[misc]
+    makes |= {"detection": lambda: detection(bench)}
+    again = makes if given.again is None else given.again
+    found = {
+        name: kept(place / f"{name}.json", None if given.finished else make) if name in again else before.get(name)
+        for name, make in makes.items()
+    }
     return {
         "rows": {name: found[name] for name in rows if found[name]},
-        "steps": found["steps"] or {},
+        "steps": {way: found[name] for name, way in WAYS.items() if found[name]},
         "detection": found["detection"] or {},
     }
 
@@ -345,10 +370,15 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(WORDS), choices=list(WORDS), help="defences to measure")
     parser.add_argument("--fresh", action="store_true", help="measure anew what runs/robustness holds already")
     parser.add_argument("--finished", action="store_true", help="measure nothing; leave out what runs/robustness does not hold")
+    parser.add_argument("--again", nargs="*", choices=[*WORDS, *WAYS, "detection"], help="these anew, all else as published")
+    parser.add_argument("--few", type=int, default=FEW, help="images that attacks on purifiers get")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found = {data: measured(data, given.rows, given.fresh, given.finished) for data in given.data}
-    command = f"python -m benchmarks.robustness {' '.join(given.data)}"
+    found = {data: measured(data, given.rows, given) for data in given.data}
+    if given.again is not None:
+        place = RESULTS / "robustness.json"
+        found = (json.loads(place.read_text())["found"] if place.exists() else {}) | found
+    command = f"python -m benchmarks.robustness {' '.join(found)}"
     seconds = sum(one["cpu_seconds"] for rows in found.values() for one in rows["rows"].values())
     about = {
         "command": command,

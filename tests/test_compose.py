@@ -7,14 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland import MALA, RBM, Function, Langevin, binary, box, mixture, real, sample
+from lowland import MALA, RBM, Function, Langevin, binary, box, mixture, real, sample, tune
 from lowland.energy import Energy, check_normalisable, energy_values
-from lowland.nets import DenoiserMLP
 from lowland.samplers import DMALA, BlockGibbs, noise_ladder, predictor_corrector
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     Attribute,
-    Cleaned,
     Identity,
     Level,
     Likelihood,
@@ -25,7 +23,6 @@ from lowland.tasks import (
     sample_composed,
     scale_of,
 )
-from lowland.tasks import compose as compose_task
 from lowland.testing import LIMIT, caught, seeded
 
 RING = GaussianMixture([[2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)] for k in range(8)], 0.8)
@@ -172,29 +169,6 @@ def test_guidance_by_a_classifier_is_the_posterior() -> None:
     check_normalisable(free)
 
 
-def test_attributes_take_soft_labels_rows_and_noise() -> None:
-    x, label = torch.randn(6, 2, generator=seeded()), torch.tensor([0, 1, 2, 0, 1, 2])
-    weight = torch.randn(2, 3, generator=seeded(1))
-    hard, soft = Attribute(lambda x: x @ weight, label), Attribute(lambda x: x @ weight, torch.eye(3)[label])
-    assert torch.allclose(hard(x), soft(x)) and torch.equal(hard(x, 0.3), hard(x))
-    index = torch.tensor([4, 0])
-    assert torch.equal(hard.rows(index)(x[index]), hard(x)[index])
-    told = Attribute(lambda x, sigma: x @ weight / sigma.unsqueeze(1), 2, noisy=True)
-    assert torch.allclose(told(x, 2.0), Attribute(lambda x: x @ weight / 2, 2)(x))
-    for bad in (3, -1, torch.tensor([0, 3])):
-        with pytest.raises(ValueError, match=r"labels reach from .*; the classifier has classes .*; choose"):
-            Attribute(lambda x: x @ weight, bad)(x[:2])
-
-
-def test_a_critic_of_clean_points_sees_the_expected_one() -> None:
-    prior = DenoiserMLP(real(2), hidden=(8,))
-    x = torch.randn(4, 2, generator=seeded())
-    critic = Cleaned(lambda x: x.sum(1), prior)
-    assert torch.allclose(critic(x, 0.5), prior.denoised(x, 0.5).sum(1))
-    with pytest.raises(ValueError, match="Gaussian knows no expected clean point; Cleaned needs"):
-        Cleaned(lambda x: x.sum(1), Gaussian())
-
-
 def test_units_that_can_be_named() -> None:
     law = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0)))
     x = law.draw(5000, seeded())
@@ -330,20 +304,8 @@ def test_a_path_without_its_last_correction_is_seen() -> None:
 
 
 def test_annealing_refuses_uneven_lists() -> None:
-    with pytest.raises(ValueError, match="1 energies came with 2 levels; one each is needed; make"):
+    with pytest.raises(ValueError, match=r"1 energies came with the levels \[1.0, 0.1\]; one each is needed.*; see"):
         anneal_composed([Gaussian()], (1.0, 0.1), torch.zeros(3, 2), 10, generator=seeded())
-
-
-def test_levels_and_attributes_bind_together() -> None:
-    prior = DenoiserMLP(real(2), hidden=(8,))
-    told = Attribute(lambda x, sigma: torch.stack([x[:, 0] / sigma, x[:, 1]], 1), 0, noisy=True)
-    whole, x = prior + 2 * told, torch.randn(4, 2, generator=seeded())
-    assert torch.allclose(whole.given(0.5)(x), prior(x, 0.5) + 2 * told(x, 0.5))
-    module: Any = __import__("sys").modules["lowland.tasks.compose"]
-    assert compose_task is module.compose and module.of_noise(whole) and not module.of_noise(whole.given(0.5))
-    assert not module.of_noise(prior.given(0.5) + told)
-    plain = Function(lambda x: x.sum(1))
-    assert module.at_level(plain, 0.5) is plain
 
 
 def test_an_expression_bound_to_a_level_takes_its_rows_along() -> None:
@@ -358,3 +320,52 @@ def test_an_expression_bound_to_a_level_takes_its_rows_along() -> None:
     torch.testing.assert_close(whole.rows(picked)(places[picked]), whole(places)[picked])
     made = predictor_corrector([whole, whole], [0.5, 0.1], places, MALA(0.1), 2, generator=seeded())
     assert made.x.shape == (1500, 1)
+
+
+# ------------------------------------------------------------------------------------------------ found by trying it out
+
+
+def test_plain_functions_compose_and_anneal() -> None:
+    """Any callable is an energy, also at these doors."""
+    x = torch.randn(200, 2, generator=seeded())
+    bowls = [lambda x: x.square().sum(1), lambda x: 5 * (x - 1).square().sum(1)]
+    made = [compose(parts, [x, x]) for parts in (bowls, [Function(bowl) for bowl in bowls])]
+    assert torch.equal(made[0](x), made[1](x)) and scale_of(bowls[0], x) == scale_of(Function(bowls[0]), x)
+    normal = lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2)  # noqa: E731
+    drawn = [anneal_composed(law, (3.0, 0.3), x, 20, generator=seeded()).x for law in (normal, Function(normal))]
+    assert torch.equal(*drawn)
+
+
+def test_references_that_do_not_fit_and_energies_that_are_not_finite_are_told_apart() -> None:
+    x = torch.randn(20, 2, generator=seeded())
+    for energy, points, said in (
+        (RIGHT, torch.randn(20, 3), "points have event shape"),
+        (RIGHT, torch.ones(20, 2).long(), "points came as torch.int64"),
+        (RIGHT, x * math.nan, "20 of 20 points are not finite"),
+        (lambda x: x.sum(1) / 0, x, "20 of 20 energies are not finite"),
+        (Level(2.0), x, "the energy does not vary over 20"),
+    ):
+        for unit in ("deviation", "robust", "score"):
+            with pytest.raises(ValueError, match=f"{said}.*;.*;"):
+                scale_of(energy, points, unit)
+    for weights in ([1.0, math.nan], [1.0, math.inf], [1.0]):
+        with pytest.raises(ValueError, match=r"2 references and the weights .*; one of each is needed, weights finite; make"):
+            compose([RIGHT, RIGHT], [x, x], weights)
+
+
+def test_levels_that_are_none_are_refused_by_name() -> None:
+    for sigmas in ((1.0, 0.0), (1.0, math.nan), (math.inf, 1.0), ()):
+        with pytest.raises(ValueError, match=r"energies came with the levels .*; one each is needed, above 0 and falling; see"):
+            anneal_composed(noisy(MEANS[0]), sigmas, torch.zeros(3, 2), 10, generator=seeded())
+
+
+def test_functions_without_a_shape_are_looked_at_far_from_the_points() -> None:
+    """Where the domain says no shape, the points do: narrow minus wide is drawn, wide minus narrow refused."""
+    wide, narrow = Function(lambda x: x.square().sum(1) / 8), Function(lambda x: x.square().sum(1) / 2)
+    x = torch.randn(20, 2, generator=seeded())
+    assert sample(narrow - wide, MALA(0.1), x, 2, generator=seeded()).x.shape == x.shape
+    for call in (sample, tune):
+        with pytest.raises(ValueError, match="does not rise far out"):
+            call(wide - narrow, MALA(0.1), x, 20, generator=seeded())
+    with pytest.raises(ValueError, match="does not rise far out"):
+        compose([lambda x: x.square().sum(1), lambda x: (x - 1).square().sum(1)], [x, x], [1.0, -3.0])

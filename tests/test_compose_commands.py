@@ -1,5 +1,8 @@
 """compose, edit, interpolate and predict from Python, the command line and a file, on runs small enough to train here."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     told = {"name": "NoiseUNet", "widths": [4, 6], "blocks": [1, 1], "dense": 0, "question": [0, 1]}
     fit(read_recipe("digits-denoising", SMALL | {"energy": told}), folder / "asked", data=three, progress=False)
     fit(read_recipe("moons", SMALL), folder / "moons", progress=False)
+    shutil.copytree(folder / "moons", folder / "shifted")
+    about = json.loads((folder / "moons" / "data.json").read_text())
+    (folder / "shifted" / "data.json").write_text(json.dumps(about | {"mean": [1.0, 2.0], "scale": [1.0, 3.0]}))
     save_grid(digits.test.x[:1], folder / "a.png", pixels=8, gap=0)
     save_grid(digits.test.x[1:2], folder / "b.png", pixels=8, gap=0)
+    np.savez(folder / "b.npz", x=digits.test.x[1:2].numpy())
     np.save(folder / "three.npy", parts[2].x[:2].numpy())
     return folder
 
@@ -63,10 +70,46 @@ def test_a_file_says_the_same_as_the_command(runs: Path, tmp_path: Path) -> None
     both, out = (runs / "noise", runs / "plain", "--labels=-1,7"), tmp_path / "c.png"
     command("compose", *both, "--weights", "1,2", "--count", 3, "--steps", 20, "--out", out)
     assert out.stat().st_size > 100
-    for text, said in (("runs = []", "needs runs"), ("run = ['a']", "correct run"), ("runs = [", "is no composition")):
+    command("compose", recipe, "--count", 2, "--out", tmp_path / "changed.npy")  # what the command says goes before the file
+    assert np.load(tmp_path / "changed.npy").shape == (2, 1, 8, 8)
+    for text, said in (
+        ("runs = []", "needs runs"),
+        ("run = ['a']", "correct run"),
+        ("runs = [", "cannot be read"),
+        ("runs = 'digits'", "has runs = 'digits'; .*; correct runs"),
+        ("runs = ['digits', 3]", "correct runs"),
+        ("runs = ['digits']\nweights = 2", "correct weights"),
+        ("runs = ['digits']\nlabels = ['3']\ncount = 2.5\nsteps = true", "correct labels, count, steps"),
+        ("runs = ['digits']\nsampler = 'MALA'\nout = 3", "correct sampler, out"),
+    ):
         recipe.write_text(text)
         with pytest.raises(ValueError, match=said):
             verbs.compose_file(recipe)
+
+
+def test_files_say_edits_and_paths_too(runs: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told.toml"
+    told.write_text(
+        f'run = "{runs}/plain"\nimage = "{runs}/a.png"\nlabel = 8\nsteps = 5\ndraws = 2\nout = "{tmp_path}/e.npy"\n'
+    )
+    command("edit", told)
+    command("edit", runs / "plain", runs / "a.png", "--label", 8, "--steps", 5, "--draws", 2, "--out", tmp_path / "f.npy")
+    assert np.array_equal(np.load(tmp_path / "e.npy"), np.load(tmp_path / "f.npy"))
+    command("edit", told, "--draws", 1)
+    assert np.load(tmp_path / "e.npy").shape == (2, 1, 8, 8)
+    for text, said in (
+        ("run = 'digits'\nlabel = 8", "correct image"),
+        ("run = 3\nimage = 'a'\nlabel = '8'", "correct run, label"),
+    ):
+        told.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            verbs.edit_file(told)
+    told.write_text(f'run = "{runs}/plain"\na = "{runs}/a.png"\nb = "{runs}/b.png"\nsteps = 3\nout = "{tmp_path}/p.npy"\n')
+    command("interpolate", told, "--points", 4)
+    assert np.load(tmp_path / "p.npy").shape == (8, 1, 8, 8)
+    told.write_text("run = 'digits'\na = 'a.png'")
+    with pytest.raises(ValueError, match="it needs run, a, b and may have noise, out, points, steps; correct b"):
+        verbs.interpolate_file(told)
 
 
 @pytest.mark.parametrize("run", ["plain", "noise"])
@@ -120,6 +163,16 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
         (("compose", "plain", "noise"), "digits-jem knows no noise level"),
         (("compose", "moons", "--weights", "-1", "--out", "x.npy"), "no normaliser"),
         (("compose", "moons", "--out", "x.txt"), "file x.txt"),
+        (("compose", "moons"), "composed.png was to hold draws of shape"),
+        (("compose", "plain", "--weights", "nan"), r"1 weights \(nan\)"),
+        (("compose", "moons", "shifted", "--out", "x.npy"), "were standardised differently; one x must mean the same"),
+        (("edit", "plain", "a.png", "--label", "3", "--out", "x.gif"), "x.gif was to hold"),
+        (("edit", "plain", "b.npz", "--label", "3", "--out", "b.png"), "or it or b.npz beside it is the file that is read"),
+        (("edit", "noise", "a.png", "--label", "3", "--classifier", "plain", "--noise", "99"), "noise is 99.0; the levels"),
+        (("edit", "plain", "a.png"), "--label None; an edit needs both"),
+        (("interpolate", "plain", "a.png"), "a path needs two pictures"),
+        (("interpolate", "noise", "a.png", "b.png", "--noise", "-1"), "noise is -1.0; it is a level above 0"),
+        (("interpolate", "plain", "a.png", "b.png", "--out", "x.txt"), "x.txt was to hold"),
         (("edit", "noise", "a.png", "--label", "3"), "label 3 was asked of digits-dsm; its classes are none"),
         (("edit", "plain", "a.png", "--label", "3", "--weight", "-1"), "weight -1.0"),
         (("interpolate", "plain", "a.png", "b.png", "--points", "2"), "2 points"),
@@ -134,11 +187,9 @@ def test_mistakes_are_told_in_a_sentence(
     words: tuple[str, ...], said: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    named = {"plain", "noise", "pair", "asked", "moons", "a.png", "b.png", "three.npy"}
+    named = {"plain", "noise", "pair", "asked", "moons", "shifted", "a.png", "b.png", "b.npz", "three.npy"}
     with pytest.raises(SystemExit) as ended:
         command(*(runs / word if word in named else word for word in words))
     message = capsys.readouterr().err
-    import re
-
     assert ended.value.code == 2 and re.search(said, message) and message.count(";") >= 2
     assert not list(tmp_path.iterdir())

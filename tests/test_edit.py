@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland import MALA, Function, Langevin, box, real
+from lowland import MALA, RBM, Function, Langevin, binary, box, real
 from lowland.energy import Energy, energy_values, value_and_score
 from lowland.nets import DenoiserMLP
 from lowland.targets import Gaussian
@@ -190,3 +190,33 @@ def test_ends_and_counts_that_cannot_be_meant_are_refused() -> None:
             interpolate(WELL, a, b, **more)
     with pytest.raises(ValueError, match="outside the domain"):
         interpolate(Function(lambda x: x.sum(1), box(0.0, 1.0, 2)), -ENDS[1], ENDS[1])
+
+
+def test_a_start_outside_the_box_is_refused_beside_noise_too() -> None:
+    prior = DenoiserMLP(box(0.0, 1.0, 2), hidden=(8,))
+    for start in (torch.full((1, 2), 2.0), torch.full((1, 2), math.nan), torch.zeros(1, 3)):
+        with pytest.raises(ValueError, match=r"points .*;.*;"):
+            edit(prior, start, lambda x: -x[:, 0], sigmas=(0.5, 0.1), generator=seeded(), steps=10)
+
+
+def test_counts_that_are_not_whole_and_ends_without_energy_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"1\.5 draws.*;.*; correct"):
+        edit(Gaussian(), torch.zeros(1, 2), TILT, generator=seeded(), draws=1.5)  # type: ignore[arg-type]
+    for a, b, more in (
+        (*ENDS, {"points": 4.5}),
+        (*ENDS, {"steps": 1.5}),
+        (*ENDS, {"step_size": math.inf}),
+        (ENDS[0][0], ENDS[1][0], {}),
+        ([[0.0]], [[1.0]], {}),
+    ):
+        with pytest.raises(ValueError, match=r"were given; the ends need one shape .*; correct them"):
+            interpolate(WELL, a, b, **more)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"pairs of energies at the ends are not finite; .*; look"):
+        interpolate(lambda x: x.sum(1) * math.nan, *ENDS)
+    with pytest.raises(ValueError, match=r"the domain is .*; a path leads through real numbers or a box; use"):
+        interpolate(RBM(binary(2), hidden=2), torch.zeros(1, 2), torch.ones(1, 2))
+
+
+def test_a_path_between_one_point_and_itself_stays_there() -> None:
+    found = interpolate(WELL, ENDS[0], ENDS[0].clone().requires_grad_(), 5, steps=20)
+    assert torch.equal(found.points, ENDS[0].expand(5, 1, 2)) and found.barrier.item() == 0 and not found.points.requires_grad

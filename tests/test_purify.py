@@ -13,7 +13,7 @@ from lowland import MLP, ConvNet, Langevin, NoiseMLP, box, real, sample, verbs
 from lowland.config import ConfigError, read_recipe
 from lowland.energy import Energy, Function
 from lowland.targets import Gaussian
-from lowland.tasks import Identity, Purified, jump, logits_of, most_likely, purify
+from lowland.tasks import Attribute, Identity, Level, Purified, jump, logits_of, most_likely, purify
 from lowland.testing import LIMIT, seeded
 
 SHIPPED = "digits"
@@ -96,14 +96,31 @@ def test_more_levels_come_nearer_to_the_flow() -> None:
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.005
 
 
-def test_the_networks_guess_is_taken_where_there_is_one() -> None:
+def test_the_clean_point_is_that_of_the_energy_whatever_network_is_inside() -> None:
+    """On digits that it never saw the energy's own clean point is more than 1 dB nearer than the network's guess."""
     energy, _, _ = lowland.load("mnist")
-    x = torch.rand(2, 1, 28, 28, generator=seeded(0))
+    small = lowland.load_data("digits").calibration.x[:30]
+    x = torch.nn.functional.interpolate(small, (20, 20), mode="bilinear")
+    x = torch.nn.functional.pad(x, (4, 4, 4, 4))
     noisy = x + 0.3 * torch.randn(x.shape, generator=seeded(1))
+    found = purify(energy, x, method="denoise", sigma=0.3, steps=1, generator=seeded(1))
+    torch.testing.assert_close(found, jump(energy.given(0.3), noisy, 0.3))
     with torch.no_grad():
-        assert torch.equal(
-            purify(energy, x, method="denoise", sigma=0.3, steps=1, generator=seeded(1)), energy.denoised(noisy, 0.3)
-        )
+        guess = energy.denoised(noisy, 0.3)
+    far, near = ((one - x).square().mean() for one in (guess, found))
+    assert near < far / 10**0.1
+    with torch.no_grad():
+        assert torch.equal(purify(energy, x, method="denoise", sigma=0.3, steps=1, generator=seeded(1)), found)
+
+
+def test_an_expression_of_energies_of_noise_denoises() -> None:
+    x = torch.randn(4, 2, generator=seeded(0))
+    both = NoisyNormal() + 2 * Attribute(lambda x: torch.cat([x, -x], 1), 0)
+    found = purify(both, x, method="denoise", sigma=0.8, steps=1, generator=seeded(3))
+    noisy = x + 0.8 * torch.randn(4, 2, generator=seeded(3))
+    torch.testing.assert_close(found, jump(both.given(0.8), noisy, 0.8))
+    with pytest.raises(ValueError, match="Sum knows noise levels, and none is bound; 'denoise' needs"):
+        purify(both, x, generator=seeded())
 
 
 # ----------------------------------------------------------------------------------------------------------- gradients
@@ -156,6 +173,12 @@ def test_with_and_without_gradient_the_points_are_the_same_and_no_trace_stays() 
         assert not purify(energy, leaf, steps=4, generator=seeded(1)).requires_grad
 
 
+def test_a_constant_energy_moves_nothing_with_and_without_gradient() -> None:
+    x = torch.randn(3, 2, generator=seeded(0))
+    for start in (x, x.clone().requires_grad_()):
+        assert torch.equal(purify(Level(1.0), start, steps=3, temperature=0.0, generator=seeded(1)), x)
+
+
 def bend(x: Tensor) -> Tensor:
     return torch.cat([x, x.square(), -x], 1)
 
@@ -199,6 +222,9 @@ def test_draws_are_averaged_and_fresh_at_every_call() -> None:
         (Gaussian(), {"temperature": -1.0}),
         (Gaussian(), {"sigma": -0.1}),
         (Gaussian(), {"sigma": float("nan")}),
+        (Gaussian(), {"sigma": "0.1"}),
+        (Gaussian(), {"sigma": None}),
+        (Gaussian(), {"generator": None}),
         (Gaussian(), {"clip": 0.0}),
         (Gaussian(), {"method": "map", "sigma": 0.0}),
         (Gaussian(), {"method": "denoise", "sigma": 0.3}),
@@ -208,11 +234,12 @@ def test_draws_are_averaged_and_fresh_at_every_call() -> None:
 )
 def test_what_cannot_be_meant_is_refused(energy: Energy, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        purify(energy, torch.zeros(2, 2), generator=seeded(), **settings)
+        purify(energy, torch.zeros(2, 2), **({"generator": seeded()} | settings))
 
 
 def test_points_outside_and_of_another_shape_are_refused(boxed: Energy) -> None:
-    for x in (torch.full((1, 1, 8, 8), 1.5), torch.zeros(1, 1, 7, 8), torch.full((1, 1, 8, 8), float("nan"))):
+    other: Any = [[0.5]]
+    for x in (torch.full((1, 1, 8, 8), 1.5), torch.zeros(1, 1, 7, 8), torch.full((1, 1, 8, 8), float("nan")), other):
         with pytest.raises(ValueError, match=r";.*;"):
             purify(boxed, x, generator=seeded())
 
@@ -221,7 +248,15 @@ def test_what_does_not_classify_is_refused() -> None:
     for wrong in (MLP(real(2), hidden=(4,)), Gaussian(), 3):
         with pytest.raises(ValueError, match=r";.*;"):
             logits_of(wrong)
-    for settings in ({"draws": 0}, {"gradient": "none"}):
+    for settings in (
+        {"draws": 0},
+        {"draws": 1.5},
+        {"gradient": "none"},
+        {"boil": 1},
+        {"method": "boil"},
+        {"steps": -1},
+        {"method": "denoise", "sigma": 0.3},
+    ):  # at the door, not at the first call
         with pytest.raises(ValueError, match=r";.*;"):
             Purified(Gaussian(), bend, generator=seeded(), **settings)  # type: ignore[arg-type]
 

@@ -96,6 +96,9 @@ def test_an_interval_covers() -> None:
     "change",
     [
         {"attacks": {}},
+        {"attacks": [PGD()]},
+        {"norm": "1"},
+        {"evaluations": 1.5},
         {"attacks": {"clean": PGD()}},
         {"attacks": {"minimum": PGD()}},
         {"evaluations": 0},
@@ -123,6 +126,11 @@ def held(checks: list[Check]) -> dict[str, bool]:
     return {check.name: check.holds for check in checks}
 
 
+def test_checks_need_walls(points: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"no walls; .*; pass two"):
+        sanity(Band(), *points, 0.03, walls=None, generator=seeded())  # type: ignore[arg-type]
+
+
 def test_an_honest_classifier_passes_all_checks(points: tuple[Tensor, Tensor]) -> None:
     checks = sanity(Band(), *points, 0.03, black=Square(100), generator=seeded(0))
     assert len(checks) == 4 and all(held(checks).values()), "\n".join(map(str, checks))
@@ -140,6 +148,21 @@ class Shy(Band):
 def test_a_curtain_fails_them(points: tuple[Tensor, Tensor]) -> None:
     checks = held(sanity(Shy(), *points, 0.03, black=Square(200), white=PGD(random=False), generator=seeded(0)))
     assert not checks["the unbounded attack succeeds"] and not checks["black box never beats white box"]
+    assert not checks["accuracy falls with epsilon"]  # it is the same at every size, which is no fall
+
+
+class Half(Band):
+    """Slopes hidden from every other image, by the brightness of its last pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return torch.where(x[:, 0, -1, -1:].detach() > 0.5, logits.detach(), logits)
+
+
+def test_a_curtain_in_front_of_every_other_image_fails_them_too(points: tuple[Tensor, Tensor]) -> None:
+    """Accuracy does fall, by half; it does not fall below that of a guess."""
+    checks = held(sanity(Half(), *points, 0.03, black=Square(50), white=PGD(random=False), generator=seeded(0)))
+    assert not checks["accuracy falls with epsilon"] and not checks["the unbounded attack succeeds"]
 
 
 def test_steps_that_help_the_defender_are_seen(points: tuple[Tensor, Tensor]) -> None:
@@ -262,3 +285,31 @@ def test_an_energy_with_classes_is_attacked_as_it_is() -> None:
     y = logits_of(energy)(x).argmax(1)
     found = robustness(logits_of(energy), x, y, 0.2, {"pgd": PGD()}, generator=seeded())
     assert found.accuracy["clean"].value == 1.0 and found.accuracy["pgd"].value < 0.7
+
+
+# ------------------------------------------------------------------------------------------------------- the benchmark
+
+
+def test_rows_are_measured_again_and_the_others_stay_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import robustness as page
+
+    def one(value: float) -> dict[str, Any]:
+        found = robustness(
+            Band(), torch.full((4, 1, 8, 8), value), torch.zeros(4).long(), 0.0, {"pgd": PGD(1)}, generator=seeded()
+        )
+        return {**found.to_dict(), "milliseconds": 1.0, "cpu_seconds": 1.0, "sanity": []}
+
+    curve = {"1": {key: {"value": 0.25} for key in ("clean", "bpda", "unrolled")}}
+    old = {"rows": {name: one(0.9) for name in ("bare", "denoise")}, "steps": {"Langevin, steps": curve}, "detection": {}}
+    (tmp_path / "robustness.json").write_text(json.dumps({"found": {"mnist": old, "fashion-mnist": old}}))
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr(page, "Bench", lambda data, few: data)
+    monkeypatch.setattr(page, "row", lambda bench, name: one(0.1))
+    monkeypatch.setattr("sys.argv", ["robustness", "mnist", "--again", "denoise"])
+    monkeypatch.chdir(tmp_path)
+    page.main()
+    new = json.loads((tmp_path / "robustness.json").read_text())["found"]
+    assert new["fashion-mnist"] == old and new["mnist"]["rows"]["bare"] == old["rows"]["bare"]
+    assert list(new["mnist"]["rows"]) == ["bare", "denoise"] and new["mnist"]["steps"] == old["steps"]
+    clean = [new[data]["rows"]["denoise"]["accuracy"]["clean"]["value"] for data in ("fashion-mnist", "mnist")]
+    assert clean == [1.0, 0.0] and "| purified, one jump | 0.0 |" in (tmp_path / "robustness.md").read_text()

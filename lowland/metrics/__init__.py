@@ -1,6 +1,7 @@
 """Pure functions from tensors to estimates, each with its standard error where one is known."""
 
-from lowland.metrics.attacks import CW, PGD, Adaptive, Square, Transfer
+from lowland.metrics.adaptive import Adaptive
+from lowland.metrics.attacks import CW, PGD, Square, Transfer
 from lowland.metrics.calibration import (
     GUARANTEES,
     AlarmRate,

@@ -7,7 +7,7 @@ attack that fails proves nothing. `robustness` runs several and counts the rows 
     PGD        steps along the slope of the model's loss; one step from x is FGSM; loss = "margin" is the CW loss
     CW         the smallest ‖x' − x‖₂ that does it, by descent with a growing weight
     Square     no slopes at all: random squares, kept if they help
-    Adaptive   fools the classifier and keeps an energy low, to pass by a detector
+    Adaptive   fools the classifier and keeps an energy low, to pass by a detector (`metrics.adaptive`)
     Transfer   any of them on another model: a surrogate, or the same model with a backward of its own (BPDA)
 
 A model that draws fresh noise at every call is attacked with eot = 20 or more: slopes averaged over so many calls (expectation
@@ -15,21 +15,19 @@ over transformation; Athalye et al. 2018, https://arxiv.org/abs/1707.07397).
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lowland.energy import Energy, energy_values, frozen, lift
+from lowland.energy import frozen
 
 Model = Callable[[Tensor], Tensor]
 Walls = tuple[float, float] | None
 Norm = Literal["inf", "2"]
-FOOLED = 1e6  # rank of a fooled row above every row that is not
 
 
 class Attack(Protocol):
@@ -45,7 +43,17 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     tensor([-3.])
     """
     own = logits.gather(1, labels.unsqueeze(1))
-    return logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1) - own.squeeze(1)
+    return others(logits, labels).amax(1) - own.squeeze(1)
+
+
+def others(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits (B, K) with −∞ at the label."""
+    return logits.scatter(1, labels.unsqueeze(1), -torch.inf)
+
+
+def counted(*counts: int) -> bool:
+    """Whether all are whole numbers of at least 1."""
+    return all(isinstance(count, int) and count >= 1 for count in counts)
 
 
 def distance(x: Tensor, other: Tensor, norm: Norm) -> Tensor:
@@ -59,26 +67,30 @@ def check_attack(model: Model, x: Tensor, labels: Tensor, epsilon: float, walls:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or not len(x) or not bool(x.isfinite().all()):
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"points came as {got}; finite floating point numbers (B, *event) with B > 0 are needed; convert them")
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon is {epsilon}; a perturbation has a size of at least 0; 0.3 is usual for MNIST")
-    if walls is not None and (float(x.min()) < walls[0] or float(x.max()) > walls[1]):
+    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon is {epsilon!r}; it is a finite number of at least 0; 0.3 is usual for MNIST")
+    low, high = x.detach().aminmax()
+    if walls is not None and not (len(walls) == 2 and walls[0] <= low <= high <= walls[1]):
         raise ValueError(
-            f"points reach from {float(x.min()):g} to {float(x.max()):g}; the walls are {walls}; rescale the points, or pass "
-            f"walls=None"
+            f"points reach from {low:g} to {high:g}; the walls are {walls}; rescale the points, or pass walls=None"
         )
-    with torch.no_grad():
+    if not callable(model):
+        raise ValueError(f"the model is a {type(model).__name__}; a classifier is called, x -> logits (B, K); pass one")
+    with still(model), torch.no_grad():
         logits = model(x[:2])
-    if logits.dim() != 2 or len(logits) != len(x[:2]) or logits.shape[1] < 2:
+    sound = isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(x[:2]) and logits.shape[1] > 1
+    if not sound or bool(logits.isnan().any()):
+        got = f"{tuple(logits.shape)}{' with nan' if sound else ''}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"the model gave {tuple(logits.shape)} for {len(x[:2])} points; logits (B, K) with K >= 2 are needed; pass a "
+            f"the model gave {got} for {len(x[:2])} points; logits (B, K) with K >= 2 and no nan are needed; pass a "
             f"classifier x -> logits"
         )
     classes = logits.shape[1]
-    if labels.shape != (len(x),) or labels.is_floating_point() or int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ValueError(
-            f"labels are {labels.dtype} of shape {tuple(labels.shape)}, from {float(labels.min()):g} to "
-            f"{float(labels.max()):g}; whole numbers ({len(x)},) from 0 to {classes - 1} are needed; correct them"
-        )
+    whole = isinstance(labels, Tensor) and labels.dtype == torch.long and labels.shape == (len(x),)
+    if not whole or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        got += f", from {int(labels.min())} to {int(labels.max())}" if whole else ""
+        raise ValueError(f"labels are {got}; torch.long ({len(x)},) from 0 to {classes - 1} are needed; correct them")
     return classes
 
 
@@ -99,10 +111,11 @@ class PGD:
         x' ← Π(x' + α_t ε sign ∇J(x'))   ("inf"),      x' ← Π(x' + α_t ε ∇J / ‖∇J‖₂)   ("2"),      α_t = α (1 − t / steps)
 
     steps; restarts: from a new random point each; step_size: α, in units of ε, long enough to cross the ball twice unless
-    given; loss: J = "cross_entropy", "margin" (f_k − f_y of the best other class k, the CW loss), or "targeted": the i-th
-    restart aims at the i-th runner-up; random: False starts at x, so PGD(steps=1, random=False) is FGSM; eot: calls of the
-    model over which J is averaged; settle: rows that are fooled are left alone from then on, which must be False for models
-    with noise; walls: of the points, None for none.
+    given; loss: J = "cross_entropy" (as log Σ_{k≠y} exp f_k − f_y, which has its direction and does not vanish where the
+    classifier is sure), "margin" (f_k − f_y of the best other class k, the CW loss), or "targeted": the i-th restart aims at
+    the i-th runner-up; random: False starts at x, so PGD(steps=1, random=False) is FGSM; eot: calls of the model over which J
+    is averaged; settle: rows that are fooled are left alone from then on, which must be False for models with noise; walls: of
+    the points, None for none.
 
     Cost: restarts · eot · steps gradients, fewer for rows that settle.
     Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083; FGSM: Goodfellow et al. (2015),
@@ -125,19 +138,17 @@ class PGD:
     walls: Walls = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.restarts, self.eot) < 1 or (self.step_size is not None and not self.step_size > 0):
+        sized = self.step_size is None or 0 < self.step_size < math.inf
+        known = self.norm in ("inf", "2") and self.loss in ("cross_entropy", "margin", "targeted")
+        if not (counted(self.steps, self.restarts, self.eot) and sized and known):
             raise ValueError(
-                f"PGD was given {self.steps} steps, {self.restarts} restarts, eot {self.eot} and step_size {self.step_size}; "
-                f"counts are at least 1 and the step size above 0; correct them"
-            )
-        if self.norm not in ("inf", "2") or self.loss not in ("cross_entropy", "margin", "targeted"):
-            raise ValueError(
-                f"PGD was given norm {self.norm!r} and loss {self.loss!r}; norms are 'inf' and '2', losses 'cross_entropy', "
-                f"'margin' and 'targeted'; choose from these"
+                f"PGD was given {self.steps} steps, {self.restarts} restarts, eot {self.eot}, step_size {self.step_size}, norm "
+                f"{self.norm!r} and loss {self.loss!r}; counts are at least 1, sizes above 0, norms 'inf' and '2', losses "
+                f"'cross_entropy', 'margin' and 'targeted'; correct them"
             )
 
     def __call__(self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator) -> Tensor:
-        classes = check_attack(model, x, labels, epsilon, self.walls)
+        classes, x = check_attack(model, x, labels, epsilon, self.walls), x.detach()
         found, rank = x.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         with still(model):
             for turn in range(self.restarts):
@@ -180,11 +191,11 @@ class PGD:
         """One call of the model: the margin (B,), and J (B,), which is climbed."""
         logits = model(at).to(at.dtype)
         lost = margin(logits, labels)
-        if self.loss == "cross_entropy":
-            return lost, F.cross_entropy(logits, labels, reduction="none")
+        if self.loss == "cross_entropy":  # the same way uphill, and a slope even where softmax is 1 to the last digit
+            return lost, torch.logsumexp(others(logits, labels), 1) - logits.gather(1, labels.unsqueeze(1)).squeeze(1)
         if self.loss == "margin":
             return lost, lost
-        order = logits.detach().scatter(1, labels.unsqueeze(1), -torch.inf).argsort(1, descending=True)
+        order = others(logits.detach(), labels).argsort(1, descending=True)
         aim = order[:, turn[0] % (turn[1] - 1)].unsqueeze(1)
         return lost, (logits.gather(1, aim) - logits.gather(1, labels.unsqueeze(1))).squeeze(1)
 
@@ -205,54 +216,6 @@ class PGD:
 def _length(x: Tensor) -> Tensor:
     """‖x‖₂ per row, laid out to divide x; never 0."""
     return x.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (x.dim() - 1))
-
-
-@dataclass(frozen=True)
-class Adaptive(PGD):
-    """Fools the classifier and keeps an energy low, so that a detector that calls high energies outliers lets the point pass.
-
-        J(x') = min(margin(x'), 1) − w max(0, E(x') − m) / s,      m, s: median and spread of E at the points attacked
-
-    energy: an energy or a callable (B, *event) -> (B,); weights: w, one per restart in turn. Of the points seen, the best is
-    one that is fooled and has the lowest energy. settle has no say: a fooled row may still come down.
-    Source: Carlini & Wagner (2017), https://arxiv.org/abs/1705.07263
-    """
-
-    energy: Any = None
-    weights: Sequence[float] = (0.3, 3.0)
-    settle: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not callable(self.energy) or not self.weights or min(self.weights) < 0 or self.settle:
-            raise ValueError(
-                f"Adaptive was given a {type(self.energy).__name__} for its energy, weights {self.weights} and settle "
-                f"{self.settle}; it needs an energy or a callable, weights of at least 0 and settle=False; correct them"
-            )
-
-    def __call__(self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator) -> Tensor:
-        energy = lift(self.energy)
-        with frozen(energy):
-            return super().__call__(_Watched(model, energy, energy_values(energy, x)), x, labels, epsilon, generator=generator)
-
-    def judged(self, model: Any, at: Tensor, labels: Tensor, turn: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        lost = margin(model(at).to(at.dtype), labels)
-        high = (model.energy(at) - model.level) / model.spread
-        rank = torch.where(lost > 0, FOOLED - high, lost)
-        return rank, lost.clamp_max(1.0) - self.weights[turn[0] % len(self.weights)] * high.clamp_min(0.0)
-
-
-class _Watched(nn.Module):
-    """A model, and the energy that watches what is shown to it."""
-
-    def __init__(self, model: Model, energy: Energy, usual: Tensor) -> None:
-        super().__init__()
-        self.model, self.energy = model, energy
-        self.level = float(usual.median())
-        self.spread = max(float((usual - self.level).abs().median()), 1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 @dataclass(frozen=True)
@@ -278,11 +241,12 @@ class CW:
     walls: Walls = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.searches) < 1 or not min(self.rate, self.weight) > 0 or not self.confidence >= 0:
+        if not (counted(self.steps, self.searches) and self.rate > 0 and self.weight > 0 and self.confidence >= 0):
             raise ValueError(f"{self} was asked for; counts are at least 1, rate and weight above 0; correct them")
 
     def __call__(self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator) -> Tensor:
         check_attack(model, x, labels, epsilon, self.walls)
+        x = x.detach()
         nearest = self.nearest(model, x, labels)
         return PGD(norm="2", walls=self.walls).project(x, nearest, epsilon)
 
@@ -336,11 +300,12 @@ class Square:
     walls: Walls = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if min(self.queries, self.eot) < 1 or not 0 < self.share <= 1:
+        if not counted(self.queries, self.eot) or not 0 < self.share <= 1:
             raise ValueError(f"{self} was asked for; counts are at least 1 and the share in (0, 1]; correct them")
 
     def __call__(self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator) -> Tensor:
         check_attack(model, x, labels, epsilon, self.walls)
+        x = x.detach()
         if x.dim() != 4:
             raise ValueError(f"points have shape {tuple(x.shape)}; Square needs images (B, C, H, W); attack others by PGD")
         stripes = epsilon * _signs((len(x), x.shape[1], 1, x.shape[3]), x, generator).expand_as(x)

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.metrics.attacks import CW, PGD, Attack, Model, Norm, Square, Walls, check_attack, distance, still
+from lowland.metrics.attacks import CW, PGD, Attack, Model, Norm, Square, Walls, check_attack, counted, distance, still
 from lowland.metrics.estimate import Estimate, mean
 
-SLACK = 1e-5  # by which a point may be further away than ε, for rounding
+SLACK = 1e-5  # by which a point may be further away than ε, for rounding; a share of ε where that is above 1
 MINIMUM = "minimum"
 
 
@@ -146,11 +146,14 @@ def robustness(
       minimum                    33.3 %   [6.1, 79.2] over all attacks, row by row
     """
     check_attack(model, x, labels, epsilon, walls)
-    if not attacks or evaluations < 1 or batch < 1 or {"clean", MINIMUM} & set(attacks):
+    named = isinstance(attacks, Mapping) and bool(attacks) and not {"clean", MINIMUM} & set(attacks)
+    if not named or not counted(evaluations, batch) or norm not in ("inf", "2"):
         raise ValueError(
-            f"{len(attacks)} attacks, {evaluations} evaluations and batches of {batch} were asked for; at least one of each is "
-            f"needed, and no attack called 'clean' or '{MINIMUM}'; correct them"
+            f"{len(attacks)} attacks in a {type(attacks).__name__}, {evaluations} evaluations, batches of {batch} and norm "
+            f"{norm!r} were asked for; attacks by name, none called 'clean' or '{MINIMUM}', at least one of each, and norm "
+            f"'inf' or '2' are needed; correct them"
         )
+    x = x.detach()
     right = {"clean": answers(model, x, labels, evaluations=evaluations, batch=batch)}
     seconds: dict[str, float] = {}
     for name, attack in attacks.items():
@@ -171,7 +174,7 @@ def _check_budget(name: str, x: Tensor, found: Tensor, epsilon: float, norm: Nor
     shape = found.shape == x.shape and bool(found.isfinite().all())
     far = float(distance(x, found, norm).max()) if shape else math.inf
     out = shape and walls is not None and (float(found.min()) < walls[0] or float(found.max()) > walls[1])
-    if far > epsilon + SLACK or out:
+    if far > epsilon + SLACK * max(1.0, epsilon) or out:
         raise ValueError(
             f"attack {name!r} came back with points {far:g} away{' and outside the walls' if out else ''}; allowed are "
             f"{epsilon:g} in norm {norm} and walls {walls}; project what it finds, or count it at another epsilon"
@@ -221,12 +224,16 @@ def sanity(
 ) -> list[Check]:
     """The signs by which a defence that only hides its slopes is known; each holds for one that is what it seems.
 
-    accuracy falls with ε, here 0, ε/2, ε, 2ε and the whole box; the unbounded attack succeeds, ε being the whole box; more
-    steps of the attack never help the defender: 1, a quarter, all of them; black box never beats white box: what Square leaves
-    is no less than what the white attacks leave, row by row. "Never" leaves two standard errors of the paired difference.
+    accuracy falls with ε, here 0, ε/2, ε, 2ε and the whole box, nowhere to rise, and ends below that of a guess, 1 / K; the
+    unbounded attack succeeds, ε being the whole box: no more than 2 % are left; more steps of the attack never help the
+    defender: 1, a quarter, all of them; black box never beats white box: what Square leaves is no less than what the white
+    attacks leave, row by row. "Nowhere" and "never" leave two standard errors of the paired difference.
     white: the attack (PGD of 40 steps unless given); black: one without slopes (`Square` on images unless given, else that
     check is left out); found: a `Robustness` at this ε with an attack "square" and others, not to attack again.
     """
+    if walls is None:
+        raise ValueError("sanity was given no walls; its last attack may move as far as they are apart; pass two numbers")
+    guess = 1 / check_attack(model, x, labels, epsilon, walls)
     white = white or PGD(walls=walls)
     whole = walls[1] - walls[0]
 
@@ -241,9 +248,10 @@ def sanity(
     curve = [left(white, size) for size in sizes]
     counts = sorted({1, max(white.steps // 4, 1), white.steps})
     climbs = [left(dataclasses.replace(white, steps=steps), epsilon) for steps in counts]
+    end = float(curve[-1].mean())
     checks = [
-        Check("accuracy falls with epsilon", _falls(curve), _said(sizes, curve)),
-        Check("the unbounded attack succeeds", float(curve[-1].mean()) <= 0.02, _said(sizes[-1:], curve[-1:])),
+        Check("accuracy falls with epsilon", _falls(curve) and end < guess, _said(sizes, curve)),
+        Check("the unbounded attack succeeds", end <= 0.02, _said(sizes[-1:], curve[-1:])),
         Check("more steps never help the defender", _falls(climbs), _said(counts, climbs)),
     ]
     if found is None and black is None and x.dim() == 4 and white.norm == "inf":

@@ -88,9 +88,9 @@ def sample(
     (torch.Size([4, 2]), 21)
     """
     energy = lift(energy)
-    check_normalisable(energy)
     check_arguments(steps, generator, x)
     check_points(energy, x)
+    check_normalisable(energy, x)
     if state is not None and not torch.equal(state.x, x):
         raise ValueError("state and x disagree; they must hold the same points; pass trace.x with trace.state")
     fast = accelerate(energy, precision=precision, compile=compile, chunk=chunk, exact=sampler.adjusted)

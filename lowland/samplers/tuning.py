@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_energy, check_normalisable, frozen, lift
+from lowland.energy import Energy, check_energy, check_normalisable, check_points, frozen, lift
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import check_arguments, check_domain
 from lowland.samplers.tempering import ParallelTempering, rescaled
@@ -77,8 +77,9 @@ def tune(
     True
     """
     energy = lift(energy)
-    check_normalisable(energy)
     check_arguments(steps, generator, x)
+    check_points(energy, x)
+    check_normalisable(energy, x)
     if isinstance(sampler, str):
         from lowland.samplers.choosing import choose
 

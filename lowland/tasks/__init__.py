@@ -1,8 +1,6 @@
 """What people came for, with no training inside."""
 
 from lowland.tasks.compose import (
-    Attribute,
-    Cleaned,
     Level,
     Scale,
     anneal_composed,
@@ -12,6 +10,7 @@ from lowland.tasks.compose import (
     sample_composed,
     scale_of,
 )
+from lowland.tasks.critics import Attribute, Cleaned
 from lowland.tasks.detect import SCORES, Detector
 from lowland.tasks.edit import Edited, Interpolation, edit, interpolate
 from lowland.tasks.follow import follow, noise_levels

@@ -31,10 +31,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowland.domain import Domain, real
-from lowland.energy import Energy, Given, Mixture, Sum, check_normalisable, energy_values, lift, value_and_score
+from lowland.energy import (
+    Energy,
+    Mixture,
+    Sum,
+    check_finite,
+    check_normalisable,
+    check_points,
+    energy_values,
+    lift,
+    value_and_score,
+)
 from lowland.samplers import (
     DMALA,
     MALA,
@@ -49,7 +59,7 @@ from lowland.samplers import (
 )
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import DISCRETE
-from lowland.tasks.class_scores import logits
+from lowland.tasks.critics import of_noise as of_noise
 
 UNITS = ("deviation", "robust", "score")
 
@@ -62,14 +72,14 @@ class Scale:
     spread: float
 
 
-def scale_of(energy: Energy, x: Tensor, unit: str = "deviation") -> Scale:
+def scale_of(energy: Energy | Callable[..., Tensor], x: Tensor, unit: str = "deviation") -> Scale:
     """Measure an energy over reference points (N, *event), such as its own calibration split.
 
     unit: "deviation", mean and standard deviation of the energies; "robust", their median and 1.4826 times the median distance
     from it, which is the deviation of a normal law and which outliers cannot move; "score", the mean, and the root mean square
     of a number of the score, so that every part pushes equally hard.
 
-    Raises ValueError for another unit, or if the energy does not vary there.
+    Raises ValueError for another unit, points that do not fit, or if the energy is not finite or does not vary there.
 
     >>> from lowland.targets import Gaussian
     >>> x = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))).draw(4000, torch.Generator().manual_seed(0))
@@ -78,7 +88,9 @@ def scale_of(energy: Energy, x: Tensor, unit: str = "deviation") -> Scale:
     """
     if unit not in UNITS:
         raise ValueError(f"the unit is {unit!r}; energies are measured by {', '.join(UNITS)}; choose one of them")
+    check_points(lift(energy), x)
     values = energy_values(energy, x).double()
+    check_finite(values, "energies")
     middle, spread = values.mean(), values.std() if len(values) > 1 else values.new_zeros(())
     if unit == "robust":
         middle = values.median()
@@ -131,77 +143,12 @@ def bounded(energy: Energy | Callable[..., Tensor], level: float) -> Sum:
     return Sum([Mixture([energy, floor], (1.0, 1.0)), floor], [-1.0, 1.0])
 
 
-class Attribute(Energy):
-    """−log p(y | x) of a classifier as an energy: low where x is called y.
-
-    classifier: a function x -> logits (B, K), or an energy with classes; label: y, one for all, one per row (B,), or soft
-    ones (B, K); noisy: the classifier is told the noise level, (x, σ) -> logits, which arrives as the condition; one that is
-    not is asked about x as it is, at whatever level. A sum of such terms and an energy of noise is an energy of noise.
-
-    Raises ValueError for a label outside 0 ... K − 1.
-
-    >>> attribute = Attribute(lambda x: torch.cat([x, -x], 1), 0)
-    >>> attribute(torch.tensor([[-3.0], [0.0], [3.0]])).round(decimals=2)
-    tensor([6.0000, 0.6900, 0.0000])
-    """
-
-    def __init__(self, classifier: Any, label: Any, *, noisy: bool = False, domain: Domain | None = None) -> None:
-        super().__init__(domain or getattr(classifier, "domain", None) or real())
-        label = torch.as_tensor(label)
-        classes = getattr(classifier, "classes", None)
-        if not label.is_floating_point():
-            _check_labels(label, classes)
-        self.classifier, self.noisy = classifier, noisy
-        self.register_buffer("label", label, persistent=False)
-
-    label: Tensor
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        found = self.classifier(x, torch.as_tensor(c).expand(len(x))) if self.noisy else logits(self.classifier, x)
-        log_p = torch.log_softmax(found, 1)
-        if self.label.is_floating_point():
-            return -(self.label.to(log_p) * log_p).sum(1)
-        _check_labels(self.label, log_p.shape[1])
-        return -log_p.gather(1, self.label.expand(len(x)).unsqueeze(1)).squeeze(1)
-
-    def rows(self, index: Tensor) -> "Attribute":
-        label = self.label[index] if self.label.dim() else self.label
-        return Attribute(self.classifier, label, noisy=self.noisy, domain=self.domain)
-
-
-def _check_labels(label: Tensor, classes: int | None) -> None:
-    low, high = int(label.min()), int(label.max())
-    if low < 0 or (classes is not None and high >= classes):
-        allowed = f"0 to {classes - 1}" if classes else "0 and above"
-        raise ValueError(f"labels reach from {low} to {high}; the classifier has classes {allowed}; choose among them")
-
-
-class Cleaned(Energy):
-    """A critic of clean points as one of noisy ones: E(x, σ) = critic(D(x, σ)), D the expected clean point behind x.
-
-    prior: an energy of noise that is tied to a denoiser (`denoised`: NoiseUNet, DenoiserMLP). A classifier of clean images
-    says little of noise; of the guess behind it, more. Cost: the gradient goes through the denoiser once more.
-    Source: Bansal et al. (2023), https://arxiv.org/abs/2302.07121
-    """
-
-    def __init__(self, critic: Energy | Callable[..., Tensor], prior: Any) -> None:
-        super().__init__(prior.domain)
-        if not hasattr(prior, "denoised"):
-            raise ValueError(
-                f"{type(prior).__name__} knows no expected clean point; Cleaned needs an energy E(x, σ) that is tied to a "
-                f"denoiser; use NoiseUNet or DenoiserMLP, or a critic that is told the noise"
-            )
-        self.critic, self.prior = lift(critic), prior
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.critic(self.prior.denoised(x, c))
-
-    def rows(self, index: Tensor) -> "Cleaned":
-        return Cleaned(self.critic.rows(index), self.prior)
-
-
 def compose(
-    energies: Sequence[Energy], references: Sequence[Tensor], weights: Sequence[float] | None = None, *, unit: str = "deviation"
+    energies: Sequence[Energy | Callable[..., Tensor]],
+    references: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    *,
+    unit: str = "deviation",
 ) -> Sum:
     """Σ w_k (E_k − mean_k) / spread_k: a conjunction in which each concept counts by its weight, not by its unit.
 
@@ -219,32 +166,22 @@ def compose(
     True
     """
     weights = [1.0] * len(energies) if weights is None else list(weights)
-    if not len(energies) == len(references) == len(weights):
+    if not len(energies) == len(references) == len(weights) or not all(map(math.isfinite, weights)):
         raise ValueError(
-            f"{len(energies)} energies came with {len(references)} references and {len(weights)} weights; one of each is "
-            f"needed; make the lists equally long"
+            f"{len(energies)} energies came with {len(references)} references and the weights {weights}; one of each is "
+            f"needed, weights finite; make the lists equally long"
         )
-    Sum(energies)  # refuses different domains before anything is measured
-    scales = [scale_of(energy, x, unit) for energy, x in zip(energies, references, strict=True)]
+    terms = [lift(energy) for energy in energies]
+    Sum(terms)  # refuses different domains before anything is measured
+    scales = [scale_of(energy, x, unit) for energy, x in zip(terms, references, strict=True)]
     factors = [w / s.spread for w, s in zip(weights, scales, strict=True)]
     offset = sum(f * s.mean for f, s in zip(factors, scales, strict=True))
-    whole = Sum([*energies, Level(-offset)], [*factors, 1.0])
-    check_normalisable(whole)
+    whole = Sum([*terms, Level(-offset)], [*factors, 1.0])
+    check_normalisable(whole, references[0])
     return whole
 
 
 # -------------------------------------------------------------------------------------------------------- drawing from it
-
-
-def of_noise(energy: nn.Module) -> bool:
-    """Whether an expression still waits for a noise level: some term is an energy of noise, and none is bound to it."""
-    return not isinstance(energy, Given) and (bool(getattr(energy, "noise", False)) or any(map(of_noise, energy.children())))
-
-
-def at_level(energy: Energy, sigma: float) -> Energy:
-    """A term of a path at a noise level: bound to it if it takes one, as energies of noise, `Attribute` and `Cleaned` do."""
-    takes = of_noise(energy) or any(isinstance(part, (Attribute, Cleaned)) for part in energy.modules())
-    return energy.given(sigma) if takes and not isinstance(energy, Given) else energy
 
 
 def corrected(energy: Energy, x: Tensor, *, generator: torch.Generator, steps: int = 300) -> Sampler:
@@ -285,7 +222,7 @@ def sample_composed(
 
 
 def anneal_composed(
-    energy: Energy | Sequence[Energy],
+    energy: Energy | Callable[..., Tensor] | Sequence[Energy],
     sigmas: Sequence[float],
     x: Tensor,
     steps: int,
@@ -315,10 +252,11 @@ def anneal_composed(
     >>> bool((found.x.var() - 0.5).abs() < 0.15)
     True
     """
-    path = [energy.given(sigma) for sigma in sigmas] if isinstance(energy, Energy) else list(energy)
-    if not path or len(path) != len(sigmas):
+    path = list(energy) if isinstance(energy, Sequence) else [lift(energy).given(sigma) for sigma in sigmas]
+    if not path or len(path) != len(sigmas) or not all(0 < sigma < math.inf for sigma in sigmas):
         raise ValueError(
-            f"{len(path)} energies came with {len(sigmas)} levels; one each is needed; make the lists equally long"
+            f"{len(path)} energies came with the levels {list(sigmas)}; one each is needed, above 0 and falling; see "
+            f"sigma_ladder(high, low, count)"
         )
     size = x[0].numel()
     own = sampler or MALA(1.36 * size ** (-1 / 3) * sigmas[-1] ** 2)

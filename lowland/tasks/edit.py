@@ -26,10 +26,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_points, energy_values, frozen, lift, score_alone
+from lowland.energy import Energy, check_finite, check_points, energy_values, frozen, lift, score_alone
 from lowland.samplers import Sampler, normal_like
 from lowland.samplers.kernel import per_row
-from lowland.tasks.compose import anneal_composed, at_level, of_noise, sample_composed
+from lowland.tasks.compose import anneal_composed, sample_composed
+from lowland.tasks.critics import at_level, of_noise
 from lowland.tasks.operators import Identity
 from lowland.tasks.peak import most_likely
 from lowland.tasks.posterior import Likelihood
@@ -67,7 +68,8 @@ def edit(
     "descend" goes straight down (one answer, and no telling how sure). sigmas: for an energy of noise, the levels from σ_0, to
     which x is buried, down; an attribute that takes a condition is bound to them too, and the pull is ‖x' − x‖² / 2 (τ² + σ²).
 
-    Raises ValueError for a weight or pull that is not above 0, an energy of noise without levels, and different domains.
+    Raises ValueError for a weight or pull that is not above 0, points outside the domain, an energy of noise without levels,
+    and different domains.
 
     >>> from lowland.targets import Gaussian
     >>> g, right = torch.Generator().manual_seed(0), lift(lambda x: -x[:, 0])
@@ -77,12 +79,14 @@ def edit(
     energy, attribute = lift(energy), lift(attribute)
     noisy, far = of_noise(energy), NOWHERE if pull is None else pull
     fits = method == "sample" if noisy else method in ("sample", "descend")
-    if not (0 < weight < math.inf and 0 < far < math.inf and draws >= 1 and fits) or noisy != bool(len(sigmas)):
+    sizes = 0 < weight < math.inf and 0 < far < math.inf and isinstance(draws, int) and draws >= 1
+    if not (sizes and fits) or noisy != bool(len(sigmas)):
         raise ValueError(
             f"edit was given weight {weight}, pull {pull}, {draws} draws, {len(sigmas)} noise levels, method {method!r} and an "
             f"energy of {'noise' if noisy else 'x alone'}; weight, pull and draws are above 0, and levels belong to an energy "
             f"of noise, which is sampled; correct them, or bind a level with energy.given(sigma)"
         )
+    check_points(energy, x)
     rows = torch.arange(len(x), device=x.device).repeat(draws)
     wanted, many = attribute.rows(rows), x[rows]
     if noisy:
@@ -94,7 +98,6 @@ def edit(
         found = anneal_composed(path, sigmas, start, steps, generator=generator, sampler=sampler, progress=progress).x
         wanted, attribute = at_level(wanted, sigmas[-1]), at_level(attribute, sigmas[-1])
     else:
-        check_points(energy, x)
         whole = energy.rows(rows) + weight * wanted
         if method == "descend":
             found = most_likely(whole, Identity(), many, far, start=many, steps=steps, progress=progress).x
@@ -138,7 +141,8 @@ def interpolate(
     returned, so its peak is never above the straight line's; which pass is found, of several, depends on that line. Points
     stay in a box domain.
 
-    Raises ValueError for ends of different shapes, fewer than 3 points, or points outside the domain.
+    Raises ValueError for ends of different shapes, fewer than 3 points, points outside the domain or of no energy, and a domain
+    without paths.
     Source: E, Ren & Vanden-Eijnden (2007), the simplified string method, https://doi.org/10.1063/1.2720838
 
     >>> ring = lift(lambda x: 4 * (x.norm(dim=1) - 1).square())
@@ -147,13 +151,19 @@ def interpolate(
     (True, True)
     """
     energy = lift(energy)
-    if a.shape != b.shape or points < 3 or steps < 0 or not (step_size is None or step_size > 0):
+    shapes = [tuple(getattr(end, "shape", ())) for end in (a, b)]
+    whole = isinstance(points, int) and points >= 3 and isinstance(steps, int) and steps >= 0
+    alike = shapes[0] == shapes[1] and len(shapes[0]) > 1
+    if not (alike and whole) or not (step_size is None or 0 < step_size < math.inf):
         raise ValueError(
-            f"ends of shape {tuple(a.shape)} and {tuple(b.shape)}, {points} points, {steps} steps and step size {step_size} "
+            f"ends of shape {shapes[0]} and {shapes[1]}, {points} points, {steps} steps and step size {step_size} "
             f"were given; the ends need one shape (B, *event), and there must be 3 points and 0 steps or more; correct them"
         )
     for end in (a, b):
         check_points(energy, end)
+    if energy.domain.kind not in ("real", "box"):
+        raise ValueError(f"the domain is {energy.domain}; a path leads through real numbers or a box; use an energy of those")
+    a, b = a.detach(), b.detach().to(a)
     wide, rows = [points - 2, *a.shape], torch.arange(len(a), device=a.device).repeat(points)
     t = torch.linspace(0, 1, points, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
     path, many = a + t * (b - a), energy.rows(rows)
@@ -163,6 +173,7 @@ def interpolate(
         return energy_values(many, path.flatten(0, 1), batch_size=len(rows)).view(points, len(a))
 
     straight = lowest = heights(path)
+    check_finite(straight[[0, -1]].T, "pairs of energies at the ends")
     best, pace = path, torch.full((len(a),), 1.0 if step_size is None else step_size, dtype=a.dtype, device=a.device)
     before = torch.full_like(pace, math.inf)
     with frozen(energy):

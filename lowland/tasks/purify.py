@@ -19,14 +19,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy, check_points, differentiate, frozen, lift
-from lowland.energy.gradient import check_shape
+from lowland.energy import Energy, check_points, frozen, lift
 from lowland.samplers import sigma_ladder
 from lowland.samplers.kernel import normal_like
+from lowland.samplers.loop import check_arguments
 from lowland.tasks.class_scores import logits
+from lowland.tasks.critics import clean_point, gradient, of_noise
 
 Method = Literal["langevin", "map", "denoise"]
 METHODS = ("langevin", "map", "denoise")
+SETTINGS = ("method", "steps", "sigma", "step_size", "temperature", "clip")
 LAST = 20  # the last of several noise levels is the first divided by this
 
 
@@ -51,7 +53,8 @@ def purify(
     clip: bound on every number of ∇E, as `ShortRun` has it. The first two stay in a box; denoise clamps nothing.
 
     If x requires a gradient, so does the result: the chain is then kept for backward, and costs memory for every step. Weights
-    get none. The same generator gives the same points either way, up to rounding.
+    get none. The same generator gives the same points either way, up to rounding. Cost: a gradient of the energy per step, and
+    its derivative where somebody differentiates through it.
     Raises ValueError for settings that cannot be meant, points outside the domain, "denoise" with an energy that knows no
     noise, and the others with one whose level is not bound.
 
@@ -63,8 +66,9 @@ def purify(
     tensor([[1.5000, 0.0000]])
     """
     energy = lift(energy)
-    _check(energy, method, steps, sigma, step_size, temperature, clip)
-    check_points(energy, x.detach())
+    check_settings(energy, method, steps, sigma, step_size, temperature, clip)
+    check_arguments(steps, generator, x.detach() if isinstance(x, Tensor) else x)
+    check_points(energy, x.detach() if isinstance(x, Tensor) else x)
     with frozen(energy):
         if method == "denoise":
             return _denoised(energy, x + sigma * normal_like(x, generator), sigma, steps)
@@ -72,7 +76,7 @@ def purify(
         if method == "langevin" and sigma:
             x = energy.domain.reflect(x + sigma * normal_like(x, generator))[0]
         for _ in range(steps):
-            slope = _slope(energy, x)
+            slope = gradient(energy, x)
             slope = slope if clip is None else slope.clamp(-clip, clip)
             if method == "langevin":
                 noise = normal_like(x, generator) * math.sqrt(2 * step_size * temperature)
@@ -83,47 +87,39 @@ def purify(
         return x
 
 
-def _slope(energy: Energy, x: Tensor) -> Tensor:
-    """∇E(x) (B, *event); with a graph of its own if x has one."""
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return -differentiate(energy, x)[1]
-    value = check_shape(energy(x), x)
-    return torch.autograd.grad(value.sum(), x, create_graph=True)[0]
-
-
 def _denoised(energy: Energy, x: Tensor, sigma: float, steps: int) -> Tensor:
     levels = [sigma] if steps == 1 else list(sigma_ladder(sigma, sigma / LAST, steps))
     for level, below in pairwise([*levels, 0.0]):
-        clean = _clean(energy, x, level)
+        clean = clean_point(energy, x, level)
         x = clean + below / level * (x - clean)
     return x
-
-
-def _clean(energy: Any, x: Tensor, sigma: float) -> Tensor:
-    """The expected clean point: what the energy's own network guesses, or x − σ² ∇E(x, σ)."""
-    if hasattr(energy, "denoised"):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            return energy.denoised(x, sigma)
-    return x - sigma**2 * _slope(energy.given(sigma), x)
 
 
 def _inside(energy: Energy, x: Tensor) -> Tensor:
     return x.clamp(energy.domain.lo, energy.domain.hi) if energy.domain.kind == "box" else x
 
 
-def _check(
-    energy: Energy, method: str, steps: int, sigma: float, step_size: float, temperature: float, clip: float | None
+def check_settings(
+    energy: Energy,
+    method: str = "langevin",
+    steps: int = 10,
+    sigma: float = 0.0,
+    step_size: float = 0.01,
+    temperature: float = 1.0,
+    clip: float | None = None,
 ) -> None:
+    """Refuse settings of `purify` that cannot be meant, and a method that does not fit the energy."""
     least = 1 if method == "denoise" else 0
-    sound = isinstance(steps, int) and steps >= least and step_size > 0 and temperature >= 0 and (clip is None or clip > 0)
-    width = sigma > 0 or (method == "langevin" and sigma == 0)
-    if method not in METHODS or not sound or not width or not all(map(math.isfinite, (sigma, step_size, temperature))):
+    sizes = (sigma, step_size, temperature)
+    sound = isinstance(steps, int) and steps >= least and all(isinstance(size, (int, float)) for size in sizes)
+    sound = sound and step_size > 0 and temperature >= 0 and (clip is None or clip > 0) and all(map(math.isfinite, sizes))
+    if method not in METHODS or not sound or not (sigma > 0 or (method == "langevin" and sigma == 0)):
         raise ValueError(
             f"purify was given method {method!r}, {steps} steps, sigma {sigma}, step_size {step_size}, temperature "
             f"{temperature} and clip {clip}; the method is one of {', '.join(METHODS)}, sizes are above 0, temperature and "
             f"Langevin's sigma at least 0, and a denoiser takes a step or more; correct them"
         )
-    noisy = bool(getattr(energy, "noise", False))
+    noisy = of_noise(energy)
     if noisy != (method == "denoise"):
         knows = "knows noise levels, and none is bound" if noisy else "knows no noise level"
         raise ValueError(
@@ -179,7 +175,7 @@ class Purified(nn.Module):
     attacker chooses where the truth vanishes or is too rough to follow. `bypassed` is this model with the second: what it
     answers is the same.
 
-    Raises ValueError as `purify` and `logits_of` do, and for draws below 1 or another gradient.
+    Raises ValueError as `purify` and `logits_of` do, and for draws below 1, another gradient or an unknown setting.
     Source: BPDA: Athalye, Carlini & Wagner (2018), https://arxiv.org/abs/1802.00420
 
     >>> import torch, lowland
@@ -201,11 +197,14 @@ class Purified(nn.Module):
         **settings: Any,
     ) -> None:
         super().__init__()
-        if draws < 1 or gradient not in ("unrolled", "identity"):
+        unknown = set(settings) - set(SETTINGS)
+        if not isinstance(draws, int) or draws < 1 or gradient not in ("unrolled", "identity") or unknown:
             raise ValueError(
-                f"draws is {draws} and gradient {gradient!r}; at least 1 and 'unrolled' or 'identity' are needed; correct them"
+                f"draws is {draws}, gradient {gradient!r} and the settings {', '.join(settings) or 'none'}; at least 1, "
+                f"'unrolled' or 'identity', and some of {', '.join(SETTINGS)} are needed; correct them"
             )
         self.energy, self.classifier = lift(energy), logits_of(classifier)
+        check_settings(self.energy, **settings)
         self.generator, self.draws, self.gradient, self.settings = generator, draws, gradient, settings
 
     def purified(self, x: Tensor) -> Tensor:

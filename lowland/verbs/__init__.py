@@ -6,8 +6,9 @@ detect · bench · restore · purify · attack · compose · edit · interpolate
 Under torchrun, several processes share the work of train, resume, sample and energy; the first of them writes and speaks.
 """
 
-from lowland.verbs.composing import compose_file, compose_runs, edit_image, interpolate_images, predict_image
+from lowland.verbs.composing import compose_runs, edit_image, interpolate_images, predict_image
 from lowland.verbs.detecting import bench_ood, detect, fit_detector, promises, write_rows
+from lowland.verbs.files import compose_file, edit_file, interpolate_file
 from lowland.verbs.purifying import attack, purify
 from lowland.verbs.restoring import restore
 from lowland.verbs.running import evaluate, likelihood, report, resume, train
@@ -20,11 +21,13 @@ __all__ = [
     "compose_file",
     "compose_runs",
     "detect",
+    "edit_file",
     "edit_image",
     "energies",
     "evaluate",
     "fit_detector",
     "format_rows",
+    "interpolate_file",
     "interpolate_images",
     "likelihood",
     "predict_image",

@@ -1,6 +1,6 @@
 """compose · edit · interpolate · predict: trained runs as terms of an expression, and pictures as where it starts."""
 
-import tomllib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from lowland.tasks import Attribute, Cleaned, anneal_composed, edit, interpolate
 from lowland.training import cpu_threads
 
 FORMS = (".npy", ".npz", ".png")
-KEYS = {"runs", "weights", "labels", "count", "steps", "seed", "out", "levels", "sigma_max", "sigma_min", "sampler"}
 
 
 def compose_runs(
@@ -42,20 +41,24 @@ def compose_runs(
     labels: for each run, a class or None; a run with classes and a label counts as E(x, y), and, where some run is one of noise
     and this one is not, as −log p(y | x) asked of the expected clean picture. steps: of chains, or in all down the levels.
 
-    Raises ValueError for lists of different lengths, labels out of range, domains that differ, and what has no normaliser.
+    Raises ValueError for lists of different lengths, labels out of range, domains or units that differ, and what has no
+    normaliser.
     """
     weights, labels = list(weights) or [1.0] * len(runs), list(labels) or [None] * len(runs)
     _check_lists(runs, weights, labels, count, out)
     subjects = [subject(Run.open(run)) for run in runs]
     Sum([s.energy for s in subjects])  # refuses different domains
+    _check_units(subjects)
     _check_labels(subjects, labels)
+    place(out, subjects[0].shape)
     noisy = [s for s in subjects if s.sigmas]
     first, g = subjects[0], torch.Generator().manual_seed(seed)
     chosen: Sampler | None = build("sampler", sampler) if sampler else None
     with cpu_threads(first.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
         if noisy:
             terms = [_term_of_noise(s, y, noisy[0].energy) for s, y in zip(subjects, labels, strict=True)]
-            high, low = sigma_max or max(noisy[0].sigmas or [1.0]), sigma_min or min(noisy[0].sigmas or [0.01])
+            own = noisy[0].sigmas or [1.0, 0.01]
+            high, low = max(own) if sigma_max is None else sigma_max, min(own) if sigma_min is None else sigma_min
             whole: Energy = Sum(terms, weights)
             begin = _begun(noisy[0].energy, count, high, g)
             sigmas = sigma_ladder(high, low, levels)
@@ -69,22 +72,6 @@ def compose_runs(
             share = sum(w for w in weights if w > 0)  # the mean of what the terms expect, where they were trained on noisy data
             x = jump(whole / share, x, first.recipe["generation"]["jump"]) if share else x
     return _written(Path(out), first.original(x))
-
-
-def compose_file(path: str | Path, *, progress: bool = True, **changes: Any) -> Path:
-    """`compose_runs` as a TOML file says: runs, weights, labels (-1 for none), count, steps, levels, seed, out, [sampler]."""
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no composition: {error}; a TOML file with runs = [...] is needed; correct it") from None
-    unknown = sorted(set(values) - KEYS)
-    if unknown or not values.get("runs"):
-        raise ValueError(
-            f"{path} has the keys {', '.join(sorted(values)) or 'none'}; it needs runs and may have "
-            f"{', '.join(sorted(KEYS - {'runs'}))}; correct {', '.join(unknown) or 'it'}"
-        )
-    values["labels"] = [None if y < 0 else y for y in values.get("labels", [])]
-    return compose_runs(**(values | changes), progress=progress)
 
 
 def edit_image(
@@ -110,12 +97,16 @@ def edit_image(
     s = subject(Run.open(run))
     judge = s if classifier is None else subject(Run.open(classifier))
     _check_labels([judge], [label])
+    target = place(_beside(image, out, "edited"), s.shape, [image])
     x, g = _pictures(s, image), torch.Generator().manual_seed(seed)
     attribute: Energy = Attribute(judge.energy, label)
     sigmas: Sequence[float] = ()
     if s.sigmas:
-        if not noise > min(s.sigmas):
-            raise ValueError(f"noise is {noise}; it must be above the run's last level, {min(s.sigmas)}; 0.7 keeps the outline")
+        if not min(s.sigmas) < noise <= max(s.sigmas):
+            raise ValueError(
+                f"noise is {noise}; the levels of the run go from {max(s.sigmas):g} down to {min(s.sigmas):g}, and it lies "
+                f"above the last; 0.7 keeps the outline of digits"
+            )
         attribute, sigmas = Cleaned(attribute, s.energy), sigma_ladder(noise, min(s.sigmas), 12)
     energy = s.energy if s.sigmas else s.marginal
     with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
@@ -131,7 +122,7 @@ def edit_image(
             draws=draws,
             progress=bar.update,
         )
-    return _strip(_beside(image, out, "edited"), [x, *found.draws], {"attribute": found.attribute, "before": found.before}, s)
+    return _strip(target, [x, *found.draws], {"attribute": found.attribute, "before": found.before}, s)
 
 
 def interpolate_images(
@@ -150,6 +141,9 @@ def interpolate_images(
     noise: the level at which an energy of noise is looked at: smooth enough to have paths.
     """
     s = subject(Run.open(run))
+    target = place(_beside(a, out, "path"), s.shape, [a, b])
+    if s.sigmas and not 0 < noise <= max(s.sigmas):
+        raise ValueError(f"noise is {noise}; it is a level above 0 and up to the run's first, {max(s.sigmas):g}; 0.3 is usual")
     ends = [_pictures(s, path)[:1] for path in (a, b)]
     energy = s.energy.given(noise) if s.sigmas else s.marginal
     with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=steps, unit="step", disable=not progress) as bar:
@@ -158,7 +152,7 @@ def interpolate_images(
     straight = ends[0] + t * (ends[1] - ends[0])
     rows = torch.cat([found.points.flatten(0, 1), straight.flatten(0, 1)])
     arrays = {"energies": found.energies[:, 0], "straight": found.straight[:, 0], "barrier": found.barrier}
-    return _written(_beside(a, out, "path"), s.original(rows), points, arrays)
+    return _written(target, s.original(rows), points, arrays)
 
 
 def predict_image(
@@ -227,12 +221,24 @@ def _begun(energy: Any, count: int, sigma: float, g: torch.Generator) -> Tensor:
 def _check_lists(
     runs: Sequence[Any], weights: Sequence[float], labels: Sequence[int | None], count: int, out: str | Path
 ) -> None:
-    if not runs or not len(runs) == len(weights) == len(labels) or count < 1 or Path(out).suffix not in FORMS:
+    even = len(runs) == len(weights) == len(labels) and all(map(math.isfinite, weights))
+    if not runs or not even or count < 1 or Path(out).suffix not in FORMS:
         raise ValueError(
-            f"{len(runs)} runs came with {len(weights)} weights, {len(labels)} labels, count {count} and the file "
-            f"{Path(out).name}; one weight and one label for each run, at least 1 draw, and a file that ends in "
-            f"{', '.join(FORMS)} are needed; correct them"
+            f"{len(runs)} runs came with {len(weights)} weights ({', '.join(map(str, weights))}), {len(labels)} labels, count "
+            f"{count} and the file {Path(out).name}; one finite weight and one label for each run, at least 1 draw, and a file "
+            f"that ends in {', '.join(FORMS)} are needed; correct them"
         )
+
+
+def _check_units(subjects: Sequence[Subject]) -> None:
+    """Runs whose numbers were standardised otherwise would see other points behind the same x."""
+    first, *others = [{key: s.run.read_json("data.json").get(key) for key in ("mean", "scale")} for s in subjects]
+    for s, one in zip(subjects[1:], others, strict=True):
+        if one != first:
+            raise ValueError(
+                f"{s.recipe['name']} and {subjects[0].recipe['name']} were trained on numbers that were standardised "
+                f"differently; one x must mean the same to all; train them with one mean and scale, or with standardise = false"
+            )
 
 
 def _check_labels(subjects: Sequence[Subject], labels: Sequence[int | None]) -> None:
@@ -264,6 +270,23 @@ def _beside(image: str | Path, out: str | Path | None, ending: str) -> Path:
     return Path(out) if out else Path(image).with_name(f"{Path(image).stem}-{ending}.png")
 
 
+def place(out: str | Path, shape: Sequence[int], read: Sequence[str | Path] = ()) -> Path:
+    """A file to write, refused at the door: a suffix that does not fit points of a shape, a folder, or what is read."""
+    target = Path(out)
+    if target.suffix not in FORMS or (target.suffix == ".png" and len(shape) != 3):
+        raise ValueError(
+            f"{target.name} was to hold draws of shape {tuple(shape)}; images are written as .png, .npy or .npz and "
+            f"vectors as .npy or .npz; choose another name"
+        )
+    made = {target.resolve(), target.with_suffix(".npz").resolve()}
+    if target.is_dir() or made & {Path(path).resolve() for path in read}:
+        raise ValueError(
+            f"{target} is a folder, or it or {target.with_suffix('.npz').name} beside it is the file that is read; results are "
+            f"written to new files; choose another name"
+        )
+    return target
+
+
 def _strip(target: Path, columns: Sequence[Tensor], arrays: Mapping[str, Tensor], s: Subject) -> Path:
     """A row for each picture, a column for each of its versions."""
     return _written(target, s.original(torch.stack(list(columns), 1).flatten(0, 1)), len(columns), arrays)
@@ -273,11 +296,7 @@ def _written(target: Path, x: Tensor, columns: int | None = None, arrays: Mappin
     """Draws as numbers or as a grid, by the suffix; a grid of a strip has its numbers beside it."""
     import numpy as np
 
-    if target.suffix not in FORMS or (target.suffix == ".png" and x.dim() != 4):
-        raise ValueError(
-            f"{target.name} was to hold draws of shape {tuple(x.shape[1:])}; images are written as .png, .npy or .npz and "
-            f"vectors as .npy or .npz; choose another name"
-        )
+    place(target, x.shape[1:])
     target.parent.mkdir(parents=True, exist_ok=True)
     numbers = {"x": x.numpy()} | {name: value.numpy() for name, value in (arrays or {}).items()}
     if target.suffix == ".png":

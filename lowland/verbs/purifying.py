@@ -17,6 +17,7 @@ from lowland.metrics.robustness import Check, Robustness, robustness, sanity, st
 from lowland.run import Run
 from lowland.tasks import Purified, logits_of
 from lowland.tasks import purify as purify_task
+from lowland.verbs.composing import place
 
 EOT = 20  # calls over which slopes are averaged where the model draws noise
 EVALUATIONS = 10  # calls with fresh noise at what an attack found
@@ -53,11 +54,8 @@ def purify(
     target = Path(out) if out else Path(images[0]).with_name(f"{Path(images[0]).stem}-purified.png")
     if target.suffix not in (".png", ".npy"):
         raise ValueError(f"out is {target}; purified points are written as .png or .npy; choose one of these suffixes")
+    place(target, s.shape, images)
     given = torch.cat([load_image(path, s.shape) for path in images])
-    if target.suffix == ".png" and given.dim() != 4:
-        raise ValueError(
-            f"{target} is a picture and points have shape {tuple(given.shape[1:])}; only images make one; use .npy"
-        )
     settings = purification(s, steps=steps, sigma=sigma, method=method)
     energy = _scored(s)
     clean = s.original(purify_task(energy, s.standardised(given), generator=torch.Generator().manual_seed(seed), **settings))
@@ -94,6 +92,8 @@ def attack(
     averaged over 20 calls, and the share of 10 fresh answers that are right counts. out: JSON.
     """
     s = subject(Run.open(run))
+    if out is not None and (Path(out).suffix != ".json" or Path(out).is_dir()):
+        raise ValueError(f"out is {out}; what attacks left is written as JSON; choose a name that ends in .json")
     if count < 1 or norm not in ("inf", "2"):
         raise ValueError(f"count is {count} and norm {norm!r}; at least 1, and 'inf' or '2' are needed; correct them")
     domain = s.data.domain
