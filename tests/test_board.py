@@ -181,6 +181,9 @@ def test_detect_fits_finds_and_says_so_by_its_status(files: Path, command: Comma
     x = torch.from_numpy(np.load(files / "mixed.npy"))
     assert [row["verdict"] == "outlier" for row in rows] == detector.predict(x, 0.01).tolist()
     assert [float(row["p_value"]) for row in rows] == pytest.approx(detector.p_value(x).tolist())
+    np.save(files / "noise.npy", np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32))
+    told = command("detect", files / "run", files / "noise.npy", "--quiet")[2]
+    assert told.startswith("lowland: the points look unlike the calibration points") and ".py:" not in told
     np.save(files / "calm.npy", x[~detector.predict(x, 0.01)].numpy())
     assert command("detect", files / "run", files / "calm.npy", "--alpha", 0.01, "--quiet")[0] == 0
 

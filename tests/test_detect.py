@@ -3,8 +3,9 @@
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import lowland
 from lowland import Detector, Energy, Function, energy_values, real
 from lowland.metrics import p_values
 from lowland.tasks.detect import SCORES, from_spec, named, spec, verdicts
-from lowland.tasks.scores import Multiscale, Typicality
+from lowland.tasks.scores import Multiscale, Score, Typicality
 
 BOWL = Function(lambda x: x.square().flatten(1).sum(1), real(2))
 USELESS = Function(lambda x: (7 * x[:, 0]).sin().round(decimals=1), real(2))  # many ties and no sense
@@ -214,6 +215,25 @@ def test_points_that_cannot_be_scored_are_refused() -> None:
         anything.predict(torch.zeros(4, 3))
 
 
+@pytest.mark.parametrize("ask", ["score", "p_value", "predict"])
+def test_what_is_no_batch_of_points_is_refused_in_three_clauses(ask: str) -> None:
+    detector = Detector(BOWL).fit(torch.randn(30, 2, generator=seeded(0)))
+    for wrong in (None, [[0.0, 0.0]], np.zeros((3, 2)), torch.tensor(1.0), torch.zeros(0, 2), torch.zeros(3, 2).long()):
+        with pytest.raises(ValueError, match=r"points came as .*; a floating point tensor \(B, \*event\) .*; convert it"):
+            getattr(detector, ask)(wrong)
+
+
+def test_points_of_another_precision_than_the_weights_are_refused_in_three_clauses() -> None:
+    x, said = torch.randn(40, 2, generator=seeded(0)), r"points are torch.float64 and the weights .* torch.float32; .*; convert"
+    for score in ("energy", "typicality"):
+        detector = Detector(lowland.MLP(real(2), hidden=(4,)), score)
+        with pytest.raises(ValueError, match=said):
+            detector.fit(x.double())
+        with pytest.raises(ValueError, match=said):
+            detector.fit(x).predict(x.double(), 0.1)
+    assert Detector(BOWL).fit(x.double()).predict(x.double()).dtype == torch.bool  # no weights, nothing to clash with
+
+
 def test_labels_and_guarantees_that_do_not_fit_are_refused() -> None:
     x = torch.randn(30, 2, generator=seeded(0))
     with pytest.raises(ValueError, match="one per point is needed"):
@@ -279,11 +299,34 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
     save_file(load_file(path), tmp_path / "later.safetensors", {"detector": json.dumps({"format": 9})})
     with pytest.raises(ValueError, match="of format 9; this lowland reads 1; fit it again"):
         Detector.load(tmp_path / "later.safetensors", BOWL)
+    about: dict[str, Any] = {"format": 1, "score": {"name": "descent"}, "seen": None}
+    strange = (
+        {"score": {"name": "nope"}},
+        {"score": {"name": "descent", "pace": 3}},
+        {"seen": {"a": 1}},
+        {"seen": None, "score": 3},
+    )
+    for wrong in strange:
+        save_file(load_file(path), tmp_path / "strange.safetensors", {"detector": json.dumps(about | wrong)})
+        with pytest.raises(ValueError, match=r"strange.safetensors holds no detector .*; .*; fit and save one"):
+            Detector.load(tmp_path / "strange.safetensors", BOWL)
     with pytest.raises(ValueError, match="could not be written"):
         detector.save(tmp_path / "nowhere" / "d.safetensors")
     with pytest.raises(ValueError, match="seen no calibration points"):
         Detector(BOWL).save(tmp_path / "unfitted.safetensors")
     assert not (tmp_path / "unfitted.safetensors").exists()
+
+
+def test_a_score_of_ones_own_works_and_is_refused_by_files(tmp_path: Path) -> None:
+    class Height(Score):
+        def values(self, energy: Energy, x: Tensor, learned: Mapping[str, Tensor]) -> Tensor:
+            return x[:, 0]
+
+    detector = Detector(BOWL, Height()).fit(torch.randn(40, 2, generator=seeded(0)))
+    assert detector.predict(torch.tensor([[9.0, 0.0], [-9.0, 0.0]])).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"Height is a score of your own; .*; keep the calibration scores"):
+        detector.save(tmp_path / "own.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_scores_known_already_make_a_detector() -> None:

@@ -99,3 +99,11 @@ def test_what_does_not_fit_is_refused(more: dict[str, Any], said: str) -> None:
     given = {"y": torch.zeros(2, 2), "sigma": 1.0, "start": torch.zeros(2, 2)} | more
     with pytest.raises(ValueError, match=said):
         most_likely(Gaussian(), Identity(), given.pop("y"), given.pop("sigma"), **given)
+
+
+def test_what_is_no_number_or_not_linear_is_refused_and_not_called_settled() -> None:
+    start = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="2 of 2 energies at the start are not finite"):
+        most_likely(Function(lambda x: x.sum(1) / 0 * 0, real(2)), Identity(), start, 1.0, start=start)
+    with pytest.raises(ValueError, match=r"not linear.*; a linear one is needed here; use restore"):
+        most_likely(Gaussian(), lambda x: x**2, start, 1.0, start=start)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lowland import MALA, RBM, BlockGibbs, DenoiserMLP, Langevin, MultilevelDSM, binary, real, sigma_ladder
 from lowland.energy import Energy, energy_values
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import flow, generate, predict
+from lowland.tasks import Identity, anneal_composed, edit, flow, generate, predict, progressive, purify
 from lowland.testing import LIMIT, caught, seeded
 
 KNOWN = torch.tensor([True, False])
@@ -120,8 +120,16 @@ def test_an_energy_with_noise_on_the_answer_alone_learns_the_conditional_law() -
     assert (drawn[:, 1] - drawn[:, 0].sin()).square().mean().sqrt() < 0.36
     with pytest.raises(ValueError, match=r"another mask came .*; it learned to answer that one alone; pass known"):
         predict(energy, x, ~KNOWN, generator=seeded(), method="progressive", sigmas=levels)
-    with pytest.raises(ValueError, match=r"which chains would move; .*; use generation.method = 'flow'"):
-        generate(energy, Langevin(0.1), x, 5, generator=seeded(), sigmas=levels)
+    g = seeded()
+    for whole in (
+        lambda: generate(energy, Langevin(0.1), x, 5, generator=g, sigmas=levels),
+        lambda: anneal_composed(energy + energy, levels, x, 5, generator=g),
+        lambda: edit(energy, x, lambda x: x.sum(1), generator=g, sigmas=levels),
+        lambda: purify(energy, x, method="denoise", sigma=0.5, steps=1, generator=g),
+        lambda: progressive(energy, Identity(), x, 0.1, generator=g, sigma_max=4.0, sigma_min=0.02),
+    ):
+        with pytest.raises(ValueError, match=r"trained to answer the question .*; use tasks.predict"):
+            whole()
 
 
 def test_descent_gives_one_likely_answer() -> None:

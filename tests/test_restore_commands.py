@@ -92,6 +92,13 @@ def test_the_most_likely_image_has_no_spread(trained: Path, pictures: Path) -> N
     assert not found["spread"].any() and np.isfinite(found["mean"]).all()
 
 
+def test_the_bar_ends_full_where_one_pass_does_for_all(
+    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verbs.restore(trained, pictures / "0.png", task="denoise", sigma=0.3)
+    assert "100%" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_shipped_energies_of_noise_restore(name: str, tmp_path: Path) -> None:
     assert restoration_plan(subject(Run.open(name)))["method"] == "levels"
@@ -157,6 +164,15 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a noise below 0": (
         lambda run, image: verbs.restore(run, image, task="denoise", sigma=-1.0, progress=False),
         "sigma is -1",
+    ),
+    "no draws": (lambda run, image: verbs.restore(run, image, task="denoise", draws=0, progress=False), "draws is 0"),
+    "a place that cannot be written": (
+        lambda run, image: verbs.restore(run, image, task="denoise", out=image.parent / "1.png" / "x.png", progress=False),
+        "could not be written",
+    ),
+    "the most likely image without noise": (
+        lambda run, image: verbs.restore(run, image, task="inpaint", sigma=0.0, method="map", progress=False),
+        "finite and above 0 here",
     ),
     "another method": (lambda run, image: verbs.restore(run, image, task="denoise", method="guess", progress=False), "'guess'"),
     "no such task": (lambda run, image: operator_of("sharpen", (1, 8, 8)), "'sharpen'"),

@@ -1,9 +1,10 @@
 """Commands that tell outliers apart, and say how well."""
 
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -50,8 +51,10 @@ class Detect:
         options = {name: getattr(self, name) for name in ("alpha", "guarantee", "delta", "detector")}
         if self.calibration:
             raise ValueError("--calibration was given without fit; it belongs to `lowland detect fit RUN`; leave it out")
-        rows = verbs.detect(self.run, self.paths, **options, progress=not self.quiet and (self.out is not None or _piped()))
-        found = verbs.write_rows(rows, self.out, self.format)
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell
+            rows = verbs.detect(self.run, self.paths, **options, progress=not self.quiet and (self.out is not None or _piped()))
+            found = verbs.write_rows(rows, self.out, self.format)
         if found:
             raise SystemExit(1)
 
@@ -66,6 +69,11 @@ class Detect:
         path, detector = verbs.fit_detector(self.paths[0], self.calibration, score=self.score, alpha=self.alpha, out=self.out)
         print(path)
         print(verbs.promises(detector, self.delta), file=sys.stderr)
+
+
+def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as a line of its own, without the place in the code that spoke."""
+    print(f"lowland: {message}", file=sys.stderr)
 
 
 def _piped() -> bool:

@@ -60,6 +60,7 @@ from lowland.samplers import (
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import DISCRETE
 from lowland.tasks.critics import of_noise as of_noise
+from lowland.tasks.generate import check_whole
 
 UNITS = ("deviation", "robust", "score")
 
@@ -252,6 +253,8 @@ def anneal_composed(
     >>> bool((found.x.var() - 0.5).abs() < 0.15)
     True
     """
+    if not isinstance(energy, Sequence):
+        check_whole(lift(energy))
     path = list(energy) if isinstance(energy, Sequence) else [lift(energy).given(sigma) for sigma in sigmas]
     if not path or len(path) != len(sigmas) or not all(0 < sigma < math.inf for sigma in sigmas):
         raise ValueError(

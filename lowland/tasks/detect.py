@@ -23,6 +23,7 @@ from lowland.energy import Energy, check_finite, check_points, lift
 from lowland.energy.gradient import frozen
 from lowland.metrics.calibration import alarm_ranks, benjamini_hochberg, p_values
 from lowland.tasks.class_scores import ODIN, Information, LogitEnergy, Mahalanobis, MaxLogit, MaxProbability, Neighbours, Vote
+from lowland.tasks.posterior import of_one_dtype
 from lowland.tasks.scores import (
     Background,
     Descent,
@@ -123,10 +124,9 @@ class Detector:
     def __init__(self, energy: Any, score: str | Score = "energy", *, calibration: Tensor | None = None) -> None:
         self._set(energy=lift(energy), how=named(score), calibration=calibration, learned={}, seen=None, witnesses=None)
         if calibration is not None:
-            if calibration.dim() != 1 or len(calibration) == 0:
-                raise ValueError(
-                    f"calibration scores have shape {tuple(calibration.shape)}; a vector (N,) is needed; pass points to `fit`"
-                )
+            if not isinstance(calibration, Tensor) or calibration.dim() != 1 or len(calibration) == 0:
+                got = tuple(calibration.shape) if isinstance(calibration, Tensor) else type(calibration).__name__
+                raise ValueError(f"calibration scores have shape {got}; a vector (N,) is needed; pass points to `fit`")
             check_finite(calibration, "calibration energies")
 
     def _set(self, **values: Any) -> None:
@@ -144,9 +144,10 @@ class Detector:
         """
         check_points(self.energy, calibration)
         taught = calibration if reference is None else reference
-        if labels is not None and labels.shape != (len(taught),):
+        if labels is not None and (not isinstance(labels, Tensor) or labels.shape != (len(taught),)):
+            got = tuple(labels.shape) if isinstance(labels, Tensor) else f"as a {type(labels).__name__}"
             raise ValueError(
-                f"{len(taught)} reference points came with labels {tuple(labels.shape)}; one per point is needed; match them"
+                f"{len(taught)} reference points came with labels {got}; a tensor with one per point is needed; match them"
             )
         if self.how.learns and reference is None:
             reference, labels = calibration[::2], None if labels is None else labels[::2]
@@ -159,10 +160,10 @@ class Detector:
                     f"{len(reference)} points are left to learn from and {len(calibration)} to calibrate on; at least 2 and 1 "
                     f"are needed; bring more points, or pass reference=..."
                 )
-            with frozen(self.energy):
+            with frozen(self.energy), of_one_dtype(self.energy, reference):
                 learned = self.how.learn(self.energy, reference, labels)
         new = Detector(self.energy, self.how)
-        new._set(learned=learned, seen=Seen.of(calibration), witnesses=calibration[:WITNESSES].clone())
+        new._set(learned=learned, seen=Seen.of(calibration), witnesses=calibration[:WITNESSES].detach().clone())
         scores = new.score(calibration)
         new._check_independent(calibration[-WITNESSES:])
         new._set(calibration=scores)
@@ -181,7 +182,7 @@ class Detector:
         check_points(self.energy, x)
         if self.how.learns and not self.learned:
             raise self._unfitted()
-        with frozen(self.energy):
+        with frozen(self.energy), of_one_dtype(self.energy, x):
             found = torch.cat([self.how.values(self.energy, part, self.learned) for part in x.split(self.how.batch)])
         check_finite(found, "energies")
         return found.detach()
@@ -204,7 +205,8 @@ class Detector:
     def _ranked(self, x: Tensor) -> Tensor:
         if self.calibration is None:
             raise self._unfitted()
-        differences = self.seen.differences(x) if self.seen is not None and len(x) else []
+        known = isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0 and self.seen is not None  # what is not, `score` refuses
+        differences = self.seen.differences(x) if known and self.seen is not None else []
         scores = self.score(x)
         if differences:
             warnings.warn(
@@ -319,7 +321,12 @@ def spec(score: Score) -> dict[str, Any]:
     >>> spec(LogitEnergy(2.0)), from_spec({"name": "knn", "neighbours": 3}).neighbours
     ({'name': 'logit-energy', 'temperature': 2.0}, 3)
     """
-    (name,) = (name for name, cls in SCORES.items() if cls is type(score))
+    name = next((name for name, cls in SCORES.items() if cls is type(score)), None)
+    if name is None:
+        raise ValueError(
+            f"{type(score).__name__} is a score of your own; a file holds only those of lowland, {', '.join(SCORES)}; keep the "
+            f"calibration scores, and hand them to Detector(energy, score, calibration=...)"
+        )
     return {"name": name, **asdict(score)}
 
 
@@ -335,13 +342,15 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(str(path), "pt") as file:
             about = json.loads((file.metadata() or {})["detector"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        if about["format"] == FORMAT and about["score"]["name"] in SCORES and "calibration" in tensors:
-            return about, tensors
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        if about["format"] != FORMAT:
+            raise ValueError(f"{path} is a detector of format {about['format']}; this lowland reads {FORMAT}; fit it again")
+        from_spec(about["score"])
+        _ = tensors["calibration"], about["seen"] is None or Seen(**about["seen"])
+        return about, tensors
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} holds no detector ({error}); a file that Detector.save wrote is needed; fit and save one"
         ) from None
-    raise ValueError(f"{path} is a detector of format {about['format']}; this lowland reads {FORMAT}; fit it again")
 
 
 def _moments(x: Tensor) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from lowland.samplers import Sampler, normal_like
 from lowland.samplers.kernel import per_row
 from lowland.tasks.compose import anneal_composed, sample_composed
 from lowland.tasks.critics import at_level, of_noise
+from lowland.tasks.generate import check_whole
 from lowland.tasks.operators import Identity
 from lowland.tasks.peak import most_likely
 from lowland.tasks.posterior import Likelihood
@@ -87,6 +88,7 @@ def edit(
             f"of noise, which is sampled; correct them, or bind a level with energy.given(sigma)"
         )
     check_points(energy, x)
+    check_whole(energy)
     rows = torch.arange(len(x), device=x.device).repeat(draws)
     wanted, many = attribute.rows(rows), x[rows]
     if noisy:

@@ -39,6 +39,16 @@ def jump(energy: Energy, x: Tensor, sigma: float) -> Tensor:
     return x + sigma**2 * value_and_score(energy, x)[1] if sigma else x
 
 
+def check_whole(energy: Energy) -> None:
+    """Refuse an energy of answers, E(y | x, σ), and expressions of one, where whole points are moved."""
+    for part in energy.modules():
+        if getattr(part, "question", ()):
+            raise ValueError(
+                f"{type(part).__name__} was trained to answer the question in entries {list(cast(Any, part).question)}; what "
+                f"moves whole points needs an energy of whole points; use tasks.predict, or generation.method = 'flow'"
+            )
+
+
 def even_labels(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor | None:
     """Labels dealt evenly, 0 1 2 ... 0 1 2 ..., or None without classes."""
     return torch.arange(count, device=device) % classes if classes else None
@@ -76,11 +86,7 @@ def generate(
     """
     if not temperatures or (frames and frames < 2):
         raise ValueError(f"temperatures are {temperatures} and frames {frames}; at least one T and 0 or 2 frames; correct them")
-    if getattr(energy, "question", ()):
-        raise ValueError(
-            f"{type(energy).__name__} answers the question in entries {list(cast(Any, energy).question)}, which chains would "
-            f"move; chains need an energy of whole points; use generation.method = 'flow', or tasks.predict for your questions"
-        )
+    check_whole(energy)
     if getattr(energy, "noise", False):
         if not sigmas:
             raise ValueError("the energy is one of noise and no levels came; annealing needs them; pass sigmas=(1.0, ..., 0.1)")

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_points, lift, value_and_score
+from lowland.energy import Energy, check_finite, check_points, lift, value_and_score
 from lowland.samplers.kernel import per_row
 from lowland.tasks.operators import Linear, Operator
-from lowland.tasks.posterior import Likelihood, Measure, Restoration, check_operator
+from lowland.tasks.posterior import Likelihood, Measure, Restoration, check_linear, check_operator, of_one_dtype
 
 HALVINGS = 40  # of τ in one step: 10⁻¹² of where it stood
 
@@ -56,7 +56,7 @@ def most_likely(
     minimised), is below tolerance · (1 + ‖x‖). The energy of a row never rises. Points stay in a box domain. With a prior of
     several hills the nearest one is found: the answer depends on the start, and says nothing of how sure it is; `restore` does.
 
-    Raises ValueError as `restore` does.
+    Raises ValueError as `restore` does, for an operator that is not linear, and for energies at `start` that are not finite.
 
     >>> import torch
     >>> from lowland.targets import Gaussian
@@ -73,6 +73,10 @@ def most_likely(
             f"steps is {steps}, tolerance {tolerance} and start has {len(start)} rows for {len(y)} measurements; at least 1, "
             f"above 0 and one row each are needed; correct them"
         )
+    probe = torch.randn(4, *start.shape[1:], generator=torch.Generator().manual_seed(0), dtype=start.dtype).to(start.device)
+    check_linear(_linear(operator, start), probe)
+    with of_one_dtype(prior, start):
+        check_finite(value_and_score(prior, start)[0], "energies at the start")
     x, tau = start.detach().clone(), torch.ones(len(y), dtype=start.dtype, device=start.device)
     settled = torch.zeros(len(y), dtype=torch.bool, device=start.device)
     taken = 0
@@ -110,8 +114,7 @@ def _step(
 
 def _met(fit: Likelihood, v: Tensor, tau: Tensor) -> Tensor:
     """The solution x of (1 + τ A_T A / σ²) x = v + τ A_T y / σ², by conjugate gradients from v, row by row."""
-    shape = tuple(v.shape[1:])
-    linear = fit.operator if isinstance(fit.operator, Operator) else Linear(fit.operator, shape)
+    linear = _linear(fit.operator, v)
     forth, back = linear.A, linear.A_T
     weight = per_row(tau / fit.sigma**2, v)
 
@@ -131,6 +134,10 @@ def _met(fit: Likelihood, v: Tensor, tau: Tensor) -> Tensor:
         before, size = size, _dot(rest, rest)
         direction = rest + per_row(size / before.clamp_min(1e-30), x) * direction
     return x
+
+
+def _linear(operator: Measure, x: Tensor) -> Operator:
+    return operator if isinstance(operator, Operator) else Linear(operator, tuple(x.shape[1:]))
 
 
 def _inside(prior: Energy, x: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ was seen is held, and the energy is one of the hidden numbers alone (`Hidden`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_finite, differentiate
-from lowland.tasks.operators import Mask, Stride
+from lowland.tasks.operators import Mask, Operator, Stride
 
 Measure = Callable[[Tensor], Tensor]
 
@@ -34,7 +35,7 @@ class Likelihood(Energy):
     def __init__(self, operator: Measure, y: Tensor, sigma: float) -> None:
         super().__init__()
         check_noise(sigma, zero=False)
-        check_finite(y, "measurements")
+        check_measured(y)
         self.operator, self.y, self.sigma = operator, y, sigma
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
@@ -118,8 +119,8 @@ class Restoration:
         (0.0, 18.0)
         """
         count = len(self.draws)
-        i = math.floor((count + 1) * (1 - level) / 2 + 1e-9)
-        if not 0 < level < 1 or i < 1:
+        i = math.floor((count + 1) * (1 - level) / 2 + 1e-9) if 0 < level < 1 else 0
+        if i < 1:
             needed = math.ceil(2 / (1 - level) - 1 - 1e-9) if 0 < level < 1 else 19
             raise ValueError(
                 f"an interval of level {level} was asked of {count} draws; the level lies in (0, 1) and so many draws promise "
@@ -132,14 +133,53 @@ class Restoration:
 def check_noise(sigma: float, zero: bool = True) -> None:
     """Refuse a noise of the measurement that is negative, infinite or no number, and 0 where that cannot be."""
     if not (math.isfinite(sigma) and (sigma > 0 or (zero and sigma == 0))):
+        exact = ", or 0 for what was seen through a Mask or a Stride" if zero else " here"
         raise ValueError(
-            f"sigma is {sigma}; the noise of the measurement must be finite and above 0, or 0 for what was seen through a Mask "
-            f"or a Stride; 0.05 is small for images"
+            f"sigma is {sigma}; the noise of the measurement must be finite and above 0{exact}; 0.05 is small for images"
+        )
+
+
+def check_measured(y: Tensor) -> None:
+    """Refuse measurements that are no floating point tensor, none at all, or not finite."""
+    if not isinstance(y, Tensor) or not y.is_floating_point() or y.dim() < 2 or len(y) == 0:
+        got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(
+            f"the measurements came as {got}; a floating point tensor (B, *measured) with B > 0 is needed; convert them"
+        )
+    check_finite(y, "measurements")
+
+
+@contextmanager
+def of_one_dtype(energy: Energy, x: Tensor) -> Iterator[None]:
+    """Where the energy fails inside because its weights have another dtype than points x, a ValueError says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        held = {p.dtype for p in energy.parameters() if p.is_floating_point()}
+        if not held or x.dtype in held:
+            raise
+        raise ValueError(
+            f"points are {x.dtype} and the weights of the energy {', '.join(map(str, held))}; both must be the same; convert "
+            f"the points with .to({next(iter(held))}), or the energy"
+        ) from error
+
+
+def check_linear(operator: Operator, like: Tensor) -> None:
+    """Refuse an operator that is not linear on points like these (B, *event)."""
+    a, b = operator.A(like), operator.A(like.flip(0))
+    if not torch.allclose(operator.A(2 * like - like.flip(0)), 2 * a - b, rtol=1e-3, atol=1e-3 * float(a.abs().max()) + 1e-6):
+        raise ValueError(
+            "the operator is not linear: A(2x − z) differs from 2 A(x) − A(z); a linear one is needed here; use restore, "
+            "which takes any differentiable function, with energy.given(sigma) if the prior knows noise"
         )
 
 
 def check_operator(operator: Measure, x: Tensor, y: Tensor) -> None:
     """Refuse an operator that does not turn points of x's shape into measurements of y's."""
+    if not callable(operator):
+        raise ValueError(
+            f"a {type(operator).__name__} came as operator; a function of points is needed; pass Identity() for denoising"
+        )
     try:
         made = tuple(operator(x[:1]).shape[1:])
     except RuntimeError as error:

@@ -33,8 +33,18 @@ from lowland.samplers import Sampler, run_chains, sigma_ladder
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
+from lowland.tasks.generate import check_whole
 from lowland.tasks.operators import Linear, Mask, Operator, Stride
-from lowland.tasks.posterior import Likelihood, Measure, Restoration, check_noise, check_operator
+from lowland.tasks.posterior import (
+    Likelihood,
+    Measure,
+    Restoration,
+    check_linear,
+    check_measured,
+    check_noise,
+    check_operator,
+    of_one_dtype,
+)
 
 DEGREE = 24  # of the polynomial that takes a square root of an operator
 FINAL = 0.7  # of s / ‖A‖, the largest level at which the sampler is exact: where levels end
@@ -50,7 +60,7 @@ def progressive(
     sigma_max: float,
     sigma_min: float,
     levels: int = 20,
-    inner: int = 3,
+    inner: int = 6,
     draws: int = 1,
     start: Tensor | None = None,
     sampler: Sampler | None = None,
@@ -68,15 +78,17 @@ def progressive(
     from its z to x; start (B, *event): clean points at which the first pass begins, draws of the first level unless given.
 
     Two errors fall with two settings: means lag behind as the measurement comes into focus (like 1 / levels), and draws of a
-    pass are a little narrow (like 1 / inner). sampler, steps: chains that walk on from where the levels end, under E(x,
-    sigma_min) + ‖A x − y‖² / 2σ², which take both away as far as they mix; none unless given.
+    pass are a little narrow (like 1 / inner): on Gaussians and mixtures half of which is hidden, intervals of 90 % cover 80 to
+    84 % with inner = 3 and 89 to 91 % with 6, at 20 levels. sampler, steps: chains that walk on from where the levels end,
+    under E(x, sigma_min) + ‖A x − y‖² / 2σ² with σ > 0, which take both away as far as they mix; none unless given.
 
     Chains move in parts of `batch`; progress hears 1 after each pass of each part; precision ("float32" or "bfloat16"): of the
     network's matrix products on the way down. Noise knows no walls, so draws may lie a little outside a box; expected clean
     points are taken to its walls. Cost: levels · inner gradients per draw.
 
     Raises ValueError for a noise below 0, or of 0 with another operator, levels that do not fall, an energy that knows no
-    noise, shapes that A cannot relate, an operator that is not linear, and draws that are not finite.
+    noise, shapes that A cannot relate, an operator that is not linear, a sampler without steps (or steps without one, or at
+    σ = 0), and draws that are not finite.
 
     >>> import torch, lowland
     >>> from lowland.tasks import Identity
@@ -87,11 +99,13 @@ def progressive(
     (True, True)
     """
     _check(prior, y, sigma, (sigma_max, sigma_min), (levels, inner, draws, batch), generator, start)
+    _check_way(sampler, steps, sigma, precision)
     shape = prior.domain.shape if start is None else tuple(start.shape[1:])
     like = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype).to(y.device)
     check_operator(operator, like, y)
     linear = operator if isinstance(operator, Operator) else Linear(operator, shape)
-    _check_linear(linear, like)
+    check_linear(linear, like)
+    _check_hears(prior, like, sigma_max, sigma_min)
     see = _Seeing(linear, like, sigma)
     outer, inner = see.levels(sigma_max, sigma_min, levels, inner)
     found = []
@@ -106,7 +120,7 @@ def progressive(
                 x = clean_draws(prior, z, ladder, generator=generator, precision=precision, hold=hold)
                 if progress is not None:
                     progress(1)
-            if sampler is not None and sigma:
+            if sampler is not None:
                 target = Scaled(prior.given(sigma_min), 1.0, real(*shape)) + Likelihood(linear, y[rows], sigma)
                 x = run_chains(target, sampler, x, steps, generator=generator).x
             found.append(see.held(x, y[rows]) if sigma == 0 else x)
@@ -258,13 +272,14 @@ def _check(
     start: Tensor | None,
 ) -> None:
     check_noise(sigma)
-    check_finite(y, "measurements")
+    check_measured(y)
     check_arguments(0, generator, y)
     if not isinstance(prior, Energy) or prior.domain.kind not in CONTINUOUS or (start is None and not prior.domain.shape):
         raise ValueError(
             f"a {type(prior).__name__} came as prior; an Energy E(x, σ) with an event shape, of real numbers, is needed; build "
             f"it with a domain such as real(2) or box(0.0, 1.0, 1, 28, 28)"
         )
+    check_whole(prior)
     high, low = levels
     if not (0 < low < high < math.inf) or min(counts) < 1:
         raise ValueError(
@@ -277,10 +292,25 @@ def _check(
             raise ValueError(f"start has {len(start)} rows for {len(y)} measurements; one row each is needed; match them")
 
 
-def _check_linear(operator: Operator, like: Tensor) -> None:
-    a, b = operator.A(like), operator.A(like.flip(0))
-    if not torch.allclose(operator.A(2 * like - like.flip(0)), 2 * a - b, rtol=1e-3, atol=1e-3 * float(a.abs().max()) + 1e-6):
+def _check_way(sampler: Sampler | None, steps: int, sigma: float, precision: str) -> None:
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}; it is 'float32' or 'bfloat16'; choose one")
+    if steps < 0 or bool(steps) != (sampler is not None) or (steps and not sigma):
         raise ValueError(
-            "the operator is not linear: A(2x − z) differs from 2 A(x) − A(z); progressive needs a linear one; use restore, "
-            "which takes any differentiable function, with energy.given(sigma)"
+            f"{steps} steps came with {'no' if sampler is None else 'a'} sampler and sigma {sigma}; chains walk on where the "
+            f"levels end if there are both, and sigma is above 0; pass both or neither"
+        )
+
+
+def _check_hears(prior: Energy, x: Tensor, high: float, low: float) -> None:
+    """Refuse an energy that is no energy of noise: its score at x must depend on the level."""
+    try:
+        with frozen(prior), of_one_dtype(prior, x):
+            far, near = (score_alone(prior.given(level), x) for level in (high, low))
+    except TypeError:  # a function of x alone
+        far = near = x
+    if torch.equal(far, near):
+        raise ValueError(
+            f"{type(prior).__name__} takes no noise level, or has the same slope at {high} and {low}; an energy E(x, σ) is "
+            f"needed; train one with MultilevelDSM, or use restore"
         )

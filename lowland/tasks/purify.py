@@ -25,6 +25,7 @@ from lowland.samplers.kernel import normal_like
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.class_scores import logits
 from lowland.tasks.critics import clean_point, gradient, of_noise
+from lowland.tasks.generate import check_whole
 
 Method = Literal["langevin", "map", "denoise"]
 METHODS = ("langevin", "map", "denoise")
@@ -109,6 +110,7 @@ def check_settings(
     clip: float | None = None,
 ) -> None:
     """Refuse settings of `purify` that cannot be meant, and a method that does not fit the energy."""
+    check_whole(energy)
     least = 1 if method == "denoise" else 0
     sizes = (sigma, step_size, temperature)
     sound = isinstance(steps, int) and steps >= least and all(isinstance(size, (int, float)) for size in sizes)

@@ -8,15 +8,27 @@ guess is worth nothing. Three ways lead there:
     most_likely    no draws: the one point of largest posterior density
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_finite, check_points, lift
+from lowland.energy import Energy, check_points, lift
 from lowland.samplers import Sampler, anneal
+from lowland.samplers.loop import check_arguments
 from lowland.tasks.generate import jump
-from lowland.tasks.posterior import Hidden, Likelihood, Measure, Restoration, check_noise, check_operator, seen
+from lowland.tasks.posterior import (
+    Hidden,
+    Likelihood,
+    Measure,
+    Restoration,
+    check_measured,
+    check_noise,
+    check_operator,
+    of_one_dtype,
+    seen,
+)
 
 NEAR = 1e-3  # noise at which a bank is searched where the measurement has none
 
@@ -81,7 +93,8 @@ def restore(
     True
     """
     prior = lift(prior)
-    _check(prior, y, sigma, draws, start, bank, temperatures)
+    _check(prior, y, sigma, draws, start, bank, temperatures, jump_sigma)
+    check_arguments(steps, generator, y)
     wide = y.repeat(draws, *[1] * (y.dim() - 1))
     if bank is not None:
         check_points(prior, bank)
@@ -95,13 +108,15 @@ def restore(
     check_operator(operator, x, y)
     if sigma:
         fit = Likelihood(operator, wide, sigma)
-        x = anneal([prior / t + fit for t in temperatures], sampler, x, steps, generator=generator, progress=progress)[-1].x
+        with of_one_dtype(prior, x):
+            x = anneal([prior / t + fit for t in temperatures], sampler, x, steps, generator=generator, progress=progress)[-1].x
         found = jump(prior, x, jump_sigma)
     else:
         hidden = Hidden(prior, *seen(operator, wide))
         u = hidden.part(x)
         check_points(prior, hidden.whole(u))
-        u = anneal([hidden / t for t in temperatures], sampler, u, steps, generator=generator, progress=progress)[-1].x
+        with of_one_dtype(prior, u):
+            u = anneal([hidden / t for t in temperatures], sampler, u, steps, generator=generator, progress=progress)[-1].x
         found = hidden.whole(hidden.part(jump(prior, hidden.whole(u), jump_sigma)))
     return Restoration.of(found.view(draws, len(y), *found.shape[1:]))
 
@@ -114,9 +129,12 @@ def _check(
     start: Tensor | None,
     bank: Tensor | None,
     temperatures: Sequence[float],
+    jump_sigma: float,
 ) -> None:
     check_noise(sigma)
-    check_finite(y, "measurements")
+    check_measured(y)
+    if not 0 <= jump_sigma < math.inf:
+        raise ValueError(f"jump_sigma is {jump_sigma}; a noise level is finite and at least 0; 0 is no jump")
     if getattr(prior, "noise", False):
         raise ValueError(
             f"{type(prior).__name__} is an energy of point and noise level; chains walk under one of the point alone; bind "

@@ -45,16 +45,34 @@ def restore(
     how = restoration_plan(s)
     if method not in ("sample", "map"):
         raise ValueError(f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely image; choose one")
+    if draws is not None and draws < 1:
+        raise ValueError(f"draws is {draws}; at least 1 is needed; more give a better mean and a spread")
     operator = operator_of(task, s.shape, factor=factor, known=~_hidden(mask, s) if task == "inpaint" else None)
     noise = how["sigma"] if sigma is None else sigma
+    source = Path(image)
+    target = Path(out) if out else source.with_name(f"{source.stem}-{task}.png")
+    check_writable(target)
     generator = torch.Generator().manual_seed(seed)
     truth, y = _measured(s, image, operator, noise, simulate, generator)
     with tqdm(total=restoration_length(s, len(y), draws), unit="step", disable=not progress or method == "map") as bar:
         more: dict[str, Any] = {"generator": generator, "draws": draws, "peak": method == "map", "progress": bar.update}
         answer = restored(s, operator, y, noise, **more)
-    source = Path(image)
-    target = Path(out) if out else source.with_name(f"{source.stem}-{task}.png")
+        bar.update((bar.total or 0) - bar.n)  # where everything was seen, one pass does for all
     return _write_restoration(target, operator, y, answer, truth)
+
+
+def check_writable(target: Path) -> None:
+    """Refuse a file that cannot be written, before anything is computed; its folder is made."""
+    aside = target.with_name(f".{target.name}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{target} could not be written ({error.strerror}); a folder that may be written to, and room in it, are needed; "
+            f"choose another with --out"
+        ) from None
 
 
 def _measured(
@@ -94,7 +112,6 @@ def _hidden(mask: str, s: Subject) -> Tensor:
 def _write_restoration(target: Path, operator: Operator, y: Tensor, answer: Restoration, truth: Tensor | None) -> Path:
     import numpy as np
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     back = y if y.shape == answer.mean.shape else operator.A_T(y)
     back = back if y.shape == answer.mean.shape else back / back.flatten(1).amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
     rows = [back, answer.mean, answer.spread / answer.spread.amax().clamp_min(1e-12), *answer.draws[:3]]
