@@ -15,7 +15,7 @@ the ten combinations that are held out, and of ten that are seen, per seed; seed
 and one joint model were trained). w was not tuned on what is held out. Per cent, ± the standard deviation between seeds.
 Writes benchmarks/results/composition.{json,md,png}; in the picture a row per combination held out: four real images of it, four
 draws of the composition (w = 2, corrected), four of the joint model (guided). composition-shipped.png: four real images, then
-draws of the same composition on the shipped energy `mnist` (one seed), a prior of half an hour instead of five minutes.
+draws of the same composition on the shipped energy `mnist` (one seed), a prior of an hour instead of twenty minutes.
 """
 
 import argparse
