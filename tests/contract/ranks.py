@@ -3,6 +3,8 @@
 import contextlib
 import os
 import socket
+import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,20 @@ def enter(rank: int, port: int, size: int = 2) -> None:
     torch.set_num_threads(1)
 
 
+def _whole_life(work: Callable[..., None], *given: Any) -> None:
+    """The work, and an end as `lowland.__main__` has it: gloo's threads may outlive Python, whose end then aborts."""
+    status = 1
+    try:
+        work(*given)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def processes(work: Callable[..., None], *more: Any, size: int = 2) -> list[int | None]:
     """Exit codes of processes that do `work(rank, ports, *more)`, a function of a module; ports: where they may meet."""
     with contextlib.ExitStack() as held:
@@ -27,7 +43,7 @@ def processes(work: Callable[..., None], *more: Any, size: int = 2) -> list[int 
             each.bind(("127.0.0.1", 0))
         ports = [each.getsockname()[1] for each in sockets]
     spawn = torch.multiprocessing.get_context("spawn")
-    started = [spawn.Process(target=work, args=(rank, ports, *more)) for rank in range(size)]
+    started = [spawn.Process(target=_whole_life, args=(work, rank, ports, *more)) for rank in range(size)]
     for process in started:
         process.start()
     for process in started:
