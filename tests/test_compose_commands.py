@@ -179,6 +179,8 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
         (("predict", "pair", "three.npy", "--known", "0,1,2"), r"the known channels are \[0, 1, 2\]"),
         (("predict", "pair", "three.npy", "--known", "7"), r"the known channels are \[7\]"),
         (("predict", "pair", "three.npy"), r"the known channels are \[\]"),
+        (("predict", "asked", "three.npy", "--out", "/proc/x.png"), "could not be written"),
+        (("edit", "plain", "a.png", "--label", "3", "--out", "/proc/x.png"), "could not be written"),
         (("predict", "asked", "three.npy", "--known", "2"), "another mask came than the question"),
         (("predict", "asked", "a.png", "--known", "0,1,2"), r"the known channels are \[0, 1, 2\]"),
     ],

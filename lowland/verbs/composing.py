@@ -17,6 +17,7 @@ from lowland.run import Run
 from lowland.samplers import Sampler, sigma_ladder
 from lowland.tasks import Attribute, Cleaned, anneal_composed, edit, interpolate, jump, predict, sample_composed
 from lowland.training import cpu_threads
+from lowland.verbs.restoring import check_writable
 
 FORMS = (".npy", ".npz", ".png")
 
@@ -182,6 +183,7 @@ def predict_image(
             f"the known channels are {list(known)}; the run has channels 0 to {channels - 1}, some known and some not; name "
             f"those that the picture tells, for example --known 0,1"
         )
+    target = place(_beside(image, out, "answer"), s.shape, [image])
     mask = torch.zeros(channels, 1, 1, dtype=torch.bool)
     mask[list(known)] = True
     x, g = _questions(s, image, known), torch.Generator().manual_seed(seed)
@@ -195,7 +197,7 @@ def predict_image(
     asked = [k for k in range(channels) if k not in set(known)]
     shown = [part[:, asked[:1]] for part in (found.mean, found.spread, *found.draws[:6])]
     arrays = {"mean": found.mean, "spread": found.spread, "draws": found.draws}
-    return _strip(_beside(image, out, "answer"), shown, arrays, s)
+    return _strip(target, shown, arrays, s)
 
 
 # --------------------------------------------------------------------------------------------------------------------- pieces
@@ -271,7 +273,7 @@ def _beside(image: str | Path, out: str | Path | None, ending: str) -> Path:
 
 
 def place(out: str | Path, shape: Sequence[int], read: Sequence[str | Path] = ()) -> Path:
-    """A file to write, refused at the door: a suffix that does not fit points of a shape, a folder, or what is read."""
+    """A file to write, refused at the door: a suffix that does not fit, a folder, what is read, what cannot be written."""
     target = Path(out)
     if target.suffix not in FORMS or (target.suffix == ".png" and len(shape) != 3):
         raise ValueError(
@@ -284,6 +286,7 @@ def place(out: str | Path, shape: Sequence[int], read: Sequence[str | Path] = ()
             f"{target} is a folder, or it or {target.with_suffix('.npz').name} beside it is the file that is read; results are "
             f"written to new files; choose another name"
         )
+    check_writable(target)
     return target
 
 
