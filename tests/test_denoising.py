@@ -139,11 +139,11 @@ def test_a_question_is_read_without_noise_and_has_no_slope() -> None:
             NoiseUNet(box(0.0, 1.0, 3, 8, 8), question=bad)
 
 
-def test_the_loss_of_answers_is_that_of_answers_alone() -> None:
-    """Moving the noise of question channels changes nothing; the weight counts numbers that are asked."""
+def loss_of_answers(objective: Any) -> tuple[float, float]:
+    """The loss of a silent net, and what it is by hand: the noise and the weight of the channel that is asked alone."""
     x, energy = torch.rand(6, 3, 8, 8, generator=seeded(1)), NoiseUNet(box(0.0, 1.0, 3, 8, 8), (6, 8), (1, 1), question=(0, 1))
     energy.prepare(x)
-    found = value(MultilevelDSM(warm=1.0), energy, x, seeded(2), 0.0)
+    found = value(objective(warm=1.0), energy, x, seeded(2), 0.0)
     g = seeded(2)
     sigma = (math.log(0.3) + 1.2 * torch.randn(6, generator=g)).exp()
     noise, s = torch.randn(x.shape, generator=g)[:, 2:], energy.spread
@@ -151,7 +151,18 @@ def test_the_loss_of_answers_is_that_of_answers_alone() -> None:
     clean = energy.centre[2:] + s**2 / (s**2 + wide**2) * (noisy - energy.centre[2:])  # a silent net: N(μ, s²)
     error = (noisy - clean) / wide - noise
     wanted = 0.5 * ((1 + (wide / 0.5).square()) * error.square()).mean()
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    return found.item(), wanted.item()
+
+
+def test_the_loss_of_answers_is_that_of_answers_alone() -> None:
+    found, wanted = loss_of_answers(MultilevelDSM)
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), [("noise * asked", "noise"), ("rows.mean() / share", "rows.mean()")])
+def test_noise_on_the_question_and_a_wrong_share_are_seen(old: str, new: str) -> None:
+    found, wanted = loss_of_answers(planted("denoising", "MultilevelDSM.loss", old, new).MultilevelDSM)
+    assert found != pytest.approx(wanted, rel=1e-2)
 
 
 def test_its_score_is_that_of_finite_differences_and_weights_see_through_it() -> None:

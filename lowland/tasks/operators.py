@@ -15,7 +15,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -304,3 +304,8 @@ def _check_sides(x: Tensor, factor: int) -> None:
             f"an image has {tuple(x.shape[-2:])} pixels and shrinks by {factor}; its sides must be multiples of that; pad it, "
             f"or choose another factor"
         )
+
+
+def as_linear(operator: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Operator:
+    """An operator as it is, or a linear function of points of an event shape as one with a transpose."""
+    return operator if isinstance(operator, Operator) else Linear(operator, tuple(shape))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, check_finite, check_points, lift, value_and_score
 from lowland.samplers.kernel import per_row
-from lowland.tasks.operators import Linear, Operator
+from lowland.tasks.operators import as_linear
 from lowland.tasks.posterior import Likelihood, Measure, Restoration, check_linear, check_operator, of_one_dtype
 
 HALVINGS = 40  # of τ in one step: 10⁻¹² of where it stood
@@ -74,7 +74,7 @@ def most_likely(
             f"above 0 and one row each are needed; correct them"
         )
     probe = torch.randn(4, *start.shape[1:], generator=torch.Generator().manual_seed(0), dtype=start.dtype).to(start.device)
-    check_linear(_linear(operator, start), probe)
+    check_linear(as_linear(operator, start.shape[1:]), probe)
     with of_one_dtype(prior, start):
         check_finite(value_and_score(prior, start)[0], "energies at the start")
     x, tau = start.detach().clone(), torch.ones(len(y), dtype=start.dtype, device=start.device)
@@ -114,7 +114,7 @@ def _step(
 
 def _met(fit: Likelihood, v: Tensor, tau: Tensor) -> Tensor:
     """The solution x of (1 + τ A_T A / σ²) x = v + τ A_T y / σ², by conjugate gradients from v, row by row."""
-    linear = _linear(fit.operator, v)
+    linear = as_linear(fit.operator, v.shape[1:])
     forth, back = linear.A, linear.A_T
     weight = per_row(tau / fit.sigma**2, v)
 
@@ -134,10 +134,6 @@ def _met(fit: Likelihood, v: Tensor, tau: Tensor) -> Tensor:
         before, size = size, _dot(rest, rest)
         direction = rest + per_row(size / before.clamp_min(1e-30), x) * direction
     return x
-
-
-def _linear(operator: Measure, x: Tensor) -> Operator:
-    return operator if isinstance(operator, Operator) else Linear(operator, tuple(x.shape[1:]))
 
 
 def _inside(prior: Energy, x: Tensor) -> Tensor:

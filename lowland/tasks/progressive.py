@@ -34,7 +34,7 @@ from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.generate import check_whole
-from lowland.tasks.operators import Linear, Mask, Operator, Stride
+from lowland.tasks.operators import Mask, Operator, Stride, as_linear
 from lowland.tasks.posterior import (
     Likelihood,
     Measure,
@@ -103,7 +103,7 @@ def progressive(
     shape = prior.domain.shape if start is None else tuple(start.shape[1:])
     like = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype).to(y.device)
     check_operator(operator, like, y)
-    linear = operator if isinstance(operator, Operator) else Linear(operator, shape)
+    linear = as_linear(operator, shape)
     check_linear(linear, like)
     _check_hears(prior, like, sigma_max, sigma_min)
     see = _Seeing(linear, like, sigma)
