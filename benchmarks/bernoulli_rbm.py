@@ -127,7 +127,8 @@ def features(energy: nets.RBM, x: Array) -> Array:
 def accuracy(energy: nets.RBM, data: Any, labelled: int) -> float:
     """Of a logistic regression on hidden features."""
     sets = {
-        name: (features(energy, split.x[:labelled] if name == "train" else split.x), split.y) for name, split in data.items()
+        name: (features(energy, split.x[:labelled] if name == "train" else split.x), split.y)
+        for name, split in data.items()
     }
     x, y = sets["train"][0], sets["train"][1][:labelled]
     fits = [LogisticRegression(C=penalty, max_iter=300).fit(x, y) for penalty in PENALTIES]
@@ -153,7 +154,11 @@ class Part(NamedTuple):
 
 def parts(name: str) -> dict[str, Part]:
     data = load_data(name, binarise="threshold")
-    return {part: Part(split.x.flatten(1).numpy(), split.y.numpy()) for part, split in data.parts() if split.y is not None}
+    return {
+        part: Part(split.x.flatten(1).numpy(), split.y.numpy())
+        for part, split in data.parts()
+        if split.y is not None
+    }
 
 
 def tuned(data: dict[str, Part], table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -164,7 +169,11 @@ def tuned(data: dict[str, Part], table: Table) -> Iterator[tuple[str, dict[str, 
             made = TRAIN[way](data["train"].x, table.hidden, table.trial, TUNING_SEED, settings)
             reached = likelihood(made.energy, data, "calibration", RUNGS // 4, TUNING_SEED)["value"]
             tried.append({"settings": settings, "likelihood": reached})
-            print(f"  {way} {settings}: {reached:.2f} after {made.seconds:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"  {way} {settings}: {reached:.2f} after {made.seconds:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         yield way, {"tried": sorted(tried, key=lambda one: -one["likelihood"])}
 
 
@@ -174,7 +183,11 @@ def compared(name: str, seeds: int, scale: float) -> Iterator[dict[str, Any]]:
     rungs = round(RUNGS * scale)
     table = table._replace(seconds=table.seconds * scale, trial=table.trial * scale)
     print(name, file=sys.stderr, flush=True)
-    record: dict[str, Any] = {"table": table._asdict(), "rungs": rungs, "ways": dict(tuned(data, table))}
+    record: dict[str, Any] = {
+        "table": table._asdict(),
+        "rungs": rungs,
+        "ways": dict(tuned(data, table)),
+    }
     for way in WAYS:
         record["ways"][way]["rounds"] = []
     for seed in range(seeds):
@@ -183,7 +196,12 @@ def compared(name: str, seeds: int, scale: float) -> Iterator[dict[str, Any]]:
             made = TRAIN[way](data["train"].x, table.hidden, table.seconds, seed, settings)
             found = likelihood(made.energy, data, "test", rungs, seed)
             right = accuracy(made.energy, data, table.labelled)
-            row = {"seconds": made.seconds, "passes": made.passes, "likelihood": found, "accuracy": right}
+            row = {
+                "seconds": made.seconds,
+                "passes": made.passes,
+                "likelihood": found,
+                "accuracy": right,
+            }
             record["ways"][way]["rounds"].append(row)
             print(f"  seed {seed}, {way}: {row}", file=sys.stderr, flush=True)
         yield record
@@ -200,22 +218,35 @@ def markdown(record: Mapping[str, Any]) -> str:
     lines += [f"`{record['command']}`, {record['date']}", ""]
     for name, found in record["data"].items():
         table, ways = found["table"], found["ways"]
-        lines += [f"## {name}, threshold 0.5: {table['hidden']} hidden units, {table['seconds']:g} s of one core", ""]
-        lines += ["| | passes | seconds | test log p (nats) | widest bracket | certified | accuracy of logistic regression |"]
+        lines += [
+            f"## {name}, threshold 0.5: {table['hidden']} hidden units, {table['seconds']:g} s of one core",
+            "",
+        ]
+        lines += [
+            "| | passes | seconds | test log p (nats) | widest bracket | certified | accuracy of logistic regression |"
+        ]
         lines += ["|---|---:|---:|---:|---:|---:|---:|"]
         for way, rows in ((way, ways[way]["rounds"]) for way in ways):
             values = [row["likelihood"] for row in rows]
             width = max(one["upper"] - one["lower"] for one in values)
             sure = f"{sum(one['certified'] for one in values)} of {len(values)}"
-            cells = [cell([row["passes"] for row in rows], 1), cell([row["seconds"] for row in rows], 1)]
+            cells = [
+                cell([row["passes"] for row in rows], 1),
+                cell([row["seconds"] for row in rows], 1),
+            ]
             cells += [cell([one["value"] for one in values]), f"{width:.2f}", sure]
             cells += [cell([100 * row["accuracy"] for row in rows]) + " %"]
             lines.append(f"| {way} | " + " | ".join(cells) + " |")
         lines += ["", *verdicts(ways), ""]
         for way in ways:
             best, *others = ways[way]["tried"]
-            told = "; ".join(f"{one['settings']}: {one['likelihood']:.2f}" for one in [best, *others])
-            lines += [f"{way}, calibration part after {table['trial']:g} s, best first: {told}.", ""]
+            told = "; ".join(
+                f"{one['settings']}: {one['likelihood']:.2f}" for one in [best, *others]
+            )
+            lines += [
+                f"{way}, calibration part after {table['trial']:g} s, best first: {told}.",
+                "",
+            ]
     lines += [f"{key}: {value}" for key, value in record["machine"].items()]
     return "\n".join(lines) + "\n"
 
@@ -235,10 +266,14 @@ def verdicts(ways: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="lowland's RBM beside scikit-learn's, for equal processor time")
+    parser = argparse.ArgumentParser(
+        description="lowland's RBM beside scikit-learn's, for equal processor time"
+    )
     parser.add_argument("data", nargs="*", default=list(TABLES), help="digits, mnist")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--scale", type=float, default=1.0, help="of all seconds and of the rungs (1)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of all seconds and of the rungs (1)"
+    )
     parser.add_argument("--core", type=int, default=0)
     options = parser.parse_args()
     pin(options.core)

@@ -38,9 +38,9 @@ from lowland.energy import Energy
 from lowland.evaluation import Subject, subject
 from lowland.metrics import class_entropy, mmd, nearest
 from lowland.run import Run, versions
-from lowland.samplers.engine import PRECISIONS
+from lowland.samplers.acceleration import PRECISIONS
 from lowland.tasks.generate import even_labels
-from lowland.training.judge import Judge, train_judge
+from lowland.training.classifier import Judge, train_judge
 
 RUNS = ("runs/quality-mnist-pcd-0", "runs/quality-fashion-mnist-pcd-0")
 SHUFFLES = 999
@@ -59,7 +59,13 @@ class Made(NamedTuple):
 def generated(s: Subject, count: int, seed: int, way: str) -> Made:
     """The run's generation section, in a precision or cut short: start and noise depend on the seed alone."""
     how = s.recipe["generation"]
-    if how["start"] != "noise" or how["temperatures"] != [1.0] or how["jump"] or s.sigmas or not s.classes:
+    if (
+        how["start"] != "noise"
+        or how["temperatures"] != [1.0]
+        or how["jump"]
+        or s.sigmas
+        or not s.classes
+    ):
         raise ValueError(
             f"{s.run.path} generates by {how}; here it must be plain chains from noise, by class; choose another run"
         )
@@ -69,7 +75,12 @@ def generated(s: Subject, count: int, seed: int, way: str) -> Made:
     energy, steps = s.energy.given(labels), how["steps"] // 4 if way == CONTROL else how["steps"]
     began = time.perf_counter()
     trace = lowland.sample(
-        energy, s.sampler, start, steps, generator=g, precision="bfloat16" if way == "bfloat16" else "float32"
+        energy,
+        s.sampler,
+        start,
+        steps,
+        generator=g,
+        precision="bfloat16" if way == "bfloat16" else "float32",
     )
     return Made(trace.x, labels, time.perf_counter() - began)
 
@@ -81,7 +92,10 @@ def figures(s: Subject, judge: Judge, made: Made, usual: float) -> dict[str, flo
         "called a class with confidence > 0.9": (sure > 0.9).float().mean().item(),
         "called the class asked for": (called == made.labels).float().mean().item(),
         "class entropy / maximum": class_entropy(called, s.data.classes),
-        "neighbour distance / that of test images": nearest(made.x, s.data.train.x)[0].median().item() / usual,
+        "neighbour distance / that of test images": nearest(made.x, s.data.train.x)[0]
+        .median()
+        .item()
+        / usual,
         "energy": lowland.energy_values(s.energy, made.x, made.labels).mean().item(),
     }
 
@@ -112,7 +126,11 @@ def permutation_p(a: Made, b: Made, features: Tensor, bandwidth: float, seed: in
 
 
 def joined(sets: Sequence[Made]) -> Made:
-    return Made(torch.cat([one.x for one in sets]), torch.cat([one.labels for one in sets]), sum(one.seconds for one in sets))
+    return Made(
+        torch.cat([one.x for one in sets]),
+        torch.cat([one.labels for one in sets]),
+        sum(one.seconds for one in sets),
+    )
 
 
 def distances(sets: dict[str, list[Made]], features: Any) -> dict[str, Any]:
@@ -120,11 +138,18 @@ def distances(sets: dict[str, list[Made]], features: Any) -> dict[str, Any]:
     rows = {way: [features(made.x).flatten(1).double() for made in sets[way]] for way in WAYS}
     f32, half = rows["float32"], len(rows["float32"]) // 2
     width = torch.pdist(torch.cat(f32)[:1000]).median().item()
-    found: dict[str, Any] = {"float32": {"mmd": [mmd(a, b, width).value for a, b in combinations(f32, 2)]}}
+    found: dict[str, Any] = {
+        "float32": {"mmd": [mmd(a, b, width).value for a, b in combinations(f32, 2)]}
+    }
     for way in WAYS[1:]:
-        across = [mmd(f32[i], rows[way][j], width).value for i, j in permutations(range(len(f32)), 2)]
+        across = [
+            mmd(f32[i], rows[way][j], width).value for i, j in permutations(range(len(f32)), 2)
+        ]
         a, b = joined(sets["float32"][:half]), joined(sets[way][half:])
-        found[way] = {"mmd": across, "p": permutation_p(a, b, torch.cat([*f32[:half], *rows[way][half:]]), width)}
+        found[way] = {
+            "mmd": across,
+            "p": permutation_p(a, b, torch.cat([*f32[:half], *rows[way][half:]]), width),
+        }
     return found
 
 
@@ -137,8 +162,14 @@ def judge_run(path: str, count: int, seeds: Sequence[int]) -> dict[str, Any]:
     for i, seed in enumerate(seeds):
         for way in WAYS if i % 2 == 0 else WAYS[::-1]:
             sets[way].append(generated(s, count, seed, way))
-            print(f"{path}, seed {seed}, {way}: {sets[way][-1].seconds:.1f} s", file=sys.stderr, flush=True)
-    judge = train_judge(s.data.train, s.data.classes, steps=s.recipe["evaluation"]["judge_steps"]).eval()
+            print(
+                f"{path}, seed {seed}, {way}: {sets[way][-1].seconds:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    judge = train_judge(
+        s.data.train, s.data.classes, steps=s.recipe["evaluation"]["judge_steps"]
+    ).eval()
     usual = nearest(s.data.test.x[:500], s.data.train.x)[0].median().item()
     found = {way: [figures(s, judge, made, usual) for made in sets[way]] for way in WAYS}
     rows = {}
@@ -146,8 +177,14 @@ def judge_run(path: str, count: int, seeds: Sequence[int]) -> dict[str, Any]:
         values = {way: [one[name] for one in found[way]] for way in WAYS}
         pairs = zip(values["float32"], values["bfloat16"], strict=True)
         rows[name] = values | {"difference": [b - a for a, b in pairs]}
-    moved = torch.cat([b.x - a.x for a, b in zip(sets["float32"], sets["bfloat16"], strict=True)]).flatten(1).norm(dim=1)
-    apart = torch.cat([a.x - b.x for a, b in combinations(sets["float32"], 2)]).flatten(1).norm(dim=1)
+    moved = (
+        torch.cat([b.x - a.x for a, b in zip(sets["float32"], sets["bfloat16"], strict=True)])
+        .flatten(1)
+        .norm(dim=1)
+    )
+    apart = (
+        torch.cat([a.x - b.x for a, b in combinations(sets["float32"], 2)]).flatten(1).norm(dim=1)
+    )
     seconds = {way: [made.seconds for made in sets[way]] for way in PRECISIONS}
     with torch.no_grad():
         return {
@@ -156,7 +193,10 @@ def judge_run(path: str, count: int, seeds: Sequence[int]) -> dict[str, Any]:
             "steps": s.recipe["generation"]["steps"],
             "seeds": list(seeds),
             "figures": rows,
-            "mmd": {"pixels": distances(sets, lambda x: x), "the judge's logits": distances(sets, judge)},
+            "mmd": {
+                "pixels": distances(sets, lambda x: x),
+                "the judge's logits": distances(sets, judge),
+            },
             "distance of pairs / distance of seeds": float(moved.median() / apart.median()),
             "seconds": seconds,
             "float32 / bfloat16": [a / b for a, b in zip(*seconds.values(), strict=True)],
@@ -178,7 +218,9 @@ class Convolved(Energy):
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         y = conv2d(x, self.weight, -self.bias, padding=1)
-        return 0.5 * y.float().square().flatten(1).sum(1) + 0.5 * self.pull * x.square().flatten(1).sum(1)
+        return 0.5 * y.float().square().flatten(1).sum(1) + 0.5 * self.pull * x.square().flatten(
+            1
+        ).sum(1)
 
     def law(self) -> tuple[Tensor, Tensor, Tensor]:
         """Eigenvalues (64,) and eigenvectors (64, 64) of Λ, and the mean (64,), float64."""
@@ -221,9 +263,20 @@ def toy(chains: int, steps: int) -> list[dict[str, Any]]:
         totals = {}
         for precision in PRECISIONS:
             g = torch.Generator().manual_seed(1)
-            start = (centre + torch.randn(chains, 64, generator=g, dtype=torch.float64) * truth.sqrt() @ vectors.T).float()
+            start = (
+                centre
+                + torch.randn(chains, 64, generator=g, dtype=torch.float64)
+                * truth.sqrt()
+                @ vectors.T
+            ).float()
             trace = lowland.sample(
-                energy, sampler, start.view(-1, 1, 8, 8), steps, generator=g, keep=[Axes(vectors, centre)], precision=precision
+                energy,
+                sampler,
+                start.view(-1, 1, 8, 8),
+                steps,
+                generator=g,
+                keep=[Axes(vectors, centre)],
+                precision=precision,
             )
             totals[precision] = trace.kept["axes"]
             rows.append(toy_row(type(sampler).__name__, precision, totals[precision], truth))
@@ -233,7 +286,9 @@ def toy(chains: int, steps: int) -> list[dict[str, Any]]:
 
 
 def toy_row(sampler: str, precision: str, kept: Tensor, truth: Tensor) -> dict[str, Any]:
-    errors = torch.stack([kept[0] / truth.sqrt(), kept[1] / truth - 1])  # in deviations; in parts of the variance
+    errors = torch.stack(
+        [kept[0] / truth.sqrt(), kept[1] / truth - 1]
+    )  # in deviations; in parts of the variance
     z = errors.mean(1) / (errors.std(1) / math.sqrt(errors.shape[1]))
     return {
         "sampler": sampler,
@@ -254,10 +309,21 @@ def summary(errors: Tensor) -> dict[str, float]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    lines = ["# bfloat16 sampling: quality and speed", "", f"`{found['command']}`, {found['date']}", ""]
+    lines = [
+        "# bfloat16 sampling: quality and speed",
+        "",
+        f"`{found['command']}`, {found['date']}",
+        "",
+    ]
     for run in found["runs"]:
-        lines += [f"## {run['run']}: {run['images']} images × {run['steps']} steps, seeds {run['seeds']}", ""]
-        lines += ["| figure | float32 | bfloat16 | difference, paired by seed | control |", "|---|---:|---:|---:|---:|"]
+        lines += [
+            f"## {run['run']}: {run['images']} images × {run['steps']} steps, seeds {run['seeds']}",
+            "",
+        ]
+        lines += [
+            "| figure | float32 | bfloat16 | difference, paired by seed | control |",
+            "|---|---:|---:|---:|---:|",
+        ]
         for name, values in run["figures"].items():
             cells = [spread(values[key]) for key in (*PRECISIONS, "difference", CONTROL)]
             lines.append("| " + " | ".join([name, *cells]) + " |")
@@ -268,7 +334,11 @@ def markdown(found: dict[str, Any]) -> str:
                 f"permutation p = {ways['bfloat16']['p']:.3f}",
             ]
             cells.append(f"{spread(ways[CONTROL]['mmd'])}, p = {ways[CONTROL]['p']:.3f}")
-            lines.append("| " + " | ".join([f"squared MMD of {space}, from float32 sets of other seeds", *cells]) + " |")
+            lines.append(
+                "| "
+                + " | ".join([f"squared MMD of {space}, from float32 sets of other seeds", *cells])
+                + " |"
+            )
         apart = run["distance of pairs / distance of seeds"]
         ratios = run["float32 / bfloat16"]
         lines += [
@@ -293,7 +363,11 @@ def markdown(found: dict[str, Any]) -> str:
         "Errors are in parts of the true variance, over all 64 axes, ± standard error over chains. The last column is paired "
         "(the same noise), so that it sees a bias far below the standard error of the run itself.",
     ]
-    known = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found["machine"].items() if value is not None)
+    known = ", ".join(
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in found["machine"].items()
+        if value is not None
+    )
     return "\n".join(
         [
             *lines,
@@ -310,18 +384,26 @@ def spread(values: Sequence[float]) -> str:
 
 
 def share(value: dict[str, float] | None) -> str:
-    return "" if value is None else f"{value['mean']:+.2%} ± {value['error']:.2%} (z {value['z']:+.1f})"
+    return (
+        ""
+        if value is None
+        else f"{value['mean']:+.2%} ± {value['error']:.2%} (z {value['z']:+.1f})"
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.bf16_quality", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.bf16_quality", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--runs", nargs="*", default=list(RUNS))
     parser.add_argument("--count", type=int, default=100, help="images of each set (100)")
     parser.add_argument("--seeds", type=int, default=4, help="sets in each precision (4)")
     parser.add_argument("--chains", type=int, default=1000, help="of the known law (1,000)")
     parser.add_argument("--steps", type=int, default=1000, help="of the known law (1,000)")
     parser.add_argument("--core", type=int, help="the core to pin to (the last that is allowed)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and Markdown files")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the JSON and Markdown files"
+    )
     options = parser.parse_args()
     pin(options.core)
     began = time.perf_counter()

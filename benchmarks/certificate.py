@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.runner import machine
 from lowland import BlockGibbs, Energy, ais, binary, box
 from lowland.metrics import LogZ, log_z
-from lowland.metrics.enumeration import enumerated
+from lowland.metrics.log_z.enumeration import enumerated
 from lowland.nets import RBM
 from lowland.targets import Funnel, Gaussian, GaussianMixture, Ising, Potts, Uniform
 
@@ -61,7 +61,9 @@ def bare(visible: int, hidden: int) -> RBM:
 def set_to(rbm: RBM, weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> RBM:
     with torch.no_grad():
         for parameter, value in zip(
-            (rbm.weight, rbm.visible_bias, rbm.hidden_bias), (weight, visible_bias, hidden_bias), strict=True
+            (rbm.weight, rbm.visible_bias, rbm.hidden_bias),
+            (weight, visible_bias, hidden_bias),
+            strict=True,
         ):
             parameter.copy_(value)
     return rbm
@@ -80,8 +82,16 @@ def bimodal(barrier: float, seed: int) -> RBM:
     """Two patterns, one the other's negative, of masses about 1 : e^tilt, and weights that bind every unit to its pattern."""
     g = seeded(seed)
     visible, hidden = 24, 8 + 4 * (seed % 4)
-    p, q = (2.0 * torch.randint(2, (n,), generator=g, dtype=torch.float64) - 1 for n in (visible, hidden))
-    w = barrier / hidden * torch.outer(p, q) * (1 + 0.3 * torch.randn(visible, hidden, generator=g, dtype=torch.float64))
+    p, q = (
+        2.0 * torch.randint(2, (n,), generator=g, dtype=torch.float64) - 1
+        for n in (visible, hidden)
+    )
+    w = (
+        barrier
+        / hidden
+        * torch.outer(p, q)
+        * (1 + 0.3 * torch.randn(visible, hidden, generator=g, dtype=torch.float64))
+    )
     tilt = 2 * torch.rand(1, generator=g, dtype=torch.float64).item() / visible
     return set_to(bare(visible, hidden), w, tilt * p - w.sum(1) / 2, -w.sum(0) / 2)
 
@@ -93,7 +103,10 @@ def needle(sharpness: float, seed: int) -> RBM:
     visible, hidden = 24, 10
     p = torch.randint(2, (visible,), generator=g, dtype=torch.float64)
     w = 0.3 * torch.randn(visible, hidden, generator=g, dtype=torch.float64)
-    bias, ratio = torch.zeros(hidden, dtype=torch.float64), 4 * torch.rand(1, generator=g).item() - 2
+    bias, ratio = (
+        torch.zeros(hidden, dtype=torch.float64),
+        4 * torch.rand(1, generator=g).item() - 2,
+    )
     w[:, 0] = sharpness * (2 * p - 1)
     depth = visible * (math.log(2) - math.log1p(math.exp(-sharpness))) + ratio
     bias[0] = depth - sharpness * p.sum()
@@ -118,7 +131,12 @@ def noisy_patterns(seed: int, visible: int = 28) -> Tensor:
 def trained(data: Tensor, hidden: int, updates: int, seed: int) -> RBM:
     """Gradient ascent (Adam, rate 0.05) on the exact log-likelihood: log Z is the sum over hidden states."""
     rbm, g = bare(data.shape[1], hidden), seeded(seed)
-    set_to(rbm, 0.1 * torch.randn(rbm.weight.shape, generator=g, dtype=torch.float64), rbm.visible_bias, rbm.hidden_bias)
+    set_to(
+        rbm,
+        0.1 * torch.randn(rbm.weight.shape, generator=g, dtype=torch.float64),
+        rbm.visible_bias,
+        rbm.hidden_bias,
+    )
     states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * hidden)
     optimizer = torch.optim.Adam(rbm.parameters(), lr=0.05)
     for _ in range(updates):
@@ -157,8 +175,15 @@ def exact_draws(rbm: RBM, count: int, seed: int) -> Tensor:
         hidden = rbm.hidden
         index = torch.arange(2**hidden)
         place = 2 ** torch.arange(hidden)
-        logits = torch.cat([-rbm.hidden_side(((block[:, None] // place) % 2).double()) for block in index.split(2**14)])
-        chosen = torch.multinomial((logits - logits.max()).exp(), count, replacement=True, generator=seeded(seed))
+        logits = torch.cat(
+            [
+                -rbm.hidden_side(((block[:, None] // place) % 2).double())
+                for block in index.split(2**14)
+            ]
+        )
+        chosen = torch.multinomial(
+            (logits - logits.max()).exp(), count, replacement=True, generator=seeded(seed)
+        )
         return rbm.draw_visible(((chosen[:, None] // place) % 2).double(), seeded(seed + 1))
 
 
@@ -180,7 +205,9 @@ def forward_alone(rbm: RBM, dtype: torch.dtype, truth: float, seed: int) -> dict
     """What is usually done, at the same number of chains moved: rungs set evenly, from the uniform law."""
     base, g = Uniform(rbm.domain), seeded(seed)
     x = base.draw(2 * CHAINS, g, dtype)
-    run = ais(rbm.bridge(base, torch.linspace(0, 1, RUNGS + 1).tolist()), BlockGibbs(), x, generator=g)
+    run = ais(
+        rbm.bridge(base, torch.linspace(0, 1, RUNGS + 1).tolist()), BlockGibbs(), x, generator=g
+    )
     error = base.log_z + run.log_ratio - truth
     return {"holds": abs(error) <= 1.96 * run.error, "error": error, "width": 3.92 * run.error}
 
@@ -201,7 +228,9 @@ def study(case: Machine, index: int, dtype: torch.dtype) -> dict[str, Any]:
         "hidden": rbm.hidden,
         "dtype": str(dtype).removeprefix("torch."),
         "log_z": truth,
-        "exact draws": judged(log_z(rbm, draws=draws, generator=seeded(1000 + index), **run), truth),
+        "exact draws": judged(
+            log_z(rbm, draws=draws, generator=seeded(1000 + index), **run), truth
+        ),
         "own chains": judged(log_z(rbm, data=data, generator=seeded(2000 + index), **run), truth),
         "forward alone": forward_alone(rbm, dtype, truth, 3000 + index),
     }
@@ -228,12 +257,16 @@ class Boxed(Energy):
     def __init__(self, dim: int) -> None:
         super().__init__(box(0.0, 1.0, dim))
         self.slopes = torch.linspace(1.0, 12.0, dim)
-        self.log_z = ((-torch.expm1(-self.slopes.double())) / self.slopes.double()).log().sum().item()
+        self.log_z = (
+            ((-torch.expm1(-self.slopes.double())) / self.slopes.double()).log().sum().item()
+        )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return x @ self.slopes.to(x.dtype)
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         u = torch.rand(count, len(self.slopes), generator=generator, dtype=torch.float64)
         a = self.slopes.double()
         return (-torch.log1p(u * torch.expm1(-a)) / a).clamp(0, 1).to(dtype)
@@ -242,9 +275,15 @@ class Boxed(Energy):
 def laws() -> dict[str, Any]:
     made: dict[str, Any] = {}
     for dim in (2, 10, 50):
-        made |= {f"Gaussian, correlated, {dim}": correlated(dim), f"mixture, 8 deviations, {dim}": mixture(dim, 8.0)}
+        made |= {
+            f"Gaussian, correlated, {dim}": correlated(dim),
+            f"mixture, 8 deviations, {dim}": mixture(dim, 8.0),
+        }
         made |= {f"funnel, {dim}": Funnel(dim), f"box, exponential, {dim}": Boxed(dim)}
-    return made | {"Ising, 8 × 8": Ising((8, 8), coupling=0.44), "Potts, 6 × 6": Potts((6, 6), 3, 0.8)}
+    return made | {
+        "Ising, 8 × 8": Ising((8, 8), coupling=0.44),
+        "Potts, 6 × 6": Potts((6, 6), 3, 0.8),
+    }
 
 
 def continuous(repeats: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
@@ -255,7 +294,10 @@ def continuous(repeats: int, say: Callable[[str], object]) -> list[dict[str, Any
             if law.domain.kind == "real"
             else None
         )
-        found = [log_z(law, base=base, chains=CHAINS, rungs=400, exact=False, generator=seeded(i)) for i in range(repeats)]
+        found = [
+            log_z(law, base=base, chains=CHAINS, rungs=400, exact=False, generator=seeded(i))
+            for i in range(repeats)
+        ]
         row = {"law": name, "log_z": law.log_z, "runs": [judged(one, law.log_z) for one in found]}
         say(f"{name}: {sum(run['holds'] for run in row['runs'])} of {repeats}")
         rows.append(row)
@@ -283,7 +325,9 @@ def coverage(rows: list[dict[str, Any]]) -> str:
         for dtype in ("float32", "float64"):
             wanted = KINDS if kind == "all" else (kind,)
             chosen = [row for row in rows if row["dtype"] == dtype and row["kind"] in wanted]
-            lines += [_covered(kind, dtype, way, [row[way] for row in chosen]) for way in WAYS if chosen]
+            lines += [
+                _covered(kind, dtype, way, [row[way] for row in chosen]) for way in WAYS if chosen
+            ]
     return "\n".join(lines)
 
 
@@ -291,7 +335,14 @@ def _covered(kind: str, dtype: str, way: str, found: list[dict[str, Any]]) -> st
     usual = way == "forward alone"
     sure = [one for one in found if one.get("certified")]
     bold = "**" if sum(one["holds"] for one in found) < 0.95 * len(found) else ""
-    cells = [kind, dtype, way, f"{bold}{share(found)}{bold}", "–" if usual else str(len(sure)), share(sure)]
+    cells = [
+        kind,
+        dtype,
+        way,
+        f"{bold}{share(found)}{bold}",
+        "–" if usual else str(len(sure)),
+        share(sure),
+    ]
     cells.append(median([one["width"] if usual else one["upper"] - one["lower"] for one in found]))
     cells.append(f"{max(abs(one['error']) for one in found):.2f}")
     return f"| {' | '.join(cells)} |"
@@ -306,9 +357,19 @@ def failures(rows: list[dict[str, Any]]) -> str:
         for way in ("exact draws", "own chains"):
             one = row[way]
             if not one["holds"]:
-                off = f"{-one['upper']:.3f} above" if one["upper"] < 0 else f"{one['lower']:.3f} below"
+                off = (
+                    f"{-one['upper']:.3f} above"
+                    if one["upper"] < 0
+                    else f"{one['lower']:.3f} below"
+                )
                 about = [row[key] for key in ("machine", "kind", "strength", "hidden", "dtype")]
-                cells = [*about, way, off, one["certified"], "; ".join(one["problems"]) or "nothing"]
+                cells = [
+                    *about,
+                    way,
+                    off,
+                    one["certified"],
+                    "; ".join(one["problems"]) or "nothing",
+                ]
                 lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) if len(lines) > 2 else "None."
 
@@ -323,7 +384,9 @@ def lawful(rows: list[dict[str, Any]]) -> str:
         widths = median([run["upper"] - run["lower"] for run in runs])
         worst = max(abs(run["error"]) for run in runs)
         sure = sum(run["certified"] for run in runs)
-        lines.append(f"| {row['law']} | {row['log_z']:.3f} | {share(runs)} | {sure} | {widths} | {worst:.3f} |")
+        lines.append(
+            f"| {row['law']} | {row['log_z']:.3f} | {share(runs)} | {sure} | {widths} | {worst:.3f} |"
+        )
     return "\n".join(lines)
 
 
@@ -346,7 +409,9 @@ def page(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--machines", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -357,9 +422,13 @@ def main() -> None:
     for index, case in enumerate(machines(args.machines)):
         rows += [study(case, index, dtype) for dtype in (torch.float32, torch.float64)]
         held = " ".join(str(sum(row[way]["holds"] for row in rows)) for way in WAYS)
-        print(f"{index + 1} machines, {time.monotonic() - began:.0f} s; inside, of {len(rows)}: {held}", flush=True)
+        print(
+            f"{index + 1} machines, {time.monotonic() - began:.0f} s; inside, of {len(rows)}: {held}",
+            flush=True,
+        )
     found = {
-        "command": "python -m benchmarks.certificate" + ("" if args.machines == 300 else f" --machines {args.machines}"),
+        "command": "python -m benchmarks.certificate"
+        + ("" if args.machines == 300 else f" --machines {args.machines}"),
         "date": date.today().isoformat(),
         "machine": machine(),
         "machines": args.machines,

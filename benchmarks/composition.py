@@ -47,7 +47,9 @@ CELLS, SIDE = 14, 7.0
 
 
 def planes() -> dict[str, Energy]:
-    ring = GaussianMixture([[2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)] for k in range(8)], 0.8)
+    ring = GaussianMixture(
+        [[2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)] for k in range(8)], 0.8
+    )
     right = GaussianMixture([[1.5, 0.0], [1.5, 1.5]], 0.7)
     return {
         "a + b": ring + right,
@@ -82,7 +84,9 @@ def cell_law(energy: Energy) -> Tensor:
     """Probabilities of the cells of the plane, by quadrature on a grid twelve times finer."""
     fine = CELLS * 12
     axis = (torch.arange(fine, dtype=torch.float64) + 0.5) / fine * 2 * SIDE - SIDE
-    p = torch.softmax(-energy_values(energy, torch.cartesian_prod(axis, axis), batch_size=fine**2), 0)
+    p = torch.softmax(
+        -energy_values(energy, torch.cartesian_prod(axis, axis), batch_size=fine**2), 0
+    )
     return p.view(CELLS, 12, CELLS, 12).sum((1, 3)).flatten()
 
 
@@ -106,7 +110,12 @@ class Unrefused(DMALA):
         return metropolis(state, new, None, generator)
 
 
-def variations(energy: Energy, law: Tensor, place: Callable[[Tensor], Tensor], samplers: Callable[..., dict[str, Any]]) -> Any:
+def variations(
+    energy: Energy,
+    law: Tensor,
+    place: Callable[[Tensor], Tensor],
+    samplers: Callable[..., dict[str, Any]],
+) -> Any:
     """Total variation of the ends of chains from the law, by sampler: one number per seed."""
     found: dict[str, list[float]] = {}
     for seed in range(SEEDS):
@@ -117,7 +126,9 @@ def variations(energy: Energy, law: Tensor, place: Callable[[Tensor], Tensor], s
             x = sample(energy, sampler, start, STEPS, generator=g).x
             share = torch.bincount(place(x), minlength=len(law)).double() / CHAINS
             found.setdefault(name, []).append(float((share - law).abs().sum() / 2))
-        exact = torch.bincount(torch.multinomial(law, CHAINS, replacement=True, generator=g), minlength=len(law)).double()
+        exact = torch.bincount(
+            torch.multinomial(law, CHAINS, replacement=True, generator=g), minlength=len(law)
+        ).double()
         found.setdefault("exact draws", []).append(float((exact / CHAINS - law).abs().sum() / 2))
     return found
 
@@ -131,11 +142,18 @@ def of_the_plane(energy: Energy, few: Tensor, g: torch.Generator) -> dict[str, A
 def of_machines(energy: Energy, few: Tensor, g: torch.Generator) -> dict[str, Any]:
     tuned: Any = corrected(energy, few, generator=g, steps=60)
     size = min(tuned.step_size, 1.0) if isinstance(tuned, DMALA) else 1.0
-    return {"corrected": DMALA(size), "unadjusted": Unrefused(size), "unadjusted, h / 4": Unrefused(size / 4)}
+    return {
+        "corrected": DMALA(size),
+        "unadjusted": Unrefused(size),
+        "unadjusted, h / 4": Unrefused(size / 4),
+    }
 
 
 def truth() -> dict[str, dict[str, Any]]:
-    found = {f"plane: {k}": variations(e, cell_law(e), cell_of, of_the_plane) for k, e in planes().items()}
+    found = {
+        f"plane: {k}": variations(e, cell_law(e), cell_of, of_the_plane)
+        for k, e in planes().items()
+    }
     for name, energy in machines().items():
         law = torch.softmax(-energy_values(energy, states()).double(), 0)
         found[f"machines: {name}"] = variations(energy, law, state_of, of_machines)
@@ -150,13 +168,19 @@ COMMAND = "python -m benchmarks.composition"
 SHIPPED = "composed on the shipped `mnist` (it saw all combinations), w = 4, corrected"
 
 
-def drawn(path: list[Energy], prior: Any, count: int, seed: int, adjusted: bool = True) -> tuple[Tensor, list[float]]:
+def drawn(
+    path: list[Energy], prior: Any, count: int, seed: int, adjusted: bool = True
+) -> tuple[Tensor, list[float]]:
     """Pictures at the end of a path, clamped as a viewer would show them; acceptance by level."""
     g = torch.Generator().manual_seed(seed)
     step = 1.36 * math.prod(prior.domain.shape) ** (-1 / 3) * SIGMAS[-1] ** 2
-    fast: list[Energy] = [accelerate(energy, precision="bfloat16", exact=adjusted) for energy in path]
+    fast: list[Energy] = [
+        accelerate(energy, precision="bfloat16", exact=adjusted) for energy in path
+    ]
     sampler = None if adjusted else Langevin(step)
-    found = anneal_composed(fast, SIGMAS, prior.start(count, SIGMAS[0], g), 64, generator=g, final=24, sampler=sampler)
+    found = anneal_composed(
+        fast, SIGMAS, prior.start(count, SIGMAS[0], g), 64, generator=g, final=24, sampler=sampler
+    )
     return found.x.clamp(0, 1), list(found.acceptance)
 
 
@@ -168,7 +192,9 @@ def on_shipped(s: Any, judge: Any) -> tuple[dict[str, Any], Tensor]:
     prior: Any = load("mnist")[0]
     wanted = torch.cat([s.held, s.seen]).repeat_interleave(EACH, 0)
     nets = [images.classifier(s, kind, 0, steps=3000) for kind in range(3)]
-    terms = [Attribute(net, wanted[:, k], noisy=True, domain=prior.domain) for k, net in enumerate(nets)]
+    terms = [
+        Attribute(net, wanted[:, k], noisy=True, domain=prior.domain) for k, net in enumerate(nets)
+    ]
     whole, start = prior + 4.0 * terms[0] + 4.0 * terms[1] + 4.0 * terms[2], time.process_time()
     x, acceptance = drawn([whole.given(sigma) for sigma in SIGMAS], prior, len(wanted), 0)
     seconds = (time.process_time() - start) / len(wanted)
@@ -180,7 +206,7 @@ def on_shipped(s: Any, judge: Any) -> tuple[dict[str, Any], Tensor]:
 def use() -> tuple[dict[str, list[dict[str, Any]]], Tensor, Tensor]:
     """Success by way of drawing: one record per seed; and the picture."""
     from benchmarks import composition_images as images
-    from lowland.training.judge import train_judge
+    from lowland.training.classifier import train_judge
 
     s = images.strokes()
     prior: Any = images.prior(s)
@@ -193,7 +219,10 @@ def use() -> tuple[dict[str, list[dict[str, Any]]], Tensor, Tensor]:
     shown: dict[str, Tensor] = {}
     for seed in range(SEEDS):
         nets = [images.classifier(s, kind, seed, steps=3000) for kind in range(3)]
-        terms = [Attribute(net, wanted[:, k], noisy=True, domain=prior.domain) for k, net in enumerate(nets)]
+        terms = [
+            Attribute(net, wanted[:, k], noisy=True, domain=prior.domain)
+            for k, net in enumerate(nets)
+        ]
 
         def composed(w: float, terms: list[Attribute] = terms) -> Energy:
             return prior + w * terms[0] + w * terms[1] + w * terms[2]
@@ -208,7 +237,9 @@ def use() -> tuple[dict[str, list[dict[str, Any]]], Tensor, Tensor]:
         }
         for name, (energy, adjusted) in ways.items():
             start = time.process_time()
-            x, acceptance = drawn([energy.given(sigma) for sigma in SIGMAS], prior, len(wanted), seed, adjusted)
+            x, acceptance = drawn(
+                [energy.given(sigma) for sigma in SIGMAS], prior, len(wanted), seed, adjusted
+            )
             record = images.judged(s, judge, x, wanted) | {
                 "acceptance": acceptance,
                 "seconds": (time.process_time() - start) / len(wanted),
@@ -222,7 +253,10 @@ def use() -> tuple[dict[str, list[dict[str, Any]]], Tensor, Tensor]:
     found["real images of MNIST's test part"] = [images.judged(s, judge, real, told_of)]
     sides = [
         images.examples(s),
-        *(shown[name][: 10 * EACH].view(10, EACH, 1, 28, 28)[:, :4] for name in (list(ways)[2], list(ways)[5])),
+        *(
+            shown[name][: 10 * EACH].view(10, EACH, 1, 28, 28)[:, :4]
+            for name in (list(ways)[2], list(ways)[5])
+        ),
     ]
     return found, torch.cat(sides, 1).flatten(0, 1), more
 
@@ -238,22 +272,38 @@ def spread(values: list[float], digits: int) -> str:
 def truth_table(found: dict[str, dict[str, list[float]]]) -> list[str]:
     names = ["corrected", "unadjusted", "unadjusted, h / 4", "exact draws"]
     lines = ["| expression | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    return lines + [f"| `{key}` | " + " | ".join(spread(row[name], 4) for name in names) + " |" for key, row in found.items()]
+    return lines + [
+        f"| `{key}` | " + " | ".join(spread(row[name], 4) for name in names) + " |"
+        for key, row in found.items()
+    ]
 
 
 def use_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    columns = [f"{part}: {what}" for part in ("held out", "seen") for what in ("digit", "thickness", "slant", "all three")]
-    lines = ["| drawn by | " + " | ".join(columns) + " | s a draw |", "|---|" + "---:|" * (len(columns) + 1)]
+    columns = [
+        f"{part}: {what}"
+        for part in ("held out", "seen")
+        for what in ("digit", "thickness", "slant", "all three")
+    ]
+    lines = [
+        "| drawn by | " + " | ".join(columns) + " | s a draw |",
+        "|---|" + "---:|" * (len(columns) + 1),
+    ]
     for name, records in found.items():
-        cells = [spread([100 * r[c] for r in records], 0) if c in records[0] else "" for c in columns]
+        cells = [
+            spread([100 * r[c] for r in records], 0) if c in records[0] else "" for c in columns
+        ]
         seconds = spread([r["seconds"] for r in records], 2) if "seconds" in records[0] else ""
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds} |")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--truth", action="store_true", help="the first part alone; prints, and writes nothing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--truth", action="store_true", help="the first part alone; prints, and writes nothing"
+    )
     only_truth = parser.parse_args().truth
     torch.set_num_threads(1)
     laws = truth()
@@ -263,8 +313,15 @@ def main() -> None:
     found, picture, more = use()
     save_grid(picture, RESULTS / "composition.png", columns=12)
     save_grid(more, RESULTS / "composition-shipped.png", columns=4 + EACH)
-    about = {"command": COMMAND, "date": str(date.today()), "machine": machine(), "versions": versions()}
-    (RESULTS / "composition.json").write_text(json.dumps(about | {"truth": laws, "use": found}, indent=1) + "\n")
+    about = {
+        "command": COMMAND,
+        "date": str(date.today()),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    (RESULTS / "composition.json").write_text(
+        json.dumps(about | {"truth": laws, "use": found}, indent=1) + "\n"
+    )
     page = written(laws, found)
     (RESULTS / "composition.md").write_text(page)
     print(page)
@@ -284,7 +341,17 @@ def written(laws: dict[str, Any], found: dict[str, Any]) -> str:
         "",
     ]
     lines += [*truth_table(laws), "", "## Use: attributes found, %", "", *use_table(found), ""]
-    return "\n".join([*lines, "![draws](composition.png)", "", "![on the shipped energy](composition-shipped.png)"]) + "\n"
+    return (
+        "\n".join(
+            [
+                *lines,
+                "![draws](composition.png)",
+                "",
+                "![on the shipped energy](composition-shipped.png)",
+            ]
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,13 @@ from lowland.metrics.attributes import slant, thickness
 
 UPDATES, WARM = 20000, 0.9
 PRIOR = {
-    "energy": {"name": "NoiseUNet", "widths": [32, 48], "blocks": [2, 2], "dense": 128, "norm": "rms"},
+    "energy": {
+        "name": "NoiseUNet",
+        "widths": [32, 48],
+        "blocks": [2, 2],
+        "dense": 128,
+        "norm": "rms",
+    },
     "objective.warm": WARM,
     "training.steps": UPDATES,
     "training.checkpoint_every": 500,
@@ -83,7 +89,9 @@ class NoisyClassifier(nn.Module):
         super().__init__()
         widths = (2, 24, 48, 96)
         convs = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.SiLU()) for a, b in pairwise(widths)]
-        self.net = nn.Sequential(*convs, nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU(), nn.Linear(128, classes))
+        self.net = nn.Sequential(
+            *convs, nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU(), nn.Linear(128, classes)
+        )
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         wide = sigma.to(x).view(-1, 1, 1, 1)
@@ -93,7 +101,9 @@ class NoisyClassifier(nn.Module):
 
 def levels_of(count: int, generator: torch.Generator) -> Tensor:
     """Noise levels as in the training of the prior."""
-    return (torch.tensor(SIGMAS[0]).log() + SIGMAS[1] * torch.randn(count, generator=generator)).exp()
+    return (
+        torch.tensor(SIGMAS[0]).log() + SIGMAS[1] * torch.randn(count, generator=generator)
+    ).exp()
 
 
 def classifier(s: Strokes, kind: int, seed: int, steps: int = 2000) -> NoisyClassifier:
@@ -124,7 +134,10 @@ class Told(Energy):
 
     def about(self, y: Tensor) -> "Told":
         """The same energy, told of other attributes (B, 3); −1 tells nothing."""
-        planes = [F.one_hot(y[:, k].clamp(min=0), n) * (y[:, k : k + 1] >= 0) for k, n in enumerate(KINDS.values())]
+        planes = [
+            F.one_hot(y[:, k].clamp(min=0), n) * (y[:, k : k + 1] >= 0)
+            for k, n in enumerate(KINDS.values())
+        ]
         return Told(self.like[0], torch.cat(planes, 1).float(), self.net)
 
     def residual(self, x: Tensor, c: Any) -> Tensor:
@@ -134,9 +147,9 @@ class Told(Energy):
         radius = (sigma.square() + self.spread**2).sqrt()
         z = (x - self.centre) / radius
         planes = self.y[:, :, None, None].expand(-1, -1, *x.shape[2:])
-        return sigma / radius * z - self.spread / radius * self.net(torch.cat([z, planes], 1), sigma.flatten().log())[:, :1].to(
-            z
-        )
+        return sigma / radius * z - self.spread / radius * self.net(
+            torch.cat([z, planes], 1), sigma.flatten().log()
+        )[:, :1].to(z)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return 0.5 * self.residual(x, c).square().flatten(1).sum(1)
@@ -170,10 +183,16 @@ def joint(s: Strokes, like: Any, seed: int = 0, steps: int = UPDATES, warm: floa
             if done < warm * steps:
                 error = told.residual(noisy.detach(), sigma) - noise
             else:
-                error = wide * torch.autograd.grad(told(noisy, sigma).sum(), noisy, create_graph=True)[0] - noise
+                error = (
+                    wide
+                    * torch.autograd.grad(told(noisy, sigma).sum(), noisy, create_graph=True)[0]
+                    - noise
+                )
         return 0.5 * ((1 + (wide / 0.3).square()) * error.square()).mean()
 
-    average = torch.optim.swa_utils.AveragedModel(net.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    average = torch.optim.swa_utils.AveragedModel(
+        net.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)
+    )
     _descend(net, loss, len(s.y), 64, steps, 5e-3, g, average)
     from safetensors.torch import save_file
 
@@ -183,7 +202,14 @@ def joint(s: Strokes, like: Any, seed: int = 0, steps: int = UPDATES, warm: floa
 
 
 def _descend(
-    net: nn.Module, loss: Any, count: int, batch: int, steps: int, rate: float, g: torch.Generator, average: Any = None
+    net: nn.Module,
+    loss: Any,
+    count: int,
+    batch: int,
+    steps: int,
+    rate: float,
+    g: torch.Generator,
+    average: Any = None,
 ) -> None:
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, betas=(0.9, 0.99), fused=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)

@@ -31,7 +31,7 @@ from lowland.data.binarise import settled
 from lowland.metrics import log_z
 from lowland.nets import DBM, DBN, RBM
 from lowland.run import Run, versions
-from lowland.training.greedy import greedy
+from lowland.training.layerwise import greedy
 
 PUBLISHED = {"DBM 500-1000": -84.62, "DBN 500-2000": -86.22}
 CHAINS, DRAWS = 100, 5
@@ -56,7 +56,9 @@ def seconds(*runs: Path) -> tuple[float, float]:
 
 
 def trained_dbm(data: Dataset, run: Path, how: str) -> DBM:
-    recipe = lowland.read_recipe("mnist-dbm", {"data.binarise": how, "training.steps": STEPS["dbm"]})
+    recipe = lowland.read_recipe(
+        "mnist-dbm", {"data.binarise": how, "training.steps": STEPS["dbm"]}
+    )
     found = spent(run, lambda: lowland.fit(recipe, run, data=data, progress=False))
     found.iterations, found.tolerance = 200, 1e-4  # for the bound: mean field to the end
     return found
@@ -66,7 +68,12 @@ def layer_recipe(steps: int, rate: float, sweeps: int, **objective: Any) -> dict
     values = lowland.read_recipe("mnist-rbm").plain()
     values["sampler"]["sweeps"] = sweeps
     values["objective"] |= objective
-    values["training"] |= {"steps": steps, "learning_rate": rate, "checkpoint_every": 500, "keep": 1}
+    values["training"] |= {
+        "steps": steps,
+        "learning_rate": rate,
+        "checkpoint_every": 500,
+        "keep": 1,
+    }
     return values
 
 
@@ -87,9 +94,14 @@ def fine_dbn(net: DBN, data: Dataset, run: Path) -> DBN:
     return spent(run, lambda: lowland.fit(values, run, data=data, energy=net, progress=False))
 
 
-def row(name: str, bounds: Tensor, found: Any, of: str, cpu: float, wall: float, began: float) -> dict[str, Any]:
+def row(
+    name: str, bounds: Tensor, found: Any, of: str, cpu: float, wall: float, began: float
+) -> dict[str, Any]:
     """Bound less log Z, at both ends of its bracket. bounds (N,): per test example, known up to log Z."""
-    value, error = bounds.double().mean().item(), (bounds.double().std() / math.sqrt(len(bounds))).item()
+    value, error = (
+        bounds.double().mean().item(),
+        (bounds.double().std() / math.sqrt(len(bounds))).item(),
+    )
     print(name, found, flush=True)
     return {
         "name": name,
@@ -118,10 +130,19 @@ def judge_dbm(dbm: DBM, data: Dataset, rungs: int, spent_on: tuple[float, float]
     began, g = time.process_time(), torch.Generator().manual_seed(1)
     joined = dbm.join(settled(data).train.x[:5000], g)
     found = log_z(dbm, data=joined, chains=CHAINS, rungs=rungs, generator=g)
-    return row("DBM 500-1000", chunked(dbm.variational_bound, data.test.x), found, "mean field", *spent_on, began)
+    return row(
+        "DBM 500-1000",
+        chunked(dbm.variational_bound, data.test.x),
+        found,
+        "mean field",
+        *spent_on,
+        began,
+    )
 
 
-def judge_dbn(name: str, net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]) -> dict[str, Any]:
+def judge_dbn(
+    name: str, net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]
+) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(2)
     drawn = net.split(net.complete(settled(data).train.x[:5000], g))[-1]
     found = log_z(net.top, data=drawn, chains=CHAINS, rungs=rungs, generator=g)
@@ -178,16 +199,24 @@ def notes(rows: list[dict[str, Any]], how: str) -> list[str]:
         "The published numbers are of stochastically binarised pixels and forward annealing alone.",
     ]
     if how != "stochastic":
-        found.append(f"Binarisation {how} has another entropy: nothing here can be compared with the published numbers.")
+        found.append(
+            f"Binarisation {how} has another entropy: nothing here can be compared with the published numbers."
+        )
     for r in rows:
         if "gain_of_100_draws" in r:
-            found.append(f"{r['name']}: 100 draws weighed together raise the bound by {r['gain_of_100_draws']:.2f} nats.")
+            found.append(
+                f"{r['name']}: 100 draws weighed together raise the bound by {r['gain_of_100_draws']:.2f} nats."
+            )
     return found
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binarise", choices=("threshold", "stochastic", "fixed"), default="threshold")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--binarise", choices=("threshold", "stochastic", "fixed"), default="threshold"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/deep-boltzmann"))
     parser.add_argument("--rungs", type=int, default=1500)
     parser.add_argument("--only", choices=("dbm", "dbn"), help="train and judge one model")
@@ -207,7 +236,9 @@ def main(arguments: list[str] | None = None) -> None:
     name += f"-{options.only}" if options.only else ""
     result = {
         "data": data.binarised,
-        "command": shlex.join(["python", "-m", "benchmarks.deep_boltzmann", *(arguments or sys.argv[1:])]),
+        "command": shlex.join(
+            ["python", "-m", "benchmarks.deep_boltzmann", *(arguments or sys.argv[1:])]
+        ),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
@@ -223,7 +254,9 @@ def dbn_rows(data: Dataset, runs: Path, rungs: int) -> list[dict[str, Any]]:
     """The first layer alone, the greedy net, and the net after wake and sleep."""
     net = greedy_dbn(data, runs / "dbn")
     cpu = json.loads((runs / "dbn" / "cpu.json").read_text())
-    walls = [Run.open(runs / "dbn" / f"layer-{k}").rows("time.jsonl")[-1]["seconds"] for k in (1, 2)]
+    walls = [
+        Run.open(runs / "dbn" / f"layer-{k}").rows("time.jsonl")[-1]["seconds"] for k in (1, 2)
+    ]
     share = cpu * walls[0] / sum(walls)
     rows = [judge_rbm(net, data, rungs, (share, walls[0]))]
     rows.append(judge_dbn("DBN 500-2000, greedy", net, data, rungs, (cpu, sum(walls))))

@@ -14,7 +14,12 @@ class Finding:
     code: str
 
     def said(self) -> str:
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", self.code], capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", self.code],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         return (done.stdout + done.stderr[-300:]).strip()
 
 

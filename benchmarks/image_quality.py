@@ -55,7 +55,9 @@ class Classifier(nn.Module):
         layers: list[nn.Module] = []
         for into, out, stride in ((1, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2)):
             layers += [nn.Conv2d(into, out, 3, stride, 1), nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 49, 128), nn.ReLU())
+        self.body = nn.Sequential(
+            *layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 49, 128), nn.ReLU()
+        )
         self.head = nn.Linear(128, outputs)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -109,9 +111,14 @@ def told_apart_by_pixels(x: Tensor, y: Tensor) -> float:
     torch.manual_seed(0)
     seen = torch.cat([x[:half], y[:half]])
     truth = torch.cat([torch.zeros(half), torch.ones(half)])
-    teller = Classifier(1).train_on(seen, truth, 600, lambda logits, t: F.binary_cross_entropy_with_logits(logits[:, 0], t))
+    teller = Classifier(1).train_on(
+        seen, truth, 600, lambda logits, t: F.binary_cross_entropy_with_logits(logits[:, 0], t)
+    )
     with torch.no_grad():
-        logits = [torch.cat([teller(part)[:, 0] for part in side[half : 2 * half].split(500)]) for side in (x, y)]
+        logits = [
+            torch.cat([teller(part)[:, 0] for part in side[half : 2 * half].split(500)])
+            for side in (x, y)
+        ]
     return float(torch.cat([logits[0] < 0, logits[1] >= 0]).float().mean())
 
 
@@ -128,13 +135,17 @@ def temperatures(path: Path, values: list[float], count: int = 2000) -> None:
         print(json.dumps({"temperature": value, **found[value]}), flush=True)
     least = min(found, key=lambda t: found[t]["two_sample"])
     best = max(found, key=lambda t: min(found[t]["precision"], found[t]["recall"]))
-    print(f"told apart least at T = {least}; the smaller of precision and recall is largest at T = {best}")
+    print(
+        f"told apart least at T = {least}; the smaller of precision and recall is largest at T = {best}"
+    )
 
 
 def score(x: Tensor, data: Dataset, judge: Classifier, part: Split | None = None) -> dict[str, Any]:
     """All figures of images x (N, 1, 28, 28) against as many of a part of the data, the test part unless given."""
     x, part = (x[:10_000].float().clamp(0, 1) * 255).round() / 255, part or data.test
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))  # the file is sorted by writer
+    order = torch.randperm(
+        len(part), generator=torch.Generator().manual_seed(0)
+    )  # the file is sorted by writer
     real = part.x[order[: len(x)]]
     a, called, sure = features(judge, x)
     b, _, _ = features(judge, real)
@@ -158,7 +169,13 @@ def keep(name: str, row: dict[str, Any], x: Tensor) -> None:
     path = RESULTS / "image-quality.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    row = {"set": row.pop("set"), "name": name, **row, "date": str(date.today()), "picture": f"image-quality-{slug}.png"}
+    row = {
+        "set": row.pop("set"),
+        "name": name,
+        **row,
+        "date": str(date.today()),
+        "picture": f"image-quality-{slug}.png",
+    }
     if row["set"] not in slug:
         row["picture"] = f"image-quality-{row['set']}-{slug}.png"
     rows = [kept for kept in rows if (kept["set"], kept["name"]) != (row["set"], name)] + [row]
@@ -169,7 +186,12 @@ def keep(name: str, row: dict[str, Any], x: Tensor) -> None:
 
 def render(rows: list[dict[str, Any]]) -> None:
     """image-quality.md: a table per set, best Fréchet distance first, and the pictures."""
-    lines = ["# Image quality by one protocol", "", *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(), ""]
+    lines = [
+        "# Image quality by one protocol",
+        "",
+        *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
+        "",
+    ]
     for name in sorted({row["set"] for row in rows}):
         chosen = sorted((row for row in rows if row["set"] == name), key=lambda row: row["frechet"])
         lines += [
@@ -179,7 +201,10 @@ def render(rows: list[dict[str, Any]]) -> None:
             "|---" * (len(COLUMNS) + 2) + "|",
         ]
         for row in chosen:
-            cells = [f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in COLUMNS]
+            cells = [
+                f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key])
+                for key in COLUMNS
+            ]
             lines.append(f"| {row['name']} | {' | '.join(cells)} | {row['about']} |")
         lines += [""]
         for row in chosen:
@@ -188,11 +213,15 @@ def render(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     scoring = verbs.add_parser("score")
     scoring.add_argument("--set", required=True, choices=["mnist", "fashion-mnist"])
-    scoring.add_argument("--samples", type=Path, required=True, help="images (N, 1, 28, 28) in [0, 1], .npy")
+    scoring.add_argument(
+        "--samples", type=Path, required=True, help="images (N, 1, 28, 28) in [0, 1], .npy"
+    )
     scoring.add_argument("--name", required=True)
     scoring.add_argument("--about", default="", help="how they were made: recipe, seconds, cores")
     verbs.add_parser("render")
@@ -207,8 +236,15 @@ def main() -> None:
     if options.verb == "temperatures":
         return temperatures(options.run, options.values, options.count)
     x = torch.from_numpy(np.load(options.samples))
-    if x.dim() != 4 or tuple(x.shape[1:]) != (1, 28, 28) or len(x) < 1000 or not bool(torch.isfinite(x).all()):
-        parser.error(f"{options.samples} holds {tuple(x.shape)}; finite images (N, 1, 28, 28), N at least 1000, are needed")
+    if (
+        x.dim() != 4
+        or tuple(x.shape[1:]) != (1, 28, 28)
+        or len(x) < 1000
+        or not bool(torch.isfinite(x).all())
+    ):
+        parser.error(
+            f"{options.samples} holds {tuple(x.shape)}; finite images (N, 1, 28, 28), N at least 1000, are needed"
+        )
     data = load_data(options.set)
     judge = judge_of(data)
     path = RESULTS / "image-quality.json"
@@ -216,7 +252,15 @@ def main() -> None:
     if not any((row["set"], row["name"]) == (options.set, REAL) for row in rows):
         order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
         real = data.train.x[order[:10_000]]
-        keep(REAL, {"set": options.set, **score(real, data, judge), "about": "drawn from the training part"}, real)
+        keep(
+            REAL,
+            {
+                "set": options.set,
+                **score(real, data, judge),
+                "about": "drawn from the training part",
+            },
+            real,
+        )
     found = score(x, data, judge)
     print(json.dumps({"set": options.set, "name": options.name, **found}))
     keep(options.name, {"set": options.set, **found, "about": options.about}, x)

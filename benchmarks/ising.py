@@ -46,7 +46,9 @@ class Task(NamedTuple):
     sweeps: int
 
 
-Energies = Callable[[], Tensor]  # of the chains, per spin, in units of the coupling; called outside the clock
+Energies = Callable[
+    [], Tensor
+]  # of the chains, per spin, in units of the coupling; called outside the clock
 Run = Callable[[], Energies]
 
 
@@ -99,7 +101,9 @@ def rival(library: str, task: Task) -> Run:
     side, count = task.side, task.side**2
     nodes = [root.SpinNode() for _ in range(count)]
     here = torch.arange(count).view(side, side)
-    pairs = torch.cat([torch.stack([here, here.roll(-1, dim)]).flatten(1) for dim in (0, 1)], 1).T.tolist()
+    pairs = torch.cat(
+        [torch.stack([here, here.roll(-1, dim)]).flatten(1) for dim in (0, 1)], 1
+    ).T.tolist()
     edges = [(nodes[i], nodes[j]) for i, j in pairs]
     biases, weights = jnp.zeros(count), jnp.full(len(edges), COUPLING)
     ebm = models.IsingEBM(nodes, edges, biases, weights, jnp.array(1.0))
@@ -112,10 +116,17 @@ def rival(library: str, task: Task) -> Run:
 
     def chain(both: Any) -> Any:
         key, state = both
-        return [block[-1] for block in root.sample_states(key, program, schedule, state, [], blocks, **options)]
+        return [
+            block[-1]
+            for block in root.sample_states(key, program, schedule, state, [], blocks, **options)
+        ]
 
     batch = min(RIVALS[library].get(side, 1), len(task.start))
-    mapped = jax.jit(lambda keys, state: jax.lax.map(chain, (keys, state), batch_size=batch if batch > 1 else None))
+    mapped = jax.jit(
+        lambda keys, state: jax.lax.map(
+            chain, (keys, state), batch_size=batch if batch > 1 else None
+        )
+    )
     state = [[jnp.asarray(task.start.flatten(1)[:, part].numpy() > 0) for part in sites]]
     key = [jax.random.key(0)]
 
@@ -163,7 +174,9 @@ def check(reference: Outcome, other: Outcome) -> str:
     energies, exact = other.result(), other.proof.exact
     late = standard(energies, exact)
     if not abs(late) < 5:
-        raise Disagreement(f"the mean energy is {energies.mean():.5f} and should be {exact:.5f} (z = {late:.1f})")
+        raise Disagreement(
+            f"the mean energy is {energies.mean():.5f} and should be {exact:.5f} (z = {late:.1f})"
+        )
     same = other.proof is reference.proof
     early = 0.0 if same else welch(other.proof.early, reference.proof.early)
     if not abs(early) < 5:
@@ -177,7 +190,9 @@ def start_of(side: int, chains: int, sweeps: int) -> Tensor:
     return model(side).sweep(model(side).domain.draw(chains, generator), sweeps, generator)
 
 
-def build(side: int, chains: int = CHAINS, sweeps: int | None = None, burn: int = 1000) -> Benchmark:
+def build(
+    side: int, chains: int = CHAINS, sweeps: int | None = None, burn: int = 1000
+) -> Benchmark:
     sweeps = SWEEPS.get(side, 100) if sweeps is None else sweeps
     task = Task(side, start_of(side, chains, burn), sweeps)
 
@@ -196,7 +211,12 @@ def build(side: int, chains: int = CHAINS, sweeps: int | None = None, burn: int 
         name=f"ising-{side}",
         title=f"Ising model on a {side} × {side} torus, coupling {COUPLING}, {chains} chains × {sweeps} sweeps",
         contenders=[
-            contender("lowland", partial(lowland_sweep, compiled=False), "Ising.sweep(x, sweeps, generator)", "lowland"),
+            contender(
+                "lowland",
+                partial(lowland_sweep, compiled=False),
+                "Ising.sweep(x, sweeps, generator)",
+                "lowland",
+            ),
             contender(
                 "lowland compiled",
                 partial(lowland_sweep, compiled=True),
@@ -204,7 +224,14 @@ def build(side: int, chains: int = CHAINS, sweeps: int | None = None, burn: int 
                 "lowland",
             ),
             *(
-                [contender("lowland plain", lowland_plain, "BlockGibbs, a float32 for each spin", "lowland")]
+                [
+                    contender(
+                        "lowland plain",
+                        lowland_plain,
+                        "BlockGibbs, a float32 for each spin",
+                        "lowland",
+                    )
+                ]
                 if side < 256
                 else []
             ),
@@ -223,15 +250,21 @@ def build(side: int, chains: int = CHAINS, sweeps: int | None = None, burn: int 
 
 def main(argv: list[str] | None = None) -> int:
     parser = runner.parser("ising", __doc__)
-    parser.add_argument("sides", type=int, nargs="*", default=[64, 256], help="sides of the lattice (64 256)")
+    parser.add_argument(
+        "sides", type=int, nargs="*", default=[64, 256], help="sides of the lattice (64 256)"
+    )
     args = parser.parse_args(argv)
     if len(args.sides) == 1:
         return runner.main(args, partial(build, args.sides[0]))
     options = [f"--rounds={args.rounds}", f"--warmups={args.warmups}"]
-    options += [f"--core={args.core}"] * (args.core is not None) + [f"--out={args.out}"] * (args.out != runner.RESULTS)
+    options += [f"--core={args.core}"] * (args.core is not None) + [f"--out={args.out}"] * (
+        args.out != runner.RESULTS
+    )
     options += ["--default-malloc"] * args.default_malloc + ["--list"] * args.list
     command = [sys.executable, "-m", "benchmarks.ising", *options]
-    return max(subprocess.run([*command, str(side)], check=False).returncode for side in args.sides)  # each its own heap
+    return max(
+        subprocess.run([*command, str(side)], check=False).returncode for side in args.sides
+    )  # each its own heap
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from lowland.evaluation import draw, subject
 from lowland.evaluation.classification import class_probabilities
 from lowland.metrics import class_entropy, frechet_distance, reliability, share
 from lowland.run import versions
-from lowland.training.judge import Judge, train_judge
+from lowland.training.classifier import Judge, train_judge
 
 SAMPLES = 1000
 COLD = {"step_size": 0.25, "noise": 0.005, "clip": 0.5}
@@ -47,7 +47,11 @@ HEAD = {  # the recipe that was best while the level was a head of the trunk: lo
     "objective.l2": 0.002,
     "objective.after": 0.0,
     "objective.augment": ["flip"],
-    **{f"{part}.{name}": value for part in ("sampler", "generation.sampler") for name, value in COLD.items()},
+    **{
+        f"{part}.{name}": value
+        for part in ("sampler", "generation.sampler")
+        for name, value in COLD.items()
+    },
     "generation.steps": 150,
     "training.steps": 1400,
     "training.weight_decay": 0.03,
@@ -168,9 +172,15 @@ def table(found: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipes", nargs="*", default=["fashion-jem", "mnist-jem"])
-    parser.add_argument("--finished", action="store_true", help="train nothing; leave out runs that are not finished")
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="train nothing; leave out runs that are not finished",
+    )
     given = parser.parse_args()
     recipes = given.recipes
     found: dict[str, Any] = {}
@@ -178,18 +188,39 @@ def main() -> None:
         judge, real = judged(recipe)
         found[recipe] = {"real": real, "runs": {}}
         for name, (ending, changed) in VARIANTS.items():
-            path = None if ending == "-head" and recipe != "fashion-jem" else trained(recipe, ending, changed, given.finished)
+            path = (
+                None
+                if ending == "-head" and recipe != "fashion-jem"
+                else trained(recipe, ending, changed, given.finished)
+            )
             if path is None:
                 continue
             figures, samples = row(path, judge)
             found[recipe]["runs"][name] = figures
             picture(samples, 10).save(RESULTS / f"jem-{recipe}{ending}.png")
-            print(recipe, name, json.dumps({k: v for k, v in figures.items() if k != "reliability"}), flush=True)
+            print(
+                recipe,
+                name,
+                json.dumps({k: v for k, v in figures.items() if k != "reliability"}),
+                flush=True,
+            )
     command = f"python -m benchmarks.jem {' '.join(recipes)}"
-    about = {"command": command, "date": str(date.today()), "machine": machine(), "versions": versions()}
+    about = {
+        "command": command,
+        "date": str(date.today()),
+        "machine": machine(),
+        "versions": versions(),
+    }
     (RESULTS / "jem.json").write_text(json.dumps(about | {"found": found}))
     words = (__doc__ or "").split("\n\n")[-1].splitlines()
-    head = ["# A classifier that is also an energy", "", f"`{command}`, {about['date']}", "", *words[:-1], ""]
+    head = [
+        "# A classifier that is also an energy",
+        "",
+        f"`{command}`, {about['date']}",
+        "",
+        *words[:-1],
+        "",
+    ]
     (RESULTS / "jem.md").write_text("\n".join(head + table(found)) + "\n")
     print("\n".join(table(found)))
 

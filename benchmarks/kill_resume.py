@@ -24,7 +24,10 @@ from lowland.run import versions
 
 RECIPES = {
     "moons (MALA, PCD)": ("moons", {"training.steps": 600, "training.checkpoint_every": 50}),
-    "digits (Langevin, PCD with labels)": ("digits", {"training.steps": 1200, "training.checkpoint_every": 50}),
+    "digits (Langevin, PCD with labels)": (
+        "digits",
+        {"training.steps": 1200, "training.checkpoint_every": 50},
+    ),
     "digits (convolutions, spectral norm, short runs)": (
         "digits",
         {
@@ -50,17 +53,26 @@ lowland.fit(lowland.read_recipe(sys.argv[1], json.loads(sys.argv[2])), sys.argv[
 
 def start(recipe: str, overrides: dict[str, object], run: Path) -> subprocess.Popen[bytes]:
     """A training process of its own."""
-    return subprocess.Popen([sys.executable, "-c", CHILD, recipe, json.dumps(overrides), str(run)], stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, recipe, json.dumps(overrides), str(run)],
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def difference(a: Path, b: Path) -> list[str]:
     """Names of the files of log and final checkpoint that are not equal."""
     last = sorted(a.glob("step-*"))[-1].name
     files = ["log.jsonl", *(f"{last}/{p.name}" for p in sorted((a / last).iterdir()))]
-    return [name for name in files if not (b / name).exists() or (a / name).read_bytes() != (b / name).read_bytes()]
+    return [
+        name
+        for name in files
+        if not (b / name).exists() or (a / name).read_bytes() != (b / name).read_bytes()
+    ]
 
 
-def trial(recipe: str, overrides: dict[str, object], kills: int, rng: random.Random, folder: Path) -> dict[str, object]:
+def trial(
+    recipe: str, overrides: dict[str, object], kills: int, rng: random.Random, folder: Path
+) -> dict[str, object]:
     """One undisturbed run, one killed `kills` times; what differs."""
     whole, broken = folder / "whole", folder / "broken"
     began = time.monotonic()
@@ -87,7 +99,9 @@ def trial(recipe: str, overrides: dict[str, object], kills: int, rng: random.Ran
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kill_resume"))
@@ -110,8 +124,16 @@ def main() -> None:
         "results": results,
     }
     options.out.with_suffix(".json").write_text(json.dumps(record, indent=1))
-    lines = [f"| {n} | {r['kills']} | {'all equal' if not r['different'] else r['different']} |" for n, r in results.items()]
-    head = ["# Kill and resume", "", f"`{record['command']}`, {record['date']}, {record['cores']} cores", ""]
+    lines = [
+        f"| {n} | {r['kills']} | {'all equal' if not r['different'] else r['different']} |"
+        for n, r in results.items()
+    ]
+    head = [
+        "# Kill and resume",
+        "",
+        f"`{record['command']}`, {record['date']}, {record['cores']} cores",
+        "",
+    ]
     table = ["| run | kills | final checkpoint and log |", "|---|---|---|", *lines]
     options.out.with_suffix(".md").write_text("\n".join(head + table) + "\n")
     total = sum(int(str(r["kills"])) for r in results.values())

@@ -115,7 +115,9 @@ def torchebm(task: Task) -> Run:
             return self.net(x)
 
     model = Wrapped().eval()
-    sampler = LangevinDynamics(model, step_size=STEP, noise_scale=max(math.sqrt(task.temperature), 1e-12))
+    sampler = LangevinDynamics(
+        model, step_size=STEP, noise_scale=max(math.sqrt(task.temperature), 1e-12)
+    )
     return lambda: sampler.sample(task.start, n_steps=task.steps)
 
 
@@ -142,7 +144,9 @@ def prove(make: Callable[[Task], Run], task: Task) -> Proof:
     handle.remove()
     drift = make(task._replace(temperature=0.0, steps=1))()
     single = make(task._replace(steps=1))()
-    return Proof(task.start, quiet, drift, single, (counts[True], counts[False]), torch.no_grad()(task.net))
+    return Proof(
+        task.start, quiet, drift, single, (counts[True], counts[False]), torch.no_grad()(task.net)
+    )
 
 
 def welch(a: Tensor, b: Tensor) -> float:
@@ -161,14 +165,20 @@ def check(reference: Outcome, other: Outcome) -> str:
     n = left.numel()
     noise = ((left.square().mean() / (2 * STEP) - 1) / math.sqrt(2 / n)).item()
     if not abs(noise) < 5:
-        raise Disagreement(f"the noise of one step has {left.var() / (2 * STEP):.4f} of its variance (z = {noise:.1f})")
-    travelled = [(x - start).square().flatten(1).mean(1).double() for x in (other.result, reference.result)]
+        raise Disagreement(
+            f"the noise of one step has {left.var() / (2 * STEP):.4f} of its variance (z = {noise:.1f})"
+        )
+    travelled = [
+        (x - start).square().flatten(1).mean(1).double() for x in (other.result, reference.result)
+    ]
     energies = [truth.energy(x).double() for x in (other.result, reference.result)]
     same = other.result is reference.result
     zs = {"way": 0.0 if same else welch(*travelled), "energy": 0.0 if same else welch(*energies)}
     if not all(abs(z) < 5 for z in zs.values()):
         raise Disagreement(f"the chains end elsewhere: z = {zs}")
-    calls = f"{proof.calls[0]} gradients" + (f" + {proof.calls[1]} forwards" if proof.calls[1] else "")
+    calls = f"{proof.calls[0]} gradients" + (
+        f" + {proof.calls[1]} forwards" if proof.calls[1] else ""
+    )
     return f"drift to {error:.0e}, noise z {noise:+.1f}, way z {zs['way']:+.1f}, energy z {zs['energy']:+.1f}; {calls}"
 
 
@@ -184,10 +194,26 @@ def build(batch: int = 128, steps: int = 60) -> Benchmark:
         name="langevin",
         title=f"Langevin steps on an MNIST convolutional energy, {batch} chains × {steps} steps, float32",
         contenders=[
-            contender("floor", floor, "bare loop: forward, autograd.grad, randn_like, out of place; weights frozen"),
-            contender("lowland", lowland_door, "lowland.sample, the public door with all its checks", "lowland"),
-            contender("lowland loop", lowland_loop, "run_chains: the same without its checks, for training", "lowland"),
-            contender("ebmkit", ebmkit, "LangevinDynamics(h, noise_scale=√(2h)).sample(net, x)", "ebmkit"),
+            contender(
+                "floor",
+                floor,
+                "bare loop: forward, autograd.grad, randn_like, out of place; weights frozen",
+            ),
+            contender(
+                "lowland",
+                lowland_door,
+                "lowland.sample, the public door with all its checks",
+                "lowland",
+            ),
+            contender(
+                "lowland loop",
+                lowland_loop,
+                "run_chains: the same without its checks, for training",
+                "lowland",
+            ),
+            contender(
+                "ebmkit", ebmkit, "LangevinDynamics(h, noise_scale=√(2h)).sample(net, x)", "ebmkit"
+            ),
             contender(
                 "torchebm",
                 torchebm,
@@ -198,7 +224,11 @@ def build(batch: int = 128, steps: int = 60) -> Benchmark:
         check=check,
         amount=steps,
         unit="steps",
-        goals=[Goal("lowland", "floor", 1.05), Goal("lowland", "ebmkit", 1.0), Goal("lowland", "torchebm", 1.0)],
+        goals=[
+            Goal("lowland", "floor", 1.05),
+            Goal("lowland", "ebmkit", 1.0),
+            Goal("lowland", "torchebm", 1.0),
+        ],
         notes=(
             "One step is x ← x − h ∇E(x) + √(2h) ξ. lowland pays one gradient more than the others, "
             "for the energy and score of the last point, which its trace returns and the others do not."

@@ -34,7 +34,18 @@ HERE = Path(__file__).parent / "results"
 RECORD = HERE / "objectives.json"
 RUNS = Path("runs/objectives")
 HASTE = 10.0  # the rate that is far too large
-TRAINED = ["recipe", "objective", "data", "seed", "rate", "budget", "seconds", "drawing_seconds", "update_ms", "updates"]
+TRAINED = [
+    "recipe",
+    "objective",
+    "data",
+    "seed",
+    "rate",
+    "budget",
+    "seconds",
+    "drawing_seconds",
+    "update_ms",
+    "updates",
+]
 TRAINED += ["rollbacks", "did", "stopped"]  # what of a row is known without its draws
 
 
@@ -46,7 +57,10 @@ def contenders(data: str) -> list[str]:
 def seconds_per_update(values: dict[str, Any]) -> float:
     """Processor seconds of an update, after the first ones; of one at each size, where images grow."""
     data = load_recipe_data(values)
-    return sum(_cost(values, part) for part in [*(resized(data, side) for side in values["training"]["grow"]), data])
+    return sum(
+        _cost(values, part)
+        for part in [*(resized(data, side) for side in values["training"]["grow"]), data]
+    )
 
 
 def _cost(values: dict[str, Any], data: Dataset) -> float:
@@ -130,7 +144,9 @@ def keep(row: dict[str, Any], **real: dict[str, Any]) -> None:
     rows = [each for each in old["rows"] if any(each[k] != row[k] for k in same)]
     text = ",\n".join(json.dumps(each) for each in [*rows, row])
     data = json.dumps(old.get("real", {}) | real)
-    RECORD.write_text(f'{{"versions": {json.dumps(versions())},\n"real": {data},\n"rows": [\n{text}\n]}}\n')
+    RECORD.write_text(
+        f'{{"versions": {json.dumps(versions())},\n"real": {data},\n"rows": [\n{text}\n]}}\n'
+    )
 
 
 def run(data: str, seconds: float, seeds: list[int], rate: float, only: list[str]) -> None:
@@ -138,12 +154,21 @@ def run(data: str, seconds: float, seeds: list[int], rate: float, only: list[str
     torch.set_num_threads(1)
     for seed in seeds:
         for name in only or contenders(data):
-            if any((r["recipe"], r["seed"], r["rate"], r["budget"]) == (name, seed, rate, seconds) for r in record()["rows"]):
+            if any(
+                (r["recipe"], r["seed"], r["rate"], r["budget"]) == (name, seed, rate, seconds)
+                for r in record()["rows"]
+            ):
                 continue
             row = one(name, seed, seconds, rate)
             row |= measured(folder(name, seed, rate))
             keep(row)
-            print(name, seed, rate, {k: v for k, v in row.items() if k not in ("recipe", "seed", "rate", "did")}, flush=True)
+            print(
+                name,
+                seed,
+                rate,
+                {k: v for k, v in row.items() if k not in ("recipe", "seed", "rate", "did")},
+                flush=True,
+            )
 
 
 def measure() -> None:
@@ -151,9 +176,15 @@ def measure() -> None:
     torch.set_num_threads(1)
     seen: set[str] = set()
     for row in record()["rows"]:
-        path, binary = folder(row["recipe"], row["seed"], row["rate"]), read_recipe(row["recipe"]).data.binarise
+        path, binary = (
+            folder(row["recipe"], row["seed"], row["rate"]),
+            read_recipe(row["recipe"]).data.binarise,
+        )
         form = f"{row['data']}, {binary}" if binary else row["data"]
-        keep({k: row[k] for k in TRAINED} | measured(path), **({} if form in seen else {form: real(path)}))
+        keep(
+            {k: row[k] for k in TRAINED} | measured(path),
+            **({} if form in seen else {form: real(path)}),
+        )
         seen.add(form)
 
 

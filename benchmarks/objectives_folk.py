@@ -15,7 +15,9 @@ class Record:
         self.hasty: dict[str, Rows] = {}
         self.real = real
         for row in rows:
-            (self.own if row["rate"] == 1.0 else self.hasty).setdefault(row["recipe"], []).append(row)
+            (self.own if row["rate"] == 1.0 else self.hasty).setdefault(row["recipe"], []).append(
+                row
+            )
 
     def has(self, *names: str) -> bool:
         """Whether all recipes were measured."""
@@ -23,7 +25,9 @@ class Record:
 
     def mean(self, name: str, key: str) -> float:
         """The mean of a figure over the seeds of a recipe; not a number where it has none."""
-        return statistics.mean(math.nan if (value := value_of(row, key)) is None else value for row in self.own[name])
+        return statistics.mean(
+            math.nan if (value := value_of(row, key)) is None else value for row in self.own[name]
+        )
 
     def quality(self, name: str) -> float:
         """The figure that a recipe is judged by."""
@@ -35,7 +39,10 @@ class Record:
 
     def ranked(self, *names: str) -> str:
         """Recipes by the figure they are judged by, the best first, said."""
-        return ", ".join(f"`{name}` {shown(self.quality(name), name)}" for name in sorted(names, key=self.quality))
+        return ", ".join(
+            f"`{name}` {shown(self.quality(name), name)}"
+            for name in sorted(names, key=self.quality)
+        )
 
     def on(self, data: str) -> list[str]:
         """Recipes on a set."""
@@ -68,7 +75,10 @@ def rank_correlation(first: list[float], second: list[float]) -> float:
 
 def folk(record: Record) -> list[str]:
     """The sayings that the record can answer, as paragraphs."""
-    parts = [saying(record) for saying in (slow, sampler, starts, blows_up, plane, density, detector, bits, joint)]
+    parts = [
+        saying(record)
+        for saying in (slow, sampler, starts, blows_up, plane, density, detector, bits, joint)
+    ]
     return [line for part in parts if part for line in (part, "")]
 
 
@@ -119,12 +129,16 @@ def blows_up(r: Record) -> str:
     both = [name for name in r.own if name in r.hasty]
     if not both:
         return ""
-    figure = {name: value_of(r.hasty[name][0], main_figure(r.hasty[name][0])) or 0.0 for name in both}
+    figure = {
+        name: value_of(r.hasty[name][0], main_figure(r.hasty[name][0])) or 0.0 for name in both
+    }
     worse = [name for name in both if figure[name] > 2 * max(r.quality(name), _noise_floor(name))]
     better = [name for name in both if figure[name] < r.quality(name)]
     rolled = [name for name in both if r.hasty[name][0]["rollbacks"]]
     dead = [name for name in both if not r.hasty[name][0]["finite"] or r.hasty[name][0]["stopped"]]
-    named = ", ".join(f"`{name}` ({shown(r.quality(name), name)} → {shown(figure[name], name)})" for name in worse)
+    named = ", ".join(
+        f"`{name}` ({shown(r.quality(name), name)} → {shown(figure[name], name)})" for name in worse
+    )
     return (
         f'**"Energies blow up unless the rate is tuned."** With ten times the rate, {len(dead)} of {len(both)} runs stopped or '
         f"drew numbers that are not finite; health rolled back in {len(rolled)}. The figure more than doubled in {len(worse)}"
@@ -162,7 +176,9 @@ def density(r: Record) -> str:
     names = [name for name in r.on("moons") if not math.isnan(r.mean(name, "ksd"))]
     if len(names) < 5:
         return ""
-    rho = rank_correlation([r.quality(name) for name in names], [r.mean(name, "ksd") for name in names])
+    rho = rank_correlation(
+        [r.quality(name) for name in names], [r.mean(name, "ksd") for name in names]
+    )
     by = sorted(names, key=lambda name: r.mean(name, "ksd"))
     listed = ", ".join(f"`{name}` {10 * r.mean(name, 'ksd'):.2f}" for name in by)
     return (
@@ -175,7 +191,9 @@ def detector(r: Record) -> str:
     names = [name for name in r.on("digits") if not math.isnan(r.mean(name, "outliers"))]
     if len(names) < 5:
         return ""
-    rho = rank_correlation([r.quality(name) for name in names], [-r.mean(name, "outliers") for name in names])
+    rho = rank_correlation(
+        [r.quality(name) for name in names], [-r.mean(name, "outliers") for name in names]
+    )
     by = sorted(names, key=lambda name: -r.mean(name, "outliers"))
     listed = [f"`{name}` {r.mean(name, 'outliers'):.2f}" for name in by]
     return (
@@ -204,7 +222,9 @@ def joint(r: Record) -> str:
     listed = ", ".join(f"`{name}` {100 * r.mean(name, 'accuracy'):.1f} %" for name in names)
     both = ("digits", "digits-jem", "digits-regularised")
     labels = (
-        f" Labels help the draws as well; Fréchet: {r.ranked(*both)} (`digits-regularised` knows none)." if r.has(*both) else ""
+        f" Labels help the draws as well; Fréchet: {r.ranked(*both)} (`digits-regularised` knows none)."
+        if r.has(*both)
+        else ""
     )
     return (
         f'**"A model that generates pays with its accuracy."** Accuracy on held-out digits: {listed}.{labels} '

@@ -44,7 +44,10 @@ def gallery(record: Record, place: Path) -> str:
             own = sorted(own, key=lambda name: (record.own[name][0]["data"] != "moons", name))
             text += pictures(record, own, place, abouts)
             if objective in WITHOUT_PLANE:
-                text += [f"({WITHOUT_PLANE[objective][0].upper()}{WITHOUT_PLANE[objective][1:]}.)", ""]
+                text += [
+                    f"({WITHOUT_PLANE[objective][0].upper()}{WITHOUT_PLANE[objective][1:]}.)",
+                    "",
+                ]
     return "\n".join(text)
 
 
@@ -122,4 +125,6 @@ def landscape(to: Path, x: torch.Tensor, one: Subject | None) -> None:
 def shown_data(place: Path) -> None:
     """The sets themselves."""
     landscape(place / "data-moons.png", load_data("moons", seed=0).test.x[:400], None)
-    save_grid(load_data("digits", seed=0).test.x[:36], place / "data-digits.png", columns=6, pixels=40)
+    save_grid(
+        load_data("digits", seed=0).test.x[:36], place / "data-digits.png", columns=6, pixels=40
+    )

@@ -10,9 +10,17 @@ from torch import Tensor
 from lowland.data import Split, load_data
 from lowland.energy import energy_values
 from lowland.evaluation import Subject, subject
-from lowland.metrics import auroc, class_entropy, frechet_distance, ksd, mmd, precision_recall, two_sample_accuracy
+from lowland.metrics import (
+    auroc,
+    class_entropy,
+    frechet_distance,
+    ksd,
+    mmd,
+    precision_recall,
+    two_sample_accuracy,
+)
 from lowland.run import Run
-from lowland.training.judge import Judge, train_judge
+from lowland.training.classifier import Judge, train_judge
 
 DRAWS = 1000
 FINE = 0.15  # a width at which a blur of the moons shows that the median distance overlooks
@@ -27,13 +35,21 @@ def measured(path: Path) -> dict[str, Any]:
     test = one.data.test
     found = {"finite": True, **compared(x, test.x[: len(x)])}
     if one.energy.data_domain is None:
-        found["outliers"] = _plain(auroc(*(energy_values(one.marginal, x) for x in (test.x, outliers(test)))))
-    if len(one.shape) == 1 and not getattr(one.energy, "noise", False) and one.energy.domain.kind == "real":
+        found["outliers"] = _plain(
+            auroc(*(energy_values(one.marginal, x) for x in (test.x, outliers(test))))
+        )
+    if (
+        len(one.shape) == 1
+        and not getattr(one.energy, "noise", False)
+        and one.energy.domain.kind == "real"
+    ):
         found["ksd"] = _plain(ksd(one.energy, test.x[:DRAWS]))
     if one.classes:
         energy: Any = one.energy
         with torch.no_grad():
-            found["accuracy"] = float(energy.class_energies(test.x).argmin(1).eq(test.y).float().mean())
+            found["accuracy"] = float(
+                energy.class_energies(test.x).argmin(1).eq(test.y).float().mean()
+            )
     if hasattr(one.energy, "embed"):
         found["neighbour"], found["neighbour_pixels"] = _neighbours(one)
     return found
@@ -61,7 +77,11 @@ def compared(x: Tensor, test: Tensor) -> dict[str, Any]:
     """Draws beside test data: in the plane themselves, for images the features of one classifier."""
     if test.dim() == 2:
         width = float(torch.pdist(test).median())
-        return {"mmd": _plain(mmd(x, test, width)), "fine": _plain(mmd(x, test, FINE)), **_told_apart(x, test)}
+        return {
+            "mmd": _plain(mmd(x, test, width)),
+            "fine": _plain(mmd(x, test, FINE)),
+            **_told_apart(x, test),
+        }
     judge = judge_of_digits()
     p, features = judge.probabilities(x), judge.features(test)
     return {
@@ -76,7 +96,11 @@ def _told_apart(x: Tensor, test: Tensor) -> dict[str, Any]:
     """Two-sample accuracy, precision and recall."""
     reach = precision_recall(x, test)
     told = two_sample_accuracy(x, test, generator=torch.Generator().manual_seed(5))
-    return {"told": _plain(told), "precision": _plain(reach.precision), "recall": _plain(reach.recall)}
+    return {
+        "told": _plain(told),
+        "precision": _plain(reach.precision),
+        "recall": _plain(reach.recall),
+    }
 
 
 def _neighbours(one: Subject) -> tuple[float, float]:
@@ -84,9 +108,14 @@ def _neighbours(one: Subject) -> tuple[float, float]:
     energy: Any = one.energy
     train, test = one.data.train, one.data.test
     with torch.no_grad():
-        spaces = (energy.embed(test.x), energy.embed(train.x)), (test.x.flatten(1), train.x.flatten(1))
+        spaces = (
+            (energy.embed(test.x), energy.embed(train.x)),
+            (test.x.flatten(1), train.x.flatten(1)),
+        )
     assert train.y is not None and test.y is not None
-    by_features, by_pixels = (float(train.y[torch.cdist(a, b).argmin(1)].eq(test.y).float().mean()) for a, b in spaces)
+    by_features, by_pixels = (
+        float(train.y[torch.cdist(a, b).argmin(1)].eq(test.y).float().mean()) for a, b in spaces
+    )
     return by_features, by_pixels
 
 

@@ -13,7 +13,9 @@ from lowland.registry import registered
 
 DOCS = Path(__file__).parent.parent / "docs"
 Rows = list[dict[str, Any]]
-COLUMNS: dict[str, list[tuple[str, str, float, int]]] = {  # heading, key of the record, unit, digits
+COLUMNS: dict[
+    str, list[tuple[str, str, float, int]]
+] = {  # heading, key of the record, unit, digits
     "moons": [
         ("s", "seconds", 1, 0),
         ("fine MMD²", "fine", 1000, 2),
@@ -34,7 +36,11 @@ COLUMNS: dict[str, list[tuple[str, str, float, int]]] = {  # heading, key of the
         ("s to draw", "drawing_seconds", 1, 1),
     ],
 }
-NOT_DRAWN = ("OutlierExposure", "InfoNCE", "Robust")  # energies that are not made to be sampled from
+NOT_DRAWN = (
+    "OutlierExposure",
+    "InfoNCE",
+    "Robust",
+)  # energies that are not made to be sampled from
 
 
 def spread(values: list[float], unit: float, digits: int) -> str:
@@ -54,14 +60,29 @@ def table(record: Record, data: str) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
     for form, figures in record.real.items():
         if form.split(",")[0] == data:
-            cells = [spread(_values([figures], key), unit, digits) for _, key, unit, digits in columns]
-            lines.append("| " + " | ".join([f"*real {form}*", "", "", "", *cells, *[""] * (2 * hasty)]) + " |")
+            cells = [
+                spread(_values([figures], key), unit, digits) for _, key, unit, digits in columns
+            ]
+            lines.append(
+                "| "
+                + " | ".join([f"*real {form}*", "", "", "", *cells, *[""] * (2 * hasty)])
+                + " |"
+            )
     for name in names:
         rows = record.own[name]
         star = "*" if rows[0]["objective"] in NOT_DRAWN else ""
-        cells = [name + star, rows[0]["objective"], spread(_values(rows, "update_ms"), 1, 1), f"{rows[0]['updates']:,}"]
+        cells = [
+            name + star,
+            rows[0]["objective"],
+            spread(_values(rows, "update_ms"), 1, 1),
+            f"{rows[0]['updates']:,}",
+        ]
         cells += [spread(_values(rows, key), unit, digits) for _, key, unit, digits in columns]
-        lines.append("| " + " | ".join([*cells, *(_haste(record.hasty.get(name, [])) if hasty else [])]) + " |")
+        lines.append(
+            "| "
+            + " | ".join([*cells, *(_haste(record.hasty.get(name, [])) if hasty else [])])
+            + " |"
+        )
     return lines
 
 
@@ -75,7 +96,11 @@ def _haste(rows: Rows) -> list[str]:
     if not rows:
         return ["–", "–"]
     row = rows[0]
-    value = shown(value_of(row, main_figure(row)) or 0.0, row["recipe"]) if row["finite"] else "not finite"
+    value = (
+        shown(value_of(row, main_figure(row)) or 0.0, row["recipe"])
+        if row["finite"]
+        else "not finite"
+    )
     return [f"{value} (stopped)" if row["stopped"] else value, str(row["rollbacks"])]
 
 
@@ -88,7 +113,10 @@ def measured(record: Record) -> list[str]:
             continue
         rows = [row for name in names for row in record.own[name]]
         budget, seeds = sorted({row["budget"] for row in rows}), len({row["seed"] for row in rows})
-        text += [f"### {data}: {' or '.join(f'{b:g}' for b in budget)} s of one thread, {seeds} seed{'s' * (seeds > 1)}", ""]
+        text += [
+            f"### {data}: {' or '.join(f'{b:g}' for b in budget)} s of one thread, {seeds} seed{'s' * (seeds > 1)}",
+            "",
+        ]
         text += [*table(record, data), ""]
         errors = [row["fine"]["error"] for row in rows if "fine" in row]
         if errors:
@@ -104,7 +132,12 @@ def measured(record: Record) -> list[str]:
             ]
         if any(record.own[name][0]["objective"] in NOT_DRAWN for name in names):
             text += ["\\* not made to be drawn from: look at the outliers.", ""]
-        text += [line for name in names if "neighbour" in record.own[name][0] for line in (_compared(record, name), "")]
+        text += [
+            line
+            for name in names
+            if "neighbour" in record.own[name][0]
+            for line in (_compared(record, name), "")
+        ]
     return text
 
 
@@ -120,7 +153,12 @@ def write_pages(rows: Rows, real: dict[str, dict[str, Any]]) -> None:
     """results/objectives.md, docs/which-objective.md, docs/gallery.md with its pictures."""
     record = Record(rows, real)
     figures = FIGURES.format(fine=FINE) + (f"\n{HASTY.format(haste=HASTE)}" if record.hasty else "")
-    text = ["# Objectives at equal processor time", "", "`python -m benchmarks.objectives`; rows in objectives.json.", ""]
+    text = [
+        "# Objectives at equal processor time",
+        "",
+        "`python -m benchmarks.objectives`; rows in objectives.json.",
+        "",
+    ]
     (HERE / "objectives.md").write_text("\n".join([*text, figures, "", *measured(record)]))
     (DOCS / "which-objective.md").write_text(which_page(record, figures))
     (DOCS / "gallery.md").write_text(gallery(record, DOCS / "gallery"))
@@ -141,7 +179,10 @@ def which_page(record: Record, figures: str) -> str:
         "",
         "| family | data are compared with | objectives |",
         "|---|---|---|",
-        *(f"| {family} | {other} | {', '.join(f'`{n}`' for n in names)} |" for family, (other, names) in FAMILIES.items()),
+        *(
+            f"| {family} | {other} | {', '.join(f'`{n}`' for n in names)} |"
+            for family, (other, names) in FAMILIES.items()
+        ),
         "",
         f"{', '.join(f'`{name}`' for name in registered('term'))} are terms, not objectives: they add to any of them, as",
         "`[[terms]]` of a recipe (`lowland recipes show digits-regularised`).",

@@ -22,7 +22,11 @@ NEEDS: list[tuple[str, str, str]] = [
         "`NCE`, `RankingNCE`",
         "No chains and no gradients in x. Not for images: noise is told from data at a glance, and then nothing is learned.",
     ),
-    ("the law of smooth data, exactly, in few dimensions", "`ScoreMatching`", "No noise is added and nothing is sampled."),
+    (
+        "the law of smooth data, exactly, in few dimensions",
+        "`ScoreMatching`",
+        "No noise is added and nothing is sampled.",
+    ),
     (
         "binary or categorical data",
         "`PseudoLikelihood` first, then `PCD` by Gibbs sampling",
@@ -33,7 +37,11 @@ NEEDS: list[tuple[str, str, str]] = [
         "`JEM`",
         "One network; the cross-entropy sets the levels of the classes, the contrast that of everything else.",
     ),
-    ("to find outliers, and no samples", "`OutlierExposure`", "A classifier is told what is none: cheap and calm."),
+    (
+        "to find outliers, and no samples",
+        "`OutlierExposure`",
+        "A classifier is told what is none: cheap and calm.",
+    ),
     (
         "a classifier that small changes do not fool",
         "`Robust`",
@@ -49,7 +57,11 @@ NEEDS: list[tuple[str, str, str]] = [
         "`EquilibriumMatching`",
         "A landscape that lies still at the data; any optimiser walks down it.",
     ),
-    ("to compare, to retrieve, to cluster", "`InfoNCE`", "The energy belongs to a pair: low for two views of the same thing."),
+    (
+        "to compare, to retrieve, to cluster",
+        "`InfoNCE`",
+        "The energy belongs to a pair: low for two views of the same thing.",
+    ),
     (
         "gradients in x that are dear or do not exist",
         "`EnergyDiscrepancy`, `NCE`, `PseudoLikelihood`, `RatioMatching`",
@@ -62,9 +74,18 @@ FAMILIES: dict[str, tuple[str, list[str]]] = {
         "its own chains",
         ["PCD", "CD", "ShortRunML", "ImprovedCD", "Cooperative", "DiffusionRecovery", "WakeSleep"],
     ),
-    "none": ("the slope and curvature at the data, or noise to be removed", ["ScoreMatching", "DSM", "MultilevelDSM"]),
-    "negatives from a known law": ("draws of a noise with a density", ["NCE", "RankingNCE", "FlowContrastive"]),
-    "data perturbed": ("neighbours of the data", ["EnergyDiscrepancy", "PseudoLikelihood", "RatioMatching"]),
+    "none": (
+        "the slope and curvature at the data, or noise to be removed",
+        ["ScoreMatching", "DSM", "MultilevelDSM"],
+    ),
+    "negatives from a known law": (
+        "draws of a noise with a density",
+        ["NCE", "RankingNCE", "FlowContrastive"],
+    ),
+    "data perturbed": (
+        "neighbours of the data",
+        ["EnergyDiscrepancy", "PseudoLikelihood", "RatioMatching"],
+    ),
     "transport": ("straight lines from noise to data", ["EnergyMatching", "EquilibriumMatching"]),
     "labels": ("the classes", ["JEM", "OutlierExposure", "Robust"]),
     "pairs": ("other views of the same example", ["InfoNCE"]),
@@ -95,11 +116,18 @@ HASTY = "- *rate × {haste:g}*: the same figure with {haste:g} times the recipe'
 
 def said(kind: str = "objective") -> dict[str, tuple[str, str]]:
     """Of every registered class: what an update costs, and when to use it, in the words of its docstring."""
-    return {name: (_after(cls, r"Cost(?: per update)?: "), _after(cls, r"Use it ")) for name, cls in registered(kind).items()}
+    return {
+        name: (_after(cls, r"Cost(?: per update)?: "), _after(cls, r"Use it "))
+        for name, cls in registered(kind).items()
+    }
 
 
 def _after(cls: type, start: str) -> str:
     """The text from a beginning up to the end of its paragraph, or the next thing that is said."""
-    text = re.sub(r"\n(?!\n)\s*", " ", (inspect.getdoc(cls) or "").replace("\n\n", "\0")).replace("\0", "\n\n")
-    found = re.search(start + r"(.*?)(?= Source:| Use it | Cost(?: per update)?: |\n\n|$)", text, re.S)
+    text = re.sub(r"\n(?!\n)\s*", " ", (inspect.getdoc(cls) or "").replace("\n\n", "\0")).replace(
+        "\0", "\n\n"
+    )
+    found = re.search(
+        start + r"(.*?)(?= Source:| Use it | Cost(?: per update)?: |\n\n|$)", text, re.S
+    )
     return found[1].strip() if found else ""

@@ -46,9 +46,9 @@ from lowland.evaluation import Subject, subject
 from lowland.evaluation.board import OutlierSet, Scorer, board, curves, other_data, outlier_sets
 from lowland.metrics import separation
 from lowland.run import RunError, versions
-from lowland.tasks.class_scores import Mahalanobis
-from lowland.tasks.scores import Multiscale, Score
-from lowland.training.judge import train_judge
+from lowland.tasks.detection.class_scores import Mahalanobis
+from lowland.tasks.detection.scores import Multiscale, Score
+from lowland.training.classifier import train_judge
 
 SEEDS = (0, 1, 2)
 REFERENCE = 5000
@@ -59,20 +59,41 @@ CLASSES = ("msp", "max-logit", "logit-energy", "odin", "mahalanobis", "knn")
 RUNS = {  # data: (JEM, PCD energies, energy of noise)
     "fashion-mnist": ("runs/fashion-jem", ["runs/quality-fashion-mnist-pcd-0"], "fashion-mnist"),
     "mnist": ("mnist-jem", ["runs/quality-mnist-pcd-0"], "mnist"),
-    "digits": (None, ["runs/quality-digits-0", "runs/quality-digits-1", "runs/quality-digits-2"], None),
+    "digits": (
+        None,
+        ["runs/quality-digits-0", "runs/quality-digits-1", "runs/quality-digits-2"],
+        None,
+    ),
     "cifar10-jpeg": (None, [], "runs/cifar10-small"),
 }
 SMALL = {  # energies of noise without a class; nothing of this was tried out
-    "energy": {"name": "NoiseUNet", "widths": [32, 48], "blocks": [2, 2], "dense": 128, "norm": "rms"},
+    "energy": {
+        "name": "NoiseUNet",
+        "widths": [32, 48],
+        "blocks": [2, 2],
+        "dense": 128,
+        "norm": "rms",
+    },
     "objective.warm": 0.9,
     "training.steps": 2000,
     "training.checkpoint_every": 500,
     "training.preflight": "off",
 }
 SMALL_PARTS = {f"{name}-small": name for name in ("mnist", "fashion-mnist")}
-ANCHORS = {"softmax": 77.3, "ODIN": 87.9, "ensembles": 83.9, "Mahalanobis": 99.6}  # as the project's issue 6 gives them
+ANCHORS = {
+    "softmax": 77.3,
+    "ODIN": 87.9,
+    "ensembles": 83.9,
+    "Mahalanobis": 99.6,
+}  # as the project's issue 6 gives them
 PARTS = (*RUNS, *SMALL_PARTS, "tabular", "promises")
-SHOWN = ("classifier: msp", "classifier: mahalanobis", "JEM: energy", "PCD: energy", "E(x, σ): multiscale")
+SHOWN = (
+    "classifier: msp",
+    "classifier: mahalanobis",
+    "JEM: energy",
+    "PCD: energy",
+    "E(x, σ): multiscale",
+)
 
 
 @dataclass
@@ -92,7 +113,9 @@ def fitted(energy: Any, score: str | Score, data: Dataset) -> Scorer:
         detector = detector.fit(data.calibration.x[:32], reference=known.x, labels=known.y)
 
     def scorer(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=x.shape[-1] >= 28 and detector.how.reads == "noise"):
+        with torch.autocast(
+            "cpu", torch.bfloat16, enabled=x.shape[-1] >= 28 and detector.how.reads == "noise"
+        ):
             return detector.score(x)
 
     return scorer
@@ -105,10 +128,19 @@ def classifiers(data: Dataset) -> list[Energy]:
 
 
 def classifier_rows(nets: list[Energy], data: Dataset) -> list[Row]:
-    rows = [Row(f"classifier: {s}", i, fitted(net, s, data)) for i, net in enumerate(nets) for s in CLASSES]
-    rows += [Row("classifier: mahalanobis, 3 layers", i, fitted(n, Mahalanobis(LAYERS), data)) for i, n in enumerate(nets)]
+    rows = [
+        Row(f"classifier: {s}", i, fitted(net, s, data))
+        for i, net in enumerate(nets)
+        for s in CLASSES
+    ]
+    rows += [
+        Row("classifier: mahalanobis, 3 layers", i, fitted(n, Mahalanobis(LAYERS), data))
+        for i, n in enumerate(nets)
+    ]
     all_three = nets[0] + nets[1] + nets[2]
-    return rows + [Row(f"3 classifiers: {s}", 0, fitted(all_three, s, data)) for s in ("vote", "information")]
+    return rows + [
+        Row(f"3 classifiers: {s}", 0, fitted(all_three, s, data)) for s in ("vote", "information")
+    ]
 
 
 def opened(path: str | None) -> Subject | None:
@@ -136,9 +168,15 @@ def energy_rows(name: str, data: Dataset) -> list[Row]:
     if len(towers) > 1:
         together = sum(towers[1:], towers[0])
         who = f"{len(towers)} PCD energies" if jem is None else "JEM and PCD"
-        rows += [Row(f"{who}: {score}", 0, fitted(together, score, data)) for score in ("ensemble", "disagreement")]
+        rows += [
+            Row(f"{who}: {score}", 0, fitted(together, score, data))
+            for score in ("ensemble", "disagreement")
+        ]
     if (s := opened(noise)) is not None:
-        rows += [Row(f"E(x, σ): energy at {sigma}", 0, fitted(s.energy.given(sigma), "energy", data)) for sigma in (0.01, 1.0)]
+        rows += [
+            Row(f"E(x, σ): energy at {sigma}", 0, fitted(s.energy.given(sigma), "energy", data))
+            for sigma in (0.01, 1.0)
+        ]
         rows.append(Row("E(x, σ): multiscale", 0, fitted(s.energy, Multiscale(), data)))
     return rows
 
@@ -150,7 +188,13 @@ def parted(data: Dataset) -> tuple[Dataset, Tensor]:
         assert part.y is not None
         return part.take(part.y != HELD)
 
-    rest = Dataset(data.name, data.domain, *(without(p) for _, p in data.parts()), data.classes, data.class_names)
+    rest = Dataset(
+        data.name,
+        data.domain,
+        *(without(p) for _, p in data.parts()),
+        data.classes,
+        data.class_names,
+    )
     assert data.test.y is not None
     return rest, data.test.x[data.test.y == HELD]
 
@@ -161,7 +205,9 @@ def held_out(data: Dataset, count: int, g: torch.Generator) -> dict[str, list[di
     inside, outside = rest.test.x[:count], outside[:count]
     found: dict[str, list[dict[str, Any]]] = {}
     for row in classifier_rows(classifiers(rest), rest):
-        figures = separation(row.scorer(inside), row.scorer(outside), generator=g, draws=500).to_dict()
+        figures = separation(
+            row.scorer(inside), row.scorer(outside), generator=g, draws=500
+        ).to_dict()
         found.setdefault(row.name, []).append(figures)
     return found
 
@@ -193,7 +239,12 @@ def one_board(name: str, count: int, held: bool = True) -> dict[str, Any]:
     picture(name, graded)
     accuracy = [accuracy_of(net, data.test) for net in nets]
     about = {"note": data.note, "count": len(test), "notes": notes, "accuracy": accuracy}
-    return about | {"found": found, "kinds": {s.name: s.kind for s in sets}, "curves": graded, "milliseconds": seconds}
+    return about | {
+        "found": found,
+        "kinds": {s.name: s.kind for s in sets},
+        "curves": graded,
+        "milliseconds": seconds,
+    }
 
 
 def small_rows(name: str, data: Dataset) -> list[Row]:
@@ -205,11 +256,23 @@ def small_rows(name: str, data: Dataset) -> list[Row]:
         print(f"{name}: small energy of seed {seed} is there", flush=True)
     rows: list[Row] = []
     for seed, e in enumerate(energies):
-        rows += [Row(f"small E(x, σ): energy at {sigma}", seed, fitted(e.given(sigma), "energy", data)) for sigma in (0.1, 1.0)]
-        rows.append(Row("small E(x, σ): gradient-norm at 1.0", seed, fitted(e.given(1.0), "gradient-norm", data)))
+        rows += [
+            Row(f"small E(x, σ): energy at {sigma}", seed, fitted(e.given(sigma), "energy", data))
+            for sigma in (0.1, 1.0)
+        ]
+        rows.append(
+            Row(
+                "small E(x, σ): gradient-norm at 1.0",
+                seed,
+                fitted(e.given(1.0), "gradient-norm", data),
+            )
+        )
         rows.append(Row("small E(x, σ): multiscale", seed, fitted(e, Multiscale(), data)))
     together = sum((e.given(1.0) for e in energies[1:]), energies[0].given(1.0))
-    return rows + [Row(f"3 small E(x, σ = 1): {s}", 0, fitted(together, s, data)) for s in ("ensemble", "disagreement")]
+    return rows + [
+        Row(f"3 small E(x, σ = 1): {s}", 0, fitted(together, s, data))
+        for s in ("ensemble", "disagreement")
+    ]
 
 
 def small_board(name: str, count: int) -> dict[str, Any]:
@@ -237,7 +300,9 @@ def small_board(name: str, count: int) -> dict[str, Any]:
 def accuracy_of(net: Any, test: Split) -> float:
     with torch.no_grad():
         return (
-            float((net.class_energies(test.x[:5000]).argmin(1) == test.y[:5000]).double().mean()) if test.y is not None else 0.0
+            float((net.class_energies(test.x[:5000]).argmin(1) == test.y[:5000]).double().mean())
+            if test.y is not None
+            else 0.0
         )
 
 
@@ -252,18 +317,28 @@ def picture(name: str, graded: Mapping[str, Any]) -> None:
     for ax, (shift, rows) in zip(axes[0], graded.items(), strict=True):
         for row, points in rows.items():
             amounts = [a for a, _ in points]
-            values, low, high = ([100 * p[key] for _, p in points] for key in ("value", "low", "high"))
+            values, low, high = (
+                [100 * p[key] for _, p in points] for key in ("value", "low", "high")
+            )
             place = amounts if shift == "rotation" else list(range(len(amounts)))
             colour = f"C{SHOWN.index(row)}"  # the same in all pictures
             ax.plot(place, values, marker="o", ms=3, label=row, color=colour)
             ax.fill_between(place, low, high, alpha=0.15, color=colour, lw=0)
             ax.set_xticks(place, [f"{a:g}" for a in amounts], rotation=45)
         ax.axhline(50, color="grey", lw=0.7)
-        ax.set_xlabel("angle, degrees" if shift == "rotation" else "noise, share of the range (not to scale)")
+        ax.set_xlabel(
+            "angle, degrees" if shift == "rotation" else "noise, share of the range (not to scale)"
+        )
     axes[0][0].set_ylabel("AUROC, %")
     figure.suptitle(f"{name}: how soon a graded shift is seen")
     figure.tight_layout(rect=(0, 0.07, 1, 1))
-    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=9, loc="lower center", ncols=len(SHOWN), frameon=False)
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(),
+        fontsize=9,
+        loc="lower center",
+        ncols=len(SHOWN),
+        frameon=False,
+    )
     figure.savefig(RESULTS / f"ood-curves-{name}.png", dpi=110)
     plt.close(figure)
 
@@ -279,22 +354,44 @@ def cell(figures: list[dict[str, Any]], metric: str = "auroc") -> str:
     return f"{values[0]:.1f} ± {50 * (figures[0][metric]['high'] - figures[0][metric]['low']):.1f}"
 
 
-def board_page(name: str, b: Mapping[str, Any], small: Mapping[str, Any] | None = None) -> list[str]:
+def board_page(
+    name: str, b: Mapping[str, Any], small: Mapping[str, Any] | None = None
+) -> list[str]:
     found, milliseconds = dict(b["found"]), dict(b["milliseconds"])
     if small is not None:
         found |= small["found"]
         milliseconds |= small["milliseconds"]
     sets = list(dict.fromkeys(one for cells in found.values() for one in cells))
     right = ", ".join(f"{100 * a:.1f}" for a in b["accuracy"])
-    lines = [f"## In: {name}", "", f"{b['note']}. {b['count']} test images. Accuracy of the three classifiers: {right} %.", ""]
-    lines += [f"Left out: {one.partition(' was')[0]} (not readable where this ran)." for one in b["notes"]]
-    lines += ["", "AUROC in %:", "", "| row | " + " | ".join(sets) + " | ms an image |", "|---" * (len(sets) + 2) + "|"]
+    lines = [
+        f"## In: {name}",
+        "",
+        f"{b['note']}. {b['count']} test images. Accuracy of the three classifiers: {right} %.",
+        "",
+    ]
+    lines += [
+        f"Left out: {one.partition(' was')[0]} (not readable where this ran)." for one in b["notes"]
+    ]
+    lines += [
+        "",
+        "AUROC in %:",
+        "",
+        "| row | " + " | ".join(sets) + " | ms an image |",
+        "|---" * (len(sets) + 2) + "|",
+    ]
     for row, cells in found.items():
         told = [cell(cells[one]) if one in cells else "" for one in sets]
         lines.append(f"| {row} | " + " | ".join(told) + f" | {milliseconds[row]:.2f} |")
     if small is not None:
-        lines += ["", f"*small E(x, σ)*: {small['count']} test images of the classes that they were trained on."]
-    lines += ["", "Where outliers pass for likelier than the data (AUROC below 50 in every seed):", ""]
+        lines += [
+            "",
+            f"*small E(x, σ)*: {small['count']} test images of the classes that they were trained on.",
+        ]
+    lines += [
+        "",
+        "Where outliers pass for likelier than the data (AUROC below 50 in every seed):",
+        "",
+    ]
     for row, cells in found.items():
         lost = {one: f for one, f in cells.items() if all(s["auroc"]["high"] < 0.5 for s in f)}
         if lost:
@@ -304,7 +401,8 @@ def board_page(name: str, b: Mapping[str, Any], small: Mapping[str, Any] | None 
         amounts = [f"{a:g}" for a, _ in next(iter(rows.values()))]
         lines += [f"| {shift} | " + " | ".join(amounts) + " |", "|---" * (len(amounts) + 1) + "|"]
         lines += [
-            f"| {row} | " + " | ".join(f"{100 * p['value']:.1f}" for _, p in points) + " |" for row, points in rows.items()
+            f"| {row} | " + " | ".join(f"{100 * p['value']:.1f}" for _, p in points) + " |"
+            for row, points in rows.items()
         ]
         lines.append("")
     return lines
@@ -314,7 +412,12 @@ def anchor_page(b: Mapping[str, Any]) -> list[str]:
     """Fashion-MNIST in, MNIST out, all metrics, beside the published anchors."""
     metrics = ("auroc", "aupr_outliers", "aupr_inliers", "fpr95", "detection_error")
     lines = ["## Fashion-MNIST in, MNIST out", ""]
-    lines += ["Anchors that the issue names, AUROC: " + ", ".join(f"{k} {v}" for k, v in ANCHORS.items()) + ".", ""]
+    lines += [
+        "Anchors that the issue names, AUROC: "
+        + ", ".join(f"{k} {v}" for k, v in ANCHORS.items())
+        + ".",
+        "",
+    ]
     lines += [
         "| row | AUROC | AUPR, outliers positive | AUPR, inliers positive | FPR at 95 % TPR | detection error |",
         "|---" * 6 + "|",
@@ -331,17 +434,31 @@ def page(found: Mapping[str, Any]) -> str:
     boards = found.get("boards", {})
     missing = [part for part, name in SMALL_PARTS.items() if name not in found.get("small", {})]
     if missing:
-        lines += [f"Not run yet, so their rows are missing: `python -m benchmarks.ood {' '.join(missing)}`.", ""]
+        lines += [
+            f"Not run yet, so their rows are missing: `python -m benchmarks.ood {' '.join(missing)}`.",
+            "",
+        ]
     if "fashion-mnist" in boards and "mnist" in boards["fashion-mnist"]["kinds"]:
         lines += anchor_page(boards["fashion-mnist"])
     for name in RUNS:
-        lines += board_page(name, boards[name], found.get("small", {}).get(name)) if name in boards else []
+        lines += (
+            board_page(name, boards[name], found.get("small", {}).get(name))
+            if name in boards
+            else []
+        )
     if "tabular" in found:
         names = list(next(iter(found["tabular"].values())))
-        lines += ["## Tables", "", (tables.__doc__ or "") + " 5 splits, AUROC in %, mean ± deviation over splits.", ""]
+        lines += [
+            "## Tables",
+            "",
+            (tables.__doc__ or "") + " 5 splits, AUROC in %, mean ± deviation over splits.",
+            "",
+        ]
         lines += ["| outliers | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
         for case, rows in found["tabular"].items():
-            told = [f"{100 * np.mean(v):.1f} ± {100 * np.std(v, ddof=1):.1f}" for v in rows.values()]
+            told = [
+                f"{100 * np.mean(v):.1f} ± {100 * np.std(v, ddof=1):.1f}" for v in rows.values()
+            ]
             lines.append(f"| {case} | " + " | ".join(told) + " |")
     if "promises" in found:
         lines += [
@@ -351,38 +468,63 @@ def page(found: Mapping[str, Any]) -> str:
             (promises.__doc__ or "") + " z is the excess in standard errors; above 5 is broken.",
             "",
         ]
-        lines += ["| promise | α | n | scores | rank | mean rate | share beyond α | z | |", "|---" * 9 + "|"]
+        lines += [
+            "| promise | α | n | scores | rank | mean rate | share beyond α | z | |",
+            "|---" * 9 + "|",
+        ]
         for p in found["promises"]:
             beyond = f"{p['beyond']:.3f}" if "beyond" in p else ""
             verdict = "kept" if p["kept"] else "BROKEN"
             told = f"{p['mean']:.4f} | {beyond} | {p['z']:+.1f} | {verdict}"
-            lines.append(f"| {p['promise']} | {p['alpha']} | {p['n']} | {p['scores']} | {p['ranks']} | {told} |")
+            lines.append(
+                f"| {p['promise']} | {p['alpha']} | {p['n']} | {p['scores']} | {p['ranks']} | {told} |"
+            )
     for part, about in found.get("about", {}).items():
-        lines += ["", f"{part}: {about['date']}, {about['seconds']:.0f} CPU seconds, {about['machine']['cpu']}, one thread"]
+        lines += [
+            "",
+            f"{part}: {about['date']}, {about['seconds']:.0f} CPU seconds, {about['machine']['cpu']}, one thread",
+        ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", default=[*PARTS], help=", ".join(PARTS))
-    parser.add_argument("--count", type=int, default=1000, help="test images, and images of each set")
-    parser.add_argument("--no-held-out", action="store_true", help="leave out the class that is held out, which trains anew")
+    parser.add_argument(
+        "--count", type=int, default=1000, help="test images, and images of each set"
+    )
+    parser.add_argument(
+        "--no-held-out",
+        action="store_true",
+        help="leave out the class that is held out, which trains anew",
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     target = RESULTS / "ood.json"
-    found: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {"boards": {}, "about": {}}
+    found: dict[str, Any] = (
+        json.loads(target.read_text()) if target.exists() else {"boards": {}, "about": {}}
+    )
     for part in given.parts:
         start = time.process_time()
         if part in RUNS:
             found["boards"][part] = one_board(part, given.count, not given.no_held_out)
         elif part in SMALL_PARTS:
-            found.setdefault("small", {})[SMALL_PARTS[part]] = small_board(SMALL_PARTS[part], given.count)
+            found.setdefault("small", {})[SMALL_PARTS[part]] = small_board(
+                SMALL_PARTS[part], given.count
+            )
         elif part in ("tabular", "promises"):
             found[part] = tables() if part == "tabular" else promises()
         else:
             raise SystemExit(f"{part!r} is no part; there are {', '.join(PARTS)}; name some")
         seconds = time.process_time() - start
-        found["about"][part] = {"date": str(date.today()), "seconds": seconds, "machine": machine(), "versions": versions()}
+        found["about"][part] = {
+            "date": str(date.today()),
+            "seconds": seconds,
+            "machine": machine(),
+            "versions": versions(),
+        }
         target.write_text(json.dumps(found, indent=1))
         (RESULTS / "ood.md").write_text(page(found))
         print(f"{part}: {seconds:.0f} CPU seconds", flush=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowland import Detector, load, load_data
 from lowland.metrics import alarm_ranks, auroc, p_values
-from lowland.tasks.detect import verdicts
+from lowland.tasks.detection.detector import verdicts
 
 # ---- tables ----------------------------------------------------------------------------------------------------------------
 
@@ -18,7 +18,11 @@ def tables() -> dict[str, Any]:
     """One-class detection on tables: trained on half of the normal rows, tested on the other half and on all others."""
     from sklearn import datasets
 
-    wine, cancer, digits = datasets.load_wine(), datasets.load_breast_cancer(), datasets.load_digits()
+    wine, cancer, digits = (
+        datasets.load_wine(),
+        datasets.load_breast_cancer(),
+        datasets.load_digits(),
+    )
     cases = {
         "breast cancer: malignant out": (cancer.data, cancer.target == 1),
         "wine: class 0 out": (wine.data, wine.target != 0),
@@ -50,7 +54,9 @@ def contenders() -> dict[str, Callable[[int], Any]]:
         return EnergyDetector(contamination=0.1, random_state=seed)
 
     def narrow(seed: int) -> Any:
-        return EnergyDetector(contamination=0.1, random_state=seed, objective={"name": "DSM", "sigmas": (1.0,)})
+        return EnergyDetector(
+            contamination=0.1, random_state=seed, objective={"name": "DSM", "sigmas": (1.0,)}
+        )
 
     made: dict[str, Callable[[int], Any]] = {
         "EnergyDetector": energy,
@@ -82,7 +88,9 @@ def one_split(make: Callable[[int], Any], x: Any, normal: Any, seed: int) -> flo
     def scores(part: Any) -> Tensor:
         rows = scale.transform(part)
         if alone:
-            return torch.from_numpy(np.concatenate([model.decision_function(row[None]) for row in rows]))
+            return torch.from_numpy(
+                np.concatenate([model.decision_function(row[None]) for row in rows])
+            )
         return torch.from_numpy(-model.decision_function(rows))
 
     return auroc(scores(x[order[half:]]), scores(x[~normal])).value
@@ -111,10 +119,19 @@ def promises() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for alpha, count in ((0.01, 200), (0.05, 100), (0.1, 50)):
         for kind, scores in (("PCD energies", exact), ("the same, of 100 values (ties)", coarse)):
-            for label, ranks in (("⌊α(n+1)⌋", alarm_ranks(count, alpha)), ("planted: no + 1", int(alpha * count + 1e-9) + 1)):
+            for label, ranks in (
+                ("⌊α(n+1)⌋", alarm_ranks(count, alpha)),
+                ("planted: no + 1", int(alpha * count + 1e-9) + 1),
+            ):
                 r = rates(scores, count, ranks)
                 excess = float((r.mean() - alpha) / (r.std() / len(r) ** 0.5))
-                row = {"promise": "marginal", "alpha": alpha, "n": count, "scores": kind, "ranks": label}
+                row = {
+                    "promise": "marginal",
+                    "alpha": alpha,
+                    "n": count,
+                    "scores": kind,
+                    "ranks": label,
+                }
                 found.append(row | {"mean": float(r.mean()), "z": excess, "kept": excess < 5})
     delta = 0.1
     for alpha, count in ((0.01, 500), (0.05, 500), (0.1, 500)):
@@ -125,6 +142,12 @@ def promises() -> list[dict[str, Any]]:
             r = rates(exact, count, ranks)
             share = float((r > alpha).double().mean())
             z = (share - delta) / (delta * (1 - delta) / len(r)) ** 0.5
-            row = {"promise": f"conditional, δ = {delta}", "alpha": alpha, "n": count, "scores": "PCD energies", "ranks": label}
+            row = {
+                "promise": f"conditional, δ = {delta}",
+                "alpha": alpha,
+                "n": count,
+                "scores": "PCD energies",
+                "ranks": label,
+            }
             found.append(row | {"mean": float(r.mean()), "beyond": share, "z": z, "kept": z < 5})
     return found

@@ -36,7 +36,7 @@ from lowland.data import Dataset, save_grid
 from lowland.metrics import mean, psnr, share
 from lowland.run import versions
 from lowland.tasks import predict
-from lowland.training.judge import Judge, train_judge
+from lowland.training.classifier import Judge, train_judge
 
 RUNS = Path("runs")
 COUNT = 30000
@@ -56,7 +56,11 @@ def pairs(kind: str) -> Path:
             channels = [q.float() for q in question] + [x]
         else:
             noisy = (0.3 + 0.4 * x + 0.25 * torch.randn(x.shape, generator=g)).clamp(0, 1)
-            channels = [noisy, F.avg_pool2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), 3, 1), (x > 0.3).float()]
+            channels = [
+                noisy,
+                F.avg_pool2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), 3, 1),
+                (x > 0.3).float(),
+            ]
         stored = (torch.cat(channels, 1) * 255).round().to(torch.uint8).numpy()
         assert part.y is not None
         np.savez_compressed(path, x=stored, y=part.y.numpy())
@@ -92,7 +96,11 @@ def supervised(kind: str, like: Any, x: Tensor, steps: int) -> Supervised:
         part = x[torch.randint(len(x), (64,), generator=g)]
         with torch.autocast("cpu", torch.bfloat16):
             made = net(part)
-            loss = F.binary_cross_entropy_with_logits(made, part[:, 2:]) if kind == "masks" else F.mse_loss(made, part[:, 2:])
+            loss = (
+                F.binary_cross_entropy_with_logits(made, part[:, 2:])
+                if kind == "masks"
+                else F.mse_loss(made, part[:, 2:])
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -108,7 +116,10 @@ def overlap(answer: Tensor, truth: Tensor) -> dict[str, float]:
     """Intersection over union of masks (N, 1, H, W) cut at one half, and the share of pixels that are wrong."""
     a, b = answer > 0.5, truth > 0.5
     union = (a | b).flatten(1).sum(1).clamp(min=1)
-    return {"iou": mean((a & b).flatten(1).sum(1) / union), "wrong": mean((a ^ b).flatten(1).double().mean(1))}  # type: ignore[dict-item]
+    return {
+        "iou": mean((a & b).flatten(1).sum(1) / union),
+        "wrong": mean((a ^ b).flatten(1).double().mean(1)),
+    }  # type: ignore[dict-item]
 
 
 def likeness(answer: Tensor, truth: Tensor, judge: Judge) -> dict[str, Any]:
@@ -149,7 +160,9 @@ def rows(kind: str) -> tuple[dict[str, dict[str, Any]], Tensor]:
     x, train = data.test.x[:QUESTIONS], data.train.x
     truth = x[:, 2:]
     judge = None if kind == "masks" else train_judge(load_data("mnist").train, 10, steps=400)
-    measure = (lambda a: overlap(a, truth)) if judge is None else (lambda a: likeness(a, truth, judge))
+    measure = (
+        (lambda a: overlap(a, truth)) if judge is None else (lambda a: likeness(a, truth, judge))
+    )
     net = supervised(kind, energy, train, steps=3000)
     with torch.no_grad():
         made = net(x).sigmoid() if kind == "masks" else net(x)
@@ -173,8 +186,19 @@ def rows(kind: str) -> tuple[dict[str, dict[str, Any]], Tensor]:
         found[f"energy, mean of {DRAWS} draws, seed {seed}"] = measure(answers.mean[:, 2:]) | extra
         found[f"energy, one draw, seed {seed}"] = measure(answers.draws[0, :, 2:])
         first = answers if seed == 0 else first  # noqa: F821
-    shown = [x[:8, :1], x[:8, 1:2], truth[:8], first.mean[:8, 2:], first.spread[:8, 2:] * 2, *first.draws[:3, :8, 2:]]
-    print(kind, json.dumps({k: {m: str(v) for m, v in r.items()} for k, r in found.items()}, indent=1), flush=True)
+    shown = [
+        x[:8, :1],
+        x[:8, 1:2],
+        truth[:8],
+        first.mean[:8, 2:],
+        first.spread[:8, 2:] * 2,
+        *first.draws[:3, :8, 2:],
+    ]
+    print(
+        kind,
+        json.dumps({k: {m: str(v) for m, v in r.items()} for k, r in found.items()}, indent=1),
+        flush=True,
+    )
     return found, torch.cat(shown)
 
 
@@ -195,7 +219,9 @@ def table(found: dict[str, dict[str, Any]], columns: dict[str, str]) -> list[str
             if len(several) == 1 or values[0] is None:
                 cells.append(cell(values[0]))
                 continue
-            numbers = torch.tensor([v if isinstance(v, float) else v.value for v in values if v is not None])
+            numbers = torch.tensor(
+                [v if isinstance(v, float) else v.value for v in values if v is not None]
+            )
             cells.append(f"{numbers.mean():.3f} ± {numbers.std():.3f} (seeds)")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
@@ -209,23 +235,40 @@ COLUMNS = {
         "spread": "spread",
         "seconds": "s a draw",
     },
-    "masks": {"iou": "IoU", "wrong": "pixels wrong", "coverage": "coverage", "spread": "spread", "seconds": "s a draw"},
+    "masks": {
+        "iou": "IoU",
+        "wrong": "pixels wrong",
+        "coverage": "coverage",
+        "spread": "spread",
+        "seconds": "s a draw",
+    },
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.parse_args()
     torch.set_num_threads(1)
     command = "python -m benchmarks.prediction"
     words = (__doc__ or "").split("\n\n", 2)[2].splitlines()
     lines = ["# Structured prediction", "", f"`{command}`, {date.today()}", "", *words]
-    record: dict[str, Any] = {"command": command, "date": str(date.today()), "machine": machine(), "versions": versions()}
+    record: dict[str, Any] = {
+        "command": command,
+        "date": str(date.today()),
+        "machine": machine(),
+        "versions": versions(),
+    }
     for kind, columns in COLUMNS.items():
         found, pictures = rows(kind)
         save_grid(pictures, RESULTS / f"prediction-{kind}.png", columns=8)
         run = Run.open(RUNS / f"mnist-{kind}")
-        record[kind] = {"rows": found, "recipe": run.recipe, "seconds": run.rows("time.jsonl")[-1]["seconds"]}
+        record[kind] = {
+            "rows": found,
+            "recipe": run.recipe,
+            "seconds": run.rows("time.jsonl")[-1]["seconds"],
+        }
         trained_for = f"trained for {run.recipe['training']['steps']} updates, {record[kind]['seconds']:.0f} s"
         about = f"{QUESTIONS} questions; one energy, {SEEDS} seeds of draws; {trained_for}."
         lines += ["", f"## {kind}", "", about, "", *table(found, columns)]

@@ -33,9 +33,19 @@ def tuned() -> dict[str, Any]:
     funnel, mixture = TARGETS["funnel"], TARGETS["mixture"]
     ladder = ParallelTempering(MALA(0.2), (1.0, 2.0, 4.0))
     return {
-        "NUTS, tuned": tune(funnel.energy, NUTS(0.3, 5), funnel.draw(100, seeded(), torch.float32), 200, generator=seeded(1)),
+        "NUTS, tuned": tune(
+            funnel.energy,
+            NUTS(0.3, 5),
+            funnel.draw(100, seeded(), torch.float32),
+            200,
+            generator=seeded(1),
+        ),
         "Tempering of MALA, tuned": tune(
-            mixture.energy, ladder, mixture.draw(100, seeded(), torch.float32), 200, generator=seeded(1)
+            mixture.energy,
+            ladder,
+            mixture.draw(100, seeded(), torch.float32),
+            200,
+            generator=seeded(1),
         ),
     }
 
@@ -44,12 +54,22 @@ def tuned() -> dict[str, Any]:
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(cells)} |" for cells in lines)])
+    return "\n".join(
+        [
+            f"| {' | '.join(head)} |",
+            f"|{'---|' * len(head)}",
+            *(f"| {' | '.join(cells)} |" for cells in lines),
+        ]
+    )
 
 
 def grid(reports: Sequence[Report], wanted: Callable[[Row], str | None]) -> str:
     """Samplers × columns, where wanted(row) names the column; a cell holds the worst |z| of its rows, failures in bold."""
-    columns = list(dict.fromkeys(name for report in reports for row in report.rows if (name := wanted(row)) is not None))
+    columns = list(
+        dict.fromkeys(
+            name for report in reports for row in report.rows if (name := wanted(row)) is not None
+        )
+    )
     lines = []
     for report in reports:
         cells = [_cell([row for row in report.rows if wanted(row) == column]) for column in columns]
@@ -62,7 +82,11 @@ def _cell(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     figures = [row.figure for row in rows if row.figure is not None]
-    notes = f" ({max(row.note for row in rows).removeprefix('total variation ')})" if rows[0].check == "enumeration" else ""
+    notes = (
+        f" ({max(row.note for row in rows).removeprefix('total variation ')})"
+        if rows[0].check == "enumeration"
+        else ""
+    )
     holds = all(row.holds for row in rows)
     text = f"{max(figures):.1f}{notes}" if figures else "yes" if holds else ""
     return text if holds else f"**{text} FAILS**".replace("** ", "**")
@@ -82,13 +106,29 @@ def listed(row: Row) -> str | None:
 
 
 def conduct(row: Row) -> str | None:
-    statistical = {"stationarity", "arrival", "enumeration", "joint", "walls", "bias order", "temperature law"}
+    statistical = {
+        "stationarity",
+        "arrival",
+        "enumeration",
+        "joint",
+        "walls",
+        "bias order",
+        "temperature law",
+    }
     return None if row.check in statistical else row.check
 
 
 def orders(reports: Sequence[Report]) -> str:
-    rows = [(report.name, row) for report in reports for row in report.rows if row.check in ("bias order", "temperature law")]
-    lines = [[name, row.check, row.note or row.target, f"{row.figure or 0:.1f}", _verdict(row)] for name, row in rows]
+    rows = [
+        (report.name, row)
+        for report in reports
+        for row in report.rows
+        if row.check in ("bias order", "temperature law")
+    ]
+    lines = [
+        [name, row.check, row.note or row.target, f"{row.figure or 0:.1f}", _verdict(row)]
+        for name, row in rows
+    ]
     return markdown(["sampler", "check", "", "\\|z\\|", "verdict"], lines)
 
 
@@ -139,7 +179,15 @@ def page(reports: Sequence[Report], bugs: Sequence[dict[str, Any]], meta: dict[s
     rows = [row for report in reports for row in report.rows]
     caught = sum(bug["caught"] for bug in bugs)
     lines = [
-        [b["family"], b["bug"], b["check"], b["says"], b["to the sound one"], "yes" if b["caught"] else "**NO**"] for b in bugs
+        [
+            b["family"],
+            b["bug"],
+            b["check"],
+            b["says"],
+            b["to the sound one"],
+            "yes" if b["caught"] else "**NO**",
+        ]
+        for b in bugs
     ]
     return f"""# Proof of the samplers
 
@@ -210,8 +258,12 @@ def circumstances(start: float, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="names of samplers, separated by commas; also limits the bugs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default="", help="names of samplers, separated by commas; also limits the bugs"
+    )
     parser.add_argument("--count", type=int, default=10_000, help="chains")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -222,7 +274,9 @@ def main() -> None:
     reports = []
     for name, sampler in samplers.items():
         reports.append(prove(sampler, name=name, count=args.count, seeds=range(args.seeds)))
-        _tell(f"{name}: {sum(r.holds for r in reports[-1].rows)} of {len(reports[-1].rows)} hold ({time.time() - start:.0f} s)")
+        _tell(
+            f"{name}: {sum(r.holds for r in reports[-1].rows)} of {len(reports[-1].rows)} hold ({time.time() - start:.0f} s)"
+        )
         for row in reports[-1].failures:
             _tell(f"    {row}")
     bugs = mutations([m for m in MUTANTS if not only or m.family in only], _tell)
@@ -232,7 +286,9 @@ def main() -> None:
     data = {
         **meta,
         "samplers": {name: str(sampler) for name, sampler in samplers.items()},
-        "rows": [{"sampler": report.name, **row._asdict()} for report in reports for row in report.rows],
+        "rows": [
+            {"sampler": report.name, **row._asdict()} for report in reports for row in report.rows
+        ],
         "mutations": bugs,
     }
     (args.out / "proof.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

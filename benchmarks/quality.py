@@ -45,7 +45,9 @@ def figures(path: Path) -> dict[str, float]:
         "training, s": run.rows("time.jsonl")[-1]["seconds"],
         "evaluation, s": found["seconds"],
         "samples: confident share (CNN judge)": samples.get("confident", {}).get("value"),
-        "real test images: confident share (CNN judge)": samples.get("confident_test", {}).get("value"),
+        "real test images: confident share (CNN judge)": samples.get("confident_test", {}).get(
+            "value"
+        ),
         "samples: called class is the asked class": samples.get("agreement", {}).get("value"),
         "samples: class entropy / maximum": samples.get("class_entropy"),
         "samples: neighbour distance / test": samples["neighbour_ratio"],
@@ -57,10 +59,16 @@ def figures(path: Path) -> dict[str, float]:
         "detector: upper end of its interval": detection["false_alarm"]["high"],
     }
     for name, against in detection["outliers"].items():
-        flat |= {f"AUROC against {name}": against["auroc"]["value"], f"FPR95 against {name}": against["fpr95"]["value"]}
+        flat |= {
+            f"AUROC against {name}": against["auroc"]["value"],
+            f"FPR95 against {name}": against["fpr95"]["value"],
+        }
     for task, measured in found.get("restoration", {}).get("tasks", {}).items():
         for figure, methods in measured.items():
-            flat |= {f"{task}: {figure.replace('_', ' ')}, {method}": e["value"] for method, e in methods.items()}
+            flat |= {
+                f"{task}: {figure.replace('_', ' ')}, {method}": e["value"]
+                for method, e in methods.items()
+            }
     return {name: value for name, value in flat.items() if value is not None}
 
 
@@ -74,18 +82,28 @@ def other_judges(path: Path) -> dict[str, float]:
     made = s.run.read_tensors("evaluation.safetensors")["samples"].clamp(0, 1).flatten(1).numpy()
     test = s.data.test.x.flatten(1).numpy()
     found = {}
-    judges = {"SVC": SVC(probability=True, random_state=0), "logistic regression": LogisticRegression(max_iter=2000)}
+    judges = {
+        "SVC": SVC(probability=True, random_state=0),
+        "logistic regression": LogisticRegression(max_iter=2000),
+    }
     for name, judge in judges.items():
         judge.fit(x, y)
-        found[f"samples: confident share ({name})"] = float((judge.predict_proba(made).max(1) > 0.9).mean())
-        found[f"real test digits: confident share ({name})"] = float((judge.predict_proba(test).max(1) > 0.9).mean())
+        found[f"samples: confident share ({name})"] = float(
+            (judge.predict_proba(made).max(1) > 0.9).mean()
+        )
+        found[f"real test digits: confident share ({name})"] = float(
+            (judge.predict_proba(test).max(1) > 0.9).mean()
+        )
     return found
 
 
 def table(rows: dict[str, list[float]]) -> list[str]:
     """Markdown: each figure by seed, with mean and standard deviation over seeds."""
     count = max(map(len, rows.values()))
-    lines = ["| figure | " + " | ".join(f"seed {i}" for i in range(count)) + " | mean ± sd |", "|---" * (count + 2) + "|"]
+    lines = [
+        "| figure | " + " | ".join(f"seed {i}" for i in range(count)) + " | mean ± sd |",
+        "|---" * (count + 2) + "|",
+    ]
     for name, values in rows.items():
         spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
         cells = " | ".join(f"{v:.4g}" for v in values)
@@ -94,7 +112,9 @@ def table(rows: dict[str, list[float]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")

@@ -27,7 +27,9 @@ from lowland.training import load_recipe_data
 
 RUNS = Path("runs")
 BINARISATIONS = ("threshold", "stochastic", "fixed")
-LADDER = tuple(1 / beta for beta in (1.0, 0.95, 0.9, 0.85, 0.8, 0.74, 0.68, 0.6, 0.5, 0.38, 0.22, 0.02))
+LADDER = tuple(
+    1 / beta for beta in (1.0, 0.95, 0.9, 0.85, 0.8, 0.74, 0.68, 0.6, 0.5, 0.38, 0.22, 0.02)
+)
 
 
 def plan() -> dict[str, dict[str, Any]]:
@@ -40,10 +42,19 @@ def plan() -> dict[str, dict[str, Any]]:
         found[f"exact-{seed}"] = {"energy.hidden": 16, "data.seed": 0, "seed": seed}
     for seed in range(3):
         for precision in ("float32", "bfloat16"):
-            changes = {"training.precision": precision, "training.steps": 5000, "data.seed": 0, "seed": seed}
+            changes = {
+                "training.precision": precision,
+                "training.steps": 5000,
+                "data.seed": 0,
+                "seed": seed,
+            }
             found[f"{precision}-{seed}"] = changes
     for kind in BINARISATIONS:
-        found[f"long-{kind}-0"] = {"data.binarise": kind, "training.steps": 60_000, "training.checkpoint_every": 5000}
+        found[f"long-{kind}-0"] = {
+            "data.binarise": kind,
+            "training.steps": 60_000,
+            "training.checkpoint_every": 5000,
+        }
     return found
 
 
@@ -59,7 +70,9 @@ def train(name: str, changes: dict[str, Any]) -> None:
     lowland.fit(recipe, path, progress=False)
 
 
-def bracket(energy: Any, data: Dataset, seed: int, rungs: int, chains: int, draws: Tensor | None = None) -> Any:
+def bracket(
+    energy: Any, data: Dataset, seed: int, rungs: int, chains: int, draws: Tensor | None = None
+) -> Any:
     """Test log-likelihood with both ends, reverse chains from data and forward ends unless draws are given."""
     found = log_z(
         energy,
@@ -122,14 +135,24 @@ def sources(name: str, sweeps: int, count: int) -> dict[str, Tensor]:
         "independent pixels": (torch.rand(count, *share.shape, generator=g) < share).float(),
     }
     with torch.no_grad():
-        found = {f"{sweeps} sweeps from {n}": run_chains(energy, gibbs, x, 1, generator=g).x for n, x in starts.items()}
+        found = {
+            f"{sweeps} sweeps from {n}": run_chains(energy, gibbs, x, 1, generator=g).x
+            for n, x in starts.items()
+        }
         tempered = ParallelTempering(BlockGibbs(), LADDER)
         trace = run_chains(energy, tempered, starts["independent pixels"], sweeps, generator=g)
     rates = trace.state.tempering.swap_rates
     trips = trace.state.tempering.trips.double().mean().item()
-    words = f"{sweeps} sweeps of parallel tempering from independent pixels, {len(LADDER)} temperatures"
-    print(f"swap rates {rates.min():.2f} to {rates.max():.2f}, {trips:.1f} round trips a chain", flush=True)
-    return found | {f"{words} (swaps {rates.min():.2f} to {rates.max():.2f}, {trips:.1f} round trips a chain)": trace.x}
+    words = (
+        f"{sweeps} sweeps of parallel tempering from independent pixels, {len(LADDER)} temperatures"
+    )
+    print(
+        f"swap rates {rates.min():.2f} to {rates.max():.2f}, {trips:.1f} round trips a chain",
+        flush=True,
+    )
+    return found | {
+        f"{words} (swaps {rates.min():.2f} to {rates.max():.2f}, {trips:.1f} round trips a chain)": trace.x
+    }
 
 
 def modes(name: str, sweeps: int, count: int) -> list[dict[str, Any]]:
@@ -172,7 +195,13 @@ def curve(name: str, rungs: int, chains: int) -> list[dict[str, Any]]:
             energy, _, _ = lowland.load(path, step=step)
             found = bracket(energy, data, 0, rungs, chains)
             rows.append(
-                {"updates": step, "seconds": seconds[step], "value": found.value, "lower": found.lower, "upper": found.upper}
+                {
+                    "updates": step,
+                    "seconds": seconds[step],
+                    "value": found.value,
+                    "lower": found.lower,
+                    "upper": found.upper,
+                }
             )
             print(rows[-1], flush=True)
     return rows
@@ -183,12 +212,19 @@ def curve(name: str, rungs: int, chains: int) -> list[dict[str, Any]]:
 
 def page(report: dict[str, Any]) -> str:
     """The report in words and tables."""
-    lines = ["# Restricted Boltzmann machines on MNIST", "", *(f"- {k}: {v}" for k, v in report["machine"].items()), ""]
+    lines = [
+        "# Restricted Boltzmann machines on MNIST",
+        "",
+        *(f"- {k}: {v}" for k, v in report["machine"].items()),
+        "",
+    ]
     lines += ["Recipe `mnist-rbm`: " + report["settings"], ""]
     lines += [
         "Mean test log-likelihood in nats over 10,000 test images. *Forward* annealed importance sampling flatters (its error"
     ]
-    lines += ["is on the side of too high a likelihood), *reverse* does the opposite; the bracket of both holds with 95 %."]
+    lines += [
+        "is on the side of too high a likelihood), *reverse* does the opposite; the bracket of both holds with 95 %."
+    ]
     lines += [
         "",
         "| run | updates (epochs) | seconds | rungs × chains | forward | reverse | bracket | width | verdict |",
@@ -196,7 +232,11 @@ def page(report: dict[str, Any]) -> str:
     ]
     for row in report["rows"].values():
         width = row["upper"] - row["lower"]
-        ends = f"{row['forward']:.2f} | {row['reverse']:.2f}" if "forward" in row else f"exact {row['value']:.2f} | exact"
+        ends = (
+            f"{row['forward']:.2f} | {row['reverse']:.2f}"
+            if "forward" in row
+            else f"exact {row['value']:.2f} | exact"
+        )
         work = f"{row['rungs']:,} × {row['chains']}" if "rungs" in row else "all states"
         verdict = "certified" if row["certified"] else "; ".join(row["problems"])
         lines.append(
@@ -206,18 +246,34 @@ def page(report: dict[str, Any]) -> str:
     lines += [
         "",
         "Binarisations: "
-        + "; ".join(sorted({f"*{r['name'].rsplit('-', 1)[0]}*: {r['binarisation']}" for r in report["rows"].values()})),
+        + "; ".join(
+            sorted(
+                {
+                    f"*{r['name'].rsplit('-', 1)[0]}*: {r['binarisation']}"
+                    for r in report["rows"].values()
+                }
+            )
+        ),
     ]
     for title, rows in report["modes"].items():
         lines += ["", f"## Have the reverse chains lost modes? ({title})", ""]
-        lines += ["| draws | nearest training image is a 0, 1, ..., 9 | mean energy | reverse estimate |", "|---|---|---|---|"]
+        lines += [
+            "| draws | nearest training image is a 0, 1, ..., 9 | mean energy | reverse estimate |",
+            "|---|---|---|---|",
+        ]
         for row in rows:
             lines.append(
                 f"| {row['source']} | {' '.join(map(str, row['digits']))} | {row['energy']:.2f} ± {row['energy_error']:.2f} "
                 f"| {row['reverse']:.2f} ± {row['reverse_error']:.2f} |"
             )
     for title, rows in report["curves"].items():
-        lines += ["", f"## Against time ({title})", "", "| updates | seconds | likelihood | bracket |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## Against time ({title})",
+            "",
+            "| updates | seconds | likelihood | bracket |",
+            "|---|---|---|---|",
+        ]
         for row in rows:
             lines.append(
                 f"| {row['updates']:,} | {row['seconds']:.0f} | {row['value']:.2f} | [{row['lower']:.2f}, {row['upper']:.2f}] |"
@@ -241,7 +297,9 @@ def update(out: Path, part: str, name: str, found: Any) -> None:
     """Put one finding into the files, which may have been written by others since."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "rbm-mnist.json"
-    report = json.loads(file.read_text()) if file.exists() else {"rows": {}, "modes": {}, "curves": {}}
+    report = (
+        json.loads(file.read_text()) if file.exists() else {"rows": {}, "modes": {}, "curves": {}}
+    )
     report |= {"machine": machine(), "settings": settings()}
     report[part][name] = found
     report[part] = {name: report[part][name] for name in plan() if name in report[part]}
@@ -250,7 +308,9 @@ def update(out: Path, part: str, name: str, found: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="+", choices=["train", "evaluate", "modes", "curve"])
     parser.add_argument("--only", nargs="*", default=None, help="names of runs")
     parser.add_argument("--rungs", type=int, default=20_000)
@@ -258,7 +318,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs = {name: changes for name, changes in plan().items() if options.only is None or name in options.only}
+    runs = {
+        name: changes
+        for name, changes in plan().items()
+        if options.only is None or name in options.only
+    }
     if "train" in options.what:
         for name, changes in runs.items():
             train(name, changes)
@@ -272,7 +336,9 @@ def main() -> None:
         if "modes" in options.what:
             update(options.out, "modes", name, modes(name, 3000, options.chains))
         if "curve" in options.what:
-            update(options.out, "curves", name, curve(name, min(options.rungs, 2000), options.chains))
+            update(
+                options.out, "curves", name, curve(name, min(options.rungs, 2000), options.chains)
+            )
 
 
 if __name__ == "__main__":

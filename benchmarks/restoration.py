@@ -52,7 +52,9 @@ WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.2)
 
 
 def operator_for(task: str, s: Subject) -> Operator:
-    return operator_of(task, s.shape, factor=PROBLEMS[task][0], known=lower_half_hidden(s.energy.domain))
+    return operator_of(
+        task, s.shape, factor=PROBLEMS[task][0], known=lower_half_hidden(s.energy.domain)
+    )
 
 
 def measured(operator: Operator, x: Tensor, sigma: float, seed: int) -> Tensor:
@@ -72,7 +74,11 @@ def wiener(operator: Operator, y: Tensor, sigma: float, train: Tensor) -> Tensor
     covariance = torch.cov(flat.T)
     seen = a @ covariance @ a.T + sigma**2 * torch.eye(len(a), dtype=torch.float64)
     gain = torch.linalg.solve(seen, a @ covariance).T
-    return (centre + (y.flatten(1).double() - centre @ a.T) @ gain.T).view(-1, *train.shape[1:]).float()
+    return (
+        (centre + (y.flatten(1).double() - centre @ a.T) @ gain.T)
+        .view(-1, *train.shape[1:])
+        .float()
+    )
 
 
 def total_variation(operator: Operator, task: str, y: Tensor, weight: float) -> Tensor:
@@ -80,16 +86,24 @@ def total_variation(operator: Operator, task: str, y: Tensor, weight: float) -> 
     from skimage.restoration import denoise_tv_chambolle
 
     def denoised(x: Tensor, strength: float) -> Tensor:
-        rows = [denoise_tv_chambolle(image, weight=strength, max_num_iter=60) for image in x[:, 0].double().numpy()]
+        rows = [
+            denoise_tv_chambolle(image, weight=strength, max_num_iter=60)
+            for image in x[:, 0].double().numpy()
+        ]
         return torch.from_numpy(np.stack(rows)).float().unsqueeze(1)
 
     if task == "denoise":
         return denoised(y, weight)
     back = operator.A_T(y)
-    bound = operator.largest(torch.rand(1, *back.shape[1:], generator=torch.Generator().manual_seed(0))) ** 2
+    bound = (
+        operator.largest(torch.rand(1, *back.shape[1:], generator=torch.Generator().manual_seed(0)))
+        ** 2
+    )
     x, ahead, t = back / bound, back / bound, 1.0
     for _ in range(40):
-        now = denoised(ahead - operator.A_T(operator.A(ahead) - y) / bound, weight / bound).clamp(0, 1)
+        now = denoised(ahead - operator.A_T(operator.A(ahead) - y) / bound, weight / bound).clamp(
+            0, 1
+        )
         after = (1 + (1 + 4 * t * t) ** 0.5) / 2
         x, ahead, t = now, now + (t - 1) / after * (now - x), after
     return x
@@ -99,7 +113,9 @@ def tuned(operator: Operator, task: str, sigma: float, train: Tensor) -> float:
     """The weight of total variation that is best on a few training images."""
     truth = train[:TUNING]
     y = measured(operator, truth, sigma, 99)
-    return max(WEIGHTS, key=lambda w: psnr(total_variation(operator, task, y, w).clamp(0, 1), truth).value)
+    return max(
+        WEIGHTS, key=lambda w: psnr(total_variation(operator, task, y, w).clamp(0, 1), truth).value
+    )
 
 
 def median(operator: Operator, task: str, y: Tensor) -> Tensor | None:
@@ -120,7 +136,11 @@ def covered(answer: Restoration, truth: Tensor) -> dict[str, Any]:
     total = truth.flatten(1).sum(1, keepdim=True)
     low, high = sums.interval(0.9)
     whole = ((low <= total) & (total <= high)).double().flatten()
-    return {"open": coverage(answer, truth).to_dict(), "all": mean(inside).to_dict(), "sum": mean(whole).to_dict()}
+    return {
+        "open": coverage(answer, truth).to_dict(),
+        "all": mean(inside).to_dict(),
+        "sum": mean(whole).to_dict(),
+    }
 
 
 def problem(task: str, s: Subject, truth: Tensor, own: Tensor) -> tuple[dict[str, Any], Tensor]:
@@ -136,15 +156,22 @@ def problem(task: str, s: Subject, truth: Tensor, own: Tensor) -> tuple[dict[str
         return found
 
     g = torch.Generator().manual_seed(2)
-    answer = timed("lowland, mean of 19 draws", lambda: restored(s, operator, y, sigma, generator=g, draws=DRAWS))
+    answer = timed(
+        "lowland, mean of 19 draws",
+        lambda: restored(s, operator, y, sigma, generator=g, draws=DRAWS),
+    )
     weight = tuned(operator, task, sigma, train)
     seen_train = torch.cat([operator.A(part) for part in train.split(5000)])
     rows: dict[str, Tensor | None] = {
         "lowland, mean of 19 draws": answer.mean,
         "lowland, one draw": answer.draws[0],
-        "lowland, MAP": timed("lowland, MAP", lambda: restored(s, operator, y, sigma, generator=g, peak=True)).mean,
+        "lowland, MAP": timed(
+            "lowland, MAP", lambda: restored(s, operator, y, sigma, generator=g, peak=True)
+        ).mean,
         "linear (Wiener)": wiener(operator, y, sigma, train),
-        "total variation": timed("total variation", lambda: total_variation(operator, task, y, weight)),
+        "total variation": timed(
+            "total variation", lambda: total_variation(operator, task, y, weight)
+        ),
         "median filter": median(operator, task, y),
         "nearest training image": train[nearest(y.flatten(1), seen_train.flatten(1))[1]],
         "mean image": train.mean(0, keepdim=True).expand_as(truth),
@@ -160,12 +187,17 @@ def problem(task: str, s: Subject, truth: Tensor, own: Tensor) -> tuple[dict[str
     }
     if len(own):
         again = measured(operator, own, sigma, 3)
-        figures["coverage_own"] = covered(restored(s, operator, again, sigma, generator=g, draws=DRAWS), own)
+        figures["coverage_own"] = covered(
+            restored(s, operator, again, sigma, generator=g, draws=DRAWS), own
+        )
     seen = y if y.shape == truth.shape else operator.A_T(y)
     seen = seen / seen.flatten(1).amax(1).view(-1, 1, 1, 1)
     spread = answer.spread / answer.spread.flatten(1).amax(1).view(-1, 1, 1, 1)
     shown = [truth, seen, clamped["lowland, mean of 19 draws"], spread, *answer.draws[:3]]
-    shown += [clamped[name] for name in ("lowland, MAP", "linear (Wiener)", "total variation", "nearest training image")]
+    shown += [
+        clamped[name]
+        for name in ("lowland, MAP", "linear (Wiener)", "total variation", "nearest training image")
+    ]
     return figures, torch.stack([x[min(SHOWN, len(x) - 1)] for x in shown])
 
 
@@ -177,31 +209,64 @@ def table(found: dict[str, Any]) -> list[str]:
         lines += [f"## {name}: {one['images']} images", ""]
         for measure, digits in (("psnr", 2), ("ssim", 3)):
             unit = ", dB" if measure == "psnr" else ""
-            lines += [f"| {measure.upper()}{unit} | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+            lines += [
+                f"| {measure.upper()}{unit} | " + " | ".join(tasks) + " |",
+                "|---" * (len(tasks) + 1) + "|",
+            ]
             for method in next(iter(tasks.values()))[measure]:
                 cells = [t[measure].get(method) for t in tasks.values()]
-                told = [f"{c['value']:.{digits}f} ± {c['error']:.{digits}f}" if c else "" for c in cells]
+                told = [
+                    f"{c['value']:.{digits}f} ± {c['error']:.{digits}f}" if c else "" for c in cells
+                ]
                 lines.append(f"| {method} | " + " | ".join(told) + " |")
             lines.append("")
-        lines += ["| coverage of 90 % intervals, % | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-        for group, who in (("coverage", "test images"), ("coverage_own", f"own draws ({one['own']})")):
-            for key, what in (("open", "pixels that draws leave open"), ("all", "all pixels"), ("sum", "sum of the image")):
+        lines += [
+            "| coverage of 90 % intervals, % | " + " | ".join(tasks) + " |",
+            "|---" * (len(tasks) + 1) + "|",
+        ]
+        for group, who in (
+            ("coverage", "test images"),
+            ("coverage_own", f"own draws ({one['own']})"),
+        ):
+            for key, what in (
+                ("open", "pixels that draws leave open"),
+                ("all", "all pixels"),
+                ("sum", "sum of the image"),
+            ):
                 cells = [t.get(group, {}).get(key) for t in tasks.values()]
                 if any(cells):
-                    told = [f"{100 * c['value']:.1f} ± {100 * c['error']:.1f}" if c else "" for c in cells]
+                    told = [
+                        f"{100 * c['value']:.1f} ± {100 * c['error']:.1f}" if c else ""
+                        for c in cells
+                    ]
                     lines.append(f"| {who}: {what} | " + " | ".join(told) + " |")
-        lines += ["", "| processor seconds per image | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+        lines += [
+            "",
+            "| processor seconds per image | " + " | ".join(tasks) + " |",
+            "|---" * (len(tasks) + 1) + "|",
+        ]
         for method in next(iter(tasks.values()))["seconds_per_image"]:
-            lines.append(f"| {method} | " + " | ".join(f"{t['seconds_per_image'][method]:.2f}" for t in tasks.values()) + " |")
+            lines.append(
+                f"| {method} | "
+                + " | ".join(f"{t['seconds_per_image'][method]:.2f}" for t in tasks.values())
+                + " |"
+            )
         lines += ["", f"![{name}](restoration-{name}.png)", ""]
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sets", nargs="*", default=["mnist", "fashion-mnist"])
     parser.add_argument("--images", type=int, default=100, help="test images restored")
-    parser.add_argument("--own", type=int, default=20, help="images drawn from the energy itself, for its coverage; 0 for none")
+    parser.add_argument(
+        "--own",
+        type=int,
+        default=20,
+        help="images drawn from the energy itself, for its coverage; 0 for none",
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "restoration.json"
@@ -209,17 +274,38 @@ def main() -> None:
     for name in given.sets:
         s = subject(Run.open(name), load_data(name))
         truth = s.data.test.x[: given.images]
-        own = draw(s, given.own, torch.Generator().manual_seed(4)).x.clamp(0, 1) if given.own else truth[:0]
-        command = f"python -m benchmarks.restoration {name} --images {given.images} --own {given.own}"
-        about = {"command": command, "date": str(date.today()), "machine": machine(), "versions": versions()}
-        found[name] = about | {"images": len(truth), "own": len(own), "how": s.recipe["restoration"], "problems": {}}
+        own = (
+            draw(s, given.own, torch.Generator().manual_seed(4)).x.clamp(0, 1)
+            if given.own
+            else truth[:0]
+        )
+        command = (
+            f"python -m benchmarks.restoration {name} --images {given.images} --own {given.own}"
+        )
+        about = {
+            "command": command,
+            "date": str(date.today()),
+            "machine": machine(),
+            "versions": versions(),
+        }
+        found[name] = about | {
+            "images": len(truth),
+            "own": len(own),
+            "how": s.recipe["restoration"],
+            "problems": {},
+        }
         pictures = []
         for task in PROBLEMS:
             figures, row = problem(task, s, truth, own)
             found[name]["problems"][task] = figures
             pictures.append(row)
             print(name, task, json.dumps({k: figures[k] for k in ("psnr", "coverage")}), flush=True)
-            save_grid(torch.cat(pictures), RESULTS / f"restoration-{name}.png", columns=len(row), pixels=56)
+            save_grid(
+                torch.cat(pictures),
+                RESULTS / f"restoration-{name}.png",
+                columns=len(row),
+                pixels=56,
+            )
             write(found)
     print("\n".join(table(found)))
 
@@ -227,8 +313,15 @@ def main() -> None:
 def write(found: dict[str, Any]) -> None:
     (RESULTS / "restoration.json").write_text(json.dumps({"found": found}, indent=1))
     words = (__doc__ or "").split("\n\n", 2)
-    head = ["# Restoration", "", f"`benchmarks/restoration.py` {words[2].split('Writes')[0].strip()}", ""]
-    head += [f"`{one['command']}`, {one['date']}, {one['machine']['cpu']}.  " for one in found.values()]
+    head = [
+        "# Restoration",
+        "",
+        f"`benchmarks/restoration.py` {words[2].split('Writes')[0].strip()}",
+        "",
+    ]
+    head += [
+        f"`{one['command']}`, {one['date']}, {one['machine']['cpu']}.  " for one in found.values()
+    ]
     columns = (
         "Columns of the pictures: truth, measurement as an image, mean, spread (black: sure), three draws, MAP, linear, "
         "total variation, nearest training image; a row for each problem, in the order of the table."

@@ -55,7 +55,9 @@ def ebmkit_recipe(x: Tensor, minutes: float) -> tuple[Draw, int]:
     import ebm
 
     energy = ebm.nets.ConvEnergy(in_channels=1, channels=(32, 64, 128))
-    sampler = ebm.LangevinDynamics(step_size=10.0, noise_scale=0.005, grad_clip=0.01, steps=60, clamp=(-1, 1))
+    sampler = ebm.LangevinDynamics(
+        step_size=10.0, noise_scale=0.005, grad_clip=0.01, steps=60, clamp=(-1, 1)
+    )
     buffer = ebm.ReplayBuffer(10_000, SHAPE, reinit_prob=0.05, init_fn=uniform)
     loss = ebm.ContrastiveDivergence(sampler, buffer=buffer, energy_reg=1.0)
     trainer = ebm.Trainer(energy, loss, lr=1e-4, ema_decay=0.999, device="cpu")
@@ -131,7 +133,9 @@ def torchebm_matching(x: Tensor, minutes: float) -> tuple[Draw, int]:
     field = UNet()
     loss_of = EquilibriumMatchingLoss(model=field, interpolant="linear", energy_type="none")
     optimizer = torch.optim.Adam(field.parameters(), lr=1e-3)
-    mean = torch.optim.swa_utils.AveragedModel(field, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    mean = torch.optim.swa_utils.AveragedModel(
+        field, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)
+    )
 
     def update() -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -142,7 +146,9 @@ def torchebm_matching(x: Tensor, minutes: float) -> tuple[Draw, int]:
         mean.update_parameters(field)
 
     updates = until(minutes, update)
-    sampler = GradientDescentSampler(EqMEnergy(mean.module.eval(), energy_type="implicit"), step_size=0.01)
+    sampler = GradientDescentSampler(
+        EqMEnergy(mean.module.eval(), energy_type="implicit"), step_size=0.01
+    )
 
     def draw(count: int) -> Tensor:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -161,14 +167,22 @@ RIVALS: dict[str, Rival] = {
 
 def drawn(draw: Draw, count: int, minutes: float) -> tuple[Tensor, float]:
     """Samples in [0, 1] and the seconds they took: all that were asked for, or what the time allows, one part at least."""
-    began, parts, limit = time.process_time(), list[Tensor](), 60 * minutes * torch.get_num_threads()
-    while sum(len(part) for part in parts) < count and (not parts or time.process_time() < began + limit):
+    began, parts, limit = (
+        time.process_time(),
+        list[Tensor](),
+        60 * minutes * torch.get_num_threads(),
+    )
+    while sum(len(part) for part in parts) < count and (
+        not parts or time.process_time() < began + limit
+    ):
         parts.append(((draw(min(PART, count)).detach() + 1) / 2).clamp(0, 1))
     return torch.cat(parts)[:count], (time.process_time() - began) / torch.get_num_threads()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rival", choices=list(RIVALS))
     parser.add_argument("--set", default="mnist", choices=["mnist", "fashion-mnist"])
     parser.add_argument("--minutes", type=float, default=30.0)
@@ -188,7 +202,12 @@ def main() -> None:
     path = RUNS / f"{options.set}-{options.rival}"
     np.save(path.with_suffix(".npy"), made.numpy())
     save_grid(made[:64], path.with_suffix(".png"), columns=16, pixels=28)
-    said = {**vars(options), "updates": updates, "images": len(made), "sampling_seconds": round(seconds, 1)}
+    said = {
+        **vars(options),
+        "updates": updates,
+        "images": len(made),
+        "sampling_seconds": round(seconds, 1),
+    }
     path.with_suffix(".json").write_text(json.dumps(said) + "\n")
     print(json.dumps(said))
 

@@ -19,7 +19,9 @@ from benchmarks.speed_tasks import Chains, Make, Run, Task
 def ebmkit_langevin(task: Task) -> Run:
     from ebm.samplers import LangevinDynamics
 
-    sampler = LangevinDynamics(task.step_size, task.steps, noise_scale=math.sqrt(2 * task.step_size * task.temperature))
+    sampler = LangevinDynamics(
+        task.step_size, task.steps, noise_scale=math.sqrt(2 * task.step_size * task.temperature)
+    )
     return lambda: Chains(sampler.sample(task.net, task.start))
 
 
@@ -55,7 +57,9 @@ def torchebm_langevin(task: Task) -> Run:
     from torchebm.samplers import LangevinDynamics
 
     noise = max(math.sqrt(task.temperature), 1e-12)
-    sampler = LangevinDynamics(_torchebm_model(task.net), step_size=task.step_size, noise_scale=noise)
+    sampler = LangevinDynamics(
+        _torchebm_model(task.net), step_size=task.step_size, noise_scale=noise
+    )
     return lambda: Chains(sampler.sample(task.start, n_steps=task.steps))
 
 
@@ -63,14 +67,18 @@ def torchebm_hmc(task: Task) -> Run:
     from torchebm.samplers import HamiltonianMonteCarlo
 
     model = _torchebm_model(task.net)
-    sampler = HamiltonianMonteCarlo(model, step_size=task.step_size, n_leapfrog_steps=task.leapfrogs)
+    sampler = HamiltonianMonteCarlo(
+        model, step_size=task.step_size, n_leapfrog_steps=task.leapfrogs
+    )
     return lambda: Chains(sampler.sample(task.start, n_steps=task.steps))
 
 
 def ebmkit_tempering(task: Task) -> Run:
     from ebm.samplers import MALA, ParallelTempering
 
-    sampler = ParallelTempering(MALA(task.step_size), task.temperatures, swap_every=1, steps=task.steps)
+    sampler = ParallelTempering(
+        MALA(task.step_size), task.temperatures, swap_every=1, steps=task.steps
+    )
 
     def run() -> Chains:
         x = sampler.sample(task.net, task.start)

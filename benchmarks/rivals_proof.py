@@ -23,10 +23,19 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from benchmarks.findings import FINDINGS
-from benchmarks.proof import RESULTS, circumstances, grid, listed, markdown, measured, on_target, other_laws
+from benchmarks.proof import (
+    RESULTS,
+    circumstances,
+    grid,
+    listed,
+    markdown,
+    measured,
+    on_target,
+    other_laws,
+)
 from lowland.energy import Energy
 from lowland.testing import TARGETS, Probe, Report, no_trace, order, prove, seeded, unsettle
-from lowland.testing.conduct import SITES, Ground, domain_of
+from lowland.testing.exact_checks import SITES, Ground, domain_of
 
 PACKAGES = ("ebmkit", "torchebm")
 
@@ -77,7 +86,9 @@ def ebmkit_one_hot(sampler: Callable[[float], Any]) -> Callable[..., Any]:
 
     def make(energy: Any, step_size: float, dtype: torch.dtype) -> Any:
         inner = ebmkit(sampler)(energy.relaxed, step_size, dtype)
-        return lambda x, steps, g: inner(one_hot(x.long(), energy.domain.classes).to(dtype), steps, g).argmax(-1).to(dtype)
+        return lambda x, steps, g: (
+            inner(one_hot(x.long(), energy.domain.classes).to(dtype), steps, g).argmax(-1).to(dtype)
+        )
 
     return make
 
@@ -112,8 +123,12 @@ def rivals() -> list[Rival]:
     import torchebm.samplers as t
 
     ladder = (1.0, 2.0, 4.0)
-    hmc = torchebm(lambda m, h, d: t.HamiltonianMonteCarlo(m, step_size=h, n_leapfrog_steps=4, dtype=d))
-    riemann = torchebm(lambda m, h, d: t.RiemannianManifoldHMC(m, curved, step_size=h, n_leapfrog_steps=4, dtype=d))
+    hmc = torchebm(
+        lambda m, h, d: t.HamiltonianMonteCarlo(m, step_size=h, n_leapfrog_steps=4, dtype=d)
+    )
+    riemann = torchebm(
+        lambda m, h, d: t.RiemannianManifoldHMC(m, curved, step_size=h, n_leapfrog_steps=4, dtype=d)
+    )
     ula = torchebm(lambda m, h, d: t.LangevinDynamics(m, step_size=h, dtype=d))
     heun = torchebm(lambda m, h, d: t.LangevinDynamics(m, step_size=h, dtype=d, integrator="heun"))
     tempered = Move(ebmkit(lambda h: e.ParallelTempering(e.MALA(h), ladder)), 0.2)
@@ -164,7 +179,9 @@ def rivals() -> list[Rival]:
             domains=("categorical",),
         ),
         Rival(
-            "torchebm HamiltonianMonteCarlo", Move(hmc, 0.4), "HamiltonianMonteCarlo(model, step_size=0.4, n_leapfrog_steps=4)"
+            "torchebm HamiltonianMonteCarlo",
+            Move(hmc, 0.4),
+            "HamiltonianMonteCarlo(model, step_size=0.4, n_leapfrog_steps=4)",
         ),
         Rival(
             "torchebm RiemannianManifoldHMC",
@@ -172,7 +189,12 @@ def rivals() -> list[Rival]:
             "RiemannianManifoldHMC(model, metric, step_size=0.2, n_leapfrog_steps=4)",
             count=2_000,
         ),
-        Rival("ebmkit LangevinDynamics", Move(ebmkit(lambda h: e.LangevinDynamics(h)), 0.15), "LangevinDynamics(h)", False),
+        Rival(
+            "ebmkit LangevinDynamics",
+            Move(ebmkit(lambda h: e.LangevinDynamics(h)), 0.15),
+            "LangevinDynamics(h)",
+            False,
+        ),
         Rival(
             "ebmkit PreconditionedLangevin",
             Move(ebmkit(lambda h: e.PreconditionedLangevin(torch.ones(1), h)), 0.15),
@@ -186,7 +208,12 @@ def rivals() -> list[Rival]:
             False,
             stretch=12.0,
         ),
-        Rival("torchebm LangevinDynamics", Move(ula, 0.15), "LangevinDynamics(model, step_size=h)", False),
+        Rival(
+            "torchebm LangevinDynamics",
+            Move(ula, 0.15),
+            "LangevinDynamics(model, step_size=h)",
+            False,
+        ),
         Rival(
             "torchebm LangevinDynamics, heun",
             Move(heun, 0.15),
@@ -211,13 +238,21 @@ def laws(rival: Rival, holed: bool, seeds: int) -> Report:
         steps=rival.steps,
         seeds=range(seeds),
     )
-    return Report(found.name, tuple(row for row in found.rows if row.check != "joint")) if holed else found
+    return (
+        Report(found.name, tuple(row for row in found.rows if row.check != "joint"))
+        if holed
+        else found
+    )
 
 
 def slope(rival: Rival) -> list[str]:
     found = order(rival.move, stretch=rival.stretch, patience=600)
     size = max(abs(bias) for bias in found.biases)
-    slope = f"{found.order:.2f} ± {found.error:.2f}" if found.error < 0.2 else "the bias is too small to tell"
+    slope = (
+        f"{found.order:.2f} ± {found.error:.2f}"
+        if found.error < 0.2
+        else "the bias is too small to tell"
+    )
     return [rival.name, f"`{rival.call}`", f"{rival.move.step_size:g}", f"{size:.4f}", slope]
 
 
@@ -237,7 +272,13 @@ def facts(rival: Rival) -> list[str]:
     except AssertionError as problem:
         untouched = f"no: {problem}"
     same = "yes" if torch.equal(*runs) and one == two else "no"
-    return [rival.name, f"{(more - one) / 5:g}", same, "yes" if kind != "real" else _takes_images(rival), untouched]
+    return [
+        rival.name,
+        f"{(more - one) / 5:g}",
+        same,
+        "yes" if kind != "real" else _takes_images(rival),
+        untouched,
+    ]
 
 
 def _paid(rival: Rival, energy: Ground, x: Tensor, steps: int) -> float:
@@ -263,7 +304,11 @@ def page(found: dict[str, Any], meta: dict[str, Any]) -> str:
         for row in report.failures
         if row.note and row.check != "enumeration" and row.dtype == "float64"
     ]
-    calls = [[rival.name, f"`{rival.call}`", str(rival.count), str(rival.steps)] for rival in rivals() if rival.adjusted]
+    calls = [
+        [rival.name, f"`{rival.call}`", str(rival.count), str(rival.steps)]
+        for rival in rivals()
+        if rival.adjusted
+    ]
     blocks = [
         f"### {finding.title}\n\n{finding.why}\n\n```python\n{finding.code}\n```\n\n```text\n{said}\n```"
         for finding, said in zip(FINDINGS, found["said"], strict=True)
@@ -324,7 +369,9 @@ offer a clamp, which puts mass on the border.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -344,13 +391,21 @@ def main() -> None:
     meta = circumstances(start, args)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "proof-rivals.md").write_text(page(found, meta), encoding="utf-8")
-    rows = [{"sampler": r.name, **row._asdict()} for where in ("smooth", "holed") for r in found[where] for row in r.rows]
+    rows = [
+        {"sampler": r.name, **row._asdict()}
+        for where in ("smooth", "holed")
+        for r in found[where]
+        for row in r.rows
+    ]
     data = {
         **meta,
         "packages": {name: version(name) for name in PACKAGES},
         "rows": rows,
         **{key: found[key] for key in ("orders", "facts")},
-        "findings": [{"title": f.title, "code": f.code, "said": said} for f, said in zip(FINDINGS, found["said"], strict=True)],
+        "findings": [
+            {"title": f.title, "code": f.code, "said": said}
+            for f, said in zip(FINDINGS, found["said"], strict=True)
+        ],
     }
     (args.out / "proof-rivals.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 

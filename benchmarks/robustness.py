@@ -38,14 +38,18 @@ from benchmarks.runner import RESULTS, machine
 from lowland import Run, fit, load, load_data, read_recipe
 from lowland.data import Split
 from lowland.interop.autoattack import AutoAttack
-from lowland.metrics import PGD, Adaptive, Square, Transfer, auroc, robustness, sanity, standard
-from lowland.metrics.attacks import Attack, margin
+from lowland.metrics import auroc
+from lowland.robustness import PGD, Adaptive, Square, Transfer, robust_accuracy, sanity, standard
+from lowland.robustness.attacks import Attack, margin
 from lowland.run import versions
 from lowland.tasks import Purified, logits_of
-from lowland.training.judge import Judge, train_judge
+from lowland.training.classifier import Judge, train_judge
 
 EPSILON = {"mnist": 0.3, "fashion-mnist": 0.1}
-SIGMA = {"mnist": 0.5, "fashion-mnist": 0.25}  # of the jump: about twice ε, as the perturbation shall drown in it
+SIGMA = {
+    "mnist": 0.5,
+    "fashion-mnist": 0.25,
+}  # of the jump: about twice ε, as the perturbation shall drown in it
 FEW, MANY = 100, 500
 CALLS, EOT, CLIMB = 10, 20, 15
 TRADES = {
@@ -55,7 +59,13 @@ TRADES = {
     "objective.step_size": 0.6,
     "training.steps": 1200,
 }
-WALK = {"method": "langevin", "steps": 4, "step_size": 0.1667, "temperature": 3e-4, "clip": 1.8}  # as the energy was trained
+WALK = {
+    "method": "langevin",
+    "steps": 4,
+    "step_size": 0.1667,
+    "temperature": 3e-4,
+    "clip": 1.8,
+}  # as the energy was trained
 PULL = {"method": "map", "steps": 10, "step_size": 0.02, "clip": 30.0}  # and σ = ε
 WORDS = {
     "bare": "undefended",
@@ -90,7 +100,11 @@ class Guess(nn.Module):
 
     def __init__(self, purified: Purified) -> None:
         super().__init__()
-        self.energy, self.classifier, self.generator = purified.energy, purified.classifier, purified.generator
+        self.energy, self.classifier, self.generator = (
+            purified.energy,
+            purified.classifier,
+            purified.generator,
+        )
         self.sigma = purified.settings["sigma"]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +124,12 @@ class Bench:
     """One data set: its images, the bare classifier, a surrogate, and every defence by name."""
 
     def __init__(self, data: str, few: int = FEW) -> None:
-        self.few, self.data, self.epsilon, self.short = few, data, EPSILON[data], data.removesuffix("-mnist")
+        self.few, self.data, self.epsilon, self.short = (
+            few,
+            data,
+            EPSILON[data],
+            data.removesuffix("-mnist"),
+        )
         self.loaded = load_data(data)
         self.test: Split = self.loaded.test.take(slice(MANY))
 
@@ -131,18 +150,24 @@ class Bench:
         return load(f"runs/quality-{self.data}-pcd-0")[0]
 
     def purifier(self, energy: Any, **settings: Any) -> Half:
-        return Half(Purified(energy, self.bare, generator=torch.Generator().manual_seed(1), **settings))
+        return Half(
+            Purified(energy, self.bare, generator=torch.Generator().manual_seed(1), **settings)
+        )
 
     def defence(self, name: str) -> Any:
         making: dict[str, Callable[[], Any]] = {
             "bare": lambda: self.bare,
             "jem": lambda: logits_of(self.jem()),
-            "denoise": lambda: self.purifier(load(self.data)[0], method="denoise", steps=1, sigma=SIGMA[self.data]),
+            "denoise": lambda: self.purifier(
+                load(self.data)[0], method="denoise", steps=1, sigma=SIGMA[self.data]
+            ),
             "langevin": lambda: self.purifier(self.scalar(), **WALK),
             "map": lambda: self.purifier(self.scalar(), **PULL, sigma=self.epsilon),
             "robust": lambda: trained(f"{self.short}-robust"),
             "trades": lambda: (
-                trained("mnist-trades") if self.data == "mnist" else trained("fashion-robust", TRADES, "fashion-trades")
+                trained("mnist-trades")
+                if self.data == "mnist"
+                else trained("fashion-robust", TRADES, "fashion-trades")
             ),
         }
         return making[name]()
@@ -155,7 +180,11 @@ def attacks_on(bench: Bench, name: str, model: Any) -> dict[str, Attack]:
     """By name of the defence: those without noise, those with, and the one purifier that draws none."""
     if name in ("denoise", "langevin"):
         more: dict[str, Any] = {"steps": CLIMB, "loss": "margin", "settle": False}
-        guess = {"guess-eot": Transfer(Half(Guess(model.model)), PGD(**more, eot=EOT))} if name == "denoise" else {}
+        guess = (
+            {"guess-eot": Transfer(Half(Guess(model.model)), PGD(**more, eot=EOT))}
+            if name == "denoise"
+            else {}
+        )
         return {
             "transfer": Transfer(bench.bare, PGD(steps=100, loss="margin")),
             "pgd": PGD(**more),
@@ -167,10 +196,18 @@ def attacks_on(bench: Bench, name: str, model: Any) -> dict[str, Attack]:
         }
     if name == "map":
         past = model.bypassed()
-        found = standard(steps=CLIMB, restarts=1, queries=300) | {"bpda": Transfer(past, PGD(steps=CLIMB, loss="margin"))}
+        found = standard(steps=CLIMB, restarts=1, queries=300) | {
+            "bpda": Transfer(past, PGD(steps=CLIMB, loss="margin"))
+        }
         return found | {"transfer": Transfer(bench.bare, PGD(steps=100, loss="margin"))}
-    found = standard(steps=50, restarts=2, queries=500) | {"transfer": Transfer(bench.surrogate, PGD(steps=100, loss="margin"))}
-    return found | ({"autoattack": AutoAttack(("apgd-ce", "apgd-t"), steps=50)} if find_spec("pyautoattack") else {})
+    found = standard(steps=50, restarts=2, queries=500) | {
+        "transfer": Transfer(bench.surrogate, PGD(steps=100, loss="margin"))
+    }
+    return found | (
+        {"autoattack": AutoAttack(("apgd-ce", "apgd-t"), steps=50)}
+        if find_spec("pyautoattack")
+        else {}
+    )
 
 
 def row(bench: Bench, name: str) -> dict[str, Any]:
@@ -184,7 +221,7 @@ def row(bench: Bench, name: str) -> dict[str, Any]:
         model(some.x[:FEW])
     each = (time.process_time() - began) / len(some.x[:FEW])
     began = time.process_time()
-    found = robustness(
+    found = robust_accuracy(
         model,
         some.x,
         some.y,
@@ -193,12 +230,22 @@ def row(bench: Bench, name: str) -> dict[str, Any]:
         generator=bench.generator,
         evaluations=calls,
         batch=FEW,
-        progress=lambda attack: print(bench.data, name, attack, f"{time.process_time() - began:.0f} s", flush=True),
+        progress=lambda attack: print(
+            bench.data, name, attack, f"{time.process_time() - began:.0f} s", flush=True
+        ),
     )
     white = PGD(steps=CLIMB if noisy or name == "map" else 40, loss="margin", settle=not noisy)
     if name == "map":
         some = some.take(slice(50))
-        checks = sanity(model, some.x, some.y, bench.epsilon, white=white, black=Square(100), generator=bench.generator)
+        checks = sanity(
+            model,
+            some.x,
+            some.y,
+            bench.epsilon,
+            white=white,
+            black=Square(100),
+            generator=bench.generator,
+        )
     else:
         checks = sanity(
             model,
@@ -230,9 +277,26 @@ def steps_curve(bench: Bench, name: str) -> dict[str, Any]:
         model = bench.purifier(energy, **{**settings, "steps": count})
         more: dict[str, Any] = {"steps": 10, "loss": "margin", "settle": False}
         attacks = {"bpda": Transfer(model.bypassed(), PGD(**more)), "unrolled": PGD(**more)}
-        result = robustness(model, some.x, some.y, bench.epsilon, attacks, generator=bench.generator, evaluations=5, batch=FEW)
-        found[str(count)] = {key: value.to_dict() for key, value in result.accuracy.items()} | {"n": len(some)}
-        print(bench.data, name, count, {key: round(value.value, 3) for key, value in result.accuracy.items()}, flush=True)
+        result = robust_accuracy(
+            model,
+            some.x,
+            some.y,
+            bench.epsilon,
+            attacks,
+            generator=bench.generator,
+            evaluations=5,
+            batch=FEW,
+        )
+        found[str(count)] = {key: value.to_dict() for key, value in result.accuracy.items()} | {
+            "n": len(some)
+        }
+        print(
+            bench.data,
+            name,
+            count,
+            {key: round(value.value, 3) for key, value in result.accuracy.items()},
+            flush=True,
+        )
     return found
 
 
@@ -247,7 +311,10 @@ def detection(bench: Bench) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, (model, energy) in watched.items():
-        attacks = {"PGD": PGD(40, loss="margin"), "adaptive": Adaptive(60, restarts=2, energy=energy, weights=(0.1, 1.0))}
+        attacks = {
+            "PGD": PGD(40, loss="margin"),
+            "adaptive": Adaptive(60, restarts=2, energy=energy, weights=(0.1, 1.0)),
+        }
         for kind, attack in attacks.items():
             points = torch.cat(
                 [
@@ -258,7 +325,10 @@ def detection(bench: Bench) -> dict[str, Any]:
             with torch.no_grad():
                 fooled = margin(model(points), some.y) > 0
                 figure = auroc(energy(some.x).double(), energy(points[fooled]).double())
-            found.setdefault(name, {})[kind] = {"fooled": float(fooled.double().mean()), "auroc": figure.to_dict()}
+            found.setdefault(name, {})[kind] = {
+                "fooled": float(fooled.double().mean()),
+                "auroc": figure.to_dict(),
+            }
             print(bench.data, name, kind, found[name][kind], flush=True)
     return found
 
@@ -274,15 +344,22 @@ def kept(place: Path, make: Callable[[], Any] | None) -> Any:
 
 def cells(one: dict[str, Any], names: list[str]) -> str:
     low, high = one["interval"]
-    shown = [f"{100 * one['accuracy'][name]['value']:.1f}" if name in one["accuracy"] else "–" for name in ["clean", *names]]
-    least = f"**{100 * one['accuracy']['minimum']['value']:.1f}** [{100 * low:.1f}, {100 * high:.1f}]"
+    shown = [
+        f"{100 * one['accuracy'][name]['value']:.1f}" if name in one["accuracy"] else "–"
+        for name in ["clean", *names]
+    ]
+    least = (
+        f"**{100 * one['accuracy']['minimum']['value']:.1f}** [{100 * low:.1f}, {100 * high:.1f}]"
+    )
     return " | ".join([*shown, least, f"{one['count']}", f"{one['milliseconds']:.2f}"])
 
 
 def page(found: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for data, rows in found.items():
-        names = list(dict.fromkeys(name for one in rows["rows"].values() for name in one["accuracy"]))
+        names = list(
+            dict.fromkeys(name for one in rows["rows"].values() for name in one["accuracy"])
+        )
         names = [name for name in names if name not in ("clean", "minimum")]
         lines += [
             f"## {data}, ε = {EPSILON[data]}",
@@ -299,16 +376,28 @@ def page(found: dict[str, Any]) -> list[str]:
             ]
         lines += ["", f"### {data}: sanity checks", ""]
         for name, one in rows["rows"].items():
-            checks = [f"{'holds' if c['holds'] else '**FAILS**'}: {c['name']} ({c['seen']})" for c in one["sanity"]]
+            checks = [
+                f"{'holds' if c['holds'] else '**FAILS**'}: {c['name']} ({c['seen']})"
+                for c in one["sanity"]
+            ]
             lines.append(f"- {WORDS[name]}. " + "; ".join(checks) + ".")
         if not rows["steps"]:
-            lines += ["", "(Other rows and tables of this set are not measured yet; the command adds them.)", ""]
+            lines += [
+                "",
+                "(Other rows and tables of this set are not measured yet; the command adds them.)",
+                "",
+            ]
             continue
         lines += ["", f"### {data}: accuracy against the number of purification steps", ""]
-        lines += ["| purifier | steps | clean | BPDA | unrolled | n |", "|---|---:|---:|---:|---:|---:|"]
+        lines += [
+            "| purifier | steps | clean | BPDA | unrolled | n |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
         for way, counts in rows["steps"].items():
             for count, got in counts.items():
-                shown = " | ".join(f"{100 * got[k]['value']:.1f}" for k in ("clean", "bpda", "unrolled"))
+                shown = " | ".join(
+                    f"{100 * got[k]['value']:.1f}" for k in ("clean", "bpda", "unrolled")
+                )
                 lines.append(f"| {way} | {count} | {shown} | {got.get('n', FEW)} |")
         lines += [
             "",
@@ -349,12 +438,16 @@ def measured(data: str, rows: list[str], given: argparse.Namespace) -> dict[str,
         if given.fresh or old.stem in (given.again or ()):
             old.unlink()
     bench = Bench(data, given.few)
-    makes: dict[str, Callable[[], Any]] = {name: lambda name=name: row(bench, name) for name in rows}  # type: ignore[misc]
+    makes: dict[str, Callable[[], Any]] = {
+        name: lambda name=name: row(bench, name) for name in rows
+    }  # type: ignore[misc]
     makes |= {name: lambda name=name: steps_curve(bench, name) for name in WAYS}  # type: ignore[misc]
     makes |= {"detection": lambda: detection(bench)}
     again = makes if given.again is None else given.again
     found = {
-        name: kept(place / f"{name}.json", None if given.finished else make) if name in again else before.get(name)
+        name: kept(place / f"{name}.json", None if given.finished else make)
+        if name in again
+        else before.get(name)
         for name, make in makes.items()
     }
     return {
@@ -365,12 +458,27 @@ def measured(data: str, rows: list[str], given: argparse.Namespace) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", nargs="*", default=list(EPSILON))
-    parser.add_argument("--rows", nargs="*", default=list(WORDS), choices=list(WORDS), help="defences to measure")
-    parser.add_argument("--fresh", action="store_true", help="measure anew what runs/robustness holds already")
-    parser.add_argument("--finished", action="store_true", help="measure nothing; leave out what runs/robustness does not hold")
-    parser.add_argument("--again", nargs="*", choices=[*WORDS, *WAYS, "detection"], help="these anew, all else as published")
+    parser.add_argument(
+        "--rows", nargs="*", default=list(WORDS), choices=list(WORDS), help="defences to measure"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="measure anew what runs/robustness holds already"
+    )
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="measure nothing; leave out what runs/robustness does not hold",
+    )
+    parser.add_argument(
+        "--again",
+        nargs="*",
+        choices=[*WORDS, *WAYS, "detection"],
+        help="these anew, all else as published",
+    )
     parser.add_argument("--few", type=int, default=FEW, help="images that attacks on purifiers get")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -389,8 +497,17 @@ def main() -> None:
     }
     (RESULTS / "robustness.json").write_text(json.dumps(about | {"found": found}))
     words = (__doc__ or "").split("\n\n", 2)[2].splitlines()
-    head = ["# What defences are worth when the attack knows them", "", f"`{command}`, {about['date']}, seed 0", "", *words, ""]
-    text = "\n".join([*head, *page(found), f"Machine: {machine()['cpu']}, 1 thread, torch {torch.__version__}."])
+    head = [
+        "# What defences are worth when the attack knows them",
+        "",
+        f"`{command}`, {about['date']}, seed 0",
+        "",
+        *words,
+        "",
+    ]
+    text = "\n".join(
+        [*head, *page(found), f"Machine: {machine()['cpu']}, 1 thread, torch {torch.__version__}."]
+    )
     (RESULTS / "robustness.md").write_text(text + "\n")
     print("\n".join(page(found)))
 

@@ -96,7 +96,9 @@ class Benchmark:
     def __post_init__(self) -> None:
         names = [c.name for c in self.contenders]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"the contenders are {names}; there must be at least one and no name twice; rename them")
+            raise ValueError(
+                f"the contenders are {names}; there must be at least one and no name twice; rename them"
+            )
 
 
 class Spread(NamedTuple):
@@ -158,12 +160,18 @@ def measure(
     Raises Disagreement when a contender does not compute what the reference computes.
     """
     if rounds < 1 or warmups < 1:
-        raise ValueError(f"{rounds} rounds and {warmups} warm-ups are too few; both must be at least 1; ask for more")
+        raise ValueError(
+            f"{rounds} rounds and {warmups} warm-ups are too few; both must be at least 1; ask for more"
+        )
     present = [c for c in benchmark.contenders if installed(c)]
     if not present or present[0] is not benchmark.contenders[0]:
-        raise ValueError(f"the reference {benchmark.contenders[0].name!r} is not installed; nothing can be compared")
+        raise ValueError(
+            f"the reference {benchmark.contenders[0].name!r} is not installed; nothing can be compared"
+        )
     works = {c.name: c.prepare() for c in present}
-    times = Times({name: [] for name in works}, {name: [] for name in works}, {name: [] for name in works})
+    times = Times(
+        {name: [] for name in works}, {name: [] for name in works}, {name: [] for name in works}
+    )
 
     def run(name: str) -> Any:
         faults, cpu, start = _page_faults(), cpu_clock(), clock()
@@ -182,7 +190,9 @@ def measure(
             try:
                 words = benchmark.check(reference, Outcome(result, proofs[name]))
             except Disagreement as error:
-                raise Disagreement(f"{name} and {present[0].name} do not compute the same: {error}") from error
+                raise Disagreement(
+                    f"{name} and {present[0].name} do not compute the same: {error}"
+                ) from error
             times.agreement.setdefault(name, words)
 
     for _ in range(warmups):
@@ -193,7 +203,10 @@ def measure(
         gc.collect()
         order = present if i % 2 == 0 else present[::-1]
         compare({c.name: run(c.name) for c in order})
-        say(f"round {i + 1} of {rounds}: " + ", ".join(f"{name} {s[-1]:.3g} s" for name, s in times.wall.items()))
+        say(
+            f"round {i + 1} of {rounds}: "
+            + ", ".join(f"{name} {s[-1]:.3g} s" for name, s in times.wall.items())
+        )
     return times
 
 
@@ -211,7 +224,9 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "malloc": {key: os.environ[key] for key in KEPT_HEAP if key in os.environ} or "default",
-        "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "load_average": [round(load, 2) for load in os.getloadavg()]
+        if hasattr(os, "getloadavg")
+        else None,
     }
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
@@ -236,7 +251,9 @@ def _cpu_model() -> str:
 
 def _commit() -> str:
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     try:
@@ -247,13 +264,22 @@ def _commit() -> str:
 
 
 def record(
-    benchmark: Benchmark, times: Times, *, warmups: int = 1, command: str = "", where: dict[str, Any] | None = None
+    benchmark: Benchmark,
+    times: Times,
+    *,
+    warmups: int = 1,
+    command: str = "",
+    where: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything measured, as plain values: what the JSON file holds and the Markdown file is made from."""
     reference = benchmark.contenders[0].name
     rows = []
     for contender in benchmark.contenders:
-        row: dict[str, Any] = {"name": contender.name, "how": contender.how, "packages": versions_of(contender)}
+        row: dict[str, Any] = {
+            "name": contender.name,
+            "how": contender.how,
+            "packages": versions_of(contender),
+        }
         row["installed"] = contender.name in times.wall
         if row["installed"]:
             wall, cpu = times.wall[contender.name], times.cpu[contender.name]
@@ -289,13 +315,20 @@ def record(
 
 
 def _judge(goal: Goal, times: Times) -> dict[str, Any]:
-    judged: dict[str, Any] = {"contender": goal.contender, "reference": goal.reference, "at_most": goal.at_most}
+    judged: dict[str, Any] = {
+        "contender": goal.contender,
+        "reference": goal.reference,
+        "at_most": goal.at_most,
+    }
     if goal.contender not in times.wall or goal.reference not in times.wall:
         return judged | {"verdict": "not measured"}
     ratio = times.ratio(goal.contender, goal.reference)
     verdict = "met" if ratio.median <= goal.at_most else "missed"
     resolved = ratio.most <= goal.at_most if verdict == "met" else ratio.least > goal.at_most
-    return judged | {"ratio": ratio._asdict(), "verdict": verdict if resolved else f"{verdict} in the median only"}
+    return judged | {
+        "ratio": ratio._asdict(),
+        "verdict": verdict if resolved else f"{verdict} in the median only",
+    }
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -323,7 +356,11 @@ def markdown(found: dict[str, Any]) -> str:
         cells.append(f"{Spread(**row['ratio']):.3f}")
         cells.append(f"{Spread(**row['cpu_ratio']):.3f}" if "cpu_ratio" in row else "")
         lines.append("| " + " | ".join([*cells, row["agreement"]]) + " |")
-    lines += ["", "Median [smallest … largest] over the rounds; times are divided round by round.", ""]
+    lines += [
+        "",
+        "Median [smallest … largest] over the rounds; times are divided round by round.",
+        "",
+    ]
     if found["goals"]:
         lines += ["| goal | measured | verdict |", "|---|---:|---|"]
         for goal in found["goals"]:
@@ -336,7 +373,9 @@ def markdown(found: dict[str, Any]) -> str:
     present = [row for row in found["contenders"] if row["installed"]]
     shares = [f"{row['cpu_share']:.0%} ({row['name']})" for row in present]
     faults = [f"{statistics.median(row['page_faults']):.0f} ({row['name']})" for row in present]
-    known = {key.replace("_", " "): value for key, value in found["machine"].items() if value is not None}
+    known = {
+        key.replace("_", " "): value for key, value in found["machine"].items() if value is not None
+    }
     where = ", ".join(f"{key} {value}" for key, value in known.items())
     lines += [
         "",
@@ -368,7 +407,9 @@ def pin(core: int | None = None, *, keep_heap: bool = True) -> None:
     if hasattr(os, "sched_setaffinity"):
         allowed = os.sched_getaffinity(0)
         if core is not None and core not in allowed:
-            raise SystemExit(f"core {core} was asked for; this process may use {sorted(allowed)}; choose one of those")
+            raise SystemExit(
+                f"core {core} was asked for; this process may use {sorted(allowed)}; choose one of those"
+            )
         os.sched_setaffinity(0, {max(allowed) if core is None else core})
     needed = ONE_THREAD | (KEPT_HEAP if keep_heap else {})
     if any(os.environ.get(name) != value for name, value in needed.items()):
@@ -382,12 +423,20 @@ def pin(core: int | None = None, *, keep_heap: bool = True) -> None:
 
 def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     """The options that all benchmarks share."""
-    made = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=(about or "").split("\n")[0])
+    made = argparse.ArgumentParser(
+        f"python -m benchmarks.{name}", description=(about or "").split("\n")[0]
+    )
     made.add_argument("--rounds", type=int, default=7, help="timed rounds (7)")
     made.add_argument("--warmups", type=int, default=1, help="untimed rounds before them (1)")
     made.add_argument("--core", type=int, help="the core to pin to (the last that is allowed)")
-    made.add_argument("--default-malloc", action="store_true", help="let glibc give memory back, as it does by default")
-    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and Markdown files")
+    made.add_argument(
+        "--default-malloc",
+        action="store_true",
+        help="let glibc give memory back, as it does by default",
+    )
+    made.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the JSON and Markdown files"
+    )
     made.add_argument("--list", action="store_true", help="list the contenders, run nothing")
     return made
 
@@ -398,13 +447,20 @@ def main(args: argparse.Namespace, build: Callable[[], Benchmark]) -> int:
         benchmark = build()
         print(f"{benchmark.name}: {benchmark.title}")
         for contender in benchmark.contenders:
-            version = ", ".join(f"{name} {v or 'not installed'}" for name, v in versions_of(contender).items())
+            version = ", ".join(
+                f"{name} {v or 'not installed'}" for name, v in versions_of(contender).items()
+            )
             print(f"  {contender.name:24} {version:28} {contender.how}")
         return 0
     pin(args.core, keep_heap=not args.default_malloc)
     benchmark = build()
     try:
-        times = measure(benchmark, args.rounds, args.warmups, say=lambda line: print(line, file=sys.stderr, flush=True))
+        times = measure(
+            benchmark,
+            args.rounds,
+            args.warmups,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
     except Disagreement as error:
         print(f"refused: {error}", file=sys.stderr)
         return 1

@@ -7,8 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from lowland.pretrained import shipped_folder
 from lowland.run import Run, RunError, write_whole
-from lowland.shelf import shipped_folder
 
 
 def ship(run: Run, name: str) -> Path:
@@ -19,7 +19,9 @@ def ship(run: Run, name: str) -> Path:
     """
     step = run.chosen()
     checkpoint = run.load_checkpoint(step)
-    half = {k: t.half() if t.is_floating_point() else t for k, t in checkpoint.tensors["ema"].items()}
+    half = {
+        k: t.half() if t.is_floating_point() else t for k, t in checkpoint.tensors["ema"].items()
+    }
     size = sum(t.numel() * t.element_size() for t in half.values())
     if size > 2_000_000 or not (run.path / "evaluation.json").exists():
         raise RunError(

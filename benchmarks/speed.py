@@ -38,33 +38,61 @@ def rows() -> dict[str, Row]:
     """All rows by name. Imported late: torch and JAX must not start before the process is pinned."""
     from functools import partial
 
-    from benchmarks import speed_langevin, speed_mcmc, speed_nuts, speed_path, speed_rbm, speed_train
+    from benchmarks import (
+        speed_langevin,
+        speed_mcmc,
+        speed_nuts,
+        speed_path,
+        speed_rbm,
+        speed_train,
+    )
 
     tiny, bare = {"chains": 8, "steps": 5}, {"chains": 50, "steps": 10, "compile": False}
     few = {"chains": 20, "steps": 20}
     return {
-        "images-conv": Row("Langevin, images, conv net", partial(speed_langevin.langevin_images, "conv"), tiny),
-        "images-residual": Row(
-            "Langevin, images, residual net", partial(speed_langevin.langevin_images, "residual", steps=30), tiny
+        "images-conv": Row(
+            "Langevin, images, conv net", partial(speed_langevin.langevin_images, "conv"), tiny
         ),
-        "overhead-mlp": Row("Langevin, MLP, 1,000 chains", speed_langevin.overhead_mlp, {"chains": 50, "steps": 10}),
+        "images-residual": Row(
+            "Langevin, images, residual net",
+            partial(speed_langevin.langevin_images, "residual", steps=30),
+            tiny,
+        ),
+        "overhead-mlp": Row(
+            "Langevin, MLP, 1,000 chains", speed_langevin.overhead_mlp, {"chains": 50, "steps": 10}
+        ),
         "langevin-mlp": Row("Langevin, MLP, 10,000 chains", speed_langevin.langevin_mlp, bare),
         "pcd": Row("PCD step, 20 Langevin steps", speed_train.pcd, {"chains": 8, "buffer": 100}),
         "hmc-mlp": Row("HMC-10, MLP, 1,000 chains", speed_mcmc.hmc_mlp, bare),
         "hmc-gaussian": Row("HMC-10, 100-d Gaussian, 1,000 chains", speed_mcmc.hmc_gaussian, bare),
         "mala-mlp": Row("MALA, MLP, 1,000 chains", speed_mcmc.mala_mlp, bare),
-        "nuts": Row("NUTS, 100-d Gaussian, 1,000 chains, ESS/s", speed_nuts.nuts, few, speed_nuts.per_effective_draw),
+        "nuts": Row(
+            "NUTS, 100-d Gaussian, 1,000 chains, ESS/s",
+            speed_nuts.nuts,
+            few,
+            speed_nuts.per_effective_draw,
+        ),
         "nuts-100": Row(
             "NUTS, the same with 100 chains",
             partial(speed_nuts.nuts, 100, name="nuts-100"),
             {"steps": 20},
             speed_nuts.per_effective_draw,
         ),
-        "tempering": Row("Parallel tempering, 8 × 128", speed_mcmc.parallel_tempering, {"chains": 8, "steps": 10}),
+        "tempering": Row(
+            "Parallel tempering, 8 × 128", speed_mcmc.parallel_tempering, {"chains": 8, "steps": 10}
+        ),
         "rbm-cd1": Row("RBM 784-500, CD-1", partial(speed_rbm.learning, 1), {"count": 512}),
-        "rbm-cd10": Row("RBM 784-500, CD-10", partial(speed_rbm.learning, 10, count=1920), {"count": 512}),
-        "rbm-ais": Row("AIS of an RBM, 1,000 × 100", speed_rbm.annealing, {"chains": 20, "rungs": 50, "updates": 20}),
-        "ais": Row("AIS, 200 temperatures × 64 chains", speed_path.ais, {"chains": 16, "steps": 10}),
+        "rbm-cd10": Row(
+            "RBM 784-500, CD-10", partial(speed_rbm.learning, 10, count=1920), {"count": 512}
+        ),
+        "rbm-ais": Row(
+            "AIS of an RBM, 1,000 × 100",
+            speed_rbm.annealing,
+            {"chains": 20, "rungs": 50, "updates": 20},
+        ),
+        "ais": Row(
+            "AIS, 200 temperatures × 64 chains", speed_path.ais, {"chains": 16, "steps": 10}
+        ),
     }
 
 
@@ -74,9 +102,13 @@ def pin(threads: int, core: int | None, keep_heap: bool) -> None:
         return runner.pin(core, keep_heap=keep_heap)
     cores = sorted(os.sched_getaffinity(0))[-threads:]
     if len(cores) < threads:
-        raise SystemExit(f"{threads} threads were asked for; this process may use {len(cores)} cores; ask for fewer")
+        raise SystemExit(
+            f"{threads} threads were asked for; this process may use {len(cores)} cores; ask for fewer"
+        )
     os.sched_setaffinity(0, cores)
-    needed = {name: str(threads) for name in runner.ONE_THREAD} | (runner.KEPT_HEAP if keep_heap else {})
+    needed = {name: str(threads) for name in runner.ONE_THREAD} | (
+        runner.KEPT_HEAP if keep_heap else {}
+    )
     if any(os.environ.get(name) != value for name, value in needed.items()):
         os.environ.update(needed)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -92,7 +124,12 @@ def run_row(name: str, args: argparse.Namespace) -> int:
     row = rows()[name]
     benchmark = row.build(**(row.small if args.small else {}))
     try:
-        times = runner.measure(benchmark, args.rounds, args.warmups, say=lambda line: print(line, file=sys.stderr, flush=True))
+        times = runner.measure(
+            benchmark,
+            args.rounds,
+            args.warmups,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
     except Disagreement as error:
         print(f"refused: {error}", file=sys.stderr)
         return 1
@@ -109,11 +146,27 @@ def run_row(name: str, args: argparse.Namespace) -> int:
 
 def run_apart(names: Sequence[str], args: argparse.Namespace) -> int:
     """Each row in its own process; how many failed."""
-    options = ["--rounds", str(args.rounds), "--warmups", str(args.warmups), "--threads", str(args.threads)]
-    options += ["--out", str(args.out)] + (["--core", str(args.core)] if args.core is not None else [])
-    options += [flag for flag, on in (("--small", args.small), ("--default-malloc", args.default_malloc)) if on]
+    options = [
+        "--rounds",
+        str(args.rounds),
+        "--warmups",
+        str(args.warmups),
+        "--threads",
+        str(args.threads),
+    ]
+    options += ["--out", str(args.out)] + (
+        ["--core", str(args.core)] if args.core is not None else []
+    )
+    options += [
+        flag
+        for flag, on in (("--small", args.small), ("--default-malloc", args.default_malloc))
+        if on
+    ]
     return sum(
-        subprocess.run([sys.executable, "-W", "ignore", "-m", "benchmarks.speed", name, "--alone", *options]).returncode != 0
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.speed", name, "--alone", *options]
+        ).returncode
+        != 0
         for name in names
     )
 
@@ -149,17 +202,37 @@ def table(folder: Path) -> str:
     unmeasured: dict[str, Any] = {}
     for name, row in rows().items():
         files = [folder / f"speed-{name}{suffix}.json" for suffix in ("", "-2threads")]
-        one, two = (json.loads(file.read_text()) if file.exists() else {"goals": [], "contenders": []} for file in files)
+        one, two = (
+            json.loads(file.read_text()) if file.exists() else {"goals": [], "contenders": []}
+            for file in files
+        )
         for found in (one, two):
             if "machine" in found:
                 known = found["machine"]
-                machines.add(f"{known['cpu']}, torch {known['torch']}, lowland at {found['commit']}")
+                machines.add(
+                    f"{known['cpu']}, torch {known['torch']}, lowland at {found['commit']}"
+                )
         for goal in one["goals"] or two["goals"]:
-            same = {"contender": goal["contender"], "reference": goal["reference"], "at_most": goal["at_most"]}
-            first, second = (next((g for g in f["goals"] if same.items() <= g.items()), unmeasured) for f in (one, two))
-            aim = f"≤ {goal['at_most']:g}" if goal["reference"] == "floor" else f"≥ {1 / goal['at_most']:.3g} ×"
+            same = {
+                "contender": goal["contender"],
+                "reference": goal["reference"],
+                "at_most": goal["at_most"],
+            }
+            first, second = (
+                next((g for g in f["goals"] if same.items() <= g.items()), unmeasured)
+                for f in (one, two)
+            )
+            aim = (
+                f"≤ {goal['at_most']:g}"
+                if goal["reference"] == "floor"
+                else f"≥ {1 / goal['at_most']:.3g} ×"
+            )
             cells = [f"[{row.work}](speed-{name}.md)", goal["contender"], goal["reference"], aim]
-            cells += [*ratios(one, first), first.get("verdict", "not measured"), ratios(two, second)[0]]
+            cells += [
+                *ratios(one, first),
+                first.get("verdict", "not measured"),
+                ratios(two, second)[0],
+            ]
             lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -180,7 +253,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = runner.parser("speed", __doc__)
     parser.add_argument("names", nargs="*", help="rows to run (all)")
     parser.add_argument("--threads", type=int, default=1, help="threads and cores (1)")
-    parser.add_argument("--small", action="store_true", help="tiny sizes: to see that everything runs, not to be quoted")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="tiny sizes: to see that everything runs, not to be quoted",
+    )
     parser.add_argument("--alone", action="store_true", help="run the one row in this process")
     args = parser.parse_args(argv)
     if args.alone:
@@ -188,7 +265,9 @@ def main(argv: list[str] | None = None) -> int:
     known = list(rows())
     unknown = sorted(set(args.names) - set(known))
     if unknown:
-        raise SystemExit(f"rows {', '.join(unknown)} were asked for; there are {', '.join(known)}; choose among these")
+        raise SystemExit(
+            f"rows {', '.join(unknown)} were asked for; there are {', '.join(known)}; choose among these"
+        )
     if args.list:
         print("\n".join(f"{name:16} {row.work}" for name, row in rows().items()))
         return 0

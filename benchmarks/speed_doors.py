@@ -33,8 +33,12 @@ def door(sampler: Callable[[Task], Any], **options: Any) -> Make:
         made = sampler(task)
 
         def run() -> Chains:
-            trace = lowland.sample(task.energy, made, task.start, task.steps, generator=generator, **options)
-            return Chains(trace.x, trace.acceptance.mean().item() if made.adjusted else None, trace.gradients)
+            trace = lowland.sample(
+                task.energy, made, task.start, task.steps, generator=generator, **options
+            )
+            return Chains(
+                trace.x, trace.acceptance.mean().item() if made.adjusted else None, trace.gradients
+            )
 
         return run
 

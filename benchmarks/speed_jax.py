@@ -35,7 +35,9 @@ def compiled(loop: Loop, x: Any, seed: int) -> Callable[[], Any]:
     """The loop on every block, one after the other, with a fresh key for every call."""
     import jax
 
-    run = jax.jit(lambda key, x: jax.lax.map(lambda both: loop(*both), (jax.random.split(key, len(x)), x)))
+    run = jax.jit(
+        lambda key, x: jax.lax.map(lambda both: loop(*both), (jax.random.split(key, len(x)), x))
+    )
     keys = [jax.random.key(seed)]
 
     def work() -> Any:
@@ -86,7 +88,9 @@ def hmc_loop(energy: Energy, task: Task) -> Loop:
     import jax.numpy as jnp
 
     ones = jnp.ones(task.start.shape[1])
-    return metropolis_loop(blackjax.hmc(lambda x: -energy(x), task.step_size, ones, task.leapfrogs), task)
+    return metropolis_loop(
+        blackjax.hmc(lambda x: -energy(x), task.step_size, ones, task.leapfrogs), task
+    )
 
 
 def mala_loop(energy: Energy, task: Task) -> Loop:
@@ -152,7 +156,9 @@ def check_energies(task: Task) -> None:
     theirs = torch.from_numpy(np.array(jax.vmap(to_jax(task.net))(task.start.numpy())))
     error = ((theirs - ours).abs().max() / ours.std()).item()
     if not error < 1e-4:
-        raise ValueError(f"the energy for JAX is off by {error:.2g} of its spread; at most 1e-4 is allowed; copy it anew")
+        raise ValueError(
+            f"the energy for JAX is off by {error:.2g} of its spread; at most 1e-4 is allowed; copy it anew"
+        )
 
 
 def prove_langevin(make: Make, task: Task) -> Proof:

@@ -9,11 +9,23 @@ from benchmarks.runner import Benchmark, Goal
 from benchmarks.speed_doors import door, floor, langevin, plain
 from benchmarks.speed_mcmc import COMPILED, OWN, PLAIN, mlp_task
 from benchmarks.speed_targets import images
-from benchmarks.speed_tasks import Entry, Task, contenders, prove_compiled, prove_moves, prove_roughly, same_chains
+from benchmarks.speed_tasks import (
+    Entry,
+    Task,
+    contenders,
+    prove_compiled,
+    prove_moves,
+    prove_roughly,
+    same_chains,
+)
 
 BARE = "bare loop: forward, autograd.grad, randn_like, out of place; weights frozen"
-EBMKIT = Entry("ebmkit", ebmkit_langevin, "ebmkit", "LangevinDynamics(h, noise_scale=√(2h)).sample(net, x)")
-TORCHEBM = Entry("torchebm", torchebm_langevin, "torchebm", "LangevinDynamics(model, h, noise_scale=1).sample(x)")
+EBMKIT = Entry(
+    "ebmkit", ebmkit_langevin, "ebmkit", "LangevinDynamics(h, noise_scale=√(2h)).sample(net, x)"
+)
+TORCHEBM = Entry(
+    "torchebm", torchebm_langevin, "torchebm", "LangevinDynamics(model, h, noise_scale=1).sample(x)"
+)
 CHUNK = {"conv": 64, "residual": 64}
 
 
@@ -22,11 +34,25 @@ def _image_entries(chunk: int) -> list[Entry]:
     return [
         Entry("floor", floor, "", BARE),
         Entry("lowland", door(langevin), "lowland", "lowland.sample on Function(net)"),
-        Entry("lowland chunk", door(langevin, chunk=chunk), "lowland", f"the same with chunk={chunk}"),
-        Entry("lowland bf16", half, "lowland", "the same with precision='bfloat16', no chunk", prove_roughly),
+        Entry(
+            "lowland chunk", door(langevin, chunk=chunk), "lowland", f"the same with chunk={chunk}"
+        ),
+        Entry(
+            "lowland bf16",
+            half,
+            "lowland",
+            "the same with precision='bfloat16', no chunk",
+            prove_roughly,
+        ),
         EBMKIT,
         TORCHEBM,
-        Entry("ebmkit bf16", in_autocast(ebmkit_langevin), "ebmkit", "under torch.autocast(bfloat16)", prove_roughly),
+        Entry(
+            "ebmkit bf16",
+            in_autocast(ebmkit_langevin),
+            "ebmkit",
+            "under torch.autocast(bfloat16)",
+            prove_roughly,
+        ),
     ]
 
 
@@ -56,7 +82,12 @@ def overhead_mlp(chains: int = 1000, steps: int = 300) -> Benchmark:
     task = mlp_task(chains, steps, 0.1)
     entries = [
         Entry("floor", floor, "", BARE),
-        Entry("lowland plain", plain(door(langevin)), "lowland", "lowland.sample on Function(the plain module)"),
+        Entry(
+            "lowland plain",
+            plain(door(langevin)),
+            "lowland",
+            "lowland.sample on Function(the plain module)",
+        ),
         Entry("lowland", door(langevin), "lowland", f"lowland.sample {OWN}"),
     ]
     return Benchmark(
@@ -74,12 +105,31 @@ def langevin_mlp(chains: int = 10000, steps: int = 50, compile: bool = True) -> 
     task, ours = mlp_task(chains, steps, 0.1), door(langevin)
     entries = [
         Entry("floor", floor, "", BARE),
-        Entry("lowland", ours, "lowland", f"lowland.sample {OWN}, whose gradient by hand goes in blocks of its own"),
-        Entry("lowland plain", plain(door(langevin, chunk=500)), "lowland", f"{PLAIN}, with chunk=500"),
-        Entry("lowland bf16", door(langevin, precision="bfloat16"), "lowland", "precision='bfloat16'", prove_roughly),
+        Entry(
+            "lowland",
+            ours,
+            "lowland",
+            f"lowland.sample {OWN}, whose gradient by hand goes in blocks of its own",
+        ),
+        Entry(
+            "lowland plain", plain(door(langevin, chunk=500)), "lowland", f"{PLAIN}, with chunk=500"
+        ),
+        Entry(
+            "lowland bf16",
+            door(langevin, precision="bfloat16"),
+            "lowland",
+            "precision='bfloat16'",
+            prove_roughly,
+        ),
         EBMKIT,
         TORCHEBM,
-        Entry("blackjax", speed_jax.blackjax_langevin, "blackjax", f"sgld, {speed_jax.HOW}", speed_jax.prove_langevin),
+        Entry(
+            "blackjax",
+            speed_jax.blackjax_langevin,
+            "blackjax",
+            f"sgld, {speed_jax.HOW}",
+            speed_jax.prove_langevin,
+        ),
     ]
     if compile:
         made = door(langevin, compile=True)

@@ -6,7 +6,14 @@ import lowland
 from benchmarks import rivals, speed_jax
 from benchmarks.runner import Benchmark, Goal
 from benchmarks.speed_doors import door, hmc, mala, plain, tempered
-from benchmarks.speed_targets import CONFINE, DIMENSION, Perceptron, ScaledGaussian, gaussian, perceptron
+from benchmarks.speed_targets import (
+    CONFINE,
+    DIMENSION,
+    Perceptron,
+    ScaledGaussian,
+    gaussian,
+    perceptron,
+)
 from benchmarks.speed_tasks import Entry, Task, contenders, prove_cost, prove_said, same_chains
 
 OWN = "on lowland's own energy"
@@ -26,7 +33,10 @@ def mlp_task(chains: int, steps: int, step_size: float) -> Task:
 def gaussian_task(chains: int, steps: int, step_size: float) -> Task:
     """Exact draws of a Gaussian in 100 dimensions with scales from 0.1 to 1."""
     net = ScaledGaussian()
-    start = torch.randn(chains, len(net.scales), generator=torch.Generator().manual_seed(7)) * net.scales
+    start = (
+        torch.randn(chains, len(net.scales), generator=torch.Generator().manual_seed(7))
+        * net.scales
+    )
     return Task(net, gaussian(net), start, steps, step_size)
 
 
@@ -35,11 +45,24 @@ def _hmc(name: str, task: Task, compile: bool) -> Benchmark:
         Entry("lowland", door(hmc), "lowland", f"lowland.sample with HMC(ε, 10) {OWN}"),
         Entry("lowland plain", plain(door(hmc)), "lowland", PLAIN),
         Entry("ebmkit", rivals.ebmkit_hmc, "ebmkit", "HMC(ε, leapfrog_steps=10)"),
-        Entry("torchebm", rivals.torchebm_hmc, "torchebm", "HamiltonianMonteCarlo(model, ε, n_leapfrog_steps=10)"),
-        Entry("blackjax", speed_jax.blackjax_hmc, "blackjax", f"hmc(−E, ε, ones, 10), {speed_jax.HOW}", speed_jax.prove_hmc),
+        Entry(
+            "torchebm",
+            rivals.torchebm_hmc,
+            "torchebm",
+            "HamiltonianMonteCarlo(model, ε, n_leapfrog_steps=10)",
+        ),
+        Entry(
+            "blackjax",
+            speed_jax.blackjax_hmc,
+            "blackjax",
+            f"hmc(−E, ε, ones, 10), {speed_jax.HOW}",
+            speed_jax.prove_hmc,
+        ),
     ]
     if compile:
-        entries.insert(2, Entry("lowland compiled", door(hmc, compile=True), "lowland", COMPILED, prove_said))
+        entries.insert(
+            2, Entry("lowland compiled", door(hmc, compile=True), "lowland", COMPILED, prove_said)
+        )
     return Benchmark(
         f"speed-hmc-{name}",
         f"HMC, 10 leapfrogs of {task.step_size:g}, on a {name}, {len(task.start)} chains × {task.steps} transitions, float32",
@@ -47,7 +70,11 @@ def _hmc(name: str, task: Task, compile: bool) -> Benchmark:
         same_chains(task),
         task.steps,
         "transitions",
-        [Goal("lowland", "torchebm", 1 / 2), Goal("lowland", "ebmkit", 1 / 1.4), Goal("lowland", "blackjax", 1.0)],
+        [
+            Goal("lowland", "torchebm", 1 / 2),
+            Goal("lowland", "ebmkit", 1 / 1.4),
+            Goal("lowland", "blackjax", 1.0),
+        ],
     )
 
 
@@ -65,10 +92,18 @@ def mala_mlp(chains: int = 1000, steps: int = 200, compile: bool = True) -> Benc
         Entry("lowland", door(mala), "lowland", f"lowland.sample with MALA(h) {OWN}"),
         Entry("lowland plain", plain(door(mala)), "lowland", PLAIN),
         Entry("ebmkit", rivals.ebmkit_mala, "ebmkit", "MALA(h)"),
-        Entry("blackjax", speed_jax.blackjax_mala, "blackjax", f"mala(−E, h), {speed_jax.HOW}", speed_jax.prove_mala),
+        Entry(
+            "blackjax",
+            speed_jax.blackjax_mala,
+            "blackjax",
+            f"mala(−E, h), {speed_jax.HOW}",
+            speed_jax.prove_mala,
+        ),
     ]
     if compile:
-        entries.insert(2, Entry("lowland compiled", door(mala, compile=True), "lowland", COMPILED, prove_said))
+        entries.insert(
+            2, Entry("lowland compiled", door(mala, compile=True), "lowland", COMPILED, prove_said)
+        )
     return Benchmark(
         "speed-mala-mlp",
         f"MALA on a perceptron 10-128-128-1, {chains} chains × {steps} steps, float32",
@@ -81,11 +116,23 @@ def mala_mlp(chains: int = 1000, steps: int = 200, compile: bool = True) -> Benc
 
 
 def parallel_tempering(chains: int = 128, steps: int = 50) -> Benchmark:
-    task = mlp_task(chains, steps, 0.5)._replace(temperatures=(1.0, 1.2, 1.44, 1.73, 2.07, 2.49, 2.99, 3.58))
+    task = mlp_task(chains, steps, 0.5)._replace(
+        temperatures=(1.0, 1.2, 1.44, 1.73, 2.07, 2.49, 2.99, 3.58)
+    )
     entries = [
-        Entry("lowland", tempered, "lowland", f"lowland.sample with ParallelTempering(MALA(h), T, (h, ..., h)) {OWN}"),
+        Entry(
+            "lowland",
+            tempered,
+            "lowland",
+            f"lowland.sample with ParallelTempering(MALA(h), T, (h, ..., h)) {OWN}",
+        ),
         Entry("lowland plain", plain(tempered), "lowland", PLAIN),
-        Entry("ebmkit", rivals.ebmkit_tempering, "ebmkit", "ParallelTempering(MALA(h), T, swap_every=1)"),
+        Entry(
+            "ebmkit",
+            rivals.ebmkit_tempering,
+            "ebmkit",
+            "ParallelTempering(MALA(h), T, swap_every=1)",
+        ),
     ]
     return Benchmark(
         "speed-tempering",

@@ -35,7 +35,9 @@ def ours(task: Task) -> Run:
     generator, sampler = torch.Generator().manual_seed(1), lowland.NUTS(task.step_size, DEPTH)
 
     def run() -> Any:
-        trace = lowland.sample(task.energy, sampler, task.start, task.steps, generator=generator, keep=1)
+        trace = lowland.sample(
+            task.energy, sampler, task.start, task.steps, generator=generator, keep=1
+        )
         return Draws("lowland", trace.draws, trace.gradients / task.steps)
 
     return run
@@ -52,7 +54,9 @@ def ebmkit(task: Task) -> Run:
     sampler = NUTS(task.step_size, task.steps, warmup=0, max_depth=DEPTH)
 
     def run() -> Any:
-        return Draws("ebmkit", sampler.sample(task.net, task.start, return_trajectory=True)[1:], float("nan"))
+        return Draws(
+            "ebmkit", sampler.sample(task.net, task.start, return_trajectory=True)[1:], float("nan")
+        )
 
     return run
 
@@ -63,7 +67,9 @@ def _jax(name: str, task: Task, loop: speed_jax.Loop, seed: int) -> Run:
 
     every = jax.vmap(loop)
     work = speed_jax.compiled(
-        lambda key, x: every(jax.random.split(key, len(x)), x), speed_jax.blocks_of(task.start, speed_jax.NUTS_BLOCK), seed
+        lambda key, x: every(jax.random.split(key, len(x)), x),
+        speed_jax.blocks_of(task.start, speed_jax.NUTS_BLOCK),
+        seed,
     )
 
     def run() -> Any:
@@ -126,7 +132,9 @@ def effective_draws(x: Tensor) -> float:
 
     some = x[:, :, torch.linspace(0, x.shape[2] - 1, 10).long()].double()
     both = torch.cat([some, some.square()], 2).permute(2, 1, 0).numpy()  # (quantity, chain, draw)
-    return float(min(array_stats.ess(one, chain_axis=0, draw_axis=1, method="bulk") for one in both))
+    return float(
+        min(array_stats.ess(one, chain_axis=0, draw_axis=1, method="bulk") for one in both)
+    )
 
 
 class SameLaw:
@@ -147,11 +155,19 @@ class SameLaw:
             per_chain = values.mean(0)
             zs[name] = ((per_chain.mean() - truth) / (per_chain.std() / chains**0.5)).item()
         if not all(abs(z) < 5 for z in zs.values()):
-            raise Disagreement(f"the energies of {draws.name} do not have the moments of the law: z = {zs}")
+            raise Disagreement(
+                f"the energies of {draws.name} do not have the moments of the law: z = {zs}"
+            )
         self.found[draws.name].append(effective_draws(draws.x))
         share = self.found[draws.name][-1] / energy.numel()
-        words = [f"energy {name} z {z:+.1f}" for name, z in zs.items()] + [f"{share:.2f} effective per draw"]
-        return ", ".join([*words, f"{draws.leapfrogs:.1f} leapfrogs a draw"] if draws.leapfrogs == draws.leapfrogs else words)
+        words = [f"energy {name} z {z:+.1f}" for name, z in zs.items()] + [
+            f"{share:.2f} effective per draw"
+        ]
+        return ", ".join(
+            [*words, f"{draws.leapfrogs:.1f} leapfrogs a draw"]
+            if draws.leapfrogs == draws.leapfrogs
+            else words
+        )
 
 
 def nothing(make: Any, task: Task) -> Proof:
@@ -162,11 +178,28 @@ def nuts(chains: int = 1000, steps: int = 50, name: str = "nuts") -> Benchmark:
     task = gaussian_task(chains, steps, STEP)
     blocks = f"vmap over blocks of {speed_jax.NUTS_BLOCK} chains, jitted scan over draws"
     entries = [
-        Entry("lowland", ours, "lowland", f"lowland.sample with NUTS(ε, depth={DEPTH}), keep=1, {OWN}"),
+        Entry(
+            "lowland", ours, "lowland", f"lowland.sample with NUTS(ε, depth={DEPTH}), keep=1, {OWN}"
+        ),
         Entry("lowland plain", ours_plain, "lowland", PLAIN),
-        Entry("ebmkit", ebmkit, "ebmkit", f"NUTS(ε, warmup=0, max_depth={DEPTH}), return_trajectory=True"),
-        Entry("blackjax", blackjax, "blackjax", f"nuts(−E, ε, ones, max_num_doublings={DEPTH}), {blocks}"),
-        Entry("numpyro", numpyro, "numpyro", f"NUTS(potential_fn, ε, max_tree_depth={DEPTH}).sample, {blocks}"),
+        Entry(
+            "ebmkit",
+            ebmkit,
+            "ebmkit",
+            f"NUTS(ε, warmup=0, max_depth={DEPTH}), return_trajectory=True",
+        ),
+        Entry(
+            "blackjax",
+            blackjax,
+            "blackjax",
+            f"nuts(−E, ε, ones, max_num_doublings={DEPTH}), {blocks}",
+        ),
+        Entry(
+            "numpyro",
+            numpyro,
+            "numpyro",
+            f"NUTS(potential_fn, ε, max_tree_depth={DEPTH}).sample, {blocks}",
+        ),
     ]
     return Benchmark(
         f"speed-{name}",
@@ -186,5 +219,7 @@ def per_effective_draw(benchmark: Benchmark, times: Times) -> Benchmark:
     for name, found in benchmark.check.found.items():
         rounds = found[-len(times.wall[name]) :]
         for seconds in (times.wall, times.cpu):
-            seconds[name] = [1000 * s / effective for s, effective in zip(seconds[name], rounds, strict=True)]
+            seconds[name] = [
+                1000 * s / effective for s, effective in zip(seconds[name], rounds, strict=True)
+            ]
     return replace(benchmark)

@@ -29,7 +29,11 @@ def from_weights(log_weights: torch.Tensor) -> LogZ:
     """From the log weights (chains,), the same for everybody."""
     w = (log_weights - log_weights.max()).double().exp()
     value = w.mean().log() + log_weights.max()
-    return LogZ(value.item(), (w.std() / w.mean() / math.sqrt(len(w))).item(), (w.sum().square() / w.square().sum()).item())
+    return LogZ(
+        value.item(),
+        (w.std() / w.mean() / math.sqrt(len(w))).item(),
+        (w.sum().square() / w.square().sum()).item(),
+    )
 
 
 def ebmkit(task: Task) -> Run:
@@ -71,16 +75,25 @@ def same_log_z(reference: Outcome, other: Outcome) -> str:
     a, b = other.result, reference.result
     z = (a.value - b.value) / math.hypot(a.error, b.error) if a is not b else 0.0
     if not abs(z) < 5:
-        raise Disagreement(f"log Z is {a.value:.3f} ± {a.error:.3f} and {b.value:.3f} ± {b.error:.3f}, z = {z:.1f}")
+        raise Disagreement(
+            f"log Z is {a.value:.3f} ± {a.error:.3f} and {b.value:.3f} ± {b.error:.3f}, z = {z:.1f}"
+        )
     return f"log Z {a.value:.3f} ± {a.error:.3f}, z {z:+.1f}, {a.effective:.0f} effective chains{cost_words(other.proof)}"
 
 
 def ais(chains: int = 64, steps: int = 200) -> Benchmark:
     task = mlp_task(chains, steps, 1.0)
     entries = [
-        Entry("lowland", ours, "lowland", "ais(geometric(base, energy, betas), HMC(ε, 5), draws of the base)"),
+        Entry(
+            "lowland",
+            ours,
+            "lowland",
+            "ais(geometric(base, energy, betas), HMC(ε, 5), draws of the base)",
+        ),
         Entry("lowland plain", plain(ours), "lowland", PLAIN),
-        Entry("ebmkit", ebmkit, "ebmkit", "ais_log_z(net, sampler=HMC(ε, 5), adapt_step_size=False)"),
+        Entry(
+            "ebmkit", ebmkit, "ebmkit", "ais_log_z(net, sampler=HMC(ε, 5), adapt_step_size=False)"
+        ),
     ]
     return Benchmark(
         "speed-ais",

@@ -92,7 +92,9 @@ def machine_parts() -> dict[str, Callable[[], Any]]:
         "the same with factors rounded to bfloat16": lambda: product(x, weight, torch.bfloat16),
         "coins for 500 hidden units": lambda: coins(hidden, g),
         "coins for 784 visible units": lambda: coins(logits, g),
-        "log-partition of the hidden units (two an update)": lambda: torch.nn.functional.softplus(hidden).sum(1),
+        "log-partition of the hidden units (two an update)": lambda: torch.nn.functional.softplus(
+            hidden
+        ).sum(1),
         "loss and gradient of CD-1": update,
         "loss and gradient of CD-1, bfloat16": half,
         "a rung of annealing, 100 points (two products)": rung,
@@ -120,21 +122,33 @@ def kernels(half: bool, rows: int = 8) -> list[tuple[str, float, int]]:
         for _ in range(times):
             run()
     ranked = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)[:rows]
-    return [(event.key, event.self_cpu_time_total / 1e3 / times, event.count // times) for event in ranked]
+    return [
+        (event.key, event.self_cpu_time_total / 1e3 / times, event.count // times)
+        for event in ranked
+    ]
 
 
 def page() -> str:
     lines = ["# Where the time goes", "", "| part, perceptron, 1,000 chains | µs |", "|---|---:|"]
-    lines += [f"| {name} | {value:,.0f} |" for name, value in microseconds(perceptron_parts()).items()]
+    lines += [
+        f"| {name} | {value:,.0f} |" for name, value in microseconds(perceptron_parts()).items()
+    ]
     lines += ["", "| part, RBM 784-500, 128 points | µs |", "|---|---:|"]
-    lines += [f"| {name} | {value:,.0f} |" for name, value in microseconds(machine_parts(), 100).items()]
+    lines += [
+        f"| {name} | {value:,.0f} |" for name, value in microseconds(machine_parts(), 100).items()
+    ]
     for half in (False, True):
-        lines += ["", f"| kernel, conv net, 128 images, {'bfloat16' if half else 'float32'} | ms a gradient | calls |"]
+        lines += [
+            "",
+            f"| kernel, conv net, 128 images, {'bfloat16' if half else 'float32'} | ms a gradient | calls |",
+        ]
         lines += ["|---|---:|---:|"]
         lines += [f"| {name} | {value:.2f} | {calls} |" for name, value, calls in kernels(half)]
     where = runner.machine()
     known = ", ".join(f"{key} {value}" for key, value in where.items() if value is not None)
-    return "\n".join([*lines, "", f"- machine: {known}", "- command: `python -m benchmarks.speed_profile`", ""])
+    return "\n".join(
+        [*lines, "", f"- machine: {known}", "- command: `python -m benchmarks.speed_profile`", ""]
+    )
 
 
 def main() -> int:

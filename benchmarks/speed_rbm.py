@@ -97,7 +97,9 @@ def lowland_trainer(work: Work) -> Learned:
 def scikit_learn(work: Work) -> Learned:
     from sklearn.neural_network import BernoulliRBM
 
-    model = BernoulliRBM(HIDDEN, learning_rate=RATE, batch_size=BATCH, n_iter=1, random_state=0).fit(work.x.numpy())
+    model = BernoulliRBM(
+        HIDDEN, learning_rate=RATE, batch_size=BATCH, n_iter=1, random_state=0
+    ).fit(work.x.numpy())
     parts = (model.components_.T.copy(), model.intercept_visible_, model.intercept_hidden_)
     return Learned(*(torch.as_tensor(p, dtype=torch.float32) for p in parts))
 
@@ -158,7 +160,9 @@ def as_good(work: Work) -> Callable[[Outcome, Outcome], str]:
     def check(reference: Outcome, other: Outcome) -> str:
         a, b = other.result.error(work.held), reference.result.error(work.held)
         if not abs(a / b - 1) < 0.15:
-            raise Disagreement(f"held-out images are reconstructed with an error of {a:.4f} and {b:.4f}")
+            raise Disagreement(
+                f"held-out images are reconstructed with an error of {a:.4f} and {b:.4f}"
+            )
         return f"reconstruction error {a:.4f}"
 
     return check
@@ -172,22 +176,45 @@ def learning(steps: int, count: int = 6400) -> Benchmark:
         return Contender(name, lambda: lambda: train(work), packages=packages, how=how)
 
     entries = [
-        contender("lowland", lowland_loop, ("lowland",), f"CD(), BlockGibbs({steps}), torch.optim.SGD"),
         contender(
-            "lowland bf16", lambda w: lowland_loop(w, "bfloat16"), ("lowland",), "the same under torch.autocast(bfloat16)"
+            "lowland", lowland_loop, ("lowland",), f"CD(), BlockGibbs({steps}), torch.optim.SGD"
         ),
         contender(
-            "lowland trainer", lowland_trainer, ("lowland",), "Session.advance: bf16, averages, log and health numbers too"
+            "lowland bf16",
+            lambda w: lowland_loop(w, "bfloat16"),
+            ("lowland",),
+            "the same under torch.autocast(bfloat16)",
+        ),
+        contender(
+            "lowland trainer",
+            lowland_trainer,
+            ("lowland",),
+            "Session.advance: bf16, averages, log and health numbers too",
         ),
         contender("ebmkit", ebmkit, ("ebmkit",), "nets.RBM, gibbs_step k times, SGD by autograd"),
-        contender("learnergy", learnergy, ("learnergy",), "RBM.gibbs_sampling without a graph, energy by autograd, no metrics"),
         contender(
-            "rbms", rbms, ("rbms",), "init_chains at the data, sample_state, compute_gradient uncentred and not normalised, SGD"
+            "learnergy",
+            learnergy,
+            ("learnergy",),
+            "RBM.gibbs_sampling without a graph, energy by autograd, no metrics",
+        ),
+        contender(
+            "rbms",
+            rbms,
+            ("rbms",),
+            "init_chains at the data, sample_state, compute_gradient uncentred and not normalised, SGD",
         ),
     ]
     if steps == 1:
-        entries.append(contender("scikit-learn", scikit_learn, ("scikit-learn",), "BernoulliRBM.fit (PCD-1), float32"))
-        goals = [Goal("lowland", "scikit-learn", 1 / 1.4), Goal("lowland bf16", "scikit-learn", 1 / 2.2)]
+        entries.append(
+            contender(
+                "scikit-learn", scikit_learn, ("scikit-learn",), "BernoulliRBM.fit (PCD-1), float32"
+            )
+        )
+        goals = [
+            Goal("lowland", "scikit-learn", 1 / 1.4),
+            Goal("lowland bf16", "scikit-learn", 1 / 2.2),
+        ]
     else:
         goals = [Goal(name, rival, 1 / f) for rival in ("ebmkit", "learnergy", "rbms") for name, f in
                  (("lowland", 1.4), ("lowland bf16", 2.2))]  # fmt: skip
@@ -219,13 +246,18 @@ def trained(updates: int) -> RBM:
     work, generator = images(12_800, 1), torch.Generator().manual_seed(0)
     rbm = RBM(binary(784), HIDDEN)
     rbm.prepare(work.x)
-    optimizer, objective = torch.optim.SGD(rbm.parameters(), lr=0.1), PCD(steps=1, capacity=BATCH, chains=BATCH, restart=0.0)
-    from lowland.chains import ReplayBuffer
+    optimizer, objective = (
+        torch.optim.SGD(rbm.parameters(), lr=0.1),
+        PCD(steps=1, capacity=BATCH, chains=BATCH, restart=0.0),
+    )
+    from lowland.replay import ReplayBuffer
 
     buffer = ReplayBuffer(BATCH, rbm.domain, generator=generator, restart=0.0)
     for _ in range(updates):
         x = work.x[torch.randint(len(work.x), (BATCH,), generator=generator)]
-        loss = objective.loss(rbm, x, None, sampler=BlockGibbs(), buffer=buffer, generator=generator)
+        loss = objective.loss(
+            rbm, x, None, sampler=BlockGibbs(), buffer=buffer, generator=generator
+        )
         optimizer.zero_grad()
         loss.value.backward()
         rbm.precondition()
@@ -253,7 +285,11 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
         from rbms.bernoulli_bernoulli.classes import BBRBM
         from rbms.partition_function.ais import compute_partition_function_ais
 
-        params = BBRBM(rbm.weight.detach().clone(), rbm.visible_bias.detach().clone(), rbm.hidden_bias.detach().clone())
+        params = BBRBM(
+            rbm.weight.detach().clone(),
+            rbm.visible_bias.detach().clone(),
+            rbm.hidden_bias.detach().clone(),
+        )
         with torch.no_grad():
             return Estimate(float(compute_partition_function_ais(chains, rungs, params)))
 
@@ -261,16 +297,26 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
         a, b, error = other.result.value, reference.result.value, reference.result.spread
         if not abs(a - b) < 0.05 + 5 * math.sqrt(2) * error:
             raise Disagreement(f"log Z is {a:.3f} and {b:.3f} ± {error:.3f}")
-        return f"log Z {a:.3f}" + (f" ± {other.result.spread:.3f}" if other.result.spread is not None else "")
+        return f"log Z {a:.3f}" + (
+            f" ± {other.result.spread:.3f}" if other.result.spread is not None else ""
+        )
 
     return Benchmark(
         "speed-rbm-ais",
         f"AIS of an RBM 784-500, {rungs} rungs, {chains} chains",
         [
             Contender(
-                "lowland", lambda: ours, packages=("lowland",), how="ais(rbm.bridge(base, betas), BlockGibbs(), ...), float32"
+                "lowland",
+                lambda: ours,
+                packages=("lowland",),
+                how="ais(rbm.bridge(base, betas), BlockGibbs(), ...), float32",
             ),
-            Contender("rbms", lambda: theirs, packages=("rbms",), how="compute_partition_function_ais, float32"),
+            Contender(
+                "rbms",
+                lambda: theirs,
+                packages=("rbms",),
+                how="compute_partition_function_ais, float32",
+            ),
         ],
         check,
         rungs,

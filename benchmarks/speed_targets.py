@@ -37,7 +37,9 @@ class ScaledGaussian(nn.Module):
 
     def __init__(self, dimension: int = 100, smallest: float = 0.1) -> None:
         super().__init__()
-        self.register_buffer("scales", torch.logspace(0, torch.tensor(smallest).log10().item(), dimension))
+        self.register_buffer(
+            "scales", torch.logspace(0, torch.tensor(smallest).log10().item(), dimension)
+        )
         self.register_buffer("precision", self.scales.square().reciprocal())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,9 +112,13 @@ def to_jax(net: nn.Module) -> Callable[[Any], Any]:
         precision = jnp.asarray(net.precision.numpy())
         return lambda x: 0.5 * jnp.sum(x * x * precision)
     if not isinstance(net, Perceptron):
-        raise ValueError(f"a {type(net).__name__} came; Perceptron and ScaledGaussian have a JAX form; write it first")
+        raise ValueError(
+            f"a {type(net).__name__} came; Perceptron and ScaledGaussian have a JAX form; write it first"
+        )
     linear = [layer for layer in net.layers if isinstance(layer, nn.Linear)]
-    weights = [(jnp.asarray(layer.weight.numpy().T), jnp.asarray(layer.bias.numpy())) for layer in linear]
+    weights = [
+        (jnp.asarray(layer.weight.numpy().T), jnp.asarray(layer.bias.numpy())) for layer in linear
+    ]
 
     def energy(x: Any) -> Any:
         h = x

@@ -62,10 +62,18 @@ class Entry(NamedTuple):
     prove: Callable[[Make, Task], Proof] | None = None
 
 
-def contenders(task: Task, entries: Sequence[Entry], prove: Callable[[Make, Task], Proof]) -> list[Contender]:
+def contenders(
+    task: Task, entries: Sequence[Entry], prove: Callable[[Make, Task], Proof]
+) -> list[Contender]:
     """Entries as contenders of the runner."""
     return [
-        Contender(e.name, partial(e.make, task), partial(e.prove or prove, e.make, task), (e.needs,) if e.needs else (), e.how)
+        Contender(
+            e.name,
+            partial(e.make, task),
+            partial(e.prove or prove, e.make, task),
+            (e.needs,) if e.needs else (),
+            e.how,
+        )
         for e in entries
     ]
 
@@ -133,7 +141,11 @@ def summaries(task: Task, x: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         energy = torch.cat([task.net(part) for part in x.split(1000)])
     way = (x - task.start).square().flatten(1).sum(1)
-    return {"way": way.double(), "norm": x.square().flatten(1).sum(1).double(), "energy": energy.double()}
+    return {
+        "way": way.double(),
+        "norm": x.square().flatten(1).sum(1).double(),
+        "energy": energy.double(),
+    }
 
 
 def apart(task: Task, reference: Tensor, other: Tensor) -> dict[str, float]:
@@ -166,7 +178,9 @@ def same_chains(task: Task) -> Callable[[Outcome, Outcome], str]:
         if other.proof.single is not None:
             error, zs["noise"] = _moves(task, reference.proof, other.proof)
             if not error < other.proof.allowed:
-                raise Disagreement(f"without noise they part by {error:.2g} of the way; {other.proof.allowed:g} is allowed")
+                raise Disagreement(
+                    f"without noise they part by {error:.2g} of the way; {other.proof.allowed:g} is allowed"
+                )
             words = [f"drift to {error:.0e}"]
         if not all(abs(z) < 5 for z in zs.values()):
             raise Disagreement(f"the chains differ: z = {zs}")
@@ -179,7 +193,12 @@ def same_chains(task: Task) -> Callable[[Outcome, Outcome], str]:
 
 def _moves(task: Task, reference: Proof, other: Proof) -> tuple[float, float]:
     """Share of the noiseless way by which they part; z of the variance of the noise of one step."""
-    assert reference.quiet is not None and other.quiet is not None and reference.drift is not None and other.single is not None
+    assert (
+        reference.quiet is not None
+        and other.quiet is not None
+        and reference.drift is not None
+        and other.single is not None
+    )
     way = (reference.quiet - task.start).double().norm()
     error = ((other.quiet - reference.quiet).double().norm() / way).item()
     left = (other.single - reference.drift).double()

@@ -37,21 +37,26 @@ def lowland_pcd(buffer_size: int, data: Tensor, **options: Any) -> Make:
     """lowland's own objective; options: what `accelerate` takes, for the gradients of the chains alone."""
 
     def make(task: Task) -> Run:
-        from lowland.samplers.engine import accelerate
+        from lowland.samplers.acceleration import accelerate
 
         generator = torch.Generator().manual_seed(1)
         net = copy.deepcopy(task.net).requires_grad_(True)
         before = copy.deepcopy(net.state_dict())
         energy = accelerate(lowland.Function(net, real(1, 28, 28)), exact=False, **options)
         chains = lowland.ReplayBuffer(buffer_size, energy.domain, generator=generator)
-        sampler, objective = lowland.Langevin(STEP), lowland.PCD(steps=LANGEVIN, capacity=buffer_size)
+        sampler, objective = (
+            lowland.Langevin(STEP),
+            lowland.PCD(steps=LANGEVIN, capacity=buffer_size),
+        )
 
         def run() -> Any:
             net.load_state_dict(before)
             optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
             for _ in range(task.steps):
                 x = data[torch.randint(len(data), (len(task.start),), generator=generator)]
-                loss = objective.loss(energy, x, None, sampler=sampler, buffer=chains, generator=generator)
+                loss = objective.loss(
+                    energy, x, None, sampler=sampler, buffer=chains, generator=generator
+                )
                 optimizer.zero_grad(set_to_none=True)
                 loss.value.backward()
                 optimizer.step()
@@ -72,7 +77,9 @@ def ebmkit_pcd(buffer_size: int, data: Tensor) -> Make:
 
         net = copy.deepcopy(task.net).requires_grad_(True)
         before = copy.deepcopy(net.state_dict())
-        loss = ContrastiveDivergence(LangevinDynamics(STEP, LANGEVIN), ReplayBuffer(buffer_size, (1, 28, 28)))
+        loss = ContrastiveDivergence(
+            LangevinDynamics(STEP, LANGEVIN), ReplayBuffer(buffer_size, (1, 28, 28))
+        )
         kept: list[Tensor] = []
 
         def run() -> Any:
@@ -96,7 +103,9 @@ def same_training(task: Task) -> Callable[[Outcome, Outcome], str]:
             z = welch(task.net(a.x).double(), task.net(b.x).double()) if a is not b else 0.0
         far = ((a.weights - first).norm() / (b.weights - first).norm()).item()
         if not (abs(z) < 5 and abs(math.log(far)) < 0.1):
-            raise Disagreement(f"the negatives differ (z = {z:.1f}) or the weights have gone {far:.3f} times as far")
+            raise Disagreement(
+                f"the negatives differ (z = {z:.1f}) or the weights have gone {far:.3f} times as far"
+            )
         return f"negatives z {z:+.1f}, weights gone {far:.3f} as far{cost_words(other.proof)}"
 
     return check
@@ -107,14 +116,21 @@ def pcd(chains: int = 128, buffer: int = 10_000, steps: int = 2) -> Benchmark:
     net, data = ImageEnergy(), torch.rand(max(1000, chains), 1, 28, 28)
     task = Task(net, lowland.Function(net), data[:chains], steps, STEP)
     entries = [
-        Entry("lowland", lowland_pcd(buffer, data), "lowland", "PCD(steps=20).loss and Adam, float32"),
+        Entry(
+            "lowland", lowland_pcd(buffer, data), "lowland", "PCD(steps=20).loss and Adam, float32"
+        ),
         Entry(
             "lowland bf16",
             lowland_pcd(buffer, data, precision="bfloat16"),
             "lowland",
             "the same, the gradients of the chains in bfloat16, those of the weights in float32",
         ),
-        Entry("ebmkit", ebmkit_pcd(buffer, data), "ebmkit", "Trainer(net, ContrastiveDivergence(sampler, buffer)).fit"),
+        Entry(
+            "ebmkit",
+            ebmkit_pcd(buffer, data),
+            "ebmkit",
+            "Trainer(net, ContrastiveDivergence(sampler, buffer)).fit",
+        ),
     ]
     return Benchmark(
         "speed-pcd",

@@ -80,7 +80,13 @@ def on_walls(case: Case, x: Tensor) -> float:
 
 
 def one(
-    contender: str, case: Case, data: Dataset, factor: int, seed: int, regularised: bool, **training: Any
+    contender: str,
+    case: Case,
+    data: Dataset,
+    factor: int,
+    seed: int,
+    regularised: bool,
+    **training: Any,
 ) -> dict[str, Any]:
     """Train and judge one run."""
     net = case.net(seed)
@@ -91,7 +97,13 @@ def one(
         trained = CONTENDERS[contender](case, net, data, factor * case.rate, l2, seed, **training)
     spent = time.process_time() - began
     found = judge(case, trained.energy, data)
-    key = {"contender": contender, "set": case.name, "factor": factor, "seed": seed, "regularised": regularised}
+    key = {
+        "contender": contender,
+        "set": case.name,
+        "factor": factor,
+        "seed": seed,
+        "regularised": regularised,
+    }
     return {**key, **found, "updates": trained.updates, "seconds": round(spent, 2), **trained.notes}
 
 
@@ -119,7 +131,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def describe(case: Case) -> str:
-    words = [f"rate {case.rate:g} × {list(FACTORS)}", f"{case.updates} updates of {case.batch}", f"{case.steps} steps of"]
+    words = [
+        f"rate {case.rate:g} × {list(FACTORS)}",
+        f"{case.updates} updates of {case.batch}",
+        f"{case.steps} steps of",
+    ]
     words[-1] += f" {case.step_size:g} with noise {case.noise:.3g}"
     words += [f"slopes within ±{case.clip:g}"] if case.clip else []
     words += [f"gradient norm at most {case.bound:g} (published)"] if case.bound else []
@@ -137,9 +153,17 @@ def run(options: argparse.Namespace) -> None:
                         again(options.out, contender, case, data, factor, seed, regularised)
 
 
-def again(path: Path, contender: str, case: Case, data: Dataset, factor: int, seed: int, regularised: bool) -> None:
+def again(
+    path: Path, contender: str, case: Case, data: Dataset, factor: int, seed: int, regularised: bool
+) -> None:
     """Run what is not in the file, and put it there."""
-    key = {"contender": contender, "set": case.name, "factor": factor, "seed": seed, "regularised": regularised}
+    key = {
+        "contender": contender,
+        "set": case.name,
+        "factor": factor,
+        "seed": seed,
+        "regularised": regularised,
+    }
     if any(same(row, key) for row in read(path)):
         return
     row = one(contender, case, data, factor, seed, regularised)
@@ -159,15 +183,26 @@ def chosen(rows: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
 def deaths(rows: list[dict[str, Any]]) -> list[str]:
     """Dead of all, per contender, set and rate."""
     heads = [f"{name} × {factor}" for name in CASES for factor in FACTORS]
-    lines = ["## Dead runs", "", f"| contender | all | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    lines = [
+        "## Dead runs",
+        "",
+        f"| contender | all | {' | '.join(heads)} |",
+        "|---" * (len(heads) + 2) + "|",
+    ]
     for contender in CONTENDERS:
         cells = [share(chosen(rows, contender=contender))]
-        cells += [share(chosen(rows, contender=contender, set=name, factor=factor)) for name in CASES for factor in FACTORS]
+        cells += [
+            share(chosen(rows, contender=contender, set=name, factor=factor))
+            for name in CASES
+            for factor in FACTORS
+        ]
         lines.append(f"| {contender} | {' | '.join(cells)} |")
     lines += ["", "Of what they died:", ""]
     for contender in CONTENDERS:
         causes = [row["dead"] for row in chosen(rows, contender=contender) if row["dead"]]
-        counts = ", ".join(f"{causes.count(cause)} {cause}" for cause in sorted(set(causes))) or "none"
+        counts = (
+            ", ".join(f"{causes.count(cause)} {cause}" for cause in sorted(set(causes))) or "none"
+        )
         lines.append(f"- {contender}: {counts}")
     return lines
 
@@ -186,7 +221,9 @@ def quality(rows: list[dict[str, Any]]) -> list[str]:
     ]
     for name in CASES:
         for factor in FACTORS:
-            cells = [middle(chosen(rows, contender=who, set=name, factor=factor)) for who in CONTENDERS]
+            cells = [
+                middle(chosen(rows, contender=who, set=name, factor=factor)) for who in CONTENDERS
+            ]
             lines.append(f"| {name} × {factor} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -225,23 +262,46 @@ def cures(rows: list[dict[str, Any]]) -> list[str]:
                 continue
             backs = [back for row in some for back in row["rollbacks"]]
             verdicts = sorted({back["verdict"] for back in backs})
-            said = ", ".join(f"{verdict} {sum(b['verdict'] == verdict for b in backs)}" for verdict in verdicts) or "–"
+            said = (
+                ", ".join(
+                    f"{verdict} {sum(b['verdict'] == verdict for b in backs)}"
+                    for verdict in verdicts
+                )
+                or "–"
+            )
             factors = [row["preflight"].get("rate", 1.0) for row in some]
-            cells = [sum(bool(row["rollbacks"]) for row in some), len(backs), said, f"{median(factors):g}"]
-            cells += [sum(bool(row["stopped"]) for row in some), round(median(row["updates"] for row in some))]
+            cells = [
+                sum(bool(row["rollbacks"]) for row in some),
+                len(backs),
+                said,
+                f"{median(factors):g}",
+            ]
+            cells += [
+                sum(bool(row["stopped"]) for row in some),
+                round(median(row["updates"] for row in some)),
+            ]
             lines.append(f"| {name} × {factor} | {' | '.join(map(str, cells))} |")
     lines += ["", "CPU seconds of a run (median):", ""]
     for name in CASES:
-        spent = {who: [row["seconds"] for row in chosen(rows, contender=who, set=name)] for who in CONTENDERS}
-        lines.append(f"- {name}: " + ", ".join(f"{who} {median(s):.1f}" for who, s in spent.items() if s))
+        spent = {
+            who: [row["seconds"] for row in chosen(rows, contender=who, set=name)]
+            for who in CONTENDERS
+        }
+        lines.append(
+            f"- {name}: " + ", ".join(f"{who} {median(s):.1f}" for who, s in spent.items() if s)
+        )
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     running = verbs.add_parser("run")
-    running.add_argument("--contender", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    running.add_argument(
+        "--contender", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
+    )
     running.add_argument("--set", nargs="+", choices=list(CASES), default=list(CASES))
     running.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     running.add_argument("--factors", nargs="+", type=int, default=list(FACTORS))
@@ -252,7 +312,12 @@ def main() -> None:
     if options.verb == "run":
         return run(options)
     rows, what = read(options.out), json.loads(options.out.read_text())
-    lines = ["# Which runs die", "", f"`python -m benchmarks.survival run`, {what['date']}, {what['machine']}.", ""]
+    lines = [
+        "# Which runs die",
+        "",
+        f"`python -m benchmarks.survival run`, {what['date']}, {what['machine']}.",
+        "",
+    ]
     lines += [str(__doc__).split("\n\n", 2)[2].strip(), ""]
     lines += [f"- {name}: {said}" for name, said in what["cases"].items()] + [""]
     lines += [what["note"], ""] if what.get("note") else []

@@ -68,7 +68,9 @@ class Case:
             return MLP(self.domain, hidden=(64, 64))
         if self.name == "digits":
             return MLP(self.domain, hidden=(128, 128))
-        return ConvNet(self.domain, channels=(16, 32, 32), kernels=(3, 3, 3), strides=(2, 2, 2), hidden=64)
+        return ConvNet(
+            self.domain, channels=(16, 32, 32), kernels=(3, 3, 3), strides=(2, 2, 2), hidden=64
+        )
 
     def data(self) -> Dataset:
         """Without labels; 5,000 training images of MNIST."""
@@ -77,7 +79,14 @@ class Case:
         return replace(data, **bare, classes=0, class_names=())  # type: ignore[arg-type]
 
 
-SHORT: dict[str, Any] = {"step_size": 2.5, "noise": 0.0025, "clip": 0.06, "l2": 0.1, "bound": 0.1, "betas": (0.0, 0.999)}
+SHORT: dict[str, Any] = {
+    "step_size": 2.5,
+    "noise": 0.0025,
+    "clip": 0.06,
+    "l2": 0.1,
+    "bound": 0.1,
+    "betas": (0.0, 0.999),
+}
 CASES = {
     "moons": Case(
         "moons",
@@ -95,8 +104,26 @@ CASES = {
         bound=None,
         source="ebmkit's train_two_moons.py: Langevin at T = 1, step 0.01, Adam",
     ),
-    "digits": Case("digits", box(0.0, 1.0, 1, 8, 8), rate=2e-3, steps=15, batch=64, updates=300, walk=100, **SHORT),
-    "mnist": Case("mnist", box(0.0, 1.0, 1, 28, 28), rate=1e-3, steps=10, batch=16, updates=200, walk=60, **SHORT),
+    "digits": Case(
+        "digits",
+        box(0.0, 1.0, 1, 8, 8),
+        rate=2e-3,
+        steps=15,
+        batch=64,
+        updates=300,
+        walk=100,
+        **SHORT,
+    ),
+    "mnist": Case(
+        "mnist",
+        box(0.0, 1.0, 1, 28, 28),
+        rate=1e-3,
+        steps=10,
+        batch=16,
+        updates=200,
+        walk=60,
+        **SHORT,
+    ),
 }
 
 
@@ -152,12 +179,18 @@ def walk(case: Case, energy: nn.Module, x: Tensor, steps: int) -> Tensor:
 
 
 def averaged(net: nn.Module) -> Any:
-    return torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY))
+    return torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY)
+    )
 
 
 def plain(case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, seed: int) -> Trained:
     """The published loop."""
-    optimizer, mean, chains = torch.optim.Adam(net.parameters(), lr=rate, betas=case.betas), averaged(net), Chains(case)
+    optimizer, mean, chains = (
+        torch.optim.Adam(net.parameters(), lr=rate, betas=case.betas),
+        averaged(net),
+        Chains(case),
+    )
     for _ in range(case.updates):
         x = data.train.x[torch.randint(len(data.train), (case.batch,))]
         slots, begun = chains.visit(case.batch)
@@ -178,7 +211,11 @@ def ebmkit(case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, se
     import ebm
 
     sampler = ebm.LangevinDynamics(
-        step_size=case.step_size, steps=case.steps, noise_scale=case.noise, grad_clip=case.clip, clamp=case.walls
+        step_size=case.step_size,
+        steps=case.steps,
+        noise_scale=case.noise,
+        grad_clip=case.clip,
+        clamp=case.walls,
     )
 
     def fresh(shape: tuple[int, ...]) -> Tensor:
@@ -187,13 +224,17 @@ def ebmkit(case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, se
     buffer = ebm.ReplayBuffer(case.capacity, case.domain.shape, reinit_prob=0.05, init_fn=fresh)
     loss = ebm.ContrastiveDivergence(sampler, buffer=buffer, energy_reg=l2)
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, betas=case.betas)
-    trainer = ebm.Trainer(net, loss, optimizer=optimizer, device="cpu", ema_decay=DECAY, grad_clip_norm=case.bound)
+    trainer = ebm.Trainer(
+        net, loss, optimizer=optimizer, device="cpu", ema_decay=DECAY, grad_clip_norm=case.bound
+    )
     trainer.fit(data.train.x, steps=case.updates, batch_size=case.batch, verbose=False)
     assert trainer.ema is not None
     return Trained(trainer.ema.module, case.updates, {})
 
 
-def torchebm(case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, seed: int) -> Trained:
+def torchebm(
+    case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, seed: int
+) -> Trained:
     from torchebm.core import BaseModel
     from torchebm.losses import ContrastiveDivergence
     from torchebm.samplers import LangevinDynamics
@@ -242,13 +283,24 @@ def recipe_of(case: Case, rate: float, l2: float, seed: int, **training: Any) ->
     if case.clip is None:
         sampler: dict[str, Any] = {"name": "Langevin", "step_size": case.step_size}
     else:
-        sampler = {"name": "ShortRun", "step_size": case.step_size, "noise": case.noise, "clip": case.clip}
+        sampler = {
+            "name": "ShortRun",
+            "step_size": case.step_size,
+            "noise": case.noise,
+            "clip": case.clip,
+        }
         sampler["clamp"] = case.walls
     return {
         "name": f"survival-{case.name}",
         "seed": seed,
         "data": {"name": case.name},
-        "objective": {"name": "PCD", "steps": case.steps, "capacity": case.capacity, "restart": 0.05, "l2": l2},
+        "objective": {
+            "name": "PCD",
+            "steps": case.steps,
+            "capacity": case.capacity,
+            "restart": 0.05,
+            "l2": l2,
+        },
         "sampler": sampler,
         "generation": {"steps": case.walk, "sampler": sampler},
         "training": {
@@ -270,7 +322,9 @@ def recipe_of(case: Case, rate: float, l2: float, seed: int, **training: Any) ->
     }
 
 
-def lowland(case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, seed: int, **training: Any) -> Trained:
+def lowland(
+    case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, seed: int, **training: Any
+) -> Trained:
     from lowland import fit
     from lowland.run import Run
     from lowland.training.fit import TrainingStoppedError
@@ -280,7 +334,11 @@ def lowland(case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, s
         run, stopped = Run.create(folder / "run", recipe_of(case, rate, l2, seed, **training)), ""
         try:
             energy: Any = fit(
-                recipe_of(case, rate, l2, seed, **training), run, data=data, energy=copy.deepcopy(net), progress=False
+                recipe_of(case, rate, l2, seed, **training),
+                run,
+                data=data,
+                energy=copy.deepcopy(net),
+                progress=False,
             )
         except TrainingStoppedError as problem:
             stopped, energy = str(problem), copy.deepcopy(net).eval()
@@ -294,12 +352,22 @@ def lowland(case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, s
     flight = next((row for row in events if row["event"] == "preflight"), {})
     notes = {
         "stopped": stopped,
-        "rollbacks": [{"step": row["step"], "to": row["to"], "verdict": row["name"], "did": row["did"]} for row in backs],
-        "preflight": {name: flight.get(name) for name in ("rate", "step") if flight.get(name, 1.0) != 1.0},
+        "rollbacks": [
+            {"step": row["step"], "to": row["to"], "verdict": row["name"], "did": row["did"]}
+            for row in backs
+        ],
+        "preflight": {
+            name: flight.get(name) for name in ("rate", "step") if flight.get(name, 1.0) != 1.0
+        },
     }
     return Trained(energy, case.updates + redone, notes)
 
 
 Contender = Callable[..., Trained]
-CONTENDERS: dict[str, Contender] = {"plain": plain, "ebmkit": ebmkit, "torchebm": torchebm, "lowland": lowland}
+CONTENDERS: dict[str, Contender] = {
+    "plain": plain,
+    "ebmkit": ebmkit,
+    "torchebm": torchebm,
+    "lowland": lowland,
+}
 warnings.filterwarnings("ignore", module="torchebm")

@@ -87,7 +87,11 @@ def tables(record: dict[str, Any]) -> str:
     """The measured part of the page."""
     lines: list[str] = []
     for target in record["targets"]:
-        second, gradient, auto = best(target, "ess_per_second"), best(target, "ess_per_1000_gradients"), target["auto"]
+        second, gradient, auto = (
+            best(target, "ess_per_second"),
+            best(target, "ess_per_1000_gradients"),
+            target["auto"],
+        )
         names = [cell["sampler"] if cell else "none" for cell in (second, gradient)]
         lines += [f"### {target['title']}", "", *table(target), ""]
         lines += [
@@ -98,7 +102,10 @@ def tables(record: dict[str, Any]) -> str:
     size = record["size"]
     about = record["machine"]
     longer = (
-        ", ".join(f"{t['name']} {t['longer']} times as many" for t in record["targets"] if t["longer"] > 1) or "all targets"
+        ", ".join(
+            f"{t['name']} {t['longer']} times as many" for t in record["targets"] if t["longer"] > 1
+        )
+        or "all targets"
     )
     lines += [
         f"{size['chains']} chains, {size['row']:,} gradient evaluations in a row per run ("
@@ -122,7 +129,11 @@ def troubles(cell: dict[str, Any], target: dict[str, Any]) -> str:
     quickest = best(target, "ess_per_second")
     if not found and quickest is not None and cell["adjusted"]:
         share = cell["ess_per_second"]["mean"] / quickest["ess_per_second"]["mean"]
-        found += [f"right, at {share:.2g} of the ESS per second of {quickest['sampler']}"] if share < SLOW else []
+        found += (
+            [f"right, at {share:.2g} of the ESS per second of {quickest['sampler']}"]
+            if share < SLOW
+            else []
+        )
     return ", ".join(found)
 
 
@@ -137,7 +148,10 @@ def failures(record: dict[str, Any]) -> str:
                 inner = f" over {cell['sampler'].partition('(')[2][:-1]}" if len(cells) > 1 else ""
                 trouble = troubles(cell, target)
                 shown += [f"*{target['name']}*{inner}: {trouble}"] if trouble else []
-        lines.append(f"- **{name}.** {words} " + ("; ".join(shown) + "." if shown else "No trouble on these targets."))
+        lines.append(
+            f"- **{name}.** {words} "
+            + ("; ".join(shown) + "." if shown else "No trouble on these targets.")
+        )
     return "\n".join(lines)
 
 

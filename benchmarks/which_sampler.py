@@ -75,7 +75,11 @@ def tempered(inner: str, rungs: int = 5) -> Make:
 
 def cold(tuned: dict[str, Any], target: Target) -> ShortRun:
     step, domain = tuned["MALA"].step_size, target.energy.domain
-    return ShortRun(step, math.sqrt(2 * step * COLD), clamp=(domain.lo, domain.hi) if domain.kind == "box" else None)
+    return ShortRun(
+        step,
+        math.sqrt(2 * step * COLD),
+        clamp=(domain.lo, domain.hi) if domain.kind == "box" else None,
+    )
 
 
 # What to start tuning from, or (not adjusted) what follows from a tuned one; in this order
@@ -87,8 +91,12 @@ CONTINUOUS: dict[str, Make] = {
     "ParallelTempering(MALA)": tempered("MALA"),
     "ParallelTempering(HMC)": tempered("HMC"),
     "Langevin": lambda tuned, target: Langevin(tuned["MALA"].step_size, scale=tuned["MALA"].scale),
-    "LeimkuhlerMatthews": lambda tuned, target: LeimkuhlerMatthews(tuned["MALA"].step_size, tuned["MALA"].scale),
-    "Underdamped": lambda tuned, target: Underdamped(tuned["GHMC"].step_size, scale=tuned["GHMC"].scale),
+    "LeimkuhlerMatthews": lambda tuned, target: LeimkuhlerMatthews(
+        tuned["MALA"].step_size, tuned["MALA"].scale
+    ),
+    "Underdamped": lambda tuned, target: Underdamped(
+        tuned["GHMC"].step_size, scale=tuned["GHMC"].scale
+    ),
     "ShortRun": cold,
 }
 DISCRETE: dict[str, Make] = {
@@ -134,7 +142,13 @@ def tuned_samplers(target: Target, size: Size) -> tuple[dict[str, Any], dict[str
         g = torch.Generator().manual_seed(0)
         sampler, began = make(found, target), time.perf_counter()
         if sampler.adjusted and hasattr(getattr(sampler, "sampler", sampler), "step_size"):
-            sampler = tune(target.energy, sampler, target.energy.domain.draw(size.chains, g), size.tuning, generator=g)
+            sampler = tune(
+                target.energy,
+                sampler,
+                target.energy.domain.draw(size.chains, g),
+                size.tuning,
+                generator=g,
+            )
         found[name], seconds[name] = sampler, time.perf_counter() - began
     return found, seconds
 
@@ -145,7 +159,12 @@ def steps_of(sampler: Any, target: Target, size: Size) -> int:
     each: float = max(inner.gradients, 1)
     if isinstance(inner, NUTS):
         g = torch.Generator().manual_seed(0)
-        each = sample(target.energy, inner, target.energy.domain.draw(size.chains, g), 20, generator=g).gradients / 20
+        each = (
+            sample(
+                target.energy, inner, target.energy.domain.draw(size.chains, g), 20, generator=g
+            ).gradients
+            / 20
+        )
     return max(round(target.longer * size.row / each), 40)
 
 
@@ -164,9 +183,13 @@ def run(target: Target, sampler: Any, steps: int, chains: int, seed: int) -> Run
     energies = trace.kept["energies"][every - 1 :: every]
     flat, one = trace.draws.flatten(0, 1), energies.flatten()
     watched = torch.cat([target.watched(flat), one.unsqueeze(1)], 1).view(*energies.shape, -1)
-    worth = ess(watched, layout=LAYOUT).nan_to_num(1.0).min().item()  # nan: a coordinate that never moved
+    worth = (
+        ess(watched, layout=LAYOUT).nan_to_num(1.0).min().item()
+    )  # nan: a coordinate that never moved
     apart = rhat(watched, layout=LAYOUT).nan_to_num(math.inf).max().item()
-    means = torch.stack([t.function(flat, one).double().view_as(energies).mean(0) for t in target.truths])
+    means = torch.stack(
+        [t.function(flat, one).double().view_as(energies).mean(0) for t in target.truths]
+    )
     diverged = int((warm.diverged + trace.diverged).sum())
     return Run(middle - began, seconds, trace.gradients, worth, apart, diverged, means)
 
@@ -177,15 +200,21 @@ def held_against(target: Target, runs: Sequence[Run]) -> list[dict[str, Any]]:
     errors = means.std(1) / math.sqrt(means.shape[1])
     found = zip(target.truths, means.mean(1).tolist(), errors.tolist(), strict=True)
     return [
-        {"name": t.name, "truth": t.value, "found": mean, "z": (mean - t.value) / max(error, 1e-12)} for t, mean, error in found
+        {"name": t.name, "truth": t.value, "found": mean, "z": (mean - t.value) / max(error, 1e-12)}
+        for t, mean, error in found
     ]
 
 
 def mean_sd(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+    }
 
 
-def cell(name: str, sampler: Any, target: Target, runs: Sequence[Run], tuning: float, steps: int) -> dict[str, Any]:
+def cell(
+    name: str, sampler: Any, target: Target, runs: Sequence[Run], tuning: float, steps: int
+) -> dict[str, Any]:
     truths = held_against(target, runs)
     worst = max(truths, key=lambda t: abs(t["z"]))
     chains, paid = runs[0].means.shape[1], all(one.gradients for one in runs)
@@ -200,7 +229,11 @@ def cell(name: str, sampler: Any, target: Target, runs: Sequence[Run], tuning: f
         "gradients": statistics.fmean(one.gradients for one in runs),
         "ess": [one.ess for one in runs],
         "ess_per_second": mean_sd([one.ess / one.seconds for one in runs]),
-        "ess_per_1000_gradients": mean_sd([1000 * one.ess / (chains * one.gradients) for one in runs]) if paid else None,
+        "ess_per_1000_gradients": mean_sd(
+            [1000 * one.ess / (chains * one.gradients) for one in runs]
+        )
+        if paid
+        else None,
         "rhat": max(one.rhat for one in runs),
         "diverged": sum(one.diverged for one in runs),
         "truths": truths,
@@ -213,7 +246,9 @@ def chosen(target: Target, size: Size) -> dict[str, Any]:
     """What `tune(energy, "auto", ...)` takes."""
     g = torch.Generator().manual_seed(0)
     began = time.perf_counter()
-    choice = choose(target.energy, target.energy.domain.draw(size.chains, g), size.tuning, generator=g)
+    choice = choose(
+        target.energy, target.energy.domain.draw(size.chains, g), size.tuning, generator=g
+    )
     name = type(choice.sampler).__name__
     return {"sampler": name, "why": choice.why, "seconds": time.perf_counter() - began}
 
@@ -234,7 +269,10 @@ def measure(
             for name, sampler in samplers.items():
                 runs[name].append(run(target, sampler, steps[name], size.chains, seed))
                 say(f"{target.name}: {name}, seed {seed}, {runs[name][-1].seconds:.2f} s")
-        cells = [cell(name, s, target, runs[name], tuning[name], steps[name]) for name, s in samplers.items()]
+        cells = [
+            cell(name, s, target, runs[name], tuning[name], steps[name])
+            for name, s in samplers.items()
+        ]
         truths = [t.name for t in target.truths]
         record.append(
             {
@@ -250,14 +288,21 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.which_sampler", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.which_sampler", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--core", type=int, help="the core to pin to (the last that is allowed)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and Markdown files")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the JSON and Markdown files"
+    )
     options = parser.parse_args(argv)
     pin(options.core)
     began = time.perf_counter()
-    found = measure([TARGETS[name]() for name in options.targets], say=lambda line: print(line, file=sys.stderr, flush=True))
+    found = measure(
+        [TARGETS[name]() for name in options.targets],
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
     found |= {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -42,7 +42,9 @@ class Target(NamedTuple):
     longer: int = 1
 
 
-def moments(name: str, pick: Callable[[Tensor], Tensor], mean: float, variance: float) -> list[Truth]:
+def moments(
+    name: str, pick: Callable[[Tensor], Tensor], mean: float, variance: float
+) -> list[Truth]:
     """Mean and variance of pick(x) as two truths."""
     return [
         Truth(f"mean of {name}", lambda x, _: pick(x), mean),
@@ -70,11 +72,17 @@ def gaussian(dimension: int = 100, narrowest: float = 1 / 30) -> Target:
 def funnel(dimension: int = 3, scale: float = 1.5) -> Target:
     truths = [
         *moments("v", lambda x: x[:, 0], 0.0, scale**2),
-        Truth("share of the neck (v < −1 sd)", lambda x, _: (x[:, 0] < -scale).float(), normal_cdf(-1)),
-        Truth("share of the mouth (v > 1 sd)", lambda x, _: (x[:, 0] > scale).float(), normal_cdf(-1)),
+        Truth(
+            "share of the neck (v < −1 sd)", lambda x, _: (x[:, 0] < -scale).float(), normal_cdf(-1)
+        ),
+        Truth(
+            "share of the mouth (v > 1 sd)", lambda x, _: (x[:, 0] > scale).float(), normal_cdf(-1)
+        ),
     ]
     energy = Funnel(dimension, scale)
-    return Target("funnel", f"Funnel (Neal's), {dimension}-d, v ~ N(0, {scale:g}²)", energy, truths, longer=2)
+    return Target(
+        "funnel", f"Funnel (Neal's), {dimension}-d, v ~ N(0, {scale:g}²)", energy, truths, longer=2
+    )
 
 
 def banana(scale: float = 2.0, bend: float = 0.5) -> Target:
@@ -82,7 +90,9 @@ def banana(scale: float = 2.0, bend: float = 0.5) -> Target:
         *moments("x₁", lambda x: x[:, 0], 0.0, scale**2),
         *moments("x₂", lambda x: x[:, 1], 0.0, 1 + 2 * bend**2 * scale**4),
     ]
-    return Target("banana", f"Banana, 2-d, width {scale:g}, bend {bend:g}", Banana(scale, bend), truths)
+    return Target(
+        "banana", f"Banana, 2-d, width {scale:g}, bend {bend:g}", Banana(scale, bend), truths
+    )
 
 
 def mixture(dimension: int = 5, apart: float = 8.0) -> Target:
@@ -92,10 +102,19 @@ def mixture(dimension: int = 5, apart: float = 8.0) -> Target:
     mean = 0.7 * left + 0.3 * right
     truths = [
         *moments("x₁", lambda x: x[:, 0], mean, 1 + 0.21 * apart**2),
-        Truth("mass of the small mode", lambda x, _: (x[:, 0] > 0).float(), 0.7 * normal_cdf(left) + 0.3 * normal_cdf(right)),
+        Truth(
+            "mass of the small mode",
+            lambda x, _: (x[:, 0] > 0).float(),
+            0.7 * normal_cdf(left) + 0.3 * normal_cdf(right),
+        ),
         *moments("x₂", lambda x: x[:, 1], 0.0, 1.0),
     ]
-    return Target("mixture", f"Mixture of two Gaussians {apart:g} sd apart, {dimension}-d, 70 : 30", energy, truths)
+    return Target(
+        "mixture",
+        f"Mixture of two Gaussians {apart:g} sd apart, {dimension}-d, 70 : 30",
+        energy,
+        truths,
+    )
 
 
 def walls(dimension: int = 10) -> Target:
@@ -104,13 +123,19 @@ def walls(dimension: int = 10) -> Target:
     truths = [
         Truth("mean of the flattest", lambda x, _: x[:, 0], cut_exponential(2.0)[0]),
         Truth("mean of the steepest", lambda x, _: x[:, -1], cut_exponential(steepest)[0]),
-        Truth("mean square of the steepest", lambda x, _: x[:, -1] ** 2, cut_exponential(steepest)[1]),
+        Truth(
+            "mean square of the steepest", lambda x, _: x[:, -1] ** 2, cut_exponential(steepest)[1]
+        ),
         Truth(
             "share of the steepest within 0.01 of the wall",
             lambda x, _: (x[:, -1] < 0.01).float(),
             math.expm1(-0.01 * steepest) / math.expm1(-steepest),
         ),
-        Truth("mean of the energy", lambda _, e: e, sum(r * cut_exponential(r)[0] for r in rates.tolist())),
+        Truth(
+            "mean of the energy",
+            lambda _, e: e,
+            sum(r * cut_exponential(r)[0] for r in rates.tolist()),
+        ),
     ]
     energy = Function(lambda x: x @ rates.to(x), box(0.0, 1.0, dimension))
     return Target(
@@ -152,7 +177,14 @@ def ising(size: int = 16, coupling: float = 0.35) -> Target:
     def watched(x: Tensor) -> Tensor:
         return torch.cat([x.mean((1, 2)).unsqueeze(1), x.flatten(1)[:, :: size * size // 4 + 1]], 1)
 
-    return Target("ising", f"Ising, {size} × {size} torus, coupling {coupling:g}", energy, truths, watched, 2.0)
+    return Target(
+        "ising",
+        f"Ising, {size} × {size} torus, coupling {coupling:g}",
+        energy,
+        truths,
+        watched,
+        2.0,
+    )
 
 
 TARGETS: dict[str, Callable[[], Target]] = {

@@ -19,7 +19,11 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 def pages() -> list[Path]:
     """Pages with output to keep true."""
-    return [path for path in sorted(HERE.glob("*.md")) if any(m["said"] is not None for m in BLOCK.finditer(path.read_text()))]
+    return [
+        path
+        for path in sorted(HERE.glob("*.md"))
+        if any(m["said"] is not None for m in BLOCK.finditer(path.read_text()))
+    ]
 
 
 def run(page: Path) -> str:
@@ -30,7 +34,11 @@ def run(page: Path) -> str:
         heard = io.StringIO()
         with contextlib.redirect_stdout(heard):
             exec(compile(found["code"], str(page), "exec"), scope)  # our own pages
-        text = found[0] if found["said"] is None else f"```python\n{found['code']}```\n\n```text\n{heard.getvalue()}```\n"
+        text = (
+            found[0]
+            if found["said"] is None
+            else f"```python\n{found['code']}```\n\n```text\n{heard.getvalue()}```\n"
+        )
         if heard.getvalue() and found["said"] is None:
             raise SystemExit(f"{page} prints without a block of text after it; add one")
         return text
@@ -50,7 +58,9 @@ def agree(a: str, b: str, tolerance: float = 0.05) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     os.environ.setdefault("MPLBACKEND", "agg")
@@ -62,7 +72,9 @@ def main() -> None:
         elif not agree(new, old):
             wrong.append(page.name)
     if wrong:
-        sys.exit(f"{', '.join(wrong)}: the code says something else now; run python docs/build.py and read what changed")
+        sys.exit(
+            f"{', '.join(wrong)}: the code says something else now; run python docs/build.py and read what changed"
+        )
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ _HOMES = {
     "lowland.domain": "Domain binary box categorical real",
     "lowland.registry": "build register registered spec",
     "lowland.run": "Run RunError load",
-    "lowland.shelf": "shipped",
+    "lowland.pretrained": "shipped",
     "lowland.samplers": (
         "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info Langevin LeimkuhlerMatthews Lowest "
         "Moments ParallelTempering Recovery ShortRun State Trace Underdamped ais anneal cooling geometric noise_ladder "
         "predictor_corrector preserving probability_flow pyramid recover sample search sigma_ladder tune"
     ),
-    "lowland.chains": "ReplayBuffer",
+    "lowland.replay": "ReplayBuffer",
     "lowland.objectives": (
         "CD DSM JEM NCE PCD Cooperative DiffusionRecovery EnergyDiscrepancy EnergyL2 EnergyMatching EquilibriumMatching "
         "FlowContrastive GradientPenalty HingeMargin ImprovedCD InfoNCE Loss MultilevelDSM OutlierExposure PseudoLikelihood "
@@ -31,8 +31,9 @@ _HOMES = {
         "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet DenoiserMLP EmbeddingMLP NoiseMLP NoiseUNet PairEnergy WideResNet"
     ),
     "lowland.metrics": (
-        "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat robustness summary"
+        "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary"
     ),
+    "lowland.robustness": "robust_accuracy",
     "lowland.interop": "to_arviz to_pyod to_pytorch_ood",
     "lowland.training": "fit greedy grow",
     "lowland.tasks": (
@@ -60,5 +61,5 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from lowland.chains import ReplayBuffer as ReplayBuffer
     from lowland.energy import Energy as Energy
+    from lowland.replay import ReplayBuffer as ReplayBuffer

@@ -15,7 +15,9 @@ def ended() -> int:
     return 0
 
 
-if "RANK" in os.environ:  # under torchrun: gloo's threads may outlive Python, whose end then aborts a process that is done
+if (
+    "RANK" in os.environ
+):  # under torchrun: gloo's threads may outlive Python, whose end then aborts a process that is done
     status = ended()
     sys.stdout.flush()
     sys.stderr.flush()

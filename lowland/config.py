@@ -13,7 +13,15 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from lowland.registry import KINDS, parameters, registered
 from lowland.training.settings import Training
@@ -33,17 +41,25 @@ class Data(BaseModel):
 
     model_config = STRICT
     name: str
-    root: str | None = Field(None, description="where to look first; else LOWLAND_DATA, the cache, a download")
+    root: str | None = Field(
+        None, description="where to look first; else LOWLAND_DATA, the cache, a download"
+    )
     limit: int | None = Field(None, ge=16, description="train on so many examples only")
     count: int | None = Field(None, ge=64, description="points of a toy set")
     size: int | None = Field(None, ge=2, description="side to which images of a folder are resized")
     channels: Literal[1, 3] | None = Field(None, description="colours of a folder's images")
     label: str | None = Field(None, description="label column of a table")
-    seed: int | None = Field(None, ge=0, description="of the division and of a fixed draw; the seed of the run if left out")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="of the division and of a fixed draw; the seed of the run if left out",
+    )
     binarise: Literal["threshold", "stochastic", "fixed"] | None = Field(
         None, description="make grey images binary: 1 above 0.5; drawn anew each time; drawn once"
     )
-    standardise: bool | None = Field(None, description="tables and arrays: subtract the mean, divide by the deviation")
+    standardise: bool | None = Field(
+        None, description="tables and arrays: subtract the mean, divide by the deviation"
+    )
 
 
 class _Drawing(BaseModel):
@@ -56,46 +72,71 @@ class _Drawing(BaseModel):
         [1.0], min_length=1, description="a path: the steps are divided among energy / T for each T"
     )
     jump: float = Field(0.0, ge=0, description=JUMP)
-    levels: int = Field(18, ge=2, description="noise levels of an energy E(x, σ) whose objective does not name them")
-    sigma_max: float = Field(20.0, gt=0, description="the first of them, far above the size of the data")
+    levels: int = Field(
+        18, ge=2, description="noise levels of an energy E(x, σ) whose objective does not name them"
+    )
+    sigma_max: float = Field(
+        20.0, gt=0, description="the first of them, far above the size of the data"
+    )
     sigma_min: float = Field(0.01, gt=0, description="the last; flow ends with a jump from there")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products on the way down")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the matrix products on the way down"
+    )
 
     @model_validator(mode="after")
     def _what_the_method_needs(self) -> "_Drawing":
         name = type(self).__name__.lower()
         if self.method in ("chains", "recovery") and self.sampler is None:
             other = "flow" if name == "generation" else "levels"
-            raise ValueError(f"chains were chosen and no sampler; a [{name}.sampler] is needed; add one, or method = '{other}'")
+            raise ValueError(
+                f"chains were chosen and no sampler; a [{name}.sampler] is needed; add one, or method = '{other}'"
+            )
         if self.method in ("chains", "recovery") and self.precision != "float32":
-            raise ValueError("precision is 'bfloat16' for chains; only a way down the levels is drawn in bfloat16; omit it")
+            raise ValueError(
+                "precision is 'bfloat16' for chains; only a way down the levels is drawn in bfloat16; omit it"
+            )
         if self.sigma_max <= self.sigma_min:
-            raise ValueError(f"levels fall from {self.sigma_max} to {self.sigma_min}; the first must be higher; exchange them")
+            raise ValueError(
+                f"levels fall from {self.sigma_max} to {self.sigma_min}; the first must be higher; exchange them"
+            )
         return self
 
 
 class Generation(_Drawing):
     """How samples are made from the trained energy."""
 
-    method: Literal["chains", "flow", "recovery"] = Field("chains", description="or down the levels: by flow, or draw by draw")
+    method: Literal["chains", "flow", "recovery"] = Field(
+        "chains", description="or down the levels: by flow, or draw by draw"
+    )
     steps: int = Field(500, ge=0)
     start: Literal["noise", "chains", "partner"] = Field(
-        "noise", description="fresh noise; where the training chains got to; or what the generator trained beside makes"
+        "noise",
+        description="fresh noise; where the training chains got to; or what the generator trained beside makes",
     )
 
 
 class Restoration(_Drawing):
     """How posterior draws are made: the same kind of settings, with the noise of the measurement."""
 
-    method: Literal["chains", "levels"] = Field("chains", description="Markov chains; or progressive denoising down the levels")
+    method: Literal["chains", "levels"] = Field(
+        "chains", description="Markov chains; or progressive denoising down the levels"
+    )
     steps: int = Field(500, ge=1)
     draws: int = Field(8, ge=1)
     sigma: float = Field(0.1, gt=0, description="noise of the measurement, in units of the data")
     count: int = Field(100, ge=0, description="test images restored by evaluate; 0 for none")
-    bank: int = Field(0, ge=0, description="draws of the prior from which chains start; 0 starts them at noise")
-    levels: int = Field(20, ge=1, description="passes on the way down; means lag behind like 1 / levels")
-    inner: int = Field(3, ge=1, description="noise levels inside a pass; draws are narrow like 1 / inner")
-    sigma_max: float = Field(1.5, gt=0, description="where the way down begins, a few times the spread of the data")
+    bank: int = Field(
+        0, ge=0, description="draws of the prior from which chains start; 0 starts them at noise"
+    )
+    levels: int = Field(
+        20, ge=1, description="passes on the way down; means lag behind like 1 / levels"
+    )
+    inner: int = Field(
+        3, ge=1, description="noise levels inside a pass; draws are narrow like 1 / inner"
+    )
+    sigma_max: float = Field(
+        1.5, gt=0, description="where the way down begins, a few times the spread of the data"
+    )
     sigma_min: float = Field(0.02, gt=0, description="noise too small to matter")
 
 
@@ -104,16 +145,24 @@ class Purification(BaseModel):
 
     model_config = STRICT
     method: Literal["langevin", "map", "denoise"] = "langevin"
-    steps: int = Field(10, ge=1, description="of Langevin or descent; noise levels of denoise, 1 for a jump")
-    sigma: float = Field(0.0, ge=0, description="noise added first; the width of the pull to the start for map")
+    steps: int = Field(
+        10, ge=1, description="of Langevin or descent; noise levels of denoise, 1 for a jump"
+    )
+    sigma: float = Field(
+        0.0, ge=0, description="noise added first; the width of the pull to the start for map"
+    )
     step_size: float = Field(0.01, gt=0)
     temperature: float = Field(1.0, ge=0)
-    clip: float | None = Field(None, gt=0, description="bound on every number of the energy's gradient")
+    clip: float | None = Field(
+        None, gt=0, description="bound on every number of the energy's gradient"
+    )
 
     @model_validator(mode="after")
     def _some_ways_need_a_width(self) -> "Purification":
         if self.method != "langevin" and not self.sigma:
-            raise ValueError(f"method is {self.method!r} and sigma 0; it needs a sigma above 0; 0.3 suits pixels in [0, 1]")
+            raise ValueError(
+                f"method is {self.method!r} and sigma 0; it needs a sigma above 0; 0.3 suits pixels in [0, 1]"
+            )
         return self
 
 
@@ -123,14 +172,20 @@ class Evaluation(BaseModel):
     model_config = STRICT
     samples: int = Field(500, ge=16)
     nominal: float = Field(0.05, gt=0, lt=1, description="false-alarm rate of the detector")
-    score: str = Field("energy", description="what the detector reads: energy, typicality, multiscale, msp, ...")
-    outliers: list[str] = Field([], description="data sets to tell apart, besides noise and a shifted test set")
-    judge_steps: int = Field(600, ge=0, description="updates of the classifier that judges labelled images; 0 for none")
+    score: str = Field(
+        "energy", description="what the detector reads: energy, typicality, multiscale, msp, ..."
+    )
+    outliers: list[str] = Field(
+        [], description="data sets to tell apart, besides noise and a shifted test set"
+    )
+    judge_steps: int = Field(
+        600, ge=0, description="updates of the classifier that judges labelled images; 0 for none"
+    )
 
     @field_validator("score")
     @classmethod
     def _a_score_has_a_name(cls, score: str) -> str:
-        from lowland.tasks.detect import named
+        from lowland.tasks.detection.detector import named
 
         named(score)
         return score
@@ -158,9 +213,13 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
 
 
 def _union(kind: str, skip: Sequence[str] = ()) -> Any:
-    from lowland.energy import Energy  # only classes that learn belong in a recipe; targets have no weights
+    from lowland.energy import (
+        Energy,  # only classes that learn belong in a recipe; targets have no weights
+    )
 
-    classes = [c for c in registered(kind).values() if kind != "energy" or "domain" in parameters(c)]
+    classes = [
+        c for c in registered(kind).values() if kind != "energy" or "domain" in parameters(c)
+    ]
     assert kind != "energy" or all(issubclass(c, Energy) for c in classes)
     models = tuple(model_of(c, skip=skip) for c in sorted(classes, key=lambda c: c.__name__))
     return Annotated[Union[models], Field(discriminator="name")]  # noqa: UP007
@@ -183,7 +242,10 @@ def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
         objective=(_union("objective"), ...),
         terms=(terms, []),
         sampler=(sampler, None),
-        training=(model_of(Training, tagged=False), Field(default_factory=dict, validate_default=True)),
+        training=(
+            model_of(Training, tagged=False),
+            Field(default_factory=dict, validate_default=True),
+        ),
         generation=(generation, ...),
         restoration=(Union[restoration, None], None),  # type: ignore[arg-type]  # noqa: UP007
     )
@@ -209,7 +271,11 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _binary_data_stay_binary(self) -> "Recipe":
-        spread = [f"training.{name}" for name in ("noise", "dequantise", "margin") if getattr(self.training, name, 0)]
+        spread = [
+            f"training.{name}"
+            for name in ("noise", "dequantise", "margin")
+            if getattr(self.training, name, 0)
+        ]
         if self.data.binarise and spread:
             raise ValueError(
                 f"data.binarise is {self.data.binarise!r} and {' and '.join(spread)} would move the data off 0 and 1; binary "
@@ -250,7 +316,9 @@ def recipe_names() -> dict[str, str]:
     }
 
 
-def read_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> Recipe:
     """Read a recipe: the name of a shipped one, the path of a TOML file or of a run's recipe.json, or plain values.
 
     overrides: {"training.steps": 100, ...}, applied before checking. Raises ConfigError, a ValueError, that lists every
@@ -266,7 +334,13 @@ def read_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         origin = str(source)
         try:
             values = _read(path)
-        except (tomllib.TOMLDecodeError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (
+            tomllib.TOMLDecodeError,
+            json.JSONDecodeError,
+            KeyError,
+            TypeError,
+            UnicodeDecodeError,
+        ) as error:
             raise ConfigError(
                 f"{path} is no recipe: {error}; a recipe is a TOML file, or the recipe.json of a run; correct it"
             ) from None
@@ -280,7 +354,9 @@ def read_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         many = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        raise ConfigError(f"{origin} has {many}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise ConfigError(
+            f"{origin} has {many}:\n" + "\n".join(f"  {line}" for line in lines)
+        ) from None
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
@@ -293,7 +369,9 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set was given {pair!r}; it takes path=value; write for example training.steps=100")
+            raise ConfigError(
+                f"--set was given {pair!r}; it takes path=value; write for example training.steps=100"
+            )
         try:
             found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -320,7 +398,9 @@ def _find(name: str) -> Path:
     names = list(recipe_names())
     near = get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "`lowland recipes` lists them"
-    raise ConfigError(f"there is no recipe {name!r}; shipped are {', '.join(names)}, or give a .toml file; {hint}")
+    raise ConfigError(
+        f"there is no recipe {name!r}; shipped are {', '.join(names)}, or give a .toml file; {hint}"
+    )
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -328,7 +408,9 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     for part in path:
         inner = values.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {key}: {part} is a value, not a section; give the path of a value; see `recipes`")
+            raise ConfigError(
+                f"--set {key}: {part} is a value, not a section; give the path of a value; see `recipes`"
+            )
         values[part] = dict(inner)
         values = values[part]
     if last == "name" and values.get("name") != value and path:
@@ -353,7 +435,9 @@ def _explain(problem: Any) -> str:
         near = get_close_matches(tag, expected.split(", "), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         given = f"name is {tag!r}" if tag else "name is missing"
-        return f"{path}: {given}; " + (f"allowed are {expected}{hint}" if expected else "add name = ...")
+        return f"{path}: {given}; " + (
+            f"allowed are {expected}{hint}" if expected else "add name = ..."
+        )
     return f"{path}: {message}" + (f" (given: {problem['input']!r})" if problem["loc"] else "")
 
 
@@ -361,7 +445,11 @@ def _allowed(path: Sequence[Any]) -> list[str]:
     """The keys that may stand at a path of the recipe."""
     model: Any = recipe_model()
     for part in path:
-        models = _models_in(model.model_fields[part].annotation) if part in getattr(model, "model_fields", {}) else []
+        models = (
+            _models_in(model.model_fields[part].annotation)
+            if part in getattr(model, "model_fields", {})
+            else []
+        )
         chosen = [m for m in _models_in(model) if m.__name__ == part] or models
         if not chosen:
             return []
@@ -376,19 +464,27 @@ def _models_in(annotation: Any) -> list[Any]:
 
 
 def _toml(values: Mapping[str, Any], section: str = "") -> str:
-    inner = {key: value for key, value in values.items() if isinstance(value, Mapping) or _tables(value)}
+    inner = {
+        key: value for key, value in values.items() if isinstance(value, Mapping) or _tables(value)
+    }
     lines = [f"{k} = {_literal(v)}" for k, v in values.items() if v is not None and k not in inner]
-    text = (f"[{section}]\n" if section and lines else "") + "\n".join(lines) + ("\n" if lines else "")
+    text = (
+        (f"[{section}]\n" if section and lines else "") + "\n".join(lines) + ("\n" if lines else "")
+    )
     for key, value in inner.items():
         name = f"{section}.{key}" if section else key
         for part in value if isinstance(value, list) else [value]:
             table = _toml(part, name).lstrip("\n")
-            text += "\n" + (table.replace(f"[{name}]", f"[[{name}]]", 1) if isinstance(value, list) else table)
+            text += "\n" + (
+                table.replace(f"[{name}]", f"[[{name}]]", 1) if isinstance(value, list) else table
+            )
     return text
 
 
 def _tables(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(part, Mapping) for part in value)
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(part, Mapping) for part in value)
+    )
 
 
 def _literal(value: Any) -> str:
@@ -396,4 +492,8 @@ def _literal(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    return "[" + ", ".join(map(_literal, value)) + "]" if isinstance(value, (list, tuple)) else repr(value)
+    return (
+        "[" + ", ".join(map(_literal, value)) + "]"
+        if isinstance(value, (list, tuple))
+        else repr(value)
+    )

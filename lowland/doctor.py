@@ -16,19 +16,40 @@ def examine(root: str | Path | None = None) -> str:
     >>> "torch" in examine()
     True
     """
-    return "\n".join(["Versions", *_versions(), "", "Devices", *_devices(), "", "Data", *_data(root), "", "Extras", *_extras()])
+    return "\n".join(
+        [
+            "Versions",
+            *_versions(),
+            "",
+            "Devices",
+            *_devices(),
+            "",
+            "Data",
+            *_data(root),
+            "",
+            "Extras",
+            *_extras(),
+        ]
+    )
 
 
 def _versions() -> list[str]:
-    return [f"  {name:10} {number}" for name, number in versions().items()] + [f"  {'system':10} {platform.platform()}"]
+    return [f"  {name:10} {number}" for name, number in versions().items()] + [
+        f"  {'system':10} {platform.platform()}"
+    ]
 
 
 def _devices() -> list[str]:
     import torch
 
-    lines = [f"  cpu        {os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"]
+    lines = [
+        f"  cpu        {os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
+    ]
     if torch.cuda.is_available():
-        lines += [f"  cuda:{i}     {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+        lines += [
+            f"  cuda:{i}     {torch.cuda.get_device_name(i)}"
+            for i in range(torch.cuda.device_count())
+        ]
     else:
         lines.append("  cuda       not available; everything runs on the CPU")
     return lines
@@ -37,7 +58,10 @@ def _devices() -> list[str]:
 def _data(root: str | Path | None) -> list[str]:
     from lowland.data import available, data_roots
 
-    lines = [f"  looks in   {path} ({'found' if path.is_dir() else 'not there'})" for path in data_roots(root)]
+    lines = [
+        f"  looks in   {path} ({'found' if path.is_dir() else 'not there'})"
+        for path in data_roots(root)
+    ]
     if not root and not os.environ.get("LOWLAND_DATA"):
         lines.append("             set LOWLAND_DATA or pass --data-root to look elsewhere first")
     fetched = "missing: `lowland train` downloads it, or put its files in ROOT/{}"
@@ -45,13 +69,18 @@ def _data(root: str | Path | None) -> list[str]:
     missing["cifar10-jpeg"] = "missing: put train.parquet and test.parquet in ROOT/cifar10-jpeg"
     for name, about in available().items():
         places = [path / name for path in data_roots(root) if (path / name).is_dir()]
-        where = f"found in {places[0]}" if places else about + (f"; {missing[name]}" if name in missing else "")
+        where = (
+            f"found in {places[0]}"
+            if places
+            else about + (f"; {missing[name]}" if name in missing else "")
+        )
         lines.append(f"  {name:16} {where}")
     return lines
 
 
 def _extras() -> list[str]:
     return [
-        f"  {package:10} " + (f"installed: {what}" if find_spec(package) else f"missing: {what}; {how}")
+        f"  {package:10} "
+        + (f"installed: {what}" if find_spec(package) else f"missing: {what}; {how}")
         for package, (what, how) in EXTRAS.items()
     ]

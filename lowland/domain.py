@@ -53,19 +53,25 @@ class Domain:
         folded = self.lo + torch.where(back, 2 * width - offset, offset)
         if momentum is not None:
             momentum = torch.where(back, -momentum, momentum)
-        return folded.clamp(self.lo, self.hi), momentum  # the clamp only removes the last rounding error
+        return folded.clamp(
+            self.lo, self.hi
+        ), momentum  # the clamp only removes the last rounding error
 
     def elsewhere(self, x: Tensor) -> Tensor:
         """Points (B, *shape) moved to other points of the support, every number of them."""
         if self.kind == "real":
             return x + 1
         if self.kind == "box":
-            return self.lo + torch.remainder(x - self.lo + 0.37 * (self.hi - self.lo), self.hi - self.lo)
+            return self.lo + torch.remainder(
+                x - self.lo + 0.37 * (self.hi - self.lo), self.hi - self.lo
+            )
         return torch.remainder(x + 1, self.hi + 1)
 
     def widened(self, margin: float) -> "Domain":
         """A box with its walls moved out by `margin` on either side; other domains as they are."""
-        return replace(self, lo=self.lo - margin, hi=self.hi + margin) if self.kind == "box" else self
+        return (
+            replace(self, lo=self.lo - margin, hi=self.hi + margin) if self.kind == "box" else self
+        )
 
     def draw(
         self,
@@ -76,7 +82,9 @@ class Domain:
     ) -> Tensor:
         """Starting points (count, *shape): uniform on bounded domains, standard normal on the real line."""
         if not self.shape:
-            raise ValueError("the domain has no event shape to draw points of; it needs one; pass for example real(2)")
+            raise ValueError(
+                "the domain has no event shape to draw points of; it needs one; pass for example real(2)"
+            )
         shape, device = (count, *self.shape), generator.device
         if self.kind == "real":
             return torch.randn(shape, generator=generator, device=device, dtype=dtype)
@@ -100,7 +108,9 @@ class Domain:
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ValueError(f"the event shape is {shape}; it needs positive whole numbers; pass for example 2 or 1, 28, 28")
+        raise ValueError(
+            f"the event shape is {shape}; it needs positive whole numbers; pass for example 2 or 1, 28, 28"
+        )
     return tuple(shape)
 
 
@@ -120,7 +130,9 @@ def box(lo: float, hi: float, *shape: int) -> Domain:
     0.75
     """
     if not (isfinite(lo) and isfinite(hi) and lo < hi):
-        raise ValueError(f"the box is [{lo}, {hi}]; both walls must be finite and lo < hi; use real(...) without walls")
+        raise ValueError(
+            f"the box is [{lo}, {hi}]; both walls must be finite and lo < hi; use real(...) without walls"
+        )
     return Domain("box", _shape(shape), float(lo), float(hi))
 
 
@@ -132,5 +144,7 @@ def binary(*shape: int) -> Domain:
 def categorical(classes: int, *shape: int) -> Domain:
     """{0, ..., classes-1}^shape, one integer per site."""
     if classes < 2:
-        raise ValueError(f"a categorical domain has {classes} values; it needs at least 2; pass the number of classes")
+        raise ValueError(
+            f"a categorical domain has {classes} values; it needs at least 2; pass the number of classes"
+        )
     return Domain("categorical", _shape(shape), 0.0, float(classes - 1), classes)

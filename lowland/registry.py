@@ -17,7 +17,12 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 KINDS = ("energy", "sampler", "objective", "term")
-PROVIDERS = ("lowland.nets", "lowland.targets", "lowland.samplers", "lowland.objectives")  # modules that register
+PROVIDERS = (
+    "lowland.nets",
+    "lowland.targets",
+    "lowland.samplers",
+    "lowland.objectives",
+)  # modules that register
 
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
 T = TypeVar("T")
@@ -60,7 +65,9 @@ def build(kind: str, values: Mapping[str, Any]) -> Any:
     if name not in known:
         near = get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-        raise ValueError(f"{kind} {name!r} is not known; registered are {', '.join(sorted(known))}; {hint}")
+        raise ValueError(
+            f"{kind} {name!r} is not known; registered are {', '.join(sorted(known))}; {hint}"
+        )
     allowed = parameters(known[name])
     unknown = sorted(set(values) - set(allowed))
     if unknown:

@@ -32,8 +32,8 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from lowland.domain import Domain
+from lowland.pretrained import shipped, shipped_folder
 from lowland.registry import build
-from lowland.shelf import shipped, shipped_folder
 
 FORMAT = 1
 
@@ -80,7 +80,9 @@ class Run:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _refused(run.path, error) from error
-        run.write_json("recipe.json", {"format": FORMAT, "versions": versions(), "recipe": dict(recipe)})
+        run.write_json(
+            "recipe.json", {"format": FORMAT, "versions": versions(), "recipe": dict(recipe)}
+        )
         return run
 
     @classmethod
@@ -98,7 +100,9 @@ class Run:
         header = run.header
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             found = header.get("format") if isinstance(header, dict) else None
-            written = header.get("versions", {}).get("lowland", "") if isinstance(header, dict) else ""
+            written = (
+                header.get("versions", {}).get("lowland", "") if isinstance(header, dict) else ""
+            )
             raise RunError(
                 f"{run.path} is a run of format {found}; this lowland reads format {FORMAT}; "
                 f"use the lowland {written} that wrote it"
@@ -118,9 +122,16 @@ class Run:
     def check_versions(self) -> None:
         """Warn if the run was begun with other versions or threads: it goes on, but its bits may differ."""
         then, now = self.header.get("versions", {}), versions()
-        other = [f"{name} {then[name]} then, {now[name]} now" for name in now if then.get(name, now[name]) != now[name]]
+        other = [
+            f"{name} {then[name]} then, {now[name]} now"
+            for name in now
+            if then.get(name, now[name]) != now[name]
+        ]
         if other:
-            warnings.warn(f"{self.path} was begun elsewhere ({'; '.join(other)}); bits may differ from there on", stacklevel=2)
+            warnings.warn(
+                f"{self.path} was begun elsewhere ({'; '.join(other)}); bits may differ from there on",
+                stacklevel=2,
+            )
 
     # ---- files -------------------------------------------------------------------------------------------------
 
@@ -149,9 +160,13 @@ class Run:
         try:
             return json.loads((self.path / name).read_text())
         except FileNotFoundError:
-            raise RunError(f"{self.path / name} is missing; the run needs it; run the verb that writes it") from None
+            raise RunError(
+                f"{self.path / name} is missing; the run needs it; run the verb that writes it"
+            ) from None
         except ValueError as error:
-            raise RunError(f"{self.path / name} is damaged ({error}); it must be JSON; restore or remove it") from None
+            raise RunError(
+                f"{self.path / name} is damaged ({error}); it must be JSON; restore or remove it"
+            ) from None
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
         """Write named tensors as one safetensors file."""
@@ -162,9 +177,13 @@ class Run:
         try:
             return load_tensors((self.path / name).read_bytes())
         except FileNotFoundError:
-            raise RunError(f"{self.path / name} is missing; the run needs it; run the verb that writes it") from None
+            raise RunError(
+                f"{self.path / name} is missing; the run needs it; run the verb that writes it"
+            ) from None
         except Exception as error:
-            raise RunError(f"{self.path / name} is damaged ({error}); it must be safetensors; remove it") from None
+            raise RunError(
+                f"{self.path / name} is damaged ({error}); it must be safetensors; remove it"
+            ) from None
 
     # ---- log ---------------------------------------------------------------------------------------------------
 
@@ -234,7 +253,9 @@ class Run:
                 warnings.warn(f"{problem}; using step {candidate} instead", stacklevel=2)
             return checkpoint
         detail = "; ".join(problems) or "there is none"
-        raise RunError(f"{self.path} has no whole checkpoint ({detail}); one is needed; train the recipe again")
+        raise RunError(
+            f"{self.path} has no whole checkpoint ({detail}); one is needed; train the recipe again"
+        )
 
     def _read(self, step: int) -> Checkpoint:
         directory = self._directory(step)
@@ -244,16 +265,23 @@ class Run:
                 raise RunError(f"{directory} is of format {manifest['format']}, not {FORMAT}")
             data = {name: (directory / name).read_bytes() for name in manifest["sha256"]}
         except FileNotFoundError as error:
-            raise RunError(f"{directory} is incomplete: {Path(error.filename).name} is missing") from None
+            raise RunError(
+                f"{directory} is incomplete: {Path(error.filename).name} is missing"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, RunError):
                 raise
             raise RunError(f"{directory}/manifest.json is damaged") from None
         for name, digest in manifest["sha256"].items():
             if hashlib.sha256(data[name]).hexdigest() != digest:
-                raise RunError(f"{directory / name} is damaged: its checksum differs from the manifest")
+                raise RunError(
+                    f"{directory / name} is damaged: its checksum differs from the manifest"
+                )
         state = json.loads(data.pop("state.json"))
-        tensors = {name.removesuffix(".safetensors"): load_tensors(content) for name, content in data.items()}
+        tensors = {
+            name.removesuffix(".safetensors"): load_tensors(content)
+            for name, content in data.items()
+        }
         return Checkpoint(state.pop("step"), tensors, state)
 
     def keep_checkpoints(self, steps: set[int]) -> None:
@@ -284,11 +312,15 @@ class Run:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise RunError(f"{self.path} is being written by another process; a run has one writer; wait") from None
+                raise RunError(
+                    f"{self.path} is being written by another process; a run has one writer; wait"
+                ) from None
             yield
 
 
-def load(path: str | Path, *, weights: str = "ema", step: int | None = None) -> tuple[Any, Any, dict[str, Any]]:
+def load(
+    path: str | Path, *, weights: str = "ema", step: int | None = None
+) -> tuple[Any, Any, dict[str, Any]]:
     """Read a run: (energy, sampler, recipe). The energy is in eval mode; the sampler is the one for generation, None for flow.
 
     path: a run directory, or the name of a run that is shipped with lowland (`shipped()`); weights: "ema" (averaged; the
@@ -296,7 +328,9 @@ def load(path: str | Path, *, weights: str = "ema", step: int | None = None) -> 
     newest whole one. Nothing is unpickled. Raises RunError, a ValueError, if the run cannot be read.
     """
     if weights not in ("ema", "energy"):
-        raise ValueError(f"weights is {weights!r}; it must be 'ema' or 'energy'; 'ema' is the default")
+        raise ValueError(
+            f"weights is {weights!r}; it must be 'ema' or 'energy'; 'ema' is the default"
+        )
     run = Run.open(path)
     checkpoint = run.load_checkpoint(run.chosen() if step is None else step)
     recipe = run.recipe
@@ -307,7 +341,9 @@ def load(path: str | Path, *, weights: str = "ema", step: int | None = None) -> 
     return energy.eval(), build("sampler", chains) if chains else None, recipe
 
 
-def write_whole(target: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+def write_whole(
+    target: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
     """Write the files of a checkpoint aside, sync them, rename the folder into place. Raises RunError when the disk refuses."""
     aside = target.with_name(f".{target.name}.tmp")
     files = {f"{stem}.safetensors": _dump(content) for stem, content in tensors.items()}
@@ -333,7 +369,9 @@ def write_whole(target: Path, step: int, tensors: Mapping[str, Mapping[str, Tens
 
 
 def _dump(tensors: Mapping[str, Tensor]) -> bytes:
-    return dump_tensors({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+    return dump_tensors(
+        {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    )
 
 
 def _plain_number(value: Any) -> Any:

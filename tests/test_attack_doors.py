@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland.metrics import CW, PGD, Adaptive, Square, auroc
-from lowland.metrics.attacks import margin
+from lowland.metrics import auroc
+from lowland.robustness import CW, PGD, Adaptive, Square
+from lowland.robustness.attacks import margin
 from lowland.testing import seeded
 
 N, SIDE = 20, 4
@@ -41,8 +42,13 @@ def test_an_adaptive_attack_passes_by_the_detector_that_stops_the_plain_one() ->
 
     x = 0.5 + 0.02 * torch.randn(80, 1, 4, 4, generator=seeded(0))
     y = model(x).argmax(1)
-    plain, adaptive = (a(model, x, y, 0.1, generator=seeded(1)) for a in (PGD(), Adaptive(energy=energy, restarts=2)))
-    assert bool((margin(model(plain), y) > 0).all()) and bool((margin(model(adaptive), y) > 0).all())
+    plain, adaptive = (
+        a(model, x, y, 0.1, generator=seeded(1))
+        for a in (PGD(), Adaptive(energy=energy, restarts=2))
+    )
+    assert bool((margin(model(plain), y) > 0).all()) and bool(
+        (margin(model(adaptive), y) > 0).all()
+    )
     assert auroc(energy(x), energy(plain)).value > 0.95
     assert auroc(energy(x), energy(adaptive)).value < 0.6
 
@@ -81,7 +87,9 @@ def test_attacks_that_cannot_be_meant_are_refused(make: Callable[[], Any]) -> No
 WATCHED = Adaptive(energy=lambda x: x.flatten(1).sum(1))
 
 
-@pytest.mark.parametrize("attack", [PGD(), CW(), Square(), WATCHED], ids=["PGD", "CW", "Square", "Adaptive"])
+@pytest.mark.parametrize(
+    "attack", [PGD(), CW(), Square(), WATCHED], ids=["PGD", "CW", "Square", "Adaptive"]
+)
 @pytest.mark.parametrize(
     "change",
     [
@@ -112,7 +120,13 @@ WATCHED = Adaptive(energy=lambda x: x.flatten(1).sum(1))
 def test_points_labels_and_models_that_do_not_fit_are_refused(
     points: tuple[Tensor, Tensor], attack: Any, change: dict[str, Any]
 ) -> None:
-    given: dict[str, Any] = {"model": linear, "x": points[0], "labels": points[1], "epsilon": 0.1, **change}
+    given: dict[str, Any] = {
+        "model": linear,
+        "x": points[0],
+        "labels": points[1],
+        "epsilon": 0.1,
+        **change,
+    }
     with pytest.raises(ValueError, match=r";.*;"):
         attack(**given, generator=seeded())
 
@@ -136,4 +150,6 @@ def test_points_that_carry_a_graph_lose_it(points: tuple[Tensor, Tensor]) -> Non
 
 def test_square_is_for_images() -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        Square()(linear, torch.rand(5, 16), torch.zeros(5, dtype=torch.long), 0.1, generator=seeded())
+        Square()(
+            linear, torch.rand(5, 16), torch.zeros(5, dtype=torch.long), 0.1, generator=seeded()
+        )

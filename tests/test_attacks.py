@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowland.metrics import CW, PGD, Adaptive, Square, Transfer, robustness, sanity
-from lowland.metrics.attacks import distance, margin
+from lowland.robustness import CW, PGD, Adaptive, Square, Transfer, robust_accuracy, sanity
+from lowland.robustness.attacks import distance, margin
 from lowland.testing import seeded
 
 N, SIDE, EPSILON = 300, 4, 0.1
@@ -27,7 +27,9 @@ class Linear:
         score = x.flatten(1) @ self.w + self.b
         return torch.stack([-score, score], 1) * 3
 
-    def robust(self, x: Tensor, y: Tensor, epsilon: float, order: float, walls: bool = False) -> Tensor:
+    def robust(
+        self, x: Tensor, y: Tensor, epsilon: float, order: float, walls: bool = False
+    ) -> Tensor:
         """Which rows no perturbation can flip: a closed form."""
         signed = (x.flatten(1) @ self.w + self.b) * (2 * y - 1)
         if not walls:
@@ -48,15 +50,26 @@ def points(linear: Linear) -> tuple[Tensor, Tensor]:
     return x, linear(x).argmax(1)
 
 
-def left(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, attack: Any, epsilon: float = EPSILON, **more: Any) -> Tensor:
-    return robustness(model, x, y, epsilon, {"it": attack}, generator=seeded(5), **more).right["it"]
+def left(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    attack: Any,
+    epsilon: float = EPSILON,
+    **more: Any,
+) -> Tensor:
+    return robust_accuracy(model, x, y, epsilon, {"it": attack}, generator=seeded(5), **more).right[
+        "it"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------- known answers
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "targeted"])
-@pytest.mark.parametrize("attack", [FGSM, PGD(), PGD(steps=5), PGD(restarts=2)], ids=["FGSM", "PGD", "PGD-5", "restarts"])
+@pytest.mark.parametrize(
+    "attack", [FGSM, PGD(), PGD(steps=5), PGD(restarts=2)], ids=["FGSM", "PGD", "PGD-5", "restarts"]
+)
 @pytest.mark.parametrize("walls", [True, False])
 def test_of_a_linear_classifier_exactly_the_robust_rows_are_left(
     linear: Linear, points: tuple[Tensor, Tensor], attack: PGD, loss: Any, walls: bool
@@ -77,7 +90,9 @@ def test_in_the_euclidean_ball_too(linear: Linear, points: tuple[Tensor, Tensor]
     assert 0.1 < truth.double().mean() < 0.9
 
 
-def test_the_nearest_fooled_point_of_a_linear_classifier(linear: Linear, points: tuple[Tensor, Tensor]) -> None:
+def test_the_nearest_fooled_point_of_a_linear_classifier(
+    linear: Linear, points: tuple[Tensor, Tensor]
+) -> None:
     x, y = points[0][:60], points[1][:60]
     truth = (x.flatten(1) @ linear.w + linear.b).abs() / linear.w.norm()  # |w·x + b| / ‖w‖₂
     nearest = CW(walls=None, searches=6, steps=100, rate=0.01).nearest(linear, x, y)
@@ -87,14 +102,18 @@ def test_the_nearest_fooled_point_of_a_linear_classifier(linear: Linear, points:
     assert float((found / truth - 1).abs().median()) < 0.05
 
 
-def test_cw_stays_in_the_ball_and_leaves_no_fewer_than_can_be_flipped(linear: Linear, points: tuple[Tensor, Tensor]) -> None:
+def test_cw_stays_in_the_ball_and_leaves_no_fewer_than_can_be_flipped(
+    linear: Linear, points: tuple[Tensor, Tensor]
+) -> None:
     x, y = points[0][:60], points[1][:60]
     truth = linear.robust(x, y, 0.3, 2)
     found = left(linear, x, y, CW(walls=None, steps=200), 0.3, norm="2", walls=None).bool()
     assert bool((found | ~truth).all()) and (found != truth).double().mean() < 0.1
 
 
-def test_a_search_without_slopes_finds_most_and_never_more(linear: Linear, points: tuple[Tensor, Tensor]) -> None:
+def test_a_search_without_slopes_finds_most_and_never_more(
+    linear: Linear, points: tuple[Tensor, Tensor]
+) -> None:
     x, y = points
     truth = linear.robust(x, y, EPSILON, 1, walls=True)
     found = left(linear, x, y, Square(400)).bool()
@@ -108,7 +127,9 @@ def test_more_queries_find_more(linear: Linear, points: tuple[Tensor, Tensor]) -
     assert many < few - 0.02
 
 
-def test_a_classifier_that_is_too_sure_is_attacked_all_the_same(linear: Linear, points: tuple[Tensor, Tensor]) -> None:
+def test_a_classifier_that_is_too_sure_is_attacked_all_the_same(
+    linear: Linear, points: tuple[Tensor, Tensor]
+) -> None:
     """Its softmax is 1 to the last digit, so the slope of cross-entropy is 0 almost everywhere; the attack is not fooled."""
     x, y = points
     truth = linear.robust(x, y, EPSILON, 1, walls=True)
@@ -155,20 +176,32 @@ class Sticky(PGD):
 
 
 @pytest.mark.parametrize("bug", [Downhill, Sticky])
-def test_an_attack_that_does_not_attack_is_seen(linear: Linear, points: tuple[Tensor, Tensor], bug: type[PGD]) -> None:
+def test_an_attack_that_does_not_attack_is_seen(
+    linear: Linear, points: tuple[Tensor, Tensor], bug: type[PGD]
+) -> None:
     x, y = points
-    assert not torch.equal(left(linear, x, y, bug(random=False)).bool(), linear.robust(x, y, EPSILON, 1, walls=True))
+    assert not torch.equal(
+        left(linear, x, y, bug(random=False)).bool(), linear.robust(x, y, EPSILON, 1, walls=True)
+    )
 
 
 @pytest.mark.parametrize("bug", [Unbounded, Unwalled])
-def test_an_attack_that_leaves_its_budget_is_refused(linear: Linear, points: tuple[Tensor, Tensor], bug: type[PGD]) -> None:
+def test_an_attack_that_leaves_its_budget_is_refused(
+    linear: Linear, points: tuple[Tensor, Tensor], bug: type[PGD]
+) -> None:
     with pytest.raises(ValueError, match=r"came back with points .*;.*;"):
         left(linear, *points, bug())
 
 
-@pytest.mark.parametrize("attack", [PGD(), PGD(loss="margin", restarts=3), Square(50), PGD(norm="2"), CW(steps=20)], ids=str)
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(), PGD(loss="margin", restarts=3), Square(50), PGD(norm="2"), CW(steps=20)],
+    ids=str,
+)
 @pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.7, 3.0])
-def test_budgets_are_kept(linear: Linear, points: tuple[Tensor, Tensor], attack: Any, epsilon: float) -> None:
+def test_budgets_are_kept(
+    linear: Linear, points: tuple[Tensor, Tensor], attack: Any, epsilon: float
+) -> None:
     x, y = points[0][:40], points[1][:40]
     found = attack(linear, x, y, epsilon, generator=seeded(0))
     norm = "2" if isinstance(attack, CW) or getattr(attack, "norm", "inf") == "2" else "inf"
@@ -206,7 +239,9 @@ def masked() -> tuple[Net, Tensor, Tensor]:
     return net, x, net(quantised(x)).argmax(1)
 
 
-def test_masked_slopes_stop_pgd_but_neither_bpda_nor_square_nor_transfer(masked: tuple[Net, Tensor, Tensor]) -> None:
+def test_masked_slopes_stop_pgd_but_neither_bpda_nor_square_nor_transfer(
+    masked: tuple[Net, Tensor, Tensor],
+) -> None:
     net, x, y = masked
 
     def defence(x: Tensor) -> Tensor:
@@ -218,16 +253,24 @@ def test_masked_slopes_stop_pgd_but_neither_bpda_nor_square_nor_transfer(masked:
         "transfer": Transfer(net, PGD(loss="margin")),
         "square": Square(300),
     }
-    found = robustness(defence, x, y, 0.2, attacks, generator=seeded(0))
+    found = robust_accuracy(defence, x, y, 0.2, attacks, generator=seeded(0))
     shares = {name: estimate.value for name, estimate in found.accuracy.items()}
     assert shares["pgd"] > 0.95, "slopes of rounding are 0: PGD cannot move"
     assert max(shares["bpda"], shares["transfer"]) < 0.3 and shares["square"] < 0.8
     assert shares["minimum"] <= min(shares.values())
-    checks = {check.name: check.holds for check in sanity(defence, x, y, 0.2, white=PGD(random=False), generator=seeded(0))}
-    assert not checks["black box never beats white box"] and not checks["the unbounded attack succeeds"]
+    checks = {
+        check.name: check.holds
+        for check in sanity(defence, x, y, 0.2, white=PGD(random=False), generator=seeded(0))
+    }
+    assert (
+        not checks["black box never beats white box"]
+        and not checks["the unbounded attack succeeds"]
+    )
 
 
-def test_a_model_that_hides_its_slope_altogether_is_still_searched(masked: tuple[Net, Tensor, Tensor]) -> None:
+def test_a_model_that_hides_its_slope_altogether_is_still_searched(
+    masked: tuple[Net, Tensor, Tensor],
+) -> None:
     net, x, y = masked
 
     def closed(x: Tensor) -> Tensor:
@@ -242,7 +285,9 @@ def test_slopes_that_are_no_numbers_do_no_harm(points: tuple[Tensor, Tensor]) ->
     x, y = points
 
     def cracked(x: Tensor) -> Tensor:
-        score = (x.flatten(1).sum(1) - 8) + 0 * torch.sqrt(x.flatten(1).sum(1) * 0)  # the slope of √ at 0 is infinite
+        score = (x.flatten(1).sum(1) - 8) + 0 * torch.sqrt(
+            x.flatten(1).sum(1) * 0
+        )  # the slope of √ at 0 is infinite
         return torch.stack([-score, score], 1)
 
     found = PGD(steps=3)(cracked, x, y, 0.1, generator=seeded(0))
@@ -265,12 +310,19 @@ def test_averaged_slopes_find_what_single_ones_miss() -> None:
             score = x.flatten(1).sum(1) + ((x - x.detach()) * noise).flatten(1).sum(1)
             return torch.stack([-score + 9, score - 9], 1)
 
-    x, y = torch.full((40, 1, 4, 4), 0.7), torch.ones(40, dtype=torch.long)  # 11.2 − 16 · 0.15 = 8.8 < 9: barely
+    x, y = (
+        torch.full((40, 1, 4, 4), 0.7),
+        torch.ones(40, dtype=torch.long),
+    )  # 11.2 − 16 · 0.15 = 8.8 < 9: barely
     plain, averaged = Buried(), Buried()
     one = PGD(steps=6, loss="margin", settle=False)(plain, x, y, 0.15, generator=seeded(0))
-    many = PGD(steps=6, loss="margin", settle=False, eot=100)(averaged, x, y, 0.15, generator=seeded(0))
+    many = PGD(steps=6, loss="margin", settle=False, eot=100)(
+        averaged, x, y, 0.15, generator=seeded(0)
+    )
     assert float(many.sum()) < float(one.sum())
-    assert averaged.calls - 1 == 100 * (plain.calls - 1)  # and one call looked at the form of the logits
+    assert averaged.calls - 1 == 100 * (
+        plain.calls - 1
+    )  # and one call looked at the form of the logits
 
 
 def test_the_share_of_right_answers_counts_for_a_model_with_noise() -> None:
@@ -280,9 +332,13 @@ def test_the_share_of_right_answers_counts_for_a_model_with_noise() -> None:
         return torch.rand(len(x), 2, generator=noise)
 
     x, y = torch.rand(50, 1, 4, 4, generator=seeded(1)), torch.zeros(50, dtype=torch.long)
-    found = robustness(coin, x, y, 0.1, {"a": FGSM, "b": FGSM}, generator=seeded(2), evaluations=200)
+    found = robust_accuracy(
+        coin, x, y, 0.1, {"a": FGSM, "b": FGSM}, generator=seeded(2), evaluations=200
+    )
     assert abs(found.accuracy["clean"].value - 0.5) < 5 * 0.5 / 100
-    assert found.accuracy["minimum"].value < found.accuracy["clean"].value  # the least of noisy shares, as the docs say
+    assert (
+        found.accuracy["minimum"].value < found.accuracy["clean"].value
+    )  # the least of noisy shares, as the docs say
     assert found.evaluations == 200 and 0 <= found.majority.value <= 0.6
 
 
@@ -294,18 +350,30 @@ def test_attacks_leave_no_trace_on_the_model(masked: tuple[Net, Tensor, Tensor])
     net = Net().train()
     before = [p.clone() for p in net.parameters()]
     given = x.clone()
-    for attack in (PGD(steps=2), CW(steps=2), Square(5), Adaptive(steps=2, energy=lambda x: x.flatten(1).sum(1))):
+    for attack in (
+        PGD(steps=2),
+        CW(steps=2),
+        Square(5),
+        Adaptive(steps=2, energy=lambda x: x.flatten(1).sum(1)),
+    ):
         attack(net, x, y, 0.1, generator=seeded(0))
     assert net.training and all(p.requires_grad and p.grad is None for p in net.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)) and torch.equal(x, given)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)
+    ) and torch.equal(x, given)
 
 
 def test_running_means_stay_as_they_were(points: tuple[Tensor, Tensor]) -> None:
     x, y = points
-    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(SIDE * SIDE), nn.Linear(SIDE * SIDE, 2)).train()
+    net = nn.Sequential(
+        nn.Flatten(), nn.BatchNorm1d(SIDE * SIDE), nn.Linear(SIDE * SIDE, 2)
+    ).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    robustness(net, x, y, 0.1, {"pgd": PGD(steps=2), "square": Square(2)}, generator=seeded())
-    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items()) and net.training
+    robust_accuracy(net, x, y, 0.1, {"pgd": PGD(steps=2), "square": Square(2)}, generator=seeded())
+    assert (
+        all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+        and net.training
+    )
 
 
 def test_the_same_generator_gives_the_same_points(masked: tuple[Net, Tensor, Tensor]) -> None:

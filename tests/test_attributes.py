@@ -40,8 +40,12 @@ def test_a_ring_of_strokes_has_their_thickness_and_no_slant() -> None:
 def test_grey_level_and_place_do_not_matter() -> None:
     x = bar(3.0, 20.0)
     moved = torch.roll(x, (3, -2), (2, 3))
-    assert torch.allclose(thickness(0.4 * x), thickness(x)) and torch.allclose(thickness(moved), thickness(x))
-    assert torch.allclose(slant(0.4 * x), slant(x), atol=1e-5) and torch.allclose(slant(moved), slant(x), atol=1e-5)
+    assert torch.allclose(thickness(0.4 * x), thickness(x)) and torch.allclose(
+        thickness(moved), thickness(x)
+    )
+    assert torch.allclose(slant(0.4 * x), slant(x), atol=1e-5) and torch.allclose(
+        slant(moved), slant(x), atol=1e-5
+    )
 
 
 def test_the_dark_has_neither() -> None:
@@ -50,7 +54,14 @@ def test_the_dark_has_neither() -> None:
 
 
 def test_only_grey_pictures_are_measured() -> None:
-    for bad in (torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)):
+    for bad in (
+        torch.zeros(1, 3, 8, 8),
+        torch.zeros(1, 8, 8),
+        torch.zeros(1, 1, 8, 8, dtype=torch.uint8),
+    ):
         for measure in (thickness, slant):
-            with pytest.raises(ValueError, match=r"pictures came as .*; strokes are measured on grey ones.*; take one channel"):
+            with pytest.raises(
+                ValueError,
+                match=r"pictures came as .*; strokes are measured on grey ones.*; take one channel",
+            ):
                 measure(bad)

@@ -14,8 +14,18 @@ from torch import Tensor
 from lowland import BlockGibbs, Energy, binary, box, categorical, energy_values, real, sample
 from lowland.interop.zuko import fit_flow
 from lowland.metrics import log_z
-from lowland.nets.noise_partners import FlowNoise
-from lowland.targets import Banana, Bernoulli, Categorical, Gaussian, Ising, Normal, Potts, Uniform, fit_base
+from lowland.nets.noise_models import FlowNoise
+from lowland.targets import (
+    Banana,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Ising,
+    Normal,
+    Potts,
+    Uniform,
+    fit_base,
+)
 
 DOUBLE = torch.float64
 P = [[0.1, 0.5, 0.8], [0.3, 0.95, 0.02]]
@@ -41,7 +51,9 @@ def states(energy: Energy) -> Tensor:
 @pytest.mark.parametrize("name", DISCRETE)
 def test_log_z_of_a_discrete_base_is_the_sum_over_its_states(name: str) -> None:
     energy = DISCRETE[name]
-    assert torch.logsumexp(-energy(states(energy)), 0).item() == pytest.approx(energy.log_z, abs=1e-10)
+    assert torch.logsumexp(-energy(states(energy)), 0).item() == pytest.approx(
+        energy.log_z, abs=1e-10
+    )
 
 
 def test_log_z_of_a_continuous_base_is_its_integral() -> None:
@@ -66,7 +78,9 @@ def test_draws_are_those_of_the_law(name: str, dtype: torch.dtype) -> None:
     every = states(energy)
     law = (-energy(every) - energy.log_z).exp()
     classes = 2 if energy.domain.kind == "binary" else energy.domain.classes
-    for k in range(1, classes):  # the share of every value at every site, and of pairs of neighbours
+    for k in range(
+        1, classes
+    ):  # the share of every value at every site, and of pairs of neighbours
         hits, exact = (x == k).flatten(1).double(), (law @ (every == k).flatten(1).double())
         assert z_scores(hits, exact).abs().max() < LIMIT
         pairs = hits[:, :-1] * hits[:, 1:]
@@ -85,7 +99,9 @@ def test_draws_have_the_moments_of_the_law(name: str) -> None:
     )
     assert z_scores(x, mean.double()).abs().max() < LIMIT
     assert z_scores((x - mean).square(), scale.double() ** 2).abs().max() < LIMIT
-    assert z_scores((x - mean).square(), (0.97 * scale.double()) ** 2).abs().min() > LIMIT  # and the test would see it
+    assert (
+        z_scores((x - mean).square(), (0.97 * scale.double()) ** 2).abs().min() > LIMIT
+    )  # and the test would see it
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "categorical", "uniform bits", "uniform classes"])
@@ -104,7 +120,9 @@ def test_conditionals_are_differences_of_energies(name: str) -> None:
             torch.testing.assert_close(said.flatten(1)[:, i], table[:, 1] - table[:, 0])
         else:
             site = said.flatten(1, -2)[:, i]
-            torch.testing.assert_close(site - site[:, :1], table - table[:, :1], atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(
+                site - site[:, :1], table - table[:, :1], atol=1e-6, rtol=1e-6
+            )
 
 
 def test_one_hot_energies_are_those_of_the_classes() -> None:
@@ -113,22 +131,33 @@ def test_one_hot_energies_are_those_of_the_classes() -> None:
     torch.testing.assert_close(energy.relaxed(z), energy(x))
 
 
-@pytest.mark.parametrize("energy", [CONTINUOUS["normal"], Bernoulli(P)], ids=["normal", "bernoulli"])
+@pytest.mark.parametrize(
+    "energy", [CONTINUOUS["normal"], Bernoulli(P)], ids=["normal", "bernoulli"]
+)
 def test_gradients_by_hand_are_right(energy: Any) -> None:
     gradient_is_right(energy, energy.draw(20, seeded(3), DOUBLE))
     assert Uniform(box(0.0, 1.0, 3)).analytic(torch.rand(4, 3))[1].abs().max() == 0
 
 
-@pytest.mark.parametrize("lattice", [Ising((4, 4), coupling=0.3), Potts((3, 4), 3, 0.4)], ids=["ising", "potts"])
+@pytest.mark.parametrize(
+    "lattice", [Ising((4, 4), coupling=0.3), Potts((3, 4), 3, 0.4)], ids=["ising", "potts"]
+)
 def test_a_base_with_the_colouring_of_a_lattice_is_swept_with_it(lattice: Any) -> None:
-    p = torch.full((*lattice.domain.shape, 3), 1 / 3) if lattice.domain.kind == "categorical" else torch.full((4, 4), 0.4)
+    p = (
+        torch.full((*lattice.domain.shape, 3), 1 / 3)
+        if lattice.domain.kind == "categorical"
+        else torch.full((4, 4), 0.4)
+    )
     base: Any = Categorical(p) if lattice.domain.kind == "categorical" else Bernoulli(p)
     plain, joined = base + lattice, base.coloured(lattice.colours) + lattice
     assert plain.colours is None and torch.equal(joined.colours, lattice.colours)
     assert torch.equal(base.colours, torch.ones(1, *lattice.domain.shape, dtype=torch.bool))
     x = base.draw(2000, seeded(), DOUBLE)
     torch.testing.assert_close(plain(x), joined(x))
-    a, b = (sample(e, BlockGibbs(), x, 12, generator=seeded(k)).x.flatten(1) for k, e in enumerate((plain, joined)))
+    a, b = (
+        sample(e, BlockGibbs(), x, 12, generator=seeded(k)).x.flatten(1)
+        for k, e in enumerate((plain, joined))
+    )
     difference = a.mean(0) - b.mean(0)
     error = ((a.var(0) + b.var(0)) / 2000).sqrt()
     assert (difference / error).abs().max() < LIMIT
@@ -138,7 +167,9 @@ def test_a_base_with_the_colouring_of_a_lattice_is_swept_with_it(lattice: Any) -
 
 def test_a_fitted_base_has_the_shares_of_the_data_smoothed() -> None:
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
-    torch.testing.assert_close(fit_base(binary(2), x).probabilities, torch.tensor([0.8, 0.4], dtype=DOUBLE))
+    torch.testing.assert_close(
+        fit_base(binary(2), x).probabilities, torch.tensor([0.8, 0.4], dtype=DOUBLE)
+    )
     y = torch.tensor([[2.0], [2.0], [0.0]])
     expected = torch.tensor([[2.0, 1.0, 3.0]], dtype=DOUBLE) / 6
     torch.testing.assert_close(fit_base(categorical(3, 1), y).probabilities, expected)
@@ -150,11 +181,20 @@ def test_a_fitted_gaussian_has_the_moments_of_the_data() -> None:
     fitted = fit_base(real(3), x)
     assert isinstance(fitted, Gaussian)
     torch.testing.assert_close(torch.tensor(fitted.mean, dtype=DOUBLE), x.mean(0))
-    torch.testing.assert_close(torch.tensor(fitted.covariance, dtype=DOUBLE), torch.cov(x.T), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(fitted.covariance, dtype=DOUBLE), torch.cov(x.T), rtol=1e-4, atol=1e-4
+    )
     few = fit_base(real(3), x[:20])
     assert isinstance(few, Normal) and torch.equal(few.width, x[:20].std(0).float())
-    images = fit_base(real(1, 2, 2), torch.randn(50, 1, 2, 2, generator=seeded()) * torch.tensor([1.0, 0.0]).view(1, 1, 1, 2))
-    assert isinstance(images, Normal) and images.domain.shape == (1, 2, 2) and bool((images.width > 0).all())
+    images = fit_base(
+        real(1, 2, 2),
+        torch.randn(50, 1, 2, 2, generator=seeded()) * torch.tensor([1.0, 0.0]).view(1, 1, 1, 2),
+    )
+    assert (
+        isinstance(images, Normal)
+        and images.domain.shape == (1, 2, 2)
+        and bool((images.width > 0).all())
+    )
 
 
 def test_without_data_a_bounded_domain_gets_the_uniform_law() -> None:
@@ -191,7 +231,9 @@ def test_what_is_no_law_is_refused_in_three_clauses(make: Any) -> None:
         make()
 
 
-zuko_needed = pytest.mark.skipif(find_spec("zuko") is None, reason="zuko is not installed; see the extra `zuko`")
+zuko_needed = pytest.mark.skipif(
+    find_spec("zuko") is None, reason="zuko is not installed; see the extra `zuko`"
+)
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +266,9 @@ def test_a_fitted_flow_is_a_better_base_than_a_gaussian(flow: FlowNoise) -> None
     assert near.upper - near.lower < far.upper - far.lower
     again = fit_flow(Banana().draw(2000, seeded(0)), steps=5, generator=seeded(1))
     other = fit_flow(Banana().draw(2000, seeded(0)), steps=5, generator=seeded(1))
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     with pytest.raises(ValueError, match=r";.*;"):
         fit_flow(torch.zeros(5, 1, 4, 4), generator=seeded())

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from benchmarks import langevin, runner
-from benchmarks.runner import Benchmark, Contender, Disagreement, Goal, Outcome, measure, record, spread, write
+from benchmarks.runner import (
+    Benchmark,
+    Contender,
+    Disagreement,
+    Goal,
+    Outcome,
+    measure,
+    record,
+    spread,
+    write,
+)
 
 ABSENT = "no-such-package"
 
@@ -24,7 +34,9 @@ class FakeClock:
     def __call__(self) -> float:
         return self.now
 
-    def contender(self, name: str, seconds: list[float], result: Any = 1.0, package: str | None = None) -> Contender:
+    def contender(
+        self, name: str, seconds: list[float], result: Any = 1.0, package: str | None = None
+    ) -> Contender:
         """Takes seconds[i] in its i-th run; its set-up takes 1000 s, which must not be counted."""
 
         def prepare() -> Callable[[], Any]:
@@ -69,11 +81,17 @@ def three(clock: FakeClock) -> Benchmark:
         same,
         amount=30.0,
         unit="steps",
-        goals=[Goal("double", "floor", 2.0), Goal("double", "floor", 1.9), Goal("double", "absent", 1.0)],
+        goals=[
+            Goal("double", "floor", 2.0),
+            Goal("double", "floor", 1.9),
+            Goal("double", "absent", 1.0),
+        ],
     )
 
 
-def test_ratios_are_paired_by_round_and_warm_up_and_set_up_are_not_counted(clock: FakeClock) -> None:
+def test_ratios_are_paired_by_round_and_warm_up_and_set_up_are_not_counted(
+    clock: FakeClock,
+) -> None:
     times = timed(clock, three(clock), 3)
     assert times.wall["floor"] == pytest.approx([1.0, 10.0, 1.5])
     assert times.wall["double"] == pytest.approx([2.0, 20.0, 3.3])
@@ -92,7 +110,9 @@ def test_rounds_are_interleaved_and_every_other_one_runs_backwards(clock: FakeCl
 def test_contenders_that_differ_are_refused_before_anything_is_timed(clock: FakeClock) -> None:
     wrong = clock.contender("wrong", [1.0] * 9, result=2.0)
     benchmark = Benchmark("fake", "", [clock.contender("floor", [1.0] * 9), wrong], same)
-    with pytest.raises(Disagreement, match=r"wrong and floor do not compute the same: 2\.0 is not 1\.0"):
+    with pytest.raises(
+        Disagreement, match=r"wrong and floor do not compute the same: 2\.0 is not 1\.0"
+    ):
         timed(clock, benchmark, 3)
     assert len(clock.order) == 2
 
@@ -126,15 +146,24 @@ def test_record_and_files(clock: FakeClock, tmp_path: Path) -> None:
     assert floor["ratio"]["median"] == 1.0 and floor["agreement"] == "equal"
     assert not absent["installed"] and absent["packages"] == {ABSENT: None}
     assert found["rounds"] == 3 and found["machine"]["torch"] == torch.__version__
-    assert [goal["verdict"] for goal in found["goals"]] == ["met in the median only", "missed", "not measured"]
+    assert [goal["verdict"] for goal in found["goals"]] == [
+        "met in the median only",
+        "missed",
+        "not measured",
+    ]
     text = page.read_text()
-    assert "| double | 9.09 [1.50 … 15.00] | 3.300 [2.000 … 20.000] | 2.000 [2.000 … 2.200] |" in text
+    assert (
+        "| double | 9.09 [1.50 … 15.00] | 3.300 [2.000 … 20.000] | 2.000 [2.000 … 2.200] |" in text
+    )
     assert "| absent (no-such-package not installed) | not installed |" in text
     assert "`python -m benchmarks.fake`" in text and "double ≤ 1.9 × floor" in text
 
 
 def test_main_lists_runs_writes_and_refuses(
-    clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: FakeClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pinned: list[tuple[int | None, bool]] = []
     monkeypatch.setattr(runner, "pin", lambda core, keep_heap: pinned.append((core, keep_heap)))
@@ -143,10 +172,16 @@ def test_main_lists_runs_writes_and_refuses(
     assert "not installed" in capsys.readouterr().out and not pinned
     args = parser.parse_args(["--rounds", "2", "--core", "0", "--out", str(tmp_path)])
     assert runner.main(args, lambda: three(clock)) == 0
-    assert pinned == [(0, True)] and (tmp_path / "fake.json").exists() and (tmp_path / "fake.md").exists()
+    assert (
+        pinned == [(0, True)]
+        and (tmp_path / "fake.json").exists()
+        and (tmp_path / "fake.md").exists()
+    )
     wrong = [clock.contender("floor", [1.0] * 9), clock.contender("wrong", [1.0] * 9, result=2.0)]
     assert runner.main(args, lambda: Benchmark("bad", "", wrong, same)) == 1
-    assert "refused: wrong and floor" in capsys.readouterr().err and not (tmp_path / "bad.md").exists()
+    assert (
+        "refused: wrong and floor" in capsys.readouterr().err and not (tmp_path / "bad.md").exists()
+    )
 
 
 STEPS, CHAINS = 2, 32
@@ -163,7 +198,9 @@ def outcome(make: Callable[[langevin.Task], langevin.Run], task: langevin.Task) 
     return Outcome(make(task)(), langevin.prove(make, task))
 
 
-def test_lowland_makes_the_move_of_the_floor_and_costs_one_gradient_more(task: langevin.Task) -> None:
+def test_lowland_makes_the_move_of_the_floor_and_costs_one_gradient_more(
+    task: langevin.Task,
+) -> None:
     floor = outcome(langevin.floor, task)
     assert "2 gradients" in langevin.check(floor, floor)
     assert "3 gradients" in langevin.check(floor, outcome(langevin.lowland_loop, task))
@@ -185,9 +222,12 @@ def biased(task: langevin.Task, noise: float = 1.0, drift: float = 1.0) -> lange
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"noise": 0.97}, "of its variance"), ({"drift": 0.99}, "without noise they part")]
+    ("wrong", "message"),
+    [({"noise": 0.97}, "of its variance"), ({"drift": 0.99}, "without noise they part")],
 )
-def test_the_check_sees_a_wrong_move(task: langevin.Task, wrong: dict[str, float], message: str) -> None:
+def test_the_check_sees_a_wrong_move(
+    task: langevin.Task, wrong: dict[str, float], message: str
+) -> None:
     floor = outcome(langevin.floor, task)
     langevin.check(floor, outcome(biased, task))
     with pytest.raises(Disagreement, match=message):

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from benchmarks import bf16_quality
-from benchmarks.bf16_quality import CONTROL, WAYS, Convolved, Made, distances, markdown, permutation_p, toy
+from benchmarks.bf16_quality import (
+    CONTROL,
+    WAYS,
+    Convolved,
+    Made,
+    distances,
+    markdown,
+    permutation_p,
+    toy,
+)
 from benchmarks.runner import RESULTS
 
 
@@ -25,7 +34,9 @@ def both(a: Made, b: Made) -> Tensor:
 def test_the_convolutions_law_is_that_of_its_energy() -> None:
     energy = Convolved()
     values, vectors, mean = energy.law()
-    curvature = torch.autograd.functional.hessian(lambda x: energy(x.view(1, 1, 8, 8)).sum(), mean.float())
+    curvature = torch.autograd.functional.hessian(
+        lambda x: energy(x.view(1, 1, 8, 8)).sum(), mean.float()
+    )
     assert torch.allclose(curvature.double(), (vectors * values) @ vectors.T, atol=1e-4)
     x = mean.view(1, 1, 8, 8).float().requires_grad_(True)
     (slope,) = torch.autograd.grad(Convolved()(x).sum(), x)
@@ -33,7 +44,10 @@ def test_the_convolutions_law_is_that_of_its_energy() -> None:
 
 
 def test_shuffles_pass_equal_laws_and_see_a_shift() -> None:
-    equal = [permutation_p(a, b, both(a, b), 3.0) for a, b in ((made(100, i), made(100, i + 50)) for i in range(10))]
+    equal = [
+        permutation_p(a, b, both(a, b), 3.0)
+        for a, b in ((made(100, i), made(100, i + 50)) for i in range(10))
+    ]
     assert sum(p < 0.05 for p in equal) <= 3 and max(equal) > 0.3
     a, b = made(100, 1), made(100, 2, shift=1.0)
     assert permutation_p(a, b, both(a, b), 3.0) < 0.01

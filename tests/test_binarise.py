@@ -38,7 +38,9 @@ def test_threshold_is_the_grey_value_above_one_half_and_nothing_else() -> None:
     data = load_data("digits", binarise="threshold")
     for (_, made), (_, grey) in zip(data.parts(), GREY.parts(), strict=True):
         assert torch.equal(made.x, (grey.x * 16 >= 9).float()) and torch.equal(made.y, grey.y)
-    assert bool((GREY.train.x == 0.5).any()), "no pixel at the threshold, so the test above would not see >= for >"
+    assert bool((GREY.train.x == 0.5).any()), (
+        "no pixel at the threshold, so the test above would not see >= for >"
+    )
 
 
 def coins_are_fair(draw: Callable[[Tensor, Generator], Tensor]) -> bool:
@@ -49,7 +51,9 @@ def coins_are_fair(draw: Callable[[Tensor, Generator], Tensor]) -> bool:
     sure = bool((made[levels[0]] == 0).all()) and bool((made[levels[16]] == 1).all())
     scores = [z_of(made[at], grey[at], grey[at] * (1 - grey[at])) for at in levels[1:16]]
     pooled = z_of(made, grey, grey * (1 - grey))
-    return sure and set(made.unique().tolist()) == {0.0, 1.0} and max(map(abs, [*scores, pooled])) < 5
+    return (
+        sure and set(made.unique().tolist()) == {0.0, 1.0} and max(map(abs, [*scores, pooled])) < 5
+    )
 
 
 def test_a_toss_is_one_with_the_grey_value_as_its_probability() -> None:
@@ -63,7 +67,9 @@ def test_a_toss_is_one_with_the_grey_value_as_its_probability() -> None:
         lambda grey, g: (torch.rand(grey.shape, generator=g) * 0.97 < grey).float(),
         lambda grey, g: (torch.rand(grey.shape, generator=g) <= grey.clamp_min(0.002)).float(),
         lambda grey, g: (grey > 0.5).float(),
-        lambda grey, g: (torch.rand(len(grey), 1, 1, 1, generator=g) * torch.ones_like(grey) < grey.flip(0)).float(),
+        lambda grey, g: (
+            torch.rand(len(grey), 1, 1, 1, generator=g) * torch.ones_like(grey) < grey.flip(0)
+        ).float(),
         lambda grey, g: grey,
     ],
 )
@@ -82,7 +88,12 @@ def test_pixels_of_one_draw_are_independent_of_each_other_and_of_the_other_parts
     off = [made.x - grey.x for (_, made), (_, grey) in zip(data.parts(), GREY.parts(), strict=True)]
     variance = [grey.x * (1 - grey.x) for _, grey in GREY.parts()]
     for a, b, u, v in (
-        (off[0][:, :, :, 1:], off[0][:, :, :, :-1], variance[0][:, :, :, 1:], variance[0][:, :, :, :-1]),
+        (
+            off[0][:, :, :, 1:],
+            off[0][:, :, :, :-1],
+            variance[0][:, :, :, 1:],
+            variance[0][:, :, :, :-1],
+        ),
         (off[0][1:], off[0][:-1], variance[0][1:], variance[0][:-1]),
         (off[1], off[2], variance[1], variance[2]),
         (off[0][:size], off[2], variance[0][:size], variance[2]),
@@ -93,21 +104,38 @@ def test_pixels_of_one_draw_are_independent_of_each_other_and_of_the_other_parts
 def test_a_fixed_draw_follows_the_seed_and_a_limit_moves_no_pixel() -> None:
     one, again, other = (load_data("digits", binarise="fixed", seed=seed) for seed in (1, 1, 2))
     few = load_data("digits", binarise="fixed", seed=1, limit=50)
-    for (_, a), (_, b), (_, c), (_, grey) in zip(one.parts(), again.parts(), other.parts(), GREY.parts(), strict=True):
+    for (_, a), (_, b), (_, c), (_, grey) in zip(
+        one.parts(), again.parts(), other.parts(), GREY.parts(), strict=True
+    ):
         assert torch.equal(a.x, b.x)
         assert abs(agreement(a.x, c.x, grey.x)) < 5
     assert torch.equal(few.train.x, one.train.x[:50]) and torch.equal(few.test.x, one.test.x)
 
 
-def test_a_stochastic_set_keeps_grey_values_to_train_on_and_one_draw_of_the_rest_that_no_seed_changes() -> None:
+def test_a_stochastic_set_keeps_grey_values_to_train_on_and_one_draw_of_the_rest_that_no_seed_changes() -> (
+    None
+):
     one, other = (load_data("digits", binarise="stochastic", seed=seed) for seed in (1, 2))
     assert torch.equal(one.train.x, GREY.train.x)
-    for (name, a), (_, b), (_, grey) in list(zip(one.parts(), other.parts(), GREY.parts(), strict=True))[1:]:
+    for (name, a), (_, b), (_, grey) in list(
+        zip(one.parts(), other.parts(), GREY.parts(), strict=True)
+    )[1:]:
         assert torch.equal(a.x, b.x) and bool(one.domain.contains(a.x).all()), name
         assert abs(z_of(a.x, grey.x, grey.x * (1 - grey.x))) < 5
     drawn = settled(one)
-    assert bool(drawn.domain.contains(drawn.train.x).all()) and torch.equal(drawn.test.x, one.test.x)
-    assert abs(agreement(drawn.train.x, made_binary(GREY.train.x, "fixed", Generator().manual_seed(0)), GREY.train.x)) < 5
+    assert bool(drawn.domain.contains(drawn.train.x).all()) and torch.equal(
+        drawn.test.x, one.test.x
+    )
+    assert (
+        abs(
+            agreement(
+                drawn.train.x,
+                made_binary(GREY.train.x, "fixed", Generator().manual_seed(0)),
+                GREY.train.x,
+            )
+        )
+        < 5
+    )
     assert settled(load_data("digits", binarise="fixed")).train.x.unique().tolist() == [0.0, 1.0]
 
 
@@ -115,10 +143,23 @@ def test_a_stochastic_set_keeps_grey_values_to_train_on_and_one_draw_of_the_rest
 
 
 def recipe(how: str | None, **more: Any) -> lowland.Recipe:
-    small = {"energy.hidden": 6, "training.batch": 32, "objective.capacity": 32, "objective.chains": 32, "data.limit": 32}
-    steps = {"training.steps": 40, "training.checkpoint_every": 20, "training.log_every": 10, "training.keep": 3}
+    small = {
+        "energy.hidden": 6,
+        "training.batch": 32,
+        "objective.capacity": 32,
+        "objective.chains": 32,
+        "data.limit": 32,
+    }
+    steps = {
+        "training.steps": 40,
+        "training.checkpoint_every": 20,
+        "training.log_every": 10,
+        "training.keep": 3,
+    }
     quick = {"evaluation.judge_steps": 0, "evaluation.samples": 32, "generation.steps": 5}
-    return lowland.read_recipe("digits-rbm", {**small, **steps, **quick, "data.binarise": how, **more})
+    return lowland.read_recipe(
+        "digits-rbm", {**small, **steps, **quick, "data.binarise": how, **more}
+    )
 
 
 def visits(how: str, times: int, data: Dataset | None = None) -> tuple[Tensor, Tensor]:
@@ -150,7 +191,9 @@ def test_stochastic_data_drawn_only_once_are_noticed() -> None:
     assert not drawn_anew(*visits("stochastic", 40, once))
 
 
-def test_a_generator_that_begins_again_at_each_batch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_generator_that_begins_again_at_each_batch_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     proper = Session.batch
 
     def again(self: Session) -> Any:
@@ -161,7 +204,9 @@ def test_a_generator_that_begins_again_at_each_batch_is_noticed(monkeypatch: pyt
     assert not drawn_anew(*visits("stochastic", 40))
 
 
-def test_a_resumed_stochastic_run_draws_what_an_uninterrupted_one_would_have_drawn(tmp_path: Path) -> None:
+def test_a_resumed_stochastic_run_draws_what_an_uninterrupted_one_would_have_drawn(
+    tmp_path: Path,
+) -> None:
     values = recipe("stochastic")
     fit(values, tmp_path / "whole", progress=False)
     run = Run.open(tmp_path / "whole")
@@ -179,16 +224,35 @@ def test_a_resumed_stochastic_run_draws_what_an_uninterrupted_one_would_have_dra
 @pytest.mark.parametrize("how", WAYS)
 def test_a_binary_set_says_what_was_done(how: str) -> None:
     data = load_data("digits", binarise=how, seed=7)
-    assert data.domain == binary(1, 8, 8) and data.binarisation == how and data.levels is None and data.classes == 10
-    assert data.binarised.startswith("digits, ") and data.note.startswith(GREY.note) and data.note.endswith(data.binarised)
-    words = {"threshold": ("above 0.5",), "stochastic": ("anew", "8128"), "fixed": ("once with seed 7",)}[how]
+    assert (
+        data.domain == binary(1, 8, 8)
+        and data.binarisation == how
+        and data.levels is None
+        and data.classes == 10
+    )
+    assert (
+        data.binarised.startswith("digits, ")
+        and data.note.startswith(GREY.note)
+        and data.note.endswith(data.binarised)
+    )
+    words = {
+        "threshold": ("above 0.5",),
+        "stochastic": ("anew", "8128"),
+        "fixed": ("once with seed 7",),
+    }[how]
     assert all(word in data.binarised for word in words)
     assert GREY.binarisation == GREY.binarised == ""
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_a_run_trains_to_its_report_and_names_the_binarisation_everywhere(how: str, tmp_path: Path) -> None:
-    page = verbs.train(recipe(how, **{"evaluation.outliers": [_images(tmp_path)]}), tmp_path / "run", progress=False)
+def test_a_run_trains_to_its_report_and_names_the_binarisation_everywhere(
+    how: str, tmp_path: Path
+) -> None:
+    page = verbs.train(
+        recipe(how, **{"evaluation.outliers": [_images(tmp_path)]}),
+        tmp_path / "run",
+        progress=False,
+    )
     run, sentence = Run.open(tmp_path / "run"), load_data("digits", binarise=how).binarised
     about, figures, arrays = (
         run.read_json("data.json"),
@@ -202,7 +266,9 @@ def test_a_run_trains_to_its_report_and_names_the_binarisation_everywhere(how: s
         assert set(arrays[name].unique().tolist()) <= {0.0, 1.0}, name
     for name, values in figures["detection"]["outliers"].items():
         assert values["count"] > 0 and math.isfinite(values["auroc"]["value"]), name
-    assert len(figures["detection"]["outliers"]) == 3  # noise, turned by a quarter, and the folder's images made binary too
+    assert (
+        len(figures["detection"]["outliers"]) == 3
+    )  # noise, turned by a quarter, and the folder's images made binary too
 
 
 def _images(folder: Path) -> str:
@@ -219,12 +285,16 @@ def test_an_image_file_is_made_binary_as_the_data_were(tmp_path: Path) -> None:
         (row,) = verbs.energies(tmp_path / how, [tmp_path / "ramp.png"])
         s = subject(Run.open(tmp_path / how))
         x = s.standardised(grey.float()[None, None] / 255)
-        assert bool(s.energy.domain.contains(x).all()) and row["energy"] == pytest.approx(s.energy(x).item(), rel=1e-5)
+        assert bool(s.energy.domain.contains(x).all()) and row["energy"] == pytest.approx(
+            s.energy(x).item(), rel=1e-5
+        )
         if how == "threshold":
             assert torch.equal(x.flatten(), (torch.arange(64) >= 32).float())
 
 
-def test_a_restoration_that_is_asked_for_on_binary_data_is_left_out_with_its_reason(tmp_path: Path) -> None:
+def test_a_restoration_that_is_asked_for_on_binary_data_is_left_out_with_its_reason(
+    tmp_path: Path,
+) -> None:
     values = recipe("threshold").plain()
     values["restoration"] = {"sampler": {"name": "DMALA", "step_size": 0.2}, "steps": 5, "count": 8}
     fit(lowland.read_recipe(values), tmp_path / "run", progress=False)
@@ -242,7 +312,10 @@ def test_folders_and_arrays_of_images_can_be_made_binary(tmp_path: Path) -> None
     (tmp_path / "folder").mkdir()
     for i, picture in enumerate(grey):
         Image.fromarray(picture).save(tmp_path / "folder" / f"{i:02}.png")
-    sets = {name: load_data(tmp_path / name, binarise="threshold") for name in ("bytes.npy", "floats.npy", "folder")}
+    sets = {
+        name: load_data(tmp_path / name, binarise="threshold")
+        for name in ("bytes.npy", "floats.npy", "folder")
+    }
     whole = (torch.from_numpy(grey)[:, None] >= 128).float()
     for name, data in sets.items():
         assert data.domain == binary(1, 6, 5) and data.binarised.startswith(str(tmp_path / name))
@@ -256,8 +329,15 @@ def test_what_cannot_be_made_binary_is_refused_in_three_clauses(how: str, tmp_pa
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((20, 6)))
     np.save(tmp_path / "dark.npy", np.full((20, 6, 5), 3, dtype=np.uint8))
     np.save(tmp_path / "wide.npy", 2 * np.random.default_rng(0).random((20, 1, 6, 5)))
-    for name, kind in (("moons", "real"), (tmp_path / "rows.npy", "real"), (tmp_path / "coins.npy", "binary")):
-        with pytest.raises(DataError, match=rf"binarise was asked for .*{kind} of shape .*; .*\[0, 1\]; leave it out"):
+    for name, kind in (
+        ("moons", "real"),
+        (tmp_path / "rows.npy", "real"),
+        (tmp_path / "coins.npy", "binary"),
+    ):
+        with pytest.raises(
+            DataError,
+            match=rf"binarise was asked for .*{kind} of shape .*; .*\[0, 1\]; leave it out",
+        ):
             load_data(name, binarise=how)
     with pytest.raises(DataError, match=r"values 0\.\d+ to 1\.9\d+; .*; rescale"):
         load_data(tmp_path / "wide.npy", binarise=how)
@@ -268,24 +348,44 @@ def test_what_cannot_be_made_binary_is_refused_in_three_clauses(how: str, tmp_pa
 
 
 def test_a_way_that_is_not_known_is_refused_in_three_clauses() -> None:
-    with pytest.raises(DataError, match="binarise is 'otsu'; it is threshold, stochastic or fixed; choose one"):
+    with pytest.raises(
+        DataError, match="binarise is 'otsu'; it is threshold, stochastic or fixed; choose one"
+    ):
         load_data("digits", binarise="otsu")
-    with pytest.raises(ValueError, match=r"data\.binarise: Input should be 'threshold', 'stochastic' or 'fixed'"):
+    with pytest.raises(
+        ValueError, match=r"data\.binarise: Input should be 'threshold', 'stochastic' or 'fixed'"
+    ):
         recipe("otsu")
 
 
 def test_grey_values_outside_the_unit_interval_are_refused_before_they_are_drawn_from() -> None:
-    odd = replace(GREY, train=Split(GREY.train.x + 0.5, GREY.train.y), binarisation="stochastic", domain=binary(1, 8, 8))
+    odd = replace(
+        GREY,
+        train=Split(GREY.train.x + 0.5, GREY.train.y),
+        binarisation="stochastic",
+        domain=binary(1, 8, 8),
+    )
     with pytest.raises(DataError, match=r"train part of digits has \d+ of 1297 examples outside"):
         lowland.data.check_data(odd)
-    hidden = replace(GREY, test=Split(GREY.train.x, GREY.train.y), binarisation="stochastic", domain=binary(1, 8, 8))
-    with pytest.raises(DataError, match=r"(calibration|test) part of digits has \d+ .* outside the domain"):
+    hidden = replace(
+        GREY,
+        test=Split(GREY.train.x, GREY.train.y),
+        binarisation="stochastic",
+        domain=binary(1, 8, 8),
+    )
+    with pytest.raises(
+        DataError, match=r"(calibration|test) part of digits has \d+ .* outside the domain"
+    ):
         lowland.data.check_data(hidden)  # only the part that is drawn anew may be grey
 
 
-@pytest.mark.parametrize("setting", ["training.dequantise=true", "training.noise=0.1", "training.margin=0.2"])
+@pytest.mark.parametrize(
+    "setting", ["training.dequantise=true", "training.noise=0.1", "training.margin=0.2"]
+)
 def test_a_recipe_that_would_spread_binary_data_is_refused(setting: str) -> None:
-    with pytest.raises(ValueError, match=r"data\.binarise is 'fixed' and training\.\w+ would .*; .*; leave out") as caught:
+    with pytest.raises(
+        ValueError, match=r"data\.binarise is 'fixed' and training\.\w+ would .*; .*; leave out"
+    ) as caught:
         recipe("fixed", **lowland.config.parse_overrides([setting]))
     assert setting.partition("=")[0] in str(caught.value) and "given:" not in str(caught.value)
     lowland.read_recipe("digits")  # noise and margin on grey digits are allowed
@@ -294,7 +394,9 @@ def test_a_recipe_that_would_spread_binary_data_is_refused(setting: str) -> None
 def test_three_runs_can_share_one_fixed_draw() -> None:
     from lowland.training.fit import load_recipe_data
 
-    one, two = (load_recipe_data(recipe("fixed", seed=seed, **{"data.seed": 5}).plain()) for seed in (1, 2))
+    one, two = (
+        load_recipe_data(recipe("fixed", seed=seed, **{"data.seed": 5}).plain()) for seed in (1, 2)
+    )
     own = load_recipe_data(recipe("fixed", seed=1).plain())
     assert torch.equal(one.test.x, two.test.x) and not torch.equal(one.test.x, own.test.x)
 
@@ -302,7 +404,9 @@ def test_three_runs_can_share_one_fixed_draw() -> None:
 # ------------------------------------------------------------------------------------------------------------- the recipes
 
 
-def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_independent_pixels(tmp_path: Path) -> None:
+def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_independent_pixels(
+    tmp_path: Path,
+) -> None:
     shorter = {
         "energy.hidden": 12,
         "training.learning_rate": 0.3,
@@ -310,14 +414,26 @@ def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_indepen
         "training.checkpoint_every": 300,
         "training.log_every": 50,
     }
-    values = lowland.read_recipe("digits-rbm", {**shorter, "evaluation.judge_steps": 0, "generation.steps": 20})
+    values = lowland.read_recipe(
+        "digits-rbm", {**shorter, "evaluation.judge_steps": 0, "generation.steps": 20}
+    )
     fit(values, tmp_path / "run", progress=False)
     curve = evaluate_run(Run.open(tmp_path / "run"))["boltzmann"]["likelihood"]
     data = load_data("digits", binarise="threshold")
     share = (data.train.x.flatten(1).double().sum(0) + 1) / (len(data.train) + 2)
-    alone = torch.distributions.Bernoulli(share).log_prob(data.test.x.flatten(1).double()).sum(1).mean().item()
-    assert [point["method"] for point in curve] == ["enumeration"] * 3 and [point["step"] for point in curve] == [0, 300, 600]
-    assert curve[0]["value"] == pytest.approx(alone, abs=0.1)  # the first machine: independent pixels, and weights of 0.01
+    alone = (
+        torch.distributions.Bernoulli(share)
+        .log_prob(data.test.x.flatten(1).double())
+        .sum(1)
+        .mean()
+        .item()
+    )
+    assert [point["method"] for point in curve] == ["enumeration"] * 3 and [
+        point["step"] for point in curve
+    ] == [0, 300, 600]
+    assert curve[0]["value"] == pytest.approx(
+        alone, abs=0.1
+    )  # the first machine: independent pixels, and weights of 0.01
     assert curve[2]["value"] > curve[1]["value"] > alone
     assert all(point["lower"] == point["upper"] == point["value"] for point in curve)
 

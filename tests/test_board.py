@@ -38,8 +38,8 @@ from lowland.evaluation.board import (
 )
 from lowland.evaluation.detection import measure_detection
 from lowland.metrics import auroc
+from lowland.pretrained import shipped_folder
 from lowland.run import Run
-from lowland.shelf import shipped_folder
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -54,11 +54,18 @@ def pictures(count: int = 40) -> Tensor:
 def test_sets_are_what_their_names_say() -> None:
     x = pictures()
     sets = {one.name: one.x for one in outlier_sets(x, seeded(0), {"other": x.flip(3)})}
-    assert all(s.shape == x.shape and s.min() >= x.min() - 1e-6 and s.max() <= x.max() + 1e-6 for s in sets.values())
-    assert torch.equal(sets["rotated 90°"][:, 0], torch.from_numpy(np.rot90(x[:, 0].numpy(), axes=(1, 2)).copy()))
+    assert all(
+        s.shape == x.shape and s.min() >= x.min() - 1e-6 and s.max() <= x.max() + 1e-6
+        for s in sets.values()
+    )
+    assert torch.equal(
+        sets["rotated 90°"][:, 0], torch.from_numpy(np.rot90(x[:, 0].numpy(), axes=(1, 2)).copy())
+    )
     assert torch.equal(sets["inverted"], 1 - x) and torch.equal(sets["other"], x.flip(3))
     permuted = sets["pixels permuted"].flatten(1)
-    assert torch.equal(permuted.sort(1).values, x.flatten(1).sort(1).values) and not torch.equal(permuted, x.flatten(1))
+    assert torch.equal(permuted.sort(1).values, x.flatten(1).sort(1).values) and not torch.equal(
+        permuted, x.flatten(1)
+    )
     assert bool((sets["constant"].flatten(1).std(1) == 0).all()) and sets["constant"].std() > 0.2
     noise = sets["uniform noise"]
     assert abs(float(noise.mean()) - 0.5) < 5 * math.sqrt(1 / 12 / noise.numel())
@@ -68,7 +75,10 @@ def test_sets_are_what_their_names_say() -> None:
 
 def test_the_same_generator_makes_the_same_sets() -> None:
     x = pictures()
-    assert all(torch.equal(a.x, b.x) for a, b in zip(outlier_sets(x, seeded(1)), outlier_sets(x, seeded(1)), strict=True))
+    assert all(
+        torch.equal(a.x, b.x)
+        for a, b in zip(outlier_sets(x, seeded(1)), outlier_sets(x, seeded(1)), strict=True)
+    )
 
 
 def test_blur_is_that_of_scipy() -> None:
@@ -88,7 +98,9 @@ def test_turning_by_a_quarter_is_exact_and_by_nothing_is_nothing() -> None:
 
 def test_shifts_begin_at_the_data_and_grow() -> None:
     x = pictures()
-    for amounts, (name, graded) in zip((ANGLES, STRENGTHS), shifts(x, seeded(0)).items(), strict=True):
+    for amounts, (name, graded) in zip(
+        (ANGLES, STRENGTHS), shifts(x, seeded(0)).items(), strict=True
+    ):
         assert tuple(amount for amount, _ in graded) == amounts, name
         far = [float((moved - x).square().mean()) for _, moved in graded]
         assert far[0] < 1e-10 and all(a < b for a, b in itertools.pairwise(far[:7]))
@@ -96,7 +108,9 @@ def test_shifts_begin_at_the_data_and_grow() -> None:
 
 
 def test_vectors_have_sets_of_their_own() -> None:
-    x = torch.randn(100, 3, generator=seeded(0)) @ torch.tensor([[1.0, 0.9, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 1.0]])
+    x = torch.randn(100, 3, generator=seeded(0)) @ torch.tensor(
+        [[1.0, 0.9, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 1.0]]
+    )
     sets = {one.name: one.x for one in outlier_sets(x, seeded(1))}
     shuffled = sets["coordinates shuffled"]
     assert torch.equal(shuffled.sort(0).values, x.sort(0).values)
@@ -120,21 +134,31 @@ def test_other_images_come_in_the_shape_asked_for() -> None:
 def test_a_cell_is_the_auroc_of_the_scores_and_losses_are_told() -> None:
     x = pictures()
     sets = outlier_sets(x, seeded(0))
-    rows: dict[str, Any] = {"ink": lambda p: p.flatten(1).sum(1), "no ink": lambda p: -p.flatten(1).sum(1)}
+    rows: dict[str, Any] = {
+        "ink": lambda p: p.flatten(1).sum(1),
+        "no ink": lambda p: -p.flatten(1).sum(1),
+    }
     found = board(rows, x, sets, seeded(1), draws=50)
     inverted = next(one.x for one in sets if one.name == "inverted")
-    assert found["ink"]["inverted"]["auroc"]["value"] == auroc(rows["ink"](x), rows["ink"](inverted)).value
+    assert (
+        found["ink"]["inverted"]["auroc"]["value"]
+        == auroc(rows["ink"](x), rows["ink"](inverted)).value
+    )
     assert found["ink"]["inverted"]["base_rate"] == 0.5
     assert [line.split(" loses")[0] for line in losses(found) if "inverted" in line] == ["no ink"]
     lines = table(found)
-    assert len(lines) == 2 + len(sets) and "**lost**" in next(line for line in lines if line.startswith("| inverted"))
+    assert len(lines) == 2 + len(sets) and "**lost**" in next(
+        line for line in lines if line.startswith("| inverted")
+    )
     graded = curves(rows, x, seeded(2), draws=20)
     assert [a for a, _ in graded["rotation"]["ink"]] == list(ANGLES)
 
 
 def test_a_run_gives_the_scores_that_its_energy_knows() -> None:
     digits = subject(Run.open("digits"))
-    assert {"energy", "msp", "mahalanobis"} <= set(scores_of(digits)) and "multiscale" not in scores_of(digits)
+    assert {"energy", "msp", "mahalanobis"} <= set(
+        scores_of(digits)
+    ) and "multiscale" not in scores_of(digits)
     rows = rows_of(digits, ["energy", "typicality"])
     assert torch.equal(rows["energy"](pictures()), Detector(digits.marginal).score(pictures()))
     with pytest.raises(ValueError, match="did you mean 'typicality'"):
@@ -164,26 +188,45 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 def files(tmp_path: Path) -> Path:
     data, g = load_data("digits"), seeded(0)
     np.save(tmp_path / "fresh.npy", data.calibration.x.numpy())
-    np.save(tmp_path / "mixed.npy", torch.cat([data.test.x[:60], torch.rand(10, 1, 8, 8, generator=g)]).numpy())
+    np.save(
+        tmp_path / "mixed.npy",
+        torch.cat([data.test.x[:60], torch.rand(10, 1, 8, 8, generator=g)]).numpy(),
+    )
     shutil.copytree(shipped_folder() / "digits", tmp_path / "run")
     return tmp_path
 
 
 def test_detect_fits_finds_and_says_so_by_its_status(files: Path, command: Command) -> None:
     status, printed, told = command(
-        "detect", "fit", files / "run", "--calibration", files / "fresh.npy", "--score", "typicality"
+        "detect",
+        "fit",
+        files / "run",
+        "--calibration",
+        files / "fresh.npy",
+        "--score",
+        "typicality",
     )
-    assert (status, printed.strip()) == (0, str(files / "run" / "detector.safetensors")) and "125 calibration points" in told
-    status, printed, _ = command("detect", files / "run", files / "mixed.npy", "--alpha", 0.01, "--quiet")
+    assert (status, printed.strip()) == (
+        0,
+        str(files / "run" / "detector.safetensors"),
+    ) and "125 calibration points" in told
+    status, printed, _ = command(
+        "detect", files / "run", files / "mixed.npy", "--alpha", 0.01, "--quiet"
+    )
     rows = list(csv.DictReader(io.StringIO(printed)))
     assert status == 1 and len(rows) == 70 and {row["verdict"] for row in rows[60:]} == {"outlier"}
-    detector = Detector.load(files / "run" / "detector.safetensors", subject(Run.open(files / "run")).marginal)
+    detector = Detector.load(
+        files / "run" / "detector.safetensors", subject(Run.open(files / "run")).marginal
+    )
     x = torch.from_numpy(np.load(files / "mixed.npy"))
     assert [row["verdict"] == "outlier" for row in rows] == detector.predict(x, 0.01).tolist()
     assert [float(row["p_value"]) for row in rows] == pytest.approx(detector.p_value(x).tolist())
     np.save(files / "noise.npy", np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32))
     told = command("detect", files / "run", files / "noise.npy", "--quiet")[2]
-    assert told.startswith("lowland: the points look unlike the calibration points") and ".py:" not in told
+    assert (
+        told.startswith("lowland: the points look unlike the calibration points")
+        and ".py:" not in told
+    )
     np.save(files / "calm.npy", x[~detector.predict(x, 0.01)].numpy())
     assert command("detect", files / "run", files / "calm.npy", "--alpha", 0.01, "--quiet")[0] == 0
 
@@ -195,27 +238,67 @@ def test_pieces_and_guarantees_agree_with_python(
     monkeypatch.setattr("lowland.verbs.detecting.SCORED", 16)
     out = files / "rows.jsonl"
     options = ("--guarantee", guarantee, "--format", "jsonl", "--out", out, "--quiet")
-    assert command("detect", "digits", files / "mixed.npy", *options)[0] == 1  # no detector fitted: the calibration part
+    assert (
+        command("detect", "digits", files / "mixed.npy", *options)[0] == 1
+    )  # no detector fitted: the calibration part
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     known = load_data("digits").calibration.x
     detector = Detector(load("digits")[0]).fit(known)
     x = torch.from_numpy(np.load(files / "mixed.npy"))
-    assert [row["verdict"] == "outlier" for row in rows] == detector.predict(x, guarantee=guarantee).tolist()
+    assert [row["verdict"] == "outlier" for row in rows] == detector.predict(
+        x, guarantee=guarantee
+    ).tolist()
     assert not list(files.glob(".*"))
 
 
-def test_mistakes_of_detect_end_in_status_2_and_leave_nothing(files: Path, command: Command) -> None:
+def test_mistakes_of_detect_end_in_status_2_and_leave_nothing(
+    files: Path, command: Command
+) -> None:
     cases: list[tuple[tuple[Any, ...], str]] = [
         (("detect", "digits", files / "nothing.npy"), "nothing.npy"),
         (("detect", "digits", files / "mixed.npy", "--alpha", 0.0001), "at least 9999 are needed"),
         (("detect", "digits", files / "mixed.npy", "--alpha", 2), "lies in (0, 1)"),
-        (("detect", "digits", files / "mixed.npy", "--detector", files / "mixed.npy"), "holds no detector"),
-        (("detect", "digits", files / "mixed.npy", "--calibration", files / "fresh.npy"), "belongs to"),
-        (("detect", "digits", files / "mixed.npy", "--out", files / "no" / "x.csv"), "could not be written"),
+        (
+            ("detect", "digits", files / "mixed.npy", "--detector", files / "mixed.npy"),
+            "holds no detector",
+        ),
+        (
+            ("detect", "digits", files / "mixed.npy", "--calibration", files / "fresh.npy"),
+            "belongs to",
+        ),
+        (
+            ("detect", "digits", files / "mixed.npy", "--out", files / "no" / "x.csv"),
+            "could not be written",
+        ),
         (("detect", "fit", "digits"), "one run and inliers"),
-        (("detect", "fit", "digits", "--calibration", files / "fresh.npy"), "shipped with lowland and is not written to"),
-        (("detect", "fit", files / "run", "--calibration", files / "fresh.npy", "--score", "guess"), "is not known"),
-        (("detect", "fit", files / "run", "--calibration", files / "fresh.npy", "--alpha", 0.001), "at least 999"),
+        (
+            ("detect", "fit", "digits", "--calibration", files / "fresh.npy"),
+            "shipped with lowland and is not written to",
+        ),
+        (
+            (
+                "detect",
+                "fit",
+                files / "run",
+                "--calibration",
+                files / "fresh.npy",
+                "--score",
+                "guess",
+            ),
+            "is not known",
+        ),
+        (
+            (
+                "detect",
+                "fit",
+                files / "run",
+                "--calibration",
+                files / "fresh.npy",
+                "--alpha",
+                0.001,
+            ),
+            "at least 999",
+        ),
         (("bench", "ood", "digits", "--count", 3), "at least 20 points"),
         (("bench", "ood", files / "none"), "holds no run"),
     ]
@@ -235,7 +318,19 @@ def test_halved_pictures_are_warned_of_once(files: Path) -> None:
 
 def test_the_board_of_a_run_is_printed_and_written(files: Path, command: Command) -> None:
     out = files / "board.json"
-    options = ("--scores", "energy", "--scores", "msp", "--count", 100, "--draws", 30, "--out", out, "--quiet")
+    options = (
+        "--scores",
+        "energy",
+        "--scores",
+        "msp",
+        "--count",
+        100,
+        "--draws",
+        30,
+        "--out",
+        out,
+        "--quiet",
+    )
     status, printed, _ = command("bench", "ood", "digits", *options)
     found = json.loads(out.read_text())["digits"]["found"]
     assert status == 0 and "| inverted |" in printed and set(found) == {"energy", "msp"}
@@ -253,8 +348,12 @@ def test_a_recipe_names_the_score_that_evaluate_measures(files: Path) -> None:
     figures = found.figures["detection"]
     assert figures["score"]["name"] == "mahalanobis" and figures["calibration_count"] == 250
     known = s.data.train.take(slice(5000))
-    detector = Detector(s.energy, "mahalanobis").fit(s.data.calibration.x, reference=known.x, labels=known.y)
-    assert figures["false_alarm"]["value"] == pytest.approx(float(detector.predict(s.data.test.x).double().mean()))
+    detector = Detector(s.energy, "mahalanobis").fit(
+        s.data.calibration.x, reference=known.x, labels=known.y
+    )
+    assert figures["false_alarm"]["value"] == pytest.approx(
+        float(detector.predict(s.data.test.x).double().mean())
+    )
     assert set(figures["outliers"]) == {"noise", "turned 90°"}
     assert figures["outliers"]["noise"]["detection_error"]["value"] < 0.1
     with pytest.raises(ValueError, match=r"evaluation.score: .*did you mean 'typicality'"):

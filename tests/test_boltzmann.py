@@ -24,7 +24,9 @@ from lowland.testing import LIMIT, seeded
 WIDE = torch.float64
 
 
-def machine(domain: Domain, hidden: int = 4, scale: float = 0.7, seed: int = 0, **options: Any) -> RBM:
+def machine(
+    domain: Domain, hidden: int = 4, scale: float = 0.7, seed: int = 0, **options: Any
+) -> RBM:
     """A machine with normal weights in float64."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -57,7 +59,9 @@ def misfit(x: Tensor, p: Tensor, values: int) -> float:
 
 
 KINDS = [
-    pytest.param(domain, values, options, id=f"{domain.kind}-{'-'.join(map(str, options.values()))}")
+    pytest.param(
+        domain, values, options, id=f"{domain.kind}-{'-'.join(map(str, options.values()))}"
+    )
     for domain, values in ((binary(5), 2), (categorical(3, 4), 3))
     for options in ({"units": "bernoulli"}, {"units": "relu"}, {"units": "bernoulli", "classes": 3})
 ]
@@ -69,7 +73,11 @@ KINDS = [
 @pytest.mark.parametrize("name", UNITS)
 def test_units_integrate_to_their_log_partition_and_mean(name: str) -> None:
     units, z = UNITS[name], torch.linspace(-6.0, 6.0, 25, dtype=WIDE)
-    h = torch.tensor([0.0, 1.0], dtype=WIDE) if name == "bernoulli" else torch.linspace(0.0, 20.0, 40001, dtype=WIDE)
+    h = (
+        torch.tensor([0.0, 1.0], dtype=WIDE)
+        if name == "bernoulli"
+        else torch.linspace(0.0, 20.0, 40001, dtype=WIDE)
+    )
     weights = torch.exp(z.unsqueeze(1) * h - units.base(h))
     if name == "bernoulli":
         total, first = weights.sum(1), (weights * h).sum(1)
@@ -77,13 +85,19 @@ def test_units_integrate_to_their_log_partition_and_mean(name: str) -> None:
         total, first = torch.trapezoid(weights, h, dim=1), torch.trapezoid(weights * h, h, dim=1)
     assert torch.allclose(units.log_partition(z), total.log(), atol=1e-6)
     assert torch.allclose(units.mean(z), first / total, atol=1e-5)
-    assert math.isclose(units.at_rest, units.log_partition(torch.zeros((), dtype=WIDE)).item(), rel_tol=1e-12)
+    assert math.isclose(
+        units.at_rest, units.log_partition(torch.zeros((), dtype=WIDE)).item(), rel_tol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_units_mean_is_the_slope_of_their_log_partition_and_all_is_finite_far_out(name: str) -> None:
+def test_units_mean_is_the_slope_of_their_log_partition_and_all_is_finite_far_out(
+    name: str,
+) -> None:
     units = UNITS[name]
-    z = torch.tensor([-300.0, -40.0, -5.0, 0.0, 5.0, 40.0, 300.0], dtype=torch.float32, requires_grad=True)
+    z = torch.tensor(
+        [-300.0, -40.0, -5.0, 0.0, 5.0, 40.0, 300.0], dtype=torch.float32, requires_grad=True
+    )
     (slope,) = torch.autograd.grad(units.log_partition(z).sum(), z)
     assert torch.allclose(slope, units.mean(z.detach()), rtol=2e-3, atol=1e-6)
     assert bool(units.draw(z.detach(), seeded()).isfinite().all())
@@ -99,7 +113,9 @@ def test_rectified_units_are_drawn_from_a_normal_law_cut_off_at_zero(z: float) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_coins_have_their_probability_at_every_place(dtype: torch.dtype) -> None:
-    logits = torch.tensor([-9.0, -2.0, 0.0, 1.0, 7.0], dtype=dtype).repeat(40_000, 13)  # an odd number of coins per row
+    logits = torch.tensor([-9.0, -2.0, 0.0, 1.0, 7.0], dtype=dtype).repeat(
+        40_000, 13
+    )  # an odd number of coins per row
     flips, p = coins(logits, seeded(1)), torch.sigmoid(logits[0].double())
     z = (flips.double().mean(0) - p) / (p * (1 - p) / len(flips)).sqrt()
     assert flips.dtype == dtype and set(flips.unique().tolist()) == {0.0, 1.0}
@@ -108,7 +124,9 @@ def test_coins_have_their_probability_at_every_place(dtype: torch.dtype) -> None
 
 def test_coins_without_the_highest_bit_are_caught() -> None:
     logits = torch.zeros(40_000, 2)
-    words = torch.empty(40_000, dtype=torch.int64).random_(generator=seeded())  # 63 bits: what random_() gives unasked
+    words = torch.empty(40_000, dtype=torch.int64).random_(
+        generator=seeded()
+    )  # 63 bits: what random_() gives unasked
     bits = words.view(torch.int32).view(40_000, 2).float()
     share = bits.lt_(torch.sigmoid(logits) * 2.0**32 - 2.0**31).mean(0)
     assert ((share - 0.5) / (0.5 / 200)).abs().max() > LIMIT
@@ -118,7 +136,9 @@ def test_coins_without_the_highest_bit_are_caught() -> None:
 
 
 @pytest.mark.parametrize(("domain", "values", "options"), KINDS)
-def test_free_energy_is_the_sum_over_hidden_units(domain: Domain, values: int, options: dict[str, Any]) -> None:
+def test_free_energy_is_the_sum_over_hidden_units(
+    domain: Domain, values: int, options: dict[str, Any]
+) -> None:
     rbm, x = machine(domain, 2, **options), states(values, domain.shape[0])
     if options["units"] == "relu":
         x = x[::4]
@@ -129,7 +149,12 @@ def test_free_energy_is_the_sum_over_hidden_units(domain: Domain, values: int, o
     f = one_hot(x.long(), values).double().flatten(1) if domain.kind == "categorical" else x
     for y in range(options.get("classes") or 1):
         field, own = rbm.weight, -(f @ rbm.visible_bias)
-        joint = own.unsqueeze(1) - f @ field @ h.t() - (h @ rbm.hidden_bias) + rbm.hidden_units.base(h).sum(1)
+        joint = (
+            own.unsqueeze(1)
+            - f @ field @ h.t()
+            - (h @ rbm.hidden_bias)
+            + rbm.hidden_units.base(h).sum(1)
+        )
         if options.get("classes"):
             joint = joint - (h @ rbm.label_weight[y]) - rbm.label_bias[y]
             found = rbm(x, torch.full((len(x),), y))
@@ -142,7 +167,9 @@ def test_free_energy_is_the_sum_over_hidden_units(domain: Domain, values: int, o
 
 
 @pytest.mark.parametrize(("domain", "values", "options"), KINDS)
-def test_the_hidden_side_has_the_same_normaliser(domain: Domain, values: int, options: dict[str, Any]) -> None:
+def test_the_hidden_side_has_the_same_normaliser(
+    domain: Domain, values: int, options: dict[str, Any]
+) -> None:
     rbm = machine(domain, 4, **options)
     if options["units"] == "relu":
         assert rbm.hidden_side is None
@@ -170,7 +197,9 @@ def test_remembered_fields_never_outlive_points_or_weights() -> None:
     before = rbm(x).detach()
     with torch.no_grad():
         x[0, 0] = 1 - x[0, 0]
-        assert torch.equal(rbm(x), copy.deepcopy(rbm)(x.clone())) and not torch.equal(rbm(x), before)
+        assert torch.equal(rbm(x), copy.deepcopy(rbm)(x.clone())) and not torch.equal(
+            rbm(x), before
+        )
         rbm.weight.add_(0.1)
         assert torch.equal(rbm(x), copy.deepcopy(rbm)(x.clone()))
         rbm.hidden_bias.add_(0.1)
@@ -180,7 +209,9 @@ def test_remembered_fields_never_outlive_points_or_weights() -> None:
         gaussian, y = machine(real(3)), torch.randn(8, 3, generator=seeded(), dtype=WIDE)
         before = gaussian(y)
         gaussian.prepare(4 * y)  # other scales, the same weights
-        assert torch.equal(gaussian(y), copy.deepcopy(gaussian)(y.clone())) and not torch.equal(gaussian(y), before)
+        assert torch.equal(gaussian(y), copy.deepcopy(gaussian)(y.clone())) and not torch.equal(
+            gaussian(y), before
+        )
         with torch.autocast("cpu", torch.bfloat16):
             half = rbm(x.float().double())
         assert not torch.equal(half, rbm(x))
@@ -193,7 +224,11 @@ def test_gradients_in_weights_and_points_are_those_of_the_plain_formula(domain: 
 
     def plain(x: Tensor) -> Tensor:
         f = one_hot(x.long(), 3).double().flatten(1) if domain.kind == "categorical" else x
-        own = 0.5 * (f - rbm.visible_bias).square().sum(1) if domain.kind == "real" else -(f @ rbm.visible_bias)
+        own = (
+            0.5 * (f - rbm.visible_bias).square().sum(1)
+            if domain.kind == "real"
+            else -(f @ rbm.visible_bias)
+        )
         return own - nn.functional.softplus(f @ rbm.weight + rbm.hidden_bias).sum(1)
 
     weights = list(rbm.parameters())
@@ -203,7 +238,10 @@ def test_gradients_in_weights_and_points_are_those_of_the_plain_formula(domain: 
     assert all(torch.allclose(a, b) for a, b in zip(found, expected, strict=True))
     if domain.kind == "real":
         leaf = x.clone().requires_grad_(True)
-        assert torch.allclose(torch.autograd.grad(rbm(leaf).sum(), leaf)[0], torch.autograd.grad(plain(leaf).sum(), leaf)[0])
+        assert torch.allclose(
+            torch.autograd.grad(rbm(leaf).sum(), leaf)[0],
+            torch.autograd.grad(plain(leaf).sum(), leaf)[0],
+        )
 
 
 # --------------------------------------------------------------------------------------------------------- block Gibbs
@@ -214,12 +252,18 @@ def gibbs_misfit(rbm: Any, values: int, sites: int, labels: Tensor | None = None
     x = states(values, sites)
     energy = rbm if labels is None else rbm.given(labels)
     p = law(energy, x)
-    moved = BlockGibbs(3).step(energy, BlockGibbs().init(energy, drawn(p, x, 60_000, 1)), seeded(2))[0].x
+    moved = (
+        BlockGibbs(3)
+        .step(energy, BlockGibbs().init(energy, drawn(p, x, 60_000, 1)), seeded(2))[0]
+        .x
+    )
     return misfit(moved, p, values)
 
 
 @pytest.mark.parametrize(("domain", "values", "options"), KINDS)
-def test_block_gibbs_leaves_the_exact_law_as_it_is(domain: Domain, values: int, options: dict[str, Any]) -> None:
+def test_block_gibbs_leaves_the_exact_law_as_it_is(
+    domain: Domain, values: int, options: dict[str, Any]
+) -> None:
     rbm = machine(domain, 4, 1.2, **options)
     assert gibbs_misfit(rbm, values, domain.shape[0]) < LIMIT
     if options.get("classes"):
@@ -236,7 +280,9 @@ def test_a_wrong_block_gibbs_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch
     elif bug == "halves exchanged":
         monkeypatch.setattr(RBM, "visible_fields", lambda self, h: h @ self.weight)
     else:
-        monkeypatch.setattr(RBM, "_draw_labels", staticmethod(lambda logits, generator: logits.argmax(1)))
+        monkeypatch.setattr(
+            RBM, "_draw_labels", staticmethod(lambda logits, generator: logits.argmax(1))
+        )
     assert gibbs_misfit(rbm, 2, 5) > LIMIT
 
 
@@ -251,7 +297,9 @@ def test_block_gibbs_of_gaussian_units_keeps_mean_and_variance() -> None:
     for a, b in ((x, y), (x.square(), y.square()), (x[:, :1] * x[:, 1:], y[:, :1] * y[:, 1:])):
         z = (a.mean(0) - b.mean(0)) / ((a.var(0) + b.var(0)) / len(a)).sqrt()
         assert z.abs().max() < LIMIT
-    trace = lowland.sample(rbm, lowland.MALA(0.1), x[:20_000], 5, generator=seeded(3))  # and by its energy, from the same draws
+    trace = lowland.sample(
+        rbm, lowland.MALA(0.1), x[:20_000], 5, generator=seeded(3)
+    )  # and by its energy, from the same draws
     assert ((trace.x.mean(0) - x.mean(0)) / (x.var(0) / 20_000).sqrt()).abs().max() < LIMIT
 
 
@@ -273,14 +321,18 @@ def test_the_bridge_begins_at_the_base_and_ends_at_the_machine() -> None:
     ):
         x = rbm.domain.draw(50, seeded(), dtype=WIDE)
         path = rbm.bridge(base, (0.0, 0.4, 1.0))
-        assert torch.allclose(path[0](x), base(x), atol=1e-6) and torch.allclose(path[-1](x), rbm(x), atol=1e-6)
+        assert torch.allclose(path[0](x), base(x), atol=1e-6) and torch.allclose(
+            path[-1](x), rbm(x), atol=1e-6
+        )
     correlated = Gaussian((0.0, 0.0), ((1.0, 0.5), (0.5, 1.0)))
     assert machine(real(2)).float().bridge(correlated, (0.0, 1.0)) is None
     assert rbm.bridge(machine(binary(5)), (0.0, 1.0)) is None
 
 
 @pytest.mark.parametrize(("domain", "values", "options"), KINDS)
-def test_every_rung_has_block_gibbs_that_leaves_its_law(domain: Domain, values: int, options: dict[str, Any]) -> None:
+def test_every_rung_has_block_gibbs_that_leaves_its_law(
+    domain: Domain, values: int, options: dict[str, Any]
+) -> None:
     rbm, x = machine(domain, 4, 1.2, **options), states(values, domain.shape[0])
     betas = torch.tensor([1.0, 0.6, 0.0], dtype=WIDE)
     count = 40_000
@@ -292,16 +344,21 @@ def test_every_rung_has_block_gibbs_that_leaves_its_law(domain: Domain, values: 
 
 
 @pytest.mark.parametrize("planted", [False, True])
-def test_parallel_tempering_keeps_the_law_of_every_rung(planted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_tempering_keeps_the_law_of_every_rung(
+    planted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rbm, x = machine(binary(6), 4, 2.0), states(2, 6)
     sampler, count = ParallelTempering(BlockGibbs(), (1.0, 1.6, 3.0, 12.0)), 60_000
     betas = sampler.betas(x)
     laws = [law(rbm.tempered(beta.view(1), len(x)), x) for beta in betas]
     with torch.no_grad():
-        state = sampler.resume(rbm, torch.cat([drawn(p, x, count, seed) for seed, p in enumerate(laws)]))
+        state = sampler.resume(
+            rbm, torch.cat([drawn(p, x, count, seed) for seed, p in enumerate(laws)])
+        )
         if planted:  # swaps judged as if energies were β E
             monkeypatch.setattr(
-                "lowland.samplers.tempering.tempered", lambda energy, betas, size: rbm.tempered(betas.flip(0), size)
+                "lowland.samplers.tempering.tempered",
+                lambda energy, betas, size: rbm.tempered(betas.flip(0), size),
             )
         generator = seeded(5)
         for _ in range(4):
@@ -315,7 +372,9 @@ def test_parallel_tempering_keeps_the_law_of_every_rung(planted: bool, monkeypat
         assert bool((state.tempering.swap_rates > 0.05).all())
 
 
-def test_annealed_importance_sampling_finds_the_normaliser_and_pays_one_product_a_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annealed_importance_sampling_finds_the_normaliser_and_pays_one_product_a_rung(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rbm = machine(binary(8), 6, 1.0)
     exact = torch.logsumexp(-rbm(states(2, 8)), 0).item()
     base = Bernoulli((0.5,) * 8).double()
@@ -329,7 +388,9 @@ def test_annealed_importance_sampling_finds_the_normaliser_and_pays_one_product_
     monkeypatch.setattr(RBM, "_times", counted)
     found = ais(path, BlockGibbs(), base.draw(2000, seeded()).double(), generator=seeded(1))
     assert abs(found.log_ratio + base.log_z - exact) / found.error < LIMIT
-    assert products.count(False) <= 103 and products.count(True) == 99  # 99 moves, two products each, and the door's checks
+    assert (
+        products.count(False) <= 103 and products.count(True) == 99
+    )  # 99 moves, two products each, and the door's checks
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -355,9 +416,14 @@ def test_pcd_with_chains_at_the_model_has_the_exact_gradient(options: dict[str, 
     buffer.x = chains
     objective = PCD(steps=2, capacity=count, chains=count, restart=0.0)
     loss = objective.loss(rbm, data, None, sampler=BlockGibbs(), buffer=buffer, generator=seeded(6))
-    each = torch.func.vmap(torch.func.grad(lambda p, x: torch.func.functional_call(Plain(rbm), p, (x,)).sum()), (None, 0))
+    each = torch.func.vmap(
+        torch.func.grad(lambda p, x: torch.func.functional_call(Plain(rbm), p, (x,)).sum()),
+        (None, 0),
+    )
     spread = each({f"rbm.{n}": p for n, p in rbm.named_parameters()}, buffer.x[:4000].unsqueeze(1))
-    for found, exact, rows in zip(gradients(loss.value, rbm), exact_gradients(rbm, data, x), spread.values(), strict=True):
+    for found, exact, rows in zip(
+        gradients(loss.value, rbm), exact_gradients(rbm, data, x), spread.values(), strict=True
+    ):
         z = (found - exact) / (rows.var(0) / count).sqrt().clamp_min(1e-9)
         assert z.abs().max() < LIMIT
 
@@ -397,17 +463,23 @@ def test_cd_has_the_gradient_of_its_enumerated_chains() -> None:
             [
                 torch.exp(
                     -nn.functional.binary_cross_entropy_with_logits(
-                        (h @ rbm.weight.t() + rbm.visible_bias), s.expand(len(h), -1), reduction="none"
+                        (h @ rbm.weight.t() + rbm.visible_bias),
+                        s.expand(len(h), -1),
+                        reduction="none",
                     ).sum(1)
                 )
                 for s in x
             ],
             1,
         )
-        after = (up @ down)[(data @ (2.0 ** torch.arange(6, -1, -1, dtype=WIDE))).long()]  # p(x' | x), (3, 128)
+        after = (up @ down)[
+            (data @ (2.0 ** torch.arange(6, -1, -1, dtype=WIDE))).long()
+        ]  # p(x' | x), (3, 128)
     exact = gradients(rbm(data).mean() - (after.mean(0) * rbm(x)).sum(), rbm)
     repeats = 20_000
-    loss = CD(steps=1).loss(rbm, data.repeat(repeats, 1), None, sampler=BlockGibbs(), buffer=None, generator=seeded(2))
+    loss = CD(steps=1).loss(
+        rbm, data.repeat(repeats, 1), None, sampler=BlockGibbs(), buffer=None, generator=seeded(2)
+    )
     for found, expected in zip(gradients(loss.value, rbm), exact, strict=True):
         assert ((found - expected).abs() / (0.5 / math.sqrt(3 * repeats))).max() < LIMIT
 
@@ -423,7 +495,9 @@ def test_the_negative_phase_of_cd_uses_the_last_point_so_hidden_biases_learn() -
             return state, info
 
     loss = CD(steps=1).loss(rbm, data, None, sampler=Seen(), buffer=None, generator=seeded(2))
-    found = dict(zip([n for n, _ in rbm.named_parameters()], gradients(loss.value, rbm), strict=True))
+    found = dict(
+        zip([n for n, _ in rbm.named_parameters()], gradients(loss.value, rbm), strict=True)
+    )
     with torch.no_grad():
         p0, p1 = rbm.hidden_mean(data), rbm.hidden_mean(captured[-1])
     assert torch.allclose(found["hidden_bias"], p1.mean(0) - p0.mean(0))
@@ -453,14 +527,20 @@ def test_the_centred_gradient_is_that_of_the_centred_machine(options: dict[str, 
     def mapped(p: dict[str, Tensor]) -> dict[str, Tensor]:
         made = dict(p)
         made["visible_bias"] = p["visible_bias"] - p["weight"] @ lam
-        made["hidden_bias"] = p["hidden_bias"] - mu @ p["weight"] - (even @ p["label_weight"] if options else 0.0)
+        made["hidden_bias"] = (
+            p["hidden_bias"] - mu @ p["weight"] - (even @ p["label_weight"] if options else 0.0)
+        )
         if options:
             made["label_bias"] = p["label_bias"] - p["label_weight"] @ lam
         return made
 
     plain = Plain(rbm)
-    call = lambda x: torch.func.functional_call(plain, {f"rbm.{n}": p for n, p in mapped(leaves).items()}, (x,))  # noqa: E731
-    steps = torch.autograd.grad(call(data).mean() + torch.logsumexp(-call(x), 0), list(leaves.values()))
+    call = lambda x: torch.func.functional_call(
+        plain, {f"rbm.{n}": p for n, p in mapped(leaves).items()}, (x,)
+    )  # noqa: E731
+    steps = torch.autograd.grad(
+        call(data).mean() + torch.logsumexp(-call(x), 0), list(leaves.values())
+    )
     with torch.no_grad():
         before = mapped(leaves)
         moved = mapped({n: p - 0.1 * s for (n, p), s in zip(leaves.items(), steps, strict=True)})
@@ -468,14 +548,18 @@ def test_the_centred_gradient_is_that_of_the_centred_machine(options: dict[str, 
         p.grad = g
     rbm.precondition()
     for name, p in rbm.named_parameters():
-        assert p.grad is not None and torch.allclose(-0.1 * p.grad, moved[name] - before[name], atol=1e-12), name
+        assert p.grad is not None and torch.allclose(
+            -0.1 * p.grad, moved[name] - before[name], atol=1e-12
+        ), name
 
 
 def test_centring_makes_the_polarity_of_the_data_irrelevant_and_plain_gradients_do_not() -> None:
     def direction(flipped: bool, centred: bool) -> float:
         rbm = machine(binary(8), 5, 0.4, centred=centred)
         x = states(2, 8)
-        data = x[torch.randperm(256, generator=seeded())[:40]] * (torch.rand(40, 8, generator=seeded(1)) < 0.5)
+        data = x[torch.randperm(256, generator=seeded())[:40]] * (
+            torch.rand(40, 8, generator=seeded(1)) < 0.5
+        )
         if flipped:  # the same law of 1 − x
             with torch.no_grad():
                 rbm.hidden_bias.add_(rbm.weight.sum(0))
@@ -502,7 +586,9 @@ def test_sparsity_pulls_the_mean_activity_to_its_target() -> None:
         trained = copy.deepcopy(rbm)
         optimizer = torch.optim.SGD(trained.parameters(), lr=0.05)
         for step in range(150):
-            loss = objective.loss(trained, data, None, sampler=BlockGibbs(), buffer=None, generator=seeded(step))
+            loss = objective.loss(
+                trained, data, None, sampler=BlockGibbs(), buffer=None, generator=seeded(step)
+            )
             optimizer.zero_grad()
             loss.value.backward()
             optimizer.step()
@@ -510,7 +596,9 @@ def test_sparsity_pulls_the_mean_activity_to_its_target() -> None:
         assert (activity < 0.12) == bool(objective.sparsity)
     with pytest.raises(ValueError, match="hidden units"):
         mlp = lowland.MLP(real(2), hidden=(4,))
-        CD(sparsity=1.0).loss(mlp, torch.zeros(4, 2), None, sampler=lowland.MALA(0.1), buffer=None, generator=seeded())
+        CD(sparsity=1.0).loss(
+            mlp, torch.zeros(4, 2), None, sampler=lowland.MALA(0.1), buffer=None, generator=seeded()
+        )
 
 
 def test_contrast_judges_apart_what_it_would_judge_together() -> None:
@@ -528,7 +616,9 @@ def test_tempered_chains_keep_their_replicas_between_updates() -> None:
     buffer = lowland.ReplayBuffer(32, binary(3, 6), generator=seeded(), restart=0.0)
     before = buffer.x.clone()
     objective = PCD(steps=2, capacity=32, chains=32, restart=0.0)
-    loss = objective.loss(rbm, before[:8, 0], None, sampler=sampler, buffer=buffer, generator=seeded(1))
+    loss = objective.loss(
+        rbm, before[:8, 0], None, sampler=sampler, buffer=buffer, generator=seeded(1)
+    )
     assert loss.negatives is not None and torch.equal(loss.negatives, buffer.x[:, 0])
     assert all(not torch.equal(before[:, r], buffer.x[:, r]) for r in range(3))
     assert bool((buffer.age == 2).all())
@@ -547,12 +637,20 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 VARIANTS = {
     "sgd": {},
-    "momentum in bfloat16": {"training.momentum": 0.5, "training.precision": "bfloat16", "training.weight_decay": 1e-3},
+    "momentum in bfloat16": {
+        "training.momentum": 0.5,
+        "training.precision": "bfloat16",
+        "training.weight_decay": 1e-3,
+    },
     "stochastic": {"data.binarise": "stochastic"},
     "labels": {"energy.classes": 10, "objective.resample": True},
     "cd": {"objective": {"name": "CD", "steps": 2}},
     "tempering": {
-        "sampler": {"name": "ParallelTempering", "sampler": {"name": "BlockGibbs"}, "temperatures": [1.0, 2.0, 8.0]},
+        "sampler": {
+            "name": "ParallelTempering",
+            "sampler": {"name": "BlockGibbs"},
+            "temperatures": [1.0, 2.0, 8.0],
+        },
     },
 }
 
@@ -572,8 +670,12 @@ def test_resumed_equals_uninterrupted(variant: str, tmp_path: Any) -> None:
     session.row()
     first.save_checkpoint(session.checkpoint(0))
     lowland.fit(values, tmp_path / "parts", progress=False)
-    whole, parts = (lowland.Run.open(tmp_path / name).load_checkpoint(60).tensors for name in ("whole", "parts"))
-    assert all(torch.equal(whole[stem][name], parts[stem][name]) for stem in whole for name in whole[stem])
+    whole, parts = (
+        lowland.Run.open(tmp_path / name).load_checkpoint(60).tensors for name in ("whole", "parts")
+    )
+    assert all(
+        torch.equal(whole[stem][name], parts[stem][name]) for stem in whole for name in whole[stem]
+    )
 
 
 def test_training_raises_the_exact_likelihood(tmp_path: Any) -> None:
@@ -583,9 +685,13 @@ def test_training_raises_the_exact_likelihood(tmp_path: Any) -> None:
 
     data = load_recipe_data(values)
     with torch.no_grad():
-        exact = -energy(data.test.x).mean() - torch.logsumexp(-energy.hidden_side(states(2, 12).float()), 0)
+        exact = -energy(data.test.x).mean() - torch.logsumexp(
+            -energy.hidden_side(states(2, 12).float()), 0
+        )
     share = data.train.x.flatten(1).mean(0).clamp(1e-3, 1 - 1e-3)
-    independent = torch.distributions.Bernoulli(share).log_prob(data.test.x.flatten(1)).sum(1).mean()
+    independent = (
+        torch.distributions.Bernoulli(share).log_prob(data.test.x.flatten(1)).sum(1).mean()
+    )
     assert exact > independent + 3
 
 
@@ -624,4 +730,6 @@ def test_a_power_of_the_law_is_sampled_by_other_means() -> None:
 
 
 def test_all_pairs_of_states_are_enumerated() -> None:
-    assert [tuple(row) for row in states(2, 2).tolist()] == list(itertools.product([0.0, 1.0], repeat=2))
+    assert [tuple(row) for row in states(2, 2).tolist()] == list(
+        itertools.product([0.0, 1.0], repeat=2)
+    )

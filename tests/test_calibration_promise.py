@@ -12,7 +12,9 @@ from lowland.metrics import alarm_ranks, benjamini_hochberg, calibration_size, p
 
 @pytest.mark.parametrize("delta", [0.01, 0.05, 0.5])
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.3])
-def test_the_conditional_rank_is_the_largest_that_keeps_the_promise(alpha: float, delta: float) -> None:
+def test_the_conditional_rank_is_the_largest_that_keeps_the_promise(
+    alpha: float, delta: float
+) -> None:
     for count in (calibration_size(alpha, "conditional", delta), 500, 777, 5000):
         ranks = alarm_ranks(count, alpha, "conditional", delta)
         assert beta.ppf(1 - delta, ranks, count + 1 - ranks) <= alpha
@@ -63,7 +65,9 @@ def test_discrete_scores_keep_the_promise_exactly() -> None:
         assert alarms <= ranks / 5 + 1e-12, ranks
 
 
-@pytest.mark.parametrize(("alpha", "delta"), [(0.0, 0.1), (1.0, 0.1), (0.1, 0.0), (0.1, 1.0), (math.nan, 0.1)])
+@pytest.mark.parametrize(
+    ("alpha", "delta"), [(0.0, 0.1), (1.0, 0.1), (0.1, 0.0), (0.1, 1.0), (math.nan, 0.1)]
+)
 def test_rates_outside_the_unit_interval_are_refused(alpha: float, delta: float) -> None:
     with pytest.raises(ValueError, match=r"lies in \(0, 1\)"):
         calibration_size(alpha, "conditional", delta)

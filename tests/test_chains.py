@@ -48,7 +48,10 @@ def test_restarted_chains_start_from_the_starting_law() -> None:
     buffer.x.zero_()
     visits = [buffer.take(100, g) for _ in range(200)]
     x = torch.cat([v.x[v.fresh] for v in visits]).double()
-    assert z_scores(x, 0.5).abs().max() < LIMIT and z_scores((x - 0.5).square(), 1 / 12).abs().max() < LIMIT
+    assert (
+        z_scores(x, 0.5).abs().max() < LIMIT
+        and z_scores((x - 0.5).square(), 1 / 12).abs().max() < LIMIT
+    )
     assert all((v.x[~v.fresh] == 0).all() for v in visits)
     assert (buffer.x == 0).all(), "take alone changes nothing"
 
@@ -92,7 +95,9 @@ def test_the_label_of_a_lost_chain_is_that_of_the_point_that_was_kept() -> None:
     kept = torch.arange(30) % 3 == 0
     assert torch.equal(buffer.labels[visit.slots[kept]], before[visit.slots[kept]])
     assert torch.equal(buffer.labels[visit.slots[~kept]], (before[visit.slots[~kept]] + 1) % 5)
-    assert not bool(buffer.age[visit.slots[kept]].any()) and bool((buffer.age[visit.slots[~kept]] == 4).all())
+    assert not bool(buffer.age[visit.slots[kept]].any()) and bool(
+        (buffer.age[visit.slots[~kept]] == 4).all()
+    )
 
 
 def test_chains_are_of_the_precision_that_was_asked_for() -> None:
@@ -130,7 +135,9 @@ def test_labels_that_moved_are_written_to_their_slots_and_saved() -> None:
     buffer.put(visit, visit.x, 1, new)
     rest = torch.ones(100, dtype=torch.bool)
     rest[visit.slots] = False
-    assert torch.equal(buffer.labels[visit.slots], new) and torch.equal(buffer.labels[rest], before[rest])
+    assert torch.equal(buffer.labels[visit.slots], new) and torch.equal(
+        buffer.labels[rest], before[rest]
+    )
     other = make()
     other.load_state_dict(buffer.state_dict())
     assert torch.equal(other.labels, buffer.labels)

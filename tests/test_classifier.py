@@ -24,7 +24,7 @@ from lowland import (
 from lowland.energy import Energy
 from lowland.evaluation.classification import class_probabilities
 from lowland.metrics import reliability
-from lowland.nets.conditions import ClassEnergy
+from lowland.nets.class_energy import ClassEnergy
 from lowland.testing import no_trace, seeded
 
 K = 5
@@ -38,7 +38,13 @@ def built(make: Any, *args: Any, **settings: Any) -> Any:
 
 
 def classifier(norm: bool = False) -> nn.Sequential:
-    layers = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6) if norm else nn.Identity(), nn.ReLU(), nn.Flatten(), nn.Linear(216, K)]
+    layers = [
+        nn.Conv2d(1, 6, 3),
+        nn.BatchNorm2d(6) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(216, K),
+    ]
     return built(lambda: nn.Sequential(*layers))
 
 
@@ -50,9 +56,13 @@ def test_any_classifier_is_an_energy_of_its_logits() -> None:
     energy = check_energy(ClassifierEnergy(net, K, IMAGE), X)
     logits, y = net(X), torch.arange(7) % K
     assert isinstance(energy, ClassEnergy) and energy.classes == K
-    torch.testing.assert_close(energy(X), math.log(K) - torch.logsumexp(logits, 1))  # log K above −log Σ exp f
+    torch.testing.assert_close(
+        energy(X), math.log(K) - torch.logsumexp(logits, 1)
+    )  # log K above −log Σ exp f
     torch.testing.assert_close(energy(X, y), -logits.gather(1, y.unsqueeze(1)).squeeze(1))
-    torch.testing.assert_close(class_probabilities(energy, X), logits.double().softmax(1), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        class_probabilities(energy, X), logits.double().softmax(1), rtol=1e-6, atol=1e-7
+    )
     z = X.clone().requires_grad_()
     (slope,) = torch.autograd.grad(torch.logsumexp(net(z), 1).sum(), z)
     torch.testing.assert_close(value_and_score(energy, X)[1], slope)
@@ -90,11 +100,17 @@ def test_what_is_no_classifier_is_refused() -> None:
 
 
 def test_an_embedded_label_is_an_input_beside_x() -> None:
-    energy: Energy = built(EmbeddingMLP, box(0.0, 1.0, 3), hidden=(6, 4), classes=K, confine=0.3, scale=2.0).double()
+    energy: Energy = built(
+        EmbeddingMLP, box(0.0, 1.0, 3), hidden=(6, 4), classes=K, confine=0.3, scale=2.0
+    ).double()
     x, y = energy.domain.draw(9, seeded(), dtype=torch.float64), torch.arange(9) % K
     told = torch.cat([2 * x - 1, F.one_hot(y, K).double()], 1)
-    joined = torch.cat([energy.first.weight, energy.label.weight.T], 1)  # one layer over x and the one-hot label
-    expected = 2.0 * energy.net(told @ joined.T + energy.first.bias).squeeze(1) + 0.15 * (2 * x - 1).square().sum(1)
+    joined = torch.cat(
+        [energy.first.weight, energy.label.weight.T], 1
+    )  # one layer over x and the one-hot label
+    expected = 2.0 * energy.net(told @ joined.T + energy.first.bias).squeeze(1) + 0.15 * (
+        2 * x - 1
+    ).square().sum(1)
     torch.testing.assert_close(energy(x, y), expected)
     every = torch.stack([energy(x, torch.full((9,), k)) for k in range(K)], 1)
     torch.testing.assert_close(energy.class_energies(x), every)
@@ -114,8 +130,12 @@ def test_an_embedding_of_bad_sizes_is_refused(settings: dict[str, Any]) -> None:
 # -------------------------------------------------------------------------------------------------------------------- wide
 
 
-@pytest.mark.parametrize(("depth", "patch", "norm"), [(10, 1, "none"), (16, 2, "group"), (28, 1, "none")])
-def test_a_wide_network_has_the_layers_that_its_name_says(depth: int, patch: int, norm: str) -> None:
+@pytest.mark.parametrize(
+    ("depth", "patch", "norm"), [(10, 1, "none"), (16, 2, "group"), (28, 1, "none")]
+)
+def test_a_wide_network_has_the_layers_that_its_name_says(
+    depth: int, patch: int, norm: str
+) -> None:
     energy = built(WideResNet, IMAGE, depth=depth, width=2, classes=K, patch=patch, norm=norm)
     threes = [m for m in energy.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     ones = [m for m in energy.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
@@ -148,10 +168,16 @@ def test_a_level_parts_how_likely_from_how_sure() -> None:
 
 
 def test_a_tower_alone_says_how_likely_and_the_trunk_alone_how_sure() -> None:
-    energy = built(WideResNet, IMAGE, depth=10, width=1, classes=K, level=True, tower=(4, 6), tower_scale=3.0).double()
+    energy = built(
+        WideResNet, IMAGE, depth=10, width=1, classes=K, level=True, tower=(4, 6), tower_scale=3.0
+    ).double()
     x, y = X.double(), torch.arange(len(X)) % K
     torch.testing.assert_close(
-        energy(x), 3 * energy.own.head(F.silu(energy.own.linear(energy.own.features(2 * x - 1).flatten(1))))[:, 0]
+        energy(x),
+        3
+        * energy.own.head(F.silu(energy.own.linear(energy.own.features(2 * x - 1).flatten(1))))[
+            :, 0
+        ],
     )
     trunk = energy.head(F.silu(energy.last(energy.blocks(energy.stem(2 * x - 1)))).mean((2, 3)))
     torch.testing.assert_close(class_probabilities(energy, x), trunk.softmax(1))
@@ -160,11 +186,15 @@ def test_a_tower_alone_says_how_likely_and_the_trunk_alone_how_sure() -> None:
     def moved(value: Tensor) -> set[bool]:
         found = torch.autograd.grad(value, list(energy.parameters()), allow_unused=True)
         return {
-            name.startswith("own.") for name, g in zip(names, found, strict=True) if g is not None and g.abs().max() > 1e-12
+            name.startswith("own.")
+            for name, g in zip(names, found, strict=True)
+            if g is not None and g.abs().max() > 1e-12
         }
 
     assert moved(energy(x).mean()) == {True}, "a contrast of E(x) moves the tower alone"
-    assert moved(F.cross_entropy(energy.class_logits(x), y)) == {False}, "and cross-entropy the trunk alone"
+    assert moved(F.cross_entropy(energy.class_logits(x), y)) == {False}, (
+        "and cross-entropy the trunk alone"
+    )
     torch.testing.assert_close(energy.class_logits(x).softmax(1), class_probabilities(energy, x))
     with pytest.raises(ValueError, match=r"tower.*level.*;.*;"):
         WideResNet(IMAGE, classes=K, tower=(4, 6))
@@ -174,7 +204,9 @@ def test_a_tower_alone_says_how_likely_and_the_trunk_alone_how_sure() -> None:
 
 def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
     """Adam makes a slope of 1e-9 as large as any other: a level that hears rounding runs away within 200 updates."""
-    energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6))
+    energy = WideResNet(
+        box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6)
+    )
     x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
     objective = JEM(steps=1, capacity=64, after=0.5, augment=("flip",))
@@ -188,20 +220,26 @@ def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
 
 @pytest.mark.parametrize("kind", ["weight_px", "weight_pxy"])
 @pytest.mark.parametrize("augment", [(), ("flip",)])
-def test_a_level_that_is_a_head_hears_only_the_contrast(kind: str, augment: tuple[str, ...]) -> None:
+def test_a_level_that_is_a_head_hears_only_the_contrast(
+    kind: str, augment: tuple[str, ...]
+) -> None:
     """With a contrast that weighs 1e-30, what is left of the level's slope is rounding of the cross-entropy: there is none."""
     energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True)
     x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
     objective = JEM(steps=1, capacity=64, augment=augment, **({"weight_px": 0.0} | {kind: 1e-30}))
-    objective.loss(energy, x, y, sampler=Langevin(1e-4), buffer=buffer, generator=seeded()).value.backward()
+    objective.loss(
+        energy, x, y, sampler=Langevin(1e-4), buffer=buffer, generator=seeded()
+    ).value.backward()
     slopes = energy.head.weight.grad.abs().amax(1)
     assert slopes[4] < 1e-20 and slopes[:4].min() > 1e-6
 
 
 @pytest.mark.parametrize("augment", [(), ("flip",)])
 def test_the_loss_of_a_tower_is_that_of_its_heads(augment: tuple[str, ...]) -> None:
-    energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6)).double()
+    energy = WideResNet(
+        box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6)
+    ).double()
     x, y = energy.domain.draw(24, seeded(), dtype=torch.float64), torch.arange(24) % 4
     buffer = ReplayBuffer(24, energy.domain, generator=seeded(), classes=4, dtype=torch.float64)
     objective = JEM(steps=1, capacity=24, weight_px=0.7, l2=0.01, augment=augment)
@@ -222,7 +260,8 @@ def test_a_wide_network_in_bfloat16_is_near_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"depth": 12}, {"depth": 4}, {"width": 0}, {"classes": -1}, {"norm": "batch"}, {"patch": 3}]
+    "settings",
+    [{"depth": 12}, {"depth": 4}, {"width": 0}, {"classes": -1}, {"norm": "batch"}, {"patch": 3}],
 )
 def test_other_wide_networks_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):

@@ -14,7 +14,17 @@ from lowland.cli import runs
 from lowland.config import recipe_names
 
 VERBS = [cls.__name__.lower() for cls in cli.VERBS]
-HEAVY = ("torch", "pydantic", "matplotlib", "sklearn", "scipy", "numpy", "jinja2", "starlette", "uvicorn")
+HEAVY = (
+    "torch",
+    "pydantic",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "numpy",
+    "jinja2",
+    "starlette",
+    "uvicorn",
+)
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -36,7 +46,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "lowland", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "lowland", *arguments], capture_output=True, text=True, timeout=60
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- help
@@ -135,7 +147,9 @@ def test_a_mistake_is_one_message_and_status_2(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["trian"], ["train"], ["train", "moons", "--stps", "3"], ["energy", "RUN"]], ids=" ".join
+    "arguments",
+    [[], ["trian"], ["train"], ["train", "moons", "--stps", "3"], ["energy", "RUN"]],
+    ids=" ".join,
 )
 def test_what_cannot_be_parsed_is_status_2_too(arguments: list[str], command: Command) -> None:
     status, out, err = command(*arguments)
@@ -145,10 +159,15 @@ def test_what_cannot_be_parsed_is_status_2_too(arguments: list[str], command: Co
 def test_a_mistake_in_a_process_shows_no_traceback() -> None:
     done = in_a_process("train", "mons")
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith("lowland: there is no recipe 'mons'") and "Traceback" not in done.stderr
+    assert (
+        done.stderr.startswith("lowland: there is no recipe 'mons'")
+        and "Traceback" not in done.stderr
+    )
 
 
-def test_a_stopped_training_and_ctrl_c_have_their_own_status(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_training_and_ctrl_c_have_their_own_status(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lowland import verbs
     from lowland.training import TrainingStoppedError
 
@@ -158,12 +177,23 @@ def test_a_stopped_training_and_ctrl_c_have_their_own_status(command: Command, m
 
         return verb
 
-    monkeypatch.setattr(verbs, "report", raising(TrainingStoppedError("training stopped at step 3: the gap is dead")))
-    assert command("report", "RUN") == (3, "", "lowland: training stopped at step 3: the gap is dead\n")
+    monkeypatch.setattr(
+        verbs,
+        "report",
+        raising(TrainingStoppedError("training stopped at step 3: the gap is dead")),
+    )
+    assert command("report", "RUN") == (
+        3,
+        "",
+        "lowland: training stopped at step 3: the gap is dead\n",
+    )
     monkeypatch.setattr(verbs, "report", raising(KeyboardInterrupt()))
     status, out, err = command("report", "RUN")
     assert (status, out) == (130, "") and "`lowland resume RUN`" in err
-    for mistake_of_ours in (RuntimeError("a bug"), TypeError("a bug")):  # these keep their traceback
+    for mistake_of_ours in (
+        RuntimeError("a bug"),
+        TypeError("a bug"),
+    ):  # these keep their traceback
         monkeypatch.setattr(verbs, "report", raising(mistake_of_ours))
         with pytest.raises(type(mistake_of_ours), match="a bug"):
             command("report", "RUN")
@@ -200,7 +230,9 @@ def test_a_shown_recipe_is_a_recipe(name: str, command: Command, tmp_path: Path)
 # -------------------------------------------------------------------------------------------------------------- doctor
 
 
-def test_doctor_says_what_is_here_and_what_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_what_is_here_and_what_is_missing(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LOWLAND_DATA", raising=False)
     from importlib.util import find_spec
 
@@ -215,7 +247,9 @@ def test_doctor_says_what_is_here_and_what_is_missing(command: Command, monkeypa
         assert "missing" in out and "pip install 'lowland[parquet]'" in out
 
 
-def test_doctor_finds_data_in_a_root(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_data_in_a_root(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mnist").mkdir()
     _, out, _ = command("doctor", "--data-root", str(tmp_path))
     assert f"found in {tmp_path / 'mnist'}" in out and str(tmp_path) in out
@@ -235,7 +269,9 @@ def test_doctor_says_which_part_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
     assert "installed: Parquet files" in extras() and "missing" not in extras()
 
 
-def test_doctor_says_how_to_get_data_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_how_to_get_data_that_are_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lowland import doctor
 
     monkeypatch.setenv("LOWLAND_DATA", str(tmp_path))
@@ -243,7 +279,9 @@ def test_doctor_says_how_to_get_data_that_are_not_here(tmp_path: Path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name in ("mnist", "fashion-mnist", "cifar10"):
         (line,) = [line for line in doctor.examine().splitlines() if line.startswith(f"  {name} ")]
-        assert "missing" in line and "`lowland train` downloads it" in line and f"ROOT/{name}" in line
+        assert (
+            "missing" in line and "`lowland train` downloads it" in line and f"ROOT/{name}" in line
+        )
     (line,) = [line for line in doctor.examine().splitlines() if line.startswith("  cifar10-jpeg ")]
     assert "missing" in line and "train.parquet" in line
     (line,) = [line for line in doctor.examine().splitlines() if line.startswith("  moons ")]

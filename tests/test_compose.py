@@ -25,7 +25,9 @@ from lowland.tasks import (
 )
 from lowland.testing import LIMIT, caught, seeded
 
-RING = GaussianMixture([[2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)] for k in range(8)], 0.8)
+RING = GaussianMixture(
+    [[2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)] for k in range(8)], 0.8
+)
 RIGHT = GaussianMixture([[1.5, 0.0], [1.5, 1.5]], 0.7)
 EXPRESSIONS: dict[str, Energy] = {
     "product": RING + RIGHT,
@@ -42,7 +44,9 @@ def cells(energy: Energy) -> Tensor:
     fine = CELLS * 12
     axis = (torch.arange(fine, dtype=torch.float64) + 0.5) / fine * 2 * SIDE - SIDE
     grid = torch.cartesian_prod(axis, axis)
-    p = torch.softmax(-energy_values(energy, grid, batch_size=fine**2), 0).view(CELLS, 12, CELLS, 12)
+    p = torch.softmax(-energy_values(energy, grid, batch_size=fine**2), 0).view(
+        CELLS, 12, CELLS, 12
+    )
     return p.sum((1, 3)).flatten()
 
 
@@ -55,7 +59,10 @@ def variation(found: Tensor, p: Tensor) -> tuple[float, float]:
     """Total variation of counts from probabilities, and z: how far that is from what exact independent draws would show."""
     n = found.sum()
     sd = (p * (1 - p) / n).sqrt()
-    expected, spread = math.sqrt(2 / math.pi) * sd.sum() / 2, math.sqrt(1 - 2 / math.pi) * sd.square().sum().sqrt() / 2
+    expected, spread = (
+        math.sqrt(2 / math.pi) * sd.sum() / 2,
+        math.sqrt(1 - 2 / math.pi) * sd.square().sum().sqrt() / 2,
+    )
     tv = (found / n - p).abs().sum() / 2
     return float(tv), float((tv - expected) / spread)
 
@@ -78,9 +85,14 @@ def test_corrected_draws_follow_the_exact_law(name: str) -> None:
 def test_unadjusted_draws_show_their_bias() -> None:
     """At the step that MALA is tuned to, Langevin without an accept step is far from the law, and farther at larger steps."""
     energy = EXPRESSIONS["product"]
-    tuned: Any = corrected(energy, torch.randn(200, 2, generator=seeded()), generator=seeded(), steps=100)
+    tuned: Any = corrected(
+        energy, torch.randn(200, 2, generator=seeded()), generator=seeded(), steps=100
+    )
     h = tuned.step_size
-    tv, z = zip(*(variation(counts(chains(energy, Langevin(s))), cells(energy)) for s in (h / 2, h)), strict=True)
+    tv, z = zip(
+        *(variation(counts(chains(energy, Langevin(s))), cells(energy)) for s in (h / 2, h)),
+        strict=True,
+    )
     assert z[1] > z[0] > LIMIT and tv[1] > 1.5 * tv[0]
 
 
@@ -150,7 +162,9 @@ def test_bounded_is_softplus_and_multiplies_by_a_number_below_one() -> None:
     x = torch.randn(100, 2, generator=seeded())
     expected = torch.nn.functional.softplus(3.0 - RIGHT(x))
     assert torch.allclose(bounded(RIGHT, 3.0)(x), expected, atol=1e-5)
-    far = bounded(Function(lambda x: 1e4 * x[:, 0], real(2)), 5.0)(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+    far = bounded(Function(lambda x: 1e4 * x[:, 0], real(2)), 5.0)(
+        torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+    )
     assert torch.allclose(far, torch.tensor([1e4 + 5, 0.0]))  # no overflow
     with pytest.raises(ValueError, match="the level is nan; an energy is a finite number; measure"):
         bounded(RIGHT, math.nan)
@@ -163,7 +177,9 @@ def test_guidance_by_a_classifier_is_the_posterior() -> None:
     x = torch.randn(50, 2, generator=seeded())
     told = mixture(*parts) + Attribute(classifier, 1)
     assert torch.allclose(told(x) - told(x[:1]), parts[1](x) - parts[1](x[:1]), atol=1e-5)
-    free = 3.0 * parts[1] - 2.0 * mixture(*parts)  # without a classifier, w = 2: the same as p(x | y) p(y | x)²
+    free = 3.0 * parts[1] - 2.0 * mixture(
+        *parts
+    )  # without a classifier, w = 2: the same as p(x | y) p(y | x)²
     by_class = parts[1] + 2.0 * Attribute(classifier, 1)
     assert torch.allclose(free(x) - free(x[:1]), by_class(x) - by_class(x[:1]), atol=1e-4)
     check_normalisable(free)
@@ -183,7 +199,10 @@ def test_units_that_can_be_named() -> None:
     for unit in ("deviation", "robust", "score"):
         same = [energy_values(compose([e], [x], unit=unit), x[:99]) for e in (law, thousand)]
         assert torch.allclose(*same, atol=1e-3)
-    with pytest.raises(ValueError, match="the unit is 'mad'; energies are measured by deviation, robust, score; choose"):
+    with pytest.raises(
+        ValueError,
+        match="the unit is 'mad'; energies are measured by deviation, robust, score; choose",
+    ):
         scale_of(law, x, "mad")
 
 
@@ -246,14 +265,21 @@ def test_what_has_a_normaliser_passes() -> None:
 
 def test_domains_that_differ_are_refused() -> None:
     plane, square = Gaussian(), Function(lambda x: x.sum(1), box(0.0, 1.0, 2))
-    for other in (square, Function(lambda x: x.sum(1), real(3)), Function(lambda x: x.sum(1), binary(2))):
+    for other in (
+        square,
+        Function(lambda x: x.sum(1), real(3)),
+        Function(lambda x: x.sum(1), binary(2)),
+    ):
         for combined in (
             lambda a, b: a + b,
             mixture,
             lambda a, b: a + bounded(b, 1.0),
             lambda a, b: compose([a, b], [None, None]),
         ):
-            with pytest.raises(ValueError, match=r"different domains were combined \(.*\); all must share one domain; build"):
+            with pytest.raises(
+                ValueError,
+                match=r"different domains were combined \(.*\); all must share one domain; build",
+            ):
                 combined(plane, other)
 
 
@@ -278,13 +304,17 @@ def drawn(sampler: Any = None, final: int = 80, steps: int = 120) -> tuple[float
     both, g = noisy(MEANS[0]) + noisy(MEANS[1]), seeded(9)
     sigmas = (6.0, 2.0, 0.8, 0.3, 0.1, 0.02)
     start = sigmas[0] * torch.randn(5000, 2, generator=g)
-    found = anneal_composed(both, sigmas, start, steps, generator=g, sampler=sampler, final=final, jump=False)
+    found = anneal_composed(
+        both, sigmas, start, steps, generator=g, sampler=sampler, final=final, jump=False
+    )
     assert found.outside.sum() == 0 and found.sigma == sigmas[-1]
     return variation(counts(found.x), cells(both.given(sigmas[-1])))
 
 
 def test_an_annealed_composition_ends_in_its_law() -> None:
-    tv, z = drawn(MALA(0.15 * 0.02**2))  # a short corrector; the tuned chains at the end do the rest
+    tv, z = drawn(
+        MALA(0.15 * 0.02**2)
+    )  # a short corrector; the tuned chains at the end do the rest
     assert abs(z) < LIMIT, f"total variation {tv:.3f}"
 
 
@@ -304,7 +334,9 @@ def test_a_path_without_its_last_correction_is_seen() -> None:
 
 
 def test_annealing_refuses_uneven_lists() -> None:
-    with pytest.raises(ValueError, match=r"1 energies came with the levels \[1.0, 0.1\]; one each is needed.*; see"):
+    with pytest.raises(
+        ValueError, match=r"1 energies came with the levels \[1.0, 0.1\]; one each is needed.*; see"
+    ):
         anneal_composed([Gaussian()], (1.0, 0.1), torch.zeros(3, 2), 10, generator=seeded())
 
 
@@ -330,9 +362,14 @@ def test_plain_functions_compose_and_anneal() -> None:
     x = torch.randn(200, 2, generator=seeded())
     bowls = [lambda x: x.square().sum(1), lambda x: 5 * (x - 1).square().sum(1)]
     made = [compose(parts, [x, x]) for parts in (bowls, [Function(bowl) for bowl in bowls])]
-    assert torch.equal(made[0](x), made[1](x)) and scale_of(bowls[0], x) == scale_of(Function(bowls[0]), x)
+    assert torch.equal(made[0](x), made[1](x)) and scale_of(bowls[0], x) == scale_of(
+        Function(bowls[0]), x
+    )
     normal = lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2)  # noqa: E731
-    drawn = [anneal_composed(law, (3.0, 0.3), x, 20, generator=seeded()).x for law in (normal, Function(normal))]
+    drawn = [
+        anneal_composed(law, (3.0, 0.3), x, 20, generator=seeded()).x
+        for law in (normal, Function(normal))
+    ]
     assert torch.equal(*drawn)
 
 
@@ -349,23 +386,34 @@ def test_references_that_do_not_fit_and_energies_that_are_not_finite_are_told_ap
             with pytest.raises(ValueError, match=f"{said}.*;.*;"):
                 scale_of(energy, points, unit)
     for weights in ([1.0, math.nan], [1.0, math.inf], [1.0]):
-        with pytest.raises(ValueError, match=r"2 references and the weights .*; one of each is needed, weights finite; make"):
+        with pytest.raises(
+            ValueError,
+            match=r"2 references and the weights .*; one of each is needed, weights finite; make",
+        ):
             compose([RIGHT, RIGHT], [x, x], weights)
 
 
 def test_levels_that_are_none_are_refused_by_name() -> None:
     for sigmas in ((1.0, 0.0), (1.0, math.nan), (math.inf, 1.0), ()):
-        with pytest.raises(ValueError, match=r"energies came with the levels .*; one each is needed, above 0 and falling; see"):
+        with pytest.raises(
+            ValueError,
+            match=r"energies came with the levels .*; one each is needed, above 0 and falling; see",
+        ):
             anneal_composed(noisy(MEANS[0]), sigmas, torch.zeros(3, 2), 10, generator=seeded())
 
 
 def test_functions_without_a_shape_are_looked_at_far_from_the_points() -> None:
     """Where the domain says no shape, the points do: narrow minus wide is drawn, wide minus narrow refused."""
-    wide, narrow = Function(lambda x: x.square().sum(1) / 8), Function(lambda x: x.square().sum(1) / 2)
+    wide, narrow = (
+        Function(lambda x: x.square().sum(1) / 8),
+        Function(lambda x: x.square().sum(1) / 2),
+    )
     x = torch.randn(20, 2, generator=seeded())
     assert sample(narrow - wide, MALA(0.1), x, 2, generator=seeded()).x.shape == x.shape
     for call in (sample, tune):
         with pytest.raises(ValueError, match="does not rise far out"):
             call(wide - narrow, MALA(0.1), x, 20, generator=seeded())
     with pytest.raises(ValueError, match="does not rise far out"):
-        compose([lambda x: x.square().sum(1), lambda x: (x - 1).square().sum(1)], [x, x], [1.0, -3.0])
+        compose(
+            [lambda x: x.square().sum(1), lambda x: (x - 1).square().sum(1)], [x, x], [1.0, -3.0]
+        )

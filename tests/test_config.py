@@ -11,7 +11,14 @@ from typing import Any, ClassVar
 import pytest
 
 from lowland import build, read_recipe, registered, registry
-from lowland.config import ConfigError, Recipe, parse_overrides, recipe_model, recipe_names, recipes_folder
+from lowland.config import (
+    ConfigError,
+    Recipe,
+    parse_overrides,
+    recipe_model,
+    recipe_names,
+    recipes_folder,
+)
 from lowland.domain import binary, box, real
 
 RECIPES = sorted(recipe_names())
@@ -65,7 +72,13 @@ def test_every_shipped_recipe_can_be_built(name: str) -> None:
     grey, colour = box(0.0, 1.0, 1, 28, 28), box(0.0, 1.0, 3, 32, 32)
     for domain in (real(2), grey, colour, binary(1, 28, 28)):  # the first that the network takes
         try:
-            assert sum(p.numel() for p in build("energy", plain["energy"] | {"domain": domain}).parameters()) > 0
+            assert (
+                sum(
+                    p.numel()
+                    for p in build("energy", plain["energy"] | {"domain": domain}).parameters()
+                )
+                > 0
+            )
             return
         except ValueError:
             continue
@@ -74,7 +87,9 @@ def test_every_shipped_recipe_can_be_built(name: str) -> None:
 
 def test_a_complete_recipe_names_every_setting() -> None:
     plain = read_recipe("moons").plain()
-    assert plain["training"]["warmup"] == 100 and plain["training"]["keep"] == 2  # which moons.toml leaves to Training
+    assert (
+        plain["training"]["warmup"] == 100 and plain["training"]["keep"] == 2
+    )  # which moons.toml leaves to Training
     assert plain["evaluation"]["nominal"] == 0.05 and plain["objective"]["name"] == "PCD"
     assert set(plain) == set(Recipe.model_fields)
 
@@ -130,7 +145,9 @@ def test_all_mistakes_are_reported_at_once_with_path_and_suggestion() -> None:
 
 def test_a_key_that_resembles_nothing_gets_the_list() -> None:
     (line,) = mistakes("moons", {"evaluation.zzz": 1})
-    assert line.startswith("evaluation.zzz: no such key; allowed are judge_steps, nominal, outliers, samples, score")
+    assert line.startswith(
+        "evaluation.zzz: no such key; allowed are judge_steps, nominal, outliers, samples, score"
+    )
 
 
 @pytest.mark.parametrize("section", ["energy", "objective", "sampler", "generation.sampler"])
@@ -138,7 +155,11 @@ def test_unknown_and_missing_classes(section: str) -> None:
     kind = "sampler" if section.endswith("sampler") else section
     (line,) = mistakes("moons", {f"{section}.name": "Nonsense"})
     assert line.startswith(f"{section}: name is 'Nonsense'; allowed are ")
-    allowed = [name for name, cls in registered(kind).items() if kind != "energy" or "domain" in registry.parameters(cls)]
+    allowed = [
+        name
+        for name, cls in registered(kind).items()
+        if kind != "energy" or "domain" in registry.parameters(cls)
+    ]
     assert all(name in line for name in allowed)
     values = read_recipe("moons").plain()
     target = values["generation"] if section.startswith("generation") else values
@@ -147,7 +168,9 @@ def test_unknown_and_missing_classes(section: str) -> None:
     assert line == f"{section}: name is missing; add name = ..."
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("MPL", "MLP"), ("ConvNt", "ConvNet"), ("IGEB", "IGEBM")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("MPL", "MLP"), ("ConvNt", "ConvNet"), ("IGEB", "IGEBM")]
+)
 def test_a_misspelt_class_gets_a_suggestion(typed: str, meant: str) -> None:
     (line,) = mistakes("moons", {"energy.name": typed})
     assert line.endswith(f"did you mean {meant!r}?")
@@ -211,12 +234,16 @@ def test_training_reports_its_own_problems_together() -> None:
 
 def test_an_empty_recipe_says_all_that_is_missing() -> None:
     lines = mistakes({})
-    assert {"name", "data", "energy", "objective", "generation"} == {line.split(":")[0] for line in lines}
+    assert {"name", "data", "energy", "objective", "generation"} == {
+        line.split(":")[0] for line in lines
+    }
     assert all(line.endswith("missing; add it") for line in lines)
 
 
 def test_a_recipe_without_a_sampler_is_for_objectives_that_run_no_chains() -> None:
-    with pytest.raises(ConfigError, match="objective PCD runs chains and the recipe names no sampler"):
+    with pytest.raises(
+        ConfigError, match="objective PCD runs chains and the recipe names no sampler"
+    ):
         read_recipe("moons", {"sampler": None})
     assert read_recipe("moons-dsm", {"sampler": None}).sampler is None
 
@@ -224,7 +251,9 @@ def test_a_recipe_without_a_sampler_is_for_objectives_that_run_no_chains() -> No
 def test_terms_are_a_list_of_tables_that_survives_toml() -> None:
     terms = [{"name": "EnergyL2", "weight": 0.1}, {"name": "EnergyL2", "weight": 0.2}]
     recipe = read_recipe("moons", {"terms": terms})
-    assert tomllib.loads(recipe.toml())["terms"] == recipe.plain()["terms"] and len(recipe.terms) == 2
+    assert (
+        tomllib.loads(recipe.toml())["terms"] == recipe.plain()["terms"] and len(recipe.terms) == 2
+    )
     with pytest.raises(ConfigError, match=r"terms.*EnergyL2"):
         read_recipe("moons", {"terms": [{"name": "EnergyL3"}]})
 
@@ -232,14 +261,18 @@ def test_terms_are_a_list_of_tables_that_survives_toml() -> None:
 def test_unknown_recipes_and_files() -> None:
     with pytest.raises(ConfigError, match="did you mean 'moons'"):
         read_recipe("mons")
-    with pytest.raises(ConfigError, match=r"there is no recipe '/nowhere/x.toml'; shipped are .*digits"):
+    with pytest.raises(
+        ConfigError, match=r"there is no recipe '/nowhere/x.toml'; shipped are .*digits"
+    ):
         read_recipe("/nowhere/x.toml")
 
 
 def test_bad_toml_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text('name = "x"\n[data\n')
-    with pytest.raises(ConfigError, match=r"broken.toml is no recipe: .*line 2.*; a recipe is a TOML file"):
+    with pytest.raises(
+        ConfigError, match=r"broken.toml is no recipe: .*line 2.*; a recipe is a TOML file"
+    ):
         read_recipe(path)
     path.write_bytes(b"\xff\xfe\x00name")
     with pytest.raises(ConfigError, match="is no recipe"):
@@ -248,7 +281,9 @@ def test_bad_toml_names_file_and_line(tmp_path: Path) -> None:
 
 def test_the_recipe_of_a_run_can_be_read_again(tmp_path: Path) -> None:
     recipe, path = read_recipe("digits", {"training.steps": 30}), tmp_path / "recipe.json"
-    path.write_text(json.dumps({"format": 1, "versions": {}, "recipe": recipe.plain()}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"format": 1, "versions": {}, "recipe": recipe.plain()}), encoding="utf-8"
+    )
     assert read_recipe(path).plain() == recipe.plain()
     assert read_recipe(path, {"seed": 7}).plain() == recipe.plain() | {"seed": 7}
 
@@ -280,7 +315,16 @@ def test_a_configuration_mistake_is_a_value_error() -> None:
 
 
 def test_overrides_are_read_as_toml_or_words() -> None:
-    pairs = ["training.steps=100", "sampler.clamp=[0, 1]", "data.name=mnist", "a.b=1e-3", "c=true", 'd="x=y"', "e=x=y", "f="]
+    pairs = [
+        "training.steps=100",
+        "sampler.clamp=[0, 1]",
+        "data.name=mnist",
+        "a.b=1e-3",
+        "c=true",
+        'd="x=y"',
+        "e=x=y",
+        "f=",
+    ]
     assert parse_overrides(pairs) == {
         "training.steps": 100,
         "sampler.clamp": [0, 1],
@@ -300,7 +344,10 @@ def test_an_override_needs_path_and_value(pair: str) -> None:
 
 
 def test_overrides_change_only_what_they_name() -> None:
-    before, after = read_recipe("digits").plain(), read_recipe("digits", {"training.steps": 30, "seed": 7}).plain()
+    before, after = (
+        read_recipe("digits").plain(),
+        read_recipe("digits", {"training.steps": 30, "seed": 7}).plain(),
+    )
     assert (after["training"]["steps"], after["seed"]) == (30, 7)
     before["training"]["steps"], before["seed"] = 30, 7
     assert after == before
@@ -309,13 +356,23 @@ def test_overrides_change_only_what_they_name() -> None:
 def test_plain_values_are_not_changed_by_overrides() -> None:
     values = read_recipe("digits").plain()
     copy = json.loads(json.dumps(values))
-    read_recipe(values, {"training.steps": 30, "sampler.name": "MALA", "sampler.step_size": 0.1, "seed": 3})
+    read_recipe(
+        values, {"training.steps": 30, "sampler.name": "MALA", "sampler.step_size": 0.1, "seed": 3}
+    )
     assert values == copy
 
 
 def test_another_class_starts_without_the_old_ones_keys() -> None:
-    recipe = read_recipe("digits", {"sampler.name": "HMC", "sampler.step_size": 0.1, "sampler.leapfrogs": 4})
-    assert recipe.plain()["sampler"] == {"name": "HMC", "step_size": 0.1, "leapfrogs": 4, "scale": None, "jitter": 0.0}
+    recipe = read_recipe(
+        "digits", {"sampler.name": "HMC", "sampler.step_size": 0.1, "sampler.leapfrogs": 4}
+    )
+    assert recipe.plain()["sampler"] == {
+        "name": "HMC",
+        "step_size": 0.1,
+        "leapfrogs": 4,
+        "scale": None,
+        "jitter": 0.0,
+    }
     (line,) = mistakes("digits", {"sampler.name": "MALA"})
     assert line == "sampler.MALA.step_size: missing; add it"
     same = read_recipe("digits", {"sampler.name": "Langevin"})  # the class it already is
@@ -324,7 +381,11 @@ def test_another_class_starts_without_the_old_ones_keys() -> None:
 
 def test_the_order_of_overrides_does_not_matter() -> None:
     values = {"sampler.step_size": 0.2, "sampler.name": "MALA"}
-    assert read_recipe("digits", values).plain()["sampler"] == {"name": "MALA", "step_size": 0.2, "scale": None}
+    assert read_recipe("digits", values).plain()["sampler"] == {
+        "name": "MALA",
+        "step_size": 0.2,
+        "scale": None,
+    }
 
 
 def test_an_override_below_a_value_is_refused() -> None:
@@ -333,9 +394,17 @@ def test_an_override_below_a_value_is_refused() -> None:
 
 
 def test_an_override_can_add_a_section() -> None:
-    given = {"restoration.sampler.name": "MALA", "restoration.sampler.step_size": 0.1, "restoration.sigma": 0.2}
+    given = {
+        "restoration.sampler.name": "MALA",
+        "restoration.sampler.step_size": 0.1,
+        "restoration.sigma": 0.2,
+    }
     recipe = read_recipe("moons", given)
-    assert recipe.plain()["restoration"]["sampler"] == {"name": "MALA", "step_size": 0.1, "scale": None}
+    assert recipe.plain()["restoration"]["sampler"] == {
+        "name": "MALA",
+        "step_size": 0.1,
+        "scale": None,
+    }
     assert recipe.plain()["restoration"]["sigma"] == 0.2
 
 
@@ -383,7 +452,12 @@ def test_a_new_class_can_be_named_in_a_recipe() -> None:
 def test_a_new_class_can_be_named_at_once() -> None:
     read_recipe("moons")
     registry.register("sampler")(Meander)
-    assert read_recipe("moons", {"sampler.name": "Meander", "sampler.step_size": 0.1}).plain()["sampler"]["bends"] == 3
+    assert (
+        read_recipe("moons", {"sampler.name": "Meander", "sampler.step_size": 0.1}).plain()[
+            "sampler"
+        ]["bends"]
+        == 3
+    )
 
 
 def test_the_model_of_recipes_is_made_once_for_what_is_registered() -> None:

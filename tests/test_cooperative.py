@@ -9,7 +9,19 @@ from contract.cases import seeded
 from contract.checks import LIMIT, z_scores
 from torch import Tensor, nn
 
-from lowland import MALA, MLP, ConvNet, Cooperative, Energy, Function, Langevin, binary, box, contrast, real
+from lowland import (
+    MALA,
+    MLP,
+    ConvNet,
+    Cooperative,
+    Energy,
+    Function,
+    Langevin,
+    binary,
+    box,
+    contrast,
+    real,
+)
 from lowland.nets.generators import Generator
 from lowland.objectives import cooperative
 from lowland.objectives.cooperative import Explanation
@@ -66,7 +78,9 @@ def gradients(
     for _ in range(batches):
         energy, line = Hill(theta, mean), Line(a, b)
         x = MEAN + SPREAD * torch.randn(rows, 1, generator=g, dtype=DOUBLE)
-        loss = Cooperative(**settings).loss(energy, x, None, sampler=MALA(0.4), buffer=None, generator=g, partner=line)
+        loss = Cooperative(**settings).loss(
+            energy, x, None, sampler=MALA(0.4), buffer=None, generator=g, partner=line
+        )
         parts = torch.autograd.grad(loss.value, [energy.theta, energy.mean, line.a, line.b])
         found.append(torch.stack(parts))
     return torch.stack(found)
@@ -85,7 +99,13 @@ def test_without_explaining_the_generator_would_shrink() -> None:
 
 @pytest.mark.parametrize(
     ("moved", "which", "sign"),
-    [({"theta": 1.5}, 0, 1), ({"theta": 0.3}, 0, -1), ({"mean": 1.5}, 1, 1), ({"b": 0.0}, 3, -1), ({"b": 1.5}, 3, 1)],
+    [
+        ({"theta": 1.5}, 0, 1),
+        ({"theta": 0.3}, 0, -1),
+        ({"mean": 1.5}, 1, 1),
+        ({"b": 0.0}, 3, -1),
+        ({"b": 1.5}, 3, 1),
+    ],
     ids=str,
 )
 def test_each_is_drawn_to_the_truth(moved: dict[str, float], which: int, sign: int) -> None:
@@ -106,7 +126,9 @@ def test_teaching_with_its_sign_turned_is_found(monkeypatch: pytest.MonkeyPatch)
     assert z_scores(found[:, 3]) > 20  # away from the revisions
 
 
-def test_nothing_of_the_generator_hangs_on_drafts_or_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_the_generator_hangs_on_drafts_or_revisions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     right, seen = cooperative.run_chains, []
 
     def watched(energy: Any, sampler: Any, start: Tensor, *args: Any, **options: Any) -> Any:
@@ -123,9 +145,14 @@ def test_explanations_are_draws_of_the_posterior() -> None:
     # p(z | x) = N(a (x − b) / (a² + σ²), σ² / (a² + σ²))
     line, x = Line(A, MEAN), torch.full((5000, 1), 1.9, dtype=DOUBLE)
     energy = Explanation(line, x)
-    z = cooperative.run_chains(energy, MALA(0.1), torch.zeros(5000, 1, dtype=DOUBLE), 60, generator=seeded()).x
+    z = cooperative.run_chains(
+        energy, MALA(0.1), torch.zeros(5000, 1, dtype=DOUBLE), 60, generator=seeded()
+    ).x
     mean, variance = A * (1.9 - MEAN) / SPREAD**2, SIGMA**2 / SPREAD**2
-    assert z_scores(z, mean).abs().max() < LIMIT and z_scores((z - mean).square(), variance).abs().max() < LIMIT
+    assert (
+        z_scores(z, mean).abs().max() < LIMIT
+        and z_scores((z - mean).square(), variance).abs().max() < LIMIT
+    )
 
 
 @pytest.mark.parametrize("channels", [0, 4])
@@ -136,19 +163,29 @@ def test_generators_begin_at_the_data_and_stay_in_the_box(channels: int) -> None
         Function(lambda x: x.flatten(1).sum(1), box(0.0, 1.0, 1, 8, 8)), x
     )
     made = generator.draw(200, seeded(1))
-    assert made.shape == (200, 1, 8, 8) and generator.domain.contains(made).all() and not made.requires_grad
+    assert (
+        made.shape == (200, 1, 8, 8)
+        and generator.domain.contains(made).all()
+        and not made.requires_grad
+    )
     assert (made.mean(0) - x.mean(0)).abs().mean() < 0.1
-    assert torch.equal(made, generator.draw(200, seeded(1))) and not torch.equal(made, generator.draw(200, seeded(2)))
+    assert torch.equal(made, generator.draw(200, seeded(1))) and not torch.equal(
+        made, generator.draw(200, seeded(2))
+    )
 
 
 def test_partner_and_energy_learn_on_images_with_labels_in_bfloat16() -> None:
     torch.manual_seed(0)
-    energy = ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=3)
+    energy = ConvNet(
+        box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=3
+    )
     x, y = torch.rand(6, 1, 8, 8, generator=seeded()), torch.arange(6) % 3
     objective = Cooperative(steps=2, channels=4, diversity=0.1)
     partner = objective.partner(energy, x)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = objective.loss(energy, x, y, sampler=Langevin(0.01), buffer=None, generator=seeded(1), partner=partner)
+        loss = objective.loss(
+            energy, x, y, sampler=Langevin(0.01), buffer=None, generator=seeded(1), partner=partner
+        )
     loss.value.backward()
     for module in (energy, partner):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
@@ -161,16 +198,29 @@ def test_the_energys_part_is_the_contrast_alone() -> None:
     energy, x = MLP(real(2), hidden=(8,)), torch.randn(9, 2, generator=seeded())
     objective = Cooperative(steps=2, hidden=(8,))
     partner = objective.partner(energy, x)
-    loss = objective.loss(energy, x, None, sampler=Langevin(0.05), buffer=None, generator=seeded(1), partner=partner)
+    loss = objective.loss(
+        energy, x, None, sampler=Langevin(0.05), buffer=None, generator=seeded(1), partner=partner
+    )
     weights = list(energy.parameters())
     assert loss.negatives is not None
     found = torch.autograd.grad(loss.value, weights)
-    for a, b in zip(found, torch.autograd.grad(contrast(energy, x, loss.negatives).value, weights), strict=True):
+    for a, b in zip(
+        found, torch.autograd.grad(contrast(energy, x, loss.negatives).value, weights), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"steps": 0}, {"explain": -1}, {"sigma": 0.0}, {"latent": 0}, {"diversity": -1.0}, {"hidden": (0,)}], ids=str
+    "settings",
+    [
+        {"steps": 0},
+        {"explain": -1},
+        {"sigma": 0.0},
+        {"latent": 0},
+        {"diversity": -1.0},
+        {"hidden": (0,)},
+    ],
+    ids=str,
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
@@ -180,4 +230,12 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> Non
 def test_generators_make_no_bits() -> None:
     bits = Function(lambda x: x.sum(1), binary(2))
     with pytest.raises(ValueError, match=r"binary.*;.*;"):
-        Cooperative().loss(bits, torch.zeros(2, 2), None, sampler=None, buffer=None, generator=seeded(), partner=None)  # type: ignore[arg-type]
+        Cooperative().loss(
+            bits,
+            torch.zeros(2, 2),
+            None,
+            sampler=None,
+            buffer=None,
+            generator=seeded(),
+            partner=None,
+        )  # type: ignore[arg-type]

@@ -68,7 +68,9 @@ def test_rings_and_blobs_lie_where_their_labels_say() -> None:
     assert (x.norm(dim=1) - (y + 1)).abs().max() < 6 * 0.1
     x, y = raw("eight-gaussians")
     assert y is not None
-    centres = torch.stack([2 * torch.tensor([math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)]) for k in range(8)])
+    centres = torch.stack(
+        [2 * torch.tensor([math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)]) for k in range(8)]
+    )
     assert abs(z_of((x - centres[y]).square().sum(1).double(), 2 * 0.2**2)) < 5
 
 
@@ -102,16 +104,26 @@ def test_digits_are_sklearns_each_in_exactly_one_part() -> None:
     data = load_data("digits")
     parts = (data.train, data.calibration, data.test)
     assert [len(part) for part in parts] == [1297, 250, 250]
-    got = sorted((*(part.x.flatten(1) * 16).int()[i].tolist(), int(part.y[i])) for part in parts for i in range(len(part)))
+    got = sorted(
+        (*(part.x.flatten(1) * 16).int()[i].tolist(), int(part.y[i]))
+        for part in parts
+        for i in range(len(part))
+    )
     bunch = load_digits()
-    expected = sorted((*map(int, row), int(label)) for row, label in zip(bunch.data, bunch.target, strict=True))
+    expected = sorted(
+        (*map(int, row), int(label)) for row, label in zip(bunch.data, bunch.target, strict=True)
+    )
     assert got == expected
     assert data.domain == box(0, 1, 1, 8, 8) and data.levels == 17 and data.classes == 10
     assert set((data.train.x * 16).unique().tolist()) == set(range(17))
 
 
 def test_digits_do_not_depend_on_the_seed_and_a_limit_is_a_prefix() -> None:
-    one, other, few = load_data("digits", seed=0), load_data("digits", seed=9), load_data("digits", limit=50)
+    one, other, few = (
+        load_data("digits", seed=0),
+        load_data("digits", seed=9),
+        load_data("digits", limit=50),
+    )
     assert torch.equal(one.test.x, other.test.x)
     assert torch.equal(few.train.x, one.train.x[:50]) and torch.equal(few.test.x, one.test.x)
     assert len(load_data("digits", limit=10**6).train) == 1297
@@ -121,11 +133,15 @@ def test_digits_do_not_depend_on_the_seed_and_a_limit_is_a_prefix() -> None:
 
 
 def test_unknown_names_and_options_are_answered_with_a_suggestion(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'fashon-mnist' is not known; .*digits.*did you mean 'fashion-mnist'"):
+    with pytest.raises(
+        ValueError, match=r"'fashon-mnist' is not known; .*digits.*did you mean 'fashion-mnist'"
+    ):
         load_data("fashon-mnist")
     with pytest.raises(ValueError, match="choose one of them"):
         load_data("")
-    with pytest.raises(ValueError, match="digits was given colour; it takes limit, binarise; remove"):
+    with pytest.raises(
+        ValueError, match="digits was given colour; it takes limit, binarise; remove"
+    ):
         load_data("digits", colour=1)
     with pytest.raises(ValueError, match="limit is 0; it must be at least 1"):
         load_data("digits", limit=0)
@@ -137,7 +153,9 @@ def test_unknown_names_and_options_are_answered_with_a_suggestion(tmp_path: Path
 
 
 def test_available_names_every_set_in_one_line() -> None:
-    assert {"digits", "mnist", "fashion-mnist", "cifar10", "cifar10-jpeg", *TOYS} == set(available())
+    assert {"digits", "mnist", "fashion-mnist", "cifar10", "cifar10-jpeg", *TOYS} == set(
+        available()
+    )
     assert all(line and "\n" not in line for line in available().values())
 
 
@@ -160,10 +178,14 @@ BAD = {
     "2 NaN and 0 infinite values in 2 of 6": {"test": with_value(math.nan)},
     "0 NaN and 2 infinite values": {"calibration": with_value(math.inf)},
     "the train part of set has 2 of 6 examples outside the domain": {"train": with_value(1.5)},
-    "the calibration part of set is empty": {"calibration": Split(torch.zeros(0, 2), torch.zeros(0).long())},
+    "the calibration part of set is empty": {
+        "calibration": Split(torch.zeros(0, 2), torch.zeros(0).long())
+    },
     r"shape \(3,\); the domain has \(2,\)": {"train": Split(torch.rand(6, 3), sound().train.y)},
     "is stored as torch.float64": {"train": Split(sound().train.x.double(), sound().train.y)},
-    "all 6 training examples of set are the same point": {"train": Split(torch.full((6, 2), 0.5), sound().train.y)},
+    "all 6 training examples of set are the same point": {
+        "train": Split(torch.full((6, 2), 0.5), sound().train.y)
+    },
     r"labels of shape \(5,\)": {"test": Split(sound().train.x, torch.zeros(5).long())},
     "labels stored as torch.int32": {"test": Split(sound().train.x, torch.zeros(6).int())},
     "has 1 labels out of range": {"test": Split(sound().train.x, torch.tensor([0, 1, 2, 0, 0, 0]))},
@@ -190,7 +212,12 @@ def test_each_epoch_is_a_permutation_and_short_batches_are_completed() -> None:
         assert sorted(epoch.tolist()) == list(range(10))
     assert not torch.equal(drawn[:10], drawn[10:])
     x, y = batches.next(25)  # more than two epochs at once
-    assert len(x) == 25 and y is not None and torch.equal(x.long(), y) and batches.state_dict()["epoch"] == 4
+    assert (
+        len(x) == 25
+        and y is not None
+        and torch.equal(x.long(), y)
+        and batches.state_dict()["epoch"] == 4
+    )
 
 
 def test_resumed_batches_equal_uninterrupted_ones() -> None:
@@ -222,7 +249,12 @@ def test_batches_refuse_positions_of_other_data() -> None:
     batches = Batches(Split(torch.zeros(3, 2)))
     with pytest.raises(ValueError, match="batch size is 0"):
         batches.next(0)
-    for state in ({"epoch": 0, "offset": 3}, {"epoch": -1, "offset": 0}, {"offset": 0}, {"epoch": 0, "offset": 1.0}):
+    for state in (
+        {"epoch": 0, "offset": 3},
+        {"epoch": -1, "offset": 0},
+        {"offset": 0},
+        {"epoch": 0, "offset": 1.0},
+    ):
         with pytest.raises(ValueError, match="resume with the data that the run began with"):
             batches.load_state_dict(state)
 
@@ -233,16 +265,33 @@ ROOTS = [Path(part) for part in os.environ.get("LOWLAND_DATA", "").split(os.path
 
 
 def needs(file: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not any((root / file).is_file() for root in ROOTS), reason=f"no {file} in $LOWLAND_DATA")
+    return pytest.mark.skipif(
+        not any((root / file).is_file() for root in ROOTS), reason=f"no {file} in $LOWLAND_DATA"
+    )
 
 
 @needs("mnist/train-images-idx3-ubyte.gz")
 def test_real_mnist_is_the_published_one() -> None:
     data = load_data("mnist", download=False, limit=1000)
     assert "SHA-256 agrees" in data.note
-    assert [len(part) for part in (data.train, data.calibration, data.test)] == [1000, 10_000, 10_000]
+    assert [len(part) for part in (data.train, data.calibration, data.test)] == [
+        1000,
+        10_000,
+        10_000,
+    ]
     assert data.test.y is not None and data.test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
-    assert torch.bincount(data.test.y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert torch.bincount(data.test.y).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]
     assert abs(data.test.x.double().mean().item() - 0.1325) < 1e-4
 
 
@@ -251,7 +300,11 @@ def test_real_cifar_parquet() -> None:
     pytest.importorskip("pyarrow")
     from lowland.data.cifar import read_parquet
 
-    path = next(root for root in ROOTS if (root / "cifar10-jpeg").is_dir()) / "cifar10-jpeg" / "test.parquet"
+    path = (
+        next(root for root in ROOTS if (root / "cifar10-jpeg").is_dir())
+        / "cifar10-jpeg"
+        / "test.parquet"
+    )
     test = read_parquet(path)
     assert test.x.shape == (10_000, 3, 32, 32) and test.y is not None
     assert torch.bincount(test.y).tolist() == [1000] * 10

@@ -43,45 +43,64 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread = threading.Thread(
+            target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         thread.start()
         yield f"http://127.0.0.1:{http.server_address[1]}"
         http.shutdown()
         thread.join()
 
 
-def remote(*urls: str, sha256: str = hashlib.sha256(CONTENT).hexdigest(), packed: bool = False) -> Remote:
+def remote(
+    *urls: str, sha256: str = hashlib.sha256(CONTENT).hexdigest(), packed: bool = False
+) -> Remote:
     return Remote("things", "thing.bin", urls, sha256, packed)
 
 
 def left_behind() -> list[str]:
-    return sorted(str(path.relative_to(cache_root())) for path in cache_root().rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(cache_root())) for path in cache_root().rglob("*") if path.is_file()
+    )
 
 
 def test_a_download_is_whole_checked_and_found_again(server: str, tmp_path: Path) -> None:
     path = locate(remote(f"{server}/thing"))
-    assert path == tmp_path / "cache" / "lowland" / "things" / "thing.bin" and path.read_bytes() == CONTENT
+    assert (
+        path == tmp_path / "cache" / "lowland" / "things" / "thing.bin"
+        and path.read_bytes() == CONTENT
+    )
     assert left_behind() == ["things/thing.bin"]
     assert locate(remote("http://127.0.0.1:9/never-asked")) == path
 
 
 def test_the_checksum_of_a_packed_file_is_that_of_its_content(server: str) -> None:
-    assert gzip.decompress(locate(remote(f"{server}/packed.gz", packed=True)).read_bytes()) == CONTENT
+    assert (
+        gzip.decompress(locate(remote(f"{server}/packed.gz", packed=True)).read_bytes()) == CONTENT
+    )
 
 
 @pytest.mark.parametrize(
     ("page", "options", "message"),
     [
-        ("thing", {"sha256": "0" * 64}, "the SHA-256 of what was sent is [0-9a-f]{64}; it must be 0000"),
+        (
+            "thing",
+            {"sha256": "0" * 64},
+            "the SHA-256 of what was sent is [0-9a-f]{64}; it must be 0000",
+        ),
         ("thing", {"packed": True}, "is not a whole gzip file"),
         ("cut", {}, "the transfer stopped after 150000 of 300000 bytes|IncompleteRead"),
         ("absent", {}, "404"),
     ],
 )
-def test_a_failed_download_leaves_nothing_behind(server: str, page: str, options: dict, message: str) -> None:
+def test_a_failed_download_leaves_nothing_behind(
+    server: str, page: str, options: dict, message: str
+) -> None:
     with pytest.raises(DataError, match=message) as caught:
         locate(remote(f"{server}/{page}", **options))
-    assert "curl --create-dirs -L -o" in str(caught.value) and f"{server}/{page}" in str(caught.value)
+    assert "curl --create-dirs -L -o" in str(caught.value) and f"{server}/{page}" in str(
+        caught.value
+    )
     assert left_behind() == []
 
 
@@ -89,12 +108,16 @@ def test_a_second_mirror_is_tried_and_an_old_partial_file_is_no_obstacle(server:
     folder = cache_root() / "things"
     folder.mkdir(parents=True)
     (folder / "thing.bin.part").write_bytes(CONTENT[:1000])
-    path = fetch(remote(f"{server}/cut", f"{server}/absent", f"{server}/thing"), folder / "thing.bin")
+    path = fetch(
+        remote(f"{server}/cut", f"{server}/absent", f"{server}/thing"), folder / "thing.bin"
+    )
     assert path.read_bytes() == CONTENT
     assert left_behind() == ["things/thing.bin", "things/thing.bin.part"]
 
 
-def test_without_network_every_place_and_the_command_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_every_place_and_the_command_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOWLAND_DATA", f"{tmp_path / 'one'}:{tmp_path / 'two'}")
     (tmp_path / "given").mkdir()
     with pytest.raises(DataError) as caught:
@@ -106,8 +129,12 @@ def test_without_network_every_place_and_the_command_are_named(tmp_path: Path, m
     target = cache_root() / "mnist" / "train-images-idx3-ubyte.gz"
     url = "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz"
     assert f"curl --create-dirs -L -o {target} {url}" in message and "switched off" in message
-    monkeypatch.setattr(sets, "CIFAR10", Remote("cifar10", "c.tar.gz", ("http://127.0.0.1:9/c.tar.gz",), "0" * 64))
-    with pytest.raises(DataError, match=r"could not be downloaded \(http://127.0.0.1:9/c.tar.gz: .*refused"):
+    monkeypatch.setattr(
+        sets, "CIFAR10", Remote("cifar10", "c.tar.gz", ("http://127.0.0.1:9/c.tar.gz",), "0" * 64)
+    )
+    with pytest.raises(
+        DataError, match=r"could not be downloaded \(http://127.0.0.1:9/c.tar.gz: .*refused"
+    ):
         load_data("cifar10")
 
 
@@ -117,7 +144,12 @@ def test_roots_are_searched_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError, match=r"the data root .*given is not a folder"):
         data_roots(given)
     given.mkdir()
-    assert data_roots(given) == [given, tmp_path / "one", tmp_path / "two", tmp_path / "cache" / "lowland"]
+    assert data_roots(given) == [
+        given,
+        tmp_path / "one",
+        tmp_path / "two",
+        tmp_path / "cache" / "lowland",
+    ]
     thing = remote()
     for place in (cache_root(), tmp_path / "two", tmp_path / "one", given):
         (place / "things").mkdir(parents=True)

@@ -30,7 +30,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ----------------------------------------------------------------------------------------------------------------- IDX
 
 
-def idx_bytes(values: np.ndarray, shape: tuple[int, ...] | None = None, magic: int | None = None) -> bytes:
+def idx_bytes(
+    values: np.ndarray, shape: tuple[int, ...] | None = None, magic: int | None = None
+) -> bytes:
     shape = values.shape if shape is None else shape
     magic = 0x0800 + len(shape) if magic is None else magic
     return struct.pack(f">{1 + len(shape)}I", magic, *shape) + values.astype(np.uint8).tobytes()
@@ -63,15 +65,33 @@ BAD_IDX = {
     "no gzip": (b"hello, this is no gzip", "is corrupt or cut short"),
     "empty": (b"", "ends inside its header"),
     "cut short": (PACKED[:-20], "is corrupt or cut short"),
-    "bit flipped": (PACKED[:40] + bytes([PACKED[40] ^ 255]) + PACKED[41:], "is corrupt or cut short|promises"),
+    "bit flipped": (
+        PACKED[:40] + bytes([PACKED[40] ^ 255]) + PACKED[41:],
+        "is corrupt or cut short|promises",
+    ),
     "header only": (gzip.compress(idx_bytes(IMAGES)[:10]), "ends inside its header"),
-    "labels for images": (gzip.compress(idx_bytes(np.zeros(40))), "magic number 0x00000801; .* 0x00000803"),
+    "labels for images": (
+        gzip.compress(idx_bytes(np.zeros(40))),
+        "magic number 0x00000801; .* 0x00000803",
+    ),
     "floats": (gzip.compress(idx_bytes(IMAGES, magic=0x0D03)), "magic number 0x00000d03"),
-    "too few": (gzip.compress(idx_bytes(IMAGES, (9, 3, 5))), "promises 135 bytes and the file holds only 105"),
-    "too many": (gzip.compress(idx_bytes(IMAGES, (2, 3, 5))), "promises 30 bytes and the file holds more"),
-    "one byte past a block": (gzip.compress(idx_bytes(np.zeros(2**20 + 1), (1, 2**10, 2**10))), "file holds more"),
+    "too few": (
+        gzip.compress(idx_bytes(IMAGES, (9, 3, 5))),
+        "promises 135 bytes and the file holds only 105",
+    ),
+    "too many": (
+        gzip.compress(idx_bytes(IMAGES, (2, 3, 5))),
+        "promises 30 bytes and the file holds more",
+    ),
+    "one byte past a block": (
+        gzip.compress(idx_bytes(np.zeros(2**20 + 1), (1, 2**10, 2**10))),
+        "file holds more",
+    ),
     "no examples": (gzip.compress(idx_bytes(IMAGES[:0])), "holds no examples"),
-    "bomb": (gzip.compress(idx_bytes(IMAGES, (2**31, 2**31, 2**31))), "packed bytes cannot hold them"),
+    "bomb": (
+        gzip.compress(idx_bytes(IMAGES, (2**31, 2**31, 2**31))),
+        "packed bytes cannot hold them",
+    ),
 }
 
 
@@ -92,18 +112,29 @@ def test_mnist_parts_come_from_the_right_files(tmp_path: Path, folder: str) -> N
     assert [len(part) for part in (data.train, data.calibration, data.test)] == [20, 4, 5]
     assert np.array_equal((data.test.x * 255).round().numpy()[:, 0], written["t10k-images"])
     pool = torch.cat([data.train.x, data.calibration.x])
-    rows = [int((torch.tensor(written["train-images"]) / 255 - x).abs().sum((1, 2)).argmin()) for x in pool]
+    rows = [
+        int((torch.tensor(written["train-images"]) / 255 - x).abs().sum((1, 2)).argmin())
+        for x in pool
+    ]
     assert sorted(rows) == list(range(24))
     assert data.train.y is not None and data.train.y.tolist() == [row % 10 for row in rows[:20]]
-    assert "NOT the published files" in data.note and data.domain == box(0, 1, 1, 28, 28) and data.levels == 256
-    assert not torch.equal(load_data("mnist", root=tmp_path, seed=1).calibration.x, data.calibration.x)
+    assert (
+        "NOT the published files" in data.note
+        and data.domain == box(0, 1, 1, 28, 28)
+        and data.levels == 256
+    )
+    assert not torch.equal(
+        load_data("mnist", root=tmp_path, seed=1).calibration.x, data.calibration.x
+    )
 
 
 def test_mnist_refuses_files_that_do_not_belong_together(tmp_path: Path) -> None:
     write_idx_set(tmp_path / "mnist")
     labels = tmp_path / "mnist" / "train-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(idx_bytes(np.zeros(23))))
-    with pytest.raises(DataError, match=r"train-images.* holds 24 images and .*train-labels.* holds 23 labels"):
+    with pytest.raises(
+        DataError, match=r"train-images.* holds 24 images and .*train-labels.* holds 23 labels"
+    ):
         load_data("mnist", root=tmp_path)
     labels.write_bytes(gzip.compress(idx_bytes(np.full(24, 11))))
     with pytest.raises(DataError, match=r"20 labels out of range \(11 to 11\)"):
@@ -118,7 +149,9 @@ def test_a_partial_file_under_the_real_name_is_refused_by_its_reader(tmp_path: P
     write_idx_set(tmp_path / "mnist")
     images = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
     images.write_bytes(images.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz is corrupt or cut short.*delete it"):
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte.gz is corrupt or cut short.*delete it"
+    ):
         load_data("mnist", root=tmp_path)
 
 
@@ -150,18 +183,24 @@ def test_cifar_archive_bytes_land_in_the_right_planes(tmp_path: Path) -> None:
     train, test = read_archive(path)
     raw = np.frombuffer(members["test_batch.bin"], np.uint8).reshape(4, RECORD)
     assert test.y is not None and test.y.tolist() == raw[:, 0].tolist()
-    assert int(test.x[1, 2, 3, 5]) == raw[1, 1 + 2 * 1024 + 3 * 32 + 5]  # blue plane, row 3, column 5
+    assert (
+        int(test.x[1, 2, 3, 5]) == raw[1, 1 + 2 * 1024 + 3 * 32 + 5]
+    )  # blue plane, row 3, column 5
     assert len(train) == 20
     data = load_data("cifar10", root=tmp_path, download=False)
     assert [len(part) for part in (data.train, data.calibration, data.test)] == [18, 2, 4]
-    assert "NOT the published" in data.note and torch.equal((data.test.x * 255).round().byte(), test.x)
+    assert "NOT the published" in data.note and torch.equal(
+        (data.test.x * 255).round().byte(), test.x
+    )
 
 
 def test_cifar_refusals(tmp_path: Path) -> None:
     path = tmp_path / "c.tar.gz"
     members = cifar_members()
     write_archive(path, {"data_batch_1": b"a pickle"})
-    with pytest.raises(DataError, match=r"c.tar.gz lacks data_batch_1.bin, .*pickle and is never read"):
+    with pytest.raises(
+        DataError, match=r"c.tar.gz lacks data_batch_1.bin, .*pickle and is never read"
+    ):
         read_archive(path)
     write_archive(path, {**members, "data_batch_3.bin": b"x" * 100})
     with pytest.raises(DataError, match=r"data_batch_3.bin in .* has 100 bytes"):
@@ -198,7 +237,10 @@ def test_cifar_parquet_round_trip(tmp_path: Path) -> None:
 
 
 def test_missing_parquet_says_that_it_has_no_address() -> None:
-    with pytest.raises(DataError, match=r"cifar10-jpeg was not found.*\n.*cifar10-jpeg/train.parquet(.|\n)*no public"):
+    with pytest.raises(
+        DataError,
+        match=r"cifar10-jpeg was not found.*\n.*cifar10-jpeg/train.parquet(.|\n)*no public",
+    ):
         load_data("cifar10-jpeg")
 
 
@@ -219,7 +261,9 @@ def write_png(path: Path, array: np.ndarray) -> Path:
 
 def test_folder_with_labels(tmp_path: Path) -> None:
     for i in range(12):
-        write_png(tmp_path / ("cat", "dog")[i % 2] / f"{i:02}.png", np.full((4, 6), 10 * i, np.uint8))
+        write_png(
+            tmp_path / ("cat", "dog")[i % 2] / f"{i:02}.png", np.full((4, 6), 10 * i, np.uint8)
+        )
     write_png(tmp_path / ".hidden" / "x.png", np.zeros((9, 9), np.uint8))
     data = load_data(tmp_path)
     assert data.domain == box(0, 1, 1, 4, 6) and data.class_names == ("cat", "dog")
@@ -243,7 +287,9 @@ def test_folder_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"0.png is 4 × 4 and .*wide.png is 4 × 9; .*pass size="):
         load_data(tmp_path)
     assert load_data(tmp_path, size=4).domain == box(0, 1, 3, 4, 4)
-    (tmp_path / "wide.png").write_bytes(png(DRAW.integers(0, 256, (4, 4, 3)).astype(np.uint8))[:-30])
+    (tmp_path / "wide.png").write_bytes(
+        png(DRAW.integers(0, 256, (4, 4, 3)).astype(np.uint8))[:-30]
+    )
     with pytest.raises(DataError, match=r"wide.png cannot be read as an image"):
         load_data(tmp_path)
     (tmp_path / "wide.png").write_bytes(b"")
@@ -272,11 +318,15 @@ def test_load_image_follows_the_shape(tmp_path: Path) -> None:
     exact = load_image(path, (3, 8, 8))
     assert torch.equal((exact[0] * 255).round().byte(), torch.tensor(colours).permute(2, 0, 1))
     grey = load_image(path, (1, 8, 8))[0, 0] * 255
-    luma = torch.tensor(colours, dtype=torch.float32) @ torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601
+    luma = torch.tensor(colours, dtype=torch.float32) @ torch.tensor(
+        [0.299, 0.587, 0.114]
+    )  # ITU-R 601
     assert (grey - luma).abs().max() < 1
     flat = write_png(tmp_path / "flat.png", np.full((50, 30), 77, np.uint8))
     assert torch.equal(load_image(flat, (1, 8, 8)), torch.full((1, 1, 8, 8), 77 / 255))
-    with pytest.raises(DataError, match=r"c.png is an image; the energy takes events of shape \(5,\)"):
+    with pytest.raises(
+        DataError, match=r"c.png is an image; the energy takes events of shape \(5,\)"
+    ):
         load_image(path, (5,))
     with pytest.raises(DataError, match="is not a file"):
         load_image(tmp_path / "absent.png", (1, 8, 8))
@@ -291,7 +341,10 @@ def test_load_image_reads_arrays_of_exactly_the_shape(tmp_path: Path) -> None:
     np.save(path, values)
     assert torch.equal(load_image(path, (1, 8, 8))[:, 0], torch.tensor(values))
     assert torch.equal(load_image(path, (3, 8, 8))[0], torch.tensor(values))
-    with pytest.raises(DataError, match=r"x.npy holds an array of shape \(3, 8, 8\); the energy takes .* \(1, 9, 9\)"):
+    with pytest.raises(
+        DataError,
+        match=r"x.npy holds an array of shape \(3, 8, 8\); the energy takes .* \(1, 9, 9\)",
+    ):
         load_image(path, (1, 9, 9))
     np.save(path, np.full((2, 8, 8), 51, np.uint8))
     assert torch.equal(load_image(path, (1, 8, 8)), torch.full((2, 1, 8, 8), 0.2))

@@ -30,7 +30,10 @@ def test_standardised_by_the_training_part_alone(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal([5, -100], [0.1, 30], (200, 2))
     path = save_npy(tmp_path / "x.npy", values)
     plain, data = load_data(path), load_data(path, standardise=True)
-    assert data.train.x.mean(0).abs().max() < 1e-5 and (data.train.x.std(0, correction=0) - 1).abs().max() < 1e-5
+    assert (
+        data.train.x.mean(0).abs().max() < 1e-5
+        and (data.train.x.std(0, correction=0) - 1).abs().max() < 1e-5
+    )
     assert data.mean == tuple(plain.train.x.double().mean(0).tolist())
     assert data.test.x.mean(0).abs().max() > 1e-3  # its own mean was not used
     torch.testing.assert_close(data.original(data.test.x), plain.test.x)
@@ -47,8 +50,12 @@ def test_what_an_array_is_taken_for(tmp_path: Path) -> None:
     data = load_data(save_npy(tmp_path / "grey.npy", grey))
     assert data.domain == box(0, 1, 1, 5, 4) and data.levels == 256
     got = torch.cat([data.train.x, data.calibration.x, data.test.x]) * 255
-    assert sorted(map(tuple, got.round().int().flatten(1).tolist())) == sorted(map(tuple, grey.reshape(20, -1).tolist()))
-    assert load_data(save_npy(tmp_path / "f.npy", grey[:, None] / 255.0)).domain == box(0, 1, 1, 5, 4)
+    assert sorted(map(tuple, got.round().int().flatten(1).tolist())) == sorted(
+        map(tuple, grey.reshape(20, -1).tolist())
+    )
+    assert load_data(save_npy(tmp_path / "f.npy", grey[:, None] / 255.0)).domain == box(
+        0, 1, 1, 5, 4
+    )
     assert load_data(save_npy(tmp_path / "b.npy", grey > 99)).domain == binary(5, 4)
     assert load_data(save_npy(tmp_path / "v.npy", grey[:, 0, 0])).domain == real(1)
     with pytest.raises(ValueError, match=r"shape \(20, 5, 4, 3\); .* channels first; transpose"):
@@ -91,7 +98,9 @@ def test_pickled_and_broken_arrays_are_refused_by_name(tmp_path: Path, name: str
     whole = path.read_bytes()
     for content in (whole[:-500], whole[:5], b""):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} is corrupt or cut short|{name} holds pickled"):
+        with pytest.raises(
+            ValueError, match=f"{name} is corrupt or cut short|{name} holds pickled"
+        ):
             load_data(path)
     save(path, np.array(["a", "b"]))
     with pytest.raises(ValueError, match="values of type <U1"):
@@ -106,13 +115,17 @@ def test_pickled_and_broken_arrays_are_refused_by_name(tmp_path: Path, name: str
     with pytest.raises(ValueError, match="are the same point"):
         load_data(path)
     save(path, np.where(np.eye(30, 2) > 0, np.nan, 1.0))
-    with pytest.raises(ValueError, match=f"{name} holds 2 NaN and 0 infinite values in 2 of 30 examples"):
+    with pytest.raises(
+        ValueError, match=f"{name} holds 2 NaN and 0 infinite values in 2 of 30 examples"
+    ):
         load_data(path)
 
 
 def test_a_npy_header_that_promises_terabytes_allocates_nothing(tmp_path: Path) -> None:
     path = save_npy(tmp_path / "x.npy", np.zeros((4, 3)))
-    path.write_bytes(path.read_bytes().replace(b"(4, 3)", b"(4000000000000, 3)").replace(b" " * 12, b" ", 1))
+    path.write_bytes(
+        path.read_bytes().replace(b"(4, 3)", b"(4000000000000, 3)").replace(b" " * 12, b" ", 1)
+    )
     with pytest.raises(ValueError, match="corrupt or cut short"):
         load_data(path)
 
@@ -122,7 +135,9 @@ def test_csv_with_header_labels_and_separators(tmp_path: Path) -> None:
     rows = [(i, i * 0.5, ("no", "yes")[i % 2]) for i in range(40)]
     path.write_text("a,b,kind\n" + "".join(f"{a},{b},{k}\n" for a, b, k in rows))
     data = load_data(path, label="kind")
-    assert data.columns == ("a", "b") and data.class_names == ("no", "yes") and data.domain == real(2)
+    assert (
+        data.columns == ("a", "b") and data.class_names == ("no", "yes") and data.domain == real(2)
+    )
     assert data.train.y is not None and torch.equal(data.train.y, data.train.x[:, 0].long() % 2)
     assert torch.equal(data.train.x[:, 1] * 2, data.train.x[:, 0])
     path.write_text("".join(f"{a};{b};{k}\n" for a, b, k in rows))
@@ -131,7 +146,9 @@ def test_csv_with_header_labels_and_separators(tmp_path: Path) -> None:
     path.write_text("\ufeffa\tb\n" + "".join(f"{a}\t{b}\n" for a, b, _ in rows), encoding="utf-8")
     assert load_data(path).columns == ("a", "b")
     path.write_text("".join(f"{a},{a % 11}\n" for a, _, _ in rows))
-    assert load_data(path, label=1).class_names == tuple(str(k) for k in range(11))  # 10 after 9, not after 1
+    assert load_data(path, label=1).class_names == tuple(
+        str(k) for k in range(11)
+    )  # 10 after 9, not after 1
 
 
 @pytest.mark.parametrize(
@@ -143,7 +160,10 @@ def test_csv_with_header_labels_and_separators(tmp_path: Path) -> None:
         ("a,b\n1,2\n3,x\n", "line 3, column 'b': 'x' is not a number"),
         ("a,b\n1,2\n3,\n", "line 3, column 'b': the cell is empty"),
         ("a,b\n1,nan\n3,inf\n" * 1 + "1,2\n" * 5, "1 NaN and 1 infinite values in 2 of 7"),
-        ("a,kinds\n1,2\n3,4\n", "the label column 'kind' is not in .*; it has a, kinds; did you mean 'kinds'"),
+        (
+            "a,kinds\n1,2\n3,4\n",
+            "the label column 'kind' is not in .*; it has a, kinds; did you mean 'kinds'",
+        ),
     ],
 )
 def test_csv_refusals_name_the_place(tmp_path: Path, text: str, message: str) -> None:

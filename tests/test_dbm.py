@@ -23,7 +23,12 @@ def states(n: int) -> Tensor:
     return torch.tensor(list(itertools.product((0.0, 1.0), repeat=n)), dtype=DOUBLE)
 
 
-def machine(seed: int = 0, shape: tuple[int, ...] = (5,), hidden: tuple[int, int] = (4, 3), scale: float = 0.7) -> DBM:
+def machine(
+    seed: int = 0,
+    shape: tuple[int, ...] = (5,),
+    hidden: tuple[int, int] = (4, 3),
+    scale: float = 0.7,
+) -> DBM:
     """A machine in double precision with weights and biases of that size."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -69,7 +74,9 @@ def test_the_bound_is_below_log_p_and_not_far(seed: int) -> None:
     assert abs(truth.exp().sum().item() - 1) < 1e-12
     gap = truth - (dbm.variational_bound(v) - exact_log_z(dbm))
     assert gap.min() > 0 and gap.mean() < 0.5
-    worse = DBM(binary(5), hidden=(4, 3), iterations=1).double()  # one pass of mean field: a bound still, a looser one
+    worse = DBM(
+        binary(5), hidden=(4, 3), iterations=1
+    ).double()  # one pass of mean field: a bound still, a looser one
     worse.load_state_dict(dbm.state_dict())
     looser = truth - (worse.variational_bound(v) - exact_log_z(dbm))
     assert looser.min() > 0 and (looser > gap - 1e-12).all() and looser.mean() > gap.mean() + 1e-4
@@ -80,7 +87,9 @@ def test_the_bound_is_tight_where_the_layers_do_not_meet() -> None:
     with torch.no_grad():
         dbm.machine.weight[5:] = 0
     v = states(5)
-    torch.testing.assert_close(dbm.variational_bound(v) - exact_log_z(dbm), exact_log_p(dbm, v), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        dbm.variational_bound(v) - exact_log_z(dbm), exact_log_p(dbm, v), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_the_bound_is_the_expectation_under_the_mean_field_law_plus_its_entropy() -> None:
@@ -89,7 +98,9 @@ def test_the_bound_is_the_expectation_under_the_mean_field_law_plus_its_entropy(
     total = v.new_zeros(len(v))
     for h1 in states(4):
         for h2 in states(3):
-            q = torch.where(h1 > 0, first, 1 - first).prod(1) * torch.where(h2 > 0, second, 1 - second).prod(1)
+            q = torch.where(h1 > 0, first, 1 - first).prod(1) * torch.where(
+                h2 > 0, second, 1 - second
+            ).prod(1)
             energy = joint_energy(dbm, v, h1.expand(len(v), -1), h2.expand(len(v), -1))
             total = total + q * (-energy - q.log())
     torch.testing.assert_close(dbm.variational_bound(v), total, rtol=1e-9, atol=1e-9)
@@ -111,8 +122,12 @@ def test_mean_field_solves_its_equations_and_rows_are_on_their_own() -> None:
     dbm, v = machine(1), states(5)
     first, second = dbm.mean_field(v)
     w, a, c = dbm.machine.weight, dbm.machine.visible_bias, dbm.machine.hidden_bias
-    torch.testing.assert_close(first, torch.sigmoid(c + v @ w[:5] + second @ w[5:]), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(second, torch.sigmoid(a[5:] + first @ w[5:].t()), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        first, torch.sigmoid(c + v @ w[:5] + second @ w[5:]), rtol=1e-9, atol=1e-9
+    )
+    torch.testing.assert_close(
+        second, torch.sigmoid(a[5:] + first @ w[5:].t()), rtol=1e-9, atol=1e-9
+    )
     rough = copy.deepcopy(dbm)
     rough.tolerance = 1e-2
     alone = torch.cat([rough.mean_field(row.unsqueeze(0)).second for row in v])
@@ -133,7 +148,11 @@ def test_completed_data_keep_their_pixels_and_joined_data_are_draws() -> None:
     dbm = machine(shape=(1, 2, 3))
     v = binary(1, 2, 3).draw(4000, seeded(), dtype=DOUBLE)[:1].repeat(4000, 1, 1, 1)
     full, drawn = dbm.complete(v, seeded()), dbm.join(v, seeded(1))
-    assert torch.equal(dbm.visible(full), v) and torch.equal(dbm.visible(drawn), v) and dbm.domain.contains(drawn).all()
+    assert (
+        torch.equal(dbm.visible(full), v)
+        and torch.equal(dbm.visible(drawn), v)
+        and dbm.domain.contains(drawn).all()
+    )
     mean = full[0, 6:]
     error = (mean * (1 - mean) / 4000).sqrt()
     assert ((drawn[:, 6:].mean(0) - mean).abs() < 5 * error).all() and mean.std() > 0.01
@@ -164,7 +183,11 @@ def test_the_contrast_of_completed_data_has_the_gradient_of_the_bound() -> None:
 @pytest.mark.parametrize("objective", [PCD(steps=2, capacity=30, chains=20), CD(steps=2)])
 def test_objectives_complete_the_data(objective: Any) -> None:
     dbm, v = machine(), states(5)[:12]
-    buffer = ReplayBuffer(30, dbm.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE) if objective.persistent else None
+    buffer = (
+        ReplayBuffer(30, dbm.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
+        if objective.persistent
+        else None
+    )
     loss = objective.loss(dbm, v, None, sampler=BlockGibbs(), buffer=buffer, generator=seeded(2))
     assert loss.negatives is not None and dbm.domain.contains(loss.negatives).all()
     assert len(loss.negatives) == (20 if objective.persistent else 12)
@@ -201,7 +224,9 @@ def chi_square(dbm: DBM, moved: Tensor) -> float:
         counts = torch.cat([counts[~pooled], counts[pooled].sum().view(1)])
         expected = torch.cat([expected[~pooled], expected[pooled].sum().view(1)])
     degrees = len(counts) - 1
-    return (((counts - expected).square() / expected).sum().item() - degrees) / math.sqrt(2 * degrees)
+    return (((counts - expected).square() / expected).sum().item() - degrees) / math.sqrt(
+        2 * degrees
+    )
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -227,7 +252,11 @@ def test_log_z_is_the_sum_over_the_first_layer_and_annealing_brackets_it() -> No
     assert abs(log_z(dbm, generator=seeded()).value - truth) < 1e-9
     data = dbm.join(states(5), seeded())
     found = log_z(dbm, data=data, chains=200, rungs=100, generator=seeded(), exact=False)
-    assert found.sampler == "BlockGibbs" and found.lower <= truth <= found.upper and found.upper - found.lower < 0.5
+    assert (
+        found.sampler == "BlockGibbs"
+        and found.lower <= truth <= found.upper
+        and found.upper - found.lower < 0.5
+    )
     assert "bridge" in found.details
 
 
@@ -258,7 +287,15 @@ def bars() -> lowland.Dataset:
 
 
 def recipe(energy: dict[str, Any], steps: int) -> dict[str, Any]:
-    training = {"steps": steps, "batch": 56, "optimizer": "sgd", "learning_rate": 0.5, "warmup": 0, "decay": 1.0, "clip": 0.0}
+    training = {
+        "steps": steps,
+        "batch": 56,
+        "optimizer": "sgd",
+        "learning_rate": 0.5,
+        "warmup": 0,
+        "decay": 1.0,
+        "clip": 0.0,
+    }
     return {
         "seed": 0,
         "energy": energy,
@@ -282,15 +319,25 @@ def test_training_raises_the_exact_likelihood_above_that_of_independent_pixels()
     found = exact_log_p(trained, v).mean().item()
     trained.iterations, trained.tolerance = 1000, 0.0
     bound = (trained.variational_bound(v) - exact_log_z(trained)).mean().item()
-    assert abs(start - 9 * math.log(0.5)) < 0.1 and -math.log(14) > found > -3.6 and found - 0.5 < bound < found
+    assert (
+        abs(start - 9 * math.log(0.5)) < 0.1
+        and -math.log(14) > found > -3.6
+        and found - 0.5 < bound < found
+    )
 
 
 def test_a_run_is_read_back(tmp_path: Any) -> None:
-    values = recipe({"name": "DBM", "hidden": [8, 6]}, 20) | {"generation": {"sampler": {"name": "BlockGibbs"}}}
+    values = recipe({"name": "DBM", "hidden": [8, 6]}, 20) | {
+        "generation": {"sampler": {"name": "BlockGibbs"}}
+    }
     trained = lowland.fit(values, tmp_path / "run", data=bars(), progress=False)
     again, _, _ = lowland.load(tmp_path / "run")
     x = trained.domain.draw(10, seeded())
-    assert isinstance(again, DBM) and again.data_domain.shape == (1, 3, 3) and torch.equal(again(x), trained(x))
+    assert (
+        isinstance(again, DBM)
+        and again.data_domain.shape == (1, 3, 3)
+        and torch.equal(again(x), trained(x))
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from lowland import BlockGibbs, ReplayBuffer, binary, sample
 from lowland.nets import DBN, RBM
 from lowland.nets.boltzmann.dbn import Directed, transposed
 from lowland.objectives.wake_sleep import WakeSleep
-from lowland.training.greedy import greedy, hidden_data
+from lowland.training.layerwise import greedy, hidden_data
 
 DOUBLE = torch.float64
 
@@ -40,7 +40,9 @@ def net(seed: int = 0, hidden: tuple[int, ...] = (4, 3, 3), scale: float = 0.8) 
 def pairs(dbn: DBN, v: Tensor) -> Tensor:
     """Every completion of every row of v: (rows, completions, D + H1 + …)."""
     rest = states(dbn.domain.shape[0] - 4)
-    return torch.cat([v.repeat_interleave(len(rest), 0), rest.repeat(len(v), 1)], 1).view(len(v), len(rest), -1)
+    return torch.cat([v.repeat_interleave(len(rest), 0), rest.repeat(len(v), 1)], 1).view(
+        len(v), len(rest), -1
+    )
 
 
 def exact_log_p(dbn: DBN, v: Tensor) -> Tensor:
@@ -56,8 +58,12 @@ def test_the_joint_law_has_the_normaliser_of_the_machine_on_top() -> None:
     dbn = net()
     whole = (-dbn(states(11))).logsumexp(0)
     torch.testing.assert_close(whole, (-dbn.top(states(3))).logsumexp(0), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(whole, (-dbn.hidden_side(states(3))).logsumexp(0), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(exact_log_p(dbn, states(4)).exp().sum(), torch.tensor(1.0, dtype=DOUBLE))
+    torch.testing.assert_close(
+        whole, (-dbn.hidden_side(states(3))).logsumexp(0), rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(
+        exact_log_p(dbn, states(4)).exp().sum(), torch.tensor(1.0, dtype=DOUBLE)
+    )
 
 
 def test_given_a_layer_the_one_below_is_independent_coins() -> None:
@@ -108,7 +114,9 @@ def test_a_transposed_machine_on_top_leaves_the_law_as_it_is() -> None:
     log_p = -below(v) - (-below(v)).logsumexp(0)
     log_z = (-dbn.top(states(3))).logsumexp(0)
     torch.testing.assert_close(exact_log_p(dbn, v), log_p, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(dbn.log_weights(v, 3, seeded()) - log_z, log_p.expand(3, -1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        dbn.log_weights(v, 3, seeded()) - log_z, log_p.expand(3, -1), rtol=1e-10, atol=1e-10
+    )
     untied = copy.deepcopy(dbn)
     with torch.no_grad():
         untied.top.weight *= 0.9
@@ -118,10 +126,14 @@ def test_a_transposed_machine_on_top_leaves_the_law_as_it_is() -> None:
 def test_more_units_of_no_weight_leave_the_law_as_it_is_too() -> None:
     below = cast(RBM, shaken(RBM(binary(4), hidden=3)))
     wide, v = transposed(below, 7, seeded()), states(3)
-    assert wide.hidden == 7 and (wide.weight[:, 4:].std() < 0.03) and (wide.weight[:, 4:] != 0).all()
+    assert (
+        wide.hidden == 7 and (wide.weight[:, 4:].std() < 0.03) and (wide.weight[:, 4:] != 0).all()
+    )
     with torch.no_grad():
         wide.weight[:, 4:] = 0
-    torch.testing.assert_close((-wide(v)).softmax(0), (-below.hidden_side(v)).softmax(0), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        (-wide(v)).softmax(0), (-below.hidden_side(v)).softmax(0), rtol=1e-10, atol=1e-12
+    )
     dbn = DBN(binary(4), hidden=(3, 7, 2)).double()
     start = dbn.successor(1, below, seeded())
     assert start is not None and start.hidden == 7 and dbn.successor(2, wide, seeded()) is None
@@ -145,7 +157,10 @@ def test_a_sweep_leaves_the_law_as_it_is(broken: bool) -> None:
             cast(Directed, moving.layers[1]).down_weight *= 0.8
     moved = sample(moving, BlockGibbs(2), start, 2, generator=seeded(1)).x
     place = 2 ** torch.arange(8, -1, -1, dtype=DOUBLE)
-    counts, expected = torch.bincount((moved @ place).long(), minlength=512).double(), p * len(moved)
+    counts, expected = (
+        torch.bincount((moved @ place).long(), minlength=512).double(),
+        p * len(moved),
+    )
     kept = expected > 5
     z = ((counts - expected).square() / expected)[kept].sum() - kept.sum()
     z = (z / (2 * kept.sum()).sqrt()).item()
@@ -156,7 +171,9 @@ def test_fantasies_follow_the_law_of_the_data_side() -> None:
     dbn = net(4, scale=0.5)
     x = dbn.fantasies(40_000, 60, seeded())
     p = exact_log_p(dbn, states(4)).exp().detach()
-    counts = torch.bincount((x @ (2 ** torch.arange(3, -1, -1, dtype=DOUBLE))).long(), minlength=16).double()
+    counts = torch.bincount(
+        (x @ (2 ** torch.arange(3, -1, -1, dtype=DOUBLE))).long(), minlength=16
+    ).double()
     z = (counts / len(x) - p) / (p * (1 - p) / len(x)).sqrt()
     assert z.abs().max() < 5
 
@@ -168,7 +185,11 @@ def test_fantasies_follow_the_law_of_the_data_side() -> None:
 def test_wake_and_sleep_have_the_gradients_of_the_paper(capacity: int) -> None:
     """Delta rules by hand: generative weights at completed data, recognition weights at dreams, a contrast on top."""
     dbn, v, objective = net(5), states(4)[3:13], WakeSleep(steps=3, capacity=capacity)
-    buffer = ReplayBuffer(40, dbn.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE) if objective.persistent else None
+    buffer = (
+        ReplayBuffer(40, dbn.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
+        if objective.persistent
+        else None
+    )
     assert objective.persistent == bool(capacity)
     loss = objective.loss(dbn, v, None, sampler=BlockGibbs(), buffer=buffer, generator=seeded(2))
     loss.value.backward()
@@ -183,7 +204,10 @@ def test_wake_and_sleep_have_the_gradients_of_the_paper(capacity: int) -> None:
             found = getattr(layer, name).grad
             torch.testing.assert_close(found, wanted / len(v), rtol=1e-10, atol=1e-10)
     with torch.no_grad():
-        h, other = torch.sigmoid(dbn.top.fields(awake[-1])), torch.sigmoid(dbn.top.fields(dreams[-1]))
+        h, other = (
+            torch.sigmoid(dbn.top.fields(awake[-1])),
+            torch.sigmoid(dbn.top.fields(dreams[-1])),
+        )
         wanted = -(awake[-1].t() @ h - dreams[-1].t() @ other) / len(v)
     torch.testing.assert_close(dbn.top.weight.grad, wanted, rtol=1e-10, atol=1e-10)
 
@@ -198,7 +222,9 @@ def test_generative_gradients_are_those_of_the_bound() -> None:
     generative = [dbn.layers[0].down_weight, dbn.layers[0].down_bias, *dbn.top.parameters()]
     wanted = torch.autograd.grad((q * dbn(flat)).sum() + log_z, generative)
     p = (-dbn(everything)).detach().softmax(0)
-    contrast = (q * dbn(flat)).sum() - (p * dbn(everything)).sum() + (p * dbn.generation(everything)).sum()
+    contrast = (
+        (q * dbn(flat)).sum() - (p * dbn(everything)).sum() + (p * dbn.generation(everything)).sum()
+    )
     for a, b in zip(torch.autograd.grad(contrast, generative), wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
@@ -213,7 +239,9 @@ def test_wake_and_sleep_improve_a_net_and_its_recognition() -> None:
     for _ in range(600):
         x = patterns[torch.randint(3, (30,), generator=g)]
         optimiser.zero_grad()
-        objective.loss(dbn, x, None, sampler=BlockGibbs(), buffer=buffer, generator=g).value.backward()
+        objective.loss(
+            dbn, x, None, sampler=BlockGibbs(), buffer=buffer, generator=g
+        ).value.backward()
         optimiser.step()
     after = exact_log_p(dbn, patterns).mean().item()
     log_z = (-dbn.top(states(4))).logsumexp(0)
@@ -229,7 +257,9 @@ def test_an_energy_without_recognition_is_contrasted_and_no_more() -> None:
     assert torch.equal(a.value, b.value)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"capacity": -1}, {"restart": 2.0}, {"capacity": 5, "chains": 9}])
+@pytest.mark.parametrize(
+    "settings", [{"steps": 0}, {"capacity": -1}, {"restart": 2.0}, {"capacity": 5, "chains": 9}]
+)
 def test_bad_settings_of_wake_and_sleep_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         WakeSleep(**settings)
@@ -239,7 +269,15 @@ def test_bad_settings_of_wake_and_sleep_are_refused(settings: dict[str, Any]) ->
 
 
 def recipe(steps: int, **more: Any) -> dict[str, Any]:
-    training = {"steps": steps, "batch": 100, "optimizer": "sgd", "learning_rate": 0.1, "warmup": 0, "decay": 1.0, "clip": 0.0}
+    training = {
+        "steps": steps,
+        "batch": 100,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "warmup": 0,
+        "decay": 1.0,
+        "clip": 0.0,
+    }
     return {
         "seed": 0,
         "objective": {"name": "PCD", "steps": 1, "capacity": 200, "chains": 200, "restart": 0.0},
@@ -250,19 +288,30 @@ def recipe(steps: int, **more: Any) -> dict[str, Any]:
 
 def test_layers_are_adopted_one_after_another_and_finished_runs_are_read(tmp_path: Any) -> None:
     data = lowland.load_data("digits", binarise="threshold")
-    dbn = greedy(DBN(data.domain, hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False)
-    runs = [lowland.run.Run.open(tmp_path / f"layer-{k}").load_checkpoint().tensors["ema"] for k in (1, 2, 3)]
+    dbn = greedy(
+        DBN(data.domain, hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False
+    )
+    runs = [
+        lowland.run.Run.open(tmp_path / f"layer-{k}").load_checkpoint().tensors["ema"]
+        for k in (1, 2, 3)
+    ]
     for layer, tensors in zip(cast(list[Directed], list(dbn.layers)), runs, strict=False):
         for weight in (layer.up_weight, layer.down_weight):
             assert torch.equal(weight, tensors["weight"])
-        assert torch.equal(layer.up_bias, tensors["hidden_bias"]) and torch.equal(layer.down_bias, tensors["visible_bias"])
+        assert torch.equal(layer.up_bias, tensors["hidden_bias"]) and torch.equal(
+            layer.down_bias, tensors["visible_bias"]
+        )
     assert torch.equal(dbn.top.weight, runs[2]["weight"]) and dbn.top.weight.shape == (12, 8)
     with pytest.raises(ValueError, match=r"2 recipes came for 3 layers;.*;"):
         greedy(dbn, [recipe(40)] * 2, tmp_path, data=data, progress=False)
     marks = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.safetensors"))]
-    again = greedy(DBN(data.domain, hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False)
+    again = greedy(
+        DBN(data.domain, hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False
+    )
     assert all(torch.equal(a, b) for a, b in zip(dbn.parameters(), again.parameters(), strict=True))
-    assert marks and marks == [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.safetensors"))]
+    assert marks and marks == [
+        path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.safetensors"))
+    ]
 
 
 def test_the_data_of_a_layer_are_the_hidden_units_of_the_one_below() -> None:
@@ -274,10 +323,14 @@ def test_the_data_of_a_layer_are_the_hidden_units_of_the_one_below() -> None:
     means, drawn = rbm.hidden_mean(data.test.x).detach(), above.test.x
     assert above.domain.contains(drawn).all()
     z = (drawn - means).sum() / (means * (1 - means)).sum().sqrt()
-    assert abs(z.item()) < 5 and torch.equal(cast(Tensor, above.train.y), cast(Tensor, data.train.y))
+    assert abs(z.item()) < 5 and torch.equal(
+        cast(Tensor, above.train.y), cast(Tensor, data.train.y)
+    )
 
 
-@pytest.mark.parametrize("machine", [RBM(binary(20), hidden=9), RBM(binary(4), hidden=3, units="relu")])
+@pytest.mark.parametrize(
+    "machine", [RBM(binary(20), hidden=9), RBM(binary(4), hidden=3, units="relu")]
+)
 def test_a_machine_that_does_not_fit_is_not_adopted(machine: RBM) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         DBN(binary(4), hidden=(3, 2)).adopt(0, machine)
@@ -285,15 +338,27 @@ def test_a_machine_that_does_not_fit_is_not_adopted(machine: RBM) -> None:
 
 def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
     data = lowland.load_data("digits", binarise="threshold")
-    dbn = greedy(DBN(data.domain, hidden=(20, 12)), recipe(40), tmp_path / "greedy", data=data, progress=False)
+    dbn = greedy(
+        DBN(data.domain, hidden=(20, 12)),
+        recipe(40),
+        tmp_path / "greedy",
+        data=data,
+        progress=False,
+    )
     start = dbn.layers[0].up_weight.clone()
     wake_sleep = {"name": "WakeSleep", "steps": 1, "capacity": 200, "chains": 100}
     values = recipe(40, energy={"name": "DBN", "hidden": [20, 12]}, objective=wake_sleep)
     values["generation"] = {"sampler": {"name": "BlockGibbs"}}
-    trained = cast(DBN, lowland.fit(values, tmp_path / "tuned", data=data, energy=dbn, progress=False))
+    trained = cast(
+        DBN, lowland.fit(values, tmp_path / "tuned", data=data, energy=dbn, progress=False)
+    )
     again, _, _ = lowland.load(tmp_path / "tuned")
     x = trained.complete(data.test.x[:10], seeded())
-    assert isinstance(again, DBN) and again.data_domain == data.domain and torch.equal(again(x), trained(x))
+    assert (
+        isinstance(again, DBN)
+        and again.data_domain == data.domain
+        and torch.equal(again(x), trained(x))
+    )
     assert not torch.equal(trained.layers[0].up_weight, start)
     assert not torch.equal(trained.layers[0].up_weight, trained.layers[0].down_weight)
 
@@ -312,11 +377,15 @@ def accuracy(network: nn.Module, data: lowland.Dataset, steps: int) -> float:
 
 def test_the_classifier_is_better_than_one_on_raw_pixels(tmp_path: Any) -> None:
     data = lowland.load_data("digits", binarise="threshold")
-    dbn = greedy(DBN(data.domain, hidden=(100, 100)), recipe(1000), tmp_path, data=data, progress=False)
+    dbn = greedy(
+        DBN(data.domain, hidden=(100, 100)), recipe(1000), tmp_path, data=data, progress=False
+    )
     network = dbn.classifier(10)
     with torch.no_grad():
         first = network[:3](data.test.x[:5])
-        torch.testing.assert_close(first, torch.sigmoid(dbn.layers[0].up(data.test.x[:5].flatten(1))))
+        torch.testing.assert_close(
+            first, torch.sigmoid(dbn.layers[0].up(data.test.x[:5].flatten(1)))
+        )
         torch.testing.assert_close(network[:5](data.test.x[:5]), dbn.top.hidden_mean(first))
         assert torch.equal(network(data.test.x[:5]), torch.zeros(5, 10))
     raw = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

@@ -16,21 +16,32 @@ from lowland.tasks import progressive
 
 @pytest.fixture(scope="module")
 def deepinv() -> Any:
-    if not hasattr(torch.ops.torchvision, "nms"):  # a torchvision built for another torch misses its operators
+    if not hasattr(
+        torch.ops.torchvision, "nms"
+    ):  # a torchvision built for another torch misses its operators
         for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            torch.library.define(
+                f"torchvision::{name}",
+                "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+            )
     return pytest.importorskip("deepinv")
 
 
 SHAPE = (1, 8, 8)
-ROUGH = Function(lambda x: 0.5 * (x - 0.3).square().flatten(1).sum(1) / 0.25, real(*SHAPE))  # N(0.3, 0.5²) pixel by pixel
+ROUGH = Function(
+    lambda x: 0.5 * (x - 0.3).square().flatten(1).sum(1) / 0.25, real(*SHAPE)
+)  # N(0.3, 0.5²) pixel by pixel
 
 
 def physics(deepinv: Any, name: str) -> Any:
     made = {
         "inpainting": lambda: deepinv.physics.Inpainting(SHAPE, mask=torch.eye(8).expand(SHAPE)),
-        "blur": lambda: deepinv.physics.Blur(deepinv.physics.blur.gaussian_blur(sigma=(1.0, 1.0)), padding="circular"),
-        "downsampling": lambda: deepinv.physics.Downsampling(SHAPE, factor=2, filter="bicubic", padding="circular"),
+        "blur": lambda: deepinv.physics.Blur(
+            deepinv.physics.blur.gaussian_blur(sigma=(1.0, 1.0)), padding="circular"
+        ),
+        "downsampling": lambda: deepinv.physics.Downsampling(
+            SHAPE, factor=2, filter="bicubic", padding="circular"
+        ),
     }
     return made[name]()
 
@@ -40,8 +51,15 @@ def test_its_operators_are_ours(deepinv: Any, name: str) -> None:
     operator = DeepinvOperator(physics(deepinv, name))
     x = torch.randn(3, *SHAPE, generator=seeded())
     y = torch.randn(operator.A(x).shape, generator=seeded(1))
-    assert math.isclose(float((operator.A(x) * y).sum()), float((x * operator.A_T(y)).sum()), rel_tol=1e-4, abs_tol=1e-4)
-    found = restore(ROUGH, operator, operator.A(x), 0.2, HMC(0.05, 5), generator=seeded(2), steps=3, draws=2)
+    assert math.isclose(
+        float((operator.A(x) * y).sum()),
+        float((x * operator.A_T(y)).sum()),
+        rel_tol=1e-4,
+        abs_tol=1e-4,
+    )
+    found = restore(
+        ROUGH, operator, operator.A(x), 0.2, HMC(0.05, 5), generator=seeded(2), steps=3, draws=2
+    )
     assert found.draws.shape == (2, 3, *SHAPE) and bool(found.draws.isfinite().all())
 
 
@@ -52,7 +70,9 @@ def test_progressive_denoising_runs_on_its_physics(deepinv: Any) -> None:
     operator = DeepinvOperator(physics(deepinv, "blur"))
     y = operator.A(torch.full((1, *SHAPE), 1.0))
     more: dict[str, Any] = {"sigma_max": 2.0, "sigma_min": 0.02, "draws": 40}
-    found = progressive(Function(levelled, real(*SHAPE)), operator, y, 0.02, generator=seeded(), **more)
+    found = progressive(
+        Function(levelled, real(*SHAPE)), operator, y, 0.02, generator=seeded(), **more
+    )
     assert abs(float(operator.A(found.mean).mean()) - 1.0) < 0.05
 
 
@@ -68,11 +88,15 @@ def test_its_langevin_algorithm_draws_from_the_posterior_under_our_energy(deepin
     y = torch.randn(1, *SHAPE, generator=seeded(3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sampler = deepinv.sampling.ULA(prior, fidelity, step_size=step, max_iter=steps, thinning=1, clip=None)
+        sampler = deepinv.sampling.ULA(
+            prior, fidelity, step_size=step, max_iter=steps, thinning=1, clip=None
+        )
         mean, variance = sampler(y, plain, seed=0, x_init=y)
     weight = 1 / noise**2 + 4
     exact = (y / noise**2 + 0.3 * 4) / weight
-    correlated = (steps * 0.8 * step * weight / 2) ** 0.5  # the chain forgets at the rate of step · weight
+    correlated = (
+        steps * 0.8 * step * weight / 2
+    ) ** 0.5  # the chain forgets at the rate of step · weight
     away = (mean - exact).flatten() * weight**0.5 * correlated
     assert worst(away.unsqueeze(1).double()) < LIMIT and float(away.abs().max()) < LIMIT
     assert abs(float(variance.mean()) * weight - 1) < 0.1

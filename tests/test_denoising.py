@@ -12,7 +12,18 @@ from contract.cases import seeded
 from contract.truths import planted, slopes
 from torch import Tensor, nn
 
-from lowland import Energy, MultilevelDSM, NoiseMLP, NoiseUNet, box, fit, read_recipe, real, sigma_ladder, value_and_score
+from lowland import (
+    Energy,
+    MultilevelDSM,
+    NoiseMLP,
+    NoiseUNet,
+    box,
+    fit,
+    read_recipe,
+    real,
+    sigma_ladder,
+    value_and_score,
+)
 from lowland.evaluation import draw, subject
 from lowland.nets.denoising import _silu
 from lowland.run import Run
@@ -46,8 +57,12 @@ def data(rows: int, generator: torch.Generator) -> Tensor:
     return MEAN + VARIANCE.sqrt() * torch.randn(rows, 2, generator=generator, dtype=DOUBLE)
 
 
-def value(objective: Any, energy: Energy, x: Tensor, g: torch.Generator, progress: float = 1.0) -> Tensor:
-    return objective.loss(energy, x, None, sampler=None, buffer=None, generator=g, progress=progress).value
+def value(
+    objective: Any, energy: Energy, x: Tensor, g: torch.Generator, progress: float = 1.0
+) -> Tensor:
+    return objective.loss(
+        energy, x, None, sampler=None, buffer=None, generator=g, progress=progress
+    ).value
 
 
 def at_the_truth(objective: type, warm: float = 0.0) -> float:
@@ -76,14 +91,18 @@ def test_planted_errors_move_the_minimum(old: str, new: str) -> None:
 
 def test_warm_and_true_gradient_are_one_loss_where_the_energy_is_that_of_its_denoiser() -> None:
     energy, x = Blurred(), data(64, seeded(1))
-    losses = [value(MultilevelDSM(warm=0.5), energy, x, seeded(2), progress) for progress in (0.0, 1.0)]
+    losses = [
+        value(MultilevelDSM(warm=0.5), energy, x, seeded(2), progress) for progress in (0.0, 1.0)
+    ]
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-9)
 
 
 def test_only_energies_of_noise_without_labels_and_warmth_with_a_denoiser() -> None:
     x = torch.zeros(4, 3)
     with pytest.raises(ValueError, match=r"without labels;"):
-        MultilevelDSM().loss(NoiseMLP(real(3)), x, torch.zeros(4), sampler=None, buffer=None, generator=seeded(0))
+        MultilevelDSM().loss(
+            NoiseMLP(real(3)), x, torch.zeros(4), sampler=None, buffer=None, generator=seeded(0)
+        )
     with pytest.raises(ValueError, match=r"tied to no denoiser;"):
         value(MultilevelDSM(warm=0.5), NoiseMLP(real(3)), x, seeded(0))
     for bad in ({"centre": 0.0}, {"spread": -1.0}, {"deviation": float("nan")}, {"warm": 1.5}):
@@ -113,14 +132,19 @@ def test_silu_has_the_slopes_of_torch_and_a_second_derivative() -> None:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 10, 6)])
 def test_the_energy_is_half_the_squared_distance_to_its_guess(shape: tuple[int, int, int]) -> None:
     energy = unet(*shape, dtype=DOUBLE)
-    x, sigma = torch.rand(5, *shape, generator=seeded(1), dtype=DOUBLE), torch.tensor([0.01, 0.1, 0.5, 2.0, 30.0], dtype=DOUBLE)
+    x, sigma = (
+        torch.rand(5, *shape, generator=seeded(1), dtype=DOUBLE),
+        torch.tensor([0.01, 0.1, 0.5, 2.0, 30.0], dtype=DOUBLE),
+    )
     wanted = (x - energy.denoised(x, sigma)).square().flatten(1).sum(1) / (2 * sigma**2)
     assert torch.allclose(energy(x, sigma), wanted)
 
 
 def test_a_question_is_read_without_noise_and_has_no_slope() -> None:
     torch.manual_seed(0)
-    energy = NoiseUNet(box(0.0, 1.0, 3, 8, 8), widths=(6, 8), blocks=(1, 1), embedding=8, question=(0, 2)).double()
+    energy = NoiseUNet(
+        box(0.0, 1.0, 3, 8, 8), widths=(6, 8), blocks=(1, 1), embedding=8, question=(0, 2)
+    ).double()
     for p in energy.parameters():
         nn.init.normal_(p, std=0.2)
     data = torch.rand(50, 3, 8, 8, generator=seeded(1), dtype=DOUBLE)
@@ -141,14 +165,19 @@ def test_a_question_is_read_without_noise_and_has_no_slope() -> None:
 
 def loss_of_answers(objective: Any) -> tuple[float, float]:
     """The loss of a silent net, and what it is by hand: the noise and the weight of the channel that is asked alone."""
-    x, energy = torch.rand(6, 3, 8, 8, generator=seeded(1)), NoiseUNet(box(0.0, 1.0, 3, 8, 8), (6, 8), (1, 1), question=(0, 1))
+    x, energy = (
+        torch.rand(6, 3, 8, 8, generator=seeded(1)),
+        NoiseUNet(box(0.0, 1.0, 3, 8, 8), (6, 8), (1, 1), question=(0, 1)),
+    )
     energy.prepare(x)
     found = value(objective(warm=1.0), energy, x, seeded(2), 0.0)
     g = seeded(2)
     sigma = (math.log(0.3) + 1.2 * torch.randn(6, generator=g)).exp()
     noise, s = torch.randn(x.shape, generator=g)[:, 2:], energy.spread
     noisy, wide = x[:, 2:] + sigma.view(-1, 1, 1, 1) * noise, sigma.view(-1, 1, 1, 1)
-    clean = energy.centre[2:] + s**2 / (s**2 + wide**2) * (noisy - energy.centre[2:])  # a silent net: N(μ, s²)
+    clean = energy.centre[2:] + s**2 / (s**2 + wide**2) * (
+        noisy - energy.centre[2:]
+    )  # a silent net: N(μ, s²)
     error = (noisy - clean) / wide - noise
     wanted = 0.5 * ((1 + (wide / 0.5).square()) * error.square()).mean()
     return found.item(), wanted.item()
@@ -159,9 +188,13 @@ def test_the_loss_of_answers_is_that_of_answers_alone() -> None:
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize(("old", "new"), [("noise * asked", "noise"), ("rows.mean() / share", "rows.mean()")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("noise * asked", "noise"), ("rows.mean() / share", "rows.mean()")]
+)
 def test_noise_on_the_question_and_a_wrong_share_are_seen(old: str, new: str) -> None:
-    found, wanted = loss_of_answers(planted("denoising", "MultilevelDSM.loss", old, new).MultilevelDSM)
+    found, wanted = loss_of_answers(
+        planted("denoising", "MultilevelDSM.loss", old, new).MultilevelDSM
+    )
     assert found != pytest.approx(wanted, rel=1e-2)
 
 
@@ -186,7 +219,9 @@ def test_its_score_is_that_of_finite_differences_and_weights_see_through_it() ->
         sides.append(value(objective, energy, x, seeded(3)).item())
         with torch.no_grad():
             weight.sub_(sign * h * direction)
-    assert float((found * direction).sum()) == pytest.approx((sides[0] - sides[1]) / (2 * h), rel=1e-5)
+    assert float((found * direction).sum()) == pytest.approx(
+        (sides[0] - sides[1]) / (2 * h), rel=1e-5
+    )
 
 
 def test_a_new_network_guesses_as_for_a_gaussian_of_the_data() -> None:
@@ -238,7 +273,9 @@ def arrived(carry: Callable[..., Any]) -> float:
 
 def test_flow_ends_at_the_law_of_the_data() -> None:
     assert arrived(flow) < LIMIT
-    assert caught(arrived, lambda *args, **more: flow(*args, **more)._replace(x=0.96 * flow(*args, **more).x))
+    assert caught(
+        arrived, lambda *args, **more: flow(*args, **more)._replace(x=0.96 * flow(*args, **more).x)
+    )
 
 
 def test_a_cold_flow_shrinks_a_gaussian_as_its_equation_says() -> None:
@@ -270,8 +307,20 @@ def recipe(**more: Any) -> Any:
             "data": {"name": "digits"},
             "energy": {"name": "NoiseUNet", "widths": [8, 12], "blocks": [1, 1], "embedding": 16},
             "objective": {"name": "MultilevelDSM", "centre": 0.2, "deviation": 0.3, "warm": 0.5},
-            "training": {"steps": 160, "batch": 32, "checkpoint_every": 80, "warmup": 5, "learning_rate": 5e-3, "threads": 1},
-            "generation": {"method": "flow", "levels": 6, "sigma_max": 10.0, "precision": "bfloat16"},
+            "training": {
+                "steps": 160,
+                "batch": 32,
+                "checkpoint_every": 80,
+                "warmup": 5,
+                "learning_rate": 5e-3,
+                "threads": 1,
+            },
+            "generation": {
+                "method": "flow",
+                "levels": 6,
+                "sigma_max": 10.0,
+                "precision": "bfloat16",
+            },
             "evaluation": {"samples": 16, "judge_steps": 0},
             **more,
         }
@@ -299,7 +348,10 @@ def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> N
         recipe(generation={"method": "flow", "sigma_max": 0.01, "sigma_min": 0.02})
     with pytest.raises(ValueError, match=r"only a way down the levels is drawn in bfloat16"):
         read_recipe("moons", {"generation.precision": "bfloat16"})
-    plain = read_recipe("moons", {"training.steps": 10, "training.checkpoint_every": 10, "generation.method": "flow"})
+    plain = read_recipe(
+        "moons",
+        {"training.steps": 10, "training.checkpoint_every": 10, "generation.method": "flow"},
+    )
     fit(plain, tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match=r"knows no noise level;.*use 'chains'"):
         draw(subject(Run.open(tmp_path / "run")), 3, seeded(0))

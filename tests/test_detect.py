@@ -18,16 +18,20 @@ from torch import Tensor
 import lowland
 from lowland import Detector, Energy, Function, energy_values, real
 from lowland.metrics import p_values
-from lowland.tasks.detect import SCORES, from_spec, named, spec, verdicts
-from lowland.tasks.scores import Multiscale, Score, Typicality
+from lowland.tasks.detection.detector import SCORES, from_spec, named, spec, verdicts
+from lowland.tasks.detection.scores import Multiscale, Score, Typicality
 
 BOWL = Function(lambda x: x.square().flatten(1).sum(1), real(2))
-USELESS = Function(lambda x: (7 * x[:, 0]).sin().round(decimals=1), real(2))  # many ties and no sense
+USELESS = Function(
+    lambda x: (7 * x[:, 0]).sin().round(decimals=1), real(2)
+)  # many ties and no sense
 pytestmark = pytest.mark.filterwarnings("ignore:the points look unlike")
 Verdicts = Callable[[Detector, Tensor], Tensor]
 
 
-def promise_excess(verdicts: Verdicts, alpha: float = 0.1, energy: Energy = BOWL, splits: int = 200) -> float:
+def promise_excess(
+    verdicts: Verdicts, alpha: float = 0.1, energy: Energy = BOWL, splits: int = 200
+) -> float:
     """z by which the mean share of inliers called outliers over calibration splits exceeds alpha."""
     g = seeded(0)
     rates = []
@@ -70,12 +74,18 @@ def test_calibrating_on_training_points_breaks_the_promise_and_is_caught() -> No
     assert caught(promise_excess, overfitted)
 
 
-def exceeding(choose: Callable[[int], int], count: int = 200, alpha: float = 0.1, delta: float = 0.1) -> float:
+def exceeding(
+    choose: Callable[[int], int], count: int = 200, alpha: float = 0.1, delta: float = 0.1
+) -> float:
     """z by which the share of calibration sets whose true rate exceeds alpha is above delta, for uniform scores.
 
     The true rate of "above the r-th largest" is 1 minus that threshold.
     """
-    thresholds = torch.rand(2000, count, generator=seeded(2)).sort(1, descending=True).values[:, choose(count) - 1]
+    thresholds = (
+        torch.rand(2000, count, generator=seeded(2))
+        .sort(1, descending=True)
+        .values[:, choose(count) - 1]
+    )
     over = float((1 - thresholds > alpha).double().mean())
     return (over - delta) / math.sqrt(delta * (1 - delta) / 2000)
 
@@ -84,17 +94,25 @@ def test_the_conditional_promise_fails_for_at_most_a_share_delta_of_calibration_
     detector = Detector(BOWL, calibration=torch.rand(200, generator=seeded(0)))
     found = exceeding(lambda n: detector.ranks(0.1, "conditional", 0.1))
     assert found < LIMIT
-    assert caught(exceeding, lambda n: detector.ranks(0.1))  # the marginal rank fails for half of them
+    assert caught(
+        exceeding, lambda n: detector.ranks(0.1)
+    )  # the marginal rank fails for half of them
     assert caught(exceeding, lambda n: detector.ranks(0.1, "conditional", 0.1) + 1)
 
 
 def test_conditional_verdicts_are_those_above_the_rank() -> None:
     g = seeded(3)
-    detector, x = Detector(BOWL).fit(torch.randn(300, 2, generator=g)), 2 * torch.randn(500, 2, generator=g)
+    detector, x = (
+        Detector(BOWL).fit(torch.randn(300, 2, generator=g)),
+        2 * torch.randn(500, 2, generator=g),
+    )
     ranks = detector.ranks(0.05, "conditional", 0.01)
     assert detector.calibration is not None and 1 <= ranks < detector.ranks(0.05)
     threshold = detector.calibration.sort(descending=True).values[ranks - 1]
-    assert torch.equal(detector.predict(x, 0.05, guarantee="conditional", delta=0.01), detector.score(x) > threshold)
+    assert torch.equal(
+        detector.predict(x, 0.05, guarantee="conditional", delta=0.01),
+        detector.score(x) > threshold,
+    )
 
 
 def false_discoveries(verdicts: Verdicts) -> float:
@@ -102,14 +120,19 @@ def false_discoveries(verdicts: Verdicts) -> float:
     g, shares = seeded(4), []
     for _ in range(300):
         detector = Detector(BOWL).fit(torch.randn(199, 2, generator=g))
-        called = verdicts(detector, torch.cat([torch.randn(80, 2, generator=g), 3 * torch.randn(20, 2, generator=g)]))
+        called = verdicts(
+            detector,
+            torch.cat([torch.randn(80, 2, generator=g), 3 * torch.randn(20, 2, generator=g)]),
+        )
         shares.append(float(called[:80].sum()) / max(int(called.sum()), 1))
     return float((np.mean(shares) - 0.2) / (np.std(shares, ddof=1) / math.sqrt(len(shares))))
 
 
 def test_false_discoveries_stay_under_alpha() -> None:
     assert false_discoveries(lambda d, x: d.predict(x, 0.2, guarantee="fdr")) < LIMIT
-    assert caught(false_discoveries, lambda d, x: d.predict(x, 0.2))  # p ≤ α one by one promises something else
+    assert caught(
+        false_discoveries, lambda d, x: d.predict(x, 0.2)
+    )  # p ≤ α one by one promises something else
 
 
 def test_outliers_are_found_and_reported_with_their_p_values() -> None:
@@ -123,11 +146,16 @@ def test_outliers_are_found_and_reported_with_their_p_values() -> None:
 def test_scores_that_learn_take_every_other_point_or_a_reference() -> None:
     g = seeded(5)
     x, other = torch.randn(100, 2, generator=g), torch.randn(40, 2, generator=g)
-    split, given = Detector(BOWL, "typicality").fit(x), Detector(BOWL, "typicality").fit(x, reference=other)
+    split, given = (
+        Detector(BOWL, "typicality").fit(x),
+        Detector(BOWL, "typicality").fit(x, reference=other),
+    )
     assert split.calibration_size == 50 and given.calibration_size == 100
     assert torch.equal(split.learned["median"], energy_values(BOWL, x[::2]).median())
     assert split.calibration is not None
-    assert torch.equal(split.calibration, (energy_values(BOWL, x[1::2]) - split.learned["median"]).abs())
+    assert torch.equal(
+        split.calibration, (energy_values(BOWL, x[1::2]) - split.learned["median"]).abs()
+    )
     assert torch.equal(given.learned["median"], energy_values(BOWL, other).median())
 
 
@@ -135,16 +163,24 @@ def test_learning_from_the_calibration_points_breaks_the_promise_and_is_caught()
     """Why the reference is apart: a calibration point is its own nearest neighbour, and every other inlier an outlier."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = Function(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1), torch.nn.Flatten(0)), real(2))
+        net = Function(
+            torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1), torch.nn.Flatten(0)),
+            real(2),
+        )
     x, fresh = torch.randn(400, 2, generator=seeded(6)), torch.randn(400, 2, generator=seeded(7))
     score = from_spec({"name": "knn", "neighbours": 1})
-    called = [Detector(net, score).fit(x, reference=r).predict(fresh, 0.1).double().mean() for r in (None, x)]
+    called = [
+        Detector(net, score).fit(x, reference=r).predict(fresh, 0.1).double().mean()
+        for r in (None, x)
+    ]
     assert called[0] < 0.17 < 0.5 < called[1]
 
 
 def test_a_verdict_does_not_depend_on_the_company() -> None:
     """Row by row, in any order, in any batch: also for a module left in training mode with batch norm."""
-    net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    net = torch.nn.Sequential(
+        torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+    )
     net.train()
     energy = Function(torch.nn.Sequential(net, torch.nn.Flatten(0)), real(2))
     before = {name: b.clone() for name, b in energy.named_buffers()}
@@ -159,7 +195,9 @@ def test_a_verdict_does_not_depend_on_the_company() -> None:
 
 def test_an_energy_of_the_whole_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="moving one point changed the score of another"):
-        Detector(lambda x: (x - x.mean(0)).square().sum(1)).fit(torch.randn(50, 2, generator=seeded(0)))
+        Detector(lambda x: (x - x.mean(0)).square().sum(1)).fit(
+            torch.randn(50, 2, generator=seeded(0))
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
@@ -168,11 +206,15 @@ def test_an_energy_of_the_whole_batch_is_refused() -> None:
 def test_nothing_is_promised_before_fit() -> None:
     bare = Detector(BOWL)
     for use in (bare.p_value, bare.predict):
-        with pytest.raises(ValueError, match=r"seen no calibration points; .*; call detector = detector.fit"):
+        with pytest.raises(
+            ValueError, match=r"seen no calibration points; .*; call detector = detector.fit"
+        ):
             use(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="seen no calibration points"):
         Detector(BOWL, "typicality").score(torch.zeros(1, 2))
-    assert bare.fit(torch.randn(30, 2, generator=seeded(0))) is not bare and bare.calibration is None
+    assert (
+        bare.fit(torch.randn(30, 2, generator=seeded(0))) is not bare and bare.calibration is None
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 5.0, math.nan])
@@ -186,10 +228,19 @@ def test_rates_lie_inside_the_unit_interval(alpha: float) -> None:
 
 def test_too_few_calibration_points_are_refused_with_the_count_that_suffices() -> None:
     x = torch.randn(100, 2, generator=seeded(0))
-    cases = [(19, 0.05, "marginal"), (9, 0.1, "marginal"), (3, 0.3, "marginal"), (99, 0.01, "fdr"), (59, 0.05, "conditional")]
+    cases = [
+        (19, 0.05, "marginal"),
+        (9, 0.1, "marginal"),
+        (3, 0.3, "marginal"),
+        (99, 0.01, "fdr"),
+        (59, 0.05, "conditional"),
+    ]
     for enough, alpha, guarantee in cases:
         Detector(BOWL).fit(x[:enough]).predict(x, alpha, guarantee=guarantee)
-        with pytest.raises(ValueError, match=rf"{enough - 1} calibration energies cannot promise .* at least {enough} are"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{enough - 1} calibration energies cannot promise .* at least {enough} are",
+        ):
             Detector(BOWL).fit(x[: enough - 1]).predict(x, alpha, guarantee=guarantee)
 
 
@@ -210,28 +261,47 @@ def test_points_that_cannot_be_scored_are_refused() -> None:
         Detector(BOWL, calibration=torch.zeros(4, 2))
     with pytest.raises(ValueError, match="30 of 30 energies are not finite"):
         Detector(Function(lambda x: x.sum(1) * math.nan, real(2))).score(x)
-    anything = Detector(lambda x: x.flatten(1).square().sum(1)).fit(x)  # a domain without a shape: calibration knows it
-    with pytest.raises(ValueError, match=r"event shape \(3,\); the detector was calibrated on \(2,\)"):
+    anything = Detector(lambda x: x.flatten(1).square().sum(1)).fit(
+        x
+    )  # a domain without a shape: calibration knows it
+    with pytest.raises(
+        ValueError, match=r"event shape \(3,\); the detector was calibrated on \(2,\)"
+    ):
         anything.predict(torch.zeros(4, 3))
 
 
 @pytest.mark.parametrize("ask", ["score", "p_value", "predict"])
 def test_what_is_no_batch_of_points_is_refused_in_three_clauses(ask: str) -> None:
     detector = Detector(BOWL).fit(torch.randn(30, 2, generator=seeded(0)))
-    for wrong in (None, [[0.0, 0.0]], np.zeros((3, 2)), torch.tensor(1.0), torch.zeros(0, 2), torch.zeros(3, 2).long()):
-        with pytest.raises(ValueError, match=r"points came as .*; a floating point tensor \(B, \*event\) .*; convert it"):
+    for wrong in (
+        None,
+        [[0.0, 0.0]],
+        np.zeros((3, 2)),
+        torch.tensor(1.0),
+        torch.zeros(0, 2),
+        torch.zeros(3, 2).long(),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"points came as .*; a floating point tensor \(B, \*event\) .*; convert it",
+        ):
             getattr(detector, ask)(wrong)
 
 
 def test_points_of_another_precision_than_the_weights_are_refused_in_three_clauses() -> None:
-    x, said = torch.randn(40, 2, generator=seeded(0)), r"points are torch.float64 and the weights .* torch.float32; .*; convert"
+    x, said = (
+        torch.randn(40, 2, generator=seeded(0)),
+        r"points are torch.float64 and the weights .* torch.float32; .*; convert",
+    )
     for score in ("energy", "typicality"):
         detector = Detector(lowland.MLP(real(2), hidden=(4,)), score)
         with pytest.raises(ValueError, match=said):
             detector.fit(x.double())
         with pytest.raises(ValueError, match=said):
             detector.fit(x).predict(x.double(), 0.1)
-    assert Detector(BOWL).fit(x.double()).predict(x.double()).dtype == torch.bool  # no weights, nothing to clash with
+    assert (
+        Detector(BOWL).fit(x.double()).predict(x.double()).dtype == torch.bool
+    )  # no weights, nothing to clash with
 
 
 def test_labels_and_guarantees_that_do_not_fit_are_refused() -> None:
@@ -251,7 +321,9 @@ def test_labels_and_guarantees_that_do_not_fit_are_refused() -> None:
 
 def test_points_of_another_preparation_are_warned_of() -> None:
     g = seeded(8)
-    detector = Detector(lambda x: x.flatten(1).square().sum(1)).fit(torch.rand(300, 1, 6, 6, generator=g))
+    detector = Detector(lambda x: x.flatten(1).square().sum(1)).fit(
+        torch.rand(300, 1, 6, 6, generator=g)
+    )
     fresh = torch.rand(100, 1, 6, 6, generator=g)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -276,15 +348,24 @@ def test_a_file_holds_all_but_the_energy(tmp_path: Path, score: str) -> None:
     path = detector.save(tmp_path / "d.safetensors")
     again, x = Detector.load(path, BOWL), 2 * torch.randn(50, 2, generator=g)
     assert [p.name for p in tmp_path.iterdir()] == ["d.safetensors"]
-    assert torch.equal(again.p_value(x), detector.p_value(x)) and again.how == detector.how and again.seen == detector.seen
-    with pytest.raises(ValueError, match=r"gives the calibration points .* other scores .*; load that one, or fit again"):
+    assert (
+        torch.equal(again.p_value(x), detector.p_value(x))
+        and again.how == detector.how
+        and again.seen == detector.seen
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"gives the calibration points .* other scores .*; load that one, or fit again",
+    ):
         Detector.load(path, 2 * BOWL)
 
 
 def test_settings_survive_the_file(tmp_path: Path) -> None:
     for name in SCORES:
         assert from_spec(json.loads(json.dumps(spec(named(name))))) == named(name)
-    assert from_spec(json.loads(json.dumps(spec(Multiscale((0.5, 1.0), 0.2))))) == Multiscale((0.5, 1.0), 0.2)
+    assert from_spec(json.loads(json.dumps(spec(Multiscale((0.5, 1.0), 0.2))))) == Multiscale(
+        (0.5, 1.0), 0.2
+    )
 
 
 def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
@@ -296,7 +377,9 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
     for name in ("bare", "text", "cut", "missing"):
         with pytest.raises(ValueError, match=f"{name}.safetensors holds no detector"):
             Detector.load(tmp_path / f"{name}.safetensors", BOWL)
-    save_file(load_file(path), tmp_path / "later.safetensors", {"detector": json.dumps({"format": 9})})
+    save_file(
+        load_file(path), tmp_path / "later.safetensors", {"detector": json.dumps({"format": 9})}
+    )
     with pytest.raises(ValueError, match="of format 9; this lowland reads 1; fit it again"):
         Detector.load(tmp_path / "later.safetensors", BOWL)
     about: dict[str, Any] = {"format": 1, "score": {"name": "descent"}, "seen": None}
@@ -307,8 +390,14 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
         {"seen": None, "score": 3},
     )
     for wrong in strange:
-        save_file(load_file(path), tmp_path / "strange.safetensors", {"detector": json.dumps(about | wrong)})
-        with pytest.raises(ValueError, match=r"strange.safetensors holds no detector .*; .*; fit and save one"):
+        save_file(
+            load_file(path),
+            tmp_path / "strange.safetensors",
+            {"detector": json.dumps(about | wrong)},
+        )
+        with pytest.raises(
+            ValueError, match=r"strange.safetensors holds no detector .*; .*; fit and save one"
+        ):
             Detector.load(tmp_path / "strange.safetensors", BOWL)
     with pytest.raises(ValueError, match="could not be written"):
         detector.save(tmp_path / "nowhere" / "d.safetensors")
@@ -324,7 +413,9 @@ def test_a_score_of_ones_own_works_and_is_refused_by_files(tmp_path: Path) -> No
 
     detector = Detector(BOWL, Height()).fit(torch.randn(40, 2, generator=seeded(0)))
     assert detector.predict(torch.tensor([[9.0, 0.0], [-9.0, 0.0]])).tolist() == [True, False]
-    with pytest.raises(ValueError, match=r"Height is a score of your own; .*; keep the calibration scores"):
+    with pytest.raises(
+        ValueError, match=r"Height is a score of your own; .*; keep the calibration scores"
+    ):
         detector.save(tmp_path / "own.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -339,13 +430,17 @@ def test_scores_known_already_make_a_detector() -> None:
 # --------------------------------------------------------------------------------------------------------- real energies
 
 
-def over_splits(scores: Tensor, count: int, verdicts: Callable[[Detector, Tensor], Tensor], splits: int = 200) -> Tensor:
+def over_splits(
+    scores: Tensor, count: int, verdicts: Callable[[Detector, Tensor], Tensor], splits: int = 200
+) -> Tensor:
     """The false-alarm rates on all other points over random calibration splits of scores that were computed once."""
     g, rates = seeded(11), []
     for _ in range(splits):
         order = torch.randperm(len(scores), generator=g)
         detector = Detector(BOWL, calibration=scores[order[:count]])
-        rates.append(verdicts(detector, detector.p_of_scores(scores[order[count:]])).double().mean())
+        rates.append(
+            verdicts(detector, detector.p_of_scores(scores[order[count:]])).double().mean()
+        )
     return torch.stack(rates)
 
 
@@ -359,13 +454,29 @@ def test_promises_hold_for_real_energies_over_200_splits(alpha: float, score: st
     """
     data, energy = lowland.load_data("digits"), lowland.load("digits")[0]
     pool = torch.cat([data.calibration.x, data.test.x])
-    scores = Detector(energy, score).fit(pool[:40], reference=data.train.x, labels=data.train.y).score(pool)
+    scores = (
+        Detector(energy, score)
+        .fit(pool[:40], reference=data.train.x, labels=data.train.y)
+        .score(pool)
+    )
     count = {0.01: 200, 0.05: 100, 0.1: 50}[alpha]
     delta = 0.15  # of 200 points, 1 % can be promised with probability 0.85
     for kept in (scores, (scores / scores.std() * 4).round()):  # as they are, and with many ties
-        r = over_splits(kept, count, lambda d, p: verdicts(p, count, d.ranks(alpha), alpha, "marginal"))
+        r = over_splits(
+            kept, count, lambda d, p: verdicts(p, count, d.ranks(alpha), alpha, "marginal")
+        )
         assert (r.mean() - alpha) / (r.std() / math.sqrt(200)) < LIMIT
-        r = over_splits(kept, 200, lambda d, p: verdicts(p, 200, d.ranks(alpha, "conditional", delta), alpha, "conditional"))
-        assert (float((r > alpha).double().mean()) - delta) / math.sqrt(delta * (1 - delta) / 200) < LIMIT
-    planted = over_splits(scores, count, lambda d, p: verdicts(p, count, d.ranks(alpha) + 1, alpha, "marginal"), 1000)  # no + 1
+        r = over_splits(
+            kept,
+            200,
+            lambda d, p: verdicts(
+                p, 200, d.ranks(alpha, "conditional", delta), alpha, "conditional"
+            ),
+        )
+        assert (float((r > alpha).double().mean()) - delta) / math.sqrt(
+            delta * (1 - delta) / 200
+        ) < LIMIT
+    planted = over_splits(
+        scores, count, lambda d, p: verdicts(p, count, d.ranks(alpha) + 1, alpha, "marginal"), 1000
+    )  # no + 1
     assert (planted.mean() - alpha) / (planted.std() / math.sqrt(1000)) > LIMIT

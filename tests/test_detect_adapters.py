@@ -33,7 +33,9 @@ squares = Squares()
 
 
 @pytest.mark.filterwarnings("ignore:.*rows for calibration cannot promise:UserWarning")
-@parametrize_with_checks([CalibratedEnergy(squares), CalibratedEnergy(squares, outlier_score="typicality")])
+@parametrize_with_checks(
+    [CalibratedEnergy(squares), CalibratedEnergy(squares, outlier_score="typicality")]
+)
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     try:
         check(estimator)
@@ -42,7 +44,10 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
 
 
 def test_verdicts_are_those_of_the_detector() -> None:
-    x, fresh = torch.randn(200, 3, generator=seeded(0)), 2 * torch.randn(300, 3, generator=seeded(1))
+    x, fresh = (
+        torch.randn(200, 3, generator=seeded(0)),
+        2 * torch.randn(300, 3, generator=seeded(1)),
+    )
     model = CalibratedEnergy(squares, false_alarms=0.1).fit(x.numpy())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,7 +56,9 @@ def test_verdicts_are_those_of_the_detector() -> None:
     assert ((model.p_values(fresh.numpy()) <= 0.1) == expected).all()
     images = CalibratedEnergy(Function(squares, box(-9.0, 9.0, 1, 3, 1))).fit(x.numpy())
     assert images.detector_.seen.shape == (1, 3, 1)
-    with pytest.warns(UserWarning, match="9 rows for calibration cannot promise 0.05: 19 are needed"):
+    with pytest.warns(
+        UserWarning, match="9 rows for calibration cannot promise 0.05: 19 are needed"
+    ):
         CalibratedEnergy(squares).fit(x[:9].numpy())
     with pytest.raises(ValueError, match="no energy was given"):
         CalibratedEnergy().fit(x.numpy())
@@ -59,7 +66,9 @@ def test_verdicts_are_those_of_the_detector() -> None:
 
 def test_pyod_runs_its_metrics_on_our_detector() -> None:
     data = pytest.importorskip("pyod.utils.data")
-    x, fresh, _, y = data.generate_data(n_train=300, n_test=200, n_features=4, contamination=0.1, random_state=0)
+    x, fresh, _, y = data.generate_data(
+        n_train=300, n_test=200, n_features=4, contamination=0.1, random_state=0
+    )
     centre = torch.from_numpy(np.median(x, 0)).float()
     model = to_pyod(lambda x: (x - centre).square().sum(1), "typicality").fit(x)
     scores = model.decision_function(fresh)
@@ -68,7 +77,9 @@ def test_pyod_runs_its_metrics_on_our_detector() -> None:
     low, high = (torch.from_numpy(scores[y == k]) for k in (0, 1))
     assert auroc(low, high).value == pytest.approx(printed, abs=1e-9) and printed > 0.95
     data.evaluate_print("lowland", y, scores)
-    assert model.predict(x).mean() == pytest.approx(0.1, abs=0.01) and model.predict_proba(fresh).shape == (200, 2)
+    assert model.predict(x).mean() == pytest.approx(0.1, abs=0.01) and model.predict_proba(
+        fresh
+    ).shape == (200, 2)
     assert model.predict_confidence(fresh).shape == (200,)
     assert 0 <= model.fit_predict_score(fresh, y) <= 1
 
@@ -86,7 +97,11 @@ def test_pytorch_ood_runs_its_metrics_on_our_detector() -> None:
     from pytorch_ood.metrics import OODMetrics
 
     g = seeded(0)
-    x, low, high = torch.randn(200, 3, generator=g), torch.randn(150, 3, generator=g), 2 * torch.randn(80, 3, generator=g)
+    x, low, high = (
+        torch.randn(200, 3, generator=g),
+        torch.randn(150, 3, generator=g),
+        2 * torch.randn(80, 3, generator=g),
+    )
     adapted = to_pytorch_ood(Detector(squares, "typicality"))
     with pytest.raises(RequiresFittingException):
         adapted(low)
@@ -102,9 +117,12 @@ def test_pytorch_ood_runs_its_metrics_on_our_detector() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "make"), [("pyod", lambda: to_pyod(squares)), ("pytorch_ood", lambda: to_pytorch_ood(None))]
+    ("module", "make"),
+    [("pyod", lambda: to_pyod(squares)), ("pytorch_ood", lambda: to_pytorch_ood(None))],
 )
-def test_a_missing_library_is_named(module: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(
+    module: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [module, f"{module}.models", f"{module}.models.base", f"{module}.api"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"is not installed; .*; run pip install"):

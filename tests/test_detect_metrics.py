@@ -16,7 +16,10 @@ from lowland.metrics import Interval, aupr, auroc, detection_error, fpr95, separ
 
 def pair(seed: int, ties: bool, low: int = 150, high: int = 90) -> tuple[Tensor, Tensor]:
     g = seeded(seed)
-    a, b = torch.randn(low, generator=g, dtype=torch.float64), torch.randn(high, generator=g, dtype=torch.float64) + 1
+    a, b = (
+        torch.randn(low, generator=g, dtype=torch.float64),
+        torch.randn(high, generator=g, dtype=torch.float64) + 1,
+    )
     return ((2 * a).round(), (2 * b).round()) if ties else (a, b)
 
 
@@ -24,15 +27,26 @@ def pair(seed: int, ties: bool, low: int = 150, high: int = 90) -> tuple[Tensor,
 def test_values_are_those_of_scikit_learn(ties: bool) -> None:
     for seed in range(5):
         low, high = pair(seed, ties)
-        truth, values = np.r_[np.zeros(len(low)), np.ones(len(high))], torch.cat([low, high]).numpy()
+        truth, values = (
+            np.r_[np.zeros(len(low)), np.ones(len(high))],
+            torch.cat([low, high]).numpy(),
+        )
         found = separation(low, high, generator=seeded(0), draws=2)
         assert found.auroc.value == pytest.approx(roc_auc_score(truth, values), abs=1e-12)
-        assert found.aupr_outliers.value == pytest.approx(average_precision_score(truth, values), abs=1e-12)
-        assert found.aupr_inliers.value == pytest.approx(average_precision_score(1 - truth, -values), abs=1e-12)
+        assert found.aupr_outliers.value == pytest.approx(
+            average_precision_score(truth, values), abs=1e-12
+        )
+        assert found.aupr_inliers.value == pytest.approx(
+            average_precision_score(1 - truth, -values), abs=1e-12
+        )
         assert found.aupr_inliers.value == aupr(low, high, positive="inliers").value
         false, true, _ = roc_curve(truth, values, drop_intermediate=False)
-        assert found.detection_error.value == pytest.approx(float((false + 1 - true).min() / 2), abs=1e-12)
-        assert found.detection_error.value == pytest.approx(detection_error(low, high).value, abs=1e-12)
+        assert found.detection_error.value == pytest.approx(
+            float((false + 1 - true).min() / 2), abs=1e-12
+        )
+        assert found.detection_error.value == pytest.approx(
+            detection_error(low, high).value, abs=1e-12
+        )
         assert found.fpr95.value == pytest.approx(fpr95(low, high).value, abs=1e-12)
         assert found.auroc.value == pytest.approx(auroc(low, high).value, abs=1e-12)
         assert found.base_rate == 90 / 240
@@ -79,7 +93,9 @@ def test_the_bootstrap_agrees_with_delong() -> None:
     assert abs(width / exact.error - 1) < 0.08
 
 
-def test_draws_are_those_of_the_generator_and_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_those_of_the_generator_and_come_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     low, high = pair(1, True)
     once = separation(low, high, generator=seeded(2), draws=50)
     assert once == separation(low, high, generator=seeded(2), draws=50)
@@ -87,7 +103,11 @@ def test_draws_are_those_of_the_generator_and_come_in_pieces(monkeypatch: pytest
     monkeypatch.setattr("lowland.metrics.detection.AT_ONCE", 1000)
     pieces = separation(low, high, generator=seeded(2), draws=50)
     assert pieces.auroc.value == once.auroc.value and abs(pieces.auroc.low - once.auroc.low) < 0.05
-    assert once.to_dict()["auroc"] == {"value": once.auroc.value, "low": once.auroc.low, "high": once.auroc.high}
+    assert once.to_dict()["auroc"] == {
+        "value": once.auroc.value,
+        "low": once.auroc.low,
+        "high": once.auroc.high,
+    }
 
 
 def test_what_cannot_be_ranked_is_refused() -> None:

@@ -41,22 +41,32 @@ class Noised(Energy):
 
     noise = True
 
-    def __init__(self, means: tuple[float, ...], scales: tuple[float, ...], shares: tuple[float, ...]) -> None:
+    def __init__(
+        self, means: tuple[float, ...], scales: tuple[float, ...], shares: tuple[float, ...]
+    ) -> None:
         super().__init__(real(1))
-        self.means, self.scales, self.shares = (torch.tensor(v, dtype=DOUBLE) for v in (means, scales, shares))
+        self.means, self.scales, self.shares = (
+            torch.tensor(v, dtype=DOUBLE) for v in (means, scales, shares)
+        )
         self.calls = 0
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         self.calls += x.requires_grad
         variance = self.scales.square() + torch.as_tensor(c, dtype=x.dtype).view(-1, 1) ** 2
-        logs = self.shares.log() - 0.5 * (x - self.means).square() / variance - 0.5 * (2 * math.pi * variance).log()
+        logs = (
+            self.shares.log()
+            - 0.5 * (x - self.means).square() / variance
+            - 0.5 * (2 * math.pi * variance).log()
+        )
         return -torch.logsumexp(logs, 1)
 
     def draw(self, count: int, sigma: float, g: torch.Generator) -> Tensor:
         """Exact draws (count, 1) at a noise level."""
         which = torch.multinomial(self.shares, count, replacement=True, generator=g)
         spread = (self.scales[which].square() + sigma**2).sqrt()
-        return (self.means[which] + spread * torch.randn(count, generator=g, dtype=DOUBLE)).unsqueeze(1)
+        return (
+            self.means[which] + spread * torch.randn(count, generator=g, dtype=DOUBLE)
+        ).unsqueeze(1)
 
     def below(self, x: Tensor, sigma: float) -> Tensor:
         """P(X ≤ x) at a noise level. The flow moves points along lines of equal probability: it keeps their order."""
@@ -116,7 +126,11 @@ def flow_with(mistake: str) -> Any:
 
     def flow(path: list[Energy], sigmas: Any, x: Tensor, *, order: int = 2) -> Any:
         def slope(energy: Energy, sigma: float, x: Tensor) -> Tensor:
-            return (1 if mistake == "sign" else -1) * (1 if mistake == "no sigma" else sigma) * value_and_score(energy, x)[1]
+            return (
+                (1 if mistake == "sign" else -1)
+                * (1 if mistake == "no sigma" else sigma)
+                * value_and_score(energy, x)[1]
+            )
 
         for (energy, sigma), (ahead, below) in pairwise(zip(path, sigmas, strict=True)):
             h, first = below - sigma, slope(energy, sigma, x)
@@ -136,7 +150,15 @@ def flow_with(mistake: str) -> Any:
     return flow
 
 
-MISTAKES = ("old sigma", "old energy", "old point", "first slope twice", "weights", "sign", "no sigma")
+MISTAKES = (
+    "old sigma",
+    "old energy",
+    "old point",
+    "first slope twice",
+    "weights",
+    "sign",
+    "no sigma",
+)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -144,10 +166,16 @@ def test_mistakes_of_one_letter_in_the_flow_are_caught(law: str) -> None:
     x, sigmas = LAWS[law].draw(20, HIGH, seeded()), sigma_ladder(HIGH, LOW, 20)
     for order in (1, 2):
         mine = flow_with("")(LAWS[law].path(sigmas), sigmas, x, order=order).x
-        torch.testing.assert_close(probability_flow(LAWS[law].path(sigmas), sigmas, x, order=order).x, mine)
+        torch.testing.assert_close(
+            probability_flow(LAWS[law].path(sigmas), sigmas, x, order=order).x, mine
+        )
     right_order(flow_with(""), LAWS[law], 2)
     assert not [m for m in MISTAKES if not caught(right_order, flow_with(m), LAWS[law], 2)]
-    assert not [m for m in ("sign", "no sigma", "step") if not caught(right_order, flow_with(m), LAWS[law], 1)]
+    assert not [
+        m
+        for m in ("sign", "no sigma", "step")
+        if not caught(right_order, flow_with(m), LAWS[law], 1)
+    ]
 
 
 def test_the_first_order_step_is_that_of_ddim() -> None:
@@ -196,12 +224,20 @@ def test_the_flow_ends_at_draws_of_the_last_level(name: str) -> None:
 @pytest.mark.parametrize("name", LAWS)
 def test_a_corrector_mends_what_wide_steps_of_the_predictor_break(name: str) -> None:
     law, sigmas, g = LAWS[name], sigma_ladder(HIGH, LOW, 16), seeded(1)
-    path, x, correctors = law.path(sigmas), law.draw(COUNT, HIGH, seeded()), [corrector(law, s) for s in sigmas]
+    path, x, correctors = (
+        law.path(sigmas),
+        law.draw(COUNT, HIGH, seeded()),
+        [corrector(law, s) for s in sigmas],
+    )
     alone = predictor_corrector(path, sigmas, x, correctors, 0, generator=g)
     both = predictor_corrector(path, sigmas, x, correctors, 12 * 16, generator=g)
     assert law_error(alone.x, law, LOW) > 3 * LIMIT
     assert law_error(both.x, law, LOW) < LIMIT
-    assert len(both.acceptance) == 16 and min(both.acceptance) > 0.4 and alone.acceptance == (0.0,) * 16
+    assert (
+        len(both.acceptance) == 16
+        and min(both.acceptance) > 0.4
+        and alone.acceptance == (0.0,) * 16
+    )
 
 
 def test_the_ancestral_step_has_the_variance_of_its_recursion() -> None:
@@ -210,7 +246,9 @@ def test_the_ancestral_step_has_the_variance_of_its_recursion() -> None:
         sigmas = (4.0, 2.0, 1.0, 0.5)
         x = NORMAL.draw(100_000, 4.0, seeded())
         if noise == 1.0:
-            x = predictor_corrector(NORMAL.path(sigmas), sigmas, x, Langevin(0.1), 0, generator=seeded(1)).x
+            x = predictor_corrector(
+                NORMAL.path(sigmas), sigmas, x, Langevin(0.1), 0, generator=seeded(1)
+            ).x
         v, g = 0.25 + 16.0, seeded(1)
         for sigma, below in pairwise(sigmas):
             fall = sigma**2 - below**2
@@ -235,18 +273,25 @@ def test_annealed_langevin_reaches_the_same_law() -> None:
     traces = anneal(MODES.path(sigmas), ladder, x, 600, generator=seeded(1))
     assert law_error(traces[-1].x, MODES, 0.3) < LIMIT
     direct = anneal(MODES.path(sigmas[-1:]), ladder[-1:], x, 50, generator=seeded(1))
-    assert law_error(direct[-1].x, MODES, 0.3) > LIMIT  # one level alone leaves the modes with other shares
+    assert (
+        law_error(direct[-1].x, MODES, 0.3) > LIMIT
+    )  # one level alone leaves the modes with other shares
 
 
 def test_the_jump_is_the_expected_clean_point() -> None:
     sigmas, x = (2.0, 0.8), NORMAL.draw(20, 2.0, seeded())
     still = probability_flow(NORMAL.path(sigmas), sigmas, x)
     jumped = probability_flow(NORMAL.path(sigmas), sigmas, x, jump=True)
-    expected = (still.x * 0.25 + 0.7 * 0.64) / 0.89  # the posterior mean of x_0 for data N(0.7, 0.25) with noise 0.8
+    expected = (
+        still.x * 0.25 + 0.7 * 0.64
+    ) / 0.89  # the posterior mean of x_0 for data N(0.7, 0.25) with noise 0.8
     torch.testing.assert_close(jumped.x, expected)
     assert jumped.sigma == 0.0 and jumped.gradients == still.gradients + 1
     a, b = (
-        predictor_corrector(NORMAL.path(sigmas), sigmas, x, MALA(0.3), 6, generator=seeded(), jump=j) for j in (False, True)
+        predictor_corrector(
+            NORMAL.path(sigmas), sigmas, x, MALA(0.3), 6, generator=seeded(), jump=j
+        )
+        for j in (False, True)
     )
     torch.testing.assert_close(b.x, (a.x * 0.25 + 0.7 * 0.64) / 0.89)
     assert a.gradients == b.gradients
@@ -262,10 +307,14 @@ def test_gradients_are_those_that_are_declared() -> None:
         for jump in (False, True):
             law.calls = 0
             assert (
-                probability_flow(law.path(sigmas), sigmas, x, order=order, jump=jump).gradients == law.calls == 8 * order + jump
+                probability_flow(law.path(sigmas), sigmas, x, order=order, jump=jump).gradients
+                == law.calls
+                == 8 * order + jump
             )
     law.calls = 0
-    made = predictor_corrector(law.path(sigmas), sigmas, x, HMC(0.1, 3), 20, generator=seeded(), jump=True)
+    made = predictor_corrector(
+        law.path(sigmas), sigmas, x, HMC(0.1, 3), 20, generator=seeded(), jump=True
+    )
     assert made.gradients == law.calls == 9 + 20 * 3
 
 
@@ -276,13 +325,20 @@ def test_runs_repeat_and_leave_module_and_points_alone() -> None:
     path, before, heard = [net.given(s) for s in sigmas], x.clone(), []
     flows = [probability_flow(path, sigmas, x, progress=heard.append) for _ in range(2)]
     chains = [
-        predictor_corrector(path, sigmas, x, Langevin(0.001), 12, generator=seeded(1), progress=heard.append) for _ in range(2)
+        predictor_corrector(
+            path, sigmas, x, Langevin(0.001), 12, generator=seeded(1), progress=heard.append
+        )
+        for _ in range(2)
     ]
     other = predictor_corrector(path, sigmas, x, Langevin(0.001), 12, generator=seeded(2))
     for a, b in (flows, chains):
         assert torch.equal(a.x, b.x) and a.x.shape == x.shape and a.x.dtype == torch.float32
     assert not torch.equal(chains[0].x, other.x) and sum(heard) == 2 * 5 + 2 * 6
-    assert torch.equal(x, before) and net.training and all(p.requires_grad and p.grad is None for p in net.parameters())
+    assert (
+        torch.equal(x, before)
+        and net.training
+        and all(p.requires_grad and p.grad is None for p in net.parameters())
+    )
     alone = probability_flow(path, sigmas, x[1:2]).x
     torch.testing.assert_close(alone, flows[0].x[1:2], rtol=1e-4, atol=1e-5)
 
@@ -295,31 +351,51 @@ def test_walls_do_not_stop_noise_and_points_beyond_them_are_counted() -> None:
     boxed, free = (Function(law, domain) for domain in (box(0.0, 1.0, 1), real(1)))
     for make in (
         lambda e: probability_flow([e.given(s) for s in sigmas], sigmas, x),
-        lambda e: predictor_corrector([e.given(s) for s in sigmas], sigmas, x, Langevin(1e-3), 60, generator=seeded(1)),
+        lambda e: predictor_corrector(
+            [e.given(s) for s in sigmas], sigmas, x, Langevin(1e-3), 60, generator=seeded(1)
+        ),
     ):
         a, b = make(boxed), make(free)
         assert torch.equal(a.x, b.x) and torch.equal(a.outside, ((a.x < 0) | (a.x > 1)).squeeze(1))
-        assert 20 < int(a.outside.sum()) < 200 and not b.outside.any() and "outside the domain" in repr(a)
+        assert (
+            20 < int(a.outside.sum()) < 200
+            and not b.outside.any()
+            and "outside the domain" in repr(a)
+        )
 
 
 def test_scores_that_are_not_finite_stop_their_point_and_are_counted() -> None:
     def broken(x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.where((x[:, 0] > 5) & (sigma < 1), math.nan, 1.0) * 0.5 * x.square().sum(1) / (1 + sigma**2)
+        return (
+            torch.where((x[:, 0] > 5) & (sigma < 1), math.nan, 1.0)
+            * 0.5
+            * x.square().sum(1)
+            / (1 + sigma**2)
+        )
 
     energy, sigmas = Function(broken, real(1)), sigma_ladder(4.0, 0.1, 20)
     x = torch.tensor([[-3.0], [0.5], [40.0]], dtype=DOUBLE)
     for made in (
         probability_flow([energy.given(s) for s in sigmas], sigmas, x),
-        predictor_corrector([energy.given(s) for s in sigmas], sigmas, x, MALA(1e-3), 20, generator=seeded()),
+        predictor_corrector(
+            [energy.given(s) for s in sigmas], sigmas, x, MALA(1e-3), 20, generator=seeded()
+        ),
     ):
         assert made.diverged[2] > 3 and made.x[2] > 5 and bool(torch.isfinite(made.x).all())
-        assert not made.diverged[:2].any() and repr(made).endswith("1 met non-finite scores and are no draws)")
+        assert not made.diverged[:2].any() and repr(made).endswith(
+            "1 met non-finite scores and are no draws)"
+        )
 
 
 def test_a_path_that_preserves_the_variance_is_the_same_path() -> None:
     # data N(0.7, 0.25): x_t = α x_0 + √(1 − α²) ξ ~ N(0.7 α, 0.25 α² + 1 − α²)
     alphas = [1 / math.sqrt(1 + s**2) for s in sigma_ladder(HIGH, LOW, 40)]
-    shrunk = [Function(lambda x, a=a: 0.5 * (x - 0.7 * a).square().sum(1) / (0.25 * a**2 + 1 - a**2), real(1)) for a in alphas]
+    shrunk = [
+        Function(
+            lambda x, a=a: 0.5 * (x - 0.7 * a).square().sum(1) / (0.25 * a**2 + 1 - a**2), real(1)
+        )
+        for a in alphas
+    ]
     path, sigmas = preserving(shrunk, alphas)
     assert sigmas == pytest.approx(sigma_ladder(HIGH, LOW, 40))
     x = NORMAL.draw(30, HIGH, seeded())
@@ -339,7 +415,13 @@ def test_a_ladder_of_levels_is_even_in_its_power() -> None:
         roots = np.array(ladder) ** (1 / rho)
         np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 17)
         assert ladder[0] == 80.0 and ladder[-1] == 0.002
-    for bad in ((0.1, 1.0, 5), (1.0, 0.0, 5), (1.0, 0.1, 1), (math.inf, 0.1, 5), (1.0, 0.1, 5, 0.0)):
+    for bad in (
+        (0.1, 1.0, 5),
+        (1.0, 0.0, 5),
+        (1.0, 0.1, 1),
+        (math.inf, 0.1, 5),
+        (1.0, 0.1, 5, 0.0),
+    ):
         with pytest.raises(ValueError, match=r";.*;"):
             sigma_ladder(*bad)
 
@@ -363,7 +445,9 @@ X = torch.zeros(3, 1, dtype=DOUBLE)
         ([Function(lambda x: x.sum(1), binary(1))] * 2, (2.0, 1.0), X, {}, "binary"),
     ],
 )
-def test_flows_refuse_what_is_no_path(path: Any, sigmas: Any, x: Tensor, more: Any, words: str) -> None:
+def test_flows_refuse_what_is_no_path(
+    path: Any, sigmas: Any, x: Tensor, more: Any, words: str
+) -> None:
     with pytest.raises(ValueError, match=words) as error:
         probability_flow(path, sigmas, x, **more)
     assert str(error.value).count(";") >= 2

@@ -69,13 +69,17 @@ MODELS: dict[str, Callable[[int], Energy]] = {
 }
 
 
-def loss_of(objective: Any, energy: Energy, x: Tensor, seed: int = 0, labels: Tensor | None = None) -> Any:
+def loss_of(
+    objective: Any, energy: Energy, x: Tensor, seed: int = 0, labels: Tensor | None = None
+) -> Any:
     return objective.loss(energy, x, labels, sampler=None, buffer=None, generator=seeded(seed))
 
 
 def expected(objective: Any, energy: Energy, p: Tensor) -> Tensor:
     """The exact mean of a loss over a law on all states, one state at a time."""
-    return torch.stack([loss_of(objective, energy, x.unsqueeze(0)).value for x in states(energy)]) @ p
+    return (
+        torch.stack([loss_of(objective, energy, x.unsqueeze(0)).value for x in states(energy)]) @ p
+    )
 
 
 def by_tables(energy: Energy, p: Tensor, share: Callable[[Tensor], Tensor]) -> Tensor:
@@ -88,13 +92,21 @@ def by_tables(energy: Energy, p: Tensor, share: Callable[[Tensor], Tensor]) -> T
 
 
 def pairs() -> list[Any]:
-    both = [pytest.param(PseudoLikelihood(), lambda c: -c.log(), name, id=f"pl-{name}") for name in MODELS]
+    both = [
+        pytest.param(PseudoLikelihood(), lambda c: -c.log(), name, id=f"pl-{name}")
+        for name in MODELS
+    ]
     bits = [name for name in MODELS if name != "classes"]
-    return both + [pytest.param(RatioMatching(), lambda c: (1 - c).square(), name, id=f"rm-{name}") for name in bits]
+    return both + [
+        pytest.param(RatioMatching(), lambda c: (1 - c).square(), name, id=f"rm-{name}")
+        for name in bits
+    ]
 
 
 @pytest.mark.parametrize(("objective", "share", "model"), pairs())
-def test_loss_and_gradient_are_those_of_the_enumerated_formula(objective: Any, share: Any, model: str) -> None:
+def test_loss_and_gradient_are_those_of_the_enumerated_formula(
+    objective: Any, share: Any, model: str
+) -> None:
     energy, p = MODELS[model](0), law(MODELS[model](1))
     found, truth = expected(objective, energy, p), by_tables(energy, p, share)
     torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-9)
@@ -102,7 +114,9 @@ def test_loss_and_gradient_are_those_of_the_enumerated_formula(objective: Any, s
 
 
 @pytest.mark.parametrize(("objective", "share", "model"), pairs())
-def test_the_gradient_vanishes_at_the_truth_and_only_there(objective: Any, share: Any, model: str) -> None:
+def test_the_gradient_vanishes_at_the_truth_and_only_there(
+    objective: Any, share: Any, model: str
+) -> None:
     energy = MODELS[model](0)
     assert slopes(expected(objective, energy, law(energy)), energy).abs().max() < 1e-9
     assert slopes(expected(objective, energy, law(MODELS[model](1))), energy).abs().max() > 1e-2
@@ -112,7 +126,9 @@ def test_the_gradient_vanishes_at_the_truth_and_only_there(objective: Any, share
 def test_training_on_the_exact_law_finds_it(objective: Any) -> None:
     truth, energy = table(2, 4, 1), table(2, 4, 2)
     p = law(truth)
-    optimiser = torch.optim.LBFGS(energy.parameters(), max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        energy.parameters(), max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
@@ -124,7 +140,9 @@ def test_training_on_the_exact_law_finds_it(objective: Any) -> None:
     assert (law(energy) / p - 1).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("objective", [PseudoLikelihood(2), RatioMatching(2), PseudoLikelihood(5)], ids=str)
+@pytest.mark.parametrize(
+    "objective", [PseudoLikelihood(2), RatioMatching(2), PseudoLikelihood(5)], ids=str
+)
 def test_a_subset_of_sites_is_unbiased(objective: Any) -> None:
     # 400 draws of the sites on one batch; value and gradient against those of all sites
     energy = machine()
@@ -134,16 +152,27 @@ def test_a_subset_of_sites_is_unbiased(objective: Any) -> None:
     for seed in range(400):
         value = loss_of(objective, energy, x, seed).value
         found.append(torch.cat([value.detach().view(1), slopes(value, energy)]))
-    assert worst(torch.stack(found), torch.cat([whole.detach().view(1), slopes(whole, energy)])) < LIMIT
+    assert (
+        worst(torch.stack(found), torch.cat([whole.detach().view(1), slopes(whole, energy)]))
+        < LIMIT
+    )
     assert torch.stack(found).std(0).min() > 0
 
 
 def test_sites_are_different_ones_in_each_row() -> None:
     index, weight = discrepancy._chosen_sites(torch.zeros(50, 2, 5), 4, seeded())
-    assert weight == 2.5 and all(len(row.unique()) == 4 for row in index) and len(index.unique(dim=0)) > 40
+    assert (
+        weight == 2.5
+        and all(len(row.unique()) == 4 for row in index)
+        and len(index.unique(dim=0)) > 40
+    )
 
 
-@pytest.mark.parametrize("lattice", [Ising((3, 3), 0.3, 0.2), Potts((2, 3), 3, 0.7, (0.1, -0.2, 0.3))], ids=["ising", "potts"])
+@pytest.mark.parametrize(
+    "lattice",
+    [Ising((3, 3), 0.3, 0.2), Potts((2, 3), 3, 0.7, (0.1, -0.2, 0.3))],
+    ids=["ising", "potts"],
+)
 @pytest.mark.parametrize("sites", [0, 3])
 def test_declared_conditionals_say_the_same_as_energies(lattice: Any, sites: int) -> None:
     x = lattice.domain.draw(7, seeded(), dtype=DOUBLE)
@@ -151,7 +180,8 @@ def test_declared_conditionals_say_the_same_as_energies(lattice: Any, sites: int
     told, found = (loss_of(PseudoLikelihood(sites), energy, x) for energy in (lattice, silent))
     torch.testing.assert_close(told.value, found.value)
     assert (
-        all(torch.equal(told.terms[name], found.terms[name]) for name in told.terms) and told.terms.keys() == found.terms.keys()
+        all(torch.equal(told.terms[name], found.terms[name]) for name in told.terms)
+        and told.terms.keys() == found.terms.keys()
     )
 
 
@@ -167,14 +197,21 @@ def test_labels_are_the_condition() -> None:
     assert not torch.equal(*rows)
     here = flips._perturbed(energy, x, g := seeded(5))
     there = flips._perturbed(energy, here.repeat_interleave(3, 0), g).view(9, 3, 5)
-    by_hand = [torch.log(1 / 3 + (energy(x[i : i + 1], y[i]) - energy(there[i], y[i])).exp().sum() / 3) for i in range(9)]
-    torch.testing.assert_close(loss_of(flips, energy, x, 5, labels=y).value, torch.stack(by_hand).mean())
+    by_hand = [
+        torch.log(1 / 3 + (energy(x[i : i + 1], y[i]) - energy(there[i], y[i])).exp().sum() / 3)
+        for i in range(9)
+    ]
+    torch.testing.assert_close(
+        loss_of(flips, energy, x, 5, labels=y).value, torch.stack(by_hand).mean()
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("objective", [PseudoLikelihood(), RatioMatching(), PseudoLikelihood(7)], ids=str)
+@pytest.mark.parametrize(
+    "objective", [PseudoLikelihood(), RatioMatching(), PseudoLikelihood(7)], ids=str
+)
 def test_chunks_give_the_same_loss_and_hold_one_graph_at_a_time(objective: Any) -> None:
     torch.manual_seed(0)
     energy = MLP(binary(32), hidden=(64, 64)).double()
@@ -224,13 +261,17 @@ EVERY = [
 
 @pytest.mark.parametrize("objective", EVERY, ids=str)
 @pytest.mark.parametrize("check", TRUTHS)
-def test_with_w_one_the_minimiser_is_the_truth_for_every_number_of_samples(objective: Any, check: str) -> None:
+def test_with_w_one_the_minimiser_is_the_truth_for_every_number_of_samples(
+    objective: Any, check: str
+) -> None:
     assert TRUTHS[check](objective) < LIMIT
 
 
 @pytest.mark.parametrize("objective", EVERY, ids=str)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_with_w_one_the_minimiser_is_the_truth_on_discrete_domains(objective: Any, classes: int) -> None:
+def test_with_w_one_the_minimiser_is_the_truth_on_discrete_domains(
+    objective: Any, classes: int
+) -> None:
     assert at_the_table(objective, classes=classes) < LIMIT
 
 
@@ -241,7 +282,9 @@ def test_another_law_is_no_minimiser(check: str) -> None:
 
 
 def test_without_w_one_the_minimiser_is_the_truth_only_in_the_limit() -> None:
-    few, many = (TRUTHS["gaussian"](EnergyDiscrepancy(sigma=1.0, samples=m, stabilise=0.0)) for m in (2, 50))
+    few, many = (
+        TRUTHS["gaussian"](EnergyDiscrepancy(sigma=1.0, samples=m, stabilise=0.0)) for m in (2, 50)
+    )
     assert few > 20 and many < few / 4
 
 
@@ -260,7 +303,9 @@ def enumerated(energy: Energy, p: Tensor, objective: EnergyDiscrepancy) -> Tenso
     q, e, m = kernel(energy, objective.flip), energy(states(energy)), objective.samples
     total = torch.zeros((), dtype=DOUBLE)
     for others in product(range(len(e)), repeat=m):
-        chance = p * (q * torch.stack([q[:, k] for k in others]).prod(0)).sum(1)  # q is symmetric: q[x, y] · Π q[y, x'_j]
+        chance = p * (q * torch.stack([q[:, k] for k in others]).prod(0)).sum(
+            1
+        )  # q is symmetric: q[x, y] · Π q[y, x'_j]
         mean = torch.stack([(e - e[k]).exp() for k in others]).sum(0) / m
         total = total + (chance * torch.log(objective.stabilise / m + mean)).sum()
     return total
@@ -278,16 +323,26 @@ def test_discrepancy_is_that_of_the_enumerated_formula(
     truth, draw, g = enumerated(energy, law(data), objective), drawn_from(data), seeded(3)
     found = []
     for _ in range(300):
-        value = objective.loss(energy, draw(200, g), None, sampler=None, buffer=None, generator=g).value
+        value = objective.loss(
+            energy, draw(200, g), None, sampler=None, buffer=None, generator=g
+        ).value
         found.append(torch.cat([value.detach().view(1), slopes(value, energy)]))
-    assert worst(torch.stack(found), torch.cat([truth.detach().view(1), slopes(truth, energy)])) < LIMIT
+    assert (
+        worst(torch.stack(found), torch.cat([truth.detach().view(1), slopes(truth, energy)]))
+        < LIMIT
+    )
 
 
 @pytest.mark.parametrize("flip", [0.25, 0.0])
 @pytest.mark.parametrize("samples", [1, 2])
-def test_the_enumerated_formula_has_no_slope_at_the_truth_if_w_is_one(flip: float, samples: int) -> None:
+def test_the_enumerated_formula_has_no_slope_at_the_truth_if_w_is_one(
+    flip: float, samples: int
+) -> None:
     energy = table(2, 3)
-    at = {w: slopes(enumerated(energy, law(energy), EnergyDiscrepancy(0.3, flip, samples, w)), energy) for w in (1.0, 0.0)}
+    at = {
+        w: slopes(enumerated(energy, law(energy), EnergyDiscrepancy(0.3, flip, samples, w)), energy)
+        for w in (1.0, 0.0)
+    }
     assert at[1.0].abs().max() < 1e-12 < 1e-3 < at[0.0].abs().max()
 
 
@@ -298,9 +353,17 @@ def test_domains_and_settings_that_mean_nothing_are_refused() -> None:
     g = seeded()
     plane, bits, classes = MLP(real(2), hidden=(4,)), machine(), Potts((2, 2), 3)
     for objective, energy, words in (
-        (PseudoLikelihood(), plane, "PseudoLikelihood met a real domain; it is for binary and categorical ones"),
+        (
+            PseudoLikelihood(),
+            plane,
+            "PseudoLikelihood met a real domain; it is for binary and categorical ones",
+        ),
         (RatioMatching(), plane, "RatioMatching met a real domain"),
-        (RatioMatching(), classes, "RatioMatching met a categorical domain; it is for binary ones; use PseudoLikelihood"),
+        (
+            RatioMatching(),
+            classes,
+            "RatioMatching met a categorical domain; it is for binary ones; use PseudoLikelihood",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             loss_of(objective, energy, energy.domain.draw(3, g))
@@ -310,7 +373,10 @@ def test_domains_and_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="one number per point"):
         loss_of(PseudoLikelihood(), Function(lambda x: x, bits.domain), bits.domain.draw(3, g))
     bad: list[Any] = [(PseudoLikelihood, {"sites": -1}), (RatioMatching, {"sites": -2})]
-    bad += [(EnergyDiscrepancy, s) for s in ({"sigma": 0.0}, {"flip": 1.0}, {"samples": 0}, {"stabilise": -1.0})]
+    bad += [
+        (EnergyDiscrepancy, s)
+        for s in ({"sigma": 0.0}, {"flip": 1.0}, {"samples": 0}, {"stabilise": -1.0})
+    ]
     for cls, settings in bad:
         with pytest.raises(ValueError, match=r";.*;"):
             cls(**settings)
@@ -320,33 +386,66 @@ def test_domains_and_settings_that_mean_nothing_are_refused() -> None:
 
 ED, FAR = EnergyDiscrepancy(0.8, 0.3, 3), "EnergyDiscrepancy"
 CONTINUOUS_BUGS = {
-    "sign of the difference": (f"{FAR}.loss", "up.unsqueeze(1) - down", "-up.unsqueeze(1) + down", "gaussian"),
+    "sign of the difference": (
+        f"{FAR}.loss",
+        "up.unsqueeze(1) - down",
+        "-up.unsqueeze(1) + down",
+        "gaussian",
+    ),
     "rows and samples mixed up": (
         f"{FAR}.loss",
         "down.view(len(x), self.samples)",
         "down.view(self.samples, len(x)).t()",
         "gaussian",
     ),
-    "one perturbation for two": (f"{FAR}.loss", "here.repeat_interleave", "x.repeat_interleave", "gaussian"),
-    "w / M lost its M": (f"{FAR}.loss", "math.log(self.stabilise)", "math.log(self.stabilise * self.samples)", "gaussian"),
-    "no reflection at the walls": (f"{FAR}._perturbed", "domain.reflect(", "(lambda z: (z, None))(", "walls"),
-    "a clamp at the walls": (f"{FAR}._perturbed", "domain.reflect(", "(lambda z: (z.clamp(-1, 2), None))(", "walls"),
+    "one perturbation for two": (
+        f"{FAR}.loss",
+        "here.repeat_interleave",
+        "x.repeat_interleave",
+        "gaussian",
+    ),
+    "w / M lost its M": (
+        f"{FAR}.loss",
+        "math.log(self.stabilise)",
+        "math.log(self.stabilise * self.samples)",
+        "gaussian",
+    ),
+    "no reflection at the walls": (
+        f"{FAR}._perturbed",
+        "domain.reflect(",
+        "(lambda z: (z, None))(",
+        "walls",
+    ),
+    "a clamp at the walls": (
+        f"{FAR}._perturbed",
+        "domain.reflect(",
+        "(lambda z: (z.clamp(-1, 2), None))(",
+        "walls",
+    ),
 }
 
 
-@pytest.mark.parametrize(("where", "old", "new", "check"), CONTINUOUS_BUGS.values(), ids=CONTINUOUS_BUGS)
+@pytest.mark.parametrize(
+    ("where", "old", "new", "check"), CONTINUOUS_BUGS.values(), ids=CONTINUOUS_BUGS
+)
 def test_planted_bugs_of_discrepancy_are_seen(where: str, old: str, new: str, check: str) -> None:
     broken = planted("discrepancy", where, old, new).EnergyDiscrepancy(**dataclasses.asdict(ED))
     assert TRUTHS[check](ED) < LIMIT and caught(TRUTHS[check], broken)
 
 
 def test_a_walk_that_is_not_symmetric_is_seen() -> None:
-    broken = planted("discrepancy", f"{FAR}._perturbed", "(flat + step) % values", "torch.ones_like(flat)")
+    broken = planted(
+        "discrepancy", f"{FAR}._perturbed", "(flat + step) % values", "torch.ones_like(flat)"
+    )
     assert caught(at_the_table, broken.EnergyDiscrepancy(0.8, 0.3, 3))
 
 
 SITE_BUGS = {
-    "sign of the ratio": ("PseudoLikelihood.loss", "own[:, None, None] - others", "others - own[:, None, None]"),
+    "sign of the ratio": (
+        "PseudoLikelihood.loss",
+        "own[:, None, None] - others",
+        "others - own[:, None, None]",
+    ),
     "x itself forgotten": ("PseudoLikelihood.loss", "F.pad(rises, (1, 0))", "rises"),
     "sign of the ratio, squared": (
         "RatioMatching.loss",
@@ -354,7 +453,11 @@ SITE_BUGS = {
         "flipped.squeeze(2) - own[:, None]",
     ),
     "not squared": ("RatioMatching.loss", ".square()", ""),
-    "the same value again": ("_changed", "(old.unsqueeze(2) + others) % values", "old.unsqueeze(2) + 0 * others"),
+    "the same value again": (
+        "_changed",
+        "(old.unsqueeze(2) + others) % values",
+        "old.unsqueeze(2) + 0 * others",
+    ),
 }
 
 
@@ -364,7 +467,9 @@ def test_planted_bugs_of_ratios_are_seen(where: str, old: str, new: str) -> None
     cases = {"PseudoLikelihood": lambda c: -c.log(), "RatioMatching": lambda c: (1 - c).square()}
     for name in [name for name in cases if where.startswith(("_", name))]:
         energy, p = table(2, 4), law(table(2, 4, 1))
-        assert not torch.allclose(expected(getattr(broken, name)(), energy, p), by_tables(energy, p, cases[name]))
+        assert not torch.allclose(
+            expected(getattr(broken, name)(), energy, p), by_tables(energy, p, cases[name])
+        )
     if not where.startswith("_"):
         energy = table(2, 4)
         objective = getattr(broken, where.partition(".")[0])()
@@ -389,11 +494,18 @@ def test_planted_bugs_of_subsets_are_seen(where: str, old: str, new: str) -> Non
     ("lattice", "old", "new"),
     [
         (Ising((3, 3), 0.3, 0.2), "(1 - 2 * flat)", "(2 * flat - 1)"),
-        (Potts((2, 3), 3, 0.7, (0.1, -0.2, 0.3)), "- table.gather(2, own)", "+ table.gather(2, own)"),
+        (
+            Potts((2, 3), 3, 0.7, (0.1, -0.2, 0.3)),
+            "- table.gather(2, own)",
+            "+ table.gather(2, own)",
+        ),
     ],
     ids=["ising", "potts"],
 )
 def test_planted_bugs_of_declared_conditionals_are_seen(lattice: Any, old: str, new: str) -> None:
     broken = planted("discrepancy", "_declared_rises", old, new).PseudoLikelihood
-    with mock.patch.object(sys.modules[__name__], "PseudoLikelihood", broken), pytest.raises(AssertionError):
+    with (
+        mock.patch.object(sys.modules[__name__], "PseudoLikelihood", broken),
+        pytest.raises(AssertionError),
+    ):
         test_declared_conditionals_say_the_same_as_energies(lattice, 0)

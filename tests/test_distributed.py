@@ -31,7 +31,9 @@ from lowland.training.session import Session
 from lowland.verbs import running, sampling
 
 STILL = {"sampler.name": "ShortRun", "sampler.step_size": 0.05, "sampler.noise": 0.0}
-EQUAL: dict[str, dict[str, Any]] = {  # nothing is drawn: two processes must find the gradients of one
+EQUAL: dict[
+    str, dict[str, Any]
+] = {  # nothing is drawn: two processes must find the gradients of one
     "score matching": {"objective.name": "ScoreMatching"},
     "contrast": {"objective.name": "CD", "objective.steps": 2, "objective.l2": 0.1, **STILL},
     "in parts": {"objective.name": "CD", "objective.steps": 2, "training.accumulate": 2, **STILL},
@@ -46,7 +48,12 @@ EQUAL: dict[str, dict[str, Any]] = {  # nothing is drawn: two processes must fin
         **STILL,
     },
 }
-COMMON = {"training.steps": 6, "training.batch": 8, "training.warmup": 0, "training.preflight": "off"}
+COMMON = {
+    "training.steps": 6,
+    "training.batch": 8,
+    "training.warmup": 0,
+    "training.preflight": "off",
+}
 SHORT = {
     "training.steps": 40,
     "training.checkpoint_every": 20,
@@ -57,7 +64,11 @@ SHORT = {
     "generation.steps": 10,
     "evaluation.samples": 32,
 }
-POPULATION = SHORT | {"training.learning_rate": 1e-9, "training.batch": 500, "objective.capacity": 2000}
+POPULATION = SHORT | {
+    "training.learning_rate": 1e-9,
+    "training.batch": 500,
+    "objective.capacity": 2000,
+}
 COUNT = 600  # samples in three pieces
 
 
@@ -66,7 +77,11 @@ class Weighted(lowland.Energy):
 
     def __init__(self, domain: Any) -> None:
         super().__init__(domain)
-        self.inner, self.factor, self.idle = lowland.MLP(domain, (16,)), nn.Parameter(torch.tensor(1.5)), nn.Linear(2, 3)
+        self.inner, self.factor, self.idle = (
+            lowland.MLP(domain, (16,)),
+            nn.Parameter(torch.tensor(1.5)),
+            nn.Linear(2, 3),
+        )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return self.factor * self.inner(x, c)
@@ -75,9 +90,16 @@ class Weighted(lowland.Energy):
 class Grenade(lowland.Energy):
     """In the second process, the 25th forward pass of training has no finite value, though a gradient."""
 
-    def __init__(self, domain: Any, armed: bool, act: Callable[[], float] = lambda: float("inf")) -> None:
+    def __init__(
+        self, domain: Any, armed: bool, act: Callable[[], float] = lambda: float("inf")
+    ) -> None:
         super().__init__(domain)
-        self.inner, self.armed, self.act, self.calls = lowland.MLP(domain, (8,), confine=0.1), armed, act, 0
+        self.inner, self.armed, self.act, self.calls = (
+            lowland.MLP(domain, (8,), confine=0.1),
+            armed,
+            act,
+            0,
+        )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         value = self.inner(x, c)
@@ -92,23 +114,41 @@ def recipe(**more: Any) -> dict[str, Any]:
 def short(**more: Any) -> dict[str, Any]:
     values = SHORT | {key.replace("__", "."): value for key, value in more.items()}
     return recipe(
-        **{key: value for key, value in values.items() if key != "objective.capacity" or "objective.name" not in values}
+        **{
+            key: value
+            for key, value in values.items()
+            if key != "objective.capacity" or "objective.name" not in values
+        }
     )
 
 
 def exact(case: str, sharding: str, team: d.Team) -> dict[str, Tensor]:
     """Gradients of the first update, and weights and averages after the last, in float64."""
     values = recipe(**{**COMMON, **EQUAL[case], "training.sharding": sharding})
-    data = load_data(values["data"]["name"], **({"limit": 64} if case == "images" else {"count": 200}))
+    data = load_data(
+        values["data"]["name"], **({"limit": 64} if case == "images" else {"count": 200})
+    )
     data = dataclasses.replace(data, train=dataclasses.replace(data.train, x=data.train.x.double()))
     torch.manual_seed(0)
-    energy = build("energy", {**values["energy"], "domain": data.domain}) if case == "images" else Weighted(data.domain)
+    energy = (
+        build("energy", {**values["energy"], "domain": data.domain})
+        if case == "images"
+        else Weighted(data.domain)
+    )
     session = Session(values, data, energy.double(), team)
     session.advance()
-    found = {f"gradient {n}": d.whole(p.grad).clone() for n, p in energy.named_parameters() if p.grad is not None}
+    found = {
+        f"gradient {n}": d.whole(p.grad).clone()
+        for n, p in energy.named_parameters()
+        if p.grad is not None
+    }
     for _ in range(5):
         session.advance()
-    return found | d.whole_state(energy) | {"average": torch.cat([p.flatten() for p in session.ema.module.parameters()])}
+    return (
+        found
+        | d.whole_state(energy)
+        | {"average": torch.cat([p.flatten() for p in session.ema.module.parameters()])}
+    )
 
 
 def restored(values: dict[str, Any], source: Path, team: d.Team) -> dict[str, dict[str, Tensor]]:
@@ -161,8 +201,14 @@ def _runs(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
     for sharding in ("ddp", "fsdp"):
         values = short(training__sharding=sharding, training__precision="bfloat16")
         energy = fit(values, folder / sharding, progress=False)
-        keep(f"{sharding} everywhere", team.gather(torch.cat([p.flatten() for p in energy.parameters()])))
-        keep(f"{sharding} restored", restored(short(training__sharding=sharding), folder / "alone", team))
+        keep(
+            f"{sharding} everywhere",
+            team.gather(torch.cat([p.flatten() for p in energy.parameters()])),
+        )
+        keep(
+            f"{sharding} restored",
+            restored(short(training__sharding=sharding), folder / "alone", team),
+        )
     fit(recipe(**POPULATION), folder / "population", progress=False)
 
 
@@ -192,9 +238,15 @@ def _commands(rank: int, ports: list[int], folder: Path) -> None:
         ["sample", run, "--count", str(COUNT), "--out", str(folder / "two.npz"), "--quiet"],
         *([*scored, form, "--out", str(folder / f"two.{form}")] for form in ("csv", "jsonl")),
     ]
-    with (folder / f"said {rank}").open("w") as said, contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
+    with (
+        (folder / f"said {rank}").open("w") as said,
+        contextlib.redirect_stdout(said),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         for verb in ("evaluate", "report"):
-            patch.setattr(running, verb, lambda *_, verb=verb, **__: (folder / f"{verb} {rank}").touch())
+            patch.setattr(
+                running, verb, lambda *_, verb=verb, **__: (folder / f"{verb} {rank}").touch()
+            )
         for port, command in zip(ports, commands, strict=True):
             enter(rank, port)
             cli.main(command)
@@ -223,7 +275,9 @@ def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 @pytest.mark.parametrize("case", EQUAL)
-def test_two_processes_find_the_gradients_and_weights_of_one(together: Path, case: str, sharding: str) -> None:
+def test_two_processes_find_the_gradients_and_weights_of_one(
+    together: Path, case: str, sharding: str
+) -> None:
     found = torch.load(together / f"{case} {sharding}.pt")
     assert any(name.startswith("gradient") for name in found)
     assert apart(exact(case, "ddp", d.Team()), found) < 1e-10
@@ -245,11 +299,16 @@ def test_four_processes_find_the_gradients_and_weights_of_one(tmp_path: Path) ->
     for case in EQUAL:
         alone = exact(case, "ddp", d.Team())
         for sharding in ("ddp", "fsdp"):
-            assert apart(alone, torch.load(tmp_path / f"{case} {sharding}.pt")) < 1e-10, (case, sharding)
+            assert apart(alone, torch.load(tmp_path / f"{case} {sharding}.pt")) < 1e-10, (
+                case,
+                sharding,
+            )
 
 
 def test_gradients_that_are_not_averaged_are_noticed(together: Path) -> None:
-    assert apart(exact("contrast", "ddp", d.Team()), torch.load(together / "not averaged.pt")) > 1e-3
+    assert (
+        apart(exact("contrast", "ddp", d.Team()), torch.load(together / "not averaged.pt")) > 1e-3
+    )
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
@@ -261,8 +320,12 @@ def test_all_processes_hold_the_same_average(together: Path, sharding: str) -> N
 def test_sharded_weights_train_as_whole_ones_do(together: Path) -> None:
     a, b = (Run.open(together / name).load_checkpoint(40).tensors for name in ("ddp", "fsdp"))
     for name, value in a["energy"].items():
-        torch.testing.assert_close(b["energy"][name], value, rtol=0, atol=2e-3)  # bfloat16, 40 updates
-    assert {n: t.shape for n, t in a["optimizer"].items()} == {n: t.shape for n, t in b["optimizer"].items()}
+        torch.testing.assert_close(
+            b["energy"][name], value, rtol=0, atol=2e-3
+        )  # bfloat16, 40 updates
+    assert {n: t.shape for n, t in a["optimizer"].items()} == {
+        n: t.shape for n, t in b["optimizer"].items()
+    }
 
 
 # ------------------------------------------------------------------------------------------ chains and generators
@@ -275,7 +338,9 @@ def chains(run: Path, step: int) -> Tensor:
 def test_each_process_keeps_chains_of_its_own(together: Path) -> None:
     x = chains(together / "whole", 0)
     assert x.shape == (65, 2) and not (x[:32] == x[32:64]).any()
-    assert x[:32].equal(chains(together / "alone", 0)[:32])  # the first process draws as a single one does
+    assert x[:32].equal(
+        chains(together / "alone", 0)[:32]
+    )  # the first process draws as a single one does
 
 
 def test_the_same_generator_everywhere_is_noticed(together: Path) -> None:
@@ -283,11 +348,15 @@ def test_the_same_generator_everywhere_is_noticed(together: Path) -> None:
     assert (x[:32] == x[32:64]).all(1).float().mean() > 0.5
 
 
-def test_chains_of_two_processes_have_the_law_of_those_of_one(together: Path, tmp_path: Path) -> None:
+def test_chains_of_two_processes_have_the_law_of_those_of_one(
+    together: Path, tmp_path: Path
+) -> None:
     """Weights that do not move: means and squares of 2000 chains each, within 5 standard errors, and what the log says."""
     fit(recipe(**POPULATION), tmp_path / "one", progress=False)
     for power in (1, 2):
-        a, b = (chains(run, 40).double() ** power for run in (tmp_path / "one", together / "population"))
+        a, b = (
+            chains(run, 40).double() ** power for run in (tmp_path / "one", together / "population")
+        )
         z = (a.mean(0) - b.mean(0)) / ((a.var(0) + b.var(0)) / len(a)).sqrt()
         assert z.abs().max() < 5
     one, both = (Run.open(run).rows()[-1] for run in (tmp_path / "one", together / "population"))
@@ -301,32 +370,55 @@ def test_chains_of_two_processes_have_the_law_of_those_of_one(together: Path, tm
 
 def test_two_processes_resume_bit_for_bit(together: Path) -> None:
     assert files(together / "again", 40) == files(together / "whole", 40)
-    assert (together / "again" / "log.jsonl").read_bytes() == (together / "whole" / "log.jsonl").read_bytes()
+    assert (together / "again" / "log.jsonl").read_bytes() == (
+        together / "whole" / "log.jsonl"
+    ).read_bytes()
     assert not list((together / "whole").glob(".step*"))
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_processes_restore_what_one_has_saved(together: Path, sharding: str) -> None:
-    saved, found = Run.open(together / "alone").load_checkpoint(20).tensors, torch.load(together / f"{sharding} restored.pt")
+    saved, found = (
+        Run.open(together / "alone").load_checkpoint(20).tensors,
+        torch.load(together / f"{sharding} restored.pt"),
+    )
     for part in ("energy", "ema", "optimizer", "chains"):
         assert found[part].keys() == saved[part].keys()
-        assert all(torch.equal(found[part][name], value) for name, value in saved[part].items()), part
+        assert all(torch.equal(found[part][name], value) for name, value in saved[part].items()), (
+            part
+        )
 
 
 def test_one_process_restores_what_two_have_saved(together: Path) -> None:
-    saved, found = Run.open(together / "whole").load_checkpoint(20), restored(short(), together / "whole", d.Team())
+    saved, found = (
+        Run.open(together / "whole").load_checkpoint(20),
+        restored(short(), together / "whole", d.Team()),
+    )
     for part in ("energy", "ema", "optimizer", "chains"):
-        assert all(torch.equal(found[part][name], value) for name, value in saved.tensors[part].items()), part
-    assert saved.state["processes"] == 2 and set(saved.tensors["generators"]) == {"data", "chains", "data.1", "chains.1"}
+        assert all(
+            torch.equal(found[part][name], value) for name, value in saved.tensors[part].items()
+        ), part
+    assert saved.state["processes"] == 2 and set(saved.tensors["generators"]) == {
+        "data",
+        "chains",
+        "data.1",
+        "chains.1",
+    }
     again = restored(short(), together / "whole", d.Team())  # new generators, always the same
-    assert all(torch.equal(again["generators"][name], value) for name, value in found["generators"].items())
+    assert all(
+        torch.equal(again["generators"][name], value) for name, value in found["generators"].items()
+    )
 
 
 def test_runs_go_on_with_another_number_of_processes(together: Path, tmp_path: Path) -> None:
     fit(short(), cut(together / "whole", tmp_path / "narrowed"), progress=False)
     for run in (tmp_path / "narrowed", together / "widened"):
-        assert Run.open(run).steps() == [0, 20, 40] and [row["step"] for row in Run.open(run).rows()][-4:] == [10, 20, 30, 40]
-        assert all(t.isfinite().all() for t in Run.open(run).load_checkpoint().tensors["ema"].values())
+        assert Run.open(run).steps() == [0, 20, 40] and [
+            row["step"] for row in Run.open(run).rows()
+        ][-4:] == [10, 20, 30, 40]
+        assert all(
+            t.isfinite().all() for t in Run.open(run).load_checkpoint().tensors["ema"].values()
+        )
 
 
 # ------------------------------------------------------------------------------------------ trouble
@@ -337,7 +429,9 @@ def test_what_is_not_finite_in_one_process_is_left_out_or_taken_back_in_all(toge
         first, second = torch.load(together / f"{name}.pt")
         assert torch.equal(first, second) and bool(first.isfinite().all())
     assert sum(row.get("nonfinite", 0) for row in Run.open(together / "agreed").rows()) == 1
-    events = [row for row in Run.open(together / "rolled back").rows() if row.get("event") == "rollback"]
+    events = [
+        row for row in Run.open(together / "rolled back").rows() if row.get("event") == "rollback"
+    ]
     assert [(row["name"], row["to"]) for row in events] == [("diverging", 20)]
 
 
@@ -360,14 +454,20 @@ def bereaved(rank: int, ports: list[int], folder: Path) -> None:
         (folder / "said").write_text(str(error))
 
 
-def test_a_process_that_dies_ends_the_others_in_words_and_leaves_a_whole_run(tmp_path: Path) -> None:
+def test_a_process_that_dies_ends_the_others_in_words_and_leaves_a_whole_run(
+    tmp_path: Path,
+) -> None:
     begun = time.monotonic()
     assert processes(bereaved, tmp_path) == [0, 7]
     assert time.monotonic() - begun < 120
     assert "lowland resume" in (tmp_path / "said").read_text()
     run = Run.open(tmp_path / "run")
     assert run.steps() == [0, 20] and run.load_checkpoint().step == 20
-    assert not [path.name for path in run.path.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+    assert not [
+        path.name
+        for path in run.path.iterdir()
+        if path.name.startswith(".") and path.name != ".lock"
+    ]
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -376,23 +476,34 @@ def test_a_process_that_dies_ends_the_others_in_words_and_leaves_a_whole_run(tmp
 def test_the_commands_of_two_processes_write_once_and_speak_once(together: Path) -> None:
     made = {path.name for path in together.iterdir()}
     assert {"evaluate 0", "report 0"} <= made and not {"evaluate 1", "report 1"} & made
-    wanted = [together / "run" / "report.html", together / "two.npz", together / "two.csv", together / "two.jsonl"]
+    wanted = [
+        together / "run" / "report.html",
+        together / "two.npz",
+        together / "two.csv",
+        together / "two.jsonl",
+    ]
     assert (together / "said 0").read_text().split("\n")[:-1] == list(map(str, wanted))
     assert (together / "said 1").read_text() == ""
 
 
 @pytest.mark.parametrize("suffix", ["npz", "csv", "jsonl"])
-def test_results_do_not_depend_on_the_number_of_processes(together: Path, tmp_path: Path, suffix: str) -> None:
+def test_results_do_not_depend_on_the_number_of_processes(
+    together: Path, tmp_path: Path, suffix: str
+) -> None:
     run, out = str(together / "run"), tmp_path / f"one.{suffix}"
     if suffix == "npz":
         cli.main(["sample", run, "--count", str(COUNT), "--out", str(out), "--quiet"])
     else:
-        cli.main(["energy", run, str(together / "points.npy"), "--format", suffix, "--out", str(out)])
+        cli.main(
+            ["energy", run, str(together / "points.npy"), "--format", suffix, "--out", str(out)]
+        )
     assert out.read_bytes() == (together / f"two.{suffix}").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-def test_a_job_that_broke_goes_on_where_it_was(together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_broke_goes_on_where_it_was(
+    together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, drawn = sampling.draw, []
 
     def breaks(s: Any, count: int, *more: Any, **options: Any) -> Any:
@@ -406,13 +517,21 @@ def test_a_job_that_broke_goes_on_where_it_was(together: Path, tmp_path: Path, m
         verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == [".x.npz.pieces"]
     verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
-    assert drawn == [256, 256, 256, 88] and (tmp_path / "x.npz").read_bytes() == (together / "two.npz").read_bytes()
+    assert (
+        drawn == [256, 256, 256, 88]
+        and (tmp_path / "x.npz").read_bytes() == (together / "two.npz").read_bytes()
+    )
     drawn.clear()
     monkeypatch.setattr(sampling, "draw", lambda *more, **options: breaks(*more, **options))
     with pytest.raises(KeyboardInterrupt):
         verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
-    verbs.sample(together / "run", COUNT, tmp_path / "x.npz", seed=1, progress=False)  # another plan: nothing is taken over
-    assert drawn == [256, 256, 256, 256, 88] and (tmp_path / "x.npz").read_bytes() != (together / "two.npz").read_bytes()
+    verbs.sample(
+        together / "run", COUNT, tmp_path / "x.npz", seed=1, progress=False
+    )  # another plan: nothing is taken over
+    assert (
+        drawn == [256, 256, 256, 256, 88]
+        and (tmp_path / "x.npz").read_bytes() != (together / "two.npz").read_bytes()
+    )
 
 
 # ------------------------------------------------------------------------------------------ shares
@@ -424,12 +543,16 @@ def test_processes_divide_the_batches_of_one() -> None:
     for _ in range(7):
         x, y = one.next(6)
         pieces = [batches.next(6) for batches in others]
-        assert torch.equal(torch.cat([p[0] for p in pieces]), x) and all(len(p[0]) == 2 for p in pieces)
+        assert torch.equal(torch.cat([p[0] for p in pieces]), x) and all(
+            len(p[0]) == 2 for p in pieces
+        )
         assert torch.equal(torch.cat([p[1] for p in pieces if p[1] is not None]), y)
         assert all(batches.state_dict() == one.state_dict() for batches in others)
 
 
-@pytest.mark.parametrize("more", [{"training.batch": 33}, {"objective.chains": 9}, {"training.accumulate": 32}])
+@pytest.mark.parametrize(
+    "more", [{"training.batch": 33}, {"objective.chains": 9}, {"training.accumulate": 32}]
+)
 def test_what_cannot_be_divided_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"2 processes run; .*; set .*"):
         Session(recipe(**SHORT | more), load_data("moons", count=200), None, d.Team(0, 2))
@@ -441,4 +564,6 @@ def test_what_cannot_be_divided_is_refused(more: dict[str, Any]) -> None:
 
 def test_portions_cover_everything_once() -> None:
     for size in (1, 2, 3, 7):
-        assert [i for rank in range(size) for i in range(23)[d.Team(rank, size).portion(23)]] == list(range(23))
+        assert [
+            i for rank in range(size) for i in range(23)[d.Team(rank, size).portion(23)]
+        ] == list(range(23))

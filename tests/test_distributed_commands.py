@@ -37,8 +37,20 @@ PIECES = 60  # of a job that is ended as soon as one of them is done
 
 def torchrun(*arguments: str) -> subprocess.Popen[str]:
     """Started as users would; the lonely -- keeps torchrun from taking --run for an option of its own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "lowland"]
-    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "--",
+        "lowland",
+    ]
+    return subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +59,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = torchrun("train", "moons-score", "--run", str(run), "--quiet", *SETS)
     said, complaints = job.communicate(timeout=600)
     assert job.returncode == 0, complaints
-    assert said.split() == [str(run / "report.html")] and (run / "report.html").exists()  # one of them speaks, and once
+    assert (
+        said.split() == [str(run / "report.html")] and (run / "report.html").exists()
+    )  # one of them speaks, and once
     return run
 
 
 def apart(a: Path, b: Path, step: int = 20) -> float:
     """The largest difference of weights, averages and momenta."""
     one, other = (Run.open(run).load_checkpoint(step).tensors for run in (a, b))
-    pairs = [(t, other[part][name]) for part in ("energy", "ema", "optimizer") for name, t in one[part].items()]
+    pairs = [
+        (t, other[part][name])
+        for part in ("energy", "ema", "optimizer")
+        for name, t in one[part].items()
+    ]
     return max(float((x.double() - y.double()).abs().max()) for x, y in pairs)
 
 
@@ -62,20 +80,32 @@ def test_torchrun_trains_what_one_process_trains(trained: Path, tmp_path: Path) 
     fit(Run.open(trained).recipe, tmp_path / "alone", progress=False)
     assert Run.open(trained).load_checkpoint().state["processes"] == 2
     begun, ended = (Run.open(trained).load_checkpoint(step).tensors["energy"] for step in (0, 20))
-    assert max(float((ended[name] - begun[name]).abs().max()) for name in begun) > 0.02  # they have learned something
+    assert (
+        max(float((ended[name] - begun[name]).abs().max()) for name in begun) > 0.02
+    )  # they have learned something
     assert apart(trained, tmp_path / "alone") < 1e-5
-    rows = [[row for row in Run.open(run).rows() if "loss" in row] for run in (trained, tmp_path / "alone")]
-    assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], rel=1e-4)
+    rows = [
+        [row for row in Run.open(run).rows() if "loss" in row]
+        for run in (trained, tmp_path / "alone")
+    ]
+    assert [row["loss"] for row in rows[0]] == pytest.approx(
+        [row["loss"] for row in rows[1]], rel=1e-4
+    )
 
 
-def test_one_process_resumes_what_two_have_begun(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_resumes_what_two_have_begun(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     Run(run).keep_checkpoints({0, 10})
     for verb in ("evaluate", "report"):
         monkeypatch.setattr(running, verb, lambda *_, **__: None)
     cli.main(["resume", str(run), "--quiet"])
-    assert Run.open(run).steps() == [0, 10, 20] and Run.open(run).load_checkpoint().state["processes"] == 1
+    assert (
+        Run.open(run).steps() == [0, 10, 20]
+        and Run.open(run).load_checkpoint().state["processes"] == 1
+    )
     assert apart(trained, run) < 1e-5
 
 
@@ -83,9 +113,17 @@ def test_one_process_resumes_what_two_have_begun(trained: Path, tmp_path: Path, 
 def test_a_job_of_two_processes_that_was_ended_goes_on(
     trained: Path, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(PIECES * scoring.SCORED, 2)).astype(np.float32))
-    options = {"sample": ["--quiet", "--count", str(PIECES * sampling.PIECE)], "energy": [str(tmp_path / "points.npy")]}[verb]
-    broken, whole = (tmp_path / f"{word}.{'npz' if verb == 'sample' else 'csv'}" for word in ("broken", "whole"))
+    np.save(
+        tmp_path / "points.npy",
+        np.random.default_rng(0).normal(size=(PIECES * scoring.SCORED, 2)).astype(np.float32),
+    )
+    options = {
+        "sample": ["--quiet", "--count", str(PIECES * sampling.PIECE)],
+        "energy": [str(tmp_path / "points.npy")],
+    }[verb]
+    broken, whole = (
+        tmp_path / f"{word}.{'npz' if verb == 'sample' else 'csv'}" for word in ("broken", "whole")
+    )
     start = [verb, str(trained), *options, "--out"]
 
     job, pieces = torchrun(*start, str(broken)), tmp_path / f".{broken.name}.pieces"
@@ -97,9 +135,14 @@ def test_a_job_of_two_processes_that_was_ended_goes_on(
     left = len([*pieces.glob("0*")])
     assert job.returncode and 0 < left < PIECES and not broken.exists()
 
-    made, (module, name) = [], {"sample": (sampling, "draw"), "energy": (scoring, "format_rows")}[verb]
+    made, (module, name) = (
+        [],
+        {"sample": (sampling, "draw"), "energy": (scoring, "format_rows")}[verb],
+    )
     work = getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *more, **options: made.append(1) or work(*more, **options))
+    monkeypatch.setattr(
+        module, name, lambda *more, **options: made.append(1) or work(*more, **options)
+    )
     cli.main([*start, str(broken)])
     assert len(made) == PIECES - left and not pieces.exists()
     cli.main([*start, str(whole)])

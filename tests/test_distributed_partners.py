@@ -24,17 +24,30 @@ from lowland.training import distributed as d
 from lowland.training import fit
 from lowland.training.session import Session
 
-COMMON = {"training.batch": 8, "training.warmup": 0, "training.preflight": "off", "training.steps": 6}
-BITS = {"data.name": "digits", "data.binarise": "threshold", "sampler": {"name": "BlockGibbs"}, "training.optimizer": "sgd"}
+COMMON = {
+    "training.batch": 8,
+    "training.warmup": 0,
+    "training.preflight": "off",
+    "training.steps": 6,
+}
+BITS = {
+    "data.name": "digits",
+    "data.binarise": "threshold",
+    "sampler": {"name": "BlockGibbs"},
+    "training.optimizer": "sgd",
+}
 SMALL = {"energy.hidden": [16], "training.learning_rate": 0.01}
 CHAINS = {"name": "PCD", "steps": 1, "capacity": 16}
 LANGEVIN = {"name": "Langevin", "step_size": 0.05}
 PARTNERS: dict[str, dict[str, Any]] = {  # by recipe: an objective with a partner that learns
-    "moons-cooperative": SMALL | {"objective.steps": 2, "objective.explain": 2, "objective.hidden": [8]},
+    "moons-cooperative": SMALL
+    | {"objective.steps": 2, "objective.explain": 2, "objective.hidden": [8]},
     "moons-flow": SMALL | {"objective.transforms": 2, "objective.hidden": [8]},
     "moons-nce": SMALL,
 }
-MACHINES: dict[str, dict[str, Any]] = {  # the energy follows the means of the data; a gradient is made with them
+MACHINES: dict[
+    str, dict[str, Any]
+] = {  # the energy follows the means of the data; a gradient is made with them
     "RBM": BITS | {"energy": {"name": "RBM", "hidden": 12}},
     "DBM": BITS | {"energy": {"name": "DBM", "hidden": [12, 6]}},
     "DBN": BITS | {"energy": {"name": "DBN", "hidden": [12, 6]}},
@@ -85,7 +98,11 @@ def session_of(case: str, team: d.Team, **more: Any) -> Session:
     values = COMMON | (MACHINES[case] if machine else PARTNERS[case]) | more
     values |= {"objective": {"name": "CD"}} if machine and "objective" not in more else {}
     recipe = lowland.read_recipe("digits-rbm" if machine else case, values).plain()
-    data = _double(load_data("digits", binarise="threshold", limit=64) if machine else load_data("moons", count=200))
+    data = _double(
+        load_data("digits", binarise="threshold", limit=64)
+        if machine
+        else load_data("moons", count=200)
+    )
     return Session(recipe, data, None, team)
 
 
@@ -95,9 +112,16 @@ def _double(data: Dataset) -> Dataset:
 
 def held(session: Session) -> dict[str, Tensor]:
     """Weights, means and averages of a session, and those of its partner."""
-    partner = {} if session.partner is None else {f"partner {n}": t for n, t in d.whole_state(session.partner).items()}
+    partner = (
+        {}
+        if session.partner is None
+        else {f"partner {n}": t for n, t in d.whole_state(session.partner).items()}
+    )
     average = {f"average {n}": t for n, t in session.ema.module.state_dict().items()}
-    return {n: t.detach().clone() for n, t in (d.whole_state(session.energy) | partner | average).items()}
+    return {
+        n: t.detach().clone()
+        for n, t in (d.whole_state(session.energy) | partner | average).items()
+    }
 
 
 def learned(case: str, team: d.Team, sharding: str = "ddp") -> dict[str, Tensor]:
@@ -154,8 +178,14 @@ def pair(rank: int, ports: list[int], folder: Path) -> None:
 def _grow(team: d.Team, folder: Path) -> None:
     values = lowland.read_recipe("digits-grow", GROWING).plain()
     fit(values, folder / "grown", progress=False)
-    for name, source, cut in (("late", "grown", late), ("early", "grown", early), ("widened", "alone", late)):
-        place = team.chiefly(lambda source=source, name=name, cut=cut: cut(folder / source, folder / name))
+    for name, source, cut in (
+        ("late", "grown", late),
+        ("early", "grown", early),
+        ("widened", "alone", late),
+    ):
+        place = team.chiefly(
+            lambda source=source, name=name, cut=cut: cut(folder / source, folder / name)
+        )
         fit(values, place, progress=False)
 
 
@@ -190,9 +220,12 @@ def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("case", "sharding"), [(c, s) for c in PARTNERS for s in ("ddp", "fsdp")] + [(c, "ddp") for c in MACHINES]
+    ("case", "sharding"),
+    [(c, s) for c in PARTNERS for s in ("ddp", "fsdp")] + [(c, "ddp") for c in MACHINES],
 )
-def test_partners_and_means_of_two_processes_are_those_of_one(folder: Path, case: str, sharding: str) -> None:
+def test_partners_and_means_of_two_processes_are_those_of_one(
+    folder: Path, case: str, sharding: str
+) -> None:
     assert apart(learned(case, d.Team()), torch.load(folder / f"{case} {sharding}.pt")) < 1e-10
 
 
@@ -203,7 +236,9 @@ def test_both_processes_hold_the_same_partner_and_means(folder: Path, case: str)
 
 
 @pytest.mark.parametrize(("case", "part"), [("means", "offset"), ("partner", "partner")])
-def test_partners_and_means_that_are_left_alone_are_noticed(folder: Path, case: str, part: str) -> None:
+def test_partners_and_means_that_are_left_alone_are_noticed(
+    folder: Path, case: str, part: str
+) -> None:
     first, second = torch.load(folder / f"{case} left alone.pt")
     assert apart(*({n: t for n, t in each.items() if part in n} for each in (first, second))) > 1e-4
 
@@ -216,14 +251,22 @@ def test_images_grow_on_two_processes_and_resume_bit_for_bit(folder: Path, name:
     for size in ("size-4", "."):
         whole, again = Run.open(folder / "grown" / size), Run.open(folder / name / size)
         assert again.steps() == whole.steps() == [0, 2, 4]
-        ends = [{p.name: p.read_bytes() for p in (run.path / "step-00000004").iterdir()} for run in (whole, again)]
+        ends = [
+            {p.name: p.read_bytes() for p in (run.path / "step-00000004").iterdir()}
+            for run in (whole, again)
+        ]
         assert ends[0] == ends[1]
 
 
 def test_images_that_grew_on_one_process_go_on_growing_on_two(folder: Path) -> None:
     before, after = (Run.open(folder / "widened").load_checkpoint(step) for step in (2, 4))
-    assert after.state["processes"] == 2 and all(t.isfinite().all() for t in after.tensors["ema"].values())
-    assert any(not torch.equal(t, after.tensors["energy"][name]) for name, t in before.tensors["energy"].items())
+    assert after.state["processes"] == 2 and all(
+        t.isfinite().all() for t in after.tensors["ema"].values()
+    )
+    assert any(
+        not torch.equal(t, after.tensors["energy"][name])
+        for name, t in before.tensors["energy"].items()
+    )
     with torch.no_grad():
         assert lowland.load(folder / "widened")[0](load_data("digits").test.x[:5]).shape == (5,)
 
@@ -235,9 +278,17 @@ def compiling(rank: int, ports: list[int], folder: Path) -> None:
     enter(rank, ports[0])
     with d.team() as team:
         for how, compiled in (("ddp", False), ("ddp", True), ("fsdp", True)):
-            more = {"training.compile": compiled, "training.sharding": how, "objective": CHAINS, "sampler": LANGEVIN}
+            more = {
+                "training.compile": compiled,
+                "training.sharding": how,
+                "objective": CHAINS,
+                "sampler": LANGEVIN,
+            }
             session = Session(
-                lowland.read_recipe("moons", COMMON | SMALL | more).plain(), load_data("moons", count=200), None, team
+                lowland.read_recipe("moons", COMMON | SMALL | more).plain(),
+                load_data("moons", count=200),
+                None,
+                team,
             )
             for _ in range(5):
                 session.advance()

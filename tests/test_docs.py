@@ -21,7 +21,14 @@ from lowland import cli, registered
 
 ROOT = Path(lowland.__file__).parent.parent
 README = ROOT / "README.md"
-MODULES = ["lowland", *sorted(m.name for m in pkgutil.walk_packages(lowland.__path__, "lowland.") if "__main__" not in m.name)]
+MODULES = [
+    "lowland",
+    *sorted(
+        m.name
+        for m in pkgutil.walk_packages(lowland.__path__, "lowland.")
+        if "__main__" not in m.name
+    ),
+]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -38,12 +45,18 @@ def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_there_are_examples() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
-    counts = {name: sum(bool(t.examples) for t in finder.find(importlib.import_module(name))) for name in MODULES}
+    counts = {
+        name: sum(bool(t.examples) for t in finder.find(importlib.import_module(name)))
+        for name in MODULES
+    }
     assert sum(counts.values()) >= 30
 
 
 def test_a_wrong_example_is_seen() -> None:
-    parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(verbose=False, optionflags=FLAGS)
+    parser, runner = (
+        doctest.DocTestParser(),
+        doctest.DocTestRunner(verbose=False, optionflags=FLAGS),
+    )
     test = parser.get_doctest(">>> 1 + 1\n3\n", {}, "wrong", None, None)
     assert runner.run(test, out=lambda _: None).failed == 1
 
@@ -63,7 +76,8 @@ def test_every_public_name_has_a_docstring_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in ("energy", "sampler", "objective") for name in registered(kind)]
+    ("kind", "name"),
+    [(kind, name) for kind in ("energy", "sampler", "objective") for name in registered(kind)],
 )
 def test_every_registered_class_explains_its_parameters(kind: str, name: str) -> None:
     cls = registered(kind)[name]
@@ -104,7 +118,9 @@ def blocks(text: str, *languages: str) -> list[str]:
 
 def commands(text: str) -> list[list[str]]:
     """The `lowland ...` command lines in shell blocks and in `code` in the text, comments dropped, lines joined."""
-    shell = "\n".join(blocks(text, "sh", "bash", "shell", "console", "text", "")).replace("\\\n", " ")
+    shell = "\n".join(blocks(text, "sh", "bash", "shell", "console", "text", "")).replace(
+        "\\\n", " "
+    )
     lines = [line.strip().removeprefix("$ ") for line in shell.splitlines()]
     lines += re.findall(r"(?<!`)`(lowland [^`\n]+)`(?!`)", text)
     return [shlex.split(line, comments=True) for line in lines if line.startswith("lowland ")]
@@ -136,7 +152,9 @@ def test_options_of_the_readme_exist() -> None:
             continue
         cls = next(c for c in cli.VERBS if c.__name__.lower() == words[1])
         known = {f"--{field.replace('_', '-')}" for field in cls.__dataclass_fields__}  # type: ignore[attr-defined]
-        known |= {f"--no-{field.replace('_', '-')}" for field in cls.__dataclass_fields__} | {"--help"}  # type: ignore[attr-defined]
+        known |= {f"--no-{field.replace('_', '-')}" for field in cls.__dataclass_fields__} | {
+            "--help"
+        }  # type: ignore[attr-defined]
         flags = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
         assert flags <= known, " ".join(words)
 
@@ -181,7 +199,9 @@ def build() -> Any:
 def test_pages_say_what_their_code_prints(page: str, tmp_path: Path) -> None:
     """In a copy of the folder, in a fresh process; numbers may differ a little from machine to machine."""
     for name in ("build.py", page):
-        (tmp_path / name).write_text((ROOT / "docs" / name).read_text(encoding="utf-8"), encoding="utf-8")
+        (tmp_path / name).write_text(
+            (ROOT / "docs" / name).read_text(encoding="utf-8"), encoding="utf-8"
+        )
     done = subprocess.run(
         [sys.executable, "build.py", "--check"],
         cwd=tmp_path,

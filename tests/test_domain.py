@@ -59,7 +59,9 @@ def test_rounding_never_leaves_the_box(dtype: torch.dtype) -> None:
     domain = box(0.1, 0.7, 1)
     near = torch.tensor([0.1, 0.7], dtype=dtype)
     tiny = torch.tensor([-1e-30, 1e-30, -1e-9, 1e-9, -1e-7, 1e-7], dtype=dtype)
-    x = torch.cat([(near.unsqueeze(1) + tiny).flatten(), near, torch.tensor([1e6, -1e6, 1e30], dtype=dtype)])
+    x = torch.cat(
+        [(near.unsqueeze(1) + tiny).flatten(), near, torch.tensor([1e6, -1e6, 1e30], dtype=dtype)]
+    )
     y, _ = domain.reflect(x.unsqueeze(1))
     assert domain.contains(y).all() or (y - y.clamp(0.1, 0.7)).abs().max() == 0
 
@@ -93,7 +95,12 @@ def test_contains(domain: Domain, inside: list, outside: list) -> None:
 
 def test_starting_points_have_their_law() -> None:
     # n = 20,000 rows of 2; mean and variance of N(0,1), U(−1,3), fair coins and a fair three-sided die
-    laws = [(real(2), 0.0, 1.0), (box(-1.0, 3.0, 2), 1.0, 16 / 12), (binary(2), 0.5, 0.25), (categorical(3, 2), 1.0, 2 / 3)]
+    laws = [
+        (real(2), 0.0, 1.0),
+        (box(-1.0, 3.0, 2), 1.0, 16 / 12),
+        (binary(2), 0.5, 0.25),
+        (categorical(3, 2), 1.0, 2 / 3),
+    ]
     for domain, mean, variance in laws:
         x = domain.draw(20_000, seeded(1), dtype=DOUBLE)
         assert x.dtype == DOUBLE and x.shape == (20_000, 2)

@@ -24,11 +24,21 @@ def closed_form(weight: float, pull: float) -> tuple[Tensor, float]:
     return v * (torch.tensor([1.0, 1.0]) / pull**2 + weight * LEAN), v
 
 
-def misses(weight: float = 0.7, pull: float = 0.5, sampler: Any = None, told_pull: float = 0.5) -> float:
+def misses(
+    weight: float = 0.7, pull: float = 0.5, sampler: Any = None, told_pull: float = 0.5
+) -> float:
     """The largest |z| of means and variances of edited draws against the closed form."""
     sampler = sampler or MALA(0.1)
     found = edit(
-        Gaussian(), torch.ones(1, 2), TILT, weight=weight, pull=pull, generator=seeded(), sampler=sampler, steps=60, draws=8000
+        Gaussian(),
+        torch.ones(1, 2),
+        TILT,
+        weight=weight,
+        pull=pull,
+        generator=seeded(),
+        sampler=sampler,
+        steps=60,
+        draws=8000,
     )
     mean, v = closed_form(0.7, told_pull)
     x = found.draws[:, 0]
@@ -48,9 +58,21 @@ def test_planted_bugs_in_edits_are_seen() -> None:
 
 def test_descent_finds_the_valley_and_the_default_sampler_corrects() -> None:
     mean, _ = closed_form(0.7, 0.5)
-    down = edit(Gaussian(), torch.ones(3, 2), TILT, weight=0.7, pull=0.5, method="descend", generator=seeded())
-    assert down.draws.shape == (1, 3, 2) and torch.allclose(down.draws[0], mean.expand(3, 2), atol=1e-3)
-    assert torch.allclose(down.before, TILT(torch.ones(3, 2))) and torch.allclose(down.attribute[0], TILT(down.draws[0]))
+    down = edit(
+        Gaussian(),
+        torch.ones(3, 2),
+        TILT,
+        weight=0.7,
+        pull=0.5,
+        method="descend",
+        generator=seeded(),
+    )
+    assert down.draws.shape == (1, 3, 2) and torch.allclose(
+        down.draws[0], mean.expand(3, 2), atol=1e-3
+    )
+    assert torch.allclose(down.before, TILT(torch.ones(3, 2))) and torch.allclose(
+        down.attribute[0], TILT(down.draws[0])
+    )
     free = edit(Gaussian(), torch.ones(1, 2), TILT, generator=seeded(), steps=100, draws=1000)
     assert (free.draws.mean((0, 1)) - LEAN).abs().max() < LIMIT / math.sqrt(1000)
 
@@ -58,15 +80,35 @@ def test_descent_finds_the_valley_and_the_default_sampler_corrects() -> None:
 def test_labels_follow_their_rows() -> None:
     classifier = lambda x: torch.stack([-4 * x[:, 0], 4 * x[:, 0]], 1)  # noqa: E731
     told = Attribute(classifier, torch.tensor([0, 1]))
-    found = edit(Gaussian(), torch.zeros(2, 2), told, weight=5.0, generator=seeded(), sampler=MALA(0.05), steps=200, draws=50)
+    found = edit(
+        Gaussian(),
+        torch.zeros(2, 2),
+        told,
+        weight=5.0,
+        generator=seeded(),
+        sampler=MALA(0.05),
+        steps=200,
+        draws=50,
+    )
     side = found.draws[..., 0].mean(0)
     assert side[0] < -0.5 and side[1] > 0.5 and bool((found.attribute.mean(0) < found.before).all())
 
 
 def test_labels_follow_their_rows_through_levels_of_noise() -> None:
-    told = Attribute(lambda x, s: torch.stack([-4 * x[:, 0], 4 * x[:, 0]], 1), torch.tensor([0, 1] * 10), noisy=True)
+    told = Attribute(
+        lambda x, s: torch.stack([-4 * x[:, 0], 4 * x[:, 0]], 1),
+        torch.tensor([0, 1] * 10),
+        noisy=True,
+    )
     found = edit(
-        Exact(real(2)), torch.zeros(20, 2), told, weight=5.0, generator=seeded(), sigmas=(1.0, 0.3, 0.1), steps=40, draws=3
+        Exact(real(2)),
+        torch.zeros(20, 2),
+        told,
+        weight=5.0,
+        generator=seeded(),
+        sigmas=(1.0, 0.3, 0.1),
+        steps=40,
+        draws=3,
     )
     side = found.draws[..., 0].mean(0)
     assert bool((side[0::2] < 0).all() and (side[1::2] > 0).all())
@@ -84,11 +126,21 @@ class Exact(Energy):
 def test_an_edit_with_noise_ends_in_the_law_of_its_last_level() -> None:
     x, low = torch.ones(1, 2), 0.1
     found = edit(
-        Exact(real(2)), x, TILT, weight=0.7, pull=0.5, sigmas=(1.0, 0.5, 0.2, low), generator=seeded(), steps=80, draws=1000
+        Exact(real(2)),
+        x,
+        TILT,
+        weight=0.7,
+        pull=0.5,
+        sigmas=(1.0, 0.5, 0.2, low),
+        generator=seeded(),
+        steps=80,
+        draws=1000,
     )
     a, b = 1 / (1 + low**2), 1 / (0.25 + low**2)
     mean, v = (b * x[0] + 0.7 * LEAN) / (a + b), 1 / (a + b)
-    clean = mean - low**2 * (a * mean - 0.7 * LEAN + b * (mean - x[0]))  # the jump, which leaves the mean where it is
+    clean = mean - low**2 * (
+        a * mean - 0.7 * LEAN + b * (mean - x[0])
+    )  # the jump, which leaves the mean where it is
     shrunk = v * (1 - low**2 * (a + b)) ** 2
     got = found.draws[:, 0]
     assert ((got.mean(0) - clean) / math.sqrt(shrunk / 1000)).abs().max() < LIMIT
@@ -107,7 +159,9 @@ def test_an_edit_with_noise_ends_in_the_law_of_its_last_level() -> None:
     ],
 )
 def test_edits_that_cannot_be_meant_are_refused(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=f"{said}.*; weight, pull and draws are above 0.*; correct"):
+    with pytest.raises(
+        ValueError, match=f"{said}.*; weight, pull and draws are above 0.*; correct"
+    ):
         edit(Gaussian(), torch.zeros(1, 2), TILT, generator=seeded(), **changed)
 
 
@@ -117,13 +171,20 @@ def test_an_energy_of_noise_needs_levels_and_domains_must_agree() -> None:
         edit(prior, x, TILT, generator=seeded())
     with pytest.raises(ValueError, match="different domains"):
         edit(Gaussian(), x, Function(lambda x: x.sum(1), box(0.0, 1.0, 2)), generator=seeded())
-    bound = edit(prior.given(0.5), x, TILT, pull=0.3, generator=seeded(), sampler=MALA(0.01), steps=5)
+    bound = edit(
+        prior.given(0.5), x, TILT, pull=0.3, generator=seeded(), sampler=MALA(0.01), steps=5
+    )
     assert bound.draws.shape == (1, 1, 2)
 
 
 # --------------------------------------------------------------------------------------------------------------------- paths
 
-WELL = Function(lambda x: 4 * (x[:, 0].square() - 1).square() + 2 * (x[:, 1] - 0.8 * (1 - x[:, 0].square())).square(), real(2))
+WELL = Function(
+    lambda x: (
+        4 * (x[:, 0].square() - 1).square() + 2 * (x[:, 1] - 0.8 * (1 - x[:, 0].square())).square()
+    ),
+    real(2),
+)
 RING = Function(lambda x: 8 * (x.norm(dim=1) - 1).square(), real(2))
 ENDS = torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
 
@@ -133,23 +194,34 @@ def test_the_path_crosses_a_double_well_at_its_saddle() -> None:
     found = interpolate(WELL, *ENDS, 21, steps=300)
     top = found.points[found.energies[:, 0].argmax(), 0]
     assert (top - torch.tensor([0.0, 0.8])).norm() < 0.03 and abs(found.barrier.item() - 4.0) < 0.02
-    assert found.straight.max() > 5.0 and torch.equal(found.points[0], ENDS[0]) and torch.equal(found.points[-1], ENDS[1])
+    assert (
+        found.straight.max() > 5.0
+        and torch.equal(found.points[0], ENDS[0])
+        and torch.equal(found.points[-1], ENDS[1])
+    )
     on = found.points[:, 0]
     force = value_and_score(WELL, on[1:-1])[1]
     tangent = torch.nn.functional.normalize(on[2:] - on[:-2], dim=1)
     across = (force - (force * tangent).sum(1, keepdim=True) * tangent).norm(dim=1)
-    assert across.mean() < 0.1 * force.norm(dim=1).mean()  # the path is pushed along itself, hardly across
+    assert (
+        across.mean() < 0.1 * force.norm(dim=1).mean()
+    )  # the path is pushed along itself, hardly across
     gaps = (on[1:] - on[:-1]).norm(dim=1)
     assert gaps.max() / gaps.min() < 1.05
 
 
 def test_the_path_follows_a_ring_in_batches_and_any_shape() -> None:
-    a, b = torch.tensor([[[-1.0], [0.1]], [[0.1], [1.0]]]), torch.tensor([[[1.0], [0.1]], [[0.1], [-1.0]]])
+    a, b = (
+        torch.tensor([[[-1.0], [0.1]], [[0.1], [1.0]]]),
+        torch.tensor([[[1.0], [0.1]], [[0.1], [-1.0]]]),
+    )
     shaped = Function(lambda x: RING(x.flatten(1)))
     found = interpolate(shaped, a, b, 17, steps=300)
     assert found.points.shape == (17, 2, 2, 1) and found.energies.shape == (17, 2)
     inner = found.points.flatten(2)[1:-1].norm(dim=2)
-    assert (inner - 1).abs().max() < 0.03 and bool((found.energies.max() < 0.05) & (found.straight.max() > 5))
+    assert (inner - 1).abs().max() < 0.03 and bool(
+        (found.energies.max() < 0.05) & (found.straight.max() > 5)
+    )
 
 
 def test_a_path_is_never_worse_than_the_straight_line() -> None:
@@ -158,19 +230,26 @@ def test_a_path_is_never_worse_than_the_straight_line() -> None:
     a, b = torch.randn(20, 2, generator=g), torch.randn(20, 2, generator=g)
     found = interpolate(rough, a, b, 9, steps=40, step_size=0.5)
     assert bool((found.energies.amax(0) <= found.straight.amax(0)).all())
-    assert torch.allclose(found.energies, energy_values(rough, found.points.flatten(0, 1)).view(9, 20), atol=1e-5)
+    assert torch.allclose(
+        found.energies, energy_values(rough, found.points.flatten(0, 1)).view(9, 20), atol=1e-5
+    )
     assert torch.equal(interpolate(rough, a, b, 9, steps=0).energies, found.straight)
 
 
 def test_a_path_stays_in_its_box() -> None:
-    hill = Function(lambda x: 5 * torch.exp(-(x - 0.5).square().sum(1) * 20) - x.sum(1), box(0.0, 1.0, 2))
+    hill = Function(
+        lambda x: 5 * torch.exp(-(x - 0.5).square().sum(1) * 20) - x.sum(1), box(0.0, 1.0, 2)
+    )
     found = interpolate(hill, torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), 11, steps=200)
-    assert bool(hill.domain.contains(found.points.flatten(0, 1)).all()) and found.barrier.item() < found.straight.max() - 1
+    assert (
+        bool(hill.domain.contains(found.points.flatten(0, 1)).all())
+        and found.barrier.item() < found.straight.max() - 1
+    )
 
 
 def test_a_string_that_is_not_dealt_out_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the second half of the method points slide into the valleys and the pass is missed."""
-    module: Any = __import__("sys").modules["lowland.tasks.edit"]
+    module: Any = __import__("sys").modules["lowland.tasks.composition.edit"]
     monkeypatch.setattr(module, "_dealt", lambda energy, path: path)
     monkeypatch.setattr(module, "_along", lambda path, v: 0 * v)
     found = interpolate(WELL, *ENDS, 21, steps=300)
@@ -186,7 +265,9 @@ def test_ends_and_counts_that_cannot_be_meant_are_refused() -> None:
         (*ENDS, {"steps": -1}),
         (*ENDS, {"step_size": 0.0}),
     ):
-        with pytest.raises(ValueError, match=r"were given; the ends need one shape .*; correct them"):
+        with pytest.raises(
+            ValueError, match=r"were given; the ends need one shape .*; correct them"
+        ):
             interpolate(WELL, a, b, **more)
     with pytest.raises(ValueError, match="outside the domain"):
         interpolate(Function(lambda x: x.sum(1), box(0.0, 1.0, 2)), -ENDS[1], ENDS[1])
@@ -209,14 +290,22 @@ def test_counts_that_are_not_whole_and_ends_without_energy_are_refused() -> None
         (ENDS[0][0], ENDS[1][0], {}),
         ([[0.0]], [[1.0]], {}),
     ):
-        with pytest.raises(ValueError, match=r"were given; the ends need one shape .*; correct them"):
+        with pytest.raises(
+            ValueError, match=r"were given; the ends need one shape .*; correct them"
+        ):
             interpolate(WELL, a, b, **more)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"pairs of energies at the ends are not finite; .*; look"):
         interpolate(lambda x: x.sum(1) * math.nan, *ENDS)
-    with pytest.raises(ValueError, match=r"the domain is .*; a path leads through real numbers or a box; use"):
+    with pytest.raises(
+        ValueError, match=r"the domain is .*; a path leads through real numbers or a box; use"
+    ):
         interpolate(RBM(binary(2), hidden=2), torch.zeros(1, 2), torch.ones(1, 2))
 
 
 def test_a_path_between_one_point_and_itself_stays_there() -> None:
     found = interpolate(WELL, ENDS[0], ENDS[0].clone().requires_grad_(), 5, steps=20)
-    assert torch.equal(found.points, ENDS[0].expand(5, 1, 2)) and found.barrier.item() == 0 and not found.points.requires_grad
+    assert (
+        torch.equal(found.points, ENDS[0].expand(5, 1, 2))
+        and found.barrier.item() == 0
+        and not found.points.requires_grad
+    )

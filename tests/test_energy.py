@@ -70,11 +70,15 @@ def test_product_of_two_gaussians_is_the_gaussian_of_added_precisions_up_to_a_co
     difference = both(x).numpy() - expected
     assert np.ptp(difference) < 1e-5  # the covariances were rounded to float32
     g = seeded(4)
-    draws = torch.as_tensor(mean + noise(20_000, 2, seed=3).numpy() @ np.linalg.cholesky(covariance).T)
+    draws = torch.as_tensor(
+        mean + noise(20_000, 2, seed=3).numpy() @ np.linalg.cholesky(covariance).T
+    )
     trace = sample(both, HMC(0.3, 5), draws, 10, generator=g)
     assert worst(trace.x, torch.as_tensor(mean)) < LIMIT
     centred = trace.x - torch.as_tensor(mean)
-    products = torch.stack([centred[:, 0] ** 2, centred[:, 0] * centred[:, 1], centred[:, 1] ** 2], 1)
+    products = torch.stack(
+        [centred[:, 0] ** 2, centred[:, 0] * centred[:, 1], centred[:, 1] ** 2], 1
+    )
     truth = torch.tensor([covariance[0, 0], covariance[0, 1], covariance[1, 1]])
     assert worst(products, truth) < LIMIT
 
@@ -93,7 +97,9 @@ def test_mixture_of_normalised_gaussians_is_the_mixture_law() -> None:
     reference = GaussianMixture(((-2.0, 0.0), (2.0, 0.0)), 0.5, (0.3, 0.7)).double()
     x = 2 * noise(50, 2)
     difference = both(x) - reference(x)
-    torch.testing.assert_close(difference, torch.full_like(difference, -left.log_z), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        difference, torch.full_like(difference, -left.log_z), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_mixture_counts_a_component_by_weight_times_normaliser() -> None:
@@ -128,7 +134,12 @@ def test_temperatures_weights_and_partners_that_mean_nothing_are_refused() -> No
     for bad in (Sum, Mixture):
         with pytest.raises(ValueError, match="no energy"):
             bad([])
-    for expression in (lambda: bowl() + 1, lambda: bowl() * bowl(), lambda: bowl() / bowl(), lambda: bowl() - "a"):
+    for expression in (
+        lambda: bowl() + 1,
+        lambda: bowl() * bowl(),
+        lambda: bowl() / bowl(),
+        lambda: bowl() - "a",
+    ):
         with pytest.raises(TypeError):
             expression()
     with pytest.raises(ValueError, match="callable"):
@@ -139,7 +150,9 @@ def test_a_sum_trains_the_weights_of_its_terms() -> None:
     net = MLP(real(2), hidden=(4,))
     both = 2 * net + bowl()
     both(torch.ones(3, 2)).sum().backward()
-    expected = [2 * g for g in torch.autograd.grad(net(torch.ones(3, 2)).sum(), list(net.parameters()))]
+    expected = [
+        2 * g for g in torch.autograd.grad(net(torch.ones(3, 2)).sum(), list(net.parameters()))
+    ]
     for p, g in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g)
 
@@ -149,7 +162,13 @@ def test_a_sum_trains_the_weights_of_its_terms() -> None:
 
 def shifted(x: Tensor, c: Tensor | None = None) -> Tensor:
     value = 0.5 * x.square().sum(1)
-    return value if c is None else value + 10.0 * c.flatten(1).sum(1) if c.dim() > 1 else value + 10.0 * c
+    return (
+        value
+        if c is None
+        else value + 10.0 * c.flatten(1).sum(1)
+        if c.dim() > 1
+        else value + 10.0 * c
+    )
 
 
 def test_a_condition_binds_per_row_or_one_for_all() -> None:
@@ -175,7 +194,9 @@ def test_wrong_rows_and_second_conditions_are_refused() -> None:
 def test_conditions_pass_through_expressions() -> None:
     energy, x = Function(shifted), noise(4, 2)
     torch.testing.assert_close((energy + energy).given(1.0)(x), 2 * energy(x) + 20)
-    torch.testing.assert_close((energy.given(3.0) - energy.given(1.0))(x), torch.full((4,), 20.0, dtype=DOUBLE))
+    torch.testing.assert_close(
+        (energy.given(3.0) - energy.given(1.0))(x), torch.full((4,), 20.0, dtype=DOUBLE)
+    )
     torch.testing.assert_close(mixture(energy, energy).given(2.0)(x), energy(x) + 20)
     guided = energy.given(1.0) + 2 * (energy.given(1.0) - energy)
     torch.testing.assert_close(guided(x), energy(x) + 30)
@@ -194,7 +215,9 @@ def test_energy_values_splits_conditions_with_the_rows() -> None:
     for size in (1, 3, 10, 99):
         torch.testing.assert_close(energy_values(energy, x, rows, batch_size=size), expected)
         torch.testing.assert_close(energy_values(energy, x, 2.0, batch_size=size), energy(x) + 20)
-        torch.testing.assert_close(energy_values(energy, x, torch.tensor([2.0]), batch_size=size), energy(x) + 20)
+        torch.testing.assert_close(
+            energy_values(energy, x, torch.tensor([2.0]), batch_size=size), energy(x) + 20
+        )
     assert energy_values(energy, x[:0]).shape == (0,)
     with pytest.raises(ValueError, match="batch_size"):
         energy_values(energy, x, batch_size=0)
@@ -208,7 +231,9 @@ def test_energy_values_refuses_a_condition_of_wrong_rows_in_three_clauses() -> N
 def test_energy_values_takes_a_list_of_labels_as_given_does() -> None:
     energy, x = Function(shifted), noise(10, 2)
     torch.testing.assert_close(
-        energy_values(energy, x, [1.0] * 10, batch_size=4), energy.given([1.0] * 10)(x), check_dtype=False
+        energy_values(energy, x, [1.0] * 10, batch_size=4),
+        energy.given([1.0] * 10)(x),
+        check_dtype=False,
     )
 
 
@@ -246,7 +271,9 @@ def test_the_gradient_that_autograd_hands_out_is_not_changed_in_place() -> None:
         def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
             return Slope.kept
 
-    first, second = (value_and_score(Function(Slope.apply), torch.ones(3, 2))[1].clone() for _ in range(2))
+    first, second = (
+        value_and_score(Function(Slope.apply), torch.ones(3, 2))[1].clone() for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
@@ -268,7 +295,9 @@ def test_frozen_restores_after_an_exception() -> None:
     probe = Probe()
     unsettle(probe)
     with no_trace(probe), pytest.raises(ArithmeticError), frozen(probe):
-        assert not any(m.training for m in probe.modules()) and not any(p.requires_grad for p in probe.parameters())
+        assert not any(m.training for m in probe.modules()) and not any(
+            p.requires_grad for p in probe.parameters()
+        )
         raise ArithmeticError
 
 
@@ -278,14 +307,24 @@ def test_frozen_nests() -> None:
     with no_trace(probe), frozen(probe):
         with frozen(probe):
             pass
-        assert not any(m.training for m in probe.modules()) and not any(p.requires_grad for p in probe.parameters())
+        assert not any(m.training for m in probe.modules()) and not any(
+            p.requires_grad for p in probe.parameters()
+        )
 
 
 # -------------------------------------------------------------------------------------------------------------- the door
 
 REFUSED: dict[str, tuple[Callable[..., Any], Callable[[], Any], str]] = {
-    "a sum over the batch": (lambda x: x.square().sum(), lambda: noise(4, 2), "one number per point"),
-    "a column": (lambda x: x.square().sum(1, keepdim=True), lambda: noise(4, 2), "one number per point"),
+    "a sum over the batch": (
+        lambda x: x.square().sum(),
+        lambda: noise(4, 2),
+        "one number per point",
+    ),
+    "a column": (
+        lambda x: x.square().sum(1, keepdim=True),
+        lambda: noise(4, 2),
+        "one number per point",
+    ),
     "energies per number": (lambda x: x.square(), lambda: noise(4, 2), "one number per point"),
     "a float": (lambda x: 3.0, lambda: noise(4, 2), "one number per point"),
     "a batch-summed scalar, expanded": (
@@ -300,12 +339,20 @@ REFUSED: dict[str, tuple[Callable[..., Any], Callable[[], Any], str]] = {
     ),
     "not a number": (lambda x: x.sum(1) / 0, lambda: noise(4, 2), "not finite"),
     "integers out": (lambda x: x.sum(1).long(), lambda: noise(4, 2), "floating point"),
-    "integers in": (lambda x: x.sum(1), lambda: torch.ones(4, 2, dtype=torch.long), "points came as"),
+    "integers in": (
+        lambda x: x.sum(1),
+        lambda: torch.ones(4, 2, dtype=torch.long),
+        "points came as",
+    ),
     "no points": (lambda x: x.sum(1), lambda: noise(0, 2), "points came as"),
     "a list": (lambda x: x.sum(1), lambda: [[1.0]], "points came as"),
     "points not finite": (lambda x: x.sum(1), lambda: noise(4, 2) * math.inf, "not finite"),
     "another event shape": (bowl(domain=real(3)), lambda: noise(4, 2), "event shape"),
-    "points outside the box": (bowl(domain=box(0.0, 1.0, 2)), lambda: noise(4, 2), "outside the domain"),
+    "points outside the box": (
+        bowl(domain=box(0.0, 1.0, 2)),
+        lambda: noise(4, 2),
+        "outside the domain",
+    ),
 }
 
 
@@ -331,7 +378,9 @@ def test_batch_norm_is_refused_in_training_mode_taken_in_eval_mode_and_its_buffe
 
 def test_spectral_norm_in_training_mode_is_an_energy() -> None:
     torch.manual_seed(0)
-    check_energy(MLP(real(3), hidden=(16, 16), spectral=True).train(), torch.randn(6, 3, generator=seeded()))
+    check_energy(
+        MLP(real(3), hidden=(16, 16), spectral=True).train(), torch.randn(6, 3, generator=seeded())
+    )
 
 
 def test_dependence_is_found_from_equal_starts_too() -> None:

@@ -10,9 +10,23 @@ import pytest
 import torch
 from contract.cases import seeded
 
-from lowland import HMC, IGEBM, MALA, MLP, ConvNet, Energy, Function, Langevin, NoiseMLP, box, mixture, real, sample
+from lowland import (
+    HMC,
+    IGEBM,
+    MALA,
+    MLP,
+    ConvNet,
+    Energy,
+    Function,
+    Langevin,
+    NoiseMLP,
+    box,
+    mixture,
+    real,
+    sample,
+)
 from lowland.energy import by_autograd, differentiate, frozen, score_alone
-from lowland.samplers import accelerate, engine
+from lowland.samplers import accelerate, acceleration
 from lowland.targets import Gaussian
 
 DOUBLE = torch.float64
@@ -21,7 +35,9 @@ DOUBLE = torch.float64
 def mlp(domain: Any = None, **options: Any) -> MLP:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return MLP(domain or real(5), **{"hidden": (16, 24), "confine": 0.3, "scale": 2.0, **options})
+        return MLP(
+            domain or real(5), **{"hidden": (16, 24), "confine": 0.3, "scale": 2.0, **options}
+        )
 
 
 def conv(**options: Any) -> ConvNet:
@@ -43,9 +59,14 @@ def test_a_perceptrons_gradient_by_hand_is_that_of_autograd(
     """Over several blocks of rows, for every kind of condition; to rounding in float64."""
     rows = 700
     x, g = domain.draw(rows, seeded(1), dtype=DOUBLE), seeded(2)
-    labels, soft = torch.randint(4, (rows,), generator=g), torch.rand(rows, 4, generator=g, dtype=DOUBLE)
+    labels, soft = (
+        torch.randint(4, (rows,), generator=g),
+        torch.rand(rows, 4, generator=g, dtype=DOUBLE),
+    )
     for classes, conditions in ((0, [None]), (4, [None, labels, soft, torch.tensor(2)])):
-        energy = mlp(domain, hidden=hidden, confine=confine, classes=classes, spectral=spectral).double()
+        energy = mlp(
+            domain, hidden=hidden, confine=confine, classes=classes, spectral=spectral
+        ).double()
         for c in conditions:
             bound = energy if c is None else energy.given(c)
             with frozen(bound):
@@ -60,7 +81,10 @@ def test_the_noise_perceptrons_gradient_by_hand_is_that_of_autograd() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         energy = NoiseMLP(box(-1.0, 3.0, 4), hidden=(8, 9), confine=0.2, scale=1.5).double()
-    x, sigma = energy.domain.draw(60, seeded(), dtype=DOUBLE), torch.rand(60, generator=seeded(1), dtype=DOUBLE) + 0.1
+    x, sigma = (
+        energy.domain.draw(60, seeded(), dtype=DOUBLE),
+        torch.rand(60, generator=seeded(1), dtype=DOUBLE) + 0.1,
+    )
     for c in (sigma, 0.3):
         bound = energy.given(c)
         for a, b in zip(differentiate(bound, x), by_autograd(bound, x), strict=True):
@@ -73,7 +97,9 @@ def test_a_gradient_by_hand_follows_the_weights_and_leaves_them_alone() -> None:
     with torch.no_grad():
         for p in energy.parameters():
             p.mul_(1.1)
-    torch.testing.assert_close(differentiate(energy, x)[1], by_autograd(energy, x)[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        differentiate(energy, x)[1], by_autograd(energy, x)[1], rtol=1e-12, atol=1e-12
+    )
     assert all(p.grad is None for p in energy.parameters())
     first = differentiate(energy, x)[1].clone()
     kept = differentiate(energy, x)[1]
@@ -84,7 +110,13 @@ def test_a_gradient_by_hand_follows_the_weights_and_leaves_them_alone() -> None:
 
 def test_a_label_outside_the_classes_is_refused_by_hand_too() -> None:
     with pytest.raises(ValueError, match=r"classes 0 to 3;"):
-        sample(mlp(classes=4).given(torch.tensor([7])), MALA(0.1), torch.zeros(3, 5), 2, generator=seeded())
+        sample(
+            mlp(classes=4).given(torch.tensor([7])),
+            MALA(0.1),
+            torch.zeros(3, 5),
+            2,
+            generator=seeded(),
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- blocks
@@ -113,7 +145,11 @@ def test_blocks_of_chains_give_the_chains_of_one_batch(chunk: int) -> None:
     images = net.domain.draw(rows, seeded(), dtype=DOUBLE)
     points = torch.randn(rows, 3, generator=seeded(3), dtype=DOUBLE)
     bowl = Function(lambda x: x.square().sum(1), real(3))
-    cases = [(net.given(labels), images), (Rows(m) + 0.5 * bowl, points), (mixture(Rows(m), Rows(-m)), points)]
+    cases = [
+        (net.given(labels), images),
+        (Rows(m) + 0.5 * bowl, points),
+        (mixture(Rows(m), Rows(-m)), points),
+    ]
     for energy, x in cases:
         for sampler in (MALA(0.01), HMC(0.05, 3), Langevin(0.01)):
             whole = sample(energy, sampler, x, 4, generator=seeded(1))
@@ -127,7 +163,11 @@ def test_rows_of_an_expression_are_those_of_its_parts() -> None:
     x = torch.randn(6, 3, generator=seeded(1))
     soft = torch.rand(6, 4, generator=seeded(2))
     net = mlp(real(3), classes=4)
-    for energy in (Rows(m) - 0.2 * net.given(soft), mixture(Rows(m), net.given(torch.tensor([1]))), net.given(2)):
+    for energy in (
+        Rows(m) - 0.2 * net.given(soft),
+        mixture(Rows(m), net.given(torch.tensor([1]))),
+        net.given(2),
+    ):
         torch.testing.assert_close(energy.rows(index)(x[index]), energy(x)[index])
 
 
@@ -157,7 +197,9 @@ def test_bfloat16_leaves_the_law_of_an_adjusted_sampler_as_it_is() -> None:
             g = seeded(seed)
             x = energy.draw(20_000, g)
             y = sample(energy, sampler, x, 12, generator=g, precision="bfloat16").x
-            change = torch.cat([y - x, y.square() - x.square(), (y.prod(1) - x.prod(1)).unsqueeze(1)], 1).double()
+            change = torch.cat(
+                [y - x, y.square() - x.square(), (y.prod(1) - x.prod(1)).unsqueeze(1)], 1
+            ).double()
             pooled.append(change.mean(0) / change.std(0) * len(x) ** 0.5)
         assert (torch.stack(pooled).sum(0) / 3**0.5).abs().max() < 5
 
@@ -167,7 +209,9 @@ def test_bfloat16_leaves_the_law_of_an_adjusted_sampler_as_it_is() -> None:
 
 def test_compiled_gradients_are_the_same_and_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(torch, "compile", lambda f, **_: calls.append(f) or f)  # the compiler itself takes half a minute
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **_: calls.append(f) or f
+    )  # the compiler itself takes half a minute
     net = conv(classes=3)
     x = net.domain.draw(6, seeded())
     for _ in range(3):
@@ -177,20 +221,25 @@ def test_compiled_gradients_are_the_same_and_compiled_once(monkeypatch: pytest.M
             torch.testing.assert_close(a.x, b.x, rtol=1e-5, atol=1e-6)
     assert len(calls) == 1, "the network was compiled again for another condition"
     by_hand = mlp()
-    a, b = (sample(by_hand, MALA(0.1), torch.zeros(4, 5), 3, generator=seeded(1), compile=c) for c in (False, True))
+    a, b = (
+        sample(by_hand, MALA(0.1), torch.zeros(4, 5), 3, generator=seeded(1), compile=c)
+        for c in (False, True)
+    )
     torch.testing.assert_close(a.x, b.x)
 
 
 def test_a_compiled_energy_is_not_kept_alive() -> None:
     net = conv()
-    engine._functions.setdefault(net, {})[False] = engine._compile(net)
+    acceleration._functions.setdefault(net, {})[False] = acceleration._compile(net)
     gone = weakref.ref(net)
     del net
     gc.collect()
     assert gone() is None
 
 
-def test_a_compiler_that_fails_is_named_once_and_sampling_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_is_named_once_and_sampling_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         def run(*_: Any) -> Any:
             raise RuntimeError("no C++ compiler was found\nwith a long tale")
@@ -200,7 +249,10 @@ def test_a_compiler_that_fails_is_named_once_and_sampling_goes_on(monkeypatch: p
     monkeypatch.setattr(torch, "compile", broken)
     net = conv()
     x = net.domain.draw(6, seeded())
-    with pytest.warns(UserWarning, match=r"torch.compile failed \(RuntimeError: no C\+\+ compiler was found\); going on"):
+    with pytest.warns(
+        UserWarning,
+        match=r"torch.compile failed \(RuntimeError: no C\+\+ compiler was found\); going on",
+    ):
         found = sample(net, MALA(1e-3), x, 3, generator=seeded(1), compile=True)
     assert torch.equal(found.x, sample(net, MALA(1e-3), x, 3, generator=seeded(1)).x)
     with warnings.catch_warnings():
@@ -219,7 +271,15 @@ def test_the_compiler_itself() -> None:
             warnings.simplefilter("error")
             for precision, close in (("float32", 1e-5), ("bfloat16", 1e-2)):
                 a, b = (
-                    sample(net, Langevin(1e-3), x, 3, generator=seeded(1), compile=c, precision=precision)
+                    sample(
+                        net,
+                        Langevin(1e-3),
+                        x,
+                        3,
+                        generator=seeded(1),
+                        compile=c,
+                        precision=precision,
+                    )
                     for c in (False, True)
                 )
                 torch.testing.assert_close(a.x, b.x, rtol=close, atol=close)

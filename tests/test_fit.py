@@ -37,10 +37,18 @@ VARIANTS = {
         },
     ),
     "cd": ("moons", {"objective.name": "CD", "objective.steps": 2, "training.batch": 16}),
-    "short run": ("moons", {"objective.name": "ShortRunML", "objective.steps": 3, "training.batch": 16}),
+    "short run": (
+        "moons",
+        {"objective.name": "ShortRunML", "objective.steps": 3, "training.batch": 16},
+    ),
     "dsm": (
         "moons",
-        {"objective.name": "DSM", "objective.sigmas": [1.0, 0.3], "energy.name": "NoiseMLP", "training.batch": 16},
+        {
+            "objective.name": "DSM",
+            "objective.sigmas": [1.0, 0.3],
+            "energy.name": "NoiseMLP",
+            "training.batch": 16,
+        },
     ),
 }
 
@@ -55,7 +63,9 @@ def files(run: Path, step: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one_byte_for_byte(variant: str, tmp_path: Path) -> None:
+def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one_byte_for_byte(
+    variant: str, tmp_path: Path
+) -> None:
     values = recipe(variant)
     fit(values, tmp_path / "whole", progress=False)
     for stop in (0, 20, 40):
@@ -64,16 +74,23 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one_byte_for_
         Run(broken).keep_checkpoints({step for step in (0, 20, 40) if step <= stop})
         fit(values, broken, progress=False)
         assert files(broken, 60) == files(tmp_path / "whole", 60), stop
-        assert (broken / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
+        assert (broken / "log.jsonl").read_bytes() == (
+            tmp_path / "whole" / "log.jsonl"
+        ).read_bytes()
 
 
 def test_two_seeds_differ(tmp_path: Path) -> None:
     fit(recipe("moons"), tmp_path / "a", progress=False)
     fit(recipe("moons", seed=1), tmp_path / "b", progress=False)
-    assert files(tmp_path / "a", 60)["energy.safetensors"] != files(tmp_path / "b", 60)["energy.safetensors"]
+    assert (
+        files(tmp_path / "a", 60)["energy.safetensors"]
+        != files(tmp_path / "b", 60)["energy.safetensors"]
+    )
 
 
-def test_a_forgotten_generator_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forgotten_generator_would_be_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The planted bug for the equality above: a resume that leaves one generator where it is."""
     values = recipe("moons")
     fit(values, tmp_path / "whole", progress=False)
@@ -125,17 +142,25 @@ class Grenade(lowland.Energy):
     def forward(self, x: torch.Tensor, c: Any = None) -> torch.Tensor:
         value = self.inner(x, c)
         self.calls += self.training and torch.is_grad_enabled()
-        return value * float("nan") if self.training and torch.is_grad_enabled() and self.calls == self.at else value
+        return (
+            value * float("nan")
+            if self.training and torch.is_grad_enabled() and self.calls == self.at
+            else value
+        )
 
 
 def events(run: Path) -> list[dict[str, Any]]:
     return [row for row in Run(run).rows() if "event" in row]
 
 
-def test_a_non_finite_loss_rolls_back_to_the_last_good_checkpoint_with_a_lower_rate(tmp_path: Path) -> None:
+def test_a_non_finite_loss_rolls_back_to_the_last_good_checkpoint_with_a_lower_rate(
+    tmp_path: Path,
+) -> None:
     data = load_data("moons", count=200)
     values = recipe("cd")
-    energy = fit(values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False)
+    energy = fit(
+        values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False
+    )
     flight, *acts = events(tmp_path / "run")
     assert flight["event"] == "preflight" and flight["sentences"] == []
     assert [(e["event"], e["name"]) for e in acts] == [
@@ -149,10 +174,14 @@ def test_a_non_finite_loss_rolls_back_to_the_last_good_checkpoint_with_a_lower_r
 
 
 @pytest.mark.parametrize("policy", ["continue", "warn"])
-def test_a_non_finite_update_is_never_applied(policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_non_finite_update_is_never_applied(
+    policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = load_data("moons", count=200)
     values = recipe("cd", **{"training.on_failure": policy})
-    energy = fit(values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False)
+    energy = fit(
+        values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False
+    )
     assert sum(row.get("nonfinite", 0) for row in Run(tmp_path / "run").rows()) == 1
     assert all(p.isfinite().all() for p in energy.parameters())
     assert ("not finite" in capsys.readouterr().err) == (policy == "warn")
@@ -161,12 +190,16 @@ def test_a_non_finite_update_is_never_applied(policy: str, tmp_path: Path, capsy
 def test_stop_stops_and_says_why(tmp_path: Path) -> None:
     data = load_data("moons", count=200)
     values = recipe("cd", **{"training.on_failure": "stop"})
-    with pytest.raises(TrainingStoppedError, match=r"stopped at step 40.*not finite.*newest checkpoint is step 20"):
+    with pytest.raises(
+        TrainingStoppedError, match=r"stopped at step 40.*not finite.*newest checkpoint is step 20"
+    ):
         fit(values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False)
     assert events(tmp_path / "run")[-1]["event"] == "stop"
 
 
-def test_a_run_that_cannot_be_saved_by_rolling_back_stops_with_falling_rates(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_saved_by_rolling_back_stops_with_falling_rates(
+    tmp_path: Path,
+) -> None:
     class Mine(Grenade):
         def forward(self, x: torch.Tensor, c: Any = None) -> torch.Tensor:
             value = self.inner(x, c)
@@ -183,7 +216,13 @@ def test_a_run_that_cannot_be_saved_by_rolling_back_stops_with_falling_rates(tmp
 
 
 def test_what_was_rolled_back_is_not_part_of_the_lineage() -> None:
-    rows = [{"step": 10}, {"step": 20}, {"step": 30}, {"step": 30, "event": "rollback", "to": 10}, {"step": 20, "again": 1}]
+    rows = [
+        {"step": 10},
+        {"step": 20},
+        {"step": 30},
+        {"step": 30, "event": "rollback", "to": 10},
+        {"step": 20, "again": 1},
+    ]
     assert lineage(rows) == [{"step": 10, "stale": True}, {"step": 20, "again": 1}]
 
 
@@ -191,9 +230,26 @@ def test_the_run_directory_says_what_was_done_without_a_clock_in_the_log(tmp_pat
     fit(recipe("moons"), tmp_path / "run", progress=False)
     rows = lineage(Run(tmp_path / "run").rows())
     assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
-    wanted = {"loss", "gap", "energy_data", "energy_model", "spread", "gradient_norm", "movement", "acceptance", "age"}
+    wanted = {
+        "loss",
+        "gap",
+        "energy_data",
+        "energy_model",
+        "spread",
+        "gradient_norm",
+        "movement",
+        "acceptance",
+        "age",
+    }
     assert all(wanted <= set(row) and "seconds" not in row for row in rows)
-    assert [row["step"] for row in Run(tmp_path / "run").rows("time.jsonl")] == [10, 20, 30, 40, 50, 60]
+    assert [row["step"] for row in Run(tmp_path / "run").rows("time.jsonl")] == [
+        10,
+        20,
+        30,
+        40,
+        50,
+        60,
+    ]
 
 
 def test_load_gives_the_averaged_energy_in_eval_mode(tmp_path: Path) -> None:
@@ -233,7 +289,14 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"batch": 1}, {"ema": 1.0}, {"betas": (0.9, 1.0)}, {"checkpoint_every": 15}, {"decay": 2.0}],
+    [
+        {"steps": 0},
+        {"batch": 1},
+        {"ema": 1.0},
+        {"betas": (0.9, 1.0)},
+        {"checkpoint_every": 15},
+        {"decay": 2.0},
+    ],
 )
 def test_settings_that_mean_nothing_are_refused_in_words(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
@@ -256,14 +319,19 @@ def test_ema_is_the_recurrence(tmp_path: Path) -> None:
                 p.copy_(torch.randn(p.shape, generator=g))
         ema.update(module, step)
         d = min(0.9, (1 + step) / (10 + step))
-        expected = [d * old + (1 - d) * new.detach() for old, new in zip(expected, module.parameters(), strict=True)]
+        expected = [
+            d * old + (1 - d) * new.detach()
+            for old, new in zip(expected, module.parameters(), strict=True)
+        ]
     for found, right in zip(ema.module.parameters(), expected, strict=True):
         torch.testing.assert_close(found, right)
 
 
 def test_dequantised_and_noised_data_keep_their_law(tmp_path: Path) -> None:
     """Dequantised digits stay in the box, have 17 steps of width 1/17, and mean + half a step: z-scores over 16,000 draws."""
-    values = recipe("digits", **{"training.noise": 0.0, "training.margin": 0.0, "training.dequantise": True}).plain()
+    values = recipe(
+        "digits", **{"training.noise": 0.0, "training.margin": 0.0, "training.dequantise": True}
+    ).plain()
     data = load_data("digits")
     session = Session(values, data)
     x = torch.cat([session.batch()[0] for _ in range(250)])

@@ -25,7 +25,11 @@ class Labelled(Energy):
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         centres = 10.0 * torch.arange(3)
         each = 0.5 * (x.sum(1, keepdim=True) - centres).square()
-        return -torch.logsumexp(-each, 1) if c is None else each.gather(1, c.long().unsqueeze(1)).squeeze(1)
+        return (
+            -torch.logsumexp(-each, 1)
+            if c is None
+            else each.gather(1, c.long().unsqueeze(1)).squeeze(1)
+        )
 
 
 class Smoothed(Energy):
@@ -69,7 +73,9 @@ def test_a_path_that_stops_short_is_caught() -> None:
 def test_a_path_is_annealing_by_hand_bit_for_bit() -> None:
     start = torch.randn(6, 2, generator=seeded(2))
     made = generate(TARGET, MALA(0.2), start, 30, generator=seeded(3), temperatures=(4.0, 2.0, 1.0))
-    by_hand = anneal([TARGET / 4.0, TARGET / 2.0, TARGET], MALA(0.2), start, 30, generator=seeded(3))
+    by_hand = anneal(
+        [TARGET / 4.0, TARGET / 2.0, TARGET], MALA(0.2), start, 30, generator=seeded(3)
+    )
     assert torch.equal(made.x, by_hand[-1].x)
     assert made.labels is None and made.film is None and made.film_steps == []
 
@@ -79,7 +85,9 @@ def test_a_hot_path_reaches_both_modes() -> None:
     modes = GaussianMixture(((-4.0, 0.0), (4.0, 0.0)), 0.5)
     start = torch.tensor([[-4.0, 0.0]]).expand(400, 2)
     cold = generate(modes, MALA(0.1), start, 400, generator=seeded(4)).x
-    warm = generate(modes, MALA(0.1), start, 2000, generator=seeded(4), temperatures=(30.0, 10.0, 3.0, 1.0)).x
+    warm = generate(
+        modes, MALA(0.1), start, 2000, generator=seeded(4), temperatures=(30.0, 10.0, 3.0, 1.0)
+    ).x
     assert bool((cold[:, 0] < 0).all())
     assert 0.2 < float((warm[:, 0] > 0).double().mean()) < 0.8
 
@@ -87,10 +95,19 @@ def test_a_hot_path_reaches_both_modes() -> None:
 def test_labels_are_bound_to_their_chains() -> None:
     labels = even_labels(60, 3)
     assert labels is not None and torch.equal(labels, torch.arange(60) % 3)
-    made = generate(Labelled(real(1)), MALA(0.5), torch.randn(60, 1), 200, generator=seeded(5), labels=labels)
+    made = generate(
+        Labelled(real(1)), MALA(0.5), torch.randn(60, 1), 200, generator=seeded(5), labels=labels
+    )
     assert torch.equal((made.x[:, 0] / 10).round().long(), labels)
     assert made.labels is labels
-    swapped = generate(Labelled(real(1)), MALA(0.5), torch.randn(60, 1), 200, generator=seeded(5), labels=2 - labels)
+    swapped = generate(
+        Labelled(real(1)),
+        MALA(0.5),
+        torch.randn(60, 1),
+        200,
+        generator=seeded(5),
+        labels=2 - labels,
+    )
     assert torch.equal((swapped.x[:, 0] / 10).round().long(), 2 - labels)
 
 
@@ -98,7 +115,13 @@ def test_labels_survive_a_path() -> None:
     labels = even_labels(30, 3)
     assert labels is not None
     made = generate(
-        Labelled(real(1)), MALA(0.5), torch.zeros(30, 1), 200, generator=seeded(6), labels=labels, temperatures=(4.0, 1.0)
+        Labelled(real(1)),
+        MALA(0.5),
+        torch.zeros(30, 1),
+        200,
+        generator=seeded(6),
+        labels=labels,
+        temperatures=(4.0, 1.0),
     )
     assert torch.equal((made.x[:, 0] / 10).round().long(), labels)
 
@@ -118,7 +141,12 @@ class Blind(Labelled):
 
 
 RECIPE: dict[str, Any] = {
-    "generation": {"sampler": {"name": "MALA", "step_size": 1.0}, "steps": 30, "temperatures": [1.0], "jump": 0.0},
+    "generation": {
+        "sampler": {"name": "MALA", "step_size": 1.0},
+        "steps": 30,
+        "temperatures": [1.0],
+        "jump": 0.0,
+    },
     "objective": {},
 }
 
@@ -127,7 +155,9 @@ def means_of_called(energy: Energy) -> Tensor:
     """z of the mean of the first number under labels 0 and 1 against ∓E[x tanh x], by quadrature; 4,000 draws."""
     made = follow(energy, RECIPE, 4000, generator=seeded(), labels=torch.arange(4000) % 2)
     x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
-    truth = float(torch.trapezoid(x * x.tanh() * torch.exp(-x.square() / 2), x) / (2 * math.pi) ** 0.5)
+    truth = float(
+        torch.trapezoid(x * x.tanh() * torch.exp(-x.square() / 2), x) / (2 * math.pi) ** 0.5
+    )
     first = torch.stack([-made.x[made.labels == 0, 0], made.x[made.labels == 1, 0]])
     return (first.mean(1) - truth) / (first.std(1) / first.shape[1] ** 0.5)
 
@@ -145,8 +175,14 @@ def test_calling_by_the_likeliest_class_is_caught() -> None:
 
 
 def test_ancestral_draws_keep_their_films_and_refuse_a_class_that_never_comes() -> None:
-    made = follow(Blind(real(2)), RECIPE, 6, generator=seeded(), labels=torch.arange(6) % 2, frames=4)
-    assert made.film is not None and made.film.shape == (5, 6, 2) and made.film_steps == [0, 10, 20, 30, 30]
+    made = follow(
+        Blind(real(2)), RECIPE, 6, generator=seeded(), labels=torch.arange(6) % 2, frames=4
+    )
+    assert (
+        made.film is not None
+        and made.film.shape == (5, 6, 2)
+        and made.film_steps == [0, 10, 20, 30, 30]
+    )
     torch.testing.assert_close(made.film[-1], made.x)
     with pytest.raises(ValueError, match=r"class \[2\].*;.*;"):
         follow(Blind(real(2)), RECIPE, 3, generator=seeded())
@@ -180,14 +216,19 @@ def test_steps_follow_the_noise_level() -> None:
     """h_i = h (σ_i / σ_last)²: the same as annealing by hand with these steps."""
     energy, start = Smoothed(), torch.zeros(5, 2)
     made = generate(energy, Langevin(0.01), start, 20, generator=seeded(9), sigmas=(0.4, 0.1))
-    path, rungs = [energy.given(0.4), energy.given(0.1)], [Langevin(0.01 * (0.4 / 0.1) ** 2), Langevin(0.01)]
+    path, rungs = (
+        [energy.given(0.4), energy.given(0.1)],
+        [Langevin(0.01 * (0.4 / 0.1) ** 2), Langevin(0.01)],
+    )
     assert torch.equal(made.x, anneal(path, rungs, start, 20, generator=seeded(9))[-1].x)
 
 
 def test_an_energy_of_noise_needs_its_levels() -> None:
     for sigmas in (None, ()):
         with pytest.raises(ValueError, match="energy is one of noise"):
-            generate(Smoothed(), MALA(0.1), torch.zeros(2, 2), 5, generator=seeded(0), sigmas=sigmas)
+            generate(
+                Smoothed(), MALA(0.1), torch.zeros(2, 2), 5, generator=seeded(0), sigmas=sigmas
+            )
 
 
 def test_bind_noise_takes_the_smallest_level_and_leaves_others_alone() -> None:
@@ -200,11 +241,15 @@ NOISY = [name for name, cls in registered("energy").items() if getattr(cls, "noi
 
 
 @pytest.mark.parametrize("name", NOISY)
-@pytest.mark.parametrize("sampler", [Langevin(0.001), ShortRun(0.001, 0.01), MALA(0.001)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler", [Langevin(0.001), ShortRun(0.001, 0.01), MALA(0.001)], ids=lambda s: type(s).__name__
+)
 def test_every_network_of_noise_generates(name: str, sampler: Any) -> None:
     energy = Case("energy", name, {}).build()
     start = torch.zeros(4, *energy.domain.shape)
-    made = generate(energy, sampler, start, 12, generator=seeded(1), sigmas=(1.0, 0.5, 0.1), frames=4)
+    made = generate(
+        energy, sampler, start, 12, generator=seeded(1), sigmas=(1.0, 0.5, 0.1), frames=4
+    )
     assert made.x.shape == start.shape and bool(made.x.isfinite().all()) and made.film is not None
     assert made.film.shape == (5, *start.shape) and made.film_steps == [0, 4, 8, 12, 12]
 
@@ -216,7 +261,9 @@ def test_there_is_a_network_of_noise() -> None:
 # -------------------------------------------------------------------------------------------------------------- films
 
 
-def film_of(steps: int, frames: int, temperatures: tuple[float, ...] = (1.0,), jump_sigma: float = 0.0) -> Generated:
+def film_of(
+    steps: int, frames: int, temperatures: tuple[float, ...] = (1.0,), jump_sigma: float = 0.0
+) -> Generated:
     return generate(
         TARGET,
         MALA(0.2),
@@ -233,7 +280,9 @@ def by_hand(steps: int, temperatures: tuple[float, ...] = (1.0,)) -> Tensor:
     """Every state of the same chains, the start included: one rung after the other, all steps kept."""
     x, g = torch.randn(3, 2, generator=seeded(10)), seeded(11)
     states = [x.unsqueeze(0)]
-    for temperature, share in zip(temperatures, divide_steps(steps, len(temperatures)), strict=True):
+    for temperature, share in zip(
+        temperatures, divide_steps(steps, len(temperatures)), strict=True
+    ):
         energy = TARGET if temperature == 1.0 else TARGET / temperature
         trace = sample(energy, MALA(0.2), x, share, generator=g, keep=1)
         x = trace.x
@@ -259,14 +308,20 @@ def test_a_film_shows_the_chains_at_the_steps_it_names_and_then_the_result(
     made = film_of(steps, frames, temperatures, jump_sigma)
     assert made.film is not None and made.film.shape == (frames + 1, 3, 2)
     *shown, last = made.film_steps
-    assert shown == [round(i * steps / (frames - 1)) for i in range(frames)] and (shown[0], shown[-1], last) == (
+    assert shown == [round(i * steps / (frames - 1)) for i in range(frames)] and (
+        shown[0],
+        shown[-1],
+        last,
+    ) == (
         0,
         steps,
         steps,
     )
     states = by_hand(steps, temperatures)
     assert len(states) == steps + 1 and torch.equal(made.film[:-1], states[shown])
-    assert torch.equal(made.film[-1], made.x) and torch.equal(made.x, states[-1]) == (jump_sigma == 0.0)
+    assert torch.equal(made.film[-1], made.x) and torch.equal(made.x, states[-1]) == (
+        jump_sigma == 0.0
+    )
 
 
 def test_a_film_longer_than_the_chains_shows_every_state_once() -> None:
@@ -306,7 +361,11 @@ def test_no_steps_return_the_start() -> None:
     start = torch.randn(3, 2, generator=seeded(10))
     made = generate(TARGET, MALA(0.2), start, 0, generator=seeded(0), frames=4)
     assert torch.equal(made.x, start)
-    assert made.film is not None and made.film_steps == [0, 0] and torch.equal(made.film, torch.stack([start, start]))
+    assert (
+        made.film is not None
+        and made.film_steps == [0, 0]
+        and torch.equal(made.film, torch.stack([start, start]))
+    )
 
 
 def test_the_start_is_left_alone_and_seeds_repeat() -> None:
@@ -318,7 +377,15 @@ def test_the_start_is_left_alone_and_seeds_repeat() -> None:
 
 def test_progress_hears_every_step() -> None:
     heard: list[int] = []
-    generate(TARGET, MALA(0.2), torch.zeros(3, 2), 12, generator=seeded(0), temperatures=(2.0, 1.0), progress=heard.append)
+    generate(
+        TARGET,
+        MALA(0.2),
+        torch.zeros(3, 2),
+        12,
+        generator=seeded(0),
+        temperatures=(2.0, 1.0),
+        progress=heard.append,
+    )
     assert sum(heard) == 12
 
 
@@ -330,12 +397,24 @@ def test_an_empty_path_is_refused() -> None:
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_a_temperature_is_positive(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature is"):
-        generate(TARGET, MALA(0.2), torch.zeros(3, 2), 5, generator=seeded(0), temperatures=(temperature, 1.0))
+        generate(
+            TARGET,
+            MALA(0.2),
+            torch.zeros(3, 2),
+            5,
+            generator=seeded(0),
+            temperatures=(temperature, 1.0),
+        )
 
 
 def test_a_last_jump_is_tweedies_formula() -> None:
     """For N(m, C) with noise σ in C the expected clean point is x − σ² C⁻¹ (x − m)."""
-    runs = [generate(TARGET, MALA(0.2), torch.zeros(4, 2), 5, generator=seeded(1), jump_sigma=s).x.double() for s in (0.0, 0.5)]
+    runs = [
+        generate(
+            TARGET, MALA(0.2), torch.zeros(4, 2), 5, generator=seeded(1), jump_sigma=s
+        ).x.double()
+        for s in (0.0, 0.5)
+    ]
     precision = torch.linalg.inv(torch.tensor([[1.0, 0.8], [0.8, 1.5]], dtype=torch.float64))
     offset = runs[0] - torch.tensor([1.0, -1.0], dtype=torch.float64)
     assert torch.allclose(runs[1], runs[0] - 0.25 * offset @ precision, atol=1e-5)

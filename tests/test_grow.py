@@ -21,7 +21,13 @@ def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
         "energy": energy or {"name": "IGEBM", "widths": [6, 8], "blocks": 1, "spectral": False},
         "objective": {"name": "CD", "steps": 2},
         "sampler": langevin,
-        "training": {"steps": steps, "checkpoint_every": steps, "log_every": 1, "batch": 16, "ema": 0.0},
+        "training": {
+            "steps": steps,
+            "checkpoint_every": steps,
+            "log_every": 1,
+            "batch": 16,
+            "ema": 0.0,
+        },
         "generation": {"sampler": langevin},
     }
     return read_recipe(values).plain()
@@ -62,10 +68,14 @@ def test_a_recipe_grows_by_one_word_and_resumes(tmp_path: Path) -> None:
     values["training"]["grow"] = [2, 4]
     fitted = fit(values, tmp_path / "run", progress=False)
     asked = grow(recipe(), tmp_path / "other", (2, 4, 8), progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(fitted.parameters(), asked.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(fitted.parameters(), asked.parameters(), strict=True)
+    )
     Run(tmp_path / "run").keep_checkpoints({0})
     again = fit(values, tmp_path / "run", progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(fitted.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(fitted.parameters(), again.parameters(), strict=True)
+    )
     assert load(tmp_path / "run")[0].domain.shape == (1, 8, 8)
     with pytest.raises(ValueError, match=r"training.grow is \[2\].*;.*;"):
         fit(read_recipe("moons", {"training.grow": [2]}), tmp_path / "moons", progress=False)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lowland import MLP, Energy, fit, read_recipe
-from lowland.chains import ReplayBuffer
 from lowland.data import Dataset, Split, load_data
 from lowland.domain import box
+from lowland.replay import ReplayBuffer
 from lowland.run import Run
 from lowland.training import TrainingStoppedError, lineage
 from lowland.training.health import Finding, Limits, diagnose, worst
@@ -88,11 +88,15 @@ def test_a_classifier_that_learns_or_is_nearly_sure_is_left_in_peace() -> None:
     assert diagnose(rows(cross_entropy=lambda i: 2.3 * 0.9**i)) == []
     assert diagnose(rows(cross_entropy=lambda i: 0.02 if i < 30 else 0.3)) == []
     assert diagnose(rows(cross_entropy=lambda i: 0.4 + 0.2 * (i % 2))) == []
-    assert diagnose(rows(cross_entropy=0.001, accuracy=1.0)) == []  # of labels, not of data against noise
+    assert (
+        diagnose(rows(cross_entropy=0.001, accuracy=1.0)) == []
+    )  # of labels, not of data against noise
 
 
 def test_a_classifier_that_forgets_at_once_is_stopped_at_once() -> None:
-    assert names(diagnose(rows(15, cross_entropy=lambda i: 1.05 if i < 12 else 2.3026))) == {"diverging"}
+    assert names(diagnose(rows(15, cross_entropy=lambda i: 1.05 if i < 12 else 2.3026))) == {
+        "diverging"
+    }
 
 
 def test_data_on_the_walls_are_no_reason_to_complain() -> None:
@@ -101,7 +105,10 @@ def test_data_on_the_walls_are_no_reason_to_complain() -> None:
 
 def test_chains_at_the_walls_are_the_first_to_be_cured_where_something_is_bad() -> None:
     found = diagnose(rows(gap=-20.0, border=0.93))
-    assert [(f.name, f.level, f.cure) for f in found[:2]] == [("saturated", "bad", "step"), ("diverging", "bad", "rate")]
+    assert [(f.name, f.level, f.cure) for f in found[:2]] == [
+        ("saturated", "bad", "step"),
+        ("diverging", "bad", "rate"),
+    ]
 
 
 def test_the_first_rows_are_only_asked_for_non_finite_numbers() -> None:
@@ -127,9 +134,15 @@ def test_only_the_window_counts() -> None:
 
 def test_rows_before_a_cure_say_nothing_of_what_came_after() -> None:
     before = [{**row, "stale": True} for row in rows(gap=20.0)]
-    assert diagnose(before) == diagnose(before + rows(4, gap=20.0)) == diagnose(before + rows(5)) == []
-    assert names(diagnose(before + rows(5, gap=20.0))) == {"discriminator won"}  # five rows are enough
-    assert names(diagnose([*before, {"step": 1, "loss": math.nan}])) == {"diverging"}  # one, of what no sound run shows
+    assert (
+        diagnose(before) == diagnose(before + rows(4, gap=20.0)) == diagnose(before + rows(5)) == []
+    )
+    assert names(diagnose(before + rows(5, gap=20.0))) == {
+        "discriminator won"
+    }  # five rows are enough
+    assert names(diagnose([*before, {"step": 1, "loss": math.nan}])) == {
+        "diverging"
+    }  # one, of what no sound run shows
 
 
 def test_the_function_is_pure() -> None:
@@ -158,26 +171,42 @@ SHORT = {
 }
 
 
-def cured(path: Path, name: str = "moons", **more: Any) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+def cured(
+    path: Path, name: str = "moons", **more: Any
+) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """A short run with trouble planted: its energy, what was done, and the rows that led to the end."""
     energy = fit(read_recipe(name, SHORT | more), path, data=load_data(name), progress=False)
     log = Run(path).rows()
     return energy, [row for row in log if row.get("event") == "rollback"], lineage(log)
 
 
-def test_a_rate_that_blows_the_energies_up_is_cured_by_going_back_with_a_lower_one(tmp_path: Path) -> None:
+def test_a_rate_that_blows_the_energies_up_is_cured_by_going_back_with_a_lower_one(
+    tmp_path: Path,
+) -> None:
     energy, done, kept = cured(tmp_path / "run", **{"training.learning_rate": 3.0})
-    assert done and {act["name"] for act in done} <= {"diverging", "discriminator won", "frozen chains"}
-    assert kept[-1]["step"] == 120 and kept[-1]["health"] != "bad" and abs(kept[-1]["energy_data"]) < 1e3
+    assert done and {act["name"] for act in done} <= {
+        "diverging",
+        "discriminator won",
+        "frozen chains",
+    }
+    assert (
+        kept[-1]["step"] == 120
+        and kept[-1]["health"] != "bad"
+        and abs(kept[-1]["energy_data"]) < 1e3
+    )
     assert all(p.isfinite().all() for p in energy.parameters())
     assert max(row["rate"] for row in kept[-9:]) < 3.0 / 2 ** len(done) * 1.001
-    _, _, rows_of = cured(tmp_path / "wild", **{"training.learning_rate": 3.0, "training.on_failure": "continue"})
+    _, _, rows_of = cured(
+        tmp_path / "wild", **{"training.learning_rate": 3.0, "training.on_failure": "continue"}
+    )
     assert any(row["health"] == "bad" for row in rows_of)  # the same without a cure
 
 
 def test_chains_that_refuse_every_move_are_cured_by_shorter_steps(tmp_path: Path) -> None:
     _, done, kept = cured(tmp_path / "run", **{"energy.confine": 3.0, "sampler.step_size": 20.0})
-    assert done and all(act["name"] == "frozen chains" and "sampler step" in act["did"] for act in done)
+    assert done and all(
+        act["name"] == "frozen chains" and "sampler step" in act["did"] for act in done
+    )
     assert kept[-1]["acceptance"] > 0.01 and kept[0].get("acceptance") is not None
     first = next(row for row in Run(tmp_path / "run").rows() if "acceptance" in row)
     assert first["acceptance"] < 1e-3
@@ -198,15 +227,33 @@ def test_samples_on_the_walls_are_cured_by_shorter_steps(tmp_path: Path) -> None
     g = torch.Generator().manual_seed(0)
     parts = [Split((0.5 + 0.1 * torch.randn(200, 4, generator=g)).clamp(0, 1)) for _ in range(3)]
     data = Dataset("cloud", box(0.0, 1.0, 4), *parts)
-    sampler = {"sampler.name": "ShortRun", "sampler.step_size": 1.0, "sampler.noise": 0.05, "sampler.clamp": [0.0, 1.0]}
-    fit(read_recipe("moons", SHORT | sampler), tmp_path / "run", data=data, energy=Well(data.domain), progress=False)
+    sampler = {
+        "sampler.name": "ShortRun",
+        "sampler.step_size": 1.0,
+        "sampler.noise": 0.05,
+        "sampler.clamp": [0.0, 1.0],
+    }
+    fit(
+        read_recipe("moons", SHORT | sampler),
+        tmp_path / "run",
+        data=data,
+        energy=Well(data.domain),
+        progress=False,
+    )
     log = Run(tmp_path / "run").rows()
     done = [row for row in log if row.get("event") == "rollback"]
-    assert [act["name"] for act in done][:1] == ["saturated"] and "sampler step × 0.5" in done[0]["did"]
-    assert lineage(log)[-1]["border"] < 0.05 and next(row for row in log if "border" in row)["border"] > 0.9
+    assert [act["name"] for act in done][:1] == ["saturated"] and "sampler step × 0.5" in done[0][
+        "did"
+    ]
+    assert (
+        lineage(log)[-1]["border"] < 0.05
+        and next(row for row in log if "border" in row)["border"] > 0.9
+    )
 
 
-def test_chains_that_are_all_alike_are_cured_by_beginning_half_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chains_that_are_all_alike_are_cured_by_beginning_half_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = ReplayBuffer.__init__
 
     def alike(self: ReplayBuffer, *given: Any, **named: Any) -> None:
@@ -215,7 +262,9 @@ def test_chains_that_are_all_alike_are_cured_by_beginning_half_anew(tmp_path: Pa
 
     monkeypatch.setattr(ReplayBuffer, "__init__", alike)
     _, done, kept = cured(tmp_path / "run", **{"sampler.step_size": 1e-7, "objective.restart": 0.0})
-    assert [act["name"] for act in done] == ["mode loss"] and "32 chains begun anew" in done[0]["did"]
+    assert [act["name"] for act in done] == ["mode loss"] and "32 chains begun anew" in done[0][
+        "did"
+    ]
     assert kept[29]["diversity"] < 0.01 and kept[-1]["diversity"] > 0.2
 
 

@@ -27,9 +27,10 @@ PUBLIC = {
     "nets",
     "targets",
     "samplers",
-    "chains",
+    "replay",
     "objectives",
     "metrics",
+    "robustness",
     "tasks",
     "training",
     "report",
@@ -38,29 +39,41 @@ PUBLIC = {
 ALLOWED: dict[str, set[str]] = {
     "registry": set(),
     "domain": set(),
-    "run": {"shelf"} | LEAVES,
-    "shelf": set(),
+    "run": {"pretrained"} | LEAVES,
+    "pretrained": set(),
     "data": LEAVES,
     "energy": LEAVES,
     "nets": {"energy"} | LEAVES,
     "targets": {"energy"} | LEAVES,
     "samplers": {"energy"} | LEAVES,
-    "chains": {"energy"} | LEAVES,
+    "replay": {"energy"} | LEAVES,
     "objectives": {
         "energy",
         "samplers",
-        "chains",
+        "replay",
         "nets.generators",
-        "nets.noise_partners",
+        "nets.noise_models",
         "targets.bases",
         "registry",
         "domain",
     },
     "metrics": {"energy", "samplers", "targets"},
-    "tasks": {"energy", "samplers", "metrics"} | LEAVES,
-    "training": {"energy", "objectives", "chains", "samplers", "metrics", "tasks", "data", "run", "registry", "domain"},
+    "robustness": {"energy", "metrics"} | LEAVES,
+    "tasks": {"energy", "samplers", "metrics", "robustness"} | LEAVES,
+    "training": {
+        "energy",
+        "objectives",
+        "replay",
+        "samplers",
+        "metrics",
+        "tasks",
+        "data",
+        "run",
+        "registry",
+        "domain",
+    },
     "report": {"run"},
-    "config": {"registry", "training.settings", "energy", "tasks.detect"},
+    "config": {"registry", "training.settings", "energy", "tasks.detection"},
     "evaluation": PUBLIC,
     "verbs": PUBLIC | {"evaluation"},
     "doctor": PUBLIC | {"evaluation", "verbs", ""},
@@ -69,10 +82,13 @@ ALLOWED: dict[str, set[str]] = {
     "testing": {"energy", "samplers", "targets"} | LEAVES,
     "interop": PUBLIC | {"verbs", ""},
     "app": PUBLIC | {"verbs", "doctor", ""},
-    "": {"chains", "energy"},  # the front door loads names when they are used; a TYPE_CHECKING block is exempt
+    "": {
+        "replay",
+        "energy",
+    },  # the front door loads names when they are used; a TYPE_CHECKING block is exempt
 }
 LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any depth
-    "torch": set(ALLOWED) - {"registry", "shelf", "config", "cli", "report", "", "__main__"},
+    "torch": set(ALLOWED) - {"registry", "pretrained", "config", "cli", "report", "", "__main__"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "pydantic": {"config"},
@@ -91,23 +107,40 @@ LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any de
     "pytest": set(),
 }
 # imported inside the function that needs them, if at all
-LAZY = {"sklearn", "scipy", "torchvision", "pyarrow", "tensorboard", "zuko", "deepinv", "pyautoattack", "pyod", "pytorch_ood"}
+LAZY = {
+    "sklearn",
+    "scipy",
+    "torchvision",
+    "pyarrow",
+    "tensorboard",
+    "zuko",
+    "deepinv",
+    "pyautoattack",
+    "pyod",
+    "pytorch_ood",
+}
 
 
 def module_of(path: Path) -> str:
     """lowland/nets/images.py -> nets.images; lowland/nets/__init__.py -> nets; lowland/__init__.py -> ''."""
-    return ".".join(part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__")
+    return ".".join(
+        part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__"
+    )
 
 
 MODULES = {module_of(path) for path in FILES}
 
 
-def statements(tree: ast.AST, exempt: bool = False, depth: int = 0) -> Iterator[tuple[ast.Import | ast.ImportFrom, int]]:
+def statements(
+    tree: ast.AST, exempt: bool = False, depth: int = 0
+) -> Iterator[tuple[ast.Import | ast.ImportFrom, int]]:
     """All imports with their depth (0 at the top of a module), those under `if TYPE_CHECKING:` left out if exempt."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node, depth
-        elif isinstance(node, ast.If) and exempt and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        elif (
+            isinstance(node, ast.If) and exempt and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        ):
             yield from statements(ast.Module(node.orelse, []), exempt, depth)
         else:
             inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
@@ -141,7 +174,10 @@ def offences(source: str, module: str, package: bool = False) -> list[str]:
         target = inner.split(".")[0]
         if library == "lowland" and target != part:
             allowed = ALLOWED[part]
-            if not any(inner == name or inner.startswith(f"{name}.") for name in allowed if name) and inner not in allowed:
+            if (
+                not any(inner == name or inner.startswith(f"{name}.") for name in allowed if name)
+                and inner not in allowed
+            ):
                 found.append(f"{module or 'lowland'} imports {name}")
         elif library in LIBRARIES and part not in LIBRARIES[library]:
             found.append(f"{module or 'lowland'} imports {library}")
@@ -152,7 +188,10 @@ def offences(source: str, module: str, package: bool = False) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_arrows_point_down(path: Path) -> None:
-    assert offences(path.read_text(encoding="utf-8"), module_of(path), path.name == "__init__.py") == []
+    assert (
+        offences(path.read_text(encoding="utf-8"), module_of(path), path.name == "__init__.py")
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,9 +203,9 @@ def test_arrows_point_down(path: Path) -> None:
         ("from lowland import training", "metrics.samples"),
         ("from lowland.nets import MLP", "objectives.score"),
         ("from lowland.evaluation import draw", "training.fit"),
-        ("from lowland.data import load_data", "tasks.detect"),
+        ("from lowland.data import load_data", "tasks.detection"),
         ("from lowland.energy import Energy", "report.page"),
-        ("def f():\n    from lowland import verbs", "tasks.detect"),
+        ("def f():\n    from lowland import verbs", "tasks.detection"),
         ("def f():\n    from lowland.evaluation import draw", "config"),
         ("from lowland.training import fit", "config"),
         ("from lowland.cli import main", "verbs"),
@@ -174,13 +213,19 @@ def test_arrows_point_down(path: Path) -> None:
         ("from lowland.evaluation import draw", "report.page"),
         ("from lowland.testing import prove", "samplers.loop"),
         ("from lowland import verbs", "testing.proof"),
-        ("import pytest", "testing.laws"),
+        ("import pytest", "testing.statistical_checks"),
         ("import lowland", "energy"),
-        ("from lowland import MALA", "tasks.detect"),
-        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import fit", "energy"),
-        ("if True:\n    try:\n        from lowland.run import Run\n    except ImportError:\n        pass", "energy"),
+        ("from lowland import MALA", "tasks.detection"),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import fit",
+            "energy",
+        ),
+        (
+            "if True:\n    try:\n        from lowland.run import Run\n    except ImportError:\n        pass",
+            "energy",
+        ),
         ("import matplotlib.pyplot as plt", "metrics.samples"),
-        ("def f():\n    import matplotlib", "tasks.detect"),
+        ("def f():\n    import matplotlib", "tasks.detection"),
         ("import torch", "cli"),
         ("def f():\n    import torch", "config"),
         ("from sklearn.datasets import load_digits", "data.sets"),
@@ -200,10 +245,14 @@ def test_the_test_can_fail(source: str, module: str) -> None:
         ("from .kernel import State", "samplers.loop", False),
         ("from .langevin import MALA", "samplers", True),
         ("from ..energy import Energy", "samplers.loop", False),
-        ("from lowland.nets.noise_partners import NoiseLaw", "objectives.joint", False),
+        ("from lowland.nets.noise_models import NoiseLaw", "objectives.jem", False),
         ("from lowland.training.settings import Training", "config", False),
         ("def f():\n    from scipy.stats import binom", "metrics.calibration", False),
-        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import fit", "", True),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import fit",
+            "",
+            True,
+        ),
     ],
 )
 def test_the_test_can_pass(source: str, module: str, package: bool) -> None:
@@ -212,12 +261,19 @@ def test_the_test_can_pass(source: str, module: str, package: bool) -> None:
 
 def test_config_takes_energy_lazily() -> None:
     source = (ROOT / "config.py").read_text(encoding="utf-8")
-    assert all(depth for name, depth in imported(source, "config", False) if name == "lowland.energy")
+    assert all(
+        depth for name, depth in imported(source, "config", False) if name == "lowland.energy"
+    )
 
 
 def test_nobody_imports_the_command_line() -> None:
     for path in FILES:
-        names = [name for name, _ in imported(path.read_text(encoding="utf-8"), module_of(path), path.name == "__init__.py")]
+        names = [
+            name
+            for name, _ in imported(
+                path.read_text(encoding="utf-8"), module_of(path), path.name == "__init__.py"
+            )
+        ]
         assert "lowland.cli" not in names or path.name == "__main__.py"
 
 
@@ -226,7 +282,9 @@ def test_nobody_imports_the_command_line() -> None:
 
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(' '.join(sorted({{m.partition('.')[0] for m in sys.modules}})))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     return set(done.stdout.split())
 
 
@@ -239,7 +297,9 @@ def test_import_lowland_is_free() -> None:
 
 
 def test_working_with_energies_needs_no_pictures_and_no_servers() -> None:
-    loaded = loaded_by("import lowland; lowland.MALA(0.1); lowland.Detector; lowland.fit; lowland.read_recipe('moons')")
+    loaded = loaded_by(
+        "import lowland; lowland.MALA(0.1); lowland.Detector; lowland.fit; lowland.read_recipe('moons')"
+    )
     assert "torch" in loaded
     assert not loaded & ({"matplotlib", "sklearn", "scipy", "jinja2", "torchvision"} | SERVERS)
 
@@ -248,7 +308,9 @@ def test_the_test_bench_needs_no_pytest_and_no_pictures() -> None:
     statement = "import lowland; from lowland.testing import TARGETS, prove, shipped\n"
     statement += "some = {'gaussian': TARGETS['gaussian']}\n"
     statement += "assert prove(lowland.MALA(0.2), targets=some, count=1000, seeds=(0,)).holds"
-    assert not loaded_by(statement) & ({"pytest", "matplotlib", "sklearn", "scipy", "jinja2", "pydantic"} | SERVERS)
+    assert not loaded_by(statement) & (
+        {"pytest", "matplotlib", "sklearn", "scipy", "jinja2", "pydantic"} | SERVERS
+    )
 
 
 def test_every_public_name_resolves() -> None:
@@ -260,7 +322,9 @@ def test_every_public_name_resolves() -> None:
         _ = lowland.nonsense
 
 
-@pytest.mark.parametrize("package", sorted(m for m in MODULES if m and (ROOT / m.replace(".", "/")).is_dir()))
+@pytest.mark.parametrize(
+    "package", sorted(m for m in MODULES if m and (ROOT / m.replace(".", "/")).is_dir())
+)
 def test_every_name_in_all_resolves(package: str) -> None:
     module = importlib.import_module(f"lowland.{package}")
     assert module.__all__ and all(hasattr(module, name) for name in module.__all__)
@@ -271,7 +335,9 @@ def test_every_name_in_all_resolves(package: str) -> None:
 
 def test_no_module_is_a_drawer() -> None:
     drawers = {"utils", "util", "base", "core", "common", "misc", "helpers", "helper"}
-    assert not [path for path in FILES if drawers & set(path.relative_to(ROOT).with_suffix("").parts)]
+    assert not [
+        path for path in FILES if drawers & set(path.relative_to(ROOT).with_suffix("").parts)
+    ]
 
 
 def long_functions(source: str, limit: int = 60) -> list[str]:
@@ -298,7 +364,10 @@ def test_no_function_is_longer_than_60_lines(path: Path) -> None:
 def test_a_long_function_is_seen() -> None:
     lines = "\n".join("    x = 1" for _ in range(61))
     assert long_functions(f"def f():\n    '''Doc.'''\n{lines}") == ["f"]
-    assert long_functions(f"def f():\n    '''Doc\n\n\n    more.'''\n{lines[: lines.rindex(chr(10))]}") == []
+    assert (
+        long_functions(f"def f():\n    '''Doc\n\n\n    more.'''\n{lines[: lines.rindex(chr(10))]}")
+        == []
+    )
 
 
 def unsafe(source: str) -> list[str]:
@@ -309,12 +378,28 @@ def unsafe(source: str) -> list[str]:
             found += [alias.name for alias in node.names if alias.name.split(".")[0] in pickles]
         elif isinstance(node, ast.ImportFrom):
             found += [str(node.module)] * ((node.module or "").split(".")[0] in pickles)
-            found += [f"torch.{a.name}" for a in node.names if node.module == "torch" and a.name in ("load", "save")]
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save", "torch.serialization"):
+            found += [
+                f"torch.{a.name}"
+                for a in node.names
+                if node.module == "torch" and a.name in ("load", "save")
+            ]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in (
+            "torch.load",
+            "torch.save",
+            "torch.serialization",
+        ):
             found.append(ast.unparse(node))
-        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+        elif (
+            isinstance(node, ast.keyword)
+            and node.arg == "allow_pickle"
+            and ast.unparse(node.value) != "False"
+        ):
             found.append("allow_pickle")
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("eval", "exec")
+        ):
             found.append(node.func.id)
     return found
 

@@ -11,8 +11,20 @@ from contract.cases import seeded
 from contract.checks import LIMIT, Bowl, z_scores
 from torch import Tensor
 
-from lowland import MALA, MLP, Function, ImprovedCD, Langevin, ReplayBuffer, ShortRun, binary, box, contrast, real
-from lowland.objectives import improved
+from lowland import (
+    MALA,
+    MLP,
+    Function,
+    ImprovedCD,
+    Langevin,
+    ReplayBuffer,
+    ShortRun,
+    binary,
+    box,
+    contrast,
+    real,
+)
+from lowland.objectives import improved_cd
 from lowland.objectives.augment import TRANSFORMS, augmented
 
 DOUBLE = torch.float64
@@ -34,22 +46,32 @@ def kl_gradient(
     return torch.autograd.grad(loss.value - plain.value, bowl.theta)[0], before, loss.negatives
 
 
-@pytest.mark.parametrize("sampler", [Langevin(0.05), Langevin(0.2, temperature=0.5), ShortRun(0.1, 0.3)], ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [Langevin(0.05), Langevin(0.2, temperature=0.5), ShortRun(0.1, 0.3)], ids=repr
+)
 def test_the_downhill_part_is_the_gradient_through_an_unrolled_step(sampler: Any) -> None:
     # x' = x − hθx + noise: ∂θ of θ₀ x'²/2 with θ₀ held is θ₀ x' · (−h x), row by row
     theta, h = 1.7, sampler.step_size
-    found, before, after = kl_gradient(ImprovedCD(steps=1, capacity=400, kl=0.6, entropy=0.0), theta, sampler)
-    torch.testing.assert_close(found, 0.6 * (theta * after * (-h * before)).mean(), rtol=1e-10, atol=1e-12)
+    found, before, after = kl_gradient(
+        ImprovedCD(steps=1, capacity=400, kl=0.6, entropy=0.0), theta, sampler
+    )
+    torch.testing.assert_close(
+        found, 0.6 * (theta * after * (-h * before)).mean(), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_the_downhill_part_has_the_mean_of_its_closed_form() -> None:
     # chains at N(0, 1): E[θ x' (−h x)] = −hθ (1 − hθ)
     theta, h = 1.7, 0.1
     objective = ImprovedCD(steps=1, capacity=400, kl=1.0, entropy=0.0)
-    found = torch.stack([kl_gradient(objective, theta, Langevin(h), seed=3 * seed)[0] for seed in range(150)])
+    found = torch.stack(
+        [kl_gradient(objective, theta, Langevin(h), seed=3 * seed)[0] for seed in range(150)]
+    )
     truth = -h * theta * (1 - h * theta)
     assert z_scores(found, truth).abs() < LIMIT
-    assert z_scores(found, -truth).abs() > 20 and z_scores(found, 0.0).abs() > 20  # a sign, and a term left out
+    assert (
+        z_scores(found, -truth).abs() > 20 and z_scores(found, 0.0).abs() > 20
+    )  # a sign, and a term left out
 
 
 def test_the_entropy_part_is_the_gradient_of_log_distances() -> None:
@@ -57,7 +79,9 @@ def test_the_entropy_part_is_the_gradient_of_log_distances() -> None:
     theta, h, rows = 1.2, 0.1, 300
     objective = ImprovedCD(steps=1, capacity=rows, kl=1.0, entropy=1.0)
     whole, before, after = kl_gradient(objective, theta, Langevin(h), rows)
-    downhill, _, _ = kl_gradient(ImprovedCD(steps=1, capacity=rows, kl=1.0, entropy=0.0), theta, Langevin(h), rows)
+    downhill, _, _ = kl_gradient(
+        ImprovedCD(steps=1, capacity=rows, kl=1.0, entropy=0.0), theta, Langevin(h), rows
+    )
     flat = after.squeeze(1)
     gaps = flat.unsqueeze(1) - flat + torch.eye(rows, dtype=DOUBLE) * 1e9
     nearest = gaps.gather(1, gaps.abs().argmin(1, keepdim=True)).squeeze(1)
@@ -71,7 +95,7 @@ def test_the_weights_are_held_where_the_energy_is_read_off(monkeypatch: pytest.M
 
     objective = ImprovedCD(steps=1, capacity=400, kl=1.0, entropy=0.0)
     right, _, after = kl_gradient(objective, 1.7, Langevin(0.1))
-    monkeypatch.setattr(improved, "frozen", lambda energy: nullcontext())
+    monkeypatch.setattr(improved_cd, "frozen", lambda energy: nullcontext())
     wrong, _, _ = kl_gradient(objective, 1.7, Langevin(0.1))
     torch.testing.assert_close(wrong - right, after.square().mean() / 2)
     assert (wrong - right).abs() > 0.1
@@ -81,9 +105,12 @@ def test_the_weights_are_held_where_the_energy_is_read_off(monkeypatch: pytest.M
 def test_entropy_by_neighbours_follows_the_scale(scale: float) -> None:
     # H(scale · x) − H(x) = d log scale, in three dimensions, exactly; a bank that holds the points themselves changes nothing
     x, bank = torch.randn(50, 3, generator=seeded()), torch.randn(400, 3, generator=seeded(1))
-    one, other = improved.neighbour_entropy(x, bank), improved.neighbour_entropy(scale * x, scale * bank)
+    one, other = (
+        improved_cd.neighbour_entropy(x, bank),
+        improved_cd.neighbour_entropy(scale * x, scale * bank),
+    )
     assert (other - one).item() == pytest.approx(3 * math.log(scale), abs=1e-4)
-    assert improved.neighbour_entropy(x, torch.cat([bank, x[:1]])) <= one
+    assert improved_cd.neighbour_entropy(x, torch.cat([bank, x[:1]])) <= one
 
 
 def test_entropy_by_neighbours_tells_normal_from_uniform() -> None:
@@ -93,7 +120,7 @@ def test_entropy_by_neighbours_tells_normal_from_uniform() -> None:
         g = seeded(seed)
         a, b = (torch.randn(500, 1, generator=g) for _ in range(2))
         u, v = (math.sqrt(12) * torch.rand(500, 1, generator=g) for _ in range(2))
-        found.append(improved.neighbour_entropy(a, b) - improved.neighbour_entropy(u, v))
+        found.append(improved_cd.neighbour_entropy(a, b) - improved_cd.neighbour_entropy(u, v))
     truth = 0.5 * math.log(2 * math.pi * math.e) - 0.5 * math.log(12)
     assert z_scores(torch.stack(found), truth).abs() < LIMIT
 
@@ -101,7 +128,10 @@ def test_entropy_by_neighbours_tells_normal_from_uniform() -> None:
 def test_without_the_term_it_is_pcd() -> None:
     torch.manual_seed(0)
     net = MLP(real(2), hidden=(8,))
-    x, buffer = torch.randn(10, 2, generator=seeded()), ReplayBuffer(20, real(2), generator=seeded(1))
+    x, buffer = (
+        torch.randn(10, 2, generator=seeded()),
+        ReplayBuffer(20, real(2), generator=seeded(1)),
+    )
     loss = ImprovedCD(steps=3, capacity=20, kl=0.0).loss(
         net, x, None, sampler=Langevin(0.05), buffer=buffer, generator=seeded(2)
     )
@@ -117,8 +147,13 @@ def test_spectral_norm_does_not_move_through_the_last_step() -> None:
     torch.manual_seed(0)
     net = MLP(real(2), hidden=(8,), spectral=True).train()
     reference = copy.deepcopy(net)
-    x, buffer = torch.randn(10, 2, generator=seeded()), ReplayBuffer(20, real(2), generator=seeded(1))
-    loss = ImprovedCD(steps=2, capacity=20).loss(net, x, None, sampler=Langevin(0.05), buffer=buffer, generator=seeded(2))
+    x, buffer = (
+        torch.randn(10, 2, generator=seeded()),
+        ReplayBuffer(20, real(2), generator=seeded(1)),
+    )
+    loss = ImprovedCD(steps=2, capacity=20).loss(
+        net, x, None, sampler=Langevin(0.05), buffer=buffer, generator=seeded(2)
+    )
     contrast(reference, x, loss.negatives)  # one training forward, as anywhere
     for a, b in zip(net.buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(a, b)
@@ -136,7 +171,9 @@ def test_a_transform_moves_images_inside_their_box_by_its_own_generator(name: st
     x, domain = image(40), box(0.0, 1.0, 3, 8, 8)
     before, state = x.clone(), torch.get_rng_state()
     a, b = (augmented(x, (name,), seeded(1), domain) for _ in range(2))
-    assert torch.equal(a, b) and torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
+    assert (
+        torch.equal(a, b) and torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
+    )
     assert a.shape == x.shape and domain.contains(a).all() and not torch.equal(a, x)
     assert not torch.equal(a, augmented(x, (name,), seeded(2), domain))
 
@@ -150,13 +187,22 @@ def test_transforms_do_what_they_are_called() -> None:
     for name in ("shift", "rotate", "blur"):  # means of neighbours
         torch.testing.assert_close(augmented(even, (name,), seeded(1), real(1, 8, 8)), even)
     ramp = torch.linspace(0, 1, 64).view(1, 1, 1, 64).expand(50, 1, 64, 64)
-    moves = (augmented(ramp, ("shift",), seeded(1), real(1, 64, 64)) - ramp)[:, 0, 32, 20:40].mean(1) * 63
+    moves = (augmented(ramp, ("shift",), seeded(1), real(1, 64, 64)) - ramp)[:, 0, 32, 20:40].mean(
+        1
+    ) * 63
     assert moves.abs().max() < 8.01 and moves.std() > 2  # an eighth of 64
     torch.testing.assert_close(moves, moves.round(), rtol=0.0, atol=1e-3)  # by whole pixels
     blurred = augmented(x, ("blur",), seeded(1), domain)
     changed = (blurred != x).flatten(1).any(1)
-    assert 0.4 < changed.float().mean() < 0.6 and (blurred.var((2, 3)) < x.var((2, 3)))[changed].all()
-    noisy = augmented(torch.zeros(100, 2) + torch.randn(100, 2, generator=seeded(3)), ("noise",), seeded(1), real(2))
+    assert (
+        0.4 < changed.float().mean() < 0.6 and (blurred.var((2, 3)) < x.var((2, 3)))[changed].all()
+    )
+    noisy = augmented(
+        torch.zeros(100, 2) + torch.randn(100, 2, generator=seeded(3)),
+        ("noise",),
+        seeded(1),
+        real(2),
+    )
     assert noisy.shape == (100, 2)
 
 
@@ -181,7 +227,14 @@ def test_a_share_of_the_visited_chains_is_shaken() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"kl": -1.0}, {"entropy": math.nan}, {"shaken": 1.5}, {"capacity": 0}, {"steps": 0}, {"augment": ("mirror",)}],
+    [
+        {"kl": -1.0},
+        {"entropy": math.nan},
+        {"shaken": 1.5},
+        {"capacity": 0},
+        {"steps": 0},
+        {"augment": ("mirror",)},
+    ],
     ids=str,
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
@@ -193,4 +246,6 @@ def test_a_sampler_that_cannot_be_differentiated_is_refused() -> None:
     flat = Function(lambda x: x.square().sum(1), real(1))
     for sampler, buffer in ((MALA(0.1), buffer_of(8)), (Langevin(0.1), None)):
         with pytest.raises(ValueError, match=r"Langevin or ShortRun.*;"):
-            ImprovedCD().loss(flat, torch.zeros(4, 1), None, sampler=sampler, buffer=buffer, generator=seeded())
+            ImprovedCD().loss(
+                flat, torch.zeros(4, 1), None, sampler=sampler, buffer=buffer, generator=seeded()
+            )

@@ -9,10 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland import JEM, MALA, MLP, ConvNet, Energy, Langevin, OutlierExposure, ReplayBuffer, box, real
-from lowland.nets.conditions import ClassEnergy
+from lowland import (
+    JEM,
+    MALA,
+    MLP,
+    ConvNet,
+    Energy,
+    Langevin,
+    OutlierExposure,
+    ReplayBuffer,
+    box,
+    real,
+)
+from lowland.nets.class_energy import ClassEnergy
 from lowland.objectives.augment import augmented
-from lowland.objectives.joint import accuracy, attack, cross_entropy, outliers, told
+from lowland.objectives.jem import accuracy, attack, cross_entropy, outliers, told
 from lowland.testing import LIMIT, seeded, worst
 
 K, ROWS, BATCHES = 3, 240, 150
@@ -46,11 +57,17 @@ def exact_loss(energy: Bowls, x: Tensor, y: Tensor, objective: JEM) -> Tensor:
     """w_py_x (−log p(y | x)) + w_px (−log p(x)) + w_pxy (−log p(x | y)), the integrals by quadrature."""
     width = float(GRID[1] - GRID[0])
     heads, grid = energy.class_energies(x), energy.class_energies(GRID)
-    each = torch.logsumexp(-grid, 0) + torch.log(torch.tensor(width, dtype=torch.float64))  # log Z_k
+    each = torch.logsumexp(-grid, 0) + torch.log(
+        torch.tensor(width, dtype=torch.float64)
+    )  # log Z_k
     given = (heads.gather(1, y.unsqueeze(1)).squeeze(1) + each[y]).mean()
     marginal = (torch.logsumexp(each, 0) - torch.logsumexp(-heads, 1)).mean()
     label = F.cross_entropy(-heads, y)
-    return objective.weight_py_x * label + objective.weight_px * marginal + objective.weight_pxy * given
+    return (
+        objective.weight_py_x * label
+        + objective.weight_px * marginal
+        + objective.weight_pxy * given
+    )
 
 
 def gradient_error(objective: JEM, batches: int = BATCHES) -> float:
@@ -59,14 +76,18 @@ def gradient_error(objective: JEM, batches: int = BATCHES) -> float:
     for _ in range(batches):
         y = torch.arange(ROWS) % K
         x = 1.3 * torch.randn(ROWS, 1, generator=g, dtype=torch.float64) + (y - 1).unsqueeze(1)
-        buffer = ReplayBuffer(ROWS, energy.domain, generator=g, classes=K, restart=0.0, dtype=torch.float64)
+        buffer = ReplayBuffer(
+            ROWS, energy.domain, generator=g, classes=K, restart=0.0, dtype=torch.float64
+        )
         buffer.x = energy.exact(buffer.labels if objective.weight_pxy else None, ROWS, g)
         loss = objective.loss(energy, x, y, sampler=MALA(0.3), buffer=buffer, generator=g)
         found = torch.autograd.grad(loss.value, list(energy.parameters()))
         truth = torch.autograd.grad(exact_loss(energy, x, y, objective), list(energy.parameters()))
         errors.append(torch.cat(found) - torch.cat(truth))
     found = torch.stack(errors)
-    return worst(found[:, found.abs().amax(0) > 1e-12])  # the rest agrees exactly: classes counted evenly
+    return worst(
+        found[:, found.abs().amax(0) > 1e-12]
+    )  # the rest agrees exactly: classes counted evenly
 
 
 MARGINAL = JEM(steps=3, capacity=ROWS, weight_px=0.7, weight_py_x=1.3)
@@ -164,24 +185,35 @@ def test_chains_keep_their_class_and_walk_under_it() -> None:
     x, y = batch(even)
     for _ in range(20):
         loss = GIVEN.loss(energy, x, y, sampler=Langevin(0.05), buffer=buffer, generator=g)
-        assert all(torch.equal(c, loss.labels) for c in seen), "chains ran under labels that are not theirs"
+        assert all(torch.equal(c, loss.labels) for c in seen), (
+            "chains ran under labels that are not theirs"
+        )
         seen.clear()
         home = (buffer.x.unsqueeze(0) == loss.negatives.unsqueeze(1)).all(2)
         assert (home.sum(1) == 1).all() and torch.equal(before[home.long().argmax(1)], loss.labels)
-    assert torch.equal(buffer.labels, before) and torch.equal(buffer.labels.bincount(), torch.full((4,), 16))
+    assert torch.equal(buffer.labels, before) and torch.equal(
+        buffer.labels.bincount(), torch.full((4,), 16)
+    )
     assert not torch.equal(buffer.x, start)
 
 
 def test_chains_of_the_marginal_walk_without_labels() -> None:
     x, y = batch(even)
     buffer = ReplayBuffer(64, network().domain, generator=seeded(), classes=4)
-    assert MARGINAL.loss(network(), x, y, sampler=Langevin(0.05), buffer=buffer, generator=seeded()).labels is None
+    assert (
+        MARGINAL.loss(
+            network(), x, y, sampler=Langevin(0.05), buffer=buffer, generator=seeded()
+        ).labels
+        is None
+    )
 
 
 def test_without_labels_only_the_marginal_is_left() -> None:
     x, y = batch(unknown)
     only = dataclasses.replace(MARGINAL, weight_py_x=0.0)
-    torch.testing.assert_close(gradients(MARGINAL, x, y), gradients(only, x, even(len(x))), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        gradients(MARGINAL, x, y), gradients(only, x, even(len(x))), rtol=1e-6, atol=1e-7
+    )
 
 
 def test_with_half_the_labels_the_rest_counts_in_the_marginal_alone() -> None:
@@ -199,7 +231,9 @@ def test_with_half_the_labels_the_rest_counts_in_the_marginal_alone() -> None:
 def test_points_without_a_label_have_no_part_in_the_joint_contrast() -> None:
     x, y = batch(half)
     l2 = dataclasses.replace(GIVEN, l2=0.2, chains=8)
-    torch.testing.assert_close(gradients(l2, x, y), gradients(l2, x[: len(x) // 2], y[: len(x) // 2]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        gradients(l2, x, y), gradients(l2, x[: len(x) // 2], y[: len(x) // 2]), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_share_of_the_labels_is_told_the_same_every_time() -> None:
@@ -214,7 +248,9 @@ def test_accuracy_and_entropy_count_the_labelled_rows() -> None:
     heads = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 9.0]])
     labels = torch.tensor([0, 0, -1])
     assert accuracy(heads, labels) == 0.5
-    torch.testing.assert_close(cross_entropy(heads, labels), F.cross_entropy(-heads[:2], labels[:2]))
+    torch.testing.assert_close(
+        cross_entropy(heads, labels), F.cross_entropy(-heads[:2], labels[:2])
+    )
     assert accuracy(heads, unknown(3)) == cross_entropy(heads, unknown(3)) == 0
 
 
@@ -222,25 +258,40 @@ def test_before_its_time_there_is_no_contrast_and_no_chain_moves() -> None:
     x, y = batch(even)
     buffer = ReplayBuffer(64, network().domain, generator=seeded(), classes=4)
     late, before = dataclasses.replace(MARGINAL, after=0.5), buffer.x.clone()
-    early = late.loss(network(), x, y, sampler=Langevin(0.1), buffer=buffer, generator=seeded(), progress=0.4)
+    early = late.loss(
+        network(), x, y, sampler=Langevin(0.1), buffer=buffer, generator=seeded(), progress=0.4
+    )
     assert early.negatives is None and torch.equal(buffer.x, before)
     assert (
-        late.loss(network(), x, y, sampler=Langevin(0.1), buffer=buffer, generator=seeded(), progress=0.5).negatives is not None
+        late.loss(
+            network(), x, y, sampler=Langevin(0.1), buffer=buffer, generator=seeded(), progress=0.5
+        ).negatives
+        is not None
     )
     plain = dataclasses.replace(MARGINAL, weight_px=0.0)
-    torch.testing.assert_close(gradients(plain, x, y), 1.3 * gradients(dataclasses.replace(plain, weight_py_x=1.0), x, y))
+    torch.testing.assert_close(
+        gradients(plain, x, y), 1.3 * gradients(dataclasses.replace(plain, weight_py_x=1.0), x, y)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ attacks
 
 
 def robbed(energy: Energy, x: Tensor, y: Tensor, **more: Any) -> Tensor:
-    return attack(energy, x, y, **{"epsilon": 0.3, "steps": 8, "step_size": 0.1, "generator": seeded(7)} | more)
+    return attack(
+        energy,
+        x,
+        y,
+        **{"epsilon": 0.3, "steps": 8, "step_size": 0.1, "generator": seeded(7)} | more,
+    )
 
 
 def rise(energy: Any, x: Tensor, moved: Tensor, y: Tensor) -> float:
     with torch.no_grad():
-        return float(cross_entropy(energy.class_energies(moved), y) - cross_entropy(energy.class_energies(x), y))
+        return float(
+            cross_entropy(energy.class_energies(moved), y)
+            - cross_entropy(energy.class_energies(x), y)
+        )
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.3])
@@ -251,8 +302,12 @@ def test_an_attack_stays_in_the_ball_and_the_box_and_raises_the_loss(epsilon: fl
     moved = robbed(energy, x, y, epsilon=epsilon, step_size=epsilon / 3)
     assert ((moved - x).abs() <= epsilon + 1e-12).all() and energy.domain.contains(moved).all()
     gained = rise(energy, x, moved, y)
-    assert gained > 0 and gained > 3 * abs(rise(energy, x, robbed(energy, x, y, epsilon=epsilon, steps=0), y))
-    assert rise(energy, x, robbed(energy, x, y, epsilon=epsilon, step_size=-epsilon / 3), y) < 0  # the sign matters
+    assert gained > 0 and gained > 3 * abs(
+        rise(energy, x, robbed(energy, x, y, epsilon=epsilon, steps=0), y)
+    )
+    assert (
+        rise(energy, x, robbed(energy, x, y, epsilon=epsilon, step_size=-epsilon / 3), y) < 0
+    )  # the sign matters
     assert all(p.grad is None for p in energy.parameters()) and not moved.requires_grad
 
 
@@ -266,9 +321,21 @@ def test_an_attack_needs_a_label() -> None:
 def test_adversarial_training_takes_the_entropy_at_the_moved_points() -> None:
     x, y = batch(even)
     energy = network()
-    tough = JEM(steps=1, capacity=64, weight_px=0.0, attack_epsilon=0.3, attack_steps=4, attack_step_size=0.1)
+    tough = JEM(
+        steps=1,
+        capacity=64,
+        weight_px=0.0,
+        attack_epsilon=0.3,
+        attack_steps=4,
+        attack_step_size=0.1,
+    )
     loss = tough.loss(
-        energy, x, y, sampler=Langevin(0.1), buffer=ReplayBuffer(64, energy.domain, generator=seeded()), generator=seeded(7)
+        energy,
+        x,
+        y,
+        sampler=Langevin(0.1),
+        buffer=ReplayBuffer(64, energy.domain, generator=seeded()),
+        generator=seeded(7),
     )
     moved = attack(energy, x, y, epsilon=0.3, steps=4, step_size=0.1, generator=seeded(7))
     torch.testing.assert_close(loss.value, F.cross_entropy(-energy.class_energies(moved), y))
@@ -282,11 +349,15 @@ def test_augmented_points_are_read_and_the_contrast_takes_data_as_they_are() -> 
     g = seeded(3)
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(2), classes=4)
     marginal = dataclasses.replace(MARGINAL, weight_py_x=0.0, chains=10)
-    loss = marginal.loss(energy, x[:10], y[:10], sampler=Langevin(0.01), buffer=buffer, generator=g)  # the same chains, then
+    loss = marginal.loss(
+        energy, x[:10], y[:10], sampler=Langevin(0.01), buffer=buffer, generator=g
+    )  # the same chains, then
     read = augmented(x, ("noise",), g, energy.domain)
     entropy = F.cross_entropy(-energy.class_energies(read), y)
     value = loss.value + MARGINAL.weight_py_x * entropy
-    expected = torch.cat([part.flatten() for part in torch.autograd.grad(value, list(energy.parameters()))])
+    expected = torch.cat(
+        [part.flatten() for part in torch.autograd.grad(value, list(energy.parameters()))]
+    )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"rain.*;.*;"):
         JEM(augment=("rain",))
@@ -302,9 +373,13 @@ def test_shuffled_patches_keep_every_pixel_and_no_picture() -> None:
     made = outliers(IMAGES, "patches", box(0.0, 1.0, 1, 9, 8), seeded())
     assert torch.equal(made.flatten(1).sort(1).values, IMAGES.flatten(1).sort(1).values)
     assert torch.equal(made[:, :, 8:], IMAGES[:, :, 8:]), "what does not divide stays"
-    assert all((a != b).float().mean() > 0.5 for a, b in zip(made[:, :, :8], IMAGES[:, :, :8], strict=True))
+    assert all(
+        (a != b).float().mean() > 0.5 for a, b in zip(made[:, :, :8], IMAGES[:, :, :8], strict=True)
+    )
     tiles = F.unfold(IMAGES[:, :, :8], 2, stride=2), F.unfold(made[:, :, :8], 2, stride=2)
-    assert torch.equal(*(t.transpose(1, 2).sum(2).sort(1).values for t in tiles)), "tiles are kept whole"
+    assert torch.equal(*(t.transpose(1, 2).sum(2).sort(1).values for t in tiles)), (
+        "tiles are kept whole"
+    )
 
 
 def test_shuffled_columns_keep_every_column_and_break_rows() -> None:
@@ -316,7 +391,10 @@ def test_shuffled_columns_keep_every_column_and_break_rows() -> None:
 
 def test_other_outliers_are_what_they_say() -> None:
     domain = box(0.0, 1.0, 1, 9, 8)
-    mixed, noise = outliers(IMAGES, "mixtures", domain, seeded()), outliers(IMAGES, "noise", domain, seeded())
+    mixed, noise = (
+        outliers(IMAGES, "mixtures", domain, seeded()),
+        outliers(IMAGES, "noise", domain, seeded()),
+    )
     pairs = (IMAGES.unsqueeze(1) + IMAGES.unsqueeze(0)).flatten(0, 1) / 2
     assert all((pairs - row).abs().flatten(1).amax(1).min() < 1e-6 for row in mixed)
     assert torch.equal(noise, domain.draw(6, seeded()))
@@ -330,7 +408,9 @@ def test_outlier_exposure_is_its_formula() -> None:
     strange = [outliers(x, kind, energy.domain, g)[i::3] for i, kind in enumerate(objective.kinds)]
     inside, outside = energy(x), energy(torch.cat(strange))
     hinge = F.relu(inside + 0.1).square().mean() + F.relu(0.2 - outside).square().mean()
-    torch.testing.assert_close(loss.value, F.cross_entropy(-energy.class_energies(x), y) + 0.5 * hinge)
+    torch.testing.assert_close(
+        loss.value, F.cross_entropy(-energy.class_energies(x), y) + 0.5 * hinge
+    )
 
 
 def test_outlier_exposure_puts_outliers_above_data() -> None:
@@ -346,7 +426,10 @@ def test_outlier_exposure_puts_outliers_above_data() -> None:
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
-    assert loss.terms["accuracy"] > 0.99 and loss.terms["energy_data"] < -2 < -1 < loss.terms["energy_outliers"]
+    assert (
+        loss.terms["accuracy"] > 0.99
+        and loss.terms["energy_data"] < -2 < -1 < loss.terms["energy_outliers"]
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- refusals
@@ -374,7 +457,9 @@ def test_settings_that_nobody_can_mean_are_refused(settings: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    "settings", [{"low": 0.0, "high": 0.0}, {"weight": -1.0}, {"kinds": ()}, {"kinds": ("rain",)}], ids=str
+    "settings",
+    [{"low": 0.0, "high": 0.0}, {"weight": -1.0}, {"kinds": ()}, {"kinds": ("rain",)}],
+    ids=str,
 )
 def test_margins_that_nobody_can_mean_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
@@ -397,15 +482,21 @@ def test_what_has_no_classes_no_labels_or_no_numbers_is_refused() -> None:
         GIVEN.loss(network(), x, y, **more)
 
 
-@pytest.mark.parametrize("objective", [JEM(steps=2, capacity=64, attack_epsilon=0.1, attack_steps=2), OutlierExposure()])
+@pytest.mark.parametrize(
+    "objective", [JEM(steps=2, capacity=64, attack_epsilon=0.1, attack_steps=2), OutlierExposure()]
+)
 def test_works_in_bfloat16_on_images(objective: Any) -> None:
-    energy = ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=4)
+    energy = ConvNet(
+        box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=4
+    )
     x = energy.domain.draw(12, seeded())
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
     values = []
     for half_precision in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
-            loss = objective.loss(energy, x, even(12), sampler=Langevin(1e-4), buffer=buffer, generator=seeded())
+            loss = objective.loss(
+                energy, x, even(12), sampler=Langevin(1e-4), buffer=buffer, generator=seeded()
+            )
         loss.value.backward()
         assert loss.value.dtype == torch.float32
         values.append(loss.value.detach())

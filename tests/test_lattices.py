@@ -16,7 +16,7 @@ from lowland.targets import Ising, Potts, mean_energy, multispin
 from lowland.targets.checkerboard import join, pack, split, unpack
 from lowland.targets.lattices import colouring
 from lowland.testing import LIMIT, caught, mutated, seeded
-from lowland.testing.laws import distance
+from lowland.testing.statistical_checks import distance
 
 DOUBLE = torch.float64
 SIZES = [(1, 1), (1, 2), (1, 5), (2, 1), (2, 2), (2, 3), (3, 3), (3, 4), (4, 3), (2, 6), (4, 4)]
@@ -68,14 +68,21 @@ def test_energies_are_sums_over_bonds_and_sites(size: tuple[int, int], periodic:
     pairs = bonds(size, periodic)
     for row, other, value, sum_of_spins in zip(x, up, potts(x), ising(up), strict=True):
         same = sum(float(row[a] == row[b]) for a, b in pairs)
-        assert value.item() == pytest.approx(-0.7 * same - sum(levels[int(k)] for k in row.flatten()), abs=1e-6)
+        assert value.item() == pytest.approx(
+            -0.7 * same - sum(levels[int(k)] for k in row.flatten()), abs=1e-6
+        )
         s = 2 * other - 1
         aligned = sum(float(s[a] * s[b]) for a, b in pairs)
-        assert sum_of_spins.item() == pytest.approx(-0.7 * aligned + 0.3 * s.sum().item(), abs=1e-12)
+        assert sum_of_spins.item() == pytest.approx(
+            -0.7 * aligned + 0.3 * s.sum().item(), abs=1e-12
+        )
 
 
 def test_two_states_of_potts_are_ising_with_half_the_coupling() -> None:
-    potts, ising = Potts((3, 4), 2, 0.8, (-0.3, 0.3), periodic=False), Ising((3, 4), 0.4, 0.3, periodic=False)
+    potts, ising = (
+        Potts((3, 4), 2, 0.8, (-0.3, 0.3), periodic=False),
+        Ising((3, 4), 0.4, 0.3, periodic=False),
+    )
     x = states(ising)
     shift = potts.double()(x) - ising(x)
     torch.testing.assert_close(shift, shift[:1].expand(len(x)), rtol=0, atol=1e-6)
@@ -97,7 +104,9 @@ def test_gradients_tell_what_a_change_costs() -> None:
     for k in range(3):
         other = y.clone()
         other[:, 0, 1] = k
-        torch.testing.assert_close(potts(other) - potts(y), (gradient * (potts.one_hot(other) - z)).sum((1, 2, 3)).detach())
+        torch.testing.assert_close(
+            potts(other) - potts(y), (gradient * (potts.one_hot(other) - z)).sum((1, 2, 3)).detach()
+        )
 
 
 @pytest.mark.parametrize("periodic", [True, False])
@@ -106,7 +115,10 @@ def test_no_bond_joins_two_sites_of_one_colour(size: tuple[int, int], periodic: 
     colours = Ising(size, periodic=periodic).colours
     assert torch.equal(colours.sum(0), torch.ones(size).long()) and colours.flatten(1).any(1).all()
     assert torch.equal(Potts(size, periodic=periodic).colours, colours)
-    assert all(not bool((colours[:, a[0], a[1]] & colours[:, b[0], b[1]]).any()) for a, b in bonds(size, periodic))
+    assert all(
+        not bool((colours[:, a[0], a[1]] & colours[:, b[0], b[1]]).any())
+        for a, b in bonds(size, periodic)
+    )
     odd = periodic and any(n > 1 and n % 2 for n in size)
     assert len(colours) <= 2 + odd
     assert len(colours) == colouring(size, periodic).max() + 1
@@ -115,7 +127,10 @@ def test_no_bond_joins_two_sites_of_one_colour(size: tuple[int, int], periodic: 
 @pytest.mark.parametrize("periodic", [True, False])
 @pytest.mark.parametrize("size", [(1, 3), (2, 3), (3, 3)])
 def test_conditionals_are_differences_of_energies(size: tuple[int, int], periodic: bool) -> None:
-    for energy in (Ising(size, 0.5, 0.3, periodic), Potts(size, 3, -0.7, (0.0, 0.3, -0.4), periodic).double()):
+    for energy in (
+        Ising(size, 0.5, 0.3, periodic),
+        Potts(size, 3, -0.7, (0.0, 0.3, -0.4), periodic).double(),
+    ):
         x = energy.domain.draw(40, seeded(), dtype=DOUBLE)
         logits = energy.conditional(x)
         for i in range(size[0]):
@@ -126,7 +141,11 @@ def test_conditionals_are_differences_of_energies(size: tuple[int, int], periodi
                     y[:, i, j] = k
                     values.append(-energy(y))
                 truth = torch.stack(values, 1)
-                found = logits[:, i, j] if energy.domain.classes else torch.stack([0 * logits[:, i, j], logits[:, i, j]], 1)
+                found = (
+                    logits[:, i, j]
+                    if energy.domain.classes
+                    else torch.stack([0 * logits[:, i, j], logits[:, i, j]], 1)
+                )
                 torch.testing.assert_close(found.log_softmax(1), truth.log_softmax(1))
 
 
@@ -146,7 +165,10 @@ def test_what_is_no_lattice_is_refused_and_specs_survive() -> None:
     for make in bad:
         with pytest.raises(ValueError, match=r";.*;"):
             make()
-    for energy in (Ising((4, 6), 0.3, 0.1, False), Potts((3, 5), 4, 0.2, (0.0, 1.0, 2.0, 3.0), False)):
+    for energy in (
+        Ising((4, 6), 0.3, 0.1, False),
+        Potts((3, 5), 4, 0.2, (0.0, 1.0, 2.0, 3.0), False),
+    ):
         assert spec(build("energy", spec(energy))) == spec(energy)
 
 
@@ -162,19 +184,27 @@ def test_log_z_and_mean_energy_of_ising_by_listing(size: tuple[int, int], period
             values = energy(states(energy))
             truth = torch.logsumexp(-values, 0).item()
             assert energy.log_z == pytest.approx(truth, abs=1e-10), (coupling, field)
-            assert mean_energy(energy) == pytest.approx(((-values - truth).exp() * values).sum().item(), abs=1e-8)
+            assert mean_energy(energy) == pytest.approx(
+                ((-values - truth).exp() * values).sum().item(), abs=1e-8
+            )
 
 
-@pytest.mark.parametrize(("size", "q"), [((1, 1), 3), ((2, 2), 3), ((2, 3), 3), ((4, 1), 4), ((3, 3), 3), ((2, 3), 5)])
+@pytest.mark.parametrize(
+    ("size", "q"), [((1, 1), 3), ((2, 2), 3), ((2, 3), 3), ((4, 1), 4), ((3, 3), 3), ((2, 3), 5)]
+)
 @pytest.mark.parametrize("periodic", [True, False])
-def test_log_z_and_mean_energy_of_potts_by_listing(size: tuple[int, int], q: int, periodic: bool) -> None:
+def test_log_z_and_mean_energy_of_potts_by_listing(
+    size: tuple[int, int], q: int, periodic: bool
+) -> None:
     for coupling in (0.0, 0.8, -0.5):
         for field in (None, tuple(0.25 * i * i for i in range(q))):
             energy = Potts(size, q, coupling, field, periodic).double()
             values = energy(states(energy))
             truth = torch.logsumexp(-values, 0).item()
             assert energy.log_z == pytest.approx(truth, abs=1e-9), (coupling, field)
-            assert mean_energy(energy) == pytest.approx(((-values - truth).exp() * values).sum().item(), abs=1e-8)
+            assert mean_energy(energy) == pytest.approx(
+                ((-values - truth).exp() * values).sum().item(), abs=1e-8
+            )
 
 
 @pytest.mark.parametrize("size", [(6, 8), (5, 9), (9, 5), (7, 7), (2, 40), (8, 64)])
@@ -186,7 +216,9 @@ def test_kaufman_and_the_transfer_matrix_agree(size: tuple[int, int]) -> None:
         assert energy.log_z == pytest.approx(strip, rel=1e-12)
         if all(n % 2 == 0 for n in size):
             assert Ising(size, -coupling).log_z == energy.log_z
-            assert Ising(size, -coupling)._strip.log_partition(one).item() == pytest.approx(strip, rel=1e-12)
+            assert Ising(size, -coupling)._strip.log_partition(one).item() == pytest.approx(
+                strip, rel=1e-12
+            )
 
 
 def test_large_lattices_reach_onsager() -> None:
@@ -196,15 +228,24 @@ def test_large_lattices_reach_onsager() -> None:
     for coupling in (0.2, 0.3, 0.6):
         double = 2 * coupling
         k = 2 * math.sinh(double) / math.cosh(double) ** 2
-        u = -(1 + 2 / math.pi * (2 * math.tanh(double) ** 2 - 1) * ellipk(k * k)) / math.tanh(double)
-        assert mean_energy(Ising((256, 256), coupling)) / coupling / 256**2 == pytest.approx(u, abs=1e-10)
+        u = -(1 + 2 / math.pi * (2 * math.tanh(double) ** 2 - 1) * ellipk(k * k)) / math.tanh(
+            double
+        )
+        assert mean_energy(Ising((256, 256), coupling)) / coupling / 256**2 == pytest.approx(
+            u, abs=1e-10
+        )
     assert mean_energy(Ising((32, 32), 0.3)) / 0.3 / 1024 != pytest.approx(u, abs=1e-3)
 
 
 def test_exact_solutions_work_without_gradients_and_are_refused_where_unknown() -> None:
     with torch.inference_mode():
         assert mean_energy(Ising((8, 8), 0.3)) == mean_energy(Ising((8, 8), 0.3))
-    for energy in (Ising((16, 16), field=0.1), Ising((16, 16), periodic=False), Ising((15, 15), -0.4), Potts((9, 9))):
+    for energy in (
+        Ising((16, 16), field=0.1),
+        Ising((16, 16), periodic=False),
+        Ising((15, 15), -0.4),
+        Potts((9, 9)),
+    ):
         with pytest.raises(ValueError, match=r";.*;"):
             _ = energy.log_z
         with pytest.raises(ValueError, match=r";.*;"):
@@ -230,7 +271,9 @@ DRAWN = [
 @pytest.mark.parametrize("energy", DRAWN, ids=lambda e: f"{type(e).__name__} {e.size} {e.periodic}")
 def test_exact_draws_have_the_listed_law(energy: Any) -> None:
     x = energy.draw(60_000, seeded(2))
-    assert x.dtype == torch.float32 and x.shape[1:] == energy.size and energy.domain.contains(x).all()
+    assert (
+        x.dtype == torch.float32 and x.shape[1:] == energy.size and energy.domain.contains(x).all()
+    )
     assert distance(counts(energy, x), law(energy)).z < LIMIT
     if energy.coupling and math.prod(energy.size) > 1:
         wrong = build("energy", spec(energy) | {"coupling": 1.1 * energy.coupling})
@@ -238,7 +281,10 @@ def test_exact_draws_have_the_listed_law(energy: Any) -> None:
     assert torch.equal(energy.draw(5, seeded(3)), energy.draw(5, seeded(3)))
 
 
-@pytest.mark.parametrize("energy", [Ising(), Ising((10, 10), 0.5), Ising((40, 6), 0.2, 0.1, False), Potts(), Potts((4, 9), 4)])
+@pytest.mark.parametrize(
+    "energy",
+    [Ising(), Ising((10, 10), 0.5), Ising((40, 6), 0.2, 0.1, False), Potts(), Potts((4, 9), 4)],
+)
 def test_exact_draws_of_wider_lattices_have_the_exact_energy(energy: Any) -> None:
     values = energy(energy.draw(4000, seeded(4), DOUBLE)).double()
     assert abs(standard(values, mean_energy(energy))) < LIMIT
@@ -257,7 +303,9 @@ def plain(energy: Any, colours: Tensor | None = None) -> Move:
     general = build("energy", spec(energy))
     general.sweep = None
     if colours is not None:
-        general = type("Wrong", (type(energy),), {"colours": colours, "sweep": None})(**keywords(energy))
+        general = type("Wrong", (type(energy),), {"colours": colours, "sweep": None})(
+            **keywords(energy)
+        )
 
     def move(x: Tensor, sweeps: int, g: torch.Generator) -> Tensor:
         sampler = BlockGibbs(sweeps)
@@ -285,7 +333,15 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multispin, "_compile", lambda: multispin._kernel)
 
 
-def fit(energy: Any, move: Move, count: int = 6400, burn: int = 30, gap: int = 12, records: int = 8, seed: int = 1) -> float:
+def fit(
+    energy: Any,
+    move: Move,
+    count: int = 6400,
+    burn: int = 30,
+    gap: int = 12,
+    records: int = 8,
+    seed: int = 1,
+) -> float:
     """How far chains are from the list of all states, in standard errors; they start at one end."""
     g = seeded(seed)
     x = torch.zeros(count, *energy.size)
@@ -310,7 +366,9 @@ SWEPT = [
     Ising((1, 1), 0.6, 0.3),
     Ising((2, 3), 0.0, 0.0, False),
 ]
-EVERY = pytest.mark.parametrize("energy", SWEPT, ids=lambda e: f"{e.size} J {e.coupling} h {e.field} {e.periodic}")
+EVERY = pytest.mark.parametrize(
+    "energy", SWEPT, ids=lambda e: f"{e.size} J {e.coupling} h {e.field} {e.periodic}"
+)
 
 
 @EVERY
@@ -321,31 +379,68 @@ def test_sweeps_have_the_listed_law(energy: Ising, path: str, uncompiled: None) 
 
 @pytest.mark.parametrize(
     "energy",
-    [SWEPT[1], SWEPT[3], Ising((3, 3), 0.25, 0.1), Ising((3, 2), -0.4), Potts((3, 3), 3, 0.6, (0.0, 0.2, -0.2)), Potts((2, 3))],
+    [
+        SWEPT[1],
+        SWEPT[3],
+        Ising((3, 3), 0.25, 0.1),
+        Ising((3, 2), -0.4),
+        Potts((3, 3), 3, 0.6, (0.0, 0.2, -0.2)),
+        Potts((2, 3)),
+    ],
     ids=lambda e: f"{type(e).__name__} {e.size} {e.periodic}",
 )
 def test_conditionals_and_colours_have_the_listed_law(energy: Any) -> None:
     assert fit(energy, plain(energy), 2000) < LIMIT
 
 
-@pytest.mark.parametrize("energy", [Ising((3, 3), 0.3), Potts((3, 3), 3, 0.6)], ids=["Ising", "Potts"])
+@pytest.mark.parametrize(
+    "energy", [Ising((3, 3), 0.3), Potts((3, 3), 3, 0.6)], ids=["Ising", "Potts"]
+)
 def test_a_wrong_colouring_is_seen(energy: Any) -> None:
     """A checkerboard on an odd torus lets neighbours move at once, and so does one colour for all."""
     checkerboard = (torch.arange(3)[:, None] + torch.arange(3)) % 2 == 0
-    for colours in (torch.stack([checkerboard, ~checkerboard]), torch.ones(1, 3, 3, dtype=torch.bool)):
+    for colours in (
+        torch.stack([checkerboard, ~checkerboard]),
+        torch.ones(1, 3, 3, dtype=torch.bool),
+    ):
         assert fit(energy, plain(energy, colours), 2000) > LIMIT
 
 
 BUGS = {  # (where, old, new, an energy that suffers)
     "fair lanes follow the majority": ("_below", "& local.fair", "& 0", SWEPT[3]),
     "second adder forgets a carry": ("_counts", "two |= both ^ pair", "two |= both", SWEPT[3]),
-    "two contains three": ("_counts", "odd ^ three, two ^ three, three", "odd ^ three, two, three", SWEPT[4]),
-    "neighbours on the wrong side": ("_counts", "side &= left", "side &= ~left", Ising((2, 6), 0.3)),
-    "one digit too few": ("_below", "reversed(range(DIGITS))", "reversed(range(1, DIGITS))", SWEPT[4]),
+    "two contains three": (
+        "_counts",
+        "odd ^ three, two ^ three, three",
+        "odd ^ three, two, three",
+        SWEPT[4],
+    ),
+    "neighbours on the wrong side": (
+        "_counts",
+        "side &= left",
+        "side &= ~left",
+        Ising((2, 6), 0.3),
+    ),
+    "one digit too few": (
+        "_below",
+        "reversed(range(DIGITS))",
+        "reversed(range(1, DIGITS))",
+        SWEPT[4],
+    ),
     "undecided chains all stay": ("_finish", "(u < limit) * lowest", "0 * lowest", SWEPT[4]),
-    "undecided chains with wrong classes": ("_finish", "& lowest != 0, share", "& lowest == 0, share", SWEPT[4]),
+    "undecided chains with wrong classes": (
+        "_finish",
+        "& lowest != 0, share",
+        "& lowest == 0, share",
+        SWEPT[4],
+    ),
     "field of the wrong sign": ("thresholds", "n + law.field", "n - law.field", SWEPT[4]),
-    "twice the coupling": ("thresholds", "-2 * abs(law.coupling)", "-4 * abs(law.coupling)", SWEPT[3]),
+    "twice the coupling": (
+        "thresholds",
+        "-2 * abs(law.coupling)",
+        "-4 * abs(law.coupling)",
+        SWEPT[3],
+    ),
     "antiferromagnet aligned": ("_settled", "and opposed", "and not opposed", SWEPT[5]),
 }
 
@@ -354,7 +449,9 @@ BUGS = {  # (where, old, new, an energy that suffers)
 def test_bugs_in_the_eager_path_are_seen(name: str) -> None:
     where, old, new, energy = BUGS[name]
     coarse = mutated("lowland.targets.multispin", where, old, new)
-    coarse.DIGITS = 4 if "digit" in name or "undecided" in name else coarse.DIGITS  # few digits, so that single chains matter
+    coarse.DIGITS = (
+        4 if "digit" in name or "undecided" in name else coarse.DIGITS
+    )  # few digits, so that single chains matter
     sound = mutated("lowland.targets.multispin", where, old, old)
     sound.DIGITS = coarse.DIGITS
     assert fit(energy, swept(energy, module=sound)) < LIMIT
@@ -362,7 +459,11 @@ def test_bugs_in_the_eager_path_are_seen(name: str) -> None:
 
 
 HASH_BUGS = {
-    "digits from the first to the last": ("_kernel", "reversed(range(len(random)))", "range(len(random))"),
+    "digits from the first to the last": (
+        "_kernel",
+        "reversed(range(len(random)))",
+        "range(len(random))",
+    ),
     "colours share their words": ("_kernel", "c * rows * width * HASHED * GOLDEN", "0"),
     "coin forgotten": ("_kernel", "coin & (local.fair | below)", "local.fair | below"),
     "frame not closed": ("_kernel", "if rings[1] else", "if not rings[1] else"),
@@ -402,7 +503,9 @@ def lane_scores(values: Tensor, truth: float) -> tuple[float, float]:
     """|z| of the mean over all chains, and the worst |z| of the 64 bits of a word; the spread is that of the middle half."""
     spread = (values.quantile(0.75) - values.quantile(0.25)).item() / 1.349
     z = (values - truth) / spread
-    return abs(z.mean().item()) * math.sqrt(len(z)), (z.view(-1, 64).mean(0).abs().max() * math.sqrt(len(z) / 64)).item()
+    return abs(z.mean().item()) * math.sqrt(len(z)), (
+        z.view(-1, 64).mean(0).abs().max() * math.sqrt(len(z) / 64)
+    ).item()
 
 
 @pytest.mark.parametrize("coupling", [0.3, 0.4])
@@ -412,7 +515,9 @@ def test_the_energy_of_a_large_torus_is_kaufmans(coupling: float, start: str) ->
     values = lanes(energy, swept(energy), start, 800, 8)
     truth = mean_energy(energy) / coupling / 4096
     assert max(lane_scores(values, truth)) < LIMIT
-    assert values.std() / math.sqrt(128) < 0.002  # sharp enough to see what 63 random bits do: 0.013
+    assert (
+        values.std() / math.sqrt(128) < 0.002
+    )  # sharp enough to see what 63 random bits do: 0.013
 
 
 def test_the_hashed_energy_of_a_large_torus_is_kaufmans(uncompiled: None) -> None:
@@ -444,7 +549,12 @@ def leak(module: Any, path: str = "eager") -> float:
 
 def test_chains_of_a_word_are_independent() -> None:
     shared = "words.random_(-(2**63), None, generator=generator)"
-    wrong = mutated("lowland.targets.multispin", "_random", shared, f"{shared}.bitwise_and_(0x5555555555555555).mul_(3)")
+    wrong = mutated(
+        "lowland.targets.multispin",
+        "_random",
+        shared,
+        f"{shared}.bitwise_and_(0x5555555555555555).mul_(3)",
+    )
     assert leak(multispin) < LIMIT
     assert leak(wrong) > LIMIT
 
@@ -454,15 +564,22 @@ def test_chains_of_a_word_are_independent() -> None:
 
 def pairs(module: Any) -> float:
     """The worst z of χ² over 3 digits each of two chains, for every chain and six distances; 63 degrees of freedom."""
-    words = torch.stack(module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 12345, 2**16)[:3])
+    words = torch.stack(
+        module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 12345, 2**16)[:3]
+    )
     worst = 0.0
     for lane in range(64):
         codes = [
-            sum(((words[k] >> chain) & 1) << k for k in range(3)) for chain in (lane, *((lane + d) % 64 for d in DISTANCES))
+            sum(((words[k] >> chain) & 1) << k for k in range(3))
+            for chain in (lane, *((lane + d) % 64 for d in DISTANCES))
         ]
         for other in codes[1:]:
             worst = max(
-                worst, distance(torch.bincount(codes[0] + 8 * other, minlength=64).to(DOUBLE), torch.full((64,), 1 / 64)).z
+                worst,
+                distance(
+                    torch.bincount(codes[0] + 8 * other, minlength=64).to(DOUBLE),
+                    torch.full((64,), 1 / 64),
+                ).z,
             )
     return worst
 
@@ -472,8 +589,15 @@ DISTANCES = (1, 4, 27, 31, 32, 33)
 
 def test_random_words_of_the_hash_are_independent_between_chains() -> None:
     """One multiplication would not do: digits of chains 31 apart then tell of each other."""
-    weak = mutated("lowland.targets.multispin", "_mix", "z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(FIRST)", "z = z * 1")
-    signed = mutated("lowland.targets.multispin", "_mix", "((z >> 31) & (2**33 - 1))", "(z >> 31)")  # the last bit is 0
+    weak = mutated(
+        "lowland.targets.multispin",
+        "_mix",
+        "z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(FIRST)",
+        "z = z * 1",
+    )
+    signed = mutated(
+        "lowland.targets.multispin", "_mix", "((z >> 31) & (2**33 - 1))", "(z >> 31)"
+    )  # the last bit is 0
     assert pairs(multispin) < LIMIT
     assert pairs(weak) > LIMIT and pairs(signed) > LIMIT
 
@@ -485,14 +609,21 @@ def test_reused_digits_are_uniform_where_they_are_needed() -> None:
         words = module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 99, 2**16)
         assert len(words) == module.HASHED + module.REUSED == 24
         undecided = words[0]
-        for k in range(1, 8):  # limit 0.1010..., in 8 of the 14 digits so that there are enough chains
+        for k in range(
+            1, 8
+        ):  # limit 0.1010..., in 8 of the 14 digits so that there are enough chains
             undecided = undecided & (words[6 + k] if k % 2 else ~words[6 + k])
         undecided = undecided & ~words[6]
-        bits = [torch.stack([((word & undecided) >> lane) & 1 for lane in range(64)]).sum() for word in words[14:21]]
+        bits = [
+            torch.stack([((word & undecided) >> lane) & 1 for lane in range(64)]).sum()
+            for word in words[14:21]
+        ]
         count = sum(((undecided >> lane) & 1).sum().item() for lane in range(64))
         return max(abs(bit.item() - count / 2) / math.sqrt(count / 4) for bit in bits)
 
-    own = mutated("lowland.targets.multispin", "_words", "(w << 32) | ((w >> 32) & 0xFFFFFFFF)", "w")
+    own = mutated(
+        "lowland.targets.multispin", "_words", "(w << 32) | ((w >> 32) & 0xFFFFFFFF)", "w"
+    )
     assert score(multispin) < LIMIT
     assert score(own) > LIMIT
 
@@ -512,7 +643,9 @@ def test_packing_is_undone_by_unpacking(count: int, size: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("path", ["eager", "hashed"])
-def test_sweeps_keep_dtype_and_shape_repeat_with_the_generator_and_leave_x_alone(path: str, uncompiled: None) -> None:
+def test_sweeps_keep_dtype_and_shape_repeat_with_the_generator_and_leave_x_alone(
+    path: str, uncompiled: None
+) -> None:
     energy = Ising((6, 8), 0.4, 0.1)
     for count, dtype in ((1, torch.float32), (70, DOUBLE)):
         x = energy.domain.draw(count, seeded(), dtype=dtype)
@@ -520,7 +653,9 @@ def test_sweeps_keep_dtype_and_shape_repeat_with_the_generator_and_leave_x_alone
         a, b = (energy.sweep(x, 3, seeded(1), compiled=path == "hashed") for _ in range(2))
         other = energy.sweep(x, 3, seeded(2), compiled=path == "hashed")
         assert a is not None and torch.equal(a, b) and a.dtype == dtype and a.shape == x.shape
-        assert torch.equal(x, before) and not torch.equal(a, other) and energy.domain.contains(a).all()
+        assert (
+            torch.equal(x, before) and not torch.equal(a, other) and energy.domain.contains(a).all()
+        )
         assert torch.equal(energy.sweep(x, 0, seeded(), compiled=path == "hashed"), x)
 
 
@@ -529,7 +664,9 @@ def test_five_sweeps_and_five_are_ten_and_beta_scales_the_energy() -> None:
     x, g = energy.domain.draw(100, seeded()), seeded(1)
     twice = energy.sweep(energy.sweep(x, 5, g), 5, g)
     assert torch.equal(twice, energy.sweep(x, 10, seeded(1)))
-    assert torch.equal(energy.sweep(x, 4, seeded(2), beta=0.5), Ising((4, 6), 0.4, 0.1).sweep(x, 4, seeded(2)))
+    assert torch.equal(
+        energy.sweep(x, 4, seeded(2), beta=0.5), Ising((4, 6), 0.4, 0.1).sweep(x, 4, seeded(2))
+    )
     cooled = BlockGibbs(4).step(energy / 2.0, BlockGibbs(4).init(energy / 2.0, x), seeded(2))[0].x
     assert torch.equal(cooled, energy.sweep(x, 4, seeded(2), beta=0.5))
 
@@ -544,7 +681,9 @@ def test_lattices_without_a_checkerboard_have_no_fast_sweep() -> None:
     assert Potts.sweep is None
 
 
-def test_without_a_compiler_the_eager_sweep_runs_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_eager_sweep_runs_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail() -> Any:
         raise RuntimeError("no C++ compiler here")
 
@@ -569,7 +708,9 @@ def test_the_compiled_sweep_has_the_listed_law_and_the_bits_of_its_kernel(
         x = energy.sweep(torch.zeros(8192, *energy.size), 2, seeded(3), compiled=True)
     with monkeypatch.context() as patch:
         patch.setattr(multispin, "_compile", lambda: multispin._kernel)
-        assert x is not None and torch.equal(x, swept(energy, "hashed")(torch.zeros(8192, *energy.size), 2, seeded(3)))
+        assert x is not None and torch.equal(
+            x, swept(energy, "hashed")(torch.zeros(8192, *energy.size), 2, seeded(3))
+        )
     assert fit(energy, swept(energy, "hashed")) < LIMIT
 
 
@@ -582,7 +723,9 @@ def test_the_benchmark_accepts_what_is_right_and_refuses_what_is_not() -> None:
     first, second = (bench.Outcome(c.prepare()(), c.prove()) for c in (fast, slow))
     assert "exact" in built.check(first, first) and "exact" in built.check(first, second)
     task = bench.Task(32, bench.start_of(32, 128, 200), 20)
-    early = bench.prove(lambda t: bench.lowland_sweep(t._replace(sweeps=t.sweeps - 1), compiled=False), task)
+    early = bench.prove(
+        lambda t: bench.lowland_sweep(t._replace(sweeps=t.sweeps - 1), compiled=False), task
+    )
     assert caught(refused, built, first, first._replace(proof=early))
     cold = first._replace(result=lambda: first.result() - 0.1)
     assert caught(refused, built, first, cold)

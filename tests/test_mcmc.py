@@ -28,8 +28,12 @@ from lowland.samplers import ParallelTempering, State, Trace
 ROWS: mcmc.Layout = "draws chains ..."
 ACROSS: mcmc.Layout = "chains draws ..."
 HAS_ORACLE = find_spec("arviz_stats") is not None
-oracle_needed = pytest.mark.skipif(not HAS_ORACLE, reason="arviz-stats is not installed; it is in the extra `test`")
-export_needed = pytest.mark.skipif(find_spec("arviz_base") is None, reason="arviz-base is not installed; see the extra `test`")
+oracle_needed = pytest.mark.skipif(
+    not HAS_ORACLE, reason="arviz-stats is not installed; it is in the extra `test`"
+)
+export_needed = pytest.mark.skipif(
+    find_spec("arviz_base") is None, reason="arviz-base is not installed; see the extra `test`"
+)
 
 
 def independent(*shape: int, seed: int = 0) -> Tensor:
@@ -55,7 +59,9 @@ def lazy(x: Tensor, seed: int = 0) -> Tensor:
 
 
 def cauchy(*shape: int, seed: int = 0) -> Tensor:
-    return torch.tan(math.pi * (torch.rand(*shape, generator=seeded(seed), dtype=torch.float64) - 0.5))
+    return torch.tan(
+        math.pi * (torch.rand(*shape, generator=seeded(seed), dtype=torch.float64) - 0.5)
+    )
 
 
 def moved(x: Tensor, by: float, scale: float = 1.0) -> Tensor:
@@ -84,7 +90,11 @@ def check_calibration(m: Any, kind: str | float = "mean") -> float:
     for phi in (0.0, 0.8, -0.5):
         x = ar1(phi, 1000, 4, 400, seed=2)
         rows = x.flatten(0, 1)
-        value = {"mean": rows.mean(0), "sd": rows.std(0)}[kind] if isinstance(kind, str) else rows.quantile(kind, 0)
+        value = (
+            {"mean": rows.mean(0), "sd": rows.std(0)}[kind]
+            if isinstance(kind, str)
+            else rows.quantile(kind, 0)
+        )
         z = (value - truth) / m.mcse(x, kind, layout=ROWS)
         found.append(worst(z.square().unsqueeze(1), 1.0))
     return max(found)
@@ -93,14 +103,21 @@ def check_calibration(m: Any, kind: str | float = "mean") -> float:
 def check_antithetic(m: Any) -> None:
     """Draws that repel each other are worth more than independent ones, up to N log10 N; their squares are not."""
     x = ar1(-0.95, 1000, 4, 20)
-    assert torch.allclose(m.ess(x, "mean", layout=ROWS), torch.tensor(4000 * math.log10(4000), dtype=torch.float64))
+    assert torch.allclose(
+        m.ess(x, "mean", layout=ROWS), torch.tensor(4000 * math.log10(4000), dtype=torch.float64)
+    )
     assert (m.ess(x, "sd", layout=ROWS) < 1000).all()
     assert (m.mcse(x, "sd", layout=ROWS) > 1.5 / math.sqrt(2 * 4000)).all()
 
 
 def check_agreement(m: Any) -> None:
     """Chains of one law agree, and R-hat does not cry wolf."""
-    for x in (independent(1000, 4, 50), cauchy(1000, 4, 50), lazy(independent(1000, 4, 50)), independent(1000, 1, 50)):
+    for x in (
+        independent(1000, 4, 50),
+        cauchy(1000, 4, 50),
+        lazy(independent(1000, 4, 50)),
+        independent(1000, 1, 50),
+    ):
         assert (m.rhat(x, layout=ROWS) < 1.02).all()
         assert (m.rhat(x, layout=ROWS) > 0.999).all()
 
@@ -136,8 +153,13 @@ def check_ranks(m: Any) -> None:
     """Normal scores against scipy's ranks with ties."""
     for x in (lazy(ar1(0.5, 60, 3, 4)), (2 * independent(61, 2, 3)).round(), independent(50, 2, 3)):
         part = x.permute(2, 1, 0)
-        truth = [norm.ppf((rankdata(row.numpy()) - 0.375) / (row.numel() + 0.25)) for row in part.flatten(1)]
-        assert np.allclose(m._normal_scores(part).flatten(1), np.stack(truth), rtol=1e-9, atol=1e-12)
+        truth = [
+            norm.ppf((rankdata(row.numpy()) - 0.375) / (row.numel() + 0.25))
+            for row in part.flatten(1)
+        ]
+        assert np.allclose(
+            m._normal_scores(part).flatten(1), np.stack(truth), rtol=1e-9, atol=1e-12
+        )
 
 
 def check_correlation(m: Any) -> None:
@@ -145,7 +167,9 @@ def check_correlation(m: Any) -> None:
     for x in (ar1(0.7, 90, 1, 3), moved(ar1(0.7, 45, 3, 3), 2.0)):
         centred, n = x - x.mean((0, 1)), len(x)
         total = centred.square().sum((0, 1))
-        truth = torch.stack([(centred[: n - t] * centred[t:]).sum((0, 1)) / total for t in range(n)])
+        truth = torch.stack(
+            [(centred[: n - t] * centred[t:]).sum((0, 1)) / total for t in range(n)]
+        )
         assert torch.allclose(m.autocorrelation(x, n - 1, layout=ROWS), truth, atol=1e-12)
 
 
@@ -159,7 +183,9 @@ def check_layouts(m: Any) -> None:
         assert torch.equal(found, f(trace_of(x)))
         assert torch.allclose(found, f(x.flip(1), layout=ROWS), rtol=1e-9)
         assert torch.allclose(found[1, 2], f(x[:, :, 1, 2], layout=ROWS), rtol=1e-9)
-    assert (m.ess(x, layout=ROWS) < m.ess(x[torch.randperm(200, generator=seeded(0))], layout=ROWS)).all()
+    assert (
+        m.ess(x, layout=ROWS) < m.ess(x[torch.randperm(200, generator=seeded(0))], layout=ROWS)
+    ).all()
 
 
 def check_constants(m: Any) -> None:
@@ -171,9 +197,19 @@ def check_constants(m: Any) -> None:
         found = f(x, layout=ROWS)
         assert found[0].isnan() and torch.equal(found[1:], others)
     assert all(f(x, k, layout=ROWS)[0].isnan() for f in (m.ess, m.mcse) for k in ("sd", 0.3))
-    assert m.ess(x, "tail", layout=ROWS)[0].isnan() and m.autocorrelation(x, 3, layout=ROWS)[:, 0].isnan().all()
+    assert (
+        m.ess(x, "tail", layout=ROWS)[0].isnan()
+        and m.autocorrelation(x, 3, layout=ROWS)[:, 0].isnan().all()
+    )
     two = torch.tensor([0.0, 1.0, 1.0, 0.0]).repeat(50).view(100, 2)
-    assert all(f.isfinite() for f in (m.rhat(two, layout=ROWS), m.ess(two, layout=ROWS), m.ess(two, "tail", layout=ROWS)))
+    assert all(
+        f.isfinite()
+        for f in (
+            m.rhat(two, layout=ROWS),
+            m.ess(two, layout=ROWS),
+            m.ess(two, "tail", layout=ROWS),
+        )
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ oracle: arviz-stats
@@ -217,17 +253,25 @@ def check_oracle(m: Any, names: tuple[str, ...] = tuple(CASES)) -> None:
     for name in names:
         x = CASES[name]
         pairs = [
-            *((m.ess(x, kind, layout=ROWS), arviz("ess", x, kind)) for kind in ("bulk", "mean", "sd")),
+            *(
+                (m.ess(x, kind, layout=ROWS), arviz("ess", x, kind))
+                for kind in ("bulk", "mean", "sd")
+            ),
             (m.ess(x, "tail", layout=ROWS), arviz("ess", x, "tail", (0.05, 0.95))),
             (m.mcse(x, layout=ROWS), arviz("mcse", x, "mean")),
             (m.mcse(x, "sd", layout=ROWS), sd_error(x)),
             *((m.ess(x, p, layout=ROWS), arviz("ess", x, "quantile", p)) for p in (0.1, 0.5)),
-            *((m.mcse(x, p, layout=ROWS), arviz("mcse", x, "quantile", p)) for p in (0.1, 0.5, 0.95)),
+            *(
+                (m.mcse(x, p, layout=ROWS), arviz("mcse", x, "quantile", p))
+                for p in (0.1, 0.5, 0.95)
+            ),
         ]
         if x.shape[1] > 1:  # the oracle gives nan for one chain
             pairs.append((m.rhat(x, layout=ROWS), arviz("rhat", x, "rank")))
         else:
-            pairs.append((m.autocorrelation(x, 50, layout=ROWS).T, _arviz_autocorrelation(x)[:, :51]))
+            pairs.append(
+                (m.autocorrelation(x, 50, layout=ROWS).T, _arviz_autocorrelation(x)[:, :51])
+            )
         for mine, theirs in pairs:
             assert np.allclose(mine.numpy(), theirs, rtol=1e-9, atol=1e-12), name
 
@@ -277,7 +321,10 @@ def test_standard_errors_are_what_they_say(kind: str | float) -> None:
 def test_reading_across_flatters() -> None:
     """Why a layout is never guessed: draws taken for chains make slow chains look twenty times as good."""
     x = ar1(0.97, 1000, 4, 5)
-    right, wrong = ess(x, layout=ROWS), ess(x.repeat(1, 3, 1), layout=ACROSS)  # twelve chains, so that there are "draws" enough
+    right, wrong = (
+        ess(x, layout=ROWS),
+        ess(x.repeat(1, 3, 1), layout=ACROSS),
+    )  # twelve chains, so that there are "draws" enough
     assert (wrong / right > 20).all()
 
 
@@ -287,7 +334,11 @@ BUGS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("x[..., -half:]], 1)", "x[..., half : 2 * half]], 1)", check_oracle),
     ("_normal_scores(part)) for part in", "part) for part in", check_heavy_tails),
     ("_ess(_normal_scores(_halves(x)))", "_ess(_halves(x))", check_heavy_tails),
-    ("rows = x.flatten(1)\n    ordered", "rows = x.flatten(0, 1)\n    ordered", check_ranks),  # ranks within chains
+    (
+        "rows = x.flatten(1)\n    ordered",
+        "rows = x.flatten(0, 1)\n    ordered",
+        check_ranks,
+    ),  # ranks within chains
     ("first + last]", "2 * first]", check_ranks),  # ties take the lowest rank
     ("(rank - 3 / 8)", "(rank - 1 / 2)", check_ranks),
     ("return torch.fmax(bulk, width)", "return bulk", check_width),
@@ -296,7 +347,11 @@ BUGS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("x.mean(2).var(1), x.var(2)", "x.mean(2).var(1), x.var(2, correction=0)", check_oracle),
     ("[:, :n] / n", "[:, 1 : n + 1] / n", check_correlation),  # lag 1 taken for lag 0
     ("rho = 1 - (within - covariance)", "rho = 1 - (within - covariance.roll(-1, 1))", check_ess),
-    ("math.log2(2 * n)", "math.log2(n)", check_correlation),  # the end of a chain meets its beginning
+    (
+        "math.log2(2 * n)",
+        "math.log2(n)",
+        check_correlation,
+    ),  # the end of a chain meets its beginning
     ("[:, :n] / n", "[:, :n] / torch.arange(n, 0, -1)", check_correlation),
     ("x - means)", "x - means.mean(1, keepdim=True))", check_oracle),
     ("(covariance[:, :1] + means.var(1))", "covariance[:, :1]", check_stuck),  # chains not compared
@@ -314,7 +369,11 @@ BUGS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("(rows.shape[1] - 1) * p) + 1", "rows.shape[1] * p) + 1", check_oracle),
     ("(x <= below[:, None, None])", "(x < below[:, None, None])", check_oracle),
     ("x.flatten(1).std(1) / _ess_mean(x)", "x.std(2).mean(1) / _ess_mean(x)", check_oracle),
-    ("x.flatten(1).std(1) / _ess_mean(x)", "x.flatten(1).std(1) / torch.tensor(float(x[0].numel()))", check_calibration),
+    (
+        "x.flatten(1).std(1) / _ess_mean(x)",
+        "x.flatten(1).std(1) / torch.tensor(float(x[0].numel()))",
+        check_calibration,
+    ),
     ("variance * _ess_sd(x)", "variance * _ess_mean(x)", check_antithetic),  # arviz-stats 0.8
     ("(4 * variance * _ess_sd", "(2 * variance * _ess_sd", lambda m: check_calibration(m, "sd")),
     ("to(x) * size - 1 for", "to(x) * size for", check_oracle),
@@ -322,7 +381,11 @@ BUGS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("permute(2, 1, 0)", "permute(2, 0, 1)", check_stuck),  # axes swapped
     ("else x.transpose(0, 1)", "else x", check_layouts),
     ("return x.draws\n", "return x.draws.transpose(0, 1)\n", check_layouts),
-    ("part - part.mean((1, 2), keepdim=True)", "part - part.mean(2, keepdim=True)", check_correlation),
+    (
+        "part - part.mean((1, 2), keepdim=True)",
+        "part - part.mean(2, keepdim=True)",
+        check_correlation,
+    ),
 ]
 
 
@@ -336,7 +399,9 @@ def variant(place: str, slip: str) -> types.ModuleType:
 
 
 @pytest.mark.filterwarnings("ignore:var")
-@pytest.mark.parametrize(("place", "slip", "check"), BUGS, ids=[f"{place} -> {slip}" for place, slip, _ in BUGS])
+@pytest.mark.parametrize(
+    ("place", "slip", "check"), BUGS, ids=[f"{place} -> {slip}" for place, slip, _ in BUGS]
+)
 def test_planted_bugs(place: str, slip: str, check: Callable[[Any], Any]) -> None:
     if check is check_oracle and not HAS_ORACLE:
         pytest.skip("arviz-stats is not installed; it is in the extra `test`")
@@ -411,10 +476,20 @@ def test_draws_may_hang_on_a_graph_and_lie_anywhere_in_memory() -> None:
 
 def test_blocks_are_small_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = ar1(0.5, 50, 4, 30)
-    whole = [rhat(x, layout=ROWS), ess(x, layout=ROWS), mcse(x, 0.5, layout=ROWS), autocorrelation(x, 7, layout=ROWS)]
+    whole = [
+        rhat(x, layout=ROWS),
+        ess(x, layout=ROWS),
+        mcse(x, 0.5, layout=ROWS),
+        autocorrelation(x, 7, layout=ROWS),
+    ]
     monkeypatch.setattr(mcmc, "BLOCK", 1000)
     assert {part.shape[0] for part in mcmc._blocks(x)} == {5}
-    parts = [rhat(x, layout=ROWS), ess(x, layout=ROWS), mcse(x, 0.5, layout=ROWS), autocorrelation(x, 7, layout=ROWS)]
+    parts = [
+        rhat(x, layout=ROWS),
+        ess(x, layout=ROWS),
+        mcse(x, 0.5, layout=ROWS),
+        autocorrelation(x, 7, layout=ROWS),
+    ]
     assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(whole, parts, strict=True))
 
 
@@ -435,10 +510,16 @@ print(before, peak())
 def peak(names: str, work: str, draws: int, chains: int, coordinates: int) -> tuple[int, int]:
     """Largest resident memory in MiB before and after the work, in a process of its own."""
     if not Path("/proc/self/status").exists():
-        pytest.skip("the largest resident memory is read from /proc, which this system does not have")
+        pytest.skip(
+            "the largest resident memory is read from /proc, which this system does not have"
+        )
     small = work.replace("(x", "(few")
-    code = MEMORY.format(names=names, work=work, small=small, draws=draws, chains=chains, coordinates=coordinates)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=900)
+    code = MEMORY.format(
+        names=names, work=work, small=small, draws=draws, chains=chains, coordinates=coordinates
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=900
+    )
     before, after = map(int, done.stdout.split())
     return before, after
 
@@ -455,7 +536,9 @@ def test_memory_is_bounded() -> None:
 @pytest.mark.slow
 def test_a_large_trace_fits_into_two_gibibytes() -> None:
     """1,000 draws of 64 chains of 3,072 coordinates, themselves 750 MiB in float32."""
-    _, after = peak("summary", "print(end=repr(summary(x, layout='draws chains ...'))[:0])", 1000, 64, 3072)
+    _, after = peak(
+        "summary", "print(end=repr(summary(x, layout='draws chains ...'))[:0])", 1000, 64, 3072
+    )
     assert after < 2048
 
 
@@ -490,18 +573,35 @@ class TemperedState(NamedTuple):
 
 def tempered(accepted: list[float], tried: list[float], trips: list[int]) -> TemperedState:
     x = torch.zeros(4, 2)
-    return TemperedState(x, torch.zeros(4), x, Tempering(torch.tensor(accepted), torch.tensor(tried), torch.tensor(trips)))
+    return TemperedState(
+        x,
+        torch.zeros(4),
+        x,
+        Tempering(torch.tensor(accepted), torch.tensor(tried), torch.tensor(trips)),
+    )
 
 
 def test_a_summary_holds_what_the_functions_say() -> None:
     x = ar1(0.5, 300, 4, 6).view(300, 4, 2, 3)
-    for found in (summary(trace_of(x)), summary(x, layout=ROWS), summary(x.transpose(0, 1), layout=ACROSS)):
+    for found in (
+        summary(trace_of(x)),
+        summary(x, layout=ROWS),
+        summary(x.transpose(0, 1), layout=ACROSS),
+    ):
         assert isinstance(found, Summary) and (found.draws, found.chains) == (300, 4)
-        assert torch.allclose(found.mean, x.mean((0, 1))) and torch.allclose(found.sd, x.flatten(0, 1).std(0))
-        assert torch.equal(found.mcse, mcse(x, layout=ROWS)) and torch.equal(found.rhat, rhat(x, layout=ROWS))
-        assert torch.equal(found.ess_bulk, ess(x, layout=ROWS)) and torch.equal(found.ess_tail, ess(x, "tail", layout=ROWS))
+        assert torch.allclose(found.mean, x.mean((0, 1))) and torch.allclose(
+            found.sd, x.flatten(0, 1).std(0)
+        )
+        assert torch.equal(found.mcse, mcse(x, layout=ROWS)) and torch.equal(
+            found.rhat, rhat(x, layout=ROWS)
+        )
+        assert torch.equal(found.ess_bulk, ess(x, layout=ROWS)) and torch.equal(
+            found.ess_tail, ess(x, "tail", layout=ROWS)
+        )
     assert found.acceptance is None and "acceptance" not in repr(found)
-    assert "acceptance 0.600 (0.600 to 0.600 by chain), 0 divergences in 300 steps" in repr(summary(trace_of(x)))
+    assert "acceptance 0.600 (0.600 to 0.600 by chain), 0 divergences in 300 steps" in repr(
+        summary(trace_of(x))
+    )
 
 
 def test_a_sound_run_gets_one_sentence() -> None:
@@ -511,14 +611,23 @@ def test_a_sound_run_gets_one_sentence() -> None:
 
 def test_a_summary_of_a_sampled_law() -> None:
     g = seeded(0)
-    trace = sample(lambda x: 0.5 * x.square().sum(1), MALA(0.9), torch.randn(4, 2, generator=g), 4000, generator=g, keep=1)
+    trace = sample(
+        lambda x: 0.5 * x.square().sum(1),
+        MALA(0.9),
+        torch.randn(4, 2, generator=g),
+        4000,
+        generator=g,
+        keep=1,
+    )
     found = summary(trace)
     assert ((found.mean / found.mcse).abs() < LIMIT).all()
     assert ((found.sd - 1) / mcse(trace, "sd")).abs().max() < LIMIT
     assert "nothing to object to" in repr(found)
 
 
-APART = torch.arange(4.0).view(4, 1) * (torch.arange(10) < 3)  # 4 chains in 4 places, in 3 of 10 coordinates
+APART = torch.arange(4.0).view(4, 1) * (
+    torch.arange(10) < 3
+)  # 4 chains in 4 places, in 3 of 10 coordinates
 
 
 @pytest.mark.parametrize(
@@ -539,13 +648,21 @@ APART = torch.arange(4.0).view(4, 1) * (torch.arange(10) < 3)  # 4 chains in 4 p
 def test_what_is_wrong_is_said_and_nothing_else(trace: Trace, words: str) -> None:
     found = summary(trace)
     assert [sentence for sentence in found.verdict if words in sentence]
-    assert len(found.verdict) == 1 or words[:5] in ("R-hat", "ESS b", "no ta")  # short or odd runs have more than one fault
+    assert len(found.verdict) == 1 or words[:5] in (
+        "R-hat",
+        "ESS b",
+        "no ta",
+    )  # short or odd runs have more than one fault
     assert all(sentence in repr(found) for sentence in found.verdict)
 
 
 def test_swaps_and_round_trips_are_reported() -> None:
-    found = summary(trace_of(independent(500, 4, 2), state=tempered([4, 6], [10, 10], [1, 0, 2, 0])))
-    assert found.swap_rates is not None and torch.allclose(found.swap_rates, torch.tensor([0.4, 0.6]))
+    found = summary(
+        trace_of(independent(500, 4, 2), state=tempered([4, 6], [10, 10], [1, 0, 2, 0]))
+    )
+    assert found.swap_rates is not None and torch.allclose(
+        found.swap_rates, torch.tensor([0.4, 0.6])
+    )
     assert "swap rates 0.40 0.60" in repr(found) and "3 round trips, 0.75 per chain" in repr(found)
     assert summary(trace_of(independent(500, 4, 2))).swap_rates is None
 
@@ -553,11 +670,32 @@ def test_swaps_and_round_trips_are_reported() -> None:
 def test_a_summary_of_parallel_tempering() -> None:
     g = seeded(0)
     sampler = ParallelTempering(MALA(0.5), (1.0, 2.0, 4.0))
-    trace = sample(lambda x: 0.5 * x.square().sum(1), sampler, torch.randn(4, 2, generator=g), 200, generator=g, keep=1)
-    more = sample(lambda x: 0.5 * x.square().sum(1), sampler, trace.x, 100, generator=g, keep=1, state=trace.state)
+    trace = sample(
+        lambda x: 0.5 * x.square().sum(1),
+        sampler,
+        torch.randn(4, 2, generator=g),
+        200,
+        generator=g,
+        keep=1,
+    )
+    more = sample(
+        lambda x: 0.5 * x.square().sum(1),
+        sampler,
+        trace.x,
+        100,
+        generator=g,
+        keep=1,
+        state=trace.state,
+    )
     found = summary(more)
-    assert found.swap_rates is not None and found.swap_rates.shape == (2,) and (found.swap_rates > 0.3).all()
-    assert found.round_trips is not None and f"{int(found.round_trips.sum())} round trips" in repr(found)
+    assert (
+        found.swap_rates is not None
+        and found.swap_rates.shape == (2,)
+        and (found.swap_rates > 0.3).all()
+    )
+    assert found.round_trips is not None and f"{int(found.round_trips.sum())} round trips" in repr(
+        found
+    )
     assert "per chain in 300 sweeps" in repr(found) and found.draws == 100
 
 
@@ -585,15 +723,33 @@ def test_an_event_without_axes_and_one_that_never_moves_print() -> None:
 def test_a_trace_goes_to_arviz() -> None:
     g = seeded(0)
     start = torch.randn(3, 2, 2, generator=g)
-    trace = sample(lambda x: x.square().flatten(1).sum(1), MALA(0.3), start, 40, generator=g, keep=[Draws(), Energies()])
+    trace = sample(
+        lambda x: x.square().flatten(1).sum(1),
+        MALA(0.3),
+        start,
+        40,
+        generator=g,
+        keep=[Draws(), Energies()],
+    )
     tree = to_arviz(trace, "image")
     posterior, stats = tree["posterior"], tree["sample_stats"]
     assert posterior["image"].dims == ("chain", "draw", "image_dim_0", "image_dim_1")
     assert np.array_equal(posterior["image"].values, trace.draws.transpose(0, 1).numpy())
-    assert stats["acceptance_rate"].dims == ("chain",) and np.array_equal(stats["acceptance_rate"], trace.acceptance)
+    assert stats["acceptance_rate"].dims == ("chain",) and np.array_equal(
+        stats["acceptance_rate"], trace.acceptance
+    )
     assert np.array_equal(stats["diverged"], trace.diverged)
-    assert stats["lp"].dims == ("chain", "draw") and np.array_equal(stats["lp"], -trace.kept["energies"].T)
-    thinned = sample(lambda x: x.square().flatten(1).sum(1), MALA(0.3), start, 40, generator=g, keep=[Draws(2), Energies()])
+    assert stats["lp"].dims == ("chain", "draw") and np.array_equal(
+        stats["lp"], -trace.kept["energies"].T
+    )
+    thinned = sample(
+        lambda x: x.square().flatten(1).sum(1),
+        MALA(0.3),
+        start,
+        40,
+        generator=g,
+        keep=[Draws(2), Energies()],
+    )
     assert "lp" not in to_arviz(thinned)["sample_stats"]
 
 
@@ -603,7 +759,10 @@ def test_arviz_reads_it_the_right_way_round() -> None:
     from arviz_stats.base import array_stats
 
     trace = trace_of(ar1(0.9, 500, 4, 3))
-    assert np.allclose(array_stats.ess(to_arviz(trace)["posterior"]["x"].values, chain_axis=0, draw_axis=1), ess(trace))
+    assert np.allclose(
+        array_stats.ess(to_arviz(trace)["posterior"]["x"].values, chain_axis=0, draw_axis=1),
+        ess(trace),
+    )
 
 
 def test_without_arviz_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

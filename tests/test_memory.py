@@ -19,7 +19,11 @@ from lowland.training.memory import peak_mb, recompute
 
 def net(spectral: bool, blocks: int = 2) -> Any:
     torch.manual_seed(0)
-    return lowland.IGEBM(box(0.0, 1.0, 1, 8, 8), widths=(4, 8), blocks=blocks, spectral=spectral).double().train()
+    return (
+        lowland.IGEBM(box(0.0, 1.0, 1, 8, 8), widths=(4, 8), blocks=blocks, spectral=spectral)
+        .double()
+        .train()
+    )
 
 
 def contrasted(energy: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -29,7 +33,9 @@ def contrasted(energy: Any, x: Tensor, y: Tensor) -> Tensor:
 def matched(energy: Any, x: Tensor, y: Tensor) -> Tensor:
     return (
         lowland.ScoreMatching(method="sliced")
-        .loss(energy, x, None, sampler=None, buffer=None, generator=torch.Generator().manual_seed(0))
+        .loss(
+            energy, x, None, sampler=None, buffer=None, generator=torch.Generator().manual_seed(0)
+        )
         .value
     )
 
@@ -44,7 +50,9 @@ LOSSES: list[Callable[[Any, Tensor, Tensor], Tensor]] = [contrasted, matched, tw
 
 def gradients(energy: Any, loss: Callable[[Any, Tensor, Tensor], Tensor]) -> list[Tensor]:
     """Gradients of a second update: the first has moved the power iterations."""
-    x, y = torch.rand(2, 5, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x, y = torch.rand(
+        2, 5, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     loss(energy, x, y).backward()
     energy.zero_grad()
     loss(energy, x, y).backward()
@@ -69,7 +77,9 @@ def test_a_block_that_moves_on_when_computed_again_would_be_noticed() -> None:
     kept, naive = net(True), net(True)
     for block in naive.net:
         if list(block.children()):
-            block.forward = lambda x, forward=block.forward: checkpoint(forward, x, use_reentrant=False)
+            block.forward = lambda x, forward=block.forward: checkpoint(
+                forward, x, use_reentrant=False
+            )
     pairs = zip(gradients(kept, contrasted), gradients(naive, contrasted), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
 
@@ -157,4 +167,6 @@ def test_training_is_the_same_and_says_its_peak(tmp_path: Any) -> None:
     a, b = (Run.open(tmp_path / name).load_checkpoint().tensors for name in ("kept", "again"))
     assert all(torch.equal(a["ema"][name], b["ema"][name]) for name in a["ema"])
     rows = Run.open(tmp_path / "again").rows("time.jsonl")
-    assert len(rows) == 2 and all(50 < row["peak_mb"] <= peak_mb(torch.device("cpu")) + 0.1 for row in rows)
+    assert len(rows) == 2 and all(
+        50 < row["peak_mb"] <= peak_mb(torch.device("cpu")) + 0.1 for row in rows
+    )

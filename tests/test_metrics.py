@@ -53,7 +53,12 @@ def test_mean_and_share_have_their_textbook_errors() -> None:
     assert found.error == pytest.approx(np.std(x.double().numpy(), ddof=1) / math.sqrt(500))
     assert mean(torch.ones(1)).error == math.inf
     assert share(3, 12) == Estimate(0.25, math.sqrt(0.25 * 0.75 / 12))
-    for bad in (lambda: mean(torch.ones(0)), lambda: share(3, 2), lambda: share(0, 0), lambda: share(-1, 2)):
+    for bad in (
+        lambda: mean(torch.ones(0)),
+        lambda: share(3, 2),
+        lambda: share(0, 0),
+        lambda: share(-1, 2),
+    ):
         with pytest.raises(ValueError, match=";"):
             bad()
 
@@ -65,7 +70,13 @@ def test_mean_is_taken_in_double_precision() -> None:
 
 # ----------------------------------------------------------------------------------------------------------- detection
 
-OFFSETS = {"plain": (0.0, 1.0), "5e4": (5e4, 1e3), "1e8": (1e8, 1e3), "tiny": (0.0, 1e-6), "negative": (-5e4, 1e3)}
+OFFSETS = {
+    "plain": (0.0, 1.0),
+    "5e4": (5e4, 1e3),
+    "1e8": (1e8, 1e3),
+    "tiny": (0.0, 1e-6),
+    "negative": (-5e4, 1e3),
+}
 
 
 def energies(kind: str, seed: int, ties: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -86,7 +97,11 @@ def ranks_agree(metric: Metric, reference: Callable[..., float]) -> None:
                 low, high = energies(kind, seed, ties, dtype)
                 values = torch.cat([low, high]).double().numpy()
                 truth = np.r_[np.zeros(len(low)), np.ones(len(high))]
-                assert abs(metric(low, high).value - reference(truth, values)) < 1e-12, (kind, ties, dtype)
+                assert abs(metric(low, high).value - reference(truth, values)) < 1e-12, (
+                    kind,
+                    ties,
+                    dtype,
+                )
 
 
 def test_auroc_is_that_of_scikit_learn() -> None:
@@ -116,10 +131,15 @@ def fpr_agrees(metric: Metric) -> None:
     for kind in OFFSETS:
         for seed, ties in enumerate((True, False)):
             low, high = energies(kind, seed, ties, torch.float32)
-            assert metric(low, high).value == pytest.approx(fpr_by_definition(low, high)), (kind, ties)
+            assert metric(low, high).value == pytest.approx(fpr_by_definition(low, high)), (
+                kind,
+                ties,
+            )
     for n in range(1, 201):
         line = torch.arange(1.0, n + 1)
-        assert round(metric(line, line).value * n) == -(-19 * n // 20), n  # ⌈0.95 n⌉ in whole numbers
+        assert round(metric(line, line).value * n) == -(-19 * n // 20), (
+            n
+        )  # ⌈0.95 n⌉ in whole numbers
 
 
 def test_fpr95_is_its_definition() -> None:
@@ -129,7 +149,9 @@ def test_fpr95_is_its_definition() -> None:
     assert found.error == pytest.approx(math.sqrt(found.value * (1 - found.value) / len(high)))
 
 
-def spread_ratio(simulate: Callable[[torch.Generator], Estimate], repeats: int = 1000, seed: int = 0) -> float:
+def spread_ratio(
+    simulate: Callable[[torch.Generator], Estimate], repeats: int = 1000, seed: int = 0
+) -> float:
     """z of (claimed variance / variance over repeats − 1), whose standard error is √(2 / repeats)."""
     g = seeded(seed)
     found = [simulate(g) for _ in range(repeats)]
@@ -184,7 +206,10 @@ def test_non_finite_energies_are_refused_with_their_count(metric: Metric) -> Non
 
 def test_ranking_many_points_is_quick() -> None:
     """peers.md 2.1 (6): a rival loops over unique scores, quadratically. A million points sort in well under a minute."""
-    low, high = torch.randn(500_000, generator=seeded(0)), torch.randn(500_000, generator=seeded(1)) + 1
+    low, high = (
+        torch.randn(500_000, generator=seeded(0)),
+        torch.randn(500_000, generator=seeded(1)) + 1,
+    )
     truth = 0.5 * (1 + math.erf(1 / 2))  # Φ(1 / √2)
     found = auroc(low, high)
     assert abs(found.value - truth) < LIMIT * found.error
@@ -198,14 +223,21 @@ def p_values_agree(metric: Metric) -> None:
     for kind in OFFSETS:
         for ties in (True, False):
             calibration, x = energies(kind, 5, ties, torch.float32)
-            expected = (1 + (calibration[None] >= x[:, None]).sum(1)).double() / (len(calibration) + 1)
+            expected = (1 + (calibration[None] >= x[:, None]).sum(1)).double() / (
+                len(calibration) + 1
+            )
             assert torch.equal(metric(calibration, x).double(), expected), (kind, ties)
 
 
 def keeps_its_promise(metric: Metric) -> float:
     """z by which the mean false-alarm rate over 300 splits exceeds the nominal rate; sharp, tied and tiny sets."""
     g, worst_z = seeded(7), -math.inf
-    for n, nominal, ties in ((20, 0.05, False), (200, 0.05, False), (99, 0.1, True), (57, 0.2, True)):
+    for n, nominal, ties in (
+        (20, 0.05, False),
+        (200, 0.05, False),
+        (99, 0.1, True),
+        (57, 0.2, True),
+    ):
         rates = []
         for _ in range(300):
             x = torch.randn(n + 200, generator=g)
@@ -228,7 +260,10 @@ def test_p_values_promise_is_kept_over_random_splits() -> None:
 def test_p_values_are_no_more_careful_than_they_must() -> None:
     """Without ties P(p ≤ α) is ⌊α (n + 1)⌋ / (n + 1) exactly."""
     g, n, nominal = seeded(8), 39, 0.1
-    rates = [(p_values(torch.randn(n, generator=g), torch.randn(100, generator=g)) <= nominal).double() for _ in range(400)]
+    rates = [
+        (p_values(torch.randn(n, generator=g), torch.randn(100, generator=g)) <= nominal).double()
+        for _ in range(400)
+    ]
     assert worst(torch.stack([r.mean() for r in rates]).unsqueeze(1), 4 / 40) < LIMIT
 
 
@@ -244,7 +279,9 @@ def covers(interval: Callable[[float, int, int], tuple[float, float]]) -> float:
     g, n, m, nominal = seeded(9), 99, 150, 0.1
     low, high = interval(nominal, m, n)
     x = torch.randn(2000, n + m, generator=g)
-    threshold = x[:, :n].sort(1, descending=True).values[:, 9]  # p ≤ 0.1 above the tenth-largest of 99
+    threshold = (
+        x[:, :n].sort(1, descending=True).values[:, 9]
+    )  # p ≤ 0.1 above the tenth-largest of 99
     rates = (x[:, n:] > threshold.unsqueeze(1)).double().mean(1)
     again = torch.stack([(p_values(row[:n], row[n:]) <= nominal).double().mean() for row in x[:50]])
     assert torch.equal(again, rates[:50])
@@ -261,7 +298,9 @@ def test_the_interval_of_false_alarms_covers() -> None:
     assert covers(interval_of) < LIMIT
     low, high = interval_of(0.1, 150, 99)
     law = betabinom(150, 10, 90)
-    assert 0.95 <= law.cdf(round(150 * high)) - law.cdf(round(150 * low) - 1) < 0.97  # nor is it wider than it must
+    assert (
+        0.95 <= law.cdf(round(150 * high)) - law.cdf(round(150 * low) - 1) < 0.97
+    )  # nor is it wider than it must
 
 
 def test_false_alarms_count_and_judge() -> None:
@@ -270,7 +309,10 @@ def test_false_alarms_count_and_judge() -> None:
     assert (rate.value, rate.nominal, rate.points) == (0.4, 0.05, 5)
     assert false_alarms(torch.linspace(0.01, 1, 100), 0.05, 99).sound
     assert not false_alarms(torch.full((100,), 0.01), 0.05, 99).sound
-    assert false_alarms(torch.ones(10), 0.05, 10)[2:4] == (0.0, 0.0)  # ten points can raise no alarm at 5 %
+    assert false_alarms(torch.ones(10), 0.05, 10)[2:4] == (
+        0.0,
+        0.0,
+    )  # ten points can raise no alarm at 5 %
     for bad in (0.0, 1.0, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"rate in \(0, 1\)"):
             false_alarms(p, bad)
@@ -333,7 +375,13 @@ def test_mmd_detects_a_shift_and_nothing_else() -> None:
 
 def test_mmd_error_is_the_spread_when_laws_differ_and_a_bound_when_not() -> None:
     assert abs(spread_ratio(shifted_mmd, repeats=400)) < LIMIT
-    assert spread_ratio(lambda g: mmd(torch.randn(40, 2, generator=g), torch.randn(40, 2, generator=g), 1.5), 200) > -LIMIT
+    assert (
+        spread_ratio(
+            lambda g: mmd(torch.randn(40, 2, generator=g), torch.randn(40, 2, generator=g), 1.5),
+            200,
+        )
+        > -LIMIT
+    )
 
 
 def exact_moments(count: int, centre: Tensor, covariance: Tensor, seed: int) -> Tensor:
@@ -354,7 +402,10 @@ def frechet_by_sqrtm(x: Tensor, y: Tensor) -> float:
 def frechet_agrees(metric: Metric) -> None:
     """Closed form for exact moments with commuting covariances; scipy's matrix root for all others."""
     eye = torch.eye(3, dtype=torch.float64)
-    zero, one = torch.zeros(3, dtype=torch.float64), torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    zero, one = (
+        torch.zeros(3, dtype=torch.float64),
+        torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64),
+    )
     x, y = exact_moments(50, zero, 4 * eye, 0), exact_moments(70, one, 0.25 * eye, 1)
     assert abs(metric(x, y) - (5.25 + 3 * (2 - 0.5) ** 2)) < 1e-9
     assert abs(metric(x, x)) < 1e-9
@@ -374,7 +425,9 @@ def test_frechet_distance_with_fewer_points_than_dimensions_and_in_one_dimension
     x = torch.randn(5, 20, generator=g)
     assert abs(frechet_distance(x, x)) < 1e-6  # covariances of rank 4
     a, b = torch.randn(50, 1, generator=g), 3 * torch.randn(50, 1, generator=g) + 2
-    expected = (a.double().mean() - b.double().mean()) ** 2 + (a.double().std() - b.double().std()) ** 2
+    expected = (a.double().mean() - b.double().mean()) ** 2 + (
+        a.double().std() - b.double().std()
+    ) ** 2
     assert frechet_distance(a, b) == pytest.approx(float(expected))
 
 
@@ -386,7 +439,10 @@ def test_laws_need_two_points(metric: Metric) -> None:
 
 def test_nearest_is_brute_force() -> None:
     g = seeded(7)
-    x, reference = torch.randn(700, 1, 3, 2, generator=g), torch.randn(90, 1, 3, 2, generator=g)  # more than one chunk
+    x, reference = (
+        torch.randn(700, 1, 3, 2, generator=g),
+        torch.randn(90, 1, 3, 2, generator=g),
+    )  # more than one chunk
     d, which = nearest(x.double(), reference.double())
     table = (x.double()[:, None] - reference.double()[None]).square().flatten(2).sum(2).sqrt()
     assert torch.equal(which, table.argmin(1))
@@ -415,12 +471,16 @@ def test_class_entropy() -> None:
     assert class_entropy(torch.arange(10).repeat(7), 10) == pytest.approx(1.0)
     assert class_entropy(torch.zeros(9, dtype=torch.long), 4) == 0.0
     p = np.array([0.5, 0.25, 0.25])
-    assert class_entropy(torch.tensor([0, 0, 2, 3]), 4) == pytest.approx(-(p * np.log(p)).sum() / math.log(4))
+    assert class_entropy(torch.tensor([0, 0, 2, 3]), 4) == pytest.approx(
+        -(p * np.log(p)).sum() / math.log(4)
+    )
     with pytest.raises(ValueError, match="1 classes"):
         class_entropy(torch.zeros(3, dtype=torch.long), 1)
 
 
-@pytest.mark.parametrize("labels", [torch.arange(6), torch.zeros(0, dtype=torch.long)], ids=["beyond", "none"])
+@pytest.mark.parametrize(
+    "labels", [torch.arange(6), torch.zeros(0, dtype=torch.long)], ids=["beyond", "none"]
+)
 def test_class_entropy_refuses_what_it_cannot_count(labels: Tensor) -> None:
     with pytest.raises(ValueError):
         class_entropy(labels, 3)
@@ -442,7 +502,9 @@ def psnr_agrees(metric: Metric) -> None:
     half[:, 2:] = True
     for mask in (None, half, half.expand(3, 5, 4), torch.rand(3, 5, 4, generator=g) > 0.5):
         for peak in (1.0, 255.0):
-            expected = psnr_by_hand(x, truth, torch.ones(1, 1, 1, dtype=torch.bool) if mask is None else mask, peak)
+            expected = psnr_by_hand(
+                x, truth, torch.ones(1, 1, 1, dtype=torch.bool) if mask is None else mask, peak
+            )
             found = metric(x, truth, mask=mask, peak=peak)
             assert abs(found.value - np.mean(expected)) < 1e-4
             assert abs(found.error - np.std(expected, ddof=1) / math.sqrt(6)) < 1e-4
@@ -450,7 +512,9 @@ def psnr_agrees(metric: Metric) -> None:
 
 def test_psnr_is_its_formula() -> None:
     psnr_agrees(psnr)
-    assert psnr(torch.zeros(2, 1, 2, 2), torch.full((2, 1, 2, 2), 0.1)).value == pytest.approx(20.0, abs=1e-4)
+    assert psnr(torch.zeros(2, 1, 2, 2), torch.full((2, 1, 2, 2), 0.1)).value == pytest.approx(
+        20.0, abs=1e-4
+    )
 
 
 def test_psnr_refuses_perfection() -> None:
@@ -525,7 +589,10 @@ PLANTED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "auroc of swapped sides": (ranks_agree, (lambda a, b: auroc(b, a), roc_auc_score)),
     "aupr by trapezoids": (ranks_agree, (_trapezoid, average_precision_score)),
     "DeLong with one side": (delong_is_honest, (_one_sided,)),
-    "DeLong × 0.85": (delong_is_honest, (lambda a, b: auroc(a, b)._replace(error=0.85 * auroc(a, b).error),)),
+    "DeLong × 0.85": (
+        delong_is_honest,
+        (lambda a, b: auroc(a, b)._replace(error=0.85 * auroc(a, b).error),),
+    ),
     "threshold one too high": (fpr_agrees, (_threshold_at(lambda n: math.ceil(0.95 * n)),)),
     "threshold rounded down": (fpr_agrees, (_threshold_at(lambda n: max(int(0.95 * n) - 1, 0)),)),
     "p-value without + 1": (p_values_agree, (_p(0, False),)),
@@ -536,7 +603,10 @@ PLANTED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "mmd with its diagonal": (mmd_is_unbiased, (_biased_mmd,)),
     "mmd with 1/ℓ² for 1/2ℓ²": (mmd_hits_the_truth, (lambda x, y, b: mmd(x, y, b / math.sqrt(2)),)),
     "Fréchet without the root": (frechet_agrees, (lambda x, y: frechet_distance(x, y) ** 0.5,)),
-    "psnr with log of the peak once": (psnr_agrees, (lambda x, t, mask, peak: psnr(x, t, mask=mask, peak=peak**0.5),)),
+    "psnr with log of the peak once": (
+        psnr_agrees,
+        (lambda x, t, mask, peak: psnr(x, t, mask=mask, peak=peak**0.5),),
+    ),
     "psnr blind to its mask": (psnr_agrees, (lambda x, t, mask, peak: psnr(x, t, peak=peak),)),
 }
 

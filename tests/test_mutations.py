@@ -60,7 +60,9 @@ from lowland.testing.mutants import MUTANTS
 
 def test_there_are_bugs_in_every_family() -> None:
     families = Counter(mutant.family for mutant in MUTANTS)
-    assert set(families) == {type(sampler).__name__ for sampler in shipped().values()} - {"ShortRun"}  # its formula is below
+    assert set(families) == {type(sampler).__name__ for sampler in shipped().values()} - {
+        "ShortRun"
+    }  # its formula is below
     assert len(MUTANTS) >= 80 and min(families.values()) >= 3
 
 
@@ -72,7 +74,9 @@ def test_sound_sampler_passes_the_checks_that_catch_its_bugs(mutant: Mutant) -> 
     assert mutant.is_fair(), "the check condemns what is sound"
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m.family}: {m.bug}, {m.seen_by}" for m in MUTANTS])
+@pytest.mark.parametrize(
+    "mutant", MUTANTS, ids=[f"{m.family}: {m.bug}, {m.seen_by}" for m in MUTANTS]
+)
 def test_broken_sampler_is_caught(mutant: Mutant) -> None:
     assert mutant.is_caught(), "the bug went unseen"
 
@@ -102,14 +106,22 @@ def uphill(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
     return value, -score
 
 
-def reflect_without_flip(self: Any, x: Tensor, momentum: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def reflect_without_flip(
+    self: Any, x: Tensor, momentum: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     return SOUND_REFLECT(self, x)[0], momentum
 
 
-def reflect_once(self: Any, x: Tensor, momentum: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def reflect_once(
+    self: Any, x: Tensor, momentum: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Only one bounce, then a clamp."""
     y = torch.where(x < self.lo, 2 * self.lo - x, torch.where(x > self.hi, 2 * self.hi - x, x))
-    flipped = None if momentum is None else torch.where((x < self.lo) | (x > self.hi), -momentum, momentum)
+    flipped = (
+        None
+        if momentum is None
+        else torch.where((x < self.lo) | (x > self.hi), -momentum, momentum)
+    )
     return y.clamp(self.lo, self.hi), flipped
 
 
@@ -211,7 +223,9 @@ SOUND_TAKE = ReplayBuffer.take
 
 
 def slots(_: Any = None) -> None:
-    checks.buffer_keeps_slots(ReplayBuffer(50, real(2), generator=seeded(), classes=5, restart=0.3), 20)
+    checks.buffer_keeps_slots(
+        ReplayBuffer(50, real(2), generator=seeded(), classes=5, restart=0.3), 20
+    )
 
 
 def pcd(_: Any = None) -> None:
@@ -235,12 +249,21 @@ def chains_no_trace(_: Any = None) -> None:
     probe = Probe()
     unsettle(probe)
     with no_trace(probe):
-        loop.run_chains(probe, MALA(0.01), torch.randn(6, 3, generator=seeded()), 3, generator=seeded())
+        loop.run_chains(
+            probe, MALA(0.01), torch.randn(6, 3, generator=seeded()), 3, generator=seeded()
+        )
 
 
 def moments(_: Any = None) -> None:
     x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
-    trace = sample(lambda x: 0.5 * x.square().sum(1), MALA(0.5), x, 9, generator=seeded(), keep=[Draws(), Moments()])
+    trace = sample(
+        lambda x: 0.5 * x.square().sum(1),
+        MALA(0.5),
+        x,
+        9,
+        generator=seeded(),
+        keep=[Draws(), Moments()],
+    )
     mean, variance, _count = trace.kept["moments"]
     torch.testing.assert_close(mean, trace.draws.flatten(0, 1).mean(0))
     torch.testing.assert_close(variance, trace.draws.flatten(0, 1).var(0))
@@ -259,12 +282,20 @@ def short_run(_: Any = None) -> None:
     checks.short_run_formula(ShortRun(0.2, 0.3, clip=0.3, clamp=(-0.5, 0.8)))
 
 
-def tied_noise(self: ShortRun, energy: Energy, state: State, g: torch.Generator) -> tuple[State, Info]:
-    y = state.x + self.step_size * state.score.clamp(-0.3, 0.3) + math.sqrt(2 * self.step_size) * normal_like(state.x, g)
+def tied_noise(
+    self: ShortRun, energy: Energy, state: State, g: torch.Generator
+) -> tuple[State, Info]:
+    y = (
+        state.x
+        + self.step_size * state.score.clamp(-0.3, 0.3)
+        + math.sqrt(2 * self.step_size) * normal_like(state.x, g)
+    )
     return metropolis(state, self.init(energy, y.clamp(-0.5, 0.8)), None, g)
 
 
-def clipped_by_norm(self: ShortRun, energy: Energy, state: State, g: torch.Generator) -> tuple[State, Info]:
+def clipped_by_norm(
+    self: ShortRun, energy: Energy, state: State, g: torch.Generator
+) -> tuple[State, Info]:
     scale = (0.3 / squared_norm(state.score).sqrt()).clamp(max=1).view(-1, 1)
     y = state.x + self.step_size * state.score * scale + self.noise * normal_like(state.x, g)
     return metropolis(state, self.init(energy, y.clamp(-0.5, 0.8)), None, g)
@@ -281,7 +312,9 @@ class Patch(NamedTuple):
 PATCHES: dict[str, Patch] = {
     "score: mean for sum": Patch(score, "contract.checks.value_and_score", batch_mean),
     "score: sign": Patch(score, "contract.checks.value_and_score", uphill),
-    "reflect: momentum not turned": Patch(reflection, "lowland.domain.Domain.reflect", reflect_without_flip),
+    "reflect: momentum not turned": Patch(
+        reflection, "lowland.domain.Domain.reflect", reflect_without_flip
+    ),
     "reflect: one bounce only": Patch(reflection, "lowland.domain.Domain.reflect", reflect_once),
     "mixture without weights": Patch(algebra, "lowland.energy.Mixture.forward", unweighted),
     "a − b is a + b": Patch(algebra, "lowland.energy.Energy.__sub__", difference_as_sum),
@@ -290,18 +323,24 @@ PATCHES: dict[str, Patch] = {
     "sample does not freeze": Patch(chains_no_trace, "lowland.samplers.loop.frozen", Unfrozen),
     "sample forgets mixed modes": Patch(sampled, "lowland.samplers.loop.frozen", LeftInEval),
     "sample thaws frozen weights": Patch(sampled, "lowland.samplers.loop.frozen", AllThawed),
-    "buffer writes to wrong slots": Patch(slots, "lowland.chains.ReplayBuffer.put", put_wrong),
-    "buffer writes in wrong order": Patch(slots, "lowland.chains.ReplayBuffer.put", put_sorted),
-    "buffer draws a slot twice": Patch(slots, "lowland.chains.ReplayBuffer.take", take_with_replacement),
-    "buffer mixes up labels": Patch(slots, "lowland.chains.ReplayBuffer.take", labels_left_behind),
-    "PCD: buffer writes to wrong slots": Patch(pcd, "lowland.chains.ReplayBuffer.put", put_wrong),
-    "PCD: buffer writes in wrong order": Patch(pcd, "lowland.chains.ReplayBuffer.put", put_sorted),
-    "PCD: chains not written back": Patch(pcd, "lowland.chains.ReplayBuffer.put", lambda *_: 0),
-    "moments without the spread between steps": Patch(
-        moments, "lowland.samplers.keepers._MomentsRecorder.add", moments_without_between
+    "buffer writes to wrong slots": Patch(slots, "lowland.replay.ReplayBuffer.put", put_wrong),
+    "buffer writes in wrong order": Patch(slots, "lowland.replay.ReplayBuffer.put", put_sorted),
+    "buffer draws a slot twice": Patch(
+        slots, "lowland.replay.ReplayBuffer.take", take_with_replacement
     ),
-    "ShortRun: noise tied to the step": Patch(short_run, "lowland.samplers.langevin.ShortRun.step", tied_noise),
-    "ShortRun: clipped by norm": Patch(short_run, "lowland.samplers.langevin.ShortRun.step", clipped_by_norm),
+    "buffer mixes up labels": Patch(slots, "lowland.replay.ReplayBuffer.take", labels_left_behind),
+    "PCD: buffer writes to wrong slots": Patch(pcd, "lowland.replay.ReplayBuffer.put", put_wrong),
+    "PCD: buffer writes in wrong order": Patch(pcd, "lowland.replay.ReplayBuffer.put", put_sorted),
+    "PCD: chains not written back": Patch(pcd, "lowland.replay.ReplayBuffer.put", lambda *_: 0),
+    "moments without the spread between steps": Patch(
+        moments, "lowland.samplers.recorders._MomentsRecorder.add", moments_without_between
+    ),
+    "ShortRun: noise tied to the step": Patch(
+        short_run, "lowland.samplers.langevin.ShortRun.step", tied_noise
+    ),
+    "ShortRun: clipped by norm": Patch(
+        short_run, "lowland.samplers.langevin.ShortRun.step", clipped_by_norm
+    ),
 }
 
 
@@ -344,7 +383,9 @@ class BrokenDSM:
     weigh: bool = True
     pair: bool = True
 
-    def loss(self, energy: Any, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any) -> Loss:
+    def loss(
+        self, energy: Any, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any
+    ) -> Loss:
         levels = torch.tensor(self.sigmas, dtype=x.dtype)
         sigma = levels[torch.randint(len(levels), (len(x),), generator=generator)]
         noise = normal_like(x, generator)
@@ -397,7 +438,9 @@ def wider(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
 class ForgetsRestart(PCD):
     """Chains run under the labels of the data instead of those of their slots."""
 
-    def loss(self, energy: Energy, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any) -> Loss:
+    def loss(
+        self, energy: Energy, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any
+    ) -> Loss:
         other = copy.copy(buffer)
         other.x, other.labels = buffer.x, torch.zeros_like(buffer.labels)
         return super().loss(energy, x, labels, sampler=sampler, buffer=other, generator=generator)
@@ -407,8 +450,12 @@ class ForgetsRestart(PCD):
 class StartsAtData(PCD):
     """PCD in name, CD in fact."""
 
-    def loss(self, energy: Energy, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any) -> Loss:
-        return CD(self.steps).loss(energy, x, labels, sampler=sampler, buffer=None, generator=generator)
+    def loss(
+        self, energy: Energy, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any
+    ) -> Loss:
+        return CD(self.steps).loss(
+            energy, x, labels, sampler=sampler, buffer=None, generator=generator
+        )
 
 
 OTHERS: dict[str, Bug] = {
@@ -419,12 +466,18 @@ OTHERS: dict[str, Bug] = {
     "DSM: sign": Bug(checks.dsm_minimiser, DSM((0.5,)), BrokenDSM((0.5,), sign=-1.0)),
     "DSM: σ forgotten": Bug(checks.dsm_minimiser, DSM((0.5,)), BrokenDSM((0.5,), weigh=False)),
     "DSM: score × 1.05": Bug(checks.dsm_minimiser, DSM((0.5,)), BrokenDSM((0.5,), sign=1.05)),
-    "DSM: rows told the wrong level": Bug(checks.dsm_minimiser, DSM((1.0, 0.2)), BrokenDSM((1.0, 0.2), pair=False)),
-    "PCD: labels of the wrong chains": Bug(checks.pcd_keeps_slots, PCD(3, 64), ForgetsRestart(3, 64)),
+    "DSM: rows told the wrong level": Bug(
+        checks.dsm_minimiser, DSM((1.0, 0.2)), BrokenDSM((1.0, 0.2), pair=False)
+    ),
+    "PCD: labels of the wrong chains": Bug(
+        checks.pcd_keeps_slots, PCD(3, 64), ForgetsRestart(3, 64)
+    ),
     "PCD: starts at the data": Bug(checks.pcd_keeps_slots, PCD(3, 64), StartsAtData(3, 64)),
     "energy: rows coupled by one percent": Bug(rows, TARGETS["gaussian"].energy, BatchCoupled()),
     "energy: a buffer moves in eval mode": Bug(buffers_stay, Probe(), Leaky()),
-    "target: draws 3% too wide": Bug(wrong_law, TARGETS["gaussian"], TARGETS["gaussian"]._replace(draw=wider)),
+    "target: draws 3% too wide": Bug(
+        wrong_law, TARGETS["gaussian"], TARGETS["gaussian"]._replace(draw=wider)
+    ),
 }
 
 
@@ -437,4 +490,7 @@ def test_broken_energy_or_objective_is_caught(name: str) -> None:
 
 def test_the_slots_of_the_copies_do_something() -> None:
     """BrokenDSM without a mistake passes: it is the mistake that is caught, not the copy."""
-    assert checks.dsm_minimiser(BrokenDSM((0.5,))) < LIMIT and checks.dsm_minimiser(BrokenDSM((1.0, 0.2))) < LIMIT
+    assert (
+        checks.dsm_minimiser(BrokenDSM((0.5,))) < LIMIT
+        and checks.dsm_minimiser(BrokenDSM((1.0, 0.2))) < LIMIT
+    )

@@ -8,7 +8,7 @@ from contract.cases import seeded
 from torch import nn
 
 from lowland import IGEBM, MLP, ConvNet, NoiseMLP, box, real, value_and_score
-from lowland.nets.conditions import pick
+from lowland.nets.class_energy import pick
 from lowland.nets.perceptron import normalised
 from lowland.nets.vectors import stretched
 
@@ -18,9 +18,14 @@ IMAGE = box(0.0, 1.0, 1, 8, 8)
 
 def small(cls: type, **more: object) -> nn.Module:
     torch.manual_seed(0)
-    settings = {"ConvNet": {"channels": (4, 6, 6), "hidden": 8}, "IGEBM": {"widths": (4, 6), "blocks": 1}}
+    settings = {
+        "ConvNet": {"channels": (4, 6, 6), "hidden": 8},
+        "IGEBM": {"widths": (4, 6), "blocks": 1},
+    }
     domain = more.pop("domain", IMAGE)
-    return cls(domain, **({"hidden": (8,)} if cls is MLP else settings[cls.__name__]) | more).double()
+    return cls(
+        domain, **({"hidden": (8,)} if cls is MLP else settings[cls.__name__]) | more
+    ).double()
 
 
 every = pytest.mark.parametrize("cls", [MLP, ConvNet, IGEBM])
@@ -59,7 +64,9 @@ def test_a_box_is_stretched_to_minus_one_and_one(cls: type) -> None:
     x = IMAGE.draw(5, seeded(), dtype=DOUBLE)
     wide = small(cls, domain=box(-3.0, 7.0, 1, 8, 8))
     torch.testing.assert_close(wide(-3 + 10 * x), small(cls)(x), rtol=1e-10, atol=1e-10)
-    assert torch.equal(stretched(torch.tensor([0.0, 0.5, 1.0]), IMAGE), torch.tensor([-1.0, 0.0, 1.0]))
+    assert torch.equal(
+        stretched(torch.tensor([0.0, 0.5, 1.0]), IMAGE), torch.tensor([-1.0, 0.0, 1.0])
+    )
     assert torch.equal(stretched(x, real(1, 8, 8)), x)
 
 
@@ -80,7 +87,10 @@ def test_spectral_norm_keeps_sigma_in_the_graph() -> None:
     layer = normalised(nn.Linear(6, 9), True).eval().double()
     layer(torch.randn(4, 6, generator=seeded(), dtype=DOUBLE)).square().sum().backward()
     raw = layer.parametrizations.weight.original
-    assert abs((raw.grad * raw).sum().item()) < 1e-9 * raw.grad.norm().item() * raw.norm().item() + 1e-9
+    assert (
+        abs((raw.grad * raw).sum().item())
+        < 1e-9 * raw.grad.norm().item() * raw.norm().item() + 1e-9
+    )
     assert raw.grad.norm() > 0
 
 
@@ -96,7 +106,10 @@ def test_a_confined_mlp_confines() -> None:
 def test_noise_levels_are_per_row_or_one_for_all() -> None:
     torch.manual_seed(0)
     energy = NoiseMLP(real(3), hidden=(8,), confine=0.3).double()
-    x, sigma = torch.randn(4, 3, generator=seeded(), dtype=DOUBLE), torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=DOUBLE)
+    x, sigma = (
+        torch.randn(4, 3, generator=seeded(), dtype=DOUBLE),
+        torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=DOUBLE),
+    )
     rows = energy(x, sigma)
     for i in range(4):
         torch.testing.assert_close(energy.given(sigma[i])(x)[i], rows[i], rtol=1e-10, atol=1e-10)
@@ -145,7 +158,9 @@ def test_sizes_that_mean_nothing_are_refused() -> None:
             make()
 
 
-@pytest.mark.parametrize("make", [lambda: MLP(real(2), confine=math.nan), lambda: ConvNet(IMAGE, confine=-1.0)])
+@pytest.mark.parametrize(
+    "make", [lambda: MLP(real(2), confine=math.nan), lambda: ConvNet(IMAGE, confine=-1.0)]
+)
 def test_bowls_that_mean_nothing_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         make()  # type: ignore[operator]

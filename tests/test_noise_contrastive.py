@@ -14,8 +14,19 @@ from contract.truths import TRUTHS, Normal, at_the_table, planted, slopes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland import MLP, NCE, Energy, FlowContrastive, Function, RankingNCE, binary, box, categorical, real
-from lowland.nets.noise_partners import FlowNoise, NoisePartner, Truncated
+from lowland import (
+    MLP,
+    NCE,
+    Energy,
+    FlowContrastive,
+    Function,
+    RankingNCE,
+    binary,
+    box,
+    categorical,
+    real,
+)
+from lowland.nets.noise_models import FlowNoise, NoisePartner, Truncated
 from lowland.targets.bases import Uniform, fit_base
 from lowland.testing import LIMIT, caught, worst, z_scores
 
@@ -35,8 +46,17 @@ def made(objective: Any, energy: Energy, x: Tensor) -> Any:
         return objective.partner(energy, x)
 
 
-def loss_of(objective: Any, energy: Energy, x: Tensor, partner: Any, seed: int = 0, labels: Tensor | None = None) -> Any:
-    return objective.loss(energy, x, labels, sampler=None, buffer=None, generator=seeded(seed), partner=partner)
+def loss_of(
+    objective: Any,
+    energy: Energy,
+    x: Tensor,
+    partner: Any,
+    seed: int = 0,
+    labels: Tensor | None = None,
+) -> Any:
+    return objective.loss(
+        energy, x, labels, sampler=None, buffer=None, generator=seeded(seed), partner=partner
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- the minimiser, log Z
@@ -48,7 +68,9 @@ def test_minimiser_and_log_z_are_those_of_the_data(objective: Any, check: str) -
     assert TRUTHS[check](objective) < LIMIT
 
 
-@pytest.mark.parametrize("objective", [NCE(), NCE("uniform", 2), RankingNCE(16), RankingNCE(16, "uniform")], ids=str)
+@pytest.mark.parametrize(
+    "objective", [NCE(), NCE("uniform", 2), RankingNCE(16), RankingNCE(16, "uniform")], ids=str
+)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_minimiser_and_log_z_on_discrete_domains(objective: Any, classes: int) -> None:
     assert at_the_table(objective, classes=classes) < LIMIT
@@ -70,8 +92,12 @@ def test_log_z_and_precision_of_fits_are_those_of_the_gaussian() -> None:
         partner = made(objective, energy, x)
         weights = [energy.theta, partner.log_z]
         for _ in range(8):
-            grad = torch.autograd.grad(loss_of(objective, energy, x, partner, seed).value, weights, create_graph=True)
-            rows = [torch.stack(torch.autograd.grad(part, weights, retain_graph=True)) for part in grad]
+            grad = torch.autograd.grad(
+                loss_of(objective, energy, x, partner, seed).value, weights, create_graph=True
+            )
+            rows = [
+                torch.stack(torch.autograd.grad(part, weights, retain_graph=True)) for part in grad
+            ]
             step = torch.linalg.solve(torch.stack(rows), torch.stack(grad)).detach()
             for p, s in zip(weights, step, strict=True):
                 p.data -= s.clamp(-0.5, 0.5)
@@ -91,9 +117,9 @@ def test_log_z_starts_near_its_truth() -> None:
 def test_ranking_reports_log_z_of_the_energy() -> None:
     energy, x = Bowl(2.0), torch.randn(500, 1, generator=seeded(), dtype=DOUBLE) / 2**0.5
     objective = RankingNCE(20_000)
-    assert loss_of(objective, energy, x, made(objective, energy, x)).terms["log_z"].item() == pytest.approx(
-        0.5 * math.log(math.pi), abs=0.02
-    )
+    assert loss_of(objective, energy, x, made(objective, energy, x)).terms[
+        "log_z"
+    ].item() == pytest.approx(0.5 * math.log(math.pi), abs=0.02)
 
 
 # ---------------------------------------------------------------------------------------------------- the formulas by hand
@@ -113,12 +139,19 @@ def test_nce_written_out(kind: str, ratio: int) -> None:
     partner = made(objective, energy, x)
     loss = loss_of(objective, energy, x, partner, 5)
     noise = partner.law.draw(12 * ratio, seeded(5), dtype=DOUBLE)
-    model, q = (lambda z: (-energy(z) - partner.log_z).exp()), (lambda z: (-partner.law(z) - partner.law.log_z).exp())
+    model, q = (
+        (lambda z: (-energy(z) - partner.log_z).exp()),
+        (lambda z: (-partner.law(z) - partner.law.log_z).exp()),
+    )
     h = [model(z) / (model(z) + ratio * q(z)) for z in (x, noise)]  # p(datum | z)
     expected = -h[0].log().mean() - ratio * (1 - h[1]).log().mean()
     torch.testing.assert_close(loss.value, expected)
-    assert loss.terms["accuracy"] == ((h[0] > 0.5).double().mean() + (h[1] < 0.5).double().mean()) / 2
-    assert loss.terms["log_z"] == partner.log_z and loss.terms["energy_noise"] == energy(noise).mean()
+    assert (
+        loss.terms["accuracy"] == ((h[0] > 0.5).double().mean() + (h[1] < 0.5).double().mean()) / 2
+    )
+    assert (
+        loss.terms["log_z"] == partner.log_z and loss.terms["energy_noise"] == energy(noise).mean()
+    )
 
 
 def test_ranking_written_out() -> None:
@@ -137,10 +170,14 @@ def test_ranking_does_not_see_the_level_of_the_energies() -> None:
     objective = RankingNCE(7)
     law = made(objective, energy, x)
     lifted = Function(lambda z: energy(z) + 3, real(2))
-    torch.testing.assert_close(loss_of(objective, energy, x, law).value, loss_of(objective, lifted, x, law).value)
+    torch.testing.assert_close(
+        loss_of(objective, energy, x, law).value, loss_of(objective, lifted, x, law).value
+    )
 
 
-@pytest.mark.parametrize("objective", [NCE(), RankingNCE(9), FlowContrastive(transforms=1, hidden=(8,))], ids=str)
+@pytest.mark.parametrize(
+    "objective", [NCE(), RankingNCE(9), FlowContrastive(transforms=1, hidden=(8,))], ids=str
+)
 def test_labels_are_judged_class_by_class(objective: Any) -> None:
     """The loss under labels is that of the rows of each class, noise under the label of the datum."""
     torch.manual_seed(0)
@@ -153,11 +190,16 @@ def test_labels_are_judged_class_by_class(objective: Any) -> None:
         alone = energy.given(y[i])
         if isinstance(objective, RankingNCE):
             noise = partner.draw(9, seeded(5), dtype=DOUBLE)
-            scores = torch.cat([-alone(x[i : i + 1]) + partner(x[i : i + 1]), -alone(noise) + partner(noise)])
+            scores = torch.cat(
+                [-alone(x[i : i + 1]) + partner(x[i : i + 1]), -alone(noise) + partner(noise)]
+            )
             total = total - scores.log_softmax(0)[0]
             continue
         noise = partner.law.draw(10, seeded(5), dtype=DOUBLE)[i : i + 1]
-        ratio = [-alone(z) - partner.log_z + partner.law(z) + partner.law.log_z for z in (x[i : i + 1], noise)]
+        ratio = [
+            -alone(z) - partner.log_z + partner.law(z) + partner.law.log_z
+            for z in (x[i : i + 1], noise)
+        ]
         total = total - F.logsigmoid(ratio[0]).sum() - F.logsigmoid(-ratio[1]).sum()
     torch.testing.assert_close(found, total / 10)
 
@@ -166,13 +208,17 @@ def test_ranking_under_labels_needs_all_classes_at_once() -> None:
     energy = Function(lambda x, c=None: x.square().sum(1), real(2))
     x = torch.randn(6, 2)
     with pytest.raises(ValueError, match=r"no class_energies;.*;"):
-        loss_of(RankingNCE(3), energy, x, fit_base(real(2), x), labels=torch.zeros(6, dtype=torch.long))
+        loss_of(
+            RankingNCE(3), energy, x, fit_base(real(2), x), labels=torch.zeros(6, dtype=torch.long)
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------- the flow
 
 
-def value_function(energy: Energy, partner: NoisePartner, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def value_function(
+    energy: Energy, partner: NoisePartner, x: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor]:
     """V of data x and of the flow's draws from z, with everything in its graph; and mean log q of the data."""
     law = partner.law
     drawn = law.centre + law.width * law.flow().transform.inv(z)
@@ -195,7 +241,9 @@ def test_energy_and_log_z_ascend_what_the_flow_descends(likelihood: float) -> No
         torch.autograd.grad(loss.value, partner.log_z, retain_graph=True)[0],
         torch.autograd.grad(-v, partner.log_z, retain_graph=True)[0],
     )
-    torch.testing.assert_close(slopes(loss.value, partner.law), slopes(v - likelihood * log_q, partner.law))
+    torch.testing.assert_close(
+        slopes(loss.value, partner.law), slopes(v - likelihood * log_q, partner.law)
+    )
     torch.testing.assert_close(loss.terms["flow_nll"], -log_q.detach())
     assert not loss.negatives.requires_grad
 
@@ -203,7 +251,12 @@ def test_energy_and_log_z_ascend_what_the_flow_descends(likelihood: float) -> No
 def test_the_flow_is_a_density_and_its_draws_are_its_own() -> None:
     # a flow moved away from the identity: its mass over a grid, and the mean of its draws against that by the grid
     torch.manual_seed(0)
-    flow = FlowNoise(real(2), torch.randn(500, 2, generator=seeded(), dtype=DOUBLE) + 1, transforms=2, hidden=(8,))
+    flow = FlowNoise(
+        real(2),
+        torch.randn(500, 2, generator=seeded(), dtype=DOUBLE) + 1,
+        transforms=2,
+        hidden=(8,),
+    )
     with torch.no_grad():
         for p in flow.parameters():
             p += 0.3 * torch.randn(p.shape, generator=seeded(1), dtype=DOUBLE)
@@ -219,7 +272,9 @@ def test_the_flow_is_a_density_and_its_draws_are_its_own() -> None:
 
 def test_the_flow_fills_a_box() -> None:
     torch.manual_seed(0)
-    flow = FlowNoise(box(-1.0, 2.0, 1), 2 - 0.4 * torch.rand(500, 1, generator=seeded(), dtype=DOUBLE), 2, (8,))
+    flow = FlowNoise(
+        box(-1.0, 2.0, 1), 2 - 0.4 * torch.rand(500, 1, generator=seeded(), dtype=DOUBLE), 2, (8,)
+    )
     grid = torch.linspace(-0.99, 1.99, 20_001, dtype=DOUBLE).unsqueeze(1)
     with torch.no_grad():
         drawn, log_q = flow.walk(20_000, seeded(2))
@@ -259,7 +314,11 @@ def test_normal_numbers_cut_off_at_the_walls() -> None:
 
 def test_the_noise_of_a_domain() -> None:
     g = seeded()
-    for domain, kind in ((real(2), "Gaussian"), (box(0.0, 1.0, 2), "Truncated"), (binary(3), "Bernoulli")):
+    for domain, kind in (
+        (real(2), "Gaussian"),
+        (box(0.0, 1.0, 2), "Truncated"),
+        (binary(3), "Bernoulli"),
+    ):
         law = made(NCE(), MLP(domain, hidden=(4,)), domain.draw(100, g)).law
         assert type(law).__name__ == kind and law.domain == domain
     uniform = made(NCE("uniform"), MLP(box(0.0, 1.0, 2), hidden=(4,)), torch.rand(10, 2)).law
@@ -286,7 +345,11 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         (NCE, {"partner_rate": 0.0}),
         (RankingNCE, {"candidates": 0}),
     ]
-    bad += [(FlowContrastive, {"transforms": 0}), (FlowContrastive, {"hidden": ()}), (FlowContrastive, {"likelihood": -1.0})]
+    bad += [
+        (FlowContrastive, {"transforms": 0}),
+        (FlowContrastive, {"hidden": ()}),
+        (FlowContrastive, {"likelihood": -1.0}),
+    ]
     for cls, settings in bad:
         with pytest.raises(ValueError, match=r";.*;"):
             cls(**settings)
@@ -305,28 +368,48 @@ BUGS = {
     "log ν forgotten": (NCE_LOSS, " - math.log(self.ratio)", "", NCE(ratio=3)),
     "ν forgotten": (NCE_LOSS, "self.ratio * F.softplus(down)", "F.softplus(down)", NCE(ratio=3)),
     "labels swapped": (NCE_LOSS, "F.softplus(-up).mean()", "F.softplus(up).mean()", NCE()),
-    "noise unweighted in ranking": (RANK, "-partner(both) - partner.log_z", "0 * partner(both)", RankingNCE(20)),
-    "sign of the energy in ranking": (RANK, "-up - log_q[: len(x)], -down -", "up - log_q[: len(x)], down -", RankingNCE(20)),
+    "noise unweighted in ranking": (
+        RANK,
+        "-partner(both) - partner.log_z",
+        "0 * partner(both)",
+        RankingNCE(20),
+    ),
+    "sign of the energy in ranking": (
+        RANK,
+        "-up - log_q[: len(x)], -down -",
+        "up - log_q[: len(x)], down -",
+        RankingNCE(20),
+    ),
     "sign of the flow's density": (
         FLOW,
         "torch.cat([log_q, log_q_drawn]).detach()",
         "-torch.cat([log_q, log_q_drawn])",
         ALL["flow"],
     ),
-    "Jacobian forgotten": (FLOW, "torch.cat([log_q, log_q_drawn])", "torch.cat([log_q, 0 * log_q_drawn])", ALL["flow"]),
+    "Jacobian forgotten": (
+        FLOW,
+        "torch.cat([log_q, log_q_drawn])",
+        "torch.cat([log_q, 0 * log_q_drawn])",
+        ALL["flow"],
+    ),
 }
 
 
 @pytest.mark.parametrize(("where", "old", "new", "sound"), BUGS.values(), ids=BUGS)
 def test_planted_bugs_are_seen(where: str, old: str, new: str, sound: Any) -> None:
     broken = getattr(planted("noise", where, old, new), type(sound).__name__)
-    check = TRUTHS["mixture" if isinstance(sound, RankingNCE) else "gaussian"]  # on the Gaussian, the fitted noise is the truth
+    check = TRUTHS[
+        "mixture" if isinstance(sound, RankingNCE) else "gaussian"
+    ]  # on the Gaussian, the fitted noise is the truth
     assert caught(check, broken(**dataclasses.asdict(sound)))
 
 
 def test_a_datum_that_is_not_among_the_candidates_is_seen() -> None:
     broken = planted("noise", RANK, "torch.cat([first.unsqueeze(1), rest], 1)", "rest").RankingNCE
-    with mock.patch.object(sys.modules[__name__], "RankingNCE", broken), pytest.raises(AssertionError):
+    with (
+        mock.patch.object(sys.modules[__name__], "RankingNCE", broken),
+        pytest.raises(AssertionError),
+    ):
         test_ranking_written_out()
 
 
@@ -337,7 +420,10 @@ FLOW_BUGS = {
         "        if True:\n",
     ),
     "log Z sees it": ("- partner.log_z.detach()", "- partner.log_z"),
-    "no gradient through the draws": ("-judged(energy, drawn, labels)", "-judged(energy, negatives, labels)"),
+    "no gradient through the draws": (
+        "-judged(energy, drawn, labels)",
+        "-judged(energy, negatives, labels)",
+    ),
     "the data do not count": ("game = -F.softplus(-pulled).mean() -", "game = -"),
 }
 
@@ -345,5 +431,8 @@ FLOW_BUGS = {
 @pytest.mark.parametrize(("old", "new"), FLOW_BUGS.values(), ids=FLOW_BUGS)
 def test_planted_bugs_of_the_game_are_seen(old: str, new: str) -> None:
     broken = planted("noise", FLOW, old, new).FlowContrastive
-    with mock.patch.object(sys.modules[__name__], "FlowContrastive", broken), pytest.raises(AssertionError):
+    with (
+        mock.patch.object(sys.modules[__name__], "FlowContrastive", broken),
+        pytest.raises(AssertionError),
+    ):
         test_energy_and_log_z_ascend_what_the_flow_descends(0.7)

@@ -11,7 +11,20 @@ from contract.cases import seeded
 from contract.checks import LIMIT, Bowl, z_scores
 from torch import nn
 
-from lowland import CD, DSM, MLP, PCD, Energy, Function, Langevin, ReplayBuffer, ShortRunML, box, contrast, real
+from lowland import (
+    CD,
+    DSM,
+    MLP,
+    PCD,
+    Energy,
+    Function,
+    Langevin,
+    ReplayBuffer,
+    ShortRunML,
+    box,
+    contrast,
+    real,
+)
 from lowland.objectives.contrastive import draw_labels
 
 DOUBLE = torch.float64
@@ -39,7 +52,9 @@ def test_contrast_has_the_gradient_of_a_likelihood_enumerated_on_a_grid() -> Non
         found.append(torch.cat([p.flatten() for p in parts]))
     rows, moving = torch.stack(found), truth.abs() > 1e-9
     assert z_scores(rows[:, moving], truth[moving]).abs().max() < LIMIT
-    assert z_scores(rows[:, moving], 0 * truth[moving]).abs().max() > 20  # and the truth is not nothing
+    assert (
+        z_scores(rows[:, moving], 0 * truth[moving]).abs().max() > 20
+    )  # and the truth is not nothing
 
 
 def test_no_gradient_flows_into_the_negatives() -> None:
@@ -61,7 +76,10 @@ def test_contrast_is_written_out_with_sizes_that_differ_and_l2() -> None:
 def test_classify_adds_the_cross_entropy_of_the_class_posterior() -> None:
     torch.manual_seed(0)
     energy = MLP(real(2), hidden=(8,), classes=3).double()
-    x, n = torch.randn(7, 2, generator=seeded(), dtype=DOUBLE), torch.randn(5, 2, generator=seeded(1), dtype=DOUBLE)
+    x, n = (
+        torch.randn(7, 2, generator=seeded(), dtype=DOUBLE),
+        torch.randn(5, 2, generator=seeded(1), dtype=DOUBLE),
+    )
     y, m = torch.arange(7) % 3, torch.arange(5) % 3
     plain = contrast(energy, x, n, labels=y, negative_labels=m, l2=0.2)
     joint = contrast(energy, x, n, labels=y, negative_labels=m, l2=0.2, classify=0.7)
@@ -69,7 +87,9 @@ def test_classify_adds_the_cross_entropy_of_the_class_posterior() -> None:
     posterior = (-table).exp() / (-table).exp().sum(1, keepdim=True)
     entropy = -posterior[torch.arange(7), y].log().mean()
     torch.testing.assert_close(joint.value, plain.value + 0.7 * entropy, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(joint.terms["cross_entropy"], entropy.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        joint.terms["cross_entropy"], entropy.detach(), rtol=1e-10, atol=1e-10
+    )
     assert not joint.terms["cross_entropy"].requires_grad
 
 
@@ -79,7 +99,9 @@ def test_classify_adds_the_cross_entropy_of_the_class_posterior() -> None:
 def test_cd_starts_at_the_data() -> None:
     x = 5 + torch.randn(20, 2, generator=seeded())
     for steps in (1, 10):
-        loss = CD(steps).loss(Bowl(1.0, dim=2), x, None, sampler=Langevin(1e-10), buffer=None, generator=seeded(1))
+        loss = CD(steps).loss(
+            Bowl(1.0, dim=2), x, None, sampler=Langevin(1e-10), buffer=None, generator=seeded(1)
+        )
         assert (loss.negatives - x).abs().max() < 1e-3 and loss.terms["movement"] < 1e-3
 
 
@@ -87,10 +109,17 @@ def test_short_run_starts_at_noise() -> None:
     # data at 50; a tiny step leaves the noise where it was drawn: N(0, 1) on the line, U(0, 1) in the box
     bowl = Bowl(1.0, dim=2)
     x = torch.full((5000, 2), 50.0)
-    loss = ShortRunML(2).loss(bowl, x, None, sampler=Langevin(1e-10), buffer=None, generator=seeded(1))
-    assert z_scores(loss.negatives).abs().max() < LIMIT and z_scores(loss.negatives.square(), 1.0).abs().max() < LIMIT
+    loss = ShortRunML(2).loss(
+        bowl, x, None, sampler=Langevin(1e-10), buffer=None, generator=seeded(1)
+    )
+    assert (
+        z_scores(loss.negatives).abs().max() < LIMIT
+        and z_scores(loss.negatives.square(), 1.0).abs().max() < LIMIT
+    )
     boxed = Function(nn.Sequential(nn.Linear(2, 1), nn.Tanh(), nn.Flatten(0)), box(0.0, 1.0, 2))
-    loss = ShortRunML(2).loss(boxed, x * 0, None, sampler=Langevin(1e-12), buffer=None, generator=seeded(1))
+    loss = ShortRunML(2).loss(
+        boxed, x * 0, None, sampler=Langevin(1e-12), buffer=None, generator=seeded(1)
+    )
     assert z_scores(loss.negatives, 0.5).abs().max() < LIMIT
 
 
@@ -99,7 +128,9 @@ def test_pcd_goes_on_where_it_got_to() -> None:
     buffer = ReplayBuffer(50, real(1), generator=seeded(), restart=0.0)
     start = buffer.x.clone()
     for _ in range(5):
-        PCD(2, 50).loss(bowl, torch.zeros(50, 1), None, sampler=Langevin(1e-12), buffer=buffer, generator=g)
+        PCD(2, 50).loss(
+            bowl, torch.zeros(50, 1), None, sampler=Langevin(1e-12), buffer=buffer, generator=g
+        )
     assert (buffer.x - start).abs().max() < 1e-3 and (buffer.age == 10).all()
     with pytest.raises(ValueError, match=r";.*;"):
         PCD().loss(bowl, torch.zeros(5, 1), None, sampler=Langevin(0.1), buffer=None, generator=g)
@@ -143,13 +174,18 @@ def test_pcd_that_resamples_contrasts_and_stores_the_labels_it_drew() -> None:
 
 def test_terms_of_the_chains_are_what_they_say() -> None:
     energy = Function(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), box(0.0, 1.0, 2))
-    x = torch.tensor([[0.0, 0.5], [1.0, 0.9995], [0.3, 0.06], [0.2, 0.04]])  # a twentieth of the width counts as the wall
+    x = torch.tensor(
+        [[0.0, 0.5], [1.0, 0.9995], [0.3, 0.06], [0.2, 0.04]]
+    )  # a twentieth of the width counts as the wall
     loss = CD(1).loss(energy, x, None, sampler=Langevin(1e-14), buffer=None, generator=seeded())
     assert loss.terms["border"].item() == pytest.approx(4 / 8) and loss.terms["acceptance"] == 1
     far = Bowl(1.0, dim=2)
     loss = CD(1).loss(far, x, None, sampler=Langevin(0.1), buffer=None, generator=seeded())
     expected = (loss.negatives - x).square().mean(1).sqrt().mean()
-    assert loss.terms["movement"].item() == pytest.approx(expected.item()) and loss.terms["diverged"] == 0
+    assert (
+        loss.terms["movement"].item() == pytest.approx(expected.item())
+        and loss.terms["diverged"] == 0
+    )
 
 
 def test_conditional_chains_run_under_the_labels_of_their_rows() -> None:
@@ -166,11 +202,20 @@ def test_conditional_chains_run_under_the_labels_of_their_rows() -> None:
 
     y = torch.arange(40) % 4
     for objective in (CD(200), ShortRunML(400)):
-        loss = objective.loss(Labelled(), torch.zeros(40, 1), y, sampler=Langevin(0.004, 0.01), buffer=None, generator=seeded())
+        loss = objective.loss(
+            Labelled(),
+            torch.zeros(40, 1),
+            y,
+            sampler=Langevin(0.004, 0.01),
+            buffer=None,
+            generator=seeded(),
+        )
         assert (loss.negatives.squeeze(1) - y).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("settings", [{"capacity": 0}, {"restart": 1.5}, {"restart": -0.1}, {"classify": -1.0}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"capacity": 0}, {"restart": 1.5}, {"restart": -0.1}, {"classify": -1.0}], ids=str
+)
 def test_pcd_refuses_settings_that_mean_nothing(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         PCD(**settings)  # type: ignore[arg-type]
@@ -185,7 +230,9 @@ def test_pcd_refuses_settings_that_mean_nothing(settings: dict[str, float]) -> N
         "a network without classes",
     ],
 )
-def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labels(settings: dict[str, Any], what: str) -> None:
+def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labels(
+    settings: dict[str, Any], what: str
+) -> None:
     buffer = ReplayBuffer(8, real(1), generator=seeded(), classes=2)
     before = buffer.x.clone()
     energy = {
@@ -194,8 +241,17 @@ def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labe
         "no labels": MLP(real(1), hidden=(4,), classes=2),
     }[what]
     labels = None if what == "no labels" else torch.zeros(4, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"classify and resample need labels and an energy with classes;"):
-        PCD(1, 8, **settings).loss(energy, torch.zeros(4, 1), labels, sampler=Langevin(0.1), buffer=buffer, generator=seeded())
+    with pytest.raises(
+        ValueError, match=r"classify and resample need labels and an energy with classes;"
+    ):
+        PCD(1, 8, **settings).loss(
+            energy,
+            torch.zeros(4, 1),
+            labels,
+            sampler=Langevin(0.1),
+            buffer=buffer,
+            generator=seeded(),
+        )
     assert torch.equal(buffer.x, before)
 
 
@@ -203,15 +259,23 @@ def test_pcd_takes_an_energy_in_double_precision() -> None:
     energy = MLP(real(2), hidden=(4,)).double()
     buffer = ReplayBuffer(20, real(2), generator=seeded(), dtype=DOUBLE, restart=0.5)
     x = torch.zeros(5, 2, dtype=DOUBLE)
-    loss = PCD(2, 20).loss(energy, x, None, sampler=Langevin(0.1), buffer=buffer, generator=seeded())
-    assert loss.value.dtype == DOUBLE and loss.negatives.dtype == DOUBLE and buffer.x.dtype == DOUBLE
+    loss = PCD(2, 20).loss(
+        energy, x, None, sampler=Langevin(0.1), buffer=buffer, generator=seeded()
+    )
+    assert (
+        loss.value.dtype == DOUBLE and loss.negatives.dtype == DOUBLE and buffer.x.dtype == DOUBLE
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ DSM
 
 
-@pytest.mark.parametrize("sigmas", [(0.1,), (0.5,), (2.0,), (1.0, 0.3), (2.0, 1.0, 0.5, 0.1)], ids=str)
-def test_dsm_has_no_gradient_and_the_known_value_at_the_blurred_law(sigmas: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    "sigmas", [(0.1,), (0.5,), (2.0,), (1.0, 0.3), (2.0, 1.0, 0.5, 0.1)], ids=str
+)
+def test_dsm_has_no_gradient_and_the_known_value_at_the_blurred_law(
+    sigmas: tuple[float, ...],
+) -> None:
     # 200 batches of 500; gradient 0 and loss ½ mean 1/(1 + σ²) at E = x² / 2(1 + σ²)
     assert checks.dsm_minimiser(DSM(sigmas)) < LIMIT
 
@@ -224,7 +288,9 @@ def test_least_squares_on_dsm_find_the_blurred_precision(sigma: float) -> None:
         x = torch.randn(1000, 1, generator=seeded(seed), dtype=DOUBLE)
         values = []
         for theta in (0.0, 1.0, 2.0):
-            loss = DSM((sigma,)).loss(Bowl(theta), x, None, sampler=None, buffer=None, generator=seeded(1000 + seed))
+            loss = DSM((sigma,)).loss(
+                Bowl(theta), x, None, sampler=None, buffer=None, generator=seeded(1000 + seed)
+            )
             values.append(loss.value.item())
         c = (values[2] - 2 * values[1] + values[0]) / 2
         b = values[1] - values[0] - c
@@ -253,7 +319,9 @@ def test_dsm_on_images_is_the_mean_over_their_numbers() -> None:
 
 def test_several_levels_need_an_energy_of_noise() -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        DSM((1.0, 0.1)).loss(Bowl(1.0), torch.zeros(3, 1), None, sampler=None, buffer=None, generator=seeded())
+        DSM((1.0, 0.1)).loss(
+            Bowl(1.0), torch.zeros(3, 1), None, sampler=None, buffer=None, generator=seeded()
+        )
 
 
 def test_dsm_refuses_a_level_that_is_not_a_number() -> None:

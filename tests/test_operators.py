@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland.tasks import BlockAverage, Blur, Fourier, Identity, Linear, Mask, Operator, Projection, Stride
+from lowland.tasks import (
+    BlockAverage,
+    Blur,
+    Fourier,
+    Identity,
+    Linear,
+    Mask,
+    Operator,
+    Projection,
+    Stride,
+)
 
 SHAPE = (2, 8, 12)
 FREQUENCIES = torch.rand(8, 12, generator=torch.Generator().manual_seed(3)) < 0.4
@@ -89,7 +99,9 @@ def test_a_blur_is_a_convolution_with_zeros_around() -> None:
     x = normals((2, *SHAPE), 0)
     line = torch.exp(-torch.arange(-4, 5, dtype=torch.float64).square() / (2 * 1.3**2))
     line /= line.sum()
-    flat = torch.nn.functional.conv2d(x.flatten(0, 1).unsqueeze(1), torch.outer(line, line)[None, None], padding=4)
+    flat = torch.nn.functional.conv2d(
+        x.flatten(0, 1).unsqueeze(1), torch.outer(line, line)[None, None], padding=4
+    )
     assert torch.allclose(Blur(1.3)(x), flat.view(x.shape))
 
 
@@ -106,7 +118,9 @@ def test_a_blur_is_a_convolution_with_zeros_around() -> None:
     ],
 )
 def test_operators_know_whether_they_are_tight(name: str, squared: float | None) -> None:
-    assert OPERATORS[name].tight(normals((2, *SHAPE), 0)) == (squared if squared is None else pytest.approx(squared))
+    assert OPERATORS[name].tight(normals((2, *SHAPE), 0)) == (
+        squared if squared is None else pytest.approx(squared)
+    )
 
 
 def test_projections_belong_to_their_seed_and_keep_lengths_on_average() -> None:
@@ -114,7 +128,9 @@ def test_projections_belong_to_their_seed_and_keep_lengths_on_average() -> None:
     operator = OPERATORS["projection"]
     assert torch.equal(operator(x), Projection(SHAPE, 30, seed=1)(x))
     ratio = Projection(SHAPE, 300, seed=2)(x).square().sum(1) / x.flatten(1).square().sum(1)
-    assert abs(float(ratio.mean()) - 1) < 5 * math.sqrt(2 / 300)  # one matrix for all: its own luck does not average out
+    assert abs(float(ratio.mean()) - 1) < 5 * math.sqrt(
+        2 / 300
+    )  # one matrix for all: its own luck does not average out
 
 
 def test_the_largest_singular_value() -> None:
@@ -128,7 +144,10 @@ def test_the_largest_singular_value() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda x: Mask(torch.ones(8, 11, dtype=torch.bool))(x), r"mask has shape \(8, 11\) .*; .*; make the mask anew"),
+        (
+            lambda x: Mask(torch.ones(8, 11, dtype=torch.bool))(x),
+            r"mask has shape \(8, 11\) .*; .*; make the mask anew",
+        ),
         (lambda x: Mask(torch.ones(8, 12))(x), "the mask holds torch.float32; .*; pass known.bool"),
         (lambda x: Mask(torch.ones(1, 2, 8, 12, dtype=torch.bool))(x), "mask has shape"),
         (lambda x: BlockAverage(3)(x), "shrinks by 3; .*; pad it"),
@@ -138,8 +157,14 @@ def test_the_largest_singular_value() -> None:
         (lambda x: Blur(1.0)(x.flatten(1)), r"shape \(192,\); images .*; reshape them"),
         (lambda x: Projection((3,), 2, seed=0)(x), r"made for \(3,\); .*; make a projection"),
         (lambda x: Projection((3,), 0, seed=0), "to 0 numbers .*; .*; correct them"),
-        (lambda x: Fourier(torch.ones(4, 4, dtype=torch.bool))(x), r"chosen for \(4, 4\); .*; choose them"),
-        (lambda x: Fourier(torch.ones(4, 4)), r"kept frequencies are torch.float32 .*; .*; pass kept.bool"),
+        (
+            lambda x: Fourier(torch.ones(4, 4, dtype=torch.bool))(x),
+            r"chosen for \(4, 4\); .*; choose them",
+        ),
+        (
+            lambda x: Fourier(torch.ones(4, 4)),
+            r"kept frequencies are torch.float32 .*; .*; pass kept.bool",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(make: Callable[[Tensor], object], said: str) -> None:

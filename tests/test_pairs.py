@@ -9,8 +9,21 @@ from contract.cases import seeded
 from contract.checks import LIMIT, worst
 from torch import Tensor, nn
 
-from lowland import MALA, MLP, Energy, Function, InfoNCE, PairEnergy, binary, box, energy_values, load_data, real, sample
-from lowland.objectives import pairs
+from lowland import (
+    MALA,
+    MLP,
+    Energy,
+    Function,
+    InfoNCE,
+    PairEnergy,
+    binary,
+    box,
+    energy_values,
+    load_data,
+    real,
+    sample,
+)
+from lowland.objectives import info_nce
 from lowland.objectives.augment import augmented
 
 DOUBLE = torch.float64
@@ -18,12 +31,19 @@ DOUBLE = torch.float64
 
 def views(monkeypatch: pytest.MonkeyPatch, law: Any) -> None:
     """Let `law(x, generator)` make the views."""
-    monkeypatch.setattr(pairs, "augmented", lambda x, names, generator, domain: law(x, generator))
+    monkeypatch.setattr(
+        info_nce, "augmented", lambda x, names, generator, domain: law(x, generator)
+    )
 
 
-def test_the_loss_and_its_gradient_are_those_of_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_and_its_gradient_are_those_of_cross_entropy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     torch.manual_seed(0)
-    net, x = PairEnergy(real(3), hidden=(8,), features=4, temperature=0.5).double(), torch.randn(7, 3, dtype=DOUBLE)
+    net, x = (
+        PairEnergy(real(3), hidden=(8,), features=4, temperature=0.5).double(),
+        torch.randn(7, 3, dtype=DOUBLE),
+    )
     made: list[Tensor] = []
 
     def shake(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -37,10 +57,16 @@ def test_the_loss_and_its_gradient_are_those_of_cross_entropy(monkeypatch: pytes
     for i in range(7):
         to_other = torch.stack([(f[i] @ h[j] / 0.5).exp() for j in range(7)])
         to_one = torch.stack([(f[j] @ h[i] / 0.5).exp() for j in range(7)])
-        expected = expected - ((to_other[i] / to_other.sum()).log() + (to_one[i] / to_one.sum()).log()) / 14
+        expected = (
+            expected
+            - ((to_other[i] / to_other.sum()).log() + (to_one[i] / to_one.sum()).log()) / 14
+        )
     torch.testing.assert_close(loss.value, expected)
     weights = list(net.parameters())
-    found, wanted = torch.autograd.grad(loss.value, weights, retain_graph=True), torch.autograd.grad(expected, weights)
+    found, wanted = (
+        torch.autograd.grad(loss.value, weights, retain_graph=True),
+        torch.autograd.grad(expected, weights),
+    )
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b)
     hits = sum(int(torch.stack([f[i] @ h[j] for j in range(7)]).argmax() == i) for i in range(7))
@@ -62,7 +88,10 @@ class Quadratic(Energy):
 
 
 RHO = 0.8
-TRUTH = (RHO / (1 - RHO**2), -(RHO**2) / (2 * (1 - RHO**2)))  # log p(x, y) / p(x) p(y), up to a constant
+TRUTH = (
+    RHO / (1 - RHO**2),
+    -(RHO**2) / (2 * (1 - RHO**2)),
+)  # log p(x, y) / p(x) p(y), up to a constant
 
 
 def gradients(a: float, b: float, batches: int = 200, rows: int = 128) -> Tensor:
@@ -77,10 +106,14 @@ def gradients(a: float, b: float, batches: int = 200, rows: int = 128) -> Tensor
 
 def gaussian_views(x: Tensor, generator: torch.Generator) -> Tensor:
     """Two views √ρ x + √(1−ρ) ξ of one x ~ N(0, 1) are N(0, 1) with correlation ρ."""
-    return math.sqrt(RHO) * x + math.sqrt(1 - RHO) * torch.randn(x.shape, generator=generator, dtype=DOUBLE)
+    return math.sqrt(RHO) * x + math.sqrt(1 - RHO) * torch.randn(
+        x.shape, generator=generator, dtype=DOUBLE
+    )
 
 
-def test_the_optimum_is_the_mutual_information_of_gaussian_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimum_is_the_mutual_information_of_gaussian_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     views(monkeypatch, gaussian_views)
     assert worst(gradients(*TRUTH), torch.zeros(2, dtype=DOUBLE)) < LIMIT
     for off in ((TRUTH[0] * 1.3, TRUTH[1]), (TRUTH[0], TRUTH[1] * 0.6), (-TRUTH[0], TRUTH[1])):
@@ -99,23 +132,35 @@ def test_a_turned_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_energy_of_a_pair_is_minus_a_cosine() -> None:
     torch.manual_seed(0)
-    net = PairEnergy(box(0.0, 1.0, 1, 8, 8), channels=(4, 6), hidden=(8,), features=5, temperature=0.2)
+    net = PairEnergy(
+        box(0.0, 1.0, 1, 8, 8), channels=(4, 6), hidden=(8,), features=5, temperature=0.2
+    )
     x, y = torch.rand(6, 1, 8, 8, generator=seeded()), torch.rand(6, 1, 8, 8, generator=seeded(1))
     torch.testing.assert_close(net.embed(x).norm(dim=1), torch.ones(6))
     torch.testing.assert_close(net(x, y), net.pairs(x, y).diagonal())
     torch.testing.assert_close(net(x, y), net(y, x))  # of a pair, in whatever order
-    assert net(x, y).abs().max() <= 5 and torch.equal(energy_values(net.given(y), x), net(x, y).detach())
+    assert net(x, y).abs().max() <= 5 and torch.equal(
+        energy_values(net.given(y), x), net(x, y).detach()
+    )
     torch.testing.assert_close(net(x, x), torch.full((6,), -5.0))
 
 
 def test_without_an_anchor_it_compares_with_the_data_it_remembers() -> None:
     torch.manual_seed(0)
-    net, x = PairEnergy(real(2), hidden=(8,), anchors=5, temperature=1.0), torch.randn(9, 2, generator=seeded())
+    net, x = (
+        PairEnergy(real(2), hidden=(8,), anchors=5, temperature=1.0),
+        torch.randn(9, 2, generator=seeded()),
+    )
     net.prepare(x)
     assert torch.equal(net.remembered, x[[0, 2, 4, 6, 8]])
     found = net(x)
     expected = torch.stack(
-        [-torch.stack([(-net(x[i : i + 1], a.unsqueeze(0))).exp() for a in net.remembered]).mean().log() for i in range(9)]
+        [
+            -torch.stack([(-net(x[i : i + 1], a.unsqueeze(0))).exp() for a in net.remembered])
+            .mean()
+            .log()
+            for i in range(9)
+        ]
     )
     torch.testing.assert_close(found, expected)
     again = PairEnergy(real(2), hidden=(8,), anchors=5, temperature=1.0)
@@ -143,7 +188,9 @@ def test_features_learn_to_ignore_what_the_views_change() -> None:
     assert y is not None and test.y is not None
     for _ in range(200):
         batch = x[torch.randint(len(x), (256,), generator=g)]
-        loss = InfoNCE(augment=("shift", "rotate", "noise")).loss(net, batch, None, sampler=None, buffer=None, generator=g)
+        loss = InfoNCE(augment=("shift", "rotate", "noise")).loss(
+            net, batch, None, sampler=None, buffer=None, generator=g
+        )
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
@@ -167,7 +214,9 @@ def test_views_that_do_not_differ_are_refused(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": 0.0}, {"features": 0}, {"anchors": 0}, {"channels": (4,)}, {"hidden": (0,)}], ids=str
+    "settings",
+    [{"temperature": 0.0}, {"features": 0}, {"anchors": 0}, {"channels": (4,)}, {"hidden": (0,)}],
+    ids=str,
 )
 def test_energies_of_pairs_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
@@ -177,8 +226,12 @@ def test_energies_of_pairs_that_mean_nothing_are_refused(settings: dict[str, Any
 def test_what_is_no_pair_is_refused() -> None:
     x = torch.zeros(4, 2)
     with pytest.raises(ValueError, match=r"single points;.*;"):
-        InfoNCE().loss(MLP(real(2), hidden=(4,)), x, None, sampler=None, buffer=None, generator=seeded())
-    with pytest.raises(ValueError, match=r"each point needs one;|each point needs one of its own shape;"):
+        InfoNCE().loss(
+            MLP(real(2), hidden=(4,)), x, None, sampler=None, buffer=None, generator=seeded()
+        )
+    with pytest.raises(
+        ValueError, match=r"each point needs one;|each point needs one of its own shape;"
+    ):
         PairEnergy(real(2), hidden=(4,))(x, torch.tensor([1, 2, 3, 4]))
     bits = Function(lambda x: x.sum(1), binary(2))
     bits.pairs = lambda x, y: x @ y.T  # type: ignore[assignment]

@@ -44,7 +44,9 @@ class Pairs(Energy):
     def __init__(self, domain: Domain, weights: Tensor, bias: Tensor) -> None:
         super().__init__(domain)
         self.weights, self.bias = weights, bias
-        self.spins = torch.linspace(-1, 1, 2 if domain.kind == "binary" else domain.classes, dtype=weights.dtype)
+        self.spins = torch.linspace(
+            -1, 1, 2 if domain.kind == "binary" else domain.classes, dtype=weights.dtype
+        )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         if self.domain.kind == "binary":
@@ -88,8 +90,12 @@ SEARCHERS = [BlockGibbs(), GibbsWithGradients(), DMALA(0.3)]
 def test_search_finds_the_largest_cut(sampler: Any, seed: int) -> None:
     cut = graph(12, seed)
     truth = cut(states(cut.domain)).min().item()
-    found = search(cut, sampler, cut.domain.draw(8, seeded(seed), dtype=DOUBLE), 400, generator=seeded(seed))
-    assert found.energy == truth and cut(found.x.unsqueeze(0)).item() == truth and found.agreeing >= 4
+    found = search(
+        cut, sampler, cut.domain.draw(8, seeded(seed), dtype=DOUBLE), 400, generator=seeded(seed)
+    )
+    assert (
+        found.energy == truth and cut(found.x.unsqueeze(0)).item() == truth and found.agreeing >= 4
+    )
     assert torch.equal(cut(found.points), found.energies)
 
 
@@ -124,16 +130,26 @@ def torus(side: int) -> Tensor:
 def test_search_finds_the_ground_states_of_magnets(sampler: Any) -> None:
     magnet = Pairs(binary(25), -torus(5), torch.zeros(25, dtype=DOUBLE))
     steps = 200 if isinstance(sampler, BlockGibbs) else 1500  # whole sweeps, or single moves
-    found = search(magnet, sampler, magnet.domain.draw(16, seeded(), dtype=DOUBLE), steps, generator=seeded(1))
+    found = search(
+        magnet, sampler, magnet.domain.draw(16, seeded(), dtype=DOUBLE), steps, generator=seeded(1)
+    )
     assert found.energy == -50.0 and found.agreeing >= 4
     ground = found.points[found.energies == -50.0].sum(1)
     assert set(ground.tolist()) == {0.0, 25.0}  # all up and all down, and both are found
     signs = torch.randint(0, 2, (16, 16), generator=seeded(5)).double().triu(1) * 2 - 1
-    frustrated = Pairs(binary(16), torus(4) * (signs.triu(1) + signs.triu(1).T), torch.zeros(16, dtype=DOUBLE))
+    frustrated = Pairs(
+        binary(16), torus(4) * (signs.triu(1) + signs.triu(1).T), torch.zeros(16, dtype=DOUBLE)
+    )
     truth = frustrated(states(frustrated.domain)).min().item()
     assert truth > -32.0  # not every bond can be content
     assert (
-        search(frustrated, sampler, frustrated.domain.draw(16, seeded(2), dtype=DOUBLE), steps, generator=seeded(3)).energy
+        search(
+            frustrated,
+            sampler,
+            frustrated.domain.draw(16, seeded(2), dtype=DOUBLE),
+            steps,
+            generator=seeded(3),
+        ).energy
         == truth
     )
 
@@ -142,19 +158,36 @@ def test_search_keeps_the_lowest_point_ever_visited_and_says_where() -> None:
     energy, ladder, g = glass(binary(8)), (3.0, 2.0, 4.0), seeded(1)
     x = energy.domain.draw(6, seeded(), dtype=DOUBLE)
     heard: list[int] = []
-    found = search(energy, GibbsWithGradients(), x, 90, generator=seeded(1), temperatures=ladder, progress=heard.append)
+    found = search(
+        energy,
+        GibbsWithGradients(),
+        x,
+        90,
+        generator=seeded(1),
+        temperatures=ladder,
+        progress=heard.append,
+    )
     visited = [x.unsqueeze(0)]
     for temperature in ladder:
-        visited.append(sample(energy / temperature, GibbsWithGradients(), visited[-1][-1], 30, generator=g, keep=1).draws)
+        visited.append(
+            sample(
+                energy / temperature, GibbsWithGradients(), visited[-1][-1], 30, generator=g, keep=1
+            ).draws
+        )
     energies = [torch.stack([energy(x) for x in rung]).min(0).values for rung in visited]
     rungs = [torch.minimum(energies[0], energies[1]), *energies[2:]]
     lowest = torch.stack(rungs).min(0).values
     assert torch.equal(found.energies, lowest) and torch.equal(energy(found.points), lowest)
     assert all(
-        rungs[k][i] == lowest[i] and all(r[i] > lowest[i] for r in rungs[:k]) for i, k in enumerate(found.rungs.tolist())
+        rungs[k][i] == lowest[i] and all(r[i] > lowest[i] for r in rungs[:k])
+        for i, k in enumerate(found.rungs.tolist())
     )
-    assert not torch.equal(energy(visited[-1][-1]), lowest)  # the last points are others, so that keeping those would be seen
-    assert sum(heard) == found.steps == 90 and found.temperatures == ladder and found.gradients == 93
+    assert not torch.equal(
+        energy(visited[-1][-1]), lowest
+    )  # the last points are others, so that keeping those would be seen
+    assert (
+        sum(heard) == found.steps == 90 and found.temperatures == ladder and found.gradients == 93
+    )
 
 
 def test_search_on_the_real_line_finds_the_deeper_well_with_a_step_that_follows() -> None:
@@ -164,7 +197,8 @@ def test_search_on_the_real_line_finds_the_deeper_well_with_a_step_that_follows(
     low = wells(torch.tensor([[3.0, 0.0]], dtype=DOUBLE)).item()
     assert found.energy - low < 0.02 and (found.x - torch.tensor([3.0, 0.0])).norm() < 0.1
     still = [
-        sample(wells / t, MALA(1.0), found.points, 20, generator=seeded()).acceptance.mean() for t in found.temperatures[-3:]
+        sample(wells / t, MALA(1.0), found.points, 20, generator=seeded()).acceptance.mean()
+        for t in found.temperatures[-3:]
     ]
     assert max(still) < 0.01  # the step as it came is refused where it is cold
     assert repr(found).startswith("Found(energy ") and "20 rungs, 1000 steps" in repr(found)
@@ -187,7 +221,11 @@ def test_search_refuses_what_it_cannot_use() -> None:
 def test_cooling_falls_by_equal_factors_between_its_ends() -> None:
     ladder = cooling(7.0, 0.3, 9)
     factors = [b / a for a, b in itertools.pairwise(ladder)]
-    assert ladder[0] == 7.0 and ladder[-1] == 0.3 and factors == pytest.approx([(0.3 / 7.0) ** (1 / 8)] * 8)
+    assert (
+        ladder[0] == 7.0
+        and ladder[-1] == 0.3
+        and factors == pytest.approx([(0.3 / 7.0) ** (1 / 8)] * 8)
+    )
     assert cooling(2.0, 1.0, 1) == (1.0,)
     for bad in ((1.0, 2.0, 3), (1.0, 0.0, 3), (1.0, 0.5, 0), (math.inf, 1.0, 3)):
         with pytest.raises(ValueError, match=r";.*;"):
@@ -195,7 +233,13 @@ def test_cooling_falls_by_equal_factors_between_its_ends() -> None:
 
 
 def test_the_steps_of_a_noise_ladder_are_lengths_or_their_squares() -> None:
-    for sampler, power in ((Langevin(0.01), 2), (MALA(0.01), 2), (HMC(0.01), 1), (NUTS(0.01), 1), (GHMC(0.01), 1)):
+    for sampler, power in (
+        (Langevin(0.01), 2),
+        (MALA(0.01), 2),
+        (HMC(0.01), 1),
+        (NUTS(0.01), 1),
+        (GHMC(0.01), 1),
+    ):
         steps = [s.step_size for s in noise_ladder(sampler, (1.0, 0.5, 0.1))]  # type: ignore[attr-defined]
         assert steps == pytest.approx([0.01 * 10**power, 0.01 * 5**power, 0.01])
     with pytest.raises(ValueError, match=r"no step size;.*;"):
@@ -206,7 +250,9 @@ def test_the_steps_of_a_noise_ladder_are_lengths_or_their_squares() -> None:
 
 
 def test_a_pyramid_is_sampling_and_enlarging_in_turn() -> None:
-    sizes: list[Energy] = [Function(lambda x: x.square().flatten(1).sum(1), real(2, n, 2 * n)) for n in (2, 3, 6)]
+    sizes: list[Energy] = [
+        Function(lambda x: x.square().flatten(1).sum(1), real(2, n, 2 * n)) for n in (2, 3, 6)
+    ]
     x, heard = torch.randn(4, 2, 2, 4, generator=seeded()), []
     samplers = [MALA(0.1), MALA(0.05), Langevin(0.01)]
     traces = pyramid(sizes, samplers, x, (5, 3, 2), generator=seeded(1), progress=heard.append)
@@ -215,18 +261,24 @@ def test_a_pyramid_is_sampling_and_enlarging_in_turn() -> None:
         x = sample(energy, sampler, x, steps, generator=g).x
         assert torch.equal(traces[k].x, x) and traces[k].steps == steps
         if k == 0:
-            x = x[:, :, [0, 0, 1]][:, :, :, [0, 0, 1, 2, 2, 3]]  # nearest: the middle of a new number lies in an old one
+            x = x[:, :, [0, 0, 1]][
+                :, :, :, [0, 0, 1, 2, 2, 3]
+            ]  # nearest: the middle of a new number lies in an old one
         if k == 1:
             x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert sum(heard) == 10
-    assert [t.steps for t in pyramid(sizes, MALA(0.1), torch.zeros(1, 2, 2, 4), 8, generator=g)] == [2, 3, 3]
+    assert [
+        t.steps for t in pyramid(sizes, MALA(0.1), torch.zeros(1, 2, 2, 4), 8, generator=g)
+    ] == [2, 3, 3]
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (2, 3, 3), (1, 2, 3, 2)], ids=str)
 @pytest.mark.parametrize("smooth", [False, True])
 def test_enlarged_points_stay_inside_a_box(shape: tuple[int, ...], smooth: bool) -> None:
     large = (shape[0], *(2 * n + 1 for n in shape[1:]))
-    sizes: list[Energy] = [Function(lambda x: 0 * x.flatten(1).sum(1), box(0.1, 0.7, *s)) for s in (shape, large)]
+    sizes: list[Energy] = [
+        Function(lambda x: 0 * x.flatten(1).sum(1), box(0.1, 0.7, *s)) for s in (shape, large)
+    ]
     x = torch.where(torch.rand(500, *shape, generator=seeded()) < 0.5, 0.1, 0.7)
     first, second = pyramid(sizes, MALA(0.1), x, 0, generator=seeded(), smooth=smooth)
     assert second.x.shape == (500, *large) and torch.equal(first.x, x)
@@ -237,8 +289,12 @@ def test_enlarged_points_stay_inside_a_box(shape: tuple[int, ...], smooth: bool)
 
 
 def test_smooth_enlarging_is_linear() -> None:
-    sizes: list[Energy] = [Function(lambda x: x.square().flatten(1).sum(1), real(1, n)) for n in (2, 4)]
-    last = pyramid(sizes, MALA(0.1), torch.tensor([[[0.0, 1.0]]]), 0, generator=seeded(), smooth=True)[-1]
+    sizes: list[Energy] = [
+        Function(lambda x: x.square().flatten(1).sum(1), real(1, n)) for n in (2, 4)
+    ]
+    last = pyramid(
+        sizes, MALA(0.1), torch.tensor([[[0.0, 1.0]]]), 0, generator=seeded(), smooth=True
+    )[-1]
     assert last.x.flatten().tolist() == [0.0, 0.25, 0.75, 1.0]
 
 
@@ -247,7 +303,14 @@ def test_a_pyramid_keeps_the_values_of_discrete_points() -> None:
     traces = pyramid(sizes, BlockGibbs(), sizes[0].domain.draw(20, seeded()), 2, generator=seeded())
     assert set(traces[-1].x.unique().tolist()) <= {0.0, 1.0}
     with pytest.raises(ValueError, match=r"binary domain;.*;"):
-        pyramid(sizes, BlockGibbs(), sizes[0].domain.draw(2, seeded()), 2, generator=seeded(), smooth=True)
+        pyramid(
+            sizes,
+            BlockGibbs(),
+            sizes[0].domain.draw(2, seeded()),
+            2,
+            generator=seeded(),
+            smooth=True,
+        )
 
 
 def rough(size: int, mass: float) -> Energy:
@@ -266,7 +329,9 @@ def test_a_pyramid_reaches_what_the_largest_size_alone_does_not() -> None:
     samplers = [HMC(0.5 / n**0.5 if n > 1 else 0.5, 6, jitter=0.3) for n in sizes]
     start = torch.full((4000, 1, 1), 3.0, dtype=DOUBLE)
     fine = pyramid(energies, samplers, start, 60, generator=seeded())[-1].x.mean((1, 2))
-    alone = sample(energies[-1], samplers[-1], start.expand(4000, 1, 32).contiguous(), 10, generator=seeded()).x.mean((1, 2))
+    alone = sample(
+        energies[-1], samplers[-1], start.expand(4000, 1, 32).contiguous(), 10, generator=seeded()
+    ).x.mean((1, 2))
     assert abs(z_scores(fine)) < LIMIT and abs(z_scores(fine.square(), 1 / mass)) < LIMIT
     assert abs(z_scores(alone)) > 10 * LIMIT
 

@@ -7,10 +7,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland import MALA, RBM, BlockGibbs, DenoiserMLP, Langevin, MultilevelDSM, binary, real, sigma_ladder
+from lowland import (
+    MALA,
+    RBM,
+    BlockGibbs,
+    DenoiserMLP,
+    Langevin,
+    MultilevelDSM,
+    binary,
+    real,
+    sigma_ladder,
+)
 from lowland.energy import Energy, energy_values
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import Identity, anneal_composed, edit, flow, generate, predict, progressive, purify
+from lowland.tasks import (
+    Identity,
+    anneal_composed,
+    edit,
+    flow,
+    generate,
+    predict,
+    progressive,
+    purify,
+)
 from lowland.testing import LIMIT, caught, seeded
 
 KNOWN = torch.tensor([True, False])
@@ -22,10 +41,21 @@ def misses(sampler: Any = None, x: float = 0.3, steps: int = 150) -> float:
     g = seeded()
     start = torch.cat([torch.zeros(1, 1), torch.zeros(1, 1)], 1)
     found = predict(
-        TWO, torch.tensor([[x, 9.0]]), KNOWN, generator=g, draws=4000, steps=steps, sampler=sampler or MALA(0.5), start=start
+        TWO,
+        torch.tensor([[x, 9.0]]),
+        KNOWN,
+        generator=g,
+        draws=4000,
+        steps=steps,
+        sampler=sampler or MALA(0.5),
+        start=start,
     )
     y = torch.linspace(-6, 6, 2401)[:-1] + 0.0025
-    p = torch.softmax(-energy_values(TWO, torch.stack([torch.full_like(y, 0.3), y], 1)).double(), 0).view(24, 100).sum(1)
+    p = (
+        torch.softmax(-energy_values(TWO, torch.stack([torch.full_like(y, 0.3), y], 1)).double(), 0)
+        .view(24, 100)
+        .sum(1)
+    )
     counts = torch.histc(found.draws[:, 0, 1], 24, -6, 6).double()
     kept = p * 4000 > 5
     chi = ((counts - 4000 * p).square() / (4000 * p))[kept].sum()
@@ -46,14 +76,22 @@ def test_planted_bugs_in_answers_are_seen() -> None:
 def test_units_of_a_machine_answer_for_the_others() -> None:
     torch.manual_seed(0)
     rbm = RBM(binary(6), hidden=4, spread=1.0)
-    known, x = torch.tensor([True, True, False, True, False, False]), torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
-    found = predict(rbm, x, known, generator=seeded(), draws=4000, steps=80, sampler=BlockGibbs()).draws[:, 0]
+    known, x = (
+        torch.tensor([True, True, False, True, False, False]),
+        torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]),
+    )
+    found = predict(
+        rbm, x, known, generator=seeded(), draws=4000, steps=80, sampler=BlockGibbs()
+    ).draws[:, 0]
     assert torch.equal(found[:, known], x[:, known].expand(4000, 3))
     states = torch.cartesian_prod(*[torch.arange(2.0)] * 3)
     whole = x.repeat(8, 1)
     whole[:, ~known] = states
     p = torch.softmax(-energy_values(rbm, whole).double(), 0)
-    share = torch.bincount((found[:, ~known].long() * torch.tensor([4, 2, 1])).sum(1), minlength=8) / 4000
+    share = (
+        torch.bincount((found[:, ~known].long() * torch.tensor([4, 2, 1])).sum(1), minlength=8)
+        / 4000
+    )
     assert ((share - p) / (p * (1 - p) / 4000).sqrt()).abs().max() < LIMIT
 
 
@@ -65,15 +103,21 @@ class Exact(Energy):
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         level = torch.as_tensor(c).to(x).expand(len(x)).square()
-        precision = torch.linalg.inv(self.covariance.to(x) + level.view(-1, 1, 1) * torch.eye(2).to(x))
+        precision = torch.linalg.inv(
+            self.covariance.to(x) + level.view(-1, 1, 1) * torch.eye(2).to(x)
+        )
         return 0.5 * torch.einsum("bi,bij,bj->b", x, precision, x)
 
 
 def test_an_energy_of_noise_answers_down_its_levels() -> None:
     levels = sigma_ladder(4.0, 0.01, 20)
     x = torch.tensor([[1.5, 0.0], [-1.0, 7.0]])
-    found = predict(Exact(real(2)), x, KNOWN, generator=seeded(), sigmas=levels, draws=500, steps=60)
-    assert torch.equal(found.draws[..., 0], x[:, 0].expand(500, 2)) and not bool(found.spread[:, 0].any())
+    found = predict(
+        Exact(real(2)), x, KNOWN, generator=seeded(), sigmas=levels, draws=500, steps=60
+    )
+    assert torch.equal(found.draws[..., 0], x[:, 0].expand(500, 2)) and not bool(
+        found.spread[:, 0].any()
+    )
     error = 0.6 / math.sqrt(500)
     assert ((found.mean[:, 1] - 0.8 * x[:, 0]) / error).abs().max() < LIMIT
     assert ((found.spread[:, 1] / 0.6 - 1) * math.sqrt(1000)).abs().max() < LIMIT
@@ -82,9 +126,18 @@ def test_an_energy_of_noise_answers_down_its_levels() -> None:
 def test_progressive_answers_hold_the_question() -> None:
     x = torch.tensor([[1.5, 0.0]])
     found = predict(
-        Exact(real(2)), x, KNOWN, generator=seeded(), method="progressive", sigmas=sigma_ladder(4.0, 0.01, 60), draws=200
+        Exact(real(2)),
+        x,
+        KNOWN,
+        generator=seeded(),
+        method="progressive",
+        sigmas=sigma_ladder(4.0, 0.01, 60),
+        draws=200,
     )
-    assert torch.equal(found.draws[:, 0, 0], x[:, 0].expand(200)) and abs(found.mean[0, 1] - 1.2) < 0.25
+    assert (
+        torch.equal(found.draws[:, 0, 0], x[:, 0].expand(200))
+        and abs(found.mean[0, 1] - 1.2) < 0.25
+    )
     with pytest.raises(ValueError, match="method 'progressive' and 0 noise levels"):
         predict(TWO, x, KNOWN, generator=seeded(), method="progressive")
 
@@ -101,7 +154,9 @@ def answering() -> DenoiserMLP:
     for step in range(1500):
         rows = torch.randint(20000, (256,), generator=g)
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 1500)
-        loss = objective.loss(energy, pairs[rows], None, sampler=None, buffer=None, generator=g, progress=step / 1500).value
+        loss = objective.loss(
+            energy, pairs[rows], None, sampler=None, buffer=None, generator=g, progress=step / 1500
+        ).value
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -111,14 +166,22 @@ def answering() -> DenoiserMLP:
 def test_an_energy_with_noise_on_the_answer_alone_learns_the_conditional_law() -> None:
     energy, levels = answering(), sigma_ladder(4.0, 0.02, 40)
     x = torch.tensor([[0.0, 9.0], [1.5, 9.0], [-1.5, 9.0]])
-    found = predict(energy, x, KNOWN, generator=seeded(), method="progressive", sigmas=levels, draws=400)
-    assert torch.equal(found.draws[..., 0], x[:, 0].expand(400, 3)) and not bool(found.spread[:, 0].any())
-    assert (found.mean[:, 1] - x[:, 0].sin()).abs().max() < 0.1  # what the net has not learned, and 0.3 / √400
+    found = predict(
+        energy, x, KNOWN, generator=seeded(), method="progressive", sigmas=levels, draws=400
+    )
+    assert torch.equal(found.draws[..., 0], x[:, 0].expand(400, 3)) and not bool(
+        found.spread[:, 0].any()
+    )
+    assert (
+        found.mean[:, 1] - x[:, 0].sin()
+    ).abs().max() < 0.1  # what the net has not learned, and 0.3 / √400
     assert (found.spread[:, 1] - 0.3).abs().max() < 0.1
     drawn = flow(energy, levels, 400, generator=seeded()).x  # answers to questions of the data
     assert bool(torch.isin(drawn[:, 0], energy.examples).all())
     assert (drawn[:, 1] - drawn[:, 0].sin()).square().mean().sqrt() < 0.36
-    with pytest.raises(ValueError, match=r"another mask came .*; it learned to answer that one alone; pass known"):
+    with pytest.raises(
+        ValueError, match=r"another mask came .*; it learned to answer that one alone; pass known"
+    ):
         predict(energy, x, ~KNOWN, generator=seeded(), method="progressive", sigmas=levels)
     g = seeded()
     for whole in (
@@ -128,7 +191,9 @@ def test_an_energy_with_noise_on_the_answer_alone_learns_the_conditional_law() -
         lambda: purify(energy, x, method="denoise", sigma=0.5, steps=1, generator=g),
         lambda: progressive(energy, Identity(), x, 0.1, generator=g, sigma_max=4.0, sigma_min=0.02),
     ):
-        with pytest.raises(ValueError, match=r"trained to answer the question .*; use tasks.predict"):
+        with pytest.raises(
+            ValueError, match=r"trained to answer the question .*; use tasks.predict"
+        ):
             whole()
 
 
@@ -141,7 +206,9 @@ def test_descent_gives_one_likely_answer() -> None:
 def test_what_cannot_be_asked_is_refused() -> None:
     x = torch.zeros(1, 2)
     for changed in ({"draws": 0}, {"method": "guess"}, {"sigmas": (1.0, 0.1)}):
-        with pytest.raises(ValueError, match=r"predict was given .*; draws are at least 1.*; correct them"):
+        with pytest.raises(
+            ValueError, match=r"predict was given .*; draws are at least 1.*; correct them"
+        ):
             predict(TWO, x, KNOWN, generator=seeded(), **changed)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="energy of noise; draws"):
         predict(Exact(real(2)), x, KNOWN, generator=seeded())

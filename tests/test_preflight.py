@@ -14,7 +14,12 @@ from lowland.training.fit import load_recipe_data
 from lowland.training.preflight import LEAP, fly
 from lowland.training.session import Session
 
-QUICK = {"training.steps": 40, "training.checkpoint_every": 20, "training.batch": 32, "objective.capacity": 64}
+QUICK = {
+    "training.steps": 40,
+    "training.checkpoint_every": 20,
+    "training.batch": 32,
+    "objective.capacity": 64,
+}
 
 
 def session(**more: Any) -> Session:
@@ -25,7 +30,9 @@ def session(**more: Any) -> Session:
 def state(one: Session) -> list[torch.Tensor]:
     tensors = [*one.energy.parameters(), *one.ema.module.parameters()]
     tensors += [g.get_state() for g in one.generators.values()]
-    return [t.detach().clone() for t in tensors] + ([] if one.buffer is None else [one.buffer.x.clone()])
+    return [t.detach().clone() for t in tensors] + (
+        [] if one.buffer is None else [one.buffer.x.clone()]
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,9 @@ def state(one: Session) -> list[torch.Tensor]:
     ],
 )
 def test_shipped_recipes_are_let_be(name: str, more: dict[str, Any]) -> None:
-    values = lowland.read_recipe(name, {**more, "training.batch": 16, "training.preflight": "adjust"}).plain()
+    values = lowland.read_recipe(
+        name, {**more, "training.batch": 16, "training.preflight": "adjust"}
+    ).plain()
     flight = fly(Session(values, load_recipe_data(values)))
     assert flight.sentences == () and flight.rate == flight.step == 1.0
 
@@ -55,10 +64,15 @@ def test_a_rate_that_throws_the_weights_about_is_lowered_until_it_does_not() -> 
     flight = fly(one)
     assert flight.leap > LEAP and flight.rate < 1 and flight.step == 1
     assert one.rate_factor == flight.rate and 0.3 * flight.rate > 1e-3
-    assert "change the weights" in flight.sentences[0] and f"multiplied by {flight.rate:g}" in flight.sentences[0]
+    assert (
+        "change the weights" in flight.sentences[0]
+        and f"multiplied by {flight.rate:g}" in flight.sentences[0]
+    )
     again = session(**{"training.learning_rate": 0.3 * flight.rate, "training.preflight": "adjust"})
     assert fly(again).sentences == ()
-    assert fly(session(**{"training.learning_rate": 0.6 * flight.rate})).leap > LEAP  # and no further than it must
+    assert (
+        fly(session(**{"training.learning_rate": 0.6 * flight.rate})).leap > LEAP
+    )  # and no further than it must
 
 
 def test_a_warning_changes_nothing() -> None:
@@ -73,7 +87,10 @@ def test_a_step_that_throws_chains_across_the_data_is_shortened() -> None:
     flight = fly(one)
     assert flight.noise == pytest.approx(20.0, rel=0.2) and flight.rate == 1 and flight.step < 1
     assert one.module.sampler.step_size == 200.0 * flight.step and one.step_factor == flight.step  # type: ignore[attr-defined]
-    assert math.sqrt(2 * 200.0 * flight.step) < 4 and "standard deviations of the data" in flight.sentences[0]
+    assert (
+        math.sqrt(2 * 200.0 * flight.step) < 4
+        and "standard deviations of the data" in flight.sentences[0]
+    )
 
 
 class Cliff(lowland.Energy):
@@ -105,7 +122,11 @@ def test_chains_that_cannot_move_are_named() -> None:
 def test_the_leap_is_the_change_of_all_matrices_in_units_of_their_size() -> None:
     from lowland.training.preflight import leap
 
-    a, b, bias = torch.randn(4, 9, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 2), torch.zeros(5)
+    a, b, bias = (
+        torch.randn(4, 9, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(3, 2),
+        torch.zeros(5),
+    )
     size = a.square().sum().item() + 1.0  # a layer of zeros counts as a fresh one: 3 rows, 1/3 each
     assert leap([a, b, bias], [a + 0.5, b, bias + 9]) == pytest.approx(math.sqrt(36 * 0.25 / size))
     assert leap([bias], [bias + 1]) == 0.0
@@ -113,7 +134,9 @@ def test_the_leap_is_the_change_of_all_matrices_in_units_of_their_size() -> None
 
 
 def test_a_run_writes_down_what_the_probe_did_and_resumes_with_it(tmp_path: Path) -> None:
-    recipe = lowland.read_recipe("moons", {**QUICK, "training.learning_rate": 0.3, "training.preflight": "adjust"})
+    recipe = lowland.read_recipe(
+        "moons", {**QUICK, "training.learning_rate": 0.3, "training.preflight": "adjust"}
+    )
     lowland.fit(recipe, tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
     flight = next(row for row in run.rows() if row.get("event") == "preflight")

@@ -27,7 +27,17 @@ def quiet(energy: Energy) -> Energy:
 @pytest.fixture(scope="module")
 def boxed() -> Energy:
     torch.manual_seed(0)
-    return quiet(ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=3, scale=20.0))
+    return quiet(
+        ConvNet(
+            box(0.0, 1.0, 1, 8, 8),
+            channels=(4,),
+            kernels=(3,),
+            strides=(2,),
+            hidden=8,
+            classes=3,
+            scale=20.0,
+        )
+    )
 
 
 class NoisyNormal(Energy):
@@ -48,20 +58,29 @@ class NoisyNormal(Energy):
 def test_langevin_is_the_sampler_of_that_name(boxed: Energy) -> None:
     x = boxed.domain.draw(5, seeded(1), dtype=torch.float64)
     ours = purify(boxed, x, steps=7, step_size=0.02, temperature=0.3, generator=seeded(2))
-    torch.testing.assert_close(ours, sample(boxed, Langevin(0.02, 0.3), x, 7, generator=seeded(2)).x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        ours,
+        sample(boxed, Langevin(0.02, 0.3), x, 7, generator=seeded(2)).x,
+        rtol=1e-12,
+        atol=1e-12,
+    )
     assert bool(boxed.domain.contains(ours).all())
 
 
 def test_langevin_forgets_where_it_began() -> None:
     # n = 20,000 chains of 60 steps of 0.1 from 3: mean 3 · 0.9^60 = 0.005, variance 1 / (1 − 0.05)
-    end = purify(Gaussian(), torch.full((20_000, 2), 3.0), steps=60, step_size=0.1, generator=seeded(0)).double()
+    end = purify(
+        Gaussian(), torch.full((20_000, 2), 3.0), steps=60, step_size=0.1, generator=seeded(0)
+    ).double()
     assert abs(float(end.mean()) - 3 * 0.9**60) < LIMIT * (1.05 / 40_000) ** 0.5
     assert abs(float(end.var()) - 1 / 0.95) < LIMIT * 1.05 * (2 / 40_000) ** 0.5
 
 
 def test_map_is_the_closed_form_and_that_of_restoration() -> None:
     x = torch.randn(6, 2, generator=seeded(0), dtype=torch.float64)
-    found = purify(Gaussian(), x, method="map", sigma=0.5, steps=200, step_size=0.5, generator=seeded())
+    found = purify(
+        Gaussian(), x, method="map", sigma=0.5, steps=200, step_size=0.5, generator=seeded()
+    )
     torch.testing.assert_close(found, x / (1 + 0.25), atol=1e-9, rtol=0)
     torch.manual_seed(1)
     hills = quiet(MLP(real(2), hidden=(16,), confine=1.0))
@@ -72,7 +91,9 @@ def test_map_is_the_closed_form_and_that_of_restoration() -> None:
 
 def test_map_bears_any_width_of_the_pull() -> None:
     x = torch.ones(1, 2)
-    near = purify(Gaussian(), x, method="map", sigma=1e-4, steps=30, step_size=0.5, generator=seeded())
+    near = purify(
+        Gaussian(), x, method="map", sigma=1e-4, steps=30, step_size=0.5, generator=seeded()
+    )
     torch.testing.assert_close(near, x, atol=1e-6, rtol=0)
 
 
@@ -91,7 +112,9 @@ def test_more_levels_come_nearer_to_the_flow() -> None:
     noisy = x + torch.randn(1, 2, generator=seeded(3), dtype=torch.float64)
     errors = []
     for steps in (1, 10, 300):
-        found = purify(NoisyNormal(), x, method="denoise", sigma=1.0, steps=steps, generator=seeded(3))
+        found = purify(
+            NoisyNormal(), x, method="denoise", sigma=1.0, steps=steps, generator=seeded(3)
+        )
         errors.append(float((found - noisy / 2**0.5).abs().max()))
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.005
 
@@ -110,7 +133,9 @@ def test_the_clean_point_is_that_of_the_energy_whatever_network_is_inside() -> N
     far, near = ((one - x).square().mean() for one in (guess, found))
     assert near < far / 10**0.1
     with torch.no_grad():
-        assert torch.equal(purify(energy, x, method="denoise", sigma=0.3, steps=1, generator=seeded(1)), found)
+        assert torch.equal(
+            purify(energy, x, method="denoise", sigma=0.3, steps=1, generator=seeded(1)), found
+        )
 
 
 def test_an_expression_of_energies_of_noise_denoises() -> None:
@@ -119,7 +144,9 @@ def test_an_expression_of_energies_of_noise_denoises() -> None:
     found = purify(both, x, method="denoise", sigma=0.8, steps=1, generator=seeded(3))
     noisy = x + 0.8 * torch.randn(4, 2, generator=seeded(3))
     torch.testing.assert_close(found, jump(both.given(0.8), noisy, 0.8))
-    with pytest.raises(ValueError, match="Sum knows noise levels, and none is bound; 'denoise' needs"):
+    with pytest.raises(
+        ValueError, match="Sum knows noise levels, and none is bound; 'denoise' needs"
+    ):
         purify(both, x, generator=seeded())
 
 
@@ -133,7 +160,9 @@ WAYS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way['method']}-{way.get('clip')}")
-def test_the_unrolled_gradient_is_the_slope_of_what_comes_out(boxed: Energy, way: dict[str, Any]) -> None:
+def test_the_unrolled_gradient_is_the_slope_of_what_comes_out(
+    boxed: Energy, way: dict[str, Any]
+) -> None:
     """By central differences, inside the walls, where the map is smooth."""
     x = 0.4 + 0.2 * torch.rand(2, 1, 8, 8, generator=seeded(1), dtype=torch.float64)
     toward = torch.randn(x.shape, generator=seeded(2), dtype=torch.float64)
@@ -146,7 +175,9 @@ def test_the_unrolled_gradient_is_the_slope_of_what_comes_out(boxed: Energy, way
     step = 1e-5 * toward
     numeric = (out(x + step) - out(x - step)) / 2e-5
     assert float((slope * toward).sum()) == pytest.approx(float(numeric), rel=1e-4)
-    assert not torch.allclose(slope, 2 * x * toward, rtol=1e-2)  # and it is not that of doing nothing
+    assert not torch.allclose(
+        slope, 2 * x * toward, rtol=1e-2
+    )  # and it is not that of doing nothing
 
 
 def test_the_gradient_through_a_denoiser() -> None:
@@ -154,7 +185,8 @@ def test_the_gradient_through_a_denoiser() -> None:
     energy = quiet(NoiseMLP(real(3), hidden=(16,), confine=0.5))
     x = torch.randn(4, 3, generator=seeded(1), dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda x: purify(energy, x, method="denoise", sigma=0.5, steps=3, generator=seeded(2)), x.requires_grad_()
+        lambda x: purify(energy, x, method="denoise", sigma=0.5, steps=3, generator=seeded(2)),
+        x.requires_grad_(),
     )
 
 
@@ -176,17 +208,23 @@ def test_with_and_without_gradient_the_points_are_the_same_and_no_trace_stays() 
 def test_a_constant_energy_moves_nothing_with_and_without_gradient() -> None:
     x = torch.randn(3, 2, generator=seeded(0))
     for start in (x, x.clone().requires_grad_()):
-        assert torch.equal(purify(Level(1.0), start, steps=3, temperature=0.0, generator=seeded(1)), x)
+        assert torch.equal(
+            purify(Level(1.0), start, steps=3, temperature=0.0, generator=seeded(1)), x
+        )
 
 
 def bend(x: Tensor) -> Tensor:
     return torch.cat([x, x.square(), -x], 1)
 
 
-def test_past_the_purifier_the_answers_are_the_same_and_the_slope_is_that_of_the_classifier() -> None:
+def test_past_the_purifier_the_answers_are_the_same_and_the_slope_is_that_of_the_classifier() -> (
+    None
+):
     x = torch.randn(4, 2, generator=seeded(0))
     full = Purified(Gaussian(), bend, generator=seeded(1), steps=2, step_size=0.3)
-    past = Purified(Gaussian(), bend, generator=seeded(1), steps=2, step_size=0.3, gradient="identity")
+    past = Purified(
+        Gaussian(), bend, generator=seeded(1), steps=2, step_size=0.3, gradient="identity"
+    )
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     logits = full(a)
     torch.testing.assert_close(logits, past(b))
@@ -204,7 +242,14 @@ def test_past_the_purifier_the_answers_are_the_same_and_the_slope_is_that_of_the
 
 def test_draws_are_averaged_and_fresh_at_every_call() -> None:
     x = torch.zeros(1, 2)
-    model = Purified(Gaussian(), lambda x: torch.cat([x, x], 1), generator=seeded(1), draws=4000, steps=1, step_size=0.5)
+    model = Purified(
+        Gaussian(),
+        lambda x: torch.cat([x, x], 1),
+        generator=seeded(1),
+        draws=4000,
+        steps=1,
+        step_size=0.5,
+    )
     first, second = model(x), model(x)
     assert not torch.equal(first, second)
     assert float(first.abs().max()) < LIMIT / 4000**0.5  # one step of 0.5 adds noise of variance 1
@@ -239,7 +284,12 @@ def test_what_cannot_be_meant_is_refused(energy: Energy, settings: dict[str, Any
 
 def test_points_outside_and_of_another_shape_are_refused(boxed: Energy) -> None:
     other: Any = [[0.5]]
-    for x in (torch.full((1, 1, 8, 8), 1.5), torch.zeros(1, 1, 7, 8), torch.full((1, 1, 8, 8), float("nan")), other):
+    for x in (
+        torch.full((1, 1, 8, 8), 1.5),
+        torch.zeros(1, 1, 7, 8),
+        torch.full((1, 1, 8, 8), float("nan")),
+        other,
+    ):
         with pytest.raises(ValueError, match=r";.*;"):
             purify(boxed, x, generator=seeded())
 
@@ -278,7 +328,10 @@ def test_logits_of_an_energy_are_those_of_its_classes() -> None:
     x = torch.rand(3, 1, 28, 28, generator=seeded(0))
     with torch.no_grad():
         torch.testing.assert_close(
-            logits_of(energy)(x).log_softmax(1), (-energy.class_energies(x)).log_softmax(1), atol=1e-4, rtol=1e-4
+            logits_of(energy)(x).log_softmax(1),
+            (-energy.class_energies(x)).log_softmax(1),
+            atol=1e-4,
+            rtol=1e-4,
         )
     assert Function(bend) is not None and logits_of(bend) is bend
 
@@ -303,8 +356,14 @@ def test_images_are_purified_into_numbers_and_pictures(tmp_path: Path) -> None:
     out = verbs.purify(SHIPPED, [image, image], out=tmp_path / "new" / "clean.npy", steps=5, seed=1)
     clean = np.load(out)
     assert clean.shape == (4, 1, 8, 8) and not np.allclose(clean[:2], given)
-    assert np.array_equal(clean, np.load(verbs.purify(SHIPPED, [image, image], out=tmp_path / "b.npy", steps=5, seed=1)))
-    assert verbs.purify(SHIPPED, [image]) == tmp_path / "digit-purified.png" and (tmp_path / "digit-purified.png").exists()
+    assert np.array_equal(
+        clean,
+        np.load(verbs.purify(SHIPPED, [image, image], out=tmp_path / "b.npy", steps=5, seed=1)),
+    )
+    assert (
+        verbs.purify(SHIPPED, [image]) == tmp_path / "digit-purified.png"
+        and (tmp_path / "digit-purified.png").exists()
+    )
     with pytest.raises(ValueError, match=r";.*;"):
         verbs.purify(SHIPPED, [image], out=tmp_path / "clean.gif")
 
@@ -314,8 +373,23 @@ def test_the_command_purifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
     image = tmp_path / "digit.npy"
     np.save(image, np.zeros((1, 28, 28), np.float32))
-    cli.main(["purify", "mnist", str(image), "--sigma", "0.2", "--steps", "2", "--out", str(tmp_path / "x.png")])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "x.png") and (tmp_path / "x.png").stat().st_size > 0
+    cli.main(
+        [
+            "purify",
+            "mnist",
+            str(image),
+            "--sigma",
+            "0.2",
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "x.png"),
+        ]
+    )
+    assert (
+        capsys.readouterr().out.strip() == str(tmp_path / "x.png")
+        and (tmp_path / "x.png").stat().st_size > 0
+    )
     with pytest.raises(SystemExit):
         cli.main(["purify", "mnist", str(image), "--sigma", "-1"])
     assert capsys.readouterr().err.count(";") >= 2

@@ -21,7 +21,10 @@ def test_digits_are_digits_and_not_copies(tmp_path: Path) -> None:
     found = trained("digits", tmp_path)
     samples, inpainting = found["samples"], found["restoration"]["tasks"]["inpaint"]
     assert samples["confident"]["value"] >= 0.9 and samples["class_entropy"] >= 0.9
-    assert 0.75 < samples["neighbour_ratio"] < 1.3 and samples["copies"] <= 5 * samples["expected_copies"]
+    assert (
+        0.75 < samples["neighbour_ratio"] < 1.3
+        and samples["copies"] <= 5 * samples["expected_copies"]
+    )
     alarm = found["detection"]["false_alarm"]
     assert alarm["low"] <= alarm["value"] <= alarm["high"]
     ours = inpainting["psnr"]["lowland mean"]["value"]

@@ -47,7 +47,9 @@ def test_the_conditional_energy_is_its_formula_and_knows_its_gradient() -> None:
     x, noisy = (torch.randn(5, 3, generator=seeded(i), dtype=DOUBLE) for i in range(2))
     spread = torch.tensor([0.3, 0.5, 1.0, 2.0, 4.0], dtype=DOUBLE)
     law = Recovery(net, noisy, spread)
-    expected = torch.stack([net(x)[i] + (noisy[i] - x[i]).square().sum() / (2 * spread[i] ** 2) for i in range(5)])
+    expected = torch.stack(
+        [net(x)[i] + (noisy[i] - x[i]).square().sum() / (2 * spread[i] ** 2) for i in range(5)]
+    )
     torch.testing.assert_close(law(x), expected)
     checks.gradient_is_right(law, x)
     index = torch.tensor([3, 1])
@@ -59,7 +61,9 @@ def test_chains_of_the_conditional_law_have_its_mean_and_variance(shape: tuple[i
     # E = ‖x‖²/2: precision 1 + 1/s², mean x̃ / (s² + 1); a row of its own s each
     n = 4000
     noisy, spread = 2 * torch.ones(n, *shape), torch.tensor([0.5, 2.0]).repeat(n // 2)
-    law = Recovery(Function(lambda x: 0.5 * x.square().flatten(1).sum(1), real(*shape)), noisy, spread)
+    law = Recovery(
+        Function(lambda x: 0.5 * x.square().flatten(1).sum(1), real(*shape)), noisy, spread
+    )
     x = sample(law, recovery.steered(MALA(0.3), spread), noisy, 60, generator=seeded()).x.flatten(1)
     for s, rows in ((0.5, x[::2]), (2.0, x[1::2])):
         mean, variance = 2 / (s**2 + 1), 1 / (1 + 1 / s**2)
@@ -69,7 +73,9 @@ def test_chains_of_the_conditional_law_have_its_mean_and_variance(shape: tuple[i
 
 def test_walls_are_left_without_the_energys_own() -> None:
     law = Recovery(
-        ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8), torch.zeros(2, 1, 8, 8), 0.5
+        ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8),
+        torch.zeros(2, 1, 8, 8),
+        0.5,
     )
     assert law.domain == real(1, 8, 8)
 
@@ -94,12 +100,22 @@ def test_both_humps_are_recovered_in_their_shares() -> None:
     # 0.3 N(−2, 0.2²) + 0.7 N(2, 0.2²) from N(0, 5²): chains of the clean law never cross
     def bumps(x: Tensor, sigma: Tensor) -> Tensor:
         variance = 0.04 + sigma**2
-        logs = [math.log(w) - 0.5 * (x[:, 0] - m) ** 2 / variance - 0.5 * variance.log() for w, m in ((0.3, -2.0), (0.7, 2.0))]
+        logs = [
+            math.log(w) - 0.5 * (x[:, 0] - m) ** 2 / variance - 0.5 * variance.log()
+            for w, m in ((0.3, -2.0), (0.7, 2.0))
+        ]
         return -torch.logsumexp(torch.stack(logs), 0)
 
     sigmas = (5.0, 3.0, 2.0, 1.3, 0.8, 0.5, 0.3, 0.15, 0.05)
     g = seeded(2)
-    made = recover(Function(bumps, real(1)), sigmas, 5.3 * torch.randn(4000, 1, generator=g), MALA(0.3), 240, generator=g)
+    made = recover(
+        Function(bumps, real(1)),
+        sigmas,
+        5.3 * torch.randn(4000, 1, generator=g),
+        MALA(0.3),
+        240,
+        generator=g,
+    )
     right = (made.x > 0).double()
     assert z_scores(right, 0.7).abs().max() < LIMIT
     assert (made.x.abs() - 2).abs().mean() < 0.2 and made.diverged.sum() == 0
@@ -125,7 +141,12 @@ def test_gradients_and_points_outside_are_counted() -> None:
         return 0.5 * x.square().sum(1) / (1 + sigma**2)
 
     made = recover(
-        Function(counted, box(-1.0, 1.0, 2)), LADDER, torch.randn(50, 2, generator=seeded()), MALA(0.3), 10, generator=seeded()
+        Function(counted, box(-1.0, 1.0, 2)),
+        LADDER,
+        torch.randn(50, 2, generator=seeded()),
+        MALA(0.3),
+        10,
+        generator=seeded(),
     )
     assert made.gradients == len(calls) == 14 and made.sigma == 0.2 and len(made.acceptance) == 4
     assert torch.equal(made.outside, (made.x.abs() > 1).any(1)) and made.outside.any()
@@ -134,13 +155,17 @@ def test_gradients_and_points_outside_are_counted() -> None:
 # --------------------------------------------------------------------------------------------------------------- objective
 
 
-def gradients(theta: float, sigmas: tuple[float, ...], batches: int = 80, rows: int = 300) -> Tensor:
+def gradients(
+    theta: float, sigmas: tuple[float, ...], batches: int = 80, rows: int = 300
+) -> Tensor:
     """∂θ of the loss for E = θx² / 2(1 + σ²) on data N(0, 1): (batches,)."""
     found, g = [], seeded(4)
     for _ in range(batches):
         bowl = Bowl(theta, noise=True)
         x = torch.randn(rows, 1, generator=g, dtype=DOUBLE)
-        loss = DiffusionRecovery(sigmas, steps=15).loss(bowl, x, None, sampler=MALA(0.4), buffer=None, generator=g)
+        loss = DiffusionRecovery(sigmas, steps=15).loss(
+            bowl, x, None, sampler=MALA(0.4), buffer=None, generator=g
+        )
         found.append(torch.autograd.grad(loss.value, bowl.theta)[0])
     return torch.stack(found)
 
@@ -162,7 +187,9 @@ def test_the_minimiser_is_the_true_law_at_every_level(sigmas: tuple[float, ...])
 def test_the_gradient_is_that_of_the_exact_recovery_likelihood(theta: float) -> None:
     truth, found = exact(theta, 1.0, 0.3), gradients(theta, (1.0, 0.3))
     assert z_scores(found, truth).abs() < LIMIT
-    assert z_scores(found, -truth).abs() > 20 and z_scores(found, 0.0).abs() > 20  # a sign; no gradient
+    assert (
+        z_scores(found, -truth).abs() > 20 and z_scores(found, 0.0).abs() > 20
+    )  # a sign; no gradient
 
 
 def test_a_planted_spread_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +200,14 @@ def test_a_planted_spread_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_gradient_reaches_the_negatives_and_nothing_is_kept() -> None:
     torch.manual_seed(0)
     net, x = NoiseMLP(real(2), hidden=(8,)), torch.randn(9, 2, generator=seeded())
-    loss = DiffusionRecovery().loss(net, x, None, sampler=Langevin(0.1), buffer=None, generator=seeded(1))
-    assert loss.negatives is not None and not loss.negatives.requires_grad and not DiffusionRecovery.persistent
+    loss = DiffusionRecovery().loss(
+        net, x, None, sampler=Langevin(0.1), buffer=None, generator=seeded(1)
+    )
+    assert (
+        loss.negatives is not None
+        and not loss.negatives.requires_grad
+        and not DiffusionRecovery.persistent
+    )
     assert loss.terms["gap"] == -loss.value.detach()
 
 
@@ -182,7 +215,9 @@ def test_no_gradient_reaches_the_negatives_and_nothing_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"sigmas": (1.0,)}, {"sigmas": (0.1, 1.0)}, {"sigmas": (1.0, 0.0)}, {"steps": 0}], ids=str
+    "settings",
+    [{"sigmas": (1.0,)}, {"sigmas": (0.1, 1.0)}, {"sigmas": (1.0, 0.0)}, {"steps": 0}],
+    ids=str,
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
@@ -193,11 +228,23 @@ def test_what_cannot_be_recovered_is_refused() -> None:
     g = seeded()
     with pytest.raises(ValueError, match=r"no noise level;.*;"):
         DiffusionRecovery().loss(
-            MLP(real(2), hidden=(4,)), torch.zeros(2, 2), None, sampler=MALA(0.1), buffer=None, generator=g
+            MLP(real(2), hidden=(4,)),
+            torch.zeros(2, 2),
+            None,
+            sampler=MALA(0.1),
+            buffer=None,
+            generator=g,
         )
     with pytest.raises(ValueError, match=r"HMC;.*;"):
         recover(normal_of_noise(), LADDER, torch.zeros(2, 2), HMC(0.1, 3), 5, generator=g)
     with pytest.raises(ValueError, match=r"binary;.*;"):
-        recover(Function(lambda x, c: x.sum(1), binary(2)), LADDER, torch.zeros(2, 2), MALA(0.1), 5, generator=g)
+        recover(
+            Function(lambda x, c: x.sum(1), binary(2)),
+            LADDER,
+            torch.zeros(2, 2),
+            MALA(0.1),
+            5,
+            generator=g,
+        )
     with pytest.raises(ValueError, match=r"falling;"):
         recover(Gaussian(), (1.0, 2.0), torch.zeros(2, 2), MALA(0.1), 5, generator=g)

@@ -9,13 +9,29 @@ from contract.cases import seeded
 from contract.checks import Bowl
 from torch import Tensor, nn
 
-from lowland import MLP, PCD, ConvNet, Function, Langevin, Loss, ReplayBuffer, binary, box, contrast, energy_values, real
+from lowland import (
+    MLP,
+    PCD,
+    ConvNet,
+    Function,
+    Langevin,
+    Loss,
+    ReplayBuffer,
+    binary,
+    box,
+    contrast,
+    energy_values,
+    real,
+)
 from lowland.objectives import EnergyL2, GradientPenalty, HingeMargin, PullAway
-from lowland.objectives.regularise import last_features
+from lowland.objectives.regularizers import last_features
 
 DOUBLE = torch.float64
 G = seeded()
-X, N = torch.randn(6, 2, generator=seeded(1), dtype=DOUBLE), 1 + torch.randn(4, 2, generator=seeded(2), dtype=DOUBLE)
+X, N = (
+    torch.randn(6, 2, generator=seeded(1), dtype=DOUBLE),
+    1 + torch.randn(4, 2, generator=seeded(2), dtype=DOUBLE),
+)
 TERMS = [
     EnergyL2(0.3),
     GradientPenalty(0.3),
@@ -23,7 +39,9 @@ TERMS = [
     HingeMargin(0.3, -0.5, 0.4),
     PullAway(0.3),
 ]
-every = pytest.mark.parametrize("term", TERMS, ids=lambda t: f"{type(t).__name__}-{getattr(t, 'at', '')}")
+every = pytest.mark.parametrize(
+    "term", TERMS, ids=lambda t: f"{type(t).__name__}-{getattr(t, 'at', '')}"
+)
 
 
 def net() -> MLP:
@@ -77,13 +95,20 @@ def test_value_and_gradient_are_those_of_the_formula(term: Any) -> None:
     both = slopes_of(found.value - loss.value, weights)
     wanted = slopes_of(0.3 * expected, weights)
     torch.testing.assert_close(both, wanted, rtol=1e-4, atol=1e-7)
-    assert wanted.abs().sum() > 1e-3 and (both + wanted).abs().max() > 1e-3  # a sign that is wrong is far outside that band
+    assert (
+        wanted.abs().sum() > 1e-3 and (both + wanted).abs().max() > 1e-3
+    )  # a sign that is wrong is far outside that band
 
 
 def slopes_of(value: Tensor, weights: list[Tensor]) -> Tensor:
     """Gradients in the weights, laid flat; nothing for those that do not matter."""
     found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
-    return torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for g, w in zip(found, weights, strict=True)])
+    return torch.cat(
+        [
+            (torch.zeros_like(w) if g is None else g).flatten()
+            for g, w in zip(found, weights, strict=True)
+        ]
+    )
 
 
 @every
@@ -98,12 +123,16 @@ def test_no_gradient_reaches_the_points(term: Any) -> None:
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
 def test_terms_serve_images_labels_and_bfloat16(term: Any, bf16: bool) -> None:
     torch.manual_seed(0)
-    energy = ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=3)
+    energy = ConvNet(
+        box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=3
+    )
     x, y = torch.rand(6, 1, 8, 8, generator=seeded()), torch.arange(6) % 3
     objective = PCD(steps=2, capacity=16)
     buffer = ReplayBuffer(16, energy.domain, generator=seeded(1), classes=3)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        loss = objective.loss(energy, x, y, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2))
+        loss = objective.loss(
+            energy, x, y, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2)
+        )
         found = term.add(loss, energy, x, y, generator=seeded(3))
     found.value.backward()
     assert found.value.isfinite() and found.value != loss.value
@@ -116,7 +145,9 @@ def test_negatives_are_judged_under_their_own_labels() -> None:
             return self.theta * c.to(x)
 
     loss = Loss(torch.zeros(()), {}, torch.zeros(3, 1), torch.tensor([5, 5, 5]))
-    found = EnergyL2(1.0).add(loss, Level(1.0), torch.zeros(2, 1), torch.tensor([1, 1]), generator=G)
+    found = EnergyL2(1.0).add(
+        loss, Level(1.0), torch.zeros(2, 1), torch.tensor([1, 1]), generator=G
+    )
     assert found.value.item() == pytest.approx(1 + 25)
 
 
@@ -131,7 +162,9 @@ def trained(term: Any, steps: int = 150, rate: float = 0.02) -> tuple[MLP, Tenso
     optimizer = torch.optim.Adam(energy.parameters(), lr=rate, betas=(0.0, 0.99))
     for _ in range(steps):
         x = clusters(64, g)
-        loss = PCD(steps=4, capacity=256).loss(energy, x, None, sampler=Langevin(0.02), buffer=buffer, generator=g)
+        loss = PCD(steps=4, capacity=256).loss(
+            energy, x, None, sampler=Langevin(0.02), buffer=buffer, generator=g
+        )
         loss = loss if term is None else term.add(loss, energy, x, None, generator=g)
         optimizer.zero_grad()
         loss.value.backward()
@@ -160,7 +193,9 @@ def test_l2_holds_the_level_of_energies(free: tuple[MLP, Tensor]) -> None:
 def test_a_gradient_penalty_holds_the_slope(free: tuple[MLP, Tensor]) -> None:
     flat, _ = trained(GradientPenalty(0.3))
     x = clusters(500, seeded(9)).requires_grad_(True)
-    found = [torch.autograd.grad(energy(x).sum(), x)[0].norm(dim=1).mean() for energy in (free[0], flat)]
+    found = [
+        torch.autograd.grad(energy(x).sum(), x)[0].norm(dim=1).mean() for energy in (free[0], flat)
+    ]
     assert found[1] < 0.6 * found[0]
 
 
@@ -169,16 +204,25 @@ def test_hinges_part_data_from_outliers_and_then_leave_them_alone() -> None:
     energy, g = MLP(real(2), hidden=(32, 32), confine=0.1), seeded(4)
     optimizer = torch.optim.Adam(energy.parameters(), lr=0.02)
     for _ in range(150):
-        x, outliers = clusters(64, g), 4 * torch.randn(64, 2, generator=g) + torch.tensor([0.0, 8.0])
-        loss = HingeMargin(1.0, low=-3.0, high=2.0).add(Loss(torch.zeros(()), {}, outliers), energy, x, None, generator=g)
+        x, outliers = (
+            clusters(64, g),
+            4 * torch.randn(64, 2, generator=g) + torch.tensor([0.0, 8.0]),
+        )
+        loss = HingeMargin(1.0, low=-3.0, high=2.0).add(
+            Loss(torch.zeros(()), {}, outliers), energy, x, None, generator=g
+        )
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
     up = energy_values(energy, clusters(500, seeded(9)))
-    down = energy_values(energy, 4 * torch.randn(500, 2, generator=seeded(8)) + torch.tensor([0.0, 8.0]))
+    down = energy_values(
+        energy, 4 * torch.randn(500, 2, generator=seeded(8)) + torch.tensor([0.0, 8.0])
+    )
     assert (up < -2).float().mean() > 0.95 and (down > 1).float().mean() > 0.8
     settled = HingeMargin(1.0, low=50.0, high=51.0)
-    assert settled.add(Loss(torch.zeros(()), {}, 0 * x + 90), energy, x, None, generator=g).value == 0
+    assert (
+        settled.add(Loss(torch.zeros(()), {}, 0 * x + 90), energy, x, None, generator=g).value == 0
+    )
 
 
 def test_pulling_away_spreads_the_features(free: tuple[MLP, Tensor]) -> None:
@@ -215,7 +259,9 @@ def test_settings_that_mean_nothing_are_refused(cls: Any, settings: dict[str, An
         cls(**settings)
 
 
-@pytest.mark.parametrize("term", [GradientPenalty(at="lines"), HingeMargin(), PullAway()], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize(
+    "term", [GradientPenalty(at="lines"), HingeMargin(), PullAway()], ids=lambda t: type(t).__name__
+)
 def test_terms_of_negatives_need_some(term: Any) -> None:
     energy = net()
     with pytest.raises(ValueError, match=r"without negatives;.*;"):
@@ -232,6 +278,8 @@ def test_l2_and_slopes_at_data_need_no_negatives() -> None:
 def test_bits_have_no_slopes_and_bowls_no_features() -> None:
     bits = Function(lambda x: x.sum(1), binary(2))
     with pytest.raises(ValueError, match=r"binary.*;.*;"):
-        GradientPenalty().add(Loss(torch.zeros(()), {}, None), bits, torch.zeros(2, 2), None, generator=G)
+        GradientPenalty().add(
+            Loss(torch.zeros(()), {}, None), bits, torch.zeros(2, 2), None, generator=G
+        )
     with pytest.raises(ValueError, match=r"linear layer.*;.*;"):
         last_features(Bowl(1.0), torch.zeros(2, 1))

@@ -56,8 +56,22 @@ def row(step: int, generator: np.random.Generator) -> dict[str, Any]:
 
 
 EVENTS = (
-    {"step": 110, "event": "verdict", "name": "energy gap", "level": "warn", "sentence": "It drifts.", "remedy": "Wait."},
-    {"step": 200, "event": "rollback", "name": "non-finite", "level": "bad", "sentence": "Two & more.", "to": 150},
+    {
+        "step": 110,
+        "event": "verdict",
+        "name": "energy gap",
+        "level": "warn",
+        "sentence": "It drifts.",
+        "remedy": "Wait.",
+    },
+    {
+        "step": 200,
+        "event": "rollback",
+        "name": "non-finite",
+        "level": "bad",
+        "sentence": "Two & more.",
+        "to": 150,
+    },
 )
 
 
@@ -77,7 +91,9 @@ def image_arrays(generator: np.random.Generator) -> dict[str, Any]:
         "denoise/original": images[:8], "denoise/observed": images[:8], "denoise/mean": images[:8],
         "denoise/spread": images[:8],
     }  # fmt: skip
-    return arrays | {f"energies/{name}": generator.normal(40 * (name == "noise"), 1, 50) for name in SETS}
+    return arrays | {
+        f"energies/{name}": generator.normal(40 * (name == "noise"), 1, 50) for name in SETS
+    }
 
 
 IMAGE_FIGURES: dict[str, Any] = {
@@ -138,7 +154,10 @@ def make(
             if event["step"] == 10 * i:
                 run.log(event)
     if arrays is not None:
-        run.write_tensors("evaluation.safetensors", {k: torch.as_tensor(np.ascontiguousarray(v)) for k, v in arrays.items()})
+        run.write_tensors(
+            "evaluation.safetensors",
+            {k: torch.as_tensor(np.ascontiguousarray(v)) for k, v in arrays.items()},
+        )
     if found is not None:
         run.write_json("evaluation.json", found)
     return run
@@ -197,22 +216,40 @@ def read(run: Run) -> Page:
 @pytest.fixture(scope="module")
 def image_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     arrays = image_arrays(np.random.default_rng(1))
-    return read(make(tmp_path_factory.mktemp("image") / "run", arrays=arrays, found=IMAGE_FIGURES, steps=30))
+    return read(
+        make(tmp_path_factory.mktemp("image") / "run", arrays=arrays, found=IMAGE_FIGURES, steps=30)
+    )
 
 
 @pytest.fixture(scope="module")
 def plane_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    found = {"seconds": 3.0, "notes": [], "samples": {"count": 200, "start": "chains", "mmd": value(0.002, 0.001)}}
+    found = {
+        "seconds": 3.0,
+        "notes": [],
+        "samples": {"count": 200, "start": "chains", "mmd": value(0.002, 0.001)},
+    }
     arrays = plane_arrays(np.random.default_rng(1))
-    return read(make(tmp_path_factory.mktemp("plane") / "run", arrays=arrays, found=found, steps=30, events=False))
+    return read(
+        make(
+            tmp_path_factory.mktemp("plane") / "run",
+            arrays=arrays,
+            found=found,
+            steps=30,
+            events=False,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def bare_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    run = Run.create(tmp_path_factory.mktemp("bare") / "run", {"name": EVIL, "energy": {"name": EVIL}})
+    run = Run.create(
+        tmp_path_factory.mktemp("bare") / "run", {"name": EVIL, "energy": {"name": EVIL}}
+    )
     for step, loss in enumerate((1.0, float("nan"), float("inf"), 0.5)):
         run.log({"step": step, "loss": loss})
-    run.log({"step": 2, "event": "stop", "name": EVIL, "level": "bad", "sentence": EVIL, "remedy": EVIL})
+    run.log(
+        {"step": 2, "event": "stop", "name": EVIL, "level": "bad", "sentence": EVIL, "remedy": EVIL}
+    )
     return read(run)
 
 
@@ -234,7 +271,9 @@ def test_tags_are_balanced(page: Page) -> None:
 
 
 def test_nothing_is_loaded_from_anywhere(page: Page) -> None:
-    assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "embed", "base")]
+    assert not [
+        tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "embed", "base")
+    ]
     for tag, attributes in page.tags:
         for key in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
             address = attributes.get(key)
@@ -245,13 +284,20 @@ def test_nothing_is_loaded_from_anywhere(page: Page) -> None:
 
 
 def test_it_opens_on_a_phone_and_in_the_dark(page: Page) -> None:
-    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+    assert (
+        "meta",
+        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+    ) in page.tags
     assert "prefers-color-scheme: dark" in page.source and 'charset="utf-8"' in page.source
 
 
 def test_every_figure_has_a_text_alternative_and_a_caption(page: Page) -> None:
     assert page.figures and all(figure["picture"] and figure["text"] for figure in page.figures)
-    drawn = [attributes for tag, attributes in page.tags if tag == "svg" and "aria-hidden" not in attributes]
+    drawn = [
+        attributes
+        for tag, attributes in page.tags
+        if tag == "svg" and "aria-hidden" not in attributes
+    ]
     assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in drawn)
     assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
     without = sum(not figure["caption"] for figure in page.figures)
@@ -261,7 +307,9 @@ def test_every_figure_has_a_text_alternative_and_a_caption(page: Page) -> None:
 def test_every_id_is_given_once_and_every_reference_is_met(page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    wanted = {a["href"][1:] for _, a in page.tags if (a.get("href") or "").startswith("#") and a["href"]}
+    wanted = {
+        a["href"][1:] for _, a in page.tags if (a.get("href") or "").startswith("#") and a["href"]
+    }
     assert wanted | set(re.findall(r"url\(#([^)]+)\)", page.source)) <= set(ids)
 
 
@@ -333,7 +381,9 @@ def test_pictures_are_drawn_pixel_for_pixel(image_page: Page) -> None:
     pixels = imread(io.BytesIO(base64.b64decode(code)), format="png")
     images = image_arrays(np.random.default_rng(1))["samples"]
     assert pixels.shape == (6 * 9 - 1, 7 * 9 - 1, 4)
-    assert np.abs(pixels[9:17, 18:26, 0] - images[9, 0]).max() <= 1 / 255 and np.all(pixels[8, :, 3] == 0)
+    assert np.abs(pixels[9:17, 18:26, 0] - images[9, 0]).max() <= 1 / 255 and np.all(
+        pixels[8, :, 3] == 0
+    )
 
 
 def test_the_film_names_its_steps(image_page: Page) -> None:
@@ -356,7 +406,13 @@ def test_large_images_are_shown_in_smaller_number() -> None:
 
 
 def test_a_run_in_the_plane_shows_its_landscape(plane_page: Page) -> None:
-    for title in ("Energy and data", "Energy and samples", "Downhill: −∇E", "After 0 steps", "After 100 steps"):
+    for title in (
+        "Energy and data",
+        "Energy and samples",
+        "Downhill: −∇E",
+        "After 0 steps",
+        "After 100 steps",
+    ):
         assert title in plane_page.text
     assert "200 samples were drawn from the chains kept during training." in plane_page.text
 
@@ -364,7 +420,10 @@ def test_a_run_in_the_plane_shows_its_landscape(plane_page: Page) -> None:
 def test_a_few_chains_in_the_plane_are_drawn_as_paths(tmp_path: Path) -> None:
     arrays = plane_arrays(np.random.default_rng(1))
     page = read(make(tmp_path / "run", arrays=arrays | {"film": arrays["film"][:, :8]}, found={}))
-    assert "Paths of 8 chains over the data (grey): from the ring, after 0 steps, to the dot, after 100" in page.text
+    assert (
+        "Paths of 8 chains over the data (grey): from the ring, after 0 steps, to the dot, after 100"
+        in page.text
+    )
     assert "After 0 steps" not in page.text and page.problems == []
 
 
@@ -408,7 +467,9 @@ def test_a_bare_run_says_what_it_does_not_have(bare_page: Page, sentence: str) -
 
 def test_what_a_user_wrote_is_escaped(bare_page: Page) -> None:
     assert "<script" not in bare_page.source
-    assert bare_page.text.count("<script>alert('x')</script>") >= 5  # as words: title, header, recipe, events, command
+    assert (
+        bare_page.text.count("<script>alert('x')</script>") >= 5
+    )  # as words: title, header, recipe, events, command
 
 
 def test_names_of_sets_and_classes_are_escaped_too(tmp_path: Path) -> None:
@@ -428,7 +489,10 @@ def test_names_of_sets_and_classes_are_escaped_too(tmp_path: Path) -> None:
 def test_a_run_without_a_log(tmp_path: Path) -> None:
     page = read(Run.create(tmp_path / "run", {}))
     assert page.problems == []
-    for sentence in ("No training log was found in this run.", "No training log was found, so there are no curves."):
+    for sentence in (
+        "No training log was found in this run.",
+        "No training log was found, so there are no curves.",
+    ):
         assert sentence in page.text
     assert "Training time not logged" in page.text
 
@@ -440,8 +504,16 @@ def test_half_an_evaluation(tmp_path: Path, missing: str) -> None:
     page = read(run)
     assert page.problems == []
     wanted = {
-        "evaluation.json": ["Nothing was measured on the samples", "No false-alarm rate was counted", "No outlier sets"],
-        "evaluation.safetensors": ["There is no picture of the samples", "No calibration curve", "no restored images"],
+        "evaluation.json": [
+            "Nothing was measured on the samples",
+            "No false-alarm rate was counted",
+            "No outlier sets",
+        ],
+        "evaluation.safetensors": [
+            "There is no picture of the samples",
+            "No calibration curve",
+            "no restored images",
+        ],
     }
     assert all(sentence in page.text for sentence in wanted[missing])
 
@@ -456,7 +528,11 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, damaged: str) -> None:
 
 def every_part(values: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Paths of all keys in nested mappings."""
-    inner = [p for k, v in values.items() for p in every_part(v, (*path, k))] if isinstance(values, dict) else []
+    inner = (
+        [p for k, v in values.items() for p in every_part(v, (*path, k))]
+        if isinstance(values, dict)
+        else []
+    )
     return ([path] if path else []) + inner
 
 
@@ -478,7 +554,13 @@ def test_any_part_may_be_absent(tmp_path: Path, seed: int) -> None:
 
 def test_data_that_are_neither_images_nor_in_the_plane(tmp_path: Path) -> None:
     points = np.random.default_rng(0).normal(size=(50, 9)).astype(np.float32)
-    page = read(make(tmp_path / "table", arrays={"samples": points, "data": points, "film": points[None]}, found={}))
+    page = read(
+        make(
+            tmp_path / "table",
+            arrays={"samples": points, "data": points, "film": points[None]},
+            found={},
+        )
+    )
     assert "The data are not images: 6 columns of 9 are shown instead." in page.text
     assert "The chains are not images or points in the plane" in page.text
     page = read(make(tmp_path / "other", arrays={"samples": points.reshape(50, 3, 3)}, found={}))
@@ -487,7 +569,11 @@ def test_data_that_are_neither_images_nor_in_the_plane(tmp_path: Path) -> None:
 
 def test_values_that_are_not_finite_are_left_out_and_counted(tmp_path: Path) -> None:
     energies = np.array([1.0, 2.0, np.nan, np.inf, 3.0])
-    arrays = {"energies/train": energies, "energies/test": np.full(4, np.nan), "samples": np.full((4, 1, 8, 8), np.nan)}
+    arrays = {
+        "energies/train": energies,
+        "energies/test": np.full(4, np.nan),
+        "samples": np.full((4, 1, 8, 8), np.nan),
+    }
     page = read(make(tmp_path / "run", arrays=arrays, found={}))
     assert "Not finite, and left out: 2 of train." in page.text
 
@@ -521,14 +607,24 @@ def test_the_verdict_names_what_stopped_the_run() -> None:
 
 
 def test_the_command_is_quoted() -> None:
-    assert command("digits", {"data": {"root": "/my data"}}) == "lowland train digits --data-root '/my data'"
+    assert (
+        command("digits", {"data": {"root": "/my data"}})
+        == "lowland train digits --data-root '/my data'"
+    )
     assert command("a; rm -rf b", {}) == "lowland train 'a; rm -rf b'"
 
 
 def test_a_false_alarm_rate_above_the_band_is_bad(tmp_path: Path) -> None:
     for rate, tone in ((0.05, "good"), (0.02, "good"), (0.2, "bad")):
-        found = {"detection": {"nominal": 0.05, "false_alarm": {"value": rate, "low": 0.03, "high": 0.07, "count": 100}}}
-        source = write_report(make(tmp_path / str(rate), found=found, steps=0).path).read_text(encoding="utf-8")
+        found = {
+            "detection": {
+                "nominal": 0.05,
+                "false_alarm": {"value": rate, "low": 0.03, "high": 0.07, "count": 100},
+            }
+        }
+        source = write_report(make(tmp_path / str(rate), found=found, steps=0).path).read_text(
+            encoding="utf-8"
+        )
         assert re.search(rf'class="card {tone}"><dt>False alarms', source)
 
 
@@ -578,7 +674,9 @@ def test_a_long_log_keeps_its_spikes() -> None:
 
 
 def test_a_curve_breaks_at_a_rollback_and_at_values_that_are_not_finite() -> None:
-    rows = [{"step": s, "loss": v} for s, v in ((1, 0.0), (2, "nan"), (3, 2.0), (2, 3.0), (3, "-inf"))]
+    rows = [
+        {"step": s, "loss": v} for s, v in ((1, 0.0), (2, "nan"), (3, 2.0), (2, 3.0), (3, "-inf"))
+    ]
     line = curves.series(rows, "loss")
     assert line is not None and np.isneginf(line.values[-1])
     line = curves.broken(line)
@@ -605,7 +703,9 @@ def test_the_strip_of_health_shows_the_worst_of_neighbouring_steps() -> None:
     rows = [{"step": s, "health": "bad" if s == 777 else "good"} for s in range(5000)]
     strip = curves.health(rows, cells=100)
     assert [level for level, _ in strip] == ["good", "bad", "good"]
-    assert sum(width for _, width in strip) == pytest.approx(100, abs=0.1) and strip[1][1] == pytest.approx(1)
+    assert sum(width for _, width in strip) == pytest.approx(100, abs=0.1) and strip[1][
+        1
+    ] == pytest.approx(1)
     assert curves.health([{"step": 1}]) == []
 
 
@@ -614,14 +714,22 @@ def test_the_strip_of_health_shows_the_worst_of_neighbouring_steps() -> None:
 
 def test_a_histogram_has_area_one_over_all_values() -> None:
     values = np.random.default_rng(0).normal(size=4000)
-    figure = figures.histogram([(np.append(values, np.full(4000, 99.0)), "data")], (-6, 6), "energy")
+    figure = figures.histogram(
+        [(np.append(values, np.full(4000, 99.0)), "data")], (-6, 6), "energy"
+    )
     heights, edges, _ = figure.axes[0].patches[0].get_data()  # type: ignore[attr-defined]
-    assert np.sum(heights * np.diff(edges)) == pytest.approx(0.5, abs=1e-3)  # half of the values lie beyond
+    assert np.sum(heights * np.diff(edges)) == pytest.approx(
+        0.5, abs=1e-3
+    )  # half of the values lie beyond
 
 
 def test_the_window_holds_the_data_and_near_sets_but_not_far_ones() -> None:
     generator = np.random.default_rng(0)
-    data, near, far = generator.normal(0, 1, 2000), generator.normal(6, 1, 2000), generator.normal(500, 1, 2000)
+    data, near, far = (
+        generator.normal(0, 1, 2000),
+        generator.normal(6, 1, 2000),
+        generator.normal(500, 1, 2000),
+    )
     low, high = figures.window([data], [near, far])
     assert -4 < low < -2 and 7.5 < high < 10
     assert figures.window([np.full(5, 3.0)])[0] < 3 < figures.window([np.full(5, 3.0)])[1]
@@ -635,7 +743,12 @@ def test_drawings_are_small_documents_without_fonts_or_addresses() -> None:
     text = figures.svg(figure, 'a "b" <c>')
     root = ElementTree.fromstring(text)
     assert root.get("aria-label") == 'a "b" <c>' and root.get("role") == "img"
-    assert "DejaVu" not in text and "http" not in text and "var(--data)" in text and "energy" in "".join(root.itertext())
+    assert (
+        "DejaVu" not in text
+        and "http" not in text
+        and "var(--data)" in text
+        and "energy" in "".join(root.itertext())
+    )
 
 
 def test_the_landscape_is_drawn_with_y_in_rows() -> None:

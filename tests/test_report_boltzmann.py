@@ -24,16 +24,33 @@ from lowland.report import blocks, boltzmann, write_report
 from lowland.run import Run
 from lowland.training import fit
 
-POINT = {"value": -20.5, "error": 0.25, "lower": -20.75, "upper": -20.25, "count": 250, "data": "digits, threshold"}
+POINT = {
+    "value": -20.5,
+    "error": 0.25,
+    "lower": -20.75,
+    "upper": -20.25,
+    "count": 250,
+    "data": "digits, threshold",
+}
 
 
 def curve(*certified: bool) -> list[dict[str, Any]]:
     method = "annealed importance sampling"
-    return [{**POINT, "step": 100 * i, "method": method, "certified": sure} for i, sure in enumerate(certified)]
+    return [
+        {**POINT, "step": 100 * i, "method": method, "certified": sure}
+        for i, sure in enumerate(certified)
+    ]
 
 
 def figures(**more: Any) -> dict[str, Any]:
-    found = {"hidden": 12, "units": "bernoulli", "count": 250, "dead": 0, "saturated": 0, "likelihood": curve(True, True)}
+    found = {
+        "hidden": 12,
+        "units": "bernoulli",
+        "count": 250,
+        "dead": 0,
+        "saturated": 0,
+        "likelihood": curve(True, True),
+    }
     return {"boltzmann": found | more}
 
 
@@ -52,7 +69,11 @@ def arrays(hidden: int = 12, channels: int = 1) -> dict[str, Any]:
 
 def pictures(section: blocks.Section) -> dict[str, Any]:
     """Everything with a title, by title."""
-    items = [item for block in section.blocks for item in (block.items if block.kind == "panels" else [block])]
+    items = [
+        item
+        for block in section.blocks
+        for item in (block.items if block.kind == "panels" else [block])
+    ]
     return {item.title: item for item in items if hasattr(item, "title")}
 
 
@@ -77,14 +98,21 @@ def section(values: Any, found: Any) -> blocks.Section:
 
 
 def test_other_energies_have_no_such_section() -> None:
-    assert boltzmann.boltzmann({}, {}) is None and boltzmann.boltzmann({"samples": {}}, arrays()) is None
+    assert (
+        boltzmann.boltzmann({}, {}) is None
+        and boltzmann.boltzmann({"samples": {}}, arrays()) is None
+    )
 
 
 def test_signed_colours_are_one_scale_with_zero_in_the_middle() -> None:
-    shade = boltzmann.signed(np.array([-9.0, -1.0, -0.5, 0.0, 0.5, 1.0, 9.0]).reshape(7, 1, 1, 1), 1.0)[:, 0, 0]
+    shade = boltzmann.signed(
+        np.array([-9.0, -1.0, -0.5, 0.0, 0.5, 1.0, 9.0]).reshape(7, 1, 1, 1), 1.0
+    )[:, 0, 0]
     assert np.array_equal(shade[0], shade[1]) and np.array_equal(shade[5], shade[6])
     blue, orange = shade[:, 2] - shade[:, 0], shade[:, 0] - shade[:, 2]
-    assert blue[1] > blue[2] > blue[3] and orange[5] > orange[4] > orange[3] and shade[3].min() > 0.85
+    assert (
+        blue[1] > blue[2] > blue[3] and orange[5] > orange[4] > orange[3] and shade[3].min() > 0.85
+    )
     channels = boltzmann.signed(np.array([1.0, -1.0, 0.0]).reshape(1, 3, 1, 1), 1.0)
     assert np.array_equal(channels[0, 0, 0], shade[3])
 
@@ -94,7 +122,11 @@ def test_filters_are_told_with_the_weight_at_the_end_of_the_scale() -> None:
     found["boltzmann/filters"][:] = 0.25
     found["boltzmann/filters"][:, :, 2:] = -1.5
     keys = pictures(section(figures(), found))["Filters"].keys
-    assert "−1.5" in keys[0][0] and "+1.5" in keys[1][0] and [colour for _, colour in keys] == ["data", "model"]
+    assert (
+        "−1.5" in keys[0][0]
+        and "+1.5" in keys[1][0]
+        and [colour for _, colour in keys] == ["data", "model"]
+    )
 
 
 def test_particles_show_every_draw_beside_the_mean_it_came_from() -> None:
@@ -106,12 +138,17 @@ def test_particles_show_every_draw_beside_the_mean_it_came_from() -> None:
     mean = pixels(film.columns[3][1])[:5, :6, 0]
     assert np.allclose(mean, arrays()["boltzmann/means"][2, 0, 0], atol=1 / 255)
     fresh = arrays() | {"boltzmann/from_chains": np.array(False)}
-    assert "begun at noise" in pictures(section(figures(), fresh))["Fantasy particles over time"].caption
+    assert (
+        "begun at noise"
+        in pictures(section(figures(), fresh))["Fantasy particles over time"].caption
+    )
 
 
 def test_the_map_has_a_gap_between_classes_and_dark_where_units_are_on() -> None:
     found = arrays(hidden=4)
-    found["boltzmann/activity"] = np.repeat(np.array([[1.0, 0.5, 0.0, 0.0]], dtype=np.float32), 20, axis=0)
+    found["boltzmann/activity"] = np.repeat(
+        np.array([[1.0, 0.5, 0.0, 0.0]], dtype=np.float32), 20, axis=0
+    )
     shown = pixels(pictures(section(figures(hidden=4), found))["Hidden activity"].body)
     gaps = np.flatnonzero(shown[:, 0, 3] == 0)
     assert len(gaps) == 6 and np.array_equal(np.diff(gaps) == 1, [True, True, False, True, True])
@@ -122,11 +159,21 @@ def test_the_map_has_a_gap_between_classes_and_dark_where_units_are_on() -> None
     assert (pixels(pictures(section(figures(), plain))["Hidden activity"].body)[:, :, 3] == 1).all()
 
 
-@pytest.mark.parametrize(("dead", "expected"), [(0, "0 of 12 units are dead"), (1, "1 of 12 units is dead")])
+@pytest.mark.parametrize(
+    ("dead", "expected"), [(0, "0 of 12 units are dead"), (1, "1 of 12 units is dead")]
+)
 def test_dead_and_saturated_units_are_counted_in_words(dead: int, expected: str) -> None:
-    picture = pictures(section(figures(dead=dead, saturated=3), arrays()))["How active the units are"]
-    assert expected in picture.caption and "3 saturated" in picture.caption and "250 test examples" in picture.caption
-    rectified = pictures(section(figures(units="relu", dead=dead), arrays()))["How active the units are"].caption
+    picture = pictures(section(figures(dead=dead, saturated=3), arrays()))[
+        "How active the units are"
+    ]
+    assert (
+        expected in picture.caption
+        and "3 saturated" in picture.caption
+        and "250 test examples" in picture.caption
+    )
+    rectified = pictures(section(figures(units="relu", dead=dead), arrays()))[
+        "How active the units are"
+    ].caption
     assert f"{dead} of 12 units are dead" in rectified and "saturated" not in rectified
 
 
@@ -136,17 +183,25 @@ def test_the_bracket_is_written_with_both_ends_and_the_binarisation() -> None:
     assert table.rows[0] == ("0", "−20.50 ± 0.25", "−20.750", "−20.250", "certified")
     assert table.rows[1][-1] == "not certified" and "1 checkpoint not certified" in picture.caption
     assert "digits, threshold" in picture.caption and "−20.5" in picture.body
-    assert picture.aside == "last between −20.75 and −20.25"  # ± over the examples would flatter what is not certified
+    assert (
+        picture.aside == "last between −20.75 and −20.25"
+    )  # ± over the examples would flatter what is not certified
     exact = [{**POINT, "step": 5, "method": "enumeration", "certified": True}]
     shown = pictures(section(figures(likelihood=exact), arrays()))
     assert (
-        shown["Likelihood in figures"].rows[0][-1] == "exact" and "log Z is exact" in shown["Likelihood over training"].caption
+        shown["Likelihood in figures"].rows[0][-1] == "exact"
+        and "log Z is exact" in shown["Likelihood over training"].caption
     )
 
 
 def test_what_is_missing_is_named() -> None:
     text = words(section(figures(likelihood=[]), {}))
-    for part in ("No filters are shown", "No fantasy particles", "No activity of hidden units", "No likelihood over training"):
+    for part in (
+        "No filters are shown",
+        "No fantasy particles",
+        "No activity of hidden units",
+        "No likelihood over training",
+    ):
         assert part in text
     assert not words(section(figures(), arrays())), "nothing is missing and something was named"
     potts = arrays() | {"boltzmann/means": np.zeros((3, 4, 1, 5, 6, 3))}
@@ -159,8 +214,15 @@ def test_what_is_missing_is_named() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A short run of the digits, trained and not yet evaluated."""
-    short = {"energy.hidden": 30, "training.steps": 400, "training.checkpoint_every": 200, "training.learning_rate": 0.3}
-    values = lowland.read_recipe("digits-rbm", {**short, "evaluation.judge_steps": 0, "generation.steps": 20})
+    short = {
+        "energy.hidden": 30,
+        "training.steps": 400,
+        "training.checkpoint_every": 200,
+        "training.learning_rate": 0.3,
+    }
+    values = lowland.read_recipe(
+        "digits-rbm", {**short, "evaluation.judge_steps": 0, "generation.steps": 20}
+    )
     path = tmp_path_factory.mktemp("runs") / "run"
     fit(values, path, progress=False)
     return Run.open(path)
@@ -188,7 +250,9 @@ def surprise(means: torch.Tensor, draws: torch.Tensor) -> float:
     return (((draws - p) * log_odds).sum() / (p * (1 - p) * log_odds.square()).sum().sqrt()).item()
 
 
-def test_every_particle_was_drawn_from_the_mean_beside_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_particle_was_drawn_from_the_mean_beside_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With many particles: 250 would tell p(v | h) from p(v | E[h]), which ten do not."""
     monkeypatch.setattr(inside, "CHAINS", 250)
     s = subject(run)
@@ -199,17 +263,23 @@ def test_every_particle_was_drawn_from_the_mean_beside_it(run: Run, monkeypatch:
     assert kept is not None and torch.equal(draws[0], kept.x[:250]) and bool(means[0].isnan().all())
     assert found["boltzmann/sweeps"].tolist() == [0, 1, 10, 100, 1000]
     assert all(abs(surprise(means[i], draws[i])) < 5 for i in range(1, 5))
-    assert all(abs(surprise(means[i], draws[i - 1])) > 5 for i in range(2, 5)), "a mean of another sweep would not be noticed"
+    assert all(abs(surprise(means[i], draws[i - 1])) > 5 for i in range(2, 5)), (
+        "a mean of another sweep would not be noticed"
+    )
 
 
 def test_activity_is_that_of_the_test_part_in_order(run: Run) -> None:
     s = subject(run)
     with torch.no_grad():
         found, said = inside._activity(s, machine_of(s))
-        active = torch.sigmoid(s.data.test.x.flatten(1) @ machine_of(s).weight + machine_of(s).hidden_bias)
+        active = torch.sigmoid(
+            s.data.test.x.flatten(1) @ machine_of(s).weight + machine_of(s).hidden_bias
+        )
     labels, y = found["boltzmann/activity_labels"], s.data.test.y
     assert y is not None
-    assert torch.allclose(found["boltzmann/unit_means"], active.mean(0).sort(descending=True).values, atol=1e-5)
+    assert torch.allclose(
+        found["boltzmann/unit_means"], active.mean(0).sort(descending=True).values, atol=1e-5
+    )
     assert bool((labels.diff() >= 0).all()) and torch.equal(labels.bincount(), y[:200].bincount())
     rows = active[:200][y[:200] == 0][:, active.mean(0).argsort(descending=True)]
     assert torch.allclose(found["boltzmann/activity"][: len(rows)], rows, atol=1e-5)
@@ -218,7 +288,10 @@ def test_activity_is_that_of_the_test_part_in_order(run: Run) -> None:
 
 def test_dead_and_saturated_units_are_those_that_never_change() -> None:
     active = torch.tensor([[0.01, 0.96, 0.01, 0.5], [0.04, 0.99, 0.9, 0.5]])
-    assert inside._useless(active, "bernoulli") == (1, 1)  # a unit stuck in the middle is no dead one
+    assert inside._useless(active, "bernoulli") == (
+        1,
+        1,
+    )  # a unit stuck in the middle is no dead one
     assert inside._useless(torch.tensor([[0.3, 0.3, 4.0], [0.31, 0.9, 4.2]]), "relu") == (1, 0)
 
 
@@ -245,7 +318,11 @@ def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path)
     flags = np.random.default_rng(0).random((400, 6)) < np.array([0.1, 0.3, 0.5, 0.5, 0.7, 0.9])
     flags[:, 3] = flags[:, 2]
     np.save(tmp_path / "flags.npy", flags)
-    own = {"data.name": str(tmp_path / "flags.npy"), "data.binarise": None, "training.learning_rate": 0.5}
+    own = {
+        "data.name": str(tmp_path / "flags.npy"),
+        "data.binarise": None,
+        "training.learning_rate": 0.5,
+    }
     short = {"energy.hidden": 3, "training.steps": 300, "training.checkpoint_every": 100}
     values = lowland.read_recipe("digits-rbm", {**short, **own, "generation.steps": 20})
     fit(values, tmp_path / "run", progress=False)
@@ -262,12 +339,16 @@ def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path)
             truths.append((-machine(data.test.x.double()) - z).mean().item())
     assert len(points) == 4 and len({round(t, 4) for t in truths}) == 4
     for point, truth in zip(points, truths, strict=True):
-        assert math.isclose(point["value"], truth, abs_tol=1e-4) and point["method"] == "enumeration"
+        assert (
+            math.isclose(point["value"], truth, abs_tol=1e-4) and point["method"] == "enumeration"
+        )
     page = write_report(run.path).read_text(encoding="utf-8")
     assert "No filters are shown" in page and "No fantasy particles are shown" in page
 
 
-def test_chains_kept_by_tempering_are_those_of_the_coldest_replica(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chains_kept_by_tempering_are_those_of_the_coldest_replica(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     s = subject(run)
     plain = kept_chains(s)
     saved = run.load_checkpoint()
@@ -281,10 +362,24 @@ def test_chains_kept_by_tempering_are_those_of_the_coldest_replica(run: Run, mon
 
 
 def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(tmp_path: Path) -> None:
-    short = {"energy.hidden": 8, "training.steps": 40, "training.checkpoint_every": 40, "training.log_every": 10}
-    quick = {"evaluation.judge_steps": 0, "evaluation.samples": 32, "generation.steps": 5, "training.learning_rate": 0.01}
+    short = {
+        "energy.hidden": 8,
+        "training.steps": 40,
+        "training.checkpoint_every": 40,
+        "training.log_every": 10,
+    }
+    quick = {
+        "evaluation.judge_steps": 0,
+        "evaluation.samples": 32,
+        "generation.steps": 5,
+        "training.learning_rate": 0.01,
+    }
     for name, more in (("labels", {"energy.classes": 10}), ("relu", {"energy.units": "relu"})):
-        fit(lowland.read_recipe("digits-rbm", {**short, **quick, **more}), tmp_path / name, progress=False)
+        fit(
+            lowland.read_recipe("digits-rbm", {**short, **quick, **more}),
+            tmp_path / name,
+            progress=False,
+        )
         found = evaluate_run(Run.open(tmp_path / name))["boltzmann"]
         assert found["units"] == ("relu" if name == "relu" else "bernoulli") and found["likelihood"]
         assert "Inside the machine" in write_report(tmp_path / name).read_text(encoding="utf-8")

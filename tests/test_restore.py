@@ -35,7 +35,9 @@ from lowland.tasks import (
 
 SIDE, SHAPE = 4, (1, 4, 4)
 PLACES = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).double()
-COVARIANCE = 0.3 * torch.exp(-torch.cdist(PLACES, PLACES).square() / 4) + 0.05 * torch.eye(SIDE**2, dtype=torch.float64)
+COVARIANCE = 0.3 * torch.exp(-torch.cdist(PLACES, PLACES).square() / 4) + 0.05 * torch.eye(
+    SIDE**2, dtype=torch.float64
+)
 CENTRE = torch.linspace(-0.5, 1.0, SIDE**2, dtype=torch.float64)
 VALUES, VECTORS = torch.linalg.eigh(COVARIANCE)
 
@@ -81,15 +83,31 @@ def matrix_of(operator: Operator) -> Tensor:
 def truth_of(operator: Operator, y: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """Mean (B, 16) and covariance of the posterior, by linear algebra."""
     a = matrix_of(operator)
-    gain = COVARIANCE @ a.T @ torch.linalg.pinv(a @ COVARIANCE @ a.T + sigma**2 * torch.eye(len(a), dtype=torch.float64))
-    return CENTRE + (y.double().flatten(1) - CENTRE @ a.T) @ gain.T, COVARIANCE - gain @ a @ COVARIANCE
+    gain = (
+        COVARIANCE
+        @ a.T
+        @ torch.linalg.pinv(
+            a @ COVARIANCE @ a.T + sigma**2 * torch.eye(len(a), dtype=torch.float64)
+        )
+    )
+    return CENTRE + (
+        y.double().flatten(1) - CENTRE @ a.T
+    ) @ gain.T, COVARIANCE - gain @ a @ COVARIANCE
 
 
 def measured(operator: Operator, sigma: float, count: int = 2) -> Tensor:
     g = torch.Generator().manual_seed(11)
-    x = CENTRE + torch.randn(count, SIDE**2, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(COVARIANCE).T
+    x = (
+        CENTRE
+        + torch.randn(count, SIDE**2, generator=g, dtype=torch.float64)
+        @ torch.linalg.cholesky(COVARIANCE).T
+    )
     y = operator.A(x.view(-1, *SHAPE))
-    seen = operator.A(torch.ones(1, *SHAPE, dtype=torch.float64)) if isinstance(operator, Mask) else 1.0
+    seen = (
+        operator.A(torch.ones(1, *SHAPE, dtype=torch.float64))
+        if isinstance(operator, Mask)
+        else 1.0
+    )
     return (y + sigma * seen * torch.randn(y.shape, generator=g, dtype=torch.float64)).float()
 
 
@@ -100,7 +118,14 @@ def gap(name: str, operator: Operator | None = None, chains: bool = False) -> fl
     mean, covariance = truth_of(true, y, sigma)
     steep = sigma / float(torch.linalg.matrix_norm(matrix_of(true), 2))
     more: dict[str, Any] = {"sampler": HMC(0.7 * steep, 10), "steps": 40} if chains else {}
-    settings = {"levels": 30, "inner": 10, "sigma_max": 2.0, "sigma_min": 0.005, "draws": 2000, "batch": 4000} | more
+    settings = {
+        "levels": 30,
+        "inner": 10,
+        "sigma_max": 2.0,
+        "sigma_min": 0.005,
+        "draws": 2000,
+        "batch": 4000,
+    } | more
     found = progressive(Smooth(), operator or true, y, sigma, generator=seeded(3), **settings)
     away = found.draws.double().flatten(2) - mean
     products = torch.einsum("nbi,nbj->nbij", away, away)
@@ -124,9 +149,19 @@ def test_what_the_levels_leave_falls_with_their_number() -> None:
     mean, covariance = truth_of(operator, y, sigma)
     lags = []
     for levels in (20, 80):
-        settings: dict[str, Any] = {"levels": levels, "inner": 10, "sigma_max": 2.0, "sigma_min": 0.01, "batch": 4000}
-        found = progressive(Smooth(), operator, y, sigma, generator=seeded(3), draws=1000, **settings)
-        lags.append(float(((found.mean.flatten(1) - mean) / covariance.diagonal().sqrt()).abs().max()))
+        settings: dict[str, Any] = {
+            "levels": levels,
+            "inner": 10,
+            "sigma_max": 2.0,
+            "sigma_min": 0.01,
+            "batch": 4000,
+        }
+        found = progressive(
+            Smooth(), operator, y, sigma, generator=seeded(3), draws=1000, **settings
+        )
+        lags.append(
+            float(((found.mean.flatten(1) - mean) / covariance.diagonal().sqrt()).abs().max())
+        )
     assert lags[1] < 0.5 * lags[0] and lags[1] < 0.35
 
 
@@ -140,9 +175,9 @@ BUGS = {
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_wrong_progressive_step_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lowland.tasks.progressive import _Seeing
+    from lowland.tasks.inverse.progressive import _Seeing
 
-    module, operator = sys.modules["lowland.tasks.progressive"], None
+    module, operator = sys.modules["lowland.tasks.inverse.progressive"], None
     if bug == "a pass of one step":  # the expected clean point in place of a draw: too narrow
         monkeypatch.setattr(module, "_ladder", lambda high, low, count: (high,))
     elif bug == "noise not coupled":
@@ -156,7 +191,9 @@ def test_a_wrong_progressive_step_is_caught(bug: str, monkeypatch: pytest.Monkey
         operator = Broken(2)
     else:
         whole = _Seeing.__init__
-        monkeypatch.setattr(_Seeing, "__init__", lambda self, a, like, sigma: whole(self, a, like, sigma**0.5))
+        monkeypatch.setattr(
+            _Seeing, "__init__", lambda self, a, like, sigma: whole(self, a, like, sigma**0.5)
+        )
     assert caught(gap, BUGS[bug], operator)
 
 
@@ -170,7 +207,9 @@ def test_one_pass_is_enough_where_everything_is_seen() -> None:
             return super().analytic(x, c)
 
     y = measured(Identity(), 0.3)
-    progressive(Listening(), Identity(), y, 0.3, generator=seeded(), sigma_max=4.0, sigma_min=0.01, inner=3)
+    progressive(
+        Listening(), Identity(), y, 0.3, generator=seeded(), sigma_max=4.0, sigma_min=0.01, inner=3
+    )
     asked = asked[2:]  # after two, to know whether the energy hears of the level at all
     assert len(asked) == 1 + 18 and max(asked[1:]) == pytest.approx(0.3)
 
@@ -188,14 +227,20 @@ def test_draws_behind_a_noisy_point_are_nearer_than_those_of_the_plain_ancestral
 
     def plain(sigmas: tuple[float, ...]) -> Tensor:
         path, still = [normal.given(s) for s in sigmas], lowland.Langevin(0.01)
-        return lowland.samplers.predictor_corrector(path, sigmas, z, still, 0, generator=seeded(1), jump=True).x
+        return lowland.samplers.predictor_corrector(
+            path, sigmas, z, still, 0, generator=seeded(1), jump=True
+        ).x
 
     assert error(8, ours) < 0.6 * error(8, plain) and error(32, ours) < 0.02
 
 
 # --------------------------------------------------------------------------------------------- mixtures, by quadrature
 
-MEANS, SPREAD, SHARES = torch.tensor([[-2.0, 0.0], [2.0, 0.5], [2.0, -2.0]], dtype=torch.float64), 0.5, (0.5, 0.2, 0.3)
+MEANS, SPREAD, SHARES = (
+    torch.tensor([[-2.0, 0.0], [2.0, 0.5], [2.0, -2.0]], dtype=torch.float64),
+    0.5,
+    (0.5, 0.2, 0.3),
+)
 
 
 class Hills(Energy):
@@ -209,7 +254,9 @@ class Hills(Energy):
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         variance = SPREAD**2 + c.square().view(-1, 1)
         distance = (x.unsqueeze(1) - MEANS.to(x)).square().sum(2)
-        return -torch.logsumexp(torch.tensor(SHARES).to(x).log() - distance / (2 * variance) - variance.log(), 1)
+        return -torch.logsumexp(
+            torch.tensor(SHARES).to(x).log() - distance / (2 * variance) - variance.log(), 1
+        )
 
 
 HILLS = GaussianMixture(tuple(map(tuple, MEANS.tolist())), SPREAD, SHARES)
@@ -234,18 +281,24 @@ def hills_gap(y: float, sigma: float, restorer: Callable[..., Restoration]) -> f
 
 
 def by_levels(y: Tensor, sigma: float, draws: int = 2500, seed: int = 5) -> Restoration:
-    return progressive(Hills(), FIRST, y, sigma, generator=seeded(seed), draws=draws, batch=40_000, **LEVELS)
+    return progressive(
+        Hills(), FIRST, y, sigma, generator=seeded(seed), draws=draws, batch=40_000, **LEVELS
+    )
 
 
 def by_chains(y: Tensor, sigma: float, draws: int = 1500, seed: int = 5) -> Restoration:
     g = seeded(seed)
     bank = HILLS.draw(max(5000, 40 * draws), g)
-    return restore(HILLS, FIRST, y, sigma, HMC(0.25, 4), generator=g, steps=12, draws=draws, bank=bank)
+    return restore(
+        HILLS, FIRST, y, sigma, HMC(0.25, 4), generator=g, steps=12, draws=draws, bank=bank
+    )
 
 
 @pytest.mark.parametrize("restorer", [by_levels, by_chains])
 @pytest.mark.parametrize(("y", "sigma"), [(2.0, 0.5), (0.3, 1.5)])
-def test_a_mixture_is_restored_as_quadrature_says(y: float, sigma: float, restorer: Callable[..., Restoration]) -> None:
+def test_a_mixture_is_restored_as_quadrature_says(
+    y: float, sigma: float, restorer: Callable[..., Restoration]
+) -> None:
     assert hills_gap(y, sigma, restorer) < LIMIT
 
 
@@ -266,7 +319,9 @@ def ranks(restorer: Callable[..., Restoration]) -> tuple[float, Tensor]:
     y = FIRST.A(x + 0.7 * torch.randn(x.shape, generator=g))
     found = restorer(y, 0.7, DRAWS, 22)
     low, high = found.interval(0.9)
-    counts = torch.bincount((found.draws < x).sum(0)[:, 0], minlength=DRAWS + 1)  # of the number that was measured
+    counts = torch.bincount(
+        (found.draws < x).sum(0)[:, 0], minlength=DRAWS + 1
+    )  # of the number that was measured
     return float(((low <= x) & (x <= high)).double().mean()), counts
 
 
@@ -277,7 +332,9 @@ def chi_squared(counts: Tensor) -> float:
 
 
 @pytest.mark.parametrize("restorer", [by_levels, by_chains])
-def test_intervals_cover_what_they_promise_on_problems_of_the_model_itself(restorer: Callable[..., Restoration]) -> None:
+def test_intervals_cover_what_they_promise_on_problems_of_the_model_itself(
+    restorer: Callable[..., Restoration],
+) -> None:
     covered, counts = ranks(restorer)
     assert abs(covered - 0.9) < 0.02
     assert chi_squared(counts) < LIMIT
@@ -291,26 +348,34 @@ def test_a_wrong_noise_breaks_the_promise_and_is_caught(factor: float) -> None:
 
 def test_intervals_are_the_narrowest_that_keep_the_promise() -> None:
     draws = torch.arange(39.0).view(39, 1, 1)
-    assert [float(end) for end in Restoration.of(draws).interval(0.9)] == [1.0, 37.0]  # (40 − 4) / 40
+    assert [float(end) for end in Restoration.of(draws).interval(0.9)] == [
+        1.0,
+        37.0,
+    ]  # (40 − 4) / 40
     assert [float(end) for end in Restoration.of(draws).interval(0.5)] == [9.0, 29.0]
     for level, said in ((0.96, "take 49 draws"), (1.0, "lies in"), (0.0, "lies in")):
         with pytest.raises(ValueError, match=rf";.*{said}|{said}.*;"):
             Restoration.of(draws).interval(level)
 
 
-def trained_share(energy: Energy, sampler: Any, bank: Tensor, operator: Operator, sigma: float, count: int) -> float:
+def trained_share(
+    energy: Energy, sampler: Any, bank: Tensor, operator: Operator, sigma: float, count: int
+) -> float:
     g = seeded(7)
     x, rest = bank[:count], bank[count:]
     y = operator.A(x)
     y = y + sigma * torch.randn(y.shape, generator=g) * operator.A(torch.ones_like(x[:1]))
-    found = restore(energy, operator, y, sigma, sampler, generator=g, steps=120, draws=DRAWS, bank=rest)
+    found = restore(
+        energy, operator, y, sigma, sampler, generator=g, steps=120, draws=DRAWS, bank=rest
+    )
     low, high = found.interval(0.9)
     return float(((low <= x) & (x <= high)).double().mean())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("operator", "sigma"), [(Identity(), 0.3), (Mask(torch.arange(8).view(1, 8, 1).expand(1, 8, 8) < 4), 0.2)]
+    ("operator", "sigma"),
+    [(Identity(), 0.3), (Mask(torch.arange(8).view(1, 8, 1).expand(1, 8, 8) < 4), 0.2)],
 )
 def test_intervals_cover_on_a_trained_energy_of_digits(operator: Operator, sigma: float) -> None:
     """Truths and the bank are draws of the energy by long corrected chains; its box is wide, as training left it."""
@@ -330,16 +395,24 @@ FLAT = Function(lambda x: FIELD(x.flatten(1)), real(*SHAPE))
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (1, SIDE, 1), (SIDE, 1)])
-def test_without_noise_the_known_numbers_are_exact_and_the_others_have_their_conditional_law(shape: tuple[int, ...]) -> None:
+def test_without_noise_the_known_numbers_are_exact_and_the_others_have_their_conditional_law(
+    shape: tuple[int, ...],
+) -> None:
     known = torch.arange(SIDE).view(-1, 1).expand(SIDE, SIDE)[:, : shape[-1]].reshape(shape) < 2
     operator = Mask(known)
     y = measured(operator, 0.0)
-    found = restore(FLAT, operator, y, 0.0, HMC(0.1, 12, jitter=0.3), generator=seeded(1), steps=40, draws=2000)
-    assert torch.equal(found.draws[:, HALF.expand(2, *SHAPE)], y[HALF.expand(2, *SHAPE)].expand(2000, -1))
+    found = restore(
+        FLAT, operator, y, 0.0, HMC(0.1, 12, jitter=0.3), generator=seeded(1), steps=40, draws=2000
+    )
+    assert torch.equal(
+        found.draws[:, HALF.expand(2, *SHAPE)], y[HALF.expand(2, *SHAPE)].expand(2000, -1)
+    )
     mean, covariance = truth_of(operator, y, 0.0)
     away = (found.draws.double().flatten(2) - mean)[..., 8:]
     assert worst(away) < LIMIT
-    assert worst(torch.einsum("nbi,nbj->nbij", away, away), covariance[8:, 8:].expand(2, 8, 8)) < LIMIT
+    assert (
+        worst(torch.einsum("nbi,nbj->nbij", away, away), covariance[8:, 8:].expand(2, 8, 8)) < LIMIT
+    )
 
 
 @pytest.mark.parametrize("name", ["mask", "stride", "means"])
@@ -347,12 +420,22 @@ def test_progressive_draws_explain_a_measurement_without_noise(name: str) -> Non
     operator = SEEN[name][0]
     y = measured(operator, 0.0)
     settings = {"sigma_max": 4.0, "sigma_min": 0.01, "levels": 60, "inner": 8}
-    found = progressive(Smooth(), operator, y, 0.0, generator=seeded(1), draws=2000, batch=4000, **settings)
+    found = progressive(
+        Smooth(), operator, y, 0.0, generator=seeded(1), draws=2000, batch=4000, **settings
+    )
     again = operator.A(found.draws.flatten(0, 1)).view(2000, *y.shape)
-    assert torch.equal(again, y.expand_as(again)) if name != "means" else torch.allclose(again, y.expand_as(again), atol=1e-5)
+    assert (
+        torch.equal(again, y.expand_as(again))
+        if name != "means"
+        else torch.allclose(again, y.expand_as(again), atol=1e-5)
+    )
     mean, covariance = truth_of(operator, y, 0.0)
-    assert float((found.spread.flatten(1).square() - covariance.diagonal()).abs().max()) < 0.05  # of about 0.3
-    assert float((found.mean.flatten(1) - mean).abs().max()) < 0.5 * float(covariance.diagonal().max().sqrt())  # the lag
+    assert (
+        float((found.spread.flatten(1).square() - covariance.diagonal()).abs().max()) < 0.05
+    )  # of about 0.3
+    assert float((found.mean.flatten(1) - mean).abs().max()) < 0.5 * float(
+        covariance.diagonal().max().sqrt()
+    )  # the lag
 
 
 def test_strides_hold_what_they_show_and_colours_share_a_mask() -> None:
@@ -360,10 +443,20 @@ def test_strides_hold_what_they_show_and_colours_share_a_mask() -> None:
     y = torch.rand(2, 3, 2, 2, generator=seeded(0))
     found = restore(prior, Stride(2), y, 0.0, MALA(0.05), generator=seeded(1), steps=5, draws=3)
     assert torch.equal(found.draws[..., ::2, ::2], y.expand(3, -1, -1, -1, -1))
-    assert found.draws.min() >= 0 and found.draws.max() <= 1 and bool((found.spread[..., 1::2, 1::2] > 0).all())
-    for known in (torch.eye(4) > 0, torch.eye(4).unsqueeze(0) > 0, torch.eye(4).expand(3, 4, 4) > 0):
+    assert (
+        found.draws.min() >= 0
+        and found.draws.max() <= 1
+        and bool((found.spread[..., 1::2, 1::2] > 0).all())
+    )
+    for known in (
+        torch.eye(4) > 0,
+        torch.eye(4).unsqueeze(0) > 0,
+        torch.eye(4).expand(3, 4, 4) > 0,
+    ):
         seen = torch.rand(2, 3, 4, 4, generator=seeded(0))
-        draws = restore(prior, Mask(known), seen, 0.0, MALA(0.05), generator=seeded(1), steps=3).draws[0]
+        draws = restore(
+            prior, Mask(known), seen, 0.0, MALA(0.05), generator=seeded(1), steps=3
+        ).draws[0]
         wide = known.expand(2, 3, 4, 4)
         assert torch.equal(draws[wide], seen[wide]) and not torch.equal(draws[~wide], seen[~wide])
 
@@ -371,8 +464,21 @@ def test_strides_hold_what_they_show_and_colours_share_a_mask() -> None:
 def test_a_bank_and_a_last_jump_keep_what_is_known() -> None:
     bank = FIELD.draw(500, seeded(0)).view(-1, *SHAPE)
     y = measured(Mask(HALF), 0.0)
-    found = restore(FLAT, Mask(HALF), y, 0.0, MALA(0.05), generator=seeded(1), steps=5, draws=4, bank=bank, jump_sigma=0.1)
-    assert torch.equal(found.draws[:, HALF.expand(2, *SHAPE)], y[HALF.expand(2, *SHAPE)].expand(4, -1))
+    found = restore(
+        FLAT,
+        Mask(HALF),
+        y,
+        0.0,
+        MALA(0.05),
+        generator=seeded(1),
+        steps=5,
+        draws=4,
+        bank=bank,
+        jump_sigma=0.1,
+    )
+    assert torch.equal(
+        found.draws[:, HALF.expand(2, *SHAPE)], y[HALF.expand(2, *SHAPE)].expand(4, -1)
+    )
 
 
 def test_the_hidden_energy_is_a_slice_with_its_own_rows_and_score() -> None:
@@ -384,16 +490,28 @@ def test_the_hidden_energy_is_a_slice_with_its_own_rows_and_score() -> None:
     assert torch.equal(hidden(u), FLAT(whole))
     index = torch.tensor([3, 1])
     torch.testing.assert_close(hidden.rows(index)(u[index]), hidden(u)[index])
-    by_hand, plain = lowland.value_and_score(hidden, u), lowland.value_and_score(Function(hidden.forward, hidden.domain), u)
+    by_hand, plain = (
+        lowland.value_and_score(hidden, u),
+        lowland.value_and_score(Function(hidden.forward, hidden.domain), u),
+    )
     torch.testing.assert_close(by_hand, plain)
 
 
 def test_binary_numbers_that_are_known_stay() -> None:
     """An Ising-like chain of three spins, the middle one known: the others are independent of each other."""
-    pull = Function(lambda x: -1.5 * ((2 * x - 1)[:, 1:] * (2 * x - 1)[:, :-1]).sum(1), lowland.domain.binary(3))
+    pull = Function(
+        lambda x: -1.5 * ((2 * x - 1)[:, 1:] * (2 * x - 1)[:, :-1]).sum(1), lowland.domain.binary(3)
+    )
     known = Mask(torch.tensor([False, True, False]))
     found = restore(
-        pull, known, torch.tensor([[0.0, 1.0, 0.0]]), 0.0, lowland.BlockGibbs(), generator=seeded(0), steps=3, draws=3000
+        pull,
+        known,
+        torch.tensor([[0.0, 1.0, 0.0]]),
+        0.0,
+        lowland.BlockGibbs(),
+        generator=seeded(0),
+        steps=3,
+        draws=3000,
     )
     assert bool((found.draws[..., 1] == 1).all())
     share = 1 / (1 + math.exp(-3.0))
@@ -405,40 +523,84 @@ def test_binary_numbers_that_are_known_stay() -> None:
 
 def test_any_callable_classifiers_and_bound_levels_are_restored() -> None:
     y = torch.zeros(2, 2)
-    for prior in (lambda x: x.square().sum(1), Hills().given(0.3), lowland.MLP(real(2), hidden=(4,), classes=3, confine=1.0)):
-        found = restore(prior, Identity(), y, 0.5, MALA(0.05), generator=seeded(0), steps=3, draws=2, start=y)
+    for prior in (
+        lambda x: x.square().sum(1),
+        Hills().given(0.3),
+        lowland.MLP(real(2), hidden=(4,), classes=3, confine=1.0),
+    ):
+        found = restore(
+            prior, Identity(), y, 0.5, MALA(0.05), generator=seeded(0), steps=3, draws=2, start=y
+        )
         assert found.draws.shape == (2, 2, 2)
     bound = bind_noise(Hills(), (2.0, 0.3))
-    assert restore(bound, Identity(), y, 0.5, MALA(0.05), generator=seeded(0), steps=3).draws.shape == (1, 2, 2)
+    assert restore(
+        bound, Identity(), y, 0.5, MALA(0.05), generator=seeded(0), steps=3
+    ).draws.shape == (1, 2, 2)
 
 
 def test_progressive_takes_any_linear_function_and_leaves_what_it_is_given() -> None:
     y, start = torch.tensor([[0.4]]), torch.zeros(1, 2)
     found = [
-        progressive(Hills(), a, y, 0.5, generator=seeded(0), sigma_max=5.0, sigma_min=0.05, draws=5, start=start, batch=2)
+        progressive(
+            Hills(),
+            a,
+            y,
+            0.5,
+            generator=seeded(0),
+            sigma_max=5.0,
+            sigma_min=0.05,
+            draws=5,
+            start=start,
+            batch=2,
+        )
         for a in (lambda x: x @ x.new_tensor([[1.0], [-1.0]]), lambda x: x[:, :1] - x[:, 1:])
     ]
     assert (
-        torch.allclose(found[0].draws, found[1].draws, atol=1e-5) and not bool(start.any()) and float(y) == pytest.approx(0.4)
+        torch.allclose(found[0].draws, found[1].draws, atol=1e-5)
+        and not bool(start.any())
+        and float(y) == pytest.approx(0.4)
     )
     heard: list[int] = []
     more: dict[str, Any] = {"sigma_max": 5.0, "sigma_min": 0.05, "levels": 4}
-    progressive(Hills(), FIRST, torch.zeros(3, 2), 0.5, generator=seeded(0), draws=2, batch=4, progress=heard.append, **more)
+    progressive(
+        Hills(),
+        FIRST,
+        torch.zeros(3, 2),
+        0.5,
+        generator=seeded(0),
+        draws=2,
+        batch=4,
+        progress=heard.append,
+        **more,
+    )
     assert sum(heard) == 8  # four passes of two parts
 
 
 def test_a_peak_is_a_restoration_without_doubt() -> None:
     peak = most_likely(Gaussian(), Identity(), torch.ones(3, 2), 1.0, start=torch.zeros(3, 2))
     found = peak.restoration()
-    assert torch.equal(found.mean, peak.x) and not bool(found.spread.any()) and found.draws.shape == (1, 3, 2)
+    assert (
+        torch.equal(found.mean, peak.x)
+        and not bool(found.spread.any())
+        and found.draws.shape == (1, 3, 2)
+    )
 
 
 GOOD: dict[str, Any] = {"sigma_max": 5.0, "sigma_min": 0.05}
 Y = torch.zeros(2, 2)
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
-    "σ < 0": (lambda: progressive(Hills(), FIRST, Y, -0.1, generator=seeded(), **GOOD), "sigma is -0.1"),
-    "σ is no number": (lambda: progressive(Hills(), FIRST, Y, math.nan, generator=seeded(), **GOOD), "sigma is nan"),
-    "y not finite": (lambda: progressive(Hills(), FIRST, Y / 0, 0.1, generator=seeded(), **GOOD), "2 of 2 measurements"),
+    "σ < 0": (
+        lambda: progressive(Hills(), FIRST, Y, -0.1, generator=seeded(), **GOOD),
+        "sigma is -0.1",
+    ),
+    "σ is no number": (
+        lambda: progressive(Hills(), FIRST, Y, math.nan, generator=seeded(), **GOOD),
+        "sigma is nan",
+    ),
+    "y not finite": (
+        lambda: progressive(Hills(), FIRST, Y / 0, 0.1, generator=seeded(), **GOOD),
+        "2 of 2 measurements",
+    ),
     "mask of another shape": (
         lambda: progressive(Hills(), Mask(torch.ones(3) > 0), Y, 0.1, generator=seeded(), **GOOD),
         "mask has shape",
@@ -448,11 +610,19 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "measurement has shape",
     ),
     "levels that rise": (
-        lambda: progressive(Hills(), FIRST, Y, 0.1, generator=seeded(), sigma_max=0.1, sigma_min=1.0),
+        lambda: progressive(
+            Hills(), FIRST, Y, 0.1, generator=seeded(), sigma_max=0.1, sigma_min=1.0
+        ),
         "levels from 0.1 to 1.0",
     ),
-    "no draws": (lambda: progressive(Hills(), FIRST, Y, 0.1, generator=seeded(), draws=0, **GOOD), "at least 1 of each"),
-    "not linear": (lambda: progressive(Hills(), lambda x: x**2, Y, 0.1, generator=seeded(), **GOOD), "not linear"),
+    "no draws": (
+        lambda: progressive(Hills(), FIRST, Y, 0.1, generator=seeded(), draws=0, **GOOD),
+        "at least 1 of each",
+    ),
+    "not linear": (
+        lambda: progressive(Hills(), lambda x: x**2, Y, 0.1, generator=seeded(), **GOOD),
+        "not linear",
+    ),
     "nothing seen": (
         lambda: progressive(Hills(), lambda x: 0 * x, Y, 0.1, generator=seeded(), **GOOD),
         "gives 0 for everything",
@@ -460,9 +630,16 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "mixed and no noise": (
         lambda: (
             progressive(
-                Hills(), Projection((2,), 1, seed=0) @ Mask(torch.ones(2) > 0), Y[:, :1], 0.0, generator=seeded(), **GOOD
+                Hills(),
+                Projection((2,), 1, seed=0) @ Mask(torch.ones(2) > 0),
+                Y[:, :1],
+                0.0,
+                generator=seeded(),
+                **GOOD,
             )
-            and progressive(Smooth(), Blur(0.7), torch.zeros(1, *SHAPE), 0.0, generator=seeded(), **GOOD)
+            and progressive(
+                Smooth(), Blur(0.7), torch.zeros(1, *SHAPE), 0.0, generator=seeded(), **GOOD
+            )
         ),
         "must be a multiple of the identity",
     ),
@@ -475,7 +652,14 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "Gaussian takes no noise level",
     ),
     "a function of points alone": (
-        lambda: progressive(Function(lambda x: x.square().sum(1), real(2)), FIRST, Y, 0.1, generator=seeded(), **GOOD),
+        lambda: progressive(
+            Function(lambda x: x.square().sum(1), real(2)),
+            FIRST,
+            Y,
+            0.1,
+            generator=seeded(),
+            **GOOD,
+        ),
         "Function takes no noise level",
     ),
     "a precision that is none": (
@@ -491,7 +675,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "9 steps came with no sampler",
     ),
     "chains without noise": (
-        lambda: progressive(Hills(), FIRST, Y, 0.0, generator=seeded(), sampler=MALA(0.1), steps=9, **GOOD),
+        lambda: progressive(
+            Hills(), FIRST, Y, 0.0, generator=seeded(), sampler=MALA(0.1), steps=9, **GOOD
+        ),
         "sigma 0.0; chains walk on",
     ),
     "no measurement": (
@@ -503,11 +689,25 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "came as torch.int64",
     ),
     "points of another precision": (
-        lambda: progressive(lowland.DenoiserMLP(real(2), hidden=(4,)), FIRST, Y.double(), 0.1, generator=seeded(), **GOOD),
+        lambda: progressive(
+            lowland.DenoiserMLP(real(2), hidden=(4,)),
+            FIRST,
+            Y.double(),
+            0.1,
+            generator=seeded(),
+            **GOOD,
+        ),
         "points are torch.float64 and the weights of the energy torch.float32",
     ),
     "chains: points of another precision": (
-        lambda: restore(lowland.MLP(real(2), hidden=(4,), confine=1.0), FIRST, Y.double(), 0.1, MALA(0.1), generator=seeded()),
+        lambda: restore(
+            lowland.MLP(real(2), hidden=(4,), confine=1.0),
+            FIRST,
+            Y.double(),
+            0.1,
+            MALA(0.1),
+            generator=seeded(),
+        ),
         "points are torch.float64",
     ),
     "chains: an array": (
@@ -539,7 +739,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "start has 1 rows for 2",
     ),
     "chains: mixed and no noise": (
-        lambda: restore(FLAT, Blur(0.7), torch.zeros(1, *SHAPE), 0.0, MALA(0.1), generator=seeded()),
+        lambda: restore(
+            FLAT, Blur(0.7), torch.zeros(1, *SHAPE), 0.0, MALA(0.1), generator=seeded()
+        ),
         "Blur; without noise",
     ),
     "chains: all known": (
@@ -556,7 +758,13 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "chains: known numbers outside the box": (
         lambda: restore(
-            Function(lambda x: x.sum(1), box(0.0, 1.0, 2)), FIRST, Y + 3, 0.0, MALA(0.1), generator=seeded(), start=Y
+            Function(lambda x: x.sum(1), box(0.0, 1.0, 2)),
+            FIRST,
+            Y + 3,
+            0.0,
+            MALA(0.1),
+            generator=seeded(),
+            start=Y,
         ),
         "outside the domain",
     ),
@@ -570,12 +778,22 @@ def covered(inner: dict[str, int]) -> float:
     root = torch.randn(5, 5, generator=g) / 5**0.5
     covariance = root @ root.T + 0.1 * torch.eye(5)
     variances, turn = torch.linalg.eigh(covariance)
-    prior = Function(lambda x, s: 0.5 * ((x @ turn).square() / (variances + s.view(-1, 1).square())).sum(1), real(5))
+    prior = Function(
+        lambda x, s: 0.5 * ((x @ turn).square() / (variances + s.view(-1, 1).square())).sum(1),
+        real(5),
+    )
     weights = torch.randn(3, 5, generator=g) / 2
     x = torch.randn(800, 5, generator=g) @ torch.linalg.cholesky(covariance).T
     y = x @ weights.T + 0.5 * torch.randn(800, 3, generator=g)
-    more: dict[str, Any] = {"sigma_max": 4.0, "sigma_min": 0.02, "draws": 19, "batch": 20_000} | inner
-    low, high = progressive(prior, lambda x: x @ weights.T, y, 0.5, generator=g, **more).interval(0.9)
+    more: dict[str, Any] = {
+        "sigma_max": 4.0,
+        "sigma_min": 0.02,
+        "draws": 19,
+        "batch": 20_000,
+    } | inner
+    low, high = progressive(prior, lambda x: x @ weights.T, y, 0.5, generator=g, **more).interval(
+        0.9
+    )
     share = ((low <= x) & (x <= high)).double().mean(1)
     return float((0.88 - share.mean()) / (share.std() / len(x) ** 0.5))
 
@@ -607,6 +825,9 @@ def test_passes_do_not_run_away_where_an_energy_was_never_shown_points() -> None
     """The expected clean point of data in a box lies in the box; where no walls say so, the same passes run away."""
     z = torch.full((50, 4), 9.0)
     ladder = lowland.sigma_ladder(1.5, 0.02, 5)
-    held, loose = (clean_draws(Overshooting(domain), z, ladder, generator=seeded(0)) for domain in (box(0.0, 1.0, 4), real(4)))
+    held, loose = (
+        clean_draws(Overshooting(domain), z, ladder, generator=seeded(0))
+        for domain in (box(0.0, 1.0, 4), real(4))
+    )
     assert float(held.min()) >= 0 and float(held.max()) <= 1
     assert not float(loose.abs().max()) < 100

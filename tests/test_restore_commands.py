@@ -14,7 +14,13 @@ from PIL import Image
 import lowland
 from lowland import cli, fit, read_recipe, verbs
 from lowland.evaluation import Subject, subject
-from lowland.evaluation.restoration import MEASUREMENTS, coverage, operator_of, restoration_plan, restored
+from lowland.evaluation.restoration import (
+    MEASUREMENTS,
+    coverage,
+    operator_of,
+    restoration_plan,
+    restored,
+)
 from lowland.run import Run
 from lowland.tasks import Identity, Restoration
 
@@ -24,7 +30,12 @@ FAST: dict[str, Any] = {"levels": 3, "inner": 2, "draws": 3, "precision": "float
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small energy of noise on 8 × 8 digits, whose recipe says how it restores."""
-    changes = {"training.steps": 30, "training.checkpoint_every": 30, "energy.widths": [8, 8], "energy.dense": 0}
+    changes = {
+        "training.steps": 30,
+        "training.checkpoint_every": 30,
+        "energy.widths": [8, 8],
+        "energy.dense": 0,
+    }
     values = read_recipe("digits-denoising", changes).plain()
     values["restoration"] = {"method": "levels", **FAST}
     path = tmp_path_factory.mktemp("runs") / "digits"
@@ -51,23 +62,34 @@ def numbers(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("task", MEASUREMENTS)
-def test_every_task_is_simulated_and_restored_for_all_images_of_a_folder(trained: Path, pictures: Path, task: str) -> None:
+def test_every_task_is_simulated_and_restored_for_all_images_of_a_folder(
+    trained: Path, pictures: Path, task: str
+) -> None:
     command(trained, pictures, "--task", task, "--simulate", "--factor", 2)
     found = numbers(pictures.parent / f"clean-{task}.npz")
     assert found["draws"].shape == (3, 2, 1, 8, 8) and found["truth"].shape == (2, 1, 8, 8)
-    clean = [np.asarray(Image.open(path), dtype=np.float32)[None] / 255 for path in sorted(pictures.iterdir())]
+    clean = [
+        np.asarray(Image.open(path), dtype=np.float32)[None] / 255
+        for path in sorted(pictures.iterdir())
+    ]
     assert np.allclose(found["truth"], np.stack(clean), atol=1e-6)
     known = torch.arange(8).view(1, 8, 1).expand(1, 8, 8) < 4
     operator = operator_of(task, (1, 8, 8), factor=2, known=known)
     exact = operator.A(torch.from_numpy(found["truth"]))
     off = torch.from_numpy(found["observed"]) - exact
     made = operator.A(operator.A_T(torch.randn(exact.shape, generator=seeded()))).abs() > 1e-6
-    assert 0.05 < float(off[made].std()) < 0.2 and not bool(off[~made].any())  # the recipe's noise, where anything was measured
+    assert 0.05 < float(off[made].std()) < 0.2 and not bool(
+        off[~made].any()
+    )  # the recipe's noise, where anything was measured
     with Image.open(pictures.parent / f"clean-{task}.png") as sheet:
-        assert sheet.width > 3 * sheet.height  # truth, observed, mean, spread and three draws, two rows
+        assert (
+            sheet.width > 3 * sheet.height
+        )  # truth, observed, mean, spread and three draws, two rows
 
 
-@pytest.mark.parametrize(("task", "shape"), [("superresolve", (1, 4, 4)), ("strided", (1, 4, 4)), ("compressed", (32,))])
+@pytest.mark.parametrize(
+    ("task", "shape"), [("superresolve", (1, 4, 4)), ("strided", (1, 4, 4)), ("compressed", (32,))]
+)
 def test_a_measurement_that_is_smaller_than_an_image_is_read(
     trained: Path, tmp_path: Path, task: str, shape: tuple[int, ...]
 ) -> None:
@@ -81,14 +103,18 @@ def test_a_measurement_that_is_smaller_than_an_image_is_read(
 def test_known_pixels_are_exact_without_noise(trained: Path, pictures: Path) -> None:
     command(trained, pictures / "0.png", "--task", "inpaint", "--mask", "left", "--sigma", 0)
     found = numbers(pictures / "0-inpaint.npz")
-    assert np.array_equal(found["draws"][..., 4:], np.broadcast_to(found["observed"][..., 4:], (3, 1, 1, 8, 4)))
+    assert np.array_equal(
+        found["draws"][..., 4:], np.broadcast_to(found["observed"][..., 4:], (3, 1, 1, 8, 4))
+    )
     assert not found["observed"][..., :4].any() and found["spread"][..., :4].any()
 
 
 def test_the_most_likely_image_has_no_spread(trained: Path, pictures: Path) -> None:
     command(trained, pictures / "0.png", "--task", "deblur", "--factor", 1, "--method", "map")
     found = numbers(pictures / "0-deblur.npz")
-    assert found["draws"].shape == (1, 1, 1, 8, 8) and np.array_equal(found["mean"], found["draws"][0])
+    assert found["draws"].shape == (1, 1, 1, 8, 8) and np.array_equal(
+        found["mean"], found["draws"][0]
+    )
     assert not found["spread"].any() and np.isfinite(found["mean"]).all()
 
 
@@ -134,7 +160,9 @@ def test_the_recipe_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     assert restoration_plan(s)["method"] == "levels"
 
 
-def test_evaluate_measures_the_restoration_of_an_energy_of_noise(trained: Path, tmp_path: Path) -> None:
+def test_evaluate_measures_the_restoration_of_an_energy_of_noise(
+    trained: Path, tmp_path: Path
+) -> None:
     run = Run.open(shutil.copytree(trained, tmp_path / "copy"))
     values = run.read_json("recipe.json")
     values["recipe"]["restoration"] |= {"count": 6, "draws": 19}
@@ -143,7 +171,10 @@ def test_evaluate_measures_the_restoration_of_an_energy_of_noise(trained: Path, 
     found = verbs.evaluate(run.path, progress=False)["restoration"]
     assert set(found["tasks"]) == {"inpaint", "denoise"} and found["count"] == 6
     for measured in found["tasks"].values():
-        assert 0 <= measured["coverage"]["lowland mean"]["value"] <= 1 and measured["psnr"]["lowland mean"]["value"] > 0
+        assert (
+            0 <= measured["coverage"]["lowland mean"]["value"] <= 1
+            and measured["psnr"]["lowland mean"]["value"] > 0
+        )
     assert "Coverage: share" in verbs.report(run.path).read_text()
 
 
@@ -152,36 +183,57 @@ def test_coverage_counts_open_pixels_only_and_images_evenly() -> None:
     draws[:, :, 0, 0] = torch.linspace(0, 1, 19).view(19, 1, 1)
     truth = torch.full((2, 1, 2, 2), 0.5)
     truth[1, 0, 0, 0] = 1.5
-    assert coverage(Restoration.of(draws), truth).value == 0.75  # of one image both open pixels, of the other one
+    assert (
+        coverage(Restoration.of(draws), truth).value == 0.75
+    )  # of one image both open pixels, of the other one
 
 
 REFUSED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a factor that does not divide": (
-        lambda run, image: verbs.restore(run, image, task="superresolve", factor=3, simulate=True, progress=False),
+        lambda run, image: verbs.restore(
+            run, image, task="superresolve", factor=3, simulate=True, progress=False
+        ),
         "shrinks by 3",
     ),
-    "a factor of 0": (lambda run, image: verbs.restore(run, image, task="deblur", factor=0, progress=False), "factor is 0"),
+    "a factor of 0": (
+        lambda run, image: verbs.restore(run, image, task="deblur", factor=0, progress=False),
+        "factor is 0",
+    ),
     "a noise below 0": (
         lambda run, image: verbs.restore(run, image, task="denoise", sigma=-1.0, progress=False),
         "sigma is -1",
     ),
-    "no draws": (lambda run, image: verbs.restore(run, image, task="denoise", draws=0, progress=False), "draws is 0"),
+    "no draws": (
+        lambda run, image: verbs.restore(run, image, task="denoise", draws=0, progress=False),
+        "draws is 0",
+    ),
     "a place that cannot be written": (
-        lambda run, image: verbs.restore(run, image, task="denoise", out=image.parent / "1.png" / "x.png", progress=False),
+        lambda run, image: verbs.restore(
+            run, image, task="denoise", out=image.parent / "1.png" / "x.png", progress=False
+        ),
         "could not be written",
     ),
     "the most likely image without noise": (
-        lambda run, image: verbs.restore(run, image, task="inpaint", sigma=0.0, method="map", progress=False),
+        lambda run, image: verbs.restore(
+            run, image, task="inpaint", sigma=0.0, method="map", progress=False
+        ),
         "finite and above 0 here",
     ),
-    "another method": (lambda run, image: verbs.restore(run, image, task="denoise", method="guess", progress=False), "'guess'"),
+    "another method": (
+        lambda run, image: verbs.restore(
+            run, image, task="denoise", method="guess", progress=False
+        ),
+        "'guess'",
+    ),
     "no such task": (lambda run, image: operator_of("sharpen", (1, 8, 8)), "'sharpen'"),
     "no mask": (lambda run, image: operator_of("inpaint", (1, 8, 8)), "no mask came"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_restored_is_refused_before_anything_is_written(trained: Path, pictures: Path, case: str) -> None:
+def test_what_cannot_be_restored_is_refused_before_anything_is_written(
+    trained: Path, pictures: Path, case: str
+) -> None:
     act, said = REFUSED[case]
     with pytest.raises(ValueError, match=said) as found:
         act(trained, pictures / "0.png")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland import ConvNet, Robust, box, fit, load_data, read_recipe, real
-from lowland.metrics import PGD, robustness
-from lowland.nets.conditions import ClassEnergy
-from lowland.objectives.robust import divergence
+from lowland.nets.class_energy import ClassEnergy
+from lowland.objectives.adversarial import divergence
+from lowland.robustness import PGD, robust_accuracy
 from lowland.tasks import logits_of
 from lowland.testing import seeded
 
@@ -43,11 +43,15 @@ def slopes(value: Tensor, energy: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.4])
-def test_of_a_linear_classifier_the_loss_and_its_gradient_are_those_at_the_worst_corner(epsilon: float) -> None:
+def test_of_a_linear_classifier_the_loss_and_its_gradient_are_those_at_the_worst_corner(
+    epsilon: float,
+) -> None:
     """The worst x' lowers s (w·x + b) by ε ‖w‖₁: adversarial training is training with a margin."""
     energy, (x, y) = Plane(), batch()
     sign = 2.0 * y - 1
-    loss = Robust(epsilon=epsilon, steps=10).loss(energy, x, y, sampler=None, buffer=None, generator=seeded())
+    loss = Robust(epsilon=epsilon, steps=10).loss(
+        energy, x, y, sampler=None, buffer=None, generator=seeded()
+    )
     truth = F.softplus(-(sign * (x @ energy.w + energy.b) - epsilon * energy.w.abs().sum())).mean()
     torch.testing.assert_close(loss.value, truth)
     for a, b in zip(slopes(loss.value, energy), slopes(truth, energy), strict=True):
@@ -58,7 +62,9 @@ def test_walls_hold_the_worst_point() -> None:
     energy = Plane(box(-0.5, 0.5, 5))
     x = batch()[0].clamp(-0.5, 0.5)
     y = torch.arange(ROWS) % 2
-    loss = Robust(epsilon=0.4, steps=10).loss(energy, x, y, sampler=None, buffer=None, generator=seeded())
+    loss = Robust(epsilon=0.4, steps=10).loss(
+        energy, x, y, sampler=None, buffer=None, generator=seeded()
+    )
     push = -(2.0 * y - 1).unsqueeze(1) * energy.w.sign()
     worst = (x + 0.4 * push).clamp(-0.5, 0.5)
     torch.testing.assert_close(loss.value, F.cross_entropy(-energy.class_energies(worst), y))
@@ -75,7 +81,9 @@ def test_trades_finds_the_corner_of_most_divergence_and_weighs_it() -> None:
     give = loss.terms["divergence"]
     assert bool(gives.amin(0).mean() <= give) and bool(give <= gives.amax(0).mean() + 1e-9)
     assert bool(give > 0.75 * gives.amax(0).mean())
-    torch.testing.assert_close(loss.value.detach(), F.cross_entropy(-heads, y).detach() + 2.5 * give)
+    torch.testing.assert_close(
+        loss.value.detach(), F.cross_entropy(-heads, y).detach() + 2.5 * give
+    )
 
 
 def test_both_sides_of_the_divergence_are_learned() -> None:
@@ -106,7 +114,9 @@ def test_the_radius_grows_over_the_ramp(kind: Any) -> None:
 
     def radius(progress: float, ramp: float = 0.5) -> float:
         some = dataclasses.replace(objective, ramp=ramp)
-        loss = some.loss(energy, x, y, sampler=None, buffer=None, generator=seeded(), progress=progress)
+        loss = some.loss(
+            energy, x, y, sampler=None, buffer=None, generator=seeded(), progress=progress
+        )
         return float(loss.terms["radius"])
 
     assert [radius(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.0, 0.2, 0.4, 0.4])
@@ -117,7 +127,9 @@ def test_points_without_labels_count_in_the_divergence_alone() -> None:
     energy, (x, _) = Plane(), batch()
     nobody = torch.full((ROWS,), -1)
     for kind in ("madry", "trades"):
-        loss = Robust(kind=kind, epsilon=0.2).loss(energy, x, nobody, sampler=None, buffer=None, generator=seeded())
+        loss = Robust(kind=kind, epsilon=0.2).loss(
+            energy, x, nobody, sampler=None, buffer=None, generator=seeded()
+        )
         assert float(loss.terms["cross_entropy"]) == 0.0
         assert (float(loss.value.detach()) > 0) == (kind == "trades")
 
@@ -140,7 +152,9 @@ def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> 
         Robust(**settings)
 
 
-@pytest.mark.parametrize("name", ["mnist-robust", "fashion-robust", "mnist-trades", "digits-robust", "moons-robust"])
+@pytest.mark.parametrize(
+    "name", ["mnist-robust", "fashion-robust", "mnist-trades", "digits-robust", "moons-robust"]
+)
 def test_the_recipes_read(name: str) -> None:
     recipe = read_recipe(name).plain()
     assert recipe["objective"]["name"] == "Robust" and recipe["sampler"] is None
@@ -148,14 +162,30 @@ def test_the_recipes_read(name: str) -> None:
 
 def test_training_buys_robustness(tmp_path: Path) -> None:
     """Digits, ε = 0.15: the same net by cross-entropy alone and by both ways; all three know the clean digits."""
-    changes = {"energy.hidden": [64], "training.steps": 200, "training.checkpoint_every": 200, "training.warmup": 20}
+    changes = {
+        "energy.hidden": [64],
+        "training.steps": 200,
+        "training.checkpoint_every": 200,
+        "training.warmup": 20,
+    }
     left = {}
     for kind, epsilon in (("madry", 0.0), ("madry", 0.15), ("trades", 0.15)):
-        more = {"objective.kind": kind, "objective.epsilon": epsilon, "objective.steps": 3, "objective.step_size": 0.7}
-        energy = fit(read_recipe("digits-robust", {**changes, **more}), tmp_path / f"{kind}-{epsilon}", progress=False).eval()
+        more = {
+            "objective.kind": kind,
+            "objective.epsilon": epsilon,
+            "objective.steps": 3,
+            "objective.step_size": 0.7,
+        }
+        energy = fit(
+            read_recipe("digits-robust", {**changes, **more}),
+            tmp_path / f"{kind}-{epsilon}",
+            progress=False,
+        ).eval()
         test = load_data("digits").test
         assert test.y is not None
-        found = robustness(logits_of(energy), test.x, test.y, 0.15, {"pgd": PGD(20)}, generator=seeded())
+        found = robust_accuracy(
+            logits_of(energy), test.x, test.y, 0.15, {"pgd": PGD(20)}, generator=seeded()
+        )
         assert found.accuracy["clean"].value > 0.9
         left[kind, epsilon] = found.accuracy["minimum"].value
     assert min(left["madry", 0.15], left["trades", 0.15]) > left["madry", 0.0] + 0.15
@@ -163,9 +193,13 @@ def test_training_buys_robustness(tmp_path: Path) -> None:
 
 def test_image_energies_learn_in_half_precision() -> None:
     torch.manual_seed(0)
-    energy = ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(8,), kernels=(3,), strides=(2,), hidden=16, classes=4)
+    energy = ConvNet(
+        box(0.0, 1.0, 1, 8, 8), channels=(8,), kernels=(3,), strides=(2,), hidden=16, classes=4
+    )
     x, y = torch.rand(16, 1, 8, 8, generator=seeded()), torch.arange(16) % 4
     for kind in ("madry", "trades"):
         with torch.autocast("cpu", torch.bfloat16):
-            loss = Robust(kind=kind, epsilon=0.1).loss(energy, x, y, sampler=None, buffer=None, generator=seeded())  # type: ignore
+            loss = Robust(kind=kind, epsilon=0.1).loss(
+                energy, x, y, sampler=None, buffer=None, generator=seeded()
+            )  # type: ignore
         assert loss.value.dtype == torch.float32 and bool(loss.value.isfinite())

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import lowland
 from lowland import ConvNet, box, cli, verbs
-from lowland.metrics import PGD, Robustness, Square, robustness, sanity, standard
-from lowland.metrics.robustness import Check, answers, wilson
+from lowland.robustness import PGD, Robustness, Square, robust_accuracy, sanity, standard
+from lowland.robustness.accuracy import Check, answers, wilson
 from lowland.tasks import Purified
 from lowland.testing import seeded
 
@@ -33,7 +33,9 @@ def points() -> tuple[Tensor, Tensor]:
 def fixed(share: float) -> Any:
     """An attack that fools the first rows of every batch by moving them to the other side."""
 
-    def attack(model: Any, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator) -> Tensor:
+    def attack(
+        model: Any, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
+    ) -> Tensor:
         found = x.clone()
         found[: round(share * len(x))] = 1 - found[: round(share * len(x))]
         return found
@@ -47,11 +49,15 @@ def fixed(share: float) -> Any:
 def test_a_row_must_survive_every_attack(points: tuple[Tensor, Tensor]) -> None:
     """Two attacks that fool half of the rows each, not the same half, leave none."""
 
-    def second(model: Any, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator) -> Tensor:
+    def second(
+        model: Any, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
+    ) -> Tensor:
         return torch.cat([x[:100], 1 - x[100:]])
 
     x, y = points
-    found = robustness(Band(), x, y, 1.0, {"first": fixed(0.5), "second": second}, generator=seeded(), batch=200)
+    found = robust_accuracy(
+        Band(), x, y, 1.0, {"first": fixed(0.5), "second": second}, generator=seeded(), batch=200
+    )
     shares = {name: estimate.value for name, estimate in found.accuracy.items()}
     assert shares == {"clean": 1.0, "first": 0.5, "second": 0.5, "minimum": 0.0}
     assert found.interval[0] == 0.0 and 0.01 < found.interval[1] < 0.03
@@ -61,34 +67,43 @@ def test_what_is_wrong_before_any_attack_is_not_robust(points: tuple[Tensor, Ten
     x, y = points
     y = y.clone()
     y[:50] = (y[:50] + 1) % 4
-    found = robustness(Band(), x, y, 0.0, {"none": PGD(steps=1)}, generator=seeded())
+    found = robust_accuracy(Band(), x, y, 0.0, {"none": PGD(steps=1)}, generator=seeded())
     assert found.accuracy["minimum"].value == 0.75 and found.accuracy["minimum"].error > 0
 
 
 def test_batches_do_not_matter(points: tuple[Tensor, Tensor]) -> None:
     x, y = points
-    a, b = (robustness(Band(), x, y, 0.02, {"it": PGD(random=False)}, generator=seeded(), batch=n) for n in (200, 33))
+    a, b = (
+        robust_accuracy(Band(), x, y, 0.02, {"it": PGD(random=False)}, generator=seeded(), batch=n)
+        for n in (200, 33)
+    )
     assert torch.equal(a.right["it"], b.right["it"])
 
 
 def test_results_merge_print_and_become_json(points: tuple[Tensor, Tensor]) -> None:
     x, y = points
-    one = robustness(Band(), x, y, 0.02, {"a": PGD(steps=1, random=False)}, generator=seeded())
-    two = robustness(Band(), x, y, 0.02, {"b": PGD()}, generator=seeded())
+    one = robust_accuracy(Band(), x, y, 0.02, {"a": PGD(steps=1, random=False)}, generator=seeded())
+    two = robust_accuracy(Band(), x, y, 0.02, {"b": PGD()}, generator=seeded())
     both = one.merged(two)
     assert list(both.right) == ["clean", "a", "b"]
     assert torch.equal(both.minimum, torch.minimum(one.minimum, two.minimum))
     values = json.loads(json.dumps(both.to_dict()))
-    assert values["accuracy"]["minimum"]["value"] == both.accuracy["minimum"].value and values["count"] == 200
+    assert (
+        values["accuracy"]["minimum"]["value"] == both.accuracy["minimum"].value
+        and values["count"] == 200
+    )
     assert "minimum" in str(both) and both.majority.value == both.accuracy["minimum"].value
     with pytest.raises(ValueError, match=r";.*;"):
-        one.merged(robustness(Band(), x[:50], y[:50], 0.02, {"b": PGD()}, generator=seeded()))
+        one.merged(robust_accuracy(Band(), x[:50], y[:50], 0.02, {"b": PGD()}, generator=seeded()))
 
 
 def test_an_interval_covers() -> None:
     """Wilson's interval of 30 trials covers a probability of 0.1 in 95 ± 3 of 100 cases."""
     drawn = (torch.rand(4000, 30, generator=seeded(0)) < 0.1).double().mean(1)
-    covered = sum(low <= 0.1 <= high for low, high in (wilson(float(share), 30) for share in drawn)) / 4000
+    covered = (
+        sum(low <= 0.1 <= high for low, high in (wilson(float(share), 30) for share in drawn))
+        / 4000
+    )
     assert 0.92 < covered < 0.985
 
 
@@ -112,10 +127,22 @@ def test_an_interval_covers() -> None:
     ],
 )
 def test_bad_input_is_refused(points: tuple[Tensor, Tensor], change: dict[str, Any]) -> None:
-    given: dict[str, Any] = {"x": points[0], "labels": points[1], "epsilon": 0.1, "attacks": {"it": PGD(steps=1)}, **change}
+    given: dict[str, Any] = {
+        "x": points[0],
+        "labels": points[1],
+        "epsilon": 0.1,
+        "attacks": {"it": PGD(steps=1)},
+        **change,
+    }
     with pytest.raises(ValueError, match=r";.*;"):
-        robustness(
-            Band(), given.pop("x"), given.pop("labels"), given.pop("epsilon"), given.pop("attacks"), generator=seeded(), **given
+        robust_accuracy(
+            Band(),
+            given.pop("x"),
+            given.pop("labels"),
+            given.pop("epsilon"),
+            given.pop("attacks"),
+            generator=seeded(),
+            **given,
         )
 
 
@@ -146,9 +173,18 @@ class Shy(Band):
 
 
 def test_a_curtain_fails_them(points: tuple[Tensor, Tensor]) -> None:
-    checks = held(sanity(Shy(), *points, 0.03, black=Square(200), white=PGD(random=False), generator=seeded(0)))
-    assert not checks["the unbounded attack succeeds"] and not checks["black box never beats white box"]
-    assert not checks["accuracy falls with epsilon"]  # it is the same at every size, which is no fall
+    checks = held(
+        sanity(
+            Shy(), *points, 0.03, black=Square(200), white=PGD(random=False), generator=seeded(0)
+        )
+    )
+    assert (
+        not checks["the unbounded attack succeeds"]
+        and not checks["black box never beats white box"]
+    )
+    assert not checks[
+        "accuracy falls with epsilon"
+    ]  # it is the same at every size, which is no fall
 
 
 class Half(Band):
@@ -159,9 +195,15 @@ class Half(Band):
         return torch.where(x[:, 0, -1, -1:].detach() > 0.5, logits.detach(), logits)
 
 
-def test_a_curtain_in_front_of_every_other_image_fails_them_too(points: tuple[Tensor, Tensor]) -> None:
+def test_a_curtain_in_front_of_every_other_image_fails_them_too(
+    points: tuple[Tensor, Tensor],
+) -> None:
     """Accuracy does fall, by half; it does not fall below that of a guess."""
-    checks = held(sanity(Half(), *points, 0.03, black=Square(50), white=PGD(random=False), generator=seeded(0)))
+    checks = held(
+        sanity(
+            Half(), *points, 0.03, black=Square(50), white=PGD(random=False), generator=seeded(0)
+        )
+    )
     assert not checks["accuracy falls with epsilon"] and not checks["the unbounded attack succeeds"]
 
 
@@ -170,7 +212,16 @@ def test_steps_that_help_the_defender_are_seen(points: tuple[Tensor, Tensor]) ->
         def project(self, x: Tensor, at: Tensor, epsilon: float) -> Tensor:
             return super().project(x, at if self.steps < 10 else x, epsilon)
 
-    checks = held(sanity(Band(), *points, 0.03, black=Square(100), white=Tiring(random=False), generator=seeded(0)))
+    checks = held(
+        sanity(
+            Band(),
+            *points,
+            0.03,
+            black=Square(100),
+            white=Tiring(random=False),
+            generator=seeded(0),
+        )
+    )
     assert not checks["more steps never help the defender"]
 
 
@@ -179,7 +230,16 @@ def test_a_size_that_helps_the_defender_is_seen(points: tuple[Tensor, Tensor]) -
         def project(self, x: Tensor, at: Tensor, epsilon: float) -> Tensor:
             return super().project(x, at if epsilon <= 0.03 else x, epsilon)
 
-    checks = held(sanity(Band(), *points, 0.03, black=Square(100), white=Overreaching(random=False), generator=seeded(0)))
+    checks = held(
+        sanity(
+            Band(),
+            *points,
+            0.03,
+            black=Square(100),
+            white=Overreaching(random=False),
+            generator=seeded(0),
+        )
+    )
     assert not checks["accuracy falls with epsilon"] and not checks["the unbounded attack succeeds"]
 
 
@@ -187,8 +247,8 @@ def test_a_purifier_that_does_nothing_is_worth_nothing(points: tuple[Tensor, Ten
     x, y = points
     flat = lowland.Function(lambda x: 0 * x.flatten(1).sum(1), box(0.0, 1.0, 1, 8, 8))
     model = Purified(flat, Band(), generator=seeded(1), steps=2, step_size=0.01, temperature=0.0)
-    bare = robustness(Band(), x, y, 0.03, {"pgd": PGD(random=False)}, generator=seeded())
-    behind = robustness(model, x, y, 0.03, {"pgd": PGD(random=False)}, generator=seeded())
+    bare = robust_accuracy(Band(), x, y, 0.03, {"pgd": PGD(random=False)}, generator=seeded())
+    behind = robust_accuracy(model, x, y, 0.03, {"pgd": PGD(random=False)}, generator=seeded())
     assert torch.equal(bare.minimum, behind.minimum) and bare.accuracy["minimum"].value < 0.7
 
 
@@ -217,9 +277,11 @@ def test_the_reference_attacks_agree_with_ours(points: tuple[Tensor, Tensor]) ->
     y = net(x).argmax(1)
     attacks = {**standard(steps=40, queries=300), "aa": AutoAttack(steps=30, queries=300)}
     before = torch.get_rng_state()
-    found = robustness(net, x, y, 0.02, attacks, generator=seeded(0))
+    found = robust_accuracy(net, x, y, 0.02, attacks, generator=seeded(0))
     assert torch.equal(before, torch.get_rng_state())
-    ours = torch.stack([share for name, share in found.right.items() if name != "aa"]).amin(0).mean()
+    ours = (
+        torch.stack([share for name, share in found.right.items() if name != "aa"]).amin(0).mean()
+    )
     theirs = found.accuracy["aa"].value
     assert 0.05 < theirs < 0.95 and abs(float(ours) - theirs) < 0.02
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
@@ -232,37 +294,77 @@ def test_the_reference_attacks_agree_with_ours(points: tuple[Tensor, Tensor]) ->
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("robust") / "run"
     lowland.fit(
-        lowland.read_recipe("digits-robust", {"training.steps": 60, "training.checkpoint_every": 60}), path, progress=False
+        lowland.read_recipe(
+            "digits-robust", {"training.steps": 60, "training.checkpoint_every": 60}
+        ),
+        path,
+        progress=False,
     )
     return path
 
 
 def test_a_run_is_attacked(run: Path, tmp_path: Path) -> None:
-    found, checks = verbs.attack(run, epsilon=0.1, count=50, steps=10, out=tmp_path / "new" / "it.json", progress=False)
-    assert isinstance(found, Robustness) and set(found.right) == {"clean", *standard()} and len(checks) == 4
+    found, checks = verbs.attack(
+        run, epsilon=0.1, count=50, steps=10, out=tmp_path / "new" / "it.json", progress=False
+    )
+    assert (
+        isinstance(found, Robustness)
+        and set(found.right) == {"clean", *standard()}
+        and len(checks) == 4
+    )
     assert found.accuracy["minimum"].value <= min(value.value for value in found.accuracy.values())
     written = json.loads((tmp_path / "new" / "it.json").read_text())
-    assert written["accuracy"]["minimum"] == found.accuracy["minimum"].to_dict() and len(written["sanity"]) == 4
+    assert (
+        written["accuracy"]["minimum"] == found.accuracy["minimum"].to_dict()
+        and len(written["sanity"]) == 4
+    )
 
 
 def test_a_run_behind_a_purifier_is_attacked_by_those_who_know(run: Path) -> None:
     found, _ = verbs.attack(
-        run, epsilon=0.1, count=6, steps=2, attacks=["transfer", "bpda", "eot"], behind="digits", progress=False
+        run,
+        epsilon=0.1,
+        count=6,
+        steps=2,
+        attacks=["transfer", "bpda", "eot"],
+        behind="digits",
+        progress=False,
     )
     assert set(found.right) == {"clean", "transfer", "bpda", "eot"} and found.evaluations == 10
 
 
-def test_the_command_prints_the_minimum_and_the_checks(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["attack", str(run), "--count", "20", "--epsilon", "0.1", "--attacks", "fgsm,pgd", "--steps", "5", "--quiet"])
+def test_the_command_prints_the_minimum_and_the_checks(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(
+        [
+            "attack",
+            str(run),
+            "--count",
+            "20",
+            "--epsilon",
+            "0.1",
+            "--attacks",
+            "fgsm,pgd",
+            "--steps",
+            "5",
+            "--quiet",
+        ]
+    )
     said = capsys.readouterr().out
-    assert all(word in said for word in ("clean", "fgsm", "pgd", "minimum", "more steps never help the defender"))
+    assert all(
+        word in said
+        for word in ("clean", "fgsm", "pgd", "minimum", "more steps never help the defender")
+    )
 
 
 @pytest.mark.parametrize(
     "options",
     [["--attacks", "fgms"], ["--epsilon", "-0.1"], ["--count", "0"], ["--steps", "0"]],
 )
-def test_mistakes_get_one_sentence(run: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_get_one_sentence(
+    run: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["attack", str(run), "--quiet", *options])
     assert stopped.value.code == 2 and capsys.readouterr().err.count(";") >= 2
@@ -278,30 +380,51 @@ def test_a_run_that_does_not_classify_is_refused() -> None:
 
 def test_an_energy_with_classes_is_attacked_as_it_is() -> None:
     torch.manual_seed(0)
-    energy = ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=3, scale=30.0)
+    energy = ConvNet(
+        box(0.0, 1.0, 1, 8, 8),
+        channels=(4,),
+        kernels=(3,),
+        strides=(2,),
+        hidden=8,
+        classes=3,
+        scale=30.0,
+    )
     from lowland.tasks import logits_of
 
     x = torch.rand(60, 1, 8, 8, generator=seeded(0))
     y = logits_of(energy)(x).argmax(1)
-    found = robustness(logits_of(energy), x, y, 0.2, {"pgd": PGD()}, generator=seeded())
+    found = robust_accuracy(logits_of(energy), x, y, 0.2, {"pgd": PGD()}, generator=seeded())
     assert found.accuracy["clean"].value == 1.0 and found.accuracy["pgd"].value < 0.7
 
 
 # ------------------------------------------------------------------------------------------------------- the benchmark
 
 
-def test_rows_are_measured_again_and_the_others_stay_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_measured_again_and_the_others_stay_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from benchmarks import robustness as page
 
     def one(value: float) -> dict[str, Any]:
-        found = robustness(
-            Band(), torch.full((4, 1, 8, 8), value), torch.zeros(4).long(), 0.0, {"pgd": PGD(1)}, generator=seeded()
+        found = robust_accuracy(
+            Band(),
+            torch.full((4, 1, 8, 8), value),
+            torch.zeros(4).long(),
+            0.0,
+            {"pgd": PGD(1)},
+            generator=seeded(),
         )
         return {**found.to_dict(), "milliseconds": 1.0, "cpu_seconds": 1.0, "sanity": []}
 
     curve = {"1": {key: {"value": 0.25} for key in ("clean", "bpda", "unrolled")}}
-    old = {"rows": {name: one(0.9) for name in ("bare", "denoise")}, "steps": {"Langevin, steps": curve}, "detection": {}}
-    (tmp_path / "robustness.json").write_text(json.dumps({"found": {"mnist": old, "fashion-mnist": old}}))
+    old = {
+        "rows": {name: one(0.9) for name in ("bare", "denoise")},
+        "steps": {"Langevin, steps": curve},
+        "detection": {},
+    }
+    (tmp_path / "robustness.json").write_text(
+        json.dumps({"found": {"mnist": old, "fashion-mnist": old}})
+    )
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     monkeypatch.setattr(page, "Bench", lambda data, few: data)
     monkeypatch.setattr(page, "row", lambda bench, name: one(0.1))
@@ -310,6 +433,14 @@ def test_rows_are_measured_again_and_the_others_stay_on_the_page(tmp_path: Path,
     page.main()
     new = json.loads((tmp_path / "robustness.json").read_text())["found"]
     assert new["fashion-mnist"] == old and new["mnist"]["rows"]["bare"] == old["rows"]["bare"]
-    assert list(new["mnist"]["rows"]) == ["bare", "denoise"] and new["mnist"]["steps"] == old["steps"]
-    clean = [new[data]["rows"]["denoise"]["accuracy"]["clean"]["value"] for data in ("fashion-mnist", "mnist")]
-    assert clean == [1.0, 0.0] and "| purified, one jump | 0.0 |" in (tmp_path / "robustness.md").read_text()
+    assert (
+        list(new["mnist"]["rows"]) == ["bare", "denoise"] and new["mnist"]["steps"] == old["steps"]
+    )
+    clean = [
+        new[data]["rows"]["denoise"]["accuracy"]["clean"]["value"]
+        for data in ("fashion-mnist", "mnist")
+    ]
+    assert (
+        clean == [1.0, 0.0]
+        and "| purified, one jump | 0.0 |" in (tmp_path / "robustness.md").read_text()
+    )

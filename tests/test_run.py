@@ -17,7 +17,10 @@ RECIPE = {"name": "test", "seed": 0}
 
 def checkpoint(step: int) -> Checkpoint:
     g = torch.Generator().manual_seed(step)
-    tensors = {"energy": {"w": torch.randn(3, 2, generator=g)}, "generators": {"data": g.get_state()}}
+    tensors = {
+        "energy": {"w": torch.randn(3, 2, generator=g)},
+        "generators": {"data": g.get_state()},
+    }
     return Checkpoint(step, tensors, {"log_size": 0, "health": "good"})
 
 
@@ -34,10 +37,15 @@ def test_a_checkpoint_comes_back_bit_for_bit(run: Run) -> None:
     assert found.step == 20 and found.state == saved.state
     for stem, tensors in saved.tensors.items():
         for name, tensor in tensors.items():
-            assert torch.equal(found.tensors[stem][name], tensor) and found.tensors[stem][name].dtype == tensor.dtype
+            assert (
+                torch.equal(found.tensors[stem][name], tensor)
+                and found.tensors[stem][name].dtype == tensor.dtype
+            )
 
 
-@pytest.mark.parametrize("file", ["energy.safetensors", "state.json", "manifest.json", "generators.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["energy.safetensors", "state.json", "manifest.json", "generators.safetensors"]
+)
 def test_a_deleted_file_is_named_and_the_last_whole_checkpoint_is_used(run: Run, file: str) -> None:
     (run.path / "step-00000020" / file).unlink()
     with pytest.warns(UserWarning, match=rf"step-00000020.*{file}.*using step 10"):
@@ -46,7 +54,9 @@ def test_a_deleted_file_is_named_and_the_last_whole_checkpoint_is_used(run: Run,
 
 @pytest.mark.parametrize("file", ["energy.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
-def test_damage_is_named_and_the_last_whole_checkpoint_is_used(run: Run, file: str, damage: str) -> None:
+def test_damage_is_named_and_the_last_whole_checkpoint_is_used(
+    run: Run, file: str, damage: str
+) -> None:
     path = run.path / "step-00000020" / file
     data = bytearray(path.read_bytes())
     if damage == "truncate":
@@ -77,18 +87,24 @@ def test_a_half_written_checkpoint_is_not_seen(run: Run) -> None:
     assert run.load_checkpoint().step == 30 and not (run.path / ".step-00000030.tmp").exists()
 
 
-def test_a_full_disk_is_named_and_leaves_what_was_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_and_leaves_what_was_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match=r"step-00000030 could not be written \(No space left on device\).*resume"):
+    with pytest.raises(
+        RunError, match=r"step-00000030 could not be written \(No space left on device\).*resume"
+    ):
         run.save_checkpoint(checkpoint(30))
     with pytest.raises(RunError, match="No space left"):
         run.write_json("evaluation.json", {"a": 1})
     monkeypatch.undo()
     assert run.load_checkpoint().step == 20
-    assert [p.name for p in run.path.iterdir() if "tmp" in p.name] == [] and not (run.path / "evaluation.json").exists()
+    assert [p.name for p in run.path.iterdir() if "tmp" in p.name] == [] and not (
+        run.path / "evaluation.json"
+    ).exists()
 
 
 def test_a_run_is_written_once(run: Run) -> None:

@@ -21,8 +21,14 @@ def blobs(rows: int, seed: int, shift: float = 0.0, width: float = 1.0) -> Tenso
 
 def reached(points: Tensor, centres: Tensor, k: int) -> float:
     """The share of points within the k-th neighbour's distance of some centre, by scikit-learn."""
-    reach = NearestNeighbors(n_neighbors=k + 1).fit(centres.numpy()).kneighbors(centres.numpy())[0][:, -1]
-    distances, which = NearestNeighbors(n_neighbors=len(centres)).fit(centres.numpy()).kneighbors(points.numpy())
+    reach = (
+        NearestNeighbors(n_neighbors=k + 1)
+        .fit(centres.numpy())
+        .kneighbors(centres.numpy())[0][:, -1]
+    )
+    distances, which = (
+        NearestNeighbors(n_neighbors=len(centres)).fit(centres.numpy()).kneighbors(points.numpy())
+    )
     return float((distances <= reach[which]).any(1).mean())
 
 
@@ -38,7 +44,10 @@ def test_precision_and_recall_are_those_of_sklearn(k: int) -> None:
 
 def test_collapse_costs_recall_and_rubbish_costs_precision() -> None:
     data = torch.cat([blobs(300, 0), blobs(300, 1, 50.0)])
-    half, extra = blobs(300, 2), torch.cat([blobs(300, 3), blobs(300, 4, 50.0), blobs(600, 5, -90.0)])
+    half, extra = (
+        blobs(300, 2),
+        torch.cat([blobs(300, 3), blobs(300, 4, 50.0), blobs(600, 5, -90.0)]),
+    )
     one_mode, with_rubbish = precision_recall(half, data), precision_recall(extra, data)
     assert one_mode.precision.value > 0.8
     assert one_mode.recall.value < 0.5
@@ -78,13 +87,17 @@ def test_it_sees_what_a_linear_classifier_does_not() -> None:
 
 
 def test_planted_errors_are_caught() -> None:
-    def not_cut(x: Tensor, y: Tensor, **more: Any) -> Estimate:  # unequal sides: saying "the larger" is right too often
+    def not_cut(
+        x: Tensor, y: Tensor, **more: Any
+    ) -> Estimate:  # unequal sides: saying "the larger" is right too often
         both = min(len(x), len(y)) / (len(x) + len(y))
         found = two_sample_accuracy(x, y, **more)
         return Estimate(max(found.value, 1 - both), found.error)
 
     def on_seen_points(x: Tensor, y: Tensor, **more: Any) -> Estimate:
-        return two_sample_accuracy(x[:30].repeat(20, 1), y[:30].repeat(20, 1), hidden=256, **{**more, "steps": 1000})
+        return two_sample_accuracy(
+            x[:30].repeat(20, 1), y[:30].repeat(20, 1), hidden=256, **{**more, "steps": 1000}
+        )
 
     def blind(x: Tensor, y: Tensor, **more: Any) -> Estimate:
         return two_sample_accuracy(x[:, 1:], y[:, 1:], **more)

@@ -34,7 +34,7 @@ from lowland import (
     tune,
 )
 from lowland.samplers import Frames, State, divide_steps, metropolis, noise_ladder, run_chains
-from lowland.samplers.choosing import effective
+from lowland.samplers.auto import effective
 from lowland.targets import Gaussian, GaussianMixture
 
 DOUBLE = torch.float64
@@ -51,8 +51,12 @@ def quartic_gradient(a: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------- Langevin
 
 
-@pytest.mark.parametrize(("h", "temperature"), [(0.1, 1.0), (0.5, 1.0), (1.0, 1.0), (0.3, 0.25), (0.3, 3.0)])
-def test_unadjusted_langevin_has_the_variance_that_its_recursion_has(h: float, temperature: float) -> None:
+@pytest.mark.parametrize(
+    ("h", "temperature"), [(0.1, 1.0), (0.5, 1.0), (1.0, 1.0), (0.3, 0.25), (0.3, 3.0)]
+)
+def test_unadjusted_langevin_has_the_variance_that_its_recursion_has(
+    h: float, temperature: float
+) -> None:
     # n = 80,000 numbers from N(0, T / (1 − h/2)), which 15 steps leave as it is
     assert checks.temperature_law(Langevin(h, temperature), h, temperature) < LIMIT
 
@@ -65,7 +69,9 @@ def test_the_bias_of_unadjusted_langevin_is_of_first_order() -> None:
         x = torch.randn(20_000, 8, generator=seeded(1), dtype=DOUBLE)
         y = sample(bowl, Langevin(h), x, math.ceil(12 / h), generator=seeded(2)).x.flatten()
         z = z_scores(y.square() - 1 / (1 - h / 2)).item()
-        assert abs(z) < LIMIT and z_scores(y.square() - 1).item() > 10  # the bias is there, and it is the known one
+        assert (
+            abs(z) < LIMIT and z_scores(y.square() - 1).item() > 10
+        )  # the bias is there, and it is the known one
         found.append(((y.square().mean() - 1) / (h / 2)).item())
     assert abs(found[0] - 1 / 0.8) < 0.1 and abs(found[1] - 1 / 0.9) < 0.1
 
@@ -76,7 +82,9 @@ def test_one_step_of_langevin_is_its_formula(temperature: float) -> None:
     x = torch.randn(50, 2, generator=seeded(), dtype=DOUBLE)
     y = sample(quartic, Langevin(0.01, temperature), x, 1, generator=seeded(1)).x.numpy()
     xi = torch.randn(50, 2, generator=seeded(1), dtype=DOUBLE).numpy()
-    expected = x.numpy() - 0.01 * quartic_gradient(x.numpy()) + math.sqrt(2 * 0.01 * temperature) * xi
+    expected = (
+        x.numpy() - 0.01 * quartic_gradient(x.numpy()) + math.sqrt(2 * 0.01 * temperature) * xi
+    )
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -139,9 +147,13 @@ def test_the_proposal_of_mala_is_langevin_and_its_ratio_the_textbook_one(h: floa
     log_ratio = value[0] - value[1] + log_q(a, y) - log_q(y, a)
     accept = np.log(u) < log_ratio
     assert 0.02 < accept.mean() < 0.98
-    np.testing.assert_allclose(trace.acceptance.numpy(), np.exp(np.minimum(log_ratio, 0)), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        trace.acceptance.numpy(), np.exp(np.minimum(log_ratio, 0)), rtol=1e-6, atol=1e-9
+    )
     assert np.array_equal((trace.x != x).any(1).numpy(), accept)
-    np.testing.assert_allclose(trace.x.numpy(), np.where(accept[:, None], y, a), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        trace.x.numpy(), np.where(accept[:, None], y, a), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_mala_moves_by_the_root_of_twice_its_step() -> None:
@@ -176,7 +188,9 @@ def test_metropolis_accepts_with_the_probability_it_is_given() -> None:
     # n = 100,000 coins of min(1, e^r) for each of five ratios; binomial errors
     n = 100_000
     for r in (-3.0, -1.0, -0.1, 0.0, 2.0):
-        old, new = (State(torch.full((n, 1), v), torch.zeros(n), torch.zeros(n, 1)) for v in (0.0, 1.0))
+        old, new = (
+            State(torch.full((n, 1), v), torch.zeros(n), torch.zeros(n, 1)) for v in (0.0, 1.0)
+        )
         state, info = metropolis(old, new, torch.full((n,), r), seeded(3))
         p = min(1.0, math.exp(r))
         share = info.accept.double().mean().item()
@@ -219,8 +233,17 @@ def test_keepers_keep_what_stepping_by_hand_gives() -> None:
 
 def test_frames_are_the_states_after_the_steps_they_name() -> None:
     x = torch.randn(6, 2, generator=seeded(), dtype=DOUBLE)
-    trace = sample(quartic, MALA(0.1), x, 9, generator=seeded(1), keep=[Draws(), Frames((1, 4, 9)), Frames((), "none")])
-    assert torch.equal(trace.kept["frames"], trace.draws[[0, 3, 8]]) and trace.kept["none"].shape == (0, 6, 2)
+    trace = sample(
+        quartic,
+        MALA(0.1),
+        x,
+        9,
+        generator=seeded(1),
+        keep=[Draws(), Frames((1, 4, 9)), Frames((), "none")],
+    )
+    assert torch.equal(trace.kept["frames"], trace.draws[[0, 3, 8]]) and trace.kept[
+        "none"
+    ].shape == (0, 6, 2)
     alone = sample(quartic, MALA(0.1), x, 9, generator=seeded(1), keep=Frames((9,), "last"))
     assert torch.equal(alone.kept["last"], trace.x.unsqueeze(0))
 
@@ -236,7 +259,9 @@ def test_sampling_asks_the_energy_once_per_gradient_and_once_more_for_independen
         probe = checks.Probe()
         x = torch.randn(8, 3, generator=seeded())
         trace = sample(probe, sampler, x, steps, generator=seeded())
-        assert trace.gradients == steps * sampler.gradients + 1 and probe.calls == trace.gradients + 1
+        assert (
+            trace.gradients == steps * sampler.gradients + 1 and probe.calls == trace.gradients + 1
+        )
         probe.calls = 0
         more = sample(probe, sampler, trace.x, steps, generator=seeded(), state=trace.state)
         assert more.gradients == steps * sampler.gradients == probe.calls
@@ -245,7 +270,9 @@ def test_sampling_asks_the_energy_once_per_gradient_and_once_more_for_independen
 def test_moments_survive_a_large_offset() -> None:
     energy = Function(lambda x: 0.5 * (x - 1e8).square().sum(1), real(2))
     x = 1e8 + torch.randn(500, 2, generator=seeded(), dtype=DOUBLE)
-    _, variance, _ = sample(energy, MALA(0.3), x, 40, generator=seeded(), keep=Moments()).kept["moments"]
+    _, variance, _ = sample(energy, MALA(0.3), x, 40, generator=seeded(), keep=Moments()).kept[
+        "moments"
+    ]
     assert ((variance - 1).abs() < 0.2).all()
 
 
@@ -291,7 +318,10 @@ def test_run_chains_counts_starts_that_are_not_finite_and_lets_them_stay() -> No
     for sampler in (MALA(0.1), HMC(0.1, 3), Langevin(0.1), ShortRun(0.1, 0.1)):
         trace = run_chains(energy, sampler, x, 5, generator=seeded())
         assert trace.diverged.tolist() == [0, 5, 5]
-        assert torch.equal(trace.x[1:].nan_to_num(7.0), x[1:].nan_to_num(7.0)) and trace.x[0].isfinite().all()
+        assert (
+            torch.equal(trace.x[1:].nan_to_num(7.0), x[1:].nan_to_num(7.0))
+            and trace.x[0].isfinite().all()
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- tune
@@ -305,9 +335,13 @@ def tuned_rates(sampler: Any, steps: int, target: float | None, metric: bool) ->
     found = []
     for seed in range(6):
         g = seeded(seed)
-        tuned = tune(FIVE, sampler, FIVE.draw(100, g), steps, target=target, metric=metric, generator=g)
+        tuned = tune(
+            FIVE, sampler, FIVE.draw(100, g), steps, target=target, metric=metric, generator=g
+        )
         same = {"step_size": sampler.step_size, "scale": tuned.scale if metric else sampler.scale}
-        assert type(tuned) is type(sampler) and dataclasses.replace(sampler, **same) == dataclasses.replace(tuned, **same)
+        assert type(tuned) is type(sampler) and dataclasses.replace(
+            sampler, **same
+        ) == dataclasses.replace(tuned, **same)
         found.append(sample(FIVE, tuned, FIVE.draw(2000, g), 5, generator=g).acceptance.mean())
     return torch.stack(found)
 
@@ -346,7 +380,10 @@ def test_tune_finds_a_metric() -> None:
 def test_a_metric_pays() -> None:
     """At its target, MALA's step on five scales from 0.1 to 10 is more than 20 times longer with the metric found."""
     energy = Gaussian((0.0,) * 5, torch.diag(torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])).tolist())
-    plain, found = (tune(energy, MALA(0.1), energy.draw(100, seeded()), metric=m, generator=seeded(1)) for m in (False, True))
+    plain, found = (
+        tune(energy, MALA(0.1), energy.draw(100, seeded()), metric=m, generator=seeded(1))
+        for m in (False, True)
+    )
     assert (found.step_size**0.5 * min(found.scale)) / plain.step_size**0.5 > 0.8
     assert (found.step_size * max(found.scale) ** 2) / plain.step_size > 20
 
@@ -376,7 +413,9 @@ def test_tune_refuses_what_has_nothing_to_tune() -> None:
 def test_auto_says_what_it_chose_and_why() -> None:
     said: list[str] = []
     energy = Gaussian((0.0,) * 5, torch.diag(torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])).tolist())
-    sampler = tune(energy, "auto", energy.draw(100, seeded()), 60, generator=seeded(), say=said.append)
+    sampler = tune(
+        energy, "auto", energy.draw(100, seeded()), 60, generator=seeded(), say=said.append
+    )
     assert type(sampler).__name__ in said[0] and "gradient" in said[0] and len(said) == 1
     bits = Function(lambda x: (x[:, 0] - x[:, 1]).square() + 0.3 * x.sum(1), binary(6))
     sampler = tune(bits, "auto", torch.zeros(50, 6), 60, generator=seeded(), say=said.append)
@@ -392,7 +431,9 @@ def test_auto_sees_that_chains_stay_apart() -> None:
 
 def test_auto_takes_a_ladder_where_it_brings_the_chains_together() -> None:
     near = GaussianMixture(((-2.5, 0.0), (2.5, 0.0)))
-    sampler = tune(near, "auto", near.draw(40, seeded()), 60, generator=seeded(), say=lambda _: None)
+    sampler = tune(
+        near, "auto", near.draw(40, seeded()), 60, generator=seeded(), say=lambda _: None
+    )
     assert isinstance(sampler, ParallelTempering)
 
 
@@ -424,7 +465,10 @@ def test_annealing_is_sampling_rung_by_rung() -> None:
     for total, shares in ((9, [3, 3, 3]), (11, [3, 4, 4]), (2, [0, 1, 1]), (0, [0, 0, 0])):
         heard: list[int] = []
         traces = anneal(path, MALA(0.1), x, total, generator=seeded(1), progress=heard.append)
-        assert divide_steps(total, 3) == shares == [trace.steps for trace in traces] and sum(heard) == total
+        assert (
+            divide_steps(total, 3) == shares == [trace.steps for trace in traces]
+            and sum(heard) == total
+        )
         g, y = seeded(1), x
         for energy, trace, share in zip(path, traces, shares, strict=True):
             y = sample(energy, MALA(0.1), y, share, generator=g).x
@@ -440,8 +484,14 @@ def test_frames_of_a_path_are_counted_over_all_of_it() -> None:
     for energy, trace in zip(path, plain, strict=True):
         kept = sample(energy, MALA(0.1), y, trace.steps, generator=g, keep=1)
         y, states = kept.x, [*states, *kept.draws]
-    assert [len(trace.kept["frames"]) for trace in traces] == [2, 2, 1]  # 1, 3 | 4, 7 | 11; the start is nobody's step
-    assert torch.equal(torch.cat([trace.kept["frames"] for trace in traces]), torch.stack(states)[[1, 3, 4, 7, 11]])
+    assert [len(trace.kept["frames"]) for trace in traces] == [
+        2,
+        2,
+        1,
+    ]  # 1, 3 | 4, 7 | 11; the start is nobody's step
+    assert torch.equal(
+        torch.cat([trace.kept["frames"] for trace in traces]), torch.stack(states)[[1, 3, 4, 7, 11]]
+    )
     assert all(torch.equal(a.x, b.x) for a, b in zip(plain, traces, strict=True))
     assert all("frames" not in trace.kept for trace in plain)
 
@@ -449,7 +499,12 @@ def test_frames_of_a_path_are_counted_over_all_of_it() -> None:
 @pytest.mark.parametrize(("steps", "rungs"), [(20, 3), (2, 3), (0, 2), (7, 7), (1, 1), (100, 9)])
 def test_steps_are_divided_evenly_and_none_is_lost(steps: int, rungs: int) -> None:
     shares = divide_steps(steps, rungs)
-    assert len(shares) == rungs and sum(shares) == steps and shares == sorted(shares) and shares[-1] - shares[0] <= 1
+    assert (
+        len(shares) == rungs
+        and sum(shares) == steps
+        and shares == sorted(shares)
+        and shares[-1] - shares[0] <= 1
+    )
 
 
 def test_steps_of_a_noise_ladder_follow_the_squares_of_its_levels() -> None:

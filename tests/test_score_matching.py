@@ -23,8 +23,12 @@ METHODS = [
 every = pytest.mark.parametrize("settings", METHODS, ids=lambda s: "-".join(map(str, s.values())))
 
 
-def value(objective: Any, energy: Energy, x: Tensor, seed: int = 0, labels: Tensor | None = None) -> Tensor:
-    return objective.loss(energy, x, labels, sampler=None, buffer=None, generator=seeded(seed)).value
+def value(
+    objective: Any, energy: Energy, x: Tensor, seed: int = 0, labels: Tensor | None = None
+) -> Tensor:
+    return objective.loss(
+        energy, x, labels, sampler=None, buffer=None, generator=seeded(seed)
+    ).value
 
 
 def hessian_loss(energy: Energy, x: Tensor) -> Tensor:
@@ -91,7 +95,9 @@ def test_another_law_is_no_minimiser(check: str) -> None:
 
 def test_on_gaussians_score_matching_is_the_method_of_moments() -> None:
     # exactly, on any sample: the gradient vanishes at mean and inverse covariance of the sample (Hyvärinen 2005, section 3.1)
-    x = torch.randn(50, 3, generator=seeded(), dtype=DOUBLE) * torch.tensor([1.0, 2.0, 0.5], dtype=DOUBLE)
+    x = torch.randn(50, 3, generator=seeded(), dtype=DOUBLE) * torch.tensor(
+        [1.0, 2.0, 0.5], dtype=DOUBLE
+    )
     energy = Normal(x.mean(0), torch.cov(x.T, correction=0).inverse())
     assert slopes(value(ScoreMatching(), energy, x), energy).abs().max() < 1e-10
 
@@ -99,14 +105,21 @@ def test_on_gaussians_score_matching_is_the_method_of_moments() -> None:
 def test_slope_and_curvature_agree_at_the_minimum() -> None:
     x = torch.randn(40, 2, generator=seeded(), dtype=DOUBLE)
     energy = Normal(x.mean(0), torch.cov(x.T, correction=0).inverse())
-    terms = ScoreMatching().loss(energy, x, None, sampler=None, buffer=None, generator=seeded()).terms
+    terms = (
+        ScoreMatching().loss(energy, x, None, sampler=None, buffer=None, generator=seeded()).terms
+    )
     torch.testing.assert_close(terms["slope"], terms["curvature"])
 
 
 def test_variance_is_reduced() -> None:
     energy, x = network("line")
     plain, reduced = (
-        torch.stack([value(ScoreMatching("sliced", 1, less), energy, x, seed).detach() for seed in range(100)]).var()
+        torch.stack(
+            [
+                value(ScoreMatching("sliced", 1, less), energy, x, seed).detach()
+                for seed in range(100)
+            ]
+        ).var()
         for less in (False, True)
     )
     assert reduced < plain
@@ -136,13 +149,20 @@ def test_a_long_event_is_refused_in_words_that_help() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    for settings in ({"method": "exactly"}, {"probes": 0}, {"limit": 0}, {"method": "exact", "variance_reduced": False}):
+    for settings in (
+        {"method": "exactly"},
+        {"probes": 0},
+        {"limit": 0},
+        {"method": "exact", "variance_reduced": False},
+    ):
         with pytest.raises(ValueError, match=r";.*;"):
             ScoreMatching(**settings)
     from lowland import RBM, binary
 
     rbm = RBM(binary(4), 3)
-    with pytest.raises(ValueError, match="binary domain; it is for real and box ones; use PseudoLikelihood"):
+    with pytest.raises(
+        ValueError, match="binary domain; it is for real and box ones; use PseudoLikelihood"
+    ):
         value(ScoreMatching(), rbm, rbm.domain.draw(3, seeded()))
 
 
@@ -151,8 +171,20 @@ def test_what_makes_no_sense_is_refused() -> None:
 SEEN_BY: dict[str, Callable[..., float]] = {**TRUTHS, "hessian": like_the_hessian}
 LOSS, WALL, DIRECTIONS = "ScoreMatching.loss", "_wall_weight", "ScoreMatching._directions"
 BUGS = {
-    "trace divided by D": (LOSS, "share * _total(weight * v * bent)", "share * _total(weight * v * bent) / 3", "gaussian", 0),
-    "sign of the trace": (LOSS, "0.5 * square - curvature", "0.5 * square + curvature", "gaussian", 0),
+    "trace divided by D": (
+        LOSS,
+        "share * _total(weight * v * bent)",
+        "share * _total(weight * v * bent) / 3",
+        "gaussian",
+        0,
+    ),
+    "sign of the trace": (
+        LOSS,
+        "0.5 * square - curvature",
+        "0.5 * square + curvature",
+        "gaussian",
+        0,
+    ),
     "half forgotten": (LOSS, "0.5 * square - curvature", "square - curvature", "gaussian", 0),
     "gradient of the mean": (LOSS, "values.sum()", "values.mean()", "gaussian", 0),
     "trace without a graph": (
@@ -165,7 +197,13 @@ BUGS = {
     "not summed over probes": (LOSS, "curvature + share *", "share *", "gaussian", 2),
     "probes not averaged": (DIRECTIONS, "1 / self.probes", "1.0", "gaussian", 2),
     "signs that are not signs": ("_signs", "2 * torch.randint", "torch.randint", "gaussian", 1),
-    "projection not squared": (LOSS, "* v * gradient).square()", "* v * gradient).abs()", "gaussian", 4),
+    "projection not squared": (
+        LOSS,
+        "* v * gradient).square()",
+        "* v * gradient).abs()",
+        "gaussian",
+        4,
+    ),
     "no weight at the walls": (WALL, '!= "box"', '!= "boxes"', "walls", 0),
     "sign of the weight's slope": (WALL, "(lo + hi - 2 * x)", "(2 * x - lo - hi)", "walls", 0),
     "weight's slope forgotten": (LOSS, "- _total(turn * gradient)\n", "\n", "walls", 0),

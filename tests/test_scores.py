@@ -10,9 +10,9 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from lowland import MLP, ClassifierEnergy, Detector, Energy, Function, box, energy_values, real
-from lowland.tasks import class_scores as classes
-from lowland.tasks import scores
-from lowland.tasks.detect import SCORES, named
+from lowland.tasks.detection import class_scores as classes
+from lowland.tasks.detection import scores
+from lowland.tasks.detection.detector import SCORES, named
 
 pytestmark = pytest.mark.filterwarnings("ignore:the points look unlike")
 ROUND = Function(lambda x: 0.5 * x.square().sum(1), real(2))  # E of N(0, 1): ∇E = x
@@ -30,7 +30,9 @@ class Noisy(Energy):
 def net(classes: int = 3) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, classes))
+        return nn.Sequential(
+            nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, classes)
+        )
 
 
 def points(count: int = 60, seed: int = 0) -> Tensor:
@@ -56,13 +58,17 @@ def test_descent_walks_steps_of_its_length() -> None:
     found = score("descent", ROUND, x, steps=4, step_size=0.05)
     assert torch.allclose(found, 0.5 * (x.norm(dim=1) - length).square(), atol=1e-4)
     walled = Function(lambda x: (x - 2).square().sum(1), box(0.0, 1.0, 2))
-    assert torch.allclose(score("descent", walled, torch.rand(5, 2), steps=50, step_size=0.2), torch.tensor(2.0))
+    assert torch.allclose(
+        score("descent", walled, torch.rand(5, 2), steps=50, step_size=0.2), torch.tensor(2.0)
+    )
 
 
 def test_the_background_is_the_law_of_coordinates() -> None:
     x, seen = points(), points(200, 9)
     law = torch.distributions.Normal(seen.mean(0), seen.std(0, correction=0))
-    assert torch.allclose(score("background", ROUND, x), energy_values(ROUND, x) + law.log_prob(x).sum(1), atol=1e-5)
+    assert torch.allclose(
+        score("background", ROUND, x), energy_values(ROUND, x) + law.log_prob(x).sum(1), atol=1e-5
+    )
 
 
 def test_multiscale_is_the_distance_of_log_slopes() -> None:
@@ -70,11 +76,18 @@ def test_multiscale_is_the_distance_of_log_slopes() -> None:
     x, energy = points(), Noisy(real(2))
     how = scores.Multiscale((0.5, 2.0), 0.1)
     learned = how.learn(energy, points(200, 9), None)
-    f, seen = (torch.stack([(p.norm(dim=1).double() / (1 + s**2)).log() for s in how.sigmas], 1) for p in (x, points(200, 9)))
+    f, seen = (
+        torch.stack([(p.norm(dim=1).double() / (1 + s**2)).log() for s in how.sigmas], 1)
+        for p in (x, points(200, 9))
+    )
     variance = seen[:, 0].var()
     covariance = variance * (torch.ones(2, 2) + (0.1 + 1e-6) * torch.eye(2)).double()
     rest = f - seen.mean(0)
-    assert torch.allclose(how.values(energy, x, learned), (rest @ torch.linalg.inv(covariance) * rest).sum(1), rtol=1e-4)
+    assert torch.allclose(
+        how.values(energy, x, learned),
+        (rest @ torch.linalg.inv(covariance) * rest).sum(1),
+        rtol=1e-4,
+    )
     with pytest.raises(ValueError, match=r"knows no noise level; .*; pass an energy of noise"):
         how.learn(ROUND, x, None)
 
@@ -89,7 +102,9 @@ def test_ensembles_are_in_the_unit_of_each_member() -> None:
     assert torch.allclose(score("ensemble", ROUND + other, x), standard.mean(1), atol=1e-5)
     assert torch.allclose(score("disagreement", ROUND + other, x), standard.std(1), atol=1e-5)
     for wrong in (ROUND, ROUND - other):
-        with pytest.raises(ValueError, match=r"members or more with weights above 0; write a \+ b \+ c"):
+        with pytest.raises(
+            ValueError, match=r"members or more with weights above 0; write a \+ b \+ c"
+        ):
             score("ensemble", wrong, x)
 
 
@@ -114,13 +129,19 @@ def test_scores_of_classes_are_their_formulas(kind: str) -> None:
         f = net()(x).double()
     assert torch.allclose(score("msp", energy, x), -f.log_softmax(1).amax(1))
     assert torch.allclose(score("max-logit", energy, x), -f.amax(1))
-    assert torch.allclose(score("logit-energy", energy, x, temperature=2.0), -2 * (f / 2).logsumexp(1))
-    assert torch.allclose(score("odin", energy, x, temperature=1.0, epsilon=0.0), -f.log_softmax(1).amax(1))
+    assert torch.allclose(
+        score("logit-energy", energy, x, temperature=2.0), -2 * (f / 2).logsumexp(1)
+    )
+    assert torch.allclose(
+        score("odin", energy, x, temperature=1.0, epsilon=0.0), -f.log_softmax(1).amax(1)
+    )
     leaf = x.clone().requires_grad_(True)
     (slope,) = torch.autograd.grad((net()(leaf) / 10).log_softmax(1).amax(1).sum(), leaf)
     with torch.no_grad():
         expected = -(net()(x + 0.1 * slope.sign()).double() / 10).log_softmax(1).amax(1)
-    assert torch.allclose(score("odin", energy, x, temperature=10.0, epsilon=0.1), expected, atol=1e-6)
+    assert torch.allclose(
+        score("odin", energy, x, temperature=10.0, epsilon=0.1), expected, atol=1e-6
+    )
 
 
 def test_doubt_does_not_tie_where_the_classifier_is_sure() -> None:
@@ -158,7 +179,9 @@ def test_layers_add_up_and_are_named() -> None:
         return how.values(energy, x, how.learn(energy, seen, None))
 
     assert torch.allclose(of("module.1", "module.3"), of("module.1") + of("module.3"))
-    assert torch.allclose(of(), of("module.3"))  # without names: what the last linear layer is given
+    assert torch.allclose(
+        of(), of("module.3")
+    )  # without names: what the last linear layer is given
     with pytest.raises(ValueError, match=r"no layer 'module.9'; allowed are module, module.0"):
         of("module.9")
     with pytest.raises(ValueError, match="no layer to read features"):
@@ -170,7 +193,9 @@ def test_maps_are_averaged_over_space() -> None:
     x = torch.rand(3, 1, 8, 8, generator=seeded(0))
     with torch.no_grad():
         expected = conv[0](x).mean((2, 3))
-    assert torch.allclose(classes.features(Function(conv), x, ("function.0",))[0], expected, atol=1e-6)
+    assert torch.allclose(
+        classes.features(Function(conv), x, ("function.0",))[0], expected, atol=1e-6
+    )
 
 
 def test_neighbours_are_those_of_scikit_learn() -> None:
@@ -186,7 +211,11 @@ def test_neighbours_are_those_of_scikit_learn() -> None:
 
 def test_votes_and_information() -> None:
     x = points()
-    members = [Function(net(), real(2)), Function(lambda x: -2 * net()(x), real(2)), Function(lambda x: x @ torch.ones(2, 3))]
+    members = [
+        Function(net(), real(2)),
+        Function(lambda x: -2 * net()(x), real(2)),
+        Function(lambda x: x @ torch.ones(2, 3)),
+    ]
     with torch.no_grad():
         p = torch.stack([m(x).double().softmax(1) for m in members])
     ensemble = members[0] + members[1] + members[2]
@@ -199,7 +228,10 @@ def test_votes_and_information() -> None:
 
 def test_what_is_no_classifier_is_refused() -> None:
     for name in ("msp", "max-logit", "logit-energy", "odin"):
-        with pytest.raises(ValueError, match=r"a score of classes needs logits \(60, K\) with K >= 2; pass a classifier"):
+        with pytest.raises(
+            ValueError,
+            match=r"a score of classes needs logits \(60, K\) with K >= 2; pass a classifier",
+        ):
             score(name, ROUND, points())
         with pytest.raises(ValueError, match="needs logits"):
             score(name, MLP(real(2), hidden=(4,)), points())
@@ -234,7 +266,11 @@ def test_every_score_makes_a_detector_that_finds_what_is_far(name: str) -> None:
         model[-1].weight.mul_(20)
     if how.reads == "terms":
         second, third = (nn.Sequential(*net()), Function(lambda x: x.square().sum(1), real(2)))
-        energy = Function(model, real(2)) + Function(second, real(2)) if name in ("vote", "information") else ROUND + third
+        energy = (
+            Function(model, real(2)) + Function(second, real(2))
+            if name in ("vote", "information")
+            else ROUND + third
+        )
     elif how.reads == "classes":
         energy = ClassifierEnergy(model, 3, real(2))
     else:
@@ -242,9 +278,13 @@ def test_every_score_makes_a_detector_that_finds_what_is_far(name: str) -> None:
     wanted = [p.requires_grad for p in energy.parameters()]
     detector = Detector(energy, name).fit(points(300, 1))
     x = points(50, 2)
-    assert torch.allclose(detector.score(x), torch.cat([detector.score(row) for row in x.split(7)]), atol=1e-5)
+    assert torch.allclose(
+        detector.score(x), torch.cat([detector.score(row) for row in x.split(7)]), atol=1e-5
+    )
     assert [p.requires_grad for p in energy.parameters()] == wanted
     if how.reads in ("energy", "noise") or name == "ensemble":
         far = 6 + points(50, 3).abs()
         called = float(detector.predict(far, 0.05).double().mean())
-        assert called > 0.95 or name == "background"  # for which ROUND is the background itself, and nothing is far
+        assert (
+            called > 0.95 or name == "background"
+        )  # for which ROUND is the background itself, and nothing is far

@@ -45,7 +45,12 @@ def double_loop(energy: Any, x: Tensor, c: float) -> float:
                 a, b = x[i], x[j]
                 by_a, by_b = torch.func.grad(kernel, 0)(a, b), torch.func.grad(kernel, 1)(a, b)
                 trace = torch.func.jacrev(torch.func.grad(kernel, 0), 1)(a, b).trace()
-                total += float(scores[i] @ scores[j] * kernel(a, b) + scores[i] @ by_b + scores[j] @ by_a + trace)
+                total += float(
+                    scores[i] @ scores[j] * kernel(a, b)
+                    + scores[i] @ by_b
+                    + scores[j] @ by_a
+                    + trace
+                )
     return total / (len(x) * (len(x) - 1))
 
 
@@ -70,7 +75,9 @@ def test_ksd_is_zero_at_the_law_and_only_there() -> None:
 def test_a_sign_error_in_the_score_would_be_seen() -> None:
     g = torch.Generator().manual_seed(2)
     x = torch.randn(800, 2, generator=g)
-    right, upside = (lowland.Function(lambda z, sign=sign: sign * z.square().sum(1) / 2) for sign in (1, -1))
+    right, upside = (
+        lowland.Function(lambda z, sign=sign: sign * z.square().sum(1) / 2) for sign in (1, -1)
+    )
     assert abs(ksd(right, x).value) < 5 * ksd(right, x).error
     found = ksd(upside, x)
     assert found.value > 5 * found.error
@@ -80,7 +87,11 @@ def test_a_sign_error_in_the_score_would_be_seen() -> None:
     ("x", "energy", "message"),
     [
         (torch.zeros(1, 2), Gaussian(), "at least 2"),
-        (torch.zeros(5, 1, 2, 2), lowland.MLP(lowland.box(0.0, 1.0, 1, 2, 2), (4,)), "Stein's identity"),
+        (
+            torch.zeros(5, 1, 2, 2),
+            lowland.MLP(lowland.box(0.0, 1.0, 1, 2, 2), (4,)),
+            "Stein's identity",
+        ),
     ],
 )
 def test_ksd_refuses_what_it_cannot_do(x: Tensor, energy: Any, message: str) -> None:
@@ -94,7 +105,9 @@ def trained(path: Path, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("criterion", ["mmd", "frechet", "ksd"])
-def test_the_best_checkpoint_is_the_smallest_value_and_is_what_comes_back(criterion: str, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_the_smallest_value_and_is_what_comes_back(
+    criterion: str, tmp_path: Path
+) -> None:
     energy, rows = trained(tmp_path / "run", **{"training.select": criterion})
     values = {row["step"]: row[criterion] for row in rows if criterion in row}
     assert list(values) == [20, 40, 60, 80, 100, 120]
@@ -107,7 +120,9 @@ def test_the_best_checkpoint_is_the_smallest_value_and_is_what_comes_back(criter
     assert torch.equal(lowland.load(tmp_path / "run")[0](x), energy(x))
 
 
-def test_the_best_comes_back_where_the_last_is_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_comes_back_where_the_last_is_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = iter([3.0, 1.0, math.inf, 2.0, 1.5, 1.0])  # the first of equals
     monkeypatch.setattr(Selection, "value", lambda self, session: next(script))
     energy, _ = trained(tmp_path / "run", **{"training.select": "mmd"})
@@ -117,7 +132,9 @@ def test_the_best_comes_back_where_the_last_is_worse(tmp_path: Path, monkeypatch
     assert not all(torch.equal(value, last[name]) for name, value in energy.state_dict().items())
 
 
-def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_ends_a_run_that_gets_no_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = iter([3.0, 1.0, 2.0, 2.0, 0.5, 0.1])
     monkeypatch.setattr(Selection, "value", lambda self, session: next(script))
     _, rows = trained(tmp_path / "run", **{"training.select": "mmd", "training.patience": 2})
@@ -127,9 +144,12 @@ def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path, monkeypatch: py
         "waited": 2,
     }
     again = lowland.fit(
-        lowland.read_recipe("moons", QUICK | {"training.select": "mmd", "training.patience": 2}), tmp_path / "run"
+        lowland.read_recipe("moons", QUICK | {"training.select": "mmd", "training.patience": 2}),
+        tmp_path / "run",
     )
-    assert lineage(Run(tmp_path / "run").rows())[-1]["step"] == 80 and again is not None  # it does not begin again
+    assert (
+        lineage(Run(tmp_path / "run").rows())[-1]["step"] == 80 and again is not None
+    )  # it does not begin again
 
 
 def test_selection_does_not_change_what_is_drawn_in_training(tmp_path: Path) -> None:
@@ -141,12 +161,16 @@ def test_selection_does_not_change_what_is_drawn_in_training(tmp_path: Path) -> 
 
 
 def session(name: str = "moons", **more: Any) -> Session:
-    values = lowland.read_recipe(name, {"training.batch": 16, "objective.capacity": 32} | more).plain()
+    values = lowland.read_recipe(
+        name, {"training.batch": 16, "objective.capacity": 32} | more
+    ).plain()
     return Session(values, load_data(name))
 
 
 def test_mmd_is_that_of_draws_against_held_out_data() -> None:
-    one = session(**{"training.select": "mmd", "training.select_samples": 100, "generation.steps": 5})
+    one = session(
+        **{"training.select": "mmd", "training.select_samples": 100, "generation.steps": 5}
+    )
     chosen = Selection.of(one)
     assert chosen is not None and torch.equal(chosen.held, one.data.calibration.x[:100])
     assert chosen.value(one) == chosen.value(one) > 0  # the same draws each time
@@ -156,7 +180,9 @@ def test_mmd_is_that_of_draws_against_held_out_data() -> None:
 
 @pytest.mark.parametrize("criterion", ["mmd", "ksd"])
 def test_what_is_not_finite_is_never_the_best(criterion: str) -> None:
-    one = session(**{"training.select": criterion, "training.select_samples": 32, "generation.steps": 3})
+    one = session(
+        **{"training.select": criterion, "training.select_samples": 32, "generation.steps": 3}
+    )
     for p in one.ema.module.parameters():
         p.fill_(math.nan)
     chosen = Selection.of(one)
@@ -176,4 +202,6 @@ def test_the_held_out_gap_is_in_spreads_of_the_training_energies() -> None:
     one = session()
     energy: Any = one.ema.module
     seen, held = (energy(part.x[:512]).detach() for part in (one.data.train, one.data.calibration))
-    assert held_gap(one)["held_gap"] == pytest.approx(float((held.mean() - seen.mean()) / seen.std()), abs=1e-4)
+    assert held_gap(one)["held_gap"] == pytest.approx(
+        float((held.mean() - seen.mean()) / seen.std()), abs=1e-4
+    )

@@ -15,9 +15,9 @@ from lowland.data import load_data
 from lowland.objectives import Loss
 from lowland.run import Run
 from lowland.training import Training
-from lowland.training.board import Board
 from lowland.training.session import Session
 from lowland.training.step import diversity
+from lowland.training.tensorboard import Board
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,17 @@ class WithPartner(Plain):
 
 
 def session(objective: Any = None, **training: Any) -> Session:
-    settings = {"batch": 32, "warmup": 0, "decay": 0.0, "steps": 50, "clip": 0.0, "checkpoint_every": 10}
-    values = lowland.read_recipe("moons", {f"training.{k}": v for k, v in (settings | training).items()}).plain()
+    settings = {
+        "batch": 32,
+        "warmup": 0,
+        "decay": 0.0,
+        "steps": 50,
+        "clip": 0.0,
+        "checkpoint_every": 10,
+    }
+    values = lowland.read_recipe(
+        "moons", {f"training.{k}": v for k, v in (settings | training).items()}
+    ).plain()
     one = Session(values, load_data("moons", count=200))
     if objective is not None:
         one.objective = one.module.objective = objective
@@ -63,7 +72,9 @@ def weights(one: Session) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_an_update_that_is_not_finite_leaves_weights_and_moments_alone_and_is_counted(optimizer: str) -> None:
+def test_an_update_that_is_not_finite_leaves_weights_and_moments_alone_and_is_counted(
+    optimizer: str,
+) -> None:
     one = session(Plain(), optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0)
     for _ in range(3):
         one.advance()
@@ -82,14 +93,19 @@ def test_an_update_that_is_not_finite_leaves_weights_and_moments_alone_and_is_co
 
 @pytest.mark.parametrize("parts", [2, 8])
 def test_the_parts_of_a_batch_add_up_to_its_gradient(parts: int) -> None:
-    whole, divided = (session(Plain(), accumulate=n, optimizer="sgd", learning_rate=1e-2) for n in (1, parts))
+    whole, divided = (
+        session(Plain(), accumulate=n, optimizer="sgd", learning_rate=1e-2) for n in (1, parts)
+    )
     for _ in range(3):
         whole.advance()
         divided.advance()
     for a, b in zip(weights(whole), weights(divided), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
     rows = whole.row(), divided.row()
-    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5) and rows[0].keys() == rows[1].keys()
+    assert (
+        rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
+        and rows[0].keys() == rows[1].keys()
+    )
     with pytest.raises(ValueError, match="accumulate is 3"):
         Training(batch=32, accumulate=3)
 
@@ -111,7 +127,10 @@ def test_a_partner_is_trained_at_its_own_rate_and_comes_back_from_a_checkpoint()
     for _ in range(5):
         straight.advance()
         broken.advance()
-    assert [group["lr"] for group in straight.optimizer.param_groups] == [pytest.approx(1e-2), pytest.approx(1e-1)]
+    assert [group["lr"] for group in straight.optimizer.param_groups] == [
+        pytest.approx(1e-2),
+        pytest.approx(1e-1),
+    ]
     checkpoint = broken.checkpoint(0)
     assert set(checkpoint.tensors) >= {"energy", "partner", "optimizer"}
     fresh = partnered(learning_rate=1e-2)
@@ -133,7 +152,10 @@ def test_a_partner_left_out_of_a_checkpoint_would_be_noticed() -> None:
     checkpoint.tensors["partner"] = {k: t.clone() for k, t in other.partner.state_dict().items()}  # type: ignore[union-attr]
     fresh = partnered()
     fresh.restore(checkpoint)
-    assert not all(torch.equal(a, b) for a, b in zip(one.module.parameters(), fresh.module.parameters(), strict=True))
+    assert not all(
+        torch.equal(a, b)
+        for a, b in zip(one.module.parameters(), fresh.module.parameters(), strict=True)
+    )
 
 
 def test_what_health_changes_is_in_the_checkpoint() -> None:
@@ -171,12 +193,16 @@ def test_diversity_is_the_ratio_of_total_variances() -> None:
 
 def test_the_rate_falls_along_a_cosine() -> None:
     s = Training(steps=100, warmup=0, decay=1.0, learning_rate=2.0, schedule="cosine")
-    assert s.rate(0) == pytest.approx(2.0) and s.rate(50) == pytest.approx(1.0) and s.rate(99) < 1e-3
+    assert (
+        s.rate(0) == pytest.approx(2.0) and s.rate(50) == pytest.approx(1.0) and s.rate(99) < 1e-3
+    )
     with pytest.raises(ValueError, match="schedule is exotic"):
         dataclasses.replace(s, schedule="exotic")  # type: ignore[arg-type]
 
 
-def test_tensorboard_is_written_or_missed_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_is_written_or_missed_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Board(None) as board:
         board.write({"step": 1, "loss": 2.0})
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
@@ -200,7 +226,9 @@ SMALL = {"name": "IGEBM", "widths": [6, 8], "blocks": 1, "spectral": False}
 
 def imaged(objective: dict[str, Any], **training: Any) -> Session:
     settings = {"batch": 8, "steps": 20, "checkpoint_every": 10, "log_every": 5, "preflight": "off"}
-    over = {"energy": SMALL, "objective": objective} | {f"training.{k}": v for k, v in (settings | training).items()}
+    over = {"energy": SMALL, "objective": objective} | {
+        f"training.{k}": v for k, v in (settings | training).items()
+    }
     return Session(lowland.read_recipe("digits", over).plain(), load_data("digits"))
 
 
@@ -217,5 +245,7 @@ def test_compiled_updates_are_those_of_the_eager_energy() -> None:
 
 @pytest.mark.slow
 def test_compiling_what_differentiates_gradients_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match=r"training.compile is true and DSM differentiates a gradient;.*;"):
+    with pytest.raises(
+        ValueError, match=r"training.compile is true and DSM differentiates a gradient;.*;"
+    ):
         imaged({"name": "DSM"}, compile=True).advance()

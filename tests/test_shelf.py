@@ -12,8 +12,8 @@ from lowland import fit, read_recipe, verbs
 from lowland.config import recipe_names
 from lowland.energy import energy_values
 from lowland.metrics import auroc
+from lowland.pretrained import shipped_folder
 from lowland.run import Run, RunError
-from lowland.shelf import shipped_folder
 from lowland.tasks import bind_noise, follow, noise_levels
 
 NAMES = lowland.shipped()
@@ -34,7 +34,11 @@ def test_a_shipped_run_is_small_and_carries_its_figures(name: str) -> None:
 def test_a_shipped_energy_draws_what_it_puts_below_noise(name: str) -> None:
     energy, _, recipe = lowland.load(name)
     made = follow(energy, recipe, 8, generator=seeded(1)).x
-    assert made.shape == (8, *energy.domain.shape) and bool(made.isfinite().all()) and float(made.std()) > 0.1
+    assert (
+        made.shape == (8, *energy.domain.shape)
+        and bool(made.isfinite().all())
+        and float(made.std()) > 0.1
+    )
     marginal = bind_noise(energy, noise_levels(energy, recipe))
     noise = torch.rand(64, *energy.domain.shape, generator=seeded(2))
     assert auroc(energy_values(marginal, made), energy_values(marginal, noise)).value > 0.99
@@ -46,15 +50,21 @@ def test_a_shipped_run_is_never_written_to(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"digits is shipped with lowland.*;.*;"):
             act("digits")
     assert verbs.sample("digits", 4, tmp_path / "x.npy", progress=False).exists()
-    assert before == sorted(path.stat().st_mtime_ns for path in (shipped_folder() / "digits").rglob("*"))
+    assert before == sorted(
+        path.stat().st_mtime_ns for path in (shipped_folder() / "digits").rglob("*")
+    )
 
 
-def test_a_directory_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_the_same_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = read_recipe("moons", {"training.steps": 10, "training.checkpoint_every": 10})
     fit(recipe, "digits", progress=False)
     assert lowland.load("digits")[0].domain.shape == (2,)
-    with pytest.raises(RunError, match=r"nothing holds no run.*one of the shipped digits, .*; train"):
+    with pytest.raises(
+        RunError, match=r"nothing holds no run.*one of the shipped digits, .*; train"
+    ):
         Run.open("nothing")
     with pytest.raises(RunError, match=r"only with measured figures; train"):
         ship(Run.open("digits"), "digits")

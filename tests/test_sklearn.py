@@ -34,12 +34,16 @@ ESTIMATORS = [
     EnergyDetector(n_iter=5),
 ]
 EXPECTED_TO_FAIL: dict[str, dict[str, str]] = {}  # none: estimator -> check -> reason
-SKIPPED = {"check_array_api_input": "scikit-learn runs it only where SCIPY_ARRAY_API is set; the estimators take NumPy arrays"}
+SKIPPED = {
+    "check_array_api_input": "scikit-learn runs it only where SCIPY_ARRAY_API is set; the estimators take NumPy arrays"
+}
 OF_SCALES = np.array([1.0, 100.0])  # units of the columns of the tables below
 
 
 @pytest.mark.filterwarnings("ignore:.*rows for calibration cannot promise:UserWarning")
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=lambda one: EXPECTED_TO_FAIL.get(type(one).__name__, {}))
+@parametrize_with_checks(
+    ESTIMATORS, expected_failed_checks=lambda one: EXPECTED_TO_FAIL.get(type(one).__name__, {})
+)
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     try:
         check(estimator)
@@ -58,11 +62,15 @@ def patterns(count: int = 400, seed: int = 0) -> Array:
     """Two opposite patterns of six bits, each bit wrong in one of ten (count, 6)."""
     rng = np.random.RandomState(seed)
     which = rng.rand(count, 1) < 0.5
-    return np.abs(np.where(which, [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]) - (rng.rand(count, 6) < 0.1)).astype(float)
+    return np.abs(
+        np.where(which, [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]) - (rng.rand(count, 6) < 0.1)
+    ).astype(float)
 
 
 def quick(**other: Any) -> RBM:
-    return RBM(**{"n_components": 4, "n_iter": 40, "learning_rate": 0.3, "random_state": 0, **other})
+    return RBM(
+        **{"n_components": 4, "n_iter": 40, "learning_rate": 0.3, "random_state": 0, **other}
+    )
 
 
 # ---- restricted machines -------------------------------------------------------------------------------------------------
@@ -71,7 +79,10 @@ def quick(**other: Any) -> RBM:
 def test_features_and_free_energies_are_those_of_bernoulli_rbm() -> None:
     x = patterns()
     peer = BernoulliRBM(5, n_iter=20, random_state=0).fit(x)
-    peer.components_, peer.intercept_hidden_ = 50 * peer.components_, peer.intercept_hidden_ + np.arange(5)
+    peer.components_, peer.intercept_hidden_ = (
+        50 * peer.components_,
+        peer.intercept_hidden_ + np.arange(5),
+    )
     rbm = quick(n_components=5, n_iter=1, likelihood=False).fit(x)
     for name, values in (
         ("weight", peer.components_.T),
@@ -92,11 +103,16 @@ def test_likelihoods_of_binary_columns_add_up_to_one() -> None:
 
 def test_likelihoods_of_gaussian_columns_integrate_to_one_in_their_own_units() -> None:
     rng = np.random.RandomState(0)
-    x = 100 * np.where(rng.rand(500, 1) < 0.3, rng.normal(-2, 0.3, (500, 1)), rng.normal(1, 0.3, (500, 1)))
+    x = 100 * np.where(
+        rng.rand(500, 1) < 0.3, rng.normal(-2, 0.3, (500, 1)), rng.normal(1, 0.3, (500, 1))
+    )
     rbm = RBM(5, n_iter=20, random_state=0).fit(x)
     grid = np.linspace(-1500, 1500, 6001)
     assert rbm.columns_.kind == "gaussian"
-    assert abs(np.exp(rbm.score_samples(grid[:, None])).sum() * (grid[1] - grid[0]) - 1) < 1e-3 + 5 * rbm.log_z_.error
+    assert (
+        abs(np.exp(rbm.score_samples(grid[:, None])).sum() * (grid[1] - grid[0]) - 1)
+        < 1e-3 + 5 * rbm.log_z_.error
+    )
 
 
 def test_what_is_learned_is_the_law_of_the_data() -> None:
@@ -117,7 +133,9 @@ def test_samples_have_the_probabilities_that_are_scored(objective: str) -> None:
     found = rbm.sample(4000, steps=60, random_state=1) @ 2 ** np.arange(5, -1, -1)
     counts = np.bincount(found.astype(int), minlength=64)
     order = np.argsort(probabilities)
-    seen, expected = (np.add.reduceat(values[order], range(0, 64, 4)) for values in (counts, 4000 * probabilities))
+    seen, expected = (
+        np.add.reduceat(values[order], range(0, 64, 4)) for values in (counts, 4000 * probabilities)
+    )
     assert expected.min() > 5 and stats.chisquare(seen, expected).pvalue > 1e-4
     assert stats.chisquare(np.roll(seen, 1), expected).pvalue < 1e-12  # the test can fail
 
@@ -135,14 +153,18 @@ def test_grey_values_are_probabilities_drawn_anew() -> None:
     draws = (np.random.RandomState(0).rand(20_000, 3) < grey[0]).astype(float)
     best = sum(stats.entropy([p, 1 - p]) for p in grey[0])
     assert abs(rbm.score(draws) + best) < 0.05
-    assert rbm.score(grey) <= rbm.score(draws) + 5 * rbm.score_samples(draws).std() / math.sqrt(20_000)  # by convexity
+    assert rbm.score(grey) <= rbm.score(draws) + 5 * rbm.score_samples(draws).std() / math.sqrt(
+        20_000
+    )  # by convexity
 
 
 def test_every_batch_of_grey_values_is_drawn_anew() -> None:
     grey = np.random.RandomState(0).rand(400, 6)
     session = quick().partial_fit(grey)._going[0]
     first, second = (session.batch()[0].numpy() for _ in range(2))
-    order = session.batches.order(session.batches.epoch - 1).numpy()  # of the second batch, which was a whole epoch
+    order = session.batches.order(
+        session.batches.epoch - 1
+    ).numpy()  # of the second batch, which was a whole epoch
     assert set(np.unique(first)) == {0.0, 1.0} == set(np.unique(second))
     z = (second - grey[order]).sum() / np.sqrt((grey * (1 - grey)).sum())
     assert abs(z) < 5 and abs(second - grey[order]).mean() < 0.4 and (first != second).any()
@@ -154,8 +176,13 @@ def test_gaussian_columns_do_not_care_for_their_units() -> None:
     x = rng.normal(size=(300, 2)) @ [[1.0, 0.5], [0.0, 1.0]]
     here, there = (RBM(3, n_iter=5, random_state=0).fit(table) for table in (x, x * OF_SCALES + 7))
     assert np.allclose(here.transform(x), there.transform(x * OF_SCALES + 7), atol=1e-5)
-    assert np.allclose(here.score_samples(x) - math.log(100), there.score_samples(x * OF_SCALES + 7), atol=1e-4)
-    assert np.allclose(there.inverse_transform(np.zeros((1, 3))), here.inverse_transform(np.zeros((1, 3))) * OF_SCALES + 7)
+    assert np.allclose(
+        here.score_samples(x) - math.log(100), there.score_samples(x * OF_SCALES + 7), atol=1e-4
+    )
+    assert np.allclose(
+        there.inverse_transform(np.zeros((1, 3))),
+        here.inverse_transform(np.zeros((1, 3))) * OF_SCALES + 7,
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +210,9 @@ def test_binary_columns_refuse_other_values_later_too() -> None:
 def test_random_state_decides_everything() -> None:
     x, before = patterns(), torch.get_rng_state()
     a, b, c = quick(n_iter=2).fit(x), quick(n_iter=2).fit(x), quick(n_iter=2, random_state=1).fit(x)
-    assert (a.components_ == b.components_).all() and (a.sample(5, steps=3) == b.sample(5, steps=3)).all()
+    assert (a.components_ == b.components_).all() and (
+        a.sample(5, steps=3) == b.sample(5, steps=3)
+    ).all()
     assert (a.components_ != c.components_).any() and (torch.get_rng_state() == before).all()
     d, e = (quick(n_iter=2, random_state=np.random.RandomState(4)).fit(x) for _ in range(2))
     assert (d.components_ == e.components_).all()
@@ -204,7 +233,11 @@ def test_partial_fit_learns_goes_on_and_survives_pickling() -> None:
 def test_partial_fit_goes_on_from_fit() -> None:
     x = patterns()
     rbm = quick().fit(x)
-    before, chains, scale = rbm.components_.copy(), rbm.chains_.copy(), np.abs(rbm.components_).max()
+    before, chains, scale = (
+        rbm.components_.copy(),
+        rbm.chains_.copy(),
+        np.abs(rbm.components_).max(),
+    )
     rbm.partial_fit(x[:50])
     assert 0 < np.abs(rbm.components_ - before).max() < 0.1 * scale
     assert 0 < (rbm.chains_ != chains).mean() < 0.4  # one sweep on, not new noise
@@ -229,7 +262,9 @@ def test_sparse_input_is_as_dense_input() -> None:
 def test_what_is_bad_is_said() -> None:
     rng = np.random.RandomState(0)
     with pytest.warns(ConvergenceWarning, match="not finite"):
-        RBM(20, visible="gaussian", learning_rate=1e6, n_iter=40, likelihood=False).fit(rng.normal(size=(100, 5)))
+        RBM(20, visible="gaussian", learning_rate=1e6, n_iter=40, likelihood=False).fit(
+            rng.normal(size=(100, 5))
+        )
 
 
 def test_pipeline_grid_search_clone_and_frames() -> None:
@@ -239,7 +274,9 @@ def test_pipeline_grid_search_clone_and_frames() -> None:
     pipeline = make_pipeline(features, LogisticRegression(max_iter=200))
     search = GridSearchCV(pipeline, {"rbm__learning_rate": [1e-4, 0.3]}, cv=2).fit(x, y)
     assert search.best_params_ == {"rbm__learning_rate": 0.3} and search.best_score_ > 0.75
-    by_likelihood = GridSearchCV(quick(n_iter=10), {"learning_rate": [1e-3, 0.3]}, cv=2).fit(patterns())
+    by_likelihood = GridSearchCV(quick(n_iter=10), {"learning_rate": [1e-3, 0.3]}, cv=2).fit(
+        patterns()
+    )
     assert by_likelihood.best_params_ == {"learning_rate": 0.3}
     assert clone(features).get_params() == features.get_params()
     pandas = pytest.importorskip("pandas")
@@ -251,7 +288,11 @@ def test_pipeline_grid_search_clone_and_frames() -> None:
 def test_dtype_is_kept() -> None:
     rbm = quick(n_iter=2).fit(patterns().astype(np.float32))
     narrow, wide = (rbm.transform(patterns().astype(dtype)) for dtype in (np.float32, np.float64))
-    assert narrow.dtype == np.float32 and wide.dtype == np.float64 and np.allclose(narrow, wide, atol=1e-6)
+    assert (
+        narrow.dtype == np.float32
+        and wide.dtype == np.float64
+        and np.allclose(narrow, wide, atol=1e-6)
+    )
 
 
 # ---- deep belief nets ------------------------------------------------------------------------------------------------------
@@ -270,11 +311,18 @@ def test_the_bound_of_a_net_is_below_its_likelihood_and_is_the_librarys() -> Non
     x = patterns(200)
     net = quick_net((4, 3)).fit(x)
     energy, hidden = net.energy_.double(), torch.from_numpy(bits(4))
-    joint = [energy(torch.cat([torch.from_numpy(row).expand(16, 6), hidden], 1)) for row in x]  # all h¹ under each x
+    joint = [
+        energy(torch.cat([torch.from_numpy(row).expand(16, 6), hidden], 1)) for row in x
+    ]  # all h¹ under each x
     exact = np.array([(-one).logsumexp(0).item() for one in joint]) - net.log_z_.value
     bound = net.score_samples(x)
-    theirs = energy.variational_bound(torch.from_numpy(x), torch.Generator().manual_seed(0), draws=400)
-    expected, spread = theirs.value.numpy() - net.log_z_.value, theirs.error.numpy() * math.sqrt(400 / 10)
+    theirs = energy.variational_bound(
+        torch.from_numpy(x), torch.Generator().manual_seed(0), draws=400
+    )
+    expected, spread = (
+        theirs.value.numpy() - net.log_z_.value,
+        theirs.error.numpy() * math.sqrt(400 / 10),
+    )
     assert abs((bound - expected).mean()) < 5 * math.sqrt((spread**2).mean() / len(x))
     assert expected.mean() < exact.mean() < expected.mean() + 1
     with torch.no_grad():
@@ -296,7 +344,10 @@ def test_a_net_goes_on_layer_by_layer() -> None:
     net = quick_net((4, 3)).fit(x)
     before = [machine.weight.clone() for machine in net.machines_]
     net.partial_fit(x[:50])
-    moved = [float((machine.weight - old).abs().max()) for machine, old in zip(net.machines_, before, strict=True)]
+    moved = [
+        float((machine.weight - old).abs().max())
+        for machine, old in zip(net.machines_, before, strict=True)
+    ]
     assert all(0 < step < 0.2 for step in moved)
     fresh = quick_net((4, 3)).partial_fit(x[:50]).partial_fit(x[50:100])
     assert fresh.transform(x).shape == (400, 3)
@@ -317,7 +368,9 @@ def test_a_net_takes_gaussian_columns() -> None:
 def labelled(count: int = 600, seed: int = 0) -> tuple[Array, Array]:
     rng = np.random.RandomState(seed)
     y = rng.randint(3, size=count)
-    return (rng.rand(count, 6) < np.eye(3)[y].repeat(2, 1) * 0.6 + 0.2).astype(float), np.array(["ant", "bee", "cat"])[y]
+    return (rng.rand(count, 6) < np.eye(3)[y].repeat(2, 1) * 0.6 + 0.2).astype(float), np.array(
+        ["ant", "bee", "cat"]
+    )[y]
 
 
 def test_probabilities_are_those_of_the_joint_energy() -> None:
@@ -325,7 +378,9 @@ def test_probabilities_are_those_of_the_joint_energy() -> None:
     found = RBMClassifier(8, n_iter=3, random_state=0).fit(x, y)
     points = torch.from_numpy(x).float()
     joint = np.stack([found.energy_(points, torch.full((len(x),), k)).numpy() for k in range(3)], 1)
-    assert np.allclose(found.predict_proba(x), np.exp(-joint) / np.exp(-joint).sum(1, keepdims=True), atol=1e-5)
+    assert np.allclose(
+        found.predict_proba(x), np.exp(-joint) / np.exp(-joint).sum(1, keepdims=True), atol=1e-5
+    )
     assert np.allclose(found.predict_log_proba(x), np.log(found.predict_proba(x)))
     assert set(found.chain_labels_) <= {"ant", "bee", "cat"} and found.chains_.shape == (100, 6)
 
@@ -336,7 +391,9 @@ def test_the_classifier_is_as_good_as_the_law_allows(discriminative: float) -> N
     fresh, truth = labelled(3000, seed=1)
     odds = np.log([[0.8 if i // 2 == k else 0.2 for i in range(6)] for k in range(3)])
     rest = np.log([[0.2 if i // 2 == k else 0.8 for i in range(6)] for k in range(3)])
-    best = (np.array(["ant", "bee", "cat"])[(fresh @ odds.T + (1 - fresh) @ rest.T).argmax(1)] == truth).mean()
+    best = (
+        np.array(["ant", "bee", "cat"])[(fresh @ odds.T + (1 - fresh) @ rest.T).argmax(1)] == truth
+    ).mean()
     model = RBMClassifier(8, discriminative=discriminative, n_iter=60, random_state=0).fit(x, y)
     assert best - 0.03 < model.score(fresh, truth) < best + 0.02
 
@@ -357,7 +414,10 @@ def test_the_threshold_is_that_of_conformal_p_values() -> None:
     model, fresh = EnergyDetector(n_iter=5, random_state=0).fit(blob(500, 0)), blob(5000, 1)
     fresh[:1000] *= 3
     assert ((model.p_values(fresh) <= 0.05) == (model.predict(fresh) == -1)).all()
-    assert (model.detector_.predict(model.columns_.inward(fresh)).numpy() == (model.predict(fresh) == -1)).all()
+    assert (
+        model.detector_.predict(model.columns_.inward(fresh)).numpy()
+        == (model.predict(fresh) == -1)
+    ).all()
     assert np.allclose(model.decision_function(fresh), model.score_samples(fresh) - model.offset_)
     assert len(model.detector_.calibration) == 100
 
@@ -365,7 +425,9 @@ def test_the_threshold_is_that_of_conformal_p_values() -> None:
 def test_the_promise_is_kept_over_many_calibrations() -> None:
     alarms, sizes = [], (200, 400)
     for seed in range(25):
-        model = EnergyDetector(n_iter=1, false_alarms=0.1, calibration=0.5, random_state=seed).fit(blob(sizes[0], seed))
+        model = EnergyDetector(n_iter=1, false_alarms=0.1, calibration=0.5, random_state=seed).fit(
+            blob(sizes[0], seed)
+        )
         alarms.append((model.predict(blob(sizes[1], 1000 + seed)) == -1).mean())
     promised = int(0.1 * 101) / 101
     error = np.std(alarms, ddof=1) / math.sqrt(len(alarms))
@@ -389,10 +451,16 @@ def test_a_promise_that_cannot_be_kept_is_not_made() -> None:
 
 def test_the_detector_finds_what_lies_outside() -> None:
     angle = np.random.RandomState(0).rand(800) * 2 * math.pi
-    ring = np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * np.random.RandomState(1).normal(size=(800, 2))
-    model = EnergyDetector(n_iter=60, objective={"name": "DSM", "sigmas": (0.2,)}, random_state=0).fit(ring)
+    ring = np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * np.random.RandomState(1).normal(
+        size=(800, 2)
+    )
+    model = EnergyDetector(
+        n_iter=60, objective={"name": "DSM", "sigmas": (0.2,)}, random_state=0
+    ).fit(ring)
     hole = np.random.RandomState(2).normal(size=(200, 2)) * 0.1
-    assert (model.predict(hole) == -1).mean() > 0.9  # in the middle, where means and marginals see nothing
+    assert (
+        model.predict(hole) == -1
+    ).mean() > 0.9  # in the middle, where means and marginals see nothing
     assert (model.predict(ring) == -1).mean() < 0.12
     untrained = EnergyDetector(n_iter=1, learning_rate=1e-9, random_state=0).fit(ring)
     assert (untrained.predict(hole) == -1).mean() < 0.1
@@ -413,7 +481,8 @@ def test_any_recipe_will_do_and_its_sections_can_be_searched() -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"contamination": 0.7}, {"contamination": "some"}, {"false_alarms": 0}, {"batch_size": 1}]
+    "parameters",
+    [{"contamination": 0.7}, {"contamination": "some"}, {"false_alarms": 0}, {"batch_size": 1}],
 )
 def test_wrong_settings_of_the_detector_are_refused(parameters: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(parameters))):
@@ -434,7 +503,10 @@ def test_the_comparison_judges_the_weights_of_bernoulli_rbm() -> None:
     x = patterns().astype(np.float32)
     made = comparison.theirs(x, 5, 0.05, 0, {"learning_rate": 0.1, "batch_size": 10})
     peer = BernoulliRBM(5, n_iter=0, random_state=0).fit(x)
-    peer.components_, peer.intercept_visible_ = made.energy.weight.t().numpy(), made.energy.visible_bias.numpy()
+    peer.components_, peer.intercept_visible_ = (
+        made.energy.weight.t().numpy(),
+        made.energy.visible_bias.numpy(),
+    )
     peer.intercept_hidden_ = made.energy.hidden_bias.numpy()
     assert made.passes > 0.1 and made.seconds >= 0.05
     assert np.allclose(made.energy(torch.from_numpy(x)).numpy(), peer._free_energy(x), atol=1e-5)

@@ -14,7 +14,14 @@ from torch import Tensor
 import lowland
 from benchmarks import runner, speed, speed_doors, speed_mcmc, speed_nuts, speed_path, speed_tasks
 from benchmarks.runner import Disagreement, Outcome
-from benchmarks.speed_targets import Perceptron, Residual, ScaledGaussian, images, perceptron, to_jax
+from benchmarks.speed_targets import (
+    Perceptron,
+    Residual,
+    ScaledGaussian,
+    images,
+    perceptron,
+    to_jax,
+)
 from benchmarks.speed_tasks import Chains, Proof, Run, Task, prove_cost, prove_moves, same_chains
 from lowland.data import DataError
 
@@ -26,7 +33,9 @@ def task() -> Task:
     return speed_mcmc.mlp_task(200, 5, 0.3)
 
 
-def outcome(make: Callable[[Task], Run], task: Task, prove: Callable[[Any, Task], Proof]) -> Outcome:
+def outcome(
+    make: Callable[[Task], Run], task: Task, prove: Callable[[Any, Task], Proof]
+) -> Outcome:
     return Outcome(make(task)(), prove(make, task))
 
 
@@ -41,7 +50,11 @@ def langevin(noise: float = 1.0, step: float = 1.0) -> Callable[[Task], Run]:
             for _ in range(task.steps):
                 _, score = lowland.value_and_score(task.net, x)
                 ξ = torch.randn(x.shape, generator=generator)
-                x = x + step * task.step_size * score + noise * math.sqrt(2 * task.step_size * task.temperature) * ξ
+                x = (
+                    x
+                    + step * task.step_size * score
+                    + noise * math.sqrt(2 * task.step_size * task.temperature) * ξ
+                )
             return Chains(x)
 
         return run
@@ -94,7 +107,8 @@ def test_equal_chains_pass_and_their_cost_is_told(task: Task) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [langevin(noise=0.9), langevin(noise=math.sqrt(0.5)), langevin(step=1.01), langevin(step=-1.0)]
+    "wrong",
+    [langevin(noise=0.9), langevin(noise=math.sqrt(0.5)), langevin(step=1.01), langevin(step=-1.0)],
 )
 def test_wrong_noise_and_wrong_steps_are_seen(task: Task, wrong: Callable[[Task], Run]) -> None:
     reference = outcome(speed_doors.floor, task, prove_moves)
@@ -113,7 +127,12 @@ def test_chains_that_end_elsewhere_or_accept_otherwise_are_seen(task: Task) -> N
 
 
 def test_acceptance_is_compared_in_standard_errors() -> None:
-    a, b = (torch.rand(2, 4000, generator=torch.Generator().manual_seed(0)) < 0.7).double().mean(1).tolist()
+    a, b = (
+        (torch.rand(2, 4000, generator=torch.Generator().manual_seed(0)) < 0.7)
+        .double()
+        .mean(1)
+        .tolist()
+    )
     assert abs(speed_tasks.acceptance_z(4000, a, b)) < 5
     assert speed_tasks.acceptance_z(4000, 0.7, 0.6) > 5
     assert speed_tasks.acceptance_z(100, 1.0, 1.0) == 0.0
@@ -181,7 +200,9 @@ def test_seconds_are_divided_by_the_effective_draws_of_their_round() -> None:
 def test_log_z_is_that_of_the_weights_and_another_is_refused() -> None:
     weights = torch.randn(4000, generator=torch.Generator().manual_seed(3)) + 7
     found = speed_path.from_weights(weights)
-    assert abs(found.value - 7.5) < 5 * found.error and found.error == pytest.approx(math.sqrt(math.e - 1) / 4000**0.5, rel=0.2)
+    assert abs(found.value - 7.5) < 5 * found.error and found.error == pytest.approx(
+        math.sqrt(math.e - 1) / 4000**0.5, rel=0.2
+    )
     good = Outcome(found, Proof(6.0, 1.0))
     assert "6 gradients + 1 forwards" in speed_path.same_log_z(good, good)
     with pytest.raises(Disagreement, match="log Z"):
@@ -197,7 +218,9 @@ def test_every_row_runs_in_small_with_who_is_installed(name: str) -> None:
     try:
         benchmark = row.build(**row.small)
     except DataError as missing:
-        pytest.skip(f"the row learns from images that are not here: {str(missing).partition(' was')[0]}")
+        pytest.skip(
+            f"the row learns from images that are not here: {str(missing).partition(' was')[0]}"
+        )
     assert benchmark.name == f"speed-{name}"
     known = {c.name for c in benchmark.contenders}
     for goal in benchmark.goals:
@@ -216,25 +239,46 @@ def test_every_row_runs_in_small_with_who_is_installed(name: str) -> None:
 def found(goals: list[tuple[str, str, float, str]], seconds: dict[str, list[float]]) -> str:
     """A file of the runner with as much in it as the table reads; CPU time is half of the clock's for lowland."""
     contenders = [
-        {"name": name, "installed": True, "wall_seconds": s, "cpu_seconds": [t / 2 if name == "lowland" else t for t in s]}
+        {
+            "name": name,
+            "installed": True,
+            "wall_seconds": s,
+            "cpu_seconds": [t / 2 if name == "lowland" else t for t in s],
+        }
         for name, s in seconds.items()
     ]
-    judged = [{"contender": c, "reference": r, "at_most": m, "ratio": {}, "verdict": v} for c, r, m, v in goals]
-    return json.dumps({"goals": judged, "contenders": contenders, "machine": {"cpu": "a core", "torch": "2"}, "commit": "abc"})
+    judged = [
+        {"contender": c, "reference": r, "at_most": m, "ratio": {}, "verdict": v}
+        for c, r, m, v in goals
+    ]
+    return json.dumps(
+        {
+            "goals": judged,
+            "contenders": contenders,
+            "machine": {"cpu": "a core", "torch": "2"},
+            "commit": "abc",
+        }
+    )
 
 
 def test_the_table_turns_times_into_speed_and_puts_both_threads_in_a_row(tmp_path: Path) -> None:
     aim = ("lowland", "torchebm", 0.5)
     files = {
-        "speed-hmc-mlp": found([(*aim, "met")], {"lowland": [1.0, 1.0, 2.0], "torchebm": [2.5, 4.0, 4.0]}),
+        "speed-hmc-mlp": found(
+            [(*aim, "met")], {"lowland": [1.0, 1.0, 2.0], "torchebm": [2.5, 4.0, 4.0]}
+        ),
         "speed-hmc-mlp-2threads": found([(*aim, "missed")], {"lowland": [4.0], "torchebm": [5.0]}),
-        "speed-overhead-mlp": found([("lowland", "floor", 1.05, "met")], {"lowland": [1.04], "floor": [1.0]}),
+        "speed-overhead-mlp": found(
+            [("lowland", "floor", 1.05, "met")], {"lowland": [1.04], "floor": [1.0]}
+        ),
     }
     for name, text in files.items():
         (tmp_path / f"{name}.json").write_text(text)
     page = speed.table(tmp_path)
     row = "| [HMC-10, MLP, 1,000 chains](speed-hmc-mlp.md) | lowland | torchebm | ≥ 2 × | "
-    assert row + "2.50 [2.00 … 4.00] × | 5.00 [4.00 … 8.00] × | met | 1.25 [1.25 … 1.25] × |" in page
+    assert (
+        row + "2.50 [2.00 … 4.00] × | 5.00 [4.00 … 8.00] × | met | 1.25 [1.25 … 1.25] × |" in page
+    )
     floor = "| lowland | floor | ≤ 1.05 | 1.040 [1.040 … 1.040] | 0.520 [0.520 … 0.520] | met | not measured |"
     assert floor in page
     assert "a core, torch 2, lowland at abc" in page

@@ -47,7 +47,9 @@ def test_samples_of_the_data_are_alive_and_noise_is_not(digits: Dataset) -> None
 def test_what_is_not_finite_alike_or_on_the_walls_is_dead(digits: Dataset) -> None:
     alike = digits.train.x.mean(0, keepdim=True).expand(500, -1, -1, -1)
     assert verdict(alike, digits)["dead"] == "alike"
-    walls = (digits.calibration.x > 0.5).float() * 4 - 1.5  # aims beyond the walls: every pixel black or white
+    walls = (
+        digits.calibration.x > 0.5
+    ).float() * 4 - 1.5  # aims beyond the walls: every pixel black or white
     assert verdict(walls, digits)["dead"] == "walls"
     broken = Towards(alike)
     nn.init.constant_(broken.unit, float("nan"))
@@ -87,12 +89,19 @@ def test_a_run_is_recorded_once(contender: str, tmp_path: Path, digits: Dataset)
     for _ in range(2):
         survival.again(path, contender, TINY, digits, 1, 0, True)
     (row,) = survival.read(path)
-    assert (row["contender"], row["set"], row["factor"], row["regularised"]) == (contender, "digits", 1, True)
+    assert (row["contender"], row["set"], row["factor"], row["regularised"]) == (
+        contender,
+        "digits",
+        1,
+        True,
+    )
     assert row["updates"] >= 3 and {"dead", "mmd", "seconds"} <= set(row)
     assert json.loads(path.read_text())["cases"].keys() == CASES.keys()
 
 
-def test_all_contenders_start_from_the_same_network(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
+def test_all_contenders_start_from_the_same_network(
+    monkeypatch: pytest.MonkeyPatch, digits: Dataset
+) -> None:
     seen: list[Tensor] = []
 
     def spy(case: Case, net: nn.Module, *rest: Any, **more: Any) -> Trained:
@@ -107,7 +116,9 @@ def test_all_contenders_start_from_the_same_network(monkeypatch: pytest.MonkeyPa
 
 def row(contender: str, factor: int, dead: str, mmd: float | None, **more: Any) -> dict[str, Any]:
     key = {"contender": contender, "set": "moons", "factor": factor, "seed": 0, "regularised": True}
-    quiet: dict[str, Any] = {"rollbacks": [], "preflight": {}, "stopped": ""} if contender == "lowland" else {}
+    quiet: dict[str, Any] = (
+        {"rollbacks": [], "preflight": {}, "stopped": ""} if contender == "lowland" else {}
+    )
     return {**key, "dead": dead, "mmd": mmd, "updates": 400, "seconds": 2.0, **quiet, **more}
 
 

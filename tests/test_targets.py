@@ -16,7 +16,10 @@ PLANE = {  # targets in the plane with the box that holds them and the number of
     "gaussian": (Gaussian(), 9.0),
     "correlated": (Gaussian((1.0, -1.0), ((1.0, 0.8), (0.8, 1.5))), 12.0),
     "mixture": (GaussianMixture(), 9.0),
-    "weighted": (GaussianMixture(((-1.0, 0.0), (2.0, 1.0), (0.0, -2.0)), 0.7, (1.0, 2.0, 5.0)), 10.0),
+    "weighted": (
+        GaussianMixture(((-1.0, 0.0), (2.0, 1.0), (0.0, -2.0)), 0.7, (1.0, 2.0, 5.0)),
+        10.0,
+    ),
     "banana": (Banana(1.0, 0.5), 14.0),
     "bent": (Banana(0.8, -1.0), 16.0),
 }
@@ -55,7 +58,12 @@ def test_draws_have_the_moments_and_tails_that_the_energy_integrates_to(name: st
     x, area = grid(reach, 801)
     mass = (-energy(x) - energy.log_z).exp() * area
     draws = energy.draw(N, seeded(3), DOUBLE)
-    statistics = [lambda x: x, lambda x: x.square(), lambda x: x[:, :1] * x[:, 1:], lambda x: energy(x).unsqueeze(1)]
+    statistics = [
+        lambda x: x,
+        lambda x: x.square(),
+        lambda x: x[:, :1] * x[:, 1:],
+        lambda x: energy(x).unsqueeze(1),
+    ]
     wrong = []
     for f in statistics:
         truth = (mass.unsqueeze(1) * f(x)).sum(0) / mass.sum()
@@ -70,13 +78,19 @@ def test_draws_of_the_funnel() -> None:
     x = energy.draw(N, seeded(5), DOUBLE)
     v, rest = x[:, :1], x[:, 1:] * (-x[:, :1] / 2).exp()
     assert worst(v) < LIMIT and worst(v.square(), 2.25) < LIMIT
-    assert worst(rest) < LIMIT and worst(rest.square(), 1.0) < LIMIT and worst(rest.square() * v) < LIMIT
+    assert (
+        worst(rest) < LIMIT
+        and worst(rest.square(), 1.0) < LIMIT
+        and worst(rest.square() * v) < LIMIT
+    )
     values = energy(x)  # E = v²/2s² + Σ z²/2 + 3v/2: mean ½ + 3/2
     assert worst(values.unsqueeze(1), 2.0) < LIMIT
 
 
 @pytest.mark.parametrize(
-    "energy", [*(e for e, _ in PLANE.values()), Funnel(3, 1.0), Gaussian((0.0,), ((2.0,),))], ids=lambda e: type(e).__name__
+    "energy",
+    [*(e for e, _ in PLANE.values()), Funnel(3, 1.0), Gaussian((0.0,), ((2.0,),))],
+    ids=lambda e: type(e).__name__,
 )
 def test_the_mean_score_of_exact_draws_is_zero_and_stein_holds(energy: Gaussian) -> None:
     # E[s] = 0 and E[s_i f(x_i) + f'(x_i)] = 0 with the bounded f = tanh: energy and draws belong together

@@ -11,7 +11,20 @@ from contract.cases import seeded
 from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
-from lowland import HMC, MALA, Energy, Function, Identity, Mask, box, compose, energy_values, real, restore, sample
+from lowland import (
+    HMC,
+    MALA,
+    Energy,
+    Function,
+    Identity,
+    Mask,
+    box,
+    compose,
+    energy_values,
+    real,
+    restore,
+    sample,
+)
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import Likelihood, Restoration, jump, resample, scale_of
 
@@ -22,8 +35,14 @@ COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]], dtype=torch.float64)
 MEASURED = torch.tensor([[0.3, 0.4], [-1.0, 2.0]])
 OPERATORS: dict[str, tuple[Any, Tensor]] = {
     "identity": (Identity(), torch.eye(2, dtype=torch.float64)),
-    "mask": (Mask(torch.tensor([True, False])), torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64))),
-    "matrix": (lambda x: x @ torch.tensor([[1.0], [-2.0]]), torch.tensor([[1.0, -2.0]], dtype=torch.float64)),
+    "mask": (
+        Mask(torch.tensor([True, False])),
+        torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64)),
+    ),
+    "matrix": (
+        lambda x: x @ torch.tensor([[1.0], [-2.0]]),
+        torch.tensor([[1.0, -2.0]], dtype=torch.float64),
+    ),
 }
 STEPS = {  # step size of MALA and count: the stiff directions want small steps, the free ones many
     ("identity", 0.1): (0.006, 200),
@@ -39,22 +58,43 @@ def posterior(matrix: Tensor, y: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     return (covariance @ (precision @ CENTRE + y.double() @ matrix / sigma**2).T).T, covariance
 
 
-def posterior_error(name: str, sigma: float, restorer: Callable[..., Restoration] = restore) -> float:
+def posterior_error(
+    name: str, sigma: float, restorer: Callable[..., Restoration] = restore
+) -> float:
     """Worst |z| of mean and covariance of 2,000 posterior draws for each of two measurements, against the exact ones."""
     operator, matrix = OPERATORS[name]
     y = MEASURED if name != "matrix" else MEASURED[:, :1]
     y = y * torch.tensor([1.0, 0.0]) if name == "mask" else y
     prior = Gaussian(tuple(CENTRE.tolist()), tuple(map(tuple, COVARIANCE.tolist())))
     mean, covariance = posterior(matrix, y, sigma)
-    start = mean.float() + 3 * torch.linalg.cholesky(covariance).float().sum(1)  # three deviations off
+    start = mean.float() + 3 * torch.linalg.cholesky(covariance).float().sum(
+        1
+    )  # three deviations off
     step_size, steps = STEPS.get((name, sigma), (0.3, 300))
-    found = restorer(prior, operator, y, sigma, MALA(step_size), generator=seeded(4), steps=steps, draws=2000, start=start)
+    found = restorer(
+        prior,
+        operator,
+        y,
+        sigma,
+        MALA(step_size),
+        generator=seeded(4),
+        steps=steps,
+        draws=2000,
+        start=start,
+    )
     away = found.draws.double() - mean
     products = torch.einsum("nbi,nbj->nbij", away, away)
     return max(worst(away), worst(products, covariance.expand(2, 2, 2)))
 
 
-CASES = [("identity", 0.1), ("identity", 2.0), ("mask", 0.1), ("mask", 2.0), ("matrix", 0.5), ("matrix", 2.0)]
+CASES = [
+    ("identity", 0.1),
+    ("identity", 2.0),
+    ("mask", 0.1),
+    ("mask", 2.0),
+    ("matrix", 0.5),
+    ("matrix", 2.0),
+]
 
 
 @pytest.mark.parametrize(("name", "sigma"), CASES)
@@ -64,14 +104,16 @@ def test_draws_have_the_exact_posterior_mean_and_covariance(name: str, sigma: fl
 
 @pytest.mark.parametrize(("name", "sigma"), [("identity", 0.1), ("mask", 2.0)])
 @pytest.mark.parametrize("bug", ["drift with ∇‖·‖²/σ²", "1/σ for 1/σ²", "rows mixed up"])
-def test_a_wrong_likelihood_is_caught(name: str, sigma: float, bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_likelihood_is_caught(
+    name: str, sigma: float, bug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """peers.md 3 (line 1185): twice the drift makes the posterior variance .0201 where .0385 is true."""
     broken: dict[str, Callable[..., Energy]] = {
         "drift with ∇‖·‖²/σ²": lambda a, y, s: 2 * Likelihood(a, y, s),
         "1/σ for 1/σ²": lambda a, y, s: s * Likelihood(a, y, s),
         "rows mixed up": lambda a, y, s: Likelihood(a, y.flip(0), s),
     }
-    monkeypatch.setattr(sys.modules["lowland.tasks.restore"], "Likelihood", broken[bug])
+    monkeypatch.setattr(sys.modules["lowland.tasks.inverse.restore"], "Likelihood", broken[bug])
     assert caught(posterior_error, name, sigma)
 
 
@@ -84,7 +126,9 @@ def test_the_likelihood_is_half_the_squared_residual_in_units_of_sigma() -> None
 
 
 def test_mean_and_spread_are_those_of_the_draws() -> None:
-    found = restore(Gaussian(), Identity(), MEASURED, 1.0, MALA(0.3), generator=seeded(0), steps=50, draws=7)
+    found = restore(
+        Gaussian(), Identity(), MEASURED, 1.0, MALA(0.3), generator=seeded(0), steps=50, draws=7
+    )
     assert found.draws.shape == (7, 2, 2) and found.mean.shape == found.spread.shape == (2, 2)
     assert torch.allclose(found.mean, found.draws.mean(0))
     assert torch.allclose(found.spread, found.draws.std(0, correction=0))
@@ -105,8 +149,13 @@ def test_a_hot_start_of_the_path_ends_in_the_same_posterior() -> None:
 
 
 def test_the_same_generator_gives_the_same_draws() -> None:
-    runs = [restore(Gaussian(), Identity(), MEASURED, 0.5, MALA(0.1), generator=seeded(s), steps=20) for s in (6, 6, 7)]
-    assert torch.equal(runs[0].draws, runs[1].draws) and not torch.equal(runs[0].draws, runs[2].draws)
+    runs = [
+        restore(Gaussian(), Identity(), MEASURED, 0.5, MALA(0.1), generator=seeded(s), steps=20)
+        for s in (6, 6, 7)
+    ]
+    assert torch.equal(runs[0].draws, runs[1].draws) and not torch.equal(
+        runs[0].draws, runs[2].draws
+    )
 
 
 def image_prior(channels: int, side: int) -> Energy:
@@ -128,7 +177,15 @@ def test_inpainting_keeps_what_is_known_and_doubts_what_is_not(channels: int) ->
     truth = 0.3 + 0.4 * torch.rand(2, *shape, generator=g)
     seen = truth * known
     found = restore(
-        image_prior(channels, 6), Mask(known), seen, sigma, HMC(0.02, 10), generator=g, steps=60, draws=12, start=seen
+        image_prior(channels, 6),
+        Mask(known),
+        seen,
+        sigma,
+        HMC(0.02, 10),
+        generator=g,
+        steps=60,
+        draws=12,
+        start=seen,
     )
     wide = known.expand(2, *shape)
     assert found.draws.shape == (12, 2, *shape)
@@ -146,14 +203,31 @@ def test_inpainting_keeps_what_is_known_and_doubts_what_is_not(channels: int) ->
         start=seen,
     )
     narrow = restore(
-        image_prior(channels, 6), Mask(known), seen, sigma, HMC(0.02, 10), generator=seeded(1), steps=3, start=seen
+        image_prior(channels, 6),
+        Mask(known),
+        seen,
+        sigma,
+        HMC(0.02, 10),
+        generator=seeded(1),
+        steps=3,
+        start=seen,
     )
     assert torch.equal(full.draws, narrow.draws)
 
 
 def test_restore_leaves_what_it_is_given_alone() -> None:
     y, start = MEASURED.clone(), torch.zeros(2, 2)
-    restore(Gaussian(), Identity(), y, 0.5, MALA(0.1), generator=seeded(0), steps=5, draws=2, start=start)
+    restore(
+        Gaussian(),
+        Identity(),
+        y,
+        0.5,
+        MALA(0.1),
+        generator=seeded(0),
+        steps=5,
+        draws=2,
+        start=start,
+    )
     assert torch.equal(y, MEASURED) and not bool(start.any())
 
 
@@ -176,19 +250,34 @@ def test_restore_refuses_measurements_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="draws is 0"):
         attempt(MEASURED, draws=0)
     with pytest.raises(ValueError, match="no event shape"):
-        restore(Function(lambda x: x.sum(1)), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0))
+        restore(
+            Function(lambda x: x.sum(1)), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0)
+        )
     with pytest.raises(ValueError, match="event shape"):
         attempt(torch.zeros(2, 3), start=torch.zeros(2, 3))
 
 
 MISFITS: dict[str, Callable[[], Any]] = {
     "mask of another shape": lambda: restore(
-        Gaussian(), Mask(torch.ones(3, dtype=torch.bool)), MEASURED, 1.0, MALA(0.1), generator=seeded(0)
+        Gaussian(),
+        Mask(torch.ones(3, dtype=torch.bool)),
+        MEASURED,
+        1.0,
+        MALA(0.1),
+        generator=seeded(0),
     ),
     "start of other rows": lambda: restore(
-        Gaussian(), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0), start=torch.zeros(3, 2)
+        Gaussian(),
+        Identity(),
+        MEASURED,
+        1.0,
+        MALA(0.1),
+        generator=seeded(0),
+        start=torch.zeros(3, 2),
     ),
-    "no temperatures": lambda: restore(Gaussian(), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0), temperatures=()),
+    "no temperatures": lambda: restore(
+        Gaussian(), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0), temperatures=()
+    ),
 }
 
 
@@ -217,13 +306,17 @@ def resampling_error(name: str, sigma: float, resampler: Callable[..., Tensor] =
 
 
 @pytest.mark.parametrize(("name", "sigma"), [("identity", 0.5), ("mask", 0.3), ("matrix", 1.0)])
-def test_points_of_a_bank_that_explain_the_measurement_are_draws_of_the_posterior(name: str, sigma: float) -> None:
+def test_points_of_a_bank_that_explain_the_measurement_are_draws_of_the_posterior(
+    name: str, sigma: float
+) -> None:
     assert resampling_error(name, sigma) < LIMIT
 
 
 @pytest.mark.parametrize("factor", [2**0.5, 2**-0.5])
 def test_a_resampling_with_twice_or_half_the_loss_is_caught(factor: float) -> None:
-    def broken(bank: Tensor, operator: Any, y: Tensor, sigma: float, draws: int, g: torch.Generator) -> Tensor:
+    def broken(
+        bank: Tensor, operator: Any, y: Tensor, sigma: float, draws: int, g: torch.Generator
+    ) -> Tensor:
         return resample(bank, operator, y, factor * sigma, draws, g)
 
     assert caught(resampling_error, "identity", 0.5, broken)
@@ -233,7 +326,9 @@ def test_every_measurement_gets_its_own_points_and_several_of_them() -> None:
     bank = torch.randn(40, 1, 2, 2, generator=seeded(1))
     first = resample(bank, Identity(), bank[[7, 3, 39]], 1e-3, 1, seeded(0))
     assert first.tolist() == [[7, 3, 39]]
-    many = resample(bank, Identity(), bank[[7, 3, 39]], 1e-3, 10, seeded(0))  # sharper than the bank is dense
+    many = resample(
+        bank, Identity(), bank[[7, 3, 39]], 1e-3, 10, seeded(0)
+    )  # sharper than the bank is dense
     assert many.shape == (10, 3) and all(len(column.unique()) >= 4 for column in many.T)
     assert torch.equal(many, resample(bank, Identity(), bank[[7, 3, 39]], 1e-3, 10, seeded(0)))
 
@@ -257,7 +352,17 @@ def test_a_restoration_with_a_bank_begins_at_its_points(jump_sigma: float) -> No
     clean = jump(Gaussian(), bank, jump_sigma)
     which = resample(clean, Identity(), MEASURED, 0.5, 5, seeded(2))
     assert torch.equal(found.draws, clean[which])
-    again = restore(Gaussian(), Identity(), MEASURED, 0.5, MALA(0.1), generator=seeded(2), steps=9, draws=5, bank=bank)
+    again = restore(
+        Gaussian(),
+        Identity(),
+        MEASURED,
+        0.5,
+        MALA(0.1),
+        generator=seeded(2),
+        steps=9,
+        draws=5,
+        bank=bank,
+    )
     assert again.draws.shape == (5, 2, 2) and not torch.equal(again.draws, found.draws)
 
 
@@ -266,23 +371,47 @@ def test_a_bank_brings_chains_into_the_mode_that_they_would_not_find() -> None:
     modes = GaussianMixture(((-6.0, -1.0), (6.0, 1.0)), 0.3)
     y, hidden = torch.tensor([[0.0, 1.0], [0.0, -1.0]]), Mask(torch.tensor([False, True]))
     bank = modes.draw(500, seeded(1))
-    found = restore(modes, hidden, y, 0.2, MALA(0.02), generator=seeded(2), steps=100, draws=50, bank=bank)
+    found = restore(
+        modes, hidden, y, 0.2, MALA(0.02), generator=seeded(2), steps=100, draws=50, bank=bank
+    )
     assert bool((found.draws[:, 0, 0] > 4).all()) and bool((found.draws[:, 1, 0] < -4).all())
-    lost = restore(modes, hidden, y, 0.2, MALA(0.02), generator=seeded(2), steps=100, draws=50, start=torch.full((2, 2), -6.0))
+    lost = restore(
+        modes,
+        hidden,
+        y,
+        0.2,
+        MALA(0.02),
+        generator=seeded(2),
+        steps=100,
+        draws=50,
+        start=torch.full((2, 2), -6.0),
+    )
     assert bool((lost.draws[..., 0] < -4).all())
 
 
 BANK_MISFITS: dict[str, Callable[..., Any]] = {
-    "no noise": lambda bank: restore(Gaussian(), Identity(), MEASURED, 0.0, MALA(0.1), generator=seeded(0), bank=bank),
+    "no noise": lambda bank: restore(
+        Gaussian(), Identity(), MEASURED, 0.0, MALA(0.1), generator=seeded(0), bank=bank
+    ),
     "measurements not finite": lambda bank: restore(
         Gaussian(), Identity(), MEASURED * math.nan, 1.0, MALA(0.1), generator=seeded(0), bank=bank
     ),
     "measurements of another shape": lambda bank: restore(
         Gaussian(), Identity(), torch.zeros(2, 3), 1.0, MALA(0.1), generator=seeded(0), bank=bank
     ),
-    "an empty bank": lambda bank: restore(Gaussian(), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0), bank=bank[:0]),
+    "an empty bank": lambda bank: restore(
+        Gaussian(), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0), bank=bank[:0]
+    ),
     "a start as well": lambda bank: restore(
-        Gaussian(), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0), steps=1, bank=bank, start=MEASURED
+        Gaussian(),
+        Identity(),
+        MEASURED,
+        1.0,
+        MALA(0.1),
+        generator=seeded(0),
+        steps=1,
+        bank=bank,
+        start=MEASURED,
     ),
 }
 
@@ -301,7 +430,16 @@ def jump_error() -> float:
     """
     smoothed, y = Gaussian((0.0,), ((1.25,),)), torch.tensor([[0.7]])
     found = restore(
-        smoothed, Identity(), y, 0.1, MALA(0.006), generator=seeded(0), steps=200, draws=4000, start=y, jump_sigma=0.5
+        smoothed,
+        Identity(),
+        y,
+        0.1,
+        MALA(0.006),
+        generator=seeded(0),
+        steps=200,
+        draws=4000,
+        start=y,
+        jump_sigma=0.5,
     )
     variance = 1 / (1 / 1.25 + 1 / 0.01)
     away = found.draws.double().flatten(1) - 0.8 * variance * 0.7 / 0.01
@@ -315,7 +453,7 @@ def test_a_last_jump_is_the_prior_s_alone(monkeypatch: pytest.MonkeyPatch) -> No
     def with_the_likelihood(energy: Energy, x: Tensor, sigma: float) -> Tensor:
         return x - sigma**2 * (x / 1.25 + (x - 0.7) / 0.01)
 
-    monkeypatch.setattr(sys.modules["lowland.tasks.restore"], "jump", with_the_likelihood)
+    monkeypatch.setattr(sys.modules["lowland.tasks.inverse.restore"], "jump", with_the_likelihood)
     assert caught(jump_error)
 
 
@@ -341,7 +479,9 @@ def test_units_of_the_parts_do_not_matter() -> None:
     x = torch.randn(50, 2, generator=seeded(2))
     plain, shouted = compose(PARTS, REFERENCES), compose([other, PARTS[1]], REFERENCES)
     assert torch.allclose(energy_values(plain, x), energy_values(shouted, x), atol=1e-3)
-    assert not torch.allclose(energy_values(PARTS[0] + PARTS[1], x), energy_values(other + PARTS[1], x), atol=1.0)
+    assert not torch.allclose(
+        energy_values(PARTS[0] + PARTS[1], x), energy_values(other + PARTS[1], x), atol=1.0
+    )
 
 
 def test_weights_count_each_concept_also_negatively() -> None:

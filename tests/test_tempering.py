@@ -7,7 +7,20 @@ import pytest
 import torch
 from contract.cases import seeded
 
-from lowland import DMALA, HMC, MALA, NUTS, BlockGibbs, Function, Langevin, ParallelTempering, binary, real, sample, tune
+from lowland import (
+    DMALA,
+    HMC,
+    MALA,
+    NUTS,
+    BlockGibbs,
+    Function,
+    Langevin,
+    ParallelTempering,
+    binary,
+    real,
+    sample,
+    tune,
+)
 from lowland.samplers.kernel import State
 from lowland.samplers.tempering import Tempered, TemperedState, Tempering
 from lowland.targets import Gaussian, GaussianMixture
@@ -32,7 +45,9 @@ def test_all_replicas_are_evaluated_in_one_batch() -> None:
 
 def test_every_pair_is_tried_every_other_step() -> None:
     """A rival's even pairs were tried, its odd ones never."""
-    trace = sample(bowl(), ParallelTempering(MALA(0.1), LADDER), torch.zeros(3, 2), 10, generator=seeded())
+    trace = sample(
+        bowl(), ParallelTempering(MALA(0.1), LADDER), torch.zeros(3, 2), 10, generator=seeded()
+    )
     assert trace.state.tempering.tried.tolist() == [15, 15, 15]
     assert (trace.state.tempering.swap_rates > 0.2).all() and trace.state.sweeps == 10
 
@@ -44,19 +59,29 @@ def stacked(values: list[float]) -> TemperedState:
     replicas = State(x, betas * x.square().sum(1) / 2, -betas.view(-1, 1) * x)
     pairs = torch.zeros(3, dtype=DOUBLE)
     heading = torch.tensor([[1], [0], [0], [0]])
-    return TemperedState(x[:1], x[:1, 0] ** 2 / 2, replicas, 0, Tempering(pairs, pairs, torch.zeros(1).long(), heading))
+    return TemperedState(
+        x[:1],
+        x[:1, 0] ** 2 / 2,
+        replicas,
+        0,
+        Tempering(pairs, pairs, torch.zeros(1).long(), heading),
+    )
 
 
 def test_a_swap_moves_points_and_rescales_what_is_known_of_them() -> None:
     sampler = ParallelTempering(MALA(0.1), LADDER)
-    state = sampler.swap(stacked([9.0, 0.0, 9.0, 0.0]), seeded())  # a high point below a low one is always exchanged
+    state = sampler.swap(
+        stacked([9.0, 0.0, 9.0, 0.0]), seeded()
+    )  # a high point below a low one is always exchanged
     assert state.x.tolist() == [[0.0]] and state.energy.tolist() == [0.0]
     assert state.replicas.x.flatten().tolist() == [0.0, 9.0, 0.0, 9.0]
     betas = 1 / torch.tensor(LADDER, dtype=DOUBLE)
     torch.testing.assert_close(state.replicas.energy, betas * state.replicas.x.square().sum(1) / 2)
     torch.testing.assert_close(state.replicas.score, -betas.view(-1, 1) * state.replicas.x)
     later = sampler.swap(state._replace(replicas=stacked([0.0, 9.0, 0.0, 9.0]).replicas), seeded())
-    assert later.replicas.x.flatten().tolist() == [0.0, 0.0, 9.0, 9.0], "after an odd number of steps the middle pair is due"
+    assert later.replicas.x.flatten().tolist() == [0.0, 0.0, 9.0, 9.0], (
+        "after an odd number of steps the middle pair is due"
+    )
 
 
 def test_swaps_happen_with_the_probability_that_keeps_both_laws() -> None:
@@ -84,7 +109,16 @@ def test_round_trips_are_counted_once_per_way_there_and_back() -> None:
         return sampler.swap(state, seeded())
 
     seen = []
-    for low in (0, 1, 1, 0, 0, 1, 1, 0):  # replica a goes up and home, twice; b and c never see both ends in order
+    for low in (
+        0,
+        1,
+        1,
+        0,
+        0,
+        1,
+        1,
+        0,
+    ):  # replica a goes up and home, twice; b and c never see both ends in order
         state = forced(state, low)
         seen.append(state.tempering.trips.item())
     assert seen == [0, 0, 0, 1, 1, 1, 1, 2]
@@ -100,16 +134,22 @@ def test_chains_cross_barriers_that_the_sampler_alone_does_not() -> None:
     assert (trace.state.tempering.trips > 0).float().mean() > 0.5
 
 
-@pytest.mark.parametrize("inner", [MALA(0.5), HMC(0.3, 5), NUTS(0.3, 5), DMALA(0.5), BlockGibbs()], ids=str)
+@pytest.mark.parametrize(
+    "inner", [MALA(0.5), HMC(0.3, 5), NUTS(0.3, 5), DMALA(0.5), BlockGibbs()], ids=str
+)
 def test_any_sampler_can_be_tempered_and_its_state_goes_on(inner: object) -> None:
     bits = isinstance(inner, (DMALA, BlockGibbs))
-    energy = Function(lambda x: (x[:, 0] - 0.3).square() + x[:, 0] * x[:, 1], binary(2) if bits else real(2))
+    energy = Function(
+        lambda x: (x[:, 0] - 0.3).square() + x[:, 0] * x[:, 1], binary(2) if bits else real(2)
+    )
     sampler = ParallelTempering(inner, (1.0, 2.0, 5.0))  # type: ignore[arg-type]
     x, g = torch.zeros(8, 2), seeded(1)
     ten = sample(energy if bits else bowl(), sampler, x, 10, generator=seeded(1))
     half = sample(energy if bits else bowl(), sampler, x, 5, generator=g)
     rest = sample(energy if bits else bowl(), sampler, half.x, 5, generator=g, state=half.state)
-    assert torch.equal(ten.x, rest.x) and torch.equal(ten.state.tempering.trips, rest.state.tempering.trips)
+    assert torch.equal(ten.x, rest.x) and torch.equal(
+        ten.state.tempering.trips, rest.state.tempering.trips
+    )
     with torch.no_grad():
         torch.testing.assert_close(ten.state.energy, (energy if bits else bowl())(ten.x))
 
@@ -121,7 +161,9 @@ def test_conditions_of_chains_go_along_with_their_replicas() -> None:
 
     c = 10.0 * torch.arange(6).view(6, 1).repeat(1, 2)
     energy = Function(Pulled()).given(c)
-    trace = sample(energy, ParallelTempering(MALA(0.3), (1.0, 2.0)), c.clone(), 200, generator=seeded(), keep=1)
+    trace = sample(
+        energy, ParallelTempering(MALA(0.3), (1.0, 2.0)), c.clone(), 200, generator=seeded(), keep=1
+    )
     assert ((trace.draws.mean(0) - c).abs() < 1.5).all()
 
 
@@ -144,22 +186,36 @@ def test_tune_spaces_the_ladder_so_that_all_pairs_swap_equally_often() -> None:
     tuned = tune(energy, uneven, energy.draw(200, seeded()), 400, generator=seeded(1))
     t = torch.tensor(tuned.temperatures)
     ratios = t[1:] / t[:-1]
-    assert tuned.temperatures[0] == 1 and tuned.temperatures[-1] == 10 and ratios.max() / ratios.min() < 1.25
+    assert (
+        tuned.temperatures[0] == 1
+        and tuned.temperatures[-1] == 10
+        and ratios.max() / ratios.min() < 1.25
+    )
     trace = sample(energy, tuned, energy.draw(200, seeded(2)), 300, generator=seeded(3))
     rates = trace.state.tempering.swap_rates
     assert rates.max() - rates.min() < 0.1
-    before = sample(energy, dataclasses.replace(uneven), energy.draw(200, seeded(2)), 300, generator=seeded(3))
+    before = sample(
+        energy, dataclasses.replace(uneven), energy.draw(200, seeded(2)), 300, generator=seeded(3)
+    )
     assert trace.state.tempering.trips.sum() > 2 * before.state.tempering.trips.sum()
 
 
 def test_tune_gives_every_rung_its_own_step() -> None:
     """MALA at its target: the step follows the temperature on a Gaussian, whose rung T has T times the variance."""
     energy = Gaussian((0.0,) * 5, torch.eye(5).tolist())
-    tuned = tune(energy, ParallelTempering(MALA(1e-3), LADDER), energy.draw(200, seeded()), 400, generator=seeded(1))
+    tuned = tune(
+        energy,
+        ParallelTempering(MALA(1e-3), LADDER),
+        energy.draw(200, seeded()),
+        400,
+        generator=seeded(1),
+    )
     assert tuned.step_sizes is not None and len(tuned.step_sizes) == 4
     relative = torch.tensor(tuned.step_sizes) / torch.tensor(tuned.temperatures)
     assert ((relative / relative.mean()) - 1).abs().max() < 0.1
-    rate = sample(energy, tuned, energy.draw(500, seeded(2)), 50, generator=seeded(3)).acceptance.mean()
+    rate = sample(
+        energy, tuned, energy.draw(500, seeded(2)), 50, generator=seeded(3)
+    ).acceptance.mean()
     assert abs(rate - 0.574) < 0.03
 
 
@@ -180,7 +236,10 @@ def test_a_ladder_that_cannot_be_meant_is_refused(arguments: tuple, words: str) 
 
 
 def test_tempering_is_exact_if_its_sampler_is() -> None:
-    assert ParallelTempering(MALA(0.1), LADDER).adjusted and not ParallelTempering(Langevin(0.1), LADDER).adjusted
+    assert (
+        ParallelTempering(MALA(0.1), LADDER).adjusted
+        and not ParallelTempering(Langevin(0.1), LADDER).adjusted
+    )
     with pytest.raises(ValueError, match="domain that is binary"):
         sample(
             Function(lambda x: x.sum(1), binary(2)),

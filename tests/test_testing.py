@@ -32,9 +32,9 @@ from lowland.testing import (
     worst,
     z_scores,
 )
-from lowland.testing.conduct import parts
-from lowland.testing.laws import MODELS, Slope, _regression, distance
+from lowland.testing.exact_checks import parts
 from lowland.testing.mutants import MUTANTS
+from lowland.testing.statistical_checks import MODELS, Slope, _regression, distance
 from lowland.testing.targets import Perceptron, cut_normal
 
 DOUBLE = torch.float64
@@ -75,7 +75,9 @@ def test_exact_draws_satisfy_steins_identity(name: str, temperature: float) -> N
         x = target.hot(temperature, N, seeded(2), DOUBLE)
         assert stein(name, temperature, x) < LIMIT
         if name != "flat":
-            assert stein(name, 1.5 * temperature, x) > LIMIT, "the identity does not tell temperatures apart"
+            assert stein(name, 1.5 * temperature, x) > LIMIT, (
+                "the identity does not tell temperatures apart"
+            )
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -100,7 +102,9 @@ def test_discrete_draws_follow_the_list_of_states(name: str, temperature: float)
     p = target.probabilities(temperature)
     boltzmann = (-target.energy(target.states.double()).detach() / temperature).exp()
     torch.testing.assert_close(p, boltzmann / boltzmann.sum())
-    assert target.energy.domain.contains(target.states).all() and len(target.states.unique(dim=0)) == len(p)
+    assert target.energy.domain.contains(target.states).all() and len(
+        target.states.unique(dim=0)
+    ) == len(p)
     x = target.hot(temperature, N, seeded(1), DOUBLE)
     same = (x.flatten(1).unsqueeze(1) == target.states.double().flatten(1)).all(2).double().sum(0)
     assert same.sum() == N and abs(distance(same, p).z) < LIMIT
@@ -112,14 +116,18 @@ def test_networks_agree_with_their_relaxation_and_are_not_linear_in_it() -> None
     x = energy.domain.draw(20, seeded(), dtype=DOUBLE)
     z = torch.nn.functional.one_hot(x.long(), 3).to(DOUBLE)
     torch.testing.assert_close(energy(x), energy.relaxed(z))
-    assert ((energy.relaxed(0.5 * z) - 0.5 * (energy.relaxed(z) + energy.relaxed(0 * z))).abs() > 0.1).any()
+    assert (
+        (energy.relaxed(0.5 * z) - 0.5 * (energy.relaxed(z) + energy.relaxed(0 * z))).abs() > 0.1
+    ).any()
 
 
 # --------------------------------------------------------------------------------------------------------- calibration
 
 
 def test_z_scores_are_standard_normal_for_the_truth() -> None:
-    z = torch.stack([z_scores(torch.rand(500, 4, generator=seeded(s)), 0.5) for s in range(400)]).flatten()
+    z = torch.stack(
+        [z_scores(torch.rand(500, 4, generator=seeded(s)), 0.5) for s in range(400)]
+    ).flatten()
     assert abs(z_scores(z).item()) < LIMIT and abs(z_scores(z.square(), 1.0).item()) < LIMIT
 
 
@@ -128,7 +136,12 @@ def test_the_distance_of_exact_counts_is_standard_normal() -> None:
     p = torch.linspace(-7, 0, 64, dtype=DOUBLE).softmax(0)
     z = torch.tensor(
         [
-            distance(torch.multinomial(p, 5000, True, generator=seeded(s)).bincount(minlength=64).double(), p).z
+            distance(
+                torch.multinomial(p, 5000, True, generator=seeded(s))
+                .bincount(minlength=64)
+                .double(),
+                p,
+            ).z
             for s in range(400)
         ]
     )
@@ -139,7 +152,9 @@ def test_the_distance_of_exact_counts_is_standard_normal() -> None:
 def test_a_law_that_is_one_percent_off_is_far_away() -> None:
     p = torch.ones(64, dtype=DOUBLE) / 64
     bent = torch.cat([p[:32] * 1.02, p[32:] * 0.98])  # total variation 0.01
-    counts = torch.multinomial(bent, 400_000, True, generator=seeded()).bincount(minlength=64).double()
+    counts = (
+        torch.multinomial(bent, 400_000, True, generator=seeded()).bincount(minlength=64).double()
+    )
     found = distance(counts, p)
     assert found.z > LIMIT and abs(found.variation - 0.01) < 0.004
 
@@ -149,9 +164,18 @@ def test_the_slope_of_a_power_law_is_its_power(power: int) -> None:
     steps = torch.tensor([1.0, 0.7, 0.5], dtype=DOUBLE)
     noise = 0.02 * torch.randn(4000, 3, generator=seeded(power), dtype=DOUBLE)
     found = _regression(steps.log(), 0.05 * steps**power + noise)
-    assert found.error < 0.2 and found.z(power) < LIMIT and min(found.z(power + 1), found.z(power - 1)) > LIMIT
-    repeated = [_regression(steps.log(), 0.05 * steps**power + noise.roll(k, 1)[k::9]).order for k in range(9)]
-    assert 0.3 < torch.tensor(repeated).std() / (3 * found.error) < 3, "the standard error is not that of the slope"
+    assert (
+        found.error < 0.2
+        and found.z(power) < LIMIT
+        and min(found.z(power + 1), found.z(power - 1)) > LIMIT
+    )
+    repeated = [
+        _regression(steps.log(), 0.05 * steps**power + noise.roll(k, 1)[k::9]).order
+        for k in range(9)
+    ]
+    assert 0.3 < torch.tensor(repeated).std() / (3 * found.error) < 3, (
+        "the standard error is not that of the slope"
+    )
 
 
 def test_a_slope_that_is_not_known_proves_nothing() -> None:
@@ -233,7 +257,9 @@ def test_replicas_start_from_their_own_laws() -> None:
     rungs = chains.state.replicas.x.view(3, 20_000, 2)
     for x, temperature in zip(rungs, (1.0, 2.0, 4.0), strict=True):
         assert stein("gaussian", temperature, x) < LIMIT
-    expected = TARGETS["gaussian"].energy(rungs.flatten(0, 1)) / torch.tensor([1.0, 2.0, 4.0]).repeat_interleave(20_000)
+    expected = TARGETS["gaussian"].energy(rungs.flatten(0, 1)) / torch.tensor(
+        [1.0, 2.0, 4.0]
+    ).repeat_interleave(20_000)
     torch.testing.assert_close(chains.state.replicas.energy, expected)
     with pytest.raises(AssertionError, match="other temperatures"):
         stationary(tempering, TARGETS["gamma"], 10, seeded(), DOUBLE)
@@ -265,13 +291,25 @@ def some(*names: str) -> dict[str, Any]:
 
 
 def test_a_plain_callable_is_proven_by_its_claims() -> None:
-    quick: dict[str, Any] = {"targets": some("gaussian", "exponential"), "count": 4000, "domains": ("real",)}
+    quick: dict[str, Any] = {
+        "targets": some("gaussian", "exponential"),
+        "count": 4000,
+        "domains": ("real",),
+    }
     good = prove(Exact("gaussian"), adjusted=True, dtypes=(DOUBLE,), name="exact", **quick)
     asked = [(row.check, row.target) for row in good.rows]
     assert asked == [("stationarity", "gaussian"), ("arrival", "gaussian"), ("joint", "real")]
-    assert [row.holds for row in good.rows] == [True, True, False] and good.failures == good.rows[2:] and not good.holds
+    assert (
+        [row.holds for row in good.rows] == [True, True, False]
+        and good.failures == good.rows[2:]
+        and not good.holds
+    )
     printed = repr(good).splitlines()
-    assert "|z| < 5" in printed[0] and "FAILS" in printed[3] and printed[-1] == "exact: 2 of 3 claims hold"
+    assert (
+        "|z| < 5" in printed[0]
+        and "FAILS" in printed[3]
+        and printed[-1] == "exact: 2 of 3 claims hold"
+    )
 
 
 def test_whatever_is_raised_is_a_failure_with_a_note() -> None:
@@ -284,7 +322,11 @@ def test_whatever_is_raised_is_a_failure_with_a_note() -> None:
 
 def test_what_is_not_claimed_is_not_asked() -> None:
     asked = {duty.check for duty in obligations(Langevin(0.1))}
-    assert {"bias order", "temperature law", "repeats"} <= asked and not {"stationarity", "joint", "walls"} & asked
+    assert {"bias order", "temperature law", "repeats"} <= asked and not {
+        "stationarity",
+        "joint",
+        "walls",
+    } & asked
     only = {duty.target for duty in obligations(MALA(0.1)) if duty.check == "stationarity"}
     assert only == set(CONTINUOUS)
 
@@ -292,7 +334,11 @@ def test_what_is_not_claimed_is_not_asked() -> None:
 def test_progress_is_told_before_every_check() -> None:
     seen: list[str] = []
     report = prove(
-        Exact("gaussian"), adjusted=True, targets=some("gaussian"), count=500, progress=lambda duty: seen.append(str(duty))
+        Exact("gaussian"),
+        adjusted=True,
+        targets=some("gaussian"),
+        count=500,
+        progress=lambda duty: seen.append(str(duty)),
     )
     assert len(seen) == len(report.rows) and seen[0] == "stationarity gaussian float32"
 
@@ -304,17 +350,28 @@ def test_a_mutant_is_a_copy_and_the_original_stays() -> None:
     wrong = mutated("lowland.samplers.langevin", "MALA", "2 * self.step_size", "3 * self.step_size")
     assert wrong.MALA is not MALA and sys.modules["lowland.samplers.langevin"].MALA is MALA
     x = TARGETS["gaussian"].draw(5, seeded(), DOUBLE)
-    a, b = (Chains(s, Function(lambda x: x.square().sum(1)), x, seeded()).walk(1) for s in (MALA(0.3), wrong.MALA(0.2)))
+    a, b = (
+        Chains(s, Function(lambda x: x.square().sum(1)), x, seeded()).walk(1)
+        for s in (MALA(0.3), wrong.MALA(0.2))
+    )
     torch.testing.assert_close(a, b)  # √(2 · 0.3) = √(3 · 0.2)
 
 
 def test_a_bug_in_shared_code_reaches_those_that_use_it() -> None:
-    wrong = mutated("lowland.samplers.kernel", "metropolis", "u < rate", "u < 0 * rate", through="lowland.samplers.hmc")
+    wrong = mutated(
+        "lowland.samplers.kernel",
+        "metropolis",
+        "u < rate",
+        "u < 0 * rate",
+        through="lowland.samplers.hmc",
+    )
     x = TARGETS["gaussian"].draw(5, seeded(), DOUBLE)
     assert torch.equal(Chains(wrong.HMC(0.1), TARGETS["gaussian"].energy, x, seeded()).walk(3), x)
 
 
-@pytest.mark.parametrize(("where", "old"), [("MALA", "no such line"), ("MALA", "self"), ("Langevin.init", "metropolis")])
+@pytest.mark.parametrize(
+    ("where", "old"), [("MALA", "no such line"), ("MALA", "self"), ("Langevin.init", "metropolis")]
+)
 def test_a_bug_that_has_no_single_place_is_refused(where: str, old: str) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         mutated("lowland.samplers.langevin", where, old, "")

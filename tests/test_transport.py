@@ -10,9 +10,21 @@ from contract.cases import seeded
 from contract.checks import LIMIT, Bowl, z_scores
 from torch import Tensor
 
-from lowland import MALA, MLP, Energy, Function, Langevin, Loss, ReplayBuffer, binary, box, contrast, real
+from lowland import (
+    MALA,
+    MLP,
+    Energy,
+    Function,
+    Langevin,
+    Loss,
+    ReplayBuffer,
+    binary,
+    box,
+    contrast,
+    real,
+)
 from lowland.metrics import mmd
-from lowland.objectives import EnergyMatching, EquilibriumMatching, transport
+from lowland.objectives import EnergyMatching, EquilibriumMatching, matching
 
 DOUBLE = torch.float64
 S = 0.5  # standard deviation of the data; the noise has 1, so that x_t = (1 − t + t S) z and v = (S − 1) z along OT pairs
@@ -29,7 +41,9 @@ def flow_minimiser(objective: Any, batches: int = 60, rows: int = 200) -> Tensor
     found, g = [], seeded(5)
     for _ in range(batches):
         bowl = Bowl(1.0)
-        loss = objective.loss(bowl, gaussian(rows, g), None, sampler=None, buffer=None, generator=g, **more)
+        loss = objective.loss(
+            bowl, gaussian(rows, g), None, sampler=None, buffer=None, generator=g, **more
+        )
         (slope,) = torch.autograd.grad(loss.value, bowl.theta, create_graph=True)
         (bend,) = torch.autograd.grad(slope, bowl.theta)
         found.append((bowl.theta - slope / bend).detach())
@@ -41,32 +55,37 @@ def flow_minimiser(objective: Any, batches: int = 60, rows: int = 200) -> Tensor
 
 def test_pairs_are_the_cheapest_of_all() -> None:
     # all 720 ways to pair six points of the plane
-    x, noise = torch.randn(6, 2, generator=seeded(), dtype=DOUBLE), torch.randn(6, 2, generator=seeded(1), dtype=DOUBLE)
-    cheapest = min((noise[list(order)] - x).square().sum().item() for order in permutations(range(6)))
-    found = transport.matched(noise, x)
+    x, noise = (
+        torch.randn(6, 2, generator=seeded(), dtype=DOUBLE),
+        torch.randn(6, 2, generator=seeded(1), dtype=DOUBLE),
+    )
+    cheapest = min(
+        (noise[list(order)] - x).square().sum().item() for order in permutations(range(6))
+    )
+    found = matching.matched(noise, x)
     assert (found - x).square().sum().item() == pytest.approx(cheapest)
     assert sorted(found[:, 0].tolist()) == sorted(noise[:, 0].tolist())
 
 
 def test_on_a_line_pairs_are_those_of_sorted_points() -> None:
     x, noise = torch.randn(300, 1, generator=seeded()), torch.randn(300, 1, generator=seeded(1))
-    found = transport.matched(noise, x)
+    found = matching.matched(noise, x)
     assert torch.equal(found[x.squeeze(1).argsort()], noise.sort(0).values)
 
 
 def test_noise_stays_with_its_class() -> None:
     x, noise = torch.randn(40, 2, generator=seeded()), torch.randn(40, 2, generator=seeded(1))
     labels = torch.arange(40) % 3
-    found = transport.matched(noise, x, labels)
+    found = matching.matched(noise, x, labels)
     for label in range(3):
         mine = labels == label
-        assert torch.equal(found[mine], transport.matched(noise[mine], x[mine]))
+        assert torch.equal(found[mine], matching.matched(noise[mine], x[mine]))
 
 
 @pytest.mark.parametrize("domain", [real(1, 3, 3), box(0.0, 1.0, 1, 3, 3)], ids=["real", "box"])
 def test_lines_lead_from_the_noise_of_the_domain_to_the_data(domain: Any) -> None:
     energy, x = Function(lambda x: x.flatten(1).sum(1), domain), torch.full((2000, 1, 3, 3), 0.7)
-    points, t, velocity = transport.lines(energy, x, None, seeded(), match=False, until=0.6)
+    points, t, velocity = matching.lines(energy, x, None, seeded(), match=False, until=0.6)
     wide = t.view(-1, 1, 1, 1)
     noise = x - velocity
     torch.testing.assert_close(points, (1 - wide) * noise + wide * x)
@@ -108,7 +127,7 @@ def test_the_force_of_equilibrium_matching_dies_away_at_the_data(gain: float, st
 
 def planted(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     """Known mistakes of flow matching, put into the module."""
-    right, error = transport.lines, transport.force_error
+    right, error = matching.lines, matching.force_error
 
     def lines(*args: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
         points, t, velocity = right(*args, **options)
@@ -116,14 +135,24 @@ def planted(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
             return points, t, -velocity
         if bug == "points left at the noise":
             return points - t.unsqueeze(1) * velocity, t, velocity
-        return right(*args, **options | {"match": False}) if bug == "unmatched" else (points, t, velocity)
+        return (
+            right(*args, **options | {"match": False})
+            if bug == "unmatched"
+            else (points, t, velocity)
+        )
 
-    monkeypatch.setattr(transport, "lines", lines)
+    monkeypatch.setattr(matching, "lines", lines)
     if bug == "score for gradient":
-        monkeypatch.setattr(transport, "force_error", lambda e, x, c, wanted, scale=1.0: error(e, x, c, wanted, -scale))
+        monkeypatch.setattr(
+            matching,
+            "force_error",
+            lambda e, x, c, wanted, scale=1.0: error(e, x, c, wanted, -scale),
+        )
 
 
-@pytest.mark.parametrize("bug", ["velocity to noise", "points left at the noise", "unmatched", "score for gradient"])
+@pytest.mark.parametrize(
+    "bug", ["velocity to noise", "points left at the noise", "unmatched", "score for gradient"]
+)
 def test_a_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     planted(monkeypatch, bug)
     assert z_scores(flow_minimiser(EnergyMatching(temperature=1.0)), PULL).abs() > 20
@@ -145,7 +174,10 @@ class Exact:
     def step(self, energy: Bowl, state: Any, generator: torch.Generator) -> Any:
         from lowland.samplers.kernel import Info
 
-        x = torch.randn(state.x.shape, generator=generator, dtype=DOUBLE) / energy.theta.detach().sqrt()
+        x = (
+            torch.randn(state.x.shape, generator=generator, dtype=DOUBLE)
+            / energy.theta.detach().sqrt()
+        )
         moved = torch.ones(len(x), dtype=torch.bool)
         return self.init(energy, x), Info(moved, ~moved, moved.double())
 
@@ -156,26 +188,34 @@ def refined(objective: EnergyMatching, batches: int = 100, rows: int = 200) -> T
     for _ in range(batches):
         bowl = Bowl(1 / S**2)
         buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, restart=0.0)
-        loss = objective.loss(bowl, gaussian(rows, g), None, sampler=Exact(), buffer=buffer, generator=g)
+        loss = objective.loss(
+            bowl, gaussian(rows, g), None, sampler=Exact(), buffer=buffer, generator=g
+        )
         found.append(torch.autograd.grad(loss.value, bowl.theta)[0])
     return torch.stack(found)
 
 
 def test_the_minimiser_is_the_true_law_where_flow_and_law_agree() -> None:
     # at ε = PULL · S² the flow's minimiser is θ = 1/S² too, so the gradient of the whole must vanish there
-    agreeing = EnergyMatching(temperature=PULL * S**2, warmup=0.0, weight=0.5, steps=1, arrive=1, capacity=400)
+    agreeing = EnergyMatching(
+        temperature=PULL * S**2, warmup=0.0, weight=0.5, steps=1, arrive=1, capacity=400
+    )
     assert z_scores(refined(agreeing)).abs() < LIMIT
 
 
 def test_the_minimiser_of_the_contrast_alone_is_the_true_law() -> None:
-    heavy = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=1, capacity=400)
+    heavy = EnergyMatching(
+        temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=1, capacity=400
+    )
     assert z_scores(refined(heavy)).abs() < LIMIT
 
 
 def test_a_contrast_with_its_sign_turned_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     # at a θ that is not the truth the gradient must pull towards it; the minus turns it away
     def pull(turned: bool) -> float:
-        objective = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=1, capacity=400)
+        objective = EnergyMatching(
+            temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=1, capacity=400
+        )
         g, bowl = seeded(3), Bowl(1.0)
         buffer = ReplayBuffer(400, real(1), generator=g, dtype=DOUBLE, restart=0.0)
         if turned:
@@ -185,36 +225,57 @@ def test_a_contrast_with_its_sign_turned_is_found(monkeypatch: pytest.MonkeyPatc
                 loss = right(*args, **options)
                 return loss._replace(value=-loss.value)
 
-            monkeypatch.setattr(transport, "contrast", wrong)
-        loss = objective.loss(bowl, gaussian(400, g), None, sampler=Exact(), buffer=buffer, generator=g)
+            monkeypatch.setattr(matching, "contrast", wrong)
+        loss = objective.loss(
+            bowl, gaussian(400, g), None, sampler=Exact(), buffer=buffer, generator=g
+        )
         return torch.autograd.grad(loss.value, bowl.theta)[0].item()
 
     exact = (S**2 - 1) / 2  # ∂θ of the likelihood's loss at θ = 1
-    assert pull(False) == pytest.approx(exact, abs=0.2) and pull(True) == pytest.approx(-exact, abs=0.2)
+    assert pull(False) == pytest.approx(exact, abs=0.2) and pull(True) == pytest.approx(
+        -exact, abs=0.2
+    )
 
 
 def test_chains_rest_while_the_flow_warms_up() -> None:
     net = MLP(real(2), hidden=(8,))
     buffer = ReplayBuffer(64, real(2), generator=seeded())
     before = buffer.x.clone()
-    objective, x = EnergyMatching(warmup=0.5, arrive=10, capacity=64), torch.randn(16, 2, generator=seeded(1))
-    early = objective.loss(net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2), progress=0.49)
+    objective, x = (
+        EnergyMatching(warmup=0.5, arrive=10, capacity=64),
+        torch.randn(16, 2, generator=seeded(1)),
+    )
+    early = objective.loss(
+        net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2), progress=0.49
+    )
     assert early.negatives is None and torch.equal(buffer.x, before) and "gap" not in early.terms
-    late = objective.loss(net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2), progress=0.5)
+    late = objective.loss(
+        net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2), progress=0.5
+    )
     assert late.negatives is not None and not torch.equal(buffer.x, before) and "gap" in late.terms
-    flow, _, velocity = transport.lines(net, x, None, seeded(2))
-    expected = transport.force_error(net, flow, None, velocity, 0.1)[0] - 0.01 * late.terms["gap"]
+    flow, _, velocity = matching.lines(net, x, None, seeded(2))
+    expected = matching.force_error(net, flow, None, velocity, 0.1)[0] - 0.01 * late.terms["gap"]
     torch.testing.assert_close(late.value, expected)
 
 
 def begun_anew(arrive: int, batches: int = 240, rows: int = 200) -> Tensor:
     """Gradients in θ at the true law when a fifth of the chains begins at N(0, 1) at every visit of ten steps: (80,)."""
-    objective = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=10, arrive=arrive, capacity=rows, restart=0.2)
+    objective = EnergyMatching(
+        temperature=1e-9,
+        warmup=0.0,
+        weight=1.0,
+        steps=10,
+        arrive=arrive,
+        capacity=rows,
+        restart=0.2,
+    )
     found, g = [], seeded(8)
     buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, restart=0.2)
     for _ in range(batches):
         bowl = Bowl(1 / S**2)
-        loss = objective.loss(bowl, gaussian(rows, g), None, sampler=MALA(0.01), buffer=buffer, generator=g)
+        loss = objective.loss(
+            bowl, gaussian(rows, g), None, sampler=MALA(0.01), buffer=buffer, generator=g
+        )
         found.append(torch.autograd.grad(loss.value, bowl.theta)[0])
     return torch.stack(found[::3])  # 30 steps apart
 
@@ -227,16 +288,23 @@ def test_chains_that_are_under_way_do_not_bend_the_law() -> None:
 
 def test_young_chains_move_and_are_not_counted() -> None:
     net, x = MLP(real(2), hidden=(8,)), torch.randn(16, 2, generator=seeded(1))
-    objective = EnergyMatching(warmup=0.0, weight=1.0, steps=10, arrive=25, capacity=16, restart=0.0)
+    objective = EnergyMatching(
+        warmup=0.0, weight=1.0, steps=10, arrive=25, capacity=16, restart=0.0
+    )
     buffer, g = ReplayBuffer(16, real(2), generator=seeded(), restart=0.0), seeded(2)
     for visit in range(4):
         before, again = buffer.x.clone(), torch.Generator().set_state(g.get_state())
         loss = objective.loss(net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=g)
         assert not torch.equal(buffer.x, before) and (buffer.age == 10 * (visit + 1)).all()
-        points, _, velocity = transport.lines(net, x, None, again)
-        flow = transport.force_error(net, points, None, velocity, objective.temperature)[0]
-        own, alone = (torch.autograd.grad(value, list(net.parameters()), allow_unused=True) for value in (loss.value, flow))
-        pairs = zip(own[:-1], alone[:-1], strict=True)  # the last weight is the level, which the flow leaves free
+        points, _, velocity = matching.lines(net, x, None, again)
+        flow = matching.force_error(net, points, None, velocity, objective.temperature)[0]
+        own, alone = (
+            torch.autograd.grad(value, list(net.parameters()), allow_unused=True)
+            for value in (loss.value, flow)
+        )
+        pairs = zip(
+            own[:-1], alone[:-1], strict=True
+        )  # the last weight is the level, which the flow leaves free
         same = all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
         assert same == (visit < 2) and loss.terms["arrived"] == float(visit >= 2)
         assert (loss.terms["gap"] == 0) == (visit < 2)
@@ -245,11 +313,19 @@ def test_young_chains_move_and_are_not_counted() -> None:
 def test_some_chains_count_and_others_do_not() -> None:
     # by hand: mean of a_i (E(x_i, y_i) − E(z_i, c_i)) over old chains z with their own labels c
     torch.manual_seed(0)
-    net, x, labels = MLP(real(2), hidden=(8,), classes=3), torch.randn(12, 2, generator=seeded(1)), torch.arange(12) % 3
-    objective = EnergyMatching(temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=50, capacity=12, restart=0.0)
+    net, x, labels = (
+        MLP(real(2), hidden=(8,), classes=3),
+        torch.randn(12, 2, generator=seeded(1)),
+        torch.arange(12) % 3,
+    )
+    objective = EnergyMatching(
+        temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=50, capacity=12, restart=0.0
+    )
     buffer = ReplayBuffer(12, real(2), generator=seeded(), classes=3, restart=0.0)
     buffer.age[::2] = 49
-    loss = objective.loss(net, x, labels, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2))
+    loss = objective.loss(
+        net, x, labels, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2)
+    )
     old = buffer.age == 50
     assert old.sum() == 6 and loss.terms["arrived"] == 0.5 and buffer.labels is not None
     expected = (net(x, labels) * old - net(buffer.x, buffer.labels) * old).mean()
@@ -257,12 +333,24 @@ def test_some_chains_count_and_others_do_not() -> None:
 
 
 def test_lines_are_cut_off_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, right = [], transport.lines
-    monkeypatch.setattr(transport, "lines", lambda *args, until: (seen.append(until), right(*args, until=until))[1])
-    net, x, buffer = MLP(real(2), hidden=(8,)), torch.randn(8, 2), ReplayBuffer(8, real(2), generator=seeded())
+    seen, right = [], matching.lines
+    monkeypatch.setattr(
+        matching, "lines", lambda *args, until: (seen.append(until), right(*args, until=until))[1]
+    )
+    net, x, buffer = (
+        MLP(real(2), hidden=(8,)),
+        torch.randn(8, 2),
+        ReplayBuffer(8, real(2), generator=seeded()),
+    )
     for progress in (0.0, 0.49, 0.5, 1.0):
         EnergyMatching(warmup=0.5, cutoff=0.7, capacity=8).loss(
-            net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(), progress=progress
+            net,
+            x,
+            None,
+            sampler=Langevin(0.01),
+            buffer=buffer,
+            generator=seeded(),
+            progress=progress,
         )
     assert seen == [1.0, 1.0, 0.7, 0.7]
 
@@ -270,7 +358,9 @@ def test_lines_are_cut_off_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatc
 def test_chains_in_replicas_are_refused() -> None:
     net, buffer = MLP(real(2), hidden=(8,)), ReplayBuffer(8, real(3, 2), generator=seeded())
     with pytest.raises(ValueError, match=r"\(3, 2\).*;.*;"):
-        EnergyMatching(warmup=0.0).loss(net, torch.randn(8, 2), None, sampler=None, buffer=buffer, generator=seeded())
+        EnergyMatching(warmup=0.0).loss(
+            net, torch.randn(8, 2), None, sampler=None, buffer=buffer, generator=seeded()
+        )
 
 
 @pytest.mark.parametrize(
@@ -291,13 +381,17 @@ def test_energy_matching_refuses_settings_that_mean_nothing(settings: dict[str, 
         EnergyMatching(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"gain": 0.0}, {"gain": math.inf}, {"start": 1.0}, {"start": -0.1}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"gain": 0.0}, {"gain": math.inf}, {"start": 1.0}, {"start": -0.1}], ids=str
+)
 def test_equilibrium_matching_refuses_settings_that_mean_nothing(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         EquilibriumMatching(**settings)
 
 
-@pytest.mark.parametrize("objective", [EnergyMatching(), EquilibriumMatching()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "objective", [EnergyMatching(), EquilibriumMatching()], ids=lambda o: type(o).__name__
+)
 def test_there_are_no_lines_between_bits(objective: Any) -> None:
     bits = Function(lambda x: x.sum(1), binary(4))
     with pytest.raises(ValueError, match=r"binary.*;.*;"):
@@ -315,7 +409,9 @@ def test_a_flow_that_is_followed_makes_data() -> None:
         return torch.cat([1.5 * side, 0.5 * side], 1) + 0.2 * torch.randn(rows, 2, generator=g)
 
     for _ in range(300):
-        loss = EnergyMatching().loss(net, data(128), None, sampler=None, buffer=None, generator=g, progress=0.0)
+        loss = EnergyMatching().loss(
+            net, data(128), None, sampler=None, buffer=None, generator=g, progress=0.0
+        )
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()

@@ -27,7 +27,12 @@ TINY = {
     "evaluation.samples": 32,
     "evaluation.judge_steps": 20,
 }
-IMAGES = TINY | {"restoration.count": 4, "restoration.steps": 10, "restoration.draws": 2, "restoration.bank": 50}
+IMAGES = TINY | {
+    "restoration.count": 4,
+    "restoration.steps": 10,
+    "restoration.draws": 2,
+    "restoration.bank": 50,
+}
 ROW = ["path", "energy", "p_value", "verdict"]
 
 Command = Callable[..., tuple[int, str, str]]
@@ -85,12 +90,22 @@ def refused(found: tuple[int, str, str], *words: str) -> None:
 @pytest.mark.parametrize("which", ["digits", "moons"])
 def test_a_run_is_a_directory_with_everything_in_it(runs: Runs, which: str) -> None:
     run = Run.open(getattr(runs, which))
-    for name in ("report.html", "evaluation.json", "evaluation.safetensors", "calibration.safetensors", "log.jsonl"):
+    for name in (
+        "report.html",
+        "evaluation.json",
+        "evaluation.safetensors",
+        "calibration.safetensors",
+        "log.jsonl",
+    ):
         assert (run.path / name).stat().st_size > 0
     assert run.steps() == [0, 10, 20]
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert page.lstrip().lower().startswith("<!doctype html") and which in page and "</html>" in page
-    assert not re.findall(r"""(?:src=["']|url\(|<link[^>]*href=["'])(?!data:|#|["')])[^"')]*""", page)  # self-contained
+    assert (
+        page.lstrip().lower().startswith("<!doctype html") and which in page and "</html>" in page
+    )
+    assert not re.findall(
+        r"""(?:src=["']|url\(|<link[^>]*href=["'])(?!data:|#|["')])[^"')]*""", page
+    )  # self-contained
 
 
 def test_the_run_keeps_the_whole_recipe_with_the_overrides(runs: Runs) -> None:
@@ -109,33 +124,51 @@ def test_training_into_a_run_that_exists_is_refused(runs: Runs, command: Command
     assert (runs.moons / "recipe.json").read_bytes() == before
 
 
-def test_resuming_a_finished_run_changes_no_weights(runs: Runs, command: Command, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_no_weights(
+    runs: Runs, command: Command, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(runs.moons, copy)
     (copy / "report.html").unlink()
     status, out, _ = command("resume", copy, "--quiet")
-    assert status == 0 and Path(out.strip()) == copy / "report.html" and (copy / "report.html").exists()
+    assert (
+        status == 0
+        and Path(out.strip()) == copy / "report.html"
+        and (copy / "report.html").exists()
+    )
     for name, tensor in load(runs.moons)[0].state_dict().items():
         assert torch.equal(load(copy)[0].state_dict()[name], tensor)
-    first, second = (json.loads((path / "evaluation.json").read_text()) for path in (runs.moons, copy))
+    first, second = (
+        json.loads((path / "evaluation.json").read_text()) for path in (runs.moons, copy)
+    )
     del first["seconds"], second["seconds"]
     assert first == second
 
 
 @pytest.mark.parametrize("mistake", ["data.name=nonsense", "data.size=3", "energy.hidden=[]"])
-def test_a_training_that_never_began_leaves_no_run_behind(command: Command, tmp_path: Path, mistake: str) -> None:
+def test_a_training_that_never_began_leaves_no_run_behind(
+    command: Command, tmp_path: Path, mistake: str
+) -> None:
     refused(command("train", "moons", "--run", tmp_path / "run", "--quiet", "--set", mistake))
     assert not (tmp_path / "run" / "recipe.json").exists()
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
-def test_a_file_in_the_way_of_a_run_is_a_mistake_in_words(command: Command, tmp_path: Path, place: str) -> None:
+def test_a_file_in_the_way_of_a_run_is_a_mistake_in_words(
+    command: Command, tmp_path: Path, place: str
+) -> None:
     (tmp_path / "file").write_text("")
-    refused(command("train", "moons", "--run", tmp_path / place, "--quiet", *settings(TINY)), "file")
+    refused(
+        command("train", "moons", "--run", tmp_path / place, "--quiet", *settings(TINY)), "file"
+    )
 
 
-def test_a_run_can_be_repeated_from_its_recipe(runs: Runs, command: Command, tmp_path: Path) -> None:
-    status, _, _ = command("train", runs.moons / "recipe.json", "--run", tmp_path / "again", "--quiet")
+def test_a_run_can_be_repeated_from_its_recipe(
+    runs: Runs, command: Command, tmp_path: Path
+) -> None:
+    status, _, _ = command(
+        "train", runs.moons / "recipe.json", "--run", tmp_path / "again", "--quiet"
+    )
     assert status == 0 and Run.open(tmp_path / "again").recipe == Run.open(runs.moons).recipe
     for name, tensor in load(runs.moons)[0].state_dict().items():
         assert torch.equal(load(tmp_path / "again")[0].state_dict()[name], tensor)
@@ -149,8 +182,12 @@ def test_sampling_scoring_and_restoring_do_without_the_data(
 
     monkeypatch.setattr("lowland.evaluation.subjects.load_recipe_data", gone)
     picture = pictures / "pngs" / "0.png"
-    assert command("sample", runs.digits, "--count", 3, "--out", tmp_path / "x.npz", "--quiet")[0] == 0
-    assert command("sample", runs.moons, "--count", 3, "--out", tmp_path / "y.npy", "--quiet")[0] == 0
+    assert (
+        command("sample", runs.digits, "--count", 3, "--out", tmp_path / "x.npz", "--quiet")[0] == 0
+    )
+    assert (
+        command("sample", runs.moons, "--count", 3, "--out", tmp_path / "y.npy", "--quiet")[0] == 0
+    )
     assert command("energy", runs.digits, picture)[0] == 0
     assert command("restore", runs.digits, picture, "--out", tmp_path / "z.png", "--quiet")[0] == 0
 
@@ -170,7 +207,9 @@ def test_samples_with_their_labels(runs: Runs, command: Command, tmp_path: Path)
     command("sample", runs.digits, "--count", 12, "--out", tmp_path / "x.npz", "--quiet")
     with np.load(tmp_path / "x.npz", allow_pickle=False) as found:
         assert found["x"].shape == (12, 1, 8, 8) and found["labels"].tolist() == [*range(10), 0, 1]
-    command("sample", runs.digits, "--count", 5, "--label", 7, "--out", tmp_path / "y.npz", "--quiet")
+    command(
+        "sample", runs.digits, "--count", 5, "--label", 7, "--out", tmp_path / "y.npz", "--quiet"
+    )
     with np.load(tmp_path / "y.npz", allow_pickle=False) as found:
         assert found["labels"].tolist() == [7] * 5
     command("sample", runs.moons, "--count", 5, "--out", tmp_path / "z.npz", "--quiet")
@@ -179,17 +218,31 @@ def test_samples_with_their_labels(runs: Runs, command: Command, tmp_path: Path)
 
 
 def test_samples_as_a_picture(runs: Runs, command: Command, tmp_path: Path) -> None:
-    assert command("sample", runs.digits, "--count", 9, "--out", tmp_path / "x.png", "--quiet")[0] == 0
+    assert (
+        command("sample", runs.digits, "--count", 9, "--out", tmp_path / "x.png", "--quiet")[0] == 0
+    )
     with Image.open(tmp_path / "x.png") as image:
         image.load()
         assert image.format == "PNG" and image.width == image.height and image.width >= 3 * 64
 
 
-def test_the_same_seed_gives_the_same_samples_bit_for_bit(runs: Runs, command: Command, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_samples_bit_for_bit(
+    runs: Runs, command: Command, tmp_path: Path
+) -> None:
     for run in runs:
         found = []
         for i, seed in enumerate((3, 3, 4)):
-            command("sample", run, "--count", 6, "--seed", seed, "--out", tmp_path / f"{i}.npy", "--quiet")
+            command(
+                "sample",
+                run,
+                "--count",
+                6,
+                "--seed",
+                seed,
+                "--out",
+                tmp_path / f"{i}.npy",
+                "--quiet",
+            )
             torch.randn(7)  # the global generator has no say
             found.append((tmp_path / f"{i}.npy").read_bytes())
         assert found[0] == found[1] != found[2]
@@ -198,25 +251,36 @@ def test_the_same_seed_gives_the_same_samples_bit_for_bit(runs: Runs, command: C
 def test_sampling_leaves_the_run_alone(runs: Runs, command: Command, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in runs.moons.rglob("*") if path.is_file()}
     command("sample", runs.moons, "--count", 3, "--out", tmp_path / "x.npy", "--quiet")
-    assert {path: path.stat().st_mtime_ns for path in runs.moons.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in runs.moons.rglob("*") if path.is_file()
+    } == before
 
 
 def test_samples_made_otherwise(runs: Runs, command: Command, tmp_path: Path) -> None:
     def sample(name: str, *changes: str) -> bytes:
         sets = [word for change in changes for word in ("--set", change)]
-        assert command("sample", runs.moons, "--count", 3, "--out", tmp_path / name, "--quiet", *sets)[0] == 0
+        assert (
+            command("sample", runs.moons, "--count", 3, "--out", tmp_path / name, "--quiet", *sets)[
+                0
+            ]
+            == 0
+        )
         return (tmp_path / name).read_bytes()
 
     as_trained = sample("a.npy")
     assert sample("b.npy", "generation.steps=1", "generation.jump=false") != as_trained
     assert sample("c.npy") == as_trained  # the run is left as it is
     told = ("sample", runs.moons, "--out", tmp_path / "d.npy", "--quiet", "--set")
-    refused(command(*told, "training.steps=3"), "training.steps", "only generation.* can be changed")
+    refused(
+        command(*told, "training.steps=3"), "training.steps", "only generation.* can be changed"
+    )
     refused(command(*told, "generation.stepz=3"), "generation.stepz", "no such key")
     assert not (tmp_path / "d.npy").exists()
 
 
-def test_samples_that_cannot_be_written_are_refused(runs: Runs, command: Command, tmp_path: Path) -> None:
+def test_samples_that_cannot_be_written_are_refused(
+    runs: Runs, command: Command, tmp_path: Path
+) -> None:
     def sample(run: Path, *arguments: Any) -> tuple[int, str, str]:
         return command("sample", run, "--quiet", *arguments)
 
@@ -224,7 +288,9 @@ def test_samples_that_cannot_be_written_are_refused(runs: Runs, command: Command
     refused(sample(runs.digits, "--out", tmp_path / "x"), "ends in ''")
     refused(sample(runs.moons, "--out", tmp_path / "x.png"), "vectors, not images")
     refused(sample(runs.digits, "--out", tmp_path / "x.npy", "--count", 0), "count is 0")
-    refused(sample(runs.digits, "--out", tmp_path / "x.npy", "--label", 10), "label 10", "choose 0 to 9")
+    refused(
+        sample(runs.digits, "--out", tmp_path / "x.npy", "--label", 10), "label 10", "choose 0 to 9"
+    )
     refused(sample(runs.digits, "--out", tmp_path / "x.npy", "--label", -1), "label -1")
     refused(sample(runs.moons, "--out", tmp_path / "x.npy", "--label", 0), "leave the label out")
     assert not list(tmp_path.iterdir())
@@ -250,7 +316,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def table(text: str) -> list[dict[str, Any]]:
     rows = list(csv.DictReader(io.StringIO(text)))
     assert not rows or list(rows[0]) == ROW
-    return [{**row, "energy": float(row["energy"]), "p_value": float(row["p_value"])} for row in rows]
+    return [
+        {**row, "energy": float(row["energy"]), "p_value": float(row["p_value"])} for row in rows
+    ]
 
 
 def sound(rows: list[dict[str, Any]], nominal: float) -> None:
@@ -259,21 +327,35 @@ def sound(rows: list[dict[str, Any]], nominal: float) -> None:
         assert row["verdict"] == ("outlier" if row["p_value"] <= nominal else "inlier")
 
 
-def test_energies_of_files_folders_and_arrays_agree(runs: Runs, pictures: Path, command: Command) -> None:
+def test_energies_of_files_folders_and_arrays_agree(
+    runs: Runs, pictures: Path, command: Command
+) -> None:
     files = sorted((pictures / "pngs").iterdir())
     found = {}
-    for name, paths in {"files": files, "folder": [pictures / "pngs"], "npz": [pictures / "all.npz"]}.items():
+    for name, paths in {
+        "files": files,
+        "folder": [pictures / "pngs"],
+        "npz": [pictures / "all.npz"],
+    }.items():
         status, out, err = command("energy", runs.digits, *paths)
         assert (status, err) == (0, "")
         found[name] = table(out)
         sound(found[name], 0.05)
-    assert [row["path"] for row in found["files"]] == [row["path"] for row in found["folder"]] == list(map(str, files))
-    assert [row["path"] for row in found["npz"]] == [f"{pictures / 'all.npz'}[{i}]" for i in range(4)]
+    assert (
+        [row["path"] for row in found["files"]]
+        == [row["path"] for row in found["folder"]]
+        == list(map(str, files))
+    )
+    assert [row["path"] for row in found["npz"]] == [
+        f"{pictures / 'all.npz'}[{i}]" for i in range(4)
+    ]
     numbers = [[(row["energy"], row["p_value"]) for row in rows] for rows in found.values()]
     assert numbers[0] == numbers[1] == numbers[2]
 
 
-def test_energies_are_those_of_the_model_against_its_calibration_part(runs: Runs, pictures: Path, command: Command) -> None:
+def test_energies_are_those_of_the_model_against_its_calibration_part(
+    runs: Runs, pictures: Path, command: Command
+) -> None:
     energy, data = load(runs.digits)[0], load_data("digits", seed=0)
     x = torch.from_numpy(np.load(pictures / "all.npy"))
     values = energy_values(energy, x)
@@ -283,9 +365,13 @@ def test_energies_are_those_of_the_model_against_its_calibration_part(runs: Runs
     assert [row["p_value"] for row in rows] == pytest.approx(expected.tolist())
 
 
-def test_energies_as_json_lines_into_a_file(runs: Runs, pictures: Path, command: Command, tmp_path: Path) -> None:
+def test_energies_as_json_lines_into_a_file(
+    runs: Runs, pictures: Path, command: Command, tmp_path: Path
+) -> None:
     out = tmp_path / "rows.jsonl"
-    status, printed, _ = command("energy", runs.digits, pictures / "pngs", "--format", "jsonl", "--out", out)
+    status, printed, _ = command(
+        "energy", runs.digits, pictures / "pngs", "--format", "jsonl", "--out", out
+    )
     assert status == 0 and Path(printed.strip()) == out
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [list(row) for row in rows] == [ROW] * 4
@@ -302,23 +388,40 @@ def test_tables_in_pieces_are_those_in_one(
         command("energy", runs.digits, *paths, "--out", tmp_path / f"{size}.csv")
     whole, pieces = (table((tmp_path / f"{size}.csv").read_text()) for size in (1024, 3))
     assert [row["path"] for row in pieces] == [row["path"] for row in whole] and len(whole) == 9
-    assert [row["energy"] for row in pieces] == pytest.approx([row["energy"] for row in whole], rel=1e-5)
+    assert [row["energy"] for row in pieces] == pytest.approx(
+        [row["energy"] for row in whole], rel=1e-5
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1024.csv", "3.csv"]
 
 
-def test_a_missing_picture_is_refused_before_a_table_is_begun(runs: Runs, command: Command, tmp_path: Path) -> None:
-    refused(command("energy", runs.digits, tmp_path / "nothing.png", "--out", tmp_path / "x.csv"), "nothing.png")
+def test_a_missing_picture_is_refused_before_a_table_is_begun(
+    runs: Runs, command: Command, tmp_path: Path
+) -> None:
+    refused(
+        command("energy", runs.digits, tmp_path / "nothing.png", "--out", tmp_path / "x.csv"),
+        "nothing.png",
+    )
     assert not list(tmp_path.iterdir())
 
 
-def test_the_nominal_rate_decides_the_verdict_alone(runs: Runs, pictures: Path, command: Command) -> None:
-    strict, lax = (table(command("energy", runs.digits, pictures / "all.npz", "--nominal", n)[1]) for n in (0.01, 0.9))
+def test_the_nominal_rate_decides_the_verdict_alone(
+    runs: Runs, pictures: Path, command: Command
+) -> None:
+    strict, lax = (
+        table(command("energy", runs.digits, pictures / "all.npz", "--nominal", n)[1])
+        for n in (0.01, 0.9)
+    )
     sound(strict, 0.01)
     sound(lax, 0.9)
     assert [row["p_value"] for row in strict] == [row["p_value"] for row in lax]
-    assert {row["verdict"] for row in lax} == {"outlier", "inlier"} or all(r["verdict"] == "outlier" for r in lax)
+    assert {row["verdict"] for row in lax} == {"outlier", "inlier"} or all(
+        r["verdict"] == "outlier" for r in lax
+    )
     for nominal in (0, 1, -1):
-        refused(command("energy", runs.digits, pictures / "all.npz", "--nominal", nominal), "lies in (0, 1)")
+        refused(
+            command("energy", runs.digits, pictures / "all.npz", "--nominal", nominal),
+            "lies in (0, 1)",
+        )
 
 
 def test_energies_of_rows(runs: Runs, command: Command, tmp_path: Path) -> None:
@@ -330,7 +433,9 @@ def test_energies_of_rows(runs: Runs, command: Command, tmp_path: Path) -> None:
     assert [row["verdict"] for row in rows] == ["inlier", "outlier"] * 2
 
 
-def test_files_that_cannot_be_scored_are_refused(runs: Runs, pictures: Path, command: Command, tmp_path: Path) -> None:
+def test_files_that_cannot_be_scored_are_refused(
+    runs: Runs, pictures: Path, command: Command, tmp_path: Path
+) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "wide.npy", np.zeros((2, 1, 9, 9), dtype=np.float32))
@@ -345,13 +450,19 @@ def test_files_that_cannot_be_scored_are_refused(runs: Runs, pictures: Path, com
     refused(command("energy", runs.moons, pictures / "pngs" / "0.png"), "is an image")
 
 
-def test_points_outside_the_domain_are_refused(runs: Runs, command: Command, tmp_path: Path) -> None:
+def test_points_outside_the_domain_are_refused(
+    runs: Runs, command: Command, tmp_path: Path
+) -> None:
     np.save(tmp_path / "bright.npy", np.full((1, 1, 8, 8), 5.0, dtype=np.float32))
     refused(command("energy", runs.digits, tmp_path / "bright.npy"), "outside the domain")
 
 
-def test_a_rate_that_the_calibration_part_cannot_promise_is_refused(runs: Runs, pictures: Path, command: Command) -> None:
-    refused(command("energy", runs.digits, pictures / "all.npz", "--nominal", 0.0001), "cannot promise")
+def test_a_rate_that_the_calibration_part_cannot_promise_is_refused(
+    runs: Runs, pictures: Path, command: Command
+) -> None:
+    refused(
+        command("energy", runs.digits, pictures / "all.npz", "--nominal", 0.0001), "cannot promise"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- restore
@@ -377,17 +488,37 @@ def test_denoising_a_picture(runs: Runs, pictures: Path, command: Command, tmp_p
         assert np.allclose(found["observed"][0, 0], np.asarray(Image.open(source)) / 255, atol=1e-6)
 
 
-MASKS = {"lower": np.s_[4:, :], "upper": np.s_[:4, :], "left": np.s_[:, :4], "right": np.s_[:, 4:], "centre": np.s_[2:6, 2:6]}
+MASKS = {
+    "lower": np.s_[4:, :],
+    "upper": np.s_[:4, :],
+    "left": np.s_[:, :4],
+    "right": np.s_[:, 4:],
+    "centre": np.s_[2:6, 2:6],
+}
 
 
 @pytest.mark.parametrize("mask", [*MASKS, "a picture"])
-def test_inpainting_hides_what_the_mask_says(runs: Runs, pictures: Path, command: Command, tmp_path: Path, mask: str) -> None:
+def test_inpainting_hides_what_the_mask_says(
+    runs: Runs, pictures: Path, command: Command, tmp_path: Path, mask: str
+) -> None:
     hidden = np.zeros((8, 8), dtype=bool)
     hidden[MASKS.get(mask, np.s_[1:3, 5:8])] = True
     Image.fromarray((hidden * 255).astype(np.uint8)).save(tmp_path / "mask.png")
     given = mask if mask in MASKS else str(tmp_path / "mask.png")
     out = tmp_path / "out.png"
-    arguments = ("--task", "inpaint", "--mask", given, "--draws", 5, "--sigma", 0.05, "--out", out, "--quiet")
+    arguments = (
+        "--task",
+        "inpaint",
+        "--mask",
+        given,
+        "--draws",
+        5,
+        "--sigma",
+        0.05,
+        "--out",
+        out,
+        "--quiet",
+    )
     assert command("restore", runs.digits, pictures / "pngs" / "1.png", *arguments)[0] == 0
     assert strip(out)[0] > 5 * strip(out)[1]
     truth = np.asarray(Image.open(pictures / "pngs" / "1.png")) / 255
@@ -397,53 +528,100 @@ def test_inpainting_hides_what_the_mask_says(runs: Runs, pictures: Path, command
     assert np.allclose(seen[~hidden], truth[~hidden], atol=1e-6) and not seen[hidden].any()
 
 
-def test_restoring_twice_with_one_seed_is_the_same(runs: Runs, pictures: Path, tmp_path: Path) -> None:
+def test_restoring_twice_with_one_seed_is_the_same(
+    runs: Runs, pictures: Path, tmp_path: Path
+) -> None:
     found = []
     for i, seed in enumerate((1, 1, 2)):
         verbs.restore(
-            runs.digits, pictures / "pngs" / "1.png", task="denoise", seed=seed, out=tmp_path / f"{i}.png", progress=False
+            runs.digits,
+            pictures / "pngs" / "1.png",
+            task="denoise",
+            seed=seed,
+            out=tmp_path / f"{i}.png",
+            progress=False,
         )
         with np.load(tmp_path / f"{i}.npz", allow_pickle=False) as arrays:
             found.append(arrays["draws"].tobytes())
     assert found[0] == found[1] != found[2]
 
 
-def test_restorations_that_cannot_be_made_are_refused(runs: Runs, pictures: Path, command: Command, tmp_path: Path) -> None:
+def test_restorations_that_cannot_be_made_are_refused(
+    runs: Runs, pictures: Path, command: Command, tmp_path: Path
+) -> None:
     picture = pictures / "pngs" / "0.png"
     for name, grey in (("white", 255), ("black", 0)):
         Image.fromarray(np.full((8, 8), grey, dtype=np.uint8)).save(tmp_path / f"{name}.png")
         inpaint = ("--task", "inpaint", "--mask", tmp_path / f"{name}.png")
-        refused(command("restore", runs.digits, picture, "--quiet", *inpaint), "hides all or nothing")
-    refused(command("restore", runs.digits, picture, "--quiet", "--task", "inpaint", "--mask", "middle"), "'middle'", "lower")
+        refused(
+            command("restore", runs.digits, picture, "--quiet", *inpaint), "hides all or nothing"
+        )
+    refused(
+        command(
+            "restore", runs.digits, picture, "--quiet", "--task", "inpaint", "--mask", "middle"
+        ),
+        "'middle'",
+        "lower",
+    )
     refused(command("restore", runs.digits, tmp_path / "nothing.png", "--quiet"), "nothing.png")
     np.save(tmp_path / "points.npy", np.zeros((1, 2), dtype=np.float32))
     refused(command("restore", runs.moons, tmp_path / "points.npy", "--quiet"), "[restoration]")
     with pytest.raises(ValueError, match="'denoise' or 'inpaint'"):
         verbs.restore(runs.digits, picture, task="sharpen", progress=False)
-    assert not [path for path in pictures.rglob("*") if "denoise" in path.name or "inpaint" in path.name]
+    assert not [
+        path for path in pictures.rglob("*") if "denoise" in path.name or "inpaint" in path.name
+    ]
 
 
-def test_a_noise_of_zero_is_refused(runs: Runs, pictures: Path, command: Command, tmp_path: Path) -> None:
+def test_a_noise_of_zero_is_refused(
+    runs: Runs, pictures: Path, command: Command, tmp_path: Path
+) -> None:
     picture, out = pictures / "pngs" / "0.png", tmp_path / "out.png"
-    refused(command("restore", runs.digits, picture, "--quiet", "--sigma", 0, "--out", out), "sigma is 0")
+    refused(
+        command("restore", runs.digits, picture, "--quiet", "--sigma", 0, "--out", out),
+        "sigma is 0",
+    )
 
 
 def test_no_draws_are_refused(runs: Runs, pictures: Path, command: Command, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
-    refused(command("restore", runs.digits, pictures / "pngs" / "0.png", "--draws", 0, "--out", out, "--quiet"), "draws is 0")
+    refused(
+        command(
+            "restore",
+            runs.digits,
+            pictures / "pngs" / "0.png",
+            "--draws",
+            0,
+            "--out",
+            out,
+            "--quiet",
+        ),
+        "draws is 0",
+    )
 
 
 @pytest.mark.parametrize("verb", ["restore", "energy"])
-def test_a_missing_folder_is_made(runs: Runs, pictures: Path, command: Command, tmp_path: Path, verb: str) -> None:
+def test_a_missing_folder_is_made(
+    runs: Runs, pictures: Path, command: Command, tmp_path: Path, verb: str
+) -> None:
     out = tmp_path / "deeper" / ("x.png" if verb == "restore" else "x.csv")
-    status, _, _ = command(verb, runs.digits, pictures / "pngs" / "0.png", "--out", out, *["--quiet"] * (verb == "restore"))
+    status, _, _ = command(
+        verb,
+        runs.digits,
+        pictures / "pngs" / "0.png",
+        "--out",
+        out,
+        *["--quiet"] * (verb == "restore"),
+    )
     assert status == 0 and out.exists()
 
 
 # --------------------------------------------------------------------------------------------------- evaluate and report
 
 
-def test_evaluate_prints_its_figures_as_json_and_repeats_itself(runs: Runs, command: Command) -> None:
+def test_evaluate_prints_its_figures_as_json_and_repeats_itself(
+    runs: Runs, command: Command
+) -> None:
     before = json.loads((runs.moons / "evaluation.json").read_text())
     status, out, _ = command("evaluate", runs.moons, "--quiet")
     found = json.loads(out)
@@ -453,7 +631,9 @@ def test_evaluate_prints_its_figures_as_json_and_repeats_itself(runs: Runs, comm
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "restore"])
-def test_the_bank_of_a_run_has_no_say_in_the_seed(runs: Runs, pictures: Path, tmp_path: Path, verb: str) -> None:
+def test_the_bank_of_a_run_has_no_say_in_the_seed(
+    runs: Runs, pictures: Path, tmp_path: Path, verb: str
+) -> None:
     """The same figures and the same draws, whether the bank is made on the way or lies there."""
     copy, found = tmp_path / "copy", []
     shutil.copytree(runs.digits, copy)
@@ -462,7 +642,13 @@ def test_the_bank_of_a_run_has_no_say_in_the_seed(runs: Runs, pictures: Path, tm
         if verb == "evaluate":
             found.append(verbs.evaluate(copy, progress=False)["restoration"])
         else:
-            verbs.restore(copy, pictures / "pngs" / "0.png", task="denoise", out=tmp_path / f"{i}.png", progress=False)
+            verbs.restore(
+                copy,
+                pictures / "pngs" / "0.png",
+                task="denoise",
+                out=tmp_path / f"{i}.png",
+                progress=False,
+            )
             with np.load(tmp_path / f"{i}.npz", allow_pickle=False) as arrays:
                 found.append(arrays["draws"].tolist())
     assert (copy / "bank.safetensors").exists() and found[0] == found[1]
@@ -471,9 +657,17 @@ def test_the_bank_of_a_run_has_no_say_in_the_seed(runs: Runs, pictures: Path, tm
 def test_a_bank_belongs_to_its_checkpoint(runs: Runs, pictures: Path, tmp_path: Path) -> None:
     copy, found = tmp_path / "copy", []
     shutil.copytree(runs.digits, copy)
-    shutil.rmtree(copy / "step-00000020")  # as before the run was resumed; the bank is that of step 20
+    shutil.rmtree(
+        copy / "step-00000020"
+    )  # as before the run was resumed; the bank is that of step 20
     for i in range(2):
-        verbs.restore(copy, pictures / "pngs" / "0.png", task="denoise", out=tmp_path / f"{i}.png", progress=False)
+        verbs.restore(
+            copy,
+            pictures / "pngs" / "0.png",
+            task="denoise",
+            out=tmp_path / f"{i}.png",
+            progress=False,
+        )
         with np.load(tmp_path / f"{i}.npz", allow_pickle=False) as arrays:
             found.append(arrays["draws"].tolist())
         (copy / "bank.safetensors").unlink()
@@ -487,7 +681,9 @@ def test_evaluate_without_quiet_still_prints_json_alone(runs: Runs, command: Com
 
 
 @pytest.mark.parametrize("which", ["digits", "moons"])
-def test_evaluate_brackets_the_likelihood(runs: Runs, command: Command, tmp_path: Path, which: str) -> None:
+def test_evaluate_brackets_the_likelihood(
+    runs: Runs, command: Command, tmp_path: Path, which: str
+) -> None:
     run = tmp_path / which
     shutil.copytree(getattr(runs, which), run)
     before = (run / "evaluation.json").read_bytes()
@@ -498,30 +694,49 @@ def test_evaluate_brackets_the_likelihood(runs: Runs, command: Command, tmp_path
     written = json.loads((run / "likelihood.json").read_text())
     assert written == other and (run / "evaluation.json").read_bytes() == before
     log_z, test = found["log_z"], found["test"]
-    assert log_z["lower"] < log_z["value"] < log_z["upper"] and log_z["chains"] == 20 and log_z["rungs"] == 12
+    assert (
+        log_z["lower"] < log_z["value"] < log_z["upper"]
+        and log_z["chains"] == 20
+        and log_z["rungs"] == 12
+    )
     assert test["upper"] - test["lower"] == pytest.approx(log_z["upper"] - log_z["lower"])
     course = Run.open(run).read_tensors("likelihood.safetensors")
-    assert {len(row) for row in course.values()} == {13} and course["forward"][0] == pytest.approx(course["reverse"][0].item())
+    assert {len(row) for row in course.values()} == {13} and course["forward"][0] == pytest.approx(
+        course["reverse"][0].item()
+    )
     if which == "digits":
-        assert test["data"] == "Gaussian noise of 0.2 added" and any("without its label" in note for note in found["notes"])
+        assert test["data"] == "Gaussian noise of 0.2 added" and any(
+            "without its label" in note for note in found["notes"]
+        )
         assert log_z["base"] == "Uniform"
     else:
         energies = energy_values(load(run)[0], load_data("moons").test.x).double()
-        assert log_z["base"] == "Gaussian" and test["value"] == pytest.approx(-energies.mean().item() - log_z["value"])
+        assert log_z["base"] == "Gaussian" and test["value"] == pytest.approx(
+            -energies.mean().item() - log_z["value"]
+        )
     assert command("report", run)[0] == 0
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "The likelihood and its certificate" in page and "log Z against inverse temperature" in page
+    assert (
+        "The likelihood and its certificate" in page and "log Z against inverse temperature" in page
+    )
     assert log_z["certified"] or "not certified" in page
 
 
 def test_the_likelihood_asks_for_enough_chains(runs: Runs, command: Command) -> None:
-    refused(command("evaluate", runs.moons, "--likelihood", "--chains", 3, "--quiet"), "at least 20 chains")
+    refused(
+        command("evaluate", runs.moons, "--likelihood", "--chains", 3, "--quiet"),
+        "at least 20 chains",
+    )
 
 
 def test_figures_of_an_image_run(runs: Runs) -> None:
     figures = json.loads((runs.digits / "evaluation.json").read_text())
     samples, detection = figures["samples"], figures["detection"]
-    assert samples["count"] == 32 and sum(samples["class_counts"]) == 32 and 0 <= samples["class_entropy"] <= 1
+    assert (
+        samples["count"] == 32
+        and sum(samples["class_counts"]) == 32
+        and 0 <= samples["class_entropy"] <= 1
+    )
     assert detection["nominal"] == 0.05 and 0 <= detection["false_alarm"]["value"] <= 1
     for scores in detection["outliers"].values():
         assert {"auroc", "aupr", "fpr95"} <= set(scores)
@@ -538,10 +753,16 @@ def test_the_false_alarm_rate_is_the_share_of_the_test_part_called_outliers(runs
     assert figures["calibration_count"] == len(data.calibration)
     assert figures["false_alarm"]["count"] == len(data.test)
     assert figures["false_alarm"]["value"] == pytest.approx(float((p <= 0.05).double().mean()))
-    assert figures["false_alarm"]["low"] <= figures["false_alarm"]["value"] <= figures["false_alarm"]["high"]
+    assert (
+        figures["false_alarm"]["low"]
+        <= figures["false_alarm"]["value"]
+        <= figures["false_alarm"]["high"]
+    )
 
 
-def test_report_is_written_anew_from_the_directory(runs: Runs, command: Command, tmp_path: Path) -> None:
+def test_report_is_written_anew_from_the_directory(
+    runs: Runs, command: Command, tmp_path: Path
+) -> None:
     copy = tmp_path / "moved"
     shutil.copytree(runs.digits, copy)
     (copy / "report.html").unlink()
@@ -555,12 +776,19 @@ def test_a_directory_that_is_no_run_is_refused(command: Command, tmp_path: Path)
         refused(command(arguments[0], tmp_path), "holds no run")
     (tmp_path / "recipe.json").write_text("{")
     refused(command("report", tmp_path), "damaged")
-    (tmp_path / "recipe.json").write_text('{"format": 999, "versions": {"lowland": "9.9"}, "recipe": {}}')
+    (tmp_path / "recipe.json").write_text(
+        '{"format": 999, "versions": {"lowland": "9.9"}, "recipe": {}}'
+    )
     refused(command("report", tmp_path), "format 999")
 
 
-def test_verbs_in_python_are_the_same_functions(runs: Runs, command: Command, tmp_path: Path) -> None:
+def test_verbs_in_python_are_the_same_functions(
+    runs: Runs, command: Command, tmp_path: Path
+) -> None:
     command("sample", runs.moons, "--count", 4, "--seed", 9, "--out", tmp_path / "a.npy", "--quiet")
     verbs.sample(runs.moons, 4, tmp_path / "b.npy", seed=9, progress=False)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
-    assert verbs.format_rows([], "csv").strip() == ",".join(ROW) and verbs.format_rows([], "jsonl") == ""
+    assert (
+        verbs.format_rows([], "csv").strip() == ",".join(ROW)
+        and verbs.format_rows([], "jsonl") == ""
+    )

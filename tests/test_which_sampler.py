@@ -10,8 +10,29 @@ from torch import Tensor
 
 from benchmarks import which_targets
 from benchmarks.runner import RESULTS
-from benchmarks.which_page import WORDS, best, family, figure, filled, off_by, results_page, table, troubles
-from benchmarks.which_sampler import CONTINUOUS, DISCRETE, PAGE, Run, Size, cell, held_against, measure, run, steps_of
+from benchmarks.which_page import (
+    WORDS,
+    best,
+    family,
+    figure,
+    filled,
+    off_by,
+    results_page,
+    table,
+    troubles,
+)
+from benchmarks.which_sampler import (
+    CONTINUOUS,
+    DISCRETE,
+    PAGE,
+    Run,
+    Size,
+    cell,
+    held_against,
+    measure,
+    run,
+    steps_of,
+)
 from benchmarks.which_targets import TARGETS, Target
 from lowland.registry import registered
 from lowland.samplers import MALA, NUTS, BlockGibbs, Langevin, ParallelTempering
@@ -29,7 +50,14 @@ def seen(right: bool = True, **other: Any) -> dict[str, Any]:
     """A cell of the table."""
     worst = {"name": "mean of x", "truth": 2.0, "found": 2.0, "z": 0.1}
     rate = {"mean": 50.0, "sd": 1.0}
-    common = {"sampler": "MALA", "adjusted": True, "right": right, "rhat": 1.0, "diverged": 0, "worst": worst}
+    common = {
+        "sampler": "MALA",
+        "adjusted": True,
+        "right": right,
+        "rhat": 1.0,
+        "diverged": 0,
+        "worst": worst,
+    }
     return {**common, "ess_per_second": rate, "ess_per_1000_gradients": rate} | other
 
 
@@ -43,7 +71,9 @@ def test_the_truths_of_the_lattice_are_those_of_all_its_states() -> None:
         energies = target.energy(every)
         p = (-energies).softmax(0)
         for truth in target.truths:
-            assert (p * truth.function(every, energies)).sum().item() == pytest.approx(truth.value, rel=1e-9, abs=1e-9)
+            assert (p * truth.function(every, energies)).sum().item() == pytest.approx(
+                truth.value, rel=1e-9, abs=1e-9
+            )
 
 
 def exact(target: Target, count: int) -> Tensor:
@@ -85,7 +115,11 @@ def test_a_small_run_measures_every_sampler(small: dict[str, Any]) -> None:
 
 def test_equal_work_in_a_row() -> None:
     target, size = which_targets.banana(), Size(row=800)
-    assert steps_of(MALA(0.1), target, size) == 800 == steps_of(ParallelTempering(MALA(0.1), (1.0, 2.0)), target, size)
+    assert (
+        steps_of(MALA(0.1), target, size)
+        == 800
+        == steps_of(ParallelTempering(MALA(0.1), (1.0, 2.0)), target, size)
+    )
     assert steps_of(BlockGibbs(), which_targets.ising(4), size) == 800
     steps = steps_of(NUTS(0.6, 8), target, size)
     assert 0.5 < run(target, NUTS(0.6, 8), steps, 32, 0).gradients / (0.75 * size.row) < 2
@@ -96,13 +130,19 @@ def test_what_is_wrong_is_seen_and_gets_no_credit() -> None:
     cells = {}
     for sampler in (MALA(0.1), Langevin(0.1)):
         runs = [run(target, sampler, 2000, 32, seed) for seed in (1, 2)]
-        cells[type(sampler).__name__] = cell(type(sampler).__name__, sampler, target, runs, 0.0, 2000)
+        cells[type(sampler).__name__] = cell(
+            type(sampler).__name__, sampler, target, runs, 0.0, 2000
+        )
     exact, biased = cells["MALA"], cells["Langevin"]
     assert exact["right"] and not biased["right"]
     assert biased["worst"]["z"] > 10 and figure(biased["ess_per_second"], biased) == "–"
     known = {t["name"]: t for t in biased["truths"]}["variance of the narrowest axis"]
-    assert known["found"] == pytest.approx(0.25 / (1 - 0.1 / (2 * 0.25)), rel=0.05)  # the law of Langevin with this step
-    assert "variance of the narrowest axis off by +2" in troubles(biased, {"cells": [exact, biased]})
+    assert known["found"] == pytest.approx(
+        0.25 / (1 - 0.1 / (2 * 0.25)), rel=0.05
+    )  # the law of Langevin with this step
+    assert "variance of the narrowest axis off by +2" in troubles(
+        biased, {"cells": [exact, biased]}
+    )
 
 
 def test_chains_that_stay_apart_are_not_right() -> None:
@@ -117,21 +157,37 @@ def test_chains_that_stay_apart_are_not_right() -> None:
 
 def test_figures_are_bracketed_where_draws_are_wrong() -> None:
     good, bad = seen(), seen(right=False)
-    assert figure(good["ess_per_second"], good) == "50.0 ± 1.0" and figure(bad["ess_per_second"], bad) == "(50.0 ± 1.0)"
-    assert best({"cells": [bad, good]}, "ess_per_second") is good and best({"cells": [bad]}, "ess_per_second") is None
+    assert (
+        figure(good["ess_per_second"], good) == "50.0 ± 1.0"
+        and figure(bad["ess_per_second"], bad) == "(50.0 ± 1.0)"
+    )
+    assert (
+        best({"cells": [bad, good]}, "ess_per_second") is good
+        and best({"cells": [bad]}, "ess_per_second") is None
+    )
     assert figure(None, good) == "–"
 
 
 def test_troubles_are_told_with_their_number() -> None:
-    wrong = seen(right=False, rhat=math.inf, diverged=7, worst={"name": "mass", "truth": 0.3, "found": 0.15, "z": -9.0})
+    wrong = seen(
+        right=False,
+        rhat=math.inf,
+        diverged=7,
+        worst={"name": "mass", "truth": 0.3, "found": 0.15, "z": -9.0},
+    )
     assert troubles(wrong, {"cells": [wrong]}) == "mass off by -50 %, R-hat > 100, 7 divergences"
     slow = seen(sampler="HMC", ess_per_second={"mean": 5.0, "sd": 0.1})
-    assert troubles(slow, {"cells": [slow, seen()]}) == "right, at 0.1 of the ESS per second of MALA"
+    assert (
+        troubles(slow, {"cells": [slow, seen()]}) == "right, at 0.1 of the ESS per second of MALA"
+    )
     assert troubles(seen(), {"cells": [slow, seen()]}) == ""
 
 
 def test_errors_are_relative_where_the_truth_is_not_zero() -> None:
-    assert off_by({"truth": 4.0, "found": 3.0}) == "-25 %" and off_by({"truth": 0.0, "found": 0.5}) == "+0.5"
+    assert (
+        off_by({"truth": 4.0, "found": 3.0}) == "-25 %"
+        and off_by({"truth": 0.0, "found": 0.5}) == "+0.5"
+    )
     assert off_by({"truth": 2.0, "found": 200.0}) == "× 1e+02"
 
 
@@ -144,7 +200,9 @@ def test_the_table_has_one_row_per_sampler(small: dict[str, Any]) -> None:
 def test_measured_parts_are_written_anew(small: dict[str, Any]) -> None:
     page = "top\n<!-- measured -->\nold\n<!-- end of measured -->\nmid\n<!-- failures -->\n<!-- end of failures -->\nend\n"
     new = filled(page, small)
-    assert "old" not in new and new.startswith("top\n") and "\nmid\n" in new and new.endswith("end\n")
+    assert (
+        "old" not in new and new.startswith("top\n") and "\nmid\n" in new and new.endswith("end\n")
+    )
     assert filled(new, small) == new
 
 

@@ -47,11 +47,16 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(f"lowland {__version__}")
         return
-    rank = int(os.environ.get("RANK", 0))  # of this process, where torchrun started several: the first one speaks
+    rank = int(
+        os.environ.get("RANK", 0)
+    )  # of this process, where torchrun started several: the first one speaks
     who = f"lowland (process {rank})" if rank else "lowland"
     verbs: dict[str, Any] = {cls.__name__.lower(): cls for cls in VERBS}
     chosen: Any = tyro.extras.subcommand_cli_from_dict(
-        verbs, prog="lowland", description="Energy-based models that people can trust.", args=arguments
+        verbs,
+        prog="lowland",
+        description="Energy-based models that people can trust.",
+        args=arguments,
     )
     try:
         with redirect_stdout(io.StringIO()) if rank else nullcontext():
@@ -60,7 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{who}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\nlowland: stopped; `lowland resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "\nlowland: stopped; `lowland resume RUN` goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
     except RuntimeError as error:
         if type(error).__name__ not in ("TrainingStoppedError", "WorkerLostError"):

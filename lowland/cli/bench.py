@@ -35,7 +35,9 @@ class Bench:
         from lowland import verbs
 
         if self.count < 20:
-            raise ValueError(f"count is {self.count}; at least 20 points say anything; 1000 is common")
+            raise ValueError(
+                f"count is {self.count}; at least 20 points say anything; 1000 is common"
+            )
         options = {name: getattr(self, name) for name in ("count", "scores", "draws", "seed")}
         boards = verbs.bench_ood(self.runs, **options, progress=not self.quiet)
         for run, found in boards.items():

@@ -89,7 +89,18 @@ class Edit:
     def main(self) -> None:
         from lowland import verbs
 
-        names = ("image", "label", "classifier", "weight", "pull", "noise", "steps", "draws", "seed", "out")
+        names = (
+            "image",
+            "label",
+            "classifier",
+            "weight",
+            "pull",
+            "noise",
+            "steps",
+            "draws",
+            "seed",
+            "out",
+        )
         options = _given(self, *names)
         if self.run.suffix == ".toml":
             print(verbs.edit_file(self.run, **options, progress=not self.quiet))
@@ -166,4 +177,8 @@ class Predict:
 
         options = {key: getattr(self, key) for key in ("draws", "levels", "steps", "seed", "out")}
         known = _numbers(self.known, "known", int)
-        print(verbs.predict_image(self.run, self.image, known=known, **options, progress=not self.quiet))
+        print(
+            verbs.predict_image(
+                self.run, self.image, known=known, **options, progress=not self.quiet
+            )
+        )

@@ -48,12 +48,21 @@ class Detect:
             return
         from lowland import verbs
 
-        options = {name: getattr(self, name) for name in ("alpha", "guarantee", "delta", "detector")}
+        options = {
+            name: getattr(self, name) for name in ("alpha", "guarantee", "delta", "detector")
+        }
         if self.calibration:
-            raise ValueError("--calibration was given without fit; it belongs to `lowland detect fit RUN`; leave it out")
+            raise ValueError(
+                "--calibration was given without fit; it belongs to `lowland detect fit RUN`; leave it out"
+            )
         with warnings.catch_warnings():
             warnings.showwarning = _tell
-            rows = verbs.detect(self.run, self.paths, **options, progress=not self.quiet and (self.out is not None or _piped()))
+            rows = verbs.detect(
+                self.run,
+                self.paths,
+                **options,
+                progress=not self.quiet and (self.out is not None or _piped()),
+            )
             found = verbs.write_rows(rows, self.out, self.format)
         if found:
             raise SystemExit(1)
@@ -66,7 +75,9 @@ class Detect:
                 f"fit was given {len(self.paths)} runs and {len(self.calibration)} calibration paths; it takes one run and "
                 f"inliers; write lowland detect fit RUN --calibration PATH"
             )
-        path, detector = verbs.fit_detector(self.paths[0], self.calibration, score=self.score, alpha=self.alpha, out=self.out)
+        path, detector = verbs.fit_detector(
+            self.paths[0], self.calibration, score=self.score, alpha=self.alpha, out=self.out
+        )
         print(path)
         print(verbs.promises(detector, self.delta), file=sys.stderr)
 

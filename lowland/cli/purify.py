@@ -62,8 +62,12 @@ class Attack:
     def main(self) -> None:
         from lowland import verbs
 
-        options = {key: getattr(self, key) for key in ("epsilon", "count", "norm", "steps", "out", "seed")}
+        options = {
+            key: getattr(self, key) for key in ("epsilon", "count", "norm", "steps", "out", "seed")
+        }
         names = [name.strip() for name in self.attacks.split(",") if name.strip()]
-        found, checks = verbs.attack(self.run, attacks=names, behind=self.purify, progress=not self.quiet, **options)
+        found, checks = verbs.attack(
+            self.run, attacks=names, behind=self.purify, progress=not self.quiet, **options
+        )
         print(found)
         print("\n".join(map(str, checks)))

@@ -15,7 +15,9 @@ class Restore:
     """Run directory, or the name of a shipped run."""
     image: Positional[Path]
     """PNG, JPEG or .npy: the measurement, or with --simulate clean images; a folder or an array of several too."""
-    task: Literal["denoise", "inpaint", "superresolve", "strided", "deblur", "compressed", "fourier"] = "denoise"
+    task: Literal[
+        "denoise", "inpaint", "superresolve", "strided", "deblur", "compressed", "fourier"
+    ] = "denoise"
     """What was done to the image: noise, parts hidden, means of blocks, pixels left out, a blur, random combinations, some
     frequencies."""
     mask: str = "lower"
@@ -41,4 +43,11 @@ class Restore:
         from lowland import verbs
 
         names = ("task", "mask", "factor", "sigma", "draws", "method", "simulate", "seed", "out")
-        print(verbs.restore(self.run, self.image, **{n: getattr(self, n) for n in names}, progress=not self.quiet))
+        print(
+            verbs.restore(
+                self.run,
+                self.image,
+                **{n: getattr(self, n) for n in names},
+                progress=not self.quiet,
+            )
+        )

@@ -31,7 +31,11 @@ class Train:
         if self.data_root is not None:
             overrides["data.root"] = str(self.data_root)
         recipe = read_recipe(self.recipe, overrides)
-        print(verbs.train(recipe, self.run or _free(Path("runs") / recipe.name), progress=not self.quiet))
+        print(
+            verbs.train(
+                recipe, self.run or _free(Path("runs") / recipe.name), progress=not self.quiet
+            )
+        )
 
 
 @dataclass
@@ -70,7 +74,9 @@ class Evaluate:
         from lowland import verbs
 
         if self.likelihood:
-            figures = verbs.likelihood(self.run, chains=self.chains, rungs=self.rungs, progress=not self.quiet)
+            figures = verbs.likelihood(
+                self.run, chains=self.chains, rungs=self.rungs, progress=not self.quiet
+            )
         else:
             figures = verbs.evaluate(self.run, progress=not self.quiet)
         print(json.dumps(figures, indent=1))
@@ -106,7 +112,9 @@ class Recipes:
         elif self.name:
             print(read_recipe(self.name).toml())
         else:
-            raise ConfigError("no recipe was named; show takes one; for example `lowland recipes show digits`")
+            raise ConfigError(
+                "no recipe was named; show takes one; for example `lowland recipes show digits`"
+            )
 
 
 @dataclass

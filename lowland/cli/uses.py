@@ -34,7 +34,11 @@ class Sample:
 
         options = {key: getattr(self, key) for key in ("label", "seed")}
         changes = parse_overrides(self.set)
-        print(verbs.sample(self.run, self.count, self.out, **options, changes=changes, progress=not self.quiet))
+        print(
+            verbs.sample(
+                self.run, self.count, self.out, **options, changes=changes, progress=not self.quiet
+            )
+        )
 
 
 @dataclass
@@ -56,6 +60,12 @@ class Energy:
         from lowland import verbs
 
         if self.out is None:
-            sys.stdout.write(verbs.format_rows(verbs.energies(self.run, self.paths, nominal=self.nominal), self.format))
+            sys.stdout.write(
+                verbs.format_rows(
+                    verbs.energies(self.run, self.paths, nominal=self.nominal), self.format
+                )
+            )
         else:
-            print(verbs.score(self.run, self.paths, self.out, form=self.format, nominal=self.nominal))
+            print(
+                verbs.score(self.run, self.paths, self.out, form=self.format, nominal=self.nominal)
+            )

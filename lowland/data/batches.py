@@ -29,15 +29,21 @@ class Batches:
 
     def __init__(self, split: Split, *, seed: int = 0, rank: int = 0, size: int = 1) -> None:
         if len(split) == 0:
-            raise ValueError("the part holds no examples; batches need at least one; give a part with data")
+            raise ValueError(
+                "the part holds no examples; batches need at least one; give a part with data"
+            )
         if not 0 <= rank < size:
-            raise ValueError(f"the rank is {rank} of {size}; ranks go from 0 to {size - 1}; pass both, or neither")
+            raise ValueError(
+                f"the rank is {rank} of {size}; ranks go from 0 to {size - 1}; pass both, or neither"
+            )
         self.split = split
         self.seed = seed
         self.rank, self.size = rank, size
         self.epoch = 0
         self.offset = 0
-        self._order: tuple[int, Tensor] | None = None  # the permutation of one epoch, kept while it lasts
+        self._order: tuple[int, Tensor] | None = (
+            None  # the permutation of one epoch, kept while it lasts
+        )
 
     def order(self, epoch: int) -> Tensor:
         """The permutation (N,) of an epoch, a function of (seed, epoch) alone."""
@@ -54,7 +60,9 @@ class Batches:
         cannot be divided among the processes.
         """
         if batch_size < 1:
-            raise ValueError(f"the batch size is {batch_size}; it must be at least 1; pass for example 128")
+            raise ValueError(
+                f"the batch size is {batch_size}; it must be at least 1; pass for example 128"
+            )
         if batch_size % self.size:
             raise ValueError(
                 f"the batch size is {batch_size} and {self.size} processes run; each takes an equal piece; pass a multiple "
@@ -79,7 +87,12 @@ class Batches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position that `state_dict` gave. Raises ValueError if this part has no such position."""
         epoch, offset = state.get("epoch"), state.get("offset")
-        if not (isinstance(epoch, int) and isinstance(offset, int) and epoch >= 0 and 0 <= offset < len(self.split)):
+        if not (
+            isinstance(epoch, int)
+            and isinstance(offset, int)
+            and epoch >= 0
+            and 0 <= offset < len(self.split)
+        ):
             raise ValueError(
                 f"the position is {state}; it needs a whole epoch from 0 and an offset of 0 to {len(self.split) - 1}; "
                 f"resume with the data that the run began with"

@@ -38,7 +38,11 @@ def made_binary(grey: Tensor, how: str, generator: Generator | None = None) -> T
     >>> made_binary(torch.tensor([0.2, 0.5, 0.8]), "threshold")
     tensor([0., 0., 1.])
     """
-    return (grey > THRESHOLD).to(grey.dtype) if how == "threshold" else toss(grey, generator or _own(OWN_SEED, 0))
+    return (
+        (grey > THRESHOLD).to(grey.dtype)
+        if how == "threshold"
+        else toss(grey, generator or _own(OWN_SEED, 0))
+    )
 
 
 def binarised(dataset: Dataset, how: str, seed: int = 0) -> Dataset:
@@ -54,7 +58,9 @@ def binarised(dataset: Dataset, how: str, seed: int = 0) -> Dataset:
     ('binary', 'threshold', 'digits, each pixel above 0.5 is 1, the others 0')
     """
     if how not in WAYS:
-        raise DataError(f"binarise is {how!r}; it is {', '.join(WAYS[:-1])} or {WAYS[-1]}; choose one, or leave it out")
+        raise DataError(
+            f"binarise is {how!r}; it is {', '.join(WAYS[:-1])} or {WAYS[-1]}; choose one, or leave it out"
+        )
     domain = dataset.domain
     if domain.kind != "box" or (domain.lo, domain.hi) != (0.0, 1.0) or len(domain.shape) != 3:
         raise DataError(
@@ -63,7 +69,8 @@ def binarised(dataset: Dataset, how: str, seed: int = 0) -> Dataset:
         )
     words = f"{dataset.name}, {_in_words(how, seed)}"
     train, calibration, test = (
-        replace(split, x=_part(split.x, how, seed, place)) for place, (_, split) in enumerate(dataset.parts())
+        replace(split, x=_part(split.x, how, seed, place))
+        for place, (_, split) in enumerate(dataset.parts())
     )
     return replace(
         dataset,
@@ -82,7 +89,9 @@ def settled(dataset: Dataset) -> Dataset:
     """The set with a training part that is binary too: drawn once, for measuring, if the binarisation is stochastic."""
     if dataset.binarisation != "stochastic":
         return dataset
-    return replace(dataset, train=Split(made_binary(dataset.train.x, "stochastic"), dataset.train.y))
+    return replace(
+        dataset, train=Split(made_binary(dataset.train.x, "stochastic"), dataset.train.y)
+    )
 
 
 def _part(grey: Tensor, how: str, seed: int, place: int) -> Tensor:

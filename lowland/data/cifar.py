@@ -27,7 +27,18 @@ RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
 RECORDS = 10_000  # per member
 TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST = ("test_batch.bin",)
-CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 def read_archive(path: Path) -> tuple[Split, Split]:
@@ -69,7 +80,10 @@ def _records(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> Spl
 
 
 def _join(parts: list[Split]) -> Split:
-    return Split(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts if part.y is not None]))
+    return Split(
+        torch.cat([part.x for part in parts]),
+        torch.cat([part.y for part in parts if part.y is not None]),
+    )
 
 
 def read_parquet(path: Path) -> Split:
@@ -96,7 +110,9 @@ def _table(path: Path) -> Any:
         parquet = import_module("pyarrow.parquet")
         errors = import_module("pyarrow").ArrowException
     except ImportError as error:
-        raise DataError(f"{path} is Parquet; reading it needs pyarrow; pip install 'lowland[parquet]'") from error
+        raise DataError(
+            f"{path} is Parquet; reading it needs pyarrow; pip install 'lowland[parquet]'"
+        ) from error
     try:
         return parquet.read_table(path)
     except (errors, OSError) as error:
@@ -108,8 +124,12 @@ def _table(path: Path) -> Any:
 def _cell(cell: Any, where: str) -> Tensor:
     encoded = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(encoded, bytes):
-        raise DataError(f"{where} holds no bytes; the column needs PNG or JPEG bytes; write the file again")
+        raise DataError(
+            f"{where} holds no bytes; the column needs PNG or JPEG bytes; write the file again"
+        )
     image = decode(io.BytesIO(encoded), 3, None, where)
     if image.shape != SHAPE:
-        raise DataError(f"{where} has the shape {tuple(image.shape)}; CIFAR images have {SHAPE}; check the source")
+        raise DataError(
+            f"{where} has the shape {tuple(image.shape)}; CIFAR images have {SHAPE}; check the source"
+        )
     return image

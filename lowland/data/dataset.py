@@ -153,9 +153,13 @@ def _check_values(x: Tensor, domain: Domain, where: str) -> None:
     if len(x) == 0:
         raise DataError(f"{where} is empty; every part needs at least one example; give more data")
     if tuple(x.shape[1:]) != domain.shape:
-        raise DataError(f"{where} has examples of shape {tuple(x.shape[1:])}; the domain has {domain.shape}; reshape the data")
+        raise DataError(
+            f"{where} has examples of shape {tuple(x.shape[1:])}; the domain has {domain.shape}; reshape the data"
+        )
     if x.dtype != torch.float32:
-        raise DataError(f"{where} is stored as {x.dtype}; data are torch.float32; convert with x.float()")
+        raise DataError(
+            f"{where} is stored as {x.dtype}; data are torch.float32; convert with x.float()"
+        )
     refuse_nonfinite(x, where)
     outside = sum(_count(~domain.contains(part)) for part in _pieces(x))
     if outside:
@@ -169,7 +173,9 @@ def _check_labels(split: Split, classes: int, where: str) -> None:
     y = split.y
     if y is None:
         if classes:
-            raise DataError(f"{where} has no labels; the set has {classes} classes; give labels or set classes to 0")
+            raise DataError(
+                f"{where} has no labels; the set has {classes} classes; give labels or set classes to 0"
+            )
         return
     if y.shape != (len(split.x),):
         raise DataError(
@@ -177,7 +183,9 @@ def _check_labels(split: Split, classes: int, where: str) -> None:
             f"example; check that both come from the same source"
         )
     if y.dtype != torch.int64:
-        raise DataError(f"{where} has labels stored as {y.dtype}; labels are torch.int64; convert with y.long()")
+        raise DataError(
+            f"{where} has labels stored as {y.dtype}; labels are torch.int64; convert with y.long()"
+        )
     wrong = _count((y < 0) | (y >= classes))
     if wrong:
         raise DataError(

@@ -53,14 +53,24 @@ def data_roots(root: str | Path | None = None) -> list[Path]:
     given = [] if root is None else [Path(root).expanduser()]
     for path in given:
         if not path.is_dir():
-            raise DataError(f"the data root {path} is not a folder; it must exist; create it or correct the path")
-    listed = [Path(part).expanduser() for part in os.environ.get("LOWLAND_DATA", "").split(os.pathsep) if part]
+            raise DataError(
+                f"the data root {path} is not a folder; it must exist; create it or correct the path"
+            )
+    listed = [
+        Path(part).expanduser()
+        for part in os.environ.get("LOWLAND_DATA", "").split(os.pathsep)
+        if part
+    ]
     return list(dict.fromkeys([*given, *listed, cache_root()]))
 
 
 def places(remote: Remote, root: str | Path | None = None) -> list[Path]:
     """Every path at which the file is looked for: ROOT/folder/file and ROOT/folder/raw/file."""
-    return [base / remote.folder / inner / remote.file for base in data_roots(root) for inner in ("", "raw")]
+    return [
+        base / remote.folder / inner / remote.file
+        for base in data_roots(root)
+        for inner in ("", "raw")
+    ]
 
 
 def locate(remote: Remote, *, root: str | Path | None = None, download: bool = True) -> Path:
@@ -109,7 +119,9 @@ def fetch(remote: Remote, destination: Path, *, seconds: float = SECONDS) -> Pat
 
 def _fetch_from(url: str, remote: Remote, destination: Path, seconds: float) -> Path:
     destination.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=destination.parent, prefix=f"{destination.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(
+        dir=destination.parent, prefix=f"{destination.name}.", suffix=".part"
+    )
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -118,7 +130,9 @@ def _fetch_from(url: str, remote: Remote, destination: Path, seconds: float) -> 
             os.fsync(file.fileno())
         found = content_sha256(temporary, packed=remote.packed)
         if found != remote.sha256:
-            raise DataError(f"the SHA-256 of what was sent is {found}; it must be {remote.sha256}; try again later")
+            raise DataError(
+                f"the SHA-256 of what was sent is {found}; it must be {remote.sha256}; try again later"
+            )
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         temporary.replace(destination)
     finally:
@@ -133,7 +147,9 @@ def _transfer(url: str, file: IO[bytes], seconds: float) -> None:
             file.write(block)
             received += len(block)
     if promised is not None and received != int(promised):
-        raise DataError(f"the transfer stopped after {received} of {promised} bytes; all are needed; try again")
+        raise DataError(
+            f"the transfer stopped after {received} of {promised} bytes; all are needed; try again"
+        )
 
 
 def content_sha256(path: Path, *, packed: bool) -> str:
@@ -147,5 +163,7 @@ def content_sha256(path: Path, *, packed: bool) -> str:
             while block := file.read(BLOCK):
                 digest.update(block)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} is not a whole gzip file ({error}); delete it; fetch it again") from error
+        raise DataError(
+            f"{path.name} is not a whole gzip file ({error}); delete it; fetch it again"
+        ) from error
     return digest.hexdigest()

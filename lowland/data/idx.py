@@ -66,7 +66,9 @@ def _shape(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
             f"0x{(UNSIGNED_BYTES << 8) + dimensions:08x}; check that images and labels are not exchanged"
         )
     if math.prod(shape) == 0:
-        raise DataError(f"{path} holds no examples (sizes {shape}); every size must be positive; fetch it again")
+        raise DataError(
+            f"{path} holds no examples (sizes {shape}); every size must be positive; fetch it again"
+        )
     if math.prod(shape) > GREATEST_RATIO * path.stat().st_size:
         raise DataError(
             f"the header of {path} promises {math.prod(shape)} bytes; {path.stat().st_size} packed bytes cannot hold "

@@ -21,7 +21,13 @@ ARRAYS = (".npy", ".npz", ".csv")
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 PART_NAMES = {"train", "training", "test", "val", "valid", "validation", "calibration"}
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+)
 
 Size = tuple[int, int]  # height, width
 
@@ -53,14 +59,22 @@ def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) 
 
 def find_images(folder: Path) -> list[Path]:
     """All PNG and JPEG files below a folder, sorted, hidden ones left out. Raises DataError if there are none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
+    found = [
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
     if not found:
         raise DataError(f"{folder} holds no images; PNG and JPEG files are read; check the path")
     return found
 
 
-def load_folder(folder: Path, size: int | Sequence[int] | None, channels: int | None) -> tuple[Split, tuple[str, ...]]:
+def load_folder(
+    folder: Path, size: int | Sequence[int] | None, channels: int | None
+) -> tuple[Split, tuple[str, ...]]:
     """A folder of images as uint8 (N, channels, height, width), with its sub-folders as labels.
 
     size: n or (height, width), needed if the images differ in size; channels: 1 or 3, by default 1 if all are grey.
@@ -72,7 +86,9 @@ def load_folder(folder: Path, size: int | Sequence[int] | None, channels: int | 
     heads = [_head(path) for path in paths]
     shape = _size(size) or _one_size(paths, [head[1] for head in heads])
     if channels not in (None, 1, 3):
-        raise DataError(f"channels is {channels}; images have 1 (grey) or 3 (RGB); pass channels=1 or channels=3")
+        raise DataError(
+            f"channels is {channels}; images have 1 (grey) or 3 (RGB); pass channels=1 or channels=3"
+        )
     depth = channels or (1 if all(mode in GREY_MODES for mode, _ in heads) else 3)
     images = torch.empty(len(paths), depth, *shape, dtype=torch.uint8)
     for row, path in enumerate(paths):
@@ -95,7 +111,9 @@ def _size(size: int | Sequence[int] | None) -> Size | None:
         return None
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
-        raise DataError(f"size is {size}; it is one positive whole number or (height, width); pass for example size=32")
+        raise DataError(
+            f"size is {size}; it is one positive whole number or (height, width); pass for example size=32"
+        )
     return pair[0], pair[1]
 
 
@@ -138,13 +156,17 @@ def load_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise DataError(f"{path} is not a file; a PNG, JPEG, .npy, .npz or .csv file is read; correct the path")
+        raise DataError(
+            f"{path} is not a file; a PNG, JPEG, .npy, .npz or .csv file is read; correct the path"
+        )
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         channels, height, width = _image_shape(shape, path)
         return decode(path, channels, (height, width), str(path))[None].float() / 255
     if suffix not in ARRAYS:
-        raise DataError(f"{path} ends in {suffix!r}; {', '.join((*SUFFIXES, *ARRAYS))} are read; convert the file")
+        raise DataError(
+            f"{path} ends in {suffix!r}; {', '.join((*SUFFIXES, *ARRAYS))} are read; convert the file"
+        )
     array = read_csv(path).x if suffix == ".csv" else read_array(path).x
     values = array.float() / (255 if array.dtype == torch.uint8 and len(shape) == 3 else 1)
     refuse_nonfinite(values, str(path))
@@ -186,7 +208,9 @@ def load_batch(paths: Sequence[str | Path], shape: tuple[int, ...]) -> tuple[lis
             names += [str(file)] if single else [f"{file}[{row}]" for row in range(len(points))]
             batch.append(points)
     if not batch:
-        raise DataError("no path was given; images, folders, .npy, .npz and .csv files are read; name at least one")
+        raise DataError(
+            "no path was given; images, folders, .npy, .npz and .csv files are read; name at least one"
+        )
     return names, torch.cat(batch)
 
 
@@ -202,7 +226,9 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def save_grid(x: Tensor, path: str | Path, columns: int | None = None, *, pixels: int = 64, gap: int = 2) -> Path:
+def save_grid(
+    x: Tensor, path: str | Path, columns: int | None = None, *, pixels: int = 64, gap: int = 2
+) -> Path:
     """Write images x (N, 1 or 3, height, width) as one PNG, row by row; the default is a nearly square grid.
 
     Images with a side below `pixels` are enlarged by a whole factor, each pixel a square; `gap` pixels of grey part
@@ -221,7 +247,11 @@ def save_grid(x: Tensor, path: str | Path, columns: int | None = None, *, pixels
     factor = max(1, pixels // max(x.shape[2:]))
     images = to_uint8(x.detach().cpu()).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     rows, (channels, height, width) = -(-len(x) // columns), images.shape[1:]
-    sheet = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 128, dtype=torch.uint8)
+    sheet = torch.full(
+        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap),
+        128,
+        dtype=torch.uint8,
+    )
     for i, image in enumerate(images):
         top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = image

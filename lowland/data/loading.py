@@ -7,7 +7,9 @@ from pathlib import Path
 from lowland.data.dataset import Dataset, Split, to_floats
 from lowland.domain import Domain
 
-Loader = Callable[..., Dataset]  # (Request, *, options) -> Dataset; the keyword-only parameters are its options
+Loader = Callable[
+    ..., Dataset
+]  # (Request, *, options) -> Dataset; the keyword-only parameters are its options
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Kind:
         train, calibration, test = parts
         if request.limit is not None:
             train = train.take(slice(request.limit))
-        train, calibration, test = (to_floats(part, self.levels) for part in (train, calibration, test))
+        train, calibration, test = (
+            to_floats(part, self.levels) for part in (train, calibration, test)
+        )
         return Dataset(
             self.name,
             self.domain,

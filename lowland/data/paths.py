@@ -28,11 +28,17 @@ def path_loader(name: str) -> Loader | None:
     if path.is_file() and suffix in (".npy", ".npz"):
         return lambda request, *, standardise=False: _array(request, path, standardise)
     if path.is_file() and suffix == ".csv":
-        return lambda request, *, label=None, standardise=False: _table(request, path, label, standardise)
+        return lambda request, *, label=None, standardise=False: _table(
+            request, path, label, standardise
+        )
     if path.is_file():
-        raise DataError(f"{path} ends in {suffix!r}; .npy, .npz, .csv and folders of images are read; convert it")
+        raise DataError(
+            f"{path} ends in {suffix!r}; .npy, .npz, .csv and folders of images are read; convert it"
+        )
     if path.parent != Path() or suffix:
-        raise DataError(f"there is no file or folder {path}; data are a named set or a path; correct the path")
+        raise DataError(
+            f"there is no file or folder {path}; data are a named set or a path; correct the path"
+        )
     return None
 
 
@@ -49,7 +55,9 @@ def _three_parts(whole: Split, name: str, seed: int) -> list[Split]:
 PATH_NOTE = "read from a path; 70/15/15 by a seeded permutation"
 
 
-def _folder(request: Request, path: Path, size: int | Sequence[int] | None, channels: int | None) -> Dataset:
+def _folder(
+    request: Request, path: Path, size: int | Sequence[int] | None, channels: int | None
+) -> Dataset:
     whole, names = load_folder(path, size, channels)
     kind = Kind(str(path), box(0, 1, *whole.x.shape[1:]), len(names), names, 256, PATH_NOTE)
     return kind.build(request, _three_parts(whole, str(path), request.seed))
@@ -91,7 +99,15 @@ def _table(request: Request, path: Path, label: str | int | None, standardise: b
     table = read_csv(path, label)
     refuse_nonfinite(table.x, str(path))
     classes = len(table.class_names)
-    kind = Kind(str(path), real(table.x.shape[1]), classes, table.class_names, None, PATH_NOTE, table.columns)
+    kind = Kind(
+        str(path),
+        real(table.x.shape[1]),
+        classes,
+        table.class_names,
+        None,
+        PATH_NOTE,
+        table.columns,
+    )
     dataset = kind.build(request, _three_parts(Split(table.x, table.y), str(path), request.seed))
     return _standardised(dataset) if standardise else dataset
 
@@ -105,7 +121,10 @@ def _standardised(dataset: Dataset) -> Dataset:
         )
     x = dataset.train.x.double()
     mean, scale = x.mean(0), x.std(0, correction=0)
-    constant = [dataset.columns[i] if dataset.columns else str(i) for i in (x == x[:1]).all(0).nonzero().flatten().tolist()]
+    constant = [
+        dataset.columns[i] if dataset.columns else str(i)
+        for i in (x == x[:1]).all(0).nonzero().flatten().tolist()
+    ]
     if constant:
         raise DataError(
             f"column {', '.join(constant)} of {dataset.name} has one value only in the training part; a column that "

@@ -57,11 +57,17 @@ def load_data(
     Raises DataError (a ValueError) if the name or an option is unknown, a file is missing or cannot be trusted.
     """
     if limit is not None and limit < 1:
-        raise DataError(f"limit is {limit}; it must be at least 1; leave it out to keep all training examples")
+        raise DataError(
+            f"limit is {limit}; it must be at least 1; leave it out to keep all training examples"
+        )
     request = Request(root, seed, download, limit)
     named = _named()
-    loader = named[str(name)][1] if str(name) in named else path_loader(str(name)) or _unknown(str(name))
-    allowed = [p.name for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    loader = (
+        named[str(name)][1] if str(name) in named else path_loader(str(name)) or _unknown(str(name))
+    )
+    allowed = [
+        p.name for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise DataError(
@@ -78,8 +84,14 @@ def load_data(
 
 def _unknown(name: str) -> NoReturn:
     near = get_close_matches(name, available(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "choose one of them or give the path of a file or folder"
-    raise DataError(f"data {name!r} is not known; the named sets are {', '.join(available())}; {hint}")
+    hint = (
+        f"did you mean {near[0]!r}?"
+        if near
+        else "choose one of them or give the path of a file or folder"
+    )
+    raise DataError(
+        f"data {name!r} is not known; the named sets are {', '.join(available())}; {hint}"
+    )
 
 
 def _named() -> dict[str, tuple[str, Loader]]:
@@ -89,8 +101,14 @@ def _named() -> dict[str, tuple[str, Loader]]:
         **toys,
         "mnist": ("70,000 digits of 28 × 28", _idx_loader(MNIST)),
         "fashion-mnist": ("70,000 articles of clothing of 28 × 28", _idx_loader(FASHION)),
-        "cifar10": ("60,000 colour images of 32 × 32 in 10 classes, from the binary archive", _cifar10),
-        "cifar10-jpeg": ("CIFAR-10 recompressed as JPEG, from Parquet; not comparable with papers", _cifar10_jpeg),
+        "cifar10": (
+            "60,000 colour images of 32 × 32 in 10 classes, from the binary archive",
+            _cifar10,
+        ),
+        "cifar10-jpeg": (
+            "CIFAR-10 recompressed as JPEG, from Parquet; not comparable with papers",
+            _cifar10_jpeg,
+        ),
     }
 
 
@@ -99,8 +117,13 @@ def _digits(request: Request) -> Dataset:
     try:
         bunch = import_module("sklearn.datasets").load_digits()
     except ImportError as error:
-        raise DataError("digits come with scikit-learn; it is not installed; pip install scikit-learn") from error
-    whole = Split(torch.from_numpy(bunch.images).to(torch.uint8)[:, None], torch.from_numpy(bunch.target).long())
+        raise DataError(
+            "digits come with scikit-learn; it is not installed; pip install scikit-learn"
+        ) from error
+    whole = Split(
+        torch.from_numpy(bunch.images).to(torch.uint8)[:, None],
+        torch.from_numpy(bunch.target).long(),
+    )
     note = "scikit-learn's 8 × 8 digits (the UCI test part); 1297/250/250 by a fixed permutation that no seed changes"
     kind = Kind("digits", box(0, 1, 1, 8, 8), 10, tuple("0123456789"), 17, note)
     return kind.build(request, divide(whole, (len(whole) - 500, 250, 250), DIGITS_SEED))
@@ -111,7 +134,9 @@ def _toy_loader(name: str) -> Loader:
 
     def load(request: Request, *, count: int = TOY_COUNT) -> Dataset:
         if count < 5:
-            raise DataError(f"count is {count}; a toy needs at least 5 points to train on; pass for example {TOY_COUNT}")
+            raise DataError(
+                f"count is {count}; a toy needs at least 5 points to train on; pass for example {TOY_COUNT}"
+            )
         generator = torch.Generator().manual_seed(request.seed)
         parts = [Split(*toy(size, generator)) for size in (count, count // 5, count // 5)]
         note = f"drawn with seed {request.seed}; mean 0 and mean variance 1 by fixed constants"
@@ -132,16 +157,29 @@ class IdxSet:
 
     def remotes(self) -> list[Remote]:
         """The four files, in the order of their checksums."""
-        files = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+        files = [
+            f"{part}-{kind}-ubyte.gz"
+            for part in ("train", "t10k")
+            for kind in ("images-idx3", "labels-idx1")
+        ]
         return [
-            Remote(self.name, file, tuple(f"{mirror}/{file}" for mirror in self.mirrors), digest, packed=True)
+            Remote(
+                self.name,
+                file,
+                tuple(f"{mirror}/{file}" for mirror in self.mirrors),
+                digest,
+                packed=True,
+            )
             for file, digest in zip(files, self.sha256, strict=True)
         ]
 
 
 MNIST = IdxSet(
     "mnist",
-    ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
+    (
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+        "https://storage.googleapis.com/cvdf-datasets/mnist",
+    ),
     (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -152,14 +190,27 @@ MNIST = IdxSet(
 )
 FASHION = IdxSet(
     "fashion-mnist",
-    ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",),  # this host has no https; the checksum protects
+    (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+    ),  # this host has no https; the checksum protects
     (
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
-    ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    (
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
 )
 # The published MD5 is c32a1d4ab5d03f1284b67883e8d87530; this is the SHA-256 that several independent projects
 # record for the file with that MD5. It has not been recomputed by us: the archive was not at hand.
@@ -177,7 +228,9 @@ def _idx_loader(source: IdxSet) -> Loader:
         paths = [locate(remote, root=request.root, download=request.download) for remote in remotes]
         train, test = (_idx_part(paths[i], paths[i + 1]) for i in (0, 2))
         found = tuple(digest for _, digests in (train, test) for digest in digests)
-        note = _provenance(found == source.sha256, "train 5/6, calibration 1/6 of the training files")
+        note = _provenance(
+            found == source.sha256, "train 5/6, calibration 1/6 of the training files"
+        )
         kind = Kind(source.name, box(0, 1, 1, 28, 28), 10, source.class_names, 256, note)
         return kind.build(request, _with_own_test(train[0], test[0], 6, request.seed))
 
@@ -187,7 +240,9 @@ def _idx_loader(source: IdxSet) -> Loader:
 def _idx_part(images: Path, labels: Path) -> tuple[Split, tuple[str, str]]:
     x, y = read_idx(images, 3), read_idx(labels, 1)
     if tuple(x.values.shape[1:]) != (28, 28):
-        raise DataError(f"{images} holds images of {tuple(x.values.shape[1:])}; the set has 28 × 28; check the file")
+        raise DataError(
+            f"{images} holds images of {tuple(x.values.shape[1:])}; the set has 28 × 28; check the file"
+        )
     if len(x.values) != len(y.values):
         raise DataError(
             f"{images} holds {len(x.values)} images and {labels} holds {len(y.values)} labels; there must be one each; "
@@ -197,7 +252,11 @@ def _idx_part(images: Path, labels: Path) -> tuple[Split, tuple[str, str]]:
 
 
 def _provenance(published: bool, division: str) -> str:
-    files = "the published files (SHA-256 agrees)" if published else "NOT the published files (SHA-256 differs)"
+    files = (
+        "the published files (SHA-256 agrees)"
+        if published
+        else "NOT the published files (SHA-256 differs)"
+    )
     return f"{files}; {division} by a seeded permutation; own test part"
 
 

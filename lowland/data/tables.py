@@ -39,14 +39,20 @@ def read_array(path: Path) -> Table:
     try:
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                arrays = {name.lower(): archive[name] for name in archive.files if name in ("x", "X", "y", "Y")}
+                arrays = {
+                    name.lower(): archive[name]
+                    for name in archive.files
+                    if name in ("x", "X", "y", "Y")
+                }
                 names = archive.files
         else:  # a memory map compares the header with the size of the file before anything is read
             arrays, names = {"x": np.array(np.load(path, allow_pickle=False, mmap_mode="r"))}, ["x"]
     except UNREADABLE as error:
         raise DataError(_unreadable(path, error)) from error
     if "x" not in arrays:
-        raise DataError(f"{path} has the keys {', '.join(names) or 'none'}; it needs x, and may have y; rename them")
+        raise DataError(
+            f"{path} has the keys {', '.join(names) or 'none'}; it needs x, and may have y; rename them"
+        )
     x = _numeric(arrays["x"], path)
     if "y" not in arrays:
         return Table(x)
@@ -65,9 +71,13 @@ def _unreadable(path: Path, error: BaseException) -> str:
 
 def _numeric(array: NDArray[np.generic], path: Path) -> Tensor:
     if array.dtype.kind not in "bfiu":
-        raise DataError(f"{path} holds values of type {array.dtype}; they must be real numbers; convert them")
+        raise DataError(
+            f"{path} holds values of type {array.dtype}; they must be real numbers; convert them"
+        )
     if array.ndim == 0 or array.size == 0:
-        raise DataError(f"{path} is empty (shape {array.shape}); it needs examples in rows; check how it was written")
+        raise DataError(
+            f"{path} is empty (shape {array.shape}); it needs examples in rows; check how it was written"
+        )
     kept = array if array.dtype in (np.uint8, np.bool_) else array.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(kept))
 
@@ -78,10 +88,14 @@ def _array_labels(y: NDArray[np.generic], count: int, path: Path) -> tuple[Tenso
             f"{path} has {count} examples and labels of shape {y.shape}; there must be one label per example; check y"
         )
     if y.dtype.kind not in "iub":
-        raise DataError(f"{path} has labels of type {y.dtype}; they are whole numbers from 0; convert y")
+        raise DataError(
+            f"{path} has labels of type {y.dtype}; they are whole numbers from 0; convert y"
+        )
     labels = torch.from_numpy(y.astype(np.int64))
     if int(labels.min()) < 0:
-        raise DataError(f"{path} has negative labels (down to {int(labels.min())}); they count from 0; renumber y")
+        raise DataError(
+            f"{path} has negative labels (down to {int(labels.min())}); they count from 0; renumber y"
+        )
     return labels, tuple(str(k) for k in range(int(labels.max()) + 1))
 
 
@@ -99,7 +113,9 @@ def read_csv(path: Path, label: str | int | None = None) -> Table:
     columns = tuple(rows[0]) if header else tuple(str(i) for i in range(len(rows[0])))
     lines, rows = (lines[1:], rows[1:]) if header else (lines, rows)
     if not rows:
-        raise DataError(f"{path} holds a header and no rows; a table needs examples; check how it was written")
+        raise DataError(
+            f"{path} holds a header and no rows; a table needs examples; check how it was written"
+        )
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(columns):
             raise DataError(
@@ -109,7 +125,12 @@ def read_csv(path: Path, label: str | int | None = None) -> Table:
     kept = [i for i in range(len(columns)) if i != chosen]
     if not kept:
         raise DataError(f"{path} has only the label column; a table needs numbers too; add columns")
-    x = np.array([[_number(row[i], line, columns[i], path) for i in kept] for line, row in zip(lines, rows, strict=True)])
+    x = np.array(
+        [
+            [_number(row[i], line, columns[i], path) for i in kept]
+            for line, row in zip(lines, rows, strict=True)
+        ]
+    )
     y, names = (None, ()) if chosen is None else _text_labels([row[chosen].strip() for row in rows])
     return Table(torch.from_numpy(x.astype(np.float32)), y, names, tuple(columns[i] for i in kept))
 
@@ -120,11 +141,19 @@ def _rows(path: Path) -> tuple[list[int], list[list[str]]]:
             first = file.readline()
             file.seek(0)
             reader = csv.reader(file, delimiter=max(DELIMITERS, key=first.count))
-            pairs = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+            pairs = [
+                (reader.line_num, [cell.strip() for cell in row])
+                for row in reader
+                if any(map(str.strip, row))
+            ]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a text table ({error}); it must be UTF-8; export it again as CSV") from error
+        raise DataError(
+            f"{path} is not a text table ({error}); it must be UTF-8; export it again as CSV"
+        ) from error
     if not pairs:
-        raise DataError(f"{path} is empty; a table needs examples in rows; check how it was written")
+        raise DataError(
+            f"{path} is empty; a table needs examples in rows; check how it was written"
+        )
     return [line for line, _ in pairs], [row for _, row in pairs]
 
 
@@ -154,7 +183,9 @@ def _column(columns: tuple[str, ...], label: str | int, path: Path) -> int:
         return columns.index(str(label))
     near = get_close_matches(str(label), columns, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "name one of them"
-    raise DataError(f"the label column {label!r} is not in {path}; it has {', '.join(columns)}; {hint}")
+    raise DataError(
+        f"the label column {label!r} is not in {path}; it has {', '.join(columns)}; {hint}"
+    )
 
 
 def _text_labels(cells: list[str]) -> tuple[Tensor, tuple[str, ...]]:

@@ -106,7 +106,9 @@ def spirals(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """
     y = _part(2, count, generator)
     t = SPIRAL_END * _uniform(count, generator).sqrt()
-    return (1 - 2 * y)[:, None] * t[:, None] * _circle(t) + SPIRAL_NOISE * _noise(count, generator), y
+    return (1 - 2 * y)[:, None] * t[:, None] * _circle(t) + SPIRAL_NOISE * _noise(
+        count, generator
+    ), y
 
 
 PINWHEEL_ARMS, PINWHEEL_RADIAL, PINWHEEL_TANGENTIAL, PINWHEEL_TWIST = 5, 0.3, 0.1, 0.25
@@ -120,7 +122,9 @@ def pinwheel(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
     Source: M. Johnson et al., "Composing graphical models with neural networks" (2016), https://arxiv.org/abs/1603.06277
     """
     y = _part(PINWHEEL_ARMS, count, generator)
-    blob = _noise(count, generator) * torch.tensor([PINWHEEL_RADIAL, PINWHEEL_TANGENTIAL]) + torch.tensor([1.0, 0.0])
+    blob = _noise(count, generator) * torch.tensor(
+        [PINWHEEL_RADIAL, PINWHEEL_TANGENTIAL]
+    ) + torch.tensor([1.0, 0.0])
     angle = 2 * math.pi / PINWHEEL_ARMS * y + PINWHEEL_TWIST * blob[:, 0].exp()
     across = torch.stack((-blob[:, 1], blob[:, 0]), 1)  # the blob, a quarter turn on
     return angle.cos()[:, None] * blob + angle.sin()[:, None] * across, y
@@ -133,11 +137,29 @@ def _scale(square: float, noise: float = 0.0) -> float:
 
 CENTRE = (0.0, 0.0)
 TOYS = {
-    "moons": Toy("two half circles, labelled", moons, (0.5, 0.25), _scale(0.75 + 9 / 16 - 1 / math.pi, MOON_NOISE), 2),
-    "rings": Toy("four concentric circles, labelled", rings, CENTRE, _scale(7.5, RING_NOISE), RINGS),
-    "checkerboard": Toy("uniform on the dark squares of a 4 × 4 board", checkerboard, CENTRE, _scale(8 / 3), 0),
-    "eight-gaussians": Toy("eight blobs on a circle, labelled", eight_gaussians, CENTRE, _scale(BLOB_RADIUS**2, BLOB_NOISE), 8),
-    "spirals": Toy("two spiral arms, labelled", spirals, CENTRE, _scale(SPIRAL_END**2 / 2, SPIRAL_NOISE), 2),
+    "moons": Toy(
+        "two half circles, labelled",
+        moons,
+        (0.5, 0.25),
+        _scale(0.75 + 9 / 16 - 1 / math.pi, MOON_NOISE),
+        2,
+    ),
+    "rings": Toy(
+        "four concentric circles, labelled", rings, CENTRE, _scale(7.5, RING_NOISE), RINGS
+    ),
+    "checkerboard": Toy(
+        "uniform on the dark squares of a 4 × 4 board", checkerboard, CENTRE, _scale(8 / 3), 0
+    ),
+    "eight-gaussians": Toy(
+        "eight blobs on a circle, labelled",
+        eight_gaussians,
+        CENTRE,
+        _scale(BLOB_RADIUS**2, BLOB_NOISE),
+        8,
+    ),
+    "spirals": Toy(
+        "two spiral arms, labelled", spirals, CENTRE, _scale(SPIRAL_END**2 / 2, SPIRAL_NOISE), 2
+    ),
     "pinwheel": Toy(
         "five twisted arms, labelled",
         pinwheel,

@@ -12,7 +12,14 @@ from lowland.energy.checks import (
     check_points,
     check_values,
 )
-from lowland.energy.gradient import by_autograd, differentiate, energy_values, frozen, score_alone, value_and_score
+from lowland.energy.gradient import (
+    by_autograd,
+    differentiate,
+    energy_values,
+    frozen,
+    score_alone,
+    value_and_score,
+)
 
 __all__ = [
     "Energy",

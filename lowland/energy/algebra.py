@@ -98,7 +98,9 @@ class Energy(nn.Module):
         if not isinstance(temperature, (int, float)):
             return NotImplemented
         if not temperature > 0:
-            raise ValueError(f"the temperature is {temperature}; it must be above 0; use -energy to turn an energy over")
+            raise ValueError(
+                f"the temperature is {temperature}; it must be above 0; use -energy to turn an energy over"
+            )
         return Sum([self], [1.0 / temperature])
 
     def __neg__(self) -> "Sum":
@@ -115,7 +117,9 @@ class Function(Energy):
 
     def __init__(self, function: Callable[..., Tensor], domain: Domain | None = None) -> None:
         if not callable(function):
-            raise ValueError(f"a {type(function).__name__} was given; Function takes a callable; pass x -> energies")
+            raise ValueError(
+                f"a {type(function).__name__} was given; Function takes a callable; pass x -> energies"
+            )
         super().__init__(domain)
         self.function = function
 
@@ -153,7 +157,9 @@ class Sum(Energy):
     @property
     def analytic(self) -> Any:
         """By the terms that know their gradient, and autograd for the others; autograd for all where none does."""
-        return self._analytic if any(energy.analytic is not None for energy in self.energies) else None
+        return (
+            self._analytic if any(energy.analytic is not None for energy in self.energies) else None
+        )
 
     def _analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         from lowland.energy.gradient import differentiate
@@ -176,7 +182,9 @@ class Sum(Energy):
 
     @property
     def relaxed(self) -> Any:
-        return self._relaxed if all(energy.relaxed is not None for energy in self.energies) else None
+        return (
+            self._relaxed if all(energy.relaxed is not None for energy in self.energies) else None
+        )
 
     def _relaxed(self, z: Tensor, c: Any = None) -> Tensor:
         return self._total([cast(Energy, energy).relaxed(z, c) for energy in self.energies])
@@ -186,13 +194,18 @@ class Sum(Energy):
         """The colouring of the terms, if all have the same one: sites of one colour must not meet in any term."""
         first = cast(Energy, self.energies[0]).colours
         same = first is not None and all(
-            energy.colours is not None and torch.equal(cast(Tensor, energy.colours), first) for energy in self.energies
+            energy.colours is not None and torch.equal(cast(Tensor, energy.colours), first)
+            for energy in self.energies
         )
         return first if same else None
 
     @property
     def conditional(self) -> Any:
-        return self._conditional if all(energy.conditional is not None for energy in self.energies) else None
+        return (
+            self._conditional
+            if all(energy.conditional is not None for energy in self.energies)
+            else None
+        )
 
     def _conditional(self, x: Tensor, c: Any = None) -> Tensor:
         return self._total([cast(Energy, energy).conditional(x, c) for energy in self.energies])
@@ -202,7 +215,14 @@ class Sum(Energy):
         alone = len(self.energies) == 1 and cast(Energy, self.energies[0]).sweep is not None
         return self._sweep if alone else None
 
-    def _sweep(self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, compiled: bool = False) -> Any:
+    def _sweep(
+        self,
+        x: Tensor,
+        sweeps: int,
+        generator: torch.Generator,
+        beta: float = 1.0,
+        compiled: bool = False,
+    ) -> Any:
         inner = cast(Energy, self.energies[0])
         return inner.sweep(x, sweeps, generator, beta=beta * self.weights[0], compiled=compiled)
 
@@ -219,7 +239,9 @@ class Mixture(Energy):
 
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
         super().__init__(_common_domain(energies))
-        self.weights = tuple(weights) if weights is not None else (1.0 / len(energies),) * len(energies)
+        self.weights = (
+            tuple(weights) if weights is not None else (1.0 / len(energies),) * len(energies)
+        )
         if len(self.weights) != len(energies) or min(self.weights) <= 0:
             raise ValueError(
                 f"{len(energies)} energies were mixed with the weights {self.weights}; each needs one weight above 0; "
@@ -256,15 +278,23 @@ class Given(Energy):
         super().__init__(energy.domain)
         self.energy = energy
         with torch.inference_mode(False):
-            bound = torch.as_tensor(c, dtype=torch.float64) if isinstance(c, float) else torch.as_tensor(c)
-            self.register_buffer("c", bound.clone() if bound.is_inference() else bound, persistent=False)
+            bound = (
+                torch.as_tensor(c, dtype=torch.float64)
+                if isinstance(c, float)
+                else torch.as_tensor(c)
+            )
+            self.register_buffer(
+                "c", bound.clone() if bound.is_inference() else bound, persistent=False
+            )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return self.energy(x, self.condition(x, c))
 
     def rows(self, index: Tensor) -> "Given":
         bound = cast(Tensor, self.c)
-        return Given(self.energy.rows(index), bound[index] if bound.dim() and len(bound) > 1 else bound)
+        return Given(
+            self.energy.rows(index), bound[index] if bound.dim() and len(bound) > 1 else bound
+        )
 
     @property
     def analytic(self) -> Any:
@@ -289,7 +319,11 @@ class Given(Energy):
     @property
     def sweep(self) -> Any:
         inner = self.energy.sweep
-        return None if inner is None else lambda x, *args, **options: inner(x, *args, c=self.condition(x), **options)
+        return (
+            None
+            if inner is None
+            else lambda x, *args, **options: inner(x, *args, c=self.condition(x), **options)
+        )
 
     def _bind(self, hook: str) -> Any:
         inner = getattr(self.energy, hook)
@@ -298,7 +332,9 @@ class Given(Energy):
     def condition(self, x: Tensor, c: Any = None) -> Tensor:
         """The condition with one row per point, in the dtype and on the device of x; c: a second one, which is refused."""
         if c is not None:
-            raise ValueError("a condition was passed to an energy that has one bound; pass x alone; bind only once")
+            raise ValueError(
+                "a condition was passed to an energy that has one bound; pass x alone; bind only once"
+            )
         bound = cast(Tensor, self.c)
         if bound.dim() == 0:
             bound = bound.expand(len(x))

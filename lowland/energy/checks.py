@@ -47,7 +47,9 @@ def check_values(value: Tensor, x: Tensor) -> None:
 WITNESSES = 8  # rows that suffice to see whether one moves another
 
 
-def check_independent(energy: Energy, x: Tensor, c: Any = None, value: Tensor | None = None) -> None:
+def check_independent(
+    energy: Energy, x: Tensor, c: Any = None, value: Tensor | None = None
+) -> None:
     """Refuse an energy in which moving the last point moves the energies of others.
 
     A few rows suffice, picked with their conditions by `energy.rows`; a plain function may hold rows that only it knows of and
@@ -55,7 +57,10 @@ def check_independent(energy: Energy, x: Tensor, c: Any = None, value: Tensor | 
     """
     if len(x) < 2:
         return
-    plain = any(isinstance(part, Function) and not isinstance(part.function, nn.Module) for part in energy.modules())
+    plain = any(
+        isinstance(part, Function) and not isinstance(part.function, nn.Module)
+        for part in energy.modules()
+    )
     if not plain and c is None and len(x) > WITNESSES:
         index = torch.arange(len(x) - WITNESSES, len(x), device=x.device)
         energy, x, value = energy.rows(index), x[index], None
@@ -71,7 +76,11 @@ def check_independent(energy: Energy, x: Tensor, c: Any = None, value: Tensor | 
 
 def _leaving_buffers(energy: Energy, x: Tensor, c: Any) -> Tensor:
     """Energies without a graph, in the module's present mode, its buffers put back as they were."""
-    buffers = [(b, b.clone()) for b in energy.buffers()] if any(m.training for m in energy.modules()) else []
+    buffers = (
+        [(b, b.clone()) for b in energy.buffers()]
+        if any(m.training for m in energy.modules())
+        else []
+    )
     with torch.no_grad():
         try:
             return energy(x) if c is None else energy(x, c)
@@ -85,7 +94,9 @@ def check_points(energy: Energy, x: Tensor) -> None:
     domain = energy.domain
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) == 0:
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"points came as {got}; a floating point tensor (B, *event) with B > 0 is needed; convert it")
+        raise ValueError(
+            f"points came as {got}; a floating point tensor (B, *event) with B > 0 is needed; convert it"
+        )
     if domain.shape and tuple(x.shape[1:]) != domain.shape:
         raise ValueError(
             f"points have event shape {tuple(x.shape[1:])}; the energy takes {domain.shape}; reshape them, batch first"
@@ -100,9 +111,15 @@ def check_points(energy: Energy, x: Tensor) -> None:
 
 def check_finite(values: Tensor, what: str) -> None:
     """Raise ValueError with a count if any row holds a non-finite number."""
-    bad = int((~torch.isfinite(values)).flatten(1).any(1).sum()) if values.dim() > 1 else int((~values.isfinite()).sum())
+    bad = (
+        int((~torch.isfinite(values)).flatten(1).any(1).sum())
+        if values.dim() > 1
+        else int((~values.isfinite()).sum())
+    )
     if bad:
-        raise ValueError(f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or missing data")
+        raise ValueError(
+            f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or missing data"
+        )
 
 
 # ------------------------------------------------------------------------------------------------- is there a normaliser?
@@ -150,7 +167,9 @@ def _confines(energy: Energy, sign: float) -> bool:
     if isinstance(energy, Sum):
         return any(_confines(term, sign * weight) for term, weight in _collected(energy) if weight)
     if isinstance(energy, Mixture):  # as low as its lowest part
-        return (all if sign > 0 else any)(_confines(cast(Energy, part), sign) for part in energy.energies)
+        return (all if sign > 0 else any)(
+            _confines(cast(Energy, part), sign) for part in energy.energies
+        )
     inner = getattr(energy, "energy", None)
     if isinstance(inner, Energy):
         return _confines(inner, sign)
@@ -158,7 +177,12 @@ def _confines(energy: Energy, sign: float) -> bool:
 
 
 def _subtracts(energy: Energy) -> bool:
-    return any(weight < 0 for part in energy.modules() if isinstance(part, Sum) for _, weight in _collected(part))
+    return any(
+        weight < 0
+        for part in energy.modules()
+        if isinstance(part, Sum)
+        for _, weight in _collected(part)
+    )
 
 
 def _collected(energy: Sum) -> list[tuple[Energy, float]]:
@@ -177,22 +201,34 @@ def _falls(energy: Energy, x: Tensor | None) -> bool:
     weights = [p for p in energy.parameters() if p.is_floating_point()]
     like = weights[0] if weights else torch.zeros(0, dtype=torch.float64)
     size, g = math.prod(shape), torch.Generator().manual_seed(0)
-    axes = torch.eye(size, dtype=torch.float64) if size <= RAYS else torch.zeros(0, size, dtype=torch.float64)
+    axes = (
+        torch.eye(size, dtype=torch.float64)
+        if size <= RAYS
+        else torch.zeros(0, size, dtype=torch.float64)
+    )
     random = torch.randn(RAYS, size, generator=g, dtype=torch.float64)
     rays = torch.cat([random / random.norm(dim=1, keepdim=True), axes, -axes])
-    centre = torch.zeros(1, size, dtype=torch.float64) if x is None else x.detach().cpu().double().flatten(1)
+    centre = (
+        torch.zeros(1, size, dtype=torch.float64)
+        if x is None
+        else x.detach().cpu().double().flatten(1)
+    )
     energy = energy.rows(torch.zeros(len(rays), dtype=torch.long)) if x is None else energy
     try:
         for part in [rays] if x is None else _in_rows(rays, len(x)):
             near, far = (
                 energy_values(
-                    energy, (centre + r * (1 + centre.abs().max()) * part).view(-1, *shape).to(like), batch_size=len(part)
+                    energy,
+                    (centre + r * (1 + centre.abs().max()) * part).view(-1, *shape).to(like),
+                    batch_size=len(part),
                 )
                 for r in FAR
             )
             if bool(((far.double() - near.double()) / math.log(FAR[1] / FAR[0]) <= size).any()):
                 return True
-    except RuntimeError:  # a function that holds rows of its own, or tensors of another dtype or device
+    except (
+        RuntimeError
+    ):  # a function that holds rows of its own, or tensors of another dtype or device
         pass
     return False
 

@@ -78,7 +78,9 @@ def score_alone(energy: Energy, x: Tensor) -> Tensor:
         return energy.slope(x.clone() if x.is_inference() else x.detach())
 
 
-def energy_values(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None, *, batch_size: int = 1024) -> Tensor:
+def energy_values(
+    energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None, *, batch_size: int = 1024
+) -> Tensor:
     """Score points: energies (N,) of x (N, *event), without a graph, in eval mode, in batches.
 
     c: a condition with N rows, or one value for all. The module is left as it was.
@@ -89,7 +91,9 @@ def energy_values(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = No
     """
     energy = lift(energy)
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1; leave it out for 1024")
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be at least 1; leave it out for 1024"
+        )
     c = _condition_rows(c, x)
     found = []
     with frozen(energy), torch.no_grad():

@@ -16,11 +16,20 @@ from lowland.data import DataError, load_data
 from lowland.evaluation.detection import detector_of
 from lowland.evaluation.subjects import Subject
 from lowland.metrics import separation
-from lowland.tasks.detect import SCORES
+from lowland.tasks.detection.detector import SCORES
 
 Scorer = Callable[[Tensor], Tensor]
 ANGLES = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
-STRENGTHS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # deviation of noise, in units of the range of the data
+STRENGTHS = (
+    0.0,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+)  # deviation of noise, in units of the range of the data
 OTHERS = ("digits", "mnist", "fashion-mnist", "cifar10-jpeg")
 
 
@@ -32,7 +41,9 @@ class OutlierSet(NamedTuple):
     x: Tensor
 
 
-def outlier_sets(x: Tensor, generator: torch.Generator, others: Mapping[str, Tensor] | None = None) -> list[OutlierSet]:
+def outlier_sets(
+    x: Tensor, generator: torch.Generator, others: Mapping[str, Tensor] | None = None
+) -> list[OutlierSet]:
     """Sets made of test points x (N, *event), and others (M, *event) by name.
 
     Images: rotated by 90°, blurred (Gaussian of 1/14 of the height), interpolated (the mean of two images), inverted, pixels
@@ -40,17 +51,28 @@ def outlier_sets(x: Tensor, generator: torch.Generator, others: Mapping[str, Ten
     (one grey level each). Vectors: stretched by 1.5, interpolated, turned over in sign, coordinates permuted among points (the
     law of single coordinates), normal noise of twice the deviation, constant.
     """
-    near = [*_near(x, generator), *(OutlierSet(name, "near", points) for name, points in (others or {}).items())]
+    near = [
+        *_near(x, generator),
+        *(OutlierSet(name, "near", points) for name, points in (others or {}).items()),
+    ]
     return [*near, *_far(x, generator)]
 
 
 def _near(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
     between = OutlierSet("interpolated", "near", (x + x[torch.randperm(len(x), generator=g)]) / 2)
     if x.dim() < 4:
-        mixed = torch.stack([column[torch.randperm(len(x), generator=g)] for column in x.flatten(1).unbind(1)], 1)
+        mixed = torch.stack(
+            [column[torch.randperm(len(x), generator=g)] for column in x.flatten(1).unbind(1)], 1
+        )
         shuffled = OutlierSet("coordinates shuffled", "near", mixed.view_as(x))
-        return [OutlierSet("stretched 1.5×", "near", x.mean(0) + 1.5 * (x - x.mean(0))), between, shuffled]
-    turned = [OutlierSet("rotated 90°", "near", x.rot90(1, (2, 3)))] if x.shape[2] == x.shape[3] else []
+        return [
+            OutlierSet("stretched 1.5×", "near", x.mean(0) + 1.5 * (x - x.mean(0))),
+            between,
+            shuffled,
+        ]
+    turned = (
+        [OutlierSet("rotated 90°", "near", x.rot90(1, (2, 3)))] if x.shape[2] == x.shape[3] else []
+    )
     return [*turned, OutlierSet("blurred", "near", blurred(x, x.shape[2] / 14)), between]
 
 
@@ -61,7 +83,11 @@ def _far(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
     constant = OutlierSet("constant", "far", (low + (high - low) * level).expand(size).clone())
     if x.dim() < 4:
         loud = x.mean(0) + 2 * x.std(0) * torch.randn(size, generator=g)
-        return [OutlierSet("turned over", "far", 2 * x.mean(0) - x), OutlierSet("normal noise ×2", "far", loud), constant]
+        return [
+            OutlierSet("turned over", "far", 2 * x.mean(0) - x),
+            OutlierSet("normal noise ×2", "far", loud),
+            constant,
+        ]
     order = torch.randperm(x[0].numel(), generator=g)
     return [
         OutlierSet("inverted", "far", low + high - x),
@@ -85,9 +111,13 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
 def turned(x: Tensor, degrees: float) -> Tensor:
     """Images (N, C, H, W) turned by an angle about their middle, bilinear, with their darkest value where nothing was."""
     a = math.radians(degrees)
-    matrix = x.new_tensor([[math.cos(a), -math.sin(a), 0.0], [math.sin(a), math.cos(a), 0.0]]).expand(len(x), 2, 3)
+    matrix = x.new_tensor(
+        [[math.cos(a), -math.sin(a), 0.0], [math.sin(a), math.cos(a), 0.0]]
+    ).expand(len(x), 2, 3)
     low = x.amin()
-    moved = F.grid_sample(x - low, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
+    moved = F.grid_sample(
+        x - low, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False
+    )
     return (moved + low).clamp(low, x.amax())
 
 
@@ -105,13 +135,17 @@ def shifts(x: Tensor, generator: torch.Generator) -> dict[str, list[tuple[float,
 def of_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Images (N, C, H, W) as images of another shape (C', H', W'): resized without aliasing, colours averaged."""
     if tuple(x.shape[2:]) != shape[1:]:
-        x = F.interpolate(x, size=shape[1:], mode="bilinear", antialias=True).clamp(float(x.min()), float(x.max()))
+        x = F.interpolate(x, size=shape[1:], mode="bilinear", antialias=True).clamp(
+            float(x.min()), float(x.max())
+        )
     if x.shape[1] == shape[0]:
         return x
     return x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1).contiguous()
 
 
-def other_data(name: str, shape: tuple[int, ...], count: int, root: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
+def other_data(
+    name: str, shape: tuple[int, ...], count: int, root: str | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
     """The test parts of the other image sets that are at hand, in the shape asked for, and a note for each that is not."""
     found: dict[str, Tensor] = {}
     notes = []
@@ -166,13 +200,17 @@ def board(
     for name, scorer in rows.items():
         inside, found[name] = scorer(test), {}
         for one in sets:
-            found[name][one.name] = separation(inside, scorer(one.x), generator=generator, draws=draws).to_dict()
+            found[name][one.name] = separation(
+                inside, scorer(one.x), generator=generator, draws=draws
+            ).to_dict()
             if progress is not None:
                 progress(f"{name}: {one.name}")
     return found
 
 
-def curves(rows: Mapping[str, Scorer], test: Tensor, generator: torch.Generator, *, draws: int = 200) -> dict[str, Any]:
+def curves(
+    rows: Mapping[str, Scorer], test: Tensor, generator: torch.Generator, *, draws: int = 200
+) -> dict[str, Any]:
     """{shift: {row: [(amount, AUROC interval)]}}: fresh points x of which one half stays and the other is shifted.
 
     The halves differ, so that at no shift at all the AUROC is 0.5 but for chance, and not by pairing.
@@ -198,7 +236,9 @@ def table(found: Mapping[str, Mapping[str, Any]], metric: str = "auroc") -> list
         for row in rows:
             value = found[row][name][metric]
             lost = " **lost**" if metric == "auroc" and value["high"] < 0.5 else ""
-            cells.append(f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]{lost}")
+            cells.append(
+                f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]{lost}"
+            )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
@@ -207,6 +247,10 @@ def losses(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Sentences: where a row holds outliers for likelier than the data, the whole interval of its AUROC below 0.5."""
     told = []
     for row, cells in found.items():
-        lost = [f"{name} ({100 * c['auroc']['value']:.0f})" for name, c in cells.items() if c["auroc"]["high"] < 0.5]
+        lost = [
+            f"{name} ({100 * c['auroc']['value']:.0f})"
+            for name, c in cells.items()
+            if c["auroc"]["high"] < 0.5
+        ]
         told += [f"{row} loses against {', '.join(lost)}"] if lost else []
     return told

@@ -17,7 +17,10 @@ FILTERS = 64  # hidden units shown, those with the largest weights
 CHAINS = 10  # fantasy particles
 SWEEPS = (0, 1, 10, 100, 1000)
 MAPPED = 200  # test examples in the activation map
-ANNEALED, RUNGS = 100, 1000  # chains and rungs of each log Z over training: quick; the last machine deserves more
+ANNEALED, RUNGS = (
+    100,
+    1000,
+)  # chains and rungs of each log Z over training: quick; the last machine deserves more
 STILL = 0.05  # a unit that never gets further than this from off, or from on, is dead or saturated
 POINTS = 6  # of the curve, at most
 DATA = 2000  # training examples that a base is fitted to
@@ -27,7 +30,9 @@ def measure_boltzmann(s: Subject, found: Findings, say: Callable[[str], object])
     """Pictures of a restricted Boltzmann machine, and a bracket of its test log-likelihood at each checkpoint kept."""
     machine = s.energy
     assert isinstance(machine, RBM)
-    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 5_000_011)  # its own: the other figures stay as they are
+    generator = torch.Generator().manual_seed(
+        int(s.recipe["seed"]) + 5_000_011
+    )  # its own: the other figures stay as they are
     say("looking into the machine")
     with torch.no_grad():
         found.arrays |= _filters(machine) | _fantasies(s, machine, generator)
@@ -80,7 +85,13 @@ def _activity(s: Subject, machine: RBM) -> tuple[dict[str, Tensor], dict[str, An
     arrays = {"boltzmann/activity": active[shown][:, order], "boltzmann/unit_means": means[order]}
     if test.y is not None:
         arrays["boltzmann/activity_labels"] = test.y[shown]
-    return arrays, {"hidden": machine.hidden, "units": machine.units, "count": len(test), "dead": dead, "saturated": saturated}
+    return arrays, {
+        "hidden": machine.hidden,
+        "units": machine.units,
+        "count": len(test),
+        "dead": dead,
+        "saturated": saturated,
+    }
 
 
 def _useless(active: Tensor, units: str) -> tuple[int, int]:
@@ -94,24 +105,41 @@ def _useless(active: Tensor, units: str) -> tuple[int, int]:
 def settled_part(data: Any) -> Tensor:
     """Some training examples, drawn once where they are drawn anew in training."""
     x = data.train.x[:DATA]
-    return toss(x, torch.Generator(x.device).manual_seed(0)) if data.binarisation == "stochastic" else x
+    return (
+        toss(x, torch.Generator(x.device).manual_seed(0))
+        if data.binarisation == "stochastic"
+        else x
+    )
 
 
 def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> list[dict[str, Any]]:
     """Test log-likelihood between its two ends at the checkpoints that the run kept."""
     steps = s.run.steps()
-    chosen = sorted({steps[round(i * (len(steps) - 1) / max(POINTS - 1, 1))] for i in range(POINTS)})
+    chosen = sorted(
+        {steps[round(i * (len(steps) - 1) / max(POINTS - 1, 1))] for i in range(POINTS)}
+    )
     points = []
     for step in chosen:
         machine = load(s.run.path, step=step)[0]
         try:
-            z = log_z(machine, data=settled_part(s.data), chains=ANNEALED, rungs=RUNGS, generator=generator)
+            z = log_z(
+                machine,
+                data=settled_part(s.data),
+                chains=ANNEALED,
+                rungs=RUNGS,
+                generator=generator,
+            )
         except ValueError as error:
             found.notes.append(f"The likelihood at update {step} was left out: {error}")
             continue
-        likelihood = log_likelihood(machine, s.data.test.x, z, binarisation=s.data.binarised or "binary as stored")
+        likelihood = log_likelihood(
+            machine, s.data.test.x, z, binarisation=s.data.binarised or "binary as stored"
+        )
         point = likelihood.to_dict()
-        points.append({"step": step, "method": z.method, "verdict": z.verdict} | {key: point[key] for key in KEPT})
+        points.append(
+            {"step": step, "method": z.method, "verdict": z.verdict}
+            | {key: point[key] for key in KEPT}
+        )
     return points
 
 

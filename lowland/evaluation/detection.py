@@ -11,8 +11,8 @@ from lowland.energy import Energy, energy_values
 from lowland.evaluation.subjects import Findings, Subject
 from lowland.metrics import aupr, auroc, detection_error, false_alarms, fpr95
 from lowland.tasks import Detector
-from lowland.tasks.detect import named, spec
-from lowland.tasks.scores import Score
+from lowland.tasks.detection.detector import named, spec
+from lowland.tasks.detection.scores import Score
 
 REFERENCE = 5000  # training points from which a score learns, at most
 METRICS = (auroc, aupr, fpr95, detection_error)
@@ -24,7 +24,11 @@ def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
     Images are turned by a quarter, vectors stretched by half; on other bounded domains every value becomes another."""
     if x.dim() == 4 and x.shape[2] == x.shape[3]:
         return "turned 90°", x.rot90(1, (2, 3))
-    return ("stretched 1.5×", 1.5 * x) if domain.kind == "real" else ("other values", domain.elsewhere(x))
+    return (
+        ("stretched 1.5×", 1.5 * x)
+        if domain.kind == "real"
+        else ("other values", domain.elsewhere(x))
+    )
 
 
 def energy_for(s: Subject, how: Score) -> Energy:
@@ -42,22 +46,35 @@ def detector_of(s: Subject, score: str = "energy", calibration: Tensor | None = 
     return Detector(energy, how).fit(points, reference=known.x, labels=known.y)
 
 
-def measure_detection(s: Subject, found: Findings, generator: torch.Generator, samples: Tensor) -> None:
+def measure_detection(
+    s: Subject, found: Findings, generator: torch.Generator, samples: Tensor
+) -> None:
     """The detector: false alarms on test data, and how outliers and the run's own samples stand to it."""
     nominal, test = s.recipe["evaluation"]["nominal"], s.data.test.x
     detector = detector_of(s, s.recipe["evaluation"].get("score", "energy"))
     detector.ranks(nominal)  # refuses a rate that the calibration part cannot promise
-    s.run.write_tensors("calibration.safetensors", {"energies": energy_values(s.marginal, s.data.calibration.x)})
+    s.run.write_tensors(
+        "calibration.safetensors", {"energies": energy_values(s.marginal, s.data.calibration.x)}
+    )
     scores = detector.score(test)
     p = detector.p_of_scores(scores)
     rate = false_alarms(p, nominal, detector.calibration_size)
     name, moved = shifted(test, s.data.domain)
-    outliers = {"noise": s.data.domain.draw(len(test), generator), name: moved, **_other_sets(s, found)}
+    outliers = {
+        "noise": s.data.domain.draw(len(test), generator),
+        name: moved,
+        **_other_sets(s, found),
+    }
     figures: dict[str, Any] = {
         "nominal": nominal,
         "score": spec(detector.how),
         "calibration_count": detector.calibration_size,
-        "false_alarm": {"value": rate.value, "low": rate.low, "high": rate.high, "count": rate.points},
+        "false_alarm": {
+            "value": rate.value,
+            "low": rate.low,
+            "high": rate.high,
+            "count": rate.points,
+        },
         "outliers": {},
     }
     found.arrays |= {
@@ -68,7 +85,9 @@ def measure_detection(s: Subject, found: Findings, generator: torch.Generator, s
     for label, x in outliers.items():
         found.arrays[f"energies/{label}"] = energy_values(s.marginal, x)
         found_at = detector.score(x)
-        figures["outliers"][label] = {m.__name__: m(scores, found_at).to_dict() for m in METRICS} | {"count": len(x)}
+        figures["outliers"][label] = {
+            m.__name__: m(scores, found_at).to_dict() for m in METRICS
+        } | {"count": len(x)}
     grid = torch.linspace(0.02, 0.5, 25)
     rates = [false_alarms(p, float(g), detector.calibration_size) for g in grid]
     for key, column in (("nominal", 0), ("empirical", 1), ("low", 2), ("high", 3)):
@@ -89,5 +108,7 @@ def _other_sets(s: Subject, found: Findings) -> dict[str, Tensor]:
         if tuple(x.shape[1:]) == s.data.domain.shape:
             sets[name] = x
         else:
-            found.notes.append(f"The outlier set {name} was left out: its images have another shape.")
+            found.notes.append(
+                f"The outlier set {name} was left out: its images have another shape."
+            )
     return sets

@@ -40,7 +40,16 @@ def draw(
         start, labels = _from_chains(s, count, generator, labels)
     if begin == "partner":
         start = _from_partner(s, count, generator)
-    return follow(s.energy, s.recipe, count, generator=generator, labels=labels, start=start, frames=frames, progress=progress)
+    return follow(
+        s.energy,
+        s.recipe,
+        count,
+        generator=generator,
+        labels=labels,
+        start=start,
+        frames=frames,
+        progress=progress,
+    )
 
 
 def _from_partner(s: Subject, count: int, generator: torch.Generator) -> Tensor:
@@ -67,7 +76,9 @@ def kept_chains(s: Subject) -> Kept | None:
     return Kept(x[old], saved["labels"][old] if "labels" in saved else None)
 
 
-def _from_chains(s: Subject, count: int, generator: torch.Generator, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _from_chains(
+    s: Subject, count: int, generator: torch.Generator, labels: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Starting points among the training chains, old ones only, of the classes asked for."""
     kept = kept_chains(s)
     if kept is None:
@@ -98,7 +109,9 @@ def prior_bank(s: Subject) -> Tensor | None:
         kept = s.run.read_tensors("bank.safetensors")
         if len(kept["x"]) == count and int(kept["step"]) == checkpoint.step:
             return kept["x"]
-    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 3_000_017)  # its own: made or read, the rest is the same
+    generator = torch.Generator().manual_seed(
+        int(s.recipe["seed"]) + 3_000_017
+    )  # its own: made or read, the rest is the same
     x, labels = kept_chains(s) or _sampled(s, min(count, FRESH), generator)
     energy = s.energy.given(labels) if s.classes else s.energy
     walked: list[Tensor] = []

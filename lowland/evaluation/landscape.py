@@ -10,8 +10,13 @@ def measure_landscape(s: Subject, found: Findings) -> None:
     """Energy on a grid and the field −∇E on a coarser one, for events in the plane."""
     x = s.data.train.x
     low, high = x.min(0).values - 0.75, x.max(0).values + 0.75
-    fine, coarse = ([torch.linspace(float(a), float(b), n) for a, b in zip(low, high, strict=True)] for n in (121, 22))
-    points = [torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).view(-1, 2) for axes in (fine, coarse)]
+    fine, coarse = (
+        [torch.linspace(float(a), float(b), n) for a, b in zip(low, high, strict=True)]
+        for n in (121, 22)
+    )
+    points = [
+        torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).view(-1, 2) for axes in (fine, coarse)
+    ]
     _, field_vectors = value_and_score(s.marginal, points[1])
     found.arrays |= {
         "landscape/x": fine[0],

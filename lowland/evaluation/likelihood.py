@@ -37,20 +37,34 @@ def measure_likelihood(
     generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 4_000_037)
     train, test = (treated(s, part.x[:MOST], generator) for part in (s.data.train, s.data.test))
     say("bracketing log Z: from the base to the energy and back")
-    deep: Any = None if s.energy.data_domain is None else s.energy  # whose bound lacks the log Z of all its units
+    deep: Any = (
+        None if s.energy.data_domain is None else s.energy
+    )  # whose bound lacks the log Z of all its units
     whole, seen = (s.marginal, train) if deep is None else (deep, deep.join(train, generator))
-    found = log_z(whole, data=seen, chains=chains, rungs=rungs, generator=generator, progress=progress)
+    found = log_z(
+        whole, data=seen, chains=chains, rungs=rungs, generator=generator, progress=progress
+    )
     say(repr(found))
     binary, how = s.energy.domain.kind == "binary", treatment(s)
     names = {"binarisation": how if binary else "", "dequantisation": "" if binary else how}
     parts = {
-        name: log_likelihood(s.marginal, x, found, binarisation=names["binarisation"], dequantisation=names["dequantisation"])
+        name: log_likelihood(
+            s.marginal,
+            x,
+            found,
+            binarisation=names["binarisation"],
+            dequantisation=names["dequantisation"],
+        )
         for name, x in (("train", train), ("test", test))
     }
     figures: dict[str, Any] = {name: _without_log_z(part.to_dict()) for name, part in parts.items()}
     if s.recipe["training"]["dequantise"] and s.data.levels and not _noise(s):
         figures["bits_per_dim"] = bits_per_dim(parts["test"], levels=s.data.levels).to_dict()
-    figures |= {"log_z": _without_course(found), "notes": _notes(s), "seconds": round(time.monotonic() - began, 1)}
+    figures |= {
+        "log_z": _without_course(found),
+        "notes": _notes(s),
+        "seconds": round(time.monotonic() - began, 1),
+    }
     run.write_tensors("likelihood.safetensors", _course(found))
     run.write_json("likelihood.json", figures)
     return figures
@@ -85,11 +99,17 @@ def _noise(s: Subject) -> float:
 def _notes(s: Subject) -> list[str]:
     notes = []
     if s.energy.data_domain is not None:
-        notes.append("These are lower bounds of the log-likelihood: the energy of data is a variational bound.")
+        notes.append(
+            "These are lower bounds of the log-likelihood: the energy of data is a variational bound."
+        )
     if s.classes:
-        notes.append(f"The energy has {s.classes} classes; this is the likelihood of a point without its label.")
+        notes.append(
+            f"The energy has {s.classes} classes; this is the likelihood of a point without its label."
+        )
     if _noise(s):
-        notes.append(f"The energy is a density of data with noise {_noise(s):g}; numbers on clean data cannot be compared.")
+        notes.append(
+            f"The energy is a density of data with noise {_noise(s):g}; numbers on clean data cannot be compared."
+        )
     return notes
 
 

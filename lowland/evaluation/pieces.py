@@ -51,7 +51,9 @@ class Job:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             Run(self.folder).write("plan", digest.encode())
-        return [number for number in range(self.count) if not (self.folder / f"{number:08d}").exists()]
+        return [
+            number for number in range(self.count) if not (self.folder / f"{number:08d}").exists()
+        ]
 
     def keep(self, number: int, data: bytes) -> None:
         """Write a piece whole or not at all."""
@@ -78,7 +80,9 @@ def fingerprint(module: torch.nn.Module) -> str:
     """SHA-256 of all weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -94,7 +98,11 @@ def write_npy(file: BinaryIO, count: int, parts: Iterator[Tensor]) -> None:
         array = part.numpy()
         if number == 0:
             shape = (count, *array.shape[1:])
-            header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}
+            header = {
+                "descr": np.lib.format.dtype_to_descr(array.dtype),
+                "fortran_order": False,
+                "shape": shape,
+            }
             np.lib.format.write_array_header_1_0(file, header)
         file.write(np.ascontiguousarray(array).tobytes())
 
@@ -129,7 +137,9 @@ class Points:
                     pieces, images = [*pieces, (tuple(images), slice(None))], []
                 if not single:
                     rows = len(load_image(file, shape))
-                    pieces += [((file,), slice(start, start + size)) for start in range(0, rows, size)]
+                    pieces += [
+                        ((file,), slice(start, start + size)) for start in range(0, rows, size)
+                    ]
         pieces += [(tuple(images), slice(None))] if images else []
         if not pieces:
             load_batch(paths, shape)  # refuses, in words

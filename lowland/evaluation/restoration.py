@@ -30,10 +30,15 @@ from lowland.tasks import (
     resample,
     restore,
 )
-from lowland.training.judge import Judge
+from lowland.training.classifier import Judge
 
 UNSURE = 0.05  # spread of draws from which a pixel counts as open, for coverage
-PEAK = (1.0, 0.1, 8, 4)  # noise levels from, to, how many, and steps at each, on the way to a most likely image
+PEAK = (
+    1.0,
+    0.1,
+    8,
+    4,
+)  # noise levels from, to, how many, and steps at each, on the way to a most likely image
 
 MEASUREMENTS: dict[str, str] = {
     "denoise": "everything, with noise",
@@ -46,7 +51,9 @@ MEASUREMENTS: dict[str, str] = {
 }
 
 
-def operator_of(task: str, shape: tuple[int, ...], *, factor: int = 4, known: Tensor | None = None) -> Operator:
+def operator_of(
+    task: str, shape: tuple[int, ...], *, factor: int = 4, known: Tensor | None = None
+) -> Operator:
     """How the measurement of a task is made from images of a shape (C, H, W); see `MEASUREMENTS`. Random choices are fixed.
 
     Raises ValueError for a task that is none, images that FACTOR does not divide, and a mask that is missing or does not fit.
@@ -59,7 +66,9 @@ def operator_of(task: str, shape: tuple[int, ...], *, factor: int = 4, known: Te
         raise ValueError(f"the factor is {factor}; it is a whole number of at least 1; 4 is usual")
     if task == "inpaint":
         if known is None:
-            raise ValueError("no mask came with 'inpaint'; it says what was seen; pass known, a bool of the image's shape")
+            raise ValueError(
+                "no mask came with 'inpaint'; it says what was seen; pass known, a bool of the image's shape"
+            )
         made: Operator = Mask(known)
     elif task == "compressed":
         made = Projection(shape, max(torch.Size(shape).numel() // factor, 1), seed=0)
@@ -67,7 +76,13 @@ def operator_of(task: str, shape: tuple[int, ...], *, factor: int = 4, known: Te
         made = Fourier(_frequencies(shape[1], shape[2], factor))
     else:
         by_factor = {"superresolve": BlockAverage, "strided": Stride}
-        made = Identity() if task == "denoise" else Blur(factor / 2) if task == "deblur" else by_factor[task](factor)
+        made = (
+            Identity()
+            if task == "denoise"
+            else Blur(factor / 2)
+            if task == "deblur"
+            else by_factor[task](factor)
+        )
     made.A(torch.zeros(1, *shape))
     return made
 
@@ -77,8 +92,15 @@ def _frequencies(height: int, width: int, factor: int) -> Tensor:
     low = torch.fft.fftfreq(height).square().view(-1, 1) + torch.fft.fftfreq(width).square()
     order, count = low.flatten().argsort(stable=True), max(height * width // factor, 1)
     first, rest = order[: -(-count // 2)], order[-(-count // 2) :]
-    drawn = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))[: count // 2]]
-    return torch.zeros(height * width).index_fill(0, torch.cat([first, drawn]), 1.0).view(height, width) > 0
+    drawn = rest[
+        torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))[: count // 2]
+    ]
+    return (
+        torch.zeros(height * width)
+        .index_fill(0, torch.cat([first, drawn]), 1.0)
+        .view(height, width)
+        > 0
+    )
 
 
 def restoration_plan(s: Subject) -> dict[str, Any]:
@@ -87,7 +109,9 @@ def restoration_plan(s: Subject) -> dict[str, Any]:
     if how is None and getattr(s.energy, "noise", False):
         how = read_recipe("mnist").plain()["restoration"]
     if how is None or len(s.shape) != 3:
-        raise ValueError(f"{s.recipe['name']} says nothing about restoration; its recipe needs a [restoration] part; add it")
+        raise ValueError(
+            f"{s.recipe['name']} says nothing about restoration; its recipe needs a [restoration] part; add it"
+        )
     return {"method": "chains"} | how
 
 
@@ -108,11 +132,24 @@ def restored(
     if peak:
         return _peak(s, how, operator, y, sigma, generator)
     if how["method"] == "levels":
-        settings = {key: how[key] for key in ("levels", "inner", "sigma_max", "sigma_min", "precision")}
-        return progressive(s.energy, operator, y, sigma, generator=generator, draws=count, progress=progress, **settings)
+        settings = {
+            key: how[key] for key in ("levels", "inner", "sigma_max", "sigma_min", "precision")
+        }
+        return progressive(
+            s.energy,
+            operator,
+            y,
+            sigma,
+            generator=generator,
+            draws=count,
+            progress=progress,
+            **settings,
+        )
     settings = restoration_settings(how) | {"draws": count, "bank": prior_bank(s)}
     sampler = build("sampler", how["sampler"])
-    return restore(s.marginal, operator, y, sigma, sampler, generator=generator, progress=progress, **settings)
+    return restore(
+        s.marginal, operator, y, sigma, sampler, generator=generator, progress=progress, **settings
+    )
 
 
 def restoration_length(s: Subject, count: int, draws: int | None = None) -> int:
@@ -123,22 +160,35 @@ def restoration_length(s: Subject, count: int, draws: int | None = None) -> int:
 
 
 def _peak(
-    s: Subject, how: dict[str, Any], operator: Operator, y: Tensor, sigma: float, generator: torch.Generator
+    s: Subject,
+    how: dict[str, Any],
+    operator: Operator,
+    y: Tensor,
+    sigma: float,
+    generator: torch.Generator,
 ) -> Restoration:
     """The most likely image: down the noise levels, or from the draw of the prior that explains the measurement best."""
     if how["method"] == "levels":
         high, low, count, steps = PEAK
         energy: Any = s.energy
-        x = energy.start(len(y), high, generator) if hasattr(energy, "start") else s.energy.domain.draw(len(y), generator)
+        x = (
+            energy.start(len(y), high, generator)
+            if hasattr(energy, "start")
+            else s.energy.domain.draw(len(y), generator)
+        )
         x = _boxed(s, x)
         for level in sigma_ladder(high, low, count):
-            x = most_likely(bind_noise(energy, (level,)), operator, y, sigma, start=x, steps=steps).x
+            x = most_likely(
+                bind_noise(energy, (level,)), operator, y, sigma, start=x, steps=steps
+            ).x
         return Restoration.of(x.unsqueeze(0))
     bank = prior_bank(s)
     if bank is None:
         start = s.energy.domain.draw(len(y), generator)
     else:
-        start = bank[resample(jump(s.marginal, bank, how["jump"]), operator, y, sigma, 1, generator)[0]]
+        start = bank[
+            resample(jump(s.marginal, bank, how["jump"]), operator, y, sigma, 1, generator)[0]
+        ]
     x = most_likely(s.marginal, operator, y, sigma, start=_boxed(s, start), steps=how["steps"]).x
     return Restoration.of(jump(s.marginal, x, how["jump"]).unsqueeze(0))
 
@@ -155,7 +205,9 @@ def lower_half_hidden(domain: Domain) -> Tensor:
     return known
 
 
-def measure_restoration(s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None) -> None:
+def measure_restoration(
+    s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None
+) -> None:
     """Denoising and inpainting of test images, beside simpler ways to do it."""
     how = restoration_plan(s)
     count, sigma = min(how["count"], len(s.data.test)), how["sigma"]
@@ -170,19 +222,28 @@ def measure_restoration(s: Subject, found: Findings, generator: torch.Generator,
         answer = restored(s, operator, seen, sigma, generator=generator)
         rivals = _baselines(s.data.train.x, seen, known) if task == "inpaint" else {"noisy": seen}
         if task == "inpaint":
-            hidden, guess = ~known, {"lowland mean": answer.mean, "lowland one draw": answer.draws[0], **rivals}
+            hidden, guess = (
+                ~known,
+                {"lowland mean": answer.mean, "lowland one draw": answer.draws[0], **rivals},
+            )
             filled = {name: torch.where(known, seen, x).clamp(0, 1) for name, x in guess.items()}
         else:
             hidden, filled = torch.ones_like(known), {"lowland mean": answer.mean, **rivals}
-        tasks[task] = {"psnr": {name: psnr(x, truth, mask=hidden).to_dict() for name, x in filled.items()}}
+        tasks[task] = {
+            "psnr": {name: psnr(x, truth, mask=hidden).to_dict() for name, x in filled.items()}
+        }
         if judge is not None and labels is not None and task == "inpaint":
             tasks[task]["class_consistency"] = {
-                name: mean(judge.probabilities(x).argmax(1) == labels[:count]).to_dict() for name, x in filled.items()
+                name: mean(judge.probabilities(x).argmax(1) == labels[:count]).to_dict()
+                for name, x in filled.items()
             }
         if len(answer.draws) >= 19:
             tasks[task]["coverage"] = {"lowland mean": coverage(answer, truth).to_dict()}
         if task == "inpaint":
-            found.arrays |= {"inpaint/mask": known.float(), "inpaint/nearest": rivals["nearest neighbour"][:8]}
+            found.arrays |= {
+                "inpaint/mask": known.float(),
+                "inpaint/nearest": rivals["nearest neighbour"][:8],
+            }
         shown = {"original": truth, "observed": seen, "mean": answer.mean, "spread": answer.spread}
         found.arrays |= {f"{task}/{name}": x[:8] for name, x in shown.items()}
         found.arrays[f"{task}/draws"] = answer.draws[:3, :8]
@@ -203,10 +264,16 @@ def coverage(answer: Restoration, truth: Tensor, level: float = 0.9, unsure: flo
 
 def restoration_settings(how: dict[str, Any]) -> dict[str, Any]:
     """The recipe's [restoration] as arguments of `restore`."""
-    return {"jump_sigma": how["jump"], **{key: how[key] for key in ("steps", "draws", "temperatures")}}
+    return {
+        "jump_sigma": how["jump"],
+        **{key: how[key] for key in ("steps", "draws", "temperatures")},
+    }
 
 
 def _baselines(train: Tensor, seen: Tensor, known: Tensor) -> dict[str, Tensor]:
     """What any restoration must beat: the training image nearest in the known pixels, and the mean training image."""
     _, which = nearest(seen * known, train * known)
-    return {"nearest neighbour": train[which], "mean image": train.mean(0, keepdim=True).expand_as(seen)}
+    return {
+        "nearest neighbour": train[which],
+        "mean image": train.mean(0, keepdim=True).expand_as(seen),
+    }

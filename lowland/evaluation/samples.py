@@ -20,7 +20,7 @@ from lowland.metrics import (
     two_sample_accuracy,
 )
 from lowland.tasks.generate import Generated
-from lowland.training.judge import Judge, train_judge
+from lowland.training.classifier import Judge, train_judge
 
 SHOWN = 64  # pictures kept for grids
 
@@ -34,7 +34,9 @@ def trained_judge(s: Subject, found: Findings, say: Callable[[str], object]) -> 
     return train_judge(s.data.train, s.data.classes, steps=steps, seed=0)
 
 
-def measure_samples(s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None) -> Generated:
+def measure_samples(
+    s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None
+) -> Generated:
     """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of them."""
     count = s.recipe["evaluation"]["samples"]
     made = draw(s, count, generator)
@@ -48,7 +50,9 @@ def measure_samples(s: Subject, found: Findings, generator: torch.Generator, jud
     figures: dict[str, Any] = {
         "count": count,
         **_made_by(s),
-        "neighbour_ratio": float(near.median() / near_test.median()) if near_test.median() > 0 else None,
+        "neighbour_ratio": float(near.median() / near_test.median())
+        if near_test.median() > 0
+        else None,
         "copies": int((near < edge).sum()),
         "expected_copies": 0.01 * count,
         "mmd": mmd(flat[0], flat[1]).to_dict(),
@@ -76,7 +80,11 @@ def measure_samples(s: Subject, found: Findings, generator: torch.Generator, jud
 def _made_by(s: Subject) -> dict[str, Any]:
     how = s.recipe["generation"]
     if how.get("method") == "flow":
-        return {"start": "noise", "steps": len(s.sigmas or []) - 1, "sampler": "probability flow (Heun) and a last jump"}
+        return {
+            "start": "noise",
+            "steps": len(s.sigmas or []) - 1,
+            "sampler": "probability flow (Heun) and a last jump",
+        }
     return {"start": how["start"], "steps": how["steps"], "sampler": repr(s.sampler)}
 
 
@@ -84,7 +92,10 @@ def _compared(judge: Judge, samples: Tensor, s: Subject) -> dict[str, Any]:
     """Samples beside test images, and training images beside test images, on the judge's features and at equal counts."""
     count = min(len(samples), len(s.data.test), len(s.data.train))
     order = torch.Generator().manual_seed(0)
-    picked = [part.x[torch.randperm(len(part), generator=order)[:count]] for part in (s.data.test, s.data.train)]
+    picked = [
+        part.x[torch.randperm(len(part), generator=order)[:count]]
+        for part in (s.data.test, s.data.train)
+    ]
     real, others = (judge.features(part) for part in picked)
     found: dict[str, Any] = {"count": count}
     for name, made in (("samples", judge.features(samples[:count])), ("real", others)):
@@ -105,7 +116,9 @@ def _judged(s: Subject, found: Findings, judge: Judge, made: Generated) -> dict[
     assert test.y is not None
     sure_test, called_test = judge.probabilities(test.x).max(1)
     right = called_test == test.y
-    pictures = made.x.clamp(s.data.domain.lo, s.data.domain.hi) if s.data.domain.kind == "box" else made.x
+    pictures = (
+        made.x.clamp(s.data.domain.lo, s.data.domain.hi) if s.data.domain.kind == "box" else made.x
+    )
     sure, called = judge.probabilities(pictures).max(1)
     found.arrays["samples_label"] = called
     figures = {

@@ -51,12 +51,16 @@ class Subject:
         about = self.run.read_json("data.json")
         if about.get("binarisation"):
             return made_binary(x, about["binarisation"])
-        return (x - x.new_tensor(about["mean"])) / x.new_tensor(about["scale"]) if about["mean"] else x
+        return (
+            (x - x.new_tensor(about["mean"])) / x.new_tensor(about["scale"]) if about["mean"] else x
+        )
 
     def original(self, x: Tensor) -> Tensor:
         """The inverse of `standardised`."""
         about = self.run.read_json("data.json")
-        return x * x.new_tensor(about["scale"]) + x.new_tensor(about["mean"]) if about["mean"] else x
+        return (
+            x * x.new_tensor(about["scale"]) + x.new_tensor(about["mean"]) if about["mean"] else x
+        )
 
     @property
     def sigmas(self) -> list[float] | None:

@@ -23,7 +23,9 @@ from lowland.nets.boltzmann import RBM
 from lowland.run import Run
 
 
-def evaluate_run(run: Run, data: Dataset | None = None, say: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
+def evaluate_run(
+    run: Run, data: Dataset | None = None, say: Callable[[str], object] = lambda _: None
+) -> dict[str, Any]:
     """Examine a run, write what was found into it, return the figures. `say` hears what is being done."""
     began = time.monotonic()
     s, found = subject(run, data), Findings()
@@ -36,7 +38,9 @@ def evaluate_run(run: Run, data: Dataset | None = None, say: Callable[[str], obj
     measure_detection(s, found, generator, made.x)
     restoration = s.recipe.get("restoration")
     if restoration and restoration["count"] and s.data.domain.kind == "binary":
-        found.notes.append("Restoration was left out: its figures are errors of grey values, and these data are 0 or 1.")
+        found.notes.append(
+            "Restoration was left out: its figures are errors of grey values, and these data are 0 or 1."
+        )
     elif restoration and restoration["count"] and len(s.data.domain.shape) == 3:
         say("restoring test images")
         measure_restoration(s, found, generator, judge)

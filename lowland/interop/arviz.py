@@ -29,7 +29,10 @@ def to_arviz(trace: Trace, name: str = "x") -> Any:
     origin = {"inference_library": "lowland"}
     draws = trace.draws.detach().transpose(0, 1).cpu().numpy()
     posterior = arviz_base.dict_to_dataset({name: draws}, attrs=origin)
-    chains = {"acceptance_rate": trace.acceptance.cpu().numpy(), "diverged": trace.diverged.cpu().numpy()}
+    chains = {
+        "acceptance_rate": trace.acceptance.cpu().numpy(),
+        "diverged": trace.diverged.cpu().numpy(),
+    }
     stats = arviz_base.dict_to_dataset(chains, sample_dims=["chain"], attrs=origin)
     energies = trace.kept.get("energies")
     if energies is not None and len(energies) == len(trace.draws):

@@ -1,4 +1,4 @@
-"""The reference attacks of AutoAttack (extra `attacks`: pyautoattack) in the form of `lowland.metrics.attacks`.
+"""The reference attacks of AutoAttack (extra `attacks`: pyautoattack) in the form of `lowland.robustness.attacks`.
 
 Source: Croce & Hein (2020), https://arxiv.org/abs/2003.01690
 """
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.metrics.attacks import Model, Norm, check_attack, still
+from lowland.robustness.attacks import Model, Norm, check_attack, still
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,26 @@ class AutoAttack:
     queries: int = 5000
     norm: Norm = "inf"
 
-    def __call__(self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
+    ) -> Tensor:
         from pyautoattack import AutoAttack as Reference
 
         others = check_attack(model, x, labels, epsilon) - 1
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
-        wanted: Any = {"norm": f"L{self.norm}", "attacks": list(self.attacks), "version": "custom", "seed": seed}
+        wanted: Any = {
+            "norm": f"L{self.norm}",
+            "attacks": list(self.attacks),
+            "version": "custom",
+            "seed": seed,
+        }
         with still(model), torch.random.fork_rng(devices=[]):
             reference = Reference(model, eps=epsilon, device=x.device, **wanted)
-            reference.apgd.n_iter = reference.apgd_targeted.n_iter = reference.fab.n_iter = self.steps
+            reference.apgd.n_iter = reference.apgd_targeted.n_iter = reference.fab.n_iter = (
+                self.steps
+            )
             reference.apgd.n_restarts, reference.square.n_queries = 1, self.queries
-            reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = min(9, others)
+            reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = min(
+                9, others
+            )
             return reference.run_standard_evaluation(x, labels, batch_size=len(x))[0].detach()

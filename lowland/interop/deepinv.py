@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lowland.energy import Energy, energy_values, lift, value_and_score
-from lowland.tasks.operators import Operator
+from lowland.tasks.inverse.operators import Operator
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ def to_deepinv(energy: Energy) -> Any:
     try:
         from deepinv.optim import Prior
     except ImportError as error:
-        raise ImportError("deepinv is not installed; to_deepinv makes one of its priors; run pip install deepinv") from error
+        raise ImportError(
+            "deepinv is not installed; to_deepinv makes one of its priors; run pip install deepinv"
+        ) from error
     energy = lift(energy)
     if getattr(energy, "noise", False):
-        raise ValueError(f"{type(energy).__name__} is an energy of noise; a prior is one of x alone; pass energy.given(0.1)")
+        raise ValueError(
+            f"{type(energy).__name__} is an energy of noise; a prior is one of x alone; pass energy.given(0.1)"
+        )
 
     class EnergyPrior(Prior):
         def __init__(self) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lowland.tasks.detect import Detector
-from lowland.tasks.scores import Score
+from lowland.tasks.detection.detector import Detector
+from lowland.tasks.detection.scores import Score
 
 
 def to_pyod(energy: Any, score: str | Score = "energy", contamination: float = 0.1) -> Any:
@@ -28,7 +28,9 @@ def to_pyod(energy: Any, score: str | Score = "energy", contamination: float = 0
         ) from error
 
     class EnergyModel(BaseDetector):
-        def __init__(self, energy: Any, outlier_score: str | Score = "energy", contamination: float = 0.1) -> None:
+        def __init__(
+            self, energy: Any, outlier_score: str | Score = "energy", contamination: float = 0.1
+        ) -> None:
             super().__init__(contamination=contamination)
             self.energy, self.outlier_score = energy, outlier_score
 
@@ -44,6 +46,8 @@ def to_pyod(energy: Any, score: str | Score = "energy", contamination: float = 0
 
         def _points(self, rows: Any) -> torch.Tensor:
             x = torch.from_numpy(np.asarray(rows, dtype=np.float32))
-            return x.view(len(x), *(getattr(getattr(self.energy, "domain", None), "shape", ()) or x.shape[1:]))
+            return x.view(
+                len(x), *(getattr(getattr(self.energy, "domain", None), "shape", ()) or x.shape[1:])
+            )
 
     return EnergyModel(energy, score, contamination)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.tasks.detect import Detector
+from lowland.tasks.detection.detector import Detector
 
 
 def to_pytorch_ood(detector: Detector) -> Any:

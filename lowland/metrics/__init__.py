@@ -1,7 +1,5 @@
 """Pure functions from tensors to estimates, each with its standard error where one is known."""
 
-from lowland.metrics.adaptive import Adaptive
-from lowland.metrics.attacks import CW, PGD, Square, Transfer
 from lowland.metrics.calibration import (
     GUARANTEES,
     AlarmRate,
@@ -13,13 +11,27 @@ from lowland.metrics.calibration import (
     p_values,
     reliability,
 )
-from lowland.metrics.certificate import Direction, LogZ, bennett
-from lowland.metrics.detection import Interval, Separation, aupr, auroc, detection_error, energy_gap, fpr95, separation
+from lowland.metrics.detection import (
+    Interval,
+    Separation,
+    aupr,
+    auroc,
+    detection_error,
+    energy_gap,
+    fpr95,
+    separation,
+)
 from lowland.metrics.estimate import Estimate, mean, share
-from lowland.metrics.likelihood import BitsPerDim, Likelihood, bits_per_dim, dequantised, log_likelihood
+from lowland.metrics.likelihood import (
+    BitsPerDim,
+    Likelihood,
+    bits_per_dim,
+    dequantised,
+    log_likelihood,
+)
+from lowland.metrics.log_z.bracket import log_z
+from lowland.metrics.log_z.certificate import Direction, LogZ, bennett
 from lowland.metrics.mcmc import autocorrelation, ess, mcse, rhat
-from lowland.metrics.normaliser import log_z
-from lowland.metrics.robustness import Check, Robustness, robustness, sanity, standard
 from lowland.metrics.samples import (
     Coverage,
     class_entropy,
@@ -35,13 +47,9 @@ from lowland.metrics.stein import ksd
 from lowland.metrics.traces import Summary, summary
 
 __all__ = [
-    "CW",
     "GUARANTEES",
-    "PGD",
-    "Adaptive",
     "AlarmRate",
     "BitsPerDim",
-    "Check",
     "Coverage",
     "Direction",
     "Estimate",
@@ -49,11 +57,8 @@ __all__ = [
     "Likelihood",
     "LogZ",
     "Reliability",
-    "Robustness",
     "Separation",
-    "Square",
     "Summary",
-    "Transfer",
     "alarm_ranks",
     "aupr",
     "auroc",
@@ -82,12 +87,9 @@ __all__ = [
     "psnr",
     "reliability",
     "rhat",
-    "robustness",
-    "sanity",
     "separation",
     "share",
     "ssim",
-    "standard",
     "summary",
     "two_sample_accuracy",
 ]

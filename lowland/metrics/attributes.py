@@ -35,7 +35,9 @@ def thickness(images: Tensor) -> Tensor:
         if picture.any():
             away = distance_transform_edt(picture)
             ridge = picture & (away >= maximum_filter(away, 3))
-            found[i] = (2 * float(away[ridge].mean()) - 0.5) / FINER  # half a pixel: away counts from centre to centre
+            found[i] = (
+                2 * float(away[ridge].mean()) - 0.5
+            ) / FINER  # half a pixel: away counts from centre to centre
     return found
 
 

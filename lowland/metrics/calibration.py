@@ -35,7 +35,9 @@ def p_values(calibration: Tensor, energies: Tensor) -> Tensor:
     check_finite(calibration, "calibration energies")
     check_finite(energies, "energies")
     ordered = calibration.detach().cpu().double().sort().values
-    at_least = len(ordered) - torch.searchsorted(ordered, energies.detach().cpu().double(), right=False)
+    at_least = len(ordered) - torch.searchsorted(
+        ordered, energies.detach().cpu().double(), right=False
+    )
     return (1 + at_least).double() / (len(ordered) + 1)
 
 
@@ -99,7 +101,9 @@ def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
     _check_rates(alpha, "fdr")
     check_finite(p, "p-values")
     if p.dim() != 1 or bool(((p < 0) | (p > 1)).any()):
-        raise ValueError(f"p-values came as {tuple(p.shape)}; a vector (M,) in [0, 1] is needed; pass those of one batch")
+        raise ValueError(
+            f"p-values came as {tuple(p.shape)}; a vector (M,) in [0, 1] is needed; pass those of one batch"
+        )
     if not len(p):
         return torch.zeros(0, dtype=torch.bool)
     ordered = p.double().sort().values
@@ -115,7 +119,9 @@ def _check_rates(alpha: float, guarantee: str, delta: float = 0.05) -> None:
             f"0.05 is common"
         )
     if guarantee not in GUARANTEES:
-        raise ValueError(f"guarantee is {guarantee!r}; it is {', '.join(GUARANTEES[:-1])} or {GUARANTEES[-1]}; choose one")
+        raise ValueError(
+            f"guarantee is {guarantee!r}; it is {', '.join(GUARANTEES[:-1])} or {GUARANTEES[-1]}; choose one"
+        )
 
 
 class AlarmRate(NamedTuple):
@@ -143,7 +149,9 @@ def false_alarms(p: Tensor, nominal: float, calibration: int | None = None) -> A
     from scipy.stats import betabinom, binom
 
     if not 0 < nominal < 1 or len(p) == 0:
-        raise ValueError(f"nominal is {nominal} over {len(p)} points; a rate in (0, 1) and points are needed; pass them")
+        raise ValueError(
+            f"nominal is {nominal} over {len(p)} points; a rate in (0, 1) and points are needed; pass them"
+        )
     check_finite(p, "p-values")
     alarms, count = int((p <= nominal).sum()), len(p)
     law = binom(count, nominal)
@@ -186,7 +194,9 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
             f"probabilities per label and a bin are needed; pass softmax(-class_energies) and the true labels"
         )
     if not bool((p >= 0).all() and ((p.sum(1) - 1).abs() < 1e-4).all()):
-        raise ValueError("some rows are no probabilities; they must be at least 0 and add up to 1; pass the softmax of logits")
+        raise ValueError(
+            "some rows are no probabilities; they must be at least 0 and add up to 1; pass the softmax of logits"
+        )
     sure, called = p.max(1)
     place = (torch.ceil(sure * bins).long() - 1).clamp(0, bins - 1)
     counts = torch.bincount(place, minlength=bins)

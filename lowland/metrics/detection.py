@@ -47,7 +47,10 @@ class Separation(NamedTuple):
 
     def to_dict(self) -> dict[str, dict[str, float] | float]:
         """Plain values for JSON."""
-        return {name: value.to_dict() if isinstance(value, Interval) else value for name, value in self._asdict().items()}
+        return {
+            name: value.to_dict() if isinstance(value, Interval) else value
+            for name, value in self._asdict().items()
+        }
 
 
 def auroc(inliers: Tensor, outliers: Tensor) -> Estimate:
@@ -78,10 +81,17 @@ def aupr(inliers: Tensor, outliers: Tensor, *, positive: str = "outliers") -> Es
     (0.25, 0.75)
     """
     if positive not in ("outliers", "inliers"):
-        raise ValueError(f"positive is {positive!r}; it is 'outliers' or 'inliers'; choose whose precision is averaged")
+        raise ValueError(
+            f"positive is {positive!r}; it is 'outliers' or 'inliers'; choose whose precision is averaged"
+        )
     metric = _aupr_outliers if positive == "outliers" else _aupr_inliers
     value = _value(metric, inliers, outliers)
-    return Estimate(value, math.sqrt(max(value * (1 - value), 0.0) / len(outliers if positive == "outliers" else inliers)))
+    return Estimate(
+        value,
+        math.sqrt(
+            max(value * (1 - value), 0.0) / len(outliers if positive == "outliers" else inliers)
+        ),
+    )
 
 
 def fpr95(inliers: Tensor, outliers: Tensor) -> Estimate:
@@ -111,7 +121,12 @@ def detection_error(inliers: Tensor, outliers: Tensor) -> Estimate:
 
 
 def separation(
-    inliers: Tensor, outliers: Tensor, *, generator: torch.Generator, draws: int = 1000, level: float = 0.95
+    inliers: Tensor,
+    outliers: Tensor,
+    *,
+    generator: torch.Generator,
+    draws: int = 1000,
+    level: float = 0.95,
 ) -> Separation:
     """All rank metrics with bootstrap intervals: inliers and outliers are drawn anew, each from their own, with replacement.
 
@@ -126,7 +141,9 @@ def separation(
     0.779 [0.722, 0.833] 0.333
     """
     if draws < 2 or not 0 < level < 1:
-        raise ValueError(f"{draws} draws and level {level} were asked for; at least 2 and a share in (0, 1) are; correct them")
+        raise ValueError(
+            f"{draws} draws and level {level} were asked for; at least 2 and a share in (0, 1) are; correct them"
+        )
     low, high = _checked(inliers, outliers)
     place = torch.unique(torch.cat([low, high]), return_inverse=True)[1]
     sides, groups = (place[: len(low)], place[len(low) :]), int(place.max()) + 1
@@ -134,13 +151,18 @@ def separation(
     size = max(AT_ONCE // len(place), 1)
     for start in range(0, draws, size):
         many = min(size, draws - start)
-        tables = [_tally(side[torch.randint(len(side), (many, len(side)), generator=generator)], groups) for side in sides]
+        tables = [
+            _tally(side[torch.randint(len(side), (many, len(side)), generator=generator)], groups)
+            for side in sides
+        ]
         for name, metric in METRICS.items():
             found[name].append(metric(*tables))
     exact = [_tally(side.unsqueeze(0), groups) for side in sides]
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     ends = {name: torch.quantile(torch.cat(parts), tails).tolist() for name, parts in found.items()}
-    intervals: Any = {name: Interval(float(metric(*exact)), *ends[name]) for name, metric in METRICS.items()}
+    intervals: Any = {
+        name: Interval(float(metric(*exact)), *ends[name]) for name, metric in METRICS.items()
+    }
     return Separation(**intervals, base_rate=len(high) / len(place))
 
 
@@ -203,7 +225,9 @@ def _tally(places: Tensor, groups: int) -> Tensor:
 def _counts(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.unique(torch.cat([low, high]), return_inverse=True)[1]
     groups = int(place.max()) + 1
-    return _tally(place[: len(low)].unsqueeze(0), groups), _tally(place[len(low) :].unsqueeze(0), groups)
+    return _tally(place[: len(low)].unsqueeze(0), groups), _tally(
+        place[len(low) :].unsqueeze(0), groups
+    )
 
 
 def _value(metric: Callable[[Tensor, Tensor], Tensor], inliers: Tensor, outliers: Tensor) -> float:
@@ -221,6 +245,8 @@ def _placements(reference: Tensor, values: Tensor) -> Tensor:
 def _checked(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
     for name, values in (("inlier energies", inliers), ("outlier energies", outliers)):
         if values.dim() != 1 or len(values) == 0:
-            raise ValueError(f"{name} have shape {tuple(values.shape)}; a non-empty vector (N,) is needed; flatten them")
+            raise ValueError(
+                f"{name} have shape {tuple(values.shape)}; a non-empty vector (N,) is needed; flatten them"
+            )
         check_finite(values, name)
     return inliers.detach().cpu().double(), outliers.detach().cpu().double()

@@ -30,7 +30,9 @@ def mean(values: Tensor) -> Estimate:
     """
     v = values.double().flatten()
     if len(v) == 0:
-        raise ValueError("no numbers were given; a mean needs at least one; pass a non-empty tensor")
+        raise ValueError(
+            "no numbers were given; a mean needs at least one; pass a non-empty tensor"
+        )
     error = v.std().item() / math.sqrt(len(v)) if len(v) > 1 else math.inf
     return Estimate(v.mean().item(), error)
 
@@ -38,6 +40,8 @@ def mean(values: Tensor) -> Estimate:
 def share(count: int, total: int) -> Estimate:
     """A proportion with its binomial standard error."""
     if not 0 <= count <= total or total == 0:
-        raise ValueError(f"{count} of {total} were counted; a share needs 0 <= count <= total > 0; check the counts")
+        raise ValueError(
+            f"{count} of {total} were counted; a share needs 0 <= count <= total > 0; check the counts"
+        )
     p = count / total
     return Estimate(p, math.sqrt(p * (1 - p) / total))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_points, energy_values, lift
-from lowland.metrics.certificate import LogZ
 from lowland.metrics.estimate import mean
+from lowland.metrics.log_z.certificate import LogZ
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +50,10 @@ class Likelihood:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = {key: getattr(self, key) for key in ("value", "error", "lower", "upper", "count", "dims", "data", "certified")}
+        plain = {
+            key: getattr(self, key)
+            for key in ("value", "error", "lower", "upper", "count", "dims", "data", "certified")
+        }
         return plain | {"log_z": self.log_z.to_dict()}
 
 
@@ -84,7 +87,9 @@ class BitsPerDim:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {key: getattr(self, key) for key in self.__dataclass_fields__} | {"certified": self.certified}
+        return {key: getattr(self, key) for key in self.__dataclass_fields__} | {
+            "certified": self.certified
+        }
 
 
 def log_likelihood(
@@ -124,11 +129,17 @@ def log_likelihood(
             f"{int(values.isnan().sum())} of {len(values)} energies are not numbers; a likelihood needs all of them; look for "
             f"overflow or missing data"
         )
-    known = LogZ(log_z, 0.0, log_z, log_z, "given", "given as exact") if isinstance(log_z, (int, float)) else log_z
+    known = (
+        LogZ(log_z, 0.0, log_z, log_z, "given", "given as exact")
+        if isinstance(log_z, (int, float))
+        else log_z
+    )
     found = mean(values)
     low, high = -found.value - known.upper, -found.value - known.lower
     words = binarisation or dequantisation or "data as they are"
-    return Likelihood(-found.value - known.value, found.error, low, high, len(data), data[0].numel(), words, known)
+    return Likelihood(
+        -found.value - known.value, found.error, low, high, len(data), data[0].numel(), words, known
+    )
 
 
 def bits_per_dim(likelihood: Likelihood, *, levels: int = 256, width: float = 1.0) -> BitsPerDim:
@@ -149,11 +160,17 @@ def bits_per_dim(likelihood: Likelihood, *, levels: int = 256, width: float = 1.
     8.0
     """
     if levels < 2 or not width > 0:
-        raise ValueError(f"levels is {levels} and width {width}; at least 2 levels on a width above 0 are needed; correct them")
+        raise ValueError(
+            f"levels is {levels} and width {width}; at least 2 levels on a width above 0 are needed; correct them"
+        )
     nats, offset = likelihood.dims * math.log(2), math.log2(levels / width)
-    value, low, high = (offset - v / nats for v in (likelihood.value, likelihood.upper, likelihood.lower))
+    value, low, high = (
+        offset - v / nats for v in (likelihood.value, likelihood.upper, likelihood.lower)
+    )
     verdict = likelihood.log_z.verdict
-    return BitsPerDim(value, likelihood.error / nats, low, high, levels, width, likelihood.data, verdict)
+    return BitsPerDim(
+        value, likelihood.error / nats, low, high, levels, width, likelihood.data, verdict
+    )
 
 
 def dequantised(grey: Tensor, levels: int, generator: torch.Generator) -> Tensor:
@@ -169,5 +186,7 @@ def dequantised(grey: Tensor, levels: int, generator: torch.Generator) -> Tensor
             f"{levels - 1}; multiply images in [0, 1] by {levels - 1} and round them"
         )
     u = torch.rand(grey.shape, generator=generator, device=grey.device, dtype=torch.float64)
-    top = torch.finfo(torch.float32).eps / 2  # the largest float32 below one, so that the last level stays inside
+    top = (
+        torch.finfo(torch.float32).eps / 2
+    )  # the largest float32 below one, so that the last level stays inside
     return ((grey.double() + u) / levels).to(torch.float32).clamp(max=1 - top)

@@ -134,11 +134,17 @@ def autocorrelation(x: Trace | Tensor, lags: int, *, layout: Layout | None = Non
     """
     draws = len(_oriented(x, layout))
     if not isinstance(lags, int) or not 0 <= lags < draws:
-        raise ValueError(f"lags is {lags!r} for {draws} draws; a whole number from 0 to {draws - 1} is allowed; ask for fewer")
+        raise ValueError(
+            f"lags is {lags!r} for {draws} draws; a whole number from 0 to {draws - 1} is allowed; ask for fewer"
+        )
 
     def correlation(part: Tensor) -> Tensor:
         covariance = _autocovariance(part - part.mean((1, 2), keepdim=True))
-        return (covariance[:, : lags + 1] / covariance[:, :1]).masked_fill(_constant(part)[:, None], math.nan).T
+        return (
+            (covariance[:, : lags + 1] / covariance[:, :1])
+            .masked_fill(_constant(part)[:, None], math.nan)
+            .T
+        )
 
     return per_coordinate(x, correlation, layout=layout)
 
@@ -154,10 +160,16 @@ def _oriented(x: Trace | Tensor, layout: str | None) -> Tensor:
     """The draws as (draws, chains, *event): a trace knows its layout, a tensor has to say it."""
     if isinstance(x, Trace):
         if layout is not None:
-            raise ValueError(f"a trace came with layout={layout!r}; a trace knows its own layout; leave layout out")
+            raise ValueError(
+                f"a trace came with layout={layout!r}; a trace knows its own layout; leave layout out"
+            )
         return x.draws
     if not isinstance(x, Tensor) or x.dim() < 2 or x.is_complex():
-        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        got = (
+            f"{x.dtype} of shape {tuple(x.shape)}"
+            if isinstance(x, Tensor)
+            else f"a {type(x).__name__}"
+        )
         raise ValueError(
             f"the draws are {got}; a Trace or a real tensor with the axes draws, chains and then the event's is needed; "
             f"put a single chain into shape with x.unsqueeze(1), an array with torch.as_tensor"
@@ -181,7 +193,9 @@ def _coordinates(x: Trace | Tensor, layout: str | None) -> tuple[Tensor, torch.S
             f"longer, thin less, or check which axis holds the draws"
         )
     if not math.prod(event):
-        raise ValueError(f"events have shape {tuple(event)} and no coordinate; at least one is needed; look at the draws")
+        raise ValueError(
+            f"events have shape {tuple(event)} and no coordinate; at least one is needed; look at the draws"
+        )
     flat = x.reshape(draws, chains, math.prod(event))
     rows = max(BLOCK // flat[0].numel(), 1)
     bad = sum(int((~part.isfinite().all(2)).sum()) for part in flat.split(rows))
@@ -198,7 +212,9 @@ def _blocks(x: Tensor) -> Iterator[Tensor]:
         yield part.permute(2, 1, 0).to(torch.float64, memory_format=torch.contiguous_format)
 
 
-def per_coordinate(x: Trace | Tensor, statistic: Callable[[Tensor], Tensor], *, layout: Layout | None = None) -> Tensor:
+def per_coordinate(
+    x: Trace | Tensor, statistic: Callable[[Tensor], Tensor], *, layout: Layout | None = None
+) -> Tensor:
     """Any statistic of every coordinate, in blocks of bounded memory: (..., *event).
 
     statistic: from float64 (coordinates, chains, draws) to (..., coordinates). Raises ValueError as `rhat` does.
@@ -211,7 +227,9 @@ def per_coordinate(x: Trace | Tensor, statistic: Callable[[Tensor], Tensor], *, 
     found, done = torch.empty(0), 0
     for part in _blocks(flat):
         values = statistic(part)
-        if not done:  # one tensor for all: small ones kept from every block would leave the heap in shreds
+        if (
+            not done
+        ):  # one tensor for all: small ones kept from every block would leave the heap in shreds
             found = values.new_empty(*values.shape[:-1], flat.shape[2])
         found[..., done : done + len(part)] = values
         done += len(part)
@@ -237,7 +255,9 @@ def _normal_scores(x: Tensor) -> Tensor:
     ordered, order = rows.sort(1)
     size = rows.shape[1]
     place = torch.arange(size, device=x.device)
-    edges = torch.nn.functional.pad(ordered[:, 1:] != ordered[:, :-1], (1, 1), value=True)  # where a run of ties begins, ends
+    edges = torch.nn.functional.pad(
+        ordered[:, 1:] != ordered[:, :-1], (1, 1), value=True
+    )  # where a run of ties begins, ends
     first = torch.where(edges[:, :-1], place, 0).cummax(1).values
     last = torch.where(edges[:, 1:], place, size).flip(1).cummin(1).values.flip(1)
     rank = torch.arange(2 * size - 1, dtype=x.dtype, device=x.device) / 2 + 1  # by first + last
@@ -261,13 +281,17 @@ def _variance_ratio(x: Tensor) -> Tensor:
 def _rhat(x: Tensor) -> Tensor:
     halves = _halves(x)
     bulk, width = (_variance_ratio(_normal_scores(part)) for part in (halves, _folded(halves)))
-    return torch.fmax(bulk, width)  # of two values equally far from the median the fold is constant: nan, the bulk decides
+    return torch.fmax(
+        bulk, width
+    )  # of two values equally far from the median the fold is constant: nan, the bulk decides
 
 
 def _autocovariance(x: Tensor) -> Tensor:
     """Σ_i x_i x_{i+t} / n of centred chains for t = 0, 1, ..., n − 1, averaged over the chains: (coordinates, n)."""
     n = x.shape[2]
-    size = 2 ** math.ceil(math.log2(2 * n))  # zeros keep the end of a chain from meeting its beginning
+    size = 2 ** math.ceil(
+        math.log2(2 * n)
+    )  # zeros keep the end of a chain from meeting its beginning
     wave = torch.fft.rfft(x, n=size)
     power = (wave.real.square() + wave.imag.square()).mean(1)
     return torch.fft.irfft(power, n=size)[:, :n] / n
@@ -291,7 +315,11 @@ def _ess(x: Tensor) -> Tensor:
     pairs = even + odd
     ended = pairs <= 0
     stop = torch.where(ended.any(1), ended.int().argmax(1), last).unsqueeze(1)
-    summed = pairs.cummin(1).values.masked_fill(torch.arange(last + 1, device=x.device) >= stop, 0).sum(1)
+    summed = (
+        pairs.cummin(1)
+        .values.masked_fill(torch.arange(last + 1, device=x.device) >= stop, 0)
+        .sum(1)
+    )
     rest = torch.where((even > 0) | (pairs >= 0), even, 0).gather(1, stop).squeeze(1)
     total = chains * n
     found = total / (2 * summed - 1 + rest).clamp(min=1 / math.log10(total))
@@ -338,7 +366,10 @@ def _mcse_quantile(x: Tensor, p: float) -> Tensor:
     size, worth = ordered.shape[1], _ess_at(x, p)
     one_sigma = [math.erfc(s / math.sqrt(2)) / 2 for s in (1, -1)]
     known = worth.nan_to_num(1.0).cpu().numpy()
-    low, high = (torch.as_tensor(betaincinv(known * p + 1, known * (1 - p) + 1, q)).to(x) * size - 1 for q in one_sigma)
+    low, high = (
+        torch.as_tensor(betaincinv(known * p + 1, known * (1 - p) + 1, q)).to(x) * size - 1
+        for q in one_sigma
+    )
     below = ordered.gather(1, low.clamp(min=0).floor().long().unsqueeze(1))
     above = ordered.gather(1, high.clamp(max=size - 1).ceil().long().unsqueeze(1))
     return ((above - below) / 2).squeeze(1).masked_fill(worth.isnan(), math.nan)

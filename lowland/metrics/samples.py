@@ -73,7 +73,9 @@ def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> Coverage:
     (1.0, 0.65)
     """
     if not 1 <= k < min(len(x), len(y)):
-        raise ValueError(f"k is {k} for {len(x)} and {len(y)} points; it must be at least 1 and less than both; 3 is common")
+        raise ValueError(
+            f"k is {k} for {len(x)} and {len(y)} points; it must be at least 1 and less than both; 3 is common"
+        )
     a, b = _rows(x).float(), _rows(y).float()
     return Coverage(_within(a, b, k), _within(b, a, k))
 
@@ -85,7 +87,9 @@ def _within(x: Tensor, y: Tensor, k: int) -> Estimate:
     return share(int(torch.cat(inside).sum()), len(x))
 
 
-def two_sample_accuracy(x: Tensor, y: Tensor, *, generator: torch.Generator, hidden: int = 64, steps: int = 1000) -> Estimate:
+def two_sample_accuracy(
+    x: Tensor, y: Tensor, *, generator: torch.Generator, hidden: int = 64, steps: int = 1000
+) -> Estimate:
     """How often a classifier tells x (N, d) from y (M, d) on points it has not seen: ½ where both are of one law, 1 if apart.
 
     The larger set is cut to the size of the smaller. Half of each trains a perceptron with one hidden layer (standardised
@@ -104,8 +108,13 @@ def two_sample_accuracy(x: Tensor, y: Tensor, *, generator: torch.Generator, hid
             f"{count} points on the smaller side came with hidden {hidden} and steps {steps}; at least 16 points, one unit and "
             f"one step are needed; pass more"
         )
-    sides = [part[torch.randperm(len(part), generator=generator)[:count]] for part in (_rows(x), _rows(y))]
-    z = torch.cat([part[: count // 2] for part in sides] + [part[count // 2 :] for part in sides]).float()
+    sides = [
+        part[torch.randperm(len(part), generator=generator)[:count]]
+        for part in (_rows(x), _rows(y))
+    ]
+    z = torch.cat(
+        [part[: count // 2] for part in sides] + [part[count // 2 :] for part in sides]
+    ).float()
     z = (z - z.mean(0)) / z.std(0).clamp_min(1e-6)
     seen, held = 2 * (count // 2), count - count // 2
     truth = torch.cat([torch.arange(seen) >= count // 2, torch.arange(2 * held) >= held])
@@ -113,10 +122,15 @@ def two_sample_accuracy(x: Tensor, y: Tensor, *, generator: torch.Generator, hid
     return share(int(((logits > 0) == truth[seen:]).sum()), 2 * held)
 
 
-def _telling(x: Tensor, truth: Tensor, hidden: int, steps: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+def _telling(
+    x: Tensor, truth: Tensor, hidden: int, steps: int, generator: torch.Generator
+) -> Callable[[Tensor], Tensor]:
     """The logit of a perceptron trained to say whether rows of x are of the second kind."""
     shapes = ((x.shape[1], hidden), (hidden,), (hidden,), ())
-    weights = [torch.randn(s, generator=generator) / math.sqrt(s[0]) if len(s) == 2 else torch.zeros(s) for s in shapes]
+    weights = [
+        torch.randn(s, generator=generator) / math.sqrt(s[0]) if len(s) == 2 else torch.zeros(s)
+        for s in shapes
+    ]
     weights[2] = torch.randn(hidden, generator=generator) / math.sqrt(hidden)
 
     def logit(z: Tensor) -> Tensor:
@@ -151,7 +165,9 @@ def nearest(x: Tensor, reference: Tensor, *, leave_out: bool = False) -> tuple[T
         if leave_out:
             d[torch.arange(len(d)), torch.arange(i, i + len(d))] = math.inf
         which = d.argmin(1)
-        distances.append((a[i : i + 512] - b[which]).norm(dim=1))  # cdist expands the square, which rounds near copies
+        distances.append(
+            (a[i : i + 512] - b[which]).norm(dim=1)
+        )  # cdist expands the square, which rounds near copies
         indices.append(which)
     return torch.cat(distances), torch.cat(indices)
 
@@ -163,9 +179,13 @@ def class_entropy(labels: Tensor, classes: int) -> float:
     1.0
     """
     if classes < 2:
-        raise ValueError(f"{classes} classes were given; an entropy needs at least 2; pass the number of classes")
+        raise ValueError(
+            f"{classes} classes were given; an entropy needs at least 2; pass the number of classes"
+        )
     if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ValueError(f"{len(labels)} labels came for {classes} classes; some are needed, all in 0 ... K-1; check them")
+        raise ValueError(
+            f"{len(labels)} labels came for {classes} classes; some are needed, all in 0 ... K-1; check them"
+        )
     p = torch.bincount(labels, minlength=classes).double()
     p = p / p.sum()
     return float(-(p * p.clamp_min(1e-300).log()).sum() / math.log(classes))
@@ -212,7 +232,9 @@ def ssim(x: Tensor, truth: Tensor, *, peak: float = 1.0) -> Estimate:
             f"images of shape {tuple(x.shape)} met a truth of {tuple(truth.shape)}, peak {peak}; both (N, C, H, W), with "
             f"sides of 11 or more and a peak above 0 are needed; pad or enlarge small images"
         )
-    line = torch.softmax(-torch.arange(-5, 6, dtype=torch.float64, device=x.device).square() / (2 * 1.5**2), 0)
+    line = torch.softmax(
+        -torch.arange(-5, 6, dtype=torch.float64, device=x.device).square() / (2 * 1.5**2), 0
+    )
 
     def smooth(image: Tensor) -> Tensor:
         return torch.einsum("nchwij,i,j->nchw", image.unfold(2, 11, 1).unfold(3, 11, 1), line, line)
@@ -227,7 +249,9 @@ def ssim(x: Tensor, truth: Tensor, *, peak: float = 1.0) -> Estimate:
 
 def _rows(x: Tensor) -> Tensor:
     if len(x) < 2:
-        raise ValueError(f"{len(x)} points were given; a comparison of laws needs at least 2 on each side; pass more")
+        raise ValueError(
+            f"{len(x)} points were given; a comparison of laws needs at least 2 on each side; pass more"
+        )
     check_finite(x, "points")
     return x.detach().flatten(1).double()
 

@@ -26,10 +26,17 @@ def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
     True
     """
     if len(x) < 2:
-        raise ValueError(f"{len(x)} points were given; pairs are compared, so at least 2 are needed; pass more")
+        raise ValueError(
+            f"{len(x)} points were given; pairs are compared, so at least 2 are needed; pass more"
+        )
     if energy.domain.kind != "real":
-        raise ValueError(f"the domain is {energy.domain.kind}; Stein's identity holds on a real one; compare draws with mmd")
-    a, s = x.detach().flatten(1).double(), value_and_score(energy, x)[1].detach().flatten(1).double()
+        raise ValueError(
+            f"the domain is {energy.domain.kind}; Stein's identity holds on a real one; compare draws with mmd"
+        )
+    a, s = (
+        x.detach().flatten(1).double(),
+        value_and_score(energy, x)[1].detach().flatten(1).double(),
+    )
     squares = torch.cdist(a, a).square()
     c2 = (torch.pdist(a[:1000]).median().item() or 1.0) ** 2 if scale is None else scale**2
     u = 1 + squares / c2
@@ -37,7 +44,12 @@ def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
     slopes = along.unsqueeze(1) - s @ a.T  # s(x)ᵀ (x − x')
     cross = slopes + slopes.T  # s(x)ᵀ(x − x') + s(x')ᵀ(x' − x)
     dimension = a.shape[1]
-    stein = (s @ s.T) * u**-0.5 + cross / c2 * u**-1.5 + dimension / c2 * u**-1.5 - 3 * squares / c2**2 * u**-2.5
+    stein = (
+        (s @ s.T) * u**-0.5
+        + cross / c2 * u**-1.5
+        + dimension / c2 * u**-1.5
+        - 3 * squares / c2**2 * u**-2.5
+    )
     n = len(a)
     rows = (stein.sum(1) - stein.diagonal()) / (n - 1)
     return Estimate(rows.mean().item(), 2 * rows.std().item() / n**0.5)

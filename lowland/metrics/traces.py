@@ -42,23 +42,34 @@ class Summary:
     def verdict(self) -> list[str]:
         """What is wrong and what to do about it, in plain sentences; one sentence if nothing is."""
         found = [*self._of_coordinates(), *self._of_chains(), *self._of_swaps()]
-        return found or [f"nothing to object to ({self._worst()}); a mode that no chain has visited would not show"]
+        return found or [
+            f"nothing to object to ({self._worst()}); a mode that no chain has visited would not show"
+        ]
 
     def _of_coordinates(self) -> list[str]:
         apart, still = self.rhat > AGREE, self.rhat.isnan()
-        few, tailless = torch.fmin(self.ess_bulk, self.ess_tail) < ENOUGH, self.ess_tail.isnan() & ~still
+        few, tailless = (
+            torch.fmin(self.ess_bulk, self.ess_tail) < ENOUGH,
+            self.ess_tail.isnan() & ~still,
+        )
         texts = {
             f"R-hat above {AGREE} in {{}}: chains disagree; run longer or look for several modes": apart,
             f"ESS below {ENOUGH} in {{}}: means, quantiles and R-hat itself are noisy; draw more": few,
             "no movement in {}: R-hat and ESS are nan there, not good; look whether that is meant": still,
             "no tail to judge in {}: more than 95 % of the draws share the largest value; tail ESS is nan": tailless,
         }
-        return [text.format(f"{int(bad.sum())} of {bad.numel()} coordinates") for text, bad in texts.items() if bad.any()]
+        return [
+            text.format(f"{int(bad.sum())} of {bad.numel()} coordinates")
+            for text, bad in texts.items()
+            if bad.any()
+        ]
 
     def _of_chains(self) -> list[str]:
         found = []
         if self.chains == 1:
-            found.append("one chain: its halves are compared, and a second mode cannot show; run several from far apart")
+            found.append(
+                "one chain: its halves are compared, and a second mode cannot show; run several from far apart"
+            )
         if self.diverged is not None and self.diverged.any():
             bad = int((self.diverged > 0).sum())
             found.append(
@@ -67,16 +78,24 @@ class Summary:
             )
         if self.acceptance is not None and (self.acceptance == 0).any():
             stuck = int((self.acceptance == 0).sum())
-            found.append(f"{stuck} of {self.chains} chains accepted nothing: shorten the step (see tune)")
+            found.append(
+                f"{stuck} of {self.chains} chains accepted nothing: shorten the step (see tune)"
+            )
         return found
 
     def _of_swaps(self) -> list[str]:
         found = []
         if self.swap_rates is not None and not (self.swap_rates > RARE).all():
-            cut = ", ".join(f"{i} and {i + 1}" for i in (~(self.swap_rates > RARE)).nonzero().flatten().tolist())
-            found.append(f"hardly a swap between rungs {cut}: the ladder is cut there; put a rung between (see tune)")
+            cut = ", ".join(
+                f"{i} and {i + 1}" for i in (~(self.swap_rates > RARE)).nonzero().flatten().tolist()
+            )
+            found.append(
+                f"hardly a swap between rungs {cut}: the ladder is cut there; put a rung between (see tune)"
+            )
         if self.round_trips is not None and not self.round_trips.any():
-            found.append("no round trip: nothing has come from the hot end to the cold and back; run longer or add rungs")
+            found.append(
+                "no round trip: nothing has come from the hot end to the cold and back; run longer or add rungs"
+            )
         return found
 
     def _worst(self) -> str:
@@ -92,14 +111,24 @@ class Summary:
 
     def __repr__(self) -> str:
         event, total = tuple(self.rhat.shape), self.rhat.numel()
-        worst = self.rhat.nan_to_num(-1.0, posinf=torch.inf).flatten().argsort(descending=True, stable=True)[:ROWS]
-        lines = [f"Summary: {self.draws} draws of {self.chains} chains, {total} coordinates {event}"]
-        lines.append(f"{'worst first':>14} {'mean':>10} {'sd':>10} {'mcse':>10} {'R-hat':>8} {'bulk ESS':>9} {'tail ESS':>9}")
+        worst = (
+            self.rhat.nan_to_num(-1.0, posinf=torch.inf)
+            .flatten()
+            .argsort(descending=True, stable=True)[:ROWS]
+        )
+        lines = [
+            f"Summary: {self.draws} draws of {self.chains} chains, {total} coordinates {event}"
+        ]
+        lines.append(
+            f"{'worst first':>14} {'mean':>10} {'sd':>10} {'mcse':>10} {'R-hat':>8} {'bulk ESS':>9} {'tail ESS':>9}"
+        )
         columns = (self.mean, self.sd, self.mcse, self.rhat, self.ess_bulk, self.ess_tail)
         for place in worst:
             where = [int(i) for i in torch.unravel_index(place, event)] if event else "x"
             m, s, e, r, b, t = (float(column.flatten()[place]) for column in columns)
-            lines.append(f"{where!s:>14} {m:>10.4g} {s:>10.4g} {e:>10.2g} {r:>8.3f} {b:>9.0f} {t:>9.0f}")
+            lines.append(
+                f"{where!s:>14} {m:>10.4g} {s:>10.4g} {e:>10.2g} {r:>8.3f} {b:>9.0f} {t:>9.0f}"
+            )
         if total > ROWS:
             lines.append(f"{'...':>14} {total - ROWS} more; all: {self._worst()}")
         return "\n".join([*lines, *self._facts(), *(f"- {sentence}" for sentence in self.verdict)])
@@ -109,11 +138,17 @@ class Summary:
         if self.acceptance is not None and self.diverged is not None:
             a = self.acceptance
             spread = f" ({a.min():.3f} to {a.max():.3f} by chain)" if len(a) > 1 else ""
-            lines.append(f"acceptance {a.mean():.3f}{spread}, {int(self.diverged.sum())} divergences in {self.steps} steps")
+            lines.append(
+                f"acceptance {a.mean():.3f}{spread}, {int(self.diverged.sum())} divergences in {self.steps} steps"
+            )
         if self.swap_rates is not None:
-            lines.append("swap rates " + " ".join(f"{rate:.2f}" for rate in self.swap_rates.tolist()))
+            lines.append(
+                "swap rates " + " ".join(f"{rate:.2f}" for rate in self.swap_rates.tolist())
+            )
         if self.round_trips is not None:
-            rate = f"{self.round_trips.double().mean():.2g} per chain" + (f" in {self.sweeps} sweeps" if self.sweeps else "")
+            rate = f"{self.round_trips.double().mean():.2g} per chain" + (
+                f" in {self.sweeps} sweeps" if self.sweeps else ""
+            )
             lines.append(f"{int(self.round_trips.sum())} round trips, {rate}")
         return lines
 
@@ -135,7 +170,9 @@ def summary(x: Trace | Tensor, *, layout: Layout | None = None) -> Summary:
     >>> found.verdict[-1]
     'ESS below 400 in 2 of 2 coordinates: means, quantiles and R-hat itself are noisy; draw more'
     """
-    mean, sd = per_coordinate(x, lambda part: torch.stack([part.mean((1, 2)), part.flatten(1).std(1)]), layout=layout)
+    mean, sd = per_coordinate(
+        x, lambda part: torch.stack([part.mean((1, 2)), part.flatten(1).std(1)]), layout=layout
+    )
     errors, disagreement = mcse(x, layout=layout), rhat(x, layout=layout)
     columns = (mean, sd, errors, disagreement, ess(x, layout=layout), ess(x, "tail", layout=layout))
     if not isinstance(x, Trace):
@@ -150,4 +187,8 @@ def _swaps(trace: Trace) -> tuple[Tensor | None, Tensor | None, int | None]:
     tempering = getattr(trace.state, "tempering", None)
     if tempering is None:
         return None, None, None
-    return tempering.accepted / tempering.tried, tempering.trips, getattr(trace.state, "sweeps", None)
+    return (
+        tempering.accepted / tempering.tried,
+        tempering.trips,
+        getattr(trace.state, "sweeps", None),
+    )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lowland.domain import Domain
 from lowland.energy import Energy
-from lowland.nets.conditions import ClassEnergy, condition_for, pick
+from lowland.nets.class_energy import ClassEnergy, condition_for, pick
 from lowland.nets.perceptron import perceptron
 from lowland.nets.vectors import check_widths, flat_size, stretched
 from lowland.registry import register
@@ -35,7 +35,12 @@ class ClassifierEnergy(ClassEnergy):
     True
     """
 
-    def __init__(self, module: Callable[[Tensor], Tensor], classes: int, domain: Domain | dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        module: Callable[[Tensor], Tensor],
+        classes: int,
+        domain: Domain | dict[str, Any] | None = None,
+    ) -> None:
         if classes < 2 or not callable(module):
             raise ValueError(
                 f"a {type(module).__name__} with {classes} classes was given; a callable x -> logits (B, K) with K >= 2 is "

@@ -63,15 +63,21 @@ class Denoiser(Energy):
         self.register_buffer("centre", torch.full(self.domain.shape, (low + high) / 2))
         self.register_buffer("spread", torch.tensor((high - low) / 4))
         first, self.question = self.domain.shape[0], tuple(question)
-        if not set(self.question) < set(range(first)) or len(set(self.question)) < len(self.question):
+        if not set(self.question) < set(range(first)) or len(set(self.question)) < len(
+            self.question
+        ):
             raise ValueError(
                 f"the question is {list(question)} of points with {first} entries along their first axis; it is some of 0 to "
                 f"{first - 1}, each once, and not all of them; name those that are given"
             )
-        asked = torch.tensor([k not in self.question for k in range(first)]).view(-1, *[1] * (len(self.domain.shape) - 1))
+        asked = torch.tensor([k not in self.question for k in range(first)]).view(
+            -1, *[1] * (len(self.domain.shape) - 1)
+        )
         self.register_buffer("asked", asked if self.question else None, persistent=False)
         if self.question:
-            self.register_buffer("examples", torch.zeros(EXAMPLES, len(self.question), *self.domain.shape[1:]))
+            self.register_buffer(
+                "examples", torch.zeros(EXAMPLES, len(self.question), *self.domain.shape[1:])
+            )
 
     def prepare(self, x: Tensor) -> None:
         """Take μ and s (of the answers, where there is a question), and a few questions, from data x (N, *event)."""
@@ -86,7 +92,9 @@ class Denoiser(Energy):
     def start(self, count: int, sigma: float, generator: torch.Generator) -> Tensor:
         """Draws (count, *event) of N(μ, σ² + s²), which the law at a large σ is near; beside questions that were kept."""
         shape = (count, *self.domain.shape)
-        noise = torch.randn(shape, generator=generator, device=self.centre.device, dtype=self.centre.dtype)
+        noise = torch.randn(
+            shape, generator=generator, device=self.centre.device, dtype=self.centre.dtype
+        )
         x = self.centre + (sigma**2 + self.spread**2).sqrt() * noise
         if self.question:
             rows = torch.randint(EXAMPLES, (count,), generator=generator, device=self.centre.device)
@@ -105,13 +113,21 @@ class Denoiser(Energy):
     def _residual(self, x: Tensor, c: Any) -> tuple[Tensor, Tensor]:
         """σ (B, 1, ...) and (x − D) / σ (B, *event), in the precision of x whatever that of the network."""
         if c is None:
-            raise ValueError("this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)")
-        sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x)).view(-1, *[1] * (x.dim() - 1))
+            raise ValueError(
+                "this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)"
+            )
+        sigma = (
+            torch.as_tensor(c, dtype=x.dtype, device=x.device)
+            .expand(len(x))
+            .view(-1, *[1] * (x.dim() - 1))
+        )
         radius = (sigma.square() + self.spread.square()).sqrt()
         z = (x - self.centre) / radius
         if self.asked is not None:
             z = torch.where(self.asked, z, (x.detach() - self.centre) / self.spread)
-        residual = sigma / radius * z - self.spread / radius * self.net(z, sigma.flatten().log()).to(x.dtype)
+        residual = sigma / radius * z - self.spread / radius * self.net(
+            z, sigma.flatten().log()
+        ).to(x.dtype)
         return sigma, residual if self.asked is None else residual * self.asked
 
 
@@ -129,7 +145,10 @@ class DenoiserMLP(Denoiser):
     """
 
     def __init__(
-        self, domain: Domain | dict[str, Any], hidden: Sequence[int] = (128, 128), question: Sequence[int] = ()
+        self,
+        domain: Domain | dict[str, Any],
+        hidden: Sequence[int] = (128, 128),
+        question: Sequence[int] = (),
     ) -> None:
         super().__init__(domain, question)
         check_widths("DenoiserMLP", hidden)
@@ -177,9 +196,16 @@ class NoiseUNet(Denoiser):
             )
         if norm not in ("none", "rms"):
             raise ValueError(f"norm is {norm!r}; NoiseUNet knows 'none' and 'rms'; choose one")
-        self.widths, self.blocks, self.dense, self.embedding = tuple(widths), tuple(blocks), dense, embedding
+        self.widths, self.blocks, self.dense, self.embedding = (
+            tuple(widths),
+            tuple(blocks),
+            dense,
+            embedding,
+        )
         self.norm = norm
-        self.net = _UNet(self.domain.shape, self.widths, self.blocks, dense, embedding, norm == "rms")
+        self.net = _UNet(
+            self.domain.shape, self.widths, self.blocks, dense, embedding, norm == "rms"
+        )
 
 
 class _Told(nn.Module):
@@ -198,18 +224,30 @@ class _UNet(nn.Module):
     """f(z, ln σ): images (B, C, H, W) to images, by way of half and a quarter of the resolution, with one shortcut."""
 
     def __init__(
-        self, shape: Sequence[int], widths: Sequence[int], blocks: Sequence[int], dense: int, embedding: int, norm: bool
+        self,
+        shape: Sequence[int],
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        dense: int,
+        embedding: int,
+        norm: bool,
     ) -> None:
         super().__init__()
         (channels, height, width), (wide, deep) = shape, widths
-        self.told = nn.Sequential(nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.told = nn.Sequential(
+            nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
         self.stem = nn.Conv2d(4 * channels, wide, 3, padding=1)
         self.down = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
         self.shrink = nn.Conv2d(wide, deep, 2, 2)
         self.middle = nn.ModuleList(_Block(deep, embedding, norm) for _ in range(blocks[1]))
         if dense:
             places = -(height // -4) * -(width // -4)
-            seeing = [_Mix(places, dense // 2), _Dense(deep, places, dense, embedding), _Mix(places, dense // 2)]
+            seeing = [
+                _Mix(places, dense // 2),
+                _Dense(deep, places, dense, embedding),
+                _Mix(places, dense // 2),
+            ]
             half = blocks[1] // 2
             self.middle = nn.ModuleList([*self.middle[:half], *seeing, *self.middle[half:]])
         self.grow = nn.ConvTranspose2d(deep, wide, 2, 2)
@@ -328,5 +366,7 @@ class _SiluSlope(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:
         slope, x = ctx.saved_tensors
         t = torch.sigmoid(x)
-        bent = torch.ops.aten.sigmoid_backward(outer[0] * slope, t) * torch.addcmul(x + 2, x, t, value=-2)
+        bent = torch.ops.aten.sigmoid_backward(outer[0] * slope, t) * torch.addcmul(
+            x + 2, x, t, value=-2
+        )
         return torch.ops.aten.silu_backward(outer[0], x), bent

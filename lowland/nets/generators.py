@@ -44,7 +44,10 @@ class Generator(nn.Module):
         if channels and len(shape) == 3 and not any(side % 4 for side in shape[1:]):
             self.net = _upwards(latent, channels, shape)
         else:
-            self.net = nn.Sequential(perceptron([latent, *hidden, math.prod(shape)], spectral=False), nn.Unflatten(1, shape))
+            self.net = nn.Sequential(
+                perceptron([latent, *hidden, math.prod(shape)], spectral=False),
+                nn.Unflatten(1, shape),
+            )
         flat = x.detach().float()
         self.register_buffer("mean", flat.mean(0))
         self.register_buffer("spread", flat.std(0, correction=0).clamp_min(1e-3))
@@ -61,13 +64,16 @@ class Generator(nn.Module):
 
     def latents(self, count: int, generator: torch.Generator) -> Tensor:
         """z (count, latent), standard normal."""
-        return torch.randn(count, self.latent, generator=generator, device=self.mean.device, dtype=self._dtype())
+        return torch.randn(
+            count, self.latent, generator=generator, device=self.mean.device, dtype=self._dtype()
+        )
 
     def noised(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x + σ ξ, folded back into the box."""
-        return self.domain.reflect(x + self.sigma * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype))[
-            0
-        ]
+        return self.domain.reflect(
+            x
+            + self.sigma * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        )[0]
 
     @torch.no_grad()
     def draw(self, count: int, generator: torch.Generator) -> Tensor:

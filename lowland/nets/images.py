@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain
-from lowland.nets.conditions import ClassEnergy
+from lowland.nets.class_energy import ClassEnergy
 from lowland.nets.perceptron import normalised
 from lowland.nets.vectors import stretched
 from lowland.registry import register
@@ -17,12 +17,18 @@ from lowland.registry import register
 def image_shape(domain: Domain) -> tuple[int, int, int]:
     """(channels, height, width) of the events. Raises ValueError for events that are no images."""
     if len(domain.shape) != 3:
-        raise ValueError(f"the event shape is {domain.shape}; an image energy takes (channels, height, width); use MLP")
+        raise ValueError(
+            f"the event shape is {domain.shape}; an image energy takes (channels, height, width); use MLP"
+        )
     return domain.shape
 
 
 def _check_sizes(name: str, classes: int, confine: float = 0.0, **sizes: Sequence[int]) -> None:
-    if classes < 0 or not 0 <= confine < float("inf") or any(not values or min(values) < 1 for values in sizes.values()):
+    if (
+        classes < 0
+        or not 0 <= confine < float("inf")
+        or any(not values or min(values) < 1 for values in sizes.values())
+    ):
         raise ValueError(
             f"{name} was given {sizes}, classes={classes}, confine={confine}; sizes must be positive and the others at "
             f"least 0; correct them"
@@ -58,7 +64,15 @@ class ConvNet(ClassEnergy):
         spectral: bool = False,
     ) -> None:
         super().__init__(domain)
-        _check_sizes("ConvNet", classes, confine, channels=channels, kernels=kernels, strides=strides, hidden=[hidden])
+        _check_sizes(
+            "ConvNet",
+            classes,
+            confine,
+            channels=channels,
+            kernels=kernels,
+            strides=strides,
+            hidden=[hidden],
+        )
         if not len(channels) == len(kernels) == len(strides):
             raise ValueError(
                 f"ConvNet was given {len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides; "
@@ -82,7 +96,11 @@ class ConvNet(ClassEnergy):
         z = stretched(x, self.domain)
         features = self.features(z.contiguous(memory_format=torch.channels_last)).flatten(1)
         heads = self.scale * self.head(F.silu(self.linear(features)))
-        return heads + self.confine / 2 * z.square().flatten(1).sum(1, keepdim=True) if self.confine else heads
+        return (
+            heads + self.confine / 2 * z.square().flatten(1).sum(1, keepdim=True)
+            if self.confine
+            else heads
+        )
 
 
 class _Residual(nn.Module):
@@ -92,7 +110,9 @@ class _Residual(nn.Module):
         super().__init__()
         self.first = normalised(nn.Conv2d(into, out, 3, padding=1), spectral)
         self.second = normalised(nn.Conv2d(out, out, 3, padding=1), spectral)
-        self.shortcut = nn.Identity() if into == out else normalised(nn.Conv2d(into, out, 1), spectral)
+        self.shortcut = (
+            nn.Identity() if into == out else normalised(nn.Conv2d(into, out, 1), spectral)
+        )
         self.down = down
 
     def forward(self, x: Tensor) -> Tensor:

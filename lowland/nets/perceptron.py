@@ -52,14 +52,18 @@ class Scratch(threading.local):
     def __reduce__(self) -> Any:
         return Scratch, ()
 
-    def layers(self, rows: int, widths: tuple[int, ...], like: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def layers(
+        self, rows: int, widths: tuple[int, ...], like: Tensor
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Three tensors (rows, width) for each width, of the kind of `like`; what they hold is not defined."""
         key = (rows, widths, like.dtype, like.device)
         if key not in self.held:
             if len(self.held) > 3:
                 self.held.clear()
             with torch.inference_mode(False):
-                self.held[key] = [tuple(like.new_empty(rows, width) for _ in range(3)) for width in widths]  # type: ignore[misc]
+                self.held[key] = [
+                    tuple(like.new_empty(rows, width) for _ in range(3)) for width in widths
+                ]  # type: ignore[misc]
         return self.held[key]
 
 
@@ -85,7 +89,9 @@ def heads_and_slopes(
     with torch.autocast(z.device.type, enabled=False):
         layers = [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
         if half:
-            found, slopes = _in_half(layers, z, seed, torch.get_autocast_dtype(z.device.type), heads)
+            found, slopes = _in_half(
+                layers, z, seed, torch.get_autocast_dtype(z.device.type), heads
+            )
             return found, torch.add(slopes * factor, z, alpha=pull) if pull else slopes * factor
         widths, count = tuple(weight.shape[0] for weight, _ in layers), z.shape[0]
         row = 3 * sum(widths[:-1]) * z.element_size()
@@ -144,9 +150,13 @@ def _backwards(
     for i in range(len(memory) - 1, 0, -1):
         u, r, _ = memory[i]
         into = memory[i - 1][2]
-        g = torch.addmm(into, torch.addcmul(g, g, r, out=u), layers[i][0], beta=0.0, alpha=0.5, out=into)
+        g = torch.addmm(
+            into, torch.addcmul(g, g, r, out=u), layers[i][0], beta=0.0, alpha=0.5, out=into
+        )
     u, r, _ = memory[0]
-    torch.addmm(z, torch.addcmul(g, g, r, out=u), layers[0][0], beta=pull, alpha=0.5 * factor, out=slopes)
+    torch.addmm(
+        z, torch.addcmul(g, g, r, out=u), layers[0][0], beta=pull, alpha=0.5 * factor, out=slopes
+    )
 
 
 def _in_half(

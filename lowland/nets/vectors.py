@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowland.domain import Domain
 from lowland.energy import Energy
-from lowland.nets.conditions import ClassEnergy, pick, pick_slopes
+from lowland.nets.class_energy import ClassEnergy, pick, pick_slopes
 from lowland.nets.perceptron import Scratch, heads_and_slopes, perceptron
 from lowland.registry import register
 
@@ -29,7 +29,9 @@ def stretch(domain: Domain) -> float:
 def flat_size(domain: Domain) -> int:
     """Numbers in an event. Raises ValueError for a domain without an event shape."""
     if not domain.shape:
-        raise ValueError("the domain has no event shape; a network needs to know its input; pass for example real(2)")
+        raise ValueError(
+            "the domain has no event shape; a network needs to know its input; pass for example real(2)"
+        )
     return math.prod(domain.shape)
 
 
@@ -94,7 +96,9 @@ class MLP(ClassEnergy):
         def seed(found: Tensor, rows: slice) -> Tensor:
             return pick_slopes(self.scale * found, c if c is None or c.dim() == 0 else c[rows])
 
-        soft = c is not None and c.dim() == 2  # the bowl is in every head, and soft labels need not add up to one
+        soft = (
+            c is not None and c.dim() == 2
+        )  # the bowl is in every head, and soft labels need not add up to one
         widen = -stretch(self.domain)
         found, slopes = heads_and_slopes(
             self.net,
@@ -108,7 +112,11 @@ class MLP(ClassEnergy):
         value = None if found is None else pick(self.scale * found, c)
         if self.confine:
             bowl = z * c.to(z.dtype).sum(1, keepdim=True) if soft else z
-            value = None if value is None else torch.add(value, (bowl * z).sum(1), alpha=self.confine / 2)
+            value = (
+                None
+                if value is None
+                else torch.add(value, (bowl * z).sum(1), alpha=self.confine / 2)
+            )
             slopes = slopes.add_(bowl, alpha=widen * self.confine) if soft else slopes
         return value, slopes.view_as(x)
 
@@ -116,7 +124,9 @@ class MLP(ClassEnergy):
 def noise_levels(c: Any, x: Tensor) -> Tensor:
     """The noise level of every row (B,), from one for all or one each. Raises ValueError for none."""
     if c is None:
-        raise ValueError("this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)")
+        raise ValueError(
+            "this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)"
+        )
     return torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
 
 
@@ -162,7 +172,9 @@ class NoiseMLP(Energy):
         told = torch.cat([z, sigma.log().unsqueeze(1)], 1)
         seed = (self.scale / sigma).unsqueeze(1)
         widen = -stretch(self.domain)
-        heads, slopes = heads_and_slopes(self.net, told, seed, self.scratch, factor=widen, pull=widen * self.confine)
+        heads, slopes = heads_and_slopes(
+            self.net, told, seed, self.scratch, factor=widen, pull=widen * self.confine
+        )
         value = (cast(Tensor, heads) * seed).squeeze(1) + self.confine / 2 * z.square().sum(1)
         score = slopes[:, :-1]
         return value, score.reshape(x.shape)

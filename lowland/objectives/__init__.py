@@ -1,18 +1,18 @@
 """Objectives compare data with samples. One file per origin of the negatives."""
 
+from lowland.objectives.adversarial import Robust
 from lowland.objectives.contrastive import CD, PCD, Loss, ShortRunML, contrast
 from lowland.objectives.cooperative import Cooperative
 from lowland.objectives.denoising import MultilevelDSM
 from lowland.objectives.discrepancy import EnergyDiscrepancy, PseudoLikelihood, RatioMatching
-from lowland.objectives.improved import ImprovedCD
-from lowland.objectives.joint import JEM, OutlierExposure
-from lowland.objectives.noise import NCE, FlowContrastive, RankingNCE
-from lowland.objectives.pairs import InfoNCE
+from lowland.objectives.improved_cd import ImprovedCD
+from lowland.objectives.info_nce import InfoNCE
+from lowland.objectives.jem import JEM, OutlierExposure
+from lowland.objectives.matching import EnergyMatching, EquilibriumMatching
+from lowland.objectives.nce import NCE, FlowContrastive, RankingNCE
 from lowland.objectives.recovery import DiffusionRecovery
-from lowland.objectives.regularise import EnergyL2, GradientPenalty, HingeMargin, PullAway
-from lowland.objectives.robust import Robust
+from lowland.objectives.regularizers import EnergyL2, GradientPenalty, HingeMargin, PullAway
 from lowland.objectives.score import DSM, ScoreMatching
-from lowland.objectives.transport import EnergyMatching, EquilibriumMatching
 from lowland.objectives.wake_sleep import WakeSleep
 
 __all__ = [

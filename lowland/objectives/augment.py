@@ -38,7 +38,9 @@ def _shift(x: Tensor, generator: torch.Generator) -> Tensor:
         reach = max(1, side // 8)
         moves = torch.randint(-reach, reach + 1, (len(x), 1), generator=generator, device=x.device)
         places = (torch.arange(side, device=x.device) + moves).clamp(0, side - 1)
-        x = torch.take_along_dim(x, places.view(-1, 1, side, 1) if dim == 2 else places.view(-1, 1, 1, side), dim)
+        x = torch.take_along_dim(
+            x, places.view(-1, 1, side, 1) if dim == 2 else places.view(-1, 1, 1, side), dim
+        )
     return x
 
 
@@ -62,7 +64,9 @@ def _colour(x: Tensor, generator: torch.Generator) -> Tensor:
     contrast, brightness = (0.2 * (2 * _uniform(x, generator) - 1) for _ in range(2))
     mean = x.flatten(1).mean(1)
     spread = x.flatten(1).std(1, correction=0)
-    return per_row(mean + brightness * spread, x) + per_row(1 + contrast, x) * (x - per_row(mean, x))
+    return per_row(mean + brightness * spread, x) + per_row(1 + contrast, x) * (
+        x - per_row(mean, x)
+    )
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -83,11 +87,15 @@ def check_augment(names: Sequence[str]) -> None:
     """Raise ValueError for a transform that is not known."""
     unknown = [name for name in names if name not in TRANSFORMS]
     if unknown:
-        raise ValueError(f"augment names {', '.join(map(repr, unknown))}; known are {', '.join(TRANSFORMS)}; correct it")
+        raise ValueError(
+            f"augment names {', '.join(map(repr, unknown))}; known are {', '.join(TRANSFORMS)}; correct it"
+        )
 
 
 @torch.no_grad()
-def augmented(x: Tensor, names: Sequence[str], generator: torch.Generator, domain: Domain) -> Tensor:
+def augmented(
+    x: Tensor, names: Sequence[str], generator: torch.Generator, domain: Domain
+) -> Tensor:
     """x (B, *event) after the named transforms in turn, folded back into its box.
 
     Raises ValueError for a transform of images on other events, and on a discrete domain.

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland.chains import ReplayBuffer
 from lowland.energy import Energy, frozen
 from lowland.registry import register
+from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import Trace, run_chains
 from lowland.samplers.tempering import ParallelTempering
@@ -64,8 +64,12 @@ def contrast(
     tensor(-1.)
     """
     if (labels is None) != (negative_labels is None):
-        raise ValueError("labels came for one side only; positives and negatives need both or neither; pass the other")
-    negatives = negatives.detach() if negatives.requires_grad else negatives  # the same object: an energy may remember it
+        raise ValueError(
+            "labels came for one side only; positives and negatives need both or neither; pass the other"
+        )
+    negatives = (
+        negatives.detach() if negatives.requires_grad else negatives
+    )  # the same object: an energy may remember it
     entropy = None
     if labels is not None and negative_labels is not None and classify:
         heads = energy.class_energies(torch.cat([positives, negatives]))  # type: ignore[operator]
@@ -76,7 +80,9 @@ def contrast(
         up, down = _judged(energy, positives, labels), _judged(energy, negatives, negative_labels)
     else:
         both = None if labels is None else torch.cat([labels, cast(Tensor, negative_labels)])
-        up, down = _judged(energy, torch.cat([positives, negatives]), both).tensor_split([len(positives)])
+        up, down = _judged(energy, torch.cat([positives, negatives]), both).tensor_split(
+            [len(positives)]
+        )
     gap = down.mean() - up.mean()
     value = -gap
     if l2:
@@ -91,7 +97,9 @@ def contrast(
     }
     if entropy is not None:
         terms["cross_entropy"] = entropy
-    return Loss(value, {name: term.detach() for name, term in terms.items()}, negatives, negative_labels)
+    return Loss(
+        value, {name: term.detach() for name, term in terms.items()}, negatives, negative_labels
+    )
 
 
 def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -100,8 +108,14 @@ def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
 
 def chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor]:
     """What chains did during an update, for the log: movement per number, acceptance, refused moves, share at the walls."""
-    moved = torch.linalg.vector_norm((trace.x - start).flatten(1), dim=1).mean() / math.sqrt(start[0].numel())
-    terms = {"movement": moved, "acceptance": trace.acceptance.mean(), "diverged": trace.diverged.sum()}
+    moved = torch.linalg.vector_norm((trace.x - start).flatten(1), dim=1).mean() / math.sqrt(
+        start[0].numel()
+    )
+    terms = {
+        "movement": moved,
+        "acceptance": trace.acceptance.mean(),
+        "diverged": trace.diverged.sum(),
+    }
     if energy.domain.kind == "box":
         terms["border"] = border_share(trace.x, energy)
     return terms
@@ -153,10 +167,14 @@ def sparse(loss: Loss, energy: Any, x: Tensor, weight: float, target: float) -> 
     if not weight:
         return loss
     if not hasattr(energy, "hidden_mean"):
-        raise ValueError(f"sparsity is {weight} and {type(energy).__name__} has no hidden units; it needs some; set it to 0")
+        raise ValueError(
+            f"sparsity is {weight} and {type(energy).__name__} has no hidden units; it needs some; set it to 0"
+        )
     activity = energy.hidden_mean(x).mean(0)
     penalty = weight * (target - activity).square().sum()
-    return loss._replace(value=loss.value + penalty, terms=loss.terms | {"activity": activity.detach().mean()})
+    return loss._replace(
+        value=loss.value + penalty, terms=loss.terms | {"activity": activity.detach().mean()}
+    )
 
 
 @register("objective")
@@ -247,8 +265,12 @@ class PCD:
         generator: torch.Generator,
     ) -> Loss:
         if buffer is None:
-            raise ValueError("PCD was given no chains; it needs a ReplayBuffer; pass buffer=ReplayBuffer(...)")
-        if (self.classify or self.resample) and (labels is None or not getattr(energy, "classes", 0)):
+            raise ValueError(
+                "PCD was given no chains; it needs a ReplayBuffer; pass buffer=ReplayBuffer(...)"
+            )
+        if (self.classify or self.resample) and (
+            labels is None or not getattr(energy, "classes", 0)
+        ):
             raise ValueError(
                 f"the energy has {getattr(energy, 'classes', 0)} classes and the data {'no ' if labels is None else ''}labels; "
                 f"classify and resample need labels and an energy with classes; set energy.classes, or switch both off"
@@ -262,9 +284,22 @@ class PCD:
             negative_labels = draw_labels(energy, trace.x, generator)
         lost = buffer.put(visit, ends, self.steps, negative_labels)
         _observe(energy, x)
-        loss = contrast(energy, x, trace.x, labels=labels, negative_labels=negative_labels, l2=self.l2, classify=self.classify)
+        loss = contrast(
+            energy,
+            x,
+            trace.x,
+            labels=labels,
+            negative_labels=negative_labels,
+            l2=self.l2,
+            classify=self.classify,
+        )
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
-        loss = loss._replace(terms=loss.terms | chain_terms(start, trace, energy) | age | self._fresh(visit.fresh, trace))
+        loss = loss._replace(
+            terms=loss.terms
+            | chain_terms(start, trace, energy)
+            | age
+            | self._fresh(visit.fresh, trace)
+        )
         return sparse(loss, energy, x, self.sparsity, self.sparse_target)
 
     def _fresh(self, fresh: Tensor, trace: Trace) -> dict[str, Tensor]:
@@ -276,7 +311,9 @@ class PCD:
         old = (values * (1 - new)).sum() / (1 - new).sum().clamp_min(1)
         return {"fresh_gap": ((values - old) * new).sum() / (self.restart * len(new))}
 
-    def _move(self, target: Energy, sampler: Sampler, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Trace, Tensor]:
+    def _move(
+        self, target: Energy, sampler: Sampler, x: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Trace, Tensor]:
         """Where the chains started, their trace, and what goes back to the buffer: with tempering, all replicas of each."""
         if not isinstance(sampler, ParallelTempering):
             trace = run_chains(target, sampler, x, self.steps, generator=generator)
@@ -284,7 +321,9 @@ class PCD:
         rungs = x.transpose(0, 1)  # (R, B, *event)
         with frozen(target):
             state = sampler.resume(target, rungs.flatten(0, 1))
-            trace = run_chains(target, sampler, state.x, self.steps, generator=generator, state=state)
+            trace = run_chains(
+                target, sampler, state.x, self.steps, generator=generator, state=state
+            )
         return rungs[0], trace, trace.state.replicas.x.view_as(rungs).transpose(0, 1)
 
 

@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lowland.chains import ReplayBuffer
 from lowland.domain import real
 from lowland.energy import Energy
 from lowland.nets.generators import Generator
 from lowland.objectives.contrastive import Loss, chain_terms, check_steps, contrast
-from lowland.objectives.improved import neighbour_entropy
+from lowland.objectives.improved_cd import neighbour_entropy
 from lowland.registry import register
+from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import CONTINUOUS, Sampler, squared_norm
 from lowland.samplers.langevin import MALA
 from lowland.samplers.loop import run_chains
@@ -78,8 +78,17 @@ class Cooperative:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         check_steps(self.steps, 0.0)
         numbers = (self.explain_step, self.sigma, self.partner_rate)
-        counts = self.explain >= 0 and self.latent >= 1 and self.channels >= 0 and min(self.hidden, default=0) >= 1
-        if not counts or not all(0 < n < math.inf for n in numbers) or not 0 <= self.diversity < math.inf:
+        counts = (
+            self.explain >= 0
+            and self.latent >= 1
+            and self.channels >= 0
+            and min(self.hidden, default=0) >= 1
+        )
+        if (
+            not counts
+            or not all(0 < n < math.inf for n in numbers)
+            or not 0 <= self.diversity < math.inf
+        ):
             raise ValueError(
                 f"explain is {self.explain}, latent {self.latent}, hidden {self.hidden}, channels {self.channels}, "
                 f"explain_step, sigma, partner_rate {numbers}, diversity {self.diversity}; counts of at least 0 (latent and "
@@ -88,7 +97,12 @@ class Cooperative:
 
     def partner(self, energy: Energy, x: Tensor) -> Generator:
         """A new generator for the domain of the energy, begun at the mean and spread of the data x (N, *event)."""
-        more: dict[str, Any] = {"latent": self.latent, "hidden": self.hidden, "channels": self.channels, "sigma": self.sigma}
+        more: dict[str, Any] = {
+            "latent": self.latent,
+            "hidden": self.hidden,
+            "channels": self.channels,
+            "sigma": self.sigma,
+        }
         return Generator(energy.domain, x, **more).to(x.device)
 
     def loss(
@@ -115,10 +129,15 @@ class Cooperative:
         loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels)
         if self.explain:
             size = self.explain_step * self.sigma**2
-            z = run_chains(Explanation(partner, trace.x), MALA(size), z, self.explain, generator=generator).x
+            z = run_chains(
+                Explanation(partner, trace.x), MALA(size), z, self.explain, generator=generator
+            ).x
         made = partner(z)
         taught = (trace.x - made).square().mean() / (2 * self.sigma**2)
         value = loss.value + taught
         if self.diversity:
             value = value - self.diversity * neighbour_entropy(made, made) / x[0].numel()
-        return loss._replace(value=value, terms=loss.terms | chain_terms(start, trace, energy) | {"taught": taught.detach()})
+        return loss._replace(
+            value=value,
+            terms=loss.terms | chain_terms(start, trace, energy) | {"taught": taught.detach()},
+        )

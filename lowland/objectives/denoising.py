@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lowland.chains import ReplayBuffer
 from lowland.energy import Energy
 from lowland.objectives.contrastive import Loss
 from lowland.registry import register
+from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler, normal_like
 
 
@@ -79,7 +79,10 @@ class MultilevelDSM:
             values = energy(noisy, sigma)
             (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
             error = wide * gradient - noise
-            terms = {"energy_data": values.detach().mean(), "spread": values.detach().std(correction=0)}
+            terms = {
+                "energy_data": values.detach().mean(),
+                "spread": values.detach().std(correction=0),
+            }
         weight = 1 + (sigma / self.deviation).square()
         rows = 0.5 * weight * error.square().flatten(1).mean(1)
         share = 1 - len(getattr(energy, "question", ())) / x.shape[1]

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lowland.chains import ReplayBuffer
 from lowland.energy import Energy
 from lowland.objectives.contrastive import Loss
 from lowland.objectives.score import check_domain, judged
 from lowland.registry import register
+from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, Sampler, normal_like, uniform_like
 
 ROWS = 8192  # neighbours judged in one forward pass; more come in chunks, whose graphs are made anew in backward
@@ -66,7 +66,12 @@ class EnergyDiscrepancy:
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma < math.inf or not 0 <= self.flip < 1 or self.samples < 1 or not 0 <= self.stabilise < math.inf:
+        if (
+            not 0 < self.sigma < math.inf
+            or not 0 <= self.flip < 1
+            or self.samples < 1
+            or not 0 <= self.stabilise < math.inf
+        ):
             raise ValueError(
                 f"sigma is {self.sigma}, flip {self.flip}, samples {self.samples}, stabilise {self.stabilise}; above 0, a "
                 f"share in [0, 1), at least 1 and at least 0 are needed; correct them"
@@ -85,13 +90,19 @@ class EnergyDiscrepancy:
         check_domain("EnergyDiscrepancy", energy, (*CONTINUOUS, *DISCRETE), "use PCD")
         here = self._perturbed(energy, x, generator)
         there = self._perturbed(energy, here.repeat_interleave(self.samples, 0), generator)
-        twice = None if labels is None else torch.cat([labels, labels.repeat_interleave(self.samples)])
+        twice = (
+            None if labels is None else torch.cat([labels, labels.repeat_interleave(self.samples)])
+        )
         up, down = judged(energy, torch.cat([x, there]), twice).tensor_split([len(x)])
         rises = up.unsqueeze(1) - down.view(len(x), self.samples)
         if self.stabilise:
             rises = torch.cat([rises, rises.new_full((len(x), 1), math.log(self.stabilise))], 1)
         rows = torch.logsumexp(rises, 1) - math.log(self.samples)
-        terms = {"energy_data": up.mean(), "energy_moved": down.mean(), "spread": up.std(correction=0)}
+        terms = {
+            "energy_data": up.mean(),
+            "energy_moved": down.mean(),
+            "spread": up.std(correction=0),
+        }
         return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
 
     def _perturbed(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -160,7 +171,11 @@ class PseudoLikelihood:
             own, others = neighbours(energy, x, labels, index)
             rises = own[:, None, None] - others
         rows = weight * torch.logsumexp(F.pad(rises, (1, 0)), 2).sum(1)  # x itself rises by 0
-        terms = {"energy_data": own.mean(), "spread": own.std(correction=0), "predicted": _share((rises < 0).all(2))}
+        terms = {
+            "energy_data": own.mean(),
+            "spread": own.std(correction=0),
+            "predicted": _share((rises < 0).all(2)),
+        }
         return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
 
 
@@ -201,12 +216,21 @@ class RatioMatching:
         buffer: ReplayBuffer | None,
         generator: torch.Generator,
     ) -> Loss:
-        check_domain("RatioMatching", energy, ("binary",), "use PseudoLikelihood for classes, ScoreMatching for numbers")
+        check_domain(
+            "RatioMatching",
+            energy,
+            ("binary",),
+            "use PseudoLikelihood for classes, ScoreMatching for numbers",
+        )
         index, weight = _chosen_sites(x, self.sites, generator)
         own, flipped = neighbours(energy, x, labels, index)
         rises = own[:, None] - flipped.squeeze(2)
         rows = weight * torch.sigmoid(rises).square().sum(1)
-        terms = {"energy_data": own.mean(), "spread": own.std(correction=0), "predicted": _share(rises < 0)}
+        terms = {
+            "energy_data": own.mean(),
+            "spread": own.std(correction=0),
+            "predicted": _share(rises < 0),
+        }
         return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
 
 
@@ -227,7 +251,9 @@ def _chosen_sites(x: Tensor, sites: int, generator: torch.Generator) -> tuple[Te
     return uniform_like(x.flatten(1), generator).argsort(1)[:, :sites], count / sites
 
 
-def neighbours(energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
+def neighbours(
+    energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor
+) -> tuple[Tensor, Tensor]:
     """Energies (B,) of x and (B, S, K − 1) of x with the site index[b, s] set to each of its other values.
 
     Beyond ROWS neighbours they come in chunks of sites that are judged again in backward, so that one chunk's graph is alive at
@@ -240,10 +266,14 @@ def neighbours(energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor) 
     if len(chunks) == 1:
         return own, _changed(energy, x, labels, index, values)
     again: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    return own, torch.cat([checkpoint(_changed, energy, x, labels, chunk, values, **again) for chunk in chunks], 1)
+    return own, torch.cat(
+        [checkpoint(_changed, energy, x, labels, chunk, values, **again) for chunk in chunks], 1
+    )
 
 
-def _changed(energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor, values: int) -> Tensor:
+def _changed(
+    energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor, values: int
+) -> Tensor:
     """Energies (B, S, values − 1) of x with one site changed."""
     rows, sites = index.shape
     flat = x.flatten(1)
@@ -251,7 +281,9 @@ def _changed(energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor, va
     others = torch.arange(1, values, device=x.device, dtype=x.dtype)
     new = (old.unsqueeze(2) + others) % values
     wide = flat[:, None, None].expand(rows, sites, values - 1, -1)
-    moved = wide.scatter(3, index[:, :, None, None].expand(rows, sites, values - 1, 1), new.unsqueeze(3))
+    moved = wide.scatter(
+        3, index[:, :, None, None].expand(rows, sites, values - 1, 1), new.unsqueeze(3)
+    )
     again = None if labels is None else labels.repeat_interleave(sites * (values - 1))
     return judged(energy, moved.reshape(-1, *x.shape[1:]), again).view(rows, sites, values - 1)
 

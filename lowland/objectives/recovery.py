@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lowland.chains import ReplayBuffer
 from lowland.energy import Energy
 from lowland.objectives.contrastive import Loss
 from lowland.registry import register
+from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.loop import run_chains
 from lowland.samplers.recovery import Recovery, check_levels, steered
@@ -53,7 +53,9 @@ class DiffusionRecovery:
         object.__setattr__(self, "sigmas", tuple(self.sigmas))
         check_levels(self.sigmas)
         if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; chains need at least one step to recover a point; 20 is common")
+            raise ValueError(
+                f"steps is {self.steps}; chains need at least one step to recover a point; 20 is common"
+            )
 
     def loss(
         self,
@@ -80,6 +82,15 @@ class DiffusionRecovery:
         up, down = energy(torch.cat([clear, trace.x]), torch.cat([sigma, sigma])).tensor_split(2)
         gap = down.mean() - up.mean()
         moved = ((trace.x - noisy).flatten(1).square().mean(1).sqrt() / spread).mean()
-        terms = {"gap": gap, "energy_data": up.mean(), "energy_model": down.mean(), "spread": up.std(correction=0)}
-        terms |= {"movement": moved, "acceptance": trace.acceptance.mean(), "diverged": trace.diverged.sum()}
+        terms = {
+            "gap": gap,
+            "energy_data": up.mean(),
+            "energy_model": down.mean(),
+            "spread": up.std(correction=0),
+        }
+        terms |= {
+            "movement": moved,
+            "acceptance": trace.acceptance.mean(),
+            "diverged": trace.diverged.sum(),
+        }
         return Loss(-gap, {name: term.detach() for name, term in terms.items()}, trace.x)

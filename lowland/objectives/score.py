@@ -18,11 +18,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowland.chains import ReplayBuffer
 from lowland.energy import Energy
 from lowland.energy.gradient import check_shape
 from lowland.objectives.contrastive import Loss
 from lowland.registry import register
+from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler, normal_like
 
 
@@ -50,7 +50,9 @@ class DSM:
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(self.sigmas))
         if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
-            raise ValueError(f"sigmas are {self.sigmas}; at least one noise level above 0 is needed; 0.1 is common")
+            raise ValueError(
+                f"sigmas are {self.sigmas}; at least one noise level above 0 is needed; 0.1 is common"
+            )
 
     def loss(
         self,
@@ -74,7 +76,13 @@ class DSM:
         wide = sigma.view(-1, *[1] * (x.dim() - 1))
         noise = normal_like(x, generator)
         noisy = (x + wide * noise).requires_grad_(True)
-        values = energy(noisy, sigma) if of_noise else energy(noisy) if labels is None else energy(noisy, labels)
+        values = (
+            energy(noisy, sigma)
+            if of_noise
+            else energy(noisy)
+            if labels is None
+            else energy(noisy, labels)
+        )
         (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
         rows = 0.5 * (noise - wide * gradient).square().flatten(1).mean(1)
         terms = {"energy_data": values.detach().mean(), "spread": values.detach().std(correction=0)}
@@ -116,7 +124,11 @@ class ScoreMatching:
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.method not in ("exact", "hutchinson", "sliced") or self.probes < 1 or self.limit < 1:
+        if (
+            self.method not in ("exact", "hutchinson", "sliced")
+            or self.probes < 1
+            or self.limit < 1
+        ):
             raise ValueError(
                 f"method is {self.method!r}, probes {self.probes}, limit {self.limit}; allowed are exact, hutchinson and "
                 f"sliced, and at least 1; correct them"
@@ -136,7 +148,9 @@ class ScoreMatching:
         buffer: ReplayBuffer | None,
         generator: torch.Generator,
     ) -> Loss:
-        check_domain("ScoreMatching", energy, ("real", "box"), "use PseudoLikelihood or EnergyDiscrepancy")
+        check_domain(
+            "ScoreMatching", energy, ("real", "box"), "use PseudoLikelihood or EnergyDiscrepancy"
+        )
         if self.method == "exact" and x[0].numel() > self.limit:
             raise ValueError(
                 f"an event has {x[0].numel()} numbers; the exact trace takes a second derivative for each and is for at most "
@@ -151,13 +165,23 @@ class ScoreMatching:
         projected = x.new_zeros(len(x))
         for v, share in self._directions(x.detach(), generator):
             (bent,) = torch.autograd.grad(
-                gradient, x, v, create_graph=True, retain_graph=True, allow_unused=True, materialize_grads=True
+                gradient,
+                x,
+                v,
+                create_graph=True,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
             curvature = curvature + share * _total(weight * v * bent)
             projected = projected + share * _total(weight.sqrt() * v * gradient).square()
         square = slope if self.variance_reduced else projected
         rows = 0.5 * square - curvature - _total(turn * gradient)
-        terms = {"energy_data": values.mean(), "spread": values.std(correction=0), "slope": slope.mean()}
+        terms = {
+            "energy_data": values.mean(),
+            "spread": values.std(correction=0),
+            "slope": slope.mean(),
+        }
         terms |= {"curvature": (curvature + _total(turn * gradient)).mean()}
         return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
 
@@ -168,7 +192,10 @@ class ScoreMatching:
                 yield axis.view_as(x[0]).expand_as(x), 1.0
             return
         for _ in range(self.probes):
-            yield normal_like(x, generator) if self.method == "sliced" else _signs(x, generator), 1 / self.probes
+            yield (
+                normal_like(x, generator) if self.method == "sliced" else _signs(x, generator),
+                1 / self.probes,
+            )
 
 
 def _signs(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -198,7 +225,9 @@ def judged(energy: Energy, x: Tensor, labels: Tensor | None) -> Tensor:
 def check_domain(name: str, energy: Energy, kinds: Sequence[str], instead: str) -> None:
     """Refuse a domain for which an objective is not made, and energies of units that no one has seen."""
     if energy.domain.kind not in kinds:
-        raise ValueError(f"{name} met a {energy.domain.kind} domain; it is for {' and '.join(kinds)} ones; {instead}")
+        raise ValueError(
+            f"{name} met a {energy.domain.kind} domain; it is for {' and '.join(kinds)} ones; {instead}"
+        )
     if energy.data_domain is not None:
         raise ValueError(
             f"{name} met a {type(energy).__name__}, which has more units than data; it needs an energy of the data alone; "

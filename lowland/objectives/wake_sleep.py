@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.chains import ReplayBuffer
 from lowland.energy import Energy
 from lowland.objectives.contrastive import CD, PCD, Loss
 from lowland.registry import register
+from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler
 
 
@@ -66,11 +66,16 @@ class WakeSleep:
         buffer: ReplayBuffer | None,
         generator: torch.Generator,
     ) -> Loss:
-        loss = self._contrastive.loss(energy, x, labels, sampler=sampler, buffer=buffer, generator=generator)
+        loss = self._contrastive.loss(
+            energy, x, labels, sampler=sampler, buffer=buffer, generator=generator
+        )
         net: Any = energy
         if not hasattr(net, "recognition") or loss.negatives is None:
             return loss
         # the contrast has −log p(v | h) of dreams too, whose gradient is zero on average: without it, there is less noise
-        asleep, unlearnt = net.recognition(loss.negatives).mean(), net.generation(loss.negatives).mean()
+        asleep, unlearnt = (
+            net.recognition(loss.negatives).mean(),
+            net.generation(loss.negatives).mean(),
+        )
         terms = {"recognition": asleep.detach(), "generation": unlearnt.detach()}
         return loss._replace(value=loss.value + unlearnt + asleep, terms=loss.terms | terms)

@@ -26,7 +26,9 @@ from lowland.report.blocks import (
 )
 from lowland.report.pictures import Array, Arrays, image, is_images, rgb, tile
 
-SIGNED = LinearSegmentedColormap.from_list("signed", [draw.COLOURS["data"], "#f1eee4", draw.COLOURS["model"]])
+SIGNED = LinearSegmentedColormap.from_list(
+    "signed", [draw.COLOURS["data"], "#f1eee4", draw.COLOURS["model"]]
+)
 ACTIVE = LinearSegmentedColormap.from_list("active", ["#f4f1e7", "#5f9c86", "#0c3a45"])
 KINDS = {"bernoulli": "binary", "relu": "rectified"}
 MAP = (504, 400)  # width and height of the activity map, in pixels
@@ -45,16 +47,24 @@ def boltzmann(values: Values, arrays: Arrays) -> Section | None:
     items += [_bracket(curve), _bracket_table(curve)] if curve else []
     section.blocks += [Panels(items, "flow")] if items else []
     if not is_images(filters):
-        section.blocks.append(Text("No filters are shown: the visible units are not the pixels of images.", absent=True))
+        section.blocks.append(
+            Text(
+                "No filters are shown: the visible units are not the pixels of images.", absent=True
+            )
+        )
     if not curve:
-        section.blocks.append(Text("No likelihood over training was measured in this run.", absent=True))
+        section.blocks.append(
+            Text("No likelihood over training was measured in this run.", absent=True)
+        )
     section.blocks.append(_fantasies(arrays))
     activity, means = arrays.get("boltzmann/activity"), arrays.get("boltzmann/unit_means")
     if activity is not None and means is not None and activity.ndim == 2 and activity.size:
         labels = arrays.get("boltzmann/activity_labels")
         section.blocks.append(Panels([_map(activity, labels, found), _means(means, found)], "wide"))
     else:
-        section.blocks.append(Text("No activity of hidden units was stored in this run.", absent=True))
+        section.blocks.append(
+            Text("No activity of hidden units was stored in this run.", absent=True)
+        )
     return section
 
 
@@ -74,21 +84,48 @@ def _filters(filters: Array) -> Picture:
         f"The weights of the {len(filters)} hidden units with the largest ones, one picture a unit, all on one scale. Strokes "
         f"and spots are features that were learned; noise is a unit that learned nothing."
     )
-    keys = ((f"off where the pixel is on (−{show(top, 2)})", "data"), (f"on where the pixel is on (+{show(top, 2)})", "model"))
-    return Picture(image(sheet, f"Grid of the weights of {len(filters)} hidden units"), "Filters", caption, keys=keys)
+    keys = (
+        (f"off where the pixel is on (−{show(top, 2)})", "data"),
+        (f"on where the pixel is on (+{show(top, 2)})", "model"),
+    )
+    return Picture(
+        image(sheet, f"Grid of the weights of {len(filters)} hidden units"),
+        "Filters",
+        caption,
+        keys=keys,
+    )
 
 
 def _fantasies(arrays: Arrays) -> Film | Text:
-    draws, means, sweeps = (arrays.get(f"boltzmann/{name}") for name in ("draws", "means", "sweeps"))
-    if draws is None or means is None or sweeps is None or draws.shape != means.shape or not is_images(draws[0]):
-        return Text("No fantasy particles are shown: the visible units are not the pixels of images.", absent=True)
+    draws, means, sweeps = (
+        arrays.get(f"boltzmann/{name}") for name in ("draws", "means", "sweeps")
+    )
+    if (
+        draws is None
+        or means is None
+        or sweeps is None
+        or draws.shape != means.shape
+        or not is_images(draws[0])
+    ):
+        return Text(
+            "No fantasy particles are shown: the visible units are not the pixels of images.",
+            absent=True,
+        )
     columns = []
     for i, sweep in enumerate(sweeps.tolist()):
         for name, pictures in (("mean", means[i]), ("draw", draws[i])):
             if sweep or name == "draw":
-                sheet = image(tile(rgb(pictures), 1), f"{len(pictures)} particles after {plural(sweep, 'sweep')}: {name}", 48)
+                sheet = image(
+                    tile(rgb(pictures), 1),
+                    f"{len(pictures)} particles after {plural(sweep, 'sweep')}: {name}",
+                    48,
+                )
                 columns.append(("p" if name == "mean" else str(sweep), sheet))
-    start = "chains kept from training" if bool(arrays.get("boltzmann/from_chains", np.False_)) else "noise"
+    start = (
+        "chains kept from training"
+        if bool(arrays.get("boltzmann/from_chains", np.False_))
+        else "noise"
+    )
     caption = (
         f"Each row is one particle, begun at {start}, after so many sweeps of block Gibbs. p, on the left of what was drawn, "
         f"are the probabilities p(v | h) that it was drawn from. Early columns of a row resemble each other; by the last, a "
@@ -102,7 +139,11 @@ def _fantasies(arrays: Arrays) -> Film | Text:
 
 def _map(activity: Array, labels: Array | None, found: Values) -> Picture:
     rows, units = activity.shape
-    top = 1.0 if found.get("units") == "bernoulli" else max(float(np.quantile(activity, 0.995)), 1e-12)
+    top = (
+        1.0
+        if found.get("units") == "bernoulli"
+        else max(float(np.quantile(activity, 0.995)), 1e-12)
+    )
     colours = np.asarray(ACTIVE(np.clip(activity / top, 0, 1)))
     wide, high = max(1, MAP[0] // units), max(1, MAP[1] // rows)
     big = np.repeat(np.repeat(colours, high, axis=0), wide, axis=1)
@@ -117,7 +158,11 @@ def _map(activity: Array, labels: Array | None, found: Values) -> Picture:
         f"{what} of {plural(units, 'hidden unit')} (columns, the most active on the left) for {rows} {order} (rows), {scale}. "
         f"Columns of one colour are units that say nothing; stripes that stop at a gap are units that know a class."
     )
-    return Picture(image(big, f"Activity of {units} hidden units on {rows} test examples"), "Hidden activity", caption)
+    return Picture(
+        image(big, f"Activity of {units} hidden units on {rows} test examples"),
+        "Hidden activity",
+        caption,
+    )
 
 
 def _means(means: Array, found: Values) -> Picture:
@@ -130,14 +175,23 @@ def _means(means: Array, found: Values) -> Picture:
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     draw.label(axes, "mean activity on test data", "hidden units")
     alt = f"Histogram of the mean activity of {len(means)} hidden units: median {show(float(np.median(means)))}"
-    return Picture(draw.svg(figure, alt), "How active the units are", _useless(found), f"median {show(np.median(means))}")
+    return Picture(
+        draw.svg(figure, alt),
+        "How active the units are",
+        _useless(found),
+        f"median {show(np.median(means))}",
+    )
 
 
 def _useless(found: Values) -> str:
-    total, dead, saturated = (int(number(found.get(key)) or 0) for key in ("hidden", "dead", "saturated"))
+    total, dead, saturated = (
+        int(number(found.get(key)) or 0) for key in ("hidden", "dead", "saturated")
+    )
     seen = f"the {count(found.get('count'))} test examples"
     if found.get("units") != "bernoulli":
-        return f"{dead} of {total} units are dead: their mean changes by less than 0.05 over {seen}."
+        return (
+            f"{dead} of {total} units are dead: their mean changes by less than 0.05 over {seen}."
+        )
     return (
         f"{dead} of {plural(total, 'unit')} {'is' if dead == 1 else 'are'} dead (on with probability below 5 % for every "
         f"one of {seen}) and {saturated} saturated (above 95 % for every one)."
@@ -148,7 +202,11 @@ def _useless(found: Values) -> str:
 
 
 def _bracket(curve: Sequence[Mapping[str, Any]]) -> Picture:
-    points = [p for p in curve if all(number(p.get(key)) is not None for key in ("step", "value", "lower", "upper"))]
+    points = [
+        p
+        for p in curve
+        if all(number(p.get(key)) is not None for key in ("step", "value", "lower", "upper"))
+    ]
     exact = all(p.get("method") == "enumeration" for p in points)
     last, unsure = points[-1], [p for p in points if not p.get("certified")]
     caption = (
@@ -162,31 +220,68 @@ def _bracket(curve: Sequence[Mapping[str, Any]]) -> Picture:
     )
     if unsure:
         caption += f" {plural(len(unsure), 'checkpoint')} not certified (rings)."
-    alt = "Test log-likelihood over updates: " + ", ".join(f"{count(p['step'])}: {show(p['value'], 4)}" for p in points)
+    alt = "Test log-likelihood over updates: " + ", ".join(
+        f"{count(p['step'])}: {show(p['value'], 4)}" for p in points
+    )
     keys = (("log-likelihood", "data"), ("not certified", "bad")) if unsure else ()
     sure = last.get("certified")
-    aside = f"last {estimate(last)}" if sure else f"last between {show(last['lower'], 4)} and {show(last['upper'], 4)}"
+    aside = (
+        f"last {estimate(last)}"
+        if sure
+        else f"last between {show(last['lower'], 4)} and {show(last['upper'], 4)}"
+    )
     return Picture(draw.svg(_course(points), alt), "Likelihood over training", caption, aside, keys)
 
 
 def _bracket_table(curve: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [(count(p.get("step")), estimate(p), show(p.get("lower"), 5), show(p.get("upper"), 5), _sure(p)) for p in curve]
-    caption = "± is one standard error over the examples; the two ends are those of the bracket of log Z."
-    return Table("Likelihood in figures", ("update", "nats", "at least", "at most", "log Z"), rows, caption=caption)
+    rows = [
+        (
+            count(p.get("step")),
+            estimate(p),
+            show(p.get("lower"), 5),
+            show(p.get("upper"), 5),
+            _sure(p),
+        )
+        for p in curve
+    ]
+    caption = (
+        "± is one standard error over the examples; the two ends are those of the bracket of log Z."
+    )
+    return Table(
+        "Likelihood in figures",
+        ("update", "nats", "at least", "at most", "log Z"),
+        rows,
+        caption=caption,
+    )
 
 
 def _sure(point: Values) -> str:
-    return "exact" if point.get("method") == "enumeration" else "certified" if point.get("certified") else "not certified"
+    return (
+        "exact"
+        if point.get("method") == "enumeration"
+        else "certified"
+        if point.get("certified")
+        else "not certified"
+    )
 
 
 def _course(points: Sequence[Mapping[str, Any]]) -> Figure:
-    steps, value, lower, upper = (np.array([float(p[key]) for p in points]) for key in ("step", "value", "lower", "upper"))
+    steps, value, lower, upper = (
+        np.array([float(p[key]) for p in points]) for key in ("step", "value", "lower", "upper")
+    )
     sure = np.array([bool(p.get("certified")) for p in points])
     figure, axes = draw.blank(height=250)
     axes.fill_between(steps, lower, upper, color=draw.COLOURS["data"], alpha=0.22, linewidth=0)
     axes.plot(steps, value, color=draw.COLOURS["data"], linewidth=1.6)
     axes.plot(steps[sure], value[sure], "o", color=draw.COLOURS["data"], markersize=4.5)
-    axes.plot(steps[~sure], value[~sure], "o", markerfacecolor="none", markeredgecolor=draw.COLOURS["bad"], markersize=6)
+    axes.plot(
+        steps[~sure],
+        value[~sure],
+        "o",
+        markerfacecolor="none",
+        markeredgecolor=draw.COLOURS["bad"],
+        markersize=6,
+    )
     axes.vlines(steps, lower, upper, color=draw.COLOURS["data"], linewidth=1.4)
     draw.label(axes, "update", "nats per example")
     return figure

@@ -72,7 +72,9 @@ def smooth(line: Series) -> Series:
     """A centred running mean over a fortieth of the log; the finite values alone count."""
     half = max(1, len(line.values) // 80)
     weights = np.isfinite(line.values).astype(np.float64)
-    sums = np.cumsum(np.concatenate([[0.0], np.where(weights > 0, np.nan_to_num(line.values), 0.0)]))
+    sums = np.cumsum(
+        np.concatenate([[0.0], np.where(weights > 0, np.nan_to_num(line.values), 0.0)])
+    )
     counts = np.cumsum(np.concatenate([[0.0], weights]))
     places = np.arange(len(line.values))
     first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(line.values))
@@ -113,15 +115,29 @@ def curve(
     shown = [line for line, _ in lines]
     values = np.concatenate([line.values for line in shown])
     values = values[np.isfinite(values)]
-    log = log and len(values) > 0 and float(values.min()) > 0 and float(values.max()) > 20 * float(values.min())
+    log = (
+        log
+        and len(values) > 0
+        and float(values.min()) > 0
+        and float(values.max()) > 20 * float(values.min())
+    )
     low, high, beyond = (0.0, 1.0, 0) if log else limits(shown)
     if spread is not None and len(spread.steps) == len(shown[0].steps):
         sides = [Series(shown[0].steps, shown[0].values + sign * spread.values) for sign in (-1, 1)]
         below, above = (broken(side) for side in sides)
-        axes.fill_between(below.steps, below.values, above.values, color=COLOURS[lines[0][1]], alpha=0.13, linewidth=0)
+        axes.fill_between(
+            below.steps,
+            below.values,
+            above.values,
+            color=COLOURS[lines[0][1]],
+            alpha=0.13,
+            linewidth=0,
+        )
         wide = limits(sides)
         low, high = min(low, wide[0]), max(high, wide[1])
-        beyond = sum(int(((v < low) | (v > high)).sum()) for v in (line.values for line in shown if not log))
+        beyond = sum(
+            int(((v < low) | (v > high)).sum()) for v in (line.values for line in shown if not log)
+        )
     if zero:
         low, high = min(low, -0.05 * (high - low)), max(high, 0.05 * (high - low))
         axes.axhline(0, color=COLOURS["ink"], linewidth=1)
@@ -131,7 +147,9 @@ def curve(
         _trace(axes, line, COLOURS[colour], plain)
     if log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 300 * values.min() else (1,)))
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if values.max() < 300 * values.min() else (1,))
+        )
         axes.yaxis.set_major_formatter(FuncFormatter(tick))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
@@ -147,7 +165,15 @@ def _trace(axes: Axes, line: Series, colour: str, plain: bool) -> None:
     raw = broken(thin(line))
     marker = "o" if len(line.steps) <= 20 else ""
     width, alpha = (0.8, 0.35) if noisy else (1.6, 1.0)
-    axes.plot(raw.steps, raw.values, color=colour, linewidth=width, alpha=alpha, marker=marker, markersize=3)
+    axes.plot(
+        raw.steps,
+        raw.values,
+        color=colour,
+        linewidth=width,
+        alpha=alpha,
+        marker=marker,
+        markersize=3,
+    )
     if noisy:
         even = broken(thin(smooth(line)))
         axes.plot(even.steps, even.values, color=colour, linewidth=1.7)
@@ -155,12 +181,24 @@ def _trace(axes: Axes, line: Series, colour: str, plain: bool) -> None:
     if len(lost):
         height = np.full(len(lost), 0.985)
         transform = axes.get_xaxis_transform()
-        axes.plot(lost, height, "|", color=COLOURS["bad"], markersize=8, transform=transform, clip_on=False)
+        axes.plot(
+            lost,
+            height,
+            "|",
+            color=COLOURS["bad"],
+            markersize=8,
+            transform=transform,
+            clip_on=False,
+        )
 
 
 def health(rows: Sequence[Mapping[str, Any]], cells: int = 240) -> list[tuple[str, float]]:
     """The strip as (level, width in percent), from the first to the last step; of each cell the worst level counts."""
-    known = [(float(r["step"]), LEVELS.index(r["health"])) for r in rows if r.get("health") in LEVELS and "step" in r]
+    known = [
+        (float(r["step"]), LEVELS.index(r["health"]))
+        for r in rows
+        if r.get("health") in LEVELS and "step" in r
+    ]
     if not known:
         return []
     steps = np.array([step for step, _ in known])

@@ -30,7 +30,11 @@ SHIFTED = ("third", "warn", "fifth", "bad")
 def energies(arrays: Arrays) -> Section:
     """Histograms of the energies of train, test, samples, noise and shifted sets."""
     section = Section("energies", "Energies")
-    sets = {name.removeprefix("energies/"): a for name, a in arrays.items() if name.startswith("energies/")}
+    sets = {
+        name.removeprefix("energies/"): a
+        for name, a in arrays.items()
+        if name.startswith("energies/")
+    }
     order = [name for name in FIXED if name in sets] + sorted(set(sets) - set(FIXED))
     order = [name for name in order if len(draw.finite(sets[name]))]
     if not order:
@@ -40,7 +44,8 @@ def energies(arrays: Arrays) -> Section:
     shifted = [name for name in order if name not in FIXED]
     colours = FIXED | {name: SHIFTED[i % len(SHIFTED)] for i, name in enumerate(shifted)}
     window = draw.window(
-        [sets[n] for n in order if n in ("train", "test")], [sets[n] for n in order if n not in ("train", "test")]
+        [sets[n] for n in order if n in ("train", "test")],
+        [sets[n] for n in order if n not in ("train", "test")],
     )
     figure = draw.histogram([(sets[n], colours[n]) for n in order], window, "energy", 280)
     caption = (
@@ -50,13 +55,20 @@ def energies(arrays: Arrays) -> Section:
     alt = f"Histograms of the energies of {listed(order)}; their medians are in the table that follows"
     keys = tuple((name, colours[name]) for name in order)
     picture = Picture(draw.svg(figure, alt), "Energies of the sets", caption, keys=keys)
-    section.blocks.append(Panels([picture, _ranges(sets, order, colours), _quantiles(sets, order)], "flow"))
+    section.blocks.append(
+        Panels([picture, _ranges(sets, order, colours), _quantiles(sets, order)], "flow")
+    )
     return section
 
 
 def _ranges(sets: Arrays, order: list[str], colours: Values) -> Picture:
-    rows = [(name, *(float(q) for q in np.quantile(draw.finite(sets[name]), QUANTILES)), colours[name]) for name in order]
-    caption = "Each bar holds the middle 90 % of a set, the dot is its median. Nothing is cut off here."
+    rows = [
+        (name, *(float(q) for q in np.quantile(draw.finite(sets[name]), QUANTILES)), colours[name])
+        for name in order
+    ]
+    caption = (
+        "Each bar holds the middle 90 % of a set, the dot is its median. Nothing is cut off here."
+    )
     alt = "Bars from the 5 % to the 95 % quantile of each set's energies, with the median"
     return Picture(draw.svg(draw.ranges(rows), alt), "Where the sets lie", caption)
 
@@ -67,7 +79,9 @@ def _beyond(sets: Arrays, order: list[str], window: tuple[float, float]) -> str:
         seen = draw.finite(sets[name])
         left, right = float((seen < window[0]).mean()), float((seen > window[1]).mean())
         if max(left, right) > 0.02:
-            words.append(f"{percent(max(left, right), 0)} of {name} (to the {'right' if right >= left else 'left'})")
+            words.append(
+                f"{percent(max(left, right), 0)} of {name} (to the {'right' if right >= left else 'left'})"
+            )
     return f" Beyond it lie {listed(words)}." if words else ""
 
 
@@ -80,7 +94,9 @@ def _quantiles(sets: Arrays, order: list[str]) -> Table:
     lost = {name: int(sets[name].size - len(draw.finite(sets[name]))) for name in order}
     words = listed([f"{amount:,} of {name}" for name, amount in lost.items() if amount])
     caption = f"Not finite, and left out: {words}." if words else "All energies are finite."
-    return Table("Energies in figures", ("set", "points", "5 %", "median", "95 %"), rows, caption=caption)
+    return Table(
+        "Energies in figures", ("set", "points", "5 %", "median", "95 %"), rows, caption=caption
+    )
 
 
 # ---- the detector --------------------------------------------------------------------------------------------------
@@ -122,16 +138,26 @@ def _calibration(found: Values, arrays: Arrays) -> Picture:
     nominal, value = number(found.get("nominal")), number(part(found, "false_alarm").get("value"))
     point = None if nominal is None or value is None else (nominal, value)
     figure = draw.calibration(
-        arrays["alarm_nominal"], arrays["alarm_empirical"], arrays.get("alarm_low"), arrays.get("alarm_high"), point
+        arrays["alarm_nominal"],
+        arrays["alarm_empirical"],
+        arrays.get("alarm_low"),
+        arrays.get("alarm_high"),
+        point,
     )
-    keys = [("counted", "data"), ("exact promise (dashed), and where a sound detector falls", "noise")]
+    keys = [
+        ("counted", "data"),
+        ("exact promise (dashed), and where a sound detector falls", "noise"),
+    ]
     caption = (
         "On the dashed diagonal the detector raises exactly as many false alarms as promised; above the grey band it breaks "
         "its promise, within the band it keeps it up to the luck of the draw."
     )
     alt = "Counted against promised false-alarm rate, with the diagonal and the band of a sound detector"
     return Picture(
-        draw.svg(figure, alt), "Calibration", caption, keys=(*keys, ("threshold in use", "model")) if point else tuple(keys)
+        draw.svg(figure, alt),
+        "Calibration",
+        caption,
+        keys=(*keys, ("threshold in use", "model")) if point else tuple(keys),
     )
 
 
@@ -146,7 +172,9 @@ def _outliers(outliers: Values) -> Table:
     rows = []
     for name in outliers:
         scores = part(outliers, name)
-        cells = (estimate(scores.get(key), share=key == "fpr95") for key in ("auroc", "aupr", "fpr95"))
+        cells = (
+            estimate(scores.get(key), share=key == "fpr95") for key in ("auroc", "aupr", "fpr95")
+        )
         rows.append((str(name), count(scores.get("count")), *cells))
     caption = (
         "AUROC: chance that an outlier has a higher energy than a test example (0.5 is guessing, 1 is perfect). AUPR: "
@@ -154,4 +182,9 @@ def _outliers(outliers: Values) -> Table:
         "smaller is better. "
         "± is one standard error."
     )
-    return Table("How well outliers are found", ("outliers", "count", "AUROC", "AUPR", "FPR95"), rows, caption=caption)
+    return Table(
+        "How well outliers are found",
+        ("outliers", "count", "AUROC", "AUPR", "FPR95"),
+        rows,
+        caption=caption,
+    )

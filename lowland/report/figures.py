@@ -43,7 +43,9 @@ STYLE: dict[Any, Any] = {
     "font.size": 11.5,
     "axes.xmargin": 0.015,
 }
-LAND = LinearSegmentedColormap.from_list("lowland", ["#0c3a45", "#1f6a70", "#5f9c86", "#bfc096", "#f0e8d2"])
+LAND = LinearSegmentedColormap.from_list(
+    "lowland", ["#0c3a45", "#1f6a70", "#5f9c86", "#bfc096", "#f0e8d2"]
+)
 NICE = [1, 2, 2.5, 5, 10]  # steps between ticks
 Limits = tuple[float, float, float, float]
 
@@ -95,12 +97,16 @@ def svg(figure: Figure, alt: str) -> str:
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", dpi=216, metadata={"Date": None})
     text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(
+        r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL
+    )
     text = re.sub(r"font(?:-family)?:\s*([\d.]+px)?[^;\"]*DejaVu Sans[^;\"]*", _font, text)
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
     prefix = f"f{zlib.crc32((alt + text).encode()):x}-"
-    text = re.sub(r'\bid="', f'id="{prefix}', text.replace("xlink:href", "href")).replace("url(#", f"url(#{prefix}")
+    text = re.sub(r'\bid="', f'id="{prefix}', text.replace("xlink:href", "href")).replace(
+        "url(#", f"url(#{prefix}"
+    )
     text = text.replace('href="#', f'href="#{prefix}')
     box = re.search(r'viewBox="([^"]*)"', text)
     assert box is not None
@@ -121,7 +127,9 @@ def finite(values: Array | Sequence[float]) -> Array:
     return cast(Array, flat[np.isfinite(flat)])
 
 
-def histogram(sets: Sequence[tuple[Array, str]], window: tuple[float, float], x: str, height: float = 250) -> Figure:
+def histogram(
+    sets: Sequence[tuple[Array, str]], window: tuple[float, float], x: str, height: float = 250
+) -> Figure:
     """Overlaid densities. sets: (values, colour name). Each integrates to one over all of its values, drawn or not."""
     figure, axes = blank(height=height)
     edges = np.linspace(*window, 49)
@@ -138,9 +146,15 @@ def histogram(sets: Sequence[tuple[Array, str]], window: tuple[float, float], x:
     return figure
 
 
-def window(core: Sequence[Array], others: Sequence[Array] = (), reach: float = 3.0) -> tuple[float, float]:
+def window(
+    core: Sequence[Array], others: Sequence[Array] = (), reach: float = 3.0
+) -> tuple[float, float]:
     """An axis that shows 99 % of the core sets, and 98 % of each other set whose middle lies within `reach` widths."""
-    inner = [v for v in map(finite, core) if len(v)] or [v for v in map(finite, others) if len(v)] or [np.array([0.0, 1.0])]
+    inner = (
+        [v for v in map(finite, core) if len(v)]
+        or [v for v in map(finite, others) if len(v)]
+        or [np.array([0.0, 1.0])]
+    )
     low, high = (float(q) for q in np.quantile(np.concatenate(inner), [0.005, 0.995]))
     width = (high - low) or max(1e-6, abs(low) * 1e-3)
     first, last = low, high
@@ -149,13 +163,20 @@ def window(core: Sequence[Array], others: Sequence[Array] = (), reach: float = 3
             continue
         start, middle, end = (float(q) for q in np.quantile(values, [0.01, 0.5, 0.99]))
         if low - reach * width <= middle <= high + reach * width:
-            first, last = min(first, max(start, low - reach * width)), max(last, min(end, high + reach * width))
+            first, last = (
+                min(first, max(start, low - reach * width)),
+                max(last, min(end, high + reach * width)),
+            )
     pad = 0.05 * (last - first or width)
     return first - pad, last + pad
 
 
 def calibration(
-    nominal: Array, empirical: Array, low: Array | None, high: Array | None, point: tuple[float, float] | None
+    nominal: Array,
+    empirical: Array,
+    low: Array | None,
+    high: Array | None,
+    point: tuple[float, float] | None,
 ) -> Figure:
     """Empirical against nominal false-alarm rate in the band of a sound detector. point: (nominal, value) in use."""
     figure, axes = blank(height=320)
@@ -163,7 +184,9 @@ def calibration(
     top = float(np.nanmax(np.concatenate([finite(nominal), finite(empirical)]))) * 1.04
     axes.plot([0, top], [0, top], color=COLOURS["muted"], linewidth=1.1, dashes=(4, 3))
     if low is not None and high is not None:
-        axes.fill_between(nominal[order], low[order], high[order], color=COLOURS["noise"], alpha=0.25, linewidth=0)
+        axes.fill_between(
+            nominal[order], low[order], high[order], color=COLOURS["noise"], alpha=0.25, linewidth=0
+        )
     axes.plot(nominal[order], empirical[order], color=COLOURS["data"], linewidth=1.8)
     if point is not None:
         axes.plot(*point, "o", color=COLOURS["model"], markersize=6.5)
@@ -187,7 +210,14 @@ def ranges(rows: Sequence[tuple[str, float, float, float, str]]) -> Figure:
     """One line per set from low to high with a dot at its middle. rows: (name, low, middle, high, colour name)."""
     figure, axes = blank(height=46 + 22.0 * len(rows))
     for i, (_, low, middle, high, colour) in enumerate(rows):
-        axes.plot([low, high], [i, i], color=COLOURS[colour], linewidth=5, alpha=0.4, solid_capstyle="round")
+        axes.plot(
+            [low, high],
+            [i, i],
+            color=COLOURS[colour],
+            linewidth=5,
+            alpha=0.4,
+            solid_capstyle="round",
+        )
         axes.plot([middle], [i], "o", color=COLOURS[colour], markersize=7)
     _names(axes, [row[0] for row in rows])
     axes.margins(x=0.04)
@@ -198,7 +228,9 @@ def ranges(rows: Sequence[tuple[str, float, float, float, str]]) -> Figure:
 def _names(axes: Axes, names: Sequence[str]) -> None:
     """Names down the left side, as they are: a $ in a name is a $."""
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(np.arange(len(names)), [name if len(name) < 17 else f"{name[:15]}…" for name in names])
+    axes.set_yticks(
+        np.arange(len(names)), [name if len(name) < 17 else f"{name[:15]}…" for name in names]
+    )
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
     axes.grid(False, axis="y")
@@ -214,7 +246,12 @@ def frame(points: Array) -> Limits:
         return -1.0, 1.0, -1.0, 1.0
     low, high = np.quantile(points, 0.002, axis=0), np.quantile(points, 0.998, axis=0)
     pad = 0.12 * np.maximum(high - low, 1e-6)
-    return float(low[0] - pad[0]), float(high[0] + pad[0]), float(low[1] - pad[1]), float(high[1] + pad[1])
+    return (
+        float(low[0] - pad[0]),
+        float(high[0] + pad[0]),
+        float(low[1] - pad[1]),
+        float(high[1] + pad[1]),
+    )
 
 
 def _height(limits: Limits, margin: float = 50) -> float:
@@ -241,7 +278,9 @@ def paths(film: Array, data: Array | None) -> Figure:
         _dots(axes, data, COLOURS["noise"], 0.35)
     for chain in np.moveaxis(film, 1, 0):
         axes.plot(chain[:, 0], chain[:, 1], color=COLOURS["model"], linewidth=1, alpha=0.7)
-        axes.plot(*chain[0], "o", markerfacecolor="none", markeredgecolor=COLOURS["model"], markersize=5)
+        axes.plot(
+            *chain[0], "o", markerfacecolor="none", markeredgecolor=COLOURS["model"], markersize=5
+        )
         axes.plot(*chain[-1], "o", color=COLOURS["model"], markersize=5.5)
     axes.set(xlim=limits[:2], ylim=limits[2:])
     axes.set_aspect("equal", adjustable="box")
@@ -250,7 +289,16 @@ def paths(film: Array, data: Array | None) -> Figure:
 
 def _dots(axes: Axes, points: Array, colour: str, alpha: float = 0.9, edge: str = "none") -> None:
     size = float(np.clip(5000 / max(1, len(points)), 4, 16))
-    axes.scatter(points[:, 0], points[:, 1], s=size, c=colour, alpha=alpha, edgecolors=edge, linewidths=0.3, rasterized=True)
+    axes.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=size,
+        c=colour,
+        alpha=alpha,
+        edgecolors=edge,
+        linewidths=0.3,
+        rasterized=True,
+    )
 
 
 def landscape(x: Array, y: Array, energy: Array, points: Array | None, colour: str) -> Figure:
@@ -260,7 +308,9 @@ def landscape(x: Array, y: Array, energy: Array, points: Array | None, colour: s
     values, levels = _levels(energy)
     land = axes.contourf(x, y, values, levels=levels, cmap=LAND, extend="max")
     land.set_rasterized(True)
-    axes.contour(x, y, values, levels=levels[1::2], colors="#ffffff", linewidths=0.5, alpha=0.5).set_rasterized(True)
+    axes.contour(
+        x, y, values, levels=levels[1::2], colors="#ffffff", linewidths=0.5, alpha=0.5
+    ).set_rasterized(True)
     if points is not None and len(points):
         _dots(axes, points, colour, edge="#1c2530")
     bar = figure.colorbar(land, ax=axes, fraction=0.045, pad=0.02, format=FuncFormatter(tick))
@@ -273,14 +323,23 @@ def landscape(x: Array, y: Array, energy: Array, points: Array | None, colour: s
     return figure
 
 
-def field(points: Array, vectors: Array, x: Array | None, y: Array | None, energy: Array | None) -> Figure:
+def field(
+    points: Array, vectors: Array, x: Array | None, y: Array | None, energy: Array | None
+) -> Figure:
     """Arrows along −∇E, all of one length and coloured by size, over contours of the energy."""
     plane = (points[:, 0], points[:, 1]) if x is None or y is None else (x, y)
-    limits = (float(plane[0].min()), float(plane[0].max()), float(plane[1].min()), float(plane[1].max()))
+    limits = (
+        float(plane[0].min()),
+        float(plane[0].max()),
+        float(plane[1].min()),
+        float(plane[1].max()),
+    )
     figure, axes = blank(height=_height(limits))
     if x is not None and y is not None and energy is not None:
         values, levels = _levels(energy)
-        axes.contour(x, y, values, levels=levels[1::2], colors=COLOURS["noise"], linewidths=0.7, alpha=0.6)
+        axes.contour(
+            x, y, values, levels=levels[1::2], colors=COLOURS["noise"], linewidths=0.7, alpha=0.6
+        )
         axes.set(xlim=limits[:2], ylim=limits[2:])
     sizes = np.linalg.norm(vectors, axis=1)
     steps = vectors / np.maximum(sizes, 1e-12)[:, None]
@@ -310,4 +369,6 @@ def _levels(energy: Array) -> tuple[Array, Array]:
         return np.zeros_like(energy), np.linspace(0, 1, 13)
     floor = float(seen.min())
     top = min(15.0, max(float(np.quantile(seen, 0.95)) - floor, 1e-6))
-    return np.nan_to_num(energy - floor, nan=2 * top, posinf=2 * top, neginf=0), np.linspace(0, top, 13)
+    return np.nan_to_num(energy - floor, nan=2 * top, posinf=2 * top, neginf=0), np.linspace(
+        0, top, 13
+    )

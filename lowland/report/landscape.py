@@ -4,7 +4,10 @@ from lowland.report import figures as draw
 from lowland.report.blocks import Panels, Picture, Section, Text
 from lowland.report.pictures import Array, Arrays, in_plane
 
-DATA, SAMPLES = "#ffffff", "#f2893f"  # dots that stand out on the dark lowlands, on a light page and on a dark one
+DATA, SAMPLES = (
+    "#ffffff",
+    "#f2893f",
+)  # dots that stand out on the dark lowlands, on a light page and on a dark one
 HEIGHTS = "Colours give the energy above its lowest point; in the highest 5 % of the map, and above 15, they do not change."
 
 
@@ -19,13 +22,17 @@ def landscape(arrays: Arrays) -> Section | None:
         section.blocks.append(Text("No landscape was stored in this run.", absent=True))
         x = y = energy = None
     else:
-        section.lead = f"Data live in the lowlands (dark), everything else is uphill (pale). {HEIGHTS}"
+        section.lead = (
+            f"Data live in the lowlands (dark), everything else is uphill (pale). {HEIGHTS}"
+        )
         for name, colour in (("data", DATA), ("samples", SAMPLES)):
             dots = arrays.get(name)
             if in_plane(dots):
                 pictures.append(_map(name, colour, x, y, energy, dots[:1200]))
             else:
-                section.blocks.append(Text(f"No {name} were stored to set into the landscape.", absent=True))
+                section.blocks.append(
+                    Text(f"No {name} were stored to set into the landscape.", absent=True)
+                )
     points, vectors = arrays.get("field/points"), arrays.get("field/vectors")
     if in_plane(points) and in_plane(vectors) and len(points) == len(vectors):
         figure = draw.field(points, vectors, x, y, energy)
@@ -42,5 +49,7 @@ def _map(name: str, colour: str, x: Array, y: Array, energy: Array, dots: Array)
     figure = draw.landscape(x, y, energy, dots, colour)
     caption = f"The {name} as dots: they should fill the dark valleys and leave none empty."
     return Picture(
-        draw.svg(figure, f"Contour map of the energy with {len(dots)} points ({name})"), f"Energy and {name}", caption
+        draw.svg(figure, f"Contour map of the energy with {len(dots)} points ({name})"),
+        f"Energy and {name}",
+        caption,
     )

@@ -4,7 +4,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lowland.report import figures as draw
-from lowland.report.blocks import Card, Panels, Picture, Section, Table, Text, Values, count, estimate, number, part, show
+from lowland.report.blocks import (
+    Card,
+    Panels,
+    Picture,
+    Section,
+    Table,
+    Text,
+    Values,
+    count,
+    estimate,
+    number,
+    part,
+    show,
+)
 from lowland.report.pictures import Array, Arrays
 
 
@@ -20,10 +33,19 @@ def likelihood(values: Values, arrays: Arrays) -> Section | None:
         f"{_bracket(log_z, test)}"
     )
     tone = "" if log_z.get("certified") else "The likelihood is "
-    section.blocks.append(Text(f"{tone}{verdict[0].upper() + verdict[1:] if not tone else verdict}."))
+    section.blocks.append(
+        Text(f"{tone}{verdict[0].upper() + verdict[1:] if not tone else verdict}.")
+    )
     betas, forward, reverse = (arrays.get(name) for name in ("betas", "forward", "reverse"))
-    if betas is not None and forward is not None and reverse is not None and len(betas) == len(forward) == len(reverse) > 1:
-        section.blocks.append(Panels([*_pictures(betas, forward, reverse), _directions(log_z)], "wide"))
+    if (
+        betas is not None
+        and forward is not None
+        and reverse is not None
+        and len(betas) == len(forward) == len(reverse) > 1
+    ):
+        section.blocks.append(
+            Panels([*_pictures(betas, forward, reverse), _directions(log_z)], "wide")
+        )
     section.blocks += [Text(str(note)) for note in values.get("notes") or []]
     return section
 
@@ -35,7 +57,11 @@ def card(values: Values) -> list[Card]:
         return []
     ends = f"{show(test.get('lower'), 5)} to {show(test.get('upper'), 5)}"
     sure = bool(log_z.get("certified"))
-    made = Card.of("Log-likelihood", estimate(test, unit="nats"), f"{'' if sure else 'not certified; '}{ends} by log Z")
+    made = Card.of(
+        "Log-likelihood",
+        estimate(test, unit="nats"),
+        f"{'' if sure else 'not certified; '}{ends} by log Z",
+    )
     return [Card(made.label, made.value, made.note, "good" if sure else "bad", made.error)]
 
 
@@ -97,4 +123,6 @@ def _directions(log_z: Values) -> Table:
         "reaches from the low end of the first to the high end of the second; it is believed if they agree, weights are worth "
         "enough chains, and the reverse run began at draws of the energy."
     )
-    return Table("Both directions", ("run", "log Z", "weights worth", "acceptance"), rows, caption=caption)
+    return Table(
+        "Both directions", ("run", "log Z", "weights worth", "acceptance"), rows, caption=caption
+    )

@@ -11,8 +11,29 @@ from typing import Any
 
 import jinja2
 
-from lowland.report import boltzmann, curves, detection, landscape, likelihood, restoration, samples, training
-from lowland.report.blocks import Card, Values, count, duration, estimate, listed, number, part, percent, plural, show
+from lowland.report import (
+    boltzmann,
+    curves,
+    detection,
+    landscape,
+    likelihood,
+    restoration,
+    samples,
+    training,
+)
+from lowland.report.blocks import (
+    Card,
+    Values,
+    count,
+    duration,
+    estimate,
+    listed,
+    number,
+    part,
+    percent,
+    plural,
+    show,
+)
 from lowland.report.pictures import Arrays
 from lowland.report.training import Rows
 from lowland.run import Run, RunError
@@ -49,7 +70,9 @@ def write_report(run_path: str | Path) -> Path:
     """
     run = Run.open(run_path)
     source = files("lowland.report").joinpath("template.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return run.write("report.html", environment.from_string(source).render(describe(run)).encode())
 
 
@@ -57,7 +80,9 @@ def describe(run: Run) -> dict[str, Any]:
     """Everything that the template needs: plain text, blocks, and markup of pictures."""
     header = run.header
     recipe = header.get("recipe") or {}
-    rows = [row for row in run.rows() if isinstance(row, dict) and number(row.get("step")) is not None]
+    rows = [
+        row for row in run.rows() if isinstance(row, dict) and number(row.get("step")) is not None
+    ]
     logged = [row for row in rows if "event" not in row]
     events = [row for row in rows if "event" in row]
     values, arrays, problems = evaluation(run)
@@ -86,7 +111,9 @@ def describe(run: Run) -> dict[str, Any]:
         "notes": [str(note) for note in values.get("notes") or []],
         "problems": problems + more,
         "evaluated": bool(values or arrays),
-        "evaluation_time": None if number(values.get("seconds")) is None else duration(float(values["seconds"])),
+        "evaluation_time": None
+        if number(values.get("seconds")) is None
+        else duration(float(values["seconds"])),
         "sections": [section for section in sections if section is not None],
         "glossary": GLOSSARY,
         "versions": [f"{key} {value}" for key, value in (header.get("versions") or {}).items()],
@@ -136,27 +163,40 @@ def verdict(logged: Rows, events: Rows, seconds: float | None) -> str:
     stop = next((event for event in reversed(events) if event.get("event") == "stop"), None)
     if stop is not None:
         words += f" It was stopped at update {count(stop['step'])}: {training.sentence(stop)}"
-    kinds = {"warning": _tally(events, "verdict", "warn"), "alarm": _tally(events, "verdict", "bad")}
+    kinds = {
+        "warning": _tally(events, "verdict", "warn"),
+        "alarm": _tally(events, "verdict", "bad"),
+    }
     kinds["rollback"] = _tally(events, "rollback")
     tally = [plural(amount, noun) for noun, amount in kinds.items() if amount]
     return words + (f" On the way: {listed(tally)}." if tally else "")
 
 
 def _tally(events: Rows, kind: str, level: str | None = None) -> int:
-    return sum(event.get("event") == kind and level in (None, event.get("level")) for event in events)
+    return sum(
+        event.get("event") == kind and level in (None, event.get("level")) for event in events
+    )
 
 
-def cards(logged: Rows, events: Rows, values: Values, seconds: float | None, certificate: Values) -> list[Card]:
+def cards(
+    logged: Rows, events: Rows, values: Values, seconds: float | None, certificate: Values
+) -> list[Card]:
     """At most six headline figures, those that this run has."""
     steps = curves.span(logged)[1]
     rate = f" · {show(steps / seconds)} a second" if seconds else ""
     time = "not logged" if seconds is None else duration(seconds)
-    found = [Card("Training time", time, f"{count(steps)} updates{rate}" if logged else "no training log")]
+    found = [
+        Card(
+            "Training time", time, f"{count(steps)} updates{rate}" if logged else "no training log"
+        )
+    ]
     levels = [row["health"] for row in logged if row.get("health") in ENDS]
     if levels:
         note = f"of the logged steps; ended {ENDS[levels[-1]]}"
         share = levels.count("good") / len(levels)
-        found.append(Card("Health", f"{percent(share, int(0.99 < share < 1))} good", note, levels[-1]))
+        found.append(
+            Card("Health", f"{percent(share, int(0.99 < share < 1))} good", note, levels[-1])
+        )
     found += likelihood.card(certificate)
     found += _sample_card(part(values, "samples"))
     found += _alarm_card(part(values, "detection"))
@@ -201,14 +241,24 @@ def _restoration_card(tasks: Values) -> list[Card]:
         measured = part(part(tasks, task), "psnr")
         scores = {name: number(part(measured, name).get("value")) for name in measured}
         if scores.get("lowland mean") is not None:
-            others = {name: score for name, score in scores.items() if score is not None and "lowland" not in name}
+            others = {
+                name: score
+                for name, score in scores.items()
+                if score is not None and "lowland" not in name
+            }
             rival = max(others, key=lambda name: others[name], default=None)
             note = f"{rival}: {show(others[rival])} dB" if rival else "peak signal-to-noise ratio"
-            return [Card.of(restoration.title_of(task), estimate(measured["lowland mean"], unit="dB"), note)]
+            return [
+                Card.of(
+                    restoration.title_of(task), estimate(measured["lowland mean"], unit="dB"), note
+                )
+            ]
     return []
 
 
 def command(name: str, recipe: Values) -> str:
     """What to type to train this recipe again; evaluation and report follow by themselves."""
     root = part(recipe, "data").get("root")
-    return f"lowland train {shlex.quote(name)}" + (f" --data-root {shlex.quote(str(root))}" if root else "")
+    return f"lowland train {shlex.quote(name)}" + (
+        f" --data-root {shlex.quote(str(root))}" if root else ""
+    )

@@ -39,7 +39,9 @@ def rgb(images: Array) -> Array:
 def heat(images: Array, top: float) -> Array:
     """(N, C, H, W) of sizes to colours (N, H, W, 3): black at zero, bright at `top`, channels averaged."""
     sizes = np.nan_to_num(np.asarray(images, dtype=np.float64)).mean(axis=1)
-    return np.asarray(matplotlib.colormaps["inferno"](np.clip(sizes / max(top, 1e-12), 0, 1)))[..., :3]
+    return np.asarray(matplotlib.colormaps["inferno"](np.clip(sizes / max(top, 1e-12), 0, 1)))[
+        ..., :3
+    ]
 
 
 def tile(colours: Array, columns: int) -> Array:

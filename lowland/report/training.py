@@ -101,7 +101,12 @@ PANELS = (
         (("cross_entropy", "cross-entropy", "ink"),),
         rare=True,
     ),
-    Panel("Learning rate", "Step size of the optimiser, as scheduled.", (("rate", "learning rate", "ink"),), plain=True),
+    Panel(
+        "Learning rate",
+        "Step size of the optimiser, as scheduled.",
+        (("rate", "learning rate", "ink"),),
+        plain=True,
+    ),
     Panel(
         "Updates refused",
         "Updates since the row before whose loss or gradient was not finite; they were not applied. It should be zero.",
@@ -125,14 +130,20 @@ PANELS = (
 def trained(recipe: Values, logged: Rows) -> Section:
     """One sentence, a line per part of the recipe, and the whole recipe folded away."""
     named = {key: str(part(recipe, key)["name"]) for key in PARTS if part(recipe, key).get("name")}
-    words = f"{_article(named['energy'])} was trained" if "energy" in named else "An energy was trained"
+    words = (
+        f"{_article(named['energy'])} was trained" if "energy" in named else "An energy was trained"
+    )
     words += f" on {named['data']}" if "data" in named else ""
     words += f" with the {named['objective']} objective" if "objective" in named else ""
     words += f" and {named['sampler']} chains" if "sampler" in named else ""
     words += f", for {count(curves.span(logged)[1])} updates" if logged else ""
     words += f"; seed {recipe['seed']}." if "seed" in recipe else "."
     rows = [
-        (title, named.get(key, ""), _details(part(recipe, key)) if part(recipe, key) else "not in the recipe")
+        (
+            title,
+            named.get(key, ""),
+            _details(part(recipe, key)) if part(recipe, key) else "not in the recipe",
+        )
         for key, title in PARTS.items()
         if part(recipe, key) or key in ("data", "energy", "objective")
     ]
@@ -154,8 +165,16 @@ def _details(values: Values, most: int = 14) -> str:
 
 def _flat(values: Any, path: str = "") -> list[tuple[str, str]]:
     if isinstance(values, Mapping) and values:
-        return [pair for key, value in values.items() for pair in _flat(value, f"{path}.{key}" if path else str(key))]
-    text = json.dumps(values, ensure_ascii=False, default=str) if not isinstance(values, str) else values
+        return [
+            pair
+            for key, value in values.items()
+            for pair in _flat(value, f"{path}.{key}" if path else str(key))
+        ]
+    text = (
+        json.dumps(values, ensure_ascii=False, default=str)
+        if not isinstance(values, str)
+        else values
+    )
     return [(path, text if len(text) < 80 else f"{text[:76]} …")]
 
 
@@ -171,7 +190,9 @@ def health(logged: Rows, events: Rows) -> Section:
     else:
         section.blocks.append(Text("The log of this run holds no health verdicts.", absent=True))
     if not events:
-        section.blocks.append(Text("No events were logged: no warning, no rollback, no stop.", absent=not logged))
+        section.blocks.append(
+            Text("No events were logged: no warning, no rollback, no stop.", absent=not logged)
+        )
         return section
     rows = [
         (str(i + 1), count(e.get("step")), _happened(e), sentence(e), str(e.get("remedy") or ""))
@@ -179,7 +200,15 @@ def health(logged: Rows, events: Rows) -> Section:
     ]
     rest = len(events) - len(rows)
     head = ("no.", "update", "what", "in words", "remedy")
-    section.blocks.append(Table("Events", head, rows, words=True, caption=f"And {rest:,} more in log.jsonl." if rest else ""))
+    section.blocks.append(
+        Table(
+            "Events",
+            head,
+            rows,
+            words=True,
+            caption=f"And {rest:,} more in log.jsonl." if rest else "",
+        )
+    )
     return section
 
 
@@ -209,18 +238,26 @@ def _timeline(logged: Rows, events: Rows, cells: list[tuple[str, float]]) -> Tim
         caption += " Numbers above refer to the events below."
     alt = f"Health from update {count(first)} to {count(last)}: {', '.join(shares)}"
     ends = (count(first), f"update {count(last)}")
-    return Timeline("Verdict at each logged step", caption, alt, cells, _marks(events, first, last), ends)
+    return Timeline(
+        "Verdict at each logged step", caption, alt, cells, _marks(events, first, last), ends
+    )
 
 
 def _marks(events: Rows, first: float, last: float) -> list[tuple[str, str, float]]:
     """(numbers, worst level, position in percent); marks that would overlap are joined."""
     marks: list[tuple[int, int, str, float]] = []
-    for i, event in sorted(enumerate(events[:EVENTS_SHOWN], 1), key=lambda pair: float(pair[1]["step"])):
+    for i, event in sorted(
+        enumerate(events[:EVENTS_SHOWN], 1), key=lambda pair: float(pair[1]["step"])
+    ):
         level = str(event.get("level")) if event.get("level") in curves.LEVELS else "warn"
-        place = round(min(100.0, max(0.0, 100 * (float(event["step"]) - first) / max(last - first, 1e-9))), 2)
+        place = round(
+            min(100.0, max(0.0, 100 * (float(event["step"]) - first) / max(last - first, 1e-9))), 2
+        )
         if marks and place - marks[-1][3] < 6:
             low, high, before, left = marks.pop()
-            marks.append((min(low, i), max(high, i), max(level, before, key=curves.LEVELS.index), left))
+            marks.append(
+                (min(low, i), max(high, i), max(level, before, key=curves.LEVELS.index), left)
+            )
         else:
             marks.append((i, i, level, place))
     return [(str(a) if a == b else f"{a}–{b}", level, place) for a, b, level, place in marks]
@@ -245,15 +282,25 @@ def training(logged: Rows, events: Rows) -> Section:
         section.lead += " Dotted vertical lines are health events." if events else ""
         section.blocks.append(Panels(pictures))
     else:
-        section.blocks.append(Text("No training log was found, so there are no curves.", absent=True))
+        section.blocks.append(
+            Text("No training log was found, so there are no curves.", absent=True)
+        )
     if absent and pictures:
         section.blocks.append(Text(f"Not logged in this run: {listed(absent)}.", absent=True))
     return section
 
 
-def _curve(panel: Panel, lines: list[tuple[curves.Series, str, str]], logged: Rows, events: Rows) -> Picture:
-    spread = curves.series(logged, "spread") if lines[0][1] == "data" and panel.title == "Energies" else None
-    marks = [(float(e["step"]), str(e["level"])) for e in events if e.get("level") in curves.LEVELS][:EVENTS_SHOWN]
+def _curve(
+    panel: Panel, lines: list[tuple[curves.Series, str, str]], logged: Rows, events: Rows
+) -> Picture:
+    spread = (
+        curves.series(logged, "spread")
+        if lines[0][1] == "data" and panel.title == "Energies"
+        else None
+    )
+    marks = [
+        (float(e["step"]), str(e["level"])) for e in events if e.get("level") in curves.LEVELS
+    ][:EVENTS_SHOWN]
     figure, beyond = curves.curve(
         [(line, colour) for line, _, colour in lines],
         zero=panel.zero,
@@ -267,6 +314,8 @@ def _curve(panel: Panel, lines: list[tuple[curves.Series, str, str]], logged: Ro
     caption += f" {plural(beyond, 'value')} beyond the axis." if beyond else ""
     caption += f" {plural(lost, 'value')} not finite (red ticks at the top)." if lost else ""
     last = [show(line.ends_at) for line, _, _ in lines]
-    alt = f"{panel.title} over updates; last: " + ", ".join(f"{n} {v}" for (_, n, _), v in zip(lines, last, strict=True))
+    alt = f"{panel.title} over updates; last: " + ", ".join(
+        f"{n} {v}" for (_, n, _), v in zip(lines, last, strict=True)
+    )
     keys = tuple((name, colour) for _, name, colour in lines) if len(panel.lines) > 1 else ()
     return Picture(draw.svg(figure, alt), panel.title, caption, f"last {' / '.join(last)}", keys)

@@ -1,17 +1,40 @@
 """Samplers move points downhill, with noise. One file per family; `loop` runs them, `tuning` adapts them."""
 
-from lowland.samplers.annealing import Weighted, ais, geometric
-from lowland.samplers.choosing import Choice, choose
-from lowland.samplers.diffusion import Diffused, predictor_corrector, preserving, probability_flow, sigma_ladder
+from lowland.samplers.acceleration import accelerate
+from lowland.samplers.ais import Weighted, ais, geometric
+from lowland.samplers.anneal import (
+    Found,
+    anneal,
+    cooling,
+    divide_steps,
+    noise_ladder,
+    pyramid,
+    search,
+)
+from lowland.samplers.auto import Choice, choose
+from lowland.samplers.diffusion import (
+    Diffused,
+    predictor_corrector,
+    preserving,
+    probability_flow,
+    sigma_ladder,
+)
 from lowland.samplers.discrete import DMALA, BlockGibbs, GibbsWithGradients
-from lowland.samplers.engine import accelerate
 from lowland.samplers.hmc import HMC, leapfrog
-from lowland.samplers.keepers import Draws, Energies, Frames, Keeper, Lowest, Moments
-from lowland.samplers.kernel import Info, Sampler, State, init, metropolis, normal_like, squared_norm, uniform_like
+from lowland.samplers.kernel import (
+    Info,
+    Sampler,
+    State,
+    init,
+    metropolis,
+    normal_like,
+    squared_norm,
+    uniform_like,
+)
 from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews, ShortRun
 from lowland.samplers.loop import Trace, run_chains, sample
 from lowland.samplers.nuts import NUTS
-from lowland.samplers.paths import Found, anneal, cooling, divide_steps, noise_ladder, pyramid, search
+from lowland.samplers.recorders import Draws, Energies, Frames, Keeper, Lowest, Moments
 from lowland.samplers.recovery import Recovery, recover
 from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.tuning import tune

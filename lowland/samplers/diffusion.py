@@ -37,9 +37,9 @@ from lowland.energy import (
     lift,
     score_alone,
 )
+from lowland.samplers.anneal import divide_steps, one_each
 from lowland.samplers.kernel import CONTINUOUS, Sampler, normal_like, per_row
 from lowland.samplers.loop import check_arguments, run_chains
-from lowland.samplers.paths import divide_steps, one_each
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,7 +60,9 @@ class Diffused:
 
     def __repr__(self) -> str:
         lost, out = int((self.diverged > 0).sum()), int(self.outside.sum())
-        notes = [f"{lost} met non-finite scores and are no draws"] * (lost > 0) + [f"{out} outside the domain"] * (out > 0)
+        notes = [f"{lost} met non-finite scores and are no draws"] * (lost > 0) + [
+            f"{out} outside the domain"
+        ] * (out > 0)
         return (
             f"Diffused({len(self.x)} points of {tuple(self.x.shape[1:])} at sigma {self.sigma:g}, {self.gradients:g} gradients"
             f"{''.join(', ' + note for note in notes)})"
@@ -78,7 +80,9 @@ def sigma_ladder(high: float, low: float, count: int, rho: float = 7.0) -> tuple
     >>> [round(sigma, 2) for sigma in sigma_ladder(80.0, 0.01, 5)]
     [80.0, 19.81, 3.46, 0.34, 0.01]
     """
-    if not (math.isfinite(high) and high > low > 0 and count >= 2 and math.isfinite(rho) and rho > 0):
+    if not (
+        math.isfinite(high) and high > low > 0 and count >= 2 and math.isfinite(rho) and rho > 0
+    ):
         raise ValueError(
             f"{count} levels from {high} to {low} with rho {rho} were asked for; high > low > 0, rho > 0 and at least two "
             f"levels are needed; correct them"
@@ -180,7 +184,9 @@ def predictor_corrector(
             diverged, paid = diverged + trace.diverged, paid + trace.gradients
             rates.append(trace.acceptance.mean())
             if k + 1 < len(path):
-                x, diverged = _moved(x, _ancestral(x, score, sigmas[k], sigmas[k + 1], generator), diverged)
+                x, diverged = _moved(
+                    x, _ancestral(x, score, sigmas[k], sigmas[k + 1], generator), diverged
+                )
             elif jump:
                 x, diverged = _moved(x, x + sigmas[-1] ** 2 * score, diverged)
             if progress is not None:
@@ -206,7 +212,10 @@ def preserving(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[En
         raise ValueError(
             f"{len(path)} energies came with alphas {list(alphas)}; one each is needed, above 0 and below 1; correct them"
         )
-    energies = [Scaled(lift(energy), alpha, energy.domain) for energy, alpha in zip(path, alphas, strict=True)]
+    energies = [
+        Scaled(lift(energy), alpha, energy.domain)
+        for energy, alpha in zip(path, alphas, strict=True)
+    ]
     return list(energies), [math.sqrt(1 - alpha**2) / alpha for alpha in alphas]
 
 
@@ -238,7 +247,12 @@ def _checked(
     energies = [lift(energy) for energy in path]
     falls = all(a > b for a, b in pairwise(sigmas))
     rises = rising and not jump and all(a < b for a, b in pairwise(sigmas))
-    if not energies or len(sigmas) != len(energies) or not all(0 < s < math.inf for s in sigmas) or not (falls or rises):
+    if (
+        not energies
+        or len(sigmas) != len(energies)
+        or not all(0 < s < math.inf for s in sigmas)
+        or not (falls or rises)
+    ):
         allowed = "falling (or, without a jump, rising)" if rising else "falling"
         raise ValueError(
             f"{len(energies)} energies came with the noise levels {list(sigmas)}; there must be one each, above 0 and "
@@ -246,10 +260,16 @@ def _checked(
         )
     domain = energies[0].domain
     if domain.kind not in CONTINUOUS:
-        raise ValueError(f"the domain is {domain.kind}; noise is added to real numbers; use anneal or search there")
-    free = [e if e.domain.kind == "real" else Scaled(e, 1.0, real(*e.domain.shape)) for e in energies]
+        raise ValueError(
+            f"the domain is {domain.kind}; noise is added to real numbers; use anneal or search there"
+        )
+    free = [
+        e if e.domain.kind == "real" else Scaled(e, 1.0, real(*e.domain.shape)) for e in energies
+    ]
     check_points(free[0], x)
-    check_values(energy_values(free[0], x, batch_size=len(x)), x)  # an energy may hold one row per chain
+    check_values(
+        energy_values(free[0], x, batch_size=len(x)), x
+    )  # an energy may hold one row per chain
     with frozen(free[0]):
         check_independent(free[0], x)
     return domain, free
@@ -260,7 +280,9 @@ def _slope(energy: Energy, sigma: float, x: Tensor) -> Tensor:
     return -sigma * score_alone(energy, x)
 
 
-def _ancestral(x: Tensor, score: Tensor, sigma: float, below: float, generator: torch.Generator) -> Tensor:
+def _ancestral(
+    x: Tensor, score: Tensor, sigma: float, below: float, generator: torch.Generator
+) -> Tensor:
     fall = sigma**2 - below**2
     return x + fall * score + below * math.sqrt(fall) / sigma * normal_like(x, generator)
 

@@ -83,7 +83,11 @@ def conditional_of(energy: Energy, x: Tensor, colour: Tensor) -> Tensor:
             value = energy(changed.view_as(x))
             logits[:, site, k] = torch.where(value.isfinite(), -value, -torch.inf)
     logits = logits.view(*x.shape, classes)
-    return logits[..., 1] - logits[..., 0] if classes == 2 and energy.domain.kind == "binary" else logits
+    return (
+        logits[..., 1] - logits[..., 0]
+        if classes == 2 and energy.domain.kind == "binary"
+        else logits
+    )
 
 
 def draw_conditional(logits: Tensor, binary: bool, generator: torch.Generator) -> Tensor:
@@ -127,7 +131,9 @@ class BlockGibbs:
         with torch.no_grad():
             return Points(x, energy(x))
 
-    def step(self, energy: Energy, state: Points, generator: torch.Generator) -> tuple[Points, Info]:
+    def step(
+        self, energy: Energy, state: Points, generator: torch.Generator
+    ) -> tuple[Points, Info]:
         with torch.no_grad():
             x = energy.sweep(state.x, self.sweeps, generator) if energy.sweep is not None else None
             if x is None:
@@ -142,7 +148,9 @@ class BlockGibbs:
             )
         for colour in [*colours_of(energy, x)] * self.sweeps:
             logits = conditional_of(energy, x, colour)
-            x = torch.where(colour, draw_conditional(logits, energy.domain.kind == "binary", generator), x)
+            x = torch.where(
+                colour, draw_conditional(logits, energy.domain.kind == "binary", generator), x
+            )
         return x
 
 
@@ -167,7 +175,9 @@ class GibbsWithGradients:
     def init(self, energy: Energy, x: Tensor) -> LocalState:
         return local_state(energy, x)
 
-    def step(self, energy: Energy, state: LocalState, generator: torch.Generator) -> tuple[LocalState, Info]:
+    def step(
+        self, energy: Energy, state: LocalState, generator: torch.Generator
+    ) -> tuple[LocalState, Info]:
         flat = state.x.flatten(1)
         classes = 1 if energy.domain.kind == "binary" else energy.domain.classes
         forth = self._log_probabilities(state, flat)
@@ -216,7 +226,9 @@ class DMALA:
     def init(self, energy: Energy, x: Tensor) -> LocalState:
         return local_state(energy, x)
 
-    def step(self, energy: Energy, state: LocalState, generator: torch.Generator) -> tuple[LocalState, Info]:
+    def step(
+        self, energy: Energy, state: LocalState, generator: torch.Generator
+    ) -> tuple[LocalState, Info]:
         flat = state.x.flatten(1)
         forth = self._log_probabilities(state, flat)
         binary = energy.domain.kind == "binary"

@@ -23,7 +23,9 @@ from lowland.samplers.kernel import (
 )
 
 
-def leapfrog(energy: Energy, state: State, p: Tensor, epsilon: Any, steps: int) -> tuple[State, Tensor]:
+def leapfrog(
+    energy: Energy, state: State, p: Tensor, epsilon: Any, steps: int
+) -> tuple[State, Tensor]:
     """Follow Hamilton's equations for a number of leapfrog steps; position and momentum turn round at the walls of a box.
 
         p ← p − ε/2 ∇E(x);   steps times:  x ← x + ε p,  p ← p − ε ∇E(x)  (the last one half)
@@ -69,9 +71,13 @@ class HMC:
         positive("step_size", self.step_size)
         positive_scale(self.scale)
         if self.leapfrogs < 1:
-            raise ValueError(f"leapfrogs is {self.leapfrogs}; it must be at least 1; 10 is a common choice")
+            raise ValueError(
+                f"leapfrogs is {self.leapfrogs}; it must be at least 1; 10 is a common choice"
+            )
         if not 0 <= self.jitter < 1:
-            raise ValueError(f"jitter is {self.jitter}; it is a share of the step, from 0 to below 1; 0.2 is a common choice")
+            raise ValueError(
+                f"jitter is {self.jitter}; it is a share of the step, from 0 to below 1; 0.2 is a common choice"
+            )
 
     @property
     def gradients(self) -> int:
@@ -83,9 +89,13 @@ class HMC:
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         step_size: Any = self.step_size
         if self.jitter:
-            u = torch.rand(state.energy.shape, generator=generator, device=state.x.device, dtype=state.x.dtype)
+            u = torch.rand(
+                state.energy.shape, generator=generator, device=state.x.device, dtype=state.x.dtype
+            )
             step_size = step_size * (1 + self.jitter * (2 * u - 1))
         p = normal_like(state.x, generator)
-        new, last = leapfrog(energy, state, p, stride(step_size, self.scale, state.x), self.leapfrogs)
+        new, last = leapfrog(
+            energy, state, p, stride(step_size, self.scale, state.x), self.leapfrogs
+        )
         log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
         return metropolis(state, new, log_ratio, generator)

@@ -87,7 +87,9 @@ def squared_norm(x: Tensor) -> Tensor:
 
 def per_row(value: Any, x: Tensor) -> Any:
     """A tensor (B,) laid out to multiply x (B, *event); a number as it is."""
-    return value.view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) and value.dim() else value
+    return (
+        value.view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) and value.dim() else value
+    )
 
 
 def stride(step_size: Any, scale: Sequence[float] | None, x: Tensor) -> Any:
@@ -112,7 +114,11 @@ def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
 
 def shifted(x: Tensor, direction: Tensor, stride: Any) -> Tensor:
     """x + stride · direction, in one pass."""
-    return torch.addcmul(x, direction, stride) if isinstance(stride, Tensor) else torch.add(x, direction, alpha=stride)
+    return (
+        torch.addcmul(x, direction, stride)
+        if isinstance(stride, Tensor)
+        else torch.add(x, direction, alpha=stride)
+    )
 
 
 def positive(what: str, value: Any, *, zero: bool = False) -> None:
@@ -121,19 +127,27 @@ def positive(what: str, value: Any, *, zero: bool = False) -> None:
         return
     if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
         allowed = "at least 0" if zero else "above 0"
-        raise ValueError(f"{what} is {value}; it must be finite and {allowed}; choose another {what}")
+        raise ValueError(
+            f"{what} is {value}; it must be finite and {allowed}; choose another {what}"
+        )
 
 
 def positive_scale(scale: Sequence[float] | None) -> None:
     """Raise ValueError unless every number of a preconditioner is finite and above 0."""
     if scale is not None and not (len(scale) and all(math.isfinite(s) and s > 0 for s in scale)):
-        raise ValueError(f"scale is {scale}; it needs finite numbers above 0, one per coordinate; leave it out for none")
+        raise ValueError(
+            f"scale is {scale}; it needs finite numbers above 0, one per coordinate; leave it out for none"
+        )
 
 
-S = TypeVar("S", bound=tuple)  # a State, or one with more fields, all of them with one row per chain
+S = TypeVar(
+    "S", bound=tuple
+)  # a State, or one with more fields, all of them with one row per chain
 
 
-def metropolis(old: S, new: S, log_ratio: Tensor | None, generator: torch.Generator) -> tuple[S, Info]:
+def metropolis(
+    old: S, new: S, log_ratio: Tensor | None, generator: torch.Generator
+) -> tuple[S, Info]:
     """Move each chain to its proposal with probability min(1, exp(log_ratio)); the only accept/reject in the library.
 
     log_ratio (B,) = log π(new) q(old|new) − log π(old) q(new|old); None accepts every finite proposal and draws nothing.
@@ -143,7 +157,9 @@ def metropolis(old: S, new: S, log_ratio: Tensor | None, generator: torch.Genera
     finite = _rows_finite(new)
     if log_ratio is None:
         accept, rate = finite, finite.to(new[0].dtype)
-        if finite.device.type == "cpu" and bool(finite.all()):  # nothing to choose; a GPU is not asked, it would wait
+        if finite.device.type == "cpu" and bool(
+            finite.all()
+        ):  # nothing to choose; a GPU is not asked, it would wait
             return new, Info(accept, ~finite, rate)
     else:
         u = uniform_like(log_ratio, generator)

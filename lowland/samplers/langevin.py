@@ -64,9 +64,17 @@ class Langevin:
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         h = self.step_size
         noise = stride((2 * h * self.temperature) ** 0.5, self.scale, state.x)
-        drift = h if self.scale is None and isinstance(h, float) else stride(h**0.5, self.scale, state.x) ** 2
+        drift = (
+            h
+            if self.scale is None and isinstance(h, float)
+            else stride(h**0.5, self.scale, state.x) ** 2
+        )
         y = normal_like(state.x, generator).mul_(noise).add_(state.x)
-        y = y.add_(state.score, alpha=drift) if isinstance(drift, float) else y.addcmul_(state.score, drift)
+        y = (
+            y.add_(state.score, alpha=drift)
+            if isinstance(drift, float)
+            else y.addcmul_(state.score, drift)
+        )
         y, _ = energy.domain.reflect(y)
         return metropolis(state, self.init(energy, y), None, generator)
 
@@ -110,7 +118,9 @@ class LeimkuhlerMatthews:
     def init(self, energy: Energy, x: Tensor) -> NoisyState:
         return NoisyState(*init(energy, x))
 
-    def step(self, energy: Energy, state: NoisyState, generator: torch.Generator) -> tuple[NoisyState, Info]:
+    def step(
+        self, energy: Energy, state: NoisyState, generator: torch.Generator
+    ) -> tuple[NoisyState, Info]:
         half = stride((self.step_size / 2) ** 0.5, self.scale, state.x)
         old = normal_like(state.x, generator) if state.noise is None else state.noise
         start = shifted(shifted(state.x, old, half), state.score, 2 * half**2)
@@ -153,7 +163,9 @@ class ShortRun:
         if self.clip is not None:
             positive("clip", self.clip)
         if self.clamp is not None and not self.clamp[0] < self.clamp[1]:
-            raise ValueError(f"clamp is {self.clamp}; it must be (lo, hi) with lo < hi; leave it out for no clamping")
+            raise ValueError(
+                f"clamp is {self.clamp}; it must be (lo, hi) with lo < hi; leave it out for no clamping"
+            )
 
     @property
     def temperature(self) -> float:
@@ -165,7 +177,12 @@ class ShortRun:
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         drift = state.score if self.clip is None else state.score.clamp(-self.clip, self.clip)
-        y = normal_like(state.x, generator).mul_(self.noise).add_(state.x).add_(drift, alpha=self.step_size)
+        y = (
+            normal_like(state.x, generator)
+            .mul_(self.noise)
+            .add_(state.x)
+            .add_(drift, alpha=self.step_size)
+        )
         if self.clamp is not None:
             y = y.clamp_(*self.clamp)
         return metropolis(state, self.init(energy, y), None, generator)

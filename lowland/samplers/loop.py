@@ -18,9 +18,9 @@ from lowland.energy import (
     frozen,
     lift,
 )
-from lowland.samplers.engine import accelerate
-from lowland.samplers.keepers import Draws, Keeper
+from lowland.samplers.acceleration import accelerate
 from lowland.samplers.kernel import DISCRETE, Sampler
+from lowland.samplers.recorders import Draws, Keeper
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,17 @@ class Trace:
     def draws(self) -> Tensor:
         """What `Draws` kept: (draws, B, *event)."""
         if "draws" not in self.kept:
-            raise ValueError("no draws were kept; only keepers that were asked for run; pass keep=1 to sample")
+            raise ValueError(
+                "no draws were kept; only keepers that were asked for run; pass keep=1 to sample"
+            )
         return self.kept["draws"]
 
     def __repr__(self) -> str:
-        refused = f", {int(self.diverged.sum())} non-finite proposals refused" if bool(self.diverged.any()) else ""
+        refused = (
+            f", {int(self.diverged.sum())} non-finite proposals refused"
+            if bool(self.diverged.any())
+            else ""
+        )
         return (
             f"Trace({len(self.x)} chains of {tuple(self.x.shape[1:])}, {self.steps} steps, {self.gradients:g} gradients, "
             f"acceptance {self.acceptance.mean().item():.3f}{refused})"
@@ -92,8 +98,12 @@ def sample(
     check_points(energy, x)
     check_normalisable(energy, x)
     if state is not None and not torch.equal(state.x, x):
-        raise ValueError("state and x disagree; they must hold the same points; pass trace.x with trace.state")
-    fast = accelerate(energy, precision=precision, compile=compile, chunk=chunk, exact=sampler.adjusted)
+        raise ValueError(
+            "state and x disagree; they must hold the same points; pass trace.x with trace.state"
+        )
+    fast = accelerate(
+        energy, precision=precision, compile=compile, chunk=chunk, exact=sampler.adjusted
+    )
     paid = 0
     with frozen(energy):
         if state is None:
@@ -102,7 +112,9 @@ def sample(
             paid = getattr(sampler, "start_gradients", 1)
             check_values(state.energy, x)
             check_independent(energy, x, value=state.energy if fast is energy else None)
-        trace = run_chains(fast, sampler, x, steps, generator=generator, keep=keep, state=state, progress=progress)
+        trace = run_chains(
+            fast, sampler, x, steps, generator=generator, keep=keep, state=state, progress=progress
+        )
     return dataclasses.replace(trace, gradients=trace.gradients + paid)
 
 
@@ -151,9 +163,15 @@ def _keepers(keep: int | Keeper | Sequence[Keeper]) -> list[Keeper]:
 def check_domain(sampler: Sampler, energy: Energy) -> None:
     """Refuse a sampler on a kind of domain for which it was not made."""
     allowed = getattr(sampler, "domains", None)
-    own = getattr(sampler, "sweeps", None) is not None and energy.sweep is not None  # Gibbs of its own, as Gaussian units have
+    own = (
+        getattr(sampler, "sweeps", None) is not None and energy.sweep is not None
+    )  # Gibbs of its own, as Gaussian units have
     if allowed is not None and not own and energy.domain.kind not in allowed:
-        others = "BlockGibbs, GibbsWithGradients or DMALA" if energy.domain.kind in DISCRETE else "MALA, HMC or NUTS"
+        others = (
+            "BlockGibbs, GibbsWithGradients or DMALA"
+            if energy.domain.kind in DISCRETE
+            else "MALA, HMC or NUTS"
+        )
         raise ValueError(
             f"{type(sampler).__name__} came to a domain that is {energy.domain.kind}; it moves on {' or '.join(allowed)} ones; "
             f"use {others}"
@@ -163,7 +181,9 @@ def check_domain(sampler: Sampler, energy: Energy) -> None:
 def check_arguments(steps: int, generator: torch.Generator, x: Tensor) -> None:
     """Refuse a number of steps, a generator or starting points that cannot be meant."""
     if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps is {steps!r}; it must be a whole number, at least 0; 0 only evaluates the start")
+        raise ValueError(
+            f"steps is {steps!r}; it must be a whole number, at least 0; 0 only evaluates the start"
+        )
     if not isinstance(generator, torch.Generator):
         raise ValueError(
             f"generator is a {type(generator).__name__}; every draw takes a torch.Generator; "

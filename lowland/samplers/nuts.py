@@ -79,7 +79,9 @@ class Subtree:
 
     def keep(self, which: Tensor) -> "Subtree":
         """The rows `which` (indices)."""
-        parts: dict[str, Any] = {name: v[which] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        parts: dict[str, Any] = {
+            name: v[which] for name, v in vars(self).items() if isinstance(v, Tensor)
+        }
         for name, group in (("end", self.end), ("draw", self.draw)):
             parts[name] = type(group)(*(part[which] for part in group))
         return Subtree(**parts, paid=0, slots=[(a[which], b[which]) for a, b in self.slots])
@@ -119,17 +121,26 @@ class NUTS:
         positive("step_size", self.step_size)
         positive_scale(self.scale)
         if not 1 <= self.depth <= 20:
-            raise ValueError(f"depth is {self.depth}; it is from 1 to 20; 10 (1,023 gradients at most) is the default")
+            raise ValueError(
+                f"depth is {self.depth}; it is from 1 to 20; 10 (1,023 gradients at most) is the default"
+            )
 
     def init(self, energy: Energy, x: Tensor) -> State:
         return init(energy, x)
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         p = normal_like(state.x, generator)
-        coins = torch.rand((self.depth, 2, len(p)), generator=generator, device=p.device, dtype=p.dtype)
+        coins = torch.rand(
+            (self.depth, 2, len(p)), generator=generator, device=p.device, dtype=p.dtype
+        )
         seed = int(torch.randint(2**62, (), generator=generator, device=p.device))
-        leaf_coins = torch.Generator(p.device).manual_seed(seed)  # how many are used depends on all chains: a stream apart
-        zero, whole = torch.zeros_like(state.energy), torch.zeros(len(p), dtype=torch.long, device=p.device)
+        leaf_coins = torch.Generator(p.device).manual_seed(
+            seed
+        )  # how many are used depends on all chains: a stream apart
+        zero, whole = (
+            torch.zeros_like(state.energy),
+            torch.zeros(len(p), dtype=torch.long, device=p.device),
+        )
         ends = tuple(End(state.x.clone(), p.clone(), state.score.clone()) for _ in range(2))
         draw, start = State(*(part.clone() for part in state)), state.energy + squared_norm(p) / 2
         tree = Tree(ends, draw, zero, start, zero.clone(), whole, whole.clone(), whole.bool())  # type: ignore[arg-type]
@@ -143,7 +154,13 @@ class NUTS:
         return tree.draw, Info(moved, tree.diverged, rate, tree.paid)
 
     def _double(
-        self, energy: Energy, tree: Tree, level: int, growing: Tensor, coins: Tensor, leaf_coins: torch.Generator
+        self,
+        energy: Energy,
+        tree: Tree,
+        level: int,
+        growing: Tensor,
+        coins: Tensor,
+        leaf_coins: torch.Generator,
     ) -> Tensor:
         """Double the trajectories of the chains `growing`; returns those that may go on."""
         forward = coins[0] < 0.5
@@ -151,7 +168,9 @@ class NUTS:
         chain = sub.chain
         if len(chain) == 0:
             return chain
-        accept = (coins[1, chain].log() < sub.log_weight - tree.log_weight[chain]).nonzero().squeeze(1)
+        accept = (
+            (coins[1, chain].log() < sub.log_weight - tree.log_weight[chain]).nonzero().squeeze(1)
+        )
         _put(tree.draw, chain[accept], sub.draw, accept)
         tree.log_weight[chain] = torch.logaddexp(tree.log_weight[chain], sub.log_weight)
         sign = per_row(torch.where(forward[chain], 1.0, -1.0).to(sub.end.p.dtype), sub.end.p)
@@ -163,7 +182,13 @@ class NUTS:
         return chain[~self._turned(first.p, last.p, last.x - first.x)]
 
     def _walk(
-        self, energy: Energy, tree: Tree, level: int, growing: Tensor, forward: Tensor, leaf_coins: torch.Generator
+        self,
+        energy: Energy,
+        tree: Tree,
+        level: int,
+        growing: Tensor,
+        forward: Tensor,
+        leaf_coins: torch.Generator,
     ) -> Subtree:
         """Walk 2^level leaves from the chosen ends; returns the chains whose subtree neither turned nor diverged."""
         sub = _sprout(tree, growing, forward[growing])
@@ -209,7 +234,9 @@ class NUTS:
         if leaf % 2 == 0:
             sub.slots[slot:] = [(sub.end.p, sub.end.x)]
             return
-        ending = ((leaf + 1) & -(leaf + 1)).bit_length() - 1  # trailing ones: the stretches that end here
+        ending = (
+            (leaf + 1) & -(leaf + 1)
+        ).bit_length() - 1  # trailing ones: the stretches that end here
         for p, x in sub.slots[slot - ending + 1 : slot + 1]:
             sub.alive &= ~self._turned(p, sub.end.p, sub.end.x - x)
 
@@ -223,11 +250,19 @@ def _sprout(tree: Tree, growing: Tensor, forward: Tensor) -> Subtree:
     """A subtree without leaves at the chosen ends of the chains `growing`."""
     like = tree.ends[0].x
     side, sign = per_row(forward, like), torch.where(forward, 1.0, -1.0).to(like.dtype)
-    x, p, score = (torch.where(side, b[growing], a[growing]) for a, b in zip(*tree.ends, strict=True))
+    x, p, score = (
+        torch.where(side, b[growing], a[growing]) for a, b in zip(*tree.ends, strict=True)
+    )
     minus = torch.full_like(sign, -math.inf)
-    draw = State(torch.empty_like(x), torch.empty_like(sign), torch.empty_like(x))  # the first sound leaf is always drawn
+    draw = State(
+        torch.empty_like(x), torch.empty_like(sign), torch.empty_like(x)
+    )  # the first sound leaf is always drawn
     none, whole = torch.zeros_like(forward), torch.zeros_like(growing)
-    end, start, rates = End(x, per_row(sign, p) * p, score), tree.start[growing], torch.zeros_like(sign)
+    end, start, rates = (
+        End(x, per_row(sign, p) * p, score),
+        tree.start[growing],
+        torch.zeros_like(sign),
+    )
     return Subtree(growing, ~none, end, draw, minus, start, rates, whole, none, minus, 0, [])
 
 

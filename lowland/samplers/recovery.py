@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_points, differentiate, lift
+from lowland.samplers.anneal import divide_steps
 from lowland.samplers.diffusion import Diffused
 from lowland.samplers.kernel import CONTINUOUS, Sampler, per_row, squared_norm
 from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews
 from lowland.samplers.loop import check_arguments, run_chains
-from lowland.samplers.paths import divide_steps
 
 
 class Recovery(Energy):
@@ -42,7 +42,11 @@ class Recovery(Energy):
         super().__init__(dataclasses.replace(energy.domain, kind="real", lo=-math.inf, hi=math.inf))
         self.energy = energy
         self.register_buffer("noisy", noisy, persistent=False)
-        self.register_buffer("pull", 1 / torch.as_tensor(spread, dtype=noisy.dtype, device=noisy.device) ** 2, persistent=False)
+        self.register_buffer(
+            "pull",
+            1 / torch.as_tensor(spread, dtype=noisy.dtype, device=noisy.device) ** 2,
+            persistent=False,
+        )
         self.noisy: Tensor
         self.pull: Tensor
 
@@ -61,7 +65,11 @@ class Recovery(Energy):
 
 def check_levels(sigmas: Sequence[float]) -> None:
     """Raise ValueError unless there are two levels or more, falling, all above 0."""
-    if len(sigmas) < 2 or not all(a > b for a, b in pairwise(sigmas)) or not 0 < sigmas[-1] <= sigmas[0] < math.inf:
+    if (
+        len(sigmas) < 2
+        or not all(a > b for a, b in pairwise(sigmas))
+        or not 0 < sigmas[-1] <= sigmas[0] < math.inf
+    ):
         raise ValueError(
             f"sigmas are {tuple(sigmas)}; at least two noise levels above 0 are needed, falling; see "
             f"sigma_ladder(high, low, count)"
@@ -112,14 +120,20 @@ def recover(
     check_levels(sigmas)
     check_arguments(steps, generator, x)
     if energy.domain.kind not in CONTINUOUS:
-        raise ValueError(f"the domain is {energy.domain.kind}; noise is added to real numbers; use anneal or search there")
+        raise ValueError(
+            f"the domain is {energy.domain.kind}; noise is added to real numbers; use anneal or search there"
+        )
     free = dataclasses.replace(energy.domain, kind="real", lo=-math.inf, hi=math.inf)
     check_points(Energy(free), x)
     diverged, rates, paid = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0.0
-    for (above, sigma), share in zip(pairwise(sigmas), divide_steps(steps, len(sigmas) - 1), strict=True):
+    for (above, sigma), share in zip(
+        pairwise(sigmas), divide_steps(steps, len(sigmas) - 1), strict=True
+    ):
         spread = math.sqrt(above**2 - sigma**2)
         law = Recovery(energy.given(sigma), x, spread)
-        trace = run_chains(law, steered(sampler, spread), x, share, generator=generator, progress=progress)
+        trace = run_chains(
+            law, steered(sampler, spread), x, share, generator=generator, progress=progress
+        )
         x, diverged, paid = trace.x, diverged + trace.diverged, paid + trace.gradients
         rates.append(trace.acceptance.mean())
     acceptance = tuple(torch.stack(rates).tolist())

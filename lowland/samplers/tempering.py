@@ -13,7 +13,11 @@ from torch import Tensor
 from lowland.energy import Energy, differentiate, score_alone
 from lowland.samplers.kernel import Info, Sampler, constant, per_row, positive, uniform_like
 
-LINEAR = ("energy", "score", "gains")  # fields of a state that are proportional to the inverse temperature
+LINEAR = (
+    "energy",
+    "score",
+    "gains",
+)  # fields of a state that are proportional to the inverse temperature
 
 
 class Tempered(Energy):
@@ -66,13 +70,18 @@ class Tempered(Energy):
     def _sweep(self, x: Tensor, sweeps: int, generator: torch.Generator) -> Tensor | None:
         rungs = x.split(len(x) // len(self.betas))
         betas = self.betas.tolist()
-        found = [self.single.sweep(part, sweeps, generator, beta=b) for part, b in zip(rungs, betas, strict=True)]
+        found = [
+            self.single.sweep(part, sweeps, generator, beta=b)
+            for part, b in zip(rungs, betas, strict=True)
+        ]
         return None if any(part is None for part in found) else torch.cat(found)
 
 
 def tempered(energy: Energy, betas: Tensor, size: int) -> Energy:
     """The energy of R · size rows at R inverse temperatures: the energy's own (Boltzmann machines), or β E."""
-    return Tempered(energy, betas, size) if energy.tempered is None else energy.tempered(betas, size)
+    return (
+        Tempered(energy, betas, size) if energy.tempered is None else energy.tempered(betas, size)
+    )
 
 
 class Tempering(NamedTuple):
@@ -141,7 +150,9 @@ class ParallelTempering:
             )
         for step in self.step_sizes or ():
             positive("a step size", step)
-        if self.step_sizes is not None and (len(self.step_sizes) != len(ladder) or not hasattr(self.sampler, "step_size")):
+        if self.step_sizes is not None and (
+            len(self.step_sizes) != len(ladder) or not hasattr(self.sampler, "step_size")
+        ):
             raise ValueError(
                 f"{len(self.step_sizes)} step sizes came with {len(ladder)} temperatures and {type(self.sampler).__name__}; "
                 f"there must be one each, and a sampler that has a step; correct them or leave them out"
@@ -172,7 +183,11 @@ class ParallelTempering:
         if energy.tempered is not None:
             return self.resume(energy, x.repeat(len(self.temperatures), *[1] * (x.dim() - 1)))
         cold, betas = self.sampler.init(energy, x), self.betas(x)
-        copies = {k: v.repeat(len(betas), *[1] * (v.dim() - 1)) for k, v in cold._asdict().items() if v is not None}
+        copies = {
+            k: v.repeat(len(betas), *[1] * (v.dim() - 1))
+            for k, v in cold._asdict().items()
+            if v is not None
+        }
         replicas = rescaled(cold._replace(**copies), betas.repeat_interleave(size))
         return TemperedState(x, cold.energy, replicas, 0, self._departure(x))
 
@@ -180,16 +195,23 @@ class ParallelTempering:
         """A state whose replicas are x (R · B, *event), rung by rung from the coldest: chains that go on where they were."""
         size, betas = len(x) // len(self.temperatures), self.betas(x)
         replicas = self.sampler.init(tempered(energy, betas, size), x)
-        return TemperedState(replicas.x[:size], replicas.energy[:size], replicas, 0, self._departure(x[:size]))
+        return TemperedState(
+            replicas.x[:size], replicas.energy[:size], replicas, 0, self._departure(x[:size])
+        )
 
     def _departure(self, x: Tensor) -> Tempering:
         rungs, size = len(self.temperatures), len(x)
-        pairs, trips = x.new_zeros(rungs - 1, dtype=torch.float64), x.new_zeros(size, dtype=torch.long)
+        pairs, trips = (
+            x.new_zeros(rungs - 1, dtype=torch.float64),
+            x.new_zeros(size, dtype=torch.long),
+        )
         heading = x.new_zeros(rungs, size, dtype=torch.long)
         heading[0] = 1
         return Tempering(pairs, pairs.clone(), trips, heading)
 
-    def step(self, energy: Energy, state: TemperedState, generator: torch.Generator) -> tuple[TemperedState, Info]:
+    def step(
+        self, energy: Energy, state: TemperedState, generator: torch.Generator
+    ) -> tuple[TemperedState, Info]:
         replicas, info = self.explore(energy, state, generator)
         size = len(state.x)
         diverged = info.diverged.view(-1, size).any(0)
@@ -198,7 +220,9 @@ class ParallelTempering:
             info.accept[:size], diverged, info.rate[:size], paid
         )
 
-    def explore(self, energy: Energy, state: TemperedState, generator: torch.Generator) -> tuple[Any, Info]:
+    def explore(
+        self, energy: Energy, state: TemperedState, generator: torch.Generator
+    ) -> tuple[Any, Info]:
         """Move all replicas; returns their state and what happened, R · B rows."""
         size, sampler = len(state.x), self.sampler
         if self.step_sizes is not None:
@@ -206,7 +230,9 @@ class ParallelTempering:
             sampler = dataclasses.replace(sampler, step_size=steps)  # type: ignore[type-var]
         return sampler.step(tempered(energy, self.betas(state.x), size), state.replicas, generator)
 
-    def swap(self, state: TemperedState, generator: torch.Generator, energy: Energy | None = None) -> TemperedState:
+    def swap(
+        self, state: TemperedState, generator: torch.Generator, energy: Energy | None = None
+    ) -> TemperedState:
         """Exchange neighbours: even pairs after an even number of steps, odd pairs after an odd one.
 
         energy: needed where it has rungs of its own; otherwise what the state knows is enough.
@@ -237,8 +263,15 @@ class ParallelTempering:
             replicas = rescaled(moved, (betas.unsqueeze(1) / betas[source]).flatten())
         else:
             stayed = source == torch.arange(rungs, device=betas.device).unsqueeze(1)
-            replicas = moved._replace(energy=torch.where(stayed.flatten(), old.energy, crossed[rows]))
-        way = _travelled(state.tempering, source, (chance * active).double().sum(1), active.squeeze(1).double() * size)
+            replicas = moved._replace(
+                energy=torch.where(stayed.flatten(), old.energy, crossed[rows])
+            )
+        way = _travelled(
+            state.tempering,
+            source,
+            (chance * active).double().sum(1),
+            active.squeeze(1).double() * size,
+        )
         cold = replicas.energy[:size] / betas[0]
         return TemperedState(replicas.x[:size], cold, replicas, state.sweeps + 1, way)
 
@@ -246,7 +279,9 @@ class ParallelTempering:
 def rescaled(state: Any, factor: Tensor) -> Any:
     """The state with the fields that are proportional to β multiplied by a factor per row."""
     parts = state._asdict()
-    return state._replace(**{name: parts[name] * per_row(factor, parts[name]) for name in LINEAR if name in parts})
+    return state._replace(
+        **{name: parts[name] * per_row(factor, parts[name]) for name in LINEAR if name in parts}
+    )
 
 
 def _travelled(way: Tempering, source: Tensor, accepted: Tensor, tried: Tensor) -> Tempering:

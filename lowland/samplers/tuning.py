@@ -44,7 +44,9 @@ class DualAveraging:
         self.count += 1
         t = self.count
         self.error += (self.target - rate - self.error) / (t + self.delay)
-        self.now = min(self.start + math.log(10) - math.sqrt(t) / self.gamma * self.error, self.start + 60.0)
+        self.now = min(
+            self.start + math.log(10) - math.sqrt(t) / self.gamma * self.error, self.start + 60.0
+        )
         weight = t**-self.kappa
         self.mean = weight * self.now + (1 - weight) * self.mean
 
@@ -81,10 +83,12 @@ def tune(
     check_points(energy, x)
     check_normalisable(energy, x)
     if isinstance(sampler, str):
-        from lowland.samplers.choosing import choose
+        from lowland.samplers.auto import choose
 
         if sampler != "auto":
-            raise ValueError(f"the sampler is {sampler!r}; a sampler or 'auto' is needed; pass one of them")
+            raise ValueError(
+                f"the sampler is {sampler!r}; a sampler or 'auto' is needed; pass one of them"
+            )
         choice = choose(energy, x, steps, generator=generator)
         say(str(choice))
         return choice.sampler
@@ -97,7 +101,9 @@ def tune(
         check_energy(energy, x)
         if isinstance(sampler, ParallelTempering):
             return _tune_ladder(energy, sampler, x, steps, target, generator)
-        return _tune_steps(energy, sampler, x, steps, target, metric and hasattr(sampler, "scale"), generator)
+        return _tune_steps(
+            energy, sampler, x, steps, target, metric and hasattr(sampler, "scale"), generator
+        )
 
 
 def _tunable(sampler: Any, target: float | None) -> float:
@@ -110,11 +116,15 @@ def _tunable(sampler: Any, target: float | None) -> float:
         raise ValueError(f"{name} has no step size; there is nothing to tune; use it as it is")
     target = target if target is not None else getattr(sampler, "target", 0.8)
     if not 0 < target < 1:
-        raise ValueError(f"target is {target}; an acceptance rate lies between 0 and 1; leave it out for the default")
+        raise ValueError(
+            f"target is {target}; an acceptance rate lies between 0 and 1; leave it out for the default"
+        )
     return target
 
 
-def _first_step(energy: Energy, sampler: Any, state: Any, target: float, generator: torch.Generator) -> float:
+def _first_step(
+    energy: Energy, sampler: Any, state: Any, target: float, generator: torch.Generator
+) -> float:
     """A step whose rate is about the target, by doubling or halving."""
     step, direction = sampler.step_size, 0
     for _ in range(60):
@@ -139,10 +149,18 @@ def _windows(steps: int) -> tuple[int, list[int]]:
 
 
 def _tune_steps(
-    energy: Energy, sampler: Any, x: Tensor, steps: int, target: float, metric: bool, generator: torch.Generator
+    energy: Energy,
+    sampler: Any,
+    x: Tensor,
+    steps: int,
+    target: float,
+    metric: bool,
+    generator: torch.Generator,
 ) -> Any:
     state = sampler.init(energy, x)
-    sampler = dataclasses.replace(sampler, step_size=_first_step(energy, sampler, state, target, generator))
+    sampler = dataclasses.replace(
+        sampler, step_size=_first_step(energy, sampler, state, target, generator)
+    )
     averaging = DualAveraging(math.log(sampler.step_size), target)
     begin, marks = _windows(steps)
     spread = _Spread()
@@ -170,7 +188,11 @@ class _Spread:
     def add(self, x: Tensor) -> None:
         flat = x.double().flatten(1)
         n, delta = len(flat), flat.mean(0) - self.mean
-        self.squares = self.squares + (flat - flat.mean(0)).square().sum(0) + delta**2 * (self.count * n / (self.count + n))
+        self.squares = (
+            self.squares
+            + (flat - flat.mean(0)).square().sum(0)
+            + delta**2 * (self.count * n / (self.count + n))
+        )
         self.mean = self.mean + delta * n / (self.count + n)
         self.count += n
 
@@ -184,7 +206,12 @@ class _Spread:
 
 
 def _tune_ladder(
-    energy: Energy, sampler: ParallelTempering, x: Tensor, steps: int, target: float, generator: torch.Generator
+    energy: Energy,
+    sampler: ParallelTempering,
+    x: Tensor,
+    steps: int,
+    target: float,
+    generator: torch.Generator,
 ) -> ParallelTempering:
     """Step sizes per rung by dual averaging, temperatures so that all pairs are refused equally often, in four rounds."""
     rungs, base = len(sampler.temperatures), sampler.sampler.step_size  # type: ignore[attr-defined]
@@ -195,9 +222,13 @@ def _tune_ladder(
         averages = [DualAveraging(math.log(step), target) for step in sampler.step_sizes or ()]
         before = state.tempering
         for _ in range(max(int(share * steps), 10)):
-            trial = dataclasses.replace(sampler, step_sizes=tuple(math.exp(a.now) for a in averages))
+            trial = dataclasses.replace(
+                sampler, step_sizes=tuple(math.exp(a.now) for a in averages)
+            )
             replicas, info = trial.explore(energy, state, generator)
-            for average, rate in zip(averages, info.rate.view(rungs, -1).mean(1).tolist(), strict=True):
+            for average, rate in zip(
+                averages, info.rate.view(rungs, -1).mean(1).tolist(), strict=True
+            ):
                 average.update(rate)
             state = trial.swap(state._replace(replicas=replicas), generator, energy)
         sampler = dataclasses.replace(sampler, step_sizes=tuple(math.exp(a.mean) for a in averages))
@@ -208,7 +239,9 @@ def _tune_ladder(
     return sampler
 
 
-def _respaced(sampler: ParallelTempering, state: Any, refused: np.ndarray) -> tuple[ParallelTempering, Any]:
+def _respaced(
+    sampler: ParallelTempering, state: Any, refused: np.ndarray
+) -> tuple[ParallelTempering, Any]:
     """Temperatures at equal distances of the communication barrier: the integral of the refusal rate along the ladder."""
     barrier = np.concatenate([[0.0], np.cumsum(np.maximum(refused, 1e-3))])
     even = np.linspace(0, barrier[-1], len(barrier))
@@ -221,4 +254,6 @@ def _respaced(sampler: ParallelTempering, state: Any, refused: np.ndarray) -> tu
         step_sizes=tuple(map(float, steps)),
     )
     ratio = new.betas(state.x) / sampler.betas(state.x)
-    return new, state._replace(replicas=rescaled(state.replicas, ratio.repeat_interleave(len(state.x))))
+    return new, state._replace(
+        replicas=rescaled(state.replicas, ratio.repeat_interleave(len(state.x)))
+    )

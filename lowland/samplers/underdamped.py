@@ -81,7 +81,9 @@ class Underdamped:
     def init(self, energy: Energy, x: Tensor) -> MovingState:
         return MovingState(*init(energy, x))
 
-    def step(self, energy: Energy, state: MovingState, generator: torch.Generator) -> tuple[MovingState, Info]:
+    def step(
+        self, energy: Energy, state: MovingState, generator: torch.Generator
+    ) -> tuple[MovingState, Info]:
         half = stride(self.step_size / 2, self.scale, state.x)
         kept, drawn = _damping(self.step_size, self.friction, state.x)
         start = _momentum(state, generator)
@@ -121,7 +123,9 @@ class GHMC:
         positive("friction", self.friction)
         positive_scale(self.scale)
         if self.leapfrogs < 1:
-            raise ValueError(f"leapfrogs is {self.leapfrogs}; it must be at least 1; 1 is the default")
+            raise ValueError(
+                f"leapfrogs is {self.leapfrogs}; it must be at least 1; 1 is the default"
+            )
 
     @property
     def gradients(self) -> int:
@@ -130,12 +134,18 @@ class GHMC:
     def init(self, energy: Energy, x: Tensor) -> MovingState:
         return MovingState(*init(energy, x))
 
-    def step(self, energy: Energy, state: MovingState, generator: torch.Generator) -> tuple[MovingState, Info]:
+    def step(
+        self, energy: Energy, state: MovingState, generator: torch.Generator
+    ) -> tuple[MovingState, Info]:
         kept, drawn = _damping(self.step_size / 2, self.friction, state.x)
         p = shifted(kept * _momentum(state, generator), normal_like(state.x, generator), drawn)
         here = State(state.x, state.energy, state.score)
-        new, last = leapfrog(energy, here, p, stride(self.step_size, self.scale, state.x), self.leapfrogs)
+        new, last = leapfrog(
+            energy, here, p, stride(self.step_size, self.scale, state.x), self.leapfrogs
+        )
         log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
-        moved, info = metropolis(MovingState(*here, -p), MovingState(*new, last), log_ratio, generator)
+        moved, info = metropolis(
+            MovingState(*here, -p), MovingState(*new, last), log_ratio, generator
+        )
         p = shifted(kept * _momentum(moved, generator), normal_like(state.x, generator), drawn)
         return moved._replace(momentum=p), info

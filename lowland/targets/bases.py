@@ -56,7 +56,11 @@ class Uniform(Energy):
                 f"the domain is {self.domain}; a uniform law needs a box, binary or categorical one with an event shape; "
                 f"use Normal or Gaussian on the real line"
             )
-        width = {"box": self.domain.hi - self.domain.lo, "binary": 2, "categorical": self.domain.classes}[self.domain.kind]
+        width = {
+            "box": self.domain.hi - self.domain.lo,
+            "binary": 2,
+            "categorical": self.domain.classes,
+        }[self.domain.kind]
         self.log_z = math.prod(self.domain.shape) * math.log(width)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
@@ -71,16 +75,26 @@ class Uniform(Energy):
 
     @property
     def colours(self) -> Tensor | None:
-        return _one_colour(self.domain.shape) if self.domain.kind in ("binary", "categorical") else None
+        return (
+            _one_colour(self.domain.shape)
+            if self.domain.kind in ("binary", "categorical")
+            else None
+        )
 
     @property
     def conditional(self) -> Any:
         return self._conditional if self.domain.kind in ("binary", "categorical") else None
 
     def _conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        return torch.zeros_like(x) if self.domain.kind == "binary" else x.new_zeros(*x.shape, self.domain.classes)
+        return (
+            torch.zeros_like(x)
+            if self.domain.kind == "binary"
+            else x.new_zeros(*x.shape, self.domain.classes)
+        )
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Exact draws (count, *event)."""
         return self.domain.draw(count, generator, dtype=dtype)
 
@@ -103,7 +117,9 @@ class Bernoulli(Energy):
         super().__init__(binary(*p.shape))
         self.probabilities = probabilities
         self.register_buffer("logits", (p.log() - (-p).log1p()).to(torch.get_default_dtype()))
-        self.log_z = torch.nn.functional.softplus(self.logits.double()).sum().item()  # of the logits as they were rounded
+        self.log_z = (
+            torch.nn.functional.softplus(self.logits.double()).sum().item()
+        )  # of the logits as they were rounded
         self._colours = _one_colour(p.shape)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
@@ -125,10 +141,14 @@ class Bernoulli(Energy):
         """The log-odds a at every site, whatever the others say."""
         return self.logits.to(x.dtype).expand_as(x)
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Exact draws (count, *event)."""
         p = torch.sigmoid(self.logits.double())
-        u = torch.rand(count, *self.domain.shape, generator=generator, device=p.device, dtype=torch.float64)
+        u = torch.rand(
+            count, *self.domain.shape, generator=generator, device=p.device, dtype=torch.float64
+        )
         return (u < p).to(dtype)
 
 
@@ -178,7 +198,9 @@ class Categorical(Energy):
         """log p (B, *event, K) at every site, whatever the others say."""
         return self.logits.to(x.dtype).expand(*x.shape, -1)
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Exact draws (count, *event)."""
         p = self.logits.double().softmax(-1)
         drawn = torch.multinomial(p.flatten(0, -2), count, replacement=True, generator=generator)
@@ -199,7 +221,11 @@ class Normal(Energy):
 
     def __init__(self, mean: Numbers, scale: Numbers) -> None:
         centre, width = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (mean, scale))
-        if centre.shape != width.shape or not centre.dim() or not bool(centre.isfinite().all() & (width > 0).all()):
+        if (
+            centre.shape != width.shape
+            or not centre.dim()
+            or not bool(centre.isfinite().all() & (width > 0).all())
+        ):
             raise ValueError(
                 f"mean and scale have shapes {tuple(centre.shape)} and {tuple(width.shape)}; both must be (*event), finite, "
                 f"the scale above 0; correct them"
@@ -208,10 +234,14 @@ class Normal(Energy):
         self.mean, self.scale = mean, scale
         self.register_buffer("centre", centre)
         self.register_buffer("width", width)
-        self.log_z = width.double().log().sum().item() + 0.5 * centre.numel() * math.log(2 * math.pi)
+        self.log_z = width.double().log().sum().item() + 0.5 * centre.numel() * math.log(
+            2 * math.pi
+        )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return 0.5 * ((x - self.centre.to(x.dtype)) / self.width.to(x.dtype)).flatten(1).square().sum(1)
+        return 0.5 * ((x - self.centre.to(x.dtype)) / self.width.to(x.dtype)).flatten(
+            1
+        ).square().sum(1)
 
     def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         """Energies (B,) and scores −(x − m) / s²."""
@@ -219,9 +249,13 @@ class Normal(Energy):
         z = (x - self.centre.to(x.dtype)) / width
         return 0.5 * z.flatten(1).square().sum(1), -z / width
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Exact draws (count, *event)."""
-        z = torch.randn(count, *self.domain.shape, generator=generator, device=self.centre.device, dtype=dtype)
+        z = torch.randn(
+            count, *self.domain.shape, generator=generator, device=self.centre.device, dtype=dtype
+        )
         return self.centre.to(dtype) + self.width.to(dtype) * z
 
 
@@ -253,7 +287,11 @@ def fit_base(domain: Domain, data: Tensor | None = None) -> Any:
     """
     if domain.kind == "box" or (data is None and domain.kind != "real"):
         return Uniform(domain)
-    if data is None or (domain.kind == "real" and len(data) < 2) or (domain.shape and data.shape[1:] != domain.shape):
+    if (
+        data is None
+        or (domain.kind == "real" and len(data) < 2)
+        or (domain.shape and data.shape[1:] != domain.shape)
+    ):
         came = "no data" if data is None else f"data of shape {tuple(data.shape)}"
         raise ValueError(
             f"{came} came to fit a base measure on {domain}; it needs at least two points of that event shape on the real "

@@ -47,7 +47,13 @@ class Colour(NamedTuple):
         """Some of the rows, without the frame."""
         degrees = tuple((d, None if mask is None else mask[start:stop]) for d, mask in self.degrees)
         around = Neighbours(*(view[start:stop] for view in self.around))
-        return self._replace(spins=self.spins[start:stop], around=around, left=self.left[start:stop], degrees=degrees, frame=())
+        return self._replace(
+            spins=self.spins[start:stop],
+            around=around,
+            left=self.left[start:stop],
+            degrees=degrees,
+            frame=(),
+        )
 
     def close(self) -> None:
         """Bring the frame up to date with the spins."""
@@ -98,8 +104,14 @@ def split(words: Tensor, periodic: bool) -> tuple[Colour, Colour]:
     for c, (own, other) in enumerate((frames, frames[::-1])):
         spins = own[1:-1, count:-count]
         spins.copy_(_take(words, c))
-        marks = tuple((d, None if mask is None else _take(mask.expand(words.shape), c)) for d, mask in degrees)
-        left, around, frame = (parity + c) % 2 - 1, neighbours(other, count), _frame(own, count, rings)
+        marks = tuple(
+            (d, None if mask is None else _take(mask.expand(words.shape), c)) for d, mask in degrees
+        )
+        left, around, frame = (
+            (parity + c) % 2 - 1,
+            neighbours(other, count),
+            _frame(own, count, rings),
+        )
         colours.append(Colour(own, spins, around, left, marks, rings, frame))
     return colours[0], colours[1]
 
@@ -128,17 +140,26 @@ def _take(words: Tensor, colour: int) -> Tensor:
 def neighbours(framed: Tensor, words: int) -> Neighbours:
     """The neighbours of one colour in the framed spins of the other."""
     column, row = framed[:, words:-words], framed[1:-1]
-    return Neighbours(column[:-2], column[2:], row[:, : -2 * words], row[:, words:-words], row[:, 2 * words :])
+    return Neighbours(
+        column[:-2], column[2:], row[:, : -2 * words], row[:, words:-words], row[:, 2 * words :]
+    )
 
 
-def _frame(framed: Tensor, words: int, rings: tuple[bool, bool]) -> tuple[tuple[Tensor, Tensor], ...]:
+def _frame(
+    framed: Tensor, words: int, rings: tuple[bool, bool]
+) -> tuple[tuple[Tensor, Tensor], ...]:
     """What to copy where after an update; without a ring its part of the frame stays down."""
     ends = ((framed[0], framed[-2]), (framed[-1], framed[1]))
-    sides = ((framed[:, :words], framed[:, -2 * words : -words]), (framed[:, -words:], framed[:, words : 2 * words]))
+    sides = (
+        (framed[:, :words], framed[:, -2 * words : -words]),
+        (framed[:, -words:], framed[:, words : 2 * words]),
+    )
     return sides * rings[1] + ends * rings[0]
 
 
-def _degrees(rows: int, columns: int, rings: tuple[bool, bool], like: Tensor) -> list[tuple[int, Tensor | None]]:
+def _degrees(
+    rows: int, columns: int, rings: tuple[bool, bool], like: Tensor
+) -> list[tuple[int, Tensor | None]]:
     """For each number of neighbours the words (rows, columns, 1) that mark its sites; None where all places have it."""
     sides = []
     for n, ring in zip((rows, columns), rings, strict=True):

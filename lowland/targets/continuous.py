@@ -34,7 +34,9 @@ class Gaussian(Energy):
     centre: Tensor
 
     def __init__(
-        self, mean: Sequence[float] = (0.0, 0.0), covariance: Sequence[Sequence[float]] = ((1.0, 0.0), (0.0, 1.0))
+        self,
+        mean: Sequence[float] = (0.0, 0.0),
+        covariance: Sequence[Sequence[float]] = ((1.0, 0.0), (0.0, 1.0)),
     ) -> None:
         super().__init__(real(len(mean)))
         self.mean, self.covariance = mean, covariance
@@ -46,18 +48,24 @@ class Gaussian(Energy):
             )
         factor, info = torch.linalg.cholesky_ex(matrix)
         if int(info):
-            raise ValueError("the covariance is not positive definite; it must be; check its eigenvalues")
+            raise ValueError(
+                "the covariance is not positive definite; it must be; check its eigenvalues"
+            )
         default = torch.get_default_dtype()
         self.log_z = len(mean) / 2 * math.log(2 * math.pi) + float(factor.diagonal().log().sum())
         self.register_buffer("centre", torch.as_tensor(mean, dtype=default))
         self.register_buffer("factor", factor.to(default))
         precision = torch.cholesky_inverse(factor)
         diagonal = torch.equal(matrix, matrix.diagonal().diag())
-        self.register_buffer("precision", (precision.diagonal().clone() if diagonal else precision).to(default))
+        self.register_buffer(
+            "precision", (precision.diagonal().clone() if diagonal else precision).to(default)
+        )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         offset, precision = x - self.centre.to(x.dtype), self.precision.to(x.dtype)
-        return 0.5 * ((offset @ precision if precision.dim() == 2 else offset * precision) * offset).sum(1)
+        return 0.5 * (
+            (offset @ precision if precision.dim() == 2 else offset * precision) * offset
+        ).sum(1)
 
     def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         """Energies (B,) and scores −C⁻¹ (x − m)."""
@@ -71,7 +79,9 @@ class Gaussian(Energy):
             return torch.addcmul(centre * precision, x, precision, value=-1)
         return torch.addmm(centre @ precision, x, precision, alpha=-1)
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Exact draws (count, d)."""
         z = _normal(count, len(self.centre), generator, dtype)
         return self.centre.to(dtype) + z @ self.factor.to(dtype).T
@@ -99,7 +109,11 @@ class GaussianMixture(Energy):
     ) -> None:
         centres = torch.as_tensor(means, dtype=torch.get_default_dtype())
         super().__init__(real(centres.shape[1]))
-        shares = torch.ones(len(centres)) if weights is None else torch.as_tensor(weights, dtype=centres.dtype)
+        shares = (
+            torch.ones(len(centres))
+            if weights is None
+            else torch.as_tensor(weights, dtype=centres.dtype)
+        )
         if scale <= 0 or len(shares) != len(centres) or float(shares.min()) <= 0:
             raise ValueError(
                 f"a mixture of {len(centres)} came with scale {scale} and weights {weights}; the scale and one weight per "
@@ -112,9 +126,13 @@ class GaussianMixture(Energy):
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         distance = (x.unsqueeze(1) - self.centres.to(x.dtype)).square().sum(2)
         log_norm = x.shape[1] * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
-        return log_norm - torch.logsumexp(self.shares.to(x.dtype).log() - distance / (2 * self.scale**2), 1)
+        return log_norm - torch.logsumexp(
+            self.shares.to(x.dtype).log() - distance / (2 * self.scale**2), 1
+        )
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Exact draws (count, d)."""
         which = torch.multinomial(self.shares, count, replacement=True, generator=generator)
         z = _normal(count, self.centres.shape[1], generator, dtype)
@@ -140,7 +158,9 @@ class Banana(Energy):
         ridge = self.bend * (first.square() - self.scale**2)
         return 0.5 * (first / self.scale).square() + 0.5 * (second - ridge).square()
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Exact draws (count, 2)."""
         first, second = _normal(count, 2, generator, dtype).unbind(1)
         first = self.scale * first
@@ -165,9 +185,15 @@ class Funnel(Energy):
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         v, rest = x[:, 0], x[:, 1:]
-        return 0.5 * (v / self.scale).square() + 0.5 * rest.square().sum(1) * (-v).exp() + rest.shape[1] * v / 2
+        return (
+            0.5 * (v / self.scale).square()
+            + 0.5 * rest.square().sum(1) * (-v).exp()
+            + rest.shape[1] * v / 2
+        )
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Exact draws (count, dimension)."""
         z = _normal(count, self.dimension, generator, dtype)
         v = self.scale * z[:, :1]

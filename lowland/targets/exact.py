@@ -20,7 +20,9 @@ from torch import Tensor
 STATES = 4096  # of a slice: the transfer matrix then takes 128 MB
 NUMBERS = 2**26  # in the powers of the transfer matrix that draws need: 512 MB
 
-Scaled = tuple[Tensor, Tensor]  # a matrix with its largest number 1, and the logarithm of what it was divided by
+Scaled = tuple[
+    Tensor, Tensor
+]  # a matrix with its largest number 1, and the logarithm of what it was divided by
 
 
 class Solved(Protocol):
@@ -133,10 +135,20 @@ class Strip:
         self._check(length if self._ring else 1)
         states, alone, between = self._slices()
         step, _ = _scaled_exp(between + alone)
-        after = [torch.eye(len(states), dtype=torch.float64) if self._ring else torch.ones(len(states), 1, dtype=torch.float64)]
+        after = [
+            torch.eye(len(states), dtype=torch.float64)
+            if self._ring
+            else torch.ones(len(states), 1, dtype=torch.float64)
+        ]
         for _ in range(length if self._ring else length - 1):
-            after.append(_scaled(step @ after[-1])[0])  # what the slices that are still to come weigh
-        start = after.pop().diagonal() if self._ring else (alone - alone.max()).exp() * after.pop().squeeze(1)
+            after.append(
+                _scaled(step @ after[-1])[0]
+            )  # what the slices that are still to come weigh
+        start = (
+            after.pop().diagonal()
+            if self._ring
+            else (alone - alone.max()).exp() * after.pop().squeeze(1)
+        )
         chosen = [_choose(start.expand(count, -1), generator)]
         while after[1:] if self._ring else after:
             left = after.pop()
@@ -172,5 +184,11 @@ def _power(step: Scaled, exponent: int) -> Scaled:
 def _choose(weights: Tensor, generator: torch.Generator) -> Tensor:
     """An index for each row (count, S) of weights, by inversion; one of weight 0 is never chosen."""
     steps = weights.cumsum(1)
-    u = torch.rand(len(steps), 1, generator=generator, device=generator.device, dtype=torch.float64).cpu()
-    return torch.searchsorted(steps, u * steps[:, -1:], right=True).squeeze(1).clamp(max=steps.shape[1] - 1)
+    u = torch.rand(
+        len(steps), 1, generator=generator, device=generator.device, dtype=torch.float64
+    ).cpu()
+    return (
+        torch.searchsorted(steps, u * steps[:, -1:], right=True)
+        .squeeze(1)
+        .clamp(max=steps.shape[1] - 1)
+    )

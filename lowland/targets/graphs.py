@@ -31,7 +31,12 @@ class MaxCut(Energy):
     def __init__(self, edges: Sequence[Sequence[float]] = ((0, 1), (1, 2), (2, 0))) -> None:
         ends = [(int(edge[0]), int(edge[1])) for edge in edges]
         pairs = {frozenset(pair) for pair in ends}
-        if not ends or min(min(pair) for pair in ends) < 0 or len(pairs) < len(ends) or any(i == j for i, j in ends):
+        if (
+            not ends
+            or min(min(pair) for pair in ends) < 0
+            or len(pairs) < len(ends)
+            or any(i == j for i, j in ends)
+        ):
             raise ValueError(
                 f"{len(edges)} edges came with {len(pairs)} different pairs of nodes; each edge needs two different nodes "
                 f"numbered from 0, and each pair one edge; pass for example ((0, 1), (1, 2, 0.5))"

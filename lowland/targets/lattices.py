@@ -78,13 +78,17 @@ def _neighbours(z: Tensor, periodic: bool) -> Tensor:
 
 def _check_size(size: Sequence[int]) -> tuple[int, int]:
     if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise ValueError(f"the size of the lattice is {tuple(size)}; rows and columns are needed; pass for example (8, 8)")
+        raise ValueError(
+            f"the size of the lattice is {tuple(size)}; rows and columns are needed; pass for example (8, 8)"
+        )
     return size[0], size[1]
 
 
 def _check_finite(name: str, *values: float) -> None:
     if not all(math.isfinite(v) for v in values):
-        raise ValueError(f"the {name} is {values}; it must be finite; use large numbers for low temperatures")
+        raise ValueError(
+            f"the {name} is {values}; it must be finite; use large numbers for low temperatures"
+        )
 
 
 @register("energy")
@@ -103,7 +107,13 @@ class Ising(Energy):
     tensor([-64.])
     """
 
-    def __init__(self, size: Sequence[int] = (8, 8), coupling: float = 0.4, field: float = 0.0, periodic: bool = True) -> None:
+    def __init__(
+        self,
+        size: Sequence[int] = (8, 8),
+        coupling: float = 0.4,
+        field: float = 0.0,
+        periodic: bool = True,
+    ) -> None:
         checked = _check_size(size)
         _check_finite("coupling or field", coupling, field)
         super().__init__(binary(*checked))
@@ -124,7 +134,13 @@ class Ising(Energy):
         return 2 * (self.coupling * _neighbours(2 * x - 1, self.periodic) + self.field)
 
     def sweep(
-        self, x: Tensor, sweeps: int, generator: torch.Generator, *, beta: float = 1.0, compiled: bool = False
+        self,
+        x: Tensor,
+        sweeps: int,
+        generator: torch.Generator,
+        *,
+        beta: float = 1.0,
+        compiled: bool = False,
     ) -> Tensor | None:
         """Block Gibbs for βE over both colours of the checkerboard, `sweeps` times, 64 chains to a machine word.
 
@@ -157,7 +173,9 @@ class Ising(Energy):
         """log Σ exp(−E). Raises ValueError where it is not known."""
         return float(self.log_partition(torch.ones((), dtype=torch.float64)))
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are too wide."""
         return self._strip.draw(count, generator).to(dtype)
 
@@ -191,9 +209,17 @@ class Potts(Energy):
         super().__init__(categorical(states, *checked))
         levels = (0.0,) * states if field is None else tuple(field)
         if len(levels) != states:
-            raise ValueError(f"{len(levels)} fields came for {states} states; each needs one; leave them out for none")
+            raise ValueError(
+                f"{len(levels)} fields came for {states} states; each needs one; leave them out for none"
+            )
         _check_finite("coupling or field", coupling, *levels)
-        self.size, self.states, self.coupling, self.field, self.periodic = checked, states, coupling, field, periodic
+        self.size, self.states, self.coupling, self.field, self.periodic = (
+            checked,
+            states,
+            coupling,
+            field,
+            periodic,
+        )
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.get_default_dtype()))
 
     def one_hot(self, x: Tensor) -> Tensor:
@@ -220,13 +246,19 @@ class Potts(Energy):
 
     @property
     def _strip(self) -> Strip:
-        bond = tuple(tuple(self.coupling * (i == j) for j in range(self.states)) for i in range(self.states))
+        bond = tuple(
+            tuple(self.coupling * (i == j) for j in range(self.states)) for i in range(self.states)
+        )
         return Strip(self.size, self.periodic, bond, tuple(self.field or (0.0,) * self.states))
 
     def log_partition(self, beta: Tensor) -> Tensor:
         """log Σ exp(−βE) at the inverse temperature beta (a float64 number), differentiable."""
         if self.coupling == 0:
-            return self.size[0] * self.size[1] * torch.logsumexp(beta * beta.new_tensor(self._strip.site), 0)
+            return (
+                self.size[0]
+                * self.size[1]
+                * torch.logsumexp(beta * beta.new_tensor(self._strip.site), 0)
+            )
         return self._strip.log_partition(beta)
 
     @cached_property
@@ -234,6 +266,8 @@ class Potts(Energy):
         """log Σ exp(−E). Raises ValueError where it is not known."""
         return float(self.log_partition(torch.ones((), dtype=torch.float64)))
 
-    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are too wide."""
         return self._strip.draw(count, generator).to(dtype)

@@ -47,7 +47,9 @@ class Law(NamedTuple):
     periodic: bool
 
 
-def sweep(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, *, compiled: bool = False) -> Tensor:
+def sweep(
+    x: Tensor, law: Law, sweeps: int, generator: torch.Generator, *, compiled: bool = False
+) -> Tensor:
     """New points like x (B, rows, columns) after block Gibbs sweeps over both colours, on a lattice that `applies`.
 
     Raises ValueError when sweeps is negative or the points are not (B, rows, columns).
@@ -142,7 +144,12 @@ def _local(around: Neighbours, left: Tensor, degrees: Degrees, symmetric: bool) 
         return Local(None, None, [classes[n] for n in sorted(classes)], alive)
     none = torch.zeros_like(counts[0])
     fair = classes.pop(0, none)
-    return Local(reduce(or_, majority) if majority else none, fair, [classes[n] for n in sorted(classes)], alive)
+    return Local(
+        reduce(or_, majority) if majority else none,
+        fair,
+        [classes[n] for n in sorted(classes)],
+        alive,
+    )
 
 
 def _settled(local: Local, below: Tensor, opposed: bool) -> Tensor:
@@ -156,12 +163,16 @@ def _settled(local: Local, below: Tensor, opposed: bool) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- the eager path
 
 
-def _drawn(colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: torch.Generator) -> None:
+def _drawn(
+    colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: torch.Generator
+) -> None:
     symmetric = law.field == 0
     limits = thresholds(law, strengths(colours[0].degrees, symmetric))
     rows, width = colours[0].spins.shape
     step = max(1, CHUNK // width)
-    parts = [[colour.rows(start, start + step) for start in range(0, rows, step)] for colour in colours]
+    parts = [
+        [colour.rows(start, start + step) for start in range(0, rows, step)] for colour in colours
+    ]
     for c in (0, 1) * sweeps:
         for part in parts[c]:
             local = _local(part.around, part.left, part.degrees, symmetric)
@@ -207,7 +218,13 @@ def _below(local: Local, limits: list[float], generator: torch.Generator) -> Ten
     return below
 
 
-def _finish(below: Tensor, left: Tensor, classes: list[Tensor], rests: list[float], generator: torch.Generator) -> None:
+def _finish(
+    below: Tensor,
+    left: Tensor,
+    classes: list[Tensor],
+    rests: list[float],
+    generator: torch.Generator,
+) -> None:
     """Decide the chains that are still undecided: u < rest, with rest what remains of the limit after the digits.
 
     One chain of each word at a time, that of its lowest bit; few words hold a second one.
@@ -221,7 +238,9 @@ def _finish(below: Tensor, left: Tensor, classes: list[Tensor], rests: list[floa
         for mask, share in zip(flat[:-1], rests[:-1], strict=True):
             limit = torch.where(mask.index_select(0, index) & lowest != 0, share, limit)
         u = torch.rand(len(index), generator=generator, device=left.device, dtype=torch.float64)
-        below.view(-1).index_add_(0, index, (u < limit) * lowest)  # a bit that is not yet set: + is |
+        below.view(-1).index_add_(
+            0, index, (u < limit) * lowest
+        )  # a bit that is not yet set: + is |
         rest ^= lowest
         more = rest.nonzero().squeeze(1)
         index, rest = index.index_select(0, more), rest.index_select(0, more)
@@ -230,7 +249,9 @@ def _finish(below: Tensor, left: Tensor, classes: list[Tensor], rests: list[floa
 # ---------------------------------------------------------------------------------------------------- the compiled path
 
 
-def _hashed(colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: torch.Generator) -> None:
+def _hashed(
+    colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: torch.Generator
+) -> None:
     symmetric = law.field == 0
     limits = thresholds(law, strengths(colours[0].degrees, symmetric))
     rows, width = colours[0].spins.shape
@@ -243,7 +264,9 @@ def _hashed(colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: to
     sided = (colours[0].framed[1:-1], colours[1].framed[1:-1])
     kernel = _compile()
     for _ in range(sweeps):
-        sided = kernel(sided, fixed, colours[0].rings, law.coupling < 0, symmetric, row, place, key, digits)
+        sided = kernel(
+            sided, fixed, colours[0].rings, law.coupling < 0, symmetric, row, place, key, digits
+        )
         key.add_(_signed(2 * rows * width * HASHED * GOLDEN))
     for colour, rows_of_it in zip(colours, sided, strict=True):
         colour.framed[1:-1] = rows_of_it
@@ -257,7 +280,9 @@ def _compile() -> Callable[..., tuple[Tensor, Tensor]]:
 def _digits(limits: list[float], count: int) -> Tensor:
     """Words (classes, count): all ones where a digit of a limit, rounded, is 1; all rows but the last ⊕ the last."""
     numbers = [min(round(limit * 2**count), 2**count - 1) for limit in limits] or [0]
-    table = torch.tensor([[-(number >> k & 1) for k in reversed(range(count))] for number in numbers])
+    table = torch.tensor(
+        [[-(number >> k & 1) for k in reversed(range(count))] for number in numbers]
+    )
     table[:-1] ^= table[-1].clone()
     return table
 
@@ -282,18 +307,26 @@ def _kernel(
     new = list(sided)
     for c, (left, degrees) in enumerate(fixed):
         local = _local(_around(new[1 - c], words, rings[0]), left, degrees, symmetric)
-        random = _words(row + (key + _signed(c * rows * width * HASHED * GOLDEN)) + place, rows * width)
+        random = _words(
+            row + (key + _signed(c * rows * width * HASHED * GOLDEN)) + place, rows * width
+        )
         coin = random.pop(0) if symmetric else None
         below = torch.zeros_like(random[0])
         for k in reversed(range(len(random))):
-            differ = [mask & digit for mask, digit in zip(local.classes[:-1], digits[:-1, k], strict=True)]
-            one = reduce(xor, differ, digits[-1, k])  # where the limit has a 1: the last class is everywhere else
+            differ = [
+                mask & digit for mask, digit in zip(local.classes[:-1], digits[:-1, k], strict=True)
+            ]
+            one = reduce(
+                xor, differ, digits[-1, k]
+            )  # where the limit has a 1: the last class is everywhere else
             below = (below & random[k]) | (one & (below | random[k]))
         if coin is not None and local.fair is not None:
             below = coin & (local.fair | below)
         spins = _settled(local, below, opposed)
         before, after = spins[:, -words:], spins[:, :words]
-        new[c] = torch.cat([before, spins, after] if rings[1] else [0 * before, spins, 0 * after], 1)
+        new[c] = torch.cat(
+            [before, spins, after] if rings[1] else [0 * before, spins, 0 * after], 1
+        )
     return new[0], new[1]
 
 

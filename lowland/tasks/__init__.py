@@ -1,6 +1,6 @@
 """What people came for, with no training inside."""
 
-from lowland.tasks.compose import (
+from lowland.tasks.composition.compose import (
     Level,
     Scale,
     anneal_composed,
@@ -10,18 +10,29 @@ from lowland.tasks.compose import (
     sample_composed,
     scale_of,
 )
-from lowland.tasks.critics import Attribute, Cleaned
-from lowland.tasks.detect import SCORES, Detector
-from lowland.tasks.edit import Edited, Interpolation, edit, interpolate
+from lowland.tasks.composition.edit import Edited, Interpolation, edit, interpolate
+from lowland.tasks.composition.guidance import Attribute, Cleaned
+from lowland.tasks.composition.predict import predict
+from lowland.tasks.detection.detector import SCORES, Detector
 from lowland.tasks.follow import follow, noise_levels
 from lowland.tasks.generate import Generated, bind_noise, even_labels, flow, generate, jump
-from lowland.tasks.operators import BlockAverage, Blur, Composed, Fourier, Identity, Linear, Mask, Operator, Projection, Stride
-from lowland.tasks.peak import Peak, most_likely
-from lowland.tasks.posterior import Hidden, Likelihood, Restoration
-from lowland.tasks.predict import predict
-from lowland.tasks.progressive import clean_draws, progressive
+from lowland.tasks.inverse.map import Peak, most_likely
+from lowland.tasks.inverse.operators import (
+    BlockAverage,
+    Blur,
+    Composed,
+    Fourier,
+    Identity,
+    Linear,
+    Mask,
+    Operator,
+    Projection,
+    Stride,
+)
+from lowland.tasks.inverse.posterior import Hidden, Likelihood, Restoration
+from lowland.tasks.inverse.progressive import clean_draws, progressive
+from lowland.tasks.inverse.restore import resample, restore
 from lowland.tasks.purify import Purified, logits_of, purify
-from lowland.tasks.restore import resample, restore
 
 __all__ = [
     "SCORES",

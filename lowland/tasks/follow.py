@@ -20,7 +20,11 @@ def noise_levels(energy: Energy, recipe: Mapping[str, Any]) -> list[float] | Non
     if not getattr(energy, "noise", False):
         return None
     named, how = recipe["objective"].get("sigmas"), recipe["generation"]
-    return sorted(named, reverse=True) if named else list(sigma_ladder(how["sigma_max"], how["sigma_min"], how["levels"]))
+    return (
+        sorted(named, reverse=True)
+        if named
+        else list(sigma_ladder(how["sigma_max"], how["sigma_min"], how["levels"]))
+    )
 
 
 def follow(
@@ -54,18 +58,46 @@ def follow(
             f"energy E(x, σ); use 'chains'"
         )
     if method == "flow":
-        with torch.autocast(generator.device.type, torch.bfloat16, enabled=how.get("precision") == "bfloat16"):
+        with torch.autocast(
+            generator.device.type, torch.bfloat16, enabled=how.get("precision") == "bfloat16"
+        ):
             cold = how["temperatures"][-1]
-            return flow(energy, sigmas or (), count, generator=generator, temperature=cold, frames=frames, progress=progress)
+            return flow(
+                energy,
+                sigmas or (),
+                count,
+                generator=generator,
+                temperature=cold,
+                frames=frames,
+                progress=progress,
+            )
     sampler = build("sampler", how["sampler"])
     if method == "recovery":
         return _recovered(energy, sampler, sigmas or [], how, count, generator, progress)
-    labels = labels if labels is not None else even_labels(count, getattr(energy, "classes", 0), generator.device)
+    labels = (
+        labels
+        if labels is not None
+        else even_labels(count, getattr(energy, "classes", 0), generator.device)
+    )
 
     def walk(start: Tensor, under: Tensor | None, told: Progress = progress) -> Generated:
-        more: dict[str, Any] = {"sigmas": sigmas, "jump_sigma": how["jump"], "frames": frames, "progress": told}
+        more: dict[str, Any] = {
+            "sigmas": sigmas,
+            "jump_sigma": how["jump"],
+            "frames": frames,
+            "progress": told,
+        }
         path = how["temperatures"]
-        return generate(energy, sampler, start, how["steps"], generator=generator, labels=under, temperatures=path, **more)
+        return generate(
+            energy,
+            sampler,
+            start,
+            how["steps"],
+            generator=generator,
+            labels=under,
+            temperatures=path,
+            **more,
+        )
 
     if labels is not None and start is None and getattr(energy, "ancestral", False):
         return _called(energy, walk, labels, generator, progress)
@@ -74,7 +106,11 @@ def follow(
 
 
 def _called(
-    energy: Any, walk: Callable[..., Generated], labels: Tensor, generator: torch.Generator, progress: Progress
+    energy: Any,
+    walk: Callable[..., Generated],
+    labels: Tensor,
+    generator: torch.Generator,
+    progress: Progress,
 ) -> Generated:
     """A draw of p(x | y) for every label: x from p(x), y from p(y | x), again and again, kept where y is still asked for."""
     open_ = torch.ones_like(labels, dtype=torch.bool)
@@ -82,13 +118,18 @@ def _called(
     points: list[Tensor] = []
     films: list[Tensor] = []
     for i in range(ROUNDS):
-        start = energy.domain.draw(max(2 * int(open_.sum()), len(labels) // 4, 16), generator)  # rare classes take many
+        start = energy.domain.draw(
+            max(2 * int(open_.sum()), len(labels) // 4, 16), generator
+        )  # rare classes take many
         made = walk(start, None, None if i else progress)  # the bar is that of the first round
         with torch.no_grad():
             odds = torch.softmax(-energy.class_energies(made.x).float(), 1)
         called = torch.multinomial(odds, 1, generator=generator).squeeze(1)
         for k in labels[open_].unique():
-            here, there = (called == k).nonzero().flatten(), (open_ & (labels == k)).nonzero().flatten()
+            here, there = (
+                (called == k).nonzero().flatten(),
+                (open_ & (labels == k)).nonzero().flatten(),
+            )
             n = min(len(here), len(there))
             slots.append(there[:n])
             points.append(made.x[here[:n]])
@@ -114,13 +155,21 @@ def _recovered(
     progress: Progress,
 ) -> Generated:
     """Draws at each noise level given where the level above ended, and a last jump if the recipe wants one."""
-    start = sigmas[0] * torch.randn(count, *energy.domain.shape, generator=generator, device=generator.device)
-    made = recover(energy, sigmas, start, sampler, how["steps"], generator=generator, progress=progress)
+    start = sigmas[0] * torch.randn(
+        count, *energy.domain.shape, generator=generator, device=generator.device
+    )
+    made = recover(
+        energy, sigmas, start, sampler, how["steps"], generator=generator, progress=progress
+    )
     x = jump(energy.given(sigmas[-1]), made.x, how["jump"])
     return Generated(x, None, torch.stack([start, made.x, x]), [0, how["steps"], how["steps"]])
 
 
 def _visible(energy: Any, made: Generated) -> Generated:
     """What was drawn, without the units that data do not have."""
-    film = None if made.film is None else energy.visible(made.film.flatten(0, 1)).unflatten(0, made.film.shape[:2])
+    film = (
+        None
+        if made.film is None
+        else energy.visible(made.film.flatten(0, 1)).unflatten(0, made.film.shape[:2])
+    )
     return made._replace(x=energy.visible(made.x), film=film)

@@ -85,11 +85,15 @@ def generate(
     (torch.Size([4, 4, 2]), [0, 10, 20, 20])
     """
     if not temperatures or (frames and frames < 2):
-        raise ValueError(f"temperatures are {temperatures} and frames {frames}; at least one T and 0 or 2 frames; correct them")
+        raise ValueError(
+            f"temperatures are {temperatures} and frames {frames}; at least one T and 0 or 2 frames; correct them"
+        )
     check_whole(energy)
     if getattr(energy, "noise", False):
         if not sigmas:
-            raise ValueError("the energy is one of noise and no levels came; annealing needs them; pass sigmas=(1.0, ..., 0.1)")
+            raise ValueError(
+                "the energy is one of noise and no levels came; annealing needs them; pass sigmas=(1.0, ..., 0.1)"
+            )
         path: list[Energy] = [energy.given(sigma) for sigma in sigmas]
         samplers: Sampler | list[Sampler] = noise_ladder(sampler, sigmas)
     else:
@@ -97,11 +101,19 @@ def generate(
         path = [bound if t == 1.0 else bound / t for t in temperatures]
         samplers = sampler
     shown = sorted({round(i * steps / (frames - 1)) for i in range(frames)}) if frames > 1 else []
-    traces = anneal(path, samplers, start, steps, generator=generator, frames=shown, progress=progress)
+    traces = anneal(
+        path, samplers, start, steps, generator=generator, frames=shown, progress=progress
+    )
     x = jump(path[-1], traces[-1].x, jump_sigma)
     if not shown:
         return Generated(x, labels, None, [])
-    film = torch.cat([start.unsqueeze(0), *(trace.kept["frames"] for trace in traces if trace.kept), x.unsqueeze(0)])
+    film = torch.cat(
+        [
+            start.unsqueeze(0),
+            *(trace.kept["frames"] for trace in traces if trace.kept),
+            x.unsqueeze(0),
+        ]
+    )
     return Generated(x, labels, film, [*shown, steps])
 
 
@@ -138,9 +150,14 @@ def flow(
             f"flow was given {type(energy).__name__}, {len(sigmas)} levels, {frames} frames and batch {batch}; it needs an "
             f"energy E(x, σ), 2 levels or more, 0 or 2 frames or more and a batch; use generate for other energies"
         )
-    path = [energy.given(sigma) if temperature == 1.0 else energy.given(sigma) / temperature for sigma in sigmas]
+    path = [
+        energy.given(sigma) if temperature == 1.0 else energy.given(sigma) / temperature
+        for sigma in sigmas
+    ]
     last = len(sigmas) - 1
-    stops = sorted({round(i * last / max(frames - 1, 1)) for i in range(1, max(frames - 1, 1))} | {last})
+    stops = sorted(
+        {round(i * last / max(frames - 1, 1)) for i in range(1, max(frames - 1, 1))} | {last}
+    )
     parts: list[Tensor] = []
     films: list[Tensor] = []
     for size in [batch] * (count // batch) + [count % batch] * (count % batch > 0):
@@ -153,12 +170,19 @@ def flow(
         if progress is not None:
             progress(size)
         parts, films = [*parts, x], [*films, torch.stack(film)]
-    return Generated(torch.cat(parts), None, torch.cat(films, 1) if frames else None, [0, *stops] if frames else [])
+    return Generated(
+        torch.cat(parts),
+        None,
+        torch.cat(films, 1) if frames else None,
+        [0, *stops] if frames else [],
+    )
 
 
 def _begun(energy: Energy, sigma: float, count: int, generator: torch.Generator) -> Tensor:
     if hasattr(energy, "start"):
         return cast(Any, energy).start(count, sigma, generator)
     like = next(energy.parameters())
-    noise = torch.randn(count, *energy.domain.shape, generator=generator, dtype=like.dtype, device=like.device)
+    noise = torch.randn(
+        count, *energy.domain.shape, generator=generator, dtype=like.dtype, device=like.device
+    )
     return sigma * noise

@@ -23,8 +23,8 @@ from lowland.energy import Energy, check_points, frozen, lift
 from lowland.samplers import sigma_ladder
 from lowland.samplers.kernel import normal_like
 from lowland.samplers.loop import check_arguments
-from lowland.tasks.class_scores import logits
-from lowland.tasks.critics import clean_point, gradient, of_noise
+from lowland.tasks.composition.guidance import clean_point, gradient, of_noise
+from lowland.tasks.detection.class_scores import logits
 from lowland.tasks.generate import check_whole
 
 Method = Literal["langevin", "map", "denoise"]
@@ -113,9 +113,23 @@ def check_settings(
     check_whole(energy)
     least = 1 if method == "denoise" else 0
     sizes = (sigma, step_size, temperature)
-    sound = isinstance(steps, int) and steps >= least and all(isinstance(size, (int, float)) for size in sizes)
-    sound = sound and step_size > 0 and temperature >= 0 and (clip is None or clip > 0) and all(map(math.isfinite, sizes))
-    if method not in METHODS or not sound or not (sigma > 0 or (method == "langevin" and sigma == 0)):
+    sound = (
+        isinstance(steps, int)
+        and steps >= least
+        and all(isinstance(size, (int, float)) for size in sizes)
+    )
+    sound = (
+        sound
+        and step_size > 0
+        and temperature >= 0
+        and (clip is None or clip > 0)
+        and all(map(math.isfinite, sizes))
+    )
+    if (
+        method not in METHODS
+        or not sound
+        or not (sigma > 0 or (method == "langevin" and sigma == 0))
+    ):
         raise ValueError(
             f"purify was given method {method!r}, {steps} steps, sigma {sigma}, step_size {step_size}, temperature "
             f"{temperature} and clip {clip}; the method is one of {', '.join(METHODS)}, sizes are above 0, temperature and "
@@ -200,14 +214,24 @@ class Purified(nn.Module):
     ) -> None:
         super().__init__()
         unknown = set(settings) - set(SETTINGS)
-        if not isinstance(draws, int) or draws < 1 or gradient not in ("unrolled", "identity") or unknown:
+        if (
+            not isinstance(draws, int)
+            or draws < 1
+            or gradient not in ("unrolled", "identity")
+            or unknown
+        ):
             raise ValueError(
                 f"draws is {draws}, gradient {gradient!r} and the settings {', '.join(settings) or 'none'}; at least 1, "
                 f"'unrolled' or 'identity', and some of {', '.join(SETTINGS)} are needed; correct them"
             )
         self.energy, self.classifier = lift(energy), logits_of(classifier)
         check_settings(self.energy, **settings)
-        self.generator, self.draws, self.gradient, self.settings = generator, draws, gradient, settings
+        self.generator, self.draws, self.gradient, self.settings = (
+            generator,
+            draws,
+            gradient,
+            settings,
+        )
 
     def purified(self, x: Tensor) -> Tensor:
         """One draw of the purified points (B, *event)."""

@@ -4,12 +4,22 @@
     print(prove(MySampler(0.1)))                                                  # with init and step
     print(prove(my_move, domains=("real",), adjusted=True))                       # move(energy, x, steps, generator) -> x
 
-`targets` holds laws with exact draws; `laws` the checks by statistics, `conduct` those that are exact; `proof` runs all that
+`targets` holds laws with exact draws; `statistical_checks` the checks by statistics, `exact_checks` those that are exact; `proof` runs all that
 apply; `mutation` plants bugs, and `mutants` are those that the checks are known to catch. Nothing here needs pytest.
 """
 
-from lowland.testing.chains import LIMIT, Chains, caught, fitted, seeded, stationary, worst, z_scores
-from lowland.testing.conduct import (
+from lowland.testing.catalogue import shipped
+from lowland.testing.chains import (
+    LIMIT,
+    Chains,
+    caught,
+    fitted,
+    seeded,
+    stationary,
+    worst,
+    z_scores,
+)
+from lowland.testing.exact_checks import (
     HOLES,
     Probe,
     any_event_shape,
@@ -24,10 +34,18 @@ from lowland.testing.conduct import (
     stays_in_its_box,
     unsettle,
 )
-from lowland.testing.laws import arrival, diffusion_law, enumeration, joint, order, stationarity, temperature_law, walls
 from lowland.testing.mutation import Mutant, mutated
 from lowland.testing.proof import Obligation, Report, Row, obligations, prove
-from lowland.testing.shipped import shipped
+from lowland.testing.statistical_checks import (
+    arrival,
+    diffusion_law,
+    enumeration,
+    joint,
+    order,
+    stationarity,
+    temperature_law,
+    walls,
+)
 from lowland.testing.targets import CONTINUOUS, DISCRETE, TARGETS, Target, enumerated
 
 __all__ = [

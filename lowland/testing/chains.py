@@ -29,14 +29,18 @@ class Chains:
     sampler: with `init` and `step`, or a callable move(energy, x, steps, generator) -> x; x: where they are (B, *event).
     """
 
-    def __init__(self, sampler: Any, energy: Energy, x: Tensor, generator: torch.Generator, state: Any = None) -> None:
+    def __init__(
+        self, sampler: Any, energy: Energy, x: Tensor, generator: torch.Generator, state: Any = None
+    ) -> None:
         self.sampler, self.energy, self.x = fitted(sampler, x[0].numel()), energy, x
         self.generator, self.state = generator, state
 
     def walk(self, steps: int) -> Tensor:
         """Go on; returns where the chains are."""
         if hasattr(self.sampler, "step"):
-            trace = run_chains(self.energy, self.sampler, self.x, steps, generator=self.generator, state=self.state)
+            trace = run_chains(
+                self.energy, self.sampler, self.x, steps, generator=self.generator, state=self.state
+            )
             self.x, self.state = trace.x, trace.state
         else:
             self.x = self.sampler(self.energy, self.x, steps, self.generator)
@@ -48,19 +52,29 @@ def fitted(sampler: Any, size: int) -> Any:
     if hasattr(sampler, "temperatures"):
         return dataclasses.replace(sampler, sampler=fitted(sampler.sampler, size))
     scale = getattr(sampler, "scale", None)
-    return sampler if scale is None else dataclasses.replace(sampler, scale=tuple(islice(cycle(scale), size)))
+    return (
+        sampler
+        if scale is None
+        else dataclasses.replace(sampler, scale=tuple(islice(cycle(scale), size)))
+    )
 
 
-def stationary(sampler: Any, target: Target, count: int, generator: torch.Generator, dtype: torch.dtype) -> Chains:
+def stationary(
+    sampler: Any, target: Target, count: int, generator: torch.Generator, dtype: torch.dtype
+) -> Chains:
     """Chains that start from the law they should keep; the replicas of parallel tempering each from their own."""
     x = target.draw(count, generator, dtype)
     sampler = fitted(sampler, x[0].numel())
     if not hasattr(sampler, "temperatures"):
         return Chains(sampler, target.energy, x, generator)
-    assert target.hot is not None, "parallel tempering needs draws of the target at other temperatures"
+    assert target.hot is not None, (
+        "parallel tempering needs draws of the target at other temperatures"
+    )
     others = [target.hot(t, count, generator, dtype) for t in sampler.temperatures[1:]]
     energy = Tempered(target.energy, sampler.betas(x), count)
-    state = sampler.init(target.energy, x)._replace(replicas=sampler.sampler.init(energy, torch.cat([x, *others])))
+    state = sampler.init(target.energy, x)._replace(
+        replicas=sampler.sampler.init(energy, torch.cat([x, *others]))
+    )
     return Chains(sampler, target.energy, x, generator, state)
 
 

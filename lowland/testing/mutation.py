@@ -27,7 +27,9 @@ class _Edited(InspectLoader):
         return self.source
 
 
-def mutated(module: str, where: str, old: str, new: str, *, through: str | None = None) -> ModuleType:
+def mutated(
+    module: str, where: str, old: str, new: str, *, through: str | None = None
+) -> ModuleType:
     """A copy of a module in which, inside the class or function `where`, the text `old` has become `new`.
 
     through: another module that uses this one; then it is that one's copy, with all names it takes from here replaced.

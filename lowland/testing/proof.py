@@ -12,13 +12,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lowland.testing import conduct, laws
+from lowland.testing import exact_checks, statistical_checks
 from lowland.testing.chains import LIMIT, fitted
 from lowland.testing.targets import TARGETS, Target
 
 DTYPES = (torch.float32, torch.float64)
-ARRIVALS = ("gaussian", "gamma", "exponential", "bits", "classes")  # where 200 steps forget the start
-SHAPES = ((conduct.SITES,), (1, 8, 8), (3, 4, 4))
+ARRIVALS = (
+    "gaussian",
+    "gamma",
+    "exponential",
+    "bits",
+    "classes",
+)  # where 200 steps forget the start
+SHAPES = ((exact_checks.SITES,), (1, 8, 8), (3, 4, 4))
 
 
 class Row(NamedTuple):
@@ -51,7 +57,10 @@ class Report:
         head = ("check", "target", "dtype", f"|z| < {LIMIT:g}", "verdict")
         lines = [head, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(4)]
-        table = ["  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[4]]) for line in lines]
+        table = [
+            "  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[4]])
+            for line in lines
+        ]
         last = f"{self.name}: {len(self.rows) - len(self.failures)} of {len(self.rows)} claims hold"
         return "\n".join([*table, last])
 
@@ -59,7 +68,13 @@ class Report:
 def _cells(row: Row) -> tuple[str, ...]:
     figure = "exact" if row.figure is None else f"{row.figure:.2f}"
     verdict = "holds" if row.holds else "FAILS"
-    return row.check, row.target, row.dtype, figure, f"{verdict}: {row.note}" if row.note else verdict
+    return (
+        row.check,
+        row.target,
+        row.dtype,
+        figure,
+        f"{verdict}: {row.note}" if row.note else verdict,
+    )
 
 
 @dataclass(frozen=True)
@@ -109,12 +124,20 @@ def obligations(
         found.append(Obligation("bias order", "humps", "float32", partial(_order, sampler, order)))
     if order == 1 and hasattr(sampler, "temperature"):
         for t in (1.0, 0.5):
-            found.append(Obligation("temperature law", f"T = {t}", "float32", partial(_temperature, sampler, t)))
+            found.append(
+                Obligation(
+                    "temperature law", f"T = {t}", "float32", partial(_temperature, sampler, t)
+                )
+            )
     return found + (list(_conduct(sampler, domains)) if hasattr(sampler, "step") else [])
 
 
 def _laws(
-    sampler: Any, domains: Sequence[str], targets: Mapping[str, Target], dtype: torch.dtype, size: dict[str, Any]
+    sampler: Any,
+    domains: Sequence[str],
+    targets: Mapping[str, Target],
+    dtype: torch.dtype,
+    size: dict[str, Any],
 ) -> Iterator[Obligation]:
     """Invariance of the law: from exact draws, jointly with data, against enumeration, up to the walls."""
     replicas, what = hasattr(sampler, "temperatures"), str(dtype).removeprefix("torch.")
@@ -122,63 +145,99 @@ def _laws(
     for name, target in targets.items():
         if target.energy.domain.kind not in domains or (replicas and target.hot is None):
             continue
-        run = partial(laws.stationarity, sampler, target, dtype=dtype, **size)
+        run = partial(statistical_checks.stationarity, sampler, target, dtype=dtype, **size)
         yield Obligation("stationarity", name, what, run)
         if name in ARRIVALS:
-            yield Obligation("arrival", name, what, partial(laws.arrival, sampler, target, dtype=dtype, count=count // 4))
+            yield Obligation(
+                "arrival",
+                name,
+                what,
+                partial(statistical_checks.arrival, sampler, target, dtype=dtype, count=count // 4),
+            )
         if target.states is not None:
-            yield Obligation("enumeration", name, what, partial(_enumeration, sampler, target, dtype, size))
-    for kind in laws.MODELS:
+            yield Obligation(
+                "enumeration", name, what, partial(_enumeration, sampler, target, dtype, size)
+            )
+    for kind in statistical_checks.MODELS:
         if kind in domains and not replicas:  # replicas start as copies, which is not their law
-            yield Obligation("joint", kind, what, partial(laws.joint, sampler, kind, dtype=dtype, count=count))
+            yield Obligation(
+                "joint",
+                kind,
+                what,
+                partial(statistical_checks.joint, sampler, kind, dtype=dtype, count=count),
+            )
     if "box" in domains:
-        yield Obligation("walls", "exponential", what, partial(laws.walls, sampler, dtype=dtype, count=3 * count))
+        yield Obligation(
+            "walls",
+            "exponential",
+            what,
+            partial(statistical_checks.walls, sampler, dtype=dtype, count=3 * count),
+        )
 
 
-def _enumeration(sampler: Any, target: Target, dtype: torch.dtype, size: dict[str, Any]) -> tuple[float, str]:
-    found = laws.enumeration(sampler, target, dtype=dtype, **{k: v for k, v in size.items() if k != "seeds"})
+def _enumeration(
+    sampler: Any, target: Target, dtype: torch.dtype, size: dict[str, Any]
+) -> tuple[float, str]:
+    found = statistical_checks.enumeration(
+        sampler, target, dtype=dtype, **{k: v for k, v in size.items() if k != "seeds"}
+    )
     return abs(found.z), f"total variation {found.variation:.3f}"
 
 
 def _order(sampler: Any, declared: int) -> tuple[float, str]:
-    found = laws.order(sampler)
+    found = statistical_checks.order(sampler)
     return found.z(declared), f"slope {found.order:.2f} ± {found.error:.2f}, declared {declared}"
 
 
 def _temperature(sampler: Any, temperature: float) -> float:
-    return laws.temperature_law(dataclasses.replace(sampler, temperature=temperature), sampler.step_size, temperature)
+    return statistical_checks.temperature_law(
+        dataclasses.replace(sampler, temperature=temperature), sampler.step_size, temperature
+    )
 
 
 def _conduct(sampler: Any, domains: Sequence[str]) -> Iterator[Obligation]:
     """What holds bit for bit, on every kind of domain."""
-    mine = fitted(sampler, conduct.SITES)
+    mine = fitted(sampler, exact_checks.SITES)
     for kind in (k for k in ("real", "binary", "categorical") if k in domains):
         for check in (
-            conduct.repeats,
-            conduct.gradients_as_declared,
-            conduct.state_is_fresh,
-            conduct.chains_are_separate,
-            conduct.sampling_leaves_no_trace,
+            exact_checks.repeats,
+            exact_checks.gradients_as_declared,
+            exact_checks.state_is_fresh,
+            exact_checks.chains_are_separate,
+            exact_checks.sampling_leaves_no_trace,
         ):
             yield Obligation(check.__name__.replace("_", " "), kind, "", partial(check, mine, kind))
-        for hole in conduct.HOLES:
-            yield Obligation("refuses holes", f"{kind}, {hole}", "", partial(conduct.refuses_holes, mine, hole, kind))
+        for hole in exact_checks.HOLES:
+            yield Obligation(
+                "refuses holes",
+                f"{kind}, {hole}",
+                "",
+                partial(exact_checks.refuses_holes, mine, hole, kind),
+            )
         yield Obligation("any event shape", kind, "", partial(_shapes, sampler, kind))
     if "box" in domains and not hasattr(sampler, "clamp"):
-        yield Obligation("stays in its box", "box", "", partial(conduct.stays_in_its_box, mine))
+        yield Obligation(
+            "stays in its box", "box", "", partial(exact_checks.stays_in_its_box, mine)
+        )
     if hasattr(sampler, "temperatures"):
-        yield Obligation("replicas travel", "flat", "", partial(conduct.replicas_travel, mine))
+        yield Obligation("replicas travel", "flat", "", partial(exact_checks.replicas_travel, mine))
 
 
 def _shapes(sampler: Any, kind: str) -> None:
     for shape in SHAPES:
         for rows in (1, 5):
             for dtype in DTYPES:
-                conduct.any_event_shape(fitted(sampler, torch.Size(shape).numel()), kind, shape, rows, dtype)
+                exact_checks.any_event_shape(
+                    fitted(sampler, torch.Size(shape).numel()), kind, shape, rows, dtype
+                )
 
 
 def prove(
-    sampler: Any, *, name: str = "", progress: Callable[[Obligation], object] = lambda obligation: None, **claims: Any
+    sampler: Any,
+    *,
+    name: str = "",
+    progress: Callable[[Obligation], object] = lambda obligation: None,
+    **claims: Any,
 ) -> Report:
     """Put a sampler through everything that it claims.
 

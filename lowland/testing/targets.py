@@ -53,7 +53,9 @@ def normal(count: int, dim: int, g: torch.Generator) -> Tensor:
     return torch.randn(count, dim, generator=g, device=g.device, dtype=torch.float64)
 
 
-def tempered(energy: Energy, hot: Callable[[float, int, torch.Generator], Tensor], **more: Any) -> Target:
+def tempered(
+    energy: Energy, hot: Callable[[float, int, torch.Generator], Tensor], **more: Any
+) -> Target:
     """A target from its draws at every temperature, made in float64."""
 
     def draw(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -66,7 +68,9 @@ def enumerated(energy: Energy, states: Tensor | None = None) -> Target:
     """A discrete energy whose states are few enough to be listed (all, unless given): exact draws at every temperature."""
     if states is None:
         values = torch.arange(float(energy.domain.classes or 2))
-        states = torch.cartesian_prod(*[values] * math.prod(energy.domain.shape)).view(-1, *energy.domain.shape)
+        states = torch.cartesian_prod(*[values] * math.prod(energy.domain.shape)).view(
+            -1, *energy.domain.shape
+        )
     listed = states
 
     def hot(temperature: float, count: int, g: torch.Generator) -> Tensor:
@@ -91,10 +95,14 @@ def gaussian(mean: tuple[float, ...], covariance: Any, shape: tuple[int, ...] = 
         x = centre.to(g.device) + math.sqrt(t) * normal(count, len(mean), g) @ factor.T.to(g.device)
         return x.view(-1, *(shape or (len(mean),)))
 
-    return tempered(Function(lambda x: law.to(x.device)(x.flatten(1)), real(*shape)) if shape else law, hot)
+    return tempered(
+        Function(lambda x: law.to(x.device)(x.flatten(1)), real(*shape)) if shape else law, hot
+    )
 
 
-def mixture(centres: tuple[tuple[float, ...], ...], scale: float, weights: tuple[float, ...]) -> Target:
+def mixture(
+    centres: tuple[tuple[float, ...], ...], scale: float, weights: tuple[float, ...]
+) -> Target:
     """Σ w_k N(m_k, s² I). At T > 1 by rejection: (Σ p_k)^β ≤ Σ p_k^β, and p_k^β is a wider Gaussian."""
     law = GaussianMixture(centres, scale, weights)
 
@@ -137,7 +145,10 @@ def funnel(dimension: int, scale: float) -> Target:
 
 def cut_normal(centre: float, width: float, lo: float, hi: float, u: Tensor) -> Tensor:
     """Quantiles u of a normal law cut off at lo and hi, float64."""
-    a, b = (torch.special.ndtr(torch.tensor((w - centre) / width, dtype=torch.float64)) for w in (lo, hi))
+    a, b = (
+        torch.special.ndtr(torch.tensor((w - centre) / width, dtype=torch.float64))
+        for w in (lo, hi)
+    )
     return (centre + width * torch.special.ndtri(a.to(u) + u * (b - a).to(u))).clamp(lo, hi)
 
 
@@ -146,7 +157,10 @@ CENTRE, WIDTH, LO, HI = 0.3, 0.8, -0.5, 1.0  # of the truncated Gaussian
 
 def _truncated() -> Target:
     energy = Function(lambda x: 0.5 * ((x - CENTRE) / WIDTH).square().sum(1), box(LO, HI, 2))
-    return tempered(energy, lambda t, count, g: cut_normal(CENTRE, WIDTH * math.sqrt(t), LO, HI, uniform(count, 2, g)))
+    return tempered(
+        energy,
+        lambda t, count, g: cut_normal(CENTRE, WIDTH * math.sqrt(t), LO, HI, uniform(count, 2, g)),
+    )
 
 
 def _exponential() -> Target:
@@ -187,7 +201,11 @@ def _image() -> Target:
     line = 0.6 ** (torch.arange(4.0).view(-1, 1) - torch.arange(4.0)).abs()
     spread = torch.linspace(0.6, 1.4, 16)
     covariance = torch.kron(line, line) * spread * spread.view(-1, 1)
-    return gaussian(tuple(torch.linspace(-1, 1, 16).tolist()), ((covariance + covariance.T) / 2).tolist(), (1, 4, 4))
+    return gaussian(
+        tuple(torch.linspace(-1, 1, 16).tolist()),
+        ((covariance + covariance.T) / 2).tolist(),
+        (1, 4, 4),
+    )
 
 
 CONTINUOUS: dict[str, Target] = {
@@ -195,7 +213,9 @@ CONTINUOUS: dict[str, Target] = {
     "mixture": mixture(((-1.0, 0.0), (1.5, 0.5)), 0.6, (1.0, 3.0)),
     "banana": banana(1.0, 0.7),
     "funnel": funnel(3, 1.0),
-    "ten": gaussian((0.0,) * 10, torch.diag(torch.linspace(0.5, 2.0, 10)).tolist()),  # sees what two dimensions hide
+    "ten": gaussian(
+        (0.0,) * 10, torch.diag(torch.linspace(0.5, 2.0, 10)).tolist()
+    ),  # sees what two dimensions hide
     "image": _image(),
     "gamma": _gamma(),
     "cut": _cut(),
@@ -217,11 +237,19 @@ class Perceptron(Energy):
         super().__init__(domain)
         g = torch.Generator().manual_seed(6)
         inputs = math.prod(domain.shape) * (domain.classes or 1)
-        self.register_buffer("weights", strength * torch.randn(inputs + 1, 5, generator=g, dtype=torch.float64))
-        self.register_buffer("signs", torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64))
+        self.register_buffer(
+            "weights", strength * torch.randn(inputs + 1, 5, generator=g, dtype=torch.float64)
+        )
+        self.register_buffer(
+            "signs", torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
+        )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self._hidden(x) if self.domain.kind == "binary" else self._hidden(one_hot(x.long(), self.domain.classes).to(x))
+        return (
+            self._hidden(x)
+            if self.domain.kind == "binary"
+            else self._hidden(one_hot(x.long(), self.domain.classes).to(x))
+        )
 
     @property
     def relaxed(self) -> Any:
@@ -246,7 +274,9 @@ class Holed(Energy):
     def relaxed(self) -> Any:
         if self.inner.relaxed is None:
             return None
-        return lambda z, c=None: torch.where(z[:, :2, 0].sum(1) > 1.5, math.nan, self.inner.relaxed(z))
+        return lambda z, c=None: torch.where(
+            z[:, :2, 0].sum(1) > 1.5, math.nan, self.inner.relaxed(z)
+        )
 
 
 def holed(inner: Energy) -> Target:
@@ -258,7 +288,9 @@ def holed(inner: Energy) -> Target:
 
 DISCRETE: dict[str, Target] = {
     "lattice": enumerated(Ising((2, 3), 0.25, 0.15)),  # an odd ring: three colours, no words
-    "words": enumerated(Ising((2, 4), 0.35, 0.2, periodic=False)),  # 64 chains to a machine word, where samplers can
+    "words": enumerated(
+        Ising((2, 4), 0.35, 0.2, periodic=False)
+    ),  # 64 chains to a machine word, where samplers can
     "potts": enumerated(Potts((2, 2), 3, 0.7, (0.0, 0.4, -0.3))),
     "bits": enumerated(Perceptron(binary(6))),
     "classes": enumerated(Perceptron(categorical(3, 4), 0.9)),

@@ -1,9 +1,9 @@
 """Training that does not die: fit, health, averaged weights."""
 
 from lowland.training.fit import TrainingStoppedError, fit, lineage, load_recipe_data
-from lowland.training.greedy import greedy
 from lowland.training.grow import grow
 from lowland.training.health import Finding, Limits, diagnose, worst
+from lowland.training.layerwise import greedy
 from lowland.training.session import cpu_threads
 from lowland.training.settings import Training
 

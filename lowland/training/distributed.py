@@ -30,7 +30,9 @@ from torch import Tensor, nn
 Value = TypeVar("Value")
 
 
-_closed: list[Any] = []  # groups that DDP may still hold: were its end theirs, gloo's threads would wait for Python for ever
+_closed: list[
+    Any
+] = []  # groups that DDP may still hold: were its end theirs, gloo's threads would wait for Python for ever
 
 
 class WorkerLostError(RuntimeError):
@@ -127,11 +129,15 @@ class Team:
             )
         return count // self.size
 
-    def generator(self, seed: int, offset: int, device: torch.device, step: int = 0) -> torch.Generator:
+    def generator(
+        self, seed: int, offset: int, device: torch.device, step: int = 0
+    ) -> torch.Generator:
         """A generator of this process alone; that of a single process from step 0 is seeded by seed · 1000 + offset."""
         if self.rank == 0 and step == 0:
             return torch.Generator(device).manual_seed(seed * 1000 + offset)
-        mixed = np.random.SeedSequence([seed, offset, self.rank, self.size, step]).generate_state(1, np.uint64)
+        mixed = np.random.SeedSequence([seed, offset, self.rank, self.size, step]).generate_state(
+            1, np.uint64
+        )
         return torch.Generator(device).manual_seed(int(mixed[0]) % 2**63)
 
 
@@ -197,8 +203,12 @@ def wrapped(step: nn.Module, sharding: str, members: Team, device: torch.device)
         return step
     if sharding == "ddp":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the newest torch has another name for it
-            return nn.parallel.DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # the newest torch has another name for it
+            return nn.parallel.DistributedDataParallel(
+                step, find_unused_parameters=True, broadcast_buffers=False
+            )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -210,7 +220,9 @@ def wrapped(step: nn.Module, sharding: str, members: Team, device: torch.device)
     for tensor in step.state_dict().values():
         dist.broadcast(tensor, src=0)
     mesh = init_device_mesh(device.type, (members.size,))
-    return fully_shard(step, mesh=mesh, reshard_after_forward=False, ignored_params=set(_scalars(step)))
+    return fully_shard(
+        step, mesh=mesh, reshard_after_forward=False, ignored_params=set(_scalars(step))
+    )
 
 
 def _scalars(module: nn.Module) -> list[nn.Parameter]:
@@ -233,8 +245,14 @@ def settle(energy: Any, module: Any, members: Team) -> None:
     """After backward: average what wrappers leave alone, the means that an energy keeps of the data, and undivided scalars."""
     if members.size == 1:
         return
-    loose = [p.grad for p in _scalars(module) if p.grad is not None] if hasattr(module, "unshard") else []
-    means = [b for b in energy.buffers() if b.is_floating_point()] if hasattr(energy, "observe") else []
+    loose = (
+        [p.grad for p in _scalars(module) if p.grad is not None]
+        if hasattr(module, "unshard")
+        else []
+    )
+    means = (
+        [b for b in energy.buffers() if b.is_floating_point()] if hasattr(energy, "observe") else []
+    )
     for tensor in [*loose, *means]:
         dist.all_reduce(tensor)
         tensor.div_(members.size)
@@ -259,7 +277,9 @@ def fitted(value: Tensor, held: Tensor) -> Tensor:
     if not hasattr(held, "full_tensor"):
         return made.copy_(value)
     mesh, own = made.device_mesh, made.to_local()
-    first = -(-len(value) // mesh.size()) * mesh.get_local_rank()  # FSDP2 divides the first dimension, as torch.chunk does
+    first = (
+        -(-len(value) // mesh.size()) * mesh.get_local_rank()
+    )  # FSDP2 divides the first dimension, as torch.chunk does
     own.copy_(value[first : first + len(own)])
     return made
 
@@ -277,4 +297,8 @@ def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def numbered(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors that every process has of its own: the chief's under their names, those of rank r under name.r."""
-    return {name if rank == 0 else f"{name}.{rank}": value for rank, part in enumerate(parts) for name, value in part.items()}
+    return {
+        name if rank == 0 else f"{name}.{rank}": value
+        for rank, part in enumerate(parts)
+        for name, value in part.items()
+    }

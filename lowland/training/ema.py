@@ -23,7 +23,11 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights after its update number `step` (counted from 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.start is None else 1 - 1 / max(step - self.start, 1)
+        decay = (
+            min(self.decay, (1 + step) / (10 + step))
+            if self.start is None
+            else 1 - 1 / max(step - self.start, 1)
+        )
         for average, current in zip(self.module.parameters(), module.parameters(), strict=True):
             average.lerp_(whole(current), 1 - decay)
         for kept, buffer in zip(self.module.buffers(), module.buffers(), strict=True):

@@ -13,13 +13,13 @@ from tqdm.auto import tqdm
 from lowland.data import Dataset, load_data
 from lowland.energy import Energy
 from lowland.run import Run
-from lowland.training.board import Board
 from lowland.training.distributed import team
 from lowland.training.health import Finding, Limits, diagnose, worst
 from lowland.training.memory import peak_mb
 from lowland.training.preflight import fly
 from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session, cpu_threads
+from lowland.training.tensorboard import Board
 
 
 class TrainingStoppedError(RuntimeError):
@@ -28,7 +28,9 @@ class TrainingStoppedError(RuntimeError):
 
 def load_recipe_data(recipe: Mapping[str, Any]) -> Dataset:
     """The data set that a recipe names."""
-    options = {key: value for key, value in recipe["data"].items() if key != "name" and value is not None}
+    options = {
+        key: value for key, value in recipe["data"].items() if key != "name" and value is not None
+    }
     return load_data(recipe["data"]["name"], **{"seed": recipe["seed"], **options})
 
 
@@ -64,11 +66,19 @@ def fit(
 
         with team() as members:  # open for all sizes
             data = data or members.in_turn(lambda: load_recipe_data(values))
-            return grown(values, run.path if isinstance(run, Run) else run, data=data, progress=progress)
+            return grown(
+                values, run.path if isinstance(run, Run) else run, data=data, progress=progress
+            )
     with team() as members:
-        session = Session(values, data or members.in_turn(lambda: load_recipe_data(values)), energy, members)
+        session = Session(
+            values, data or members.in_turn(lambda: load_recipe_data(values)), energy, members
+        )
         with cpu_threads(session.settings.threads), ExitStack() as held:
-            place = run if isinstance(run, Run) else members.chiefly(lambda: _opened(Path(cast(Any, run)), values))
+            place = (
+                run
+                if isinstance(run, Run)
+                else members.chiefly(lambda: _opened(Path(cast(Any, run)), values))
+            )
             members.chiefly(lambda: held.enter_context(place.locked()))
             _train(session, members.shared(place), progress and members.chief)
     return cast(Energy, session.ema.module)
@@ -84,15 +94,26 @@ def _train(session: Session, run: Run, progress: bool) -> None:
     run.write_json("data.json", _about(session.data))
     rows = _begin(session, run, progress)
     spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
-    board = Board(run.path / "tensorboard" if session.settings.tensorboard and session.team.chief else None)
-    desk = _Desk(session, run, rows, Selection.of(session), board, time.monotonic() - (spent[-1] if spent else 0.0))
+    board = Board(
+        run.path / "tensorboard" if session.settings.tensorboard and session.team.chief else None
+    )
+    desk = _Desk(
+        session,
+        run,
+        rows,
+        Selection.of(session),
+        board,
+        time.monotonic() - (spent[-1] if spent else 0.0),
+    )
     with _bar(session.settings.steps, session.step, progress) as bar, board:
         while session.step < session.settings.steps and not desk.ended:
             before = session.step
             desk.update(bar)
             bar.update(session.step - before)
     if session.best:
-        session.ema.module.load_state_dict(run.load_checkpoint(int(session.best["step"])).tensors["ema"])
+        session.ema.module.load_state_dict(
+            run.load_checkpoint(int(session.best["step"])).tensors["ema"]
+        )
 
 
 def _about(data: Dataset) -> dict[str, Any]:
@@ -117,8 +138,17 @@ def _about(data: Dataset) -> dict[str, Any]:
 
 
 def _bar(total: int, done: int, shown: bool) -> Any:
-    calm = 0.2 if sys.stderr.isatty() else 20.0  # a log file wants a line now and then, not thousands
-    return tqdm(total=total, initial=done, unit="step", disable=not shown, mininterval=calm, maxinterval=2 * calm)
+    calm = (
+        0.2 if sys.stderr.isatty() else 20.0
+    )  # a log file wants a line now and then, not thousands
+    return tqdm(
+        total=total,
+        initial=done,
+        unit="step",
+        disable=not shown,
+        mininterval=calm,
+        maxinterval=2 * calm,
+    )
 
 
 def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
@@ -207,20 +237,29 @@ class _Desk:
         known = {(f.name, f.level) for f in diagnose(self.rows)}
         self.rows.append(row)
         self.run.log(row)
-        spent = {"seconds": round(time.monotonic() - self.began, 3), "peak_mb": round(peak_mb(self.session.device), 1)}
+        spent = {
+            "seconds": round(time.monotonic() - self.began, 3),
+            "peak_mb": round(peak_mb(self.session.device), 1),
+        }
         self.run.log({"step": row["step"], **spent}, "time.jsonl")
         self.board.write(row)
         for finding in findings:
             if (finding.name, finding.level) not in known:
                 self.run.log({"step": row["step"], "event": "verdict", **finding._asdict()})
                 if self.session.settings.on_failure != "continue":
-                    self._say(f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} {finding.remedy}")
+                    self._say(
+                        f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} {finding.remedy}"
+                    )
 
     def _intervene(self, findings: list[Finding]) -> None:
         """Roll back, the further the sooner trouble came again, and cure what was found; or stop."""
         session, run = self.session, self.run
         cause = next(f for f in findings if f.level == "bad")
-        step, tried, factors = session.step, session.rollbacks, (session.rate_factor, session.step_factor)
+        step, tried, factors = (
+            session.step,
+            session.rollbacks,
+            (session.rate_factor, session.step_factor),
+        )
         if session.settings.on_failure == "stop" or tried >= session.settings.rollbacks:
             run.log({"step": step, "event": "stop", **cause._asdict()})
             raise TrainingStoppedError(
@@ -235,9 +274,19 @@ class _Desk:
         session.rollbacks = tried + 1
         done = self._cure(cause.cure, factors, 0.25 if again else 0.5)
         run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
-        run.log({"step": step, "event": "rollback", "to": checkpoint.step, "did": done, **cause._asdict()})
+        run.log(
+            {
+                "step": step,
+                "event": "rollback",
+                "to": checkpoint.step,
+                "did": done,
+                **cause._asdict(),
+            }
+        )
         self.rows[:] = _stale(self.rows, checkpoint.step)
-        self._say(f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, {done}.")
+        self._say(
+            f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, {done}."
+        )
 
     def _far(self) -> set[int]:
         """Checkpoints for when the newest is not far enough back: the start, and one a quarter to half of the way."""

@@ -20,7 +20,14 @@ from lowland.registry import build
 from lowland.training.fit import fit, load_recipe_data
 
 
-def grow(recipe: Any, run: str | Path, sizes: Sequence[int], *, data: Dataset | None = None, progress: bool = True) -> Energy:
+def grow(
+    recipe: Any,
+    run: str | Path,
+    sizes: Sequence[int],
+    *,
+    data: Dataset | None = None,
+    progress: bool = True,
+) -> Energy:
     """Train on images of each size in turn, in run/size-7, run/size-14, …, the last in run itself; returns its energy.
 
     Small images are cheap and their energies smooth: what is learned there is where the next size begins. Images are made small
@@ -43,7 +50,9 @@ def grow(recipe: Any, run: str | Path, sizes: Sequence[int], *, data: Dataset | 
     """
     recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(sizes)
     plain = [own.plain() if hasattr(own, "plain") else dict(own) for own in recipes]
-    plain = [{**values, "training": {**values["training"], "grow": []}} for values in plain[:-1]] + plain[-1:]
+    plain = [
+        {**values, "training": {**values["training"], "grow": []}} for values in plain[:-1]
+    ] + plain[-1:]
     _check(sizes, len(plain))
     data = data or load_recipe_data(plain[-1])
     if data.domain.shape[1:] != (sizes[-1], sizes[-1]):
@@ -61,7 +70,9 @@ def grow(recipe: Any, run: str | Path, sizes: Sequence[int], *, data: Dataset | 
     return energy
 
 
-def grown(recipe: dict[str, Any], run: str | Path, *, data: Dataset | None = None, progress: bool = True) -> Energy:
+def grown(
+    recipe: dict[str, Any], run: str | Path, *, data: Dataset | None = None, progress: bool = True
+) -> Energy:
     """What `fit` does with a recipe that names training.grow: the smaller sides first, then that of the data."""
     data = data or load_recipe_data(recipe)
     if len(data.domain.shape) != 3:
@@ -69,16 +80,26 @@ def grown(recipe: dict[str, Any], run: str | Path, *, data: Dataset | None = Non
             f"training.grow is {recipe['training']['grow']} and events have shape {data.domain.shape}; only images grow; leave "
             f"it out"
         )
-    return grow(recipe, run, (*recipe["training"]["grow"], data.domain.shape[-1]), data=data, progress=progress)
+    return grow(
+        recipe,
+        run,
+        (*recipe["training"]["grow"], data.domain.shape[-1]),
+        data=data,
+        progress=progress,
+    )
 
 
 def resized(data: Dataset, size: int) -> Dataset:
     """The data set with its images averaged down to sides of `size`; grey levels are no longer counted."""
     if data.domain.shape[1:] == (size, size):
         return data
-    parts: dict[str, Any] = {name: Split(_shrunk(split.x, size), split.y) for name, split in data.parts()}
+    parts: dict[str, Any] = {
+        name: Split(_shrunk(split.x, size), split.y) for name, split in data.parts()
+    }
     domain = dataclasses.replace(data.domain, shape=(data.domain.shape[0], size, size))
-    return dataclasses.replace(data, name=f"{data.name} at {size} × {size}", domain=domain, levels=None, **parts)
+    return dataclasses.replace(
+        data, name=f"{data.name} at {size} × {size}", domain=domain, levels=None, **parts
+    )
 
 
 def _shrunk(x: Tensor, size: int) -> Tensor:
@@ -101,7 +122,12 @@ def _enlarged(energy: Energy, values: dict[str, Any], domain: Domain) -> Energy:
 
 
 def _check(sizes: Sequence[int], recipes: int) -> None:
-    if not sizes or sizes[0] < 1 or not all(a < b for a, b in pairwise(sizes)) or recipes != len(sizes):
+    if (
+        not sizes
+        or sizes[0] < 1
+        or not all(a < b for a, b in pairwise(sizes))
+        or recipes != len(sizes)
+    ):
         raise ValueError(
             f"sizes {tuple(sizes)} came with {recipes} recipes; rising sizes, and one recipe for all or one each, are needed; "
             f"correct them"

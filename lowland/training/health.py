@@ -81,12 +81,20 @@ def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
     recent = [row for row in list(rows)[-limits.window :] if not row.get("stale")]
     if not recent:
         return []
-    found = [_nonfinite(recent), _magnitude(recent, limits), _wild(recent, limits), _forgotten(recent, limits)]
+    found = [
+        _nonfinite(recent),
+        _magnitude(recent, limits),
+        _wild(recent, limits),
+        _forgotten(recent, limits),
+    ]
     if len(rows) > limits.settle and len(recent) >= limits.fresh:
         found += [check(recent, limits) for check in CHECKS]
     here = [finding for finding in found if finding is not None]
     if worst(here) == "bad":  # chains at the walls explain what else is wrong
-        here = [finding._replace(level="bad") if finding.name == "saturated" else finding for finding in here]
+        here = [
+            finding._replace(level="bad") if finding.name == "saturated" else finding
+            for finding in here
+        ]
     return here
 
 
@@ -104,7 +112,9 @@ def _series(rows: Rows, name: str) -> list[float]:
 def _nonfinite(rows: Rows) -> Finding | None:
     last = rows[-1]
     count = int(last.get("nonfinite", 0))
-    named = [key for key, value in last.items() if isinstance(value, float) and not math.isfinite(value)]
+    named = [
+        key for key, value in last.items() if isinstance(value, float) and not math.isfinite(value)
+    ]
     if not count and not named:
         return None
     return Finding(
@@ -183,7 +193,9 @@ def _gap(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _told_apart(rows: Rows, limits: Limits) -> Finding | None:
-    shares = [] if "cross_entropy" in rows[-1] else _series(rows, "accuracy")  # a classifier's accuracy is of labels
+    shares = (
+        [] if "cross_entropy" in rows[-1] else _series(rows, "accuracy")
+    )  # a classifier's accuracy is of labels
     if len(shares) < limits.window or min(shares) < limits.told_apart:
         return None
     return Finding(
@@ -260,7 +272,10 @@ def _border(rows: Rows, limits: Limits) -> Finding | None:
 
 def _collapse(rows: Rows, limits: Limits) -> Finding | None:
     """All data at one energy: judged against the level of the energies, since their unit is free."""
-    spreads, levels = _series(rows[-5:], "spread"), [abs(e) for e in _series(rows[-5:], "energy_data")]
+    spreads, levels = (
+        _series(rows[-5:], "spread"),
+        [abs(e) for e in _series(rows[-5:], "energy_data")],
+    )
     if not spreads or not levels or median(spreads) > limits.flat * max(median(levels), 1e-3):
         return None
     return Finding(
@@ -323,4 +338,16 @@ def _age(rows: Rows, limits: Limits) -> Finding | None:
 
 
 # what explains a gap comes before the gap: the first bad finding is the one that is cured
-CHECKS = (_border, _movement, _alike, _collapse, _gap, _told_apart, _drift, _gradient, _held, _fresh, _age)
+CHECKS = (
+    _border,
+    _movement,
+    _alike,
+    _collapse,
+    _gap,
+    _told_apart,
+    _drift,
+    _gradient,
+    _held,
+    _fresh,
+    _age,
+)

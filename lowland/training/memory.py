@@ -80,7 +80,9 @@ class _Replay(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         block = self.held.block
-        holders = [module for module in block.modules() if any(True for _ in module.buffers(recurse=False))]
+        holders = [
+            module for module in block.modules() if any(True for _ in module.buffers(recurse=False))
+        ]
         self.modes = [(module, module.training) for module in holders]
         self.now = [buffer.clone() for buffer in block.buffers()]
         for module, _ in self.modes:

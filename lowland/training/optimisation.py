@@ -16,9 +16,15 @@ def optimizer_of(
     """Adam (with the weight decay apart from the moments) or SGD; a partner has a group of its own, without decay."""
     groups: list[dict[str, Any]] = [{"params": list(energy.parameters()), "factor": 1.0}]
     if partner is not None:
-        groups.append({"params": list(partner.parameters()), "factor": partner_rate, "weight_decay": 0.0})
+        groups.append(
+            {"params": list(partner.parameters()), "factor": partner_rate, "weight_decay": 0.0}
+        )
     groups = [group for group in groups if group["params"]]
-    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+    options: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum, **options)
     kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
@@ -45,8 +51,15 @@ def step_if(optimizer: Any, sound: Tensor) -> None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The moments as named tensors."""
     found = optimizer.state_dict()["state"]
-    moments = {f"{i}.{name}": value for i, state in found.items() for name, value in state.items() if value is not None}
-    return {name: whole(moments[name]) for name in sorted(moments)}  # every process asks for the same one
+    moments = {
+        f"{i}.{name}": value
+        for i, state in found.items()
+        for name, value in state.items()
+        if value is not None
+    }
+    return {
+        name: whole(moments[name]) for name in sorted(moments)
+    }  # every process asks for the same one
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -56,4 +69,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         states.setdefault(int(index), {})[name] = fitted(value, parameters[int(index)])
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

@@ -58,22 +58,34 @@ def fly(session: Session) -> Flight:
     for _ in range(HALVINGS if session.settings.preflight == "adjust" else 0):
         if not (seen["wild"] or seen["far"]):
             break
-        rate, step = rate * (0.5 if seen["wild"] else 1.0), step * (0.5 if seen["far"] and not seen["wild"] else 1.0)
+        rate, step = (
+            rate * (0.5 if seen["wild"] else 1.0),
+            step * (0.5 if seen["far"] and not seen["wild"] else 1.0),
+        )
         seen = _try(session, rate, step)
     if rate < 1.0:
         session.lower_rate(rate)
     if step < 1.0:
         session.shorten(step)
     sentences = tuple(_sentences(first, rate, step, session))
-    numbers = {name: first[name] for name in ("leap", "drift", "noise", "spread_before", "spread_after")}
+    numbers = {
+        name: first[name] for name in ("leap", "drift", "noise", "spread_before", "spread_after")
+    }
     return Flight(**numbers, rate=rate, step=step, sentences=sentences)
 
 
 def _try(session: Session, rate: float, step: float) -> dict[str, float]:
     """Fly a copy; what it showed."""
-    alone = {"warmup": 0, "ema": 0.0, "compile": False, "batch": session.settings.batch // session.team.size}
+    alone = {
+        "warmup": 0,
+        "ema": 0.0,
+        "compile": False,
+        "batch": session.settings.batch // session.team.size,
+    }
     recipe = {**session.recipe, "training": {**session.recipe["training"], **alone}}
-    one = Session(recipe, session.data, cast(Any, copy.deepcopy(session.ema.module).requires_grad_(True)))
+    one = Session(
+        recipe, session.data, cast(Any, copy.deepcopy(session.ema.module).requires_grad_(True))
+    )
     one.lower_rate(rate)
     one.shorten(step)
     x = session.data.train.x[:ROWS].to(session.device)
@@ -84,7 +96,12 @@ def _try(session: Session, rate: float, step: float) -> dict[str, float]:
     after = _spread(one, x)
     drift, noise = _moves(one, x)
     change = leap(weights, list(one.energy.parameters()))
-    wild = bool(lost) or not math.isfinite(after) or after > WILD * max(before, 1.0) or not change < LEAP
+    wild = (
+        bool(lost)
+        or not math.isfinite(after)
+        or after > WILD * max(before, 1.0)
+        or not change < LEAP
+    )
     return {
         "drift": drift,
         "noise": noise,
@@ -102,7 +119,9 @@ def leap(before: list[Tensor], after: list[Tensor]) -> float:
     for old, new in zip(before, after, strict=True):
         if old.dim() > 1:
             moved += (new.detach() - old).square().sum().item()
-            size += max(old.square().sum().item(), len(old) / 3)  # uniform on ±1/√n: n numbers of variance 1/(3 n) a row
+            size += max(
+                old.square().sum().item(), len(old) / 3
+            )  # uniform on ±1/√n: n numbers of variance 1/(3 n) a row
     return math.sqrt(moved / size) if size else 0.0
 
 
@@ -117,7 +136,9 @@ def _spread(session: Session, x: Tensor) -> float:
 def _moves(session: Session, x: Tensor) -> tuple[float, float]:
     """Drift and noise of one sampler step at data, per number, in units of the data's standard deviation."""
     sampler: Any = session.module.sampler
-    continuous = session.energy.domain.kind in ("real", "box") and not getattr(session.energy, "noise", False)
+    continuous = session.energy.domain.kind in ("real", "box") and not getattr(
+        session.energy, "noise", False
+    )
     if not continuous or not isinstance(getattr(sampler, "step_size", None), float) or len(x) < 2:
         return math.nan, math.nan
     width = x.flatten(1).std(0).mean().clamp_min(1e-6).item()
@@ -137,12 +158,20 @@ def _sentences(seen: dict[str, float], rate: float, step: float, session: Sessio
         found.append(
             f"three updates at the full rate change the weights by {seen['leap']:.2g} of their size and the spread of the "
             f"data's energies from {seen['spread_before']:.2g} to {seen['spread_after']:.2g}"
-            + (f"; the learning rate was multiplied by {rate:g}" if rate < 1 else did[session.settings.preflight == "adjust"])
+            + (
+                f"; the learning rate was multiplied by {rate:g}"
+                if rate < 1
+                else did[session.settings.preflight == "adjust"]
+            )
         )
     if seen["far"]:
         found.append(
             f"one sampler step drifts by {seen['drift']:.2g} and shakes by {seen['noise']:.2g} standard deviations of the data"
-            + (f"; the step size was multiplied by {step:g}" if step < 1 else did[session.settings.preflight == "adjust"])
+            + (
+                f"; the step size was multiplied by {step:g}"
+                if step < 1
+                else did[session.settings.preflight == "adjust"]
+            )
         )
     steps = getattr(session.objective, "steps", 1)
     if max(seen["drift"] * steps, seen["noise"] * math.sqrt(steps)) < STILL:

@@ -21,7 +21,7 @@ from lowland.data import settled
 from lowland.energy import energy_values
 from lowland.metrics import frechet_distance, ksd, mmd
 from lowland.tasks import follow
-from lowland.training.judge import train_judge
+from lowland.training.classifier import train_judge
 from lowland.training.session import Session
 
 HELD = 512
@@ -56,7 +56,9 @@ class Selection:
         features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)  # noqa: E731
         if data.classes and len(data.domain.shape) == 3 and settings.select != "ksd":
             features = train_judge(data.train, data.classes, steps=300, seed=0).features
-        return cls(settings.select, settings.select_every or settings.checkpoint_every, held, features)
+        return cls(
+            settings.select, settings.select_every or settings.checkpoint_every, held, features
+        )
 
     def judge(self, session: Session) -> dict[str, float]:
         """Judge the averaged weights where it is time, remember the best in the session; what goes into the log."""
@@ -73,13 +75,19 @@ class Selection:
     def value(self, session: Session) -> float:
         """The criterion for the averaged weights: low is good; infinite if something is not finite."""
         energy: Any = session.ema.module
-        found = self._found(session, energy) if all(bool(p.isfinite().all()) for p in energy.parameters()) else math.inf
+        found = (
+            self._found(session, energy)
+            if all(bool(p.isfinite().all()) for p in energy.parameters())
+            else math.inf
+        )
         return found if math.isfinite(found) else math.inf
 
     def _found(self, session: Session, energy: Any) -> float:
         if self.criterion == "ksd":
             return ksd(energy, self.held.to(session.device)).value
-        generator = torch.Generator(session.device).manual_seed(int(session.recipe["seed"]) + 5_000_011 * (session.step + 1))
+        generator = torch.Generator(session.device).manual_seed(
+            int(session.recipe["seed"]) + 5_000_011 * (session.step + 1)
+        )
         made = follow(energy, session.recipe, len(self.held), generator=generator).x.cpu()
         if not bool(made.isfinite().all()):
             return math.inf
@@ -90,8 +98,14 @@ class Selection:
 def held_gap(session: Session) -> dict[str, float]:
     """By how many spreads held-out data lie above training data in the averaged energy; {} where it needs more than x."""
     energy: Any = session.ema.module
-    plain = energy.domain.kind in ("real", "box") and energy.data_domain is None and not getattr(energy, "noise", False)
-    parts = [part.x[:HELD].to(session.device) for part in (session.data.train, session.data.calibration)]
+    plain = (
+        energy.domain.kind in ("real", "box")
+        and energy.data_domain is None
+        and not getattr(energy, "noise", False)
+    )
+    parts = [
+        part.x[:HELD].to(session.device) for part in (session.data.train, session.data.calibration)
+    ]
     if not plain or min(map(len, parts)) < 32:
         return {}
     seen, held = (energy_values(energy, part) for part in parts)

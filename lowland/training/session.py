@@ -14,13 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lowland.chains import ReplayBuffer
 from lowland.data import Batches, Dataset, Split, toss
 from lowland.domain import Domain
 from lowland.energy import Energy, check_energy
 from lowland.objectives.contrastive import Loss, border_share, completed
-from lowland.objectives.joint import told
+from lowland.objectives.jem import told
 from lowland.registry import build
+from lowland.replay import ReplayBuffer
 from lowland.run import Checkpoint
 from lowland.training.distributed import (
     Team,
@@ -36,7 +36,13 @@ from lowland.training.distributed import (
 )
 from lowland.training.ema import EMA
 from lowland.training.memory import recompute
-from lowland.training.optimisation import clipped_norm, optimizer_of, optimizer_tensors, restore_optimizer, step_if
+from lowland.training.optimisation import (
+    clipped_norm,
+    optimizer_of,
+    optimizer_tensors,
+    restore_optimizer,
+    step_if,
+)
 from lowland.training.settings import Training
 from lowland.training.step import Step, diversity
 
@@ -48,7 +54,9 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what is there")
+        raise ValueError(
+            f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what is there"
+        )
     return torch.device("cuda", local_rank()) if wanted == "cuda" else torch.device(wanted)
 
 
@@ -70,11 +78,22 @@ class Session:
     """
 
     def __init__(
-        self, recipe: Mapping[str, Any], data: Dataset, energy: Energy | None = None, team: Team | None = None
+        self,
+        recipe: Mapping[str, Any],
+        data: Dataset,
+        energy: Energy | None = None,
+        team: Team | None = None,
     ) -> None:
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe["training"].items()}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in recipe["training"].items()
+        }
         self.settings = settings = Training(**values)
-        self.recipe, self.device, self.data, seed = recipe, pick_device(settings.device), data, int(recipe["seed"])
+        self.recipe, self.device, self.data, seed = (
+            recipe,
+            pick_device(settings.device),
+            data,
+            int(recipe["seed"]),
+        )
         self.team = team or Team()
         self.objective = self._objective()
         self.terms = [build("term", values) for values in recipe.get("terms", ())]
@@ -91,28 +110,47 @@ class Session:
         if settings.compile:
             self.energy.compile()
         self._evaluate = wrapped(self.module, settings.sharding, self.team, self.device)
-        self.optimizer = optimizer_of(self.energy, self.partner, getattr(self.objective, "partner_rate", 1.0), settings)
+        self.optimizer = optimizer_of(
+            self.energy, self.partner, getattr(self.objective, "partner_rate", 1.0), settings
+        )
         self.generators = {
-            name: self.team.generator(seed, offset, self.device) for offset, name in enumerate(("data", "chains"), start=1)
+            name: self.team.generator(seed, offset, self.device)
+            for offset, name in enumerate(("data", "chains"), start=1)
         }
-        self.batches = Batches(self._learned(data.train, seed), seed=seed, rank=self.team.rank, size=self.team.size)
+        self.batches = Batches(
+            self._learned(data.train, seed), seed=seed, rank=self.team.rank, size=self.team.size
+        )
         self.buffer = self._buffer()
         self.step, self.rollbacks, self.health = 0, 0, "good"
-        self.rate_factor, self.step_factor = 1.0, 1.0  # what health has made of the learning rate and of the sampler's step
-        self.best: dict[str, float] = {}  # step and value of the best checkpoint so far, if one is selected
+        self.rate_factor, self.step_factor = (
+            1.0,
+            1.0,
+        )  # what health has made of the learning rate and of the sampler's step
+        self.best: dict[
+            str, float
+        ] = {}  # step and value of the best checkpoint so far, if one is selected
         self._begin_row()
 
     def _objective(self) -> Any:
         """The recipe's objective, with this process's share of the chains. Raises ValueError for what cannot be divided."""
-        self.team.divided("training.batch / training.accumulate", self.settings.batch // self.settings.accumulate)
-        if self.team.size > 1 and (self.settings.sharding, self.settings.optimizer) == ("fsdp", "sgd"):
+        self.team.divided(
+            "training.batch / training.accumulate", self.settings.batch // self.settings.accumulate
+        )
+        if self.team.size > 1 and (self.settings.sharding, self.settings.optimizer) == (
+            "fsdp",
+            "sgd",
+        ):
             raise ValueError(
                 "training.sharding is 'fsdp' and the optimizer 'sgd'; FSDP2 divides the moments of Adam; set "
                 "training.optimizer = 'adam', or sharding = 'ddp'"
             )
         objective: Any = build("objective", self.recipe["objective"])
         chains = getattr(objective, "chains", 0)
-        return replace(objective, chains=self.team.divided("objective.chains", chains)) if chains else objective
+        return (
+            replace(objective, chains=self.team.divided("objective.chains", chains))
+            if chains
+            else objective
+        )
 
     def _energy(self, energy: Energy | None, seed: int) -> Energy:
         """The energy that was passed, or a new one as the recipe says, prepared on the data."""
@@ -143,29 +181,45 @@ class Session:
 
     def _check(self, recipe: Mapping[str, Any]) -> None:
         classes = getattr(self.energy, "classes", 0)
-        spread = [name for name in ("noise", "dequantise", "margin") if getattr(self.settings, name)]
+        spread = [
+            name for name in ("noise", "dequantise", "margin") if getattr(self.settings, name)
+        ]
         if self.data.binarisation and spread:
             raise ValueError(
                 f"{self.data.name} is binary and {' and '.join(spread)} would move it off 0 and 1; binary data have no grey "
                 f"levels to spread; leave them out"
             )
         if classes and self.data.train.y is None:
-            raise ValueError(f"the energy has {classes} classes and {self.data.name} no labels; set energy.classes = 0")
+            raise ValueError(
+                f"the energy has {classes} classes and {self.data.name} no labels; set energy.classes = 0"
+            )
         if classes and classes != self.data.classes:
             raise ValueError(
                 f"the energy has {classes} classes and {self.data.name} {self.data.classes}; they must agree; "
                 f"set energy.classes = {self.data.classes}, or 0 to train without labels"
             )
         x = self.data.train.x[:4].to(self.device)
-        x = completed(self.energy, x.round() if self.data.binarisation else x, torch.Generator(self.device).manual_seed(0))
-        x = x.round() if self.energy.domain.kind == "binary" else x  # means may stand for units that no one has seen
-        noise_level = torch.full((len(x),), 0.1, device=self.device) if getattr(self.energy, "noise", False) else None
+        x = completed(
+            self.energy,
+            x.round() if self.data.binarisation else x,
+            torch.Generator(self.device).manual_seed(0),
+        )
+        x = (
+            x.round() if self.energy.domain.kind == "binary" else x
+        )  # means may stand for units that no one has seen
+        noise_level = (
+            torch.full((len(x),), 0.1, device=self.device)
+            if getattr(self.energy, "noise", False)
+            else None
+        )
         check_energy(self.energy, x, noise_level)
 
     def _buffer(self) -> ReplayBuffer | None:
         if not self.objective.persistent:
             return None
-        chains = max(self.objective.capacity, self.objective.chains * self.team.size or self.settings.batch)
+        chains = max(
+            self.objective.capacity, self.objective.chains * self.team.size or self.settings.batch
+        )
         rows = self.team.portion(chains)
         return ReplayBuffer(
             rows.stop - rows.start,
@@ -213,24 +267,40 @@ class Session:
             with gathering(self._evaluate, last=number == parts), self._explained():
                 self._backward(piece, own, parts)
         settle(self.energy, self._evaluate, self.team)
-        if self.settings.optimizer == "sgd" and hasattr(self.energy, "precondition"):  # Adam would rescale it, number by number
+        if self.settings.optimizer == "sgd" and hasattr(
+            self.energy, "precondition"
+        ):  # Adam would rescale it, number by number
             cast(Any, self.energy).precondition()
-        parts_of: list[nn.Module] = [self.energy] if self.partner is None else [self.energy, self.partner]
+        parts_of: list[nn.Module] = (
+            [self.energy] if self.partner is None else [self.energy, self.partner]
+        )
         norm = whole(clipped_norm(parts_of, self.settings.clip))
         sound = self.team.every(norm.isfinite() & self._losses.isfinite())
         step_if(self.optimizer, sound)
         self.step += 1
         self.ema.update(self.energy, self.step)
         self._nonfinite += ~sound
-        border = {"border_data": border_share(x, self.energy)} if self.energy.domain.kind == "box" else {}
+        border = (
+            {"border_data": border_share(x, self.energy)}
+            if self.energy.domain.kind == "box"
+            else {}
+        )
         self._note({"gradient_norm": norm.detach(), **border})
 
     def _backward(self, x: Tensor, labels: Tensor | None, parts: int) -> None:
         """Add the gradient of one part of a batch, and its terms to the log."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            loss: Loss = self._evaluate(x, labels, self.buffer, self.generators["chains"], self.step / self.settings.steps)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"
+        ):
+            loss: Loss = self._evaluate(
+                x, labels, self.buffer, self.generators["chains"], self.step / self.settings.steps
+            )
         terms = {"loss": loss.value.detach(), **loss.terms}
-        if loss.negatives is not None and loss.negatives.shape[1:] == x.shape[1:] and len(loss.negatives) > 1:
+        if (
+            loss.negatives is not None
+            and loss.negatives.shape[1:] == x.shape[1:]
+            and len(loss.negatives) > 1
+        ):
             terms["diversity"] = diversity(loss.negatives, x)
         self._losses = self._losses + loss.value.detach()
         value = loss.value / parts if parts > 1 else loss.value
@@ -244,7 +314,10 @@ class Session:
         try:
             yield
         except RuntimeError as error:
-            if not (self.settings.compile and any(words in str(error) for words in ("double backward", "create_graph"))):
+            if not (
+                self.settings.compile
+                and any(words in str(error) for words in ("double backward", "create_graph"))
+            ):
                 raise
             raise ValueError(
                 f"training.compile is true and {type(self.objective).__name__} differentiates a gradient; torch.compile has no "
@@ -265,9 +338,13 @@ class Session:
     def row(self) -> dict[str, Any]:
         """The means of all terms since the last row over all processes, for the log; begins anew."""
         row: dict[str, Any] = {"step": self.step}
-        totals = self.team.total(torch.stack(list(self._sums.values()))).tolist() if self._sums else []
+        totals = (
+            self.team.total(torch.stack(list(self._sums.values()))).tolist() if self._sums else []
+        )
         for name, total in zip(self._sums, totals, strict=True):
-            row[name] = int(total) if name in COUNTED else total / (self._counts[name] * self.team.size)
+            row[name] = (
+                int(total) if name in COUNTED else total / (self._counts[name] * self.team.size)
+            )
         row |= {"nonfinite": int(self._nonfinite), "rate": self.optimizer.param_groups[0]["lr"]}
         self._begin_row()
         return row
@@ -299,11 +376,17 @@ class Session:
             "energy": whole_state(self.energy),
             "ema": self.ema.module.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer),
-            "generators": numbered(self.team.gather({name: g.get_state() for name, g in self.generators.items()})),
+            "generators": numbered(
+                self.team.gather({name: g.get_state() for name, g in self.generators.items()})
+            ),
         }
         if self.buffer is not None:
             own = self.buffer.state_dict()
-            tensors["chains"] = joined(self.team.gather({k: v.cpu() for k, v in own.items()})) if self.team.size > 1 else own
+            tensors["chains"] = (
+                joined(self.team.gather({k: v.cpu() for k, v in own.items()}))
+                if self.team.size > 1
+                else own
+            )
         if self.partner is not None:
             tensors["partner"] = whole_state(self.partner)
         state = {
@@ -330,9 +413,15 @@ class Session:
         self._restore_generators(tensors["generators"], state.get("processes", 1), checkpoint.step)
         if self.buffer is not None:
             rows = self.team.portion(len(tensors["chains"]["x"]))
-            self.buffer.load_state_dict({k: v[rows].to(self.device) for k, v in tensors["chains"].items()})
+            self.buffer.load_state_dict(
+                {k: v[rows].to(self.device) for k, v in tensors["chains"].items()}
+            )
         self.batches.load_state_dict(state["batches"])
-        self.rate_factor, self.rollbacks, self.best = state["rate_factor"], state["rollbacks"], state.get("best", {})
+        self.rate_factor, self.rollbacks, self.best = (
+            state["rate_factor"],
+            state["rollbacks"],
+            state.get("best", {}),
+        )
         self.step_factor = 1.0
         self.shorten(state.get("step_factor", 1.0))
         self.health, self.step = state["health"], checkpoint.step
@@ -349,4 +438,6 @@ class Session:
 
 
 def _divided(x: Tensor, labels: Tensor | None, parts: int) -> list[tuple[Tensor, Tensor | None]]:
-    return list(zip(x.chunk(parts), [None] * parts if labels is None else labels.chunk(parts), strict=True))
+    return list(
+        zip(x.chunk(parts), [None] * parts if labels is None else labels.chunk(parts), strict=True)
+    )

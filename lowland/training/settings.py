@@ -100,12 +100,14 @@ class Training:
                 "sharding": self.sharding in ("ddp", "fsdp"),
                 "grow": all(0 < a < b for a, b in pairwise((*self.grow, 1 << 30))),
                 "log_every": self.log_every >= 1,
-                "checkpoint_every": self.checkpoint_every >= 1 and self.checkpoint_every % self.log_every == 0,
+                "checkpoint_every": self.checkpoint_every >= 1
+                and self.checkpoint_every % self.log_every == 0,
                 "keep": self.keep >= 1,
                 "rollbacks": self.rollbacks >= 0,
                 "preflight": self.preflight in ("off", "warn", "adjust"),
                 "select": self.select in ("none", "mmd", "frechet", "ksd"),
-                "select_every": self.select_every >= 0 and self.select_every % max(self.checkpoint_every, 1) == 0,
+                "select_every": self.select_every >= 0
+                and self.select_every % max(self.checkpoint_every, 1) == 0,
                 "select_samples": self.select_samples >= 16,
                 "patience": self.patience >= 0,
                 "threads": self.threads >= 0,

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.chains import ReplayBuffer
 from lowland.energy import Energy
 from lowland.objectives.contrastive import Loss
+from lowland.replay import ReplayBuffer
 
 
 class Step(nn.Module):
@@ -17,13 +17,25 @@ class Step(nn.Module):
     Chains run inside `forward`, through the energy itself; the loss is computed in one call. A term adds to the loss.
     """
 
-    def __init__(self, energy: Energy, objective: Any, sampler: Any, terms: Sequence[Any], partner: nn.Module | None) -> None:
+    def __init__(
+        self,
+        energy: Energy,
+        objective: Any,
+        sampler: Any,
+        terms: Sequence[Any],
+        partner: nn.Module | None,
+    ) -> None:
         super().__init__()
         self.energy, self.partner = energy, partner
         self.objective, self.sampler, self.terms = objective, sampler, tuple(terms)
 
     def forward(
-        self, x: Tensor, labels: Tensor | None, buffer: ReplayBuffer | None, generator: torch.Generator, progress: float
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+        progress: float,
     ) -> Loss:
         """progress: share of the updates that are done, for an objective with a schedule."""
         more: dict[str, Any] = {} if self.partner is None else {"partner": self.partner}

@@ -15,7 +15,16 @@ from lowland.evaluation import Subject, subject
 from lowland.registry import build
 from lowland.run import Run
 from lowland.samplers import Sampler, sigma_ladder
-from lowland.tasks import Attribute, Cleaned, anneal_composed, edit, interpolate, jump, predict, sample_composed
+from lowland.tasks import (
+    Attribute,
+    Cleaned,
+    anneal_composed,
+    edit,
+    interpolate,
+    jump,
+    predict,
+    sample_composed,
+)
 from lowland.training import cpu_threads
 from lowland.verbs.restoring import check_writable
 
@@ -55,22 +64,39 @@ def compose_runs(
     noisy = [s for s in subjects if s.sigmas]
     first, g = subjects[0], torch.Generator().manual_seed(seed)
     chosen: Sampler | None = build("sampler", sampler) if sampler else None
-    with cpu_threads(first.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
+    with (
+        cpu_threads(first.recipe["training"]["threads"]),
+        tqdm(total=None, unit="step", disable=not progress) as bar,
+    ):
         if noisy:
-            terms = [_term_of_noise(s, y, noisy[0].energy) for s, y in zip(subjects, labels, strict=True)]
+            terms = [
+                _term_of_noise(s, y, noisy[0].energy) for s, y in zip(subjects, labels, strict=True)
+            ]
             own = noisy[0].sigmas or [1.0, 0.01]
-            high, low = max(own) if sigma_max is None else sigma_max, min(own) if sigma_min is None else sigma_min
+            high, low = (
+                max(own) if sigma_max is None else sigma_max,
+                min(own) if sigma_min is None else sigma_min,
+            )
             whole: Energy = Sum(terms, weights)
             begin = _begun(noisy[0].energy, count, high, g)
             sigmas = sigma_ladder(high, low, levels)
-            x = anneal_composed(whole, sigmas, begin, steps, generator=g, sampler=chosen, progress=bar.update).x
+            x = anneal_composed(
+                whole, sigmas, begin, steps, generator=g, sampler=chosen, progress=bar.update
+            ).x
         else:
-            terms = [s.marginal if y is None else s.energy.given(y) for s, y in zip(subjects, labels, strict=True)]
+            terms = [
+                s.marginal if y is None else s.energy.given(y)
+                for s, y in zip(subjects, labels, strict=True)
+            ]
             whole = Sum(terms, weights)
             check_normalisable(whole)
             start = whole.domain.draw(count, g)
-            x = sample_composed(whole, start, steps, generator=g, sampler=chosen, progress=bar.update).x
-            share = sum(w for w in weights if w > 0)  # the mean of what the terms expect, where they were trained on noisy data
+            x = sample_composed(
+                whole, start, steps, generator=g, sampler=chosen, progress=bar.update
+            ).x
+            share = sum(
+                w for w in weights if w > 0
+            )  # the mean of what the terms expect, where they were trained on noisy data
             x = jump(whole / share, x, first.recipe["generation"]["jump"]) if share else x
     return _written(Path(out), first.original(x))
 
@@ -110,7 +136,10 @@ def edit_image(
             )
         attribute, sigmas = Cleaned(attribute, s.energy), sigma_ladder(noise, min(s.sigmas), 12)
     energy = s.energy if s.sigmas else s.marginal
-    with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
+    with (
+        cpu_threads(s.recipe["training"]["threads"]),
+        tqdm(total=None, unit="step", disable=not progress) as bar,
+    ):
         found = edit(
             energy,
             x,
@@ -123,7 +152,9 @@ def edit_image(
             draws=draws,
             progress=bar.update,
         )
-    return _strip(target, [x, *found.draws], {"attribute": found.attribute, "before": found.before}, s)
+    return _strip(
+        target, [x, *found.draws], {"attribute": found.attribute, "before": found.before}, s
+    )
 
 
 def interpolate_images(
@@ -144,15 +175,24 @@ def interpolate_images(
     s = subject(Run.open(run))
     target = place(_beside(a, out, "path"), s.shape, [a, b])
     if s.sigmas and not 0 < noise <= max(s.sigmas):
-        raise ValueError(f"noise is {noise}; it is a level above 0 and up to the run's first, {max(s.sigmas):g}; 0.3 is usual")
+        raise ValueError(
+            f"noise is {noise}; it is a level above 0 and up to the run's first, {max(s.sigmas):g}; 0.3 is usual"
+        )
     ends = [_pictures(s, path)[:1] for path in (a, b)]
     energy = s.energy.given(noise) if s.sigmas else s.marginal
-    with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=steps, unit="step", disable=not progress) as bar:
+    with (
+        cpu_threads(s.recipe["training"]["threads"]),
+        tqdm(total=steps, unit="step", disable=not progress) as bar,
+    ):
         found = interpolate(energy, ends[0], ends[1], points, steps=steps, progress=bar.update)
     t = torch.linspace(0, 1, points).view(-1, 1, 1, 1, 1)
     straight = ends[0] + t * (ends[1] - ends[0])
     rows = torch.cat([found.points.flatten(0, 1), straight.flatten(0, 1)])
-    arrays = {"energies": found.energies[:, 0], "straight": found.straight[:, 0], "barrier": found.barrier}
+    arrays = {
+        "energies": found.energies[:, 0],
+        "straight": found.straight[:, 0],
+        "barrier": found.barrier,
+    }
     return _written(target, s.original(rows), points, arrays)
 
 
@@ -189,10 +229,21 @@ def predict_image(
     x, g = _questions(s, image, known), torch.Generator().manual_seed(seed)
     sigmas = sigma_ladder(max(s.sigmas), min(s.sigmas), levels) if s.sigmas else ()
     energy = s.energy if s.sigmas else s.marginal
-    with cpu_threads(s.recipe["training"]["threads"]), tqdm(total=None, unit="step", disable=not progress) as bar:
+    with (
+        cpu_threads(s.recipe["training"]["threads"]),
+        tqdm(total=None, unit="step", disable=not progress) as bar,
+    ):
         method: Any = "progressive" if sigmas else "sample"
         found = predict(
-            energy, x, mask, generator=g, method=method, sigmas=sigmas, draws=draws, steps=steps, progress=bar.update
+            energy,
+            x,
+            mask,
+            generator=g,
+            method=method,
+            sigmas=sigmas,
+            draws=draws,
+            steps=steps,
+            progress=bar.update,
         )
     asked = [k for k in range(channels) if k not in set(known)]
     shown = [part[:, asked[:1]] for part in (found.mean, found.spread, *found.draws[:6])]
@@ -217,11 +268,19 @@ def _term_of_noise(s: Subject, label: int | None, prior: Any) -> Energy:
 
 def _begun(energy: Any, count: int, sigma: float, g: torch.Generator) -> Tensor:
     own = getattr(energy, "start", None)
-    return own(count, sigma, g) if own is not None else sigma * torch.randn(count, *energy.domain.shape, generator=g)
+    return (
+        own(count, sigma, g)
+        if own is not None
+        else sigma * torch.randn(count, *energy.domain.shape, generator=g)
+    )
 
 
 def _check_lists(
-    runs: Sequence[Any], weights: Sequence[float], labels: Sequence[int | None], count: int, out: str | Path
+    runs: Sequence[Any],
+    weights: Sequence[float],
+    labels: Sequence[int | None],
+    count: int,
+    out: str | Path,
 ) -> None:
     even = len(runs) == len(weights) == len(labels) and all(map(math.isfinite, weights))
     if not runs or not even or count < 1 or Path(out).suffix not in FORMS:
@@ -234,7 +293,9 @@ def _check_lists(
 
 def _check_units(subjects: Sequence[Subject]) -> None:
     """Runs whose numbers were standardised otherwise would see other points behind the same x."""
-    first, *others = [{key: s.run.read_json("data.json").get(key) for key in ("mean", "scale")} for s in subjects]
+    first, *others = [
+        {key: s.run.read_json("data.json").get(key) for key in ("mean", "scale")} for s in subjects
+    ]
     for s, one in zip(subjects[1:], others, strict=True):
         if one != first:
             raise ValueError(
@@ -247,7 +308,9 @@ def _check_labels(subjects: Sequence[Subject], labels: Sequence[int | None]) -> 
     for s, label in zip(subjects, labels, strict=True):
         if label is not None and not 0 <= label < s.classes:
             allowed = f"0 to {s.classes - 1}" if s.classes else "none"
-            raise ValueError(f"label {label} was asked of {s.recipe['name']}; its classes are {allowed}; choose another")
+            raise ValueError(
+                f"label {label} was asked of {s.recipe['name']}; its classes are {allowed}; choose another"
+            )
 
 
 def _pictures(s: Subject, path: str | Path) -> Tensor:
@@ -290,12 +353,18 @@ def place(out: str | Path, shape: Sequence[int], read: Sequence[str | Path] = ()
     return target
 
 
-def _strip(target: Path, columns: Sequence[Tensor], arrays: Mapping[str, Tensor], s: Subject) -> Path:
+def _strip(
+    target: Path, columns: Sequence[Tensor], arrays: Mapping[str, Tensor], s: Subject
+) -> Path:
     """A row for each picture, a column for each of its versions."""
-    return _written(target, s.original(torch.stack(list(columns), 1).flatten(0, 1)), len(columns), arrays)
+    return _written(
+        target, s.original(torch.stack(list(columns), 1).flatten(0, 1)), len(columns), arrays
+    )
 
 
-def _written(target: Path, x: Tensor, columns: int | None = None, arrays: Mapping[str, Tensor] | None = None) -> Path:
+def _written(
+    target: Path, x: Tensor, columns: int | None = None, arrays: Mapping[str, Tensor] | None = None
+) -> Path:
     """Draws as numbers or as a grid, by the suffix; a grid of a strip has its numbers beside it."""
     import numpy as np
 

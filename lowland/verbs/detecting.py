@@ -19,7 +19,7 @@ from lowland.evaluation.pieces import Points
 from lowland.metrics import benjamini_hochberg, calibration_size
 from lowland.run import Run, RunError, shipped_folder
 from lowland.tasks import Detector
-from lowland.tasks.detect import named
+from lowland.tasks.detection.detector import named
 from lowland.training import cpu_threads
 from lowland.verbs.scoring import format_rows
 
@@ -79,26 +79,42 @@ def detect(
     scored = _scored(s, fitted, points, progress)
     if guarantee == "fdr":
         whole = list(scored)
-        called = benjamini_hochberg(torch.tensor([p for _, _, p in whole], dtype=torch.float64), alpha).tolist()
+        called = benjamini_hochberg(
+            torch.tensor([p for _, _, p in whole], dtype=torch.float64), alpha
+        ).tolist()
         return (_row(*row, verdict) for row, verdict in zip(whole, called, strict=True))
     limit = (ranks + 0.5) / (fitted.calibration_size + 1)
     return (_row(*row, row[2] < limit) for row in scored)
 
 
 def _row(name: str, score: float, p: float, outlier: bool) -> dict[str, Any]:
-    return {"path": name, "score": score, "p_value": p, "verdict": "outlier" if outlier else "inlier"}
+    return {
+        "path": name,
+        "score": score,
+        "p_value": p,
+        "verdict": "outlier" if outlier else "inlier",
+    }
 
 
-def _scored(s: Subject, detector: Detector, points: Points, progress: bool) -> Iterator[tuple[str, float, float]]:
+def _scored(
+    s: Subject, detector: Detector, points: Points, progress: bool
+) -> Iterator[tuple[str, float, float]]:
     """Name, score and p-value of every point; one warning for all pieces that look unlike the calibration points."""
     odd: list[str] = []
     with cpu_threads(s.recipe["training"]["threads"]):
-        for number in tqdm(range(len(points.pieces)), desc="detect", unit="piece", disable=not progress):
+        for number in tqdm(
+            range(len(points.pieces)), desc="detect", unit="piece", disable=not progress
+        ):
             names, x = points.load(number)
             x = s.standardised(x)
-            odd += [f"from {names[0]} on, {what}" for what in (detector.seen.differences(x) if detector.seen else [])]
+            odd += [
+                f"from {names[0]} on, {what}"
+                for what in (detector.seen.differences(x) if detector.seen else [])
+            ]
             scores = detector.score(x)
-            yield from zip(names, scores.tolist(), detector.p_of_scores(scores).tolist(), strict=True)
+            yield from zip(
+                names, scores.tolist(), detector.p_of_scores(scores).tolist(), strict=True
+            )
     if odd:
         warnings.warn(
             f"the points look unlike the calibration points: {'; '.join(odd[:3])}{'; ...' if odd[3:] else ''}. The "
@@ -112,20 +128,28 @@ def _detector(s: Subject, path: str | Path | None) -> Detector:
     if path is None and not own.exists():
         kept = s.run.path / "calibration.safetensors"
         known: Tensor | None = s.run.read_tensors(kept.name)["energies"] if kept.exists() else None
-        return Detector(s.marginal, calibration=known) if known is not None else Detector(s.marginal).fit(s.data.calibration.x)
+        return (
+            Detector(s.marginal, calibration=known)
+            if known is not None
+            else Detector(s.marginal).fit(s.data.calibration.x)
+        )
     target = own if path is None else Path(path)
     how = Detector.settings(target)
     return Detector.load(target, energy_for(s, how))
 
 
-def write_rows(rows: Iterator[dict[str, Any]], out: str | Path | None = None, form: str = "csv") -> int:
+def write_rows(
+    rows: Iterator[dict[str, Any]], out: str | Path | None = None, form: str = "csv"
+) -> int:
     """Write rows as they come, as "csv" or "jsonl", to standard output or into a file, which is then whole or absent. Returns
     how many of them are outliers."""
     target = None if out is None else Path(out)
     aside = None if target is None else target.with_name(f".{target.name}.tmp")
     called = 0
     try:
-        with nullcontext(sys.stdout) if aside is None else aside.open("w", encoding="utf-8") as file:
+        with (
+            nullcontext(sys.stdout) if aside is None else aside.open("w", encoding="utf-8") as file
+        ):
             if form == "csv":
                 file.write(format_rows([], form, columns=COLUMNS))
             for row in rows:
@@ -148,7 +172,11 @@ def promises(detector: Detector, delta: float = 0.05) -> str:
     n = detector.calibration_size
     rates = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     sure = next((a for a in rates if calibration_size(a, "conditional", delta) <= n), 1)
-    words = f"from {sure:g} for {1 - delta:.0%} of them" if sure < 1 else f"none for {1 - delta:.0%} of them"
+    words = (
+        f"from {sure:g} for {1 - delta:.0%} of them"
+        if sure < 1
+        else f"none for {1 - delta:.0%} of them"
+    )
     return f"{n} calibration points: promises from {1 / (n + 1):.3g} on average over calibration sets, {words}"
 
 
@@ -177,7 +205,13 @@ def bench_ood(
             bar = tqdm(total=len(rows) * len(sets), desc=str(path), disable=not progress)
             found = board(rows, test, sets, g, draws=draws, progress=_each(bar))
             bar.close()
-        boards[str(path)] = {"found": found, "count": len(test), "notes": notes, "table": table(found), "losses": losses(found)}
+        boards[str(path)] = {
+            "found": found,
+            "count": len(test),
+            "notes": notes,
+            "table": table(found),
+            "losses": losses(found),
+        }
     return boards
 
 

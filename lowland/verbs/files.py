@@ -7,11 +7,37 @@ from typing import Any
 
 from lowland.verbs.composing import compose_runs, edit_image, interpolate_images
 
-MANY = {"runs": [str], "weights": [float], "labels": [int], "count": int, "steps": int, "levels": int, "seed": int, "out": str}
+MANY = {
+    "runs": [str],
+    "weights": [float],
+    "labels": [int],
+    "count": int,
+    "steps": int,
+    "levels": int,
+    "seed": int,
+    "out": str,
+}
 COMPOSE: dict[str, Any] = MANY | {"sigma_max": float, "sigma_min": float, "sampler": dict}
-ONE = {"run": str, "image": str, "label": int, "classifier": str, "steps": int, "draws": int, "seed": int, "out": str}
+ONE = {
+    "run": str,
+    "image": str,
+    "label": int,
+    "classifier": str,
+    "steps": int,
+    "draws": int,
+    "seed": int,
+    "out": str,
+}
 EDIT: dict[str, Any] = ONE | {"weight": float, "pull": float, "noise": float}
-PATH: dict[str, Any] = {"run": str, "a": str, "b": str, "points": int, "noise": float, "steps": int, "out": str}
+PATH: dict[str, Any] = {
+    "run": str,
+    "a": str,
+    "b": str,
+    "points": int,
+    "noise": float,
+    "steps": int,
+    "out": str,
+}
 
 
 def compose_file(path: str | Path, *, progress: bool = True, **changes: Any) -> Path:
@@ -39,8 +65,12 @@ def _told(path: str | Path, kinds: Mapping[str, Any], needed: Sequence[str]) -> 
     try:
         values = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; a TOML file with {needed[0]} = ... is needed; correct it") from None
-    wrong = sorted(set(values) - set(kinds)) + [name for name in needed if values.get(name, "") in ("", [])]
+        raise ValueError(
+            f"{path} cannot be read: {error}; a TOML file with {needed[0]} = ... is needed; correct it"
+        ) from None
+    wrong = sorted(set(values) - set(kinds)) + [
+        name for name in needed if values.get(name, "") in ("", [])
+    ]
     if wrong:
         raise ValueError(
             f"{path} has the keys {', '.join(sorted(values)) or 'none'}; it needs {', '.join(needed)} and may have "
@@ -58,7 +88,9 @@ def _told(path: str | Path, kinds: Mapping[str, Any], needed: Sequence[str]) -> 
 def _is(kind: Any, value: Any) -> bool:
     if isinstance(kind, list):
         return isinstance(value, list) and all(_is(kind[0], one) for one in value)
-    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(
+        value, bool
+    )
 
 
 def _named(kind: Any) -> str:

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from lowland.data import load_image, save_grid
 from lowland.evaluation import Subject, subject
-from lowland.metrics.attacks import PGD, Attack, Square, Transfer
-from lowland.metrics.robustness import Check, Robustness, robustness, sanity, standard
+from lowland.robustness.accuracy import Check, Robustness, robust_accuracy, sanity, standard
+from lowland.robustness.attacks import PGD, Attack, Square, Transfer
 from lowland.run import Run
 from lowland.tasks import Purified, logits_of
 from lowland.tasks import purify as purify_task
@@ -29,10 +29,22 @@ def purification(s: Subject, **changes: Any) -> dict[str, Any]:
     """
     sampler = s.recipe["generation"].get("sampler") or {}
     step = sampler.get("step_size", 0.01)
-    cold = sampler["noise"] ** 2 / (2 * step) if "noise" in sampler else sampler.get("temperature", 1.0)
-    walk = {"method": "langevin", "steps": 10, "step_size": step, "temperature": cold, "clip": sampler.get("clip")}
+    cold = (
+        sampler["noise"] ** 2 / (2 * step)
+        if "noise" in sampler
+        else sampler.get("temperature", 1.0)
+    )
+    walk = {
+        "method": "langevin",
+        "steps": 10,
+        "step_size": step,
+        "temperature": cold,
+        "clip": sampler.get("clip"),
+    }
     noisy = bool(getattr(s.energy, "noise", False))
-    settings = s.recipe.get("purification") or ({"method": "denoise", "steps": 1, "sigma": 0.3} if noisy else walk)
+    settings = s.recipe.get("purification") or (
+        {"method": "denoise", "steps": 1, "sigma": 0.3} if noisy else walk
+    )
     return settings | {name: value for name, value in changes.items() if value is not None}
 
 
@@ -53,12 +65,18 @@ def purify(
     s = subject(Run.open(run))
     target = Path(out) if out else Path(images[0]).with_name(f"{Path(images[0]).stem}-purified.png")
     if target.suffix not in (".png", ".npy"):
-        raise ValueError(f"out is {target}; purified points are written as .png or .npy; choose one of these suffixes")
+        raise ValueError(
+            f"out is {target}; purified points are written as .png or .npy; choose one of these suffixes"
+        )
     place(target, s.shape, images)
     given = torch.cat([load_image(path, s.shape) for path in images])
     settings = purification(s, steps=steps, sigma=sigma, method=method)
     energy = _scored(s)
-    clean = s.original(purify_task(energy, s.standardised(given), generator=torch.Generator().manual_seed(seed), **settings))
+    clean = s.original(
+        purify_task(
+            energy, s.standardised(given), generator=torch.Generator().manual_seed(seed), **settings
+        )
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".npy":
         np.save(target, clean.numpy())
@@ -93,16 +111,24 @@ def attack(
     """
     s = subject(Run.open(run))
     if out is not None and (Path(out).suffix != ".json" or Path(out).is_dir()):
-        raise ValueError(f"out is {out}; what attacks left is written as JSON; choose a name that ends in .json")
+        raise ValueError(
+            f"out is {out}; what attacks left is written as JSON; choose a name that ends in .json"
+        )
     if count < 1 or norm not in ("inf", "2"):
-        raise ValueError(f"count is {count} and norm {norm!r}; at least 1, and 'inf' or '2' are needed; correct them")
+        raise ValueError(
+            f"count is {count} and norm {norm!r}; at least 1, and 'inf' or '2' are needed; correct them"
+        )
     domain = s.data.domain
     if domain.kind != "box":
-        raise ValueError(f"the data of {run} lie in {domain}; attacks are on points in a box; attack an image classifier")
+        raise ValueError(
+            f"the data of {run} lie in {domain}; attacks are on points in a box; attack an image classifier"
+        )
     model, y = logits_of(s.energy), s.data.test.y
     walls = (domain.lo, domain.hi)
     if y is None:
-        raise ValueError(f"the data of {run} have no labels; attacks are on labels; choose a run on labelled data")
+        raise ValueError(
+            f"the data of {run} have no labels; attacks are on labels; choose a run on labelled data"
+        )
     x, y = s.data.test.x[:count], y[:count]
     known: dict[str, Attack] = standard(norm, steps=steps, walls=walls)  # type: ignore[arg-type]
     white, evaluations = PGD(steps=steps, norm=norm, walls=walls), 1  # type: ignore[arg-type]
@@ -111,29 +137,56 @@ def attack(
         evaluations = EVALUATIONS
     unknown = set(attacks) - set(known)
     if unknown:
-        raise ValueError(f"there is no attack {', '.join(sorted(unknown))}; known are {', '.join(known)}; choose from these")
+        raise ValueError(
+            f"there is no attack {', '.join(sorted(unknown))}; known are {', '.join(known)}; choose from these"
+        )
     chosen = {name: made for name, made in known.items() if not attacks or name in attacks}
     generator = torch.Generator().manual_seed(seed)
     more: dict[str, Any] = {"generator": generator, "walls": walls, "evaluations": evaluations}
     with tqdm(total=len(chosen) + 1, unit="attack", disable=not progress) as bar:
-        found = robustness(model, x, y, epsilon, chosen, norm=norm, progress=lambda name: bar.update(), **more)  # type: ignore
-        checks = sanity(model, x, y, epsilon, white=white, found=found, black=_black(norm, walls, behind, x), **more)
+        found = robust_accuracy(
+            model, x, y, epsilon, chosen, norm=norm, progress=lambda name: bar.update(), **more
+        )  # type: ignore
+        checks = sanity(
+            model,
+            x,
+            y,
+            epsilon,
+            white=white,
+            found=found,
+            black=_black(norm, walls, behind, x),
+            **more,
+        )
         bar.update()
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         checked = [check._asdict() for check in checks]
         Path(out).write_text(
-            json.dumps({"run": str(run), "behind": behind and str(behind), **found.to_dict(), "sanity": checked})
+            json.dumps(
+                {
+                    "run": str(run),
+                    "behind": behind and str(behind),
+                    **found.to_dict(),
+                    "sanity": checked,
+                }
+            )
         )
     return found, checks
 
 
 def _black(norm: str, walls: tuple[float, float], behind: Any, x: Tensor) -> Attack | None:
-    return Square(300, walls=walls, settle=behind is None) if norm == "inf" and x.dim() == 4 else None
+    return (
+        Square(300, walls=walls, settle=behind is None) if norm == "inf" and x.dim() == 4 else None
+    )
 
 
 def _around(
-    classifier: Any, behind: str | Path, steps: int, norm: str, walls: tuple[float, float], seed: int
+    classifier: Any,
+    behind: str | Path,
+    steps: int,
+    norm: str,
+    walls: tuple[float, float],
+    seed: int,
 ) -> tuple[dict[str, Attack], PGD, Purified]:
     """Attacks that know of the purifier in front of a classifier, the one among them for the checks, and both as one model."""
     s = subject(Run.open(behind))

@@ -9,7 +9,12 @@ from tqdm.auto import tqdm
 
 from lowland.data import load_batch, load_image, save_grid
 from lowland.evaluation import Subject, subject
-from lowland.evaluation.restoration import operator_of, restoration_length, restoration_plan, restored
+from lowland.evaluation.restoration import (
+    operator_of,
+    restoration_length,
+    restoration_plan,
+    restored,
+)
 from lowland.run import Run
 from lowland.tasks import Operator, Restoration
 
@@ -44,18 +49,33 @@ def restore(
     s = subject(Run.open(run))
     how = restoration_plan(s)
     if method not in ("sample", "map"):
-        raise ValueError(f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely image; choose one")
+        raise ValueError(
+            f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely image; choose one"
+        )
     if draws is not None and draws < 1:
-        raise ValueError(f"draws is {draws}; at least 1 is needed; more give a better mean and a spread")
-    operator = operator_of(task, s.shape, factor=factor, known=~_hidden(mask, s) if task == "inpaint" else None)
+        raise ValueError(
+            f"draws is {draws}; at least 1 is needed; more give a better mean and a spread"
+        )
+    operator = operator_of(
+        task, s.shape, factor=factor, known=~_hidden(mask, s) if task == "inpaint" else None
+    )
     noise = how["sigma"] if sigma is None else sigma
     source = Path(image)
     target = Path(out) if out else source.with_name(f"{source.stem}-{task}.png")
     check_writable(target)
     generator = torch.Generator().manual_seed(seed)
     truth, y = _measured(s, image, operator, noise, simulate, generator)
-    with tqdm(total=restoration_length(s, len(y), draws), unit="step", disable=not progress or method == "map") as bar:
-        more: dict[str, Any] = {"generator": generator, "draws": draws, "peak": method == "map", "progress": bar.update}
+    with tqdm(
+        total=restoration_length(s, len(y), draws),
+        unit="step",
+        disable=not progress or method == "map",
+    ) as bar:
+        more: dict[str, Any] = {
+            "generator": generator,
+            "draws": draws,
+            "peak": method == "map",
+            "progress": bar.update,
+        }
         answer = restored(s, operator, y, noise, **more)
         bar.update((bar.total or 0) - bar.n)  # where everything was seen, one pass does for all
     return _write_restoration(target, operator, y, answer, truth)
@@ -76,13 +96,20 @@ def check_writable(target: Path) -> None:
 
 
 def _measured(
-    s: Subject, image: str | Path, operator: Operator, sigma: float, simulate: bool, generator: torch.Generator
+    s: Subject,
+    image: str | Path,
+    operator: Operator,
+    sigma: float,
+    simulate: bool,
+    generator: torch.Generator,
 ) -> tuple[Tensor | None, Tensor]:
     """The truth, if it is known, and the measurements (B, *measured)."""
     blank = operator.A(torch.ones(1, *s.shape))
     if not simulate:
         seen = load_batch([image], tuple(blank.shape[1:]))[1]
-        return None, operator.A(seen) if blank.shape[1:] == s.shape and bool((blank == 0).any()) else seen
+        return None, operator.A(seen) if blank.shape[1:] == s.shape and bool(
+            (blank == 0).any()
+        ) else seen
     truth = load_batch([image], s.shape)[1]
     y = operator.A(truth)
     kept = (
@@ -97,27 +124,52 @@ def _hidden(mask: str, s: Subject) -> Tensor:
     if mask in HIDDEN:
         hidden = torch.zeros(shape, dtype=torch.bool)
         _, h, w = shape
-        rows = {"lower": slice(h // 2, h), "upper": slice(0, h // 2), "centre": slice(h // 4, h - h // 4)}
-        columns = {"left": slice(0, w // 2), "right": slice(w // 2, w), "centre": slice(w // 4, w - w // 4)}
+        rows = {
+            "lower": slice(h // 2, h),
+            "upper": slice(0, h // 2),
+            "centre": slice(h // 4, h - h // 4),
+        }
+        columns = {
+            "left": slice(0, w // 2),
+            "right": slice(w // 2, w),
+            "centre": slice(w // 4, w - w // 4),
+        }
         hidden[:, rows.get(mask, slice(None)), columns.get(mask, slice(None))] = True
         return hidden
     if not Path(mask).is_file():
-        raise ValueError(f"the mask is {mask!r}; it must be {', '.join(HIDDEN)} or a picture; white pixels are filled in")
+        raise ValueError(
+            f"the mask is {mask!r}; it must be {', '.join(HIDDEN)} or a picture; white pixels are filled in"
+        )
     hidden = load_image(mask, (1, *shape[1:]))[0] > 0.5
     if bool(hidden.all()) or not bool(hidden.any()):
-        raise ValueError(f"{mask} hides all or nothing; a mask needs white and black pixels; white is filled in")
+        raise ValueError(
+            f"{mask} hides all or nothing; a mask needs white and black pixels; white is filled in"
+        )
     return hidden.expand(shape)
 
 
-def _write_restoration(target: Path, operator: Operator, y: Tensor, answer: Restoration, truth: Tensor | None) -> Path:
+def _write_restoration(
+    target: Path, operator: Operator, y: Tensor, answer: Restoration, truth: Tensor | None
+) -> Path:
     import numpy as np
 
     back = y if y.shape == answer.mean.shape else operator.A_T(y)
-    back = back if y.shape == answer.mean.shape else back / back.flatten(1).amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
-    rows = [back, answer.mean, answer.spread / answer.spread.amax().clamp_min(1e-12), *answer.draws[:3]]
+    back = (
+        back
+        if y.shape == answer.mean.shape
+        else back / back.flatten(1).amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    )
+    rows = [
+        back,
+        answer.mean,
+        answer.spread / answer.spread.amax().clamp_min(1e-12),
+        *answer.draws[:3],
+    ]
     rows = [back, answer.mean] if len(answer.draws) == 1 else rows
     rows = rows if truth is None else [truth, *rows]
-    save_grid(torch.stack(rows, 1)[:SHOWN].flatten(0, 1), target.with_suffix(".png"), columns=len(rows))
+    save_grid(
+        torch.stack(rows, 1)[:SHOWN].flatten(0, 1), target.with_suffix(".png"), columns=len(rows)
+    )
     arrays = {"observed": y, "mean": answer.mean, "spread": answer.spread, "draws": answer.draws}
     arrays |= {} if truth is None else {"truth": truth}
     np.savez(target.with_suffix(".npz"), **{name: x.numpy() for name, x in arrays.items()})  # type: ignore[arg-type]

@@ -48,17 +48,25 @@ def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
         return evaluate_run(found, say=_say if progress else lambda _: None)
 
 
-def likelihood(run: str | Path, *, chains: int = 200, rungs: int = 1000, progress: bool = True) -> dict[str, Any]:
+def likelihood(
+    run: str | Path, *, chains: int = 200, rungs: int = 1000, progress: bool = True
+) -> dict[str, Any]:
     """Bracket log Z and the likelihood of the test part; writes likelihood.json and returns its figures."""
     found = Run.open(run)
     quiet = not progress
     with (
         found.locked(),
         cpu_threads(found.recipe["training"]["threads"]),
-        tqdm(total=4 * rungs, unit="step", disable=quiet) as bar,  # both directions, and the chains between them
+        tqdm(
+            total=4 * rungs, unit="step", disable=quiet
+        ) as bar,  # both directions, and the chains between them
     ):
         return measure_likelihood(
-            found, chains=chains, rungs=rungs, say=(lambda _: None) if quiet else _say, progress=bar.update
+            found,
+            chains=chains,
+            rungs=rungs,
+            say=(lambda _: None) if quiet else _say,
+            progress=bar.update,
         )
 
 

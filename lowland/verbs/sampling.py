@@ -15,7 +15,14 @@ from tqdm.auto import tqdm
 from lowland.config import read_recipe
 from lowland.data import save_grid
 from lowland.evaluation import Subject, draw, subject
-from lowland.evaluation.pieces import PATIENCE, Job, fingerprint, piece_generator, write_npy, write_npz
+from lowland.evaluation.pieces import (
+    PATIENCE,
+    Job,
+    fingerprint,
+    piece_generator,
+    write_npy,
+    write_npz,
+)
 from lowland.run import Run
 from lowland.training import cpu_threads
 from lowland.training.distributed import team
@@ -41,19 +48,31 @@ def sample(
     """
     out = Path(out)
     if out.suffix not in (".npy", ".npz", ".png"):
-        raise ValueError(f"{out.name} ends in {out.suffix!r}; samples are written as .npy, .npz or .png; choose one")
+        raise ValueError(
+            f"{out.name} ends in {out.suffix!r}; samples are written as .npy, .npz or .png; choose one"
+        )
     if count < 1:
-        raise ValueError(f"count is {count}; at least one sample must be asked for; 64 makes a good grid")
+        raise ValueError(
+            f"count is {count}; at least one sample must be asked for; 64 makes a good grid"
+        )
     s = _made_otherwise(subject(Run.open(run)), changes or {})
     if out.suffix == ".png" and len(s.shape) != 3:
-        raise ValueError(f"{s.recipe['name']} makes vectors, not images; a .png needs images; write .npy or .npz")
+        raise ValueError(
+            f"{s.recipe['name']} makes vectors, not images; a .png needs images; write .npy or .npz"
+        )
     if label is not None and not 0 <= label < s.classes:
         raise ValueError(
             f"label {label} was asked for; the energy has {s.classes} classes, from 0; "
             + (f"choose 0 to {s.classes - 1}" if s.classes else "leave the label out")
         )
     with team(patience=PATIENCE) as members, cpu_threads(s.recipe["training"]["threads"]):
-        plan = {"count": count, "seed": seed, "label": label, "how": s.recipe["generation"], "weights": fingerprint(s.energy)}
+        plan = {
+            "count": count,
+            "seed": seed,
+            "label": label,
+            "how": s.recipe["generation"],
+            "weights": fingerprint(s.energy),
+        }
         job = Job(out, plan, -(-count // PIECE), members)
         _draw_pieces(s, job, count, label, seed, progress and members.chief)
         return job.finish(lambda path: _write_samples(path, out.suffix, count, job))
@@ -70,16 +89,28 @@ def _made_otherwise(s: Subject, changes: Mapping[str, Any]) -> Subject:
     return replace(s, recipe=read_recipe(s.recipe, changes).plain()) if changes else s
 
 
-def _draw_pieces(s: Subject, job: Job, count: int, label: int | None, seed: int, progress: bool) -> None:
+def _draw_pieces(
+    s: Subject, job: Job, count: int, label: int | None, seed: int, progress: bool
+) -> None:
     """Draw this process's share of the pieces of `sample` that are missing."""
     missing, how = job.missing(), s.recipe["generation"]
     pieces = [torch.arange(number * PIECE, min(count, (number + 1) * PIECE)) for number in missing]
     flown = how.get("method") == "flow"
-    total, unit = (sum(map(len, pieces)), "image") if flown else (len(missing) * how["steps"], "step")
+    total, unit = (
+        (sum(map(len, pieces)), "image") if flown else (len(missing) * how["steps"], "step")
+    )
     with tqdm(total=total, unit=unit, disable=not progress) as bar:
         for number, rows in zip(missing, pieces, strict=True):
-            labels = torch.full_like(rows, label) if label is not None else rows % s.classes if s.classes else None
-            made = draw(s, len(rows), piece_generator(seed, number), labels=labels, progress=bar.update)
+            labels = (
+                torch.full_like(rows, label)
+                if label is not None
+                else rows % s.classes
+                if s.classes
+                else None
+            )
+            made = draw(
+                s, len(rows), piece_generator(seed, number), labels=labels, progress=bar.update
+            )
             kept = {} if made.labels is None else {"labels": made.labels.contiguous()}
             job.keep(number, dump_tensors({"x": s.original(made.x).contiguous(), **kept}))
 
@@ -97,4 +128,6 @@ def _write_samples(path: Path, suffix: str, count: int, job: Job) -> None:
         with path.open("wb") as file:
             write_npy(file, count, parts("x"))
     else:
-        write_npz(path, count, {name: partial(parts, name) for name in ("x", "labels")[: 1 + labelled]})
+        write_npz(
+            path, count, {name: partial(parts, name) for name in ("x", "labels")[: 1 + labelled]}
+        )

@@ -20,14 +20,21 @@ from lowland.training.distributed import team
 SCORED = 1024  # points scored together
 
 
-def energies(run: str | Path, paths: Sequence[str | Path], *, nominal: float | None = None) -> list[dict[str, Any]]:
+def energies(
+    run: str | Path, paths: Sequence[str | Path], *, nominal: float | None = None
+) -> list[dict[str, Any]]:
     """Energy, p-value against the calibration split and verdict of every image or row in files and folders."""
     scorer = _Scorer(run, paths, nominal)
     return [row for number in range(len(scorer.points.pieces)) for row in scorer.rows(number)]
 
 
 def score(
-    run: str | Path, paths: Sequence[str | Path], out: str | Path, *, form: str = "csv", nominal: float | None = None
+    run: str | Path,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    form: str = "csv",
+    nominal: float | None = None,
 ) -> Path:
     """`energies` into a file, "csv" or "jsonl": over all processes, a piece at a time in memory, resumed after a break."""
     scorer, out = _Scorer(run, paths, nominal), Path(out)
@@ -61,7 +68,12 @@ class _Scorer:
         values = self.detector.score(self.s.standardised(x))
         p = self.detector.p_of_scores(values)
         return [
-            {"path": name, "energy": float(e), "p_value": float(q), "verdict": "outlier" if q <= self.level else "inlier"}
+            {
+                "path": name,
+                "energy": float(e),
+                "p_value": float(q),
+                "verdict": "outlier" if q <= self.level else "inlier",
+            }
             for name, e, q in zip(names, values, p, strict=True)
         ]
 

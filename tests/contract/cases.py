@@ -38,12 +38,22 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "NoiseMLP": {"domain": real(3), "hidden": (16, 16)},
     "EmbeddingMLP": {"domain": real(3), "hidden": (16, 16)},
     "WideResNet": {"domain": box(0.0, 1.0, 1, 8, 8), "depth": 10, "width": 1},
-    "NoiseUNet": {"domain": box(0.0, 1.0, 1, 8, 8), "widths": (6, 8), "blocks": (1, 1), "dense": 6, "norm": "rms"},
+    "NoiseUNet": {
+        "domain": box(0.0, 1.0, 1, 8, 8),
+        "widths": (6, 8),
+        "blocks": (1, 1),
+        "dense": 6,
+        "norm": "rms",
+    },
     "IGEBM": {"domain": box(0.0, 1.0, 3, 8, 8), "widths": (6, 8), "blocks": 1},
     "DBM": {"domain": binary(6), "hidden": (4, 3), "spread": 0.5},
     "DBN": {"domain": binary(6), "hidden": (5, 4, 3), "spread": 0.5},
     "Gaussian": {"mean": (1.0, -1.0), "covariance": ((1.0, 0.8), (0.8, 1.5))},
-    "GaussianMixture": {"means": ((-1.0, 0.0), (2.0, 0.5), (0.0, 1.0)), "scale": 0.7, "weights": (1.0, 2.0, 3.0)},
+    "GaussianMixture": {
+        "means": ((-1.0, 0.0), (2.0, 0.5), (0.0, 1.0)),
+        "scale": 0.7,
+        "weights": (1.0, 2.0, 3.0),
+    },
     "MALA": {"step_size": 0.2},
     "HMC": {"step_size": 0.4, "leapfrogs": 4},
     "NUTS": {"step_size": 0.4, "depth": 4},
@@ -61,7 +71,13 @@ SWITCHES: dict[str, dict[str, Any]] = {  # one variant each
     "objective": {"classify": 0.5, "resample": True},
     "sampler": {},
 }
-NEEDS_CLASSES = {"classify", "resample", "JEM", "OutlierExposure", "Robust"}  # switches and objectives that need labels
+NEEDS_CLASSES = {
+    "classify",
+    "resample",
+    "JEM",
+    "OutlierExposure",
+    "Robust",
+}  # switches and objectives that need labels
 BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by parameter name
     "step_size": (0.0, -1.0, math.nan, math.inf),
     "noise": (-1.0, math.nan),
@@ -102,7 +118,9 @@ class Case(NamedTuple):
         settings = SMALL.get(self.name, {}) | self.settings | more
         missing = [n for n in required if n not in settings and n != "domain"]
         unknown = [n for n in missing if n not in VALUES]
-        assert not unknown, f"{self.kind} {self.name} requires {unknown}; add values for them to contract/cases.py"
+        assert not unknown, (
+            f"{self.kind} {self.name} requires {unknown}; add values for them to contract/cases.py"
+        )
         settings = {n: VALUES[n] for n in missing} | settings
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -132,7 +150,9 @@ def cases(kind: str) -> list[Case]:
         found.append(Case(kind, name, {}))
         known = parameters(cls)
         switches = SWITCHES[kind].items()
-        found += [Case(kind, name, {s: v}) for s, v in switches if s in known and known[s].default != v]
+        found += [
+            Case(kind, name, {s: v}) for s, v in switches if s in known and known[s].default != v
+        ]
     return found
 
 

@@ -108,7 +108,9 @@ def rows_are_independent(energy: Energy, x: Tensor) -> None:
         moved = x.clone()
         moved[j] = x[j].flip(0) if x[j].dim() > 1 else x[j - 1] * 0.5
         rest = torch.arange(len(x)) != j
-        torch.testing.assert_close(energy_values(energy, moved)[rest], before[rest], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            energy_values(energy, moved)[rest], before[rest], rtol=1e-5, atol=1e-5
+        )
 
 
 def algebra_error() -> float:
@@ -154,7 +156,9 @@ class Bowl(Energy):
         return value if c is None else value / (1 + c.square())
 
 
-def likelihood_gradient(contrast: Callable[..., Any], *, batches: int = 300, rows: int = 200) -> float:
+def likelihood_gradient(
+    contrast: Callable[..., Any], *, batches: int = 300, rows: int = 200
+) -> float:
     """|z| of the contrast's gradient against that of the exact −log p, with exact draws as negatives.
 
     For θx²/2: ∇(−log p) = mean(x²)/2 − 1/(2θ). The negatives z/√θ are differentiable in θ, as a sampler's would be.
@@ -184,7 +188,9 @@ def dsm_minimiser(objective: Any, *, batches: int = 200, rows: int = 500) -> flo
         loss = objective.loss(energy, x, None, sampler=None, buffer=None, generator=g)
         (gradient,) = torch.autograd.grad(loss.value, energy.theta)
         found.append(torch.stack([gradient, loss.value.detach()]))
-    truth = torch.stack([torch.zeros((), dtype=torch.float64), 0.5 * (1 / (1 + sigmas.square())).mean()])
+    truth = torch.stack(
+        [torch.zeros((), dtype=torch.float64), 0.5 * (1 / (1 + sigmas.square())).mean()]
+    )
     return worst(torch.stack(found), truth)
 
 
@@ -194,15 +200,23 @@ def buffer_keeps_slots(buffer: ReplayBuffer, count: int) -> None:
     labels = None if buffer.labels is None else buffer.labels.clone()
     visit = buffer.take(count, seeded(5))
     assert len(visit.slots.unique()) == count, "slots were drawn twice"
-    assert torch.equal(visit.x[~visit.fresh], before[visit.slots][~visit.fresh]), "points are not those of the slots"
+    assert torch.equal(visit.x[~visit.fresh], before[visit.slots][~visit.fresh]), (
+        "points are not those of the slots"
+    )
     moved = visit.x + torch.arange(count).view(-1, *[1] * (visit.x.dim() - 1)) / (1000 * count)
     buffer.put(visit, moved, 7)
     assert torch.equal(buffer.x[visit.slots], moved), "points were not written to their slots"
     rest = torch.ones(len(buffer), dtype=torch.bool)
     rest[visit.slots] = False
-    assert torch.equal(buffer.x[rest], before[rest]) and torch.equal(buffer.age[rest], ages[rest]), "others changed"
-    assert torch.equal(buffer.age[visit.slots], torch.where(visit.fresh, 0, ages[visit.slots]) + 7), "ages are wrong"
-    assert labels is None or (torch.equal(buffer.labels, labels) and torch.equal(visit.labels, labels[visit.slots]))
+    assert torch.equal(buffer.x[rest], before[rest]) and torch.equal(
+        buffer.age[rest], ages[rest]
+    ), "others changed"
+    assert torch.equal(
+        buffer.age[visit.slots], torch.where(visit.fresh, 0, ages[visit.slots]) + 7
+    ), "ages are wrong"
+    assert labels is None or (
+        torch.equal(buffer.labels, labels) and torch.equal(visit.labels, labels[visit.slots])
+    )
 
 
 def pcd_keeps_slots(objective: Any) -> None:
@@ -219,17 +233,32 @@ def pcd_keeps_slots(objective: Any) -> None:
     before = buffer.x.clone()
     visit = copy.deepcopy(buffer).take(16, seeded(1))
     labels = torch.arange(16) % 4
-    loss = objective.loss(energy, torch.zeros(16, 2), labels, sampler=Langevin(0.1), buffer=buffer, generator=seeded(1))
+    loss = objective.loss(
+        energy,
+        torch.zeros(16, 2),
+        labels,
+        sampler=Langevin(0.1),
+        buffer=buffer,
+        generator=seeded(1),
+    )
     rest = torch.ones(64, dtype=torch.bool)
     rest[visit.slots] = False
     assert torch.equal(buffer.x[rest], before[rest]), "slots that were not visited changed"
-    assert torch.equal(buffer.x[visit.slots], loss.negatives), "negatives are not in the slots they came from"
+    assert torch.equal(buffer.x[visit.slots], loss.negatives), (
+        "negatives are not in the slots they came from"
+    )
     assert not torch.equal(buffer.x[visit.slots], visit.x), "the chains did not move"
-    assert all(torch.equal(c, visit.labels) for c in seen[:-1]), "chains ran under labels that are not theirs"
-    assert torch.equal(seen[-1], torch.cat([labels, visit.labels])), "the loss used labels that are not the chains'"
+    assert all(torch.equal(c, visit.labels) for c in seen[:-1]), (
+        "chains ran under labels that are not theirs"
+    )
+    assert torch.equal(seen[-1], torch.cat([labels, visit.labels])), (
+        "the loss used labels that are not the chains'"
+    )
 
 
-def direct_contrast(energy: Energy, positives: Tensor, negatives: Tensor, l2: float, c: Any, d: Any) -> list[Tensor]:
+def direct_contrast(
+    energy: Energy, positives: Tensor, negatives: Tensor, l2: float, c: Any, d: Any
+) -> list[Tensor]:
     """Gradients in the weights of mean E(x⁺) − mean E(x⁻) + l2 (mean E(x⁺)² + mean E(x⁻)²), written out anew."""
     up = energy(positives) if c is None else energy(positives, c)
     down = energy(negatives.detach()) if d is None else energy(negatives.detach(), d)
@@ -252,4 +281,6 @@ def wall_count_matches() -> None:
         p = torch.tensor([[travel]], dtype=torch.float64)
         y, q = domain.reflect(torch.tensor([[start + travel]], dtype=torch.float64), p)
         assert abs(y.item() - x) < 1e-9, "the point is not where the ball is"
-        assert q is not None and q.item() == abs(travel) * sign, "the momentum was not turned once per wall"
+        assert q is not None and q.item() == abs(travel) * sign, (
+            "the momentum was not turned once per wall"
+        )

@@ -16,7 +16,11 @@ PORTS = 5  # at which the processes of one call may meet, one after another
 def enter(rank: int, port: int, size: int = 2) -> None:
     """As torchrun would have it."""
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
     )
     torch.set_num_threads(1)
 
@@ -43,7 +47,9 @@ def processes(work: Callable[..., None], *more: Any, size: int = 2) -> list[int 
             each.bind(("127.0.0.1", 0))
         ports = [each.getsockname()[1] for each in sockets]
     spawn = torch.multiprocessing.get_context("spawn")
-    started = [spawn.Process(target=_whole_life, args=(work, rank, ports, *more)) for rank in range(size)]
+    started = [
+        spawn.Process(target=_whole_life, args=(work, rank, ports, *more)) for rank in range(size)
+    ]
     for process in started:
         process.start()
     for process in started:

@@ -10,13 +10,27 @@ import torch
 
 from contract.cases import Case, bound, cases, points, seeded, where
 from contract.checks import Probe, gradient_is_right, no_trace, rows_are_independent, unsettle
-from lowland import MALA, build, check_energy, energy_values, registered, sample, spec, tune, value_and_score
+from lowland import (
+    MALA,
+    build,
+    check_energy,
+    energy_values,
+    registered,
+    sample,
+    spec,
+    tune,
+    value_and_score,
+)
 from lowland.registry import parameters
 
 CASES = cases("energy")
 every = pytest.mark.parametrize("case", CASES, ids=str)
-continuous = pytest.mark.parametrize("case", where("energy", lambda e: e.domain.kind in ("real", "box")), ids=str)
-with_classes = pytest.mark.parametrize("case", [c for c in CASES if "classes" in c.settings], ids=str)
+continuous = pytest.mark.parametrize(
+    "case", where("energy", lambda e: e.domain.kind in ("real", "box")), ids=str
+)
+with_classes = pytest.mark.parametrize(
+    "case", [c for c in CASES if "classes" in c.settings], ids=str
+)
 
 
 @pytest.mark.parametrize("name", registered("energy"))
@@ -34,7 +48,11 @@ def test_spec_survives_json_and_with_the_weights_gives_the_same_energies(case: C
     other = build("energy", json.loads(json.dumps(spec(energy)))).eval()
     other.load_state_dict(energy.state_dict())
     x = points(energy, 20)
-    assert spec(other) == spec(energy) and other.domain == energy.domain and type(other) is type(energy)
+    assert (
+        spec(other) == spec(energy)
+        and other.domain == energy.domain
+        and type(other) is type(energy)
+    )
     assert torch.equal(energy_values(bound(energy), x), energy_values(bound(other), x))
     assert getattr(energy, "log_z", None) == getattr(other, "log_z", None)
 
@@ -48,7 +66,9 @@ def test_energies_are_one_finite_number_per_point_in_both_precisions(case: Case)
     for value, dtype in ((single, torch.float32), (double, torch.float64)):
         assert value.shape == (30,) and value.dtype == dtype and value.isfinite().all()
     assert double.std() > 0
-    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4 * double.abs().max().item())
+    torch.testing.assert_close(
+        single.double(), double, rtol=1e-4, atol=1e-4 * double.abs().max().item()
+    )
 
 
 @every
@@ -56,8 +76,12 @@ def test_batches_of_one_and_of_a_thousand_give_the_same_energies(case: Case) -> 
     energy = bound(case.build(torch.float64))
     x = points(energy, 1000, dtype=torch.float64)
     whole = energy_values(energy, x)
-    torch.testing.assert_close(energy_values(energy, x[:40], batch_size=1), whole[:40], rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(energy_values(energy, x, batch_size=333), whole, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        energy_values(energy, x[:40], batch_size=1), whole[:40], rtol=1e-11, atol=1e-11
+    )
+    torch.testing.assert_close(
+        energy_values(energy, x, batch_size=333), whole, rtol=1e-11, atol=1e-11
+    )
 
 
 @every
@@ -101,9 +125,13 @@ def test_hard_labels_are_one_hot_soft_labels_and_soft_labels_are_averages(case: 
     k = energy.classes
     labels = torch.arange(12) % k
     table = torch.stack([energy(x, torch.full((12,), i)) for i in range(k)], 1)
-    torch.testing.assert_close(energy(x, labels), table[torch.arange(12), labels], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        energy(x, labels), table[torch.arange(12), labels], rtol=1e-11, atol=1e-11
+    )
     one_hot = torch.nn.functional.one_hot(labels, k)
-    torch.testing.assert_close(energy(x, one_hot.double()), energy(x, labels), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        energy(x, one_hot.double()), energy(x, labels), rtol=1e-11, atol=1e-11
+    )
     soft = torch.rand(12, k, generator=seeded(), dtype=torch.float64)
     soft = soft / soft.sum(1, keepdim=True)
     torch.testing.assert_close(energy(x, soft), (soft * table).sum(1), rtol=1e-11, atol=1e-11)
@@ -112,9 +140,13 @@ def test_hard_labels_are_one_hot_soft_labels_and_soft_labels_are_averages(case: 
         torch.testing.assert_close(energy.class_energies(x), table, rtol=1e-11, atol=1e-11)
     assert table.std(1).min() > 0, "all classes have one energy: the test would prove nothing"
     for c in (labels, soft):
-        torch.testing.assert_close(energy_values(energy, x, c), energy(x, c).detach(), rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            energy_values(energy, x, c), energy(x, c).detach(), rtol=1e-11, atol=1e-11
+        )
         torch.testing.assert_close(energy.given(c)(x), energy(x, c), rtol=1e-11, atol=1e-11)
-    assert torch.equal(energy_values(energy, x, 1), energy.given(1)(x)) and torch.equal(energy.given(1)(x), table[:, 1])
+    assert torch.equal(energy_values(energy, x, 1), energy.given(1)(x)) and torch.equal(
+        energy.given(1)(x), table[:, 1]
+    )
 
 
 @with_classes
@@ -199,14 +231,19 @@ def test_nothing_is_left_after_an_exception_either(case: Case) -> None:
         energy_values(energy, x, batch_size=1)
     handle.remove()
     calls = 0
-    if energy.domain.kind in ("real", "box"):  # a gradient by hand does not pass by forward: the caller's own code blows
+    if energy.domain.kind in (
+        "real",
+        "box",
+    ):  # a gradient by hand does not pass by forward: the caller's own code blows
         with no_trace(energy), pytest.raises(ArithmeticError):
             sample(energy, MALA(1e-3), x, 30, generator=seeded(), progress=blow)
 
 
 @continuous
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_scores_and_chains_are_the_same_inside_no_grad_and_inference_mode(case: Case, mode: type) -> None:
+def test_scores_and_chains_are_the_same_inside_no_grad_and_inference_mode(
+    case: Case, mode: type
+) -> None:
     energy = bound(case.build()).eval()
     x = points(energy, 5)
     outside = (energy_values(energy, x), *value_and_score(energy, x))

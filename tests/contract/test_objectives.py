@@ -36,7 +36,9 @@ CASES = cases("objective")
 every = pytest.mark.parametrize("case", CASES, ids=str)
 joint = pytest.mark.parametrize("case", [c for c in CASES if c.needs_classes], ids=str)
 contrasting = [
-    c for c in CASES if "l2" in parameters(type(c.build())) and not c.settings and not c.needs_classes
+    c
+    for c in CASES
+    if "l2" in parameters(type(c.build())) and not c.settings and not c.needs_classes
 ]  # and nothing but the contrast
 chained = [c for c in CASES if "steps" in parameters(type(c.build()))]
 ROWS = 12
@@ -57,7 +59,14 @@ def network(kind: str) -> Energy:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if kind.startswith("image"):
-            return ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, **KINDS[kind])
+            return ConvNet(
+                box(0.0, 1.0, 1, 8, 8),
+                channels=(4,),
+                kernels=(3,),
+                strides=(2,),
+                hidden=8,
+                **KINDS[kind],
+            )
         if kind == "noise":
             return NoiseMLP(real(3), hidden=(16,), confine=0.5)
         if kind == "pairs":
@@ -73,7 +82,9 @@ def takes(name: str, settings: tuple[tuple[str, Any], ...], kind: str) -> bool:
     try:
         run(Case("objective", name, dict(settings)).build(), network(kind))
     except ValueError as refusal:
-        assert str(refusal).count(";") >= 2, f"{name} refuses a network in other than three clauses: {refusal}"
+        assert str(refusal).count(";") >= 2, (
+            f"{name} refuses a network in other than three clauses: {refusal}"
+        )
         return False
     return True
 
@@ -87,14 +98,20 @@ def kinds_for(case: Case) -> list[str]:
 
 def with_networks(cases: list[Case]) -> pytest.MarkDecorator:
     pairs = [(case, kind) for case in cases for kind in kinds_for(case)]
-    return pytest.mark.parametrize(("case", "kind"), pairs, ids=[f"{case}-{kind}" for case, kind in pairs])
+    return pytest.mark.parametrize(
+        ("case", "kind"), pairs, ids=[f"{case}-{kind}" for case, kind in pairs]
+    )
 
 
-def run(objective: Any, energy: Energy, seed: int = 0, restart: float = 0.05) -> tuple[Loss, Tensor, Tensor | None]:
+def run(
+    objective: Any, energy: Energy, seed: int = 0, restart: float = 0.05
+) -> tuple[Loss, Tensor, Tensor | None]:
     classes = getattr(energy, "classes", 0)
     more: dict[str, Any] = {}
     if objective.persistent:
-        buffer = ReplayBuffer(64, energy.domain, generator=seeded(seed + 9), classes=classes, restart=restart)
+        buffer = ReplayBuffer(
+            64, energy.domain, generator=seeded(seed + 9), classes=classes, restart=restart
+        )
     else:
         buffer = None
     x = energy.domain.draw(ROWS, seeded(seed + 1))
@@ -104,7 +121,9 @@ def run(objective: Any, energy: Energy, seed: int = 0, restart: float = 0.05) ->
             more["partner"] = objective.partner(energy, energy.domain.draw(200, seeded(8)))
     labels = torch.arange(ROWS) % classes if classes else None
     sampler = Langevin(0.01) if energy.domain.kind != "binary" else BlockGibbs()
-    loss = objective.loss(energy, x, labels, sampler=sampler, buffer=buffer, generator=seeded(seed), **more)
+    loss = objective.loss(
+        energy, x, labels, sampler=sampler, buffer=buffer, generator=seeded(seed), **more
+    )
     return loss, x, labels
 
 
@@ -124,7 +143,11 @@ def test_is_a_frozen_dataclass_whose_spec_survives_json(case: Case) -> None:
 def test_says_what_it_costs_and_when_to_use_it(case: Case) -> None:
     """The page "Which objective?" is made of these sentences."""
     text = inspect.getdoc(type(case.build())) or ""
-    assert re.search(r"Cost(?: per update)?: \S", text) and "Use it " in text and re.search(r"https?://", text)
+    assert (
+        re.search(r"Cost(?: per update)?: \S", text)
+        and "Use it " in text
+        and re.search(r"https?://", text)
+    )
 
 
 @every
@@ -142,7 +165,9 @@ def test_loss_is_a_finite_scalar_and_its_terms_are_detached(case: Case, kind: st
     assert loss.terms, "a loss has terms for the log"
     for name, term in loss.terms.items():
         assert term.shape == () and not term.requires_grad and term.isfinite(), name
-    assert loss.negatives is None or (not loss.negatives.requires_grad and loss.negatives.shape == x.shape)
+    assert loss.negatives is None or (
+        not loss.negatives.requires_grad and loss.negatives.shape == x.shape
+    )
 
 
 @networks
@@ -175,7 +200,9 @@ def test_same_generator_same_loss(case: Case, kind: str) -> None:
     before = torch.get_rng_state()
     a, b = (run(case.build(), energy)[0] for _ in range(2))
     assert torch.equal(a.value, b.value) and torch.equal(before, torch.get_rng_state())
-    assert a.terms.keys() == b.terms.keys() and all(torch.equal(a.terms[k], b.terms[k]) for k in a.terms)
+    assert a.terms.keys() == b.terms.keys() and all(
+        torch.equal(a.terms[k], b.terms[k]) for k in a.terms
+    )
     assert not torch.equal(a.value, run(case.build(), energy, seed=5)[0].value)
 
 
@@ -188,7 +215,9 @@ def test_data_are_left_as_they_were(case: Case, kind: str) -> None:
 
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @with_networks(contrasting)
-def test_contrast_is_that_of_data_and_negatives_as_constants(case: Case, kind: str, l2: float) -> None:
+def test_contrast_is_that_of_data_and_negatives_as_constants(
+    case: Case, kind: str, l2: float
+) -> None:
     objective = dataclasses.replace(case.build(), l2=l2)
     energy = network(kind).eval()
     loss, x, labels = run(objective, energy)
@@ -202,7 +231,9 @@ def test_contrast_is_that_of_data_and_negatives_as_constants(case: Case, kind: s
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     up = energy(x) if labels is None else energy(x, labels)
     torch.testing.assert_close(loss.terms["energy_data"], up.mean().detach())
-    torch.testing.assert_close(loss.terms["gap"], loss.terms["energy_model"] - loss.terms["energy_data"])
+    torch.testing.assert_close(
+        loss.terms["gap"], loss.terms["energy_model"] - loss.terms["energy_data"]
+    )
 
 
 @with_networks(chained)

@@ -25,7 +25,7 @@ from lowland.testing import (
     unsettle,
     z_scores,
 )
-from lowland.testing.conduct import SITES, domain_of
+from lowland.testing.exact_checks import SITES, domain_of
 
 CASES = cases("sampler")
 SHIPPED = shipped()
@@ -42,31 +42,47 @@ def duties() -> list[tuple[str, Obligation]]:
     for name, sampler in SHIPPED.items():
         plain = name in registered("sampler")
         dear = any(word in name for word in ("NUTS", "Tempering", "Gibbs", "DMALA"))
-        more: dict[str, Any] = {"count": 4_000, "seeds": (0,)} if dear else {"count": 20_000, "seeds": (0, 1)}
+        more: dict[str, Any] = (
+            {"count": 4_000, "seeds": (0,)} if dear else {"count": 20_000, "seeds": (0, 1)}
+        )
         wanted = [*TARGETS] if plain else ["mixture", "truncated", "words", "holed classes"]
         for dtype in (torch.float32, torch.float64) if plain else (torch.float32,):
-            found += [(name, duty) for duty in obligations(sampler, targets=_only(wanted), dtypes=(dtype,), **more)]
+            found += [
+                (name, duty)
+                for duty in obligations(sampler, targets=_only(wanted), dtypes=(dtype,), **more)
+            ]
             wanted = ["gaussian", "exponential", "holed bits", "classes"]
     once = {f"{name}: {duty}": (name, duty) for name, duty in found}
-    return [(name, duty) for name, duty in once.values() if duty.check != "bias order" or name in registered("sampler")]
+    return [
+        (name, duty)
+        for name, duty in once.values()
+        if duty.check != "bias order" or name in registered("sampler")
+    ]
 
 
 def _only(names: list[str]) -> dict[str, Any]:
     return {name: TARGETS[name] for name in names}
 
 
-@pytest.mark.parametrize(("name", "duty"), [pytest.param(name, duty, id=f"{name}: {duty}") for name, duty in duties()])
+@pytest.mark.parametrize(
+    ("name", "duty"), [pytest.param(name, duty, id=f"{name}: {duty}") for name, duty in duties()]
+)
 def test_keeps_its_promises(name: str, duty: Obligation) -> None:
     row = duty.run()
     assert row.holds, f"{row.note or row.figure}"
 
 
 def test_every_registered_sampler_is_proven() -> None:
-    assert {type(sampler).__name__ for sampler in SHIPPED.values()} == {*registered("sampler"), "ParallelTempering"}
+    assert {type(sampler).__name__ for sampler in SHIPPED.values()} == {
+        *registered("sampler"),
+        "ParallelTempering",
+    }
 
 
 @pytest.mark.parametrize("name", ["exponential", "truncated", "gaussian", "bits"])
-@pytest.mark.parametrize("case", where("sampler", lambda s: s.adjusted and hasattr(s, "step_size")), ids=str)
+@pytest.mark.parametrize(
+    "case", where("sampler", lambda s: s.adjusted and hasattr(s, "step_size")), ids=str
+)
 def test_exact_at_a_large_step_too(case: Case, name: str) -> None:
     sampler, target = case.build(), TARGETS[name]
     if target.energy.domain.kind in sampler.domains:
@@ -96,7 +112,11 @@ def test_second_order_schemes_have_the_exact_variance_on_a_gaussian(name: str) -
 @every
 def test_is_a_frozen_dataclass_and_a_sampler(case: Case) -> None:
     sampler = case.build()
-    assert isinstance(sampler, Sampler) and isinstance(sampler.adjusted, bool) and sampler.gradients >= 0
+    assert (
+        isinstance(sampler, Sampler)
+        and isinstance(sampler.adjusted, bool)
+        and sampler.gradients >= 0
+    )
     for field in dataclasses.fields(sampler):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(sampler, field.name, 1.0)
@@ -126,13 +146,21 @@ def test_a_domain_for_which_it_is_not_made_is_refused(case: Case) -> None:
     sampler = case.build()
     other = domain_of("real" if "real" not in sampler.domains else "binary", 2)
     with pytest.raises(ValueError, match=r";.*;"):
-        sample(Function(lambda x: x.square().sum(1), other), sampler, other.draw(3, seeded()), 1, generator=seeded())
+        sample(
+            Function(lambda x: x.square().sum(1), other),
+            sampler,
+            other.draw(3, seeded()),
+            1,
+            generator=seeded(),
+        )
 
 
 def test_the_recipe_that_clamps_stays_in_the_box() -> None:
     sampler = dataclasses.replace(SHIPPED["ShortRun"], clamp=(0.0, 1.0))
     energy = Function(lambda x: (-9 * x).flatten(1).sum(1), box(0.0, 1.0, 1, 4, 4))
-    trace = sample(energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), keep=1)
+    trace = sample(
+        energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), keep=1
+    )
     assert ((trace.draws >= 0) & (trace.draws <= 1)).all() and trace.draws.std() > 0
 
 
@@ -143,7 +171,9 @@ def test_no_trace_after_an_exception_in_the_step(case: Case) -> None:
             super().step(energy, state, generator)
             raise ArithmeticError("the step broke")
 
-    broken = Exploding(**{f.name: getattr(case.build(), f.name) for f in dataclasses.fields(case.build())})
+    broken = Exploding(
+        **{f.name: getattr(case.build(), f.name) for f in dataclasses.fields(case.build())}
+    )
     for kind in kinds(broken):
         probe = Probe(domain_of(kind, SITES))
         unsettle(probe)

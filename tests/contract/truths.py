@@ -28,14 +28,23 @@ def planted(module: str, where: str, old: str, new: str) -> Any:
 def slopes(value: Tensor, energy: nn.Module) -> Tensor:
     """The gradient of a number in all weights, as one vector; what it does not depend on has slope 0."""
     weights = [p for p in energy.parameters() if p.requires_grad]
-    found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        value, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
     return torch.cat([g.flatten() for g in found])
 
 
 Draw = Callable[[int, torch.Generator], Tensor]
 
 
-def gradients(objective: Any, energy: Energy, draw: Draw, log_z: float = 0.0, count: int = 200, rows: int = 300) -> Tensor:
+def gradients(
+    objective: Any,
+    energy: Energy,
+    draw: Draw,
+    log_z: float = 0.0,
+    count: int = 200,
+    rows: int = 300,
+) -> Tensor:
     """Gradients (count, weights) on independent batches; the last is that of log Z, held at its truth, where it is learned."""
     g, more, learned = torch.Generator().manual_seed(0), {}, nn.ModuleList([energy])
     if hasattr(objective, "partner"):
@@ -47,7 +56,9 @@ def gradients(objective: Any, energy: Energy, draw: Draw, log_z: float = 0.0, co
             learned.register_parameter("log_z", more["partner"].log_z)
     found = []
     for _ in range(count):
-        loss = objective.loss(energy, draw(rows, g), None, sampler=None, buffer=None, generator=g, **more)
+        loss = objective.loss(
+            energy, draw(rows, g), None, sampler=None, buffer=None, generator=g, **more
+        )
         found.append(slopes(loss.value, learned))
     return torch.stack(found)
 
@@ -73,7 +84,9 @@ class Peaks(Energy):
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         square = (x.unsqueeze(1) - self.means).square().sum(2) / (2 * self.scale.square())
-        return x.shape[1] * self.scale.log() - torch.logsumexp(self.logits.log_softmax(0) - square, 1)
+        return x.shape[1] * self.scale.log() - torch.logsumexp(
+            self.logits.log_softmax(0) - square, 1
+        )
 
 
 class Slide(Energy):
@@ -81,7 +94,10 @@ class Slide(Energy):
 
     def __init__(self, theta: Tensor, bow: float, lo: float, hi: float) -> None:
         super().__init__(box(lo, hi, len(theta)))
-        self.theta, self.bow = nn.Parameter(theta.clone()), nn.Parameter(torch.tensor(bow, dtype=DOUBLE))
+        self.theta, self.bow = (
+            nn.Parameter(theta.clone()),
+            nn.Parameter(torch.tensor(bow, dtype=DOUBLE)),
+        )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return x @ self.theta + self.bow * x.square().sum(1) / 2
@@ -105,7 +121,9 @@ def states(energy: Energy) -> Tensor:
     domain = energy.domain
     values = 2 if domain.kind == "binary" else domain.classes
     count = math.prod(domain.shape)
-    return torch.cartesian_prod(*[torch.arange(values, dtype=DOUBLE)] * count).view(-1, *domain.shape)
+    return torch.cartesian_prod(*[torch.arange(values, dtype=DOUBLE)] * count).view(
+        -1, *domain.shape
+    )
 
 
 def law(energy: Energy) -> Tensor:
@@ -130,7 +148,12 @@ def at_the_gaussian(objective: Any, off: float = 1.0) -> float:
     log_z = 1.5 * math.log(2 * math.pi) + float(factor.diagonal().log().sum())
     energy = Normal(MEAN, off * COVARIANCE.inverse())
     return worst(
-        gradients(objective, energy, lambda n, g: MEAN + torch.randn(n, 3, generator=g, dtype=DOUBLE) @ factor.T, log_z)
+        gradients(
+            objective,
+            energy,
+            lambda n, g: MEAN + torch.randn(n, 3, generator=g, dtype=DOUBLE) @ factor.T,
+            log_z,
+        )
     )
 
 
@@ -138,8 +161,12 @@ def at_the_mixture(objective: Any, off: float = 1.0) -> float:
     """Means, shares and width of a mixture in the plane."""
     means, shares = ((-1.0, 0.0), (1.5, 0.5), (0.0, 1.0)), (1.0, 2.0, 3.0)
     target = GaussianMixture(means, 0.6, shares)
-    energy = Peaks(torch.tensor(means, dtype=DOUBLE), torch.tensor(shares, dtype=DOUBLE).log(), 0.6 * off)
-    return worst(gradients(objective, energy, lambda n, g: target.draw(n, g, DOUBLE), math.log(2 * math.pi)))
+    energy = Peaks(
+        torch.tensor(means, dtype=DOUBLE), torch.tensor(shares, dtype=DOUBLE).log(), 0.6 * off
+    )
+    return worst(
+        gradients(objective, energy, lambda n, g: target.draw(n, g, DOUBLE), math.log(2 * math.pi))
+    )
 
 
 def between_walls(objective: Any, off: float = 1.0) -> float:
@@ -147,7 +174,9 @@ def between_walls(objective: Any, off: float = 1.0) -> float:
     theta, bow = torch.tensor([1.5, -0.7], dtype=DOUBLE), 0.8
     energy = Slide(off * theta, bow, -1.0, 2.0)
     low, high = (torch.special.ndtr((wall + theta / bow) * bow**0.5) for wall in (-1.0, 2.0))
-    log_z = float((theta.square() / (2 * bow) + 0.5 * math.log(2 * math.pi / bow) + (high - low).log()).sum())
+    log_z = float(
+        (theta.square() / (2 * bow) + 0.5 * math.log(2 * math.pi / bow) + (high - low).log()).sum()
+    )
 
     def draw(count: int, g: torch.Generator) -> Tensor:
         u = torch.rand(count, 2, generator=g, dtype=DOUBLE)
@@ -159,9 +188,17 @@ def between_walls(objective: Any, off: float = 1.0) -> float:
 def at_the_table(objective: Any, off: float = 1.0, classes: int = 2) -> float:
     """The energies of all states of three bits, or of two sites with three values."""
     domain = binary(3) if classes == 2 else categorical(classes, 2)
-    values = torch.randn(8 if classes == 2 else classes**2, generator=torch.Generator().manual_seed(7), dtype=DOUBLE)
+    values = torch.randn(
+        8 if classes == 2 else classes**2, generator=torch.Generator().manual_seed(7), dtype=DOUBLE
+    )
     log_z = float(torch.logsumexp(-off * values, 0))
-    return worst(gradients(objective, Table(domain, off * values), drawn_from(Table(domain, values)), log_z))
+    return worst(
+        gradients(objective, Table(domain, off * values), drawn_from(Table(domain, values)), log_z)
+    )
 
 
-TRUTHS: dict[str, Callable[..., float]] = {"gaussian": at_the_gaussian, "mixture": at_the_mixture, "walls": between_walls}
+TRUTHS: dict[str, Callable[..., float]] = {
+    "gaussian": at_the_gaussian,
+    "mixture": at_the_mixture,
+    "walls": between_walls,
+}

@@ -9,9 +9,9 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lowland.interop.sklearn.door import Array
+from lowland.interop.sklearn.arrays import Array
 from lowland.metrics import calibration_size
-from lowland.tasks.detect import Detector
+from lowland.tasks.detection.detector import Detector
 
 
 class CalibratedEnergy(OutlierMixin, BaseEstimator):
@@ -26,7 +26,9 @@ class CalibratedEnergy(OutlierMixin, BaseEstimator):
     array([ 1, -1])
     """
 
-    def __init__(self, energy: Any = None, *, outlier_score: Any = "energy", false_alarms: float = 0.05) -> None:
+    def __init__(
+        self, energy: Any = None, *, outlier_score: Any = "energy", false_alarms: float = 0.05
+    ) -> None:
         self.energy = energy
         self.outlier_score = outlier_score
         self.false_alarms = false_alarms
@@ -35,25 +37,38 @@ class CalibratedEnergy(OutlierMixin, BaseEstimator):
         """Calibrate on rows X (N, D) of inliers."""
         x = self._points(validate_data(self, X, dtype=np.float32, ensure_min_samples=2))
         if self.energy is None:
-            raise ValueError("no energy was given; a function (N, D) -> (N,) or an Energy is needed; set energy")
+            raise ValueError(
+                "no energy was given; a function (N, D) -> (N,) or an Energy is needed; set energy"
+            )
         self.detector_ = Detector(self.energy, self.outlier_score).fit(x)
         kept: Any = self.detector_.calibration
         if len(kept) < (need := calibration_size(self.false_alarms)):
             warnings.warn(
-                f"{len(kept)} rows for calibration cannot promise {self.false_alarms}: {need} are needed", stacklevel=2
+                f"{len(kept)} rows for calibration cannot promise {self.false_alarms}: {need} are needed",
+                stacklevel=2,
             )
             self.offset_ = -math.inf
         else:
-            self.offset_ = -float(kept.sort(descending=True).values[self.detector_.ranks(self.false_alarms) - 1])
+            self.offset_ = -float(
+                kept.sort(descending=True).values[self.detector_.ranks(self.false_alarms) - 1]
+            )
         return self
 
     def _points(self, x: Array) -> torch.Tensor:
-        return torch.from_numpy(x).view(len(x), *(getattr(getattr(self.energy, "domain", None), "shape", ()) or x.shape[1:]))
+        return torch.from_numpy(x).view(
+            len(x), *(getattr(getattr(self.energy, "domain", None), "shape", ()) or x.shape[1:])
+        )
 
     def score_samples(self, X: Any) -> Array:
         """−score (N,): low is unlikely."""
         check_is_fitted(self)
-        return -self.detector_.score(self._points(validate_data(self, X, reset=False, dtype=np.float32))).double().numpy()
+        return (
+            -self.detector_.score(
+                self._points(validate_data(self, X, reset=False, dtype=np.float32))
+            )
+            .double()
+            .numpy()
+        )
 
     def decision_function(self, X: Any) -> Array:
         """score_samples − offset_ (N,): below 0 for outliers."""

@@ -7,8 +7,8 @@ import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 
-from lowland.interop.sklearn.door import Array, Columns, refuse, train
-from lowland.interop.sklearn.machine import Machine, precise
+from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
+from lowland.interop.sklearn.estimator import Machine, precise
 from lowland.training.session import Session
 
 
@@ -68,19 +68,31 @@ class RBMClassifier(ClassifierMixin, Machine):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         count = len(self.classes_)
-        refuse(["y holds 1 class; a classifier needs at least 2 classes; bring examples of another"] if count < 2 else [])
+        refuse(
+            ["y holds 1 class; a classifier needs at least 2 classes; bring examples of another"]
+            if count < 2
+            else []
+        )
         seed = self._begin()
         self.columns_ = Columns.learn(x, self.visible)
         chains = {"capacity": self.n_chains, "chains": self.n_chains, "restart": 0.0}
         objective = {"name": "PCD", **chains, "classify": self.discriminative, "resample": True}
         adam = {"optimizer": "adam", "betas": (0.9, 0.999), "learning_rate": self.learning_rate}
-        recipe = self._recipe(seed, len(x), {"hidden": self.n_components, "classes": count, "centred": False}, objective)
+        recipe = self._recipe(
+            seed,
+            len(x),
+            {"hidden": self.n_components, "classes": count, "centred": False},
+            objective,
+        )
         recipe["training"] |= adam
         session = Session(recipe, self.columns_.dataset(x, labels, count))
         self.history_ = train(session, self.n_iter, type(self).__name__, self.verbose)
         self.energy_, buffer = session.ema.module, session.buffer
         assert buffer is not None and buffer.labels is not None, "PCD with labels keeps both"
-        self.chains_, self.chain_labels_ = buffer.x.numpy().copy(), self.classes_[buffer.labels.numpy()]
+        self.chains_, self.chain_labels_ = (
+            buffer.x.numpy().copy(),
+            self.classes_[buffer.labels.numpy()],
+        )
         return self
 
     def predict_proba(self, X: Any) -> Array:

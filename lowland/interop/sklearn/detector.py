@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowland.energy import energy_values
-from lowland.interop.sklearn.door import Array, Columns, at_least, refuse, train, updates
+from lowland.interop.sklearn.arrays import Array, Columns, at_least, refuse, train, updates
 from lowland.tasks import Detector
 from lowland.training.session import Session
 
@@ -86,7 +86,9 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         held = self._held(len(x))
         learned, kept = x[order[held:]], x[order[:held]]
         self.columns_ = Columns.learn(learned)
-        session = Session(self._recipe(int(rng.randint(2**31 - 1)), len(learned)), self.columns_.dataset(learned))
+        session = Session(
+            self._recipe(int(rng.randint(2**31 - 1)), len(learned)), self.columns_.dataset(learned)
+        )
         self.history_ = train(session, self.n_iter, type(self).__name__, self.verbose)
         self.energy_: Any = session.ema.module.double()
         self._set_threshold(self._scores(x), -self._scores(kept))
@@ -132,7 +134,9 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         if self.contamination != "auto":
             self.offset_ = float(np.percentile(scores, 100 * float(self.contamination)))
             return
-        allowed = int(self.false_alarms * (len(calibration) + 1) + 1e-9)  # ranks that raise an alarm
+        allowed = int(
+            self.false_alarms * (len(calibration) + 1) + 1e-9
+        )  # ranks that raise an alarm
         if not allowed:
             warnings.warn(
                 f"{len(calibration)} rows for calibration cannot promise a false-alarm rate of {self.false_alarms}: nothing "
@@ -145,7 +149,13 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         self.offset_ = -float(np.sort(calibration)[-allowed])
 
     def _arrived(self, X: Any, reset: bool = False) -> Array:
-        found = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=2 if reset else 1)
+        found = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=(np.float64, np.float32),
+            ensure_min_samples=2 if reset else 1,
+        )
         return np.asarray(found, dtype=np.float64)
 
     def _scores(self, x: Array) -> Array:
@@ -172,5 +182,7 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         Raises ValueError where no rows were kept for calibration.
         """
         if not hasattr(self, "detector_"):
-            raise ValueError("no rows were kept for calibration; p-values need some; fit with contamination='auto'")
+            raise ValueError(
+                "no rows were kept for calibration; p-values need some; fit with contamination='auto'"
+            )
         return self.detector_.p_of_scores(torch.from_numpy(-self.score_samples(X))).numpy()

@@ -3,8 +3,8 @@
 from typing import Any
 
 from lowland import nets
-from lowland.interop.sklearn.door import Array
-from lowland.interop.sklearn.machine import precise
+from lowland.interop.sklearn.arrays import Array
+from lowland.interop.sklearn.estimator import precise
 from lowland.interop.sklearn.stack import Stack
 from lowland.samplers import BlockGibbs, sample
 
@@ -77,7 +77,13 @@ class RBM(Stack):
         Without random_state successive calls draw anew from the machine's own stream.
         """
         x = self._points(X)
-        found = sample(precise(self.energy_, x.dtype), BlockGibbs(), x, steps, generator=self._generator(random_state))
+        found = sample(
+            precise(self.energy_, x.dtype),
+            BlockGibbs(),
+            x,
+            steps,
+            generator=self._generator(random_state),
+        )
         return self.columns_.outward(found.x)
 
     @property

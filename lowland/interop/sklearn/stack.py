@@ -23,12 +23,12 @@ from torch import Tensor
 from lowland import nets
 from lowland.data import Batches, Dataset, toss
 from lowland.energy import energy_values
-from lowland.interop.sklearn.door import Array, Columns, refuse, train
-from lowland.interop.sklearn.machine import Machine, precise
+from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
+from lowland.interop.sklearn.estimator import Machine, precise
 from lowland.metrics import log_z
 from lowland.samplers import BlockGibbs, sample
 from lowland.targets import Normal
-from lowland.training.greedy import hidden_data
+from lowland.training.layerwise import hidden_data
 from lowland.training.session import Session
 
 ENUMERATED = 2**28  # numbers that an exact log Z may cost: a few seconds
@@ -42,9 +42,15 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
 
     def _sizes(self) -> Sequence[int]:
         """Hidden units of each machine."""
-        sizes = (self.n_components,) if np.ndim(self.n_components) == 0 else tuple(self.n_components)
+        sizes = (
+            (self.n_components,) if np.ndim(self.n_components) == 0 else tuple(self.n_components)
+        )
         wrong = not sizes or min(sizes) < 1
-        refuse([f"n_components is {self.n_components}; at least 1 unit in each layer is needed"] if wrong else [])
+        refuse(
+            [f"n_components is {self.n_components}; at least 1 unit in each layer is needed"]
+            if wrong
+            else []
+        )
         return sizes
 
     # ---- fitting -----------------------------------------------------------------------------------------------------
@@ -57,7 +63,9 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         for layer, hidden in enumerate(sizes):
             data = hidden_data(sessions[-1].ema.module, data, self._seed) if sessions else data
             sessions.append(Session(self._plan(data, hidden), data))
-            rows = train(sessions[-1], self.n_iter, f"{type(self).__name__} layer {layer + 1}", self.verbose)
+            rows = train(
+                sessions[-1], self.n_iter, f"{type(self).__name__} layer {layer + 1}", self.verbose
+            )
             self.history_ += [{"layer": layer, **row} for row in rows]
         self._keep(sessions)
         self.__dict__.pop("_going", None)
@@ -106,9 +114,21 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
     def _plan(self, data: Dataset, hidden: int) -> dict[str, Any]:
         chains = {"capacity": self.n_chains, "chains": self.n_chains, "restart": 0.0}
         known: dict[str, dict[str, Any]] = {"pcd": {"name": "PCD", **chains}, "cd": {"name": "CD"}}
-        refuse([f"objective is {self.objective!r}; it is 'pcd' or 'cd'"] if self.objective not in known else [])
-        rate = self.learning_rate if self.learning_rate != "auto" else 0.3 if data.domain.kind == "binary" else 0.1
-        recipe = self._recipe(self._seed, len(data.train), {"hidden": hidden}, known[self.objective])
+        refuse(
+            [f"objective is {self.objective!r}; it is 'pcd' or 'cd'"]
+            if self.objective not in known
+            else []
+        )
+        rate = (
+            self.learning_rate
+            if self.learning_rate != "auto"
+            else 0.3
+            if data.domain.kind == "binary"
+            else 0.1
+        )
+        recipe = self._recipe(
+            self._seed, len(data.train), {"hidden": hidden}, known[self.objective]
+        )
         recipe["training"] |= {"optimizer": "sgd", "learning_rate": rate, "momentum": self.momentum}
         return recipe
 
@@ -133,7 +153,9 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         base = (
             Normal(x.mean(0), x.std(0).clamp_min(1e-3)) if top.domain.kind == "real" else None
         )  # whose rungs have block Gibbs
-        self.log_z_ = log_z(top, base=base, data=x, chains=chains, rungs=rungs, generator=generator, exact=exact)
+        self.log_z_ = log_z(
+            top, base=base, data=x, chains=chains, rungs=rungs, generator=generator, exact=exact
+        )
         return self
 
     # ---- using ---------------------------------------------------------------------------------------------------------
@@ -200,12 +222,20 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         machine's own stream.
         """
         check_is_fitted(self)
-        refuse([f"n_samples is {n_samples} and steps {steps}; at least 1 is needed"] if min(n_samples, steps) < 1 else [])
+        refuse(
+            [f"n_samples is {n_samples} and steps {steps}; at least 1 is needed"]
+            if min(n_samples, steps) < 1
+            else []
+        )
         g, count = self._generator(random_state), len(self.chains_)
-        picked = torch.cat([torch.randperm(count, generator=g) for _ in range(-(-n_samples // count))])[:n_samples]
+        picked = torch.cat(
+            [torch.randperm(count, generator=g) for _ in range(-(-n_samples // count))]
+        )[:n_samples]
         *lower, top = self.machines_
         with torch.no_grad():
-            x = sample(top, BlockGibbs(), torch.from_numpy(self.chains_)[picked], steps, generator=g).x
+            x = sample(
+                top, BlockGibbs(), torch.from_numpy(self.chains_)[picked], steps, generator=g
+            ).x
             for machine in reversed(lower):
                 x = machine.draw_visible(x, g)
         return self.columns_.outward(x)

@@ -21,7 +21,7 @@ from lowland.domain import Domain, binary
 from lowland.energy import Energy
 from lowland.nets.boltzmann.rbm import RBM, product, rounding
 from lowland.nets.boltzmann.units import coins
-from lowland.nets.conditions import condition_for
+from lowland.nets.class_energy import condition_for
 from lowland.registry import register
 
 
@@ -78,14 +78,26 @@ class DBM(Energy):
         tolerance: float = 1e-3,
     ) -> None:
         data = binary_data(domain, "a DBM")
-        if len(hidden) != 2 or min(hidden) < 1 or not spread >= 0 or iterations < 1 or not tolerance >= 0:
+        if (
+            len(hidden) != 2
+            or min(hidden) < 1
+            or not spread >= 0
+            or iterations < 1
+            or not tolerance >= 0
+        ):
             raise ValueError(
                 f"hidden is {tuple(hidden)}, spread {spread}, iterations {iterations}, tolerance {tolerance}; two sizes, at "
                 f"least 0, at least 1 and at least 0 are needed; correct them"
             )
         size = math.prod(data.shape)
         super().__init__(binary(size + hidden[1]))
-        self.data_domain, self.size, self.hidden, self.spread, self.centred = data, size, tuple(hidden), spread, centred
+        self.data_domain, self.size, self.hidden, self.spread, self.centred = (
+            data,
+            size,
+            tuple(hidden),
+            spread,
+            centred,
+        )
         self.iterations, self.tolerance = iterations, tolerance
         self.machine = RBM(self.domain, hidden[0], spread=spread, centred=centred)
 
@@ -129,7 +141,9 @@ class DBM(Energy):
 
     def join(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """(v, h²), (B, D + H2): data with a draw of the second layer from its mean field, a point of the energy's domain."""
-        return torch.cat([x.flatten(1), coins(torch.logit(self.mean_field(x).second), generator)], 1)
+        return torch.cat(
+            [x.flatten(1), coins(torch.logit(self.mean_field(x).second), generator)], 1
+        )
 
     def variational_bound(self, x: Tensor) -> Tensor:
         """−F(v, μ²) + H(μ²), (B,), for data x (B, *data event): log p(v) ≥ this − log Z."""
@@ -150,7 +164,12 @@ class DBM(Energy):
         return self.machine.hidden_mean(x, c)
 
     def sweep(
-        self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, compiled: bool = False
+        self,
+        x: Tensor,
+        sweeps: int,
+        generator: torch.Generator,
+        beta: float = 1.0,
+        compiled: bool = False,
     ) -> Tensor | None:
         """Block Gibbs between h¹ and (v, h²)."""
         return self.machine.sweep(x, sweeps, generator, beta, compiled)

@@ -44,7 +44,10 @@ class Directed(nn.Module):
         super().__init__()
         weight = torch.randn(below, above) * spread
         self.up_weight, self.up_bias = nn.Parameter(weight), nn.Parameter(torch.zeros(above))
-        self.down_weight, self.down_bias = nn.Parameter(weight.clone()), nn.Parameter(torch.zeros(below))
+        self.down_weight, self.down_bias = (
+            nn.Parameter(weight.clone()),
+            nn.Parameter(torch.zeros(below)),
+        )
 
     def up(self, below: Tensor) -> Tensor:
         return (below @ self.up_weight).to(below.dtype) + self.up_bias
@@ -58,7 +61,9 @@ def surprise(x: Tensor, logits: Tensor) -> Tensor:
     return (softplus(logits) - x * logits).sum(1)
 
 
-def transposed(machine: RBM, hidden: int | None = None, generator: torch.Generator | None = None) -> RBM:
+def transposed(
+    machine: RBM, hidden: int | None = None, generator: torch.Generator | None = None
+) -> RBM:
     """The machine upside down: hidden units as visible ones, on binary(hidden), and the other way round.
 
     As the next layer of a stack it is a perfect prior: it leaves the law of the data as it is, and training it can only raise
@@ -74,7 +79,12 @@ def transposed(machine: RBM, hidden: int | None = None, generator: torch.Generat
             f"units; at least {size}, and a generator for more, are needed; raise hidden or pass a generator"
         )
     weight = machine.weight.detach()
-    extra = torch.randn(machine.hidden, more, generator=generator, dtype=weight.dtype, device=weight.device) * 0.01
+    extra = (
+        torch.randn(
+            machine.hidden, more, generator=generator, dtype=weight.dtype, device=weight.device
+        )
+        * 0.01
+    )
     other = RBM(binary(machine.hidden), size + more, spread=0.0, centred=machine.centred)
     pairs = {
         "weight": torch.cat([weight.t(), extra], 1),
@@ -95,7 +105,7 @@ class DBN(Energy):
     binary(D + H1 + … + H_{L−1}), v flattened and the layers behind it. hidden: (H1, …, HL), H_L of the machine on top; spread:
     standard deviation of the first weights; centred: train the machine on top along the centred gradient.
 
-    `lowland.training.greedy` trains it layer by layer, the objective `WakeSleep` trains all weights together, `classifier`
+    `lowland.training.layerwise` trains it layer by layer, the objective `WakeSleep` trains all weights together, `classifier`
     turns it into a network. Its log Z is that of `top`: `lowland.log_z(dbn.top, ...)`.
     Raises ValueError for data that are not binary and sizes that make no net.
     Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
@@ -124,7 +134,13 @@ class DBN(Energy):
             )
         sizes = (math.prod(data.shape), *hidden)
         super().__init__(binary(sum(sizes[:-1])))
-        self.data_domain, self.hidden, self.spread, self.centred, self.sizes = data, tuple(hidden), spread, centred, sizes
+        self.data_domain, self.hidden, self.spread, self.centred, self.sizes = (
+            data,
+            tuple(hidden),
+            spread,
+            centred,
+            sizes,
+        )
         self.layers = nn.ModuleList(Directed(a, b, spread) for a, b in pairwise(sizes[:-1]))
         self.top = RBM(binary(sizes[-2]), sizes[-1], spread=spread, centred=centred)
 
@@ -144,13 +160,19 @@ class DBN(Energy):
     def generation(self, x: Tensor) -> Tensor:
         """−Σ_k log p(h^{k−1} | h^k), (B,)."""
         parts = self.split(x)
-        found = [surprise(a, layer.down(b)) for layer, a, b in zip(self._directed, parts, parts[1:], strict=False)]
+        found = [
+            surprise(a, layer.down(b))
+            for layer, a, b in zip(self._directed, parts, parts[1:], strict=False)
+        ]
         return torch.stack(found).sum(0) if found else x.new_zeros(len(x))
 
     def recognition(self, x: Tensor) -> Tensor:
         """−log q(h | v) = −Σ_k log q(h^k | h^{k−1}), (B,)."""
         parts = self.split(x)
-        found = [surprise(b, layer.up(a)) for layer, a, b in zip(self._directed, parts, parts[1:], strict=False)]
+        found = [
+            surprise(b, layer.up(a))
+            for layer, a, b in zip(self._directed, parts, parts[1:], strict=False)
+        ]
         return torch.stack(found).sum(0) if found else x.new_zeros(len(x))
 
     @property
@@ -176,7 +198,12 @@ class DBN(Energy):
         return torch.cat(parts, 1)
 
     def sweep(
-        self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, compiled: bool = False
+        self,
+        x: Tensor,
+        sweeps: int,
+        generator: torch.Generator,
+        beta: float = 1.0,
+        compiled: bool = False,
     ) -> Tensor | None:
         """Block Gibbs in the machine on top, then all layers below drawn anew: leaves exp(−E) as it is. None for β ≠ 1."""
         h = self.top.sweep(self.split(x)[-1], sweeps, generator, beta, compiled)
@@ -191,7 +218,9 @@ class DBN(Energy):
         """Visible units (count, *data event): so many Gibbs steps on top from even coins, and one pass down."""
         h = self.top.domain.draw(count, generator, dtype=self.top.weight.dtype)
         with torch.no_grad():
-            return self.visible(self.descend(cast(Tensor, self.top.sweep(h, steps, generator)), generator))
+            return self.visible(
+                self.descend(cast(Tensor, self.top.sweep(h, steps, generator)), generator)
+            )
 
     # ---- the bound ---------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from lowland.domain import Domain
 from lowland.energy import Energy
 from lowland.nets.boltzmann.units import UNITS, HiddenUnits
 from lowland.nets.boltzmann.visible import visible_side
-from lowland.nets.conditions import condition_for, pick
+from lowland.nets.class_energy import condition_for, pick
 from lowland.registry import register
 
 
@@ -65,7 +65,12 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> Tensor:
         return a @ b
     with torch.autocast(a.device.type, enabled=False):
         settings = getattr(torch.backends.mkldnn, "matmul", None)
-        if a.device.type != "cpu" or settings is None or dtype != torch.bfloat16 or a.dtype != torch.float32:
+        if (
+            a.device.type != "cpu"
+            or settings is None
+            or dtype != torch.bfloat16
+            or a.dtype != torch.float32
+        ):
             return torch.mm(a.to(dtype), b.to(dtype)).to(a.dtype)
         before = settings.fp32_precision
         settings.fp32_precision = "bf16"
@@ -95,7 +100,15 @@ class _Total(torch.autograd.Function):
     """Σ_j A((f W + c)_j), (B,), with fields and sum that are known already; backward needs the means of the units alone."""
 
     @staticmethod
-    def forward(ctx: Any, f: Tensor, weight: Tensor, bias: Tensor, units: HiddenUnits, known: Tensor, total: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        f: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        units: HiddenUnits,
+        known: Tensor,
+        total: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(f, weight, known)
         ctx.units, ctx.dtype = units, rounding(f)
         return total.view_as(total)
@@ -132,7 +145,9 @@ class RBM(Energy):
     (torch.Size([3]), torch.Size([3, 4]))
     """
 
-    apart: ClassVar[bool] = True  # batches are judged one by one at no loss: their products are remembered
+    apart: ClassVar[bool] = (
+        True  # batches are judged one by one at no loss: their products are remembered
+    )
 
     def __init__(
         self,
@@ -150,7 +165,13 @@ class RBM(Energy):
                 f"at least 1, 0 or at least 2, and at least 0; correct them"
             )
         self.visible = visible_side(self.domain)
-        self.hidden, self.units, self.classes, self.spread, self.centred = hidden, units, classes, spread, centred
+        self.hidden, self.units, self.classes, self.spread, self.centred = (
+            hidden,
+            units,
+            classes,
+            spread,
+            centred,
+        )
         self.hidden_units = UNITS[units]
         size = self.visible.size
         self.weight = nn.Parameter(torch.randn(size, hidden) * spread)
@@ -199,7 +220,9 @@ class RBM(Energy):
             return torch.addmm(self.hidden_bias, self.visible.features(self, x), self.weight)
         known = self._remembered(x).fields
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            return _Fields.apply(self.visible.features(self, x), self.weight, self.hidden_bias, known)
+            return _Fields.apply(
+                self.visible.features(self, x), self.weight, self.hidden_bias, known
+            )
         return known
 
     def _total(self, x: Tensor) -> Tensor:
@@ -212,7 +235,9 @@ class RBM(Energy):
                 seen.total = self.hidden_units.log_partition(seen.fields).sum(1)
         if torch.is_grad_enabled() and self.weight.requires_grad:
             f = self.visible.features(self, x)
-            return _Total.apply(f, self.weight, self.hidden_bias, self.hidden_units, seen.fields, seen.total)
+            return _Total.apply(
+                f, self.weight, self.hidden_bias, self.hidden_units, seen.fields, seen.total
+            )
         return seen.total
 
     def _fields(self, x: Tensor) -> Tensor:
@@ -285,7 +310,12 @@ class RBM(Energy):
     def _draw_hidden(self, x: Tensor, z: Tensor, generator: torch.Generator, c: Any) -> Tensor:
         if self.classes:
             c = condition_for(c, self.classes, z)
-            z = z + self.label_weight[self._draw_labels(-self._heads(self.term(x), z), generator) if c is None else c]
+            z = (
+                z
+                + self.label_weight[
+                    self._draw_labels(-self._heads(self.term(x), z), generator) if c is None else c
+                ]
+            )
         return self.hidden_units.draw(z, generator)
 
     @staticmethod
@@ -297,13 +327,21 @@ class RBM(Energy):
         return self.visible.draw(self, self.visible_fields(h), generator)
 
     def sweep(
-        self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, compiled: bool = False, c: Any = None
+        self,
+        x: Tensor,
+        sweeps: int,
+        generator: torch.Generator,
+        beta: float = 1.0,
+        compiled: bool = False,
+        c: Any = None,
     ) -> Tensor | None:
         """Block Gibbs: h ~ p(h | x), x ~ p(x | h), so many times; None for β ≠ 1: a power of p(x) has none (see `tempered`)."""
         if beta != 1:
             return None
         for i in range(sweeps):
-            z = self.fields(x) if i == 0 else self._fields(x)  # points on the way are not seen again
+            z = (
+                self.fields(x) if i == 0 else self._fields(x)
+            )  # points on the way are not seen again
             x = self.draw_visible(self._draw_hidden(x, z, generator, c), generator)
         return x
 
@@ -312,7 +350,7 @@ class RBM(Energy):
     @property
     def hidden_side(self) -> Any:
         """The marginal energy of the hidden units, on binary(hidden) with the same Z; None for other than Bernoulli units."""
-        from lowland.nets.boltzmann.views import HiddenSide
+        from lowland.nets.boltzmann.tempered import HiddenSide
 
         return HiddenSide(self) if self.units == "bernoulli" else None
 
@@ -322,14 +360,14 @@ class RBM(Energy):
         E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)]: the base at 0, the machine at 1.
         Source: Salakhutdinov & Murray (2008), https://doi.org/10.1145/1390156.1390266
         """
-        from lowland.nets.boltzmann.views import Rung, base_of
+        from lowland.nets.boltzmann.tempered import Rung, base_of
 
         law = base_of(self, base)
         return None if law is None else [Rung(self, law, float(beta)) for beta in betas]
 
     def tempered(self, betas: Tensor, size: int) -> Any:
         """One energy for R · size rows: block r of rows at inverse temperature β_r on the way from independent units."""
-        from lowland.nets.boltzmann.views import Rung, own_base
+        from lowland.nets.boltzmann.tempered import Rung, own_base
 
         return Rung(self, own_base(self), betas.repeat_interleave(size).unsqueeze(1))
 
@@ -363,7 +401,9 @@ class RBM(Energy):
         """
         if not self.centred or self.weight.grad is None:
             return
-        g_w, g_a, g_c = (cast(Tensor, p.grad) for p in (self.weight, self.visible_bias, self.hidden_bias))
+        g_w, g_a, g_c = (
+            cast(Tensor, p.grad) for p in (self.weight, self.visible_bias, self.hidden_bias)
+        )
         mu, lam, before = self.visible_offset, self.hidden_offset, g_c.clone()
         g_w.addr_(mu, before, alpha=-1).addr_(g_a * self.sigma, lam, alpha=-1)
         g_a.sub_(g_w @ lam / self.sigma)

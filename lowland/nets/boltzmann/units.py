@@ -51,7 +51,9 @@ def coins(logits: Tensor, generator: torch.Generator) -> Tensor:
     if p.dtype != torch.float32 or p.device.type != "cpu":
         return torch.empty_like(p).uniform_(generator=generator).lt_(p)
     words = torch.empty((p.numel() + 1) // 2, dtype=torch.int64)
-    words.random_(-(2**63), None, generator=generator)  # without bounds the highest bit would stay 0
+    words.random_(
+        -(2**63), None, generator=generator
+    )  # without bounds the highest bit would stay 0
     bits = words.view(torch.int32)[: p.numel()].view(p.shape)
     return bits.to(torch.float32).lt_(p.mul_(2.0**32).sub_(2.0**31))
 
@@ -81,15 +83,22 @@ class Rectified:
 
     def log_partition(self, z: Tensor) -> Tensor:
         low, high = z.clamp(max=0.0), z.clamp(min=0.0)
-        tail = torch.log(torch.special.erfcx(-low / math.sqrt(2)) / 2)  # = log Φ(z) + z²/2, without cancellation
-        return torch.where(z < 0, tail, 0.5 * high.square() + torch.special.log_ndtr(high)) + HALF_LOG_TAU
+        tail = torch.log(
+            torch.special.erfcx(-low / math.sqrt(2)) / 2
+        )  # = log Φ(z) + z²/2, without cancellation
+        return (
+            torch.where(z < 0, tail, 0.5 * high.square() + torch.special.log_ndtr(high))
+            + HALF_LOG_TAU
+        )
 
     def mean(self, z: Tensor) -> Tensor:
         # z + φ/Φ = z + √(2/π) / erfcx(−z/√2), which overflows above; there φ/Φ vanishes
         return z + math.sqrt(2 / math.pi) / torch.special.erfcx(-z.clamp(max=12.0) / math.sqrt(2))
 
     def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        u = torch.rand(z.shape, generator=generator, device=z.device, dtype=torch.float64).clamp_min(1e-300)
+        u = torch.rand(
+            z.shape, generator=generator, device=z.device, dtype=torch.float64
+        ).clamp_min(1e-300)
         return _cut_normal(z.double(), u).to(z.dtype)
 
     def base(self, h: Tensor) -> Tensor:
@@ -108,7 +117,9 @@ def _cut_normal(z: Tensor, u: Tensor) -> Tensor:
     t, start = -u.log() / low, torch.special.erfcx(low / root).log()
     for _ in range(6):
         tail = torch.special.erfcx((low + t) / root)
-        t = t + (tail.log() - start - low * t - 0.5 * t.square() - u.log()) * tail * math.sqrt(math.pi / 2)
+        t = t + (tail.log() - start - low * t - 0.5 * t.square() - u.log()) * tail * math.sqrt(
+            math.pi / 2
+        )
     return torch.where(z < -1.0, t, near).clamp_min(0.0)
 
 

@@ -45,7 +45,14 @@ class VisibleSide(Protocol):
         """log ∫ exp(f·y − V) over all x, (B,)."""
         ...
 
-    def draw(self, machine: Any, y: Tensor, generator: torch.Generator, beta: Beta = 1.0, law: Law | None = None) -> Tensor: ...
+    def draw(
+        self,
+        machine: Any,
+        y: Tensor,
+        generator: torch.Generator,
+        beta: Beta = 1.0,
+        law: Law | None = None,
+    ) -> Tensor: ...
 
     def mean(self, machine: Any, y: Tensor) -> Tensor: ...
 
@@ -70,7 +77,9 @@ class _Discrete:
     """What binary and categorical units share: everything is linear in the features."""
 
     def term(self, machine: Any, f: Tensor) -> Tensor:
-        with torch.autocast(f.device.type, enabled=False):  # one number per point: its rounding would be all there is to see
+        with torch.autocast(
+            f.device.type, enabled=False
+        ):  # one number per point: its rounding would be all there is to see
             return -(f @ machine.visible_bias)
 
     def law_term(self, law: Law, f: Tensor) -> Tensor:
@@ -85,7 +94,9 @@ class _Discrete:
     def _law_of(base: Energy, shape: tuple[int, ...], kind: str, like: Tensor) -> Law | None:
         if base.conditional is None or base.domain.kind != kind:
             return None
-        logits = base.conditional(torch.stack([like.new_zeros(shape), like.new_ones(shape)])).flatten(1)
+        logits = base.conditional(
+            torch.stack([like.new_zeros(shape), like.new_ones(shape)])
+        ).flatten(1)
         return (logits[0],) if torch.equal(logits[0], logits[1]) else None
 
 
@@ -102,7 +113,14 @@ class Binary(_Discrete):
     def log_partition(self, machine: Any, y: Tensor) -> Tensor:
         return softplus(y + machine.visible_bias).sum(1)
 
-    def draw(self, machine: Any, y: Tensor, generator: torch.Generator, beta: Beta = 1.0, law: Law | None = None) -> Tensor:
+    def draw(
+        self,
+        machine: Any,
+        y: Tensor,
+        generator: torch.Generator,
+        beta: Beta = 1.0,
+        law: Law | None = None,
+    ) -> Tensor:
         return coins(self._logits(machine, y, beta, law), generator).view(-1, *self.shape)
 
     def mean(self, machine: Any, y: Tensor) -> Tensor:
@@ -136,7 +154,14 @@ class Categorical(_Discrete):
     def log_partition(self, machine: Any, y: Tensor) -> Tensor:
         return self._sites(y + machine.visible_bias).logsumexp(2).sum(1)
 
-    def draw(self, machine: Any, y: Tensor, generator: torch.Generator, beta: Beta = 1.0, law: Law | None = None) -> Tensor:
+    def draw(
+        self,
+        machine: Any,
+        y: Tensor,
+        generator: torch.Generator,
+        beta: Beta = 1.0,
+        law: Law | None = None,
+    ) -> Tensor:
         logits = self._logits(machine, y, beta, law)
         noise = torch.empty_like(logits).exponential_(generator=generator)
         return self._sites(logits - noise.log_()).argmax(2).to(y.dtype).view(-1, *self.shape)
@@ -155,7 +180,9 @@ class Categorical(_Discrete):
         return self._law_of(base, self.shape, "categorical", machine.visible_bias)
 
     def prepare(self, machine: Any, x: Tensor) -> None:
-        counts = torch.stack([(x.flatten(1) == k).double().sum(0) for k in range(self.classes)], 1) + 1
+        counts = (
+            torch.stack([(x.flatten(1) == k).double().sum(0) for k in range(self.classes)], 1) + 1
+        )
         share = (counts / counts.sum(1, keepdim=True)).flatten()
         machine.visible_bias.copy_(share.log())
         machine.visible_offset.copy_(share)
@@ -181,11 +208,26 @@ class Gaussian:
         return (0.5 * law[1] * f.square() - law[0] * f).sum(1)
 
     def log_partition(self, machine: Any, y: Tensor) -> Tensor:
-        each = 0.5 * y.square() + y * (machine.visible_bias / machine.sigma) + machine.sigma.log() + HALF_LOG_TAU
+        each = (
+            0.5 * y.square()
+            + y * (machine.visible_bias / machine.sigma)
+            + machine.sigma.log()
+            + HALF_LOG_TAU
+        )
         return each.sum(1)
 
-    def draw(self, machine: Any, y: Tensor, generator: torch.Generator, beta: Beta = 1.0, law: Law | None = None) -> Tensor:
-        precision, pull = torch.ones_like(machine.sigma), y.add_(machine.visible_bias / machine.sigma)
+    def draw(
+        self,
+        machine: Any,
+        y: Tensor,
+        generator: torch.Generator,
+        beta: Beta = 1.0,
+        law: Law | None = None,
+    ) -> Tensor:
+        precision, pull = (
+            torch.ones_like(machine.sigma),
+            y.add_(machine.visible_bias / machine.sigma),
+        )
         if law is not None:
             precision, pull = beta + law[1] * (1 - beta), pull * beta + law[0] * (1 - beta)
         noise = torch.empty_like(y).normal_(generator=generator)
@@ -206,7 +248,9 @@ class Gaussian:
         if base.domain.kind != "real":
             return None
         zero = machine.visible_bias.new_zeros(1, *self.shape)
-        ramp = torch.linspace(-1.0, 2.0, self.size, dtype=zero.dtype, device=zero.device).view_as(zero)
+        ramp = torch.linspace(-1.0, 2.0, self.size, dtype=zero.dtype, device=zero.device).view_as(
+            zero
+        )
         score = differentiate(base, torch.cat([zero, zero + 1, ramp]))[1].flatten(1)
         pull, precision = score[0], score[0] - score[1]
         product = torch.allclose(score[2], pull - precision * ramp.flatten(), rtol=1e-4, atol=1e-4)
@@ -223,7 +267,9 @@ class Gaussian:
 def visible_side(domain: Domain) -> VisibleSide:
     """The visible side for a domain. Raises ValueError for a box, or a domain without a shape."""
     if not domain.shape:
-        raise ValueError("the domain has no event shape; a Boltzmann machine needs one; pass for example binary(784)")
+        raise ValueError(
+            "the domain has no event shape; a Boltzmann machine needs one; pass for example binary(784)"
+        )
     kinds: dict[str, Any] = {"binary": Binary, "categorical": Categorical, "real": Gaussian}
     if domain.kind not in kinds:
         raise ValueError(

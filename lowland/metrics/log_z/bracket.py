@@ -1,0 +1,362 @@
+"""log Z of any energy, between a bound from below and a bound from above.
+
+    log Z = log ∫ exp(−E(x)) dx   (or Σ)
+
+Where every state can be added up, that is done. Elsewhere annealed importance sampling runs from a base measure to the energy
+and back again: see `certificate` for what the two allow one to say, and `schedule` for how their rungs are laid before.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowland.energy import Energy, Sum, check_normalisable, check_points, lift
+from lowland.metrics.log_z.certificate import Direction, LogZ, bennett, ends, interval, objections
+from lowland.metrics.log_z.enumeration import countable, enumerated
+from lowland.metrics.log_z.schedule import Path, Plan, default_sampler, planned
+from lowland.metrics.mcmc import rhat
+from lowland.samplers import Energies, Weighted, ais, run_chains
+from lowland.targets import Uniform, fit_base
+
+PILOT = 200  # chains of the pilot run
+FITTED = 2000  # exact draws of the energy that a base is fitted to
+Progress = Callable[[int], object] | None
+
+
+def log_z(
+    energy: Energy | Callable[..., Tensor],
+    *,
+    base: Any = None,
+    draws: Tensor | None = None,
+    data: Tensor | None = None,
+    path: Path | Sequence[Energy] | None = None,
+    sampler: Any = None,
+    chains: int = 200,
+    rungs: int = 1000,
+    warm_up: int | None = None,
+    generator: torch.Generator,
+    tolerance: float = 0.5,
+    exact: bool | None = None,
+    progress: Progress = None,
+) -> LogZ:
+    """log Z with a certificate: exact where there are at most 2²⁴ states, else by annealed importance sampling both ways.
+
+    base: an energy with exact `draw(count, generator)` and `log_z`; unless given, `fit_base` fits one to data, to draws of the
+    energy, or takes the uniform law of a bounded domain. path: a function of betas in [0, 1] that gives energies from base to
+    energy, or such energies themselves, which are then the rungs; the energy's own `bridge` or the geometric path unless
+    given. sampler: leaves every rung as it is; its step size, if it has one, is tuned rung by rung in the pilot run.
+    The reverse run starts at exact draws where the energy has `draw`; else at `draws` (N, *event), which the caller answers
+    for (the base is fitted to others of them); else at chains that start half at ends of the forward run, drawn by weight,
+    and half at data, if there are any, and take warm_up steps (2 · rungs, at least 100, unless given). The result says which.
+    chains: of each direction; tolerance: gap in nats up to which directions agree; exact: False never enumerates, True does
+    or refuses; progress: called with 1 per rung entered and per step of warm-up.
+
+    Raises ValueError for an energy without normaliser, a real domain without base, data or draws, and energies that are NaN.
+
+    >>> import torch
+    >>> from lowland.targets import Gaussian, GaussianMixture
+    >>> g = torch.Generator().manual_seed(0)
+    >>> found = log_z(GaussianMixture(), base=Gaussian(), chains=100, rungs=50, generator=g)
+    >>> found.lower < 0 < found.upper, found.certified
+    (True, True)
+    """
+    energy = lift(energy)
+    check_normalisable(energy)
+    warm_up = max(2 * rungs, 100) if warm_up is None else warm_up
+    _check(chains, rungs, warm_up, tolerance, generator)
+    if exact or (exact is None and countable(energy) is not None):
+        return _enumerated(energy, tolerance, progress)
+    streams = _Streams(generator)
+    source = _source(energy, draws, data, chains, streams)
+    base = base if base is not None else _fitted(energy, source)
+    ladder, words = _path(energy, base, path)
+    laid = (
+        rungs
+        if path is None or callable(path)
+        else torch.linspace(0, 1, len(path), dtype=torch.float64).tolist()
+    )
+    dtype = source.dtype
+    pilot = base.draw(max(min(chains, PILOT), 50), streams()).to(dtype)
+    kernel = sampler if sampler is not None else default_sampler(ladder)
+    plan = planned(ladder, kernel, pilot, laid, streams())
+    energies = list(ladder(plan.betas))
+    up = ais(
+        energies,
+        plan.samplers,
+        base.draw(chains, streams()).to(dtype),
+        generator=streams(),
+        progress=progress,
+    )
+    started = _reverse_start(energy, source, up, plan, chains, warm_up, streams, progress)
+    down = ais(
+        energies[::-1], plan.samplers[::-1], started.x, generator=streams(), progress=progress
+    )
+    return _concluded(energy, base, plan, up, down, started, tolerance, words, streams())
+
+
+class _Streams:
+    """Independent generators, a new one at every call, all of them set by the one that was given."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.device = generator.device
+        self.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        self.count = 0
+
+    def __call__(self) -> torch.Generator:
+        self.count += 1
+        return torch.Generator(self.device).manual_seed(
+            (self.seed + self.count * 0x9E3779B97F4A7C15) % 2**63
+        )
+
+
+class _Source(NamedTuple):
+    """Where reverse draws come from: draws (chains, *event) and words for them, or None for chains to be run; points to fit
+    a base to and to start chains at; dtype of all points."""
+
+    draws: Tensor | None
+    words: str
+    fit: Tensor | None
+    data: Tensor | None
+    dtype: torch.dtype
+
+
+class _Started(NamedTuple):
+    """Where the reverse run starts: points x, words for them, and of the chains that made them the R-hat of the energy, and by
+    how many standard errors the energies of those from the forward run and of those from data differ."""
+
+    x: Tensor
+    words: str
+    rhat: float | None = None
+    apart: float | None = None
+
+
+def _check(
+    chains: int, rungs: int, warm_up: int, tolerance: float, generator: torch.Generator
+) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator is a {type(generator).__name__}; every draw takes a torch.Generator; "
+            f"pass torch.Generator().manual_seed(0)"
+        )
+    if chains < 20 or rungs < 2 or warm_up < 20 or not tolerance > 0:
+        raise ValueError(
+            f"chains is {chains}, rungs {rungs}, warm_up {warm_up}, tolerance {tolerance}; a bracket needs at least 20 chains, "
+            f"2 rungs, 20 steps of warm-up and a tolerance above 0; 200, 1000, 2000 and 0.5 are the defaults"
+        )
+
+
+def _enumerated(energy: Energy, tolerance: float, progress: Progress) -> LogZ:
+    found = enumerated(energy, progress)
+    words = f"sum over {found.states:,} {found.side} in {str(found.dtype).removeprefix('torch.')}"
+    return LogZ(
+        found.value, 0.0, found.value, found.value, "enumeration", words, tolerance=tolerance
+    )
+
+
+# ---- where to start ------------------------------------------------------------------------------------------------
+
+
+def _source(
+    energy: Energy, draws: Tensor | None, data: Tensor | None, chains: int, streams: _Streams
+) -> _Source:
+    """Choose among exact draws, given draws and chains; keep apart what a base is fitted to and what is weighed."""
+    dtype = next(
+        (t.dtype for t in (*energy.parameters(), *energy.buffers()) if t.is_floating_point()), None
+    )
+    for points in (draws, data):
+        if points is not None:
+            check_points(energy, points)
+            dtype = dtype or points.dtype
+    dtype = dtype or torch.get_default_dtype()
+    data = None if data is None else data.to(dtype)
+    if draws is not None:
+        x = draws[torch.randperm(len(draws), generator=streams(), device=draws.device)].to(dtype)
+        if len(x) < 20:
+            raise ValueError(
+                f"{len(x)} draws came; the reverse run needs at least 20; pass more, or leave them out for chains"
+            )
+        count = min(
+            chains,
+            len(x) if data is not None or energy.domain.kind == "box" else max(len(x) // 2, 20),
+        )
+        rest = x[count:] if len(x) > count else None
+        return _Source(
+            x[:count],
+            f"{count} draws given by the caller",
+            data if data is not None else rest,
+            data,
+            dtype,
+        )
+    exact = _exact_draws(energy, chains, streams)
+    if exact is not None:
+        fit = data if data is not None else _exact_draws(energy, FITTED, streams)
+        return _Source(
+            exact.to(dtype), "exact draws", None if fit is None else fit.to(dtype), data, dtype
+        )
+    return _Source(None, "", data, data, dtype)
+
+
+def _exact_draws(energy: Any, count: int, streams: _Streams) -> Tensor | None:
+    """Independent exact draws, where the energy has them; lattices that are too wide refuse."""
+    if not callable(getattr(energy, "draw", None)):
+        return None
+    try:
+        return energy.draw(count, streams())
+    except ValueError:
+        return None
+
+
+def _fitted(energy: Energy, source: _Source) -> Any:
+    domain = energy.domain
+    if not domain.shape and source.fit is not None:
+        domain = dataclasses.replace(domain, shape=tuple(source.fit.shape[1:]))
+    if domain.kind == "real" and source.fit is None:
+        raise ValueError(
+            f"{type(energy).__name__} lives on {domain} and came without base, data or draws; log Z needs a base measure with "
+            f"exact draws and log_z; pass base=Gaussian(...), or data to fit one to"
+        )
+    return fit_base(domain, source.fit)
+
+
+def _path(energy: Energy, base: Any, path: Any) -> tuple[Path, str]:
+    """The path as a function of betas, and in words what it is."""
+    if callable(path):
+        return path, "the caller's path"
+    if path is not None:
+        last = len(path) - 1
+        return (lambda betas: [path[round(beta * last)] for beta in betas]), "the caller's rungs"
+    bridge = getattr(energy, "bridge", None)
+    if bridge is not None and bridge(base, (0.0, 1.0)) is not None:
+        return (lambda betas: bridge(base, betas)), "the energy's own bridge"
+    if isinstance(base, Uniform):
+        return (
+            lambda betas: [beta * energy if beta else base for beta in betas]
+        ), "inverse temperatures"
+    if hasattr(base, "coloured") and energy.colours is not None:
+        base = base.coloured(energy.colours)  # so that the sum is drawn colour by colour
+    return (lambda betas: [_between(base, energy, beta) for beta in betas]), "geometric path"
+
+
+def _between(base: Energy, energy: Energy, beta: float) -> Energy:
+    """(1 − β) E_base + β E; the base alone at 0, where the energy may be infinite."""
+    return Sum([base, energy], [1.0 - beta, beta]) if beta else base
+
+
+def _reverse_start(
+    energy: Energy,
+    source: _Source,
+    up: Weighted,
+    plan: Plan,
+    chains: int,
+    warm_up: int,
+    streams: _Streams,
+    progress: Progress,
+) -> _Started:
+    """Draws of the energy for the reverse run: exact, given, or what long chains from ends of the forward run and data made."""
+    if source.draws is not None:
+        return _Started(source.draws, source.words)
+    g = streams()
+    data = source.data
+    from_data = 0 if data is None else chains // 2
+    if not bool(up.log_weights.isfinite().any()):
+        raise ValueError(
+            f"all of {len(up.x)} chains of the forward run are without weight; the energy must be finite at some points that "
+            f"the base reaches; pass a base that covers the energy, or draws"
+        )
+    picked = torch.multinomial(
+        up.log_weights.softmax(0), chains - from_data, replacement=True, generator=g
+    )
+    starts = [up.x[picked]]
+    if data is not None:
+        starts.append(data[torch.randint(len(data), (from_data,), generator=g, device=data.device)])
+    trace = run_chains(
+        energy,
+        plan.samplers[-1],
+        torch.cat(starts),
+        warm_up,
+        generator=streams(),
+        keep=Energies(),
+        progress=progress,
+    )
+    late = trace.kept["energies"][warm_up // 2 :]
+    words = f"{chains} chains after {warm_up} steps, {chains - from_data} of them from ends of the forward run"
+    words += f" and {from_data} from data" if from_data else " and none from data"
+    mixing = rhat(late, layout="draws chains ...").item()
+    return _Started(trace.x, words, mixing, _apart(late.double().mean(0), from_data))
+
+
+def _apart(means: Tensor, from_data: int) -> float | None:
+    """Standard errors between the mean energies (chains,) of chains from forward ends and of the last ones, from data.
+
+    Chains that stay each in its mode are as good as others if both ensembles hold the modes in the same shares, so it is the
+    two ensembles that are compared, with chains as what is independent.
+    """
+    ends, data = means[: len(means) - from_data], means[len(means) - from_data :]
+    if min(len(ends), len(data)) < 10:
+        return None
+    return (
+        (ends.mean() - data.mean()) / (ends.var() / len(ends) + data.var() / len(data)).sqrt()
+    ).item()
+
+
+# ---- what it amounts to --------------------------------------------------------------------------------------------
+
+
+def _concluded(
+    energy: Energy,
+    base: Any,
+    plan: Plan,
+    up: Weighted,
+    down: Weighted,
+    started: _Started,
+    tolerance: float,
+    words: str,
+    generator: torch.Generator,
+) -> LogZ:
+    forward = _direction(up, base.log_z, 1, generator)
+    reverse = _direction(down, base.log_z, -1, generator)
+    ratio, error = bennett(up.log_weights, down.log_weights)
+    middle = base.log_z + ratio, error
+    rounding = torch.finfo(up.x.dtype).eps * math.sqrt(len(plan.betas)) * max(abs(middle[0]), 1.0)
+    lower, upper = ends(forward, reverse, middle)
+    kernel = plan.samplers[-1]
+    return LogZ(
+        *middle,
+        lower - rounding,
+        upper + rounding,
+        "annealed importance sampling",
+        f"{words}, {up.moves} moves a chain and direction, thermodynamic length {plan.length:.1f}",
+        forward,
+        reverse,
+        started.words,
+        type(base).__name__,
+        type(kernel).__name__,
+        len(up.log_weights),
+        up.moves,
+        plan.betas,
+        tolerance,
+        started.rhat,
+        tuple(objections(forward, reverse, tolerance, rounding, started.rhat, started.apart)),
+    )
+
+
+def _direction(run: Weighted, start: float, sign: int, generator: torch.Generator) -> Direction:
+    """A run as a statement about log Z. Its curve begins where log Z is known, at the base."""
+    error, low, high = interval(run.log_weights, generator)
+    value = start + sign * run.log_ratio
+    ends = (start + low, start + high) if sign > 0 else (start - high, start - low)
+    curve = start + run.log_ratios if sign > 0 else start + run.log_ratios.flip(0) - run.log_ratio
+    return Direction(
+        value,
+        error,
+        *ends,
+        run.ess,
+        sum(run.acceptance) / max(len(run.acceptance), 1),
+        run.diverged.double().mean().item() / max(run.moves, 1),
+        int((run.log_weights == -math.inf).sum()),
+        tuple(curve.tolist()),
+    )

@@ -1,0 +1,183 @@
+"""What noise-contrastive objectives hold beside the energy: a law with exact draws and densities, and a learned log Z.
+
+A noise law is an energy with `log_z` and `draw(count, generator, dtype)`, as all of `lowland.targets` are; log q(x) = −E_q(x) −
+log_z. Here are the two that targets do not have: normal numbers cut off at the walls of a box, and a flow that learns.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowland.domain import Domain, real
+from lowland.energy import Energy
+
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+class NoisePartner(nn.Module):
+    """A noise law q and the learned log Z of the energy that is told apart from it.
+
+    law: an energy with `log_z` and `draw`; log_z: where the learned number starts.
+
+    >>> import torch
+    >>> g = torch.Generator().manual_seed(0)
+    >>> partner = NoisePartner(Truncated(Domain("box", (2,), 0.0, 1.0), torch.rand(100, 2, generator=g)))
+    >>> partner.law.draw(3, g).shape, partner.log_z.item()
+    (torch.Size([3, 2]), 0.0)
+    """
+
+    def __init__(self, law: Any, log_z: Tensor | None = None) -> None:
+        super().__init__()
+        self.law = law
+        self.log_z = nn.Parameter(torch.zeros(()) if log_z is None else log_z.detach().clone())
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draws of the noise (count, *event): where chains of the trained energy may start."""
+        return self.law.draw(count, generator, dtype=self.log_z.dtype)
+
+
+class Truncated(Energy):
+    """Independent normal numbers cut off at the walls of a box:  E(x) = ½ Σ ((x_i − m_i)/s_i)² + log s_i + log P_i,  log Z = 0.
+
+    P_i is the probability that N(m_i, s_i²) lies between the walls; m and s are mean and deviation of the data (N, *event), the
+    deviation at least a hundredth of the box. Draws by inverting the distribution function.
+    Raises ValueError for a domain that is no box.
+    """
+
+    log_z = 0.0
+    centre: Tensor
+    width: Tensor
+
+    def __init__(self, domain: Domain, data: Tensor) -> None:
+        if domain.kind != "box":
+            raise ValueError(
+                f"the domain is {domain.kind}; numbers are cut off at the walls of a box; use targets.fit_base"
+            )
+        super().__init__(domain)
+        self.register_buffer("centre", data.mean(0))
+        self.register_buffer("width", data.std(0).clamp(min=(domain.hi - domain.lo) / 100))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        width, (low, high) = self.width.to(x.dtype), self._walls(x.dtype)
+        each = (
+            0.5 * ((x - self.centre.to(x.dtype)) / width).square()
+            + width.log()
+            + (high - low).log()
+            + HALF_LOG_TAU
+        )
+        return each.flatten(1).sum(1)
+
+    @torch.no_grad()
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Exact draws (count, *event)."""
+        low, high = self._walls(torch.float64)
+        u = torch.rand(
+            count,
+            *self.centre.shape,
+            generator=generator,
+            device=self.centre.device,
+            dtype=torch.float64,
+        )
+        z = torch.special.ndtri(low + (high - low) * u)
+        return (self.centre + self.width * z).clamp(self.domain.lo, self.domain.hi).to(dtype)
+
+    def _walls(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Where the walls lie in the distribution of every number, as probabilities."""
+        ends = [
+            (wall - self.centre.double()) / self.width.double()
+            for wall in (self.domain.lo, self.domain.hi)
+        ]
+        low, high = (torch.special.ndtr(end) for end in ends)
+        return low.to(dtype), high.to(dtype)
+
+
+class FlowNoise(Energy):
+    """E(x) = −log q(x) of a normalizing flow, by default a neural spline in coupling form, fast both ways: log Z = 0.
+
+    domain: real, or a box, which is filled through a sigmoid (numbers nearer to a wall than a thousandth of the width are
+    judged as if they were there); data: (N, *event), whose mean and deviation standardise; transforms: couplings of the spline;
+    hidden: widths of their networks; flow: another unconditional flow of zuko over as many numbers.
+    Raises ImportError without zuko, the extra `lowland[zuko]`.
+    Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; zuko, https://github.com/probabilists/zuko
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> flow = FlowNoise(real(2), torch.randn(100, 2, generator=g))
+    >>> x, log_q = flow.walk(5, g)
+    >>> bool((flow(x) + log_q).abs().max() < 1e-4)
+    True
+    """
+
+    log_z = 0.0
+    centre: Tensor
+    width: Tensor
+
+    def __init__(
+        self,
+        domain: Domain,
+        data: Tensor,
+        transforms: int = 4,
+        hidden: tuple[int, ...] = (64, 64),
+        flow: Any = None,
+    ) -> None:
+        super().__init__(domain if domain.kind == "box" else real(*data.shape[1:]))
+        flow = _spline(data[0].numel(), transforms, hidden) if flow is None else flow
+        self.flow = flow.to(data.device, data.dtype)
+        flat = self._unfold(data)[0]
+        self.register_buffer("centre", flat.mean(0))
+        self.register_buffer("width", flat.std(0).clamp(min=max(1e-3 * flat.std().item(), 1e-6)))
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        y, stretch = self._unfold(x)
+        return (
+            self.width.log().sum() + stretch - self.flow().log_prob((y - self.centre) / self.width)
+        )
+
+    def walk(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws x (count, *event) and log q(x) (count,), both differentiable in the weights of the flow."""
+        z = torch.randn(
+            count,
+            len(self.centre),
+            generator=generator,
+            device=self.centre.device,
+            dtype=self.centre.dtype,
+        )
+        y, stretch = self.flow().transform.inv.call_and_ladj(z)
+        log_q = -(0.5 * z.square() + HALF_LOG_TAU).sum(1) - stretch - self.width.log().sum()
+        y = self.centre + self.width * y
+        if self.domain.kind == "box":
+            span = self.domain.hi - self.domain.lo
+            log_q = log_q - (F.logsigmoid(y) + F.logsigmoid(-y) + math.log(span)).sum(1)
+            y = self.domain.lo + span * torch.sigmoid(y)
+        return y.view(count, *self.domain.shape), log_q
+
+    def _unfold(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers (B, D) of the real line, by the logit if x (B, *event) comes from a box, and log |dx/dy| (B,)."""
+        flat = x.flatten(1)
+        if self.domain.kind != "box":
+            return flat, flat.new_zeros(len(flat))
+        span = self.domain.hi - self.domain.lo
+        u = ((flat - self.domain.lo) / span).clamp(1e-3, 1 - 1e-3)
+        return u.log() - torch.log1p(-u), (u.log() + torch.log1p(-u) + math.log(span)).sum(1)
+
+    @torch.no_grad()
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Exact draws (count, *event)."""
+        return self.walk(count, generator)[0].to(dtype)
+
+
+def _spline(size: int, transforms: int, hidden: tuple[int, ...]) -> Any:
+    """A neural spline flow in coupling form."""
+    try:
+        import zuko
+    except ImportError as error:
+        raise ImportError(
+            "zuko is not installed; the flow is one of its splines; run pip install 'lowland[zuko]'"
+        ) from error
+    return zuko.flows.NSF(size, transforms=transforms, hidden_features=hidden, passes=2)

@@ -1,0 +1,105 @@
+"""Energies of pairs: two points belong together where their features point the same way.
+
+    E(x, x⁺) = −⟨f(x), f(x⁺)⟩ / τ,      f a network whose output is scaled to length one
+
+The second point is a condition, bound with `energy.given(anchor)`: what is left is an energy of x, low for what is like the
+anchor. Without one, x is compared with points of the training data that the energy remembers.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowland.domain import Domain
+from lowland.energy import Energy
+from lowland.nets.perceptron import perceptron
+from lowland.nets.vectors import check_widths, flat_size, stretched
+from lowland.registry import register
+
+
+@register("energy")
+class PairEnergy(Energy):
+    """E(x, a) = −⟨f(x), f(a)⟩ / τ of a point and an anchor; without an anchor, the mean over those remembered:
+
+        E(x) = −log (1/M) Σ_m exp(⟨f(x), f(a_m)⟩ / τ)
+
+    hidden: widths of the perceptron; channels: of convolutions with stride two before it, for images; features: length of f;
+    temperature: τ; anchors: M, taken evenly from the data before the first update. Energies lie in [−1/τ, 1/τ]: exp(−E) has a
+    normaliser on a box and none on the real line.
+    Source: Chen et al. (2020), https://arxiv.org/abs/2002.05709; the energy: van den Oord, Li & Vinyals (2018),
+    https://arxiv.org/abs/1807.03748
+
+    >>> import torch, lowland
+    >>> pair = PairEnergy(lowland.real(2), hidden=(8,), temperature=0.5)
+    >>> x = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+    >>> pair.given(x)(x).round(decimals=3).tolist()
+    [-2.0, -2.0]
+    """
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        hidden: Sequence[int] = (128,),
+        channels: Sequence[int] = (),
+        features: int = 32,
+        temperature: float = 0.1,
+        anchors: int = 64,
+    ) -> None:
+        super().__init__(domain)
+        check_widths("PairEnergy", hidden)
+        pictures = len(self.domain.shape) == 3
+        if not (0 < temperature < math.inf and features >= 1 and anchors >= 1) or (
+            channels and not pictures
+        ):
+            raise ValueError(
+                f"PairEnergy was given temperature {temperature}, features {features}, anchors {anchors} and channels "
+                f"{tuple(channels)} for events of shape {self.domain.shape}; a temperature above 0, counts of at least 1 and "
+                f"channels for images only are needed; correct them"
+            )
+        self.hidden, self.channels, self.features = tuple(hidden), tuple(channels), features
+        self.temperature, self.anchors = temperature, anchors
+        layers: list[nn.Module] = []
+        width = self.domain.shape[0] if channels else 0
+        for out in channels:
+            layers += [nn.Conv2d(width, out, 3, stride=2, padding=1), nn.SiLU()]
+            width = out
+        sides = list(self.domain.shape[1:]) if channels else []
+        for _ in channels:
+            sides = [(side + 1) // 2 for side in sides]
+        size = width * math.prod(sides) if channels else flat_size(self.domain)
+        self.net = nn.Sequential(
+            *layers, nn.Flatten(), perceptron([size, *hidden, features], spectral=False)
+        )
+        known = self.domain.draw(anchors, torch.Generator().manual_seed(0))
+        self.register_buffer("remembered", known)
+        self.remembered: Tensor
+
+    def prepare(self, x: Tensor) -> None:
+        """Remember points of the data x (N, *event), taken evenly."""
+        rows = torch.linspace(0, len(x) - 1, self.anchors, device=x.device).long()
+        self.remembered.copy_(x[rows])
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Features f(x) (B, features), of length one."""
+        return F.normalize(self.net(stretched(x, self.domain)).to(x.dtype), dim=1)
+
+    def pairs(self, x: Tensor, y: Tensor) -> Tensor:
+        """Energies of all pairs of x (B, *event) and y (C, *event): (B, C)."""
+        return -self.embed(x) @ self.embed(y).T / self.temperature
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        if c is None:
+            return math.log(self.anchors) - torch.logsumexp(
+                -self.pairs(x, self.remembered.to(x.dtype)), 1
+            )
+        if not isinstance(c, Tensor) or c.shape != x.shape:
+            got = tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__
+            raise ValueError(
+                f"the anchor is {got} for points {tuple(x.shape)}; each point needs one of its own shape; "
+                f"bind it with energy.given"
+            )
+        return -(self.embed(x) * self.embed(c.to(x.dtype))).sum(1) / self.temperature

@@ -1,0 +1,172 @@
+"""The wide residual network, whose K logits are read as K energies: the classifier of joint energy-based models.
+
+A pre-activation block adds to what it was given, x ↦ shortcut(x) + conv(a(conv(a(x)))), and three stages of such blocks halve
+the image twice while the channels double. Batch norm is left out: it would make the energy of one image depend on the others.
+Group norm looks at one image alone and is allowed. Dropout is left out as well: an energy is a function of x.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowland.domain import Domain
+from lowland.nets.class_energy import ClassEnergy
+from lowland.nets.images import ConvNet, image_shape
+from lowland.nets.vectors import stretched
+from lowland.registry import register
+
+GROUPS = 8  # of group norm: 8 divides every width
+
+
+class _Block(nn.Module):
+    """x ↦ shortcut(x) + conv(a(conv(a(x)))) with a = SiLU, after group norm if wanted; the first convolution may stride."""
+
+    def __init__(self, into: int, out: int, stride: int, norm: bool) -> None:
+        super().__init__()
+        self.before = nn.GroupNorm(GROUPS, into) if norm else nn.Identity()
+        self.between = nn.GroupNorm(GROUPS, out) if norm else nn.Identity()
+        self.first = nn.Conv2d(into, out, 3, stride, padding=1)
+        self.second = nn.Conv2d(out, out, 3, padding=1)
+        self.shortcut = (
+            nn.Identity() if into == out and stride == 1 else nn.Conv2d(into, out, 1, stride)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.silu(self.before(x))
+        return self.shortcut(x) + self.second(F.silu(self.between(self.first(a))))
+
+
+@register("energy")
+class WideResNet(ClassEnergy):
+    """Wide residual network WRN-depth-width with one head per class; no batch norm, SiLU for ReLU, so that the score is smooth.
+
+        e_k(x) = −s · f_k(x),    f = linear(mean over space of SiLU(blocks(z))),    z = x stretched from its box to [−1, 1]
+
+    depth: 6n + 4 for n blocks in each of the three stages, so 10, 16, 22 or 28; width: k, for 16k, 32k and 64k channels;
+    classes: heads, 0 for none; norm: "group" or "none"; patch: squares of so many pixels become channels before the first
+    convolution, which with 2 costs a quarter of the time and suits images of 28 × 28 and more; scale: s, the unit of energy
+    the network starts from; level: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x) but for
+    a constant and p(y | x) stays as it was: how sure the classifier is and how likely x is are then told apart, while in
+    −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that chains walk in; tower: with level, g is no head
+    of this network but a `ConvNet` of its own with so many channels per layer, each halving the image, and tower_scale for
+    its unit of energy, so that a contrast of E(x) moves the tower alone and costs the classifier nothing; such an energy is
+    ancestral: samples of a class are draws x of p(x) whose label, drawn from p(y | x), is that class (`tasks.follow`), since
+    the slope of a plain classifier's log p(y | x) hardly steers a chain. Without norm, the second convolution of a block
+    starts at a small size, so that a deep network starts near a shallow one.
+
+    Raises ValueError for another depth, a domain that is no image, one that `patch` does not divide, or a tower without level.
+    Source: Zagoruyko & Komodakis (2016), https://arxiv.org/abs/1605.07146; as an energy: Grathwohl et al. (2020),
+    https://arxiv.org/abs/1912.03263
+
+    >>> import torch
+    >>> from lowland.domain import box
+    >>> net = WideResNet(box(0.0, 1.0, 1, 28, 28), depth=10, width=1, classes=10, patch=2)
+    >>> x = torch.zeros(5, 1, 28, 28)
+    >>> net(x).shape, net(x, torch.arange(5)).shape
+    (torch.Size([5]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        domain: Domain | dict[str, Any],
+        depth: int = 16,
+        width: int = 2,
+        classes: int = 0,
+        norm: Literal["none", "group"] = "none",
+        patch: int = 1,
+        scale: float = 1.0,
+        level: bool = False,
+        tower: Sequence[int] = (),
+        tower_scale: float = 30.0,
+    ) -> None:
+        super().__init__(domain)
+        channels, *size = image_shape(self.domain)
+        if (
+            depth < 10
+            or (depth - 4) % 6
+            or width < 1
+            or classes < 0
+            or norm not in ("none", "group")
+        ):
+            raise ValueError(
+                f"WideResNet was given depth={depth}, width={width}, classes={classes} and norm={norm!r}; the depth is 6n + 4 "
+                f"(10, 16, 22, 28), the width at least 1, classes at least 0, norm 'none' or 'group'; correct them"
+            )
+        if level and classes < 2:
+            raise ValueError(
+                f"level is true for {classes} classes; it parts x from its label; give classes, or leave it false"
+            )
+        if tower and not level:
+            raise ValueError(
+                f"tower is {tuple(tower)} and level false; a tower computes the level; set level, or leave it out"
+            )
+        if patch < 1 or any(n % patch for n in size):
+            raise ValueError(
+                f"patch is {patch} for images of {size}; it must divide both sides; 1 always does"
+            )
+        self.depth, self.width, self.classes, self.norm, self.patch = (
+            depth,
+            width,
+            classes,
+            norm,
+            patch,
+        )
+        self.scale, self.level = scale, level
+        self.tower, self.tower_scale = tuple(tower), tower_scale
+        blocks, into = (depth - 4) // 6, 16 * width
+        self.stem = nn.Conv2d(channels * patch**2, into, 3, padding=1)
+        layers: list[nn.Module] = []
+        for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
+            for block in range(blocks):
+                layers.append(_Block(into, out, 2 if stage and not block else 1, norm == "group"))
+                into = out
+        self.blocks = nn.Sequential(*layers)
+        self.last = nn.GroupNorm(GROUPS, into) if norm == "group" else nn.Identity()
+        self.head = nn.Linear(into, max(classes, 1) + (level and not tower))
+        self._start()
+        many = len(self.tower)
+        self.ancestral = bool(tower)
+        self.own = (
+            ConvNet(self.domain, self.tower, [4] * many, [2] * many, scale=tower_scale)
+            if tower
+            else None
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Weights that keep the size of what passes through them; the last of a block 1/√blocks of that."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for block in self.blocks:
+            block.second.weight.mul_(0.5 / math.sqrt(len(self.blocks)))  # type: ignore[union-attr, operator]
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        if (
+            c is None and self.own is not None
+        ):  # E(x) = g(x): the trunk has no say in it and costs most
+            return self.own(x)
+        return super().forward(x, c)
+
+    def class_energies(self, x: Tensor) -> Tensor:
+        logits = self._logits(x)
+        if not self.level:
+            return -logits
+        level = logits[:, self.classes :] if self.own is None else self.own.class_energies(x)
+        return level - F.log_softmax(logits[:, : self.classes], 1) - math.log(self.classes)
+
+    def class_logits(self, x: Tensor) -> Tensor:
+        """log p(y | x) but for a constant of x, (B, K), without the level: rounding there would reach g as a slope."""
+        return self._logits(x)[:, : max(self.classes, 1)]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        z = stretched(x, self.domain)
+        z = F.pixel_unshuffle(z, self.patch) if self.patch > 1 else z
+        z = self.blocks(self.stem(z.contiguous(memory_format=torch.channels_last)))
+        return self.scale * self.head(F.silu(self.last(z)).mean((2, 3)))

@@ -1,0 +1,144 @@
+"""Classifiers that hold their labels in a ball about every point: adversarial training, and TRADES.
+
+    madry    −log p(y | x'),                                   x' = argmax over ‖x' − x‖_∞ ≤ ε of −log p(y | x')
+    trades   −log p(y | x) + β KL(p(· | x) ‖ p(· | x')),       x' = argmax over the same ball of that KL
+
+Both are what a classifier can do for itself, and the yardstick for every defence that cleans its input (`tasks.purify`).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lowland.energy import Energy, frozen
+from lowland.objectives.contrastive import Loss
+from lowland.objectives.jem import _odds, _refuse, accuracy, attack, cross_entropy
+from lowland.registry import register
+from lowland.replay import ReplayBuffer
+from lowland.samplers.kernel import Sampler, normal_like
+
+
+@register("objective")
+@dataclass(frozen=True)
+class Robust:
+    """Cross-entropy at the worst point of a ball about each example ("madry"), or the gain and the give of both ("trades").
+
+        madry:  L = −log p(y | x')            trades:  L = −log p(y | x) + β KL(p(· | x) ‖ p(· | x'))
+
+    x' is found by projected sign-gradient ascent, `steps` steps of step_size · ε, from a random point of the ball of radius
+    epsilon (for trades from x and a little noise), inside the walls. Over the first `ramp` of the updates the radius grows from
+    0 along a line: at full size from the start, a net on MNIST may learn nothing but the most frequent class. p(y | x) =
+    softmax(−e(x)), as in `JEM`; labels of −1 count in the KL alone. epsilon = 0 is cross-entropy alone.
+
+    kind: "madry" or "trades"; beta: β, what a wrong label nearby costs against one on the spot.
+    Cost per update: forward and backward over B points (2 B for trades), and B · steps gradients in x.
+    Use it when a classifier must not change its mind within ε; its energies are no density.
+    Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083; Zhang et al. (2019), https://arxiv.org/abs/1901.08573
+
+    >>> import torch, lowland
+    >>> g = torch.Generator().manual_seed(0)
+    >>> energy = lowland.MLP(lowland.real(2), hidden=(8,), classes=3)
+    >>> x, y = torch.randn(12, 2, generator=g), torch.arange(12) % 3
+    >>> loss = Robust(epsilon=0.1).loss(energy, x, y, sampler=None, buffer=None, generator=g)
+    >>> sorted(loss.terms)
+    ['accuracy', 'cross_entropy', 'radius']
+    """
+
+    kind: Literal["madry", "trades"] = "madry"
+    epsilon: float = 0.1
+    steps: int = 7
+    step_size: float = 0.3
+    beta: float = 6.0
+    ramp: float = 0.3
+    persistent: ClassVar[bool] = False
+    sampled: ClassVar[bool] = False
+    scheduled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if (
+            self.kind not in ("madry", "trades")
+            or not 0 <= self.epsilon < float("inf")
+            or not 0 <= self.ramp <= 1
+        ):
+            raise ValueError(
+                f"kind is {self.kind!r}, epsilon {self.epsilon} and ramp {self.ramp}; 'madry' or 'trades', at least 0 and a "
+                f"share in [0, 1] are needed; correct them"
+            )
+        if (
+            self.steps < 1
+            or not 0 < self.step_size < float("inf")
+            or not 0 <= self.beta < float("inf")
+        ):
+            raise ValueError(
+                f"steps is {self.steps}, step_size {self.step_size} and beta {self.beta}; at least 1, above 0 and at least 0 "
+                f"are needed; correct them"
+            )
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Sampler | None,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+        progress: float = 1.0,
+    ) -> Loss:
+        _refuse("Robust", energy, labels)
+        assert labels is not None
+        radius = self.epsilon * (min(1.0, progress / self.ramp) if self.ramp else 1.0)
+        if self.kind == "madry":
+            step = self.step_size * radius
+            if radius:
+                x = attack(
+                    energy,
+                    x,
+                    labels,
+                    epsilon=radius,
+                    steps=self.steps,
+                    step_size=step,
+                    generator=generator,
+                )
+            odds = _odds(energy, x)
+            value, more = cross_entropy(odds, labels), {}
+        else:
+            far = self._furthest(energy, x, radius, generator)
+            odds, others = _odds(energy, torch.cat([x, far])).tensor_split([len(x)])
+            give = divergence(odds, others).mean()
+            value, more = cross_entropy(odds, labels) + self.beta * give, {"divergence": give}
+        terms = {"cross_entropy": cross_entropy(odds, labels), "accuracy": accuracy(odds, labels)}
+        terms |= {"radius": torch.tensor(radius, device=x.device)} | more
+        return Loss(value, {name: term.detach() for name, term in terms.items()}, None)
+
+    def _furthest(
+        self, energy: Energy, x: Tensor, radius: float, generator: torch.Generator
+    ) -> Tensor:
+        """Where p(y | x') is furthest from p(y | x): ascent of the KL from beside x, since it has no slope at x."""
+        lo, hi = x - radius, x + radius
+        if energy.domain.kind == "box":
+            lo, hi = lo.clamp_min(energy.domain.lo), hi.clamp_max(energy.domain.hi)
+        found = x + 0.01 * radius * normal_like(x, generator)
+        with frozen(energy):
+            with torch.no_grad():
+                odds = _odds(energy, x)
+            with torch.enable_grad():
+                for _ in range(self.steps if radius else 0):
+                    at = torch.clamp(found, lo, hi).detach().requires_grad_()
+                    (slope,) = torch.autograd.grad(divergence(odds, _odds(energy, at)).sum(), at)
+                    found = at + self.step_size * radius * slope.sign()
+        return torch.clamp(found, lo, hi).detach()
+
+
+def divergence(heads: Tensor, others: Tensor) -> Tensor:
+    """KL(softmax(−e) ‖ softmax(−e')) of rows of energies (B, K), (B,).
+
+    >>> divergence(torch.tensor([[0.0, 50.0]]), torch.tensor([[0.0, 0.0]])).round(decimals=3)  # ln 2
+    tensor([0.6930])
+    """
+    return F.kl_div(
+        F.log_softmax(-others, 1), F.log_softmax(-heads, 1), log_target=True, reduction="none"
+    ).sum(1)

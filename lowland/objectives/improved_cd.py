@@ -1,0 +1,175 @@
+"""Improved contrastive divergence: the gradient term that contrastive divergence leaves out, and chains that are shaken up.
+
+The weights move not only the energies of the negatives but the negatives themselves, because a sampler that follows E makes
+them. With q_θ the law of what K steps make, contrastive divergence minimises KL(data ‖ p_θ) − KL(q_θ ‖ p_θ), and leaves out
+
+    ∂/∂θ KL(q_θ ‖ p_sg(θ)) = ∂/∂θ { E_{x ~ q_θ}[E_sg(θ)(x)] − H(q_θ) },       sg: held constant
+
+The first part says that the sampler should get downhill with the energy that there is; the second that its samples should not
+all end in one place. The first is differentiated through the last step of the chain, the second is estimated by distances to
+nearest neighbours.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lowland.energy import Energy, frozen
+from lowland.objectives.augment import augmented, check_augment
+from lowland.objectives.contrastive import Loss, check_steps, contrast
+from lowland.registry import register
+from lowland.replay import ReplayBuffer
+from lowland.samplers.kernel import normal_like, per_row
+from lowland.samplers.langevin import Langevin, ShortRun
+from lowland.samplers.loop import run_chains
+
+BANK = 1000  # chains of the buffer among which nearest neighbours are looked for
+
+
+@contextmanager
+def _as_in_chains(energy: nn.Module) -> Iterator[None]:
+    """Inside: eval mode, as chains see the energy, its weights still learning. After: as before."""
+    modes = [(module, module.training) for module in energy.modules()]
+    try:
+        energy.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def differentiable_step(
+    energy: Energy, sampler: Langevin | ShortRun, x: Tensor, generator: torch.Generator
+) -> Tensor:
+    """One step of a Langevin or short-run sampler whose result is differentiable in the weights of the energy.
+
+        y = x − h ∇E(x) + noise · ξ,      ξ ~ N(0, I), for Langevin with noise √(2hT)
+
+    Source: as the samplers'; differentiated as in Du et al. (2021), https://arxiv.org/abs/2012.01316
+    """
+    h = sampler.step_size
+    noise = sampler.noise if isinstance(sampler, ShortRun) else (2 * h * sampler.temperature) ** 0.5
+    x = x.detach().requires_grad_(True)
+    with _as_in_chains(energy):
+        (gradient,) = torch.autograd.grad(energy(x).sum(), x, create_graph=True)
+    if isinstance(sampler, ShortRun) and sampler.clip is not None:
+        gradient = gradient.clamp(-sampler.clip, sampler.clip)
+    y = x.detach() - h * gradient + noise * normal_like(x, generator)
+    if isinstance(sampler, ShortRun):
+        return y if sampler.clamp is None else y.clamp(*sampler.clamp)
+    return energy.domain.reflect(y)[0]
+
+
+def neighbour_entropy(x: Tensor, bank: Tensor) -> Tensor:
+    """The entropy in nats of the law of x (B, *event), up to a constant: d · mean log distance to the nearest row of the bank.
+
+    bank (N, *event): other draws of the law, held constant; rows equal to the point itself do not count.
+    Source: Kozachenko & Leonenko (1987), https://www.mathnet.ru/eng/ppi797
+
+    >>> import torch
+    >>> neighbour_entropy(torch.tensor([[0.0]]), torch.tensor([[3.0], [-1.0]])) == 0.0
+    tensor(True)
+    """
+    flat, others = x.flatten(1), bank.detach().flatten(1).to(x.dtype)
+    with torch.no_grad():
+        distances = torch.cdist(
+            flat, others, compute_mode="donot_use_mm_for_euclid_dist"
+        )  # products would round to zero
+        nearest = torch.where(distances > 0, distances, math.inf).argmin(1)
+    square = (flat - others[nearest]).square().sum(1)
+    return flat.shape[1] / 2 * square.clamp_min(1e-12).log().mean()
+
+
+@register("objective")
+@dataclass(frozen=True)
+class ImprovedCD:
+    """Persistent contrastive divergence with the gradient through the sampler, and augmented chains.
+
+        loss = mean E(x⁺) − mean E(x⁻)  +  kl · { mean E_sg(x⁻(θ)) − entropy · H(x⁻(θ)) }
+
+    x⁻(θ) is where the last step of the chain leads, as a function of the weights; sg: weights held constant. augment:
+    transforms of the chains before they move on ("flip", "shift", "rotate", "blur", "colour", "noise"), each visited chain with
+    probability `shaken`: a way between modes that the sampler lacks. Choose those under which the data stay data.
+    steps, capacity, restart: as in PCD. The sampler is Langevin or ShortRun, whose steps are differentiable.
+    Cost per update: PCD's, and one gradient with its own backward pass, a forward and backward pass in x, and distances to 1000
+    chains. Use it when PCD with a deep net blows up although its rate is low, or its chains crowd together.
+    Source: Du, Li, Tenenbaum & Mordatch (2021), https://arxiv.org/abs/2012.01316
+
+    >>> ImprovedCD(steps=5, augment=("noise",)).kl
+    0.3
+    """
+
+    steps: int = 20
+    capacity: int = 10_000
+    restart: float = 0.05
+    kl: float = 0.3
+    entropy: float = 1.0
+    augment: Sequence[str] = ()
+    shaken: float = 0.5
+    persistent: ClassVar[bool] = True
+    sampled: ClassVar[bool] = True
+    chains: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "augment", tuple(self.augment))
+        check_steps(self.steps, 0.0)
+        check_augment(self.augment)
+        sound = 0 <= self.kl < math.inf and 0 <= self.entropy < math.inf
+        if self.capacity < 1 or not (sound and 0 <= self.restart <= 1 and 0 <= self.shaken <= 1):
+            raise ValueError(
+                f"capacity is {self.capacity}, kl {self.kl}, entropy {self.entropy}, restart {self.restart}, shaken "
+                f"{self.shaken}; at least 1, two weights of at least 0 and two shares in [0, 1] are needed; correct them"
+            )
+
+    def loss(
+        self,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        sampler: Any,
+        buffer: ReplayBuffer | None,
+        generator: torch.Generator,
+    ) -> Loss:
+        if not isinstance(sampler, (Langevin, ShortRun)) or buffer is None:
+            raise ValueError(
+                f"ImprovedCD came with {type(sampler).__name__} and {'no' if buffer is None else 'a'} buffer; it "
+                f"differentiates a step of Langevin or ShortRun from a ReplayBuffer; use one of them"
+            )
+        visit = buffer.take(len(x), generator)
+        negative_labels = None if labels is None else visit.labels
+        target = energy if negative_labels is None else energy.given(negative_labels)
+        start = self._shaken(visit.x, energy, generator)
+        trace = run_chains(target, sampler, start, self.steps - 1, generator=generator)
+        last = differentiable_step(target, sampler, trace.x, generator)
+        lost = buffer.put(visit, last.detach(), self.steps)
+        loss = contrast(energy, x, last.detach(), labels=labels, negative_labels=negative_labels)
+        push, spread = self._through_the_step(target, last, buffer.x[:BANK])
+        movement = (last.detach() - start).flatten(1).square().mean(1).sqrt().mean()
+        terms = {"entropy": spread.detach(), "movement": movement, "age": buffer.age.float().mean()}
+        terms |= {"diverged": trace.diverged.sum(), "lost": torch.tensor(lost, device=x.device)}
+        return loss._replace(value=loss.value + push, terms=loss.terms | terms)
+
+    def _through_the_step(
+        self, target: Energy, last: Tensor, bank: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """kl · {mean E_sg(last) − entropy · H(last)}, differentiable through `last` alone; and the entropy."""
+        if not self.kl:
+            return last.new_zeros(()), last.new_zeros(())
+        with frozen(target):
+            downhill = target(last).mean()
+        spread = neighbour_entropy(last, bank) if self.entropy else last.new_zeros(())
+        return self.kl * (downhill - self.entropy * spread), spread
+
+    def _shaken(self, x: Tensor, energy: Energy, generator: torch.Generator) -> Tensor:
+        if not self.augment:
+            return x
+        chosen = torch.rand(len(x), generator=generator, device=x.device) < self.shaken
+        return torch.where(
+            per_row(chosen, x), augmented(x, self.augment, generator, energy.domain), x
+        )

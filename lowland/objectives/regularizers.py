@@ -1,0 +1,253 @@
+"""Terms that add up: each holds something still that an objective leaves free. A recipe lists them as [[terms]].
+
+    EnergyL2          the level of the energies          for contrastive objectives, which fix differences only
+    GradientPenalty   the length of ∇E                   where the score outgrows the sampler's step
+    HingeMargin       which side of two levels           where energies are to be read off as verdicts, as a detector does
+    PullAway          the features of different samples  where the samples are all alike
+
+A term is a frozen dataclass with add(loss, energy, x, labels, *, generator) -> Loss. It runs no chains: it looks at the data x
+and at the negatives that the objective left in the loss, as constants. Weights are in units of the objective's value.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lowland.energy import Energy
+from lowland.objectives.contrastive import Loss
+from lowland.registry import register
+from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
+
+
+def _positive(name: str, weight: float) -> None:
+    if not 0 <= weight < math.inf:
+        raise ValueError(
+            f"the weight of {name} is {weight}; it must be finite and at least 0; leave the term out for none"
+        )
+
+
+def _with(loss: Loss, name: str, term: Tensor, weight: float) -> Loss:
+    """The loss with weight · term, and the term in its log; not asked for if it weighs nothing."""
+    return loss._replace(value=loss.value + weight * term, terms=loss.terms | {name: term.detach()})
+
+
+def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+    return energy(x) if labels is None else energy(x, labels)
+
+
+def sides(
+    loss: Loss, energy: nn.Module, x: Tensor, labels: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Energies of the data (B,), and of the negatives (C,) if there are any, in one forward pass."""
+    if loss.negatives is None:
+        return _judged(energy, x, labels), None
+    negatives = loss.negatives.detach()
+    both = None
+    if labels is not None:
+        both = torch.cat([labels, labels if loss.labels is None else loss.labels])
+    up, down = _judged(energy, torch.cat([x, negatives]), both).tensor_split([len(x)])
+    return up, down
+
+
+def _negatives(name: str, loss: Loss) -> Tensor:
+    if loss.negatives is None:
+        raise ValueError(
+            f"{name} met an objective without negatives; it compares data with them; use one with chains, such as PCD"
+        )
+    return loss.negatives.detach()
+
+
+@register("term")
+@dataclass(frozen=True)
+class EnergyL2:
+    """weight · (mean E(x⁺)² + mean E(x⁻)²): energies stay near zero on both sides.
+
+    The contrast fixes differences of energies and not their level, which drifts, and grows with the weights. `l2` of the
+    contrastive objectives is the same without a pass of its own; this one serves every objective, on the data alone where there
+    are no negatives. Cost: a forward pass over both sides.
+    Source: Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
+
+    >>> import torch, lowland
+    >>> from lowland.objectives import EnergyL2, contrast
+    >>> bowl = lowland.Function(lambda x: x.square().sum(1))
+    >>> loss = contrast(bowl, torch.ones(2, 1), 2 * torch.ones(2, 1))
+    >>> EnergyL2(0.1).add(loss, bowl, torch.ones(2, 1), None, generator=torch.Generator()).value
+    tensor(-1.3000)
+    """
+
+    weight: float = 0.001
+
+    def __post_init__(self) -> None:
+        _positive("EnergyL2", self.weight)
+
+    def add(
+        self,
+        loss: Loss,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        up, down = sides(loss, energy, x, labels)
+        square = up.square().mean() + (0.0 if down is None else down.square().mean())
+        return _with(loss, "square", square, self.weight)
+
+
+@register("term")
+@dataclass(frozen=True)
+class GradientPenalty:
+    """weight · mean (‖∇E(x)‖ − target)²: the score is of a known length where it is looked at.
+
+    at "data": the points of the data, with target 0, which flattens the valleys where data lie (R1); at "lines": points drawn
+    on lines from data to negatives, with target 1, which holds the slope between the two sides (WGAN-GP). An energy in nats
+    whose data are s wide has slopes of about 1/s: a target far below it bends the law. Cost: one gradient with its own backward
+    pass. Source: Mescheder et al. (2018), https://arxiv.org/abs/1801.04406; Gulrajani et al. (2017),
+    https://arxiv.org/abs/1704.00028
+
+    >>> GradientPenalty(0.1, target=1.0, at="lines")
+    GradientPenalty(weight=0.1, target=1.0, at='lines')
+    """
+
+    weight: float = 0.01
+    target: float = 0.0
+    at: Literal["data", "lines"] = "data"
+
+    def __post_init__(self) -> None:
+        _positive("GradientPenalty", self.weight)
+        if not 0 <= self.target < math.inf or self.at not in ("data", "lines"):
+            raise ValueError(
+                f"target is {self.target} and at {self.at!r}; a length of at least 0 and 'data' or 'lines' are needed; "
+                f"correct them"
+            )
+
+    def add(
+        self,
+        loss: Loss,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        if energy.domain.kind not in CONTINUOUS:
+            raise ValueError(
+                f"GradientPenalty met a domain that is {energy.domain.kind}; gradients live on {' or '.join(CONTINUOUS)} ones; "
+                f"leave the term out"
+            )
+        points = x.detach()
+        if self.at == "lines":
+            negatives = _negatives("GradientPenalty at lines", loss)
+            u = uniform_like(points.flatten(1)[:, 0], generator)
+            rows = torch.arange(len(x), device=x.device) % len(negatives)
+            points = torch.lerp(points, negatives[rows].to(points.dtype), per_row(u, points))
+        points = points.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(
+            _judged(energy, points, labels).sum(), points, create_graph=True
+        )
+        square = gradient.square().flatten(1).sum(1)
+        if self.target:  # the root has no slope at zero
+            square = ((square + 1e-12).sqrt() - self.target).square()
+        return _with(loss, "slope", square.mean(), self.weight)
+
+
+@register("term")
+@dataclass(frozen=True)
+class HingeMargin:
+    """weight · (mean max(0, E(x⁺) − low)² + mean max(0, high − E(x⁻))²): data below one level, negatives above another.
+
+    Both sides are left alone where they are right, so that the levels mean something to a threshold. With negatives of the
+    model the two wishes never come true together, and their balance bounds the energies; with outliers as negatives they can.
+    Cost: a forward pass over both sides.
+    Source: Liu et al. (2020), equation 8, https://arxiv.org/abs/2010.03759; margins of an energy: Zhao, Mathieu & LeCun (2017),
+    https://arxiv.org/abs/1609.03126
+
+    >>> HingeMargin(0.1, low=-1.0, high=1.0)
+    HingeMargin(weight=0.1, low=-1.0, high=1.0)
+    """
+
+    weight: float = 0.1
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive("HingeMargin", self.weight)
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(
+                f"low is {self.low} and high {self.high}; low < high are needed, both finite; exchange or move them"
+            )
+
+    def add(
+        self,
+        loss: Loss,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        _negatives("HingeMargin", loss)
+        up, down = sides(loss, energy, x, labels)
+        assert down is not None
+        hinge = (up - self.low).relu().square().mean() + (self.high - down).relu().square().mean()
+        return _with(loss, "hinge", hinge, self.weight)
+
+
+@register("term")
+@dataclass(frozen=True)
+class PullAway:
+    """weight · mean over pairs i ≠ j of cos²(f(x_i), f(x_j)), x the negatives: samples that differ have features that differ.
+
+    Features f are what the last linear layer of the energy is fed with. An energy that gives all its samples one feature pulls
+    all chains one way; pushing features towards right angles keeps the pulls apart. Cost: a forward pass over the negatives.
+    Use it when the health monitor reports loss of modes.
+    Source: Zhao, Mathieu & LeCun (2017), section 2.4, https://arxiv.org/abs/1609.03126
+
+    >>> PullAway(0.1)
+    PullAway(weight=0.1)
+    """
+
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        _positive("PullAway", self.weight)
+
+    def add(
+        self,
+        loss: Loss,
+        energy: Energy,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        negatives = _negatives("PullAway", loss)
+        features = nn.functional.normalize(
+            last_features(energy, negatives, labels if loss.labels is None else loss.labels), dim=1
+        )
+        count = len(features)
+        alike = ((features @ features.T).square().sum() - count) / (count * (count - 1))
+        return _with(loss, "alike", alike, self.weight)
+
+
+def last_features(energy: nn.Module, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """What the last linear layer of an energy is fed with at x (B, *event): features (B, F).
+
+    Raises ValueError for an energy without a linear layer.
+    """
+    layers = [module for module in energy.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError(
+            f"{type(energy).__name__} has no linear layer to take features from; PullAway needs one; use MLP, ConvNet or IGEBM"
+        )
+    seen: list[Any] = []
+    hook = layers[-1].register_forward_pre_hook(lambda module, fed: seen.append(fed[0]))
+    try:
+        _judged(energy, x, labels)
+    finally:
+        hook.remove()
+    features = seen[0].flatten(1)
+    return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Combine energies, edit and predict with them."""

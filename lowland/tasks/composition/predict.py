@@ -1,0 +1,186 @@
+"""Structured prediction: many answers to one question, from an energy of question and answer together.
+
+Put question and answer side by side, as channels of a picture or entries of a vector, and train one energy E([x, y]) on the
+pairs. With the question held it *is* the conditional energy,
+
+    E(y | x) = E([x, y]) + log Z(x),      p(y | x) ∝ exp(−E([x, y])),
+
+for the normaliser is the same for all answers. So nothing new has to be learned, any part of a point may be the question, and
+to answer is to restore what a mask hides, without noise (`Hidden`). Answers are draws, so there is a spread as well as a mean.
+
+With an energy of noise, E([x, y], σ), answers come down the levels. At each the question has its share of the noise, along one
+path of noise that ends at the question itself, x_σ' = x + (σ'/σ)² (x_σ − x) + σ' √(1 − σ'²/σ²) ξ, the law of noise given the
+noise above. So every level is an energy of the answer alone, E([x_σ, ·], σ), with chains that correct what the step from the
+level above got wrong. An energy that was trained with noise on the answers alone, E(y | x, σ) (`question` of NoiseUNet and
+DenoiserMLP), is shown the question as it is at every level: sharper answers sooner, to that one kind of question.
+Source: LeCun et al. (2006), section 1.1, http://yann.lecun.com/exdb/publis/pdf/lecun-06.pdf
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from lowland.energy import Energy, frozen, lift
+from lowland.samplers import Sampler, normal_like
+from lowland.tasks.composition.compose import anneal_composed, of_noise, sample_composed
+from lowland.tasks.inverse.map import most_likely
+from lowland.tasks.inverse.operators import Identity, Mask
+from lowland.tasks.inverse.posterior import Hidden, Restoration
+from lowland.tasks.inverse.progressive import clean_draws, progressive
+
+NOWHERE = 1e6  # the σ of a measurement that says nothing
+PART = 256  # answers that are made at a time
+
+
+def predict(
+    energy: Energy | Callable[..., Tensor],
+    x: Tensor,
+    known: Tensor,
+    *,
+    generator: torch.Generator,
+    method: Literal["sample", "descend", "progressive"] = "sample",
+    sigmas: Sequence[float] = (),
+    draws: int = 1,
+    steps: int = 500,
+    final: int = 50,
+    sampler: Sampler | None = None,
+    start: Tensor | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Restoration:
+    """Answer: draw the numbers of x (B, *event) that are not known, given those that are, `draws` times for each row.
+
+    energy: of whole points; known: bool, True where x is to be believed, agreeing with the event from the right (so
+    (channels, 1, 1) tells channels apart); what x holds elsewhere is ignored. For an energy of x alone: steps of chains with an
+    accept step, unless a sampler is named that has none, or, with method "descend", of descent to one likely answer; both begin
+    at start (B, *event), or at draws of the domain's starting law. For an energy of noise E([x, y], σ): sigmas, its falling
+    levels, among which steps are divided, with final steps in the last (`anneal_composed`; noise knows no walls, nothing is
+    clamped to a box); or, with method "progressive", a few gradients for each (`tasks.progressive`), which has a bias where
+    question and answer are as wide as the noise, but finds fine pictures sooner; for an energy E(y | x, σ) it is one step a
+    level (`clean_draws`), with no such bias. What is known comes back as it was, without spread.
+
+    Raises ValueError for a mask that does not fit, holds everything, or is not the question of an energy that has one, levels
+    that belong to no energy of noise, and descent with one that is.
+
+    >>> from lowland.targets import Gaussian
+    >>> both = Gaussian((0.0, 0.0), ((1.0, 0.8), (0.8, 1.0)))  # y given x is N(0.8 x, 0.36)
+    >>> g, x = torch.Generator().manual_seed(0), torch.tensor([[2.0, 0.0]])
+    >>> found = predict(both, x, torch.tensor([True, False]), generator=g, draws=500, steps=50)
+    >>> bool((found.mean[0, 1] - 1.6).abs() < 0.2), bool((found.spread[0, 1] - 0.6).abs() < 0.1), found.spread[0, 0].item()
+    (True, True, 0.0)
+    """
+    energy = lift(energy)
+    noisy = of_noise(energy)
+    fits = method in (("sample", "progressive") if noisy else ("sample", "descend"))
+    if draws < 1 or not fits or noisy != bool(len(sigmas)):
+        raise ValueError(
+            f"predict was given {draws} draws, method {method!r} and {len(sigmas)} noise levels for an energy of "
+            f"{'noise' if noisy else 'x alone'}; draws are at least 1, and levels belong to an energy of noise, which is "
+            f"sampled ('sample' or 'progressive'); correct them, or bind a level with energy.given(sigma)"
+        )
+    own: Tensor | None = getattr(energy, "asked", None)
+    if own is not None and not torch.equal(known.expand(x.shape[1:]), ~own.expand(x.shape[1:])):
+        raise ValueError(
+            f"another mask came than the question of this energy, entries {list(cast(Any, energy).question)} along the first "
+            f"axis; it learned to answer that one alone; pass known = ~energy.asked"
+        )
+    if method == "progressive" and own is not None:
+        return _answers(_cleaned(energy, x, known, sigmas, draws, generator, progress), known)
+    if method == "progressive":
+        mask, high, low, levels = Mask(known), max(sigmas), min(sigmas), len(sigmas)
+        shown, more = mask.A(x), {"generator": generator, "draws": draws, "progress": progress}
+        found = progressive(
+            energy,
+            mask,
+            shown,
+            0.0,
+            sigma_max=high,
+            sigma_min=low,
+            levels=levels,
+            **cast(Any, more),
+        )
+        return _answers(found.draws, known)
+    rows = torch.arange(len(x), device=x.device).repeat(draws)
+    energy, seen = energy.rows(rows), Mask(known).A(x)[rows]
+    if noisy:
+        places = _noised(seen, sigmas, generator) if own is None else [seen] * len(sigmas)
+        path = [
+            Hidden(energy.given(sigma), known, there)
+            for sigma, there in zip(sigmas, places, strict=True)
+        ]
+        held, own = path[-1], getattr(energy, "start", None)
+        begun = seen + sigmas[0] * normal_like(seen, generator)
+        begin = held.part(begun if own is None else cast(Any, own)(len(rows), sigmas[0], generator))
+        u = anneal_composed(
+            path,
+            sigmas,
+            begin,
+            steps,
+            generator=generator,
+            final=final,
+            sampler=sampler,
+            progress=progress,
+        ).x
+        return _answers(held.whole(u).view(draws, *x.shape), known)
+    held = Hidden(energy, known, seen)
+    u = (
+        held.domain.draw(len(rows), generator, dtype=x.dtype)
+        if start is None
+        else held.part(start[rows])
+    )
+    if method == "sample":
+        u = sample_composed(
+            held, u, steps, generator=generator, sampler=sampler, progress=progress
+        ).x
+    else:
+        u = most_likely(held, Identity(), u, NOWHERE, start=u, steps=steps, progress=progress).x
+    return _answers(held.whole(u).view(draws, *x.shape), known)
+
+
+def _cleaned(
+    energy: Any,
+    x: Tensor,
+    known: Tensor,
+    sigmas: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+    progress: Callable[[int], object] | None,
+) -> Tensor:
+    """Draws (D, B, *event) of an energy E(y | x, σ): answers that lose their noise step by step, questions as they are."""
+    found = []
+    with frozen(energy):
+        for part in (torch.arange(draws * len(x), device=x.device) % len(x)).split(PART):
+            seen = x[part]
+
+            def hold(_: float, points: Tensor, seen: Tensor = seen) -> Tensor:
+                return torch.where(known, seen, points)
+
+            begin = hold(0.0, energy.start(len(part), sigmas[0], generator).to(x))
+            found.append(
+                hold(
+                    0.0,
+                    clean_draws(energy.rows(part), begin, sigmas, generator=generator, hold=hold),
+                )
+            )
+            if progress is not None:
+                progress(len(part))
+    return torch.cat(found).view(draws, *x.shape)
+
+
+def _answers(draws: Tensor, known: Tensor) -> Restoration:
+    """Draws with their mean and spread; what is known to the last bit in the mean, too."""
+    found = Restoration.of(draws)
+    return Restoration(
+        torch.where(known, draws[0], found.mean), torch.where(known, 0.0, found.spread), draws
+    )
+
+
+def _noised(x: Tensor, sigmas: Sequence[float], generator: torch.Generator) -> list[Tensor]:
+    """x with noise of falling levels, along one path of noise; at the last, x itself."""
+    places = [x + sigmas[0] * normal_like(x, generator)]
+    for sigma, below in pairwise(sigmas):
+        fresh = below * (1 - below**2 / sigma**2) ** 0.5 * normal_like(x, generator)
+        places.append(x + (below / sigma) ** 2 * (places[-1] - x) + fresh)
+    return [*places[:-1], x]

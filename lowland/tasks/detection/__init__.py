@@ -1,0 +1,1 @@
+"""Detect outliers with an energy: scores and calibrated verdicts."""

@@ -1,0 +1,449 @@
+"""Detecting outliers: an energy, a score, a calibration part, a verdict with a promise.
+
+A detector calls a point an outlier when its conformal p-value is small enough. As long as nothing was trained on the
+calibration points, inliers are called outliers no more often than promised, whatever the energy and the score are worth; how
+many outliers are found is up to them. Three promises: on average over calibration sets ("marginal"), for all but a share δ of
+calibration sets ("conditional"), or on the share of inliers among what is called in a batch ("fdr"); see `metrics.calibration`.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+from lowland.energy import Energy, check_finite, check_points, lift
+from lowland.energy.gradient import frozen
+from lowland.metrics.calibration import alarm_ranks, benjamini_hochberg, p_values
+from lowland.tasks.detection.class_scores import (
+    ODIN,
+    Information,
+    LogitEnergy,
+    Mahalanobis,
+    MaxLogit,
+    MaxProbability,
+    Neighbours,
+    Vote,
+)
+from lowland.tasks.detection.scores import (
+    Background,
+    Descent,
+    Disagreement,
+    EnsembleMean,
+    GradientNorm,
+    Multiscale,
+    PlainEnergy,
+    Score,
+    Typicality,
+)
+from lowland.tasks.inverse.posterior import of_one_dtype
+
+FORMAT = 1
+WORDS = {
+    "mean": "mean",
+    "deviation": "deviation",
+    "least": "smallest number",
+    "largest": "largest number",
+}
+WITNESSES = 8  # calibration points kept in a file, to know the energy again
+SCORES: dict[str, type[Score]] = {
+    "energy": PlainEnergy,
+    "typicality": Typicality,
+    "gradient-norm": GradientNorm,
+    "descent": Descent,
+    "background": Background,
+    "multiscale": Multiscale,
+    "ensemble": EnsembleMean,
+    "disagreement": Disagreement,
+    "msp": MaxProbability,
+    "max-logit": MaxLogit,
+    "logit-energy": LogitEnergy,
+    "odin": ODIN,
+    "mahalanobis": Mahalanobis,
+    "knn": Neighbours,
+    "vote": Vote,
+    "information": Information,
+}
+
+
+class Seen(NamedTuple):
+    """What calibration points looked like: event shape, how many, and of the mean, deviation, least and largest number of one
+    point: median and deviation over points."""
+
+    shape: tuple[int, ...]
+    points: int
+    mean: tuple[float, float]
+    deviation: tuple[float, float]
+    least: tuple[float, float]
+    largest: tuple[float, float]
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Seen":
+        """Of points (N, *event)."""
+        found = _moments(x).items()
+        return cls(
+            tuple(x.shape[1:]),
+            len(x),
+            **{name: (float(v.median()), float(v.std(correction=0))) for name, v in found},
+        )
+
+    def differences(self, x: Tensor) -> list[str]:
+        """In words, where points x (M, *event) as a whole differ so much that calibration hardly speaks for them.
+
+        The median over the batch must be off by more than the deviation of single points and by more than 5 standard errors,
+        so a few outliers in a batch say nothing. Raises ValueError for another shape.
+        """
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(
+                f"points have event shape {tuple(x.shape[1:])}; the detector was calibrated on {self.shape}; reshape them, "
+                f"batch first, or calibrate anew"
+            )
+        found = []
+        for name, values in _moments(x).items():
+            (middle, spread), here = getattr(self, name), float(values.median())
+            error = 1.25 * spread * (1 / len(x) + 1 / self.points) ** 0.5  # of a median
+            if abs(here - middle) > max(spread, 5 * error) + 0.01 * abs(middle):
+                found.append(
+                    f"the {WORDS[name]} of a point is {here:.3g} (calibration: {middle:.3g} ± {spread:.2g})"
+                )
+        return found
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class Detector:
+    """An energy, a score, and once fitted the scores of its calibration part.
+
+    energy: an Energy, any callable (B, *event) -> (B,), or for scores of classes also logits (B, K); score: a name from
+    `SCORES`, or a `Score` with settings of its own; calibration: scores (N,) of calibration points, where they are known
+    already. Immutable: `fit` returns a new one. Raises ValueError for an unknown score and for calibration scores that are no
+    finite vector.
+
+    >>> import torch, lowland
+    >>> g = torch.Generator().manual_seed(0)
+    >>> bowl = lowland.Function(lambda x: x.square().sum(1))
+    >>> detector = lowland.Detector(bowl).fit(torch.randn(999, 2, generator=g))
+    >>> x = torch.tensor([[0.5, -0.5], [4.0, 2.0]])
+    >>> detector.predict(x).tolist(), detector.p_value(x)[1].item()
+    ([False, True], 0.001)
+    """
+
+    energy: Energy
+    how: Score
+    calibration: Tensor | None = None
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
+    seen: Seen | None = None
+    witnesses: Tensor | None = None
+
+    def __init__(
+        self, energy: Any, score: str | Score = "energy", *, calibration: Tensor | None = None
+    ) -> None:
+        self._set(
+            energy=lift(energy),
+            how=named(score),
+            calibration=calibration,
+            learned={},
+            seen=None,
+            witnesses=None,
+        )
+        if calibration is not None:
+            if (
+                not isinstance(calibration, Tensor)
+                or calibration.dim() != 1
+                or len(calibration) == 0
+            ):
+                got = (
+                    tuple(calibration.shape)
+                    if isinstance(calibration, Tensor)
+                    else type(calibration).__name__
+                )
+                raise ValueError(
+                    f"calibration scores have shape {got}; a vector (N,) is needed; pass points to `fit`"
+                )
+            check_finite(calibration, "calibration energies")
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def fit(
+        self, calibration: Tensor, *, reference: Tensor | None = None, labels: Tensor | None = None
+    ) -> "Detector":
+        """A new detector, calibrated on points (N, *event) that neither the energy nor the score has learned from.
+
+        reference (R, *event): inliers for what the score has to learn, fresh ones or those that the energy was trained on.
+        Scores that learn and get none take every other calibration point for it, from the first, and calibrate on the rest.
+        labels: of the reference, or where there is none of the calibration points; only "mahalanobis" looks at them.
+        Raises ValueError for points outside the domain or not finite, labels that do not match, a score that the energy cannot
+        give, and scores that are not finite or depend on other points of the batch.
+        """
+        check_points(self.energy, calibration)
+        taught = calibration if reference is None else reference
+        if labels is not None and (
+            not isinstance(labels, Tensor) or labels.shape != (len(taught),)
+        ):
+            got = (
+                tuple(labels.shape)
+                if isinstance(labels, Tensor)
+                else f"as a {type(labels).__name__}"
+            )
+            raise ValueError(
+                f"{len(taught)} reference points came with labels {got}; a tensor with one per point is needed; match them"
+            )
+        if self.how.learns and reference is None:
+            reference, labels = calibration[::2], None if labels is None else labels[::2]
+            calibration = calibration[1::2]
+        learned: Mapping[str, Tensor] = {}
+        if self.how.learns and reference is not None:
+            check_points(self.energy, reference)
+            if len(reference) < 2 or len(calibration) < 1:
+                raise ValueError(
+                    f"{len(reference)} points are left to learn from and {len(calibration)} to calibrate on; at least 2 and 1 "
+                    f"are needed; bring more points, or pass reference=..."
+                )
+            with frozen(self.energy), of_one_dtype(self.energy, reference):
+                learned = self.how.learn(self.energy, reference, labels)
+        new = Detector(self.energy, self.how)
+        new._set(
+            learned=learned,
+            seen=Seen.of(calibration),
+            witnesses=calibration[:WITNESSES].detach().clone(),
+        )
+        scores = new.score(calibration)
+        new._check_independent(calibration[-WITNESSES:])
+        new._set(calibration=scores)
+        return new
+
+    def _check_independent(self, x: Tensor) -> None:
+        moved = torch.cat([x[:-1], self.energy.domain.elsewhere(x[-1:])])
+        if not torch.allclose(self.score(moved)[:-1], self.score(x)[:-1], rtol=1e-3, atol=1e-4):
+            raise ValueError(
+                "moving one point changed the score of another; a score treats every point by itself, or nothing can be "
+                "promised; put batch norm in eval mode or replace it, and sum over the event only"
+            )
+
+    def score(self, x: Tensor) -> Tensor:
+        """Outlier scores (M,) of points (M, *event); high is unlikely. Raises ValueError as `fit` does."""
+        check_points(self.energy, x)
+        if self.how.learns and not self.learned:
+            raise self._unfitted()
+        with frozen(self.energy), of_one_dtype(self.energy, x):
+            found = torch.cat(
+                [
+                    self.how.values(self.energy, part, self.learned)
+                    for part in x.split(self.how.batch)
+                ]
+            )
+        check_finite(found, "energies")
+        return found.detach()
+
+    def _unfitted(self) -> ValueError:
+        return ValueError(
+            "the detector has seen no calibration points; p-values and verdicts compare with some; call "
+            "detector = detector.fit(x) with inliers that the energy was not trained on"
+        )
+
+    def p_value(self, x: Tensor) -> Tensor:
+        """Conformal p-values (M,) in float64: at most α for at most a share α of inliers, for every α.
+
+        Warns where the points as a whole look unlike those of calibration: then they are not exchangeable, and the promise is
+        void.
+        Raises ValueError before `fit`, and for points of another shape.
+        """
+        return self._ranked(x)
+
+    def _ranked(self, x: Tensor) -> Tensor:
+        if self.calibration is None:
+            raise self._unfitted()
+        known = (
+            isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0 and self.seen is not None
+        )  # what is not, `score` refuses
+        differences = self.seen.differences(x) if known and self.seen is not None else []
+        scores = self.score(x)
+        if differences:
+            warnings.warn(
+                f"the points look unlike the calibration points: {'; '.join(differences)}. The promise holds for inliers of "
+                f"the same kind and preparation only",
+                stacklevel=3,
+            )
+        return self.p_of_scores(scores)
+
+    def p_of_scores(self, scores: Tensor) -> Tensor:
+        """`p_value` of points whose outlier scores (M,) are known. Raises ValueError before `fit`."""
+        if self.calibration is None:
+            raise self._unfitted()
+        return p_values(self.calibration, scores)
+
+    def predict(
+        self, x: Tensor, alpha: float = 0.05, *, guarantee: str = "marginal", delta: float = 0.05
+    ) -> Tensor:
+        """Verdicts (M,): True for points called outliers.
+
+        guarantee: "marginal", inliers are called at a rate of at most alpha on average over calibration sets; "conditional",
+        with probability 1 − delta over calibration sets the rate is at most alpha; "fdr", on average at most a share alpha of
+        what is called in this batch are inliers (Benjamini & Hochberg).
+        Raises ValueError for rates outside (0, 1), too few calibration points for the rate (it says how many are needed), and
+        as `p_value` does.
+        """
+        ranks = self.ranks(alpha, guarantee, delta)
+        return verdicts(self._ranked(x), self.calibration_size, ranks, alpha, guarantee)
+
+    def ranks(self, alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
+        """r: points are called whose p-value is at most r / (n + 1); see `metrics.alarm_ranks`."""
+        return alarm_ranks(self.calibration_size, alpha, guarantee, delta)
+
+    @property
+    def calibration_size(self) -> int:
+        """n, the number of calibration scores. Raises ValueError before `fit`."""
+        if self.calibration is None:
+            raise self._unfitted()
+        return len(self.calibration)
+
+    def save(self, path: str | Path) -> Path:
+        """Write all but the energy into one safetensors file, whole or not at all; its header says the settings in JSON."""
+        tensors = {"calibration": self.calibration} if self.calibration_size else {}
+        tensors |= {f"learned/{name}": value for name, value in self.learned.items()}
+        if self.witnesses is not None:
+            tensors |= {"witnesses": self.witnesses, "witness_scores": self.score(self.witnesses)}
+        about = {
+            "format": FORMAT,
+            "score": spec(self.how),
+            "seen": None if self.seen is None else self.seen._asdict(),
+        }
+        data = {
+            name: t.detach().cpu().contiguous().clone()
+            for name, t in tensors.items()
+            if t is not None
+        }
+        target = Path(path)
+        aside = target.with_name(f".{target.name}.tmp")
+        try:
+            aside.write_bytes(dump_tensors(data, {"detector": json.dumps(about)}))
+            aside.replace(target)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise ValueError(
+                f"{target} could not be written ({error.strerror}); a path in a folder that exists is needed, and room on the "
+                f"disk; choose another"
+            ) from None
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path, energy: Any) -> "Detector":
+        """The detector in a file that `save` wrote, with its energy. Nothing is unpickled.
+
+        Raises ValueError if the file is missing, damaged or of another format, and if the energy gives other scores than the
+        one that was calibrated.
+        """
+        about, tensors = _read(path)
+        detector = cls(energy, from_spec(about["score"]), calibration=tensors["calibration"])
+        learned = {
+            name.removeprefix("learned/"): t
+            for name, t in tensors.items()
+            if name.startswith("learned/")
+        }
+        plain: Any = {
+            name: tuple(v) if isinstance(v, list) else v
+            for name, v in (about["seen"] or {}).items()
+        }
+        seen = Seen(**plain) if plain else None
+        detector._set(learned=learned, seen=seen, witnesses=tensors.get("witnesses"))
+        detector._check_witnesses(path, tensors.get("witness_scores"))
+        return detector
+
+    @staticmethod
+    def settings(path: str | Path) -> Score:
+        """The score of the detector in a file, which says what energy it reads (`Score.reads`). Raises ValueError as `load`."""
+        return from_spec(_read(path)[0]["score"])
+
+    def _check_witnesses(self, path: str | Path, then: Tensor | None) -> None:
+        if self.witnesses is None or then is None or self.calibration is None:
+            return
+        now = self.score(self.witnesses).cpu()
+        slack = 0.02 * float(self.calibration.double().std(correction=0)) + 1e-3 * then.abs() + 1e-6
+        if bool(((now - then).abs() > slack).any()):
+            raise ValueError(
+                f"the energy gives the calibration points of {path} other scores than it gave then (off by "
+                f"{float((now - then).abs().max()):.3g}); a detector belongs to its energy; load that one, or fit again"
+            )
+
+
+def verdicts(p: Tensor, count: int, ranks: int, alpha: float, guarantee: str) -> Tensor:
+    """Verdicts (M,) from p-values against `count` calibration points: p ≤ ranks / (count + 1), or Benjamini & Hochberg's."""
+    return benjamini_hochberg(p, alpha) if guarantee == "fdr" else p * (count + 1) < ranks + 0.5
+
+
+def named(score: str | Score) -> Score:
+    """A score by name, or as it is. Raises ValueError for other names."""
+    if isinstance(score, Score):
+        return score
+    if not isinstance(score, str) or score not in SCORES:
+        near = get_close_matches(str(score), SCORES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        raise ValueError(f"score {score!r} is not known; there are {', '.join(SCORES)}; {hint}")
+    return SCORES[score]()
+
+
+def spec(score: Score) -> dict[str, Any]:
+    """The plain values from which `from_spec` makes an equal score.
+
+    >>> spec(LogitEnergy(2.0)), from_spec({"name": "knn", "neighbours": 3}).neighbours
+    ({'name': 'logit-energy', 'temperature': 2.0}, 3)
+    """
+    name = next((name for name, cls in SCORES.items() if cls is type(score)), None)
+    if name is None:
+        raise ValueError(
+            f"{type(score).__name__} is a score of your own; a file holds only those of lowland, {', '.join(SCORES)}; keep the "
+            f"calibration scores, and hand them to Detector(energy, score, calibration=...)"
+        )
+    return {"name": name, **asdict(score)}
+
+
+def from_spec(values: Mapping[str, Any]) -> Score:
+    """The inverse of `spec`."""
+    settings = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name != "name"
+    }
+    return SCORES[values["name"]](**settings)
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings and tensors in a file that `Detector.save` wrote. Raises ValueError for anything else."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            about = json.loads((file.metadata() or {})["detector"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if about["format"] != FORMAT:
+            raise ValueError(
+                f"{path} is a detector of format {about['format']}; this lowland reads {FORMAT}; fit it again"
+            )
+        from_spec(about["score"])
+        _ = tensors["calibration"], about["seen"] is None or Seen(**about["seen"])
+        return about, tensors
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        json.JSONDecodeError,
+    ) as error:
+        raise ValueError(
+            f"{path} holds no detector ({error}); a file that Detector.save wrote is needed; fit and save one"
+        ) from None
+
+
+def _moments(x: Tensor) -> dict[str, Tensor]:
+    flat = x.detach().double().flatten(1) if x.dim() > 1 else x.detach().double().unsqueeze(1)
+    return {
+        "mean": flat.mean(1),
+        "deviation": flat.std(1, correction=0),
+        "least": flat.amin(1),
+        "largest": flat.amax(1),
+    }

@@ -1,0 +1,1 @@
+"""Restore what was measured badly: operators, likelihoods, posterior draws, MAP estimates."""

@@ -1,0 +1,394 @@
+"""Checks without statistics: what a sampler promises besides its law. Each raises AssertionError with a sentence.
+
+All take a sampler (with `init`, `step`, `gradients`, ...) and the kind of domain on which to try it. Events are four numbers,
+so that a sampler with a scale of four can be tried on all of them.
+"""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from lowland.domain import Domain, binary, box, categorical, real
+from lowland.energy import Energy, Function, energy_values, value_and_score
+from lowland.samplers import run_chains, sample
+from lowland.testing.chains import seeded
+
+CLASSES, SITES = 3, 4
+
+
+def domain_of(kind: str, *shape: int) -> Domain:
+    """A domain of a kind on which the checks are tried."""
+    makers = {"real": real, "binary": binary, "box": lambda *s: box(0.0, 1.0, *s)}
+    return categorical(CLASSES, *shape) if kind == "categorical" else makers[kind](*shape)
+
+
+class Ground(Energy):
+    """E(x) = ½ Σ w_i u_i² + (Σ u_i)² / 10, u the point itself, laid flat: for events of every kind and shape.
+
+    Counts its work: `rows_paid`, the rows that were evaluated with a graph, for a gradient.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__(domain)
+        self.rows_paid = 0
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        self.rows_paid += len(x) * torch.is_grad_enabled()
+        u = x.flatten(1)
+        weights = torch.linspace(0.5, 1.5, u.shape[1], dtype=x.dtype, device=x.device)
+        return 0.5 * (weights * u.square()).sum(1) + 0.1 * u.sum(1).square()
+
+    @property
+    def relaxed(self) -> Any:
+        values = torch.arange(CLASSES)
+        return (
+            (lambda z, c=None: self.forward(z @ values.to(z)))
+            if self.domain.kind == "categorical"
+            else None
+        )
+
+
+def parts(state: Any) -> list[Tensor]:
+    """All tensors of a state, nested or not."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [found for part in state for found in parts(part)] if isinstance(state, tuple) else []
+
+
+def repeats(sampler: Any, kind: str = "real") -> None:
+    """Same generator, same bits; five steps and five more equal ten; the global generator is left alone."""
+    energy = Ground(domain_of(kind, SITES))
+    x = energy.domain.draw(20, seeded(4))
+    before = torch.get_rng_state()
+    ten = sample(energy, sampler, x, 10, generator=seeded(7), keep=1)
+    again = sample(energy, sampler, x, 10, generator=seeded(7), keep=1)
+    assert torch.equal(ten.draws, again.draws), "the same generator gave other bits"
+    assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
+    g = seeded(7)
+    half = sample(energy, sampler, x, 5, generator=g)
+    rest = sample(energy, sampler, half.x, 5, generator=g, state=half.state)
+    for a, b in zip(parts(ten.state), parts(rest.state), strict=True):
+        assert torch.equal(a, b), "five steps and five more are not ten"
+    torch.testing.assert_close((5 * half.acceptance + 5 * rest.acceptance) / 10, ten.acceptance)
+
+
+def gradients_as_declared(sampler: Any, kind: str = "real") -> None:
+    """Rows evaluated for gradients, against `start_gradients`, `gradients`, Info.gradients and Trace.gradients."""
+    energy, chains = Ground(domain_of(kind, SITES)), 4
+    x = energy.domain.draw(chains, seeded())
+    state = sampler.init(energy, x)
+    started = getattr(sampler, "start_gradients", 1) * chains
+    assert energy.rows_paid == started, f"init paid for {energy.rows_paid} rows, {started} declared"
+    g, declared, energy.rows_paid = seeded(), 0.0, 0
+    for _ in range(4):
+        state, info = sampler.step(energy, state, g)
+        declared += sampler.gradients * chains + (
+            0 if info.gradients is None else info.gradients.sum().item()
+        )
+    assert energy.rows_paid == declared, (
+        f"{energy.rows_paid} rows were paid for in 4 steps, {declared:g} declared"
+    )
+    for start in (None, state):
+        energy.rows_paid = 0
+        trace = run_chains(
+            energy, sampler, x if start is None else state.x, 5, generator=seeded(), state=start
+        )
+        assert trace.gradients * chains == energy.rows_paid, "Trace.gradients is not what was paid"
+
+
+def state_is_fresh(sampler: Any, kind: str = "real") -> None:
+    """Energy and score (or gains) in the state are those of its points, for moved and for refused chains alike."""
+    energy = Ground(domain_of(kind, SITES))
+    state = sampler.init(energy, energy.domain.draw(50, seeded()).double())
+    g = seeded(3)
+    for _ in range(5):
+        state, _ = sampler.step(energy, state, g)
+        _is_fresh(energy, state)
+        if hasattr(sampler, "temperatures"):
+            betas = sampler.betas(state.x).repeat_interleave(len(state.x))
+            _is_fresh(energy, state.replicas, betas)
+            assert torch.equal(state.x, state.replicas.x[: len(state.x)]), (
+                "the cold chains are not the coldest replicas"
+            )
+
+
+def _is_fresh(energy: Energy, state: Any, beta: Any = 1.0) -> None:
+    close: Any = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(
+        state.energy, beta * energy_values(energy, state.x), **close, msg="energies are stale"
+    )
+    if hasattr(state, "score"):
+        score = per_row(beta, state.x) * value_and_score(energy, state.x)[1]
+        torch.testing.assert_close(state.score, score, **close, msg="scores are stale")
+    if hasattr(state, "gains"):
+        first = first_order_gains(energy, state.x)
+        torch.testing.assert_close(
+            state.gains, per_row(beta, first) * first, **close, msg="gains are stale or wrong"
+        )
+
+
+def per_row(value: Any, x: Tensor) -> Any:
+    """A tensor (B,) laid out to multiply x (B, ...); a number as it is."""
+    return value.view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) else value
+
+
+def first_order_gains(energy: Energy, x: Tensor) -> Tensor:
+    """What a first-order expansion says that each change of a site gains: (B, sites), or (B, sites, K) if categorical."""
+    if energy.domain.kind == "binary":
+        return (value_and_score(energy, x)[1] * (1 - 2 * x)).flatten(1)
+    z = one_hot(x.long(), energy.domain.classes).to(x.dtype)
+    score = value_and_score(energy.relaxed, z)[1].flatten(1, -2)
+    here = score.gather(2, x.flatten(1).long().unsqueeze(2))
+    return score - here
+
+
+def chains_are_separate(sampler: Any, kind: str = "real") -> None:
+    """What a chain does must not depend on where the others are; and decisions are taken one by one."""
+    energy = Ground(domain_of(kind, SITES))
+    near = energy.domain.draw(400, seeded(1))
+    far = torch.cat([near[:200], energy.domain.elsewhere(near[200:])])
+    a, b = (sample(energy, sampler, x, 6, generator=seeded(2), keep=1) for x in (near, far))
+    assert torch.equal(a.draws[:, :200], b.draws[:, :200]), "moving some chains moved others"
+    if sampler.adjusted and hasattr(sampler, "step_size"):
+        big = dataclasses.replace(sampler, step_size=3 * sampler.step_size)
+        wide = sample(energy, big, near, 6, generator=seeded(2)).acceptance
+        assert wide.min() < wide.max(), "all chains were accepted or refused together"
+
+
+HOLES: dict[str, Callable[[Tensor], Tensor]] = {  # energies that are not finite beyond x₀ = 1
+    "inf": lambda x: torch.where(x[:, 0] > 1, math.inf, 0.5 * x.square().sum(1)),
+    "minus inf": lambda x: torch.where(x[:, 0] > 1, -math.inf, 0.5 * x.square().sum(1)),
+    "nan": lambda x: torch.where(x[:, 0] > 1, math.nan, 0.5 * x.square().sum(1)),
+    "nan score": lambda x: 0.5 * x.square().sum(1) - 0.1 * torch.log(1 - x[:, 0]),
+}
+
+
+class Holed(Energy):
+    """Sites of which the first must not take its last value (binary: 1): the energy is not finite there."""
+
+    def __init__(self, domain: Domain, value: float) -> None:
+        super().__init__(domain)
+        self.value = value
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return torch.where(x[:, 0] > self.domain.hi - 0.5, self.value, 0.3 * x.sum(1))
+
+    @property
+    def relaxed(self) -> Any:
+        return (
+            (lambda z, c=None: self.forward(z @ torch.arange(CLASSES).to(z)))
+            if self.domain.classes
+            else None
+        )
+
+
+def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
+    """A non-finite proposal is refused and counted, and its chain stays where it was, bit for bit.
+
+    What a chain draws anew at every step (momentum, noise) may change. Samplers whose proposals are many points (NUTS, several
+    replicas) may move and report a divergence. Gibbs never proposes what has no probability, so it has nothing to count.
+    """
+    if kind == "real":
+        energy: Energy = Function(HOLES[hole], real(SITES))
+        x = 0.8 + 0.1 * torch.rand(200, SITES, generator=seeded(1))
+    else:
+        energy = Holed(
+            domain_of(kind, SITES),
+            float("nan" if hole == "nan score" else hole.replace("minus ", "-")),
+        )
+        x = torch.zeros(200, SITES)
+    g, state, counts = seeded(3), sampler.init(energy, x), torch.zeros(200, dtype=torch.long)
+    for _ in range(10):
+        new, info = sampler.step(energy, state, g)
+        several = hasattr(sampler, "temperatures")
+        assert several or info.gradients is not None or not (info.accept & info.diverged).any(), (
+            "a divergence was accepted"
+        )
+        for was, now in zip(state[:3], new[:3], strict=True) if not several else ():
+            assert torch.equal(was[~info.accept], now[~info.accept]), "a refused chain moved"
+        assert all(part.isfinite().all() for part in parts(new)), (
+            "the state holds numbers that are not finite"
+        )
+        assert energy_values(energy, new.x).isfinite().all(), (
+            "a chain entered the region where the energy is not finite"
+        )
+        state, counts = new, counts + info.diverged
+    assert counts.sum() > 0 or not gradient_informed(sampler), "no proposal was counted as diverged"
+    trace = sample(energy, sampler, x, 10, generator=seeded(3))
+    assert torch.equal(trace.diverged, counts) and torch.equal(trace.x, state.x), (
+        "`sample` counts otherwise"
+    )
+
+
+def gradient_informed(sampler: Any) -> bool:
+    """Whether a sampler takes gradients at all."""
+    return bool(getattr(sampler, "start_gradients", 1))
+
+
+def any_event_shape(
+    sampler: Any, kind: str, shape: tuple[int, ...], rows: int, dtype: torch.dtype = torch.float32
+) -> None:
+    """An event is a vector in another dress: chains of images equal chains of the same numbers laid flat."""
+    energy, flat = Ground(domain_of(kind, *shape)), Ground(domain_of(kind, math.prod(shape)))
+    x = energy.domain.draw(rows, seeded(), dtype=dtype)
+    a = sample(energy, sampler, x, 3, generator=seeded(1))
+    b = sample(flat, sampler, x.flatten(1), 3, generator=seeded(1))
+    assert a.x.shape == x.shape and a.x.dtype == dtype and a.acceptance.shape == (rows,), (
+        "the shape or dtype has changed"
+    )
+    torch.testing.assert_close(a.x.flatten(1), b.x)
+    torch.testing.assert_close(a.state.energy, energy_values(energy, a.x))
+
+
+def stays_in_its_box(sampler: Any) -> None:
+    """A steep slope against a wall: no chain leaves, none is pinned."""
+    energy = Function(lambda x: (-9 * x).flatten(1).sum(1), box(0.0, 1.0, 1, 2, 2))
+    trace = sample(
+        energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), keep=1
+    )
+    assert ((trace.draws >= 0) & (trace.draws <= 1)).all(), "a chain left the box"
+    assert trace.draws.std() > 0, "all chains are at one point"
+
+
+# ------------------------------------------------------------------------------------------------- parallel tempering
+
+
+def replicas_travel(sampler: Any) -> None:
+    """On a flat law every tried swap is made, so that pairs, rungs and round trips can be told beforehand.
+
+    After an even number of steps pairs (0, 1), (2, 3), ... change places, after an odd one (1, 2), (3, 4), ...
+    """
+    kind = "real" if "real" in (sampler.domains or ("real",)) else "binary"
+    energy = Function(lambda x: (0 * x).flatten(1).sum(1), domain_of(kind, SITES))
+    rungs, size = len(sampler.temperatures), 3
+    state, g = sampler.init(energy, torch.zeros(size, SITES)), seeded()
+    at, heading, trips, tried = list(range(rungs)), {0: "up"}, 0, [0] * (rungs - 1)
+    for sweep in range(4 * rungs + 1):
+        state, _ = sampler.step(energy, state, g)
+        for low in range(sweep % 2, rungs - 1, 2):
+            at[low], at[low + 1] = at[low + 1], at[low]
+            tried[low] += size
+        trips += heading.get(at[0]) == "down"
+        heading[at[0]] = "up"
+        if heading.get(at[-1]) == "up":
+            heading[at[-1]] = "down"
+    found = state.tempering
+    assert found.tried.tolist() == tried, (
+        f"swaps of each pair were tried {found.tried.tolist()} times, not {tried}"
+    )
+    torch.testing.assert_close(
+        found.accepted, found.tried, msg="swaps between equal energies were refused"
+    )
+    assert trips > 0 and found.trips.tolist() == [trips] * size, (
+        f"round trips are {found.trips.tolist()}, not {trips}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- leave no trace
+
+
+def unsettle(module: nn.Module) -> None:
+    """Mixed modes, mixed requires_grad and some gradients from before: what must be found again."""
+    for i, part in enumerate(module.modules()):
+        part.training = i % 3 != 1
+    for i, p in enumerate(module.parameters()):
+        p.requires_grad_(i % 3 != 2)
+        if i % 2:
+            p.grad = torch.full_like(p, 0.5)
+
+
+@contextmanager
+def no_trace(module: nn.Module, *, buffers: bool = True) -> Iterator[None]:
+    """Asserts that the block, which may raise, leaves modes, buffers, weights, requires_grad and gradients as they were."""
+    modes = {name: part.training for name, part in module.named_modules()}
+    tensors = {name: (p, p.detach().clone()) for name, p in module.named_parameters()}
+    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
+    grads = {
+        name: (p.grad, None if p.grad is None else p.grad.clone())
+        for name, p in module.named_parameters()
+    }
+    held = {name: (b, b.clone()) for name, b in module.named_buffers()}
+    try:
+        yield
+    finally:
+        assert modes == {name: part.training for name, part in module.named_modules()}, (
+            "a mode changed"
+        )
+        assert wanted == {name: p.requires_grad for name, p in module.named_parameters()}, (
+            "requires_grad changed"
+        )
+        for name, p in module.named_parameters():
+            assert p is tensors[name][0] and torch.equal(p.detach(), tensors[name][1]), (
+                f"weight {name} changed"
+            )
+            was, copied = grads[name]
+            assert p.grad is was, f"the gradient of {name} was replaced"
+            assert was is None or copied is None or torch.equal(was, copied), (
+                f"the gradient of {name} changed"
+            )
+        assert not buffers or {n for n, _ in module.named_buffers()} == set(held), (
+            "buffers came or went"
+        )
+        for name, b in module.named_buffers() if buffers else ():
+            assert b is held[name][0] and torch.equal(b, held[name][1]), f"buffer {name} changed"
+
+
+class Probe(Energy):
+    """A module with everything that a careless loop disturbs: batch norm, dropout, spectral norm, a frozen layer."""
+
+    def __init__(self, domain: Domain | None = None) -> None:
+        super().__init__(domain or real(3))
+        inputs = math.prod(self.domain.shape) * (self.domain.classes or 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = nn.Sequential(
+                nn.utils.parametrizations.spectral_norm(nn.Linear(inputs, 8)),
+                nn.BatchNorm1d(8),
+                nn.SiLU(),
+                nn.Dropout(0.5),
+                nn.Linear(8, 8),
+                nn.SiLU(),
+                nn.Linear(8, 1),
+            )
+        self.calls = 0
+        self.fuse = math.inf  # forward raises from this call on
+
+    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+        return self._evaluate(one_hot(x.long(), CLASSES).to(x) if self.domain.classes else x)
+
+    @property
+    def relaxed(self) -> Any:
+        return (lambda z, c=None: self._evaluate(z)) if self.domain.classes else None
+
+    def _evaluate(self, z: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > self.fuse:
+            raise ArithmeticError("the fuse has blown")
+        z = z.flatten(1)
+        return self.net(z).squeeze(1) + 0.5 * z.square().sum(1)
+
+
+def sampling_leaves_no_trace(sampler: Any, kind: str = "real") -> None:
+    """`sample` on the probe in mixed modes: nothing moved, after a failure neither; the module was sampled in eval mode."""
+    probe = Probe(domain_of(kind, SITES))
+    unsettle(probe)
+    x = probe.domain.draw(16, seeded())
+    with no_trace(probe):
+        trace = sample(probe, sampler, x, 4, generator=seeded(1))
+    still = copy.deepcopy(probe).eval()
+    assert torch.equal(trace.x, sample(still, sampler, x, 4, generator=seeded(1)).x), (
+        "another function was sampled"
+    )
+    torch.testing.assert_close(trace.state.energy, still(trace.x).detach())
+    assert not any(part.requires_grad for part in parts(trace.state)), "the state holds a graph"
+    probe.calls, probe.fuse = 0, 6
+    with no_trace(probe), suppress(ArithmeticError):
+        sample(probe, sampler, x, 20, generator=seeded())
+    assert probe.calls > probe.fuse, "the fuse did not blow"

@@ -1,0 +1,74 @@
+"""A classifier of real images, to ask whether samples are of a kind: it never sees a sample during training."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowland.data import Batches, Split
+
+
+class Judge(nn.Module):
+    """A small convolutional classifier of images (B, C, H, W) into K classes; `probabilities` gives (B, K)."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        stride = 2 if shape[1] >= 16 else 1
+        self.net = nn.Sequential(
+            nn.Conv2d(shape[0], 32, 3, stride=stride, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(8) if shape[1] > 32 else nn.Identity(),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.LazyLinear(128),
+            nn.ReLU(),
+            nn.Linear(128, classes),
+        )
+        self.net(torch.zeros(1, *shape))  # sizes the lazy layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.net(x))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer sees of images (N, C, H, W): (N, 128), in eval mode, in batches."""
+        mode, _ = self.training, self.eval()
+        found = torch.cat([self.net[:-1](part) for part in x.split(1024)])
+        self.train(mode)
+        return found
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Class probabilities (N, K) of images (N, C, H, W), in eval mode, in batches."""
+        mode, _ = self.training, self.eval()
+        found = torch.cat([self(part).softmax(1) for part in x.split(1024)])
+        self.train(mode)
+        return found
+
+
+def train_judge(train: Split, classes: int, *, steps: int = 600, seed: int = 0) -> Judge:
+    """Train a judge on labelled images by cross-entropy (Adam, batch 128, one cosine cycle); draws are its own.
+
+    Raises ValueError without labels.
+    """
+    if train.y is None:
+        raise ValueError(
+            "the images have no labels; a judge needs them; choose a labelled set or judge_steps = 0"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = Judge(tuple(train.x.shape[1:]), classes)
+        optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
+        cycle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        batches = Batches(train, seed=seed)
+        for _ in range(steps):
+            x, y = batches.next(128)
+            loss = F.cross_entropy(judge(x), cast(Tensor, y))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            cycle.step()
+    return judge.eval()

@@ -1,0 +1,85 @@
+"""Training a stack of restricted machines, one layer after another, each by `fit` in a run of its own."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.data import Dataset, Split
+from lowland.data.binarise import settled, toss
+from lowland.domain import binary
+from lowland.training.fit import fit
+
+CHUNK = 4096  # examples judged at a time
+
+
+def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: bool = True) -> Any:
+    """Train a deep belief net layer by layer, in run/layer-1, run/layer-2, …; returns the net.
+
+    The data of a layer are the hidden units of the one below, drawn anew each time they are taken. A layer starts at the one
+    below, transposed, where it is wide enough: there it costs the bound nothing, and can only raise it. recipe: a recipe or its
+    plain values, or a list with one for each layer; objective, sampler, training and seed count, data and energy are not
+    looked at. Runs that are finished are read, not repeated.
+
+    Raises ValueError for a list of another length, and what `fit` raises.
+    Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
+
+    >>> import lowland, tempfile, torch
+    >>> from lowland.nets import DBN
+    >>> digits = lowland.load_data("digits", binarise="threshold")
+    >>> recipe = {"seed": 0, "objective": {"name": "CD"}, "sampler": {"name": "BlockGibbs"}, "training": {"steps": 20}}
+    >>> recipe["training"] |= {"checkpoint_every": 20}
+    >>> net = greedy(DBN(digits.domain, hidden=(20, 10)), recipe, tempfile.mkdtemp(), data=digits, progress=False)
+    >>> net.fantasies(2, 5, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 1, 8, 8])
+    """
+    recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(net.hidden)
+    if len(recipes) != len(net.hidden):
+        raise ValueError(
+            f"{len(recipes)} recipes came for {len(net.hidden)} layers; one for all or one for each is needed; correct the list"
+        )
+    shared = {"name": "RBM", "spread": net.spread, "centred": net.centred}
+    below: Any = None
+    for layer, (units, own) in enumerate(zip(net.hidden, recipes, strict=True)):
+        values = own.plain() if hasattr(own, "plain") else dict(own)
+        machine = {**values, "energy": {**shared, "hidden": units}}
+        seed = torch.Generator().manual_seed(int(values["seed"]))
+        start = None if below is None else net.successor(layer, below, seed)
+        below = fit(
+            machine, Path(run) / f"layer-{layer + 1}", data=data, energy=start, progress=progress
+        )
+        net.adopt(layer, below)
+        if layer + 1 < len(net.hidden):
+            data = hidden_data(below, data, seed=int(values["seed"]))
+    return net
+
+
+def hidden_data(machine: Any, data: Dataset, seed: int = 0) -> Dataset:
+    """The data set of the hidden units of a machine: means E[h | x] for training, drawn anew each time; draws elsewhere."""
+    data = settled(data)
+    parts: dict[str, Any] = {}
+    for place, (name, split) in enumerate(data.parts()):
+        means = _means(machine, split.x)
+        if place:
+            means = toss(means, torch.Generator(means.device).manual_seed(seed + place))
+        parts[name] = Split(means, split.y)
+    words = f"{data.name}, {machine.hidden} hidden units of it"
+    return dataclasses.replace(
+        data,
+        name=words,
+        domain=binary(machine.hidden),
+        binarisation="stochastic",
+        binarised=words,
+        levels=None,
+        **parts,
+    )
+
+
+def _means(machine: Any, x: Tensor) -> Tensor:
+    device = next(machine.parameters()).device
+    with torch.no_grad():
+        return torch.cat(
+            [machine.hidden_mean(part.to(device)).to(x.device) for part in x.split(CHUNK)]
+        )
