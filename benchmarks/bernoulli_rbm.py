@@ -1,16 +1,19 @@
-"""The library's RBM beside scikit-learn's BernoulliRBM, for the same processor time: likelihoods and features.
+"""The library's RBM beside scikit-learn's BernoulliRBM, for the same processor time: likelihoods
+and features.
 
     python -m benchmarks.bernoulli_rbm [digits] [mnist] [--seeds 5] [--core 0]
 
-Both get the same binary images (threshold 0.5), the same number of hidden units, float32, and the same seconds of one core,
-measured as processor time, since others may share the core. BernoulliRBM is stepped by its own `_fit`, the body of the loop of
-its `fit`, until the time is over; ours is `lowland.interop.sklearn.RBM`, with as many passes over the data as a trial says will
-fit, since its rate falls to zero at the end. The settings of both are chosen among a few on the calibration part with a seed of
-their own, in the same time on digits, where late updates overfit, and a third of it on MNIST.
+Both get the same binary images (threshold 0.5), the same number of hidden units, float32, and the
+same seconds of one core, measured as processor time, since others may share the core. BernoulliRBM
+is stepped by its own `_fit`, the body of the loop of its `fit`, until the time is over; ours is
+`lowland.interop.sklearn.RBM`, with as many passes over the data as a trial says will fit, since its
+rate falls to zero at the end. The settings of both are chosen among a few on the calibration part
+with a seed of their own, in the same time on digits, where late updates overfit, and a third of it
+on MNIST.
 
-*Likelihood.* log Z of both by the same `log_z`, BernoulliRBM's weights loaded into our machine; mean log p of the test part.
-*Features.* Accuracy on the test part of a logistic regression on P(h | x), its penalty chosen on the calibration part.
-Writes benchmarks/results/bernoulli-rbm.{json,md}.
+*Likelihood.* log Z of both by the same `log_z`, BernoulliRBM's weights loaded into our machine;
+mean log p of the test part. *Features.* Accuracy on the test part of a logistic regression on P(h |
+x), its penalty chosen on the calibration part. Writes benchmarks/results/bernoulli-rbm.{json,md}.
 """
 
 import argparse
@@ -47,7 +50,9 @@ Settings = Mapping[str, Any]
 
 
 class Table(NamedTuple):
-    """Hidden units, seconds for each machine, seconds of a trial of settings, examples for logistic regression."""
+    """Hidden units, seconds for each machine, seconds of a trial of settings, examples for logistic
+    regression.
+    """
 
     hidden: int
     seconds: float
@@ -162,7 +167,9 @@ def parts(name: str) -> dict[str, Part]:
 
 
 def tuned(data: dict[str, Part], table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
-    """For each way its settings with the likelihood that each reached on the calibration part, best first."""
+    """For each way its settings with the likelihood that each reached on the calibration part, best
+    first.
+    """
     for way, choices in WAYS.items():
         tried = []
         for settings in choices:
@@ -213,17 +220,21 @@ def cell(values: list[float], digits: int = 2) -> str:
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """The page. Means over seeds with their standard deviation; the verdict is that of the differences, seed by seed."""
+    """The page. Means over seeds with their standard deviation; the verdict is that of the
+    differences, seed by seed.
+    """
     lines = ["# RBM beside scikit-learn's BernoulliRBM, for equal processor time", ""]
     lines += [f"`{record['command']}`, {record['date']}", ""]
     for name, found in record["data"].items():
         table, ways = found["table"], found["ways"]
         lines += [
-            f"## {name}, threshold 0.5: {table['hidden']} hidden units, {table['seconds']:g} s of one core",
+            f"## {name}, threshold 0.5: {table['hidden']} hidden units, {table['seconds']:g} s of "
+            "one core",
             "",
         ]
         lines += [
-            "| | passes | seconds | test log p (nats) | widest bracket | certified | accuracy of logistic regression |"
+            "| | passes | seconds | test log p (nats) | widest bracket | certified | accuracy of "
+            "logistic regression |"
         ]
         lines += ["|---|---:|---:|---:|---:|---:|---:|"]
         for way, rows in ((way, ways[way]["rounds"]) for way in ways):

@@ -1,17 +1,23 @@
-"""What sampling in bfloat16 costs in quality, and what it saves: `sample(..., precision="bfloat16")` against float32.
+"""What sampling in bfloat16 costs in quality, and what it saves: `sample(...,
+precision="bfloat16")` against float32.
 
-    python -m benchmarks.quality mnist-pcd; python -m benchmarks.quality fashion-mnist-pcd  # trains the runs, once
+    python -m benchmarks.quality mnist-pcd; python -m benchmarks.quality fashion-mnist-pcd  # trains
+                                                                                            the
+                                                                                            runs,
+                                                                                            once
     python -m benchmarks.bf16_quality
 
-*Images.* Each run's own recipe of generation, from the same starts with the same noise in both precisions, several seeds. The
-judge of `lowland evaluate` (a classifier of real images), distances to the nearest training image, and the squared MMD between
-sets of different seeds, beside that of float32 sets with each other. A permutation test shuffles, within classes, which set an
-image came from: half of the seeds in float32, the other half in bfloat16. That these judges can see a loss is shown by a
-control, float32 with a quarter of the steps.
+*Images.* Each run's own recipe of generation, from the same starts with the same noise in both
+precisions, several seeds. The judge of `lowland evaluate` (a classifier of real images), distances
+to the nearest training image, and the squared MMD between sets of different seeds, beside that of
+float32 sets with each other. A permutation test shuffles, within classes, which set an image came
+from: half of the seeds in float32, the other half in bfloat16. That these judges can see a loss is
+shown by a control, float32 with a quarter of the steps.
 
-*Truth.* A convolution whose law is Gaussian and known: E(x) = ½ ‖w ∗ x − b‖² + a/2 ‖x‖² on 8 × 8 images. The stationary law of
-Langevin with step h is known too (variance 1 / λ(1 − hλ/2) along an eigenvector of Λ); MALA must have that of E itself.
-Writes benchmarks/results/bf16-quality.{json,md}.
+*Truth.* A convolution whose law is Gaussian and known: E(x) = ½ ‖w ∗ x − b‖² + a/2 ‖x‖² on 8 × 8
+images. The stationary law of Langevin with step h is known too (variance 1 / λ(1 − hλ/2) along an
+eigenvector of Λ); MALA must have that of E itself. Writes
+benchmarks/results/bf16-quality.{json,md}.
 """
 
 import argparse
@@ -57,7 +63,9 @@ class Made(NamedTuple):
 
 
 def generated(s: Subject, count: int, seed: int, way: str) -> Made:
-    """The run's generation section, in a precision or cut short: start and noise depend on the seed alone."""
+    """The run's generation section, in a precision or cut short: start and noise depend on the seed
+    alone.
+    """
     how = s.recipe["generation"]
     if (
         how["start"] != "noise"
@@ -67,7 +75,8 @@ def generated(s: Subject, count: int, seed: int, way: str) -> Made:
         or not s.classes
     ):
         raise ValueError(
-            f"{s.run.path} generates by {how}; here it must be plain chains from noise, by class; choose another run"
+            f"{s.run.path} generates by {how}; here it must be plain chains from noise, by class; "
+            "choose another run"
         )
     g = torch.Generator().manual_seed(seed)
     start, labels = s.energy.domain.draw(count, g), even_labels(count, s.classes)
@@ -86,7 +95,9 @@ def generated(s: Subject, count: int, seed: int, way: str) -> Made:
 
 
 def figures(s: Subject, judge: Judge, made: Made, usual: float) -> dict[str, float]:
-    """What the judge and the training images say of one set. usual: the median distance of test images."""
+    """What the judge and the training images say of one set. usual: the median distance of test
+    images.
+    """
     sure, called = judge.probabilities(made.x).max(1)
     return {
         "called a class with confidence > 0.9": (sure > 0.9).float().mean().item(),
@@ -101,7 +112,8 @@ def figures(s: Subject, judge: Judge, made: Made, usual: float) -> dict[str, flo
 
 
 def permutation_p(a: Made, b: Made, features: Tensor, bandwidth: float, seed: int = 0) -> float:
-    """The share of shufflings within classes that are as far apart as a and b are; uniform where their laws are equal.
+    """The share of shufflings within classes that are as far apart as a and b are; uniform where
+    their laws are equal.
 
     features: (len(a) + len(b), d).
     """
@@ -134,7 +146,9 @@ def joined(sets: Sequence[Made]) -> Made:
 
 
 def distances(sets: dict[str, list[Made]], features: Any) -> dict[str, Any]:
-    """Squared MMD of sets of different seeds, within float32 and from float32 to the others, in a space of features."""
+    """Squared MMD of sets of different seeds, within float32 and from float32 to the others, in a
+    space of features.
+    """
     rows = {way: [features(made.x).flatten(1).double() for made in sets[way]] for way in WAYS}
     f32, half = rows["float32"], len(rows["float32"]) // 2
     width = torch.pdist(torch.cat(f32)[:1000]).median().item()
@@ -154,7 +168,9 @@ def distances(sets: dict[str, list[Made]], features: Any) -> dict[str, Any]:
 
 
 def judge_run(path: str, count: int, seeds: Sequence[int]) -> dict[str, Any]:
-    """Sets of all seeds in both precisions, taken in turn, the control, and what is said of them."""
+    """Sets of all seeds in both precisions, taken in turn, the control, and what is said of
+    them.
+    """
     s = subject(Run.open(path))
     sets: dict[str, list[Made]] = {way: [] for way in WAYS}
     for precision in PRECISIONS:
@@ -232,7 +248,9 @@ class Convolved(Energy):
 
 
 class Axes:
-    """Keeps, per chain, the means over time of all coordinates along the eigenvectors and of their squares: (2, B, 64)."""
+    """Keeps, per chain, the means over time of all coordinates along the eigenvectors and of their
+    squares: (2, B, 64).
+    """
 
     name = "axes"
 
@@ -252,7 +270,9 @@ class Axes:
 
 
 def toy(chains: int, steps: int) -> list[dict[str, Any]]:
-    """Langevin and MALA on the known law in both precisions: errors in standard errors and in parts of the truth."""
+    """Langevin and MALA on the known law in both precisions: errors in standard errors and in parts
+    of the truth.
+    """
     energy = Convolved()
     values, vectors, centre = energy.law()
     h = 0.5 / values[-1].item()
@@ -343,14 +363,16 @@ def markdown(found: dict[str, Any]) -> str:
         ratios = run["float32 / bfloat16"]
         lines += [
             "",
-            f"Images per second, bfloat16 / float32, paired by seed: {statistics.median(ratios):.2f} "
-            f"[{min(ratios):.2f} … {max(ratios):.2f}]. With the same start and noise the two precisions end, in the median, "
-            f"{apart:.2f} of the distance of two seeds apart.",
+            "Images per second, bfloat16 / float32, paired by seed: "
+            f"{statistics.median(ratios):.2f} [{min(ratios):.2f} … {max(ratios):.2f}]. With the "
+            f"same start and noise the two precisions end, in the median, {apart:.2f} of the "
+            "distance of two seeds apart.",
             "",
         ]
     lines += ["## A law that is known", ""]
     lines += [
-        "| sampler | precision | largest \\|z\\| of 64 means | of 64 variances | error of all variances | less float32's |"
+        "| sampler | precision | largest \\|z\\| of 64 means | of 64 variances | error of all "
+        "variances | less float32's |"
     ]
     lines += ["|---|---|---:|---:|---:|---:|"]
     for row in found["toy"]:
@@ -360,8 +382,9 @@ def markdown(found: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Errors are in parts of the true variance, over all 64 axes, ± standard error over chains. The last column is paired "
-        "(the same noise), so that it sees a bias far below the standard error of the run itself.",
+        "Errors are in parts of the true variance, over all 64 axes, ± standard error over chains. "
+        "The last column is paired (the same noise), so that it sees a bias far below the standard "
+        "error of the run itself.",
     ]
     known = ", ".join(
         f"{key.replace('_', ' ')} {value}"
@@ -372,15 +395,18 @@ def markdown(found: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Mean ± sd over seeds; the control is float32 with {CONTROL}. {found['seconds']} s; machine: {known}; "
-            f"versions: {found['versions']}",
+            f"Mean ± sd over seeds; the control is float32 with {CONTROL}. {found['seconds']} s; "
+            f"machine: {known}; versions: {found['versions']}",
             "",
         ]
     )
 
 
 def spread(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.2g}"
+    return (
+        f"{statistics.fmean(values):.4g} ± "
+        f"{statistics.stdev(values) if len(values) > 1 else 0.0:.2g}"
+    )
 
 
 def share(value: dict[str, float] | None) -> str:

@@ -1,14 +1,18 @@
-"""Does the certificate of log Z keep its promise? Coverage on machines whose log Z is known exactly.
+"""Does the certificate of log Z keep its promise? Coverage on machines whose log Z is known
+exactly.
 
-    python -m benchmarks.certificate                    # 300 machines in both precisions; writes results/certificate.{md,json}
+    python -m benchmarks.certificate                    # 300 machines in both precisions; writes
+                                                        results/certificate.{md,json}
     python -m benchmarks.certificate --machines 24 --out /tmp
 
-Machines: restricted Boltzmann machines of 8 to 20 hidden and 20 to 36 visible units, log Z by adding up all hidden states in
-float64. Random ones with weights from gentle to strong; trained ones (exact gradient ascent on bars and stripes, and on noisy
-patterns) after few and many updates; bimodal ones, with two patterns of unequal mass and a barrier between them; needles, one
-pattern in a wide plain that weighs as much as all the rest. Each is bracketed twice, 100 chains × 200 rungs: from exact draws,
-and from chains that log_z runs by itself, which see the data of machines that have some. Beside it stands what is usually
-done: annealed importance sampling forward alone, 200 chains × 200 rungs set evenly, value ± 1.96 standard errors.
+Machines: restricted Boltzmann machines of 8 to 20 hidden and 20 to 36 visible units, log Z by
+adding up all hidden states in float64. Random ones with weights from gentle to strong; trained ones
+(exact gradient ascent on bars and stripes, and on noisy patterns) after few and many updates;
+bimodal ones, with two patterns of unequal mass and a barrier between them; needles, one pattern in
+a wide plain that weighs as much as all the rest. Each is bracketed twice, 100 chains × 200 rungs:
+from exact draws, and from chains that log_z runs by itself, which see the data of machines that
+have some. Beside it stands what is usually done: annealed importance sampling forward alone, 200
+chains × 200 rungs set evenly, value ± 1.96 standard errors.
 
 A row of the continuous table is one law with a known log Z, bracketed ten times with other seeds.
 """
@@ -79,7 +83,9 @@ def random_machine(strength: float, seed: int) -> RBM:
 
 
 def bimodal(barrier: float, seed: int) -> RBM:
-    """Two patterns, one the other's negative, of masses about 1 : e^tilt, and weights that bind every unit to its pattern."""
+    """Two patterns, one the other's negative, of masses about 1 : e^tilt, and weights that bind
+    every unit to its pattern.
+    """
     g = seeded(seed)
     visible, hidden = 24, 8 + 4 * (seed % 4)
     p, q = (
@@ -97,8 +103,10 @@ def bimodal(barrier: float, seed: int) -> RBM:
 
 
 def needle(sharpness: float, seed: int) -> RBM:
-    """Most states are alike; one pattern, of about the same mass as all others together, is a hole that falls off by
-    e^sharpness with every bit: a transition of first order on the way from any base."""
+    """Most states are alike; one pattern, of about the same mass as all others together, is a hole
+    that falls off by e^sharpness with every bit: a transition of first order on the way from any
+    base.
+    """
     g = seeded(seed)
     visible, hidden = 24, 10
     p = torch.randint(2, (visible,), generator=g, dtype=torch.float64)
@@ -129,7 +137,9 @@ def noisy_patterns(seed: int, visible: int = 28) -> Tensor:
 
 
 def trained(data: Tensor, hidden: int, updates: int, seed: int) -> RBM:
-    """Gradient ascent (Adam, rate 0.05) on the exact log-likelihood: log Z is the sum over hidden states."""
+    """Gradient ascent (Adam, rate 0.05) on the exact log-likelihood: log Z is the sum over hidden
+    states.
+    """
     rbm, g = bare(data.shape[1], hidden), seeded(seed)
     set_to(
         rbm,
@@ -202,7 +212,9 @@ def judged(found: LogZ, truth: float) -> dict[str, Any]:
 
 
 def forward_alone(rbm: RBM, dtype: torch.dtype, truth: float, seed: int) -> dict[str, Any]:
-    """What is usually done, at the same number of chains moved: rungs set evenly, from the uniform law."""
+    """What is usually done, at the same number of chains moved: rungs set evenly, from the uniform
+    law.
+    """
     base, g = Uniform(rbm.domain), seeded(seed)
     x = base.draw(2 * CHAINS, g, dtype)
     run = ais(
@@ -236,7 +248,7 @@ def study(case: Machine, index: int, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-# ----------------------------------------------------------------------------------------------------- continuous laws
+# ---------------------------------------------------------------------------------- continuous laws
 
 
 def mixture(dim: int, distance: float) -> GaussianMixture:
@@ -252,7 +264,9 @@ def correlated(dim: int) -> Gaussian:
 
 
 class Boxed(Energy):
-    """Independent truncated exponentials on a box [0, 1]^d: E(x) = Σ a_i x_i, log Z = Σ log (1 − e^−a_i) / a_i."""
+    """Independent truncated exponentials on a box [0, 1]^d: E(x) = Σ a_i x_i, log Z = Σ log (1 −
+    e^−a_i) / a_i.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__(box(0.0, 1.0, dim))
@@ -304,7 +318,7 @@ def continuous(repeats: int, say: Callable[[str], object]) -> list[dict[str, Any
     return rows
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def share(rows: list[dict[str, Any]]) -> str:
@@ -318,7 +332,8 @@ def median(values: list[float]) -> str:
 
 def coverage(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| machines | precision | way | log Z inside | certified | inside, of those | median width | worst error of value |",
+        "| machines | precision | way | log Z inside | certified | inside, of those | median width "
+        "| worst error of value |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind in ("all", *KINDS, BLIND):
@@ -350,7 +365,8 @@ def _covered(kind: str, dtype: str, way: str, found: list[dict[str, Any]]) -> st
 
 def failures(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| machine | kind | strength | hidden | precision | way | log Z lies | certified | what it said |",
+        "| machine | kind | strength | hidden | precision | way | log Z lies | certified | what it "
+        "said |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -385,7 +401,8 @@ def lawful(rows: list[dict[str, Any]]) -> str:
         worst = max(abs(run["error"]) for run in runs)
         sure = sum(run["certified"] for run in runs)
         lines.append(
-            f"| {row['law']} | {row['log_z']:.3f} | {share(runs)} | {sure} | {widths} | {worst:.3f} |"
+            f"| {row['law']} | {row['log_z']:.3f} | {share(runs)} | {sure} | {widths} | "
+            f"{worst:.3f} |"
         )
     return "\n".join(lines)
 
@@ -394,10 +411,12 @@ def page(found: dict[str, Any]) -> str:
     about = found["machine"]
     parts = [
         "# Coverage of the certificate of log Z",
-        f"`{found['command']}` on {found['date']}, {about.get('cpu', 'an unknown CPU')}, torch {torch.__version__}, "
-        f"{found['seconds']:.0f} s. {found['machines']} machines, {CHAINS} chains × {RUNGS} rungs in each direction. Promised "
-        f"is 95 %; bold is below. Own chains start at ends of the forward run and, for trained machines and needles, at data: "
-        f"what they never visited no certificate can know, as the last rows show, which are not counted among all.",
+        f"`{found['command']}` on {found['date']}, {about.get('cpu', 'an unknown CPU')}, torch "
+        f"{torch.__version__}, {found['seconds']:.0f} s. {found['machines']} machines, {CHAINS} "
+        f"chains × {RUNGS} rungs in each direction. Promised is 95 %; bold is below. Own chains "
+        "start at ends of the forward run and, for trained machines and needles, at data: what "
+        "they never visited no certificate can know, as the last rows show, which are not counted "
+        "among all.",
         coverage(found["rows"]),
         "## Every failure",
         failures(found["rows"]),
@@ -423,7 +442,8 @@ def main() -> None:
         rows += [study(case, index, dtype) for dtype in (torch.float32, torch.float64)]
         held = " ".join(str(sum(row[way]["holds"] for row in rows)) for way in WAYS)
         print(
-            f"{index + 1} machines, {time.monotonic() - began:.0f} s; inside, of {len(rows)}: {held}",
+            f"{index + 1} machines, {time.monotonic() - began:.0f} s; inside, of {len(rows)}: "
+            f"{held}",
             flush=True,
         )
     found = {

@@ -1,22 +1,27 @@
-"""Composition: expressions against their exact laws, and unseen combinations of attributes of digits.
+"""Composition: expressions against their exact laws, and unseen combinations of attributes of
+digits.
 
-    python -m benchmarks.composition            both parts; models that are trained already are used again
+    python -m benchmarks.composition            both parts; models that are trained already are used
+                                                again
     python -m benchmarks.composition --truth    the first alone, a minute
 
-*Truth.* Products, mixtures, bounded negations and a − w b of two mixtures of Gaussians in the plane (law by quadrature, in
-14 × 14 cells) and of two restricted Boltzmann machines with 8 visible units (law by adding up 256 states). 4,000 chains of 100
-steps; total variation of their ends from the law, beside what as many exact draws show, ± the standard deviation between
-three seeds. Corrected: what `tasks.corrected` tunes (MALA; DMALA).
-Unadjusted: Langevin with the same step, and with a quarter of it; for the machines DMALA's proposal, always accepted.
+*Truth.* Products, mixtures, bounded negations and a − w b of two mixtures of Gaussians in the plane
+(law by quadrature, in 14 × 14 cells) and of two restricted Boltzmann machines with 8 visible units
+(law by adding up 256 states). 4,000 chains of 100 steps; total variation of their ends from the
+law, beside what as many exact draws show, ± the standard deviation between three seeds. Corrected:
+what `tasks.corrected` tunes (MALA; DMALA). Unadjusted: Langevin with the same step, and with a
+quarter of it; for the machines DMALA's proposal, always accepted.
 
-*Use.* Digit × thickness × slant on MNIST: `benchmarks/composition_images.py` says what is trained, held out, and who judges.
-Draws: 16 noise levels from 4 to 0.02, 64 steps of the corrector in all, 24 of a tuned final one, then the jump; 5 of each of
-the ten combinations that are held out, and of ten that are seen, per seed; seeds differ in classifiers and draws (one prior
-and one joint model were trained). Weights w and the length of the classifiers' training were looked at on one seed. Per cent,
-± the standard deviation between seeds. Writes benchmarks/results/composition.{json,md,png}; in the picture a row per
-combination held out: four real images of it, four draws of the composition (w = 4, corrected), four of the joint model
-(guided). composition-shipped.png: four real images, then draws of the same composition on the shipped energy `mnist` (one
-seed), a prior of an hour instead of twenty minutes.
+*Use.* Digit × thickness × slant on MNIST: `benchmarks/composition_images.py` says what is trained,
+held out, and who judges. Draws: 16 noise levels from 4 to 0.02, 64 steps of the corrector in all,
+24 of a tuned final one, then the jump; 5 of each of the ten combinations that are held out, and of
+ten that are seen, per seed; seeds differ in classifiers and draws (one prior and one joint model
+were trained). Weights w and the length of the classifiers' training were looked at on one seed. Per
+cent, ± the standard deviation between seeds. Writes benchmarks/results/composition.{json,md,png};
+in the picture a row per combination held out: four real images of it, four draws of the composition
+(w = 4, corrected), four of the joint model (guided). composition-shipped.png: four real images,
+then draws of the same composition on the shipped energy `mnist` (one seed), a prior of an hour
+instead of twenty minutes.
 """
 
 import argparse
@@ -43,7 +48,7 @@ from lowland.tasks import Attribute, anneal_composed, bounded, corrected
 CHAINS, STEPS, SEEDS = 4000, 100, 3
 CELLS, SIDE = 14, 7.0
 
-# ------------------------------------------------------------------------------------------------------------------- the truth
+# ---------------------------------------------------------------------------------------- the truth
 
 
 def planes() -> dict[str, Energy]:
@@ -160,7 +165,7 @@ def truth() -> dict[str, dict[str, Any]]:
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------------- the use
+# ------------------------------------------------------------------------------------------ the use
 
 SIGMAS = sigma_ladder(4.0, 0.02, 16)
 EACH = 5
@@ -185,8 +190,10 @@ def drawn(
 
 
 def on_shipped(s: Any, judge: Any) -> tuple[dict[str, Any], Tensor]:
-    """The same composition, seed 0, on the shipped energy `mnist`, which was trained for longer and on all of MNIST: what the
-    classifiers alone generalise to where the prior is good. A record, and pictures."""
+    """The same composition, seed 0, on the shipped energy `mnist`, which was trained for longer and
+    on all of MNIST: what the classifiers alone generalise to where the prior is good. A record, and
+    pictures.
+    """
     from benchmarks import composition_images as images
 
     prior: Any = load("mnist")[0]
@@ -261,7 +268,7 @@ def use() -> tuple[dict[str, list[dict[str, Any]]], Tensor, Tensor]:
     return found, torch.cat(sides, 1).flatten(0, 1), more
 
 
-# ------------------------------------------------------------------------------------------------------------------ the tables
+# --------------------------------------------------------------------------------------- the tables
 
 
 def spread(values: list[float], digits: int) -> str:

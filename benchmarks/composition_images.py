@@ -1,15 +1,20 @@
-"""Digits by identity, thickness and slant: what `benchmarks.composition` trains, draws and judges on MNIST.
+"""Digits by identity, thickness and slant: what `benchmarks.composition` trains, draws and judges
+on MNIST.
 
-Ten of the forty combinations, one per digit, are held out of *every* training here: all training images of that digit whose
-thickness and slant lie on that side of the medians. On the rest are trained, apart from each other,
+Ten of the forty combinations, one per digit, are held out of *every* training here: all training
+images of that digit whose thickness and slant lie on that side of the medians. On the rest are
+trained, apart from each other,
 
-    E(x, σ)                 an energy of noisy images that knows no attribute                   (NoiseUNet, MultilevelDSM)
-    −log p_k(y | x, σ)      three small classifiers of noisy images: digit; thickness and slant, each low, middle or high
+    E(x, σ)                 an energy of noisy images that knows no attribute (NoiseUNet,
+                            MultilevelDSM)
+    −log p_k(y | x, σ)      three small classifiers of noisy images: digit; thickness and slant,
+                            each low, middle or high
 
-and composed as E + w Σ_k −log p_k. Beside them one joint model that is told all three attributes, E(x, σ | y), of the same
-size, trained for as many updates on the same images; a tenth of them hide the attributes from it, so that it can be guided
-without a classifier. A draw succeeds if morphology (`metrics.attributes`) finds thickness and slant in the asked third and a
-classifier of clean images, which saw all of MNIST, calls the digit.
+and composed as E + w Σ_k −log p_k. Beside them one joint model that is told all three attributes,
+E(x, σ | y), of the same size, trained for as many updates on the same images; a tenth of them hide
+the attributes from it, so that it can be guided without a classifier. A draw succeeds if morphology
+(`metrics.attributes`) finds thickness and slant in the asked third and a classifier of clean
+images, which saw all of MNIST, calls the digit.
 """
 
 from dataclasses import dataclass, replace
@@ -47,8 +52,10 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class Strokes:
-    """MNIST with attributes: the data without what is held out; y (N, 3) of its training part: digit, thickness, slant; the
-    cuts (2, 2) between low, middle and high; held (10, 3): the combinations held out, and as many that are seen."""
+    """MNIST with attributes: the data without what is held out; y (N, 3) of its training part:
+    digit, thickness, slant; the cuts (2, 2) between low, middle and high; held (10, 3): the
+    combinations held out, and as many that are seen.
+    """
 
     data: Dataset
     y: Tensor
@@ -58,7 +65,9 @@ class Strokes:
 
 
 def strokes(count: int = 20000) -> Strokes:
-    """The first `count` training images of MNIST, measured; held out: digit d with thickness and slant by its number."""
+    """The first `count` training images of MNIST, measured; held out: digit d with thickness and
+    slant by its number.
+    """
     data = load_data("mnist")
     part = data.train.take(slice(count))
     assert part.y is not None
@@ -74,7 +83,7 @@ def strokes(count: int = 20000) -> Strokes:
     return Strokes(replace(data, train=part.take(~out)), y, cuts, held, seen)
 
 
-# --------------------------------------------------------------------------------------------------------------- the models
+# --------------------------------------------------------------------------------------- the models
 
 
 def prior(s: Strokes) -> Energy:
@@ -121,7 +130,8 @@ def classifier(s: Strokes, kind: int, seed: int, steps: int = 2000) -> NoisyClas
 
 
 class Told(Energy):
-    """E(x, σ | y) = ‖x − D(x, σ, y)‖² / 2σ², a `NoiseUNet` whose input has y as 17 more channels; rows of zeros: not told.
+    """E(x, σ | y) = ‖x − D(x, σ, y)‖² / 2σ², a `NoiseUNet` whose input has y as 17 more channels;
+    rows of zeros: not told.
 
     c: σ, one per row or for all; y is held by the energy, one row (B, 17) per point, see `about`.
     """
@@ -160,7 +170,9 @@ class Told(Energy):
 
 
 def joint(s: Strokes, like: Any, seed: int = 0, steps: int = UPDATES, warm: float = WARM) -> Told:
-    """One model of images and all attributes, trained as the prior was, into a file that is used again."""
+    """One model of images and all attributes, trained as the prior was, into a file that is used
+    again.
+    """
     torch.manual_seed(seed)
     net, g = Told(like), torch.Generator().manual_seed(seed)
     path = RUNS / f"composition-joint-{seed}.safetensors"
@@ -224,11 +236,13 @@ def _descend(
             average.update_parameters(net.net)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the judges
+# --------------------------------------------------------------------------------------- the judges
 
 
 def judged(s: Strokes, judge: Any, x: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Shares of pictures with the digit, thickness, slant asked for (N, 3), and all three: of what is held out, and seen."""
+    """Shares of pictures with the digit, thickness, slant asked for (N, 3), and all three: of what
+    is held out, and seen.
+    """
     measured = torch.stack([thickness(x), slant(x)], 1)
     levels = (measured.unsqueeze(2) > s.cuts).sum(2)
     levels[measured.isnan()] = -1
@@ -259,7 +273,9 @@ def real(s: Strokes) -> tuple[Tensor, Tensor]:
 
 
 def examples(s: Strokes) -> Tensor:
-    """Four real test images of each combination held out, (10, 4, 1, 28, 28), black where there are fewer."""
+    """Four real test images of each combination held out, (10, 4, 1, 28, 28), black where there are
+    fewer.
+    """
     x, y = _test(s)
     found = torch.zeros(len(s.held), 4, *x.shape[1:])
     for row, combination in enumerate(s.held):

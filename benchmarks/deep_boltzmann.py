@@ -1,12 +1,15 @@
-"""Deep Boltzmann machine and deep belief net on binarised MNIST: lower bounds of log p with log Z from both sides.
+"""Deep Boltzmann machine and deep belief net on binarised MNIST: lower bounds of log p with log Z
+from both sides.
 
     python -m benchmarks.deep_boltzmann [--binarise threshold] [--runs runs/deep-boltzmann]
 
-log p(v) is bounded from below by variation: mean field for the DBM 500–1000, recognition for the DBN 500–2000. What the bound
-lacks is log Z. Forward annealed importance sampling puts it too low, and the bound too high; so log Z has a bracket here, and a
-bound is printed at both of its ends. Published: DBM −84.62 (Salakhutdinov & Hinton 2009,
+log p(v) is bounded from below by variation: mean field for the DBM 500–1000, recognition for the
+DBN 500–2000. What the bound lacks is log Z. Forward annealed importance sampling puts it too low,
+and the bound too high; so log Z has a bracket here, and a bound is printed at both of its ends.
+Published: DBM −84.62 (Salakhutdinov & Hinton 2009,
 https://proceedings.mlr.press/v5/salakhutdinov09a.html) and DBN −86.22 (Salakhutdinov & Murray 2008,
-https://doi.org/10.1145/1390156.1390266), with forward annealing alone, on stochastically binarised pixels; not verified here.
+https://doi.org/10.1145/1390156.1390266), with forward annealing alone, on stochastically binarised
+pixels; not verified here.
 
 Runs that are finished are read. Writes benchmarks/results/deep-boltzmann[-BINARISATION].{json,md}.
 """
@@ -39,7 +42,9 @@ STEPS: dict[str, Any] = {"dbm": 10_000, "layers": (4000, 700), "fine": 300}
 
 
 def spent(run: Path, work: Any) -> Any:
-    """What the work returns; its CPU seconds are noted in the run, added to those of earlier, interrupted ones."""
+    """What the work returns; its CPU seconds are noted in the run, added to those of earlier,
+    interrupted ones.
+    """
     note, began = run / "cpu.json", time.process_time()
     result = work()
     before = json.loads(note.read_text()) if note.is_file() else 0.0
@@ -97,7 +102,9 @@ def fine_dbn(net: DBN, data: Dataset, run: Path) -> DBN:
 def row(
     name: str, bounds: Tensor, found: Any, of: str, cpu: float, wall: float, began: float
 ) -> dict[str, Any]:
-    """Bound less log Z, at both ends of its bracket. bounds (N,): per test example, known up to log Z."""
+    """Bound less log Z, at both ends of its bracket. bounds (N,): per test example, known up to log
+    Z.
+    """
     value, error = (
         bounds.double().mean().item(),
         (bounds.double().std() / math.sqrt(len(bounds))).item(),
@@ -177,35 +184,39 @@ def markdown(result: dict[str, Any]) -> str:
         f"`{result['command']}`, {result['date']}; {result['machine']['cpu']}, core "
         f"{result['machine']['pinned_cores']}, load {result['machine']['load_average']}",
         "",
-        "| model | bound on test log p, nats, at the ends of log Z | with forward AIS alone | with reverse AIS alone | log Z | "
-        "published | training: CPU s (wall s) |",
+        "| model | bound on test log p, nats, at the ends of log Z | with forward AIS alone | with "
+        "reverse AIS alone | log Z | published | training: CPU s (wall s) |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in result["rows"]:
         published = "" if r["published"] is None else f"{r['published']} (unverified)"
         lines.append(
-            f"| {r['name']} ({r['of']}) | [{r['low']:.2f}, {r['high']:.2f}] ± {r['error']:.2f} | {r['forward']:.2f} | "
-            f"{r['reverse']:.2f} | {r['verdict']} | {published} | {r['cpu_seconds']:.0f} ({r['wall_seconds']:.0f}) |"
+            f"| {r['name']} ({r['of']}) | [{r['low']:.2f}, {r['high']:.2f}] ± {r['error']:.2f} | "
+            f"{r['forward']:.2f} | {r['reverse']:.2f} | {r['verdict']} | {published} | "
+            f"{r['cpu_seconds']:.0f} ({r['wall_seconds']:.0f}) |"
         )
     return "\n".join([*lines, "", *(f"- {note}" for note in result["notes"]), ""])
 
 
 def notes(rows: list[dict[str, Any]], how: str) -> list[str]:
     found = [
-        "± is the standard error over the 10,000 test images. The bracket is of log Z; the bound lies below log p by what mean "
-        "field or recognition miss, on top of it.",
-        f"Training: {STEPS['dbm']} updates (DBM), {STEPS['layers']} (layers of the DBN), {STEPS['fine']} (wake and sleep), on "
-        "50,000 images, in bfloat16 products, on a core shared with other work: CPU seconds are the fair measure.",
+        "± is the standard error over the 10,000 test images. The bracket is of log Z; the bound "
+        "lies below log p by what mean field or recognition miss, on top of it.",
+        f"Training: {STEPS['dbm']} updates (DBM), {STEPS['layers']} (layers of the DBN), "
+        f"{STEPS['fine']} (wake and sleep), on 50,000 images, in bfloat16 products, on a core "
+        "shared with other work: CPU seconds are the fair measure.",
         "The published numbers are of stochastically binarised pixels and forward annealing alone.",
     ]
     if how != "stochastic":
         found.append(
-            f"Binarisation {how} has another entropy: nothing here can be compared with the published numbers."
+            f"Binarisation {how} has another entropy: nothing here can be compared with the "
+            "published numbers."
         )
     for r in rows:
         if "gain_of_100_draws" in r:
             found.append(
-                f"{r['name']}: 100 draws weighed together raise the bound by {r['gain_of_100_draws']:.2f} nats."
+                f"{r['name']}: 100 draws weighed together raise the bound by "
+                f"{r['gain_of_100_draws']:.2f} nats."
             )
     return found
 

@@ -1,4 +1,6 @@
-"""What the proof found in ebmkit and torchebm, each as a program of a few lines that shows it without lowland."""
+"""What the proof found in ebmkit and torchebm, each as a program of a few lines that shows it
+without lowland.
+"""
 
 import subprocess
 import sys
@@ -27,8 +29,9 @@ HALF = "E = lambda x: 0.5 * x.square().sum(1)"
 FINDINGS = (
     Finding(
         "ebmkit `TemperedTransitions` does not leave its law invariant",
-        "The way down ends with the kernel at temperature 1 inside the proposal; Neal's scheme leaves it out, as the kernels "
-        "must be a palindrome. From exact draws of N(0, 1) the variance should stay 1 ± 0.01.",
+        "The way down ends with the kernel at temperature 1 inside the proposal; Neal's scheme "
+        "leaves it out, as the kernels must be a palindrome. From exact draws of N(0, 1) the "
+        "variance should stay 1 ± 0.01.",
         f"""import torch, ebm.samplers as s
 torch.manual_seed(0)
 {HALF}
@@ -37,8 +40,8 @@ print("variance", s.TemperedTransitions(s.MALA(0.5), steps=20).sample(E, x).var(
     ),
     Finding(
         "ebmkit `ParallelTempering(swap_every=2)` never swaps half of its pairs",
-        "The parity of a swap is that of the sweep, and only even sweeps swap. The law is kept; the ladder is cut, and nothing "
-        "says so. With swap_every=1 all pairs swap.",
+        "The parity of a swap is that of the sweep, and only even sweeps swap. The law is kept; "
+        "the ladder is cut, and nothing says so. With swap_every=1 all pairs swap.",
         f"""import torch, ebm.samplers as s
 torch.manual_seed(0)
 {HALF}
@@ -47,9 +50,10 @@ for every in (1, 2, 4):
     pt.sample(E, torch.randn(500, 1)); print("swap_every", every, "swap rates", [round(r, 2) for r in pt.swap_rates()])""",
     ),
     Finding(
-        "ebmkit `NUTS` and `AdaptiveMALA` stand still once a warm-up proposal has a non-finite energy",
-        "The mean acceptance becomes nan, and with it the step size. Chains stay where they are; no error is raised. "
-        "Gamma(3, 1) has mean 3 and variance 3.",
+        "ebmkit `NUTS` and `AdaptiveMALA` stand still once a warm-up proposal has a non-finite "
+        "energy",
+        "The mean acceptance becomes nan, and with it the step size. Chains stay where they are; "
+        "no error is raised. Gamma(3, 1) has mean 3 and variance 3.",
         """import torch, ebm.samplers as s
 torch.manual_seed(0)
 E = lambda x: (x - 2 * x.log()).sum(1)
@@ -59,8 +63,9 @@ for sampler in (s.NUTS(0.5, warmup=200), s.AdaptiveMALA(0.5, warmup=200)):
     ),
     Finding(
         "torchebm `HamiltonianMonteCarlo` puts chains at exactly 0 where the gradient is nan",
-        "In its safe mode positions that are nan become 0 and are then judged, and accepted, as if the trajectory had led "
-        "there. N(0, 1) cut off at 0.5: exact draws have mean -0.51, and no draw is exactly 0.",
+        "In its safe mode positions that are nan become 0 and are then judged, and accepted, as if "
+        "the trajectory had led there. N(0, 1) cut off at 0.5: exact draws have mean -0.51, and no "
+        "draw is exactly 0.",
         """import torch; from torchebm.core import BaseModel; from torchebm.samplers import HamiltonianMonteCarlo as HMC
 torch.manual_seed(0)
 class Cut(BaseModel):
@@ -71,7 +76,8 @@ print("mean before", x.mean().item(), "after", y.mean().item(), "share at exactl
     ),
     Finding(
         "torchebm `HamiltonianMonteCarlo` does not take images",
-        "The kinetic energy is summed over the last dimension only. `RiemannianManifoldHMC` says that it is for vectors.",
+        "The kinetic energy is summed over the last dimension only. `RiemannianManifoldHMC` says "
+        "that it is for vectors.",
         """import torch; from torchebm.core import BaseModel; from torchebm.samplers import HamiltonianMonteCarlo as HMC
 class Bowl(BaseModel):
     def forward(self, x): return 0.5 * x.square().flatten(1).sum(1)

@@ -1,15 +1,18 @@
-"""Judge samples of images, whoever made them, by one protocol: the same classifier, the same real images, equal counts.
+"""Judge samples of images, whoever made them, by one protocol: the same classifier, the same real
+images, equal counts.
 
-    python -m benchmarks.image_quality score --set mnist --samples x.npy --name "lowland mnist" [--about "..."]
-    python -m benchmarks.image_quality temperatures RUN 1.0 0.97 0.94
-    python -m benchmarks.image_quality render
+    python -m benchmarks.image_quality score --set mnist --samples x.npy --name "lowland mnist"
+    [--about "..."] python -m benchmarks.image_quality temperatures RUN 1.0 0.97 0.94 python -m
+    benchmarks.image_quality render
 
-x.npy holds images (N, 1, 28, 28) in [0, 1]. They are clamped there and rounded to 256 levels, as if saved as pictures, and the
-first 10,000 are set against as many test images (fewer against fewer: the table says how many). Features are the 128 numbers
-before the last layer of a convolutional classifier of the set, trained once from seed 0 and kept in runs/. A row `real
-(training images)` shows what no model can beat. `temperatures` compares samples at each (2,000, or --count) with as many images
-of the calibration part, never of the test part, and names those that are told apart least and that cover best.
-Results: benchmarks/results/image-quality.{json,md} and one picture per row.
+x.npy holds images (N, 1, 28, 28) in [0, 1]. They are clamped there and rounded to 256 levels, as if
+saved as pictures, and the first 10,000 are set against as many test images (fewer against fewer:
+the table says how many). Features are the 128 numbers before the last layer of a convolutional
+classifier of the set, trained once from seed 0 and kept in runs/. A row `real (training images)`
+shows what no model can beat. `temperatures` compares samples at each (2,000, or --count) with as
+many images of the calibration part, never of the test part, and names those that are told apart
+least and that cover best. Results: benchmarks/results/image-quality.{json,md} and one picture per
+row.
 """
 
 import argparse
@@ -48,7 +51,9 @@ COLUMNS = {
 
 
 class Classifier(nn.Module):
-    """The fixed judge: four convolutions, a layer of 128 features, ten classes (or one logit, for the two-sample test)."""
+    """The fixed judge: four convolutions, a layer of 128 features, ten classes (or one logit, for
+    the two-sample test).
+    """
 
     def __init__(self, outputs: int = 10) -> None:
         super().__init__()
@@ -106,7 +111,9 @@ def features(judge: Classifier, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def told_apart_by_pixels(x: Tensor, y: Tensor) -> float:
-    """The two-sample test by a convolutional classifier of the images themselves, one half seen, the other called."""
+    """The two-sample test by a convolutional classifier of the images themselves, one half seen,
+    the other called.
+    """
     half = min(len(x), len(y)) // 2
     torch.manual_seed(0)
     seen = torch.cat([x[:half], y[:half]])
@@ -136,12 +143,15 @@ def temperatures(path: Path, values: list[float], count: int = 2000) -> None:
     least = min(found, key=lambda t: found[t]["two_sample"])
     best = max(found, key=lambda t: min(found[t]["precision"], found[t]["recall"]))
     print(
-        f"told apart least at T = {least}; the smaller of precision and recall is largest at T = {best}"
+        f"told apart least at T = {least}; the smaller of precision and recall is largest at T = "
+        f"{best}"
     )
 
 
 def score(x: Tensor, data: Dataset, judge: Classifier, part: Split | None = None) -> dict[str, Any]:
-    """All figures of images x (N, 1, 28, 28) against as many of a part of the data, the test part unless given."""
+    """All figures of images x (N, 1, 28, 28) against as many of a part of the data, the test part
+    unless given.
+    """
     x, part = (x[:10_000].float().clamp(0, 1) * 255).round() / 255, part or data.test
     order = torch.randperm(
         len(part), generator=torch.Generator().manual_seed(0)
@@ -165,7 +175,9 @@ def score(x: Tensor, data: Dataset, judge: Classifier, part: Split | None = None
 
 
 def keep(name: str, row: dict[str, Any], x: Tensor) -> None:
-    """Put a row into the table, in place of one of the same set and name, with a picture of its first 64 images."""
+    """Put a row into the table, in place of one of the same set and name, with a picture of its
+    first 64 images.
+    """
     path = RESULTS / "image-quality.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -243,7 +255,8 @@ def main() -> None:
         or not bool(torch.isfinite(x).all())
     ):
         parser.error(
-            f"{options.samples} holds {tuple(x.shape)}; finite images (N, 1, 28, 28), N at least 1000, are needed"
+            f"{options.samples} holds {tuple(x.shape)}; finite images (N, 1, 28, 28), N at least "
+            "1000, are needed"
         )
     data = load_data(options.set)
     judge = judge_of(data)

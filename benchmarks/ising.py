@@ -1,20 +1,24 @@
-"""Spin updates per second: block Gibbs on the Ising model, periodic, coupling 0.4, 128 chains, 64² and 256² sites, one thread.
+"""Spin updates per second: block Gibbs on the Ising model, periodic, coupling 0.4, 128 chains, 64²
+and 256² sites, one thread.
 
     python -m benchmarks.ising                 both sizes
     python -m benchmarks.ising 64 --rounds 3   one of them
 
-One update draws one spin of one chain from its law given its neighbours; a sweep updates every spin once, both colours of
-the checkerboard in turn. All contenders start from the same points, 128 independent chains in equilibrium, and go on from
-where they stopped:
+One update draws one spin of one chain from its law given its neighbours; a sweep updates every spin
+once, both colours of the checkerboard in turn. All contenders start from the same points, 128
+independent chains in equilibrium, and go on from where they stopped:
 
     lowland             Ising.sweep(x, sweeps, generator): points in, points out, packing included
     lowland compiled    Ising.sweep(..., compiled=True)
-    lowland plain       BlockGibbs by conditionals, one number per spin: what any binary energy with a colouring gets (64² only)
-    thrml, hamon        sample_states, jitted, with a bias of 0; chains batched as was fastest here (see RIVALS)
+    lowland plain       BlockGibbs by conditionals, one number per spin: what any binary energy with
+                        a colouring gets (64² only)
+    thrml, hamon        sample_states, jitted, with a bias of 0; chains batched as was fastest here
+                        (see RIVALS)
 
-Agreement is checked twice. After every run the mean energy of the chains is held against the exact one of the finite
-torus (Kaufman), |z| < 5 with the spread of the middle half of 128 chains; and 3 sweeps from random spins must bring all
-contenders to the same energy, |z| < 5 by Welch's test, which no other number of sweeps does.
+Agreement is checked twice. After every run the mean energy of the chains is held against the exact
+one of the finite torus (Kaufman), |z| < 5 with the spread of the middle half of 128 chains; and 3
+sweeps from random spins must bring all contenders to the same energy, |z| < 5 by Welch's test,
+which no other number of sweeps does.
 """
 
 import importlib
@@ -32,10 +36,9 @@ from benchmarks.runner import Benchmark, Contender, Disagreement, Goal, Outcome
 
 COUPLING, CHAINS, SWEEPS, FEW = 0.4, 128, {64: 500, 256: 200}, 3
 GOALS = {64: (3.0, 30.0), 256: (8.0, 100.0)}
-RIVALS = {  # chains in one batch, the batches one after the other: the fastest of 1, 2, 4, 8, 16, 32 and 128 for each size
-    "thrml": {64: 32, 256: 1},
-    "hamon": {64: 16, 256: 1},
-}
+# chains in one batch, the batches one after the other: the fastest of 1, 2, 4, 8, 16, 32 and 128
+# for each size
+RIVALS = {"thrml": {64: 32, 256: 1}, "hamon": {64: 16, 256: 1}}
 
 
 class Task(NamedTuple):
@@ -93,7 +96,9 @@ def lowland_plain(task: Task) -> Run:
 
 
 def rival(library: str, task: Task) -> Run:
-    """thrml and its descendant hamon, which share their names: nodes and edges, two blocks, one jitted call for all sweeps."""
+    """thrml and its descendant hamon, which share their names: nodes and edges, two blocks, one
+    jitted call for all sweeps.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -160,7 +165,9 @@ def prove(make: Callable[[Task], Run], task: Task) -> Proof:
 
 
 def standard(values: Tensor, truth: float) -> float:
-    """z of the mean; the spread is that of the middle half, so that a few frozen chains cannot hide in it."""
+    """z of the mean; the spread is that of the middle half, so that a few frozen chains cannot hide
+    in it.
+    """
     spread = (values.quantile(0.75) - values.quantile(0.25)) / 1.349
     return ((values.mean() - truth) / (spread / len(values) ** 0.5)).item()
 
@@ -170,7 +177,9 @@ def welch(a: Tensor, b: Tensor) -> float:
 
 
 def check(reference: Outcome, other: Outcome) -> str:
-    """Raise Disagreement unless the energies are right and those after a few sweeps the same; see the module docstring."""
+    """Raise Disagreement unless the energies are right and those after a few sweeps the same; see
+    the module docstring.
+    """
     energies, exact = other.result(), other.proof.exact
     late = standard(energies, exact)
     if not abs(late) < 5:
@@ -181,11 +190,16 @@ def check(reference: Outcome, other: Outcome) -> str:
     early = 0.0 if same else welch(other.proof.early, reference.proof.early)
     if not abs(early) < 5:
         raise Disagreement(f"after {FEW} sweeps from random spins they are apart (z = {early:.1f})")
-    return f"energy {energies.mean():.4f}, exact {exact:.4f}, z {late:+.1f}; after {FEW} sweeps z {early:+.1f}"
+    return (
+        f"energy {energies.mean():.4f}, exact {exact:.4f}, z {late:+.1f}; after {FEW} sweeps z "
+        f"{early:+.1f}"
+    )
 
 
 def start_of(side: int, chains: int, sweeps: int) -> Tensor:
-    """Independent chains in equilibrium: random spins and many sweeps; the correlation time is about 50."""
+    """Independent chains in equilibrium: random spins and many sweeps; the correlation time is
+    about 50.
+    """
     generator = torch.Generator().manual_seed(0)
     return model(side).sweep(model(side).domain.draw(chains, generator), sweeps, generator)
 
@@ -209,7 +223,8 @@ def build(
     goals += [Goal("lowland compiled", name, 1 / compiled) for name in RIVALS]
     return Benchmark(
         name=f"ising-{side}",
-        title=f"Ising model on a {side} × {side} torus, coupling {COUPLING}, {chains} chains × {sweeps} sweeps",
+        title=f"Ising model on a {side} × {side} torus, coupling {COUPLING}, {chains} chains × "
+        f"{sweeps} sweeps",
         contenders=[
             contender(
                 "lowland",
@@ -242,8 +257,9 @@ def build(
         unit="million updates",
         goals=goals,
         notes=(
-            "One update draws one spin of one chain given its neighbours. lowland updates 64 chains with one instruction; "
-            "its times include packing the points into words and unpacking them, once a run."
+            "One update draws one spin of one chain given its neighbours. lowland updates 64 "
+            "chains with one instruction; its times include packing the points into words and "
+            "unpacking them, once a run."
         ),
     )
 

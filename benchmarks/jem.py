@@ -1,20 +1,24 @@
-"""A classifier that is also an energy beside the same net trained by cross-entropy alone: accuracy, calibration, samples.
+"""A classifier that is also an energy beside the same net trained by cross-entropy alone: accuracy,
+calibration, samples.
 
     python -m benchmarks.jem fashion-jem mnist-jem
 
-trains each recipe into runs/RECIPE, with every contrastive weight 0 and all else as it is into runs/RECIPE-alone, and, for
-Fashion-MNIST, with the level as one more head of the trunk into runs/RECIPE-head (a finished run is used again, an unfinished
-one resumed; `--finished` trains none and leaves out what is not done), and reads what follows from the runs. Expected
-calibration error (ECE): 15 bins of equal width of the confidence max_k p(k | x), on all test images, as the energy comes out
-of training, and beside it with p(k | x)^(1/T) for the T of least cross-entropy on the calibration part, images of the
-training set that training never saw. Samples: 1,000 from noise, dealt evenly to the classes, by the generation section of the
-recipe, called by a classifier of real images that never saw one (its own accuracy is in the table).
+trains each recipe into runs/RECIPE, with every contrastive weight 0 and all else as it is into
+runs/RECIPE-alone, and, for Fashion-MNIST, with the level as one more head of the trunk into
+runs/RECIPE-head (a finished run is used again, an unfinished one resumed; `--finished` trains none
+and leaves out what is not done), and reads what follows from the runs. Expected calibration error
+(ECE): 15 bins of equal width of the confidence max_k p(k | x), on all test images, as the energy
+comes out of training, and beside it with p(k | x)^(1/T) for the T of least cross-entropy on the
+calibration part, images of the training set that training never saw. Samples: 1,000 from noise,
+dealt evenly to the classes, by the generation section of the recipe, called by a classifier of real
+images that never saw one (its own accuracy is in the table).
 
-The recipes' energy is E(x, y) = g(x) − log p(y | x): the contrast moves the tower g alone, cross-entropy the trunk alone. So
-what the classifier scores is what it would score without the energy, up to the draws of training, and the twin shows how far
-those go; what the energy costs is time, and a sample of a class is a draw of p(x) that the classifier then calls so. With the
-level as a head, contrast and cross-entropy pull at the same trunk: the row says what that cost.
-Writes benchmarks/results/jem.{json,md} and a picture, one row of samples per class, for each run.
+The recipes' energy is E(x, y) = g(x) − log p(y | x): the contrast moves the tower g alone,
+cross-entropy the trunk alone. So what the classifier scores is what it would score without the
+energy, up to the draws of training, and the twin shows how far those go; what the energy costs is
+time, and a sample of a class is a draw of p(x) that the classifier then calls so. With the level as
+a head, contrast and cross-entropy pull at the same trunk: the row says what that cost. Writes
+benchmarks/results/jem.{json,md} and a picture, one row of samples per class, for each run.
 """
 
 import argparse
@@ -37,7 +41,9 @@ from lowland.training.classifier import Judge, train_judge
 
 SAMPLES = 1000
 COLD = {"step_size": 0.25, "noise": 0.005, "clip": 0.5}
-HEAD = {  # the recipe that was best while the level was a head of the trunk: longer ones were stopped by health
+# the recipe that was best while the level was a head of the trunk: longer ones were stopped by
+# health
+HEAD = {
     "energy.depth": 10,
     "energy.tower": [],
     "objective.steps": 6,
@@ -65,7 +71,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def trained(recipe: str, ending: str, changed: dict[str, Any], finished: bool) -> Path | None:
-    """The finished run of a recipe with a few settings changed; None if it is not finished and is not to be."""
+    """The finished run of a recipe with a few settings changed; None if it is not finished and is
+    not to be.
+    """
     path = Path("runs") / (recipe + ending)
     there = (path / "recipe.json").exists()
     values = read_recipe(path / "recipe.json") if there else read_recipe(recipe, changed)
@@ -76,7 +84,9 @@ def trained(recipe: str, ending: str, changed: dict[str, Any], finished: bool) -
 
 
 def fitted(p: Tensor, labels: Tensor) -> float:
-    """The T at which the mean of −log of p^(1/T) at the labels, p normalised anew, is least: a search between 0.5 and 4."""
+    """The T at which the mean of −log of p^(1/T) at the labels, p normalised anew, is least: a
+    search between 0.5 and 4.
+    """
     logits = p.clamp_min(1e-30).log()
     grid = torch.linspace(0.5, 4.0, 351, dtype=p.dtype)
     losses = torch.stack([torch.nn.functional.cross_entropy(logits / t, labels) for t in grid])
@@ -148,8 +158,8 @@ def judged(recipe: str) -> tuple[Judge, dict[str, Any]]:
 def table(found: dict[str, Any]) -> list[str]:
     """Markdown: a row for each run, and one for real images."""
     lines = [
-        "| recipe | trained by | updates | s | accuracy, % | ECE, % | ECE at fitted T, % | −log p(y given x) | "
-        "confident samples | called as asked | class entropy | Fréchet |",
+        "| recipe | trained by | updates | s | accuracy, % | ECE, % | ECE at fitted T, % | −log "
+        "p(y given x) | confident samples | called as asked | class entropy | Fréchet |",
         "|---" * 12 + "|",
     ]
     for recipe, rows in found.items():
@@ -165,8 +175,8 @@ def table(found: dict[str, Any]) -> list[str]:
             )
         real = rows["real"]
         lines.append(
-            f"| `{recipe}` | real images (judge: {100 * real['judge_accuracy']['value']:.1f} %) | | | | | | | "
-            f"{real['confident']['value']:.3f} | | | {real['frechet']:.1f} |"
+            f"| `{recipe}` | real images (judge: {100 * real['judge_accuracy']['value']:.1f} %) | "
+            f"| | | | | | {real['confident']['value']:.3f} | | | {real['frechet']:.1f} |"
         )
     return lines
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.kill_resume --kills 20
 
-For each recipe one run trains to the end undisturbed. Another is killed with SIGKILL at random moments, `kills` times in all,
-and resumed each time until it is done. Then every file of the final checkpoint (weights, averages, optimiser, chains,
-generators, position) and log.jsonl must be equal, byte for byte. Writes benchmarks/results/kill_resume.{json,md}.
+For each recipe one run trains to the end undisturbed. Another is killed with SIGKILL at random
+moments, `kills` times in all, and resumed each time until it is done. Then every file of the final
+checkpoint (weights, averages, optimiser, chains, generators, position) and log.jsonl must be equal,
+byte for byte. Writes benchmarks/results/kill_resume.{json,md}.
 """
 
 import argparse

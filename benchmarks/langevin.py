@@ -1,19 +1,21 @@
 """Langevin steps per second on a small convolutional energy of MNIST images, one thread, float32.
 
-The network is 1 → 64 → 128 channels (kernels 4, strides 2, padding 1), then 6272 → 256 → 1, with SiLU; 128 chains of
-60 steps on unconstrained 28 × 28 images. Weights are random (seed 0): a step costs the same whatever they are. All
-contenders get the same network object, in eval mode and with frozen weights.
+The network is 1 → 64 → 128 channels (kernels 4, strides 2, padding 1), then 6272 → 256 → 1, with
+SiLU; 128 chains of 60 steps on unconstrained 28 × 28 images. Weights are random (seed 0): a step
+costs the same whatever they are. All contenders get the same network object, in eval mode and with
+frozen weights.
 
 The move is one and the same,   x ← x − h ∇E(x) + √(2hT) ξ,   ξ ~ N(0, I):
 
     floor      a loop over forward, autograd.grad with respect to x, and randn_like
     lowland    Langevin(step_size=h, temperature=T)
-    ebmkit     LangevinDynamics(step_size=h, noise_scale=σ):      x ← x − h ∇E(x) + σ ξ,                so σ = √(2hT)
-    torchebm   LangevinDynamics(step_size=h, noise_scale=s):      x ← x − h ∇E(x) + s √(2h) ξ,          so s = √T
+    ebmkit     LangevinDynamics(step_size=h, noise_scale=σ): x ← x − h ∇E(x) + σ ξ, so σ = √(2hT)
+    torchebm   LangevinDynamics(step_size=h, noise_scale=s): x ← x − h ∇E(x) + s √(2h) ξ, so s = √T
 
-Agreement is checked four ways: (1) without noise, all reach the same x, to 10⁻⁴ of the way they went (torchebm refuses
-a noise of 0 and gets 10⁻¹²); (2) in one noisy step, what is left after the drift has variance 2h, |z| < 5; after the
-timed runs (3) the squared displacement and (4) the energy of the chains agree, |z| < 5 by Welch's test over chains.
+Agreement is checked four ways: (1) without noise, all reach the same x, to 10⁻⁴ of the way they
+went (torchebm refuses a noise of 0 and gets 10⁻¹²); (2) in one noisy step, what is left after the
+drift has variance 2h, |z| < 5; after the timed runs (3) the squared displacement and (4) the energy
+of the chains agree, |z| < 5 by Welch's test over chains.
 """
 
 import math
@@ -122,8 +124,8 @@ def torchebm(task: Task) -> Run:
 
 
 class Proof(NamedTuple):
-    """quiet: points after all steps without noise; drift: after one; single: after one with noise; calls: of the
-    network in a run, with and without a graph; energy: scores points."""
+    """quiet: points after all steps without noise; drift: after one; single: after one with noise;
+    calls: of the network in a run, with and without a graph; energy: scores points."""
 
     start: Tensor
     quiet: Tensor
@@ -166,7 +168,8 @@ def check(reference: Outcome, other: Outcome) -> str:
     noise = ((left.square().mean() / (2 * STEP) - 1) / math.sqrt(2 / n)).item()
     if not abs(noise) < 5:
         raise Disagreement(
-            f"the noise of one step has {left.var() / (2 * STEP):.4f} of its variance (z = {noise:.1f})"
+            f"the noise of one step has {left.var() / (2 * STEP):.4f} of its variance (z = "
+            f"{noise:.1f})"
         )
     travelled = [
         (x - start).square().flatten(1).mean(1).double() for x in (other.result, reference.result)
@@ -179,7 +182,10 @@ def check(reference: Outcome, other: Outcome) -> str:
     calls = f"{proof.calls[0]} gradients" + (
         f" + {proof.calls[1]} forwards" if proof.calls[1] else ""
     )
-    return f"drift to {error:.0e}, noise z {noise:+.1f}, way z {zs['way']:+.1f}, energy z {zs['energy']:+.1f}; {calls}"
+    return (
+        f"drift to {error:.0e}, noise z {noise:+.1f}, way z {zs['way']:+.1f}, energy z "
+        f"{zs['energy']:+.1f}; {calls}"
+    )
 
 
 def build(batch: int = 128, steps: int = 60) -> Benchmark:
@@ -192,7 +198,8 @@ def build(batch: int = 128, steps: int = 60) -> Benchmark:
 
     return Benchmark(
         name="langevin",
-        title=f"Langevin steps on an MNIST convolutional energy, {batch} chains × {steps} steps, float32",
+        title=f"Langevin steps on an MNIST convolutional energy, {batch} chains × {steps} steps, "
+        "float32",
         contenders=[
             contender(
                 "floor",
@@ -230,8 +237,9 @@ def build(batch: int = 128, steps: int = 60) -> Benchmark:
             Goal("lowland", "torchebm", 1.0),
         ],
         notes=(
-            "One step is x ← x − h ∇E(x) + √(2h) ξ. lowland pays one gradient more than the others, "
-            "for the energy and score of the last point, which its trace returns and the others do not."
+            "One step is x ← x − h ∇E(x) + √(2h) ξ. lowland pays one gradient more than the "
+            "others, for the energy and score of the last point, which its trace returns and the "
+            "others do not."
         ),
     )
 

@@ -1,15 +1,18 @@
-"""Every objective at equal processor time: cost of an update, quality of draws, and what a rate ten times too large does.
+"""Every objective at equal processor time: cost of an update, quality of draws, and what a rate ten
+times too large does.
 
     python -m benchmarks.objectives run moons --seconds 10 --seeds 0 1 2
     python -m benchmarks.objectives run moons --seconds 10 --seeds 0 --rate 10
     python -m benchmarks.objectives run digits --seconds 30 --seeds 0
-    python -m benchmarks.objectives measure    # the figures again, from the draws that the runs left
+    python -m benchmarks.objectives measure    # the figures again, from the draws that the runs
+                                               left
     python -m benchmarks.objectives pages
 
-A contender is a shipped recipe (moons*, digits*) with the number of updates that fit into the given processor seconds of one
-thread, measured on the first updates of a copy; everything else is as shipped, schedules stretch with the updates. Runs go to
-runs/objectives/; what is in the record is not repeated. Writes results/objectives.{json,md}, docs/gallery.md with its
-pictures and docs/which-objective.md.
+A contender is a shipped recipe (moons*, digits*) with the number of updates that fit into the given
+processor seconds of one thread, measured on the first updates of a copy; everything else is as
+shipped, schedules stretch with the updates. Runs go to runs/objectives/; what is in the record is
+not repeated. Writes results/objectives.{json,md}, docs/gallery.md with its pictures and
+docs/which-objective.md.
 """
 
 import argparse
@@ -55,7 +58,9 @@ def contenders(data: str) -> list[str]:
 
 
 def seconds_per_update(values: dict[str, Any]) -> float:
-    """Processor seconds of an update, after the first ones; of one at each size, where images grow."""
+    """Processor seconds of an update, after the first ones; of one at each size, where images
+    grow.
+    """
     data = load_recipe_data(values)
     return sum(
         _cost(values, part)
@@ -127,7 +132,9 @@ def folder(name: str, seed: int, rate: float) -> Path:
 
 
 def leave_draws(path: Path) -> None:
-    """Draws of a run as its recipe says, as many as there are test points or 1000, left beside it."""
+    """Draws of a run as its recipe says, as many as there are test points or 1000, left beside
+    it.
+    """
     one = subject(Run.open(path))
     x = draw(one, min(DRAWS, len(one.data.test.x)), torch.Generator().manual_seed(77)).x
     Run(path).write_tensors("draws.safetensors", {"x": x})
@@ -139,7 +146,9 @@ def record() -> dict[str, Any]:
 
 
 def keep(row: dict[str, Any], **real: dict[str, Any]) -> None:
-    """Add a row, in place of an older one of the same recipe, seed and rate, and figures of real data."""
+    """Add a row, in place of an older one of the same recipe, seed and rate, and figures of real
+    data.
+    """
     same, old = ("recipe", "seed", "rate"), record()
     rows = [each for each in old["rows"] if any(each[k] != row[k] for k in same)]
     text = ",\n".join(json.dumps(each) for each in [*rows, row])
@@ -172,7 +181,9 @@ def run(data: str, seconds: float, seeds: list[int], rate: float, only: list[str
 
 
 def measure() -> None:
-    """All figures of the record again, from the draws that the runs left, and those of real data beside them."""
+    """All figures of the record again, from the draws that the runs left, and those of real data
+    beside them.
+    """
     torch.set_num_threads(1)
     seen: set[str] = set()
     for row in record()["rows"]:

@@ -1,4 +1,6 @@
-"""What folk say of objectives, each saying beside what was measured; every number is read from the record."""
+"""What folk say of objectives, each saying beside what was measured; every number is read from the
+record.
+"""
 
 import math
 import statistics
@@ -8,7 +10,9 @@ Rows = list[dict[str, Any]]
 
 
 class Record:
-    """The rows at the recipe's rate and at one far too large, by recipe, and the figures of real data."""
+    """The rows at the recipe's rate and at one far too large, by recipe, and the figures of real
+    data.
+    """
 
     def __init__(self, rows: Rows, real: dict[str, dict[str, Any]]) -> None:
         self.own: dict[str, Rows] = {}
@@ -55,7 +59,9 @@ def main_figure(row: dict[str, Any]) -> str:
 
 
 def value_of(row: dict[str, Any], key: str) -> float | None:
-    """A figure of a row without its error, infinite if the draws were not finite; None if it has none."""
+    """A figure of a row without its error, infinite if the draws were not finite; None if it has
+    none.
+    """
     if key == main_figure(row) and not row["finite"]:
         return math.inf
     value = row.get(key)
@@ -222,7 +228,8 @@ def joint(r: Record) -> str:
     listed = ", ".join(f"`{name}` {100 * r.mean(name, 'accuracy'):.1f} %" for name in names)
     both = ("digits", "digits-jem", "digits-regularised")
     labels = (
-        f" Labels help the draws as well; Fréchet: {r.ranked(*both)} (`digits-regularised` knows none)."
+        f" Labels help the draws as well; Fréchet: {r.ranked(*both)} (`digits-regularised` knows "
+        "none)."
         if r.has(*both)
         else ""
     )

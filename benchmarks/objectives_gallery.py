@@ -1,4 +1,6 @@
-"""The gallery: a section for each objective, a picture for each recipe that `benchmarks.objectives` trained."""
+"""The gallery: a section for each objective, a picture for each recipe that `benchmarks.objectives`
+trained.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,12 @@ def gallery(record: Record, place: Path) -> str:
     text = [
         "# Gallery",
         "",
-        "What each objective makes of two sets in the same processor time ([how much](which-objective.md#measured)): draws of",
-        "seed 0, the first ones, none chosen. In the plane the energy is the colour (dark is low), draws are dots. Written by",
-        "`python -m benchmarks.objectives pages`. The command below a picture trains the recipe as shipped, which takes longer",
+        "What each objective makes of two sets in the same processor time ([how "
+        "much](which-objective.md#measured)): draws of",
+        "seed 0, the first ones, none chosen. In the plane the energy is the colour (dark is low), "
+        "draws are dots. Written by",
+        "`python -m benchmarks.objectives pages`. The command below a picture trains the recipe as "
+        "shipped, which takes longer",
         "than the picture did.",
         "",
         "| two moons: data | digits: data |",

@@ -1,4 +1,6 @@
-"""What the draws of a run are worth, from the draws that it left: figures of `benchmarks.objectives`, nothing trained again."""
+"""What the draws of a run are worth, from the draws that it left: figures of
+`benchmarks.objectives`, nothing trained again.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -27,7 +29,9 @@ FINE = 0.15  # a width at which a blur of the moons shows that the median distan
 
 
 def measured(path: Path) -> dict[str, Any]:
-    """The figures of a run: its draws beside test data, its energy on test data and outliers, and what else it can do."""
+    """The figures of a run: its draws beside test data, its energy on test data and outliers, and
+    what else it can do.
+    """
     one = subject(Run.open(path))
     x = one.run.read_tensors("draws.safetensors")["x"]
     if not bool(x.isfinite().all()):
@@ -64,7 +68,9 @@ def real(path: Path) -> dict[str, Any]:
 
 
 def outliers(data: Split) -> Tensor:
-    """What is no data and near them: points in the plane stretched by half, the upper half of one digit on another's lower."""
+    """What is no data and near them: points in the plane stretched by half, the upper half of one
+    digit on another's lower.
+    """
     if data.x.dim() == 2:
         return 1.5 * data.x
     assert data.y is not None
@@ -74,7 +80,9 @@ def outliers(data: Split) -> Tensor:
 
 
 def compared(x: Tensor, test: Tensor) -> dict[str, Any]:
-    """Draws beside test data: in the plane themselves, for images the features of one classifier."""
+    """Draws beside test data: in the plane themselves, for images the features of one
+    classifier.
+    """
     if test.dim() == 2:
         width = float(torch.pdist(test).median())
         return {
@@ -104,7 +112,9 @@ def _told_apart(x: Tensor, test: Tensor) -> dict[str, Any]:
 
 
 def _neighbours(one: Subject) -> tuple[float, float]:
-    """The share of test data whose nearest training datum is of their class: by features, and by the numbers themselves."""
+    """The share of test data whose nearest training datum is of their class: by features, and by
+    the numbers themselves.
+    """
     energy: Any = one.energy
     train, test = one.data.train, one.data.test
     with torch.no_grad():

@@ -52,7 +52,9 @@ def spread(values: list[float], unit: float, digits: int) -> str:
 
 
 def table(record: Record, data: str) -> list[str]:
-    """One set as a Markdown table: cost, quality at equal time, what haste does; the best first, real data above."""
+    """One set as a Markdown table: cost, quality at equal time, what haste does; the best first,
+    real data above.
+    """
     columns, names = COLUMNS[data], sorted(record.on(data), key=record.quality)
     hasty = any(name in record.hasty for name in names)
     head = ["recipe", "objective", "ms per update", "updates", *(title for title, *_ in columns)]
@@ -114,20 +116,23 @@ def measured(record: Record) -> list[str]:
         rows = [row for name in names for row in record.own[name]]
         budget, seeds = sorted({row["budget"] for row in rows}), len({row["seed"] for row in rows})
         text += [
-            f"### {data}: {' or '.join(f'{b:g}' for b in budget)} s of one thread, {seeds} seed{'s' * (seeds > 1)}",
+            f"### {data}: {' or '.join(f'{b:g}' for b in budget)} s of one thread, {seeds} "
+            f"seed{'s' * (seeds > 1)}",
             "",
         ]
         text += [*table(record, data), ""]
         errors = [row["fine"]["error"] for row in rows if "fine" in row]
         if errors:
             text += [
-                f"The standard error of one fine MMD² is about {1000 * statistics.median(errors):.1f} (median).",
+                "The standard error of one fine MMD² is about "
+                f"{1000 * statistics.median(errors):.1f} (median).",
                 "",
             ]
         if "frechet" in record.real.get(data, {}):
             floor = shown(record.real[data]["frechet"], data)
             text += [
-                f"Two sets of real {data} of this size are {floor} apart: below that the figure tells no more.",
+                f"Two sets of real {data} of this size are {floor} apart: below that the figure "
+                "tells no more.",
                 "",
             ]
         if any(record.own[name][0]["objective"] in NOT_DRAWN for name in names):
@@ -144,8 +149,8 @@ def measured(record: Record) -> list[str]:
 def _compared(record: Record, name: str) -> str:
     share, pixels = (100 * record.mean(name, key) for key in ("neighbour", "neighbour_pixels"))
     return (
-        f"`{name}`: the nearest training digit by its features is of the same class for {share:.1f} % of held-out digits, by "
-        f"pixels for {pixels:.1f} %."
+        f"`{name}`: the nearest training digit by its features is of the same class for "
+        f"{share:.1f} % of held-out digits, by pixels for {pixels:.1f} %."
     )
 
 
@@ -165,12 +170,16 @@ def write_pages(rows: Rows, real: dict[str, dict[str, Any]]) -> None:
 
 
 def which_page(record: Record, figures: str) -> str:
-    """The page: needs, families, the tables, what folk say and what was measured, costs one by one."""
+    """The page: needs, families, the tables, what folk say and what was measured, costs one by
+    one.
+    """
     text = [
         "# Which objective?",
         "",
-        "An objective decides what data are compared with. None of them needs log Z, and each pays for that elsewhere: with",
-        "chains, with gradients of gradients, or with an energy that is right only near the data. Find your need, then look at",
+        "An objective decides what data are compared with. None of them needs log Z, and each pays "
+        "for that elsewhere: with",
+        "chains, with gradients of gradients, or with an energy that is right only near the data. "
+        "Find your need, then look at",
         "what was measured; the [gallery](gallery.md) shows what came out.",
         "",
         "| you want | take | because |",
@@ -184,16 +193,22 @@ def which_page(record: Record, figures: str) -> str:
             for family, (other, names) in FAMILIES.items()
         ),
         "",
-        f"{', '.join(f'`{name}`' for name in registered('term'))} are terms, not objectives: they add to any of them, as",
+        f"{', '.join(f'`{name}`' for name in registered('term'))} are terms, not objectives: they "
+        "add to any of them, as",
         "`[[terms]]` of a recipe (`lowland recipes show digits-regularised`).",
         "",
         "## Measured",
         "",
-        "Every shipped recipe on a set got the same seconds of one thread; schedules stretch to the updates that fit.",
-        "The recipes were made by people who knew the sets, with unequal care, and most want more time than this. One set of",
-        "settings each: a loser here may win after tuning. The sets are small, so that all can be trained in minutes. Other",
-        "programs shared the processor, so that a cost below is good to about a third: read factors, not decimals. What rates",
-        "far too large do, with lowland's cures and without, is in [the grid of runs](../benchmarks/results/survival.md).",
+        "Every shipped recipe on a set got the same seconds of one thread; schedules stretch to "
+        "the updates that fit.",
+        "The recipes were made by people who knew the sets, with unequal care, and most want more "
+        "time than this. One set of",
+        "settings each: a loser here may win after tuning. The sets are small, so that all can be "
+        "trained in minutes. Other",
+        "programs shared the processor, so that a cost below is good to about a third: read "
+        "factors, not decimals. What rates",
+        "far too large do, with lowland's cures and without, is in [the grid of "
+        "runs](../benchmarks/results/survival.md).",
         "",
         figures,
         "",

@@ -1,4 +1,6 @@
-"""Words of the page "Which objective?": needs, families, and what each class says of itself in its docstring."""
+"""Words of the page "Which objective?": needs, families, and what each class says of itself in its
+docstring.
+"""
 
 import inspect
 import re
@@ -9,18 +11,21 @@ NEEDS: list[tuple[str, str, str]] = [
     (
         "pictures, or samples of any kind, that are good",
         "`MultilevelDSM`",
-        "No chain runs while it trains; samples come from a few dozen gradients. The energy is one of point and noise level. "
-        "[Fashion-MNIST and MNIST](../benchmarks/results/image-quality.md).",
+        "No chain runs while it trains; samples come from a few dozen gradients. The energy is one "
+        "of point and noise level. [Fashion-MNIST and "
+        "MNIST](../benchmarks/results/image-quality.md).",
     ),
     (
         "one density for everything: scores, composition, restoration",
         "`PCD`; `EnergyMatching` where its chains do not get going",
-        "The energy is a function of the point alone, and its chains have seen the places that data do not reach.",
+        "The energy is a function of the point alone, and its chains have seen the places that "
+        "data do not reach.",
     ),
     (
         "a normalised density in few dimensions",
         "`NCE`, `RankingNCE`",
-        "No chains and no gradients in x. Not for images: noise is told from data at a glance, and then nothing is learned.",
+        "No chains and no gradients in x. Not for images: noise is told from data at a glance, and "
+        "then nothing is learned.",
     ),
     (
         "the law of smooth data, exactly, in few dimensions",
@@ -35,7 +40,8 @@ NEEDS: list[tuple[str, str, str]] = [
     (
         "a classifier that is also an energy",
         "`JEM`",
-        "One network; the cross-entropy sets the levels of the classes, the contrast that of everything else.",
+        "One network; the cross-entropy sets the levels of the classes, the contrast that of "
+        "everything else.",
     ),
     (
         "to find outliers, and no samples",
@@ -45,7 +51,8 @@ NEEDS: list[tuple[str, str, str]] = [
     (
         "a classifier that small changes do not fool",
         "`Robust`",
-        "Cross-entropy at the worst point of a ball; [what it is worth under attack](../benchmarks/results/robustness.md).",
+        "Cross-entropy at the worst point of a ball; [what it is worth under "
+        "attack](../benchmarks/results/robustness.md).",
     ),
     (
         "samples in one pass of a network",
@@ -111,11 +118,16 @@ FIGURES = """- *ms per update*, *updates*: processor time of one of the first up
 - *outliers*: AUROC of the energy: moons against moons stretched by half, digits against the upper half of one on the lower
   half of another.
 - *s to draw*: processor seconds for as many samples as are judged, by the recipe's way of drawing."""
-HASTY = "- *rate × {haste:g}*: the same figure with {haste:g} times the recipe's rate, and how often health rolled back."
+HASTY = (
+    "- *rate × {haste:g}*: the same figure with {haste:g} times the recipe's rate, and how often "
+    "health rolled back."
+)
 
 
 def said(kind: str = "objective") -> dict[str, tuple[str, str]]:
-    """Of every registered class: what an update costs, and when to use it, in the words of its docstring."""
+    """Of every registered class: what an update costs, and when to use it, in the words of its
+    docstring.
+    """
     return {
         name: (_after(cls, r"Cost(?: per update)?: "), _after(cls, r"Use it "))
         for name, cls in registered(kind).items()

@@ -1,28 +1,35 @@
-"""Which score tells what from what: classifiers, a JEM, unconditional energies and ensembles against sets near and far.
+"""Which score tells what from what: classifiers, a JEM, unconditional energies and ensembles
+against sets near and far.
 
-    python -m benchmarks.ood                       everything: the boards of all four data sets, tables, promises
-    python -m benchmarks.ood fashion-mnist mnist   the boards of these; `mnist-small`, `fashion-mnist-small`, `tabular` and
-                                                   `promises` are the other parts
+    python -m benchmarks.ood                       everything: the boards of all four data sets,
+                                                   tables, promises
+    python -m benchmarks.ood fashion-mnist mnist   the boards of these; `mnist-small`,
+                                                   `fashion-mnist-small`, `tabular` and `promises`
+                                                   are the other parts
 
-In = test images of Fashion-MNIST, MNIST, scikit-learn's digits and CIFAR-10 (recompressed as JPEG, so not comparable with
-papers). Out = the other sets (resized where shapes differ), the test images rotated, blurred, mixed, inverted, permuted, noise
-of two kinds, one grey, and a class that was held out of training. All settings are the defaults of the library, and no score
-learns from an outlier: what it learns, it learns from 5,000 training images. One choice did see outliers: whether `multiscale`
-takes the logarithm of slopes was decided after a look at Fashion-MNIST against MNIST (500 images; six levels fixed before it;
-99.1 without, 99.6 with it; the row of σ = 1 was seen in that look as well); every other column, and MNIST, digits and
-CIFAR-10, came after.
+In = test images of Fashion-MNIST, MNIST, scikit-learn's digits and CIFAR-10 (recompressed as JPEG,
+so not comparable with papers). Out = the other sets (resized where shapes differ), the test images
+rotated, blurred, mixed, inverted, permuted, noise of two kinds, one grey, and a class that was held
+out of training. All settings are the defaults of the library, and no score learns from an outlier:
+what it learns, it learns from 5,000 training images. One choice did see outliers: whether
+`multiscale` takes the logarithm of slopes was decided after a look at Fashion-MNIST against MNIST
+(500 images; six levels fixed before it; 99.1 without, 99.6 with it; the row of σ = 1 was seen in
+that look as well); every other column, and MNIST, digits and CIFAR-10, came after.
 
-Rows: *classifier*, two convolutions and two linear layers by cross-entropy alone (`training.judge`), three seeds, mean and
-spread over seeds; *3 classifiers*, the same as an ensemble; *JEM* (one seed), E(x) of its tower and the scores of its
-classifier; *PCD*, an unconditional energy by persistent contrastive divergence (one seed; three for digits), which was told
-labels in training where the recipe says so, and is asked without; *E(x, σ)*, the shipped energy of noise (one seed). Where a
-row has one seed, ± is half of the 95 % bootstrap interval over test images; where it has three, the deviation over seeds. The
-class is held out of plain classifiers and of *small E(x, σ)*, three seeds each: energies of noise a third the size of the
-shipped ones, trained here in minutes without that class (2,000 updates, runs/ood-*), whose inliers are test images of the other
-classes and whose sets are made of them; to hold a class out of the large ones they would have to be trained anew. No PCD energy
-and no JEM of CIFAR-10 was trained, and there is no energy of noise of the 8 × 8 digits. A bilinear turn and
-resizing smooth pixels; `multiscale` sees that as a change of texture (MNIST turned by 5° at once, by 90°, which moves pixels
-and mixes none, less well), so its figures there say little about the change of shape.
+Rows: *classifier*, two convolutions and two linear layers by cross-entropy alone
+(`training.judge`), three seeds, mean and spread over seeds; *3 classifiers*, the same as an
+ensemble; *JEM* (one seed), E(x) of its tower and the scores of its classifier; *PCD*, an
+unconditional energy by persistent contrastive divergence (one seed; three for digits), which was
+told labels in training where the recipe says so, and is asked without; *E(x, σ)*, the shipped
+energy of noise (one seed). Where a row has one seed, ± is half of the 95 % bootstrap interval over
+test images; where it has three, the deviation over seeds. The class is held out of plain
+classifiers and of *small E(x, σ)*, three seeds each: energies of noise a third the size of the
+shipped ones, trained here in minutes without that class (2,000 updates, runs/ood-*), whose inliers
+are test images of the other classes and whose sets are made of them; to hold a class out of the
+large ones they would have to be trained anew. No PCD energy and no JEM of CIFAR-10 was trained, and
+there is no energy of noise of the 8 × 8 digits. A bilinear turn and resizing smooth pixels;
+`multiscale` sees that as a change of texture (MNIST turned by 5° at once, by 90°, which moves
+pixels and mixes none, less well), so its figures there say little about the change of shape.
 """
 
 import argparse
@@ -106,7 +113,9 @@ class Row:
 
 
 def fitted(energy: Any, score: str | Score, data: Dataset) -> Scorer:
-    """A score that has learned from training images; calibration matters for p-values, not for ranks, and is small here."""
+    """A score that has learned from training images; calibration matters for p-values, not for
+    ranks, and is small here.
+    """
     detector = Detector(energy, score)
     if detector.how.learns:
         known = data.train.take(slice(REFERENCE))
@@ -248,7 +257,9 @@ def one_board(name: str, count: int, held: bool = True) -> dict[str, Any]:
 
 
 def small_rows(name: str, data: Dataset) -> list[Row]:
-    """Small energies of noise, three seeds, each trained once into a run, and their sum at σ = 1 as an ensemble."""
+    """Small energies of noise, three seeds, each trained once into a run, and their sum at σ = 1 as
+    an ensemble.
+    """
     energies: list[Any] = []
     for seed in SEEDS:
         recipe = read_recipe(name, SMALL | {"seed": seed})
@@ -276,7 +287,9 @@ def small_rows(name: str, data: Dataset) -> list[Row]:
 
 
 def small_board(name: str, count: int) -> dict[str, Any]:
-    """The rows of small energies of noise that were trained without a class; inliers are test images of the others."""
+    """The rows of small energies of noise that were trained without a class; inliers are test
+    images of the others.
+    """
     rest, outside = parted(load_data(name))
     g, inside = torch.Generator().manual_seed(0), rest.test.x[:count]
     sets = outlier_sets(inside, g, other_data(name, rest.domain.shape, count)[0])
@@ -343,11 +356,13 @@ def picture(name: str, graded: Mapping[str, Any]) -> None:
     plt.close(figure)
 
 
-# ---- pages -----------------------------------------------------------------------------------------------------------------
+# ---- pages ---------------------------------------------------------------------------------------
 
 
 def cell(figures: list[dict[str, Any]], metric: str = "auroc") -> str:
-    """Mean over seeds ± their deviation, or the value of one seed ± half its bootstrap interval; in %."""
+    """Mean over seeds ± their deviation, or the value of one seed ± half its bootstrap interval; in
+    %.
+    """
     values = [100 * f[metric]["value"] for f in figures]
     if len(values) > 1:
         return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
@@ -385,7 +400,8 @@ def board_page(
     if small is not None:
         lines += [
             "",
-            f"*small E(x, σ)*: {small['count']} test images of the classes that they were trained on.",
+            f"*small E(x, σ)*: {small['count']} test images of the classes that they were trained "
+            "on.",
         ]
     lines += [
         "",
@@ -419,7 +435,8 @@ def anchor_page(b: Mapping[str, Any]) -> list[str]:
         "",
     ]
     lines += [
-        "| row | AUROC | AUPR, outliers positive | AUPR, inliers positive | FPR at 95 % TPR | detection error |",
+        "| row | AUROC | AUPR, outliers positive | AUPR, inliers positive | FPR at 95 % TPR | "
+        "detection error |",
         "|---" * 6 + "|",
     ]
     for row, cells in b["found"].items():
@@ -435,7 +452,8 @@ def page(found: Mapping[str, Any]) -> str:
     missing = [part for part, name in SMALL_PARTS.items() if name not in found.get("small", {})]
     if missing:
         lines += [
-            f"Not run yet, so their rows are missing: `python -m benchmarks.ood {' '.join(missing)}`.",
+            "Not run yet, so their rows are missing: `python -m benchmarks.ood "
+            f"{' '.join(missing)}`.",
             "",
         ]
     if "fashion-mnist" in boards and "mnist" in boards["fashion-mnist"]["kinds"]:
@@ -477,12 +495,14 @@ def page(found: Mapping[str, Any]) -> str:
             verdict = "kept" if p["kept"] else "BROKEN"
             told = f"{p['mean']:.4f} | {beyond} | {p['z']:+.1f} | {verdict}"
             lines.append(
-                f"| {p['promise']} | {p['alpha']} | {p['n']} | {p['scores']} | {p['ranks']} | {told} |"
+                f"| {p['promise']} | {p['alpha']} | {p['n']} | {p['scores']} | {p['ranks']} | "
+                f"{told} |"
             )
     for part, about in found.get("about", {}).items():
         lines += [
             "",
-            f"{part}: {about['date']}, {about['seconds']:.0f} CPU seconds, {about['machine']['cpu']}, one thread",
+            f"{part}: {about['date']}, {about['seconds']:.0f} CPU seconds, "
+            f"{about['machine']['cpu']}, one thread",
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,6 @@
-"""The two parts of `benchmarks.ood` that are no board: detection on tables, and promises over many calibration splits."""
+"""The two parts of `benchmarks.ood` that are no board: detection on tables, and promises over many
+calibration splits.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +13,13 @@ from lowland import Detector, load, load_data
 from lowland.metrics import alarm_ranks, auroc, p_values
 from lowland.tasks.detection.detector import verdicts
 
-# ---- tables ----------------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def tables() -> dict[str, Any]:
-    """One-class detection on tables: trained on half of the normal rows, tested on the other half and on all others."""
+    """One-class detection on tables: trained on half of the normal rows, tested on the other half
+    and on all others.
+    """
     from sklearn import datasets
 
     wine, cancer, digits = (
@@ -75,7 +79,8 @@ def contenders() -> dict[str, Callable[[int], Any]]:
 def one_split(make: Callable[[int], Any], x: Any, normal: Any, seed: int) -> float:
     """AUROC of one split; columns are standardised by the training half.
 
-    ECOD of PyOD ranks rows together with those they come with, so that many outliers look normal; it gets each row by itself.
+    ECOD of PyOD ranks rows together with those they come with, so that many outliers look normal;
+    it gets each row by itself.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -96,11 +101,13 @@ def one_split(make: Callable[[int], Any], x: Any, normal: Any, seed: int) -> flo
     return auroc(scores(x[order[half:]]), scores(x[~normal])).value
 
 
-# ---- promises --------------------------------------------------------------------------------------------------------------
+# ---- promises ------------------------------------------------------------------------------------
 
 
 def rates(scores: Tensor, count: int, ranks: int, splits: int = 200) -> Tensor:
-    """The false-alarm rate of a detector that calls r ranks of n on all other points, over random calibration splits."""
+    """The false-alarm rate of a detector that calls r ranks of n on all other points, over random
+    calibration splits.
+    """
     g, found = torch.Generator().manual_seed(0), []
     for _ in range(splits):
         order = torch.randperm(len(scores), generator=g)
@@ -110,7 +117,9 @@ def rates(scores: Tensor, count: int, ranks: int, splits: int = 200) -> Tensor:
 
 
 def promises() -> list[dict[str, Any]]:
-    """200 random calibration splits of real energies: means for "marginal", shares beyond α for "conditional", planted bugs."""
+    """200 random calibration splits of real energies: means for "marginal", shares beyond α for
+    "conditional", planted bugs.
+    """
     data = load_data("fashion-mnist")
     energy, _, _ = load("runs/quality-fashion-mnist-pcd-0")
     pool = torch.cat([data.calibration.x, data.test.x])

@@ -2,20 +2,25 @@
 
     python -m benchmarks.prediction
 
-makes two sets of three channels (red and green the question, blue the answer) into runs/, trains `recipes/mnist-edges.toml`
-and `recipes/mnist-masks.toml` on them (a finished run is used again), and answers questions of the test part:
+makes two sets of three channels (red and green the question, blue the answer) into runs/, trains
+`recipes/mnist-edges.toml` and `recipes/mnist-masks.toml` on them (a finished run is used again),
+and answers questions of the test part:
 
-    edges    where grey values jump along x, where along y; without which side is bright     →  the digit
-    masks    a digit of low contrast under noise; the same averaged over 3 × 3               →  where its ink is (above 0.3)
+    edges    where grey values jump along x, where along y; without which side is bright → the digit
+    masks    a digit of low contrast under noise; the same averaged over 3 × 3 → where its ink is
+             (above 0.3)
 
-The energy has noise on the answer alone, E(y | x, σ). Answers: 8 draws each by one step at each of 20 noise levels from 4 to
-0.02 (`predict(method="progressive")`; 20, 60 and 120 were compared on calibration questions); their mean and spread. Beside
-them: for edges the mean digit of the training part, and the answer of the nearest question of 5,000 in it; for masks a
-threshold of the averaged picture, the best on training questions; for both a net of the energy's own layers trained on
-question → answer by cross-entropy (edges: squared error), 3,000 updates: it has one answer and no spread. Class: a judge
-of real digits (training.judge) calls the answer as it calls the true one. Coverage: share of answer pixels, of those between
-0.05 and 0.95 in the mean, between the smallest and the largest of the 8 draws (7/9 = 78 % if draws are of the right law).
-Writes benchmarks/results/prediction.{json,md}, and pictures with the rows red, green, truth, mean, 2 × spread, three draws.
+The energy has noise on the answer alone, E(y | x, σ). Answers: 8 draws each by one step at each of
+20 noise levels from 4 to 0.02 (`predict(method="progressive")`; 20, 60 and 120 were compared on
+calibration questions); their mean and spread. Beside them: for edges the mean digit of the training
+part, and the answer of the nearest question of 5,000 in it; for masks a threshold of the averaged
+picture, the best on training questions; for both a net of the energy's own layers trained on
+question → answer by cross-entropy (edges: squared error), 3,000 updates: it has one answer and no
+spread. Class: a judge of real digits (training.judge) calls the answer as it calls the true one.
+Coverage: share of answer pixels, of those between 0.05 and 0.95 in the mean, between the smallest
+and the largest of the 8 draws (7/9 = 78 % if draws are of the right law). Writes
+benchmarks/results/prediction.{json,md}, and pictures with the rows red, green, truth, mean, 2 ×
+spread, three draws.
 """
 
 import argparse
@@ -45,7 +50,9 @@ QUESTIONS, DRAWS, SEEDS, LEVELS = 100, 8, 3, 20
 
 
 def pairs(kind: str) -> Path:
-    """The three-channel pictures of the first digits of MNIST as an .npz file, uint8, with their classes."""
+    """The three-channel pictures of the first digits of MNIST as an .npz file, uint8, with their
+    classes.
+    """
     path = RUNS / f"mnist-{kind}.npz"
     if not path.exists():
         part = load_data("mnist").train.take(slice(COUNT))
@@ -109,11 +116,13 @@ def supervised(kind: str, like: Any, x: Tensor, steps: int) -> Supervised:
     return net.eval()
 
 
-# --------------------------------------------------------------------------------------------------------------- measurement
+# -------------------------------------------------------------------------------------- measurement
 
 
 def overlap(answer: Tensor, truth: Tensor) -> dict[str, float]:
-    """Intersection over union of masks (N, 1, H, W) cut at one half, and the share of pixels that are wrong."""
+    """Intersection over union of masks (N, 1, H, W) cut at one half, and the share of pixels that
+    are wrong.
+    """
     a, b = answer > 0.5, truth > 0.5
     union = (a | b).flatten(1).sum(1).clamp(min=1)
     return {
@@ -148,7 +157,9 @@ def answered(energy: Any, x: Tensor, seed: int, levels: int = LEVELS) -> Any:
 
 
 def covered(found: Any, truth: Tensor) -> float:
-    """Share of uncertain pixels of the truth (N, 1, H, W) between the least and the most of the draws."""
+    """Share of uncertain pixels of the truth (N, 1, H, W) between the least and the most of the
+    draws.
+    """
     answers, open_ = found.draws[:, :, 2:], (found.mean[:, 2:] > 0.05) & (found.mean[:, 2:] < 0.95)
     inside = (answers.amin(0) <= truth) & (truth <= answers.amax(0))
     return float(inside[open_].double().mean())
@@ -269,7 +280,10 @@ def main() -> None:
             "recipe": run.recipe,
             "seconds": run.rows("time.jsonl")[-1]["seconds"],
         }
-        trained_for = f"trained for {run.recipe['training']['steps']} updates, {record[kind]['seconds']:.0f} s"
+        trained_for = (
+            f"trained for {run.recipe['training']['steps']} updates, {record[kind]['seconds']:.0f} "
+            "s"
+        )
         about = f"{QUESTIONS} questions; one energy, {SEEDS} seeds of draws; {trained_for}."
         lines += ["", f"## {kind}", "", about, "", *table(found, columns)]
         lines += ["", f"![questions and answers](prediction-{kind}.png)"]

@@ -1,12 +1,15 @@
-"""The proof table: every sampler that lowland ships, against all that it claims, in float32 and float64; then planted bugs.
+"""The proof table: every sampler that lowland ships, against all that it claims, in float32 and
+float64; then planted bugs.
 
-    python -m benchmarks.proof                     # everything, about an hour; writes results/proof.{md,json}
+    python -m benchmarks.proof                     # everything, about an hour; writes
+                                                   results/proof.{md,json}
     python -m benchmarks.proof --only MALA,NUTS --count 5000 --out /tmp
 
-Forms of samplers that differ are proven apart (scale, jitter, several leapfrogs or sweeps), and so are samplers made by `tune`:
-NUTS with its metric, a ladder of temperatures. What each check does is said in lowland.testing. The mutation table lists every
-planted bug, the check that should see it, what the check says to the bug and to the sound sampler. Exits with 1 if a claim
-fails, a bug goes unseen or a sound sampler is condemned.
+Forms of samplers that differ are proven apart (scale, jitter, several leapfrogs or sweeps), and so
+are samplers made by `tune`: NUTS with its metric, a ladder of temperatures. What each check does is
+said in lowland.testing. The mutation table lists every planted bug, the check that should see it,
+what the check says to the bug and to the sound sampler. Exits with 1 if a claim fails, a bug goes
+unseen or a sound sampler is condemned.
 """
 
 import argparse
@@ -50,7 +53,7 @@ def tuned() -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -64,7 +67,9 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def grid(reports: Sequence[Report], wanted: Callable[[Row], str | None]) -> str:
-    """Samplers × columns, where wanted(row) names the column; a cell holds the worst |z| of its rows, failures in bold."""
+    """Samplers × columns, where wanted(row) names the column; a cell holds the worst |z| of its
+    rows, failures in bold.
+    """
     columns = list(
         dict.fromkeys(
             name for report in reports for row in report.rows if (name := wanted(row)) is not None
@@ -136,7 +141,7 @@ def _verdict(row: Row) -> str:
     return "holds" if row.holds else f"**FAILS** {row.note}"
 
 
-# ---------------------------------------------------------------------------------------------------------- mutations
+# ---------------------------------------------------------------------------------------- mutations
 
 
 def judged(mutant: Mutant, which: str) -> tuple[bool, str]:
@@ -172,7 +177,7 @@ def mutations(mutants: Sequence[Mutant], told: Callable[[str], object]) -> list[
     return found
 
 
-# ----------------------------------------------------------------------------------------------------------------- run
+# ---------------------------------------------------------------------------------------------- run
 
 
 def page(reports: Sequence[Report], bugs: Sequence[dict[str, Any]], meta: dict[str, Any]) -> str:
@@ -241,8 +246,8 @@ def measured(meta: dict[str, Any]) -> str:
     """When, how and on what."""
     on = meta["machine"]
     return (
-        f"Measured {meta['date']} by `{meta['command']}` in {meta['minutes']:.0f} minutes: {on['cpu']}, one thread, Python "
-        f"{on['python']}, torch {on['torch']}."
+        f"Measured {meta['date']} by `{meta['command']}` in {meta['minutes']:.0f} minutes: "
+        f"{on['cpu']}, one thread, Python {on['python']}, torch {on['torch']}."
     )
 
 
@@ -275,7 +280,8 @@ def main() -> None:
     for name, sampler in samplers.items():
         reports.append(prove(sampler, name=name, count=args.count, seeds=range(args.seeds)))
         _tell(
-            f"{name}: {sum(r.holds for r in reports[-1].rows)} of {len(reports[-1].rows)} hold ({time.time() - start:.0f} s)"
+            f"{name}: {sum(r.holds for r in reports[-1].rows)} of {len(reports[-1].rows)} hold "
+            f"({time.time() - start:.0f} s)"
         )
         for row in reports[-1].failures:
             _tell(f"    {row}")

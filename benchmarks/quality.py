@@ -1,10 +1,12 @@
-"""Train a shipped recipe from several seeds and tabulate what `lowland evaluate` and independent judges say of it.
+"""Train a shipped recipe from several seeds and tabulate what `lowland evaluate` and independent
+judges say of it.
 
     python -m benchmarks.quality digits --seeds 0 1 2
 
-Runs go to runs/quality-RECIPE-SEED (a finished one is used again, an unfinished one resumed). The judge inside `evaluate` is a
-convolutional classifier of real images; on digits two more of other kinds, from scikit-learn, judge the same samples.
-Writes benchmarks/results/quality-RECIPE.{json,md}.
+Runs go to runs/quality-RECIPE-SEED (a finished one is used again, an unfinished one resumed). The
+judge inside `evaluate` is a convolutional classifier of real images; on digits two more of other
+kinds, from scikit-learn, judge the same samples. Writes
+benchmarks/results/quality-RECIPE.{json,md}.
 """
 
 import argparse
@@ -73,7 +75,9 @@ def figures(path: Path) -> dict[str, float]:
 
 
 def other_judges(path: Path) -> dict[str, float]:
-    """What two classifiers of other kinds say of the samples of a digits run: confident share, and on real test digits."""
+    """What two classifiers of other kinds say of the samples of a digits run: confident share, and
+    on real test digits.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
@@ -129,7 +133,8 @@ def main() -> None:
         print(path, json.dumps(found), flush=True)
     settings = "".join(f" --set {pair}" for pair in options.set)
     record = {
-        "command": f"python -m benchmarks.quality {options.recipe} --seeds {' '.join(map(str, options.seeds))}{settings}",
+        "command": f"python -m benchmarks.quality {options.recipe} --seeds "
+        f"{' '.join(map(str, options.seeds))}{settings}",
         "date": str(date.today()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

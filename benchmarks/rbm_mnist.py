@@ -1,12 +1,16 @@
-"""What a restricted Boltzmann machine of 500 hidden units is worth on MNIST, in nats between two bounds.
+"""What a restricted Boltzmann machine of 500 hidden units is worth on MNIST, in nats between two
+bounds.
 
-    python -m benchmarks.rbm_mnist train                 all runs that are missing, resumable, in runs/
-    python -m benchmarks.rbm_mnist evaluate              the table of runs/, in results/rbm-mnist.{json,md}
+    python -m benchmarks.rbm_mnist train                 all runs that are missing, resumable, in
+                                                         runs/
+    python -m benchmarks.rbm_mnist evaluate              the table of runs/, in
+                                                         results/rbm-mnist.{json,md}
     python -m benchmarks.rbm_mnist train evaluate --only threshold-0 exact-0
 
-The runs are the recipe `mnist-rbm` with three binarisations and three seeds each; the same three times as long with one seed
-each (`long`); 16 hidden units, where log Z is exact (`exact`); and a quarter as long in float32 and bfloat16 (`float32`,
-`bfloat16`). Everything is read back from the run directories. Seconds are those of the log: on one thread of a shared machine.
+The runs are the recipe `mnist-rbm` with three binarisations and three seeds each; the same three
+times as long with one seed each (`long`); 16 hidden units, where log Z is exact (`exact`); and a
+quarter as long in float32 and bfloat16 (`float32`, `bfloat16`). Everything is read back from the
+run directories. Seconds are those of the log: on one thread of a shared machine.
 """
 
 import argparse
@@ -73,7 +77,9 @@ def train(name: str, changes: dict[str, Any]) -> None:
 def bracket(
     energy: Any, data: Dataset, seed: int, rungs: int, chains: int, draws: Tensor | None = None
 ) -> Any:
-    """Test log-likelihood with both ends, reverse chains from data and forward ends unless draws are given."""
+    """Test log-likelihood with both ends, reverse chains from data and forward ends unless draws
+    are given.
+    """
     found = log_z(
         energy,
         data=data.train.x[:10_000].round(),
@@ -119,7 +125,7 @@ def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
     return row
 
 
-# ------------------------------------------------------------------------------------------- have chains lost modes?
+# -------------------------------------------------------------------------- have chains lost modes?
 
 
 def sources(name: str, sweeps: int, count: int) -> dict[str, Tensor]:
@@ -156,7 +162,9 @@ def sources(name: str, sweeps: int, count: int) -> dict[str, Tensor]:
 
 
 def modes(name: str, sweeps: int, count: int) -> list[dict[str, Any]]:
-    """Per source: the digits its draws are called by the nearest training image, their mean energy, the reverse estimate."""
+    """Per source: the digits its draws are called by the nearest training image, their mean energy,
+    the reverse estimate.
+    """
     path = RUNS / f"mnist-rbm-{name}"
     energy, _, recipe = lowland.load(path)
     data = load_recipe_data(recipe)
@@ -207,7 +215,7 @@ def curve(name: str, rungs: int, chains: int) -> list[dict[str, Any]]:
     return rows
 
 
-# --------------------------------------------------------------------------------------------------------------- pages
+# -------------------------------------------------------------------------------------------- pages
 
 
 def page(report: dict[str, Any]) -> str:
@@ -220,14 +228,17 @@ def page(report: dict[str, Any]) -> str:
     ]
     lines += ["Recipe `mnist-rbm`: " + report["settings"], ""]
     lines += [
-        "Mean test log-likelihood in nats over 10,000 test images. *Forward* annealed importance sampling flatters (its error"
+        "Mean test log-likelihood in nats over 10,000 test images. *Forward* annealed importance "
+        "sampling flatters (its error"
     ]
     lines += [
-        "is on the side of too high a likelihood), *reverse* does the opposite; the bracket of both holds with 95 %."
+        "is on the side of too high a likelihood), *reverse* does the opposite; the bracket of "
+        "both holds with 95 %."
     ]
     lines += [
         "",
-        "| run | updates (epochs) | seconds | rungs × chains | forward | reverse | bracket | width | verdict |",
+        "| run | updates (epochs) | seconds | rungs × chains | forward | reverse | bracket | width "
+        "| verdict |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"].values():
@@ -240,8 +251,9 @@ def page(report: dict[str, Any]) -> str:
         work = f"{row['rungs']:,} × {row['chains']}" if "rungs" in row else "all states"
         verdict = "certified" if row["certified"] else "; ".join(row["problems"])
         lines.append(
-            f"| {row['name']} | {row['updates']:,} ({row['epochs']:.0f}) | {row['seconds']:.0f} | {work} | {ends} "
-            f"| [{row['lower']:.2f}, {row['upper']:.2f}] | {width:.2f} | {verdict} |"
+            f"| {row['name']} | {row['updates']:,} ({row['epochs']:.0f}) | {row['seconds']:.0f} | "
+            f"{work} | {ends} | [{row['lower']:.2f}, {row['upper']:.2f}] | {width:.2f} | {verdict} "
+            "|"
         )
     lines += [
         "",
@@ -263,8 +275,8 @@ def page(report: dict[str, Any]) -> str:
         ]
         for row in rows:
             lines.append(
-                f"| {row['source']} | {' '.join(map(str, row['digits']))} | {row['energy']:.2f} ± {row['energy_error']:.2f} "
-                f"| {row['reverse']:.2f} ± {row['reverse_error']:.2f} |"
+                f"| {row['source']} | {' '.join(map(str, row['digits']))} | {row['energy']:.2f} ± "
+                f"{row['energy_error']:.2f} | {row['reverse']:.2f} ± {row['reverse_error']:.2f} |"
             )
     for title, rows in report["curves"].items():
         lines += [
@@ -276,7 +288,8 @@ def page(report: dict[str, Any]) -> str:
         ]
         for row in rows:
             lines.append(
-                f"| {row['updates']:,} | {row['seconds']:.0f} | {row['value']:.2f} | [{row['lower']:.2f}, {row['upper']:.2f}] |"
+                f"| {row['updates']:,} | {row['seconds']:.0f} | {row['value']:.2f} | "
+                f"[{row['lower']:.2f}, {row['upper']:.2f}] |"
             )
     return "\n".join(lines) + "\n"
 
@@ -286,10 +299,11 @@ def settings() -> str:
     recipe = lowland.read_recipe("mnist-rbm").plain()
     o, t, k = recipe["objective"], recipe["training"], recipe["sampler"]["sweeps"]
     return (
-        f"{recipe['energy']['hidden']} hidden units, centred gradient, PCD-{k} with {o['chains']} persistent "
-        f"chains, batch {t['batch']}, SGD at {t['learning_rate']} falling linearly to 0 over {t['steps']:,} updates, "
-        f"no momentum, no weight decay, mean of the weights of the last {t['average']:.0%}, products in {t['precision']}, "
-        f"visible biases and offsets from the training part (50,000 of the 60,000 images; 10,000 are kept for calibration)."
+        f"{recipe['energy']['hidden']} hidden units, centred gradient, PCD-{k} with {o['chains']} "
+        f"persistent chains, batch {t['batch']}, SGD at {t['learning_rate']} falling linearly to 0 "
+        f"over {t['steps']:,} updates, no momentum, no weight decay, mean of the weights of the "
+        f"last {t['average']:.0%}, products in {t['precision']}, visible biases and offsets from "
+        "the training part (50,000 of the 60,000 images; 10,000 are kept for calibration)."
     )
 
 

@@ -1,20 +1,25 @@
-"""Images restored from seven kinds of measurement: lowland's energies of noise beside what needs no learning, or little.
+"""Images restored from seven kinds of measurement: lowland's energies of noise beside what needs no
+learning, or little.
 
     python -m benchmarks.restoration mnist fashion-mnist
 
-takes the first test images of each set, measures them (`lowland.evaluation.restoration.MEASUREMENTS`, factor 4, for compressed
-sensing 5: 157 random combinations of 784 pixels) with Gaussian noise, 0.3 for denoising and 0.05 for the others, and restores
-them with the shipped energy of that name. Nothing here was fitted to test images: the levels of progressive denoising were
-chosen on calibration images of MNIST, the weights of total variation on training images, by PSNR, for each problem.
+takes the first test images of each set, measures them
+(`lowland.evaluation.restoration.MEASUREMENTS`, factor 4, for compressed sensing 5: 157 random
+combinations of 784 pixels) with Gaussian noise, 0.3 for denoising and 0.05 for the others, and
+restores them with the shipped energy of that name. Nothing here was fitted to test images: the
+levels of progressive denoising were chosen on calibration images of MNIST, the weights of total
+variation on training images, by PSNR, for each problem.
 
-Rows: the mean of 19 posterior draws of lowland (progressive denoising), one of them, and its most likely image (MAP); the
-linear estimate of least error for the mean and covariance of the training images (Wiener); total variation (scikit-image's
-denoise_tv_chambolle; where more than noise is to be undone, ½ ‖A x − y‖² + weight · TV by 40 steps of FISTA with it as the
-proximal step, inside [0, 1]); a 3 × 3 median filter, where an image was measured; the training image nearest in the
-measurement; the mean training image. PSNR and SSIM over whole images, clamped to [0, 1], ± one standard error over images.
-Coverage: the share of pixels whose true value lies in the 90 % interval of the draws (from the lowest to the highest of 19),
-over the pixels on which draws spread by more than 0.05, averaged over images; over all pixels; and of the sum of all pixels.
-"own draws": the same for images drawn from the energy itself, where a perfect sampler covers 90 %. Writes
+Rows: the mean of 19 posterior draws of lowland (progressive denoising), one of them, and its most
+likely image (MAP); the linear estimate of least error for the mean and covariance of the training
+images (Wiener); total variation (scikit-image's denoise_tv_chambolle; where more than noise is to
+be undone, ½ ‖A x − y‖² + weight · TV by 40 steps of FISTA with it as the proximal step, inside [0,
+1]); a 3 × 3 median filter, where an image was measured; the training image nearest in the
+measurement; the mean training image. PSNR and SSIM over whole images, clamped to [0, 1], ± one
+standard error over images. Coverage: the share of pixels whose true value lies in the 90 % interval
+of the draws (from the lowest to the highest of 19), over the pixels on which draws spread by more
+than 0.05, averaged over images; over all pixels; and of the sum of all pixels. "own draws": the
+same for images drawn from the energy itself, where a perfect sampler covers 90 %. Writes
 benchmarks/results/restoration.{json,md} and a picture for each set.
 """
 
@@ -119,7 +124,9 @@ def tuned(operator: Operator, task: str, sigma: float, train: Tensor) -> float:
 
 
 def median(operator: Operator, task: str, y: Tensor) -> Tensor | None:
-    """A 3 × 3 median of what was measured, enlarged to the size of the image; None where no image was measured."""
+    """A 3 × 3 median of what was measured, enlarged to the size of the image; None where no image
+    was measured.
+    """
     from scipy.ndimage import median_filter
 
     if task in ("inpaint", "compressed", "fourier"):
@@ -323,8 +330,9 @@ def write(found: dict[str, Any]) -> None:
         f"`{one['command']}`, {one['date']}, {one['machine']['cpu']}.  " for one in found.values()
     ]
     columns = (
-        "Columns of the pictures: truth, measurement as an image, mean, spread (black: sure), three draws, MAP, linear, "
-        "total variation, nearest training image; a row for each problem, in the order of the table."
+        "Columns of the pictures: truth, measurement as an image, mean, spread (black: sure), "
+        "three draws, MAP, linear, total variation, nearest training image; a row for each "
+        "problem, in the order of the table."
     )
     (RESULTS / "restoration.md").write_text("\n".join([*head, "", columns, "", *table(found)]))
 

@@ -4,17 +4,19 @@
     python -m benchmarks.rival_images ebmkit-noise    --minutes 30 --threads 2
     python -m benchmarks.rival_images torchebm-matching --minutes 30 --threads 2
 
-    ebmkit-recipe      the settings of its example train_mnist.py: ConvEnergy, persistent chains of 60 cold Langevin steps,
-                       energy L2, averaged weights; samples are chains of 300 steps from noise
-    ebmkit-noise       NoiseConditionalConvEnergy by MultiSigmaDenoisingScoreMatching over a ladder of 60 levels; samples by
-                       its PredictorCorrector down the ladder
-    torchebm-matching  EquilibriumMatchingLoss on a small U-Net of ours (it ships none that is small), implicit field; samples
-                       by its GradientDescentSampler over EqMEnergy. A field and no scalar: its strongest on images
+    ebmkit-recipe      the settings of its example train_mnist.py: ConvEnergy, persistent chains of
+                       60 cold Langevin steps, energy L2, averaged weights; samples are chains of
+                       300 steps from noise
+    ebmkit-noise       NoiseConditionalConvEnergy by MultiSigmaDenoisingScoreMatching over a ladder
+                       of 60 levels; samples by its PredictorCorrector down the ladder
+    torchebm-matching  EquilibriumMatchingLoss on a small U-Net of ours (it ships none that is
+                       small), implicit field; samples by its GradientDescentSampler over EqMEnergy.
+                       A field and no scalar: its strongest on images
 
-The last two run under bfloat16 autocast, as a user could. Training stops at --minutes, counted in processor time, so that what
-else the machine does costs a rival nothing; samples are made in parts of 500 until
-there are --count, or --sampling-minutes are over. Writes runs/rivals/SET-NAME.npy (N, 1, 28, 28) in [0, 1], a picture and a
-line of json.
+The last two run under bfloat16 autocast, as a user could. Training stops at --minutes, counted in
+processor time, so that what else the machine does costs a rival nothing; samples are made in parts
+of 500 until there are --count, or --sampling-minutes are over. Writes runs/rivals/SET-NAME.npy (N,
+1, 28, 28) in [0, 1], a picture and a line of json.
 """
 
 import argparse
@@ -39,7 +41,9 @@ Rival = Callable[[Tensor, float], tuple[Draw, int]]
 
 
 def until(minutes: float, update: Callable[[], Any]) -> int:
-    """Update until so many minutes of all its cores are used, whatever else the machine does; how often."""
+    """Update until so many minutes of all its cores are used, whatever else the machine does; how
+    often.
+    """
     end, count = time.process_time() + 60 * minutes * torch.get_num_threads(), 0
     while time.process_time() < end:
         update()
@@ -106,7 +110,9 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """A field (B, 1, 28, 28) -> the same, on 2x2 blocks of pixels: two scales, about 0.4 M weights; t is not looked at."""
+    """A field (B, 1, 28, 28) -> the same, on 2x2 blocks of pixels: two scales, about 0.4 M weights;
+    t is not looked at.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -166,7 +172,9 @@ RIVALS: dict[str, Rival] = {
 
 
 def drawn(draw: Draw, count: int, minutes: float) -> tuple[Tensor, float]:
-    """Samples in [0, 1] and the seconds they took: all that were asked for, or what the time allows, one part at least."""
+    """Samples in [0, 1] and the seconds they took: all that were asked for, or what the time
+    allows, one part at least.
+    """
     began, parts, limit = (
         time.process_time(),
         list[Tensor](),

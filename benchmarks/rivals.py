@@ -1,9 +1,11 @@
-"""ebmkit and torchebm as contenders, in their best configuration: frozen weights, no trajectory, no diagnostics.
+"""ebmkit and torchebm as contenders, in their best configuration: frozen weights, no trajectory, no
+diagnostics.
 
 Conventions, so that every contender makes the same move:
 
-    ebmkit LangevinDynamics(ε, noise_scale=σ)      x ← x − ε ∇E(x) + σ ξ            so σ = √(2hT), ε = h
-    torchebm LangevinDynamics(h, noise_scale=s)    x ← x − h ∇E(x) + s √(2h) ξ      so s = √T (it refuses 0)
+    ebmkit LangevinDynamics(ε, noise_scale=σ)      x ← x − ε ∇E(x) + σ ξ so σ = √(2hT), ε = h
+    torchebm LangevinDynamics(h, noise_scale=s)    x ← x − h ∇E(x) + s √(2h) ξ so s = √T (it refuses
+                                                   0)
     ebmkit MALA(ε)                                 x − ε ∇E(x) + √(2ε) ξ            so ε = h
     HMC(ε, L) of both                              unit mass, L leapfrog steps of ε
 """
@@ -89,7 +91,9 @@ def ebmkit_tempering(task: Task) -> Run:
 
 
 def in_autocast(make: Make) -> Make:
-    """The same with the network in bfloat16, as a user of a library without the option could have it."""
+    """The same with the network in bfloat16, as a user of a library without the option could have
+    it.
+    """
 
     def maker(task: Task) -> Run:
         run = make(task)

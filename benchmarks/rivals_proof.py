@@ -1,11 +1,13 @@
 """The same proof over the samplers of ebmkit and torchebm, used as their documentation says.
 
-    python -m benchmarks.rivals_proof              # writes results/proof-rivals.{md,json}; needs both packages
+    python -m benchmarks.rivals_proof              # writes results/proof-rivals.{md,json}; needs
+                                                   both packages
 
-Their samplers are called through one line each, as plain moves x -> x. Asked is only what a sampler's documentation claims:
-"exact" ones for the law, unadjusted ones for the order of their bias, measured and not judged. Targets that end where the
-energy is not a number are listed apart: neither package speaks of them. Every finding comes with a program of a few lines
-that shows it without lowland; this benchmark runs it and prints what it said.
+Their samplers are called through one line each, as plain moves x -> x. Asked is only what a
+sampler's documentation claims: "exact" ones for the law, unadjusted ones for the order of their
+bias, measured and not judged. Targets that end where the energy is not a number are listed apart:
+neither package speaks of them. Every finding comes with a program of a few lines that shows it
+without lowland; this benchmark runs it and prints what it said.
 """
 
 import argparse
@@ -42,7 +44,9 @@ PACKAGES = ("ebmkit", "torchebm")
 
 @dataclass(frozen=True)
 class Move:
-    """A rival's sampler as a move: make(energy, step_size, dtype) returns go(x, steps, generator)."""
+    """A rival's sampler as a move: make(energy, step_size, dtype) returns go(x, steps,
+    generator).
+    """
 
     make: Callable[[Any, float, torch.dtype], Callable[[Tensor, int, torch.Generator], Tensor]]
     step_size: float
@@ -156,7 +160,8 @@ def rivals() -> list[Rival]:
         Rival(
             "ebmkit ParallelTempering",
             tempered,
-            "ParallelTempering(MALA(0.2), (1, 2, 4)), after 150 sweeps, as its replicas start as copies",
+            "ParallelTempering(MALA(0.2), (1, 2, 4)), after 150 sweeps, as its replicas start as "
+            "copies",
             steps=150,
             count=5_000,
         ),
@@ -223,11 +228,13 @@ def rivals() -> list[Rival]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------- checking
+# ----------------------------------------------------------------------------------------- checking
 
 
 def laws(rival: Rival, holed: bool, seeds: int) -> Report:
-    """Targets of the rival's domain, with a border beyond which the energy is not finite or without; no boxes."""
+    """Targets of the rival's domain, with a border beyond which the energy is not finite or
+    without; no boxes.
+    """
     found = prove(
         rival.move,
         name=rival.name,
@@ -257,7 +264,9 @@ def slope(rival: Rival) -> list[str]:
 
 
 def facts(rival: Rival) -> list[str]:
-    """What is not of the law: cost, determinism, images, whether a module in training mode is left alone."""
+    """What is not of the law: cost, determinism, images, whether a module in training mode is left
+    alone.
+    """
     kind = rival.domains[0]
     energy = Ground(domain_of(kind, SITES))
     x = energy.domain.draw(8, seeded())
@@ -310,7 +319,8 @@ def page(found: dict[str, Any], meta: dict[str, Any]) -> str:
         if rival.adjusted
     ]
     blocks = [
-        f"### {finding.title}\n\n{finding.why}\n\n```python\n{finding.code}\n```\n\n```text\n{said}\n```"
+        "### "
+        f"{finding.title}\n\n{finding.why}\n\n```python\n{finding.code}\n```\n\n```text\n{said}\n```"
         for finding, said in zip(FINDINGS, found["said"], strict=True)
     ]
     return f"""# The proof over ebmkit {version("ebmkit")} and torchebm {version("torchebm")}

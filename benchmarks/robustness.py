@@ -1,24 +1,30 @@
-"""What defences are worth when the attack knows them: energies that purify, a JEM, and classifiers trained to be robust.
+"""What defences are worth when the attack knows them: energies that purify, a JEM, and classifiers
+trained to be robust.
 
     python -m benchmarks.robustness mnist fashion-mnist
-    python -m benchmarks.robustness mnist --again denoise levels     (a row and a curve anew, all else as it was published)
+    python -m benchmarks.robustness mnist --again denoise levels     (a row and a curve anew, all
+                                                                     else as it was published)
 
-MNIST at ε = 0.3 and Fashion-MNIST at ε = 0.1, largest difference, pixels in [0, 1], the first 500 test images (100 for
-purifiers, whose attacks cost a hundred times as much; the tables say n). Rows: the same small classifier (`train_judge`) bare
-and behind three purifiers (noise, and one jump to the clean point that the shipped energy E(x, σ) expects; Langevin and MAP on
-a noise-free energy trained by persistent chains), the classifier of a JEM, and two nets of Robust, adversarially trained and
-TRADES. A recipe that is not trained yet is trained (minutes each).
+MNIST at ε = 0.3 and Fashion-MNIST at ε = 0.1, largest difference, pixels in [0, 1], the first 500
+test images (100 for purifiers, whose attacks cost a hundred times as much; the tables say n). Rows:
+the same small classifier (`train_judge`) bare and behind three purifiers (noise, and one jump to
+the clean point that the shipped energy E(x, σ) expects; Langevin and MAP on a noise-free energy
+trained by persistent chains), the classifier of a JEM, and two nets of Robust, adversarially
+trained and TRADES. A recipe that is not trained yet is trained (minutes each).
 
-A number in the table is accuracy in %, under one attack, and in the column *minimum* under all of them, image by image, with a
-95 % interval. A model with noise is asked 10 times anew at what an attack found; the share of right answers counts. No
-setting of any defence was chosen by these test images. AutoAttack is the reference code (pyautoattack), where it is installed.
+A number in the table is accuracy in %, under one attack, and in the column *minimum* under all of
+them, image by image, with a 95 % interval. A model with noise is asked 10 times anew at what an
+attack found; the share of right answers counts. No setting of any defence was chosen by these test
+images. AutoAttack is the reference code (pyautoattack), where it is installed.
 
-Attacks on models without noise: FGSM; PGD, 50 steps, 2 restarts; the same with the margin loss (CW); aimed at three
-runners-up; Square, 500 queries; transfer from another net; AutoAttack's APGD-CE and APGD-T, 50 steps, 9 targets (on MAP: 15
-steps, 1 restart, 300 queries, no AutoAttack; and past the purifier, BPDA). On models with noise, 15 steps each, margin loss:
-PGD through the purifier (unrolled), past it (BPDA), both with slopes averaged over 20 calls (EOT); for the jump also EOT with
-slopes of the guess of the network inside, which is not what purifies but near it; transfer from the bare classifier; Square,
-300 queries. Purifiers and their attacks are computed in bfloat16.
+Attacks on models without noise: FGSM; PGD, 50 steps, 2 restarts; the same with the margin loss
+(CW); aimed at three runners-up; Square, 500 queries; transfer from another net; AutoAttack's
+APGD-CE and APGD-T, 50 steps, 9 targets (on MAP: 15 steps, 1 restart, 300 queries, no AutoAttack;
+and past the purifier, BPDA). On models with noise, 15 steps each, margin loss: PGD through the
+purifier (unrolled), past it (BPDA), both with slopes averaged over 20 calls (EOT); for the jump
+also EOT with slopes of the guess of the network inside, which is not what purifies but near it;
+transfer from the bare classifier; Square, 300 queries. Purifiers and their attacks are computed in
+bfloat16.
 """
 
 import argparse
@@ -77,7 +83,10 @@ WORDS = {
     "trades": "TRADES",
 }
 WAYS = {"levels": "jump, levels", "walk": "Langevin, steps"}  # accuracy against the number of steps
-ANCHORS = "Published under AutoAttack, MNIST, ε = 0.3, large nets: Madry et al. 88.50, TRADES 92.81, Wong et al. (fast) 82.93."
+ANCHORS = (
+    "Published under AutoAttack, MNIST, ε = 0.3, large nets: Madry et al. 88.50, TRADES 92.81, "
+    "Wong et al. (fast) 82.93."
+)
 
 
 class Half(nn.Module):
@@ -96,7 +105,9 @@ class Half(nn.Module):
 
 
 class Guess(nn.Module):
-    """The jump with the guess of the network inside in place of the clean point of its energy: another way in for attackers."""
+    """The jump with the guess of the network inside in place of the clean point of its energy:
+    another way in for attackers.
+    """
 
     def __init__(self, purified: Purified) -> None:
         super().__init__()
@@ -177,7 +188,9 @@ class Bench:
 
 
 def attacks_on(bench: Bench, name: str, model: Any) -> dict[str, Attack]:
-    """By name of the defence: those without noise, those with, and the one purifier that draws none."""
+    """By name of the defence: those without noise, those with, and the one purifier that draws
+    none.
+    """
     if name in ("denoise", "langevin"):
         more: dict[str, Any] = {"steps": CLIMB, "loss": "margin", "settle": False}
         guess = (
@@ -267,7 +280,9 @@ def row(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def steps_curve(bench: Bench, name: str) -> dict[str, Any]:
-    """Accuracy against the number of steps of one of `WAYS`: clean, past the purifier, and through it."""
+    """Accuracy against the number of steps of one of `WAYS`: clean, past the purifier, and through
+    it.
+    """
     some = bench.test.take(slice(bench.few))
     assert some.y is not None
     jump = {"method": "denoise", "sigma": SIGMA[bench.data]}
@@ -301,7 +316,9 @@ def steps_curve(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def detection(bench: Bench) -> dict[str, Any]:
-    """AUROC of an energy, clean images against images that fool, under an attack that knows it and one that does not."""
+    """AUROC of an energy, clean images against images that fool, under an attack that knows it and
+    one that does not.
+    """
     some = bench.test.take(slice(2 * FEW))
     assert some.y is not None
     jem, generator = bench.jem(), bench.generator
@@ -372,7 +389,8 @@ def page(found: dict[str, Any]) -> list[str]:
         if "guess-eot" not in rows["rows"].get("denoise", {"accuracy": ["guess-eot"]})["accuracy"]:
             lines += [
                 "",
-                "(The jump of this set, here and below, was still to the guess of the network inside; see `--again`.)",
+                "(The jump of this set, here and below, was still to the guess of the network "
+                "inside; see `--again`.)",
             ]
         lines += ["", f"### {data}: sanity checks", ""]
         for name, one in rows["rows"].items():
@@ -401,8 +419,10 @@ def page(found: dict[str, Any]) -> list[str]:
                 lines.append(f"| {way} | {count} | {shown} | {got.get('n', FEW)} |")
         lines += [
             "",
-            "Attacks of 10 steps without averaged slopes, 5 answers each: a standard error is up to 5 points at n = 100.",
-            "Where a column rises with the steps, this short attack got weaker on a longer and noisier chain; the defence",
+            "Attacks of 10 steps without averaged slopes, 5 answers each: a standard error is up "
+            "to 5 points at n = 100.",
+            "Where a column rises with the steps, this short attack got weaker on a longer and "
+            "noisier chain; the defence",
             "need not have got stronger.",
             "",
         ]

@@ -1,16 +1,20 @@
-"""One runner for every benchmark: pinned, interleaved, paired, and only between contenders that do the same.
+"""One runner for every benchmark: pinned, interleaved, paired, and only between contenders that do
+the same.
 
-A time on a shared machine means little; a ratio of two times taken one after the other on one core means more. So
+A time on a shared machine means little; a ratio of two times taken one after the other on one core
+means more. So
 
     round i:   every contender runs once, in turn; odd rounds go through them backwards
     ratio_i = t_i / t_ref,i          both from round i, so that a slow minute slows both
 
-and a table shows the median of the ratios with their smallest and largest. With 7 rounds the span from smallest to
-largest covers the true median with probability 1 − 2 · 2⁻⁷ = 98 % (sign test), whatever the distribution of the noise.
+and a table shows the median of the ratios with their smallest and largest. With 7 rounds the span
+from smallest to largest covers the true median with probability 1 − 2 · 2⁻⁷ = 98 % (sign test),
+whatever the distribution of the noise.
 
-A contender's set-up stays outside the clock. Before anything is timed, and again after every round, the benchmark's
-check compares what each contender returned with what the reference returned; contenders that disagree are an error,
-not a row. Contenders whose packages are missing are rows that say "not installed".
+A contender's set-up stays outside the clock. Before anything is timed, and again after every round,
+the benchmark's check compares what each contender returned with what the reference returned;
+contenders that disagree are an error, not a row. Contenders whose packages are missing are rows
+that say "not installed".
 """
 
 import argparse
@@ -47,9 +51,10 @@ class Disagreement(Exception):  # noqa: N818
 class Contender:
     """Something to time.
 
-    prepare: outside the clock; returns the work, a callable without arguments whose return value is checked.
-    prove: run once, untimed; whatever else the check wants to see (noise switched off, counts of evaluations, ...).
-    packages: distributions it needs. how: how it is called and by which convention, for the reader.
+    prepare: outside the clock; returns the work, a callable without arguments whose return value is
+    checked. prove: run once, untimed; whatever else the check wants to see (noise switched off,
+    counts of evaluations, ...). packages: distributions it needs. how: how it is called and by
+    which convention, for the reader.
     """
 
     name: str
@@ -79,9 +84,10 @@ class Goal:
 class Benchmark:
     """Contenders that do the same, the first of which is the reference.
 
-    amount: units of work in one run (steps, updates), so that `amount / seconds` is a rate in `unit` per second.
-    check(reference, other): says in a few words how well they agree; raises Disagreement if they do not. It is also
-    called with the reference twice, to hold the reference itself against the truth.
+    amount: units of work in one run (steps, updates), so that `amount / seconds` is a rate in
+    `unit` per second. check(reference, other): says in a few words how well they agree; raises
+    Disagreement if they do not. It is also called with the reference twice, to hold the reference
+    itself against the truth.
     """
 
     name: str
@@ -97,7 +103,8 @@ class Benchmark:
         names = [c.name for c in self.contenders]
         if not names or len(set(names)) < len(names):
             raise ValueError(
-                f"the contenders are {names}; there must be at least one and no name twice; rename them"
+                f"the contenders are {names}; there must be at least one and no name twice; rename "
+                "them"
             )
 
 
@@ -118,7 +125,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass
 class Times:
-    """Seconds per round of each contender: on the wall and of CPU time; and its page faults per round."""
+    """Seconds per round of each contender: on the wall and of CPU time; and its page faults per
+    round.
+    """
 
     wall: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
@@ -155,18 +164,21 @@ def measure(
     cpu_clock: Callable[[], float] = time.process_time,
     say: Callable[[str], object] = lambda line: None,
 ) -> Times:
-    """Warm up, check, and run the rounds. Contenders that are not installed are left out here and listed by `record`.
+    """Warm up, check, and run the rounds. Contenders that are not installed are left out here and
+    listed by `record`.
 
     Raises Disagreement when a contender does not compute what the reference computes.
     """
     if rounds < 1 or warmups < 1:
         raise ValueError(
-            f"{rounds} rounds and {warmups} warm-ups are too few; both must be at least 1; ask for more"
+            f"{rounds} rounds and {warmups} warm-ups are too few; both must be at least 1; ask for "
+            "more"
         )
     present = [c for c in benchmark.contenders if installed(c)]
     if not present or present[0] is not benchmark.contenders[0]:
         raise ValueError(
-            f"the reference {benchmark.contenders[0].name!r} is not installed; nothing can be compared"
+            f"the reference {benchmark.contenders[0].name!r} is not installed; nothing can be "
+            "compared"
         )
     works = {c.name: c.prepare() for c in present}
     times = Times(
@@ -271,7 +283,9 @@ def record(
     command: str = "",
     where: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything measured, as plain values: what the JSON file holds and the Markdown file is made from."""
+    """Everything measured, as plain values: what the JSON file holds and the Markdown file is made
+    from.
+    """
     reference = benchmark.contenders[0].name
     rows = []
     for contender in benchmark.contenders:
@@ -379,7 +393,8 @@ def markdown(found: dict[str, Any]) -> str:
     where = ", ".join(f"{key} {value}" for key, value in known.items())
     lines += [
         "",
-        f"- rounds: {found['rounds']}, warm-ups: {found['warmups']}; {found['date']}; lowland at {found['commit']}",
+        f"- rounds: {found['rounds']}, warm-ups: {found['warmups']}; {found['date']}; lowland at "
+        f"{found['commit']}",
         f"- machine: {where}",
         f"- least share of its core that a contender had in any round: {', '.join(shares)}",
         f"- page faults a run, median: {', '.join(faults)}",
@@ -399,16 +414,19 @@ def write(found: dict[str, Any], folder: Path = RESULTS) -> tuple[Path, Path]:
 
 
 def pin(core: int | None = None, *, keep_heap: bool = True) -> None:
-    """One thread on one core. Starts the program anew if it did not start with the environment that this needs.
+    """One thread on one core. Starts the program anew if it did not start with the environment that
+    this needs.
 
-    keep_heap: glibc keeps freed memory. By default it returns the top of the heap to the system and takes it back at
-    the next step, at a cost (a fifth of a Langevin step) that depends on what ran before, not on the contender.
+    keep_heap: glibc keeps freed memory. By default it returns the top of the heap to the system and
+    takes it back at the next step, at a cost (a fifth of a Langevin step) that depends on what ran
+    before, not on the contender.
     """
     if hasattr(os, "sched_setaffinity"):
         allowed = os.sched_getaffinity(0)
         if core is not None and core not in allowed:
             raise SystemExit(
-                f"core {core} was asked for; this process may use {sorted(allowed)}; choose one of those"
+                f"core {core} was asked for; this process may use {sorted(allowed)}; choose one of "
+                "those"
             )
         os.sched_setaffinity(0, {max(allowed) if core is None else core})
     needed = ONE_THREAD | (KEPT_HEAP if keep_heap else {})

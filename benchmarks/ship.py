@@ -12,10 +12,12 @@ from lowland.run import Run, RunError, write_whole
 
 
 def ship(run: Run, name: str) -> Path:
-    """Copy what sampling and scoring need of a run into the folder of shipped ones, weights rounded to float16; its path.
+    """Copy what sampling and scoring need of a run into the folder of shipped ones, weights rounded
+    to float16; its path.
 
-    Averaged weights of the chosen checkpoint, recipe, data.json, evaluation.json, calibration energies and the page's figures;
-    no optimiser, no chains. Raises RunError if the run is not evaluated or the weights exceed 2 MB.
+    Averaged weights of the chosen checkpoint, recipe, data.json, evaluation.json, calibration
+    energies and the page's figures; no optimiser, no chains. Raises RunError if the run is not
+    evaluated or the weights exceed 2 MB.
     """
     step = run.chosen()
     checkpoint = run.load_checkpoint(step)
@@ -25,8 +27,9 @@ def ship(run: Run, name: str) -> Path:
     size = sum(t.numel() * t.element_size() for t in half.values())
     if size > 2_000_000 or not (run.path / "evaluation.json").exists():
         raise RunError(
-            f"{run.path} has {size / 1e6:.1f} MB of weights in float16 and {'an' if size <= 2_000_000 else 'perhaps no'} "
-            f"evaluation; shipped are at most 2 MB and only with measured figures; train a smaller net, or evaluate first"
+            f"{run.path} has {size / 1e6:.1f} MB of weights in float16 and "
+            f"{'an' if size <= 2_000_000 else 'perhaps no'} evaluation; shipped are at most 2 MB "
+            "and only with measured figures; train a smaller net, or evaluate first"
         )
     target = shipped_folder() / name
     shutil.rmtree(target, ignore_errors=True)

@@ -1,12 +1,14 @@
-"""The speed table: lowland's continuous samplers against ebmkit, torchebm, blackjax and numpyro, every goal a paired ratio.
+"""The speed table: lowland's continuous samplers against ebmkit, torchebm, blackjax and numpyro,
+every goal a paired ratio.
 
     python -m benchmarks.speed                    all rows, one thread, then the table
     python -m benchmarks.speed --threads 2        the same with two threads, for the second column
     python -m benchmarks.speed hmc-mlp nuts       some rows
 
-Every row writes results/speed-ROW.{json,md} (with two threads: speed-ROW-2threads), every command ends by writing
-results/speed.md from the files that are there. Rows run in a process of their own, so that no row inherits a heap.
-With --default-malloc give another --out: there all torch programs pay for page faults that small blocks do not have.
+Every row writes results/speed-ROW.{json,md} (with two threads: speed-ROW-2threads), every command
+ends by writing results/speed.md from the files that are there. Rows run in a process of their own,
+so that no row inherits a heap. With --default-malloc give another --out: there all torch programs
+pay for page faults that small blocks do not have.
 """
 
 import argparse
@@ -26,7 +28,9 @@ from benchmarks.runner import Benchmark, Disagreement, Times
 
 @dataclass(frozen=True)
 class Row:
-    """A row: the work as the table names it, a builder, arguments for small sizes, what to do to the times afterwards."""
+    """A row: the work as the table names it, a builder, arguments for small sizes, what to do to
+    the times afterwards.
+    """
 
     work: str
     build: Callable[..., Benchmark]
@@ -35,7 +39,9 @@ class Row:
 
 
 def rows() -> dict[str, Row]:
-    """All rows by name. Imported late: torch and JAX must not start before the process is pinned."""
+    """All rows by name. Imported late: torch and JAX must not start before the process is
+    pinned.
+    """
     from functools import partial
 
     from benchmarks import (
@@ -103,7 +109,8 @@ def pin(threads: int, core: int | None, keep_heap: bool) -> None:
     cores = sorted(os.sched_getaffinity(0))[-threads:]
     if len(cores) < threads:
         raise SystemExit(
-            f"{threads} threads were asked for; this process may use {len(cores)} cores; ask for fewer"
+            f"{threads} threads were asked for; this process may use {len(cores)} cores; ask for "
+            "fewer"
         )
     os.sched_setaffinity(0, cores)
     needed = {name: str(threads) for name in runner.ONE_THREAD} | (
@@ -119,7 +126,9 @@ def pin(threads: int, core: int | None, keep_heap: bool) -> None:
 
 
 def run_row(name: str, args: argparse.Namespace) -> int:
-    """Measure one row in this process and write its files; 1 with a message when contenders disagree."""
+    """Measure one row in this process and write its files; 1 with a message when contenders
+    disagree.
+    """
     pin(args.threads, args.core, not args.default_malloc)
     row = rows()[name]
     benchmark = row.build(**(row.small if args.small else {}))
@@ -172,7 +181,8 @@ def run_apart(names: Sequence[str], args: argparse.Namespace) -> int:
 
 
 def ratios(found: dict[str, Any], goal: dict[str, Any]) -> tuple[str, str]:
-    """Speed over the reference, by the clock and by CPU time: median [smallest … largest] of the rounds.
+    """Speed over the reference, by the clock and by CPU time: median [smallest … largest] of the
+    rounds.
 
     Against the floor, whose goal is a bound on time, the share of its time instead.
     """
@@ -236,10 +246,14 @@ def table(folder: Path) -> str:
             lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "× faster: seconds of the other divided by seconds of lowland, both from the same round; median [smallest … largest]",
-        "over the rounds. Against the floor (the bare loop over forward, gradient and noise): seconds of lowland divided by",
-        "seconds of the loop. A verdict is *in the median only* where the rounds do not all agree. Where clock and CPU time",
-        "differ, another program had the core: believe CPU time. The work of all contenders of a row was checked to be the",
+        "× faster: seconds of the other divided by seconds of lowland, both from the same round; "
+        "median [smallest … largest]",
+        "over the rounds. Against the floor (the bare loop over forward, gradient and noise): "
+        "seconds of lowland divided by",
+        "seconds of the loop. A verdict is *in the median only* where the rounds do not all agree. "
+        "Where clock and CPU time",
+        "differ, another program had the core: believe CPU time. The work of all contenders of a "
+        "row was checked to be the",
         "same; the pages of the rows say how, how each was called, and every figure.",
         "",
         *[f"- {machine}" for machine in sorted(machines)],
@@ -266,7 +280,8 @@ def main(argv: list[str] | None = None) -> int:
     unknown = sorted(set(args.names) - set(known))
     if unknown:
         raise SystemExit(
-            f"rows {', '.join(unknown)} were asked for; there are {', '.join(known)}; choose among these"
+            f"rows {', '.join(unknown)} were asked for; there are {', '.join(known)}; choose among "
+            "these"
         )
     if args.list:
         print("\n".join(f"{name:16} {row.work}" for name, row in rows().items()))

@@ -1,4 +1,6 @@
-"""lowland as a contender: the public door `lowland.sample` with the options of a row; and the bare loop, the floor."""
+"""lowland as a contender: the public door `lowland.sample` with the options of a row; and the bare
+loop, the floor.
+"""
 
 import math
 from collections.abc import Callable
@@ -46,7 +48,9 @@ def door(sampler: Callable[[Task], Any], **options: Any) -> Make:
 
 
 def tempered(task: Task) -> Run:
-    """Parallel tempering of MALA with the same step at every temperature; the acceptance is the mean swap rate."""
+    """Parallel tempering of MALA with the same step at every temperature; the acceptance is the
+    mean swap rate.
+    """
     from lowland.samplers import ParallelTempering
 
     generator, steps = torch.Generator().manual_seed(1), (task.step_size,) * len(task.temperatures)

@@ -1,9 +1,11 @@
-"""blackjax and numpyro as contenders: the whole run in one compiled loop, in the fastest form found here.
+"""blackjax and numpyro as contenders: the whole run in one compiled loop, in the fastest form found
+here.
 
-Tried on one thread: the default generator (threefry) beats `rbg` by 10 %; for the perceptron, blocks of 500 chains run to
-their end one after the other beat one block of 10,000 by 7 % and equal it for 1,000; for NUTS, blocks of 100 chains under
-vmap beat chains one by one (by 1.5) and 1,000 at once (by 2 in blackjax). Compilation is outside the clock. JAX must not be
-imported before the process is pinned: it makes a thread for every core that it sees.
+Tried on one thread: the default generator (threefry) beats `rbg` by 10 %; for the perceptron,
+blocks of 500 chains run to their end one after the other beat one block of 10,000 by 7 % and equal
+it for 1,000; for NUTS, blocks of 100 chains under vmap beat chains one by one (by 1.5) and 1,000 at
+once (by 2 in blackjax). Compilation is outside the clock. JAX must not be imported before the
+process is pinned: it makes a thread for every core that it sees.
 """
 
 from collections.abc import Callable
@@ -48,7 +50,9 @@ def compiled(loop: Loop, x: Any, seed: int) -> Callable[[], Any]:
 
 
 def langevin_loop(energy: Energy, task: Task) -> Loop:
-    """blackjax.sgld with the full gradient; a block is one position, which spares a generator per chain."""
+    """blackjax.sgld with the full gradient; a block is one position, which spares a generator per
+    chain.
+    """
     import blackjax
     import jax
     import jax.numpy as jnp
@@ -157,7 +161,8 @@ def check_energies(task: Task) -> None:
     error = ((theirs - ours).abs().max() / ours.std()).item()
     if not error < 1e-4:
         raise ValueError(
-            f"the energy for JAX is off by {error:.2g} of its spread; at most 1e-4 is allowed; copy it anew"
+            f"the energy for JAX is off by {error:.2g} of its spread; at most 1e-4 is allowed; "
+            "copy it anew"
         )
 
 

@@ -1,4 +1,6 @@
-"""Langevin: overhead over the bare loop, images in float32 and bfloat16, the perceptron; against everybody who has it."""
+"""Langevin: overhead over the bare loop, images in float32 and bfloat16, the perceptron; against
+everybody who has it.
+"""
 
 import torch
 
@@ -73,8 +75,9 @@ def langevin_images(name: str, chains: int = 128, steps: int = 60) -> Benchmark:
         steps,
         "steps",
         goals,
-        "lowland pays one gradient and one forward more than the others: for the energies and scores that its trace "
-        "returns and to see that the energy is one. bfloat16 may part from float32 by a tenth of the noiseless way.",
+        "lowland pays one gradient and one forward more than the others: for the energies and "
+        "scores that its trace returns and to see that the energy is one. bfloat16 may part from "
+        "float32 by a tenth of the noiseless way.",
     )
 
 
@@ -92,7 +95,8 @@ def overhead_mlp(chains: int = 1000, steps: int = 300) -> Benchmark:
     ]
     return Benchmark(
         "speed-overhead-mlp",
-        f"Langevin on a perceptron 10-128-128-1, {chains} chains × {steps} steps, float32: what sample adds to the loop",
+        f"Langevin on a perceptron 10-128-128-1, {chains} chains × {steps} steps, float32: what "
+        "sample adds to the loop",
         contenders(task, entries, prove_moves),
         same_chains(task),
         steps,

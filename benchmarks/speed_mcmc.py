@@ -1,4 +1,6 @@
-"""HMC, MALA and parallel tempering on a perceptron and a Gaussian, against torchebm, ebmkit and blackjax."""
+"""HMC, MALA and parallel tempering on a perceptron and a Gaussian, against torchebm, ebmkit and
+blackjax.
+"""
 
 import torch
 
@@ -65,7 +67,8 @@ def _hmc(name: str, task: Task, compile: bool) -> Benchmark:
         )
     return Benchmark(
         f"speed-hmc-{name}",
-        f"HMC, 10 leapfrogs of {task.step_size:g}, on a {name}, {len(task.start)} chains × {task.steps} transitions, float32",
+        f"HMC, 10 leapfrogs of {task.step_size:g}, on a {name}, {len(task.start)} chains × "
+        f"{task.steps} transitions, float32",
         contenders(task, entries, prove_cost),
         same_chains(task),
         task.steps,
@@ -136,7 +139,8 @@ def parallel_tempering(chains: int = 128, steps: int = 50) -> Benchmark:
     ]
     return Benchmark(
         "speed-tempering",
-        f"Parallel tempering, 8 replicas × {chains} chains × {steps} sweeps of MALA, perceptron 10-128-128-1, float32",
+        f"Parallel tempering, 8 replicas × {chains} chains × {steps} sweeps of MALA, perceptron "
+        "10-128-128-1, float32",
         contenders(task, entries, prove_cost),
         same_chains(task),
         steps,

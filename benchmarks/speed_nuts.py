@@ -1,8 +1,10 @@
-"""NUTS on a Gaussian in 100 dimensions: seconds per effective draw, each library's own draws under one estimator.
+"""NUTS on a Gaussian in 100 dimensions: seconds per effective draw, each library's own draws under
+one estimator.
 
-Step size, depth and metric (none) are fixed and the same, chains start from exact draws, so nothing is warmed up. The number
-of effective draws is the smallest bulk ESS (arviz-stats) over ten coordinates, from the widest to the narrowest, and their
-squares; it is computed outside the clock, for every round, and the seconds of the round are divided by it.
+Step size, depth and metric (none) are fixed and the same, chains start from exact draws, so nothing
+is warmed up. The number of effective draws is the smallest bulk ESS (arviz-stats) over ten
+coordinates, from the widest to the narrowest, and their squares; it is computed outside the clock,
+for every round, and the seconds of the round are divided by it.
 """
 
 from collections import defaultdict
@@ -138,7 +140,9 @@ def effective_draws(x: Tensor) -> float:
 
 
 class SameLaw:
-    """The check, which remembers the effective draws of every round: energies have their exact mean and variance, |z| < 5."""
+    """The check, which remembers the effective draws of every round: energies have their exact mean
+    and variance, |z| < 5.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task, self.found = task, defaultdict[str, list[float]](list)
@@ -203,7 +207,8 @@ def nuts(chains: int = 1000, steps: int = 50, name: str = "nuts") -> Benchmark:
     ]
     return Benchmark(
         f"speed-{name}",
-        f"NUTS, step {STEP}, 100-d Gaussian with scales 0.1 to 1, {chains} chains × {steps} draws, float32",
+        f"NUTS, step {STEP}, 100-d Gaussian with scales 0.1 to 1, {chains} chains × {steps} draws, "
+        "float32",
         contenders(task, entries, nothing),
         SameLaw(task),
         1.0,

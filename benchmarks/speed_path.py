@@ -78,7 +78,10 @@ def same_log_z(reference: Outcome, other: Outcome) -> str:
         raise Disagreement(
             f"log Z is {a.value:.3f} ± {a.error:.3f} and {b.value:.3f} ± {b.error:.3f}, z = {z:.1f}"
         )
-    return f"log Z {a.value:.3f} ± {a.error:.3f}, z {z:+.1f}, {a.effective:.0f} effective chains{cost_words(other.proof)}"
+    return (
+        f"log Z {a.value:.3f} ± {a.error:.3f}, z {z:+.1f}, {a.effective:.0f} effective "
+        f"chains{cost_words(other.proof)}"
+    )
 
 
 def ais(chains: int = 64, steps: int = 200) -> Benchmark:
@@ -97,11 +100,13 @@ def ais(chains: int = 64, steps: int = 200) -> Benchmark:
     ]
     return Benchmark(
         "speed-ais",
-        f"AIS, {steps} temperatures, {chains} chains, one HMC-{LEAPFROGS} transition each, perceptron 10-128-128-1",
+        f"AIS, {steps} temperatures, {chains} chains, one HMC-{LEAPFROGS} transition each, "
+        "perceptron 10-128-128-1",
         contenders(task, entries, prove_cost),
         same_log_z,
         steps,
         "temperatures",
         [Goal("lowland", "ebmkit", 1 / 1.6)],
-        "ebmkit moves once more than lowland, under the last energy, where no weight is left to be had.",
+        "ebmkit moves once more than lowland, under the last energy, where no weight is left to be "
+        "had.",
     )

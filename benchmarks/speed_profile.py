@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed_profile        writes results/speed-profile.md
 
-Tables: the parts of a MALA step and of a leapfrog on the perceptron (1,000 chains, 10 → 128 → 128 → 1), each timed by itself,
-interleaved, CPU time, median; the same of a restricted Boltzmann machine 784-500 (128 points, as in learning, and 100, as in
-annealing); and the kernels of the convolutional net's gradient in float32 and bfloat16 by torch.profiler.
+Tables: the parts of a MALA step and of a leapfrog on the perceptron (1,000 chains, 10 → 128 → 128 →
+1), each timed by itself, interleaved, CPU time, median; the same of a restricted Boltzmann machine
+784-500 (128 points, as in learning, and 100, as in annealing); and the kernels of the convolutional
+net's gradient in float32 and bfloat16 by torch.profiler.
 """
 
 import statistics
@@ -102,7 +103,9 @@ def machine_parts() -> dict[str, Callable[[], Any]]:
 
 
 def kernels(half: bool, rows: int = 8) -> list[tuple[str, float, int]]:
-    """The dearest kernels of the convolutional net's gradient: name, milliseconds and calls per gradient."""
+    """The dearest kernels of the convolutional net's gradient: name, milliseconds and calls per
+    gradient.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -140,7 +143,8 @@ def page() -> str:
     for half in (False, True):
         lines += [
             "",
-            f"| kernel, conv net, 128 images, {'bfloat16' if half else 'float32'} | ms a gradient | calls |",
+            f"| kernel, conv net, 128 images, {'bfloat16' if half else 'float32'} | ms a gradient "
+            "| calls |",
         ]
         lines += ["|---|---:|---:|"]
         lines += [f"| {name} | {value:.2f} | {calls} |" for name, value, calls in kernels(half)]

@@ -1,7 +1,9 @@
-"""Restricted Boltzmann machines, 784 visible and 500 hidden units: learning and annealing against the libraries that have them.
+"""Restricted Boltzmann machines, 784 visible and 500 hidden units: learning and annealing against
+the libraries that have them.
 
-Everybody learns from the same images, in batches of 128, at the same rate, with plain SGD and no centring, and in the end
-reconstructs held-out images about as well. Rivals run without what they compute besides (pseudo-likelihoods, progress).
+Everybody learns from the same images, in batches of 128, at the same rate, with plain SGD and no
+centring, and in the end reconstructs held-out images about as well. Rivals run without what they
+compute besides (pseudo-likelihoods, progress).
 """
 
 import math
@@ -202,7 +204,8 @@ def learning(steps: int, count: int = 6400) -> Benchmark:
             "rbms",
             rbms,
             ("rbms",),
-            "init_chains at the data, sample_state, compute_gradient uncentred and not normalised, SGD",
+            "init_chains at the data, sample_state, compute_gradient uncentred and not normalised, "
+            "SGD",
         ),
     ]
     if steps == 1:
@@ -226,11 +229,12 @@ def learning(steps: int, count: int = 6400) -> Benchmark:
         len(work.x),
         "images",
         goals,
-        "scikit-learn has persistent chains in place of CD; the products are the same five per update.",
+        "scikit-learn has persistent chains in place of CD; the products are the same five per "
+        "update.",
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- annealing
+# ---------------------------------------------------------------------------------------- annealing
 
 
 class Estimate(NamedTuple):
@@ -241,7 +245,9 @@ class Estimate(NamedTuple):
 
 
 def trained(updates: int) -> RBM:
-    """A machine after a short training: no longer independent units, and log Z still known to a few hundredths by both."""
+    """A machine after a short training: no longer independent units, and log Z still known to a few
+    hundredths by both.
+    """
     torch.manual_seed(0)
     work, generator = images(12_800, 1), torch.Generator().manual_seed(0)
     rbm = RBM(binary(784), HIDDEN)
@@ -266,7 +272,9 @@ def trained(updates: int) -> RBM:
 
 
 def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchmark:
-    """AIS from independent units, the same rungs and chains for both; log Z within 0.05 (and the errors of both)."""
+    """AIS from independent units, the same rungs and chains for both; log Z within 0.05 (and the
+    errors of both).
+    """
     from lowland.samplers import ais
     from lowland.targets import Bernoulli
 
@@ -322,5 +330,6 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
         rungs,
         "rungs",
         [Goal("lowland", "rbms", 1 / 3.2)],
-        "One product v W serves the weight, the rung's end and the next Gibbs step; rbms copies W and multiplies anew.",
+        "One product v W serves the weight, the rung's end and the next Gibbs step; rbms copies W "
+        "and multiplies anew.",
     )

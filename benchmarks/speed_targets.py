@@ -1,7 +1,9 @@
-"""What the speed benchmarks sample from: two image networks, a perceptron, a Gaussian; for torch and, equal, for JAX.
+"""What the speed benchmarks sample from: two image networks, a perceptron, a Gaussian; for torch
+and, equal, for JAX.
 
-Rivals and floors get `Perceptron` and `ScaledGaussian`, the least arithmetic that computes the energy; lowland gets its
-own `nets.MLP` with the same weights, and for comparison the same plain module as everybody else.
+Rivals and floors get `Perceptron` and `ScaledGaussian`, the least arithmetic that computes the
+energy; lowland gets its own `nets.MLP` with the same weights, and for comparison the same plain
+module as everybody else.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,9 @@ DIMENSION, HIDDEN, CONFINE, SCALE = 10, (128, 128), 0.1, 10.0
 
 
 class Perceptron(nn.Module):
-    """(B, d) → (B,):  s · net(x) + a/2 ‖x‖², with the layers of a lowland MLP: the same weights, nothing else."""
+    """(B, d) → (B,):  s · net(x) + a/2 ‖x‖², with the layers of a lowland MLP: the same weights,
+    nothing else.
+    """
 
     def __init__(self, source: MLP) -> None:
         super().__init__()
@@ -30,7 +34,9 @@ class Perceptron(nn.Module):
 
 
 class ScaledGaussian(nn.Module):
-    """(B, d) → (B,):  ½ Σ (x_i / s_i)², scales s from 1 down to `smallest`, evenly in the logarithm."""
+    """(B, d) → (B,):  ½ Σ (x_i / s_i)², scales s from 1 down to `smallest`, evenly in the
+    logarithm.
+    """
 
     scales: Tensor
     precision: Tensor
@@ -113,7 +119,8 @@ def to_jax(net: nn.Module) -> Callable[[Any], Any]:
         return lambda x: 0.5 * jnp.sum(x * x * precision)
     if not isinstance(net, Perceptron):
         raise ValueError(
-            f"a {type(net).__name__} came; Perceptron and ScaledGaussian have a JAX form; write it first"
+            f"a {type(net).__name__} came; Perceptron and ScaledGaussian have a JAX form; write it "
+            "first"
         )
     linear = [layer for layer in net.layers if isinstance(layer, nn.Linear)]
     weights = [

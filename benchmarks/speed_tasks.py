@@ -1,4 +1,6 @@
-"""What a contender of the speed benchmarks gets, what it returns, and how two of them are held against each other."""
+"""What a contender of the speed benchmarks gets, what it returns, and how two of them are held
+against each other.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +15,9 @@ from lowland.energy import Energy
 
 
 class Task(NamedTuple):
-    """One run: the plain network for floors and rivals, the same energy for lowland, where chains start, the settings."""
+    """One run: the plain network for floors and rivals, the same energy for lowland, where chains
+    start, the settings.
+    """
 
     net: nn.Module
     energy: Energy
@@ -26,7 +30,9 @@ class Task(NamedTuple):
 
 
 class Chains(NamedTuple):
-    """What a run leaves: points (B, *event), mean acceptance and gradients per chain where the program tells them."""
+    """What a run leaves: points (B, *event), mean acceptance and gradients per chain where the
+    program tells them.
+    """
 
     x: Tensor
     acceptance: float | None = None
@@ -38,10 +44,12 @@ Make = Callable[[Task], Run]
 
 
 class Proof(NamedTuple):
-    """What a step costs per chain: gradients, and forwards without a gradient; None where it cannot be counted.
+    """What a step costs per chain: gradients, and forwards without a gradient; None where it cannot
+    be counted.
 
-    quiet, drift, single: points after five steps without noise, after one without, after one with noise (Langevin only);
-    allowed: the share of the noiseless way by which it may part from the reference.
+    quiet, drift, single: points after five steps without noise, after one without, after one with
+    noise (Langevin only); allowed: the share of the noiseless way by which it may part from the
+    reference.
     """
 
     gradients: float | None = None
@@ -53,7 +61,9 @@ class Proof(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A contender to be: its name, its maker, the distribution it needs ('' for none), how it is called, its proof."""
+    """A contender to be: its name, its maker, the distribution it needs ('' for none), how it is
+    called, its proof.
+    """
 
     name: str
     make: Make
@@ -79,14 +89,18 @@ def contenders(
 
 
 def prove_cost(make: Make, task: Task) -> Proof:
-    """Count what one more step costs: rows that go through the network, or what the run says where there are none."""
+    """Count what one more step costs: rows that go through the network, or what the run says where
+    there are none.
+    """
     few, more = (_count(make, task._replace(steps=steps)) for steps in (2, 5))
     gradients, forwards = ((b - a) / 3 for a, b in zip(few, more, strict=True))
     return Proof(gradients or None, forwards)
 
 
 def prove_said(make: Make, task: Task) -> Proof:
-    """What the program says a step costs: for compiled ones, which a counter would make compile anew."""
+    """What the program says a step costs: for compiled ones, which a counter would make compile
+    anew.
+    """
     few, more = (make(task._replace(steps=steps))().gradients for steps in (2, 5))
     return Proof(None if few is None or more is None else (more - few) / 3)
 
@@ -157,16 +171,19 @@ def apart(task: Task, reference: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def acceptance_z(chains: int, a: float, b: float) -> float:
-    """z of two acceptance rates, as if every chain had made one step only (the steps of a chain are not independent)."""
+    """z of two acceptance rates, as if every chain had made one step only (the steps of a chain are
+    not independent).
+    """
     pooled = min(max((a + b) / 2, 1 / chains), 1 - 1 / chains)
     return (a - b) / math.sqrt(2 * pooled * (1 - pooled) / chains)
 
 
 def same_chains(task: Task) -> Callable[[Outcome, Outcome], str]:
-    """A check for the runner: the chains end alike and, where there are proofs of it, the moves are the same.
+    """A check for the runner: the chains end alike and, where there are proofs of it, the moves are
+    the same.
 
-    Way, norm and energy of the chains and the acceptance: |z| < 5. Without noise the contenders may part by no more than
-    the proof allows; the noise of one step has the variance 2hT, |z| < 5.
+    Way, norm and energy of the chains and the acceptance: |z| < 5. Without noise the contenders may
+    part by no more than the proof allows; the noise of one step has the variance 2hT, |z| < 5.
     """
 
     def check(reference: Outcome, other: Outcome) -> str:
@@ -179,7 +196,8 @@ def same_chains(task: Task) -> Callable[[Outcome, Outcome], str]:
             error, zs["noise"] = _moves(task, reference.proof, other.proof)
             if not error < other.proof.allowed:
                 raise Disagreement(
-                    f"without noise they part by {error:.2g} of the way; {other.proof.allowed:g} is allowed"
+                    f"without noise they part by {error:.2g} of the way; {other.proof.allowed:g} "
+                    "is allowed"
                 )
             words = [f"drift to {error:.0e}"]
         if not all(abs(z) < 5 for z in zs.values()):

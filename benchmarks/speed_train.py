@@ -1,7 +1,9 @@
-"""Training: steps of persistent contrastive divergence with 20 Langevin steps on the image net, against ebmkit.
+"""Training: steps of persistent contrastive divergence with 20 Langevin steps on the image net,
+against ebmkit.
 
-All start every run from the same weights; chains stay in the buffer (10,000, 5 % restarted at noise). One step: 20 Langevin
-steps of 128 chains, two forwards with gradients in the weights, one update by Adam.
+All start every run from the same weights; chains stay in the buffer (10,000, 5 % restarted at
+noise). One step: 20 Langevin steps of 128 chains, two forwards with gradients in the weights, one
+update by Adam.
 """
 
 import copy
@@ -34,7 +36,9 @@ def flat(net: nn.Module) -> Tensor:
 
 
 def lowland_pcd(buffer_size: int, data: Tensor, **options: Any) -> Make:
-    """lowland's own objective; options: what `accelerate` takes, for the gradients of the chains alone."""
+    """lowland's own objective; options: what `accelerate` takes, for the gradients of the chains
+    alone.
+    """
 
     def make(task: Task) -> Run:
         from lowland.samplers.acceleration import accelerate
@@ -94,7 +98,9 @@ def ebmkit_pcd(buffer_size: int, data: Tensor) -> Make:
 
 
 def same_training(task: Task) -> Callable[[Outcome, Outcome], str]:
-    """Energies of the negatives under the first weights agree, |z| < 5; the weights have gone as far, to a tenth."""
+    """Energies of the negatives under the first weights agree, |z| < 5; the weights have gone as
+    far, to a tenth.
+    """
     first = flat(task.net)
 
     def check(reference: Outcome, other: Outcome) -> str:
@@ -104,7 +110,8 @@ def same_training(task: Task) -> Callable[[Outcome, Outcome], str]:
         far = ((a.weights - first).norm() / (b.weights - first).norm()).item()
         if not (abs(z) < 5 and abs(math.log(far)) < 0.1):
             raise Disagreement(
-                f"the negatives differ (z = {z:.1f}) or the weights have gone {far:.3f} times as far"
+                f"the negatives differ (z = {z:.1f}) or the weights have gone {far:.3f} times as "
+                "far"
             )
         return f"negatives z {z:+.1f}, weights gone {far:.3f} as far{cost_words(other.proof)}"
 

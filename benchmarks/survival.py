@@ -1,26 +1,31 @@
-"""Which runs die? A grid of short trainings at rates from sane to thirty times too large, by four contenders.
+"""Which runs die? A grid of short trainings at rates from sane to thirty times too large, by four
+contenders.
 
-    python -m benchmarks.survival run --contender plain ebmkit torchebm lowland [--set moons] [--seeds 0 1 2]
-    python -m benchmarks.survival table
+    python -m benchmarks.survival run --contender plain ebmkit torchebm lowland [--set moons]
+    [--seeds 0 1 2] python -m benchmarks.survival table
 
-Sets x rates x seeds x with and without the regulariser: 72 runs for each contender. A run is dead if
+Sets x rates x seeds x with and without the regulariser: 72 runs for each contender. A run is dead
+if
 
     not finite   a weight, or the energy of a held-out point or of a sample, is not finite
-    no better    the MMD of its samples to held-out data is above 0.9 of that of the noise they start from
+    no better    the MMD of its samples to held-out data is above 0.9 of that of the noise they
+                 start from
     alike        the samples' total variance is below 5 % of the data's
-    walls        99 % of the samples' numbers sit on the walls of the box, and fewer than 97 % of the data's do
+    walls        99 % of the samples' numbers sit on the walls of the box, and fewer than 97 % of
+                 the data's do
 
-which was fixed before anything was measured. The settings were not: network sizes, numbers of updates and sane rates come from
-plain runs of seed 0; the preflight's limit and the going back of lowland's health were made on runs of this grid; and a first
-grid was looked at before this one (averages with decay 0.99, lowland with its own fall of the rate and bound on gradients:
-survival-first.md). It was repeated because lowland averaged over a shorter time than the others; with the short memory that all
-have now, the others do worse at sane rates than there. Read both. They show what the cures do, not what they would do on sets
-that they have not seen.
+which was fixed before anything was measured. The settings were not: network sizes, numbers of
+updates and sane rates come from plain runs of seed 0; the preflight's limit and the going back of
+lowland's health were made on runs of this grid; and a first grid was looked at before this one
+(averages with decay 0.99, lowland with its own fall of the rate and bound on gradients:
+survival-first.md). It was repeated because lowland averaged over a shorter time than the others;
+with the short memory that all have now, the others do worse at sane rates than there. Read both.
+They show what the cures do, not what they would do on sets that they have not seen.
 
-Samples: chains from noise under the averaged weights, by the sampler of
-training, the same code for all contenders. MMD: squared, unbiased, Gaussian kernel, bandwidth the median distance of held-out
-data; given in units of that of the noise, so that 1 is noise and 0 is data. Results: benchmarks/results/survival.{json,md}; a
-run that is in the json is not run again.
+Samples: chains from noise under the averaged weights, by the sampler of training, the same code for
+all contenders. MMD: squared, unbiased, Gaussian kernel, bandwidth the median distance of held-out
+data; given in units of that of the noise, so that 1 is noise and 0 is data. Results:
+benchmarks/results/survival.{json,md}; a run that is in the json is not run again.
 """
 
 import argparse
@@ -48,7 +53,9 @@ FACTORS, SEEDS = (1, 3, 10, 30), (0, 1, 2)
 
 
 def judge(case: Case, energy: nn.Module, data: Dataset) -> dict[str, Any]:
-    """Whether the run is dead, of what, and how good its samples are. The same draws for everybody."""
+    """Whether the run is dead, of what, and how good its samples are. The same draws for
+    everybody.
+    """
     torch.manual_seed(12345)
     held = data.test.x[: case.samples]
     noise = start(case, len(held))
@@ -212,7 +219,9 @@ def share(rows: list[dict[str, Any]]) -> str:
 
 
 def quality(rows: list[dict[str, Any]]) -> list[str]:
-    """MMD in units of noise: median and worst over seeds and both halves; a dead run counts as 1 where it has no number."""
+    """MMD in units of noise: median and worst over seeds and both halves; a dead run counts as 1
+    where it has no number.
+    """
     lines = [
         "## MMD of samples to held-out data, in units of that of noise: median (worst)",
         "",
@@ -253,7 +262,10 @@ def cures(rows: list[dict[str, Any]]) -> list[str]:
     """What health did, and what it cost."""
     ours = chosen(rows, contender="lowland")
     lines = ["## What lowland's health did", ""]
-    heads = "| set, rate | runs rolled back | rollbacks | verdicts | rate lowered before the start to | stopped | updates |"
+    heads = (
+        "| set, rate | runs rolled back | rollbacks | verdicts | rate lowered before the start to "
+        "| stopped | updates |"
+    )
     lines += [heads, "|---" * 7 + "|"]
     for name in CASES:
         for factor in FACTORS:

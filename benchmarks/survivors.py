@@ -1,15 +1,21 @@
-"""Four ways to train the same network on the same data by persistent contrastive divergence, for `benchmarks.survival`.
+"""Four ways to train the same network on the same data by persistent contrastive divergence, for
+`benchmarks.survival`.
 
-Every contender gets the same network (same first weights), data, sampler settings, buffer (5 % of the chains begin anew),
-batch, number of updates and regulariser, and averages its weights with the same decay. What differs is what is around it:
+Every contender gets the same network (same first weights), data, sampler settings, buffer (5 % of
+the chains begin anew), batch, number of updates and regulariser, and averages its weights with the
+same decay. What differs is what is around it:
 
-    plain      the loop of the published codes (Du & Mordatch 2019; UvA tutorial 8; JEM) in torch; no watchdog
+    plain      the loop of the published codes (Du & Mordatch 2019; UvA tutorial 8; JEM) in torch;
+               no watchdog
     ebmkit     Trainer, ContrastiveDivergence, ReplayBuffer
-    torchebm   ContrastiveDivergence(persistent=True) in its documented loop: its trainer cannot be constructed. Its sampler has
-               no bound on slopes, so the model's `gradient` has it; its buffer starts from our noise in place of a single point
-    lowland    fit with its own defaults of health; a constant rate, as the others have, after a warm-up of 5 % of the updates
+    torchebm   ContrastiveDivergence(persistent=True) in its documented loop: its trainer cannot be
+               constructed. Its sampler has no bound on slopes, so the model's `gradient` has it;
+               its buffer starts from our noise in place of a single point
+    lowland    fit with its own defaults of health; a constant rate, as the others have, after a
+               warm-up of 5 % of the updates
 
-Each returns averaged weights, and the number of updates that were made in all, with those that were made again.
+Each returns averaged weights, and the number of updates that were made in all, with those that were
+made again.
 """
 
 import copy
@@ -34,10 +40,12 @@ DECAY = 0.95  # of averaged weights: over so few updates a longer memory would k
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained on, and how long: step, noise, bound and walls of the sampler are those of a published recipe.
+    """What is trained on, and how long: step, noise, bound and walls of the sampler are those of a
+    published recipe.
 
-    rate: the sane learning rate; l2: weight of the regulariser where there is one; walk: steps that make the final samples;
-    samples: how many, and as many held-out points; bound: on the norm of the gradient in the weights, as the recipe has it.
+    rate: the sane learning rate; l2: weight of the regulariser where there is one; walk: steps that
+    make the final samples; samples: how many, and as many held-out points; bound: on the norm of
+    the gradient in the weights, as the recipe has it.
     """
 
     name: str
@@ -128,7 +136,9 @@ CASES = {
 
 
 class Trained(NamedTuple):
-    """energy: averaged weights; updates: made in all; notes: what the contender itself has to say of the run."""
+    """energy: averaged weights; updates: made in all; notes: what the contender itself has to say
+    of the run.
+    """
 
     energy: nn.Module
     updates: int

@@ -1,4 +1,6 @@
-"""The pages that `benchmarks.which_sampler` writes: its record as tables, and as a list of failures."""
+"""The pages that `benchmarks.which_sampler` writes: its record as tables, and as a list of
+failures.
+"""
 
 import json
 import math
@@ -9,15 +11,22 @@ WRONG, APART = 5.0, 1.05  # |z| and R-hat beyond which draws count for nothing
 SLOW = 0.2  # of the best sampler's effective draws per second
 
 WORDS = {
-    "MALA": "One small step at a time: a random walk along long, narrow valleys, and none across empty space.",
-    "HMC": "The length of its trajectories is a guess, one for all places: short for wide directions, long for narrow ones.",
-    "NUTS": "Dear by the step, most of all where chains in a batch need trees of very different depth; as local as the others.",
-    "GHMC": "Must hardly ever be refused, since a refused chain turns round; so its steps are small.",
+    "MALA": "One small step at a time: a random walk along long, narrow valleys, and none across "
+    "empty space.",
+    "HMC": "The length of its trajectories is a guess, one for all places: short for wide "
+    "directions, long for narrow ones.",
+    "NUTS": "Dear by the step, most of all where chains in a batch need trees of very different "
+    "depth; as local as the others.",
+    "GHMC": "Must hardly ever be refused, since a refused chain turns round; so its steps are "
+    "small.",
     "ParallelTempering": "Pays for every rung; where nothing has to be crossed, that buys nothing.",
     "Langevin": "No accept step: whatever its step gets wrong stays wrong, in proportion to the step.",
-    "LeimkuhlerMatthews": "As Langevin, one order better away from walls; still nothing tells when the step is too large.",
-    "Underdamped": "The same with momentum: good where steps are small, wrong where they are not, and silent about it.",
-    "ShortRun": "Draws from no law. At a temperature below 1 it falls into the nearest valley: for pictures, not for averages.",
+    "LeimkuhlerMatthews": "As Langevin, one order better away from walls; still nothing tells when the step is too "
+    "large.",
+    "Underdamped": "The same with momentum: good where steps are small, wrong where they are not, and silent "
+    "about it.",
+    "ShortRun": "Draws from no law. At a temperature below 1 it falls into the nearest valley: for "
+    "pictures, not for averages.",
     "BlockGibbs": "Needs conditionals in blocks; clusters of many sites still turn slowly.",
     "GibbsWithGradients": "One site a step: a sweep of a picture takes as many gradients as it has pixels.",
     "DMALA": "Flips many sites at once only while they hardly interact; near order its steps shrink.",
@@ -48,7 +57,9 @@ def z_score(z: float) -> str:
 
 
 def figure(value: dict[str, float] | None, cell: dict[str, Any]) -> str:
-    """mean ± sd of the effective draws, in brackets if they are not to be trusted, nothing if the sampler is biased."""
+    """mean ± sd of the effective draws, in brackets if they are not to be trusted, nothing if the
+    sampler is biased.
+    """
     if value is None or not cell["adjusted"]:
         return "–"
     digits = 0 if value["mean"] >= 100 else 1 if value["mean"] >= 10 else 2
@@ -59,7 +70,8 @@ def figure(value: dict[str, float] | None, cell: dict[str, Any]) -> str:
 def table(target: dict[str, Any]) -> list[str]:
     """One target as a Markdown table."""
     lines = [
-        "| sampler | ESS per second | ESS per 1,000 gradients | R-hat | worst truth: z, off by | divergences | warm-up, s |",
+        "| sampler | ESS per second | ESS per 1,000 gradients | R-hat | worst truth: z, off by | "
+        "divergences | warm-up, s |",
         "|---|---:|---:|---:|---|---:|---:|",
     ]
     for cell in target["cells"]:
@@ -108,11 +120,11 @@ def tables(record: dict[str, Any]) -> str:
         or "all targets"
     )
     lines += [
-        f"{size['chains']} chains, {size['row']:,} gradient evaluations in a row per run ("
-        f"{longer}), a quarter of them discarded; "
-        f"tuned in {size['tuning']} steps; seeds {', '.join(map(str, size['seeds']))}, mean ± sd. "
-        f"`{record['command']}`, {record['date']}, {record['seconds']} s on one core of {about['cpu']}, "
-        f"torch {about.get('torch')}, load {about['load_average']}.",
+        f"{size['chains']} chains, {size['row']:,} gradient evaluations in a row per run "
+        f"({longer}), a quarter of them discarded; tuned in {size['tuning']} steps; seeds "
+        f"{', '.join(map(str, size['seeds']))}, mean ± sd. `{record['command']}`, "
+        f"{record['date']}, {record['seconds']} s on one core of {about['cpu']}, torch "
+        f"{about.get('torch')}, load {about['load_average']}."
     ]
     return "\n".join(lines)
 
@@ -156,7 +168,9 @@ def failures(record: dict[str, Any]) -> str:
 
 
 def filled(page: str, record: dict[str, Any]) -> str:
-    """The page with its measured parts, between <!-- NAME --> and <!-- end of NAME -->, written anew."""
+    """The page with its measured parts, between <!-- NAME --> and <!-- end of NAME -->, written
+    anew.
+    """
     for name, text in (("measured", tables(record)), ("failures", failures(record))):
         first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         assert page.count(first) == page.count(last) == 1, f"the page must have one part {name}"
@@ -167,9 +181,13 @@ def filled(page: str, record: dict[str, Any]) -> str:
 
 def results_page(record: dict[str, Any]) -> str:
     """The record as benchmarks/results/which-sampler.md."""
-    head = "# Which sampler?\n\nHow to read this: docs/which-sampler.md. * is not adjusted: its draws get no credit.\n"
+    head = (
+        "# Which sampler?\n\nHow to read this: docs/which-sampler.md. * is not adjusted: its draws "
+        "get no credit.\n"
+    )
     details = [
-        f"- {target['name']}, {cell['sampler']}: {cell['steps']} steps of `{shortened(cell['settings'])}`"
+        f"- {target['name']}, {cell['sampler']}: {cell['steps']} steps of "
+        f"`{shortened(cell['settings'])}`"
         for target in record["targets"]
         for cell in target["cells"]
     ]

@@ -1,18 +1,22 @@
-"""Which sampler? Effective draws per second and per gradient on six laws, and whether what was drawn is right.
+"""Which sampler? Effective draws per second and per gradient on six laws, and whether what was
+drawn is right.
 
     python -m benchmarks.which_sampler
 
-Every sampler with an accept step is tuned by `tune` and then runs from three seeds: 32 chains from where `domain.draw` puts
-them, as many gradient evaluations in a row for all samplers of a target (the rungs of a ladder are one batch: they cost more
-gradients, in the same row), the first quarter discarded. Samplers without an accept step take step and metric of the tuned
-sampler whose move is theirs (MALA, GHMC): what is off is what the accept step had put right.
+Every sampler with an accept step is tuned by `tune` and then runs from three seeds: 32 chains from
+where `domain.draw` puts them, as many gradient evaluations in a row for all samplers of a target
+(the rungs of a ladder are one batch: they cost more gradients, in the same row), the first quarter
+discarded. Samplers without an accept step take step and metric of the tuned sampler whose move is
+theirs (MALA, GHMC): what is off is what the accept step had put right.
 
     ESS        smallest bulk ESS over the watched coordinates and the energy, all chains together
     R-hat      largest of the same quantities, worst seed
-    z          (mean of the chains' means − truth) / standard error, over the chains of all seeds; the worst of the known truths
+    z          (mean of the chains' means − truth) / standard error, over the chains of all seeds;
+               the worst of the known truths
 
-Draws that are wrong count for nothing: where |z| > 5 or R-hat > 1.05 the ESS is printed in brackets, and samplers that are not
-adjusted get none. Writes benchmarks/results/which-sampler.{md,json} and the measured parts of docs/which-sampler.md.
+Draws that are wrong count for nothing: where |z| > 5 or R-hat > 1.05 the ESS is printed in
+brackets, and samplers that are not adjusted get none. Writes
+benchmarks/results/which-sampler.{md,json} and the measured parts of docs/which-sampler.md.
 """
 
 import argparse
@@ -110,7 +114,9 @@ DISCRETE: dict[str, Make] = {
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """chains; row: gradient evaluations one after the other in a run of most targets; tuning: steps of tune; seeds."""
+    """chains; row: gradient evaluations one after the other in a run of most targets; tuning: steps
+    of tune; seeds.
+    """
 
     chains: int = CHAINS
     row: int = ROW
@@ -119,7 +125,9 @@ class Size:
 
 
 class Run(NamedTuple):
-    """One seed: seconds of the discarded and of the kept part; gradients per chain, effective draws, ... of the kept one."""
+    """One seed: seconds of the discarded and of the kept part; gradients per chain, effective
+    draws, ... of the kept one.
+    """
 
     discarded: float
     seconds: float
@@ -135,7 +143,9 @@ def samplers_of(target: Target) -> dict[str, Make]:
 
 
 def tuned_samplers(target: Target, size: Size) -> tuple[dict[str, Any], dict[str, float]]:
-    """All samplers of a target, tuned where they have an accept step and a step size, and the seconds that took."""
+    """All samplers of a target, tuned where they have an accept step and a step size, and the
+    seconds that took.
+    """
     found: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     for name, make in samplers_of(target).items():
@@ -154,7 +164,9 @@ def tuned_samplers(target: Target, size: Size) -> tuple[dict[str, Any], dict[str
 
 
 def steps_of(sampler: Any, target: Target, size: Size) -> int:
-    """How many steps make `size.row` gradient evaluations in a row, times `target.longer`; without gradients, of the energy."""
+    """How many steps make `size.row` gradient evaluations in a row, times `target.longer`; without
+    gradients, of the energy.
+    """
     inner = getattr(sampler, "sampler", sampler)
     each: float = max(inner.gradients, 1)
     if isinstance(inner, NUTS):
@@ -254,11 +266,11 @@ def chosen(target: Target, size: Size) -> dict[str, Any]:
 
 
 def measure(
-    targets: Sequence[Target],
-    size: Size = Size(),
-    say: Callable[[str], object] = lambda _: None,
+    targets: Sequence[Target], size: Size = Size(), say: Callable[[str], object] = lambda _: None
 ) -> dict[str, Any]:
-    """All samplers on all targets: tuned once, then seed by seed, so that a slow minute does not fall on one of them alone."""
+    """All samplers on all targets: tuned once, then seed by seed, so that a slow minute does not
+    fall on one of them alone.
+    """
     record = []
     for target in targets:
         say(f"{target.name}: tuning")

@@ -1,11 +1,15 @@
-"""Six laws for `benchmarks.which_sampler`, each hard in its own way, with what is known of them exactly.
+"""Six laws for `benchmarks.which_sampler`, each hard in its own way, with what is known of them
+exactly.
 
-gaussian   100 dimensions, widths from 1 to 1/30, turned at random: a diagonal metric cannot make it round
-funnel     Neal's, 3 dimensions: the variance of two coordinates changes 4.5-fold with every deviation of the first
+gaussian   100 dimensions, widths from 1 to 1/30, turned at random: a diagonal metric cannot make it
+           round
+funnel     Neal's, 3 dimensions: the variance of two coordinates changes 4.5-fold with every
+           deviation of the first
 banana     a bent Gaussian in the plane
 mixture    two Gaussians in 5 dimensions, 8 deviations apart, of mass 0.7 and 0.3
 box        exp(−Σ r_i x_i) on [0, 1]^10, r from 2 to 20: most of the mass lies at the walls
-ising      16 × 16 spins on a torus at coupling 0.35 (order sets in at 0.44), energy known from the exact log Z
+ising      16 × 16 spins on a torus at coupling 0.35 (order sets in at 0.44), energy known from the
+           exact log Z
 """
 
 import math
@@ -21,7 +25,9 @@ from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture, Ising
 
 
 class Truth(NamedTuple):
-    """A mean that is known: of function(x, energies), over draws x (n, *event) and their energies (n,), gives (n,)."""
+    """A mean that is known: of function(x, energies), over draws x (n, *event) and their energies
+    (n,), gives (n,).
+    """
 
     name: str
     function: Callable[[Tensor, Tensor], Tensor]
@@ -29,8 +35,8 @@ class Truth(NamedTuple):
 
 
 class Target(NamedTuple):
-    """watched: from draws (n, *event) to the quantities (n, q) whose effective
-    draws are counted, beside the energy; hottest: temperature of the ladder's last rung; longer: how many times the
+    """watched: from draws (n, *event) to the quantities (n, q) whose effective draws are counted,
+    beside the energy; hottest: temperature of the ladder's last rung; longer: how many times the
     usual number of gradients a run takes."""
 
     name: str
@@ -138,12 +144,7 @@ def walls(dimension: int = 10) -> Target:
         ),
     ]
     energy = Function(lambda x: x @ rates.to(x), box(0.0, 1.0, dimension))
-    return Target(
-        "box",
-        f"Box: exp(−Σ r x) on [0, 1]^{dimension}, r = 2 … 20",
-        energy,
-        truths,
-    )
+    return Target("box", f"Box: exp(−Σ r x) on [0, 1]^{dimension}, r = 2 … 20", energy, truths)
 
 
 def normal_cdf(z: float) -> float:
@@ -158,7 +159,9 @@ def cut_exponential(rate: float) -> tuple[float, float]:
 
 
 def energy_moments(lattice: Ising) -> tuple[float, float]:
-    """Mean and variance of E under exp(−E), the first two derivatives of log Σ exp(−βE) at β = 1."""
+    """Mean and variance of E under exp(−E), the first two derivatives of log Σ exp(−βE) at β =
+    1.
+    """
     beta = torch.ones((), dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(lattice.log_partition(beta), beta, create_graph=True)
     (second,) = torch.autograd.grad(first, beta)

@@ -1,7 +1,10 @@
-"""Run the pages of docs/: every block of Python in order, its output into the block of text that follows.
+"""Run the pages of docs/: every block of Python in order, its output into the block of text that
+follows.
 
-python docs/build.py            runs all pages that have a block of text after a block of Python, and rewrites them
-python docs/build.py --check    runs them and fails where a page says something else (numbers to 5 %)
+python docs/build.py            runs all pages that have a block of text after a block of Python,
+                                and rewrites them
+python docs/build.py --check    runs them and fails where a page says something else (numbers to 5
+                                %)
 """
 
 import argparse
@@ -27,7 +30,9 @@ def pages() -> list[Path]:
 
 
 def run(page: Path) -> str:
-    """The page as it reads after all its blocks have run, one after another, in the folder of the pages."""
+    """The page as it reads after all its blocks have run, one after another, in the folder of the
+    pages.
+    """
     scope: dict[str, object] = {"__name__": page.stem}
 
     def block(found: re.Match[str]) -> str:
@@ -73,7 +78,8 @@ def main() -> None:
             wrong.append(page.name)
     if wrong:
         sys.exit(
-            f"{', '.join(wrong)}: the code says something else now; run python docs/build.py and read what changed"
+            f"{', '.join(wrong)}: the code says something else now; run python docs/build.py and "
+            "read what changed"
         )
 
 

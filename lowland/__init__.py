@@ -1,8 +1,9 @@
-"""lowland: energy-based models that people can trust. Data live in the lowlands; everything else is uphill.
+"""lowland: energy-based models that people can trust. Data live in the lowlands; everything else is
+uphill.
 
-Five nouns: an Energy scores points; a Sampler moves them downhill, with noise; Chains remember where they got to; an
-Objective compares data with samples; a Run is the directory where it all ends up. Names are loaded when first used, so that
-`import lowland` and `lowland --help` cost nothing.
+Five nouns: an Energy scores points; a Sampler moves them downhill, with noise; Chains remember
+where they got to; an Objective compares data with samples; a Run is the directory where it all ends
+up. Names are loaded when first used, so that `import lowland` and `lowland --help` cost nothing.
 """
 
 from importlib import import_module
@@ -17,28 +18,32 @@ _HOMES = {
     "lowland.run": "Run RunError load",
     "lowland.pretrained": "shipped",
     "lowland.samplers": (
-        "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info Langevin LeimkuhlerMatthews Lowest "
-        "Moments ParallelTempering Recovery ShortRun State Trace Underdamped ais anneal cooling geometric noise_ladder "
-        "predictor_corrector preserving probability_flow pyramid recover sample search sigma_ladder tune"
+        "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info "
+        "Langevin LeimkuhlerMatthews Lowest Moments ParallelTempering Recovery ShortRun State "
+        "Trace Underdamped ais anneal cooling geometric noise_ladder predictor_corrector "
+        "preserving probability_flow pyramid recover sample search sigma_ladder tune"
     ),
     "lowland.replay": "ReplayBuffer",
     "lowland.objectives": (
-        "CD DSM JEM NCE PCD Cooperative DiffusionRecovery EnergyDiscrepancy EnergyL2 EnergyMatching EquilibriumMatching "
-        "FlowContrastive GradientPenalty HingeMargin ImprovedCD InfoNCE Loss MultilevelDSM OutlierExposure PseudoLikelihood "
-        "PullAway RankingNCE RatioMatching Robust ScoreMatching ShortRunML WakeSleep contrast"
+        "CD DSM JEM NCE PCD Cooperative DiffusionRecovery EnergyDiscrepancy EnergyL2 "
+        "EnergyMatching EquilibriumMatching FlowContrastive GradientPenalty HingeMargin ImprovedCD "
+        "InfoNCE Loss MultilevelDSM OutlierExposure PseudoLikelihood PullAway RankingNCE "
+        "RatioMatching Robust ScoreMatching ShortRunML WakeSleep contrast"
     ),
     "lowland.nets": (
-        "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet DenoiserMLP EmbeddingMLP NoiseMLP NoiseUNet PairEnergy WideResNet"
+        "DBM DBN IGEBM MLP RBM ClassifierEnergy ConvNet DenoiserMLP EmbeddingMLP NoiseMLP "
+        "NoiseUNet PairEnergy WideResNet"
     ),
     "lowland.metrics": (
-        "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z mcse rhat summary"
+        "Estimate Likelihood LogZ Summary autocorrelation bits_per_dim ess log_likelihood log_z "
+        "mcse rhat summary"
     ),
     "lowland.robustness": "robust_accuracy",
     "lowland.interop": "to_arviz to_pyod to_pytorch_ood",
     "lowland.training": "fit greedy grow",
     "lowland.tasks": (
-        "Attribute Detector Identity Mask Purified Restoration bounded compose edit interpolate predict purify restore "
-        "sample_composed"
+        "Attribute Detector Identity Mask Purified Restoration bounded compose edit interpolate "
+        "predict purify restore sample_composed"
     ),
     "lowland.data": "Dataset load_data",
     "lowland.config": "Recipe read_recipe",

@@ -17,7 +17,9 @@ def ended() -> int:
 
 if (
     "RANK" in os.environ
-):  # under torchrun: gloo's threads may outlive Python, whose end then aborts a process that is done
+    # under torchrun: gloo's threads may outlive Python, whose end then aborts a process that is
+    # done
+):
     status = ended()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,8 +1,9 @@
 """Recipes: a TOML file that says everything about a run, read strictly.
 
-The models for energies, objectives and samplers are made from the registry, one per class and told apart by `name`, so a
-newly registered class can be named in a recipe at once. Unknown keys are refused; all mistakes are reported together, each
-with its path and, where one is near, the name that was probably meant.
+The models for energies, objectives and samplers are made from the registry, one per class and told
+apart by `name`, so a newly registered class can be named in a recipe at once. Unknown keys are
+refused; all mistakes are reported together, each with its path and, where one is near, the name
+that was probably meant.
 """
 
 import json
@@ -33,7 +34,10 @@ class ConfigError(ValueError):
     """A recipe with mistakes; the message lists them all."""
 
 
-JUMP = "noise level σ of a last jump x + σ² score(x), for an energy of data with that much noise added; 0 for none"
+JUMP = (
+    "noise level σ of a last jump x + σ² score(x), for an energy of data with that much noise "
+    "added; 0 for none"
+)
 
 
 class Data(BaseModel):
@@ -63,7 +67,9 @@ class Data(BaseModel):
 
 
 class _Drawing(BaseModel):
-    """What making samples and restoring have in common: chains, or a way down the noise levels of an energy E(x, σ)."""
+    """What making samples and restoring have in common: chains, or a way down the noise levels of
+    an energy E(x, σ).
+    """
 
     model_config = STRICT
     method: str = "chains"
@@ -89,15 +95,18 @@ class _Drawing(BaseModel):
         if self.method in ("chains", "recovery") and self.sampler is None:
             other = "flow" if name == "generation" else "levels"
             raise ValueError(
-                f"chains were chosen and no sampler; a [{name}.sampler] is needed; add one, or method = '{other}'"
+                f"chains were chosen and no sampler; a [{name}.sampler] is needed; add one, or "
+                f"method = '{other}'"
             )
         if self.method in ("chains", "recovery") and self.precision != "float32":
             raise ValueError(
-                "precision is 'bfloat16' for chains; only a way down the levels is drawn in bfloat16; omit it"
+                "precision is 'bfloat16' for chains; only a way down the levels is drawn in "
+                "bfloat16; omit it"
             )
         if self.sigma_max <= self.sigma_min:
             raise ValueError(
-                f"levels fall from {self.sigma_max} to {self.sigma_min}; the first must be higher; exchange them"
+                f"levels fall from {self.sigma_max} to {self.sigma_min}; the first must be higher; "
+                "exchange them"
             )
         return self
 
@@ -111,12 +120,15 @@ class Generation(_Drawing):
     steps: int = Field(500, ge=0)
     start: Literal["noise", "chains", "partner"] = Field(
         "noise",
-        description="fresh noise; where the training chains got to; or what the generator trained beside makes",
+        description="fresh noise; where the training chains got to; or what the generator trained beside "
+        "makes",
     )
 
 
 class Restoration(_Drawing):
-    """How posterior draws are made: the same kind of settings, with the noise of the measurement."""
+    """How posterior draws are made: the same kind of settings, with the noise of the
+    measurement.
+    """
 
     method: Literal["chains", "levels"] = Field(
         "chains", description="Markov chains; or progressive denoising down the levels"
@@ -161,7 +173,8 @@ class Purification(BaseModel):
     def _some_ways_need_a_width(self) -> "Purification":
         if self.method != "langevin" and not self.sigma:
             raise ValueError(
-                f"method is {self.method!r} and sigma 0; it needs a sigma above 0; 0.3 suits pixels in [0, 1]"
+                f"method is {self.method!r} and sigma 0; it needs a sigma above 0; 0.3 suits "
+                "pixels in [0, 1]"
             )
         return self
 
@@ -192,7 +205,9 @@ class Evaluation(BaseModel):
 
 
 def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> type[BaseModel]:
-    """A strict pydantic model with the constructor's parameters; building it also builds the object, to hear its errors."""
+    """A strict pydantic model with the constructor's parameters; building it also builds the
+    object, to hear its errors.
+    """
     fields: dict[str, Any] = {"name": (Literal[cls.__name__], ...)} if tagged else {}
     for name, p in parameters(cls).items():
         if name not in skip:
@@ -278,8 +293,9 @@ class Recipe(BaseModel):
         ]
         if self.data.binarise and spread:
             raise ValueError(
-                f"data.binarise is {self.data.binarise!r} and {' and '.join(spread)} would move the data off 0 and 1; binary "
-                f"data have no grey levels to spread; leave out one or the other"
+                f"data.binarise is {self.data.binarise!r} and {' and '.join(spread)} would move "
+                "the data off 0 and 1; binary data have no grey levels to spread; leave out one "
+                "or the other"
             )
         return self
 
@@ -288,8 +304,9 @@ class Recipe(BaseModel):
         objective = registered("objective")[self.objective.name]
         if self.sampler is None and getattr(objective, "sampled", True):
             raise ValueError(
-                f"objective {self.objective.name} runs chains and the recipe names no sampler; a [sampler] section is needed; "
-                f"add one, for example name = 'Langevin' and a step_size"
+                f"objective {self.objective.name} runs chains and the recipe names no sampler; a "
+                "[sampler] section is needed; add one, for example name = 'Langevin' and a "
+                "step_size"
             )
         return self
 
@@ -319,10 +336,11 @@ def recipe_names() -> dict[str, str]:
 def read_recipe(
     source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """Read a recipe: the name of a shipped one, the path of a TOML file or of a run's recipe.json, or plain values.
+    """Read a recipe: the name of a shipped one, the path of a TOML file or of a run's recipe.json,
+    or plain values.
 
-    overrides: {"training.steps": 100, ...}, applied before checking. Raises ConfigError, a ValueError, that lists every
-    mistake with its path.
+    overrides: {"training.steps": 100, ...}, applied before checking. Raises ConfigError, a
+    ValueError, that lists every mistake with its path.
 
     >>> read_recipe("digits", {"training.steps": 50}).training.steps
     50
@@ -342,7 +360,8 @@ def read_recipe(
             UnicodeDecodeError,
         ) as error:
             raise ConfigError(
-                f"{path} is no recipe: {error}; a recipe is a TOML file, or the recipe.json of a run; correct it"
+                f"{path} is no recipe: {error}; a recipe is a TOML file, or the recipe.json of a "
+                "run; correct it"
             ) from None
     overrides = overrides or {}
     for key, value in sorted(
@@ -370,7 +389,8 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             raise ConfigError(
-                f"--set was given {pair!r}; it takes path=value; write for example training.steps=100"
+                f"--set was given {pair!r}; it takes path=value; write for example "
+                "training.steps=100"
             )
         try:
             found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
@@ -409,7 +429,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         inner = values.setdefault(part, {})
         if not isinstance(inner, dict):
             raise ConfigError(
-                f"--set {key}: {part} is a value, not a section; give the path of a value; see `recipes`"
+                f"--set {key}: {part} is a value, not a section; give the path of a value; see "
+                "`recipes`"
             )
         values[part] = dict(inner)
         values = values[part]

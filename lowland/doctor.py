@@ -11,7 +11,8 @@ EXTRAS = {"pyarrow": ("Parquet files (cifar10-jpeg)", "pip install 'lowland[parq
 
 
 def examine(root: str | Path | None = None) -> str:
-    """A report of versions, devices, data roots and what is missing, with the command that brings it.
+    """A report of versions, devices, data roots and what is missing, with the command that brings
+    it.
 
     >>> "torch" in examine()
     True

@@ -1,8 +1,8 @@
 """Where points live: the shape of one event and its support.
 
-The domain is part of the energy. Samplers ask it where the walls are: on a box a trajectory is reflected, which keeps
-Metropolis-corrected samplers exact, because reflection preserves volume and is its own inverse once the momentum is
-turned round.
+The domain is part of the energy. Samplers ask it where the walls are: on a box a trajectory is
+reflected, which keeps Metropolis-corrected samplers exact, because reflection preserves volume and
+is its own inverse once the momentum is turned round.
 """
 
 from dataclasses import dataclass, replace
@@ -15,12 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Domain:
-    """Support and event shape of an energy. Build one with `real`, `box`, `binary` or `categorical`.
+    """Support and event shape of an energy. Build one with `real`, `box`, `binary` or
+    `categorical`.
 
     An empty shape stands for every event shape (a function of x lifted without saying more).
 
-    kind: "real", "box", "binary" or "categorical"; shape: of one event, without the batch; lo, hi: the walls of a box;
-    classes: the number of values of a categorical site (events then hold integers 0 ... classes-1).
+    kind: "real", "box", "binary" or "categorical"; shape: of one event, without the batch; lo, hi:
+    the walls of a box; classes: the number of values of a categorical site (events then hold
+    integers 0 ... classes-1).
     """
 
     kind: str
@@ -41,7 +43,8 @@ class Domain:
         return inside.flatten(1).all(1)
 
     def reflect(self, x: Tensor, momentum: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Fold x back into the box as a billiard ball would travel; the momentum turns round once for each wall hit.
+        """Fold x back into the box as a billiard ball would travel; the momentum turns round once
+        for each wall hit.
 
         On an unbounded domain both come back as they are. Any number of bounces is folded at once.
         """
@@ -74,16 +77,15 @@ class Domain:
         )
 
     def draw(
-        self,
-        count: int,
-        generator: torch.Generator,
-        *,
-        dtype: torch.dtype = torch.float32,
+        self, count: int, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Starting points (count, *shape): uniform on bounded domains, standard normal on the real line."""
+        """Starting points (count, *shape): uniform on bounded domains, standard normal on the real
+        line.
+        """
         if not self.shape:
             raise ValueError(
-                "the domain has no event shape to draw points of; it needs one; pass for example real(2)"
+                "the domain has no event shape to draw points of; it needs one; pass for example "
+                "real(2)"
             )
         shape, device = (count, *self.shape), generator.device
         if self.kind == "real":
@@ -109,7 +111,8 @@ class Domain:
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(
-            f"the event shape is {shape}; it needs positive whole numbers; pass for example 2 or 1, 28, 28"
+            f"the event shape is {shape}; it needs positive whole numbers; pass for example 2 or "
+            "1, 28, 28"
         )
     return tuple(shape)
 
@@ -131,7 +134,8 @@ def box(lo: float, hi: float, *shape: int) -> Domain:
     """
     if not (isfinite(lo) and isfinite(hi) and lo < hi):
         raise ValueError(
-            f"the box is [{lo}, {hi}]; both walls must be finite and lo < hi; use real(...) without walls"
+            f"the box is [{lo}, {hi}]; both walls must be finite and lo < hi; use real(...) "
+            "without walls"
         )
     return Domain("box", _shape(shape), float(lo), float(hi))
 
@@ -145,6 +149,7 @@ def categorical(classes: int, *shape: int) -> Domain:
     """{0, ..., classes-1}^shape, one integer per site."""
     if classes < 2:
         raise ValueError(
-            f"a categorical domain has {classes} values; it needs at least 2; pass the number of classes"
+            f"a categorical domain has {classes} values; it needs at least 2; pass the number of "
+            "classes"
         )
     return Domain("categorical", _shape(shape), 0.0, float(classes - 1), classes)

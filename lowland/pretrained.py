@@ -1,14 +1,20 @@
-"""The trained runs that come with lowland: run directories inside the wheel, with what sampling and scoring need."""
+"""The trained runs that come with lowland: run directories inside the wheel, with what sampling and
+scoring need.
+"""
 
 from pathlib import Path
 
 
 def shipped_folder() -> Path:
-    """Where the trained runs lie that come with lowland: inside the wheel, or beside the package in a checkout."""
+    """Where the trained runs lie that come with lowland: inside the wheel, or beside the package in
+    a checkout.
+    """
     inside = Path(__file__).parent / "weights"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "weights"
 
 
 def shipped() -> list[str]:
-    """Names of the trained runs that come with lowland: `lowland sample NAME`, `lowland.load(NAME)`."""
+    """Names of the trained runs that come with lowland: `lowland sample NAME`,
+    `lowland.load(NAME)`.
+    """
     return sorted(path.parent.name for path in shipped_folder().glob("*/recipe.json"))

@@ -1,7 +1,8 @@
 """One list of everything that can be named in a recipe.
 
-A class registered here can be built from plain values (`build`) and turned back into them (`spec`). The command line,
-the recipes, the checkpoints and the contract tests all read this list; there is no second one.
+A class registered here can be built from plain values (`build`) and turned back into them (`spec`).
+The command line, the recipes, the checkpoints and the contract tests all read this list; there is
+no second one.
 
     @register("sampler")
     class Langevin: ...
@@ -31,7 +32,8 @@ T = TypeVar("T")
 def register(kind: str) -> Callable[[type[T]], type[T]]:
     """Class decorator: make the class known under its own name.
 
-    Every constructor parameter must be kept as an attribute of the same name, so that `spec` can read it back.
+    Every constructor parameter must be kept as an attribute of the same name, so that `spec` can
+    read it back.
     """
 
     def add(cls: type[T]) -> type[T]:
@@ -72,7 +74,8 @@ def build(kind: str, values: Mapping[str, Any]) -> Any:
     unknown = sorted(set(values) - set(allowed))
     if unknown:
         raise ValueError(
-            f"{kind} {name} was given {', '.join(unknown)}; it takes {', '.join(allowed)}; remove or rename the rest"
+            f"{kind} {name} was given {', '.join(unknown)}; it takes {', '.join(allowed)}; remove "
+            "or rename the rest"
         )
     return known[name](**{key: _tuples(value) for key, value in values.items()})
 

@@ -1,6 +1,7 @@
 """Chains remember where they got to: the replay buffer of persistent contrastive divergence.
 
-Only points are stored. Energy and score belong to the energy that made them and are computed anew at every visit.
+Only points are stored. Energy and score belong to the energy that made them and are computed anew
+at every visit.
 """
 
 import math
@@ -13,7 +14,9 @@ from lowland.domain import Domain
 
 
 class Visit(NamedTuple):
-    """Chains taken out of the buffer: slots (B,), points x (B, *event), labels (B,) or None, fresh (B,) bool."""
+    """Chains taken out of the buffer: slots (B,), points x (B, *event), labels (B,) or None, fresh
+    (B,) bool.
+    """
 
     slots: Tensor
     x: Tensor
@@ -22,12 +25,13 @@ class Visit(NamedTuple):
 
 
 class ReplayBuffer:
-    """Persistent chains in one tensor on one device: `take` distinct slots, move them, `put` them back where they were.
+    """Persistent chains in one tensor on one device: `take` distinct slots, move them, `put` them
+    back where they were.
 
-    capacity: number of chains; restart: share of the visited chains that begin anew from the domain's starting law.
-    Labels are dealt evenly and stay with their slot: chain and class belong together. `age` counts the sampler steps
-    since a chain began anew.
-    Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290; Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
+    capacity: number of chains; restart: share of the visited chains that begin anew from the
+    domain's starting law. Labels are dealt evenly and stay with their slot: chain and class belong
+    together. `age` counts the sampler steps since a chain began anew. Source: Tieleman (2008),
+    https://doi.org/10.1145/1390156.1390290; Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
 
     >>> import torch
     >>> from lowland.domain import box
@@ -51,7 +55,8 @@ class ReplayBuffer:
     ) -> None:
         if capacity < 1:
             raise ValueError(
-                f"capacity is {capacity}; the buffer needs at least one chain; 10000 is a common choice"
+                f"capacity is {capacity}; the buffer needs at least one chain; 10000 is a common "
+                "choice"
             )
         if not 0 <= restart <= 1:
             raise ValueError(
@@ -66,11 +71,13 @@ class ReplayBuffer:
         return self.capacity
 
     def take(self, count: int, generator: torch.Generator) -> Visit:
-        """Distinct slots, drawn at random; a share of them restarted. Raises ValueError if count exceeds the capacity."""
+        """Distinct slots, drawn at random; a share of them restarted. Raises ValueError if count
+        exceeds the capacity.
+        """
         if not 1 <= count <= self.capacity:
             raise ValueError(
-                f"{count} chains were asked of a buffer of {self.capacity}; slots must be distinct; "
-                f"raise the capacity or take fewer"
+                f"{count} chains were asked of a buffer of {self.capacity}; slots must be "
+                "distinct; raise the capacity or take fewer"
             )
         device = self.x.device
         if count == self.capacity and not self.restart:  # all go, none begins anew
@@ -105,7 +112,9 @@ class ReplayBuffer:
         return int((~finite).sum())
 
     def renew(self, share: float, generator: torch.Generator) -> int:
-        """Begin the oldest chains anew, a share of all (rounded up), in their slots; returns how many."""
+        """Begin the oldest chains anew, a share of all (rounded up), in their slots; returns how
+        many.
+        """
         count = math.ceil(share * self.capacity)
         slots = self.age.argsort(descending=True, stable=True)[:count]
         x = self.x.clone()  # a visit may still hold the old one
@@ -122,8 +131,8 @@ class ReplayBuffer:
         """Restore chains. Raises ValueError if the shapes are those of another buffer."""
         if state["x"].shape != self.x.shape:
             raise ValueError(
-                f"saved chains have shape {tuple(state['x'].shape)}; this buffer holds {tuple(self.x.shape)}; "
-                f"build the buffer with the saved capacity and domain"
+                f"saved chains have shape {tuple(state['x'].shape)}; this buffer holds "
+                f"{tuple(self.x.shape)}; build the buffer with the saved capacity and domain"
             )
         self.x, self.age = state["x"].clone(), state["age"].clone()
         self.labels = state["labels"].clone() if "labels" in state else None

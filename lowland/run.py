@@ -1,16 +1,20 @@
 """The run directory: where everything is written and from where everything is read.
 
     RUN/recipe.json         the complete recipe, format number, versions
-    RUN/data.json           name, classes, sizes and scale of the data, for verbs that run without them
+    RUN/data.json           name, classes, sizes and scale of the data, for verbs that run without
+                            them
     RUN/log.jsonl           one row per logged step; no clock in it, so equal runs have equal logs
     RUN/time.jsonl          wall-clock seconds per logged step
-    RUN/step-00000500/      a checkpoint: *.safetensors, state.json, manifest.json (SHA-256 of each file)
+    RUN/step-00000500/      a checkpoint: *.safetensors, state.json, manifest.json (SHA-256 of each
+                            file)
     RUN/evaluation.json     figures; RUN/evaluation.safetensors: the arrays behind the pictures
-    RUN/calibration.safetensors, RUN/bank.safetensors: energies that set thresholds, draws of the prior for restoration
+    RUN/calibration.safetensors, RUN/bank.safetensors: energies that set thresholds, draws of the
+    prior for restoration
     RUN/report.html         one self-contained page
 
-A checkpoint is whole or absent: written aside, synced, renamed. Reading verifies it against its manifest; a damaged one is
-named and passed over for the newest whole one. Safetensors and JSON only: nothing is ever unpickled.
+A checkpoint is whole or absent: written aside, synced, renamed. Reading verifies it against its
+manifest; a damaged one is named and passed over for the newest whole one. Safetensors and JSON
+only: nothing is ever unpickled.
 """
 
 import fcntl
@@ -39,7 +43,9 @@ FORMAT = 1
 
 
 class RunError(ValueError):
-    """A run directory that cannot be used as asked: damaged, of another format, in use, out of disk."""
+    """A run directory that cannot be used as asked: damaged, of another format, in use, out of
+    disk.
+    """
 
 
 class Checkpoint(NamedTuple):
@@ -51,7 +57,9 @@ class Checkpoint(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages whose arithmetic decides the bits of a run, and the CPU threads in use."""
+    """Versions of Python and the packages whose arithmetic decides the bits of a run, and the CPU
+    threads in use.
+    """
     found = {"python": platform.python_version()}
     for package in ("lowland", "torch", "numpy"):
         try:
@@ -73,8 +81,8 @@ class Run:
         run = cls(path)
         if (run.path / "recipe.json").exists():
             raise RunError(
-                f"{run.path} already holds a run; a run is written once; continue it with `lowland resume {run.path}` "
-                f"or choose another --run"
+                f"{run.path} already holds a run; a run is written once; continue it with `lowland "
+                f"resume {run.path}` or choose another --run"
             )
         try:
             run.path.mkdir(parents=True, exist_ok=True)
@@ -87,15 +95,16 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """An existing run: a directory, or the name of one that is shipped. Raises RunError if there is none, or if it is of
-        another format."""
+        """An existing run: a directory, or the name of one that is shipped. Raises RunError if
+        there is none, or if it is of another format."""
         run = cls(path)
         if not run.path.exists() and len(run.path.parts) == 1 and run.path.name in shipped():
             run = cls(shipped_folder() / run.path.name)
         if not (run.path / "recipe.json").is_file():
             names = f", or one of the shipped {', '.join(shipped())}" if shipped() else ""
             raise RunError(
-                f"{run.path} holds no run: recipe.json is missing; a run directory is needed{names}; train one first"
+                f"{run.path} holds no run: recipe.json is missing; a run directory is "
+                f"needed{names}; train one first"
             )
         header = run.header
         if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -120,7 +129,9 @@ class Run:
         return self.header["recipe"]
 
     def check_versions(self) -> None:
-        """Warn if the run was begun with other versions or threads: it goes on, but its bits may differ."""
+        """Warn if the run was begun with other versions or threads: it goes on, but its bits may
+        differ.
+        """
         then, now = self.header.get("versions", {}), versions()
         other = [
             f"{name} {then[name]} then, {now[name]} now"
@@ -129,14 +140,17 @@ class Run:
         ]
         if other:
             warnings.warn(
-                f"{self.path} was begun elsewhere ({'; '.join(other)}); bits may differ from there on",
+                f"{self.path} was begun elsewhere ({'; '.join(other)}); bits may differ from there "
+                "on",
                 stacklevel=2,
             )
 
-    # ---- files -------------------------------------------------------------------------------------------------
+    # ---- files -----------------------------------------------------------------------------------
 
     def write(self, name: str, data: bytes) -> Path:
-        """Write a file whole or not at all. Raises RunError when the disk refuses; the old file then still stands."""
+        """Write a file whole or not at all. Raises RunError when the disk refuses; the old file
+        then still stands.
+        """
         self._check_own()
         target = self.path / name
         aside = target.with_name(f".{target.name}.tmp")
@@ -185,10 +199,12 @@ class Run:
                 f"{self.path / name} is damaged ({error}); it must be safetensors; remove it"
             ) from None
 
-    # ---- log ---------------------------------------------------------------------------------------------------
+    # ---- log -------------------------------------------------------------------------------------
 
     def log(self, row: Mapping[str, Any], file: str = "log.jsonl") -> None:
-        """Append one row. Non-finite numbers are written as the strings "nan", "inf", "-inf", never dropped."""
+        """Append one row. Non-finite numbers are written as the strings "nan", "inf", "-inf", never
+        dropped.
+        """
         line = json.dumps({k: _plain_number(v) for k, v in row.items()})
         try:
             with (self.path / file).open("a") as stream:
@@ -197,7 +213,9 @@ class Run:
             raise _refused(self.path / file, error) from error
 
     def rows(self, file: str = "log.jsonl") -> list[dict[str, Any]]:
-        """All whole rows of a log; a half-written last line, as a kill leaves it, is passed over."""
+        """All whole rows of a log; a half-written last line, as a kill leaves it, is passed
+        over.
+        """
         path = self.path / file
         found = []
         for line in path.read_text().splitlines() if path.exists() else []:
@@ -208,7 +226,9 @@ class Run:
         return found
 
     def log_size(self) -> int:
-        """Bytes in log.jsonl: what a checkpoint remembers so that resuming can cut the log back to it."""
+        """Bytes in log.jsonl: what a checkpoint remembers so that resuming can cut the log back to
+        it.
+        """
         path = self.path / "log.jsonl"
         return path.stat().st_size if path.exists() else 0
 
@@ -219,15 +239,17 @@ class Run:
             os.truncate(path, size)
         elif present < size:
             warnings.warn(
-                f"{path} holds {present} bytes and the checkpoint knew {size}; earlier rows are lost; training goes on and "
-                f"logs from here",
+                f"{path} holds {present} bytes and the checkpoint knew {size}; earlier rows are "
+                "lost; training goes on and logs from here",
                 stacklevel=2,
             )
 
-    # ---- checkpoints -------------------------------------------------------------------------------------------
+    # ---- checkpoints -----------------------------------------------------------------------------
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint aside, sync it, rename it into place. Raises RunError when the disk refuses."""
+        """Write a checkpoint aside, sync it, rename it into place. Raises RunError when the disk
+        refuses.
+        """
         target = self._directory(checkpoint.step)
         if (self.path / "log.jsonl").exists():
             _sync(self.path / "log.jsonl")  # the checkpoint will count on its rows
@@ -238,7 +260,8 @@ class Run:
         return sorted(int(p.name[5:]) for p in self.path.glob("step-*") if p.name[5:].isdigit())
 
     def load_checkpoint(self, step: int | None = None) -> Checkpoint:
-        """The newest whole checkpoint, or the one asked for. Damaged ones are named in a warning and passed over.
+        """The newest whole checkpoint, or the one asked for. Damaged ones are named in a warning
+        and passed over.
 
         Raises RunError if none is whole.
         """
@@ -292,12 +315,15 @@ class Run:
     def _check_own(self) -> None:
         if self.path.parent == shipped_folder():
             raise RunError(
-                f"{self.path.name} is shipped with lowland and is not written to; it can be sampled and scored with; copy "
-                f"{self.path} to a place of your own, or train the recipe"
+                f"{self.path.name} is shipped with lowland and is not written to; it can be "
+                f"sampled and scored with; copy {self.path} to a place of your own, or train the "
+                "recipe"
             )
 
     def chosen(self) -> int | None:
-        """The step of the checkpoint that training selected as the best, if it did; None for the newest."""
+        """The step of the checkpoint that training selected as the best, if it did; None for the
+        newest.
+        """
         best = self.load_checkpoint().state.get("best") or {}
         return int(best["step"]) if best and int(best["step"]) in self.steps() else None
 
@@ -306,7 +332,9 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for one writer; the lock dies with its process. Raises RunError if another process holds it."""
+        """Hold the run for one writer; the lock dies with its process. Raises RunError if another
+        process holds it.
+        """
         self._check_own()
         with (self.path / ".lock").open("w") as file:
             try:
@@ -321,11 +349,13 @@ class Run:
 def load(
     path: str | Path, *, weights: str = "ema", step: int | None = None
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Read a run: (energy, sampler, recipe). The energy is in eval mode; the sampler is the one for generation, None for flow.
+    """Read a run: (energy, sampler, recipe). The energy is in eval mode; the sampler is the one for
+    generation, None for flow.
 
-    path: a run directory, or the name of a run that is shipped with lowland (`shipped()`); weights: "ema" (averaged; the
-    default) or "energy" (the last iterate); step: a checkpoint; unless given the best if training selected one, else the
-    newest whole one. Nothing is unpickled. Raises RunError, a ValueError, if the run cannot be read.
+    path: a run directory, or the name of a run that is shipped with lowland (`shipped()`); weights:
+    "ema" (averaged; the default) or "energy" (the last iterate); step: a checkpoint; unless given
+    the best if training selected one, else the newest whole one. Nothing is unpickled. Raises
+    RunError, a ValueError, if the run cannot be read.
     """
     if weights not in ("ema", "energy"):
         raise ValueError(
@@ -344,7 +374,9 @@ def load(
 def write_whole(
     target: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write the files of a checkpoint aside, sync them, rename the folder into place. Raises RunError when the disk refuses."""
+    """Write the files of a checkpoint aside, sync them, rename the folder into place. Raises
+    RunError when the disk refuses.
+    """
     aside = target.with_name(f".{target.name}.tmp")
     files = {f"{stem}.safetensors": _dump(content) for stem, content in tensors.items()}
     files["state.json"] = json.dumps({"step": step, **state}, indent=1).encode()
@@ -384,8 +416,8 @@ def _plain_number(value: Any) -> Any:
 
 def _refused(target: Path, error: OSError) -> RunError:
     return RunError(
-        f"{target} could not be written ({error.strerror}); the disk must have room and allow writing; free some, then "
-        f"`lowland resume` from the last whole checkpoint"
+        f"{target} could not be written ({error.strerror}); the disk must have room and allow "
+        "writing; free some, then `lowland resume` from the last whole checkpoint"
     )
 
 

@@ -1,4 +1,6 @@
-"""What every test shares: one thread, so that a fixed seed gives the same bits on a busy machine."""
+"""What every test shares: one thread, so that a fixed seed gives the same bits on a busy
+machine.
+"""
 
 import torch
 

@@ -1,4 +1,6 @@
-"""Annealed importance sampling against exact normalisers, in both directions, and what it must not pay for twice."""
+"""Annealed importance sampling against exact normalisers, in both directions, and what it must not
+pay for twice.
+"""
 
 import math
 from typing import Any
@@ -58,7 +60,9 @@ def evenly(count: int) -> list[float]:
 
 
 def unbiased(log_weights: Tensor, log_ratio: float) -> float:
-    """|z| of the mean of exp(log w − log ratio) against 1. Weights so wide that their mean says nothing are condemned too."""
+    """|z| of the mean of exp(log w − log ratio) against 1. Weights so wide that their mean says
+    nothing are condemned too.
+    """
     shares = (log_weights - log_ratio).exp()
     assert shares.std() / math.sqrt(len(shares)) < 0.2, (
         "the weights are too wide for their mean to be known"
@@ -123,7 +127,9 @@ def test_the_ratio_is_found_on_discrete_domains(case: str, way: str) -> None:
 def annealed(
     path: list[Energy], sampler: Any, x: Tensor, g: torch.Generator, mistake: str = ""
 ) -> tuple[Tensor, Tensor]:
-    """Annealed importance sampling written out, with a slot for each mistake: points and log weights."""
+    """Annealed importance sampling written out, with a slot for each mistake: points and log
+    weights.
+    """
     log_w = torch.zeros(len(x), dtype=DOUBLE)
     for k in range(1, len(path)):
         before = x

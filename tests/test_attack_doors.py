@@ -27,11 +27,13 @@ def points() -> tuple[Tensor, Tensor]:
     return x, linear(x).argmax(1)
 
 
-# ------------------------------------------------------------------------------------------------------------- adaptive
+# ----------------------------------------------------------------------------------------- adaptive
 
 
 def test_an_adaptive_attack_passes_by_the_detector_that_stops_the_plain_one() -> None:
-    """The classifier looks at the first pixel, the energy at the other ones: both can be had at once."""
+    """The classifier looks at the first pixel, the energy at the other ones: both can be had at
+    once.
+    """
 
     def model(x: Tensor) -> Tensor:
         score = 5 * (x.flatten(1)[:, 0] - 0.5) + 0.2 * (x.flatten(1)[:, 1:] - 0.5).sum(1)
@@ -53,7 +55,7 @@ def test_an_adaptive_attack_passes_by_the_detector_that_stops_the_plain_one() ->
     assert auroc(energy(x), energy(adaptive)).value < 0.6
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Attacks against classifiers whose robust accuracy is known; planted bugs are caught; masked slopes do not help a defence."""
+"""Attacks against classifiers whose robust accuracy is known; planted bugs are caught; masked
+slopes do not help a defence.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -63,7 +65,7 @@ def left(
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- known answers
+# ------------------------------------------------------------------------------------ known answers
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "targeted"])
@@ -130,7 +132,9 @@ def test_more_queries_find_more(linear: Linear, points: tuple[Tensor, Tensor]) -
 def test_a_classifier_that_is_too_sure_is_attacked_all_the_same(
     linear: Linear, points: tuple[Tensor, Tensor]
 ) -> None:
-    """Its softmax is 1 to the last digit, so the slope of cross-entropy is 0 almost everywhere; the attack is not fooled."""
+    """Its softmax is 1 to the last digit, so the slope of cross-entropy is 0 almost everywhere; the
+    attack is not fooled.
+    """
     x, y = points
     truth = linear.robust(x, y, EPSILON, 1, walls=True)
     assert torch.equal(left(lambda x: 1e4 * linear(x), x, y, PGD()).bool(), truth)
@@ -142,7 +146,7 @@ def test_balls_may_be_huge(linear: Linear, points: tuple[Tensor, Tensor]) -> Non
         assert not left(linear, x, y, PGD(norm=norm, walls=None), 1e4, norm=norm, walls=None).any()  # type: ignore[arg-type]
 
 
-# --------------------------------------------------------------------------------------------------------- planted bugs
+# ------------------------------------------------------------------------------------- planted bugs
 
 
 class Downhill(PGD):
@@ -209,7 +213,7 @@ def test_budgets_are_kept(
     assert float(found.min()) >= 0 and float(found.max()) <= 1 and found.dtype == x.dtype
 
 
-# ------------------------------------------------------------------------------------------------------- masked slopes
+# ------------------------------------------------------------------------------------ masked slopes
 
 
 class Net(nn.Module):
@@ -294,11 +298,13 @@ def test_slopes_that_are_no_numbers_do_no_harm(points: tuple[Tensor, Tensor]) ->
     assert bool(found.isfinite().all())
 
 
-# ------------------------------------------------------------------------------------------------------------ with noise
+# --------------------------------------------------------------------------------------- with noise
 
 
 def test_averaged_slopes_find_what_single_ones_miss() -> None:
-    """A slope of ±1 buried in noise of 20 at every call: of single slopes most point the wrong way half of the time."""
+    """A slope of ±1 buried in noise of 20 at every call: of single slopes most point the wrong way
+    half of the time.
+    """
 
     class Buried:
         def __init__(self) -> None:
@@ -342,7 +348,7 @@ def test_the_share_of_right_answers_counts_for_a_model_with_noise() -> None:
     assert found.evaluations == 200 and 0 <= found.majority.value <= 0.6
 
 
-# ------------------------------------------------------------------------------------------------------------ no traces
+# ---------------------------------------------------------------------------------------- no traces
 
 
 def test_attacks_leave_no_trace_on_the_model(masked: tuple[Net, Tensor, Tensor]) -> None:

@@ -10,7 +10,9 @@ from lowland.metrics.attributes import slant, thickness
 
 
 def bar(width: float, angle: float, size: int = 40) -> Tensor:
-    """A bar of so many pixels, leaning to the right by so many degrees, drawn eight times finer and averaged."""
+    """A bar of so many pixels, leaning to the right by so many degrees, drawn eight times finer and
+    averaged.
+    """
     axis = (torch.arange(size * 8) + 0.5) / 8 - size / 2
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     a = math.radians(angle)

@@ -1,4 +1,6 @@
-"""The benchmark runner: its statistics, its refusals and its files, on contenders that move a fake clock."""
+"""The benchmark runner: its statistics, its refusals and its files, on contenders that move a fake
+clock.
+"""
 
 import json
 from collections.abc import Callable
@@ -69,7 +71,9 @@ def timed(clock: FakeClock, benchmark: Benchmark, rounds: int) -> runner.Times:
 
 
 def three(clock: FakeClock) -> Benchmark:
-    """A floor, disturbed in round 2, a contender that takes about twice as long, and one without its package."""
+    """A floor, disturbed in round 2, a contender that takes about twice as long, and one without
+    its package.
+    """
     return Benchmark(
         "fake",
         "three contenders",

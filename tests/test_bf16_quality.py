@@ -1,4 +1,6 @@
-"""The bfloat16 benchmark: its known law is known, its judges see what is different and pass what is not."""
+"""The bfloat16 benchmark: its known law is known, its judges see what is different and pass what is
+not.
+"""
 
 import json
 from typing import Any

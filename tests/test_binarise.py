@@ -1,4 +1,6 @@
-"""Grey images made binary: exactly as each name says, drawn anew where that is promised, and named wherever they go."""
+"""Grey images made binary: exactly as each name says, drawn anew where that is promised, and named
+wherever they go.
+"""
 
 import math
 from collections.abc import Callable
@@ -31,7 +33,7 @@ def z_of(values: Tensor, truth: Tensor, variance: Tensor) -> float:
     return ((values.double() - truth.double()).sum() / variance.double().sum().sqrt()).item()
 
 
-# ----------------------------------------------------------------------------------------------------- what each name says
+# ------------------------------------------------------------------------------ what each name says
 
 
 def test_threshold_is_the_grey_value_above_one_half_and_nothing_else() -> None:
@@ -139,7 +141,7 @@ def test_a_stochastic_set_keeps_grey_values_to_train_on_and_one_draw_of_the_rest
     assert settled(load_data("digits", binarise="fixed")).train.x.unique().tolist() == [0.0, 1.0]
 
 
-# ------------------------------------------------------------------------------------------------------ drawn anew, or once
+# ------------------------------------------------------------------------------ drawn anew, or once
 
 
 def recipe(how: str | None, **more: Any) -> lowland.Recipe:
@@ -163,14 +165,18 @@ def recipe(how: str | None, **more: Any) -> lowland.Recipe:
 
 
 def visits(how: str, times: int, data: Dataset | None = None) -> tuple[Tensor, Tensor]:
-    """What a session is shown of 32 examples, visited so many times in one order: (times, 32, ...); and their grey values."""
+    """What a session is shown of 32 examples, visited so many times in one order: (times, 32, ...);
+    and their grey values.
+    """
     session = Session(recipe(how).plain(), data or load_data("digits", binarise=how, limit=32))
     session.batches.order = lambda epoch: torch.arange(32)  # type: ignore[method-assign]
     return torch.stack([session.batch()[0] for _ in range(times)]), GREY.train.x[:32]
 
 
 def drawn_anew(seen: Tensor, grey: Tensor) -> bool:
-    """Whether every visit is an independent draw: right on average, and right in how often two visits agree."""
+    """Whether every visit is an independent draw: right on average, and right in how often two
+    visits agree.
+    """
     mean = z_of(seen, grey.expand_as(seen), (grey * (1 - grey)).expand_as(seen))
     pairs = [agreement(seen[i], seen[j], grey) for i, j in ((0, 1), (1, 2), (0, len(seen) - 1))]
     return max(map(abs, [mean, *pairs])) < 5
@@ -218,7 +224,7 @@ def test_a_resumed_stochastic_run_draws_what_an_uninterrupted_one_would_have_dra
         assert torch.equal(weight, session.energy.state_dict()[name]), name
 
 
-# --------------------------------------------------------------------------------------------------- named wherever they go
+# --------------------------------------------------------------------------- named wherever they go
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -302,7 +308,7 @@ def test_a_restoration_that_is_asked_for_on_binary_data_is_left_out_with_its_rea
     assert any("Restoration was left out" in note and "0 or 1" in note for note in notes)
 
 
-# -------------------------------------------------------------------------------------------------------- where it can be had
+# ------------------------------------------------------------------------------ where it can be had
 
 
 def test_folders_and_arrays_of_images_can_be_made_binary(tmp_path: Path) -> None:
@@ -401,7 +407,7 @@ def test_three_runs_can_share_one_fixed_draw() -> None:
     assert torch.equal(one.test.x, two.test.x) and not torch.equal(one.test.x, own.test.x)
 
 
-# ------------------------------------------------------------------------------------------------------------- the recipes
+# -------------------------------------------------------------------------------------- the recipes
 
 
 def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_independent_pixels(

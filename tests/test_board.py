@@ -48,7 +48,7 @@ def pictures(count: int = 40) -> Tensor:
     return load_data("digits").test.x[:count]
 
 
-# ----------------------------------------------------------------------------------------------------------------- sets
+# --------------------------------------------------------------------------------------------- sets
 
 
 def test_sets_are_what_their_names_say() -> None:
@@ -128,7 +128,7 @@ def test_other_images_come_in_the_shape_asked_for() -> None:
     assert other_data("moons", (2,), 10) == ({}, [])
 
 
-# ---------------------------------------------------------------------------------------------------------------- board
+# -------------------------------------------------------------------------------------------- board
 
 
 def test_a_cell_is_the_auroc_of_the_scores_and_losses_are_told() -> None:
@@ -167,7 +167,7 @@ def test_a_run_gives_the_scores_that_its_energy_knows() -> None:
     assert "multiscale" in scores_of(noisy) and "msp" not in scores_of(noisy)
 
 
-# ------------------------------------------------------------------------------------------------------------- commands
+# ----------------------------------------------------------------------------------------- commands
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Truths about restricted Boltzmann machines: everything against full enumeration, and gradients against exact likelihoods."""
+"""Truths about restricted Boltzmann machines: everything against full enumeration, and gradients
+against exact likelihoods.
+"""
 
 import copy
 import itertools
@@ -51,7 +53,9 @@ def drawn(p: Tensor, x: Tensor, count: int, seed: int) -> Tensor:
 
 
 def misfit(x: Tensor, p: Tensor, values: int) -> float:
-    """How far the counts of events are from p, as the worst |z| over events that are expected ten times or more."""
+    """How far the counts of events are from p, as the worst |z| over events that are expected ten
+    times or more.
+    """
     powers = values ** torch.arange(x.shape[1] - 1, -1, -1, dtype=WIDE)
     share = torch.bincount((x @ powers).long(), minlength=len(p)) / len(x)
     z = (share - p) / (p * (1 - p) / len(x)).sqrt()
@@ -67,7 +71,7 @@ KINDS = [
 ]
 
 
-# ------------------------------------------------------------------------------------------------------------- units
+# -------------------------------------------------------------------------------------------- units
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -132,7 +136,7 @@ def test_coins_without_the_highest_bit_are_caught() -> None:
     assert ((share - 0.5) / (0.5 / 200)).abs().max() > LIMIT
 
 
-# ------------------------------------------------------------------------------------------------------------ energies
+# ----------------------------------------------------------------------------------------- energies
 
 
 @pytest.mark.parametrize(("domain", "values", "options"), KINDS)
@@ -244,7 +248,7 @@ def test_gradients_in_weights_and_points_are_those_of_the_plain_formula(domain: 
         )
 
 
-# --------------------------------------------------------------------------------------------------------- block Gibbs
+# -------------------------------------------------------------------------------------- block Gibbs
 
 
 def gibbs_misfit(rbm: Any, values: int, sites: int, labels: Tensor | None = None) -> float:
@@ -310,7 +314,7 @@ def test_discrete_langevin_agrees_with_block_gibbs() -> None:
     assert misfit(trace.x, p, 3) < LIMIT
 
 
-# --------------------------------------------------------------------------------------- paths, tempering, annealing
+# ---------------------------------------------------------------------- paths, tempering, annealing
 
 
 def test_the_bridge_begins_at_the_base_and_ends_at_the_machine() -> None:
@@ -393,7 +397,7 @@ def test_annealed_importance_sampling_finds_the_normaliser_and_pays_one_product_
     )  # 99 moves, two products each, and the door's checks
 
 
-# ------------------------------------------------------------------------------------------------------------ learning
+# ----------------------------------------------------------------------------------------- learning
 
 
 def exact_gradients(rbm: RBM, data: Tensor, x: Tensor) -> list[Tensor]:
@@ -535,9 +539,11 @@ def test_the_centred_gradient_is_that_of_the_centred_machine(options: dict[str, 
         return made
 
     plain = Plain(rbm)
-    call = lambda x: torch.func.functional_call(
-        plain, {f"rbm.{n}": p for n, p in mapped(leaves).items()}, (x,)
-    )  # noqa: E731
+
+    def call(x: Tensor) -> Tensor:
+        weights = {f"rbm.{n}": p for n, p in mapped(leaves).items()}
+        return torch.func.functional_call(plain, weights, (x,))
+
     steps = torch.autograd.grad(
         call(data).mean() + torch.logsumexp(-call(x), 0), list(leaves.values())
     )
@@ -624,7 +630,7 @@ def test_tempered_chains_keep_their_replicas_between_updates() -> None:
     assert bool((buffer.age == 2).all())
 
 
-# ------------------------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -650,7 +656,7 @@ VARIANTS = {
             "name": "ParallelTempering",
             "sampler": {"name": "BlockGibbs"},
             "temperatures": [1.0, 2.0, 8.0],
-        },
+        }
     },
 }
 
@@ -695,7 +701,7 @@ def test_training_raises_the_exact_likelihood(tmp_path: Any) -> None:
     assert exact > independent + 3
 
 
-# ------------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Ranks, sizes and batches: the numbers behind a detector's promise, against brute force and scipy."""
+"""Ranks, sizes and batches: the numbers behind a detector's promise, against brute force and
+scipy.
+"""
 
 import math
 
@@ -34,7 +36,9 @@ def test_the_size_asked_for_is_the_least_that_will_do(guarantee: str) -> None:
 
 
 def test_the_least_conditional_size_is_that_of_the_largest_of_n() -> None:
-    """With r = 1 the threshold is the largest of n, whose level exceeds 1 − α with probability 1 − (1 − α)^n."""
+    """With r = 1 the threshold is the largest of n, whose level exceeds 1 − α with probability 1 −
+    (1 − α)^n.
+    """
     for alpha, delta in ((0.05, 0.05), (0.01, 0.05), (0.1, 0.2)):
         size = calibration_size(alpha, "conditional", delta)
         assert (1 - alpha) ** size <= delta < (1 - alpha) ** (size - 1)
@@ -53,7 +57,9 @@ def test_benjamini_hochberg_is_that_of_scipy() -> None:
 
 
 def test_discrete_scores_keep_the_promise_exactly() -> None:
-    """All calibration sets of 4 scores out of {0, 1, 2}, enumerated: no rank raises alarms more often than it says."""
+    """All calibration sets of 4 scores out of {0, 1, 2}, enumerated: no rank raises alarms more
+    often than it says.
+    """
     law = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     places = torch.cartesian_prod(*[torch.arange(3)] * 4)
     weights = law[places].prod(1)

@@ -1,4 +1,6 @@
-"""The replay buffer: distinct slots, everything back where it came from, shares by z, and a state that can be saved."""
+"""The replay buffer: distinct slots, everything back where it came from, shares by z, and a state
+that can be saved.
+"""
 
 import copy
 import io

@@ -1,4 +1,6 @@
-"""Classifiers as energies: any module without training, labels as inputs, the wide residual network."""
+"""Classifiers as energies: any module without training, labels as inputs, the wide residual
+network.
+"""
 
 import math
 from typing import Any
@@ -96,7 +98,7 @@ def test_what_is_no_classifier_is_refused() -> None:
             ClassifierEnergy(*arguments)  # type: ignore[arg-type]
 
 
-# --------------------------------------------------------------------------------------------------------------- embedding
+# ---------------------------------------------------------------------------------------- embedding
 
 
 def test_an_embedded_label_is_an_input_beside_x() -> None:
@@ -127,7 +129,7 @@ def test_an_embedding_of_bad_sizes_is_refused(settings: dict[str, Any]) -> None:
         EmbeddingMLP(real(2), **settings)
 
 
-# -------------------------------------------------------------------------------------------------------------------- wide
+# --------------------------------------------------------------------------------------------- wide
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,9 @@ def test_a_tower_alone_says_how_likely_and_the_trunk_alone_how_sure() -> None:
 
 
 def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
-    """Adam makes a slope of 1e-9 as large as any other: a level that hears rounding runs away within 200 updates."""
+    """Adam makes a slope of 1e-9 as large as any other: a level that hears rounding runs away
+    within 200 updates.
+    """
     energy = WideResNet(
         box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6)
     )
@@ -223,7 +227,9 @@ def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
 def test_a_level_that_is_a_head_hears_only_the_contrast(
     kind: str, augment: tuple[str, ...]
 ) -> None:
-    """With a contrast that weighs 1e-30, what is left of the level's slope is rounding of the cross-entropy: there is none."""
+    """With a contrast that weighs 1e-30, what is left of the level's slope is rounding of the
+    cross-entropy: there is none.
+    """
     energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True)
     x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
@@ -270,7 +276,7 @@ def test_other_wide_networks_are_refused(settings: dict[str, Any]) -> None:
         WideResNet(real(3))
 
 
-# -------------------------------------------------------------------------------------------------------------- reliability
+# -------------------------------------------------------------------------------------- reliability
 
 
 def test_the_calibration_error_is_its_formula() -> None:
@@ -298,7 +304,8 @@ def calibrated(power: float, count: int = 40_000) -> float:
 
 
 def test_labels_drawn_from_the_probabilities_are_calibrated() -> None:
-    # 15 bins of 40,000 points: the expected error of a true p is at most √(15 / (2π · 40,000)) = 0.008
+    # 15 bins of 40,000 points: the expected error of a true p is at most √(15 / (2π · 40,000)) =
+    # 0.008
     assert calibrated(1.0) < 0.012 < 0.05 < calibrated(1.6)
 
 

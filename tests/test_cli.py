@@ -51,7 +51,7 @@ def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- help
+# --------------------------------------------------------------------------------------------- help
 
 
 def test_the_six_verbs_and_their_helpers_are_there() -> None:
@@ -114,7 +114,7 @@ def test_version(command: Command) -> None:
     assert command("--version") == (0, f"lowland {__version__}\n", "")
 
 
-# ------------------------------------------------------------------------------------------------------------ mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_run_in_use_directory_name_is_never_reused(tmp_path: Path) -> None:
         (free / "recipe.json").write_text("{}")
 
 
-# ------------------------------------------------------------------------------------------------------------- recipes
+# ------------------------------------------------------------------------------------------ recipes
 
 
 def test_recipes_are_listed_with_what_they_are(command: Command) -> None:
@@ -227,7 +227,7 @@ def test_a_shown_recipe_is_a_recipe(name: str, command: Command, tmp_path: Path)
     assert status == 0 and read_recipe(path).plain() == read_recipe(name).plain()
 
 
-# -------------------------------------------------------------------------------------------------------------- doctor
+# ------------------------------------------------------------------------------------------- doctor
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(

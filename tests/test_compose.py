@@ -1,4 +1,6 @@
-"""Expressions against their exact laws: quadrature in the plane, enumeration of small machines; what is refused."""
+"""Expressions against their exact laws: quadrature in the plane, enumeration of small machines;
+what is refused.
+"""
 
 import math
 from typing import Any
@@ -40,7 +42,9 @@ CELLS, SIDE = 14, 7.0
 
 
 def cells(energy: Energy) -> Tensor:
-    """Probabilities of CELLS² squares of [−SIDE, SIDE]², by quadrature on a grid twelve times finer."""
+    """Probabilities of CELLS² squares of [−SIDE, SIDE]², by quadrature on a grid twelve times
+    finer.
+    """
     fine = CELLS * 12
     axis = (torch.arange(fine, dtype=torch.float64) + 0.5) / fine * 2 * SIDE - SIDE
     grid = torch.cartesian_prod(axis, axis)
@@ -56,7 +60,9 @@ def counts(x: Tensor) -> Tensor:
 
 
 def variation(found: Tensor, p: Tensor) -> tuple[float, float]:
-    """Total variation of counts from probabilities, and z: how far that is from what exact independent draws would show."""
+    """Total variation of counts from probabilities, and z: how far that is from what exact
+    independent draws would show.
+    """
     n = found.sum()
     sd = (p * (1 - p) / n).sqrt()
     expected, spread = (
@@ -83,7 +89,9 @@ def test_corrected_draws_follow_the_exact_law(name: str) -> None:
 
 
 def test_unadjusted_draws_show_their_bias() -> None:
-    """At the step that MALA is tuned to, Langevin without an accept step is far from the law, and farther at larger steps."""
+    """At the step that MALA is tuned to, Langevin without an accept step is far from the law, and
+    farther at larger steps.
+    """
     energy = EXPRESSIONS["product"]
     tuned: Any = corrected(
         energy, torch.randn(200, 2, generator=seeded()), generator=seeded(), steps=100
@@ -111,7 +119,7 @@ def test_a_planted_bug_is_seen(name: str, planted: Energy) -> None:
     assert variation(counts(chains(planted)), cells(EXPRESSIONS[name]))[1] > LIMIT
 
 
-# ------------------------------------------------------------------------------------------------------------ small machines
+# ----------------------------------------------------------------------------------- small machines
 
 
 def machine(seed: int) -> RBM:
@@ -155,7 +163,7 @@ def test_composed_machines_are_drawn_with_an_accept_step_by_default() -> None:
     assert 0.3 < float(trace.acceptance.mean()) < 0.9
 
 
-# ------------------------------------------------------------------------------------------------------------------- the terms
+# ---------------------------------------------------------------------------------------- the terms
 
 
 def test_bounded_is_softplus_and_multiplies_by_a_number_below_one() -> None:
@@ -206,7 +214,7 @@ def test_units_that_can_be_named() -> None:
         scale_of(law, x, "mad")
 
 
-# ------------------------------------------------------------------------------------------------------------ what is refused
+# ---------------------------------------------------------------------------------- what is refused
 
 
 def test_what_has_no_normaliser_is_refused_in_a_sentence() -> None:
@@ -283,7 +291,7 @@ def test_domains_that_differ_are_refused() -> None:
                 combined(plane, other)
 
 
-# ------------------------------------------------------------------------------------------------------------- levels of noise
+# ---------------------------------------------------------------------------------- levels of noise
 
 MEANS = (torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.4], [1.0, -2.0]]))
 
@@ -300,7 +308,9 @@ def noisy(means: Tensor, width: float = 0.5) -> Energy:
 
 
 def drawn(sampler: Any = None, final: int = 80, steps: int = 120) -> tuple[float, float]:
-    """Total variation, and z, of an annealed product of two mixtures from the exact product at the last level."""
+    """Total variation, and z, of an annealed product of two mixtures from the exact product at the
+    last level.
+    """
     both, g = noisy(MEANS[0]) + noisy(MEANS[1]), seeded(9)
     sigmas = (6.0, 2.0, 0.8, 0.3, 0.1, 0.02)
     start = sigmas[0] * torch.randn(5000, 2, generator=g)
@@ -319,7 +329,9 @@ def test_an_annealed_composition_ends_in_its_law() -> None:
 
 
 def test_summed_scores_alone_draw_from_another_law() -> None:
-    """The ancestral path with summed scores, and nothing corrected: what composed diffusion models do. It is far off."""
+    """The ancestral path with summed scores, and nothing corrected: what composed diffusion models
+    do. It is far off.
+    """
     both, g = noisy(MEANS[0]) + noisy(MEANS[1]), seeded(9)
     sigmas = [6.0 * (0.02 / 6.0) ** (i / 29) for i in range(30)]
     start = sigmas[0] * torch.randn(5000, 2, generator=g)
@@ -354,7 +366,7 @@ def test_an_expression_bound_to_a_level_takes_its_rows_along() -> None:
     assert made.x.shape == (1500, 1)
 
 
-# ------------------------------------------------------------------------------------------------ found by trying it out
+# --------------------------------------------------------------------------- found by trying it out
 
 
 def test_plain_functions_compose_and_anneal() -> None:
@@ -403,7 +415,9 @@ def test_levels_that_are_none_are_refused_by_name() -> None:
 
 
 def test_functions_without_a_shape_are_looked_at_far_from_the_points() -> None:
-    """Where the domain says no shape, the points do: narrow minus wide is drawn, wide minus narrow refused."""
+    """Where the domain says no shape, the points do: narrow minus wide is drawn, wide minus narrow
+    refused.
+    """
     wide, narrow = (
         Function(lambda x: x.square().sum(1) / 8),
         Function(lambda x: x.square().sum(1) / 2),

@@ -1,4 +1,6 @@
-"""compose, edit, interpolate and predict from Python, the command line and a file, on runs small enough to train here."""
+"""compose, edit, interpolate and predict from Python, the command line and a file, on runs small
+enough to train here.
+"""
 
 import json
 import re
@@ -19,7 +21,9 @@ NOISE = {"name": "NoiseUNet", "widths": [4, 4], "blocks": [1, 1], "dense": 0}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """plain: classes on 8 × 8 digits; noise: an energy of noise on them; pair: one of three channels; moons: of the plane."""
+    """plain: classes on 8 × 8 digits; noise: an energy of noise on them; pair: one of three
+    channels; moons: of the plane.
+    """
     folder = tmp_path_factory.mktemp("runs")
     digits = load_data("digits")
     fit(read_recipe("digits-jem", SMALL), folder / "plain", data=digits, progress=False)

@@ -1,4 +1,6 @@
-"""Recipes are read strictly: what is right survives a round trip, what is wrong is named all at once."""
+"""Recipes are read strictly: what is right survives a round trip, what is wrong is named all at
+once.
+"""
 
 import json
 import math
@@ -33,7 +35,7 @@ def mistakes(source: Any, overrides: dict[str, Any] | None = None) -> list[str]:
     return [line.strip() for line in lines]
 
 
-# ---------------------------------------------------------------------------------------------------- what is shipped
+# ---------------------------------------------------------------------------------- what is shipped
 
 
 def test_there_are_recipes() -> None:
@@ -110,7 +112,7 @@ def test_a_setting_that_was_switched_off_survives_toml() -> None:
     assert mistakes("moons", {"training.clip": None})
 
 
-# --------------------------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
 def test_all_mistakes_are_reported_at_once_with_path_and_suggestion() -> None:
@@ -289,16 +291,7 @@ def test_the_recipe_of_a_run_can_be_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "{}",
-        "[1]",
-        "3",
-        '{"recipe": {}}',
-        '{"recipe": 3}',
-        '{"recipe": [1]}',
-    ],
+    "text", ["{", "{}", "[1]", "3", '{"recipe": {}}', '{"recipe": 3}', '{"recipe": [1]}']
 )
 def test_a_json_file_that_is_no_recipe_is_refused_in_words(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.json"
@@ -311,7 +304,7 @@ def test_a_configuration_mistake_is_a_value_error() -> None:
     assert issubclass(ConfigError, ValueError)
 
 
-# --------------------------------------------------------------------------------------------------------- overrides
+# ---------------------------------------------------------------------------------------- overrides
 
 
 def test_overrides_are_read_as_toml_or_words() -> None:
@@ -408,7 +401,7 @@ def test_an_override_can_add_a_section() -> None:
     assert recipe.plain()["restoration"]["sigma"] == 0.2
 
 
-# -------------------------------------------------------------------------------------------------- new classes
+# -------------------------------------------------------------------------------------- new classes
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Energy and generator that teach each other: at the truth of Gaussians neither moves, and each learns from its own part."""
+"""Energy and generator that teach each other: at the truth of Gaussians neither moves, and each
+learns from its own part.
+"""
 
 import math
 from typing import Any
@@ -87,12 +89,14 @@ def gradients(
 
 
 def test_at_the_truth_neither_moves() -> None:
-    # exact chains (MALA) leave the law of drafts alone; explanations are draws of p(z | x): all four gradients vanish
+    # exact chains (MALA) leave the law of drafts alone; explanations are draws of p(z | x): all
+    # four gradients vanish
     assert z_scores(gradients()).abs().max() < LIMIT
 
 
 def test_without_explaining_the_generator_would_shrink() -> None:
-    # regressing revisions on their own z: d/da of E(x_K − a z)² / 2σ² at the truth is a (1 − ρ) / σ², ρ < 1 what they remember
+    # regressing revisions on their own z: d/da of E(x_K − a z)² / 2σ² at the truth is a (1 − ρ) /
+    # σ², ρ < 1 what they remember
     found = gradients(explain=0)
     assert z_scores(found[:, 2]) > 20 and z_scores(found[:, [0, 1, 3]]).abs().max() < LIMIT
 
@@ -109,7 +113,8 @@ def test_without_explaining_the_generator_would_shrink() -> None:
     ids=str,
 )
 def test_each_is_drawn_to_the_truth(moved: dict[str, float], which: int, sign: int) -> None:
-    # long chains make revisions draws of exp(−E); a descent step lowers what is too high and raises what is too low
+    # long chains make revisions draws of exp(−E); a descent step lowers what is too high and raises
+    # what is too low
     found = gradients(batches=30, **{"steps": 30, **moved})
     assert sign * z_scores(found[:, which]) > 20
 

@@ -1,4 +1,6 @@
-"""Classifiers and critics as energies: what they say, what they say behind noise, and what is refused."""
+"""Classifiers and critics as energies: what they say, what they say behind noise, and what is
+refused.
+"""
 
 import pytest
 import torch
@@ -88,7 +90,9 @@ def test_a_critic_of_clean_points_works_with_any_energy_of_noise() -> None:
 
 
 def test_labels_that_are_none_are_refused_where_they_are_given() -> None:
-    """A float is no class and rows of weights are no probabilities: each would have been a number without a meaning."""
+    """A float is no class and rows of weights are no probabilities: each would have been a number
+    without a meaning.
+    """
     for label in (
         1.0,
         True,

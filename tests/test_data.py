@@ -20,7 +20,7 @@ def z_of(values: torch.Tensor, truth: float) -> float:
     return ((values.mean() - truth) / (values.std() / math.sqrt(len(values)))).item()
 
 
-# ---------------------------------------------------------------------------------------------------------------- toys
+# --------------------------------------------------------------------------------------------- toys
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -95,7 +95,7 @@ def test_toys_follow_the_seed_and_take_a_count() -> None:
         load_data("moons", count=2)
 
 
-# -------------------------------------------------------------------------------------------------------------- digits
+# ------------------------------------------------------------------------------------------- digits
 
 
 def test_digits_are_sklearns_each_in_exactly_one_part() -> None:
@@ -129,7 +129,7 @@ def test_digits_do_not_depend_on_the_seed_and_a_limit_is_a_prefix() -> None:
     assert len(load_data("digits", limit=10**6).train) == 1297
 
 
-# ------------------------------------------------------------------------------------------------------------- by name
+# ------------------------------------------------------------------------------------------ by name
 
 
 def test_unknown_names_and_options_are_answered_with_a_suggestion(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_available_names_every_set_in_one_line() -> None:
     assert all(line and "\n" not in line for line in available().values())
 
 
-# ---------------------------------------------------------------------------------------------------------- check_data
+# --------------------------------------------------------------------------------------- check_data
 
 
 def sound() -> Dataset:
@@ -201,7 +201,7 @@ def test_check_data_refuses(message: str) -> None:
         check_data(replace(sound(), **BAD[message]))
 
 
-# ------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
 def test_each_epoch_is_a_permutation_and_short_batches_are_completed() -> None:
@@ -259,7 +259,7 @@ def test_batches_refuse_positions_of_other_data() -> None:
             batches.load_state_dict(state)
 
 
-# ---------------------------------------------------------------------------------------------------------- real files
+# --------------------------------------------------------------------------------------- real files
 
 ROOTS = [Path(part) for part in os.environ.get("LOWLAND_DATA", "").split(os.pathsep) if part]
 

@@ -27,7 +27,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOWLAND_DATA", raising=False)
 
 
-# ----------------------------------------------------------------------------------------------------------------- IDX
+# ---------------------------------------------------------------------------------------------- IDX
 
 
 def idx_bytes(
@@ -155,7 +155,7 @@ def test_a_partial_file_under_the_real_name_is_refused_by_its_reader(tmp_path: P
         load_data("mnist", root=tmp_path)
 
 
-# --------------------------------------------------------------------------------------------------------------- CIFAR
+# -------------------------------------------------------------------------------------------- CIFAR
 
 
 def write_archive(path: Path, members: dict[str, bytes]) -> Path:
@@ -244,7 +244,7 @@ def test_missing_parquet_says_that_it_has_no_address() -> None:
         load_data("cifar10-jpeg")
 
 
-# -------------------------------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------------------- images
 
 
 def png(array: np.ndarray) -> bytes:

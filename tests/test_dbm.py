@@ -1,4 +1,6 @@
-"""Deep Boltzmann machines against full enumeration: bound, mean field, gradients, block Gibbs, log Z, training."""
+"""Deep Boltzmann machines against full enumeration: bound, mean field, gradients, block Gibbs, log
+Z, training.
+"""
 
 import copy
 import itertools
@@ -57,7 +59,7 @@ def joint_energy(dbm: DBM, v: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return -linear - ((v @ w[:d]) * first).sum(1) - ((second @ w[d:]) * first).sum(1)
 
 
-# ---- the energy and the bound -----------------------------------------------------------------------------------------
+# ---- the energy and the bound --------------------------------------------------------------------
 
 
 def test_the_energy_is_the_joint_one_with_the_first_layer_summed_out() -> None:
@@ -115,7 +117,7 @@ def test_the_bound_is_an_energy_of_data() -> None:
         energy(x, torch.zeros(32, dtype=torch.long))
 
 
-# ---- mean field -------------------------------------------------------------------------------------------------------
+# ---- mean field ----------------------------------------------------------------------------------
 
 
 def test_mean_field_solves_its_equations_and_rows_are_on_their_own() -> None:
@@ -158,11 +160,13 @@ def test_completed_data_keep_their_pixels_and_joined_data_are_draws() -> None:
     assert ((drawn[:, 6:].mean(0) - mean).abs() < 5 * error).all() and mean.std() > 0.01
 
 
-# ---- gradients --------------------------------------------------------------------------------------------------------
+# ---- gradients -----------------------------------------------------------------------------------
 
 
 def test_the_contrast_of_completed_data_has_the_gradient_of_the_bound() -> None:
-    """Against central differences of −bound + log Z, mean field solved anew at every point and Z summed over all states."""
+    """Against central differences of −bound + log Z, mean field solved anew at every point and Z
+    summed over all states.
+    """
     dbm, v = machine(3, shape=(3,), hidden=(3, 2)), states(3)[[0, 3, 5, 5]]
     x = states(5)
     p = (-dbm(x)).detach().softmax(0)
@@ -210,7 +214,7 @@ def test_the_centred_gradient_is_that_of_the_restricted_machine() -> None:
         assert torch.equal(p.grad, q.grad) and not torch.equal(p.grad, g)
 
 
-# ---- chains and log Z -------------------------------------------------------------------------------------------------
+# ---- chains and log Z ----------------------------------------------------------------------------
 
 
 def chi_square(dbm: DBM, moved: Tensor) -> float:
@@ -235,7 +239,8 @@ def test_block_gibbs_leaves_the_law_as_it_is(broken: bool) -> None:
     p = (-dbm(states(8))).detach().softmax(0)
     start = states(8)[torch.multinomial(p, 40_000, replacement=True, generator=seeded())]
     moving = copy.deepcopy(dbm)
-    if broken:  # the second layer does not feel the first: a machine whose sweep forgot a half of the weights
+    # the second layer does not feel the first: a machine whose sweep forgot a half of the weights
+    if broken:
         with torch.no_grad():
             moving.machine.weight[5:] *= 0.8
     moved = sample(moving, BlockGibbs(), start, 3, generator=seeded(1)).x
@@ -266,7 +271,7 @@ def test_tempered_rows_end_at_the_machine() -> None:
     torch.testing.assert_close(rows(x)[:3], dbm(x)[:3])
 
 
-# ---- training ---------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 def test_it_starts_at_the_means_of_the_data() -> None:

@@ -1,4 +1,6 @@
-"""Deep belief nets against full enumeration: law, bound, theorem, chains, wake and sleep, greedy training, classifier."""
+"""Deep belief nets against full enumeration: law, bound, theorem, chains, wake and sleep, greedy
+training, classifier.
+"""
 
 import copy
 import itertools
@@ -51,7 +53,7 @@ def exact_log_p(dbn: DBN, v: Tensor) -> Tensor:
     return (-dbn(full.flatten(0, 1))).view(full.shape[:2]).logsumexp(1) - log_z
 
 
-# ---- the law ------------------------------------------------------------------------------------------------------------
+# ---- the law -------------------------------------------------------------------------------------
 
 
 def test_the_joint_law_has_the_normaliser_of_the_machine_on_top() -> None:
@@ -67,7 +69,9 @@ def test_the_joint_law_has_the_normaliser_of_the_machine_on_top() -> None:
 
 
 def test_given_a_layer_the_one_below_is_independent_coins() -> None:
-    """p(v | h) by enumeration of the joint energy, against the coins that `generation` is made of."""
+    """p(v | h) by enumeration of the joint energy, against the coins that `generation` is made
+    of.
+    """
     dbn, v = net(1, hidden=(3, 2)), states(4)
     layer = cast(Directed, dbn.layers[0])
     for h in states(3):
@@ -77,7 +81,7 @@ def test_given_a_layer_the_one_below_is_independent_coins() -> None:
         torch.testing.assert_close(conditional, coins, rtol=1e-10, atol=1e-12)
 
 
-# ---- the bound ----------------------------------------------------------------------------------------------------------
+# ---- the bound -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -142,7 +146,7 @@ def test_more_units_of_no_weight_leave_the_law_as_it_is_too() -> None:
             transposed(below, *options)
 
 
-# ---- chains -------------------------------------------------------------------------------------------------------------
+# ---- chains --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -178,12 +182,14 @@ def test_fantasies_follow_the_law_of_the_data_side() -> None:
     assert z.abs().max() < 5
 
 
-# ---- wake and sleep -----------------------------------------------------------------------------------------------------
+# ---- wake and sleep ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("capacity", [0, 40])
 def test_wake_and_sleep_have_the_gradients_of_the_paper(capacity: int) -> None:
-    """Delta rules by hand: generative weights at completed data, recognition weights at dreams, a contrast on top."""
+    """Delta rules by hand: generative weights at completed data, recognition weights at dreams, a
+    contrast on top.
+    """
     dbn, v, objective = net(5), states(4)[3:13], WakeSleep(steps=3, capacity=capacity)
     buffer = (
         ReplayBuffer(40, dbn.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
@@ -213,7 +219,9 @@ def test_wake_and_sleep_have_the_gradients_of_the_paper(capacity: int) -> None:
 
 
 def test_generative_gradients_are_those_of_the_bound() -> None:
-    """Averaged over recognition and exact dreams, by enumeration, the wake phase climbs E_q[log p(v, h) − log q]."""
+    """Averaged over recognition and exact dreams, by enumeration, the wake phase climbs E_q[log
+    p(v, h) − log q].
+    """
     dbn, v = net(6, hidden=(3, 2)), states(4)[[1, 6, 6, 11]]
     full = pairs(dbn, v)
     flat, everything = full.flatten(0, 1), states(7)
@@ -230,7 +238,9 @@ def test_generative_gradients_are_those_of_the_bound() -> None:
 
 
 def test_wake_and_sleep_improve_a_net_and_its_recognition() -> None:
-    """From random weights on a law of few patterns: the exact likelihood rises, and the bound comes along."""
+    """From random weights on a law of few patterns: the exact likelihood rises, and the bound comes
+    along.
+    """
     patterns = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=DOUBLE)
     dbn, g, objective = net(7, hidden=(4, 4), scale=0.1), seeded(), WakeSleep(steps=2, capacity=60)
     buffer = ReplayBuffer(60, dbn.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
@@ -265,7 +275,7 @@ def test_bad_settings_of_wake_and_sleep_are_refused(settings: dict[str, Any]) ->
         WakeSleep(**settings)
 
 
-# ---- greedy training and what follows -----------------------------------------------------------------------------------
+# ---- greedy training and what follows ------------------------------------------------------------
 
 
 def recipe(steps: int, **more: Any) -> dict[str, Any]:

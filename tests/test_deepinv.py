@@ -1,4 +1,6 @@
-"""deepinv on both sides: its physics are our operators, and its own Langevin algorithm runs on our energies."""
+"""deepinv on both sides: its physics are our operators, and its own Langevin algorithm runs on our
+energies.
+"""
 
 import math
 import warnings
@@ -77,7 +79,9 @@ def test_progressive_denoising_runs_on_its_physics(deepinv: Any) -> None:
 
 
 def test_its_langevin_algorithm_draws_from_the_posterior_under_our_energy(deepinv: Any) -> None:
-    """Denoising a Gaussian: the posterior is N((y / s² + 0.3 / 0.25) / λ, 1 / λ) with λ = 1 / s² + 4, up to the step's bias."""
+    """Denoising a Gaussian: the posterior is N((y / s² + 0.3 / 0.25) / λ, 1 / λ) with λ = 1 / s² +
+    4, up to the step's bias.
+    """
     prior = to_deepinv(ROUGH)
     x = torch.randn(2, *SHAPE, generator=seeded(), requires_grad=True)
     (gradient,) = torch.autograd.grad(prior.fn(x).sum(), x)

@@ -1,4 +1,6 @@
-"""Multi-level denoising: its minimiser is the blurred law at every level; the U-Net's slopes are its own; flow arrives."""
+"""Multi-level denoising: its minimiser is the blurred law at every level; the U-Net's slopes are
+its own; flow arrives.
+"""
 
 import math
 from collections.abc import Callable
@@ -36,7 +38,9 @@ MEAN, VARIANCE = torch.tensor([1.0, -0.5], dtype=DOUBLE), torch.tensor([0.3, 2.0
 
 
 class Blurred(Energy):
-    """Data N(m, v) with noise σ: E(x, σ) = Σ (x − m)² / 2(v + σ²), and the denoiser that belongs to it. m and ln v learn."""
+    """Data N(m, v) with noise σ: E(x, σ) = Σ (x − m)² / 2(v + σ²), and the denoiser that belongs to
+    it. m and ln v learn.
+    """
 
     noise: ClassVar[bool] = True
 
@@ -110,7 +114,7 @@ def test_only_energies_of_noise_without_labels_and_warmth_with_a_denoiser() -> N
             MultilevelDSM(**bad)
 
 
-# ------------------------------------------------------------------------------------------------------------ the network
+# -------------------------------------------------------------------------------------- the network
 
 
 def unet(*shape: int, dtype: torch.dtype = torch.float32) -> NoiseUNet:
@@ -164,7 +168,9 @@ def test_a_question_is_read_without_noise_and_has_no_slope() -> None:
 
 
 def loss_of_answers(objective: Any) -> tuple[float, float]:
-    """The loss of a silent net, and what it is by hand: the noise and the weight of the channel that is asked alone."""
+    """The loss of a silent net, and what it is by hand: the noise and the weight of the channel
+    that is asked alone.
+    """
     x, energy = (
         torch.rand(6, 3, 8, 8, generator=seeded(1)),
         NoiseUNet(box(0.0, 1.0, 3, 8, 8), (6, 8), (1, 1), question=(0, 1)),
@@ -260,7 +266,7 @@ def test_refusals() -> None:
         unet(1, 8, 8)(torch.zeros(2, 1, 8, 8))
 
 
-# ------------------------------------------------------------------------------------------------------------------- flow
+# --------------------------------------------------------------------------------------------- flow
 
 
 def arrived(carry: Callable[..., Any]) -> float:

@@ -1,4 +1,6 @@
-"""The detector: its three promises over many calibration splits, its file, what it refuses, and what it warns of."""
+"""The detector: its three promises over many calibration splits, its file, what it refuses, and
+what it warns of.
+"""
 
 import json
 import math
@@ -32,7 +34,9 @@ Verdicts = Callable[[Detector, Tensor], Tensor]
 def promise_excess(
     verdicts: Verdicts, alpha: float = 0.1, energy: Energy = BOWL, splits: int = 200
 ) -> float:
-    """z by which the mean share of inliers called outliers over calibration splits exceeds alpha."""
+    """z by which the mean share of inliers called outliers over calibration splits exceeds
+    alpha.
+    """
     g = seeded(0)
     rates = []
     for _ in range(splits):
@@ -64,7 +68,9 @@ def test_an_off_by_one_breaks_the_promise_and_is_caught(bug: Verdicts) -> None:
 
 
 def test_calibrating_on_training_points_breaks_the_promise_and_is_caught() -> None:
-    """The guarantee needs points that the energy has not seen: an energy that fits them exactly breaks it."""
+    """The guarantee needs points that the energy has not seen: an energy that fits them exactly
+    breaks it.
+    """
 
     def overfitted(detector: Detector, x: Tensor) -> Tensor:
         seen = torch.randn(40, 2, generator=seeded(1))
@@ -77,7 +83,8 @@ def test_calibrating_on_training_points_breaks_the_promise_and_is_caught() -> No
 def exceeding(
     choose: Callable[[int], int], count: int = 200, alpha: float = 0.1, delta: float = 0.1
 ) -> float:
-    """z by which the share of calibration sets whose true rate exceeds alpha is above delta, for uniform scores.
+    """z by which the share of calibration sets whose true rate exceeds alpha is above delta, for
+    uniform scores.
 
     The true rate of "above the r-th largest" is 1 minus that threshold.
     """
@@ -116,7 +123,9 @@ def test_conditional_verdicts_are_those_above_the_rank() -> None:
 
 
 def false_discoveries(verdicts: Verdicts) -> float:
-    """z by which the mean share of inliers among what is called exceeds 0.2, batches half outliers."""
+    """z by which the mean share of inliers among what is called exceeds 0.2, batches half
+    outliers.
+    """
     g, shares = seeded(4), []
     for _ in range(300):
         detector = Detector(BOWL).fit(torch.randn(199, 2, generator=g))
@@ -160,7 +169,9 @@ def test_scores_that_learn_take_every_other_point_or_a_reference() -> None:
 
 
 def test_learning_from_the_calibration_points_breaks_the_promise_and_is_caught() -> None:
-    """Why the reference is apart: a calibration point is its own nearest neighbour, and every other inlier an outlier."""
+    """Why the reference is apart: a calibration point is its own nearest neighbour, and every other
+    inlier an outlier.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = Function(
@@ -177,7 +188,9 @@ def test_learning_from_the_calibration_points_breaks_the_promise_and_is_caught()
 
 
 def test_a_verdict_does_not_depend_on_the_company() -> None:
-    """Row by row, in any order, in any batch: also for a module left in training mode with batch norm."""
+    """Row by row, in any order, in any batch: also for a module left in training mode with batch
+    norm.
+    """
     net = torch.nn.Sequential(
         torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
     )
@@ -200,7 +213,7 @@ def test_an_energy_of_the_whole_batch_is_refused() -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def test_nothing_is_promised_before_fit() -> None:
@@ -316,7 +329,7 @@ def test_labels_and_guarantees_that_do_not_fit_are_refused() -> None:
         Detector(BOWL, "typically")
 
 
-# ------------------------------------------------------------------------------------------------------------- warnings
+# ----------------------------------------------------------------------------------------- warnings
 
 
 def test_points_of_another_preparation_are_warned_of() -> None:
@@ -338,7 +351,7 @@ def test_points_of_another_preparation_are_warned_of() -> None:
         detector.predict((fresh + 0.4).clamp(max=1.0))
 
 
-# ----------------------------------------------------------------------------------------------------------------- file
+# --------------------------------------------------------------------------------------------- file
 
 
 @pytest.mark.parametrize("score", ["energy", "typicality", "background"])
@@ -427,13 +440,15 @@ def test_scores_known_already_make_a_detector() -> None:
     assert torch.equal(detector.p_of_scores(detector.score(x)), detector.p_value(x))
 
 
-# --------------------------------------------------------------------------------------------------------- real energies
+# ------------------------------------------------------------------------------------ real energies
 
 
 def over_splits(
     scores: Tensor, count: int, verdicts: Callable[[Detector, Tensor], Tensor], splits: int = 200
 ) -> Tensor:
-    """The false-alarm rates on all other points over random calibration splits of scores that were computed once."""
+    """The false-alarm rates on all other points over random calibration splits of scores that were
+    computed once.
+    """
     g, rates = seeded(11), []
     for _ in range(splits):
         order = torch.randperm(len(scores), generator=g)
@@ -448,9 +463,11 @@ def over_splits(
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
 @pytest.mark.parametrize("score", ["energy", "typicality", "msp", "mahalanobis"])
 def test_promises_hold_for_real_energies_over_200_splits(alpha: float, score: str) -> None:
-    """The digits that come with lowland: points that its energy was not trained on, scored once, split 200 times.
+    """The digits that come with lowland: points that its energy was not trained on, scored once,
+    split 200 times.
 
-    marginal: the mean exceeds α by less than 5 standard errors; conditional: the share of splits beyond α exceeds δ by less.
+    marginal: the mean exceeds α by less than 5 standard errors; conditional: the share of splits
+    beyond α exceeds δ by less.
     """
     data, energy = lowland.load_data("digits"), lowland.load("digits")[0]
     pool = torch.cat([data.calibration.x, data.test.x])

@@ -20,7 +20,9 @@ from lowland.metrics import auroc
 
 
 class Squares:
-    """An energy as a user's callable; its name is the same in every process, so that tests can be shared out."""
+    """An energy as a user's callable; its name is the same in every process, so that tests can be
+    shared out.
+    """
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return x.square().flatten(1).sum(1)

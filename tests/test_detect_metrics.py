@@ -1,4 +1,6 @@
-"""Rank metrics with their bootstrap: scikit-learn and brute force as oracles, coverage of the intervals."""
+"""Rank metrics with their bootstrap: scikit-learn and brute force as oracles, coverage of the
+intervals.
+"""
 
 import math
 from collections.abc import Callable
@@ -60,9 +62,11 @@ def test_detection_error_is_never_worse_than_guessing() -> None:
 
 
 def covers(metric: str, intervals: Callable[[Tensor, Tensor, int], Interval]) -> float:
-    """z by which the share of 95 % intervals over 300 pairs that hold the metric of many points falls short of 90 %.
+    """z by which the share of 95 % intervals over 300 pairs that hold the metric of many points
+    falls short of 90 %.
 
-    A percentile bootstrap of 200 points is a little short of its level: 90 % leaves room for that and not for much else.
+    A percentile bootstrap of 200 points is a little short of its level: 90 % leaves room for that
+    and not for much else.
     """
     low, high = pair(99, False, 200_000, 200_000)
     truth = getattr(separation(low, high, generator=seeded(0), draws=2), metric).value

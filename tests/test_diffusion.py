@@ -1,4 +1,6 @@
-"""From noise to data: maps and laws known in closed form, orders of convergence by regression, planted mistakes."""
+"""From noise to data: maps and laws known in closed form, orders of convergence by regression,
+planted mistakes.
+"""
 
 import math
 from itertools import pairwise
@@ -69,7 +71,9 @@ class Noised(Energy):
         ).unsqueeze(1)
 
     def below(self, x: Tensor, sigma: float) -> Tensor:
-        """P(X ≤ x) at a noise level. The flow moves points along lines of equal probability: it keeps their order."""
+        """P(X ≤ x) at a noise level. The flow moves points along lines of equal probability: it
+        keeps their order.
+        """
         spread = (self.scales.square() + sigma**2).sqrt()
         return (self.shares * torch.special.ndtr((x - self.means) / spread)).sum(1)
 
@@ -84,7 +88,9 @@ HIGH, LOW = 20.0, 0.05
 
 
 def map_error(flow: Any, law: Noised, count: int, order: int) -> float:
-    """Largest error of the flow map in probability, from the first level to the last, over points at even quantiles."""
+    """Largest error of the flow map in probability, from the first level to the last, over points
+    at even quantiles.
+    """
     sigmas = sigma_ladder(HIGH, LOW, count)
     x = law.draw(200, HIGH, seeded())
     y = flow(law.path(sigmas), sigmas, x, order=order).x
@@ -188,11 +194,13 @@ def test_the_first_order_step_is_that_of_ddim() -> None:
     assert found.sigma == 0.0
 
 
-# ------------------------------------------------------------------------------------------------------- laws at the end
+# ---------------------------------------------------------------------------------- laws at the end
 
 
 def law_error(x: Tensor, law: Noised, sigma: float) -> float:
-    """Worst |z| of the shares below the quantiles of the law, its mean and its square, at points (N, 1)."""
+    """Worst |z| of the shares below the quantiles of the law, its mean and its square, at points
+    (N, 1).
+    """
     shares = torch.tensor([0.002, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.998], dtype=DOUBLE)
     cuts = law.draw(200_000, sigma, seeded(99)).quantile(shares)
     exact = torch.stack([law.below(cut.view(1, 1), sigma)[0] for cut in cuts])
@@ -241,7 +249,8 @@ def test_a_corrector_mends_what_wide_steps_of_the_predictor_break(name: str) -> 
 
 
 def test_the_ancestral_step_has_the_variance_of_its_recursion() -> None:
-    # from N(m, v): v' = v (1 − δ / (s² + σ²))² + σ'² δ / σ²,  δ = σ² − σ'²: short of the exact law by a known amount
+    # from N(m, v): v' = v (1 − δ / (s² + σ²))² + σ'² δ / σ², δ = σ² − σ'²: short of the exact law
+    # by a known amount
     def recursion_error(noise: float) -> float:
         sigmas = (4.0, 2.0, 1.0, 0.5)
         x = NORMAL.draw(100_000, 4.0, seeded())
@@ -297,7 +306,7 @@ def test_the_jump_is_the_expected_clean_point() -> None:
     assert a.gradients == b.gradients
 
 
-# -------------------------------------------------------------------------------------------------------------- contract
+# ----------------------------------------------------------------------------------------- contract
 
 
 def test_gradients_are_those_that_are_declared() -> None:

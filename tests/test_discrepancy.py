@@ -1,4 +1,6 @@
-"""Neighbours: formulas by enumeration, minimisers at the truth, unbiased subsets of sites, one chunk's graph at a time."""
+"""Neighbours: formulas by enumeration, minimisers at the truth, unbiased subsets of sites, one
+chunk's graph at a time.
+"""
 
 import dataclasses
 import math
@@ -35,7 +37,9 @@ DOUBLE = torch.float64
 
 
 class Lattice(Energy):
-    """Σ_{i<j} J_ij s_i s_j + Σ h_i s_i over nine spins on a 3 × 3 square, all couplings to learn."""
+    """Σ_{i<j} J_ij s_i s_j + Σ h_i s_i over nine spins on a 3 × 3 square, all couplings to
+    learn.
+    """
 
     def __init__(self, seed: int = 0, spread: float = 0.4) -> None:
         super().__init__(binary(3, 3))
@@ -83,7 +87,9 @@ def expected(objective: Any, energy: Energy, p: Tensor) -> Tensor:
 
 
 def by_tables(energy: Energy, p: Tensor, share: Callable[[Tensor], Tensor]) -> Tensor:
-    """Σ_x p(x) Σ_i share(P(x_i | rest)), the conditionals by summing the table of exp(−E)/Z over each site in turn."""
+    """Σ_x p(x) Σ_i share(P(x_i | rest)), the conditionals by summing the table of exp(−E)/Z over
+    each site in turn.
+    """
     values = 2 if energy.domain.kind == "binary" else energy.domain.classes
     sites = math.prod(energy.domain.shape)
     joint = (-energy(states(energy))).softmax(0).view([values] * sites)
@@ -206,7 +212,7 @@ def test_labels_are_the_condition() -> None:
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 @pytest.mark.parametrize(
@@ -250,7 +256,7 @@ def test_spectral_norm_takes_chunks() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in energy.parameters())
 
 
-# -------------------------------------------------------------------------------------------------- energy discrepancy
+# ------------------------------------------------------------------------------- energy discrepancy
 
 EVERY = [
     EnergyDiscrepancy(samples=1),
@@ -289,7 +295,9 @@ def test_without_w_one_the_minimiser_is_the_truth_only_in_the_limit() -> None:
 
 
 def kernel(energy: Energy, flip: float) -> Tensor:
-    """q(y | x) for all pairs of states, written out from the number of sites in which they differ."""
+    """q(y | x) for all pairs of states, written out from the number of sites in which they
+    differ.
+    """
     every = states(energy).flatten(1)
     values = 2 if energy.domain.kind == "binary" else energy.domain.classes
     apart = (every[:, None] != every[None]).sum(2)
@@ -346,7 +354,7 @@ def test_the_enumerated_formula_has_no_slope_at_the_truth_if_w_is_one(
     assert at[1.0].abs().max() < 1e-12 < 1e-3 < at[0.0].abs().max()
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def test_domains_and_settings_that_mean_nothing_are_refused() -> None:
@@ -382,7 +390,7 @@ def test_domains_and_settings_that_mean_nothing_are_refused() -> None:
             cls(**settings)
 
 
-# --------------------------------------------------------------------------------------------------------- planted bugs
+# ------------------------------------------------------------------------------------- planted bugs
 
 ED, FAR = EnergyDiscrepancy(0.8, 0.3, 3), "EnergyDiscrepancy"
 CONTINUOUS_BUGS = {

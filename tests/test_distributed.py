@@ -1,8 +1,8 @@
 """Several processes: what two train together is what one trains alone.
 
-One pair of processes does the work of most tests (starting it takes longer than the work) and leaves results in a folder; the
-tests look at them and compare with what this process does alone. A second pair is there to lose a member, and four come to see
-that nothing holds for two only.
+One pair of processes does the work of most tests (starting it takes longer than the work) and
+leaves results in a folder; the tests look at them and compare with what this process does alone. A
+second pair is there to lose a member, and four come to see that nothing holds for two only.
 """
 
 import contextlib
@@ -73,7 +73,9 @@ COUNT = 600  # samples in three pieces
 
 
 class Weighted(lowland.Energy):
-    """A perceptron with a scalar weight, which FSDP2 cannot divide, and weights that no loss needs."""
+    """A perceptron with a scalar weight, which FSDP2 cannot divide, and weights that no loss
+    needs.
+    """
 
     def __init__(self, domain: Any) -> None:
         super().__init__(domain)
@@ -88,7 +90,9 @@ class Weighted(lowland.Energy):
 
 
 class Grenade(lowland.Energy):
-    """In the second process, the 25th forward pass of training has no finite value, though a gradient."""
+    """In the second process, the 25th forward pass of training has no finite value, though a
+    gradient.
+    """
 
     def __init__(
         self, domain: Any, armed: bool, act: Callable[[], float] = lambda: float("inf")
@@ -166,7 +170,9 @@ def cut(source: Path, target: Path) -> Path:
 
 
 def detonated(team: d.Team, folder: Path, policy: str) -> list[Tensor]:
-    """Weights of both processes, at the chief, after one of them has met a loss that is not finite."""
+    """Weights of both processes, at the chief, after one of them has met a loss that is not
+    finite.
+    """
     data = load_data("moons", count=200)
     values = short(objective__name="CD", training__on_failure=policy)
     torch.manual_seed(0)
@@ -175,7 +181,7 @@ def detonated(team: d.Team, folder: Path, policy: str) -> list[Tensor]:
     return team.gather(torch.cat([p.detach().flatten() for p in energy.parameters()]))
 
 
-# ------------------------------------------------------------------------------------------ what the pair does
+# ------------------------------------------------------------------------------- what the pair does
 
 
 def pair(rank: int, ports: list[int], folder: Path) -> None:
@@ -229,7 +235,9 @@ def _planted(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> No
 
 
 def _commands(rank: int, ports: list[int], folder: Path) -> None:
-    """What torchrun would have each process do; evaluation and report, which are long, only say who made them."""
+    """What torchrun would have each process do; evaluation and report, which are long, only say who
+    made them.
+    """
     run = str(folder / "run")
     sets = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
     scored = ["energy", run, str(folder / "points.npy"), "--format"]
@@ -265,7 +273,7 @@ def files(run: Path, step: int) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (run / f"step-{step:08d}").iterdir()}
 
 
-# ------------------------------------------------------------------------------------------ equality
+# ----------------------------------------------------------------------------------------- equality
 
 
 def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -328,7 +336,7 @@ def test_sharded_weights_train_as_whole_ones_do(together: Path) -> None:
     }
 
 
-# ------------------------------------------------------------------------------------------ chains and generators
+# ---------------------------------------------------------------------------- chains and generators
 
 
 def chains(run: Path, step: int) -> Tensor:
@@ -351,7 +359,9 @@ def test_the_same_generator_everywhere_is_noticed(together: Path) -> None:
 def test_chains_of_two_processes_have_the_law_of_those_of_one(
     together: Path, tmp_path: Path
 ) -> None:
-    """Weights that do not move: means and squares of 2000 chains each, within 5 standard errors, and what the log says."""
+    """Weights that do not move: means and squares of 2000 chains each, within 5 standard errors,
+    and what the log says.
+    """
     fit(recipe(**POPULATION), tmp_path / "one", progress=False)
     for power in (1, 2):
         a, b = (
@@ -470,7 +480,7 @@ def test_a_process_that_dies_ends_the_others_in_words_and_leaves_a_whole_run(
     ]
 
 
-# ------------------------------------------------------------------------------------------ commands
+# ----------------------------------------------------------------------------------------- commands
 
 
 def test_the_commands_of_two_processes_write_once_and_speak_once(together: Path) -> None:

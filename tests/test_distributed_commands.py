@@ -1,6 +1,8 @@
-"""The commands as users start them, by torchrun: two processes train, sample and score, and may be ended on the way.
+"""The commands as users start them, by torchrun: two processes train, sample and score, and may be
+ended on the way.
 
-Two processes train a small energy by score matching, where nothing is drawn; what they leave is compared with what one does.
+Two processes train a small energy by score matching, where nothing is drawn; what they leave is
+compared with what one does.
 """
 
 import shutil
@@ -36,7 +38,9 @@ PIECES = 60  # of a job that is ended as soon as one of them is done
 
 
 def torchrun(*arguments: str) -> subprocess.Popen[str]:
-    """Started as users would; the lonely -- keeps torchrun from taking --run for an option of its own."""
+    """Started as users would; the lonely -- keeps torchrun from taking --run for an option of its
+    own.
+    """
     command = [
         sys.executable,
         "-m",

@@ -1,7 +1,8 @@
-"""Several processes: what is trained or followed beside the weights of an energy is one and the same for all.
+"""Several processes: what is trained or followed beside the weights of an energy is one and the
+same for all.
 
-Partners (generator, flow, log Z), the means that Boltzmann machines keep of the data, images that grow. One pair of processes
-does the work and leaves results in a folder.
+Partners (generator, flow, log Z), the means that Boltzmann machines keep of the data, images that
+grow. One pair of processes does the work and leaves results in a folder.
 """
 
 import dataclasses
@@ -77,7 +78,9 @@ def precise() -> Iterator[None]:
 
 @contextmanager
 def dealt(team: d.Team) -> Iterator[None]:
-    """Inside: processes with the same generators get rows of one draw for all of them, as one process would make it."""
+    """Inside: processes with the same generators get rows of one draw for all of them, as one
+    process would make it.
+    """
 
     def part(draw: Callable[..., Tensor], *shape: Any, **more: Any) -> Tensor:
         rows, *rest = shape if isinstance(shape[0], int) else tuple(shape[0])
@@ -142,7 +145,9 @@ def learned(case: str, team: d.Team, sharding: str = "ddp") -> dict[str, Tensor]
 
 
 def drawn(case: str, team: d.Team) -> list[dict[str, Tensor]]:
-    """What every process holds after five updates with draws and chains of its own, at the chief."""
+    """What every process holds after five updates with draws and chains of its own, at the
+    chief.
+    """
     with precise():
         session = session_of(case, team, **({"objective": CHAINS} if case in MACHINES else {}))
         for _ in range(5):
@@ -150,7 +155,7 @@ def drawn(case: str, team: d.Team) -> list[dict[str, Tensor]]:
     return team.gather(held(session))
 
 
-# ------------------------------------------------------------------------------------------ what the pair does
+# ------------------------------------------------------------------------------- what the pair does
 
 
 def pair(rank: int, ports: list[int], folder: Path) -> None:
@@ -216,7 +221,7 @@ def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
 
-# ------------------------------------------------------------------------------------------ partners and means
+# ------------------------------------------------------------------------------- partners and means
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,7 @@ def test_images_that_grew_on_one_process_go_on_growing_on_two(folder: Path) -> N
         assert lowland.load(folder / "widened")[0](load_data("digits").test.x[:5]).shape == (5,)
 
 
-# ------------------------------------------------------------------------------------------ the compiler
+# ------------------------------------------------------------------------------------- the compiler
 
 
 def compiling(rank: int, ports: list[int], folder: Path) -> None:

@@ -107,7 +107,7 @@ def test_sources_are_cited_with_an_address() -> None:
                 assert "http" in following, f"{path.name}:{i} cites a source without its address"
 
 
-# ---------------------------------------------------------------------------------------------------------------- README
+# ------------------------------------------------------------------------------------------- README
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -117,7 +117,9 @@ def blocks(text: str, *languages: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The `lowland ...` command lines in shell blocks and in `code` in the text, comments dropped, lines joined."""
+    """The `lowland ...` command lines in shell blocks and in `code` in the text, comments dropped,
+    lines joined.
+    """
     shell = "\n".join(blocks(text, "sh", "bash", "shell", "console", "text", "")).replace(
         "\\\n", " "
     )
@@ -166,7 +168,9 @@ def test_a_wrong_command_is_seen() -> None:
 
 
 def test_code_of_the_readme_runs(tmp_path: Path) -> None:
-    """All Python blocks, one after the other in one file, in an empty directory and a fresh process."""
+    """All Python blocks, one after the other in one file, in an empty directory and a fresh
+    process.
+    """
     code = blocks(readme(), "python")
     if not code:
         pytest.skip("README.md has no ```python block yet")
@@ -183,7 +187,7 @@ def test_code_of_the_readme_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-# ------------------------------------------------------------------------------------------------------------- the pages
+# ---------------------------------------------------------------------------------------- the pages
 
 
 def build() -> Any:
@@ -197,7 +201,9 @@ def build() -> Any:
 
 @pytest.mark.parametrize("page", [path.name for path in build().pages()])
 def test_pages_say_what_their_code_prints(page: str, tmp_path: Path) -> None:
-    """In a copy of the folder, in a fresh process; numbers may differ a little from machine to machine."""
+    """In a copy of the folder, in a fresh process; numbers may differ a little from machine to
+    machine.
+    """
     for name in ("build.py", page):
         (tmp_path / name).write_text(
             (ROOT / "docs" / name).read_text(encoding="utf-8"), encoding="utf-8"

@@ -1,4 +1,6 @@
-"""The pages "Which objective?" and the gallery: every objective is named, links lead somewhere, figures are the record's."""
+"""The pages "Which objective?" and the gallery: every objective is named, links lead somewhere,
+figures are the record's.
+"""
 
 import json
 import re
@@ -63,7 +65,9 @@ def test_families_hold_each_objective_once() -> None:
 
 
 def test_every_objective_has_a_picture_and_a_command() -> None:
-    """One in the plane and one on images, but for those that say why not; no picture is left over."""
+    """One in the plane and one on images, but for those that say why not; no picture is left
+    over.
+    """
     text = (DOCS / "gallery.md").read_text(encoding="utf-8")
     shown = {
         name for name in re.findall(r"\(gallery/([\w-]+)\.png\)", text) if name in recipe_names()
@@ -87,7 +91,7 @@ def test_pages_say_what_the_record_says(record: Record) -> None:
     assert len(folk(record)) >= 2 * 6
 
 
-# ------------------------------------------------------------------------------------------------ how tables are made
+# ------------------------------------------------------------------------------ how tables are made
 
 
 def row(recipe: str, fine: float | None, **other: Any) -> dict[str, Any]:

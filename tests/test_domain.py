@@ -1,4 +1,6 @@
-"""Domains: reflection is a billiard, an involution, and preserves the uniform law; draws and walls are what they say."""
+"""Domains: reflection is a billiard, an involution, and preserves the uniform law; draws and walls
+are what they say.
+"""
 
 import json
 import math
@@ -34,7 +36,9 @@ def test_momentum_turns_by_the_parity_of_wall_hits() -> None:
 
 
 def test_drift_and_reflect_run_backwards_is_the_way_home() -> None:
-    """(x, p) ↦ reflect(x + p, p), the momentum turned round, is its own inverse: what makes reflected steps reversible."""
+    """(x, p) ↦ reflect(x + p, p), the momentum turned round, is its own inverse: what makes
+    reflected steps reversible.
+    """
     domain = box(-0.5, 1.0, 4)
     x = domain.draw(500, seeded(), dtype=DOUBLE)
     p = 5 * torch.randn(500, 4, generator=seeded(1), dtype=DOUBLE)
@@ -47,7 +51,8 @@ def test_drift_and_reflect_run_backwards_is_the_way_home() -> None:
 
 
 def test_reflection_folds_the_line_evenly() -> None:
-    # a uniform law over a whole number of widths folds to the uniform law: n = 40,000; mean 1/2, variance 1/12
+    # a uniform law over a whole number of widths folds to the uniform law: n = 40,000; mean 1/2,
+    # variance 1/12
     x = 7 * torch.rand(40_000, 1, generator=seeded(2), dtype=DOUBLE) - 3
     y, _ = box(0.0, 1.0, 1).reflect(x)
     assert abs(z_scores(y, 0.5).item()) < LIMIT
@@ -94,7 +99,8 @@ def test_contains(domain: Domain, inside: list, outside: list) -> None:
 
 
 def test_starting_points_have_their_law() -> None:
-    # n = 20,000 rows of 2; mean and variance of N(0,1), U(−1,3), fair coins and a fair three-sided die
+    # n = 20,000 rows of 2; mean and variance of N(0,1), U(−1,3), fair coins and a fair three-sided
+    # die
     laws = [
         (real(2), 0.0, 1.0),
         (box(-1.0, 3.0, 2), 1.0, 16 / 12),

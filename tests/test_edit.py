@@ -177,7 +177,7 @@ def test_an_energy_of_noise_needs_levels_and_domains_must_agree() -> None:
     assert bound.draws.shape == (1, 1, 2)
 
 
-# --------------------------------------------------------------------------------------------------------------------- paths
+# -------------------------------------------------------------------------------------------- paths
 
 WELL = Function(
     lambda x: (
@@ -190,7 +190,9 @@ ENDS = torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
 
 
 def test_the_path_crosses_a_double_well_at_its_saddle() -> None:
-    """E = 4 (x² − 1)² + 2 (y − 0.8 (1 − x²))²: two wells and a pass at (0, 0.8), of height 4; the straight line climbs more."""
+    """E = 4 (x² − 1)² + 2 (y − 0.8 (1 − x²))²: two wells and a pass at (0, 0.8), of height 4; the
+    straight line climbs more.
+    """
     found = interpolate(WELL, *ENDS, 21, steps=300)
     top = found.points[found.energies[:, 0].argmax(), 0]
     assert (top - torch.tensor([0.0, 0.8])).norm() < 0.03 and abs(found.barrier.item() - 4.0) < 0.02
@@ -248,7 +250,9 @@ def test_a_path_stays_in_its_box() -> None:
 
 
 def test_a_string_that_is_not_dealt_out_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the second half of the method points slide into the valleys and the pass is missed."""
+    """Without the second half of the method points slide into the valleys and the pass is
+    missed.
+    """
     module: Any = __import__("sys").modules["lowland.tasks.composition.edit"]
     monkeypatch.setattr(module, "_dealt", lambda energy, path: path)
     monkeypatch.setattr(module, "_along", lambda path, v: 0 * v)

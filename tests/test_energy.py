@@ -1,4 +1,6 @@
-"""Energies: the algebra is what it says, conditions bind, scoring is a sum and not a mean, and the door refuses."""
+"""Energies: the algebra is what it says, conditions bind, scoring is a sum and not a mean, and the
+door refuses.
+"""
 
 import math
 from collections.abc import Callable
@@ -42,7 +44,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed), dtype=DOUBLE)
 
 
-# ------------------------------------------------------------------------------------------------------------- algebra
+# ------------------------------------------------------------------------------------------ algebra
 
 
 def test_expressions_are_their_definitions() -> None:
@@ -157,7 +159,7 @@ def test_a_sum_trains_the_weights_of_its_terms() -> None:
         torch.testing.assert_close(p.grad, g)
 
 
-# ----------------------------------------------------------------------------------------------------------- conditions
+# --------------------------------------------------------------------------------------- conditions
 
 
 def shifted(x: Tensor, c: Tensor | None = None) -> Tensor:
@@ -237,7 +239,7 @@ def test_energy_values_takes_a_list_of_labels_as_given_does() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ value and score
+# ---------------------------------------------------------------------------------- value and score
 
 
 def test_the_score_of_a_row_is_not_divided_by_the_batch() -> None:
@@ -312,7 +314,7 @@ def test_frozen_nests() -> None:
         )
 
 
-# -------------------------------------------------------------------------------------------------------------- the door
+# ----------------------------------------------------------------------------------------- the door
 
 REFUSED: dict[str, tuple[Callable[..., Any], Callable[[], Any], str]] = {
     "a sum over the batch": (

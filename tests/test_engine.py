@@ -1,4 +1,6 @@
-"""Cheaper gradients must be gradients of the same energy: blocks, bfloat16, compiled; and those written by hand."""
+"""Cheaper gradients must be gradients of the same energy: blocks, bfloat16, compiled; and those
+written by hand.
+"""
 
 import copy
 import gc
@@ -46,7 +48,7 @@ def conv(**options: Any) -> ConvNet:
         return ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4, 6, 6), hidden=16, **options)
 
 
-# ------------------------------------------------------------------------------------------------------ gradients by hand
+# -------------------------------------------------------------------------------- gradients by hand
 
 
 @pytest.mark.parametrize("domain", [real(5), box(-0.5, 2.0, 1, 2, 3)], ids=str)
@@ -119,7 +121,7 @@ def test_a_label_outside_the_classes_is_refused_by_hand_too() -> None:
         )
 
 
-# ----------------------------------------------------------------------------------------------------------------- blocks
+# ------------------------------------------------------------------------------------------- blocks
 
 
 class Rows(Energy):
@@ -138,7 +140,9 @@ class Rows(Energy):
 
 @pytest.mark.parametrize("chunk", [1, 7, 10, 23, 64])
 def test_blocks_of_chains_give_the_chains_of_one_batch(chunk: int) -> None:
-    """Labels, soft labels, sums, mixtures and energies with rows of their own go along with their chains."""
+    """Labels, soft labels, sums, mixtures and energies with rows of their own go along with their
+    chains.
+    """
     rows, m = 23, torch.randn(23, 3, generator=seeded(), dtype=DOUBLE)
     labels = torch.arange(rows) % 3
     net = conv(classes=3).double()
@@ -171,7 +175,7 @@ def test_rows_of_an_expression_are_those_of_its_parts() -> None:
         torch.testing.assert_close(energy.rows(index)(x[index]), energy(x)[index])
 
 
-# --------------------------------------------------------------------------------------------------------------- bfloat16
+# ----------------------------------------------------------------------------------------- bfloat16
 
 
 def test_bfloat16_moves_by_gradients_of_bfloat16_and_judges_in_float32() -> None:
@@ -189,7 +193,9 @@ def test_bfloat16_moves_by_gradients_of_bfloat16_and_judges_in_float32() -> None
 
 
 def test_bfloat16_leaves_the_law_of_an_adjusted_sampler_as_it_is() -> None:
-    """A gradient good to three digits only proposes; n = 3 × 20,000 exact draws of a Gaussian through a matrix product."""
+    """A gradient good to three digits only proposes; n = 3 × 20,000 exact draws of a Gaussian
+    through a matrix product.
+    """
     energy = Gaussian((1.0, -1.0), ((1.0, 0.8), (0.8, 1.5)))
     for sampler in (MALA(0.2), HMC(0.4, 4)):
         pooled = []
@@ -204,7 +210,7 @@ def test_bfloat16_leaves_the_law_of_an_adjusted_sampler_as_it_is() -> None:
         assert (torch.stack(pooled).sum(0) / 3**0.5).abs().max() < 5
 
 
-# --------------------------------------------------------------------------------------------------------------- compiled
+# ----------------------------------------------------------------------------------------- compiled
 
 
 def test_compiled_gradients_are_the_same_and_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +291,7 @@ def test_the_compiler_itself() -> None:
                 torch.testing.assert_close(a.x, b.x, rtol=close, atol=close)
 
 
-# -------------------------------------------------------------------------------------------------------------- the door
+# ----------------------------------------------------------------------------------------- the door
 
 
 def test_options_that_cannot_be_meant_are_refused() -> None:

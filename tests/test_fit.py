@@ -1,4 +1,6 @@
-"""Training: resume equals uninterrupted bit for bit, health acts, bad input is refused before anything is written."""
+"""Training: resume equals uninterrupted bit for bit, health acts, bad input is refused before
+anything is written.
+"""
 
 import json
 import signal
@@ -114,7 +116,8 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(tmp_path: Path
     fit(values, tmp_path / "whole", progress=False)
     code = (
         "import sys, json, lowland, torch; torch.set_num_threads(1); "
-        "lowland.fit(lowland.read_recipe('moons', json.loads(sys.argv[1])), sys.argv[2], progress=False)"
+        "lowland.fit(lowland.read_recipe('moons', json.loads(sys.argv[1])), sys.argv[2], "
+        "progress=False)"
     )
     overrides = json.dumps(FAST | VARIANTS["moons"][1] | more)
     for pause in (0.0, 0.31):
@@ -132,7 +135,9 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(tmp_path: Path
 
 
 class Grenade(lowland.Energy):
-    """An energy that blows up on its n-th training forward pass, and on each one after at a high rate."""
+    """An energy that blows up on its n-th training forward pass, and on each one after at a high
+    rate.
+    """
 
     def __init__(self, domain: Any, at: int) -> None:
         super().__init__(domain)
@@ -328,7 +333,9 @@ def test_ema_is_the_recurrence(tmp_path: Path) -> None:
 
 
 def test_dequantised_and_noised_data_keep_their_law(tmp_path: Path) -> None:
-    """Dequantised digits stay in the box, have 17 steps of width 1/17, and mean + half a step: z-scores over 16,000 draws."""
+    """Dequantised digits stay in the box, have 17 steps of width 1/17, and mean + half a step:
+    z-scores over 16,000 draws.
+    """
     values = recipe(
         "digits", **{"training.noise": 0.0, "training.margin": 0.0, "training.dequantise": True}
     ).plain()

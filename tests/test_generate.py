@@ -1,4 +1,6 @@
-"""Generation: a path that ends at the energy itself, labels that are obeyed, films that say which steps they show."""
+"""Generation: a path that ends at the energy itself, labels that are obeyed, films that say which
+steps they show.
+"""
 
 import math
 from typing import Any
@@ -33,7 +35,9 @@ class Labelled(Energy):
 
 
 class Smoothed(Energy):
-    """N(1, 0.2²) with noise σ added: E(x, σ) = (x − 1)² / 2 (0.04 + σ²); the exact energy of noise."""
+    """N(1, 0.2²) with noise σ added: E(x, σ) = (x − 1)² / 2 (0.04 + σ²); the exact energy of
+    noise.
+    """
 
     noise = True
 
@@ -127,7 +131,9 @@ def test_labels_survive_a_path() -> None:
 
 
 class Blind(Labelled):
-    """p(x) = N(0, 1) in the first number, p(y = 1 | x) = sigmoid(2 x), class 2 never; no slope of p(y | x) to follow."""
+    """p(x) = N(0, 1) in the first number, p(y = 1 | x) = sigmoid(2 x), class 2 never; no slope of
+    p(y | x) to follow.
+    """
 
     ancestral = True
 
@@ -152,7 +158,9 @@ RECIPE: dict[str, Any] = {
 
 
 def means_of_called(energy: Energy) -> Tensor:
-    """z of the mean of the first number under labels 0 and 1 against ∓E[x tanh x], by quadrature; 4,000 draws."""
+    """z of the mean of the first number under labels 0 and 1 against ∓E[x tanh x], by quadrature;
+    4,000 draws.
+    """
     made = follow(energy, RECIPE, 4000, generator=seeded(), labels=torch.arange(4000) % 2)
     x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     truth = float(
@@ -192,7 +200,7 @@ def test_no_classes_no_labels() -> None:
     assert even_labels(5, 0) is None
 
 
-# ------------------------------------------------------------------------------------------------------------- noise
+# -------------------------------------------------------------------------------------------- noise
 
 
 def test_annealing_over_noise_levels_ends_in_the_law_of_the_smallest() -> None:
@@ -258,7 +266,7 @@ def test_there_is_a_network_of_noise() -> None:
     assert NOISY
 
 
-# -------------------------------------------------------------------------------------------------------------- films
+# -------------------------------------------------------------------------------------------- films
 
 
 def film_of(
@@ -277,7 +285,9 @@ def film_of(
 
 
 def by_hand(steps: int, temperatures: tuple[float, ...] = (1.0,)) -> Tensor:
-    """Every state of the same chains, the start included: one rung after the other, all steps kept."""
+    """Every state of the same chains, the start included: one rung after the other, all steps
+    kept.
+    """
     x, g = torch.randn(3, 2, generator=seeded(10)), seeded(11)
     states = [x.unsqueeze(0)]
     for temperature, share in zip(
@@ -304,7 +314,9 @@ FILMS = [
 def test_a_film_shows_the_chains_at_the_steps_it_names_and_then_the_result(
     steps: int, frames: int, temperatures: tuple[float, ...], jump_sigma: float
 ) -> None:
-    """As many states as asked for, evenly spread from the start to the end of the chains, and what the jump made of them."""
+    """As many states as asked for, evenly spread from the start to the end of the chains, and what
+    the jump made of them.
+    """
     made = film_of(steps, frames, temperatures, jump_sigma)
     assert made.film is not None and made.film.shape == (frames + 1, 3, 2)
     *shown, last = made.film_steps
@@ -312,11 +324,7 @@ def test_a_film_shows_the_chains_at_the_steps_it_names_and_then_the_result(
         shown[0],
         shown[-1],
         last,
-    ) == (
-        0,
-        steps,
-        steps,
-    )
+    ) == (0, steps, steps)
     states = by_hand(steps, temperatures)
     assert len(states) == steps + 1 and torch.equal(made.film[:-1], states[shown])
     assert torch.equal(made.film[-1], made.x) and torch.equal(made.x, states[-1]) == (

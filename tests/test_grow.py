@@ -1,4 +1,6 @@
-"""Growing from small images to large: weights carried on, images averaged, runs that are resumed."""
+"""Growing from small images to large: weights carried on, images averaged, runs that are
+resumed.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -156,7 +156,7 @@ def test_worst() -> None:
     assert worst([warn]) == "warn" and worst([warn, bad]) == "bad"
 
 
-# ---- every cure cures ----------------------------------------------------------------------------------------------------
+# ---- every cure cures ----------------------------------------------------------------------------
 
 SHORT = {
     "training.steps": 120,
@@ -174,7 +174,9 @@ SHORT = {
 def cured(
     path: Path, name: str = "moons", **more: Any
 ) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
-    """A short run with trouble planted: its energy, what was done, and the rows that led to the end."""
+    """A short run with trouble planted: its energy, what was done, and the rows that led to the
+    end.
+    """
     energy = fit(read_recipe(name, SHORT | more), path, data=load_data(name), progress=False)
     log = Run(path).rows()
     return energy, [row for row in log if row.get("event") == "rollback"], lineage(log)
@@ -213,7 +215,9 @@ def test_chains_that_refuse_every_move_are_cured_by_shorter_steps(tmp_path: Path
 
 
 class Well(Energy):
-    """A well in the middle of the box, which chains with steps above 0.2 leap across, further each time."""
+    """A well in the middle of the box, which chains with steps above 0.2 leap across, further each
+    time.
+    """
 
     def __init__(self, domain: Any) -> None:
         super().__init__(domain)
@@ -269,7 +273,9 @@ def test_chains_that_are_all_alike_are_cured_by_beginning_half_anew(
 
 
 def test_trouble_that_comes_back_is_answered_from_further_back(tmp_path: Path) -> None:
-    """An energy that is poisoned from its 40th update on: newest checkpoint, half of the way, then the start, over and over."""
+    """An energy that is poisoned from its 40th update on: newest checkpoint, half of the way, then
+    the start, over and over.
+    """
 
     class Poisoned(MLP):
         calls = 0

@@ -1,6 +1,7 @@
 """Arrows point down: who may import whom (section 4 of the design), and what no file may hold.
 
-`ALLOWED` is the table of docs/design.md. A part that is missing from it fails, so a new part has to be thought about.
+`ALLOWED` is the table of docs/design.md. A part that is missing from it fails, so a new part has to
+be thought about.
 """
 
 import ast
@@ -122,7 +123,9 @@ LAZY = {
 
 
 def module_of(path: Path) -> str:
-    """lowland/nets/images.py -> nets.images; lowland/nets/__init__.py -> nets; lowland/__init__.py -> ''."""
+    """lowland/nets/images.py -> nets.images; lowland/nets/__init__.py -> nets; lowland/__init__.py
+    -> ''.
+    """
     return ".".join(
         part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__"
     )
@@ -134,7 +137,9 @@ MODULES = {module_of(path) for path in FILES}
 def statements(
     tree: ast.AST, exempt: bool = False, depth: int = 0
 ) -> Iterator[tuple[ast.Import | ast.ImportFrom, int]]:
-    """All imports with their depth (0 at the top of a module), those under `if TYPE_CHECKING:` left out if exempt."""
+    """All imports with their depth (0 at the top of a module), those under `if TYPE_CHECKING:` left
+    out if exempt.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node, depth
@@ -148,7 +153,9 @@ def statements(
 
 
 def imported(source: str, module: str, package: bool) -> Iterator[tuple[str, int]]:
-    """Dotted names of the modules that a source imports, with their depth; relative imports are resolved."""
+    """Dotted names of the modules that a source imports, with their depth; relative imports are
+    resolved.
+    """
     for node, depth in statements(ast.parse(source), exempt=module == ""):
         if isinstance(node, ast.Import):
             yield from ((alias.name, depth) for alias in node.names)
@@ -217,11 +224,13 @@ def test_arrows_point_down(path: Path) -> None:
         ("import lowland", "energy"),
         ("from lowland import MALA", "tasks.detection"),
         (
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import fit",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import "
+            "fit",
             "energy",
         ),
         (
-            "if True:\n    try:\n        from lowland.run import Run\n    except ImportError:\n        pass",
+            "if True:\n    try:\n        from lowland.run import Run\n    except ImportError:\n    "
+            "    pass",
             "energy",
         ),
         ("import matplotlib.pyplot as plt", "metrics.samples"),
@@ -249,7 +258,8 @@ def test_the_test_can_fail(source: str, module: str) -> None:
         ("from lowland.training.settings import Training", "config", False),
         ("def f():\n    from scipy.stats import binom", "metrics.calibration", False),
         (
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import fit",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.training import "
+            "fit",
             "",
             True,
         ),
@@ -277,11 +287,14 @@ def test_nobody_imports_the_command_line() -> None:
         assert "lowland.cli" not in names or path.name == "__main__.py"
 
 
-# -------------------------------------------------------------------------------------------------------- what is loaded
+# ----------------------------------------------------------------------------------- what is loaded
 
 
 def loaded_by(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys\nprint(' '.join(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    code = (
+        f"{statement}\nimport sys\nprint(' '.join(sorted({{m.partition('.')[0] for m in "
+        "sys.modules})))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
@@ -298,7 +311,8 @@ def test_import_lowland_is_free() -> None:
 
 def test_working_with_energies_needs_no_pictures_and_no_servers() -> None:
     loaded = loaded_by(
-        "import lowland; lowland.MALA(0.1); lowland.Detector; lowland.fit; lowland.read_recipe('moons')"
+        "import lowland; lowland.MALA(0.1); lowland.Detector; lowland.fit; "
+        "lowland.read_recipe('moons')"
     )
     assert "torch" in loaded
     assert not loaded & ({"matplotlib", "sklearn", "scipy", "jinja2", "torchvision"} | SERVERS)
@@ -330,7 +344,7 @@ def test_every_name_in_all_resolves(package: str) -> None:
     assert module.__all__ and all(hasattr(module, name) for name in module.__all__)
 
 
-# ---------------------------------------------------------------------------------------------------------- small files
+# -------------------------------------------------------------------------------------- small files
 
 
 def test_no_module_is_a_drawer() -> None:
@@ -371,7 +385,9 @@ def test_a_long_function_is_seen() -> None:
 
 
 def unsafe(source: str) -> list[str]:
-    """Ways of reading a file that can run what is written in it: pickle and its kin, torch.load, allow_pickle=True, eval."""
+    """Ways of reading a file that can run what is written in it: pickle and its kin, torch.load,
+    allow_pickle=True, eval.
+    """
     pickles, found = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

@@ -1,4 +1,6 @@
-"""Improved contrastive divergence: the KL term against a chain unrolled by hand, entropy by neighbours, chains shaken up."""
+"""Improved contrastive divergence: the KL term against a chain unrolled by hand, entropy by
+neighbours, chains shaken up.
+"""
 
 import copy
 import math
@@ -37,7 +39,9 @@ def buffer_of(rows: int, seed: int = 0, **more: Any) -> ReplayBuffer:
 def kl_gradient(
     objective: ImprovedCD, theta: float, sampler: Any, rows: int = 400, seed: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """∂θ of the KL term alone: the loss less its contrast; with where the chains were before and after the last step."""
+    """∂θ of the KL term alone: the loss less its contrast; with where the chains were before and
+    after the last step.
+    """
     bowl, buffer = Bowl(theta), buffer_of(rows, seed)
     before = copy.deepcopy(buffer).take(rows, seeded(seed + 1)).x
     x = torch.zeros(rows, 1, dtype=DOUBLE)
@@ -103,7 +107,8 @@ def test_the_weights_are_held_where_the_energy_is_read_off(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_entropy_by_neighbours_follows_the_scale(scale: float) -> None:
-    # H(scale · x) − H(x) = d log scale, in three dimensions, exactly; a bank that holds the points themselves changes nothing
+    # H(scale · x) − H(x) = d log scale, in three dimensions, exactly; a bank that holds the points
+    # themselves changes nothing
     x, bank = torch.randn(50, 3, generator=seeded()), torch.randn(400, 3, generator=seeded(1))
     one, other = (
         improved_cd.neighbour_entropy(x, bank),
@@ -114,7 +119,8 @@ def test_entropy_by_neighbours_follows_the_scale(scale: float) -> None:
 
 
 def test_entropy_by_neighbours_tells_normal_from_uniform() -> None:
-    # 2000 draws and a bank of 2000: differences of entropies in nats, to within the estimator's standard error
+    # 2000 draws and a bank of 2000: differences of entropies in nats, to within the estimator's
+    # standard error
     found = []
     for seed in range(20):
         g = seeded(seed)
@@ -159,7 +165,7 @@ def test_spectral_norm_does_not_move_through_the_last_step() -> None:
         torch.testing.assert_close(a, b)
 
 
-# ------------------------------------------------------------------------------------------------------------ augmentation
+# ------------------------------------------------------------------------------------- augmentation
 
 
 def image(rows: int = 6, seed: int = 0) -> Tensor:
@@ -222,7 +228,7 @@ def test_a_share_of_the_visited_chains_is_shaken() -> None:
     assert torch.equal(still, x)
 
 
-# ------------------------------------------------------------------------------------------------------------------- doors
+# -------------------------------------------------------------------------------------------- doors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Joint objectives: exact gradients of log p(x), log p(x | y) and log p(y | x), labels that stay, attacks that stay inside."""
+"""Joint objectives: exact gradients of log p(x), log p(x | y) and log p(y | x), labels that stay,
+attacks that stay inside.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,7 +33,9 @@ GRID = torch.linspace(-14, 14, 4001, dtype=torch.float64).unsqueeze(1)
 
 
 class Bowls(ClassEnergy):
-    """e_k(x) = a_k (x − m_k)² / 2 + b_k in one dimension: p(x) is a mixture of Gaussians, p(x | k) one of them."""
+    """e_k(x) = a_k (x − m_k)² / 2 + b_k in one dimension: p(x) is a mixture of Gaussians, p(x | k)
+    one of them.
+    """
 
     def __init__(self) -> None:
         super().__init__(real(1))
@@ -54,7 +58,9 @@ class Bowls(ClassEnergy):
 
 
 def exact_loss(energy: Bowls, x: Tensor, y: Tensor, objective: JEM) -> Tensor:
-    """w_py_x (−log p(y | x)) + w_px (−log p(x)) + w_pxy (−log p(x | y)), the integrals by quadrature."""
+    """w_py_x (−log p(y | x)) + w_px (−log p(x)) + w_pxy (−log p(x | y)), the integrals by
+    quadrature.
+    """
     width = float(GRID[1] - GRID[0])
     heads, grid = energy.class_energies(x), energy.class_energies(GRID)
     each = torch.logsumexp(-grid, 0) + torch.log(
@@ -71,7 +77,9 @@ def exact_loss(energy: Bowls, x: Tensor, y: Tensor, objective: JEM) -> Tensor:
 
 
 def gradient_error(objective: JEM, batches: int = BATCHES) -> float:
-    """Worst |z| of the gradient against the exact one, the chains being exact draws that MALA moves, and so keeps exact."""
+    """Worst |z| of the gradient against the exact one, the chains being exact draws that MALA
+    moves, and so keeps exact.
+    """
     energy, g, errors = Bowls(), seeded(4), []
     for _ in range(batches):
         y = torch.arange(ROWS) % K
@@ -135,7 +143,7 @@ def test_a_planted_bug_is_seen(planted: type[JEM], objective: JEM) -> None:
     assert gradient_error(planted(**dataclasses.asdict(objective)), batches=40) > LIMIT
 
 
-# ------------------------------------------------------------------------------------------------------------------ labels
+# ------------------------------------------------------------------------------------------- labels
 
 
 def network(classes: int = 4) -> MLP:
@@ -274,7 +282,7 @@ def test_before_its_time_there_is_no_contrast_and_no_chain_moves() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ attacks
+# ------------------------------------------------------------------------------------------ attacks
 
 
 def robbed(energy: Energy, x: Tensor, y: Tensor, **more: Any) -> Tensor:
@@ -363,7 +371,7 @@ def test_augmented_points_are_read_and_the_contrast_takes_data_as_they_are() -> 
         JEM(augment=("rain",))
 
 
-# ----------------------------------------------------------------------------------------------------------------- outliers
+# ----------------------------------------------------------------------------------------- outliers
 
 
 IMAGES = torch.rand(6, 1, 9, 8, generator=seeded(8))
@@ -432,7 +440,7 @@ def test_outlier_exposure_puts_outliers_above_data() -> None:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Lattices: exact solutions against lists of all states, block Gibbs against exact solutions, and bugs that must be seen."""
+"""Lattices: exact solutions against lists of all states, block Gibbs against exact solutions, and
+bugs that must be seen.
+"""
 
 import math
 import warnings
@@ -55,7 +57,7 @@ def bonds(size: tuple[int, int], periodic: bool) -> list[tuple[tuple[int, int], 
     return found
 
 
-# ------------------------------------------------------------------------------------------------------- the energies
+# ------------------------------------------------------------------------------------- the energies
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (3, 3), (4, 5)])
@@ -172,7 +174,7 @@ def test_what_is_no_lattice_is_refused_and_specs_survive() -> None:
         assert spec(build("energy", spec(energy))) == spec(energy)
 
 
-# ---------------------------------------------------------------------------------------------------- exact solutions
+# ---------------------------------------------------------------------------------- exact solutions
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -222,7 +224,9 @@ def test_kaufman_and_the_transfer_matrix_agree(size: tuple[int, int]) -> None:
 
 
 def test_large_lattices_reach_onsager() -> None:
-    """u = −coth 2K (1 + (2/π) (2 tanh² 2K − 1) K₁(k)),  k = 2 sinh 2K / cosh² 2K, per site of the infinite lattice."""
+    """u = −coth 2K (1 + (2/π) (2 tanh² 2K − 1) K₁(k)),  k = 2 sinh 2K / cosh² 2K, per site of the
+    infinite lattice.
+    """
     from scipy.special import ellipk
 
     for coupling in (0.2, 0.3, 0.6):
@@ -290,7 +294,7 @@ def test_exact_draws_of_wider_lattices_have_the_exact_energy(energy: Any) -> Non
     assert abs(standard(values, mean_energy(energy))) < LIMIT
 
 
-# -------------------------------------------------------------------------------------------------------- block Gibbs
+# -------------------------------------------------------------------------------------- block Gibbs
 
 
 def standard(values: Tensor, truth: float) -> float:
@@ -397,7 +401,9 @@ def test_conditionals_and_colours_have_the_listed_law(energy: Any) -> None:
     "energy", [Ising((3, 3), 0.3), Potts((3, 3), 3, 0.6)], ids=["Ising", "Potts"]
 )
 def test_a_wrong_colouring_is_seen(energy: Any) -> None:
-    """A checkerboard on an odd torus lets neighbours move at once, and so does one colour for all."""
+    """A checkerboard on an odd torus lets neighbours move at once, and so does one colour for
+    all.
+    """
     checkerboard = (torch.arange(3)[:, None] + torch.arange(3)) % 2 == 0
     for colours in (
         torch.stack([checkerboard, ~checkerboard]),
@@ -480,7 +486,7 @@ def test_bugs_in_the_hashed_path_are_seen(name: str, monkeypatch: pytest.MonkeyP
         assert (fit(energy, swept(energy, "hashed", module)) < LIMIT) == (text == old)
 
 
-# ------------------------------------------------------------------------------------------------- large lattices
+# ----------------------------------------------------------------------------------- large lattices
 
 
 def lanes(energy: Ising, move: Move, start: str, burn: int, records: int) -> Tensor:
@@ -500,7 +506,9 @@ def hash_of(coupling: float, start: str) -> int:
 
 
 def lane_scores(values: Tensor, truth: float) -> tuple[float, float]:
-    """|z| of the mean over all chains, and the worst |z| of the 64 bits of a word; the spread is that of the middle half."""
+    """|z| of the mean over all chains, and the worst |z| of the 64 bits of a word; the spread is
+    that of the middle half.
+    """
     spread = (values.quantile(0.75) - values.quantile(0.25)).item() / 1.349
     z = (values - truth) / spread
     return abs(z.mean().item()) * math.sqrt(len(z)), (
@@ -527,7 +535,9 @@ def test_the_hashed_energy_of_a_large_torus_is_kaufmans(uncompiled: None) -> Non
 
 
 def test_the_sign_bit_that_is_never_drawn_is_seen() -> None:
-    """`random_()` fills 63 bits: the last chain of each word always follows the majority and freezes."""
+    """`random_()` fills 63 bits: the last chain of each word always follows the majority and
+    freezes.
+    """
     energy = Ising((64, 64), 0.4)
     wrong = mutated("lowland.targets.multispin", "_random", "-(2**63), None, ", "")
     values = lanes(energy, swept(energy, module=wrong), "hot", 200, 1)
@@ -536,7 +546,9 @@ def test_the_sign_bit_that_is_never_drawn_is_seen() -> None:
 
 
 def leak(module: Any, path: str = "eager") -> float:
-    """The worst |z| of the correlation between the magnetisations of two of 128 chains, over records three sweeps apart."""
+    """The worst |z| of the correlation between the magnetisations of two of 128 chains, over
+    records three sweeps apart.
+    """
     energy, g, records = Ising((8, 8), 0.15), seeded(5), 500
     x, move = energy.domain.draw(128, g), swept(energy, path, module)
     kept = []
@@ -559,11 +571,13 @@ def test_chains_of_a_word_are_independent() -> None:
     assert leak(wrong) > LIMIT
 
 
-# ------------------------------------------------------------------------------------------------------- random words
+# ------------------------------------------------------------------------------------- random words
 
 
 def pairs(module: Any) -> float:
-    """The worst z of χ² over 3 digits each of two chains, for every chain and six distances; 63 degrees of freedom."""
+    """The worst z of χ² over 3 digits each of two chains, for every chain and six distances; 63
+    degrees of freedom.
+    """
     words = torch.stack(
         module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 12345, 2**16)[:3]
     )
@@ -603,7 +617,9 @@ def test_random_words_of_the_hash_are_independent_between_chains() -> None:
 
 
 def test_reused_digits_are_uniform_where_they_are_needed() -> None:
-    """In chains whose hashed digits are all the same as those of the limit, the last ten digits must still be free."""
+    """In chains whose hashed digits are all the same as those of the limit, the last ten digits
+    must still be free.
+    """
 
     def score(module: Any) -> float:
         words = module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 99, 2**16)
@@ -628,7 +644,7 @@ def test_reused_digits_are_uniform_where_they_are_needed() -> None:
     assert score(own) > LIMIT
 
 
-# ---------------------------------------------------------------------------------------------------------- the door
+# ----------------------------------------------------------------------------------------- the door
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 130])
@@ -714,7 +730,7 @@ def test_the_compiled_sweep_has_the_listed_law_and_the_bits_of_its_kernel(
     assert fit(energy, swept(energy, "hashed")) < LIMIT
 
 
-# ------------------------------------------------------------------------------------------------------ the benchmark
+# ------------------------------------------------------------------------------------ the benchmark
 
 
 def test_the_benchmark_accepts_what_is_right_and_refuses_what_is_not() -> None:

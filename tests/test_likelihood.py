@@ -79,7 +79,7 @@ def draws_of(rbm: RBM, count: int, seed: int = 0) -> Tensor:
         ]
 
 
-# ----------------------------------------------------------------------------------------------------------- enumeration
+# -------------------------------------------------------------------------------------- enumeration
 
 
 def test_enumeration_of_a_lattice_is_its_exact_log_z() -> None:
@@ -156,7 +156,7 @@ def test_states_without_weight_are_left_out_and_broken_energies_refused() -> Non
         enumerated(Function(lambda x: torch.where(x[:, 0] > 0, math.nan, 0.0), binary(3)))
 
 
-# -------------------------------------------------------------------------------------------------------- the certificate
+# ---------------------------------------------------------------------------------- the certificate
 
 
 def test_bennetts_ratio_is_found_with_its_error() -> None:
@@ -176,7 +176,9 @@ def test_bennetts_ratio_is_found_with_its_error() -> None:
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5])
 def test_the_low_end_is_below_whatever_the_tails(sigma: float) -> None:
-    """The mean of exp(N(−σ²/2, σ²)) is 1: its interval may begin above 0 in 0.5 % of samples; of 200, with LIMIT errors, 4."""
+    """The mean of exp(N(−σ²/2, σ²)) is 1: its interval may begin above 0 in 0.5 % of samples; of
+    200, with LIMIT errors, 4.
+    """
     g = seeded(2)
     ends = [
         interval(sigma * torch.randn(100, generator=g, dtype=DOUBLE) - sigma**2 / 2, g)
@@ -220,7 +222,9 @@ def test_the_certificate_contains_log_z() -> None:
 
 
 def excess() -> float:
-    """z of the mean of forward mean weights over Z against 1: weights of rungs that were fixed before are unbiased."""
+    """z of the mean of forward mean weights over Z against 1: weights of rungs that were fixed
+    before are unbiased.
+    """
     rbm = machine(0, 6, 3, 2.0)
     truth, draws, found = enumerated(rbm).value, draws_of(rbm, 80), []
     for seed in range(30):
@@ -403,7 +407,9 @@ def test_discrete_energies_without_conditionals_take_gradients() -> None:
 
 
 def test_a_mode_that_nothing_reaches_is_seen_from_the_other_side() -> None:
-    """A far and narrow mode of half the mass: a run from the base never finds it, exact draws do."""
+    """A far and narrow mode of half the mass: a run from the base never finds it, exact draws
+    do.
+    """
     law = mixture(
         Gaussian(), Gaussian((30.0, 0.0), ((0.01, 0.0), (0.0, 0.01))), weights=(1.0, 100.0)
     )
@@ -419,11 +425,13 @@ def test_a_mode_that_nothing_reaches_is_seen_from_the_other_side() -> None:
     )  # and flatters itself
 
 
-# ----------------------------------------------------------------------------------------------- base, path, rungs, draws
+# ------------------------------------------------------------------------- base, path, rungs, draws
 
 
 def test_rungs_are_laid_at_equal_thermodynamic_length() -> None:
-    """From N(0, I) to precision λ all laws between are normal and the length to β is proportional to log(1 + β (λ − 1))."""
+    """From N(0, I) to precision λ all laws between are normal and the length to β is proportional
+    to log(1 + β (λ − 1)).
+    """
     precision, dim = 100.0, 10
     base, target = Normal([0.0] * dim, [1.0] * dim), Normal([0.0] * dim, [precision**-0.5] * dim)
     plan = planned(
@@ -596,7 +604,7 @@ def test_what_has_no_log_z_is_refused_in_three_clauses(
     assert str(error.value).count(";") >= 2
 
 
-# --------------------------------------------------------------------------------------------------------------- likelihood
+# --------------------------------------------------------------------------------------- likelihood
 
 
 def test_the_likelihood_of_exact_draws_is_minus_the_entropy() -> None:
@@ -720,7 +728,7 @@ def test_a_lattice_beyond_enumeration_by_its_own_chains(base: Any) -> None:
     )  # 400 steps of single-site gradients are few, and it says so
 
 
-# ------------------------------------------------------------------------------------------------------ report, benchmark
+# -------------------------------------------------------------------------------- report, benchmark
 
 
 def test_the_report_says_what_is_certain_and_what_is_not() -> None:
@@ -787,7 +795,9 @@ def test_the_machines_of_the_benchmark_are_what_they_are_called() -> None:
     share = (sharp(exact_draws(sharp, 2000, 0)) < lowest - 3).double().mean()
     assert (
         0.1 < share < 0.95
-    )  # one pattern and its neighbours weigh about as much as all else, and are never drawn at random
+        # one pattern and its neighbours weigh about as much as all else, and are never drawn at
+        # random
+    )
     rbm = random_machine(1.0, 0)
     x, every = exact_draws(rbm, 20_000, 1), states(8)
     law = (-rbm.hidden_side(every)).softmax(0)

@@ -1,6 +1,8 @@
-"""MCMC diagnostics against laws with known answers, against arviz-stats, and against their own source with bugs planted.
+"""MCMC diagnostics against laws with known answers, against arviz-stats, and against their own
+source with bugs planted.
 
-Checks take the module, so that `test_planted_bugs` can give them one whose source was changed in one place.
+Checks take the module, so that `test_planted_bugs` can give them one whose source was changed in
+one place.
 """
 
 import math
@@ -41,7 +43,9 @@ def independent(*shape: int, seed: int = 0) -> Tensor:
 
 
 def ar1(phi: float, draws: int, chains: int, coordinates: int, seed: int = 0) -> Tensor:
-    """x_t = φ x_{t−1} + √(1 − φ²) ε_t from its stationary law N(0, 1): n draws are worth n (1 − φ)/(1 + φ)."""
+    """x_t = φ x_{t−1} + √(1 − φ²) ε_t from its stationary law N(0, 1): n draws are worth n (1 −
+    φ)/(1 + φ).
+    """
     x = math.sqrt(1 - phi**2) * independent(draws, chains, coordinates, seed=seed)
     x[0] /= math.sqrt(1 - phi**2)
     for t in range(1, draws):
@@ -50,7 +54,9 @@ def ar1(phi: float, draws: int, chains: int, coordinates: int, seed: int = 0) ->
 
 
 def lazy(x: Tensor, seed: int = 0) -> Tensor:
-    """Chains that stay where they are in 60 % of their steps, as a Metropolis sampler leaves them: many ties."""
+    """Chains that stay where they are in 60 % of their steps, as a Metropolis sampler leaves them:
+    many ties.
+    """
     stay = torch.rand(x.shape, generator=seeded(seed)) < 0.6
     x = x.clone()
     for t in range(1, len(x)):
@@ -71,7 +77,7 @@ def moved(x: Tensor, by: float, scale: float = 1.0) -> Tensor:
     return x
 
 
-# ------------------------------------------------------------------------------------------------- checks of known answers
+# -------------------------------------------------------------------------- checks of known answers
 
 
 def check_ess(m: Any) -> float:
@@ -84,7 +90,9 @@ def check_ess(m: Any) -> float:
 
 
 def check_calibration(m: Any, kind: str | float = "mean") -> float:
-    """|z| of the mean of ((estimate − truth) / MCSE)² over 400 replications, which is 1 if the error is what it says."""
+    """|z| of the mean of ((estimate − truth) / MCSE)² over 400 replications, which is 1 if the
+    error is what it says.
+    """
     truth = {"mean": 0.0, "sd": 1.0}.get(kind) if isinstance(kind, str) else norm.ppf(kind)
     found = []
     for phi in (0.0, 0.8, -0.5):
@@ -101,7 +109,9 @@ def check_calibration(m: Any, kind: str | float = "mean") -> float:
 
 
 def check_antithetic(m: Any) -> None:
-    """Draws that repel each other are worth more than independent ones, up to N log10 N; their squares are not."""
+    """Draws that repel each other are worth more than independent ones, up to N log10 N; their
+    squares are not.
+    """
     x = ar1(-0.95, 1000, 4, 20)
     assert torch.allclose(
         m.ess(x, "mean", layout=ROWS), torch.tensor(4000 * math.log10(4000), dtype=torch.float64)
@@ -143,7 +153,9 @@ def check_width(m: Any) -> None:
 
 
 def check_heavy_tails(m: Any) -> None:
-    """A chain of four is elsewhere, under tails so heavy that no variance exists; no monotone map can hide it."""
+    """A chain of four is elsewhere, under tails so heavy that no variance exists; no monotone map
+    can hide it.
+    """
     x = moved(cauchy(1000, 4, 20), 8.0)
     assert (m.rhat(x, layout=ROWS) > 1.1).all()
     assert torch.equal(m.ess(x, layout=ROWS), m.ess(x.sign() * x.abs().sqrt(), layout=ROWS))
@@ -163,7 +175,9 @@ def check_ranks(m: Any) -> None:
 
 
 def check_correlation(m: Any) -> None:
-    """Autocorrelations against the sum that defines them, one chain and several in different places."""
+    """Autocorrelations against the sum that defines them, one chain and several in different
+    places.
+    """
     for x in (ar1(0.7, 90, 1, 3), moved(ar1(0.7, 45, 3, 3), 2.0)):
         centred, n = x - x.mean((0, 1)), len(x)
         total = centred.square().sum((0, 1))
@@ -174,7 +188,9 @@ def check_correlation(m: Any) -> None:
 
 
 def check_layouts(m: Any) -> None:
-    """The two spellings and a trace give the same, in the event's shape; chains may change places, draws may not."""
+    """The two spellings and a trace give the same, in the event's shape; chains may change places,
+    draws may not.
+    """
     x = ar1(0.9, 200, 12, 6).view(200, 12, 2, 3)
     for f in (m.rhat, m.ess, m.mcse):
         found = f(x, layout=ROWS)
@@ -189,7 +205,9 @@ def check_layouts(m: Any) -> None:
 
 
 def check_constants(m: Any) -> None:
-    """A coordinate that never moves gets nan and leaves the others alone; one of two values keeps what exists."""
+    """A coordinate that never moves gets nan and leaves the others alone; one of two values keeps
+    what exists.
+    """
     x = independent(100, 4, 3)
     clean = [f(x, layout=ROWS)[1:] for f in (m.rhat, m.ess, m.mcse)]
     x[..., 0] = 0.1
@@ -212,7 +230,7 @@ def check_constants(m: Any) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ oracle: arviz-stats
+# ------------------------------------------------------------------------------ oracle: arviz-stats
 
 CASES: dict[str, Tensor] = {
     "independent": independent(500, 4, 5),
@@ -242,7 +260,9 @@ def arviz(name: str, x: Tensor, method: str, prob: Any = None) -> np.ndarray:
 
 
 def sd_error(x: Tensor) -> np.ndarray:
-    """As in arviz-stats since https://github.com/arviz-devs/arviz-stats/issues/428: before, the ESS was that of x itself."""
+    """As in arviz-stats since https://github.com/arviz-devs/arviz-stats/issues/428: before, the ESS
+    was that of x itself.
+    """
     squares = (x - x.mean((0, 1))).square().numpy()
     m2, m4 = squares.mean((0, 1)), (squares**2).mean((0, 1))
     return np.sqrt((m4 - m2**2) / (4 * m2 * arviz("ess", x, "sd")))
@@ -288,7 +308,7 @@ def test_agrees_with_arviz_stats(name: str) -> None:
     check_oracle(mcmc, (name,))
 
 
-# -------------------------------------------------------------------------------------------------------- tests of truths
+# ---------------------------------------------------------------------------------- tests of truths
 
 CHECKS: list[Callable[[Any], Any]] = [
     check_agreement,
@@ -319,7 +339,9 @@ def test_standard_errors_are_what_they_say(kind: str | float) -> None:
 
 
 def test_reading_across_flatters() -> None:
-    """Why a layout is never guessed: draws taken for chains make slow chains look twenty times as good."""
+    """Why a layout is never guessed: draws taken for chains make slow chains look twenty times as
+    good.
+    """
     x = ar1(0.97, 1000, 4, 5)
     right, wrong = (
         ess(x, layout=ROWS),
@@ -408,7 +430,7 @@ def test_planted_bugs(place: str, slip: str, check: Callable[[Any], Any]) -> Non
     assert caught(check, variant(place, slip))
 
 
-# ----------------------------------------------------------------------------------------------------- refusals, bounded memory
+# ------------------------------------------------------------------------- refusals, bounded memory
 
 
 @pytest.mark.parametrize(
@@ -525,7 +547,9 @@ def peak(names: str, work: str, draws: int, chains: int, coordinates: int) -> tu
 
 
 def test_memory_is_bounded() -> None:
-    """8 million draws in double are 64 MiB a copy, of which R-hat at once needs about ten; a block has an eighth of that."""
+    """8 million draws in double are 64 MiB a copy, of which R-hat at once needs about ten; a block
+    has an eighth of that.
+    """
     work, size = "rhat(x, layout='draws chains ...')", (256, 8, 4096)
     before, after = peak("rhat", work, *size)
     assert after - before < 256
@@ -542,7 +566,7 @@ def test_a_large_trace_fits_into_two_gibibytes() -> None:
     assert after < 2048
 
 
-# --------------------------------------------------------------------------------------------------------------- summaries
+# ---------------------------------------------------------------------------------------- summaries
 
 
 def trace_of(draws: Tensor, **more: Any) -> Trace:
@@ -716,7 +740,7 @@ def test_an_event_without_axes_and_one_that_never_moves_print() -> None:
     assert "no movement in 2 of 2 coordinates" in repr(still) and still.sd.tolist() == [0.0, 0.0]
 
 
-# ------------------------------------------------------------------------------------------------------------------- ArviZ
+# -------------------------------------------------------------------------------------------- ArviZ
 
 
 @export_needed

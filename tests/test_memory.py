@@ -1,4 +1,6 @@
-"""Activations computed again: the same gradients to the last bit, less kept, and spectral norm that does not move twice."""
+"""Activations computed again: the same gradients to the last bit, less kept, and spectral norm that
+does not move twice.
+"""
 
 import copy
 from collections.abc import Callable

@@ -1,6 +1,8 @@
-"""Metrics against independent references, their errors against repeated simulation, their guarantees against chance.
+"""Metrics against independent references, their errors against repeated simulation, their
+guarantees against chance.
 
-Every check is a function of the metric, so that broken variants can be fed to the same check (`test_planted_bugs`).
+Every check is a function of the metric, so that broken variants can be fed to the same check
+(`test_planted_bugs`).
 """
 
 import math
@@ -36,7 +38,7 @@ from lowland.metrics import (
 
 Metric = Callable[..., Any]
 
-# ----------------------------------------------------------------------------------------------------------- estimates
+# ---------------------------------------------------------------------------------------- estimates
 
 
 def test_an_estimate_prints_two_digits_of_its_error() -> None:
@@ -68,7 +70,7 @@ def test_mean_is_taken_in_double_precision() -> None:
     assert mean(x.float()).value == pytest.approx(x.float().double().mean().item(), abs=1e-6)
 
 
-# ----------------------------------------------------------------------------------------------------------- detection
+# ---------------------------------------------------------------------------------------- detection
 
 OFFSETS = {
     "plain": (0.0, 1.0),
@@ -80,7 +82,9 @@ OFFSETS = {
 
 
 def energies(kind: str, seed: int, ties: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Inliers and outliers about one standard deviation apart, with many ties or none, in the unit asked for."""
+    """Inliers and outliers about one standard deviation apart, with many ties or none, in the unit
+    asked for.
+    """
     g, (offset, unit) = seeded(seed), OFFSETS[kind]
     low = torch.randn(300, generator=g, dtype=torch.float64)
     high = torch.randn(170, generator=g, dtype=torch.float64) + 1
@@ -90,7 +94,9 @@ def energies(kind: str, seed: int, ties: bool, dtype: torch.dtype) -> tuple[Tens
 
 
 def ranks_agree(metric: Metric, reference: Callable[..., float]) -> None:
-    """The metric equals scikit-learn's on the same numbers: every unit, with and without ties, both precisions."""
+    """The metric equals scikit-learn's on the same numbers: every unit, with and without ties, both
+    precisions.
+    """
     for kind in OFFSETS:
         for seed, ties in enumerate((True, False)):
             for dtype in (torch.float32, torch.float64):
@@ -121,13 +127,17 @@ def test_auroc_extremes_and_its_mirror() -> None:
 
 
 def fpr_by_definition(low: Tensor, high: Tensor) -> float:
-    """Smallest threshold among the inliers that lets at least 95 % of them pass; share of outliers at or under it."""
+    """Smallest threshold among the inliers that lets at least 95 % of them pass; share of outliers
+    at or under it.
+    """
     passing = [t for t in low.tolist() if 20 * int((low <= t).sum()) >= 19 * len(low)]
     return float((high <= min(passing)).double().mean())
 
 
 def fpr_agrees(metric: Metric) -> None:
-    """The definition on random energies with and without ties, and at every count of inliers up to 200."""
+    """The definition on random energies with and without ties, and at every count of inliers up to
+    200.
+    """
     for kind in OFFSETS:
         for seed, ties in enumerate((True, False)):
             low, high = energies(kind, seed, ties, torch.float32)
@@ -152,7 +162,9 @@ def test_fpr95_is_its_definition() -> None:
 def spread_ratio(
     simulate: Callable[[torch.Generator], Estimate], repeats: int = 1000, seed: int = 0
 ) -> float:
-    """z of (claimed variance / variance over repeats − 1), whose standard error is √(2 / repeats)."""
+    """z of (claimed variance / variance over repeats − 1), whose standard error is √(2 /
+    repeats).
+    """
     g = seeded(seed)
     found = [simulate(g) for _ in range(repeats)]
     values = torch.tensor([f.value for f in found], dtype=torch.float64)
@@ -205,7 +217,9 @@ def test_non_finite_energies_are_refused_with_their_count(metric: Metric) -> Non
 
 
 def test_ranking_many_points_is_quick() -> None:
-    """peers.md 2.1 (6): a rival loops over unique scores, quadratically. A million points sort in well under a minute."""
+    """peers.md 2.1 (6): a rival loops over unique scores, quadratically. A million points sort in
+    well under a minute.
+    """
     low, high = (
         torch.randn(500_000, generator=seeded(0)),
         torch.randn(500_000, generator=seeded(1)) + 1,
@@ -215,7 +229,7 @@ def test_ranking_many_points_is_quick() -> None:
     assert abs(found.value - truth) < LIMIT * found.error
 
 
-# --------------------------------------------------------------------------------------------------------- calibration
+# -------------------------------------------------------------------------------------- calibration
 
 
 def p_values_agree(metric: Metric) -> None:
@@ -230,7 +244,9 @@ def p_values_agree(metric: Metric) -> None:
 
 
 def keeps_its_promise(metric: Metric) -> float:
-    """z by which the mean false-alarm rate over 300 splits exceeds the nominal rate; sharp, tied and tiny sets."""
+    """z by which the mean false-alarm rate over 300 splits exceeds the nominal rate; sharp, tied
+    and tiny sets.
+    """
     g, worst_z = seeded(7), -math.inf
     for n, nominal, ties in (
         (20, 0.05, False),
@@ -275,7 +291,9 @@ def test_p_values_refuse_non_finite_energies(place: str) -> None:
 
 
 def covers(interval: Callable[[float, int, int], tuple[float, float]]) -> float:
-    """How far, in standard errors, the share of sound detectors inside the 95 % interval falls short of 95 %."""
+    """How far, in standard errors, the share of sound detectors inside the 95 % interval falls
+    short of 95 %.
+    """
     g, n, m, nominal = seeded(9), 99, 150, 0.1
     low, high = interval(nominal, m, n)
     x = torch.randn(2000, n + m, generator=g)
@@ -322,14 +340,16 @@ def test_false_alarms_count_and_judge() -> None:
 
 @pytest.mark.parametrize("calibration", [19, 99, 199, 270, 999])
 def test_alarms_are_counted_as_the_interval_assumes(calibration: int) -> None:
-    """The ranks that raise an alarm are those with p ≤ nominal: no off-by-one from rounding nominal (n + 1)."""
+    """The ranks that raise an alarm are those with p ≤ nominal: no off-by-one from rounding nominal
+    (n + 1).
+    """
     ranks = torch.arange(1, calibration + 2, dtype=torch.float64)
     for nominal in (0.05, 0.07, 0.1, 0.29, 0.57, 0.3):
         alarms = int((ranks / (calibration + 1) <= nominal).sum())
         assert alarms == int(nominal * (calibration + 1) + 1e-9), nominal
 
 
-# ------------------------------------------------------------------------------------------------------------- samples
+# ------------------------------------------------------------------------------------------ samples
 
 
 def mmd_is_unbiased(metric: Metric) -> float:
@@ -400,7 +420,9 @@ def frechet_by_sqrtm(x: Tensor, y: Tensor) -> float:
 
 
 def frechet_agrees(metric: Metric) -> None:
-    """Closed form for exact moments with commuting covariances; scipy's matrix root for all others."""
+    """Closed form for exact moments with commuting covariances; scipy's matrix root for all
+    others.
+    """
     eye = torch.eye(3, dtype=torch.float64)
     zero, one = (
         torch.zeros(3, dtype=torch.float64),
@@ -495,7 +517,9 @@ def psnr_by_hand(x: Tensor, truth: Tensor, mask: Tensor, peak: float) -> list[fl
 
 
 def psnr_agrees(metric: Metric) -> None:
-    """By hand, everywhere and where a mask says, the mask of full shape or one channel for all colours."""
+    """By hand, everywhere and where a mask says, the mask of full shape or one channel for all
+    colours.
+    """
     g = seeded(10)
     x, truth = torch.rand(6, 3, 5, 4, generator=g), torch.rand(6, 3, 5, 4, generator=g)
     half = torch.zeros(1, 5, 4, dtype=torch.bool)
@@ -535,7 +559,7 @@ def test_psnr_refuses_what_it_cannot_compare(case: str) -> None:
             psnr(x[:, :1], truth)
 
 
-# -------------------------------------------------------------------------------------------------------- planted bugs
+# ------------------------------------------------------------------------------------- planted bugs
 
 
 def _squashed(low: Tensor, high: Tensor) -> Estimate:

@@ -1,9 +1,11 @@
-"""Planted bugs. Each is put into the library and must be caught by the very check that passes without it.
+"""Planted bugs. Each is put into the library and must be caught by the very check that passes
+without it.
 
-A proof by statistics is worth what it would catch: noise × 0.97, a missing accept step, a score that belongs to the last
-point. Bugs of samplers are those of lowland.testing.mutants: the real module with one line changed. Every other entry names a
-check of contract/checks.py (or one line that a contract test uses), what is sound and what is broken, as a copy or as a patch
-of the library for the time of the check.
+A proof by statistics is worth what it would catch: noise × 0.97, a missing accept step, a score
+that belongs to the last point. Bugs of samplers are those of lowland.testing.mutants: the real
+module with one line changed. Every other entry names a check of contract/checks.py (or one line
+that a contract test uses), what is sound and what is broken, as a copy or as a patch of the library
+for the time of the check.
 """
 
 import copy
@@ -55,7 +57,7 @@ from lowland.testing import (
 )
 from lowland.testing.mutants import MUTANTS
 
-# ------------------------------------------------------------------------------------------- samplers, wrong in one line
+# ---------------------------------------------------------------------- samplers, wrong in one line
 
 
 def test_there_are_bugs_in_every_family() -> None:
@@ -89,7 +91,7 @@ class Bug(NamedTuple):
     wrong: Any
 
 
-# --------------------------------------------------------------------------------------------- bugs patched into the library
+# -------------------------------------------------------------------- bugs patched into the library
 
 
 def batch_mean(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -352,7 +354,7 @@ def test_bug_in_the_library_is_caught(name: str, monkeypatch: pytest.MonkeyPatch
     assert caught(check), "the bug went unseen"
 
 
-# ------------------------------------------------------------------------------------------------------ energies, objectives
+# ----------------------------------------------------------------------------- energies, objectives
 
 
 def attached(energy: Any, positives: Tensor, negatives: Tensor) -> Loss:
@@ -406,7 +408,9 @@ class BatchCoupled(Energy):
 
 
 class Leaky(Probe):
-    """Keeps a running mean of what it sees, in eval mode too: a buffer that moves inside a chain."""
+    """Keeps a running mean of what it sees, in eval mode too: a buffer that moves inside a
+    chain.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Architectures: classes as an energy, boxes stretched, spectral norm at one, confinement, noise levels; refusals."""
+"""Architectures: classes as an energy, boxes stretched, spectral norm at one, confinement, noise
+levels; refusals.
+"""
 
 import math
 
@@ -82,7 +84,9 @@ def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
 
 
 def test_spectral_norm_keeps_sigma_in_the_graph() -> None:
-    """Scaling the raw weight does not change the layer, so the gradient along the weight itself is zero."""
+    """Scaling the raw weight does not change the layer, so the gradient along the weight itself is
+    zero.
+    """
     torch.manual_seed(0)
     layer = normalised(nn.Linear(6, 9), True).eval().double()
     layer(torch.randn(4, 6, generator=seeded(), dtype=DOUBLE)).square().sum().backward()
@@ -95,7 +99,9 @@ def test_spectral_norm_keeps_sigma_in_the_graph() -> None:
 
 
 def test_a_confined_mlp_confines() -> None:
-    """The network grows at most linearly and the bowl quadratically: far out the score points home."""
+    """The network grows at most linearly and the bowl quadratically: far out the score points
+    home.
+    """
     torch.manual_seed(0)
     energy = MLP(real(4), hidden=(16,), confine=1.0)
     x = 1000 * nn.functional.normalize(torch.randn(100, 4, generator=seeded()))

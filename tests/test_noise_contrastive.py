@@ -1,4 +1,6 @@
-"""Noise contrast: minimiser and log Z are the truth, whatever the noise; the flow descends what the energy ascends."""
+"""Noise contrast: minimiser and log Z are the truth, whatever the noise; the flow descends what the
+energy ascends.
+"""
 
 import dataclasses
 import math
@@ -59,7 +61,7 @@ def loss_of(
     )
 
 
-# ---------------------------------------------------------------------------------------------------- the minimiser, log Z
+# ----------------------------------------------------------------------------- the minimiser, log Z
 
 
 @every
@@ -83,7 +85,8 @@ def test_another_law_is_no_minimiser(objective: Any, check: str) -> None:
 
 
 def test_log_z_and_precision_of_fits_are_those_of_the_gaussian() -> None:
-    # 60 data sets of 4000 points, each fitted to its end by Newton's steps; the truth is θ = 2, log Z = ½ log(2π/θ)
+    # 60 data sets of 4000 points, each fitted to its end by Newton's steps; the truth is θ = 2, log
+    # Z = ½ log(2π/θ)
     found = []
     for seed in range(60):
         g = seeded(seed)
@@ -122,7 +125,7 @@ def test_ranking_reports_log_z_of_the_energy() -> None:
     ].item() == pytest.approx(0.5 * math.log(math.pi), abs=0.02)
 
 
-# ---------------------------------------------------------------------------------------------------- the formulas by hand
+# ----------------------------------------------------------------------------- the formulas by hand
 
 
 def hand(kind: str) -> tuple[Energy, Tensor]:
@@ -179,7 +182,9 @@ def test_ranking_does_not_see_the_level_of_the_energies() -> None:
     "objective", [NCE(), RankingNCE(9), FlowContrastive(transforms=1, hidden=(8,))], ids=str
 )
 def test_labels_are_judged_class_by_class(objective: Any) -> None:
-    """The loss under labels is that of the rows of each class, noise under the label of the datum."""
+    """The loss under labels is that of the rows of each class, noise under the label of the
+    datum.
+    """
     torch.manual_seed(0)
     energy = MLP(real(2), hidden=(8,), classes=3).double()
     x, y = torch.randn(10, 2, generator=seeded(), dtype=DOUBLE), torch.arange(10) % 3
@@ -213,13 +218,15 @@ def test_ranking_under_labels_needs_all_classes_at_once() -> None:
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------- the flow
+# ----------------------------------------------------------------------------------------- the flow
 
 
 def value_function(
     energy: Energy, partner: NoisePartner, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """V of data x and of the flow's draws from z, with everything in its graph; and mean log q of the data."""
+    """V of data x and of the flow's draws from z, with everything in its graph; and mean log q of
+    the data.
+    """
     law = partner.law
     drawn = law.centre + law.width * law.flow().transform.inv(z)
     real_ones, drawn_ones = (-energy(v) - partner.log_z + law(v) for v in (x, drawn))
@@ -249,7 +256,8 @@ def test_energy_and_log_z_ascend_what_the_flow_descends(likelihood: float) -> No
 
 
 def test_the_flow_is_a_density_and_its_draws_are_its_own() -> None:
-    # a flow moved away from the identity: its mass over a grid, and the mean of its draws against that by the grid
+    # a flow moved away from the identity: its mass over a grid, and the mean of its draws against
+    # that by the grid
     torch.manual_seed(0)
     flow = FlowNoise(
         real(2),
@@ -295,7 +303,7 @@ def test_without_zuko_the_message_names_the_extra() -> None:
         FlowContrastive().partner(MLP(real(2), hidden=(4,)), torch.randn(10, 2))
 
 
-# ---------------------------------------------------------------------------------------------------------- noise, refusals
+# ---------------------------------------------------------------------------------- noise, refusals
 
 
 def test_normal_numbers_cut_off_at_the_walls() -> None:
@@ -357,7 +365,7 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         made(FlowContrastive(), MLP(binary(3), hidden=(4,)), binary(3).draw(20, seeded()))
 
 
-# ------------------------------------------------------------------------------------------------------------ planted bugs
+# ------------------------------------------------------------------------------------- planted bugs
 
 NCE_LOSS, RANK, FLOW = "NCE.loss", "RankingNCE.loss", "FlowContrastive.loss"
 BUGS = {

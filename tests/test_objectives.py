@@ -1,4 +1,6 @@
-"""Objectives: the contrast has the likelihood's gradient, DSM's minimiser is the blurred score, negatives are what they say."""
+"""Objectives: the contrast has the likelihood's gradient, DSM's minimiser is the blurred score,
+negatives are what they say.
+"""
 
 import copy
 import math
@@ -36,7 +38,8 @@ def test_contrast_has_the_gradient_of_the_exact_likelihood() -> None:
 
 
 def test_contrast_has_the_gradient_of_a_likelihood_enumerated_on_a_grid() -> None:
-    # a network on 200 points of the line; −log p by enumeration; negatives drawn by their exact probabilities
+    # a network on 200 points of the line; −log p by enumeration; negatives drawn by their exact
+    # probabilities
     torch.manual_seed(0)
     energy, g = MLP(real(1), hidden=(8,), confine=0.5).double(), seeded(1)
     grid = torch.linspace(-3, 3, 200, dtype=DOUBLE).unsqueeze(1)
@@ -93,7 +96,7 @@ def test_classify_adds_the_cross_entropy_of_the_class_posterior() -> None:
     assert not joint.terms["cross_entropy"].requires_grad
 
 
-# ------------------------------------------------------------------------------------------ where the negatives come from
+# -------------------------------------------------------------------- where the negatives come from
 
 
 def test_cd_starts_at_the_data() -> None:
@@ -106,7 +109,8 @@ def test_cd_starts_at_the_data() -> None:
 
 
 def test_short_run_starts_at_noise() -> None:
-    # data at 50; a tiny step leaves the noise where it was drawn: N(0, 1) on the line, U(0, 1) in the box
+    # data at 50; a tiny step leaves the noise where it was drawn: N(0, 1) on the line, U(0, 1) in
+    # the box
     bowl = Bowl(1.0, dim=2)
     x = torch.full((5000, 2), 50.0)
     loss = ShortRunML(2).loss(
@@ -222,14 +226,7 @@ def test_pcd_refuses_settings_that_mean_nothing(settings: dict[str, float]) -> N
 
 
 @pytest.mark.parametrize("settings", [{"classify": 0.5}, {"resample": True}], ids=str)
-@pytest.mark.parametrize(
-    "what",
-    [
-        "a function",
-        "no labels",
-        "a network without classes",
-    ],
-)
+@pytest.mark.parametrize("what", ["a function", "no labels", "a network without classes"])
 def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labels(
     settings: dict[str, Any], what: str
 ) -> None:
@@ -267,7 +264,7 @@ def test_pcd_takes_an_energy_in_double_precision() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ DSM
+# ---------------------------------------------------------------------------------------------- DSM
 
 
 @pytest.mark.parametrize(
@@ -282,7 +279,8 @@ def test_dsm_has_no_gradient_and_the_known_value_at_the_blurred_law(
 
 @pytest.mark.parametrize("sigma", [0.3, 1.5])
 def test_least_squares_on_dsm_find_the_blurred_precision(sigma: float) -> None:
-    # the loss is quadratic in θ: a + bθ + cθ²; its minimum from three values on one batch, against 1/(1 + σ²)
+    # the loss is quadratic in θ: a + bθ + cθ²; its minimum from three values on one batch, against
+    # 1/(1 + σ²)
     found = []
     for seed in range(100):
         x = torch.randn(1000, 1, generator=seeded(seed), dtype=DOUBLE)

@@ -1,4 +1,6 @@
-"""Measurements: every operator is linear, its transpose is its transpose, and its map is the one its name says."""
+"""Measurements: every operator is linear, its transpose is its transpose, and its map is the one
+its name says.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,6 @@
-"""Pairs: the loss is a cross-entropy, its optimum the mutual information of a known law, and features that know digits."""
+"""Pairs: the loss is a cross-entropy, its optimum the mutual information of a known law, and
+features that know digits.
+"""
 
 import math
 from typing import Any
@@ -127,7 +129,7 @@ def test_a_turned_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worst(gradients(*TRUTH, batches=50), torch.zeros(2, dtype=DOUBLE)) > 2 * LIMIT
 
 
-# ------------------------------------------------------------------------------------------------------------------ energy
+# ------------------------------------------------------------------------------------------- energy
 
 
 def test_the_energy_of_a_pair_is_minus_a_cosine() -> None:
@@ -179,7 +181,9 @@ def test_an_anchor_makes_a_law_that_can_be_sampled() -> None:
 
 
 def test_features_learn_to_ignore_what_the_views_change() -> None:
-    """Digits moved by a pixel, told by their nearest neighbour among 1297: pixels find 64 %, features without a label 84 %."""
+    """Digits moved by a pixel, told by their nearest neighbour among 1297: pixels find 64 %,
+    features without a label 84 %.
+    """
     digits = load_data("digits")
     torch.manual_seed(0)
     net, g = PairEnergy(digits.domain, hidden=(256, 128), features=32, temperature=0.2), seeded(1)
@@ -204,7 +208,7 @@ def test_features_learn_to_ignore_what_the_views_change() -> None:
     assert learned > told(x.flatten(1), moved.flatten(1)) + 0.04
 
 
-# ------------------------------------------------------------------------------------------------------------------- doors
+# -------------------------------------------------------------------------------------------- doors
 
 
 @pytest.mark.parametrize("settings", [{"augment": ()}, {"augment": ("mirror",)}], ids=str)

@@ -37,7 +37,9 @@ DOUBLE = torch.float64
 
 
 class Pairs(Energy):
-    """E(x) = ½ Σ_ij w_ij u(x_i) u(x_j) + Σ_i b_i u(x_i): u = 2x − 1 on binary sites, a table of spins on categorical ones."""
+    """E(x) = ½ Σ_ij w_ij u(x_i) u(x_j) + Σ_i b_i u(x_i): u = 2x − 1 on binary sites, a table of
+    spins on categorical ones.
+    """
 
     weights: Tensor
 
@@ -73,7 +75,7 @@ def states(domain: Domain) -> Tensor:
     return torch.tensor(list(itertools.product(values, repeat=domain.shape[0])), dtype=DOUBLE)
 
 
-# ---------------------------------------------------------------------------------------------------------------- search
+# ------------------------------------------------------------------------------------------- search
 
 
 def graph(nodes: int, seed: int) -> MaxCut:
@@ -246,7 +248,7 @@ def test_the_steps_of_a_noise_ladder_are_lengths_or_their_squares() -> None:
         noise_ladder(BlockGibbs(), (1.0, 0.5))
 
 
-# --------------------------------------------------------------------------------------------------------------- pyramid
+# ------------------------------------------------------------------------------------------ pyramid
 
 
 def test_a_pyramid_is_sampling_and_enlarging_in_turn() -> None:
@@ -314,7 +316,10 @@ def test_a_pyramid_keeps_the_values_of_discrete_points() -> None:
 
 
 def rough(size: int, mass: float) -> Energy:
-    """A Gaussian field on a ring: neighbours agree, so that its mean moves slowly.  E = Σ (x_i − x_{i+1})² / 2h + m h x² / 2"""
+    """A Gaussian field on a ring: neighbours agree, so that its mean moves slowly.  E = Σ (x_i −
+    x_{i+1})² / 2h + m
+    h x² / 2
+    """
     h = 1 / size
 
     def energy(x: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""The most likely explanation: equal to linear algebra where the posterior is Gaussian, downhill and still elsewhere."""
+"""The most likely explanation: equal to linear algebra where the posterior is Gaussian, downhill
+and still elsewhere.
+"""
 
 from typing import Any
 

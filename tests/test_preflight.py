@@ -1,4 +1,6 @@
-"""The probe before the first update: what is far too large is seen, and cured where that is wanted; a sane run is let be."""
+"""The probe before the first update: what is far too large is seen, and cured where that is wanted;
+a sane run is let be.
+"""
 
 import math
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Purification against closed forms and the library's own samplers; gradients through it; what is refused; the command."""
+"""Purification against closed forms and the library's own samplers; gradients through it; what is
+refused; the command.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,9 @@ def boxed() -> Energy:
 
 
 class NoisyNormal(Energy):
-    """Data N(0, 1) under noise: E(x, σ) = ‖x‖² / 2 (1 + σ²), whose expected clean point is x / (1 + σ²)."""
+    """Data N(0, 1) under noise: E(x, σ) = ‖x‖² / 2 (1 + σ²), whose expected clean point is x / (1 +
+    σ²).
+    """
 
     noise = True
 
@@ -52,7 +56,7 @@ class NoisyNormal(Energy):
         return 0.5 * x.square().sum(1) / (1 + torch.as_tensor(c, dtype=x.dtype).square())
 
 
-# ------------------------------------------------------------------------------------------------------- known answers
+# ------------------------------------------------------------------------------------ known answers
 
 
 def test_langevin_is_the_sampler_of_that_name(boxed: Energy) -> None:
@@ -120,7 +124,9 @@ def test_more_levels_come_nearer_to_the_flow() -> None:
 
 
 def test_the_clean_point_is_that_of_the_energy_whatever_network_is_inside() -> None:
-    """On digits that it never saw the energy's own clean point is more than 1 dB nearer than the network's guess."""
+    """On digits that it never saw the energy's own clean point is more than 1 dB nearer than the
+    network's guess.
+    """
     energy, _, _ = lowland.load("mnist")
     small = lowland.load_data("digits").calibration.x[:30]
     x = torch.nn.functional.interpolate(small, (20, 20), mode="bilinear")
@@ -150,7 +156,7 @@ def test_an_expression_of_energies_of_noise_denoises() -> None:
         purify(both, x, generator=seeded())
 
 
-# ----------------------------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 WAYS: list[dict[str, Any]] = [
     {"method": "langevin", "steps": 3, "step_size": 0.002, "temperature": 0.1, "sigma": 0.05},
@@ -255,7 +261,7 @@ def test_draws_are_averaged_and_fresh_at_every_call() -> None:
     assert float(first.abs().max()) < LIMIT / 4000**0.5  # one step of 0.5 adds noise of variance 1
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -336,7 +342,7 @@ def test_logits_of_an_energy_are_those_of_its_classes() -> None:
     assert Function(bend) is not None and logits_of(bend) is bend
 
 
-# ---------------------------------------------------------------------------------------------- recipe and command line
+# -------------------------------------------------------------------------- recipe and command line
 
 
 def test_a_recipe_says_how_to_purify() -> None:

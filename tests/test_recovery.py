@@ -1,4 +1,6 @@
-"""Recovery likelihood: conditional laws and ladders on Gaussians in closed form, and a loss whose minimiser is the truth."""
+"""Recovery likelihood: conditional laws and ladders on Gaussians in closed form, and a loss whose
+minimiser is the truth.
+"""
 
 import math
 from typing import Any
@@ -38,7 +40,7 @@ def normal_of_noise() -> Function:
     return Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2), real(2))
 
 
-# ------------------------------------------------------------------------------------------------------- the conditional law
+# ------------------------------------------------------------------------------ the conditional law
 
 
 def test_the_conditional_energy_is_its_formula_and_knows_its_gradient() -> None:
@@ -80,7 +82,7 @@ def test_walls_are_left_without_the_energys_own() -> None:
     assert law.domain == real(1, 8, 8)
 
 
-# ---------------------------------------------------------------------------------------------------------------- sampling
+# ----------------------------------------------------------------------------------------- sampling
 
 
 def recovered(n: int = 4000) -> Tensor:
@@ -152,7 +154,7 @@ def test_gradients_and_points_outside_are_counted() -> None:
     assert torch.equal(made.outside, (made.x.abs() > 1).any(1)) and made.outside.any()
 
 
-# --------------------------------------------------------------------------------------------------------------- objective
+# ---------------------------------------------------------------------------------------- objective
 
 
 def gradients(
@@ -171,7 +173,9 @@ def gradients(
 
 
 def exact(theta: float, high: float, low: float) -> float:
-    """∂θ of −log p_θ(x | x̃) on average: ½ {1 − E[x²] / (1 + σ²)}, x from the model given x̃ of the data."""
+    """∂θ of −log p_θ(x | x̃) on average: ½ {1 − E[x²] / (1 + σ²)}, x from the model given x̃ of the
+    data.
+    """
     s2, v = high**2 - low**2, 1 + low**2
     precision = theta / v + 1 / s2
     square = 1 / precision + (1 / s2 / precision) ** 2 * (1 + high**2)
@@ -211,7 +215,7 @@ def test_no_gradient_reaches_the_negatives_and_nothing_is_kept() -> None:
     assert loss.terms["gap"] == -loss.value.detach()
 
 
-# ------------------------------------------------------------------------------------------------------------------- doors
+# -------------------------------------------------------------------------------------------- doors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Terms: each against its formula written out anew, with a sign that is wrong, and seen to hold what it is to hold."""
+"""Terms: each against its formula written out anew, with a sign that is wrong, and seen to hold
+what it is to hold.
+"""
 
 import math
 from typing import Any
@@ -151,11 +153,13 @@ def test_negatives_are_judged_under_their_own_labels() -> None:
     assert found.value.item() == pytest.approx(1 + 25)
 
 
-# ---------------------------------------------------------------------------------------------------- what each is to hold
+# ----------------------------------------------------------------------------- what each is to hold
 
 
 def trained(term: Any, steps: int = 150, rate: float = 0.02) -> tuple[MLP, Tensor]:
-    """A small net trained on two clusters by PCD, with or without a term; and its last negatives."""
+    """A small net trained on two clusters by PCD, with or without a term; and its last
+    negatives.
+    """
     torch.manual_seed(0)
     energy, g = MLP(real(2), hidden=(32, 32), confine=0.1, scale=3.0), seeded(4)
     buffer = ReplayBuffer(256, real(2), generator=g, restart=0.1)
@@ -235,7 +239,7 @@ def test_pulling_away_spreads_the_features(free: tuple[MLP, Tensor]) -> None:
     assert alike(apart, negatives) < 0.7 * alike(*free)
 
 
-# ------------------------------------------------------------------------------------------------------------------- doors
+# -------------------------------------------------------------------------------------------- doors
 
 
 @pytest.mark.parametrize("cls", [EnergyL2, GradientPenalty, HingeMargin, PullAway])

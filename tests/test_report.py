@@ -1,4 +1,6 @@
-"""lowland.report: a run directory to one self-contained page; what is missing is named, what is written is escaped."""
+"""lowland.report: a run directory to one self-contained page; what is missing is named, what is
+written is escaped.
+"""
 
 import base64
 import io
@@ -262,7 +264,7 @@ def page(request: pytest.FixtureRequest) -> Page:
     return found
 
 
-# -------------------------------------------------------------------------------------------------------- every page
+# --------------------------------------------------------------------------------------- every page
 
 
 def test_tags_are_balanced(page: Page) -> None:
@@ -326,7 +328,7 @@ def test_the_glossary_and_the_versions_are_there(page: Page) -> None:
     assert f"torch {torch.__version__}" in page.text
 
 
-# ------------------------------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize(
@@ -335,7 +337,8 @@ def test_the_glossary_and_the_versions_are_there(page: Page) -> None:
         "Training reached update 300 in 2 min 0 s and ended in good health.",
         "On the way: 1 warning and 1 rollback.",
         "300 updates · 2.50 a second",
-        "An MLP energy was trained on digits with the PCD objective and Langevin chains, for 300 updates; seed 7.",
+        "An MLP energy was trained on digits with the PCD objective and Langevin chains, for 300 "
+        "updates; seed 7.",
         "hidden [256, 256]",
         "Small digits.",
         "The judge saw 1,000 digits.",
@@ -352,7 +355,8 @@ def test_the_glossary_and_the_versions_are_there(page: Page) -> None:
         "14.27",
         "−0.134 ± 0.051",
         "threshold set on 359 calibration examples",
-        "at most 5.0 % false alarms. Counted on 360 fresh test examples: 4.7 %; a sound detector would show 3.1 % to 6.9 %",
+        "at most 5.0 % false alarms. Counted on 360 fresh test examples: 4.7 %; a sound detector "
+        "would show 3.1 % to 6.9 %",
         "turned 90° 401 0.831 ± 0.015 0.818 ± 0.016 52.1 ± 2.8 %",
         "AUROC against turned 90°, the hardest set",
         "lowland mean 19.42 ± 0.31 94.0 ± 3.0 %",
@@ -402,7 +406,7 @@ def test_large_images_are_shown_in_smaller_number() -> None:
     assert pictures.room(np.zeros((3, 1, 8, 8)), 64) == 3
 
 
-# ---------------------------------------------------------------------------------------------------------- the plane
+# ---------------------------------------------------------------------------------------- the plane
 
 
 def test_a_run_in_the_plane_shows_its_landscape(plane_page: Page) -> None:
@@ -421,8 +425,8 @@ def test_a_few_chains_in_the_plane_are_drawn_as_paths(tmp_path: Path) -> None:
     arrays = plane_arrays(np.random.default_rng(1))
     page = read(make(tmp_path / "run", arrays=arrays | {"film": arrays["film"][:, :8]}, found={}))
     assert (
-        "Paths of 8 chains over the data (grey): from the ring, after 0 steps, to the dot, after 100"
-        in page.text
+        "Paths of 8 chains over the data (grey): from the ring, after 0 steps, to the dot, after "
+        "100" in page.text
     )
     assert "After 0 steps" not in page.text and page.problems == []
 
@@ -441,7 +445,7 @@ def test_the_plane_says_what_it_does_not_have(plane_page: Page, sentence: str) -
     assert sentence in plane_page.text
 
 
-# ------------------------------------------------------------------------------------------------------- what is missing
+# ---------------------------------------------------------------------------------- what is missing
 
 
 @pytest.mark.parametrize(
@@ -449,8 +453,8 @@ def test_the_plane_says_what_it_does_not_have(plane_page: Page, sentence: str) -
     [
         "This run has not been evaluated yet",
         "The log of this run holds no health verdicts.",
-        "Not logged in this run: energy gap, energies, gradient norm, chain movement, border share, acceptance, buffer age "
-        "and learning rate.",
+        "Not logged in this run: energy gap, energies, gradient norm, chain movement, border "
+        "share, acceptance, buffer age and learning rate.",
         "No samples were drawn: this run has not been evaluated.",
         "No film of the chains was stored in this run.",
         "No energies were stored in this run.",
@@ -590,7 +594,7 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-# ---------------------------------------------------------------------------------------------------------- the header
+# --------------------------------------------------------------------------------------- the header
 
 
 def test_the_time_of_training_goes_on_after_a_resume() -> None:
@@ -602,7 +606,8 @@ def test_the_verdict_names_what_stopped_the_run() -> None:
     stop = {"step": 30, "event": "stop", "level": "bad", "sentence": "The gap is dead"}
     words = verdict([{"step": 30, "health": "bad"}], [stop], 61.0)
     assert words == (
-        "Training reached update 30 in 1 min 1 s and ended in bad health. It was stopped at update 30: The gap is dead."
+        "Training reached update 30 in 1 min 1 s and ended in bad health. It was stopped at update "
+        "30: The gap is dead."
     )
 
 
@@ -628,7 +633,7 @@ def test_a_false_alarm_rate_above_the_band_is_bad(tmp_path: Path) -> None:
         assert re.search(rf'class="card {tone}"><dt>False alarms', source)
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 @pytest.mark.parametrize(
@@ -662,7 +667,7 @@ def test_numbers_are_written_for_people(call: Callable[[], str], wanted: str) ->
     assert call() == wanted
 
 
-# -------------------------------------------------------------------------------------------------------------- curves
+# ------------------------------------------------------------------------------------------- curves
 
 
 def test_a_long_log_keeps_its_spikes() -> None:
@@ -709,7 +714,7 @@ def test_the_strip_of_health_shows_the_worst_of_neighbouring_steps() -> None:
     assert curves.health([{"step": 1}]) == []
 
 
-# -------------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------ figures
 
 
 def test_a_histogram_has_area_one_over_all_values() -> None:
@@ -772,7 +777,7 @@ def test_heat_rises_with_the_spread() -> None:
     assert np.all(np.diff(colours.sum(axis=1)) > 0)
 
 
-# ------------------------------------------------------------------------------------------------------------- imports
+# ------------------------------------------------------------------------------------------ imports
 
 
 def test_drawing_uses_no_global_state() -> None:

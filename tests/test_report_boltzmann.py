@@ -1,4 +1,6 @@
-"""What evaluation finds inside a Boltzmann machine is true of it, and the report shows it or says what is missing."""
+"""What evaluation finds inside a Boltzmann machine is true of it, and the report shows it or says
+what is missing.
+"""
 
 import base64
 import io
@@ -94,7 +96,7 @@ def section(values: Any, found: Any) -> blocks.Section:
     return made
 
 
-# ---------------------------------------------------------------------------------------------------------- the pictures
+# ------------------------------------------------------------------------------------- the pictures
 
 
 def test_other_energies_have_no_such_section() -> None:
@@ -208,7 +210,7 @@ def test_what_is_missing_is_named() -> None:
     assert "No fantasy particles" in words(section(figures(), potts))
 
 
-# ------------------------------------------------------------------------------------------------------- what they are of
+# --------------------------------------------------------------------------------- what they are of
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +246,9 @@ def test_filters_are_the_weights_of_the_largest_units(run: Run) -> None:
 
 
 def surprise(means: torch.Tensor, draws: torch.Tensor) -> float:
-    """z of Σ log p(draw | mean) about its expectation: about 0 if each was drawn from the mean beside it."""
+    """z of Σ log p(draw | mean) about its expectation: about 0 if each was drawn from the mean
+    beside it.
+    """
     p = means.double().clamp(1e-9, 1 - 1e-9)
     log_odds = torch.logit(p)
     return (((draws - p) * log_odds).sum() / (p * (1 - p) * log_odds.square()).sum().sqrt()).item()
@@ -314,7 +318,9 @@ def test_the_page_of_a_run_holds_the_section_and_opens_without_a_network(run: Ru
 
 
 def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path) -> None:
-    """A machine of six pixels without a picture: each point against the sum over all states, in float64."""
+    """A machine of six pixels without a picture: each point against the sum over all states, in
+    float64.
+    """
     flags = np.random.default_rng(0).random((400, 6)) < np.array([0.1, 0.3, 0.5, 0.5, 0.7, 0.9])
     flags[:, 3] = flags[:, 2]
     np.save(tmp_path / "flags.npy", flags)

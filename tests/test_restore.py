@@ -1,4 +1,6 @@
-"""Progressive restoration against closed forms, what is known held exactly, and intervals that keep their promise."""
+"""Progressive restoration against closed forms, what is known held exactly, and intervals that keep
+their promise.
+"""
 
 import math
 import sys
@@ -31,7 +33,7 @@ from lowland.tasks import (
     progressive,
 )
 
-# ------------------------------------------------------------------------------------------- Gaussian images, exact levels
+# -------------------------------------------------------------------- Gaussian images, exact levels
 
 SIDE, SHAPE = 4, (1, 4, 4)
 PLACES = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).double()
@@ -112,7 +114,9 @@ def measured(operator: Operator, sigma: float, count: int = 2) -> Tensor:
 
 
 def gap(name: str, operator: Operator | None = None, chains: bool = False) -> float:
-    """Worst |z| of mean and covariance of 2,000 progressive draws for each of two measurements, against the exact ones."""
+    """Worst |z| of mean and covariance of 2,000 progressive draws for each of two measurements,
+    against the exact ones.
+    """
     true, sigma = SEEN[name]
     y = measured(true, sigma)
     mean, covariance = truth_of(true, y, sigma)
@@ -143,7 +147,9 @@ def test_levels_alone_are_enough_where_little_is_hidden(name: str) -> None:
 
 
 def test_what_the_levels_leave_falls_with_their_number() -> None:
-    """The mean lags behind the measurement: in standard deviations of the posterior, five random combinations of sixteen."""
+    """The mean lags behind the measurement: in standard deviations of the posterior, five random
+    combinations of sixteen.
+    """
     operator, sigma = SEEN["projection"]
     y = measured(operator, sigma)
     mean, covariance = truth_of(operator, y, sigma)
@@ -198,7 +204,9 @@ def test_a_wrong_progressive_step_is_caught(bug: str, monkeypatch: pytest.Monkey
 
 
 def test_one_pass_is_enough_where_everything_is_seen() -> None:
-    """And each pass is a draw of its own: the levels above the noise of the measurement are not asked for."""
+    """And each pass is a draw of its own: the levels above the noise of the measurement are not
+    asked for.
+    """
     asked: list[float] = []
 
     class Listening(Smooth):
@@ -234,7 +242,7 @@ def test_draws_behind_a_noisy_point_are_nearer_than_those_of_the_plain_ancestral
     assert error(8, ours) < 0.6 * error(8, plain) and error(32, ours) < 0.02
 
 
-# --------------------------------------------------------------------------------------------- mixtures, by quadrature
+# -------------------------------------------------------------------------- mixtures, by quadrature
 
 MEANS, SPREAD, SHARES = (
     torch.tensor([[-2.0, 0.0], [2.0, 0.5], [2.0, -2.0]], dtype=torch.float64),
@@ -307,13 +315,15 @@ def test_a_wrong_mixture_is_caught() -> None:
     assert caught(hills_gap, 0.3, 1.5, lambda y, sigma: by_chains(y, sigma / 2**0.5))
 
 
-# ----------------------------------------------------------------------------------------- simulation-based calibration
+# --------------------------------------------------------------------- simulation-based calibration
 
 PROBLEMS, DRAWS = 800, 19
 
 
 def ranks(restorer: Callable[..., Restoration]) -> tuple[float, Tensor]:
-    """Problems from the model itself: the share of numbers that 90 % intervals cover, and how truths rank among draws."""
+    """Problems from the model itself: the share of numbers that 90 % intervals cover, and how
+    truths rank among draws.
+    """
     g = seeded(21)
     x = HILLS.draw(PROBLEMS, g)
     y = FIRST.A(x + 0.7 * torch.randn(x.shape, generator=g))
@@ -378,7 +388,9 @@ def trained_share(
     [(Identity(), 0.3), (Mask(torch.arange(8).view(1, 8, 1).expand(1, 8, 8) < 4), 0.2)],
 )
 def test_intervals_cover_on_a_trained_energy_of_digits(operator: Operator, sigma: float) -> None:
-    """Truths and the bank are draws of the energy by long corrected chains; its box is wide, as training left it."""
+    """Truths and the bank are draws of the energy by long corrected chains; its box is wide, as
+    training left it.
+    """
     energy, _, _ = lowland.load("digits")
     energy = energy.given(3)
     g = seeded(0)
@@ -388,7 +400,7 @@ def test_intervals_cover_on_a_trained_energy_of_digits(operator: Operator, sigma
     assert abs(trained_share(energy, walker, bank, operator, sigma, 150) - 0.9) < 0.02
 
 
-# ------------------------------------------------------------------------------------------------ what is known is held
+# ---------------------------------------------------------------------------- what is known is held
 
 FIELD = Gaussian(tuple(CENTRE.tolist()), tuple(map(tuple, COVARIANCE.tolist())))
 FLAT = Function(lambda x: FIELD(x.flatten(1)), real(*SHAPE))
@@ -498,7 +510,9 @@ def test_the_hidden_energy_is_a_slice_with_its_own_rows_and_score() -> None:
 
 
 def test_binary_numbers_that_are_known_stay() -> None:
-    """An Ising-like chain of three spins, the middle one known: the others are independent of each other."""
+    """An Ising-like chain of three spins, the middle one known: the others are independent of each
+    other.
+    """
     pull = Function(
         lambda x: -1.5 * ((2 * x - 1)[:, 1:] * (2 * x - 1)[:, :-1]).sum(1), lowland.domain.binary(3)
     )
@@ -518,7 +532,7 @@ def test_binary_numbers_that_are_known_stay() -> None:
     assert worst(found.draws[:, 0, [0, 2]].double() - share) < LIMIT
 
 
-# ---------------------------------------------------------------------------------------- energies of all kinds, one peak
+# ------------------------------------------------------------------ energies of all kinds, one peak
 
 
 def test_any_callable_classifiers_and_bound_levels_are_restored() -> None:
@@ -772,8 +786,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
 
 
 def covered(inner: dict[str, int]) -> float:
-    """Standard errors by which 90 % intervals of 19 draws of N(0, 1)-like numbers fall short of 88 %: five numbers that go
-    together, three of which are seen through random weights, 800 problems drawn from the prior itself."""
+    """Standard errors by which 90 % intervals of 19 draws of N(0, 1)-like numbers fall short of 88
+    %: five numbers that go together, three of which are seen through random weights, 800 problems
+    drawn from the prior itself.
+    """
     g = seeded(7)
     root = torch.randn(5, 5, generator=g) / 5**0.5
     covariance = root @ root.T + 0.1 * torch.eye(5)
@@ -822,7 +838,9 @@ class Overshooting(Energy):
 
 
 def test_passes_do_not_run_away_where_an_energy_was_never_shown_points() -> None:
-    """The expected clean point of data in a box lies in the box; where no walls say so, the same passes run away."""
+    """The expected clean point of data in a box lies in the box; where no walls say so, the same
+    passes run away.
+    """
     z = torch.full((50, 4), 9.0)
     ladder = lowland.sigma_ladder(1.5, 0.02, 5)
     held, loose = (

@@ -1,4 +1,6 @@
-"""Restoring from the command line and from recipes: every task, shipped energies, several images, the truth beside."""
+"""Restoring from the command line and from recipes: every task, shipped energies, several images,
+the truth beside.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -144,7 +146,9 @@ def shipped_subject(**changes: Any) -> Subject:
 
 
 def test_the_recipe_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    """levels, inner and draws are those of [restoration]; an energy of noise without the section falls back on a recipe."""
+    """levels, inner and draws are those of [restoration]; an energy of noise without the section
+    falls back on a recipe.
+    """
     s = shipped_subject()
     calls: list[dict[str, Any]] = []
 

@@ -1,4 +1,6 @@
-"""Adversarial training and TRADES: the inner maximum where it is known, gradients, the ramp, and that training works."""
+"""Adversarial training and TRADES: the inner maximum where it is known, gradients, the ramp, and
+that training works.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -71,7 +73,9 @@ def test_walls_hold_the_worst_point() -> None:
 
 
 def test_trades_finds_the_corner_of_most_divergence_and_weighs_it() -> None:
-    """Of a linear classifier the KL is largest at one of two corners x ± ε sign(w); the ascent takes the nearer slope's."""
+    """Of a linear classifier the KL is largest at one of two corners x ± ε sign(w); the ascent
+    takes the nearer slope's.
+    """
     energy, (x, y) = Plane(), batch()
     objective = Robust(kind="trades", epsilon=0.2, steps=10, beta=2.5)
     loss = objective.loss(energy, x, y, sampler=None, buffer=None, generator=seeded())
@@ -87,7 +91,9 @@ def test_trades_finds_the_corner_of_most_divergence_and_weighs_it() -> None:
 
 
 def test_both_sides_of_the_divergence_are_learned() -> None:
-    """The gradient is that of the formula at the x' found, with respect to p(· | x) and to p(· | x')."""
+    """The gradient is that of the formula at the x' found, with respect to p(· | x) and to p(· |
+    x').
+    """
     energy, (x, y) = Plane(), batch()
     objective = Robust(kind="trades", epsilon=0.2, steps=4, beta=3.0)
     loss = objective.loss(energy, x, y, sampler=None, buffer=None, generator=seeded(7))
@@ -161,7 +167,9 @@ def test_the_recipes_read(name: str) -> None:
 
 
 def test_training_buys_robustness(tmp_path: Path) -> None:
-    """Digits, ε = 0.15: the same net by cross-entropy alone and by both ways; all three know the clean digits."""
+    """Digits, ε = 0.15: the same net by cross-entropy alone and by both ways; all three know the
+    clean digits.
+    """
     changes = {
         "energy.hidden": [64],
         "training.steps": 200,

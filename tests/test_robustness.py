@@ -1,4 +1,6 @@
-"""The minimum over attacks, sanity checks that tell a defence from a curtain, the reference attacks, the command."""
+"""The minimum over attacks, sanity checks that tell a defence from a curtain, the reference
+attacks, the command.
+"""
 
 import json
 from pathlib import Path
@@ -43,7 +45,7 @@ def fixed(share: float) -> Any:
     return attack
 
 
-# ------------------------------------------------------------------------------------------------- the minimum over attacks
+# ------------------------------------------------------------------------- the minimum over attacks
 
 
 def test_a_row_must_survive_every_attack(points: tuple[Tensor, Tensor]) -> None:
@@ -146,7 +148,7 @@ def test_bad_input_is_refused(points: tuple[Tensor, Tensor], change: dict[str, A
         )
 
 
-# -------------------------------------------------------------------------------------------------------- sanity checks
+# ------------------------------------------------------------------------------------ sanity checks
 
 
 def held(checks: list[Check]) -> dict[str, bool]:
@@ -165,7 +167,9 @@ def test_an_honest_classifier_passes_all_checks(points: tuple[Tensor, Tensor]) -
 
 
 class Shy(Band):
-    """The slope is cut off: an attacker who follows it stays where he is, and the classifier is no more robust for it."""
+    """The slope is cut off: an attacker who follows it stays where he is, and the classifier is no
+    more robust for it.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
@@ -264,7 +268,7 @@ def test_answers_are_shares_of_fresh_calls() -> None:
     assert len(set(shares.tolist())) > 3
 
 
-# ------------------------------------------------------------------------------------------------- the reference attacks
+# ---------------------------------------------------------------------------- the reference attacks
 
 
 def test_the_reference_attacks_agree_with_ours(points: tuple[Tensor, Tensor]) -> None:
@@ -287,7 +291,7 @@ def test_the_reference_attacks_agree_with_ours(points: tuple[Tensor, Tensor]) ->
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
 
-# ------------------------------------------------------------------------------------------------------ the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 @pytest.fixture(scope="module")
@@ -359,8 +363,7 @@ def test_the_command_prints_the_minimum_and_the_checks(
 
 
 @pytest.mark.parametrize(
-    "options",
-    [["--attacks", "fgms"], ["--epsilon", "-0.1"], ["--count", "0"], ["--steps", "0"]],
+    "options", [["--attacks", "fgms"], ["--epsilon", "-0.1"], ["--count", "0"], ["--steps", "0"]]
 )
 def test_mistakes_get_one_sentence(
     run: Path, options: list[str], capsys: pytest.CaptureFixture[str]
@@ -397,7 +400,7 @@ def test_an_energy_with_classes_is_attacked_as_it_is() -> None:
     assert found.accuracy["clean"].value == 1.0 and found.accuracy["pgd"].value < 0.7
 
 
-# ------------------------------------------------------------------------------------------------------- the benchmark
+# ------------------------------------------------------------------------------------ the benchmark
 
 
 def test_rows_are_measured_again_and_the_others_stay_on_the_page(

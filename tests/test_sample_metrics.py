@@ -1,4 +1,6 @@
-"""Coverage against scikit-learn's neighbours, the two-sample test against the best that any classifier can do."""
+"""Coverage against scikit-learn's neighbours, the two-sample test against the best that any
+classifier can do.
+"""
 
 import math
 from collections.abc import Callable
@@ -65,7 +67,9 @@ def off_the_half(test: Callable[..., Estimate]) -> float:
 
 
 def off_the_best(test: Callable[..., Estimate]) -> float:
-    """|z| of the accuracy on two normal laws at distance 1, against Φ(½): the best, which a linear classifier reaches."""
+    """|z| of the accuracy on two normal laws at distance 1, against Φ(½): the best, which a linear
+    classifier reaches.
+    """
     x, y = blobs(20_000, 0), blobs(20_000, 1)
     y[:, 0] += 1.0
     found = test(x, y, generator=seeded(2), steps=400)

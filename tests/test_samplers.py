@@ -1,4 +1,6 @@
-"""Samplers: the exact laws of their steps, the keepers against direct computing, and tune against its target."""
+"""Samplers: the exact laws of their steps, the keepers against direct computing, and tune against
+its target.
+"""
 
 import dataclasses
 import math
@@ -48,7 +50,7 @@ def quartic_gradient(a: np.ndarray) -> np.ndarray:
     return 4 * a**3 + 0.3 * a[:, ::-1]
 
 
-# ------------------------------------------------------------------------------------------------------------- Langevin
+# ----------------------------------------------------------------------------------------- Langevin
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,8 @@ def test_unadjusted_langevin_has_the_variance_that_its_recursion_has(
 
 
 def test_the_bias_of_unadjusted_langevin_is_of_first_order() -> None:
-    # stationary variance − 1 = h/2 + O(h²): estimated at h = 0.4 and 0.2, the second is half the first up to h²
+    # stationary variance − 1 = h/2 + O(h²): estimated at h = 0.4 and 0.2, the second is half the
+    # first up to h²
     bowl = Function(lambda x: 0.5 * x.square().sum(1), real(8))
     found = []
     for h in (0.4, 0.2):
@@ -99,7 +102,7 @@ def test_reflected_langevin_keeps_the_uniform_law_of_a_flat_box() -> None:
     assert checks.stationarity(Langevin(0.1), TARGETS["flat"]) < LIMIT
 
 
-# ------------------------------------------------------------------------------------------------------------- ShortRun
+# ----------------------------------------------------------------------------------------- ShortRun
 
 
 @pytest.mark.parametrize(
@@ -126,12 +129,14 @@ def test_short_run_says_its_temperature() -> None:
     assert checks.temperature_law(ShortRun(0.3, math.sqrt(0.6 * 2)), 0.3, 2.0) < LIMIT
 
 
-# ----------------------------------------------------------------------------------------------------------- MALA, HMC
+# ---------------------------------------------------------------------------------------- MALA, HMC
 
 
 @pytest.mark.parametrize("h", [0.05, 0.5])
 def test_the_proposal_of_mala_is_langevin_and_its_ratio_the_textbook_one(h: float) -> None:
-    """Acceptances equal those of q(x|y)π(y) / q(y|x)π(x), written with normal densities and the same random numbers."""
+    """Acceptances equal those of q(x|y)π(y) / q(y|x)π(x), written with normal densities and the
+    same random numbers.
+    """
     x = torch.randn(2000, 2, generator=seeded(), dtype=DOUBLE)
     trace = sample(quartic, MALA(h), x, 1, generator=seeded(1))
     g = seeded(1)
@@ -168,7 +173,9 @@ def test_hmc_with_one_leapfrog_is_mala() -> None:
 
 
 def test_the_energy_error_of_leapfrog_falls_with_the_square_of_its_step() -> None:
-    """At a fixed length, halving ε divides the mean |ΔH| by 4; without a half kick it would be 2."""
+    """At a fixed length, halving ε divides the mean |ΔH| by 4; without a half kick it would be
+    2.
+    """
     x = 0.5 * torch.randn(4000, 2, generator=seeded(), dtype=DOUBLE)
     errors: list[float] = []
 
@@ -206,7 +213,7 @@ def test_metropolis_without_a_ratio_draws_nothing() -> None:
     assert torch.equal(before, g.get_state())
 
 
-# ------------------------------------------------------------------------------------------------------- loop, keepers
+# ------------------------------------------------------------------------------------ loop, keepers
 
 
 def test_keepers_keep_what_stepping_by_hand_gives() -> None:
@@ -324,7 +331,7 @@ def test_run_chains_counts_starts_that_are_not_finite_and_lets_them_stay() -> No
         )
 
 
-# ----------------------------------------------------------------------------------------------------------------- tune
+# --------------------------------------------------------------------------------------------- tune
 
 
 FIVE = Gaussian((0.0,) * 5, torch.diag(torch.tensor([0.5, 1.0, 2.0, 3.0, 5.0])).tolist())
@@ -369,7 +376,9 @@ def test_tune_finds_its_target_from_anywhere_in_its_usual_number_of_steps(
 
 
 def test_tune_finds_a_metric() -> None:
-    """The spreads over their geometric mean: 100 chains in 300 steps know each to 5 %, by the variance of log s."""
+    """The spreads over their geometric mean: 100 chains in 300 steps know each to 5 %, by the
+    variance of log s.
+    """
     g = seeded()
     tuned = tune(FIVE, MALA(0.1), FIVE.draw(100, g), generator=g)
     spreads = torch.tensor([0.5, 1.0, 2.0, 3.0, 5.0]).sqrt()
@@ -378,7 +387,9 @@ def test_tune_finds_a_metric() -> None:
 
 
 def test_a_metric_pays() -> None:
-    """At its target, MALA's step on five scales from 0.1 to 10 is more than 20 times longer with the metric found."""
+    """At its target, MALA's step on five scales from 0.1 to 10 is more than 20 times longer with
+    the metric found.
+    """
     energy = Gaussian((0.0,) * 5, torch.diag(torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])).tolist())
     plain, found = (
         tune(energy, MALA(0.1), energy.draw(100, seeded()), metric=m, generator=seeded(1))
@@ -438,7 +449,9 @@ def test_auto_takes_a_ladder_where_it_brings_the_chains_together() -> None:
 
 
 def test_auto_sees_how_slow_a_chain_is() -> None:
-    """An autoregression of ρ = 0.95 has (1 − ρ) / (1 + ρ) effective draws per draw; 64 chains of 2,000 know it to 40 %."""
+    """An autoregression of ρ = 0.95 has (1 − ρ) / (1 + ρ) effective draws per draw; 64 chains of
+    2,000 know it to 40 %.
+    """
     g, rho = seeded(), 0.95
     x = torch.randn(64, 1, generator=g)
     draws = []
@@ -456,7 +469,7 @@ def test_tune_repeats_and_leaves_its_arguments_alone() -> None:
     assert a == b and a is not sampler and sampler == MALA(0.1) and torch.equal(x, before)
 
 
-# ---------------------------------------------------------------------------------------------------------------- paths
+# -------------------------------------------------------------------------------------------- paths
 
 
 def test_annealing_is_sampling_rung_by_rung() -> None:

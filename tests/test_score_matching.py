@@ -1,4 +1,6 @@
-"""Score matching: the trace is that of the Hessian, the minimiser is the law of the data, on the line and between walls."""
+"""Score matching: the trace is that of the Hessian, the minimiser is the law of the data, on the
+line and between walls.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +60,9 @@ def network(kind: str) -> tuple[Energy, Tensor]:
 
 
 def like_the_hessian(objective: Any) -> float:
-    """|z| of value and gradient against whole Hessians over 150 draws of directions, of an MLP on the line and in a box."""
+    """|z| of value and gradient against whole Hessians over 150 draws of directions, of an MLP on
+    the line and in a box.
+    """
     found = []
     for kind in ("line", "box"):
         energy, x = network(kind)
@@ -94,7 +98,8 @@ def test_another_law_is_no_minimiser(check: str) -> None:
 
 
 def test_on_gaussians_score_matching_is_the_method_of_moments() -> None:
-    # exactly, on any sample: the gradient vanishes at mean and inverse covariance of the sample (Hyvärinen 2005, section 3.1)
+    # exactly, on any sample: the gradient vanishes at mean and inverse covariance of the sample
+    # (Hyvärinen 2005, section 3.1)
     x = torch.randn(50, 3, generator=seeded(), dtype=DOUBLE) * torch.tensor(
         [1.0, 2.0, 0.5], dtype=DOUBLE
     )
@@ -166,7 +171,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         value(ScoreMatching(), rbm, rbm.domain.draw(3, seeded()))
 
 
-# ---------------------------------------------------------------------------------------------------------- planted bugs
+# ------------------------------------------------------------------------------------- planted bugs
 
 SEEN_BY: dict[str, Callable[..., float]] = {**TRUTHS, "hessian": like_the_hessian}
 LOSS, WALL, DIRECTIONS = "ScoreMatching.loss", "_wall_weight", "ScoreMatching._directions"

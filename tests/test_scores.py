@@ -72,7 +72,9 @@ def test_the_background_is_the_law_of_coordinates() -> None:
 
 
 def test_multiscale_is_the_distance_of_log_slopes() -> None:
-    """With one more level that sees the same, the logs are collinear: shrinkage keeps the inverse finite."""
+    """With one more level that sees the same, the logs are collinear: shrinkage keeps the inverse
+    finite.
+    """
     x, energy = points(), Noisy(real(2))
     how = scores.Multiscale((0.5, 2.0), 0.1)
     learned = how.learn(energy, points(200, 9), None)
@@ -108,11 +110,13 @@ def test_ensembles_are_in_the_unit_of_each_member() -> None:
             score("ensemble", wrong, x)
 
 
-# -------------------------------------------------------------------------------------------------------------- classes
+# ------------------------------------------------------------------------------------------ classes
 
 
 def wrapped(kind: str) -> Energy:
-    """The same classifier in three forms: a module that gives logits, a ClassifierEnergy, an energy with class logits."""
+    """The same classifier in three forms: a module that gives logits, a ClassifierEnergy, an energy
+    with class logits.
+    """
     if kind == "module":
         return Function(net(), real(2))
     made = ClassifierEnergy(net(), 3, real(2))

@@ -1,4 +1,6 @@
-"""Choosing a checkpoint: the discrepancies are what they say, the best is kept and returned, and waiting ends."""
+"""Choosing a checkpoint: the discrepancies are what they say, the best is kept and returned, and
+waiting ends.
+"""
 
 import math
 from pathlib import Path
@@ -31,7 +33,9 @@ QUICK = {
 
 
 def double_loop(energy: Any, x: Tensor, c: float) -> float:
-    """KSD² from its definition, pair by pair, with kernel derivatives by automatic differentiation."""
+    """KSD² from its definition, pair by pair, with kernel derivatives by automatic
+    differentiation.
+    """
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (1 + (a - b).square().sum() / c**2) ** -0.5

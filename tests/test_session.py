@@ -1,4 +1,6 @@
-"""One update: what is not finite is skipped without waiting, parts of a batch add up, partners are trained and kept."""
+"""One update: what is not finite is skipped without waiting, parts of a batch add up, partners are
+trained and kept.
+"""
 
 import copy
 import dataclasses

@@ -1,4 +1,6 @@
-"""Trained runs that come with lowland: found by name, small, with their figures, never written to."""
+"""Trained runs that come with lowland: found by name, small, with their figures, never written
+to.
+"""
 
 from pathlib import Path
 

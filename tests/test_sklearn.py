@@ -1,4 +1,6 @@
-"""The scikit-learn face: scikit-learn's own checks, and that what comes out is what the library computes."""
+"""The scikit-learn face: scikit-learn's own checks, and that what comes out is what the library
+computes.
+"""
 
 import itertools
 import json
@@ -35,7 +37,8 @@ ESTIMATORS = [
 ]
 EXPECTED_TO_FAIL: dict[str, dict[str, str]] = {}  # none: estimator -> check -> reason
 SKIPPED = {
-    "check_array_api_input": "scikit-learn runs it only where SCIPY_ARRAY_API is set; the estimators take NumPy arrays"
+    "check_array_api_input": "scikit-learn runs it only where SCIPY_ARRAY_API is set; the estimators take NumPy "
+    "arrays"
 }
 OF_SCALES = np.array([1.0, 100.0])  # units of the columns of the tables below
 
@@ -73,7 +76,7 @@ def quick(**other: Any) -> RBM:
     )
 
 
-# ---- restricted machines -------------------------------------------------------------------------------------------------
+# ---- restricted machines -------------------------------------------------------------------------
 
 
 def test_features_and_free_energies_are_those_of_bernoulli_rbm() -> None:
@@ -295,7 +298,7 @@ def test_dtype_is_kept() -> None:
     )
 
 
-# ---- deep belief nets ------------------------------------------------------------------------------------------------------
+# ---- deep belief nets ----------------------------------------------------------------------------
 
 
 def test_a_net_of_one_layer_is_a_restricted_machine() -> None:
@@ -362,7 +365,7 @@ def test_a_net_takes_gaussian_columns() -> None:
     assert (net.sample(300, steps=20, random_state=0).std(0) / OF_SCALES).min() > 0.5
 
 
-# ---- the classifier ----------------------------------------------------------------------------------------------------------
+# ---- the classifier ------------------------------------------------------------------------------
 
 
 def labelled(count: int = 600, seed: int = 0) -> tuple[Array, Array]:
@@ -403,7 +406,7 @@ def test_one_class_is_refused() -> None:
         RBMClassifier().fit(patterns(), np.zeros(400))
 
 
-# ---- the detector ----------------------------------------------------------------------------------------------------
+# ---- the detector --------------------------------------------------------------------------------
 
 
 def blob(count: int, seed: int) -> Array:
@@ -496,7 +499,7 @@ def test_no_warnings_where_all_is_well() -> None:
         EnergyDetector(n_iter=5, random_state=0).fit(blob(300, 0))
 
 
-# ---- the comparison with BernoulliRBM ------------------------------------------------------------------------------------
+# ---- the comparison with BernoulliRBM ------------------------------------------------------------
 
 
 def test_the_comparison_judges_the_weights_of_bernoulli_rbm() -> None:

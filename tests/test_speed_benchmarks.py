@@ -1,4 +1,6 @@
-"""The speed benchmarks: contenders do equal work, the check sees those that do not, the table says what was measured."""
+"""The speed benchmarks: contenders do equal work, the check sees those that do not, the table says
+what was measured.
+"""
 
 import json
 import math
@@ -237,7 +239,9 @@ def test_every_row_runs_in_small_with_who_is_installed(name: str) -> None:
 
 
 def found(goals: list[tuple[str, str, float, str]], seconds: dict[str, list[float]]) -> str:
-    """A file of the runner with as much in it as the table reads; CPU time is half of the clock's for lowland."""
+    """A file of the runner with as much in it as the table reads; CPU time is half of the clock's
+    for lowland.
+    """
     contenders = [
         {
             "name": name,
@@ -279,7 +283,10 @@ def test_the_table_turns_times_into_speed_and_puts_both_threads_in_a_row(tmp_pat
     assert (
         row + "2.50 [2.00 … 4.00] × | 5.00 [4.00 … 8.00] × | met | 1.25 [1.25 … 1.25] × |" in page
     )
-    floor = "| lowland | floor | ≤ 1.05 | 1.040 [1.040 … 1.040] | 0.520 [0.520 … 0.520] | met | not measured |"
+    floor = (
+        "| lowland | floor | ≤ 1.05 | 1.040 [1.040 … 1.040] | 0.520 [0.520 … 0.520] | met | not "
+        "measured |"
+    )
     assert floor in page
     assert "a core, torch 2, lowland at abc" in page
 

@@ -1,4 +1,6 @@
-"""The grid of short trainings: every way to be dead is seen, a sound run is not; what was run is not run again."""
+"""The grid of short trainings: every way to be dead is seen, a sound run is not; what was run is
+not run again.
+"""
 
 import json
 from dataclasses import replace
@@ -23,7 +25,9 @@ def digits() -> Dataset:
 
 
 class Towards(nn.Module):
-    """An energy whose chains go to fixed points: ½ k ‖x − aim‖², the aims one per chain, in order."""
+    """An energy whose chains go to fixed points: ½ k ‖x − aim‖², the aims one per chain, in
+    order.
+    """
 
     def __init__(self, aim: Tensor, k: float = 0.5) -> None:
         super().__init__()
@@ -57,7 +61,9 @@ def test_what_is_not_finite_alike_or_on_the_walls_is_dead(digits: Dataset) -> No
 
 
 def test_the_walk_is_langevin_of_the_case() -> None:
-    """On ½ x² a step is x ← (1 − h) x + noise: the variance after many steps is σ² / (1 − (1 − h)²); z over 20,000 chains."""
+    """On ½ x² a step is x ← (1 − h) x + noise: the variance after many steps is σ² / (1 − (1 −
+    h)²); z over 20,000 chains.
+    """
     case = replace(MOONS, step_size=0.3, noise=0.2)
     torch.manual_seed(0)
     x = walk(case, Towards(torch.zeros(20_000, 2), 1.0), start(case, 20_000), 60)

@@ -1,4 +1,6 @@
-"""Targets: exp(−E) integrates to exp(log_z), and the draws are draws of exp(−E) — two facts that know nothing of each other."""
+"""Targets: exp(−E) integrates to exp(log_z), and the draws are draws of exp(−E) — two facts that
+know nothing of each other.
+"""
 
 import math
 
@@ -27,7 +29,9 @@ N = 40_000
 
 
 def grid(reach: float, lines: int = 1201) -> tuple[Tensor, float]:
-    """The points of a square and the area of a cell; on smooth decaying functions the trapezoid rule is spectral."""
+    """The points of a square and the area of a cell; on smooth decaying functions the trapezoid
+    rule is spectral.
+    """
     t = torch.linspace(-reach, reach, lines, dtype=DOUBLE)
     return torch.cartesian_prod(t, t), (2 * reach / (lines - 1)) ** 2
 
@@ -41,7 +45,9 @@ def test_log_z_is_the_integral(name: str) -> None:
 
 
 def test_log_z_of_the_funnel_by_integration_over_its_neck() -> None:
-    """The inner integral over x_i is √(2π e^v) each, by quadrature on a grid that widens with v; the outer one over v."""
+    """The inner integral over x_i is √(2π e^v) each, by quadrature on a grid that widens with v;
+    the outer one over v.
+    """
     energy = Funnel(2, 1.0)
     v = torch.linspace(-9, 9, 361, dtype=DOUBLE)
     t = torch.linspace(-9, 9, 361, dtype=DOUBLE)
@@ -93,7 +99,8 @@ def test_draws_of_the_funnel() -> None:
     ids=lambda e: type(e).__name__,
 )
 def test_the_mean_score_of_exact_draws_is_zero_and_stein_holds(energy: Gaussian) -> None:
-    # E[s] = 0 and E[s_i f(x_i) + f'(x_i)] = 0 with the bounded f = tanh: energy and draws belong together
+    # E[s] = 0 and E[s_i f(x_i) + f'(x_i)] = 0 with the bounded f = tanh: energy and draws belong
+    # together
     x = energy.draw(N, seeded(7), DOUBLE)
     _, score = value_and_score(energy, x)
     stein = score * x.tanh() + 1 - x.tanh().square()

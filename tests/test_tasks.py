@@ -28,7 +28,7 @@ from lowland import (
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import Likelihood, Restoration, jump, resample, scale_of
 
-# --------------------------------------------------------------------------------------------------------- restoration
+# -------------------------------------------------------------------------------------- restoration
 
 CENTRE = torch.tensor([1.0, -0.5], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]], dtype=torch.float64)
@@ -61,7 +61,9 @@ def posterior(matrix: Tensor, y: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
 def posterior_error(
     name: str, sigma: float, restorer: Callable[..., Restoration] = restore
 ) -> float:
-    """Worst |z| of mean and covariance of 2,000 posterior draws for each of two measurements, against the exact ones."""
+    """Worst |z| of mean and covariance of 2,000 posterior draws for each of two measurements,
+    against the exact ones.
+    """
     operator, matrix = OPERATORS[name]
     y = MEASURED if name != "matrix" else MEASURED[:, :1]
     y = y * torch.tensor([1.0, 0.0]) if name == "mask" else y
@@ -107,7 +109,9 @@ def test_draws_have_the_exact_posterior_mean_and_covariance(name: str, sigma: fl
 def test_a_wrong_likelihood_is_caught(
     name: str, sigma: float, bug: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """peers.md 3 (line 1185): twice the drift makes the posterior variance .0201 where .0385 is true."""
+    """peers.md 3 (line 1185): twice the drift makes the posterior variance .0201 where .0385 is
+    true.
+    """
     broken: dict[str, Callable[..., Energy]] = {
         "drift with ∇‖·‖²/σ²": lambda a, y, s: 2 * Likelihood(a, y, s),
         "1/σ for 1/σ²": lambda a, y, s: s * Likelihood(a, y, s),
@@ -169,7 +173,9 @@ def image_prior(channels: int, side: int) -> Energy:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_inpainting_keeps_what_is_known_and_doubts_what_is_not(channels: int) -> None:
-    """peers.md 3 (line 210): a (1, H, W) mask on colour images fails elsewhere; known pixels are altered elsewhere."""
+    """peers.md 3 (line 210): a (1, H, W) mask on colour images fails elsewhere; known pixels are
+    altered elsewhere.
+    """
     shape, sigma = (channels, 6, 6), 0.03
     known = torch.ones(1, 6, 6, dtype=torch.bool)
     known[:, 3:] = False
@@ -287,11 +293,13 @@ def test_restore_refuses_misfits_in_words(case: str) -> None:
         MISFITS[case]()
 
 
-# -------------------------------------------------------------------------------------------- starting from the prior
+# -------------------------------------------------------------------------- starting from the prior
 
 
 def resampling_error(name: str, sigma: float, resampler: Callable[..., Tensor] = resample) -> float:
-    """Worst |z| of mean and covariance of one point from each of 500 banks of 2,000 prior draws, against the posterior."""
+    """Worst |z| of mean and covariance of one point from each of 500 banks of 2,000 prior draws,
+    against the posterior.
+    """
     operator, matrix = OPERATORS[name]
     y = MEASURED[:1] if name != "matrix" else MEASURED[:1, :1]
     y = y * torch.tensor([1.0, 0.0]) if name == "mask" else y
@@ -335,7 +343,9 @@ def test_every_measurement_gets_its_own_points_and_several_of_them() -> None:
 
 @pytest.mark.parametrize("jump_sigma", [0.0, 0.5])
 def test_a_restoration_with_a_bank_begins_at_its_points(jump_sigma: float) -> None:
-    """Those whose jump explains the measurement; the points themselves, not their jumps, are where the chains begin."""
+    """Those whose jump explains the measurement; the points themselves, not their jumps, are where
+    the chains begin.
+    """
     bank = Gaussian().draw(300, seeded(1))
     found = restore(
         Gaussian(),
@@ -367,7 +377,9 @@ def test_a_restoration_with_a_bank_begins_at_its_points(jump_sigma: float) -> No
 
 
 def test_a_bank_brings_chains_into_the_mode_that_they_would_not_find() -> None:
-    """Two modes 12 apart, of which the measurement of the second coordinate tells which: from noise no chain gets there."""
+    """Two modes 12 apart, of which the measurement of the second coordinate tells which: from noise
+    no chain gets there.
+    """
     modes = GaussianMixture(((-6.0, -1.0), (6.0, 1.0)), 0.3)
     y, hidden = torch.tensor([[0.0, 1.0], [0.0, -1.0]]), Mask(torch.tensor([False, True]))
     bank = modes.draw(500, seeded(1))
@@ -423,10 +435,11 @@ def test_restore_with_a_bank_refuses_misfits_in_words(case: str) -> None:
 
 
 def jump_error() -> float:
-    """Worst |z| of draws that jump, against their exact law, for a prior of data N(0, 1) with noise s = 0.5 added.
+    """Worst |z| of draws that jump, against their exact law, for a prior of data N(0, 1) with noise
+    s = 0.5 added.
 
-    Chains draw z from the posterior of the noisy point, N(0, 1.25) as prior and y = z + 0.1 ε; the jump of the prior makes
-    x = z − s² z / 1.25 of it.
+    Chains draw z from the posterior of the noisy point, N(0, 1.25) as prior and y = z + 0.1 ε; the
+    jump of the prior makes x = z − s² z / 1.25 of it.
     """
     smoothed, y = Gaussian((0.0,), ((1.25,),)), torch.tensor([[0.7]])
     found = restore(
@@ -447,7 +460,9 @@ def jump_error() -> float:
 
 
 def test_a_last_jump_is_the_prior_s_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the score of the posterior in its place the spread would grow |1 − s² (1/1.25 + 1/σ²)| = 24 times."""
+    """With the score of the posterior in its place the spread would grow |1 − s² (1/1.25 + 1/σ²)| =
+    24 times.
+    """
     assert jump_error() < LIMIT
 
     def with_the_likelihood(energy: Energy, x: Tensor, sigma: float) -> Tensor:
@@ -457,7 +472,7 @@ def test_a_last_jump_is_the_prior_s_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert caught(jump_error)
 
 
-# --------------------------------------------------------------------------------------------------------- composition
+# -------------------------------------------------------------------------------------- composition
 
 PARTS = [Gaussian((0.0, 0.0)), Gaussian((2.0, 0.0), ((0.5, 0.0), (0.0, 2.0)))]
 REFERENCES = [part.draw(200, seeded(i)) for i, part in enumerate(PARTS)]
@@ -473,7 +488,9 @@ def test_a_composed_energy_counts_in_its_own_unit() -> None:
 
 
 def test_units_of_the_parts_do_not_matter() -> None:
-    """A part measured in thousands plus a constant composes as the part itself: what a plain sum gets wrong."""
+    """A part measured in thousands plus a constant composes as the part itself: what a plain sum
+    gets wrong.
+    """
     first = PARTS[0]
     other = Function(lambda x: 1000 * first(x) + 500, real(2))
     x = torch.randn(50, 2, generator=seeded(2))
@@ -516,7 +533,9 @@ def test_compose_refuses_uneven_lists_and_flat_energies() -> None:
 
 
 def test_negation_alone_is_refused() -> None:
-    """Where it is composed: the level that compose adds is a term of weight +1, and confines nothing."""
+    """Where it is composed: the level that compose adds is a term of weight +1, and confines
+    nothing.
+    """
     for parts, weights in ((1, [-1.0]), (2, [-1.0, -0.5]), (2, [-1.0, 0.0])):
         with pytest.raises(ValueError, match="normaliser"):
             compose(PARTS[:parts], REFERENCES[:parts], weights)
@@ -525,7 +544,9 @@ def test_negation_alone_is_refused() -> None:
 
 
 def test_rows_of_a_posterior_are_those_of_its_measurements() -> None:
-    """So that blocks of chains, NUTS and parallel tempering take each chain's own measurement along."""
+    """So that blocks of chains, NUTS and parallel tempering take each chain's own measurement
+    along.
+    """
     y, x = torch.randn(5, 3, generator=seeded()), torch.randn(5, 3, generator=seeded(1))
     posterior = Function(lambda x: x.square().sum(1), real(3)) + Likelihood(Identity(), y, 0.3)
     index = torch.tensor([4, 0])

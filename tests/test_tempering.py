@@ -1,4 +1,6 @@
-"""Parallel tempering: what the swaps do, the account of their travels, and the ladder that tune finds."""
+"""Parallel tempering: what the swaps do, the account of their travels, and the ladder that tune
+finds.
+"""
 
 import dataclasses
 import math
@@ -176,11 +178,13 @@ def test_tempered_energies_are_those_of_their_rungs() -> None:
     torch.testing.assert_close(tempered.rows(index)(x[index]), tempered(x)[index])
 
 
-# ------------------------------------------------------------------------------------------------------------------- tune
+# --------------------------------------------------------------------------------------------- tune
 
 
 def test_tune_spaces_the_ladder_so_that_all_pairs_swap_equally_often() -> None:
-    """From a ladder crowded at the cold end; on a Gaussian equal rates mean equal ratios of temperatures."""
+    """From a ladder crowded at the cold end; on a Gaussian equal rates mean equal ratios of
+    temperatures.
+    """
     energy = Gaussian((0.0,) * 10, torch.eye(10).tolist())
     uneven = ParallelTempering(MALA(0.1), (1.0, 1.1, 1.2, 1.4, 10.0))
     tuned = tune(energy, uneven, energy.draw(200, seeded()), 400, generator=seeded(1))
@@ -201,7 +205,9 @@ def test_tune_spaces_the_ladder_so_that_all_pairs_swap_equally_often() -> None:
 
 
 def test_tune_gives_every_rung_its_own_step() -> None:
-    """MALA at its target: the step follows the temperature on a Gaussian, whose rung T has T times the variance."""
+    """MALA at its target: the step follows the temperature on a Gaussian, whose rung T has T times
+    the variance.
+    """
     energy = Gaussian((0.0,) * 5, torch.eye(5).tolist())
     tuned = tune(
         energy,

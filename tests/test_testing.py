@@ -1,4 +1,6 @@
-"""The bench itself: are its exact draws exact, its statistics calibrated, its verdicts right on samplers of known quality?"""
+"""The bench itself: are its exact draws exact, its statistics calibrated, its verdicts right on
+samplers of known quality?
+"""
 
 import dataclasses
 import sys
@@ -41,11 +43,13 @@ DOUBLE = torch.float64
 N = 100_000
 
 
-# ------------------------------------------------------------------------------------------------------------- targets
+# ------------------------------------------------------------------------------------------ targets
 
 
 def stein(name: str, temperature: float, x: Tensor) -> float:
-    """Worst |z| of Stein's identity ⟨∇·f + f·score / T⟩ = 0, for fields f that vanish where the support ends."""
+    """Worst |z| of Stein's identity ⟨∇·f + f·score / T⟩ = 0, for fields f that vanish where the
+    support ends.
+    """
     target = TARGETS[name]
     domain, flat = target.energy.domain, x.flatten(1)
     score = value_and_score(target.energy, x)[1].flatten(1) / temperature
@@ -121,7 +125,7 @@ def test_networks_agree_with_their_relaxation_and_are_not_linear_in_it() -> None
     ).any()
 
 
-# --------------------------------------------------------------------------------------------------------- calibration
+# -------------------------------------------------------------------------------------- calibration
 
 
 def test_z_scores_are_standard_normal_for_the_truth() -> None:
@@ -132,7 +136,8 @@ def test_z_scores_are_standard_normal_for_the_truth() -> None:
 
 
 def test_the_distance_of_exact_counts_is_standard_normal() -> None:
-    # 400 experiments of 5,000 draws from 64 states, a fifth of them pooled; mean 0 and variance 1 within 5 standard errors
+    # 400 experiments of 5,000 draws from 64 states, a fifth of them pooled; mean 0 and variance 1
+    # within 5 standard errors
     p = torch.linspace(-7, 0, 64, dtype=DOUBLE).softmax(0)
     z = torch.tensor(
         [
@@ -182,7 +187,7 @@ def test_a_slope_that_is_not_known_proves_nothing() -> None:
     assert Slope(2.0, 0.19, ()).z(2) == 0 and Slope(2.0, 0.21, ()).z(2) > LIMIT
 
 
-# -------------------------------------------------------------------------------------------- samplers of known quality
+# ------------------------------------------------------------------------ samplers of known quality
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +218,9 @@ def test_the_joint_test_passes_the_exact_posterior_and_no_other() -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_posteriors_are_prior_times_likelihood(kind: str) -> None:
-    """log p(y | θ) + log p(θ) + E(θ; y) does not depend on θ, by the laws that the draws are said to follow."""
+    """log p(y | θ) + log p(θ) + E(θ; y) does not depend on θ, by the laws that the draws are said
+    to follow.
+    """
     model, g = MODELS[kind], seeded(1)
     theta = model.prior(50, g)
     y = model.data(theta[:1], g)
@@ -283,7 +290,7 @@ def test_parts_of_a_state_are_found_at_every_depth() -> None:
     assert [len(part) for part in parts((a, None, 3, (b, (a, None))))] == [1, 2, 1]
 
 
-# --------------------------------------------------------------------------------------------------------------- prove
+# -------------------------------------------------------------------------------------------- prove
 
 
 def some(*names: str) -> dict[str, Any]:
@@ -343,7 +350,7 @@ def test_progress_is_told_before_every_check() -> None:
     assert len(seen) == len(report.rows) and seen[0] == "stationarity gaussian float32"
 
 
-# ------------------------------------------------------------------------------------------------------------ mutation
+# ----------------------------------------------------------------------------------------- mutation
 
 
 def test_a_mutant_is_a_copy_and_the_original_stays() -> None:
@@ -383,7 +390,7 @@ def test_bugs_can_be_planted_in_any_module(tmp_path: Path, monkeypatch: pytest.M
     assert mutated("somebodys", "double", "2 *", "3 *").double(2) == 6
 
 
-# ------------------------------------------------------------------------------------------------------------ benchmark
+# ---------------------------------------------------------------------------------------- benchmark
 
 
 def test_the_page_of_the_proof_shows_what_fails() -> None:

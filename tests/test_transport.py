@@ -1,4 +1,6 @@
-"""Transport: lines along optimal-transport pairs, closed-form minimisers on Gaussians, and the law that the contrast adds."""
+"""Transport: lines along optimal-transport pairs, closed-form minimisers on Gaussians, and the law
+that the contrast adds.
+"""
 
 import math
 from itertools import permutations
@@ -27,7 +29,9 @@ from lowland.metrics import mmd
 from lowland.objectives import EnergyMatching, EquilibriumMatching, matching
 
 DOUBLE = torch.float64
-S = 0.5  # standard deviation of the data; the noise has 1, so that x_t = (1 − t + t S) z and v = (S − 1) z along OT pairs
+# standard deviation of the data; the noise has 1, so that x_t = (1 − t + t S) z and v = (S − 1) z
+# along OT pairs
+S = 0.5
 PULL = (1 - S) * (1 + S) / 2 / ((1 + S + S * S) / 3)  # least squares of −v on x_t, over t and z
 
 
@@ -36,7 +40,9 @@ def gaussian(rows: int, g: torch.Generator) -> Tensor:
 
 
 def flow_minimiser(objective: Any, batches: int = 60, rows: int = 200) -> Tensor:
-    """θ of E = θx²/2 that is best for each of many batches of Gaussian data, by Newton's step on a parabola: (batches,)."""
+    """θ of E = θx²/2 that is best for each of many batches of Gaussian data, by Newton's step on a
+    parabola: (batches,).
+    """
     more = {"progress": 0.0} if isinstance(objective, EnergyMatching) else {}
     found, g = [], seeded(5)
     for _ in range(batches):
@@ -50,7 +56,7 @@ def flow_minimiser(objective: Any, batches: int = 60, rows: int = 200) -> Tensor
     return torch.stack(found)
 
 
-# ------------------------------------------------------------------------------------------------------------------- pairs
+# -------------------------------------------------------------------------------------------- pairs
 
 
 def test_pairs_are_the_cheapest_of_all() -> None:
@@ -96,7 +102,7 @@ def test_lines_lead_from_the_noise_of_the_domain_to_the_data(domain: Any) -> Non
     assert domain.kind == "real" or energy.domain.contains(points).all()
 
 
-# ------------------------------------------------------------------------------------------------------------------- flow
+# --------------------------------------------------------------------------------------------- flow
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1])
@@ -158,7 +164,7 @@ def test_a_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> No
     assert z_scores(flow_minimiser(EnergyMatching(temperature=1.0)), PULL).abs() > 20
 
 
-# -------------------------------------------------------------------------------------------------------------------- law
+# ---------------------------------------------------------------------------------------------- law
 
 
 class Exact:
@@ -196,7 +202,8 @@ def refined(objective: EnergyMatching, batches: int = 100, rows: int = 200) -> T
 
 
 def test_the_minimiser_is_the_true_law_where_flow_and_law_agree() -> None:
-    # at ε = PULL · S² the flow's minimiser is θ = 1/S² too, so the gradient of the whole must vanish there
+    # at ε = PULL · S² the flow's minimiser is θ = 1/S² too, so the gradient of the whole must
+    # vanish there
     agreeing = EnergyMatching(
         temperature=PULL * S**2, warmup=0.0, weight=0.5, steps=1, arrive=1, capacity=400
     )
@@ -259,7 +266,9 @@ def test_chains_rest_while_the_flow_warms_up() -> None:
 
 
 def begun_anew(arrive: int, batches: int = 240, rows: int = 200) -> Tensor:
-    """Gradients in θ at the true law when a fifth of the chains begins at N(0, 1) at every visit of ten steps: (80,)."""
+    """Gradients in θ at the true law when a fifth of the chains begins at N(0, 1) at every visit of
+    ten steps: (80,).
+    """
     objective = EnergyMatching(
         temperature=1e-9,
         warmup=0.0,
@@ -281,7 +290,8 @@ def begun_anew(arrive: int, batches: int = 240, rows: int = 200) -> Tensor:
 
 
 def test_chains_that_are_under_way_do_not_bend_the_law() -> None:
-    # a chain forgets where it began by 4 % a step, its square by 8 %: 45 % of it is left after 10 steps, 1 % after 60
+    # a chain forgets where it began by 4 % a step, its square by 8 %: 45 % of it is left after 10
+    # steps, 1 % after 60
     assert z_scores(begun_anew(arrive=60)).abs() < LIMIT
     assert z_scores(begun_anew(arrive=0)).abs() > 10
 

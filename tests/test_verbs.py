@@ -1,4 +1,6 @@
-"""The verbs from end to end, on two tiny runs: what a person types and what they find afterwards."""
+"""The verbs from end to end, on two tiny runs: what a person types and what they find
+afterwards.
+"""
 
 import csv
 import io
@@ -84,7 +86,7 @@ def refused(found: tuple[int, str, str], *words: str) -> None:
     assert all(word in err for word in words), err
 
 
-# ----------------------------------------------------------------------------------------------------------------- train
+# -------------------------------------------------------------------------------------------- train
 
 
 @pytest.mark.parametrize("which", ["digits", "moons"])
@@ -192,7 +194,7 @@ def test_sampling_scoring_and_restoring_do_without_the_data(
     assert command("restore", runs.digits, picture, "--out", tmp_path / "z.png", "--quiet")[0] == 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- sample
+# ------------------------------------------------------------------------------------------- sample
 
 
 def test_samples_as_numbers(runs: Runs, command: Command, tmp_path: Path) -> None:
@@ -296,12 +298,14 @@ def test_samples_that_cannot_be_written_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------------------------------------------------------- energy
+# ------------------------------------------------------------------------------------------- energy
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three digits as they are and one that is none, as PNG files; the numbers beside the folder."""
+    """Three digits as they are and one that is none, as PNG files; the numbers beside the
+    folder.
+    """
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "pngs").mkdir()
     digits = load_data("digits", seed=0).test.x[:3, 0].numpy()
@@ -465,7 +469,7 @@ def test_a_rate_that_the_calibration_part_cannot_promise_is_refused(
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- restore
+# ------------------------------------------------------------------------------------------ restore
 
 
 def strip(path: Path) -> tuple[int, int]:
@@ -616,7 +620,7 @@ def test_a_missing_folder_is_made(
     assert status == 0 and out.exists()
 
 
-# --------------------------------------------------------------------------------------------------- evaluate and report
+# ------------------------------------------------------------------------------ evaluate and report
 
 
 def test_evaluate_prints_its_figures_as_json_and_repeats_itself(

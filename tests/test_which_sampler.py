@@ -1,4 +1,6 @@
-"""The page "Which sampler?": truths that are true, a benchmark that runs and sees what is wrong, figures from the record."""
+"""The page "Which sampler?": truths that are true, a benchmark that runs and sees what is wrong,
+figures from the record.
+"""
 
 import json
 import math
@@ -198,7 +200,10 @@ def test_the_table_has_one_row_per_sampler(small: dict[str, Any]) -> None:
 
 
 def test_measured_parts_are_written_anew(small: dict[str, Any]) -> None:
-    page = "top\n<!-- measured -->\nold\n<!-- end of measured -->\nmid\n<!-- failures -->\n<!-- end of failures -->\nend\n"
+    page = (
+        "top\n<!-- measured -->\nold\n<!-- end of measured -->\nmid\n<!-- failures -->\n<!-- end "
+        "of failures -->\nend\n"
+    )
     new = filled(page, small)
     assert (
         "old" not in new and new.startswith("top\n") and "\nmid\n" in new and new.endswith("end\n")

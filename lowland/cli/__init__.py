@@ -1,4 +1,6 @@
-"""The `lowland` command: verbs, uses of a trained run, resume, recipes and doctor. torch is imported only by what needs it."""
+"""The `lowland` command: verbs, uses of a trained run, resume, recipes and doctor. torch is
+imported only by what needs it.
+"""
 
 import io
 import os
@@ -40,7 +42,9 @@ VERBS = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Mistakes of the user end in one message on standard error and exit status 2, without a traceback."""
+    """Entry point. Mistakes of the user end in one message on standard error and exit status 2,
+    without a traceback.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--version" in arguments[:1]:
         from lowland import __version__

@@ -10,7 +10,9 @@ from tyro.conf import Positional
 
 @dataclass
 class Bench:
-    """A board of runs: `bench ood RUN...` sets every outlier score of a run against sets near and far, with intervals."""
+    """A board of runs: `bench ood RUN...` sets every outlier score of a run against sets near and
+    far, with intervals.
+    """
 
     board: Positional[Literal["ood"]]
     """Which board."""

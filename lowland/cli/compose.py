@@ -13,7 +13,8 @@ def _numbers(text: str, what: str, kind: type) -> list:
         return [kind(part) for part in text.split(",")] if text else []
     except ValueError:
         raise ValueError(
-            f"--{what} is {text!r}; it takes numbers parted by commas, one per run; write for example 1,1"
+            f"--{what} is {text!r}; it takes numbers parted by commas, one per run; write for "
+            "example 1,1"
         ) from None
 
 
@@ -27,11 +28,15 @@ class Compose:
     """Draw from a weighted sum of the energies of runs on one domain, or as a TOML file says."""
 
     runs: Positional[list[Path]]
-    """Run directories or names of shipped runs; or one .toml file with runs, weights, labels, ..., changed by options."""
+    """Run directories or names of shipped runs; or one .toml file with runs, weights, labels, ...,
+    changed by options.
+    """
     weights: str = ""
     """One number per run, parted by commas; all 1 unless given. A negative one moves away."""
     labels: str = ""
-    """One class per run, parted by commas, -1 for none; beside a run of noise it counts as log p(label | clean picture)."""
+    """One class per run, parted by commas, -1 for none; beside a run of noise it counts as log
+    p(label | clean picture).
+    """
     count: int | None = None
     """How many draws; 64 unless given."""
     steps: int | None = None
@@ -59,10 +64,14 @@ class Compose:
 
 @dataclass
 class Edit:
-    """Move a picture towards a class, or as a TOML file says; writes a strip: the picture, then draws."""
+    """Move a picture towards a class, or as a TOML file says; writes a strip: the picture, then
+    draws.
+    """
 
     run: Positional[Path]
-    """Run that says what pictures look like; or a .toml file with run, image, label, ..., changed by options."""
+    """Run that says what pictures look like; or a .toml file with run, image, label, ..., changed
+    by options.
+    """
     image: Positional[Path | None] = None
     """PNG, JPEG, .npy or .npz."""
     label: int | None = None
@@ -74,7 +83,9 @@ class Edit:
     pull: float | None = None
     """How far an edit may go, per pixel; as far as it likes unless given."""
     noise: float | None = None
-    """With a run of noise: the level to which the picture is buried; higher keeps less; 0.7 unless given."""
+    """With a run of noise: the level to which the picture is buried; higher keeps less; 0.7 unless
+    given.
+    """
     steps: int | None = None
     """Steps of the chains; 300 unless given."""
     draws: int | None = None
@@ -107,18 +118,22 @@ class Edit:
             return
         if self.image is None or self.label is None:
             raise ValueError(
-                f"image is {self.image} and --label {self.label}; an edit needs both; write for example lowland edit mnist "
-                f"four.png --label 9 --classifier mnist-jem"
+                f"image is {self.image} and --label {self.label}; an edit needs both; write for "
+                "example lowland edit mnist four.png --label 9 --classifier mnist-jem"
             )
         print(verbs.edit_image(self.run, **options, progress=not self.quiet))
 
 
 @dataclass
 class Interpolate:
-    """A path of low energy from one picture to another, or as a TOML file says; writes a strip, the straight line below it."""
+    """A path of low energy from one picture to another, or as a TOML file says; writes a strip, the
+    straight line below it.
+    """
 
     run: Positional[Path]
-    """Run that says what pictures look like; or a .toml file with run, a, b, ..., changed by options."""
+    """Run that says what pictures look like; or a .toml file with run, a, b, ..., changed by
+    options.
+    """
     a: Positional[Path | None] = None
     """Where the path begins."""
     b: Positional[Path | None] = None
@@ -143,8 +158,8 @@ class Interpolate:
             return
         if self.a is None or self.b is None:
             raise ValueError(
-                f"the ends are {self.a} and {self.b}; a path needs two pictures; write for example lowland interpolate mnist "
-                f"one.png seven.png"
+                f"the ends are {self.a} and {self.b}; a path needs two pictures; write for example "
+                "lowland interpolate mnist one.png seven.png"
             )
         print(verbs.interpolate_images(self.run, **options, progress=not self.quiet))
 
@@ -156,13 +171,19 @@ class Predict:
     run: Positional[Path]
     """Run that was trained on question and answer as channels of one picture."""
     image: Positional[Path]
-    """PNG, JPEG, .npy or .npz with all channels, what is not known is ignored; or .npy or .npz of the question's alone."""
+    """PNG, JPEG, .npy or .npz with all channels, what is not known is ignored; or .npy or .npz of
+    the question's alone.
+    """
     known: Annotated[str, tyro.conf.arg(metavar="0,1")] = ""
-    """The channels of the question, parted by commas; unless given, those that the run was trained to be asked."""
+    """The channels of the question, parted by commas; unless given, those that the run was trained
+    to be asked.
+    """
     draws: int = 8
     """How many answers."""
     levels: int | None = None
-    """With a run of noise: levels on the way down; 20 for a run that was trained to be asked, else 60, unless given."""
+    """With a run of noise: levels on the way down; 20 for a run that was trained to be asked, else
+    60, unless given.
+    """
     steps: int = 500
     """Steps of the chains, for other runs."""
     seed: int = 0

@@ -12,11 +12,13 @@ from tyro.conf import Positional
 
 @dataclass
 class Detect:
-    """Tell outliers from inliers: `detect RUN PATH...`, after `detect fit RUN --calibration PATH...`.
+    """Tell outliers from inliers: `detect RUN PATH...`, after `detect fit RUN --calibration
+    PATH...`.
 
-    Prints path, outlier score, p-value and verdict of images, folders of images, .npy, .npz or .csv files. Ends with status 0
-    if none is an outlier, 1 if some are, 2 for mistakes. Without a detector fitted before, the energy is compared with the
-    calibration part that the run was trained with.
+    Prints path, outlier score, p-value and verdict of images, folders of images, .npy, .npz or .csv
+    files. Ends with status 0 if none is an outlier, 1 if some are, 2 for mistakes. Without a
+    detector fitted before, the energy is compared with the calibration part that the run was
+    trained with.
     """
 
     run: Positional[str]
@@ -26,11 +28,15 @@ class Detect:
     calibration: Annotated[list[Path], tyro.conf.UseAppendAction] = field(default_factory=list)
     """With fit: files or folders of inliers that the run was not trained on; repeat for more."""
     score: str = "energy"
-    """With fit: energy, typicality, gradient-norm, multiscale, msp, mahalanobis, knn, ... (a wrong one lists all)."""
+    """With fit: energy, typicality, gradient-norm, multiscale, msp, mahalanobis, knn, ... (a wrong
+    one lists all).
+    """
     alpha: float = 0.05
     """Rate of false alarms that is promised."""
     guarantee: Literal["marginal", "conditional", "fdr"] = "marginal"
-    """On average over calibration sets; for all but a share delta of them; or the share of false ones among the alarms."""
+    """On average over calibration sets; for all but a share delta of them; or the share of false
+    ones among the alarms.
+    """
     delta: float = 0.05
     """With conditional: the share of calibration sets for which the promise may fail."""
     detector: Path | None = None
@@ -53,7 +59,8 @@ class Detect:
         }
         if self.calibration:
             raise ValueError(
-                "--calibration was given without fit; it belongs to `lowland detect fit RUN`; leave it out"
+                "--calibration was given without fit; it belongs to `lowland detect fit RUN`; "
+                "leave it out"
             )
         with warnings.catch_warnings():
             warnings.showwarning = _tell
@@ -72,8 +79,9 @@ class Detect:
 
         if len(self.paths) != 1 or not self.calibration:
             raise ValueError(
-                f"fit was given {len(self.paths)} runs and {len(self.calibration)} calibration paths; it takes one run and "
-                f"inliers; write lowland detect fit RUN --calibration PATH"
+                f"fit was given {len(self.paths)} runs and {len(self.calibration)} calibration "
+                "paths; it takes one run and inliers; write lowland detect fit RUN --calibration "
+                "PATH"
             )
         path, detector = verbs.fit_detector(
             self.paths[0], self.calibration, score=self.score, alpha=self.alpha, out=self.out

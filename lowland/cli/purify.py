@@ -10,7 +10,9 @@ from tyro.conf import Positional
 
 @dataclass
 class Purify:
-    """Carry images that were tampered with to where data lie; writes a picture (as they came, purified) or numbers."""
+    """Carry images that were tampered with to where data lie; writes a picture (as they came,
+    purified) or numbers.
+    """
 
     run: Positional[Path]
     """Run directory, or the name of a shipped run."""
@@ -36,7 +38,9 @@ class Purify:
 
 @dataclass
 class Attack:
-    """Attack the classifier of a run: accuracy under each attack, under the worst of them, and sanity checks."""
+    """Attack the classifier of a run: accuracy under each attack, under the worst of them, and
+    sanity checks.
+    """
 
     run: Positional[Path]
     """Run directory, or the name of a shipped run; its energy knows classes."""

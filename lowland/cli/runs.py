@@ -13,7 +13,9 @@ class Train:
     """Train a recipe, evaluate it and write its report."""
 
     recipe: Positional[str]
-    """Name of a shipped recipe (see `lowland recipes`), a .toml file, or the recipe.json of a run to repeat."""
+    """Name of a shipped recipe (see `lowland recipes`), a .toml file, or the recipe.json of a run
+    to repeat.
+    """
     set: Annotated[list[str], tyro.conf.arg(metavar="A.B=C"), tyro.conf.UseAppendAction]
     """Change a value of the recipe, e.g. --set training.steps=100; repeat for more."""
     run: Path | None = None
@@ -55,12 +57,16 @@ class Resume:
 
 @dataclass
 class Evaluate:
-    """Measure samples, detection and restoration of a run on its test part, or its likelihood; prints the figures as JSON."""
+    """Measure samples, detection and restoration of a run on its test part, or its likelihood;
+    prints the figures as JSON.
+    """
 
     run: Positional[Path]
     """Run directory."""
     likelihood: bool = False
-    """Bracket log Z and the test log-likelihood instead, by annealed importance sampling in both directions."""
+    """Bracket log Z and the test log-likelihood instead, by annealed importance sampling in both
+    directions.
+    """
     chains: int = 200
     """Of each direction, with --likelihood."""
     rungs: int = 1000
@@ -119,7 +125,9 @@ class Recipes:
 
 @dataclass
 class Doctor:
-    """Say what this machine has: versions, devices, data found, what is missing and how to get it."""
+    """Say what this machine has: versions, devices, data found, what is missing and how to get
+    it.
+    """
 
     data_root: Path | None = None
     """Where to look for data first."""

@@ -1,4 +1,6 @@
-"""Data: named sets, folders, arrays and tables, each checked and divided into training, calibration and test parts."""
+"""Data: named sets, folders, arrays and tables, each checked and divided into training, calibration
+and test parts.
+"""
 
 from lowland.data.batches import Batches
 from lowland.data.binarise import binarised, made_binary, settled, toss

@@ -1,7 +1,8 @@
 """Training batches whose place in the data is two whole numbers.
 
-Epoch e visits the data in a permutation that is a function of (seed, e) alone, so (epoch, offset) is all that a
-checkpoint has to hold, and a resumed run sees exactly the batches that an uninterrupted one would have seen.
+Epoch e visits the data in a permutation that is a function of (seed, e) alone, so (epoch, offset)
+is all that a checkpoint has to hold, and a resumed run sees exactly the batches that an
+uninterrupted one would have seen.
 """
 
 from typing import Any
@@ -16,8 +17,9 @@ from lowland.data.dataset import Split
 class Batches:
     """Goes through a part for ever, in a new order each epoch. `next` gives the next examples.
 
-    rank, size: of several processes that divide each batch. All go through the same order, and each takes the rank-th of
-    `size` equal pieces of every batch: together they see what one process would have seen.
+    rank, size: of several processes that divide each batch. All go through the same order, and each
+    takes the rank-th of `size` equal pieces of every batch: together they see what one process
+    would have seen.
 
     >>> batches = Batches(Split(torch.arange(5.0)), seed=0)
     >>> first, second = batches.next(3)[0], batches.next(3)[0]
@@ -34,7 +36,8 @@ class Batches:
             )
         if not 0 <= rank < size:
             raise ValueError(
-                f"the rank is {rank} of {size}; ranks go from 0 to {size - 1}; pass both, or neither"
+                f"the rank is {rank} of {size}; ranks go from 0 to {size - 1}; pass both, or "
+                "neither"
             )
         self.split = split
         self.seed = seed
@@ -54,10 +57,11 @@ class Batches:
         return self._order[1]
 
     def next(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
-        """The next x (batch_size, *shape) and y (batch_size,) or None; of several processes, this one's piece of them.
+        """The next x (batch_size, *shape) and y (batch_size,) or None; of several processes, this
+        one's piece of them.
 
-        Where an epoch ends inside a batch, the batch is completed from the next epoch. Raises ValueError for a batch size that
-        cannot be divided among the processes.
+        Where an epoch ends inside a batch, the batch is completed from the next epoch. Raises
+        ValueError for a batch size that cannot be divided among the processes.
         """
         if batch_size < 1:
             raise ValueError(
@@ -65,8 +69,9 @@ class Batches:
             )
         if batch_size % self.size:
             raise ValueError(
-                f"the batch size is {batch_size} and {self.size} processes run; each takes an equal piece; pass a multiple "
-                f"of {self.size}, for example {self.size * max(1, round(batch_size / self.size))}"
+                f"the batch size is {batch_size} and {self.size} processes run; each takes an "
+                f"equal piece; pass a multiple of {self.size}, for example "
+                f"{self.size * max(1, round(batch_size / self.size))}"
             )
         pieces, missing = [], batch_size
         while missing:
@@ -85,7 +90,9 @@ class Batches:
         return {"epoch": self.epoch, "offset": self.offset}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position that `state_dict` gave. Raises ValueError if this part has no such position."""
+        """Go to a position that `state_dict` gave. Raises ValueError if this part has no such
+        position.
+        """
         epoch, offset = state.get("epoch"), state.get("offset")
         if not (
             isinstance(epoch, int)
@@ -94,7 +101,7 @@ class Batches:
             and 0 <= offset < len(self.split)
         ):
             raise ValueError(
-                f"the position is {state}; it needs a whole epoch from 0 and an offset of 0 to {len(self.split) - 1}; "
-                f"resume with the data that the run began with"
+                f"the position is {state}; it needs a whole epoch from 0 and an offset of 0 to "
+                f"{len(self.split) - 1}; resume with the data that the run began with"
             )
         self.epoch, self.offset = epoch, offset

@@ -1,7 +1,8 @@
 """CIFAR-10, from the binary archive or from Parquet files with encoded images.
 
-The archive is the *binary* one. The better known Python archive is a pickle, and reading a pickle runs whatever code it
-contains. Nothing is unpacked to disk: the six members are read by name from the stream.
+The archive is the *binary* one. The better known Python archive is a pickle, and reading a pickle
+runs whatever code it contains. Nothing is unpacked to disk: the six members are read by name from
+the stream.
 
 Source: A. Krizhevsky, "Learning multiple layers of features from tiny images" (2009),
 https://www.cs.toronto.edu/~kriz/cifar.html
@@ -55,14 +56,14 @@ def read_archive(path: Path) -> tuple[Split, Split]:
                     members[name] = _records(archive, info, path)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} is corrupt or cut short ({error}); it must be the whole cifar-10-binary.tar.gz; delete it and "
-            f"fetch it again"
+            f"{path} is corrupt or cut short ({error}); it must be the whole "
+            "cifar-10-binary.tar.gz; delete it and fetch it again"
         ) from error
     missing = [name for name in (*TRAIN, *TEST) if name not in members]
     if missing:
         raise DataError(
-            f"{path} lacks {', '.join(missing)}; the binary archive has six .bin members (the Python archive is a "
-            f"pickle and is never read); fetch cifar-10-binary.tar.gz"
+            f"{path} lacks {', '.join(missing)}; the binary archive has six .bin members (the "
+            "Python archive is a pickle and is never read); fetch cifar-10-binary.tar.gz"
         )
     return _join([members[name] for name in TRAIN]), _join([members[name] for name in TEST])
 
@@ -70,8 +71,8 @@ def read_archive(path: Path) -> tuple[Split, Split]:
 def _records(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> Split:
     if info.size == 0 or info.size % RECORD or info.size > RECORDS * RECORD:
         raise DataError(
-            f"{info.name} in {path} has {info.size} bytes; it must be 1 to {RECORDS} records of {RECORD}; delete the "
-            f"archive and fetch it again"
+            f"{info.name} in {path} has {info.size} bytes; it must be 1 to {RECORDS} records of "
+            f"{RECORD}; delete the archive and fetch it again"
         )
     file = archive.extractfile(info)
     assert file is not None, "a regular file can be read"
@@ -89,7 +90,8 @@ def _join(parts: list[Split]) -> Split:
 def read_parquet(path: Path) -> Split:
     """Images and labels of a Parquet file, x uint8 (N, 3, 32, 32).
 
-    The column `img` or `image` holds encoded images, as bytes or as {"bytes": ..., "path": ...}; `label` whole numbers.
+    The column `img` or `image` holds encoded images, as bytes or as {"bytes": ..., "path": ...};
+    `label` whole numbers.
 
     Raises DataError if pyarrow is missing, or the file, a column or an image cannot be read.
     """
@@ -97,7 +99,8 @@ def read_parquet(path: Path) -> Split:
     column = next((name for name in ("img", "image") if name in table.column_names), None)
     if column is None or "label" not in table.column_names:
         raise DataError(
-            f"{path} has the columns {', '.join(table.column_names)}; it needs img (or image) and label; rename them"
+            f"{path} has the columns {', '.join(table.column_names)}; it needs img (or image) and "
+            "label; rename them"
         )
     images = torch.empty(table.num_rows, *SHAPE, dtype=torch.uint8)
     for row, cell in enumerate(table.column(column).to_pylist()):
@@ -117,7 +120,8 @@ def _table(path: Path) -> Any:
         return parquet.read_table(path)
     except (errors, OSError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}); it must be a whole Parquet file; delete it and fetch it again"
+            f"{path} cannot be read ({error}); it must be a whole Parquet file; delete it and "
+            "fetch it again"
         ) from error
 
 
@@ -130,6 +134,7 @@ def _cell(cell: Any, where: str) -> Tensor:
     image = decode(io.BytesIO(encoded), 3, None, where)
     if image.shape != SHAPE:
         raise DataError(
-            f"{where} has the shape {tuple(image.shape)}; CIFAR images have {SHAPE}; check the source"
+            f"{where} has the shape {tuple(image.shape)}; CIFAR images have {SHAPE}; check the "
+            "source"
         )
     return image

@@ -1,8 +1,9 @@
 """What a set of examples is, how it is divided, and what is refused.
 
-Every set has three disjoint parts. `train` fits the energy. `calibration` sets thresholds, temperatures and conformal
-quantiles. `test` is looked at once. A threshold set on the training part would be too low, because an energy is lower
-on points that it was fitted to; a threshold set on the test part would have no guarantee.
+Every set has three disjoint parts. `train` fits the energy. `calibration` sets thresholds,
+temperatures and conformal quantiles. `test` is looked at once. A threshold set on the training part
+would be too low, because an energy is lower on points that it was fitted to; a threshold set on the
+test part would have no guarantee.
 
 One convention for images: float32 in [0, 1], channels first.
 """
@@ -20,12 +21,16 @@ CHUNK = 4096  # examples checked at a time, so that a check needs little memory
 
 
 class DataError(ValueError):
-    """Data that cannot be found, read or trusted. The message names the file, what is allowed and what to do."""
+    """Data that cannot be found, read or trusted. The message names the file, what is allowed and
+    what to do.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a set: x (N, *shape) float32 and labels y (N,) int64, or None where there are no labels."""
+    """One part of a set: x (N, *shape) float32 and labels y (N,) int64, or None where there are no
+    labels.
+    """
 
     x: Tensor
     y: Tensor | None = None
@@ -42,12 +47,14 @@ class Split:
 class Dataset:
     """A named set in three disjoint parts.
 
-    classes: 0 without labels; levels: grey levels of the source (17 for the digits, 256 for 8-bit images), None if
-    continuous; note: provenance, printed in reports; mean, scale: what `load_data(..., standardise=True)` subtracted
-    and divided by, one number per column, measured on the training part alone (empty if nothing was done);
-    columns: the column names of a table; binarisation: "threshold", "stochastic" or "fixed" if grey images were made binary,
-    else empty; binarised: the same in a sentence, which belongs to every number about these data. The training part of a
-    stochastic binarisation keeps its grey values in [0, 1]: they are the probabilities of what is drawn from them.
+    classes: 0 without labels; levels: grey levels of the source (17 for the digits, 256 for 8-bit
+    images), None if continuous; note: provenance, printed in reports; mean, scale: what
+    `load_data(..., standardise=True)` subtracted and divided by, one number per column, measured on
+    the training part alone (empty if nothing was done); columns: the column names of a table;
+    binarisation: "threshold", "stochastic" or "fixed" if grey images were made binary, else empty;
+    binarised: the same in a sentence, which belongs to every number about these data. The training
+    part of a stochastic binarisation keeps its grey values in [0, 1]: they are the probabilities of
+    what is drawn from them.
     """
 
     name: str
@@ -70,7 +77,9 @@ class Dataset:
         return [(name, getattr(self, name)) for name in PARTS]
 
     def standardise(self, x: Tensor) -> Tensor:
-        """Values as they stand in the file -> values as the energy sees them: (x − mean) / scale."""
+        """Values as they stand in the file -> values as the energy sees them: (x − mean) /
+        scale.
+        """
         return (x - x.new_tensor(self.mean)) / x.new_tensor(self.scale) if self.mean else x
 
     def original(self, x: Tensor) -> Tensor:
@@ -97,7 +106,9 @@ def divide(whole: Split, sizes: Sequence[int], seed: int) -> list[Split]:
 
 
 def to_floats(split: Split, levels: int | None) -> Split:
-    """Stored grey values 0 ... levels−1 as float32 in [0, 1]; floats only change their precision."""
+    """Stored grey values 0 ... levels−1 as float32 in [0, 1]; floats only change their
+    precision.
+    """
     if split.x.is_floating_point():
         return Split(split.x.to(torch.float32), split.y)
     assert levels is not None, "whole numbers need the number of levels"
@@ -113,23 +124,26 @@ def _count(flags: Tensor) -> int:
 
 
 def refuse_nonfinite(x: Tensor, where: str) -> None:
-    """Raises DataError with the number of NaN and infinite values in x (N, ...), if there are any."""
+    """Raises DataError with the number of NaN and infinite values in x (N, ...), if there are
+    any.
+    """
     if all(bool(part.isfinite().all()) for part in _pieces(x)):
         return
     nan = sum(_count(part.isnan()) for part in _pieces(x))
     infinite = sum(_count(part.isinf()) for part in _pieces(x))
     rows = sum(_count((~part.isfinite()).flatten(1).any(1)) for part in _pieces(x))
     raise DataError(
-        f"{where} holds {nan} NaN and {infinite} infinite values in {rows} of {len(x)} examples; every value must be "
-        f"finite; remove or fill in those examples first"
+        f"{where} holds {nan} NaN and {infinite} infinite values in {rows} of {len(x)} examples; "
+        "every value must be finite; remove or fill in those examples first"
     )
 
 
 def check_data(dataset: Dataset) -> None:
     """Refuse a set that no energy should be fitted to.
 
-    Raises DataError if a part is empty, has the wrong shape, precision or number of labels, holds NaN or infinite
-    values (counted), values outside the domain (counted) or labels out of range, or if the training part is constant.
+    Raises DataError if a part is empty, has the wrong shape, precision or number of labels, holds
+    NaN or infinite values (counted), values outside the domain (counted) or labels out of range, or
+    if the training part is constant.
     """
     for part, split in dataset.parts():
         where = f"the {part} part of {dataset.name}"
@@ -139,13 +153,13 @@ def check_data(dataset: Dataset) -> None:
     x = dataset.train.x
     if len(x) > 1 and bool((x == x[:1]).all()):
         raise DataError(
-            f"all {len(x)} training examples of {dataset.name} are the same point; a density needs examples that "
-            f"differ; look at the source of the data"
+            f"all {len(x)} training examples of {dataset.name} are the same point; a density needs "
+            "examples that differ; look at the source of the data"
         )
     if dataset.classes != len(dataset.class_names):
         raise DataError(
-            f"{dataset.name} has {dataset.classes} classes and {len(dataset.class_names)} class names; there is one "
-            f"name per class; give the names in the order of the labels"
+            f"{dataset.name} has {dataset.classes} classes and {len(dataset.class_names)} class "
+            "names; there is one name per class; give the names in the order of the labels"
         )
 
 
@@ -154,7 +168,8 @@ def _check_values(x: Tensor, domain: Domain, where: str) -> None:
         raise DataError(f"{where} is empty; every part needs at least one example; give more data")
     if tuple(x.shape[1:]) != domain.shape:
         raise DataError(
-            f"{where} has examples of shape {tuple(x.shape[1:])}; the domain has {domain.shape}; reshape the data"
+            f"{where} has examples of shape {tuple(x.shape[1:])}; the domain has {domain.shape}; "
+            "reshape the data"
         )
     if x.dtype != torch.float32:
         raise DataError(
@@ -164,8 +179,9 @@ def _check_values(x: Tensor, domain: Domain, where: str) -> None:
     outside = sum(_count(~domain.contains(part)) for part in _pieces(x))
     if outside:
         raise DataError(
-            f"{where} has {outside} of {len(x)} examples outside the domain ({x.min():g} to {x.max():g}); it is "
-            f"{domain.kind} with values {domain.lo:g} to {domain.hi:g}; rescale the data"
+            f"{where} has {outside} of {len(x)} examples outside the domain ({x.min():g} to "
+            f"{x.max():g}); it is {domain.kind} with values {domain.lo:g} to {domain.hi:g}; "
+            "rescale the data"
         )
 
 
@@ -174,13 +190,14 @@ def _check_labels(split: Split, classes: int, where: str) -> None:
     if y is None:
         if classes:
             raise DataError(
-                f"{where} has no labels; the set has {classes} classes; give labels or set classes to 0"
+                f"{where} has no labels; the set has {classes} classes; give labels or set classes "
+                "to 0"
             )
         return
     if y.shape != (len(split.x),):
         raise DataError(
-            f"{where} has {len(split.x)} examples and labels of shape {tuple(y.shape)}; there must be one label per "
-            f"example; check that both come from the same source"
+            f"{where} has {len(split.x)} examples and labels of shape {tuple(y.shape)}; there must "
+            "be one label per example; check that both come from the same source"
         )
     if y.dtype != torch.int64:
         raise DataError(
@@ -189,6 +206,6 @@ def _check_labels(split: Split, classes: int, where: str) -> None:
     wrong = _count((y < 0) | (y >= classes))
     if wrong:
         raise DataError(
-            f"{where} has {wrong} labels out of range ({int(y.min())} to {int(y.max())}); with {classes} classes they "
-            f"are 0 to {classes - 1}; number the classes from 0"
+            f"{where} has {wrong} labels out of range ({int(y.min())} to {int(y.max())}); with "
+            f"{classes} classes they are 0 to {classes - 1}; number the classes from 0"
         )

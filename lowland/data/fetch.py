@@ -1,12 +1,12 @@
 """Where data files are looked for, and how they are fetched.
 
-A file is looked for below each data root in turn: the root that was given (`--data-root`), those of `$LOWLAND_DATA`
-(separated as in `$PATH`), then the cache folder (`$XDG_CACHE_HOME` or `~/.cache`) / lowland. Only the cache folder is
-ever written to.
+A file is looked for below each data root in turn: the root that was given (`--data-root`), those of
+`$LOWLAND_DATA` (separated as in `$PATH`), then the cache folder (`$XDG_CACHE_HOME` or `~/.cache`) /
+lowland. Only the cache folder is ever written to.
 
-A download goes to a temporary file beside its destination, is checked, and only then takes its name, so
-a file that has its name is whole. The checksum is that of the *content*: for .gz files of the unpacked bytes, because
-mirrors pack the same bytes differently.
+A download goes to a temporary file beside its destination, is checked, and only then takes its
+name, so a file that has its name is whole. The checksum is that of the *content*: for .gz files of
+the unpacked bytes, because mirrors pack the same bytes differently.
 """
 
 import gzip
@@ -46,7 +46,8 @@ def cache_root() -> Path:
 
 
 def data_roots(root: str | Path | None = None) -> list[Path]:
-    """The folders that are searched, in order: the given root, those of $LOWLAND_DATA, the cache folder.
+    """The folders that are searched, in order: the given root, those of $LOWLAND_DATA, the cache
+    folder.
 
     Raises DataError if the given root is not a folder.
     """
@@ -54,7 +55,8 @@ def data_roots(root: str | Path | None = None) -> list[Path]:
     for path in given:
         if not path.is_dir():
             raise DataError(
-                f"the data root {path} is not a folder; it must exist; create it or correct the path"
+                f"the data root {path} is not a folder; it must exist; create it or correct the "
+                "path"
             )
     listed = [
         Path(part).expanduser()
@@ -90,8 +92,8 @@ def locate(remote: Remote, *, root: str | Path | None = None, download: bool = T
             problem = f" and could not be downloaded ({error})"
     tried = "".join(f"\n  {path}" for path in looked)
     raise DataError(
-        f"the file {remote.file} of {remote.folder} was not found{problem}; it may be at any of these places:{tried}\n"
-        f"{_remedy(remote)}"
+        f"the file {remote.file} of {remote.folder} was not found{problem}; it may be at any of "
+        f"these places:{tried}\n{_remedy(remote)}"
     )
 
 
@@ -106,7 +108,8 @@ def _remedy(remote: Remote) -> str:
 def fetch(remote: Remote, destination: Path, *, seconds: float = SECONDS) -> Path:
     """Download one file, trying its mirrors in turn; whole and checked, or not there at all.
 
-    Raises DataError if no mirror delivers the bytes with the right SHA-256. Nothing is left behind then.
+    Raises DataError if no mirror delivers the bytes with the right SHA-256. Nothing is left behind
+    then.
     """
     problems = []
     for url in remote.urls:
@@ -131,7 +134,8 @@ def _fetch_from(url: str, remote: Remote, destination: Path, seconds: float) -> 
         found = content_sha256(temporary, packed=remote.packed)
         if found != remote.sha256:
             raise DataError(
-                f"the SHA-256 of what was sent is {found}; it must be {remote.sha256}; try again later"
+                f"the SHA-256 of what was sent is {found}; it must be {remote.sha256}; try again "
+                "later"
             )
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         temporary.replace(destination)

@@ -1,7 +1,9 @@
-"""IDX files, the format of MNIST: a magic number, one 32-bit size per dimension, then the bytes, all in a .gz.
+"""IDX files, the format of MNIST: a magic number, one 32-bit size per dimension, then the bytes,
+all in a .gz.
 
-The header is believed only as far as the file bears it out: a file whose header promises more or fewer bytes than it
-holds is refused, and a promise that gzip could not keep is refused before anything is unpacked.
+The header is believed only as far as the file bears it out: a file whose header promises more or
+fewer bytes than it holds is refused, and a promise that gzip could not keep is refused before
+anything is unpacked.
 
 Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", http://yann.lecun.com/exdb/mnist/
 """
@@ -35,8 +37,8 @@ class Idx(NamedTuple):
 def read_idx(path: Path, dimensions: int) -> Idx:
     """Read a gzipped IDX file of unsigned bytes with the given number of dimensions.
 
-    Raises DataError, naming the file, if it is empty, no gzip, truncated, of another type, or if its header and its
-    content disagree.
+    Raises DataError, naming the file, if it is empty, no gzip, truncated, of another type, or if
+    its header and its content disagree.
     """
     try:
         with gzip.open(path, "rb") as file:
@@ -45,7 +47,8 @@ def read_idx(path: Path, dimensions: int) -> Idx:
             content = _exactly(file, math.prod(shape), path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} is corrupt or cut short ({error}); an IDX file here is a whole .gz; delete it and fetch it again"
+            f"{path} is corrupt or cut short ({error}); an IDX file here is a whole .gz; delete it "
+            "and fetch it again"
         ) from error
     digest = hashlib.sha256(header)
     digest.update(content)
@@ -56,14 +59,15 @@ def read_idx(path: Path, dimensions: int) -> Idx:
 def _shape(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
     if len(header) < 4 * (1 + dimensions):
         raise DataError(
-            f"{path} ends inside its header ({len(header)} bytes); an IDX file with {dimensions} dimensions begins "
-            f"with {4 * (1 + dimensions)}; delete it and fetch it again"
+            f"{path} ends inside its header ({len(header)} bytes); an IDX file with {dimensions} "
+            f"dimensions begins with {4 * (1 + dimensions)}; delete it and fetch it again"
         )
     magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
     if magic != (UNSIGNED_BYTES << 8) + dimensions:
         raise DataError(
-            f"{path} begins with the magic number 0x{magic:08x}; unsigned bytes in {dimensions} dimensions begin with "
-            f"0x{(UNSIGNED_BYTES << 8) + dimensions:08x}; check that images and labels are not exchanged"
+            f"{path} begins with the magic number 0x{magic:08x}; unsigned bytes in {dimensions} "
+            f"dimensions begin with 0x{(UNSIGNED_BYTES << 8) + dimensions:08x}; check that images "
+            "and labels are not exchanged"
         )
     if math.prod(shape) == 0:
         raise DataError(
@@ -71,8 +75,8 @@ def _shape(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
         )
     if math.prod(shape) > GREATEST_RATIO * path.stat().st_size:
         raise DataError(
-            f"the header of {path} promises {math.prod(shape)} bytes; {path.stat().st_size} packed bytes cannot hold "
-            f"them; delete it and fetch it again"
+            f"the header of {path} promises {math.prod(shape)} bytes; {path.stat().st_size} packed "
+            "bytes cannot hold them; delete it and fetch it again"
         )
     return tuple(shape)
 
@@ -84,7 +88,7 @@ def _exactly(file: gzip.GzipFile, promised: int, path: Path) -> bytearray:
     if len(content) != promised:
         amount = "more" if len(content) > promised else f"only {len(content)}"
         raise DataError(
-            f"the header of {path} promises {promised} bytes and the file holds {amount}; they must agree; delete it "
-            f"and fetch it again"
+            f"the header of {path} promises {promised} bytes and the file holds {amount}; they "
+            "must agree; delete it and fetch it again"
         )
     return content

@@ -1,7 +1,8 @@
 """Images in, pictures out: files and folders to tensors, tensors to PNG grids.
 
-Everything inside the library is float32 in [0, 1], channels first; everything on disk is 8-bit. An image is resized to
-the size asked for (bilinear, without keeping its proportions), and an alpha channel is dropped.
+Everything inside the library is float32 in [0, 1], channels first; everything on disk is 8-bit. An
+image is resized to the size asked for (bilinear, without keeping its proportions), and an alpha
+channel is dropped.
 """
 
 from collections.abc import Sequence
@@ -41,15 +42,16 @@ def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) 
         with Image.open(file) as image:
             if image.mode in DEEP_MODES:
                 raise DataError(
-                    f"{where} has more than 8 bits per pixel (mode {image.mode}); images here have 8; convert it, or "
-                    f"pass the values as a .npy file"
+                    f"{where} has more than 8 bits per pixel (mode {image.mode}); images here have "
+                    "8; convert it, or pass the values as a .npy file"
                 )
             picture = image.convert("L" if channels == 1 else "RGB")
     except DataError:
         raise
     except UNREADABLE as error:
         raise DataError(
-            f"{where} cannot be read as an image ({error}); it must be a whole PNG or JPEG; replace or remove it"
+            f"{where} cannot be read as an image ({error}); it must be a whole PNG or JPEG; "
+            "replace or remove it"
         ) from error
     if size is not None and picture.size != size[::-1]:
         picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
@@ -58,7 +60,9 @@ def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) 
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All PNG and JPEG files below a folder, sorted, hidden ones left out. Raises DataError if there are none."""
+    """All PNG and JPEG files below a folder, sorted, hidden ones left out. Raises DataError if
+    there are none.
+    """
     found = sorted(
         path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
     )
@@ -77,7 +81,8 @@ def load_folder(
 ) -> tuple[Split, tuple[str, ...]]:
     """A folder of images as uint8 (N, channels, height, width), with its sub-folders as labels.
 
-    size: n or (height, width), needed if the images differ in size; channels: 1 or 3, by default 1 if all are grey.
+    size: n or (height, width), needed if the images differ in size; channels: 1 or 3, by default 1
+    if all are grey.
 
     Raises DataError if an image cannot be read, the sizes differ, or the layout is ambiguous.
     """
@@ -87,7 +92,8 @@ def load_folder(
     shape = _size(size) or _one_size(paths, [head[1] for head in heads])
     if channels not in (None, 1, 3):
         raise DataError(
-            f"channels is {channels}; images have 1 (grey) or 3 (RGB); pass channels=1 or channels=3"
+            f"channels is {channels}; images have 1 (grey) or 3 (RGB); pass channels=1 or "
+            "channels=3"
         )
     depth = channels or (1 if all(mode in GREY_MODES for mode, _ in heads) else 3)
     images = torch.empty(len(paths), depth, *shape, dtype=torch.uint8)
@@ -102,7 +108,8 @@ def _head(path: Path) -> tuple[str, Size]:
             return image.mode, (image.height, image.width)
     except UNREADABLE as error:
         raise DataError(
-            f"{path} cannot be read as an image ({error}); it must be a whole PNG or JPEG; replace or remove it"
+            f"{path} cannot be read as an image ({error}); it must be a whole PNG or JPEG; replace "
+            "or remove it"
         ) from error
 
 
@@ -112,7 +119,8 @@ def _size(size: int | Sequence[int] | None) -> Size | None:
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
         raise DataError(
-            f"size is {size}; it is one positive whole number or (height, width); pass for example size=32"
+            f"size is {size}; it is one positive whole number or (height, width); pass for example "
+            "size=32"
         )
     return pair[0], pair[1]
 
@@ -121,8 +129,8 @@ def _one_size(paths: list[Path], sizes: list[Size]) -> Size:
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             raise DataError(
-                f"{paths[0]} is {sizes[0][0]} × {sizes[0][1]} and {path} is {size[0]} × {size[1]}; all images of a set "
-                f"have one size; pass size=... to resize them"
+                f"{paths[0]} is {sizes[0][0]} × {sizes[0][1]} and {path} is {size[0]} × {size[1]}; "
+                "all images of a set have one size; pass size=... to resize them"
             )
     return sizes[0]
 
@@ -134,14 +142,14 @@ def _labels(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, 
         return None, ()
     if len(nested) < len(parts):
         raise DataError(
-            f"{folder} holds {len(parts) - len(nested)} images beside its sub-folders; either all images are in "
-            f"sub-folders, which are their labels, or none is; move them"
+            f"{folder} holds {len(parts) - len(nested)} images beside its sub-folders; either all "
+            "images are in sub-folders, which are their labels, or none is; move them"
         )
     names = tuple(sorted(set(nested)))
     if {name.lower() for name in names} <= PART_NAMES:
         raise DataError(
-            f"{folder} has the sub-folders {', '.join(names)}; sub-folders are read as labels, not as parts; name one "
-            f"of them, for example {folder / names[0]}"
+            f"{folder} has the sub-folders {', '.join(names)}; sub-folders are read as labels, not "
+            f"as parts; name one of them, for example {folder / names[0]}"
         )
     return torch.tensor([names.index(name) for name in nested]), names
 
@@ -149,10 +157,12 @@ def _labels(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, 
 def load_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
     """The points in one file, float32 (N, *shape), for an energy over events of that shape.
 
-    A PNG or JPEG is one point: resized, grey or RGB as the shape says. A .npy, .npz (key x or X) or .csv file holds one
-    event or N of them and must have the shape exactly; images stored as uint8 are divided by 255.
+    A PNG or JPEG is one point: resized, grey or RGB as the shape says. A .npy, .npz (key x or X) or
+    .csv file holds one event or N of them and must have the shape exactly; images stored as uint8
+    are divided by 255.
 
-    Raises DataError, naming the file, if it cannot be read, does not fit or holds NaN or infinite values.
+    Raises DataError, naming the file, if it cannot be read, does not fit or holds NaN or infinite
+    values.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -165,7 +175,8 @@ def load_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
         return decode(path, channels, (height, width), str(path))[None].float() / 255
     if suffix not in ARRAYS:
         raise DataError(
-            f"{path} ends in {suffix!r}; {', '.join((*SUFFIXES, *ARRAYS))} are read; convert the file"
+            f"{path} ends in {suffix!r}; {', '.join((*SUFFIXES, *ARRAYS))} are read; convert the "
+            "file"
         )
     array = read_csv(path).x if suffix == ".csv" else read_array(path).x
     values = array.float() / (255 if array.dtype == torch.uint8 and len(shape) == 3 else 1)
@@ -176,8 +187,8 @@ def load_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
 def _image_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(
-            f"{path} is an image; the energy takes events of shape {shape}, and images have (1 or 3, height, width); "
-            f"pass a .npy file of that shape"
+            f"{path} is an image; the energy takes events of shape {shape}, and images have (1 or "
+            "3, height, width); pass a .npy file of that shape"
         )
     return shape[0], shape[1], shape[2]
 
@@ -188,13 +199,14 @@ def _fit(values: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
         if tuple(values.shape) == event or tuple(values.shape[1:]) == event:
             return values.reshape(-1, *shape)
     raise DataError(
-        f"{path} holds an array of shape {tuple(values.shape)}; the energy takes events of shape {shape}, one or N of "
-        f"them; reshape the array"
+        f"{path} holds an array of shape {tuple(values.shape)}; the energy takes events of shape "
+        f"{shape}, one or N of them; reshape the array"
     )
 
 
 def load_batch(paths: Sequence[str | Path], shape: tuple[int, ...]) -> tuple[list[str], Tensor]:
-    """All points in files and folders, (N, *shape), and a name for each: the file, or file[row] for arrays.
+    """All points in files and folders, (N, *shape), and a name for each: the file, or file[row] for
+    arrays.
 
     Raises DataError as `load_image` does, or if no path is given.
     """
@@ -209,13 +221,15 @@ def load_batch(paths: Sequence[str | Path], shape: tuple[int, ...]) -> tuple[lis
             batch.append(points)
     if not batch:
         raise DataError(
-            "no path was given; images, folders, .npy, .npz and .csv files are read; name at least one"
+            "no path was given; images, folders, .npy, .npz and .csv files are read; name at least "
+            "one"
         )
     return names, torch.cat(batch)
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [0, 1] as 8-bit values: round(255 x), with what lies outside shown as black or white.
+    """Images in [0, 1] as 8-bit values: round(255 x), with what lies outside shown as black or
+    white.
 
     >>> to_uint8(torch.tensor([0.0, 0.5, 1.0, 1.2])).tolist()
     [0, 128, 255, 255]
@@ -229,17 +243,18 @@ def to_uint8(x: Tensor) -> Tensor:
 def save_grid(
     x: Tensor, path: str | Path, columns: int | None = None, *, pixels: int = 64, gap: int = 2
 ) -> Path:
-    """Write images x (N, 1 or 3, height, width) as one PNG, row by row; the default is a nearly square grid.
+    """Write images x (N, 1 or 3, height, width) as one PNG, row by row; the default is a nearly
+    square grid.
 
-    Images with a side below `pixels` are enlarged by a whole factor, each pixel a square; `gap` pixels of grey part
-    them.
+    Images with a side below `pixels` are enlarged by a whole factor, each pixel a square; `gap`
+    pixels of grey part them.
 
     Raises DataError if x is no batch of images.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
         raise DataError(
-            f"the picture has the shape {tuple(x.shape)}; a grid takes (N, 1 or 3, height, width) with N of at least "
-            f"1; reshape it"
+            f"the picture has the shape {tuple(x.shape)}; a grid takes (N, 1 or 3, height, width) "
+            "with N of at least 1; reshape it"
         )
     columns = columns or int(np.ceil(np.sqrt(len(x))))
     if columns < 1:

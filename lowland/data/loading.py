@@ -14,7 +14,9 @@ Loader = Callable[
 
 @dataclass(frozen=True)
 class Request:
-    """What every loader is told: where files may be, the seed of the split, whether to download, a limit."""
+    """What every loader is told: where files may be, the seed of the split, whether to download, a
+    limit.
+    """
 
     root: str | Path | None = None
     seed: int = 0
@@ -24,7 +26,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known about a set before it is divided. `build` divides nothing: it takes the three parts."""
+    """What is known about a set before it is divided. `build` divides nothing: it takes the three
+    parts.
+    """
 
     name: str
     domain: Domain
@@ -35,7 +39,9 @@ class Kind:
     columns: tuple[str, ...] = ()
 
     def build(self, request: Request, parts: Sequence[Split]) -> Dataset:
-        """The data set with these training, calibration and test parts, the first cut to the limit."""
+        """The data set with these training, calibration and test parts, the first cut to the
+        limit.
+        """
         train, calibration, test = parts
         if request.limit is not None:
             train = train.take(slice(request.limit))

@@ -1,4 +1,6 @@
-"""Data sets from paths: a folder of images, an array or a table, 70 % / 15 % / 15 % by a seeded permutation."""
+"""Data sets from paths: a folder of images, an array or a table, 70 % / 15 % / 15 % by a seeded
+permutation.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +19,8 @@ HELD_OUT = 0.15  # for calibration, and again for the test
 
 
 def path_loader(name: str) -> Loader | None:
-    """The loader for a folder or file of this name, or None if there is nothing there and it is not spelt like a path.
+    """The loader for a folder or file of this name, or None if there is nothing there and it is not
+    spelt like a path.
 
     Raises DataError if the file is of a kind that is not read, or the path does not exist.
     """
@@ -33,7 +36,8 @@ def path_loader(name: str) -> Loader | None:
         )
     if path.is_file():
         raise DataError(
-            f"{path} ends in {suffix!r}; .npy, .npz, .csv and folders of images are read; convert it"
+            f"{path} ends in {suffix!r}; .npy, .npz, .csv and folders of images are read; convert "
+            "it"
         )
     if path.parent != Path() or suffix:
         raise DataError(
@@ -47,7 +51,8 @@ def _three_parts(whole: Split, name: str, seed: int) -> list[Split]:
     held_out = max(1, round(HELD_OUT * len(whole)))
     if len(whole) < 4:
         raise DataError(
-            f"{name} holds {len(whole)} examples; training, calibration and test need 4 at the least; give more data"
+            f"{name} holds {len(whole)} examples; training, calibration and test need 4 at the "
+            "least; give more data"
         )
     return divide(whole, (len(whole) - 2 * held_out, held_out, held_out), seed)
 
@@ -73,7 +78,9 @@ def _array(request: Request, path: Path, standardise: bool) -> Dataset:
 
 
 def _array_domain(x: Tensor, path: Path) -> tuple[Domain, Tensor]:
-    """bool: binary; uint8 or floats with 3 or 4 dimensions: images in [0, 1], (N, H, W) gets its channel; else real."""
+    """bool: binary; uint8 or floats with 3 or 4 dimensions: images in [0, 1], (N, H, W) gets its
+    channel; else real.
+    """
     if x.is_floating_point():
         refuse_nonfinite(x, str(path))
     if x.dtype == torch.bool:
@@ -84,13 +91,13 @@ def _array_domain(x: Tensor, path: Path) -> tuple[Domain, Tensor]:
     x = x[:, None] if x.ndim == 3 else x
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise DataError(
-            f"{path} holds an array of shape {tuple(x.shape)}; images are (N, 1 or 3, height, width), channels first; "
-            f"transpose it, for example with x.transpose(0, 3, 1, 2)"
+            f"{path} holds an array of shape {tuple(x.shape)}; images are (N, 1 or 3, height, "
+            "width), channels first; transpose it, for example with x.transpose(0, 3, 1, 2)"
         )
     if x.is_floating_point() and not (x.min() >= 0 and x.max() <= 1):
         raise DataError(
-            f"{path} holds images with values {float(x.min()):g} to {float(x.max()):g}; they are floats in [0, 1] or "
-            f"uint8 of 0 to 255; rescale or convert them"
+            f"{path} holds images with values {float(x.min()):g} to {float(x.max()):g}; they are "
+            "floats in [0, 1] or uint8 of 0 to 255; rescale or convert them"
         )
     return box(0, 1, *x.shape[1:]), x
 
@@ -113,11 +120,13 @@ def _table(request: Request, path: Path, label: str | int | None, standardise: b
 
 
 def _standardised(dataset: Dataset) -> Dataset:
-    """Mean 0 and scale 1 in each column of the training part; the other parts are moved by the same numbers."""
+    """Mean 0 and scale 1 in each column of the training part; the other parts are moved by the same
+    numbers.
+    """
     if dataset.domain.kind != "real":
         raise DataError(
-            f"standardise was asked for {dataset.name}; it is for real-valued columns, and these are "
-            f"{dataset.domain.kind}; leave it out"
+            f"standardise was asked for {dataset.name}; it is for real-valued columns, and these "
+            f"are {dataset.domain.kind}; leave it out"
         )
     x = dataset.train.x.double()
     mean, scale = x.mean(0), x.std(0, correction=0)
@@ -127,8 +136,8 @@ def _standardised(dataset: Dataset) -> Dataset:
     ]
     if constant:
         raise DataError(
-            f"column {', '.join(constant)} of {dataset.name} has one value only in the training part; a column that "
-            f"never changes has no scale; remove it or leave standardise out"
+            f"column {', '.join(constant)} of {dataset.name} has one value only in the training "
+            "part; a column that never changes has no scale; remove it or leave standardise out"
         )
     moved = replace(dataset, mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
 

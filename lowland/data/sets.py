@@ -1,7 +1,7 @@
 """The sets that can be named, and the files that can be named instead.
 
-A name means a set of the list below; a path means a folder of images, a .npy or .npz array, or a .csv table. A path
-that is spelt like a name is written with a leading "./".
+A name means a set of the list below; a path means a folder of images, a .npy or .npz array, or a
+.csv table. A path that is spelt like a name is written with a leading "./".
 """
 
 import inspect
@@ -44,17 +44,19 @@ def load_data(
 ) -> Dataset:
     """A named set, or the data in a folder or file, checked and divided into three parts.
 
-    root: searched first for files; seed: of the division (and of the draws of a toy); download: fetch a missing file
-    into the cache folder; limit: keep at most this many training examples, the first of the seeded permutation; binarise:
-    make grey images binary by "threshold", by a "stochastic" draw or by one "fixed" draw with the seed (see `binarised`).
+    root: searched first for files; seed: of the division (and of the draws of a toy); download:
+    fetch a missing file into the cache folder; limit: keep at most this many training examples, the
+    first of the seeded permutation; binarise: make grey images binary by "threshold", by a
+    "stochastic" draw or by one "fixed" draw with the seed (see `binarised`).
 
-    options: `count` for toys; `size`, `channels` for folders; `standardise` for arrays and tables with one number per
-    column; `label` (name or position of a column) for tables.
+    options: `count` for toys; `size`, `channels` for folders; `standardise` for arrays and tables
+    with one number per column; `label` (name or position of a column) for tables.
 
     >>> load_data("digits").domain.shape
     (1, 8, 8)
 
-    Raises DataError (a ValueError) if the name or an option is unknown, a file is missing or cannot be trusted.
+    Raises DataError (a ValueError) if the name or an option is unknown, a file is missing or cannot
+    be trusted.
     """
     if limit is not None and limit < 1:
         raise DataError(
@@ -71,8 +73,8 @@ def load_data(
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise DataError(
-            f"{name} was given {', '.join(unknown)}; it takes {', '.join(['limit', 'binarise', *allowed])}; remove or rename "
-            f"them"
+            f"{name} was given {', '.join(unknown)}; it takes "
+            f"{', '.join(['limit', 'binarise', *allowed])}; remove or rename them"
         )
     dataset = loader(request, **options)
     check_data(dataset)
@@ -113,7 +115,9 @@ def _named() -> dict[str, tuple[str, Loader]]:
 
 
 def _digits(request: Request) -> Dataset:
-    """1297/250/250 by one fixed permutation, whatever the seed: results on the digits are comparable between runs."""
+    """1297/250/250 by one fixed permutation, whatever the seed: results on the digits are
+    comparable between runs.
+    """
     try:
         bunch = import_module("sklearn.datasets").load_digits()
     except ImportError as error:
@@ -124,7 +128,10 @@ def _digits(request: Request) -> Dataset:
         torch.from_numpy(bunch.images).to(torch.uint8)[:, None],
         torch.from_numpy(bunch.target).long(),
     )
-    note = "scikit-learn's 8 × 8 digits (the UCI test part); 1297/250/250 by a fixed permutation that no seed changes"
+    note = (
+        "scikit-learn's 8 × 8 digits (the UCI test part); 1297/250/250 by a fixed permutation that "
+        "no seed changes"
+    )
     kind = Kind("digits", box(0, 1, 1, 8, 8), 10, tuple("0123456789"), 17, note)
     return kind.build(request, divide(whole, (len(whole) - 500, 250, 250), DIGITS_SEED))
 
@@ -135,7 +142,8 @@ def _toy_loader(name: str) -> Loader:
     def load(request: Request, *, count: int = TOY_COUNT) -> Dataset:
         if count < 5:
             raise DataError(
-                f"count is {count}; a toy needs at least 5 points to train on; pass for example {TOY_COUNT}"
+                f"count is {count}; a toy needs at least 5 points to train on; pass for example "
+                f"{TOY_COUNT}"
             )
         generator = torch.Generator().manual_seed(request.seed)
         parts = [Split(*toy(size, generator)) for size in (count, count // 5, count // 5)]
@@ -148,7 +156,9 @@ def _toy_loader(name: str) -> Loader:
 
 @dataclass(frozen=True)
 class IdxSet:
-    """Four IDX files: their SHA-256 unpacked (images and labels to train on, then to test), and their mirrors."""
+    """Four IDX files: their SHA-256 unpacked (images and labels to train on, then to test), and
+    their mirrors.
+    """
 
     name: str
     mirrors: tuple[str, ...]
@@ -212,8 +222,9 @@ FASHION = IdxSet(
         "ankle boot",
     ),
 )
-# The published MD5 is c32a1d4ab5d03f1284b67883e8d87530; this is the SHA-256 that several independent projects
-# record for the file with that MD5. It has not been recomputed by us: the archive was not at hand.
+# The published MD5 is c32a1d4ab5d03f1284b67883e8d87530; this is the SHA-256 that several
+# independent projects record for the file with that MD5. It has not been recomputed by us: the
+# archive was not at hand.
 CIFAR10 = Remote(
     "cifar10",
     "cifar-10-binary.tar.gz",
@@ -241,12 +252,13 @@ def _idx_part(images: Path, labels: Path) -> tuple[Split, tuple[str, str]]:
     x, y = read_idx(images, 3), read_idx(labels, 1)
     if tuple(x.values.shape[1:]) != (28, 28):
         raise DataError(
-            f"{images} holds images of {tuple(x.values.shape[1:])}; the set has 28 × 28; check the file"
+            f"{images} holds images of {tuple(x.values.shape[1:])}; the set has 28 × 28; check the "
+            "file"
         )
     if len(x.values) != len(y.values):
         raise DataError(
-            f"{images} holds {len(x.values)} images and {labels} holds {len(y.values)} labels; there must be one each; "
-            f"take both from the same source"
+            f"{images} holds {len(x.values)} images and {labels} holds {len(y.values)} labels; "
+            "there must be one each; take both from the same source"
         )
     return Split(x.values[:, None], y.values.long()), (x.sha256, y.sha256)
 
@@ -278,6 +290,9 @@ def _cifar10_jpeg(request: Request) -> Dataset:
     files = [Remote("cifar10-jpeg", f"{part}.parquet") for part in ("train", "test")]
     paths = [locate(file, root=request.root, download=False) for file in files]
     whole, test = (cifar.read_parquet(path) for path in paths)
-    note = "JPEG-recompressed; comparable with nobody's papers; train 9/10, calibration 1/10 of train.parquet by a seed"
+    note = (
+        "JPEG-recompressed; comparable with nobody's papers; train 9/10, calibration 1/10 of "
+        "train.parquet by a seed"
+    )
     kind = Kind("cifar10-jpeg", box(0, 1, *cifar.SHAPE), 10, cifar.CLASS_NAMES, 256, note)
     return kind.build(request, _with_own_test(whole, test, 10, request.seed))

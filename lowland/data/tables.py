@@ -23,7 +23,9 @@ UNREADABLE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """x (N, ...) as stored, labels y (N,) int64 or None, the names of the classes and of the columns."""
+    """x (N, ...) as stored, labels y (N,) int64 or None, the names of the classes and of the
+    columns.
+    """
 
     x: Tensor
     y: Tensor | None = None
@@ -34,7 +36,8 @@ class Table:
 def read_array(path: Path) -> Table:
     """A .npy file, or a .npz file with x (or X) and optionally y: uint8, bool, or float32.
 
-    Raises DataError, naming the file, if it is cut short, pickled, not numeric, empty, or x and y differ in length.
+    Raises DataError, naming the file, if it is cut short, pickled, not numeric, empty, or x and y
+    differ in length.
     """
     try:
         if path.suffix.lower() == ".npz":
@@ -51,7 +54,8 @@ def read_array(path: Path) -> Table:
         raise DataError(_unreadable(path, error)) from error
     if "x" not in arrays:
         raise DataError(
-            f"{path} has the keys {', '.join(names) or 'none'}; it needs x, and may have y; rename them"
+            f"{path} has the keys {', '.join(names) or 'none'}; it needs x, and may have y; rename "
+            "them"
         )
     x = _numeric(arrays["x"], path)
     if "y" not in arrays:
@@ -63,10 +67,13 @@ def read_array(path: Path) -> Table:
 def _unreadable(path: Path, error: BaseException) -> str:
     if "pickle" in str(error) or "Python objects" in str(error):
         return (
-            f"{path} holds pickled Python objects, which can run any code when they are read; only arrays of numbers "
-            f"are read; save it again with numpy.save of a numeric array"
+            f"{path} holds pickled Python objects, which can run any code when they are read; only "
+            "arrays of numbers are read; save it again with numpy.save of a numeric array"
         )
-    return f"{path} is corrupt or cut short ({error or type(error).__name__}); it must be a whole array; write it again"
+    return (
+        f"{path} is corrupt or cut short ({error or type(error).__name__}); it must be a whole "
+        "array; write it again"
+    )
 
 
 def _numeric(array: NDArray[np.generic], path: Path) -> Tensor:
@@ -76,7 +83,8 @@ def _numeric(array: NDArray[np.generic], path: Path) -> Tensor:
         )
     if array.ndim == 0 or array.size == 0:
         raise DataError(
-            f"{path} is empty (shape {array.shape}); it needs examples in rows; check how it was written"
+            f"{path} is empty (shape {array.shape}); it needs examples in rows; check how it was "
+            "written"
         )
     kept = array if array.dtype in (np.uint8, np.bool_) else array.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(kept))
@@ -85,7 +93,8 @@ def _numeric(array: NDArray[np.generic], path: Path) -> Tensor:
 def _array_labels(y: NDArray[np.generic], count: int, path: Path) -> tuple[Tensor, tuple[str, ...]]:
     if y.shape != (count,):
         raise DataError(
-            f"{path} has {count} examples and labels of shape {y.shape}; there must be one label per example; check y"
+            f"{path} has {count} examples and labels of shape {y.shape}; there must be one label "
+            "per example; check y"
         )
     if y.dtype.kind not in "iub":
         raise DataError(
@@ -94,7 +103,8 @@ def _array_labels(y: NDArray[np.generic], count: int, path: Path) -> tuple[Tenso
     labels = torch.from_numpy(y.astype(np.int64))
     if int(labels.min()) < 0:
         raise DataError(
-            f"{path} has negative labels (down to {int(labels.min())}); they count from 0; renumber y"
+            f"{path} has negative labels (down to {int(labels.min())}); they count from 0; "
+            "renumber y"
         )
     return labels, tuple(str(k) for k in range(int(labels.max()) + 1))
 
@@ -102,10 +112,11 @@ def _array_labels(y: NDArray[np.generic], count: int, path: Path) -> tuple[Tenso
 def read_csv(path: Path, label: str | int | None = None) -> Table:
     """A table of numbers, float32 (N, d), with a header if its first row is not all numbers.
 
-    label: the name (or position) of a column of classes; any text will do there. Cells are parted by commas, semicolons
-    or tabs.
+    label: the name (or position) of a column of classes; any text will do there. Cells are parted
+    by commas, semicolons or tabs.
 
-    Raises DataError with the line and column of a cell that is empty or not a number, or a row of the wrong length.
+    Raises DataError with the line and column of a cell that is empty or not a number, or a row of
+    the wrong length.
     """
     lines, rows = _rows(path)
     at = label % len(rows[0]) if isinstance(label, int) else None
@@ -119,7 +130,8 @@ def read_csv(path: Path, label: str | int | None = None) -> Table:
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(columns):
             raise DataError(
-                f"line {line} of {path} has {len(row)} cells; the first has {len(columns)}; mend or remove the line"
+                f"line {line} of {path} has {len(row)} cells; the first has {len(columns)}; mend "
+                "or remove the line"
             )
     chosen = None if label is None else _column(columns, label, path)
     kept = [i for i in range(len(columns)) if i != chosen]
@@ -171,8 +183,8 @@ def _number(cell: str, line: int, column: str, path: Path) -> float:
     except ValueError as error:
         what = f"{cell!r} is not a number" if cell else "the cell is empty"
         raise DataError(
-            f"{path}, line {line}, column {column!r}: {what}; every cell but the label must be a number; fill it in, "
-            f"remove the column or pass label={column!r}"
+            f"{path}, line {line}, column {column!r}: {what}; every cell but the label must be a "
+            f"number; fill it in, remove the column or pass label={column!r}"
         ) from error
 
 

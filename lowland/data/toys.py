@@ -1,8 +1,9 @@
 """Densities in the plane that an energy can be looked at on.
 
-Every generator is moved and divided by fixed constants, derived here and not measured from the draw, so that the law
-has mean 0 and mean variance 1 per coordinate: E[x] = 0 and E|x|² = 2. One number scales both coordinates, so circles
-stay circles. A set with parts (moons, rings, arms, blobs) has the part as its label.
+Every generator is moved and divided by fixed constants, derived here and not measured from the
+draw, so that the law has mean 0 and mean variance 1 per coordinate: E[x] = 0 and E|x|² = 2. One
+number scales both coordinates, so circles stay circles. A set with parts (moons, rings, arms,
+blobs) has the part as its label.
 """
 
 import math
@@ -17,7 +18,9 @@ Draw = Callable[[int, Generator], tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class Toy:
-    """A planar law: `draw` gives raw points (N, 2) and labels; mean and scale are exact constants of that law."""
+    """A planar law: `draw` gives raw points (N, 2) and labels; mean and scale are exact constants
+    of that law.
+    """
 
     line: str
     draw: Draw
@@ -51,7 +54,8 @@ MOON_NOISE = 0.1
 
 
 def moons(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Two half circles of radius 1: (cos t, sin t) and (1 − cos t, 1/2 − sin t), t uniform on [0, π].
+    """Two half circles of radius 1: (cos t, sin t) and (1 − cos t, 1/2 − sin t), t uniform on [0,
+    π].
 
     E x₁ = 1/2, Var x₁ = 3/4; E x₂ = 1/4, Var x₂ = 9/16 − 1/π (each plus the noise variance).
     """
@@ -75,7 +79,8 @@ def rings(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
 
 
 def checkerboard(count: int, generator: Generator) -> tuple[Tensor, None]:
-    """Uniform on the 8 dark squares of a 4 × 4 board over [−2, 2]²: those whose row and column number have an even sum.
+    """Uniform on the 8 dark squares of a 4 × 4 board over [−2, 2]²: those whose row and column
+    number have an even sum.
 
     Each coordinate alone is uniform on [−2, 2], with variance 4/3.
     """
@@ -115,11 +120,13 @@ PINWHEEL_ARMS, PINWHEEL_RADIAL, PINWHEEL_TANGENTIAL, PINWHEEL_TWIST = 5, 0.3, 0.
 
 
 def pinwheel(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Five blobs N((1, 0), diag(0.3², 0.1²)), each point turned by its arm's angle + e^r/4 with r its first coordinate.
+    """Five blobs N((1, 0), diag(0.3², 0.1²)), each point turned by its arm's angle + e^r/4 with r
+    its first coordinate.
 
     Turning keeps lengths: E|x|² = 1 + 0.3² + 0.1². Five-fold symmetry makes the covariance round.
 
-    Source: M. Johnson et al., "Composing graphical models with neural networks" (2016), https://arxiv.org/abs/1603.06277
+    Source: M. Johnson et al., "Composing graphical models with neural networks" (2016),
+    https://arxiv.org/abs/1603.06277
     """
     y = _part(PINWHEEL_ARMS, count, generator)
     blob = _noise(count, generator) * torch.tensor(

@@ -7,29 +7,37 @@ An energy maps points to numbers, low where points are likely:
 Energies form an algebra, and most things people do with several models are expressions in it:
 
     a + b            both        p ∝ p_a · p_b                 (product of experts; conjunction)
-    mixture(a, b)    either      p ∝ w_a e^{−a} + w_b e^{−b}   (sum of unnormalised densities; disjunction)
+    mixture(a, b)    either p ∝ w_a e^{−a} + w_b e^{−b} (sum of unnormalised densities; disjunction)
     w * a, a / T     sharper or flatter: exp(−a / T) is a at temperature T
     a - b, -a        away from b; only together with something that confines
     a.given(c)       the condition bound: a function of x alone. Samplers never see a condition.
 
 An energy may know more about itself than `forward` tells, and then samplers use it:
 
-    analytic(x, c)      (energies, scores) without autograd, for an energy whose gradient is written by hand
+    analytic(x, c)      (energies, scores) without autograd, for an energy whose gradient is written
+                        by hand
     slope(x, c)         the score alone, where that is cheaper than both
-    relaxed(z, c)       categorical domains: energies of one-hot floats z (B, *event, K), with forward(x) = relaxed(one_hot(x));
-                        its gradient tells gradient-informed samplers which change of a site pays
-    colours, conditional(x, c)   discrete domains: a colouring of the sites, bool (n, *event), and the law of each site given
-                        all others: log-odds (B, *event) if binary, unnormalised log-probabilities (B, *event, K) if categorical
-    sweep(x, sweeps, generator, beta=1.0, compiled=False)     its own block Gibbs under beta · E; None where it has none
-    bridge(base, betas)     its own path from a base to itself, whose rungs have sweeps of their own; None where it has none
-    tempered(betas, size)   R · size rows at R inverse temperatures as one energy, where β E itself would be hard to sample
-    hidden_side             the marginal energy of its hidden units, with the same Z, where they are few enough to enumerate
-    data_domain, complete(x, generator)     an energy of more units than data have: the domain of data, and data with those
-                        units filled in
+    relaxed(z, c)       categorical domains: energies of one-hot floats z (B, *event, K), with
+                        forward(x) = relaxed(one_hot(x)); its gradient tells gradient-informed
+                        samplers which change of a site pays
+    colours, conditional(x, c)   discrete domains: a colouring of the sites, bool (n, *event), and
+                        the law of each site given all others: log-odds (B, *event) if binary,
+                        unnormalised log-probabilities (B, *event, K) if categorical
+    sweep(x, sweeps, generator, beta=1.0, compiled=False)     its own block Gibbs under beta · E;
+                                                              None where it has none
+    bridge(base, betas)     its own path from a base to itself, whose rungs have sweeps of their
+                            own; None where it has none
+    tempered(betas, size)   R · size rows at R inverse temperatures as one energy, where β E itself
+                            would be hard to sample
+    hidden_side             the marginal energy of its hidden units, with the same Z, where they are
+                            few enough to enumerate
+    data_domain, complete(x, generator)     an energy of more units than data have: the domain of
+                        data, and data with those units filled in
     apart                   True if batches judged one by one cost no more than judged together
 
-and training asks it, if it can, to `prepare(x)` (see the data once, before the first update), to `observe(x)` (follow the means
-of the data) and to `precondition()` (turn the gradients in `.grad` into a better direction).
+and training asks it, if it can, to `prepare(x)` (see the data once, before the first update), to
+`observe(x)` (follow the means of the data) and to `precondition()` (turn the gradients in `.grad`
+into a better direction).
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +50,8 @@ from lowland.domain import Domain, real
 
 
 class Energy(nn.Module):
-    """A function from points (B, *event) to energies (B,), with a domain. Subclass it and write `forward(x, c=None)`.
+    """A function from points (B, *event) to energies (B,), with a domain. Subclass it and write
+    `forward(x, c=None)`.
 
     domain: event shape and support; `real()` without sizes takes every shape.
 
@@ -73,14 +82,17 @@ class Energy(nn.Module):
         raise NotImplementedError
 
     def rows(self, index: Tensor) -> "Energy":
-        """The energy for the chains `index` (n,) of a batch: conditions with one row per chain are picked along.
+        """The energy for the chains `index` (n,) of a batch: conditions with one row per chain are
+        picked along.
 
         An energy that holds one row per chain must override this; any other is its own.
         """
         return self
 
     def given(self, c: Any) -> "Given":
-        """The energy with its condition bound: labels (B,), soft labels (B, K), noise levels, or one value for all."""
+        """The energy with its condition bound: labels (B,), soft labels (B, K), noise levels, or
+        one value for all.
+        """
         return Given(self, c)
 
     def __add__(self, other: "Energy") -> "Sum":
@@ -99,7 +111,8 @@ class Energy(nn.Module):
             return NotImplemented
         if not temperature > 0:
             raise ValueError(
-                f"the temperature is {temperature}; it must be above 0; use -energy to turn an energy over"
+                f"the temperature is {temperature}; it must be above 0; use -energy to turn an "
+                "energy over"
             )
         return Sum([self], [1.0 / temperature])
 
@@ -118,7 +131,8 @@ class Function(Energy):
     def __init__(self, function: Callable[..., Tensor], domain: Domain | None = None) -> None:
         if not callable(function):
             raise ValueError(
-                f"a {type(function).__name__} was given; Function takes a callable; pass x -> energies"
+                f"a {type(function).__name__} was given; Function takes a callable; pass x -> "
+                "energies"
             )
         super().__init__(domain)
         self.function = function
@@ -128,7 +142,8 @@ class Function(Energy):
 
 
 class Sum(Energy):
-    """Σ w_k E_k: what `+ − * /` build. Nested sums are flattened, so (a + b) − a / 2 is one sum of three terms.
+    """Σ w_k E_k: what `+ − * /` build. Nested sums are flattened, so (a + b) − a / 2 is one sum of
+    three terms.
 
     Raises ValueError when the domains differ.
     """
@@ -156,7 +171,9 @@ class Sum(Energy):
 
     @property
     def analytic(self) -> Any:
-        """By the terms that know their gradient, and autograd for the others; autograd for all where none does."""
+        """By the terms that know their gradient, and autograd for the others; autograd for all
+        where none does.
+        """
         return (
             self._analytic if any(energy.analytic is not None for energy in self.energies) else None
         )
@@ -191,7 +208,9 @@ class Sum(Energy):
 
     @property
     def colours(self) -> Any:
-        """The colouring of the terms, if all have the same one: sites of one colour must not meet in any term."""
+        """The colouring of the terms, if all have the same one: sites of one colour must not meet
+        in any term.
+        """
         first = cast(Energy, self.energies[0]).colours
         same = first is not None and all(
             energy.colours is not None and torch.equal(cast(Tensor, energy.colours), first)
@@ -234,7 +253,8 @@ class Sum(Energy):
 class Mixture(Energy):
     """−log Σ w_k exp(−E_k): a mixture of the *unnormalised* densities.
 
-    A component counts by w_k Z_k, so shift energies by their log Z (or calibrate them) when shares matter.
+    A component counts by w_k Z_k, so shift energies by their log Z (or calibrate them) when shares
+    matter.
     """
 
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
@@ -244,8 +264,8 @@ class Mixture(Energy):
         )
         if len(self.weights) != len(energies) or min(self.weights) <= 0:
             raise ValueError(
-                f"{len(energies)} energies were mixed with the weights {self.weights}; each needs one weight above 0; "
-                f"leave the weights out for equal ones"
+                f"{len(energies)} energies were mixed with the weights {self.weights}; each needs "
+                "one weight above 0; leave the weights out for equal ones"
             )
         self.energies = nn.ModuleList(energies)
 
@@ -272,7 +292,9 @@ def mixture(*energies: Energy, weights: Sequence[float] | None = None) -> Mixtur
 
 
 class Given(Energy):
-    """An energy with its condition bound. A tensor with rows must have as many rows as the batch; a number serves all."""
+    """An energy with its condition bound. A tensor with rows must have as many rows as the batch; a
+    number serves all.
+    """
 
     def __init__(self, energy: Energy, c: Any) -> None:
         super().__init__(energy.domain)
@@ -330,10 +352,13 @@ class Given(Energy):
         return None if inner is None else lambda x, c=None: inner(x, self.condition(x, c))
 
     def condition(self, x: Tensor, c: Any = None) -> Tensor:
-        """The condition with one row per point, in the dtype and on the device of x; c: a second one, which is refused."""
+        """The condition with one row per point, in the dtype and on the device of x; c: a second
+        one, which is refused.
+        """
         if c is not None:
             raise ValueError(
-                "a condition was passed to an energy that has one bound; pass x alone; bind only once"
+                "a condition was passed to an energy that has one bound; pass x alone; bind only "
+                "once"
             )
         bound = cast(Tensor, self.c)
         if bound.dim() == 0:
@@ -342,8 +367,8 @@ class Given(Energy):
             bound = bound.expand(len(x), *bound.shape[1:])
         elif len(bound) != len(x):
             raise ValueError(
-                f"{len(x)} points met a condition of {len(bound)} rows; the condition needs one row per point or one "
-                f"row for all; bind it anew with energy.given(c)"
+                f"{len(x)} points met a condition of {len(bound)} rows; the condition needs one "
+                "row per point or one row for all; bind it anew with energy.given(c)"
             )
         return bound.to(x) if bound.is_floating_point() else bound.to(x.device)
 
@@ -354,8 +379,8 @@ def _common_domain(energies: Sequence[Energy]) -> Domain:
     found = {energy.domain for energy in energies if energy.domain != real()}
     if len(found) > 1:
         raise ValueError(
-            f"energies on different domains were combined ({', '.join(map(str, found))}); all must share one domain; "
-            f"build them with the same domain"
+            f"energies on different domains were combined ({', '.join(map(str, found))}); all must "
+            "share one domain; build them with the same domain"
         )
     return found.pop() if found else real()
 

@@ -14,9 +14,10 @@ from lowland.energy.gradient import check_shape, energy_values
 def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None) -> Energy:
     """The public door: lift a callable and make sure that it is an energy. Returns the Energy.
 
-    Checks, on x (B, *event): floating point input of the domain's event shape inside its support, one number per point,
-    same device and floating dtype, finite values, and independence: moving one row must not move the energy of another
-    (batch norm in training mode and sums over the batch fail here). Weights, buffers and mode stay as they were.
+    Checks, on x (B, *event): floating point input of the domain's event shape inside its support,
+    one number per point, same device and floating dtype, finite values, and independence: moving
+    one row must not move the energy of another (batch norm in training mode and sums over the batch
+    fail here). Weights, buffers and mode stay as they were.
 
     Raises ValueError in three clauses otherwise.
 
@@ -39,8 +40,8 @@ def check_values(value: Tensor, x: Tensor) -> None:
     check_finite(value, "energies")
     if value.device != x.device or not value.is_floating_point():
         raise ValueError(
-            f"energies are {value.dtype} on {value.device} for points on {x.device}; they must be floating point on the "
-            f"device of the points; move the energy with .to(x.device)"
+            f"energies are {value.dtype} on {value.device} for points on {x.device}; they must be "
+            "floating point on the device of the points; move the energy with .to(x.device)"
         )
 
 
@@ -52,8 +53,8 @@ def check_independent(
 ) -> None:
     """Refuse an energy in which moving the last point moves the energies of others.
 
-    A few rows suffice, picked with their conditions by `energy.rows`; a plain function may hold rows that only it knows of and
-    gets them all. value: the energies at x, if they are known.
+    A few rows suffice, picked with their conditions by `energy.rows`; a plain function may hold
+    rows that only it knows of and gets them all. value: the energies at x, if they are known.
     """
     if len(x) < 2:
         return
@@ -69,8 +70,8 @@ def check_independent(
     again = _leaving_buffers(energy, moved, c)
     if not torch.allclose(value[:-1], again[:-1], rtol=1e-3, atol=1e-4):
         raise ValueError(
-            "moving one point changed the energy of another; an energy treats every point by itself; put batch norm in "
-            "eval mode or replace it, and sum over the event only"
+            "moving one point changed the energy of another; an energy treats every point by "
+            "itself; put batch norm in eval mode or replace it, and sum over the event only"
         )
 
 
@@ -90,22 +91,27 @@ def _leaving_buffers(energy: Energy, x: Tensor, c: Any) -> Tensor:
 
 
 def check_points(energy: Energy, x: Tensor) -> None:
-    """Refuse points that the energy's domain cannot hold: dtype, event shape, non-finite values, outside the walls."""
+    """Refuse points that the energy's domain cannot hold: dtype, event shape, non-finite values,
+    outside the walls.
+    """
     domain = energy.domain
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) == 0:
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
-            f"points came as {got}; a floating point tensor (B, *event) with B > 0 is needed; convert it"
+            f"points came as {got}; a floating point tensor (B, *event) with B > 0 is needed; "
+            "convert it"
         )
     if domain.shape and tuple(x.shape[1:]) != domain.shape:
         raise ValueError(
-            f"points have event shape {tuple(x.shape[1:])}; the energy takes {domain.shape}; reshape them, batch first"
+            f"points have event shape {tuple(x.shape[1:])}; the energy takes {domain.shape}; "
+            "reshape them, batch first"
         )
     check_finite(x, "points")
     outside = int((~domain.contains(x)).sum())
     if outside:
         raise ValueError(
-            f"{outside} of {len(x)} points lie outside the domain; allowed is {domain}; clamp or rescale them first"
+            f"{outside} of {len(x)} points lie outside the domain; allowed is {domain}; clamp or "
+            "rescale them first"
         )
 
 
@@ -118,24 +124,28 @@ def check_finite(values: Tensor, what: str) -> None:
     )
     if bad:
         raise ValueError(
-            f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or missing data"
+            f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or "
+            "missing data"
         )
 
 
-# ------------------------------------------------------------------------------------------------- is there a normaliser?
+# --------------------------------------------------------------------------- is there a normaliser?
 
 FAR = (1e2, 1e4)  # how far out a subtraction is looked at, in units of where points are
 RAYS = 64
 
 
 def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None = None) -> None:
-    """Refuse what has no normaliser on an unbounded domain: −E, a − 2a, an energy that falls somewhere far out.
+    """Refuse what has no normaliser on an unbounded domain: −E, a − 2a, an energy that falls
+    somewhere far out.
 
-    Looked at are the signs: some term must confine, that is rise without bound, and a negated law does not, nor does an energy
-    that says `confines = False` (one that is bounded); and, where something is subtracted, the energies far out along rays,
-    which must rise by more than d log r for e^{−E} to have an integral: narrow minus wide does, wide minus narrow does not.
-    Rays are a probe, not a proof: an expression that falls in a narrow cone of many dimensions passes. Boxes are compact and
-    pass. x (B, *event): points from which rays start, needed where the domain says no shape or an energy holds one row each.
+    Looked at are the signs: some term must confine, that is rise without bound, and a negated law
+    does not, nor does an energy that says `confines = False` (one that is bounded); and, where
+    something is subtracted, the energies far out along rays, which must rise by more than d log r
+    for e^{−E} to have an integral: narrow minus wide does, wide minus narrow does not. Rays are a
+    probe, not a proof: an expression that falls in a narrow cone of many dimensions passes. Boxes
+    are compact and pass. x (B, *event): points from which rays start, needed where the domain says
+    no shape or an energy holds one row each.
 
     Raises ValueError with the reason.
 
@@ -152,18 +162,22 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
         return
     if not _confines(energy, 1.0):
         raise ValueError(
-            "a negated or bounded energy alone has no normaliser on an unbounded domain; it needs a confining partner or a "
-            "box; add one, for example gaussian - energy, or use domain.box"
+            "a negated or bounded energy alone has no normaliser on an unbounded domain; it needs "
+            "a confining partner or a box; add one, for example gaussian - energy, or use "
+            "domain.box"
         )
     if _subtracts(energy) and _falls(energy, x):
         raise ValueError(
-            "the energy does not rise far out, where something is subtracted; exp(-E) has no normaliser there; weaken "
-            "what is subtracted, bound it with tasks.bounded(energy, level), or add a partner that confines"
+            "the energy does not rise far out, where something is subtracted; exp(-E) has no "
+            "normaliser there; weaken what is subtracted, bound it with tasks.bounded(energy, "
+            "level), or add a partner that confines"
         )
 
 
 def _confines(energy: Energy, sign: float) -> bool:
-    """Whether sign · E rises without bound somewhere, as far as its expression tells; other energies are taken for laws."""
+    """Whether sign · E rises without bound somewhere, as far as its expression tells; other
+    energies are taken for laws.
+    """
     if isinstance(energy, Sum):
         return any(_confines(term, sign * weight) for term, weight in _collected(energy) if weight)
     if isinstance(energy, Mixture):  # as low as its lowest part
@@ -194,7 +208,9 @@ def _collected(energy: Sum) -> list[tuple[Energy, float]]:
 
 
 def _falls(energy: Energy, x: Tensor | None) -> bool:
-    """Whether the energy rises too little along some ray; False where it cannot be asked far from its own points."""
+    """Whether the energy rises too little along some ray; False where it cannot be asked far from
+    its own points.
+    """
     shape = energy.domain.shape if x is None else tuple(x.shape[1:])
     if not shape:
         return False
@@ -234,6 +250,8 @@ def _falls(energy: Energy, x: Tensor | None) -> bool:
 
 
 def _in_rows(rays: Tensor, rows: int) -> list[Tensor]:
-    """Rays in batches of as many as there are chains, the last filled up from the first: an energy may hold one row each."""
+    """Rays in batches of as many as there are chains, the last filled up from the first: an energy
+    may hold one row each.
+    """
     many = -(-len(rays) // rows) * rows
     return list(rays.repeat(-(-many // len(rays)), 1)[:many].split(rows))

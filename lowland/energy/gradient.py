@@ -1,6 +1,8 @@
-"""Values and gradients of an energy, with the module in eval mode, its weights frozen, and no trace left on it.
+"""Values and gradients of an energy, with the module in eval mode, its weights frozen, and no trace
+left on it.
 
-*Scoring* (`energy_values`) builds no graph. *Sampling* (`value_and_score`) takes gradients with respect to x only.
+*Scoring* (`energy_values`) builds no graph. *Sampling* (`value_and_score`) takes gradients with
+respect to x only.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +17,9 @@ from lowland.energy.algebra import Energy, lift
 
 @contextmanager
 def frozen(energy: nn.Module) -> Iterator[None]:
-    """Inside: eval mode, no weight requires a gradient. After, also after an exception: everything as it was."""
+    """Inside: eval mode, no weight requires a gradient. After, also after an exception: everything
+    as it was.
+    """
     modes = [(module, module.training) for module in energy.modules()]
     grads = [(p, p.requires_grad) for p in energy.parameters()]
     try:
@@ -32,7 +36,8 @@ def frozen(energy: nn.Module) -> Iterator[None]:
 
 
 def value_and_score(energy: Energy | Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Energies (B,) and scores ∇ log p(x) = −∇E(x) (B, *event), both detached. Works inside no_grad and inference_mode.
+    """Energies (B,) and scores ∇ log p(x) = −∇E(x) (B, *event), both detached. Works inside no_grad
+    and inference_mode.
 
     The module runs in eval mode with frozen weights and is afterwards as it was.
 
@@ -71,7 +76,9 @@ def by_autograd(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def score_alone(energy: Energy, x: Tensor) -> Tensor:
-    """The score where the energy is not asked for, as inside a leapfrog trajectory: cheaper for some energies."""
+    """The score where the energy is not asked for, as inside a leapfrog trajectory: cheaper for
+    some energies.
+    """
     if energy.slope is None:
         return differentiate(energy, x)[1]
     with torch.inference_mode(False), torch.no_grad():
@@ -113,7 +120,8 @@ def _condition_rows(c: Any, x: Tensor) -> Tensor | None:
         return c.expand(len(x), *c.shape[1:])
     if len(c) != len(x):
         raise ValueError(
-            f"{len(x)} points came with a condition of {len(c)} rows; it needs one row per point or one for all; match them"
+            f"{len(x)} points came with a condition of {len(c)} rows; it needs one row per point "
+            "or one for all; match them"
         )
     return c
 
@@ -123,7 +131,7 @@ def check_shape(value: Any, x: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != (len(x),):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
-            f"the energy gave {got} for {len(x)} points; it must give one number per point, shape ({len(x)},); "
-            f"sum over the event, for example with .flatten(1).sum(1)"
+            f"the energy gave {got} for {len(x)} points; it must give one number per point, shape "
+            f"({len(x)},); sum over the event, for example with .flatten(1).sum(1)"
         )
     return value

@@ -1,7 +1,8 @@
-"""What a trained run is worth, measured on its test part: samples, detection, restoration, likelihood.
+"""What a trained run is worth, measured on its test part: samples, detection, restoration,
+likelihood.
 
-One file per question; `whole` asks them and writes the answers into the run directory, `subjects` holds the run examined and
-`draws` what it samples.
+One file per question; `whole` asks them and writes the answers into the run directory, `subjects`
+holds the run examined and `draws` what it samples.
 """
 
 from lowland.evaluation.detection import shifted

@@ -1,7 +1,9 @@
-"""The board: how well scores tell a test set from sets that are not it, near and far, and how soon they see a graded shift.
+"""The board: how well scores tell a test set from sets that are not it, near and far, and how soon
+they see a graded shift.
 
-Nothing here is learned and no setting looks at an outlier: sets are made of the test points themselves, or are other data. A
-row is a function from points to outlier scores, a column a set, a cell all rank metrics with bootstrap intervals.
+Nothing here is learned and no setting looks at an outlier: sets are made of the test points
+themselves, or are other data. A row is a function from points to outlier scores, a column a set, a
+cell all rank metrics with bootstrap intervals.
 """
 
 import math
@@ -34,7 +36,9 @@ OTHERS = ("digits", "mnist", "fashion-mnist", "cifar10-jpeg")
 
 
 class OutlierSet(NamedTuple):
-    """A name, how far it is from the data in kind ("near", "far", "held out"), and its points (M, *event)."""
+    """A name, how far it is from the data in kind ("near", "far", "held out"), and its points (M,
+    *event).
+    """
 
     name: str
     kind: str
@@ -46,10 +50,11 @@ def outlier_sets(
 ) -> list[OutlierSet]:
     """Sets made of test points x (N, *event), and others (M, *event) by name.
 
-    Images: rotated by 90°, blurred (Gaussian of 1/14 of the height), interpolated (the mean of two images), inverted, pixels
-    permuted (by one permutation), uniform noise, Gaussian noise (the mean and deviation of the data, in its range), constant
-    (one grey level each). Vectors: stretched by 1.5, interpolated, turned over in sign, coordinates permuted among points (the
-    law of single coordinates), normal noise of twice the deviation, constant.
+    Images: rotated by 90°, blurred (Gaussian of 1/14 of the height), interpolated (the mean of two
+    images), inverted, pixels permuted (by one permutation), uniform noise, Gaussian noise (the mean
+    and deviation of the data, in its range), constant (one grey level each). Vectors: stretched by
+    1.5, interpolated, turned over in sign, coordinates permuted among points (the law of single
+    coordinates), normal noise of twice the deviation, constant.
     """
     near = [
         *_near(x, generator),
@@ -109,7 +114,9 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
 
 
 def turned(x: Tensor, degrees: float) -> Tensor:
-    """Images (N, C, H, W) turned by an angle about their middle, bilinear, with their darkest value where nothing was."""
+    """Images (N, C, H, W) turned by an angle about their middle, bilinear, with their darkest value
+    where nothing was.
+    """
     a = math.radians(degrees)
     matrix = x.new_tensor(
         [[math.cos(a), -math.sin(a), 0.0], [math.sin(a), math.cos(a), 0.0]]
@@ -122,7 +129,8 @@ def turned(x: Tensor, degrees: float) -> Tensor:
 
 
 def shifts(x: Tensor, generator: torch.Generator) -> dict[str, list[tuple[float, Tensor]]]:
-    """Graded shifts of points x (N, *event): "rotation" by ANGLES in degrees (images), "noise" by STRENGTHS of the range.
+    """Graded shifts of points x (N, *event): "rotation" by ANGLES in degrees (images), "noise" by
+    STRENGTHS of the range.
 
     The same noise at every strength. It is cut off at the range of the data.
     """
@@ -133,7 +141,9 @@ def shifts(x: Tensor, generator: torch.Generator) -> dict[str, list[tuple[float,
 
 
 def of_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Images (N, C, H, W) as images of another shape (C', H', W'): resized without aliasing, colours averaged."""
+    """Images (N, C, H, W) as images of another shape (C', H', W'): resized without aliasing,
+    colours averaged.
+    """
     if tuple(x.shape[2:]) != shape[1:]:
         x = F.interpolate(x, size=shape[1:], mode="bilinear", antialias=True).clamp(
             float(x.min()), float(x.max())
@@ -146,7 +156,9 @@ def of_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def other_data(
     name: str, shape: tuple[int, ...], count: int, root: str | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The test parts of the other image sets that are at hand, in the shape asked for, and a note for each that is not."""
+    """The test parts of the other image sets that are at hand, in the shape asked for, and a note
+    for each that is not.
+    """
     found: dict[str, Tensor] = {}
     notes = []
     for other in OTHERS if len(shape) == 3 else ():
@@ -164,7 +176,9 @@ def other_data(
 
 
 def scores_of(s: Subject) -> list[str]:
-    """The scores that a run can give: those of E(x), and of noise levels or classes where it has them."""
+    """The scores that a run can give: those of E(x), and of noise levels or classes where it has
+    them.
+    """
     kinds = {"energy"} | ({"noise"} if s.sigmas else set())
     if s.classes >= 2 and hasattr(s.energy, "class_energies"):
         kinds.add("classes")
@@ -172,8 +186,10 @@ def scores_of(s: Subject) -> list[str]:
 
 
 def rows_of(s: Subject, names: Sequence[str] | None = None) -> dict[str, Scorer]:
-    """A row of the board for each score that the run can give, or for those named. What they learn, they learn from training
-    points. A score that the network cannot give (no linear layer, say) is left out, unless it was asked for by name."""
+    """A row of the board for each score that the run can give, or for those named. What they learn,
+    they learn from training points. A score that the network cannot give (no linear layer, say) is
+    left out, unless it was asked for by name.
+    """
     rows: dict[str, Scorer] = {}
     for name in scores_of(s) if names is None else names:
         try:
@@ -211,9 +227,11 @@ def board(
 def curves(
     rows: Mapping[str, Scorer], test: Tensor, generator: torch.Generator, *, draws: int = 200
 ) -> dict[str, Any]:
-    """{shift: {row: [(amount, AUROC interval)]}}: fresh points x of which one half stays and the other is shifted.
+    """{shift: {row: [(amount, AUROC interval)]}}: fresh points x of which one half stays and the
+    other is shifted.
 
-    The halves differ, so that at no shift at all the AUROC is 0.5 but for chance, and not by pairing.
+    The halves differ, so that at no shift at all the AUROC is 0.5 but for chance, and not by
+    pairing.
     """
     half = len(test) // 2
     inside = {name: scorer(test[:half]) for name, scorer in rows.items()}
@@ -228,7 +246,9 @@ def curves(
 
 
 def table(found: Mapping[str, Mapping[str, Any]], metric: str = "auroc") -> list[str]:
-    """Markdown: sets down, rows of the board across; 100 × the metric with its interval, and **lost** where the data lose."""
+    """Markdown: sets down, rows of the board across; 100 × the metric with its interval, and
+    **lost** where the data lose.
+    """
     rows = list(found)
     lines = ["| outliers | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
     for name in next(iter(found.values())):
@@ -237,14 +257,17 @@ def table(found: Mapping[str, Mapping[str, Any]], metric: str = "auroc") -> list
             value = found[row][name][metric]
             lost = " **lost**" if metric == "auroc" and value["high"] < 0.5 else ""
             cells.append(
-                f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]{lost}"
+                f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, "
+                f"{100 * value['high']:.1f}]{lost}"
             )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
 def losses(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences: where a row holds outliers for likelier than the data, the whole interval of its AUROC below 0.5."""
+    """Sentences: where a row holds outliers for likelier than the data, the whole interval of its
+    AUROC below 0.5.
+    """
     told = []
     for row, cells in found.items():
         lost = [

@@ -1,4 +1,6 @@
-"""A Boltzmann machine looked into: its filters, its chains over time, its hidden units, its likelihood while it learned."""
+"""A Boltzmann machine looked into: its filters, its chains over time, its hidden units, its
+likelihood while it learned.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +29,9 @@ DATA = 2000  # training examples that a base is fitted to
 
 
 def measure_boltzmann(s: Subject, found: Findings, say: Callable[[str], object]) -> None:
-    """Pictures of a restricted Boltzmann machine, and a bracket of its test log-likelihood at each checkpoint kept."""
+    """Pictures of a restricted Boltzmann machine, and a bracket of its test log-likelihood at each
+    checkpoint kept.
+    """
     machine = s.energy
     assert isinstance(machine, RBM)
     generator = torch.Generator().manual_seed(
@@ -43,7 +47,9 @@ def measure_boltzmann(s: Subject, found: Findings, say: Callable[[str], object])
 
 
 def _filters(machine: RBM) -> dict[str, Tensor]:
-    """Weights (n, *event) of the hidden units with the largest norms, where each visible unit has one weight a hidden unit."""
+    """Weights (n, *event) of the hidden units with the largest norms, where each visible unit has
+    one weight a hidden unit.
+    """
     if machine.domain.kind == "categorical":
         return {}
     order = machine.weight.norm(dim=0).argsort(descending=True)[:FILTERS]
@@ -51,7 +57,9 @@ def _filters(machine: RBM) -> dict[str, Tensor]:
 
 
 def _fantasies(s: Subject, machine: RBM, generator: torch.Generator) -> dict[str, Tensor]:
-    """Chains at some numbers of sweeps: what was drawn, and the means p(v | h) that it was drawn from (NaN at the start)."""
+    """Chains at some numbers of sweeps: what was drawn, and the means p(v | h) that it was drawn
+    from (NaN at the start).
+    """
     kept = kept_chains(s)
     x = machine.domain.draw(CHAINS, generator) if kept is None else kept.x[:CHAINS]
     labels = None if kept is None or kept.labels is None else kept.labels[:CHAINS]
@@ -73,7 +81,9 @@ def _fantasies(s: Subject, machine: RBM, generator: torch.Generator) -> dict[str
 
 
 def _activity(s: Subject, machine: RBM) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """E[h | x] of some test examples, sorted by class, units sorted by their mean over the test part; and these means."""
+    """E[h | x] of some test examples, sorted by class, units sorted by their mean over the test
+    part; and these means.
+    """
     test = s.data.test
     active = torch.cat([machine.hidden_mean(part) for part in test.x.split(1024)])
     means = active.mean(0)
@@ -95,7 +105,9 @@ def _activity(s: Subject, machine: RBM) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def _useless(active: Tensor, units: str) -> tuple[int, int]:
-    """How many hidden units say nothing about any example, being off for all, or on for all. active (N, hidden)."""
+    """How many hidden units say nothing about any example, being off for all, or on for all. active
+    (N, hidden).
+    """
     low, high = active.amin(0), active.amax(0)
     if units == "relu":
         return int((high - low < STILL).sum()), 0

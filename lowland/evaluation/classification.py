@@ -1,4 +1,6 @@
-"""How well an energy with classes tells them apart, p(y | x) = softmax(−e(x)), and whether it knows how sure it may be."""
+"""How well an energy with classes tells them apart, p(y | x) = softmax(−e(x)), and whether it knows
+how sure it may be.
+"""
 
 import torch
 from torch import Tensor

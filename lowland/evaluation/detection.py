@@ -21,7 +21,9 @@ METRICS = (auroc, aupr, fpr95, detection_error)
 def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
     """Data moved off their place, as a first kind of outlier that the domain can hold.
 
-    Images are turned by a quarter, vectors stretched by half; on other bounded domains every value becomes another."""
+    Images are turned by a quarter, vectors stretched by half; on other bounded domains every value
+    becomes another.
+    """
     if x.dim() == 4 and x.shape[2] == x.shape[3]:
         return "turned 90°", x.rot90(1, (2, 3))
     return (
@@ -32,12 +34,16 @@ def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
 
 
 def energy_for(s: Subject, how: Score) -> Energy:
-    """What a score reads: for E(x) the energy without its labels, at its smallest noise level; for others as it was trained."""
+    """What a score reads: for E(x) the energy without its labels, at its smallest noise level; for
+    others as it was trained.
+    """
     return s.marginal if how.reads == "energy" else s.energy
 
 
 def detector_of(s: Subject, score: str = "energy", calibration: Tensor | None = None) -> Detector:
-    """A fitted detector of a run: learns from training points, and is calibrated on the calibration part unless points come."""
+    """A fitted detector of a run: learns from training points, and is calibrated on the calibration
+    part unless points come.
+    """
     how, points = named(score), s.data.calibration.x if calibration is None else calibration
     energy = energy_for(s, how)
     if not how.learns:
@@ -49,7 +55,9 @@ def detector_of(s: Subject, score: str = "energy", calibration: Tensor | None = 
 def measure_detection(
     s: Subject, found: Findings, generator: torch.Generator, samples: Tensor
 ) -> None:
-    """The detector: false alarms on test data, and how outliers and the run's own samples stand to it."""
+    """The detector: false alarms on test data, and how outliers and the run's own samples stand to
+    it.
+    """
     nominal, test = s.recipe["evaluation"]["nominal"], s.data.test.x
     detector = detector_of(s, s.recipe["evaluation"].get("score", "energy"))
     detector.ranks(nominal)  # refuses a rate that the calibration part cannot promise
@@ -96,7 +104,9 @@ def measure_detection(
 
 
 def _other_sets(s: Subject, found: Findings) -> dict[str, Tensor]:
-    """Test parts of other data sets that the recipe names, where they are at hand and of the same shape."""
+    """Test parts of other data sets that the recipe names, where they are at hand and of the same
+    shape.
+    """
     sets = {}
     for name in s.recipe["evaluation"]["outliers"]:
         try:

@@ -1,4 +1,6 @@
-"""Draws of a run: samples as its recipe makes them, and the bank of draws that restoration starts from."""
+"""Draws of a run: samples as its recipe makes them, and the bank of draws that restoration starts
+from.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -59,15 +61,17 @@ def _from_partner(s: Subject, count: int, generator: torch.Generator) -> Tensor:
     partner: Any = None if saved is None else objective.partner(s.energy, torch.zeros(2, *s.shape))
     if saved is None or not hasattr(partner, "draw"):
         raise ValueError(
-            f"{s.run.path} keeps no generator; generation.start = 'partner' needs an objective that trains one, such as "
-            f"Cooperative; use 'noise'"
+            f"{s.run.path} keeps no generator; generation.start = 'partner' needs an objective "
+            "that trains one, such as Cooperative; use 'noise'"
         )
     partner.load_state_dict(saved)
     return partner.draw(count, generator)
 
 
 def kept_chains(s: Subject) -> Kept | None:
-    """The older half of the chains that training left behind, of tempered ones the coldest replicas; None if there are none."""
+    """The older half of the chains that training left behind, of tempered ones the coldest
+    replicas; None if there are none.
+    """
     saved = s.run.load_checkpoint().tensors.get("chains")
     if saved is None:
         return None
@@ -83,7 +87,8 @@ def _from_chains(
     kept = kept_chains(s)
     if kept is None:
         raise ValueError(
-            f"{s.run.path} kept no chains; generation.start = 'chains' needs an objective that does (PCD); use 'noise'"
+            f"{s.run.path} kept no chains; generation.start = 'chains' needs an objective that "
+            "does (PCD); use 'noise'"
         )
     if labels is None or kept.labels is None:
         return kept.x[torch.randint(len(kept.x), (count,), generator=generator)], None
@@ -96,10 +101,12 @@ def _from_chains(
 
 
 def prior_bank(s: Subject) -> Tensor | None:
-    """Draws of the prior for restoration, made once and kept in the run: chains of training walked on with averaged weights.
+    """Draws of the prior for restoration, made once and kept in the run: chains of training walked
+    on with averaged weights.
 
-    Every 50 steps their states are added until the recipe's [restoration] bank is full. A run that kept no chains begins with
-    samples as its [generation] makes them; a shipped run is not written to. None if the recipe asks for none.
+    Every 50 steps their states are added until the recipe's [restoration] bank is full. A run that
+    kept no chains begins with samples as its [generation] makes them; a shipped run is not written
+    to. None if the recipe asks for none.
     """
     count = s.recipe["restoration"].get("bank", 0)
     if not count:
@@ -128,8 +135,8 @@ def _sampled(s: Subject, count: int, generator: torch.Generator) -> Kept:
     """Chains that begin anew; a jump at their end, which belongs to samples, is left out."""
     if s.sampler is None:
         raise ValueError(
-            f"{s.run.path} trained without chains; restoration.bank is walked by the sampler of the recipe; set it to 0, or "
-            f"add a [sampler]"
+            f"{s.run.path} trained without chains; restoration.bank is walked by the sampler of "
+            "the recipe; set it to 0, or add a [sampler]"
         )
     recipe = {**s.recipe, "generation": {**s.recipe["generation"], "jump": 0.0}}
     made = follow(s.energy, recipe, count, generator=generator)

@@ -1,7 +1,8 @@
 """The likelihood of a run on its test part, with the bracket of log Z that it stands on.
 
-The energy measured is that of a point alone: labels are mixed as the energy weighs them. Data are treated as in training
-(spread over their grey levels, noised), because that is what the energy is a density of; the result names the treatment.
+The energy measured is that of a point alone: labels are mixed as the energy weighs them. Data are
+treated as in training (spread over their grey levels, noised), because that is what the energy is a
+density of; the result names the treatment.
 """
 
 import time
@@ -29,7 +30,8 @@ def measure_likelihood(
     say: Callable[[str], object] = lambda _: None,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
-    """Bracket log Z of a run, write likelihood.json and likelihood.safetensors (its course along the path), return the figures.
+    """Bracket log Z of a run, write likelihood.json and likelihood.safetensors (its course along
+    the path), return the figures.
 
     progress: called with 1 per rung of each direction and per step of chains; see `log_z`.
     """
@@ -71,7 +73,9 @@ def measure_likelihood(
 
 
 def treated(s: Subject, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Examples as training saw them: grey values that are probabilities tossed, others spread over their levels, noised."""
+    """Examples as training saw them: grey values that are probabilities tossed, others spread over
+    their levels, noised.
+    """
     if s.data.binarisation == "stochastic":
         return x if bool(s.energy.domain.contains(x).all()) else toss(x, generator)
     if s.recipe["training"]["dequantise"] and s.data.levels:
@@ -100,15 +104,18 @@ def _notes(s: Subject) -> list[str]:
     notes = []
     if s.energy.data_domain is not None:
         notes.append(
-            "These are lower bounds of the log-likelihood: the energy of data is a variational bound."
+            "These are lower bounds of the log-likelihood: the energy of data is a variational "
+            "bound."
         )
     if s.classes:
         notes.append(
-            f"The energy has {s.classes} classes; this is the likelihood of a point without its label."
+            f"The energy has {s.classes} classes; this is the likelihood of a point without its "
+            "label."
         )
     if _noise(s):
         notes.append(
-            f"The energy is a density of data with noise {_noise(s):g}; numbers on clean data cannot be compared."
+            f"The energy is a density of data with noise {_noise(s):g}; numbers on clean data "
+            "cannot be compared."
         )
     return notes
 

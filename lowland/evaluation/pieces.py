@@ -1,8 +1,9 @@
 """Long jobs in pieces, over any number of processes.
 
-A piece is a function of its number alone and lies in a file of its own once it is done. So the result is the same on 1, 2 or 4
-processes, none of them holds more of it than a piece, and a job that broke goes on where it was when it is started again. The
-pieces lie beside the result, in a hidden folder that goes when the whole file appears.
+A piece is a function of its number alone and lies in a file of its own once it is done. So the
+result is the same on 1, 2 or 4 processes, none of them holds more of it than a piece, and a job
+that broke goes on where it was when it is started again. The pieces lie beside the result, in a
+hidden folder that goes when the whole file appears.
 """
 
 import hashlib
@@ -28,7 +29,9 @@ PATIENCE = timedelta(days=7)  # of one process for another: pieces take what the
 
 @dataclass(frozen=True)
 class Job:
-    """A file `out` that is made in pieces. plan: everything that decides them; pieces of another plan are thrown away."""
+    """A file `out` that is made in pieces. plan: everything that decides them; pieces of another
+    plan are thrown away.
+    """
 
     out: Path
     plan: Mapping[str, Any]
@@ -41,7 +44,9 @@ class Job:
         return self.out.with_name(f".{self.out.name}.pieces")
 
     def missing(self) -> list[int]:
-        """The pieces that this process is to make: its share of those that no earlier attempt left behind."""
+        """The pieces that this process is to make: its share of those that no earlier attempt left
+        behind.
+        """
         return self.team.chiefly(self._begin)[self.team.rank :: self.team.size]
 
     def _begin(self) -> list[int]:
@@ -64,7 +69,9 @@ class Job:
             yield (self.folder / f"{number:08d}").read_bytes()
 
     def finish(self, write: Callable[[Path], object]) -> Path:
-        """When all pieces are there: `write` makes the file from them, aside and at the chief; then they go."""
+        """When all pieces are there: `write` makes the file from them, aside and at the chief; then
+        they go.
+        """
         self.team.wait()
         self.team.chiefly(lambda: self._finish(write))
         return self.out
@@ -108,7 +115,9 @@ def write_npy(file: BinaryIO, count: int, parts: Iterator[Tensor]) -> None:
 
 
 def write_npz(path: Path, count: int, arrays: Mapping[str, Callable[[], Iterator[Tensor]]]) -> None:
-    """Several arrays (count, ...) in one .npz file, without a clock in it: equal arrays make equal files."""
+    """Several arrays (count, ...) in one .npz file, without a clock in it: equal arrays make equal
+    files.
+    """
     with zipfile.ZipFile(path, "w") as archive:
         for name, parts in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
@@ -117,7 +126,9 @@ def write_npz(path: Path, count: int, arrays: Mapping[str, Callable[[], Iterator
 
 @dataclass(frozen=True)
 class Points:
-    """The points in files and folders, in pieces: image files of one piece, or one array file and the rows of a piece."""
+    """The points in files and folders, in pieces: image files of one piece, or one array file and
+    the rows of a piece.
+    """
 
     pieces: Sequence[tuple[tuple[Path, ...], slice]]
     shape: tuple[int, ...]

@@ -1,4 +1,6 @@
-"""Restoring with a run as prior: as its recipe says, and test images beside what any restoration must beat."""
+"""Restoring with a run as prior: as its recipe says, and test images beside what any restoration
+must beat.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,9 +56,11 @@ MEASUREMENTS: dict[str, str] = {
 def operator_of(
     task: str, shape: tuple[int, ...], *, factor: int = 4, known: Tensor | None = None
 ) -> Operator:
-    """How the measurement of a task is made from images of a shape (C, H, W); see `MEASUREMENTS`. Random choices are fixed.
+    """How the measurement of a task is made from images of a shape (C, H, W); see `MEASUREMENTS`.
+    Random choices are fixed.
 
-    Raises ValueError for a task that is none, images that FACTOR does not divide, and a mask that is missing or does not fit.
+    Raises ValueError for a task that is none, images that FACTOR does not divide, and a mask that
+    is missing or does not fit.
     """
     if task not in MEASUREMENTS:
         first, second, *others = map(repr, MEASUREMENTS)
@@ -67,7 +71,8 @@ def operator_of(
     if task == "inpaint":
         if known is None:
             raise ValueError(
-                "no mask came with 'inpaint'; it says what was seen; pass known, a bool of the image's shape"
+                "no mask came with 'inpaint'; it says what was seen; pass known, a bool of the "
+                "image's shape"
             )
         made: Operator = Mask(known)
     elif task == "compressed":
@@ -88,7 +93,9 @@ def operator_of(
 
 
 def _frequencies(height: int, width: int, factor: int) -> Tensor:
-    """One frequency in `factor`: half of them the lowest, the others drawn, the same ones for every image of a size."""
+    """One frequency in `factor`: half of them the lowest, the others drawn, the same ones for every
+    image of a size.
+    """
     low = torch.fft.fftfreq(height).square().view(-1, 1) + torch.fft.fftfreq(width).square()
     order, count = low.flatten().argsort(stable=True), max(height * width // factor, 1)
     first, rest = order[: -(-count // 2)], order[-(-count // 2) :]
@@ -104,13 +111,16 @@ def _frequencies(height: int, width: int, factor: int) -> Tensor:
 
 
 def restoration_plan(s: Subject) -> dict[str, Any]:
-    """The recipe's [restoration]; for an energy of noise without one, that of the recipe "mnist", which needs no sampler."""
+    """The recipe's [restoration]; for an energy of noise without one, that of the recipe "mnist",
+    which needs no sampler.
+    """
     how = s.recipe.get("restoration")
     if how is None and getattr(s.energy, "noise", False):
         how = read_recipe("mnist").plain()["restoration"]
     if how is None or len(s.shape) != 3:
         raise ValueError(
-            f"{s.recipe['name']} says nothing about restoration; its recipe needs a [restoration] part; add it"
+            f"{s.recipe['name']} says nothing about restoration; its recipe needs a [restoration] "
+            "part; add it"
         )
     return {"method": "chains"} | how
 
@@ -126,7 +136,9 @@ def restored(
     peak: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Restoration:
-    """Posterior draws with a run as prior, as its recipe's [restoration] says, or with `peak` the most likely image alone."""
+    """Posterior draws with a run as prior, as its recipe's [restoration] says, or with `peak` the
+    most likely image alone.
+    """
     how = restoration_plan(s)
     count = how["draws"] if draws is None else draws
     if peak:
@@ -167,7 +179,9 @@ def _peak(
     sigma: float,
     generator: torch.Generator,
 ) -> Restoration:
-    """The most likely image: down the noise levels, or from the draw of the prior that explains the measurement best."""
+    """The most likely image: down the noise levels, or from the draw of the prior that explains the
+    measurement best.
+    """
     if how["method"] == "levels":
         high, low, count, steps = PEAK
         energy: Any = s.energy
@@ -251,9 +265,11 @@ def measure_restoration(
 
 
 def coverage(answer: Restoration, truth: Tensor, level: float = 0.9, unsure: float = UNSURE) -> Any:
-    """The share of open pixels, those on which draws spread by more than `unsure`, that lie in their interval of a level.
+    """The share of open pixels, those on which draws spread by more than `unsure`, that lie in
+    their interval of a level.
 
-    Averaged over images, with the standard error between images; images without open pixels are left out.
+    Averaged over images, with the standard error between images; images without open pixels are
+    left out.
     """
     low, high = answer.interval(level)
     inside, open_ = (low <= truth) & (truth <= high), answer.spread > unsure
@@ -271,7 +287,9 @@ def restoration_settings(how: dict[str, Any]) -> dict[str, Any]:
 
 
 def _baselines(train: Tensor, seen: Tensor, known: Tensor) -> dict[str, Tensor]:
-    """What any restoration must beat: the training image nearest in the known pixels, and the mean training image."""
+    """What any restoration must beat: the training image nearest in the known pixels, and the mean
+    training image.
+    """
     _, which = nearest(seen * known, train * known)
     return {
         "nearest neighbour": train[which],

@@ -1,4 +1,6 @@
-"""Samples of a run beside its data: distances, nearest neighbours, and what a judge of real images says."""
+"""Samples of a run beside its data: distances, nearest neighbours, and what a judge of real images
+says.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +39,9 @@ def trained_judge(s: Subject, found: Findings, say: Callable[[str], object]) -> 
 def measure_samples(
     s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None
 ) -> Generated:
-    """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of them."""
+    """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of
+    them.
+    """
     count = s.recipe["evaluation"]["samples"]
     made = draw(s, count, generator)
     film = draw(s, 8 if len(s.shape) == 3 else 300, generator, frames=11)
@@ -89,7 +93,9 @@ def _made_by(s: Subject) -> dict[str, Any]:
 
 
 def _compared(judge: Judge, samples: Tensor, s: Subject) -> dict[str, Any]:
-    """Samples beside test images, and training images beside test images, on the judge's features and at equal counts."""
+    """Samples beside test images, and training images beside test images, on the judge's features
+    and at equal counts.
+    """
     count = min(len(samples), len(s.data.test), len(s.data.train))
     order = torch.Generator().manual_seed(0)
     picked = [

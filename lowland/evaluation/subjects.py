@@ -15,7 +15,9 @@ from lowland.training import load_recipe_data
 
 @dataclass
 class Findings:
-    """What an evaluation gathers: figures for evaluation.json, arrays for evaluation.safetensors, notes."""
+    """What an evaluation gathers: figures for evaluation.json, arrays for evaluation.safetensors,
+    notes.
+    """
 
     figures: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, Tensor] = field(default_factory=dict)
@@ -24,7 +26,8 @@ class Findings:
 
 @dataclass
 class Subject:
-    """A trained run with everything needed to examine it. `energy` may take labels; `marginal` is a function of x alone.
+    """A trained run with everything needed to examine it. `energy` may take labels; `marginal` is a
+    function of x alone.
 
     The data set is loaded when first asked for: sampling, scoring and restoring do without it.
     """
@@ -38,7 +41,9 @@ class Subject:
 
     @cached_property
     def data(self) -> Dataset:
-        """The data set that the run was trained on; a training part that is drawn anew each time is here drawn once."""
+        """The data set that the run was trained on; a training part that is drawn anew each time is
+        here drawn once.
+        """
         return settled(self.given or load_recipe_data(self.recipe))
 
     @property
@@ -47,7 +52,9 @@ class Subject:
         return self.energy.domain.shape
 
     def standardised(self, x: Tensor) -> Tensor:
-        """Values as they stand in a file, as the energy sees them: made binary as the data were, or standardised."""
+        """Values as they stand in a file, as the energy sees them: made binary as the data were, or
+        standardised.
+        """
         about = self.run.read_json("data.json")
         if about.get("binarisation"):
             return made_binary(x, about["binarisation"])
@@ -64,7 +71,9 @@ class Subject:
 
     @property
     def sigmas(self) -> list[float] | None:
-        """Falling noise levels along which an energy E(x, σ) is sampled; None for other energies."""
+        """Falling noise levels along which an energy E(x, σ) is sampled; None for other
+        energies.
+        """
         return noise_levels(self.energy, self.recipe)
 
     @property

@@ -1,8 +1,8 @@
 """All that `lowland evaluate` measures, written into the run directory.
 
-`evaluate_run` writes evaluation.json (figures) and evaluation.safetensors (the arrays behind the pictures); the report reads
-those files and nothing else. Every figure has a standard error where one is known, and every figure that could flatter stands
-beside what it must be compared with.
+`evaluate_run` writes evaluation.json (figures) and evaluation.safetensors (the arrays behind the
+pictures); the report reads those files and nothing else. Every figure has a standard error where
+one is known, and every figure that could flatter stands beside what it must be compared with.
 """
 
 import time
@@ -26,7 +26,9 @@ from lowland.run import Run
 def evaluate_run(
     run: Run, data: Dataset | None = None, say: Callable[[str], object] = lambda _: None
 ) -> dict[str, Any]:
-    """Examine a run, write what was found into it, return the figures. `say` hears what is being done."""
+    """Examine a run, write what was found into it, return the figures. `say` hears what is being
+    done.
+    """
     began = time.monotonic()
     s, found = subject(run, data), Findings()
     generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 2_000_003)
@@ -39,7 +41,8 @@ def evaluate_run(
     restoration = s.recipe.get("restoration")
     if restoration and restoration["count"] and s.data.domain.kind == "binary":
         found.notes.append(
-            "Restoration was left out: its figures are errors of grey values, and these data are 0 or 1."
+            "Restoration was left out: its figures are errors of grey values, and these data are 0 "
+            "or 1."
         )
     elif restoration and restoration["count"] and len(s.data.domain.shape) == 3:
         say("restoring test images")

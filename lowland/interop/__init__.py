@@ -1,4 +1,6 @@
-"""Thin adapters to other libraries, one file each. The library itself is imported when an adapter is called."""
+"""Thin adapters to other libraries, one file each. The library itself is imported when an adapter
+is called.
+"""
 
 from lowland.interop.arviz import to_arviz
 from lowland.interop.deepinv import DeepinvOperator, to_deepinv

@@ -6,12 +6,14 @@ from lowland.samplers import Trace
 
 
 def to_arviz(trace: Trace, name: str = "x") -> Any:
-    """A DataTree as ArviZ wants it: posterior with dimensions (chain, draw, *event), and sample_stats where they exist.
+    """A DataTree as ArviZ wants it: posterior with dimensions (chain, draw, *event), and
+    sample_stats where they exist.
 
-    sample_stats: acceptance_rate (chain) and diverged (chain), which a trace counts per chain; lp (chain, draw), log p up to
-    a constant, if `Energies` was kept along with every draw.
+    sample_stats: acceptance_rate (chain) and diverged (chain), which a trace counts per chain; lp
+    (chain, draw), log p up to a constant, if `Energies` was kept along with every draw.
 
-    Raises ImportError without arviz-base (the extra `arviz`), ValueError if the trace kept no draws.
+    Raises ImportError without arviz-base (the extra `arviz`), ValueError if the trace kept no
+    draws.
 
     >>> import torch, lowland
     >>> g, start = torch.Generator().manual_seed(0), torch.zeros(4, 2)
@@ -24,7 +26,8 @@ def to_arviz(trace: Trace, name: str = "x") -> Any:
         import xarray
     except ImportError as error:
         raise ImportError(
-            "arviz-base is not installed; to_arviz hands traces to ArviZ; run pip install 'lowland[arviz]'"
+            "arviz-base is not installed; to_arviz hands traces to ArviZ; run pip install "
+            "'lowland[arviz]'"
         ) from error
     origin = {"inference_library": "lowland"}
     draws = trace.draws.detach().transpose(0, 1).cpu().numpy()

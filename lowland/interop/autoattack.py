@@ -1,4 +1,5 @@
-"""The reference attacks of AutoAttack (extra `attacks`: pyautoattack) in the form of `lowland.robustness.attacks`.
+"""The reference attacks of AutoAttack (extra `attacks`: pyautoattack) in the form of
+`lowland.robustness.attacks`.
 
 Source: Croce & Hein (2020), https://arxiv.org/abs/2003.01690
 """
@@ -15,10 +16,12 @@ from lowland.robustness.attacks import Model, Norm, check_attack, still
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """An attack for `robustness`: pyautoattack's, one after the other, each on the images that the others left standing.
+    """An attack for `robustness`: pyautoattack's, one after the other, each on the images that the
+    others left standing.
 
-    attacks: of apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square; steps: of all but square, which takes `queries`; norm: "inf"
-    or "2". For images in [0, 1], four classes or more, and a model without noise.
+    attacks: of apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square; steps: of all but square, which
+    takes `queries`; norm: "inf" or "2". For images in [0, 1], four classes or more, and a model
+    without noise.
     """
 
     attacks: Sequence[str] = ("apgd-ce", "apgd-t", "square")

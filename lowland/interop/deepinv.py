@@ -1,4 +1,6 @@
-"""deepinv: its physics as our operators, our energies as its priors. deepinv is imported when an adapter is called."""
+"""deepinv: its physics as our operators, our energies as its priors. deepinv is imported when an
+adapter is called.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +13,11 @@ from lowland.tasks.inverse.operators import Operator
 
 @dataclass(frozen=True)
 class DeepinvOperator(Operator):
-    """A linear physics of deepinv as an operator: A and A_adjoint, without its noise, which `sigma` says at the door.
+    """A linear physics of deepinv as an operator: A and A_adjoint, without its noise, which `sigma`
+    says at the door.
 
-    Raises ValueError for a physics without an adjoint. Source: deepinv (2025), https://github.com/deepinv/deepinv
+    Raises ValueError for a physics without an adjoint. Source: deepinv (2025),
+    https://github.com/deepinv/deepinv
     """
 
     physics: Any
@@ -21,7 +25,8 @@ class DeepinvOperator(Operator):
     def __post_init__(self) -> None:
         if not callable(getattr(self.physics, "A_adjoint", None)):
             raise ValueError(
-                f"{type(self.physics).__name__} has no A_adjoint; an operator needs the transpose; pass a linear physics"
+                f"{type(self.physics).__name__} has no A_adjoint; an operator needs the transpose; "
+                "pass a linear physics"
             )
 
     def A(self, x: Tensor) -> Tensor:
@@ -32,9 +37,11 @@ class DeepinvOperator(Operator):
 
 
 def to_deepinv(energy: Energy) -> Any:
-    """An energy of x as an explicit `deepinv.optim.Prior`: E as its value, −score as its gradient; the noise level is ignored.
+    """An energy of x as an explicit `deepinv.optim.Prior`: E as its value, −score as its gradient;
+    the noise level is ignored.
 
-    Raises ImportError without deepinv (the extra `inverse`), ValueError for an energy of noise whose level is not bound.
+    Raises ImportError without deepinv (the extra `inverse`), ValueError for an energy of noise
+    whose level is not bound.
     """
     try:
         from deepinv.optim import Prior
@@ -45,7 +52,8 @@ def to_deepinv(energy: Energy) -> Any:
     energy = lift(energy)
     if getattr(energy, "noise", False):
         raise ValueError(
-            f"{type(energy).__name__} is an energy of noise; a prior is one of x alone; pass energy.given(0.1)"
+            f"{type(energy).__name__} is an energy of noise; a prior is one of x alone; pass "
+            "energy.given(0.1)"
         )
 
     class EnergyPrior(Prior):

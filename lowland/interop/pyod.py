@@ -10,12 +10,14 @@ from lowland.tasks.detection.scores import Score
 
 
 def to_pyod(energy: Any, score: str | Score = "energy", contamination: float = 0.1) -> Any:
-    """A `pyod.models.base.BaseDetector` of an energy that is trained already: `fit`, `decision_function`, `predict`, ...
+    """A `pyod.models.base.BaseDetector` of an energy that is trained already: `fit`,
+    `decision_function`, `predict`, ...
 
-    energy, score: as in `Detector`, which lies in `detector_` after fit with the conformal p-values; PyOD's own `predict` calls
-    the share `contamination` of the rows it was fitted to. Rows (N, D) arrive as float32 points (N, *event).
-    Raises ImportError without PyOD, ValueError as `Detector.fit` does.
-    Source: Zhao, Nasrullah & Li (2019), https://www.jmlr.org/papers/v20/19-011.html
+    energy, score: as in `Detector`, which lies in `detector_` after fit with the conformal
+    p-values; PyOD's own `predict` calls the share `contamination` of the rows it was fitted to.
+    Rows (N, D) arrive as float32 points (N, *event). Raises ImportError without PyOD, ValueError as
+    `Detector.fit` does. Source: Zhao, Nasrullah & Li (2019),
+    https://www.jmlr.org/papers/v20/19-011.html
 
     >>> to_pyod(lambda x: x.square().sum(1)).fit(np.eye(3)).decision_function(2 * np.eye(3)).tolist()  # doctest: +SKIP
     [4.0, 4.0, 4.0]
@@ -24,7 +26,8 @@ def to_pyod(energy: Any, score: str | Score = "energy", contamination: float = 0
         from pyod.models.base import BaseDetector
     except ImportError as error:
         raise ImportError(
-            "pyod is not installed; to_pyod makes one of its detectors; run pip install 'lowland[pyod]'"
+            "pyod is not installed; to_pyod makes one of its detectors; run pip install "
+            "'lowland[pyod]'"
         ) from error
 
     class EnergyModel(BaseDetector):

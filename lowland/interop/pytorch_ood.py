@@ -9,11 +9,12 @@ from lowland.tasks.detection.detector import Detector
 
 
 def to_pytorch_ood(detector: Detector) -> Any:
-    """A `pytorch_ood.api.Detector`: `predict` gives our outlier scores, `fit` calibrates on what a loader of (x, y) yields.
+    """A `pytorch_ood.api.Detector`: `predict` gives our outlier scores, `fit` calibrates on what a
+    loader of (x, y) yields.
 
-    Rows with a label below 0, pytorch-ood's mark of outliers, are left out of the fit. p-values and verdicts are those of its
-    attribute `detector`. Raises ImportError without pytorch-ood.
-    Source: Kirchheim, Filax & Ortmeier (2022), https://github.com/kkirchheim/pytorch-ood
+    Rows with a label below 0, pytorch-ood's mark of outliers, are left out of the fit. p-values and
+    verdicts are those of its attribute `detector`. Raises ImportError without pytorch-ood. Source:
+    Kirchheim, Filax & Ortmeier (2022), https://github.com/kkirchheim/pytorch-ood
 
     >>> to_pytorch_ood(Detector(lambda x: x.square().sum(1)))(torch.ones(2, 3)).tolist()  # doctest: +SKIP
     [3.0, 3.0]
@@ -23,7 +24,8 @@ def to_pytorch_ood(detector: Detector) -> Any:
         from pytorch_ood.api import RequiresFittingException
     except ImportError as error:
         raise ImportError(
-            "pytorch-ood is not installed; to_pytorch_ood makes one of its detectors; run pip install 'lowland[pytorch-ood]'"
+            "pytorch-ood is not installed; to_pytorch_ood makes one of its detectors; run pip "
+            "install 'lowland[pytorch-ood]'"
         ) from error
 
     class Adapted(Theirs):

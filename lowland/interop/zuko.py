@@ -1,4 +1,6 @@
-"""Normalizing flows of zuko as base measures: exact draws, exact log Z = 0, and close to the data."""
+"""Normalizing flows of zuko as base measures: exact draws, exact log Z = 0, and close to the
+data.
+"""
 
 from typing import Any
 
@@ -17,11 +19,12 @@ def fit_flow(
     batch: int = 256,
     generator: torch.Generator,
 ) -> FlowNoise:
-    """A flow fitted to vectors (N, d) by maximum likelihood (Adam, rate 1e-3): zuko's MAF of three transforms unless given.
+    """A flow fitted to vectors (N, d) by maximum likelihood (Adam, rate 1e-3): zuko's MAF of three
+    transforms unless given.
 
-    Pass it to `log_z(energy, base=...)`; fit it to other points than the draws from which the reverse run starts.
-    Raises ImportError without zuko (the extra `zuko`), ValueError for data that are not vectors on the real line.
-    Source: zuko, https://github.com/probabilists/zuko
+    Pass it to `log_z(energy, base=...)`; fit it to other points than the draws from which the
+    reverse run starts. Raises ImportError without zuko (the extra `zuko`), ValueError for data that
+    are not vectors on the real line. Source: zuko, https://github.com/probabilists/zuko
 
     >>> g = torch.Generator().manual_seed(0)
     >>> base = fit_flow(torch.randn(200, 2, generator=g), steps=20, generator=g)
@@ -32,11 +35,13 @@ def fit_flow(
         import zuko
     except ImportError as error:
         raise ImportError(
-            "zuko is not installed; fit_flow trains one of its flows; run pip install 'lowland[zuko]'"
+            "zuko is not installed; fit_flow trains one of its flows; run pip install "
+            "'lowland[zuko]'"
         ) from error
     if data.dim() != 2 or len(data) < 2 or not data.is_floating_point():
         raise ValueError(
-            f"data of shape {tuple(data.shape)} came; a flow takes vectors (N, d) with N ≥ 2; flatten them"
+            f"data of shape {tuple(data.shape)} came; a flow takes vectors (N, d) with N ≥ 2; "
+            "flatten them"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(

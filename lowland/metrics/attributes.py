@@ -1,7 +1,8 @@
-"""What a stroke looks like, measured from the picture and by no network: how thick it is, how much it leans.
+"""What a stroke looks like, measured from the picture and by no network: how thick it is, how much
+it leans.
 
-A picture is grey values in [0, 1], bright strokes on black. What is measured here never saw a classifier, so it can judge
-samples that classifiers helped to draw.
+A picture is grey values in [0, 1], bright strokes on black. What is measured here never saw a
+classifier, so it can judge samples that classifiers helped to draw.
 """
 
 import torch
@@ -14,8 +15,9 @@ FINER = 4  # measured on a grid so many times finer: strokes are only a few pixe
 def thickness(images: Tensor) -> Tensor:
     """How thick strokes are, in pixels: (B,) of pictures (B, 1, H, W).
 
-    Twice the mean distance from the ridge of the stroke to its edge: on a finer grid, what is brighter than half of the
-    brightest pixel is ink; the ridge is the ink no nearer to the edge than any neighbour. nan where nothing is bright.
+    Twice the mean distance from the ridge of the stroke to its edge: on a finer grid, what is
+    brighter than half of the brightest pixel is ink; the ridge is the ink no nearer to the edge
+    than any neighbour. nan where nothing is bright.
 
     Raises ValueError for anything but grey pictures.
     Source: after Castro et al. (2019), Morpho-MNIST, section 3, https://arxiv.org/abs/1809.10780
@@ -42,11 +44,13 @@ def thickness(images: Tensor) -> Tensor:
 
 
 def slant(images: Tensor) -> Tensor:
-    """How much strokes lean to the right, as the tangent of the angle from upright: (B,) of pictures (B, 1, H, W).
+    """How much strokes lean to the right, as the tangent of the angle from upright: (B,) of
+    pictures (B, 1, H, W).
 
         slant = −μ_xy / μ_yy,      μ: second central moments, grey values as masses, y downwards
 
-    the shear that would leave no correlation between height and place. 0 is upright, 1 leans by 45°; nan where all is dark.
+    the shear that would leave no correlation between height and place. 0 is upright, 1 leans by
+    45°; nan where all is dark.
 
     Raises ValueError for anything but grey pictures.
     Source: the same paper, https://arxiv.org/abs/1809.10780
@@ -68,6 +72,6 @@ def slant(images: Tensor) -> Tensor:
 def _check(images: Tensor) -> None:
     if images.dim() != 4 or images.shape[1] != 1 or not images.is_floating_point():
         raise ValueError(
-            f"pictures came as {images.dtype} of shape {tuple(images.shape)}; strokes are measured on grey ones, floats "
-            f"(B, 1, height, width) in [0, 1]; take one channel"
+            f"pictures came as {images.dtype} of shape {tuple(images.shape)}; strokes are measured "
+            "on grey ones, floats (B, 1, height, width) in [0, 1]; take one channel"
         )

@@ -1,18 +1,22 @@
 """Thresholds with a guarantee: conformal p-values and the false-alarm rates they promise.
 
-If n calibration points and a new point are exchangeable (nothing was trained on the calibration points), then
+If n calibration points and a new point are exchangeable (nothing was trained on the calibration
+points), then
 
     p = (1 + #{i : E_i ≥ E(x)}) / (n + 1)        satisfies        P(p ≤ α) ≤ α
 
-whatever the energy is, ties or none. Source: Vovk, Gammerman & Shafer (2005), https://doi.org/10.1007/b106715
+whatever the energy is, ties or none. Source: Vovk, Gammerman & Shafer (2005),
+https://doi.org/10.1007/b106715
 
-That is a mean over calibration sets. With the one set that is at hand, calling an outlier what is above the r-th largest of n
-energies raises false alarms at a rate that is itself random, Beta(r, n + 1 − r) or smaller where there are ties. The mean is
-r / (n + 1): r = ⌊α (n + 1)⌋ keeps the promise "marginal". The largest r whose 1 − δ quantile is at most α keeps it for the set
-at hand, but for a share δ of all sets: "conditional". Source: Vovk (2012), https://arxiv.org/abs/1209.2673
+That is a mean over calibration sets. With the one set that is at hand, calling an outlier what is
+above the r-th largest of n energies raises false alarms at a rate that is itself random, Beta(r, n
++ 1 − r) or smaller where there are ties. The mean is r / (n + 1): r = ⌊α (n + 1)⌋ keeps the promise
+"marginal". The largest r whose 1 − δ quantile is at most α keeps it for the set at hand, but for a
+share δ of all sets: "conditional". Source: Vovk (2012), https://arxiv.org/abs/1209.2673
 
-Over a batch, p-values that share a calibration set still allow Benjamini and Hochberg's choice: "fdr", a bound on the expected
-share of inliers among what is called an outlier. Source: Bates et al. (2023), https://arxiv.org/abs/2104.08279
+Over a batch, p-values that share a calibration set still allow Benjamini and Hochberg's choice:
+"fdr", a bound on the expected share of inliers among what is called an outlier. Source: Bates et
+al. (2023), https://arxiv.org/abs/2104.08279
 
 And of classifiers: whether what they call 90 % sure is right nine times in ten (`reliability`).
 """
@@ -47,8 +51,9 @@ GUARANTEES = ("marginal", "conditional", "fdr")
 def calibration_size(alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
     """The fewest calibration points with which an outlier can be called at all under a guarantee.
 
-    1/α − 1 for "marginal", where the smallest p-value is 1/(n + 1), and log δ / log(1 − α) for "conditional". With "fdr", 1/α
-    − 1 serves if all of a batch are outliers; to find one among m takes m/α − 1.
+    1/α − 1 for "marginal", where the smallest p-value is 1/(n + 1), and log δ / log(1 − α) for
+    "conditional". With "fdr", 1/α − 1 serves if all of a batch are outliers; to find one among m
+    takes m/α − 1.
 
     >>> calibration_size(0.05), calibration_size(0.05, "conditional"), calibration_size(0.01, "conditional", 0.01)
     (19, 59, 459)
@@ -60,10 +65,12 @@ def calibration_size(alpha: float, guarantee: str = "marginal", delta: float = 0
 
 
 def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
-    """r: x is called an outlier if its p-value is at most r / (n + 1), that is, if fewer than r of n energies reach its own.
+    """r: x is called an outlier if its p-value is at most r / (n + 1), that is, if fewer than r of
+    n energies reach its own.
 
-    marginal: r = ⌊α (n + 1)⌋; conditional: the largest r with BetaQuantile(1 − δ; r, n + 1 − r) ≤ α.
-    Raises ValueError where r is 0, and says how many points are needed; and for rates outside (0, 1) or another guarantee.
+    marginal: r = ⌊α (n + 1)⌋; conditional: the largest r with BetaQuantile(1 − δ; r, n + 1 − r) ≤
+    α. Raises ValueError where r is 0, and says how many points are needed; and for rates outside
+    (0, 1) or another guarantee.
 
     >>> alarm_ranks(1000, 0.05), alarm_ranks(1000, 0.05, "conditional")
     (50, 39)
@@ -72,8 +79,8 @@ def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: fl
     if count < need:
         sure = f" with probability {1 - delta:g}" if guarantee == "conditional" else ""
         raise ValueError(
-            f"{count} calibration energies cannot promise a false-alarm rate of {alpha}{sure}; at least {need} are needed; "
-            f"bring more points or raise the rate"
+            f"{count} calibration energies cannot promise a false-alarm rate of {alpha}{sure}; at "
+            f"least {need} are needed; bring more points or raise the rate"
         )
     if guarantee != "conditional":
         return int(alpha * (count + 1) + 1e-9)
@@ -88,12 +95,13 @@ def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: fl
 
 
 def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
-    """Which of a batch of p-values (M,) are called: all up to the largest p_(k) ≤ α k / M. Verdicts (M,).
+    """Which of a batch of p-values (M,) are called: all up to the largest p_(k) ≤ α k / M. Verdicts
+    (M,).
 
-    If the p-values are conformal with one calibration set and the points independent, the expected share of inliers among those
-    called is at most α.
-    Raises ValueError for α outside (0, 1) and p-values outside [0, 1].
-    Source: Benjamini & Hochberg (1995), https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
+    If the p-values are conformal with one calibration set and the points independent, the expected
+    share of inliers among those called is at most α. Raises ValueError for α outside (0, 1) and
+    p-values outside [0, 1]. Source: Benjamini & Hochberg (1995),
+    https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
 
     >>> benjamini_hochberg(torch.tensor([0.03, 0.5, 0.001, 0.9]), 0.1).tolist()
     [True, False, True, False]
@@ -102,7 +110,8 @@ def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
     check_finite(p, "p-values")
     if p.dim() != 1 or bool(((p < 0) | (p > 1)).any()):
         raise ValueError(
-            f"p-values came as {tuple(p.shape)}; a vector (M,) in [0, 1] is needed; pass those of one batch"
+            f"p-values came as {tuple(p.shape)}; a vector (M,) in [0, 1] is needed; pass those of "
+            "one batch"
         )
     if not len(p):
         return torch.zeros(0, dtype=torch.bool)
@@ -115,17 +124,20 @@ def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
 def _check_rates(alpha: float, guarantee: str, delta: float = 0.05) -> None:
     if not (0 < alpha < 1 and 0 < delta < 1):
         raise ValueError(
-            f"alpha is {alpha} and delta {delta}; a false-alarm rate lies in (0, 1), and so does the chance to miss it; "
-            f"0.05 is common"
+            f"alpha is {alpha} and delta {delta}; a false-alarm rate lies in (0, 1), and so does "
+            "the chance to miss it; 0.05 is common"
         )
     if guarantee not in GUARANTEES:
         raise ValueError(
-            f"guarantee is {guarantee!r}; it is {', '.join(GUARANTEES[:-1])} or {GUARANTEES[-1]}; choose one"
+            f"guarantee is {guarantee!r}; it is {', '.join(GUARANTEES[:-1])} or {GUARANTEES[-1]}; "
+            "choose one"
         )
 
 
 class AlarmRate(NamedTuple):
-    """Share of points called outliers at a nominal rate, and the 95 % interval in which a sound detector's share lies."""
+    """Share of points called outliers at a nominal rate, and the 95 % interval in which a sound
+    detector's share lies.
+    """
 
     nominal: float
     value: float
@@ -142,15 +154,16 @@ class AlarmRate(NamedTuple):
 def false_alarms(p: Tensor, nominal: float, calibration: int | None = None) -> AlarmRate:
     """The false-alarm rate of p-values (M,) of true inliers at a nominal rate.
 
-    The interval is the central 95 % of the share's law if p ≤ nominal happens with probability ⌊nominal (n+1)⌋ / (n+1)
-    for each point: binomial, or beta-binomial when the number of calibration points n is passed, because all test
-    points share one calibration set.
+    The interval is the central 95 % of the share's law if p ≤ nominal happens with probability
+    ⌊nominal (n+1)⌋ / (n+1) for each point: binomial, or beta-binomial when the number of
+    calibration points n is passed, because all test points share one calibration set.
     """
     from scipy.stats import betabinom, binom
 
     if not 0 < nominal < 1 or len(p) == 0:
         raise ValueError(
-            f"nominal is {nominal} over {len(p)} points; a rate in (0, 1) and points are needed; pass them"
+            f"nominal is {nominal} over {len(p)} points; a rate in (0, 1) and points are needed; "
+            "pass them"
         )
     check_finite(p, "p-values")
     alarms, count = int((p <= nominal).sum()), len(p)
@@ -165,7 +178,9 @@ def false_alarms(p: Tensor, nominal: float, calibration: int | None = None) -> A
 
 
 class Reliability(NamedTuple):
-    """Expected calibration error, and per bin of confidence: the mean confidence and accuracy (0 if empty) and the count."""
+    """Expected calibration error, and per bin of confidence: the mean confidence and accuracy (0 if
+    empty) and the count.
+    """
 
     error: float
     confidence: Tensor
@@ -174,14 +189,15 @@ class Reliability(NamedTuple):
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
-    """How far confidence is from accuracy, over `bins` bins of equal width of the confidence c = max_k p_k.
+    """How far confidence is from accuracy, over `bins` bins of equal width of the confidence c =
+    max_k p_k.
 
         ECE = Σ_b (n_b / n) |mean accuracy in b − mean confidence in b|
 
-    It is never negative, so a perfect classifier scores above 0 on few points: about Σ_b √(2 n_b p_b (1 − p_b) / π) / n.
-    probabilities: (N, K), rows that add up to 1; labels: (N,). A confidence on an edge belongs to the bin below it.
-    Raises ValueError if they do not match or are no probabilities.
-    Source: Guo et al. (2017), https://arxiv.org/abs/1706.04599
+    It is never negative, so a perfect classifier scores above 0 on few points: about Σ_b √(2 n_b
+    p_b (1 − p_b) / π) / n. probabilities: (N, K), rows that add up to 1; labels: (N,). A confidence
+    on an edge belongs to the bin below it. Raises ValueError if they do not match or are no
+    probabilities. Source: Guo et al. (2017), https://arxiv.org/abs/1706.04599
 
     >>> p = torch.tensor([[0.75, 0.25], [0.75, 0.25], [0.25, 0.75], [0.25, 0.75]])
     >>> reliability(p, torch.tensor([0, 0, 1, 0])).error, reliability(p, torch.tensor([0, 0, 1, 1])).error
@@ -190,12 +206,14 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     p = probabilities.detach().double()
     if p.dim() != 2 or labels.shape != (len(p),) or len(p) == 0 or bins < 1:
         raise ValueError(
-            f"probabilities {tuple(p.shape)}, labels {tuple(labels.shape)} and {bins} bins were given; one row of "
-            f"probabilities per label and a bin are needed; pass softmax(-class_energies) and the true labels"
+            f"probabilities {tuple(p.shape)}, labels {tuple(labels.shape)} and {bins} bins were "
+            "given; one row of probabilities per label and a bin are needed; pass "
+            "softmax(-class_energies) and the true labels"
         )
     if not bool((p >= 0).all() and ((p.sum(1) - 1).abs() < 1e-4).all()):
         raise ValueError(
-            "some rows are no probabilities; they must be at least 0 and add up to 1; pass the softmax of logits"
+            "some rows are no probabilities; they must be at least 0 and add up to 1; pass the "
+            "softmax of logits"
         )
     sure, called = p.max(1)
     place = (torch.ceil(sure * bins).long() - 1).clamp(0, bins - 1)

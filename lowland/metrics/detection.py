@@ -1,10 +1,12 @@
 """Rank metrics of detectors: how well energies tell outliers from inliers.
 
-All take energies of inliers and outliers, (N,) and (M,), low meaning likely, and call high-energy points outliers. Ranks are
-exact: float64, ties counted half, no squashing of energies into [0, 1]. Non-finite energies are refused, not ranked.
+All take energies of inliers and outliers, (N,) and (M,), low meaning likely, and call high-energy
+points outliers. Ranks are exact: float64, ties counted half, no squashing of energies into [0, 1].
+Non-finite energies are refused, not ranked.
 
-Every metric is a function of two tables of counts: how many inliers and how many outliers stand at each distinct energy. A
-bootstrap draw changes the counts and not the energies, so one implementation gives the value and its interval (`separation`).
+Every metric is a function of two tables of counts: how many inliers and how many outliers stand at
+each distinct energy. A bootstrap draw changes the counts and not the energies, so one
+implementation gives the value and its interval (`separation`).
 """
 
 import math
@@ -21,7 +23,9 @@ AT_ONCE = 4_000_000  # numbers of a bootstrap held together
 
 
 class Interval(NamedTuple):
-    """A number and the interval that holds it at the level asked for. Prints as `0.913 [0.905, 0.921]`."""
+    """A number and the interval that holds it at the level asked for. Prints as `0.913 [0.905,
+    0.921]`.
+    """
 
     value: float
     low: float
@@ -36,7 +40,9 @@ class Interval(NamedTuple):
 
 
 class Separation(NamedTuple):
-    """How far outliers stand from inliers. base_rate: the share of outliers, which both AUPRs depend on."""
+    """How far outliers stand from inliers. base_rate: the share of outliers, which both AUPRs
+    depend on.
+    """
 
     auroc: Interval
     aupr_outliers: Interval
@@ -69,20 +75,22 @@ def auroc(inliers: Tensor, outliers: Tensor) -> Estimate:
 
 
 def aupr(inliers: Tensor, outliers: Tensor, *, positive: str = "outliers") -> Estimate:
-    """Average precision, Σ (R_k − R_{k−1}) P_k over distinct thresholds; no interpolation. Guessing gives the base rate.
+    """Average precision, Σ (R_k − R_{k−1}) P_k over distinct thresholds; no interpolation. Guessing
+    gives the base rate.
 
-    positive: "outliers", called at high energies, or "inliers", called at low ones. Its base rate is the share of the
-    positives, so a number without the two counts says nothing.
-    The error is that of a logit interval, √(p (1 − p) / M) of M positives, which ignores the other side's share of it.
-    Raises ValueError for other positives.
-    Source: Boyd, Eng & Page (2013), https://doi.org/10.1007/978-3-642-40994-3_29
+    positive: "outliers", called at high energies, or "inliers", called at low ones. Its base rate
+    is the share of the positives, so a number without the two counts says nothing. The error is
+    that of a logit interval, √(p (1 − p) / M) of M positives, which ignores the other side's share
+    of it. Raises ValueError for other positives. Source: Boyd, Eng & Page (2013),
+    https://doi.org/10.1007/978-3-642-40994-3_29
 
     >>> aupr(torch.zeros(3), torch.zeros(1)).value, aupr(torch.zeros(3), torch.zeros(1), positive="inliers").value
     (0.25, 0.75)
     """
     if positive not in ("outliers", "inliers"):
         raise ValueError(
-            f"positive is {positive!r}; it is 'outliers' or 'inliers'; choose whose precision is averaged"
+            f"positive is {positive!r}; it is 'outliers' or 'inliers'; choose whose precision is "
+            "averaged"
         )
     metric = _aupr_outliers if positive == "outliers" else _aupr_inliers
     value = _value(metric, inliers, outliers)
@@ -95,19 +103,22 @@ def aupr(inliers: Tensor, outliers: Tensor, *, positive: str = "outliers") -> Es
 
 
 def fpr95(inliers: Tensor, outliers: Tensor) -> Estimate:
-    """Share of outliers that pass as inliers at the threshold that lets at least 95 % of the inliers pass.
+    """Share of outliers that pass as inliers at the threshold that lets at least 95 % of the
+    inliers pass.
 
-    (In the literature's words: inliers are the positives, and this is the false positive rate at 95 % recall.)
+    (In the literature's words: inliers are the positives, and this is the false positive rate at 95
+    % recall.)
     """
     value = _value(_fpr95, inliers, outliers)
     return share(round(value * len(outliers)), len(outliers))
 
 
 def detection_error(inliers: Tensor, outliers: Tensor) -> Estimate:
-    """min over thresholds t of ½ P(E_in > t) + ½ P(E_out ≤ t): how often the best threshold errs where both are as frequent.
+    """min over thresholds t of ½ P(E_in > t) + ½ P(E_out ≤ t): how often the best threshold errs
+    where both are as frequent.
 
-    The threshold is the best for these very points, so few of them flatter. The error is binomial, at that threshold.
-    Source: Liang, Li & Srikant (2018), https://arxiv.org/abs/1706.02690
+    The threshold is the best for these very points, so few of them flatter. The error is binomial,
+    at that threshold. Source: Liang, Li & Srikant (2018), https://arxiv.org/abs/1706.02690
 
     >>> detection_error(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])).value
     0.25
@@ -128,12 +139,14 @@ def separation(
     draws: int = 1000,
     level: float = 0.95,
 ) -> Separation:
-    """All rank metrics with bootstrap intervals: inliers and outliers are drawn anew, each from their own, with replacement.
+    """All rank metrics with bootstrap intervals: inliers and outliers are drawn anew, each from
+    their own, with replacement.
 
-    The interval runs from the (1 − level)/2 to the (1 + level)/2 quantile of the draws. Where no outlier lies among the inliers
-    every draw says 1, and so does the interval: it knows these points and no others.
-    Raises ValueError for energies that are empty or not finite, fewer than 2 draws, or a level outside (0, 1).
-    Source: Efron & Tibshirani (1993), https://doi.org/10.1201/9780429246593
+    The interval runs from the (1 − level)/2 to the (1 + level)/2 quantile of the draws. Where no
+    outlier lies among the inliers every draw says 1, and so does the interval: it knows these
+    points and no others. Raises ValueError for energies that are empty or not finite, fewer than 2
+    draws, or a level outside (0, 1). Source: Efron & Tibshirani (1993),
+    https://doi.org/10.1201/9780429246593
 
     >>> g = torch.Generator().manual_seed(0)
     >>> found = separation(torch.randn(200, generator=g), 1 + torch.randn(100, generator=g), generator=g)
@@ -142,7 +155,8 @@ def separation(
     """
     if draws < 2 or not 0 < level < 1:
         raise ValueError(
-            f"{draws} draws and level {level} were asked for; at least 2 and a share in (0, 1) are; correct them"
+            f"{draws} draws and level {level} were asked for; at least 2 and a share in (0, 1) "
+            "are; correct them"
         )
     low, high = _checked(inliers, outliers)
     place = torch.unique(torch.cat([low, high]), return_inverse=True)[1]
@@ -173,7 +187,7 @@ def energy_gap(inliers: Tensor, others: Tensor) -> Estimate:
     return Estimate(b.value - a.value, math.hypot(a.error, b.error))
 
 
-# ---- of counts: inliers a and outliers b (draws, G) at each of G rising energies -------------------------------------------
+# ---- of counts: inliers a and outliers b (draws, G) at each of G rising energies -----------------
 
 
 def _auroc(a: Tensor, b: Tensor) -> Tensor:
@@ -246,7 +260,8 @@ def _checked(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
     for name, values in (("inlier energies", inliers), ("outlier energies", outliers)):
         if values.dim() != 1 or len(values) == 0:
             raise ValueError(
-                f"{name} have shape {tuple(values.shape)}; a non-empty vector (N,) is needed; flatten them"
+                f"{name} have shape {tuple(values.shape)}; a non-empty vector (N,) is needed; "
+                "flatten them"
             )
         check_finite(values, name)
     return inliers.detach().cpu().double(), outliers.detach().cpu().double()

@@ -41,7 +41,8 @@ def share(count: int, total: int) -> Estimate:
     """A proportion with its binomial standard error."""
     if not 0 <= count <= total or total == 0:
         raise ValueError(
-            f"{count} of {total} were counted; a share needs 0 <= count <= total > 0; check the counts"
+            f"{count} of {total} were counted; a share needs 0 <= count <= total > 0; check the "
+            "counts"
         )
     p = count / total
     return Estimate(p, math.sqrt(p * (1 - p) / total))

@@ -2,8 +2,9 @@
 
     log p(x) = −E(x) − log Z
 
-log Z is known within a bracket (`log_z`), so the mean log-likelihood of data is too. And it is a number about data of a certain
-kind: which grey values were made binary, or spread over their width, and how, belongs to the number and is printed with it.
+log Z is known within a bracket (`log_z`), so the mean log-likelihood of data is too. And it is a
+number about data of a certain kind: which grey values were made binary, or spread over their width,
+and how, belongs to the number and is printed with it.
 """
 
 import math
@@ -23,9 +24,10 @@ from lowland.metrics.log_z.certificate import LogZ
 class Likelihood:
     """Mean log-likelihood of data, in nats. Prints its verdict.
 
-    value ± error: with the standard error over the examples, log Z taken at its point estimate; [lower, upper]: the mean over
-    these examples at the ends of the bracket of log Z; count, dims: examples, and numbers in each; data: the name of the
-    binarisation or dequantisation; log_z: what is known of log Z.
+    value ± error: with the standard error over the examples, log Z taken at its point estimate;
+    [lower, upper]: the mean over these examples at the ends of the bracket of log Z; count, dims:
+    examples, and numbers in each; data: the name of the binarisation or dequantisation; log_z: what
+    is known of log Z.
     """
 
     value: float
@@ -44,8 +46,8 @@ class Likelihood:
 
     def __repr__(self) -> str:
         return (
-            f"Likelihood({self.value:.3f} ± {self.error:.3f} nats, in [{self.lower:.3f}, {self.upper:.3f}], "
-            f"{self.log_z.verdict}; {self.count} examples, {self.data})"
+            f"Likelihood({self.value:.3f} ± {self.error:.3f} nats, in [{self.lower:.3f}, "
+            f"{self.upper:.3f}], {self.log_z.verdict}; {self.count} examples, {self.data})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,10 +61,12 @@ class Likelihood:
 
 @dataclass(frozen=True, repr=False)
 class BitsPerDim:
-    """Bits per dimension of quantised images under a density of dequantised ones. Lower is better; prints its verdict.
+    """Bits per dimension of quantised images under a density of dequantised ones. Lower is better;
+    prints its verdict.
 
-    value ± error; [lower, upper]: at the ends of the bracket; levels: grey values; width: of the interval that they share;
-    data: the name of the dequantisation; verdict: of log Z. An upper bound of the bits that the quantised images take.
+    value ± error; [lower, upper]: at the ends of the bracket; levels: grey values; width: of the
+    interval that they share; data: the name of the dequantisation; verdict: of log Z. An upper
+    bound of the bits that the quantised images take.
     """
 
     value: float
@@ -81,8 +85,9 @@ class BitsPerDim:
 
     def __repr__(self) -> str:
         return (
-            f"BitsPerDim({self.value:.4f} ± {self.error:.4f}, in [{self.lower:.4f}, {self.upper:.4f}], {self.verdict}; "
-            f"{self.levels} levels on a width of {self.width:g}, {self.data})"
+            f"BitsPerDim({self.value:.4f} ± {self.error:.4f}, in [{self.lower:.4f}, "
+            f"{self.upper:.4f}], {self.verdict}; {self.levels} levels on a width of "
+            f"{self.width:g}, {self.data})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,11 +108,12 @@ def log_likelihood(
 ) -> Likelihood:
     """Mean log-likelihood of data (N, *event) in nats:  −mean E(x) − log Z.
 
-    log_z: what `log_z` found, or a number that is known to be exact. binarisation, dequantisation: how the data were made,
-    in words; binary data must name the one, continuous data may name the other.
+    log_z: what `log_z` found, or a number that is known to be exact. binarisation, dequantisation:
+    how the data were made, in words; binary data must name the one, continuous data may name the
+    other.
 
-    Raises ValueError for points outside the domain, for binary data without the name of the binarisation, and for energies
-    that are not numbers.
+    Raises ValueError for points outside the domain, for binary data without the name of the
+    binarisation, and for energies that are not numbers.
 
     >>> import torch
     >>> from lowland.targets import Gaussian
@@ -120,14 +126,14 @@ def log_likelihood(
     check_points(energy, data)
     if energy.domain.kind == "binary" and not binarisation:
         raise ValueError(
-            "binary data came without the name of their binarisation; numbers on differently binarised data cannot be "
-            "compared; pass for example binarisation='threshold 0.5'"
+            "binary data came without the name of their binarisation; numbers on differently "
+            "binarised data cannot be compared; pass for example binarisation='threshold 0.5'"
         )
     values = energy_values(energy, data, batch_size=batch_size).double()
     if bool(values.isnan().any()):
         raise ValueError(
-            f"{int(values.isnan().sum())} of {len(values)} energies are not numbers; a likelihood needs all of them; look for "
-            f"overflow or missing data"
+            f"{int(values.isnan().sum())} of {len(values)} energies are not numbers; a likelihood "
+            "needs all of them; look for overflow or missing data"
         )
     known = (
         LogZ(log_z, 0.0, log_z, log_z, "given", "given as exact")
@@ -143,13 +149,15 @@ def log_likelihood(
 
 
 def bits_per_dim(likelihood: Likelihood, *, levels: int = 256, width: float = 1.0) -> BitsPerDim:
-    """Bits per dimension of images of so many grey levels, which share an interval of so much width when dequantised:
+    """Bits per dimension of images of so many grey levels, which share an interval of so much width
+    when dequantised:
 
         b = −log p(x) / (d log 2) + log₂(levels / width)
 
-    since a level has the probability of its cell, of side width / levels, and the mean of log p over a cell is at most the log
-    of the mean. `dequantised` spreads levels over a width of 1. The uniform density on [0, 1] takes log₂ levels bits.
-    Source: Theis, van den Oord & Bethge (2016), section 3.1, https://arxiv.org/abs/1511.01844
+    since a level has the probability of its cell, of side width / levels, and the mean of log p
+    over a cell is at most the log of the mean. `dequantised` spreads levels over a width of 1. The
+    uniform density on [0, 1] takes log₂ levels bits. Source: Theis, van den Oord & Bethge (2016),
+    section 3.1, https://arxiv.org/abs/1511.01844
 
     >>> import torch
     >>> from lowland import box
@@ -161,7 +169,8 @@ def bits_per_dim(likelihood: Likelihood, *, levels: int = 256, width: float = 1.
     """
     if levels < 2 or not width > 0:
         raise ValueError(
-            f"levels is {levels} and width {width}; at least 2 levels on a width above 0 are needed; correct them"
+            f"levels is {levels} and width {width}; at least 2 levels on a width above 0 are "
+            "needed; correct them"
         )
     nats, offset = likelihood.dims * math.log(2), math.log2(levels / width)
     value, low, high = (
@@ -182,8 +191,9 @@ def dequantised(grey: Tensor, levels: int, generator: torch.Generator) -> Tensor
     """
     if bool(((grey < 0) | (grey > levels - 1) | (grey != grey.round())).any()):
         raise ValueError(
-            f"values from {grey.min().item():g} to {grey.max().item():g} came; grey values are whole numbers from 0 to "
-            f"{levels - 1}; multiply images in [0, 1] by {levels - 1} and round them"
+            f"values from {grey.min().item():g} to {grey.max().item():g} came; grey values are "
+            f"whole numbers from 0 to {levels - 1}; multiply images in [0, 1] by {levels - 1} and "
+            "round them"
         )
     u = torch.rand(grey.shape, generator=generator, device=grey.device, dtype=torch.float64)
     top = (

@@ -1,21 +1,25 @@
 """Have the chains converged, and what are their draws worth?
 
-Draws of one chain resemble each other, and chains may sit in different places; both make n draws worth fewer than n. With
-ρ_t the correlation of draws t steps apart, taken over all chains together,
+Draws of one chain resemble each other, and chains may sit in different places; both make n draws
+worth fewer than n. With ρ_t the correlation of draws t steps apart, taken over all chains together,
 
-    ESS   = N / (1 + 2 Σ_t ρ_t)          effective sample size of N draws: how many independent ones are worth as much
+    ESS   = N / (1 + 2 Σ_t ρ_t) effective sample size of N draws: how many independent ones are
+          worth as much
     MCSE  = sd / √ESS                    Monte Carlo standard error of a mean
-    R-hat = √(var⁺ / W)                  all chains' variance against the variance within chains; 1 where they agree
+    R-hat = √(var⁺ / W)                  all chains' variance against the variance within chains; 1
+                                         where they agree
 
-W is the mean variance within chains, var⁺ = (n − 1)/n W + B/n with B/n the variance of the chains' means. Every chain is
-cut in two halves first, so that a drift counts as disagreement. R-hat and the bulk ESS are taken of normal scores (ranks
-over all draws, put on the normal scale), which exist for heavy tails too; R-hat is also taken of |x − median|, which sees
-chains that agree on the place and not on the width. Everything is per coordinate, in float64, in blocks of bounded memory.
+W is the mean variance within chains, var⁺ = (n − 1)/n W + B/n with B/n the variance of the chains'
+means. Every chain is cut in two halves first, so that a drift counts as disagreement. R-hat and the
+bulk ESS are taken of normal scores (ranks over all draws, put on the normal scale), which exist for
+heavy tails too; R-hat is also taken of |x − median|, which sees chains that agree on the place and
+not on the width. Everything is per coordinate, in float64, in blocks of bounded memory.
 
 None of these numbers can see a mode that no chain has visited.
 
-Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), "Rank-normalization, folding, and localization: an improved
-R-hat for assessing convergence of MCMC", https://doi.org/10.1214/20-BA1221
+Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), "Rank-normalization, folding, and
+localization: an improved R-hat for assessing convergence of MCMC",
+https://doi.org/10.1214/20-BA1221
 """
 
 import math
@@ -29,7 +33,9 @@ from lowland.samplers import Trace
 
 Layout = Literal["draws chains ...", "chains draws ..."]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
-FEWEST = 10  # draws per chain: with halves of 4 no second pair of lags is left and every ESS would be the same number
+# draws per chain: with halves of 4 no second pair of lags is left and every ESS would be the same
+# number
+FEWEST = 10
 BLOCK = 2**20  # numbers worked on at once; about ten times their 8 bytes are in use
 TAILS = (0.05, 0.95)
 
@@ -39,11 +45,11 @@ def rhat(x: Trace | Tensor, *, layout: Layout | None = None) -> Tensor:
 
         max(√(var⁺ / W) of the normal scores,  the same of |x − median|),      on half chains
 
-    x: a trace with draws, or a tensor that says its layout. Two chains that stand still in different places give inf, a
-    coordinate that never moved gives nan.
+    x: a trace with draws, or a tensor that says its layout. Two chains that stand still in
+    different places give inf, a coordinate that never moved gives nan.
 
-    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are not finite.
-    Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
+    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are
+    not finite. Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
 
     >>> import torch
     >>> x = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
@@ -59,16 +65,18 @@ def rhat(x: Trace | Tensor, *, layout: Layout | None = None) -> Tensor:
 def ess(x: Trace | Tensor, kind: str | float = "bulk", *, layout: Layout | None = None) -> Tensor:
     """Effective sample size per coordinate (*event), of all chains together.
 
-        ESS = N / (−1 + 2 Σ_k P_k),   P_k = ρ_2k + ρ_2k+1,   up to the first P_k ≤ 0 and made to fall (Geyer)
+        ESS = N / (−1 + 2 Σ_k P_k),   P_k = ρ_2k + ρ_2k+1, up to the first P_k ≤ 0 and made to fall
+                                      (Geyer)
 
-    kind: "bulk", of the normal scores, for the centre of any law; "tail", the smaller one of the 5 % and 95 % quantiles;
-    "mean" and "sd", of x and (x − mean)² themselves; a number p in (0, 1), for that quantile. At most N log10 N, since
-    draws that repel each other can be worth more than independent ones, but not without limit. Nan where nothing moves;
-    a quantile that is the largest of all draws (a coordinate of few values) has no tail and is left to the other one.
+    kind: "bulk", of the normal scores, for the centre of any law; "tail", the smaller one of the 5
+    % and 95 % quantiles; "mean" and "sd", of x and (x − mean)² themselves; a number p in (0, 1),
+    for that quantile. At most N log10 N, since draws that repel each other can be worth more than
+    independent ones, but not without limit. Nan where nothing moves; a quantile that is the largest
+    of all draws (a coordinate of few values) has no tail and is left to the other one.
 
-    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are not finite.
-    Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
-    The sum over pairs: Geyer (1992), "Practical Markov chain Monte Carlo", https://doi.org/10.1214/ss/1177011137
+    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are
+    not finite. Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221 The sum over pairs:
+    Geyer (1992), "Practical Markov chain Monte Carlo", https://doi.org/10.1214/ss/1177011137
 
     >>> import torch
     >>> steps = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
@@ -83,23 +91,27 @@ def ess(x: Trace | Tensor, kind: str | float = "bulk", *, layout: Layout | None 
     found = {"bulk": _ess_bulk, "tail": _ess_tail, "mean": _ess_mean, "sd": _ess_sd}.get(str(kind))
     if found is None:
         raise ValueError(
-            f"kind is {kind!r}; 'bulk', 'tail', 'mean', 'sd' or a number between 0 and 1 is allowed; "
-            f"leave it out for 'bulk', or give 0.5 for the median"
+            f"kind is {kind!r}; 'bulk', 'tail', 'mean', 'sd' or a number between 0 and 1 is "
+            "allowed; leave it out for 'bulk', or give 0.5 for the median"
         )
     return per_coordinate(x, found, layout=layout)
 
 
 def mcse(x: Trace | Tensor, kind: str | float = "mean", *, layout: Layout | None = None) -> Tensor:
-    """Monte Carlo standard error per coordinate (*event): how far an average over the draws may be off.
+    """Monte Carlo standard error per coordinate (*event): how far an average over the draws may be
+    off.
 
-        mean: sd / √ESS        sd: √((m₄ − m₂²) / (4 m₂ ESS)), m the central moments, the ESS that of (x − mean)²
-        quantile p: half the distance of the draws at the 16 % and 84 % quantiles of Beta(ESS p + 1, ESS (1 − p) + 1)
+        mean: sd / √ESS        sd: √((m₄ − m₂²) / (4 m₂ ESS)), m the central moments, the ESS that
+                               of (x − mean)²
+        quantile p: half the distance of the draws at the 16 % and 84 % quantiles of Beta(ESS p + 1,
+        ESS (1 − p) + 1)
 
     kind: "mean", "sd", or a number p in (0, 1) for that quantile.
 
-    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are not finite.
-    Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221; the ESS of the sd is that of
-    https://github.com/stan-dev/posterior/pull/266, which draws that repel each other need
+    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are
+    not finite. Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221; the ESS of the sd
+    is that of https://github.com/stan-dev/posterior/pull/266, which draws that repel each other
+    need
 
     >>> import torch
     >>> x = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
@@ -118,14 +130,16 @@ def mcse(x: Trace | Tensor, kind: str | float = "mean", *, layout: Layout | None
 
 
 def autocorrelation(x: Trace | Tensor, lags: int, *, layout: Layout | None = None) -> Tensor:
-    """Correlation of draws 0, 1, ..., lags steps apart: (lags + 1, *event), around the mean of all chains.
+    """Correlation of draws 0, 1, ..., lags steps apart: (lags + 1, *event), around the mean of all
+    chains.
 
         ρ_t = Σ_i (x_i − m)(x_{i+t} − m) / Σ_i (x_i − m)²
 
     Around one common mean, chains in different places show as a correlation that does not die out.
 
-    Raises ValueError for lags outside 0 to draws − 1, and as `rhat` does.
-    Source: https://en.wikipedia.org/wiki/Autocorrelation#Estimation (with the divisor n, which keeps |ρ| ≤ 1)
+    Raises ValueError for lags outside 0 to draws − 1, and as `rhat` does. Source:
+    https://en.wikipedia.org/wiki/Autocorrelation#Estimation (with the divisor n, which keeps |ρ| ≤
+    1)
 
     >>> import torch
     >>> x = torch.tensor([1.0, -1.0]).repeat(50)[:, None]
@@ -135,7 +149,8 @@ def autocorrelation(x: Trace | Tensor, lags: int, *, layout: Layout | None = Non
     draws = len(_oriented(x, layout))
     if not isinstance(lags, int) or not 0 <= lags < draws:
         raise ValueError(
-            f"lags is {lags!r} for {draws} draws; a whole number from 0 to {draws - 1} is allowed; ask for fewer"
+            f"lags is {lags!r} for {draws} draws; a whole number from 0 to {draws - 1} is allowed; "
+            "ask for fewer"
         )
 
     def correlation(part: Tensor) -> Tensor:
@@ -149,7 +164,7 @@ def autocorrelation(x: Trace | Tensor, lags: int, *, layout: Layout | None = Non
     return per_coordinate(x, correlation, layout=layout)
 
 
-# ------------------------------------------------------------------------------------------------ layout, blocks, checks
+# --------------------------------------------------------------------------- layout, blocks, checks
 
 
 def _is_share(kind: str | float) -> bool:
@@ -161,7 +176,8 @@ def _oriented(x: Trace | Tensor, layout: str | None) -> Tensor:
     if isinstance(x, Trace):
         if layout is not None:
             raise ValueError(
-                f"a trace came with layout={layout!r}; a trace knows its own layout; leave layout out"
+                f"a trace came with layout={layout!r}; a trace knows its own layout; leave layout "
+                "out"
             )
         return x.draws
     if not isinstance(x, Tensor) or x.dim() < 2 or x.is_complex():
@@ -171,14 +187,16 @@ def _oriented(x: Trace | Tensor, layout: str | None) -> Tensor:
             else f"a {type(x).__name__}"
         )
         raise ValueError(
-            f"the draws are {got}; a Trace or a real tensor with the axes draws, chains and then the event's is needed; "
-            f"put a single chain into shape with x.unsqueeze(1), an array with torch.as_tensor"
+            f"the draws are {got}; a Trace or a real tensor with the axes draws, chains and then "
+            "the event's is needed; put a single chain into shape with x.unsqueeze(1), an array "
+            "with torch.as_tensor"
         )
     if layout not in LAYOUTS:
         raise ValueError(
-            f"a bare tensor of shape {tuple(x.shape)} came with layout={layout!r}; it has to name its axes: 'draws chains ...' "
-            f"for (draws, chains, *event), as sample keeps them, or 'chains draws ...'; pass the Trace itself or say the "
-            f"layout, which is not guessed because, read across, a few chains that hardly move look like many good draws"
+            f"a bare tensor of shape {tuple(x.shape)} came with layout={layout!r}; it has to name "
+            "its axes: 'draws chains ...' for (draws, chains, *event), as sample keeps them, or "
+            "'chains draws ...'; pass the Trace itself or say the layout, which is not guessed "
+            "because, read across, a few chains that hardly move look like many good draws"
         )
     return x if layout == LAYOUTS[0] else x.transpose(0, 1)
 
@@ -189,25 +207,29 @@ def _coordinates(x: Trace | Tensor, layout: str | None) -> tuple[Tensor, torch.S
     (draws, chains), event = x.shape[:2], x.shape[2:]
     if draws < FEWEST or chains < 1:
         raise ValueError(
-            f"there are {draws} draws of {chains} chains; at least {FEWEST} draws of at least one chain are needed; run "
-            f"longer, thin less, or check which axis holds the draws"
+            f"there are {draws} draws of {chains} chains; at least {FEWEST} draws of at least one "
+            "chain are needed; run longer, thin less, or check which axis holds the draws"
         )
     if not math.prod(event):
         raise ValueError(
-            f"events have shape {tuple(event)} and no coordinate; at least one is needed; look at the draws"
+            f"events have shape {tuple(event)} and no coordinate; at least one is needed; look at "
+            "the draws"
         )
     flat = x.reshape(draws, chains, math.prod(event))
     rows = max(BLOCK // flat[0].numel(), 1)
     bad = sum(int((~part.isfinite().all(2)).sum()) for part in flat.split(rows))
     if bad:
         raise ValueError(
-            f"{bad} of {draws * chains} draws are not finite; all must be; find out where the energy lets chains escape"
+            f"{bad} of {draws * chains} draws are not finite; all must be; find out where the "
+            "energy lets chains escape"
         )
     return flat, event
 
 
 def _blocks(x: Tensor) -> Iterator[Tensor]:
-    """(draws, chains, coordinates) as float64 pieces (some coordinates, chains, draws) of about BLOCK numbers."""
+    """(draws, chains, coordinates) as float64 pieces (some coordinates, chains, draws) of about
+    BLOCK numbers.
+    """
     for part in x.split(max(BLOCK // (len(x) * x.shape[1]), 1), dim=2):
         yield part.permute(2, 1, 0).to(torch.float64, memory_format=torch.contiguous_format)
 
@@ -217,7 +239,8 @@ def per_coordinate(
 ) -> Tensor:
     """Any statistic of every coordinate, in blocks of bounded memory: (..., *event).
 
-    statistic: from float64 (coordinates, chains, draws) to (..., coordinates). Raises ValueError as `rhat` does.
+    statistic: from float64 (coordinates, chains, draws) to (..., coordinates). Raises ValueError as
+    `rhat` does.
 
     >>> x = torch.arange(40.0).view(20, 1, 2)
     >>> per_coordinate(x, lambda part: part.mean((1, 2)), layout="draws chains ...")
@@ -236,7 +259,7 @@ def per_coordinate(
     return found.reshape(found.shape[:-1] + event)
 
 
-# --------------------------------------------------------------------------- on blocks (coordinates, chains, draws), float64
+# -------------------------------------------------- on blocks (coordinates, chains, draws), float64
 
 
 def _constant(x: Tensor) -> Tensor:
@@ -287,7 +310,9 @@ def _rhat(x: Tensor) -> Tensor:
 
 
 def _autocovariance(x: Tensor) -> Tensor:
-    """Σ_i x_i x_{i+t} / n of centred chains for t = 0, 1, ..., n − 1, averaged over the chains: (coordinates, n)."""
+    """Σ_i x_i x_{i+t} / n of centred chains for t = 0, 1, ..., n − 1, averaged over the chains:
+    (coordinates, n).
+    """
     n = x.shape[2]
     size = 2 ** math.ceil(
         math.log2(2 * n)
@@ -300,9 +325,9 @@ def _autocovariance(x: Tensor) -> Tensor:
 def _ess(x: Tensor) -> Tensor:
     """Effective sample size of half chains, by Geyer's initial monotone sequence.
 
-    ρ_t = 1 − (W − mean autocovariance at t) / var⁺. Pairs of lags are summed up to the first that is not positive, each at
-    most as large as the one before; of that first one the even lag still counts once if it is positive. The last lags,
-    means of one or two products, are left out.
+    ρ_t = 1 − (W − mean autocovariance at t) / var⁺. Pairs of lags are summed up to the first that
+    is not positive, each at most as large as the one before; of that first one the even lag still
+    counts once if it is positive. The last lags, means of one or two products, are left out.
     """
     _, chains, n = x.shape
     means = x.mean(2, keepdim=True)
@@ -339,7 +364,9 @@ def _ess_sd(x: Tensor) -> Tensor:
 
 
 def _ess_at(x: Tensor, p: float) -> Tensor:
-    """Of the quantile p: that of the indicator of x ≤ quantile. The draw below the quantile gives the same indicator."""
+    """Of the quantile p: that of the indicator of x ≤ quantile. The draw below the quantile gives
+    the same indicator.
+    """
     rows = x.flatten(1)
     below = rows.kthvalue(math.floor((rows.shape[1] - 1) * p) + 1, 1).values
     return _ess(_halves((x <= below[:, None, None]).to(x.dtype)))

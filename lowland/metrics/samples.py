@@ -1,4 +1,6 @@
-"""Comparing samples with data: two-sample distances and tests, coverage, copies, classes, reconstruction error."""
+"""Comparing samples with data: two-sample distances and tests, coverage, copies, classes,
+reconstruction error.
+"""
 
 import math
 from collections.abc import Callable
@@ -12,13 +14,15 @@ from lowland.metrics.estimate import Estimate, mean, share
 
 
 def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> Estimate:
-    """Squared maximum mean discrepancy under a Gaussian kernel, unbiased; zero in the mean when both laws are equal.
+    """Squared maximum mean discrepancy under a Gaussian kernel, unbiased; zero in the mean when
+    both laws are equal.
 
         MMD² = E k(x, x') + E k(y, y') − 2 E k(x, y),    k(a, b) = exp(−‖a − b‖² / 2ℓ²)
 
-    bandwidth: ℓ, the median distance between the pooled points unless given. The error is the standard error of the
-    U-statistic's first-order term, from its projections; at equal laws that term vanishes and the error is an upper bound.
-    Source: Gretton et al. (2012), https://jmlr.org/papers/v13/gretton12a.html
+    bandwidth: ℓ, the median distance between the pooled points unless given. The error is the
+    standard error of the U-statistic's first-order term, from its projections; at equal laws that
+    term vanishes and the error is an upper bound. Source: Gretton et al. (2012),
+    https://jmlr.org/papers/v13/gretton12a.html
     """
     a, b = _rows(x), _rows(y)
     if bandwidth is None:
@@ -39,8 +43,9 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
         ‖m_x − m_y‖² + tr(C_x + C_y − 2 (C_x^½ C_y C_x^½)^½)
 
-    It is an FID only if the features are those of the Inception network; say which features were used. Biased upwards
-    for few points: compare only at equal counts. Source: Dowson & Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X
+    It is an FID only if the features are those of the Inception network; say which features were
+    used. Biased upwards for few points: compare only at equal counts. Source: Dowson & Landau
+    (1982), https://doi.org/10.1016/0047-259X(82)90077-X
     """
     a, b = _rows(x), _rows(y)
     ca, cb = torch.atleast_2d(torch.cov(a.T)), torch.atleast_2d(torch.cov(b.T))
@@ -51,21 +56,26 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 class Coverage(NamedTuple):
-    """precision: share of samples within the data's reach; recall: share of data within the samples' reach."""
+    """precision: share of samples within the data's reach; recall: share of data within the
+    samples' reach.
+    """
 
     precision: Estimate
     recall: Estimate
 
 
 def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> Coverage:
-    """How many samples x (N, d) look like data y (M, d), and how much of the data the samples cover.
+    """How many samples x (N, d) look like data y (M, d), and how much of the data the samples
+    cover.
 
-        precision = share of x inside ∪_j B(y_j, r_j),      recall = share of y inside ∪_i B(x_i, r_i)
+        precision = share of x inside ∪_j B(y_j, r_j),      recall = share of y inside ∪_i B(x_i,
+                                                            r_i)
 
-    r is the distance to the k-th nearest neighbour within the same set. A sample that repeats lowers recall, one that is
-    nothing lowers precision; both are near, not at, 1 for two draws of one law, and depend on N and M: compare at equal counts.
-    The errors are binomial, with the balls as they are. Give features of images, not pixels.
-    Source: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
+    r is the distance to the k-th nearest neighbour within the same set. A sample that repeats
+    lowers recall, one that is nothing lowers precision; both are near, not at, 1 for two draws of
+    one law, and depend on N and M: compare at equal counts. The errors are binomial, with the balls
+    as they are. Give features of images, not pixels. Source: Kynkäänniemi et al. (2019),
+    https://arxiv.org/abs/1904.06991
 
     >>> data = torch.arange(20.0).unsqueeze(1)
     >>> found = precision_recall(data[:10] + 0.5, data)  # samples of its lower half
@@ -74,7 +84,8 @@ def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> Coverage:
     """
     if not 1 <= k < min(len(x), len(y)):
         raise ValueError(
-            f"k is {k} for {len(x)} and {len(y)} points; it must be at least 1 and less than both; 3 is common"
+            f"k is {k} for {len(x)} and {len(y)} points; it must be at least 1 and less than both; "
+            "3 is common"
         )
     a, b = _rows(x).float(), _rows(y).float()
     return Coverage(_within(a, b, k), _within(b, a, k))
@@ -90,12 +101,14 @@ def _within(x: Tensor, y: Tensor, k: int) -> Estimate:
 def two_sample_accuracy(
     x: Tensor, y: Tensor, *, generator: torch.Generator, hidden: int = 64, steps: int = 1000
 ) -> Estimate:
-    """How often a classifier tells x (N, d) from y (M, d) on points it has not seen: ½ where both are of one law, 1 if apart.
+    """How often a classifier tells x (N, d) from y (M, d) on points it has not seen: ½ where both
+    are of one law, 1 if apart.
 
-    The larger set is cut to the size of the smaller. Half of each trains a perceptron with one hidden layer (standardised
-    inputs, AdamW, batches of 256, a falling rate), the other half is called; the error is binomial. What a weak classifier
-    cannot tell apart may still differ: the accuracy is a lower bound of what the best would reach.
-    Source: Lopez-Paz & Oquab (2017), https://arxiv.org/abs/1610.06545
+    The larger set is cut to the size of the smaller. Half of each trains a perceptron with one
+    hidden layer (standardised inputs, AdamW, batches of 256, a falling rate), the other half is
+    called; the error is binomial. What a weak classifier cannot tell apart may still differ: the
+    accuracy is a lower bound of what the best would reach. Source: Lopez-Paz & Oquab (2017),
+    https://arxiv.org/abs/1610.06545
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(400, 2, generator=g), torch.randn(400, 2, generator=g) + 9
@@ -105,8 +118,8 @@ def two_sample_accuracy(
     count = min(len(x), len(y))
     if count < 16 or hidden < 1 or steps < 1:
         raise ValueError(
-            f"{count} points on the smaller side came with hidden {hidden} and steps {steps}; at least 16 points, one unit and "
-            f"one step are needed; pass more"
+            f"{count} points on the smaller side came with hidden {hidden} and steps {steps}; at "
+            "least 16 points, one unit and one step are needed; pass more"
         )
     sides = [
         part[torch.randperm(len(part), generator=generator)[:count]]
@@ -173,7 +186,8 @@ def nearest(x: Tensor, reference: Tensor, *, leave_out: bool = False) -> tuple[T
 
 
 def class_entropy(labels: Tensor, classes: int) -> float:
-    """Entropy of the class counts as a share of its maximum, log K: 1 when all classes appear equally often.
+    """Entropy of the class counts as a share of its maximum, log K: 1 when all classes appear
+    equally often.
 
     >>> class_entropy(torch.tensor([0, 1, 2, 3]), 4)
     1.0
@@ -184,7 +198,8 @@ def class_entropy(labels: Tensor, classes: int) -> float:
         )
     if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(
-            f"{len(labels)} labels came for {classes} classes; some are needed, all in 0 ... K-1; check them"
+            f"{len(labels)} labels came for {classes} classes; some are needed, all in 0 ... K-1; "
+            "check them"
         )
     p = torch.bincount(labels, minlength=classes).double()
     p = p / p.sum()
@@ -192,14 +207,17 @@ def class_entropy(labels: Tensor, classes: int) -> float:
 
 
 def psnr(x: Tensor, truth: Tensor, *, mask: Tensor | None = None, peak: float = 1.0) -> Estimate:
-    """Peak signal-to-noise ratio in dB, 10 log₁₀(peak² / MSE), the mean over images with its standard error.
+    """Peak signal-to-noise ratio in dB, 10 log₁₀(peak² / MSE), the mean over images with its
+    standard error.
 
-    mask (*event), bool: where to look; everywhere unless given. Images restored without error are refused as infinite.
+    mask (*event), bool: where to look; everywhere unless given. Images restored without error are
+    refused as infinite.
     """
     if x.shape != truth.shape or (mask is not None and not bool(mask.any())):
         raise ValueError(
             f"images of shape {tuple(x.shape)} met a truth of {tuple(truth.shape)} (mask: "
-            f"{'none' if mask is None else int(mask.sum())} numbers); shapes must agree and a mask must look somewhere; fix it"
+            f"{'none' if mask is None else int(mask.sum())} numbers); shapes must agree and a mask "
+            "must look somewhere; fix it"
         )
     squares = (x - truth).square().double()
     if mask is not None:
@@ -209,19 +227,23 @@ def psnr(x: Tensor, truth: Tensor, *, mask: Tensor | None = None, peak: float = 
         errors = squares.flatten(1).mean(1)
     if bool((errors == 0).any()):
         raise ValueError(
-            f"{int((errors == 0).sum())} images have no error at all; their PSNR is infinite; leave them out or check "
-            f"that the truth was not passed twice"
+            f"{int((errors == 0).sum())} images have no error at all; their PSNR is infinite; "
+            "leave them out or check that the truth was not passed twice"
         )
     return mean(10 * torch.log10(peak**2 / errors))
 
 
 def ssim(x: Tensor, truth: Tensor, *, peak: float = 1.0) -> Estimate:
-    """Structural similarity, the mean over images (N, C, H, W) of at least 11 × 11 pixels with its standard error; 1 is equal.
+    """Structural similarity, the mean over images (N, C, H, W) of at least 11 × 11 pixels with its
+    standard error; 1 is equal.
 
-        (2 m_x m_y + c₁) (2 s_xy + c₂) / ((m_x² + m_y² + c₁) (s_x² + s_y² + c₂)),     c = (0.01 peak)², (0.03 peak)²
+        (2 m_x m_y + c₁) (2 s_xy + c₂) / ((m_x² + m_y² + c₁) (s_x² + s_y² + c₂)),     c = (0.01
+                                                                                      peak)², (0.03
+                                                                                      peak)²
 
-    with means m, variances and covariance s under a Gaussian window, σ = 1.5 pixels, 11 × 11, wherever it fits into the image.
-    Source: Wang et al. (2004), https://doi.org/10.1109/TIP.2003.819861
+    with means m, variances and covariance s under a Gaussian window, σ = 1.5 pixels, 11 × 11,
+    wherever it fits into the image. Source: Wang et al. (2004),
+    https://doi.org/10.1109/TIP.2003.819861
 
     >>> image = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> ssim(image, image).value
@@ -229,8 +251,9 @@ def ssim(x: Tensor, truth: Tensor, *, peak: float = 1.0) -> Estimate:
     """
     if x.shape != truth.shape or x.dim() != 4 or min(x.shape[2:]) < 11 or not peak > 0:
         raise ValueError(
-            f"images of shape {tuple(x.shape)} met a truth of {tuple(truth.shape)}, peak {peak}; both (N, C, H, W), with "
-            f"sides of 11 or more and a peak above 0 are needed; pad or enlarge small images"
+            f"images of shape {tuple(x.shape)} met a truth of {tuple(truth.shape)}, peak {peak}; "
+            "both (N, C, H, W), with sides of 11 or more and a peak above 0 are needed; pad or "
+            "enlarge small images"
         )
     line = torch.softmax(
         -torch.arange(-5, 6, dtype=torch.float64, device=x.device).square() / (2 * 1.5**2), 0
@@ -250,7 +273,8 @@ def ssim(x: Tensor, truth: Tensor, *, peak: float = 1.0) -> Estimate:
 def _rows(x: Tensor) -> Tensor:
     if len(x) < 2:
         raise ValueError(
-            f"{len(x)} points were given; a comparison of laws needs at least 2 on each side; pass more"
+            f"{len(x)} points were given; a comparison of laws needs at least 2 on each side; pass "
+            "more"
         )
     check_finite(x, "points")
     return x.detach().flatten(1).double()

@@ -1,4 +1,6 @@
-"""One page about a run of chains: where they are, whether they agree, what their draws are worth, and what to do."""
+"""One page about a run of chains: where they are, whether they agree, what their draws are worth,
+and what to do.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +10,9 @@ from torch import Tensor
 from lowland.metrics.mcmc import Layout, ess, mcse, per_coordinate, rhat
 from lowland.samplers import Trace
 
-AGREE = 1.01  # R-hat above this: do not use the draws yet. Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
+# R-hat above this: do not use the draws yet. Vehtari et al. (2021),
+# https://doi.org/10.1214/20-BA1221
+AGREE = 1.01
 ENOUGH = 400  # ESS below this: variances and R-hat are themselves too noisy to go by (same source)
 RARE = 0.01  # a swap rate at which two rungs might as well not be neighbours
 ROWS = 8  # of the table; an image has hundreds of coordinates
@@ -18,9 +22,10 @@ ROWS = 8  # of the table; an image has hundreds of coordinates
 class Summary:
     """What `summary` found. Prints as a table, worst coordinates first, followed by the verdict.
 
-    mean, sd, mcse (standard error of the mean), rhat, ess_bulk, ess_tail: (*event) each, float64; draws per chain, chains.
-    From a trace also steps, acceptance (B,) and diverged (B,); from a tempered one swap_rates (R − 1,), nan where no swap
-    was tried, and round_trips (B,) in so many sweeps, earlier runs of the same state included. All are None where unknown.
+    mean, sd, mcse (standard error of the mean), rhat, ess_bulk, ess_tail: (*event) each, float64;
+    draws per chain, chains. From a trace also steps, acceptance (B,) and diverged (B,); from a
+    tempered one swap_rates (R − 1,), nan where no swap was tried, and round_trips (B,) in so many
+    sweeps, earlier runs of the same state included. All are None where unknown.
     """
 
     mean: Tensor
@@ -43,7 +48,8 @@ class Summary:
         """What is wrong and what to do about it, in plain sentences; one sentence if nothing is."""
         found = [*self._of_coordinates(), *self._of_chains(), *self._of_swaps()]
         return found or [
-            f"nothing to object to ({self._worst()}); a mode that no chain has visited would not show"
+            f"nothing to object to ({self._worst()}); a mode that no chain has visited would not "
+            "show"
         ]
 
     def _of_coordinates(self) -> list[str]:
@@ -55,8 +61,10 @@ class Summary:
         texts = {
             f"R-hat above {AGREE} in {{}}: chains disagree; run longer or look for several modes": apart,
             f"ESS below {ENOUGH} in {{}}: means, quantiles and R-hat itself are noisy; draw more": few,
-            "no movement in {}: R-hat and ESS are nan there, not good; look whether that is meant": still,
-            "no tail to judge in {}: more than 95 % of the draws share the largest value; tail ESS is nan": tailless,
+            "no movement in {}: R-hat and ESS are nan there, not good; look whether that is "
+            "meant": still,
+            "no tail to judge in {}: more than 95 % of the draws share the largest value; tail ESS "
+            "is nan": tailless,
         }
         return [
             text.format(f"{int(bad.sum())} of {bad.numel()} coordinates")
@@ -68,13 +76,15 @@ class Summary:
         found = []
         if self.chains == 1:
             found.append(
-                "one chain: its halves are compared, and a second mode cannot show; run several from far apart"
+                "one chain: its halves are compared, and a second mode cannot show; run several "
+                "from far apart"
             )
         if self.diverged is not None and self.diverged.any():
             bad = int((self.diverged > 0).sum())
             found.append(
-                f"{int(self.diverged.sum())} divergences in {bad} of {self.chains} chains: proposals were refused there, and "
-                f"the chains may avoid a part of the law; shorten the step, or look for where the energy is not finite"
+                f"{int(self.diverged.sum())} divergences in {bad} of {self.chains} chains: "
+                "proposals were refused there, and the chains may avoid a part of the law; shorten "
+                "the step, or look for where the energy is not finite"
             )
         if self.acceptance is not None and (self.acceptance == 0).any():
             stuck = int((self.acceptance == 0).sum())
@@ -90,11 +100,13 @@ class Summary:
                 f"{i} and {i + 1}" for i in (~(self.swap_rates > RARE)).nonzero().flatten().tolist()
             )
             found.append(
-                f"hardly a swap between rungs {cut}: the ladder is cut there; put a rung between (see tune)"
+                f"hardly a swap between rungs {cut}: the ladder is cut there; put a rung between "
+                "(see tune)"
             )
         if self.round_trips is not None and not self.round_trips.any():
             found.append(
-                "no round trip: nothing has come from the hot end to the cold and back; run longer or add rungs"
+                "no round trip: nothing has come from the hot end to the cold and back; run longer "
+                "or add rungs"
             )
         return found
 
@@ -120,7 +132,8 @@ class Summary:
             f"Summary: {self.draws} draws of {self.chains} chains, {total} coordinates {event}"
         ]
         lines.append(
-            f"{'worst first':>14} {'mean':>10} {'sd':>10} {'mcse':>10} {'R-hat':>8} {'bulk ESS':>9} {'tail ESS':>9}"
+            f"{'worst first':>14} {'mean':>10} {'sd':>10} {'mcse':>10} {'R-hat':>8} "
+            f"{'bulk ESS':>9} {'tail ESS':>9}"
         )
         columns = (self.mean, self.sd, self.mcse, self.rhat, self.ess_bulk, self.ess_tail)
         for place in worst:
@@ -139,7 +152,8 @@ class Summary:
             a = self.acceptance
             spread = f" ({a.min():.3f} to {a.max():.3f} by chain)" if len(a) > 1 else ""
             lines.append(
-                f"acceptance {a.mean():.3f}{spread}, {int(self.diverged.sum())} divergences in {self.steps} steps"
+                f"acceptance {a.mean():.3f}{spread}, {int(self.diverged.sum())} divergences in "
+                f"{self.steps} steps"
             )
         if self.swap_rates is not None:
             lines.append(
@@ -154,11 +168,14 @@ class Summary:
 
 
 def summary(x: Trace | Tensor, *, layout: Layout | None = None) -> Summary:
-    """Mean, sd, standard error, R-hat, bulk and tail ESS of every coordinate, with what the chains report and a verdict.
+    """Mean, sd, standard error, R-hat, bulk and tail ESS of every coordinate, with what the chains
+    report and a verdict.
 
-    x: a trace with draws, or a tensor that says its layout ("draws chains ..." or "chains draws ...").
+    x: a trace with draws, or a tensor that says its layout ("draws chains ..." or "chains draws
+    ...").
 
-    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are not finite.
+    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are
+    not finite.
 
     >>> import lowland
     >>> g = torch.Generator().manual_seed(0)

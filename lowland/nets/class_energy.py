@@ -6,7 +6,8 @@ A network with K heads gives e_1(x) ... e_K(x), the energies of x as a member of
     E(x, c)  = Σ_k c_k e_k(x)                  soft labels (B, K); one-hot rows equal hard labels
     E(x)     = −log (1/K) Σ_k exp(−e_k(x))     no label: the classes mixed evenly
 
-All K energies cost one forward pass, so the energy without a label and the class posterior softmax(−e) come for free.
+All K energies cost one forward pass, so the energy without a label and the class posterior
+softmax(−e) come for free.
 """
 
 import math
@@ -20,7 +21,9 @@ from lowland.energy import Energy
 
 
 class ClassEnergy(Energy):
-    """An energy with one head per class; subclasses write `class_energies`, this class does the rest."""
+    """An energy with one head per class; subclasses write `class_energies`, this class does the
+    rest.
+    """
 
     classes: int
 
@@ -33,9 +36,11 @@ class ClassEnergy(Energy):
 
 
 def pick(heads: Tensor, c: Any) -> Tensor:
-    """Energies (B,) from heads (B, K or 1) and a condition: None, labels (B,) or soft labels (B, K).
+    """Energies (B,) from heads (B, K or 1) and a condition: None, labels (B,) or soft labels (B,
+    K).
 
-    Raises ValueError for a label of an unconditional energy, labels outside 0 ... K−1 or rows that do not match.
+    Raises ValueError for a label of an unconditional energy, labels outside 0 ... K−1 or rows that
+    do not match.
 
     >>> import torch
     >>> heads = torch.tensor([[1.0, 3.0]])
@@ -62,10 +67,13 @@ def pick_slopes(heads: Tensor, c: Any) -> Tensor:
 
 
 def condition_for(c: Any, classes: int, like: Tensor) -> Tensor | None:
-    """A condition in the form that `pick` computes with: None, whole numbers (B,), or weights (B, K) of the dtype of `like`."""
+    """A condition in the form that `pick` computes with: None, whole numbers (B,), or weights (B,
+    K) of the dtype of `like`.
+    """
     if classes == 1 and c is not None:
         raise ValueError(
-            "a label was given to an energy without classes; pass x alone; or build it with classes=K"
+            "a label was given to an energy without classes; pass x alone; or build it with "
+            "classes=K"
         )
     if c is None:
         return None
@@ -77,13 +85,13 @@ def condition_for(c: Any, classes: int, like: Tensor) -> Tensor | None:
             ((c < 0) | (c >= classes)).any()
         ):  # a GPU would wait; it has checks of its own
             raise ValueError(
-                f"labels reach from {int(c.min())} to {int(c.max())}; the energy has classes 0 to {classes - 1}; "
-                f"map them into that range"
+                f"labels reach from {int(c.min())} to {int(c.max())}; the energy has classes 0 to "
+                f"{classes - 1}; map them into that range"
             )
         return c.long()
     if c.shape == (rows, classes):
         return c.to(like.dtype)
     raise ValueError(
-        f"the condition is {c.dtype} of shape {tuple(c.shape)} for {rows} points and {classes} classes; "
-        f"allowed are whole-number labels (B,) or soft labels (B, {classes}); convert it"
+        f"the condition is {c.dtype} of shape {tuple(c.shape)} for {rows} points and {classes} "
+        f"classes; allowed are whole-number labels (B,) or soft labels (B, {classes}); convert it"
     )

@@ -1,4 +1,6 @@
-"""Labels and energies: any classifier as an energy without training, and an energy that is told the label as an input."""
+"""Labels and energies: any classifier as an energy without training, and an energy that is told the
+label as an input.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,13 +20,14 @@ class ClassifierEnergy(ClassEnergy):
 
         E(x, y) = −f_y(x),    E(x) = −log (1/K) Σ_k exp f_k(x),    p(y | x) = softmax(f(x))_y
 
-    E(x) is that of every energy with classes here (`nets.conditions`), log K above the −log Σ_k exp f_k(x) of the source: the
-    law, the score and every comparison of two energies are the same. Composes, samples, restores and detects like any energy.
+    E(x) is that of every energy with classes here (`nets.conditions`), log K above the −log Σ_k exp
+    f_k(x) of the source: the law, the score and every comparison of two energies are the same.
+    Composes, samples, restores and detects like any energy.
 
-    module: an nn.Module or a function (B, *event) → (B, K), in the mode it shall be used in: batch norm must be in eval mode,
-    and `check_energy` refuses it otherwise; classes: K; domain: of x.
-    Raises ValueError for fewer than 2 classes, or if the module gives anything but (B, K).
-    Source: Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263
+    module: an nn.Module or a function (B, *event) → (B, K), in the mode it shall be used in: batch
+    norm must be in eval mode, and `check_energy` refuses it otherwise; classes: K; domain: of x.
+    Raises ValueError for fewer than 2 classes, or if the module gives anything but (B, K). Source:
+    Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263
 
     >>> import torch
     >>> from lowland.domain import box
@@ -43,8 +46,9 @@ class ClassifierEnergy(ClassEnergy):
     ) -> None:
         if classes < 2 or not callable(module):
             raise ValueError(
-                f"a {type(module).__name__} with {classes} classes was given; a callable x -> logits (B, K) with K >= 2 is "
-                f"needed; pass the classifier and its number of classes"
+                f"a {type(module).__name__} with {classes} classes was given; a callable x -> "
+                "logits (B, K) with K >= 2 is needed; pass the classifier and its number of "
+                "classes"
             )
         super().__init__(domain)
         self.module, self.classes = module, classes
@@ -53,20 +57,24 @@ class ClassifierEnergy(ClassEnergy):
         logits = self.module(x)
         if logits.shape != (len(x), self.classes):
             raise ValueError(
-                f"the classifier gave {tuple(logits.shape)} for {len(x)} points; logits ({len(x)}, {self.classes}) are needed; "
-                f"pass the number of its classes, and logits, one row per point"
+                f"the classifier gave {tuple(logits.shape)} for {len(x)} points; logits ({len(x)}, "
+                f"{self.classes}) are needed; pass the number of its classes, and logits, one row "
+                "per point"
             )
         return -logits
 
 
 @register("energy")
 class EmbeddingMLP(Energy):
-    """Multilayer perceptron energy of a point and its label, both of them inputs: the label is a learned vector v_y.
+    """Multilayer perceptron energy of a point and its label, both of them inputs: the label is a
+    learned vector v_y.
 
-        E(x, y) = s · net(W z + v_y) + a/2 ‖z‖²,    E(x) = −log (1/K) Σ_y exp(−E(x, y)),    z = x stretched to [−1, 1]
+        E(x, y) = s · net(W z + v_y) + a/2 ‖z‖²,    E(x) = −log (1/K) Σ_y exp(−E(x, y)), z = x
+                                                    stretched to [−1, 1]
 
-    The same as concatenating x with an embedding. Every layer sees the label, not the last alone as with heads (`MLP`), at the
-    cost that all K energies, and so E(x) and soft labels, take K passes through all layers but the first.
+    The same as concatenating x with an embedding. Every layer sees the label, not the last alone as
+    with heads (`MLP`), at the cost that all K energies, and so E(x) and soft labels, take K passes
+    through all layers but the first.
 
     hidden: widths of the SiLU layers; classes: K; confine: a; scale: s.
 

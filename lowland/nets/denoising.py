@@ -1,18 +1,21 @@
 """Energies tied to a denoiser: the quality of a diffusion model, from a scalar.
 
-Let D(x, σ) be the expected clean point behind x = x₀ + σ ξ. The score is (D − x) / σ² (Tweedie), but a network that gives D
-is the gradient of nothing in general. Half the squared distance to the network's guess,
+Let D(x, σ) be the expected clean point behind x = x₀ + σ ξ. The score is (D − x) / σ² (Tweedie),
+but a network that gives D is the gradient of nothing in general. Half the squared distance to the
+network's guess,
 
     E(x, σ) = ‖x − D(x, σ)‖² / 2σ²,
 
-is an energy, whatever the network. Where D projects on the data, as it nearly does at small σ, and where it hardly depends on
-x, as at large σ, ∇E is (x − D) / σ² itself. A network trained as a denoiser, which costs one gradient, is therefore nearly an
-energy already, and what is missing is trained through the true gradient, which costs two.
-The form: Salimans & Ho (2021), https://openreview.net/forum?id=9AS-TF2jRNb
+is an energy, whatever the network. Where D projects on the data, as it nearly does at small σ, and
+where it hardly depends on x, as at large σ, ∇E is (x − D) / σ² itself. A network trained as a
+denoiser, which costs one gradient, is therefore nearly an energy already, and what is missing is
+trained through the true gradient, which costs two. The form: Salimans & Ho (2021),
+https://openreview.net/forum?id=9AS-TF2jRNb
 
-Of a point that is question and answer at once, the energy may be of the answer alone: E(y | x, σ), with noise on y and none on
-x. Then nothing has to be learned of how questions are distributed, and they are read as sharply at the first noise level as at
-the last (Batzolis et al. (2021), https://arxiv.org/abs/2111.13606, weigh this against noise on both).
+Of a point that is question and answer at once, the energy may be of the answer alone: E(y | x, σ),
+with noise on y and none on x. Then nothing has to be learned of how questions are distributed, and
+they are read as sharply at the first noise level as at the last (Batzolis et al. (2021),
+https://arxiv.org/abs/2111.13606, weigh this against noise on both).
 """
 
 from collections.abc import Sequence
@@ -33,17 +36,20 @@ EXAMPLES = 64  # questions of the data that are kept, for samples to answer
 
 
 class Denoiser(Energy):
-    """An energy of noise tied to a denoiser; subclasses set `net`, a module f(z, ln σ) of the event's shape.
+    """An energy of noise tied to a denoiser; subclasses set `net`, a module f(z, ln σ) of the
+    event's shape.
 
-        E(x, σ) = ‖x − D(x, σ)‖² / 2σ²,     D = μ + (s² z + σ s f(z, ln σ)) / r,     z = (x − μ) / r,     r² = σ² + s²
+        E(x, σ) = ‖x − D(x, σ)‖² / 2σ²,     D = μ + (s² z + σ s f(z, ln σ)) / r, z = (x − μ) / r, r²
+                                            = σ² + s²
 
-    The mean μ (*event) and the spread s of all numbers about it are read from the data before the first update (`prepare`), and
-    f = 0, where training begins, is the best denoiser of N(μ, s²). Scaling: Karras et al. (2022),
-    https://arxiv.org/abs/2206.00364
+    The mean μ (*event) and the spread s of all numbers about it are read from the data before the
+    first update (`prepare`), and f = 0, where training begins, is the best denoiser of N(μ, s²).
+    Scaling: Karras et al. (2022), https://arxiv.org/abs/2206.00364
 
-    question: entries along the first axis of an event (channels of an image) that are given rather than modelled: E(y | x, σ).
-    They are shown without noise, as (x − μ) / s, have no part in the distance, and no slope. Samples answer questions of the
-    data, a few of which are kept (`examples`); `tasks.predict` answers yours.
+    question: entries along the first axis of an event (channels of an image) that are given rather
+    than modelled: E(y | x, σ). They are shown without noise, as (x − μ) / s, have no part in the
+    distance, and no slope. Samples answer questions of the data, a few of which are kept
+    (`examples`); `tasks.predict` answers yours.
     """
 
     noise: ClassVar[bool] = True
@@ -57,7 +63,8 @@ class Denoiser(Energy):
         super().__init__(domain)
         if self.domain.kind not in ("real", "box") or not self.domain.shape:
             raise ValueError(
-                f"the domain is {self.domain}; noise is added to real numbers of a known shape; use real(...) or box(...)"
+                f"the domain is {self.domain}; noise is added to real numbers of a known shape; "
+                "use real(...) or box(...)"
             )
         low, high = (self.domain.lo, self.domain.hi) if self.domain.kind == "box" else (-2.0, 2.0)
         self.register_buffer("centre", torch.full(self.domain.shape, (low + high) / 2))
@@ -67,8 +74,9 @@ class Denoiser(Energy):
             self.question
         ):
             raise ValueError(
-                f"the question is {list(question)} of points with {first} entries along their first axis; it is some of 0 to "
-                f"{first - 1}, each once, and not all of them; name those that are given"
+                f"the question is {list(question)} of points with {first} entries along their "
+                f"first axis; it is some of 0 to {first - 1}, each once, and not all of them; name "
+                "those that are given"
             )
         asked = torch.tensor([k not in self.question for k in range(first)]).view(
             -1, *[1] * (len(self.domain.shape) - 1)
@@ -80,7 +88,9 @@ class Denoiser(Energy):
             )
 
     def prepare(self, x: Tensor) -> None:
-        """Take μ and s (of the answers, where there is a question), and a few questions, from data x (N, *event)."""
+        """Take μ and s (of the answers, where there is a question), and a few questions, from data
+        x (N, *event).
+        """
         mean = x.mean(0)
         self.centre.copy_(mean)
         away = x - mean if self.asked is None else (x - mean)[:, self.asked.flatten()]
@@ -90,7 +100,9 @@ class Denoiser(Energy):
             self.examples.copy_(x[rows][:, list(self.question)])
 
     def start(self, count: int, sigma: float, generator: torch.Generator) -> Tensor:
-        """Draws (count, *event) of N(μ, σ² + s²), which the law at a large σ is near; beside questions that were kept."""
+        """Draws (count, *event) of N(μ, σ² + s²), which the law at a large σ is near; beside
+        questions that were kept.
+        """
         shape = (count, *self.domain.shape)
         noise = torch.randn(
             shape, generator=generator, device=self.centre.device, dtype=self.centre.dtype
@@ -111,10 +123,13 @@ class Denoiser(Energy):
         return 0.5 * residual.square().flatten(1).sum(1)
 
     def _residual(self, x: Tensor, c: Any) -> tuple[Tensor, Tensor]:
-        """σ (B, 1, ...) and (x − D) / σ (B, *event), in the precision of x whatever that of the network."""
+        """σ (B, 1, ...) and (x − D) / σ (B, *event), in the precision of x whatever that of the
+        network.
+        """
         if c is None:
             raise ValueError(
-                "this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)"
+                "this energy needs a noise level; it learned E(x, σ); bind one with "
+                "energy.given(sigma)"
             )
         sigma = (
             torch.as_tensor(c, dtype=x.dtype, device=x.device)
@@ -133,10 +148,11 @@ class Denoiser(Energy):
 
 @register("energy")
 class DenoiserMLP(Denoiser):
-    """A noise-conditional energy of vectors, half the squared distance to the guess of a perceptron (see `Denoiser`).
+    """A noise-conditional energy of vectors, half the squared distance to the guess of a perceptron
+    (see `Denoiser`).
 
-    hidden: widths of the SiLU layers; question: entries that are given. The condition c is σ, one per row or one for all.
-    `denoised` gives the guess alone.
+    hidden: widths of the SiLU layers; question: entries that are given. The condition c is σ, one
+    per row or one for all. `denoised` gives the guess alone.
 
     >>> import torch
     >>> from lowland.domain import real
@@ -158,15 +174,18 @@ class DenoiserMLP(Denoiser):
 
 @register("energy")
 class NoiseUNet(Denoiser):
-    """A noise-conditional energy of images, half the squared distance to the guess of a U-Net (see `Denoiser`).
+    """A noise-conditional energy of images, half the squared distance to the guess of a U-Net (see
+    `Denoiser`).
 
-    widths: channels at half and at a quarter of the resolution; blocks: residual blocks at each (twice at half: down and up);
-    dense: width of layers in the middle that see all places at once, so that strokes know of each other (0: none): one through
-    eight channels, and before and after it one of each channel by itself, half as wide; embedding: width of what the network is
-    told of ln σ; norm: "rms" divides the channels at each place of the middle blocks by their root mean square, before they are
-    told of ln σ; question: channels that are given. Images of any size: sides are padded to a multiple of 4. The condition c is
-    σ, one per row or one for all. `denoised` gives the guess alone.
-    Source of the norm: Karras et al. (2018), https://arxiv.org/abs/1710.10196
+    widths: channels at half and at a quarter of the resolution; blocks: residual blocks at each
+    (twice at half: down and up); dense: width of layers in the middle that see all places at once,
+    so that strokes know of each other (0: none): one through eight channels, and before and after
+    it one of each channel by itself, half as wide; embedding: width of what the network is told of
+    ln σ; norm: "rms" divides the channels at each place of the middle blocks by their root mean
+    square, before they are told of ln σ; question: channels that are given. Images of any size:
+    sides are padded to a multiple of 4. The condition c is σ, one per row or one for all.
+    `denoised` gives the guess alone. Source of the norm: Karras et al. (2018),
+    https://arxiv.org/abs/1710.10196
 
     >>> import torch
     >>> from lowland.domain import box
@@ -187,12 +206,14 @@ class NoiseUNet(Denoiser):
         super().__init__(domain, question)
         if len(self.domain.shape) != 3:
             raise ValueError(
-                f"the event shape is {self.domain.shape}; NoiseUNet takes images (channels, height, width); use DenoiserMLP"
+                f"the event shape is {self.domain.shape}; NoiseUNet takes images (channels, "
+                "height, width); use DenoiserMLP"
             )
         if len(widths) != 2 or len(blocks) != 2 or min(*widths, *blocks, embedding, dense + 1) < 1:
             raise ValueError(
-                f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)}, dense {dense} and embedding {embedding}; "
-                f"there are two resolutions and all are at least 1, dense at least 0; write for example widths=(64, 96)"
+                f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)}, dense "
+                f"{dense} and embedding {embedding}; there are two resolutions and all are at "
+                "least 1, dense at least 0; write for example widths=(64, 96)"
             )
         if norm not in ("none", "rms"):
             raise ValueError(f"norm is {norm!r}; NoiseUNet knows 'none' and 'rms'; choose one")
@@ -209,7 +230,9 @@ class NoiseUNet(Denoiser):
 
 
 class _Told(nn.Module):
-    """f(z, ln σ): a perceptron of the flattened event and what it is told of the level, silent at first."""
+    """f(z, ln σ): a perceptron of the flattened event and what it is told of the level, silent at
+    first.
+    """
 
     def __init__(self, size: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -221,7 +244,9 @@ class _Told(nn.Module):
 
 
 class _UNet(nn.Module):
-    """f(z, ln σ): images (B, C, H, W) to images, by way of half and a quarter of the resolution, with one shortcut."""
+    """f(z, ln σ): images (B, C, H, W) to images, by way of half and a quarter of the resolution,
+    with one shortcut.
+    """
 
     def __init__(
         self,
@@ -272,7 +297,9 @@ class _UNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """h ↦ h + conv(silu((1 + scale(σ)) n(conv(silu(h))) + shift(σ))), the identity at first; n may divide by the size."""
+    """h ↦ h + conv(silu((1 + scale(σ)) n(conv(silu(h))) + shift(σ))), the identity at first; n may
+    divide by the size.
+    """
 
     def __init__(self, width: int, embedding: int, norm: bool = False) -> None:
         super().__init__()
@@ -291,7 +318,8 @@ class _Block(nn.Module):
 
 
 class _Mix(nn.Module):
-    """h ↦ h + second(silu(first(h))) over the places of each channel, the same for all channels; the identity at first.
+    """h ↦ h + second(silu(first(h))) over the places of each channel, the same for all channels;
+    the identity at first.
 
     Source: Tolstikhin et al. (2021), https://arxiv.org/abs/2105.01601
     """
@@ -306,7 +334,9 @@ class _Mix(nn.Module):
 
 
 class _Dense(nn.Module):
-    """h ↦ h + what a perceptron of all places, eight channels of each, has to say; nothing at first."""
+    """h ↦ h + what a perceptron of all places, eight channels of each, has to say; nothing at
+    first.
+    """
 
     def __init__(self, width: int, places: int, dense: int, embedding: int, thin: int = 8) -> None:
         super().__init__()
@@ -332,7 +362,9 @@ def _silent(layer: L) -> L:
 
 
 def _waves(level: Tensor) -> Tensor:
-    """ln σ (B,) as numbers (B, 17) that a perceptron can work with: itself, and waves of eight lengths."""
+    """ln σ (B,) as numbers (B, 17) that a perceptron can work with: itself, and waves of eight
+    lengths.
+    """
     angles = level.unsqueeze(1) * torch.arange(1, 9, dtype=level.dtype, device=level.device) / 4
     return torch.cat([level.unsqueeze(1) / 4, angles.sin(), angles.cos()], 1)
 
@@ -342,7 +374,9 @@ def _silu(x: Tensor) -> Tensor:
 
 
 class _Silu(torch.autograd.Function):
-    """SiLU whose second derivative is written by hand: autograd's own takes twice as many passes over memory."""
+    """SiLU whose second derivative is written by hand: autograd's own takes twice as many passes
+    over memory.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -355,7 +389,9 @@ class _Silu(torch.autograd.Function):
 
 
 class _SiluSlope(torch.autograd.Function):
-    """g silu'(x); its slope in x is g silu''(x) = g t (1 − t) (2 + x (1 − 2 t)), t the logistic function of x."""
+    """g silu'(x); its slope in x is g silu''(x) = g t (1 − t) (2 + x (1 − 2 t)), t the logistic
+    function of x.
+    """
 
     @staticmethod
     def forward(ctx: Any, slope: Tensor, x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     z ~ N(0, I),   x = G(z) + σ ξ
 
-A perceptron makes vectors, transposed convolutions make images. What they give lies in the energy's box, if it has one, by a
-sigmoid; on the real line it begins at the mean and the spread of the data.
+A perceptron makes vectors, transposed convolutions make images. What they give lies in the energy's
+box, if it has one, by a sigmoid; on the real line it begins at the mean and the spread of the data.
 """
 
 import math
@@ -17,10 +17,12 @@ from lowland.nets.perceptron import perceptron
 
 
 class Generator(nn.Module):
-    """x = G(z), z (B, latent) → (B, *event); `draw` adds the noise σ and folds the points back into the box.
+    """x = G(z), z (B, latent) → (B, *event); `draw` adds the noise σ and folds the points back into
+    the box.
 
-    x: data (N, *event), whose mean and spread set where G begins; hidden: widths of the perceptron; channels: above 0 and for
-    images whose sides are multiples of four, of the last but one layer of transposed convolutions.
+    x: data (N, *event), whose mean and spread set where G begins; hidden: widths of the perceptron;
+    channels: above 0 and for images whose sides are multiples of four, of the last but one layer of
+    transposed convolutions.
 
     >>> import torch, lowland
     >>> generator = Generator(lowland.box(0.0, 1.0, 1, 8, 8), torch.rand(9, 1, 8, 8), latent=4, channels=4)

@@ -18,7 +18,8 @@ def image_shape(domain: Domain) -> tuple[int, int, int]:
     """(channels, height, width) of the events. Raises ValueError for events that are no images."""
     if len(domain.shape) != 3:
         raise ValueError(
-            f"the event shape is {domain.shape}; an image energy takes (channels, height, width); use MLP"
+            f"the event shape is {domain.shape}; an image energy takes (channels, height, width); "
+            "use MLP"
         )
     return domain.shape
 
@@ -30,8 +31,8 @@ def _check_sizes(name: str, classes: int, confine: float = 0.0, **sizes: Sequenc
         or any(not values or min(values) < 1 for values in sizes.values())
     ):
         raise ValueError(
-            f"{name} was given {sizes}, classes={classes}, confine={confine}; sizes must be positive and the others at "
-            f"least 0; correct them"
+            f"{name} was given {sizes}, classes={classes}, confine={confine}; sizes must be "
+            "positive and the others at least 0; correct them"
         )
 
 
@@ -39,11 +40,13 @@ def _check_sizes(name: str, classes: int, confine: float = 0.0, **sizes: Sequenc
 class ConvNet(ClassEnergy):
     """A plain convolutional energy: strided convolutions with SiLU, then a perceptron.
 
-        E(x, c) = s · head(SiLU(linear(features(z))))_c + a/2 ‖z‖²,    z = x stretched from its box to [−1, 1]
+        E(x, c) = s · head(SiLU(linear(features(z))))_c + a/2 ‖z‖²,    z = x stretched from its box
+                                                                       to [−1, 1]
 
-    channels, kernels, strides: one entry per convolution (padding is half the kernel, rounded down for even ones);
-    hidden: width of the perceptron; classes: heads, 0 for none; confine: a; scale: s, the unit of energy the network
-    starts from (an energy trained at T = 1 with scale s is one trained at T = 1/s without); spectral: spectral norm.
+    channels, kernels, strides: one entry per convolution (padding is half the kernel, rounded down
+    for even ones); hidden: width of the perceptron; classes: heads, 0 for none; confine: a; scale:
+    s, the unit of energy the network starts from (an energy trained at T = 1 with scale s is one
+    trained at T = 1/s without); spectral: spectral norm.
 
     >>> import torch
     >>> from lowland.domain import box
@@ -75,8 +78,9 @@ class ConvNet(ClassEnergy):
         )
         if not len(channels) == len(kernels) == len(strides):
             raise ValueError(
-                f"ConvNet was given {len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides; "
-                f"there must be one of each per layer; make the lists equally long"
+                f"ConvNet was given {len(channels)} channels, {len(kernels)} kernels and "
+                f"{len(strides)} strides; there must be one of each per layer; make the lists "
+                "equally long"
             )
         self.channels, self.kernels, self.strides = tuple(channels), tuple(kernels), tuple(strides)
         self.hidden, self.classes, self.confine = hidden, classes, confine
@@ -104,7 +108,9 @@ class ConvNet(ClassEnergy):
 
 
 class _Residual(nn.Module):
-    """x ↦ pool(shortcut(x) + conv(act(conv(act(x))))), the block of the IGEBM, without normalisation."""
+    """x ↦ pool(shortcut(x) + conv(act(conv(act(x))))), the block of the IGEBM, without
+    normalisation.
+    """
 
     def __init__(self, into: int, out: int, down: bool, spectral: bool) -> None:
         super().__init__()
@@ -122,12 +128,13 @@ class _Residual(nn.Module):
 
 @register("energy")
 class IGEBM(ClassEnergy):
-    """Residual energy after Du & Mordatch: a stem, residual blocks that halve the image, a sum over space, a linear head.
+    """Residual energy after Du & Mordatch: a stem, residual blocks that halve the image, a sum over
+    space, a linear head.
 
-    widths: channels per stage; blocks: residual blocks per stage, the first of which pools by 2 (but in the first
-    stage); classes: heads, 0 for none; scale: the unit of energy, as in ConvNet; spectral: spectral norm on all layers,
-    frozen inside chains. SiLU replaces the original leaky ReLU so that the score is smooth.
-    Source: https://arxiv.org/abs/1903.08689
+    widths: channels per stage; blocks: residual blocks per stage, the first of which pools by 2
+    (but in the first stage); classes: heads, 0 for none; scale: the unit of energy, as in ConvNet;
+    spectral: spectral norm on all layers, frozen inside chains. SiLU replaces the original leaky
+    ReLU so that the score is smooth. Source: https://arxiv.org/abs/1903.08689
 
     >>> import torch
     >>> from lowland.domain import box

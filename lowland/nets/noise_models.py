@@ -1,7 +1,9 @@
-"""What noise-contrastive objectives hold beside the energy: a law with exact draws and densities, and a learned log Z.
+"""What noise-contrastive objectives hold beside the energy: a law with exact draws and densities,
+and a learned log Z.
 
-A noise law is an energy with `log_z` and `draw(count, generator, dtype)`, as all of `lowland.targets` are; log q(x) = −E_q(x) −
-log_z. Here are the two that targets do not have: normal numbers cut off at the walls of a box, and a flow that learns.
+A noise law is an energy with `log_z` and `draw(count, generator, dtype)`, as all of
+`lowland.targets` are; log q(x) = −E_q(x) − log_z. Here are the two that targets do not have: normal
+numbers cut off at the walls of a box, and a flow that learns.
 """
 
 import math
@@ -40,11 +42,12 @@ class NoisePartner(nn.Module):
 
 
 class Truncated(Energy):
-    """Independent normal numbers cut off at the walls of a box:  E(x) = ½ Σ ((x_i − m_i)/s_i)² + log s_i + log P_i,  log Z = 0.
+    """Independent normal numbers cut off at the walls of a box:  E(x) = ½ Σ ((x_i − m_i)/s_i)² +
+                                                               log s_i + log P_i, log Z = 0.
 
-    P_i is the probability that N(m_i, s_i²) lies between the walls; m and s are mean and deviation of the data (N, *event), the
-    deviation at least a hundredth of the box. Draws by inverting the distribution function.
-    Raises ValueError for a domain that is no box.
+    P_i is the probability that N(m_i, s_i²) lies between the walls; m and s are mean and deviation
+    of the data (N, *event), the deviation at least a hundredth of the box. Draws by inverting the
+    distribution function. Raises ValueError for a domain that is no box.
     """
 
     log_z = 0.0
@@ -54,7 +57,8 @@ class Truncated(Energy):
     def __init__(self, domain: Domain, data: Tensor) -> None:
         if domain.kind != "box":
             raise ValueError(
-                f"the domain is {domain.kind}; numbers are cut off at the walls of a box; use targets.fit_base"
+                f"the domain is {domain.kind}; numbers are cut off at the walls of a box; use "
+                "targets.fit_base"
             )
         super().__init__(domain)
         self.register_buffer("centre", data.mean(0))
@@ -97,13 +101,15 @@ class Truncated(Energy):
 
 
 class FlowNoise(Energy):
-    """E(x) = −log q(x) of a normalizing flow, by default a neural spline in coupling form, fast both ways: log Z = 0.
+    """E(x) = −log q(x) of a normalizing flow, by default a neural spline in coupling form, fast
+    both ways: log Z = 0.
 
-    domain: real, or a box, which is filled through a sigmoid (numbers nearer to a wall than a thousandth of the width are
-    judged as if they were there); data: (N, *event), whose mean and deviation standardise; transforms: couplings of the spline;
-    hidden: widths of their networks; flow: another unconditional flow of zuko over as many numbers.
-    Raises ImportError without zuko, the extra `lowland[zuko]`.
-    Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; zuko, https://github.com/probabilists/zuko
+    domain: real, or a box, which is filled through a sigmoid (numbers nearer to a wall than a
+    thousandth of the width are judged as if they were there); data: (N, *event), whose mean and
+    deviation standardise; transforms: couplings of the spline; hidden: widths of their networks;
+    flow: another unconditional flow of zuko over as many numbers. Raises ImportError without zuko,
+    the extra `lowland[zuko]`. Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; zuko,
+    https://github.com/probabilists/zuko
 
     >>> g = torch.Generator().manual_seed(0)
     >>> flow = FlowNoise(real(2), torch.randn(100, 2, generator=g))
@@ -138,7 +144,9 @@ class FlowNoise(Energy):
         )
 
     def walk(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws x (count, *event) and log q(x) (count,), both differentiable in the weights of the flow."""
+        """Draws x (count, *event) and log q(x) (count,), both differentiable in the weights of the
+        flow.
+        """
         z = torch.randn(
             count,
             len(self.centre),
@@ -156,7 +164,9 @@ class FlowNoise(Energy):
         return y.view(count, *self.domain.shape), log_q
 
     def _unfold(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers (B, D) of the real line, by the logit if x (B, *event) comes from a box, and log |dx/dy| (B,)."""
+        """Numbers (B, D) of the real line, by the logit if x (B, *event) comes from a box, and log
+        |dx/dy| (B,).
+        """
         flat = x.flatten(1)
         if self.domain.kind != "box":
             return flat, flat.new_zeros(len(flat))

@@ -2,8 +2,9 @@
 
     E(x, x⁺) = −⟨f(x), f(x⁺)⟩ / τ,      f a network whose output is scaled to length one
 
-The second point is a condition, bound with `energy.given(anchor)`: what is left is an energy of x, low for what is like the
-anchor. Without one, x is compared with points of the training data that the energy remembers.
+The second point is a condition, bound with `energy.given(anchor)`: what is left is an energy of x,
+low for what is like the anchor. Without one, x is compared with points of the training data that
+the energy remembers.
 """
 
 import math
@@ -23,15 +24,16 @@ from lowland.registry import register
 
 @register("energy")
 class PairEnergy(Energy):
-    """E(x, a) = −⟨f(x), f(a)⟩ / τ of a point and an anchor; without an anchor, the mean over those remembered:
+    """E(x, a) = −⟨f(x), f(a)⟩ / τ of a point and an anchor; without an anchor, the mean over those
+    remembered:
 
         E(x) = −log (1/M) Σ_m exp(⟨f(x), f(a_m)⟩ / τ)
 
-    hidden: widths of the perceptron; channels: of convolutions with stride two before it, for images; features: length of f;
-    temperature: τ; anchors: M, taken evenly from the data before the first update. Energies lie in [−1/τ, 1/τ]: exp(−E) has a
-    normaliser on a box and none on the real line.
-    Source: Chen et al. (2020), https://arxiv.org/abs/2002.05709; the energy: van den Oord, Li & Vinyals (2018),
-    https://arxiv.org/abs/1807.03748
+    hidden: widths of the perceptron; channels: of convolutions with stride two before it, for
+    images; features: length of f; temperature: τ; anchors: M, taken evenly from the data before the
+    first update. Energies lie in [−1/τ, 1/τ]: exp(−E) has a normaliser on a box and none on the
+    real line. Source: Chen et al. (2020), https://arxiv.org/abs/2002.05709; the energy: van den
+    Oord, Li & Vinyals (2018), https://arxiv.org/abs/1807.03748
 
     >>> import torch, lowland
     >>> pair = PairEnergy(lowland.real(2), hidden=(8,), temperature=0.5)
@@ -56,9 +58,10 @@ class PairEnergy(Energy):
             channels and not pictures
         ):
             raise ValueError(
-                f"PairEnergy was given temperature {temperature}, features {features}, anchors {anchors} and channels "
-                f"{tuple(channels)} for events of shape {self.domain.shape}; a temperature above 0, counts of at least 1 and "
-                f"channels for images only are needed; correct them"
+                f"PairEnergy was given temperature {temperature}, features {features}, anchors "
+                f"{anchors} and channels {tuple(channels)} for events of shape "
+                f"{self.domain.shape}; a temperature above 0, counts of at least 1 and channels "
+                "for images only are needed; correct them"
             )
         self.hidden, self.channels, self.features = tuple(hidden), tuple(channels), features
         self.temperature, self.anchors = temperature, anchors
@@ -99,7 +102,7 @@ class PairEnergy(Energy):
         if not isinstance(c, Tensor) or c.shape != x.shape:
             got = tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__
             raise ValueError(
-                f"the anchor is {got} for points {tuple(x.shape)}; each point needs one of its own shape; "
-                f"bind it with energy.given"
+                f"the anchor is {got} for points {tuple(x.shape)}; each point needs one of its own "
+                "shape; bind it with energy.given"
             )
         return -(self.embed(x) * self.embed(c.to(x.dtype))).sum(1) / self.temperature

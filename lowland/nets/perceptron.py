@@ -1,13 +1,14 @@
 """A multilayer perceptron with SiLU layers, and its input gradient written by hand.
 
-Chains of low-dimensional energies spend their time in small matrix products, where autograd's bookkeeping and fresh memory cost
-as much as the arithmetic. By hand, with h = W a + b a layer's input, u = h/2 and t = tanh(u):
+Chains of low-dimensional energies spend their time in small matrix products, where autograd's
+bookkeeping and fresh memory cost as much as the arithmetic. By hand, with h = W a + b a layer's
+input, u = h/2 and t = tanh(u):
 
     silu(h) = h / (1 + e^{−h}) = u + u t = a,      2 silu'(h) = 1 + r,   r = t + a − a t
 
-so that a layer takes two passes over memory forwards besides its product, two for r and one backwards, all in place, in blocks
-of rows that stay in cache. The factors ½ ride on the products. Under autocast (bfloat16) products are cheap, and the layers
-are torch's own.
+so that a layer takes two passes over memory forwards besides its product, two for r and one
+backwards, all in place, in blocks of rows that stay in cache. The factors ½ ride on the products.
+Under autocast (bfloat16) products are cheap, and the layers are torch's own.
 """
 
 import threading
@@ -25,9 +26,10 @@ CACHE = 1_600_000  # bytes of working memory that a block of rows may take on a 
 def normalised(layer: nn.Module, wanted: bool) -> nn.Module:
     """The layer with its weight divided by its largest singular value, if wanted.
 
-    The power iteration advances in training mode only; chains run in eval mode, so the target does not move under them,
-    and σ = uᵀWv stays in the graph. For convolutions W is the (out, in·k·k) matrix, which bounds the operator only up to
-    a factor. Source: Miyato et al. (2018), https://arxiv.org/abs/1802.05957
+    The power iteration advances in training mode only; chains run in eval mode, so the target does
+    not move under them, and σ = uᵀWv stays in the graph. For convolutions W is the (out, in·k·k)
+    matrix, which bounds the operator only up to a factor. Source: Miyato et al. (2018),
+    https://arxiv.org/abs/1802.05957
     """
     return spectral_norm(layer) if wanted else layer
 
@@ -55,7 +57,9 @@ class Scratch(threading.local):
     def layers(
         self, rows: int, widths: tuple[int, ...], like: Tensor
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Three tensors (rows, width) for each width, of the kind of `like`; what they hold is not defined."""
+        """Three tensors (rows, width) for each width, of the kind of `like`; what they hold is not
+        defined.
+        """
         key = (rows, widths, like.dtype, like.device)
         if key not in self.held:
             if len(self.held) > 3:
@@ -80,10 +84,12 @@ def heads_and_slopes(
     factor: float = 1.0,
     pull: float = 0.0,
 ) -> tuple[Tensor | None, Tensor]:
-    """What the net gives at z (B, D): heads (B, K); and factor · ∂ + pull · z (B, D), ∂ the slopes of an energy of the heads.
+    """What the net gives at z (B, D): heads (B, K); and factor · ∂ + pull · z (B, D), ∂ the slopes
+    of an energy of the heads.
 
-    seed: the slopes of the energy in the heads: None for one head and ones, a tensor (B, K), or a function of heads (rows, K)
-    and the slice of rows they belong to. heads: whether they are wanted; None comes back if not.
+    seed: the slopes of the energy in the heads: None for one head and ones, a tensor (B, K), or a
+    function of heads (rows, K) and the slice of rows they belong to. heads: whether they are
+    wanted; None comes back if not.
     """
     half = torch.is_autocast_enabled(z.device.type)
     with torch.autocast(z.device.type, enabled=False):
@@ -117,7 +123,9 @@ def _forwards(
     memory: list[tuple[Tensor, Tensor, Tensor]],
     found: Tensor | None,
 ) -> Tensor | None:
-    """Fill r of every layer, and `found` if it is wanted; returns the slopes in the heads, None for ones."""
+    """Fill r of every layer, and `found` if it is wanted; returns the slopes in the heads, None for
+    ones.
+    """
     for (weight, bias), (u, r, value) in zip(layers, memory, strict=False):
         torch.addmm(bias, a, weight.t(), beta=0.5, alpha=0.5, out=u)
         torch.tanh(u, out=r)

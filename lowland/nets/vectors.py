@@ -30,7 +30,8 @@ def flat_size(domain: Domain) -> int:
     """Numbers in an event. Raises ValueError for a domain without an event shape."""
     if not domain.shape:
         raise ValueError(
-            "the domain has no event shape; a network needs to know its input; pass for example real(2)"
+            "the domain has no event shape; a network needs to know its input; pass for example "
+            "real(2)"
         )
     return math.prod(domain.shape)
 
@@ -39,8 +40,8 @@ def check_widths(name: str, hidden: Sequence[int], **others: float) -> None:
     """Refuse sizes that make no network: widths must be positive, the other numbers at least 0."""
     if not hidden or min(hidden) < 1 or not all(0 <= value < math.inf for value in others.values()):
         raise ValueError(
-            f"{name} was given widths {tuple(hidden)} and {others}; widths must be positive whole numbers and the others at "
-            f"least 0; correct them"
+            f"{name} was given widths {tuple(hidden)} and {others}; widths must be positive whole "
+            "numbers and the others at least 0; correct them"
         )
 
 
@@ -48,11 +49,12 @@ def check_widths(name: str, hidden: Sequence[int], **others: float) -> None:
 class MLP(ClassEnergy):
     """Multilayer perceptron energy of an event of any shape (it is flattened).
 
-        E(x, c) = s · net(z)_c + a/2 ‖z‖²,    z = x stretched from its box, if it has one, to [−1, 1]
+        E(x, c) = s · net(z)_c + a/2 ‖z‖²,    z = x stretched from its box, if it has one, to [−1,
+                                              1]
 
-    hidden: widths of the SiLU layers; classes: heads, 0 for none (see nets.conditions); confine: a, above 0 makes the
-    energy normalisable on the real line; scale: s, the unit of energy the network starts from; spectral: spectral norm on
-    all layers.
+    hidden: widths of the SiLU layers; classes: heads, 0 for none (see nets.conditions); confine: a,
+    above 0 makes the energy normalisable on the real line; scale: s, the unit of energy the network
+    starts from; spectral: spectral norm on all layers.
 
     >>> import torch
     >>> from lowland.domain import real
@@ -122,7 +124,9 @@ class MLP(ClassEnergy):
 
 
 def noise_levels(c: Any, x: Tensor) -> Tensor:
-    """The noise level of every row (B,), from one for all or one each. Raises ValueError for none."""
+    """The noise level of every row (B,), from one for all or one each. Raises ValueError for
+    none.
+    """
     if c is None:
         raise ValueError(
             "this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)"
@@ -132,11 +136,13 @@ def noise_levels(c: Any, x: Tensor) -> Tensor:
 
 @register("energy")
 class NoiseMLP(Energy):
-    """Multilayer perceptron energy of a point and a noise level, for denoising score matching at several levels.
+    """Multilayer perceptron energy of a point and a noise level, for denoising score matching at
+    several levels.
 
         E(x, σ) = s · net(z, log σ) / σ + a/2 ‖z‖²,    z as in MLP
 
-    The condition c is σ, one number per row or one for all; bind it with `energy.given(0.1)` before sampling or scoring.
+    The condition c is σ, one number per row or one for all; bind it with `energy.given(0.1)` before
+    sampling or scoring.
 
     >>> import torch
     >>> from lowland.domain import real

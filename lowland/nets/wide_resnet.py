@@ -1,8 +1,10 @@
-"""The wide residual network, whose K logits are read as K energies: the classifier of joint energy-based models.
+"""The wide residual network, whose K logits are read as K energies: the classifier of joint
+energy-based models.
 
-A pre-activation block adds to what it was given, x ↦ shortcut(x) + conv(a(conv(a(x)))), and three stages of such blocks halve
-the image twice while the channels double. Batch norm is left out: it would make the energy of one image depend on the others.
-Group norm looks at one image alone and is allowed. Dropout is left out as well: an energy is a function of x.
+A pre-activation block adds to what it was given, x ↦ shortcut(x) + conv(a(conv(a(x)))), and three
+stages of such blocks halve the image twice while the channels double. Batch norm is left out: it
+would make the energy of one image depend on the others. Group norm looks at one image alone and is
+allowed. Dropout is left out as well: an energy is a function of x.
 """
 
 import math
@@ -23,7 +25,9 @@ GROUPS = 8  # of group norm: 8 divides every width
 
 
 class _Block(nn.Module):
-    """x ↦ shortcut(x) + conv(a(conv(a(x)))) with a = SiLU, after group norm if wanted; the first convolution may stride."""
+    """x ↦ shortcut(x) + conv(a(conv(a(x)))) with a = SiLU, after group norm if wanted; the first
+    convolution may stride.
+    """
 
     def __init__(self, into: int, out: int, stride: int, norm: bool) -> None:
         super().__init__()
@@ -42,24 +46,30 @@ class _Block(nn.Module):
 
 @register("energy")
 class WideResNet(ClassEnergy):
-    """Wide residual network WRN-depth-width with one head per class; no batch norm, SiLU for ReLU, so that the score is smooth.
+    """Wide residual network WRN-depth-width with one head per class; no batch norm, SiLU for ReLU,
+    so that the score is smooth.
 
-        e_k(x) = −s · f_k(x),    f = linear(mean over space of SiLU(blocks(z))),    z = x stretched from its box to [−1, 1]
+        e_k(x) = −s · f_k(x),    f = linear(mean over space of SiLU(blocks(z))), z = x stretched
+                                 from its box to [−1, 1]
 
-    depth: 6n + 4 for n blocks in each of the three stages, so 10, 16, 22 or 28; width: k, for 16k, 32k and 64k channels;
-    classes: heads, 0 for none; norm: "group" or "none"; patch: squares of so many pixels become channels before the first
-    convolution, which with 2 costs a quarter of the time and suits images of 28 × 28 and more; scale: s, the unit of energy
-    the network starts from; level: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x) but for
-    a constant and p(y | x) stays as it was: how sure the classifier is and how likely x is are then told apart, while in
-    −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that chains walk in; tower: with level, g is no head
-    of this network but a `ConvNet` of its own with so many channels per layer, each halving the image, and tower_scale for
-    its unit of energy, so that a contrast of E(x) moves the tower alone and costs the classifier nothing; such an energy is
-    ancestral: samples of a class are draws x of p(x) whose label, drawn from p(y | x), is that class (`tasks.follow`), since
-    the slope of a plain classifier's log p(y | x) hardly steers a chain. Without norm, the second convolution of a block
-    starts at a small size, so that a deep network starts near a shallow one.
+    depth: 6n + 4 for n blocks in each of the three stages, so 10, 16, 22 or 28; width: k, for 16k,
+    32k and 64k channels; classes: heads, 0 for none; norm: "group" or "none"; patch: squares of so
+    many pixels become channels before the first convolution, which with 2 costs a quarter of the
+    time and suits images of 28 × 28 and more; scale: s, the unit of energy the network starts from;
+    level: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x) but for a
+    constant and p(y | x) stays as it was: how sure the classifier is and how likely x is are then
+    told apart, while in −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that
+    chains walk in; tower: with level, g is no head of this network but a `ConvNet` of its own with
+    so many channels per layer, each halving the image, and tower_scale for its unit of energy, so
+    that a contrast of E(x) moves the tower alone and costs the classifier nothing; such an energy
+    is ancestral: samples of a class are draws x of p(x) whose label, drawn from p(y | x), is that
+    class (`tasks.follow`), since the slope of a plain classifier's log p(y | x) hardly steers a
+    chain. Without norm, the second convolution of a block starts at a small size, so that a deep
+    network starts near a shallow one.
 
-    Raises ValueError for another depth, a domain that is no image, one that `patch` does not divide, or a tower without level.
-    Source: Zagoruyko & Komodakis (2016), https://arxiv.org/abs/1605.07146; as an energy: Grathwohl et al. (2020),
+    Raises ValueError for another depth, a domain that is no image, one that `patch` does not
+    divide, or a tower without level. Source: Zagoruyko & Komodakis (2016),
+    https://arxiv.org/abs/1605.07146; as an energy: Grathwohl et al. (2020),
     https://arxiv.org/abs/1912.03263
 
     >>> import torch
@@ -93,16 +103,19 @@ class WideResNet(ClassEnergy):
             or norm not in ("none", "group")
         ):
             raise ValueError(
-                f"WideResNet was given depth={depth}, width={width}, classes={classes} and norm={norm!r}; the depth is 6n + 4 "
-                f"(10, 16, 22, 28), the width at least 1, classes at least 0, norm 'none' or 'group'; correct them"
+                f"WideResNet was given depth={depth}, width={width}, classes={classes} and "
+                f"norm={norm!r}; the depth is 6n + 4 (10, 16, 22, 28), the width at least 1, "
+                "classes at least 0, norm 'none' or 'group'; correct them"
             )
         if level and classes < 2:
             raise ValueError(
-                f"level is true for {classes} classes; it parts x from its label; give classes, or leave it false"
+                f"level is true for {classes} classes; it parts x from its label; give classes, or "
+                "leave it false"
             )
         if tower and not level:
             raise ValueError(
-                f"tower is {tuple(tower)} and level false; a tower computes the level; set level, or leave it out"
+                f"tower is {tuple(tower)} and level false; a tower computes the level; set level, "
+                "or leave it out"
             )
         if patch < 1 or any(n % patch for n in size):
             raise ValueError(
@@ -139,7 +152,9 @@ class WideResNet(ClassEnergy):
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Weights that keep the size of what passes through them; the last of a block 1/√blocks of that."""
+        """Weights that keep the size of what passes through them; the last of a block 1/√blocks of
+        that.
+        """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -162,7 +177,9 @@ class WideResNet(ClassEnergy):
         return level - F.log_softmax(logits[:, : self.classes], 1) - math.log(self.classes)
 
     def class_logits(self, x: Tensor) -> Tensor:
-        """log p(y | x) but for a constant of x, (B, K), without the level: rounding there would reach g as a slope."""
+        """log p(y | x) but for a constant of x, (B, K), without the level: rounding there would
+        reach g as a slope.
+        """
         return self._logits(x)[:, : max(self.classes, 1)]
 
     def _logits(self, x: Tensor) -> Tensor:

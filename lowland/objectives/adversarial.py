@@ -1,9 +1,10 @@
 """Classifiers that hold their labels in a ball about every point: adversarial training, and TRADES.
 
-    madry    −log p(y | x'),                                   x' = argmax over ‖x' − x‖_∞ ≤ ε of −log p(y | x')
-    trades   −log p(y | x) + β KL(p(· | x) ‖ p(· | x')),       x' = argmax over the same ball of that KL
+    madry    −log p(y | x'), x' = argmax over ‖x' − x‖_∞ ≤ ε of −log p(y | x')
+    trades   −log p(y | x) + β KL(p(· | x) ‖ p(· | x')), x' = argmax over the same ball of that KL
 
-Both are what a classifier can do for itself, and the yardstick for every defence that cleans its input (`tasks.purify`).
+Both are what a classifier can do for itself, and the yardstick for every defence that cleans its
+input (`tasks.purify`).
 """
 
 from dataclasses import dataclass
@@ -24,19 +25,22 @@ from lowland.samplers.kernel import Sampler, normal_like
 @register("objective")
 @dataclass(frozen=True)
 class Robust:
-    """Cross-entropy at the worst point of a ball about each example ("madry"), or the gain and the give of both ("trades").
+    """Cross-entropy at the worst point of a ball about each example ("madry"), or the gain and the
+    give of both ("trades").
 
-        madry:  L = −log p(y | x')            trades:  L = −log p(y | x) + β KL(p(· | x) ‖ p(· | x'))
+        madry:  L = −log p(y | x') trades: L = −log p(y | x) + β KL(p(· | x) ‖ p(· | x'))
 
-    x' is found by projected sign-gradient ascent, `steps` steps of step_size · ε, from a random point of the ball of radius
-    epsilon (for trades from x and a little noise), inside the walls. Over the first `ramp` of the updates the radius grows from
-    0 along a line: at full size from the start, a net on MNIST may learn nothing but the most frequent class. p(y | x) =
-    softmax(−e(x)), as in `JEM`; labels of −1 count in the KL alone. epsilon = 0 is cross-entropy alone.
+    x' is found by projected sign-gradient ascent, `steps` steps of step_size · ε, from a random
+    point of the ball of radius epsilon (for trades from x and a little noise), inside the walls.
+    Over the first `ramp` of the updates the radius grows from 0 along a line: at full size from the
+    start, a net on MNIST may learn nothing but the most frequent class. p(y | x) = softmax(−e(x)),
+    as in `JEM`; labels of −1 count in the KL alone. epsilon = 0 is cross-entropy alone.
 
     kind: "madry" or "trades"; beta: β, what a wrong label nearby costs against one on the spot.
-    Cost per update: forward and backward over B points (2 B for trades), and B · steps gradients in x.
-    Use it when a classifier must not change its mind within ε; its energies are no density.
-    Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083; Zhang et al. (2019), https://arxiv.org/abs/1901.08573
+    Cost per update: forward and backward over B points (2 B for trades), and B · steps gradients in
+    x. Use it when a classifier must not change its mind within ε; its energies are no density.
+    Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083; Zhang et al. (2019),
+    https://arxiv.org/abs/1901.08573
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -64,8 +68,8 @@ class Robust:
             or not 0 <= self.ramp <= 1
         ):
             raise ValueError(
-                f"kind is {self.kind!r}, epsilon {self.epsilon} and ramp {self.ramp}; 'madry' or 'trades', at least 0 and a "
-                f"share in [0, 1] are needed; correct them"
+                f"kind is {self.kind!r}, epsilon {self.epsilon} and ramp {self.ramp}; 'madry' or "
+                "'trades', at least 0 and a share in [0, 1] are needed; correct them"
             )
         if (
             self.steps < 1
@@ -73,8 +77,8 @@ class Robust:
             or not 0 <= self.beta < float("inf")
         ):
             raise ValueError(
-                f"steps is {self.steps}, step_size {self.step_size} and beta {self.beta}; at least 1, above 0 and at least 0 "
-                f"are needed; correct them"
+                f"steps is {self.steps}, step_size {self.step_size} and beta {self.beta}; at least "
+                "1, above 0 and at least 0 are needed; correct them"
             )
 
     def loss(
@@ -117,7 +121,9 @@ class Robust:
     def _furthest(
         self, energy: Energy, x: Tensor, radius: float, generator: torch.Generator
     ) -> Tensor:
-        """Where p(y | x') is furthest from p(y | x): ascent of the KL from beside x, since it has no slope at x."""
+        """Where p(y | x') is furthest from p(y | x): ascent of the KL from beside x, since it has
+        no slope at x.
+        """
         lo, hi = x - radius, x + radius
         if energy.domain.kind == "box":
             lo, hi = lo.clamp_min(energy.domain.lo), hi.clamp_max(energy.domain.hi)

@@ -1,10 +1,13 @@
-"""Plain random transforms of a batch: of chains between two visits, or of the two views of one example.
+"""Plain random transforms of a batch: of chains between two visits, or of the two views of one
+example.
 
-Each takes x (B, *event) and draws one transform per row. Images are (channels, height, width); a vector knows only noise.
+Each takes x (B, *event) and draws one transform per row. Images are (channels, height, width); a
+vector knows only noise.
 
-    flip      left to right, half of the rows            shift    by whole pixels up to an eighth, edges repeated
+    flip      left to right, half of the rows shift by whole pixels up to an eighth, edges repeated
     rotate    by up to 15 degrees, bilinear              blur     3 × 3 binomial, half of the rows
-    colour    contrast and brightness by up to a fifth   noise    normal, a tenth of the spread of the batch
+    colour    contrast and brightness by up to a fifth noise normal, a tenth of the spread of the
+              batch
 """
 
 import math
@@ -88,7 +91,8 @@ def check_augment(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in TRANSFORMS]
     if unknown:
         raise ValueError(
-            f"augment names {', '.join(map(repr, unknown))}; known are {', '.join(TRANSFORMS)}; correct it"
+            f"augment names {', '.join(map(repr, unknown))}; known are {', '.join(TRANSFORMS)}; "
+            "correct it"
         )
 
 
@@ -108,8 +112,9 @@ def augmented(
     flat = [name for name in names if name != "noise" and x.dim() != 4]
     if names and (flat or domain.kind not in ("real", "box")):
         raise ValueError(
-            f"augment names {', '.join(names)} for events of shape {tuple(x.shape[1:])} on a {domain.kind} domain; pictures "
-            f"(channels, height, width) of real numbers take all, vectors 'noise' alone; leave out the others"
+            f"augment names {', '.join(names)} for events of shape {tuple(x.shape[1:])} on a "
+            f"{domain.kind} domain; pictures (channels, height, width) of real numbers take all, "
+            "vectors 'noise' alone; leave out the others"
         )
     for name in names:
         x = TRANSFORMS[name](x, generator)

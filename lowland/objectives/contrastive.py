@@ -10,8 +10,8 @@ and the objectives differ only in where the negatives come from:
     PCD           chains start where they last got to    (Tieleman 2008)
     ShortRunML    chains start at noise                  (Nijkamp et al. 2019)
 
-The value of the loss says little: near zero it means that data and samples have equal energy, not that training is done.
-Watch the health report instead.
+The value of the loss says little: near zero it means that data and samples have equal energy, not
+that training is done. Watch the health report instead.
 """
 
 import math
@@ -31,8 +31,8 @@ from lowland.samplers.tempering import ParallelTempering
 
 
 class Loss(NamedTuple):
-    """value: scalar to differentiate; terms: detached scalars for the log, on the device; negatives: (B, *event) or None, and
-    their labels (B,) where they have some."""
+    """value: scalar to differentiate; terms: detached scalars for the log, on the device;
+    negatives: (B, *event) or None, and their labels (B,) where they have some."""
 
     value: Tensor
     terms: dict[str, Tensor]
@@ -50,13 +50,15 @@ def contrast(
     l2: float = 0.0,
     classify: float = 0.0,
 ) -> Loss:
-    """mean E(positives) − mean E(negatives) + l2 · mean(E²) + classify · cross-entropy, in one forward pass over both.
+    """mean E(positives) − mean E(negatives) + l2 · mean(E²) + classify · cross-entropy, in one
+    forward pass over both.
 
-    Its gradient in the weights is that of −log p when the negatives are draws of the model; no gradient flows into the
-    negatives. labels: (B,) for both sides or neither. l2 holds the level of the energies near zero, which the contrast
-    leaves free (Du & Mordatch 2019). classify, above 0 for an energy with classes, adds −log p(y | x) of the data under
-    softmax(−e(x)), the joint objective of JEM (Grathwohl et al. 2020, https://arxiv.org/abs/1912.03263): it sets the levels of
-    the classes against each other, which a contrast within each class leaves free.
+    Its gradient in the weights is that of −log p when the negatives are draws of the model; no
+    gradient flows into the negatives. labels: (B,) for both sides or neither. l2 holds the level of
+    the energies near zero, which the contrast leaves free (Du & Mordatch 2019). classify, above 0
+    for an energy with classes, adds −log p(y | x) of the data under softmax(−e(x)), the joint
+    objective of JEM (Grathwohl et al. 2020, https://arxiv.org/abs/1912.03263): it sets the levels
+    of the classes against each other, which a contrast within each class leaves free.
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -65,7 +67,8 @@ def contrast(
     """
     if (labels is None) != (negative_labels is None):
         raise ValueError(
-            "labels came for one side only; positives and negatives need both or neither; pass the other"
+            "labels came for one side only; positives and negatives need both or neither; pass the "
+            "other"
         )
     negatives = (
         negatives.detach() if negatives.requires_grad else negatives
@@ -107,7 +110,9 @@ def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor]:
-    """What chains did during an update, for the log: movement per number, acceptance, refused moves, share at the walls."""
+    """What chains did during an update, for the log: movement per number, acceptance, refused
+    moves, share at the walls.
+    """
     moved = torch.linalg.vector_norm((trace.x - start).flatten(1), dim=1).mean() / math.sqrt(
         start[0].numel()
     )
@@ -159,7 +164,8 @@ def _observe(energy: Any, x: Tensor) -> None:
 
 
 def sparse(loss: Loss, energy: Any, x: Tensor, weight: float, target: float) -> Loss:
-    """The loss with weight · Σ_j (target − mean_B E[h_j | x])² added, which keeps hidden units seldom active.
+    """The loss with weight · Σ_j (target − mean_B E[h_j | x])² added, which keeps hidden units
+    seldom active.
 
     Source: Lee, Ekanadham & Ng (2008),
     https://papers.nips.cc/paper/2007/hash/4daa3db355ef2b0e64b472968cb70f0d-Abstract.html
@@ -168,7 +174,8 @@ def sparse(loss: Loss, energy: Any, x: Tensor, weight: float, target: float) -> 
         return loss
     if not hasattr(energy, "hidden_mean"):
         raise ValueError(
-            f"sparsity is {weight} and {type(energy).__name__} has no hidden units; it needs some; set it to 0"
+            f"sparsity is {weight} and {type(energy).__name__} has no hidden units; it needs some; "
+            "set it to 0"
         )
     activity = energy.hidden_mean(x).mean(0)
     penalty = weight * (target - activity).square().sum()
@@ -182,11 +189,12 @@ def sparse(loss: Loss, energy: Any, x: Tensor, weight: float, target: float) -> 
 class CD:
     """Contrastive divergence: `steps` sampler steps from the data itself.
 
-    Biased towards what is near the data, low in variance. The negatives are the last points of the chains, so a Boltzmann
-    machine is contrasted by p(h | x_k) of the last x_k. l2: see `contrast`; sparsity, sparse_target: see `sparse`.
-    Cost per update: steps + 1 gradients in x, and a forward and backward pass over data and negatives.
-    Use it when chains hardly mix and a model of the neighbourhood of the data is enough: Boltzmann machines, fine tuning.
-    Source: Hinton (2002), https://doi.org/10.1162/089976602760128018
+    Biased towards what is near the data, low in variance. The negatives are the last points of the
+    chains, so a Boltzmann machine is contrasted by p(h | x_k) of the last x_k. l2: see `contrast`;
+    sparsity, sparse_target: see `sparse`. Cost per update: steps + 1 gradients in x, and a forward
+    and backward pass over data and negatives. Use it when chains hardly mix and a model of the
+    neighbourhood of the data is enough: Boltzmann machines, fine tuning. Source: Hinton (2002),
+    https://doi.org/10.1162/089976602760128018
     """
 
     steps: int = 1
@@ -218,15 +226,16 @@ class CD:
 class PCD:
     """Persistent contrastive divergence: `steps` sampler steps from where the chains last got to.
 
-    capacity: chains in the replay buffer; chains: how many of them move at every update, as many as data unless given;
-    restart: share of visited chains that begin anew at noise; l2, classify: see
-    `contrast`. Labels stay with their chains, so that every class keeps its share of them; with resample = true a chain
-    draws its label anew from p(y | x) = softmax(−e(x)) at the end of a visit, which samples the joint law of x and y and
-    sets the levels of the classes against each other. With a ParallelTempering sampler every chain keeps its replicas at all
-    temperatures, and the coldest is the negative. sparsity, sparse_target: see `sparse`.
-    Cost per update: steps + 1 gradients in x, and a forward and backward pass over data and negatives.
-    Use it when one density is wanted for everything: scores, samples from noise, restoration, composition.
-    Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290; tempered chains: Desjardins et al. (2010),
+    capacity: chains in the replay buffer; chains: how many of them move at every update, as many as
+    data unless given; restart: share of visited chains that begin anew at noise; l2, classify: see
+    `contrast`. Labels stay with their chains, so that every class keeps its share of them; with
+    resample = true a chain draws its label anew from p(y | x) = softmax(−e(x)) at the end of a
+    visit, which samples the joint law of x and y and sets the levels of the classes against each
+    other. With a ParallelTempering sampler every chain keeps its replicas at all temperatures, and
+    the coldest is the negative. sparsity, sparse_target: see `sparse`. Cost per update: steps + 1
+    gradients in x, and a forward and backward pass over data and negatives. Use it when one density
+    is wanted for everything: scores, samples from noise, restoration, composition. Source: Tieleman
+    (2008), https://doi.org/10.1145/1390156.1390290; tempered chains: Desjardins et al. (2010),
     https://proceedings.mlr.press/v9/desjardins10a.html
     """
 
@@ -245,13 +254,13 @@ class PCD:
         check_steps(self.steps, self.l2, self.sparsity)
         if not 0 <= self.chains <= self.capacity:
             raise ValueError(
-                f"chains is {self.chains} and capacity {self.capacity}; chains that move are some of those kept; "
-                f"raise the capacity, or set chains = 0 for as many as data"
+                f"chains is {self.chains} and capacity {self.capacity}; chains that move are some "
+                "of those kept; raise the capacity, or set chains = 0 for as many as data"
             )
         if self.capacity < 1 or not 0 <= self.restart <= 1 or not self.classify >= 0:
             raise ValueError(
-                f"capacity is {self.capacity}, restart {self.restart}, classify {self.classify}; at least 1, a share in "
-                f"[0, 1] and at least 0 are needed; correct them"
+                f"capacity is {self.capacity}, restart {self.restart}, classify {self.classify}; "
+                "at least 1, a share in [0, 1] and at least 0 are needed; correct them"
             )
 
     def loss(
@@ -272,8 +281,9 @@ class PCD:
             labels is None or not getattr(energy, "classes", 0)
         ):
             raise ValueError(
-                f"the energy has {getattr(energy, 'classes', 0)} classes and the data {'no ' if labels is None else ''}labels; "
-                f"classify and resample need labels and an energy with classes; set energy.classes, or switch both off"
+                f"the energy has {getattr(energy, 'classes', 0)} classes and the data "
+                f"{'no ' if labels is None else ''}labels; classify and resample need labels and "
+                "an energy with classes; set energy.classes, or switch both off"
             )
         x = completed(energy, x, generator)
         visit = buffer.take(self.chains or len(x), generator)
@@ -303,7 +313,9 @@ class PCD:
         return sparse(loss, energy, x, self.sparsity, self.sparse_target)
 
     def _fresh(self, fresh: Tensor, trace: Trace) -> dict[str, Tensor]:
-        """By how much chains that began anew end above old ones in energy, without bias over updates."""
+        """By how much chains that began anew end above old ones in energy, without bias over
+        updates.
+        """
         values = getattr(trace.state, "energy", None)
         if not self.restart or values is None or values.shape != fresh.shape:
             return {}
@@ -314,7 +326,9 @@ class PCD:
     def _move(
         self, target: Energy, sampler: Sampler, x: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Trace, Tensor]:
-        """Where the chains started, their trace, and what goes back to the buffer: with tempering, all replicas of each."""
+        """Where the chains started, their trace, and what goes back to the buffer: with tempering,
+        all replicas of each.
+        """
         if not isinstance(sampler, ParallelTempering):
             trace = run_chains(target, sampler, x, self.steps, generator=generator)
             return x, trace, trace.x
@@ -338,13 +352,14 @@ def draw_labels(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor
 @register("objective")
 @dataclass(frozen=True)
 class ShortRunML:
-    """Maximum likelihood with short runs from noise: the negatives are what `steps` steps make of noise.
+    """Maximum likelihood with short runs from noise: the negatives are what `steps` steps make of
+    noise.
 
-    The chains need not reach equilibrium; the energy learns to make a generator of the short run, and is a density only
-    as far as the chains mix. l2: see `contrast`.
-    Cost per update: steps + 1 gradients in x, and a forward and backward pass over data and negatives.
-    Use it when pictures from a fixed number of steps are wanted, and no density.
-    Source: Nijkamp et al. (2019), https://arxiv.org/abs/1904.09770
+    The chains need not reach equilibrium; the energy learns to make a generator of the short run,
+    and is a density only as far as the chains mix. l2: see `contrast`. Cost per update: steps + 1
+    gradients in x, and a forward and backward pass over data and negatives. Use it when pictures
+    from a fixed number of steps are wanted, and no density. Source: Nijkamp et al. (2019),
+    https://arxiv.org/abs/1904.09770
     """
 
     steps: int = 60
@@ -373,5 +388,6 @@ def check_steps(steps: int, l2: float, sparsity: float = 0.0) -> None:
     """Refuse settings that no contrastive objective can have."""
     if steps < 1 or not l2 >= 0 or not sparsity >= 0:
         raise ValueError(
-            f"steps is {steps}, l2 is {l2} and sparsity is {sparsity}; at least 1, 0 and 0 are needed; correct them"
+            f"steps is {steps}, l2 is {l2} and sparsity is {sparsity}; at least 1, 0 and 0 are "
+            "needed; correct them"
         )

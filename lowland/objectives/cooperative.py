@@ -1,13 +1,16 @@
-"""Cooperative training: a generator starts the chains of the energy, and learns from where they end.
+"""Cooperative training: a generator starts the chains of the energy, and learns from where they
+end.
 
     draft      z ~ N(0, I),  x̂ = G(z) + σ ξ                          the generator proposes
     revise     x: some steps of the energy's sampler from x̂           the energy improves
     explain    z': some steps of MALA in p(z | x) ∝ exp(−‖z‖²/2 − ‖x − G(z)‖²/2σ²), from z
-    learn      E by the contrast of data and revisions;  G by the likelihood of the revisions,  ‖x − G(z')‖² / 2σ²
+    learn      E by the contrast of data and revisions; G by the likelihood of the revisions, ‖x −
+               G(z')‖² / 2σ²
 
-If both come to rest, chains do not change the law of drafts, which is then exp(−E), and the contrast vanishes, so that it is
-the law of the data as well. The explaining step matters: to regress revisions on the z of their drafts would forget, little by
-little, all noise that chains add, and the drafts would shrink to a point.
+If both come to rest, chains do not change the law of drafts, which is then exp(−E), and the
+contrast vanishes, so that it is the law of the data as well. The explaining step matters: to
+regress revisions on the z of their drafts would forget, little by little, all noise that chains
+add, and the drafts would shrink to a point.
 """
 
 import math
@@ -31,7 +34,9 @@ from lowland.samplers.loop import run_chains
 
 
 class Explanation(Energy):
-    """‖z‖²/2 + ‖x − G(z)‖² / 2σ²: what noise z (B, latent) a generator may have made the points x (B, *event) of."""
+    """‖z‖²/2 + ‖x − G(z)‖² / 2σ²: what noise z (B, latent) a generator may have made the points x
+    (B, *event) of.
+    """
 
     def __init__(self, generator: nn.Module, x: Tensor) -> None:
         super().__init__(real(int(generator.latent)))  # type: ignore[arg-type]
@@ -47,15 +52,17 @@ class Explanation(Energy):
 class Cooperative:
     """An energy and a generator that teach each other (MCMC teaching).
 
-    loss = mean E(data) − mean E(revisions)  +  mean ‖x − G(z')‖² / 2σ²d  −  diversity · H(drafts) / d
+    loss = mean E(data) − mean E(revisions)  + mean ‖x − G(z')‖² / 2σ²d − diversity · H(drafts) / d
 
-    steps: of the sampler, from drafts to revisions; explain, explain_step: MALA steps, and their size in units of σ², from the
-    z of a draft to a z' of its revision; sigma: σ, the generator's noise in units of the data; latent, hidden, channels: of the
-    generator (channels above 0: transposed convolutions for images); diversity: weight of the entropy of the drafts by nearest
-    neighbours, against generators that repeat themselves; partner_rate: of the generator, in units of the learning rate.
-    Cost per update: CD's with `steps`, and `explain` + 1 gradients of the generator and its backward pass.
-    Use it when samples are wanted at once, or chains from noise take too long: the generator does the travelling. Sample from
-    it too (generation.start = "partner"): where no draft ever was, the energy is not trained, and chains from noise get lost.
+    steps: of the sampler, from drafts to revisions; explain, explain_step: MALA steps, and their
+    size in units of σ², from the z of a draft to a z' of its revision; sigma: σ, the generator's
+    noise in units of the data; latent, hidden, channels: of the generator (channels above 0:
+    transposed convolutions for images); diversity: weight of the entropy of the drafts by nearest
+    neighbours, against generators that repeat themselves; partner_rate: of the generator, in units
+    of the learning rate. Cost per update: CD's with `steps`, and `explain` + 1 gradients of the
+    generator and its backward pass. Use it when samples are wanted at once, or chains from noise
+    take too long: the generator does the travelling. Sample from it too (generation.start =
+    "partner"): where no draft ever was, the energy is not trained, and chains from noise get lost.
     Source: Xie, Lu, Gao, Zhu & Wu (2018), https://arxiv.org/abs/1609.09408
 
     >>> Cooperative(steps=10).explain
@@ -90,13 +97,16 @@ class Cooperative:
             or not 0 <= self.diversity < math.inf
         ):
             raise ValueError(
-                f"explain is {self.explain}, latent {self.latent}, hidden {self.hidden}, channels {self.channels}, "
-                f"explain_step, sigma, partner_rate {numbers}, diversity {self.diversity}; counts of at least 0 (latent and "
-                f"widths 1), sizes above 0 and a weight of at least 0 are needed; correct them"
+                f"explain is {self.explain}, latent {self.latent}, hidden {self.hidden}, channels "
+                f"{self.channels}, explain_step, sigma, partner_rate {numbers}, diversity "
+                f"{self.diversity}; counts of at least 0 (latent and widths 1), sizes above 0 and "
+                "a weight of at least 0 are needed; correct them"
             )
 
     def partner(self, energy: Energy, x: Tensor) -> Generator:
-        """A new generator for the domain of the energy, begun at the mean and spread of the data x (N, *event)."""
+        """A new generator for the domain of the energy, begun at the mean and spread of the data x
+        (N, *event).
+        """
         more: dict[str, Any] = {
             "latent": self.latent,
             "hidden": self.hidden,
@@ -118,8 +128,8 @@ class Cooperative:
     ) -> Loss:
         if energy.domain.kind not in CONTINUOUS:
             raise ValueError(
-                f"the domain is {energy.domain.kind} and generators make real numbers; Cooperative trains on "
-                f"{' or '.join(CONTINUOUS)} ones; use PCD"
+                f"the domain is {energy.domain.kind} and generators make real numbers; Cooperative "
+                f"trains on {' or '.join(CONTINUOUS)} ones; use PCD"
             )
         z = partner.latents(len(x), generator)
         with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Denoising score matching over all noise levels at once, for energies that are sampled along the levels."""
+"""Denoising score matching over all noise levels at once, for energies that are sampled along the
+levels.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,17 +21,20 @@ from lowland.samplers.kernel import Sampler, normal_like
 class MultilevelDSM:
     """Denoising score matching with log-normal noise levels, for an energy of noise E(x, σ).
 
-        x̃ = x + σ ε,   loss = ½ E (1 + σ²/s²) ‖σ s_θ(x̃, σ) + ε‖² / d,     s_θ = −∇E(x̃, σ),   ln σ ~ N(ln centre, spread²)
+        x̃ = x + σ ε,   loss = ½ E (1 + σ²/s²) ‖σ s_θ(x̃, σ) + ε‖² / d, s_θ = −∇E(x̃, σ), ln σ ~
+                        N(ln centre, spread²)
 
-    The weight makes the loss that of a network whose target has variance one at every level (s: `deviation`, the standard
-    deviation of the data), so that no level drowns the others. At the minimum s_θ(·, σ) is the score of the data blurred by σ,
-    for every σ that is drawn; levels far outside ln centre ± 2.5 spread are extrapolation.
-    warm: for an energy tied to a denoiser (NoiseUNet, DenoiserMLP), the share of the updates, at the beginning, in which the
-    denoiser itself is trained with the same loss, at less than half the cost; what is left trains the energy's gradient.
-    Where an energy has a question, it gets no noise: the loss is that of the answer given the question, E(y | x, σ).
-    Cost per update: a gradient of an input gradient, about 6 forward passes; 3 while warm.
-    Use it when samples must be good: no chains while training, and `generation.method = "flow"` draws in tens of gradients.
-    Source: Vincent (2011), https://doi.org/10.1162/NECO_a_00142; levels and weight: Karras et al. (2022), table 1,
+    The weight makes the loss that of a network whose target has variance one at every level (s:
+    `deviation`, the standard deviation of the data), so that no level drowns the others. At the
+    minimum s_θ(·, σ) is the score of the data blurred by σ, for every σ that is drawn; levels far
+    outside ln centre ± 2.5 spread are extrapolation. warm: for an energy tied to a denoiser
+    (NoiseUNet, DenoiserMLP), the share of the updates, at the beginning, in which the denoiser
+    itself is trained with the same loss, at less than half the cost; what is left trains the
+    energy's gradient. Where an energy has a question, it gets no noise: the loss is that of the
+    answer given the question, E(y | x, σ). Cost per update: a gradient of an input gradient, about
+    6 forward passes; 3 while warm. Use it when samples must be good: no chains while training, and
+    `generation.method = "flow"` draws in tens of gradients. Source: Vincent (2011),
+    https://doi.org/10.1162/NECO_a_00142; levels and weight: Karras et al. (2022), table 1,
     https://arxiv.org/abs/2206.00364
 
     >>> MultilevelDSM(centre=0.15, deviation=0.3)
@@ -48,8 +53,9 @@ class MultilevelDSM:
         sound = all(0 < value < math.inf for value in (self.centre, self.spread, self.deviation))
         if not (sound and 0 <= self.warm <= 1):
             raise ValueError(
-                f"centre is {self.centre}, spread {self.spread}, deviation {self.deviation} and warm {self.warm}; the first "
-                f"three are above 0 and warm is a share; with images in [0, 1], centre=0.15, spread=1.2, deviation=0.3 will do"
+                f"centre is {self.centre}, spread {self.spread}, deviation {self.deviation} and "
+                f"warm {self.warm}; the first three are above 0 and warm is a share; with images "
+                "in [0, 1], centre=0.15, spread=1.2, deviation=0.3 will do"
             )
 
     def loss(
@@ -91,11 +97,13 @@ class MultilevelDSM:
     def _check(self, energy: Energy, labels: Tensor | None) -> None:
         if labels is not None or not getattr(energy, "noise", False):
             raise ValueError(
-                f"{type(energy).__name__} {'takes labels' if labels is not None else 'knows no noise level'}; MultilevelDSM "
-                f"trains E(x, σ) without labels; use NoiseUNet for images or DenoiserMLP"
+                f"{type(energy).__name__} "
+                f"{'takes labels' if labels is not None else 'knows no noise level'}; "
+                "MultilevelDSM trains E(x, σ) without labels; use NoiseUNet for images or "
+                "DenoiserMLP"
             )
         if self.warm and not hasattr(energy, "denoised"):
             raise ValueError(
-                f"warm is {self.warm} and {type(energy).__name__} is tied to no denoiser; only one that is can be warmed up; "
-                f"set warm = 0 or use NoiseUNet or DenoiserMLP"
+                f"warm is {self.warm} and {type(energy).__name__} is tied to no denoiser; only one "
+                "that is can be warmed up; set warm = 0 or use NoiseUNet or DenoiserMLP"
             )

@@ -1,13 +1,15 @@
 """Objectives that compare data with their neighbours: no chains, no gradient in x, no normaliser.
 
-A point and what becomes of it when it is perturbed have energies whose difference is a log-ratio of probabilities, whatever Z:
+A point and what becomes of it when it is perturbed have energies whose difference is a log-ratio of
+probabilities, whatever Z:
 
-    EnergyDiscrepancy   data against points two perturbations away     (Schröder et al. 2023; any domain)
+    EnergyDiscrepancy   data against points two perturbations away (Schröder et al. 2023; any
+                        domain)
     PseudoLikelihood    every site against its other values            (Besag 1975; discrete)
     RatioMatching       the same ratios, squared                       (Hyvärinen 2007; binary)
 
-What they see is the neighbourhood of the data, so none of them learns the shares of modes that are far apart on the scale of
-the perturbation.
+What they see is the neighbourhood of the data, so none of them learns the shares of modes that are
+far apart on the scale of the perturbation.
 """
 
 import math
@@ -26,28 +28,32 @@ from lowland.registry import register
 from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, Sampler, normal_like, uniform_like
 
-ROWS = 8192  # neighbours judged in one forward pass; more come in chunks, whose graphs are made anew in backward
+# neighbours judged in one forward pass; more come in chunks, whose graphs are made anew in backward
+ROWS = 8192
 
 
 @register("objective")
 @dataclass(frozen=True)
 class EnergyDiscrepancy:
-    """Energy discrepancy: data against points that a perturbation, and one more, may have brought them to.
+    """Energy discrepancy: data against points that a perturbation, and one more, may have brought
+    them to.
 
-        y ~ q(· | x),   x'_j ~ q(· | y),  j = 1 … M        loss = E log( w/M + 1/M Σ_j exp(E(x) − E(x'_j)) )
+        y ~ q(· | x),   x'_j ~ q(· | y), j = 1 … M loss = E log( w/M + 1/M Σ_j exp(E(x) − E(x'_j)) )
 
-    q adds N(0, sigma²) noise to numbers, reflected at the walls of a box. On bits and classes it sets every site, with
-    probability flip, to another value; with flip = 0 it changes one site, chosen evenly: a step on the grid. q is symmetric, so
-    with w = 1 the loss is that of telling x from the x'_j, all of them as likely to have come from y before the data are known:
-    its minimiser is the energy of the data for every sigma, flip and M. With another w that holds for M → ∞ only.
+    q adds N(0, sigma²) noise to numbers, reflected at the walls of a box. On bits and classes it
+    sets every site, with probability flip, to another value; with flip = 0 it changes one site,
+    chosen evenly: a step on the grid. q is symmetric, so with w = 1 the loss is that of telling x
+    from the x'_j, all of them as likely to have come from y before the data are known: its
+    minimiser is the energy of the data for every sigma, flip and M. With another w that holds for M
+    → ∞ only.
 
-    sigma near the width of a mode is a good start: smaller ones see the slope alone (score matching), larger ones all modes.
-    samples: M; stabilise: w, 0 for none, which blows up where no x'_j is likelier than x.
-    Use it when gradients in x are dear or the domain is discrete, and D is moderate: neighbours of images are told apart at a
-    glance. Cost: 1 + M evaluations of the energy per point, no gradient in x.
-    Source: Schröder et al. (2023), https://arxiv.org/abs/2307.06431; discrete: Schröder et al. (2024),
-    https://arxiv.org/abs/2412.01019; M = w = 1 is conditional noise contrast: Ceylan & Gutmann (2018),
-    https://arxiv.org/abs/1806.03664
+    sigma near the width of a mode is a good start: smaller ones see the slope alone (score
+    matching), larger ones all modes. samples: M; stabilise: w, 0 for none, which blows up where no
+    x'_j is likelier than x. Use it when gradients in x are dear or the domain is discrete, and D is
+    moderate: neighbours of images are told apart at a glance. Cost: 1 + M evaluations of the energy
+    per point, no gradient in x. Source: Schröder et al. (2023), https://arxiv.org/abs/2307.06431;
+    discrete: Schröder et al. (2024), https://arxiv.org/abs/2412.01019; M = w = 1 is conditional
+    noise contrast: Ceylan & Gutmann (2018), https://arxiv.org/abs/1806.03664
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: 0.5 * x.square().sum(1), lowland.real(2))
@@ -73,8 +79,9 @@ class EnergyDiscrepancy:
             or not 0 <= self.stabilise < math.inf
         ):
             raise ValueError(
-                f"sigma is {self.sigma}, flip {self.flip}, samples {self.samples}, stabilise {self.stabilise}; above 0, a "
-                f"share in [0, 1), at least 1 and at least 0 are needed; correct them"
+                f"sigma is {self.sigma}, flip {self.flip}, samples {self.samples}, stabilise "
+                f"{self.stabilise}; above 0, a share in [0, 1), at least 1 and at least 0 are "
+                "needed; correct them"
             )
 
     def loss(
@@ -126,14 +133,16 @@ class EnergyDiscrepancy:
 class PseudoLikelihood:
     """Pseudo-likelihood of binary and categorical data: every site predicted from all others.
 
-        loss = −E Σ_i log p(x_i | rest),      p(x_i | rest) = exp(−E(x)) / Σ_k exp(−E(x with x_i = k))
+        loss = −E Σ_i log p(x_i | rest),      p(x_i | rest) = exp(−E(x)) / Σ_k exp(−E(x with x_i =
+                                              k))
 
-    Its minimiser is the law of the data, at no partition function; the gradient differs from that of the likelihood.
-    sites: how many sites of a point are looked at in one update, drawn anew for each row without replacement and weighed by
-    D / sites, so that the gradient is unbiased; 0 for all. The term `predicted` is the share of them predicted rightly.
-    An energy that declares `conditional` (lattices do) answers for all sites at once.
-    Use it for discrete data as the first thing to try: no chains, nothing to tune. Cost: one evaluation with `conditional`,
-    else 1 + sites · (K − 1), in chunks whose graphs are made anew in backward (one more evaluation each).
+    Its minimiser is the law of the data, at no partition function; the gradient differs from that
+    of the likelihood. sites: how many sites of a point are looked at in one update, drawn anew for
+    each row without replacement and weighed by D / sites, so that the gradient is unbiased; 0 for
+    all. The term `predicted` is the share of them predicted rightly. An energy that declares
+    `conditional` (lattices do) answers for all sites at once. Use it for discrete data as the first
+    thing to try: no chains, nothing to tune. Cost: one evaluation with `conditional`, else 1 +
+    sites · (K − 1), in chunks whose graphs are made anew in backward (one more evaluation each).
     Source: Besag (1975), https://doi.org/10.2307/2987782
 
     >>> import torch, lowland
@@ -182,15 +191,18 @@ class PseudoLikelihood:
 @register("objective")
 @dataclass(frozen=True)
 class RatioMatching:
-    """Ratio matching of binary data: probabilities of a bit and its flip, compared without a normaliser.
+    """Ratio matching of binary data: probabilities of a bit and its flip, compared without a
+    normaliser.
 
-        loss = E Σ_i p(flipped x_i | rest)²,      p(flipped x_i | rest) = 1 / (1 + exp(E(x with x_i flipped) − E(x)))
+        loss = E Σ_i p(flipped x_i | rest)²,      p(flipped x_i | rest) = 1 / (1 + exp(E(x with x_i
+                                                  flipped) − E(x)))
 
-    The squared distance of g(p(x)/p(x flipped)), g(u) = 1/(1 + u), from that of the data, up to a constant: its minimiser is
-    the law of the data. Bits that the model thinks impossible count for at most 1, where pseudo-likelihood gives them −log p:
-    calmer with outliers, slower while the model is far off. sites, `predicted`: see `PseudoLikelihood`.
-    Use it for binary data with flipped bits in them. Cost: 1 + sites evaluations, in chunks.
-    Source: Hyvärinen (2007), https://doi.org/10.1016/j.csda.2006.09.003; compared: Marlin et al. (2010),
+    The squared distance of g(p(x)/p(x flipped)), g(u) = 1/(1 + u), from that of the data, up to a
+    constant: its minimiser is the law of the data. Bits that the model thinks impossible count for
+    at most 1, where pseudo-likelihood gives them −log p: calmer with outliers, slower while the
+    model is far off. sites, `predicted`: see `PseudoLikelihood`. Use it for binary data with
+    flipped bits in them. Cost: 1 + sites evaluations, in chunks. Source: Hyvärinen (2007),
+    https://doi.org/10.1016/j.csda.2006.09.003; compared: Marlin et al. (2010),
     https://proceedings.mlr.press/v9/marlin10a.html
 
     >>> import torch, lowland
@@ -254,10 +266,11 @@ def _chosen_sites(x: Tensor, sites: int, generator: torch.Generator) -> tuple[Te
 def neighbours(
     energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Energies (B,) of x and (B, S, K − 1) of x with the site index[b, s] set to each of its other values.
+    """Energies (B,) of x and (B, S, K − 1) of x with the site index[b, s] set to each of its other
+    values.
 
-    Beyond ROWS neighbours they come in chunks of sites that are judged again in backward, so that one chunk's graph is alive at
-    a time.
+    Beyond ROWS neighbours they come in chunks of sites that are judged again in backward, so that
+    one chunk's graph is alive at a time.
     """
     values = 2 if energy.domain.kind == "binary" else energy.domain.classes
     own = judged(energy, x, labels)
@@ -289,7 +302,9 @@ def _changed(
 
 
 def _declared_rises(target: Energy, x: Tensor, index: Tensor) -> Tensor:
-    """E(x) − E(x with a site changed), (B, S, K − 1), from the conditionals that the energy declares."""
+    """E(x) − E(x with a site changed), (B, S, K − 1), from the conditionals that the energy
+    declares.
+    """
     logits = target.conditional(x)
     flat = x.flatten(1).gather(1, index)
     if target.domain.kind == "binary":

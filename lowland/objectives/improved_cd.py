@@ -1,13 +1,15 @@
-"""Improved contrastive divergence: the gradient term that contrastive divergence leaves out, and chains that are shaken up.
+"""Improved contrastive divergence: the gradient term that contrastive divergence leaves out, and
+chains that are shaken up.
 
-The weights move not only the energies of the negatives but the negatives themselves, because a sampler that follows E makes
-them. With q_θ the law of what K steps make, contrastive divergence minimises KL(data ‖ p_θ) − KL(q_θ ‖ p_θ), and leaves out
+The weights move not only the energies of the negatives but the negatives themselves, because a
+sampler that follows E makes them. With q_θ the law of what K steps make, contrastive divergence
+minimises KL(data ‖ p_θ) − KL(q_θ ‖ p_θ), and leaves out
 
     ∂/∂θ KL(q_θ ‖ p_sg(θ)) = ∂/∂θ { E_{x ~ q_θ}[E_sg(θ)(x)] − H(q_θ) },       sg: held constant
 
-The first part says that the sampler should get downhill with the energy that there is; the second that its samples should not
-all end in one place. The first is differentiated through the last step of the chain, the second is estimated by distances to
-nearest neighbours.
+The first part says that the sampler should get downhill with the energy that there is; the second
+that its samples should not all end in one place. The first is differentiated through the last step
+of the chain, the second is estimated by distances to nearest neighbours.
 """
 
 import math
@@ -46,11 +48,13 @@ def _as_in_chains(energy: nn.Module) -> Iterator[None]:
 def differentiable_step(
     energy: Energy, sampler: Langevin | ShortRun, x: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """One step of a Langevin or short-run sampler whose result is differentiable in the weights of the energy.
+    """One step of a Langevin or short-run sampler whose result is differentiable in the weights of
+    the energy.
 
         y = x − h ∇E(x) + noise · ξ,      ξ ~ N(0, I), for Langevin with noise √(2hT)
 
-    Source: as the samplers'; differentiated as in Du et al. (2021), https://arxiv.org/abs/2012.01316
+    Source: as the samplers'; differentiated as in Du et al. (2021),
+    https://arxiv.org/abs/2012.01316
     """
     h = sampler.step_size
     noise = sampler.noise if isinstance(sampler, ShortRun) else (2 * h * sampler.temperature) ** 0.5
@@ -66,10 +70,11 @@ def differentiable_step(
 
 
 def neighbour_entropy(x: Tensor, bank: Tensor) -> Tensor:
-    """The entropy in nats of the law of x (B, *event), up to a constant: d · mean log distance to the nearest row of the bank.
+    """The entropy in nats of the law of x (B, *event), up to a constant: d · mean log distance to
+    the nearest row of the bank.
 
-    bank (N, *event): other draws of the law, held constant; rows equal to the point itself do not count.
-    Source: Kozachenko & Leonenko (1987), https://www.mathnet.ru/eng/ppi797
+    bank (N, *event): other draws of the law, held constant; rows equal to the point itself do not
+    count. Source: Kozachenko & Leonenko (1987), https://www.mathnet.ru/eng/ppi797
 
     >>> import torch
     >>> neighbour_entropy(torch.tensor([[0.0]]), torch.tensor([[3.0], [-1.0]])) == 0.0
@@ -88,17 +93,20 @@ def neighbour_entropy(x: Tensor, bank: Tensor) -> Tensor:
 @register("objective")
 @dataclass(frozen=True)
 class ImprovedCD:
-    """Persistent contrastive divergence with the gradient through the sampler, and augmented chains.
+    """Persistent contrastive divergence with the gradient through the sampler, and augmented
+    chains.
 
         loss = mean E(x⁺) − mean E(x⁻)  +  kl · { mean E_sg(x⁻(θ)) − entropy · H(x⁻(θ)) }
 
-    x⁻(θ) is where the last step of the chain leads, as a function of the weights; sg: weights held constant. augment:
-    transforms of the chains before they move on ("flip", "shift", "rotate", "blur", "colour", "noise"), each visited chain with
-    probability `shaken`: a way between modes that the sampler lacks. Choose those under which the data stay data.
-    steps, capacity, restart: as in PCD. The sampler is Langevin or ShortRun, whose steps are differentiable.
-    Cost per update: PCD's, and one gradient with its own backward pass, a forward and backward pass in x, and distances to 1000
-    chains. Use it when PCD with a deep net blows up although its rate is low, or its chains crowd together.
-    Source: Du, Li, Tenenbaum & Mordatch (2021), https://arxiv.org/abs/2012.01316
+    x⁻(θ) is where the last step of the chain leads, as a function of the weights; sg: weights held
+    constant. augment: transforms of the chains before they move on ("flip", "shift", "rotate",
+    "blur", "colour", "noise"), each visited chain with probability `shaken`: a way between modes
+    that the sampler lacks. Choose those under which the data stay data. steps, capacity, restart:
+    as in PCD. The sampler is Langevin or ShortRun, whose steps are differentiable. Cost per update:
+    PCD's, and one gradient with its own backward pass, a forward and backward pass in x, and
+    distances to 1000 chains. Use it when PCD with a deep net blows up although its rate is low, or
+    its chains crowd together. Source: Du, Li, Tenenbaum & Mordatch (2021),
+    https://arxiv.org/abs/2012.01316
 
     >>> ImprovedCD(steps=5, augment=("noise",)).kl
     0.3
@@ -122,8 +130,9 @@ class ImprovedCD:
         sound = 0 <= self.kl < math.inf and 0 <= self.entropy < math.inf
         if self.capacity < 1 or not (sound and 0 <= self.restart <= 1 and 0 <= self.shaken <= 1):
             raise ValueError(
-                f"capacity is {self.capacity}, kl {self.kl}, entropy {self.entropy}, restart {self.restart}, shaken "
-                f"{self.shaken}; at least 1, two weights of at least 0 and two shares in [0, 1] are needed; correct them"
+                f"capacity is {self.capacity}, kl {self.kl}, entropy {self.entropy}, restart "
+                f"{self.restart}, shaken {self.shaken}; at least 1, two weights of at least 0 and "
+                "two shares in [0, 1] are needed; correct them"
             )
 
     def loss(
@@ -138,8 +147,9 @@ class ImprovedCD:
     ) -> Loss:
         if not isinstance(sampler, (Langevin, ShortRun)) or buffer is None:
             raise ValueError(
-                f"ImprovedCD came with {type(sampler).__name__} and {'no' if buffer is None else 'a'} buffer; it "
-                f"differentiates a step of Langevin or ShortRun from a ReplayBuffer; use one of them"
+                f"ImprovedCD came with {type(sampler).__name__} and "
+                f"{'no' if buffer is None else 'a'} buffer; it differentiates a step of Langevin "
+                "or ShortRun from a ReplayBuffer; use one of them"
             )
         visit = buffer.take(len(x), generator)
         negative_labels = None if labels is None else visit.labels
@@ -158,7 +168,9 @@ class ImprovedCD:
     def _through_the_step(
         self, target: Energy, last: Tensor, bank: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """kl · {mean E_sg(last) − entropy · H(last)}, differentiable through `last` alone; and the entropy."""
+        """kl · {mean E_sg(last) − entropy · H(last)}, differentiable through `last` alone; and the
+        entropy.
+        """
         if not self.kl:
             return last.new_zeros(()), last.new_zeros(())
         with frozen(target):

@@ -1,8 +1,10 @@
-"""Pairs: learn what belongs together from two views of one example, without chains and without a normaliser.
+"""Pairs: learn what belongs together from two views of one example, without chains and without a
+normaliser.
 
-Among a batch of examples, which y is the other view of x_i? With energies of pairs, p(j | x_i) ∝ exp(−E(x_i, y_j)), and the
-answer is scored by cross-entropy. At its minimum −E is the pointwise mutual information log p(x, y) / p(x) p(y), up to a
-constant: a ratio of densities, which has no normaliser that would have to be known.
+Among a batch of examples, which y is the other view of x_i? With energies of pairs, p(j | x_i) ∝
+exp(−E(x_i, y_j)), and the answer is scored by cross-entropy. At its minimum −E is the pointwise
+mutual information log p(x, y) / p(x) p(y), up to a constant: a ratio of densities, which has no
+normaliser that would have to be known.
 """
 
 from collections.abc import Sequence
@@ -23,18 +25,24 @@ from lowland.replay import ReplayBuffer
 @register("objective")
 @dataclass(frozen=True)
 class InfoNCE:
-    """Cross-entropy of telling the other view of an example from those of the rest of the batch, both ways round.
+    """Cross-entropy of telling the other view of an example from those of the rest of the batch,
+    both ways round.
 
-        loss = −½ mean_i { log softmax_j(−E(x_i, y_j))_i + log softmax_j(−E(x_j, y_i))_i },      x_i, y_i: views of example i
+        loss = −½ mean_i { log softmax_j(−E(x_i, y_j))_i + log softmax_j(−E(x_j, y_i))_i },      x_i,
+                                                                                                 y_i:
+                                                                                                 views
+                                                                                                 of
+                                                                                                 example
+                                                                                                 i
 
-    For an energy of pairs (PairEnergy), whose temperature it uses. augment: transforms that make a view ("flip", "shift",
-    "rotate", "blur", "colour", "noise"): what they change, the features learn to ignore. log(batch) − loss bounds the mutual
-    information of the views from below, so that large batches tell more; with several processes, a batch is the share of one.
-    Labels are not looked at.
-    Cost per update: a forward and backward pass over both views, no gradient in x.
-    Use it when a distance is wanted (retrieval, neighbours, few labels) rather than a density or samples.
-    Source: van den Oord, Li & Vinyals (2018), https://arxiv.org/abs/1807.03748; views: Chen et al. (2020),
-    https://arxiv.org/abs/2002.05709
+    For an energy of pairs (PairEnergy), whose temperature it uses. augment: transforms that make a
+    view ("flip", "shift", "rotate", "blur", "colour", "noise"): what they change, the features
+    learn to ignore. log(batch) − loss bounds the mutual information of the views from below, so
+    that large batches tell more; with several processes, a batch is the share of one. Labels are
+    not looked at. Cost per update: a forward and backward pass over both views, no gradient in x.
+    Use it when a distance is wanted (retrieval, neighbours, few labels) rather than a density or
+    samples. Source: van den Oord, Li & Vinyals (2018), https://arxiv.org/abs/1807.03748; views:
+    Chen et al. (2020), https://arxiv.org/abs/2002.05709
 
     >>> InfoNCE(augment=("shift", "noise"))
     InfoNCE(augment=('shift', 'noise'))
@@ -49,7 +57,8 @@ class InfoNCE:
         check_augment(self.augment)
         if not self.augment:
             raise ValueError(
-                "augment is empty; two views of an example must differ; name at least one, such as 'noise'"
+                "augment is empty; two views of an example must differ; name at least one, such as "
+                "'noise'"
             )
 
     def loss(
@@ -65,7 +74,8 @@ class InfoNCE:
         pairs: Any = getattr(energy, "pairs", None)
         if pairs is None:
             raise ValueError(
-                f"InfoNCE came with {type(energy).__name__}, an energy of single points; it compares pairs; use PairEnergy"
+                f"InfoNCE came with {type(energy).__name__}, an energy of single points; it "
+                "compares pairs; use PairEnergy"
             )
         one, other = (augmented(x, self.augment, generator, energy.domain) for _ in range(2))
         table = pairs(one, other)

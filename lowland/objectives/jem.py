@@ -1,12 +1,16 @@
-"""Objectives of a classifier that is an energy: what its K logits f_k(x) say of the label, and of x.
+"""Objectives of a classifier that is an energy: what its K logits f_k(x) say of the label, and of
+x.
 
     p(y | x) = softmax(f(x))_y          p(x) ∝ Σ_k exp f_k(x)          p(x, y) ∝ exp f_y(x)
 
-    JEM                −log p(y | x) by cross-entropy, −log p(x) or −log p(x | y) by contrast with samples
-    OutlierExposure    −log p(y | x), and a margin between the energies of data and of outliers: no samples
+    JEM                −log p(y | x) by cross-entropy, −log p(x) or −log p(x | y) by contrast with
+                       samples
+    OutlierExposure    −log p(y | x), and a margin between the energies of data and of outliers: no
+                       samples
 
-Here the energies e_k = −f_k are the heads (`nets.conditions`), so that E(x, y) = e_y(x) and p(y | x) = softmax(−e).
-A label of −1 says that nobody knows it: such a point counts in the terms that need no label.
+Here the energies e_k = −f_k are the heads (`nets.conditions`), so that E(x, y) = e_y(x) and p(y |
+x) = softmax(−e). A label of −1 says that nobody knows it: such a point counts in the terms that
+need no label.
 """
 
 import math
@@ -30,7 +34,8 @@ UNKNOWN = -1  # the label of a point whose label nobody knows
 
 
 def cross_entropy(heads: Tensor, labels: Tensor) -> Tensor:
-    """The mean of −log softmax(−heads)_y over the labelled rows of heads (B, K); 0 if there is none.
+    """The mean of −log softmax(−heads)_y over the labelled rows of heads (B, K); 0 if there is
+    none.
 
     >>> import torch
     >>> cross_entropy(torch.tensor([[0.0, 50.0], [7.0, 7.0]]), torch.tensor([0, -1]))
@@ -50,12 +55,14 @@ def attack(
     step_size: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Points within ε of x in every number, and inside the domain, whose labels the energy finds hard to tell.
+    """Points within ε of x in every number, and inside the domain, whose labels the energy finds
+    hard to tell.
 
-        x' ← Π(x' + α sign ∇ −log p(y | x')),    Π: into {‖x' − x‖_∞ ≤ ε} and the walls;    x' starts in that ball at random
+        x' ← Π(x' + α sign ∇ −log p(y | x')),    Π: into {‖x' − x‖_∞ ≤ ε} and the walls; x' starts
+                                                 in that ball at random
 
-    Projected gradient ascent; the weights get no gradient. Points labelled −1 go to where they start.
-    Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083
+    Projected gradient ascent; the weights get no gradient. Points labelled −1 go to where they
+    start. Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083
 
     >>> import torch, lowland
     >>> two = lowland.ClassifierEnergy(lambda x: torch.cat([x, -x], 1), 2, lowland.real(1))
@@ -86,7 +93,8 @@ def _heads(energy: Energy, x: Tensor) -> Tensor:
 def _odds(energy: Energy, x: Tensor) -> Tensor:
     """What cross-entropy needs of the heads (B, K): themselves, but for a number they share.
 
-    The slope of that number is zero and comes out as rounding, which Adam would make as large as any other.
+    The slope of that number is zero and comes out as rounding, which Adam would make as large as
+    any other.
     """
     return (
         -energy.class_logits(x).to(x.dtype)
@@ -98,12 +106,14 @@ def _odds(energy: Energy, x: Tensor) -> Tensor:
 def _refuse(name: str, energy: Energy, labels: Tensor | None) -> None:
     if labels is None or not getattr(energy, "classes", 0):
         raise ValueError(
-            f"the energy has {getattr(energy, 'classes', 0)} classes and the data {'no ' if labels is None else ''}labels; "
-            f"{name} needs labels and an energy with classes; set energy.classes, or train by PCD"
+            f"the energy has {getattr(energy, 'classes', 0)} classes and the data "
+            f"{'no ' if labels is None else ''}labels; {name} needs labels and an energy with "
+            "classes; set energy.classes, or train by PCD"
         )
     if energy.domain.kind not in ("real", "box"):
         raise ValueError(
-            f"the domain is {energy.domain.kind}; {name} takes numbers, real or in a box; train such data by PCD"
+            f"the domain is {energy.domain.kind}; {name} takes numbers, real or in a box; train "
+            "such data by PCD"
         )
 
 
@@ -122,26 +132,31 @@ def _mean(values: Tensor, known: Tensor) -> Tensor:
 @register("objective")
 @dataclass(frozen=True)
 class JEM:
-    """A classifier that is also an energy of its data: cross-entropy on labels and a contrast with persistent chains.
+    """A classifier that is also an energy of its data: cross-entropy on labels and a contrast with
+    persistent chains.
 
-        L = w_py_x (−log p(y | x)) + w_px (E(x⁺) − E(x⁻)) + w_pxy (E(x⁺, y) − E(x⁻, y⁻)) + l2 (mean E⁺² + mean E⁻²)
+        L = w_py_x (−log p(y | x)) + w_px (E(x⁺) − E(x⁻)) + w_pxy (E(x⁺, y) − E(x⁻, y⁻)) + l2 (mean
+        E⁺² + mean E⁻²)
 
-    whose gradient is that of w_py_x (−log p(y | x)) + w_px (−log p(x)) + w_pxy (−log p(x | y)) if the chains are draws.
-    With weight_px the chains walk in p(x) = Σ_y p(x, y); with weight_pxy each has a class of its own, walks in p(x | y) and
-    keeps its class, so that the buffer is divided evenly among the classes; one buffer cannot do both. Both zero: a
-    classifier trained by cross-entropy alone, for comparison.
+    whose gradient is that of w_py_x (−log p(y | x)) + w_px (−log p(x)) + w_pxy (−log p(x | y)) if
+    the chains are draws. With weight_px the chains walk in p(x) = Σ_y p(x, y); with weight_pxy each
+    has a class of its own, walks in p(x | y) and keeps its class, so that the buffer is divided
+    evenly among the classes; one buffer cannot do both. Both zero: a classifier trained by
+    cross-entropy alone, for comparison.
 
-    steps: sampler steps per visit; capacity, restart: the replay buffer and the share of visited chains that begin anew;
-    chains: how many move at every update, as many as data unless given; after: share of the updates, at the start, with
-    cross-entropy alone. Semi-supervised: points labelled −1 count in E(x⁺) only; labelled: the share of the training part whose
-    labels a session tells (`told`). augment: transforms (`augmented`) of the points at which the cross-entropy is taken;
-    adversarial: with attack_epsilon above 0 these points are then moved by `attack`, attack_steps of attack_step_size. In both
-    cases the contrast takes data as they are, as many as chains move.
+    steps: sampler steps per visit; capacity, restart: the replay buffer and the share of visited
+    chains that begin anew; chains: how many move at every update, as many as data unless given;
+    after: share of the updates, at the start, with cross-entropy alone. Semi-supervised: points
+    labelled −1 count in E(x⁺) only; labelled: the share of the training part whose labels a session
+    tells (`told`). augment: transforms (`augmented`) of the points at which the cross-entropy is
+    taken; adversarial: with attack_epsilon above 0 these points are then moved by `attack`,
+    attack_steps of attack_step_size. In both cases the contrast takes data as they are, as many as
+    chains move.
 
-    Cost per update: forward and backward over B + chains points (B + 2 chains if augmented), and chains · steps gradients;
-    adversarial: B · attack_steps gradients more. Use it when one model must classify, know how sure it is, and tell what is no
-    data.
-    Source: Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263; adversarial: Zhu et al. (2021),
+    Cost per update: forward and backward over B + chains points (B + 2 chains if augmented), and
+    chains · steps gradients; adversarial: B · attack_steps gradients more. Use it when one model
+    must classify, know how sure it is, and tell what is no data. Source: Grathwohl et al. (2020),
+    https://arxiv.org/abs/1912.03263; adversarial: Zhu et al. (2021),
     https://arxiv.org/abs/2108.09093
 
     >>> import torch, lowland
@@ -182,23 +197,24 @@ class JEM:
             or not 0 <= self.labelled <= 1
         ):
             raise ValueError(
-                f"the weights are {weights}, after is {self.after} and labelled {self.labelled}; at least 0 and shares in "
-                f"[0, 1] are needed; correct them"
+                f"the weights are {weights}, after is {self.after} and labelled {self.labelled}; "
+                "at least 0 and shares in [0, 1] are needed; correct them"
             )
         if self.weight_px and self.weight_pxy:
             raise ValueError(
-                f"weight_px is {self.weight_px} and weight_pxy is {self.weight_pxy}; the chains of a buffer walk in one law; "
-                f"set one of them to 0"
+                f"weight_px is {self.weight_px} and weight_pxy is {self.weight_pxy}; the chains of "
+                "a buffer walk in one law; set one of them to 0"
             )
         if not 0 <= self.chains <= self.capacity or self.capacity < 1 or not 0 <= self.restart <= 1:
             raise ValueError(
-                f"capacity is {self.capacity}, chains {self.chains} and restart {self.restart}; at least 1, at most the "
-                f"capacity and a share in [0, 1] are needed; correct them"
+                f"capacity is {self.capacity}, chains {self.chains} and restart {self.restart}; at "
+                "least 1, at most the capacity and a share in [0, 1] are needed; correct them"
             )
         if not self.attack_epsilon >= 0 or self.attack_steps < 1 or not self.attack_step_size > 0:
             raise ValueError(
-                f"attack_epsilon is {self.attack_epsilon}, attack_steps {self.attack_steps} and attack_step_size "
-                f"{self.attack_step_size}; at least 0, at least 1 and above 0 are needed; correct them"
+                f"attack_epsilon is {self.attack_epsilon}, attack_steps {self.attack_steps} and "
+                f"attack_step_size {self.attack_step_size}; at least 0, at least 1 and above 0 are "
+                "needed; correct them"
             )
 
     def loss(
@@ -243,7 +259,9 @@ class JEM:
         negatives: Tensor | None,
         its: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Heads at the points read, and the energies that are compared, of data and of negatives."""
+        """Heads at the points read, and the energies that are compared, of data and of
+        negatives.
+        """
         if negatives is None:
             return _odds(energy, read), None, None
         some = x if read is x else x[: len(negatives)]
@@ -291,7 +309,8 @@ class JEM:
         visit = buffer.take(self.chains or len(x), generator)
         if self.weight_pxy and visit.labels is None:
             raise ValueError(
-                "the chains have no labels; weight_pxy needs a class for each; pass ReplayBuffer(..., classes=K)"
+                "the chains have no labels; weight_pxy needs a class for each; pass "
+                "ReplayBuffer(..., classes=K)"
             )
         labels = visit.labels if self.weight_pxy else None
         trace = run_chains(
@@ -308,7 +327,9 @@ class JEM:
     def _contrast(
         self, up: Tensor, labels: Tensor, down: Tensor, its: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted contrast of the energies of data, under their labels if chains have some, with those of negatives."""
+        """The weighted contrast of the energies of data, under their labels if chains have some,
+        with those of negatives.
+        """
         known = torch.ones_like(labels, dtype=torch.bool) if its is None else labels != UNKNOWN
         gap = down.mean() - _mean(up, known)
         value = -(self.weight_px or self.weight_pxy) * gap
@@ -324,7 +345,8 @@ class JEM:
 
 
 def told(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Labels (N,) of which so large a share is kept, picked by the seed; the others become unknown (−1).
+    """Labels (N,) of which so large a share is kept, picked by the seed; the others become unknown
+    (−1).
 
     >>> import torch
     >>> told(torch.arange(5), 0.4, seed=0).tolist()
@@ -340,7 +362,9 @@ def told(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 def accuracy(heads: Tensor, labels: Tensor) -> Tensor:
-    """Share of the labelled rows of heads (B, K) whose lowest energy is that of their label; 0 if none is labelled."""
+    """Share of the labelled rows of heads (B, K) whose lowest energy is that of their label; 0 if
+    none is labelled.
+    """
     return _mean((heads.argmin(1) == labels).to(heads.dtype), labels != UNKNOWN)
 
 
@@ -348,10 +372,11 @@ Kind = Literal["patches", "noise", "mixtures"]
 
 
 def outliers(x: Tensor, kind: Kind, domain: Any, generator: torch.Generator) -> Tensor:
-    """Points (B, *event) that are no data, made from data: what the marginals allow and the whole does not.
+    """Points (B, *event) that are no data, made from data: what the marginals allow and the whole
+    does not.
 
-    patches: images cut into 4 × 4 tiles that are put back in another order (vectors: every number from another row);
-    noise: draws of the domain's starting law; mixtures: the mean of two rows.
+    patches: images cut into 4 × 4 tiles that are put back in another order (vectors: every number
+    from another row); noise: draws of the domain's starting law; mixtures: the mean of two rows.
     """
     if kind == "noise":
         return domain.draw(len(x), generator, dtype=x.dtype)
@@ -364,7 +389,9 @@ def outliers(x: Tensor, kind: Kind, domain: Any, generator: torch.Generator) -> 
 
 
 def _shuffled(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) with their 4 × 4 tiles in an order of their own; what does not divide by 4 stays at the border."""
+    """Images (B, C, H, W) with their 4 × 4 tiles in an order of their own; what does not divide by
+    4 stays at the border.
+    """
     b, c, h, w = x.shape
     p, q = h // 4, w // 4
     tiles = (
@@ -383,15 +410,17 @@ def _shuffled(x: Tensor, generator: torch.Generator) -> Tensor:
 @register("objective")
 @dataclass(frozen=True)
 class OutlierExposure:
-    """A classifier told what is no data: its energy is pushed below `low` on data and above `high` on outliers.
+    """A classifier told what is no data: its energy is pushed below `low` on data and above `high`
+    on outliers.
 
         L = −log p(y | x) + w [mean max(0, E(x) − low)² + mean max(0, high − E(x'))²]
 
-    x' are outliers made from the batch (`outliers`), one row each of the named kinds in turn. E is no density after this, but
-    a detector. Usually a short run over a classifier that is trained already (`fit(..., energy=...)`), at a low rate.
+    x' are outliers made from the batch (`outliers`), one row each of the named kinds in turn. E is
+    no density after this, but a detector. Usually a short run over a classifier that is trained
+    already (`fit(..., energy=...)`), at a low rate.
 
-    Cost per update: forward and backward over 2 B points. Use it when only detection is wanted and samples are not.
-    Source: Liu et al. (2020), https://arxiv.org/abs/2010.03759
+    Cost per update: forward and backward over 2 B points. Use it when only detection is wanted and
+    samples are not. Source: Liu et al. (2020), https://arxiv.org/abs/2010.03759
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -411,12 +440,13 @@ class OutlierExposure:
     def __post_init__(self) -> None:
         if not self.low < self.high or not self.weight >= 0:
             raise ValueError(
-                f"low is {self.low}, high is {self.high} and weight {self.weight}; data lie below outliers and the weight is "
-                f"at least 0; correct them"
+                f"low is {self.low}, high is {self.high} and weight {self.weight}; data lie below "
+                "outliers and the weight is at least 0; correct them"
             )
         if not self.kinds or set(self.kinds) - {"patches", "noise", "mixtures"}:
             raise ValueError(
-                f"kinds is {self.kinds}; some of 'patches', 'noise' and 'mixtures' are needed; name them"
+                f"kinds is {self.kinds}; some of 'patches', 'noise' and 'mixtures' are needed; "
+                "name them"
             )
 
     def loss(

@@ -1,17 +1,21 @@
-"""Transport: fit a time-independent force to the straight lines along which noise is carried to data.
+"""Transport: fit a time-independent force to the straight lines along which noise is carried to
+data.
 
 A point of noise x₀ and an example x₁ are paired, and the line between them is followed:
 
     x_t = (1 − t) x₀ + t x₁,      t ~ U(0, 1),      velocity v = x₁ − x₀
 
-One scalar learns to pull along all lines at all times, −ε ∇E(x_t) ≈ v: it is never told t. Where lines cross it can only learn
-their mean, so noise and data are paired by optimal transport within a batch, which keeps lines from crossing.
+One scalar learns to pull along all lines at all times, −ε ∇E(x_t) ≈ v: it is never told t. Where
+lines cross it can only learn their mean, so noise and data are paired by optimal transport within a
+batch, which keeps lines from crossing.
 
-    EnergyMatching         the lines, and near the data a contrast that makes exp(−E) their law   (Balcerak et al. 2025)
-    EquilibriumMatching    the lines, with a force that dies away at the data: a landscape, no law (Wang & Du 2025)
+    EnergyMatching         the lines, and near the data a contrast that makes exp(−E) their law
+                           (Balcerak et al. 2025)
+    EquilibriumMatching    the lines, with a force that dies away at the data: a landscape, no law
+                           (Wang & Du 2025)
 
-Noise is what chains start from: N(0, I) on the real line, uniform on a box. A sampler that starts there and follows the force
-is the generator, and no setting of generation is special.
+Noise is what chains start from: N(0, I) on the real line, uniform on a box. A sampler that starts
+there and follows the force is the generator, and no setting of generation is special.
 """
 
 from dataclasses import dataclass
@@ -29,11 +33,12 @@ from lowland.samplers.loop import run_chains
 
 
 def matched(noise: Tensor, x: Tensor, labels: Tensor | None = None) -> Tensor:
-    """The rows of noise (B, *event) in the order that makes Σ ‖noise_i − x_i‖² least: optimal transport within the batch.
+    """The rows of noise (B, *event) in the order that makes Σ ‖noise_i − x_i‖² least: optimal
+    transport within the batch.
 
-    With labels (B,), noise stays with the class of the row that it came with, so that every class is reached from all of the
-    noise. Cost: B² distances, and an assignment on the CPU, about 5 ms for 256 rows.
-    Source: Pooladian et al. (2023), https://arxiv.org/abs/2304.14772
+    With labels (B,), noise stays with the class of the row that it came with, so that every class
+    is reached from all of the noise. Cost: B² distances, and an assignment on the CPU, about 5 ms
+    for 256 rows. Source: Pooladian et al. (2023), https://arxiv.org/abs/2304.14772
 
     >>> import torch
     >>> matched(torch.tensor([[5.0], [0.0]]), torch.tensor([[1.0], [4.0]]))
@@ -57,14 +62,15 @@ def lines(
     match: bool = True,
     until: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points x_t (B, *event) on the lines from noise to the data x, their times t (B,) up to `until`, the velocities x₁ − x₀.
+    """Points x_t (B, *event) on the lines from noise to the data x, their times t (B,) up to
+    `until`, the velocities x₁ − x₀.
 
     Raises ValueError on a discrete domain, where there are no lines.
     """
     if energy.domain.kind not in CONTINUOUS:
         raise ValueError(
-            f"the domain is {energy.domain.kind} and has no straight lines; transport moves on {' or '.join(CONTINUOUS)} ones; "
-            f"use PCD with a discrete sampler"
+            f"the domain is {energy.domain.kind} and has no straight lines; transport moves on "
+            f"{' or '.join(CONTINUOUS)} ones; use PCD with a discrete sampler"
         )
     noise = energy.domain.draw(len(x), generator, dtype=x.dtype)
     noise = matched(noise, x, labels) if match else noise
@@ -75,7 +81,9 @@ def lines(
 def force_error(
     energy: Energy, x: Tensor, labels: Tensor | None, wanted: Tensor, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """mean ‖−scale · ∇E(x) − wanted‖² / d, differentiable in the weights, and the energies (B,) at x, detached."""
+    """mean ‖−scale · ∇E(x) − wanted‖² / d, differentiable in the weights, and the energies (B,) at
+    x, detached.
+    """
     x = x.detach().requires_grad_(True)
     values = energy(x) if labels is None else energy(x, labels)
     (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
@@ -85,33 +93,40 @@ def force_error(
 @register("objective")
 @dataclass(frozen=True)
 class EnergyMatching:
-    """Flow matching of one time-independent scalar, then contrastive refinement of it: E is a density and a generator at once.
+    """Flow matching of one time-independent scalar, then contrastive refinement of it: E is a
+    density and a generator at once.
 
-        loss = mean ‖−ε ∇E(x_t) − (x₁ − x₀)‖² / d  +  weight · mean_i a_i (E(data_i) − E(chain_i)),      p ∝ exp(−E)
+        loss = mean ‖−ε ∇E(x_t) − (x₁ − x₀)‖² / d  + weight · mean_i a_i (E(data_i) − E(chain_i)), p
+                                                   ∝ exp(−E)
 
-    The potential of the paper is V = ε E: ε (temperature) is how much noise the law of the data has in units of the flow. For
-    the first share `warmup` of the updates the weight is 0 and no chain moves: E then only carries noise to data, t = 0 to 1.
-    After it chains follow the sampler from noise and are kept, as in PCD, and their contrast shapes E where the data are; the
-    flow keeps it whole elsewhere. A Langevin sampler of step_size ε · dt makes 1 / dt steps of the flow in unit time.
+    The potential of the paper is V = ε E: ε (temperature) is how much noise the law of the data has
+    in units of the flow. For the first share `warmup` of the updates the weight is 0 and no chain
+    moves: E then only carries noise to data, t = 0 to 1. After it chains follow the sampler from
+    noise and are kept, as in PCD, and their contrast shapes E where the data are; the flow keeps it
+    whole elsewhere. A Langevin sampler of step_size ε · dt makes 1 / dt steps of the flow in unit
+    time.
 
-    arrive: a chain counts, a_i = 1, once it has made so many steps since it began at noise: 1 / dt of them carry it to the
-    data, and until then it lies far above them by construction. Counted at once, such chains would make a contrast as wide as
-    the whole landscape, which says nothing of the law and teaches E to pull from noise harder than the flow does.
-    cutoff: from the end of the warm-up lines count up to this t only, after which the law of the data alone should decide;
-    steps, capacity, restart: of the chains, as in PCD.
-    Where flow and law disagree the minimiser is a compromise. A flow that is not told t carries on past the data, so chains end
-    below them: a gap that stays under zero by a good part of the spread asks for a larger weight. A gap that runs away upwards
-    asks for a smaller one: the contrast moves E faster than chains can follow, and tears the flow. The flow is a mean over the
-    numbers of an event and E is of the whole event in units of 1/ε: 0.3 suits the plane, 5e-4 images of 8 × 8.
-    The step h = ε dt must suit the law and not the flow alone. A little noise σ on the data (training.noise, dequantise) makes
-    their law σ wide, without which it has no energy, and Langevin follows a law so wide only where h < 2 σ²: keep h below σ².
-    On a box the flow comes to rest about 2 ε from a wall, and data that end there (black pixels) want noise of that size.
-    Not reached yet: on MNIST with h = 4e-5 and σ = 0.005, too narrow by this rule, the contrast went well for 350 updates at a
-    weight of 1e-6, and for 100 at 1e-5, until gap and flow ran away; recipe mnist-matching is the flow alone.
-    Cost per update: one gradient with its own backward pass, and an assignment; after the warm-up as much as PCD besides.
-    Use it when a single noise-free energy is to make good samples from scratch: its chains need not mix to be trained, because
-    the flow has brought them to the data.
-    Source: Balcerak et al. (2025), https://arxiv.org/abs/2504.10612
+    arrive: a chain counts, a_i = 1, once it has made so many steps since it began at noise: 1 / dt
+    of them carry it to the data, and until then it lies far above them by construction. Counted at
+    once, such chains would make a contrast as wide as the whole landscape, which says nothing of
+    the law and teaches E to pull from noise harder than the flow does. cutoff: from the end of the
+    warm-up lines count up to this t only, after which the law of the data alone should decide;
+    steps, capacity, restart: of the chains, as in PCD. Where flow and law disagree the minimiser is
+    a compromise. A flow that is not told t carries on past the data, so chains end below them: a
+    gap that stays under zero by a good part of the spread asks for a larger weight. A gap that runs
+    away upwards asks for a smaller one: the contrast moves E faster than chains can follow, and
+    tears the flow. The flow is a mean over the numbers of an event and E is of the whole event in
+    units of 1/ε: 0.3 suits the plane, 5e-4 images of 8 × 8. The step h = ε dt must suit the law and
+    not the flow alone. A little noise σ on the data (training.noise, dequantise) makes their law σ
+    wide, without which it has no energy, and Langevin follows a law so wide only where h < 2 σ²:
+    keep h below σ². On a box the flow comes to rest about 2 ε from a wall, and data that end there
+    (black pixels) want noise of that size. Not reached yet: on MNIST with h = 4e-5 and σ = 0.005,
+    too narrow by this rule, the contrast went well for 350 updates at a weight of 1e-6, and for 100
+    at 1e-5, until gap and flow ran away; recipe mnist-matching is the flow alone. Cost per update:
+    one gradient with its own backward pass, and an assignment; after the warm-up as much as PCD
+    besides. Use it when a single noise-free energy is to make good samples from scratch: its chains
+    need not mix to be trained, because the flow has brought them to the data. Source: Balcerak et
+    al. (2025), https://arxiv.org/abs/2504.10612
 
     >>> import torch, lowland
     >>> g, net = torch.Generator().manual_seed(0), lowland.MLP(lowland.real(2), hidden=(8,))
@@ -143,9 +158,9 @@ class EnergyMatching:
         )
         if not (sound and 0 < self.cutoff <= 1 and self.arrive >= 0):
             raise ValueError(
-                f"temperature is {self.temperature}, warmup {self.warmup}, weight {self.weight}, cutoff {self.cutoff} and "
-                f"arrive {self.arrive}; above 0, a share in [0, 1], at least 0, in (0, 1] and at least 0 are needed; "
-                f"correct them"
+                f"temperature is {self.temperature}, warmup {self.warmup}, weight {self.weight}, "
+                f"cutoff {self.cutoff} and arrive {self.arrive}; above 0, a share in [0, 1], at "
+                "least 0, in (0, 1] and at least 0 are needed; correct them"
             )
 
     def loss(
@@ -180,16 +195,20 @@ class EnergyMatching:
         buffer: ReplayBuffer | None,
         g: torch.Generator,
     ) -> Loss:
-        """Data against the chains that have arrived. The data themselves stand in for the others: a_i = 0 without a gap."""
+        """Data against the chains that have arrived. The data themselves stand in for the others:
+        a_i = 0 without a gap.
+        """
         if buffer is None:
             raise ValueError(
-                "EnergyMatching was given no chains; it needs a ReplayBuffer; pass buffer=ReplayBuffer(...)"
+                "EnergyMatching was given no chains; it needs a ReplayBuffer; pass "
+                "buffer=ReplayBuffer(...)"
             )
         visit = buffer.take(len(x), g)
         if visit.x.shape[1:] != x.shape[1:]:
             raise ValueError(
-                f"the chains have shape {tuple(visit.x.shape[1:])} and the data {tuple(x.shape[1:])}; EnergyMatching moves one "
-                f"point per chain; use a sampler without replicas"
+                f"the chains have shape {tuple(visit.x.shape[1:])} and the data "
+                f"{tuple(x.shape[1:])}; EnergyMatching moves one point per chain; use a sampler "
+                "without replicas"
             )
         target = energy if labels is None else energy.given(visit.labels)
         trace = run_chains(target, sampler, visit.x, self.steps, generator=g)
@@ -208,18 +227,20 @@ class EnergyMatching:
 @register("objective")
 @dataclass(frozen=True)
 class EquilibriumMatching:
-    """A landscape that pulls noise to data and lies still there: descend it by any optimiser, from anywhere.
+    """A landscape that pulls noise to data and lies still there: descend it by any optimiser, from
+    anywhere.
 
-        loss = mean ‖−∇E(x_t) − c(t) (x₁ − x₀)‖² / d,      c(t) = gain · min(1, (1 − t) / (1 − start))
+        loss = mean ‖−∇E(x_t) − c(t) (x₁ − x₀)‖² / d,      c(t) = gain · min(1, (1 − t) / (1 −
+                                                           start))
 
-    The force dies away between t = start and the data at t = 1, so that gradient descent comes to rest at the data. No chain
-    moves. Low energy marks the data, but exp(−E) is no law of theirs: samples are where descent arrives, such as Langevin at
-    almost no temperature. Arrived, it still creeps along the data towards the lowest points: in two dimensions 40 steps of 0.01
-    give the right law and 200 a few clumps, so that the number of steps matters after all. match: pair noise
-    and data by optimal transport (the paper pairs at random).
-    Cost per update: one gradient with its own backward pass (and an assignment).
-    Use it when samples and outlier scores are wanted quickly and no density is.
-    Source: Wang & Du (2025), https://arxiv.org/abs/2510.02300
+    The force dies away between t = start and the data at t = 1, so that gradient descent comes to
+    rest at the data. No chain moves. Low energy marks the data, but exp(−E) is no law of theirs:
+    samples are where descent arrives, such as Langevin at almost no temperature. Arrived, it still
+    creeps along the data towards the lowest points: in two dimensions 40 steps of 0.01 give the
+    right law and 200 a few clumps, so that the number of steps matters after all. match: pair noise
+    and data by optimal transport (the paper pairs at random). Cost per update: one gradient with
+    its own backward pass (and an assignment). Use it when samples and outlier scores are wanted
+    quickly and no density is. Source: Wang & Du (2025), https://arxiv.org/abs/2510.02300
 
     >>> EquilibriumMatching()
     EquilibriumMatching(gain=4.0, start=0.8, match=True)
@@ -234,8 +255,8 @@ class EquilibriumMatching:
     def __post_init__(self) -> None:
         if not (0 < self.gain < float("inf") and 0 <= self.start < 1):
             raise ValueError(
-                f"gain is {self.gain} and start {self.start}; a finite number above 0 and a time in [0, 1) are needed; "
-                f"correct them"
+                f"gain is {self.gain} and start {self.start}; a finite number above 0 and a time "
+                "in [0, 1) are needed; correct them"
             )
 
     def loss(

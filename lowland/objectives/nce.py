@@ -1,14 +1,15 @@
 """Noise contrast: an energy learns what tells data from draws of a law that is known.
 
-The best classifier between data and noise q knows their log-ratio, so one of the form −E(x) − log Z − log q(x) makes exp(−E)/Z
-the density of the data, with log Z a number to be learned like any weight:
+The best classifier between data and noise q knows their log-ratio, so one of the form −E(x) − log Z
+− log q(x) makes exp(−E)/Z the density of the data, with log Z a number to be learned like any
+weight:
 
-    NCE               data or noise, point by point; learns log Z           (Gutmann & Hyvärinen 2010)
+    NCE               data or noise, point by point; learns log Z (Gutmann & Hyvärinen 2010)
     RankingNCE        which of K + 1 points is the datum; log Z drops out   (Ma & Collins 2018)
     FlowContrastive   NCE against a flow that learns to be hard to tell     (Gao et al. 2020)
 
-The further noise is from data, the less is learned: at an accuracy near 1 the classifier is right wherever it looks, and what
-the energy does between data and noise is anybody's guess.
+The further noise is from data, the less is learned: at an accuracy near 1 the classifier is right
+wherever it looks, and what the energy does between data and noise is anybody's guess.
 """
 
 import math
@@ -36,17 +37,20 @@ PILOT = 1000  # draws of the noise from which log Z is estimated before it is le
 class NCE:
     """Noise-contrastive estimation: tell data from noise q, and learn log Z with the weights.
 
-        G(x) = −E(x) − log Z − log q(x) − log ν,     loss = E_data[softplus(−G)] + ν E_q[softplus(G)]
+        G(x) = −E(x) − log Z − log q(x) − log ν,     loss = E_data[softplus(−G)] + ν
+                                                     E_q[softplus(G)]
 
-    At the minimum exp(−E)/Z is the density of the data, normalised: E(x) + log Z is a negative log-likelihood in nats. With
-    labels the noise takes those of the data, and E(x, y) + log Z = −log p(x | y): one log Z for all classes.
+    At the minimum exp(−E)/Z is the density of the data, normalised: E(x) + log Z is a negative
+    log-likelihood in nats. With labels the noise takes those of the data, and E(x, y) + log Z =
+    −log p(x | y): one log Z for all classes.
 
-    noise: "fitted" to mean and spread of the data (`targets.fit_base`; normal numbers cut off at the walls of a box), or
-    "uniform" on a bounded domain; ratio: ν, draws of noise per datum; partner_rate: learning rate of log Z, in units of that
-    of the weights. Terms: `accuracy` (mean of both sides), `log_z`.
-    Use it in few dimensions, or with noise that is close to the data, when a normalised energy is wanted at the price of a
-    classifier. Cost: 1 + ν evaluations of the energy per point, no gradient in x.
-    Source: Gutmann & Hyvärinen (2010), http://proceedings.mlr.press/v9/gutmann10a.html
+    noise: "fitted" to mean and spread of the data (`targets.fit_base`; normal numbers cut off at
+    the walls of a box), or "uniform" on a bounded domain; ratio: ν, draws of noise per datum;
+    partner_rate: learning rate of log Z, in units of that of the weights. Terms: `accuracy` (mean
+    of both sides), `log_z`. Use it in few dimensions, or with noise that is close to the data, when
+    a normalised energy is wanted at the price of a classifier. Cost: 1 + ν evaluations of the
+    energy per point, no gradient in x. Source: Gutmann & Hyvärinen (2010),
+    http://proceedings.mlr.press/v9/gutmann10a.html
 
     >>> import torch, lowland
     >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
@@ -98,17 +102,18 @@ class NCE:
 class RankingNCE:
     """Ranking noise contrast: pick the datum out of K draws of noise q.
 
-        s(x) = −E(x) − log q(x),      loss = E[ log( exp s(x) + Σ_k exp s(x'_k) ) − s(x) ],     x'_k ~ q
+        s(x) = −E(x) − log q(x),      loss = E[ log( exp s(x) + Σ_k exp s(x'_k) ) − s(x) ], x'_k ~ q
 
-    log Z drops out, so nothing but the energy is learned, and energies with one log Z for each condition are right too; as K
-    grows the gradient becomes that of the likelihood. One set of draws serves all points of a batch. With labels every class is
-    judged on the same draws, which takes an energy with `class_energies`.
+    log Z drops out, so nothing but the energy is learned, and energies with one log Z for each
+    condition are right too; as K grows the gradient becomes that of the likelihood. One set of
+    draws serves all points of a batch. With labels every class is judged on the same draws, which
+    takes an energy with `class_energies`.
 
-    candidates: K; noise: as in `NCE`. Terms: `accuracy` (share of pairs ranked rightly), `log_z` (of the energy, estimated from
-    the draws).
-    Use it where NCE struggles with log Z, or noise is cheap: many candidates make up for noise that is far from data.
-    Cost: 1 evaluation of the energy per point and K per batch, no gradient in x.
-    Source: Ma & Collins (2018), https://arxiv.org/abs/1809.01812
+    candidates: K; noise: as in `NCE`. Terms: `accuracy` (share of pairs ranked rightly), `log_z`
+    (of the energy, estimated from the draws). Use it where NCE struggles with log Z, or noise is
+    cheap: many candidates make up for noise that is far from data. Cost: 1 evaluation of the energy
+    per point and K per batch, no gradient in x. Source: Ma & Collins (2018),
+    https://arxiv.org/abs/1809.01812
 
     >>> import torch, lowland
     >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
@@ -162,20 +167,23 @@ class RankingNCE:
 @register("objective")
 @dataclass(frozen=True)
 class FlowContrastive:
-    """Flow-contrastive estimation: NCE against a flow q that learns, so that noise comes close to data.
+    """Flow-contrastive estimation: NCE against a flow q that learns, so that noise comes close to
+    data.
 
         G(x) = −E(x) − log Z − log q(x),      V = E_data[log σ(G)] + E_q[log σ(−G)]
 
-    The energy and log Z ascend V, the flow descends it: it minimises the Jensen-Shannon divergence from the data as far as G is
-    right, through its draws. likelihood adds so much of −E_data[log q] to the flow's loss, which holds it to all of the data
-    (0: the game alone, as in the source, which begins from a flow fitted before). At the minimum of the energy, whatever the
-    flow, exp(−E)/Z is the density of the data.
+    The energy and log Z ascend V, the flow descends it: it minimises the Jensen-Shannon divergence
+    from the data as far as G is right, through its draws. likelihood adds so much of −E_data[log q]
+    to the flow's loss, which holds it to all of the data (0: the game alone, as in the source,
+    which begins from a flow fitted before). At the minimum of the energy, whatever the flow,
+    exp(−E)/Z is the density of the data.
 
-    transforms, hidden: of the flow, a neural spline in coupling form (zuko, the extra `lowland[zuko]`); partner_rate: learning
-    rate of flow and log Z in units of that of the weights. Terms: `accuracy`, `log_z`, `flow_nll` (−E_data[log q]).
-    Use it when plain noise is told apart at a glance (accuracy near 1) and the dimension is moderate. Cost: 3 evaluations of
-    the energy per point, one of them with a gradient in x, and two passes of the flow.
-    Source: Gao et al. (2020), https://arxiv.org/abs/1912.00589
+    transforms, hidden: of the flow, a neural spline in coupling form (zuko, the extra
+    `lowland[zuko]`); partner_rate: learning rate of flow and log Z in units of that of the weights.
+    Terms: `accuracy`, `log_z`, `flow_nll` (−E_data[log q]). Use it when plain noise is told apart
+    at a glance (accuracy near 1) and the dimension is moderate. Cost: 3 evaluations of the energy
+    per point, one of them with a gradient in x, and two passes of the flow. Source: Gao et al.
+    (2020), https://arxiv.org/abs/1912.00589
 
     >>> import torch, lowland
     >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
@@ -202,11 +210,14 @@ class FlowContrastive:
         )
         if not 0 <= self.likelihood < math.inf:
             raise ValueError(
-                f"likelihood is {self.likelihood}; it is a weight of at least 0; use 1, or 0 for the game alone"
+                f"likelihood is {self.likelihood}; it is a weight of at least 0; use 1, or 0 for "
+                "the game alone"
             )
 
     def partner(self, energy: Energy, x: Tensor) -> NoisePartner:
-        """A flow that knows the scales of x (N, *event), and log Z where it stands before training."""
+        """A flow that knows the scales of x (N, *event), and log Z where it stands before
+        training.
+        """
         check_domain("FlowContrastive", energy, CONTINUOUS, "use NCE")
         return _with_log_z(FlowNoise(energy.domain, x, self.transforms, self.hidden), energy, x)
 
@@ -266,14 +277,16 @@ def _with_log_z(law: Any, energy: Energy, x: Tensor) -> NoisePartner:
 def _class_energies(energy: Any, x: Tensor) -> Tensor:
     if not hasattr(energy, "class_energies"):
         raise ValueError(
-            f"labels came with a {type(energy).__name__}, which has no class_energies; ranking under labels judges every class "
-            f"on the same draws; use NCE, or train without labels"
+            f"labels came with a {type(energy).__name__}, which has no class_energies; ranking "
+            "under labels judges every class on the same draws; use NCE, or train without labels"
         )
     return energy.class_energies(x)
 
 
 def _terms(values: Tensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
-    """What the log gets: levels of the energies (data come first), and the mean share told apart on either side."""
+    """What the log gets: levels of the energies (data come first), and the mean share told apart on
+    either side.
+    """
     count = len(up)
     terms = {
         "energy_data": values[:count].mean(),
@@ -291,6 +304,6 @@ def _check_settings(noise: str, partner_rate: float, **counts: int) -> None:
         or min(counts.values()) < 1
     ):
         raise ValueError(
-            f"noise is {noise!r}, partner_rate {partner_rate} and {counts}; fitted or uniform, above 0 and at least 1 are "
-            f"needed; correct them"
+            f"noise is {noise!r}, partner_rate {partner_rate} and {counts}; fitted or uniform, "
+            "above 0 and at least 1 are needed; correct them"
         )

@@ -1,11 +1,13 @@
 """Diffusion recovery likelihood: a ladder of easy problems in place of one hard one.
 
-The law of data is many-humped and its chains do not mix. The law of a point given the same point with a little more noise,
+The law of data is many-humped and its chains do not mix. The law of a point given the same point
+with a little more noise,
 
     p(x | x̃) ∝ exp(−E(x, σ) − ‖x̃ − x‖² / (2 s²)),      x̃ = x + s ξ,   s² = σ̃² − σ²,
 
-has one hump, so that chains from x̃ are draws of it after some tens of steps, and the likelihood of x given x̃ can be climbed as
-it is. The quadratic does not depend on the weights: the gradient is the contrast of E(·, σ) at data and at what was recovered.
+has one hump, so that chains from x̃ are draws of it after some tens of steps, and the likelihood of
+x given x̃ can be climbed as it is. The quadratic does not depend on the weights: the gradient is
+the contrast of E(·, σ) at data and at what was recovered.
 """
 
 from collections.abc import Sequence
@@ -32,13 +34,14 @@ class DiffusionRecovery:
         x = data + σ ξ,   x̃ = x + s ξ',   s² = σ̃² − σ²,      σ̃ and σ neighbours, drawn row by row
         loss = mean E(x, σ) − mean E(x⁻, σ),      x⁻: `steps` sampler steps from x̃ in p(x | x̃)
 
-    sigmas: falling; the energy learns all levels but the first, from which sampling starts. The sampler's step_size is in units
-    of s², one number for all levels: 0.1 and some 10 to 30 steps suit. The minimiser is exp(−E(·, σ)) = the law of data with
-    noise σ, level by level, as far as the chains reach theirs; sample it with `lowland.samplers.recover`.
-    Cost per update: `steps` + 1 gradients and one contrast, as CD, and no chains are kept.
-    Use it when chains of a plain energy do not mix and an energy of noise is welcome: training is as calm as score matching,
-    and the levels are laws from the contrast of samples, not from a regression.
-    Source: Gao, Song, Poole, Wu & Kingma (2021), https://arxiv.org/abs/2012.08125
+    sigmas: falling; the energy learns all levels but the first, from which sampling starts. The
+    sampler's step_size is in units of s², one number for all levels: 0.1 and some 10 to 30 steps
+    suit. The minimiser is exp(−E(·, σ)) = the law of data with noise σ, level by level, as far as
+    the chains reach theirs; sample it with `lowland.samplers.recover`. Cost per update: `steps` + 1
+    gradients and one contrast, as CD, and no chains are kept. Use it when chains of a plain energy
+    do not mix and an energy of noise is welcome: training is as calm as score matching, and the
+    levels are laws from the contrast of samples, not from a regression. Source: Gao, Song, Poole,
+    Wu & Kingma (2021), https://arxiv.org/abs/2012.08125
 
     >>> DiffusionRecovery(sigmas=(1.0, 0.3, 0.1)).steps
     20
@@ -54,7 +57,8 @@ class DiffusionRecovery:
         check_levels(self.sigmas)
         if self.steps < 1:
             raise ValueError(
-                f"steps is {self.steps}; chains need at least one step to recover a point; 20 is common"
+                f"steps is {self.steps}; chains need at least one step to recover a point; 20 is "
+                "common"
             )
 
     def loss(
@@ -69,8 +73,8 @@ class DiffusionRecovery:
     ) -> Loss:
         if not getattr(energy, "noise", False):
             raise ValueError(
-                f"DiffusionRecovery came with {type(energy).__name__}, which knows no noise level; it needs E(x, σ); "
-                f"use NoiseMLP"
+                f"DiffusionRecovery came with {type(energy).__name__}, which knows no noise level; "
+                "it needs E(x, σ); use NoiseMLP"
             )
         levels = torch.tensor(self.sigmas, dtype=x.dtype, device=x.device)
         which = torch.randint(1, len(levels), (len(x),), generator=generator, device=x.device)

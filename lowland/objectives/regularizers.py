@@ -1,12 +1,16 @@
-"""Terms that add up: each holds something still that an objective leaves free. A recipe lists them as [[terms]].
+"""Terms that add up: each holds something still that an objective leaves free. A recipe lists them
+as [[terms]].
 
-    EnergyL2          the level of the energies          for contrastive objectives, which fix differences only
+    EnergyL2          the level of the energies for contrastive objectives, which fix differences
+                      only
     GradientPenalty   the length of ∇E                   where the score outgrows the sampler's step
-    HingeMargin       which side of two levels           where energies are to be read off as verdicts, as a detector does
+    HingeMargin       which side of two levels where energies are to be read off as verdicts, as a
+                      detector does
     PullAway          the features of different samples  where the samples are all alike
 
-A term is a frozen dataclass with add(loss, energy, x, labels, *, generator) -> Loss. It runs no chains: it looks at the data x
-and at the negatives that the objective left in the loss, as constants. Weights are in units of the objective's value.
+A term is a frozen dataclass with add(loss, energy, x, labels, *, generator) -> Loss. It runs no
+chains: it looks at the data x and at the negatives that the objective left in the loss, as
+constants. Weights are in units of the objective's value.
 """
 
 import math
@@ -25,7 +29,8 @@ from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
 def _positive(name: str, weight: float) -> None:
     if not 0 <= weight < math.inf:
         raise ValueError(
-            f"the weight of {name} is {weight}; it must be finite and at least 0; leave the term out for none"
+            f"the weight of {name} is {weight}; it must be finite and at least 0; leave the term "
+            "out for none"
         )
 
 
@@ -41,7 +46,9 @@ def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
 def sides(
     loss: Loss, energy: nn.Module, x: Tensor, labels: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Energies of the data (B,), and of the negatives (C,) if there are any, in one forward pass."""
+    """Energies of the data (B,), and of the negatives (C,) if there are any, in one forward
+    pass.
+    """
     if loss.negatives is None:
         return _judged(energy, x, labels), None
     negatives = loss.negatives.detach()
@@ -55,7 +62,8 @@ def sides(
 def _negatives(name: str, loss: Loss) -> Tensor:
     if loss.negatives is None:
         raise ValueError(
-            f"{name} met an objective without negatives; it compares data with them; use one with chains, such as PCD"
+            f"{name} met an objective without negatives; it compares data with them; use one with "
+            "chains, such as PCD"
         )
     return loss.negatives.detach()
 
@@ -65,10 +73,10 @@ def _negatives(name: str, loss: Loss) -> Tensor:
 class EnergyL2:
     """weight · (mean E(x⁺)² + mean E(x⁻)²): energies stay near zero on both sides.
 
-    The contrast fixes differences of energies and not their level, which drifts, and grows with the weights. `l2` of the
-    contrastive objectives is the same without a pass of its own; this one serves every objective, on the data alone where there
-    are no negatives. Cost: a forward pass over both sides.
-    Source: Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
+    The contrast fixes differences of energies and not their level, which drifts, and grows with the
+    weights. `l2` of the contrastive objectives is the same without a pass of its own; this one
+    serves every objective, on the data alone where there are no negatives. Cost: a forward pass
+    over both sides. Source: Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
 
     >>> import torch, lowland
     >>> from lowland.objectives import EnergyL2, contrast
@@ -102,10 +110,11 @@ class EnergyL2:
 class GradientPenalty:
     """weight · mean (‖∇E(x)‖ − target)²: the score is of a known length where it is looked at.
 
-    at "data": the points of the data, with target 0, which flattens the valleys where data lie (R1); at "lines": points drawn
-    on lines from data to negatives, with target 1, which holds the slope between the two sides (WGAN-GP). An energy in nats
-    whose data are s wide has slopes of about 1/s: a target far below it bends the law. Cost: one gradient with its own backward
-    pass. Source: Mescheder et al. (2018), https://arxiv.org/abs/1801.04406; Gulrajani et al. (2017),
+    at "data": the points of the data, with target 0, which flattens the valleys where data lie
+    (R1); at "lines": points drawn on lines from data to negatives, with target 1, which holds the
+    slope between the two sides (WGAN-GP). An energy in nats whose data are s wide has slopes of
+    about 1/s: a target far below it bends the law. Cost: one gradient with its own backward pass.
+    Source: Mescheder et al. (2018), https://arxiv.org/abs/1801.04406; Gulrajani et al. (2017),
     https://arxiv.org/abs/1704.00028
 
     >>> GradientPenalty(0.1, target=1.0, at="lines")
@@ -120,8 +129,8 @@ class GradientPenalty:
         _positive("GradientPenalty", self.weight)
         if not 0 <= self.target < math.inf or self.at not in ("data", "lines"):
             raise ValueError(
-                f"target is {self.target} and at {self.at!r}; a length of at least 0 and 'data' or 'lines' are needed; "
-                f"correct them"
+                f"target is {self.target} and at {self.at!r}; a length of at least 0 and 'data' or "
+                "'lines' are needed; correct them"
             )
 
     def add(
@@ -135,8 +144,8 @@ class GradientPenalty:
     ) -> Loss:
         if energy.domain.kind not in CONTINUOUS:
             raise ValueError(
-                f"GradientPenalty met a domain that is {energy.domain.kind}; gradients live on {' or '.join(CONTINUOUS)} ones; "
-                f"leave the term out"
+                f"GradientPenalty met a domain that is {energy.domain.kind}; gradients live on "
+                f"{' or '.join(CONTINUOUS)} ones; leave the term out"
             )
         points = x.detach()
         if self.at == "lines":
@@ -157,13 +166,14 @@ class GradientPenalty:
 @register("term")
 @dataclass(frozen=True)
 class HingeMargin:
-    """weight · (mean max(0, E(x⁺) − low)² + mean max(0, high − E(x⁻))²): data below one level, negatives above another.
+    """weight · (mean max(0, E(x⁺) − low)² + mean max(0, high − E(x⁻))²): data below one level,
+    negatives above another.
 
-    Both sides are left alone where they are right, so that the levels mean something to a threshold. With negatives of the
-    model the two wishes never come true together, and their balance bounds the energies; with outliers as negatives they can.
-    Cost: a forward pass over both sides.
-    Source: Liu et al. (2020), equation 8, https://arxiv.org/abs/2010.03759; margins of an energy: Zhao, Mathieu & LeCun (2017),
-    https://arxiv.org/abs/1609.03126
+    Both sides are left alone where they are right, so that the levels mean something to a
+    threshold. With negatives of the model the two wishes never come true together, and their
+    balance bounds the energies; with outliers as negatives they can. Cost: a forward pass over both
+    sides. Source: Liu et al. (2020), equation 8, https://arxiv.org/abs/2010.03759; margins of an
+    energy: Zhao, Mathieu & LeCun (2017), https://arxiv.org/abs/1609.03126
 
     >>> HingeMargin(0.1, low=-1.0, high=1.0)
     HingeMargin(weight=0.1, low=-1.0, high=1.0)
@@ -177,7 +187,8 @@ class HingeMargin:
         _positive("HingeMargin", self.weight)
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(
-                f"low is {self.low} and high {self.high}; low < high are needed, both finite; exchange or move them"
+                f"low is {self.low} and high {self.high}; low < high are needed, both finite; "
+                "exchange or move them"
             )
 
     def add(
@@ -199,12 +210,14 @@ class HingeMargin:
 @register("term")
 @dataclass(frozen=True)
 class PullAway:
-    """weight · mean over pairs i ≠ j of cos²(f(x_i), f(x_j)), x the negatives: samples that differ have features that differ.
+    """weight · mean over pairs i ≠ j of cos²(f(x_i), f(x_j)), x the negatives: samples that differ
+    have features that differ.
 
-    Features f are what the last linear layer of the energy is fed with. An energy that gives all its samples one feature pulls
-    all chains one way; pushing features towards right angles keeps the pulls apart. Cost: a forward pass over the negatives.
-    Use it when the health monitor reports loss of modes.
-    Source: Zhao, Mathieu & LeCun (2017), section 2.4, https://arxiv.org/abs/1609.03126
+    Features f are what the last linear layer of the energy is fed with. An energy that gives all
+    its samples one feature pulls all chains one way; pushing features towards right angles keeps
+    the pulls apart. Cost: a forward pass over the negatives. Use it when the health monitor reports
+    loss of modes. Source: Zhao, Mathieu & LeCun (2017), section 2.4,
+    https://arxiv.org/abs/1609.03126
 
     >>> PullAway(0.1)
     PullAway(weight=0.1)
@@ -241,7 +254,8 @@ def last_features(energy: nn.Module, x: Tensor, labels: Tensor | None = None) ->
     layers = [module for module in energy.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError(
-            f"{type(energy).__name__} has no linear layer to take features from; PullAway needs one; use MLP, ConvNet or IGEBM"
+            f"{type(energy).__name__} has no linear layer to take features from; PullAway needs "
+            "one; use MLP, ConvNet or IGEBM"
         )
     seen: list[Any] = []
     hook = layers[-1].register_forward_pre_hook(lambda module, fed: seen.append(fed[0]))

@@ -1,13 +1,15 @@
 """Score matching: fit ∇E to data without drawing a single sample of the model.
 
-The normaliser does not depend on x, so the score s = ∇ log p = −∇E does not know it. Two ways to a loss of scores alone:
+The normaliser does not depend on x, so the score s = ∇ log p = −∇E does not know it. Two ways to a
+loss of scores alone:
 
     DSM              compare s at noised data with the direction of the noise    (Vincent 2011)
     ScoreMatching    integrate by parts: ½ ‖s‖² + div s at data                  (Hyvärinen 2005)
 
-The first learns the law of noised data, at one gradient an update; the second that of the data themselves, at the cost of the
-trace of a Hessian, and of what a finite set of points allows: the loss falls without bound where the energy sharpens around
-them. A little `training.noise` keeps it from doing so.
+The first learns the law of noised data, at one gradient an update; the second that of the data
+themselves, at the cost of the trace of a Hessian, and of what a finite set of points allows: the
+loss falls without bound where the energy sharpens around them. A little `training.noise` keeps it
+from doing so.
 """
 
 import math
@@ -33,11 +35,12 @@ class DSM:
 
         x̃ = x + σ ε,   loss = ½ E ‖σ s(x̃) + ε‖² / d,      s = −∇E(x̃, σ),  ε ~ N(0, I)
 
-    At the minimum s is the score of the data blurred by σ. The factor σ weighs all levels alike. With several levels,
-    each row draws one, and the energy must be one of noise, E(x, σ) (for example NoiseMLP).
-    Cost per update: one gradient in x with its own backward pass, some three times a forward and backward pass.
-    Use it when samples are wanted soon and safely, and a law with a little noise in it will do.
-    Source: Vincent (2011), https://doi.org/10.1162/NECO_a_00142; Song & Ermon (2019), https://arxiv.org/abs/1907.05600
+    At the minimum s is the score of the data blurred by σ. The factor σ weighs all levels alike.
+    With several levels, each row draws one, and the energy must be one of noise, E(x, σ) (for
+    example NoiseMLP). Cost per update: one gradient in x with its own backward pass, some three
+    times a forward and backward pass. Use it when samples are wanted soon and safely, and a law
+    with a little noise in it will do. Source: Vincent (2011), https://doi.org/10.1162/NECO_a_00142;
+    Song & Ermon (2019), https://arxiv.org/abs/1907.05600
 
     >>> DSM(sigmas=(1.0, 0.1))
     DSM(sigmas=(1.0, 0.1))
@@ -51,7 +54,8 @@ class DSM:
         object.__setattr__(self, "sigmas", tuple(self.sigmas))
         if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
             raise ValueError(
-                f"sigmas are {self.sigmas}; at least one noise level above 0 is needed; 0.1 is common"
+                f"sigmas are {self.sigmas}; at least one noise level above 0 is needed; 0.1 is "
+                "common"
             )
 
     def loss(
@@ -67,8 +71,8 @@ class DSM:
         of_noise = getattr(energy, "noise", False)
         if len(self.sigmas) > 1 and not of_noise:
             raise ValueError(
-                f"{len(self.sigmas)} noise levels came with an energy that knows none; several levels need E(x, σ); "
-                f"use NoiseMLP or give one sigma"
+                f"{len(self.sigmas)} noise levels came with an energy that knows none; several "
+                "levels need E(x, σ); use NoiseMLP or give one sigma"
             )
         levels = torch.tensor(self.sigmas, dtype=x.dtype, device=x.device)
         which = torch.randint(len(levels), (len(x),), generator=generator, device=x.device)
@@ -94,20 +98,24 @@ class DSM:
 class ScoreMatching:
     """Score matching by parts: the slope of the energy at data against its curvature there.
 
-        loss = E[ ½ Σ_i g_i (∂_i E)² − Σ_i g_i ∂²_i E − Σ_i g'_i ∂_i E ],      g = 1, g' = 0 on the real line
+        loss = E[ ½ Σ_i g_i (∂_i E)² − Σ_i g_i ∂²_i E − Σ_i g'_i ∂_i E ],      g = 1, g' = 0 on the
+                                                                               real line
 
-    that is ½ ‖∇E‖² − tr ∇²E. On a box g_i = 4 (x_i − lo)(hi − x_i) / (hi − lo)² vanishes at the walls, where otherwise the
-    integral by parts would leave a term behind; data that sit on the walls have no density there and want dequantising.
+    that is ½ ‖∇E‖² − tr ∇²E. On a box g_i = 4 (x_i − lo)(hi − x_i) / (hi − lo)² vanishes at the
+    walls, where otherwise the integral by parts would leave a term behind; data that sit on the
+    walls have no density there and want dequantising.
 
-    method: how the trace is found. "exact": number by number, D second derivatives, refused for D > limit. "hutchinson":
-    vᵀ(∇²E)v with signs v. "sliced": the same with normal v and, unless variance_reduced, (vᵀ∇E)² in place of ‖∇E‖².
-    probes: directions v per point. At the minimum the energy is that of the data, and the terms `slope` (E‖∇E‖²) and
-    `curvature` (E tr ∇²E) agree.
-    Use it when the energy is smooth, D is small or moderate and the law of the data themselves is wanted; DSM is calmer.
-    Cost: one gradient, and one gradient of a gradient (some 3 more) for each probe, or for each number if exact.
-    Source: Hyvärinen (2005), https://jmlr.org/papers/v6/hyvarinen05a.html; on bounded domains: Hyvärinen (2007),
-    https://doi.org/10.1016/j.csda.2006.09.003; sliced: Song et al. (2019), https://arxiv.org/abs/1905.07088; signs:
-    Hutchinson (1990), https://doi.org/10.1080/03610919008812866
+    method: how the trace is found. "exact": number by number, D second derivatives, refused for D >
+    limit. "hutchinson": vᵀ(∇²E)v with signs v. "sliced": the same with normal v and, unless
+    variance_reduced, (vᵀ∇E)² in place of ‖∇E‖². probes: directions v per point. At the minimum the
+    energy is that of the data, and the terms `slope` (E‖∇E‖²) and `curvature` (E tr ∇²E) agree. Use
+    it when the energy is smooth, D is small or moderate and the law of the data themselves is
+    wanted; DSM is calmer. Cost: one gradient, and one gradient of a gradient (some 3 more) for each
+    probe, or for each number if exact. Source: Hyvärinen (2005),
+    https://jmlr.org/papers/v6/hyvarinen05a.html; on bounded domains: Hyvärinen (2007),
+    https://doi.org/10.1016/j.csda.2006.09.003; sliced: Song et al. (2019),
+    https://arxiv.org/abs/1905.07088; signs: Hutchinson (1990),
+    https://doi.org/10.1080/03610919008812866
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: 0.5 * x.square().sum(1), lowland.real(2))
@@ -130,12 +138,13 @@ class ScoreMatching:
             or self.limit < 1
         ):
             raise ValueError(
-                f"method is {self.method!r}, probes {self.probes}, limit {self.limit}; allowed are exact, hutchinson and "
-                f"sliced, and at least 1; correct them"
+                f"method is {self.method!r}, probes {self.probes}, limit {self.limit}; allowed are "
+                "exact, hutchinson and sliced, and at least 1; correct them"
             )
         if not self.variance_reduced and self.method != "sliced":
             raise ValueError(
-                f"variance_reduced is off and method is {self.method!r}; only sliced has a form with more variance; leave it on"
+                f"variance_reduced is off and method is {self.method!r}; only sliced has a form "
+                "with more variance; leave it on"
             )
 
     def loss(
@@ -186,7 +195,9 @@ class ScoreMatching:
         return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
 
     def _directions(self, x: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, float]]:
-        """Directions v, each like x, with their shares: Σ share · v vᵀ is the identity, exactly or on average."""
+        """Directions v, each like x, with their shares: Σ share · v vᵀ is the identity, exactly or
+        on average.
+        """
         if self.method == "exact":
             for axis in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device):
                 yield axis.view_as(x[0]).expand_as(x), 1.0
@@ -204,7 +215,9 @@ def _signs(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _wall_weight(x: Tensor, energy: Energy) -> tuple[Tensor, Tensor]:
-    """g and g' of every number of x: 1 and 0 on the real line, a bow that vanishes at the walls of a box."""
+    """g and g' of every number of x: 1 and 0 on the real line, a bow that vanishes at the walls of
+    a box.
+    """
     if energy.domain.kind != "box":
         return torch.ones_like(x), torch.zeros_like(x)
     lo, hi = energy.domain.lo, energy.domain.hi
@@ -218,18 +231,23 @@ def _total(x: Tensor) -> Tensor:
 
 
 def judged(energy: Energy, x: Tensor, labels: Tensor | None) -> Tensor:
-    """Energies (B,) of x, under labels if there are any. Anything else than one number per point is refused."""
+    """Energies (B,) of x, under labels if there are any. Anything else than one number per point is
+    refused.
+    """
     return check_shape(energy(x) if labels is None else energy(x, labels), x)
 
 
 def check_domain(name: str, energy: Energy, kinds: Sequence[str], instead: str) -> None:
-    """Refuse a domain for which an objective is not made, and energies of units that no one has seen."""
+    """Refuse a domain for which an objective is not made, and energies of units that no one has
+    seen.
+    """
     if energy.domain.kind not in kinds:
         raise ValueError(
-            f"{name} met a {energy.domain.kind} domain; it is for {' and '.join(kinds)} ones; {instead}"
+            f"{name} met a {energy.domain.kind} domain; it is for {' and '.join(kinds)} ones; "
+            f"{instead}"
         )
     if energy.data_domain is not None:
         raise ValueError(
-            f"{name} met a {type(energy).__name__}, which has more units than data; it needs an energy of the data alone; "
-            f"use CD or PCD, which fill the others in"
+            f"{name} met a {type(energy).__name__}, which has more units than data; it needs an "
+            "energy of the data alone; use CD or PCD, which fill the others in"
         )

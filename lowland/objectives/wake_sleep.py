@@ -1,4 +1,6 @@
-"""Wake and sleep: generative weights learn from what recognition makes of data, recognition from what the model dreams."""
+"""Wake and sleep: generative weights learn from what recognition makes of data, recognition from
+what the model dreams.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +20,18 @@ from lowland.samplers.kernel import Sampler
 class WakeSleep:
     """The up-down algorithm for a deep belief net: every weight learns from a loss of its own.
 
-        wake    h ~ q(h | v) of data v        generation:   −log p(v | h¹) − … − log p(h^{L−2} | h^{L−1})
-                                              on top:       F(h^{L−1}) − F(negatives)
-        sleep   (v, h) where chains end       recognition:  −log q(h¹ | v) − … − log q(h^{L−1} | h^{L−2})
+        wake    h ~ q(h | v) of data v generation: −log p(v | h¹) − … − log p(h^{L−2} | h^{L−1}) on
+                                              top: F(h^{L−1}) − F(negatives)
+        sleep   (v, h) where chains end recognition: −log q(h¹ | v) − … − log q(h^{L−1} | h^{L−2})
 
-    The generative gradient is that of the bound; the recognition gradient is not, it follows the dreams of the model instead.
-    Chains make `steps` steps from the data (contrastive divergence); with a capacity above 0 from where they last got to, so
-    many at each update as data unless `chains` says how many (persistent). An energy without recognition weights is
-    contrasted, and no more: every other energy has nothing to recognise.
-    Cost per update: that of CD or PCD on top, and one pass up and down all layers.
-    Use it when the net is a DBN, after `greedy`.
-    Source: Hinton, Osindero & Teh (2006), appendix B, https://doi.org/10.1162/neco.2006.18.7.1527; wake and sleep: Hinton,
-    Dayan, Frey & Neal (1995), https://doi.org/10.1126/science.7761831
+    The generative gradient is that of the bound; the recognition gradient is not, it follows the
+    dreams of the model instead. Chains make `steps` steps from the data (contrastive divergence);
+    with a capacity above 0 from where they last got to, so many at each update as data unless
+    `chains` says how many (persistent). An energy without recognition weights is contrasted, and no
+    more: every other energy has nothing to recognise. Cost per update: that of CD or PCD on top,
+    and one pass up and down all layers. Use it when the net is a DBN, after `greedy`. Source:
+    Hinton, Osindero & Teh (2006), appendix B, https://doi.org/10.1162/neco.2006.18.7.1527; wake and
+    sleep: Hinton, Dayan, Frey & Neal (1995), https://doi.org/10.1126/science.7761831
     """
 
     steps: int = 10
@@ -40,8 +42,8 @@ class WakeSleep:
     def __post_init__(self) -> None:
         if self.capacity < 0 or not 0 <= self.restart <= 1:
             raise ValueError(
-                f"capacity is {self.capacity} and restart {self.restart}; at least 0 chains and a share in [0, 1] are needed; "
-                f"capacity = 0 starts chains at the data"
+                f"capacity is {self.capacity} and restart {self.restart}; at least 0 chains and a "
+                "share in [0, 1] are needed; capacity = 0 starts chains at the data"
             )
         _ = self._contrastive
 
@@ -72,7 +74,8 @@ class WakeSleep:
         net: Any = energy
         if not hasattr(net, "recognition") or loss.negatives is None:
             return loss
-        # the contrast has −log p(v | h) of dreams too, whose gradient is zero on average: without it, there is less noise
+        # the contrast has −log p(v | h) of dreams too, whose gradient is zero on average: without
+        # it, there is less noise
         asleep, unlearnt = (
             net.recognition(loss.negatives).mean(),
             net.generation(loss.negatives).mean(),

@@ -1,7 +1,7 @@
 """What a page is made of, and how numbers are written in it.
 
-A section is a list of blocks; the template knows how to set each kind. Strings are plain text and are escaped by the
-template; only `Picture.body` is markup, and it is made by `figures`.
+A section is a list of blocks; the template knows how to set each kind. Strings are plain text and
+are escaped by the template; only `Picture.body` is markup, and it is made by `figures`.
 """
 
 import math
@@ -23,7 +23,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: markup that carries its own text alternative, a title, a caption, and keys (label, colour name)."""
+    """A figure: markup that carries its own text alternative, a title, a caption, and keys (label,
+    colour name).
+    """
 
     kind: ClassVar[str] = "picture"
     body: str
@@ -37,7 +39,8 @@ class Picture:
 class Panels:
     """Pictures, strips and tables side by side where there is room, one below the other on a phone.
 
-    layout: "grid" in rows of up to three, "wide" in rows of two, "flow" in two columns that are read downwards.
+    layout: "grid" in rows of up to three, "wide" in rows of two, "flow" in two columns that are
+    read downwards.
     """
 
     kind: ClassVar[str] = "panels"
@@ -67,7 +70,9 @@ class Film:
 
 @dataclass(frozen=True)
 class Table:
-    """head: column names; rows: cells as text, the first one naming the row; notes: a line below each row's name."""
+    """head: column names; rows: cells as text, the first one naming the row; notes: a line below
+    each row's name.
+    """
 
     kind: ClassVar[str] = "table"
     title: str
@@ -80,7 +85,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Health over time. cells: (level, width in percent); marks: (numbers of events, level, position in percent)."""
+    """Health over time. cells: (level, width in percent); marks: (numbers of events, level,
+    position in percent).
+    """
 
     kind: ClassVar[str] = "timeline"
     title: str
@@ -137,7 +144,7 @@ def part(values: Any, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------
 
 
 def number(value: Any) -> float | None:
@@ -179,7 +186,9 @@ def percent(value: Any, digits: int = 1) -> str:
 
 
 def estimate(values: Any, *, share: bool = False, unit: str = "") -> str:
-    """`{"value", "error"}` as "0.931 ± 0.008": the error in two digits, the value as far as the error reaches."""
+    """`{"value", "error"}` as "0.931 ± 0.008": the error in two digits, the value as far as the
+    error reaches.
+    """
     values = values if isinstance(values, dict) else {"value": values}
     value, error = number(values.get("value")), number(values.get("error"))
     tail = " %" if share else f" {unit}" if unit else ""

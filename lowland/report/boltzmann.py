@@ -1,4 +1,6 @@
-"""A Boltzmann machine looked into: filters, fantasy particles over time, hidden activity, likelihood over training."""
+"""A Boltzmann machine looked into: filters, fantasy particles over time, hidden activity,
+likelihood over training.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +43,10 @@ def boltzmann(values: Values, arrays: Arrays) -> Section | None:
         return None
     section = Section("boltzmann", "Inside the machine")
     kind = KINDS.get(str(found.get("units")), str(found.get("units")))
-    section.lead = f"A restricted Boltzmann machine with {plural(int(found.get('hidden') or 0), f'{kind} hidden unit')}."
+    section.lead = (
+        "A restricted Boltzmann machine with "
+        f"{plural(int(found.get('hidden') or 0), f'{kind} hidden unit')}."
+    )
     filters, curve = arrays.get("boltzmann/filters"), found.get("likelihood") or []
     items: list[Any] = [_filters(filters)] if is_images(filters) else []
     items += [_bracket(curve), _bracket_table(curve)] if curve else []
@@ -68,11 +73,13 @@ def boltzmann(values: Values, arrays: Arrays) -> Section | None:
     return section
 
 
-# ---- filters and particles -------------------------------------------------------------------------------------------
+# ---- filters and particles -----------------------------------------------------------------------
 
 
 def signed(images: Array, top: float) -> Array:
-    """(N, C, H, W) of either sign to colours (N, H, W, 3): blue at −top, pale at zero, orange at top; channels averaged."""
+    """(N, C, H, W) of either sign to colours (N, H, W, 3): blue at −top, pale at zero, orange at
+    top; channels averaged.
+    """
     values = np.asarray(images, dtype=np.float64).mean(axis=1)
     return np.asarray(SIGNED(0.5 + 0.5 * np.clip(values / max(top, 1e-12), -1, 1)))[..., :3]
 
@@ -81,8 +88,9 @@ def _filters(filters: Array) -> Picture:
     top = float(np.quantile(np.abs(filters.mean(axis=1)), 0.998))
     sheet = tile(signed(filters, top), int(np.ceil(np.sqrt(len(filters)))))
     caption = (
-        f"The weights of the {len(filters)} hidden units with the largest ones, one picture a unit, all on one scale. Strokes "
-        f"and spots are features that were learned; noise is a unit that learned nothing."
+        f"The weights of the {len(filters)} hidden units with the largest ones, one picture a "
+        "unit, all on one scale. Strokes and spots are features that were learned; noise is a "
+        "unit that learned nothing."
     )
     keys = (
         (f"off where the pixel is on (−{show(top, 2)})", "data"),
@@ -127,14 +135,15 @@ def _fantasies(arrays: Arrays) -> Film | Text:
         else "noise"
     )
     caption = (
-        f"Each row is one particle, begun at {start}, after so many sweeps of block Gibbs. p, on the left of what was drawn, "
-        f"are the probabilities p(v | h) that it was drawn from. Early columns of a row resemble each other; by the last, a "
-        f"machine whose chains mix has moved on to something else."
+        f"Each row is one particle, begun at {start}, after so many sweeps of block Gibbs. p, on "
+        "the left of what was drawn, are the probabilities p(v | h) that it was drawn from. Early "
+        "columns of a row resemble each other; by the last, a machine whose chains mix has moved "
+        "on to something else."
     )
     return Film("Fantasy particles over time", caption, columns)
 
 
-# ---- hidden units ----------------------------------------------------------------------------------------------------
+# ---- hidden units --------------------------------------------------------------------------------
 
 
 def _map(activity: Array, labels: Array | None, found: Values) -> Picture:
@@ -155,8 +164,9 @@ def _map(activity: Array, labels: Array | None, found: Values) -> Picture:
     scale = "pale at 0 to dark at 1" if top == 1 else f"pale at 0 to dark at {show(top, 2)}"
     what = "p(h | v)" if top == 1 else "E[h | v]"
     caption = (
-        f"{what} of {plural(units, 'hidden unit')} (columns, the most active on the left) for {rows} {order} (rows), {scale}. "
-        f"Columns of one colour are units that say nothing; stripes that stop at a gap are units that know a class."
+        f"{what} of {plural(units, 'hidden unit')} (columns, the most active on the left) for "
+        f"{rows} {order} (rows), {scale}. Columns of one colour are units that say nothing; "
+        "stripes that stop at a gap are units that know a class."
     )
     return Picture(
         image(big, f"Activity of {units} hidden units on {rows} test examples"),
@@ -174,7 +184,10 @@ def _means(means: Array, found: Values) -> Picture:
     axes.set_ylim(0, max(1.0, 1.08 * heights.max()))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     draw.label(axes, "mean activity on test data", "hidden units")
-    alt = f"Histogram of the mean activity of {len(means)} hidden units: median {show(float(np.median(means)))}"
+    alt = (
+        f"Histogram of the mean activity of {len(means)} hidden units: median "
+        f"{show(float(np.median(means)))}"
+    )
     return Picture(
         draw.svg(figure, alt),
         "How active the units are",
@@ -193,12 +206,13 @@ def _useless(found: Values) -> str:
             f"{dead} of {total} units are dead: their mean changes by less than 0.05 over {seen}."
         )
     return (
-        f"{dead} of {plural(total, 'unit')} {'is' if dead == 1 else 'are'} dead (on with probability below 5 % for every "
-        f"one of {seen}) and {saturated} saturated (above 95 % for every one)."
+        f"{dead} of {plural(total, 'unit')} {'is' if dead == 1 else 'are'} dead (on with "
+        f"probability below 5 % for every one of {seen}) and {saturated} saturated (above 95 % for "
+        "every one)."
     )
 
 
-# ---- likelihood over training ----------------------------------------------------------------------------------------
+# ---- likelihood over training --------------------------------------------------------------------
 
 
 def _bracket(curve: Sequence[Mapping[str, Any]]) -> Picture:
@@ -210,13 +224,14 @@ def _bracket(curve: Sequence[Mapping[str, Any]]) -> Picture:
     exact = all(p.get("method") == "enumeration" for p in points)
     last, unsure = points[-1], [p for p in points if not p.get("certified")]
     caption = (
-        f"Mean log-likelihood of {count(last.get('count'))} test examples ({last.get('data')}) in nats, at checkpoints of the "
-        f"run. "
+        f"Mean log-likelihood of {count(last.get('count'))} test examples ({last.get('data')}) in "
+        "nats, at checkpoints of the run. "
     )
     caption += (
         "log Z is exact: every state of one side was added up."
         if exact
-        else "The band reaches from the end of the bracket that errs low to the end that errs high, by short annealing runs."
+        else "The band reaches from the end of the bracket that errs low to the end that errs "
+        "high, by short annealing runs."
     )
     if unsure:
         caption += f" {plural(len(unsure), 'checkpoint')} not certified (rings)."

@@ -1,7 +1,8 @@
 """What was logged over time, as curves and as a strip of health.
 
-A long log is thinned so that no spike is lost: of every block of rows the lowest and the highest are kept. A value that is
-not finite is never drawn as a number: the curve breaks and a red tick marks the step.
+A long log is thinned so that no spike is lost: of every block of rows the lowest and the highest
+are kept. A value that is not finite is never drawn as a number: the curve breaks and a red tick
+marks the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,9 @@ LEVELS = ("good", "warn", "bad")
 
 
 class Series(NamedTuple):
-    """One logged quantity: steps ascending, except where training was rolled back; values may be non-finite."""
+    """One logged quantity: steps ascending, except where training was rolled back; values may be
+    non-finite.
+    """
 
     steps: Array
     values: Array
@@ -30,7 +33,9 @@ class Series(NamedTuple):
 
 
 def series(rows: Sequence[Mapping[str, Any]], key: str) -> Series | None:
-    """All rows that hold the key; "nan", "inf" and "-inf" become these numbers. None if no row holds it."""
+    """All rows that hold the key; "nan", "inf" and "-inf" become these numbers. None if no row
+    holds it.
+    """
     found = [(r["step"], _number(r[key])) for r in rows if "step" in r and r.get(key) is not None]
     if not found:
         return None
@@ -46,7 +51,9 @@ def _number(value: Any) -> float:
 
 
 def thin(line: Series, most: int = 500) -> Series:
-    """At most about `most` points: of each block the lowest and the highest, in order. Breaks stay breaks."""
+    """At most about `most` points: of each block the lowest and the highest, in order. Breaks stay
+    breaks.
+    """
     if len(line.steps) <= most:
         return line
     kept = []
@@ -63,7 +70,9 @@ def _holes(values: Array) -> Array:
 
 
 def broken(line: Series) -> Series:
-    """With a gap wherever the step does not rise, as after a rollback, and wherever the value is not finite."""
+    """With a gap wherever the step does not rise, as after a rollback, and wherever the value is
+    not finite.
+    """
     back = np.flatnonzero(np.diff(line.steps) <= 0) + 1
     return Series(np.insert(line.steps, back, np.nan), np.insert(_holes(line.values), back, np.nan))
 
@@ -84,7 +93,9 @@ def smooth(line: Series) -> Series:
 
 
 def limits(lines: Sequence[Series]) -> tuple[float, float, int]:
-    """(low, high, values beyond): all of them, or 98 % where a few would flatten the rest to a line."""
+    """(low, high, values beyond): all of them, or 98 % where a few would flatten the rest to a
+    line.
+    """
     values = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
     if not len(values):
         return 0.0, 1.0, 0
@@ -108,8 +119,9 @@ def curve(
 ) -> tuple[Figure, int]:
     """Curves over updates, and how many values lie beyond the axis.
 
-    lines: (series, colour name); zero: show the zero line; log: logarithmic where the values span more than a decade;
-    plain: no running mean; spread: half width of a band around the first line; events: (step, level).
+    lines: (series, colour name); zero: show the zero line; log: logarithmic where the values span
+    more than a decade; plain: no running mean; spread: half width of a band around the first line;
+    events: (step, level).
     """
     figure, axes = blank()
     shown = [line for line, _ in lines]
@@ -160,7 +172,9 @@ def curve(
 
 
 def _trace(axes: Axes, line: Series, colour: str, plain: bool) -> None:
-    """The logged values; where there are many, thin and with a running mean on top; red ticks where not finite."""
+    """The logged values; where there are many, thin and with a running mean on top; red ticks where
+    not finite.
+    """
     noisy = len(line.steps) > 60 and not plain
     raw = broken(thin(line))
     marker = "o" if len(line.steps) <= 20 else ""
@@ -193,7 +207,9 @@ def _trace(axes: Axes, line: Series, colour: str, plain: bool) -> None:
 
 
 def health(rows: Sequence[Mapping[str, Any]], cells: int = 240) -> list[tuple[str, float]]:
-    """The strip as (level, width in percent), from the first to the last step; of each cell the worst level counts."""
+    """The strip as (level, width in percent), from the first to the last step; of each cell the
+    worst level counts.
+    """
     known = [
         (float(r["step"]), LEVELS.index(r["health"]))
         for r in rows

@@ -1,4 +1,6 @@
-"""Energies of the sets, the detector's promise against what was counted, and how well it finds outliers."""
+"""Energies of the sets, the detector's promise against what was counted, and how well it finds
+outliers.
+"""
 
 from typing import Any
 
@@ -40,7 +42,10 @@ def energies(arrays: Arrays) -> Section:
     if not order:
         section.blocks.append(Text("No energies were stored in this run.", absent=True))
         return section
-    section.lead = "Low energy means likely. Fresh test data should look like training data; all else should be uphill."
+    section.lead = (
+        "Low energy means likely. Fresh test data should look like training data; all else should "
+        "be uphill."
+    )
     shifted = [name for name in order if name not in FIXED]
     colours = FIXED | {name: SHIFTED[i % len(SHIFTED)] for i, name in enumerate(shifted)}
     window = draw.window(
@@ -49,10 +54,14 @@ def energies(arrays: Arrays) -> Section:
     )
     figure = draw.histogram([(sets[n], colours[n]) for n in order], window, "energy", 280)
     caption = (
-        "Each outline is a density of area one: the further apart two of them, the better the energy tells these sets apart. "
-        f"The axis is cut to the bulk of the data and of the sets near them.{_beyond(sets, order, window)}"
+        "Each outline is a density of area one: the further apart two of them, the better the "
+        "energy tells these sets apart. The axis is cut to the bulk of the data and of the sets "
+        f"near them.{_beyond(sets, order, window)}"
     )
-    alt = f"Histograms of the energies of {listed(order)}; their medians are in the table that follows"
+    alt = (
+        f"Histograms of the energies of {listed(order)}; their medians are in the table that "
+        "follows"
+    )
     keys = tuple((name, colours[name]) for name in order)
     picture = Picture(draw.svg(figure, alt), "Energies of the sets", caption, keys=keys)
     section.blocks.append(
@@ -80,7 +89,8 @@ def _beyond(sets: Arrays, order: list[str], window: tuple[float, float]) -> str:
         left, right = float((seen < window[0]).mean()), float((seen > window[1]).mean())
         if max(left, right) > 0.02:
             words.append(
-                f"{percent(max(left, right), 0)} of {name} (to the {'right' if right >= left else 'left'})"
+                f"{percent(max(left, right), 0)} of {name} (to the "
+                f"{'right' if right >= left else 'left'})"
             )
     return f" Beyond it lie {listed(words)}." if words else ""
 
@@ -99,7 +109,7 @@ def _quantiles(sets: Arrays, order: list[str]) -> Table:
     )
 
 
-# ---- the detector --------------------------------------------------------------------------------------------------
+# ---- the detector --------------------------------------------------------------------------------
 
 
 def detection(values: Values, arrays: Arrays) -> Section:
@@ -113,11 +123,11 @@ def detection(values: Values, arrays: Arrays) -> Section:
     alarm = part(found, "false_alarm")
     if alarm:
         section.lead = (
-            f"An example is called an outlier when its energy lies above a threshold set on "
+            "An example is called an outlier when its energy lies above a threshold set on "
             f"{count(found.get('calibration_count'))} calibration examples. Promised: at most "
-            f"{percent(found.get('nominal'))} false alarms. Counted on {count(alarm.get('count'))} fresh test examples: "
-            f"{percent(alarm.get('value'))}; a sound detector would show {percent(alarm.get('low'))} to "
-            f"{percent(alarm.get('high'))} in 95 of 100 such counts."
+            f"{percent(found.get('nominal'))} false alarms. Counted on {count(alarm.get('count'))} "
+            f"fresh test examples: {percent(alarm.get('value'))}; a sound detector would show "
+            f"{percent(alarm.get('low'))} to {percent(alarm.get('high'))} in 95 of 100 such counts."
         )
     items: list[Any] = []
     words = [] if alarm else ["No false-alarm rate was counted in this run."]
@@ -149,10 +159,14 @@ def _calibration(found: Values, arrays: Arrays) -> Picture:
         ("exact promise (dashed), and where a sound detector falls", "noise"),
     ]
     caption = (
-        "On the dashed diagonal the detector raises exactly as many false alarms as promised; above the grey band it breaks "
-        "its promise, within the band it keeps it up to the luck of the draw."
+        "On the dashed diagonal the detector raises exactly as many false alarms as promised; "
+        "above the grey band it breaks its promise, within the band it keeps it up to the luck of "
+        "the draw."
     )
-    alt = "Counted against promised false-alarm rate, with the diagonal and the band of a sound detector"
+    alt = (
+        "Counted against promised false-alarm rate, with the diagonal and the band of a sound "
+        "detector"
+    )
     return Picture(
         draw.svg(figure, alt),
         "Calibration",
@@ -162,7 +176,9 @@ def _calibration(found: Values, arrays: Arrays) -> Picture:
 
 
 def kept(found: Values) -> bool | None:
-    """Whether the counted false-alarm rate is within what a sound detector shows, or below; None if unknown."""
+    """Whether the counted false-alarm rate is within what a sound detector shows, or below; None if
+    unknown.
+    """
     alarm = part(found, "false_alarm")
     value, high = number(alarm.get("value")), number(alarm.get("high"))
     return None if value is None or high is None else value <= high
@@ -177,10 +193,9 @@ def _outliers(outliers: Values) -> Table:
         )
         rows.append((str(name), count(scores.get("count")), *cells))
     caption = (
-        "AUROC: chance that an outlier has a higher energy than a test example (0.5 is guessing, 1 is perfect). AUPR: "
-        "precision averaged over recall. FPR95: share of outliers that pass where 95 % of the test examples pass; "
-        "smaller is better. "
-        "± is one standard error."
+        "AUROC: chance that an outlier has a higher energy than a test example (0.5 is guessing, 1 "
+        "is perfect). AUPR: precision averaged over recall. FPR95: share of outliers that pass "
+        "where 95 % of the test examples pass; smaller is better. ± is one standard error."
     )
     return Table(
         "How well outliers are found",

@@ -1,8 +1,9 @@
 """Arrays to plots: pure functions, no global state.
 
-A plot is a matplotlib `Figure` drawn in the colours below. `svg` turns it into markup in which every one of these
-colours is a CSS variable, so that one drawing serves a light and a dark page, and in which text stays text. Plots are
-about as wide as a phone (360 units), so that their letters keep their size there; wide pages set several side by side.
+A plot is a matplotlib `Figure` drawn in the colours below. `svg` turns it into markup in which
+every one of these colours is a CSS variable, so that one drawing serves a light and a dark page,
+and in which text stays text. Plots are about as wide as a phone (360 units), so that their letters
+keep their size there; wide pages set several side by side.
 """
 
 import html
@@ -92,7 +93,9 @@ def tick(value: float, _: Any = None) -> str:
 
 
 def svg(figure: Figure, alt: str) -> str:
-    """The figure as an <svg> element for use inside a page: no id shared between figures, no fonts, no addresses."""
+    """The figure as an <svg> element for use inside a page: no id shared between figures, no fonts,
+    no addresses.
+    """
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", dpi=216, metadata={"Date": None})
@@ -118,7 +121,7 @@ def _font(found: re.Match[str]) -> str:
     return f"font-size: {found[1]}" if found[1] else "font-family: inherit"
 
 
-# ---- distributions -------------------------------------------------------------------------------------------------
+# ---- distributions -------------------------------------------------------------------------------
 
 
 def finite(values: Array | Sequence[float]) -> Array:
@@ -130,7 +133,9 @@ def finite(values: Array | Sequence[float]) -> Array:
 def histogram(
     sets: Sequence[tuple[Array, str]], window: tuple[float, float], x: str, height: float = 250
 ) -> Figure:
-    """Overlaid densities. sets: (values, colour name). Each integrates to one over all of its values, drawn or not."""
+    """Overlaid densities. sets: (values, colour name). Each integrates to one over all of its
+    values, drawn or not.
+    """
     figure, axes = blank(height=height)
     edges = np.linspace(*window, 49)
     for values, colour in sets:
@@ -149,7 +154,9 @@ def histogram(
 def window(
     core: Sequence[Array], others: Sequence[Array] = (), reach: float = 3.0
 ) -> tuple[float, float]:
-    """An axis that shows 99 % of the core sets, and 98 % of each other set whose middle lies within `reach` widths."""
+    """An axis that shows 99 % of the core sets, and 98 % of each other set whose middle lies within
+    `reach` widths.
+    """
     inner = (
         [v for v in map(finite, core) if len(v)]
         or [v for v in map(finite, others) if len(v)]
@@ -178,7 +185,9 @@ def calibration(
     high: Array | None,
     point: tuple[float, float] | None,
 ) -> Figure:
-    """Empirical against nominal false-alarm rate in the band of a sound detector. point: (nominal, value) in use."""
+    """Empirical against nominal false-alarm rate in the band of a sound detector. point: (nominal,
+    value) in use.
+    """
     figure, axes = blank(height=320)
     order = np.argsort(nominal)
     top = float(np.nanmax(np.concatenate([finite(nominal), finite(empirical)]))) * 1.04
@@ -207,7 +216,9 @@ def bars(counts: Sequence[float], names: Sequence[str]) -> Figure:
 
 
 def ranges(rows: Sequence[tuple[str, float, float, float, str]]) -> Figure:
-    """One line per set from low to high with a dot at its middle. rows: (name, low, middle, high, colour name)."""
+    """One line per set from low to high with a dot at its middle. rows: (name, low, middle, high,
+    colour name).
+    """
     figure, axes = blank(height=46 + 22.0 * len(rows))
     for i, (_, low, middle, high, colour) in enumerate(rows):
         axes.plot(
@@ -236,7 +247,7 @@ def _names(axes: Axes, names: Sequence[str]) -> None:
     axes.grid(False, axis="y")
 
 
-# ---- points in the plane -------------------------------------------------------------------------------------------
+# ---- points in the plane -------------------------------------------------------------------------
 
 
 def frame(points: Array) -> Limits:
@@ -270,7 +281,9 @@ def scatter(points: Array, limits: Limits, colour: str) -> Figure:
 
 
 def paths(film: Array, data: Array | None) -> Figure:
-    """Paths of chains (frames, chains, 2) over the data: a ring where each starts, a dot where it ends."""
+    """Paths of chains (frames, chains, 2) over the data: a ring where each starts, a dot where it
+    ends.
+    """
     ends = [film.reshape(-1, 2)] if data is None else [film.reshape(-1, 2), data]
     limits = frame(np.concatenate(ends))
     figure, axes = blank(height=_height(limits))
@@ -362,7 +375,9 @@ def field(
 
 
 def _levels(energy: Array) -> tuple[Array, Array]:
-    """The energy above its floor, and the heights to draw: up to 95 % of the map, and to 15 at most."""
+    """The energy above its floor, and the heights to draw: up to 95 % of the map, and to 15 at
+    most.
+    """
     energy = np.asarray(energy, dtype=np.float64)
     seen = finite(energy)
     if not len(seen):

@@ -1,4 +1,6 @@
-"""The energy over the plane, for two-dimensional data: contours with data and samples, and the field −∇E."""
+"""The energy over the plane, for two-dimensional data: contours with data and samples, and the
+field −∇E.
+"""
 
 from lowland.report import figures as draw
 from lowland.report.blocks import Panels, Picture, Section, Text
@@ -8,7 +10,10 @@ DATA, SAMPLES = (
     "#ffffff",
     "#f2893f",
 )  # dots that stand out on the dark lowlands, on a light page and on a dark one
-HEIGHTS = "Colours give the energy above its lowest point; in the highest 5 % of the map, and above 15, they do not change."
+HEIGHTS = (
+    "Colours give the energy above its lowest point; in the highest 5 % of the map, and above 15, "
+    "they do not change."
+)
 
 
 def landscape(arrays: Arrays) -> Section | None:
@@ -37,7 +42,10 @@ def landscape(arrays: Arrays) -> Section | None:
     if in_plane(points) and in_plane(vectors) and len(points) == len(vectors):
         figure = draw.field(points, vectors, x, y, energy)
         alt = f"Vector field of minus the gradient of the energy at {len(points)} points"
-        caption = "Arrows point the way a chain is pushed; stronger colour is a stronger push. They should lead to the data."
+        caption = (
+            "Arrows point the way a chain is pushed; stronger colour is a stronger push. They "
+            "should lead to the data."
+        )
         pictures.append(Picture(draw.svg(figure, alt), "Downhill: −∇E", caption))
     else:
         section.blocks.append(Text("No vector field was stored in this run.", absent=True))

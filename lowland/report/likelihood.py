@@ -1,4 +1,6 @@
-"""The likelihood and its certificate: log Z along the path in both directions, and what the gap says."""
+"""The likelihood and its certificate: log Z along the path in both directions, and what the gap
+says.
+"""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,8 +31,8 @@ def likelihood(values: Values, arrays: Arrays) -> Section | None:
     log_z, test = part(values, "log_z"), part(values, "test")
     verdict = str(log_z.get("verdict") or "not certified: nothing is known of log Z")
     section.lead = (
-        f"Test log-likelihood {estimate(test)} nats per example ({test.get('data')}), {count(test.get('count'))} examples. "
-        f"{_bracket(log_z, test)}"
+        f"Test log-likelihood {estimate(test)} nats per example ({test.get('data')}), "
+        f"{count(test.get('count'))} examples. {_bracket(log_z, test)}"
     )
     tone = "" if log_z.get("certified") else "The likelihood is "
     section.blocks.append(
@@ -69,18 +71,24 @@ def _bracket(log_z: Values, test: Values) -> str:
     if log_z.get("method") == "enumeration":
         return f"log Z = {show(log_z.get('value'), 7)} is exact: {log_z.get('details')}."
     return (
-        f"log Z lies between {show(log_z.get('lower'), 6)} and {show(log_z.get('upper'), 6)}, so the mean over these examples "
-        f"lies between {show(test.get('lower'), 5)} and {show(test.get('upper'), 5)}. One run went from {log_z.get('base')} "
-        f"to the energy, one back from {log_z.get('draws')}; {count(log_z.get('rungs'))} rungs, by {log_z.get('sampler')}."
+        f"log Z lies between {show(log_z.get('lower'), 6)} and {show(log_z.get('upper'), 6)}, so "
+        f"the mean over these examples lies between {show(test.get('lower'), 5)} and "
+        f"{show(test.get('upper'), 5)}. One run went from {log_z.get('base')} to the energy, one "
+        f"back from {log_z.get('draws')}; {count(log_z.get('rungs'))} rungs, by "
+        f"{log_z.get('sampler')}."
     )
 
 
 def _pictures(betas: Array, forward: Array, reverse: Array) -> list[Picture]:
     keys = (("from the base", "data"), ("back from the energy", "model"))
-    whole = "Both runs begin where log Z is known, at 0. A run that lost its way ends elsewhere than the other."
+    whole = (
+        "Both runs begin where log Z is known, at 0. A run that lost its way ends elsewhere than "
+        "the other."
+    )
     apart = (
-        "The same curves, less their mean. The forward run lags below and the reverse run above; where they part is where "
-        "the path is hard, and how far they end apart is the gap of the certificate."
+        "The same curves, less their mean. The forward run lags below and the reverse run above; "
+        "where they part is where the path is hard, and how far they end apart is the gap of the "
+        "certificate."
     )
     return [
         Picture(draw.svg(course(betas, forward, reverse), "log Z against inverse temperature, both directions"),
@@ -119,9 +127,10 @@ def _directions(log_z: Values) -> Table:
         ess = f"{count(run.get('ess'))} of {count(log_z.get('chains'))}"
         rows.append((words, estimate(run), ess, show(run.get("acceptance"), 3)))
     caption = (
-        "A log mean weight is an estimate of log Z that errs low in the one direction and high in the other. The certificate "
-        "reaches from the low end of the first to the high end of the second; it is believed if they agree, weights are worth "
-        "enough chains, and the reverse run began at draws of the energy."
+        "A log mean weight is an estimate of log Z that errs low in the one direction and high in "
+        "the other. The certificate reaches from the low end of the first to the high end of the "
+        "second; it is believed if they agree, weights are worth enough chains, and the reverse "
+        "run began at draws of the energy."
     )
     return Table(
         "Both directions", ("run", "log Z", "weights worth", "acceptance"), rows, caption=caption

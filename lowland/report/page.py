@@ -1,7 +1,8 @@
 """The run directory to one HTML file.
 
 `write_report` reads recipe.json, log.jsonl, time.jsonl and, where they exist, evaluation.json,
-likelihood.json and the arrays beside them; nothing else, and no live object. The page is written whole or not at all.
+likelihood.json and the arrays beside them; nothing else, and no live object. The page is written
+whole or not at all.
 """
 
 import shlex
@@ -40,33 +41,41 @@ from lowland.run import Run, RunError
 
 ENDS = {"good": "in good health", "warn": "with a warning standing", "bad": "in bad health"}
 GLOSSARY = {
-    "Energy": "A number for every point; low is likely. The model is p(x) ∝ exp(−E(x)): lower by one is e times as likely.",
-    "Chain": "A point that a sampler moves, step after step, downhill and with noise, until it is a sample.",
+    "Energy": "A number for every point; low is likely. The model is p(x) ∝ exp(−E(x)): lower by one is "
+    "e times as likely.",
+    "Chain": "A point that a sampler moves, step after step, downhill and with noise, until it is a "
+    "sample.",
     "Update": "One change of the weights. In each update the chains move by several steps.",
-    "Gap": "Mean energy of samples less that of data. Near zero the model cannot tell them apart, which is what training "
-    "aims for; a gap near zero alone is no proof of good samples.",
+    "Gap": "Mean energy of samples less that of data. Near zero the model cannot tell them apart, "
+    "which is what training aims for; a gap near zero alone is no proof of good samples.",
     "Movement": "How far chains travel in an update. Near zero they are frozen.",
     "Border share": "The share of pixels (or coordinates) that sit at the end of their range.",
     "Acceptance": "The share of proposed steps that an exact sampler accepts.",
-    "Buffer age": "For how many steps the kept chains have been running since they were last started afresh.",
+    "Buffer age": "For how many steps the kept chains have been running since they were last started "
+    "afresh.",
     "Gradient norm": "The size of the change that the loss asks of the weights.",
-    "Health": "Good, warn or bad: the verdict on each logged step. A bad step can lead to a rollback to an earlier state.",
-    "Hidden unit": "A unit of a Boltzmann machine that no data set shows: it learns to stand for a feature.",
-    "Fantasy particle": "A chain of a Boltzmann machine kept running through training: what the machine imagines.",
-    "Judge": "A classifier trained on real images, apart from the energy, that is asked what the samples show.",
+    "Health": "Good, warn or bad: the verdict on each logged step. A bad step can lead to a rollback to "
+    "an earlier state.",
+    "Hidden unit": "A unit of a Boltzmann machine that no data set shows: it learns to stand for a "
+    "feature.",
+    "Fantasy particle": "A chain of a Boltzmann machine kept running through training: what the machine "
+    "imagines.",
+    "Judge": "A classifier trained on real images, apart from the energy, that is asked what the "
+    "samples show.",
     "False alarm": "A genuine example that the detector calls an outlier.",
-    "Standard error": "How far a figure would typically move if measured again on fresh examples; written after ±.",
+    "Standard error": "How far a figure would typically move if measured again on fresh examples; written after "
+    "±.",
     "AUROC": "The chance that a random outlier has a higher energy than a random test example.",
-    "PSNR": "Peak signal-to-noise ratio in decibels: how close a restored image is to the original. Ten more is a tenth of "
-    "the squared error.",
+    "PSNR": "Peak signal-to-noise ratio in decibels: how close a restored image is to the original. "
+    "Ten more is a tenth of the squared error.",
 }
 
 
 def write_report(run_path: str | Path) -> Path:
     """Write RUN/report.html from what the run directory holds, and return its path.
 
-    One self-contained file: no network, no scripts, pictures inside. Parts that the run does not have are named in a
-    sentence each. Raises RunError if there is no run at `run_path`.
+    One self-contained file: no network, no scripts, pictures inside. Parts that the run does not
+    have are named in a sentence each. Raises RunError if there is no run at `run_path`.
     """
     run = Run.open(run_path)
     source = files("lowland.report").joinpath("template.html").read_text(encoding="utf-8")
@@ -123,7 +132,9 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def evaluation(run: Run, stem: str = "evaluation") -> tuple[dict[str, Any], Arrays, list[str]]:
-    """What a verb left in STEM.json and STEM.safetensors; empty where missing, with a sentence where damaged."""
+    """What a verb left in STEM.json and STEM.safetensors; empty where missing, with a sentence
+    where damaged.
+    """
     values: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     problems = []
@@ -143,11 +154,13 @@ def evaluation(run: Run, stem: str = "evaluation") -> tuple[dict[str, Any], Arra
     return values, arrays, problems
 
 
-# ---- header --------------------------------------------------------------------------------------------------------
+# ---- header --------------------------------------------------------------------------------------
 
 
 def elapsed(rows: Rows) -> float | None:
-    """Seconds of training: the furthest that its clock got. A resumed run goes on from its checkpoint's time."""
+    """Seconds of training: the furthest that its clock got. A resumed run goes on from its
+    checkpoint's time.
+    """
     clock = [t for t in (number(row.get("seconds")) for row in rows) if t is not None]
     return max(clock, default=None)
 
@@ -221,7 +234,10 @@ def _alarm_card(found: Values) -> list[Card]:
     if not alarm:
         return []
     tone = {True: "good", False: "bad", None: ""}[detection.kept(found)]
-    note = f"at most {percent(found.get('nominal'), 0)} promised; up to {percent(alarm.get('high'))} is the luck of the draw"
+    note = (
+        f"at most {percent(found.get('nominal'), 0)} promised; up to {percent(alarm.get('high'))} "
+        "is the luck of the draw"
+    )
     return [Card("False alarms", percent(alarm.get("value")), note, tone)]
 
 

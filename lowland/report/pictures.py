@@ -1,4 +1,6 @@
-"""Images to pictures: arrays (N, C, H, W) in [0, 1] are tiled into one sheet and become a PNG, pixel for pixel."""
+"""Images to pictures: arrays (N, C, H, W) in [0, 1] are tiled into one sheet and become a PNG,
+pixel for pixel.
+"""
 
 import base64
 import html
@@ -37,7 +39,9 @@ def rgb(images: Array) -> Array:
 
 
 def heat(images: Array, top: float) -> Array:
-    """(N, C, H, W) of sizes to colours (N, H, W, 3): black at zero, bright at `top`, channels averaged."""
+    """(N, C, H, W) of sizes to colours (N, H, W, 3): black at zero, bright at `top`, channels
+    averaged.
+    """
     sizes = np.nan_to_num(np.asarray(images, dtype=np.float64)).mean(axis=1)
     return np.asarray(matplotlib.colormaps["inferno"](np.clip(sizes / max(top, 1e-12), 0, 1)))[
         ..., :3
@@ -71,7 +75,9 @@ def image(sheet: Array, alt: str, widest: int = 504) -> str:
 
 
 def row(images: Array, alt: str, widest: int = 440) -> str:
-    """Images side by side as one <img>; wherever they are not known they have the colour of the unknown."""
+    """Images side by side as one <img>; wherever they are not known they have the colour of the
+    unknown.
+    """
     return image(tile(rgb(images), len(images)), alt, widest)
 
 

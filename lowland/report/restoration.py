@@ -39,7 +39,10 @@ def restoration(values: Values, arrays: Arrays) -> Section:
         section.blocks.append(Text("Restoration was not evaluated in this run.", absent=True))
         return section
     if number(found.get("count")) is not None:
-        section.lead = f"Measured on {plural(int(found['count']), 'test image')} that the energy was not fitted to."
+        section.lead = (
+            f"Measured on {plural(int(found['count']), 'test image')} that the energy was not "
+            "fitted to."
+        )
     for task in names:
         title = title_of(task)
         rows = _rows(task, arrays)
@@ -71,8 +74,8 @@ def _caption(task: str, arrays: Arrays) -> str:
     if mask is not None or (seen is not None and np.isnan(seen).any()):
         meaning += " What was hidden is blue-grey."
     return (
-        f"{meaning} Each column is one image; each draw is one possible answer, the mean is their average, and the spread "
-        f"is bright where answers differ."
+        f"{meaning} Each column is one image; each draw is one possible answer, the mean is their "
+        "average, and the spread is bright where answers differ."
     )
 
 
@@ -117,10 +120,19 @@ def _table(title: str, measured: Values) -> Table:
         (str(m), *(estimate(part(measured, k).get(m), share=k in shares) for k in keys))
         for m in methods
     ]
-    caption = "PSNR: closeness to the original, higher is better; for inpainting, in the hidden pixels alone."
+    caption = (
+        "PSNR: closeness to the original, higher is better; for inpainting, in the hidden pixels "
+        "alone."
+    )
     if "class_consistency" in keys:
-        caption += " Same class: share of answers that the judge, a classifier, puts into the class of the original."
+        caption += (
+            " Same class: share of answers that the judge, a classifier, puts into the class of "
+            "the original."
+        )
     if "coverage" in keys:
-        caption += " Coverage: share of the pixels on which draws differ whose true value lies in its 90 % interval."
+        caption += (
+            " Coverage: share of the pixels on which draws differ whose true value lies in its 90 "
+            "% interval."
+        )
     head = ("method", *(names.get(k, k.replace("_", " ")) for k in keys))
     return Table(f"{title} in figures", head, rows, caption=f"{caption} ± is one standard error.")

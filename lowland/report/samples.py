@@ -1,6 +1,7 @@
 """Samples beside data, the chains that led to them, and their nearest training examples.
 
-Each function takes what the evaluation left behind and returns a section; what is absent becomes one sentence.
+Each function takes what the evaluation left behind and returns a section; what is absent becomes
+one sentence.
 """
 
 from typing import Any
@@ -31,7 +32,8 @@ MEASURES = (  # key, name, how to read it
     (
         "judge_test_accuracy",
         "The judge's accuracy on test data",
-        "The judge is a classifier of real images, trained apart from the energy; its word is worth this much.",
+        "The judge is a classifier of real images, trained apart from the energy; its word is "
+        "worth this much.",
     ),
     (
         "confident",
@@ -46,35 +48,38 @@ MEASURES = (  # key, name, how to read it
     (
         "class_entropy",
         "Evenness over classes",
-        "Entropy of the called classes as a share of the largest possible; 100 % is perfectly even.",
+        "Entropy of the called classes as a share of the largest possible; 100 % is perfectly "
+        "even.",
     ),
     (
         "neighbour_ratio",
         "Nearest-neighbour ratio",
-        "Median distance to the nearest training example, samples against test data: near 1 is as new as fresh data, far "
-        "below 1 is copying, far above 1 is off the data.",
+        "Median distance to the nearest training example, samples against test data: near 1 is as "
+        "new as fresh data, far below 1 is copying, far above 1 is off the data.",
     ),
     (
         "copies",
         "Possible copies",
-        "Samples nearer to a training example than all but the closest 1 % of the test data; as many as expected is no "
-        "sign of copying.",
+        "Samples nearer to a training example than all but the closest 1 % of the test data; as "
+        "many as expected is no sign of copying.",
     ),
     (
         "mmd",
         "Squared maximum mean discrepancy",
-        "Distance between the laws of samples and of test data; zero on average when they are equal, so it may fall below.",
+        "Distance between the laws of samples and of test data; zero on average when they are "
+        "equal, so it may fall below.",
     ),
     (
         "frechet",
         "Fréchet distance",
-        "Distance between Gaussians fitted to samples and to test data as they are, without a network: no FID. Smaller is "
-        "better.",
+        "Distance between Gaussians fitted to samples and to test data as they are, without a "
+        "network: no FID. Smaller is better.",
     ),
     (
         "gap",
         "Energy gap",
-        "Mean energy of samples less that of test data; near 0 the energy does not tell them apart.",
+        "Mean energy of samples less that of test data; near 0 the energy does not tell them "
+        "apart.",
     ),
 )
 SHARES = ("judge_test_accuracy", "confident", "agreement", "class_entropy")
@@ -120,7 +125,10 @@ def _how_drawn(measured: Values) -> str:
     if not measured:
         return ""
     starts = {"noise": " from fresh noise", "chains": " from the chains kept during training"}
-    words = f"{count(measured.get('count'))} samples were drawn{starts.get(str(measured.get('start')), '')}"
+    words = (
+        f"{count(measured.get('count'))} samples were "
+        f"drawn{starts.get(str(measured.get('start')), '')}"
+    )
     if number(measured.get("steps")) is not None:
         words += (
             f", with {count(measured['steps'])} steps of {measured.get('sampler', 'the sampler')}"
@@ -172,8 +180,8 @@ def _class_bars(counts: list[float], names: list[str]) -> Picture:
     names = names[: len(counts)]
     words = ", ".join(f"{name} {amount:.0f}" for name, amount in zip(names, counts, strict=True))
     caption = (
-        "How many samples the judge assigns to each class. The dashed line is an equal share; a class with hardly any "
-        "samples is one that the energy has lost."
+        "How many samples the judge assigns to each class. The dashed line is an equal share; a "
+        "class with hardly any samples is one that the energy has lost."
     )
     alt = f"Bar chart of samples per called class: {words}"
     return Picture(draw.svg(draw.bars(counts, names), alt), "Samples per class", caption)
@@ -240,7 +248,10 @@ def _columns(found: Array, data: Array | None) -> list[Any]:
                 keys=keys,
             )
         )
-    words = f"The data are not images: {plural(len(pictures), 'column')} of {found.shape[1]} are shown instead."
+    words = (
+        f"The data are not images: {plural(len(pictures), 'column')} of {found.shape[1]} are shown "
+        "instead."
+    )
     return [Text(words), Panels(pictures)]
 
 
@@ -301,7 +312,7 @@ def _on_features(compared: Values) -> Table:
     )
 
 
-# ---- chains --------------------------------------------------------------------------------------------------------
+# ---- chains --------------------------------------------------------------------------------------
 
 
 def chains(arrays: Arrays) -> Section:
@@ -323,8 +334,8 @@ def chains(arrays: Arrays) -> Section:
             for head, i in zip(heads, chosen, strict=True)
         ]
         caption = (
-            "Each row is one chain, each column a number of steps. A healthy chain finds a clean image and goes on changing; "
-            "one that stands still is stuck."
+            "Each row is one chain, each column a number of steps. A healthy chain finds a clean "
+            "image and goes on changing; one that stands still is stuck."
         )
         section.blocks.append(Film("From the start to the sample", caption, columns))
     elif film.ndim == 3 and film.shape[2] == 2:
@@ -344,8 +355,9 @@ def chains(arrays: Arrays) -> Section:
 def _paths(film: Array, data: Array | None, heads: list[str]) -> Picture:
     under = "" if data is None else " over the data (grey)"
     caption = (
-        f"Paths of {plural(film.shape[1], 'chain')}{under}: from the ring, after {heads[0]} steps, to the dot, after "
-        f"{heads[-1]}, seen at {len(film)} moments. They should end where the data are."
+        f"Paths of {plural(film.shape[1], 'chain')}{under}: from the ring, after {heads[0]} steps, "
+        f"to the dot, after {heads[-1]}, seen at {len(film)} moments. They should end where the "
+        "data are."
     )
     figure = draw.paths(film, None if data is None else data[:1000])
     return Picture(
@@ -378,7 +390,7 @@ def _point_film(film: Array, chosen: Array, heads: list[str]) -> list[Picture]:
     return pictures
 
 
-# ---- neighbours ----------------------------------------------------------------------------------------------------
+# ---- neighbours ----------------------------------------------------------------------------------
 
 
 def neighbours(arrays: Arrays) -> Section:
@@ -402,10 +414,13 @@ def neighbours(arrays: Arrays) -> Section:
         figure = draw.histogram(
             [(fresh, "data"), (own, "model")], draw.window([fresh], [own]), "distance"
         )
-        alt = f"Histograms of distances: median {show(np.median(own))} for samples, {show(np.median(fresh))} for test data"
+        alt = (
+            f"Histograms of distances: median {show(np.median(own))} for samples, "
+            f"{show(np.median(fresh))} for test data"
+        )
         caption = (
-            "If samples lie as far from the training data as fresh test data do, nothing was copied; a heap near zero would "
-            "be copies. The axis is cut to the bulk of both."
+            "If samples lie as far from the training data as fresh test data do, nothing was "
+            "copied; a heap near zero would be copies. The axis is cut to the bulk of both."
         )
         keys = (("test data", "data"), ("samples", "model"))
         items.append(
@@ -438,5 +453,8 @@ def _pairs(mine: Array, nearest: Array) -> Strips:
                 row(nearest[part_of], "The nearest training example of each sample above", 400),
             )
         )
-    caption = "Each sample stands above the training example nearest to it. Related is good; identical is a copy."
+    caption = (
+        "Each sample stands above the training example nearest to it. Related is good; identical "
+        "is a copy."
+    )
     return Strips("Samples and their nearest training examples", caption, rows)

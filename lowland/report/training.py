@@ -1,4 +1,6 @@
-"""What was trained and how, its health over time, and the training curves: recipe.json and log.jsonl as sections."""
+"""What was trained and how, its health over time, and the training curves: recipe.json and
+log.jsonl as sections.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,7 +42,9 @@ EVENTS_SHOWN = 50
 
 
 class Panel(NamedTuple):
-    """A curve to draw if it was logged. lines: (key in the log, name, colour); rare: shown only if it is ever not zero."""
+    """A curve to draw if it was logged. lines: (key in the log, name, colour); rare: shown only if
+    it is ever not zero.
+    """
 
     title: str
     caption: str
@@ -54,30 +58,35 @@ class Panel(NamedTuple):
 PANELS = (
     Panel(
         "Loss",
-        "What the optimiser minimised. For an energy-based model it is no score: a loss near zero is not convergence.",
+        "What the optimiser minimised. For an energy-based model it is no score: a loss near zero "
+        "is not convergence.",
         (("loss", "loss", "ink"),),
     ),
     Panel(
         "Energy gap",
-        "Mean energy of samples less that of data. It should settle near the zero line: far above it the chains cannot "
-        "follow the energy, far below it they have found holes that data do not fill.",
+        "Mean energy of samples less that of data. It should settle near the zero line: far above "
+        "it the chains cannot follow the energy, far below it they have found holes that data do "
+        "not fill.",
         (("gap", "gap", "ink"),),
         zero=True,
     ),
     Panel(
         "Energies",
-        "Mean energies of data (with a band of one standard deviation) and of samples. The two should run together.",
+        "Mean energies of data (with a band of one standard deviation) and of samples. The two "
+        "should run together.",
         (("energy_data", "data", "data"), ("energy_model", "samples", "model")),
     ),
     Panel(
         "Gradient norm",
-        "Size of the gradient with respect to the weights. A steady climb comes before an explosion.",
+        "Size of the gradient with respect to the weights. A steady climb comes before an "
+        "explosion.",
         (("gradient_norm", "gradient norm", "ink"),),
         log=True,
     ),
     Panel(
         "Chain movement",
-        "How far the chains travel in one update (root mean square per number). At zero they are frozen.",
+        "How far the chains travel in one update (root mean square per number). At zero they are "
+        "frozen.",
         (("movement", "movement", "model"),),
     ),
     Panel(
@@ -87,12 +96,14 @@ PANELS = (
     ),
     Panel(
         "Acceptance",
-        "Share of proposed steps that were accepted: very low wastes work. A sampler without an accept step shows one.",
+        "Share of proposed steps that were accepted: very low wastes work. A sampler without an "
+        "accept step shows one.",
         (("acceptance", "acceptance", "model"),),
     ),
     Panel(
         "Buffer age",
-        "Mean number of steps that the kept chains have run since they were last started afresh. It rises, then levels off.",
+        "Mean number of steps that the kept chains have run since they were last started afresh. "
+        "It rises, then levels off.",
         (("age", "age", "model"),),
     ),
     Panel(
@@ -109,14 +120,16 @@ PANELS = (
     ),
     Panel(
         "Updates refused",
-        "Updates since the row before whose loss or gradient was not finite; they were not applied. It should be zero.",
+        "Updates since the row before whose loss or gradient was not finite; they were not "
+        "applied. It should be zero.",
         (("nonfinite", "refused", "bad"),),
         plain=True,
         rare=True,
     ),
     Panel(
         "Diverged steps",
-        "Proposed chain steps since the row before that were not finite; they were rejected. It should be zero.",
+        "Proposed chain steps since the row before that were not finite; they were rejected. It "
+        "should be zero.",
         (("diverged", "diverged", "bad"),),
         plain=True,
         rare=True,
@@ -124,7 +137,7 @@ PANELS = (
 )
 
 
-# ---- recipe --------------------------------------------------------------------------------------------------------
+# ---- recipe --------------------------------------------------------------------------------------
 
 
 def trained(recipe: Values, logged: Rows) -> Section:
@@ -178,7 +191,7 @@ def _flat(values: Any, path: str = "") -> list[tuple[str, str]]:
     return [(path, text if len(text) < 80 else f"{text[:76]} …")]
 
 
-# ---- health --------------------------------------------------------------------------------------------------------
+# ---- health --------------------------------------------------------------------------------------
 
 
 def health(logged: Rows, events: Rows) -> Section:
@@ -231,8 +244,9 @@ def _timeline(logged: Rows, events: Rows, cells: list[tuple[str, float]]) -> Tim
     levels = [r["health"] for r in logged if r.get("health") in curves.LEVELS]
     shares = [f"{level} {percent(levels.count(level) / len(levels))}" for level in curves.LEVELS]
     caption = (
-        "From left to right the updates of training. Low and green is good, higher and yellow a warning, full and red bad; "
-        f"of neighbouring steps the worst is shown. Logged steps: {', '.join(shares)}."
+        "From left to right the updates of training. Low and green is good, higher and yellow a "
+        "warning, full and red bad; of neighbouring steps the worst is shown. Logged steps: "
+        f"{', '.join(shares)}."
     )
     if events:
         caption += " Numbers above refer to the events below."
@@ -263,7 +277,7 @@ def _marks(events: Rows, first: float, last: float) -> list[tuple[str, str, floa
     return [(str(a) if a == b else f"{a}–{b}", level, place) for a, b, level, place in marks]
 
 
-# ---- curves --------------------------------------------------------------------------------------------------------
+# ---- curves --------------------------------------------------------------------------------------
 
 
 def training(logged: Rows, events: Rows) -> Section:

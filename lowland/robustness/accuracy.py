@@ -1,12 +1,14 @@
 """How many points survive every attack, and whether the attacks are to be believed.
 
-A row counts as robust if no attack of several finds a point within ε at which its label is lost: the minimum over attacks, row
-by row, never the best attack's average. A model with noise is asked again with fresh noise at what the attacks found; what
-then counts for a row is the share of the answers that are right, at the attack where it is least. (The least of several noisy
-shares is biased downwards, against the defence, by no more than the noise of a share.)
+A row counts as robust if no attack of several finds a point within ε at which its label is lost:
+the minimum over attacks, row by row, never the best attack's average. A model with noise is asked
+again with fresh noise at what the attacks found; what then counts for a row is the share of the
+answers that are right, at the attack where it is least. (The least of several noisy shares is
+biased downwards, against the defence, by no more than the noise of a share.)
 
-An attack that fails proves nothing, so `sanity` asks for the signs of a defence that only hides its slopes; see Athalye,
-Carlini & Wagner (2018), https://arxiv.org/abs/1802.00420, and Carlini et al. (2019), https://arxiv.org/abs/1902.06705
+An attack that fails proves nothing, so `sanity` asks for the signs of a defence that only hides its
+slopes; see Athalye, Carlini & Wagner (2018), https://arxiv.org/abs/1802.00420, and Carlini et al.
+(2019), https://arxiv.org/abs/1902.06705
 """
 
 import dataclasses
@@ -35,7 +37,8 @@ from lowland.robustness.attacks import (
     still,
 )
 
-SLACK = 1e-5  # by which a point may be further away than ε, for rounding; a share of ε where that is above 1
+# by which a point may be further away than ε, for rounding; a share of ε where that is above 1
+SLACK = 1e-5
 MINIMUM = "minimum"
 
 
@@ -43,8 +46,8 @@ MINIMUM = "minimum"
 class Robustness:
     """What attacks left of a classifier.
 
-    right: by attack, "clean" first, the share (N,) of `evaluations` answers that were right at what the attack found; seconds:
-    by attack, per row; epsilon, norm: of the ball.
+    right: by attack, "clean" first, the share (N,) of `evaluations` answers that were right at what
+    the attack found; seconds: by attack, per row; epsilon, norm: of the ball.
     """
 
     right: dict[str, Tensor]
@@ -60,17 +63,23 @@ class Robustness:
 
     @property
     def accuracy(self) -> dict[str, Estimate]:
-        """The accuracy under each attack, and under the worst of them row by row, with standard errors."""
+        """The accuracy under each attack, and under the worst of them row by row, with standard
+        errors.
+        """
         return {name: mean(share) for name, share in (self.right | {MINIMUM: self.minimum}).items()}
 
     @property
     def majority(self) -> Estimate:
-        """The share of rows that most answers get right at every attack: the same as the minimum for a model without noise."""
+        """The share of rows that most answers get right at every attack: the same as the minimum
+        for a model without noise.
+        """
         return mean((self.minimum > 0.5).double())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the minimum over attacks, after Wilson: it is no point at 0 % and 100 % either."""
+        """95 % interval of the minimum over attacks, after Wilson: it is no point at 0 % and 100 %
+        either.
+        """
         return wilson(float(self.minimum.double().mean()), len(self.minimum))
 
     def merged(self, other: "Robustness") -> "Robustness":
@@ -79,8 +88,9 @@ class Robustness:
             other.minimum
         ):
             raise ValueError(
-                f"{len(self.minimum)} rows at {self.epsilon} and {len(other.minimum)} rows at {other.epsilon} were to be "
-                f"merged; rows, epsilon and norm must be the same; attack the same points"
+                f"{len(self.minimum)} rows at {self.epsilon} and {len(other.minimum)} rows at "
+                f"{other.epsilon} were to be merged; rows, epsilon and norm must be the same; "
+                "attack the same points"
             )
         return dataclasses.replace(
             self, right=self.right | other.right, seconds=self.seconds | other.seconds
@@ -129,7 +139,9 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
 def answers(
     model: Model, x: Tensor, labels: Tensor, *, evaluations: int = 1, batch: int = 250
 ) -> Tensor:
-    """The share (N,) of `evaluations` calls, each with the model's own fresh noise, that give the label."""
+    """The share (N,) of `evaluations` calls, each with the model's own fresh noise, that give the
+    label.
+    """
     right = torch.zeros(len(x), dtype=torch.float64)
     with still(model), torch.no_grad():
         for _ in range(evaluations):
@@ -154,12 +166,14 @@ def robust_accuracy(
 ) -> Robustness:
     """Run every attack on every row x (N, *event) with labels (N,), and count what is still right.
 
-    model: a callable x -> logits (B, K); attacks: by name (`lowland.metrics.standard`); evaluations: calls with fresh noise at
-    each point found, 1 for a model without noise; batch: rows attacked together; progress: hears the name of each attack.
-    Rows that are wrong before any attack are attacked too, and stay lost in the minimum.
+    model: a callable x -> logits (B, K); attacks: by name (`lowland.metrics.standard`);
+    evaluations: calls with fresh noise at each point found, 1 for a model without noise; batch:
+    rows attacked together; progress: hears the name of each attack. Rows that are wrong before any
+    attack are attacked too, and stay lost in the minimum.
 
-    Raises ValueError for points outside the walls, labels or shapes that do not fit, ε < 0, no attacks, and an attack that
-    comes back with points outside the ball or the walls: what it found is then no attack at this ε.
+    Raises ValueError for points outside the walls, labels or shapes that do not fit, ε < 0, no
+    attacks, and an attack that comes back with points outside the ball or the walls: what it found
+    is then no attack at this ε.
 
     >>> import torch
     >>> two, g = lambda x: torch.cat([x, 1 - x], 1), torch.Generator().manual_seed(0)
@@ -174,9 +188,10 @@ def robust_accuracy(
     named = isinstance(attacks, Mapping) and bool(attacks) and not {"clean", MINIMUM} & set(attacks)
     if not named or not counted(evaluations, batch) or norm not in ("inf", "2"):
         raise ValueError(
-            f"{len(attacks)} attacks in a {type(attacks).__name__}, {evaluations} evaluations, batches of {batch} and norm "
-            f"{norm!r} were asked for; attacks by name, none called 'clean' or '{MINIMUM}', at least one of each, and norm "
-            f"'inf' or '2' are needed; correct them"
+            f"{len(attacks)} attacks in a {type(attacks).__name__}, {evaluations} evaluations, "
+            f"batches of {batch} and norm {norm!r} were asked for; attacks by name, none called "
+            f"'clean' or '{MINIMUM}', at least one of each, and norm 'inf' or '2' are needed; "
+            "correct them"
         )
     x = x.detach()
     right = {"clean": answers(model, x, labels, evaluations=evaluations, batch=batch)}
@@ -208,8 +223,9 @@ def _check_budget(
     )
     if far > epsilon + SLACK * max(1.0, epsilon) or out:
         raise ValueError(
-            f"attack {name!r} came back with points {far:g} away{' and outside the walls' if out else ''}; allowed are "
-            f"{epsilon:g} in norm {norm} and walls {walls}; project what it finds, or count it at another epsilon"
+            f"attack {name!r} came back with points {far:g} "
+            f"away{' and outside the walls' if out else ''}; allowed are {epsilon:g} in norm "
+            f"{norm} and walls {walls}; project what it finds, or count it at another epsilon"
         )
 
 
@@ -221,7 +237,8 @@ def standard(
     queries: int = 1000,
     walls: Walls = (0.0, 1.0),
 ) -> dict[str, Attack]:
-    """The attacks on a model without noise, cheap ones first: FGSM, PGD, the CW loss, runners-up in turn, and Square or CW.
+    """The attacks on a model without noise, cheap ones first: FGSM, PGD, the CW loss, runners-up in
+    turn, and Square or CW.
 
     For a model with noise take `PGD(..., eot=20, settle=False)` instead.
     """
@@ -263,18 +280,22 @@ def sanity(
     evaluations: int = 1,
     found: Robustness | None = None,
 ) -> list[Check]:
-    """The signs by which a defence that only hides its slopes is known; each holds for one that is what it seems.
+    """The signs by which a defence that only hides its slopes is known; each holds for one that is
+    what it seems.
 
-    accuracy falls with ε, here 0, ε/2, ε, 2ε and the whole box, nowhere to rise, and ends below that of a guess, 1 / K; the
-    unbounded attack succeeds, ε being the whole box: no more than 2 % are left; more steps of the attack never help the
-    defender: 1, a quarter, all of them; black box never beats white box: what Square leaves is no less than what the white
-    attacks leave, row by row. "Nowhere" and "never" leave two standard errors of the paired difference.
-    white: the attack (PGD of 40 steps unless given); black: one without slopes (`Square` on images unless given, else that
-    check is left out); found: a `Robustness` at this ε with an attack "square" and others, not to attack again.
+    accuracy falls with ε, here 0, ε/2, ε, 2ε and the whole box, nowhere to rise, and ends below
+    that of a guess, 1 / K; the unbounded attack succeeds, ε being the whole box: no more than 2 %
+    are left; more steps of the attack never help the defender: 1, a quarter, all of them; black box
+    never beats white box: what Square leaves is no less than what the white attacks leave, row by
+    row. "Nowhere" and "never" leave two standard errors of the paired difference. white: the attack
+    (PGD of 40 steps unless given); black: one without slopes (`Square` on images unless given, else
+    that check is left out); found: a `Robustness` at this ε with an attack "square" and others, not
+    to attack again.
     """
     if walls is None:
         raise ValueError(
-            "sanity was given no walls; its last attack may move as far as they are apart; pass two numbers"
+            "sanity was given no walls; its last attack may move as far as they are apart; pass "
+            "two numbers"
         )
     guess = 1 / check_attack(model, x, labels, epsilon, walls)
     white = white or PGD(walls=walls)
@@ -327,7 +348,9 @@ def sanity(
 
 
 def _falls(shares: Sequence[Tensor]) -> bool:
-    """Whether no mean lies above the one before by more than two standard errors of their paired difference."""
+    """Whether no mean lies above the one before by more than two standard errors of their paired
+    difference.
+    """
     steps = [mean(after - before) for before, after in pairwise(shares)]
     return all(step.value <= 2 * step.error + 1e-12 for step in steps)
 

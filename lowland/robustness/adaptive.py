@@ -1,4 +1,6 @@
-"""The attack that knows of an energy on the watch: it fools a classifier with points that the energy finds likely."""
+"""The attack that knows of an energy on the watch: it fools a classifier with points that the
+energy finds likely.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +17,16 @@ FOOLED = 1e6  # rank of a fooled row above every row that is not
 
 @dataclass(frozen=True)
 class Adaptive(PGD):
-    """Fools the classifier and keeps an energy low, so that a detector that calls high energies outliers lets the point pass.
+    """Fools the classifier and keeps an energy low, so that a detector that calls high energies
+    outliers lets the point pass.
 
-        J(x') = min(margin(x'), 1) − w max(0, E(x') − m) / s,      m, s: median and spread of E at the points attacked
+        J(x') = min(margin(x'), 1) − w max(0, E(x') − m) / s,      m, s: median and spread of E at
+                                                                   the points attacked
 
-    energy: an energy or a callable (B, *event) -> (B,); weights: w, one per restart in turn. Of the points seen, the best is
-    one that is fooled and has the lowest energy. settle has no say: a fooled row may still come down.
-    Source: Carlini & Wagner (2017), https://arxiv.org/abs/1705.07263
+    energy: an energy or a callable (B, *event) -> (B,); weights: w, one per restart in turn. Of the
+    points seen, the best is one that is fooled and has the lowest energy. settle has no say: a
+    fooled row may still come down. Source: Carlini & Wagner (2017),
+    https://arxiv.org/abs/1705.07263
     """
 
     energy: Any = None
@@ -38,8 +43,9 @@ class Adaptive(PGD):
             or self.settle
         ):
             raise ValueError(
-                f"Adaptive was given a {type(self.energy).__name__} for its energy, weights {self.weights} and settle "
-                f"{self.settle}; it needs an energy or a callable, weights of at least 0 and settle=False; correct them"
+                f"Adaptive was given a {type(self.energy).__name__} for its energy, weights "
+                f"{self.weights} and settle {self.settle}; it needs an energy or a callable, "
+                "weights of at least 0 and settle=False; correct them"
             )
 
     def __call__(

@@ -1,17 +1,23 @@
-"""Attacks on classifiers: points within ε of x whose label a classifier gets wrong, if there are any to be found.
+"""Attacks on classifiers: points within ε of x whose label a classifier gets wrong, if there are
+any to be found.
 
-An attack is a callable (model, x, labels, epsilon, *, generator) -> x', with model: (B, *event) -> logits (B, K). What it finds
-is inside the ball ‖x' − x‖ ≤ ε and inside the walls; a row for which it finds nothing still comes back as the best it saw. An
-attack that fails proves nothing. `robustness` runs several and counts the rows that survive them all.
+An attack is a callable (model, x, labels, epsilon, *, generator) -> x', with model: (B, *event) ->
+logits (B, K). What it finds is inside the ball ‖x' − x‖ ≤ ε and inside the walls; a row for which
+it finds nothing still comes back as the best it saw. An attack that fails proves nothing.
+`robustness` runs several and counts the rows that survive them all.
 
-    PGD        steps along the slope of the model's loss; one step from x is FGSM; loss = "margin" is the CW loss
+    PGD        steps along the slope of the model's loss; one step from x is FGSM; loss = "margin"
+               is the CW loss
     CW         the smallest ‖x' − x‖₂ that does it, by descent with a growing weight
     Square     no slopes at all: random squares, kept if they help
-    Adaptive   fools the classifier and keeps an energy low, to pass by a detector (`metrics.adaptive`)
-    Transfer   any of them on another model: a surrogate, or the same model with a backward of its own (BPDA)
+    Adaptive   fools the classifier and keeps an energy low, to pass by a detector
+               (`metrics.adaptive`)
+    Transfer   any of them on another model: a surrogate, or the same model with a backward of its
+               own (BPDA)
 
-A model that draws fresh noise at every call is attacked with eot = 20 or more: slopes averaged over so many calls (expectation
-over transformation; Athalye et al. 2018, https://arxiv.org/abs/1707.07397).
+A model that draws fresh noise at every call is attacked with eot = 20 or more: slopes averaged over
+so many calls (expectation over transformation; Athalye et al. 2018,
+https://arxiv.org/abs/1707.07397).
 """
 
 import math
@@ -67,7 +73,9 @@ def distance(x: Tensor, other: Tensor, norm: Norm) -> Tensor:
 def check_attack(
     model: Model, x: Tensor, labels: Tensor, epsilon: float, walls: Walls = (0.0, 1.0)
 ) -> int:
-    """Refuse points outside the walls, labels that the model does not know, logits of another form, and ε < 0. Gives K."""
+    """Refuse points outside the walls, labels that the model does not know, logits of another form,
+    and ε < 0. Gives K.
+    """
     if (
         not isinstance(x, Tensor)
         or not x.is_floating_point()
@@ -77,7 +85,8 @@ def check_attack(
     ):
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
-            f"points came as {got}; finite floating point numbers (B, *event) with B > 0 are needed; convert them"
+            f"points came as {got}; finite floating point numbers (B, *event) with B > 0 are "
+            "needed; convert them"
         )
     if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
         raise ValueError(
@@ -86,11 +95,13 @@ def check_attack(
     low, high = x.detach().aminmax()
     if walls is not None and not (len(walls) == 2 and walls[0] <= low <= high <= walls[1]):
         raise ValueError(
-            f"points reach from {low:g} to {high:g}; the walls are {walls}; rescale the points, or pass walls=None"
+            f"points reach from {low:g} to {high:g}; the walls are {walls}; rescale the points, or "
+            "pass walls=None"
         )
     if not callable(model):
         raise ValueError(
-            f"the model is a {type(model).__name__}; a classifier is called, x -> logits (B, K); pass one"
+            f"the model is a {type(model).__name__}; a classifier is called, x -> logits (B, K); "
+            "pass one"
         )
     with still(model), torch.no_grad():
         logits = model(x[:2])
@@ -107,8 +118,8 @@ def check_attack(
             else type(logits).__name__
         )
         raise ValueError(
-            f"the model gave {got} for {len(x[:2])} points; logits (B, K) with K >= 2 and no nan are needed; pass a "
-            f"classifier x -> logits"
+            f"the model gave {got} for {len(x[:2])} points; logits (B, K) with K >= 2 and no nan "
+            "are needed; pass a classifier x -> logits"
         )
     classes = logits.shape[1]
     whole = isinstance(labels, Tensor) and labels.dtype == torch.long and labels.shape == (len(x),)
@@ -120,14 +131,17 @@ def check_attack(
         )
         got += f", from {int(labels.min())} to {int(labels.max())}" if whole else ""
         raise ValueError(
-            f"labels are {got}; torch.long ({len(x)},) from 0 to {classes - 1} are needed; correct them"
+            f"labels are {got}; torch.long ({len(x)},) from 0 to {classes - 1} are needed; correct "
+            "them"
         )
     return classes
 
 
 @contextmanager
 def still(model: Model) -> Iterator[None]:
-    """Inside: the model in eval mode, no weight requires a gradient; afterwards all as it was. A plain function is as it is."""
+    """Inside: the model in eval mode, no weight requires a gradient; afterwards all as it was. A
+    plain function is as it is.
+    """
     if isinstance(model, nn.Module):
         with frozen(model):
             yield
@@ -137,20 +151,24 @@ def still(model: Model) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient ascent in a ball, from x itself or from random points of the ball; the best point seen is kept.
+    """Projected gradient ascent in a ball, from x itself or from random points of the ball; the
+    best point seen is kept.
 
-        x' ← Π(x' + α_t ε sign ∇J(x'))   ("inf"),      x' ← Π(x' + α_t ε ∇J / ‖∇J‖₂)   ("2"),      α_t = α (1 − t / steps)
+        x' ← Π(x' + α_t ε sign ∇J(x'))   ("inf"), x' ← Π(x' + α_t ε ∇J / ‖∇J‖₂) ("2"), α_t = α (1 −
+                                         t / steps)
 
-    steps; restarts: from a new random point each; step_size: α, in units of ε, long enough to cross the ball twice unless
-    given; loss: J = "cross_entropy" (as log Σ_{k≠y} exp f_k − f_y, which has its direction and does not vanish where the
-    classifier is sure), "margin" (f_k − f_y of the best other class k, the CW loss), or "targeted": the i-th restart aims at
-    the i-th runner-up; random: False starts at x, so PGD(steps=1, random=False) is FGSM; eot: calls of the model over which J
-    is averaged; settle: rows that are fooled are left alone from then on, which must be False for models with noise; walls: of
-    the points, None for none.
+    steps; restarts: from a new random point each; step_size: α, in units of ε, long enough to cross
+    the ball twice unless given; loss: J = "cross_entropy" (as log Σ_{k≠y} exp f_k − f_y, which has
+    its direction and does not vanish where the classifier is sure), "margin" (f_k − f_y of the best
+    other class k, the CW loss), or "targeted": the i-th restart aims at the i-th runner-up; random:
+    False starts at x, so PGD(steps=1, random=False) is FGSM; eot: calls of the model over which J
+    is averaged; settle: rows that are fooled are left alone from then on, which must be False for
+    models with noise; walls: of the points, None for none.
 
-    Cost: restarts · eot · steps gradients, fewer for rows that settle.
-    Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083; FGSM: Goodfellow et al. (2015),
-    https://arxiv.org/abs/1412.6572; margin: Carlini & Wagner (2017), https://arxiv.org/abs/1608.04644
+    Cost: restarts · eot · steps gradients, fewer for rows that settle. Source: Madry et al. (2018),
+    https://arxiv.org/abs/1706.06083; FGSM: Goodfellow et al. (2015),
+    https://arxiv.org/abs/1412.6572; margin: Carlini & Wagner (2017),
+    https://arxiv.org/abs/1608.04644
 
     >>> two = lambda x: torch.cat([x, -x], 1)
     >>> g, y = torch.Generator().manual_seed(0), torch.tensor([0])
@@ -173,9 +191,10 @@ class PGD:
         known = self.norm in ("inf", "2") and self.loss in ("cross_entropy", "margin", "targeted")
         if not (counted(self.steps, self.restarts, self.eot) and sized and known):
             raise ValueError(
-                f"PGD was given {self.steps} steps, {self.restarts} restarts, eot {self.eot}, step_size {self.step_size}, norm "
-                f"{self.norm!r} and loss {self.loss!r}; counts are at least 1, sizes above 0, norms 'inf' and '2', losses "
-                f"'cross_entropy', 'margin' and 'targeted'; correct them"
+                f"PGD was given {self.steps} steps, {self.restarts} restarts, eot {self.eot}, "
+                f"step_size {self.step_size}, norm {self.norm!r} and loss {self.loss!r}; counts "
+                "are at least 1, sizes above 0, norms 'inf' and '2', losses 'cross_entropy', "
+                "'margin' and 'targeted'; correct them"
             )
 
     def __call__(
@@ -225,7 +244,9 @@ class PGD:
     def look(
         self, model: Model, at: Tensor, labels: Tensor, slope: bool, turn: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None]:
-        """How good points are (B,), above 0 where the label is lost, and the slope that is climbed; means over `eot` calls."""
+        """How good points are (B,), above 0 where the label is lost, and the slope that is climbed;
+        means over `eot` calls.
+        """
         total, slopes = torch.zeros(len(at), dtype=at.dtype, device=at.device), torch.zeros_like(at)
         for _ in range(self.eot):
             with torch.set_grad_enabled(slope):
@@ -255,7 +276,9 @@ class PGD:
         return lost, (logits.gather(1, aim) - logits.gather(1, labels.unsqueeze(1))).squeeze(1)
 
     def project(self, x: Tensor, at: Tensor, epsilon: float) -> Tensor:
-        """The nearest point in the ball around x, then inside the walls, which leaves no ball whose centre is inside."""
+        """The nearest point in the ball around x, then inside the walls, which leaves no ball whose
+        centre is inside.
+        """
         gap = at - x
         gap = (
             gap.clamp(-epsilon, epsilon)
@@ -285,13 +308,15 @@ def _length(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CW:
-    """The nearest point in the Euclidean sense that is fooled, by descent with a weight that a bisection finds, row by row.
+    """The nearest point in the Euclidean sense that is fooled, by descent with a weight that a
+    bisection finds, row by row.
 
         min ‖x' − x‖₂² + c max(0, f_y − max_{k≠y} f_k + κ)
 
-    by Adam, `steps` per weight c, `searches` weights; x' stays inside the walls. κ: confidence. A point further away than ε is
-    drawn back to the ball, where it fools nobody as a rule. Cost: steps · searches gradients.
-    Source: Carlini & Wagner (2017), https://arxiv.org/abs/1608.04644 (their change of variables is here a clamp)
+    by Adam, `steps` per weight c, `searches` weights; x' stays inside the walls. κ: confidence. A
+    point further away than ε is drawn back to the ball, where it fools nobody as a rule. Cost:
+    steps · searches gradients. Source: Carlini & Wagner (2017), https://arxiv.org/abs/1608.04644
+    (their change of variables is here a clamp)
 
     >>> two = lambda x: torch.cat([x - 0.5, 0.5 - x], 1)
     >>> CW().nearest(two, torch.full((1, 1), 0.75), torch.tensor([0])).round(decimals=1)
@@ -313,7 +338,8 @@ class CW:
             and self.confidence >= 0
         ):
             raise ValueError(
-                f"{self} was asked for; counts are at least 1, rate and weight above 0; correct them"
+                f"{self} was asked for; counts are at least 1, rate and weight above 0; correct "
+                "them"
             )
 
     def __call__(
@@ -344,7 +370,9 @@ class CW:
     def _descend(
         self, model: Model, x: Tensor, labels: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The nearest fooled points seen at a weight, and how far they are; infinitely far where none was."""
+        """The nearest fooled points seen at a weight, and how far they are; infinitely far where
+        none was.
+        """
         leaf = x.clone().requires_grad_(True)
         adam = torch.optim.Adam([leaf], lr=self.rate)
         best, reach = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
@@ -366,12 +394,14 @@ class CW:
 
 @dataclass(frozen=True)
 class Square:
-    """A search without slopes, on images (B, C, H, W): a random square of ±ε is kept where it raises the margin.
+    """A search without slopes, on images (B, C, H, W): a random square of ±ε is kept where it
+    raises the margin.
 
-    It begins at vertical stripes of ±ε. The side of the squares falls with time: a share `share` of the pixels at first, halved
-    at 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the queries. A defence that falls to it and not to PGD hides its slopes.
-    settle: as in `PGD`; eot: calls averaged per query. The ball is that of the largest difference.
-    Cost: queries · eot forward passes. Source: Andriushchenko et al. (2020), https://arxiv.org/abs/1912.00049
+    It begins at vertical stripes of ±ε. The side of the squares falls with time: a share `share` of
+    the pixels at first, halved at 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the queries. A defence
+    that falls to it and not to PGD hides its slopes. settle: as in `PGD`; eot: calls averaged per
+    query. The ball is that of the largest difference. Cost: queries · eot forward passes. Source:
+    Andriushchenko et al. (2020), https://arxiv.org/abs/1912.00049
     """
 
     queries: int = 1000
@@ -393,7 +423,8 @@ class Square:
         x = x.detach()
         if x.dim() != 4:
             raise ValueError(
-                f"points have shape {tuple(x.shape)}; Square needs images (B, C, H, W); attack others by PGD"
+                f"points have shape {tuple(x.shape)}; Square needs images (B, C, H, W); attack "
+                "others by PGD"
             )
         stripes = epsilon * _signs((len(x), x.shape[1], 1, x.shape[3]), x, generator).expand_as(x)
         found = self._clamped(x + stripes)
@@ -453,8 +484,9 @@ def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> 
 
 @dataclass(frozen=True)
 class Transfer:
-    """An attack run on another model: on a surrogate that an attacker trained himself, or, as BPDA, on the same model with a
-    backward pass of its own (`Purified.bypassed`). The model attacked is not asked.
+    """An attack run on another model: on a surrogate that an attacker trained himself, or, as BPDA,
+    on the same model with a backward pass of its own (`Purified.bypassed`). The model attacked is
+    not asked.
 
     Source: Papernot, McDaniel & Goodfellow (2016), https://arxiv.org/abs/1605.07277
     """

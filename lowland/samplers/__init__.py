@@ -1,4 +1,6 @@
-"""Samplers move points downhill, with noise. One file per family; `loop` runs them, `tuning` adapts them."""
+"""Samplers move points downhill, with noise. One file per family; `loop` runs them, `tuning` adapts
+them.
+"""
 
 from lowland.samplers.acceleration import accelerate
 from lowland.samplers.ais import Weighted, ais, geometric

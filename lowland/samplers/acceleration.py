@@ -1,12 +1,15 @@
-"""Cheaper gradients of the same energy: in blocks of chains, in bfloat16, compiled. What `sample` does with its options.
+"""Cheaper gradients of the same energy: in blocks of chains, in bfloat16, compiled. What `sample`
+does with its options.
 
-chunk       gradients are taken of so many chains at a time, so that activations stay in cache (and memory is bounded);
-            noise, bits of the generator and results are those of one batch, up to the rounding of matrix products
-precision   "bfloat16": gradients come from a network run in bfloat16 (autocast), points and noise stay float32. A sampler
-            with an accept step still gets float32 energies, so it stays exact: its gradient only proposes, and any fixed
-            function of the point may do that. Other samplers get a slightly different drift, and say so here
-compile     gradients by torch.compile, which takes seconds to a minute the first time; if that fails, a warning says why
-            and sampling goes on without
+chunk       gradients are taken of so many chains at a time, so that activations stay in cache (and
+            memory is bounded); noise, bits of the generator and results are those of one batch, up
+            to the rounding of matrix products
+precision   "bfloat16": gradients come from a network run in bfloat16 (autocast), points and noise
+            stay float32. A sampler with an accept step still gets float32 energies, so it stays
+            exact: its gradient only proposes, and any fixed function of the point may do that.
+            Other samplers get a slightly different drift, and say so here
+compile     gradients by torch.compile, which takes seconds to a minute the first time; if that
+            fails, a warning says why and sampling goes on without
 """
 
 import warnings
@@ -41,7 +44,8 @@ def accelerate(
         )
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(
-            f"chunk is {chunk!r}; it is a number of chains, at least 1; leave it out for all at once"
+            f"chunk is {chunk!r}; it is a number of chains, at least 1; leave it out for all at "
+            "once"
         )
     if precision == "float32" and not compile and chunk is None:
         return energy
@@ -49,7 +53,9 @@ def accelerate(
 
 
 class Accelerated(Energy):
-    """An energy whose gradients come in blocks, in bfloat16 or compiled; its values by `forward` are those of the energy."""
+    """An energy whose gradients come in blocks, in bfloat16 or compiled; its values by `forward`
+    are those of the energy.
+    """
 
     def __init__(
         self, energy: Energy, bf16: bool, compiled: bool, chunk: int | None, exact: bool
@@ -92,7 +98,9 @@ class Accelerated(Energy):
         return value.to(x.dtype), score.to(x.dtype)
 
     def slope(self, x: Tensor) -> Tensor:
-        """Scores alone: in bfloat16 the energies of points that are not judged are not computed again."""
+        """Scores alone: in bfloat16 the energies of points that are not judged are not computed
+        again.
+        """
         if self.compiled or self.chunk is not None:
             return self._in_blocks(x)[1].to(x.dtype)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
@@ -123,7 +131,9 @@ _functions: "weakref.WeakKeyDictionary[Energy, dict[bool, Gradient]]" = weakref.
 
 
 def _compiled(energy: Energy, x: Tensor, bf16: bool) -> tuple[Tensor, Tensor]:
-    """differentiate, compiled: once per energy and precision, remembered as long as the energy lives."""
+    """differentiate, compiled: once per energy and precision, remembered as long as the energy
+    lives.
+    """
     inner: Energy = energy
     condition: tuple[Any, ...] = ()
     if isinstance(energy, Given):

@@ -1,14 +1,15 @@
-"""Annealed importance sampling: ratios of normalisers along a path of energies, in either direction.
+"""Annealed importance sampling: ratios of normalisers along a path of energies, in either
+direction.
 
-Chains start at exact draws of the first energy and follow the path. Entering an energy weighs the point, moving under it leaves
-its law as it is:
+Chains start at exact draws of the first energy and follow the path. Entering an energy weighs the
+point, moving under it leaves its law as it is:
 
     log w = Σ_k E_k(x_k) − E_{k+1}(x_k),     x_0 ~ exp(−E_0),   x_k moved from x_{k−1} under E_k
     E[w] = Z_last / Z_first      for every path, sampler and number of moves
 
-log w is below log E[w] on average (Jensen): a run from base to target bounds log Z from below, a run of the reversed path from
-draws of the target bounds it from above.
-Source: Neal (2001), https://arxiv.org/abs/physics/9803008; both directions: Grosse, Ghahramani & Adams (2015),
+log w is below log E[w] on average (Jensen): a run from base to target bounds log Z from below, a
+run of the reversed path from draws of the target bounds it from above. Source: Neal (2001),
+https://arxiv.org/abs/physics/9803008; both directions: Grosse, Ghahramani & Adams (2015),
 https://arxiv.org/abs/1511.02543
 """
 
@@ -38,9 +39,11 @@ from lowland.samplers.underdamped import MovingState
 
 
 def geometric(base: Energy, target: Energy, betas: Sequence[float]) -> list[Energy]:
-    """The path (1 − β) E_base + β E_target for each β in [0, 1]: geometric means of the two densities.
+    """The path (1 − β) E_base + β E_target for each β in [0, 1]: geometric means of the two
+    densities.
 
-    All its energies are sums of the same terms, which `ais` notices: going from one to the next then costs nothing.
+    All its energies are sums of the same terms, which `ais` notices: going from one to the next
+    then costs nothing.
 
     >>> from lowland.targets import Gaussian
     >>> path = geometric(Gaussian(), Gaussian((3.0, 0.0)), (0.0, 0.5, 1.0))
@@ -49,8 +52,8 @@ def geometric(base: Energy, target: Energy, betas: Sequence[float]) -> list[Ener
     """
     if len(betas) < 2 or not all(0 <= beta <= 1 for beta in betas):
         raise ValueError(
-            f"betas are {list(betas)}; a path needs at least two numbers from 0 (base) to 1 (target); pass for example "
-            f"torch.linspace(0, 1, 100).tolist()"
+            f"betas are {list(betas)}; a path needs at least two numbers from 0 (base) to 1 "
+            "(target); pass for example torch.linspace(0, 1, 100).tolist()"
         )
     return [Sum([base, target], [1.0 - beta, float(beta)]) for beta in betas]
 
@@ -59,9 +62,10 @@ def geometric(base: Energy, target: Energy, betas: Sequence[float]) -> list[Ener
 class Weighted:
     """Points with log weights: x (B, *event), log_weights (B,), float64.
 
-    Expectations under the last energy of the path are Σ w f(x) / Σ w. acceptance: mean rate of the moves under each energy
-    between the ends; diverged (B,): refused non-finite proposals; moves, gradients: per chain. log_ratios: log of the mean
-    weight on entering each energy of the path, the first one included, where it is 0.
+    Expectations under the last energy of the path are Σ w f(x) / Σ w. acceptance: mean rate of the
+    moves under each energy between the ends; diverged (B,): refused non-finite proposals; moves,
+    gradients: per chain. log_ratios: log of the mean weight on entering each energy of the path,
+    the first one included, where it is 0.
     """
 
     x: Tensor
@@ -79,7 +83,9 @@ class Weighted:
 
     @property
     def error(self) -> float:
-        """Standard error of log_ratio by the delta method: that of the mean weight over the mean weight."""
+        """Standard error of log_ratio by the delta method: that of the mean weight over the mean
+        weight.
+        """
         shares = torch.softmax(self.log_weights, 0) * len(self.log_weights)
         return shares.std().item() / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
 
@@ -95,8 +101,9 @@ class Weighted:
             else ""
         )
         return (
-            f"Weighted({len(self.x)} points of {tuple(self.x.shape[1:])}, log Z ratio {self.log_ratio:.4f} ± {self.error:.4f}, "
-            f"weights worth {self.ess:.1f} points, {self.moves} moves, {self.gradients:g} gradients{refused})"
+            f"Weighted({len(self.x)} points of {tuple(self.x.shape[1:])}, log Z ratio "
+            f"{self.log_ratio:.4f} ± {self.error:.4f}, weights worth {self.ess:.1f} points, "
+            f"{self.moves} moves, {self.gradients:g} gradients{refused})"
         )
 
 
@@ -109,17 +116,20 @@ def ais(
     steps: int = 1,
     progress: Callable[[int], object] | None = None,
 ) -> Weighted:
-    """Annealed importance sampling from the first energy of a path to the last: log Z_last − log Z_first, with its error.
+    """Annealed importance sampling from the first energy of a path to the last: log Z_last − log
+    Z_first, with its error.
 
-    x (B, *event): exact draws of the first energy. samplers: one for all or one per energy, each of which leaves its law as it
-    is; steps: moves under each energy between the ends (under the ends there are none); progress: called with 1 per energy
-    entered. `ais(path[::-1], ...)` from draws of the last energy goes back the same way.
-    Cost: the moves, and one gradient to enter each energy. The latter is saved where neighbours on the path are weighted sums
-    of the same terms (`geometric`, or [beta * energy for beta in ...]): every term is judged once per point, and what it said
-    is carried on. (NUTS, and gradients of categorical energies, do not carry it on and pay.)
+    x (B, *event): exact draws of the first energy. samplers: one for all or one per energy, each of
+    which leaves its law as it is; steps: moves under each energy between the ends (under the ends
+    there are none); progress: called with 1 per energy entered. `ais(path[::-1], ...)` from draws
+    of the last energy goes back the same way. Cost: the moves, and one gradient to enter each
+    energy. The latter is saved where neighbours on the path are weighted sums of the same terms
+    (`geometric`, or [beta * energy for beta in ...]): every term is judged once per point, and what
+    it said is carried on. (NUTS, and gradients of categorical energies, do not carry it on and
+    pay.)
 
-    Raises ValueError for a path of fewer than two energies, points or samplers that do not fit it, samplers that are not
-    adjusted, parallel tempering, and weights that are not numbers.
+    Raises ValueError for a path of fewer than two energies, points or samplers that do not fit it,
+    samplers that are not adjusted, parallel tempering, and weights that are not numbers.
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
@@ -150,7 +160,9 @@ def ais(
 
 
 class _Known(NamedTuple):
-    """Points x (B, *event) and what each term says of them: energies (B,) and scores (B, *event), or None."""
+    """Points x (B, *event) and what each term says of them: energies (B,) and scores (B, *event),
+    or None.
+    """
 
     x: Tensor
     values: Sequence[Tensor]
@@ -165,7 +177,9 @@ def _terms(energy: Energy) -> tuple[list[Energy], tuple[float, ...]]:
 
 
 def _parts(terms: list[Energy], weights: Sequence[float]) -> list[tuple[float, Energy]]:
-    """The same sum for scores alone: terms that write their gradient by hand one by one, the others in one pass of autograd."""
+    """The same sum for scores alone: terms that write their gradient by hand one by one, the others
+    in one pass of autograd.
+    """
     counting = [(w, term) for w, term in zip(weights, terms, strict=True) if w] or [(0.0, terms[0])]
     others = [(w, term) for w, term in counting if term.analytic is None]
     if len(others) < 2:
@@ -186,7 +200,9 @@ def _blend(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
 
 
 class _Remembering(Energy):
-    """An energy of a path that remembers, of the points it judged last, what each of its terms said of them."""
+    """An energy of a path that remembers, of the points it judged last, what each of its terms said
+    of them.
+    """
 
     def __init__(self, energy: Energy) -> None:
         super().__init__(energy.domain)
@@ -232,7 +248,9 @@ class _Remembering(Energy):
         return self.energy.sweep
 
     def settled(self, known: _Known | None, x: Tensor) -> _Known | None:
-        """What is known of x, each row of which was judged last or is where it was; None if some row is neither."""
+        """What is known of x, each row of which was judged last or is where it was; None if some
+        row is neither.
+        """
         new = self.seen
         if (
             new is not None and new.x is x
@@ -269,7 +287,9 @@ class _Recalled(Energy):
 
 
 class _Walk:
-    """Chains on their way along a path: where they are, what is known of it, what they weigh, what it cost."""
+    """Chains on their way along a path: where they are, what is known of it, what they weigh, what
+    it cost.
+    """
 
     def __init__(self, energy: Energy, kernel: Sampler, x: Tensor) -> None:
         self.energy, self.kernel = _Remembering(energy), kernel
@@ -309,13 +329,17 @@ class _Walk:
         self.energy, self.kernel, self.state = new, kernel, state
 
     def _total(self) -> None:
-        """Add up the weights of the energies entered lately, many at a time: one by one it would cost more than moving."""
+        """Add up the weights of the energies entered lately, many at a time: one by one it would
+        cost more than moving.
+        """
         if self.recent:
             self.totals.append(torch.stack(self.recent).logsumexp(1))
             self.recent = []
 
     def _enough(self, gradients: int) -> bool:
-        """Whether what is known of the points is what a kernel that starts with so many gradients wants to know."""
+        """Whether what is known of the points is what a kernel that starts with so many gradients
+        wants to know.
+        """
         return self.known is not None and (self.known.scores is not None or not gradients)
 
     def move(self, steps: int, generator: torch.Generator) -> None:
@@ -354,8 +378,9 @@ class _Walk:
 def _refuse_lost(lost: Tensor) -> None:
     if bool(lost.any()):
         raise ValueError(
-            f"{int(lost.sum())} of {len(lost)} weights are not numbers; every energy of the path must be a number, or inf at a "
-            f"point of no weight, wherever chains go; look for overflow in the energies"
+            f"{int(lost.sum())} of {len(lost)} weights are not numbers; every energy of the path "
+            "must be a number, or inf at a point of no weight, wherever chains go; look for "
+            "overflow in the energies"
         )
 
 
@@ -368,7 +393,8 @@ def _check(
 ) -> None:
     if len(path) < 2:
         raise ValueError(
-            f"the path has {len(path)} energies; a ratio needs at least two; see geometric(base, target, betas)"
+            f"the path has {len(path)} energies; a ratio needs at least two; see geometric(base, "
+            "target, betas)"
         )
     check_arguments(steps, generator, x)
     check_points(path[0], x)
@@ -376,6 +402,7 @@ def _check(
         check_domain(kernel, energy)
         if not kernel.adjusted or isinstance(kernel, ParallelTempering):
             raise ValueError(
-                f"{type(kernel).__name__} came to annealed importance sampling; every move must leave the law of its energy as "
-                f"it is, from a point alone; use MALA, HMC or, on discrete domains, BlockGibbs"
+                f"{type(kernel).__name__} came to annealed importance sampling; every move must "
+                "leave the law of its energy as it is, from a point alone; use MALA, HMC or, on "
+                "discrete domains, BlockGibbs"
             )

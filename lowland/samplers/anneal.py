@@ -29,12 +29,13 @@ def anneal(
     frames: Sequence[int] = (),
     progress: Callable[[int], object] | None = None,
 ) -> list[Trace]:
-    """Run chains through the energies of a path one after the other, `steps` in all, divided evenly. One trace per energy.
+    """Run chains through the energies of a path one after the other, `steps` in all, divided
+    evenly. One trace per energy.
 
-    samplers: one for all or one per energy. With path = [energy / T for T in temperatures] this is simulated annealing;
-    with path = [energy.given(σ) for σ in sigmas] annealed Langevin dynamics. frames: steps, counted over the whole path, whose
-    points are kept under "frames" in the trace of their rung.
-    Source: Song & Ermon (2019), algorithm 1, https://arxiv.org/abs/1907.05600
+    samplers: one for all or one per energy. With path = [energy / T for T in temperatures] this is
+    simulated annealing; with path = [energy.given(σ) for σ in sigmas] annealed Langevin dynamics.
+    frames: steps, counted over the whole path, whose points are kept under "frames" in the trace of
+    their rung. Source: Song & Ermon (2019), algorithm 1, https://arxiv.org/abs/1907.05600
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -57,12 +58,14 @@ def anneal(
 
 
 def one_each(samplers: Sampler | Sequence[Sampler], path: Sequence[Energy]) -> list[Sampler]:
-    """A sampler for each energy of a path. Raises ValueError for an empty path or lists that are not equally long."""
+    """A sampler for each energy of a path. Raises ValueError for an empty path or lists that are
+    not equally long.
+    """
     rungs = list(samplers) if isinstance(samplers, Sequence) else [samplers] * len(path)
     if len(rungs) != len(path) or not path:
         raise ValueError(
-            f"{len(rungs)} samplers came with {len(path)} energies; there must be one each, or one sampler for all; "
-            f"make the lists equally long"
+            f"{len(rungs)} samplers came with {len(path)} energies; there must be one each, or one "
+            "sampler for all; make the lists equally long"
         )
     return rungs
 
@@ -77,7 +80,8 @@ def divide_steps(steps: int, rungs: int) -> list[int]:
 
 
 def noise_ladder(sampler: Sampler, sigmas: Sequence[float]) -> list[Sampler]:
-    """Samplers whose step follows the noise level: h_i = h · (σ_i / σ_last)², the rule of annealed Langevin dynamics.
+    """Samplers whose step follows the noise level: h_i = h · (σ_i / σ_last)², the rule of annealed
+    Langevin dynamics.
 
     The step of HMC, NUTS, GHMC and Underdamped is a length, not its square: ε_i = ε · σ_i / σ_last.
 
@@ -88,7 +92,8 @@ def noise_ladder(sampler: Sampler, sigmas: Sequence[float]) -> list[Sampler]:
     base = getattr(sampler, "step_size", None)
     if base is None:
         raise ValueError(
-            f"{type(sampler).__name__} has no step size; a ladder needs one to scale; use MALA, HMC or Langevin"
+            f"{type(sampler).__name__} has no step size; a ladder needs one to scale; use MALA, "
+            "HMC or Langevin"
         )
     power = 2 if isinstance(sampler, (Langevin, LeimkuhlerMatthews, ShortRun, MALA)) else 1
     return [
@@ -97,7 +102,7 @@ def noise_ladder(sampler: Sampler, sigmas: Sequence[float]) -> list[Sampler]:
     ]
 
 
-# --------------------------------------------------------------------------------------------------- from small to large
+# ------------------------------------------------------------------------------ from small to large
 
 
 def pyramid(
@@ -110,16 +115,18 @@ def pyramid(
     smooth: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> list[Trace]:
-    """Sample images from small to large: run chains at the smallest size, enlarge them, refine, and so on. One trace per size.
+    """Sample images from small to large: run chains at the smallest size, enlarge them, refine, and
+    so on. One trace per size.
 
-    energies: from the smallest size to the largest, each with the shape (channels, sizes...) of its events; x: at the smallest;
-    samplers: one for all or one per size; steps: in all, divided evenly, or a list with those of each size. Points are
-    enlarged by repeating the nearest, or, if `smooth`, linearly in every direction; either way each new number is a mean of
-    old ones, so that points stay inside a box. What a size leaves behind is only where the next begins: a law that the
-    last sampler does not reach in its own steps is not reached.
+    energies: from the smallest size to the largest, each with the shape (channels, sizes...) of its
+    events; x: at the smallest; samplers: one for all or one per size; steps: in all, divided
+    evenly, or a list with those of each size. Points are enlarged by repeating the nearest, or, if
+    `smooth`, linearly in every direction; either way each new number is a mean of old ones, so that
+    points stay inside a box. What a size leaves behind is only where the next begins: a law that
+    the last sampler does not reach in its own steps is not reached.
 
-    Raises ValueError where a size shrinks, channels differ, nothing grows, or `smooth` meets a discrete domain.
-    Source: Gao et al. (2018), https://arxiv.org/abs/1709.08868
+    Raises ValueError where a size shrinks, channels differ, nothing grows, or `smooth` meets a
+    discrete domain. Source: Gao et al. (2018), https://arxiv.org/abs/1709.08868
 
     >>> import torch, lowland
     >>> sizes = [lowland.Function(lambda x: x.square().flatten(1).sum(1), lowland.real(1, n, n)) for n in (2, 4)]
@@ -133,7 +140,8 @@ def pyramid(
     shares = divide_steps(steps, len(energies)) if isinstance(steps, int) else list(steps)
     if len(shares) != len(energies):
         raise ValueError(
-            f"{len(shares)} numbers of steps came for {len(energies)} sizes; one each is needed; or pass a sum"
+            f"{len(shares)} numbers of steps came for {len(energies)} sizes; one each is needed; "
+            "or pass a sum"
         )
     traces: list[Trace] = []
     for energy, sampler, share in zip(energies, rungs, shares, strict=True):
@@ -153,12 +161,13 @@ def _check_growth(small: Domain, large: Domain, smooth: bool) -> None:
     )
     if not grows:
         raise ValueError(
-            f"events of {a} are followed by events of {b}; both need a shape (channels, sizes...) with equal channels and "
-            f"sizes that grow; order the energies from small to large"
+            f"events of {a} are followed by events of {b}; both need a shape (channels, sizes...) "
+            "with equal channels and sizes that grow; order the energies from small to large"
         )
     if smooth and large.kind in DISCRETE:
         raise ValueError(
-            f"smooth enlarging came to a {large.kind} domain; means of its values are none; leave smooth out"
+            f"smooth enlarging came to a {large.kind} domain; means of its values are none; leave "
+            "smooth out"
         )
 
 
@@ -170,15 +179,15 @@ def _enlarged(x: Tensor, domain: Domain, smooth: bool) -> Tensor:
     ]  # folds back the last rounding error of a mean of numbers at a wall
 
 
-# ------------------------------------------------------------------------------------------------------- the lowest point
+# --------------------------------------------------------------------------------- the lowest point
 
 
 @dataclass(frozen=True, repr=False)
 class Found:
     """What a search found: x (*event) and its energy, the lowest of all chains.
 
-    points (B, *event) and energies (B,): the lowest that each chain visited; rungs (B,): the place on the ladder of
-    temperatures where it did; temperatures; steps and gradients, per chain.
+    points (B, *event) and energies (B,): the lowest that each chain visited; rungs (B,): the place
+    on the ladder of temperatures where it did; temperatures; steps and gradients, per chain.
     """
 
     points: Tensor
@@ -198,15 +207,17 @@ class Found:
 
     @property
     def agreeing(self) -> int:
-        """How many chains came as low as the lowest, up to rounding: if it is one alone, more steps may well find lower."""
+        """How many chains came as low as the lowest, up to rounding: if it is one alone, more steps
+        may well find lower.
+        """
         lowest = self.energies.min()
         return int((self.energies <= lowest + 1e-5 * lowest.abs().clamp(min=1e-3)).sum())
 
     def __repr__(self) -> str:
         return (
-            f"Found(energy {self.energy:.6g} by {self.agreeing} of {len(self.energies)} chains, temperatures "
-            f"{self.temperatures[0]:.3g} to {self.temperatures[-1]:.3g} in {len(self.temperatures)} rungs, {self.steps} steps, "
-            f"{self.gradients:g} gradients)"
+            f"Found(energy {self.energy:.6g} by {self.agreeing} of {len(self.energies)} chains, "
+            f"temperatures {self.temperatures[0]:.3g} to {self.temperatures[-1]:.3g} in "
+            f"{len(self.temperatures)} rungs, {self.steps} steps, {self.gradients:g} gradients)"
         )
 
 
@@ -220,16 +231,20 @@ def search(
     temperatures: Sequence[float] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Found:
-    """Look for the point of lowest energy by annealing: sample exp(−E / T) while T falls, and keep the lowest point visited.
+    """Look for the point of lowest energy by annealing: sample exp(−E / T) while T falls, and keep
+    the lowest point visited.
 
-    x (B, *event): where the chains begin; steps: in all, divided evenly among the temperatures. temperatures: a ladder, such as
-    `cooling(4.0, 0.05, 20)`; unless given, 20 from 4 δ down to δ / 50 (`δ` = spread of the energies of x over √(numbers in an
-    event), about what a change of one number changes; so let x be random points). The step of a sampler that has an
-    accept step follows its acceptance from rung to rung, for a cold law is narrow; nothing here needs an invariant law.
-    Any domain: BlockGibbs, GibbsWithGradients or DMALA on discrete ones. No sampler guarantees the minimum; see `agreeing`.
+    x (B, *event): where the chains begin; steps: in all, divided evenly among the temperatures.
+    temperatures: a ladder, such as `cooling(4.0, 0.05, 20)`; unless given, 20 from 4 δ down to δ /
+    50 (`δ` = spread of the energies of x over √(numbers in an event), about what a change of one
+    number changes; so let x be random points). The step of a sampler that has an accept step
+    follows its acceptance from rung to rung, for a cold law is narrow; nothing here needs an
+    invariant law. Any domain: BlockGibbs, GibbsWithGradients or DMALA on discrete ones. No sampler
+    guarantees the minimum; see `agreeing`.
 
-    Raises ValueError for a ladder that is empty or not positive, and where all points of x have one energy and no ladder came.
-    Source: Kirkpatrick, Gelatt & Vecchi (1983), https://doi.org/10.1126/science.220.4598.671
+    Raises ValueError for a ladder that is empty or not positive, and where all points of x have one
+    energy and no ladder came. Source: Kirkpatrick, Gelatt & Vecchi (1983),
+    https://doi.org/10.1126/science.220.4598.671
 
     >>> import torch, lowland
     >>> edges = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 0]])  # a ring of five: 4 of its 5 edges can be cut
@@ -245,7 +260,8 @@ def search(
     ladder = tuple(temperatures) if temperatures is not None else _cooling_for(lowest, x)
     if not ladder:
         raise ValueError(
-            "the ladder of temperatures is empty; it needs at least one; see cooling(high, low, count)"
+            "the ladder of temperatures is empty; it needs at least one; see cooling(high, low, "
+            "count)"
         )
     rungs, gradients = torch.zeros(len(x), dtype=torch.long, device=x.device), 0.0
     for k, (temperature, share) in enumerate(
@@ -283,7 +299,8 @@ def cooling(high: float, low: float, count: int) -> tuple[float, ...]:
     positive("low", low)
     if count < 1 or low > high:
         raise ValueError(
-            f"{count} rungs from {high} to {low}; at least one is needed, from high to low; correct them"
+            f"{count} rungs from {high} to {low}; at least one is needed, from high to low; "
+            "correct them"
         )
     return (
         (*(high * (low / high) ** (i / (count - 1)) for i in range(count - 1)), low)
@@ -297,15 +314,17 @@ def _cooling_for(energies: Tensor, x: Tensor) -> tuple[float, ...]:
     spread, size = energies.double().std(correction=0).item(), energies.abs().max().item()
     if not spread > 1e-6 * size:
         raise ValueError(
-            f"the {len(x)} starting points all have one energy; a ladder of temperatures is read off their spread; start from "
-            f"random points or pass temperatures"
+            f"the {len(x)} starting points all have one energy; a ladder of temperatures is read "
+            "off their spread; start from random points or pass temperatures"
         )
     delta = spread / x[0].numel() ** 0.5
     return cooling(4 * delta, delta / 50, 20)
 
 
 def _followed(sampler: Any, trace: Trace) -> Any:
-    """The sampler with its step a little longer where more was accepted than its target, shorter where less."""
+    """The sampler with its step a little longer where more was accepted than its target, shorter
+    where less.
+    """
     target = getattr(sampler, "target", None)
     if target is None or not hasattr(sampler, "step_size") or not trace.steps:
         return sampler

@@ -1,4 +1,6 @@
-"""An automatic choice among samplers, which says what it chose and why: `tune(energy, "auto", ...)`."""
+"""An automatic choice among samplers, which says what it chose and why: `tune(energy, "auto",
+...)`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,9 @@ STUCK = 1.1  # ratio of total to within-chain spread above which chains are call
 
 @dataclass(frozen=True)
 class Pilot:
-    """A candidate, tuned and tried: effective draws per step and per gradient of its slowest quantity (see `effective`)."""
+    """A candidate, tuned and tried: effective draws per step and per gradient of its slowest
+    quantity (see `effective`).
+    """
 
     sampler: Any
     per_step: float
@@ -48,9 +52,10 @@ class Choice:
 def effective(draws: Tensor, energies: Tensor) -> tuple[float, bool]:
     """Effective draws per draw of the slowest quantity, and whether chains disagree.
 
-    draws (n, B, *event), energies (n, B). Of each coordinate and of the energy: ESS / n = V / (m · V_m), at most 1, with V the
-    variance of all draws and V_m that of the means of stretches of m draws: whole chains where there are enough of them, parts
-    of chains where there are few. Stuck chains count as slow.
+    draws (n, B, *event), energies (n, B). Of each coordinate and of the energy: ESS / n = V / (m ·
+    V_m), at most 1, with V the variance of all draws and V_m that of the means of stretches of m
+    draws: whole chains where there are enough of them, parts of chains where there are few. Stuck
+    chains count as slow.
     """
     values = torch.cat([draws.flatten(2), energies.unsqueeze(2)], 2).double()
     steps, chains = values.shape[:2]
@@ -78,17 +83,20 @@ def candidates(energy: Energy) -> list[Any]:
 
 
 def choose(energy: Energy, x: Tensor, steps: int, *, generator: torch.Generator) -> Choice:
-    """Tune each candidate on chains from x, run it, and take the one with most effective draws per gradient.
+    """Tune each candidate on chains from x, run it, and take the one with most effective draws per
+    gradient.
 
-    If its chains stay apart, a ladder of temperatures over it is tried too, and taken if its chains meet.
-    An energy that declares its conditionals is given BlockGibbs at once: exact conditionals are never refused.
+    If its chains stay apart, a ladder of temperatures over it is tried too, and taken if its chains
+    meet. An energy that declares its conditionals is given BlockGibbs at once: exact conditionals
+    are never refused.
     """
     found = candidates(energy)
     if isinstance(found[0], BlockGibbs):
         why = (
             "the energy declares its conditionals, and draws from them are never refused"
             if energy.conditional is not None or energy.sweep is not None
-            else "the domain is categorical and the energy has no `relaxed` gradient; sites go one by one, slowly"
+            else "the domain is categorical and the energy has no `relaxed` gradient; sites go one "
+            "by one, slowly"
         )
         return Choice(found[0], why, ())
     pilots = [_pilot(energy, sampler, x, steps, generator) for sampler in found]
@@ -117,7 +125,9 @@ def _rate(pilot: Pilot) -> float:
 def _pilot(
     energy: Energy, sampler: Any, x: Tensor, steps: int, generator: torch.Generator
 ) -> Pilot:
-    """Tune a sampler and try it for BUDGET gradients a step of the warm-up: short trials flatter cheap steps."""
+    """Tune a sampler and try it for BUDGET gradients a step of the warm-up: short trials flatter
+    cheap steps.
+    """
     tempered = isinstance(sampler, ParallelTempering)
     if tempered or hasattr(sampler, "step_size"):
         sampler = tune(energy, sampler, x, steps, generator=generator)

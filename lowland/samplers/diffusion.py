@@ -1,19 +1,21 @@
 """From noise to data along a path of noise levels, with noise on the way or without.
 
-Let p_σ be the law of the data with noise N(0, σ²) added, and E(x, σ) its energy. The score −∇E(x, σ) points from a noisy point
-to the expected clean one, D = x + σ² score (Tweedie). Bound over a ladder of levels, E is a path:
+Let p_σ be the law of the data with noise N(0, σ²) added, and E(x, σ) its energy. The score −∇E(x,
+σ) points from a noisy point to the expected clean one, D = x + σ² score (Tweedie). Bound over a
+ladder of levels, E is a path:
 
     sigmas = sigma_ladder(80, 0.01, 40);     path = [energy.given(sigma) for sigma in sigmas]
 
-Three ways lead down: `anneal` (Langevin at each level, no more), `predictor_corrector` (a step from level to level, then
-Langevin) and `probability_flow` (an ODE, no noise). All want x ~ p_σ at the first level, for which N(0, σ²) serves where σ is
-far above the size of the data.
+Three ways lead down: `anneal` (Langevin at each level, no more), `predictor_corrector` (a step from
+level to level, then Langevin) and `probability_flow` (an ODE, no noise). All want x ~ p_σ at the
+first level, for which N(0, σ²) serves where σ is far above the size of the data.
 
-Here levels explode: x_σ = x_0 + σ ξ. A path that preserves the variance, x_t = α_t x_0 + √(1 − α_t²) ξ, is the same path at
-another scale, x_t / α_t at σ_t = √(1 − α_t²) / α_t; `preserving` turns it into this form.
+Here levels explode: x_σ = x_0 + σ ξ. A path that preserves the variance, x_t = α_t x_0 + √(1 −
+α_t²) ξ, is the same path at another scale, x_t / α_t at σ_t = √(1 − α_t²) / α_t; `preserving` turns
+it into this form.
 
-Noise knows no walls. On a box, flow and chain run through them (`anneal` is reflected), nothing is clamped, and points that end
-outside are counted.
+Noise knows no walls. On a box, flow and chain run through them (`anneal` is reflected), nothing is
+clamped, and points that end outside are counted.
 """
 
 import math
@@ -46,9 +48,9 @@ from lowland.samplers.loop import check_arguments, run_chains
 class Diffused:
     """Points x (B, *event) at the noise level sigma, at which a path ended.
 
-    diverged (B,): moves that were refused because they were not finite; a point with any is no draw, and was left where it
-    last was finite; outside (B,): points that lie outside the domain; gradients: per point; acceptance: of the corrector, level
-    by level.
+    diverged (B,): moves that were refused because they were not finite; a point with any is no
+    draw, and was left where it last was finite; outside (B,): points that lie outside the domain;
+    gradients: per point; acceptance: of the corrector, level by level.
     """
 
     x: Tensor
@@ -64,8 +66,8 @@ class Diffused:
             f"{out} outside the domain"
         ] * (out > 0)
         return (
-            f"Diffused({len(self.x)} points of {tuple(self.x.shape[1:])} at sigma {self.sigma:g}, {self.gradients:g} gradients"
-            f"{''.join(', ' + note for note in notes)})"
+            f"Diffused({len(self.x)} points of {tuple(self.x.shape[1:])} at sigma {self.sigma:g}, "
+            f"{self.gradients:g} gradients{''.join(', ' + note for note in notes)})"
         )
 
 
@@ -84,8 +86,8 @@ def sigma_ladder(high: float, low: float, count: int, rho: float = 7.0) -> tuple
         math.isfinite(high) and high > low > 0 and count >= 2 and math.isfinite(rho) and rho > 0
     ):
         raise ValueError(
-            f"{count} levels from {high} to {low} with rho {rho} were asked for; high > low > 0, rho > 0 and at least two "
-            f"levels are needed; correct them"
+            f"{count} levels from {high} to {low} with rho {rho} were asked for; high > low > 0, "
+            "rho > 0 and at least two levels are needed; correct them"
         )
     a, b = high ** (1 / rho), low ** (1 / rho)
     return (high, *((a + i / (count - 1) * (b - a)) ** rho for i in range(1, count - 1)), low)
@@ -104,16 +106,18 @@ def probability_flow(
 
         dx/dσ = −σ score(x, σ)
 
-    order 1 is Euler's method, which is DDIM's deterministic step x' = D + (σ'/σ) (x − D); order 2 is Heun's, which averages the
-    slopes at both ends of a step. x (B, *event): draws of the first level; path: one energy per level; sigmas: falling, or
-    rising to turn data into noise. jump: from the last level on to σ = 0 by a last Euler step, to the expected clean point D.
-    The error of the map falls with the first or second power of the number of levels; the first level's law is taken on trust.
-    Cost: `order` gradients per step, one for the jump.
+    order 1 is Euler's method, which is DDIM's deterministic step x' = D + (σ'/σ) (x − D); order 2
+    is Heun's, which averages the slopes at both ends of a step. x (B, *event): draws of the first
+    level; path: one energy per level; sigmas: falling, or rising to turn data into noise. jump:
+    from the last level on to σ = 0 by a last Euler step, to the expected clean point D. The error
+    of the map falls with the first or second power of the number of levels; the first level's law
+    is taken on trust. Cost: `order` gradients per step, one for the jump.
 
-    Raises ValueError for levels that are not as many as energies, not above 0 or not in order, and scores that are not finite
-    at x; where they become so later, the point stays and is counted.
-    Source: Song et al. (2021), https://arxiv.org/abs/2011.13456; Heun's step: Karras et al. (2022), algorithm 1,
-    https://arxiv.org/abs/2206.00364; DDIM: Song, Meng & Ermon (2021), https://arxiv.org/abs/2010.02502
+    Raises ValueError for levels that are not as many as energies, not above 0 or not in order, and
+    scores that are not finite at x; where they become so later, the point stays and is counted.
+    Source: Song et al. (2021), https://arxiv.org/abs/2011.13456; Heun's step: Karras et al. (2022),
+    algorithm 1, https://arxiv.org/abs/2206.00364; DDIM: Song, Meng & Ermon (2021),
+    https://arxiv.org/abs/2010.02502
 
     >>> import torch, lowland
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
@@ -151,19 +155,23 @@ def predictor_corrector(
     jump: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Diffused:
-    """Draw along falling noise levels: at each, correct by a sampler of that level's law, then predict the next by
+    """Draw along falling noise levels: at each, correct by a sampler of that level's law, then
+    predict the next by
 
         x' = x + (σ² − σ'²) score(x, σ) + σ' √(σ² − σ'²) / σ · ξ,      ξ ~ N(0, I),
 
-    the ancestral step: the law of x' given x and a clean point, at the expected clean point D. It is exact for levels close
-    together; the corrector mends what wide ones leave, as far as its steps reach.
-    x (B, *event): draws of the first level; path and sigmas: as for `probability_flow`, falling; correctors: one for all or one
-    per level, see `noise_ladder`; steps: of the correctors in all, divided evenly among the levels (0 corrects nothing, which
-    is ancestral sampling). jump: from the last level to the expected clean point D.
-    Cost: one gradient per level and those of the correctors' steps; predictions and jump use the score that is there already.
+    the ancestral step: the law of x' given x and a clean point, at the expected clean point D. It
+    is exact for levels close together; the corrector mends what wide ones leave, as far as its
+    steps reach. x (B, *event): draws of the first level; path and sigmas: as for
+    `probability_flow`, falling; correctors: one for all or one per level, see `noise_ladder`;
+    steps: of the correctors in all, divided evenly among the levels (0 corrects nothing, which is
+    ancestral sampling). jump: from the last level to the expected clean point D. Cost: one gradient
+    per level and those of the correctors' steps; predictions and jump use the score that is there
+    already.
 
-    Raises ValueError as `probability_flow` does, for rising levels, and for a corrector that keeps no score.
-    Source: Song et al. (2021), algorithm 2 and appendix F, https://arxiv.org/abs/2011.13456
+    Raises ValueError as `probability_flow` does, for rising levels, and for a corrector that keeps
+    no score. Source: Song et al. (2021), algorithm 2 and appendix F,
+    https://arxiv.org/abs/2011.13456
 
     >>> import torch, lowland
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
@@ -196,12 +204,14 @@ def predictor_corrector(
 
 
 def preserving(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[Energy], list[float]]:
-    """A path that preserves the variance as one that explodes: the energies and the noise levels that this module takes.
+    """A path that preserves the variance as one that explodes: the energies and the noise levels
+    that this module takes.
 
-        x_t = α_t x_0 + √(1 − α_t²) ξ      is      x_t / α_t = x_0 + σ_t ξ,      σ_t = √(1 − α_t²) / α_t
+        x_t = α_t x_0 + √(1 − α_t²) ξ      is x_t / α_t = x_0 + σ_t ξ, σ_t = √(1 − α_t²) / α_t
 
-    path: E(x, t) bound at each time; alphas: α_t, rising to just below 1. The new energies take x_t / α_t, and so must the
-    start: draws of N(0, 1) for a first α near 0 are divided by it. Where a path ends, points are data with noise σ_t.
+    path: E(x, t) bound at each time; alphas: α_t, rising to just below 1. The new energies take x_t
+    / α_t, and so must the start: draws of N(0, 1) for a first α near 0 are divided by it. Where a
+    path ends, points are data with noise σ_t.
 
     >>> from lowland.targets import Gaussian
     >>> path, sigmas = preserving([Gaussian(), Gaussian()], (0.6, 0.8))  # data N(0, I) stay N(0, I) at every time
@@ -210,7 +220,8 @@ def preserving(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[En
     """
     if len(alphas) != len(path) or not all(0 < alpha < 1 for alpha in alphas):
         raise ValueError(
-            f"{len(path)} energies came with alphas {list(alphas)}; one each is needed, above 0 and below 1; correct them"
+            f"{len(path)} energies came with alphas {list(alphas)}; one each is needed, above 0 "
+            "and below 1; correct them"
         )
     energies = [
         Scaled(lift(energy), alpha, energy.domain)
@@ -243,7 +254,9 @@ class Scaled(Energy):
 def _checked(
     path: Sequence[Energy], sigmas: Sequence[float], x: Tensor, jump: bool, rising: bool = True
 ) -> tuple[Domain, list[Energy]]:
-    """The domain of the data, and the energies with walls taken down; refuses what is no path or does not fit x."""
+    """The domain of the data, and the energies with walls taken down; refuses what is no path or
+    does not fit x.
+    """
     energies = [lift(energy) for energy in path]
     falls = all(a > b for a, b in pairwise(sigmas))
     rises = rising and not jump and all(a < b for a, b in pairwise(sigmas))
@@ -255,13 +268,14 @@ def _checked(
     ):
         allowed = "falling (or, without a jump, rising)" if rising else "falling"
         raise ValueError(
-            f"{len(energies)} energies came with the noise levels {list(sigmas)}; there must be one each, above 0 and "
-            f"{allowed}; see sigma_ladder(high, low, count)"
+            f"{len(energies)} energies came with the noise levels {list(sigmas)}; there must be "
+            f"one each, above 0 and {allowed}; see sigma_ladder(high, low, count)"
         )
     domain = energies[0].domain
     if domain.kind not in CONTINUOUS:
         raise ValueError(
-            f"the domain is {domain.kind}; noise is added to real numbers; use anneal or search there"
+            f"the domain is {domain.kind}; noise is added to real numbers; use anneal or search "
+            "there"
         )
     free = [
         e if e.domain.kind == "real" else Scaled(e, 1.0, real(*e.domain.shape)) for e in energies
@@ -296,6 +310,7 @@ def _moved(x: Tensor, y: Tensor, diverged: Tensor) -> tuple[Tensor, Tensor]:
 def _score_of(state: Any, sampler: Sampler) -> Tensor:
     if not hasattr(state, "score"):
         raise ValueError(
-            f"{type(sampler).__name__} keeps no score of where its chains are; the predictor needs one; use Langevin or MALA"
+            f"{type(sampler).__name__} keeps no score of where its chains are; the predictor needs "
+            "one; use Langevin or MALA"
         )
     return state.score

@@ -1,11 +1,11 @@
 """Samplers for binary and categorical events.
 
-`BlockGibbs` draws sites from their conditionals, all sites of one colour at once. `GibbsWithGradients` and `DMALA` read off the
-gradient which changes pay, and correct by Metropolis' rule what the gradient gets wrong: the first changes one site a step, the
-second any number.
+`BlockGibbs` draws sites from their conditionals, all sites of one colour at once.
+`GibbsWithGradients` and `DMALA` read off the gradient which changes pay, and correct by Metropolis'
+rule what the gradient gets wrong: the first changes one site a step, the second any number.
 
-With d(x)_{i,k} ≈ E(x) − E(x with x_i = k), exact where E is linear in every site, both propose in proportion to
-exp(d / 2): locally balanced proposals, which need no tuning of their greed.
+With d(x)_{i,k} ≈ E(x) − E(x with x_i = k), exact where E is linear in every site, both propose in
+proportion to exp(d / 2): locally balanced proposals, which need no tuning of their greed.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,8 @@ class Points(NamedTuple):
 class LocalState(NamedTuple):
     """Chains with what each change of one site would gain.
 
-    gains: (B, sites) for flipping each site of a binary event; (B, sites, K) for setting each site to each value.
+    gains: (B, sites) for flipping each site of a binary event; (B, sites, K) for setting each site
+    to each value.
     """
 
     x: Tensor
@@ -41,15 +42,17 @@ class LocalState(NamedTuple):
 def local_state(energy: Energy, x: Tensor) -> LocalState:
     """Energies and first-order gains −ΔE of every change of one site: one gradient.
 
-    A binary event is differentiated as it is; a categorical one as one-hot floats, by the energy's `relaxed`.
+    A binary event is differentiated as it is; a categorical one as one-hot floats, by the energy's
+    `relaxed`.
     """
     if energy.domain.kind == "binary":
         value, score = differentiate(energy, x)
         return LocalState(x, value, ((1 - 2 * x) * score).flatten(1))
     if energy.relaxed is None:
         raise ValueError(
-            f"{type(energy).__name__} on a categorical domain has no gradient between its values; it needs a method "
-            f"relaxed(z) that takes one-hot floats (B, *event, {energy.domain.classes}); write one, or use BlockGibbs"
+            f"{type(energy).__name__} on a categorical domain has no gradient between its values; "
+            "it needs a method relaxed(z) that takes one-hot floats (B, *event, "
+            f"{energy.domain.classes}); write one, or use BlockGibbs"
         )
     z = one_hot(x.long(), energy.domain.classes).to(x.dtype)
     value, score = differentiate(Function(energy.relaxed), z)
@@ -65,11 +68,12 @@ def colours_of(energy: Energy, x: Tensor) -> Tensor:
 
 
 def conditional_of(energy: Energy, x: Tensor, colour: Tensor) -> Tensor:
-    """Conditionals of the sites of one colour: what the energy declares, or differences of energies.
+    """Conditionals of the sites of one colour: what the energy declares, or differences of
+    energies.
 
-    The differences take K evaluations of every site of the colour; energies that know better define `conditional`. A value at
-    which the energy is not finite has no probability.
-    Returns log-odds (B, *event) if binary, log-probabilities up to a constant (B, *event, K) if categorical.
+    The differences take K evaluations of every site of the colour; energies that know better define
+    `conditional`. A value at which the energy is not finite has no probability. Returns log-odds
+    (B, *event) if binary, log-probabilities up to a constant (B, *event, K) if categorical.
     """
     if energy.conditional is not None:
         return energy.conditional(x)
@@ -91,7 +95,9 @@ def conditional_of(energy: Energy, x: Tensor, colour: Tensor) -> Tensor:
 
 
 def draw_conditional(logits: Tensor, binary: bool, generator: torch.Generator) -> Tensor:
-    """A draw at every site: of log-odds (B, *event), or of log-probabilities (B, *event, K) by the Gumbel maximum."""
+    """A draw at every site: of log-odds (B, *event), or of log-probabilities (B, *event, K) by the
+    Gumbel maximum.
+    """
     if binary:
         return (uniform_like(logits, generator) < torch.sigmoid(logits)).to(logits.dtype)
     return (logits + _gumbel(logits, generator)).argmax(-1).to(logits.dtype)
@@ -105,15 +111,17 @@ def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
 @register("sampler")
 @dataclass(frozen=True)
 class BlockGibbs:
-    """Gibbs sampling by colours: every site is drawn from its law given all others, sites that do not meet at once.
+    """Gibbs sampling by colours: every site is drawn from its law given all others, sites that do
+    not meet at once.
 
         for each colour:  x_i ~ p(x_i | the rest) for all sites i of the colour
 
-    Leaves exp(−E) invariant. The energy declares its colouring and conditionals (lattices, Boltzmann machines do); without
-    them sites go one by one and conditionals are differences of energies, K evaluations a site: right, and slow.
-    sweeps: over all colours, per step; energies with a sweep of their own (bit-sliced lattices) pay for packing once a step.
-    Cost: no gradient; one evaluation of the energy per step.
-    Source: Geman & Geman (1984), https://doi.org/10.1109/TPAMI.1984.4767596
+    Leaves exp(−E) invariant. The energy declares its colouring and conditionals (lattices,
+    Boltzmann machines do); without them sites go one by one and conditionals are differences of
+    energies, K evaluations a site: right, and slow. sweeps: over all colours, per step; energies
+    with a sweep of their own (bit-sliced lattices) pay for packing once a step. Cost: no gradient;
+    one evaluation of the energy per step. Source: Geman & Geman (1984),
+    https://doi.org/10.1109/TPAMI.1984.4767596
     """
 
     sweeps: int = 1
@@ -143,8 +151,9 @@ class BlockGibbs:
     def _sweep(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
         if energy.domain.kind not in DISCRETE:
             raise ValueError(
-                f"BlockGibbs came to a {type(energy).__name__} on a real domain that has no block Gibbs of its own at this "
-                f"temperature; it needs one, or discrete sites; use MALA, HMC or NUTS"
+                f"BlockGibbs came to a {type(energy).__name__} on a real domain that has no block "
+                "Gibbs of its own at this temperature; it needs one, or discrete sites; use MALA, "
+                "HMC or NUTS"
             )
         for colour in [*colours_of(energy, x)] * self.sweeps:
             logits = conditional_of(energy, x, colour)
@@ -157,14 +166,15 @@ class BlockGibbs:
 @register("sampler")
 @dataclass(frozen=True)
 class GibbsWithGradients:
-    """One site at a time, chosen by what the gradient says its change would gain, then accepted or refused.
+    """One site at a time, chosen by what the gradient says its change would gain, then accepted or
+    refused.
 
         propose (i, k) with probability q(i, k | x) ∝ exp(d(x)_{i,k} / 2);
         accept with probability min(1, exp(E(x) − E(x')) q(i, x_i | x') / q(i, x'_i | x))
 
-    Leaves exp(−E) invariant. Binary energies are differentiated in x, categorical ones through `relaxed`.
-    Cost: one gradient per step.
-    Source: Grathwohl et al. (2021), https://arxiv.org/abs/2102.04509
+    Leaves exp(−E) invariant. Binary energies are differentiated in x, categorical ones through
+    `relaxed`. Cost: one gradient per step. Source: Grathwohl et al. (2021),
+    https://arxiv.org/abs/2102.04509
     """
 
     gradients: ClassVar[int] = 1
@@ -203,14 +213,16 @@ class GibbsWithGradients:
 @register("sampler")
 @dataclass(frozen=True)
 class DMALA:
-    """Discrete Langevin, accepted or refused: every site decides for itself, by the gradient and a cost of moving.
+    """Discrete Langevin, accepted or refused: every site decides for itself, by the gradient and a
+    cost of moving.
 
         q(x' | x) = Π_i softmax_k( d(x)_{i,k} / 2 − [k ≠ x_i] / (2h) )
         accept with probability min(1, exp(E(x) − E(x')) q(x | x') / q(x' | x))
 
-    Leaves exp(−E) invariant for every step size h. A large h flips many sites at once; tune finds the one at which a share of
-    0.574 is accepted. Binary energies are differentiated in x, categorical ones through `relaxed`. Cost: one gradient per step.
-    Source: Zhang, Liu & Liu (2022), https://arxiv.org/abs/2206.09914
+    Leaves exp(−E) invariant for every step size h. A large h flips many sites at once; tune finds
+    the one at which a share of 0.574 is accepted. Binary energies are differentiated in x,
+    categorical ones through `relaxed`. Cost: one gradient per step. Source: Zhang, Liu & Liu
+    (2022), https://arxiv.org/abs/2206.09914
     """
 
     step_size: float
@@ -246,7 +258,9 @@ class DMALA:
         return metropolis(state, new, log_ratio, generator)
 
     def _log_probabilities(self, state: LocalState, flat: Tensor) -> Tensor:
-        """log q of every site's choices: (B, sites, 2) to stay or flip, or (B, sites, K) to take each value."""
+        """log q of every site's choices: (B, sites, 2) to stay or flip, or (B, sites, K) to take
+        each value.
+        """
         cost = 1 / (2 * per_row(self.step_size, state.gains))
         if state.gains.dim() == 2:
             logits = state.gains / 2 - cost

@@ -26,12 +26,13 @@ from lowland.samplers.kernel import (
 def leapfrog(
     energy: Energy, state: State, p: Tensor, epsilon: Any, steps: int
 ) -> tuple[State, Tensor]:
-    """Follow Hamilton's equations for a number of leapfrog steps; position and momentum turn round at the walls of a box.
+    """Follow Hamilton's equations for a number of leapfrog steps; position and momentum turn round
+    at the walls of a box.
 
         p ← p − ε/2 ∇E(x);   steps times:  x ← x + ε p,  p ← p − ε ∇E(x)  (the last one half)
 
-    Preserves volume, and is undone by the momentum turned round. epsilon: a number or what broadcasts to x.
-    Cost: one gradient per step.
+    Preserves volume, and is undone by the momentum turned round. epsilon: a number or what
+    broadcasts to x. Cost: one gradient per step.
     """
     x, p = state.x, shifted(p, state.score, epsilon / 2)
     for left in range(steps, 0, -1):
@@ -46,16 +47,19 @@ def leapfrog(
 @register("sampler")
 @dataclass(frozen=True)
 class HMC:
-    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, each chain accepted or refused by itself.
+    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, each chain accepted or refused
+    by itself.
 
-        p ~ N(0, I);   L times:  p ← p − ε/2 S ∇E(x),  x ← x + ε S p,  p ← p − ε/2 S ∇E(x),      S = diag(scale)
+        p ~ N(0, I);   L times: p ← p − ε/2 S ∇E(x), x ← x + ε S p, p ← p − ε/2 S ∇E(x), S =
+                       diag(scale)
         accept with probability min(1, exp(H(x, p) − H(x', p'))),      H = E(x) + ‖p‖²/2
 
-    Leaves exp(−E) invariant for every step size; reflects position and momentum at the walls of a box. A trajectory of
-    length ε·L near a multiple of half a period of the target returns to where it began: jitter draws ε anew for every chain
-    and step, between (1 − jitter) and (1 + jitter) of it, which breaks such resonances.
-    scale: the diagonal metric, S² = M⁻¹. Cost: L gradients per step (the last one is carried over).
-    Source: Duane et al. (1987), https://doi.org/10.1016/0370-2693(87)91197-X; Neal (2011), https://arxiv.org/abs/1206.1901
+    Leaves exp(−E) invariant for every step size; reflects position and momentum at the walls of a
+    box. A trajectory of length ε·L near a multiple of half a period of the target returns to where
+    it began: jitter draws ε anew for every chain and step, between (1 − jitter) and (1 + jitter) of
+    it, which breaks such resonances. scale: the diagonal metric, S² = M⁻¹. Cost: L gradients per
+    step (the last one is carried over). Source: Duane et al. (1987),
+    https://doi.org/10.1016/0370-2693(87)91197-X; Neal (2011), https://arxiv.org/abs/1206.1901
     """
 
     step_size: float
@@ -76,7 +80,8 @@ class HMC:
             )
         if not 0 <= self.jitter < 1:
             raise ValueError(
-                f"jitter is {self.jitter}; it is a share of the step, from 0 to below 1; 0.2 is a common choice"
+                f"jitter is {self.jitter}; it is a share of the step, from 0 to below 1; 0.2 is a "
+                "common choice"
             )
 
     @property

@@ -1,4 +1,5 @@
-"""What all samplers share: the state of the chains, what a step reports, and the one place that accepts or refuses.
+"""What all samplers share: the state of the chains, what a step reports, and the one place that
+accepts or refuses.
 
 A sampler is a frozen dataclass with
 
@@ -6,14 +7,17 @@ A sampler is a frozen dataclass with
     step(energy, state, generator) -> (State, Info)           `gradients` gradients
     gradients: int     gradient evaluations per step          (counted by a test)
     adjusted: bool     leaves exp(−E) invariant for every step size
-    order: int | None  of the bias in the step size, for those that are not adjusted; None where there is no law to miss
+    order: int | None  of the bias in the step size, for those that are not adjusted; None where
+                       there is no law to miss
     domains: tuple     kinds of domain on which it runs
-    target: float      acceptance at which it is tuned, for those that are adjusted and have a step size
+    target: float      acceptance at which it is tuned, for those that are adjusted and have a step
+                       size
 
 The state carries energy and score of the current point, so that nothing is paid twice.
 
-A step size is one number, or (inside the library) a tensor (B,) with one per chain. `scale` is a diagonal preconditioner: one
-positive number per coordinate of the event, laid flat, in units of x; moves are made in x / scale, where the law is rounder.
+A step size is one number, or (inside the library) a tensor (B,) with one per chain. `scale` is a
+diagonal preconditioner: one positive number per coordinate of the event, laid flat, in units of x;
+moves are made in x / scale, where the law is rounder.
 """
 
 import math
@@ -41,8 +45,9 @@ class State(NamedTuple):
 class Info(NamedTuple):
     """What a step did, per chain (B,).
 
-    accept (bool); diverged (bool: the proposal was not finite, so it was refused); rate: the probability with which it was to
-    be accepted; gradients: how many this chain used, where chains differ.
+    accept (bool); diverged (bool: the proposal was not finite, so it was refused); rate: the
+    probability with which it was to be accepted; gradients: how many this chain used, where chains
+    differ.
     """
 
     accept: Tensor
@@ -99,8 +104,8 @@ def stride(step_size: Any, scale: Sequence[float] | None, x: Tensor) -> Any:
         return step
     if len(scale) != x[0].numel():
         raise ValueError(
-            f"scale has {len(scale)} numbers for events of {x[0].numel()}; it needs one per coordinate, laid flat; "
-            f"correct it, or let tune find it"
+            f"scale has {len(scale)} numbers for events of {x[0].numel()}; it needs one per "
+            "coordinate, laid flat; correct it, or let tune find it"
         )
     return step * constant(tuple(scale), x.dtype, x.device).view(x.shape[1:])
 
@@ -122,7 +127,9 @@ def shifted(x: Tensor, direction: Tensor, stride: Any) -> Tensor:
 
 
 def positive(what: str, value: Any, *, zero: bool = False) -> None:
-    """Raise ValueError unless value is a finite number above 0 (or 0, if allowed); tensors come from the library itself."""
+    """Raise ValueError unless value is a finite number above 0 (or 0, if allowed); tensors come
+    from the library itself.
+    """
     if isinstance(value, Tensor):
         return
     if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
@@ -136,7 +143,8 @@ def positive_scale(scale: Sequence[float] | None) -> None:
     """Raise ValueError unless every number of a preconditioner is finite and above 0."""
     if scale is not None and not (len(scale) and all(math.isfinite(s) and s > 0 for s in scale)):
         raise ValueError(
-            f"scale is {scale}; it needs finite numbers above 0, one per coordinate; leave it out for none"
+            f"scale is {scale}; it needs finite numbers above 0, one per coordinate; leave it out "
+            "for none"
         )
 
 
@@ -148,11 +156,12 @@ S = TypeVar(
 def metropolis(
     old: S, new: S, log_ratio: Tensor | None, generator: torch.Generator
 ) -> tuple[S, Info]:
-    """Move each chain to its proposal with probability min(1, exp(log_ratio)); the only accept/reject in the library.
+    """Move each chain to its proposal with probability min(1, exp(log_ratio)); the only
+    accept/reject in the library.
 
-    log_ratio (B,) = log π(new) q(old|new) − log π(old) q(new|old); None accepts every finite proposal and draws nothing.
-    A proposal with a non-finite number anywhere is refused, whatever its ratio, and reported as diverged. Every field of the
-    state is chosen row by row.
+    log_ratio (B,) = log π(new) q(old|new) − log π(old) q(new|old); None accepts every finite
+    proposal and draws nothing. A proposal with a non-finite number anywhere is refused, whatever
+    its ratio, and reported as diverged. Every field of the state is chosen row by row.
     """
     finite = _rows_finite(new)
     if log_ratio is None:
@@ -180,6 +189,8 @@ def select(choice: Tensor, new: S, old: S) -> S:
 
 
 def _rows_finite(state: tuple[Tensor, ...]) -> Tensor:
-    """Rows whose every number is finite: a sum of finite numbers is, unless it overflows, and then the chain has left."""
+    """Rows whose every number is finite: a sum of finite numbers is, unless it overflows, and then
+    the chain has left.
+    """
     total = sum(part.flatten(1).sum(1) if part.dim() > 1 else part for part in state)
     return torch.isfinite(total)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
 """Langevin samplers: follow the score, with noise.
 
-The overdamped Langevin diffusion dX = −∇E(X) dt + √(2T) dW leaves exp(−E/T) invariant. `Langevin` discretises it and is
-biased by its step; `LeimkuhlerMatthews` does so better at the same price; `MALA` corrects the bias by Metropolis' rule;
-`ShortRun` is the decoupled cold recipe with which most image energies have been trained, kept under its own name because it
-samples no fixed law.
+The overdamped Langevin diffusion dX = −∇E(X) dt + √(2T) dW leaves exp(−E/T) invariant. `Langevin`
+discretises it and is biased by its step; `LeimkuhlerMatthews` does so better at the same price;
+`MALA` corrects the bias by Metropolis' rule; `ShortRun` is the decoupled cold recipe with which
+most image energies have been trained, kept under its own name because it samples no fixed law.
 
 On a box all trajectories are reflected at the walls (`ShortRun` clamps, and says so).
 """
@@ -36,10 +36,11 @@ from lowland.samplers.kernel import (
 class Langevin:
     """Unadjusted Langevin (Euler–Maruyama) at a temperature; the noise is tied to the step.
 
-        y = x − h S² ∇E(x) + √(2hT) S ξ,      ξ ~ N(0, I),   S = diag(scale), the identity unless given
+        y = x − h S² ∇E(x) + √(2hT) S ξ,      ξ ~ N(0, I), S = diag(scale), the identity unless
+                                              given
 
-    Does not leave exp(−E/T) invariant: its bias is of first order in h. Cost: one gradient per step. Reflects on a box.
-    Source: Roberts & Tweedie (1996), https://doi.org/10.2307/3318418
+    Does not leave exp(−E/T) invariant: its bias is of first order in h. Cost: one gradient per
+    step. Reflects on a box. Source: Roberts & Tweedie (1996), https://doi.org/10.2307/3318418
 
     >>> Langevin(0.01)
     Langevin(step_size=0.01, temperature=1.0, scale=None)
@@ -91,7 +92,8 @@ class NoisyState(NamedTuple):
 @register("sampler")
 @dataclass(frozen=True)
 class LeimkuhlerMatthews:
-    """Unadjusted Langevin with the mean of two noises: the price of `Langevin`, a bias of one order less.
+    """Unadjusted Langevin with the mean of two noises: the price of `Langevin`, a bias of one order
+    less.
 
         y = x − h ∇E(x) + √(2h) (ξ + ξ') / 2,      ξ' ~ N(0, I) new, ξ that of the step before
 
@@ -99,9 +101,9 @@ class LeimkuhlerMatthews:
 
         (x½, ·) = reflect(x + √(h/2) ξ − h ∇E(x)),   (y, ξ') = reflect(x½ + √(h/2) ξ', ξ')
 
-    Does not leave exp(−E) invariant: its bias is of second order in h (on a Gaussian, the variance is exact).
-    Cost: one gradient per step.
-    Source: Leimkuhler & Matthews (2013), https://doi.org/10.1093/amrx/abs010
+    Does not leave exp(−E) invariant: its bias is of second order in h (on a Gaussian, the variance
+    is exact). Cost: one gradient per step. Source: Leimkuhler & Matthews (2013),
+    https://doi.org/10.1093/amrx/abs010
     """
 
     step_size: float
@@ -134,15 +136,16 @@ class LeimkuhlerMatthews:
 @register("sampler")
 @dataclass(frozen=True)
 class ShortRun:
-    """The cold short-run recipe: step and noise chosen apart, gradients clipped per number, points clamped.
+    """The cold short-run recipe: step and noise chosen apart, gradients clipped per number, points
+    clamped.
 
         y = clamp(x − step · clip(∇E(x)) + noise · ξ),      ξ ~ N(0, I)
 
-    Samples no fixed law: clipping and clamping bend it, and without them it would be exp(−E/T) at `temperature`
-    T = noise² / (2 step), far below 1 for the usual values. Use it to train and to make pictures, never to compute
-    expectations. Cost: one gradient per step.
-    clip: bound on each gradient entry, None for none; clamp: (lo, hi) or None.
-    Source: Nijkamp et al. (2019), https://arxiv.org/abs/1904.09770; Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
+    Samples no fixed law: clipping and clamping bend it, and without them it would be exp(−E/T) at
+    `temperature` T = noise² / (2 step), far below 1 for the usual values. Use it to train and to
+    make pictures, never to compute expectations. Cost: one gradient per step. clip: bound on each
+    gradient entry, None for none; clamp: (lo, hi) or None. Source: Nijkamp et al. (2019),
+    https://arxiv.org/abs/1904.09770; Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
 
     >>> ShortRun(step_size=10.0, noise=0.005).temperature
     1.25e-06
@@ -164,12 +167,15 @@ class ShortRun:
             positive("clip", self.clip)
         if self.clamp is not None and not self.clamp[0] < self.clamp[1]:
             raise ValueError(
-                f"clamp is {self.clamp}; it must be (lo, hi) with lo < hi; leave it out for no clamping"
+                f"clamp is {self.clamp}; it must be (lo, hi) with lo < hi; leave it out for no "
+                "clamping"
             )
 
     @property
     def temperature(self) -> float:
-        """The temperature that step and noise amount to where nothing is clipped: noise² / (2 step)."""
+        """The temperature that step and noise amount to where nothing is clipped: noise² / (2
+        step).
+        """
         return self.noise**2 / (2 * self.step_size)
 
     def init(self, energy: Energy, x: Tensor) -> State:
@@ -195,10 +201,12 @@ class MALA:
 
         y = x − h ∇E(x) + √(2h) ξ,      ξ ~ N(0, I)
 
-    Written as one leapfrog step of length ε = √(2h) with momentum p = ξ, which is the same proposal and the same ratio
-    q(x|y) / q(y|x), and which stays reversible when the path is reflected at the walls of a box:
+    Written as one leapfrog step of length ε = √(2h) with momentum p = ξ, which is the same proposal
+    and the same ratio q(x|y) / q(y|x), and which stays reversible when the path is reflected at the
+    walls of a box:
 
-        p½ = p − ε/2 S ∇E(x),   (y, p½) = reflect(x + ε S p½, p½),   p' = p½ − ε/2 S ∇E(y),   S = diag(scale)
+        p½ = p − ε/2 S ∇E(x),   (y, p½) = reflect(x + ε S p½, p½), p' = p½ − ε/2 S ∇E(y), S =
+                                diag(scale)
         log ratio = E(x) − E(y) + (‖p‖² − ‖p'‖²) / 2
 
     Leaves exp(−E) invariant for every step size. Cost: one gradient per step.

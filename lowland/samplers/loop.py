@@ -27,9 +27,10 @@ from lowland.samplers.recorders import Draws, Keeper
 class Trace:
     """What a run of chains left behind.
 
-    x: final points (B, *event); state: pass it back to go on; acceptance (B,): mean probability per chain that a proposal
-    was to be accepted; diverged (B,): refused non-finite proposals per chain; steps; gradients: evaluations per chain (the
-    mean over chains where they differ); kept: by keeper name.
+    x: final points (B, *event); state: pass it back to go on; acceptance (B,): mean probability per
+    chain that a proposal was to be accepted; diverged (B,): refused non-finite proposals per chain;
+    steps; gradients: evaluations per chain (the mean over chains where they differ); kept: by
+    keeper name.
     """
 
     state: Any
@@ -59,8 +60,9 @@ class Trace:
             else ""
         )
         return (
-            f"Trace({len(self.x)} chains of {tuple(self.x.shape[1:])}, {self.steps} steps, {self.gradients:g} gradients, "
-            f"acceptance {self.acceptance.mean().item():.3f}{refused})"
+            f"Trace({len(self.x)} chains of {tuple(self.x.shape[1:])}, {self.steps} steps, "
+            f"{self.gradients:g} gradients, acceptance "
+            f"{self.acceptance.mean().item():.3f}{refused})"
         )
 
 
@@ -80,12 +82,14 @@ def sample(
 ) -> Trace:
     """Run chains from x (B, *event) for a number of steps.
 
-    Same generator, same bits; five steps and five more (pass `state=trace.state`) equal ten. The module is run in eval
-    mode with frozen weights and is afterwards as it was. progress: called with 1 after every step.
-    precision ("float32" or "bfloat16"), compile, chunk (chains per gradient): cheaper gradients, see `samplers.engine`.
+    Same generator, same bits; five steps and five more (pass `state=trace.state`) equal ten. The
+    module is run in eval mode with frozen weights and is afterwards as it was. progress: called
+    with 1 after every step. precision ("float32" or "bfloat16"), compile, chunk (chains per
+    gradient): cheaper gradients, see `samplers.engine`.
 
-    Raises ValueError if x does not fit the energy's domain or the sampler does not run there, if the energy is not one (see
-    `check_energy`) or not finite at x, or if the generator lives on another device.
+    Raises ValueError if x does not fit the energy's domain or the sampler does not run there, if
+    the energy is not one (see `check_energy`) or not finite at x, or if the generator lives on
+    another device.
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -129,7 +133,9 @@ def run_chains(
     state: Any = None,
     progress: Callable[[int], object] | None = None,
 ) -> Trace:
-    """`sample` without its checks, for training loops: non-finite starts are let through, stay put and are counted."""
+    """`sample` without its checks, for training loops: non-finite starts are let through, stay put
+    and are counted.
+    """
     check_domain(sampler, energy)
     with frozen(energy):
         gradients: Any = steps * sampler.gradients
@@ -173,8 +179,8 @@ def check_domain(sampler: Sampler, energy: Energy) -> None:
             else "MALA, HMC or NUTS"
         )
         raise ValueError(
-            f"{type(sampler).__name__} came to a domain that is {energy.domain.kind}; it moves on {' or '.join(allowed)} ones; "
-            f"use {others}"
+            f"{type(sampler).__name__} came to a domain that is {energy.domain.kind}; it moves on "
+            f"{' or '.join(allowed)} ones; use {others}"
         )
 
 
@@ -191,8 +197,8 @@ def check_arguments(steps: int, generator: torch.Generator, x: Tensor) -> None:
         )
     if isinstance(x, Tensor) and generator.device.type != x.device.type:
         raise ValueError(
-            f"the generator is on {generator.device} and x on {x.device}; both must be on one device; "
-            f"make the generator with torch.Generator({x.device.type!r})"
+            f"the generator is on {generator.device} and x on {x.device}; both must be on one "
+            f"device; make the generator with torch.Generator({x.device.type!r})"
         )
     if isinstance(x, Tensor):
         check_finite(x, "starting points")

@@ -1,8 +1,10 @@
-"""The No-U-Turn sampler for many chains at once: Hamiltonian trajectories that stop when they begin to return.
+"""The No-U-Turn sampler for many chains at once: Hamiltonian trajectories that stop when they begin
+to return.
 
-A trajectory doubles, forwards or backwards by the toss of a coin, until its ends approach each other. All chains double
-together; a chain that is done leaves the batch and costs nothing more. A subtree of 2^j leaves is walked in order, with the
-momenta at the left ends of its stretches kept in at most j slots, so that no recursion is needed.
+A trajectory doubles, forwards or backwards by the toss of a coin, until its ends approach each
+other. All chains double together; a chain that is done leaves the batch and costs nothing more. A
+subtree of 2^j leaves is walked in order, with the momenta at the left ends of its stretches kept in
+at most j slots, so that no recursion is needed.
 """
 
 import math
@@ -58,10 +60,11 @@ class Tree:
 
 @dataclass
 class Subtree:
-    """What grows at one end; its rows are the chains that still grow, and a few that have stopped (not alive).
+    """What grows at one end; its rows are the chains that still grow, and a few that have stopped
+    (not alive).
 
-    Backward trajectories are walked forward with their momentum turned round. slots: momentum and position at the left ends of
-    the stretches that are still open.
+    Backward trajectories are walked forward with their momentum turned round. slots: momentum and
+    position at the left ends of the stretches that are still open.
     """
 
     chain: Tensor
@@ -97,15 +100,17 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 class NUTS:
     """The No-U-Turn sampler: HMC that finds the length of each trajectory by itself.
 
-        double the trajectory until p₋·S⁻¹(x₊ − x₋) ≤ 0 or p₊·S⁻¹(x₊ − x₋) ≤ 0, at its ends or those of a stretch within;
-        draw a point in proportion to exp(−H), the newer half preferred
+        double the trajectory until p₋·S⁻¹(x₊ − x₋) ≤ 0 or p₊·S⁻¹(x₊ − x₋) ≤ 0, at its ends or those
+        of a stretch within; draw a point in proportion to exp(−H), the newer half preferred
 
-    Leaves exp(−E) invariant for every step size and diagonal metric (scale: S² = M⁻¹); reflects at the walls of a box.
-    depth: of the tree at most. Cost: up to 2^depth − 1 gradients per step, counted per chain in Info.gradients; chains that are
-    done leave the batch as soon as they are an eighth of it. Chooses chains on the host, so it waits for a GPU at every leaf.
-    Info.diverged says that a trajectory met a point that was not finite, or an energy error above 1,000, and ended there.
-    Source: Hoffman & Gelman (2014), https://jmlr.org/papers/v15/hoffman14a.html; multinomial draws: Betancourt (2017),
-    https://arxiv.org/abs/1701.02434; without recursion: Phan, Pradhan & Jankowiak (2019), https://arxiv.org/abs/1912.11554
+    Leaves exp(−E) invariant for every step size and diagonal metric (scale: S² = M⁻¹); reflects at
+    the walls of a box. depth: of the tree at most. Cost: up to 2^depth − 1 gradients per step,
+    counted per chain in Info.gradients; chains that are done leave the batch as soon as they are an
+    eighth of it. Chooses chains on the host, so it waits for a GPU at every leaf. Info.diverged
+    says that a trajectory met a point that was not finite, or an energy error above 1,000, and
+    ended there. Source: Hoffman & Gelman (2014), https://jmlr.org/papers/v15/hoffman14a.html;
+    multinomial draws: Betancourt (2017), https://arxiv.org/abs/1701.02434; without recursion: Phan,
+    Pradhan & Jankowiak (2019), https://arxiv.org/abs/1912.11554
     """
 
     step_size: float
@@ -122,7 +127,8 @@ class NUTS:
         positive_scale(self.scale)
         if not 1 <= self.depth <= 20:
             raise ValueError(
-                f"depth is {self.depth}; it is from 1 to 20; 10 (1,023 gradients at most) is the default"
+                f"depth is {self.depth}; it is from 1 to 20; 10 (1,023 gradients at most) is the "
+                "default"
             )
 
     def init(self, energy: Energy, x: Tensor) -> State:
@@ -190,7 +196,9 @@ class NUTS:
         forward: Tensor,
         leaf_coins: torch.Generator,
     ) -> Subtree:
-        """Walk 2^level leaves from the chosen ends; returns the chains whose subtree neither turned nor diverged."""
+        """Walk 2^level leaves from the chosen ends; returns the chains whose subtree neither turned
+        nor diverged.
+        """
         sub = _sprout(tree, growing, forward[growing])
         here = energy.rows(growing) if len(growing) < len(tree.start) else energy
         for leaf in range(2**level):
@@ -229,7 +237,9 @@ class NUTS:
         self._stretches(sub, leaf)
 
     def _stretches(self, sub: Subtree, leaf: int) -> None:
-        """Open a slot at an even leaf; at an odd one, stop the rows of which a stretch that ends here returns."""
+        """Open a slot at an even leaf; at an odd one, stop the rows of which a stretch that ends
+        here returns.
+        """
         slot = (leaf >> 1).bit_count()
         if leaf % 2 == 0:
             sub.slots[slot:] = [(sub.end.p, sub.end.x)]
@@ -241,7 +251,9 @@ class NUTS:
             sub.alive &= ~self._turned(p, sub.end.p, sub.end.x - x)
 
     def _turned(self, first: Tensor, last: Tensor, way: Tensor) -> Tensor:
-        """Whether a stretch with these momenta at its ends and this way between them returns: (B,) bool."""
+        """Whether a stretch with these momenta at its ends and this way between them returns: (B,)
+        bool.
+        """
         way = way if self.scale is None else way / stride(1.0, self.scale, way)
         return (dot(first, way) <= 0) | (dot(last, way) <= 0)
 

@@ -1,4 +1,5 @@
-"""Keepers watch chains without owning them: what a trace holds besides where the chains ended, in bounded memory.
+"""Keepers watch chains without owning them: what a trace holds besides where the chains ended, in
+bounded memory.
 
 `keep=10` is short for `keep=Draws(every=10)`.
 """
@@ -59,7 +60,9 @@ class _DrawsRecorder:
 
 @dataclass(frozen=True)
 class Frames:
-    """Keep the points after the given steps (1, 2, ...), ascending: a tensor (frames, B, *event)."""
+    """Keep the points after the given steps (1, 2, ...), ascending: a tensor (frames, B,
+    *event).
+    """
 
     at: tuple[int, ...]
     name: str = "frames"
@@ -67,7 +70,8 @@ class Frames:
     def start(self, state: State, steps: int) -> "_FramesRecorder":
         if not all(1 <= step <= steps for step in self.at):
             raise ValueError(
-                f"frames were asked for at {self.at}; the run has steps 1 to {steps}; name steps among these"
+                f"frames were asked for at {self.at}; the run has steps 1 to {steps}; name steps "
+                "among these"
             )
         return _FramesRecorder(self.at, state.x.new_empty((len(self.at), *state.x.shape)))
 
@@ -109,7 +113,8 @@ class _EnergiesRecorder:
 
 @dataclass(frozen=True)
 class Moments:
-    """Keep running mean and variance over steps after `skip`, pooled over chains too, in float64 (Welford's update).
+    """Keep running mean and variance over steps after `skip`, pooled over chains too, in float64
+    (Welford's update).
 
     Result: (mean, variance, count), each moment of the event's shape.
     """
@@ -145,7 +150,9 @@ class _MomentsRecorder:
 
 @dataclass(frozen=True)
 class Lowest:
-    """Keep the lowest point that each chain has visited, its start included: (points (B, *event), energies (B,))."""
+    """Keep the lowest point that each chain has visited, its start included: (points (B, *event),
+    energies (B,)).
+    """
 
     name: str = "lowest"
 

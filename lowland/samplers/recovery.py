@@ -1,13 +1,15 @@
-"""Recovery: from a noisy point back to one that is less noisy, by the law of the second given the first.
+"""Recovery: from a noisy point back to one that is less noisy, by the law of the second given the
+first.
 
-Let x_σ be data with noise N(0, σ²) and E(x, σ) the energy of its law. Given the same point at a higher level,
-x̃ = x_σ + s ξ with s² = σ̃² − σ², it follows
+Let x_σ be data with noise N(0, σ²) and E(x, σ) the energy of its law. Given the same point at a
+higher level, x̃ = x_σ + s ξ with s² = σ̃² − σ², it follows
 
     p(x | x̃) ∝ exp(−E(x, σ) − ‖x̃ − x‖² / (2 s²)),
 
-which has one mode where s is small, although E may have many: chains from x̃ reach it in a few steps. Down a ladder of levels,
-each draw is the start of the next (`recover`), and ends as a draw of the lowest level's law.
-Source: Bengio et al. (2013), https://arxiv.org/abs/1305.6663; Gao et al. (2021), https://arxiv.org/abs/2012.08125
+which has one mode where s is small, although E may have many: chains from x̃ reach it in a few
+steps. Down a ladder of levels, each draw is the start of the next (`recover`), and ends as a draw
+of the lowest level's law. Source: Bengio et al. (2013), https://arxiv.org/abs/1305.6663; Gao et al.
+(2021), https://arxiv.org/abs/2012.08125
 """
 
 import dataclasses
@@ -28,7 +30,8 @@ from lowland.samplers.loop import check_arguments, run_chains
 
 
 class Recovery(Energy):
-    """E(x) + ‖x̃ − x‖² / (2 s²): the law of a point given a noisier one. x̃ (B, *event); s: one number, or one per row (B,).
+    """E(x) + ‖x̃ − x‖² / (2 s²): the law of a point given a noisier one. x̃ (B, *event); s: one
+    number, or one per row (B,).
 
     Rows belong to chains. Noise knows no walls, so that the domain of E is left without its own.
 
@@ -71,20 +74,22 @@ def check_levels(sigmas: Sequence[float]) -> None:
         or not 0 < sigmas[-1] <= sigmas[0] < math.inf
     ):
         raise ValueError(
-            f"sigmas are {tuple(sigmas)}; at least two noise levels above 0 are needed, falling; see "
-            f"sigma_ladder(high, low, count)"
+            f"sigmas are {tuple(sigmas)}; at least two noise levels above 0 are needed, falling; "
+            "see sigma_ladder(high, low, count)"
         )
 
 
 def steered(sampler: Sampler, spread: Tensor | float) -> Sampler:
-    """The sampler with its step in units of s²: h = step_size · s², so that one number serves all levels.
+    """The sampler with its step in units of s²: h = step_size · s², so that one number serves all
+    levels.
 
-    Raises ValueError for a sampler other than Langevin, MALA and LeimkuhlerMatthews, whose step is of that kind.
+    Raises ValueError for a sampler other than Langevin, MALA and LeimkuhlerMatthews, whose step is
+    of that kind.
     """
     if not isinstance(sampler, (Langevin, MALA, LeimkuhlerMatthews)):
         raise ValueError(
-            f"recovery came with {type(sampler).__name__}; its step follows the noise as a square, which that of Langevin, "
-            f"MALA and LeimkuhlerMatthews does; use one of them"
+            f"recovery came with {type(sampler).__name__}; its step follows the noise as a square, "
+            "which that of Langevin, MALA and LeimkuhlerMatthews does; use one of them"
         )
     return dataclasses.replace(sampler, step_size=sampler.step_size * spread**2)  # type: ignore[arg-type]
 
@@ -99,15 +104,17 @@ def recover(
     generator: torch.Generator,
     progress: Callable[[int], object] | None = None,
 ) -> Diffused:
-    """Draw down a ladder: at each level from the law of the point given where the level above ended.
+    """Draw down a ladder: at each level from the law of the point given where the level above
+    ended.
 
-    energy: of a point and a noise level, E(x, σ); sigmas: falling; x (B, *event): draws of the first level, for which N(0, σ²)
-    serves where σ is far above the size of the data; sampler: its step_size is in units of s² = σ̃² − σ²; steps: in all, divided
-    evenly among the levels below the first. The error is that of the steps at each level, and it adds up.
-    Cost: one gradient per step, and one per level.
+    energy: of a point and a noise level, E(x, σ); sigmas: falling; x (B, *event): draws of the
+    first level, for which N(0, σ²) serves where σ is far above the size of the data; sampler: its
+    step_size is in units of s² = σ̃² − σ²; steps: in all, divided evenly among the levels below the
+    first. The error is that of the steps at each level, and it adds up. Cost: one gradient per
+    step, and one per level.
 
-    Raises ValueError for levels that do not fall, a sampler whose step is no square, points that do not fit.
-    Source: Gao et al. (2021), algorithm 2, https://arxiv.org/abs/2012.08125
+    Raises ValueError for levels that do not fall, a sampler whose step is no square, points that do
+    not fit. Source: Gao et al. (2021), algorithm 2, https://arxiv.org/abs/2012.08125
 
     >>> import torch, lowland
     >>> from lowland.samplers import recover
@@ -121,7 +128,8 @@ def recover(
     check_arguments(steps, generator, x)
     if energy.domain.kind not in CONTINUOUS:
         raise ValueError(
-            f"the domain is {energy.domain.kind}; noise is added to real numbers; use anneal or search there"
+            f"the domain is {energy.domain.kind}; noise is added to real numbers; use anneal or "
+            "search there"
         )
     free = dataclasses.replace(energy.domain, kind="real", lo=-math.inf, hi=math.inf)
     check_points(Energy(free), x)

@@ -1,6 +1,8 @@
-"""Parallel tempering: replicas at several temperatures, of which the hot ones cross barriers and the cold ones count.
+"""Parallel tempering: replicas at several temperatures, of which the hot ones cross barriers and
+the cold ones count.
 
-All replicas of all chains move in one batch: R temperatures and B chains are R · B rows, ordered rung by rung.
+All replicas of all chains move in one batch: R temperatures and B chains are R · B rows, ordered
+rung by rung.
 """
 
 import dataclasses
@@ -78,16 +80,18 @@ class Tempered(Energy):
 
 
 def tempered(energy: Energy, betas: Tensor, size: int) -> Energy:
-    """The energy of R · size rows at R inverse temperatures: the energy's own (Boltzmann machines), or β E."""
+    """The energy of R · size rows at R inverse temperatures: the energy's own (Boltzmann machines),
+    or β E.
+    """
     return (
         Tempered(energy, betas, size) if energy.tempered is None else energy.tempered(betas, size)
     )
 
 
 class Tempering(NamedTuple):
-    """How replicas have travelled: swaps accepted and tried (R − 1,), as sums of probabilities and counts over chains; round
-    trips from the coldest rung to the hottest and back (B,); heading (R, B) of the replica on each rung: +1 to the hot end,
-    −1 back, 0 not yet at an end."""
+    """How replicas have travelled: swaps accepted and tried (R − 1,), as sums of probabilities and
+    counts over chains; round trips from the coldest rung to the hottest and back (B,); heading (R,
+    B) of the replica on each rung: +1 to the hot end, −1 back, 0 not yet at an end."""
 
     accepted: Tensor
     tried: Tensor
@@ -101,7 +105,9 @@ class Tempering(NamedTuple):
 
 
 class TemperedState(NamedTuple):
-    """The cold chains x and energy (B rows), all replicas (R · B rows, under β E), and the way of the replicas."""
+    """The cold chains x and energy (B rows), all replicas (R · B rows, under β E), and the way of
+    the replicas.
+    """
 
     x: Tensor
     energy: Tensor
@@ -112,18 +118,20 @@ class TemperedState(NamedTuple):
 
 @dataclass(frozen=True)
 class ParallelTempering:
-    """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all laws as they are.
+    """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all laws
+    as they are.
 
         every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, e^{Δβ ΔE}),
         for even r after even steps and odd r after odd ones,      β = 1 / T
 
-    (An energy with rungs of its own, `tempered`, as Boltzmann machines have, moves under those, and swaps by their energies.)
-    Even and odd pairs alternate, so that replicas travel instead of diffusing. Leaves exp(−E) invariant for the chains of the
-    sample (T = 1), if `sampler` leaves its law invariant; all replicas are evaluated in one batch.
-    temperatures: ascending from 1; step_sizes: one per temperature, the sampler's own unless given. `tune` sets both so that
-    all pairs swap equally often. The state reports swaps and round trips. Cost: R times that of the sampler.
-    Source: Swendsen & Wang (1986), https://doi.org/10.1103/PhysRevLett.57.2607; even and odd pairs, equal rates: Syed et al.
-    (2022), https://arxiv.org/abs/1905.02939
+    (An energy with rungs of its own, `tempered`, as Boltzmann machines have, moves under those, and
+    swaps by their energies.) Even and odd pairs alternate, so that replicas travel instead of
+    diffusing. Leaves exp(−E) invariant for the chains of the sample (T = 1), if `sampler` leaves
+    its law invariant; all replicas are evaluated in one batch. temperatures: ascending from 1;
+    step_sizes: one per temperature, the sampler's own unless given. `tune` sets both so that all
+    pairs swap equally often. The state reports swaps and round trips. Cost: R times that of the
+    sampler. Source: Swendsen & Wang (1986), https://doi.org/10.1103/PhysRevLett.57.2607; even and
+    odd pairs, equal rates: Syed et al. (2022), https://arxiv.org/abs/1905.02939
 
     >>> import torch, lowland
     >>> far = lowland.targets.GaussianMixture(means=((-6.0, 0.0), (6.0, 0.0)))
@@ -146,7 +154,8 @@ class ParallelTempering:
             positive("a temperature", temperature)
         if len(ladder) < 2 or ladder[0] != 1 or sorted(set(ladder)) != list(ladder):
             raise ValueError(
-                f"temperatures are {ladder}; they must ascend from 1 and be at least two; for example (1.0, 2.0, 4.0)"
+                f"temperatures are {ladder}; they must ascend from 1 and be at least two; for "
+                "example (1.0, 2.0, 4.0)"
             )
         for step in self.step_sizes or ():
             positive("a step size", step)
@@ -154,8 +163,9 @@ class ParallelTempering:
             len(self.step_sizes) != len(ladder) or not hasattr(self.sampler, "step_size")
         ):
             raise ValueError(
-                f"{len(self.step_sizes)} step sizes came with {len(ladder)} temperatures and {type(self.sampler).__name__}; "
-                f"there must be one each, and a sampler that has a step; correct them or leave them out"
+                f"{len(self.step_sizes)} step sizes came with {len(ladder)} temperatures and "
+                f"{type(self.sampler).__name__}; there must be one each, and a sampler that has a "
+                "step; correct them or leave them out"
             )
 
     @property
@@ -192,7 +202,9 @@ class ParallelTempering:
         return TemperedState(x, cold.energy, replicas, 0, self._departure(x))
 
     def resume(self, energy: Energy, x: Tensor) -> TemperedState:
-        """A state whose replicas are x (R · B, *event), rung by rung from the coldest: chains that go on where they were."""
+        """A state whose replicas are x (R · B, *event), rung by rung from the coldest: chains that
+        go on where they were.
+        """
         size, betas = len(x) // len(self.temperatures), self.betas(x)
         replicas = self.sampler.init(tempered(energy, betas, size), x)
         return TemperedState(
@@ -233,7 +245,8 @@ class ParallelTempering:
     def swap(
         self, state: TemperedState, generator: torch.Generator, energy: Energy | None = None
     ) -> TemperedState:
-        """Exchange neighbours: even pairs after an even number of steps, odd pairs after an odd one.
+        """Exchange neighbours: even pairs after an even number of steps, odd pairs after an odd
+        one.
 
         energy: needed where it has rungs of its own; otherwise what the state knows is enough.
         """
@@ -285,7 +298,9 @@ def rescaled(state: Any, factor: Tensor) -> Any:
 
 
 def _travelled(way: Tempering, source: Tensor, accepted: Tensor, tried: Tensor) -> Tempering:
-    """The account after a swap: replicas carry their heading along; one that comes home from the hot end has made a trip."""
+    """The account after a swap: replicas carry their heading along; one that comes home from the
+    hot end has made a trip.
+    """
     heading = way.heading.gather(0, source)
     home = heading[0] == -1
     heading[0] = 1

@@ -1,10 +1,13 @@
-"""Tuning pays the warm-up once and returns a new sampler: step size, diagonal metric, ladder of temperatures.
+"""Tuning pays the warm-up once and returns a new sampler: step size, diagonal metric, ladder of
+temperatures.
 
-    log ε_{t+1} = μ − √t / γ · H̄_t,    H̄_t = running mean of (target − rate),    answer: a weighted mean of log ε
+    log ε_{t+1} = μ − √t / γ · H̄_t,    H̄_t = running mean of (target − rate), answer: a weighted
+                                        mean of log ε
 
-is Nesterov's dual averaging; the rate is the mean acceptance probability over chains, 0 where a proposal was not finite. The
-metric is the spread of every coordinate over chains and over windows that double in length.
-Source: Hoffman & Gelman (2014), section 3.2, https://jmlr.org/papers/v15/hoffman14a.html
+is Nesterov's dual averaging; the rate is the mean acceptance probability over chains, 0 where a
+proposal was not finite. The metric is the spread of every coordinate over chains and over windows
+that double in length. Source: Hoffman & Gelman (2014), section 3.2,
+https://jmlr.org/papers/v15/hoffman14a.html
 """
 
 import dataclasses
@@ -62,14 +65,18 @@ def tune(
     generator: torch.Generator,
     say: Callable[[str], object] = print,
 ) -> Any:
-    """Warm up: find step size, diagonal metric and, for parallel tempering, the ladder. Returns a new sampler.
+    """Warm up: find step size, diagonal metric and, for parallel tempering, the ladder. Returns a
+    new sampler.
 
-    x: (B, *event) points to warm up from; they and the old sampler are left alone. steps: of the warm-up. target: acceptance
-    rate, the sampler's own unless given (0.574 for MALA and DMALA, 0.8 for HMC and NUTS). metric: set `scale` too, for samplers
-    that have one: the spreads of the coordinates over their geometric mean. Non-finite proposals count as refused.
-    With "auto" for a sampler, candidates are tuned and compared, and `say` is told which was chosen and why: see `choose`.
+    x: (B, *event) points to warm up from; they and the old sampler are left alone. steps: of the
+    warm-up. target: acceptance rate, the sampler's own unless given (0.574 for MALA and DMALA, 0.8
+    for HMC and NUTS). metric: set `scale` too, for samplers that have one: the spreads of the
+    coordinates over their geometric mean. Non-finite proposals count as refused. With "auto" for a
+    sampler, candidates are tuned and compared, and `say` is told which was chosen and why: see
+    `choose`.
 
-    Raises ValueError for samplers without an accept step, whose step cannot be judged by acceptance, or without a step size.
+    Raises ValueError for samplers without an accept step, whose step cannot be judged by
+    acceptance, or without a step size.
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -110,14 +117,16 @@ def _tunable(sampler: Any, target: float | None) -> float:
     name = type(sampler).__name__
     if not sampler.adjusted or not dataclasses.is_dataclass(sampler):
         raise ValueError(
-            f"{name} accepts every proposal; tune needs a sampler with an accept step; use MALA or HMC, or set it by hand"
+            f"{name} accepts every proposal; tune needs a sampler with an accept step; use MALA or "
+            "HMC, or set it by hand"
         )
     if not hasattr(sampler, "step_size"):
         raise ValueError(f"{name} has no step size; there is nothing to tune; use it as it is")
     target = target if target is not None else getattr(sampler, "target", 0.8)
     if not 0 < target < 1:
         raise ValueError(
-            f"target is {target}; an acceptance rate lies between 0 and 1; leave it out for the default"
+            f"target is {target}; an acceptance rate lies between 0 and 1; leave it out for the "
+            "default"
         )
     return target
 
@@ -137,7 +146,9 @@ def _first_step(
 
 
 def _windows(steps: int) -> tuple[int, list[int]]:
-    """Where learning the metric starts, and after which steps it is set: windows that double; the last tenth is the step's."""
+    """Where learning the metric starts, and after which steps it is set: windows that double; the
+    last tenth is the step's.
+    """
     begin, end = steps // 6, steps - max(steps // 10, 10)
     marks, width = [], max(steps // 12, 5)
     at = begin + width
@@ -197,7 +208,9 @@ class _Spread:
         self.count += n
 
     def scale(self) -> tuple[float, ...]:
-        """Deviations over their geometric mean, drawn a little towards equal ones where there were few points."""
+        """Deviations over their geometric mean, drawn a little towards equal ones where there were
+        few points.
+        """
         variance = self.squares / max(self.count - 1, 1)
         level = variance.mean().clamp(min=1e-300)
         kept = self.count / (self.count + 5)
@@ -213,7 +226,9 @@ def _tune_ladder(
     target: float,
     generator: torch.Generator,
 ) -> ParallelTempering:
-    """Step sizes per rung by dual averaging, temperatures so that all pairs are refused equally often, in four rounds."""
+    """Step sizes per rung by dual averaging, temperatures so that all pairs are refused equally
+    often, in four rounds.
+    """
     rungs, base = len(sampler.temperatures), sampler.sampler.step_size  # type: ignore[attr-defined]
     if sampler.step_sizes is None:
         sampler = dataclasses.replace(sampler, step_sizes=(base,) * rungs)
@@ -242,7 +257,9 @@ def _tune_ladder(
 def _respaced(
     sampler: ParallelTempering, state: Any, refused: np.ndarray
 ) -> tuple[ParallelTempering, Any]:
-    """Temperatures at equal distances of the communication barrier: the integral of the refusal rate along the ladder."""
+    """Temperatures at equal distances of the communication barrier: the integral of the refusal
+    rate along the ladder.
+    """
     barrier = np.concatenate([[0.0], np.cumsum(np.maximum(refused, 1e-3))])
     even = np.linspace(0, barrier[-1], len(barrier))
     log_t = np.log(sampler.temperatures)

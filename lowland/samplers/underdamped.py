@@ -2,7 +2,8 @@
 
     dX = P dt,   dP = −∇E(X) dt − γ P dt + √(2γ) dW      leaves exp(−E(x) − ‖p‖²/2) invariant
 
-`Underdamped` discretises it and is biased by its step, of second order; `GHMC` corrects the bias by Metropolis' rule.
+`Underdamped` discretises it and is biased by its step, of second order; `GHMC` corrects the bias by
+Metropolis' rule.
 """
 
 import math
@@ -45,7 +46,9 @@ def _momentum(state: MovingState, generator: torch.Generator) -> Tensor:
 
 
 def _damping(step_size: Any, friction: float, x: Tensor) -> tuple[Any, Any]:
-    """e^{−γh} and √(1 − e^{−2γh}): what is kept of a momentum in a time h, and what is drawn anew."""
+    """e^{−γh} and √(1 − e^{−2γh}): what is kept of a momentum in a time h, and what is drawn
+    anew.
+    """
     if isinstance(step_size, Tensor):
         time = friction * per_row(step_size, x)
         return (-time).exp(), (-(-2 * time).expm1()).sqrt()
@@ -55,14 +58,15 @@ def _damping(step_size: Any, friction: float, x: Tensor) -> tuple[Any, Any]:
 @register("sampler")
 @dataclass(frozen=True)
 class Underdamped:
-    """Underdamped Langevin by the splitting BAOAB: half a kick, half a drift, damping with noise, and both again.
+    """Underdamped Langevin by the splitting BAOAB: half a kick, half a drift, damping with noise,
+    and both again.
 
-        B: p ← p − h/2 S ∇E(x)    A: x ← x + h/2 S p    O: p ← e^{−γh} p + √(1 − e^{−2γh}) ξ    A    B
+        B: p ← p − h/2 S ∇E(x)    A: x ← x + h/2 S p O: p ← e^{−γh} p + √(1 − e^{−2γh}) ξ A B
 
-    Does not leave exp(−E) invariant: the bias of its positions is of second order in h, and smaller than that of other
-    splittings (on a Gaussian their variance is exact). Reflects position and momentum at the walls of a box.
-    friction: γ, in units of 1 / time; scale: S, diagonal. Cost: one gradient per step.
-    Source: Leimkuhler & Matthews (2013), https://doi.org/10.1093/amrx/abs010
+    Does not leave exp(−E) invariant: the bias of its positions is of second order in h, and smaller
+    than that of other splittings (on a Gaussian their variance is exact). Reflects position and
+    momentum at the walls of a box. friction: γ, in units of 1 / time; scale: S, diagonal. Cost: one
+    gradient per step. Source: Leimkuhler & Matthews (2013), https://doi.org/10.1093/amrx/abs010
     """
 
     step_size: float
@@ -99,13 +103,14 @@ class Underdamped:
 @register("sampler")
 @dataclass(frozen=True)
 class GHMC:
-    """Generalised HMC: underdamped Langevin whose drift is accepted or refused; refused chains turn round.
+    """Generalised HMC: underdamped Langevin whose drift is accepted or refused; refused chains turn
+    round.
 
         p ← e^{−γh/2} p + √(1 − e^{−γh}) ξ;     (x', p') = leapfrog(x, p), L steps of h;
         accept with probability min(1, exp(H(x, p) − H(x', p'))), else p ← −p;     damp again
 
-    Leaves exp(−E(x) − ‖p‖²/2) invariant for every step size and friction. Turning round costs way, so the step is best small
-    (target 0.95). friction → ∞ is HMC. Cost: L gradients per step.
+    Leaves exp(−E(x) − ‖p‖²/2) invariant for every step size and friction. Turning round costs way,
+    so the step is best small (target 0.95). friction → ∞ is HMC. Cost: L gradients per step.
     Source: Horowitz (1991), https://doi.org/10.1016/0370-2693(91)90812-5
     """
 

@@ -1,12 +1,14 @@
-"""Base measures: laws with exact draws and exact log Z that may be fitted to data. Paths to harder laws begin at them.
+"""Base measures: laws with exact draws and exact log Z that may be fitted to data. Paths to harder
+laws begin at them.
 
     Uniform       on a box, on bits, on classes          E(x) = 0
-    Bernoulli     independent bits                       E(x) = −Σ_i a_i x_i,             a_i = log p_i / (1 − p_i)
+    Bernoulli     independent bits E(x) = −Σ_i a_i x_i, a_i = log p_i / (1 − p_i)
     Categorical   independent classes                    E(x) = −Σ_i log p_i[x_i]
     Normal        independent numbers on the line        E(x) = ½ Σ_i ((x_i − m_i) / s_i)²
 
-`fit_base` chooses one for a domain and fits it; `targets.Gaussian` is the one with a full covariance. On discrete domains they
-declare what block Gibbs needs: no site meets another, so one colour holds them all.
+`fit_base` chooses one for a domain and fits it; `targets.Gaussian` is the one with a full
+covariance. On discrete domains they declare what block Gibbs needs: no site meets another, so one
+colour holds them all.
 """
 
 import copy
@@ -31,8 +33,8 @@ def _one_colour(shape: Sequence[int]) -> Tensor:
 def _recoloured(law: Any, colours: Tensor) -> Any:
     if colours.shape[1:] != law.domain.shape or not bool((colours.sum(0) == 1).all()):
         raise ValueError(
-            f"a colouring of shape {tuple(colours.shape)} came for events of {law.domain.shape}; every site needs one colour; "
-            f"pass the colours of the other energy"
+            f"a colouring of shape {tuple(colours.shape)} came for events of {law.domain.shape}; "
+            "every site needs one colour; pass the colours of the other energy"
         )
     twin = copy.copy(law)
     twin._colours = colours
@@ -40,7 +42,8 @@ def _recoloured(law: Any, colours: Tensor) -> Any:
 
 
 class Uniform(Energy):
-    """The uniform law on a bounded domain:  E(x) = 0,  log Z = log of the volume or of the number of states.
+    """The uniform law on a bounded domain:  E(x) = 0, log Z = log of the volume or of the number of
+                                          states.
 
     Raises ValueError for the real line and for domains without an event shape.
 
@@ -53,8 +56,8 @@ class Uniform(Energy):
         super().__init__(domain)
         if self.domain.kind == "real" or not self.domain.shape:
             raise ValueError(
-                f"the domain is {self.domain}; a uniform law needs a box, binary or categorical one with an event shape; "
-                f"use Normal or Gaussian on the real line"
+                f"the domain is {self.domain}; a uniform law needs a box, binary or categorical "
+                "one with an event shape; use Normal or Gaussian on the real line"
             )
         width = {
             "box": self.domain.hi - self.domain.lo,
@@ -134,7 +137,9 @@ class Bernoulli(Energy):
         return self._colours
 
     def coloured(self, colours: Tensor) -> "Bernoulli":
-        """The same law with a finer colouring (n, *event): that of an energy which it is to be added to."""
+        """The same law with a finer colouring (n, *event): that of an energy which it is to be
+        added to.
+        """
         return _recoloured(self, colours)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
@@ -155,7 +160,8 @@ class Bernoulli(Energy):
 class Categorical(Energy):
     """Independent classes:  E(x) = −Σ_i log p_i[x_i],  log Z = 0 (up to the rounding of log p).
 
-    probabilities: (*event, K), above 0, summing to one over the last axis. Points (B, *event) hold classes as floats.
+    probabilities: (*event, K), above 0, summing to one over the last axis. Points (B, *event) hold
+    classes as floats.
 
     >>> import torch
     >>> die = Categorical([[0.5, 0.25, 0.25]])
@@ -169,8 +175,8 @@ class Categorical(Energy):
         p = _checked(torch.as_tensor(probabilities, dtype=torch.float64), "probabilities")
         if p.dim() < 2 or not torch.allclose(p.sum(-1), torch.ones((), dtype=p.dtype), atol=1e-6):
             raise ValueError(
-                f"probabilities of shape {tuple(p.shape)} came; they must be (*event, K) and sum to one over the last axis; "
-                f"divide them by their sum"
+                f"probabilities of shape {tuple(p.shape)} came; they must be (*event, K) and sum "
+                "to one over the last axis; divide them by their sum"
             )
         super().__init__(categorical(p.shape[-1], *p.shape[:-1]))
         self.probabilities = probabilities
@@ -191,7 +197,9 @@ class Categorical(Energy):
         return self._colours
 
     def coloured(self, colours: Tensor) -> "Categorical":
-        """The same law with a finer colouring (n, *event): that of an energy which it is to be added to."""
+        """The same law with a finer colouring (n, *event): that of an energy which it is to be
+        added to.
+        """
         return _recoloured(self, colours)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
@@ -208,7 +216,7 @@ class Categorical(Energy):
 
 
 class Normal(Energy):
-    """Independent normal numbers:  E(x) = ½ Σ ((x_i − m_i) / s_i)²,  log Z = Σ log s_i + ½ n log 2π.
+    """Independent normal numbers:  E(x) = ½ Σ ((x_i − m_i) / s_i)², log Z = Σ log s_i + ½ n log 2π.
 
     mean, scale: (*event), scales above 0.
 
@@ -227,8 +235,8 @@ class Normal(Energy):
             or not bool(centre.isfinite().all() & (width > 0).all())
         ):
             raise ValueError(
-                f"mean and scale have shapes {tuple(centre.shape)} and {tuple(width.shape)}; both must be (*event), finite, "
-                f"the scale above 0; correct them"
+                f"mean and scale have shapes {tuple(centre.shape)} and {tuple(width.shape)}; both "
+                "must be (*event), finite, the scale above 0; correct them"
             )
         super().__init__(real(*centre.shape))
         self.mean, self.scale = mean, scale
@@ -262,20 +270,23 @@ class Normal(Energy):
 def _checked(p: Tensor, name: str) -> Tensor:
     if not p.dim() or not bool(((p > 0) & (p < 1)).all()):
         raise ValueError(
-            f"{name} of shape {tuple(p.shape)} came, from {p.min().item() if p.numel() else math.nan:g} to "
-            f"{p.max().item() if p.numel() else math.nan:g}; each must lie strictly between 0 and 1; smooth them, as "
-            f"fit_base does"
+            f"{name} of shape {tuple(p.shape)} came, from "
+            f"{p.min().item() if p.numel() else math.nan:g} to "
+            f"{p.max().item() if p.numel() else math.nan:g}; each must lie strictly between 0 and "
+            "1; smooth them, as fit_base does"
         )
     return p
 
 
 def fit_base(domain: Domain, data: Tensor | None = None) -> Any:
-    """The base measure of a domain, fitted to data (N, *event); uniform on a bounded domain without data.
+    """The base measure of a domain, fitted to data (N, *event); uniform on a bounded domain without
+    data.
 
         binary        p_i = (ones_i + 1) / (N + 2)
         categorical   p_i[k] = (count_i[k] + 1) / (N + K)
-        real          the Gaussian of the same mean and covariance for vectors with N ≥ 10 d, else a Normal with the same
-                      mean and spread of every coordinate; spreads below 1e-3 of the mean one are raised to it
+        real          the Gaussian of the same mean and covariance for vectors with N ≥ 10 d, else a
+                      Normal with the same mean and spread of every coordinate; spreads below 1e-3
+                      of the mean one are raised to it
         box           uniform, whatever the data
 
     Raises ValueError for the real line without data, or with fewer than two points.
@@ -294,8 +305,8 @@ def fit_base(domain: Domain, data: Tensor | None = None) -> Any:
     ):
         came = "no data" if data is None else f"data of shape {tuple(data.shape)}"
         raise ValueError(
-            f"{came} came to fit a base measure on {domain}; it needs at least two points of that event shape on the real "
-            f"line; pass data, or a base with exact draws and log_z"
+            f"{came} came to fit a base measure on {domain}; it needs at least two points of that "
+            "event shape on the real line; pass data, or a base with exact draws and log_z"
         )
     x, n = data.double().cpu(), len(data)
     if domain.kind == "binary":

@@ -1,8 +1,10 @@
-"""A lattice of spins, 64 chains in one machine word, with the two colours of the checkerboard apart.
+"""A lattice of spins, 64 chains in one machine word, with the two colours of the checkerboard
+apart.
 
-Bit l of word w holds the spin of chain 64 w + l at one site. Sites of one colour lie together, (rows, half · words): half a
-row of sites, a few words each. Around them is a frame that repeats the far side of a periodic lattice, so that every
-neighbour of a site, which has the other colour, is at a fixed distance.
+Bit l of word w holds the spin of chain 64 w + l at one site. Sites of one colour lie together,
+(rows, half · words): half a row of sites, a few words each. Around them is a frame that repeats the
+far side of a periodic lattice, so that every neighbour of a site, which has the other colour, is at
+a fixed distance.
 """
 
 from typing import NamedTuple
@@ -16,8 +18,8 @@ Degrees = tuple[tuple[int, Tensor | None], ...]
 
 
 class Neighbours(NamedTuple):
-    """Views of the other colour, (rows, half · words) each: above and below a site, and in its row a place before, the same,
-    and a place after."""
+    """Views of the other colour, (rows, half · words) each: above and below a site, and in its row
+    a place before, the same, and a place after."""
 
     up: Tensor
     down: Tensor
@@ -29,10 +31,11 @@ class Neighbours(NamedTuple):
 class Colour(NamedTuple):
     """One colour of the checkerboard and what lies around it.
 
-    framed: (rows + 2, (half + 2) · words); spins: the view without the frame, (rows, half · words); around: its neighbours;
-    left: (rows, 1), all ones in rows where the neighbours in the row are at the same place and before, 0 where at the same
-    place and after; degrees: numbers of neighbours, each with what marks its sites, or None where all sites have it; rings:
-    whether rows and whether columns go round; frame: pairs of a part of the frame and what it repeats, in order.
+    framed: (rows + 2, (half + 2) · words); spins: the view without the frame, (rows, half · words);
+    around: its neighbours; left: (rows, 1), all ones in rows where the neighbours in the row are at
+    the same place and before, 0 where at the same place and after; degrees: numbers of neighbours,
+    each with what marks its sites, or None where all sites have it; rings: whether rows and whether
+    columns go round; frame: pairs of a part of the frame and what it repeats, in order.
     """
 
     framed: Tensor
@@ -67,7 +70,9 @@ def applies(size: tuple[int, int], periodic: bool) -> bool:
 
 
 def pack(x: Tensor) -> Tensor:
-    """Points of 0 and 1 (B, rows, columns) to words (rows, columns, words); lanes beyond B are down."""
+    """Points of 0 and 1 (B, rows, columns) to words (rows, columns, words); lanes beyond B are
+    down.
+    """
     count, rows, columns = x.shape
     words = -(-count // LANES)
     bits = x.flatten(1).bool().view(torch.uint8)
@@ -93,7 +98,9 @@ def unpack(words: Tensor, like: Tensor) -> Tensor:
 
 
 def split(words: Tensor, periodic: bool) -> tuple[Colour, Colour]:
-    """Words (rows, columns, words) to both colours; colour c holds column 2k + (c + row) mod 2 of a row at place k."""
+    """Words (rows, columns, words) to both colours; colour c holds column 2k + (c + row) mod 2 of a
+    row at place k.
+    """
     rows, columns, count = words.shape
     half = (columns + 1) // 2
     frames = [words.new_zeros(rows + 2, (half + 2) * count) for _ in (0, 1)]
@@ -128,7 +135,9 @@ def join(colours: tuple[Colour, Colour], columns: int) -> Tensor:
 
 
 def _take(words: Tensor, colour: int) -> Tensor:
-    """The sites of one colour: (rows, columns, words) to (rows, half · words); a place without a site stays 0."""
+    """The sites of one colour: (rows, columns, words) to (rows, half · words); a place without a
+    site stays 0.
+    """
     rows, columns, count = words.shape
     taken = words.new_zeros(rows, (columns + 1) // 2, count)
     for parity in (0, 1):
@@ -160,7 +169,9 @@ def _frame(
 def _degrees(
     rows: int, columns: int, rings: tuple[bool, bool], like: Tensor
 ) -> list[tuple[int, Tensor | None]]:
-    """For each number of neighbours the words (rows, columns, 1) that mark its sites; None where all places have it."""
+    """For each number of neighbours the words (rows, columns, 1) that mark its sites; None where
+    all places have it.
+    """
     sides = []
     for n, ring in zip((rows, columns), rings, strict=True):
         side = torch.full((n,), 2, device=like.device)

@@ -1,6 +1,7 @@
 """Targets on the real line: exact draws and exact log Z by formula.
 
-Every target is an energy with `log_z` (a float: log ∫ exp(−E)) and `draw(count, generator)` (independent exact draws).
+Every target is an energy with `log_z` (a float: log ∫ exp(−E)) and `draw(count, generator)`
+(independent exact draws).
 """
 
 import math
@@ -43,8 +44,8 @@ class Gaussian(Energy):
         matrix = torch.as_tensor(covariance, dtype=torch.float64)
         if matrix.shape != (len(mean),) * 2 or not torch.equal(matrix, matrix.T):
             raise ValueError(
-                f"the covariance has shape {tuple(matrix.shape)} for a mean of {len(mean)}; it must be symmetric, "
-                f"({len(mean)}, {len(mean)}); correct one of them"
+                f"the covariance has shape {tuple(matrix.shape)} for a mean of {len(mean)}; it "
+                f"must be symmetric, ({len(mean)}, {len(mean)}); correct one of them"
             )
         factor, info = torch.linalg.cholesky_ex(matrix)
         if int(info):
@@ -116,8 +117,8 @@ class GaussianMixture(Energy):
         )
         if scale <= 0 or len(shares) != len(centres) or float(shares.min()) <= 0:
             raise ValueError(
-                f"a mixture of {len(centres)} came with scale {scale} and weights {weights}; the scale and one weight per "
-                f"mean must be above 0; correct them"
+                f"a mixture of {len(centres)} came with scale {scale} and weights {weights}; the "
+                "scale and one weight per mean must be above 0; correct them"
             )
         self.means, self.scale, self.weights = means, scale, weights
         self.register_buffer("centres", centres)
@@ -141,7 +142,7 @@ class GaussianMixture(Energy):
 
 @register("energy")
 class Banana(Energy):
-    """A bent Gaussian in the plane:  x₁ ~ N(0, s²),  x₂ | x₁ ~ N(b (x₁² − s²), 1);  log Z = log 2πs.
+    """A bent Gaussian in the plane:  x₁ ~ N(0, s²), x₂ | x₁ ~ N(b (x₁² − s²), 1); log Z = log 2πs.
 
     Source: Haario, Saksman & Tamminen (1999), https://doi.org/10.1007/s001800050022
     """
@@ -178,7 +179,8 @@ class Funnel(Energy):
         super().__init__(real(dimension))
         if dimension < 2 or scale <= 0:
             raise ValueError(
-                f"the funnel has dimension {dimension} and scale {scale}; at least 2 and above 0 are needed; correct them"
+                f"the funnel has dimension {dimension} and scale {scale}; at least 2 and above 0 "
+                "are needed; correct them"
             )
         self.dimension, self.scale = dimension, scale
         self.log_z = dimension / 2 * math.log(2 * math.pi) + math.log(scale)

@@ -1,13 +1,14 @@
 """Lattices solved exactly: log Z and independent draws.
 
-Cut a lattice across its longer side into L slices of w sites. With q states a site and S = q^w states a slice, its law is a
-product of *transfer matrices*
+Cut a lattice across its longer side into L slices of w sites. With q states a site and S = q^w
+states a slice, its law is a product of *transfer matrices*
 
-    T[a, b] = exp(bonds between slices a and b + slice b by itself),      Z = trace T^L  (a ring)  or  vᵀ T^(L−1) 1  (open ends)
+    T[a, b] = exp(bonds between slices a and b + slice b by itself),      Z = trace T^L (a ring) or
+                                                                          vᵀ T^(L−1) 1 (open ends)
 
-with v[a] = exp(slice a by itself). That costs S³ log L, and gives independent draws slice by slice, because
-p(b | a, first) ∝ T[a, b] T^(slices left)[b, first]. The Ising model on a torus without a field needs no matrix: Kaufman's
-formula holds for every size.
+with v[a] = exp(slice a by itself). That costs S³ log L, and gives independent draws slice by slice,
+because p(b | a, first) ∝ T[a, b] T^(slices left)[b, first]. The Ising model on a torus without a
+field needs no matrix: Kaufman's formula holds for every size.
 """
 
 import math
@@ -51,8 +52,10 @@ def mean_energy(energy: Solved) -> float:
 def kaufman(rows: int, columns: int, coupling: Tensor) -> Tensor:
     """log Z of the Ising model Σ exp(K Σ s_i s_j) on a torus, K > 0:
 
-        Z = ½ (2 sinh 2K)^(rn/2) [Π 2cosh(½rγ_odd) + Π 2sinh(½rγ_odd) + Π 2cosh(½rγ_even) + Π 2sinh(½rγ_even)]
-        cosh γ_l = cosh² 2K / sinh 2K − cos(πl/n),    γ_0 = 2K + log tanh K,    l = 0 … 2n−1,  r rows,  n columns
+        Z = ½ (2 sinh 2K)^(rn/2) [Π 2cosh(½rγ_odd) + Π 2sinh(½rγ_odd) + Π 2cosh(½rγ_even) + Π
+        2sinh(½rγ_even)]
+        cosh γ_l = cosh² 2K / sinh 2K − cos(πl/n),    γ_0 = 2K + log tanh K, l = 0 … 2n−1, r rows, n
+                                                      columns
 
     A side of 2 has its bond twice. coupling: K as a float64 number, differentiable.
     Source: Kaufman (1949), https://doi.org/10.1103/PhysRev.76.1232
@@ -74,10 +77,12 @@ def kaufman(rows: int, columns: int, coupling: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Strip:
-    """A rectangular lattice with log-weight Σ_<ij> bond[x_i][x_j] + Σ_i site[x_i], solved by its transfer matrix.
+    """A rectangular lattice with log-weight Σ_<ij> bond[x_i][x_j] + Σ_i site[x_i], solved by its
+    transfer matrix.
 
-    size: (rows, columns); periodic: sides of 2 or more close to rings (a ring of 2 has its bond twice), a side of 1 has no
-    bonds; bond: (q, q) symmetric; site: (q,). Raises ValueError when a slice has too many states.
+    size: (rows, columns); periodic: sides of 2 or more close to rings (a ring of 2 has its bond
+    twice), a side of 1 has no bonds; bond: (q, q) symmetric; site: (q,). Raises ValueError when a
+    slice has too many states.
     """
 
     size: tuple[int, int]
@@ -89,17 +94,20 @@ class Strip:
         width, states = min(self.size), len(self.site) ** min(self.size)
         if states > STATES:
             raise ValueError(
-                f"the lattice is {width} sites across, with {states} states; a transfer matrix takes at most {STATES}; "
-                f"make the shorter side shorter, or use a sampler"
+                f"the lattice is {width} sites across, with {states} states; a transfer matrix "
+                f"takes at most {STATES}; make the shorter side shorter, or use a sampler"
             )
         if states**2 * numbers > NUMBERS:
             raise ValueError(
-                f"exact draws of {self.size[0]} × {self.size[1]} sites need {numbers} matrices of {states}² numbers; together "
-                f"{NUMBERS} numbers are allowed; make a side shorter, or use a sampler"
+                f"exact draws of {self.size[0]} × {self.size[1]} sites need {numbers} matrices of "
+                f"{states}² numbers; together {NUMBERS} numbers are allowed; make a side shorter, "
+                "or use a sampler"
             )
 
     def _slices(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The states of a slice (S, w), their log-weights (S,) and the bonds between neighbouring slices (S, S)."""
+        """The states of a slice (S, w), their log-weights (S,) and the bonds between neighbouring
+        slices (S, S).
+        """
         width, q = min(self.size), len(self.site)
         bond, site = (torch.tensor(w, dtype=torch.float64) for w in (self.bond, self.site))
         states = torch.cartesian_prod(*[torch.arange(q)] * width).view(-1, width)
@@ -182,7 +190,9 @@ def _power(step: Scaled, exponent: int) -> Scaled:
 
 
 def _choose(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """An index for each row (count, S) of weights, by inversion; one of weight 0 is never chosen."""
+    """An index for each row (count, S) of weights, by inversion; one of weight 0 is never
+    chosen.
+    """
     steps = weights.cumsum(1)
     u = torch.rand(
         len(steps), 1, generator=generator, device=generator.device, dtype=torch.float64

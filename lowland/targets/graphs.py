@@ -13,11 +13,12 @@ from lowland.registry import register
 
 @register("energy")
 class MaxCut(Energy):
-    """The cut of a graph, negated:  E(x) = −Σ_{ij} w_ij [x_i ≠ x_j]; its lowest point is the partition that cuts most.
+    """The cut of a graph, negated:  E(x) = −Σ_{ij} w_ij [x_i ≠ x_j]; its lowest point is the
+                                  partition that cuts most.
 
-    edges: (i, j) or (i, j, weight), nodes numbered from 0; each pair once. Points x (B, nodes) hold 0 and 1; between them E is
-    quadratic, so that gradients exist. Declares a colouring and conditionals for block Gibbs.
-    Source: Karp (1972), https://doi.org/10.1007/978-1-4684-2001-2_9
+    edges: (i, j) or (i, j, weight), nodes numbered from 0; each pair once. Points x (B, nodes) hold
+    0 and 1; between them E is quadratic, so that gradients exist. Declares a colouring and
+    conditionals for block Gibbs. Source: Karp (1972), https://doi.org/10.1007/978-1-4684-2001-2_9
 
     >>> import torch
     >>> square = MaxCut(edges=((0, 1), (1, 2), (2, 3), (3, 0)))
@@ -38,8 +39,9 @@ class MaxCut(Energy):
             or any(i == j for i, j in ends)
         ):
             raise ValueError(
-                f"{len(edges)} edges came with {len(pairs)} different pairs of nodes; each edge needs two different nodes "
-                f"numbered from 0, and each pair one edge; pass for example ((0, 1), (1, 2, 0.5))"
+                f"{len(edges)} edges came with {len(pairs)} different pairs of nodes; each edge "
+                "needs two different nodes numbered from 0, and each pair one edge; pass for "
+                "example ((0, 1), (1, 2, 0.5))"
             )
         nodes = 1 + max(max(pair) for pair in ends)
         super().__init__(binary(nodes))
@@ -66,7 +68,9 @@ class MaxCut(Energy):
 
 
 def _coloured(joined: Tensor) -> Tensor:
-    """A colouring (colours, nodes) in which no two joined nodes share one: greedy, most neighbours first."""
+    """A colouring (colours, nodes) in which no two joined nodes share one: greedy, most neighbours
+    first.
+    """
     colour = torch.full((len(joined),), -1)
     for node in joined.sum(1).argsort(descending=True).tolist():
         taken = set(colour[joined[node]].tolist())

@@ -1,15 +1,18 @@
-"""Spins on a rectangle: the Ising and the Potts model, with exact log Z and exact draws where they are known.
+"""Spins on a rectangle: the Ising and the Potts model, with exact log Z and exact draws where they
+are known.
 
     Ising   E(x) = −J Σ_<ij> s_i s_j − h Σ_i s_i,      s = 2x − 1,   x ∈ {0, 1}
     Potts   E(x) = −J Σ_<ij> [x_i = x_j] − Σ_i h[x_i],              x ∈ {0, ..., q−1}
 
-<ij> runs over neighbours in rows and columns, each pair once; the inverse temperature is part of J and h. On a periodic
-lattice each side of 2 or more closes to a ring (so that a side of 2 has its bond twice) and a side of 1 has no bonds. An
-Ising model with coupling J is a Potts model with two states and coupling 2J, up to a constant.
+<ij> runs over neighbours in rows and columns, each pair once; the inverse temperature is part of J
+and h. On a periodic lattice each side of 2 or more closes to a ring (so that a side of 2 has its
+bond twice) and a side of 1 has no bonds. An Ising model with coupling J is a Potts model with two
+states and coupling 2J, up to a constant.
 
-Both declare what block Gibbs needs: `colours`, sets of sites without bonds among themselves (a checkerboard where every ring
-is even, three colours otherwise), and `conditional(x)`, the law of each site given its neighbours. The Ising model also has
-its own fast `sweep`; the Potts model has none.
+Both declare what block Gibbs needs: `colours`, sets of sites without bonds among themselves (a
+checkerboard where every ring is even, three colours otherwise), and `conditional(x)`, the law of
+each site given its neighbours. The Ising model also has its own fast `sweep`; the Potts model has
+none.
 """
 
 import math
@@ -29,9 +32,11 @@ from lowland.targets.exact import Strip, kaufman
 
 
 def colouring(size: tuple[int, int], periodic: bool) -> Tensor:
-    """A colour for each site such that neighbours differ: two colours, or three where a periodic side is odd.
+    """A colour for each site such that neighbours differ: two colours, or three where a periodic
+    side is odd.
 
-    A ring of odd length is coloured 0 1 0 1 ... 2; the colours of row and column are added modulo 3 (or 2).
+    A ring of odd length is coloured 0 1 0 1 ... 2; the colours of row and column are added modulo 3
+    (or 2).
 
     >>> colouring((3, 4), True)
     tensor([[0, 1, 0, 1],
@@ -51,7 +56,9 @@ def _colours(size: tuple[int, int], periodic: bool) -> Tensor:
 
 
 def _bonds(z: Tensor, periodic: bool) -> list[tuple[Tensor, Tensor]]:
-    """Both ends of all bonds, along rows and along columns, of values z (B, rows, columns, ...) on the sites."""
+    """Both ends of all bonds, along rows and along columns, of values z (B, rows, columns, ...) on
+    the sites.
+    """
     ends = []
     for dim in (1, 2):
         n = z.shape[dim]
@@ -79,7 +86,8 @@ def _neighbours(z: Tensor, periodic: bool) -> Tensor:
 def _check_size(size: Sequence[int]) -> tuple[int, int]:
     if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
         raise ValueError(
-            f"the size of the lattice is {tuple(size)}; rows and columns are needed; pass for example (8, 8)"
+            f"the size of the lattice is {tuple(size)}; rows and columns are needed; pass for "
+            "example (8, 8)"
         )
     return size[0], size[1]
 
@@ -95,12 +103,13 @@ def _check_finite(name: str, *values: float) -> None:
 class Ising(Energy):
     """The Ising model:  E(x) = −J Σ_<ij> s_i s_j − h Σ_i s_i  with s = 2x − 1.
 
-    size: (rows, columns), both at least 1; coupling: J, above 0 to align neighbours; field: h; periodic: a torus, or free
-    boundaries. Points x (B, rows, columns) hold 0 and 1; between them E is quadratic, so that gradients exist.
+    size: (rows, columns), both at least 1; coupling: J, above 0 to align neighbours; field: h;
+    periodic: a torus, or free boundaries. Points x (B, rows, columns) hold 0 and 1; between them E
+    is quadratic, so that gradients exist.
 
-    `log_z` is exact for every torus without a field (J ≥ 0 or even sides), for lattices of at most 12 sites across, and
-    for J = 0; elsewhere it raises ValueError. `draw` gives exact draws up to 10 or so sites across.
-    Source: Onsager (1944), https://doi.org/10.1103/PhysRev.65.117
+    `log_z` is exact for every torus without a field (J ≥ 0 or even sides), for lattices of at most
+    12 sites across, and for J = 0; elsewhere it raises ValueError. `draw` gives exact draws up to
+    10 or so sites across. Source: Onsager (1944), https://doi.org/10.1103/PhysRev.65.117
 
     >>> x = torch.ones(1, 8, 8)
     >>> Ising(coupling=0.5)(x)
@@ -126,11 +135,15 @@ class Ising(Energy):
 
     @property
     def colours(self) -> Tensor:
-        """Sites that may be updated together: bool (colours, rows, columns), each site in one of them."""
+        """Sites that may be updated together: bool (colours, rows, columns), each site in one of
+        them.
+        """
         return _colours(self.size, self.periodic)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of x (B, rows, columns)."""
+        """log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of x (B,
+        rows, columns).
+        """
         return 2 * (self.coupling * _neighbours(2 * x - 1, self.periodic) + self.field)
 
     def sweep(
@@ -142,11 +155,13 @@ class Ising(Energy):
         beta: float = 1.0,
         compiled: bool = False,
     ) -> Tensor | None:
-        """Block Gibbs for βE over both colours of the checkerboard, `sweeps` times, 64 chains to a machine word.
+        """Block Gibbs for βE over both colours of the checkerboard, `sweeps` times, 64 chains to a
+        machine word.
 
-        Returns new points like x (B, rows, columns), or None where there is no checkerboard: an odd periodic side.
-        compiled: as one fused kernel (seconds of compilation for each new lattice size and number of words; probabilities
-        then are multiples of 2⁻²⁴; falls back with a warning).
+        Returns new points like x (B, rows, columns), or None where there is no checkerboard: an odd
+        periodic side. compiled: as one fused kernel (seconds of compilation for each new lattice
+        size and number of words; probabilities then are multiples of 2⁻²⁴; falls back with a
+        warning).
         """
         if not applies(self.size, self.periodic):
             return None
@@ -176,7 +191,9 @@ class Ising(Energy):
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are too wide."""
+        """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are
+        too wide.
+        """
         return self._strip.draw(count, generator).to(dtype)
 
 
@@ -184,12 +201,13 @@ class Ising(Energy):
 class Potts(Energy):
     """The Potts model:  E(x) = −J Σ_<ij> [x_i = x_j] − Σ_i h[x_i]  with x_i ∈ {0, ..., q−1}.
 
-    size: (rows, columns), both at least 1; states: q, at least 2; coupling: J, above 0 to align neighbours; field: one
-    number h for each state, none unless given; periodic: a torus, or free boundaries. Points x (B, rows, columns) hold the
-    states as floats; `relaxed` takes one-hot vectors (B, rows, columns, q), and is quadratic in them.
+    size: (rows, columns), both at least 1; states: q, at least 2; coupling: J, above 0 to align
+    neighbours; field: one number h for each state, none unless given; periodic: a torus, or free
+    boundaries. Points x (B, rows, columns) hold the states as floats; `relaxed` takes one-hot
+    vectors (B, rows, columns, q), and is quadratic in them.
 
-    `log_z` is exact while q^width ≤ 4096 (and for J = 0), `draw` a little less far; elsewhere they raise ValueError.
-    Source: Wu (1982), https://doi.org/10.1103/RevModPhys.54.235
+    `log_z` is exact while q^width ≤ 4096 (and for J = 0), `draw` a little less far; elsewhere they
+    raise ValueError. Source: Wu (1982), https://doi.org/10.1103/RevModPhys.54.235
 
     >>> Potts(coupling=0.5)(torch.ones(1, 6, 6))
     tensor([-36.])
@@ -210,7 +228,8 @@ class Potts(Energy):
         levels = (0.0,) * states if field is None else tuple(field)
         if len(levels) != states:
             raise ValueError(
-                f"{len(levels)} fields came for {states} states; each needs one; leave them out for none"
+                f"{len(levels)} fields came for {states} states; each needs one; leave them out "
+                "for none"
             )
         _check_finite("coupling or field", coupling, *levels)
         self.size, self.states, self.coupling, self.field, self.periodic = (
@@ -223,12 +242,16 @@ class Potts(Energy):
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.get_default_dtype()))
 
     def one_hot(self, x: Tensor) -> Tensor:
-        """One-hot vectors (B, rows, columns, q) of points (B, rows, columns); between states, a mean of the two next."""
+        """One-hot vectors (B, rows, columns, q) of points (B, rows, columns); between states, a
+        mean of the two next.
+        """
         k = torch.arange(self.states, device=x.device, dtype=x.dtype)
         return (1 - (x.unsqueeze(-1) - k).abs()).clamp(min=0)
 
     def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
-        """The energy (B,) of one-hot vectors, or of what lies between them, (B, rows, columns, q)."""
+        """The energy (B,) of one-hot vectors, or of what lies between them, (B, rows, columns,
+        q).
+        """
         bonds = sum((a * b).sum((1, 2, 3)) for a, b in _bonds(z, self.periodic))
         return -self.coupling * bonds - (z @ self.levels.to(z.dtype)).sum((1, 2))
 
@@ -237,11 +260,15 @@ class Potts(Energy):
 
     @property
     def colours(self) -> Tensor:
-        """Sites that may be updated together: bool (colours, rows, columns), each site in one of them."""
+        """Sites that may be updated together: bool (colours, rows, columns), each site in one of
+        them.
+        """
         return _colours(self.size, self.periodic)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape (B, rows, columns, q)."""
+        """log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape (B,
+        rows, columns, q).
+        """
         return self.coupling * _neighbours(self.one_hot(x), self.periodic) + self.levels.to(x.dtype)
 
     @property
@@ -269,5 +296,7 @@ class Potts(Energy):
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are too wide."""
+        """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are
+        too wide.
+        """
         return self._strip.draw(count, generator).to(dtype)

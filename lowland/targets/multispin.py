@@ -1,24 +1,27 @@
 """Block Gibbs for the Ising model with 64 chains in one machine word.
 
-One instruction on a word (see `checkerboard`) serves 64 chains. An update of a colour of the checkerboard is
+One instruction on a word (see `checkerboard`) serves 64 chains. An update of a colour of the
+checkerboard is
 
     count      the neighbours that are up, by full adders on words, and from it n = Σ s_neighbours
-    without a field     with the majority (J < 0: against it), but not where   coin and u < 2σ(−2|J n|)     (n = 0: coin alone)
+    without a field     with the majority (J < 0: against it), but not where coin and u < 2σ(−2|J
+                        n|) (n = 0: coin alone)
     with a field        up where   u < σ(2 (J n + h))
 
-and u < t is decided for 64 chains at once, digit by digit from the first, with one random word for each binary digit of u:
-a chain stays undecided while its digits equal those of its t.
+and u < t is decided for 64 chains at once, digit by digit from the first, with one random word for
+each binary digit of u: a chain stays undecided while its digits equal those of its t.
 
-*Eager*: words come from the generator. After `DIGITS` digits the few chains that are undecided draw a float64 uniform each,
-so that the probabilities are those of float64.
+*Eager*: words come from the generator. After `DIGITS` digits the few chains that are undecided draw
+a float64 uniform each, so that the probabilities are those of float64.
 
-*Compiled*: one fused kernel. Its words are splitmix64 of a counter, keyed by one draw of the generator, and never leave the
-registers. u has 24 digits, so that a probability p becomes a multiple of 2⁻²⁴, |error| ≤ 2⁻²⁵. Only the first 14 words are
-hashed; the last ten are the same words, last first, with the halves of a word exchanged: chain l then looks at digits of
-chain l ± 32. Each chain by itself has 24 uniform digits; two chains depend on each other only where both need these digits,
-in total variation at most Σ_j 2^−(14+j) 2^−(13−j) < 2⁻²³ an update.
-Source: Zorn, Herrmann & Rebbi (1981), https://doi.org/10.1016/0010-4655(81)90082-1 (multi-spin coding)
-Source: Steele, Lea & Flood (2014), https://doi.org/10.1145/2660193.2660195 (splitmix64)
+*Compiled*: one fused kernel. Its words are splitmix64 of a counter, keyed by one draw of the
+generator, and never leave the registers. u has 24 digits, so that a probability p becomes a
+multiple of 2⁻²⁴, |error| ≤ 2⁻²⁵. Only the first 14 words are hashed; the last ten are the same
+words, last first, with the halves of a word exchanged: chain l then looks at digits of chain l ±
+32. Each chain by itself has 24 uniform digits; two chains depend on each other only where both need
+these digits, in total variation at most Σ_j 2^−(14+j) 2^−(13−j) < 2⁻²³ an update. Source: Zorn,
+Herrmann & Rebbi (1981), https://doi.org/10.1016/0010-4655(81)90082-1 (multi-spin coding) Source:
+Steele, Lea & Flood (2014), https://doi.org/10.1145/2660193.2660195 (splitmix64)
 """
 
 import warnings
@@ -50,14 +53,15 @@ class Law(NamedTuple):
 def sweep(
     x: Tensor, law: Law, sweeps: int, generator: torch.Generator, *, compiled: bool = False
 ) -> Tensor:
-    """New points like x (B, rows, columns) after block Gibbs sweeps over both colours, on a lattice that `applies`.
+    """New points like x (B, rows, columns) after block Gibbs sweeps over both colours, on a lattice
+    that `applies`.
 
     Raises ValueError when sweeps is negative or the points are not (B, rows, columns).
     """
     if x.dim() != 3 or not isinstance(sweeps, int) or sweeps < 0:
         raise ValueError(
-            f"{sweeps} sweeps of points of shape {tuple(x.shape)} were asked for; a whole number of at least 0 and points "
-            f"(B, rows, columns) are needed; correct them"
+            f"{sweeps} sweeps of points of shape {tuple(x.shape)} were asked for; a whole number "
+            "of at least 0 and points (B, rows, columns) are needed; correct them"
         )
     if compiled:
         try:
@@ -65,7 +69,8 @@ def sweep(
         except Exception as error:  # whatever a compiler may throw
             why = f"{type(error).__name__}: {error}".split("\n")[0]
             warnings.warn(
-                f"the sweep could not be compiled ({why}); compiled=True needs a working torch.compile; the eager sweep runs",
+                f"the sweep could not be compiled ({why}); compiled=True needs a working "
+                "torch.compile; the eager sweep runs",
                 stacklevel=3,
             )
     return _run(x, law, sweeps, generator, _drawn)
@@ -82,14 +87,14 @@ def _run(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, path: Pat
     return unpack(join(colours, x.shape[2]), x)
 
 
-# ----------------------------------------------------------------------------------------------- what both paths share
+# ---------------------------------------------------------------------------- what both paths share
 
 
 class Local(NamedTuple):
     """What the neighbours of one colour say, in words (rows, half · words).
 
-    majority: most are up; fair: as many up as down (both None with a field); classes: what marks each of `strengths`; alive:
-    places that hold a site, None if all do.
+    majority: most are up; fair: as many up as down (both None with a field); classes: what marks
+    each of `strengths`; alive: places that hold a site, None if all do.
     """
 
     majority: Tensor | None
@@ -99,7 +104,9 @@ class Local(NamedTuple):
 
 
 def strengths(degrees: Degrees, symmetric: bool) -> list[int]:
-    """The values of n = Σ s_neighbours with their own threshold; |n| > 0 where only that matters."""
+    """The values of n = Σ s_neighbours with their own threshold; |n| > 0 where only that
+    matters.
+    """
     found = {2 * up - d for d, _ in degrees for up in range(d + 1)}
     return sorted({abs(n) for n in found} - {0} if symmetric else found)
 
@@ -153,14 +160,16 @@ def _local(around: Neighbours, left: Tensor, degrees: Degrees, symmetric: bool) 
 
 
 def _settled(local: Local, below: Tensor, opposed: bool) -> Tensor:
-    """The new spins: up where u is below the limit; without a field, there against the majority (for it if J < 0)."""
+    """The new spins: up where u is below the limit; without a field, there against the majority
+    (for it if J < 0).
+    """
     new = below if local.majority is None else below ^ local.majority
     if local.majority is not None and opposed:
         new = ~new
     return new if local.alive is None else new & local.alive
 
 
-# ------------------------------------------------------------------------------------------------------- the eager path
+# ----------------------------------------------------------------------------------- the eager path
 
 
 def _drawn(
@@ -181,12 +190,16 @@ def _drawn(
 
 
 def _random(words: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill with random words; `random_()` without bounds would never set the sign bit, the 64th chain."""
+    """Fill with random words; `random_()` without bounds would never set the sign bit, the 64th
+    chain.
+    """
     return words.random_(-(2**63), None, generator=generator)
 
 
 def _below(local: Local, limits: list[float], generator: torch.Generator) -> Tensor:
-    """Where u < limit of the class, for each chain of each word; without a field a coin comes first."""
+    """Where u < limit of the class, for each chain of each word; without a field a coin comes
+    first.
+    """
     classes = local.classes
     word = torch.empty_like(classes[0] if local.fair is None else local.fair)
     numbers = [min(int(limit * 2**DIGITS), 2**DIGITS - 1) for limit in limits]
@@ -225,7 +238,8 @@ def _finish(
     rests: list[float],
     generator: torch.Generator,
 ) -> None:
-    """Decide the chains that are still undecided: u < rest, with rest what remains of the limit after the digits.
+    """Decide the chains that are still undecided: u < rest, with rest what remains of the limit
+    after the digits.
 
     One chain of each word at a time, that of its lowest bit; few words hold a second one.
     """
@@ -246,7 +260,7 @@ def _finish(
         index, rest = index.index_select(0, more), rest.index_select(0, more)
 
 
-# ---------------------------------------------------------------------------------------------------- the compiled path
+# -------------------------------------------------------------------------------- the compiled path
 
 
 def _hashed(
@@ -278,7 +292,9 @@ def _compile() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _digits(limits: list[float], count: int) -> Tensor:
-    """Words (classes, count): all ones where a digit of a limit, rounded, is 1; all rows but the last ⊕ the last."""
+    """Words (classes, count): all ones where a digit of a limit, rounded, is 1; all rows but the
+    last ⊕ the last.
+    """
     numbers = [min(round(limit * 2**count), 2**count - 1) for limit in limits] or [0]
     table = torch.tensor(
         [[-(number >> k & 1) for k in reversed(range(count))] for number in numbers]
@@ -298,7 +314,8 @@ def _kernel(
     key: Tensor,
     digits: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """A sweep over both colours, whose frames here have sides only: new tensors (rows, (half + 2) · words).
+    """A sweep over both colours, whose frames here have sides only: new tensors (rows, (half + 2) ·
+    words).
 
     u < t is decided by the first digit in which they differ, so digits go last to first.
     """
@@ -340,13 +357,17 @@ def _around(sided: Tensor, words: int, ring: bool) -> Neighbours:
 
 
 def _words(counter: Tensor, sites: int) -> list[Tensor]:
-    """Random words at each site, from the first digit to the last; all ones where the digit of u is 0."""
+    """Random words at each site, from the first digit to the last; all ones where the digit of u is
+    0.
+    """
     hashed = [_mix(counter + _signed(k * sites * GOLDEN)) for k in range(HASHED)]
     return hashed + [(w << 32) | ((w >> 32) & 0xFFFFFFFF) for w in hashed[: -REUSED - 1 : -1]]
 
 
 def _mix(z: Tensor) -> Tensor:
-    """splitmix64 of a counter that is a multiple of GOLDEN; `>>` keeps the sign, so the copies of it are masked away."""
+    """splitmix64 of a counter that is a multiple of GOLDEN; `>>` keeps the sign, so the copies of
+    it are masked away.
+    """
     z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(FIRST)
     z = (z ^ ((z >> 27) & (2**37 - 1))) * _signed(SECOND)
     return z ^ ((z >> 31) & (2**33 - 1))

@@ -1,4 +1,6 @@
-"""Samples as a recipe makes them: its [generation] read and carried out, without a run directory."""
+"""Samples as a recipe makes them: its [generation] read and carried out, without a run
+directory.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +18,9 @@ ROUNDS = 50  # of draws, until each class has as many as were asked for
 
 
 def noise_levels(energy: Energy, recipe: Mapping[str, Any]) -> list[float] | None:
-    """Falling noise levels along which an energy E(x, σ) is sampled: its objective's, else those of [generation]; or None."""
+    """Falling noise levels along which an energy E(x, σ) is sampled: its objective's, else those of
+    [generation]; or None.
+    """
     if not getattr(energy, "noise", False):
         return None
     named, how = recipe["objective"].get("sigmas"), recipe["generation"]
@@ -38,12 +42,15 @@ def follow(
     frames: int = 0,
     progress: Progress = None,
 ) -> Generated:
-    """Draw `count` samples as the recipe's [generation] says: chains, probability flow, or recovery down the noise levels.
+    """Draw `count` samples as the recipe's [generation] says: chains, probability flow, or recovery
+    down the noise levels.
 
-    recipe: plain values; labels (count,): dealt evenly unless given; start (count, *event): where chains begin, fresh noise
-    unless given; frames, progress: as in `generate`. Units that data do not have are left out. Chains walk under their labels,
-    or, if the energy says so (`ancestral`), in p(x), and those are kept of which a draw of p(y | x) is the class asked for.
-    Raises ValueError for a method that goes down noise levels and an energy that knows none, and for a class never drawn.
+    recipe: plain values; labels (count,): dealt evenly unless given; start (count, *event): where
+    chains begin, fresh noise unless given; frames, progress: as in `generate`. Units that data do
+    not have are left out. Chains walk under their labels, or, if the energy says so (`ancestral`),
+    in p(x), and those are kept of which a draw of p(y | x) is the class asked for. Raises
+    ValueError for a method that goes down noise levels and an energy that knows none, and for a
+    class never drawn.
 
     >>> import lowland
     >>> recipe, g = lowland.read_recipe("moons", {"generation.steps": 5}).plain(), torch.Generator().manual_seed(0)
@@ -54,8 +61,8 @@ def follow(
     method = how.get("method", "chains")
     if method != "chains" and not sigmas:
         raise ValueError(
-            f"generation.method is {method!r} and {type(energy).__name__} knows no noise level; flow and recovery go down an "
-            f"energy E(x, σ); use 'chains'"
+            f"generation.method is {method!r} and {type(energy).__name__} knows no noise level; "
+            "flow and recovery go down an energy E(x, σ); use 'chains'"
         )
     if method == "flow":
         with torch.autocast(
@@ -112,7 +119,9 @@ def _called(
     generator: torch.Generator,
     progress: Progress,
 ) -> Generated:
-    """A draw of p(x | y) for every label: x from p(x), y from p(y | x), again and again, kept where y is still asked for."""
+    """A draw of p(x | y) for every label: x from p(x), y from p(y | x), again and again, kept where
+    y is still asked for.
+    """
     open_ = torch.ones_like(labels, dtype=torch.bool)
     slots: list[Tensor] = []
     points: list[Tensor] = []
@@ -140,8 +149,8 @@ def _called(
             film = torch.cat(films, 1)[:, order] if films else None
             return Generated(torch.cat(points)[order], labels, film, made.film_steps)
     raise ValueError(
-        f"no more draws of class {labels[open_].unique().tolist()} came in {ROUNDS} rounds; the energy holds them for very "
-        f"unlikely; ask for other classes, or train it longer"
+        f"no more draws of class {labels[open_].unique().tolist()} came in {ROUNDS} rounds; the "
+        "energy holds them for very unlikely; ask for other classes, or train it longer"
     )
 
 
@@ -154,7 +163,9 @@ def _recovered(
     generator: torch.Generator,
     progress: Progress,
 ) -> Generated:
-    """Draws at each noise level given where the level above ended, and a last jump if the recipe wants one."""
+    """Draws at each noise level given where the level above ended, and a last jump if the recipe
+    wants one.
+    """
     start = sigmas[0] * torch.randn(
         count, *energy.domain.shape, generator=generator, device=generator.device
     )

@@ -11,7 +11,9 @@ from lowland.samplers import Sampler, anneal, noise_ladder, probability_flow
 
 
 class Generated(NamedTuple):
-    """x (N, *event); labels (N,) that were asked for, or None; film (frames, N, *event) and its steps, or None."""
+    """x (N, *event); labels (N,) that were asked for, or None; film (frames, N, *event) and its
+    steps, or None.
+    """
 
     x: Tensor
     labels: Tensor | None
@@ -20,16 +22,19 @@ class Generated(NamedTuple):
 
 
 def bind_noise(energy: Energy, sigmas: Sequence[float] | None) -> Energy:
-    """A noise-conditional energy at its smallest level, the law closest to the data; other energies as they are."""
+    """A noise-conditional energy at its smallest level, the law closest to the data; other energies
+    as they are.
+    """
     return energy.given(min(sigmas)) if getattr(energy, "noise", False) and sigmas else energy
 
 
 def jump(energy: Energy, x: Tensor, sigma: float) -> Tensor:
-    """The expected clean point behind a noisy one: x + σ² ∇ log p(x), for the law p of data with noise N(0, σ²) added.
+    """The expected clean point behind a noisy one: x + σ² ∇ log p(x), for the law p of data with
+    noise N(0, σ²) added.
 
-    An energy trained on noisy data walks in the smoothed law, where chains mix, and jumps at the end; nothing is clamped.
-    x (N, *event); σ = 0 leaves it as it is.
-    Source: Saremi & Hyvärinen (2019), https://jmlr.org/papers/v20/19-216.html (Miyasawa's estimator)
+    An energy trained on noisy data walks in the smoothed law, where chains mix, and jumps at the
+    end; nothing is clamped. x (N, *event); σ = 0 leaves it as it is. Source: Saremi & Hyvärinen
+    (2019), https://jmlr.org/papers/v20/19-216.html (Miyasawa's estimator)
 
     >>> import torch
     >>> from lowland.targets import Gaussian
@@ -40,12 +45,15 @@ def jump(energy: Energy, x: Tensor, sigma: float) -> Tensor:
 
 
 def check_whole(energy: Energy) -> None:
-    """Refuse an energy of answers, E(y | x, σ), and expressions of one, where whole points are moved."""
+    """Refuse an energy of answers, E(y | x, σ), and expressions of one, where whole points are
+    moved.
+    """
     for part in energy.modules():
         if getattr(part, "question", ()):
             raise ValueError(
-                f"{type(part).__name__} was trained to answer the question in entries {list(cast(Any, part).question)}; what "
-                f"moves whole points needs an energy of whole points; use tasks.predict, or generation.method = 'flow'"
+                f"{type(part).__name__} was trained to answer the question in entries "
+                f"{list(cast(Any, part).question)}; what moves whole points needs an energy of "
+                "whole points; use tasks.predict, or generation.method = 'flow'"
             )
 
 
@@ -70,12 +78,13 @@ def generate(
 ) -> Generated:
     """Run chains from `start` (N, *event) along a path that ends at the energy itself.
 
-    labels: bound to the chains; temperatures: the path energy / T, the steps divided evenly among them; sigmas: noise
-    levels of an energy of noise, run as annealed Langevin dynamics instead; jump_sigma: noise level of a last `jump`;
-    frames: how many states of the chains to film, evenly spaced from the start to the last step; the film ends with one
-    more, the result after the jump.
+    labels: bound to the chains; temperatures: the path energy / T, the steps divided evenly among
+    them; sigmas: noise levels of an energy of noise, run as annealed Langevin dynamics instead;
+    jump_sigma: noise level of a last `jump`; frames: how many states of the chains to film, evenly
+    spaced from the start to the last step; the film ends with one more, the result after the jump.
 
-    Raises ValueError for an empty path, a single frame, an energy of noise without sigmas, or one of answers to a question.
+    Raises ValueError for an empty path, a single frame, an energy of noise without sigmas, or one
+    of answers to a question.
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
@@ -86,13 +95,15 @@ def generate(
     """
     if not temperatures or (frames and frames < 2):
         raise ValueError(
-            f"temperatures are {temperatures} and frames {frames}; at least one T and 0 or 2 frames; correct them"
+            f"temperatures are {temperatures} and frames {frames}; at least one T and 0 or 2 "
+            "frames; correct them"
         )
     check_whole(energy)
     if getattr(energy, "noise", False):
         if not sigmas:
             raise ValueError(
-                "the energy is one of noise and no levels came; annealing needs them; pass sigmas=(1.0, ..., 0.1)"
+                "the energy is one of noise and no levels came; annealing needs them; pass "
+                "sigmas=(1.0, ..., 0.1)"
             )
         path: list[Energy] = [energy.given(sigma) for sigma in sigmas]
         samplers: Sampler | list[Sampler] = noise_ladder(sampler, sigmas)
@@ -128,16 +139,19 @@ def flow(
     batch: int = 256,
     progress: Callable[[int], object] | None = None,
 ) -> Generated:
-    """Draw `count` samples from an energy of noise by probability flow (Heun's steps) along falling sigmas, and a last jump.
+    """Draw `count` samples from an energy of noise by probability flow (Heun's steps) along falling
+    sigmas, and a last jump.
 
-    Points begin at N(0, σ²) of the first level, or where the energy itself says (`energy.start`). They move in parts of
-    `batch`, which stay in cache. temperature: the path is that of E / T; below 1 samples are more typical and less
-    varied, and of no law that training aimed at. frames: as in `generate`, evenly spaced over the levels; progress: hears how
-    many points have arrived. Inside `torch.autocast` the network computes as that says.
-    Cost: 2 len(sigmas) − 1 gradients per sample. Points whose score is not finite stay where they were.
+    Points begin at N(0, σ²) of the first level, or where the energy itself says (`energy.start`).
+    They move in parts of `batch`, which stay in cache. temperature: the path is that of E / T;
+    below 1 samples are more typical and less varied, and of no law that training aimed at. frames:
+    as in `generate`, evenly spaced over the levels; progress: hears how many points have arrived.
+    Inside `torch.autocast` the network computes as that says. Cost: 2 len(sigmas) − 1 gradients per
+    sample. Points whose score is not finite stay where they were.
 
-    Raises ValueError for an energy that knows no noise, and as `probability_flow` does.
-    Source: Song et al. (2021), https://arxiv.org/abs/2011.13456; Karras et al. (2022), https://arxiv.org/abs/2206.00364
+    Raises ValueError for an energy that knows no noise, and as `probability_flow` does. Source:
+    Song et al. (2021), https://arxiv.org/abs/2011.13456; Karras et al. (2022),
+    https://arxiv.org/abs/2206.00364
 
     >>> import torch, lowland
     >>> g, sigmas = torch.Generator().manual_seed(0), lowland.sigma_ladder(5.0, 0.05, 6)
@@ -147,8 +161,9 @@ def flow(
     """
     if not getattr(energy, "noise", False) or frames == 1 or batch < 1 or len(sigmas) < 2:
         raise ValueError(
-            f"flow was given {type(energy).__name__}, {len(sigmas)} levels, {frames} frames and batch {batch}; it needs an "
-            f"energy E(x, σ), 2 levels or more, 0 or 2 frames or more and a batch; use generate for other energies"
+            f"flow was given {type(energy).__name__}, {len(sigmas)} levels, {frames} frames and "
+            f"batch {batch}; it needs an energy E(x, σ), 2 levels or more, 0 or 2 frames or more "
+            "and a batch; use generate for other energies"
         )
     path = [
         energy.given(sigma) if temperature == 1.0 else energy.given(sigma) / temperature

@@ -1,14 +1,16 @@
-"""Purifying: a point that somebody tampered with is carried back to where data lie, before anybody acts on it.
+"""Purifying: a point that somebody tampered with is carried back to where data lie, before anybody
+acts on it.
 
     langevin   x + σ ξ, then x ← x − h ∇E(x) + √(2hT) ξ, again and again     any energy
     map        towards argmin E(x') + ‖x' − x‖² / 2σ², without noise          any energy
     denoise    x + σ ξ, then down the noise levels to the expected clean point     an energy E(x, σ)
 
-Whether that defends a classifier is for attacks to say that know of it. So every step here can be differentiated, and
-`Purified` gives an attacker both gradients there are: through the steps, and past them. Most published purifiers fell to one of
-them; a number that was measured without them means nothing.
-Source: Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263; Hill, Mitchell & Zhu (2021),
-https://arxiv.org/abs/2005.13525; noise and its removal: Nie et al. (2022), https://arxiv.org/abs/2205.07460
+Whether that defends a classifier is for attacks to say that know of it. So every step here can be
+differentiated, and `Purified` gives an attacker both gradients there are: through the steps, and
+past them. Most published purifiers fell to one of them; a number that was measured without them
+means nothing. Source: Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263; Hill, Mitchell &
+Zhu (2021), https://arxiv.org/abs/2005.13525; noise and its removal: Nie et al. (2022),
+https://arxiv.org/abs/2205.07460
 """
 
 import math
@@ -47,17 +49,20 @@ def purify(
 ) -> Tensor:
     """Points (B, *event) carried from x towards the data.
 
-    method "langevin": `steps` steps of size h = step_size at a temperature T, after noise of deviation sigma (0: none);
-    "map": `steps` proximal steps down E(x') + ‖x' − x‖² / 2 sigma², each v = x' − h ∇E(x'), then (v + τ x) / (1 + τ) with
-    τ = h / sigma², so that no sigma is too small; the noise plays no part; "denoise", for an energy E(x, σ): noise of deviation
-    sigma, then steps = 1: one jump to the expected clean point, or down that many levels, x ← D + (σ' / σ) (x − D), and a jump.
-    clip: bound on every number of ∇E, as `ShortRun` has it. The first two stay in a box; denoise clamps nothing.
+    method "langevin": `steps` steps of size h = step_size at a temperature T, after noise of
+    deviation sigma (0: none); "map": `steps` proximal steps down E(x') + ‖x' − x‖² / 2 sigma², each
+    v = x' − h ∇E(x'), then (v + τ x) / (1 + τ) with τ = h / sigma², so that no sigma is too small;
+    the noise plays no part; "denoise", for an energy E(x, σ): noise of deviation sigma, then steps
+    = 1: one jump to the expected clean point, or down that many levels, x ← D + (σ' / σ) (x − D),
+    and a jump. clip: bound on every number of ∇E, as `ShortRun` has it. The first two stay in a
+    box; denoise clamps nothing.
 
-    If x requires a gradient, so does the result: the chain is then kept for backward, and costs memory for every step. Weights
-    get none. The same generator gives the same points either way, up to rounding. Cost: a gradient of the energy per step, and
-    its derivative where somebody differentiates through it.
-    Raises ValueError for settings that cannot be meant, points outside the domain, "denoise" with an energy that knows no
-    noise, and the others with one whose level is not bound.
+    If x requires a gradient, so does the result: the chain is then kept for backward, and costs
+    memory for every step. Weights get none. The same generator gives the same points either way, up
+    to rounding. Cost: a gradient of the energy per step, and its derivative where somebody
+    differentiates through it. Raises ValueError for settings that cannot be meant, points outside
+    the domain, "denoise" with an energy that knows no noise, and the others with one whose level is
+    not bound.
 
     >>> import torch
     >>> from lowland.targets import Gaussian
@@ -109,7 +114,9 @@ def check_settings(
     temperature: float = 1.0,
     clip: float | None = None,
 ) -> None:
-    """Refuse settings of `purify` that cannot be meant, and a method that does not fit the energy."""
+    """Refuse settings of `purify` that cannot be meant, and a method that does not fit the
+    energy.
+    """
     check_whole(energy)
     least = 1 if method == "denoise" else 0
     sizes = (sigma, step_size, temperature)
@@ -131,21 +138,24 @@ def check_settings(
         or not (sigma > 0 or (method == "langevin" and sigma == 0))
     ):
         raise ValueError(
-            f"purify was given method {method!r}, {steps} steps, sigma {sigma}, step_size {step_size}, temperature "
-            f"{temperature} and clip {clip}; the method is one of {', '.join(METHODS)}, sizes are above 0, temperature and "
-            f"Langevin's sigma at least 0, and a denoiser takes a step or more; correct them"
+            f"purify was given method {method!r}, {steps} steps, sigma {sigma}, step_size "
+            f"{step_size}, temperature {temperature} and clip {clip}; the method is one of "
+            f"{', '.join(METHODS)}, sizes are above 0, temperature and Langevin's sigma at least "
+            "0, and a denoiser takes a step or more; correct them"
         )
     noisy = of_noise(energy)
     if noisy != (method == "denoise"):
         knows = "knows noise levels, and none is bound" if noisy else "knows no noise level"
         raise ValueError(
-            f"{type(energy).__name__} {knows}; 'denoise' needs an energy E(x, σ), 'langevin' and 'map' one of x alone; "
+            f"{type(energy).__name__} {knows}; 'denoise' needs an energy E(x, σ), 'langevin' and "
+            "'map' one of x alone; "
             f"{'use denoise, or bind a level with energy.given(sigma)' if noisy else 'use langevin or map'}"
         )
 
 
 def logits_of(classifier: Any) -> Callable[[Tensor], Tensor]:
-    """Whatever classifies as a function x -> logits (B, K): an energy with classes gives −e(x), a callable is as it is.
+    """Whatever classifies as a function x -> logits (B, K): an energy with classes gives −e(x), a
+    callable is as it is.
 
     Raises ValueError for an energy without classes, and for what cannot be called.
 
@@ -157,14 +167,15 @@ def logits_of(classifier: Any) -> Callable[[Tensor], Tensor]:
     if isinstance(classifier, Energy):
         if getattr(classifier, "classes", 0) < 2 or not hasattr(classifier, "class_energies"):
             raise ValueError(
-                f"{type(classifier).__name__} has {getattr(classifier, 'classes', 0)} classes; a classifier has two or more; "
-                f"train one with classes, or pass a function x -> logits"
+                f"{type(classifier).__name__} has {getattr(classifier, 'classes', 0)} classes; a "
+                "classifier has two or more; train one with classes, or pass a function x -> "
+                "logits"
             )
         return _Logits(classifier)
     if not callable(classifier):
         raise ValueError(
-            f"a {type(classifier).__name__} was given; a classifier is a callable x -> logits (B, K) or an energy with "
-            f"classes; pass one of them"
+            f"a {type(classifier).__name__} was given; a classifier is a callable x -> logits (B, "
+            "K) or an energy with classes; pass one of them"
         )
     return classifier
 
@@ -181,18 +192,21 @@ class _Logits(nn.Module):
 
 
 class Purified(nn.Module):
-    """A classifier behind a purifier: x (B, *event) -> logits (B, K), the mean over draws, each with fresh noise.
+    """A classifier behind a purifier: x (B, *event) -> logits (B, K), the mean over draws, each
+    with fresh noise.
 
         f̄(x) = (1/D) Σ_d f(purify(x, ξ_d))
 
-    energy, settings: as `purify` takes them; classifier: a callable x -> logits, or an energy with classes; draws: D;
-    generator: of the noise, which no two calls share; gradient: what backward says of the purifier. "unrolled": the truth,
-    through all of its steps; "identity": that it did nothing (backward pass differentiable approximation, BPDA), which an
-    attacker chooses where the truth vanishes or is too rough to follow. `bypassed` is this model with the second: what it
+    energy, settings: as `purify` takes them; classifier: a callable x -> logits, or an energy with
+    classes; draws: D; generator: of the noise, which no two calls share; gradient: what backward
+    says of the purifier. "unrolled": the truth, through all of its steps; "identity": that it did
+    nothing (backward pass differentiable approximation, BPDA), which an attacker chooses where the
+    truth vanishes or is too rough to follow. `bypassed` is this model with the second: what it
     answers is the same.
 
-    Raises ValueError as `purify` and `logits_of` do, and for draws below 1, another gradient or an unknown setting.
-    Source: BPDA: Athalye, Carlini & Wagner (2018), https://arxiv.org/abs/1802.00420
+    Raises ValueError as `purify` and `logits_of` do, and for draws below 1, another gradient or an
+    unknown setting. Source: BPDA: Athalye, Carlini & Wagner (2018),
+    https://arxiv.org/abs/1802.00420
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
@@ -221,8 +235,9 @@ class Purified(nn.Module):
             or unknown
         ):
             raise ValueError(
-                f"draws is {draws}, gradient {gradient!r} and the settings {', '.join(settings) or 'none'}; at least 1, "
-                f"'unrolled' or 'identity', and some of {', '.join(SETTINGS)} are needed; correct them"
+                f"draws is {draws}, gradient {gradient!r} and the settings "
+                f"{', '.join(settings) or 'none'}; at least 1, 'unrolled' or 'identity', and some "
+                f"of {', '.join(SETTINGS)} are needed; correct them"
             )
         self.energy, self.classifier = lift(energy), logits_of(classifier)
         check_settings(self.energy, **settings)

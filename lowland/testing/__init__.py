@@ -1,11 +1,15 @@
 """A test bench for samplers: yours, ours, anyone's.
 
     from lowland.testing import prove
-    print(prove(MySampler(0.1)))                                                  # with init and step
-    print(prove(my_move, domains=("real",), adjusted=True))                       # move(energy, x, steps, generator) -> x
+    print(prove(MySampler(0.1)))                                                  # with init and
+                                                                                  step
+    print(prove(my_move, domains=("real",), adjusted=True))                       # move(energy, x,
+                                                                                  steps, generator)
+                                                                                  -> x
 
-`targets` holds laws with exact draws; `statistical_checks` the checks by statistics, `exact_checks` those that are exact; `proof` runs all that
-apply; `mutation` plants bugs, and `mutants` are those that the checks are known to catch. Nothing here needs pytest.
+`targets` holds laws with exact draws; `statistical_checks` the checks by statistics, `exact_checks`
+those that are exact; `proof` runs all that apply; `mutation` plants bugs, and `mutants` are those
+that the checks are known to catch. Nothing here needs pytest.
 """
 
 from lowland.testing.catalogue import shipped

@@ -1,4 +1,6 @@
-"""Every sampler that lowland ships, in the forms that differ: with and without scale, jitter, several sweeps, and tempered."""
+"""Every sampler that lowland ships, in the forms that differ: with and without scale, jitter,
+several sweeps, and tempered.
+"""
 
 from typing import Any
 

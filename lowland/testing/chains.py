@@ -26,7 +26,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 class Chains:
     """Chains that go on where they stopped: of a sampler (their state is kept), or of a plain move.
 
-    sampler: with `init` and `step`, or a callable move(energy, x, steps, generator) -> x; x: where they are (B, *event).
+    sampler: with `init` and `step`, or a callable move(energy, x, steps, generator) -> x; x: where
+    they are (B, *event).
     """
 
     def __init__(
@@ -62,7 +63,9 @@ def fitted(sampler: Any, size: int) -> Any:
 def stationary(
     sampler: Any, target: Target, count: int, generator: torch.Generator, dtype: torch.dtype
 ) -> Chains:
-    """Chains that start from the law they should keep; the replicas of parallel tempering each from their own."""
+    """Chains that start from the law they should keep; the replicas of parallel tempering each from
+    their own.
+    """
     x = target.draw(count, generator, dtype)
     sampler = fitted(sampler, x[0].numel())
     if not hasattr(sampler, "temperatures"):
@@ -79,7 +82,9 @@ def stationary(
 
 
 def caught(check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether a check condemns what it is given: it raises AssertionError or returns more than LIMIT."""
+    """Whether a check condemns what it is given: it raises AssertionError or returns more than
+    LIMIT.
+    """
     try:
         z = check(*args, **kwargs)
     except AssertionError:
@@ -88,7 +93,9 @@ def caught(check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
 
 
 def z_scores(values: Tensor, truth: Tensor | float = 0.0) -> Tensor:
-    """(mean − truth) in standard errors of independent rows (N, ...); a column without spread must be right."""
+    """(mean − truth) in standard errors of independent rows (N, ...); a column without spread must
+    be right.
+    """
     values = values.double()
     error = values.std(0) / math.sqrt(len(values))
     difference = values.mean(0) - truth

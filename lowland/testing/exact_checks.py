@@ -1,7 +1,8 @@
-"""Checks without statistics: what a sampler promises besides its law. Each raises AssertionError with a sentence.
+"""Checks without statistics: what a sampler promises besides its law. Each raises AssertionError
+with a sentence.
 
-All take a sampler (with `init`, `step`, `gradients`, ...) and the kind of domain on which to try it. Events are four numbers,
-so that a sampler with a scale of four can be tried on all of them.
+All take a sampler (with `init`, `step`, `gradients`, ...) and the kind of domain on which to try
+it. Events are four numbers, so that a sampler with a scale of four can be tried on all of them.
 """
 
 import copy
@@ -30,7 +31,8 @@ def domain_of(kind: str, *shape: int) -> Domain:
 
 
 class Ground(Energy):
-    """E(x) = ½ Σ w_i u_i² + (Σ u_i)² / 10, u the point itself, laid flat: for events of every kind and shape.
+    """E(x) = ½ Σ w_i u_i² + (Σ u_i)² / 10, u the point itself, laid flat: for events of every kind
+    and shape.
 
     Counts its work: `rows_paid`, the rows that were evaluated with a graph, for a gradient.
     """
@@ -63,7 +65,9 @@ def parts(state: Any) -> list[Tensor]:
 
 
 def repeats(sampler: Any, kind: str = "real") -> None:
-    """Same generator, same bits; five steps and five more equal ten; the global generator is left alone."""
+    """Same generator, same bits; five steps and five more equal ten; the global generator is left
+    alone.
+    """
     energy = Ground(domain_of(kind, SITES))
     x = energy.domain.draw(20, seeded(4))
     before = torch.get_rng_state()
@@ -80,7 +84,9 @@ def repeats(sampler: Any, kind: str = "real") -> None:
 
 
 def gradients_as_declared(sampler: Any, kind: str = "real") -> None:
-    """Rows evaluated for gradients, against `start_gradients`, `gradients`, Info.gradients and Trace.gradients."""
+    """Rows evaluated for gradients, against `start_gradients`, `gradients`, Info.gradients and
+    Trace.gradients.
+    """
     energy, chains = Ground(domain_of(kind, SITES)), 4
     x = energy.domain.draw(chains, seeded())
     state = sampler.init(energy, x)
@@ -104,7 +110,9 @@ def gradients_as_declared(sampler: Any, kind: str = "real") -> None:
 
 
 def state_is_fresh(sampler: Any, kind: str = "real") -> None:
-    """Energy and score (or gains) in the state are those of its points, for moved and for refused chains alike."""
+    """Energy and score (or gains) in the state are those of its points, for moved and for refused
+    chains alike.
+    """
     energy = Ground(domain_of(kind, SITES))
     state = sampler.init(energy, energy.domain.draw(50, seeded()).double())
     g = seeded(3)
@@ -140,7 +148,9 @@ def per_row(value: Any, x: Tensor) -> Any:
 
 
 def first_order_gains(energy: Energy, x: Tensor) -> Tensor:
-    """What a first-order expansion says that each change of a site gains: (B, sites), or (B, sites, K) if categorical."""
+    """What a first-order expansion says that each change of a site gains: (B, sites), or (B, sites,
+    K) if categorical.
+    """
     if energy.domain.kind == "binary":
         return (value_and_score(energy, x)[1] * (1 - 2 * x)).flatten(1)
     z = one_hot(x.long(), energy.domain.classes).to(x.dtype)
@@ -150,7 +160,9 @@ def first_order_gains(energy: Energy, x: Tensor) -> Tensor:
 
 
 def chains_are_separate(sampler: Any, kind: str = "real") -> None:
-    """What a chain does must not depend on where the others are; and decisions are taken one by one."""
+    """What a chain does must not depend on where the others are; and decisions are taken one by
+    one.
+    """
     energy = Ground(domain_of(kind, SITES))
     near = energy.domain.draw(400, seeded(1))
     far = torch.cat([near[:200], energy.domain.elsewhere(near[200:])])
@@ -171,7 +183,9 @@ HOLES: dict[str, Callable[[Tensor], Tensor]] = {  # energies that are not finite
 
 
 class Holed(Energy):
-    """Sites of which the first must not take its last value (binary: 1): the energy is not finite there."""
+    """Sites of which the first must not take its last value (binary: 1): the energy is not finite
+    there.
+    """
 
     def __init__(self, domain: Domain, value: float) -> None:
         super().__init__(domain)
@@ -192,8 +206,9 @@ class Holed(Energy):
 def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
     """A non-finite proposal is refused and counted, and its chain stays where it was, bit for bit.
 
-    What a chain draws anew at every step (momentum, noise) may change. Samplers whose proposals are many points (NUTS, several
-    replicas) may move and report a divergence. Gibbs never proposes what has no probability, so it has nothing to count.
+    What a chain draws anew at every step (momentum, noise) may change. Samplers whose proposals are
+    many points (NUTS, several replicas) may move and report a divergence. Gibbs never proposes what
+    has no probability, so it has nothing to count.
     """
     if kind == "real":
         energy: Energy = Function(HOLES[hole], real(SITES))
@@ -235,7 +250,9 @@ def gradient_informed(sampler: Any) -> bool:
 def any_event_shape(
     sampler: Any, kind: str, shape: tuple[int, ...], rows: int, dtype: torch.dtype = torch.float32
 ) -> None:
-    """An event is a vector in another dress: chains of images equal chains of the same numbers laid flat."""
+    """An event is a vector in another dress: chains of images equal chains of the same numbers laid
+    flat.
+    """
     energy, flat = Ground(domain_of(kind, *shape)), Ground(domain_of(kind, math.prod(shape)))
     x = energy.domain.draw(rows, seeded(), dtype=dtype)
     a = sample(energy, sampler, x, 3, generator=seeded(1))
@@ -257,13 +274,15 @@ def stays_in_its_box(sampler: Any) -> None:
     assert trace.draws.std() > 0, "all chains are at one point"
 
 
-# ------------------------------------------------------------------------------------------------- parallel tempering
+# ------------------------------------------------------------------------------- parallel tempering
 
 
 def replicas_travel(sampler: Any) -> None:
-    """On a flat law every tried swap is made, so that pairs, rungs and round trips can be told beforehand.
+    """On a flat law every tried swap is made, so that pairs, rungs and round trips can be told
+    beforehand.
 
-    After an even number of steps pairs (0, 1), (2, 3), ... change places, after an odd one (1, 2), (3, 4), ...
+    After an even number of steps pairs (0, 1), (2, 3), ... change places, after an odd one (1, 2),
+    (3, 4), ...
     """
     kind = "real" if "real" in (sampler.domains or ("real",)) else "binary"
     energy = Function(lambda x: (0 * x).flatten(1).sum(1), domain_of(kind, SITES))
@@ -291,7 +310,7 @@ def replicas_travel(sampler: Any) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- leave no trace
+# ----------------------------------------------------------------------------------- leave no trace
 
 
 def unsettle(module: nn.Module) -> None:
@@ -306,7 +325,9 @@ def unsettle(module: nn.Module) -> None:
 
 @contextmanager
 def no_trace(module: nn.Module, *, buffers: bool = True) -> Iterator[None]:
-    """Asserts that the block, which may raise, leaves modes, buffers, weights, requires_grad and gradients as they were."""
+    """Asserts that the block, which may raise, leaves modes, buffers, weights, requires_grad and
+    gradients as they were.
+    """
     modes = {name: part.training for name, part in module.named_modules()}
     tensors = {name: (p, p.detach().clone()) for name, p in module.named_parameters()}
     wanted = {name: p.requires_grad for name, p in module.named_parameters()}
@@ -341,7 +362,9 @@ def no_trace(module: nn.Module, *, buffers: bool = True) -> Iterator[None]:
 
 
 class Probe(Energy):
-    """A module with everything that a careless loop disturbs: batch norm, dropout, spectral norm, a frozen layer."""
+    """A module with everything that a careless loop disturbs: batch norm, dropout, spectral norm, a
+    frozen layer.
+    """
 
     def __init__(self, domain: Domain | None = None) -> None:
         super().__init__(domain or real(3))
@@ -376,7 +399,9 @@ class Probe(Energy):
 
 
 def sampling_leaves_no_trace(sampler: Any, kind: str = "real") -> None:
-    """`sample` on the probe in mixed modes: nothing moved, after a failure neither; the module was sampled in eval mode."""
+    """`sample` on the probe in mixed modes: nothing moved, after a failure neither; the module was
+    sampled in eval mode.
+    """
     probe = Probe(domain_of(kind, SITES))
     unsettle(probe)
     x = probe.domain.draw(16, seeded())

@@ -1,6 +1,8 @@
-"""The bugs that the checks are known to catch: one line changed in each, over every family of samplers.
+"""The bugs that the checks are known to catch: one line changed in each, over every family of
+samplers.
 
-Some leave the law alone and break a promise instead (a cost, a count, a fresh score): then the check is that of the promise.
+Some leave the law alone and break a promise instead (a cost, a count, a fresh score): then the
+check is that of the promise.
 """
 
 from collections.abc import Callable
@@ -691,8 +693,10 @@ GIBBS = (
         ),
         (
             "all colours from the first conditionals",
-            "in [*colours_of(energy, x)] * self.sweeps:\n            logits = conditional_of(energy, x,",
-            "in [*colours_of(energy, first := x)] * self.sweeps:\n            logits = conditional_of(energy, first,",
+            "in [*colours_of(energy, x)] * self.sweeps:\n            logits = "
+            "conditional_of(energy, x,",
+            "in [*colours_of(energy, first := x)] * self.sweeps:\n            logits = "
+            "conditional_of(energy, first,",
             listed("lattice"),
         ),
     )

@@ -1,7 +1,9 @@
-"""Planted bugs: a module imported once more with one piece of its source changed, while the module itself stays as it is.
+"""Planted bugs: a module imported once more with one piece of its source changed, while the module
+itself stays as it is.
 
-A check is worth what it would catch. `mutated` makes a wrong sampler of a right one by an edit of one line, on your own
-samplers as well as on those of the library; `Mutant.verdict` says whether the check that should see it does.
+A check is worth what it would catch. `mutated` makes a wrong sampler of a right one by an edit of
+one line, on your own samplers as well as on those of the library; `Mutant.verdict` says whether the
+check that should see it does.
 """
 
 import ast
@@ -30,16 +32,19 @@ class _Edited(InspectLoader):
 def mutated(
     module: str, where: str, old: str, new: str, *, through: str | None = None
 ) -> ModuleType:
-    """A copy of a module in which, inside the class or function `where`, the text `old` has become `new`.
+    """A copy of a module in which, inside the class or function `where`, the text `old` has become
+    `new`.
 
-    through: another module that uses this one; then it is that one's copy, with all names it takes from here replaced.
-    The registry is not told. Raises ValueError unless `old` stands there exactly once: then the bug has to be planted anew.
+    through: another module that uses this one; then it is that one's copy, with all names it takes
+    from here replaced. The registry is not told. Raises ValueError unless `old` stands there
+    exactly once: then the bug has to be planted anew.
     """
     source = inspect.getsource(importlib.import_module(module))
     part = _segment(source, where)
     if part.count(old) != 1:
         raise ValueError(
-            f"{old!r} stands {part.count(old)} times in {where} of {module}; it must stand there once; plant the bug anew"
+            f"{old!r} stands {part.count(old)} times in {where} of {module}; it must stand there "
+            "once; plant the bug anew"
         )
     copy = _load(module, source.replace(part, part.replace(old, new)))
     if through is None:
@@ -70,9 +75,11 @@ def _load(name: str, source: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug in words; how to plant it; the sampler that suffers from it; the check that must see it.
+    """A bug in words; how to plant it; the sampler that suffers from it; the check that must see
+    it.
 
-    make(module) builds the sampler from the sound or from the mutated module; check(sampler) raises or returns a |z|.
+    make(module) builds the sampler from the sound or from the mutated module; check(sampler) raises
+    or returns a |z|.
     """
 
     bug: str

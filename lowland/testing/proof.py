@@ -1,7 +1,8 @@
 """`prove` puts a sampler through everything that it claims, and reports row by row.
 
-What a sampler claims it says itself: `domains`, `adjusted`, `order` (a plain callable is told them). What it need not keep is
-not asked: a biased sampler is asked for the order of its bias instead of its law.
+What a sampler claims it says itself: `domains`, `adjusted`, `order` (a plain callable is told
+them). What it need not keep is not asked: a biased sampler is asked for the order of its bias
+instead of its law.
 """
 
 import dataclasses
@@ -28,7 +29,9 @@ SHAPES = ((exact_checks.SITES,), (1, 8, 8), (3, 4, 4))
 
 
 class Row(NamedTuple):
-    """One check of one sampler: the figure that was found (|z|, if the check is statistical) and whether the claim holds."""
+    """One check of one sampler: the figure that was found (|z|, if the check is statistical) and
+    whether the claim holds.
+    """
 
     check: str
     target: str
@@ -90,7 +93,9 @@ class Obligation:
         return " ".join(part for part in (self.check, self.target, self.dtype) if part)
 
     def run(self) -> Row:
-        """The row. What is raised, AssertionError or not, is a failure with its first line for a note."""
+        """The row. What is raised, AssertionError or not, is a failure with its first line for a
+        note.
+        """
         here = (self.check, self.target, self.dtype)
         try:
             found = self.measure()
@@ -112,7 +117,9 @@ def obligations(
     dtypes: Sequence[torch.dtype] = DTYPES,
     **size: Any,
 ) -> list[Obligation]:
-    """All checks that apply to a sampler by what it claims; see `prove`. size: count, steps, seeds of the statistical ones."""
+    """All checks that apply to a sampler by what it claims; see `prove`. size: count, steps, seeds
+    of the statistical ones.
+    """
     domains = domains or getattr(sampler, "domains", None) or ("real",)
     adjusted = sampler.adjusted if adjusted is None else adjusted
     order = order or getattr(sampler, "order", None)
@@ -139,7 +146,9 @@ def _laws(
     dtype: torch.dtype,
     size: dict[str, Any],
 ) -> Iterator[Obligation]:
-    """Invariance of the law: from exact draws, jointly with data, against enumeration, up to the walls."""
+    """Invariance of the law: from exact draws, jointly with data, against enumeration, up to the
+    walls.
+    """
     replicas, what = hasattr(sampler, "temperatures"), str(dtype).removeprefix("torch.")
     count = size.get("count", 20_000)
     for name, target in targets.items():
@@ -241,9 +250,10 @@ def prove(
 ) -> Report:
     """Put a sampler through everything that it claims.
 
-    sampler: one of lowland's kind (`init`, `step`, `gradients`, `domains`, `adjusted`, `order`), or any callable
-    move(energy, x, steps, generator) -> x, whose claims are given as keywords: domains=("real",), adjusted=True, order=None.
-    Other keywords: targets, dtypes, count (of chains), steps, seeds. Takes seconds to minutes.
+    sampler: one of lowland's kind (`init`, `step`, `gradients`, `domains`, `adjusted`, `order`), or
+    any callable move(energy, x, steps, generator) -> x, whose claims are given as keywords:
+    domains=("real",), adjusted=True, order=None. Other keywords: targets, dtypes, count (of
+    chains), steps, seeds. Takes seconds to minutes.
 
     >>> import lowland
     >>> from lowland.testing import TARGETS, prove

@@ -1,7 +1,9 @@
-"""Checks by statistics: does a sampler keep the law it should? Each returns the worst |z|, to be compared with `LIMIT`.
+"""Checks by statistics: does a sampler keep the law it should? Each returns the worst |z|, to be
+compared with `LIMIT`.
 
-A sampler is anything with `init` and `step`, or a plain callable move(energy, x, steps, generator) -> x.
-Draws of different chains are independent, so every standard error is that of independent rows, with no autocorrelation.
+A sampler is anything with `init` and `step`, or a plain callable move(energy, x, steps, generator)
+-> x. Draws of different chains are independent, so every standard error is that of independent
+rows, with no autocorrelation.
 """
 
 import dataclasses
@@ -23,7 +25,9 @@ SHARES = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995)
 
 
 def _features(x: Tensor, values: Tensor, cuts: Tensor) -> Tensor:
-    """Moments (winsorised at the outer cuts, so that heavy tails keep the z-scores normal) and tail probabilities."""
+    """Moments (winsorised at the outer cuts, so that heavy tails keep the z-scores normal) and tail
+    probabilities.
+    """
     both = torch.cat([x.flatten(1), values.unsqueeze(1)], 1).double()
     clipped = both.clamp(cuts[0], cuts[-1])
     tails = (both.unsqueeze(2) > cuts.T.unsqueeze(0)).double().flatten(1)
@@ -40,9 +44,11 @@ def stationarity(
     steps: int = 12,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> float:
-    """Worst pooled |z| of moments, energies and tail probabilities after `steps` from exact draws, against the start.
+    """Worst pooled |z| of moments, energies and tail probabilities after `steps` from exact draws,
+    against the start.
 
-    The differences f(x_steps) − f(x_0) are independent between chains and have mean zero if the law is left invariant.
+    The differences f(x_steps) − f(x_0) are independent between chains and have mean zero if the law
+    is left invariant.
     """
     pooled = []
     for seed in seeds:
@@ -76,9 +82,11 @@ def arrival(
     steps: int = 200,
     seed: int = 0,
 ) -> float:
-    """Worst |z| between chains that all started at one point and ran for `steps`, and independent exact draws.
+    """Worst |z| between chains that all started at one point and ran for `steps`, and independent
+    exact draws.
 
-    A sampler may leave a law as it is and never get there: chains that stand still, or keep to a level set, do.
+    A sampler may leave a law as it is and never get there: chains that stand still, or keep to a
+    level set, do.
     """
     g = seeded(seed)
     exact = target.draw(count, g, dtype)
@@ -92,11 +100,13 @@ def arrival(
     return ((a.mean(0) - b.mean(0)) / error).abs().max().item()
 
 
-# ------------------------------------------------------------------------------------------------ Geweke's joint test
+# ------------------------------------------------------------------------------ Geweke's joint test
 
 
 class Model(NamedTuple):
-    """A prior with exact draws, a likelihood with exact draws, and the posterior's energy given the data as condition."""
+    """A prior with exact draws, a likelihood with exact draws, and the posterior's energy given the
+    data as condition.
+    """
 
     posterior: Energy
     prior: Any  # (count, generator) -> θ
@@ -104,14 +114,17 @@ class Model(NamedTuple):
 
 
 class Rate(Energy):
-    """θ = log λ of λ ~ Gamma(3, 1) and y | λ ~ Poisson(λ): E(θ; y) = 2 e^θ − (3 + y) θ, site by site."""
+    """θ = log λ of λ ~ Gamma(3, 1) and y | λ ~ Poisson(λ): E(θ; y) = 2 e^θ − (3 + y) θ, site by
+    site.
+    """
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return (2 * x.exp() - (3 + c) * x).sum(1)
 
 
 class Mixed(Energy):
-    """z with independent sites and y | z ~ N(Σ_i w_i(z_i), 1): E(z; y) = Σ_i b_i(z_i) + (y − Σ_i w_i(z_i))² / 2.
+    """z with independent sites and y | z ~ N(Σ_i w_i(z_i), 1): E(z; y) = Σ_i b_i(z_i) + (y − Σ_i
+    w_i(z_i))² / 2.
 
     Binary sites: w, b (sites,); categorical ones: (sites, K), and z may be one-hot floats.
     """
@@ -190,11 +203,12 @@ def joint(
     rounds: int = 5,
     seed: int = 0,
 ) -> float:
-    """Geweke's joint-distribution test: worst |z| of parameters and data after rounds of (sample θ | y, draw y | θ).
+    """Geweke's joint-distribution test: worst |z| of parameters and data after rounds of (sample θ
+    | y, draw y | θ).
 
-    From exact draws of (θ, y) both moves keep their joint law; a sampler that bends the posterior for some y drifts away from
-    it, and a little further every round. Every chain has its own data, bound as a condition.
-    Source: Geweke (2004), https://doi.org/10.1198/016214504000001132
+    From exact draws of (θ, y) both moves keep their joint law; a sampler that bends the posterior
+    for some y drifts away from it, and a little further every round. Every chain has its own data,
+    bound as a condition. Source: Geweke (2004), https://doi.org/10.1198/016214504000001132
     """
     model, g = MODELS[kind], seeded(seed)
     start = theta = model.prior(count, g).to(dtype).double()
@@ -229,21 +243,24 @@ def _joint_features(theta: Tensor, y: Tensor) -> Tensor:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- enumeration
+# -------------------------------------------------------------------------------------- enumeration
 
 
 class Distance(NamedTuple):
-    """How far counts are from probabilities: total variation, and Pearson's statistic as a standard normal z."""
+    """How far counts are from probabilities: total variation, and Pearson's statistic as a standard
+    normal z.
+    """
 
     variation: float
     z: float
 
 
 def distance(counts: Tensor, p: Tensor) -> Distance:
-    """Counts (S,) of independent draws against probabilities. Cells of fewer than 10 expected draws are pooled.
+    """Counts (S,) of independent draws against probabilities. Cells of fewer than 10 expected draws
+    are pooled.
 
-    Σ (n_k − n p_k)² / n p_k is χ² of S − 1 degrees of freedom; its cube root is normal (Wilson & Hilferty).
-    Source: Wilson & Hilferty (1931), https://doi.org/10.1073/pnas.17.12.684
+    Σ (n_k − n p_k)² / n p_k is χ² of S − 1 degrees of freedom; its cube root is normal (Wilson &
+    Hilferty). Source: Wilson & Hilferty (1931), https://doi.org/10.1073/pnas.17.12.684
     """
     n = counts.sum()
     rare = n * p < 10
@@ -287,7 +304,9 @@ def walls(
     steps: int = 15,
     seed: int = 21,
 ) -> float:
-    """exp(−2x) on [0, 1] up to the walls: 12 bins, the outer ones 0.01 and 0.04 wide, with binomial errors."""
+    """exp(−2x) on [0, 1] up to the walls: 12 bins, the outer ones 0.01 and 0.04 wide, with binomial
+    errors.
+    """
     y = (
         stationary(sampler, CONTINUOUS["exponential"], count, seeded(seed), dtype)
         .walk(steps)
@@ -302,13 +321,14 @@ def walls(
     return ((counts - count * p) / (count * p * (1 - p)).sqrt()).abs().max().item()
 
 
-# ------------------------------------------------------------------------------------------- those that are not adjusted
+# ---------------------------------------------------------------------- those that are not adjusted
 
 
 def temperature_law(
     sampler: Any, step_size: float, temperature: float, *, count: int = 20_000, steps: int = 15
 ) -> float:
-    """|z| of mean and variance of unadjusted Langevin on N(0, 1), which leaves N(0, T / (1 − h/2)) invariant exactly.
+    """|z| of mean and variance of unadjusted Langevin on N(0, 1), which leaves N(0, T / (1 − h/2))
+    invariant exactly.
 
     x' = (1 − h) x + √(2hT) ξ keeps the variance v = (1 − h)² v + 2hT.
     """
@@ -321,7 +341,8 @@ def temperature_law(
 
 
 def diffusion_law(sampler: Any, step_size: float, temperature: float = 1.0) -> float:
-    """|z| of one step from 0 on E(x) = b·x against N(−h b, 2hT), the law of y = x − h ∇E + √(2hT) ξ.
+    """|z| of one step from 0 on E(x) = b·x against N(−h b, 2hT), the law of y = x − h ∇E + √(2hT)
+    ξ.
 
     A Metropolis sampler accepts all of it: on a linear energy the proposal is exact.
     """
@@ -337,14 +358,18 @@ def diffusion_law(sampler: Any, step_size: float, temperature: float = 1.0) -> f
 
 
 class Slope(NamedTuple):
-    """The order of a bias in the step size, as measured, with its standard error, and the biases it comes from."""
+    """The order of a bias in the step size, as measured, with its standard error, and the biases it
+    comes from.
+    """
 
     order: float
     error: float
     biases: tuple[float, ...]
 
     def z(self, declared: int) -> float:
-        """|measured − declared| in standard errors; infinite if orders one apart could not be told apart."""
+        """|measured − declared| in standard errors; infinite if orders one apart could not be told
+        apart.
+        """
         return abs(self.order - declared) / self.error if self.error < 0.2 else math.inf
 
 
@@ -359,10 +384,11 @@ def order(
 ) -> Slope:
     """Regression of log |bias| on log h, for step sizes that are fractions of the sampler's own.
 
-    The bias is that of ⟨cos 1.75 x⟩ under E(x) = x²/2 + e^{−x²}, whose truth is known by quadrature: two humps with bounded
-    curvature, on which the leading terms of first- and of second-order schemes are large and the next ones small. The mean is
-    taken over all chains, every `stretch` units of time, until the slope is known to `precision` (or patience is lost).
-    Not Gaussian: there, second-order schemes may have no bias at all.
+    The bias is that of ⟨cos 1.75 x⟩ under E(x) = x²/2 + e^{−x²}, whose truth is known by
+    quadrature: two humps with bounded curvature, on which the leading terms of first- and of
+    second-order schemes are large and the next ones small. The mean is taken over all chains, every
+    `stretch` units of time, until the slope is known to `precision` (or patience is lost). Not
+    Gaussian: there, second-order schemes may have no bias at all.
     """
     x = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
     truth = ((-Humps()(x.unsqueeze(1))).softmax(0) * _wave(x)).sum()
@@ -400,7 +426,9 @@ def _wave(x: Tensor) -> Tensor:
 
 
 def _regression(t: Tensor, biases: Tensor) -> Slope:
-    """Weighted least squares on t of log |mean bias| (chains, steps), with the errors that follow from the chains'."""
+    """Weighted least squares on t of log |mean bias| (chains, steps), with the errors that follow
+    from the chains'.
+    """
     mean = biases.mean(0)
     y, weights = mean.abs().log(), (mean / biases.std(0)).square() * len(biases)
     centred = t - (weights * t).sum() / weights.sum()

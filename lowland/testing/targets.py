@@ -1,12 +1,14 @@
-"""Laws to prove samplers against: energies with independent exact draws, discrete ones with every state counted.
+"""Laws to prove samplers against: energies with independent exact draws, discrete ones with every
+state counted.
 
-A target that knows its draws at other temperatures too (`hot`) can prove parallel tempering, whose replicas must all start
-from their laws: only then is the joint law the stationary one.
+A target that knows its draws at other temperatures too (`hot`) can prove parallel tempering, whose
+replicas must all start from their laws: only then is the joint law the stationary one.
 
-    CONTINUOUS   Gaussians, a mixture, a banana, a funnel, an image, two laws that end where the energy is not finite,
-                 and laws on boxes up to the wall
-    DISCRETE     lattices with colourings and conditionals of their own; networks of binary and of categorical sites, whose
-                 first-order gains are not exact; two of them with states at which the energy is nan
+    CONTINUOUS   Gaussians, a mixture, a banana, a funnel, an image, two laws that end where the
+                 energy is not finite, and laws on boxes up to the wall
+    DISCRETE     lattices with colourings and conditionals of their own; networks of binary and of
+                 categorical sites, whose first-order gains are not exact; two of them with states
+                 at which the energy is nan
 """
 
 import math
@@ -27,8 +29,9 @@ Draw = Callable[[int, torch.Generator, torch.dtype], Tensor]
 class Target(NamedTuple):
     """An energy with independent exact draws.
 
-    draw(count, generator, dtype) -> (count, *event); hot(temperature, count, generator, dtype): of exp(−E / T), where known;
-    states: every state (S, *event) of a discrete law; holed: the energy is not finite outside the support.
+    draw(count, generator, dtype) -> (count, *event); hot(temperature, count, generator, dtype): of
+    exp(−E / T), where known; states: every state (S, *event) of a discrete law; holed: the energy
+    is not finite outside the support.
     """
 
     energy: Energy
@@ -65,7 +68,9 @@ def tempered(
 
 
 def enumerated(energy: Energy, states: Tensor | None = None) -> Target:
-    """A discrete energy whose states are few enough to be listed (all, unless given): exact draws at every temperature."""
+    """A discrete energy whose states are few enough to be listed (all, unless given): exact draws
+    at every temperature.
+    """
     if states is None:
         values = torch.arange(float(energy.domain.classes or 2))
         states = torch.cartesian_prod(*[values] * math.prod(energy.domain.shape)).view(
@@ -82,7 +87,7 @@ def enumerated(energy: Energy, states: Tensor | None = None) -> Target:
     return target
 
 
-# ---------------------------------------------------------------------------------------------------------- continuous
+# --------------------------------------------------------------------------------------- continuous
 
 
 def gaussian(mean: tuple[float, ...], covariance: Any, shape: tuple[int, ...] = ()) -> Target:
@@ -103,7 +108,9 @@ def gaussian(mean: tuple[float, ...], covariance: Any, shape: tuple[int, ...] = 
 def mixture(
     centres: tuple[tuple[float, ...], ...], scale: float, weights: tuple[float, ...]
 ) -> Target:
-    """Σ w_k N(m_k, s² I). At T > 1 by rejection: (Σ p_k)^β ≤ Σ p_k^β, and p_k^β is a wider Gaussian."""
+    """Σ w_k N(m_k, s² I). At T > 1 by rejection: (Σ p_k)^β ≤ Σ p_k^β, and p_k^β is a wider
+    Gaussian.
+    """
     law = GaussianMixture(centres, scale, weights)
 
     def hot(t: float, count: int, g: torch.Generator) -> Tensor:
@@ -197,7 +204,9 @@ def _cut() -> Target:
 
 
 def _image() -> Target:
-    """Correlated pixels, (1, 4, 4): covariance ρ^|i−k| ρ^|j−l| · 0.7^(their place), so that no two look alike."""
+    """Correlated pixels, (1, 4, 4): covariance ρ^|i−k| ρ^|j−l| · 0.7^(their place), so that no two
+    look alike.
+    """
     line = 0.6 ** (torch.arange(4.0).view(-1, 1) - torch.arange(4.0)).abs()
     spread = torch.linspace(0.6, 1.4, 16)
     covariance = torch.kron(line, line) * spread * spread.view(-1, 1)
@@ -224,11 +233,13 @@ CONTINUOUS: dict[str, Target] = {
     "flat": _flat(),
 }
 
-# ------------------------------------------------------------------------------------------------------------ discrete
+# ----------------------------------------------------------------------------------------- discrete
 
 
 class Perceptron(Energy):
-    """E(x) = −Σ_k a_k softplus(w_k · x + b_k): sites that meet in a network, so that first-order gains are not exact."""
+    """E(x) = −Σ_k a_k softplus(w_k · x + b_k): sites that meet in a network, so that first-order
+    gains are not exact.
+    """
 
     weights: Tensor
     signs: Tensor

@@ -1,4 +1,6 @@
-"""A classifier of real images, to ask whether samples are of a kind: it never sees a sample during training."""
+"""A classifier of real images, to ask whether samples are of a kind: it never sees a sample during
+training.
+"""
 
 from typing import cast
 
@@ -10,7 +12,9 @@ from lowland.data import Batches, Split
 
 
 class Judge(nn.Module):
-    """A small convolutional classifier of images (B, C, H, W) into K classes; `probabilities` gives (B, K)."""
+    """A small convolutional classifier of images (B, C, H, W) into K classes; `probabilities` gives
+    (B, K).
+    """
 
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -50,13 +54,15 @@ class Judge(nn.Module):
 
 
 def train_judge(train: Split, classes: int, *, steps: int = 600, seed: int = 0) -> Judge:
-    """Train a judge on labelled images by cross-entropy (Adam, batch 128, one cosine cycle); draws are its own.
+    """Train a judge on labelled images by cross-entropy (Adam, batch 128, one cosine cycle); draws
+    are its own.
 
     Raises ValueError without labels.
     """
     if train.y is None:
         raise ValueError(
-            "the images have no labels; a judge needs them; choose a labelled set or judge_steps = 0"
+            "the images have no labels; a judge needs them; choose a labelled set or judge_steps = "
+            "0"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,17 +1,21 @@
 """Several processes as one: the only room that knows torch.distributed.
 
-Every process runs the same program on its share of each batch and of the chains. What differs between them is what they draw;
-what must be equal (gradients, whether an update is sound, what health decides) is agreed here. One process alone is a team of
-one, and nothing is sent.
+Every process runs the same program on its share of each batch and of the chains. What differs
+between them is what they draw; what must be equal (gradients, whether an update is sound, what
+health decides) is agreed here. One process alone is a team of one, and nothing is sent.
 
     torchrun --nproc-per-node 4 -m lowland train digits
-    torchrun --nproc-per-node 4 -m -- lowland train digits --run runs/mine      (without -- torchrun takes --run for its own)
+    torchrun --nproc-per-node 4 -m -- lowland train digits --run runs/mine      (without -- torchrun
+                                                                                takes --run for its
+                                                                                own)
 
-*DDP* keeps whole weights everywhere and averages gradients. *FSDP2* divides master weights, gradients and moments of the
-optimiser among the processes and gathers the weights once per update, because every step of every chain needs all of them.
-A loss that is a mean over rows has the gradient that one process would find. One that compares rows with each other (InfoNCE,
-the diversity of a generator, pairs by optimal transport) compares those of each process: its batch is the share.
-Source: Li et al. (2020), https://arxiv.org/abs/2006.15704; Zhao et al. (2023), https://arxiv.org/abs/2304.11277
+*DDP* keeps whole weights everywhere and averages gradients. *FSDP2* divides master weights,
+gradients and moments of the optimiser among the processes and gathers the weights once per update,
+because every step of every chain needs all of them. A loss that is a mean over rows has the
+gradient that one process would find. One that compares rows with each other (InfoNCE, the diversity
+of a generator, pairs by optimal transport) compares those of each process: its batch is the share.
+Source: Li et al. (2020), https://arxiv.org/abs/2006.15704; Zhao et al. (2023),
+https://arxiv.org/abs/2304.11277
 """
 
 import os
@@ -32,16 +36,21 @@ Value = TypeVar("Value")
 
 _closed: list[
     Any
-] = []  # groups that DDP may still hold: were its end theirs, gloo's threads would wait for Python for ever
+    # groups that DDP may still hold: were its end theirs, gloo's threads would wait for Python for
+    # ever
+] = []
 
 
 class WorkerLostError(RuntimeError):
-    """Another process of the run has ended. What was written last is whole; the message says how to go on."""
+    """Another process of the run has ended. What was written last is whole; the message says how to
+    go on.
+    """
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a run: the rank of this one, from 0, and their number. Rank 0 is the chief: it alone writes and speaks.
+    """The processes of a run: the rank of this one, from 0, and their number. Rank 0 is the chief:
+    it alone writes and speaks.
 
     >>> Team().chief, Team().total(torch.tensor(2.0))
     (True, tensor(2.))
@@ -82,7 +91,9 @@ class Team:
         return held if self.chief else []
 
     def chiefly(self, do: Callable[[], Value]) -> Value:
-        """What `do` returns at the chief, which alone does it; an error there is raised everywhere."""
+        """What `do` returns at the chief, which alone does it; an error there is raised
+        everywhere.
+        """
         if self.size == 1:
             return do()
         result: Any = None
@@ -104,7 +115,9 @@ class Team:
         return held[0] if held else make()
 
     def shared(self, thing: Value) -> Value:
-        """A thing that only the chief uses, whose methods all processes call together, and all get what they return."""
+        """A thing that only the chief uses, whose methods all processes call together, and all get
+        what they return.
+        """
         return thing if self.size == 1 else cast(Value, _Shared(self, thing))
 
     def wait(self) -> None:
@@ -124,15 +137,18 @@ class Team:
         """An equal share of a count. Raises ValueError if there is none."""
         if count % self.size:
             raise ValueError(
-                f"{name} is {count} and {self.size} processes run; each takes an equal share of it; "
-                f"set {name} = {max(1, round(count / self.size)) * self.size}, or change the number of processes"
+                f"{name} is {count} and {self.size} processes run; each takes an equal share of "
+                f"it; set {name} = {max(1, round(count / self.size)) * self.size}, or change the "
+                "number of processes"
             )
         return count // self.size
 
     def generator(
         self, seed: int, offset: int, device: torch.device, step: int = 0
     ) -> torch.Generator:
-        """A generator of this process alone; that of a single process from step 0 is seeded by seed · 1000 + offset."""
+        """A generator of this process alone; that of a single process from step 0 is seeded by seed
+        · 1000 + offset.
+        """
         if self.rank == 0 and step == 0:
             return torch.Generator(device).manual_seed(seed * 1000 + offset)
         mixed = np.random.SeedSequence([seed, offset, self.rank, self.size, step]).generate_state(
@@ -142,7 +158,9 @@ class Team:
 
 
 class _Shared:
-    """Stands for a thing at the chief: plain attributes are those of the copy at hand, methods run at the chief alone."""
+    """Stands for a thing at the chief: plain attributes are those of the copy at hand, methods run
+    at the chief alone.
+    """
 
     def __init__(self, members: Team, thing: Any) -> None:
         self._members, self._thing = members, thing
@@ -160,15 +178,19 @@ def local_rank() -> int:
 
 
 def launched() -> Team:
-    """What torchrun says in the environment, before anything is opened: enough to know who may write."""
+    """What torchrun says in the environment, before anything is opened: enough to know who may
+    write.
+    """
     return Team(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 @contextmanager
 def team(*, patience: timedelta = timedelta(minutes=30)) -> Iterator[Team]:
-    """The team that torchrun has made, or a team of one; opened here, and closed here, unless it is open already.
+    """The team that torchrun has made, or a team of one; opened here, and closed here, unless it is
+    open already.
 
-    patience: how long one process waits for another. Raises WorkerLostError when another process has ended.
+    patience: how long one process waits for another. Raises WorkerLostError when another process
+    has ended.
     """
     found = launched()
     if dist.is_initialized():
@@ -183,8 +205,9 @@ def team(*, patience: timedelta = timedelta(minutes=30)) -> Iterator[Team]:
     except RuntimeError as error:
         if found.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise WorkerLostError(
-                f"process {found.rank} of {found.size} lost another one; all must live to the end; see what the other said, "
-                f"then `lowland resume RUN` goes on from the last checkpoint"
+                f"process {found.rank} of {found.size} lost another one; all must live to the end; "
+                "see what the other said, then `lowland resume RUN` goes on from the last "
+                "checkpoint"
             ) from error
         raise
     finally:
@@ -194,10 +217,11 @@ def team(*, patience: timedelta = timedelta(minutes=30)) -> Iterator[Team]:
 
 
 def wrapped(step: nn.Module, sharding: str, members: Team, device: torch.device) -> Any:
-    """The module whose backward averages gradients over the team; a team of one gets the module itself.
+    """The module whose backward averages gradients over the team; a team of one gets the module
+    itself.
 
-    sharding: "ddp" or "fsdp". Parameters without a part in a loss are allowed, and buffers are left alone: what a network
-    computes from its weights (spectral norm) is the same everywhere.
+    sharding: "ddp" or "fsdp". Parameters without a part in a loss are allowed, and buffers are left
+    alone: what a network computes from its weights (spectral norm) is the same everywhere.
     """
     if members.size == 1:
         return step
@@ -214,8 +238,8 @@ def wrapped(step: nn.Module, sharding: str, members: Team, device: torch.device)
 
     if any(hasattr(part, "precondition") or hasattr(part, "observe") for part in step.modules()):
         raise ValueError(
-            "training.sharding is 'fsdp' and the energy is a Boltzmann machine; its gradient is made by hand and needs whole "
-            "weights; use 'ddp'"
+            "training.sharding is 'fsdp' and the energy is a Boltzmann machine; its gradient is "
+            "made by hand and needs whole weights; use 'ddp'"
         )
     for tensor in step.state_dict().values():
         dist.broadcast(tensor, src=0)
@@ -232,7 +256,9 @@ def _scalars(module: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def gathering(module: Any, last: bool) -> Iterator[None]:
-    """Inside: gradients add up in each process; averaged over the team only where this part of a batch is the last."""
+    """Inside: gradients add up in each process; averaged over the team only where this part of a
+    batch is the last.
+    """
     if hasattr(module, "set_requires_gradient_sync"):
         module.set_requires_gradient_sync(last)
         yield
@@ -242,7 +268,9 @@ def gathering(module: Any, last: bool) -> Iterator[None]:
 
 
 def settle(energy: Any, module: Any, members: Team) -> None:
-    """After backward: average what wrappers leave alone, the means that an energy keeps of the data, and undivided scalars."""
+    """After backward: average what wrappers leave alone, the means that an energy keeps of the
+    data, and undivided scalars.
+    """
     if members.size == 1:
         return
     loose = (
@@ -270,7 +298,9 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fitted(value: Tensor, held: Tensor) -> Tensor:
-    """A full tensor, divided as `held` is, with its memory layout; as it is if its shape is another."""
+    """A full tensor, divided as `held` is, with its memory layout; as it is if its shape is
+    another.
+    """
     if value.shape != held.shape:
         return value.clone()
     made: Any = torch.empty_like(held)
@@ -296,7 +326,9 @@ def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def numbered(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors that every process has of its own: the chief's under their names, those of rank r under name.r."""
+    """Tensors that every process has of its own: the chief's under their names, those of rank r
+    under name.r.
+    """
     return {
         name if rank == 0 else f"{name}.{rank}": value
         for rank, part in enumerate(parts)

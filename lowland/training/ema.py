@@ -9,11 +9,13 @@ from lowland.training.distributed import whole
 
 
 class EMA:
-    """Exponential moving average of a module's weights, θ̄ ← d θ̄ + (1 − d) θ, with a warm-up of the decay d.
+    """Exponential moving average of a module's weights, θ̄ ← d θ̄ + (1 − d) θ, with a warm-up of
+    the decay d.
 
-    Early on d is (1 + t) / (10 + t), so that the first weights are forgotten quickly. With `start`, the weights as they are up
-    to that update and the plain mean of all weights since: what a falling learning rate wants (Polyak & Juditsky 1992,
-    https://doi.org/10.1137/0330046). Buffers are copied. `module` is a separate copy in eval mode that requires no gradients.
+    Early on d is (1 + t) / (10 + t), so that the first weights are forgotten quickly. With `start`,
+    the weights as they are up to that update and the plain mean of all weights since: what a
+    falling learning rate wants (Polyak & Juditsky 1992, https://doi.org/10.1137/0330046). Buffers
+    are copied. `module` is a separate copy in eval mode that requires no gradients.
     """
 
     def __init__(self, module: nn.Module, decay: float, start: int | None = None) -> None:

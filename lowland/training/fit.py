@@ -1,4 +1,6 @@
-"""The training loop: update, log, diagnose, checkpoint; when health says so, roll back, cure and go on."""
+"""The training loop: update, log, diagnose, checkpoint; when health says so, roll back, cure and go
+on.
+"""
 
 import sys
 import time
@@ -23,7 +25,9 @@ from lowland.training.tensorboard import Board
 
 
 class TrainingStoppedError(RuntimeError):
-    """Health stopped the run. The last good checkpoint stands; the message says what was seen, tried and what to do."""
+    """Health stopped the run. The last good checkpoint stands; the message says what was seen,
+    tried and what to do.
+    """
 
 
 def load_recipe_data(recipe: Mapping[str, Any]) -> Dataset:
@@ -42,17 +46,19 @@ def fit(
     energy: Energy | None = None,
     progress: bool = True,
 ) -> Energy:
-    """Train a recipe in a run directory, or go on where the run stopped; returns the energy with averaged weights.
+    """Train a recipe in a run directory, or go on where the run stopped; returns the energy with
+    averaged weights.
 
-    recipe: a `Recipe` or its plain values; run: a Run or a path, made if it is not there; data, energy: used in place of
-    what the recipe names (pass them again when resuming). A run that was killed and resumed equals one that was not, bit
-    for bit: weights, averages, chains, partners and log. On trouble the run goes back to a checkpoint, lowers the rate,
-    shortens the sampler's step or begins chains anew, whichever the verdict asks for, and writes down what it did; after
-    `training.rollbacks` attempts it stops. With training.select the energy of the best checkpoint is returned; with
-    training.grow smaller images come first.
+    recipe: a `Recipe` or its plain values; run: a Run or a path, made if it is not there; data,
+    energy: used in place of what the recipe names (pass them again when resuming). A run that was
+    killed and resumed equals one that was not, bit for bit: weights, averages, chains, partners and
+    log. On trouble the run goes back to a checkpoint, lowers the rate, shortens the sampler's step
+    or begins chains anew, whichever the verdict asks for, and writes down what it did; after
+    `training.rollbacks` attempts it stops. With training.select the energy of the best checkpoint
+    is returned; with training.grow smaller images come first.
 
-    Raises ValueError for data or settings that cannot be trained on, RunError if the directory refuses, TrainingStoppedError
-    if health stops the run.
+    Raises ValueError for data or settings that cannot be trained on, RunError if the directory
+    refuses, TrainingStoppedError if health stops the run.
 
     >>> import lowland, tempfile
     >>> recipe = lowland.read_recipe("moons", {"training.steps": 20, "training.checkpoint_every": 20})
@@ -89,7 +95,9 @@ def _opened(path: Path, recipe: dict[str, Any]) -> Run:
 
 
 def _train(session: Session, run: Run, progress: bool) -> None:
-    """Begin or go on, and update until all steps are done, or nothing better was found for long enough."""
+    """Begin or go on, and update until all steps are done, or nothing better was found for long
+    enough.
+    """
     run.check_versions()
     run.write_json("data.json", _about(session.data))
     rows = _begin(session, run, progress)
@@ -152,7 +160,9 @@ def _bar(total: int, done: int, shown: bool) -> Any:
 
 
 def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
-    """Restore the newest checkpoint, or fly a copy and write the first; returns the log rows that lead up to it."""
+    """Restore the newest checkpoint, or fly a copy and write the first; returns the log rows that
+    lead up to it.
+    """
     if run.steps():
         checkpoint = run.load_checkpoint()
         session.restore(checkpoint)
@@ -170,7 +180,9 @@ def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
 
 
 def lineage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that lead to the present state: no events, nothing that was rolled back; those before a cure marked stale."""
+    """The rows that lead to the present state: no events, nothing that was rolled back; those
+    before a cure marked stale.
+    """
     kept: list[dict[str, Any]] = []
     for row in rows:
         if row.get("event") == "rollback":
@@ -187,7 +199,9 @@ def _stale(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
 
 @dataclass
 class _Desk:
-    """What the loop works with. rows: of the log that lead up to the present state; began: moment of the first update."""
+    """What the loop works with. rows: of the log that lead up to the present state; began: moment
+    of the first update.
+    """
 
     session: Session
     run: Run
@@ -248,11 +262,14 @@ class _Desk:
                 self.run.log({"step": row["step"], "event": "verdict", **finding._asdict()})
                 if self.session.settings.on_failure != "continue":
                     self._say(
-                        f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} {finding.remedy}"
+                        f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} "
+                        f"{finding.remedy}"
                     )
 
     def _intervene(self, findings: list[Finding]) -> None:
-        """Roll back, the further the sooner trouble came again, and cure what was found; or stop."""
+        """Roll back, the further the sooner trouble came again, and cure what was found; or
+        stop.
+        """
         session, run = self.session, self.run
         cause = next(f for f in findings if f.level == "bad")
         step, tried, factors = (
@@ -263,8 +280,8 @@ class _Desk:
         if session.settings.on_failure == "stop" or tried >= session.settings.rollbacks:
             run.log({"step": step, "event": "stop", **cause._asdict()})
             raise TrainingStoppedError(
-                f"training stopped at step {step}{self._history()}: {cause.name}: {cause.sentence} {cause.remedy} The newest "
-                f"checkpoint is step {run.steps()[-1]} in {run.path}."
+                f"training stopped at step {step}{self._history()}: {cause.name}: {cause.sentence} "
+                f"{cause.remedy} The newest checkpoint is step {run.steps()[-1]} in {run.path}."
             )
         again = self._again(step)
         saved = run.steps()  # those in bad health are not among them
@@ -285,17 +302,22 @@ class _Desk:
         )
         self.rows[:] = _stale(self.rows, checkpoint.step)
         self._say(
-            f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, {done}."
+            f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, "
+            f"{done}."
         )
 
     def _far(self) -> set[int]:
-        """Checkpoints for when the newest is not far enough back: the start, and one a quarter to half of the way."""
+        """Checkpoints for when the newest is not far enough back: the start, and one a quarter to
+        half of the way.
+        """
         every = self.session.settings.checkpoint_every
         power = 1 << max(self.session.step // every, 1).bit_length() - 1
         return {0, every * power, every * power // 2}
 
     def _again(self, step: int) -> int:
-        """How many troubles came shortly before this one: the second goes back half of the way, the third to the start."""
+        """How many troubles came shortly before this one: the second goes back half of the way, the
+        third to the start.
+        """
         settings = self.session.settings
         near = max(4 * settings.checkpoint_every, 2 * Limits().window * settings.log_every)
         troubles = [row["step"] for row in self.run.rows() if row.get("event") == "rollback"]
@@ -311,7 +333,9 @@ class _Desk:
             tqdm.write(words, file=sys.stderr)
 
     def _cure(self, cure: str, factors: tuple[float, float], shorter: float) -> str:
-        """Lower the rate from what it was when trouble came, and shorten the step or begin chains anew; says what it did."""
+        """Lower the rate from what it was when trouble came, and shorten the step or begin chains
+        anew; says what it did.
+        """
         session = self.session
         session.rate_factor = factors[0]
         session.lower_rate(0.5)

@@ -1,4 +1,5 @@
-"""Growing: train an energy of images from small to large, smaller sizes by `fit` in runs inside the run, weights carried on.
+"""Growing: train an energy of images from small to large, smaller sizes by `fit` in runs inside the
+run, weights carried on.
 
 In a recipe it is one word: training.grow = [7, 14], the smaller sides on which to train first.
 """
@@ -28,17 +29,18 @@ def grow(
     data: Dataset | None = None,
     progress: bool = True,
 ) -> Energy:
-    """Train on images of each size in turn, in run/size-7, run/size-14, …, the last in run itself; returns its energy.
+    """Train on images of each size in turn, in run/size-7, run/size-14, …, the last in run itself;
+    returns its energy.
 
-    Small images are cheap and their energies smooth: what is learned there is where the next size begins. Images are made small
-    by averaging. recipe: a recipe or its plain values, or a list with one for each size; its energy must have weights that do
-    not depend on the size, as IGEBM has, which sums over space. sizes: rising sides, the last that of the data. Runs that are
-    finished are read, not repeated; one that was killed goes on.
+    Small images are cheap and their energies smooth: what is learned there is where the next size
+    begins. Images are made small by averaging. recipe: a recipe or its plain values, or a list with
+    one for each size; its energy must have weights that do not depend on the size, as IGEBM has,
+    which sums over space. sizes: rising sides, the last that of the data. Runs that are finished
+    are read, not repeated; one that was killed goes on.
 
-    Raises ValueError for sizes that do not rise to that of the data, an energy whose weights do not fit the next size, and what
-    `fit` raises.
-    Source: Du, Li, Tenenbaum & Mordatch (2021), https://arxiv.org/abs/2012.01316; Gao et al. (2018),
-    https://arxiv.org/abs/1709.08868
+    Raises ValueError for sizes that do not rise to that of the data, an energy whose weights do not
+    fit the next size, and what `fit` raises. Source: Du, Li, Tenenbaum & Mordatch (2021),
+    https://arxiv.org/abs/2012.01316; Gao et al. (2018), https://arxiv.org/abs/1709.08868
 
     >>> import lowland, tempfile
     >>> recipe = {"name": "grown", "data": {"name": "digits"}, "energy": {"name": "IGEBM", "widths": [8, 8], "blocks": 1}}
@@ -57,8 +59,8 @@ def grow(
     data = data or load_recipe_data(plain[-1])
     if data.domain.shape[1:] != (sizes[-1], sizes[-1]):
         raise ValueError(
-            f"sizes {tuple(sizes)} came for events of shape {data.domain.shape}; square images are needed, and the last size "
-            f"must be theirs; correct the sizes"
+            f"sizes {tuple(sizes)} came for events of shape {data.domain.shape}; square images are "
+            "needed, and the last size must be theirs; correct the sizes"
         )
     energy: Energy | None = None
     for size, values in zip(sizes, plain, strict=True):
@@ -73,12 +75,14 @@ def grow(
 def grown(
     recipe: dict[str, Any], run: str | Path, *, data: Dataset | None = None, progress: bool = True
 ) -> Energy:
-    """What `fit` does with a recipe that names training.grow: the smaller sides first, then that of the data."""
+    """What `fit` does with a recipe that names training.grow: the smaller sides first, then that of
+    the data.
+    """
     data = data or load_recipe_data(recipe)
     if len(data.domain.shape) != 3:
         raise ValueError(
-            f"training.grow is {recipe['training']['grow']} and events have shape {data.domain.shape}; only images grow; leave "
-            f"it out"
+            f"training.grow is {recipe['training']['grow']} and events have shape "
+            f"{data.domain.shape}; only images grow; leave it out"
         )
     return grow(
         recipe,
@@ -90,7 +94,9 @@ def grown(
 
 
 def resized(data: Dataset, size: int) -> Dataset:
-    """The data set with its images averaged down to sides of `size`; grey levels are no longer counted."""
+    """The data set with its images averaged down to sides of `size`; grey levels are no longer
+    counted.
+    """
     if data.domain.shape[1:] == (size, size):
         return data
     parts: dict[str, Any] = {
@@ -114,8 +120,9 @@ def _enlarged(energy: Energy, values: dict[str, Any], domain: Domain) -> Energy:
     wrong = [name for name in mine if name not in theirs or mine[name].shape != theirs[name].shape]
     if wrong:
         raise ValueError(
-            f"{type(new).__name__} has weights that depend on the size of its images ({', '.join(wrong[:3])}); growing carries "
-            f"all weights on; use IGEBM, which sums over space"
+            f"{type(new).__name__} has weights that depend on the size of its images "
+            f"({', '.join(wrong[:3])}); growing carries all weights on; use IGEBM, which sums over "
+            "space"
         )
     new.load_state_dict(theirs)
     return new
@@ -129,6 +136,6 @@ def _check(sizes: Sequence[int], recipes: int) -> None:
         or recipes != len(sizes)
     ):
         raise ValueError(
-            f"sizes {tuple(sizes)} came with {recipes} recipes; rising sizes, and one recipe for all or one each, are needed; "
-            f"correct them"
+            f"sizes {tuple(sizes)} came with {recipes} recipes; rising sizes, and one recipe for "
+            "all or one each, are needed; correct them"
         )

@@ -1,10 +1,13 @@
-"""The training doctor: a pure function from logged numbers to findings, each with a sentence, a remedy and a cure.
+"""The training doctor: a pure function from logged numbers to findings, each with a sentence, a
+remedy and a cure.
 
-Energy-based training dies in a handful of ways, and all of them show in numbers before they show in pictures:
+Energy-based training dies in a handful of ways, and all of them show in numbers before they show in
+pictures:
 
     a number is not finite; energies run away     diverging
     a classifier forgets what it knew             diverging
-    the gap E(samples) − E(data) leaves zero      chains cannot follow the energy (discriminator won), or found holes in it
+    the gap E(samples) − E(data) leaves zero      chains cannot follow the energy (discriminator
+                                                  won), or found holes in it
     samples sit on the walls                      saturated
     chains stop moving, or refuse every move      frozen chains
     the energies of all data become equal         energy collapse
@@ -12,10 +15,11 @@ Energy-based training dies in a handful of ways, and all of them show in numbers
     old chains lie above those begun anew         overfitting the buffer
     samples become alike                          mode loss
 
-`diagnose` looks at the last rows of the log and at nothing else, so that a resumed run finds what an uninterrupted one
-would have found. The cure is what `fit` does after rolling back: "rate" lowers the learning rate, "step" shortens the
-sampler's step and lowers the rate, "chains" begins half of the chains anew and lowers the rate. Trouble that comes back soon is
-in the weights already: `fit` then goes back further, to a checkpoint of half the way, and then to the start.
+`diagnose` looks at the last rows of the log and at nothing else, so that a resumed run finds what
+an uninterrupted one would have found. The cure is what `fit` does after rolling back: "rate" lowers
+the learning rate, "step" shortens the sampler's step and lowers the rate, "chains" begins half of
+the chains anew and lowers the rate. Trouble that comes back soon is in the weights already: `fit`
+then goes back further, to a checkpoint of half the way, and then to the start.
 """
 
 import math
@@ -30,7 +34,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Finding(NamedTuple):
-    """name of the verdict, level (warn or bad), what is seen in one sentence, what to do in another, what `fit` does itself."""
+    """name of the verdict, level (warn or bad), what is seen in one sentence, what to do in
+    another, what `fit` does itself.
+    """
 
     name: str
     level: Level
@@ -41,10 +47,11 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """When a number is worth a word. Gaps are in units of the spread (standard deviation) of the data's energies.
+    """When a number is worth a word. Gaps are in units of the spread (standard deviation) of the
+    data's energies.
 
-    window: rows looked at; settle: rows at the start, fresh: rows after a cure, in which only numbers that no sound run shows
-    are judged.
+    window: rows looked at; settle: rows at the start, fresh: rows after a cure, in which only
+    numbers that no sound run shows are judged.
     """
 
     window: int = 20
@@ -71,8 +78,9 @@ class Limits:
 def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
     """What is wrong, judging by the last rows of the log; an empty list when nothing is.
 
-    Rows are mappings as `fit` logs them; a check whose numbers are missing is left out. Rows marked `stale` were logged before
-    the last cure: they say how long the run is, and nothing of how it is now.
+    Rows are mappings as `fit` logs them; a check whose numbers are missing is left out. Rows marked
+    `stale` were logged before the last cure: they say how long the run is, and nothing of how it is
+    now.
 
     >>> [f.name for f in diagnose([{"step": 10, "loss": math.nan, "nonfinite": 1}])]
     ['diverging']
@@ -120,8 +128,8 @@ def _nonfinite(rows: Rows) -> Finding | None:
     return Finding(
         "diverging",
         "bad",
-        f"{count} updates since the last row had a loss or gradient that is not finite and were not applied"
-        + (f"; not finite: {', '.join(named)}." if named else "."),
+        f"{count} updates since the last row had a loss or gradient that is not finite and were "
+        "not applied" + (f"; not finite: {', '.join(named)}." if named else "."),
         "Lower the learning rate, raise l2, or choose a smaller sampler step.",
     )
 
@@ -154,7 +162,9 @@ def _wild(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _forgotten(rows: Rows, limits: Limits) -> Finding | None:
-    """Cross-entropy far above what it was a few rows ago; below half a nat it may double as it likes."""
+    """Cross-entropy far above what it was a few rows ago; below half a nat it may double as it
+    likes.
+    """
     entropies = _series(rows, "cross_entropy")
     if len(entropies) < 6:
         return None
@@ -164,7 +174,8 @@ def _forgotten(rows: Rows, limits: Limits) -> Finding | None:
     return Finding(
         "diverging",
         "bad",
-        f"The cross-entropy is {now:.3g}; it was {min(entropies):.3g}: the classifier has lost what it knew.",
+        f"The cross-entropy is {now:.3g}; it was {min(entropies):.3g}: the classifier has lost "
+        "what it knew.",
         "Lower the learning rate, or choose a network with a norm.",
     )
 
@@ -181,13 +192,15 @@ def _gap(rows: Rows, limits: Limits) -> Finding | None:
         return Finding(
             "discriminator won",
             level,
-            f"Samples lie {ratio:.0f} spreads above the data in energy: the chains do not get down to where data are.",
+            f"Samples lie {ratio:.0f} spreads above the data in energy: the chains do not get down "
+            "to where data are.",
             "Take more or larger sampler steps, or lower the learning rate.",
         )
     return Finding(
         "diverging",
         level,
-        f"Samples lie {-ratio:.0f} spreads below the data in energy: the chains have found holes that data do not fill.",
+        f"Samples lie {-ratio:.0f} spreads below the data in energy: the chains have found holes "
+        "that data do not fill.",
         "Lower the learning rate or raise l2; more chains fill holes sooner.",
     )
 
@@ -201,8 +214,10 @@ def _told_apart(rows: Rows, limits: Limits) -> Finding | None:
     return Finding(
         "discriminator won",
         "warn",
-        f"Data and noise have been told apart in {min(shares):.2%} of the cases for {len(shares)} rows: no gradient is left.",
-        "Choose a noise that is closer to the data, for example a flow, or a smaller learning rate.",
+        f"Data and noise have been told apart in {min(shares):.2%} of the cases for {len(shares)} "
+        "rows: no gradient is left.",
+        "Choose a noise that is closer to the data, for example a flow, or a smaller learning "
+        "rate.",
     )
 
 
@@ -229,7 +244,8 @@ def _gradient(rows: Rows, limits: Limits) -> Finding | None:
     return Finding(
         "gradient norm",
         "warn",
-        f"The gradient norm is {norms[-1]:.3g}, {norms[-1] / median(norms):.0f} times its recent median.",
+        f"The gradient norm is {norms[-1]:.3g}, {norms[-1] / median(norms):.0f} times its recent "
+        "median.",
         "Set training.clip to about the median norm, or lower the learning rate.",
     )
 
@@ -240,7 +256,8 @@ def _movement(rows: Rows, limits: Limits) -> Finding | None:
         return Finding(
             "frozen chains",
             "bad",
-            f"Chains refuse all but {median(rates):.1g} of their moves: their samples do not renew.",
+            f"Chains refuse all but {median(rates):.1g} of their moves: their samples do not "
+            "renew.",
             "Choose a smaller sampler step.",
             "step",
         )
@@ -249,7 +266,8 @@ def _movement(rows: Rows, limits: Limits) -> Finding | None:
     return Finding(
         "frozen chains",
         "warn",
-        f"Chains move {median(moves):.1g} per update: they stand still and their samples do not renew.",
+        f"Chains move {median(moves):.1g} per update: they stand still and their samples do not "
+        "renew.",
         "Raise the sampler's step size or noise.",
     )
 
@@ -264,14 +282,17 @@ def _border(rows: Rows, limits: Limits) -> Finding | None:
     return Finding(
         "saturated",
         "bad" if share > max(limits.border_bad, usual + 0.02) else "warn",
-        f"{share:.0%} of the samples' numbers sit at the walls of the box; of the data's, {usual:.0%} do.",
+        f"{share:.0%} of the samples' numbers sit at the walls of the box; of the data's, "
+        f"{usual:.0%} do.",
         "Choose a smaller sampler step or clip: the score is throwing chains against the walls.",
         "step",
     )
 
 
 def _collapse(rows: Rows, limits: Limits) -> Finding | None:
-    """All data at one energy: judged against the level of the energies, since their unit is free."""
+    """All data at one energy: judged against the level of the energies, since their unit is
+    free.
+    """
     spreads, levels = (
         _series(rows[-5:], "spread"),
         [abs(e) for e in _series(rows[-5:], "energy_data")],
@@ -281,7 +302,8 @@ def _collapse(rows: Rows, limits: Limits) -> Finding | None:
     return Finding(
         "energy collapse",
         "bad",
-        f"The energies of the data differ by {median(spreads):.1g} at a level of {median(levels):.1g}: the energy is flat.",
+        f"The energies of the data differ by {median(spreads):.1g} at a level of "
+        f"{median(levels):.1g}: the energy is flat.",
         "Lower the learning rate, l2 or weight decay.",
     )
 
@@ -294,7 +316,8 @@ def _held(rows: Rows, limits: Limits) -> Finding | None:
         "overfitting",
         "warn",
         f"Held-out data lie {gaps[-1]:.1f} spreads above the training data in energy.",
-        "Stop earlier (training.select, training.patience), add noise or weight decay, or take a smaller network.",
+        "Stop earlier (training.select, training.patience), add noise or weight decay, or take a "
+        "smaller network.",
     )
 
 
@@ -306,7 +329,8 @@ def _fresh(rows: Rows, limits: Limits) -> Finding | None:
     return Finding(
         "overfitting the buffer",
         "warn",
-        f"Chains begun anew lie {-median(gaps):.3g} below the old ones in energy: the buffer no longer follows the model.",
+        f"Chains begun anew lie {-median(gaps):.3g} below the old ones in energy: the buffer no "
+        "longer follows the model.",
         "Raise objective.restart or the number of steps, or lower the learning rate.",
         "chains",
     )
@@ -320,7 +344,8 @@ def _alike(rows: Rows, limits: Limits) -> Finding | None:
         "mode loss",
         "bad" if median(shares) < limits.alike_bad else "warn",
         f"The samples' total variance is {median(shares):.2g} of the data's: they are alike.",
-        "Begin more chains anew (objective.restart), raise the temperature, or lower the learning rate.",
+        "Begin more chains anew (objective.restart), raise the temperature, or lower the learning "
+        "rate.",
         "chains",
     )
 

@@ -1,4 +1,6 @@
-"""Training a stack of restricted machines, one layer after another, each by `fit` in a run of its own."""
+"""Training a stack of restricted machines, one layer after another, each by `fit` in a run of its
+own.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -18,10 +20,11 @@ CHUNK = 4096  # examples judged at a time
 def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: bool = True) -> Any:
     """Train a deep belief net layer by layer, in run/layer-1, run/layer-2, …; returns the net.
 
-    The data of a layer are the hidden units of the one below, drawn anew each time they are taken. A layer starts at the one
-    below, transposed, where it is wide enough: there it costs the bound nothing, and can only raise it. recipe: a recipe or its
-    plain values, or a list with one for each layer; objective, sampler, training and seed count, data and energy are not
-    looked at. Runs that are finished are read, not repeated.
+    The data of a layer are the hidden units of the one below, drawn anew each time they are taken.
+    A layer starts at the one below, transposed, where it is wide enough: there it costs the bound
+    nothing, and can only raise it. recipe: a recipe or its plain values, or a list with one for
+    each layer; objective, sampler, training and seed count, data and energy are not looked at. Runs
+    that are finished are read, not repeated.
 
     Raises ValueError for a list of another length, and what `fit` raises.
     Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
@@ -38,7 +41,8 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
     recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(net.hidden)
     if len(recipes) != len(net.hidden):
         raise ValueError(
-            f"{len(recipes)} recipes came for {len(net.hidden)} layers; one for all or one for each is needed; correct the list"
+            f"{len(recipes)} recipes came for {len(net.hidden)} layers; one for all or one for "
+            "each is needed; correct the list"
         )
     shared = {"name": "RBM", "spread": net.spread, "centred": net.centred}
     below: Any = None
@@ -57,7 +61,9 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
 
 
 def hidden_data(machine: Any, data: Dataset, seed: int = 0) -> Dataset:
-    """The data set of the hidden units of a machine: means E[h | x] for training, drawn anew each time; draws elsewhere."""
+    """The data set of the hidden units of a machine: means E[h | x] for training, drawn anew each
+    time; draws elsewhere.
+    """
     data = settled(data)
     parts: dict[str, Any] = {}
     for place, (name, split) in enumerate(data.parts()):

@@ -1,10 +1,12 @@
-"""What training holds in memory: blocks whose activations are computed again instead of kept, and the peak.
+"""What training holds in memory: blocks whose activations are computed again instead of kept, and
+the peak.
 
-A network of L residual blocks keeps all activations of a forward pass until the backward pass has used them. With `recompute`
-it keeps the input of each block alone and runs the block once more when its gradient is due: memory of one block and L inputs,
-for a third more arithmetic or up to twice as much. Where a loss differentiates twice, as score matching does, gradients are the
-same but little or nothing is saved: the graph of the first derivative keeps what was computed again.
-Source: Chen et al. (2016), https://arxiv.org/abs/1604.06174
+A network of L residual blocks keeps all activations of a forward pass until the backward pass has
+used them. With `recompute` it keeps the input of each block alone and runs the block once more when
+its gradient is due: memory of one block and L inputs, for a third more arithmetic or up to twice as
+much. Where a loss differentiates twice, as score matching does, gradients are the same but little
+or nothing is saved: the graph of the first derivative keeps what was computed again. Source: Chen
+et al. (2016), https://arxiv.org/abs/1604.06174
 """
 
 import resource
@@ -20,16 +22,19 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(energy: nn.Module) -> int:
-    """Let the blocks of an energy compute their activations again in the backward pass; returns how many there are.
+    """Let the blocks of an energy compute their activations again in the backward pass; returns how
+    many there are.
 
-    A block is an inner module with layers of its own (a residual block, say), a list of layers is none. Gradients are the same
-    to the last bit; spectral norm does not advance when a block is computed again. Raises ValueError if there are no blocks.
+    A block is an inner module with layers of its own (a residual block, say), a list of layers is
+    none. Gradients are the same to the last bit; spectral norm does not advance when a block is
+    computed again. Raises ValueError if there are no blocks.
     """
     found = list(_blocks(energy))
     if not found:
         raise ValueError(
-            f"training.checkpoint_activations is true and {type(energy).__name__} has no residual blocks; it is for networks "
-            f"such as IGEBM; set it to false, or divide the batch with training.accumulate"
+            f"training.checkpoint_activations is true and {type(energy).__name__} has no residual "
+            "blocks; it is for networks such as IGEBM; set it to false, or divide the batch with "
+            "training.accumulate"
         )
     for block in found:
         block.forward = _Recomputed(block)
@@ -45,7 +50,9 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 class _Recomputed:
-    """The forward of a block, under a checkpoint that replays its buffers. A copy of the block has a copy of this."""
+    """The forward of a block, under a checkpoint that replays its buffers. A copy of the block has
+    a copy of this.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         self.block, self.forward = block, block.forward
@@ -62,7 +69,9 @@ class _Recomputed:
 
 
 class _Held(AbstractContextManager[None]):
-    """Remembers the buffers as a forward pass in training mode left them: the power iteration of spectral norm moves them."""
+    """Remembers the buffers as a forward pass in training mode left them: the power iteration of
+    spectral norm moves them.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
@@ -73,7 +82,9 @@ class _Held(AbstractContextManager[None]):
 
 
 class _Replay(AbstractContextManager[None]):
-    """Inside: the buffers of that pass, which do not move on. After: as before. Entered once for each backward pass."""
+    """Inside: the buffers of that pass, which do not move on. After: as before. Entered once for
+    each backward pass.
+    """
 
     def __init__(self, held: _Held) -> None:
         self.held = held
@@ -101,7 +112,9 @@ class _Replay(AbstractContextManager[None]):
 
 
 def peak_mb(device: torch.device) -> float:
-    """The most memory that this process has held so far, in MiB: of the device on CUDA, resident otherwise."""
+    """The most memory that this process has held so far, in MiB: of the device on CUDA, resident
+    otherwise.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere

@@ -1,4 +1,6 @@
-"""The optimiser of a run: weights of the energy and of its partner, updates that skip what is not finite."""
+"""The optimiser of a run: weights of the energy and of its partner, updates that skip what is not
+finite.
+"""
 
 import math
 from typing import Any
@@ -13,7 +15,9 @@ from lowland.training.settings import Training
 def optimizer_of(
     energy: nn.Module, partner: nn.Module | None, partner_rate: float, settings: Training
 ) -> torch.optim.Optimizer:
-    """Adam (with the weight decay apart from the moments) or SGD; a partner has a group of its own, without decay."""
+    """Adam (with the weight decay apart from the moments) or SGD; a partner has a group of its own,
+    without decay.
+    """
     groups: list[dict[str, Any]] = [{"params": list(energy.parameters()), "factor": 1.0}]
     if partner is not None:
         groups.append(
@@ -32,7 +36,8 @@ def optimizer_of(
 
 
 def clipped_norm(modules: list[nn.Module], bound: float) -> Tensor:
-    """Clip the gradients of each module to a norm of its own; returns the first module's norm, not finite if any is not.
+    """Clip the gradients of each module to a norm of its own; returns the first module's norm, not
+    finite if any is not.
 
     bound: 0 for none. Nothing waits for the device.
     """
@@ -42,7 +47,9 @@ def clipped_norm(modules: list[nn.Module], bound: float) -> Tensor:
 
 
 def step_if(optimizer: Any, sound: Tensor) -> None:
-    """Step where `sound` (a bool on the device) is true, else leave weights and moments alone, without waiting for it."""
+    """Step where `sound` (a bool on the device) is true, else leave weights and moments alone,
+    without waiting for it.
+    """
     optimizer.grad_scale, optimizer.found_inf = None, (~sound).float()
     optimizer.step()
     del optimizer.grad_scale, optimizer.found_inf
@@ -63,7 +70,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, with the memory layout that the optimiser itself would have chosen."""
+    """The inverse of `optimizer_tensors`, with the memory layout that the optimiser itself would
+    have chosen.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

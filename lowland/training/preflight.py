@@ -1,8 +1,9 @@
 """Before the first update: a copy of the run flies a few updates at the full rate, and is watched.
 
-The usual first minutes of a run that will die look like this: the first updates change the weights by a good part of their
-size and the energies by many times what there is to tell apart, the score then throws chains across the whole of the data in
-one step, and nothing comes back. All of it shows in three updates of a copy, which is thrown away.
+The usual first minutes of a run that will die look like this: the first updates change the weights
+by a good part of their size and the energies by many times what there is to tell apart, the score
+then throws chains across the whole of the data in one step, and nothing comes back. All of it shows
+in three updates of a copy, which is thrown away.
 """
 
 import copy
@@ -21,16 +22,18 @@ FAR = 1.0  # a drift per step, in units of the data's extent, that no chain come
 WIDE = 3.0  # noise per step, likewise
 STILL = 1e-4  # both per visit, likewise
 LEAP = 0.3  # by how much three updates may change the weights, in units of their size
-WILD = 300.0  # by how much three updates may widen the spread of the energies, in units of max(spread before, 1)
+# by how much three updates may widen the spread of the energies, in units of max(spread before, 1)
+WILD = 300.0
 HALVINGS = 8
 
 
 @dataclass(frozen=True)
 class Flight:
-    """What the probe saw. leap: change of the weights in three updates, see `leap`; drift, noise: of one sampler step, per
-    number, in units of the data's standard deviation, after the flight (NaN without a sampler that has a step size); spread: of
-    the data's energies, before and after; sentences: what is to be said; rate, step: factors that were applied to the learning
-    rate and to the sampler's step.
+    """What the probe saw. leap: change of the weights in three updates, see `leap`; drift, noise:
+    of one sampler step, per number, in units of the data's standard deviation, after the flight
+    (NaN without a sampler that has a step size); spread: of the data's energies, before and after;
+    sentences: what is to be said; rate, step: factors that were applied to the learning rate and to
+    the sampler's step.
     """
 
     leap: float
@@ -48,10 +51,12 @@ class Flight:
 
 
 def fly(session: Session) -> Flight:
-    """Probe the rate and the sampler's step on copies of a session that has not begun, and say what is far too large.
+    """Probe the rate and the sampler's step on copies of a session that has not begun, and say what
+    is far too large.
 
-    With training.preflight = "adjust" the rate and the step are halved until the copy comes back; the factors go into the
-    session, and from there into its checkpoints. Cost: three updates for each flight. Draws nothing from the session.
+    With training.preflight = "adjust" the rate and the step are halved until the copy comes back;
+    the factors go into the session, and from there into its checkpoints. Cost: three updates for
+    each flight. Draws nothing from the session.
     """
     rate = step = 1.0
     first = seen = _try(session, rate, step)
@@ -114,7 +119,9 @@ def _try(session: Session, rate: float, step: float) -> dict[str, float]:
 
 
 def leap(before: list[Tensor], after: list[Tensor]) -> float:
-    """‖θ' − θ‖ / ‖θ‖ over all matrices, each of them taken to be at least as large as a fresh layer's weights."""
+    """‖θ' − θ‖ / ‖θ‖ over all matrices, each of them taken to be at least as large as a fresh
+    layer's weights.
+    """
     moved = size = 0.0
     for old, new in zip(before, after, strict=True):
         if old.dim() > 1:
@@ -134,7 +141,9 @@ def _spread(session: Session, x: Tensor) -> float:
 
 
 def _moves(session: Session, x: Tensor) -> tuple[float, float]:
-    """Drift and noise of one sampler step at data, per number, in units of the data's standard deviation."""
+    """Drift and noise of one sampler step at data, per number, in units of the data's standard
+    deviation.
+    """
     sampler: Any = session.module.sampler
     continuous = session.energy.domain.kind in ("real", "box") and not getattr(
         session.energy, "noise", False
@@ -156,8 +165,9 @@ def _sentences(seen: dict[str, float], rate: float, step: float, session: Sessio
     found = []
     if seen["wild"]:
         found.append(
-            f"three updates at the full rate change the weights by {seen['leap']:.2g} of their size and the spread of the "
-            f"data's energies from {seen['spread_before']:.2g} to {seen['spread_after']:.2g}"
+            f"three updates at the full rate change the weights by {seen['leap']:.2g} of their "
+            f"size and the spread of the data's energies from {seen['spread_before']:.2g} to "
+            f"{seen['spread_after']:.2g}"
             + (
                 f"; the learning rate was multiplied by {rate:g}"
                 if rate < 1
@@ -166,7 +176,8 @@ def _sentences(seen: dict[str, float], rate: float, step: float, session: Sessio
         )
     if seen["far"]:
         found.append(
-            f"one sampler step drifts by {seen['drift']:.2g} and shakes by {seen['noise']:.2g} standard deviations of the data"
+            f"one sampler step drifts by {seen['drift']:.2g} and shakes by {seen['noise']:.2g} "
+            "standard deviations of the data"
             + (
                 f"; the step size was multiplied by {step:g}"
                 if step < 1
@@ -176,6 +187,7 @@ def _sentences(seen: dict[str, float], rate: float, step: float, session: Sessio
     steps = getattr(session.objective, "steps", 1)
     if max(seen["drift"] * steps, seen["noise"] * math.sqrt(steps)) < STILL:
         found.append(
-            f"{steps} sampler steps move chains by less than {STILL:g} standard deviations of data; raise the step size"
+            f"{steps} sampler steps move chains by less than {STILL:g} standard deviations of "
+            "data; raise the step size"
         )
     return found

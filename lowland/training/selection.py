@@ -1,12 +1,14 @@
 """Which checkpoint is the best, by a criterion that means something for an energy: not the loss.
 
-    mmd       maximum mean discrepancy between draws of the model and held-out data (for images, of their features)
+    mmd       maximum mean discrepancy between draws of the model and held-out data (for images, of
+              their features)
     frechet   Fréchet distance between the same, on features
     ksd       kernel Stein discrepancy of held-out data from the energy: no draws, real domains only
 
-Draws are made as the recipe's [generation] says, from averaged weights, with a generator that is a function of seed and step:
-the run itself draws as if nothing had been selected. Held-out data are the calibration part. Features of labelled images are
-the last layer of a classifier of the training part; others are compared as they are.
+Draws are made as the recipe's [generation] says, from averaged weights, with a generator that is a
+function of seed and step: the run itself draws as if nothing had been selected. Held-out data are
+the calibration part. Features of labelled images are the last layer of a classifier of the training
+part; others are compared as they are.
 """
 
 import math
@@ -29,7 +31,9 @@ HELD = 512
 
 @dataclass
 class Selection:
-    """criterion: mmd, frechet or ksd; every: updates between judgements; held: (N, *event); features: what is compared."""
+    """criterion: mmd, frechet or ksd; every: updates between judgements; held: (N, *event);
+    features: what is compared.
+    """
 
     criterion: str
     every: int
@@ -46,12 +50,13 @@ class Selection:
         held = data.calibration.x[: settings.select_samples]
         if len(held) < 16:
             raise ValueError(
-                f"training.select is {settings.select!r} and {data.name} has {len(held)} held-out examples; at least 16 are "
-                f"needed; take more data, or set training.select = 'none'"
+                f"training.select is {settings.select!r} and {data.name} has {len(held)} held-out "
+                "examples; at least 16 are needed; take more data, or set training.select = 'none'"
             )
         if settings.select == "ksd" and session.energy.domain.kind != "real":
             raise ValueError(
-                f"training.select is 'ksd' and the domain is {session.energy.domain.kind}; it needs a real one; use 'mmd'"
+                f"training.select is 'ksd' and the domain is {session.energy.domain.kind}; it "
+                "needs a real one; use 'mmd'"
             )
         features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)  # noqa: E731
         if data.classes and len(data.domain.shape) == 3 and settings.select != "ksd":
@@ -61,7 +66,9 @@ class Selection:
         )
 
     def judge(self, session: Session) -> dict[str, float]:
-        """Judge the averaged weights where it is time, remember the best in the session; what goes into the log."""
+        """Judge the averaged weights where it is time, remember the best in the session; what goes
+        into the log.
+        """
         if session.step % self.every and session.step < session.settings.steps:
             return {}
         value = self.value(session)
@@ -73,7 +80,9 @@ class Selection:
         return {self.criterion: value}
 
     def value(self, session: Session) -> float:
-        """The criterion for the averaged weights: low is good; infinite if something is not finite."""
+        """The criterion for the averaged weights: low is good; infinite if something is not
+        finite.
+        """
         energy: Any = session.ema.module
         found = (
             self._found(session, energy)
@@ -96,7 +105,9 @@ class Selection:
 
 
 def held_gap(session: Session) -> dict[str, float]:
-    """By how many spreads held-out data lie above training data in the averaged energy; {} where it needs more than x."""
+    """By how many spreads held-out data lie above training data in the averaged energy; {} where it
+    needs more than x.
+    """
     energy: Any = session.ema.module
     plain = (
         energy.domain.kind in ("real", "box")

@@ -1,9 +1,9 @@
 """Everything that changes during training, in one place: what is stepped is what is saved.
 
-A session holds the weights, their average, the partner, the optimiser, the chains, the generators, the position in the data
-and what health has changed: the factors of learning rate and sampler step. `checkpoint` turns all of it into tensors and plain
-values, `restore` puts all of it back; nothing else carries state, which is why a resumed run equals an uninterrupted one bit
-for bit.
+A session holds the weights, their average, the partner, the optimiser, the chains, the generators,
+the position in the data and what health has changed: the factors of learning rate and sampler step.
+`checkpoint` turns all of it into tensors and plain values, `restore` puts all of it back; nothing
+else carries state, which is why a resumed run equals an uninterrupted one bit for bit.
 """
 
 from collections.abc import Iterator, Mapping
@@ -55,7 +55,8 @@ def pick_device(wanted: str) -> torch.device:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what is there"
+            f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what "
+            "is there"
         )
     return torch.device("cuda", local_rank()) if wanted == "cuda" else torch.device(wanted)
 
@@ -74,7 +75,8 @@ def cpu_threads(count: int) -> Iterator[None]:
 class Session:
     """One training run in memory. `advance` makes one update.
 
-    team: the processes that train together. Batch, chains and capacity of the recipe are those of all of them.
+    team: the processes that train together. Batch, chains and capacity of the recipe are those of
+    all of them.
     """
 
     def __init__(
@@ -132,7 +134,9 @@ class Session:
         self._begin_row()
 
     def _objective(self) -> Any:
-        """The recipe's objective, with this process's share of the chains. Raises ValueError for what cannot be divided."""
+        """The recipe's objective, with this process's share of the chains. Raises ValueError for
+        what cannot be divided.
+        """
         self.team.divided(
             "training.batch / training.accumulate", self.settings.batch // self.settings.accumulate
         )
@@ -141,8 +145,8 @@ class Session:
             "sgd",
         ):
             raise ValueError(
-                "training.sharding is 'fsdp' and the optimizer 'sgd'; FSDP2 divides the moments of Adam; set "
-                "training.optimizer = 'adam', or sharding = 'ddp'"
+                "training.sharding is 'fsdp' and the optimizer 'sgd'; FSDP2 divides the moments of "
+                "Adam; set training.optimizer = 'adam', or sharding = 'ddp'"
             )
         objective: Any = build("objective", self.recipe["objective"])
         chains = getattr(objective, "chains", 0)
@@ -175,7 +179,9 @@ class Session:
             return self.objective.partner(self.energy, x).to(self.device)
 
     def _learned(self, part: Split, seed: int) -> Split:
-        """The training part, its labels told to an objective that learns from a share of them only."""
+        """The training part, its labels told to an objective that learns from a share of them
+        only.
+        """
         share = getattr(self.objective, "labelled", 1.0)
         return part if share == 1.0 or part.y is None else Split(part.x, told(part.y, share, seed))
 
@@ -186,17 +192,19 @@ class Session:
         ]
         if self.data.binarisation and spread:
             raise ValueError(
-                f"{self.data.name} is binary and {' and '.join(spread)} would move it off 0 and 1; binary data have no grey "
-                f"levels to spread; leave them out"
+                f"{self.data.name} is binary and {' and '.join(spread)} would move it off 0 and 1; "
+                "binary data have no grey levels to spread; leave them out"
             )
         if classes and self.data.train.y is None:
             raise ValueError(
-                f"the energy has {classes} classes and {self.data.name} no labels; set energy.classes = 0"
+                f"the energy has {classes} classes and {self.data.name} no labels; set "
+                "energy.classes = 0"
             )
         if classes and classes != self.data.classes:
             raise ValueError(
-                f"the energy has {classes} classes and {self.data.name} {self.data.classes}; they must agree; "
-                f"set energy.classes = {self.data.classes}, or 0 to train without labels"
+                f"the energy has {classes} classes and {self.data.name} {self.data.classes}; they "
+                f"must agree; set energy.classes = {self.data.classes}, or 0 to train without "
+                "labels"
             )
         x = self.data.train.x[:4].to(self.device)
         x = completed(
@@ -231,19 +239,25 @@ class Session:
         )
 
     def _chain_domain(self) -> Domain:
-        """Where the chains live: the energy's domain; with tempering, one copy of it per temperature."""
+        """Where the chains live: the energy's domain; with tempering, one copy of it per
+        temperature.
+        """
         domain = self.energy.domain
         rungs = getattr(self.sampler, "temperatures", ())
         return replace(domain, shape=(len(rungs), *domain.shape)) if rungs else domain
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
-        """The next examples as training sees them (`_seen`), with their labels if the energy has classes."""
+        """The next examples as training sees them (`_seen`), with their labels if the energy has
+        classes.
+        """
         x, y = self.batches.next(self.settings.batch)
         x = self._seen(x.to(self.device), self.generators["data"])
         return x, y.to(self.device) if self.labelled and y is not None else None
 
     def _seen(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Examples drawn, dequantised and noised as data and settings say, folded back into the box."""
+        """Examples drawn, dequantised and noised as data and settings say, folded back into the
+        box.
+        """
         if self.data.binarisation == "stochastic":
             x = toss(x, generator)
         if self.settings.dequantise and self.data.levels:
@@ -255,7 +269,9 @@ class Session:
         return x
 
     def advance(self) -> None:
-        """One update. A loss or gradient that is not finite leaves the weights alone and is counted; nothing waits for it."""
+        """One update. A loss or gradient that is not finite leaves the weights alone and is
+        counted; nothing waits for it.
+        """
         rate = self.settings.rate(self.step) * self.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
@@ -320,8 +336,9 @@ class Session:
             ):
                 raise
             raise ValueError(
-                f"training.compile is true and {type(self.objective).__name__} differentiates a gradient; torch.compile has no "
-                f"second derivative; set it to false, or choose an objective that contrasts energies, such as PCD"
+                f"training.compile is true and {type(self.objective).__name__} differentiates a "
+                "gradient; torch.compile has no second derivative; set it to false, or choose an "
+                "objective that contrasts energies, such as PCD"
             ) from error
 
     def _note(self, terms: Mapping[str, Tensor]) -> None:
@@ -336,7 +353,9 @@ class Session:
         self._losses = torch.zeros((), device=self.device)
 
     def row(self) -> dict[str, Any]:
-        """The means of all terms since the last row over all processes, for the log; begins anew."""
+        """The means of all terms since the last row over all processes, for the log; begins
+        anew.
+        """
         row: dict[str, Any] = {"step": self.step}
         totals = (
             self.team.total(torch.stack(list(self._sums.values()))).tolist() if self._sums else []
@@ -349,7 +368,7 @@ class Session:
         self._begin_row()
         return row
 
-    # ---- what health may change ------------------------------------------------------------------------------------
+    # ---- what health may change ------------------------------------------------------------------
 
     def lower_rate(self, factor: float) -> None:
         """Multiply the learning rate."""
@@ -368,10 +387,12 @@ class Session:
         """Begin a share of the chains anew, the oldest first; how many."""
         return 0 if self.buffer is None else self.buffer.renew(share, self.generators["chains"])
 
-    # ---- saving ----------------------------------------------------------------------------------------------------
+    # ---- saving ----------------------------------------------------------------------------------
 
     def checkpoint(self, log_size: int) -> Checkpoint:
-        """All state as tensors and plain values: that of all processes at the chief, which writes it."""
+        """All state as tensors and plain values: that of all processes at the chief, which writes
+        it.
+        """
         tensors = {
             "energy": whole_state(self.energy),
             "ema": self.ema.module.state_dict(),
@@ -428,7 +449,9 @@ class Session:
         self._begin_row()
 
     def _restore_generators(self, states: dict[str, Tensor], processes: int, step: int) -> None:
-        """Each process's own, if they are as many as they were; else new ones, a function of seed, step, rank and number."""
+        """Each process's own, if they are as many as they were; else new ones, a function of seed,
+        step, rank and number.
+        """
         for offset, (name, generator) in enumerate(self.generators.items(), start=1):
             if processes == self.team.size:
                 generator.set_state(states[name if self.team.chief else f"{name}.{self.team.rank}"])

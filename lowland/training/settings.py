@@ -11,32 +11,39 @@ from typing import ClassVar, Literal
 class Training:
     """Settings of `fit`.
 
-    *Updates.* steps: how many; batch: examples per update; accumulate: parts into which a batch is divided, whose gradients add
-    up, where it does not fit into memory; optimizer: "adam" (learning_rate, betas) or "sgd" (learning_rate, momentum);
-    weight_decay: pull of the weights to zero, in units of the learning rate; warmup: updates of linear rise; decay: share of
-    the updates, at the end, over which the rate falls to zero, along a line or a cosine (schedule); clip: bound on the gradient
-    norm, 0 for none; ema: decay of the averaged weights; average: above 0, the weights used later are the plain mean of those
-    of this last share of the updates, and ema is not used; precision: "bfloat16" rounds the factors of matrix products.
+    *Updates.* steps: how many; batch: examples per update; accumulate: parts into which a batch is
+    divided, whose gradients add up, where it does not fit into memory; optimizer: "adam"
+    (learning_rate, betas) or "sgd" (learning_rate, momentum); weight_decay: pull of the weights to
+    zero, in units of the learning rate; warmup: updates of linear rise; decay: share of the
+    updates, at the end, over which the rate falls to zero, along a line or a cosine (schedule);
+    clip: bound on the gradient norm, 0 for none; ema: decay of the averaged weights; average: above
+    0, the weights used later are the plain mean of those of this last share of the updates, and ema
+    is not used; precision: "bfloat16" rounds the factors of matrix products.
 
-    *Data.* noise: standard deviation of Gaussian noise added; margin: how far the energy's box reaches beyond the data's, to
-    hold that noise; dequantise: spread each grey level over its width; grow: smaller sides of images on which to train
-    first, as many updates each, weights carried on (see training.grow).
+    *Data.* noise: standard deviation of Gaussian noise added; margin: how far the energy's box
+    reaches beyond the data's, to hold that noise; dequantise: spread each grey level over its
+    width; grow: smaller sides of images on which to train first, as many updates each, weights
+    carried on (see training.grow).
 
-    *Memory and machines.* checkpoint_activations: residual blocks compute activations again instead of keeping them
-    (training.memory); compile: the energy by torch.compile, half a minute the first time, for objectives that do not
-    differentiate gradients; sharding: what several processes divide besides the batch and the chains: "ddp" nothing, "fsdp"
-    master weights, gradients and moments (training.distributed).
+    *Memory and machines.* checkpoint_activations: residual blocks compute activations again instead
+    of keeping them (training.memory); compile: the energy by torch.compile, half a minute the first
+    time, for objectives that do not differentiate gradients; sharding: what several processes
+    divide besides the batch and the chains: "ddp" nothing, "fsdp" master weights, gradients and
+    moments (training.distributed).
 
-    *Health.* on_failure: what a bad verdict does; rollbacks: how often at most before stopping; preflight: what the probe
-    before the first update does ("off", "warn", or "adjust", which also shortens steps and rates that are far too large).
+    *Health.* on_failure: what a bad verdict does; rollbacks: how often at most before stopping;
+    preflight: what the probe before the first update does ("off", "warn", or "adjust", which also
+    shortens steps and rates that are far too large).
 
-    *Choice.* select: criterion that chooses the best checkpoint, on draws of the model against held-out data ("none" takes the
-    last; see training.selection); select_every: in updates, a multiple of checkpoint_every, 0 for at every checkpoint;
-    select_samples: draws for it; patience: selections without a better one after which training ends early, 0 for never.
+    *Choice.* select: criterion that chooses the best checkpoint, on draws of the model against
+    held-out data ("none" takes the last; see training.selection); select_every: in updates, a
+    multiple of checkpoint_every, 0 for at every checkpoint; select_samples: draws for it; patience:
+    selections without a better one after which training ends early, 0 for never.
 
-    *Book-keeping.* log_every, checkpoint_every: in updates, the second a multiple of the first; keep: checkpoints kept, besides
-    the first, one about halfway and the best; tensorboard: write scalars into RUN/tensorboard too (extra lowland[tensorboard]);
-    device; threads: of the CPU, 0 for torch's own choice: small networks are fastest, and a shared machine calmest, with 1.
+    *Book-keeping.* log_every, checkpoint_every: in updates, the second a multiple of the first;
+    keep: checkpoints kept, besides the first, one about halfway and the best; tensorboard: write
+    scalars into RUN/tensorboard too (extra lowland[tensorboard]); device; threads: of the CPU, 0
+    for torch's own choice: small networks are fastest, and a shared machine calmest, with 1.
     """
 
     steps: int = 2000
@@ -116,8 +123,9 @@ class Training:
         ]
         if problems:
             raise ValueError(
-                f"{', '.join(problems)}; counts must be positive, rates in [0, 1), checkpoint_every a multiple of log_every, "
-                f"select_every of checkpoint_every and batch of accumulate; correct them"
+                f"{', '.join(problems)}; counts must be positive, rates in [0, 1), "
+                "checkpoint_every a multiple of log_every, select_every of checkpoint_every and "
+                "batch of accumulate; correct them"
             )
 
     def rate(self, step: int) -> float:

@@ -1,4 +1,6 @@
-"""One evaluation of the loss, as a module: what several processes wrap, what is stepped and saved."""
+"""One evaluation of the loss, as a module: what several processes wrap, what is stepped and
+saved.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +14,11 @@ from lowland.replay import ReplayBuffer
 
 
 class Step(nn.Module):
-    """Objective and terms over an energy and, where the objective trains one, its partner (log Z, flow, generator).
+    """Objective and terms over an energy and, where the objective trains one, its partner (log Z,
+    flow, generator).
 
-    Chains run inside `forward`, through the energy itself; the loss is computed in one call. A term adds to the loss.
+    Chains run inside `forward`, through the energy itself; the loss is computed in one call. A term
+    adds to the loss.
     """
 
     def __init__(
@@ -50,5 +54,7 @@ class Step(nn.Module):
 
 
 def diversity(negatives: Tensor, x: Tensor) -> Tensor:
-    """Total variance of the negatives, in units of that of the data: near zero when samples are all alike."""
+    """Total variance of the negatives, in units of that of the data: near zero when samples are all
+    alike.
+    """
     return negatives.detach().flatten(1).var(0).sum() / x.flatten(1).var(0).sum().clamp_min(1e-12)

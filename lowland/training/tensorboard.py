@@ -6,7 +6,8 @@ from typing import Any
 
 
 class Board:
-    """Writes rows of numbers into a directory that `tensorboard --logdir` reads; does nothing without one.
+    """Writes rows of numbers into a directory that `tensorboard --logdir` reads; does nothing
+    without one.
 
     Raises ValueError if TensorBoard is wanted and not installed.
     """
@@ -19,8 +20,9 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ValueError(
-                "training.tensorboard is true and tensorboard is not installed; it is an extra; run `pip install "
-                "'lowland[tensorboard]'`, or set it to false: log.jsonl has the same numbers"
+                "training.tensorboard is true and tensorboard is not installed; it is an extra; "
+                "run `pip install 'lowland[tensorboard]'`, or set it to false: log.jsonl has the "
+                "same numbers"
             ) from None
         self._writer = SummaryWriter(str(path))
 

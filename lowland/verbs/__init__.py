@@ -3,7 +3,8 @@
 train · resume · evaluate · report · sample · energy, and the uses of a trained run:
 detect · bench · restore · purify · attack · compose · edit · interpolate · predict
 
-Under torchrun, several processes share the work of train, resume, sample and energy; the first of them writes and speaks.
+Under torchrun, several processes share the work of train, resume, sample and energy; the first of
+them writes and speaks.
 """
 
 from lowland.verbs.composing import compose_runs, edit_image, interpolate_images, predict_image

@@ -1,4 +1,6 @@
-"""compose · edit · interpolate · predict: trained runs as terms of an expression, and pictures as where it starts."""
+"""compose · edit · interpolate · predict: trained runs as terms of an expression, and pictures as
+where it starts.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -46,13 +48,15 @@ def compose_runs(
     out: str | Path = "composed.png",
     progress: bool = True,
 ) -> Path:
-    """Draw from Σ w_k E_k of runs on one domain into a .npy, .npz or .png file, with an accept step unless a sampler is named.
+    """Draw from Σ w_k E_k of runs on one domain into a .npy, .npz or .png file, with an accept step
+    unless a sampler is named.
 
-    labels: for each run, a class or None; a run with classes and a label counts as E(x, y), and, where some run is one of noise
-    and this one is not, as −log p(y | x) asked of the expected clean picture. steps: of chains, or in all down the levels.
+    labels: for each run, a class or None; a run with classes and a label counts as E(x, y), and,
+    where some run is one of noise and this one is not, as −log p(y | x) asked of the expected clean
+    picture. steps: of chains, or in all down the levels.
 
-    Raises ValueError for lists of different lengths, labels out of range, domains or units that differ, and what has no
-    normaliser.
+    Raises ValueError for lists of different lengths, labels out of range, domains or units that
+    differ, and what has no normaliser.
     """
     weights, labels = list(weights) or [1.0] * len(runs), list(labels) or [None] * len(runs)
     _check_lists(runs, weights, labels, count, out)
@@ -116,10 +120,12 @@ def edit_image(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Move pictures towards a class: a strip of the picture and its draws, rows if the file holds several; numbers beside it.
+    """Move pictures towards a class: a strip of the picture and its draws, rows if the file holds
+    several; numbers beside it.
 
-    classifier: a run with classes, the run itself unless given; noise: for a run of noise, the level to which the picture is
-    buried: higher keeps less of it; pull: how far an edit may go, as `tasks.edit` takes it.
+    classifier: a run with classes, the run itself unless given; noise: for a run of noise, the
+    level to which the picture is buried: higher keeps less of it; pull: how far an edit may go, as
+    `tasks.edit` takes it.
     """
     s = subject(Run.open(run))
     judge = s if classifier is None else subject(Run.open(classifier))
@@ -131,8 +137,8 @@ def edit_image(
     if s.sigmas:
         if not min(s.sigmas) < noise <= max(s.sigmas):
             raise ValueError(
-                f"noise is {noise}; the levels of the run go from {max(s.sigmas):g} down to {min(s.sigmas):g}, and it lies "
-                f"above the last; 0.7 keeps the outline of digits"
+                f"noise is {noise}; the levels of the run go from {max(s.sigmas):g} down to "
+                f"{min(s.sigmas):g}, and it lies above the last; 0.7 keeps the outline of digits"
             )
         attribute, sigmas = Cleaned(attribute, s.energy), sigma_ladder(noise, min(s.sigmas), 12)
     energy = s.energy if s.sigmas else s.marginal
@@ -168,7 +174,8 @@ def interpolate_images(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """A strip of pictures from one file to another along a path of low energy; below it, the straight line. Numbers beside it.
+    """A strip of pictures from one file to another along a path of low energy; below it, the
+    straight line. Numbers beside it.
 
     noise: the level at which an energy of noise is looked at: smooth enough to have paths.
     """
@@ -176,7 +183,8 @@ def interpolate_images(
     target = place(_beside(a, out, "path"), s.shape, [a, b])
     if s.sigmas and not 0 < noise <= max(s.sigmas):
         raise ValueError(
-            f"noise is {noise}; it is a level above 0 and up to the run's first, {max(s.sigmas):g}; 0.3 is usual"
+            f"noise is {noise}; it is a level above 0 and up to the run's first, "
+            f"{max(s.sigmas):g}; 0.3 is usual"
         )
     ends = [_pictures(s, path)[:1] for path in (a, b)]
     energy = s.energy.given(noise) if s.sigmas else s.marginal
@@ -208,11 +216,13 @@ def predict_image(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Draw the channels of pictures that are not known: a strip of mean, spread and draws of each, and numbers beside it.
+    """Draw the channels of pictures that are not known: a strip of mean, spread and draws of each,
+    and numbers beside it.
 
-    known: channels of the question; unless given those that the run was trained to be asked (`question` of its energy).
-    An array may hold the question's channels alone, in the order of known.
-    levels: of noise on the way down; 20 for a run that was trained to be asked, which needs no more, else 60, unless given.
+    known: channels of the question; unless given those that the run was trained to be asked
+    (`question` of its energy). An array may hold the question's channels alone, in the order of
+    known. levels: of noise on the way down; 20 for a run that was trained to be asked, which needs
+    no more, else 60, unless given.
     """
     s = subject(Run.open(run))
     own = list(getattr(s.energy, "question", ()))
@@ -220,8 +230,8 @@ def predict_image(
     channels = s.shape[0] if len(s.shape) == 3 else 0
     if not known or not all(0 <= k < channels for k in known) or len(set(known)) >= channels:
         raise ValueError(
-            f"the known channels are {list(known)}; the run has channels 0 to {channels - 1}, some known and some not; name "
-            f"those that the picture tells, for example --known 0,1"
+            f"the known channels are {list(known)}; the run has channels 0 to {channels - 1}, some "
+            "known and some not; name those that the picture tells, for example --known 0,1"
         )
     target = place(_beside(image, out, "answer"), s.shape, [image])
     mask = torch.zeros(channels, 1, 1, dtype=torch.bool)
@@ -251,7 +261,7 @@ def predict_image(
     return _strip(target, shown, arrays, s)
 
 
-# --------------------------------------------------------------------------------------------------------------------- pieces
+# ------------------------------------------------------------------------------------------- pieces
 
 
 def _term_of_noise(s: Subject, label: int | None, prior: Any) -> Energy:
@@ -260,8 +270,9 @@ def _term_of_noise(s: Subject, label: int | None, prior: Any) -> Energy:
         return s.energy
     if label is None:
         raise ValueError(
-            f"{s.recipe['name']} knows no noise level and is composed with a run that does; beside noise it can only say how "
-            f"likely a label is; give it a label, or leave out the run of noise"
+            f"{s.recipe['name']} knows no noise level and is composed with a run that does; beside "
+            "noise it can only say how likely a label is; give it a label, or leave out the run of "
+            "noise"
         )
     return Cleaned(Attribute(s.energy, label), prior)
 
@@ -285,9 +296,10 @@ def _check_lists(
     even = len(runs) == len(weights) == len(labels) and all(map(math.isfinite, weights))
     if not runs or not even or count < 1 or Path(out).suffix not in FORMS:
         raise ValueError(
-            f"{len(runs)} runs came with {len(weights)} weights ({', '.join(map(str, weights))}), {len(labels)} labels, count "
-            f"{count} and the file {Path(out).name}; one finite weight and one label for each run, at least 1 draw, and a file "
-            f"that ends in {', '.join(FORMS)} are needed; correct them"
+            f"{len(runs)} runs came with {len(weights)} weights ({', '.join(map(str, weights))}), "
+            f"{len(labels)} labels, count {count} and the file {Path(out).name}; one finite weight "
+            "and one label for each run, at least 1 draw, and a file that ends in "
+            f"{', '.join(FORMS)} are needed; correct them"
         )
 
 
@@ -299,8 +311,9 @@ def _check_units(subjects: Sequence[Subject]) -> None:
     for s, one in zip(subjects[1:], others, strict=True):
         if one != first:
             raise ValueError(
-                f"{s.recipe['name']} and {subjects[0].recipe['name']} were trained on numbers that were standardised "
-                f"differently; one x must mean the same to all; train them with one mean and scale, or with standardise = false"
+                f"{s.recipe['name']} and {subjects[0].recipe['name']} were trained on numbers that "
+                "were standardised differently; one x must mean the same to all; train them with "
+                "one mean and scale, or with standardise = false"
             )
 
 
@@ -309,7 +322,8 @@ def _check_labels(subjects: Sequence[Subject], labels: Sequence[int | None]) -> 
         if label is not None and not 0 <= label < s.classes:
             allowed = f"0 to {s.classes - 1}" if s.classes else "none"
             raise ValueError(
-                f"label {label} was asked of {s.recipe['name']}; its classes are {allowed}; choose another"
+                f"label {label} was asked of {s.recipe['name']}; its classes are {allowed}; choose "
+                "another"
             )
 
 
@@ -318,7 +332,9 @@ def _pictures(s: Subject, path: str | Path) -> Tensor:
 
 
 def _questions(s: Subject, path: str | Path, known: Sequence[int]) -> Tensor:
-    """Pictures with all channels, or with those of the question alone, beside which nothing is known."""
+    """Pictures with all channels, or with those of the question alone, beside which nothing is
+    known.
+    """
     try:
         return _pictures(s, path)
     except DataError as error:
@@ -336,18 +352,20 @@ def _beside(image: str | Path, out: str | Path | None, ending: str) -> Path:
 
 
 def place(out: str | Path, shape: Sequence[int], read: Sequence[str | Path] = ()) -> Path:
-    """A file to write, refused at the door: a suffix that does not fit, a folder, what is read, what cannot be written."""
+    """A file to write, refused at the door: a suffix that does not fit, a folder, what is read,
+    what cannot be written.
+    """
     target = Path(out)
     if target.suffix not in FORMS or (target.suffix == ".png" and len(shape) != 3):
         raise ValueError(
-            f"{target.name} was to hold draws of shape {tuple(shape)}; images are written as .png, .npy or .npz and "
-            f"vectors as .npy or .npz; choose another name"
+            f"{target.name} was to hold draws of shape {tuple(shape)}; images are written as .png, "
+            ".npy or .npz and vectors as .npy or .npz; choose another name"
         )
     made = {target.resolve(), target.with_suffix(".npz").resolve()}
     if target.is_dir() or made & {Path(path).resolve() for path in read}:
         raise ValueError(
-            f"{target} is a folder, or it or {target.with_suffix('.npz').name} beside it is the file that is read; results are "
-            f"written to new files; choose another name"
+            f"{target} is a folder, or it or {target.with_suffix('.npz').name} beside it is the "
+            "file that is read; results are written to new files; choose another name"
         )
     check_writable(target)
     return target

@@ -1,4 +1,6 @@
-"""detect: a detector fitted to a run and kept beside it, files told apart by it, and the board of a run."""
+"""detect: a detector fitted to a run and kept beside it, files told apart by it, and the board of a
+run.
+"""
 
 import sys
 import warnings
@@ -36,17 +38,18 @@ def fit_detector(
     alpha: float = 0.05,
     out: str | Path | None = None,
 ) -> tuple[Path, Detector]:
-    """Fit a detector of a run to points in files and folders, and write it to RUN/detector.safetensors, or `out`.
+    """Fit a detector of a run to points in files and folders, and write it to
+    RUN/detector.safetensors, or `out`.
 
-    The points must be inliers that the run was not trained on; a score that learns takes every other one for that. alpha: a
-    rate that they must be able to promise. Raises ValueError if they cannot, for unreadable points, an unknown score, and for
-    a shipped run without `out`.
+    The points must be inliers that the run was not trained on; a score that learns takes every
+    other one for that. alpha: a rate that they must be able to promise. Raises ValueError if they
+    cannot, for unreadable points, an unknown score, and for a shipped run without `out`.
     """
     s = subject(Run.open(run))
     if out is None and s.run.path.parent == shipped_folder():
         raise RunError(
-            f"{s.run.path.name} is shipped with lowland and is not written to; a detector of it needs a place of its own; give "
-            f"--out FILE, and --detector FILE to use it"
+            f"{s.run.path.name} is shipped with lowland and is not written to; a detector of it "
+            "needs a place of its own; give --out FILE, and --detector FILE to use it"
         )
     how = named(score)
     with cpu_threads(s.recipe["training"]["threads"]):
@@ -66,11 +69,13 @@ def detect(
     detector: str | Path | None = None,
     progress: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Rows {path, score, p_value, verdict} of every image or row in files and folders, a piece at a time in memory.
+    """Rows {path, score, p_value, verdict} of every image or row in files and folders, a piece at a
+    time in memory.
 
-    detector: a file that `fit_detector` wrote; RUN/detector.safetensors unless given, and where there is none, the energy
-    against the calibration part that the run was trained with. guarantee: as in `Detector.predict`; "fdr" judges all rows
-    together and so yields none before all are scored. What is refused is refused before the first row.
+    detector: a file that `fit_detector` wrote; RUN/detector.safetensors unless given, and where
+    there is none, the energy against the calibration part that the run was trained with. guarantee:
+    as in `Detector.predict`; "fdr" judges all rows together and so yields none before all are
+    scored. What is refused is refused before the first row.
     """
     s = subject(Run.open(run))
     fitted = _detector(s, detector)
@@ -99,7 +104,9 @@ def _row(name: str, score: float, p: float, outlier: bool) -> dict[str, Any]:
 def _scored(
     s: Subject, detector: Detector, points: Points, progress: bool
 ) -> Iterator[tuple[str, float, float]]:
-    """Name, score and p-value of every point; one warning for all pieces that look unlike the calibration points."""
+    """Name, score and p-value of every point; one warning for all pieces that look unlike the
+    calibration points.
+    """
     odd: list[str] = []
     with cpu_threads(s.recipe["training"]["threads"]):
         for number in tqdm(
@@ -117,8 +124,9 @@ def _scored(
             )
     if odd:
         warnings.warn(
-            f"the points look unlike the calibration points: {'; '.join(odd[:3])}{'; ...' if odd[3:] else ''}. The "
-            f"promise holds for inliers of the same kind and preparation only",
+            "the points look unlike the calibration points: "
+            f"{'; '.join(odd[:3])}{'; ...' if odd[3:] else ''}. The promise holds for inliers of "
+            "the same kind and preparation only",
             stacklevel=2,
         )
 
@@ -141,8 +149,8 @@ def _detector(s: Subject, path: str | Path | None) -> Detector:
 def write_rows(
     rows: Iterator[dict[str, Any]], out: str | Path | None = None, form: str = "csv"
 ) -> int:
-    """Write rows as they come, as "csv" or "jsonl", to standard output or into a file, which is then whole or absent. Returns
-    how many of them are outliers."""
+    """Write rows as they come, as "csv" or "jsonl", to standard output or into a file, which is
+    then whole or absent. Returns how many of them are outliers."""
     target = None if out is None else Path(out)
     aside = None if target is None else target.with_name(f".{target.name}.tmp")
     called = 0
@@ -159,7 +167,8 @@ def write_rows(
             aside.replace(target)
     except OSError as error:
         raise ValueError(
-            f"{target} could not be written ({error.strerror}); a folder that exists, and room in it, are needed; name another"
+            f"{target} could not be written ({error.strerror}); a folder that exists, and room in "
+            "it, are needed; name another"
         ) from None
     finally:
         if aside is not None:
@@ -177,7 +186,10 @@ def promises(detector: Detector, delta: float = 0.05) -> str:
         if sure < 1
         else f"none for {1 - delta:.0%} of them"
     )
-    return f"{n} calibration points: promises from {1 / (n + 1):.3g} on average over calibration sets, {words}"
+    return (
+        f"{n} calibration points: promises from {1 / (n + 1):.3g} on average over calibration "
+        f"sets, {words}"
+    )
 
 
 def bench_ood(
@@ -189,9 +201,11 @@ def bench_ood(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """The board of runs: every score that a run can give, or `scores`, against sets that are not its data.
+    """The board of runs: every score that a run can give, or `scores`, against sets that are not
+    its data.
 
-    count: test points, and points of each set. Returns {run: {"found": figures, "table": Markdown lines, "notes": [...]}}.
+    count: test points, and points of each set. Returns {run: {"found": figures, "table": Markdown
+    lines, "notes": [...]}}.
     """
     boards: dict[str, Any] = {}
     for path in runs:

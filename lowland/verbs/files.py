@@ -1,4 +1,6 @@
-"""compose, edit and interpolate as a TOML file says: the words of the command, kept, so that it can be done again."""
+"""compose, edit and interpolate as a TOML file says: the words of the command, kept, so that it can
+be done again.
+"""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -41,9 +43,11 @@ PATH: dict[str, Any] = {
 
 
 def compose_file(path: str | Path, *, progress: bool = True, **changes: Any) -> Path:
-    """`compose_runs` as a file says: runs, weights, labels (-1 for none), count, steps, levels, seed, out, [sampler], ...
+    """`compose_runs` as a file says: runs, weights, labels (-1 for none), count, steps, levels,
+    seed, out, [sampler], ...
 
-    changes: what is to be otherwise than in the file. Raises ValueError for keys that are unknown, missing or of another kind.
+    changes: what is to be otherwise than in the file. Raises ValueError for keys that are unknown,
+    missing or of another kind.
     """
     values = _told(path, COMPOSE, ["runs"])
     values["labels"] = [None if y < 0 else y for y in values.get("labels", [])]
@@ -51,7 +55,9 @@ def compose_file(path: str | Path, *, progress: bool = True, **changes: Any) -> 
 
 
 def edit_file(path: str | Path, *, progress: bool = True, **changes: Any) -> Path:
-    """`edit_image` as a file says: run, image, label, classifier, weight, pull, noise, steps, draws, seed, out."""
+    """`edit_image` as a file says: run, image, label, classifier, weight, pull, noise, steps,
+    draws, seed, out.
+    """
     return edit_image(**(_told(path, EDIT, ["run", "image", "label"]) | changes), progress=progress)
 
 
@@ -66,21 +72,24 @@ def _told(path: str | Path, kinds: Mapping[str, Any], needed: Sequence[str]) -> 
         values = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} cannot be read: {error}; a TOML file with {needed[0]} = ... is needed; correct it"
+            f"{path} cannot be read: {error}; a TOML file with {needed[0]} = ... is needed; "
+            "correct it"
         ) from None
     wrong = sorted(set(values) - set(kinds)) + [
         name for name in needed if values.get(name, "") in ("", [])
     ]
     if wrong:
         raise ValueError(
-            f"{path} has the keys {', '.join(sorted(values)) or 'none'}; it needs {', '.join(needed)} and may have "
-            f"{', '.join(sorted(set(kinds) - set(needed)))}; correct {', '.join(wrong)}"
+            f"{path} has the keys {', '.join(sorted(values)) or 'none'}; it needs "
+            f"{', '.join(needed)} and may have {', '.join(sorted(set(kinds) - set(needed)))}; "
+            f"correct {', '.join(wrong)}"
         )
     odd = [name for name, value in values.items() if not _is(kinds[name], value)]
     if odd:
         raise ValueError(
             f"{path} has {', '.join(f'{name} = {values[name]!r}' for name in odd)}; needed are "
-            f"{', '.join(f'{name}: {_named(kinds[name])}' for name in odd)}; correct {', '.join(odd)}"
+            f"{', '.join(f'{name}: {_named(kinds[name])}' for name in odd)}; correct "
+            f"{', '.join(odd)}"
         )
     return values
 

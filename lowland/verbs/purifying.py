@@ -1,4 +1,6 @@
-"""purify: images carried to where data lie; attack: what is left of a run's classifier when somebody means it ill."""
+"""purify: images carried to where data lie; attack: what is left of a run's classifier when
+somebody means it ill.
+"""
 
 import json
 from collections.abc import Sequence
@@ -24,8 +26,9 @@ EVALUATIONS = 10  # calls with fresh noise at what an attack found
 
 
 def purification(s: Subject, **changes: Any) -> dict[str, Any]:
-    """How a run purifies: its recipe's [purification], else one jump from the noise level 0.3 for an energy E(x, σ), and for
-    others the sampler of its generation from the point itself; then what is changed.
+    """How a run purifies: its recipe's [purification], else one jump from the noise level 0.3 for
+    an energy E(x, σ), and for others the sampler of its generation from the point itself; then what
+    is changed.
     """
     sampler = s.recipe["generation"].get("sampler") or {}
     step = sampler.get("step_size", 0.01)
@@ -58,15 +61,18 @@ def purify(
     method: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Purify images or rows of files with a run; writes .npy (the points) or a .png grid (each as it came, and purified).
+    """Purify images or rows of files with a run; writes .npy (the points) or a .png grid (each as
+    it came, and purified).
 
-    steps, sigma, method: as `lowland.tasks.purify` takes them; the recipe's or the run's own unless given.
+    steps, sigma, method: as `lowland.tasks.purify` takes them; the recipe's or the run's own unless
+    given.
     """
     s = subject(Run.open(run))
     target = Path(out) if out else Path(images[0]).with_name(f"{Path(images[0]).stem}-purified.png")
     if target.suffix not in (".png", ".npy"):
         raise ValueError(
-            f"out is {target}; purified points are written as .png or .npy; choose one of these suffixes"
+            f"out is {target}; purified points are written as .png or .npy; choose one of these "
+            "suffixes"
         )
     place(target, s.shape, images)
     given = torch.cat([load_image(path, s.shape) for path in images])
@@ -86,7 +92,9 @@ def purify(
 
 
 def _scored(s: Subject) -> Any:
-    """The energy that purifies: of image and noise level where it knows levels, of the image alone otherwise."""
+    """The energy that purifies: of image and noise level where it knows levels, of the image alone
+    otherwise.
+    """
     return s.energy if getattr(s.energy, "noise", False) else s.marginal
 
 
@@ -103,11 +111,13 @@ def attack(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Robustness, list[Check]]:
-    """Attack the classifier of a run, on the first `count` images of its test part; with the sanity checks of the attacks.
+    """Attack the classifier of a run, on the first `count` images of its test part; with the sanity
+    checks of the attacks.
 
-    attacks: names of `standard(norm)`, all of them unless given, "pgd" in any case for the checks; behind: a run that purifies
-    what the classifier sees. Then attacks know that: fresh noise at every call, slopes through the purifier and past it,
-    averaged over 20 calls, and the share of 10 fresh answers that are right counts. out: JSON.
+    attacks: names of `standard(norm)`, all of them unless given, "pgd" in any case for the checks;
+    behind: a run that purifies what the classifier sees. Then attacks know that: fresh noise at
+    every call, slopes through the purifier and past it, averaged over 20 calls, and the share of 10
+    fresh answers that are right counts. out: JSON.
     """
     s = subject(Run.open(run))
     if out is not None and (Path(out).suffix != ".json" or Path(out).is_dir()):
@@ -116,18 +126,21 @@ def attack(
         )
     if count < 1 or norm not in ("inf", "2"):
         raise ValueError(
-            f"count is {count} and norm {norm!r}; at least 1, and 'inf' or '2' are needed; correct them"
+            f"count is {count} and norm {norm!r}; at least 1, and 'inf' or '2' are needed; correct "
+            "them"
         )
     domain = s.data.domain
     if domain.kind != "box":
         raise ValueError(
-            f"the data of {run} lie in {domain}; attacks are on points in a box; attack an image classifier"
+            f"the data of {run} lie in {domain}; attacks are on points in a box; attack an image "
+            "classifier"
         )
     model, y = logits_of(s.energy), s.data.test.y
     walls = (domain.lo, domain.hi)
     if y is None:
         raise ValueError(
-            f"the data of {run} have no labels; attacks are on labels; choose a run on labelled data"
+            f"the data of {run} have no labels; attacks are on labels; choose a run on labelled "
+            "data"
         )
     x, y = s.data.test.x[:count], y[:count]
     known: dict[str, Attack] = standard(norm, steps=steps, walls=walls)  # type: ignore[arg-type]
@@ -138,7 +151,8 @@ def attack(
     unknown = set(attacks) - set(known)
     if unknown:
         raise ValueError(
-            f"there is no attack {', '.join(sorted(unknown))}; known are {', '.join(known)}; choose from these"
+            f"there is no attack {', '.join(sorted(unknown))}; known are {', '.join(known)}; "
+            "choose from these"
         )
     chosen = {name: made for name, made in known.items() if not attacks or name in attacks}
     generator = torch.Generator().manual_seed(seed)
@@ -188,7 +202,9 @@ def _around(
     walls: tuple[float, float],
     seed: int,
 ) -> tuple[dict[str, Attack], PGD, Purified]:
-    """Attacks that know of the purifier in front of a classifier, the one among them for the checks, and both as one model."""
+    """Attacks that know of the purifier in front of a classifier, the one among them for the
+    checks, and both as one model.
+    """
     s = subject(Run.open(behind))
     generator = torch.Generator().manual_seed(seed + 1)
     model = Purified(_scored(s), classifier, generator=generator, **purification(s))

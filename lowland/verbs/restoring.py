@@ -37,20 +37,24 @@ def restore(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Restore an image, or all of a folder or array, with a run as prior; writes a .png, a row each, and .npz beside it.
+    """Restore an image, or all of a folder or array, with a run as prior; writes a .png, a row
+    each, and .npz beside it.
 
-    image: the measurement; with simulate, clean images, which are measured and given noise first, so that the truth is known.
-    What a task measures, `lowland.evaluation.restoration.MEASUREMENTS` says; measurements that are no images come as .npy.
-    mask: what to fill in, one of lower, upper, left, right, centre, or a picture whose white pixels are to be filled;
-    sigma: noise of the measurement, in units of the data, the recipe's unless given; method: "sample" draws from the posterior,
-    "map" finds the most likely image. A row shows the truth if it is known, what was observed (laid out as an image by the
-    transpose of the operator), mean, spread from black (sure) to white, and three draws.
+    image: the measurement; with simulate, clean images, which are measured and given noise first,
+    so that the truth is known. What a task measures, `lowland.evaluation.restoration.MEASUREMENTS`
+    says; measurements that are no images come as .npy. mask: what to fill in, one of lower, upper,
+    left, right, centre, or a picture whose white pixels are to be filled; sigma: noise of the
+    measurement, in units of the data, the recipe's unless given; method: "sample" draws from the
+    posterior, "map" finds the most likely image. A row shows the truth if it is known, what was
+    observed (laid out as an image by the transpose of the operator), mean, spread from black (sure)
+    to white, and three draws.
     """
     s = subject(Run.open(run))
     how = restoration_plan(s)
     if method not in ("sample", "map"):
         raise ValueError(
-            f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely image; choose one"
+            f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely "
+            "image; choose one"
         )
     if draws is not None and draws < 1:
         raise ValueError(
@@ -90,8 +94,8 @@ def check_writable(target: Path) -> None:
         aside.unlink()
     except OSError as error:
         raise ValueError(
-            f"{target} could not be written ({error.strerror}); a folder that may be written to, and room in it, are needed; "
-            f"choose another with --out"
+            f"{target} could not be written ({error.strerror}); a folder that may be written to, "
+            "and room in it, are needed; choose another with --out"
         ) from None
 
 
@@ -138,7 +142,8 @@ def _hidden(mask: str, s: Subject) -> Tensor:
         return hidden
     if not Path(mask).is_file():
         raise ValueError(
-            f"the mask is {mask!r}; it must be {', '.join(HIDDEN)} or a picture; white pixels are filled in"
+            f"the mask is {mask!r}; it must be {', '.join(HIDDEN)} or a picture; white pixels are "
+            "filled in"
         )
     hidden = load_image(mask, (1, *shape[1:]))[0] > 0.5
     if bool(hidden.all()) or not bool(hidden.any()):

@@ -14,14 +14,18 @@ from lowland.training.distributed import launched
 
 
 def train(recipe: Recipe, run: str | Path, *, progress: bool = True) -> Path:
-    """Train a recipe in a new run directory, evaluate it, write its report; returns the path of report.html."""
+    """Train a recipe in a new run directory, evaluate it, write its report; returns the path of
+    report.html.
+    """
     if (Path(run) / "recipe.json").exists() and launched().chief:
         Run.create(run, {})  # refuses, in words
     return _finish(recipe.plain(), run, progress)
 
 
 def resume(run: str | Path, *, progress: bool = True) -> Path:
-    """Go on with a run from its last whole checkpoint, then evaluate and report; returns the path of report.html."""
+    """Go on with a run from its last whole checkpoint, then evaluate and report; returns the path
+    of report.html.
+    """
     found = Run.open(run)
     return _finish(found.recipe, found.path, progress)
 
@@ -42,7 +46,9 @@ def _finish(recipe: dict[str, Any], run: str | Path, progress: bool) -> Path:
 
 
 def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
-    """Measure samples, detection and restoration on the test part; writes evaluation.json and returns its figures."""
+    """Measure samples, detection and restoration on the test part; writes evaluation.json and
+    returns its figures.
+    """
     found = Run.open(run)
     with found.locked(), cpu_threads(found.recipe["training"]["threads"]):
         return evaluate_run(found, say=_say if progress else lambda _: None)
@@ -51,7 +57,9 @@ def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
 def likelihood(
     run: str | Path, *, chains: int = 200, rungs: int = 1000, progress: bool = True
 ) -> dict[str, Any]:
-    """Bracket log Z and the likelihood of the test part; writes likelihood.json and returns its figures."""
+    """Bracket log Z and the likelihood of the test part; writes likelihood.json and returns its
+    figures.
+    """
     found = Run.open(run)
     quiet = not progress
     with (

@@ -40,16 +40,19 @@ def sample(
     changes: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Draw samples from a run into a file: .npy or .npz (numbers, with labels) or .png (a grid), by suffix.
+    """Draw samples from a run into a file: .npy or .npz (numbers, with labels) or .png (a grid), by
+    suffix.
 
-    changes: values of the recipe's [generation] for this time, e.g. {"generation.levels": 30}; the run is left as it is.
-    They are drawn in pieces of 256, each from a generator of its own, a function of seed and piece: the same seed gives the
-    same file on any number of processes. Started again after a break, it draws only what is missing.
+    changes: values of the recipe's [generation] for this time, e.g. {"generation.levels": 30}; the
+    run is left as it is. They are drawn in pieces of 256, each from a generator of its own, a
+    function of seed and piece: the same seed gives the same file on any number of processes.
+    Started again after a break, it draws only what is missing.
     """
     out = Path(out)
     if out.suffix not in (".npy", ".npz", ".png"):
         raise ValueError(
-            f"{out.name} ends in {out.suffix!r}; samples are written as .npy, .npz or .png; choose one"
+            f"{out.name} ends in {out.suffix!r}; samples are written as .npy, .npz or .png; choose "
+            "one"
         )
     if count < 1:
         raise ValueError(
@@ -83,8 +86,8 @@ def _made_otherwise(s: Subject, changes: Mapping[str, Any]) -> Subject:
     others = [key for key in changes if not key.startswith("generation.")]
     if others:
         raise ValueError(
-            f"sample was told to change {', '.join(others)}; a trained run stays as it was trained, and only generation.* "
-            f"can be changed; leave out the rest"
+            f"sample was told to change {', '.join(others)}; a trained run stays as it was "
+            "trained, and only generation.* can be changed; leave out the rest"
         )
     return replace(s, recipe=read_recipe(s.recipe, changes).plain()) if changes else s
 
@@ -116,7 +119,9 @@ def _draw_pieces(
 
 
 def _write_samples(path: Path, suffix: str, count: int, job: Job) -> None:
-    """The pieces of `sample` as one file, of which one piece at a time is held, but for pictures."""
+    """The pieces of `sample` as one file, of which one piece at a time is held, but for
+    pictures.
+    """
 
     def parts(name: str) -> Iterator[Tensor]:
         return (load_tensors(data)[name] for data in job)

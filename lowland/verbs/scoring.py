@@ -23,7 +23,9 @@ SCORED = 1024  # points scored together
 def energies(
     run: str | Path, paths: Sequence[str | Path], *, nominal: float | None = None
 ) -> list[dict[str, Any]]:
-    """Energy, p-value against the calibration split and verdict of every image or row in files and folders."""
+    """Energy, p-value against the calibration split and verdict of every image or row in files and
+    folders.
+    """
     scorer = _Scorer(run, paths, nominal)
     return [row for number in range(len(scorer.points.pieces)) for row in scorer.rows(number)]
 
@@ -36,7 +38,9 @@ def score(
     form: str = "csv",
     nominal: float | None = None,
 ) -> Path:
-    """`energies` into a file, "csv" or "jsonl": over all processes, a piece at a time in memory, resumed after a break."""
+    """`energies` into a file, "csv" or "jsonl": over all processes, a piece at a time in memory,
+    resumed after a break.
+    """
     scorer, out = _Scorer(run, paths, nominal), Path(out)
     with team(patience=PATIENCE) as members, cpu_threads(scorer.s.recipe["training"]["threads"]):
         marks = {"points": scorer.points.marks(), "weights": fingerprint(scorer.s.energy)}

@@ -1,1 +1,3 @@
-"""One contract per kind, run over everything the registry knows. `cases` builds, `checks` judges."""
+"""One contract per kind, run over everything the registry knows. `cases` builds, `checks`
+judges.
+"""

@@ -1,7 +1,9 @@
-"""Values for the constructors of everything the registry knows; laws to prove samplers against are in lowland.testing.
+"""Values for the constructors of everything the registry knows; laws to prove samplers against are
+in lowland.testing.
 
-A class that is registered tomorrow is built here from the names of its parameters. One with a required parameter of a
-name that is not listed fails its contract tests until `VALUES` gains that name.
+A class that is registered tomorrow is built here from the names of its parameters. One with a
+required parameter of a name that is not listed fails its contract tests until `VALUES` gains that
+name.
 """
 
 import inspect
@@ -157,7 +159,9 @@ def cases(kind: str) -> list[Case]:
 
 
 def where(kind: str, wanted: Callable[[Any], bool]) -> list[Case]:
-    """The cases whose object is wanted, and those that cannot be built: their tests shall fail, not be left out."""
+    """The cases whose object is wanted, and those that cannot be built: their tests shall fail, not
+    be left out.
+    """
 
     def keep(case: Case) -> bool:
         try:

@@ -1,8 +1,10 @@
-"""What must be true of energies, objectives and chains, as functions; of samplers, lowland.testing asks it.
+"""What must be true of energies, objectives and chains, as functions; of samplers, lowland.testing
+asks it.
 
 The contract tests and the planted bugs of test_mutations.py use the same ones.
 
-A statistical check returns the worst |z|, to be compared with `LIMIT`; an exact check raises AssertionError.
+A statistical check returns the worst |z|, to be compared with `LIMIT`; an exact check raises
+AssertionError.
 """
 
 import copy
@@ -44,7 +46,7 @@ from lowland.testing import (  # noqa: F401  (test files import these from here)
     z_scores,
 )
 
-# ------------------------------------------------------------------------------------------------------------ samplers
+# ----------------------------------------------------------------------------------------- samplers
 
 
 def short_run_formula(sampler: Any) -> None:
@@ -73,11 +75,13 @@ def short_run_temperature(sampler: ShortRun) -> None:
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------------------------ energies
+# ----------------------------------------------------------------------------------------- energies
 
 
 def gradient_error(energy: Energy, x: Tensor) -> float:
-    """Worst difference of value_and_score's score from central differences, in units of the largest; float64."""
+    """Worst difference of value_and_score's score from central differences, in units of the
+    largest; float64.
+    """
     energy, x, h = copy.deepcopy(energy).double().eval(), x.double(), 1e-5
     value, score = value_and_score(energy, x)
     torch.testing.assert_close(value, energy(x).detach())
@@ -114,7 +118,9 @@ def rows_are_independent(energy: Energy, x: Tensor) -> None:
 
 
 def algebra_error() -> float:
-    """Worst relative difference of +, −, *, /, unary − and mixture from their definitions, in float64, by numpy."""
+    """Worst relative difference of +, −, *, /, unary − and mixture from their definitions, in
+    float64, by numpy.
+    """
     g = seeded(2)
     x = torch.randn(50, 2, generator=g, dtype=torch.float64)
     a = Function(lambda x: 0.5 * x.square().sum(1))
@@ -140,7 +146,7 @@ def algebra_is_right() -> None:
     assert error < 1e-12, f"an expression differs from its definition by {error:.2g}"
 
 
-# ---------------------------------------------------------------------------------------------------- chains, objectives
+# ------------------------------------------------------------------------------- chains, objectives
 
 
 class Bowl(Energy):
@@ -159,9 +165,11 @@ class Bowl(Energy):
 def likelihood_gradient(
     contrast: Callable[..., Any], *, batches: int = 300, rows: int = 200
 ) -> float:
-    """|z| of the contrast's gradient against that of the exact −log p, with exact draws as negatives.
+    """|z| of the contrast's gradient against that of the exact −log p, with exact draws as
+    negatives.
 
-    For θx²/2: ∇(−log p) = mean(x²)/2 − 1/(2θ). The negatives z/√θ are differentiable in θ, as a sampler's would be.
+    For θx²/2: ∇(−log p) = mean(x²)/2 − 1/(2θ). The negatives z/√θ are differentiable in θ, as a
+    sampler's would be.
     """
     g, theta = seeded(3), 2.5
     energy, errors = Bowl(theta), []
@@ -177,7 +185,8 @@ def likelihood_gradient(
 def dsm_minimiser(objective: Any, *, batches: int = 200, rows: int = 500) -> float:
     """|z| of the DSM gradient at the true energy of blurred Gaussian data, where it must vanish.
 
-    Data N(0, 1) blurred by σ is N(0, 1 + σ²): E = θ x² / 2(1 + σ²) at θ = 1. The value there is ½ mean_σ 1/(1 + σ²).
+    Data N(0, 1) blurred by σ is N(0, 1 + σ²): E = θ x² / 2(1 + σ²) at θ = 1. The value there is ½
+    mean_σ 1/(1 + σ²).
     """
     sigmas = torch.tensor(objective.sigmas, dtype=torch.float64)
     several = len(sigmas) > 1
@@ -195,7 +204,9 @@ def dsm_minimiser(objective: Any, *, batches: int = 200, rows: int = 500) -> flo
 
 
 def buffer_keeps_slots(buffer: ReplayBuffer, count: int) -> None:
-    """What is put goes to the slots that were taken, row by row, and nowhere else; labels do not move."""
+    """What is put goes to the slots that were taken, row by row, and nowhere else; labels do not
+    move.
+    """
     before, ages = buffer.x.clone(), buffer.age.clone()
     labels = None if buffer.labels is None else buffer.labels.clone()
     visit = buffer.take(count, seeded(5))
@@ -220,7 +231,9 @@ def buffer_keeps_slots(buffer: ReplayBuffer, count: int) -> None:
 
 
 def pcd_keeps_slots(objective: Any) -> None:
-    """PCD's negatives go back to the slots they came from, and its labels are those of the slots."""
+    """PCD's negatives go back to the slots they came from, and its labels are those of the
+    slots.
+    """
     seen: list[Any] = []
 
     class Spy(Bowl):
@@ -259,7 +272,9 @@ def pcd_keeps_slots(objective: Any) -> None:
 def direct_contrast(
     energy: Energy, positives: Tensor, negatives: Tensor, l2: float, c: Any, d: Any
 ) -> list[Tensor]:
-    """Gradients in the weights of mean E(x⁺) − mean E(x⁻) + l2 (mean E(x⁺)² + mean E(x⁻)²), written out anew."""
+    """Gradients in the weights of mean E(x⁺) − mean E(x⁻) + l2 (mean E(x⁺)² + mean E(x⁻)²), written
+    out anew.
+    """
     up = energy(positives) if c is None else energy(positives, c)
     down = energy(negatives.detach()) if d is None else energy(negatives.detach(), d)
     value = up.mean() - down.mean() + l2 * (up.pow(2).mean() + down.pow(2).mean())

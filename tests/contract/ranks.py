@@ -1,4 +1,6 @@
-"""Processes that train together, started by hand: what torchrun does, at the cost of the processes alone."""
+"""Processes that train together, started by hand: what torchrun does, at the cost of the processes
+alone.
+"""
 
 import contextlib
 import os
@@ -26,7 +28,9 @@ def enter(rank: int, port: int, size: int = 2) -> None:
 
 
 def _whole_life(work: Callable[..., None], *given: Any) -> None:
-    """The work, and an end as `lowland.__main__` has it: gloo's threads may outlive Python, whose end then aborts."""
+    """The work, and an end as `lowland.__main__` has it: gloo's threads may outlive Python, whose
+    end then aborts.
+    """
     status = 1
     try:
         work(*given)
@@ -40,7 +44,9 @@ def _whole_life(work: Callable[..., None], *given: Any) -> None:
 
 
 def processes(work: Callable[..., None], *more: Any, size: int = 2) -> list[int | None]:
-    """Exit codes of processes that do `work(rank, ports, *more)`, a function of a module; ports: where they may meet."""
+    """Exit codes of processes that do `work(rank, ports, *more)`, a function of a module; ports:
+    where they may meet.
+    """
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(PORTS)]
         for each in sockets:

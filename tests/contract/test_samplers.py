@@ -1,4 +1,6 @@
-"""What every registered sampler keeps to: its promises, which lowland.testing knows, and its manners as a class."""
+"""What every registered sampler keeps to: its promises, which lowland.testing knows, and its
+manners as a class.
+"""
 
 import dataclasses
 import json
@@ -37,7 +39,9 @@ def kinds(sampler: Any) -> list[str]:
 
 
 def duties() -> list[tuple[str, Obligation]]:
-    """What is asked of every form of every sampler, with fewer chains where steps are dear; benchmarks.proof asks it all."""
+    """What is asked of every form of every sampler, with fewer chains where steps are dear;
+    benchmarks.proof asks it all.
+    """
     found = []
     for name, sampler in SHIPPED.items():
         plain = name in registered("sampler")

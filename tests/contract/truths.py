@@ -1,7 +1,8 @@
-"""Laws with weights to learn, at their truth, where the gradient of an objective must vanish; objectives with one line changed.
+"""Laws with weights to learn, at their truth, where the gradient of an objective must vanish;
+objectives with one line changed.
 
-Each check gives the worst |z| over all weights (and log Z, where an objective learns it) of 200 independent batches; `off`
-moves the weights away from the truth.
+Each check gives the worst |z| over all weights (and log Z, where an objective learns it) of 200
+independent batches; `off` moves the weights away from the truth.
 """
 
 import math
@@ -20,13 +21,17 @@ DOUBLE = torch.float64
 
 
 def planted(module: str, where: str, old: str, new: str) -> Any:
-    """A copy of lowland.objectives.`module` in which `old`, in `where`, reads `new`; the registry is not told."""
+    """A copy of lowland.objectives.`module` in which `old`, in `where`, reads `new`; the registry
+    is not told.
+    """
     with mock.patch("lowland.registry.register", lambda kind: lambda cls: cls):
         return mutated(f"lowland.objectives.{module}", where, old, new)
 
 
 def slopes(value: Tensor, energy: nn.Module) -> Tensor:
-    """The gradient of a number in all weights, as one vector; what it does not depend on has slope 0."""
+    """The gradient of a number in all weights, as one vector; what it does not depend on has slope
+    0.
+    """
     weights = [p for p in energy.parameters() if p.requires_grad]
     found = torch.autograd.grad(
         value, weights, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -45,7 +50,9 @@ def gradients(
     count: int = 200,
     rows: int = 300,
 ) -> Tensor:
-    """Gradients (count, weights) on independent batches; the last is that of log Z, held at its truth, where it is learned."""
+    """Gradients (count, weights) on independent batches; the last is that of log Z, held at its
+    truth, where it is learned.
+    """
     g, more, learned = torch.Generator().manual_seed(0), {}, nn.ModuleList([energy])
     if hasattr(objective, "partner"):
         with torch.random.fork_rng():

@@ -1,6 +1,8 @@
-"""Boltzmann machines and energies of tables as scikit-learn estimators: thin faces over the library's own training.
+"""Boltzmann machines and energies of tables as scikit-learn estimators: thin faces over the
+library's own training.
 
-They are fitted by the same sessions and objectives as every recipe, in memory, and pass scikit-learn's `check_estimator`.
+They are fitted by the same sessions and objectives as every recipe, in memory, and pass
+scikit-learn's `check_estimator`.
 
 >>> import numpy as np
 >>> from lowland.interop.sklearn import RBM
@@ -13,7 +15,8 @@ try:
     from sklearn.utils.validation import validate_data as _  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "scikit-learn 1.6 or newer is not installed; the estimators are made for its tags; run pip install 'lowland[sklearn]'"
+        "scikit-learn 1.6 or newer is not installed; the estimators are made for its tags; run pip "
+        "install 'lowland[sklearn]'"
     ) from error
 
 from lowland.interop.sklearn.calibrated import CalibratedEnergy

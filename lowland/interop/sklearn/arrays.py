@@ -24,8 +24,9 @@ VISIBLE = ("auto", "binary", "gaussian")
 class Columns:
     """What the columns of a table are, learned from its training part.
 
-    kind: "binary", for values in [0, 1] that are taken as they are, or "gaussian", for columns that are standardised on the way
-    in and restored on the way out; mean, scale: (D,) in float64; a constant column has scale 1.
+    kind: "binary", for values in [0, 1] that are taken as they are, or "gaussian", for columns that
+    are standardised on the way in and restored on the way out; mean, scale: (D,) in float64; a
+    constant column has scale 1.
     """
 
     kind: str
@@ -38,7 +39,8 @@ class Columns:
         inside = bool(((x >= 0) & (x <= 1)).all())
         if visible not in VISIBLE:
             raise ValueError(
-                f"visible is {visible!r}; it is {', '.join(VISIBLE[:-1])} or {VISIBLE[-1]}; choose one"
+                f"visible is {visible!r}; it is {', '.join(VISIBLE[:-1])} or {VISIBLE[-1]}; choose "
+                "one"
             )
         if visible == "gaussian" or not (inside or visible == "binary"):
             scale = x.std(0, dtype=np.float64)
@@ -58,13 +60,16 @@ class Columns:
         return float(np.log(self.scale).sum())
 
     def inward(self, x: Array) -> Tensor:
-        """x (N, D) as the energy sees it, in its own dtype. Raises ValueError for binary columns with values outside [0, 1]."""
+        """x (N, D) as the energy sees it, in its own dtype. Raises ValueError for binary columns
+        with values outside [0, 1].
+        """
         if self.kind == "gaussian":
             return torch.from_numpy(((x - self.mean) / self.scale).astype(x.dtype, copy=False))
         if bool(((x < 0) | (x > 1)).any()):
             raise ValueError(
-                f"values reach from {x.min():g} to {x.max():g}; binary visible units take values in [0, 1], which are "
-                f"probabilities of a one; scale the columns, or set visible='gaussian'"
+                f"values reach from {x.min():g} to {x.max():g}; binary visible units take values "
+                "in [0, 1], which are probabilities of a one; scale the columns, or set "
+                "visible='gaussian'"
             )
         return torch.from_numpy(np.ascontiguousarray(x))
 
@@ -77,7 +82,9 @@ class Columns:
         )
 
     def dataset(self, x: Array, y: Array | None = None, classes: int = 0) -> Dataset:
-        """Training points, and no others. Grey values become probabilities of a one, drawn anew for every batch."""
+        """Training points, and no others. Grey values become probabilities of a one, drawn anew for
+        every batch.
+        """
         points = self.inward(x).float()
         grey = self.kind == "binary" and not bool(((points == 0) | (points == 1)).all())
         train = Split(points, None if y is None else torch.from_numpy(y).long())
@@ -119,7 +126,8 @@ def updates(count: int, batch: int, iterations: int) -> dict[str, int]:
 
 
 def train(session: Session, iterations: int, name: str, verbose: int = 0) -> list[dict[str, Any]]:
-    """Make all updates of a session; returns one row of its log per iteration. Warns of what the health report calls bad.
+    """Make all updates of a session; returns one row of its log per iteration. Warns of what the
+    health report calls bad.
 
     verbose: 1 prints a line for each iteration.
     """

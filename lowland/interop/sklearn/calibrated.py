@@ -1,4 +1,6 @@
-"""An energy that is trained already as an outlier detector of scikit-learn: fit calibrates, nothing is trained."""
+"""An energy that is trained already as an outlier detector of scikit-learn: fit calibrates, nothing
+is trained.
+"""
 
 import math
 import warnings
@@ -15,11 +17,13 @@ from lowland.tasks.detection.detector import Detector
 
 
 class CalibratedEnergy(OutlierMixin, BaseEstimator):
-    """Outlier detector from any energy and score of lowland; fit sets the threshold on rows that the energy has not seen.
+    """Outlier detector from any energy and score of lowland; fit sets the threshold on rows that
+    the energy has not seen.
 
-    A row is called an outlier when its conformal p-value is at most `false_alarms`. energy: an Energy or any function
-    (N, D) → (N,) of float32 rows; outlier_score: the score of `lowland.Detector`. Attributes: detector_ (a `lowland.Detector`),
-    offset_, n_features_in_. With fewer rows than the promise needs nothing is called: it warns, and offset_ is −∞.
+    A row is called an outlier when its conformal p-value is at most `false_alarms`. energy: an
+    Energy or any function (N, D) → (N,) of float32 rows; outlier_score: the score of
+    `lowland.Detector`. Attributes: detector_ (a `lowland.Detector`), offset_, n_features_in_. With
+    fewer rows than the promise needs nothing is called: it warns, and offset_ is −∞.
 
     >>> rows = np.random.RandomState(0).normal(size=(200, 2))
     >>> CalibratedEnergy(lambda x: x.square().sum(1)).fit(rows).predict([[0, 0], [5, 5]])
@@ -44,7 +48,8 @@ class CalibratedEnergy(OutlierMixin, BaseEstimator):
         kept: Any = self.detector_.calibration
         if len(kept) < (need := calibration_size(self.false_alarms)):
             warnings.warn(
-                f"{len(kept)} rows for calibration cannot promise {self.false_alarms}: {need} are needed",
+                f"{len(kept)} rows for calibration cannot promise {self.false_alarms}: {need} are "
+                "needed",
                 stacklevel=2,
             )
             self.offset_ = -math.inf
@@ -79,5 +84,7 @@ class CalibratedEnergy(OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def p_values(self, X: Any) -> Array:
-        """Conformal p-values (N,): at most α for at most about a share α of inliers, for every α."""
+        """Conformal p-values (N,): at most α for at most about a share α of inliers, for every
+        α.
+        """
         return self.detector_.p_of_scores(torch.from_numpy(-self.score_samples(X))).numpy()

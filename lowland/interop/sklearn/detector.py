@@ -22,25 +22,31 @@ SAMPLER = {"name": "MALA", "step_size": 0.1}
 
 
 class EnergyDetector(OutlierMixin, BaseEstimator):
-    """Outlier detector: an energy trained on standardised columns; what lies too high is an outlier.
+    """Outlier detector: an energy trained on standardised columns; what lies too high is an
+    outlier.
 
-    With contamination="auto" a share `calibration` of the rows is kept from training, and x is called an outlier when its
-    conformal p-value (1 + #{i : E_i ≥ E(x)}) / (n + 1) over them is at most `false_alarms`. Then of fresh rows of the same law
-    at most that share is called an outlier, on average over calibration sets, whatever the energy is worth; rows that are not
-    exchangeable with the calibration rows void the promise. With a number instead, all rows train and just that share of them
-    is called outliers, as scikit-learn's own detectors do: then nothing is promised about fresh rows.
+    With contamination="auto" a share `calibration` of the rows is kept from training, and x is
+    called an outlier when its conformal p-value (1 + #{i : E_i ≥ E(x)}) / (n + 1) over them is at
+    most `false_alarms`. Then of fresh rows of the same law at most that share is called an outlier,
+    on average over calibration sets, whatever the energy is worth; rows that are not exchangeable
+    with the calibration rows void the promise. With a number instead, all rows train and just that
+    share of them is called outliers, as scikit-learn's own detectors do: then nothing is promised
+    about fresh rows.
 
-    energy, objective, sampler, training: sections of a lowland recipe as plain values, with the names of `lowland.registered`;
-    energy and objective default to a small perceptron and denoising score matching at noise 0.4, and the sampler is looked at
-    by objectives that draw. learning_rate (of Adam), batch_size, n_iter (passes over the data), verbose (1 prints a line for
-    each pass), random_state.
+    energy, objective, sampler, training: sections of a lowland recipe as plain values, with the
+    names of `lowland.registered`; energy and objective default to a small perceptron and denoising
+    score matching at noise 0.4, and the sampler is looked at by objectives that draw. learning_rate
+    (of Adam), batch_size, n_iter (passes over the data), verbose (1 prints a line for each pass),
+    random_state.
 
-    Attributes: energy_, offset_ (decision_function = score_samples − offset_), columns_ (means and scales), detector_
-    (a `lowland.Detector`; only with contamination="auto"), history_, n_features_in_, feature_names_in_.
+    Attributes: energy_, offset_ (decision_function = score_samples − offset_), columns_ (means and
+    scales), detector_ (a `lowland.Detector`; only with contamination="auto"), history_,
+    n_features_in_, feature_names_in_.
 
-    Raises ValueError for parameters out of range and for sparse input. With fewer than 1 / false_alarms − 1 rows in half of
-    the data no call of an outlier can keep the promise: it warns, and offset_ is −∞.
-    Source of the promise: Vovk, Gammerman & Shafer (2005), https://doi.org/10.1007/b106715
+    Raises ValueError for parameters out of range and for sparse input. With fewer than 1 /
+    false_alarms − 1 rows in half of the data no call of an outlier can keep the promise: it warns,
+    and offset_ is −∞. Source of the promise: Vovk, Gammerman & Shafer (2005),
+    https://doi.org/10.1007/b106715
 
     >>> import numpy as np
     >>> x = np.random.RandomState(0).normal(size=(500, 2)) * [1, 100]
@@ -105,7 +111,9 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         refuse(wrong)
 
     def _held(self, count: int) -> int:
-        """How many rows are kept for calibration: the share asked for, or what the promise needs, up to half of them."""
+        """How many rows are kept for calibration: the share asked for, or what the promise needs,
+        up to half of them.
+        """
         if self.contamination != "auto":
             return 0
         need = math.ceil(1 / self.false_alarms - 1e-9) - 1
@@ -139,8 +147,9 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         )  # ranks that raise an alarm
         if not allowed:
             warnings.warn(
-                f"{len(calibration)} rows for calibration cannot promise a false-alarm rate of {self.false_alarms}: nothing "
-                f"will be called an outlier; bring more rows, raise false_alarms, or set contamination",
+                f"{len(calibration)} rows for calibration cannot promise a false-alarm rate of "
+                f"{self.false_alarms}: nothing will be called an outlier; bring more rows, raise "
+                "false_alarms, or set contamination",
                 stacklevel=3,
             )
             self.offset_ = -math.inf
@@ -183,6 +192,7 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         """
         if not hasattr(self, "detector_"):
             raise ValueError(
-                "no rows were kept for calibration; p-values need some; fit with contamination='auto'"
+                "no rows were kept for calibration; p-values need some; fit with "
+                "contamination='auto'"
             )
         return self.detector_.p_of_scores(torch.from_numpy(-self.score_samples(X))).numpy()

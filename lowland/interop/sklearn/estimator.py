@@ -1,4 +1,6 @@
-"""What Boltzmann machines share as estimators: arrays in and out, and the settings of their sessions."""
+"""What Boltzmann machines share as estimators: arrays in and out, and the settings of their
+sessions.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -15,7 +17,9 @@ from lowland.interop.sklearn.arrays import Columns, at_least, refuse, updates
 
 
 class Machine(BaseEstimator):
-    """An estimator that is fitted by sessions of a Boltzmann machine. Subclasses have the parameters named in `_recipe`."""
+    """An estimator that is fitted by sessions of a Boltzmann machine. Subclasses have the
+    parameters named in `_recipe`.
+    """
 
     columns_: Columns
     random_state_: np.random.RandomState
@@ -41,7 +45,9 @@ class Machine(BaseEstimator):
         return self.columns_.inward(self._arrived(X))
 
     def _begin(self) -> int:
-        """Check what all machines have in common and start their stream of random numbers; returns a seed."""
+        """Check what all machines have in common and start their stream of random numbers; returns
+        a seed.
+        """
         refuse(at_least(self, {"batch_size": 2, "n_iter": 1, "gibbs_steps": 1, "n_chains": 1}))
         self.random_state_ = np.random.RandomState(
             check_random_state(self.random_state).randint(2**31 - 1)
@@ -51,7 +57,9 @@ class Machine(BaseEstimator):
     def _recipe(
         self, seed: int, count: int, energy: Mapping[str, Any], objective: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The recipe of a session on so many points, its learning rate and optimiser still to be said."""
+        """The recipe of a session on so many points, its learning rate and optimiser still to be
+        said.
+        """
         p: Any = self
         training = {"precision": p.precision, "weight_decay": p.weight_decay, "device": "cpu"}
         training |= {"warmup": 0, "decay": 1.0, "clip": 0.0, "average": 0.2}

@@ -14,22 +14,26 @@ class RBM(Stack):
 
         p(x) = Σ_h exp(aᵀx + cᵀh + xᵀW h) / Z            (binary columns)
 
-    n_components: hidden units; visible: "binary", "gaussian", or "auto": binary if all values lie in [0, 1], else gaussian.
-    Binary columns may hold probabilities of a one, from which every batch is drawn anew; gaussian columns are standardised
-    inside. objective: "pcd", from n_chains persistent chains, or "cd", from chains at the data, gibbs_steps sweeps an update.
-    learning_rate: of plain stochastic gradient on the centred gradient, falling linearly to 0 in `fit`, constant in
-    `partial_fit`; "auto" is 0.3 for binary columns and 0.1 for gaussian ones; weights are averaged over the last fifth of the
-    updates. batch_size: at least 2; n_iter: passes over the data; momentum, weight_decay; precision: "float32", or "bfloat16"
-    for rounded matrix products. likelihood: estimate log Z at the end of `fit`, which `score_samples` needs to give
+    n_components: hidden units; visible: "binary", "gaussian", or "auto": binary if all values lie
+    in [0, 1], else gaussian. Binary columns may hold probabilities of a one, from which every batch
+    is drawn anew; gaussian columns are standardised inside. objective: "pcd", from n_chains
+    persistent chains, or "cd", from chains at the data, gibbs_steps sweeps an update.
+    learning_rate: of plain stochastic gradient on the centred gradient, falling linearly to 0 in
+    `fit`, constant in `partial_fit`; "auto" is 0.3 for binary columns and 0.1 for gaussian ones;
+    weights are averaged over the last fifth of the updates. batch_size: at least 2; n_iter: passes
+    over the data; momentum, weight_decay; precision: "float32", or "bfloat16" for rounded matrix
+    products. likelihood: estimate log Z at the end of `fit`, which `score_samples` needs to give
     log-likelihoods; without, it gives minus free energies. verbose: 1 prints a line for each pass.
 
-    Attributes: energy_ (the lowland energy of columns as they are inside), components_ (n_components, D), intercept_hidden_,
-    intercept_visible_, columns_ (kind and scaling), chains_ (n_chains, D) (persistent chains at the end), log_z_ (a `LogZ` with
-    its certificate), history_ (one row per pass), n_features_in_, feature_names_in_.
+    Attributes: energy_ (the lowland energy of columns as they are inside), components_
+    (n_components, D), intercept_hidden_, intercept_visible_, columns_ (kind and scaling), chains_
+    (n_chains, D) (persistent chains at the end), log_z_ (a `LogZ` with its certificate), history_
+    (one row per pass), n_features_in_, feature_names_in_.
 
-    Sparse input is made dense. Training is in float32, everything later in the dtype of X. Raises ValueError for parameters out
-    of range and for binary columns with values outside [0, 1]; warns (ConvergenceWarning) of what the health report calls bad.
-    Source of the model and its training: see `lowland.nets.RBM`.
+    Sparse input is made dense. Training is in float32, everything later in the dtype of X. Raises
+    ValueError for parameters out of range and for binary columns with values outside [0, 1]; warns
+    (ConvergenceWarning) of what the health report calls bad. Source of the model and its training:
+    see `lowland.nets.RBM`.
 
     >>> import numpy as np
     >>> x = (np.random.RandomState(0).rand(300, 1) < np.linspace(0.1, 0.9, 6)).astype(float)

@@ -1,12 +1,14 @@
-"""Stacks of restricted Boltzmann machines as transformers: one machine is an RBM, several are a deep belief net.
+"""Stacks of restricted Boltzmann machines as transformers: one machine is an RBM, several are a
+deep belief net.
 
     p(x, h¹, …, h^{L−1}) = p_1(x | h¹) p_2(h¹ | h²) … p_L(h^{L−1})
 
-with p_k(· | h^k) of machine k and the free energy F_L of the machine on top. With recognition q_k(h^k | h^{k−1}), the other
-conditional of the same machine, and the energy F̂_k of its hidden side, log p_k(h^{k−1} | h^k) − log q_k(h^k | h^{k−1}) is
-F̂_k(h^k) − F_k(h^{k−1}), and so
+with p_k(· | h^k) of machine k and the free energy F_L of the machine on top. With recognition
+q_k(h^k | h^{k−1}), the other conditional of the same machine, and the energy F̂_k of its hidden
+side, log p_k(h^{k−1} | h^k) − log q_k(h^k | h^{k−1}) is F̂_k(h^k) − F_k(h^{k−1}), and so
 
-    log p(x) ≥ E_q[ Σ_{k<L} (F̂_k(h^k) − F_k(h^{k−1})) − F_L(h^{L−1}) ] − log Z_L,      equal for L = 1
+    log p(x) ≥ E_q[ Σ_{k<L} (F̂_k(h^k) − F_k(h^{k−1})) − F_L(h^{L−1}) ] − log Z_L,      equal for L
+                                                                                        = 1
 """
 
 import copy
@@ -53,7 +55,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         )
         return sizes
 
-    # ---- fitting -----------------------------------------------------------------------------------------------------
+    # ---- fitting ---------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Train on X (N, D), from scratch, one machine after another. Returns the estimator."""
@@ -72,10 +74,12 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         return self.measure(X) if self.likelihood else self
 
     def partial_fit(self, X: Any, y: Any = None) -> Any:
-        """One update of each machine on X (N, D), at the constant learning rate, weights averaged over some hundred updates.
+        """One update of each machine on X (N, D), at the constant learning rate, weights averaged
+        over some hundred updates.
 
-        The first call decides what the columns are. Goes on from what `fit` learned. log_z_ is no longer that of the machine
-        and is dropped: call `measure` before `score_samples`. Returns the estimator.
+        The first call decides what the columns are. Goes on from what `fit` learned. log_z_ is no
+        longer that of the machine and is dropped: call `measure` before `score_samples`. Returns
+        the estimator.
         """
         first = not hasattr(self, "machines_")
         x, sizes = self._arrived(X, reset=first), self._sizes()
@@ -100,7 +104,9 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         return self.columns_.dataset(x)
 
     def _going_on(self, layer: int | None, data: Dataset, hidden: int) -> Session:
-        """A session without an end: from the weights of a fitted layer, and on top from its chains; from scratch for None."""
+        """A session without an end: from the weights of a fitted layer, and on top from its chains;
+        from scratch for None.
+        """
         recipe = self._plan(data, hidden)
         recipe["training"] |= {"decay": 0.0, "average": 0.0, "ema": 0.99}
         if layer is None:
@@ -139,9 +145,11 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         self.chains_, self._n_features_out = points.numpy().copy(), top.hidden
 
     def measure(self, X: Any, *, chains: int = 100, rungs: int = 300) -> Any:
-        """Estimate log Z (`log_z_`): exact where that takes seconds, else annealed importance sampling, forward and reverse.
+        """Estimate log Z (`log_z_`): exact where that takes seconds, else annealed importance
+        sampling, forward and reverse.
 
-        X (N, D): data to start the path at; chains, rungs: see `lowland.metrics.log_z`. Returns the estimator.
+        X (N, D): data to start the path at; chains, rungs: see `lowland.metrics.log_z`. Returns the
+        estimator.
         """
         x, generator, top = self._points(X).float(), self._generator(), self.machines_[-1]
         x = toss(x, generator) if self.columns_.kind == "binary" else x
@@ -158,10 +166,12 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         )
         return self
 
-    # ---- using ---------------------------------------------------------------------------------------------------------
+    # ---- using -----------------------------------------------------------------------------------
 
     def transform(self, X: Any) -> Array:
-        """The means E[h | x] of the last hidden layer (N, n_components), layer by layer, in the dtype of X."""
+        """The means E[h | x] of the last hidden layer (N, n_components), layer by layer, in the
+        dtype of X.
+        """
         x = self._points(X)
         with torch.no_grad():
             for machine in self.machines_:
@@ -169,7 +179,9 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         return x.numpy()
 
     def inverse_transform(self, X: Any) -> Array:
-        """The means of x (N, D) given hidden units X (N, n_components), layer by layer, in the units of the data."""
+        """The means of x (N, D) given hidden units X (N, n_components), layer by layer, in the
+        units of the data.
+        """
         check_is_fitted(self)
         h = torch.from_numpy(np.array(X, dtype=np.float64))
         with torch.no_grad():
@@ -178,11 +190,13 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         return self.columns_.outward(h)
 
     def score_samples(self, X: Any) -> Array:
-        """log p(x) (N,) in nats with the point estimate of log Z in `log_z_`; with likelihood=False, without log Z.
+        """log p(x) (N,) in nats with the point estimate of log Z in `log_z_`; with
+        likelihood=False, without log Z.
 
-        Of several layers this is the lower bound, its expectation a mean over 10 draws with a seed of the fit; without log Z,
-        one layer gives minus the free energy. The log-density of gaussian columns is in the units of the data. Where binary
-        columns hold values strictly between 0 and 1, one layer gives the formula at the probabilities: by convexity at most the
+        Of several layers this is the lower bound, its expectation a mean over 10 draws with a seed
+        of the fit; without log Z, one layer gives minus the free energy. The log-density of
+        gaussian columns is in the units of the data. Where binary columns hold values strictly
+        between 0 and 1, one layer gives the formula at the probabilities: by convexity at most the
         mean of log p(x) over draws from them.
 
         Raises ValueError after `partial_fit` with likelihood=True, until `measure` has been called.
@@ -190,8 +204,8 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         x = self._points(X)
         if self.likelihood and not hasattr(self, "log_z_"):
             raise ValueError(
-                "the machine has changed since its log Z was estimated; log-likelihoods need that of the present one; "
-                "call measure(X), or set likelihood=False to go without"
+                "the machine has changed since its log Z was estimated; log-likelihoods need that "
+                "of the present one; call measure(X), or set likelihood=False to go without"
             )
         found = self._bound(x.double()).numpy() - self.columns_.log_volume
         return found - self.log_z_.value if self.likelihood else found
@@ -216,10 +230,11 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, *, steps: int = 1000, random_state: Any = None) -> Array:
-        """Points (n_samples, D) after so many Gibbs sweeps of the machine on top from the chains of training, and a pass down.
+        """Points (n_samples, D) after so many Gibbs sweeps of the machine on top from the chains of
+        training, and a pass down.
 
-        Chains are picked at random, each at most once if there are enough. Without random_state every call draws anew from the
-        machine's own stream.
+        Chains are picked at random, each at most once if there are enough. Without random_state
+        every call draws anew from the machine's own stream.
         """
         check_is_fitted(self)
         refuse(

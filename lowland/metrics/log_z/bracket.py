@@ -2,8 +2,9 @@
 
     log Z = log ∫ exp(−E(x)) dx   (or Σ)
 
-Where every state can be added up, that is done. Elsewhere annealed importance sampling runs from a base measure to the energy
-and back again: see `certificate` for what the two allow one to say, and `schedule` for how their rungs are laid before.
+Where every state can be added up, that is done. Elsewhere annealed importance sampling runs from a
+base measure to the energy and back again: see `certificate` for what the two allow one to say, and
+`schedule` for how their rungs are laid before.
 """
 
 import dataclasses
@@ -43,19 +44,24 @@ def log_z(
     exact: bool | None = None,
     progress: Progress = None,
 ) -> LogZ:
-    """log Z with a certificate: exact where there are at most 2²⁴ states, else by annealed importance sampling both ways.
+    """log Z with a certificate: exact where there are at most 2²⁴ states, else by annealed
+    importance sampling both ways.
 
-    base: an energy with exact `draw(count, generator)` and `log_z`; unless given, `fit_base` fits one to data, to draws of the
-    energy, or takes the uniform law of a bounded domain. path: a function of betas in [0, 1] that gives energies from base to
-    energy, or such energies themselves, which are then the rungs; the energy's own `bridge` or the geometric path unless
-    given. sampler: leaves every rung as it is; its step size, if it has one, is tuned rung by rung in the pilot run.
-    The reverse run starts at exact draws where the energy has `draw`; else at `draws` (N, *event), which the caller answers
-    for (the base is fitted to others of them); else at chains that start half at ends of the forward run, drawn by weight,
-    and half at data, if there are any, and take warm_up steps (2 · rungs, at least 100, unless given). The result says which.
-    chains: of each direction; tolerance: gap in nats up to which directions agree; exact: False never enumerates, True does
-    or refuses; progress: called with 1 per rung entered and per step of warm-up.
+    base: an energy with exact `draw(count, generator)` and `log_z`; unless given, `fit_base` fits
+    one to data, to draws of the energy, or takes the uniform law of a bounded domain. path: a
+    function of betas in [0, 1] that gives energies from base to energy, or such energies
+    themselves, which are then the rungs; the energy's own `bridge` or the geometric path unless
+    given. sampler: leaves every rung as it is; its step size, if it has one, is tuned rung by rung
+    in the pilot run. The reverse run starts at exact draws where the energy has `draw`; else at
+    `draws` (N, *event), which the caller answers for (the base is fitted to others of them); else
+    at chains that start half at ends of the forward run, drawn by weight, and half at data, if
+    there are any, and take warm_up steps (2 · rungs, at least 100, unless given). The result says
+    which. chains: of each direction; tolerance: gap in nats up to which directions agree; exact:
+    False never enumerates, True does or refuses; progress: called with 1 per rung entered and per
+    step of warm-up.
 
-    Raises ValueError for an energy without normaliser, a real domain without base, data or draws, and energies that are NaN.
+    Raises ValueError for an energy without normaliser, a real domain without base, data or draws,
+    and energies that are NaN.
 
     >>> import torch
     >>> from lowland.targets import Gaussian, GaussianMixture
@@ -99,7 +105,9 @@ def log_z(
 
 
 class _Streams:
-    """Independent generators, a new one at every call, all of them set by the one that was given."""
+    """Independent generators, a new one at every call, all of them set by the one that was
+    given.
+    """
 
     def __init__(self, generator: torch.Generator) -> None:
         self.device = generator.device
@@ -114,8 +122,8 @@ class _Streams:
 
 
 class _Source(NamedTuple):
-    """Where reverse draws come from: draws (chains, *event) and words for them, or None for chains to be run; points to fit
-    a base to and to start chains at; dtype of all points."""
+    """Where reverse draws come from: draws (chains, *event) and words for them, or None for chains
+    to be run; points to fit a base to and to start chains at; dtype of all points."""
 
     draws: Tensor | None
     words: str
@@ -125,8 +133,10 @@ class _Source(NamedTuple):
 
 
 class _Started(NamedTuple):
-    """Where the reverse run starts: points x, words for them, and of the chains that made them the R-hat of the energy, and by
-    how many standard errors the energies of those from the forward run and of those from data differ."""
+    """Where the reverse run starts: points x, words for them, and of the chains that made them the
+    R-hat of the energy, and by how many standard errors the energies of those from the forward run
+    and of those from data differ.
+    """
 
     x: Tensor
     words: str
@@ -144,8 +154,9 @@ def _check(
         )
     if chains < 20 or rungs < 2 or warm_up < 20 or not tolerance > 0:
         raise ValueError(
-            f"chains is {chains}, rungs {rungs}, warm_up {warm_up}, tolerance {tolerance}; a bracket needs at least 20 chains, "
-            f"2 rungs, 20 steps of warm-up and a tolerance above 0; 200, 1000, 2000 and 0.5 are the defaults"
+            f"chains is {chains}, rungs {rungs}, warm_up {warm_up}, tolerance {tolerance}; a "
+            "bracket needs at least 20 chains, 2 rungs, 20 steps of warm-up and a tolerance above "
+            "0; 200, 1000, 2000 and 0.5 are the defaults"
         )
 
 
@@ -157,13 +168,15 @@ def _enumerated(energy: Energy, tolerance: float, progress: Progress) -> LogZ:
     )
 
 
-# ---- where to start ------------------------------------------------------------------------------------------------
+# ---- where to start ------------------------------------------------------------------------------
 
 
 def _source(
     energy: Energy, draws: Tensor | None, data: Tensor | None, chains: int, streams: _Streams
 ) -> _Source:
-    """Choose among exact draws, given draws and chains; keep apart what a base is fitted to and what is weighed."""
+    """Choose among exact draws, given draws and chains; keep apart what a base is fitted to and
+    what is weighed.
+    """
     dtype = next(
         (t.dtype for t in (*energy.parameters(), *energy.buffers()) if t.is_floating_point()), None
     )
@@ -177,7 +190,8 @@ def _source(
         x = draws[torch.randperm(len(draws), generator=streams(), device=draws.device)].to(dtype)
         if len(x) < 20:
             raise ValueError(
-                f"{len(x)} draws came; the reverse run needs at least 20; pass more, or leave them out for chains"
+                f"{len(x)} draws came; the reverse run needs at least 20; pass more, or leave them "
+                "out for chains"
             )
         count = min(
             chains,
@@ -216,8 +230,9 @@ def _fitted(energy: Energy, source: _Source) -> Any:
         domain = dataclasses.replace(domain, shape=tuple(source.fit.shape[1:]))
     if domain.kind == "real" and source.fit is None:
         raise ValueError(
-            f"{type(energy).__name__} lives on {domain} and came without base, data or draws; log Z needs a base measure with "
-            f"exact draws and log_z; pass base=Gaussian(...), or data to fit one to"
+            f"{type(energy).__name__} lives on {domain} and came without base, data or draws; log "
+            "Z needs a base measure with exact draws and log_z; pass base=Gaussian(...), or data "
+            "to fit one to"
         )
     return fit_base(domain, source.fit)
 
@@ -256,7 +271,9 @@ def _reverse_start(
     streams: _Streams,
     progress: Progress,
 ) -> _Started:
-    """Draws of the energy for the reverse run: exact, given, or what long chains from ends of the forward run and data made."""
+    """Draws of the energy for the reverse run: exact, given, or what long chains from ends of the
+    forward run and data made.
+    """
     if source.draws is not None:
         return _Started(source.draws, source.words)
     g = streams()
@@ -264,8 +281,9 @@ def _reverse_start(
     from_data = 0 if data is None else chains // 2
     if not bool(up.log_weights.isfinite().any()):
         raise ValueError(
-            f"all of {len(up.x)} chains of the forward run are without weight; the energy must be finite at some points that "
-            f"the base reaches; pass a base that covers the energy, or draws"
+            f"all of {len(up.x)} chains of the forward run are without weight; the energy must be "
+            "finite at some points that the base reaches; pass a base that covers the energy, or "
+            "draws"
         )
     picked = torch.multinomial(
         up.log_weights.softmax(0), chains - from_data, replacement=True, generator=g
@@ -283,17 +301,21 @@ def _reverse_start(
         progress=progress,
     )
     late = trace.kept["energies"][warm_up // 2 :]
-    words = f"{chains} chains after {warm_up} steps, {chains - from_data} of them from ends of the forward run"
+    words = (
+        f"{chains} chains after {warm_up} steps, {chains - from_data} of them from ends of the "
+        "forward run"
+    )
     words += f" and {from_data} from data" if from_data else " and none from data"
     mixing = rhat(late, layout="draws chains ...").item()
     return _Started(trace.x, words, mixing, _apart(late.double().mean(0), from_data))
 
 
 def _apart(means: Tensor, from_data: int) -> float | None:
-    """Standard errors between the mean energies (chains,) of chains from forward ends and of the last ones, from data.
+    """Standard errors between the mean energies (chains,) of chains from forward ends and of the
+    last ones, from data.
 
-    Chains that stay each in its mode are as good as others if both ensembles hold the modes in the same shares, so it is the
-    two ensembles that are compared, with chains as what is independent.
+    Chains that stay each in its mode are as good as others if both ensembles hold the modes in the
+    same shares, so it is the two ensembles that are compared, with chains as what is independent.
     """
     ends, data = means[: len(means) - from_data], means[len(means) - from_data :]
     if min(len(ends), len(data)) < 10:
@@ -303,7 +325,7 @@ def _apart(means: Tensor, from_data: int) -> float | None:
     ).item()
 
 
-# ---- what it amounts to --------------------------------------------------------------------------------------------
+# ---- what it amounts to --------------------------------------------------------------------------
 
 
 def _concluded(

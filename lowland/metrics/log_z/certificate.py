@@ -1,15 +1,19 @@
-"""What two runs of annealed importance sampling, in opposite directions, allow one to say about log Z.
+"""What two runs of annealed importance sampling, in opposite directions, allow one to say about log
+Z.
 
-With w the weights of a run from the base (forward) and v those of a run back from draws of the target (reverse),
+With w the weights of a run from the base (forward) and v those of a run back from draws of the
+target (reverse),
 
-    log mean w            is below log Z − log Z_base on average and in probability:  P(it exceeds by b) ≤ e^(−b)
+    log mean w            is below log Z − log Z_base on average and in probability: P(it exceeds by
+                          b) ≤ e^(−b)
     −log mean v           is above it likewise, if the draws are those of the target
     Bennett's ratio       uses both, is in between, and is the point estimate: see `bennett`
 
-Heavy tails make both log means lag behind on their safe side, so a bracket widens where weights are few; the bootstrap over
-chains adds what luck may have done. A forward run that lost a mode, with a reverse run that lost the same, is the one thing
-that no number here can see: hence `draws` says where the reverse run began, and `problems` what speaks against belief.
-Source: Neal (2001), https://arxiv.org/abs/physics/9803008; both directions: Grosse, Ghahramani & Adams (2015),
+Heavy tails make both log means lag behind on their safe side, so a bracket widens where weights are
+few; the bootstrap over chains adds what luck may have done. A forward run that lost a mode, with a
+reverse run that lost the same, is the one thing that no number here can see: hence `draws` says
+where the reverse run began, and `problems` what speaks against belief. Source: Neal (2001),
+https://arxiv.org/abs/physics/9803008; both directions: Grosse, Ghahramani & Adams (2015),
 https://arxiv.org/abs/1511.02543; Bennett (1976), https://doi.org/10.1016/0021-9991(76)90078-4
 """
 
@@ -31,8 +35,10 @@ APART = 4.0  # standard errors between the energies of chains that started diffe
 
 
 class Direction(NamedTuple):
-    """One run: its estimate of log Z, standard error and interval (low, high), the effective sample size of its weights,
-    the mean acceptance of its moves, refused non-finite proposals, chains that lost all weight, and log Z along the path."""
+    """One run: its estimate of log Z, standard error and interval (low, high), the effective sample
+    size of its weights, the mean acceptance of its moves, refused non-finite proposals, chains that
+    lost all weight, and log Z along the path.
+    """
 
     value: float
     error: float
@@ -49,10 +55,12 @@ class Direction(NamedTuple):
 class LogZ:
     """log Z with a two-sided certificate. Prints its verdict.
 
-    value ± error: the point estimate; [lower, upper]: contains log Z with at least 95 % confidence, if the reverse draws are
-    what `draws` says. method: "enumeration" (then value = lower = upper) or "annealed importance sampling"; details: in words,
-    what was added up or run; forward, reverse: the two runs; draws: where the reverse run began; betas: rungs from 0 (base) to
-    1; tolerance: gap between the directions that is allowed; problems: why it is not certified, empty if it is.
+    value ± error: the point estimate; [lower, upper]: contains log Z with at least 95 % confidence,
+    if the reverse draws are what `draws` says. method: "enumeration" (then value = lower = upper)
+    or "annealed importance sampling"; details: in words, what was added up or run; forward,
+    reverse: the two runs; draws: where the reverse run began; betas: rungs from 0 (base) to 1;
+    tolerance: gap between the directions that is allowed; problems: why it is not certified, empty
+    if it is.
     """
 
     value: float
@@ -98,10 +106,10 @@ class LogZ:
             return f"LogZ({self.value:.4f}, exact: {self.details})"
         f, r = self.forward, self.reverse
         return (
-            f"LogZ({self.value:.3f} ± {self.error:.3f}, in [{self.lower:.3f}, {self.upper:.3f}], {self.verdict}; "
-            f"forward {f.value:.3f} ± {f.error:.3f} (weights worth {f.ess:.0f} of {self.chains}), "
-            f"reverse {r.value:.3f} ± {r.error:.3f} (worth {r.ess:.0f}) from {self.draws}; "
-            f"{self.rungs} rungs from {self.base} by {self.sampler})"
+            f"LogZ({self.value:.3f} ± {self.error:.3f}, in [{self.lower:.3f}, {self.upper:.3f}], "
+            f"{self.verdict}; forward {f.value:.3f} ± {f.error:.3f} (weights worth {f.ess:.0f} of "
+            f"{self.chains}), reverse {r.value:.3f} ± {r.error:.3f} (worth {r.ess:.0f}) from "
+            f"{self.draws}; {self.rungs} rungs from {self.base} by {self.sampler})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,14 +133,18 @@ def log_mean(log_weights: Tensor) -> Tensor:
 def bootstrapped(
     log_weights: Tensor, generator: torch.Generator, resamples: int = RESAMPLES
 ) -> Tensor:
-    """log mean weights (resamples,) of chains (B,) drawn anew with replacement; chains are what is independent."""
+    """log mean weights (resamples,) of chains (B,) drawn anew with replacement; chains are what is
+    independent.
+    """
     n = len(log_weights)
     chosen = torch.randint(n, (resamples, n), generator=generator, device=log_weights.device)
     return log_mean(log_weights[chosen])
 
 
 def interval(log_weights: Tensor, generator: torch.Generator) -> tuple[float, float, float]:
-    """Standard error, low and high end of log mean weight: the wider one of bootstrap percentiles and normal theory."""
+    """Standard error, low and high end of log mean weight: the wider one of bootstrap percentiles
+    and normal theory.
+    """
     centre = log_mean(log_weights).item()
     again = bootstrapped(log_weights, generator)
     shares = torch.softmax(log_weights, 0) * len(log_weights)
@@ -143,8 +155,8 @@ def interval(log_weights: Tensor, generator: torch.Generator) -> tuple[float, fl
 
 
 def bennett(up: Tensor, down: Tensor) -> tuple[float, float]:
-    """Bennett's estimate of log Z_target − log Z_base from log weights `up` (n,) of the forward and `down` (m,) of the reverse
-    run, with its asymptotic standard error:
+    """Bennett's estimate of log Z_target − log Z_base from log weights `up` (n,) of the forward and
+    `down` (m,) of the reverse run, with its asymptotic standard error:
 
         Σ_up σ(log w + log m/n − c) = Σ_down σ(c − log m/n + log v),    solved for c by bisection
 
@@ -174,9 +186,12 @@ def bennett(up: Tensor, down: Tensor) -> tuple[float, float]:
 def ends(
     forward: Direction, reverse: Direction, middle: tuple[float, float]
 ) -> tuple[float, float]:
-    """The certificate: from the low end of the forward run to the high end of the reverse run, Bennett's interval included.
+    """The certificate: from the low end of the forward run to the high end of the reverse run,
+    Bennett's interval included.
 
-    Where the two have changed places by more than luck allows, all of both intervals: at least one of them is wrong."""
+    Where the two have changed places by more than luck allows, all of both intervals: at least one
+    of them is wrong.
+    """
     value, error = middle
     low, high = min(forward.low, value - 2.6 * error), max(reverse.high, value + 2.6 * error)
     if forward.value - reverse.value > 2 * math.hypot(forward.error, reverse.error):
@@ -201,8 +216,9 @@ def objections(
         found.append(f"the directions disagree by {gap:.2f} nats, more than {tolerance:g}")
     if gap < -max(3.5 * error, 1e-3):
         found.append(
-            f"the forward run is above the reverse run by {-gap:.3f} nats, {-gap / error:.1f} standard errors: the draws are "
-            f"not of this energy, or a sampler does not leave it as it is"
+            f"the forward run is above the reverse run by {-gap:.3f} nats, {-gap / error:.1f} "
+            "standard errors: the draws are not of this energy, or a sampler does not leave it as "
+            "it is"
         )
     if error > tolerance:
         found.append(f"the estimates are known to ± {error:.2f} only")
@@ -215,7 +231,8 @@ def objections(
             )
     if apart is not None and not abs(apart) < APART:
         found.append(
-            f"chains from the forward run and from data have not met: their energies differ by {abs(apart):.1f} standard errors"
+            "chains from the forward run and from data have not met: their energies differ by "
+            f"{abs(apart):.1f} standard errors"
         )
     elif apart is None and rhat is not None and not rhat < RHAT:
         found.append(

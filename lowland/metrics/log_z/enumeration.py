@@ -1,9 +1,10 @@
-"""log Z by adding up every state, where there are few enough: in float64, in blocks of bounded memory.
+"""log Z by adding up every state, where there are few enough: in float64, in blocks of bounded
+memory.
 
-    log Z = log Σ_x exp(−E(x)),    or    log Σ_h exp(−F(h))    over the hidden side of a Boltzmann machine
+    log Z = log Σ_x exp(−E(x)),    or log Σ_h exp(−F(h)) over the hidden side of a Boltzmann machine
 
-An energy whose `hidden_side` is an energy over its hidden units alone, with the same log Z, needs 2^hidden states, not
-2^visible.
+An energy whose `hidden_side` is an energy over its hidden units alone, with the same log Z, needs
+2^hidden states, not 2^visible.
 """
 
 import copy
@@ -22,7 +23,9 @@ NUMBERS = 2**23
 
 
 class Enumerated(NamedTuple):
-    """value: log Z; states: how many were added up; side: of what, in words; dtype: in which energies were computed."""
+    """value: log Z; states: how many were added up; side: of what, in words; dtype: in which
+    energies were computed.
+    """
 
     value: float
     states: int
@@ -31,7 +34,8 @@ class Enumerated(NamedTuple):
 
 
 def countable(energy: Energy) -> tuple[Energy, str] | None:
-    """The energy whose states can all be added up, and in words what they are; None if there are too many.
+    """The energy whose states can all be added up, and in words what they are; None if there are
+    too many.
 
     That is the energy itself, or its hidden side, whichever has fewer states.
     """
@@ -45,7 +49,9 @@ def countable(energy: Energy) -> tuple[Energy, str] | None:
 
 
 def _log_states(energy: Energy) -> float:
-    """log₂ of the number of states; infinite for continuous ones and where the event shape is not known."""
+    """log₂ of the number of states; infinite for continuous ones and where the event shape is not
+    known.
+    """
     classes = {"binary": 2, "categorical": energy.domain.classes}.get(energy.domain.kind)
     return (
         math.inf
@@ -55,11 +61,12 @@ def _log_states(energy: Energy) -> float:
 
 
 def enumerated(energy: Energy, progress: Callable[[int], object] | None = None) -> Enumerated:
-    """log Z of a discrete energy of at most 2²⁴ states, of itself or of its hidden side. Weights and mode stay as they were.
+    """log Z of a discrete energy of at most 2²⁴ states, of itself or of its hidden side. Weights
+    and mode stay as they were.
 
-    Energies are computed in float64 where the energy can, else in its own precision and added up in float64. progress: called
-    with the number of states of each block.
-    Raises ValueError if there are more states, and if an energy is NaN or minus infinity.
+    Energies are computed in float64 where the energy can, else in its own precision and added up in
+    float64. progress: called with the number of states of each block. Raises ValueError if there
+    are more states, and if an energy is NaN or minus infinity.
 
     >>> from lowland.targets import Ising
     >>> lattice = Ising((3, 4), coupling=0.3)
@@ -69,8 +76,9 @@ def enumerated(energy: Energy, progress: Callable[[int], object] | None = None) 
     found = countable(energy)
     if found is None:
         raise ValueError(
-            f"{type(energy).__name__} on {energy.domain} cannot be enumerated; at most 2^24 states, of itself or of its hidden "
-            f"side, can be added up; leave exact out for annealed importance sampling"
+            f"{type(energy).__name__} on {energy.domain} cannot be enumerated; at most 2^24 "
+            "states, of itself or of its hidden side, can be added up; leave exact out for "
+            "annealed importance sampling"
         )
     side, words = found
     with torch.no_grad():
@@ -98,8 +106,8 @@ def _log_sum(energy: Energy, x: Tensor) -> Tensor:
     lost = int((value.isnan() | (value == -math.inf)).sum())
     if lost:
         raise ValueError(
-            f"{lost} of {len(x)} states have an energy that is NaN or minus infinity; every state needs a number, or inf "
-            f"for no weight; look for overflow in the energy"
+            f"{lost} of {len(x)} states have an energy that is NaN or minus infinity; every state "
+            "needs a number, or inf for no weight; look for overflow in the energy"
         )
     return (-value).logsumexp(0)
 
@@ -109,7 +117,9 @@ def _device(energy: Energy) -> torch.device:
 
 
 def _in_double(energy: Energy) -> tuple[Energy, torch.dtype]:
-    """A copy that computes in float64, or the energy as it is where it cannot: a plain function may hold float32 numbers."""
+    """A copy that computes in float64, or the energy as it is where it cannot: a plain function may
+    hold float32 numbers.
+    """
     wide = copy.deepcopy(energy).double()
     x = torch.zeros(1, *energy.domain.shape, dtype=torch.float64, device=_device(energy))
     try:

@@ -1,16 +1,17 @@
-"""Where the rungs of a path go, and how its samplers are set: found in a pilot run, fixed before any weight is collected.
+"""Where the rungs of a path go, and how its samplers are set: found in a pilot run, fixed before
+any weight is collected.
 
-A pilot population starts at exact draws of the base and walks to the target in stages. A stage is as long as it can be while
-the weights of its step keep about the same spread,
+A pilot population starts at exact draws of the base and walks to the target in stages. A stage is
+as long as it can be while the weights of its step keep about the same spread,
 
     s² = log( mean w² / (mean w)² ),    w = exp(E_β(x) − E_β'(x)),
 
-which is the variance of the increment of log w where that is normal. Where moves forget slowly, increments of neighbouring
-rungs add up, so a stage counts for s √τ, with τ = (1 + r) / (1 − r) from the autocorrelation r of the increment over one move.
-Rungs
-are then set at equal steps of Σ s √τ, the thermodynamic length of a walk with friction: more of them where chains are slow. On
-the way each stage tunes the step size towards the sampler's acceptance.
-Source: Crooks (2007), https://doi.org/10.1103/PhysRevLett.99.100602; friction: Sivak & Crooks (2012),
+which is the variance of the increment of log w where that is normal. Where moves forget slowly,
+increments of neighbouring rungs add up, so a stage counts for s √τ, with τ = (1 + r) / (1 − r) from
+the autocorrelation r of the increment over one move. Rungs are then set at equal steps of Σ s √τ,
+the thermodynamic length of a walk with friction: more of them where chains are slow. On the way
+each stage tunes the step size towards the sampler's acceptance. Source: Crooks (2007),
+https://doi.org/10.1103/PhysRevLett.99.100602; friction: Sivak & Crooks (2012),
 https://arxiv.org/abs/1201.4166
 """
 
@@ -36,8 +37,8 @@ FIRST = 30  # moves under the base, to find a first step size
 
 
 class Stage(NamedTuple):
-    """What the pilot saw at one β: spread of the weights of the step that follows, log step size; log scale (d,) or
-    None; τ, by which increments there are worse than independent."""
+    """What the pilot saw at one β: spread of the weights of the step that follows, log step size;
+    log scale (d,) or None; τ, by which increments there are worse than independent."""
 
     beta: float
     spread: float
@@ -47,7 +48,9 @@ class Stage(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Rungs β_0 = 0 … β_K = 1, a sampler for each, and how far it is from base to target in thermodynamic length."""
+    """Rungs β_0 = 0 … β_K = 1, a sampler for each, and how far it is from base to target in
+    thermodynamic length.
+    """
 
     betas: tuple[float, ...]
     samplers: list[Any]
@@ -55,7 +58,9 @@ class Plan(NamedTuple):
 
 
 def default_sampler(path: Path) -> Any:
-    """A sampler that runs on every rung: HMC, block Gibbs where conditionals are declared, DMALA where a gradient must do."""
+    """A sampler that runs on every rung: HMC, block Gibbs where conditionals are declared, DMALA
+    where a gradient must do.
+    """
     middle = path((0.0, 0.5, 1.0))[1]
     if middle.sweep is not None or (
         middle.domain.kind in BlockGibbs.domains and middle.conditional is not None
@@ -71,7 +76,8 @@ def default_sampler(path: Path) -> Any:
 def planned(
     path: Path, sampler: Any, x: Tensor, rungs: int | Sequence[float], generator: torch.Generator
 ) -> Plan:
-    """Run the pilot from draws x (B, *event) of the base and lay the rungs, or keep those that are given.
+    """Run the pilot from draws x (B, *event) of the base and lay the rungs, or keep those that are
+    given.
 
     sampler: its step size is a first guess.
     """
@@ -87,7 +93,8 @@ def planned(
 
 
 def laid(betas: Sequence[float], spreads: Sequence[float], rungs: int) -> list[float]:
-    """Rungs + 1 values of β from 0 to 1, at equal steps of the length Σ spreads between the betas, EVEN of it laid evenly.
+    """Rungs + 1 values of β from 0 to 1, at equal steps of the length Σ spreads between the betas,
+    EVEN of it laid evenly.
 
     betas: where stages begin, from 0, and 1 at the end; spreads: of the stage that begins there.
 
@@ -158,7 +165,9 @@ def _friction(kept: Sequence[float]) -> float:
 def _stage(
     path: Path, x: Tensor, beta: float, delta: float, goal: float
 ) -> tuple[float, float, Tensor]:
-    """The longest step from β whose weights keep to the goal: its length, their spread, and log w (B,)."""
+    """The longest step from β whose weights keep to the goal: its length, their spread, and log w
+    (B,).
+    """
     delta = min(delta, 1 - beta)
     for _ in range(60):
         old, new = path((beta, min(beta + delta, 1.0)))
@@ -167,13 +176,14 @@ def _stage(
             log_w = torch.where(value == math.inf, -math.inf, old(x).double() - value)
         if bool(log_w.isnan().any()):
             raise ValueError(
-                f"{int(log_w.isnan().sum())} of {len(x)} energies on the path are not numbers at β = {beta:.3g}; every energy "
-                f"must be a number, or inf at a point of no weight, where the base goes; look for overflow, or fit the base"
+                f"{int(log_w.isnan().sum())} of {len(x)} energies on the path are not numbers at β "
+                f"= {beta:.3g}; every energy must be a number, or inf at a point of no weight, "
+                "where the base goes; look for overflow, or fit the base"
             )
         if not bool(log_w.isfinite().any()):
             raise ValueError(
-                f"all of {len(x)} points are without weight at β = {beta:.3g}; the energy must be finite at some points that "
-                f"the base reaches; pass a base that covers the energy"
+                f"all of {len(x)} points are without weight at β = {beta:.3g}; the energy must be "
+                "finite at some points that the base reaches; pass a base that covers the energy"
             )
         found = spread(log_w)
         if found <= 1.5 * goal or delta < 1e-12:
@@ -193,7 +203,9 @@ def _systematic(log_w: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class _Walker:
-    """Points that move under one energy after the other, and a step size that follows the acceptance."""
+    """Points that move under one energy after the other, and a step size that follows the
+    acceptance.
+    """
 
     def __init__(self, sampler: Any, x: Tensor) -> None:
         self.x, self.sampler, self.moves = x, sampler, 0
@@ -205,7 +217,9 @@ class _Walker:
         self.target = getattr(sampler, "target", 0.8)
 
     def log_scale(self) -> Tensor | None:
-        """Log deviations of the coordinates over their geometric mean, drawn towards equal ones as by ten more points."""
+        """Log deviations of the coordinates over their geometric mean, drawn towards equal ones as
+        by ten more points.
+        """
         if not self.scaled:
             return None
         variance = self.x.double().flatten(1).var(0)
@@ -215,7 +229,9 @@ class _Walker:
         return log - log.mean()
 
     def move(self, energy: Energy, moves: int, generator: torch.Generator) -> None:
-        """Move under an energy; the log step size gains what acceptance is above its target, less and less."""
+        """Move under an energy; the log step size gains what acceptance is above its target, less
+        and less.
+        """
         with frozen(energy):
             scale, state = self.log_scale(), None
             for _ in range(moves):
@@ -235,7 +251,9 @@ class _Walker:
                 self.x = state.x
 
     def _widest(self, energy: Energy) -> float:
-        """No step need be longer: a box is crossed, a cloud is left, every site is free to change."""
+        """No step need be longer: a box is crossed, a cloud is left, every site is free to
+        change.
+        """
         if energy.domain.kind == "box":
             return energy.domain.hi - energy.domain.lo
         return (

@@ -1,4 +1,6 @@
-"""Boltzmann machines: restricted ones, with Bernoulli, Gaussian, categorical and rectified units, and labels; deep ones."""
+"""Boltzmann machines: restricted ones, with Bernoulli, Gaussian, categorical and rectified units,
+and labels; deep ones.
+"""
 
 from lowland.nets.boltzmann.dbm import DBM
 from lowland.nets.boltzmann.dbn import DBN

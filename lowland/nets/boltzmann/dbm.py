@@ -2,12 +2,14 @@
 
     E(v, h¹, h²) = −a·v − c·h¹ − d·h² − v·W¹h¹ − h²·W²h¹
 
-v and h² meet h¹ only, so (v, h²) are the visible units of a restricted machine with hidden units h¹, and
+v and h² meet h¹ only, so (v, h²) are the visible units of a restricted machine with hidden units
+h¹, and
 
     F(v, h²) = −a·v − d·h² − Σ_j log(1 + exp(c_j + (W¹ᵀv + W²ᵀh²)_j))
 
-is exact. Block Gibbs, annealed importance sampling, the centred gradient and the certificate of log Z are those of that
-machine. What is left to approximate is the law of h² given data: mean field gives a lower bound of log p(v).
+is exact. Block Gibbs, annealed importance sampling, the centred gradient and the certificate of log
+Z are those of that machine. What is left to approximate is the law of h² given data: mean field
+gives a lower bound of log p(v).
 """
 
 import math
@@ -33,28 +35,32 @@ class MeanField(NamedTuple):
 
 
 def binary_data(domain: Domain | dict[str, Any], name: str) -> Domain:
-    """The domain of data for a deep machine. Raises ValueError unless it is binary and has an event shape."""
+    """The domain of data for a deep machine. Raises ValueError unless it is binary and has an event
+    shape.
+    """
     found = Domain.from_dict(domain) if isinstance(domain, dict) else domain
     if found.kind != "binary" or not found.shape:
         raise ValueError(
-            f"{name} came with data on {found}; its units are binary and it must know how many; pass for example "
-            f"binary(1, 28, 28), and binarise the data (data.binarise)"
+            f"{name} came with data on {found}; its units are binary and it must know how many; "
+            "pass for example binary(1, 28, 28), and binarise the data (data.binarise)"
         )
     return found
 
 
 @register("energy")
 class DBM(Energy):
-    """Deep Boltzmann machine: the energy F(v, h²) of visible units v and the second hidden layer h², the first summed out.
+    """Deep Boltzmann machine: the energy F(v, h²) of visible units v and the second hidden layer
+    h², the first summed out.
 
-    domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of the energy is binary(D + H2),
-    v flattened and h² behind it. hidden: (H1, H2); spread: standard deviation of the first weights; centred: train along the
-    centred gradient, which makes training layer by layer needless; iterations, tolerance: of the mean-field equations.
+    domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of
+    the energy is binary(D + H2), v flattened and h² behind it. hidden: (H1, H2); spread: standard
+    deviation of the first weights; centred: train along the centred gradient, which makes training
+    layer by layer needless; iterations, tolerance: of the mean-field equations.
 
-    Objectives `complete` data by mean field, and the contrast of F(v, μ²) with chains (v, h²) then has the gradient of the
-    variational bound. `lowland.log_z` brackets its log Z.
-    Raises ValueError for data that are not binary and sizes that make no machine.
-    Source: Salakhutdinov & Hinton (2009), https://proceedings.mlr.press/v5/salakhutdinov09a.html; centred: Montavon & Müller
+    Objectives `complete` data by mean field, and the contrast of F(v, μ²) with chains (v, h²) then
+    has the gradient of the variational bound. `lowland.log_z` brackets its log Z. Raises ValueError
+    for data that are not binary and sizes that make no machine. Source: Salakhutdinov & Hinton
+    (2009), https://proceedings.mlr.press/v5/salakhutdinov09a.html; centred: Montavon & Müller
     (2012), https://doi.org/10.1007/978-3-642-35289-8_33
 
     >>> import torch, lowland
@@ -86,8 +92,9 @@ class DBM(Energy):
             or not tolerance >= 0
         ):
             raise ValueError(
-                f"hidden is {tuple(hidden)}, spread {spread}, iterations {iterations}, tolerance {tolerance}; two sizes, at "
-                f"least 0, at least 1 and at least 0 are needed; correct them"
+                f"hidden is {tuple(hidden)}, spread {spread}, iterations {iterations}, tolerance "
+                f"{tolerance}; two sizes, at least 0, at least 1 and at least 0 are needed; "
+                "correct them"
             )
         size = math.prod(data.shape)
         super().__init__(binary(size + hidden[1]))
@@ -108,16 +115,18 @@ class DBM(Energy):
         """The visible units (B, *data event) of points x (B, D + H2)."""
         return x[:, : self.size].reshape(-1, *self.data_domain.shape)
 
-    # ---- the second layer given data ---------------------------------------------------------------------------------
+    # ---- the second layer given data -------------------------------------------------------------
 
     @torch.no_grad()
     def mean_field(self, x: Tensor) -> MeanField:
-        """The best law of independent hidden units given data x (B, *data event), by going to and fro between the layers:
+        """The best law of independent hidden units given data x (B, *data event), by going to and
+        fro between the layers:
 
             μ¹ = σ(c + W¹ᵀv + W²ᵀμ²),        μ² = σ(d + W²μ¹)
 
-        Each is the maximum of the variational bound in one layer given the other, so the bound rises and no damping is needed.
-        Starts at the mean activity of data; a row stops when none of its μ² moved by more than `tolerance`.
+        Each is the maximum of the variational bound in one layer given the other, so the bound
+        rises and no damping is needed. Starts at the mean activity of data; a row stops when none
+        of its μ² moved by more than `tolerance`.
         """
         dtype, size, bias = rounding(x), self.size, self.machine.visible_bias[self.size :]
         weight = self.machine.weight.to(dtype or self.machine.weight.dtype)
@@ -136,11 +145,15 @@ class DBM(Energy):
         return MeanField(first, second)
 
     def complete(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(v, μ²), (B, D + H2): data x (B, *data event) with the mean field of the second layer. Draws nothing."""
+        """(v, μ²), (B, D + H2): data x (B, *data event) with the mean field of the second layer.
+        Draws nothing.
+        """
         return torch.cat([x.flatten(1), self.mean_field(x).second], 1)
 
     def join(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """(v, h²), (B, D + H2): data with a draw of the second layer from its mean field, a point of the energy's domain."""
+        """(v, h²), (B, D + H2): data with a draw of the second layer from its mean field, a point
+        of the energy's domain.
+        """
         return torch.cat(
             [x.flatten(1), coins(torch.logit(self.mean_field(x).second), generator)], 1
         )
@@ -154,10 +167,12 @@ class DBM(Energy):
 
     @property
     def on_data(self) -> Energy:
-        """The energy −variational_bound(x) on the domain of data: −log p(v) − log Z at most that much. Shares the weights."""
+        """The energy −variational_bound(x) on the domain of data: −log p(v) − log Z at most that
+        much. Shares the weights.
+        """
         return _OnData(self)
 
-    # ---- what the restricted machine knows ---------------------------------------------------------------------------
+    # ---- what the restricted machine knows -------------------------------------------------------
 
     def hidden_mean(self, x: Tensor, c: Any = None) -> Tensor:
         """E[h¹ | v, h²], (B, H1), of points x (B, D + H2)."""
@@ -187,10 +202,12 @@ class DBM(Energy):
         """The marginal energy of h¹, on binary(H1), with the same Z."""
         return self.machine.hidden_side
 
-    # ---- training ----------------------------------------------------------------------------------------------------
+    # ---- training --------------------------------------------------------------------------------
 
     def prepare(self, x: Tensor) -> None:
-        """See the training data (N, *data event): visible biases and offsets start at their means, those of h² at even odds."""
+        """See the training data (N, *data event): visible biases and offsets start at their means,
+        those of h² at even odds.
+        """
         even = x.new_full((1, self.hidden[1]), 0.5).expand(len(x), -1)
         self.machine.prepare(torch.cat([x.flatten(1), even], 1))
 

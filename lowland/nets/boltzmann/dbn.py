@@ -1,14 +1,16 @@
-"""The deep belief net: a restricted machine on top of layers of causes, with recognition the other way.
+"""The deep belief net: a restricted machine on top of layers of causes, with recognition the other
+way.
 
     p(v, h¹, …, h^{L−1}) = p(v | h¹) p(h¹ | h²) … p(h^{L−2} | h^{L−1}) · exp(−F(h^{L−1})) / Z
 
-F and Z are the free energy and the normaliser of the restricted machine on top, whose hidden units are h^L; the conditionals
-below are independent coins. The joint law has the energy
+F and Z are the free energy and the normaliser of the restricted machine on top, whose hidden units
+are h^L; the conditionals below are independent coins. The joint law has the energy
 
     E(v, h¹, …, h^{L−1}) = F(h^{L−1}) − Σ_k log p(h^{k−1} | h^k)
 
-with the same Z, and an exact sweep: Gibbs steps in the machine on top, then a pass down. Recognition q(h^k | h^{k−1}), with
-weights of its own, stands in for the posterior and gives a bound:
+with the same Z, and an exact sweep: Gibbs steps in the machine on top, then a pass down.
+Recognition q(h^k | h^{k−1}), with weights of its own, stands in for the posterior and gives a
+bound:
 
     log p(v) ≥ E_q[−E(v, h) − log q(h | v)] − log Z
 """
@@ -31,14 +33,18 @@ from lowland.registry import register
 
 
 class Bound(NamedTuple):
-    """A lower bound (B,), known up to log Z, and its standard error (B,) from the draws it was averaged over."""
+    """A lower bound (B,), known up to log Z, and its standard error (B,) from the draws it was
+    averaged over.
+    """
 
     value: Tensor
     error: Tensor
 
 
 class Directed(nn.Module):
-    """Two layers of coins with weights up (recognition) and down (generation), which give log-odds in the dtype of units."""
+    """Two layers of coins with weights up (recognition) and down (generation), which give log-odds
+    in the dtype of units.
+    """
 
     def __init__(self, below: int, above: int, spread: float) -> None:
         super().__init__()
@@ -64,19 +70,22 @@ def surprise(x: Tensor, logits: Tensor) -> Tensor:
 def transposed(
     machine: RBM, hidden: int | None = None, generator: torch.Generator | None = None
 ) -> RBM:
-    """The machine upside down: hidden units as visible ones, on binary(hidden), and the other way round.
+    """The machine upside down: hidden units as visible ones, on binary(hidden), and the other way
+    round.
 
-    As the next layer of a stack it is a perfect prior: it leaves the law of the data as it is, and training it can only raise
-    the bound. hidden: that many hidden units instead of as many as the machine has visible ones; those beyond have weights
-    drawn at a hundredth, which changes the law little, and need a generator. Raises ValueError for fewer.
-    Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
+    As the next layer of a stack it is a perfect prior: it leaves the law of the data as it is, and
+    training it can only raise the bound. hidden: that many hidden units instead of as many as the
+    machine has visible ones; those beyond have weights drawn at a hundredth, which changes the law
+    little, and need a generator. Raises ValueError for fewer. Source: Hinton, Osindero & Teh
+    (2006), https://doi.org/10.1162/neco.2006.18.7.1527
     """
     size = machine.visible.size
     more = (hidden or size) - size
     if more < 0 or (more and generator is None):
         raise ValueError(
-            f"{hidden} hidden units and {'no ' if generator is None else 'a '}generator came for a machine of {size} visible "
-            f"units; at least {size}, and a generator for more, are needed; raise hidden or pass a generator"
+            f"{hidden} hidden units and {'no ' if generator is None else 'a '}generator came for a "
+            f"machine of {size} visible units; at least {size}, and a generator for more, are "
+            "needed; raise hidden or pass a generator"
         )
     weight = machine.weight.detach()
     extra = (
@@ -99,16 +108,18 @@ def transposed(
 
 @register("energy")
 class DBN(Energy):
-    """Deep belief net: the joint energy of the data and all hidden layers but the last, which is summed out.
+    """Deep belief net: the joint energy of the data and all hidden layers but the last, which is
+    summed out.
 
-    domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of the energy is
-    binary(D + H1 + … + H_{L−1}), v flattened and the layers behind it. hidden: (H1, …, HL), H_L of the machine on top; spread:
-    standard deviation of the first weights; centred: train the machine on top along the centred gradient.
+    domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of
+    the energy is binary(D + H1 + … + H_{L−1}), v flattened and the layers behind it. hidden: (H1,
+    …, HL), H_L of the machine on top; spread: standard deviation of the first weights; centred:
+    train the machine on top along the centred gradient.
 
-    `lowland.training.layerwise` trains it layer by layer, the objective `WakeSleep` trains all weights together, `classifier`
-    turns it into a network. Its log Z is that of `top`: `lowland.log_z(dbn.top, ...)`.
-    Raises ValueError for data that are not binary and sizes that make no net.
-    Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
+    `lowland.training.layerwise` trains it layer by layer, the objective `WakeSleep` trains all
+    weights together, `classifier` turns it into a network. Its log Z is that of `top`:
+    `lowland.log_z(dbn.top, ...)`. Raises ValueError for data that are not binary and sizes that
+    make no net. Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
 
     >>> import torch, lowland
     >>> from lowland.domain import binary
@@ -129,8 +140,8 @@ class DBN(Energy):
         data = binary_data(domain, "a DBN")
         if not hidden or min(hidden) < 1 or not spread >= 0:
             raise ValueError(
-                f"hidden is {tuple(hidden)} and spread {spread}; at least one size, all of them positive, and at least 0 are "
-                f"needed; correct them"
+                f"hidden is {tuple(hidden)} and spread {spread}; at least one size, all of them "
+                "positive, and at least 0 are needed; correct them"
             )
         sizes = (math.prod(data.shape), *hidden)
         super().__init__(binary(sum(sizes[:-1])))
@@ -144,7 +155,7 @@ class DBN(Energy):
         self.layers = nn.ModuleList(Directed(a, b, spread) for a, b in pairwise(sizes[:-1]))
         self.top = RBM(binary(sizes[-2]), sizes[-1], spread=spread, centred=centred)
 
-    # ---- the energy ----------------------------------------------------------------------------------------------------
+    # ---- the energy ------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return self.generation(x) + self.top(self.split(x)[-1], c)
@@ -179,7 +190,7 @@ class DBN(Energy):
     def _directed(self) -> list[Directed]:
         return cast(list[Directed], list(self.layers))
 
-    # ---- draws -----------------------------------------------------------------------------------------------------------
+    # ---- draws -----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def complete(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -191,7 +202,9 @@ class DBN(Energy):
 
     @torch.no_grad()
     def descend(self, h: Tensor, generator: torch.Generator) -> Tensor:
-        """(v, h) with the layers below drawn from p, for units h (B, H_{L−1}) of the last layer: the pass down."""
+        """(v, h) with the layers below drawn from p, for units h (B, H_{L−1}) of the last layer:
+        the pass down.
+        """
         parts = [h]
         for layer in reversed(self._directed):
             parts.insert(0, coins(layer.down(parts[0]), generator))
@@ -205,7 +218,9 @@ class DBN(Energy):
         beta: float = 1.0,
         compiled: bool = False,
     ) -> Tensor | None:
-        """Block Gibbs in the machine on top, then all layers below drawn anew: leaves exp(−E) as it is. None for β ≠ 1."""
+        """Block Gibbs in the machine on top, then all layers below drawn anew: leaves exp(−E) as it
+        is. None for β ≠ 1.
+        """
         h = self.top.sweep(self.split(x)[-1], sweeps, generator, beta, compiled)
         return None if h is None else self.descend(h, generator)
 
@@ -215,45 +230,55 @@ class DBN(Energy):
         return self.top.hidden_side
 
     def fantasies(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
-        """Visible units (count, *data event): so many Gibbs steps on top from even coins, and one pass down."""
+        """Visible units (count, *data event): so many Gibbs steps on top from even coins, and one
+        pass down.
+        """
         h = self.top.domain.draw(count, generator, dtype=self.top.weight.dtype)
         with torch.no_grad():
             return self.visible(
                 self.descend(cast(Tensor, self.top.sweep(h, steps, generator)), generator)
             )
 
-    # ---- the bound ---------------------------------------------------------------------------------------------------------
+    # ---- the bound -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def log_weights(self, x: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """log w = −E(v, h) − log q(h | v), (draws, B), at independent h ~ q(h | v), for data x (B, *data event).
+        """log w = −E(v, h) − log q(h | v), (draws, B), at independent h ~ q(h | v), for data x (B,
+        *data event).
 
-        Means of log w bound log p(v) + log Z from below; logs of mean weights do too, and tighter (Burda, Grosse &
-        Salakhutdinov 2016, https://arxiv.org/abs/1509.00519).
+        Means of log w bound log p(v) + log Z from below; logs of mean weights do too, and tighter
+        (Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519).
         """
         drawn = (self.complete(x, generator) for _ in range(draws))
         return torch.stack([self.recognition(z) - self(z) for z in drawn])
 
     def variational_bound(self, x: Tensor, generator: torch.Generator, draws: int = 10) -> Bound:
-        """E_q[−E(v, h) − log q(h | v)], (B,), for data x (B, *data event): log p(v) ≥ this − log Z. A mean over draws."""
+        """E_q[−E(v, h) − log q(h | v)], (B,), for data x (B, *data event): log p(v) ≥ this − log Z.
+        A mean over draws.
+        """
         found = self.log_weights(x, draws, generator).double()
         return Bound(found.mean(0), found.std(0, correction=int(draws > 1)) / math.sqrt(draws))
 
-    # ---- training ------------------------------------------------------------------------------------------------------------
+    # ---- training --------------------------------------------------------------------------------
 
     def successor(self, layer: int, below: RBM, generator: torch.Generator) -> RBM | None:
-        """A start for layer `layer` (counted from 0): the machine below, transposed; None where the layer has too few units."""
+        """A start for layer `layer` (counted from 0): the machine below, transposed; None where the
+        layer has too few units.
+        """
         wide = self.sizes[layer + 1] >= self.sizes[layer - 1]
         return transposed(below, self.sizes[layer + 1], generator) if wide else None
 
     @torch.no_grad()
     def adopt(self, layer: int, machine: RBM) -> None:
-        """Take the weights of a trained machine for layer `layer`, up and down alike. Raises ValueError for other sizes."""
+        """Take the weights of a trained machine for layer `layer`, up and down alike. Raises
+        ValueError for other sizes.
+        """
         wanted = (self.sizes[layer], self.sizes[layer + 1])
         if tuple(machine.weight.shape) != wanted or machine.units != "bernoulli" or machine.classes:
             raise ValueError(
-                f"a machine of {tuple(machine.weight.shape)} {machine.units} units with {machine.classes} classes came for "
-                f"layer {layer}; it needs {wanted} Bernoulli units without labels; train an RBM of that size"
+                f"a machine of {tuple(machine.weight.shape)} {machine.units} units with "
+                f"{machine.classes} classes came for layer {layer}; it needs {wanted} Bernoulli "
+                "units without labels; train an RBM of that size"
             )
         if layer == len(self.layers):
             self.top.load_state_dict(machine.state_dict())
@@ -273,9 +298,11 @@ class DBN(Energy):
         self.top.precondition()
 
     def classifier(self, classes: int) -> nn.Sequential:
-        """A network that starts as the pass up: sigmoid layers with the weights of recognition, and a linear head of zeros.
+        """A network that starts as the pass up: sigmoid layers with the weights of recognition, and
+        a linear head of zeros.
 
-        (B, *data event) → logits (B, classes). Train it like any network; grey values in [0, 1] may come as means of pixels.
+        (B, *data event) → logits (B, classes). Train it like any network; grey values in [0, 1] may
+        come as means of pixels.
 
         >>> import torch, lowland
         >>> from lowland.domain import binary

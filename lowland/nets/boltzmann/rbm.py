@@ -2,12 +2,14 @@
 
     E(x, h) = V(x) − hᵀ(c + Wᵀ f(x)) + R(h),        E(x) = V(x) − Σ_j A(c_j + (Wᵀ f(x))_j)
 
-with features f and term V of the visible side (see `visible`), base law e^{−R} and log-partition A of the hidden units (see
-`units`). E(x) is the free energy, exact and cheap, so the machine is an energy like any other; given one side the units of the
-other are independent, so block Gibbs costs two matrix products a sweep.
+with features f and term V of the visible side (see `visible`), base law e^{−R} and log-partition A
+of the hidden units (see `units`). E(x) is the free energy, exact and cheap, so the machine is an
+energy like any other; given one side the units of the other are independent, so block Gibbs costs
+two matrix products a sweep.
 
-The products f(x) W are remembered for the last few batches that were judged, by identity: what a sweep ends with, an energy
-begins with, and neither a training step nor a rung of annealing pays for the same product twice.
+The products f(x) W are remembered for the last few batches that were judged, by identity: what a
+sweep ends with, an energy begins with, and neither a training step nor a rung of annealing pays for
+the same product twice.
 """
 
 import threading
@@ -28,8 +30,8 @@ from lowland.registry import register
 
 @dataclass
 class _Seen:
-    """A batch of points, the versions of points and weights when its fields were computed, the fields, and Σ_j A of them (B,)
-    once it has been asked for."""
+    """A batch of points, the versions of points and weights when its fields were computed, the
+    fields, and Σ_j A of them (B,) once it has been asked for."""
 
     x: Tensor
     key: tuple[int, ...]
@@ -38,7 +40,9 @@ class _Seen:
 
 
 class _Memory(threading.local):
-    """The last batches and their fields, newest first, one list per thread; copies of a machine start with none."""
+    """The last batches and their fields, newest first, one list per thread; copies of a machine
+    start with none.
+    """
 
     def __init__(self) -> None:
         self.seen: list[_Seen] = []
@@ -59,7 +63,8 @@ def rounding(like: Tensor) -> torch.dtype | None:
 def product(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> Tensor:
     """a @ b with factors rounded to dtype, added up and returned in the dtype of a.
 
-    On a CPU the library of products rounds factors as it loads them, where torch can ask it to: no copies are made.
+    On a CPU the library of products rounds factors as it loads them, where torch can ask it to: no
+    copies are made.
     """
     if dtype is None:
         return a @ b
@@ -81,7 +86,9 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 class _Fields(torch.autograd.Function):
-    """f W + c with fields that are known already; backward is that of the product, in bfloat16 where forward was."""
+    """f W + c with fields that are known already; backward is that of the product, in bfloat16
+    where forward was.
+    """
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, weight: Tensor, bias: Tensor, known: Tensor) -> Tensor:
@@ -97,7 +104,9 @@ class _Fields(torch.autograd.Function):
 
 
 class _Total(torch.autograd.Function):
-    """Σ_j A((f W + c)_j), (B,), with fields and sum that are known already; backward needs the means of the units alone."""
+    """Σ_j A((f W + c)_j), (B,), with fields and sum that are known already; backward needs the
+    means of the units alone.
+    """
 
     @staticmethod
     def forward(
@@ -123,17 +132,20 @@ class _Total(torch.autograd.Function):
 
 @register("energy")
 class RBM(Energy):
-    """Restricted Boltzmann machine: E(x) = V(x) − Σ_j A(c_j + (Wᵀ f(x))_j), the free energy of visible units.
+    """Restricted Boltzmann machine: E(x) = V(x) − Σ_j A(c_j + (Wᵀ f(x))_j), the free energy of
+    visible units.
 
-    domain: binary, categorical(K) (Potts units) or real (Gaussian units; standardise the data) of any event shape; hidden:
-    number of hidden units; units: "bernoulli", or "relu" for normal laws cut off at zero; classes: label units, with
-    E(x, y) = E with the label's own weights, labels and soft labels as in `ClassEnergy`; spread: standard deviation of the
-    first weights; centred: train along the centred gradient (see `precondition`;
-    with SGD: Adam, which rescales every number of it, gets the plain one).
+    domain: binary, categorical(K) (Potts units) or real (Gaussian units; standardise the data) of
+    any event shape; hidden: number of hidden units; units: "bernoulli", or "relu" for normal laws
+    cut off at zero; classes: label units, with E(x, y) = E with the label's own weights, labels and
+    soft labels as in `ClassEnergy`; spread: standard deviation of the first weights; centred: train
+    along the centred gradient (see `precondition`; with SGD: Adam, which rescales every number of
+    it, gets the plain one).
 
     Gaussian with relu units is a density only while the largest singular value of W stays below 1.
-    Source: Smolensky (1986); Hinton (2002), https://doi.org/10.1162/089976602760128018; Potts and Gaussian units: Welling,
-    Rosen-Zvi & Hinton (2004), https://papers.nips.cc/paper/2004/hash/0e900ad84f63618452210ab8baae0218-Abstract.html; labels:
+    Source: Smolensky (1986); Hinton (2002), https://doi.org/10.1162/089976602760128018; Potts and
+    Gaussian units: Welling, Rosen-Zvi & Hinton (2004),
+    https://papers.nips.cc/paper/2004/hash/0e900ad84f63618452210ab8baae0218-Abstract.html; labels:
     Larochelle & Bengio (2008), https://doi.org/10.1145/1390156.1390224
 
     >>> import torch, lowland
@@ -161,8 +173,8 @@ class RBM(Energy):
         super().__init__(domain)
         if units not in UNITS or hidden < 1 or classes < 0 or classes == 1 or not spread >= 0:
             raise ValueError(
-                f"units is {units!r}, hidden {hidden}, classes {classes}, spread {spread}; allowed are {', '.join(UNITS)}, "
-                f"at least 1, 0 or at least 2, and at least 0; correct them"
+                f"units is {units!r}, hidden {hidden}, classes {classes}, spread {spread}; allowed "
+                f"are {', '.join(UNITS)}, at least 1, 0 or at least 2, and at least 0; correct them"
             )
         self.visible = visible_side(self.domain)
         self.hidden, self.units, self.classes, self.spread, self.centred = (
@@ -188,7 +200,7 @@ class RBM(Energy):
         self.register_buffer("hidden_offset", self.hidden_units.mean(torch.zeros(hidden)))
         self._memory = _Memory()
 
-    # ---- the energy --------------------------------------------------------------------------------------------
+    # ---- the energy ------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         term = self.term(x)
@@ -274,21 +286,25 @@ class RBM(Energy):
         return self.visible.term(self, f) - self.hidden_units.log_partition(fields).sum(1)
 
     def joint(self, x: Tensor, h: Tensor) -> Tensor:
-        """E(x, h) (B,) of visible x (B, *event) and hidden h (B, hidden), for a machine without label units.
+        """E(x, h) (B,) of visible x (B, *event) and hidden h (B, hidden), for a machine without
+        label units.
 
         Raises ValueError for a machine with label units, or hidden units of another number.
         """
         if self.classes or h.shape != (len(x), self.hidden):
             raise ValueError(
-                f"hidden units of shape {tuple(h.shape)} came to a machine of {self.hidden} with {self.classes} classes; "
-                f"({len(x)}, {self.hidden}) and no classes are needed; use class_energies for labels"
+                f"hidden units of shape {tuple(h.shape)} came to a machine of {self.hidden} with "
+                f"{self.classes} classes; ({len(x)}, {self.hidden}) and no classes are needed; use "
+                "class_energies for labels"
             )
         return self.term(x) + self.hidden_units.base(h).sum(1) - (self.fields(x) * h).sum(1)
 
-    # ---- conditionals and block Gibbs ------------------------------------------------------------------------------
+    # ---- conditionals and block Gibbs ------------------------------------------------------------
 
     def hidden_mean(self, x: Tensor, c: Any = None) -> Tensor:
-        """E[h | x], (B, hidden): probabilities for Bernoulli units; labels c (B,) sharpen them where there are label units."""
+        """E[h | x], (B, hidden): probabilities for Bernoulli units; labels c (B,) sharpen them
+        where there are label units.
+        """
         z = self.fields(x)
         if self.classes:
             c = condition_for(c, self.classes, z)
@@ -304,7 +320,9 @@ class RBM(Energy):
         return self.visible.mean(self, self.visible_fields(h))
 
     def draw_hidden(self, x: Tensor, generator: torch.Generator, c: Any = None) -> Tensor:
-        """h ~ p(h | x), (B, hidden); with label units, under labels c (B,) or labels drawn from p(y | x)."""
+        """h ~ p(h | x), (B, hidden); with label units, under labels c (B,) or labels drawn from p(y
+        | x).
+        """
         return self._draw_hidden(x, self.fields(x), generator, c)
 
     def _draw_hidden(self, x: Tensor, z: Tensor, generator: torch.Generator, c: Any) -> Tensor:
@@ -335,7 +353,9 @@ class RBM(Energy):
         compiled: bool = False,
         c: Any = None,
     ) -> Tensor | None:
-        """Block Gibbs: h ~ p(h | x), x ~ p(x | h), so many times; None for β ≠ 1: a power of p(x) has none (see `tempered`)."""
+        """Block Gibbs: h ~ p(h | x), x ~ p(x | h), so many times; None for β ≠ 1: a power of p(x)
+        has none (see `tempered`).
+        """
         if beta != 1:
             return None
         for i in range(sweeps):
@@ -345,20 +365,23 @@ class RBM(Energy):
             x = self.draw_visible(self._draw_hidden(x, z, generator, c), generator)
         return x
 
-    # ---- other views of the same machine ---------------------------------------------------------------------------
+    # ---- other views of the same machine ---------------------------------------------------------
 
     @property
     def hidden_side(self) -> Any:
-        """The marginal energy of the hidden units, on binary(hidden) with the same Z; None for other than Bernoulli units."""
+        """The marginal energy of the hidden units, on binary(hidden) with the same Z; None for
+        other than Bernoulli units.
+        """
         from lowland.nets.boltzmann.tempered import HiddenSide
 
         return HiddenSide(self) if self.units == "bernoulli" else None
 
     def bridge(self, base: Energy, betas: Any) -> Any:
-        """A path from a product law to the machine whose rungs have block Gibbs of their own; None for any other base.
+        """A path from a product law to the machine whose rungs have block Gibbs of their own; None
+        for any other base.
 
-        E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)]: the base at 0, the machine at 1.
-        Source: Salakhutdinov & Murray (2008), https://doi.org/10.1145/1390156.1390266
+        E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)]: the base at 0, the
+        machine at 1. Source: Salakhutdinov & Murray (2008), https://doi.org/10.1145/1390156.1390266
         """
         from lowland.nets.boltzmann.tempered import Rung, base_of
 
@@ -366,20 +389,26 @@ class RBM(Energy):
         return None if law is None else [Rung(self, law, float(beta)) for beta in betas]
 
     def tempered(self, betas: Tensor, size: int) -> Any:
-        """One energy for R · size rows: block r of rows at inverse temperature β_r on the way from independent units."""
+        """One energy for R · size rows: block r of rows at inverse temperature β_r on the way from
+        independent units.
+        """
         from lowland.nets.boltzmann.tempered import Rung, own_base
 
         return Rung(self, own_base(self), betas.repeat_interleave(size).unsqueeze(1))
 
-    # ---- training ----------------------------------------------------------------------------------------------------
+    # ---- training --------------------------------------------------------------------------------
 
     def prepare(self, x: Tensor) -> None:
-        """See the training data (N, *event) once, before the first update: biases, scales and offsets start at the data's."""
+        """See the training data (N, *event) once, before the first update: biases, scales and
+        offsets start at the data's.
+        """
         with torch.no_grad():
             self.visible.prepare(self, x)
 
     def observe(self, x: Tensor, rate: float = 0.01) -> None:
-        """Let the offsets of the centred gradient follow the means of data x (B, *event), a small step at a time."""
+        """Let the offsets of the centred gradient follow the means of data x (B, *event), a small
+        step at a time.
+        """
         if not self.centred:
             return
         with torch.no_grad():
@@ -388,15 +417,17 @@ class RBM(Energy):
             self.visible_offset.lerp_(self.visible.features(self, x).mean(0), rate)
 
     def precondition(self) -> None:
-        """Turn the gradients that lie in `.grad` into centred ones, if the machine is to be trained so.
+        """Turn the gradients that lie in `.grad` into centred ones, if the machine is to be trained
+        so.
 
         With offsets μ = ⟨f⟩ and λ = ⟨h⟩ of the data, and gradients of the likelihood g_W, g_a, g_c,
 
             g_W ← g_W − μ g_cᵀ − g_a λᵀ,      g_a ← g_a − g_W λ,      g_c ← g_c − g_Wᵀ μ
 
-        is the direction that the machine with (f − μ)(h − λ) in place of f h would take: it does not depend on whether a pixel
-        or its negative is called 1, and weights do not first have to learn the means.
-        Source: Montavon & Müller (2012), https://doi.org/10.1007/978-3-642-35289-8_33; Melchior, Fischer & Wiskott (2016),
+        is the direction that the machine with (f − μ)(h − λ) in place of f h would take: it does
+        not depend on whether a pixel or its negative is called 1, and weights do not first have to
+        learn the means. Source: Montavon & Müller (2012),
+        https://doi.org/10.1007/978-3-642-35289-8_33; Melchior, Fischer & Wiskott (2016),
         https://jmlr.org/papers/v17/14-237.html
         """
         if not self.centred or self.weight.grad is None:

@@ -1,4 +1,6 @@
-"""Other energies made of a restricted Boltzmann machine: its rungs on the way from independent units, and its hidden side."""
+"""Other energies made of a restricted Boltzmann machine: its rungs on the way from independent
+units, and its hidden side.
+"""
 
 import math
 from typing import Any
@@ -13,7 +15,9 @@ from lowland.nets.boltzmann.visible import Beta, Law
 
 
 class Base:
-    """A product law as a rung needs it: natural parameters, and the constant that makes its energy that of the base."""
+    """A product law as a rung needs it: natural parameters, and the constant that makes its energy
+    that of the base.
+    """
 
     def __init__(self, law: Law, constant: float | Tensor = 0.0) -> None:
         self.law, self.constant = law, constant
@@ -37,9 +41,11 @@ def own_base(machine: RBM) -> Base:
 
 
 class Rung(Energy):
-    """E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)], with one β for all or one per row (B, 1).
+    """E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)], with one β for all or
+    one per row (B, 1).
 
-    Labels are summed over: log (1/K) Σ_y exp(β d_y + Σ_j ...) stands in the place of the sum over hidden units.
+    Labels are summed over: log (1/K) Σ_y exp(β d_y + Σ_j ...) stands in the place of the sum over
+    hidden units.
     """
 
     def __init__(self, machine: RBM, base: Base, beta: Beta) -> None:
@@ -100,7 +106,8 @@ class Rung(Energy):
 
 
 class HiddenSide(Energy):
-    """The hidden units of a machine as the visible ones of another: E(h) = −c·h − log ∫ exp(f·Wh − V) dx, with the same Z.
+    """The hidden units of a machine as the visible ones of another: E(h) = −c·h − log ∫ exp(f·Wh −
+    V) dx, with the same Z.
 
     With label units, log (1/K) Σ_y exp(d_y + U_y·h) is added to what the visible side gives.
     """

@@ -1,14 +1,17 @@
 """Units of Boltzmann machines: what a unit can be, given the field z that acts on it.
 
-A hidden unit with base law ρ(h) in a field z has p(h) ∝ ρ(h) exp(z h) and the log-partition function
+A hidden unit with base law ρ(h) in a field z has p(h) ∝ ρ(h) exp(z h) and the log-partition
+function
 
     A(z) = log ∫ ρ(h) exp(z h) dh,      A'(z) = E[h]
 
     Bernoulli    h in {0, 1}       A(z) = log(1 + e^z)                    E[h] = 1 / (1 + e^{−z})
-    Rectified    h ≥ 0, ρ half a standard normal:   A(z) = z²/2 + log Φ(z) + ½ log 2π,   E[h] = z + φ(z) / Φ(z)
+    Rectified    h ≥ 0, ρ half a standard normal: A(z) = z²/2 + log Φ(z) + ½ log 2π, E[h] = z + φ(z)
+                 / Φ(z)
 
-Rectified units are a normal law cut off at zero, exactly, and not the approximation max(0, z + noise): block Gibbs stays exact.
-Source: Smolensky (1986); exponential-family harmoniums: Welling, Rosen-Zvi & Hinton (2004),
+Rectified units are a normal law cut off at zero, exactly, and not the approximation max(0, z +
+noise): block Gibbs stays exact. Source: Smolensky (1986); exponential-family harmoniums: Welling,
+Rosen-Zvi & Hinton (2004),
 https://papers.nips.cc/paper/2004/hash/0e900ad84f63618452210ab8baae0218-Abstract.html
 """
 
@@ -41,8 +44,8 @@ class HiddenUnits(Protocol):
 def coins(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Bernoulli draws as floats 0 and 1 of log-odds of any shape: u < p, in place.
 
-    On a CPU, where drawing costs more than the products do, float32 draws take 32 random bits each, two from one call of the
-    generator: p is met to 1e-7, as by `uniform_`, at half the cost.
+    On a CPU, where drawing costs more than the products do, float32 draws take 32 random bits each,
+    two from one call of the generator: p is met to 1e-7, as by `uniform_`, at half the cost.
 
     >>> coins(torch.tensor([-99.0, 99.0]), torch.Generator().manual_seed(0))
     tensor([0., 1.])
@@ -106,10 +109,12 @@ class Rectified:
 
 
 def _cut_normal(z: Tensor, u: Tensor) -> Tensor:
-    """t ≥ 0 with P(h > t) = Φ(z − t) / Φ(z) = u, for a normal law around z cut off at zero, in float64.
+    """t ≥ 0 with P(h > t) = Φ(z − t) / Φ(z) = u, for a normal law around z cut off at zero, in
+    float64.
 
-    Around and above zero by the inverse of Φ. Below, where Φ(z) would underflow, by Newton's rule on the logarithm of the tail,
-    log u = log erfcx((t − z) / √2) − log erfcx(−z / √2) + z t − t² / 2, which is concave, so the iterates fall to the root.
+    Around and above zero by the inverse of Φ. Below, where Φ(z) would underflow, by Newton's rule
+    on the logarithm of the tail, log u = log erfcx((t − z) / √2) − log erfcx(−z / √2) + z t − t² /
+    2, which is concave, so the iterates fall to the root.
     """
     high = z.clamp(min=-1.0)
     near = high - torch.special.ndtri(u * torch.special.ndtr(high))

@@ -1,14 +1,16 @@
 """Visible sides of Boltzmann machines: how a domain enters the energy.
 
-The visible units enter through features f (B, D), a term V of their own, and the field y = W h (B, D) that hidden units make:
+The visible units enter through features f (B, D), a term V of their own, and the field y = W h (B,
+D) that hidden units make:
 
-    binary         f = x            V = −a·f                      x_i | y ~ coin with log-odds a_i + y_i
-    categorical    f = one-hot x    V = −a·f                      x_i | y ~ softmax(a_i + y_i) over the K values
+    binary         f = x V = −a·f x_i | y ~ coin with log-odds a_i + y_i
+    categorical    f = one-hot x V = −a·f x_i | y ~ softmax(a_i + y_i) over the K values
     real           f = x / σ        V = Σ (f − a / σ)² / 2        x_i | y ~ N(a_i + σ_i y_i, σ_i²)
 
-On the way from a product law to the machine, at β in [0, 1], both enter with weights 1 − β and β, and the conditionals stay of
-their kind: log-odds and log-probabilities mix, and so do precisions and precisions times means. A product law is a tuple of
-such natural parameters, rows of features: (log-odds,), (log-probabilities,) or (mean / σ0² · σ, σ² / σ0²).
+On the way from a product law to the machine, at β in [0, 1], both enter with weights 1 − β and β,
+and the conditionals stay of their kind: log-odds and log-probabilities mix, and so do precisions
+and precisions times means. A product law is a tuple of such natural parameters, rows of features:
+(log-odds,), (log-probabilities,) or (mean / σ0² · σ, σ² / σ0²).
 """
 
 import math
@@ -61,7 +63,9 @@ class VisibleSide(Protocol):
         ...
 
     def own_law(self, machine: Any) -> Law:
-        """The product law with the mean features of the data, as the machine's offsets know them."""
+        """The product law with the mean features of the data, as the machine's offsets know
+        them.
+        """
         ...
 
     def law_of(self, machine: Any, base: Energy) -> Law | None:
@@ -69,7 +73,9 @@ class VisibleSide(Protocol):
         ...
 
     def prepare(self, machine: Any, x: Tensor) -> None:
-        """Set the machine's bias, scale and offset to those of independent units with the means of data x (N, *event)."""
+        """Set the machine's bias, scale and offset to those of independent units with the means of
+        data x (N, *event).
+        """
         ...
 
 
@@ -268,12 +274,14 @@ def visible_side(domain: Domain) -> VisibleSide:
     """The visible side for a domain. Raises ValueError for a box, or a domain without a shape."""
     if not domain.shape:
         raise ValueError(
-            "the domain has no event shape; a Boltzmann machine needs one; pass for example binary(784)"
+            "the domain has no event shape; a Boltzmann machine needs one; pass for example "
+            "binary(784)"
         )
     kinds: dict[str, Any] = {"binary": Binary, "categorical": Categorical, "real": Gaussian}
     if domain.kind not in kinds:
         raise ValueError(
-            f"a Boltzmann machine was asked for on a domain that is {domain.kind}; it takes binary, categorical or real ones; "
-            f"binarise the data (data.binarise), or standardise them and drop the walls"
+            f"a Boltzmann machine was asked for on a domain that is {domain.kind}; it takes "
+            "binary, categorical or real ones; binarise the data (data.binarise), or standardise "
+            "them and drop the walls"
         )
     return kinds[domain.kind](domain)

@@ -2,27 +2,31 @@
 
     AND               a + b                                 p ∝ p_a p_b
     OR                mixture(a, b)                         p ∝ w_a e^{−a} + w_b e^{−b}
-    NOT               a + bounded(b, level)                 p ∝ p_a · σ(b − level): b's own are taken out of a
-    away from         a - w * b                             p ∝ p_a / p_b^w, where a still confines it
+    NOT               a + bounded(b, level) p ∝ p_a · σ(b − level): b's own are taken out of a
+    away from         a - w * b p ∝ p_a / p_b^w, where a still confines it
     how much          w * a, a / T                          a power of p_a
-    guidance          e + w * Attribute(classifier, y)      p ∝ p_e · p(y | x)^w          (Dhariwal & Nichol)
-    without one       (1 + w) * told - w * untold           p ∝ p(x | y) (p(x | y) / p(x))^w          (Ho & Salimans)
-    a critic          e - w * Function(similarity)          whatever is differentiable and says how much it likes x
+    guidance          e + w * Attribute(classifier, y) p ∝ p_e · p(y | x)^w (Dhariwal & Nichol)
+    without one       (1 + w) * told - w * untold p ∝ p(x | y) (p(x | y) / p(x))^w (Ho & Salimans)
+    a critic          e - w * Function(similarity) whatever is differentiable and says how much it
+                      likes x
 
-AND, OR, NOT: Du, Li & Mordatch (2020), https://arxiv.org/abs/2004.06030; guidance: https://arxiv.org/abs/2105.05233 and
-https://arxiv.org/abs/2207.12598
+AND, OR, NOT: Du, Li & Mordatch (2020), https://arxiv.org/abs/2004.06030; guidance:
+https://arxiv.org/abs/2105.05233 and https://arxiv.org/abs/2207.12598
 
-*Units.* Energies that were trained apart have units and levels of their own. A product of laws that are right needs no other
-unit: a + b *is* p_a p_b. Where the units are accidents of training, `compose` measures each on reference points.
+*Units.* Energies that were trained apart have units and levels of their own. A product of laws that
+are right needs no other unit: a + b *is* p_a p_b. Where the units are accidents of training,
+`compose` measures each on reference points.
 
-*Samplers.* An expression is a law, and its right sampler is one with an accept step: `sample_composed` tunes one. A sampler
-without (Langevin) has a bias for each part, and they add up; it runs if it is asked for by name.
+*Samplers.* An expression is a law, and its right sampler is one with an accept step:
+`sample_composed` tunes one. A sampler without (Langevin) has a bias for each part, and they add up;
+it runs if it is asked for by name.
 
-*Noise.* E_1(x, σ) + E_2(x, σ) is **not** the energy of the product p_1 p_2 with noise σ: noise does not pass through a product.
-So reverse diffusion with summed scores draws from no law that anyone wrote down. The sums are still a path, from a law that
-is easy to one that is wanted: `anneal_composed` walks it, correcting at each level, and ends with corrected chains in
-the last, where σ is too small to matter.
-Source: Du et al. (2023), Reduce, Reuse, Recycle, https://arxiv.org/abs/2302.11552
+*Noise.* E_1(x, σ) + E_2(x, σ) is **not** the energy of the product p_1 p_2 with noise σ: noise does
+not pass through a product. So reverse diffusion with summed scores draws from no law that anyone
+wrote down. The sums are still a path, from a law that is easy to one that is wanted:
+`anneal_composed` walks it, correcting at each level, and ends with corrected chains in the last,
+where σ is too small to matter. Source: Du et al. (2023), Reduce, Reuse, Recycle,
+https://arxiv.org/abs/2302.11552
 """
 
 import dataclasses
@@ -67,7 +71,9 @@ UNITS = ("deviation", "robust", "score")
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Where an energy lies over reference points (mean, or the median) and how far it spreads: the unit in which it counts."""
+    """Where an energy lies over reference points (mean, or the median) and how far it spreads: the
+    unit in which it counts.
+    """
 
     mean: float
     spread: float
@@ -76,11 +82,13 @@ class Scale:
 def scale_of(energy: Energy | Callable[..., Tensor], x: Tensor, unit: str = "deviation") -> Scale:
     """Measure an energy over reference points (N, *event), such as its own calibration split.
 
-    unit: "deviation", mean and standard deviation of the energies; "robust", their median and 1.4826 times the median distance
-    from it, which is the deviation of a normal law and which outliers cannot move; "score", the mean, and the root mean square
-    of a number of the score, so that every part pushes equally hard.
+    unit: "deviation", mean and standard deviation of the energies; "robust", their median and
+    1.4826 times the median distance from it, which is the deviation of a normal law and which
+    outliers cannot move; "score", the mean, and the root mean square of a number of the score, so
+    that every part pushes equally hard.
 
-    Raises ValueError for another unit, points that do not fit, or if the energy is not finite or does not vary there.
+    Raises ValueError for another unit, points that do not fit, or if the energy is not finite or
+    does not vary there.
 
     >>> from lowland.targets import Gaussian
     >>> x = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))).draw(4000, torch.Generator().manual_seed(0))
@@ -102,8 +110,8 @@ def scale_of(energy: Energy | Callable[..., Tensor], x: Tensor, unit: str = "dev
         spread = value_and_score(energy, x)[1].double().square().mean().sqrt()
     if not spread > 0:
         raise ValueError(
-            f"the energy does not vary over {len(values)} reference points; a unit needs at least two different values; "
-            f"pass more points"
+            f"the energy does not vary over {len(values)} reference points; a unit needs at least "
+            "two different values; pass more points"
         )
     return Scale(middle.item(), spread.item())
 
@@ -121,7 +129,8 @@ class Level(Energy):
         super().__init__(domain)
         if not math.isfinite(value):
             raise ValueError(
-                f"the level is {value}; an energy is a finite number; measure it on points of the concept"
+                f"the level is {value}; an energy is a finite number; measure it on points of the "
+                "concept"
             )
         self.value = value
 
@@ -130,13 +139,15 @@ class Level(Energy):
 
 
 def bounded(energy: Energy | Callable[..., Tensor], level: float) -> Sum:
-    """NOT, bounded: softplus(level − E(x)), high where E is below the level, 0 where it is far above.
+    """NOT, bounded: softplus(level − E(x)), high where E is below the level, 0 where it is far
+    above.
 
         exp(−softplus(level − E)) = σ(E − level) = 1 / (1 + e^{level} p̃(x)),      p̃ = e^{−E}
 
-    It multiplies a law by a number between 0 and 1 and takes from it what the energy holds for likely, so with any partner that
-    confines, and any weight, it has a normaliser; alone it has none, and is refused. In the algebra it is one more expression,
-    −mixture(E, level) + level: whatever is not E or uniform. level: the energy at which a point counts half, such as the 0.95
+    It multiplies a law by a number between 0 and 1 and takes from it what the energy holds for
+    likely, so with any partner that confines, and any weight, it has a normaliser; alone it has
+    none, and is refused. In the algebra it is one more expression, −mixture(E, level) + level:
+    whatever is not E or uniform. level: the energy at which a point counts half, such as the 0.95
     quantile of the energies of the concept's own points.
 
     >>> from lowland.targets import Gaussian
@@ -155,13 +166,16 @@ def compose(
     *,
     unit: str = "deviation",
 ) -> Sum:
-    """Σ w_k (E_k − mean_k) / spread_k: a conjunction in which each concept counts by its weight, not by its unit.
+    """Σ w_k (E_k − mean_k) / spread_k: a conjunction in which each concept counts by its weight,
+    not by its unit.
 
-    references: for each energy points (N_k, *event) that measure its unit (`scale_of`). A negative weight moves away from a
-    concept and needs a positive partner that rises faster; `bounded` needs only one that confines. Sampling the result at
-    temperature 1 is sharper or flatter than the parts: the weights are inverse temperatures in units of the spreads.
+    references: for each energy points (N_k, *event) that measure its unit (`scale_of`). A negative
+    weight moves away from a concept and needs a positive partner that rises faster; `bounded` needs
+    only one that confines. Sampling the result at temperature 1 is sharper or flatter than the
+    parts: the weights are inverse temperatures in units of the spreads.
 
-    Raises ValueError for lists of different lengths, different domains, and an expression that is not normalisable.
+    Raises ValueError for lists of different lengths, different domains, and an expression that is
+    not normalisable.
 
     >>> from lowland.targets import Gaussian
     >>> g = torch.Generator().manual_seed(0)
@@ -173,8 +187,8 @@ def compose(
     weights = [1.0] * len(energies) if weights is None else list(weights)
     if not len(energies) == len(references) == len(weights) or not all(map(math.isfinite, weights)):
         raise ValueError(
-            f"{len(energies)} energies came with {len(references)} references and the weights {weights}; one of each is "
-            f"needed, weights finite; make the lists equally long"
+            f"{len(energies)} energies came with {len(references)} references and the weights "
+            f"{weights}; one of each is needed, weights finite; make the lists equally long"
         )
     terms = [lift(energy) for energy in energies]
     Sum(terms)  # refuses different domains before anything is measured
@@ -186,14 +200,16 @@ def compose(
     return whole
 
 
-# -------------------------------------------------------------------------------------------------------- drawing from it
+# ---------------------------------------------------------------------------------- drawing from it
 
 
 def corrected(
     energy: Energy, x: Tensor, *, generator: torch.Generator, steps: int = 300
 ) -> Sampler:
-    """A sampler with an accept step for an expression, tuned from x (B, *event): MALA, or on discrete domains BlockGibbs where
-    the energy declares its conditionals or a sweep of its own, and DMALA where it declares neither."""
+    """A sampler with an accept step for an expression, tuned from x (B, *event): MALA, or on
+    discrete domains BlockGibbs where the energy declares its conditionals or a sweep of its own,
+    and DMALA where it declares neither.
+    """
     if energy.domain.kind not in DISCRETE:
         return tune(energy, MALA(0.1), x, steps, generator=generator)
     if energy.conditional is not None or energy.sweep is not None or energy.domain.kind != "binary":
@@ -211,7 +227,8 @@ def sample_composed(
     keep: Any = (),
     progress: Callable[[int], object] | None = None,
 ) -> Trace:
-    """Draw from an expression: chains from x (B, *event), with an accept step unless a sampler is named that has none.
+    """Draw from an expression: chains from x (B, *event), with an accept step unless a sampler is
+    named that has none.
 
     Raises ValueError for an expression that is not normalisable, and as `sample` does.
 
@@ -240,17 +257,20 @@ def anneal_composed(
     jump: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> Diffused:
-    """Draw from a composition of energies of noise: down falling levels, corrected at each, and corrected chains at the end.
+    """Draw from a composition of energies of noise: down falling levels, corrected at each, and
+    corrected chains at the end.
 
-    energy: an expression of energies of noise, to be bound to each level, or a path with one energy per level; x (B, *event):
-    draws of the first level, such as N(0, σ²) where σ is large; steps: of the corrector in all, divided among the levels;
-    sampler: the corrector for the *last* level, made longer with σ (`noise_ladder`); unless given MALA of h = 1.36 d^{−1/3} σ²,
-    right for a law as wide as its noise; final: steps of MALA, tuned there, in the law of the last level; a sampler without an
-    accept step is used for both, for then that was asked for. jump: end at the expected clean point.
+    energy: an expression of energies of noise, to be bound to each level, or a path with one energy
+    per level; x (B, *event): draws of the first level, such as N(0, σ²) where σ is large; steps: of
+    the corrector in all, divided among the levels; sampler: the corrector for the *last* level,
+    made longer with σ (`noise_ladder`); unless given MALA of h = 1.36 d^{−1/3} σ², right for a law
+    as wide as its noise; final: steps of MALA, tuned there, in the law of the last level; a sampler
+    without an accept step is used for both, for then that was asked for. jump: end at the expected
+    clean point.
 
-    Only the last law is drawn from, as far as the final chains reach: the levels above bring them near it.
-    Raises ValueError as `predictor_corrector` does.
-    Source: Du et al. (2023), https://arxiv.org/abs/2302.11552; the step: Roberts & Rosenthal (1998),
+    Only the last law is drawn from, as far as the final chains reach: the levels above bring them
+    near it. Raises ValueError as `predictor_corrector` does. Source: Du et al. (2023),
+    https://arxiv.org/abs/2302.11552; the step: Roberts & Rosenthal (1998),
     https://doi.org/10.1111/1467-9868.00123
 
     >>> normal = lift(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
@@ -268,8 +288,8 @@ def anneal_composed(
     )
     if not path or len(path) != len(sigmas) or not all(0 < sigma < math.inf for sigma in sigmas):
         raise ValueError(
-            f"{len(path)} energies came with the levels {list(sigmas)}; one each is needed, above 0 and falling; see "
-            f"sigma_ladder(high, low, count)"
+            f"{len(path)} energies came with the levels {list(sigmas)}; one each is needed, above "
+            "0 and falling; see sigma_ladder(high, low, count)"
         )
     size = x[0].numel()
     own = sampler or MALA(1.36 * size ** (-1 / 3) * sigmas[-1] ** 2)

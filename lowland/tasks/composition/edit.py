@@ -1,22 +1,24 @@
-"""Changing what is there: a picture moved towards an attribute, and a path of likely points between two.
+"""Changing what is there: a picture moved towards an attribute, and a path of likely points between
+two.
 
-*Editing* is restoration in which the start is the measurement. What an edit shall keep, what it shall gain and what it shall
-look like are three energies, and their sum is the law of the answer:
+*Editing* is restoration in which the start is the measurement. What an edit shall keep, what it
+shall gain and what it shall look like are three energies, and their sum is the law of the answer:
 
     E(x) + λ E_attr(x) + ‖x − x₀‖² / 2τ²
 
-With an energy of noise the start is first buried to a middle level, σ_0, and dug out under E(x, σ) + λ E_attr(x, σ): what is
-finer than σ_0 is made anew, what is coarser is kept.
-Source: Meng et al. (2022), SDEdit, https://arxiv.org/abs/2108.01073
+With an energy of noise the start is first buried to a middle level, σ_0, and dug out under E(x, σ)
++ λ E_attr(x, σ): what is finer than σ_0 is made anew, what is coarser is kept. Source: Meng et al.
+(2022), SDEdit, https://arxiv.org/abs/2108.01073
 
-*Interpolation* is a path of lowest energy, not a straight line: on a pass from one valley to another it is pushed nowhere but
-along itself,
+*Interpolation* is a path of lowest energy, not a straight line: on a pass from one valley to
+another it is pushed nowhere but along itself,
 
     ∇E(x(s))^⊥ = 0,      ^⊥: across the path
 
-The string method finds one: every point of the path takes a step downhill, then all are dealt out evenly along it again.
-Source: E, Ren & Vanden-Eijnden (2007), https://doi.org/10.1063/1.2720838; its relative, the nudged elastic band: Jónsson,
-Mills & Jacobsen (1998), https://doi.org/10.1142/9789812839664_0016
+The string method finds one: every point of the path takes a step downhill, then all are dealt out
+evenly along it again. Source: E, Ren & Vanden-Eijnden (2007), https://doi.org/10.1063/1.2720838;
+its relative, the nudged elastic band: Jónsson, Mills & Jacobsen (1998),
+https://doi.org/10.1142/9789812839664_0016
 """
 
 import math
@@ -48,7 +50,9 @@ NOWHERE = 1e6  # a pull so weak that it is none
 
 
 class Edited(NamedTuple):
-    """draws (D, B, *event): edited points, one draw by descent; attribute (D, B): E_attr of them; before (B,): of the start."""
+    """draws (D, B, *event): edited points, one draw by descent; attribute (D, B): E_attr of them;
+    before (B,): of the start.
+    """
 
     draws: Tensor
     attribute: Tensor
@@ -70,15 +74,18 @@ def edit(
     draws: int = 1,
     progress: Callable[[int], object] | None = None,
 ) -> Edited:
-    """Move points x (B, *event) towards an attribute: draws of E + weight E_attr + ‖x' − x‖² / 2 pull², or its valley.
+    """Move points x (B, *event) towards an attribute: draws of E + weight E_attr + ‖x' − x‖² / 2
+    pull², or its valley.
 
-    energy, attribute: energies of x (`Attribute` makes one of a classifier and a label); pull: how far an edit may go, τ, None
-    for as far as it likes; method: "sample" runs chains from x, with an accept step unless a sampler is named that has none,
-    "descend" goes straight down (one answer, and no telling how sure). sigmas: for an energy of noise, the levels from σ_0, to
-    which x is buried, down; an attribute that takes a condition is bound to them too, and the pull is ‖x' − x‖² / 2 (τ² + σ²).
+    energy, attribute: energies of x (`Attribute` makes one of a classifier and a label); pull: how
+    far an edit may go, τ, None for as far as it likes; method: "sample" runs chains from x, with an
+    accept step unless a sampler is named that has none, "descend" goes straight down (one answer,
+    and no telling how sure). sigmas: for an energy of noise, the levels from σ_0, to which x is
+    buried, down; an attribute that takes a condition is bound to them too, and the pull is ‖x' −
+    x‖² / 2 (τ² + σ²).
 
-    Raises ValueError for a weight or pull that is not above 0, points outside the domain, an energy of noise without levels,
-    and different domains.
+    Raises ValueError for a weight or pull that is not above 0, points outside the domain, an energy
+    of noise without levels, and different domains.
 
     >>> from lowland.targets import Gaussian
     >>> g, right = torch.Generator().manual_seed(0), lift(lambda x: -x[:, 0])
@@ -91,9 +98,10 @@ def edit(
     sizes = 0 < weight < math.inf and 0 < far < math.inf and isinstance(draws, int) and draws >= 1
     if not (sizes and fits) or noisy != bool(len(sigmas)):
         raise ValueError(
-            f"edit was given weight {weight}, pull {pull}, {draws} draws, {len(sigmas)} noise levels, method {method!r} and an "
-            f"energy of {'noise' if noisy else 'x alone'}; weight, pull and draws are above 0, and levels belong to an energy "
-            f"of noise, which is sampled; correct them, or bind a level with energy.given(sigma)"
+            f"edit was given weight {weight}, pull {pull}, {draws} draws, {len(sigmas)} noise "
+            f"levels, method {method!r} and an energy of {'noise' if noisy else 'x alone'}; "
+            "weight, pull and draws are above 0, and levels belong to an energy of noise, which "
+            "is sampled; correct them, or bind a level with energy.given(sigma)"
         )
     check_points(energy, x)
     check_whole(energy)
@@ -128,13 +136,15 @@ def edit(
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- interpolation
+# ------------------------------------------------------------------------------------ interpolation
 
 
 class Interpolation(NamedTuple):
-    """points (P, B, *event) from one end to the other and their energies (P, B); straight (P, B): those of the straight line.
+    """points (P, B, *event) from one end to the other and their energies (P, B); straight (P, B):
+    those of the straight line.
 
-    barrier (B,): the highest energy on the path above that of the higher end, 0 where there is nothing to cross.
+    barrier (B,): the highest energy on the path above that of the higher end, 0 where there is
+    nothing to cross.
     """
 
     points: Tensor
@@ -155,15 +165,16 @@ def interpolate(
 ) -> Interpolation:
     """A path of low energy from a to b (B, *event), both ends included and left as they are.
 
-    points: P, on the path; it is as fine as they are: a pass between two of them is not seen. steps: of descent, each of length
-    step_size · |∇E|, but never further than half the distance between neighbours; unless given, a step size is found for each
-    row that neither crawls nor jumps. Of all paths on the way, the straight line among them, that of the lowest peak is
-    returned, so its peak is never above the straight line's; which pass is found, of several, depends on that line. Points
-    stay in a box domain.
+    points: P, on the path; it is as fine as they are: a pass between two of them is not seen.
+    steps: of descent, each of length step_size · |∇E|, but never further than half the distance
+    between neighbours; unless given, a step size is found for each row that neither crawls nor
+    jumps. Of all paths on the way, the straight line among them, that of the lowest peak is
+    returned, so its peak is never above the straight line's; which pass is found, of several,
+    depends on that line. Points stay in a box domain.
 
-    Raises ValueError for ends of different shapes, fewer than 3 points, points outside the domain or of no energy, and a domain
-    without paths.
-    Source: E, Ren & Vanden-Eijnden (2007), the simplified string method, https://doi.org/10.1063/1.2720838
+    Raises ValueError for ends of different shapes, fewer than 3 points, points outside the domain
+    or of no energy, and a domain without paths. Source: E, Ren & Vanden-Eijnden (2007), the
+    simplified string method, https://doi.org/10.1063/1.2720838
 
     >>> ring = lift(lambda x: 4 * (x.norm(dim=1) - 1).square())
     >>> found = interpolate(ring, torch.tensor([[-1.0, 0.1]]), torch.tensor([[1.0, 0.1]]), 15)
@@ -176,14 +187,16 @@ def interpolate(
     alike = shapes[0] == shapes[1] and len(shapes[0]) > 1
     if not (alike and whole) or not (step_size is None or 0 < step_size < math.inf):
         raise ValueError(
-            f"ends of shape {shapes[0]} and {shapes[1]}, {points} points, {steps} steps and step size {step_size} "
-            f"were given; the ends need one shape (B, *event), and there must be 3 points and 0 steps or more; correct them"
+            f"ends of shape {shapes[0]} and {shapes[1]}, {points} points, {steps} steps and step "
+            f"size {step_size} were given; the ends need one shape (B, *event), and there must be "
+            "3 points and 0 steps or more; correct them"
         )
     for end in (a, b):
         check_points(energy, end)
     if energy.domain.kind not in ("real", "box"):
         raise ValueError(
-            f"the domain is {energy.domain}; a path leads through real numbers or a box; use an energy of those"
+            f"the domain is {energy.domain}; a path leads through real numbers or a box; use an "
+            "energy of those"
         )
     a, b = a.detach(), b.detach().to(a)
     wide, rows = [points - 2, *a.shape], torch.arange(len(a), device=a.device).repeat(points)
@@ -226,7 +239,9 @@ def interpolate(
 
 
 def _along(path: Tensor, v: Tensor) -> Tensor:
-    """The part of v (P − 2, B, *event) along the path, whose direction is that from one neighbour to the other."""
+    """The part of v (P − 2, B, *event) along the path, whose direction is that from one neighbour
+    to the other.
+    """
     tangent = (path[2:] - path[:-2]).flatten(2)
     tangent = tangent / tangent.norm(dim=2, keepdim=True).clamp_min(1e-30)
     return ((v.flatten(2) * tangent).sum(2, keepdim=True) * tangent).view(v.shape)
@@ -242,7 +257,9 @@ def _capped(path: Tensor, pace: Tensor, v: Tensor) -> Tensor:
 
 
 def _dealt(energy: Energy, path: Tensor) -> Tensor:
-    """The points dealt out evenly along the broken line through them, row by row, inside the walls of a box."""
+    """The points dealt out evenly along the broken line through them, row by row, inside the walls
+    of a box.
+    """
     flat = path.flatten(2)
     lengths = (flat[1:] - flat[:-1]).norm(dim=2).clamp_min(1e-30)
     at = torch.cat([torch.zeros_like(lengths[:1]), lengths.cumsum(0)])

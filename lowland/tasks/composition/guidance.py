@@ -1,10 +1,13 @@
-"""Critics as energies: what a classifier, or anything else that judges points, adds to an expression.
+"""Critics as energies: what a classifier, or anything else that judges points, adds to an
+expression.
 
     Attribute(f, y)             −log p(y | x)
-    Cleaned(critic, prior)      critic(x − σ² ∇E(x, σ)): what it says of the clean point that an energy of noise expects
+    Cleaned(critic, prior)      critic(x − σ² ∇E(x, σ)): what it says of the clean point that an
+                                energy of noise expects
 
-The clean point is that of the energy itself. A network inside it that guesses clean points (`Denoiser.denoised`) is no longer
-the better guess, once the energy was trained through its gradient.
+The clean point is that of the energy itself. A network inside it that guesses clean points
+(`Denoiser.denoised`) is no longer the better guess, once the energy was trained through its
+gradient.
 """
 
 from collections.abc import Callable
@@ -22,13 +25,13 @@ from lowland.tasks.detection.class_scores import logits
 class Attribute(Energy):
     """−log p(y | x) of a classifier as an energy: low where x is called y.
 
-    classifier: a function x -> logits (B, K), or an energy with classes; label: y, one for all, one per row (B,), or soft
-    ones (B, K), which are probabilities; noisy: the classifier is told the noise level, (x, σ) -> logits, which arrives as the
-    condition; one that is not is asked about x as it is, at whatever level. A sum of such terms and an energy of noise is an
-    energy of noise.
+    classifier: a function x -> logits (B, K), or an energy with classes; label: y, one for all, one
+    per row (B,), or soft ones (B, K), which are probabilities; noisy: the classifier is told the
+    noise level, (x, σ) -> logits, which arrives as the condition; one that is not is asked about x
+    as it is, at whatever level. A sum of such terms and an energy of noise is an energy of noise.
 
-    Raises ValueError for a label outside 0 ... K − 1, soft ones that are no probabilities, labels that do not fit the rows, and
-    what does not classify.
+    Raises ValueError for a label outside 0 ... K − 1, soft ones that are no probabilities, labels
+    that do not fit the rows, and what does not classify.
 
     >>> attribute = Attribute(lambda x: torch.cat([x, -x], 1), 0)
     >>> attribute(torch.tensor([[-3.0], [0.0], [3.0]])).round(decimals=2)
@@ -42,8 +45,8 @@ class Attribute(Energy):
         classes = getattr(classifier, "classes", None)
         if not callable(classifier) or (isinstance(classifier, Energy) and classes == 0):
             raise ValueError(
-                f"a {type(classifier).__name__} without classes was given; a classifier is a callable x -> logits (B, K) or an "
-                f"energy with classes; pass one of them"
+                f"a {type(classifier).__name__} without classes was given; a classifier is a "
+                "callable x -> logits (B, K) or an energy with classes; pass one of them"
             )
         self.classifier, self.noisy = classifier, noisy
         self.register_buffer("label", _labels(label, classes), persistent=False)
@@ -93,27 +96,30 @@ def _labels(label: Any, classes: int | None) -> Tensor:
             else repr(label)
         )
         raise ValueError(
-            f"labels came as {got}; whole numbers, one for all or one per row, or rows of {classes or 'K'} probabilities "
-            f"(B, K) are needed; correct them"
+            f"labels came as {got}; whole numbers, one for all or one per row, or rows of "
+            f"{classes or 'K'} probabilities (B, K) are needed; correct them"
         )
     low, high = (0, 0) if rows.is_floating_point() else (int(rows.min()), int(rows.max()))
     if low < 0 or (classes and high >= classes):
         allowed = f"0 to {classes - 1}" if classes else "0 and above"
         raise ValueError(
-            f"labels reach from {low} to {high}; the classifier has classes {allowed}; choose among them"
+            f"labels reach from {low} to {high}; the classifier has classes {allowed}; choose "
+            "among them"
         )
     return rows if rows.is_floating_point() else rows.long()
 
 
 class Cleaned(Energy):
-    """A critic of clean points as one of noisy ones: what it says of the expected clean point behind x.
+    """A critic of clean points as one of noisy ones: what it says of the expected clean point
+    behind x.
 
         E_c(x, σ) = critic(x − σ² ∇E(x, σ))
 
-    prior: the energy of noise E, or a function (x, σ) -> energies. A classifier of clean images says little of noise; of the
-    clean point behind it, more. Cost: the gradient goes through that of the prior, a second derivative.
-    Raises ValueError for a prior that knows no noise level, or has one bound, and for a critic of other points.
-    Source: Bansal et al. (2023), https://arxiv.org/abs/2302.07121
+    prior: the energy of noise E, or a function (x, σ) -> energies. A classifier of clean images
+    says little of noise; of the clean point behind it, more. Cost: the gradient goes through that
+    of the prior, a second derivative. Raises ValueError for a prior that knows no noise level, or
+    has one bound, and for a critic of other points. Source: Bansal et al. (2023),
+    https://arxiv.org/abs/2302.07121
 
     >>> normal = lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2)  # N(0, 1) with noise
     >>> Cleaned(lambda x: x.sum(1), normal)(torch.full((2, 1), 3.0), 1.0)
@@ -127,21 +133,24 @@ class Cleaned(Energy):
         super().__init__(prior.domain)
         if not (isinstance(prior, Function) or of_noise(prior)):
             raise ValueError(
-                f"{type(prior).__name__} knows no noise level, or has one bound; Cleaned needs an energy E(x, σ), whose slope "
-                f"tells the clean point behind x; use an energy of noise, or a critic that is told the noise"
+                f"{type(prior).__name__} knows no noise level, or has one bound; Cleaned needs an "
+                "energy E(x, σ), whose slope tells the clean point behind x; use an energy of "
+                "noise, or a critic that is told the noise"
             )
         self.critic, self.prior = lift(critic), prior
         shapes = {shape for shape in (self.critic.domain.shape, prior.domain.shape) if shape}
         if len(shapes) > 1:
             raise ValueError(
-                f"the critic judges points of shape {self.critic.domain.shape} and the prior knows points of shape "
-                f"{prior.domain.shape}; both see the same points; use a critic that was trained on points of that shape"
+                f"the critic judges points of shape {self.critic.domain.shape} and the prior knows "
+                f"points of shape {prior.domain.shape}; both see the same points; use a critic "
+                "that was trained on points of that shape"
             )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         if c is None:
             raise ValueError(
-                "Cleaned was asked without a noise level; it needs E(x, σ); bind one with cleaned.given(sigma)"
+                "Cleaned was asked without a noise level; it needs E(x, σ); bind one with "
+                "cleaned.given(sigma)"
             )
         return self.critic(clean_point(self.prior, x, c))
 
@@ -150,14 +159,18 @@ class Cleaned(Energy):
 
 
 def of_noise(energy: nn.Module) -> bool:
-    """Whether an expression still waits for a noise level: some term is an energy of noise, and none is bound to it."""
+    """Whether an expression still waits for a noise level: some term is an energy of noise, and
+    none is bound to it.
+    """
     return not isinstance(energy, Given) and (
         bool(getattr(energy, "noise", False)) or any(map(of_noise, energy.children()))
     )
 
 
 def at_level(energy: Energy, sigma: float) -> Energy:
-    """A term of a path at a noise level: bound to it if it takes one, as energies of noise, `Attribute` and `Cleaned` do."""
+    """A term of a path at a noise level: bound to it if it takes one, as energies of noise,
+    `Attribute` and `Cleaned` do.
+    """
     takes = of_noise(energy) or any(
         isinstance(part, (Attribute, Cleaned)) for part in energy.modules()
     )
@@ -175,10 +188,11 @@ def gradient(energy: Energy, x: Tensor) -> Tensor:
 
 
 def clean_point(energy: Energy, x: Tensor, sigma: Any) -> Tensor:
-    """The expected clean point behind x (B, *event) with noise of deviation σ (B,) or one for all: x − σ² ∇E(x, σ).
+    """The expected clean point behind x (B, *event) with noise of deviation σ (B,) or one for all:
+    x − σ² ∇E(x, σ).
 
-    It is what E(x, σ) itself says, whatever network is inside; with a graph if x has one.
-    Source: Miyasawa (1961); Efron (2011), Tweedie's formula, https://doi.org/10.1198/jasa.2011.tm11181
+    It is what E(x, σ) itself says, whatever network is inside; with a graph if x has one. Source:
+    Miyasawa (1961); Efron (2011), Tweedie's formula, https://doi.org/10.1198/jasa.2011.tm11181
     """
     level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
     return x - level.square().view(-1, *[1] * (x.dim() - 1)) * gradient(energy.given(level), x)

@@ -1,19 +1,23 @@
-"""Structured prediction: many answers to one question, from an energy of question and answer together.
+"""Structured prediction: many answers to one question, from an energy of question and answer
+together.
 
-Put question and answer side by side, as channels of a picture or entries of a vector, and train one energy E([x, y]) on the
-pairs. With the question held it *is* the conditional energy,
+Put question and answer side by side, as channels of a picture or entries of a vector, and train one
+energy E([x, y]) on the pairs. With the question held it *is* the conditional energy,
 
     E(y | x) = E([x, y]) + log Z(x),      p(y | x) ∝ exp(−E([x, y])),
 
-for the normaliser is the same for all answers. So nothing new has to be learned, any part of a point may be the question, and
-to answer is to restore what a mask hides, without noise (`Hidden`). Answers are draws, so there is a spread as well as a mean.
+for the normaliser is the same for all answers. So nothing new has to be learned, any part of a
+point may be the question, and to answer is to restore what a mask hides, without noise (`Hidden`).
+Answers are draws, so there is a spread as well as a mean.
 
-With an energy of noise, E([x, y], σ), answers come down the levels. At each the question has its share of the noise, along one
-path of noise that ends at the question itself, x_σ' = x + (σ'/σ)² (x_σ − x) + σ' √(1 − σ'²/σ²) ξ, the law of noise given the
-noise above. So every level is an energy of the answer alone, E([x_σ, ·], σ), with chains that correct what the step from the
-level above got wrong. An energy that was trained with noise on the answers alone, E(y | x, σ) (`question` of NoiseUNet and
-DenoiserMLP), is shown the question as it is at every level: sharper answers sooner, to that one kind of question.
-Source: LeCun et al. (2006), section 1.1, http://yann.lecun.com/exdb/publis/pdf/lecun-06.pdf
+With an energy of noise, E([x, y], σ), answers come down the levels. At each the question has its
+share of the noise, along one path of noise that ends at the question itself, x_σ' = x + (σ'/σ)²
+(x_σ − x) + σ' √(1 − σ'²/σ²) ξ, the law of noise given the noise above. So every level is an energy
+of the answer alone, E([x_σ, ·], σ), with chains that correct what the step from the level above got
+wrong. An energy that was trained with noise on the answers alone, E(y | x, σ) (`question` of
+NoiseUNet and DenoiserMLP), is shown the question as it is at every level: sharper answers sooner,
+to that one kind of question. Source: LeCun et al. (2006), section 1.1,
+http://yann.lecun.com/exdb/publis/pdf/lecun-06.pdf
 """
 
 from collections.abc import Callable, Sequence
@@ -50,19 +54,23 @@ def predict(
     start: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Restoration:
-    """Answer: draw the numbers of x (B, *event) that are not known, given those that are, `draws` times for each row.
+    """Answer: draw the numbers of x (B, *event) that are not known, given those that are, `draws`
+    times for each row.
 
-    energy: of whole points; known: bool, True where x is to be believed, agreeing with the event from the right (so
-    (channels, 1, 1) tells channels apart); what x holds elsewhere is ignored. For an energy of x alone: steps of chains with an
-    accept step, unless a sampler is named that has none, or, with method "descend", of descent to one likely answer; both begin
-    at start (B, *event), or at draws of the domain's starting law. For an energy of noise E([x, y], σ): sigmas, its falling
-    levels, among which steps are divided, with final steps in the last (`anneal_composed`; noise knows no walls, nothing is
-    clamped to a box); or, with method "progressive", a few gradients for each (`tasks.progressive`), which has a bias where
-    question and answer are as wide as the noise, but finds fine pictures sooner; for an energy E(y | x, σ) it is one step a
-    level (`clean_draws`), with no such bias. What is known comes back as it was, without spread.
+    energy: of whole points; known: bool, True where x is to be believed, agreeing with the event
+    from the right (so (channels, 1, 1) tells channels apart); what x holds elsewhere is ignored.
+    For an energy of x alone: steps of chains with an accept step, unless a sampler is named that
+    has none, or, with method "descend", of descent to one likely answer; both begin at start (B,
+    *event), or at draws of the domain's starting law. For an energy of noise E([x, y], σ): sigmas,
+    its falling levels, among which steps are divided, with final steps in the last
+    (`anneal_composed`; noise knows no walls, nothing is clamped to a box); or, with method
+    "progressive", a few gradients for each (`tasks.progressive`), which has a bias where question
+    and answer are as wide as the noise, but finds fine pictures sooner; for an energy E(y | x, σ)
+    it is one step a level (`clean_draws`), with no such bias. What is known comes back as it was,
+    without spread.
 
-    Raises ValueError for a mask that does not fit, holds everything, or is not the question of an energy that has one, levels
-    that belong to no energy of noise, and descent with one that is.
+    Raises ValueError for a mask that does not fit, holds everything, or is not the question of an
+    energy that has one, levels that belong to no energy of noise, and descent with one that is.
 
     >>> from lowland.targets import Gaussian
     >>> both = Gaussian((0.0, 0.0), ((1.0, 0.8), (0.8, 1.0)))  # y given x is N(0.8 x, 0.36)
@@ -76,15 +84,17 @@ def predict(
     fits = method in (("sample", "progressive") if noisy else ("sample", "descend"))
     if draws < 1 or not fits or noisy != bool(len(sigmas)):
         raise ValueError(
-            f"predict was given {draws} draws, method {method!r} and {len(sigmas)} noise levels for an energy of "
-            f"{'noise' if noisy else 'x alone'}; draws are at least 1, and levels belong to an energy of noise, which is "
-            f"sampled ('sample' or 'progressive'); correct them, or bind a level with energy.given(sigma)"
+            f"predict was given {draws} draws, method {method!r} and {len(sigmas)} noise levels "
+            f"for an energy of {'noise' if noisy else 'x alone'}; draws are at least 1, and levels "
+            "belong to an energy of noise, which is sampled ('sample' or 'progressive'); correct "
+            "them, or bind a level with energy.given(sigma)"
         )
     own: Tensor | None = getattr(energy, "asked", None)
     if own is not None and not torch.equal(known.expand(x.shape[1:]), ~own.expand(x.shape[1:])):
         raise ValueError(
-            f"another mask came than the question of this energy, entries {list(cast(Any, energy).question)} along the first "
-            f"axis; it learned to answer that one alone; pass known = ~energy.asked"
+            "another mask came than the question of this energy, entries "
+            f"{list(cast(Any, energy).question)} along the first axis; it learned to answer that "
+            "one alone; pass known = ~energy.asked"
         )
     if method == "progressive" and own is not None:
         return _answers(_cleaned(energy, x, known, sigmas, draws, generator, progress), known)
@@ -148,7 +158,9 @@ def _cleaned(
     generator: torch.Generator,
     progress: Callable[[int], object] | None,
 ) -> Tensor:
-    """Draws (D, B, *event) of an energy E(y | x, σ): answers that lose their noise step by step, questions as they are."""
+    """Draws (D, B, *event) of an energy E(y | x, σ): answers that lose their noise step by step,
+    questions as they are.
+    """
     found = []
     with frozen(energy):
         for part in (torch.arange(draws * len(x), device=x.device) % len(x)).split(PART):

@@ -1,8 +1,9 @@
-"""Outlier scores that read a classifier: its logits f(x) (B, K), or what a layer makes of x. High is unlikely, for all of them.
+"""Outlier scores that read a classifier: its logits f(x) (B, K), or what a layer makes of x. High
+is unlikely, for all of them.
 
-The energy is a function or module that gives logits, a `ClassifierEnergy`, or any energy with classes: then f = −(energies of
-the classes), or, where an energy keeps its level apart from its classes, the logits of p(y | x) alone. No score is tuned on
-outliers.
+The energy is a function or module that gives logits, a `ClassifierEnergy`, or any energy with
+classes: then f = −(energies of the classes), or, where an energy keeps its level apart from its
+classes, the logits of p(y | x) alone. No score is tuned on outliers.
 """
 
 from collections.abc import Sequence
@@ -29,14 +30,16 @@ def logits(energy: Any, x: Tensor) -> Tensor:
         found = -energy.class_energies(x) if hasattr(energy, "class_energies") else energy(x)
     if found.dim() != 2 or len(found) != len(x) or found.shape[1] < 2:
         raise ValueError(
-            f"the energy gave {tuple(found.shape)} for {len(x)} points; a score of classes needs logits ({len(x)}, K) with "
-            f"K >= 2; pass a classifier, an energy with classes, or another score"
+            f"the energy gave {tuple(found.shape)} for {len(x)} points; a score of classes needs "
+            f"logits ({len(x)}, K) with K >= 2; pass a classifier, an energy with classes, or "
+            "another score"
         )
     return found
 
 
 def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tensor]:
-    """What layers of a network make of x: one (B, D) each. Without names, what the last linear layer that runs is given.
+    """What layers of a network make of x: one (B, D) each. Without names, what the last linear
+    layer that runs is given.
 
     layers: names of modules in `energy.named_modules()`; maps (B, C, H, W) are averaged over space.
     Raises ValueError for a name that is not there, and for an energy without a linear layer.
@@ -48,7 +51,8 @@ def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tens
     missing = [name for name in layers if name not in known]
     if missing:
         raise ValueError(
-            f"there is no layer {missing[0]!r}; allowed are {', '.join(filter(None, known))}; name one of them"
+            f"there is no layer {missing[0]!r}; allowed are {', '.join(filter(None, known))}; name "
+            "one of them"
         )
     caught: dict[str, Tensor] = {}
 
@@ -80,8 +84,8 @@ def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tens
     found = [caught.get(name) for name in layers or ("",)]
     if any(f is None or len(f) != len(x) for f in found):
         raise ValueError(
-            f"{type(energy).__name__} has no layer to read features (B, D) from; a linear layer that runs, or names of layers, "
-            f"are needed; pass layers=('name', ...) to the score"
+            f"{type(energy).__name__} has no layer to read features (B, D) from; a linear layer "
+            "that runs, or names of layers, are needed; pass layers=('name', ...) to the score"
         )
     return [
         f.flatten(2).mean(2).float() if f.dim() > 2 else f.float() for f in found if f is not None
@@ -90,7 +94,8 @@ def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tens
 
 @dataclass(frozen=True)
 class MaxProbability(Score):
-    """−log max_k p(k | x): the classifier's doubt, from the other classes, so that sure answers do not tie.
+    """−log max_k p(k | x): the classifier's doubt, from the other classes, so that sure answers do
+    not tie.
 
     Source: Hendrycks & Gimpel (2017), https://arxiv.org/abs/1610.02136
 
@@ -147,9 +152,10 @@ class LogitEnergy(Score):
 class ODIN(Score):
     """−log max_k softmax(f(x̃) / T)_k with x̃ = x + ε sign ∇_x log max_k softmax(f(x) / T)_k.
 
-    A small step towards the class that is called lifts inliers more than outliers. temperature: T; epsilon: ε, in the unit of
-    x. The defaults are the paper's middle values for images in [0, 1]; there, both were tuned on outliers, here they are not.
-    Source: Liang, Li & Srikant (2018), https://arxiv.org/abs/1706.02690
+    A small step towards the class that is called lifts inliers more than outliers. temperature: T;
+    epsilon: ε, in the unit of x. The defaults are the paper's middle values for images in [0, 1];
+    there, both were tuned on outliers, here they are not. Source: Liang, Li & Srikant (2018),
+    https://arxiv.org/abs/1706.02690
 
     >>> round(ODIN(temperature=1.0, epsilon=1.0).values(nn.Identity(), torch.tensor([[1.0, 0.0]]), {}).item(), 4)
     0.0486
@@ -180,12 +186,14 @@ class ODIN(Score):
 
 @dataclass(frozen=True)
 class Mahalanobis(Score):
-    """Σ_l min_k (h_l − μ_lk)ᵀ C_l⁻¹ (h_l − μ_lk): how far features h_l of layer l are from the nearest class.
+    """Σ_l min_k (h_l − μ_lk)ᵀ C_l⁻¹ (h_l − μ_lk): how far features h_l of layer l are from the
+    nearest class.
 
-    Means of the classes and their common covariance are those of inliers by label, or by the class that the classifier calls
-    where there are no labels; an energy without classes counts as one class. layers: as in `features`; shrinkage: a share by
-    which variances are raised. Layers are added as they are: the weights of the paper were fitted to outliers.
-    Source: Lee et al. (2018), https://arxiv.org/abs/1807.03888
+    Means of the classes and their common covariance are those of inliers by label, or by the class
+    that the classifier calls where there are no labels; an energy without classes counts as one
+    class. layers: as in `features`; shrinkage: a share by which variances are raised. Layers are
+    added as they are: the weights of the paper were fitted to outliers. Source: Lee et al. (2018),
+    https://arxiv.org/abs/1807.03888
 
     >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), torch.randn(50, 2)
     >>> told = Mahalanobis().learn(net, x, torch.arange(50) % 2)
@@ -201,7 +209,8 @@ class Mahalanobis(Score):
     def __post_init__(self) -> None:
         if not self.shrinkage > 0:
             raise ValueError(
-                f"shrinkage is {self.shrinkage}; covariances are raised by a share above 0; 0.01 is common"
+                f"shrinkage is {self.shrinkage}; covariances are raised by a share above 0; 0.01 "
+                "is common"
             )
 
     def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
@@ -228,9 +237,9 @@ class Mahalanobis(Score):
 class Neighbours(Score):
     """Distance from the features of x to the k-th nearest of inliers, features scaled to length 1.
 
-    neighbours: k; layers: as in `features`, put side by side; bank: how many inliers are kept, the first.
-    Raises ValueError for fewer inliers than k.
-    Source: Sun et al. (2022), https://arxiv.org/abs/2204.06507
+    neighbours: k; layers: as in `features`, put side by side; bank: how many inliers are kept, the
+    first. Raises ValueError for fewer inliers than k. Source: Sun et al. (2022),
+    https://arxiv.org/abs/2204.06507
 
     >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), torch.randn(50, 2)
     >>> score = Neighbours(neighbours=1)
@@ -247,14 +256,15 @@ class Neighbours(Score):
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= self.bank:
             raise ValueError(
-                f"neighbours is {self.neighbours} of a bank of {self.bank}; 1 to all of them; correct one"
+                f"neighbours is {self.neighbours} of a bank of {self.bank}; 1 to all of them; "
+                "correct one"
             )
 
     def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         if len(x) < self.neighbours:
             raise ValueError(
-                f"{len(x)} reference points came for the {self.neighbours} nearest; at least as many are needed; bring more, "
-                f"or set fewer neighbours"
+                f"{len(x)} reference points came for the {self.neighbours} nearest; at least as "
+                "many are needed; bring more, or set fewer neighbours"
             )
         return {
             "bank": self._unit(_split_features(energy, x[: self.bank], self.layers, self.batch))
@@ -273,7 +283,8 @@ class Neighbours(Score):
 
 @dataclass(frozen=True)
 class Vote(Score):
-    """−log max_k p̄_k(x), p̄ the mean of the class probabilities of the members of a sum: a deep ensemble's doubt.
+    """−log max_k p̄_k(x), p̄ the mean of the class probabilities of the members of a sum: a deep
+    ensemble's doubt.
 
     Source: Lakshminarayanan, Pritzel & Blundell (2017), https://arxiv.org/abs/1612.01474
 
@@ -292,7 +303,8 @@ class Vote(Score):
 
 @dataclass(frozen=True)
 class Information(Score):
-    """H(p̄) − mean_m H(p_m): what the members of a sum of classifiers disagree about, and not what each of them doubts.
+    """H(p̄) − mean_m H(p_m): what the members of a sum of classifiers disagree about, and not what
+    each of them doubts.
 
     Source: Houlsby et al. (2011), https://arxiv.org/abs/1112.5745
 
@@ -342,5 +354,6 @@ def _called(energy: Energy, x: Tensor) -> Tensor:
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise ValueError(
-            f"temperature is {temperature}; logits are divided by it, so it is above 0; 1 leaves them as they are"
+            f"temperature is {temperature}; logits are divided by it, so it is above 0; 1 leaves "
+            "them as they are"
         )

@@ -1,9 +1,11 @@
 """Detecting outliers: an energy, a score, a calibration part, a verdict with a promise.
 
-A detector calls a point an outlier when its conformal p-value is small enough. As long as nothing was trained on the
-calibration points, inliers are called outliers no more often than promised, whatever the energy and the score are worth; how
-many outliers are found is up to them. Three promises: on average over calibration sets ("marginal"), for all but a share δ of
-calibration sets ("conditional"), or on the share of inliers among what is called in a batch ("fdr"); see `metrics.calibration`.
+A detector calls a point an outlier when its conformal p-value is small enough. As long as nothing
+was trained on the calibration points, inliers are called outliers no more often than promised,
+whatever the energy and the score are worth; how many outliers are found is up to them. Three
+promises: on average over calibration sets ("marginal"), for all but a share δ of calibration sets
+("conditional"), or on the share of inliers among what is called in a batch ("fdr"); see
+`metrics.calibration`.
 """
 
 import json
@@ -74,8 +76,8 @@ SCORES: dict[str, type[Score]] = {
 
 
 class Seen(NamedTuple):
-    """What calibration points looked like: event shape, how many, and of the mean, deviation, least and largest number of one
-    point: median and deviation over points."""
+    """What calibration points looked like: event shape, how many, and of the mean, deviation, least
+    and largest number of one point: median and deviation over points."""
 
     shape: tuple[int, ...]
     points: int
@@ -95,15 +97,17 @@ class Seen(NamedTuple):
         )
 
     def differences(self, x: Tensor) -> list[str]:
-        """In words, where points x (M, *event) as a whole differ so much that calibration hardly speaks for them.
+        """In words, where points x (M, *event) as a whole differ so much that calibration hardly
+        speaks for them.
 
-        The median over the batch must be off by more than the deviation of single points and by more than 5 standard errors,
-        so a few outliers in a batch say nothing. Raises ValueError for another shape.
+        The median over the batch must be off by more than the deviation of single points and by
+        more than 5 standard errors, so a few outliers in a batch say nothing. Raises ValueError for
+        another shape.
         """
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(
-                f"points have event shape {tuple(x.shape[1:])}; the detector was calibrated on {self.shape}; reshape them, "
-                f"batch first, or calibrate anew"
+                f"points have event shape {tuple(x.shape[1:])}; the detector was calibrated on "
+                f"{self.shape}; reshape them, batch first, or calibrate anew"
             )
         found = []
         for name, values in _moments(x).items():
@@ -111,7 +115,8 @@ class Seen(NamedTuple):
             error = 1.25 * spread * (1 / len(x) + 1 / self.points) ** 0.5  # of a median
             if abs(here - middle) > max(spread, 5 * error) + 0.01 * abs(middle):
                 found.append(
-                    f"the {WORDS[name]} of a point is {here:.3g} (calibration: {middle:.3g} ± {spread:.2g})"
+                    f"the {WORDS[name]} of a point is {here:.3g} (calibration: {middle:.3g} ± "
+                    f"{spread:.2g})"
                 )
         return found
 
@@ -120,10 +125,10 @@ class Seen(NamedTuple):
 class Detector:
     """An energy, a score, and once fitted the scores of its calibration part.
 
-    energy: an Energy, any callable (B, *event) -> (B,), or for scores of classes also logits (B, K); score: a name from
-    `SCORES`, or a `Score` with settings of its own; calibration: scores (N,) of calibration points, where they are known
-    already. Immutable: `fit` returns a new one. Raises ValueError for an unknown score and for calibration scores that are no
-    finite vector.
+    energy: an Energy, any callable (B, *event) -> (B,), or for scores of classes also logits (B,
+    K); score: a name from `SCORES`, or a `Score` with settings of its own; calibration: scores (N,)
+    of calibration points, where they are known already. Immutable: `fit` returns a new one. Raises
+    ValueError for an unknown score and for calibration scores that are no finite vector.
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -164,7 +169,8 @@ class Detector:
                     else type(calibration).__name__
                 )
                 raise ValueError(
-                    f"calibration scores have shape {got}; a vector (N,) is needed; pass points to `fit`"
+                    f"calibration scores have shape {got}; a vector (N,) is needed; pass points to "
+                    "`fit`"
                 )
             check_finite(calibration, "calibration energies")
 
@@ -175,13 +181,15 @@ class Detector:
     def fit(
         self, calibration: Tensor, *, reference: Tensor | None = None, labels: Tensor | None = None
     ) -> "Detector":
-        """A new detector, calibrated on points (N, *event) that neither the energy nor the score has learned from.
+        """A new detector, calibrated on points (N, *event) that neither the energy nor the score
+        has learned from.
 
-        reference (R, *event): inliers for what the score has to learn, fresh ones or those that the energy was trained on.
-        Scores that learn and get none take every other calibration point for it, from the first, and calibrate on the rest.
-        labels: of the reference, or where there is none of the calibration points; only "mahalanobis" looks at them.
-        Raises ValueError for points outside the domain or not finite, labels that do not match, a score that the energy cannot
-        give, and scores that are not finite or depend on other points of the batch.
+        reference (R, *event): inliers for what the score has to learn, fresh ones or those that the
+        energy was trained on. Scores that learn and get none take every other calibration point for
+        it, from the first, and calibrate on the rest. labels: of the reference, or where there is
+        none of the calibration points; only "mahalanobis" looks at them. Raises ValueError for
+        points outside the domain or not finite, labels that do not match, a score that the energy
+        cannot give, and scores that are not finite or depend on other points of the batch.
         """
         check_points(self.energy, calibration)
         taught = calibration if reference is None else reference
@@ -194,7 +202,8 @@ class Detector:
                 else f"as a {type(labels).__name__}"
             )
             raise ValueError(
-                f"{len(taught)} reference points came with labels {got}; a tensor with one per point is needed; match them"
+                f"{len(taught)} reference points came with labels {got}; a tensor with one per "
+                "point is needed; match them"
             )
         if self.how.learns and reference is None:
             reference, labels = calibration[::2], None if labels is None else labels[::2]
@@ -204,8 +213,9 @@ class Detector:
             check_points(self.energy, reference)
             if len(reference) < 2 or len(calibration) < 1:
                 raise ValueError(
-                    f"{len(reference)} points are left to learn from and {len(calibration)} to calibrate on; at least 2 and 1 "
-                    f"are needed; bring more points, or pass reference=..."
+                    f"{len(reference)} points are left to learn from and {len(calibration)} to "
+                    "calibrate on; at least 2 and 1 are needed; bring more points, or pass "
+                    "reference=..."
                 )
             with frozen(self.energy), of_one_dtype(self.energy, reference):
                 learned = self.how.learn(self.energy, reference, labels)
@@ -224,12 +234,15 @@ class Detector:
         moved = torch.cat([x[:-1], self.energy.domain.elsewhere(x[-1:])])
         if not torch.allclose(self.score(moved)[:-1], self.score(x)[:-1], rtol=1e-3, atol=1e-4):
             raise ValueError(
-                "moving one point changed the score of another; a score treats every point by itself, or nothing can be "
-                "promised; put batch norm in eval mode or replace it, and sum over the event only"
+                "moving one point changed the score of another; a score treats every point by "
+                "itself, or nothing can be promised; put batch norm in eval mode or replace it, "
+                "and sum over the event only"
             )
 
     def score(self, x: Tensor) -> Tensor:
-        """Outlier scores (M,) of points (M, *event); high is unlikely. Raises ValueError as `fit` does."""
+        """Outlier scores (M,) of points (M, *event); high is unlikely. Raises ValueError as `fit`
+        does.
+        """
         check_points(self.energy, x)
         if self.how.learns and not self.learned:
             raise self._unfitted()
@@ -245,16 +258,17 @@ class Detector:
 
     def _unfitted(self) -> ValueError:
         return ValueError(
-            "the detector has seen no calibration points; p-values and verdicts compare with some; call "
-            "detector = detector.fit(x) with inliers that the energy was not trained on"
+            "the detector has seen no calibration points; p-values and verdicts compare with some; "
+            "call detector = detector.fit(x) with inliers that the energy was not trained on"
         )
 
     def p_value(self, x: Tensor) -> Tensor:
-        """Conformal p-values (M,) in float64: at most α for at most a share α of inliers, for every α.
+        """Conformal p-values (M,) in float64: at most α for at most a share α of inliers, for every
+        α.
 
-        Warns where the points as a whole look unlike those of calibration: then they are not exchangeable, and the promise is
-        void.
-        Raises ValueError before `fit`, and for points of another shape.
+        Warns where the points as a whole look unlike those of calibration: then they are not
+        exchangeable, and the promise is void. Raises ValueError before `fit`, and for points of
+        another shape.
         """
         return self._ranked(x)
 
@@ -268,14 +282,16 @@ class Detector:
         scores = self.score(x)
         if differences:
             warnings.warn(
-                f"the points look unlike the calibration points: {'; '.join(differences)}. The promise holds for inliers of "
-                f"the same kind and preparation only",
+                f"the points look unlike the calibration points: {'; '.join(differences)}. The "
+                "promise holds for inliers of the same kind and preparation only",
                 stacklevel=3,
             )
         return self.p_of_scores(scores)
 
     def p_of_scores(self, scores: Tensor) -> Tensor:
-        """`p_value` of points whose outlier scores (M,) are known. Raises ValueError before `fit`."""
+        """`p_value` of points whose outlier scores (M,) are known. Raises ValueError before
+        `fit`.
+        """
         if self.calibration is None:
             raise self._unfitted()
         return p_values(self.calibration, scores)
@@ -285,11 +301,11 @@ class Detector:
     ) -> Tensor:
         """Verdicts (M,): True for points called outliers.
 
-        guarantee: "marginal", inliers are called at a rate of at most alpha on average over calibration sets; "conditional",
-        with probability 1 − delta over calibration sets the rate is at most alpha; "fdr", on average at most a share alpha of
-        what is called in this batch are inliers (Benjamini & Hochberg).
-        Raises ValueError for rates outside (0, 1), too few calibration points for the rate (it says how many are needed), and
-        as `p_value` does.
+        guarantee: "marginal", inliers are called at a rate of at most alpha on average over
+        calibration sets; "conditional", with probability 1 − delta over calibration sets the rate
+        is at most alpha; "fdr", on average at most a share alpha of what is called in this batch
+        are inliers (Benjamini & Hochberg). Raises ValueError for rates outside (0, 1), too few
+        calibration points for the rate (it says how many are needed), and as `p_value` does.
         """
         ranks = self.ranks(alpha, guarantee, delta)
         return verdicts(self._ranked(x), self.calibration_size, ranks, alpha, guarantee)
@@ -306,7 +322,9 @@ class Detector:
         return len(self.calibration)
 
     def save(self, path: str | Path) -> Path:
-        """Write all but the energy into one safetensors file, whole or not at all; its header says the settings in JSON."""
+        """Write all but the energy into one safetensors file, whole or not at all; its header says
+        the settings in JSON.
+        """
         tensors = {"calibration": self.calibration} if self.calibration_size else {}
         tensors |= {f"learned/{name}": value for name, value in self.learned.items()}
         if self.witnesses is not None:
@@ -329,8 +347,8 @@ class Detector:
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise ValueError(
-                f"{target} could not be written ({error.strerror}); a path in a folder that exists is needed, and room on the "
-                f"disk; choose another"
+                f"{target} could not be written ({error.strerror}); a path in a folder that exists "
+                "is needed, and room on the disk; choose another"
             ) from None
         return target
 
@@ -338,8 +356,8 @@ class Detector:
     def load(cls, path: str | Path, energy: Any) -> "Detector":
         """The detector in a file that `save` wrote, with its energy. Nothing is unpickled.
 
-        Raises ValueError if the file is missing, damaged or of another format, and if the energy gives other scores than the
-        one that was calibrated.
+        Raises ValueError if the file is missing, damaged or of another format, and if the energy
+        gives other scores than the one that was calibrated.
         """
         about, tensors = _read(path)
         detector = cls(energy, from_spec(about["score"]), calibration=tensors["calibration"])
@@ -359,7 +377,9 @@ class Detector:
 
     @staticmethod
     def settings(path: str | Path) -> Score:
-        """The score of the detector in a file, which says what energy it reads (`Score.reads`). Raises ValueError as `load`."""
+        """The score of the detector in a file, which says what energy it reads (`Score.reads`).
+        Raises ValueError as `load`.
+        """
         return from_spec(_read(path)[0]["score"])
 
     def _check_witnesses(self, path: str | Path, then: Tensor | None) -> None:
@@ -369,13 +389,16 @@ class Detector:
         slack = 0.02 * float(self.calibration.double().std(correction=0)) + 1e-3 * then.abs() + 1e-6
         if bool(((now - then).abs() > slack).any()):
             raise ValueError(
-                f"the energy gives the calibration points of {path} other scores than it gave then (off by "
-                f"{float((now - then).abs().max()):.3g}); a detector belongs to its energy; load that one, or fit again"
+                f"the energy gives the calibration points of {path} other scores than it gave then "
+                f"(off by {float((now - then).abs().max()):.3g}); a detector belongs to its "
+                "energy; load that one, or fit again"
             )
 
 
 def verdicts(p: Tensor, count: int, ranks: int, alpha: float, guarantee: str) -> Tensor:
-    """Verdicts (M,) from p-values against `count` calibration points: p ≤ ranks / (count + 1), or Benjamini & Hochberg's."""
+    """Verdicts (M,) from p-values against `count` calibration points: p ≤ ranks / (count + 1), or
+    Benjamini & Hochberg's.
+    """
     return benjamini_hochberg(p, alpha) if guarantee == "fdr" else p * (count + 1) < ranks + 0.5
 
 
@@ -399,8 +422,9 @@ def spec(score: Score) -> dict[str, Any]:
     name = next((name for name, cls in SCORES.items() if cls is type(score)), None)
     if name is None:
         raise ValueError(
-            f"{type(score).__name__} is a score of your own; a file holds only those of lowland, {', '.join(SCORES)}; keep the "
-            f"calibration scores, and hand them to Detector(energy, score, calibration=...)"
+            f"{type(score).__name__} is a score of your own; a file holds only those of lowland, "
+            f"{', '.join(SCORES)}; keep the calibration scores, and hand them to Detector(energy, "
+            "score, calibration=...)"
         )
     return {"name": name, **asdict(score)}
 
@@ -414,14 +438,17 @@ def from_spec(values: Mapping[str, Any]) -> Score:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The settings and tensors in a file that `Detector.save` wrote. Raises ValueError for anything else."""
+    """The settings and tensors in a file that `Detector.save` wrote. Raises ValueError for anything
+    else.
+    """
     try:
         with safe_open(str(path), "pt") as file:
             about = json.loads((file.metadata() or {})["detector"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         if about["format"] != FORMAT:
             raise ValueError(
-                f"{path} is a detector of format {about['format']}; this lowland reads {FORMAT}; fit it again"
+                f"{path} is a detector of format {about['format']}; this lowland reads {FORMAT}; "
+                "fit it again"
             )
         from_spec(about["score"])
         _ = tensors["calibration"], about["seen"] is None or Seen(**about["seen"])
@@ -435,7 +462,8 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         json.JSONDecodeError,
     ) as error:
         raise ValueError(
-            f"{path} holds no detector ({error}); a file that Detector.save wrote is needed; fit and save one"
+            f"{path} holds no detector ({error}); a file that Detector.save wrote is needed; fit "
+            "and save one"
         ) from None
 
 

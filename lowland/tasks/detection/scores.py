@@ -1,17 +1,18 @@
 """Outlier scores: what a detector reads from an energy. High is unlikely, for all of them.
 
-A score is settings and nothing else. What it has to learn from inliers (a median, means and a covariance) it returns from
-`learn` as tensors, and is handed again by `values`; those inliers must not be the calibration points, or p-values lose their
-promise.
+A score is settings and nothing else. What it has to learn from inliers (a median, means and a
+covariance) it returns from `learn` as tensors, and is handed again by `values`; those inliers must
+not be the calibration points, or p-values lose their promise.
 
     "energy"          E(x)                              "typicality"    |E(x) − median E|
-    "gradient-norm"   ‖∇E(x)‖                           "descent"       E where a few steps down from x end
+    "gradient-norm"   ‖∇E(x)‖ "descent" E where a few steps down from x end
     "background"      E(x) − E_0(x), E_0 a law of single coordinates
     "multiscale"      how far the norms ‖∇E(x, σ)‖ at several noise levels are from those of inliers
     "ensemble", "disagreement"    mean and spread of the members of a sum of energies
 
-and of classifiers (`tasks.class_scores`): "msp", "max-logit", "logit-energy", "odin", "mahalanobis", "knn", "vote",
-"information". A background model of your own needs no score: `Detector(energy - background)`.
+and of classifiers (`tasks.class_scores`): "msp", "max-logit", "logit-energy", "odin",
+"mahalanobis", "knn", "vote", "information". A background model of your own needs no score:
+`Detector(energy - background)`.
 """
 
 import math
@@ -30,8 +31,10 @@ Learned = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Score:
-    """What all scores share. reads: what they ask of an energy, "energy" (E(x)), "noise" (E(x, σ)), "classes" (logits) or
-    "terms" (the members of a sum); learns: whether they need reference points; batch: points scored together."""
+    """What all scores share. reads: what they ask of an energy, "energy" (E(x)), "noise" (E(x, σ)),
+    "classes" (logits) or "terms" (the members of a sum); learns: whether they need reference
+    points; batch: points scored together.
+    """
 
     reads: ClassVar[str] = "energy"
     learns: ClassVar[bool] = False
@@ -89,7 +92,8 @@ class Typicality(Score):
 class GradientNorm(Score):
     """‖∇E(x)‖₂: at the foot of a valley the slope is small.
 
-    Source: Grathwohl et al. (2020), section 5.3 (approximate mass), https://arxiv.org/abs/1912.03263
+    Source: Grathwohl et al. (2020), section 5.3 (approximate mass),
+    https://arxiv.org/abs/1912.03263
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -105,9 +109,10 @@ class GradientNorm(Score):
 class Descent(Score):
     """E(x_K) after K steps down, x_{k+1} = x_k − s √D ∇E / ‖∇E‖, inside the walls of a box.
 
-    Noise on an inlier is gone after a few steps, another kind of thing is not. steps: K; step_size: s, the root mean square by
-    which a coordinate moves in one step, whatever the unit of the energy. Steps have this length also at the bottom.
-    Form: Du & Mordatch (2019), who run Langevin from the image, https://arxiv.org/abs/1903.08689
+    Noise on an inlier is gone after a few steps, another kind of thing is not. steps: K; step_size:
+    s, the root mean square by which a coordinate moves in one step, whatever the unit of the
+    energy. Steps have this length also at the bottom. Form: Du & Mordatch (2019), who run Langevin
+    from the image, https://arxiv.org/abs/1903.08689
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -121,7 +126,8 @@ class Descent(Score):
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.step_size > 0:
             raise ValueError(
-                f"steps is {self.steps} and step_size {self.step_size}; at least 1 and above 0; correct them"
+                f"steps is {self.steps} and step_size {self.step_size}; at least 1 and above 0; "
+                "correct them"
             )
 
     def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
@@ -135,12 +141,13 @@ class Descent(Score):
 
 @dataclass(frozen=True)
 class Background(Score):
-    """E(x) − E_0(x) with E_0 the law of single coordinates, N(μ_d, v_d), learned from inliers: a likelihood ratio.
+    """E(x) − E_0(x) with E_0 the law of single coordinates, N(μ_d, v_d), learned from inliers: a
+    likelihood ratio.
 
-    What bright or dark backgrounds add to the energy of everything is taken out again. Both must be in nats, as after training
-    at temperature 1. floor: the least deviation √v_d, in units of the deviation of all numbers, for pixels that hardly change.
-    For another background model write `Detector(energy - background)`.
-    Source: Ren et al. (2019), https://arxiv.org/abs/1906.02845
+    What bright or dark backgrounds add to the energy of everything is taken out again. Both must be
+    in nats, as after training at temperature 1. floor: the least deviation √v_d, in units of the
+    deviation of all numbers, for pixels that hardly change. For another background model write
+    `Detector(energy - background)`. Source: Ren et al. (2019), https://arxiv.org/abs/1906.02845
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -172,11 +179,12 @@ class Multiscale(Score):
 
         f_l(x) = log ‖∇E(x, σ_l)‖,      score = (f − m)ᵀ C⁻¹ (f − m)
 
-    m and C are the mean and covariance of f over inliers, its variances raised by a share `shrinkage`. One level sees texture,
-    another shape; together they know the typical set of each scale. Cost: one gradient per level. The noise is in the energy: x
-    itself gets none.
-    Raises ValueError for fewer than 2 levels, levels or shrinkage not above 0, or an energy that knows no noise.
-    Source: Mahmood, Oliva & Styner (2021), https://arxiv.org/abs/2010.13132 (norms themselves, and other densities of them)
+    m and C are the mean and covariance of f over inliers, its variances raised by a share
+    `shrinkage`. One level sees texture, another shape; together they know the typical set of each
+    scale. Cost: one gradient per level. The noise is in the energy: x itself gets none. Raises
+    ValueError for fewer than 2 levels, levels or shrinkage not above 0, or an energy that knows no
+    noise. Source: Mahmood, Oliva & Styner (2021), https://arxiv.org/abs/2010.13132 (norms
+    themselves, and other densities of them)
 
     >>> import lowland
     >>> energy, x = lowland.DenoiserMLP(lowland.real(2), hidden=(8,)), torch.randn(50, 2)
@@ -194,8 +202,8 @@ class Multiscale(Score):
     def __post_init__(self) -> None:
         if len(self.sigmas) < 2 or min(self.sigmas) <= 0 or not self.shrinkage > 0:
             raise ValueError(
-                f"sigmas are {self.sigmas} and shrinkage {self.shrinkage}; two levels or more above 0 and a share above 0 are "
-                f"needed; correct them"
+                f"sigmas are {self.sigmas} and shrinkage {self.shrinkage}; two levels or more "
+                "above 0 and a share above 0 are needed; correct them"
             )
 
     def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
@@ -208,8 +216,9 @@ class Multiscale(Score):
     def _slopes(self, energy: Energy, x: Tensor) -> Tensor:
         if not getattr(energy, "noise", False):
             raise ValueError(
-                f"{type(energy).__name__} knows no noise level; the score 'multiscale' compares slopes of E(x, σ) over σ; pass "
-                f"an energy of noise, not bound to a level, or another score"
+                f"{type(energy).__name__} knows no noise level; the score 'multiscale' compares "
+                "slopes of E(x, σ) over σ; pass an energy of noise, not bound to a level, or "
+                "another score"
             )
         norms = [_norm(value_and_score(energy.given(sigma), x)[1]) for sigma in self.sigmas]
         return torch.stack(norms, 1).double().clamp_min(1e-30).log()
@@ -217,10 +226,12 @@ class Multiscale(Score):
 
 @dataclass(frozen=True)
 class EnsembleMean(Score):
-    """Mean over the members of a sum of energies, each in its own unit: mean_k (E_k(x) − median_k) / deviation_k.
+    """Mean over the members of a sum of energies, each in its own unit: mean_k (E_k(x) − median_k)
+    / deviation_k.
 
-    The median and the absolute deviation from it are those of inliers. For energies in one unit, `Detector((a + b) / 2)` does.
-    Source: Choi, Jang & Alemi (2018), https://arxiv.org/abs/1810.01392
+    The median and the absolute deviation from it are those of inliers. For energies in one unit,
+    `Detector((a + b) / 2)` does. Source: Choi, Jang & Alemi (2018),
+    https://arxiv.org/abs/1810.01392
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -253,7 +264,8 @@ class EnsembleMean(Score):
 
 @dataclass(frozen=True)
 class Disagreement(EnsembleMean):
-    """Standard deviation over the members of a sum of energies, each in its own unit (see `EnsembleMean`).
+    """Standard deviation over the members of a sum of energies, each in its own unit (see
+    `EnsembleMean`).
 
     Members that were trained alike agree where there were data.
     Source: Lakshminarayanan, Pritzel & Blundell (2017), https://arxiv.org/abs/1612.01474
@@ -270,17 +282,20 @@ class Disagreement(EnsembleMean):
 
 
 def members(energy: Energy) -> list[Energy]:
-    """The terms of a sum of energies, whatever their weights above 0. Raises ValueError for anything else."""
+    """The terms of a sum of energies, whatever their weights above 0. Raises ValueError for
+    anything else.
+    """
     if not isinstance(energy, Sum) or len(energy.energies) < 2 or min(energy.weights) <= 0:
         raise ValueError(
-            f"a {type(energy).__name__} was given as an ensemble; one is a sum of two members or more with weights above 0; "
-            f"write a + b + c"
+            f"a {type(energy).__name__} was given as an ensemble; one is a sum of two members or "
+            "more with weights above 0; write a + b + c"
         )
     return [cast(Energy, member) for member in energy.energies]
 
 
 def gaussian(f: Tensor, labels: Tensor, shrinkage: float) -> dict[str, Tensor]:
-    """Means (K, D) of features f (N, D) by label, and the inverse (D, D) of their common covariance about them, in float64.
+    """Means (K, D) of features f (N, D) by label, and the inverse (D, D) of their common covariance
+    about them, in float64.
 
     Variances are raised by a share `shrinkage`, and by a trifle where a feature is constant.
     """

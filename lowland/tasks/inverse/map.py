@@ -1,13 +1,16 @@
-"""The most likely explanation of a measurement: one point, found by descent, where `restore` draws many.
+"""The most likely explanation of a measurement: one point, found by descent, where `restore` draws
+many.
 
     x* = argmin E(x) + ‖A x − y‖² / 2σ²
 
-Proximal gradient: a step of size τ down the prior, then the point that gives the measurement its due without going far,
+Proximal gradient: a step of size τ down the prior, then the point that gives the measurement its
+due without going far,
 
-    v = x − τ ∇E(x),      x⁺ = argmin ‖A x − y‖² / 2σ² + ‖x − v‖² / 2τ   ⇔   (1 + τ A_T A / σ²) x⁺ = v + τ A_T y / σ²
+    v = x − τ ∇E(x),      x⁺ = argmin ‖A x − y‖² / 2σ² + ‖x − v‖² / 2τ ⇔ (1 + τ A_T A / σ²) x⁺ = v +
+                          τ A_T y / σ²
 
-The measurement is met exactly, by conjugate gradients, so a tiny σ makes no step diverge; τ halves until the step stays under
-the parabola that justifies it, row by row, and grows again afterwards.
+The measurement is met exactly, by conjugate gradients, so a tiny σ makes no step diverge; τ halves
+until the step stays under the parabola that justifies it, row by row, and grows again afterwards.
 Source: Beck & Teboulle (2009), https://doi.org/10.1137/080716542
 """
 
@@ -33,7 +36,9 @@ HALVINGS = 40  # of τ in one step: 10⁻¹² of where it stood
 
 
 class Peak(NamedTuple):
-    """x (B, *event), energy (B,) under prior and measurement, steps taken, settled (B,): whether a row stopped by itself."""
+    """x (B, *event), energy (B,) under prior and measurement, steps taken, settled (B,): whether a
+    row stopped by itself.
+    """
 
     x: Tensor
     energy: Tensor
@@ -41,7 +46,9 @@ class Peak(NamedTuple):
     settled: Tensor
 
     def restoration(self) -> Restoration:
-        """The peak as a restoration of one draw: the mean is the point itself, the spread is 0, for a peak knows no doubt."""
+        """The peak as a restoration of one draw: the mean is the point itself, the spread is 0, for
+        a peak knows no doubt.
+        """
         return Restoration.of(self.x.unsqueeze(0))
 
 
@@ -56,14 +63,18 @@ def most_likely(
     tolerance: float = 1e-4,
     progress: Callable[[int], object] | None = None,
 ) -> Peak:
-    """Descend from `start` to a point of largest posterior density given y = A x + σ ε (maximum a posteriori).
+    """Descend from `start` to a point of largest posterior density given y = A x + σ ε (maximum a
+    posteriori).
 
-    prior: an energy of x alone; operator: a linear map, an `Operator` or any differentiable linear function; y (B, *measured);
-    start (B, *event); steps: at most so many; tolerance: a row has settled once its step, divided by τ (the gradient of what is
-    minimised), is below tolerance · (1 + ‖x‖). The energy of a row never rises. Points stay in a box domain. With a prior of
-    several hills the nearest one is found: the answer depends on the start, and says nothing of how sure it is; `restore` does.
+    prior: an energy of x alone; operator: a linear map, an `Operator` or any differentiable linear
+    function; y (B, *measured); start (B, *event); steps: at most so many; tolerance: a row has
+    settled once its step, divided by τ (the gradient of what is minimised), is below tolerance · (1
+    + ‖x‖). The energy of a row never rises. Points stay in a box domain. With a prior of several
+    hills the nearest one is found: the answer depends on the start, and says nothing of how sure it
+    is; `restore` does.
 
-    Raises ValueError as `restore` does, for an operator that is not linear, and for energies at `start` that are not finite.
+    Raises ValueError as `restore` does, for an operator that is not linear, and for energies at
+    `start` that are not finite.
 
     >>> import torch
     >>> from lowland.targets import Gaussian
@@ -77,8 +88,8 @@ def most_likely(
     check_operator(operator, start, y)
     if steps < 1 or not tolerance > 0 or len(start) != len(y):
         raise ValueError(
-            f"steps is {steps}, tolerance {tolerance} and start has {len(start)} rows for {len(y)} measurements; at least 1, "
-            f"above 0 and one row each are needed; correct them"
+            f"steps is {steps}, tolerance {tolerance} and start has {len(start)} rows for {len(y)} "
+            "measurements; at least 1, above 0 and one row each are needed; correct them"
         )
     probe = torch.randn(
         4, *start.shape[1:], generator=torch.Generator().manual_seed(0), dtype=start.dtype
@@ -100,7 +111,9 @@ def most_likely(
 def _step(
     prior: Energy, fit: Likelihood, x: Tensor, tau: Tensor, settled: Tensor, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of every row that has not settled: points, step sizes for the next, and which rows settle."""
+    """One step of every row that has not settled: points, step sizes for the next, and which rows
+    settle.
+    """
     value, score = value_and_score(prior, x)
     total = value + fit(x).detach()
     slack = 4 * torch.finfo(x.dtype).eps * (total.abs() + value.abs())  # what rounding may add
@@ -122,7 +135,9 @@ def _step(
 
 
 def _met(fit: Likelihood, v: Tensor, tau: Tensor) -> Tensor:
-    """The solution x of (1 + τ A_T A / σ²) x = v + τ A_T y / σ², by conjugate gradients from v, row by row."""
+    """The solution x of (1 + τ A_T A / σ²) x = v + τ A_T y / σ², by conjugate gradients from v, row
+    by row.
+    """
     linear = as_linear(fit.operator, v.shape[1:])
     forth, back = linear.A, linear.A_T
     weight = per_row(tau / fit.sigma**2, v)

@@ -10,7 +10,8 @@
     Projection      a few random combinations                 compressed sensing
     Fourier         some frequencies, real and imaginary      magnetic resonance
 
-`outer @ inner` first does `inner`. Anything differentiable can stand in for an operator where only A is needed.
+`outer @ inner` first does `inner`. Anything differentiable can stand in for an operator where only
+A is needed.
 """
 
 import math
@@ -42,7 +43,8 @@ class Operator(ABC):
         return Composed(self, inner)
 
     def largest(self, x: Tensor, steps: int = 50) -> float:
-        """The largest singular value of A on points like x (B, *event), by power iteration from x; x must not be in its kernel.
+        """The largest singular value of A on points like x (B, *event), by power iteration from x;
+        x must not be in its kernel.
 
         >>> import torch
         >>> round(BlockAverage(2).largest(torch.rand(1, 1, 8, 8)), 4)
@@ -53,7 +55,8 @@ class Operator(ABC):
         return float(x.flatten().norm().sqrt())
 
     def tight(self, x: Tensor) -> float | None:
-        """a² where A A_T = a² on whatever A gives, as for masks, strides and block averages; None for other operators.
+        """a² where A A_T = a² on whatever A gives, as for masks, strides and block averages; None
+        for other operators.
 
         Tried on points x (B, *event), which should be random.
 
@@ -92,7 +95,8 @@ class Composed(Operator):
 
 @dataclass(frozen=True)
 class Linear(Operator):
-    """A linear function of points of event shape `shape` as an operator; its transpose is its vector-Jacobian product.
+    """A linear function of points of event shape `shape` as an operator; its transpose is its
+    vector-Jacobian product.
 
     >>> import torch
     >>> sums = Linear(lambda x: x.sum(1, keepdim=True), (3,))
@@ -139,7 +143,8 @@ class Mask(Operator):
     def __post_init__(self) -> None:
         if self.known.dtype != torch.bool:
             raise ValueError(
-                f"the mask holds {self.known.dtype}; it says of each number whether it is known; pass known.bool()"
+                f"the mask holds {self.known.dtype}; it says of each number whether it is known; "
+                "pass known.bool()"
             )
 
     def A(self, x: Tensor) -> Tensor:
@@ -149,8 +154,9 @@ class Mask(Operator):
         )
         if not fits:
             raise ValueError(
-                f"the mask has shape {tuple(self.known.shape)} and a point {event}; they must agree from the right, so that "
-                f"(height, width) holds for all channels; make the mask anew"
+                f"the mask has shape {tuple(self.known.shape)} and a point {event}; they must "
+                "agree from the right, so that (height, width) holds for all channels; make the "
+                "mask anew"
             )
         return x * self.known.to(x)
 
@@ -160,7 +166,9 @@ class Mask(Operator):
 
 @dataclass(frozen=True)
 class BlockAverage(Operator):
-    """The mean of each block of factor × factor pixels: images (B, C, H, W) to (B, C, H / factor, W / factor)."""
+    """The mean of each block of factor × factor pixels: images (B, C, H, W) to (B, C, H / factor, W
+    / factor).
+    """
 
     factor: int
 
@@ -178,7 +186,9 @@ class BlockAverage(Operator):
 
 @dataclass(frozen=True)
 class Stride(Operator):
-    """Every factor-th pixel of every factor-th row, the first included: what thrown-away pixels leave."""
+    """Every factor-th pixel of every factor-th row, the first included: what thrown-away pixels
+    leave.
+    """
 
     factor: int
 
@@ -198,7 +208,9 @@ class Stride(Operator):
 
 @dataclass(frozen=True)
 class Blur(Operator):
-    """Convolution of images (B, C, H, W) with a Gaussian of `spread` pixels, cut off at three of them; zeros lie around."""
+    """Convolution of images (B, C, H, W) with a Gaussian of `spread` pixels, cut off at three of
+    them; zeros lie around.
+    """
 
     spread: float
 
@@ -213,7 +225,9 @@ class Blur(Operator):
         return self._smear(x.shape[-2], x) @ x @ self._smear(x.shape[-1], x)
 
     def _smear(self, side: int, like: Tensor) -> Tensor:
-        """The smear along one axis as a symmetric matrix (side, side): products are faster here than convolutions."""
+        """The smear along one axis as a symmetric matrix (side, side): products are faster here
+        than convolutions.
+        """
         reach = math.ceil(3 * self.spread)
         line = torch.softmax(
             -0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / self.spread).square(), 0
@@ -230,7 +244,8 @@ class Blur(Operator):
 
 @dataclass(frozen=True)
 class Projection(Operator):
-    """`count` random combinations of the numbers of a point: y = M x, the entries of M drawn from N(0, 1 / count) by `seed`.
+    """`count` random combinations of the numbers of a point: y = M x, the entries of M drawn from
+    N(0, 1 / count) by `seed`.
 
     shape: of a point (*event). Measurements have shape (B, count).
 
@@ -246,8 +261,8 @@ class Projection(Operator):
     def __post_init__(self) -> None:
         if self.count < 1 or min(self.shape, default=0) < 1:
             raise ValueError(
-                f"a projection of points {tuple(self.shape)} to {self.count} numbers was asked for; both have at least one "
-                f"number; correct them"
+                f"a projection of points {tuple(self.shape)} to {self.count} numbers was asked "
+                "for; both have at least one number; correct them"
             )
         drawn = torch.randn(
             self.count, math.prod(self.shape), generator=torch.Generator().manual_seed(self.seed)
@@ -257,8 +272,8 @@ class Projection(Operator):
     def A(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != tuple(self.shape):
             raise ValueError(
-                f"a point has shape {tuple(x.shape[1:])} and the projection was made for {tuple(self.shape)}; they must agree; "
-                f"make a projection of that shape"
+                f"a point has shape {tuple(x.shape[1:])} and the projection was made for "
+                f"{tuple(self.shape)}; they must agree; make a projection of that shape"
             )
         matrix: Tensor = self._matrix  # type: ignore[attr-defined]
         return x.flatten(1) @ matrix.to(x).T
@@ -270,9 +285,11 @@ class Projection(Operator):
 
 @dataclass(frozen=True)
 class Fourier(Operator):
-    """The orthonormal two-dimensional Fourier transform of images at the frequencies `kept` (H, W) bool, zero elsewhere.
+    """The orthonormal two-dimensional Fourier transform of images at the frequencies `kept` (H, W)
+    bool, zero elsewhere.
 
-    Measurements are (B, 2, C, H, W): real parts, then imaginary ones. Frequency zero is at [0, 0], as in torch.fft.
+    Measurements are (B, 2, C, H, W): real parts, then imaginary ones. Frequency zero is at [0, 0],
+    as in torch.fft.
     """
 
     kept: Tensor
@@ -280,16 +297,16 @@ class Fourier(Operator):
     def __post_init__(self) -> None:
         if self.kept.dtype != torch.bool or self.kept.dim() != 2:
             raise ValueError(
-                f"the kept frequencies are {self.kept.dtype} of shape {tuple(self.kept.shape)}; a bool of shape (height, "
-                f"width) is needed; pass kept.bool()"
+                f"the kept frequencies are {self.kept.dtype} of shape {tuple(self.kept.shape)}; a "
+                "bool of shape (height, width) is needed; pass kept.bool()"
             )
 
     def A(self, x: Tensor) -> Tensor:
         _check_images(x)
         if x.shape[-2:] != self.kept.shape:
             raise ValueError(
-                f"an image has {tuple(x.shape[-2:])} pixels and frequencies were chosen for {tuple(self.kept.shape)}; they "
-                f"must agree; choose them for that size"
+                f"an image has {tuple(x.shape[-2:])} pixels and frequencies were chosen for "
+                f"{tuple(self.kept.shape)}; they must agree; choose them for that size"
             )
         found = torch.fft.fft2(x, norm="ortho") * self.kept.to(x)
         return torch.stack([found.real, found.imag], 1)
@@ -302,14 +319,16 @@ class Fourier(Operator):
 def _check_factor(factor: int) -> None:
     if factor < 1:
         raise ValueError(
-            f"the factor is {factor}; an image shrinks by a whole number of at least 1; 2 halves its sides"
+            f"the factor is {factor}; an image shrinks by a whole number of at least 1; 2 halves "
+            "its sides"
         )
 
 
 def _check_images(x: Tensor) -> None:
     if x.dim() != 4:
         raise ValueError(
-            f"a point has shape {tuple(x.shape[1:])}; images (channels, height, width) are needed; reshape them"
+            f"a point has shape {tuple(x.shape[1:])}; images (channels, height, width) are needed; "
+            "reshape them"
         )
 
 
@@ -317,11 +336,13 @@ def _check_sides(x: Tensor, factor: int) -> None:
     _check_images(x)
     if x.shape[-1] % factor or x.shape[-2] % factor:
         raise ValueError(
-            f"an image has {tuple(x.shape[-2:])} pixels and shrinks by {factor}; its sides must be multiples of that; pad it, "
-            f"or choose another factor"
+            f"an image has {tuple(x.shape[-2:])} pixels and shrinks by {factor}; its sides must be "
+            "multiples of that; pad it, or choose another factor"
         )
 
 
 def as_linear(operator: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Operator:
-    """An operator as it is, or a linear function of points of an event shape as one with a transpose."""
+    """An operator as it is, or a linear function of points of an event shape as one with a
+    transpose.
+    """
     return operator if isinstance(operator, Operator) else Linear(operator, tuple(shape))

@@ -4,8 +4,9 @@ For y = A x + σ ε with Gaussian noise, Bayes' rule is a sum of energies,
 
     E(x | y) = E(x) + ‖A x − y‖² / 2σ².
 
-(The factor is 1 / 2σ², so the drift carries ∇‖·‖² / 2σ² and not twice that.) Without noise, σ = 0, there is no such sum: what
-was seen is held, and the energy is one of the hidden numbers alone (`Hidden`).
+(The factor is 1 / 2σ², so the drift carries ∇‖·‖² / 2σ² and not twice that.) Without noise, σ = 0,
+there is no such sum: what was seen is held, and the energy is one of the hidden numbers alone
+(`Hidden`).
 """
 
 import math
@@ -46,10 +47,11 @@ class Likelihood(Energy):
 
 
 class Hidden(Energy):
-    """The energy of the hidden numbers u (B, n) alone, what was seen being held: E(x) with x = y where known and u elsewhere.
+    """The energy of the hidden numbers u (B, n) alone, what was seen being held: E(x) with x = y
+    where known and u elsewhere.
 
-    known: bool of the event's shape; y (B, *event): what was seen, anything where nothing was. Samplers move u and nothing
-    else.
+    known: bool of the event's shape; y (B, *event): what was seen, anything where nothing was.
+    Samplers move u and nothing else.
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1), lowland.real(3))
@@ -64,7 +66,8 @@ class Hidden(Energy):
         known = known.expand(y.shape[1:])
         if bool(known.all()):
             raise ValueError(
-                "every number is known and sigma is 0; there is nothing to draw; hide some, or say the noise of the measurement"
+                "every number is known and sigma is 0; there is nothing to draw; hide some, or say "
+                "the noise of the measurement"
             )
         check_finite(y, "measurements")
         places = (~known).flatten().nonzero().flatten()
@@ -94,7 +97,9 @@ class Hidden(Energy):
 
 @dataclass(frozen=True)
 class Restoration:
-    """mean and spread (B, *event): average and standard deviation over the draws; draws (D, B, *event)."""
+    """mean and spread (B, *event): average and standard deviation over the draws; draws (D, B,
+    *event).
+    """
 
     mean: Tensor
     spread: Tensor
@@ -106,12 +111,13 @@ class Restoration:
         return cls(draws.mean(0), draws.std(0, correction=0), draws)
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Ends (B, *event) between which a true number lies with probability `level` or more, if the draws are as it is.
+        """Ends (B, *event) between which a true number lies with probability `level` or more, if
+        the draws are as it is.
 
-        Among D draws and the truth every order is equally likely, so the truth lies between the i-th lowest and the i-th
-        highest draw with probability (D + 1 − 2i) / (D + 1) exactly, if there are no ties. The narrowest such interval is
-        taken.
-        Raises ValueError for a level outside (0, 1), or more than (D − 1) / (D + 1), which D draws cannot promise.
+        Among D draws and the truth every order is equally likely, so the truth lies between the
+        i-th lowest and the i-th highest draw with probability (D + 1 − 2i) / (D + 1) exactly, if
+        there are no ties. The narrowest such interval is taken. Raises ValueError for a level
+        outside (0, 1), or more than (D − 1) / (D + 1), which D draws cannot promise.
 
         >>> import torch
         >>> low, high = Restoration.of(torch.arange(19.0).view(19, 1, 1)).interval(0.9)
@@ -123,19 +129,23 @@ class Restoration:
         if i < 1:
             needed = math.ceil(2 / (1 - level) - 1 - 1e-9) if 0 < level < 1 else 19
             raise ValueError(
-                f"an interval of level {level} was asked of {count} draws; the level lies in (0, 1) and so many draws promise "
-                f"at most {max(count - 1, 0) / (count + 1):.3f}; take {needed} draws or more, or a lower level"
+                f"an interval of level {level} was asked of {count} draws; the level lies in (0, "
+                f"1) and so many draws promise at most {max(count - 1, 0) / (count + 1):.3f}; take "
+                f"{needed} draws or more, or a lower level"
             )
         ordered = self.draws.sort(0).values
         return ordered[i - 1], ordered[count - i]
 
 
 def check_noise(sigma: float, zero: bool = True) -> None:
-    """Refuse a noise of the measurement that is negative, infinite or no number, and 0 where that cannot be."""
+    """Refuse a noise of the measurement that is negative, infinite or no number, and 0 where that
+    cannot be.
+    """
     if not (math.isfinite(sigma) and (sigma > 0 or (zero and sigma == 0))):
         exact = ", or 0 for what was seen through a Mask or a Stride" if zero else " here"
         raise ValueError(
-            f"sigma is {sigma}; the noise of the measurement must be finite and above 0{exact}; 0.05 is small for images"
+            f"sigma is {sigma}; the noise of the measurement must be finite and above 0{exact}; "
+            "0.05 is small for images"
         )
 
 
@@ -144,14 +154,17 @@ def check_measured(y: Tensor) -> None:
     if not isinstance(y, Tensor) or not y.is_floating_point() or y.dim() < 2 or len(y) == 0:
         got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(
-            f"the measurements came as {got}; a floating point tensor (B, *measured) with B > 0 is needed; convert them"
+            f"the measurements came as {got}; a floating point tensor (B, *measured) with B > 0 is "
+            "needed; convert them"
         )
     check_finite(y, "measurements")
 
 
 @contextmanager
 def of_one_dtype(energy: Energy, x: Tensor) -> Iterator[None]:
-    """Where the energy fails inside because its weights have another dtype than points x, a ValueError says so."""
+    """Where the energy fails inside because its weights have another dtype than points x, a
+    ValueError says so.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -159,8 +172,8 @@ def of_one_dtype(energy: Energy, x: Tensor) -> Iterator[None]:
         if not held or x.dtype in held:
             raise
         raise ValueError(
-            f"points are {x.dtype} and the weights of the energy {', '.join(map(str, held))}; both must be the same; convert "
-            f"the points with .to({next(iter(held))}), or the energy"
+            f"points are {x.dtype} and the weights of the energy {', '.join(map(str, held))}; both "
+            f"must be the same; convert the points with .to({next(iter(held))}), or the energy"
         ) from error
 
 
@@ -174,8 +187,9 @@ def check_linear(operator: Operator, like: Tensor) -> None:
         atol=1e-3 * float(a.abs().max()) + 1e-6,
     ):
         raise ValueError(
-            "the operator is not linear: A(2x − z) differs from 2 A(x) − A(z); a linear one is needed here; use restore, "
-            "which takes any differentiable function, with energy.given(sigma) if the prior knows noise"
+            "the operator is not linear: A(2x − z) differs from 2 A(x) − A(z); a linear one is "
+            "needed here; use restore, which takes any differentiable function, with "
+            "energy.given(sigma) if the prior knows noise"
         )
 
 
@@ -183,7 +197,8 @@ def check_operator(operator: Measure, x: Tensor, y: Tensor) -> None:
     """Refuse an operator that does not turn points of x's shape into measurements of y's."""
     if not callable(operator):
         raise ValueError(
-            f"a {type(operator).__name__} came as operator; a function of points is needed; pass Identity() for denoising"
+            f"a {type(operator).__name__} came as operator; a function of points is needed; pass "
+            "Identity() for denoising"
         )
     try:
         made = tuple(operator(x[:1]).shape[1:])
@@ -191,20 +206,24 @@ def check_operator(operator: Measure, x: Tensor, y: Tensor) -> None:
         made = str(error)  # type: ignore[assignment]
     if made != tuple(y.shape[1:]):
         raise ValueError(
-            f"the measurement has shape {tuple(y.shape[1:])} and the operator gives {made} for points of shape "
-            f"{tuple(x.shape[1:])}; they must agree; measure with the operator that is passed"
+            f"the measurement has shape {tuple(y.shape[1:])} and the operator gives {made} for "
+            f"points of shape {tuple(x.shape[1:])}; they must agree; measure with the operator "
+            "that is passed"
         )
 
 
 def seen(operator: Measure, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Of an operator that shows some numbers as they are: which (*event) bool, and points (B, *event) that hold them.
+    """Of an operator that shows some numbers as they are: which (*event) bool, and points (B,
+    *event) that hold them.
 
-    Raises ValueError for operators that mix numbers: without noise their posterior lives on a slanted plane.
+    Raises ValueError for operators that mix numbers: without noise their posterior lives on a
+    slanted plane.
     """
     if not isinstance(operator, (Mask, Stride)):
         raise ValueError(
-            f"sigma is 0 and the operator is {type(operator).__name__}; without noise only numbers that were seen as they are "
-            f"can be held, through a Mask or a Stride; pass a small sigma, 0.01 for images"
+            f"sigma is 0 and the operator is {type(operator).__name__}; without noise only numbers "
+            "that were seen as they are can be held, through a Mask or a Stride; pass a small "
+            "sigma, 0.01 for images"
         )
     back = operator.A_T(y)
     return operator.A_T(operator.A(torch.ones_like(back[:1])))[0] > 0, back

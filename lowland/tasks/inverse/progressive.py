@@ -1,20 +1,24 @@
-"""Progressive denoising: the measurement is held while the noise of the prior is brought down, level by level.
+"""Progressive denoising: the measurement is held while the noise of the prior is brought down,
+level by level.
 
-An energy of noise E(x, σ) knows how to turn a noisy point z = x + σ ξ into draws of the clean ones behind it (`clean_draws`).
-That is enough for any linear measurement y = A x + s ε, if z is drawn in turn from what x and y say of it. Give z the
-covariance σ² A_T with y, so that y tells nothing more of x once z is known:
+An energy of noise E(x, σ) knows how to turn a noisy point z = x + σ ξ into draws of the clean ones
+behind it (`clean_draws`). That is enough for any linear measurement y = A x + s ε, if z is drawn in
+turn from what x and y say of it. Give z the covariance σ² A_T with y, so that y tells nothing more
+of x once z is known:
 
     z given x, y     N(x + ρ A_T (y − A x),   σ² 1 − ρ² s² A_T A),      ρ = σ² / max(s, σ ‖A‖)²
     x given z        p(x) exp(−‖x − z‖² / 2σ²): draws of the clean points behind z
 
-While σ ‖A‖ ≤ s these are the two halves of a Gibbs sampler whose law of x is the posterior itself, for every such σ: no bias
-but that of `clean_draws`. Above, y counts as a measurement with the larger noise σ ‖A‖, and is held on the way down too: after
-each inner level what A shows is put back where y says, as noisy as points of that level are. So from the first level to the
-last the measurement comes into focus, and levels end where the sampler is exact. An operator that shows everything needs one
-level alone, at σ = s / ‖A‖, where z is what was measured, and each pass is an independent draw. Split Gibbs samplers: Vono,
-Dobigeon & Chainais (2019), https://arxiv.org/abs/1804.05809; with denoisers and an annealed σ: Wu et al. (2024),
-https://arxiv.org/abs/2405.18782. They draw z from its law under the measurement, which leaves a bias that grows with σ; the
-coupling of z and y above leaves none.
+While σ ‖A‖ ≤ s these are the two halves of a Gibbs sampler whose law of x is the posterior itself,
+for every such σ: no bias but that of `clean_draws`. Above, y counts as a measurement with the
+larger noise σ ‖A‖, and is held on the way down too: after each inner level what A shows is put back
+where y says, as noisy as points of that level are. So from the first level to the last the
+measurement comes into focus, and levels end where the sampler is exact. An operator that shows
+everything needs one level alone, at σ = s / ‖A‖, where z is what was measured, and each pass is an
+independent draw. Split Gibbs samplers: Vono, Dobigeon & Chainais (2019),
+https://arxiv.org/abs/1804.05809; with denoisers and an annealed σ: Wu et al. (2024),
+https://arxiv.org/abs/2405.18782. They draw z from its law under the measurement, which leaves a
+bias that grows with σ; the coupling of z and y above leaves none.
 """
 
 import math
@@ -69,26 +73,32 @@ def progressive(
     precision: str = "float32",
     progress: Callable[[int], object] | None = None,
 ) -> Restoration:
-    """Draw from the posterior of x given y = A x + σ ε with an energy of noise E(x, σ), down its levels (see the module).
+    """Draw from the posterior of x given y = A x + σ ε with an energy of noise E(x, σ), down its
+    levels (see the module).
 
-    prior: an energy with a condition, the noise level, on real numbers or a box; operator: a linear A; y (B, *measured); sigma:
-    noise of the measurement, which may be 0 where A A_T is a multiple of the identity (masks, strides, block averages): draws
-    then explain the measurement exactly; sigma_max: the first level, a few times the spread of the data; sigma_min: noise that
-    is too small to matter, from which points jump to σ = 0; levels: how many passes; inner: noise levels that one pass takes
-    from its z to x; start (B, *event): clean points at which the first pass begins, draws of the first level unless given.
+    prior: an energy with a condition, the noise level, on real numbers or a box; operator: a linear
+    A; y (B, *measured); sigma: noise of the measurement, which may be 0 where A A_T is a multiple
+    of the identity (masks, strides, block averages): draws then explain the measurement exactly;
+    sigma_max: the first level, a few times the spread of the data; sigma_min: noise that is too
+    small to matter, from which points jump to σ = 0; levels: how many passes; inner: noise levels
+    that one pass takes from its z to x; start (B, *event): clean points at which the first pass
+    begins, draws of the first level unless given.
 
-    Two errors fall with two settings: means lag behind as the measurement comes into focus (like 1 / levels), and draws of a
-    pass are a little narrow (like 1 / inner): on Gaussians and mixtures half of which is hidden, intervals of 90 % cover 80 to
-    84 % with inner = 3 and 89 to 91 % with 6, at 20 levels. sampler, steps: chains that walk on from where the levels end,
-    under E(x, sigma_min) + ‖A x − y‖² / 2σ² with σ > 0, which take both away as far as they mix; none unless given.
+    Two errors fall with two settings: means lag behind as the measurement comes into focus (like 1
+    / levels), and draws of a pass are a little narrow (like 1 / inner): on Gaussians and mixtures
+    half of which is hidden, intervals of 90 % cover 80 to 84 % with inner = 3 and 89 to 91 % with
+    6, at 20 levels. sampler, steps: chains that walk on from where the levels end, under E(x,
+    sigma_min) + ‖A x − y‖² / 2σ² with σ > 0, which take both away as far as they mix; none unless
+    given.
 
-    Chains move in parts of `batch`; progress hears 1 after each pass of each part; precision ("float32" or "bfloat16"): of the
-    network's matrix products on the way down. Noise knows no walls, so draws may lie a little outside a box; expected clean
-    points are taken to its walls. Cost: levels · inner gradients per draw.
+    Chains move in parts of `batch`; progress hears 1 after each pass of each part; precision
+    ("float32" or "bfloat16"): of the network's matrix products on the way down. Noise knows no
+    walls, so draws may lie a little outside a box; expected clean points are taken to its walls.
+    Cost: levels · inner gradients per draw.
 
-    Raises ValueError for a noise below 0, or of 0 with another operator, levels that do not fall, an energy that knows no
-    noise, shapes that A cannot relate, an operator that is not linear, a sampler without steps (or steps without one, or at
-    σ = 0), and draws that are not finite.
+    Raises ValueError for a noise below 0, or of 0 with another operator, levels that do not fall,
+    an energy that knows no noise, shapes that A cannot relate, an operator that is not linear, a
+    sampler without steps (or steps without one, or at σ = 0), and draws that are not finite.
 
     >>> import torch, lowland
     >>> from lowland.tasks import Identity
@@ -150,16 +160,17 @@ def clean_draws(
     precision: str = "float32",
     hold: Callable[[float, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Draws (B, *event) of the clean points behind z = x + σ ξ, down the falling levels, the first of which is that of z.
+    """Draws (B, *event) of the clean points behind z = x + σ ξ, down the falling levels, the first
+    of which is that of z.
 
     With D = x + σ² score the expected clean point, w = 1 − σ'² / σ² and h = ln σ / σ', one step is
 
         x' = (1 − w) x + w (D + h / 2h₋ (D − D₋)) + σ' √w ξ
 
-    the ancestral step, with D drawn on along the line through its last value D₋, a step h₋ before: a drift of second order at
-    one gradient a step, which halves the error. The last level goes to D. hold: what is done to the points of each level on the
-    way.
-    Source: Lu et al. (2022), SDE-DPM-Solver++(2M), https://arxiv.org/abs/2211.01095
+    the ancestral step, with D drawn on along the line through its last value D₋, a step h₋ before:
+    a drift of second order at one gradient a step, which halves the error. The last level goes to
+    D. hold: what is done to the points of each level on the way. Source: Lu et al. (2022),
+    SDE-DPM-Solver++(2M), https://arxiv.org/abs/2211.01095
 
     >>> import torch, lowland
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
@@ -180,10 +191,11 @@ def clean_draws(
 
 
 def _expected(energy: Energy, x: Tensor, sigma: float, precision: str) -> Tensor:
-    """The expected clean points D = x + σ² score; of the precision asked for is the network alone, not the measurement.
+    """The expected clean points D = x + σ² score; of the precision asked for is the network alone,
+    not the measurement.
 
-    The mean of points in a box lies in the box. A network that was never shown such an x may say otherwise, and passes would
-    run away with that, so D is taken to the walls.
+    The mean of points in a box lies in the box. A network that was never shown such an x may say
+    otherwise, and passes would run away with that, so D is taken to the walls.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         clean = x + sigma**2 * score_alone(energy.given(sigma), x).to(x.dtype)
@@ -191,7 +203,9 @@ def _expected(energy: Energy, x: Tensor, sigma: float, precision: str) -> Tensor
 
 
 class _Seeing:
-    """A linear operator with what the sampler needs to know of it: its norm, whether it is tight, whether it hides nothing."""
+    """A linear operator with what the sampler needs to know of it: its norm, whether it is tight,
+    whether it hides nothing.
+    """
 
     def __init__(self, operator: Operator, like: Tensor, sigma: float) -> None:
         self.operator, self.sigma = operator, sigma
@@ -201,7 +215,8 @@ class _Seeing:
         )
         if not self.norm > 0:
             raise ValueError(
-                "the operator gives 0 for everything; a measurement needs to say something; show it a number at least"
+                "the operator gives 0 for everything; a measurement needs to say something; show "
+                "it a number at least"
             )
         back = operator.A_T(operator.A(like))
         self.all = self.squared is not None and torch.allclose(
@@ -209,14 +224,17 @@ class _Seeing:
         )
         if sigma == 0 and self.squared is None:
             raise ValueError(
-                f"sigma is 0 and the operator is {type(operator).__name__}; without noise A A_T must be a multiple of the "
-                f"identity, as for masks, strides and block averages; pass a small sigma, 0.01 for images"
+                f"sigma is 0 and the operator is {type(operator).__name__}; without noise A A_T "
+                "must be a multiple of the identity, as for masks, strides and block averages; "
+                "pass a small sigma, 0.01 for images"
             )
 
     def levels(
         self, high: float, low: float, count: int, inner: int
     ) -> tuple[tuple[float, ...], int]:
-        """Falling levels of the passes, and the levels inside each; one pass where everything is seen with noise."""
+        """Falling levels of the passes, and the levels inside each; one pass where everything is
+        seen with noise.
+        """
         exact = self.sigma / self.norm
         if self.all and exact > low:
             return (exact,), max(6 * inner, 2)
@@ -234,7 +252,9 @@ class _Seeing:
         )
 
     def hold(self, y: Tensor, generator: torch.Generator, sigma: float, x: Tensor) -> Tensor:
-        """Noisy points x of a level with what A shows put back where y says, y as noisy as they are."""
+        """Noisy points x of a level with what A shows put back where y says, y as noisy as they
+        are.
+        """
         more = math.sqrt(max((sigma * self.norm) ** 2 - self.sigma**2, 0.0))
         rho = sigma**2 / max(self.sigma, sigma * self.norm) ** 2
         return x + rho * self.operator.A_T(
@@ -242,7 +262,9 @@ class _Seeing:
         )
 
     def _root(self, c: float, noise: Tensor) -> Tensor:
-        """(1 − c A_T A)^½ of noise: by formula for tight operators, else as a polynomial of A_T A (Chebyshev)."""
+        """(1 − c A_T A)^½ of noise: by formula for tight operators, else as a polynomial of A_T A
+        (Chebyshev).
+        """
         back, top = lambda v: self.operator.A_T(self.operator.A(v)), c * self.norm**2
         if self.squared is not None:
             return noise - (1 - math.sqrt(max(1 - top, 0.0))) / self.squared * back(noise)
@@ -265,7 +287,9 @@ class _Seeing:
         return total
 
     def held(self, x: Tensor, y: Tensor) -> Tensor:
-        """The nearest points that explain y exactly, if A is tight; numbers that were seen as they are, to the last bit."""
+        """The nearest points that explain y exactly, if A is tight; numbers that were seen as they
+        are, to the last bit.
+        """
         if isinstance(self.operator, (Mask, Stride)):
             known = self.operator.A_T(self.operator.A(torch.ones_like(x))) > 0
             return torch.where(known, self.operator.A_T(y), x)
@@ -285,7 +309,9 @@ def _begun(
     generator: torch.Generator,
     precision: str,
 ) -> Tensor:
-    """Expected clean points of draws at the first level: where the energy itself says (`start`), or N(0, σ²)."""
+    """Expected clean points of draws at the first level: where the energy itself says (`start`), or
+    N(0, σ²).
+    """
     if hasattr(prior, "start"):
         energy: Any = prior
         x = energy.start(len(part), sigma, generator).to(y.dtype)
@@ -314,21 +340,23 @@ def _check(
         or (start is None and not prior.domain.shape)
     ):
         raise ValueError(
-            f"a {type(prior).__name__} came as prior; an Energy E(x, σ) with an event shape, of real numbers, is needed; build "
-            f"it with a domain such as real(2) or box(0.0, 1.0, 1, 28, 28)"
+            f"a {type(prior).__name__} came as prior; an Energy E(x, σ) with an event shape, of "
+            "real numbers, is needed; build it with a domain such as real(2) or box(0.0, 1.0, 1, "
+            "28, 28)"
         )
     check_whole(prior)
     high, low = levels
     if not (0 < low < high < math.inf) or min(counts) < 1:
         raise ValueError(
-            f"levels from {high} to {low} came, with levels, inner, draws and batch of {counts}; sigma_max > sigma_min > 0 and "
-            f"at least 1 of each are needed; correct them"
+            f"levels from {high} to {low} came, with levels, inner, draws and batch of {counts}; "
+            "sigma_max > sigma_min > 0 and at least 1 of each are needed; correct them"
         )
     if start is not None:
         check_points(prior, start)
         if len(start) != len(y):
             raise ValueError(
-                f"start has {len(start)} rows for {len(y)} measurements; one row each is needed; match them"
+                f"start has {len(start)} rows for {len(y)} measurements; one row each is needed; "
+                "match them"
             )
 
 
@@ -337,8 +365,9 @@ def _check_way(sampler: Sampler | None, steps: int, sigma: float, precision: str
         raise ValueError(f"precision is {precision!r}; it is 'float32' or 'bfloat16'; choose one")
     if steps < 0 or bool(steps) != (sampler is not None) or (steps and not sigma):
         raise ValueError(
-            f"{steps} steps came with {'no' if sampler is None else 'a'} sampler and sigma {sigma}; chains walk on where the "
-            f"levels end if there are both, and sigma is above 0; pass both or neither"
+            f"{steps} steps came with {'no' if sampler is None else 'a'} sampler and sigma "
+            f"{sigma}; chains walk on where the levels end if there are both, and sigma is above "
+            "0; pass both or neither"
         )
 
 
@@ -351,6 +380,6 @@ def _check_hears(prior: Energy, x: Tensor, high: float, low: float) -> None:
         far = near = x
     if torch.equal(far, near):
         raise ValueError(
-            f"{type(prior).__name__} takes no noise level, or has the same slope at {high} and {low}; an energy E(x, σ) is "
-            f"needed; train one with MultilevelDSM, or use restore"
+            f"{type(prior).__name__} takes no noise level, or has the same slope at {high} and "
+            f"{low}; an energy E(x, σ) is needed; train one with MultilevelDSM, or use restore"
         )

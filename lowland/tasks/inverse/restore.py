@@ -1,7 +1,8 @@
-"""Restoring what was measured badly: the energy is the prior, the measurement a second energy (see `posterior`).
+"""Restoring what was measured badly: the energy is the prior, the measurement a second energy (see
+`posterior`).
 
-Sampling from their sum gives not one answer but many: their mean is the best guess in mean square, their spread says where the
-guess is worth nothing. Three ways lead there:
+Sampling from their sum gives not one answer but many: their mean is the best guess in mean square,
+their spread says where the guess is worth nothing. Three ways lead there:
 
     restore        chains under E(x) + ‖A x − y‖² / 2σ², from draws of the prior if there are any
     progressive    down the levels of an energy of noise E(x, σ), the measurement held
@@ -36,13 +37,15 @@ NEAR = 1e-3  # noise at which a bank is searched where the measurement has none
 def resample(
     bank: Tensor, operator: Measure, y: Tensor, sigma: float, draws: int, generator: torch.Generator
 ) -> Tensor:
-    """For each measurement `draws` of the bank's points that explain it, by importance resampling: indices (draws, B).
+    """For each measurement `draws` of the bank's points that explain it, by importance resampling:
+    indices (draws, B).
 
         w_ij ∝ exp(−β_j ‖A x_i − y_j‖² / 2σ²),      x_i from the bank, draws of the prior
 
-    β_j is the largest number up to 1 at which the weights are worth at least `draws` points (effective sample size); with a
-    bank large enough it is 1 and the resampled points are draws of the posterior.
-    Source: Gordon, Salmond & Smith (1993), https://doi.org/10.1049/ip-f-2.1993.0015; tempering after Del Moral et al. (2006)
+    β_j is the largest number up to 1 at which the weights are worth at least `draws` points
+    (effective sample size); with a bank large enough it is 1 and the resampled points are draws of
+    the posterior. Source: Gordon, Salmond & Smith (1993), https://doi.org/10.1049/ip-f-2.1993.0015;
+    tempering after Del Moral et al. (2006)
     """
     loss = torch.cdist(y.flatten(1).double(), operator(bank).flatten(1).double()).square() / (
         2 * sigma**2
@@ -77,18 +80,21 @@ def restore(
 ) -> Restoration:
     """Draw from the posterior of x given y = A x + σ ε, `draws` chains for each row of y.
 
-    prior: an energy of x alone, with an event shape; operator: any differentiable A; y (B, *measured); sigma: noise of
-    the measurement; 0 holds what was seen through a Mask or a Stride exactly as it was, and chains move the hidden numbers
-    alone, under E of them given the rest; start: (B, *event), where the chains begin; draws of the domain's starting law unless
-    given; bank (N, *event): draws of the prior instead, from which each chain takes one that explains its measurement
-    (`resample`), so that chains begin in the right mode and need not find it; temperatures: a path, prior / T + likelihood for
-    each T, the steps divided evenly among them. Ending at 1 gives draws of the posterior as far as the chains mix; from hot to
-    1 they mix better; jump_sigma: noise level of the data that the prior was trained on, removed from every draw by a last
-    `jump` (the prior is then that of noisy points, so draws are those of a smoothed posterior: good guesses, but biased where
-    the measurement is finer than that noise).
+    prior: an energy of x alone, with an event shape; operator: any differentiable A; y (B,
+    *measured); sigma: noise of the measurement; 0 holds what was seen through a Mask or a Stride
+    exactly as it was, and chains move the hidden numbers alone, under E of them given the rest;
+    start: (B, *event), where the chains begin; draws of the domain's starting law unless given;
+    bank (N, *event): draws of the prior instead, from which each chain takes one that explains its
+    measurement (`resample`), so that chains begin in the right mode and need not find it;
+    temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them.
+    Ending at 1 gives draws of the posterior as far as the chains mix; from hot to 1 they mix
+    better; jump_sigma: noise level of the data that the prior was trained on, removed from every
+    draw by a last `jump` (the prior is then that of noisy points, so draws are those of a smoothed
+    posterior: good guesses, but biased where the measurement is finer than that noise).
 
-    Raises ValueError for a sigma below 0, or of 0 with an operator that mixes numbers, measurements that are not finite, shapes
-    that A cannot relate, and an energy of noise whose level is not bound.
+    Raises ValueError for a sigma below 0, or of 0 with an operator that mixes numbers, measurements
+    that are not finite, shapes that A cannot relate, and an energy of noise whose level is not
+    bound.
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
@@ -161,8 +167,9 @@ def _check(
         )
     if getattr(prior, "noise", False):
         raise ValueError(
-            f"{type(prior).__name__} is an energy of point and noise level; chains walk under one of the point alone; bind "
-            f"a level with energy.given(0.1), or follow all of them with progressive(...)"
+            f"{type(prior).__name__} is an energy of point and noise level; chains walk under one "
+            "of the point alone; bind a level with energy.given(0.1), or follow all of them with "
+            "progressive(...)"
         )
     if draws < 1:
         raise ValueError(
@@ -170,12 +177,13 @@ def _check(
         )
     if bank is not None and (start is not None or not len(bank)):
         raise ValueError(
-            f"a bank of {len(bank)} points came with {'no' if start is None else 'a'} start; chains begin at points of the "
-            f"one or at the other; pass a bank that holds points, or a start"
+            f"a bank of {len(bank)} points came with {'no' if start is None else 'a'} start; "
+            "chains begin at points of the one or at the other; pass a bank that holds points, or "
+            "a start"
         )
     rows = len(y) if start is None else len(start)
     if not temperatures or min(temperatures) <= 0 or rows != len(y):
         raise ValueError(
-            f"temperatures are {temperatures} and start has {rows} rows for {len(y)} measurements; at least one T, "
-            f"all above 0, and one row each are needed; correct them"
+            f"temperatures are {temperatures} and start has {rows} rows for {len(y)} measurements; "
+            "at least one T, all above 0, and one row each are needed; correct them"
         )
