@@ -185,23 +185,17 @@ def cured(
 def test_a_rate_that_blows_the_energies_up_is_cured_by_going_back_with_a_lower_one(
     tmp_path: Path,
 ) -> None:
-    energy, done, kept = cured(tmp_path / "run", **{"training.learning_rate": 3.0})
-    assert done and {act["name"] for act in done} <= {
-        "diverging",
-        "discriminator won",
-        "frozen chains",
-    }
-    assert (
-        kept[-1]["step"] == 120
-        and kept[-1]["health"] != "bad"
-        and abs(kept[-1]["energy_data"]) < 1e3
-    )
+    rate = 30.0  # every one of 4 seeds is bad in 94 to 118 of its 120 rows without a cure
+    energy, done, kept = cured(tmp_path / "run", **{"training.learning_rate": rate})
+    causes = {"diverging", "discriminator won", "frozen chains"}
+    assert done and {act["name"] for act in done} <= causes
+    assert kept[-1]["step"] == 120 and kept[-1]["health"] != "bad"
+    assert abs(kept[-1]["energy_data"]) < 1e3
     assert all(p.isfinite().all() for p in energy.parameters())
-    assert max(row["rate"] for row in kept[-9:]) < 3.0 / 2 ** len(done) * 1.001
-    _, _, rows_of = cured(
-        tmp_path / "wild", **{"training.learning_rate": 3.0, "training.on_failure": "continue"}
-    )
-    assert any(row["health"] == "bad" for row in rows_of)  # the same without a cure
+    assert max(row["rate"] for row in kept[-9:]) < rate / 2 ** len(done) * 1.001
+    uncured = {"training.learning_rate": rate, "training.on_failure": "continue"}
+    _, _, rows_of = cured(tmp_path / "wild", **uncured)
+    assert sum(row["health"] == "bad" for row in rows_of) > 60
 
 
 def test_chains_that_refuse_every_move_are_cured_by_shorter_steps(tmp_path: Path) -> None:
