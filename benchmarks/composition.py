@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.runner import RESULTS, machine
-from lowland import RBM, Energy, Langevin, binary, load, load_data, mixture, sample, sigma_ladder
+from lowland import RBM, Energy, Langevin, binary, karras_sigmas, load, load_data, mixture, sample
 from lowland.data import save_grid
 from lowland.energy import energy_values
 from lowland.run import versions
@@ -167,7 +167,7 @@ def truth() -> dict[str, dict[str, Any]]:
 
 # ------------------------------------------------------------------------------------------ the use
 
-SIGMAS = sigma_ladder(4.0, 0.02, 16)
+SIGMAS = karras_sigmas(4.0, 0.02, 16)
 EACH = 5
 COMMAND = "python -m benchmarks.composition"
 SHIPPED = "composed on the shipped `mnist` (it saw all combinations), w = 4, corrected"

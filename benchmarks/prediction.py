@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.runner import RESULTS, machine
-from lowland import NoiseUNet, Run, fit, load_data, read_recipe, sigma_ladder
+from lowland import NoiseUNet, Run, fit, karras_sigmas, load_data, read_recipe
 from lowland.data import Dataset, save_grid
 from lowland.metrics import mean, psnr, share
 from lowland.run import versions
@@ -152,7 +152,7 @@ def threshold(train: Tensor) -> float:
 
 def answered(energy: Any, x: Tensor, seed: int, levels: int = LEVELS) -> Any:
     """Draws of the energy of noise, held at the question."""
-    sigmas, g = sigma_ladder(4.0, 0.02, levels), torch.Generator().manual_seed(seed)
+    sigmas, g = karras_sigmas(4.0, 0.02, levels), torch.Generator().manual_seed(seed)
     return predict(energy, x, KNOWN, generator=g, sigmas=sigmas, draws=DRAWS, method="progressive")
 
 

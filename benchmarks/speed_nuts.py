@@ -183,7 +183,10 @@ def nuts(chains: int = 1000, steps: int = 50, name: str = "nuts") -> Benchmark:
     blocks = f"vmap over blocks of {speed_jax.NUTS_BLOCK} chains, jitted scan over draws"
     entries = [
         Entry(
-            "lowland", ours, "lowland", f"lowland.sample with NUTS(ε, depth={DEPTH}), keep=1, {OWN}"
+            "lowland",
+            ours,
+            "lowland",
+            f"lowland.sample with NUTS(ε, max_tree_depth={DEPTH}), keep=1, {OWN}",
         ),
         Entry("lowland plain", ours_plain, "lowland", PLAIN),
         Entry(

@@ -57,11 +57,11 @@ def ebmkit(task: Task) -> Run:
 
 
 def ours(task: Task) -> Run:
-    from lowland.samplers import ais, geometric
+    from lowland.samplers import ais, geometric_path
 
     generator = torch.Generator().manual_seed(1)
     base = Gaussian([0.0] * DIMENSION, (torch.eye(DIMENSION) / CONFINE).tolist())
-    path = geometric(base, task.energy, torch.linspace(0, 1, task.steps + 1).tolist())
+    path = geometric_path(base, task.energy, torch.linspace(0, 1, task.steps + 1).tolist())
     kernel = lowland.HMC(task.step_size, LEAPFROGS)
 
     def run() -> Any:
@@ -91,7 +91,7 @@ def ais(chains: int = 64, steps: int = 200) -> Benchmark:
             "lowland",
             ours,
             "lowland",
-            "ais(geometric(base, energy, betas), HMC(ε, 5), draws of the base)",
+            "ais(geometric_path(base, energy, betas), HMC(ε, 5), draws of the base)",
         ),
         Entry("lowland plain", plain(ours), "lowland", PLAIN),
         Entry(

@@ -19,9 +19,9 @@ _HOMES = {
     "lowland.pretrained": "shipped",
     "lowland.samplers": (
         "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info "
-        "Langevin LeimkuhlerMatthews Lowest Moments ParallelTempering Recovery ShortRun State "
-        "Trace Underdamped ais anneal cooling geometric noise_ladder predictor_corrector "
-        "preserving probability_flow pyramid recover sample search sigma_ladder tune"
+        "Langevin LeimkuhlerMatthews Lowest Moments ParallelTempering ConditionalEnergy ShortRun State "
+        "Trace Underdamped ais anneal geometric_schedule geometric_path scale_step_sizes predictor_corrector "
+        "vp_to_ve probability_flow multiscale_sample diffusion_recovery_sample sample simulated_annealing karras_sigmas tune"
     ),
     "lowland.replay": "ReplayBuffer",
     "lowland.objectives": (

@@ -28,12 +28,12 @@ from lowland import (
     ais,
     binary,
     categorical,
-    geometric,
+    geometric_path,
     mixture,
     real,
     sample,
 )
-from lowland.samplers import Weighted
+from lowland.samplers import AISResult
 from lowland.targets import Gaussian, GaussianMixture
 
 BASE = Gaussian()
@@ -72,7 +72,7 @@ def unbiased(log_weights: Tensor, log_ratio: float) -> float:
 
 def run(
     path: list[Energy], sampler: Any, count: int = 4000, seed: int = 0, **options: Any
-) -> Weighted:
+) -> AISResult:
     g = seeded(seed)
     return ais(path, sampler, BASE.draw(count, g, DOUBLE), generator=g, **options)
 
@@ -82,7 +82,7 @@ def run(
 def test_the_ratio_of_normalisers_is_found(name: str, kernel: str) -> None:
     target = TARGETS[name]
     truth = target.log_z - BASE.log_z
-    found = run(geometric(BASE, target, evenly(12)), KERNELS[kernel])
+    found = run(geometric_path(BASE, target, evenly(12)), KERNELS[kernel])
     assert (
         unbiased(found.log_weights, truth) < LIMIT
         and abs(found.log_ratio - truth) < LIMIT * found.error < 0.2
@@ -115,7 +115,7 @@ def test_the_ratio_is_found_on_discrete_domains(case: str, way: str) -> None:
                 torch.softmax(-base(everything), 0), 3000, replacement=True, generator=g
             )
         ]
-        path = geometric(base, target, evenly(10))
+        path = geometric_path(base, target, evenly(10))
     truth = (torch.logsumexp(-target(everything), 0) - torch.logsumexp(-base(everything), 0)).item()
     found = ais(path, sampler, x, generator=g, steps=2)
     assert (
@@ -165,7 +165,7 @@ MISTAKES = (
 def test_planted_mistakes_are_caught_and_the_right_way_is_not(name: str) -> None:
     target = TARGETS[name]
     uneven = [beta**1.5 for beta in evenly(8)]  # between even ones, to be off by one is to be right
-    path, truth = geometric(BASE, target, uneven), target.log_z - BASE.log_z
+    path, truth = geometric_path(BASE, target, uneven), target.log_z - BASE.log_z
     x = BASE.draw(20_000, seeded(), DOUBLE)
     points, log_w = annealed(path, MALA(0.3), x, seeded(1))
     found = ais(path, MALA(0.3), x, generator=seeded(1))
@@ -188,7 +188,7 @@ def opaque(path: list[Energy]) -> list[Energy]:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("base", [BASE, Function(BASE, real(2))], ids=["by hand", "by autograd"])
 def test_what_is_carried_along_a_path_is_what_would_be_evaluated(base: Energy, kernel: str) -> None:
-    path = geometric(base, mixture(TARGETS["gaussian"], TARGETS["mixture"]), evenly(8))
+    path = geometric_path(base, mixture(TARGETS["gaussian"], TARGETS["mixture"]), evenly(8))
     a, b = (run(p, KERNELS[kernel], 200, steps=2) for p in (path, opaque(path)))
     torch.testing.assert_close(a.x, b.x, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(a.log_weights, b.log_weights, rtol=1e-9, atol=1e-9)
@@ -202,7 +202,7 @@ def test_what_is_carried_along_a_path_is_what_would_be_evaluated(base: Energy, k
 def test_what_is_carried_is_right_on_discrete_domains(case: str) -> None:
     domain, sampler = DISCRETE[case]
     path, x = (
-        geometric(flat(domain), glass(domain), evenly(8)),
+        geometric_path(flat(domain), glass(domain), evenly(8)),
         domain.draw(300, seeded(), dtype=DOUBLE),
     )
     same = [energy + flat(domain) for energy in path[:-1]] + [
@@ -218,7 +218,7 @@ def test_samplers_may_take_turns_along_a_path(domain: Domain) -> None:
     target, x = glass(domain), domain.draw(3000, seeded(), dtype=DOUBLE)
     turns = [(BlockGibbs(), GibbsWithGradients(), DMALA(0.5))[k % 3] for k in range(10)]
     truth = torch.logsumexp(-target(states(domain)), 0).item() - math.log(len(states(domain)))
-    found = ais(geometric(flat(domain), target, evenly(10)), turns, x, generator=seeded(1))
+    found = ais(geometric_path(flat(domain), target, evenly(10)), turns, x, generator=seeded(1))
     assert unbiased(found.log_weights, truth) < LIMIT and len(found.acceptance) == 8
 
 
@@ -248,7 +248,7 @@ class Counted(Energy):
 def test_each_term_is_judged_once_per_point(sampler: Any, cost: int) -> None:
     base, target = Counted(1.0), Counted(0.7)
     found = ais(
-        geometric(base, target, evenly(9)),
+        geometric_path(base, target, evenly(9)),
         sampler,
         torch.randn(5, 2, generator=seeded()),
         generator=seeded(),
@@ -266,7 +266,7 @@ def test_without_energies_between_it_is_importance_sampling() -> None:
 
 def test_both_directions_bracket_the_truth_and_are_unbiased() -> None:
     target = TARGETS["gaussian"]
-    path, truth, g = geometric(BASE, target, evenly(20)), target.log_z - BASE.log_z, seeded(3)
+    path, truth, g = geometric_path(BASE, target, evenly(20)), target.log_z - BASE.log_z, seeded(3)
     up = ais(path, HMC(0.35, 4), BASE.draw(4000, g, DOUBLE), generator=g)
     down = ais(path[::-1], HMC(0.35, 4), target.draw(4000, g, DOUBLE), generator=g)
     assert unbiased(up.log_weights, truth) < LIMIT and unbiased(down.log_weights, -truth) < LIMIT
@@ -279,7 +279,7 @@ def test_both_directions_bracket_the_truth_and_are_unbiased() -> None:
 def test_weighted_points_have_the_moments_of_the_target() -> None:
     target, found = (
         TARGETS["mixture"],
-        run(geometric(BASE, TARGETS["mixture"], evenly(12)), MALA(0.2), 20_000),
+        run(geometric_path(BASE, TARGETS["mixture"], evenly(12)), MALA(0.2), 20_000),
     )
     shares = torch.softmax(found.log_weights, 0) * len(found.x)
     exact = target.draw(400_000, seeded(9), DOUBLE)
@@ -294,7 +294,7 @@ def test_points_without_weight_count_for_nothing() -> None:
         lambda x: torch.where(x[:, 0] > 0.3, 0.5 * x.square().sum(1), math.inf), real(2)
     )
     x = BASE.draw(5000, seeded(), DOUBLE)
-    found = ais(geometric(BASE, wall, evenly(6)), MALA(0.3), x, generator=seeded(1))
+    found = ais(geometric_path(BASE, wall, evenly(6)), MALA(0.3), x, generator=seeded(1))
     inside = x[:, 0] > 0.3
     assert torch.equal(found.log_weights == -math.inf, ~inside)
     assert found.log_weights[inside].abs().max() < 1e-12 and bool((found.x[inside, 0] > 0.3).all())
@@ -307,19 +307,19 @@ def test_points_without_weight_count_for_nothing() -> None:
 
 
 def test_the_estimate_is_made_of_its_weights() -> None:
-    found = run(geometric(BASE, TARGETS["gaussian"], evenly(4)), MALA(0.2), 30)
+    found = run(geometric_path(BASE, TARGETS["gaussian"], evenly(4)), MALA(0.2), 30)
     w = found.log_weights.exp()
     assert found.log_ratio == pytest.approx(w.mean().log().item()) and found.ess == pytest.approx(
         (w.sum() ** 2 / w.square().sum()).item()
     )
     assert found.error == pytest.approx((w.std() / w.mean() / math.sqrt(30)).item())
     assert repr(found).startswith(
-        "Weighted(30 points of (2,), log Z ratio "
+        "AISResult(30 points of (2,), log Z ratio "
     ) and "2 moves, 3 gradients" in repr(found)
 
 
 def test_ais_repeats_and_leaves_its_arguments_alone() -> None:
-    path, x = geometric(BASE, TARGETS["mixture"], evenly(5)), BASE.draw(20, seeded())
+    path, x = geometric_path(BASE, TARGETS["mixture"], evenly(5)), BASE.draw(20, seeded())
     path[2].train()
     before, heard = x.clone(), []
     a, b = (
@@ -365,11 +365,11 @@ def test_ais_refuses_what_would_make_it_wrong(path: Any, sampler: Any, words: st
 
 def test_a_geometric_path_goes_from_base_to_target() -> None:
     x, target = BASE.draw(5, seeded(), DOUBLE), TARGETS["mixture"]
-    path = geometric(BASE, target, (0.0, 0.3, 1.0))
+    path = geometric_path(BASE, target, (0.0, 0.3, 1.0))
     for energy, expected in zip(
         path, (BASE(x), 0.7 * BASE(x) + 0.3 * target(x), target(x)), strict=True
     ):
         torch.testing.assert_close(energy(x), expected)
     for betas in ((0.0,), (0.0, 1.5), (-0.1, 1.0), (0.0, math.nan)):
         with pytest.raises(ValueError, match=r"betas are .*;.*;"):
-            geometric(BASE, target, betas)
+            geometric_path(BASE, target, betas)

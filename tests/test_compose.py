@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lowland import MALA, RBM, Function, Langevin, binary, box, mixture, real, sample, tune
 from lowland.energy import Energy, check_normalisable, energy_values
-from lowland.samplers import DMALA, BlockGibbs, noise_ladder, predictor_corrector
+from lowland.samplers import DMALA, BlockGibbs, predictor_corrector, scale_step_sizes
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     Attribute,
@@ -336,7 +336,9 @@ def test_summed_scores_alone_draw_from_another_law() -> None:
     sigmas = [6.0 * (0.02 / 6.0) ** (i / 29) for i in range(30)]
     start = sigmas[0] * torch.randn(5000, 2, generator=g)
     path = [both.given(sigma) for sigma in sigmas]
-    x = predictor_corrector(path, sigmas, start, noise_ladder(MALA(1e-4), sigmas), 0, generator=g).x
+    x = predictor_corrector(
+        path, sigmas, start, scale_step_sizes(MALA(1e-4), sigmas), 0, generator=g
+    ).x
     tv, z = variation(counts(x), cells(path[-1]))
     assert z > 4 * LIMIT and tv > 0.1
 

@@ -357,12 +357,12 @@ def test_plain_values_are_not_changed_by_overrides() -> None:
 
 def test_another_class_starts_without_the_old_ones_keys() -> None:
     recipe = read_recipe(
-        "digits", {"sampler.name": "HMC", "sampler.step_size": 0.1, "sampler.leapfrogs": 4}
+        "digits", {"sampler.name": "HMC", "sampler.step_size": 0.1, "sampler.num_leapfrog_steps": 4}
     )
     assert recipe.plain()["sampler"] == {
         "name": "HMC",
         "step_size": 0.1,
-        "leapfrogs": 4,
+        "num_leapfrog_steps": 4,
         "scale": None,
         "jitter": 0.0,
     }

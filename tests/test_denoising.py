@@ -21,9 +21,9 @@ from lowland import (
     NoiseUNet,
     box,
     fit,
+    karras_sigmas,
     read_recipe,
     real,
-    sigma_ladder,
     value_and_score,
 )
 from lowland.evaluation import draw, subject
@@ -271,7 +271,7 @@ def test_refusals() -> None:
 
 def arrived(carry: Callable[..., Any]) -> float:
     """The worst |z| of means and variances of a flow along the exact energies of a Gaussian."""
-    sigmas = sigma_ladder(100.0, 0.002, 80)
+    sigmas = karras_sigmas(100.0, 0.002, 80)
     x = carry(Blurred().double(), sigmas, 8000, generator=seeded(0)).x
     z = (x - MEAN) / VARIANCE.sqrt()
     return worst(torch.cat([z, z.square() - 1], 1))
@@ -285,7 +285,7 @@ def test_flow_ends_at_the_law_of_the_data() -> None:
 
 
 def test_a_cold_flow_shrinks_a_gaussian_as_its_equation_says() -> None:
-    energy, sigmas, cold = Blurred(), sigma_ladder(30.0, 0.002, 200), 0.8
+    energy, sigmas, cold = Blurred(), karras_sigmas(30.0, 0.002, 200), 0.8
     found = flow(energy, sigmas, 50, generator=seeded(0), temperature=cold).x
     begun = 30.0 * torch.randn(50, 2, generator=seeded(0), dtype=DOUBLE)
     shrunk = (VARIANCE / (VARIANCE + 30.0**2)) ** (1 / (2 * cold))  # dx/dσ = σ (x − m) / T(v + σ²)
@@ -293,7 +293,7 @@ def test_a_cold_flow_shrinks_a_gaussian_as_its_equation_says() -> None:
 
 
 def test_flow_films_what_it_draws_whatever_the_parts() -> None:
-    energy, sigmas = Blurred(), sigma_ladder(10.0, 0.01, 9)
+    energy, sigmas = Blurred(), karras_sigmas(10.0, 0.01, 9)
     plain = flow(energy, sigmas, 10, generator=seeded(0))
     filmed = flow(energy, sigmas, 10, generator=seeded(0), frames=5)
     assert plain.film is None

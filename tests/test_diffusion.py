@@ -23,16 +23,16 @@ from lowland import (
     anneal,
     binary,
     box,
-    cooling,
+    geometric_schedule,
+    karras_sigmas,
     predictor_corrector,
-    preserving,
     probability_flow,
     real,
-    sigma_ladder,
     value_and_score,
+    vp_to_ve,
 )
 from lowland.nets import NoiseMLP
-from lowland.samplers import ParallelTempering, noise_ladder
+from lowland.samplers import ParallelTempering, scale_step_sizes
 from lowland.samplers.kernel import normal_like
 
 DOUBLE = torch.float64
@@ -91,7 +91,7 @@ def map_error(flow: Any, law: Noised, count: int, order: int) -> float:
     """Largest error of the flow map in probability, from the first level to the last, over points
     at even quantiles.
     """
-    sigmas = sigma_ladder(HIGH, LOW, count)
+    sigmas = karras_sigmas(HIGH, LOW, count)
     x = law.draw(200, HIGH, seeded())
     y = flow(law.path(sigmas), sigmas, x, order=order).x
     return (law.below(y, LOW) - law.below(x, HIGH)).abs().max().item()
@@ -118,7 +118,7 @@ def test_the_flow_converges_with_its_order_to_the_exact_map(law: str, order: int
 
 def test_the_flow_map_of_a_gaussian_is_its_formula_both_ways() -> None:
     x = NORMAL.draw(50, HIGH, seeded())
-    sigmas = sigma_ladder(HIGH, LOW, 1500)
+    sigmas = karras_sigmas(HIGH, LOW, 1500)
     down = probability_flow(NORMAL.path(sigmas), sigmas, x)
     expected = 0.7 + (x - 0.7) * math.sqrt((0.25 + LOW**2) / (0.25 + HIGH**2))
     torch.testing.assert_close(down.x, expected, rtol=0, atol=1e-5)
@@ -169,7 +169,7 @@ MISTAKES = (
 
 @pytest.mark.parametrize("law", LAWS)
 def test_mistakes_of_one_letter_in_the_flow_are_caught(law: str) -> None:
-    x, sigmas = LAWS[law].draw(20, HIGH, seeded()), sigma_ladder(HIGH, LOW, 20)
+    x, sigmas = LAWS[law].draw(20, HIGH, seeded()), karras_sigmas(HIGH, LOW, 20)
     for order in (1, 2):
         mine = flow_with("")(LAWS[law].path(sigmas), sigmas, x, order=order).x
         torch.testing.assert_close(
@@ -223,7 +223,7 @@ def test_the_flow_ends_at_draws_of_the_last_level(name: str) -> None:
     law = LAWS[name]
     x = law.draw(COUNT, HIGH, seeded())
     for count, right in ((120, True), (6, False)):
-        sigmas = sigma_ladder(HIGH, LOW, count)
+        sigmas = karras_sigmas(HIGH, LOW, count)
         made = probability_flow(law.path(sigmas), sigmas, x)
         assert (law_error(made.x, law, LOW) < LIMIT) == right
         assert not made.diverged.any() and not made.outside.any()
@@ -231,7 +231,7 @@ def test_the_flow_ends_at_draws_of_the_last_level(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAWS)
 def test_a_corrector_mends_what_wide_steps_of_the_predictor_break(name: str) -> None:
-    law, sigmas, g = LAWS[name], sigma_ladder(HIGH, LOW, 16), seeded(1)
+    law, sigmas, g = LAWS[name], karras_sigmas(HIGH, LOW, 16), seeded(1)
     path, x, correctors = (
         law.path(sigmas),
         law.draw(COUNT, HIGH, seeded()),
@@ -271,14 +271,14 @@ def test_the_ancestral_step_has_the_variance_of_its_recursion() -> None:
 
 
 def test_many_levels_need_no_corrector() -> None:
-    sigmas, x = sigma_ladder(HIGH, LOW, 400), MODES.draw(COUNT, HIGH, seeded())
+    sigmas, x = karras_sigmas(HIGH, LOW, 400), MODES.draw(COUNT, HIGH, seeded())
     made = predictor_corrector(MODES.path(sigmas), sigmas, x, Langevin(0.1), 0, generator=seeded(1))
     assert law_error(made.x, MODES, LOW) < LIMIT
 
 
 def test_annealed_langevin_reaches_the_same_law() -> None:
-    sigmas, x = cooling(3.0, 0.3, 12), MODES.draw(COUNT, 3.0, seeded())
-    ladder = noise_ladder(corrector(MODES, 0.3), sigmas)
+    sigmas, x = geometric_schedule(3.0, 0.3, 12), MODES.draw(COUNT, 3.0, seeded())
+    ladder = scale_step_sizes(corrector(MODES, 0.3), sigmas)
     traces = anneal(MODES.path(sigmas), ladder, x, 600, generator=seeded(1))
     assert law_error(traces[-1].x, MODES, 0.3) < LIMIT
     direct = anneal(MODES.path(sigmas[-1:]), ladder[-1:], x, 50, generator=seeded(1))
@@ -311,7 +311,7 @@ def test_the_jump_is_the_expected_clean_point() -> None:
 
 def test_gradients_are_those_that_are_declared() -> None:
     law = Noised((0.0, 1.0), (0.5, 0.5), (0.5, 0.5))
-    sigmas, x = sigma_ladder(HIGH, LOW, 9), law.draw(5, HIGH, seeded())
+    sigmas, x = karras_sigmas(HIGH, LOW, 9), law.draw(5, HIGH, seeded())
     for order in (1, 2):
         for jump in (False, True):
             law.calls = 0
@@ -330,7 +330,7 @@ def test_gradients_are_those_that_are_declared() -> None:
 def test_runs_repeat_and_leave_module_and_points_alone() -> None:
     torch.manual_seed(0)
     net = NoiseMLP(box(0.0, 1.0, 1, 4, 4), hidden=(8,)).train()
-    sigmas, x = sigma_ladder(5.0, 0.1, 6), 5 * torch.randn(3, 1, 4, 4, generator=seeded())
+    sigmas, x = karras_sigmas(5.0, 0.1, 6), 5 * torch.randn(3, 1, 4, 4, generator=seeded())
     path, before, heard = [net.given(s) for s in sigmas], x.clone(), []
     flows = [probability_flow(path, sigmas, x, progress=heard.append) for _ in range(2)]
     chains = [
@@ -355,7 +355,7 @@ def test_runs_repeat_and_leave_module_and_points_alone() -> None:
 def test_walls_do_not_stop_noise_and_points_beyond_them_are_counted() -> None:
     # data at ½ ± 0.2 in the unit box, so that some of its Gaussian lies outside
     law = lambda x, sigma: 0.5 * (x - 0.5).square().sum(1) / (0.04 + sigma**2)  # noqa: E731
-    sigmas = sigma_ladder(HIGH, LOW, 60)
+    sigmas = karras_sigmas(HIGH, LOW, 60)
     x = 0.5 + math.sqrt(0.04 + HIGH**2) * torch.randn(5000, 1, generator=seeded(), dtype=DOUBLE)
     boxed, free = (Function(law, domain) for domain in (box(0.0, 1.0, 1), real(1)))
     for make in (
@@ -382,7 +382,7 @@ def test_scores_that_are_not_finite_stop_their_point_and_are_counted() -> None:
             / (1 + sigma**2)
         )
 
-    energy, sigmas = Function(broken, real(1)), sigma_ladder(4.0, 0.1, 20)
+    energy, sigmas = Function(broken, real(1)), karras_sigmas(4.0, 0.1, 20)
     x = torch.tensor([[-3.0], [0.5], [40.0]], dtype=DOUBLE)
     for made in (
         probability_flow([energy.given(s) for s in sigmas], sigmas, x),
@@ -398,15 +398,15 @@ def test_scores_that_are_not_finite_stop_their_point_and_are_counted() -> None:
 
 def test_a_path_that_preserves_the_variance_is_the_same_path() -> None:
     # data N(0.7, 0.25): x_t = α x_0 + √(1 − α²) ξ ~ N(0.7 α, 0.25 α² + 1 − α²)
-    alphas = [1 / math.sqrt(1 + s**2) for s in sigma_ladder(HIGH, LOW, 40)]
+    alphas = [1 / math.sqrt(1 + s**2) for s in karras_sigmas(HIGH, LOW, 40)]
     shrunk = [
         Function(
             lambda x, a=a: 0.5 * (x - 0.7 * a).square().sum(1) / (0.25 * a**2 + 1 - a**2), real(1)
         )
         for a in alphas
     ]
-    path, sigmas = preserving(shrunk, alphas)
-    assert sigmas == pytest.approx(sigma_ladder(HIGH, LOW, 40))
+    path, sigmas = vp_to_ve(shrunk, alphas)
+    assert sigmas == pytest.approx(karras_sigmas(HIGH, LOW, 40))
     x = NORMAL.draw(30, HIGH, seeded())
     a, b = (probability_flow(p, sigmas, x) for p in (path, NORMAL.path(sigmas)))
     torch.testing.assert_close(a.x, b.x, rtol=1e-8, atol=1e-8)
@@ -415,12 +415,12 @@ def test_a_path_that_preserves_the_variance_is_the_same_path() -> None:
     torch.testing.assert_close(value, shrunk[3](alphas[3] * x))
     for bad in (alphas[:-1], [0.0, *alphas[1:]], [*alphas[:-1], 1.0]):
         with pytest.raises(ValueError, match=r"alphas.*;.*;"):
-            preserving(shrunk, bad)
+            vp_to_ve(shrunk, bad)
 
 
 def test_a_ladder_of_levels_is_even_in_its_power() -> None:
     for rho in (1.0, 3.0, 7.0):
-        ladder = sigma_ladder(80.0, 0.002, 18, rho)
+        ladder = karras_sigmas(80.0, 0.002, 18, rho)
         roots = np.array(ladder) ** (1 / rho)
         np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 17)
         assert ladder[0] == 80.0 and ladder[-1] == 0.002
@@ -432,7 +432,7 @@ def test_a_ladder_of_levels_is_even_in_its_power() -> None:
         (1.0, 0.1, 5, 0.0),
     ):
         with pytest.raises(ValueError, match=r";.*;"):
-            sigma_ladder(*bad)
+            karras_sigmas(*bad)
 
 
 PAIR = [NORMAL.given(2.0), NORMAL.given(1.0)]

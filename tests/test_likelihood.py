@@ -22,7 +22,7 @@ from lowland import (
     binary,
     box,
     categorical,
-    geometric,
+    geometric_path,
     mixture,
     real,
 )
@@ -435,7 +435,7 @@ def test_rungs_are_laid_at_equal_thermodynamic_length() -> None:
     precision, dim = 100.0, 10
     base, target = Normal([0.0] * dim, [1.0] * dim), Normal([0.0] * dim, [precision**-0.5] * dim)
     plan = planned(
-        lambda betas: geometric(base, target, betas),
+        lambda betas: geometric_path(base, target, betas),
         HMC(0.1, 5),
         base.draw(300, seeded()),
         50,
@@ -471,7 +471,7 @@ def test_rungs_are_denser_where_chains_are_slow() -> None:
     shares = []
     for sampler in (HMC(0.3, 5), Sluggish(0.3, 5)):
         plan = planned(
-            lambda betas: geometric(base, target, betas),
+            lambda betas: geometric_path(base, target, betas),
             sampler,
             base.draw(300, seeded()),
             200,
@@ -551,12 +551,12 @@ def test_chains_start_at_data_too_and_both_ensembles_must_agree() -> None:
 
 def test_paths_of_ones_own() -> None:
     base, law = Gaussian(), Gaussian((2.0, 0.0))
-    rungs = geometric(base, law, [k / 20 for k in range(21)])
+    rungs = geometric_path(base, law, [k / 20 for k in range(21)])
     a = log_z(law, base=base, path=rungs, chains=60, rungs=20, generator=seeded())
     b = log_z(
         law,
         base=base,
-        path=lambda betas: geometric(base, law, betas),
+        path=lambda betas: geometric_path(base, law, betas),
         chains=60,
         rungs=20,
         generator=seeded(),

@@ -24,13 +24,13 @@ from lowland import (
     Langevin,
     binary,
     box,
-    cooling,
-    pyramid,
+    geometric_schedule,
+    multiscale_sample,
     real,
     sample,
-    search,
+    simulated_annealing,
 )
-from lowland.samplers import noise_ladder
+from lowland.samplers import scale_step_sizes
 from lowland.targets import GaussianMixture, MaxCut
 
 DOUBLE = torch.float64
@@ -92,7 +92,7 @@ SEARCHERS = [BlockGibbs(), GibbsWithGradients(), DMALA(0.3)]
 def test_search_finds_the_largest_cut(sampler: Any, seed: int) -> None:
     cut = graph(12, seed)
     truth = cut(states(cut.domain)).min().item()
-    found = search(
+    found = simulated_annealing(
         cut, sampler, cut.domain.draw(8, seeded(seed), dtype=DOUBLE), 400, generator=seeded(seed)
     )
     assert (
@@ -132,7 +132,7 @@ def torus(side: int) -> Tensor:
 def test_search_finds_the_ground_states_of_magnets(sampler: Any) -> None:
     magnet = Pairs(binary(25), -torus(5), torch.zeros(25, dtype=DOUBLE))
     steps = 200 if isinstance(sampler, BlockGibbs) else 1500  # whole sweeps, or single moves
-    found = search(
+    found = simulated_annealing(
         magnet, sampler, magnet.domain.draw(16, seeded(), dtype=DOUBLE), steps, generator=seeded(1)
     )
     assert found.energy == -50.0 and found.agreeing >= 4
@@ -145,7 +145,7 @@ def test_search_finds_the_ground_states_of_magnets(sampler: Any) -> None:
     truth = frustrated(states(frustrated.domain)).min().item()
     assert truth > -32.0  # not every bond can be content
     assert (
-        search(
+        simulated_annealing(
             frustrated,
             sampler,
             frustrated.domain.draw(16, seeded(2), dtype=DOUBLE),
@@ -160,7 +160,7 @@ def test_search_keeps_the_lowest_point_ever_visited_and_says_where() -> None:
     energy, ladder, g = glass(binary(8)), (3.0, 2.0, 4.0), seeded(1)
     x = energy.domain.draw(6, seeded(), dtype=DOUBLE)
     heard: list[int] = []
-    found = search(
+    found = simulated_annealing(
         energy,
         GibbsWithGradients(),
         x,
@@ -195,7 +195,7 @@ def test_search_keeps_the_lowest_point_ever_visited_and_says_where() -> None:
 def test_search_on_the_real_line_finds_the_deeper_well_with_a_step_that_follows() -> None:
     wells = GaussianMixture(((-3.0, 0.0), (3.0, 0.0)), 0.3, (1.0, 2.0))
     x = 3 * torch.randn(16, 2, generator=seeded(), dtype=DOUBLE)
-    found = search(wells, MALA(1.0), x, 1000, generator=seeded(1))
+    found = simulated_annealing(wells, MALA(1.0), x, 1000, generator=seeded(1))
     low = wells(torch.tensor([[3.0, 0.0]], dtype=DOUBLE)).item()
     assert found.energy - low < 0.02 and (found.x - torch.tensor([3.0, 0.0])).norm() < 0.1
     still = [
@@ -203,7 +203,9 @@ def test_search_on_the_real_line_finds_the_deeper_well_with_a_step_that_follows(
         for t in found.temperatures[-3:]
     ]
     assert max(still) < 0.01  # the step as it came is refused where it is cold
-    assert repr(found).startswith("Found(energy ") and "20 rungs, 1000 steps" in repr(found)
+    assert repr(found).startswith("MinimizationResult(energy ") and "20 rungs, 1000 steps" in repr(
+        found
+    )
 
 
 def test_search_refuses_what_it_cannot_use() -> None:
@@ -214,24 +216,24 @@ def test_search_refuses_what_it_cannot_use() -> None:
         ({"temperatures": (1.0, 0.0)}, "temperature is 0"),
     ):
         with pytest.raises(ValueError, match=words) as error:
-            search(energy, BlockGibbs(), x, 10, generator=seeded(), **more)
+            simulated_annealing(energy, BlockGibbs(), x, 10, generator=seeded(), **more)
         assert str(error.value).count(";") >= 2
     with pytest.raises(ValueError, match="domain"):
-        search(energy, MALA(0.1), x, 10, generator=seeded(), temperatures=(1.0,))
+        simulated_annealing(energy, MALA(0.1), x, 10, generator=seeded(), temperatures=(1.0,))
 
 
 def test_cooling_falls_by_equal_factors_between_its_ends() -> None:
-    ladder = cooling(7.0, 0.3, 9)
+    ladder = geometric_schedule(7.0, 0.3, 9)
     factors = [b / a for a, b in itertools.pairwise(ladder)]
     assert (
         ladder[0] == 7.0
         and ladder[-1] == 0.3
         and factors == pytest.approx([(0.3 / 7.0) ** (1 / 8)] * 8)
     )
-    assert cooling(2.0, 1.0, 1) == (1.0,)
+    assert geometric_schedule(2.0, 1.0, 1) == (1.0,)
     for bad in ((1.0, 2.0, 3), (1.0, 0.0, 3), (1.0, 0.5, 0), (math.inf, 1.0, 3)):
         with pytest.raises(ValueError, match=r";.*;"):
-            cooling(*bad)
+            geometric_schedule(*bad)
 
 
 def test_the_steps_of_a_noise_ladder_are_lengths_or_their_squares() -> None:
@@ -242,13 +244,13 @@ def test_the_steps_of_a_noise_ladder_are_lengths_or_their_squares() -> None:
         (NUTS(0.01), 1),
         (GHMC(0.01), 1),
     ):
-        steps = [s.step_size for s in noise_ladder(sampler, (1.0, 0.5, 0.1))]  # type: ignore[attr-defined]
+        steps = [s.step_size for s in scale_step_sizes(sampler, (1.0, 0.5, 0.1))]  # type: ignore[attr-defined]
         assert steps == pytest.approx([0.01 * 10**power, 0.01 * 5**power, 0.01])
     with pytest.raises(ValueError, match=r"no step size;.*;"):
-        noise_ladder(BlockGibbs(), (1.0, 0.5))
+        scale_step_sizes(BlockGibbs(), (1.0, 0.5))
 
 
-# ------------------------------------------------------------------------------------------ pyramid
+# ------------------------------------------------------------------------------------------ multiscale_sample
 
 
 def test_a_pyramid_is_sampling_and_enlarging_in_turn() -> None:
@@ -257,7 +259,9 @@ def test_a_pyramid_is_sampling_and_enlarging_in_turn() -> None:
     ]
     x, heard = torch.randn(4, 2, 2, 4, generator=seeded()), []
     samplers = [MALA(0.1), MALA(0.05), Langevin(0.01)]
-    traces = pyramid(sizes, samplers, x, (5, 3, 2), generator=seeded(1), progress=heard.append)
+    traces = multiscale_sample(
+        sizes, samplers, x, (5, 3, 2), generator=seeded(1), progress=heard.append
+    )
     g = seeded(1)
     for k, (energy, sampler, steps) in enumerate(zip(sizes, samplers, (5, 3, 2), strict=True)):
         x = sample(energy, sampler, x, steps, generator=g).x
@@ -270,7 +274,8 @@ def test_a_pyramid_is_sampling_and_enlarging_in_turn() -> None:
             x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert sum(heard) == 10
     assert [
-        t.steps for t in pyramid(sizes, MALA(0.1), torch.zeros(1, 2, 2, 4), 8, generator=g)
+        t.steps
+        for t in multiscale_sample(sizes, MALA(0.1), torch.zeros(1, 2, 2, 4), 8, generator=g)
     ] == [2, 3, 3]
 
 
@@ -282,7 +287,7 @@ def test_enlarged_points_stay_inside_a_box(shape: tuple[int, ...], smooth: bool)
         Function(lambda x: 0 * x.flatten(1).sum(1), box(0.1, 0.7, *s)) for s in (shape, large)
     ]
     x = torch.where(torch.rand(500, *shape, generator=seeded()) < 0.5, 0.1, 0.7)
-    first, second = pyramid(sizes, MALA(0.1), x, 0, generator=seeded(), smooth=smooth)
+    first, second = multiscale_sample(sizes, MALA(0.1), x, 0, generator=seeded(), smooth=smooth)
     assert second.x.shape == (500, *large) and torch.equal(first.x, x)
     assert second.x.min() >= 0.1 and second.x.max() <= 0.7
     wide = second.x.flatten(1)
@@ -294,7 +299,7 @@ def test_smooth_enlarging_is_linear() -> None:
     sizes: list[Energy] = [
         Function(lambda x: x.square().flatten(1).sum(1), real(1, n)) for n in (2, 4)
     ]
-    last = pyramid(
+    last = multiscale_sample(
         sizes, MALA(0.1), torch.tensor([[[0.0, 1.0]]]), 0, generator=seeded(), smooth=True
     )[-1]
     assert last.x.flatten().tolist() == [0.0, 0.25, 0.75, 1.0]
@@ -302,10 +307,12 @@ def test_smooth_enlarging_is_linear() -> None:
 
 def test_a_pyramid_keeps_the_values_of_discrete_points() -> None:
     sizes: list[Energy] = [Function(lambda x: x.flatten(1).sum(1), binary(1, n, n)) for n in (2, 4)]
-    traces = pyramid(sizes, BlockGibbs(), sizes[0].domain.draw(20, seeded()), 2, generator=seeded())
+    traces = multiscale_sample(
+        sizes, BlockGibbs(), sizes[0].domain.draw(20, seeded()), 2, generator=seeded()
+    )
     assert set(traces[-1].x.unique().tolist()) <= {0.0, 1.0}
     with pytest.raises(ValueError, match=r"binary domain;.*;"):
-        pyramid(
+        multiscale_sample(
             sizes,
             BlockGibbs(),
             sizes[0].domain.draw(2, seeded()),
@@ -333,7 +340,7 @@ def test_a_pyramid_reaches_what_the_largest_size_alone_does_not() -> None:
     energies = [rough(n, mass) for n in sizes]
     samplers = [HMC(0.5 / n**0.5 if n > 1 else 0.5, 6, jitter=0.3) for n in sizes]
     start = torch.full((4000, 1, 1), 3.0, dtype=DOUBLE)
-    fine = pyramid(energies, samplers, start, 60, generator=seeded())[-1].x.mean((1, 2))
+    fine = multiscale_sample(energies, samplers, start, 60, generator=seeded())[-1].x.mean((1, 2))
     alone = sample(
         energies[-1], samplers[-1], start.expand(4000, 1, 32).contiguous(), 10, generator=seeded()
     ).x.mean((1, 2))
@@ -355,13 +362,13 @@ SHAPES = [
 def test_a_pyramid_refuses_shapes_that_do_not_grow(pair: tuple[tuple[int, ...], ...]) -> None:
     sizes: list[Energy] = [Function(lambda x: x.flatten(1).sum(1), real(*shape)) for shape in pair]
     with pytest.raises(ValueError, match="that grow") as error:
-        pyramid(sizes, MALA(0.1), torch.zeros(2, *pair[0]), 4, generator=seeded())
+        multiscale_sample(sizes, MALA(0.1), torch.zeros(2, *pair[0]), 4, generator=seeded())
     assert str(error.value).count(";") == 2
 
 
 def test_a_pyramid_refuses_lists_of_other_lengths() -> None:
     sizes: list[Energy] = [Function(lambda x: x.flatten(1).sum(1), real(1, n)) for n in (2, 4)]
     with pytest.raises(ValueError, match=r"3 numbers of steps.*;.*;"):
-        pyramid(sizes, MALA(0.1), torch.zeros(2, 1, 2), (1, 2, 3), generator=seeded())
+        multiscale_sample(sizes, MALA(0.1), torch.zeros(2, 1, 2), (1, 2, 3), generator=seeded())
     with pytest.raises(ValueError, match=r"1 samplers.*;.*;"):
-        pyramid(sizes, [MALA(0.1)], torch.zeros(2, 1, 2), 3, generator=seeded())
+        multiscale_sample(sizes, [MALA(0.1)], torch.zeros(2, 1, 2), 3, generator=seeded())

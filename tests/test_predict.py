@@ -15,8 +15,8 @@ from lowland import (
     Langevin,
     MultilevelDSM,
     binary,
+    karras_sigmas,
     real,
-    sigma_ladder,
 )
 from lowland.energy import Energy, energy_values
 from lowland.targets import Gaussian, GaussianMixture
@@ -110,7 +110,7 @@ class Exact(Energy):
 
 
 def test_an_energy_of_noise_answers_down_its_levels() -> None:
-    levels = sigma_ladder(4.0, 0.01, 20)
+    levels = karras_sigmas(4.0, 0.01, 20)
     x = torch.tensor([[1.5, 0.0], [-1.0, 7.0]])
     found = predict(
         Exact(real(2)), x, KNOWN, generator=seeded(), sigmas=levels, draws=500, steps=60
@@ -131,7 +131,7 @@ def test_progressive_answers_hold_the_question() -> None:
         KNOWN,
         generator=seeded(),
         method="progressive",
-        sigmas=sigma_ladder(4.0, 0.01, 60),
+        sigmas=karras_sigmas(4.0, 0.01, 60),
         draws=200,
     )
     assert (
@@ -164,7 +164,7 @@ def answering() -> DenoiserMLP:
 
 
 def test_an_energy_with_noise_on_the_answer_alone_learns_the_conditional_law() -> None:
-    energy, levels = answering(), sigma_ladder(4.0, 0.02, 40)
+    energy, levels = answering(), karras_sigmas(4.0, 0.02, 40)
     x = torch.tensor([[0.0, 9.0], [1.5, 9.0], [-1.5, 9.0]])
     found = predict(
         energy, x, KNOWN, generator=seeded(), method="progressive", sigmas=levels, draws=400

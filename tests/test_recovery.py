@@ -28,8 +28,8 @@ from lowland import (
     sample,
 )
 from lowland.objectives import recovery as objectives_recovery
-from lowland.samplers import recover, recovery
-from lowland.samplers.recovery import Recovery
+from lowland.samplers import diffusion_recovery_sample, recovery
+from lowland.samplers.recovery import ConditionalEnergy
 from lowland.targets import Gaussian
 
 DOUBLE = torch.float64
@@ -48,7 +48,7 @@ def test_the_conditional_energy_is_its_formula_and_knows_its_gradient() -> None:
     net = MLP(real(3), hidden=(8,)).double()
     x, noisy = (torch.randn(5, 3, generator=seeded(i), dtype=DOUBLE) for i in range(2))
     spread = torch.tensor([0.3, 0.5, 1.0, 2.0, 4.0], dtype=DOUBLE)
-    law = Recovery(net, noisy, spread)
+    law = ConditionalEnergy(net, noisy, spread)
     expected = torch.stack(
         [net(x)[i] + (noisy[i] - x[i]).square().sum() / (2 * spread[i] ** 2) for i in range(5)]
     )
@@ -63,10 +63,12 @@ def test_chains_of_the_conditional_law_have_its_mean_and_variance(shape: tuple[i
     # E = ‖x‖²/2: precision 1 + 1/s², mean x̃ / (s² + 1); a row of its own s each
     n = 4000
     noisy, spread = 2 * torch.ones(n, *shape), torch.tensor([0.5, 2.0]).repeat(n // 2)
-    law = Recovery(
+    law = ConditionalEnergy(
         Function(lambda x: 0.5 * x.square().flatten(1).sum(1), real(*shape)), noisy, spread
     )
-    x = sample(law, recovery.steered(MALA(0.3), spread), noisy, 60, generator=seeded()).x.flatten(1)
+    x = sample(
+        law, recovery.scale_to_noise(MALA(0.3), spread), noisy, 60, generator=seeded()
+    ).x.flatten(1)
     for s, rows in ((0.5, x[::2]), (2.0, x[1::2])):
         mean, variance = 2 / (s**2 + 1), 1 / (1 + 1 / s**2)
         assert z_scores(rows, mean).abs().max() < LIMIT
@@ -74,7 +76,7 @@ def test_chains_of_the_conditional_law_have_its_mean_and_variance(shape: tuple[i
 
 
 def test_walls_are_left_without_the_energys_own() -> None:
-    law = Recovery(
+    law = ConditionalEnergy(
         ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8),
         torch.zeros(2, 1, 8, 8),
         0.5,
@@ -88,7 +90,9 @@ def test_walls_are_left_without_the_energys_own() -> None:
 def recovered(n: int = 4000) -> Tensor:
     g = seeded(1)
     start = math.sqrt(1 + LADDER[0] ** 2) * torch.randn(n, 2, generator=g, dtype=DOUBLE)
-    return recover(normal_of_noise(), LADDER, start, MALA(0.3), 160, generator=g).x
+    return diffusion_recovery_sample(
+        normal_of_noise(), LADDER, start, MALA(0.3), 160, generator=g
+    ).x
 
 
 def test_gaussian_data_are_recovered_with_their_law() -> None:
@@ -110,7 +114,7 @@ def test_both_humps_are_recovered_in_their_shares() -> None:
 
     sigmas = (5.0, 3.0, 2.0, 1.3, 0.8, 0.5, 0.3, 0.15, 0.05)
     g = seeded(2)
-    made = recover(
+    made = diffusion_recovery_sample(
         Function(bumps, real(1)),
         sigmas,
         5.3 * torch.randn(4000, 1, generator=g),
@@ -125,12 +129,14 @@ def test_both_humps_are_recovered_in_their_shares() -> None:
 
 @pytest.mark.parametrize("bug", ["spread too wide", "spread too narrow", "step not scaled"])
 def test_a_planted_bug_in_the_ladder_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
-    right, steered = recovery.Recovery, recovery.steered
+    right, scale_to_noise = recovery.ConditionalEnergy, recovery.scale_to_noise
     if bug.startswith("spread"):
         factor = 1.3 if bug == "spread too wide" else 0.7
-        monkeypatch.setattr(recovery, "Recovery", lambda e, x, s: right(e, x, factor * s))
+        monkeypatch.setattr(recovery, "ConditionalEnergy", lambda e, x, s: right(e, x, factor * s))
     if bug == "step not scaled":
-        monkeypatch.setattr(recovery, "steered", lambda sampler, s: steered(sampler, 0.02))
+        monkeypatch.setattr(
+            recovery, "scale_to_noise", lambda sampler, s: scale_to_noise(sampler, 0.02)
+        )
     x = recovered()
     assert z_scores(x.square(), 1 + LADDER[-1] ** 2).abs().max() > LIMIT
 
@@ -142,7 +148,7 @@ def test_gradients_and_points_outside_are_counted() -> None:
         calls.append(len(x))
         return 0.5 * x.square().sum(1) / (1 + sigma**2)
 
-    made = recover(
+    made = diffusion_recovery_sample(
         Function(counted, box(-1.0, 1.0, 2)),
         LADDER,
         torch.randn(50, 2, generator=seeded()),
@@ -197,7 +203,9 @@ def test_the_gradient_is_that_of_the_exact_recovery_likelihood(theta: float) -> 
 
 
 def test_a_planted_spread_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives_recovery, "Recovery", lambda e, x, s: Recovery(e, x, 0.7 * s))
+    monkeypatch.setattr(
+        objectives_recovery, "ConditionalEnergy", lambda e, x, s: ConditionalEnergy(e, x, 0.7 * s)
+    )
     assert z_scores(gradients(1.0, (1.0, 0.3))).abs() > 2 * LIMIT
 
 
@@ -240,9 +248,11 @@ def test_what_cannot_be_recovered_is_refused() -> None:
             generator=g,
         )
     with pytest.raises(ValueError, match=r"HMC;.*;"):
-        recover(normal_of_noise(), LADDER, torch.zeros(2, 2), HMC(0.1, 3), 5, generator=g)
+        diffusion_recovery_sample(
+            normal_of_noise(), LADDER, torch.zeros(2, 2), HMC(0.1, 3), 5, generator=g
+        )
     with pytest.raises(ValueError, match=r"binary;.*;"):
-        recover(
+        diffusion_recovery_sample(
             Function(lambda x, c: x.sum(1), binary(2)),
             LADDER,
             torch.zeros(2, 2),
@@ -251,4 +261,6 @@ def test_what_cannot_be_recovered_is_refused() -> None:
             generator=g,
         )
     with pytest.raises(ValueError, match=r"falling;"):
-        recover(Gaussian(), (1.0, 2.0), torch.zeros(2, 2), MALA(0.1), 5, generator=g)
+        diffusion_recovery_sample(
+            Gaussian(), (1.0, 2.0), torch.zeros(2, 2), MALA(0.1), 5, generator=g
+        )

@@ -228,7 +228,7 @@ def test_draws_behind_a_noisy_point_are_nearer_than_those_of_the_plain_ancestral
     z = torch.ones(100_000, 1, dtype=torch.float64)
 
     def error(steps: int, rule: Callable[..., Tensor]) -> float:
-        return abs(float(rule(lowland.sigma_ladder(1.0, 0.01, steps)).var()) - 0.5)
+        return abs(float(rule(lowland.karras_sigmas(1.0, 0.01, steps)).var()) - 0.5)
 
     def ours(sigmas: tuple[float, ...]) -> Tensor:
         return clean_draws(normal, z, sigmas, generator=seeded(1))
@@ -842,7 +842,7 @@ def test_passes_do_not_run_away_where_an_energy_was_never_shown_points() -> None
     passes run away.
     """
     z = torch.full((50, 4), 9.0)
-    ladder = lowland.sigma_ladder(1.5, 0.02, 5)
+    ladder = lowland.karras_sigmas(1.5, 0.02, 5)
     held, loose = (
         clean_draws(Overshooting(domain), z, ladder, generator=seeded(0))
         for domain in (box(0.0, 1.0, 4), real(4))

@@ -35,7 +35,7 @@ from lowland import (
     sample,
     tune,
 )
-from lowland.samplers import Frames, State, divide_steps, metropolis, noise_ladder, run_chains
+from lowland.samplers import Frames, State, divide_steps, metropolis, run_chains, scale_step_sizes
 from lowland.samplers.auto import effective
 from lowland.targets import Gaussian, GaussianMixture
 
@@ -521,9 +521,9 @@ def test_steps_are_divided_evenly_and_none_is_lost(steps: int, rungs: int) -> No
 
 
 def test_steps_of_a_noise_ladder_follow_the_squares_of_its_levels() -> None:
-    steps = [s.step_size for s in noise_ladder(Langevin(0.01, 0.5), (1.0, 0.5, 0.1))]  # type: ignore[attr-defined]
+    steps = [s.step_size for s in scale_step_sizes(Langevin(0.01, 0.5), (1.0, 0.5, 0.1))]  # type: ignore[attr-defined]
     assert steps == pytest.approx([1.0, 0.25, 0.01])
-    assert all(s.temperature == 0.5 for s in noise_ladder(Langevin(0.01, 0.5), (1.0, 0.1)))  # type: ignore[attr-defined]
+    assert all(s.temperature == 0.5 for s in scale_step_sizes(Langevin(0.01, 0.5), (1.0, 0.1)))  # type: ignore[attr-defined]
 
 
 def test_a_sampler_does_not_leave_a_box_by_rounding() -> None:

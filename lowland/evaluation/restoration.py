@@ -14,7 +14,7 @@ from lowland.evaluation.draws import prior_bank
 from lowland.evaluation.subjects import Findings, Subject
 from lowland.metrics import mean, nearest, psnr
 from lowland.registry import build
-from lowland.samplers import sigma_ladder
+from lowland.samplers import karras_sigmas
 from lowland.tasks import (
     BlockAverage,
     Blur,
@@ -191,7 +191,7 @@ def _peak(
             else s.energy.domain.draw(len(y), generator)
         )
         x = _boxed(s, x)
-        for level in sigma_ladder(high, low, count):
+        for level in karras_sigmas(high, low, count):
             x = most_likely(
                 bind_noise(energy, (level,)), operator, y, sigma, start=x, steps=steps
             ).x

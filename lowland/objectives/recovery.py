@@ -23,7 +23,7 @@ from lowland.registry import register
 from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.loop import run_chains
-from lowland.samplers.recovery import Recovery, check_levels, steered
+from lowland.samplers.recovery import ConditionalEnergy, check_levels, scale_to_noise
 
 
 @register("objective")
@@ -37,7 +37,7 @@ class DiffusionRecovery:
     sigmas: falling; the energy learns all levels but the first, from which sampling starts. The
     sampler's step_size is in units of s², one number for all levels: 0.1 and some 10 to 30 steps
     suit. The minimiser is exp(−E(·, σ)) = the law of data with noise σ, level by level, as far as
-    the chains reach theirs; sample it with `lowland.samplers.recover`. Cost per update: `steps` + 1
+    the chains reach theirs; sample it with `lowland.samplers.diffusion_recovery_sample`. Cost per update: `steps` + 1
     gradients and one contrast, as CD, and no chains are kept. Use it when chains of a plain energy
     do not mix and an energy of noise is welcome: training is as calm as score matching, and the
     levels are laws from the contrast of samples, not from a regression. Source: Gao, Song, Poole,
@@ -81,8 +81,10 @@ class DiffusionRecovery:
         sigma, spread = levels[which], (levels[which - 1].square() - levels[which].square()).sqrt()
         clear = x + per_row(sigma, x) * normal_like(x, generator)
         noisy = clear + per_row(spread, x) * normal_like(x, generator)
-        law = Recovery(energy.given(sigma), noisy, spread)
-        trace = run_chains(law, steered(sampler, spread), noisy, self.steps, generator=generator)
+        law = ConditionalEnergy(energy.given(sigma), noisy, spread)
+        trace = run_chains(
+            law, scale_to_noise(sampler, spread), noisy, self.steps, generator=generator
+        )
         up, down = energy(torch.cat([clear, trace.x]), torch.cat([sigma, sigma])).tensor_split(2)
         gap = down.mean() - up.mean()
         moved = ((trace.x - noisy).flatten(1).square().mean(1).sqrt() / spread).mean()

@@ -3,23 +3,23 @@ them.
 """
 
 from lowland.samplers.acceleration import accelerate
-from lowland.samplers.ais import Weighted, ais, geometric
+from lowland.samplers.ais import AISResult, ais, geometric_path
 from lowland.samplers.anneal import (
-    Found,
+    MinimizationResult,
     anneal,
-    cooling,
     divide_steps,
-    noise_ladder,
-    pyramid,
-    search,
+    geometric_schedule,
+    multiscale_sample,
+    scale_step_sizes,
+    simulated_annealing,
 )
 from lowland.samplers.auto import Choice, choose
 from lowland.samplers.diffusion import (
-    Diffused,
+    DiffusionResult,
+    karras_sigmas,
     predictor_corrector,
-    preserving,
     probability_flow,
-    sigma_ladder,
+    vp_to_ve,
 )
 from lowland.samplers.discrete import DMALA, BlockGibbs, GibbsWithGradients
 from lowland.samplers.hmc import HMC, leapfrog
@@ -37,7 +37,7 @@ from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews, ShortR
 from lowland.samplers.loop import Trace, run_chains, sample
 from lowland.samplers.nuts import NUTS
 from lowland.samplers.recorders import Draws, Energies, Frames, Keeper, Lowest, Moments
-from lowland.samplers.recovery import Recovery, recover
+from lowland.samplers.recovery import ConditionalEnergy, diffusion_recovery_sample
 from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.tuning import tune
 from lowland.samplers.underdamped import GHMC, Underdamped
@@ -48,12 +48,13 @@ __all__ = [
     "HMC",
     "MALA",
     "NUTS",
+    "AISResult",
     "BlockGibbs",
     "Choice",
-    "Diffused",
+    "ConditionalEnergy",
+    "DiffusionResult",
     "Draws",
     "Energies",
-    "Found",
     "Frames",
     "GibbsWithGradients",
     "Info",
@@ -61,37 +62,36 @@ __all__ = [
     "Langevin",
     "LeimkuhlerMatthews",
     "Lowest",
+    "MinimizationResult",
     "Moments",
     "ParallelTempering",
-    "Recovery",
     "Sampler",
     "ShortRun",
     "State",
     "Trace",
     "Underdamped",
-    "Weighted",
     "accelerate",
     "ais",
     "anneal",
     "choose",
-    "cooling",
+    "diffusion_recovery_sample",
     "divide_steps",
-    "geometric",
+    "geometric_path",
+    "geometric_schedule",
     "init",
+    "karras_sigmas",
     "leapfrog",
     "metropolis",
-    "noise_ladder",
+    "multiscale_sample",
     "normal_like",
     "predictor_corrector",
-    "preserving",
     "probability_flow",
-    "pyramid",
-    "recover",
     "run_chains",
     "sample",
-    "search",
-    "sigma_ladder",
+    "scale_step_sizes",
+    "simulated_annealing",
     "squared_norm",
     "tune",
     "uniform_like",
+    "vp_to_ve",
 ]

@@ -38,7 +38,7 @@ from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.underdamped import MovingState
 
 
-def geometric(base: Energy, target: Energy, betas: Sequence[float]) -> list[Energy]:
+def geometric_path(base: Energy, target: Energy, betas: Sequence[float]) -> list[Energy]:
     """The path (1 − β) E_base + β E_target for each β in [0, 1]: geometric means of the two
     densities.
 
@@ -46,7 +46,7 @@ def geometric(base: Energy, target: Energy, betas: Sequence[float]) -> list[Ener
     then costs nothing.
 
     >>> from lowland.targets import Gaussian
-    >>> path = geometric(Gaussian(), Gaussian((3.0, 0.0)), (0.0, 0.5, 1.0))
+    >>> path = geometric_path(Gaussian(), Gaussian((3.0, 0.0)), (0.0, 0.5, 1.0))
     >>> [energy(torch.zeros(1, 2)).item() for energy in path]
     [0.0, 2.25, 4.5]
     """
@@ -59,7 +59,7 @@ def geometric(base: Energy, target: Energy, betas: Sequence[float]) -> list[Ener
 
 
 @dataclass(frozen=True, repr=False)
-class Weighted:
+class AISResult:
     """Points with log weights: x (B, *event), log_weights (B,), float64.
 
     Expectations under the last energy of the path are Σ w f(x) / Σ w. acceptance: mean rate of the
@@ -101,7 +101,7 @@ class Weighted:
             else ""
         )
         return (
-            f"Weighted({len(self.x)} points of {tuple(self.x.shape[1:])}, log Z ratio "
+            f"AISResult({len(self.x)} points of {tuple(self.x.shape[1:])}, log Z ratio "
             f"{self.log_ratio:.4f} ± {self.error:.4f}, weights worth {self.ess:.1f} points, "
             f"{self.moves} moves, {self.gradients:g} gradients{refused})"
         )
@@ -115,7 +115,7 @@ def ais(
     generator: torch.Generator,
     steps: int = 1,
     progress: Callable[[int], object] | None = None,
-) -> Weighted:
+) -> AISResult:
     """Annealed importance sampling from the first energy of a path to the last: log Z_last − log
     Z_first, with its error.
 
@@ -124,7 +124,7 @@ def ais(
     there are none); progress: called with 1 per energy entered. `ais(path[::-1], ...)` from draws
     of the last energy goes back the same way. Cost: the moves, and one gradient to enter each
     energy. The latter is saved where neighbours on the path are weighted sums of the same terms
-    (`geometric`, or [beta * energy for beta in ...]): every term is judged once per point, and what
+    (`geometric_path`, or [beta * energy for beta in ...]): every term is judged once per point, and what
     it said is carried on. (NUTS, and gradients of categorical energies, do not carry it on and
     pay.)
 
@@ -135,7 +135,7 @@ def ais(
     >>> from lowland.targets import Gaussian
     >>> base, target = Gaussian(), Gaussian((1.0, 0.0), ((0.5, 0.0), (0.0, 0.5)))
     >>> g = torch.Generator().manual_seed(0)
-    >>> path = geometric(base, target, torch.linspace(0, 1, 50).tolist())
+    >>> path = geometric_path(base, target, torch.linspace(0, 1, 50).tolist())
     >>> found = ais(path, lowland.MALA(0.3), base.draw(500, g), generator=g)
     >>> abs(found.log_ratio - (target.log_z - base.log_z)) < 0.05, found.gradients
     (True, 49.0)
@@ -358,13 +358,13 @@ class _Walk:
             self.kernel.gradients if info.gradients is None else info.gradients
         )
 
-    def result(self, steps: int) -> Weighted:
+    def result(self, steps: int) -> AISResult:
         _refuse_lost(self.log_weights.isnan() | (self.log_weights == math.inf))
         acceptance = tuple(torch.stack(self.rates).tolist()) if self.rates else ()
         paid = float(torch.as_tensor(self.gradients).double().mean())
         self._total()
         ratios = torch.cat(self.totals) - math.log(len(self.log_weights))
-        return Weighted(
+        return AISResult(
             self.state.x,
             self.log_weights,
             acceptance,
@@ -393,7 +393,7 @@ def _check(
 ) -> None:
     if len(path) < 2:
         raise ValueError(
-            f"the path has {len(path)} energies; a ratio needs at least two; see geometric(base, "
+            f"the path has {len(path)} energies; a ratio needs at least two; see geometric_path(base, "
             "target, betas)"
         )
     check_arguments(steps, generator, x)

@@ -79,14 +79,14 @@ def divide_steps(steps: int, rungs: int) -> list[int]:
     return [steps // rungs + (i >= rungs - steps % rungs) for i in range(rungs)]
 
 
-def noise_ladder(sampler: Sampler, sigmas: Sequence[float]) -> list[Sampler]:
+def scale_step_sizes(sampler: Sampler, sigmas: Sequence[float]) -> list[Sampler]:
     """Samplers whose step follows the noise level: h_i = h · (σ_i / σ_last)², the rule of annealed
     Langevin dynamics.
 
     The step of HMC, NUTS, GHMC and Underdamped is a length, not its square: ε_i = ε · σ_i / σ_last.
 
     >>> import lowland
-    >>> [round(s.step_size, 3) for s in noise_ladder(lowland.Langevin(0.01), (1.0, 0.1))]
+    >>> [round(s.step_size, 3) for s in scale_step_sizes(lowland.Langevin(0.01), (1.0, 0.1))]
     [1.0, 0.01]
     """
     base = getattr(sampler, "step_size", None)
@@ -105,7 +105,7 @@ def noise_ladder(sampler: Sampler, sigmas: Sequence[float]) -> list[Sampler]:
 # ------------------------------------------------------------------------------ from small to large
 
 
-def pyramid(
+def multiscale_sample(
     energies: Sequence[Energy],
     samplers: Sampler | Sequence[Sampler],
     x: Tensor,
@@ -131,7 +131,7 @@ def pyramid(
     >>> import torch, lowland
     >>> sizes = [lowland.Function(lambda x: x.square().flatten(1).sum(1), lowland.real(1, n, n)) for n in (2, 4)]
     >>> g = torch.Generator().manual_seed(0)
-    >>> [tuple(t.x.shape) for t in pyramid(sizes, lowland.MALA(0.1), torch.zeros(3, 1, 2, 2), 10, generator=g)]
+    >>> [tuple(t.x.shape) for t in multiscale_sample(sizes, lowland.MALA(0.1), torch.zeros(3, 1, 2, 2), 10, generator=g)]
     [(3, 1, 2, 2), (3, 1, 4, 4)]
     """
     rungs = one_each(samplers, energies)
@@ -183,7 +183,7 @@ def _enlarged(x: Tensor, domain: Domain, smooth: bool) -> Tensor:
 
 
 @dataclass(frozen=True, repr=False)
-class Found:
+class MinimizationResult:
     """What a search found: x (*event) and its energy, the lowest of all chains.
 
     points (B, *event) and energies (B,): the lowest that each chain visited; rungs (B,): the place
@@ -215,13 +215,13 @@ class Found:
 
     def __repr__(self) -> str:
         return (
-            f"Found(energy {self.energy:.6g} by {self.agreeing} of {len(self.energies)} chains, "
+            f"MinimizationResult(energy {self.energy:.6g} by {self.agreeing} of {len(self.energies)} chains, "
             f"temperatures {self.temperatures[0]:.3g} to {self.temperatures[-1]:.3g} in "
             f"{len(self.temperatures)} rungs, {self.steps} steps, {self.gradients:g} gradients)"
         )
 
 
-def search(
+def simulated_annealing(
     energy: Energy | Callable[..., Tensor],
     sampler: Sampler,
     x: Tensor,
@@ -230,12 +230,12 @@ def search(
     generator: torch.Generator,
     temperatures: Sequence[float] | None = None,
     progress: Callable[[int], object] | None = None,
-) -> Found:
+) -> MinimizationResult:
     """Look for the point of lowest energy by annealing: sample exp(−E / T) while T falls, and keep
     the lowest point visited.
 
     x (B, *event): where the chains begin; steps: in all, divided evenly among the temperatures.
-    temperatures: a ladder, such as `cooling(4.0, 0.05, 20)`; unless given, 20 from 4 δ down to δ /
+    temperatures: a ladder, such as `geometric_schedule(4.0, 0.05, 20)`; unless given, 20 from 4 δ down to δ /
     50 (`δ` = spread of the energies of x over √(numbers in an event), about what a change of one
     number changes; so let x be random points). The step of a sampler that has an accept step
     follows its acceptance from rung to rung, for a cold law is narrow; nothing here needs an
@@ -250,7 +250,7 @@ def search(
     >>> edges = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 0]])  # a ring of five: 4 of its 5 edges can be cut
     >>> cut = lowland.Function(lambda x: -(x[:, edges[:, 0]] != x[:, edges[:, 1]]).float().sum(1), lowland.binary(5))
     >>> g = torch.Generator().manual_seed(0)
-    >>> search(cut, lowland.BlockGibbs(), cut.domain.draw(8, g), 100, generator=g).energy
+    >>> simulated_annealing(cut, lowland.BlockGibbs(), cut.domain.draw(8, g), 100, generator=g).energy
     -4.0
     """
     energy = lift(energy)
@@ -260,7 +260,7 @@ def search(
     ladder = tuple(temperatures) if temperatures is not None else _cooling_for(lowest, x)
     if not ladder:
         raise ValueError(
-            "the ladder of temperatures is empty; it needs at least one; see cooling(high, low, "
+            "the ladder of temperatures is empty; it needs at least one; see geometric_schedule(high, low, "
             "count)"
         )
     rungs, gradients = torch.zeros(len(x), dtype=torch.long, device=x.device), 0.0
@@ -286,13 +286,13 @@ def search(
         )
         rungs, gradients = torch.where(lower, k, rungs), gradients + trace.gradients
         sampler, x = _followed(sampler, trace), trace.x
-    return Found(points, lowest, rungs, ladder, steps, gradients)
+    return MinimizationResult(points, lowest, rungs, ladder, steps, gradients)
 
 
-def cooling(high: float, low: float, count: int) -> tuple[float, ...]:
+def geometric_schedule(high: float, low: float, count: int) -> tuple[float, ...]:
     """A ladder of `count` numbers from high to low, each the same fraction of the one before.
 
-    >>> cooling(4.0, 1.0, 3)
+    >>> geometric_schedule(4.0, 1.0, 3)
     (4.0, 2.0, 1.0)
     """
     positive("high", high)
@@ -318,7 +318,7 @@ def _cooling_for(energies: Tensor, x: Tensor) -> tuple[float, ...]:
             "off their spread; start from random points or pass temperatures"
         )
     delta = spread / x[0].numel() ** 0.5
-    return cooling(4 * delta, delta / 50, 20)
+    return geometric_schedule(4 * delta, delta / 50, 20)
 
 
 def _followed(sampler: Any, trace: Trace) -> Any:

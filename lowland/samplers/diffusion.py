@@ -4,14 +4,14 @@ Let p_σ be the law of the data with noise N(0, σ²) added, and E(x, σ) its en
 σ) points from a noisy point to the expected clean one, D = x + σ² score (Tweedie). Bound over a
 ladder of levels, E is a path:
 
-    sigmas = sigma_ladder(80, 0.01, 40);     path = [energy.given(sigma) for sigma in sigmas]
+    sigmas = karras_sigmas(80, 0.01, 40);     path = [energy.given(sigma) for sigma in sigmas]
 
 Three ways lead down: `anneal` (Langevin at each level, no more), `predictor_corrector` (a step from
 level to level, then Langevin) and `probability_flow` (an ODE, no noise). All want x ~ p_σ at the
 first level, for which N(0, σ²) serves where σ is far above the size of the data.
 
 Here levels explode: x_σ = x_0 + σ ξ. A path that preserves the variance, x_t = α_t x_0 + √(1 −
-α_t²) ξ, is the same path at another scale, x_t / α_t at σ_t = √(1 − α_t²) / α_t; `preserving` turns
+α_t²) ξ, is the same path at another scale, x_t / α_t at σ_t = √(1 − α_t²) / α_t; `vp_to_ve` turns
 it into this form.
 
 Noise knows no walls. On a box, flow and chain run through them (`anneal` is reflected), nothing is
@@ -45,7 +45,7 @@ from lowland.samplers.loop import check_arguments, run_chains
 
 
 @dataclass(frozen=True, repr=False)
-class Diffused:
+class DiffusionResult:
     """Points x (B, *event) at the noise level sigma, at which a path ended.
 
     diverged (B,): moves that were refused because they were not finite; a point with any is no
@@ -66,20 +66,20 @@ class Diffused:
             f"{out} outside the domain"
         ] * (out > 0)
         return (
-            f"Diffused({len(self.x)} points of {tuple(self.x.shape[1:])} at sigma {self.sigma:g}, "
+            f"DiffusionResult({len(self.x)} points of {tuple(self.x.shape[1:])} at sigma {self.sigma:g}, "
             f"{self.gradients:g} gradients{''.join(', ' + note for note in notes)})"
         )
 
 
-def sigma_ladder(high: float, low: float, count: int, rho: float = 7.0) -> tuple[float, ...]:
+def karras_sigmas(high: float, low: float, count: int, rho: float = 7.0) -> tuple[float, ...]:
     """Noise levels from high to low, closer together where they are small:
 
         σ_i = (high^{1/ρ} + i / (count − 1) · (low^{1/ρ} − high^{1/ρ}))^ρ,      i = 0 ... count − 1
 
-    ρ = 1 spaces them evenly, ρ → ∞ by equal factors (see `cooling`).
+    ρ = 1 spaces them evenly, ρ → ∞ by equal factors (see `geometric_schedule`).
     Source: Karras et al. (2022), equation 5, https://arxiv.org/abs/2206.00364
 
-    >>> [round(sigma, 2) for sigma in sigma_ladder(80.0, 0.01, 5)]
+    >>> [round(sigma, 2) for sigma in karras_sigmas(80.0, 0.01, 5)]
     [80.0, 19.81, 3.46, 0.34, 0.01]
     """
     if not (
@@ -101,7 +101,7 @@ def probability_flow(
     order: int = 2,
     jump: bool = False,
     progress: Callable[[int], object] | None = None,
-) -> Diffused:
+) -> DiffusionResult:
     """Carry points from p_σ at the first level to p_σ at the last, without noise:
 
         dx/dσ = −σ score(x, σ)
@@ -121,9 +121,9 @@ def probability_flow(
 
     >>> import torch, lowland
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
-    >>> sigmas = sigma_ladder(10.0, 0.1, 30)
+    >>> sigmas = karras_sigmas(10.0, 0.1, 30)
     >>> probability_flow([normal.given(s) for s in sigmas], sigmas, torch.full((1, 1), 101.0**0.5), jump=True)
-    Diffused(1 points of (1,) at sigma 0, 59 gradients)
+    DiffusionResult(1 points of (1,) at sigma 0, 59 gradients)
     """
     if order not in (1, 2):
         raise ValueError(f"order is {order}; it is 1 (Euler, DDIM) or 2 (Heun); leave it out for 2")
@@ -141,7 +141,7 @@ def probability_flow(
         if jump:
             x, diverged = _moved(x, x - sigmas[-1] * _slope(free[-1], sigmas[-1], x), diverged)
     paid = order * (len(path) - 1) + jump
-    return Diffused(x, 0.0 if jump else sigmas[-1], diverged, ~domain.contains(x), paid)
+    return DiffusionResult(x, 0.0 if jump else sigmas[-1], diverged, ~domain.contains(x), paid)
 
 
 def predictor_corrector(
@@ -154,7 +154,7 @@ def predictor_corrector(
     generator: torch.Generator,
     jump: bool = False,
     progress: Callable[[int], object] | None = None,
-) -> Diffused:
+) -> DiffusionResult:
     """Draw along falling noise levels: at each, correct by a sampler of that level's law, then
     predict the next by
 
@@ -163,7 +163,7 @@ def predictor_corrector(
     the ancestral step: the law of x' given x and a clean point, at the expected clean point D. It
     is exact for levels close together; the corrector mends what wide ones leave, as far as its
     steps reach. x (B, *event): draws of the first level; path and sigmas: as for
-    `probability_flow`, falling; correctors: one for all or one per level, see `noise_ladder`;
+    `probability_flow`, falling; correctors: one for all or one per level, see `scale_step_sizes`;
     steps: of the correctors in all, divided evenly among the levels (0 corrects nothing, which is
     ancestral sampling). jump: from the last level to the expected clean point D. Cost: one gradient
     per level and those of the correctors' steps; predictions and jump use the score that is there
@@ -175,11 +175,11 @@ def predictor_corrector(
 
     >>> import torch, lowland
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
-    >>> sigmas = sigma_ladder(10.0, 0.1, 20)
-    >>> path, correctors = [normal.given(s) for s in sigmas], lowland.samplers.noise_ladder(lowland.MALA(0.005), sigmas)
+    >>> sigmas = karras_sigmas(10.0, 0.1, 20)
+    >>> path, correctors = [normal.given(s) for s in sigmas], lowland.samplers.scale_step_sizes(lowland.MALA(0.005), sigmas)
     >>> g = torch.Generator().manual_seed(0)
     >>> predictor_corrector(path, sigmas, 10 * torch.randn(9, 1, generator=g), correctors, 40, generator=g, jump=True)
-    Diffused(9 points of (1,) at sigma 0, 60 gradients)
+    DiffusionResult(9 points of (1,) at sigma 0, 60 gradients)
     """
     samplers = one_each(correctors, path)
     check_arguments(steps, generator, x)
@@ -200,10 +200,12 @@ def predictor_corrector(
             if progress is not None:
                 progress(1)
     acceptance = tuple(torch.stack(rates).tolist())
-    return Diffused(x, 0.0 if jump else sigmas[-1], diverged, ~domain.contains(x), paid, acceptance)
+    return DiffusionResult(
+        x, 0.0 if jump else sigmas[-1], diverged, ~domain.contains(x), paid, acceptance
+    )
 
 
-def preserving(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[Energy], list[float]]:
+def vp_to_ve(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[Energy], list[float]]:
     """A path that preserves the variance as one that explodes: the energies and the noise levels
     that this module takes.
 
@@ -214,7 +216,7 @@ def preserving(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[En
     path ends, points are data with noise σ_t.
 
     >>> from lowland.targets import Gaussian
-    >>> path, sigmas = preserving([Gaussian(), Gaussian()], (0.6, 0.8))  # data N(0, I) stay N(0, I) at every time
+    >>> path, sigmas = vp_to_ve([Gaussian(), Gaussian()], (0.6, 0.8))  # data N(0, I) stay N(0, I) at every time
     >>> [round(sigma, 4) for sigma in sigmas], path[0](torch.tensor([[5.0, 0.0]])).item()  # N(0, 1 / 0.36) at the first
     ([1.3333, 0.75], 4.5)
     """
@@ -269,12 +271,12 @@ def _checked(
         allowed = "falling (or, without a jump, rising)" if rising else "falling"
         raise ValueError(
             f"{len(energies)} energies came with the noise levels {list(sigmas)}; there must be "
-            f"one each, above 0 and {allowed}; see sigma_ladder(high, low, count)"
+            f"one each, above 0 and {allowed}; see karras_sigmas(high, low, count)"
         )
     domain = energies[0].domain
     if domain.kind not in CONTINUOUS:
         raise ValueError(
-            f"the domain is {domain.kind}; noise is added to real numbers; use anneal or search "
+            f"the domain is {domain.kind}; noise is added to real numbers; use anneal or simulated_annealing "
             "there"
         )
     free = [

@@ -63,7 +63,7 @@ class HMC:
     """
 
     step_size: float
-    leapfrogs: int = 10
+    num_leapfrog_steps: int = 10
     scale: tuple[float, ...] | None = None
     jitter: float = 0.0
     adjusted: ClassVar[bool] = True
@@ -74,9 +74,9 @@ class HMC:
     def __post_init__(self) -> None:
         positive("step_size", self.step_size)
         positive_scale(self.scale)
-        if self.leapfrogs < 1:
+        if self.num_leapfrog_steps < 1:
             raise ValueError(
-                f"leapfrogs is {self.leapfrogs}; it must be at least 1; 10 is a common choice"
+                f"num_leapfrog_steps is {self.num_leapfrog_steps}; it must be at least 1; 10 is a common choice"
             )
         if not 0 <= self.jitter < 1:
             raise ValueError(
@@ -86,7 +86,7 @@ class HMC:
 
     @property
     def gradients(self) -> int:
-        return self.leapfrogs
+        return self.num_leapfrog_steps
 
     def init(self, energy: Energy, x: Tensor) -> State:
         return init(energy, x)
@@ -100,7 +100,7 @@ class HMC:
             step_size = step_size * (1 + self.jitter * (2 * u - 1))
         p = normal_like(state.x, generator)
         new, last = leapfrog(
-            energy, state, p, stride(step_size, self.scale, state.x), self.leapfrogs
+            energy, state, p, stride(step_size, self.scale, state.x), self.num_leapfrog_steps
         )
         log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
         return metropolis(state, new, log_ratio, generator)

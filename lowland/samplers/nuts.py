@@ -104,7 +104,7 @@ class NUTS:
         of a stretch within; draw a point in proportion to exp(−H), the newer half preferred
 
     Leaves exp(−E) invariant for every step size and diagonal metric (scale: S² = M⁻¹); reflects at
-    the walls of a box. depth: of the tree at most. Cost: up to 2^depth − 1 gradients per step,
+    the walls of a box. max_tree_depth: doublings at most. Cost: up to 2^max_tree_depth − 1 gradients per step,
     counted per chain in Info.gradients; chains that are done leave the batch as soon as they are an
     eighth of it. Chooses chains on the host, so it waits for a GPU at every leaf. Info.diverged
     says that a trajectory met a point that was not finite, or an energy error above 1,000, and
@@ -114,7 +114,7 @@ class NUTS:
     """
 
     step_size: float
-    depth: int = 10
+    max_tree_depth: int = 10
     scale: tuple[float, ...] | None = None
     gradients: ClassVar[int] = 0
     adjusted: ClassVar[bool] = True
@@ -125,9 +125,9 @@ class NUTS:
     def __post_init__(self) -> None:
         positive("step_size", self.step_size)
         positive_scale(self.scale)
-        if not 1 <= self.depth <= 20:
+        if not 1 <= self.max_tree_depth <= 20:
             raise ValueError(
-                f"depth is {self.depth}; it is from 1 to 20; 10 (1,023 gradients at most) is the "
+                f"max_tree_depth is {self.max_tree_depth}; it is from 1 to 20; 10 (1,023 gradients at most) is the "
                 "default"
             )
 
@@ -137,7 +137,7 @@ class NUTS:
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         p = normal_like(state.x, generator)
         coins = torch.rand(
-            (self.depth, 2, len(p)), generator=generator, device=p.device, dtype=p.dtype
+            (self.max_tree_depth, 2, len(p)), generator=generator, device=p.device, dtype=p.dtype
         )
         seed = int(torch.randint(2**62, (), generator=generator, device=p.device))
         leaf_coins = torch.Generator(p.device).manual_seed(
@@ -151,7 +151,7 @@ class NUTS:
         draw, start = State(*(part.clone() for part in state)), state.energy + squared_norm(p) / 2
         tree = Tree(ends, draw, zero, start, zero.clone(), whole, whole.clone(), whole.bool())  # type: ignore[arg-type]
         growing = torch.arange(len(p), device=p.device)
-        for level in range(self.depth):
+        for level in range(self.max_tree_depth):
             growing = self._double(energy, tree, level, growing, coins[level], leaf_coins)
             if len(growing) == 0:
                 break

@@ -7,7 +7,7 @@ higher level, x̃ = x_σ + s ξ with s² = σ̃² − σ², it follows
     p(x | x̃) ∝ exp(−E(x, σ) − ‖x̃ − x‖² / (2 s²)),
 
 which has one mode where s is small, although E may have many: chains from x̃ reach it in a few
-steps. Down a ladder of levels, each draw is the start of the next (`recover`), and ends as a draw
+steps. Down a ladder of levels, each draw is the start of the next (`diffusion_recovery_sample`), and ends as a draw
 of the lowest level's law. Source: Bengio et al. (2013), https://arxiv.org/abs/1305.6663; Gao et al.
 (2021), https://arxiv.org/abs/2012.08125
 """
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from lowland.energy import Energy, check_points, differentiate, lift
 from lowland.samplers.anneal import divide_steps
-from lowland.samplers.diffusion import Diffused
+from lowland.samplers.diffusion import DiffusionResult
 from lowland.samplers.kernel import CONTINUOUS, Sampler, per_row, squared_norm
 from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews
 from lowland.samplers.loop import check_arguments, run_chains
 
 
-class Recovery(Energy):
+class ConditionalEnergy(Energy):
     """E(x) + ‖x̃ − x‖² / (2 s²): the law of a point given a noisier one. x̃ (B, *event); s: one
     number, or one per row (B,).
 
@@ -37,7 +37,7 @@ class Recovery(Energy):
 
     >>> import torch
     >>> from lowland.targets import Gaussian
-    >>> Recovery(Gaussian(), torch.tensor([[1.0, 1.0]]), 0.5)(torch.zeros(1, 2))
+    >>> ConditionalEnergy(Gaussian(), torch.tensor([[1.0, 1.0]]), 0.5)(torch.zeros(1, 2))
     tensor([4.])
     """
 
@@ -61,9 +61,9 @@ class Recovery(Energy):
         away = x - self.noisy
         return value + self.pull / 2 * squared_norm(away), score - per_row(self.pull, x) * away
 
-    def rows(self, index: Tensor) -> "Recovery":
+    def rows(self, index: Tensor) -> "ConditionalEnergy":
         pull = self.pull[index] if self.pull.dim() else self.pull
-        return Recovery(self.energy.rows(index), self.noisy[index], pull.rsqrt())
+        return ConditionalEnergy(self.energy.rows(index), self.noisy[index], pull.rsqrt())
 
 
 def check_levels(sigmas: Sequence[float]) -> None:
@@ -75,11 +75,11 @@ def check_levels(sigmas: Sequence[float]) -> None:
     ):
         raise ValueError(
             f"sigmas are {tuple(sigmas)}; at least two noise levels above 0 are needed, falling; "
-            "see sigma_ladder(high, low, count)"
+            "see karras_sigmas(high, low, count)"
         )
 
 
-def steered(sampler: Sampler, spread: Tensor | float) -> Sampler:
+def scale_to_noise(sampler: Sampler, spread: Tensor | float) -> Sampler:
     """The sampler with its step in units of s²: h = step_size · s², so that one number serves all
     levels.
 
@@ -94,7 +94,7 @@ def steered(sampler: Sampler, spread: Tensor | float) -> Sampler:
     return dataclasses.replace(sampler, step_size=sampler.step_size * spread**2)  # type: ignore[arg-type]
 
 
-def recover(
+def diffusion_recovery_sample(
     energy: Energy | Callable[..., Tensor],
     sigmas: Sequence[float],
     x: Tensor,
@@ -103,7 +103,7 @@ def recover(
     *,
     generator: torch.Generator,
     progress: Callable[[int], object] | None = None,
-) -> Diffused:
+) -> DiffusionResult:
     """Draw down a ladder: at each level from the law of the point given where the level above
     ended.
 
@@ -117,11 +117,11 @@ def recover(
     not fit. Source: Gao et al. (2021), algorithm 2, https://arxiv.org/abs/2012.08125
 
     >>> import torch, lowland
-    >>> from lowland.samplers import recover
+    >>> from lowland.samplers import diffusion_recovery_sample
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
     >>> g = torch.Generator().manual_seed(0)
-    >>> recover(normal, (3.0, 1.0, 0.1), 3 * torch.randn(5, 2, generator=g), lowland.MALA(0.2), 20, generator=g)
-    Diffused(5 points of (2,) at sigma 0.1, 22 gradients)
+    >>> diffusion_recovery_sample(normal, (3.0, 1.0, 0.1), 3 * torch.randn(5, 2, generator=g), lowland.MALA(0.2), 20, generator=g)
+    DiffusionResult(5 points of (2,) at sigma 0.1, 22 gradients)
     """
     energy = lift(energy)
     check_levels(sigmas)
@@ -129,7 +129,7 @@ def recover(
     if energy.domain.kind not in CONTINUOUS:
         raise ValueError(
             f"the domain is {energy.domain.kind}; noise is added to real numbers; use anneal or "
-            "search there"
+            "simulated_annealing there"
         )
     free = dataclasses.replace(energy.domain, kind="real", lo=-math.inf, hi=math.inf)
     check_points(Energy(free), x)
@@ -138,11 +138,11 @@ def recover(
         pairwise(sigmas), divide_steps(steps, len(sigmas) - 1), strict=True
     ):
         spread = math.sqrt(above**2 - sigma**2)
-        law = Recovery(energy.given(sigma), x, spread)
+        law = ConditionalEnergy(energy.given(sigma), x, spread)
         trace = run_chains(
-            law, steered(sampler, spread), x, share, generator=generator, progress=progress
+            law, scale_to_noise(sampler, spread), x, share, generator=generator, progress=progress
         )
         x, diverged, paid = trace.x, diverged + trace.diverged, paid + trace.gradients
         rates.append(trace.acceptance.mean())
     acceptance = tuple(torch.stack(rates).tolist())
-    return Diffused(x, sigmas[-1], diverged, ~energy.domain.contains(x), paid, acceptance)
+    return DiffusionResult(x, sigmas[-1], diverged, ~energy.domain.contains(x), paid, acceptance)

@@ -116,7 +116,7 @@ class GHMC:
 
     step_size: float
     friction: float = 1.0
-    leapfrogs: int = 1
+    num_leapfrog_steps: int = 1
     scale: tuple[float, ...] | None = None
     adjusted: ClassVar[bool] = True
     order: ClassVar[int | None] = None
@@ -127,14 +127,14 @@ class GHMC:
         positive("step_size", self.step_size)
         positive("friction", self.friction)
         positive_scale(self.scale)
-        if self.leapfrogs < 1:
+        if self.num_leapfrog_steps < 1:
             raise ValueError(
-                f"leapfrogs is {self.leapfrogs}; it must be at least 1; 1 is the default"
+                f"num_leapfrog_steps is {self.num_leapfrog_steps}; it must be at least 1; 1 is the default"
             )
 
     @property
     def gradients(self) -> int:
-        return self.leapfrogs
+        return self.num_leapfrog_steps
 
     def init(self, energy: Energy, x: Tensor) -> MovingState:
         return MovingState(*init(energy, x))
@@ -146,7 +146,7 @@ class GHMC:
         p = shifted(kept * _momentum(state, generator), normal_like(state.x, generator), drawn)
         here = State(state.x, state.energy, state.score)
         new, last = leapfrog(
-            energy, here, p, stride(self.step_size, self.scale, state.x), self.leapfrogs
+            energy, here, p, stride(self.step_size, self.scale, state.x), self.num_leapfrog_steps
         )
         log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
         moved, info = metropolis(

@@ -1,4 +1,4 @@
-"""Problems on graphs whose lowest point is the answer: what `samplers.search` is for."""
+"""Problems on graphs whose lowest point is the answer: what `samplers.simulated_annealing` is for."""
 
 from collections.abc import Sequence
 from typing import Any

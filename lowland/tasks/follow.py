@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowland.energy import Energy
 from lowland.registry import build
-from lowland.samplers import recover, sigma_ladder
+from lowland.samplers import diffusion_recovery_sample, karras_sigmas
 from lowland.tasks.generate import Generated, even_labels, flow, generate, jump
 
 Progress = Callable[[int], object] | None
@@ -27,7 +27,7 @@ def noise_levels(energy: Energy, recipe: Mapping[str, Any]) -> list[float] | Non
     return (
         sorted(named, reverse=True)
         if named
-        else list(sigma_ladder(how["sigma_max"], how["sigma_min"], how["levels"]))
+        else list(karras_sigmas(how["sigma_max"], how["sigma_min"], how["levels"]))
     )
 
 
@@ -169,7 +169,7 @@ def _recovered(
     start = sigmas[0] * torch.randn(
         count, *energy.domain.shape, generator=generator, device=generator.device
     )
-    made = recover(
+    made = diffusion_recovery_sample(
         energy, sigmas, start, sampler, how["steps"], generator=generator, progress=progress
     )
     x = jump(energy.given(sigmas[-1]), made.x, how["jump"])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, value_and_score
-from lowland.samplers import Sampler, anneal, noise_ladder, probability_flow
+from lowland.samplers import Sampler, anneal, probability_flow, scale_step_sizes
 
 
 class Generated(NamedTuple):
@@ -106,7 +106,7 @@ def generate(
                 "sigmas=(1.0, ..., 0.1)"
             )
         path: list[Energy] = [energy.given(sigma) for sigma in sigmas]
-        samplers: Sampler | list[Sampler] = noise_ladder(sampler, sigmas)
+        samplers: Sampler | list[Sampler] = scale_step_sizes(sampler, sigmas)
     else:
         bound = energy if labels is None else energy.given(labels)
         path = [bound if t == 1.0 else bound / t for t in temperatures]
@@ -154,7 +154,7 @@ def flow(
     https://arxiv.org/abs/2206.00364
 
     >>> import torch, lowland
-    >>> g, sigmas = torch.Generator().manual_seed(0), lowland.sigma_ladder(5.0, 0.05, 6)
+    >>> g, sigmas = torch.Generator().manual_seed(0), lowland.karras_sigmas(5.0, 0.05, 6)
     >>> energy = lowland.NoiseMLP(lowland.real(2), hidden=(8,))
     >>> flow(energy, sigmas, 3, generator=g, frames=3).film.shape
     torch.Size([3, 3, 2])

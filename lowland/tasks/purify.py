@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy, check_points, frozen, lift
-from lowland.samplers import sigma_ladder
+from lowland.samplers import karras_sigmas
 from lowland.samplers.kernel import normal_like
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.composition.guidance import clean_point, gradient, of_noise
@@ -94,7 +94,7 @@ def purify(
 
 
 def _denoised(energy: Energy, x: Tensor, sigma: float, steps: int) -> Tensor:
-    levels = [sigma] if steps == 1 else list(sigma_ladder(sigma, sigma / LAST, steps))
+    levels = [sigma] if steps == 1 else list(karras_sigmas(sigma, sigma / LAST, steps))
     for level, below in pairwise([*levels, 0.0]):
         clean = clean_point(energy, x, level)
         x = clean + below / level * (x - clean)

@@ -16,7 +16,7 @@ from lowland.energy import Energy, Sum, check_normalisable
 from lowland.evaluation import Subject, subject
 from lowland.registry import build
 from lowland.run import Run
-from lowland.samplers import Sampler, sigma_ladder
+from lowland.samplers import Sampler, karras_sigmas
 from lowland.tasks import (
     Attribute,
     Cleaned,
@@ -83,7 +83,7 @@ def compose_runs(
             )
             whole: Energy = Sum(terms, weights)
             begin = _begun(noisy[0].energy, count, high, g)
-            sigmas = sigma_ladder(high, low, levels)
+            sigmas = karras_sigmas(high, low, levels)
             x = anneal_composed(
                 whole, sigmas, begin, steps, generator=g, sampler=chosen, progress=bar.update
             ).x
@@ -140,7 +140,7 @@ def edit_image(
                 f"noise is {noise}; the levels of the run go from {max(s.sigmas):g} down to "
                 f"{min(s.sigmas):g}, and it lies above the last; 0.7 keeps the outline of digits"
             )
-        attribute, sigmas = Cleaned(attribute, s.energy), sigma_ladder(noise, min(s.sigmas), 12)
+        attribute, sigmas = Cleaned(attribute, s.energy), karras_sigmas(noise, min(s.sigmas), 12)
     energy = s.energy if s.sigmas else s.marginal
     with (
         cpu_threads(s.recipe["training"]["threads"]),
@@ -237,7 +237,7 @@ def predict_image(
     mask = torch.zeros(channels, 1, 1, dtype=torch.bool)
     mask[list(known)] = True
     x, g = _questions(s, image, known), torch.Generator().manual_seed(seed)
-    sigmas = sigma_ladder(max(s.sigmas), min(s.sigmas), levels) if s.sigmas else ()
+    sigmas = karras_sigmas(max(s.sigmas), min(s.sigmas), levels) if s.sigmas else ()
     energy = s.energy if s.sigmas else s.marginal
     with (
         cpu_threads(s.recipe["training"]["threads"]),

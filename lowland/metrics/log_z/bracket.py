@@ -20,7 +20,7 @@ from lowland.metrics.log_z.certificate import Direction, LogZ, bennett, ends, in
 from lowland.metrics.log_z.enumeration import countable, enumerated
 from lowland.metrics.log_z.schedule import Path, Plan, default_sampler, planned
 from lowland.metrics.mcmc import rhat
-from lowland.samplers import Energies, Weighted, ais, run_chains
+from lowland.samplers import AISResult, Energies, ais, run_chains
 from lowland.targets import Uniform, fit_base
 
 PILOT = 200  # chains of the pilot run
@@ -264,7 +264,7 @@ def _between(base: Energy, energy: Energy, beta: float) -> Energy:
 def _reverse_start(
     energy: Energy,
     source: _Source,
-    up: Weighted,
+    up: AISResult,
     plan: Plan,
     chains: int,
     warm_up: int,
@@ -332,8 +332,8 @@ def _concluded(
     energy: Energy,
     base: Any,
     plan: Plan,
-    up: Weighted,
-    down: Weighted,
+    up: AISResult,
+    down: AISResult,
     started: _Started,
     tolerance: float,
     words: str,
@@ -366,7 +366,7 @@ def _concluded(
     )
 
 
-def _direction(run: Weighted, start: float, sign: int, generator: torch.Generator) -> Direction:
+def _direction(run: AISResult, start: float, sign: int, generator: torch.Generator) -> Direction:
     """A run as a statement about log Z. Its curve begins where log Z is known, at the base."""
     error, low, high = interval(run.log_weights, generator)
     value = start + sign * run.log_ratio

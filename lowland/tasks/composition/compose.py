@@ -53,12 +53,12 @@ from lowland.samplers import (
     DMALA,
     MALA,
     BlockGibbs,
-    Diffused,
+    DiffusionResult,
     Sampler,
     Trace,
-    noise_ladder,
     predictor_corrector,
     sample,
+    scale_step_sizes,
     tune,
 )
 from lowland.samplers.diffusion import Scaled
@@ -256,14 +256,14 @@ def anneal_composed(
     sampler: Sampler | None = None,
     jump: bool = True,
     progress: Callable[[int], object] | None = None,
-) -> Diffused:
+) -> DiffusionResult:
     """Draw from a composition of energies of noise: down falling levels, corrected at each, and
     corrected chains at the end.
 
     energy: an expression of energies of noise, to be bound to each level, or a path with one energy
     per level; x (B, *event): draws of the first level, such as N(0, σ²) where σ is large; steps: of
     the corrector in all, divided among the levels; sampler: the corrector for the *last* level,
-    made longer with σ (`noise_ladder`); unless given MALA of h = 1.36 d^{−1/3} σ², right for a law
+    made longer with σ (`scale_step_sizes`); unless given MALA of h = 1.36 d^{−1/3} σ², right for a law
     as wide as its noise; final: steps of MALA, tuned there, in the law of the last level; a sampler
     without an accept step is used for both, for then that was asked for. jump: end at the expected
     clean point.
@@ -289,12 +289,18 @@ def anneal_composed(
     if not path or len(path) != len(sigmas) or not all(0 < sigma < math.inf for sigma in sigmas):
         raise ValueError(
             f"{len(path)} energies came with the levels {list(sigmas)}; one each is needed, above "
-            "0 and falling; see sigma_ladder(high, low, count)"
+            "0 and falling; see karras_sigmas(high, low, count)"
         )
     size = x[0].numel()
     own = sampler or MALA(1.36 * size ** (-1 / 3) * sigmas[-1] ** 2)
     found = predictor_corrector(
-        path, sigmas, x, noise_ladder(own, sigmas), steps, generator=generator, progress=progress
+        path,
+        sigmas,
+        x,
+        scale_step_sizes(own, sigmas),
+        steps,
+        generator=generator,
+        progress=progress,
     )
     last = Scaled(path[-1], 1.0, real(*x.shape[1:])) if path[-1].domain.kind == "box" else path[-1]
     if own.adjusted and final:

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from lowland.domain import real
 from lowland.energy import Energy, check_finite, check_points, frozen, score_alone
-from lowland.samplers import Sampler, run_chains, sigma_ladder
+from lowland.samplers import Sampler, karras_sigmas, run_chains
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
@@ -175,7 +175,7 @@ def clean_draws(
     >>> import torch, lowland
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
     >>> g = torch.Generator().manual_seed(0)
-    >>> x = clean_draws(normal, torch.ones(4000, 1), lowland.sigma_ladder(1.0, 0.01, 20), generator=g)
+    >>> x = clean_draws(normal, torch.ones(4000, 1), lowland.karras_sigmas(1.0, 0.01, 20), generator=g)
     >>> bool((x.mean() - 0.5).abs() < 0.05), bool((x.var() - 0.5).abs() < 0.05)
     (True, True)
     """
@@ -239,7 +239,7 @@ class _Seeing:
         if self.all and exact > low:
             return (exact,), max(6 * inner, 2)
         last = max(FINAL * exact, low)
-        return (sigma_ladder(high, last, count) if count > 1 and high > last else (last,)), inner
+        return (karras_sigmas(high, last, count) if count > 1 and high > last else (last,)), inner
 
     def z(self, x: Tensor, y: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
         """A draw of z given x and y at a level."""
@@ -297,7 +297,7 @@ class _Seeing:
 
 
 def _ladder(high: float, low: float, count: int) -> Sequence[float]:
-    return sigma_ladder(high, low, count) if count > 1 and high > low else (high,)
+    return karras_sigmas(high, low, count) if count > 1 and high > low else (high,)
 
 
 def _begun(
