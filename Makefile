@@ -24,7 +24,7 @@ slow: $(VENV)/installed  ## statistical proofs and training quality, many minute
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/installed  ## Langevin against the bare loop and, where installed, ebmkit and torchebm
-	$(BIN)/python -m benchmarks.langevin
+	$(BIN)/python -m benchmarks.speed.langevin
 
 clean:
 	rm -rf $(VENV)

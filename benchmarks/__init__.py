@@ -1,1 +1,1 @@
-"""What lowland costs, against its peers and against the floor. See README.md."""
+"""Measurements of lowland in four rooms: speed, proof, quality, guides. README.md has the list."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland.metrics.attributes import slant, thickness
+from benchmarks.quality.attributes import slant, thickness
 
 
 def bar(width: float, angle: float, size: int = 40) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import langevin, runner
-from benchmarks.runner import (
+from benchmarks.speed import langevin, runner
+from benchmarks.speed.runner import (
     Benchmark,
     Contender,
     Disagreement,

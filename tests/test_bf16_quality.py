@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import bf16_quality
-from benchmarks.bf16_quality import (
+from benchmarks.proof import RESULTS
+from benchmarks.proof import bfloat16 as bf16_quality
+from benchmarks.proof.bfloat16 import (
     CONTROL,
     WAYS,
     Convolved,
@@ -20,7 +21,6 @@ from benchmarks.bf16_quality import (
     permutation_p,
     toy,
 )
-from benchmarks.runner import RESULTS
 
 
 def made(count: int, seed: int, shift: float = 0.0) -> Made:
@@ -85,5 +85,5 @@ def test_a_wrong_gradient_is_seen_on_the_known_law(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_page_is_that_of_the_record() -> None:
-    record = json.loads((RESULTS / "bf16-quality.json").read_text())
-    assert (RESULTS / "bf16-quality.md").read_text() == markdown(record)
+    record = json.loads((RESULTS / "bfloat16.json").read_text())
+    assert (RESULTS / "bfloat16.md").read_text() == markdown(record)

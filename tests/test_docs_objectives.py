@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import lowland
-from benchmarks.objectives import RECORD
-from benchmarks.objectives_folk import Record, folk, rank_correlation
-from benchmarks.objectives_pages import measured, table
-from benchmarks.objectives_words import FAMILIES, WITHOUT_PLANE, said
+from benchmarks.guides.objectives import RECORD
+from benchmarks.guides.objectives_claims import Record, folk, rank_correlation
+from benchmarks.guides.objectives_pages import measured, table
+from benchmarks.guides.objectives_words import FAMILIES, WITHOUT_PLANE, said
 from lowland.config import read_recipe, recipe_names
 from lowland.registry import registered
 

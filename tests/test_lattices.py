@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import ising as bench
+from benchmarks.speed import ising as bench
 from lowland import Energy, build, spec, value_and_score
 from lowland.samplers import BlockGibbs
 from lowland.targets import Ising, Potts, mean_energy, multispin

@@ -12,7 +12,7 @@ from contract.cases import seeded
 from contract.checks import LIMIT, z_scores
 from torch import Tensor
 
-from benchmarks.certificate import bars_and_stripes, exact_draws, needle, random_machine
+from benchmarks.proof.certificate import bars_and_stripes, exact_draws, needle, random_machine
 from lowland import (
     HMC,
     MALA,

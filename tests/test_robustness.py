@@ -406,7 +406,7 @@ def test_an_energy_with_classes_is_attacked_as_it_is() -> None:
 def test_rows_are_measured_again_and_the_others_stay_on_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks import robustness as page
+    from benchmarks.quality import robustness as page
 
     def one(value: float) -> dict[str, Any]:
         found = robust_accuracy(

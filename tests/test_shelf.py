@@ -9,7 +9,7 @@ import torch
 from contract.cases import seeded
 
 import lowland
-from benchmarks.ship import ship
+from benchmarks.quality.ship import ship
 from lowland import fit, read_recipe, verbs
 from lowland.config import recipe_names
 from lowland.energy import energy_values

@@ -23,8 +23,8 @@ from sklearn.neural_network import BernoulliRBM
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from benchmarks import bernoulli_rbm as comparison
-from benchmarks.runner import RESULTS
+from benchmarks.speed import RESULTS
+from benchmarks.speed import bernoulli_rbm as comparison
 from lowland.interop.sklearn import DBN, RBM, EnergyDetector, RBMClassifier
 
 Array = Any

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import lowland
-from benchmarks import runner, speed, speed_doors, speed_mcmc, speed_nuts, speed_path, speed_tasks
-from benchmarks.runner import Disagreement, Outcome
-from benchmarks.speed_targets import (
+from benchmarks.speed import ours, rows_mcmc, rows_nuts, rows_path, runner, table, tasks
+from benchmarks.speed.runner import Disagreement, Outcome
+from benchmarks.speed.targets import (
     Perceptron,
     Residual,
     ScaledGaussian,
@@ -24,7 +24,7 @@ from benchmarks.speed_targets import (
     perceptron,
     to_jax,
 )
-from benchmarks.speed_tasks import Chains, Proof, Run, Task, prove_cost, prove_moves, same_chains
+from benchmarks.speed.tasks import Chains, Proof, Run, Task, prove_cost, prove_moves, same_chains
 from lowland.data import DataError
 
 needs_jax = pytest.mark.skipif(find_spec("blackjax") is None, reason="blackjax is not installed")
@@ -32,7 +32,7 @@ needs_jax = pytest.mark.skipif(find_spec("blackjax") is None, reason="blackjax i
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return speed_mcmc.mlp_task(200, 5, 0.3)
+    return rows_mcmc.mlp_task(200, 5, 0.3)
 
 
 def outcome(
@@ -78,7 +78,7 @@ def test_the_gaussian_has_the_scales_it_names() -> None:
     assert net.scales.tolist() == pytest.approx([1.0, 0.1**0.5, 0.1, 0.1**1.5, 0.01])
     x = torch.randn(2000, 5, generator=torch.Generator().manual_seed(0)) * net.scales
     assert abs(net(x).mean().item() - 2.5) < 5 * math.sqrt(2.5 / 2000)
-    own = speed_mcmc.gaussian_task(7, 1, 0.1)
+    own = rows_mcmc.gaussian_task(7, 1, 0.1)
     assert torch.allclose(own.net(own.start), own.energy(own.start), rtol=1e-4)
 
 
@@ -90,10 +90,10 @@ def test_the_residual_net_has_the_size_that_was_measured_before() -> None:
 
 @needs_jax
 def test_the_energies_for_jax_are_those_of_torch(task: Task) -> None:
-    from benchmarks.speed_jax import check_energies
+    from benchmarks.speed.rivals_jax import check_energies
 
     check_energies(task)
-    check_energies(speed_mcmc.gaussian_task(20, 1, 0.1))
+    check_energies(rows_mcmc.gaussian_task(20, 1, 0.1))
     with pytest.raises(ValueError, match="Residual came"):
         to_jax(images("residual"))
 
@@ -103,7 +103,7 @@ def test_the_energies_for_jax_are_those_of_torch(task: Task) -> None:
 
 def test_equal_chains_pass_and_their_cost_is_told(task: Task) -> None:
     check = same_chains(task)
-    reference = outcome(speed_doors.floor, task, prove_moves)
+    reference = outcome(ours.floor, task, prove_moves)
     words = check(reference, outcome(langevin(), task, prove_moves))
     assert words.endswith("; a step: 1 gradients") and words.startswith("drift to")
 
@@ -113,7 +113,7 @@ def test_equal_chains_pass_and_their_cost_is_told(task: Task) -> None:
     [langevin(noise=0.9), langevin(noise=math.sqrt(0.5)), langevin(step=1.01), langevin(step=-1.0)],
 )
 def test_wrong_noise_and_wrong_steps_are_seen(task: Task, wrong: Callable[[Task], Run]) -> None:
-    reference = outcome(speed_doors.floor, task, prove_moves)
+    reference = outcome(ours.floor, task, prove_moves)
     with pytest.raises(Disagreement):
         same_chains(task)(reference, outcome(wrong, task, prove_moves))
 
@@ -135,14 +135,14 @@ def test_acceptance_is_compared_in_standard_errors() -> None:
         .mean(1)
         .tolist()
     )
-    assert abs(speed_tasks.acceptance_z(4000, a, b)) < 5
-    assert speed_tasks.acceptance_z(4000, 0.7, 0.6) > 5
-    assert speed_tasks.acceptance_z(100, 1.0, 1.0) == 0.0
+    assert abs(tasks.acceptance_z(4000, a, b)) < 5
+    assert tasks.acceptance_z(4000, 0.7, 0.6) > 5
+    assert tasks.acceptance_z(100, 1.0, 1.0) == 0.0
 
 
 def test_costs_are_counted_in_rows_of_the_network(task: Task) -> None:
-    assert prove_cost(speed_doors.floor, task) == Proof(1.0, 0.0)
-    hmc = prove_cost(speed_doors.plain(speed_doors.door(speed_doors.hmc)), task)
+    assert prove_cost(ours.floor, task) == Proof(1.0, 0.0)
+    hmc = prove_cost(ours.plain(ours.door(ours.hmc)), task)
     assert hmc.gradients == 10 and hmc.forwards == 0
 
     def wasteful(task: Task) -> Run:
@@ -173,57 +173,57 @@ def autoregressive(correlation: float, draws: int, seed: int) -> Tensor:
 
 @pytest.mark.skipif(find_spec("arviz_stats") is None, reason="arviz-stats is not installed")
 def test_effective_draws_fall_with_correlation_as_theory_says() -> None:
-    share = {c: speed_nuts.effective_draws(autoregressive(c, 2000, 1)) / 8000 for c in (0.0, 0.8)}
+    share = {c: rows_nuts.effective_draws(autoregressive(c, 2000, 1)) / 8000 for c in (0.0, 0.8)}
     assert 0.8 < share[0.0] < 1.2
     assert share[0.8] == pytest.approx((1 - 0.8) / (1 + 0.8), rel=0.3)
 
 
 @pytest.mark.skipif(find_spec("arviz_stats") is None, reason="arviz-stats is not installed")
 def test_nuts_draws_of_another_law_are_refused() -> None:
-    task = speed_mcmc.gaussian_task(100, 10, 0.1)
-    check = speed_nuts.SameLaw(task)
+    task = rows_mcmc.gaussian_task(100, 10, 0.1)
+    check = rows_nuts.SameLaw(task)
     assert isinstance(task.net, ScaledGaussian)
     exact = torch.randn(10, 100, 100, generator=torch.Generator().manual_seed(2)) * task.net.scales
-    good = Outcome(speed_nuts.Draws("good", exact, 3.0), Proof())
+    good = Outcome(rows_nuts.Draws("good", exact, 3.0), Proof())
     assert "effective per draw" in check(good, good)
     with pytest.raises(Disagreement, match="moments"):
-        check(good, Outcome(speed_nuts.Draws("wide", 1.05 * exact, 3.0), Proof()))
+        check(good, Outcome(rows_nuts.Draws("wide", 1.05 * exact, 3.0), Proof()))
 
 
 def test_seconds_are_divided_by_the_effective_draws_of_their_round() -> None:
-    benchmark = speed_nuts.nuts(4, 2)
-    assert isinstance(benchmark.check, speed_nuts.SameLaw)
+    benchmark = rows_nuts.nuts(4, 2)
+    assert isinstance(benchmark.check, rows_nuts.SameLaw)
     benchmark.check.found["lowland"] = [99.0, 2.0, 4.0]  # the first belongs to the warm-up
     times = runner.Times({"lowland": [1.0, 1.0]}, {"lowland": [2.0, 2.0]}, {"lowland": [0, 0]})
-    speed_nuts.per_effective_draw(benchmark, times)
+    rows_nuts.per_effective_draw(benchmark, times)
     assert times.wall["lowland"] == [500.0, 250.0] and times.cpu["lowland"] == [1000.0, 500.0]
 
 
 def test_log_z_is_that_of_the_weights_and_another_is_refused() -> None:
     weights = torch.randn(4000, generator=torch.Generator().manual_seed(3)) + 7
-    found = speed_path.from_weights(weights)
+    found = rows_path.from_weights(weights)
     assert abs(found.value - 7.5) < 5 * found.error and found.error == pytest.approx(
         math.sqrt(math.e - 1) / 4000**0.5, rel=0.2
     )
     good = Outcome(found, Proof(6.0, 1.0))
-    assert "6 gradients + 1 forwards" in speed_path.same_log_z(good, good)
+    assert "6 gradients + 1 forwards" in rows_path.same_log_z(good, good)
     with pytest.raises(Disagreement, match="log Z"):
-        speed_path.same_log_z(good, Outcome(found._replace(value=8.5), Proof()))
+        rows_path.same_log_z(good, Outcome(found._replace(value=8.5), Proof()))
 
 
 # Every row, in small
 
 
-@pytest.mark.parametrize("name", list(speed.rows()))
+@pytest.mark.parametrize("name", list(table.rows()))
 def test_every_row_runs_in_small_with_who_is_installed(name: str) -> None:
-    row = speed.rows()[name]
+    row = table.rows()[name]
     try:
         benchmark = row.build(**row.small)
     except DataError as missing:
         pytest.skip(
             f"the row learns from images that are not here: {str(missing).partition(' was')[0]}"
         )
-    assert benchmark.name == f"speed-{name}"
+    assert benchmark.name == name
     known = {c.name for c in benchmark.contenders}
     for goal in benchmark.goals:
         assert goal.reference in known, "a goal against somebody who is not there"
@@ -268,18 +268,18 @@ def found(goals: list[tuple[str, str, float, str]], seconds: dict[str, list[floa
 def test_the_table_turns_times_into_speed_and_puts_both_threads_in_a_row(tmp_path: Path) -> None:
     aim = ("lowland", "torchebm", 0.5)
     files = {
-        "speed-hmc-mlp": found(
+        "hmc-mlp": found(
             [(*aim, "met")], {"lowland": [1.0, 1.0, 2.0], "torchebm": [2.5, 4.0, 4.0]}
         ),
-        "speed-hmc-mlp-2threads": found([(*aim, "missed")], {"lowland": [4.0], "torchebm": [5.0]}),
-        "speed-overhead-mlp": found(
+        "hmc-mlp-2threads": found([(*aim, "missed")], {"lowland": [4.0], "torchebm": [5.0]}),
+        "overhead-mlp": found(
             [("lowland", "floor", 1.05, "met")], {"lowland": [1.04], "floor": [1.0]}
         ),
     }
     for name, text in files.items():
         (tmp_path / f"{name}.json").write_text(text)
-    page = speed.table(tmp_path)
-    row = "| [HMC-10, MLP, 1,000 chains](speed-hmc-mlp.md) | lowland | torchebm | ≥ 2 × | "
+    page = table.table(tmp_path)
+    row = "| [HMC-10, MLP, 1,000 chains](hmc-mlp.md) | lowland | torchebm | ≥ 2 × | "
     assert (
         row + "2.50 [2.00 … 4.00] × | 5.00 [4.00 … 8.00] × | met | 1.25 [1.25 … 1.25] × |" in page
     )
@@ -293,6 +293,6 @@ def test_the_table_turns_times_into_speed_and_puts_both_threads_in_a_row(tmp_pat
 
 def test_rows_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="rows ising were asked for; there are images-conv"):
-        speed.main(["ising"])
-    assert speed.main(["--list"]) == 0
+        table.main(["ising"])
+    assert table.main(["--list"]) == 0
     assert "nuts-100" in capsys.readouterr().out

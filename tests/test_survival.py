@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import survival
-from benchmarks.survivors import CASES, Case, Trained, plain, start, walk
+from benchmarks.proof import survival
+from benchmarks.proof.survival_cases import CASES, Case, Trained, plain, start, walk
 from lowland.data import Dataset
 
 MOONS, DIGITS = CASES["moons"], CASES["digits"]

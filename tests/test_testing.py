@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import proof
+from benchmarks.proof import samplers as proof
 from lowland import MALA, Energy, Function, Langevin, ParallelTempering, categorical
 from lowland.energy import value_and_score
 from lowland.testing import (

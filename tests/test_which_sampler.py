@@ -10,20 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import which_targets
-from benchmarks.runner import RESULTS
-from benchmarks.which_page import (
-    WORDS,
-    best,
-    family,
-    figure,
-    filled,
-    off_by,
-    results_page,
-    table,
-    troubles,
-)
-from benchmarks.which_sampler import (
+from benchmarks.guides import RESULTS
+from benchmarks.guides import samplers_targets as which_targets
+from benchmarks.guides.samplers import (
     CONTINUOUS,
     DISCRETE,
     PAGE,
@@ -35,7 +24,18 @@ from benchmarks.which_sampler import (
     run,
     steps_of,
 )
-from benchmarks.which_targets import TARGETS, Target
+from benchmarks.guides.samplers_page import (
+    WORDS,
+    best,
+    family,
+    figure,
+    filled,
+    off_by,
+    results_page,
+    table,
+    troubles,
+)
+from benchmarks.guides.samplers_targets import TARGETS, Target
 from lowland.registry import registered
 from lowland.samplers import MALA, NUTS, BlockGibbs, Langevin, ParallelTempering
 
@@ -219,6 +219,6 @@ def test_every_sampler_is_on_the_page_and_in_the_benchmark() -> None:
 
 
 def test_the_page_says_what_the_record_says() -> None:
-    record = json.loads((RESULTS / "which-sampler.json").read_text())
+    record = json.loads((RESULTS / "samplers.json").read_text())
     assert filled(PAGE.read_text(), record) == PAGE.read_text()
-    assert (RESULTS / "which-sampler.md").read_text() == results_page(record)
+    assert (RESULTS / "samplers.md").read_text() == results_page(record)

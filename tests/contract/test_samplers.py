@@ -40,7 +40,7 @@ def kinds(sampler: Any) -> list[str]:
 
 def duties() -> list[tuple[str, Obligation]]:
     """What is asked of every form of every sampler, with fewer chains where steps are dear;
-    benchmarks.proof asks it all.
+    benchmarks.proof.samplers asks it all.
     """
     found = []
     for name, sampler in SHIPPED.items():

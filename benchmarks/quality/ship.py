@@ -1,0 +1,46 @@
+"""Put a trained run among those that are shipped: `python -m benchmarks.quality.ship RUN NAME`.
+
+The weights are rounded to float16; the figures beside them are those of the run, before rounding.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from lowland.pretrained import shipped_folder
+from lowland.run import Run, RunError, write_whole
+
+
+def ship(run: Run, name: str) -> Path:
+    """Copy what sampling and scoring need of a run into the folder of shipped ones, weights rounded
+    to float16; its path.
+
+    Averaged weights of the chosen checkpoint, recipe, data.json, evaluation.json, calibration
+    energies and the page's figures; no optimiser, no chains. Raises RunError if the run is not
+    evaluated or the weights exceed 2 MB.
+    """
+    step = run.chosen()
+    checkpoint = run.load_checkpoint(step)
+    half = {
+        k: t.half() if t.is_floating_point() else t for k, t in checkpoint.tensors["ema"].items()
+    }
+    size = sum(t.numel() * t.element_size() for t in half.values())
+    if size > 2_000_000 or not (run.path / "evaluation.json").exists():
+        raise RunError(
+            f"{run.path} has {size / 1e6:.1f} MB of weights in float16 and "
+            f"{'an' if size <= 2_000_000 else 'perhaps no'} evaluation; shipped are at most 2 MB "
+            "and only with measured figures; train a smaller net, or evaluate first"
+        )
+    target = shipped_folder() / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for file in ("recipe.json", "data.json", "evaluation.json", "calibration.safetensors"):
+        if (run.path / file).exists():
+            shutil.copy(run.path / file, target / file)
+    kept = {key: checkpoint.state[key] for key in ("domain",)}
+    write_whole(target / f"step-{checkpoint.step:08d}", checkpoint.step, {"ema": half}, kept)
+    return target
+
+
+if __name__ == "__main__":
+    print(ship(Run.open(sys.argv[1]), sys.argv[2]))
