@@ -38,7 +38,7 @@ from torch import Tensor
 from benchmarks.machine import machine
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
-from lowland import RBM, Energy, Langevin, binary, load, load_data, mixture, sample, sigma_ladder
+from lowland import RBM, Energy, Langevin, binary, karras_sigmas, load, load_data, mixture, sample
 from lowland.data import save_grid
 from lowland.energy import energy_values
 from lowland.run import versions

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from benchmarks.machine import machine
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
-from lowland import NoiseUNet, Run, fit, load_data, read_recipe, sigma_ladder
+from lowland import NoiseUNet, Run, fit, karras_sigmas, load_data, read_recipe
 from lowland.data import Dataset, save_grid
 from lowland.metrics import mean, psnr, share
 from lowland.run import versions
