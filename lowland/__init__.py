@@ -42,7 +42,7 @@ _HOMES = {
     "lowland.interop": "to_arviz to_pyod to_pytorch_ood",
     "lowland.training": "fit greedy grow",
     "lowland.tasks": (
-        "Attribute Detector Identity Mask Purified Restoration bounded compose edit interpolate "
+        "LabelGuidance Detector Identity Mask PurifiedClassifier Restoration soft_not compose edit interpolate "
         "predict purify restore sample_composed"
     ),
     "lowland.data": "Dataset load_data",

@@ -198,9 +198,9 @@ class Evaluation(BaseModel):
     @field_validator("score")
     @classmethod
     def _a_score_has_a_name(cls, score: str) -> str:
-        from lowland.tasks.detection.detector import named
+        from lowland.tasks.detection.detector import get_outlier_score
 
-        named(score)
+        get_outlier_score(score)
         return score
 
 

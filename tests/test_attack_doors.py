@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lowland.metrics import auroc
-from lowland.robustness import CW, PGD, Adaptive, Square
+from lowland.robustness import CW, PGD, AdaptivePGD, Square
 from lowland.robustness.attacks import margin
 from lowland.testing import seeded
 
 N, SIDE = 20, 4
-FGSM = PGD(steps=1, random=False)
+FGSM = PGD(steps=1, random_start=False)
 
 
 def linear(x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def test_an_adaptive_attack_passes_by_the_detector_that_stops_the_plain_one() ->
     y = model(x).argmax(1)
     plain, adaptive = (
         a(model, x, y, 0.1, generator=seeded(1))
-        for a in (PGD(), Adaptive(energy=energy, restarts=2))
+        for a in (PGD(), AdaptivePGD(energy=energy, restarts=2))
     )
     assert bool((margin(model(plain), y) > 0).all()) and bool(
         (margin(model(adaptive), y) > 0).all()
@@ -75,10 +75,10 @@ def test_an_adaptive_attack_passes_by_the_detector_that_stops_the_plain_one() ->
         lambda: PGD(step_size=float("nan")),
         lambda: CW(steps=1.5),  # type: ignore[arg-type]
         lambda: Square(queries=2.5),  # type: ignore[arg-type]
-        lambda: Adaptive(energy=torch.sum, weights=(float("nan"),)),
-        lambda: Adaptive(),
-        lambda: Adaptive(energy=torch.sum, weights=()),
-        lambda: Adaptive(energy=torch.sum, settle=True),
+        lambda: AdaptivePGD(energy=torch.sum, weights=(float("nan"),)),
+        lambda: AdaptivePGD(),
+        lambda: AdaptivePGD(energy=torch.sum, weights=()),
+        lambda: AdaptivePGD(energy=torch.sum, early_stop=True),
     ],
 )
 def test_attacks_that_cannot_be_meant_are_refused(make: Callable[[], Any]) -> None:
@@ -86,11 +86,11 @@ def test_attacks_that_cannot_be_meant_are_refused(make: Callable[[], Any]) -> No
         make()
 
 
-WATCHED = Adaptive(energy=lambda x: x.flatten(1).sum(1))
+WATCHED = AdaptivePGD(energy=lambda x: x.flatten(1).sum(1))
 
 
 @pytest.mark.parametrize(
-    "attack", [PGD(), CW(), Square(), WATCHED], ids=["PGD", "CW", "Square", "Adaptive"]
+    "attack", [PGD(), CW(), Square(), WATCHED], ids=["PGD", "CW", "Square", "AdaptivePGD"]
 )
 @pytest.mark.parametrize(
     "change",
@@ -135,10 +135,10 @@ def test_points_labels_and_models_that_do_not_fit_are_refused(
 
 def test_walls_and_energies_that_say_nothing_are_refused(points: tuple[Tensor, Tensor]) -> None:
     for attack in (
-        PGD(walls=(0.0, float("nan"))),
-        PGD(walls=(1.0, 0.0)),
-        PGD(walls=(0.0,)),  # type: ignore[arg-type]
-        Adaptive(energy=lambda x: x.flatten(1).sum(1) * float("nan")),
+        PGD(bounds=(0.0, float("nan"))),
+        PGD(bounds=(1.0, 0.0)),
+        PGD(bounds=(0.0,)),  # type: ignore[arg-type]
+        AdaptivePGD(energy=lambda x: x.flatten(1).sum(1) * float("nan")),
     ):
         with pytest.raises(ValueError, match=r";.*;"):
             attack(linear, *points, 0.1, generator=seeded())

@@ -10,12 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowland.robustness import CW, PGD, Adaptive, Square, Transfer, robust_accuracy, sanity
+from lowland.robustness import (
+    CW,
+    PGD,
+    AdaptivePGD,
+    Square,
+    TransferAttack,
+    robust_accuracy,
+    sanity_checks,
+)
 from lowland.robustness.attacks import distance, margin
 from lowland.testing import seeded
 
 N, SIDE, EPSILON = 300, 4, 0.1
-FGSM = PGD(steps=1, random=False)
+FGSM = PGD(steps=1, random_start=False)
 
 
 class Linear:
@@ -30,11 +38,11 @@ class Linear:
         return torch.stack([-score, score], 1) * 3
 
     def robust(
-        self, x: Tensor, y: Tensor, epsilon: float, order: float, walls: bool = False
+        self, x: Tensor, y: Tensor, epsilon: float, order: float, bounds: bool = False
     ) -> Tensor:
         """Which rows no perturbation can flip: a closed form."""
         signed = (x.flatten(1) @ self.w + self.b) * (2 * y - 1)
-        if not walls:
+        if not bounds:
             return signed > epsilon * self.w.norm(order)
         push = -torch.sign(self.w) * (2 * y - 1).unsqueeze(1)
         worst = (x.flatten(1) + epsilon * push).clamp(0, 1)
@@ -72,14 +80,14 @@ def left(
 @pytest.mark.parametrize(
     "attack", [FGSM, PGD(), PGD(steps=5), PGD(restarts=2)], ids=["FGSM", "PGD", "PGD-5", "restarts"]
 )
-@pytest.mark.parametrize("walls", [True, False])
+@pytest.mark.parametrize("bounds", [True, False])
 def test_of_a_linear_classifier_exactly_the_robust_rows_are_left(
-    linear: Linear, points: tuple[Tensor, Tensor], attack: PGD, loss: Any, walls: bool
+    linear: Linear, points: tuple[Tensor, Tensor], attack: PGD, loss: Any, bounds: bool
 ) -> None:
     x, y = points
-    attack = dataclasses.replace(attack, loss=loss, walls=(0.0, 1.0) if walls else None)
-    truth = linear.robust(x, y, EPSILON, 1, walls)
-    found = left(linear, x, y, attack, walls=attack.walls)
+    attack = dataclasses.replace(attack, loss=loss, bounds=(0.0, 1.0) if bounds else None)
+    truth = linear.robust(x, y, EPSILON, 1, bounds)
+    found = left(linear, x, y, attack, bounds=attack.bounds)
     assert 0.1 < truth.double().mean() < 0.9
     assert torch.equal(found.bool(), truth)
 
@@ -87,8 +95,11 @@ def test_of_a_linear_classifier_exactly_the_robust_rows_are_left(
 def test_in_the_euclidean_ball_too(linear: Linear, points: tuple[Tensor, Tensor]) -> None:
     x, y = points
     truth = linear.robust(x, y, 0.3, 2)
-    for attack in (PGD(norm="2", walls=None), PGD(steps=1, random=False, norm="2", walls=None)):
-        assert torch.equal(left(linear, x, y, attack, 0.3, norm="2", walls=None).bool(), truth)
+    for attack in (
+        PGD(norm="2", bounds=None),
+        PGD(steps=1, random_start=False, norm="2", bounds=None),
+    ):
+        assert torch.equal(left(linear, x, y, attack, 0.3, norm="2", bounds=None).bool(), truth)
     assert 0.1 < truth.double().mean() < 0.9
 
 
@@ -97,7 +108,7 @@ def test_the_nearest_fooled_point_of_a_linear_classifier(
 ) -> None:
     x, y = points[0][:60], points[1][:60]
     truth = (x.flatten(1) @ linear.w + linear.b).abs() / linear.w.norm()  # |w·x + b| / ‖w‖₂
-    nearest = CW(walls=None, searches=6, steps=100, rate=0.01).nearest(linear, x, y)
+    nearest = CW(bounds=None, searches=6, steps=100, rate=0.01).nearest(linear, x, y)
     found = distance(x, nearest, "2")
     assert bool((margin(linear(nearest), y) > 0).all())
     assert bool((found > truth - 1e-5).all())
@@ -109,7 +120,7 @@ def test_cw_stays_in_the_ball_and_leaves_no_fewer_than_can_be_flipped(
 ) -> None:
     x, y = points[0][:60], points[1][:60]
     truth = linear.robust(x, y, 0.3, 2)
-    found = left(linear, x, y, CW(walls=None, steps=200), 0.3, norm="2", walls=None).bool()
+    found = left(linear, x, y, CW(bounds=None, steps=200), 0.3, norm="2", bounds=None).bool()
     assert bool((found | ~truth).all()) and (found != truth).double().mean() < 0.1
 
 
@@ -117,7 +128,7 @@ def test_a_search_without_slopes_finds_most_and_never_more(
     linear: Linear, points: tuple[Tensor, Tensor]
 ) -> None:
     x, y = points
-    truth = linear.robust(x, y, EPSILON, 1, walls=True)
+    truth = linear.robust(x, y, EPSILON, 1, bounds=True)
     found = left(linear, x, y, Square(400)).bool()
     assert bool((found | ~truth).all())
     assert float(found.double().mean()) < float(truth.double().mean()) + 0.15
@@ -136,14 +147,16 @@ def test_a_classifier_that_is_too_sure_is_attacked_all_the_same(
     attack is not fooled.
     """
     x, y = points
-    truth = linear.robust(x, y, EPSILON, 1, walls=True)
+    truth = linear.robust(x, y, EPSILON, 1, bounds=True)
     assert torch.equal(left(lambda x: 1e4 * linear(x), x, y, PGD()).bool(), truth)
 
 
 def test_balls_may_be_huge(linear: Linear, points: tuple[Tensor, Tensor]) -> None:
     x, y = points
     for norm in ("inf", "2"):
-        assert not left(linear, x, y, PGD(norm=norm, walls=None), 1e4, norm=norm, walls=None).any()  # type: ignore[arg-type]
+        assert not left(
+            linear, x, y, PGD(norm=norm, bounds=None), 1e4, norm=norm, bounds=None
+        ).any()  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------- planted bugs
@@ -165,7 +178,7 @@ class Unbounded(PGD):
 
 
 class Unwalled(PGD):
-    """No walls."""
+    """No bounds."""
 
     def project(self, x: Tensor, at: Tensor, epsilon: float) -> Tensor:
         return x + (at - x).clamp(-epsilon, epsilon)
@@ -185,7 +198,8 @@ def test_an_attack_that_does_not_attack_is_seen(
 ) -> None:
     x, y = points
     assert not torch.equal(
-        left(linear, x, y, bug(random=False)).bool(), linear.robust(x, y, EPSILON, 1, walls=True)
+        left(linear, x, y, bug(random_start=False)).bool(),
+        linear.robust(x, y, EPSILON, 1, bounds=True),
     )
 
 
@@ -252,9 +266,9 @@ def test_masked_slopes_stop_pgd_but_neither_bpda_nor_square_nor_transfer(
         return net(quantised(x))
 
     attacks = {
-        "pgd": PGD(random=False),
-        "bpda": Transfer(lambda x: net(past(x)), PGD()),
-        "transfer": Transfer(net, PGD(loss="margin")),
+        "pgd": PGD(random_start=False),
+        "bpda": TransferAttack(lambda x: net(past(x)), PGD()),
+        "transfer": TransferAttack(net, PGD(loss="margin")),
         "square": Square(300),
     }
     found = robust_accuracy(defence, x, y, 0.2, attacks, generator=seeded(0))
@@ -263,8 +277,10 @@ def test_masked_slopes_stop_pgd_but_neither_bpda_nor_square_nor_transfer(
     assert max(shares["bpda"], shares["transfer"]) < 0.3 and shares["square"] < 0.8
     assert shares["minimum"] <= min(shares.values())
     checks = {
-        check.name: check.holds
-        for check in sanity(defence, x, y, 0.2, white=PGD(random=False), generator=seeded(0))
+        check.name: check.passed
+        for check in sanity_checks(
+            defence, x, y, 0.2, white_box=PGD(random_start=False), generator=seeded(0)
+        )
     }
     assert (
         not checks["black box never beats white box"]
@@ -281,7 +297,7 @@ def test_a_model_that_hides_its_slope_altogether_is_still_searched(
         with torch.no_grad():
             return net(quantised(x))
 
-    assert float(left(closed, x, y, PGD(steps=3, random=False)).mean()) == 1.0
+    assert float(left(closed, x, y, PGD(steps=3, random_start=False)).mean()) == 1.0
     assert float(left(closed, x, y, Square(300), 0.2).mean()) < 0.8
 
 
@@ -321,8 +337,8 @@ def test_averaged_slopes_find_what_single_ones_miss() -> None:
         torch.ones(40, dtype=torch.long),
     )  # 11.2 − 16 · 0.15 = 8.8 < 9: barely
     plain, averaged = Buried(), Buried()
-    one = PGD(steps=6, loss="margin", settle=False)(plain, x, y, 0.15, generator=seeded(0))
-    many = PGD(steps=6, loss="margin", settle=False, eot=100)(
+    one = PGD(steps=6, loss="margin", early_stop=False)(plain, x, y, 0.15, generator=seeded(0))
+    many = PGD(steps=6, loss="margin", early_stop=False, eot=100)(
         averaged, x, y, 0.15, generator=seeded(0)
     )
     assert float(many.sum()) < float(one.sum())
@@ -360,7 +376,7 @@ def test_attacks_leave_no_trace_on_the_model(masked: tuple[Net, Tensor, Tensor])
         PGD(steps=2),
         CW(steps=2),
         Square(5),
-        Adaptive(steps=2, energy=lambda x: x.flatten(1).sum(1)),
+        AdaptivePGD(steps=2, energy=lambda x: x.flatten(1).sum(1)),
     ):
         attack(net, x, y, 0.1, generator=seeded(0))
     assert net.training and all(p.requires_grad and p.grad is None for p in net.parameters())

@@ -160,7 +160,9 @@ def test_a_run_gives_the_scores_that_its_energy_knows() -> None:
         scores_of(digits)
     ) and "multiscale" not in scores_of(digits)
     rows = rows_of(digits, ["energy", "typicality"])
-    assert torch.equal(rows["energy"](pictures()), Detector(digits.marginal).score(pictures()))
+    assert torch.equal(
+        rows["energy"](pictures()), Detector(digits.marginal).outlier_scores(pictures())
+    )
     with pytest.raises(ValueError, match="did you mean 'typicality'"):
         rows_of(digits, ["typicly"])
     noisy = subject(Run.open("fashion-mnist"))
@@ -231,7 +233,7 @@ def test_detect_fits_finds_and_says_so_by_its_status(files: Path, command: Comma
     assert command("detect", files / "run", files / "calm.npy", "--alpha", 0.01, "--quiet")[0] == 0
 
 
-@pytest.mark.parametrize("guarantee", ["marginal", "conditional", "fdr"])
+@pytest.mark.parametrize("guarantee", ["marginal", "training-conditional", "fdr"])
 def test_pieces_and_guarantees_agree_with_python(
     files: Path, command: Command, guarantee: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

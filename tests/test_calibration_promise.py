@@ -17,14 +17,14 @@ from lowland.metrics import alarm_ranks, benjamini_hochberg, calibration_size, p
 def test_the_conditional_rank_is_the_largest_that_keeps_the_promise(
     alpha: float, delta: float
 ) -> None:
-    for count in (calibration_size(alpha, "conditional", delta), 500, 777, 5000):
-        ranks = alarm_ranks(count, alpha, "conditional", delta)
+    for count in (calibration_size(alpha, "training-conditional", delta), 500, 777, 5000):
+        ranks = alarm_ranks(count, alpha, "training-conditional", delta)
         assert beta.ppf(1 - delta, ranks, count + 1 - ranks) <= alpha
         assert beta.ppf(1 - delta, ranks + 1, count - ranks) > alpha
         assert ranks <= alpha * count + 1
 
 
-@pytest.mark.parametrize("guarantee", ["marginal", "conditional", "fdr"])
+@pytest.mark.parametrize("guarantee", ["marginal", "training-conditional", "fdr"])
 def test_the_size_asked_for_is_the_least_that_will_do(guarantee: str) -> None:
     for alpha in (0.001, 0.01, 0.05, 0.1, 0.25, 0.6):
         for delta in (0.001, 0.05, 0.4):
@@ -40,7 +40,7 @@ def test_the_least_conditional_size_is_that_of_the_largest_of_n() -> None:
     (1 − α)^n.
     """
     for alpha, delta in ((0.05, 0.05), (0.01, 0.05), (0.1, 0.2)):
-        size = calibration_size(alpha, "conditional", delta)
+        size = calibration_size(alpha, "training-conditional", delta)
         assert (1 - alpha) ** size <= delta < (1 - alpha) ** (size - 1)
 
 
@@ -76,4 +76,4 @@ def test_discrete_scores_keep_the_promise_exactly() -> None:
 )
 def test_rates_outside_the_unit_interval_are_refused(alpha: float, delta: float) -> None:
     with pytest.raises(ValueError, match=r"lies in \(0, 1\)"):
-        calibration_size(alpha, "conditional", delta)
+        calibration_size(alpha, "training-conditional", delta)

@@ -14,16 +14,16 @@ from lowland.energy import Energy, check_normalisable, energy_values
 from lowland.samplers import DMALA, BlockGibbs, predictor_corrector, scale_step_sizes
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
-    Attribute,
+    Constant,
     Identity,
-    Level,
+    LabelGuidance,
     Likelihood,
     anneal_composed,
-    bounded,
     compose,
-    corrected,
+    default_sampler,
+    energy_stats,
     sample_composed,
-    scale_of,
+    soft_not,
 )
 from lowland.testing import LIMIT, caught, seeded
 
@@ -34,7 +34,7 @@ RIGHT = GaussianMixture([[1.5, 0.0], [1.5, 1.5]], 0.7)
 EXPRESSIONS: dict[str, Energy] = {
     "product": RING + RIGHT,
     "mixture": mixture(RING, RIGHT, weights=(1.0, 3.0)),
-    "not, bounded": RING + bounded(RIGHT, 3.0),
+    "not, bounded": RING + soft_not(RIGHT, 3.0),
     "a - w b": RING - 0.3 * RIGHT,
     "power": RING / 2.0 + 0.5 * RIGHT,
 }
@@ -77,7 +77,7 @@ def chains(energy: Energy, sampler: Any = None, steps: int = 100) -> Tensor:
     """5,000 ends of independent chains: near enough to independent draws."""
     g = seeded(3)
     start = 2.0 * torch.randn(5000, 2, generator=g)
-    sampler = sampler or corrected(energy, start[:200], generator=g, steps=100)
+    sampler = sampler or default_sampler(energy, start[:200], generator=g, steps=100)
     return sample_composed(energy, start, steps, generator=g, sampler=sampler).x
 
 
@@ -93,7 +93,7 @@ def test_unadjusted_draws_show_their_bias() -> None:
     farther at larger steps.
     """
     energy = EXPRESSIONS["product"]
-    tuned: Any = corrected(
+    tuned: Any = default_sampler(
         energy, torch.randn(200, 2, generator=seeded()), generator=seeded(), steps=100
     )
     h = tuned.step_size
@@ -109,7 +109,7 @@ def test_unadjusted_draws_show_their_bias() -> None:
     [
         ("product", RING + 0.8 * RIGHT),
         ("mixture", mixture(RING, RIGHT)),
-        ("not, bounded", RING + bounded(RIGHT, 2.0)),
+        ("not, bounded", RING + soft_not(RIGHT, 2.0)),
         ("a - w b", RING - 0.2 * RIGHT),
         ("power", RING / 2.0 + 0.8 * RIGHT),
     ],
@@ -134,7 +134,7 @@ STATES = torch.cartesian_prod(*[torch.arange(2.0)] * 8)
 MACHINES: dict[str, Energy] = {
     "product": A + B,
     "mixture": mixture(A, B),
-    "not, bounded": A + bounded(B, float(energy_values(B, STATES).median())),
+    "not, bounded": A + soft_not(B, float(energy_values(B, STATES).median())),
     "a - w b": A - 0.5 * B,
 }
 
@@ -155,8 +155,10 @@ def test_composed_machines_are_drawn_with_an_accept_step_by_default() -> None:
     energy, g = MACHINES["a - w b"], seeded(6)
     p = torch.softmax(-energy_values(energy, STATES).double(), 0)
     start = energy.domain.draw(4000, g)
-    sampler = corrected(energy, start[:200], generator=g, steps=60)
-    assert isinstance(sampler, DMALA) and isinstance(corrected(A, start, generator=g), BlockGibbs)
+    sampler = default_sampler(energy, start[:200], generator=g, steps=60)
+    assert isinstance(sampler, DMALA) and isinstance(
+        default_sampler(A, start, generator=g), BlockGibbs
+    )
     trace = sample_composed(energy, start, 80, generator=g, sampler=sampler)
     index = (trace.x.long() * 2 ** torch.arange(7, -1, -1)).sum(1)
     assert abs(variation(torch.bincount(index, minlength=256).double(), p)[1]) < LIMIT
@@ -169,13 +171,13 @@ def test_composed_machines_are_drawn_with_an_accept_step_by_default() -> None:
 def test_bounded_is_softplus_and_multiplies_by_a_number_below_one() -> None:
     x = torch.randn(100, 2, generator=seeded())
     expected = torch.nn.functional.softplus(3.0 - RIGHT(x))
-    assert torch.allclose(bounded(RIGHT, 3.0)(x), expected, atol=1e-5)
-    far = bounded(Function(lambda x: 1e4 * x[:, 0], real(2)), 5.0)(
+    assert torch.allclose(soft_not(RIGHT, 3.0)(x), expected, atol=1e-5)
+    far = soft_not(Function(lambda x: 1e4 * x[:, 0], real(2)), 5.0)(
         torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
     )
     assert torch.allclose(far, torch.tensor([1e4 + 5, 0.0]))  # no overflow
     with pytest.raises(ValueError, match="the level is nan; an energy is a finite number; measure"):
-        bounded(RIGHT, math.nan)
+        soft_not(RIGHT, math.nan)
 
 
 def test_guidance_by_a_classifier_is_the_posterior() -> None:
@@ -183,12 +185,12 @@ def test_guidance_by_a_classifier_is_the_posterior() -> None:
     parts = Gaussian((-1.0, 0.0)), Gaussian((1.0, 0.0))
     classifier = lambda x: -torch.stack([part(x) for part in parts], 1)  # noqa: E731
     x = torch.randn(50, 2, generator=seeded())
-    told = mixture(*parts) + Attribute(classifier, 1)
+    told = mixture(*parts) + LabelGuidance(classifier, 1)
     assert torch.allclose(told(x) - told(x[:1]), parts[1](x) - parts[1](x[:1]), atol=1e-5)
     free = 3.0 * parts[1] - 2.0 * mixture(
         *parts
     )  # without a classifier, w = 2: the same as p(x | y) p(y | x)²
-    by_class = parts[1] + 2.0 * Attribute(classifier, 1)
+    by_class = parts[1] + 2.0 * LabelGuidance(classifier, 1)
     assert torch.allclose(free(x) - free(x[:1]), by_class(x) - by_class(x[:1]), atol=1e-4)
     check_normalisable(free)
 
@@ -197,12 +199,12 @@ def test_units_that_can_be_named() -> None:
     law = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0)))
     x = law.draw(5000, seeded())
     far = torch.cat([x, torch.full((50, 2), 100.0)])
-    plain, robust = scale_of(law, x), scale_of(law, x, "robust")
-    assert abs(scale_of(law, far, "robust").spread / robust.spread - 1) < 0.05
-    assert scale_of(law, far).spread > 10 * plain.spread
+    plain, robust = energy_stats(law, x), energy_stats(law, x, "robust")
+    assert abs(energy_stats(law, far, "robust").std / robust.std - 1) < 0.05
+    assert energy_stats(law, far).std > 10 * plain.std
     values = energy_values(law, x).double()
     assert robust.mean == pytest.approx(float(values.median()))
-    assert scale_of(law, x, "score").spread == pytest.approx(0.5, rel=0.05)
+    assert energy_stats(law, x, "score").std == pytest.approx(0.5, rel=0.05)
     thousand = Function(lambda x: 1000 * law(x) + 7, real(2))
     for unit in ("deviation", "robust", "score"):
         same = [energy_values(compose([e], [x], unit=unit), x[:99]) for e in (law, thousand)]
@@ -211,7 +213,7 @@ def test_units_that_can_be_named() -> None:
         ValueError,
         match="the unit is 'mad'; energies are measured by deviation, robust, score; choose",
     ):
-        scale_of(law, x, "mad")
+        energy_stats(law, x, "mad")
 
 
 # ---------------------------------------------------------------------------------- what is refused
@@ -231,10 +233,10 @@ def test_what_has_no_normaliser_is_refused_in_a_sentence() -> None:
         a - moved,  # a tilted plane
         a - 1.5 * moved,
         mixture(a, -wide),
-        bounded(a, 2.0),
-        Level(1.0) - a,
-        Level(1.0, real(2)) + bounded(a, 1.0),
-        3 * bounded(a, 2.0) + 2 * bounded(wide, 2.0),
+        soft_not(a, 2.0),
+        Constant(1.0) - a,
+        Constant(1.0, real(2)) + soft_not(a, 1.0),
+        3 * soft_not(a, 2.0) + 2 * soft_not(wide, 2.0),
     ]
     for energy in bad:
         with pytest.raises(ValueError, match=r";.*;") as refused:
@@ -251,11 +253,11 @@ def test_what_has_a_normaliser_passes() -> None:
     good = [
         a,
         a - wide,
-        a + bounded(wide, 2.0),
-        wide + 100 * bounded(a, 2.0),
+        a + soft_not(wide, 2.0),
+        wide + 100 * soft_not(a, 2.0),
         mixture(a, wide) - 0.2 * wide,
         -((-1.0) * a),
-        a + Level(2.0),
+        a + Constant(2.0),
         held - 0.1 * a,
         RING - 0.5 * RIGHT,
         a - mixture(a, wide),
@@ -281,7 +283,7 @@ def test_domains_that_differ_are_refused() -> None:
         for combined in (
             lambda a, b: a + b,
             mixture,
-            lambda a, b: a + bounded(b, 1.0),
+            lambda a, b: a + soft_not(b, 1.0),
             lambda a, b: compose([a, b], [None, None]),
         ):
             with pytest.raises(
@@ -376,7 +378,7 @@ def test_plain_functions_compose_and_anneal() -> None:
     x = torch.randn(200, 2, generator=seeded())
     bowls = [lambda x: x.square().sum(1), lambda x: 5 * (x - 1).square().sum(1)]
     made = [compose(parts, [x, x]) for parts in (bowls, [Function(bowl) for bowl in bowls])]
-    assert torch.equal(made[0](x), made[1](x)) and scale_of(bowls[0], x) == scale_of(
+    assert torch.equal(made[0](x), made[1](x)) and energy_stats(bowls[0], x) == energy_stats(
         Function(bowls[0]), x
     )
     normal = lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2)  # noqa: E731
@@ -394,11 +396,11 @@ def test_references_that_do_not_fit_and_energies_that_are_not_finite_are_told_ap
         (RIGHT, torch.ones(20, 2).long(), "points came as torch.int64"),
         (RIGHT, x * math.nan, "20 of 20 points are not finite"),
         (lambda x: x.sum(1) / 0, x, "20 of 20 energies are not finite"),
-        (Level(2.0), x, "the energy does not vary over 20"),
+        (Constant(2.0), x, "the energy does not vary over 20"),
     ):
         for unit in ("deviation", "robust", "score"):
             with pytest.raises(ValueError, match=f"{said}.*;.*;"):
-                scale_of(energy, points, unit)
+                energy_stats(energy, points, unit)
     for weights in ([1.0, math.nan], [1.0, math.inf], [1.0]):
         with pytest.raises(
             ValueError,

@@ -10,7 +10,15 @@ from lowland import MLP, Function, real
 from lowland.energy import Energy, value_and_score
 from lowland.nets import DenoiserMLP
 from lowland.targets import Gaussian
-from lowland.tasks import Attribute, Cleaned, Identity, Level, Likelihood, edit, jump
+from lowland.tasks import (
+    Constant,
+    DenoisedGuidance,
+    Identity,
+    LabelGuidance,
+    Likelihood,
+    edit,
+    jump,
+)
 from lowland.tasks.composition.guidance import at_level, gradient, of_noise
 from lowland.testing import seeded
 
@@ -23,19 +31,19 @@ def test_attributes_take_soft_labels_rows_and_noise() -> None:
     x, label = torch.randn(6, 2, generator=seeded()), torch.tensor([0, 1, 2, 0, 1, 2])
     weight = torch.randn(2, 3, generator=seeded(1))
     hard, soft = (
-        Attribute(lambda x: x @ weight, label),
-        Attribute(lambda x: x @ weight, torch.eye(3)[label]),
+        LabelGuidance(lambda x: x @ weight, label),
+        LabelGuidance(lambda x: x @ weight, torch.eye(3)[label]),
     )
     assert torch.allclose(hard(x), soft(x)) and torch.equal(hard(x, 0.3), hard(x))
     index = torch.tensor([4, 0])
     assert torch.equal(hard.rows(index)(x[index]), hard(x)[index])
-    told = Attribute(lambda x, sigma: x @ weight / sigma.unsqueeze(1), 2, noisy=True)
-    assert torch.allclose(told(x, 2.0), Attribute(lambda x: x @ weight / 2, 2)(x))
+    told = LabelGuidance(lambda x, sigma: x @ weight / sigma.unsqueeze(1), 2, noisy=True)
+    assert torch.allclose(told(x, 2.0), LabelGuidance(lambda x: x @ weight / 2, 2)(x))
     for bad in (3, -1, torch.tensor([0, 3])):
         with pytest.raises(
             ValueError, match=r"labels reach from .*; the classifier has classes .*; choose"
         ):
-            Attribute(lambda x: x @ weight, bad)(x[:2])
+            LabelGuidance(lambda x: x @ weight, bad)(x[:2])
 
 
 def test_a_critic_of_clean_points_sees_the_one_that_the_energy_expects() -> None:
@@ -43,7 +51,7 @@ def test_a_critic_of_clean_points_sees_the_one_that_the_energy_expects() -> None
     prior = DenoiserMLP(real(2), hidden=(8,)).double()
     torch.nn.init.normal_(prior.net.layers[-1].weight)  # type: ignore[index, union-attr]
     x = torch.randn(4, 2, generator=seeded(), dtype=torch.float64)
-    critic = Cleaned(lambda x: x.square().sum(1), prior)
+    critic = DenoisedGuidance(lambda x: x.square().sum(1), prior)
     clean = jump(prior.given(0.5), x, 0.5)
     assert torch.allclose(critic(x, 0.5), clean.square().sum(1)) and not torch.allclose(
         prior.denoised(x, 0.5), clean, atol=0.1
@@ -67,24 +75,24 @@ def test_a_critic_of_clean_points_works_with_any_energy_of_noise() -> None:
         if not isinstance(prior, Function) and isinstance(prior, Energy):
             prior.energies[0].noise = True
         assert torch.allclose(
-            Cleaned(lambda x: x.sum(1), prior)(torch.full((2, 1), 3.0), 1.0),
+            DenoisedGuidance(lambda x: x.sum(1), prior)(torch.full((2, 1), 3.0), 1.0),
             torch.tensor([1.5, 1.5]),
         )
     places = torch.tensor([[0.0], [5.0]])
     held = DenoiserMLP(real(1), hidden=(4,)) + Likelihood(Identity(), places, 1.0)
     x = torch.randn(2, 1, generator=seeded())
-    critic = Cleaned(lambda x: x.sum(1), held)
+    critic = DenoisedGuidance(lambda x: x.sum(1), held)
     assert torch.allclose(critic.rows(torch.tensor([1]))(x[1:], 0.5), critic(x, 0.5)[1:], atol=1e-6)
     for wrong in (Gaussian(), DenoiserMLP(real(2), hidden=(8,)).given(0.5)):
         with pytest.raises(
-            ValueError, match="knows no noise level, or has one bound; Cleaned needs"
+            ValueError, match="knows no noise level, or has one bound; DenoisedGuidance needs"
         ):
-            Cleaned(lambda x: x.sum(1), wrong)
+            DenoisedGuidance(lambda x: x.sum(1), wrong)
     with pytest.raises(
         ValueError,
         match=r"judges points of shape \(2,\) and .* \(1,\); both see the same points; use",
     ):
-        Cleaned(Gaussian(), held)
+        DenoisedGuidance(Gaussian(), held)
     with pytest.raises(ValueError, match=r"asked without a noise level; .*; bind one"):
         critic(x)
 
@@ -111,23 +119,23 @@ def test_labels_that_are_none_are_refused_where_they_are_given() -> None:
         with pytest.raises(
             ValueError, match=r"labels came as .*; whole numbers, .* are needed; correct them"
         ):
-            Attribute(three, label)
+            LabelGuidance(three, label)
     x = torch.randn(5, 2, generator=seeded())
     with pytest.raises(ValueError, match="rows of 3 probabilities"):
-        Attribute(three, torch.full((5, 2), 0.5))(x)
+        LabelGuidance(three, torch.full((5, 2), 0.5))(x)
     for wrong in ("net", 3, MLP(real(2), hidden=(4,))):
         with pytest.raises(
             ValueError, match=r"without classes was given; a classifier is .*; pass one"
         ):
-            Attribute(wrong, 0)
+            LabelGuidance(wrong, 0)
     assert torch.equal(
-        Attribute(three, torch.zeros(5, dtype=torch.int32))(x), Attribute(three, 0)(x)
+        LabelGuidance(three, torch.zeros(5, dtype=torch.int32))(x), LabelGuidance(three, 0)(x)
     )
 
 
 def test_as_many_labels_as_rows_are_needed() -> None:
     x = torch.randn(5, 2, generator=seeded())
-    few = Attribute(three, torch.tensor([0, 1]))
+    few = LabelGuidance(three, torch.tensor([0, 1]))
     for call in (
         lambda: few(x),
         lambda: few.rows(torch.tensor([0, 4])),
@@ -139,19 +147,19 @@ def test_as_many_labels_as_rows_are_needed() -> None:
         ):
             call()
     for one in (torch.tensor([1]), torch.tensor([[0.2, 0.3, 0.5]])):  # for all, whatever the rows
-        attribute = Attribute(three, one)
+        attribute = LabelGuidance(three, one)
         assert torch.equal(attribute.rows(torch.tensor([4, 4, 0]))(x[:3]), attribute(x)[:3])
 
 
 def test_the_gradient_of_a_constant_is_zero_with_and_without_a_graph() -> None:
     x = torch.randn(3, 2, generator=seeded())
     for point in (x, x.clone().requires_grad_()):
-        assert torch.equal(gradient(Level(1.0), point), torch.zeros(3, 2))
+        assert torch.equal(gradient(Constant(1.0), point), torch.zeros(3, 2))
 
 
 def test_levels_and_attributes_bind_together() -> None:
     prior = DenoiserMLP(real(2), hidden=(8,))
-    told = Attribute(lambda x, sigma: torch.stack([x[:, 0] / sigma, x[:, 1]], 1), 0, noisy=True)
+    told = LabelGuidance(lambda x, sigma: torch.stack([x[:, 0] / sigma, x[:, 1]], 1), 0, noisy=True)
     whole, x = prior + 2 * told, torch.randn(4, 2, generator=seeded())
     assert torch.allclose(whole.given(0.5)(x), prior(x, 0.5) + 2 * told(x, 0.5))
     assert (

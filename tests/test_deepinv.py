@@ -13,7 +13,7 @@ from contract.checks import LIMIT, worst
 
 from lowland import HMC, Function, real, restore
 from lowland.interop import DeepinvOperator, to_deepinv
-from lowland.tasks import progressive
+from lowland.tasks import split_gibbs_sample
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_progressive_denoising_runs_on_its_physics(deepinv: Any) -> None:
     operator = DeepinvOperator(physics(deepinv, "blur"))
     y = operator.A(torch.full((1, *SHAPE), 1.0))
     more: dict[str, Any] = {"sigma_max": 2.0, "sigma_min": 0.02, "draws": 40}
-    found = progressive(
+    found = split_gibbs_sample(
         Function(levelled, real(*SHAPE)), operator, y, 0.02, generator=seeded(), **more
     )
     assert abs(float(operator.A(found.mean).mean()) - 1.0) < 0.05

@@ -29,7 +29,7 @@ from lowland import (
 from lowland.evaluation import draw, subject
 from lowland.nets.denoising import _silu
 from lowland.run import Run
-from lowland.tasks import flow
+from lowland.tasks import generate_by_flow
 from lowland.testing import LIMIT, caught, worst
 from lowland.verbs import sample
 
@@ -278,15 +278,18 @@ def arrived(carry: Callable[..., Any]) -> float:
 
 
 def test_flow_ends_at_the_law_of_the_data() -> None:
-    assert arrived(flow) < LIMIT
+    assert arrived(generate_by_flow) < LIMIT
     assert caught(
-        arrived, lambda *args, **more: flow(*args, **more)._replace(x=0.96 * flow(*args, **more).x)
+        arrived,
+        lambda *args, **more: generate_by_flow(*args, **more)._replace(
+            x=0.96 * generate_by_flow(*args, **more).x
+        ),
     )
 
 
 def test_a_cold_flow_shrinks_a_gaussian_as_its_equation_says() -> None:
     energy, sigmas, cold = Blurred(), karras_sigmas(30.0, 0.002, 200), 0.8
-    found = flow(energy, sigmas, 50, generator=seeded(0), temperature=cold).x
+    found = generate_by_flow(energy, sigmas, 50, generator=seeded(0), temperature=cold).x
     begun = 30.0 * torch.randn(50, 2, generator=seeded(0), dtype=DOUBLE)
     shrunk = (VARIANCE / (VARIANCE + 30.0**2)) ** (1 / (2 * cold))  # dx/dσ = σ (x − m) / T(v + σ²)
     assert torch.allclose(found, MEAN + shrunk * (begun - MEAN), rtol=2e-3, atol=2e-3)
@@ -294,16 +297,18 @@ def test_a_cold_flow_shrinks_a_gaussian_as_its_equation_says() -> None:
 
 def test_flow_films_what_it_draws_whatever_the_parts() -> None:
     energy, sigmas = Blurred(), karras_sigmas(10.0, 0.01, 9)
-    plain = flow(energy, sigmas, 10, generator=seeded(0))
-    filmed = flow(energy, sigmas, 10, generator=seeded(0), frames=5)
-    assert plain.film is None
-    assert filmed.film is not None
-    assert filmed.film_steps == [0, 2, 4, 6, 8]
-    assert torch.equal(filmed.film[-1], filmed.x)
+    plain = generate_by_flow(energy, sigmas, 10, generator=seeded(0))
+    filmed = generate_by_flow(energy, sigmas, 10, generator=seeded(0), frames=5)
+    assert plain.trajectory is None
+    assert filmed.trajectory is not None
+    assert filmed.trajectory_steps == [0, 2, 4, 6, 8]
+    assert torch.equal(filmed.trajectory[-1], filmed.x)
     assert torch.allclose(plain.x, filmed.x, atol=1e-6)
-    assert flow(energy, sigmas, 10, generator=seeded(0), batch=4).x.shape == plain.x.shape
+    assert (
+        generate_by_flow(energy, sigmas, 10, generator=seeded(0), batch=4).x.shape == plain.x.shape
+    )
     with pytest.raises(ValueError, match=r"an energy E\(x, σ\)"):
-        flow(NoiseMLP(real(2)).given(0.1), sigmas, 3, generator=seeded(0))
+        generate_by_flow(NoiseMLP(real(2)).given(0.1), sigmas, 3, generator=seeded(0))
 
 
 def recipe(**more: Any) -> Any:
@@ -344,7 +349,7 @@ def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) ->
     s = subject(Run.open(tmp_path / "run"))
     assert s.sampler is None
     assert s.marginal(s.data.test.x[:4]).shape == (4,)
-    assert draw(s, 3, seeded(0), frames=4).film.shape == (4, 3, 1, 8, 8)  # type: ignore[union-attr]
+    assert draw(s, 3, seeded(0), frames=4).trajectory.shape == (4, 3, 1, 8, 8)  # type: ignore[union-attr]
 
 
 def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> None:

@@ -20,8 +20,14 @@ from torch import Tensor
 import lowland
 from lowland import Detector, Energy, Function, energy_values, real
 from lowland.metrics import p_values
-from lowland.tasks.detection.detector import SCORES, from_spec, named, spec, verdicts
-from lowland.tasks.detection.scores import Multiscale, Score, Typicality
+from lowland.tasks.detection.detector import (
+    OUTLIER_SCORES,
+    call_outliers,
+    get_outlier_score,
+    outlier_score_from_dict,
+    outlier_score_to_dict,
+)
+from lowland.tasks.detection.scores import Multiscale, OutlierScore, Typicality
 
 BOWL = Function(lambda x: x.square().flatten(1).sum(1), real(2))
 USELESS = Function(
@@ -52,7 +58,7 @@ def test_at_most_alpha_of_the_inliers_are_called_outliers(energy: Energy) -> Non
 
 def without_one(detector: Detector, x: Tensor) -> Tensor:
     """No + 1: the share of calibration scores above, compared with α."""
-    scores, kept = detector.score(x), detector.calibration
+    scores, kept = detector.outlier_scores(x), detector.calibration
     assert kept is not None
     return (kept >= scores.unsqueeze(1)).double().mean(1) <= 0.1
 
@@ -99,12 +105,12 @@ def exceeding(
 
 def test_the_conditional_promise_fails_for_at_most_a_share_delta_of_calibration_sets() -> None:
     detector = Detector(BOWL, calibration=torch.rand(200, generator=seeded(0)))
-    found = exceeding(lambda n: detector.ranks(0.1, "conditional", 0.1))
+    found = exceeding(lambda n: detector.ranks(0.1, "training-conditional", 0.1))
     assert found < LIMIT
     assert caught(
         exceeding, lambda n: detector.ranks(0.1)
     )  # the marginal rank fails for half of them
-    assert caught(exceeding, lambda n: detector.ranks(0.1, "conditional", 0.1) + 1)
+    assert caught(exceeding, lambda n: detector.ranks(0.1, "training-conditional", 0.1) + 1)
 
 
 def test_conditional_verdicts_are_those_above_the_rank() -> None:
@@ -113,12 +119,12 @@ def test_conditional_verdicts_are_those_above_the_rank() -> None:
         Detector(BOWL).fit(torch.randn(300, 2, generator=g)),
         2 * torch.randn(500, 2, generator=g),
     )
-    ranks = detector.ranks(0.05, "conditional", 0.01)
+    ranks = detector.ranks(0.05, "training-conditional", 0.01)
     assert detector.calibration is not None and 1 <= ranks < detector.ranks(0.05)
     threshold = detector.calibration.sort(descending=True).values[ranks - 1]
     assert torch.equal(
-        detector.predict(x, 0.05, guarantee="conditional", delta=0.01),
-        detector.score(x) > threshold,
+        detector.predict(x, 0.05, guarantee="training-conditional", delta=0.01),
+        detector.outlier_scores(x) > threshold,
     )
 
 
@@ -149,7 +155,7 @@ def test_outliers_are_found_and_reported_with_their_p_values() -> None:
     far = torch.tensor([[9.0, 9.0], [0.0, 0.0], [0.0, -7.0]])
     assert detector.predict(far, 0.01).tolist() == [True, False, True]
     assert detector.p_value(far).tolist() == [1 / 1000, 1.0, 1 / 1000]
-    assert torch.equal(detector.score(far), energy_values(BOWL, far))
+    assert torch.equal(detector.outlier_scores(far), energy_values(BOWL, far))
 
 
 def test_scores_that_learn_take_every_other_point_or_a_reference() -> None:
@@ -160,12 +166,12 @@ def test_scores_that_learn_take_every_other_point_or_a_reference() -> None:
         Detector(BOWL, "typicality").fit(x, reference=other),
     )
     assert split.calibration_size == 50 and given.calibration_size == 100
-    assert torch.equal(split.learned["median"], energy_values(BOWL, x[::2]).median())
+    assert torch.equal(split.statistics["median"], energy_values(BOWL, x[::2]).median())
     assert split.calibration is not None
     assert torch.equal(
-        split.calibration, (energy_values(BOWL, x[1::2]) - split.learned["median"]).abs()
+        split.calibration, (energy_values(BOWL, x[1::2]) - split.statistics["median"]).abs()
     )
-    assert torch.equal(given.learned["median"], energy_values(BOWL, other).median())
+    assert torch.equal(given.statistics["median"], energy_values(BOWL, other).median())
 
 
 def test_learning_from_the_calibration_points_breaks_the_promise_and_is_caught() -> None:
@@ -179,7 +185,7 @@ def test_learning_from_the_calibration_points_breaks_the_promise_and_is_caught()
             real(2),
         )
     x, fresh = torch.randn(400, 2, generator=seeded(6)), torch.randn(400, 2, generator=seeded(7))
-    score = from_spec({"name": "knn", "neighbours": 1})
+    score = outlier_score_from_dict({"name": "knn", "neighbours": 1})
     called = [
         Detector(net, score).fit(x, reference=r).predict(fresh, 0.1).double().mean()
         for r in (None, x)
@@ -224,7 +230,7 @@ def test_nothing_is_promised_before_fit() -> None:
         ):
             use(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="seen no calibration points"):
-        Detector(BOWL, "typicality").score(torch.zeros(1, 2))
+        Detector(BOWL, "typicality").outlier_scores(torch.zeros(1, 2))
     assert (
         bare.fit(torch.randn(30, 2, generator=seeded(0))) is not bare and bare.calibration is None
     )
@@ -236,7 +242,7 @@ def test_rates_lie_inside_the_unit_interval(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"a false-alarm rate lies in \(0, 1\)"):
         detector.predict(torch.zeros(1, 2), alpha)
     with pytest.raises(ValueError, match=r"a false-alarm rate lies in \(0, 1\)"):
-        detector.predict(torch.zeros(1, 2), guarantee="conditional", delta=alpha)
+        detector.predict(torch.zeros(1, 2), guarantee="training-conditional", delta=alpha)
 
 
 def test_too_few_calibration_points_are_refused_with_the_count_that_suffices() -> None:
@@ -246,7 +252,7 @@ def test_too_few_calibration_points_are_refused_with_the_count_that_suffices() -
         (9, 0.1, "marginal"),
         (3, 0.3, "marginal"),
         (99, 0.01, "fdr"),
-        (59, 0.05, "conditional"),
+        (59, 0.05, "training-conditional"),
     ]
     for enough, alpha, guarantee in cases:
         Detector(BOWL).fit(x[:enough]).predict(x, alpha, guarantee=guarantee)
@@ -265,7 +271,7 @@ def test_points_that_cannot_be_scored_are_refused() -> None:
         Detector(BOWL).fit(bad)
     detector = Detector(BOWL).fit(x)
     with pytest.raises(ValueError, match="2 of 30 points are not finite"):
-        detector.score(bad)
+        detector.outlier_scores(bad)
     with pytest.raises(ValueError, match="event shape"):
         detector.predict(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="1 of 20 calibration energies are not finite"):
@@ -273,7 +279,7 @@ def test_points_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(ValueError, match="vector"):
         Detector(BOWL, calibration=torch.zeros(4, 2))
     with pytest.raises(ValueError, match="30 of 30 energies are not finite"):
-        Detector(Function(lambda x: x.sum(1) * math.nan, real(2))).score(x)
+        Detector(Function(lambda x: x.sum(1) * math.nan, real(2))).outlier_scores(x)
     anything = Detector(lambda x: x.flatten(1).square().sum(1)).fit(
         x
     )  # a domain without a shape: calibration knows it
@@ -283,7 +289,7 @@ def test_points_that_cannot_be_scored_are_refused() -> None:
         anything.predict(torch.zeros(4, 3))
 
 
-@pytest.mark.parametrize("ask", ["score", "p_value", "predict"])
+@pytest.mark.parametrize("ask", ["outlier_scores", "p_value", "predict"])
 def test_what_is_no_batch_of_points_is_refused_in_three_clauses(ask: str) -> None:
     detector = Detector(BOWL).fit(torch.randn(30, 2, generator=seeded(0)))
     for wrong in (
@@ -323,7 +329,7 @@ def test_labels_and_guarantees_that_do_not_fit_are_refused() -> None:
         Detector(BOWL, "typicality").fit(x, labels=torch.zeros(29))
     with pytest.raises(ValueError, match="at least 2 and 1 are needed"):
         Detector(BOWL, "typicality").fit(x[:1])
-    with pytest.raises(ValueError, match="marginal, conditional or fdr"):
+    with pytest.raises(ValueError, match="marginal, training-conditional or fdr"):
         Detector(BOWL).fit(x).predict(x, guarantee="always")
     with pytest.raises(ValueError, match="did you mean 'typicality'"):
         Detector(BOWL, "typically")
@@ -363,8 +369,8 @@ def test_a_file_holds_all_but_the_energy(tmp_path: Path, score: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["d.safetensors"]
     assert (
         torch.equal(again.p_value(x), detector.p_value(x))
-        and again.how == detector.how
-        and again.seen == detector.seen
+        and again.outlier_score == detector.outlier_score
+        and again.summary == detector.summary
     )
     with pytest.raises(
         ValueError,
@@ -374,11 +380,13 @@ def test_a_file_holds_all_but_the_energy(tmp_path: Path, score: str) -> None:
 
 
 def test_settings_survive_the_file(tmp_path: Path) -> None:
-    for name in SCORES:
-        assert from_spec(json.loads(json.dumps(spec(named(name))))) == named(name)
-    assert from_spec(json.loads(json.dumps(spec(Multiscale((0.5, 1.0), 0.2))))) == Multiscale(
-        (0.5, 1.0), 0.2
-    )
+    for name in OUTLIER_SCORES:
+        assert outlier_score_from_dict(
+            json.loads(json.dumps(outlier_score_to_dict(get_outlier_score(name))))
+        ) == get_outlier_score(name)
+    assert outlier_score_from_dict(
+        json.loads(json.dumps(outlier_score_to_dict(Multiscale((0.5, 1.0), 0.2))))
+    ) == Multiscale((0.5, 1.0), 0.2)
 
 
 def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
@@ -395,12 +403,12 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="of format 9; this lowland reads 1; fit it again"):
         Detector.load(tmp_path / "later.safetensors", BOWL)
-    about: dict[str, Any] = {"format": 1, "score": {"name": "descent"}, "seen": None}
+    about: dict[str, Any] = {"format": 1, "score": {"name": "descent"}, "summary": None}
     strange = (
         {"score": {"name": "nope"}},
         {"score": {"name": "descent", "pace": 3}},
-        {"seen": {"a": 1}},
-        {"seen": None, "score": 3},
+        {"summary": {"a": 1}},
+        {"summary": None, "score": 3},
     )
     for wrong in strange:
         save_file(
@@ -420,8 +428,8 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_score_of_ones_own_works_and_is_refused_by_files(tmp_path: Path) -> None:
-    class Height(Score):
-        def values(self, energy: Energy, x: Tensor, learned: Mapping[str, Tensor]) -> Tensor:
+    class Height(OutlierScore):
+        def compute(self, energy: Energy, x: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
             return x[:, 0]
 
     detector = Detector(BOWL, Height()).fit(torch.randn(40, 2, generator=seeded(0)))
@@ -437,7 +445,7 @@ def test_scores_known_already_make_a_detector() -> None:
     kept = torch.rand(99, generator=seeded(0))
     detector, x = Detector(BOWL, calibration=kept), torch.rand(20, 2, generator=seeded(1))
     assert torch.equal(detector.p_value(x), p_values(kept, energy_values(BOWL, x)))
-    assert torch.equal(detector.p_of_scores(detector.score(x)), detector.p_value(x))
+    assert torch.equal(detector.p_value_of_scores(detector.outlier_scores(x)), detector.p_value(x))
 
 
 # ------------------------------------------------------------------------------------ real energies
@@ -454,7 +462,7 @@ def over_splits(
         order = torch.randperm(len(scores), generator=g)
         detector = Detector(BOWL, calibration=scores[order[:count]])
         rates.append(
-            verdicts(detector, detector.p_of_scores(scores[order[count:]])).double().mean()
+            verdicts(detector, detector.p_value_of_scores(scores[order[count:]])).double().mean()
         )
     return torch.stack(rates)
 
@@ -474,26 +482,29 @@ def test_promises_hold_for_real_energies_over_200_splits(alpha: float, score: st
     scores = (
         Detector(energy, score)
         .fit(pool[:40], reference=data.train.x, labels=data.train.y)
-        .score(pool)
+        .outlier_scores(pool)
     )
     count = {0.01: 200, 0.05: 100, 0.1: 50}[alpha]
     delta = 0.15  # of 200 points, 1 % can be promised with probability 0.85
     for kept in (scores, (scores / scores.std() * 4).round()):  # as they are, and with many ties
         r = over_splits(
-            kept, count, lambda d, p: verdicts(p, count, d.ranks(alpha), alpha, "marginal")
+            kept, count, lambda d, p: call_outliers(p, count, d.ranks(alpha), alpha, "marginal")
         )
         assert (r.mean() - alpha) / (r.std() / math.sqrt(200)) < LIMIT
         r = over_splits(
             kept,
             200,
-            lambda d, p: verdicts(
-                p, 200, d.ranks(alpha, "conditional", delta), alpha, "conditional"
+            lambda d, p: call_outliers(
+                p, 200, d.ranks(alpha, "training-conditional", delta), alpha, "training-conditional"
             ),
         )
         assert (float((r > alpha).double().mean()) - delta) / math.sqrt(
             delta * (1 - delta) / 200
         ) < LIMIT
     planted = over_splits(
-        scores, count, lambda d, p: verdicts(p, count, d.ranks(alpha) + 1, alpha, "marginal"), 1000
+        scores,
+        count,
+        lambda d, p: call_outliers(p, count, d.ranks(alpha) + 1, alpha, "marginal"),
+        1000,
     )  # no + 1
     assert (planted.mean() - alpha) / (planted.std() / math.sqrt(1000)) > LIMIT

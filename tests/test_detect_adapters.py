@@ -57,7 +57,7 @@ def test_verdicts_are_those_of_the_detector() -> None:
     assert ((model.predict(fresh.numpy()) == -1) == expected).all()
     assert ((model.p_values(fresh.numpy()) <= 0.1) == expected).all()
     images = CalibratedEnergy(Function(squares, box(-9.0, 9.0, 1, 3, 1))).fit(x.numpy())
-    assert images.detector_.seen.shape == (1, 3, 1)
+    assert images.detector_.summary.shape == (1, 3, 1)
     with pytest.warns(
         UserWarning, match="9 rows for calibration cannot promise 0.05: 19 are needed"
     ):
@@ -74,7 +74,9 @@ def test_pyod_runs_its_metrics_on_our_detector() -> None:
     centre = torch.from_numpy(np.median(x, 0)).float()
     model = to_pyod(lambda x: (x - centre).square().sum(1), "typicality").fit(x)
     scores = model.decision_function(fresh)
-    assert np.allclose(scores, model.detector_.score(torch.from_numpy(fresh).float()).numpy())
+    assert np.allclose(
+        scores, model.detector_.outlier_scores(torch.from_numpy(fresh).float()).numpy()
+    )
     printed = roc_auc_score(y, scores)
     low, high = (torch.from_numpy(scores[y == k]) for k in (0, 1))
     assert auroc(low, high).value == pytest.approx(printed, abs=1e-9) and printed > 0.95
@@ -114,7 +116,7 @@ def test_pytorch_ood_runs_its_metrics_on_our_detector() -> None:
     metrics = OODMetrics()
     metrics.update(adapted(low), torch.zeros(150, dtype=torch.long))
     metrics.update(adapted(high), -torch.ones(80, dtype=torch.long))
-    ours = auroc(adapted.detector.score(low), adapted.detector.score(high)).value
+    ours = auroc(adapted.detector.outlier_scores(low), adapted.detector.outlier_scores(high)).value
     assert metrics.compute()["AUROC"] == pytest.approx(ours, abs=1e-5)
 
 

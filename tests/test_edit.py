@@ -11,21 +11,21 @@ from lowland import MALA, RBM, Function, Langevin, binary, box, real
 from lowland.energy import Energy, energy_values, value_and_score
 from lowland.nets import DenoiserMLP
 from lowland.targets import Gaussian
-from lowland.tasks import Attribute, edit, interpolate
+from lowland.tasks import LabelGuidance, edit, interpolate
 from lowland.testing import LIMIT, caught, seeded
 
 LEAN = torch.tensor([2.0, -1.0])
 TILT = Function(lambda x: -(x @ LEAN.to(x)), real(2))
 
 
-def closed_form(weight: float, pull: float) -> tuple[Tensor, float]:
+def closed_form(weight: float, sigma: float) -> tuple[Tensor, float]:
     """E = ½‖x‖² − w a·x + ‖x − x₀‖²/2τ² is N(v (x₀/τ² + w a), v I) with 1/v = 1 + 1/τ²."""
-    v = 1 / (1 + 1 / pull**2)
-    return v * (torch.tensor([1.0, 1.0]) / pull**2 + weight * LEAN), v
+    v = 1 / (1 + 1 / sigma**2)
+    return v * (torch.tensor([1.0, 1.0]) / sigma**2 + weight * LEAN), v
 
 
 def misses(
-    weight: float = 0.7, pull: float = 0.5, sampler: Any = None, told_pull: float = 0.5
+    weight: float = 0.7, sigma: float = 0.5, sampler: Any = None, told_sigma: float = 0.5
 ) -> float:
     """The largest |z| of means and variances of edited draws against the closed form."""
     sampler = sampler or MALA(0.1)
@@ -34,13 +34,13 @@ def misses(
         torch.ones(1, 2),
         TILT,
         weight=weight,
-        pull=pull,
+        proximal_sigma=sigma,
         generator=seeded(),
         sampler=sampler,
         steps=60,
         draws=8000,
     )
-    mean, v = closed_form(0.7, told_pull)
+    mean, v = closed_form(0.7, told_sigma)
     x = found.draws[:, 0]
     z = ((x.mean(0) - mean) / math.sqrt(v / 8000), (x.var(0) / v - 1) / math.sqrt(2 / 8000))
     return float(torch.cat(z).abs().max())
@@ -51,7 +51,7 @@ def test_edited_draws_have_the_closed_form() -> None:
 
 
 def test_planted_bugs_in_edits_are_seen() -> None:
-    assert caught(lambda: misses(pull=0.5 * math.sqrt(2)))  # the factor 2 of the pull
+    assert caught(lambda: misses(sigma=0.5 * math.sqrt(2)))  # the factor 2 of the proximal term
     assert caught(lambda: misses(weight=0.6))
     assert caught(lambda: misses(sampler=Langevin(0.1)))  # no accept step
 
@@ -63,8 +63,8 @@ def test_descent_finds_the_valley_and_the_default_sampler_corrects() -> None:
         torch.ones(3, 2),
         TILT,
         weight=0.7,
-        pull=0.5,
-        method="descend",
+        proximal_sigma=0.5,
+        method="map",
         generator=seeded(),
     )
     assert down.draws.shape == (1, 3, 2) and torch.allclose(
@@ -79,7 +79,7 @@ def test_descent_finds_the_valley_and_the_default_sampler_corrects() -> None:
 
 def test_labels_follow_their_rows() -> None:
     classifier = lambda x: torch.stack([-4 * x[:, 0], 4 * x[:, 0]], 1)  # noqa: E731
-    told = Attribute(classifier, torch.tensor([0, 1]))
+    told = LabelGuidance(classifier, torch.tensor([0, 1]))
     found = edit(
         Gaussian(),
         torch.zeros(2, 2),
@@ -95,7 +95,7 @@ def test_labels_follow_their_rows() -> None:
 
 
 def test_labels_follow_their_rows_through_levels_of_noise() -> None:
-    told = Attribute(
+    told = LabelGuidance(
         lambda x, s: torch.stack([-4 * x[:, 0], 4 * x[:, 0]], 1),
         torch.tensor([0, 1] * 10),
         noisy=True,
@@ -130,7 +130,7 @@ def test_an_edit_with_noise_ends_in_the_law_of_its_last_level() -> None:
         x,
         TILT,
         weight=0.7,
-        pull=0.5,
+        proximal_sigma=0.5,
         sigmas=(1.0, 0.5, 0.2, low),
         generator=seeded(),
         steps=80,
@@ -151,7 +151,7 @@ def test_an_edit_with_noise_ends_in_the_law_of_its_last_level() -> None:
     ("changed", "said"),
     [
         ({"weight": -1.0}, "weight -1.0"),
-        ({"pull": 0.0}, "pull 0.0"),
+        ({"proximal_sigma": 0.0}, "proximal_sigma 0.0"),
         ({"draws": 0}, "0 draws"),
         ({"method": "jump"}, "method 'jump'"),
         ({"sigmas": (1.0, 0.1)}, "2 noise levels"),
@@ -160,7 +160,7 @@ def test_an_edit_with_noise_ends_in_the_law_of_its_last_level() -> None:
 )
 def test_edits_that_cannot_be_meant_are_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(
-        ValueError, match=f"{said}.*; weight, pull and draws are above 0.*; correct"
+        ValueError, match=f"{said}.*; weight, proximal_sigma and draws are above 0.*; correct"
     ):
         edit(Gaussian(), torch.zeros(1, 2), TILT, generator=seeded(), **changed)
 
@@ -172,7 +172,13 @@ def test_an_energy_of_noise_needs_levels_and_domains_must_agree() -> None:
     with pytest.raises(ValueError, match="different domains"):
         edit(Gaussian(), x, Function(lambda x: x.sum(1), box(0.0, 1.0, 2)), generator=seeded())
     bound = edit(
-        prior.given(0.5), x, TILT, pull=0.3, generator=seeded(), sampler=MALA(0.01), steps=5
+        prior.given(0.5),
+        x,
+        TILT,
+        proximal_sigma=0.3,
+        generator=seeded(),
+        sampler=MALA(0.01),
+        steps=5,
     )
     assert bound.draws.shape == (1, 1, 2)
 

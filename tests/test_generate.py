@@ -14,7 +14,13 @@ from torch import Tensor
 from lowland import MALA, Energy, Langevin, ShortRun, anneal, real, registered, sample
 from lowland.samplers import divide_steps
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import Generated, bind_noise, even_labels, follow, generate
+from lowland.tasks import (
+    Samples,
+    balanced_labels,
+    bind_smallest_sigma,
+    generate,
+    generate_from_recipe,
+)
 
 TARGET = Gaussian((1.0, -1.0), ((1.0, 0.8), (0.8, 1.5)))
 
@@ -81,7 +87,7 @@ def test_a_path_is_annealing_by_hand_bit_for_bit() -> None:
         [TARGET / 4.0, TARGET / 2.0, TARGET], MALA(0.2), start, 30, generator=seeded(3)
     )
     assert torch.equal(made.x, by_hand[-1].x)
-    assert made.labels is None and made.film is None and made.film_steps == []
+    assert made.labels is None and made.trajectory is None and made.trajectory_steps == []
 
 
 def test_a_hot_path_reaches_both_modes() -> None:
@@ -97,7 +103,7 @@ def test_a_hot_path_reaches_both_modes() -> None:
 
 
 def test_labels_are_bound_to_their_chains() -> None:
-    labels = even_labels(60, 3)
+    labels = balanced_labels(60, 3)
     assert labels is not None and torch.equal(labels, torch.arange(60) % 3)
     made = generate(
         Labelled(real(1)), MALA(0.5), torch.randn(60, 1), 200, generator=seeded(5), labels=labels
@@ -116,7 +122,7 @@ def test_labels_are_bound_to_their_chains() -> None:
 
 
 def test_labels_survive_a_path() -> None:
-    labels = even_labels(30, 3)
+    labels = balanced_labels(30, 3)
     assert labels is not None
     made = generate(
         Labelled(real(1)),
@@ -161,7 +167,9 @@ def means_of_called(energy: Energy) -> Tensor:
     """z of the mean of the first number under labels 0 and 1 against ∓E[x tanh x], by quadrature;
     4,000 draws.
     """
-    made = follow(energy, RECIPE, 4000, generator=seeded(), labels=torch.arange(4000) % 2)
+    made = generate_from_recipe(
+        energy, RECIPE, 4000, generator=seeded(), labels=torch.arange(4000) % 2
+    )
     x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     truth = float(
         torch.trapezoid(x * x.tanh() * torch.exp(-x.square() / 2), x) / (2 * math.pi) ** 0.5
@@ -183,21 +191,21 @@ def test_calling_by_the_likeliest_class_is_caught() -> None:
 
 
 def test_ancestral_draws_keep_their_films_and_refuse_a_class_that_never_comes() -> None:
-    made = follow(
+    made = generate_from_recipe(
         Blind(real(2)), RECIPE, 6, generator=seeded(), labels=torch.arange(6) % 2, frames=4
     )
     assert (
-        made.film is not None
-        and made.film.shape == (5, 6, 2)
-        and made.film_steps == [0, 10, 20, 30, 30]
+        made.trajectory is not None
+        and made.trajectory.shape == (5, 6, 2)
+        and made.trajectory_steps == [0, 10, 20, 30, 30]
     )
-    torch.testing.assert_close(made.film[-1], made.x)
+    torch.testing.assert_close(made.trajectory[-1], made.x)
     with pytest.raises(ValueError, match=r"class \[2\].*;.*;"):
-        follow(Blind(real(2)), RECIPE, 3, generator=seeded())
+        generate_from_recipe(Blind(real(2)), RECIPE, 3, generator=seeded())
 
 
 def test_no_classes_no_labels() -> None:
-    assert even_labels(5, 0) is None
+    assert balanced_labels(5, 0) is None
 
 
 # -------------------------------------------------------------------------------------------- noise
@@ -241,8 +249,11 @@ def test_an_energy_of_noise_needs_its_levels() -> None:
 
 def test_bind_noise_takes_the_smallest_level_and_leaves_others_alone() -> None:
     energy, x = Smoothed(), torch.zeros(1, 2)
-    assert torch.equal(bind_noise(energy, (1.0, 0.3))(x), energy.given(0.3)(x))
-    assert bind_noise(TARGET, (1.0, 0.3)) is TARGET and bind_noise(energy, None) is energy
+    assert torch.equal(bind_smallest_sigma(energy, (1.0, 0.3))(x), energy.given(0.3)(x))
+    assert (
+        bind_smallest_sigma(TARGET, (1.0, 0.3)) is TARGET
+        and bind_smallest_sigma(energy, None) is energy
+    )
 
 
 NOISY = [name for name, cls in registered("energy").items() if getattr(cls, "noise", False)]
@@ -258,8 +269,12 @@ def test_every_network_of_noise_generates(name: str, sampler: Any) -> None:
     made = generate(
         energy, sampler, start, 12, generator=seeded(1), sigmas=(1.0, 0.5, 0.1), frames=4
     )
-    assert made.x.shape == start.shape and bool(made.x.isfinite().all()) and made.film is not None
-    assert made.film.shape == (5, *start.shape) and made.film_steps == [0, 4, 8, 12, 12]
+    assert (
+        made.x.shape == start.shape
+        and bool(made.x.isfinite().all())
+        and made.trajectory is not None
+    )
+    assert made.trajectory.shape == (5, *start.shape) and made.trajectory_steps == [0, 4, 8, 12, 12]
 
 
 def test_there_is_a_network_of_noise() -> None:
@@ -270,8 +285,8 @@ def test_there_is_a_network_of_noise() -> None:
 
 
 def film_of(
-    steps: int, frames: int, temperatures: tuple[float, ...] = (1.0,), jump_sigma: float = 0.0
-) -> Generated:
+    steps: int, frames: int, temperatures: tuple[float, ...] = (1.0,), denoise_sigma: float = 0.0
+) -> Samples:
     return generate(
         TARGET,
         MALA(0.2),
@@ -280,7 +295,7 @@ def film_of(
         generator=seeded(11),
         temperatures=temperatures,
         frames=frames,
-        jump_sigma=jump_sigma,
+        denoise_sigma=denoise_sigma,
     )
 
 
@@ -309,33 +324,35 @@ FILMS = [
 ]
 
 
-@pytest.mark.parametrize("jump_sigma", [0.0, 0.5])
+@pytest.mark.parametrize("denoise_sigma", [0.0, 0.5])
 @pytest.mark.parametrize(("steps", "frames", "temperatures"), FILMS)
 def test_a_film_shows_the_chains_at_the_steps_it_names_and_then_the_result(
-    steps: int, frames: int, temperatures: tuple[float, ...], jump_sigma: float
+    steps: int, frames: int, temperatures: tuple[float, ...], denoise_sigma: float
 ) -> None:
     """As many states as asked for, evenly spread from the start to the end of the chains, and what
     the jump made of them.
     """
-    made = film_of(steps, frames, temperatures, jump_sigma)
-    assert made.film is not None and made.film.shape == (frames + 1, 3, 2)
-    *shown, last = made.film_steps
+    made = film_of(steps, frames, temperatures, denoise_sigma)
+    assert made.trajectory is not None and made.trajectory.shape == (frames + 1, 3, 2)
+    *shown, last = made.trajectory_steps
     assert shown == [round(i * steps / (frames - 1)) for i in range(frames)] and (
         shown[0],
         shown[-1],
         last,
     ) == (0, steps, steps)
     states = by_hand(steps, temperatures)
-    assert len(states) == steps + 1 and torch.equal(made.film[:-1], states[shown])
-    assert torch.equal(made.film[-1], made.x) and torch.equal(made.x, states[-1]) == (
-        jump_sigma == 0.0
+    assert len(states) == steps + 1 and torch.equal(made.trajectory[:-1], states[shown])
+    assert torch.equal(made.trajectory[-1], made.x) and torch.equal(made.x, states[-1]) == (
+        denoise_sigma == 0.0
     )
 
 
 def test_a_film_longer_than_the_chains_shows_every_state_once() -> None:
     made = film_of(3, 30)
-    assert made.film is not None and made.film_steps == [0, 1, 2, 3, 3]
-    assert torch.equal(made.film[:-1], by_hand(3)) and torch.equal(made.film[-1], made.x)
+    assert made.trajectory is not None and made.trajectory_steps == [0, 1, 2, 3, 3]
+    assert torch.equal(made.trajectory[:-1], by_hand(3)) and torch.equal(
+        made.trajectory[-1], made.x
+    )
 
 
 @pytest.mark.parametrize("frames", [1, -1])
@@ -347,7 +364,7 @@ def test_a_film_has_a_beginning_and_an_end(frames: int) -> None:
 def test_filming_does_not_change_the_chains() -> None:
     assert torch.equal(film_of(20, 0).x, film_of(20, 5).x)
     assert torch.equal(film_of(20, 0, HOT).x, film_of(20, 7, HOT).x)
-    assert film_of(20, 0).film is None and film_of(20, 0).film_steps == []
+    assert film_of(20, 0).trajectory is None and film_of(20, 0).trajectory_steps == []
 
 
 @pytest.mark.parametrize("steps", [20, 2])
@@ -370,9 +387,9 @@ def test_no_steps_return_the_start() -> None:
     made = generate(TARGET, MALA(0.2), start, 0, generator=seeded(0), frames=4)
     assert torch.equal(made.x, start)
     assert (
-        made.film is not None
-        and made.film_steps == [0, 0]
-        and torch.equal(made.film, torch.stack([start, start]))
+        made.trajectory is not None
+        and made.trajectory_steps == [0, 0]
+        and torch.equal(made.trajectory, torch.stack([start, start]))
     )
 
 
@@ -419,7 +436,7 @@ def test_a_last_jump_is_tweedies_formula() -> None:
     """For N(m, C) with noise σ in C the expected clean point is x − σ² C⁻¹ (x − m)."""
     runs = [
         generate(
-            TARGET, MALA(0.2), torch.zeros(4, 2), 5, generator=seeded(1), jump_sigma=s
+            TARGET, MALA(0.2), torch.zeros(4, 2), 5, generator=seeded(1), denoise_sigma=s
         ).x.double()
         for s in (0.0, 0.5)
     ]

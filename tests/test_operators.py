@@ -155,7 +155,7 @@ def test_the_largest_singular_value() -> None:
         (lambda x: BlockAverage(3)(x), "shrinks by 3; .*; pad it"),
         (lambda x: BlockAverage(0), "factor is 0; .*; 2 halves"),
         (lambda x: Stride(5)(x), "shrinks by 5"),
-        (lambda x: Blur(-1.0), "spread is -1.0; .*; 1.0 is mild"),
+        (lambda x: Blur(-1.0), "sigma is -1.0; .*; 1.0 is mild"),
         (lambda x: Blur(1.0)(x.flatten(1)), r"shape \(192,\); images .*; reshape them"),
         (lambda x: Projection((3,), 2, seed=0)(x), r"made for \(3,\); .*; make a projection"),
         (lambda x: Projection((3,), 0, seed=0), "to 0 numbers .*; .*; correct them"),

@@ -18,7 +18,7 @@ from lowland.tasks import (
     Mask,
     Operator,
     Projection,
-    most_likely,
+    map_estimate,
 )
 
 CENTRE = torch.tensor([1.0, -0.5], dtype=torch.float64)
@@ -48,7 +48,7 @@ def truth(matrix: Tensor, y: Tensor, sigma: float) -> Tensor:
 def error(name: str, sigma: float, dtype: torch.dtype = torch.float64) -> float:
     operator, matrix = OPERATORS[name]
     y = (MEASURED @ matrix.T).to(dtype)
-    found = most_likely(
+    found = map_estimate(
         PRIOR.to(dtype),
         operator,
         y,
@@ -95,12 +95,12 @@ def test_the_energy_never_rises_and_the_gradient_vanishes(operator: Operator) ->
     x, fit = torch.rand(3, 1, 8, 8, generator=g, dtype=torch.float64), Likelihood(operator, y, 0.05)
     course = [prior(x) + fit(x)]
     for _ in range(30):
-        found = most_likely(prior, operator, y, 0.05, start=x, steps=1)
+        found = map_estimate(prior, operator, y, 0.05, start=x, steps=1)
         x = found.x
         course.append(found.energy)
     assert (torch.stack(course).diff(dim=0) <= 1e-4).all() and (course[-1] < course[0]).all()
-    found = most_likely(prior, operator, y, 0.05, start=x, steps=3000, tolerance=1e-6)
-    assert found.settled.all() and found.steps < 3000
+    found = map_estimate(prior, operator, y, 0.05, start=x, steps=3000, tolerance=1e-6)
+    assert found.converged.all() and found.steps < 3000
     assert float(value_and_score(prior + fit, found.x)[1].abs().max()) < 1e-3
 
 
@@ -109,26 +109,27 @@ def test_rows_settle_by_themselves_and_do_not_mix() -> None:
     start = torch.tensor([[-3.0, 1.0], [3.0, 1.0], [4.0, 0.0]])
     y = torch.tensor([[-4.0], [4.0], [4.0]])
     seen = lambda x: x[:, :1]  # noqa: E731
-    many = most_likely(hills, seen, y, 1.0, start=start)
-    assert many.settled.all() and torch.allclose(
+    many = map_estimate(hills, seen, y, 1.0, start=start)
+    assert many.converged.all() and torch.allclose(
         many.x, torch.tensor([[-4.0, 0.0], [4.0, 0.0], [4.0, 0.0]]), atol=2e-3
     )
     for i in range(3):
         assert torch.allclose(
-            most_likely(hills, seen, y[i : i + 1], 1.0, start=start[i : i + 1]).x[0],
+            map_estimate(hills, seen, y[i : i + 1], 1.0, start=start[i : i + 1]).x[0],
             many.x[i],
             atol=1e-4,
         )
-    assert not most_likely(hills, seen, y, 1.0, start=start, steps=1).settled[:2].any()
+    assert not map_estimate(hills, seen, y, 1.0, start=start, steps=1).converged[:2].any()
 
 
 def test_points_stay_in_a_box() -> None:
     prior = Function(lambda x: x.flatten(1).sum(1), box(0.0, 1.0, 3))
-    found = most_likely(
+    found = map_estimate(
         prior, Identity(), torch.tensor([[-2.0, 0.5, 7.0]]), 0.1, start=torch.full((1, 3), 0.5)
     )
     assert (
-        torch.allclose(found.x, torch.tensor([[0.0, 0.49, 1.0]]), atol=1e-4) and found.settled.all()
+        torch.allclose(found.x, torch.tensor([[0.0, 0.49, 1.0]]), atol=1e-4)
+        and found.converged.all()
     )
 
 
@@ -146,14 +147,14 @@ def test_points_stay_in_a_box() -> None:
 def test_what_does_not_fit_is_refused(more: dict[str, Any], said: str) -> None:
     given = {"y": torch.zeros(2, 2), "sigma": 1.0, "start": torch.zeros(2, 2)} | more
     with pytest.raises(ValueError, match=said):
-        most_likely(Gaussian(), Identity(), given.pop("y"), given.pop("sigma"), **given)
+        map_estimate(Gaussian(), Identity(), given.pop("y"), given.pop("sigma"), **given)
 
 
 def test_what_is_no_number_or_not_linear_is_refused_and_not_called_settled() -> None:
     start = torch.zeros(2, 2)
     with pytest.raises(ValueError, match="2 of 2 energies at the start are not finite"):
-        most_likely(
+        map_estimate(
             Function(lambda x: x.sum(1) / 0 * 0, real(2)), Identity(), start, 1.0, start=start
         )
     with pytest.raises(ValueError, match=r"not linear.*; a linear one is needed here; use restore"):
-        most_likely(Gaussian(), lambda x: x**2, start, 1.0, start=start)
+        map_estimate(Gaussian(), lambda x: x**2, start, 1.0, start=start)

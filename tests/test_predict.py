@@ -23,12 +23,12 @@ from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     Identity,
     anneal_composed,
+    conditional_sample,
     edit,
-    flow,
     generate,
-    predict,
-    progressive,
+    generate_by_flow,
     purify,
+    split_gibbs_sample,
 )
 from lowland.testing import LIMIT, caught, seeded
 
@@ -40,7 +40,7 @@ def misses(sampler: Any = None, x: float = 0.3, steps: int = 150) -> float:
     """|z| of the answers in bins against p(y | x = 0.3) by quadrature, as Pearson's statistic."""
     g = seeded()
     start = torch.cat([torch.zeros(1, 1), torch.zeros(1, 1)], 1)
-    found = predict(
+    found = conditional_sample(
         TWO,
         torch.tensor([[x, 9.0]]),
         KNOWN,
@@ -80,7 +80,7 @@ def test_units_of_a_machine_answer_for_the_others() -> None:
         torch.tensor([True, True, False, True, False, False]),
         torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]),
     )
-    found = predict(
+    found = conditional_sample(
         rbm, x, known, generator=seeded(), draws=4000, steps=80, sampler=BlockGibbs()
     ).draws[:, 0]
     assert torch.equal(found[:, known], x[:, known].expand(4000, 3))
@@ -112,25 +112,25 @@ class Exact(Energy):
 def test_an_energy_of_noise_answers_down_its_levels() -> None:
     levels = karras_sigmas(4.0, 0.01, 20)
     x = torch.tensor([[1.5, 0.0], [-1.0, 7.0]])
-    found = predict(
+    found = conditional_sample(
         Exact(real(2)), x, KNOWN, generator=seeded(), sigmas=levels, draws=500, steps=60
     )
     assert torch.equal(found.draws[..., 0], x[:, 0].expand(500, 2)) and not bool(
-        found.spread[:, 0].any()
+        found.std[:, 0].any()
     )
     error = 0.6 / math.sqrt(500)
     assert ((found.mean[:, 1] - 0.8 * x[:, 0]) / error).abs().max() < LIMIT
-    assert ((found.spread[:, 1] / 0.6 - 1) * math.sqrt(1000)).abs().max() < LIMIT
+    assert ((found.std[:, 1] / 0.6 - 1) * math.sqrt(1000)).abs().max() < LIMIT
 
 
 def test_progressive_answers_hold_the_question() -> None:
     x = torch.tensor([[1.5, 0.0]])
-    found = predict(
+    found = conditional_sample(
         Exact(real(2)),
         x,
         KNOWN,
         generator=seeded(),
-        method="progressive",
+        method="denoise",
         sigmas=karras_sigmas(4.0, 0.01, 60),
         draws=200,
     )
@@ -138,8 +138,8 @@ def test_progressive_answers_hold_the_question() -> None:
         torch.equal(found.draws[:, 0, 0], x[:, 0].expand(200))
         and abs(found.mean[0, 1] - 1.2) < 0.25
     )
-    with pytest.raises(ValueError, match="method 'progressive' and 0 noise levels"):
-        predict(TWO, x, KNOWN, generator=seeded(), method="progressive")
+    with pytest.raises(ValueError, match="method 'denoise' and 0 noise levels"):
+        conditional_sample(TWO, x, KNOWN, generator=seeded(), method="denoise")
 
 
 def answering() -> DenoiserMLP:
@@ -166,40 +166,46 @@ def answering() -> DenoiserMLP:
 def test_an_energy_with_noise_on_the_answer_alone_learns_the_conditional_law() -> None:
     energy, levels = answering(), karras_sigmas(4.0, 0.02, 40)
     x = torch.tensor([[0.0, 9.0], [1.5, 9.0], [-1.5, 9.0]])
-    found = predict(
-        energy, x, KNOWN, generator=seeded(), method="progressive", sigmas=levels, draws=400
+    found = conditional_sample(
+        energy, x, KNOWN, generator=seeded(), method="denoise", sigmas=levels, draws=400
     )
     assert torch.equal(found.draws[..., 0], x[:, 0].expand(400, 3)) and not bool(
-        found.spread[:, 0].any()
+        found.std[:, 0].any()
     )
     assert (
         found.mean[:, 1] - x[:, 0].sin()
     ).abs().max() < 0.1  # what the net has not learned, and 0.3 / √400
-    assert (found.spread[:, 1] - 0.3).abs().max() < 0.1
-    drawn = flow(energy, levels, 400, generator=seeded()).x  # answers to questions of the data
+    assert (found.std[:, 1] - 0.3).abs().max() < 0.1
+    drawn = generate_by_flow(
+        energy, levels, 400, generator=seeded()
+    ).x  # answers to questions of the data
     assert bool(torch.isin(drawn[:, 0], energy.examples).all())
     assert (drawn[:, 1] - drawn[:, 0].sin()).square().mean().sqrt() < 0.36
     with pytest.raises(
         ValueError, match=r"another mask came .*; it learned to answer that one alone; pass known"
     ):
-        predict(energy, x, ~KNOWN, generator=seeded(), method="progressive", sigmas=levels)
+        conditional_sample(energy, x, ~KNOWN, generator=seeded(), method="denoise", sigmas=levels)
     g = seeded()
     for whole in (
         lambda: generate(energy, Langevin(0.1), x, 5, generator=g, sigmas=levels),
         lambda: anneal_composed(energy + energy, levels, x, 5, generator=g),
         lambda: edit(energy, x, lambda x: x.sum(1), generator=g, sigmas=levels),
         lambda: purify(energy, x, method="denoise", sigma=0.5, steps=1, generator=g),
-        lambda: progressive(energy, Identity(), x, 0.1, generator=g, sigma_max=4.0, sigma_min=0.02),
+        lambda: split_gibbs_sample(
+            energy, Identity(), x, 0.1, generator=g, sigma_max=4.0, sigma_min=0.02
+        ),
     ):
         with pytest.raises(
-            ValueError, match=r"trained to answer the question .*; use tasks.predict"
+            ValueError, match=r"trained to answer the question .*; use tasks.conditional_sample"
         ):
             whole()
 
 
 def test_descent_gives_one_likely_answer() -> None:
     both = Gaussian((0.0, 0.0), ((1.0, 0.8), (0.8, 1.0)))
-    found = predict(both, torch.tensor([[2.0, 0.0]]), KNOWN, generator=seeded(), method="descend")
+    found = conditional_sample(
+        both, torch.tensor([[2.0, 0.0]]), KNOWN, generator=seeded(), method="map"
+    )
     assert torch.allclose(found.mean, torch.tensor([[2.0, 1.6]]), atol=1e-2)
 
 
@@ -207,12 +213,13 @@ def test_what_cannot_be_asked_is_refused() -> None:
     x = torch.zeros(1, 2)
     for changed in ({"draws": 0}, {"method": "guess"}, {"sigmas": (1.0, 0.1)}):
         with pytest.raises(
-            ValueError, match=r"predict was given .*; draws are at least 1.*; correct them"
+            ValueError,
+            match=r"conditional_sample was given .*; draws are at least 1.*; correct them",
         ):
-            predict(TWO, x, KNOWN, generator=seeded(), **changed)  # type: ignore[arg-type]
+            conditional_sample(TWO, x, KNOWN, generator=seeded(), **changed)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="energy of noise; draws"):
-        predict(Exact(real(2)), x, KNOWN, generator=seeded())
+        conditional_sample(Exact(real(2)), x, KNOWN, generator=seeded())
     with pytest.raises(ValueError, match=r"the mask has shape \(3,\)"):
-        predict(TWO, x, torch.tensor([True, False, False]), generator=seeded())
+        conditional_sample(TWO, x, torch.tensor([True, False, False]), generator=seeded())
     with pytest.raises(ValueError, match="every number is known"):
-        predict(TWO, x, torch.tensor([True, True]), generator=seeded())
+        conditional_sample(TWO, x, torch.tensor([True, True]), generator=seeded())

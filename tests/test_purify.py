@@ -15,7 +15,16 @@ from lowland import MLP, ConvNet, Langevin, NoiseMLP, box, real, sample, verbs
 from lowland.config import ConfigError, read_recipe
 from lowland.energy import Energy, Function
 from lowland.targets import Gaussian
-from lowland.tasks import Attribute, Identity, Level, Purified, jump, logits_of, most_likely, purify
+from lowland.tasks import (
+    Constant,
+    Identity,
+    LabelGuidance,
+    PurifiedClassifier,
+    as_classifier,
+    jump,
+    map_estimate,
+    purify,
+)
 from lowland.testing import LIMIT, seeded
 
 SHIPPED = "digits"
@@ -88,7 +97,7 @@ def test_map_is_the_closed_form_and_that_of_restoration() -> None:
     torch.testing.assert_close(found, x / (1 + 0.25), atol=1e-9, rtol=0)
     torch.manual_seed(1)
     hills = quiet(MLP(real(2), hidden=(16,), confine=1.0))
-    peak = most_likely(hills, Identity(), x, 0.5, start=x, tolerance=1e-10)
+    peak = map_estimate(hills, Identity(), x, 0.5, start=x, tolerance=1e-10)
     mine = purify(hills, x, method="map", sigma=0.5, steps=400, step_size=0.1, generator=seeded())
     torch.testing.assert_close(mine, peak.x, atol=1e-6, rtol=0)
 
@@ -146,7 +155,7 @@ def test_the_clean_point_is_that_of_the_energy_whatever_network_is_inside() -> N
 
 def test_an_expression_of_energies_of_noise_denoises() -> None:
     x = torch.randn(4, 2, generator=seeded(0))
-    both = NoisyNormal() + 2 * Attribute(lambda x: torch.cat([x, -x], 1), 0)
+    both = NoisyNormal() + 2 * LabelGuidance(lambda x: torch.cat([x, -x], 1), 0)
     found = purify(both, x, method="denoise", sigma=0.8, steps=1, generator=seeded(3))
     noisy = x + 0.8 * torch.randn(4, 2, generator=seeded(3))
     torch.testing.assert_close(found, jump(both.given(0.8), noisy, 0.8))
@@ -169,7 +178,7 @@ WAYS: list[dict[str, Any]] = [
 def test_the_unrolled_gradient_is_the_slope_of_what_comes_out(
     boxed: Energy, way: dict[str, Any]
 ) -> None:
-    """By central differences, inside the walls, where the map is smooth."""
+    """By central differences, inside the bounds, where the map is smooth."""
     x = 0.4 + 0.2 * torch.rand(2, 1, 8, 8, generator=seeded(1), dtype=torch.float64)
     toward = torch.randn(x.shape, generator=seeded(2), dtype=torch.float64)
 
@@ -215,7 +224,7 @@ def test_a_constant_energy_moves_nothing_with_and_without_gradient() -> None:
     x = torch.randn(3, 2, generator=seeded(0))
     for start in (x, x.clone().requires_grad_()):
         assert torch.equal(
-            purify(Level(1.0), start, steps=3, temperature=0.0, generator=seeded(1)), x
+            purify(Constant(1.0), start, steps=3, temperature=0.0, generator=seeded(1)), x
         )
 
 
@@ -227,8 +236,8 @@ def test_past_the_purifier_the_answers_are_the_same_and_the_slope_is_that_of_the
     None
 ):
     x = torch.randn(4, 2, generator=seeded(0))
-    full = Purified(Gaussian(), bend, generator=seeded(1), steps=2, step_size=0.3)
-    past = Purified(
+    full = PurifiedClassifier(Gaussian(), bend, generator=seeded(1), steps=2, step_size=0.3)
+    past = PurifiedClassifier(
         Gaussian(), bend, generator=seeded(1), steps=2, step_size=0.3, gradient="identity"
     )
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -243,12 +252,15 @@ def test_past_the_purifier_the_answers_are_the_same_and_the_slope_is_that_of_the
     torch.testing.assert_close(own, bare)
     (through,) = torch.autograd.grad((full(a) * seed).sum(), a)
     torch.testing.assert_close(through, bare * (1 - 0.3) ** 2)  # each step shrinks by 1 − h
-    assert full.bypassed().generator is full.generator and full.bypassed().settings == full.settings
+    assert (
+        full.with_identity_gradient().generator is full.generator
+        and full.with_identity_gradient().settings == full.settings
+    )
 
 
 def test_draws_are_averaged_and_fresh_at_every_call() -> None:
     x = torch.zeros(1, 2)
-    model = Purified(
+    model = PurifiedClassifier(
         Gaussian(),
         lambda x: torch.cat([x, x], 1),
         generator=seeded(1),
@@ -303,7 +315,7 @@ def test_points_outside_and_of_another_shape_are_refused(boxed: Energy) -> None:
 def test_what_does_not_classify_is_refused() -> None:
     for wrong in (MLP(real(2), hidden=(4,)), Gaussian(), 3):
         with pytest.raises(ValueError, match=r";.*;"):
-            logits_of(wrong)
+            as_classifier(wrong)
     for settings in (
         {"draws": 0},
         {"draws": 1.5},
@@ -314,7 +326,7 @@ def test_what_does_not_classify_is_refused() -> None:
         {"method": "denoise", "sigma": 0.3},
     ):  # at the door, not at the first call
         with pytest.raises(ValueError, match=r";.*;"):
-            Purified(Gaussian(), bend, generator=seeded(), **settings)  # type: ignore[arg-type]
+            PurifiedClassifier(Gaussian(), bend, generator=seeded(), **settings)  # type: ignore[arg-type]
 
 
 def test_a_plain_function_is_purified() -> None:
@@ -334,12 +346,12 @@ def test_logits_of_an_energy_are_those_of_its_classes() -> None:
     x = torch.rand(3, 1, 28, 28, generator=seeded(0))
     with torch.no_grad():
         torch.testing.assert_close(
-            logits_of(energy)(x).log_softmax(1),
+            as_classifier(energy)(x).log_softmax(1),
             (-energy.class_energies(x)).log_softmax(1),
             atol=1e-4,
             rtol=1e-4,
         )
-    assert Function(bend) is not None and logits_of(bend) is bend
+    assert Function(bend) is not None and as_classifier(bend) is bend
 
 
 # -------------------------------------------------------------------------- recipe and command line

@@ -19,18 +19,18 @@ from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     BlockAverage,
     Blur,
+    ClampedEnergy,
     Fourier,
-    Hidden,
     Identity,
     Mask,
     Operator,
     Projection,
     Restoration,
     Stride,
-    bind_noise,
+    bind_smallest_sigma,
     clean_draws,
-    most_likely,
-    progressive,
+    map_estimate,
+    split_gibbs_sample,
 )
 
 # -------------------------------------------------------------------- Gaussian images, exact levels
@@ -124,13 +124,15 @@ def gap(name: str, operator: Operator | None = None, chains: bool = False) -> fl
     more: dict[str, Any] = {"sampler": HMC(0.7 * steep, 10), "steps": 40} if chains else {}
     settings = {
         "levels": 30,
-        "inner": 10,
+        "denoise_steps": 10,
         "sigma_max": 2.0,
         "sigma_min": 0.005,
         "draws": 2000,
         "batch": 4000,
     } | more
-    found = progressive(Smooth(), operator or true, y, sigma, generator=seeded(3), **settings)
+    found = split_gibbs_sample(
+        Smooth(), operator or true, y, sigma, generator=seeded(3), **settings
+    )
     away = found.draws.double().flatten(2) - mean
     products = torch.einsum("nbi,nbj->nbij", away, away)
     return max(worst(away), worst(products, covariance.expand(2, -1, -1)))
@@ -157,12 +159,12 @@ def test_what_the_levels_leave_falls_with_their_number() -> None:
     for levels in (20, 80):
         settings: dict[str, Any] = {
             "levels": levels,
-            "inner": 10,
+            "denoise_steps": 10,
             "sigma_max": 2.0,
             "sigma_min": 0.01,
             "batch": 4000,
         }
-        found = progressive(
+        found = split_gibbs_sample(
             Smooth(), operator, y, sigma, generator=seeded(3), draws=1000, **settings
         )
         lags.append(
@@ -181,9 +183,9 @@ BUGS = {
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_wrong_progressive_step_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lowland.tasks.inverse.progressive import _Seeing
+    from lowland.tasks.inverse.split_gibbs import _Seeing
 
-    module, operator = sys.modules["lowland.tasks.inverse.progressive"], None
+    module, operator = sys.modules["lowland.tasks.inverse.split_gibbs"], None
     if bug == "a pass of one step":  # the expected clean point in place of a draw: too narrow
         monkeypatch.setattr(module, "_ladder", lambda high, low, count: (high,))
     elif bug == "noise not coupled":
@@ -215,8 +217,15 @@ def test_one_pass_is_enough_where_everything_is_seen() -> None:
             return super().analytic(x, c)
 
     y = measured(Identity(), 0.3)
-    progressive(
-        Listening(), Identity(), y, 0.3, generator=seeded(), sigma_max=4.0, sigma_min=0.01, inner=3
+    split_gibbs_sample(
+        Listening(),
+        Identity(),
+        y,
+        0.3,
+        generator=seeded(),
+        sigma_max=4.0,
+        sigma_min=0.01,
+        denoise_steps=3,
     )
     asked = asked[2:]  # after two, to know whether the energy hears of the level at all
     assert len(asked) == 1 + 18 and max(asked[1:]) == pytest.approx(0.3)
@@ -269,7 +278,7 @@ class Hills(Energy):
 
 HILLS = GaussianMixture(tuple(map(tuple, MEANS.tolist())), SPREAD, SHARES)
 FIRST: Operator = Mask(torch.tensor([True, False]))
-LEVELS: dict[str, Any] = {"sigma_max": 8.0, "sigma_min": 0.02, "levels": 50, "inner": 8}
+LEVELS: dict[str, Any] = {"sigma_max": 8.0, "sigma_min": 0.02, "levels": 50, "denoise_steps": 8}
 
 
 def quadrature(y: float, sigma: float) -> tuple[Tensor, Tensor]:
@@ -289,7 +298,7 @@ def hills_gap(y: float, sigma: float, restorer: Callable[..., Restoration]) -> f
 
 
 def by_levels(y: Tensor, sigma: float, draws: int = 2500, seed: int = 5) -> Restoration:
-    return progressive(
+    return split_gibbs_sample(
         Hills(), FIRST, y, sigma, generator=seeded(seed), draws=draws, batch=40_000, **LEVELS
     )
 
@@ -298,7 +307,7 @@ def by_chains(y: Tensor, sigma: float, draws: int = 1500, seed: int = 5) -> Rest
     g = seeded(seed)
     bank = HILLS.draw(max(5000, 40 * draws), g)
     return restore(
-        HILLS, FIRST, y, sigma, HMC(0.25, 4), generator=g, steps=12, draws=draws, bank=bank
+        HILLS, FIRST, y, sigma, HMC(0.25, 4), generator=g, steps=12, draws=draws, prior_samples=bank
     )
 
 
@@ -376,7 +385,7 @@ def trained_share(
     y = operator.A(x)
     y = y + sigma * torch.randn(y.shape, generator=g) * operator.A(torch.ones_like(x[:1]))
     found = restore(
-        energy, operator, y, sigma, sampler, generator=g, steps=120, draws=DRAWS, bank=rest
+        energy, operator, y, sigma, sampler, generator=g, steps=120, draws=DRAWS, prior_samples=rest
     )
     low, high = found.interval(0.9)
     return float(((low <= x) & (x <= high)).double().mean())
@@ -431,8 +440,8 @@ def test_without_noise_the_known_numbers_are_exact_and_the_others_have_their_con
 def test_progressive_draws_explain_a_measurement_without_noise(name: str) -> None:
     operator = SEEN[name][0]
     y = measured(operator, 0.0)
-    settings = {"sigma_max": 4.0, "sigma_min": 0.01, "levels": 60, "inner": 8}
-    found = progressive(
+    settings = {"sigma_max": 4.0, "sigma_min": 0.01, "levels": 60, "denoise_steps": 8}
+    found = split_gibbs_sample(
         Smooth(), operator, y, 0.0, generator=seeded(1), draws=2000, batch=4000, **settings
     )
     again = operator.A(found.draws.flatten(0, 1)).view(2000, *y.shape)
@@ -443,7 +452,7 @@ def test_progressive_draws_explain_a_measurement_without_noise(name: str) -> Non
     )
     mean, covariance = truth_of(operator, y, 0.0)
     assert (
-        float((found.spread.flatten(1).square() - covariance.diagonal()).abs().max()) < 0.05
+        float((found.std.flatten(1).square() - covariance.diagonal()).abs().max()) < 0.05
     )  # of about 0.3
     assert float((found.mean.flatten(1) - mean).abs().max()) < 0.5 * float(
         covariance.diagonal().max().sqrt()
@@ -458,7 +467,7 @@ def test_strides_hold_what_they_show_and_colours_share_a_mask() -> None:
     assert (
         found.draws.min() >= 0
         and found.draws.max() <= 1
-        and bool((found.spread[..., 1::2, 1::2] > 0).all())
+        and bool((found.std[..., 1::2, 1::2] > 0).all())
     )
     for known in (
         torch.eye(4) > 0,
@@ -485,8 +494,8 @@ def test_a_bank_and_a_last_jump_keep_what_is_known() -> None:
         generator=seeded(1),
         steps=5,
         draws=4,
-        bank=bank,
-        jump_sigma=0.1,
+        prior_samples=bank,
+        denoise_sigma=0.1,
     )
     assert torch.equal(
         found.draws[:, HALF.expand(2, *SHAPE)], y[HALF.expand(2, *SHAPE)].expand(4, -1)
@@ -495,10 +504,10 @@ def test_a_bank_and_a_last_jump_keep_what_is_known() -> None:
 
 def test_the_hidden_energy_is_a_slice_with_its_own_rows_and_score() -> None:
     y, u = measured(Mask(HALF), 0.0, 5), torch.randn(5, 8, generator=seeded(2))
-    hidden = Hidden(FLAT, HALF, y)
+    hidden = ClampedEnergy(FLAT, HALF, y)
     whole = y.clone()
     whole[:, 0, 2:] = u.view(5, 2, 4)
-    assert torch.equal(hidden.whole(u), whole) and torch.equal(hidden.part(whole), u)
+    assert torch.equal(hidden.extend(u), whole) and torch.equal(hidden.restrict(whole), u)
     assert torch.equal(hidden(u), FLAT(whole))
     index = torch.tensor([3, 1])
     torch.testing.assert_close(hidden.rows(index)(u[index]), hidden(u)[index])
@@ -546,7 +555,7 @@ def test_any_callable_classifiers_and_bound_levels_are_restored() -> None:
             prior, Identity(), y, 0.5, MALA(0.05), generator=seeded(0), steps=3, draws=2, start=y
         )
         assert found.draws.shape == (2, 2, 2)
-    bound = bind_noise(Hills(), (2.0, 0.3))
+    bound = bind_smallest_sigma(Hills(), (2.0, 0.3))
     assert restore(
         bound, Identity(), y, 0.5, MALA(0.05), generator=seeded(0), steps=3
     ).draws.shape == (1, 2, 2)
@@ -555,7 +564,7 @@ def test_any_callable_classifiers_and_bound_levels_are_restored() -> None:
 def test_progressive_takes_any_linear_function_and_leaves_what_it_is_given() -> None:
     y, start = torch.tensor([[0.4]]), torch.zeros(1, 2)
     found = [
-        progressive(
+        split_gibbs_sample(
             Hills(),
             a,
             y,
@@ -576,7 +585,7 @@ def test_progressive_takes_any_linear_function_and_leaves_what_it_is_given() -> 
     )
     heard: list[int] = []
     more: dict[str, Any] = {"sigma_max": 5.0, "sigma_min": 0.05, "levels": 4}
-    progressive(
+    split_gibbs_sample(
         Hills(),
         FIRST,
         torch.zeros(3, 2),
@@ -591,11 +600,11 @@ def test_progressive_takes_any_linear_function_and_leaves_what_it_is_given() -> 
 
 
 def test_a_peak_is_a_restoration_without_doubt() -> None:
-    peak = most_likely(Gaussian(), Identity(), torch.ones(3, 2), 1.0, start=torch.zeros(3, 2))
+    peak = map_estimate(Gaussian(), Identity(), torch.ones(3, 2), 1.0, start=torch.zeros(3, 2))
     found = peak.restoration()
     assert (
         torch.equal(found.mean, peak.x)
-        and not bool(found.spread.any())
+        and not bool(found.std.any())
         and found.draws.shape == (1, 3, 2)
     )
 
@@ -604,46 +613,48 @@ GOOD: dict[str, Any] = {"sigma_max": 5.0, "sigma_min": 0.05}
 Y = torch.zeros(2, 2)
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "σ < 0": (
-        lambda: progressive(Hills(), FIRST, Y, -0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y, -0.1, generator=seeded(), **GOOD),
         "sigma is -0.1",
     ),
     "σ is no number": (
-        lambda: progressive(Hills(), FIRST, Y, math.nan, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y, math.nan, generator=seeded(), **GOOD),
         "sigma is nan",
     ),
     "y not finite": (
-        lambda: progressive(Hills(), FIRST, Y / 0, 0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y / 0, 0.1, generator=seeded(), **GOOD),
         "2 of 2 measurements",
     ),
     "mask of another shape": (
-        lambda: progressive(Hills(), Mask(torch.ones(3) > 0), Y, 0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(
+            Hills(), Mask(torch.ones(3) > 0), Y, 0.1, generator=seeded(), **GOOD
+        ),
         "mask has shape",
     ),
     "y of another shape": (
-        lambda: progressive(Hills(), FIRST, Y[:, :1], 0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y[:, :1], 0.1, generator=seeded(), **GOOD),
         "measurement has shape",
     ),
     "levels that rise": (
-        lambda: progressive(
+        lambda: split_gibbs_sample(
             Hills(), FIRST, Y, 0.1, generator=seeded(), sigma_max=0.1, sigma_min=1.0
         ),
         "levels from 0.1 to 1.0",
     ),
     "no draws": (
-        lambda: progressive(Hills(), FIRST, Y, 0.1, generator=seeded(), draws=0, **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y, 0.1, generator=seeded(), draws=0, **GOOD),
         "at least 1 of each",
     ),
     "not linear": (
-        lambda: progressive(Hills(), lambda x: x**2, Y, 0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Hills(), lambda x: x**2, Y, 0.1, generator=seeded(), **GOOD),
         "not linear",
     ),
     "nothing seen": (
-        lambda: progressive(Hills(), lambda x: 0 * x, Y, 0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Hills(), lambda x: 0 * x, Y, 0.1, generator=seeded(), **GOOD),
         "gives 0 for everything",
     ),
     "mixed and no noise": (
         lambda: (
-            progressive(
+            split_gibbs_sample(
                 Hills(),
                 Projection((2,), 1, seed=0) @ Mask(torch.ones(2) > 0),
                 Y[:, :1],
@@ -651,22 +662,22 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
                 generator=seeded(),
                 **GOOD,
             )
-            and progressive(
+            and split_gibbs_sample(
                 Smooth(), Blur(0.7), torch.zeros(1, *SHAPE), 0.0, generator=seeded(), **GOOD
             )
         ),
         "must be a multiple of the identity",
     ),
     "no levels": (
-        lambda: progressive(lambda x: x, FIRST, Y, 0.1, generator=seeded(), **GOOD),  # type: ignore[arg-type]
+        lambda: split_gibbs_sample(lambda x: x, FIRST, Y, 0.1, generator=seeded(), **GOOD),  # type: ignore[arg-type]
         r"an Energy E\(x, σ\)",
     ),
     "an energy that hears of no level": (
-        lambda: progressive(Gaussian(), FIRST, Y, 0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Gaussian(), FIRST, Y, 0.1, generator=seeded(), **GOOD),
         "Gaussian takes no noise level",
     ),
     "a function of points alone": (
-        lambda: progressive(
+        lambda: split_gibbs_sample(
             Function(lambda x: x.square().sum(1), real(2)),
             FIRST,
             Y,
@@ -677,33 +688,37 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "Function takes no noise level",
     ),
     "a precision that is none": (
-        lambda: progressive(Hills(), FIRST, Y, 0.1, generator=seeded(), precision="float8", **GOOD),
+        lambda: split_gibbs_sample(
+            Hills(), FIRST, Y, 0.1, generator=seeded(), precision="float8", **GOOD
+        ),
         "precision is 'float8'",
     ),
     "a sampler without steps": (
-        lambda: progressive(Hills(), FIRST, Y, 0.1, generator=seeded(), sampler=MALA(0.1), **GOOD),
+        lambda: split_gibbs_sample(
+            Hills(), FIRST, Y, 0.1, generator=seeded(), sampler=MALA(0.1), **GOOD
+        ),
         "0 steps came with a sampler",
     ),
     "steps without a sampler": (
-        lambda: progressive(Hills(), FIRST, Y, 0.1, generator=seeded(), steps=9, **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y, 0.1, generator=seeded(), steps=9, **GOOD),
         "9 steps came with no sampler",
     ),
     "chains without noise": (
-        lambda: progressive(
+        lambda: split_gibbs_sample(
             Hills(), FIRST, Y, 0.0, generator=seeded(), sampler=MALA(0.1), steps=9, **GOOD
         ),
         "sigma 0.0; chains walk on",
     ),
     "no measurement": (
-        lambda: progressive(Hills(), FIRST, Y[:0], 0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y[:0], 0.1, generator=seeded(), **GOOD),
         r"came as torch.float32 of shape \(0, 2\)",
     ),
     "whole numbers": (
-        lambda: progressive(Hills(), FIRST, Y.long(), 0.1, generator=seeded(), **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y.long(), 0.1, generator=seeded(), **GOOD),
         "came as torch.int64",
     ),
     "points of another precision": (
-        lambda: progressive(
+        lambda: split_gibbs_sample(
             lowland.DenoiserMLP(real(2), hidden=(4,)),
             FIRST,
             Y.double(),
@@ -741,15 +756,15 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "NoneType came as operator",
     ),
     "chains: a jump from below 0": (
-        lambda: restore(HILLS, FIRST, Y, 0.1, MALA(0.1), generator=seeded(), jump_sigma=-1.0),
-        "jump_sigma is -1.0",
+        lambda: restore(HILLS, FIRST, Y, 0.1, MALA(0.1), generator=seeded(), denoise_sigma=-1.0),
+        "denoise_sigma is -1.0",
     ),
     "an interval of no level": (
         lambda: Restoration.of(torch.zeros(30, 1, 2)).interval(math.nan),
         "level nan",
     ),
     "start of other rows": (
-        lambda: progressive(Hills(), FIRST, Y, 0.1, generator=seeded(), start=Y[:1], **GOOD),
+        lambda: split_gibbs_sample(Hills(), FIRST, Y, 0.1, generator=seeded(), start=Y[:1], **GOOD),
         "start has 1 rows for 2",
     ),
     "chains: mixed and no noise": (
@@ -807,16 +822,16 @@ def covered(inner: dict[str, int]) -> float:
         "draws": 19,
         "batch": 20_000,
     } | inner
-    low, high = progressive(prior, lambda x: x @ weights.T, y, 0.5, generator=g, **more).interval(
-        0.9
-    )
+    low, high = split_gibbs_sample(
+        prior, lambda x: x @ weights.T, y, 0.5, generator=g, **more
+    ).interval(0.9)
     share = ((low <= x) & (x <= high)).double().mean(1)
     return float((0.88 - share.mean()) / (share.std() / len(x) ** 0.5))
 
 
 def test_intervals_cover_what_they_promise_at_the_settings_that_come_along() -> None:
     assert covered({}) < LIMIT
-    assert caught(covered, {"inner": 3})
+    assert caught(covered, {"denoise_steps": 3})
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -26,7 +26,7 @@ from lowland.evaluation.restoration import (
 from lowland.run import Run
 from lowland.tasks import Identity, Restoration
 
-FAST: dict[str, Any] = {"levels": 3, "inner": 2, "draws": 3, "precision": "float32"}
+FAST: dict[str, Any] = {"levels": 3, "denoise_steps": 2, "draws": 3, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +156,10 @@ def test_the_recipe_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(settings)
         return Restoration.of(torch.zeros(3, 1, 1, 28, 28))
 
-    monkeypatch.setattr("lowland.evaluation.restoration.progressive", listen)
+    monkeypatch.setattr("lowland.evaluation.restoration.split_gibbs_sample", listen)
     restored(s, Identity(), torch.zeros(1, 1, 28, 28), 0.3, generator=seeded())
     restored(s, Identity(), torch.zeros(1, 1, 28, 28), 0.3, generator=seeded(), draws=5)
-    assert [(c["levels"], c["inner"], c["draws"]) for c in calls] == [(3, 2, 3), (3, 2, 5)]
+    assert [(c["levels"], c["denoise_steps"], c["draws"]) for c in calls] == [(3, 2, 3), (3, 2, 5)]
     s.recipe["restoration"] = None
     assert restoration_plan(s)["method"] == "levels"
 

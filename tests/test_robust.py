@@ -15,7 +15,7 @@ from lowland import ConvNet, Robust, box, fit, load_data, read_recipe, real
 from lowland.nets.class_energy import ClassEnergy
 from lowland.objectives.adversarial import divergence
 from lowland.robustness import PGD, robust_accuracy
-from lowland.tasks import logits_of
+from lowland.tasks import as_classifier
 from lowland.testing import seeded
 
 ROWS = 40
@@ -192,7 +192,7 @@ def test_training_buys_robustness(tmp_path: Path) -> None:
         test = load_data("digits").test
         assert test.y is not None
         found = robust_accuracy(
-            logits_of(energy), test.x, test.y, 0.15, {"pgd": PGD(20)}, generator=seeded()
+            as_classifier(energy), test.x, test.y, 0.15, {"pgd": PGD(20)}, generator=seeded()
         )
         assert found.accuracy["clean"].value > 0.9
         left[kind, epsilon] = found.accuracy["minimum"].value

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 import lowland
 from lowland import ConvNet, box, cli, verbs
-from lowland.robustness import PGD, Robustness, Square, robust_accuracy, sanity, standard
-from lowland.robustness.accuracy import Check, answers, wilson
-from lowland.tasks import Purified
+from lowland.robustness import (
+    PGD,
+    Robustness,
+    Square,
+    robust_accuracy,
+    sanity_checks,
+    standard_attacks,
+)
+from lowland.robustness.accuracy import SanityCheck, share_correct, wilson
+from lowland.tasks import PurifiedClassifier
 from lowland.testing import seeded
 
 
@@ -76,7 +83,9 @@ def test_what_is_wrong_before_any_attack_is_not_robust(points: tuple[Tensor, Ten
 def test_batches_do_not_matter(points: tuple[Tensor, Tensor]) -> None:
     x, y = points
     a, b = (
-        robust_accuracy(Band(), x, y, 0.02, {"it": PGD(random=False)}, generator=seeded(), batch=n)
+        robust_accuracy(
+            Band(), x, y, 0.02, {"it": PGD(random_start=False)}, generator=seeded(), batch=n
+        )
         for n in (200, 33)
     )
     assert torch.equal(a.right["it"], b.right["it"])
@@ -84,9 +93,11 @@ def test_batches_do_not_matter(points: tuple[Tensor, Tensor]) -> None:
 
 def test_results_merge_print_and_become_json(points: tuple[Tensor, Tensor]) -> None:
     x, y = points
-    one = robust_accuracy(Band(), x, y, 0.02, {"a": PGD(steps=1, random=False)}, generator=seeded())
+    one = robust_accuracy(
+        Band(), x, y, 0.02, {"a": PGD(steps=1, random_start=False)}, generator=seeded()
+    )
     two = robust_accuracy(Band(), x, y, 0.02, {"b": PGD()}, generator=seeded())
-    both = one.merged(two)
+    both = one.merge(two)
     assert list(both.right) == ["clean", "a", "b"]
     assert torch.equal(both.minimum, torch.minimum(one.minimum, two.minimum))
     values = json.loads(json.dumps(both.to_dict()))
@@ -96,7 +107,7 @@ def test_results_merge_print_and_become_json(points: tuple[Tensor, Tensor]) -> N
     )
     assert "minimum" in str(both) and both.majority.value == both.accuracy["minimum"].value
     with pytest.raises(ValueError, match=r";.*;"):
-        one.merged(robust_accuracy(Band(), x[:50], y[:50], 0.02, {"b": PGD()}, generator=seeded()))
+        one.merge(robust_accuracy(Band(), x[:50], y[:50], 0.02, {"b": PGD()}, generator=seeded()))
 
 
 def test_an_interval_covers() -> None:
@@ -151,19 +162,19 @@ def test_bad_input_is_refused(points: tuple[Tensor, Tensor], change: dict[str, A
 # ------------------------------------------------------------------------------------ sanity checks
 
 
-def held(checks: list[Check]) -> dict[str, bool]:
-    return {check.name: check.holds for check in checks}
+def held(checks: list[SanityCheck]) -> dict[str, bool]:
+    return {check.name: check.passed for check in checks}
 
 
 def test_checks_need_walls(points: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"no walls; .*; pass two"):
-        sanity(Band(), *points, 0.03, walls=None, generator=seeded())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"no bounds; .*; pass two"):
+        sanity_checks(Band(), *points, 0.03, bounds=None, generator=seeded())  # type: ignore[arg-type]
 
 
 def test_an_honest_classifier_passes_all_checks(points: tuple[Tensor, Tensor]) -> None:
-    checks = sanity(Band(), *points, 0.03, black=Square(100), generator=seeded(0))
+    checks = sanity_checks(Band(), *points, 0.03, black_box=Square(100), generator=seeded(0))
     assert len(checks) == 4 and all(held(checks).values()), "\n".join(map(str, checks))
-    assert all(str(check).startswith("holds") and "%" in check.seen for check in checks)
+    assert all(str(check).startswith("holds") and "%" in check.evidence for check in checks)
 
 
 class Shy(Band):
@@ -178,8 +189,13 @@ class Shy(Band):
 
 def test_a_curtain_fails_them(points: tuple[Tensor, Tensor]) -> None:
     checks = held(
-        sanity(
-            Shy(), *points, 0.03, black=Square(200), white=PGD(random=False), generator=seeded(0)
+        sanity_checks(
+            Shy(),
+            *points,
+            0.03,
+            black_box=Square(200),
+            white_box=PGD(random_start=False),
+            generator=seeded(0),
         )
     )
     assert (
@@ -204,8 +220,13 @@ def test_a_curtain_in_front_of_every_other_image_fails_them_too(
 ) -> None:
     """Accuracy does fall, by half; it does not fall below that of a guess."""
     checks = held(
-        sanity(
-            Half(), *points, 0.03, black=Square(50), white=PGD(random=False), generator=seeded(0)
+        sanity_checks(
+            Half(),
+            *points,
+            0.03,
+            black_box=Square(50),
+            white_box=PGD(random_start=False),
+            generator=seeded(0),
         )
     )
     assert not checks["accuracy falls with epsilon"] and not checks["the unbounded attack succeeds"]
@@ -217,12 +238,12 @@ def test_steps_that_help_the_defender_are_seen(points: tuple[Tensor, Tensor]) ->
             return super().project(x, at if self.steps < 10 else x, epsilon)
 
     checks = held(
-        sanity(
+        sanity_checks(
             Band(),
             *points,
             0.03,
-            black=Square(100),
-            white=Tiring(random=False),
+            black_box=Square(100),
+            white_box=Tiring(random_start=False),
             generator=seeded(0),
         )
     )
@@ -235,12 +256,12 @@ def test_a_size_that_helps_the_defender_is_seen(points: tuple[Tensor, Tensor]) -
             return super().project(x, at if epsilon <= 0.03 else x, epsilon)
 
     checks = held(
-        sanity(
+        sanity_checks(
             Band(),
             *points,
             0.03,
-            black=Square(100),
-            white=Overreaching(random=False),
+            black_box=Square(100),
+            white_box=Overreaching(random_start=False),
             generator=seeded(0),
         )
     )
@@ -250,9 +271,13 @@ def test_a_size_that_helps_the_defender_is_seen(points: tuple[Tensor, Tensor]) -
 def test_a_purifier_that_does_nothing_is_worth_nothing(points: tuple[Tensor, Tensor]) -> None:
     x, y = points
     flat = lowland.Function(lambda x: 0 * x.flatten(1).sum(1), box(0.0, 1.0, 1, 8, 8))
-    model = Purified(flat, Band(), generator=seeded(1), steps=2, step_size=0.01, temperature=0.0)
-    bare = robust_accuracy(Band(), x, y, 0.03, {"pgd": PGD(random=False)}, generator=seeded())
-    behind = robust_accuracy(model, x, y, 0.03, {"pgd": PGD(random=False)}, generator=seeded())
+    model = PurifiedClassifier(
+        flat, Band(), generator=seeded(1), steps=2, step_size=0.01, temperature=0.0
+    )
+    bare = robust_accuracy(Band(), x, y, 0.03, {"pgd": PGD(random_start=False)}, generator=seeded())
+    behind = robust_accuracy(
+        model, x, y, 0.03, {"pgd": PGD(random_start=False)}, generator=seeded()
+    )
     assert torch.equal(bare.minimum, behind.minimum) and bare.accuracy["minimum"].value < 0.7
 
 
@@ -263,7 +288,7 @@ def test_answers_are_shares_of_fresh_calls() -> None:
     def coin(x: Tensor) -> Tensor:
         return torch.rand(len(x), 2, generator=noise)
 
-    shares = answers(coin, x, torch.zeros(20, dtype=torch.long), evaluations=400, batch=7)
+    shares = share_correct(coin, x, torch.zeros(20, dtype=torch.long), evaluations=400, batch=7)
     assert shares.shape == (20,) and abs(float(shares.mean()) - 0.5) < 5 * 0.5 / 8000**0.5
     assert len(set(shares.tolist())) > 3
 
@@ -279,7 +304,7 @@ def test_the_reference_attacks_agree_with_ours(points: tuple[Tensor, Tensor]) ->
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 5))
     x = points[0]
     y = net(x).argmax(1)
-    attacks = {**standard(steps=40, queries=300), "aa": AutoAttack(steps=30, queries=300)}
+    attacks = {**standard_attacks(steps=40, queries=300), "aa": AutoAttack(steps=30, queries=300)}
     before = torch.get_rng_state()
     found = robust_accuracy(net, x, y, 0.02, attacks, generator=seeded(0))
     assert torch.equal(before, torch.get_rng_state())
@@ -313,7 +338,7 @@ def test_a_run_is_attacked(run: Path, tmp_path: Path) -> None:
     )
     assert (
         isinstance(found, Robustness)
-        and set(found.right) == {"clean", *standard()}
+        and set(found.right) == {"clean", *standard_attacks()}
         and len(checks) == 4
     )
     assert found.accuracy["minimum"].value <= min(value.value for value in found.accuracy.values())
@@ -392,11 +417,11 @@ def test_an_energy_with_classes_is_attacked_as_it_is() -> None:
         classes=3,
         scale=30.0,
     )
-    from lowland.tasks import logits_of
+    from lowland.tasks import as_classifier
 
     x = torch.rand(60, 1, 8, 8, generator=seeded(0))
-    y = logits_of(energy)(x).argmax(1)
-    found = robust_accuracy(logits_of(energy), x, y, 0.2, {"pgd": PGD()}, generator=seeded())
+    y = as_classifier(energy)(x).argmax(1)
+    found = robust_accuracy(as_classifier(energy), x, y, 0.2, {"pgd": PGD()}, generator=seeded())
     assert found.accuracy["clean"].value == 1.0 and found.accuracy["pgd"].value < 0.7
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lowland import MLP, ClassifierEnergy, Detector, Energy, Function, box, energy_values, real
 from lowland.tasks.detection import class_scores as classes
 from lowland.tasks.detection import scores
-from lowland.tasks.detection.detector import SCORES, named
+from lowland.tasks.detection.detector import OUTLIER_SCORES, get_outlier_score
 
 pytestmark = pytest.mark.filterwarnings("ignore:the points look unlike")
 ROUND = Function(lambda x: 0.5 * x.square().sum(1), real(2))  # E of N(0, 1): ∇E = x
@@ -40,8 +40,8 @@ def points(count: int = 60, seed: int = 0) -> Tensor:
 
 
 def score(name: str, energy: Energy, x: Tensor, **settings: float) -> Tensor:
-    how = SCORES[name](**settings)
-    return how.values(energy, x, how.learn(energy, points(200, 9), None))
+    how = OUTLIER_SCORES[name](**settings)
+    return how.compute(energy, x, how.fit(energy, points(200, 9), None))
 
 
 def test_scores_of_an_energy_are_their_formulas() -> None:
@@ -77,7 +77,7 @@ def test_multiscale_is_the_distance_of_log_slopes() -> None:
     """
     x, energy = points(), Noisy(real(2))
     how = scores.Multiscale((0.5, 2.0), 0.1)
-    learned = how.learn(energy, points(200, 9), None)
+    learned = how.fit(energy, points(200, 9), None)
     f, seen = (
         torch.stack([(p.norm(dim=1).double() / (1 + s**2)).log() for s in how.sigmas], 1)
         for p in (x, points(200, 9))
@@ -86,12 +86,12 @@ def test_multiscale_is_the_distance_of_log_slopes() -> None:
     covariance = variance * (torch.ones(2, 2) + (0.1 + 1e-6) * torch.eye(2)).double()
     rest = f - seen.mean(0)
     assert torch.allclose(
-        how.values(energy, x, learned),
+        how.compute(energy, x, learned),
         (rest @ torch.linalg.inv(covariance) * rest).sum(1),
         rtol=1e-4,
     )
     with pytest.raises(ValueError, match=r"knows no noise level; .*; pass an energy of noise"):
-        how.learn(ROUND, x, None)
+        how.fit(ROUND, x, None)
 
 
 def test_ensembles_are_in_the_unit_of_each_member() -> None:
@@ -163,11 +163,11 @@ def test_mahalanobis_is_that_of_scikit_learn() -> None:
     energy = Function(nn.Sequential(model, nn.Flatten(0)), real(2))
     how = classes.Mahalanobis(shrinkage=1e-9)
     labels = torch.zeros(400, dtype=torch.long)
-    ours = how.values(energy, x, how.learn(energy, seen, labels))
+    ours = how.compute(energy, x, how.fit(energy, seen, labels))
     theirs = EmpiricalCovariance().fit(known.numpy()).mahalanobis(h.numpy())
     assert torch.allclose(ours * 400 / 399, torch.from_numpy(theirs), rtol=2e-2)
     labels = (seen[:, 0] > 0).long()
-    found = how.values(energy, x, how.learn(energy, seen, labels))
+    found = how.compute(energy, x, how.fit(energy, seen, labels))
     means = torch.stack([known[labels == k].mean(0) for k in (0, 1)])
     tied = (known - means[labels]).T @ (known - means[labels]) / 398
     rest = h.unsqueeze(1) - means
@@ -180,7 +180,7 @@ def test_layers_add_up_and_are_named() -> None:
 
     def of(*layers: str) -> Tensor:
         how = classes.Mahalanobis(layers=layers)
-        return how.values(energy, x, how.learn(energy, seen, None))
+        return how.compute(energy, x, how.fit(energy, seen, None))
 
     assert torch.allclose(of("module.1", "module.3"), of("module.1") + of("module.3"))
     assert torch.allclose(
@@ -223,11 +223,11 @@ def test_votes_and_information() -> None:
     with torch.no_grad():
         p = torch.stack([m(x).double().softmax(1) for m in members])
     ensemble = members[0] + members[1] + members[2]
-    assert torch.allclose(score("vote", ensemble, x), -p.mean(0).amax(1).log())
+    assert torch.allclose(score("ensemble-msp", ensemble, x), -p.mean(0).amax(1).log())
     entropy = -(p * p.log()).sum(2)
     expected = -(p.mean(0) * p.mean(0).log()).sum(1) - entropy.mean(0)
-    assert torch.allclose(score("information", ensemble, x), expected)
-    assert bool((score("information", ensemble, x) >= -1e-12).all())
+    assert torch.allclose(score("mutual-information", ensemble, x), expected)
+    assert bool((score("mutual-information", ensemble, x) >= -1e-12).all())
 
 
 def test_what_is_no_classifier_is_refused() -> None:
@@ -258,13 +258,13 @@ def test_what_is_no_classifier_is_refused() -> None:
 )
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(settings))}.*;.*;"):
-        SCORES[name](**settings)
+        OUTLIER_SCORES[name](**settings)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", OUTLIER_SCORES)
 def test_every_score_makes_a_detector_that_finds_what_is_far(name: str) -> None:
     """One contract for all: high is an outlier, rows stand alone, weights are left as they were."""
-    how = named(name)
+    how = get_outlier_score(name)
     model = net()
     with torch.no_grad():
         model[-1].weight.mul_(20)
@@ -272,7 +272,7 @@ def test_every_score_makes_a_detector_that_finds_what_is_far(name: str) -> None:
         second, third = (nn.Sequential(*net()), Function(lambda x: x.square().sum(1), real(2)))
         energy = (
             Function(model, real(2)) + Function(second, real(2))
-            if name in ("vote", "information")
+            if name in ("ensemble-msp", "mutual-information")
             else ROUND + third
         )
     elif how.reads == "classes":
@@ -283,7 +283,9 @@ def test_every_score_makes_a_detector_that_finds_what_is_far(name: str) -> None:
     detector = Detector(energy, name).fit(points(300, 1))
     x = points(50, 2)
     assert torch.allclose(
-        detector.score(x), torch.cat([detector.score(row) for row in x.split(7)]), atol=1e-5
+        detector.outlier_scores(x),
+        torch.cat([detector.outlier_scores(row) for row in x.split(7)]),
+        atol=1e-5,
     )
     assert [p.requires_grad for p in energy.parameters()] == wanted
     if how.reads in ("energy", "noise") or name == "ensemble":

@@ -16,7 +16,7 @@ from lowland.energy import energy_values
 from lowland.metrics import auroc
 from lowland.pretrained import shipped_folder
 from lowland.run import Run, RunError
-from lowland.tasks import bind_noise, follow, noise_levels
+from lowland.tasks import bind_smallest_sigma, generate_from_recipe, noise_levels
 
 NAMES = lowland.shipped()
 
@@ -35,13 +35,13 @@ def test_a_shipped_run_is_small_and_carries_its_figures(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_energy_draws_what_it_puts_below_noise(name: str) -> None:
     energy, _, recipe = lowland.load(name)
-    made = follow(energy, recipe, 8, generator=seeded(1)).x
+    made = generate_from_recipe(energy, recipe, 8, generator=seeded(1)).x
     assert (
         made.shape == (8, *energy.domain.shape)
         and bool(made.isfinite().all())
         and float(made.std()) > 0.1
     )
-    marginal = bind_noise(energy, noise_levels(energy, recipe))
+    marginal = bind_smallest_sigma(energy, noise_levels(energy, recipe))
     noise = torch.rand(64, *energy.domain.shape, generator=seeded(2))
     assert auroc(energy_values(marginal, made), energy_values(marginal, noise)).value > 0.99
 

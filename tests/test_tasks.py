@@ -26,7 +26,7 @@ from lowland import (
     sample,
 )
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import Likelihood, Restoration, jump, resample, scale_of
+from lowland.tasks import Likelihood, Restoration, energy_stats, importance_resample, jump
 
 # -------------------------------------------------------------------------------------- restoration
 
@@ -133,11 +133,11 @@ def test_mean_and_spread_are_those_of_the_draws() -> None:
     found = restore(
         Gaussian(), Identity(), MEASURED, 1.0, MALA(0.3), generator=seeded(0), steps=50, draws=7
     )
-    assert found.draws.shape == (7, 2, 2) and found.mean.shape == found.spread.shape == (2, 2)
+    assert found.draws.shape == (7, 2, 2) and found.mean.shape == found.std.shape == (2, 2)
     assert torch.allclose(found.mean, found.draws.mean(0))
-    assert torch.allclose(found.spread, found.draws.std(0, correction=0))
+    assert torch.allclose(found.std, found.draws.std(0, correction=0))
     one = restore(Gaussian(), Identity(), MEASURED, 1.0, MALA(0.3), generator=seeded(0), steps=5)
-    assert torch.equal(one.mean, one.draws[0]) and not bool(one.spread.any())
+    assert torch.equal(one.mean, one.draws[0]) and not bool(one.std.any())
 
 
 def test_a_hot_start_of_the_path_ends_in_the_same_posterior() -> None:
@@ -196,7 +196,7 @@ def test_inpainting_keeps_what_is_known_and_doubts_what_is_not(channels: int) ->
     wide = known.expand(2, *shape)
     assert found.draws.shape == (12, 2, *shape)
     assert float((found.mean - truth)[wide].abs().max()) < LIMIT * sigma
-    assert float(found.spread[wide].mean()) < 1.5 * sigma < float(found.spread[~wide].mean())
+    assert float(found.std[wide].mean()) < 1.5 * sigma < float(found.std[~wide].mean())
     assert float(found.draws.min()) >= 0.0 and float(found.draws.max()) <= 1.0
     full = restore(
         image_prior(channels, 6),
@@ -296,7 +296,9 @@ def test_restore_refuses_misfits_in_words(case: str) -> None:
 # -------------------------------------------------------------------------- starting from the prior
 
 
-def resampling_error(name: str, sigma: float, resampler: Callable[..., Tensor] = resample) -> float:
+def resampling_error(
+    name: str, sigma: float, resampler: Callable[..., Tensor] = importance_resample
+) -> float:
     """Worst |z| of mean and covariance of one point from each of 500 banks of 2,000 prior draws,
     against the posterior.
     """
@@ -325,24 +327,26 @@ def test_a_resampling_with_twice_or_half_the_loss_is_caught(factor: float) -> No
     def broken(
         bank: Tensor, operator: Any, y: Tensor, sigma: float, draws: int, g: torch.Generator
     ) -> Tensor:
-        return resample(bank, operator, y, factor * sigma, draws, g)
+        return importance_resample(bank, operator, y, factor * sigma, draws, g)
 
     assert caught(resampling_error, "identity", 0.5, broken)
 
 
 def test_every_measurement_gets_its_own_points_and_several_of_them() -> None:
     bank = torch.randn(40, 1, 2, 2, generator=seeded(1))
-    first = resample(bank, Identity(), bank[[7, 3, 39]], 1e-3, 1, seeded(0))
+    first = importance_resample(bank, Identity(), bank[[7, 3, 39]], 1e-3, 1, seeded(0))
     assert first.tolist() == [[7, 3, 39]]
-    many = resample(
+    many = importance_resample(
         bank, Identity(), bank[[7, 3, 39]], 1e-3, 10, seeded(0)
     )  # sharper than the bank is dense
     assert many.shape == (10, 3) and all(len(column.unique()) >= 4 for column in many.T)
-    assert torch.equal(many, resample(bank, Identity(), bank[[7, 3, 39]], 1e-3, 10, seeded(0)))
+    assert torch.equal(
+        many, importance_resample(bank, Identity(), bank[[7, 3, 39]], 1e-3, 10, seeded(0))
+    )
 
 
-@pytest.mark.parametrize("jump_sigma", [0.0, 0.5])
-def test_a_restoration_with_a_bank_begins_at_its_points(jump_sigma: float) -> None:
+@pytest.mark.parametrize("denoise_sigma", [0.0, 0.5])
+def test_a_restoration_with_a_bank_begins_at_its_points(denoise_sigma: float) -> None:
     """Those whose jump explains the measurement; the points themselves, not their jumps, are where
     the chains begin.
     """
@@ -356,11 +360,11 @@ def test_a_restoration_with_a_bank_begins_at_its_points(jump_sigma: float) -> No
         generator=seeded(2),
         steps=0,
         draws=5,
-        bank=bank,
-        jump_sigma=jump_sigma,
+        prior_samples=bank,
+        denoise_sigma=denoise_sigma,
     )
-    clean = jump(Gaussian(), bank, jump_sigma)
-    which = resample(clean, Identity(), MEASURED, 0.5, 5, seeded(2))
+    clean = jump(Gaussian(), bank, denoise_sigma)
+    which = importance_resample(clean, Identity(), MEASURED, 0.5, 5, seeded(2))
     assert torch.equal(found.draws, clean[which])
     again = restore(
         Gaussian(),
@@ -371,7 +375,7 @@ def test_a_restoration_with_a_bank_begins_at_its_points(jump_sigma: float) -> No
         generator=seeded(2),
         steps=9,
         draws=5,
-        bank=bank,
+        prior_samples=bank,
     )
     assert again.draws.shape == (5, 2, 2) and not torch.equal(again.draws, found.draws)
 
@@ -384,7 +388,15 @@ def test_a_bank_brings_chains_into_the_mode_that_they_would_not_find() -> None:
     y, hidden = torch.tensor([[0.0, 1.0], [0.0, -1.0]]), Mask(torch.tensor([False, True]))
     bank = modes.draw(500, seeded(1))
     found = restore(
-        modes, hidden, y, 0.2, MALA(0.02), generator=seeded(2), steps=100, draws=50, bank=bank
+        modes,
+        hidden,
+        y,
+        0.2,
+        MALA(0.02),
+        generator=seeded(2),
+        steps=100,
+        draws=50,
+        prior_samples=bank,
     )
     assert bool((found.draws[:, 0, 0] > 4).all()) and bool((found.draws[:, 1, 0] < -4).all())
     lost = restore(
@@ -403,16 +415,34 @@ def test_a_bank_brings_chains_into_the_mode_that_they_would_not_find() -> None:
 
 BANK_MISFITS: dict[str, Callable[..., Any]] = {
     "no noise": lambda bank: restore(
-        Gaussian(), Identity(), MEASURED, 0.0, MALA(0.1), generator=seeded(0), bank=bank
+        Gaussian(), Identity(), MEASURED, 0.0, MALA(0.1), generator=seeded(0), prior_samples=bank
     ),
     "measurements not finite": lambda bank: restore(
-        Gaussian(), Identity(), MEASURED * math.nan, 1.0, MALA(0.1), generator=seeded(0), bank=bank
+        Gaussian(),
+        Identity(),
+        MEASURED * math.nan,
+        1.0,
+        MALA(0.1),
+        generator=seeded(0),
+        prior_samples=bank,
     ),
     "measurements of another shape": lambda bank: restore(
-        Gaussian(), Identity(), torch.zeros(2, 3), 1.0, MALA(0.1), generator=seeded(0), bank=bank
+        Gaussian(),
+        Identity(),
+        torch.zeros(2, 3),
+        1.0,
+        MALA(0.1),
+        generator=seeded(0),
+        prior_samples=bank,
     ),
     "an empty bank": lambda bank: restore(
-        Gaussian(), Identity(), MEASURED, 1.0, MALA(0.1), generator=seeded(0), bank=bank[:0]
+        Gaussian(),
+        Identity(),
+        MEASURED,
+        1.0,
+        MALA(0.1),
+        generator=seeded(0),
+        prior_samples=bank[:0],
     ),
     "a start as well": lambda bank: restore(
         Gaussian(),
@@ -422,7 +452,7 @@ BANK_MISFITS: dict[str, Callable[..., Any]] = {
         MALA(0.1),
         generator=seeded(0),
         steps=1,
-        bank=bank,
+        prior_samples=bank,
         start=MEASURED,
     ),
 }
@@ -452,7 +482,7 @@ def jump_error() -> float:
         steps=200,
         draws=4000,
         start=y,
-        jump_sigma=0.5,
+        denoise_sigma=0.5,
     )
     variance = 1 / (1 / 1.25 + 1 / 0.01)
     away = found.draws.double().flatten(1) - 0.8 * variance * 0.7 / 0.01
@@ -482,9 +512,9 @@ def test_a_composed_energy_counts_in_its_own_unit() -> None:
     x = REFERENCES[0]
     values = energy_values(compose(PARTS[:1], [x]), x).double()
     assert float(values.mean().abs()) < 1e-5 and float(values.std()) == pytest.approx(1.0, abs=1e-5)
-    scale = scale_of(PARTS[0], x)
+    scale = energy_stats(PARTS[0], x)
     assert scale.mean == pytest.approx(float(energy_values(PARTS[0], x).double().mean()))
-    assert scale.spread == pytest.approx(float(energy_values(PARTS[0], x).double().std()))
+    assert scale.std == pytest.approx(float(energy_values(PARTS[0], x).double().std()))
 
 
 def test_units_of_the_parts_do_not_matter() -> None:
@@ -505,8 +535,8 @@ def test_weights_count_each_concept_also_negatively() -> None:
     x, weights = torch.randn(40, 2, generator=seeded(3)), (2.0, -0.5)
     expected = torch.zeros(40, dtype=torch.float64)
     for part, reference, weight in zip(PARTS, REFERENCES, weights, strict=True):
-        scale = scale_of(part, reference)
-        expected += weight * (energy_values(part, x).double() - scale.mean) / scale.spread
+        scale = energy_stats(part, reference)
+        expected += weight * (energy_values(part, x).double() - scale.mean) / scale.std
     found = compose(PARTS, REFERENCES, weights)
     assert torch.allclose(energy_values(found, x).double(), expected, atol=1e-4)
     assert found.weights[0] > 0 > found.weights[1]

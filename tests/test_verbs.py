@@ -33,7 +33,7 @@ IMAGES = TINY | {
     "restoration.count": 4,
     "restoration.steps": 10,
     "restoration.draws": 2,
-    "restoration.bank": 50,
+    "restoration.prior_samples": 50,
 }
 ROW = ["path", "energy", "p_value", "verdict"]
 

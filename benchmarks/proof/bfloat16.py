@@ -46,7 +46,7 @@ from lowland.evaluation import Subject, subject
 from lowland.metrics import class_entropy, mmd, nearest
 from lowland.run import Run, versions
 from lowland.samplers.acceleration import PRECISIONS
-from lowland.tasks.generate import even_labels
+from lowland.tasks.generate import balanced_labels
 from lowland.training.classifier import Judge, train_judge
 
 RUNS = ("runs/quality-mnist-pcd-0", "runs/quality-fashion-mnist-pcd-0")
@@ -80,7 +80,7 @@ def generated(s: Subject, count: int, seed: int, way: str) -> Made:
             "choose another run"
         )
     g = torch.Generator().manual_seed(seed)
-    start, labels = s.energy.domain.draw(count, g), even_labels(count, s.classes)
+    start, labels = s.energy.domain.draw(count, g), balanced_labels(count, s.classes)
     assert labels is not None
     energy, steps = s.energy.given(labels), how["steps"] // 4 if way == CONTROL else how["steps"]
     began = time.perf_counter()

@@ -9,7 +9,7 @@ digits.
 (law by quadrature, in 14 × 14 cells) and of two restricted Boltzmann machines with 8 visible units
 (law by adding up 256 states). 4,000 chains of 100 steps; total variation of their ends from the
 law, beside what as many exact draws show, ± the standard deviation between three seeds. Corrected:
-what `tasks.corrected` tunes (MALA; DMALA). Unadjusted: Langevin with the same step, and with a
+what `tasks.default_sampler` tunes (MALA; DMALA). Unadjusted: Langevin with the same step, and with a
 quarter of it; for the machines DMALA's proposal, always accepted.
 
 *Use.* Digit × thickness × slant on MNIST: `benchmarks/quality/composition_images.py` says what is trained,
@@ -44,7 +44,7 @@ from lowland.energy import energy_values
 from lowland.run import versions
 from lowland.samplers import DMALA, accelerate, metropolis, uniform_like
 from lowland.targets import GaussianMixture
-from lowland.tasks import Attribute, anneal_composed, bounded, corrected
+from lowland.tasks import LabelGuidance, anneal_composed, default_sampler, soft_not
 
 CHAINS, STEPS, SEEDS = 4000, 100, 3
 CELLS, SIDE = 14, 7.0
@@ -60,7 +60,7 @@ def planes() -> dict[str, Energy]:
     return {
         "a + b": ring + right,
         "mixture(a, b)": mixture(ring, right, weights=(1.0, 3.0)),
-        "a + bounded(b, 3)": ring + bounded(right, 3.0),
+        "a + soft_not(b, 3)": ring + soft_not(right, 3.0),
         "a - 0.3 b": ring - 0.3 * right,
     }
 
@@ -77,7 +77,7 @@ def machines() -> dict[str, Energy]:
     return {
         "a + b": a + b,
         "mixture(a, b)": mixture(a, b),
-        "a + bounded(b, median)": a + bounded(b, level),
+        "a + soft_not(b, median)": a + soft_not(b, level),
         "a - 0.5 b": a - 0.5 * b,
     }
 
@@ -140,13 +140,13 @@ def variations(
 
 
 def of_the_plane(energy: Energy, few: Tensor, g: torch.Generator) -> dict[str, Any]:
-    mala: Any = corrected(energy, few, generator=g, steps=100)
+    mala: Any = default_sampler(energy, few, generator=g, steps=100)
     h = mala.step_size
     return {"corrected": mala, "unadjusted": Langevin(h), "unadjusted, h / 4": Langevin(h / 4)}
 
 
 def of_machines(energy: Energy, few: Tensor, g: torch.Generator) -> dict[str, Any]:
-    tuned: Any = corrected(energy, few, generator=g, steps=60)
+    tuned: Any = default_sampler(energy, few, generator=g, steps=60)
     size = min(tuned.step_size, 1.0) if isinstance(tuned, DMALA) else 1.0
     return {
         "corrected": DMALA(size),
@@ -201,7 +201,8 @@ def on_shipped(s: Any, judge: Any) -> tuple[dict[str, Any], Tensor]:
     wanted = torch.cat([s.held, s.seen]).repeat_interleave(EACH, 0)
     nets = [images.classifier(s, kind, 0, steps=3000) for kind in range(3)]
     terms = [
-        Attribute(net, wanted[:, k], noisy=True, domain=prior.domain) for k, net in enumerate(nets)
+        LabelGuidance(net, wanted[:, k], noisy=True, domain=prior.domain)
+        for k, net in enumerate(nets)
     ]
     whole, start = prior + 4.0 * terms[0] + 4.0 * terms[1] + 4.0 * terms[2], time.process_time()
     x, acceptance = drawn([whole.given(sigma) for sigma in SIGMAS], prior, len(wanted), 0)
@@ -228,11 +229,11 @@ def use() -> tuple[dict[str, list[dict[str, Any]]], Tensor, Tensor]:
     for seed in range(SEEDS):
         nets = [images.classifier(s, kind, seed, steps=3000) for kind in range(3)]
         terms = [
-            Attribute(net, wanted[:, k], noisy=True, domain=prior.domain)
+            LabelGuidance(net, wanted[:, k], noisy=True, domain=prior.domain)
             for k, net in enumerate(nets)
         ]
 
-        def composed(w: float, terms: list[Attribute] = terms) -> Energy:
+        def composed(w: float, terms: list[LabelGuidance] = terms) -> Energy:
             return prior + w * terms[0] + w * terms[1] + w * terms[2]
 
         ways = {

@@ -55,7 +55,7 @@ from lowland.evaluation.board import OutlierSet, Scorer, board, curves, other_da
 from lowland.metrics import separation
 from lowland.run import RunError, versions
 from lowland.tasks.detection.class_scores import Mahalanobis
-from lowland.tasks.detection.scores import Multiscale, Score
+from lowland.tasks.detection.scores import Multiscale, OutlierScore
 from lowland.training.classifier import train_judge
 
 SEEDS = (0, 1, 2)
@@ -113,20 +113,22 @@ class Row:
     scorer: Scorer
 
 
-def fitted(energy: Any, score: str | Score, data: Dataset) -> Scorer:
+def fitted(energy: Any, score: str | OutlierScore, data: Dataset) -> Scorer:
     """A score that has learned from training images; calibration matters for p-values, not for
     ranks, and is small here.
     """
     detector = Detector(energy, score)
-    if detector.how.learns:
+    if detector.outlier_score.needs_reference:
         known = data.train.take(slice(REFERENCE))
         detector = detector.fit(data.calibration.x[:32], reference=known.x, labels=known.y)
 
     def scorer(x: Tensor) -> Tensor:
         with torch.autocast(
-            "cpu", torch.bfloat16, enabled=x.shape[-1] >= 28 and detector.how.reads == "noise"
+            "cpu",
+            torch.bfloat16,
+            enabled=x.shape[-1] >= 28 and detector.outlier_score.reads == "noise",
         ):
-            return detector.score(x)
+            return detector.outlier_scores(x)
 
     return scorer
 
@@ -149,7 +151,8 @@ def classifier_rows(nets: list[Energy], data: Dataset) -> list[Row]:
     ]
     all_three = nets[0] + nets[1] + nets[2]
     return rows + [
-        Row(f"3 classifiers: {s}", 0, fitted(all_three, s, data)) for s in ("vote", "information")
+        Row(f"3 classifiers: {s}", 0, fitted(all_three, s, data))
+        for s in ("ensemble-msp", "mutual-information")
     ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lowland import Detector, load, load_data
 from lowland.metrics import alarm_ranks, auroc, p_values
-from lowland.tasks.detection.detector import verdicts
+from lowland.tasks.detection.detector import call_outliers
 
 # ---- tables --------------------------------------------------------------------------------------
 
@@ -112,13 +112,13 @@ def rates(scores: Tensor, count: int, ranks: int, splits: int = 200) -> Tensor:
     for _ in range(splits):
         order = torch.randperm(len(scores), generator=g)
         p = p_values(scores[order[:count]], scores[order[count:]])
-        found.append(verdicts(p, count, ranks, 0.5, "marginal").double().mean())
+        found.append(call_outliers(p, count, ranks, 0.5, "marginal").double().mean())
     return torch.stack(found)
 
 
 def promises() -> list[dict[str, Any]]:
     """200 random calibration splits of real energies: means for "marginal", shares beyond α for
-    "conditional", planted bugs.
+    "training-conditional", planted bugs.
     """
     data = load_data("fashion-mnist")
     energy, _, _ = load("runs/quality-fashion-mnist-pcd-0")
@@ -145,7 +145,7 @@ def promises() -> list[dict[str, Any]]:
     delta = 0.1
     for alpha, count in ((0.01, 500), (0.05, 500), (0.1, 500)):
         for label, ranks in (
-            ("Beta quantile", alarm_ranks(count, alpha, "conditional", delta)),
+            ("Beta quantile", alarm_ranks(count, alpha, "training-conditional", delta)),
             ("planted: ⌊α(n+1)⌋", alarm_ranks(count, alpha)),
         ):
             r = rates(exact, count, ranks)

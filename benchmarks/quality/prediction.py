@@ -11,7 +11,7 @@ and answers questions of the test part:
              (above 0.3)
 
 The energy has noise on the answer alone, E(y | x, σ). Answers: 8 draws each by one step at each of
-20 noise levels from 4 to 0.02 (`predict(method="progressive")`; 20, 60 and 120 were compared on
+20 noise levels from 4 to 0.02 (`conditional_sample(method="denoise")`; 20, 60 and 120 were compared on
 calibration questions); their mean and spread. Beside them: for edges the mean digit of the training
 part, and the answer of the nearest question of 5,000 in it; for masks a threshold of the averaged
 picture, the best on training questions; for both a net of the energy's own layers trained on
@@ -42,7 +42,7 @@ from lowland import NoiseUNet, Run, fit, karras_sigmas, load_data, read_recipe
 from lowland.data import Dataset, save_grid
 from lowland.metrics import mean, psnr, share
 from lowland.run import versions
-from lowland.tasks import predict
+from lowland.tasks import conditional_sample
 from lowland.training.classifier import Judge, train_judge
 
 RUNS = Path("runs")
@@ -155,7 +155,9 @@ def threshold(train: Tensor) -> float:
 def answered(energy: Any, x: Tensor, seed: int, levels: int = LEVELS) -> Any:
     """Draws of the energy of noise, held at the question."""
     sigmas, g = karras_sigmas(4.0, 0.02, levels), torch.Generator().manual_seed(seed)
-    return predict(energy, x, KNOWN, generator=g, sigmas=sigmas, draws=DRAWS, method="progressive")
+    return conditional_sample(
+        energy, x, KNOWN, generator=g, sigmas=sigmas, draws=DRAWS, method="denoise"
+    )
 
 
 def covered(found: Any, truth: Tensor) -> float:
@@ -193,7 +195,7 @@ def rows(kind: str) -> tuple[dict[str, dict[str, Any]], Tensor]:
         seconds = time.process_time() - start
         extra = {
             "coverage": covered(answers, truth),
-            "spread": float(answers.spread[:, 2:].square().mean().sqrt()),
+            "spread": float(answers.std[:, 2:].square().mean().sqrt()),
             "seconds": seconds / QUESTIONS / DRAWS,
         }
         found[f"energy, mean of {DRAWS} draws, seed {seed}"] = measure(answers.mean[:, 2:]) | extra
@@ -204,7 +206,7 @@ def rows(kind: str) -> tuple[dict[str, dict[str, Any]], Tensor]:
         x[:8, 1:2],
         truth[:8],
         first.mean[:8, 2:],
-        first.spread[:8, 2:] * 2,
+        first.std[:8, 2:] * 2,
         *first.draws[:3, :8, 2:],
     ]
     print(

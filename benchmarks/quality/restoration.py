@@ -201,7 +201,7 @@ def problem(task: str, s: Subject, truth: Tensor, own: Tensor) -> tuple[dict[str
         )
     seen = y if y.shape == truth.shape else operator.A_T(y)
     seen = seen / seen.flatten(1).amax(1).view(-1, 1, 1, 1)
-    spread = answer.spread / answer.spread.flatten(1).amax(1).view(-1, 1, 1, 1)
+    spread = answer.std / answer.std.flatten(1).amax(1).view(-1, 1, 1, 1)
     shown = [truth, seen, clamped["lowland, mean of 19 draws"], spread, *answer.draws[:3]]
     shown += [
         clamped[name]

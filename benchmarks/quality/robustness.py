@@ -46,10 +46,18 @@ from lowland import Run, fit, load, load_data, read_recipe
 from lowland.data import Split
 from lowland.interop.autoattack import AutoAttack
 from lowland.metrics import auroc
-from lowland.robustness import PGD, Adaptive, Square, Transfer, robust_accuracy, sanity, standard
+from lowland.robustness import (
+    PGD,
+    AdaptivePGD,
+    Square,
+    TransferAttack,
+    robust_accuracy,
+    sanity_checks,
+    standard_attacks,
+)
 from lowland.robustness.attacks import Attack, margin
 from lowland.run import versions
-from lowland.tasks import Purified, logits_of
+from lowland.tasks import PurifiedClassifier, as_classifier
 from lowland.training.classifier import Judge, train_judge
 
 EPSILON = {"mnist": 0.3, "fashion-mnist": 0.1}
@@ -101,8 +109,8 @@ class Half(nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             return self.model(x).float()  # type: ignore[no-any-return]
 
-    def bypassed(self) -> "Half":
-        return Half(self.model.bypassed())
+    def with_identity_gradient(self) -> "Half":
+        return Half(self.model.with_identity_gradient())
 
 
 class Guess(nn.Module):
@@ -110,7 +118,7 @@ class Guess(nn.Module):
     another way in for attackers.
     """
 
-    def __init__(self, purified: Purified) -> None:
+    def __init__(self, purified: PurifiedClassifier) -> None:
         super().__init__()
         self.energy, self.classifier, self.generator = (
             purified.energy,
@@ -129,7 +137,7 @@ def trained(name: str, changes: dict[str, Any] | None = None, path: str = "") ->
     place = Path("runs") / (path or name)
     if not (place / "recipe.json").exists() or not Run.open(place).steps():
         fit(read_recipe(name, changes or {}), place, progress=False)
-    return logits_of(load(place)[0])
+    return as_classifier(load(place)[0])
 
 
 class Bench:
@@ -163,13 +171,15 @@ class Bench:
 
     def purifier(self, energy: Any, **settings: Any) -> Half:
         return Half(
-            Purified(energy, self.bare, generator=torch.Generator().manual_seed(1), **settings)
+            PurifiedClassifier(
+                energy, self.bare, generator=torch.Generator().manual_seed(1), **settings
+            )
         )
 
     def defence(self, name: str) -> Any:
         making: dict[str, Callable[[], Any]] = {
             "bare": lambda: self.bare,
-            "jem": lambda: logits_of(self.jem()),
+            "jem": lambda: as_classifier(self.jem()),
             "denoise": lambda: self.purifier(
                 load(self.data)[0], method="denoise", steps=1, sigma=SIGMA[self.data]
             ),
@@ -193,29 +203,29 @@ def attacks_on(bench: Bench, name: str, model: Any) -> dict[str, Attack]:
     none.
     """
     if name in ("denoise", "langevin"):
-        more: dict[str, Any] = {"steps": CLIMB, "loss": "margin", "settle": False}
+        more: dict[str, Any] = {"steps": CLIMB, "loss": "margin", "early_stop": False}
         guess = (
-            {"guess-eot": Transfer(Half(Guess(model.model)), PGD(**more, eot=EOT))}
+            {"guess-eot": TransferAttack(Half(Guess(model.model)), PGD(**more, eot=EOT))}
             if name == "denoise"
             else {}
         )
         return {
-            "transfer": Transfer(bench.bare, PGD(steps=100, loss="margin")),
+            "transfer": TransferAttack(bench.bare, PGD(steps=100, loss="margin")),
             "pgd": PGD(**more),
-            "bpda": Transfer(model.bypassed(), PGD(**more)),
+            "bpda": TransferAttack(model.with_identity_gradient(), PGD(**more)),
             "eot": PGD(**more, eot=EOT),
-            "bpda-eot": Transfer(model.bypassed(), PGD(**more, eot=EOT)),
+            "bpda-eot": TransferAttack(model.with_identity_gradient(), PGD(**more, eot=EOT)),
             **guess,
-            "square": Square(300, settle=False),
+            "square": Square(300, early_stop=False),
         }
     if name == "map":
-        past = model.bypassed()
-        found = standard(steps=CLIMB, restarts=1, queries=300) | {
-            "bpda": Transfer(past, PGD(steps=CLIMB, loss="margin"))
+        past = model.with_identity_gradient()
+        found = standard_attacks(steps=CLIMB, restarts=1, queries=300) | {
+            "bpda": TransferAttack(past, PGD(steps=CLIMB, loss="margin"))
         }
-        return found | {"transfer": Transfer(bench.bare, PGD(steps=100, loss="margin"))}
-    found = standard(steps=50, restarts=2, queries=500) | {
-        "transfer": Transfer(bench.surrogate, PGD(steps=100, loss="margin"))
+        return found | {"transfer": TransferAttack(bench.bare, PGD(steps=100, loss="margin"))}
+    found = standard_attacks(steps=50, restarts=2, queries=500) | {
+        "transfer": TransferAttack(bench.surrogate, PGD(steps=100, loss="margin"))
     }
     return found | (
         {"autoattack": AutoAttack(("apgd-ce", "apgd-t"), steps=50)}
@@ -248,25 +258,25 @@ def row(bench: Bench, name: str) -> dict[str, Any]:
             bench.data, name, attack, f"{time.process_time() - began:.0f} s", flush=True
         ),
     )
-    white = PGD(steps=CLIMB if noisy or name == "map" else 40, loss="margin", settle=not noisy)
+    white = PGD(steps=CLIMB if noisy or name == "map" else 40, loss="margin", early_stop=not noisy)
     if name == "map":
         some = some.take(slice(50))
-        checks = sanity(
+        checks = sanity_checks(
             model,
             some.x,
             some.y,
             bench.epsilon,
-            white=white,
-            black=Square(100),
+            white_box=white,
+            black_box=Square(100),
             generator=bench.generator,
         )
     else:
-        checks = sanity(
+        checks = sanity_checks(
             model,
             some.x,
             some.y,
             bench.epsilon,
-            white=white,
+            white_box=white,
             found=found,
             evaluations=max(calls // 4, 1),
             generator=bench.generator,
@@ -291,8 +301,11 @@ def steps_curve(bench: Bench, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for count in (1, 2, 4, 8) if name == "levels" else (0, 2, 4, 8, 16):
         model = bench.purifier(energy, **{**settings, "steps": count})
-        more: dict[str, Any] = {"steps": 10, "loss": "margin", "settle": False}
-        attacks = {"bpda": Transfer(model.bypassed(), PGD(**more)), "unrolled": PGD(**more)}
+        more: dict[str, Any] = {"steps": 10, "loss": "margin", "early_stop": False}
+        attacks = {
+            "bpda": TransferAttack(model.with_identity_gradient(), PGD(**more)),
+            "unrolled": PGD(**more),
+        }
         result = robust_accuracy(
             model,
             some.x,
@@ -325,13 +338,13 @@ def detection(bench: Bench) -> dict[str, Any]:
     jem, generator = bench.jem(), bench.generator
     watched = {
         "energy by chains, watching the bare classifier": (bench.bare, bench.scalar()),
-        "JEM, watching itself": (logits_of(jem), jem),
+        "JEM, watching itself": (as_classifier(jem), jem),
     }
     found: dict[str, Any] = {}
     for name, (model, energy) in watched.items():
         attacks = {
             "PGD": PGD(40, loss="margin"),
-            "adaptive": Adaptive(60, restarts=2, energy=energy, weights=(0.1, 1.0)),
+            "adaptive": AdaptivePGD(60, restarts=2, energy=energy, weights=(0.1, 1.0)),
         }
         for kind, attack in attacks.items():
             points = torch.cat(

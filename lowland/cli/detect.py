@@ -33,7 +33,7 @@ class Detect:
     """
     alpha: float = 0.05
     """Rate of false alarms that is promised."""
-    guarantee: Literal["marginal", "conditional", "fdr"] = "marginal"
+    guarantee: Literal["marginal", "training-conditional", "fdr"] = "marginal"
     """On average over calibration sets; for all but a share delta of them; or the share of false
     ones among the alarms.
     """

@@ -169,7 +169,7 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
     if _subtracts(energy) and _falls(energy, x):
         raise ValueError(
             "the energy does not rise far out, where something is subtracted; exp(-E) has no "
-            "normaliser there; weaken what is subtracted, bound it with tasks.bounded(energy, "
+            "normaliser there; weaken what is subtracted, bound it with tasks.soft_not(energy, "
             "level), or add a partner that confines"
         )
 

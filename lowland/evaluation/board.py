@@ -18,7 +18,7 @@ from lowland.data import DataError, load_data
 from lowland.evaluation.detection import detector_of
 from lowland.evaluation.subjects import Subject
 from lowland.metrics import separation
-from lowland.tasks.detection.detector import SCORES
+from lowland.tasks.detection.detector import OUTLIER_SCORES
 
 Scorer = Callable[[Tensor], Tensor]
 ANGLES = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
@@ -182,7 +182,7 @@ def scores_of(s: Subject) -> list[str]:
     kinds = {"energy"} | ({"noise"} if s.sigmas else set())
     if s.classes >= 2 and hasattr(s.energy, "class_energies"):
         kinds.add("classes")
-    return [name for name, how in SCORES.items() if how.reads in kinds]
+    return [name for name, how in OUTLIER_SCORES.items() if how.reads in kinds]
 
 
 def rows_of(s: Subject, names: Sequence[str] | None = None) -> dict[str, Scorer]:
@@ -198,7 +198,7 @@ def rows_of(s: Subject, names: Sequence[str] | None = None) -> dict[str, Scorer]
             if names is not None:
                 raise
             continue
-        rows[name] = detector.score
+        rows[name] = detector.outlier_scores
     return rows
 
 

@@ -11,8 +11,8 @@ from lowland.energy import Energy, energy_values
 from lowland.evaluation.subjects import Findings, Subject
 from lowland.metrics import aupr, auroc, detection_error, false_alarms, fpr95
 from lowland.tasks import Detector
-from lowland.tasks.detection.detector import named, spec
-from lowland.tasks.detection.scores import Score
+from lowland.tasks.detection.detector import get_outlier_score, outlier_score_to_dict
+from lowland.tasks.detection.scores import OutlierScore
 
 REFERENCE = 5000  # training points from which a score learns, at most
 METRICS = (auroc, aupr, fpr95, detection_error)
@@ -33,7 +33,7 @@ def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
     )
 
 
-def energy_for(s: Subject, how: Score) -> Energy:
+def energy_for(s: Subject, how: OutlierScore) -> Energy:
     """What a score reads: for E(x) the energy without its labels, at its smallest noise level; for
     others as it was trained.
     """
@@ -44,9 +44,12 @@ def detector_of(s: Subject, score: str = "energy", calibration: Tensor | None = 
     """A fitted detector of a run: learns from training points, and is calibrated on the calibration
     part unless points come.
     """
-    how, points = named(score), s.data.calibration.x if calibration is None else calibration
+    how, points = (
+        get_outlier_score(score),
+        s.data.calibration.x if calibration is None else calibration,
+    )
     energy = energy_for(s, how)
-    if not how.learns:
+    if not how.needs_reference:
         return Detector(energy, how).fit(points)
     known = s.data.train.take(slice(REFERENCE))
     return Detector(energy, how).fit(points, reference=known.x, labels=known.y)
@@ -64,8 +67,8 @@ def measure_detection(
     s.run.write_tensors(
         "calibration.safetensors", {"energies": energy_values(s.marginal, s.data.calibration.x)}
     )
-    scores = detector.score(test)
-    p = detector.p_of_scores(scores)
+    scores = detector.outlier_scores(test)
+    p = detector.p_value_of_scores(scores)
     rate = false_alarms(p, nominal, detector.calibration_size)
     name, moved = shifted(test, s.data.domain)
     outliers = {
@@ -75,7 +78,7 @@ def measure_detection(
     }
     figures: dict[str, Any] = {
         "nominal": nominal,
-        "score": spec(detector.how),
+        "score": outlier_score_to_dict(detector.outlier_score),
         "calibration_count": detector.calibration_size,
         "false_alarm": {
             "value": rate.value,
@@ -92,7 +95,7 @@ def measure_detection(
     }
     for label, x in outliers.items():
         found.arrays[f"energies/{label}"] = energy_values(s.marginal, x)
-        found_at = detector.score(x)
+        found_at = detector.outlier_scores(x)
         figures["outliers"][label] = {
             m.__name__: m(scores, found_at).to_dict() for m in METRICS
         } | {"count": len(x)}

@@ -13,8 +13,8 @@ from lowland.evaluation.subjects import Subject
 from lowland.registry import build
 from lowland.run import RunError
 from lowland.samplers import run_chains
-from lowland.tasks import even_labels, follow
-from lowland.tasks.generate import Generated
+from lowland.tasks import balanced_labels, generate_from_recipe
+from lowland.tasks.generate import Samples
 
 FRESH = 1000  # chains that begin anew where training kept none
 
@@ -34,15 +34,15 @@ def draw(
     labels: Tensor | None = None,
     frames: int = 0,
     progress: Callable[[int], object] | None = None,
-) -> Generated:
+) -> Samples:
     """Samples as the recipe's [generation] says, labels dealt evenly unless given."""
     begin, start = s.recipe["generation"].get("start", "noise"), None
-    labels = labels if labels is not None else even_labels(count, s.classes)
+    labels = labels if labels is not None else balanced_labels(count, s.classes)
     if begin == "chains":
         start, labels = _from_chains(s, count, generator, labels)
     if begin == "partner":
         start = _from_partner(s, count, generator)
-    return follow(
+    return generate_from_recipe(
         s.energy,
         s.recipe,
         count,
@@ -104,11 +104,11 @@ def prior_bank(s: Subject) -> Tensor | None:
     """Draws of the prior for restoration, made once and kept in the run: chains of training walked
     on with averaged weights.
 
-    Every 50 steps their states are added until the recipe's [restoration] bank is full. A run that
+    Every 50 steps their states are added until the recipe's [restoration] prior_samples is full. A run that
     kept no chains begins with samples as its [generation] makes them; a shipped run is not written
     to. None if the recipe asks for none.
     """
-    count = s.recipe["restoration"].get("bank", 0)
+    count = s.recipe["restoration"].get("prior_samples", 0)
     if not count:
         return None
     checkpoint = s.run.load_checkpoint()
@@ -135,9 +135,9 @@ def _sampled(s: Subject, count: int, generator: torch.Generator) -> Kept:
     """Chains that begin anew; a jump at their end, which belongs to samples, is left out."""
     if s.sampler is None:
         raise ValueError(
-            f"{s.run.path} trained without chains; restoration.bank is walked by the sampler of "
+            f"{s.run.path} trained without chains; restoration.prior_samples is walked by the sampler of "
             "the recipe; set it to 0, or add a [sampler]"
         )
     recipe = {**s.recipe, "generation": {**s.recipe["generation"], "jump": 0.0}}
-    made = follow(s.energy, recipe, count, generator=generator)
+    made = generate_from_recipe(s.energy, recipe, count, generator=generator)
     return Kept(made.x, made.labels)

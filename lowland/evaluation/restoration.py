@@ -25,12 +25,12 @@ from lowland.tasks import (
     Projection,
     Restoration,
     Stride,
-    bind_noise,
+    bind_smallest_sigma,
+    importance_resample,
     jump,
-    most_likely,
-    progressive,
-    resample,
+    map_estimate,
     restore,
+    split_gibbs_sample,
 )
 from lowland.training.classifier import Judge
 
@@ -145,9 +145,10 @@ def restored(
         return _peak(s, how, operator, y, sigma, generator)
     if how["method"] == "levels":
         settings = {
-            key: how[key] for key in ("levels", "inner", "sigma_max", "sigma_min", "precision")
+            key: how[key]
+            for key in ("levels", "denoise_steps", "sigma_max", "sigma_min", "precision")
         }
-        return progressive(
+        return split_gibbs_sample(
             s.energy,
             operator,
             y,
@@ -157,7 +158,7 @@ def restored(
             progress=progress,
             **settings,
         )
-    settings = restoration_settings(how) | {"draws": count, "bank": prior_bank(s)}
+    settings = restoration_settings(how) | {"draws": count, "prior_samples": prior_bank(s)}
     sampler = build("sampler", how["sampler"])
     return restore(
         s.marginal, operator, y, sigma, sampler, generator=generator, progress=progress, **settings
@@ -192,8 +193,8 @@ def _peak(
         )
         x = _boxed(s, x)
         for level in karras_sigmas(high, low, count):
-            x = most_likely(
-                bind_noise(energy, (level,)), operator, y, sigma, start=x, steps=steps
+            x = map_estimate(
+                bind_smallest_sigma(energy, (level,)), operator, y, sigma, start=x, steps=steps
             ).x
         return Restoration.of(x.unsqueeze(0))
     bank = prior_bank(s)
@@ -201,9 +202,11 @@ def _peak(
         start = s.energy.domain.draw(len(y), generator)
     else:
         start = bank[
-            resample(jump(s.marginal, bank, how["jump"]), operator, y, sigma, 1, generator)[0]
+            importance_resample(
+                jump(s.marginal, bank, how["jump"]), operator, y, sigma, 1, generator
+            )[0]
         ]
-    x = most_likely(s.marginal, operator, y, sigma, start=_boxed(s, start), steps=how["steps"]).x
+    x = map_estimate(s.marginal, operator, y, sigma, start=_boxed(s, start), steps=how["steps"]).x
     return Restoration.of(jump(s.marginal, x, how["jump"]).unsqueeze(0))
 
 
@@ -258,7 +261,7 @@ def measure_restoration(
                 "inpaint/mask": known.float(),
                 "inpaint/nearest": rivals["nearest neighbour"][:8],
             }
-        shown = {"original": truth, "observed": seen, "mean": answer.mean, "spread": answer.spread}
+        shown = {"original": truth, "observed": seen, "mean": answer.mean, "spread": answer.std}
         found.arrays |= {f"{task}/{name}": x[:8] for name, x in shown.items()}
         found.arrays[f"{task}/draws"] = answer.draws[:3, :8]
     found.figures["restoration"] = {"count": count, "sigma": sigma, "tasks": tasks}
@@ -272,7 +275,7 @@ def coverage(answer: Restoration, truth: Tensor, level: float = 0.9, unsure: flo
     left out.
     """
     low, high = answer.interval(level)
-    inside, open_ = (low <= truth) & (truth <= high), answer.spread > unsure
+    inside, open_ = (low <= truth) & (truth <= high), answer.std > unsure
     counts = open_.flatten(1).sum(1)
     shares = (inside & open_).flatten(1).sum(1) / counts
     return mean(shares[counts > 0])
@@ -281,7 +284,7 @@ def coverage(answer: Restoration, truth: Tensor, level: float = 0.9, unsure: flo
 def restoration_settings(how: dict[str, Any]) -> dict[str, Any]:
     """The recipe's [restoration] as arguments of `restore`."""
     return {
-        "jump_sigma": how["jump"],
+        "denoise_sigma": how["jump"],
         **{key: how[key] for key in ("steps", "draws", "temperatures")},
     }
 

@@ -21,7 +21,7 @@ from lowland.metrics import (
     share,
     two_sample_accuracy,
 )
-from lowland.tasks.generate import Generated
+from lowland.tasks.generate import Samples
 from lowland.training.classifier import Judge, train_judge
 
 SHOWN = 64  # pictures kept for grids
@@ -38,7 +38,7 @@ def trained_judge(s: Subject, found: Findings, say: Callable[[str], object]) -> 
 
 def measure_samples(
     s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None
-) -> Generated:
+) -> Samples:
     """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of
     them.
     """
@@ -74,8 +74,8 @@ def measure_samples(
         "distances_samples": near,
         "distances_test": near_test,
     }
-    if film.film is not None:
-        found.arrays |= {"film": film.film, "film_steps": torch.tensor(film.film_steps)}
+    if film.trajectory is not None:
+        found.arrays |= {"film": film.trajectory, "film_steps": torch.tensor(film.trajectory_steps)}
     if len(s.data.domain.shape) == 1:
         found.arrays["data"] = s.data.train.x[:1000]
     return made
@@ -116,7 +116,7 @@ def _compared(judge: Judge, samples: Tensor, s: Subject) -> dict[str, Any]:
     return found
 
 
-def _judged(s: Subject, found: Findings, judge: Judge, made: Generated) -> dict[str, Any]:
+def _judged(s: Subject, found: Findings, judge: Judge, made: Samples) -> dict[str, Any]:
     """What a classifier of real images says of the samples."""
     test = s.data.test
     assert test.y is not None

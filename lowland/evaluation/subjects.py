@@ -9,7 +9,7 @@ from torch import Tensor
 from lowland.data import Dataset, made_binary, settled
 from lowland.energy import Energy
 from lowland.run import Run, load
-from lowland.tasks import bind_noise, noise_levels
+from lowland.tasks import bind_smallest_sigma, noise_levels
 from lowland.training import load_recipe_data
 
 
@@ -85,5 +85,7 @@ class Subject:
 def subject(run: Run, data: Dataset | None = None) -> Subject:
     """Load a run for examination, with averaged weights."""
     energy, sampler, recipe = load(run.path)
-    marginal = getattr(energy, "on_data", None) or bind_noise(energy, noise_levels(energy, recipe))
+    marginal = getattr(energy, "on_data", None) or bind_smallest_sigma(
+        energy, noise_levels(energy, recipe)
+    )
     return Subject(run, recipe, energy, marginal, sampler, data)

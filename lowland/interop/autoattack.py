@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.robustness.attacks import Model, Norm, check_attack, still
+from lowland.robustness.attacks import Model, Norm, check_attack, eval_frozen
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AutoAttack:
             "version": "custom",
             "seed": seed,
         }
-        with still(model), torch.random.fork_rng(devices=[]):
+        with eval_frozen(model), torch.random.fork_rng(devices=[]):
             reference = Reference(model, eps=epsilon, device=x.device, **wanted)
             reference.apgd.n_iter = reference.apgd_targeted.n_iter = reference.fab.n_iter = (
                 self.steps

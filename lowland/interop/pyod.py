@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from lowland.tasks.detection.detector import Detector
-from lowland.tasks.detection.scores import Score
+from lowland.tasks.detection.scores import OutlierScore
 
 
-def to_pyod(energy: Any, score: str | Score = "energy", contamination: float = 0.1) -> Any:
+def to_pyod(energy: Any, score: str | OutlierScore = "energy", contamination: float = 0.1) -> Any:
     """A `pyod.models.base.BaseDetector` of an energy that is trained already: `fit`,
     `decision_function`, `predict`, ...
 
@@ -32,7 +32,10 @@ def to_pyod(energy: Any, score: str | Score = "energy", contamination: float = 0
 
     class EnergyModel(BaseDetector):
         def __init__(
-            self, energy: Any, outlier_score: str | Score = "energy", contamination: float = 0.1
+            self,
+            energy: Any,
+            outlier_score: str | OutlierScore = "energy",
+            contamination: float = 0.1,
         ) -> None:
             super().__init__(contamination=contamination)
             self.energy, self.outlier_score = energy, outlier_score
@@ -45,7 +48,7 @@ def to_pyod(energy: Any, score: str | Score = "energy", contamination: float = 0
             return self
 
         def decision_function(self, X: Any) -> Any:  # noqa: N803
-            return self.detector_.score(self._points(X)).double().numpy()
+            return self.detector_.outlier_scores(self._points(X)).double().numpy()
 
         def _points(self, rows: Any) -> torch.Tensor:
             x = torch.from_numpy(np.asarray(rows, dtype=np.float32))

@@ -29,7 +29,7 @@ def to_pytorch_ood(detector: Detector) -> Any:
         ) from error
 
     class Adapted(Theirs):
-        requires_fit = detector.how.learns
+        requires_fit = detector.outlier_score.needs_reference
 
         def __init__(self, detector: Detector) -> None:
             self.detector = detector
@@ -41,8 +41,8 @@ def to_pytorch_ood(detector: Detector) -> Any:
             return self
 
         def predict(self, x: Tensor) -> Tensor:
-            if self.requires_fit and not self.detector.learned:
+            if self.requires_fit and not self.detector.statistics:
                 raise RequiresFittingException()
-            return self.detector.score(x)
+            return self.detector.outlier_scores(x)
 
     return Adapted(detector)

@@ -12,7 +12,7 @@ That is a mean over calibration sets. With the one set that is at hand, calling 
 above the r-th largest of n energies raises false alarms at a rate that is itself random, Beta(r, n
 + 1 − r) or smaller where there are ties. The mean is r / (n + 1): r = ⌊α (n + 1)⌋ keeps the promise
 "marginal". The largest r whose 1 − δ quantile is at most α keeps it for the set at hand, but for a
-share δ of all sets: "conditional". Source: Vovk (2012), https://arxiv.org/abs/1209.2673
+share δ of all sets: "training-conditional". Source: Vovk (2012), https://arxiv.org/abs/1209.2673
 
 Over a batch, p-values that share a calibration set still allow Benjamini and Hochberg's choice:
 "fdr", a bound on the expected share of inliers among what is called an outlier. Source: Bates et
@@ -45,21 +45,21 @@ def p_values(calibration: Tensor, energies: Tensor) -> Tensor:
     return (1 + at_least).double() / (len(ordered) + 1)
 
 
-GUARANTEES = ("marginal", "conditional", "fdr")
+GUARANTEES = ("marginal", "training-conditional", "fdr")
 
 
 def calibration_size(alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
     """The fewest calibration points with which an outlier can be called at all under a guarantee.
 
     1/α − 1 for "marginal", where the smallest p-value is 1/(n + 1), and log δ / log(1 − α) for
-    "conditional". With "fdr", 1/α − 1 serves if all of a batch are outliers; to find one among m
+    "training-conditional". With "fdr", 1/α − 1 serves if all of a batch are outliers; to find one among m
     takes m/α − 1.
 
-    >>> calibration_size(0.05), calibration_size(0.05, "conditional"), calibration_size(0.01, "conditional", 0.01)
+    >>> calibration_size(0.05), calibration_size(0.05, "training-conditional"), calibration_size(0.01, "training-conditional", 0.01)
     (19, 59, 459)
     """
     _check_rates(alpha, guarantee, delta)
-    if guarantee == "conditional":
+    if guarantee == "training-conditional":
         return math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
     return math.ceil(1 / alpha - 1e-9) - 1
 
@@ -68,21 +68,21 @@ def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: fl
     """r: x is called an outlier if its p-value is at most r / (n + 1), that is, if fewer than r of
     n energies reach its own.
 
-    marginal: r = ⌊α (n + 1)⌋; conditional: the largest r with BetaQuantile(1 − δ; r, n + 1 − r) ≤
+    marginal: r = ⌊α (n + 1)⌋; training-conditional: the largest r with BetaQuantile(1 − δ; r, n + 1 − r) ≤
     α. Raises ValueError where r is 0, and says how many points are needed; and for rates outside
     (0, 1) or another guarantee.
 
-    >>> alarm_ranks(1000, 0.05), alarm_ranks(1000, 0.05, "conditional")
+    >>> alarm_ranks(1000, 0.05), alarm_ranks(1000, 0.05, "training-conditional")
     (50, 39)
     """
     need = calibration_size(alpha, guarantee, delta)
     if count < need:
-        sure = f" with probability {1 - delta:g}" if guarantee == "conditional" else ""
+        sure = f" with probability {1 - delta:g}" if guarantee == "training-conditional" else ""
         raise ValueError(
             f"{count} calibration energies cannot promise a false-alarm rate of {alpha}{sure}; at "
             f"least {need} are needed; bring more points or raise the rate"
         )
-    if guarantee != "conditional":
+    if guarantee != "training-conditional":
         return int(alpha * (count + 1) + 1e-9)
     from scipy.stats import beta
 

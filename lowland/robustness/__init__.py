@@ -1,18 +1,24 @@
 """Attacks on classifiers, and accuracy under the worst of them."""
 
-from lowland.robustness.accuracy import Check, Robustness, robust_accuracy, sanity, standard
-from lowland.robustness.adaptive import Adaptive
-from lowland.robustness.attacks import CW, PGD, Square, Transfer
+from lowland.robustness.accuracy import (
+    Robustness,
+    SanityCheck,
+    robust_accuracy,
+    sanity_checks,
+    standard_attacks,
+)
+from lowland.robustness.adaptive import AdaptivePGD
+from lowland.robustness.attacks import CW, PGD, Square, TransferAttack
 
 __all__ = [
     "CW",
     "PGD",
-    "Adaptive",
-    "Check",
+    "AdaptivePGD",
     "Robustness",
+    "SanityCheck",
     "Square",
-    "Transfer",
+    "TransferAttack",
     "robust_accuracy",
-    "sanity",
-    "standard",
+    "sanity_checks",
+    "standard_attacks",
 ]

@@ -27,14 +27,14 @@ from lowland.robustness.attacks import (
     CW,
     PGD,
     Attack,
+    Bounds,
     Model,
     Norm,
     Square,
-    Walls,
+    are_counts,
     check_attack,
-    counted,
     distance,
-    still,
+    eval_frozen,
 )
 
 # by which a point may be further away than ε, for rounding; a share of ε where that is above 1
@@ -82,7 +82,7 @@ class Robustness:
         """
         return wilson(float(self.minimum.double().mean()), len(self.minimum))
 
-    def merged(self, other: "Robustness") -> "Robustness":
+    def merge(self, other: "Robustness") -> "Robustness":
         """Both sets of attacks on the same rows."""
         if (self.epsilon, self.norm) != (other.epsilon, other.norm) or len(self.minimum) != len(
             other.minimum
@@ -136,14 +136,14 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     )
 
 
-def answers(
+def share_correct(
     model: Model, x: Tensor, labels: Tensor, *, evaluations: int = 1, batch: int = 250
 ) -> Tensor:
     """The share (N,) of `evaluations` calls, each with the model's own fresh noise, that give the
     label.
     """
     right = torch.zeros(len(x), dtype=torch.float64)
-    with still(model), torch.no_grad():
+    with eval_frozen(model), torch.no_grad():
         for _ in range(evaluations):
             called = torch.cat([model(part).argmax(1) for part in x.split(batch)])
             right += (called == labels).double().cpu() / evaluations
@@ -159,20 +159,20 @@ def robust_accuracy(
     *,
     generator: torch.Generator,
     norm: Norm = "inf",
-    walls: Walls = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     evaluations: int = 1,
     batch: int = 250,
     progress: Callable[[str], object] | None = None,
 ) -> Robustness:
     """Run every attack on every row x (N, *event) with labels (N,), and count what is still right.
 
-    model: a callable x -> logits (B, K); attacks: by name (`lowland.metrics.standard`);
+    model: a callable x -> logits (B, K); attacks: by name (`lowland.robustness.standard_attacks`);
     evaluations: calls with fresh noise at each point found, 1 for a model without noise; batch:
     rows attacked together; progress: hears the name of each attack. Rows that are wrong before any
     attack are attacked too, and stay lost in the minimum.
 
-    Raises ValueError for points outside the walls, labels or shapes that do not fit, ε < 0, no
-    attacks, and an attack that comes back with points outside the ball or the walls: what it found
+    Raises ValueError for points outside the bounds, labels or shapes that do not fit, ε < 0, no
+    attacks, and an attack that comes back with points outside the ball or the bounds: what it found
     is then no attack at this ε.
 
     >>> import torch
@@ -184,9 +184,9 @@ def robust_accuracy(
       PGD                        33.3 %
       minimum                    33.3 %   [6.1, 79.2] over all attacks, row by row
     """
-    check_attack(model, x, labels, epsilon, walls)
+    check_attack(model, x, labels, epsilon, bounds)
     named = isinstance(attacks, Mapping) and bool(attacks) and not {"clean", MINIMUM} & set(attacks)
-    if not named or not counted(evaluations, batch) or norm not in ("inf", "2"):
+    if not named or not are_counts(evaluations, batch) or norm not in ("inf", "2"):
         raise ValueError(
             f"{len(attacks)} attacks in a {type(attacks).__name__}, {evaluations} evaluations, "
             f"batches of {batch} and norm {norm!r} were asked for; attacks by name, none called "
@@ -194,7 +194,7 @@ def robust_accuracy(
             "correct them"
         )
     x = x.detach()
-    right = {"clean": answers(model, x, labels, evaluations=evaluations, batch=batch)}
+    right = {"clean": share_correct(model, x, labels, evaluations=evaluations, batch=batch)}
     seconds: dict[str, float] = {}
     for name, attack in attacks.items():
         began = time.perf_counter()
@@ -204,82 +204,82 @@ def robust_accuracy(
         ]
         seconds[name] = (time.perf_counter() - began) / len(x)
         found = torch.cat(parts)
-        _check_budget(name, x, found, epsilon, norm, walls)
-        right[name] = answers(model, found, labels, evaluations=evaluations, batch=batch)
+        _check_budget(name, x, found, epsilon, norm, bounds)
+        right[name] = share_correct(model, found, labels, evaluations=evaluations, batch=batch)
         if progress is not None:
             progress(name)
     return Robustness(right, seconds, epsilon, norm, evaluations)
 
 
 def _check_budget(
-    name: str, x: Tensor, found: Tensor, epsilon: float, norm: Norm, walls: Walls
+    name: str, x: Tensor, found: Tensor, epsilon: float, norm: Norm, bounds: Bounds
 ) -> None:
     shape = found.shape == x.shape and bool(found.isfinite().all())
     far = float(distance(x, found, norm).max()) if shape else math.inf
     out = (
         shape
-        and walls is not None
-        and (float(found.min()) < walls[0] or float(found.max()) > walls[1])
+        and bounds is not None
+        and (float(found.min()) < bounds[0] or float(found.max()) > bounds[1])
     )
     if far > epsilon + SLACK * max(1.0, epsilon) or out:
         raise ValueError(
             f"attack {name!r} came back with points {far:g} "
-            f"away{' and outside the walls' if out else ''}; allowed are {epsilon:g} in norm "
-            f"{norm} and walls {walls}; project what it finds, or count it at another epsilon"
+            f"away{' and outside the bounds' if out else ''}; allowed are {epsilon:g} in norm "
+            f"{norm} and bounds {bounds}; project what it finds, or count it at another epsilon"
         )
 
 
-def standard(
+def standard_attacks(
     norm: Norm = "inf",
     *,
     steps: int = 40,
     restarts: int = 2,
     queries: int = 1000,
-    walls: Walls = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> dict[str, Attack]:
     """The attacks on a model without noise, cheap ones first: FGSM, PGD, the CW loss, runners-up in
     turn, and Square or CW.
 
-    For a model with noise take `PGD(..., eot=20, settle=False)` instead.
+    For a model with noise take `PGD(..., eot=20, early_stop=False)` instead.
     """
-    more: dict[str, Any] = {"norm": norm, "walls": walls}
+    more: dict[str, Any] = {"norm": norm, "bounds": bounds}
     found: dict[str, Attack] = {
-        "fgsm": PGD(steps=1, random=False, **more),
+        "fgsm": PGD(steps=1, random_start=False, **more),
         "pgd": PGD(steps=steps, restarts=restarts, **more),
         "cw": PGD(steps=steps, restarts=restarts, loss="margin", **more),
         "targeted": PGD(steps=steps, restarts=3, loss="targeted", **more),
     }
     return found | (
-        {"square": Square(queries, walls=walls)}
+        {"square": Square(queries, bounds=bounds)}
         if norm == "inf"
-        else {"cw-nearest": CW(walls=walls)}
+        else {"cw-nearest": CW(bounds=bounds)}
     )
 
 
-class Check(NamedTuple):
+class SanityCheck(NamedTuple):
     """A sanity check: its name, whether it holds, and what was seen."""
 
     name: str
-    holds: bool
-    seen: str
+    passed: bool
+    evidence: str
 
     def __str__(self) -> str:
-        return f"{'holds ' if self.holds else 'FAILS '} {self.name}: {self.seen}"
+        return f"{'holds ' if self.passed else 'FAILS '} {self.name}: {self.evidence}"
 
 
-def sanity(
+def sanity_checks(
     model: Model,
     x: Tensor,
     labels: Tensor,
     epsilon: float,
     *,
     generator: torch.Generator,
-    white: PGD | None = None,
-    black: Attack | None = None,
-    walls: tuple[float, float] = (0.0, 1.0),
+    white_box: PGD | None = None,
+    black_box: Attack | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
     evaluations: int = 1,
     found: Robustness | None = None,
-) -> list[Check]:
+) -> list[SanityCheck]:
     """The signs by which a defence that only hides its slopes is known; each holds for one that is
     what it seems.
 
@@ -292,14 +292,14 @@ def sanity(
     that check is left out); found: a `Robustness` at this ε with an attack "square" and others, not
     to attack again.
     """
-    if walls is None:
+    if bounds is None:
         raise ValueError(
-            "sanity was given no walls; its last attack may move as far as they are apart; pass "
+            "sanity was given no bounds; its last attack may move as far as they are apart; pass "
             "two numbers"
         )
-    guess = 1 / check_attack(model, x, labels, epsilon, walls)
-    white = white or PGD(walls=walls)
-    whole = walls[1] - walls[0]
+    guess = 1 / check_attack(model, x, labels, epsilon, bounds)
+    white_box = white_box or PGD(bounds=bounds)
+    whole = bounds[1] - bounds[0]
 
     def left(attack: Attack, at: float) -> Tensor:
         result = robust_accuracy(
@@ -309,37 +309,39 @@ def sanity(
             at,
             {"it": attack},
             generator=generator,
-            norm=white.norm,
-            walls=walls,
+            norm=white_box.norm,
+            bounds=bounds,
             evaluations=evaluations,
         )
         return result.minimum
 
-    reach = whole * (math.sqrt(x[0].numel()) if white.norm == "2" else 1.0)
+    reach = whole * (math.sqrt(x[0].numel()) if white_box.norm == "2" else 1.0)
     sizes = [0.0, *sorted({epsilon / 2, epsilon, min(2 * epsilon, reach)}), reach]
-    curve = [left(white, size) for size in sizes]
-    counts = sorted({1, max(white.steps // 4, 1), white.steps})
-    climbs = [left(dataclasses.replace(white, steps=steps), epsilon) for steps in counts]
+    curve = [left(white_box, size) for size in sizes]
+    counts = sorted({1, max(white_box.steps // 4, 1), white_box.steps})
+    climbs = [left(dataclasses.replace(white_box, steps=steps), epsilon) for steps in counts]
     end = float(curve[-1].mean())
     checks = [
-        Check("accuracy falls with epsilon", _falls(curve) and end < guess, _said(sizes, curve)),
-        Check("the unbounded attack succeeds", end <= 0.02, _said(sizes[-1:], curve[-1:])),
-        Check("more steps never help the defender", _falls(climbs), _said(counts, climbs)),
+        SanityCheck(
+            "accuracy falls with epsilon", _falls(curve) and end < guess, _said(sizes, curve)
+        ),
+        SanityCheck("the unbounded attack succeeds", end <= 0.02, _said(sizes[-1:], curve[-1:])),
+        SanityCheck("more steps never help the defender", _falls(climbs), _said(counts, climbs)),
     ]
-    if found is None and black is None and x.dim() == 4 and white.norm == "inf":
-        black = Square(walls=walls)
+    if found is None and black_box is None and x.dim() == 4 and white_box.norm == "inf":
+        black_box = Square(bounds=bounds)
     if found is not None and "square" in found.right and len(found.right) > 2:
         dark = found.right["square"]
         light = torch.stack(
             [share for name, share in found.right.items() if name not in ("clean", "square")]
         ).amin(0)
-    elif black is not None:
-        dark, light = left(black, epsilon), left(white, epsilon)
+    elif black_box is not None:
+        dark, light = left(black_box, epsilon), left(white_box, epsilon)
     else:
         return checks
     return [
         *checks,
-        Check(
+        SanityCheck(
             "black box never beats white box",
             _falls([dark, light]),
             _said(["black", "white"], [dark, light]),

@@ -16,7 +16,7 @@ FOOLED = 1e6  # rank of a fooled row above every row that is not
 
 
 @dataclass(frozen=True)
-class Adaptive(PGD):
+class AdaptivePGD(PGD):
     """Fools the classifier and keeps an energy low, so that a detector that calls high energies
     outliers lets the point pass.
 
@@ -24,7 +24,7 @@ class Adaptive(PGD):
                                                                    the points attacked
 
     energy: an energy or a callable (B, *event) -> (B,); weights: w, one per restart in turn. Of the
-    points seen, the best is one that is fooled and has the lowest energy. settle has no say: a
+    points seen, the best is one that is fooled and has the lowest energy. early_stop has no say: a
     fooled row may still come down. Source: Carlini & Wagner (2017),
     https://arxiv.org/abs/1705.07263
     """
@@ -32,7 +32,7 @@ class Adaptive(PGD):
     energy: Any = None
     weights: Sequence[float] = (0.3, 3.0)
     restarts: int = 2
-    settle: bool = False
+    early_stop: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,18 +40,18 @@ class Adaptive(PGD):
             not callable(self.energy)
             or not self.weights
             or not all(w >= 0 for w in self.weights)
-            or self.settle
+            or self.early_stop
         ):
             raise ValueError(
-                f"Adaptive was given a {type(self.energy).__name__} for its energy, weights "
-                f"{self.weights} and settle {self.settle}; it needs an energy or a callable, "
-                "weights of at least 0 and settle=False; correct them"
+                f"AdaptivePGD was given a {type(self.energy).__name__} for its energy, weights "
+                f"{self.weights} and early_stop {self.early_stop}; it needs an energy or a callable, "
+                "weights of at least 0 and early_stop=False; correct them"
             )
 
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
-        check_attack(model, x, labels, epsilon, self.walls)
+        check_attack(model, x, labels, epsilon, self.bounds)
         energy = lift(self.energy)
         usual = energy_values(energy, x.detach())
         check_finite(usual, "energies")
@@ -60,7 +60,7 @@ class Adaptive(PGD):
                 _Watched(model, energy, usual), x, labels, epsilon, generator=generator
             )
 
-    def judged(
+    def objective(
         self, model: Any, at: Tensor, labels: Tensor, turn: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         lost = margin(model(at).to(at.dtype), labels)

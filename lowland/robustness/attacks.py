@@ -2,7 +2,7 @@
 any to be found.
 
 An attack is a callable (model, x, labels, epsilon, *, generator) -> x', with model: (B, *event) ->
-logits (B, K). What it finds is inside the ball ‖x' − x‖ ≤ ε and inside the walls; a row for which
+logits (B, K). What it finds is inside the ball ‖x' − x‖ ≤ ε and inside the bounds; a row for which
 it finds nothing still comes back as the best it saw. An attack that fails proves nothing.
 `robustness` runs several and counts the rows that survive them all.
 
@@ -10,9 +10,9 @@ it finds nothing still comes back as the best it saw. An attack that fails prove
                is the CW loss
     CW         the smallest ‖x' − x‖₂ that does it, by descent with a growing weight
     Square     no slopes at all: random squares, kept if they help
-    Adaptive   fools the classifier and keeps an energy low, to pass by a detector
+    AdaptivePGD   fools the classifier and keeps an energy low, to pass by a detector
                (`metrics.adaptive`)
-    Transfer   any of them on another model: a surrogate, or the same model with a backward of its
+    TransferAttack   any of them on another model: a surrogate, or the same model with a backward of its
                own (BPDA)
 
 A model that draws fresh noise at every call is attacked with eot = 20 or more: slopes averaged over
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lowland.energy import frozen
 
 Model = Callable[[Tensor], Tensor]
-Walls = tuple[float, float] | None
+Bounds = tuple[float, float] | None
 Norm = Literal["inf", "2"]
 
 
@@ -59,7 +59,7 @@ def others(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels.unsqueeze(1), -torch.inf)
 
 
-def counted(*counts: int) -> bool:
+def are_counts(*counts: int) -> bool:
     """Whether all are whole numbers of at least 1."""
     return all(isinstance(count, int) and count >= 1 for count in counts)
 
@@ -71,9 +71,9 @@ def distance(x: Tensor, other: Tensor, norm: Norm) -> Tensor:
 
 
 def check_attack(
-    model: Model, x: Tensor, labels: Tensor, epsilon: float, walls: Walls = (0.0, 1.0)
+    model: Model, x: Tensor, labels: Tensor, epsilon: float, bounds: Bounds = (0.0, 1.0)
 ) -> int:
-    """Refuse points outside the walls, labels that the model does not know, logits of another form,
+    """Refuse points outside the bounds, labels that the model does not know, logits of another form,
     and ε < 0. Gives K.
     """
     if (
@@ -93,17 +93,17 @@ def check_attack(
             f"epsilon is {epsilon!r}; it is a finite number of at least 0; 0.3 is usual for MNIST"
         )
     low, high = x.detach().aminmax()
-    if walls is not None and not (len(walls) == 2 and walls[0] <= low <= high <= walls[1]):
+    if bounds is not None and not (len(bounds) == 2 and bounds[0] <= low <= high <= bounds[1]):
         raise ValueError(
-            f"points reach from {low:g} to {high:g}; the walls are {walls}; rescale the points, or "
-            "pass walls=None"
+            f"points reach from {low:g} to {high:g}; the bounds are {bounds}; rescale the points, or "
+            "pass bounds=None"
         )
     if not callable(model):
         raise ValueError(
             f"the model is a {type(model).__name__}; a classifier is called, x -> logits (B, K); "
             "pass one"
         )
-    with still(model), torch.no_grad():
+    with eval_frozen(model), torch.no_grad():
         logits = model(x[:2])
     sound = (
         isinstance(logits, Tensor)
@@ -138,7 +138,7 @@ def check_attack(
 
 
 @contextmanager
-def still(model: Model) -> Iterator[None]:
+def eval_frozen(model: Model) -> Iterator[None]:
     """Inside: the model in eval mode, no weight requires a gradient; afterwards all as it was. A
     plain function is as it is.
     """
@@ -161,18 +161,18 @@ class PGD:
     the ball twice unless given; loss: J = "cross_entropy" (as log Σ_{k≠y} exp f_k − f_y, which has
     its direction and does not vanish where the classifier is sure), "margin" (f_k − f_y of the best
     other class k, the CW loss), or "targeted": the i-th restart aims at the i-th runner-up; random:
-    False starts at x, so PGD(steps=1, random=False) is FGSM; eot: calls of the model over which J
-    is averaged; settle: rows that are fooled are left alone from then on, which must be False for
-    models with noise; walls: of the points, None for none.
+    False starts at x, so PGD(steps=1, random_start=False) is FGSM; eot: calls of the model over which J
+    is averaged; early_stop: rows that are fooled are left alone from then on, which must be False for
+    models with noise; bounds: of the points, None for none.
 
-    Cost: restarts · eot · steps gradients, fewer for rows that settle. Source: Madry et al. (2018),
+    Cost: restarts · eot · steps gradients, fewer for rows that stop early. Source: Madry et al. (2018),
     https://arxiv.org/abs/1706.06083; FGSM: Goodfellow et al. (2015),
     https://arxiv.org/abs/1412.6572; margin: Carlini & Wagner (2017),
     https://arxiv.org/abs/1608.04644
 
     >>> two = lambda x: torch.cat([x, -x], 1)
     >>> g, y = torch.Generator().manual_seed(0), torch.tensor([0])
-    >>> PGD(steps=1, random=False)(two, torch.full((1, 1), 0.75), y, 0.5, generator=g)  # FGSM
+    >>> PGD(steps=1, random_start=False)(two, torch.full((1, 1), 0.75), y, 0.5, generator=g)  # FGSM
     tensor([[0.2500]])
     """
 
@@ -181,15 +181,15 @@ class PGD:
     step_size: float | None = None
     loss: Literal["cross_entropy", "margin", "targeted"] = "cross_entropy"
     norm: Norm = "inf"
-    random: bool = True
+    random_start: bool = True
     eot: int = 1
-    settle: bool = True
-    walls: Walls = (0.0, 1.0)
+    early_stop: bool = True
+    bounds: Bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         sized = self.step_size is None or 0 < self.step_size < math.inf
         known = self.norm in ("inf", "2") and self.loss in ("cross_entropy", "margin", "targeted")
-        if not (counted(self.steps, self.restarts, self.eot) and sized and known):
+        if not (are_counts(self.steps, self.restarts, self.eot) and sized and known):
             raise ValueError(
                 f"PGD was given {self.steps} steps, {self.restarts} restarts, eot {self.eot}, "
                 f"step_size {self.step_size}, norm {self.norm!r} and loss {self.loss!r}; counts "
@@ -200,13 +200,13 @@ class PGD:
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
-        classes, x = check_attack(model, x, labels, epsilon, self.walls), x.detach()
+        classes, x = check_attack(model, x, labels, epsilon, self.bounds), x.detach()
         found, rank = x.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        with still(model):
+        with eval_frozen(model):
             for turn in range(self.restarts):
                 at = (
                     self.project(x, x + epsilon * self._direction(x, generator), epsilon)
-                    if self.random
+                    if self.random_start
                     else x.clone()
                 )
                 self._climb(model, x, labels, epsilon, at, found, rank, (turn, classes))
@@ -228,7 +228,7 @@ class PGD:
         for step in range(self.steps + 1):
             rows = (
                 (rank <= 0).nonzero().flatten()
-                if self.settle
+                if self.early_stop
                 else torch.arange(len(x), device=x.device)
             )
             if not len(rows):
@@ -251,13 +251,13 @@ class PGD:
         for _ in range(self.eot):
             with torch.set_grad_enabled(slope):
                 leaf = at.detach().requires_grad_(slope)
-                good, climbed = self.judged(model, leaf, labels, turn)
+                good, climbed = self.objective(model, leaf, labels, turn)
                 total += good.detach() / self.eot
                 if climbed.requires_grad:  # a model may hide its slope; then the points stay
                     slopes += torch.autograd.grad(climbed.sum(), leaf)[0].nan_to_num(0.0) / self.eot
         return total, slopes if slope else None
 
-    def judged(
+    def objective(
         self, model: Model, at: Tensor, labels: Tensor, turn: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """One call of the model: the margin (B,), and J (B,), which is climbed."""
@@ -276,7 +276,7 @@ class PGD:
         return lost, (logits.gather(1, aim) - logits.gather(1, labels.unsqueeze(1))).squeeze(1)
 
     def project(self, x: Tensor, at: Tensor, epsilon: float) -> Tensor:
-        """The nearest point in the ball around x, then inside the walls, which leaves no ball whose
+        """The nearest point in the ball around x, then inside the bounds, which leaves no ball whose
         centre is inside.
         """
         gap = at - x
@@ -285,7 +285,7 @@ class PGD:
             if self.norm == "inf"
             else gap * (epsilon / _length(gap)).clamp_max(1.0)
         )
-        return x + gap if self.walls is None else (x + gap).clamp(*self.walls)
+        return x + gap if self.bounds is None else (x + gap).clamp(*self.bounds)
 
     def _direction(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Random points of the unit ball."""
@@ -313,7 +313,7 @@ class CW:
 
         min ‖x' − x‖₂² + c max(0, f_y − max_{k≠y} f_k + κ)
 
-    by Adam, `steps` per weight c, `searches` weights; x' stays inside the walls. κ: confidence. A
+    by Adam, `steps` per weight c, `searches` weights; x' stays inside the bounds. κ: confidence. A
     point further away than ε is drawn back to the ball, where it fools nobody as a rule. Cost:
     steps · searches gradients. Source: Carlini & Wagner (2017), https://arxiv.org/abs/1608.04644
     (their change of variables is here a clamp)
@@ -328,11 +328,11 @@ class CW:
     rate: float = 0.02
     confidence: float = 0.0
     weight: float = 1.0
-    walls: Walls = (0.0, 1.0)
+    bounds: Bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if not (
-            counted(self.steps, self.searches)
+            are_counts(self.steps, self.searches)
             and self.rate > 0
             and self.weight > 0
             and self.confidence >= 0
@@ -345,10 +345,10 @@ class CW:
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
-        check_attack(model, x, labels, epsilon, self.walls)
+        check_attack(model, x, labels, epsilon, self.bounds)
         x = x.detach()
         nearest = self.nearest(model, x, labels)
-        return PGD(norm="2", walls=self.walls).project(x, nearest, epsilon)
+        return PGD(norm="2", bounds=self.bounds).project(x, nearest, epsilon)
 
     def nearest(self, model: Model, x: Tensor, labels: Tensor) -> Tensor:
         """The nearest fooled points that were found (B, *event); x itself where none was."""
@@ -376,7 +376,7 @@ class CW:
         leaf = x.clone().requires_grad_(True)
         adam = torch.optim.Adam([leaf], lr=self.rate)
         best, reach = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-        with still(model), torch.enable_grad():
+        with eval_frozen(model), torch.enable_grad():
             for _ in range(self.steps):
                 lost = margin(model(leaf).to(x.dtype), labels)
                 square = (leaf - x).square().flatten(1).sum(1)
@@ -387,8 +387,8 @@ class CW:
                     (square + weight * (self.confidence - lost).clamp_min(0.0)).sum(), leaf
                 )[0]
                 adam.step()
-                if self.walls is not None:
-                    leaf.data.clamp_(*self.walls)
+                if self.bounds is not None:
+                    leaf.data.clamp_(*self.bounds)
         return best, reach
 
 
@@ -399,7 +399,7 @@ class Square:
 
     It begins at vertical stripes of ±ε. The side of the squares falls with time: a share `share` of
     the pixels at first, halved at 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the queries. A defence
-    that falls to it and not to PGD hides its slopes. settle: as in `PGD`; eot: calls averaged per
+    that falls to it and not to PGD hides its slopes. early_stop: as in `PGD`; eot: calls averaged per
     query. The ball is that of the largest difference. Cost: queries · eot forward passes. Source:
     Andriushchenko et al. (2020), https://arxiv.org/abs/1912.00049
     """
@@ -407,11 +407,11 @@ class Square:
     queries: int = 1000
     share: float = 0.5
     eot: int = 1
-    settle: bool = True
-    walls: Walls = (0.0, 1.0)
+    early_stop: bool = True
+    bounds: Bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not counted(self.queries, self.eot) or not 0 < self.share <= 1:
+        if not are_counts(self.queries, self.eot) or not 0 < self.share <= 1:
             raise ValueError(
                 f"{self} was asked for; counts are at least 1 and the share in (0, 1]; correct them"
             )
@@ -419,7 +419,7 @@ class Square:
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
-        check_attack(model, x, labels, epsilon, self.walls)
+        check_attack(model, x, labels, epsilon, self.bounds)
         x = x.detach()
         if x.dim() != 4:
             raise ValueError(
@@ -428,12 +428,12 @@ class Square:
             )
         stripes = epsilon * _signs((len(x), x.shape[1], 1, x.shape[3]), x, generator).expand_as(x)
         found = self._clamped(x + stripes)
-        with still(model), torch.no_grad():
+        with eval_frozen(model), torch.no_grad():
             rank = self._margin(model, found, labels)
             for query in range(1, self.queries):
                 rows = (
                     (rank <= 0).nonzero().flatten()
-                    if self.settle
+                    if self.early_stop
                     else torch.arange(len(x), device=x.device)
                 )
                 if not len(rows):
@@ -474,7 +474,7 @@ class Square:
         )
 
     def _clamped(self, x: Tensor) -> Tensor:
-        return x if self.walls is None else x.clamp(*self.walls)
+        return x if self.bounds is None else x.clamp(*self.bounds)
 
 
 def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
@@ -483,9 +483,9 @@ def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> 
 
 
 @dataclass(frozen=True)
-class Transfer:
+class TransferAttack:
     """An attack run on another model: on a surrogate that an attacker trained himself, or, as BPDA,
-    on the same model with a backward pass of its own (`Purified.bypassed`). The model attacked is
+    on the same model with a backward pass of its own (`PurifiedClassifier.with_identity_gradient`). The model attacked is
     not asked.
 
     Source: Papernot, McDaniel & Goodfellow (2016), https://arxiv.org/abs/1605.07277

@@ -1,22 +1,29 @@
 """What people came for, with no training inside."""
 
 from lowland.tasks.composition.compose import (
-    Level,
-    Scale,
+    Constant,
+    EnergyStats,
     anneal_composed,
-    bounded,
     compose,
-    corrected,
+    default_sampler,
+    energy_stats,
     sample_composed,
-    scale_of,
+    soft_not,
 )
-from lowland.tasks.composition.edit import Edited, Interpolation, edit, interpolate
-from lowland.tasks.composition.guidance import Attribute, Cleaned
-from lowland.tasks.composition.predict import predict
-from lowland.tasks.detection.detector import SCORES, Detector
-from lowland.tasks.follow import follow, noise_levels
-from lowland.tasks.generate import Generated, bind_noise, even_labels, flow, generate, jump
-from lowland.tasks.inverse.map import Peak, most_likely
+from lowland.tasks.composition.conditional import conditional_sample
+from lowland.tasks.composition.edit import EditResult, Interpolation, edit, interpolate
+from lowland.tasks.composition.guidance import DenoisedGuidance, LabelGuidance
+from lowland.tasks.detection.detector import OUTLIER_SCORES, Detector
+from lowland.tasks.follow import generate_from_recipe, noise_levels
+from lowland.tasks.generate import (
+    Samples,
+    balanced_labels,
+    bind_smallest_sigma,
+    generate,
+    generate_by_flow,
+    jump,
+)
+from lowland.tasks.inverse.map import MAPEstimate, map_estimate
 from lowland.tasks.inverse.operators import (
     BlockAverage,
     Blur,
@@ -29,57 +36,57 @@ from lowland.tasks.inverse.operators import (
     Projection,
     Stride,
 )
-from lowland.tasks.inverse.posterior import Hidden, Likelihood, Restoration
-from lowland.tasks.inverse.progressive import clean_draws, progressive
-from lowland.tasks.inverse.restore import resample, restore
-from lowland.tasks.purify import Purified, logits_of, purify
+from lowland.tasks.inverse.posterior import ClampedEnergy, Likelihood, Restoration
+from lowland.tasks.inverse.restore import importance_resample, restore
+from lowland.tasks.inverse.split_gibbs import clean_draws, split_gibbs_sample
+from lowland.tasks.purify import PurifiedClassifier, as_classifier, purify
 
 __all__ = [
-    "SCORES",
-    "Attribute",
+    "OUTLIER_SCORES",
     "BlockAverage",
     "Blur",
-    "Cleaned",
+    "ClampedEnergy",
     "Composed",
+    "Constant",
+    "DenoisedGuidance",
     "Detector",
-    "Edited",
+    "EditResult",
+    "EnergyStats",
     "Fourier",
-    "Generated",
-    "Hidden",
     "Identity",
     "Interpolation",
-    "Level",
+    "LabelGuidance",
     "Likelihood",
     "Linear",
+    "MAPEstimate",
     "Mask",
     "Operator",
-    "Peak",
     "Projection",
-    "Purified",
+    "PurifiedClassifier",
     "Restoration",
-    "Scale",
+    "Samples",
     "Stride",
     "anneal_composed",
-    "bind_noise",
-    "bounded",
+    "as_classifier",
+    "balanced_labels",
+    "bind_smallest_sigma",
     "clean_draws",
     "compose",
-    "corrected",
+    "conditional_sample",
+    "default_sampler",
     "edit",
-    "even_labels",
-    "flow",
-    "follow",
+    "energy_stats",
     "generate",
+    "generate_by_flow",
+    "generate_from_recipe",
+    "importance_resample",
     "interpolate",
     "jump",
-    "logits_of",
-    "most_likely",
+    "map_estimate",
     "noise_levels",
-    "predict",
-    "progressive",
     "purify",
-    "resample",
     "restore",
     "sample_composed",
-    "scale_of",
+    "soft_not",
+    "split_gibbs_sample",
 ]

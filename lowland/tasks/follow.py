@@ -11,7 +11,7 @@ from torch import Tensor
 from lowland.energy import Energy
 from lowland.registry import build
 from lowland.samplers import diffusion_recovery_sample, karras_sigmas
-from lowland.tasks.generate import Generated, even_labels, flow, generate, jump
+from lowland.tasks.generate import Samples, balanced_labels, generate, generate_by_flow, jump
 
 Progress = Callable[[int], object] | None
 ROUNDS = 50  # of draws, until each class has as many as were asked for
@@ -31,7 +31,7 @@ def noise_levels(energy: Energy, recipe: Mapping[str, Any]) -> list[float] | Non
     )
 
 
-def follow(
+def generate_from_recipe(
     energy: Energy,
     recipe: Mapping[str, Any],
     count: int,
@@ -41,7 +41,7 @@ def follow(
     start: Tensor | None = None,
     frames: int = 0,
     progress: Progress = None,
-) -> Generated:
+) -> Samples:
     """Draw `count` samples as the recipe's [generation] says: chains, probability flow, or recovery
     down the noise levels.
 
@@ -54,7 +54,7 @@ def follow(
 
     >>> import lowland
     >>> recipe, g = lowland.read_recipe("moons", {"generation.steps": 5}).plain(), torch.Generator().manual_seed(0)
-    >>> follow(lowland.MLP(lowland.real(2), confine=1.0), recipe, 3, generator=g).x.shape
+    >>> generate_from_recipe(lowland.MLP(lowland.real(2), confine=1.0), recipe, 3, generator=g).x.shape
     torch.Size([3, 2])
     """
     how, sigmas = recipe["generation"], noise_levels(energy, recipe)
@@ -69,7 +69,7 @@ def follow(
             generator.device.type, torch.bfloat16, enabled=how.get("precision") == "bfloat16"
         ):
             cold = how["temperatures"][-1]
-            return flow(
+            return generate_by_flow(
                 energy,
                 sigmas or (),
                 count,
@@ -84,13 +84,13 @@ def follow(
     labels = (
         labels
         if labels is not None
-        else even_labels(count, getattr(energy, "classes", 0), generator.device)
+        else balanced_labels(count, getattr(energy, "classes", 0), generator.device)
     )
 
-    def walk(start: Tensor, under: Tensor | None, told: Progress = progress) -> Generated:
+    def walk(start: Tensor, under: Tensor | None, told: Progress = progress) -> Samples:
         more: dict[str, Any] = {
             "sigmas": sigmas,
-            "jump_sigma": how["jump"],
+            "denoise_sigma": how["jump"],
             "frames": frames,
             "progress": told,
         }
@@ -114,11 +114,11 @@ def follow(
 
 def _called(
     energy: Any,
-    walk: Callable[..., Generated],
+    walk: Callable[..., Samples],
     labels: Tensor,
     generator: torch.Generator,
     progress: Progress,
-) -> Generated:
+) -> Samples:
     """A draw of p(x | y) for every label: x from p(x), y from p(y | x), again and again, kept where
     y is still asked for.
     """
@@ -142,12 +142,12 @@ def _called(
             n = min(len(here), len(there))
             slots.append(there[:n])
             points.append(made.x[here[:n]])
-            films += [] if made.film is None else [made.film[:, here[:n]]]
+            films += [] if made.trajectory is None else [made.trajectory[:, here[:n]]]
             open_[there[:n]] = False
         if not open_.any():
             order = torch.cat(slots).argsort()
-            film = torch.cat(films, 1)[:, order] if films else None
-            return Generated(torch.cat(points)[order], labels, film, made.film_steps)
+            trajectory = torch.cat(films, 1)[:, order] if films else None
+            return Samples(torch.cat(points)[order], labels, trajectory, made.trajectory_steps)
     raise ValueError(
         f"no more draws of class {labels[open_].unique().tolist()} came in {ROUNDS} rounds; the "
         "energy holds them for very unlikely; ask for other classes, or train it longer"
@@ -162,7 +162,7 @@ def _recovered(
     count: int,
     generator: torch.Generator,
     progress: Progress,
-) -> Generated:
+) -> Samples:
     """Draws at each noise level given where the level above ended, and a last jump if the recipe
     wants one.
     """
@@ -173,14 +173,14 @@ def _recovered(
         energy, sigmas, start, sampler, how["steps"], generator=generator, progress=progress
     )
     x = jump(energy.given(sigmas[-1]), made.x, how["jump"])
-    return Generated(x, None, torch.stack([start, made.x, x]), [0, how["steps"], how["steps"]])
+    return Samples(x, None, torch.stack([start, made.x, x]), [0, how["steps"], how["steps"]])
 
 
-def _visible(energy: Any, made: Generated) -> Generated:
+def _visible(energy: Any, made: Samples) -> Samples:
     """What was drawn, without the units that data do not have."""
-    film = (
+    trajectory = (
         None
-        if made.film is None
-        else energy.visible(made.film.flatten(0, 1)).unflatten(0, made.film.shape[:2])
+        if made.trajectory is None
+        else energy.visible(made.trajectory.flatten(0, 1)).unflatten(0, made.trajectory.shape[:2])
     )
-    return made._replace(x=energy.visible(made.x), film=film)
+    return made._replace(x=energy.visible(made.x), trajectory=trajectory)

@@ -10,18 +10,18 @@ from lowland.energy import Energy, value_and_score
 from lowland.samplers import Sampler, anneal, probability_flow, scale_step_sizes
 
 
-class Generated(NamedTuple):
-    """x (N, *event); labels (N,) that were asked for, or None; film (frames, N, *event) and its
+class Samples(NamedTuple):
+    """x (N, *event); labels (N,) that were asked for, or None; trajectory (frames, N, *event) and its
     steps, or None.
     """
 
     x: Tensor
     labels: Tensor | None
-    film: Tensor | None
-    film_steps: list[int]
+    trajectory: Tensor | None
+    trajectory_steps: list[int]
 
 
-def bind_noise(energy: Energy, sigmas: Sequence[float] | None) -> Energy:
+def bind_smallest_sigma(energy: Energy, sigmas: Sequence[float] | None) -> Energy:
     """A noise-conditional energy at its smallest level, the law closest to the data; other energies
     as they are.
     """
@@ -53,11 +53,11 @@ def check_whole(energy: Energy) -> None:
             raise ValueError(
                 f"{type(part).__name__} was trained to answer the question in entries "
                 f"{list(cast(Any, part).question)}; what moves whole points needs an energy of "
-                "whole points; use tasks.predict, or generation.method = 'flow'"
+                "whole points; use tasks.conditional_sample, or generation.method = 'flow'"
             )
 
 
-def even_labels(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor | None:
+def balanced_labels(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor | None:
     """Labels dealt evenly, 0 1 2 ... 0 1 2 ..., or None without classes."""
     return torch.arange(count, device=device) % classes if classes else None
 
@@ -72,16 +72,16 @@ def generate(
     labels: Tensor | None = None,
     temperatures: Sequence[float] = (1.0,),
     sigmas: Sequence[float] | None = None,
-    jump_sigma: float = 0.0,
+    denoise_sigma: float = 0.0,
     frames: int = 0,
     progress: Callable[[int], object] | None = None,
-) -> Generated:
+) -> Samples:
     """Run chains from `start` (N, *event) along a path that ends at the energy itself.
 
     labels: bound to the chains; temperatures: the path energy / T, the steps divided evenly among
     them; sigmas: noise levels of an energy of noise, run as annealed Langevin dynamics instead;
-    jump_sigma: noise level of a last `jump`; frames: how many states of the chains to film, evenly
-    spaced from the start to the last step; the film ends with one more, the result after the jump.
+    denoise_sigma: noise level of a last `jump`; frames: how many states of the chains to keep, evenly
+    spaced from the start to the last step; the trajectory ends with one more, the result after the jump.
 
     Raises ValueError for an empty path, a single frame, an energy of noise without sigmas, or one
     of answers to a question.
@@ -90,7 +90,7 @@ def generate(
     >>> from lowland.targets import Gaussian
     >>> g = torch.Generator().manual_seed(0)
     >>> made = generate(Gaussian(), lowland.MALA(0.5), torch.zeros(4, 2), 20, generator=g, frames=3)
-    >>> made.film.shape, made.film_steps
+    >>> made.trajectory.shape, made.trajectory_steps
     (torch.Size([4, 4, 2]), [0, 10, 20, 20])
     """
     if not temperatures or (frames and frames < 2):
@@ -115,20 +115,20 @@ def generate(
     traces = anneal(
         path, samplers, start, steps, generator=generator, frames=shown, progress=progress
     )
-    x = jump(path[-1], traces[-1].x, jump_sigma)
+    x = jump(path[-1], traces[-1].x, denoise_sigma)
     if not shown:
-        return Generated(x, labels, None, [])
-    film = torch.cat(
+        return Samples(x, labels, None, [])
+    trajectory = torch.cat(
         [
             start.unsqueeze(0),
             *(trace.kept["frames"] for trace in traces if trace.kept),
             x.unsqueeze(0),
         ]
     )
-    return Generated(x, labels, film, [*shown, steps])
+    return Samples(x, labels, trajectory, [*shown, steps])
 
 
-def flow(
+def generate_by_flow(
     energy: Energy,
     sigmas: Sequence[float],
     count: int,
@@ -138,7 +138,7 @@ def flow(
     frames: int = 0,
     batch: int = 256,
     progress: Callable[[int], object] | None = None,
-) -> Generated:
+) -> Samples:
     """Draw `count` samples from an energy of noise by probability flow (Heun's steps) along falling
     sigmas, and a last jump.
 
@@ -156,7 +156,7 @@ def flow(
     >>> import torch, lowland
     >>> g, sigmas = torch.Generator().manual_seed(0), lowland.karras_sigmas(5.0, 0.05, 6)
     >>> energy = lowland.NoiseMLP(lowland.real(2), hidden=(8,))
-    >>> flow(energy, sigmas, 3, generator=g, frames=3).film.shape
+    >>> generate_by_flow(energy, sigmas, 3, generator=g, frames=3).trajectory.shape
     torch.Size([3, 3, 2])
     """
     if not getattr(energy, "noise", False) or frames == 1 or batch < 1 or len(sigmas) < 2:
@@ -177,15 +177,15 @@ def flow(
     films: list[Tensor] = []
     for size in [batch] * (count // batch) + [count % batch] * (count % batch > 0):
         x = _begun(energy, sigmas[0], size, generator)
-        film, before = [x], 0
+        trajectory, before = [x], 0
         for stop in stops:
             piece = slice(before, stop + 1)
             x = probability_flow(path[piece], sigmas[piece], x, jump=stop == last).x
-            film, before = [*film, x], stop
+            trajectory, before = [*trajectory, x], stop
         if progress is not None:
             progress(size)
-        parts, films = [*parts, x], [*films, torch.stack(film)]
-    return Generated(
+        parts, films = [*parts, x], [*films, torch.stack(trajectory)]
+    return Samples(
         torch.cat(parts),
         None,
         torch.cat(films, 1) if frames else None,

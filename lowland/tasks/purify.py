@@ -6,7 +6,7 @@ acts on it.
     denoise    x + σ ξ, then down the noise levels to the expected clean point     an energy E(x, σ)
 
 Whether that defends a classifier is for attacks to say that know of it. So every step here can be
-differentiated, and `Purified` gives an attacker both gradients there are: through the steps, and
+differentiated, and `PurifiedClassifier` gives an attacker both gradients there are: through the steps, and
 past them. Most published purifiers fell to one of them; a number that was measured without them
 means nothing. Source: Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263; Hill, Mitchell &
 Zhu (2021), https://arxiv.org/abs/2005.13525; noise and its removal: Nie et al. (2022),
@@ -153,7 +153,7 @@ def check_settings(
         )
 
 
-def logits_of(classifier: Any) -> Callable[[Tensor], Tensor]:
+def as_classifier(classifier: Any) -> Callable[[Tensor], Tensor]:
     """Whatever classifies as a function x -> logits (B, K): an energy with classes gives −e(x), a
     callable is as it is.
 
@@ -161,7 +161,7 @@ def logits_of(classifier: Any) -> Callable[[Tensor], Tensor]:
 
     >>> import torch, lowland
     >>> energy = lowland.MLP(lowland.real(2), hidden=(4,), classes=3)
-    >>> logits_of(energy)(torch.zeros(5, 2)).shape
+    >>> as_classifier(energy)(torch.zeros(5, 2)).shape
     torch.Size([5, 3])
     """
     if isinstance(classifier, Energy):
@@ -191,7 +191,7 @@ class _Logits(nn.Module):
         return logits(self.energy, x)
 
 
-class Purified(nn.Module):
+class PurifiedClassifier(nn.Module):
     """A classifier behind a purifier: x (B, *event) -> logits (B, K), the mean over draws, each
     with fresh noise.
 
@@ -201,17 +201,17 @@ class Purified(nn.Module):
     classes; draws: D; generator: of the noise, which no two calls share; gradient: what backward
     says of the purifier. "unrolled": the truth, through all of its steps; "identity": that it did
     nothing (backward pass differentiable approximation, BPDA), which an attacker chooses where the
-    truth vanishes or is too rough to follow. `bypassed` is this model with the second: what it
+    truth vanishes or is too rough to follow. `with_identity_gradient` is this model with the second: what it
     answers is the same.
 
-    Raises ValueError as `purify` and `logits_of` do, and for draws below 1, another gradient or an
+    Raises ValueError as `purify` and `as_classifier` do, and for draws below 1, another gradient or an
     unknown setting. Source: BPDA: Athalye, Carlini & Wagner (2018),
     https://arxiv.org/abs/1802.00420
 
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
     >>> g = torch.Generator().manual_seed(0)
-    >>> model = Purified(Gaussian(), lambda x: torch.cat([x, -x], 1), generator=g, draws=3, steps=2)
+    >>> model = PurifiedClassifier(Gaussian(), lambda x: torch.cat([x, -x], 1), generator=g, draws=3, steps=2)
     >>> model(torch.ones(5, 2)).shape
     torch.Size([5, 4])
     """
@@ -239,7 +239,7 @@ class Purified(nn.Module):
                 f"{', '.join(settings) or 'none'}; at least 1, 'unrolled' or 'identity', and some "
                 f"of {', '.join(SETTINGS)} are needed; correct them"
             )
-        self.energy, self.classifier = lift(energy), logits_of(classifier)
+        self.energy, self.classifier = lift(energy), as_classifier(classifier)
         check_settings(self.energy, **settings)
         self.generator, self.draws, self.gradient, self.settings = (
             generator,
@@ -248,7 +248,7 @@ class Purified(nn.Module):
             settings,
         )
 
-    def purified(self, x: Tensor) -> Tensor:
+    def purify(self, x: Tensor) -> Tensor:
         """One draw of the purified points (B, *event)."""
         if self.gradient == "unrolled":
             return purify(self.energy, x, generator=self.generator, **self.settings)
@@ -256,10 +256,10 @@ class Purified(nn.Module):
         return x + (clean - x).detach() if x.requires_grad else clean
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.classifier(self.purified(x.repeat(self.draws, *[1] * (x.dim() - 1))))
+        found = self.classifier(self.purify(x.repeat(self.draws, *[1] * (x.dim() - 1))))
         return found.view(self.draws, len(x), -1).mean(0)
 
-    def bypassed(self) -> "Purified":
+    def with_identity_gradient(self) -> "PurifiedClassifier":
         """The same model, with the purifier left out of backward."""
         more: dict[str, Any] = {"draws": self.draws, "gradient": "identity", **self.settings}
-        return Purified(self.energy, self.classifier, generator=self.generator, **more)
+        return PurifiedClassifier(self.energy, self.classifier, generator=self.generator, **more)

@@ -22,7 +22,7 @@ from torch import Tensor
 from lowland.data import settled
 from lowland.energy import energy_values
 from lowland.metrics import frechet_distance, ksd, mmd
-from lowland.tasks import follow
+from lowland.tasks import generate_from_recipe
 from lowland.training.classifier import train_judge
 from lowland.training.session import Session
 
@@ -97,7 +97,9 @@ class Selection:
         generator = torch.Generator(session.device).manual_seed(
             int(session.recipe["seed"]) + 5_000_011 * (session.step + 1)
         )
-        made = follow(energy, session.recipe, len(self.held), generator=generator).x.cpu()
+        made = generate_from_recipe(
+            energy, session.recipe, len(self.held), generator=generator
+        ).x.cpu()
         if not bool(made.isfinite().all()):
             return math.inf
         a, b = self.features(made), self.features(self.held)

@@ -18,13 +18,13 @@ from lowland.registry import build
 from lowland.run import Run
 from lowland.samplers import Sampler, karras_sigmas
 from lowland.tasks import (
-    Attribute,
-    Cleaned,
+    DenoisedGuidance,
+    LabelGuidance,
     anneal_composed,
+    conditional_sample,
     edit,
     interpolate,
     jump,
-    predict,
     sample_composed,
 )
 from lowland.training import cpu_threads
@@ -132,7 +132,7 @@ def edit_image(
     _check_labels([judge], [label])
     target = place(_beside(image, out, "edited"), s.shape, [image])
     x, g = _pictures(s, image), torch.Generator().manual_seed(seed)
-    attribute: Energy = Attribute(judge.energy, label)
+    attribute: Energy = LabelGuidance(judge.energy, label)
     sigmas: Sequence[float] = ()
     if s.sigmas:
         if not min(s.sigmas) < noise <= max(s.sigmas):
@@ -140,7 +140,10 @@ def edit_image(
                 f"noise is {noise}; the levels of the run go from {max(s.sigmas):g} down to "
                 f"{min(s.sigmas):g}, and it lies above the last; 0.7 keeps the outline of digits"
             )
-        attribute, sigmas = Cleaned(attribute, s.energy), karras_sigmas(noise, min(s.sigmas), 12)
+        attribute, sigmas = (
+            DenoisedGuidance(attribute, s.energy),
+            karras_sigmas(noise, min(s.sigmas), 12),
+        )
     energy = s.energy if s.sigmas else s.marginal
     with (
         cpu_threads(s.recipe["training"]["threads"]),
@@ -151,7 +154,7 @@ def edit_image(
             x,
             attribute,
             weight=weight,
-            pull=pull,
+            proximal_sigma=pull,
             sigmas=sigmas,
             generator=g,
             steps=steps,
@@ -243,8 +246,8 @@ def predict_image(
         cpu_threads(s.recipe["training"]["threads"]),
         tqdm(total=None, unit="step", disable=not progress) as bar,
     ):
-        method: Any = "progressive" if sigmas else "sample"
-        found = predict(
+        method: Any = "denoise" if sigmas else "sample"
+        found = conditional_sample(
             energy,
             x,
             mask,
@@ -256,8 +259,8 @@ def predict_image(
             progress=bar.update,
         )
     asked = [k for k in range(channels) if k not in set(known)]
-    shown = [part[:, asked[:1]] for part in (found.mean, found.spread, *found.draws[:6])]
-    arrays = {"mean": found.mean, "spread": found.spread, "draws": found.draws}
+    shown = [part[:, asked[:1]] for part in (found.mean, found.std, *found.draws[:6])]
+    arrays = {"mean": found.mean, "spread": found.std, "draws": found.draws}
     return _strip(target, shown, arrays, s)
 
 
@@ -274,7 +277,7 @@ def _term_of_noise(s: Subject, label: int | None, prior: Any) -> Energy:
             "noise it can only say how likely a label is; give it a label, or leave out the run of "
             "noise"
         )
-    return Cleaned(Attribute(s.energy, label), prior)
+    return DenoisedGuidance(LabelGuidance(s.energy, label), prior)
 
 
 def _begun(energy: Any, count: int, sigma: float, g: torch.Generator) -> Tensor:

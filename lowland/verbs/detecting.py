@@ -21,7 +21,7 @@ from lowland.evaluation.pieces import Points
 from lowland.metrics import benjamini_hochberg, calibration_size
 from lowland.run import Run, RunError, shipped_folder
 from lowland.tasks import Detector
-from lowland.tasks.detection.detector import named
+from lowland.tasks.detection.detector import get_outlier_score
 from lowland.training import cpu_threads
 from lowland.verbs.scoring import format_rows
 
@@ -51,7 +51,7 @@ def fit_detector(
             f"{s.run.path.name} is shipped with lowland and is not written to; a detector of it "
             "needs a place of its own; give --out FILE, and --detector FILE to use it"
         )
-    how = named(score)
+    how = get_outlier_score(score)
     with cpu_threads(s.recipe["training"]["threads"]):
         x = s.standardised(load_batch(list(calibration), s.shape)[1])
         detector = Detector(energy_for(s, how), how).fit(x)
@@ -116,11 +116,11 @@ def _scored(
             x = s.standardised(x)
             odd += [
                 f"from {names[0]} on, {what}"
-                for what in (detector.seen.differences(x) if detector.seen else [])
+                for what in (detector.summary.differences(x) if detector.summary else [])
             ]
-            scores = detector.score(x)
+            scores = detector.outlier_scores(x)
             yield from zip(
-                names, scores.tolist(), detector.p_of_scores(scores).tolist(), strict=True
+                names, scores.tolist(), detector.p_value_of_scores(scores).tolist(), strict=True
             )
     if odd:
         warnings.warn(
@@ -180,7 +180,7 @@ def promises(detector: Detector, delta: float = 0.05) -> str:
     """One line: how many points, and the least rates that they can promise."""
     n = detector.calibration_size
     rates = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-    sure = next((a for a in rates if calibration_size(a, "conditional", delta) <= n), 1)
+    sure = next((a for a in rates if calibration_size(a, "training-conditional", delta) <= n), 1)
     words = (
         f"from {sure:g} for {1 - delta:.0%} of them"
         if sure < 1

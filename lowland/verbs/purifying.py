@@ -14,10 +14,16 @@ from tqdm.auto import tqdm
 
 from lowland.data import load_image, save_grid
 from lowland.evaluation import Subject, subject
-from lowland.robustness.accuracy import Check, Robustness, robust_accuracy, sanity, standard
-from lowland.robustness.attacks import PGD, Attack, Square, Transfer
+from lowland.robustness.accuracy import (
+    Robustness,
+    SanityCheck,
+    robust_accuracy,
+    sanity_checks,
+    standard_attacks,
+)
+from lowland.robustness.attacks import PGD, Attack, Square, TransferAttack
 from lowland.run import Run
-from lowland.tasks import Purified, logits_of
+from lowland.tasks import PurifiedClassifier, as_classifier
 from lowland.tasks import purify as purify_task
 from lowland.verbs.composing import place
 
@@ -110,11 +116,11 @@ def attack(
     out: str | Path | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> tuple[Robustness, list[Check]]:
+) -> tuple[Robustness, list[SanityCheck]]:
     """Attack the classifier of a run, on the first `count` images of its test part; with the sanity
     checks of the attacks.
 
-    attacks: names of `standard(norm)`, all of them unless given, "pgd" in any case for the checks;
+    attacks: names of `standard_attacks(norm)`, all of them unless given, "pgd" in any case for the checks;
     behind: a run that purifies what the classifier sees. Then attacks know that: fresh noise at
     every call, slopes through the purifier and past it, averaged over 20 calls, and the share of 10
     fresh answers that are right counts. out: JSON.
@@ -135,18 +141,18 @@ def attack(
             f"the data of {run} lie in {domain}; attacks are on points in a box; attack an image "
             "classifier"
         )
-    model, y = logits_of(s.energy), s.data.test.y
-    walls = (domain.lo, domain.hi)
+    model, y = as_classifier(s.energy), s.data.test.y
+    bounds = (domain.lo, domain.hi)
     if y is None:
         raise ValueError(
             f"the data of {run} have no labels; attacks are on labels; choose a run on labelled "
             "data"
         )
     x, y = s.data.test.x[:count], y[:count]
-    known: dict[str, Attack] = standard(norm, steps=steps, walls=walls)  # type: ignore[arg-type]
-    white, evaluations = PGD(steps=steps, norm=norm, walls=walls), 1  # type: ignore[arg-type]
+    known: dict[str, Attack] = standard_attacks(norm, steps=steps, bounds=bounds)  # type: ignore[arg-type]
+    white, evaluations = PGD(steps=steps, norm=norm, bounds=bounds), 1  # type: ignore[arg-type]
     if behind is not None:
-        known, white, model = _around(model, behind, steps, norm, walls, seed)
+        known, white, model = _around(model, behind, steps, norm, bounds, seed)
         evaluations = EVALUATIONS
     unknown = set(attacks) - set(known)
     if unknown:
@@ -156,19 +162,25 @@ def attack(
         )
     chosen = {name: made for name, made in known.items() if not attacks or name in attacks}
     generator = torch.Generator().manual_seed(seed)
-    more: dict[str, Any] = {"generator": generator, "walls": walls, "evaluations": evaluations}
+    more: dict[str, Any] = {"generator": generator, "bounds": bounds, "evaluations": evaluations}
     with tqdm(total=len(chosen) + 1, unit="attack", disable=not progress) as bar:
         found = robust_accuracy(
-            model, x, y, epsilon, chosen, norm=norm, progress=lambda name: bar.update(), **more
-        )  # type: ignore
-        checks = sanity(
             model,
             x,
             y,
             epsilon,
-            white=white,
+            chosen,
+            progress=lambda name: bar.update(),
+            **{**more, "norm": norm},
+        )
+        checks = sanity_checks(
+            model,
+            x,
+            y,
+            epsilon,
+            white_box=white,
             found=found,
-            black=_black(norm, walls, behind, x),
+            black_box=_black(norm, bounds, behind, x),
             **more,
         )
         bar.update()
@@ -188,9 +200,11 @@ def attack(
     return found, checks
 
 
-def _black(norm: str, walls: tuple[float, float], behind: Any, x: Tensor) -> Attack | None:
+def _black(norm: str, bounds: tuple[float, float], behind: Any, x: Tensor) -> Attack | None:
     return (
-        Square(300, walls=walls, settle=behind is None) if norm == "inf" and x.dim() == 4 else None
+        Square(300, bounds=bounds, early_stop=behind is None)
+        if norm == "inf" and x.dim() == 4
+        else None
     )
 
 
@@ -199,24 +213,29 @@ def _around(
     behind: str | Path,
     steps: int,
     norm: str,
-    walls: tuple[float, float],
+    bounds: tuple[float, float],
     seed: int,
-) -> tuple[dict[str, Attack], PGD, Purified]:
+) -> tuple[dict[str, Attack], PGD, PurifiedClassifier]:
     """Attacks that know of the purifier in front of a classifier, the one among them for the
     checks, and both as one model.
     """
     s = subject(Run.open(behind))
     generator = torch.Generator().manual_seed(seed + 1)
-    model = Purified(_scored(s), classifier, generator=generator, **purification(s))
-    more: dict[str, Any] = {"norm": norm, "walls": walls}
-    noisy: dict[str, Any] = {"steps": max(steps // 2, 1), "settle": False, "loss": "margin", **more}
+    model = PurifiedClassifier(_scored(s), classifier, generator=generator, **purification(s))
+    more: dict[str, Any] = {"norm": norm, "bounds": bounds}
+    noisy: dict[str, Any] = {
+        "steps": max(steps // 2, 1),
+        "early_stop": False,
+        "loss": "margin",
+        **more,
+    }
     known: dict[str, Attack] = {
-        "transfer": Transfer(classifier, PGD(steps=steps, loss="margin", **more)),
+        "transfer": TransferAttack(classifier, PGD(steps=steps, loss="margin", **more)),
         "pgd": PGD(**noisy),
-        "bpda": Transfer(model.bypassed(), PGD(**noisy)),
+        "bpda": TransferAttack(model.with_identity_gradient(), PGD(**noisy)),
         "eot": PGD(**noisy, eot=EOT),
-        "bpda-eot": Transfer(model.bypassed(), PGD(**noisy, eot=EOT)),
+        "bpda-eot": TransferAttack(model.with_identity_gradient(), PGD(**noisy, eot=EOT)),
     }
     if norm == "inf":
-        known["square"] = Square(300, walls=walls, settle=False)
+        known["square"] = Square(300, bounds=bounds, early_stop=False)
     return known, PGD(**noisy), model

@@ -167,7 +167,7 @@ def _write_restoration(
     rows = [
         back,
         answer.mean,
-        answer.spread / answer.spread.amax().clamp_min(1e-12),
+        answer.std / answer.std.amax().clamp_min(1e-12),
         *answer.draws[:3],
     ]
     rows = [back, answer.mean] if len(answer.draws) == 1 else rows
@@ -175,7 +175,7 @@ def _write_restoration(
     save_grid(
         torch.stack(rows, 1)[:SHOWN].flatten(0, 1), target.with_suffix(".png"), columns=len(rows)
     )
-    arrays = {"observed": y, "mean": answer.mean, "spread": answer.spread, "draws": answer.draws}
+    arrays = {"observed": y, "mean": answer.mean, "spread": answer.std, "draws": answer.draws}
     arrays |= {} if truth is None else {"truth": truth}
     np.savez(target.with_suffix(".npz"), **{name: x.numpy() for name, x in arrays.items()})  # type: ignore[arg-type]
     return target.with_suffix(".png")

@@ -69,8 +69,8 @@ class _Scorer:
     def rows(self, number: int) -> list[dict[str, Any]]:
         """Energy, p-value and verdict of the points of a piece."""
         names, x = self.points.load(number)
-        values = self.detector.score(self.s.standardised(x))
-        p = self.detector.p_of_scores(values)
+        values = self.detector.outlier_scores(self.s.standardised(x))
+        p = self.detector.p_value_of_scores(values)
         return [
             {
                 "path": name,

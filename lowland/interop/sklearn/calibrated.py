@@ -68,7 +68,7 @@ class CalibratedEnergy(OutlierMixin, BaseEstimator):
         """−score (N,): low is unlikely."""
         check_is_fitted(self)
         return (
-            -self.detector_.score(
+            -self.detector_.outlier_scores(
                 self._points(validate_data(self, X, reset=False, dtype=np.float32))
             )
             .double()
@@ -87,4 +87,4 @@ class CalibratedEnergy(OutlierMixin, BaseEstimator):
         """Conformal p-values (N,): at most α for at most about a share α of inliers, for every
         α.
         """
-        return self.detector_.p_of_scores(torch.from_numpy(-self.score_samples(X))).numpy()
+        return self.detector_.p_value_of_scores(torch.from_numpy(-self.score_samples(X))).numpy()

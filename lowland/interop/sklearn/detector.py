@@ -195,4 +195,4 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
                 "no rows were kept for calibration; p-values need some; fit with "
                 "contamination='auto'"
             )
-        return self.detector_.p_of_scores(torch.from_numpy(-self.score_samples(X))).numpy()
+        return self.detector_.p_value_of_scores(torch.from_numpy(-self.score_samples(X))).numpy()

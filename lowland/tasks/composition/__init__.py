@@ -1,33 +1,33 @@
 """Combine energies by AND, OR and NOT, edit and predict with them."""
 
 from lowland.tasks.composition.compose import (
-    Level,
-    Scale,
+    Constant,
+    EnergyStats,
     anneal_composed,
-    bounded,
     compose,
-    corrected,
+    default_sampler,
+    energy_stats,
     sample_composed,
-    scale_of,
+    soft_not,
 )
-from lowland.tasks.composition.edit import Edited, Interpolation, edit, interpolate
-from lowland.tasks.composition.guidance import Attribute, Cleaned
-from lowland.tasks.composition.predict import predict
+from lowland.tasks.composition.conditional import conditional_sample
+from lowland.tasks.composition.edit import EditResult, Interpolation, edit, interpolate
+from lowland.tasks.composition.guidance import DenoisedGuidance, LabelGuidance
 
 __all__ = [
-    "Attribute",
-    "Cleaned",
-    "Edited",
+    "Constant",
+    "DenoisedGuidance",
+    "EditResult",
+    "EnergyStats",
     "Interpolation",
-    "Level",
-    "Scale",
+    "LabelGuidance",
     "anneal_composed",
-    "bounded",
     "compose",
-    "corrected",
+    "conditional_sample",
+    "default_sampler",
     "edit",
+    "energy_stats",
     "interpolate",
-    "predict",
     "sample_composed",
-    "scale_of",
+    "soft_not",
 ]

@@ -2,10 +2,10 @@
 
     AND               a + b                                 p ∝ p_a p_b
     OR                mixture(a, b)                         p ∝ w_a e^{−a} + w_b e^{−b}
-    NOT               a + bounded(b, level) p ∝ p_a · σ(b − level): b's own are taken out of a
+    NOT               a + soft_not(b, level) p ∝ p_a · σ(b − level): b's own are taken out of a
     away from         a - w * b p ∝ p_a / p_b^w, where a still confines it
     how much          w * a, a / T                          a power of p_a
-    guidance          e + w * Attribute(classifier, y) p ∝ p_e · p(y | x)^w (Dhariwal & Nichol)
+    guidance          e + w * LabelGuidance(classifier, y) p ∝ p_e · p(y | x)^w (Dhariwal & Nichol)
     without one       (1 + w) * told - w * untold p ∝ p(x | y) (p(x | y) / p(x))^w (Ho & Salimans)
     a critic          e - w * Function(similarity) whatever is differentiable and says how much it
                       likes x
@@ -70,16 +70,18 @@ UNITS = ("deviation", "robust", "score")
 
 
 @dataclasses.dataclass(frozen=True)
-class Scale:
+class EnergyStats:
     """Where an energy lies over reference points (mean, or the median) and how far it spreads: the
     unit in which it counts.
     """
 
     mean: float
-    spread: float
+    std: float
 
 
-def scale_of(energy: Energy | Callable[..., Tensor], x: Tensor, unit: str = "deviation") -> Scale:
+def energy_stats(
+    energy: Energy | Callable[..., Tensor], x: Tensor, unit: str = "deviation"
+) -> EnergyStats:
     """Measure an energy over reference points (N, *event), such as its own calibration split.
 
     unit: "deviation", mean and standard deviation of the energies; "robust", their median and
@@ -92,7 +94,7 @@ def scale_of(energy: Energy | Callable[..., Tensor], x: Tensor, unit: str = "dev
 
     >>> from lowland.targets import Gaussian
     >>> x = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))).draw(4000, torch.Generator().manual_seed(0))
-    >>> round(scale_of(Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))), x, "score").spread, 1)  # a score is x / 4
+    >>> round(energy_stats(Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))), x, "score").std, 1)  # a score is x / 4
     0.5
     """
     if unit not in UNITS:
@@ -113,13 +115,13 @@ def scale_of(energy: Energy | Callable[..., Tensor], x: Tensor, unit: str = "dev
             f"the energy does not vary over {len(values)} reference points; a unit needs at least "
             "two different values; pass more points"
         )
-    return Scale(middle.item(), spread.item())
+    return EnergyStats(middle.item(), spread.item())
 
 
-class Level(Energy):
+class Constant(Energy):
     """The same energy everywhere: uniform, a law only inside walls.
 
-    >>> Level(2.0)(torch.zeros(3, 5))
+    >>> Constant(2.0)(torch.zeros(3, 5))
     tensor([2., 2., 2.])
     """
 
@@ -138,7 +140,7 @@ class Level(Energy):
         return torch.full((len(x),), self.value, dtype=x.dtype, device=x.device)
 
 
-def bounded(energy: Energy | Callable[..., Tensor], level: float) -> Sum:
+def soft_not(energy: Energy | Callable[..., Tensor], level: float) -> Sum:
     """NOT, bounded: softplus(level − E(x)), high where E is below the level, 0 where it is far
     above.
 
@@ -151,11 +153,11 @@ def bounded(energy: Energy | Callable[..., Tensor], level: float) -> Sum:
     quantile of the energies of the concept's own points.
 
     >>> from lowland.targets import Gaussian
-    >>> bounded(Gaussian(), 2.0)(torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 0.0]])).round(decimals=2)
+    >>> soft_not(Gaussian(), 2.0)(torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 0.0]])).round(decimals=2)
     tensor([2.1300, 0.6900, 0.0000])
     """
     energy = lift(energy)
-    floor = Level(level, energy.domain)
+    floor = Constant(level, energy.domain)
     return Sum([Mixture([energy, floor], (1.0, 1.0)), floor], [-1.0, 1.0])
 
 
@@ -169,8 +171,8 @@ def compose(
     """Σ w_k (E_k − mean_k) / spread_k: a conjunction in which each concept counts by its weight,
     not by its unit.
 
-    references: for each energy points (N_k, *event) that measure its unit (`scale_of`). A negative
-    weight moves away from a concept and needs a positive partner that rises faster; `bounded` needs
+    references: for each energy points (N_k, *event) that measure its unit (`energy_stats`). A negative
+    weight moves away from a concept and needs a positive partner that rises faster; `soft_not` needs
     only one that confines. Sampling the result at temperature 1 is sharper or flatter than the
     parts: the weights are inverse temperatures in units of the spreads.
 
@@ -192,10 +194,10 @@ def compose(
         )
     terms = [lift(energy) for energy in energies]
     Sum(terms)  # refuses different domains before anything is measured
-    scales = [scale_of(energy, x, unit) for energy, x in zip(terms, references, strict=True)]
-    factors = [w / s.spread for w, s in zip(weights, scales, strict=True)]
+    scales = [energy_stats(energy, x, unit) for energy, x in zip(terms, references, strict=True)]
+    factors = [w / s.std for w, s in zip(weights, scales, strict=True)]
     offset = sum(f * s.mean for f, s in zip(factors, scales, strict=True))
-    whole = Sum([*terms, Level(-offset)], [*factors, 1.0])
+    whole = Sum([*terms, Constant(-offset)], [*factors, 1.0])
     check_normalisable(whole, references[0])
     return whole
 
@@ -203,7 +205,7 @@ def compose(
 # ---------------------------------------------------------------------------------- drawing from it
 
 
-def corrected(
+def default_sampler(
     energy: Energy, x: Tensor, *, generator: torch.Generator, steps: int = 300
 ) -> Sampler:
     """A sampler with an accept step for an expression, tuned from x (B, *event): MALA, or on
@@ -241,7 +243,7 @@ def sample_composed(
     """
     energy = lift(energy)
     check_normalisable(energy, x)
-    sampler = sampler or corrected(energy, x, generator=generator)
+    sampler = sampler or default_sampler(energy, x, generator=generator)
     return sample(energy, sampler, x, steps, generator=generator, keep=keep, progress=progress)
 
 

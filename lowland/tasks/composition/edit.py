@@ -42,14 +42,14 @@ from lowland.samplers.kernel import per_row
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.composition.guidance import at_level, of_noise
 from lowland.tasks.generate import check_whole
-from lowland.tasks.inverse.map import most_likely
+from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity
 from lowland.tasks.inverse.posterior import Likelihood
 
-NOWHERE = 1e6  # a pull so weak that it is none
+NOWHERE = 1e6  # a proximal_sigma so weak that it is none
 
 
-class Edited(NamedTuple):
+class EditResult(NamedTuple):
     """draws (D, B, *event): edited points, one draw by descent; attribute (D, B): E_attr of them;
     before (B,): of the start.
     """
@@ -65,42 +65,42 @@ def edit(
     attribute: Energy | Callable[..., Tensor],
     *,
     weight: float = 1.0,
-    pull: float | None = None,
-    method: Literal["sample", "descend"] = "sample",
+    proximal_sigma: float | None = None,
+    method: Literal["sample", "map"] = "sample",
     sigmas: Sequence[float] = (),
     generator: torch.Generator,
     sampler: Sampler | None = None,
     steps: int = 500,
     draws: int = 1,
     progress: Callable[[int], object] | None = None,
-) -> Edited:
+) -> EditResult:
     """Move points x (B, *event) towards an attribute: draws of E + weight E_attr + ‖x' − x‖² / 2
     pull², or its valley.
 
-    energy, attribute: energies of x (`Attribute` makes one of a classifier and a label); pull: how
+    energy, attribute: energies of x (`LabelGuidance` makes one of a classifier and a label); proximal_sigma: how
     far an edit may go, τ, None for as far as it likes; method: "sample" runs chains from x, with an
-    accept step unless a sampler is named that has none, "descend" goes straight down (one answer,
+    accept step unless a sampler is named that has none, "map" goes straight down (one answer,
     and no telling how sure). sigmas: for an energy of noise, the levels from σ_0, to which x is
-    buried, down; an attribute that takes a condition is bound to them too, and the pull is ‖x' −
+    buried, down; an attribute that takes a condition is bound to them too, and the proximal_sigma is ‖x' −
     x‖² / 2 (τ² + σ²).
 
-    Raises ValueError for a weight or pull that is not above 0, points outside the domain, an energy
+    Raises ValueError for a weight or proximal_sigma that is not above 0, points outside the domain, an energy
     of noise without levels, and different domains.
 
     >>> from lowland.targets import Gaussian
     >>> g, right = torch.Generator().manual_seed(0), lift(lambda x: -x[:, 0])
-    >>> edit(Gaussian(), torch.zeros(1, 2), right, pull=1.0, method="descend", generator=g).draws.round(decimals=2)
+    >>> edit(Gaussian(), torch.zeros(1, 2), right, proximal_sigma=1.0, method="map", generator=g).draws.round(decimals=2)
     tensor([[[0.5000, 0.0000]]])
     """
     energy, attribute = lift(energy), lift(attribute)
-    noisy, far = of_noise(energy), NOWHERE if pull is None else pull
-    fits = method == "sample" if noisy else method in ("sample", "descend")
+    noisy, far = of_noise(energy), NOWHERE if proximal_sigma is None else proximal_sigma
+    fits = method == "sample" if noisy else method in ("sample", "map")
     sizes = 0 < weight < math.inf and 0 < far < math.inf and isinstance(draws, int) and draws >= 1
     if not (sizes and fits) or noisy != bool(len(sigmas)):
         raise ValueError(
-            f"edit was given weight {weight}, pull {pull}, {draws} draws, {len(sigmas)} noise "
+            f"edit was given weight {weight}, proximal_sigma {proximal_sigma}, {draws} draws, {len(sigmas)} noise "
             f"levels, method {method!r} and an energy of {'noise' if noisy else 'x alone'}; "
-            "weight, pull and draws are above 0, and levels belong to an energy of noise, which "
+            "weight, proximal_sigma and draws are above 0, and levels belong to an energy of noise, which "
             "is sampled; correct them, or bind a level with energy.given(sigma)"
         )
     check_points(energy, x)
@@ -121,8 +121,8 @@ def edit(
         wanted, attribute = at_level(wanted, sigmas[-1]), at_level(attribute, sigmas[-1])
     else:
         whole = energy.rows(rows) + weight * wanted
-        if method == "descend":
-            found = most_likely(
+        if method == "map":
+            found = map_estimate(
                 whole, Identity(), many, far, start=many, steps=steps, progress=progress
             ).x
         else:
@@ -131,7 +131,7 @@ def edit(
                 whole, many, steps, generator=generator, sampler=sampler, progress=progress
             ).x
     after = energy_values(wanted, found, batch_size=len(found)).view(draws, len(x))
-    return Edited(
+    return EditResult(
         found.view(draws, *x.shape), after, energy_values(attribute, x, batch_size=len(x))
     )
 

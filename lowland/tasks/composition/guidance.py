@@ -1,8 +1,8 @@
 """Critics as energies: what a classifier, or anything else that judges points, adds to an
 expression.
 
-    Attribute(f, y)             −log p(y | x)
-    Cleaned(critic, prior)      critic(x − σ² ∇E(x, σ)): what it says of the clean point that an
+    LabelGuidance(f, y)             −log p(y | x)
+    DenoisedGuidance(critic, prior)      critic(x − σ² ∇E(x, σ)): what it says of the clean point that an
                                 energy of noise expects
 
 The clean point is that of the energy itself. A network inside it that guesses clean points
@@ -22,7 +22,7 @@ from lowland.energy.gradient import check_shape
 from lowland.tasks.detection.class_scores import logits
 
 
-class Attribute(Energy):
+class LabelGuidance(Energy):
     """−log p(y | x) of a classifier as an energy: low where x is called y.
 
     classifier: a function x -> logits (B, K), or an energy with classes; label: y, one for all, one
@@ -33,7 +33,7 @@ class Attribute(Energy):
     Raises ValueError for a label outside 0 ... K − 1, soft ones that are no probabilities, labels
     that do not fit the rows, and what does not classify.
 
-    >>> attribute = Attribute(lambda x: torch.cat([x, -x], 1), 0)
+    >>> attribute = LabelGuidance(lambda x: torch.cat([x, -x], 1), 0)
     >>> attribute(torch.tensor([[-3.0], [0.0], [3.0]])).round(decimals=2)
     tensor([6.0000, 0.6900, 0.0000])
     """
@@ -66,11 +66,11 @@ class Attribute(Energy):
             return -(label.to(log_p) * log_p).sum(1)
         return -log_p.gather(1, label.expand(len(x)).unsqueeze(1)).squeeze(1)
 
-    def rows(self, index: Tensor) -> "Attribute":
+    def rows(self, index: Tensor) -> "LabelGuidance":
         if len(self.label) > 1 and len(index) and int(index.max()) >= len(self.label):
             raise _uneven(len(self.label), f"row {int(index.max())} of the points")
         label = self.label[index] if len(self.label) > 1 else self.label
-        return Attribute(self.classifier, label, noisy=self.noisy, domain=self.domain)
+        return LabelGuidance(self.classifier, label, noisy=self.noisy, domain=self.domain)
 
 
 def _uneven(labels: int, rows: str) -> ValueError:
@@ -109,7 +109,7 @@ def _labels(label: Any, classes: int | None) -> Tensor:
     return rows if rows.is_floating_point() else rows.long()
 
 
-class Cleaned(Energy):
+class DenoisedGuidance(Energy):
     """A critic of clean points as one of noisy ones: what it says of the expected clean point
     behind x.
 
@@ -122,7 +122,7 @@ class Cleaned(Energy):
     https://arxiv.org/abs/2302.07121
 
     >>> normal = lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2)  # N(0, 1) with noise
-    >>> Cleaned(lambda x: x.sum(1), normal)(torch.full((2, 1), 3.0), 1.0)
+    >>> DenoisedGuidance(lambda x: x.sum(1), normal)(torch.full((2, 1), 3.0), 1.0)
     tensor([1.5000, 1.5000])
     """
 
@@ -133,7 +133,7 @@ class Cleaned(Energy):
         super().__init__(prior.domain)
         if not (isinstance(prior, Function) or of_noise(prior)):
             raise ValueError(
-                f"{type(prior).__name__} knows no noise level, or has one bound; Cleaned needs an "
+                f"{type(prior).__name__} knows no noise level, or has one bound; DenoisedGuidance needs an "
                 "energy E(x, σ), whose slope tells the clean point behind x; use an energy of "
                 "noise, or a critic that is told the noise"
             )
@@ -149,13 +149,13 @@ class Cleaned(Energy):
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         if c is None:
             raise ValueError(
-                "Cleaned was asked without a noise level; it needs E(x, σ); bind one with "
+                "DenoisedGuidance was asked without a noise level; it needs E(x, σ); bind one with "
                 "cleaned.given(sigma)"
             )
         return self.critic(clean_point(self.prior, x, c))
 
-    def rows(self, index: Tensor) -> "Cleaned":
-        return Cleaned(self.critic.rows(index), self.prior.rows(index))
+    def rows(self, index: Tensor) -> "DenoisedGuidance":
+        return DenoisedGuidance(self.critic.rows(index), self.prior.rows(index))
 
 
 def of_noise(energy: nn.Module) -> bool:
@@ -169,10 +169,10 @@ def of_noise(energy: nn.Module) -> bool:
 
 def at_level(energy: Energy, sigma: float) -> Energy:
     """A term of a path at a noise level: bound to it if it takes one, as energies of noise,
-    `Attribute` and `Cleaned` do.
+    `LabelGuidance` and `DenoisedGuidance` do.
     """
     takes = of_noise(energy) or any(
-        isinstance(part, (Attribute, Cleaned)) for part in energy.modules()
+        isinstance(part, (LabelGuidance, DenoisedGuidance)) for part in energy.modules()
     )
     return energy.given(sigma) if takes and not isinstance(energy, Given) else energy
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lowland.energy import Energy
 from lowland.energy.gradient import frozen
-from lowland.tasks.detection.scores import Learned, Score, distance, gaussian, members
+from lowland.tasks.detection.scores import OutlierScore, Statistics, distance, gaussian, members
 
 
 def logits(energy: Any, x: Tensor) -> Tensor:
@@ -93,47 +93,47 @@ def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tens
 
 
 @dataclass(frozen=True)
-class MaxProbability(Score):
+class MSP(OutlierScore):
     """−log max_k p(k | x): the classifier's doubt, from the other classes, so that sure answers do
     not tie.
 
     Source: Hendrycks & Gimpel (2017), https://arxiv.org/abs/1610.02136
 
-    >>> round(MaxProbability().values(nn.Identity(), torch.tensor([[0.0, 0.0]]), {}).item(), 4)
+    >>> round(MSP().compute(nn.Identity(), torch.tensor([[0.0, 0.0]]), {}).item(), 4)
     0.6931
     """
 
     reads: ClassVar[str] = "classes"
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with torch.no_grad():
             return _doubt(logits(energy, x))
 
 
 @dataclass(frozen=True)
-class MaxLogit(Score):
+class MaxLogit(OutlierScore):
     """−max_k f_k(x).
 
     Source: Hendrycks et al. (2022), https://arxiv.org/abs/1911.11132
 
-    >>> MaxLogit().values(nn.Identity(), torch.tensor([[1.0, 3.0]]), {}).item()
+    >>> MaxLogit().compute(nn.Identity(), torch.tensor([[1.0, 3.0]]), {}).item()
     -3.0
     """
 
     reads: ClassVar[str] = "classes"
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with torch.no_grad():
             return -logits(energy, x).double().amax(1)
 
 
 @dataclass(frozen=True)
-class LogitEnergy(Score):
+class LogitEnergy(OutlierScore):
     """−T log Σ_k exp(f_k(x) / T). temperature: T.
 
     Source: Liu et al. (2020), https://arxiv.org/abs/2010.03759
 
-    >>> round(LogitEnergy().values(nn.Identity(), torch.tensor([[0.0, 0.0]]), {}).item(), 4)
+    >>> round(LogitEnergy().compute(nn.Identity(), torch.tensor([[0.0, 0.0]]), {}).item(), 4)
     -0.6931
     """
 
@@ -143,13 +143,13 @@ class LogitEnergy(Score):
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with torch.no_grad():
             return -self.temperature * (logits(energy, x).double() / self.temperature).logsumexp(1)
 
 
 @dataclass(frozen=True)
-class ODIN(Score):
+class ODIN(OutlierScore):
     """−log max_k softmax(f(x̃) / T)_k with x̃ = x + ε sign ∇_x log max_k softmax(f(x) / T)_k.
 
     A small step towards the class that is called lifts inliers more than outliers. temperature: T;
@@ -157,7 +157,7 @@ class ODIN(Score):
     there, both were tuned on outliers, here they are not. Source: Liang, Li & Srikant (2018),
     https://arxiv.org/abs/1706.02690
 
-    >>> round(ODIN(temperature=1.0, epsilon=1.0).values(nn.Identity(), torch.tensor([[1.0, 0.0]]), {}).item(), 4)
+    >>> round(ODIN(temperature=1.0, epsilon=1.0).compute(nn.Identity(), torch.tensor([[1.0, 0.0]]), {}).item(), 4)
     0.0486
     """
 
@@ -172,7 +172,7 @@ class ODIN(Score):
                 f"epsilon is {self.epsilon}; a step is 0 or above; 0.0014 suits images in [0, 1]"
             )
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with frozen(energy), torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_(True)
             (slope,) = torch.autograd.grad(
@@ -185,7 +185,7 @@ class ODIN(Score):
 
 
 @dataclass(frozen=True)
-class Mahalanobis(Score):
+class Mahalanobis(OutlierScore):
     """Σ_l min_k (h_l − μ_lk)ᵀ C_l⁻¹ (h_l − μ_lk): how far features h_l of layer l are from the
     nearest class.
 
@@ -196,15 +196,15 @@ class Mahalanobis(Score):
     https://arxiv.org/abs/1807.03888
 
     >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), torch.randn(50, 2)
-    >>> told = Mahalanobis().learn(net, x, torch.arange(50) % 2)
-    >>> told["0/means"].shape, Mahalanobis().values(net, x, told).shape
+    >>> statistics = Mahalanobis().fit(net, x, torch.arange(50) % 2)
+    >>> statistics["0/means"].shape, Mahalanobis().compute(net, x, statistics).shape
     (torch.Size([2, 3]), torch.Size([50]))
     """
 
     layers: tuple[str, ...] = ()
     shrinkage: float = 0.01
     reads: ClassVar[str] = "classes"
-    learns: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.shrinkage > 0:
@@ -213,7 +213,7 @@ class Mahalanobis(Score):
                 "is common"
             )
 
-    def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         if labels is None:
             labels = torch.cat([_called(energy, part) for part in x.split(self.batch)])
         found = _split_features(energy, x, self.layers, self.batch)
@@ -223,9 +223,9 @@ class Mahalanobis(Score):
             for name, t in gaussian(f, labels, self.shrinkage).items()
         }
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         parts = [
-            {name: learned[f"{i}/{name}"] for name in ("means", "precision")}
+            {name: statistics[f"{i}/{name}"] for name in ("means", "precision")}
             for i in range(max(len(self.layers), 1))
         ]
         return torch.stack(
@@ -234,7 +234,7 @@ class Mahalanobis(Score):
 
 
 @dataclass(frozen=True)
-class Neighbours(Score):
+class KNN(OutlierScore):
     """Distance from the features of x to the k-th nearest of inliers, features scaled to length 1.
 
     neighbours: k; layers: as in `features`, put side by side; bank: how many inliers are kept, the
@@ -242,8 +242,8 @@ class Neighbours(Score):
     https://arxiv.org/abs/2204.06507
 
     >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), torch.randn(50, 2)
-    >>> score = Neighbours(neighbours=1)
-    >>> score.values(net, x, score.learn(net, x, None)).amax().item() < 1e-3
+    >>> score = KNN(neighbours=1)
+    >>> score.compute(net, x, score.fit(net, x, None)).amax().item() < 1e-3
     True
     """
 
@@ -251,7 +251,7 @@ class Neighbours(Score):
     layers: tuple[str, ...] = ()
     bank: int = 5000
     reads: ClassVar[str] = "classes"
-    learns: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= self.bank:
@@ -260,7 +260,7 @@ class Neighbours(Score):
                 "correct one"
             )
 
-    def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         if len(x) < self.neighbours:
             raise ValueError(
                 f"{len(x)} reference points came for the {self.neighbours} nearest; at least as "
@@ -270,9 +270,9 @@ class Neighbours(Score):
             "bank": self._unit(_split_features(energy, x[: self.bank], self.layers, self.batch))
         }
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         near = torch.cdist(
-            self._unit(features(energy, x, self.layers)), learned["bank"].to(x.device)
+            self._unit(features(energy, x, self.layers)), statistics["bank"].to(x.device)
         )
         return near.kthvalue(self.neighbours, 1).values
 
@@ -282,7 +282,7 @@ class Neighbours(Score):
 
 
 @dataclass(frozen=True)
-class Vote(Score):
+class EnsembleMSP(OutlierScore):
     """−log max_k p̄_k(x), p̄ the mean of the class probabilities of the members of a sum: a deep
     ensemble's doubt.
 
@@ -290,19 +290,19 @@ class Vote(Score):
 
     >>> import lowland
     >>> same = lowland.Function(lambda x: x)
-    >>> round(Vote().values(same + same, torch.tensor([[0.0, 0.0]]), {}).item(), 4)
+    >>> round(EnsembleMSP().compute(same + same, torch.tensor([[0.0, 0.0]]), {}).item(), 4)
     0.6931
     """
 
     reads: ClassVar[str] = "terms"
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         p = _probabilities(energy, x).mean(0).sort(1).values
         return -torch.log1p(-p[:, :-1].sum(1))
 
 
 @dataclass(frozen=True)
-class Information(Score):
+class MutualInformation(OutlierScore):
     """H(p̄) − mean_m H(p_m): what the members of a sum of classifiers disagree about, and not what
     each of them doubts.
 
@@ -310,13 +310,13 @@ class Information(Score):
 
     >>> import lowland
     >>> one, other = lowland.Function(lambda x: x), lowland.Function(lambda x: -x)
-    >>> round(Information().values(one + other, torch.tensor([[50.0, -50.0], [0.0, 0.0]]), {})[0].item(), 4)
+    >>> round(MutualInformation().compute(one + other, torch.tensor([[50.0, -50.0], [0.0, 0.0]]), {})[0].item(), 4)
     0.6931
     """
 
     reads: ClassVar[str] = "terms"
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         p = _probabilities(energy, x)
         return _entropy(p.mean(0)) - _entropy(p).mean(0)
 

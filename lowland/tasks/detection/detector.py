@@ -4,7 +4,7 @@ A detector calls a point an outlier when its conformal p-value is small enough. 
 was trained on the calibration points, inliers are called outliers no more often than promised,
 whatever the energy and the score are worth; how many outliers are found is up to them. Three
 promises: on average over calibration sets ("marginal"), for all but a share δ of calibration sets
-("conditional"), or on the share of inliers among what is called in a batch ("fdr"); see
+("training-conditional"), or on the share of inliers among what is called in a batch ("fdr"); see
 `metrics.calibration`.
 """
 
@@ -25,14 +25,14 @@ from lowland.energy import Energy, check_finite, check_points, lift
 from lowland.energy.gradient import frozen
 from lowland.metrics.calibration import alarm_ranks, benjamini_hochberg, p_values
 from lowland.tasks.detection.class_scores import (
+    KNN,
+    MSP,
     ODIN,
-    Information,
+    EnsembleMSP,
     LogitEnergy,
     Mahalanobis,
     MaxLogit,
-    MaxProbability,
-    Neighbours,
-    Vote,
+    MutualInformation,
 )
 from lowland.tasks.detection.scores import (
     Background,
@@ -41,8 +41,8 @@ from lowland.tasks.detection.scores import (
     EnsembleMean,
     GradientNorm,
     Multiscale,
+    OutlierScore,
     PlainEnergy,
-    Score,
     Typicality,
 )
 from lowland.tasks.inverse.posterior import of_one_dtype
@@ -54,8 +54,8 @@ WORDS = {
     "least": "smallest number",
     "largest": "largest number",
 }
-WITNESSES = 8  # calibration points kept in a file, to know the energy again
-SCORES: dict[str, type[Score]] = {
+NUM_WITNESSES = 8  # calibration points kept in a file, to know the energy again
+OUTLIER_SCORES: dict[str, type[OutlierScore]] = {
     "energy": PlainEnergy,
     "typicality": Typicality,
     "gradient-norm": GradientNorm,
@@ -64,18 +64,18 @@ SCORES: dict[str, type[Score]] = {
     "multiscale": Multiscale,
     "ensemble": EnsembleMean,
     "disagreement": Disagreement,
-    "msp": MaxProbability,
+    "msp": MSP,
     "max-logit": MaxLogit,
     "logit-energy": LogitEnergy,
     "odin": ODIN,
     "mahalanobis": Mahalanobis,
-    "knn": Neighbours,
-    "vote": Vote,
-    "information": Information,
+    "knn": KNN,
+    "ensemble-msp": EnsembleMSP,
+    "mutual-information": MutualInformation,
 }
 
 
-class Seen(NamedTuple):
+class DataSummary(NamedTuple):
     """What calibration points looked like: event shape, how many, and of the mean, deviation, least
     and largest number of one point: median and deviation over points."""
 
@@ -87,7 +87,7 @@ class Seen(NamedTuple):
     largest: tuple[float, float]
 
     @classmethod
-    def of(cls, x: Tensor) -> "Seen":
+    def of(cls, x: Tensor) -> "DataSummary":
         """Of points (N, *event)."""
         found = _moments(x).items()
         return cls(
@@ -126,7 +126,7 @@ class Detector:
     """An energy, a score, and once fitted the scores of its calibration part.
 
     energy: an Energy, any callable (B, *event) -> (B,), or for scores of classes also logits (B,
-    K); score: a name from `SCORES`, or a `Score` with settings of its own; calibration: scores (N,)
+    K); score: a name from `OUTLIER_SCORES`, or a `OutlierScore` with settings of its own; calibration: scores (N,)
     of calibration points, where they are known already. Immutable: `fit` returns a new one. Raises
     ValueError for an unknown score and for calibration scores that are no finite vector.
 
@@ -140,21 +140,25 @@ class Detector:
     """
 
     energy: Energy
-    how: Score
+    outlier_score: OutlierScore
     calibration: Tensor | None = None
-    learned: Mapping[str, Tensor] = field(default_factory=dict)
-    seen: Seen | None = None
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    summary: DataSummary | None = None
     witnesses: Tensor | None = None
 
     def __init__(
-        self, energy: Any, score: str | Score = "energy", *, calibration: Tensor | None = None
+        self,
+        energy: Any,
+        outlier_score: str | OutlierScore = "energy",
+        *,
+        calibration: Tensor | None = None,
     ) -> None:
         self._set(
             energy=lift(energy),
-            how=named(score),
+            outlier_score=get_outlier_score(outlier_score),
             calibration=calibration,
-            learned={},
-            seen=None,
+            statistics={},
+            summary=None,
             witnesses=None,
         )
         if calibration is not None:
@@ -182,7 +186,7 @@ class Detector:
         self, calibration: Tensor, *, reference: Tensor | None = None, labels: Tensor | None = None
     ) -> "Detector":
         """A new detector, calibrated on points (N, *event) that neither the energy nor the score
-        has learned from.
+        was fitted to.
 
         reference (R, *event): inliers for what the score has to learn, fresh ones or those that the
         energy was trained on. Scores that learn and get none take every other calibration point for
@@ -205,11 +209,11 @@ class Detector:
                 f"{len(taught)} reference points came with labels {got}; a tensor with one per "
                 "point is needed; match them"
             )
-        if self.how.learns and reference is None:
+        if self.outlier_score.needs_reference and reference is None:
             reference, labels = calibration[::2], None if labels is None else labels[::2]
             calibration = calibration[1::2]
-        learned: Mapping[str, Tensor] = {}
-        if self.how.learns and reference is not None:
+        statistics: Mapping[str, Tensor] = {}
+        if self.outlier_score.needs_reference and reference is not None:
             check_points(self.energy, reference)
             if len(reference) < 2 or len(calibration) < 1:
                 raise ValueError(
@@ -218,45 +222,47 @@ class Detector:
                     "reference=..."
                 )
             with frozen(self.energy), of_one_dtype(self.energy, reference):
-                learned = self.how.learn(self.energy, reference, labels)
-        new = Detector(self.energy, self.how)
+                statistics = self.outlier_score.fit(self.energy, reference, labels)
+        new = Detector(self.energy, self.outlier_score)
         new._set(
-            learned=learned,
-            seen=Seen.of(calibration),
-            witnesses=calibration[:WITNESSES].detach().clone(),
+            statistics=statistics,
+            summary=DataSummary.of(calibration),
+            witnesses=calibration[:NUM_WITNESSES].detach().clone(),
         )
-        scores = new.score(calibration)
-        new._check_independent(calibration[-WITNESSES:])
+        scores = new.outlier_scores(calibration)
+        new._check_independent(calibration[-NUM_WITNESSES:])
         new._set(calibration=scores)
         return new
 
     def _check_independent(self, x: Tensor) -> None:
         moved = torch.cat([x[:-1], self.energy.domain.elsewhere(x[-1:])])
-        if not torch.allclose(self.score(moved)[:-1], self.score(x)[:-1], rtol=1e-3, atol=1e-4):
+        if not torch.allclose(
+            self.outlier_scores(moved)[:-1], self.outlier_scores(x)[:-1], rtol=1e-3, atol=1e-4
+        ):
             raise ValueError(
                 "moving one point changed the score of another; a score treats every point by "
                 "itself, or nothing can be promised; put batch norm in eval mode or replace it, "
                 "and sum over the event only"
             )
 
-    def score(self, x: Tensor) -> Tensor:
+    def outlier_scores(self, x: Tensor) -> Tensor:
         """Outlier scores (M,) of points (M, *event); high is unlikely. Raises ValueError as `fit`
         does.
         """
         check_points(self.energy, x)
-        if self.how.learns and not self.learned:
-            raise self._unfitted()
+        if self.outlier_score.needs_reference and not self.statistics:
+            raise self._not_fitted_error()
         with frozen(self.energy), of_one_dtype(self.energy, x):
             found = torch.cat(
                 [
-                    self.how.values(self.energy, part, self.learned)
-                    for part in x.split(self.how.batch)
+                    self.outlier_score.compute(self.energy, part, self.statistics)
+                    for part in x.split(self.outlier_score.batch)
                 ]
             )
         check_finite(found, "energies")
         return found.detach()
 
-    def _unfitted(self) -> ValueError:
+    def _not_fitted_error(self) -> ValueError:
         return ValueError(
             "the detector has seen no calibration points; p-values and verdicts compare with some; "
             "call detector = detector.fit(x) with inliers that the energy was not trained on"
@@ -270,30 +276,30 @@ class Detector:
         exchangeable, and the promise is void. Raises ValueError before `fit`, and for points of
         another shape.
         """
-        return self._ranked(x)
+        return self._p_values(x)
 
-    def _ranked(self, x: Tensor) -> Tensor:
+    def _p_values(self, x: Tensor) -> Tensor:
         if self.calibration is None:
-            raise self._unfitted()
+            raise self._not_fitted_error()
         known = (
-            isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0 and self.seen is not None
+            isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0 and self.summary is not None
         )  # what is not, `score` refuses
-        differences = self.seen.differences(x) if known and self.seen is not None else []
-        scores = self.score(x)
+        differences = self.summary.differences(x) if known and self.summary is not None else []
+        scores = self.outlier_scores(x)
         if differences:
             warnings.warn(
                 f"the points look unlike the calibration points: {'; '.join(differences)}. The "
                 "promise holds for inliers of the same kind and preparation only",
                 stacklevel=3,
             )
-        return self.p_of_scores(scores)
+        return self.p_value_of_scores(scores)
 
-    def p_of_scores(self, scores: Tensor) -> Tensor:
+    def p_value_of_scores(self, scores: Tensor) -> Tensor:
         """`p_value` of points whose outlier scores (M,) are known. Raises ValueError before
         `fit`.
         """
         if self.calibration is None:
-            raise self._unfitted()
+            raise self._not_fitted_error()
         return p_values(self.calibration, scores)
 
     def predict(
@@ -302,13 +308,13 @@ class Detector:
         """Verdicts (M,): True for points called outliers.
 
         guarantee: "marginal", inliers are called at a rate of at most alpha on average over
-        calibration sets; "conditional", with probability 1 − delta over calibration sets the rate
+        calibration sets; "training-conditional", with probability 1 − delta over calibration sets the rate
         is at most alpha; "fdr", on average at most a share alpha of what is called in this batch
         are inliers (Benjamini & Hochberg). Raises ValueError for rates outside (0, 1), too few
         calibration points for the rate (it says how many are needed), and as `p_value` does.
         """
         ranks = self.ranks(alpha, guarantee, delta)
-        return verdicts(self._ranked(x), self.calibration_size, ranks, alpha, guarantee)
+        return call_outliers(self._p_values(x), self.calibration_size, ranks, alpha, guarantee)
 
     def ranks(self, alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
         """r: points are called whose p-value is at most r / (n + 1); see `metrics.alarm_ranks`."""
@@ -318,7 +324,7 @@ class Detector:
     def calibration_size(self) -> int:
         """n, the number of calibration scores. Raises ValueError before `fit`."""
         if self.calibration is None:
-            raise self._unfitted()
+            raise self._not_fitted_error()
         return len(self.calibration)
 
     def save(self, path: str | Path) -> Path:
@@ -326,13 +332,16 @@ class Detector:
         the settings in JSON.
         """
         tensors = {"calibration": self.calibration} if self.calibration_size else {}
-        tensors |= {f"learned/{name}": value for name, value in self.learned.items()}
+        tensors |= {f"learned/{name}": value for name, value in self.statistics.items()}
         if self.witnesses is not None:
-            tensors |= {"witnesses": self.witnesses, "witness_scores": self.score(self.witnesses)}
+            tensors |= {
+                "witnesses": self.witnesses,
+                "witness_scores": self.outlier_scores(self.witnesses),
+            }
         about = {
             "format": FORMAT,
-            "score": spec(self.how),
-            "seen": None if self.seen is None else self.seen._asdict(),
+            "score": outlier_score_to_dict(self.outlier_score),
+            "summary": None if self.summary is None else self.summary._asdict(),
         }
         data = {
             name: t.detach().cpu().contiguous().clone()
@@ -360,32 +369,34 @@ class Detector:
         gives other scores than the one that was calibrated.
         """
         about, tensors = _read(path)
-        detector = cls(energy, from_spec(about["score"]), calibration=tensors["calibration"])
-        learned = {
+        detector = cls(
+            energy, outlier_score_from_dict(about["score"]), calibration=tensors["calibration"]
+        )
+        statistics = {
             name.removeprefix("learned/"): t
             for name, t in tensors.items()
             if name.startswith("learned/")
         }
         plain: Any = {
             name: tuple(v) if isinstance(v, list) else v
-            for name, v in (about["seen"] or {}).items()
+            for name, v in (about["summary"] or {}).items()
         }
-        seen = Seen(**plain) if plain else None
-        detector._set(learned=learned, seen=seen, witnesses=tensors.get("witnesses"))
-        detector._check_witnesses(path, tensors.get("witness_scores"))
+        seen = DataSummary(**plain) if plain else None
+        detector._set(statistics=statistics, summary=seen, witnesses=tensors.get("witnesses"))
+        detector._check_energy(path, tensors.get("witness_scores"))
         return detector
 
     @staticmethod
-    def settings(path: str | Path) -> Score:
-        """The score of the detector in a file, which says what energy it reads (`Score.reads`).
+    def settings(path: str | Path) -> OutlierScore:
+        """The score of the detector in a file, which says what energy it reads (`OutlierScore.reads`).
         Raises ValueError as `load`.
         """
-        return from_spec(_read(path)[0]["score"])
+        return outlier_score_from_dict(_read(path)[0]["score"])
 
-    def _check_witnesses(self, path: str | Path, then: Tensor | None) -> None:
+    def _check_energy(self, path: str | Path, then: Tensor | None) -> None:
         if self.witnesses is None or then is None or self.calibration is None:
             return
-        now = self.score(self.witnesses).cpu()
+        now = self.outlier_scores(self.witnesses).cpu()
         slack = 0.02 * float(self.calibration.double().std(correction=0)) + 1e-3 * then.abs() + 1e-6
         if bool(((now - then).abs() > slack).any()):
             raise ValueError(
@@ -395,46 +406,48 @@ class Detector:
             )
 
 
-def verdicts(p: Tensor, count: int, ranks: int, alpha: float, guarantee: str) -> Tensor:
+def call_outliers(p: Tensor, count: int, ranks: int, alpha: float, guarantee: str) -> Tensor:
     """Verdicts (M,) from p-values against `count` calibration points: p ≤ ranks / (count + 1), or
     Benjamini & Hochberg's.
     """
     return benjamini_hochberg(p, alpha) if guarantee == "fdr" else p * (count + 1) < ranks + 0.5
 
 
-def named(score: str | Score) -> Score:
+def get_outlier_score(score: str | OutlierScore) -> OutlierScore:
     """A score by name, or as it is. Raises ValueError for other names."""
-    if isinstance(score, Score):
+    if isinstance(score, OutlierScore):
         return score
-    if not isinstance(score, str) or score not in SCORES:
-        near = get_close_matches(str(score), SCORES, n=1)
+    if not isinstance(score, str) or score not in OUTLIER_SCORES:
+        near = get_close_matches(str(score), OUTLIER_SCORES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-        raise ValueError(f"score {score!r} is not known; there are {', '.join(SCORES)}; {hint}")
-    return SCORES[score]()
+        raise ValueError(
+            f"score {score!r} is not known; there are {', '.join(OUTLIER_SCORES)}; {hint}"
+        )
+    return OUTLIER_SCORES[score]()
 
 
-def spec(score: Score) -> dict[str, Any]:
-    """The plain values from which `from_spec` makes an equal score.
+def outlier_score_to_dict(score: OutlierScore) -> dict[str, Any]:
+    """The plain values from which `outlier_score_from_dict` makes an equal score.
 
-    >>> spec(LogitEnergy(2.0)), from_spec({"name": "knn", "neighbours": 3}).neighbours
+    >>> outlier_score_to_dict(LogitEnergy(2.0)), outlier_score_from_dict({"name": "knn", "neighbours": 3}).neighbours
     ({'name': 'logit-energy', 'temperature': 2.0}, 3)
     """
-    name = next((name for name, cls in SCORES.items() if cls is type(score)), None)
+    name = next((name for name, cls in OUTLIER_SCORES.items() if cls is type(score)), None)
     if name is None:
         raise ValueError(
             f"{type(score).__name__} is a score of your own; a file holds only those of lowland, "
-            f"{', '.join(SCORES)}; keep the calibration scores, and hand them to Detector(energy, "
+            f"{', '.join(OUTLIER_SCORES)}; keep the calibration scores, and hand them to Detector(energy, "
             "score, calibration=...)"
         )
     return {"name": name, **asdict(score)}
 
 
-def from_spec(values: Mapping[str, Any]) -> Score:
+def outlier_score_from_dict(values: Mapping[str, Any]) -> OutlierScore:
     """The inverse of `spec`."""
     settings = {
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name != "name"
     }
-    return SCORES[values["name"]](**settings)
+    return OUTLIER_SCORES[values["name"]](**settings)
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -450,8 +463,8 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{path} is a detector of format {about['format']}; this lowland reads {FORMAT}; "
                 "fit it again"
             )
-        from_spec(about["score"])
-        _ = tensors["calibration"], about["seen"] is None or Seen(**about["seen"])
+        outlier_score_from_dict(about["score"])
+        _ = tensors["calibration"], about["summary"] is None or DataSummary(**about["summary"])
         return about, tensors
     except (
         OSError,

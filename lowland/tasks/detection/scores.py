@@ -11,7 +11,7 @@ not be the calibration points, or p-values lose their promise.
     "ensemble", "disagreement"    mean and spread of the members of a sum of energies
 
 and of classifiers (`tasks.class_scores`): "msp", "max-logit", "logit-energy", "odin",
-"mahalanobis", "knn", "vote", "information". A background model of your own needs no score:
+"mahalanobis", "knn", "ensemble-msp", "mutual-information". A background model of your own needs no score:
 `Detector(energy - background)`.
 """
 
@@ -26,47 +26,47 @@ from torch import Tensor
 from lowland.energy import Energy, Sum, energy_values, value_and_score
 from lowland.samplers.kernel import per_row
 
-Learned = Mapping[str, Tensor]
+Statistics = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Score:
+class OutlierScore:
     """What all scores share. reads: what they ask of an energy, "energy" (E(x)), "noise" (E(x, σ)),
     "classes" (logits) or "terms" (the members of a sum); learns: whether they need reference
     points; batch: points scored together.
     """
 
     reads: ClassVar[str] = "energy"
-    learns: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
     batch: ClassVar[int] = 256
 
-    def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """What inliers x (N, *event) teach, and their labels (N,) if there are any."""
         return {}
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         """Outlier scores (B,) of points (B, *event)."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class PlainEnergy(Score):
+class PlainEnergy(OutlierScore):
     """E(x), the negative log-density up to a constant.
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> PlainEnergy().values(bowl, torch.tensor([[0.0, 2.0]]), {})
+    >>> PlainEnergy().compute(bowl, torch.tensor([[0.0, 2.0]]), {})
     tensor([4.])
     """
 
     batch: ClassVar[int] = 1024
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         return energy_values(energy, x)
 
 
 @dataclass(frozen=True)
-class Typicality(Score):
+class Typicality(OutlierScore):
     """|E(x) − median of E over inliers|: what is too likely is an outlier as well.
 
     In many dimensions inliers fill a shell of energies, and flat images may lie below it.
@@ -74,22 +74,22 @@ class Typicality(Score):
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> Typicality().values(bowl, torch.zeros(1, 2), {"median": torch.tensor(3.0)})
+    >>> Typicality().compute(bowl, torch.zeros(1, 2), {"median": torch.tensor(3.0)})
     tensor([3.])
     """
 
-    learns: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
     batch: ClassVar[int] = 1024
 
-    def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         return {"median": energy_values(energy, x).median()}
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
-        return (energy_values(energy, x) - learned["median"]).abs()
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
+        return (energy_values(energy, x) - statistics["median"]).abs()
 
 
 @dataclass(frozen=True)
-class GradientNorm(Score):
+class GradientNorm(OutlierScore):
     """‖∇E(x)‖₂: at the foot of a valley the slope is small.
 
     Source: Grathwohl et al. (2020), section 5.3 (approximate mass),
@@ -97,16 +97,16 @@ class GradientNorm(Score):
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> GradientNorm().values(bowl, torch.tensor([[3.0, 4.0]]), {})
+    >>> GradientNorm().compute(bowl, torch.tensor([[3.0, 4.0]]), {})
     tensor([10.])
     """
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         return _norm(value_and_score(energy, x)[1])
 
 
 @dataclass(frozen=True)
-class Descent(Score):
+class Descent(OutlierScore):
     """E(x_K) after K steps down, x_{k+1} = x_k − s √D ∇E / ‖∇E‖, inside the walls of a box.
 
     Noise on an inlier is gone after a few steps, another kind of thing is not. steps: K; step_size:
@@ -116,7 +116,7 @@ class Descent(Score):
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> Descent(steps=1, step_size=1.0).values(bowl, torch.tensor([[3.0, 0.0, 0.0, 0.0]]), {})
+    >>> Descent(steps=1, step_size=1.0).compute(bowl, torch.tensor([[3.0, 0.0, 0.0, 0.0]]), {})
     tensor([1.])
     """
 
@@ -130,7 +130,7 @@ class Descent(Score):
                 "correct them"
             )
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         length = self.step_size * math.sqrt(x[0].numel())
         for _ in range(self.steps):
             score = value_and_score(energy, x)[1]
@@ -140,8 +140,8 @@ class Descent(Score):
 
 
 @dataclass(frozen=True)
-class Background(Score):
-    """E(x) − E_0(x) with E_0 the law of single coordinates, N(μ_d, v_d), learned from inliers: a
+class Background(OutlierScore):
+    """E(x) − E_0(x) with E_0 the law of single coordinates, N(μ_d, v_d), fitted to inliers: a
     likelihood ratio.
 
     What bright or dark backgrounds add to the energy of everything is taken out again. Both must be
@@ -151,30 +151,30 @@ class Background(Score):
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> told = Background().learn(bowl, torch.tensor([[0.0, 1.0], [2.0, 3.0]]), None)
-    >>> told["mean"].tolist(), Background().values(bowl, torch.tensor([[1.0, 2.0]]), told).item() > 0
+    >>> statistics = Background().fit(bowl, torch.tensor([[0.0, 1.0], [2.0, 3.0]]), None)
+    >>> statistics["mean"].tolist(), Background().compute(bowl, torch.tensor([[1.0, 2.0]]), statistics).item() > 0
     ([1.0, 2.0], True)
     """
 
     floor: float = 0.1
-    learns: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
     batch: ClassVar[int] = 1024
 
-    def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         least = self.floor * (x - x.mean(0)).std()
         return {
             "mean": x.mean(0),
             "variance": x.var(0, correction=0).clamp_min(least.square().clamp_min(1e-12)),
         }
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
-        mean, variance = learned["mean"].to(x), learned["variance"].to(x)
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
+        mean, variance = statistics["mean"].to(x), statistics["variance"].to(x)
         terms = (x - mean).square() / (2 * variance) + (2 * math.pi * variance).log() / 2
         return energy_values(energy, x) - terms.flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
-class Multiscale(Score):
+class Multiscale(OutlierScore):
     """How far the slopes at several noise levels are from those of inliers, for an energy E(x, σ):
 
         f_l(x) = log ‖∇E(x, σ_l)‖,      score = (f − m)ᵀ C⁻¹ (f − m)
@@ -188,15 +188,15 @@ class Multiscale(Score):
 
     >>> import lowland
     >>> energy, x = lowland.DenoiserMLP(lowland.real(2), hidden=(8,)), torch.randn(50, 2)
-    >>> told = Multiscale((0.1, 1.0)).learn(energy, x, None)
-    >>> Multiscale((0.1, 1.0)).values(energy, torch.full((3, 2), 9.0), told).shape
+    >>> statistics = Multiscale((0.1, 1.0)).fit(energy, x, None)
+    >>> Multiscale((0.1, 1.0)).compute(energy, torch.full((3, 2), 9.0), statistics).shape
     torch.Size([3])
     """
 
     sigmas: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     shrinkage: float = 0.01
     reads: ClassVar[str] = "noise"
-    learns: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
     batch: ClassVar[int] = 128
 
     def __post_init__(self) -> None:
@@ -206,12 +206,12 @@ class Multiscale(Score):
                 "above 0 and a share above 0 are needed; correct them"
             )
 
-    def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         f = torch.cat([self._slopes(energy, part) for part in x.split(self.batch)])
         return gaussian(f, torch.zeros(len(f), dtype=torch.long, device=f.device), self.shrinkage)
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
-        return distance(self._slopes(energy, x), learned)
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
+        return distance(self._slopes(energy, x), statistics)
 
     def _slopes(self, energy: Energy, x: Tensor) -> Tensor:
         if not getattr(energy, "noise", False):
@@ -225,7 +225,7 @@ class Multiscale(Score):
 
 
 @dataclass(frozen=True)
-class EnsembleMean(Score):
+class EnsembleMean(OutlierScore):
     """Mean over the members of a sum of energies, each in its own unit: mean_k (E_k(x) − median_k)
     / deviation_k.
 
@@ -235,16 +235,16 @@ class EnsembleMean(Score):
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> told = EnsembleMean().learn(bowl + 5 * bowl, torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]), None)
-    >>> EnsembleMean().values(bowl + 5 * bowl, torch.tensor([[2.0, 0.0], [3.0, 0.0]]), told).tolist()
+    >>> statistics = EnsembleMean().fit(bowl + 5 * bowl, torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]), None)
+    >>> EnsembleMean().compute(bowl + 5 * bowl, torch.tensor([[2.0, 0.0], [3.0, 0.0]]), statistics).tolist()
     [0.0, 1.6666666269302368]
     """
 
     reads: ClassVar[str] = "terms"
-    learns: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
     batch: ClassVar[int] = 1024
 
-    def learn(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         found = self._each(energy, x)
         median = found.median(0).values
         return {
@@ -252,11 +252,11 @@ class EnsembleMean(Score):
             "deviation": (found - median).abs().median(0).values.clamp_min(1e-12),
         }
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
-        return self._standard(energy, x, learned).mean(1)
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
+        return self._standard(energy, x, statistics).mean(1)
 
-    def _standard(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
-        return (self._each(energy, x) - learned["median"].to(x)) / learned["deviation"].to(x)
+    def _standard(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
+        return (self._each(energy, x) - statistics["median"].to(x)) / statistics["deviation"].to(x)
 
     def _each(self, energy: Energy, x: Tensor) -> Tensor:
         return torch.stack([energy_values(member, x) for member in members(energy)], 1)
@@ -272,13 +272,13 @@ class Disagreement(EnsembleMean):
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> told = {"median": torch.zeros(2), "deviation": torch.ones(2)}
-    >>> round(Disagreement().values(bowl + 3 * bowl, torch.tensor([[1.0, 0.0]]), told).item(), 3)
+    >>> statistics = {"median": torch.zeros(2), "deviation": torch.ones(2)}
+    >>> round(Disagreement().compute(bowl + 3 * bowl, torch.tensor([[1.0, 0.0]]), statistics).item(), 3)
     0.0
     """
 
-    def values(self, energy: Energy, x: Tensor, learned: Learned) -> Tensor:
-        return self._standard(energy, x, learned).std(1)
+    def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
+        return self._standard(energy, x, statistics).std(1)
 
 
 def members(energy: Energy) -> list[Energy]:
@@ -311,9 +311,9 @@ def gaussian(f: Tensor, labels: Tensor, shrinkage: float) -> dict[str, Tensor]:
     return {"means": means, "precision": torch.linalg.inv(covariance + raised.diag())}
 
 
-def distance(f: Tensor, learned: Learned) -> Tensor:
+def distance(f: Tensor, statistics: Statistics) -> Tensor:
     """min_k (f − m_k)ᵀ P (f − m_k), (N,), for means (K, D) and precision P (D, D)."""
-    means, precision = learned["means"].to(f.device), learned["precision"].to(f.device)
+    means, precision = statistics["means"].to(f.device), statistics["precision"].to(f.device)
     rest = f.double().unsqueeze(1) - means
     return torch.einsum("nkd,de,nke->nk", rest, precision, rest).amin(1)
 

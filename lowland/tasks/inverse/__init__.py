@@ -1,6 +1,6 @@
 """Restore what was measured badly: operators, likelihoods, posterior draws, MAP estimates."""
 
-from lowland.tasks.inverse.map import Peak, most_likely
+from lowland.tasks.inverse.map import MAPEstimate, map_estimate
 from lowland.tasks.inverse.operators import (
     BlockAverage,
     Blur,
@@ -13,28 +13,28 @@ from lowland.tasks.inverse.operators import (
     Projection,
     Stride,
 )
-from lowland.tasks.inverse.posterior import Hidden, Likelihood, Restoration
-from lowland.tasks.inverse.progressive import clean_draws, progressive
-from lowland.tasks.inverse.restore import resample, restore
+from lowland.tasks.inverse.posterior import ClampedEnergy, Likelihood, Restoration
+from lowland.tasks.inverse.restore import importance_resample, restore
+from lowland.tasks.inverse.split_gibbs import clean_draws, split_gibbs_sample
 
 __all__ = [
     "BlockAverage",
     "Blur",
+    "ClampedEnergy",
     "Composed",
     "Fourier",
-    "Hidden",
     "Identity",
     "Likelihood",
     "Linear",
+    "MAPEstimate",
     "Mask",
     "Operator",
-    "Peak",
     "Projection",
     "Restoration",
     "Stride",
     "clean_draws",
-    "most_likely",
-    "progressive",
-    "resample",
+    "importance_resample",
+    "map_estimate",
     "restore",
+    "split_gibbs_sample",
 ]

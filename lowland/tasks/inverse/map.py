@@ -35,15 +35,15 @@ from lowland.tasks.inverse.posterior import (
 HALVINGS = 40  # of τ in one step: 10⁻¹² of where it stood
 
 
-class Peak(NamedTuple):
-    """x (B, *event), energy (B,) under prior and measurement, steps taken, settled (B,): whether a
+class MAPEstimate(NamedTuple):
+    """x (B, *event), energy (B,) under prior and measurement, steps taken, converged (B,): whether a
     row stopped by itself.
     """
 
     x: Tensor
     energy: Tensor
     steps: int
-    settled: Tensor
+    converged: Tensor
 
     def restoration(self) -> Restoration:
         """The peak as a restoration of one draw: the mean is the point itself, the spread is 0, for
@@ -52,7 +52,7 @@ class Peak(NamedTuple):
         return Restoration.of(self.x.unsqueeze(0))
 
 
-def most_likely(
+def map_estimate(
     prior: Energy,
     operator: Measure,
     y: Tensor,
@@ -62,7 +62,7 @@ def most_likely(
     steps: int = 500,
     tolerance: float = 1e-4,
     progress: Callable[[int], object] | None = None,
-) -> Peak:
+) -> MAPEstimate:
     """Descend from `start` to a point of largest posterior density given y = A x + σ ε (maximum a
     posteriori).
 
@@ -79,8 +79,8 @@ def most_likely(
     >>> import torch
     >>> from lowland.targets import Gaussian
     >>> from lowland.tasks import Identity
-    >>> found = most_likely(Gaussian(), Identity(), torch.ones(1, 2), 1.0, start=torch.zeros(1, 2))
-    >>> found.x.round(decimals=3), bool(found.settled)
+    >>> found = map_estimate(Gaussian(), Identity(), torch.ones(1, 2), 1.0, start=torch.zeros(1, 2))
+    >>> found.x.round(decimals=3), bool(found.converged)
     (tensor([[0.5000, 0.5000]]), True)
     """
     prior, fit = lift(prior), Likelihood(operator, y, sigma)
@@ -105,7 +105,7 @@ def most_likely(
         settled, taken = settled | stopped, taken + 1
         if progress is not None:
             progress(1)
-    return Peak(x, value_and_score(prior, x)[0] + fit(x), taken, settled)
+    return MAPEstimate(x, value_and_score(prior, x)[0] + fit(x), taken, settled)
 
 
 def _step(

@@ -208,16 +208,16 @@ class Stride(Operator):
 
 @dataclass(frozen=True)
 class Blur(Operator):
-    """Convolution of images (B, C, H, W) with a Gaussian of `spread` pixels, cut off at three of
+    """Convolution of images (B, C, H, W) with a Gaussian of deviation `sigma` pixels, cut off at three of
     them; zeros lie around.
     """
 
-    spread: float
+    sigma: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.spread < math.inf:
+        if not 0 < self.sigma < math.inf:
             raise ValueError(
-                f"the spread is {self.spread}; a blur has a width above 0 pixels; 1.0 is mild"
+                f"sigma is {self.sigma}; a blur has a width above 0 pixels; 1.0 is mild"
             )
 
     def A(self, x: Tensor) -> Tensor:
@@ -228,9 +228,9 @@ class Blur(Operator):
         """The smear along one axis as a symmetric matrix (side, side): products are faster here
         than convolutions.
         """
-        reach = math.ceil(3 * self.spread)
+        reach = math.ceil(3 * self.sigma)
         line = torch.softmax(
-            -0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / self.spread).square(), 0
+            -0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / self.sigma).square(), 0
         )
         places = torch.arange(side)
         apart = places - places.unsqueeze(1)

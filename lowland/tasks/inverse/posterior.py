@@ -6,7 +6,7 @@ For y = A x + σ ε with Gaussian noise, Bayes' rule is a sum of energies,
 
 (The factor is 1 / 2σ², so the drift carries ∇‖·‖² / 2σ² and not twice that.) Without noise, σ = 0,
 there is no such sum: what was seen is held, and the energy is one of the hidden numbers alone
-(`Hidden`).
+(`ClampedEnergy`).
 """
 
 import math
@@ -46,7 +46,7 @@ class Likelihood(Energy):
         return Likelihood(self.operator, self.y[index], self.sigma)
 
 
-class Hidden(Energy):
+class ClampedEnergy(Energy):
     """The energy of the hidden numbers u (B, n) alone, what was seen being held: E(x) with x = y
     where known and u elsewhere.
 
@@ -55,8 +55,8 @@ class Hidden(Energy):
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1), lowland.real(3))
-    >>> hidden = Hidden(bowl, torch.tensor([True, False, False]), torch.tensor([[2.0, 0.0, 0.0]]))
-    >>> hidden.domain.shape, hidden(torch.ones(1, 2)), hidden.whole(torch.ones(1, 2))
+    >>> hidden = ClampedEnergy(bowl, torch.tensor([True, False, False]), torch.tensor([[2.0, 0.0, 0.0]]))
+    >>> hidden.domain.shape, hidden(torch.ones(1, 2)), hidden.extend(torch.ones(1, 2))
     ((2,), tensor([6.]), tensor([[2., 1., 1.]]))
     """
 
@@ -75,24 +75,24 @@ class Hidden(Energy):
         self.energy, self.known, self.y = energy, known, y
         self.register_buffer("places", places, persistent=False)
 
-    def whole(self, u: Tensor) -> Tensor:
+    def extend(self, u: Tensor) -> Tensor:
         """Points (B, *event) with these hidden numbers."""
         return self.y.to(u).flatten(1).index_copy(1, self.places, u).view(len(u), *self.y.shape[1:])
 
-    def part(self, x: Tensor) -> Tensor:
+    def restrict(self, x: Tensor) -> Tensor:
         """The hidden numbers of points (B, *event)."""
         return x.flatten(1)[:, self.places]
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.energy(self.whole(x))
+        return self.energy(self.extend(x))
 
     def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         """Energies (B,), and the scores of the hidden numbers."""
-        value, score = differentiate(self.energy, self.whole(x))
-        return value, self.part(score)
+        value, score = differentiate(self.energy, self.extend(x))
+        return value, self.restrict(score)
 
-    def rows(self, index: Tensor) -> "Hidden":
-        return Hidden(self.energy.rows(index), self.known, self.y[index])
+    def rows(self, index: Tensor) -> "ClampedEnergy":
+        return ClampedEnergy(self.energy.rows(index), self.known, self.y[index])
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Restoration:
     """
 
     mean: Tensor
-    spread: Tensor
+    std: Tensor
     draws: Tensor
 
     @classmethod

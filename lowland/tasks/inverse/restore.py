@@ -5,8 +5,8 @@ Sampling from their sum gives not one answer but many: their mean is the best gu
 their spread says where the guess is worth nothing. Three ways lead there:
 
     restore        chains under E(x) + ‖A x − y‖² / 2σ², from draws of the prior if there are any
-    progressive    down the levels of an energy of noise E(x, σ), the measurement held
-    most_likely    no draws: the one point of largest posterior density
+    split_gibbs_sample  down the levels of an energy of noise E(x, σ), the measurement held
+    map_estimate    no draws: the one point of largest posterior density
 """
 
 import math
@@ -20,7 +20,7 @@ from lowland.samplers import Sampler, anneal
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.generate import jump
 from lowland.tasks.inverse.posterior import (
-    Hidden,
+    ClampedEnergy,
     Likelihood,
     Measure,
     Restoration,
@@ -31,25 +31,30 @@ from lowland.tasks.inverse.posterior import (
     seen,
 )
 
-NEAR = 1e-3  # noise at which a bank is searched where the measurement has none
+NEAR = 1e-3  # noise at which prior samples are searched where the measurement has none
 
 
-def resample(
-    bank: Tensor, operator: Measure, y: Tensor, sigma: float, draws: int, generator: torch.Generator
+def importance_resample(
+    prior_samples: Tensor,
+    operator: Measure,
+    y: Tensor,
+    sigma: float,
+    draws: int,
+    generator: torch.Generator,
 ) -> Tensor:
-    """For each measurement `draws` of the bank's points that explain it, by importance resampling:
+    """For each measurement `draws` of the prior's samples that explain it, by importance resampling:
     indices (draws, B).
 
-        w_ij ∝ exp(−β_j ‖A x_i − y_j‖² / 2σ²),      x_i from the bank, draws of the prior
+        w_ij ∝ exp(−β_j ‖A x_i − y_j‖² / 2σ²),      x_i draws of the prior
 
     β_j is the largest number up to 1 at which the weights are worth at least `draws` points
-    (effective sample size); with a bank large enough it is 1 and the resampled points are draws of
+    (effective sample size); with enough prior samples it is 1 and the resampled points are draws of
     the posterior. Source: Gordon, Salmond & Smith (1993), https://doi.org/10.1049/ip-f-2.1993.0015;
     tempering after Del Moral et al. (2006)
     """
-    loss = torch.cdist(y.flatten(1).double(), operator(bank).flatten(1).double()).square() / (
-        2 * sigma**2
-    )  # (B, bank)
+    loss = torch.cdist(
+        y.flatten(1).double(), operator(prior_samples).flatten(1).double()
+    ).square() / (2 * sigma**2)  # (B, N)
     loss -= loss.min(1, keepdim=True).values
     low, high = torch.zeros_like(loss[:, :1]), torch.ones_like(loss[:, :1])
     for _ in range(30):
@@ -73,9 +78,9 @@ def restore(
     steps: int = 500,
     draws: int = 1,
     start: Tensor | None = None,
-    bank: Tensor | None = None,
+    prior_samples: Tensor | None = None,
     temperatures: Sequence[float] = (1.0,),
-    jump_sigma: float = 0.0,
+    denoise_sigma: float = 0.0,
     progress: Callable[[int], object] | None = None,
 ) -> Restoration:
     """Draw from the posterior of x given y = A x + σ ε, `draws` chains for each row of y.
@@ -84,11 +89,11 @@ def restore(
     *measured); sigma: noise of the measurement; 0 holds what was seen through a Mask or a Stride
     exactly as it was, and chains move the hidden numbers alone, under E of them given the rest;
     start: (B, *event), where the chains begin; draws of the domain's starting law unless given;
-    bank (N, *event): draws of the prior instead, from which each chain takes one that explains its
-    measurement (`resample`), so that chains begin in the right mode and need not find it;
+    prior_samples (N, *event): draws of the prior instead, from which each chain takes one that explains its
+    measurement (`importance_resample`), so that chains begin in the right mode and need not find it;
     temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them.
     Ending at 1 gives draws of the posterior as far as the chains mix; from hot to 1 they mix
-    better; jump_sigma: noise level of the data that the prior was trained on, removed from every
+    better; denoise_sigma: noise level of the data that the prior was trained on, removed from every
     draw by a last `jump` (the prior is then that of noisy points, so draws are those of a smoothed
     posterior: good guesses, but biased where the measurement is finer than that noise).
 
@@ -105,16 +110,16 @@ def restore(
     True
     """
     prior = lift(prior)
-    _check(prior, y, sigma, draws, start, bank, temperatures, jump_sigma)
+    _check(prior, y, sigma, draws, start, prior_samples, temperatures, denoise_sigma)
     check_arguments(steps, generator, y)
     wide = y.repeat(draws, *[1] * (y.dim() - 1))
-    if bank is not None:
-        check_points(prior, bank)
-        check_operator(operator, bank, y)
-        chosen = resample(
-            jump(prior, bank, jump_sigma), operator, y, sigma or NEAR, draws, generator
+    if prior_samples is not None:
+        check_points(prior, prior_samples)
+        check_operator(operator, prior_samples, y)
+        chosen = importance_resample(
+            jump(prior, prior_samples, denoise_sigma), operator, y, sigma or NEAR, draws, generator
         )
-        x = bank[chosen].flatten(0, 1)
+        x = prior_samples[chosen].flatten(0, 1)
     elif start is None:
         x = prior.domain.draw(draws * len(y), generator, dtype=y.dtype)
     else:
@@ -131,11 +136,11 @@ def restore(
                 generator=generator,
                 progress=progress,
             )[-1].x
-        found = jump(prior, x, jump_sigma)
+        found = jump(prior, x, denoise_sigma)
     else:
-        hidden = Hidden(prior, *seen(operator, wide))
-        u = hidden.part(x)
-        check_points(prior, hidden.whole(u))
+        hidden = ClampedEnergy(prior, *seen(operator, wide))
+        u = hidden.restrict(x)
+        check_points(prior, hidden.extend(u))
         with of_one_dtype(prior, u):
             u = anneal(
                 [hidden / t for t in temperatures],
@@ -145,7 +150,7 @@ def restore(
                 generator=generator,
                 progress=progress,
             )[-1].x
-        found = hidden.whole(hidden.part(jump(prior, hidden.whole(u), jump_sigma)))
+        found = hidden.extend(hidden.restrict(jump(prior, hidden.extend(u), denoise_sigma)))
     return Restoration.of(found.view(draws, len(y), *found.shape[1:]))
 
 
@@ -155,30 +160,30 @@ def _check(
     sigma: float,
     draws: int,
     start: Tensor | None,
-    bank: Tensor | None,
+    prior_samples: Tensor | None,
     temperatures: Sequence[float],
-    jump_sigma: float,
+    denoise_sigma: float,
 ) -> None:
     check_noise(sigma)
     check_measured(y)
-    if not 0 <= jump_sigma < math.inf:
+    if not 0 <= denoise_sigma < math.inf:
         raise ValueError(
-            f"jump_sigma is {jump_sigma}; a noise level is finite and at least 0; 0 is no jump"
+            f"denoise_sigma is {denoise_sigma}; a noise level is finite and at least 0; 0 is no jump"
         )
     if getattr(prior, "noise", False):
         raise ValueError(
             f"{type(prior).__name__} is an energy of point and noise level; chains walk under one "
             "of the point alone; bind a level with energy.given(0.1), or follow all of them with "
-            "progressive(...)"
+            "split_gibbs_sample(...)"
         )
     if draws < 1:
         raise ValueError(
             f"draws is {draws}; at least 1 is needed; more give a better mean and a spread"
         )
-    if bank is not None and (start is not None or not len(bank)):
+    if prior_samples is not None and (start is not None or not len(prior_samples)):
         raise ValueError(
-            f"a bank of {len(bank)} points came with {'no' if start is None else 'a'} start; "
-            "chains begin at points of the one or at the other; pass a bank that holds points, or "
+            f"{len(prior_samples)} prior samples came with {'no' if start is None else 'a'} start; "
+            "chains begin at points of the one or at the other; pass prior samples, or "
             "a start"
         )
     rows = len(y) if start is None else len(start)

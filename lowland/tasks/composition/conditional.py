@@ -7,7 +7,7 @@ energy E([x, y]) on the pairs. With the question held it *is* the conditional en
     E(y | x) = E([x, y]) + log Z(x),      p(y | x) ∝ exp(−E([x, y])),
 
 for the normaliser is the same for all answers. So nothing new has to be learned, any part of a
-point may be the question, and to answer is to restore what a mask hides, without noise (`Hidden`).
+point may be the question, and to answer is to restore what a mask hides, without noise (`ClampedEnergy`).
 Answers are draws, so there is a spread as well as a mean.
 
 With an energy of noise, E([x, y], σ), answers come down the levels. At each the question has its
@@ -30,22 +30,22 @@ from torch import Tensor
 from lowland.energy import Energy, frozen, lift
 from lowland.samplers import Sampler, normal_like
 from lowland.tasks.composition.compose import anneal_composed, of_noise, sample_composed
-from lowland.tasks.inverse.map import most_likely
+from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity, Mask
-from lowland.tasks.inverse.posterior import Hidden, Restoration
-from lowland.tasks.inverse.progressive import clean_draws, progressive
+from lowland.tasks.inverse.posterior import ClampedEnergy, Restoration
+from lowland.tasks.inverse.split_gibbs import clean_draws, split_gibbs_sample
 
 NOWHERE = 1e6  # the σ of a measurement that says nothing
 PART = 256  # answers that are made at a time
 
 
-def predict(
+def conditional_sample(
     energy: Energy | Callable[..., Tensor],
     x: Tensor,
     known: Tensor,
     *,
     generator: torch.Generator,
-    method: Literal["sample", "descend", "progressive"] = "sample",
+    method: Literal["sample", "map", "denoise"] = "sample",
     sigmas: Sequence[float] = (),
     draws: int = 1,
     steps: int = 500,
@@ -60,11 +60,11 @@ def predict(
     energy: of whole points; known: bool, True where x is to be believed, agreeing with the event
     from the right (so (channels, 1, 1) tells channels apart); what x holds elsewhere is ignored.
     For an energy of x alone: steps of chains with an accept step, unless a sampler is named that
-    has none, or, with method "descend", of descent to one likely answer; both begin at start (B,
+    has none, or, with method "map", of descent to one likely answer; both begin at start (B,
     *event), or at draws of the domain's starting law. For an energy of noise E([x, y], σ): sigmas,
     its falling levels, among which steps are divided, with final steps in the last
     (`anneal_composed`; noise knows no walls, nothing is clamped to a box); or, with method
-    "progressive", a few gradients for each (`tasks.progressive`), which has a bias where question
+    "denoise", a few gradients for each (`tasks.split_gibbs_sample`), which has a bias where question
     and answer are as wide as the noise, but finds fine pictures sooner; for an energy E(y | x, σ)
     it is one step a level (`clean_draws`), with no such bias. What is known comes back as it was,
     without spread.
@@ -75,18 +75,18 @@ def predict(
     >>> from lowland.targets import Gaussian
     >>> both = Gaussian((0.0, 0.0), ((1.0, 0.8), (0.8, 1.0)))  # y given x is N(0.8 x, 0.36)
     >>> g, x = torch.Generator().manual_seed(0), torch.tensor([[2.0, 0.0]])
-    >>> found = predict(both, x, torch.tensor([True, False]), generator=g, draws=500, steps=50)
-    >>> bool((found.mean[0, 1] - 1.6).abs() < 0.2), bool((found.spread[0, 1] - 0.6).abs() < 0.1), found.spread[0, 0].item()
+    >>> found = conditional_sample(both, x, torch.tensor([True, False]), generator=g, draws=500, steps=50)
+    >>> bool((found.mean[0, 1] - 1.6).abs() < 0.2), bool((found.std[0, 1] - 0.6).abs() < 0.1), found.std[0, 0].item()
     (True, True, 0.0)
     """
     energy = lift(energy)
     noisy = of_noise(energy)
-    fits = method in (("sample", "progressive") if noisy else ("sample", "descend"))
+    fits = method in (("sample", "denoise") if noisy else ("sample", "map"))
     if draws < 1 or not fits or noisy != bool(len(sigmas)):
         raise ValueError(
-            f"predict was given {draws} draws, method {method!r} and {len(sigmas)} noise levels "
+            f"conditional_sample was given {draws} draws, method {method!r} and {len(sigmas)} noise levels "
             f"for an energy of {'noise' if noisy else 'x alone'}; draws are at least 1, and levels "
-            "belong to an energy of noise, which is sampled ('sample' or 'progressive'); correct "
+            "belong to an energy of noise, which is sampled ('sample' or 'denoise'); correct "
             "them, or bind a level with energy.given(sigma)"
         )
     own: Tensor | None = getattr(energy, "asked", None)
@@ -96,19 +96,19 @@ def predict(
             f"{list(cast(Any, energy).question)} along the first axis; it learned to answer that "
             "one alone; pass known = ~energy.asked"
         )
-    if method == "progressive" and own is not None:
+    if method == "denoise" and own is not None:
         return _answers(_cleaned(energy, x, known, sigmas, draws, generator, progress), known)
-    if method == "progressive":
+    if method == "denoise":
         mask, high, low, levels = Mask(known), max(sigmas), min(sigmas), len(sigmas)
         shown, more = mask.A(x), {"generator": generator, "draws": draws, "progress": progress}
-        found = progressive(
+        found = split_gibbs_sample(
             energy,
             mask,
             shown,
             0.0,
             sigma_max=high,
             sigma_min=low,
-            levels=levels,
+            num_levels=levels,
             **cast(Any, more),
         )
         return _answers(found.draws, known)
@@ -117,12 +117,14 @@ def predict(
     if noisy:
         places = _noised(seen, sigmas, generator) if own is None else [seen] * len(sigmas)
         path = [
-            Hidden(energy.given(sigma), known, there)
+            ClampedEnergy(energy.given(sigma), known, there)
             for sigma, there in zip(sigmas, places, strict=True)
         ]
         held, own = path[-1], getattr(energy, "start", None)
         begun = seen + sigmas[0] * normal_like(seen, generator)
-        begin = held.part(begun if own is None else cast(Any, own)(len(rows), sigmas[0], generator))
+        begin = held.restrict(
+            begun if own is None else cast(Any, own)(len(rows), sigmas[0], generator)
+        )
         u = anneal_composed(
             path,
             sigmas,
@@ -133,20 +135,20 @@ def predict(
             sampler=sampler,
             progress=progress,
         ).x
-        return _answers(held.whole(u).view(draws, *x.shape), known)
-    held = Hidden(energy, known, seen)
+        return _answers(held.extend(u).view(draws, *x.shape), known)
+    held = ClampedEnergy(energy, known, seen)
     u = (
         held.domain.draw(len(rows), generator, dtype=x.dtype)
         if start is None
-        else held.part(start[rows])
+        else held.restrict(start[rows])
     )
     if method == "sample":
         u = sample_composed(
             held, u, steps, generator=generator, sampler=sampler, progress=progress
         ).x
     else:
-        u = most_likely(held, Identity(), u, NOWHERE, start=u, steps=steps, progress=progress).x
-    return _answers(held.whole(u).view(draws, *x.shape), known)
+        u = map_estimate(held, Identity(), u, NOWHERE, start=u, steps=steps, progress=progress).x
+    return _answers(held.extend(u).view(draws, *x.shape), known)
 
 
 def _cleaned(
@@ -185,7 +187,7 @@ def _answers(draws: Tensor, known: Tensor) -> Restoration:
     """Draws with their mean and spread; what is known to the last bit in the mean, too."""
     found = Restoration.of(draws)
     return Restoration(
-        torch.where(known, draws[0], found.mean), torch.where(known, 0.0, found.spread), draws
+        torch.where(known, draws[0], found.mean), torch.where(known, 0.0, found.std), draws
     )
 
 

@@ -54,7 +54,7 @@ DEGREE = 24  # of the polynomial that takes a square root of an operator
 FINAL = 0.7  # of s / ‖A‖, the largest level at which the sampler is exact: where levels end
 
 
-def progressive(
+def split_gibbs_sample(
     prior: Energy,
     operator: Measure,
     y: Tensor,
@@ -63,8 +63,8 @@ def progressive(
     generator: torch.Generator,
     sigma_max: float,
     sigma_min: float,
-    levels: int = 20,
-    inner: int = 6,
+    num_levels: int = 20,
+    denoise_steps: int = 6,
     draws: int = 1,
     start: Tensor | None = None,
     sampler: Sampler | None = None,
@@ -80,13 +80,13 @@ def progressive(
     A; y (B, *measured); sigma: noise of the measurement, which may be 0 where A A_T is a multiple
     of the identity (masks, strides, block averages): draws then explain the measurement exactly;
     sigma_max: the first level, a few times the spread of the data; sigma_min: noise that is too
-    small to matter, from which points jump to σ = 0; levels: how many passes; inner: noise levels
+    small to matter, from which points jump to σ = 0; num_levels: how many passes; denoise_steps: noise levels
     that one pass takes from its z to x; start (B, *event): clean points at which the first pass
     begins, draws of the first level unless given.
 
     Two errors fall with two settings: means lag behind as the measurement comes into focus (like 1
-    / levels), and draws of a pass are a little narrow (like 1 / inner): on Gaussians and mixtures
-    half of which is hidden, intervals of 90 % cover 80 to 84 % with inner = 3 and 89 to 91 % with
+    / num_levels), and draws of a pass are a little narrow (like 1 / denoise_steps): on Gaussians and mixtures
+    half of which is hidden, intervals of 90 % cover 80 to 84 % with denoise_steps = 3 and 89 to 91 % with
     6, at 20 levels. sampler, steps: chains that walk on from where the levels end, under E(x,
     sigma_min) + ‖A x − y‖² / 2σ² with σ > 0, which take both away as far as they mix; none unless
     given.
@@ -94,7 +94,7 @@ def progressive(
     Chains move in parts of `batch`; progress hears 1 after each pass of each part; precision
     ("float32" or "bfloat16"): of the network's matrix products on the way down. Noise knows no
     walls, so draws may lie a little outside a box; expected clean points are taken to its walls.
-    Cost: levels · inner gradients per draw.
+    Cost: num_levels · denoise_steps gradients per draw.
 
     Raises ValueError for a noise below 0, or of 0 with another operator, levels that do not fall,
     an energy that knows no noise, shapes that A cannot relate, an operator that is not linear, a
@@ -104,11 +104,19 @@ def progressive(
     >>> from lowland.tasks import Identity
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2), lowland.real(2))  # data N(0, 1)
     >>> g = torch.Generator().manual_seed(0)
-    >>> found = progressive(normal, Identity(), torch.ones(1, 2), 1.0, generator=g, sigma_max=5.0, sigma_min=0.01, draws=2000)
-    >>> bool((found.mean - 0.5).abs().max() < 0.1), bool((found.spread - 0.5**0.5).abs().max() < 0.1)
+    >>> found = split_gibbs_sample(normal, Identity(), torch.ones(1, 2), 1.0, generator=g, sigma_max=5.0, sigma_min=0.01, draws=2000)
+    >>> bool((found.mean - 0.5).abs().max() < 0.1), bool((found.std - 0.5**0.5).abs().max() < 0.1)
     (True, True)
     """
-    _check(prior, y, sigma, (sigma_max, sigma_min), (levels, inner, draws, batch), generator, start)
+    _check(
+        prior,
+        y,
+        sigma,
+        (sigma_max, sigma_min),
+        (num_levels, denoise_steps, draws, batch),
+        generator,
+        start,
+    )
     _check_way(sampler, steps, sigma, precision)
     shape = prior.domain.shape if start is None else tuple(start.shape[1:])
     like = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype).to(
@@ -119,7 +127,7 @@ def progressive(
     check_linear(linear, like)
     _check_hears(prior, like, sigma_max, sigma_min)
     see = _Seeing(linear, like, sigma)
-    outer, inner = see.levels(sigma_max, sigma_min, levels, inner)
+    outer, denoise_steps = see.levels(sigma_max, sigma_min, num_levels, denoise_steps)
     found = []
     with frozen(prior):
         for part in torch.arange(draws * len(y), device=y.device).split(batch):
@@ -134,7 +142,7 @@ def progressive(
                 hold = (
                     None if sigma_k * see.norm <= sigma else partial(see.hold, y[rows], generator)
                 )
-                ladder = _ladder(sigma_k, sigma_min, inner)
+                ladder = _ladder(sigma_k, sigma_min, denoise_steps)
                 x = clean_draws(
                     prior, z, ladder, generator=generator, precision=precision, hold=hold
                 )
@@ -230,16 +238,18 @@ class _Seeing:
             )
 
     def levels(
-        self, high: float, low: float, count: int, inner: int
+        self, high: float, low: float, count: int, denoise_steps: int
     ) -> tuple[tuple[float, ...], int]:
         """Falling levels of the passes, and the levels inside each; one pass where everything is
         seen with noise.
         """
         exact = self.sigma / self.norm
         if self.all and exact > low:
-            return (exact,), max(6 * inner, 2)
+            return (exact,), max(6 * denoise_steps, 2)
         last = max(FINAL * exact, low)
-        return (karras_sigmas(high, last, count) if count > 1 and high > last else (last,)), inner
+        return (
+            karras_sigmas(high, last, count) if count > 1 and high > last else (last,)
+        ), denoise_steps
 
     def z(self, x: Tensor, y: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
         """A draw of z given x and y at a level."""
@@ -348,7 +358,7 @@ def _check(
     high, low = levels
     if not (0 < low < high < math.inf) or min(counts) < 1:
         raise ValueError(
-            f"levels from {high} to {low} came, with levels, inner, draws and batch of {counts}; "
+            f"levels from {high} to {low} came, with num_levels, denoise_steps, draws and batch of {counts}; "
             "sigma_max > sigma_min > 0 and at least 1 of each are needed; correct them"
         )
     if start is not None:
