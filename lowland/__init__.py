@@ -42,8 +42,8 @@ _HOMES = {
     "lowland.interop": "to_arviz to_pyod to_pytorch_ood",
     "lowland.training": "fit greedy grow",
     "lowland.tasks": (
-        "LabelGuidance Detector Identity Mask PurifiedClassifier Restoration soft_not compose edit interpolate "
-        "predict purify restore sample_composed"
+        "Detector Identity LabelGuidance Mask PurifiedClassifier Restoration compose conditional_sample "
+        "edit interpolate purify restore sample_composed soft_not"
     ),
     "lowland.data": "Dataset load_data",
     "lowland.config": "Recipe read_recipe",
