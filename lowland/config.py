@@ -58,10 +58,10 @@ class Data(BaseModel):
         ge=0,
         description="of the division and of a fixed draw; the seed of the run if left out",
     )
-    binarise: Literal["threshold", "stochastic", "fixed"] | None = Field(
+    binarize: Literal["threshold", "stochastic", "fixed"] | None = Field(
         None, description="make grey images binary: 1 above 0.5; drawn anew each time; drawn once"
     )
-    standardise: bool | None = Field(
+    standardize: bool | None = Field(
         None, description="tables and arrays: subtract the mean, divide by the deviation"
     )
 
@@ -291,9 +291,9 @@ class Recipe(BaseModel):
             for name in ("noise", "dequantise", "margin")
             if getattr(self.training, name, 0)
         ]
-        if self.data.binarise and spread:
+        if self.data.binarize and spread:
             raise ValueError(
-                f"data.binarise is {self.data.binarise!r} and {' and '.join(spread)} would move "
+                f"data.binarize is {self.data.binarize!r} and {' and '.join(spread)} would move "
                 "the data off 0 and 1; binary data have no grey levels to spread; leave out one "
                 "or the other"
             )

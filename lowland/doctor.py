@@ -57,7 +57,7 @@ def _devices() -> list[str]:
 
 
 def _data(root: str | Path | None) -> list[str]:
-    from lowland.data import available, data_roots
+    from lowland.data import data_roots, list_datasets
 
     lines = [
         f"  looks in   {path} ({'found' if path.is_dir() else 'not there'})"
@@ -68,7 +68,7 @@ def _data(root: str | Path | None) -> list[str]:
     fetched = "missing: `lowland train` downloads it, or put its files in ROOT/{}"
     missing = {name: fetched.format(name) for name in ("mnist", "fashion-mnist", "cifar10")}
     missing["cifar10-jpeg"] = "missing: put train.parquet and test.parquet in ROOT/cifar10-jpeg"
-    for name, about in available().items():
+    for name, about in list_datasets().items():
         places = [path / name for path in data_roots(root) if (path / name).is_dir()]
         where = (
             f"found in {places[0]}"

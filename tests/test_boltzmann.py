@@ -635,7 +635,7 @@ def test_tempered_chains_keep_their_replicas_between_updates() -> None:
 
 def recipe(**changes: Any) -> dict[str, Any]:
     values = {
-        "data.binarise": "threshold", "energy.hidden": 12, "training.steps": 60, "training.batch": 20,
+        "data.binarize": "threshold", "energy.hidden": 12, "training.steps": 60, "training.batch": 20,
         "training.log_every": 10, "training.checkpoint_every": 20, "objective.chains": 24, "objective.capacity": 24,
     }  # fmt: skip
     return lowland.read_recipe("digits-rbm", values | changes).plain()
@@ -648,7 +648,7 @@ VARIANTS = {
         "training.precision": "bfloat16",
         "training.weight_decay": 1e-3,
     },
-    "stochastic": {"data.binarise": "stochastic"},
+    "stochastic": {"data.binarize": "stochastic"},
     "labels": {"energy.classes": 10, "objective.resample": True},
     "cd": {"objective": {"name": "CD", "steps": 2}},
     "tempering": {

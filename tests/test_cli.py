@@ -236,13 +236,13 @@ def test_doctor_says_what_is_here_and_what_is_missing(
     monkeypatch.delenv("LOWLAND_DATA", raising=False)
     from importlib.util import find_spec
 
-    from lowland.data import available
+    from lowland.data import list_datasets
 
     status, out, _ = command("doctor")
     assert status == 0
     for word in ("python", "torch", "numpy", "lowland", "cpu", "cuda", "LOWLAND_DATA"):
         assert word in out
-    assert all(f"  {name} " in out for name in available())
+    assert all(f"  {name} " in out for name in list_datasets())
     if find_spec("pyarrow") is None:
         assert "missing" in out and "pip install 'lowland[parquet]'" in out
 

@@ -280,7 +280,7 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
         (("compose", "plain", "--weights", "nan"), r"1 weights \(nan\)"),
         (
             ("compose", "moons", "shifted", "--out", "x.npy"),
-            "were standardised differently; one x must mean the same",
+            "were standardized differently; one x must mean the same",
         ),
         (("edit", "plain", "a.png", "--label", "3", "--out", "x.gif"), "x.gif was to hold"),
         (

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lowland.data import Batches, DataError, Dataset, Split, available, check_data, load_data
-from lowland.data.toys import TOYS
+from lowland.data import Batches, DataError, Dataset, Split, check_data, list_datasets, load_data
+from lowland.data.planar import PLANAR_DENSITIES
 from lowland.domain import box
 
 N = 40_000  # points per toy; every z below allows |z| < 5 at a fixed seed
@@ -23,31 +23,31 @@ def z_of(values: torch.Tensor, truth: float) -> float:
 # --------------------------------------------------------------------------------------------- toys
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("name", PLANAR_DENSITIES)
 def test_toy_has_mean_zero_and_mean_variance_one(name: str) -> None:
-    x, _ = TOYS[name](N, torch.Generator().manual_seed(1))
+    x, _ = PLANAR_DENSITIES[name](N, torch.Generator().manual_seed(1))
     x = x.double()
     assert all(abs(z_of(x[:, i], 0.0)) < 5 for i in range(2))
     assert abs(z_of(x.square().sum(1) / 2, 1.0)) < 5
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("name", PLANAR_DENSITIES)
 def test_a_scale_three_percent_off_is_noticed(name: str) -> None:
-    x, _ = TOYS[name](N, torch.Generator().manual_seed(1))
+    x, _ = PLANAR_DENSITIES[name](N, torch.Generator().manual_seed(1))
     assert abs(z_of((0.97 * x.double()).square().sum(1) / 2, 1.0)) > 5
 
 
-@pytest.mark.parametrize("name", [name for name, toy in TOYS.items() if toy.classes])
+@pytest.mark.parametrize("name", [name for name, toy in PLANAR_DENSITIES.items() if toy.classes])
 def test_toy_labels_are_uniform(name: str) -> None:
-    _, y = TOYS[name](N, torch.Generator().manual_seed(2))
+    _, y = PLANAR_DENSITIES[name](N, torch.Generator().manual_seed(2))
     assert y is not None
-    classes = TOYS[name].classes
+    classes = PLANAR_DENSITIES[name].classes
     assert set(y.tolist()) == set(range(classes))
     assert all(abs(z_of((y == k).double(), 1 / classes)) < 5 for k in range(classes))
 
 
 def raw(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    toy = TOYS[name]
+    toy = PLANAR_DENSITIES[name]
     x, y = toy(N, torch.Generator().manual_seed(3))
     return x * toy.scale + torch.tensor(toy.mean), y
 
@@ -114,7 +114,7 @@ def test_digits_are_sklearns_each_in_exactly_one_part() -> None:
         (*map(int, row), int(label)) for row, label in zip(bunch.data, bunch.target, strict=True)
     )
     assert got == expected
-    assert data.domain == box(0, 1, 1, 8, 8) and data.levels == 17 and data.classes == 10
+    assert data.domain == box(0, 1, 1, 8, 8) and data.num_gray_levels == 17 and data.classes == 10
     assert set((data.train.x * 16).unique().tolist()) == set(range(17))
 
 
@@ -140,7 +140,7 @@ def test_unknown_names_and_options_are_answered_with_a_suggestion(tmp_path: Path
     with pytest.raises(ValueError, match="choose one of them"):
         load_data("")
     with pytest.raises(
-        ValueError, match="digits was given colour; it takes limit, binarise; remove"
+        ValueError, match="digits was given colour; it takes limit, binarize; remove"
     ):
         load_data("digits", colour=1)
     with pytest.raises(ValueError, match="limit is 0; it must be at least 1"):
@@ -153,10 +153,15 @@ def test_unknown_names_and_options_are_answered_with_a_suggestion(tmp_path: Path
 
 
 def test_available_names_every_set_in_one_line() -> None:
-    assert {"digits", "mnist", "fashion-mnist", "cifar10", "cifar10-jpeg", *TOYS} == set(
-        available()
-    )
-    assert all(line and "\n" not in line for line in available().values())
+    assert {
+        "digits",
+        "mnist",
+        "fashion-mnist",
+        "cifar10",
+        "cifar10-jpeg",
+        *PLANAR_DENSITIES,
+    } == set(list_datasets())
+    assert all(line and "\n" not in line for line in list_datasets().values())
 
 
 # --------------------------------------------------------------------------------------- check_data

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowland.data import DataError, cache_root, data_roots, load_data, sets
-from lowland.data.fetch import Remote, fetch, locate
+from lowland.data import DataError, cache_root, cifar, data_roots, load_data
+from lowland.data.fetch import RemoteFile, fetch, locate
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +54,8 @@ def server() -> Iterator[str]:
 
 def remote(
     *urls: str, sha256: str = hashlib.sha256(CONTENT).hexdigest(), packed: bool = False
-) -> Remote:
-    return Remote("things", "thing.bin", urls, sha256, packed)
+) -> RemoteFile:
+    return RemoteFile("things", "thing.bin", urls, sha256, packed)
 
 
 def left_behind() -> list[str]:
@@ -130,7 +130,9 @@ def test_without_network_every_place_and_the_command_are_named(
     url = "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz"
     assert f"curl --create-dirs -L -o {target} {url}" in message and "switched off" in message
     monkeypatch.setattr(
-        sets, "CIFAR10", Remote("cifar10", "c.tar.gz", ("http://127.0.0.1:9/c.tar.gz",), "0" * 64)
+        cifar,
+        "ARCHIVE",
+        RemoteFile("cifar10", "c.tar.gz", ("http://127.0.0.1:9/c.tar.gz",), "0" * 64),
     )
     with pytest.raises(
         DataError, match=r"could not be downloaded \(http://127.0.0.1:9/c.tar.gz: .*refused"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lowland.data import DataError, load_batch, load_data, load_image, save_grid, to_uint8
-from lowland.data.cifar import RECORD, read_archive, read_parquet
+from lowland.data.cifar import RECORD_BYTES, read_archive, read_parquet
 from lowland.data.idx import read_idx
 from lowland.domain import box
 
@@ -121,7 +121,7 @@ def test_mnist_parts_come_from_the_right_files(tmp_path: Path, folder: str) -> N
     assert (
         "NOT the published files" in data.note
         and data.domain == box(0, 1, 1, 28, 28)
-        and data.levels == 256
+        and data.num_gray_levels == 256
     )
     assert not torch.equal(
         load_data("mnist", root=tmp_path, seed=1).calibration.x, data.calibration.x
@@ -171,7 +171,7 @@ def write_archive(path: Path, members: dict[str, bytes]) -> Path:
 def cifar_members(records: int = 4) -> dict[str, bytes]:
     members = {}
     for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
-        values = DRAW.integers(0, 256, (records, RECORD)).astype(np.uint8)
+        values = DRAW.integers(0, 256, (records, RECORD_BYTES)).astype(np.uint8)
         values[:, 0] %= 10
         members[name] = values.tobytes()
     return members
@@ -181,7 +181,7 @@ def test_cifar_archive_bytes_land_in_the_right_planes(tmp_path: Path) -> None:
     members = cifar_members()
     path = write_archive(tmp_path / "cifar10" / "cifar-10-binary.tar.gz", members)
     train, test = read_archive(path)
-    raw = np.frombuffer(members["test_batch.bin"], np.uint8).reshape(4, RECORD)
+    raw = np.frombuffer(members["test_batch.bin"], np.uint8).reshape(4, RECORD_BYTES)
     assert test.y is not None and test.y.tolist() == raw[:, 0].tolist()
     assert (
         int(test.x[1, 2, 3, 5]) == raw[1, 1 + 2 * 1024 + 3 * 32 + 5]

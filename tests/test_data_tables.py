@@ -29,26 +29,26 @@ def test_array_is_divided_into_disjoint_parts_that_cover_it(tmp_path: Path) -> N
 def test_standardised_by_the_training_part_alone(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal([5, -100], [0.1, 30], (200, 2))
     path = save_npy(tmp_path / "x.npy", values)
-    plain, data = load_data(path), load_data(path, standardise=True)
+    plain, data = load_data(path), load_data(path, standardize=True)
     assert (
         data.train.x.mean(0).abs().max() < 1e-5
         and (data.train.x.std(0, correction=0) - 1).abs().max() < 1e-5
     )
     assert data.mean == tuple(plain.train.x.double().mean(0).tolist())
     assert data.test.x.mean(0).abs().max() > 1e-3  # its own mean was not used
-    torch.testing.assert_close(data.original(data.test.x), plain.test.x)
-    torch.testing.assert_close(data.standardise(plain.test.x), data.test.x)
-    assert plain.standardise(plain.test.x) is plain.test.x
+    torch.testing.assert_close(data.unstandardize(data.test.x), plain.test.x)
+    torch.testing.assert_close(data.standardize(plain.test.x), data.test.x)
+    assert plain.standardize(plain.test.x) is plain.test.x
     save_npy(path, np.c_[values[:, 0], np.ones(200)])
     with pytest.raises(ValueError, match=r"column 1 of .* has one value only"):
-        load_data(path, standardise=True)
+        load_data(path, standardize=True)
 
 
 def test_what_an_array_is_taken_for(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     grey = generator.integers(0, 256, (20, 5, 4)).astype(np.uint8)
     data = load_data(save_npy(tmp_path / "grey.npy", grey))
-    assert data.domain == box(0, 1, 1, 5, 4) and data.levels == 256
+    assert data.domain == box(0, 1, 1, 5, 4) and data.num_gray_levels == 256
     got = torch.cat([data.train.x, data.calibration.x, data.test.x]) * 255
     assert sorted(map(tuple, got.round().int().flatten(1).tolist())) == sorted(
         map(tuple, grey.reshape(20, -1).tolist())
@@ -62,8 +62,8 @@ def test_what_an_array_is_taken_for(tmp_path: Path) -> None:
         load_data(save_npy(tmp_path / "last.npy", np.repeat(grey[..., None], 3, 3)))
     with pytest.raises(ValueError, match=r"values 0 to 25\d; they are floats in \[0, 1\] or uint8"):
         load_data(save_npy(tmp_path / "big.npy", grey[:, None].astype(float)))
-    with pytest.raises(ValueError, match="standardise was asked for"):
-        load_data(tmp_path / "grey.npy", standardise=True)
+    with pytest.raises(ValueError, match="standardize was asked for"):
+        load_data(tmp_path / "grey.npy", standardize=True)
 
 
 def test_npz_has_x_and_may_have_y(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def bars() -> lowland.Dataset:
     tall, wide = some.view(8, 1, 3).expand(8, 3, 3), some.view(8, 3, 1).expand(8, 3, 3)
     x = torch.cat([tall, wide[1:-1]]).reshape(-1, 1, 3, 3).float().repeat(40, 1, 1, 1)
     part = lowland.data.Split(x)
-    return lowland.Dataset("bars", binary(1, 3, 3), part, part, part, binarisation="fixed")
+    return lowland.Dataset("bars", binary(1, 3, 3), part, part, part, binarization="fixed")
 
 
 def recipe(energy: dict[str, Any], steps: int) -> dict[str, Any]:

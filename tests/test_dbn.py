@@ -297,7 +297,7 @@ def recipe(steps: int, **more: Any) -> dict[str, Any]:
 
 
 def test_layers_are_adopted_one_after_another_and_finished_runs_are_read(tmp_path: Any) -> None:
-    data = lowland.load_data("digits", binarise="threshold")
+    data = lowland.load_data("digits", binarize="threshold")
     dbn = greedy(
         DBN(data.domain, hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False
     )
@@ -325,10 +325,14 @@ def test_layers_are_adopted_one_after_another_and_finished_runs_are_read(tmp_pat
 
 
 def test_the_data_of_a_layer_are_the_hidden_units_of_the_one_below() -> None:
-    data = lowland.load_data("digits", binarise="threshold")
+    data = lowland.load_data("digits", binarize="threshold")
     rbm = RBM(data.domain, hidden=20, spread=0.3)
     above = hidden_data(rbm, data)
-    assert above.domain == binary(20) and above.binarisation == "stochastic" and above.binarised
+    assert (
+        above.domain == binary(20)
+        and above.binarization == "stochastic"
+        and above.binarization_note
+    )
     torch.testing.assert_close(above.train.x, rbm.hidden_mean(data.train.x).detach())
     means, drawn = rbm.hidden_mean(data.test.x).detach(), above.test.x
     assert above.domain.contains(drawn).all()
@@ -347,7 +351,7 @@ def test_a_machine_that_does_not_fit_is_not_adopted(machine: RBM) -> None:
 
 
 def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
-    data = lowland.load_data("digits", binarise="threshold")
+    data = lowland.load_data("digits", binarize="threshold")
     dbn = greedy(
         DBN(data.domain, hidden=(20, 12)),
         recipe(40),
@@ -386,7 +390,7 @@ def accuracy(network: nn.Module, data: lowland.Dataset, steps: int) -> float:
 
 
 def test_the_classifier_is_better_than_one_on_raw_pixels(tmp_path: Any) -> None:
-    data = lowland.load_data("digits", binarise="threshold")
+    data = lowland.load_data("digits", binarize="threshold")
     dbn = greedy(
         DBN(data.domain, hidden=(100, 100)), recipe(1000), tmp_path, data=data, progress=False
     )

@@ -33,7 +33,7 @@ COMMON = {
 }
 BITS = {
     "data.name": "digits",
-    "data.binarise": "threshold",
+    "data.binarize": "threshold",
     "sampler": {"name": "BlockGibbs"},
     "training.optimizer": "sgd",
 }
@@ -102,7 +102,7 @@ def session_of(case: str, team: d.Team, **more: Any) -> Session:
     values |= {"objective": {"name": "CD"}} if machine and "objective" not in more else {}
     recipe = lowland.read_recipe("digits-rbm" if machine else case, values).plain()
     data = _double(
-        load_data("digits", binarise="threshold", limit=64)
+        load_data("digits", binarize="threshold", limit=64)
         if machine
         else load_data("moons", count=200)
     )

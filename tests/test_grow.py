@@ -38,7 +38,9 @@ def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
 def test_images_are_averaged_down() -> None:
     digits = load_data("digits")
     small = resized(digits, 4)
-    assert small.domain.shape == (1, 4, 4) and small.levels is None and "4 × 4" in small.name
+    assert (
+        small.domain.shape == (1, 4, 4) and small.num_gray_levels is None and "4 × 4" in small.name
+    )
     torch.testing.assert_close(small.train.x[3, 0, 1, 2], digits.train.x[3, 0, 2:4, 4:6].mean())
     assert torch.equal(small.test.y, digits.test.y) and small.domain.contains(small.test.x).all()
     assert resized(digits, 8) is digits

@@ -237,9 +237,9 @@ def test_arrows_point_down(path: Path) -> None:
         ("def f():\n    import matplotlib", "tasks.detection"),
         ("import torch", "cli"),
         ("def f():\n    import torch", "config"),
-        ("from sklearn.datasets import load_digits", "data.sets"),
+        ("from sklearn.datasets import load_digits", "data.load"),
         ("from scipy.stats import binom", "metrics.calibration"),
-        ("import torchvision", "data.sets"),
+        ("import torchvision", "data.load"),
         ("x = 1", "helpers"),
     ],
 )

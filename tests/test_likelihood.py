@@ -627,7 +627,7 @@ def test_the_bracket_of_log_z_becomes_one_of_the_likelihood() -> None:
     rbm = machine(7)
     x = draws_of(rbm, 50)
     known = log_z(rbm, draws=draws_of(rbm, 120, 1), generator=seeded(), **CHEAP)
-    found = log_likelihood(rbm, x, known, binarisation="drawn from the machine")
+    found = log_likelihood(rbm, x, known, binarization="drawn from the machine")
     energy = rbm(x).mean().item()
     expected = [-energy - value for value in (known.upper, known.value, known.lower)]
     assert [found.lower, found.value, found.upper] == pytest.approx(expected)
@@ -639,13 +639,13 @@ def test_the_bracket_of_log_z_becomes_one_of_the_likelihood() -> None:
     doubtful = LogZ(
         1.0, 0.1, 0.5, 2.0, "annealed importance sampling", "", problems=("for a test",)
     )
-    said = log_likelihood(rbm, x, doubtful, binarisation="drawn")
+    said = log_likelihood(rbm, x, doubtful, binarization="drawn")
     assert not said.certified and "not certified: for a test" in repr(said)
     assert "not certified" in repr(bits_per_dim(said, levels=2))
 
 
 def test_binary_data_must_name_their_binarisation() -> None:
-    with pytest.raises(ValueError, match=r"binarisation;.*;"):
+    with pytest.raises(ValueError, match=r"binarization;.*;"):
         log_likelihood(machine(0), states(8)[:3], 0.0)
     with pytest.raises(ValueError, match=r"1 of 3 energies are not numbers;.*;"):
         log_likelihood(lambda x: x[:, 0].log(), torch.tensor([[1.0], [2.0], [-1.0]]), 0.0)

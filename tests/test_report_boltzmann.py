@@ -326,7 +326,7 @@ def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path)
     np.save(tmp_path / "flags.npy", flags)
     own = {
         "data.name": str(tmp_path / "flags.npy"),
-        "data.binarise": None,
+        "data.binarize": None,
         "training.learning_rate": 0.5,
     }
     short = {"energy.hidden": 3, "training.steps": 300, "training.checkpoint_every": 100}

@@ -180,7 +180,7 @@ def measure() -> None:
     for row in record()["rows"]:
         path, binary = (
             folder(row["recipe"], row["seed"], row["rate"]),
-            read_recipe(row["recipe"]).data.binarise,
+            read_recipe(row["recipe"]).data.binarize,
         )
         form = f"{row['data']}, {binary}" if binary else row["data"]
         keep(

@@ -83,7 +83,7 @@ class Case:
     def data(self) -> Dataset:
         """Without labels; 5,000 training images of MNIST."""
         data = load_data(self.name, limit=5000) if self.name == "mnist" else load_data(self.name)
-        bare = {part: Split(split.x) for part, split in data.parts()}
+        bare = {part: Split(split.x) for part, split in data.splits()}
         return replace(data, **bare, classes=0, class_names=())  # type: ignore[arg-type]
 
 

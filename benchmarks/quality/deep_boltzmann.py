@@ -1,14 +1,14 @@
-"""Deep Boltzmann machine and deep belief net on binarised MNIST: lower bounds of log p with log Z
+"""Deep Boltzmann machine and deep belief net on binarized MNIST: lower bounds of log p with log Z
 from both sides.
 
-    python -m benchmarks.quality.deep_boltzmann [--binarise threshold] [--runs runs/deep-boltzmann]
+    python -m benchmarks.quality.deep_boltzmann [--binarize threshold] [--runs runs/deep-boltzmann]
 
 log p(v) is bounded from below by variation: mean field for the DBM 500–1000, recognition for the
 DBN 500–2000. What the bound lacks is log Z. Forward annealed importance sampling puts it too low,
 and the bound too high; so log Z has a bracket here, and a bound is printed at both of its ends.
 Published: DBM −84.62 (Salakhutdinov & Hinton 2009,
 https://proceedings.mlr.press/v5/salakhutdinov09a.html) and DBN −86.22 (Salakhutdinov & Murray 2008,
-https://doi.org/10.1145/1390156.1390266), with forward annealing alone, on stochastically binarised
+https://doi.org/10.1145/1390156.1390266), with forward annealing alone, on stochastically binarized
 pixels; not verified here.
 
 Runs that are finished are read. Writes benchmarks/results/quality/deep-boltzmann[-BINARISATION].{json,md}.
@@ -32,7 +32,7 @@ from benchmarks.machine import machine, pin
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
 from lowland.data import Dataset
-from lowland.data.binarise import settled
+from lowland.data.binarization import materialize
 from lowland.metrics import log_z
 from lowland.nets import DBM, DBN, RBM
 from lowland.run import Run, versions
@@ -64,7 +64,7 @@ def seconds(*runs: Path) -> tuple[float, float]:
 
 def trained_dbm(data: Dataset, run: Path, how: str) -> DBM:
     recipe = lowland.read_recipe(
-        "mnist-dbm", {"data.binarise": how, "training.steps": STEPS["dbm"]}
+        "mnist-dbm", {"data.binarize": how, "training.steps": STEPS["dbm"]}
     )
     found = spent(run, lambda: lowland.fit(recipe, run, data=data, progress=False))
     found.iterations, found.tolerance = 200, 1e-4  # for the bound: mean field to the end
@@ -137,7 +137,7 @@ def chunked(function: Any, x: Tensor) -> Tensor:
 
 def judge_dbm(dbm: DBM, data: Dataset, rungs: int, spent_on: tuple[float, float]) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(1)
-    joined = dbm.join(settled(data).train.x[:5000], g)
+    joined = dbm.join(materialize(data).train.x[:5000], g)
     found = log_z(dbm, data=joined, chains=CHAINS, rungs=rungs, generator=g)
     return row(
         "DBM 500-1000",
@@ -153,7 +153,7 @@ def judge_dbn(
     name: str, net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]
 ) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(2)
-    drawn = net.split(net.complete(settled(data).train.x[:5000], g))[-1]
+    drawn = net.split(net.complete(materialize(data).train.x[:5000], g))[-1]
     found = log_z(net.top, data=drawn, chains=CHAINS, rungs=rungs, generator=g)
     bounds = chunked(lambda x: net.variational_bound(x, g, DRAWS).value, data.test.x)
     made = row(name, bounds, found, f"recognition, {DRAWS} draws", *spent_on, began)
@@ -168,7 +168,9 @@ def judge_rbm(net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]
     began, g = time.process_time(), torch.Generator().manual_seed(3)
     alone = RBM(data.domain, 500)
     alone.load_state_dict(first_layer(net, alone))
-    found = log_z(alone, data=settled(data).train.x[:5000], chains=CHAINS, rungs=rungs, generator=g)
+    found = log_z(
+        alone, data=materialize(data).train.x[:5000], chains=CHAINS, rungs=rungs, generator=g
+    )
     values = -chunked(lambda x: alone(x).detach(), data.test.x)
     return row("RBM 500, the first layer alone", values, found, "exact", *spent_on, began)
 
@@ -207,7 +209,7 @@ def notes(rows: list[dict[str, Any]], how: str) -> list[str]:
         f"Training: {STEPS['dbm']} updates (DBM), {STEPS['layers']} (layers of the DBN), "
         f"{STEPS['fine']} (wake and sleep), on 50,000 images, in bfloat16 products, on a core "
         "shared with other work: CPU seconds are the fair measure.",
-        "The published numbers are of stochastically binarised pixels and forward annealing alone.",
+        "The published numbers are of stochastically binarized pixels and forward annealing alone.",
     ]
     if how != "stochastic":
         found.append(
@@ -228,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--binarise", choices=("threshold", "stochastic", "fixed"), default="threshold"
+        "--binarize", choices=("threshold", "stochastic", "fixed"), default="threshold"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/deep-boltzmann"))
     parser.add_argument("--rungs", type=int, default=1500)
@@ -238,17 +240,17 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     pin(options.core)
     torch.set_num_threads(1)
-    data = lowland.load_data("mnist", binarise=options.binarise)
-    runs, rows = options.runs / options.binarise, []
+    data = lowland.load_data("mnist", binarize=options.binarize)
+    runs, rows = options.runs / options.binarize, []
     if options.only != "dbn":
-        dbm = trained_dbm(data, runs / "dbm", options.binarise)
+        dbm = trained_dbm(data, runs / "dbm", options.binarize)
         rows.append(judge_dbm(dbm, data, options.rungs, seconds(runs / "dbm")))
     if options.only != "dbm":
         rows += dbn_rows(data, runs, options.rungs)
-    name = "deep-boltzmann" + ("" if options.binarise == "threshold" else f"-{options.binarise}")
+    name = "deep-boltzmann" + ("" if options.binarize == "threshold" else f"-{options.binarize}")
     name += f"-{options.only}" if options.only else ""
     result = {
-        "data": data.binarised,
+        "data": data.binarization_note,
         "command": shlex.join(
             ["python", "-m", "benchmarks.quality.deep_boltzmann", *(arguments or sys.argv[1:])]
         ),
@@ -256,7 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
         "machine": machine(),
         "versions": versions(),
         "rows": rows,
-        "notes": notes(rows, options.binarise),
+        "notes": notes(rows, options.binarize),
     }
     write_record(options.out / f"{name}.json", result)
     (options.out / f"{name}.md").write_text(markdown(result), encoding="utf-8")

@@ -204,7 +204,7 @@ def parted(data: Dataset) -> tuple[Dataset, Tensor]:
     rest = Dataset(
         data.name,
         data.domain,
-        *(without(p) for _, p in data.parts()),
+        *(without(p) for _, p in data.splits()),
         data.classes,
         data.class_names,
     )

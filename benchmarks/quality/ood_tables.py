@@ -77,7 +77,7 @@ def contenders() -> dict[str, Callable[[int], Any]]:
 
 
 def one_split(make: Callable[[int], Any], x: Any, normal: Any, seed: int) -> float:
-    """AUROC of one split; columns are standardised by the training half.
+    """AUROC of one split; columns are standardized by the training half.
 
     ECOD of PyOD ranks rows together with those they come with, so that many outliers look normal;
     it gets each row by itself.

@@ -7,7 +7,7 @@ bounds.
                                                          results/quality/rbm-mnist.{json,md}
     python -m benchmarks.quality.rbm_mnist train evaluate --only threshold-0 exact-0
 
-The runs are the recipe `mnist-rbm` with three binarisations and three seeds each; the same three
+The runs are the recipe `mnist-rbm` with three binarizations and three seeds each; the same three
 times as long with one seed each (`long`); 16 hidden units, where log Z is exact (`exact`); and a
 quarter as long in float32 and bfloat16 (`float32`, `bfloat16`). Everything is read back from the
 run directories. Seconds are those of the log: on one thread of a shared machine.
@@ -42,7 +42,7 @@ def plan() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for seed in range(3):
         for kind in BINARISATIONS:
-            found[f"{kind}-{seed}"] = {"data.binarise": kind, "data.seed": 0, "seed": seed}
+            found[f"{kind}-{seed}"] = {"data.binarize": kind, "data.seed": 0, "seed": seed}
     for seed in range(3):
         found[f"exact-{seed}"] = {"energy.hidden": 16, "data.seed": 0, "seed": seed}
     for seed in range(3):
@@ -56,7 +56,7 @@ def plan() -> dict[str, dict[str, Any]]:
             found[f"{precision}-{seed}"] = changes
     for kind in BINARISATIONS:
         found[f"long-{kind}-0"] = {
-            "data.binarise": kind,
+            "data.binarize": kind,
             "training.steps": 60_000,
             "training.checkpoint_every": 5000,
         }
@@ -90,7 +90,7 @@ def bracket(
         warm_up=3000,
         generator=torch.Generator().manual_seed(1000 + seed),
     )
-    return log_likelihood(energy, data.test.x, found, binarisation=data.binarised)
+    return log_likelihood(energy, data.test.x, found, binarization=data.binarization_note)
 
 
 def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
         "updates": updates,
         "seconds": times[-1]["seconds"],
         "epochs": updates * recipe["training"]["batch"] / len(data.train),
-        "binarisation": data.binarised,
+        "binarisation": data.binarization_note,
         **{key: getattr(found, key) for key in ("value", "error", "lower", "upper", "certified")},
         "method": found.log_z.method,
         "problems": list(found.log_z.problems),

@@ -147,7 +147,7 @@ def likelihood(energy: nets.RBM, data: Any, part: str, rungs: int, seed: int) ->
     tensors = {name: torch.from_numpy(split.x) for name, split in data.items()}
     g = torch.Generator().manual_seed(seed)
     known = log_z(energy, data=tensors["train"][:5000], chains=100, rungs=rungs, generator=g)
-    found = log_likelihood(energy, tensors[part], known, binarisation="threshold 0.5").to_dict()
+    found = log_likelihood(energy, tensors[part], known, binarization="threshold 0.5").to_dict()
     return {key: found[key] for key in ("value", "error", "lower", "upper", "certified")}
 
 
@@ -159,10 +159,10 @@ class Part(NamedTuple):
 
 
 def parts(name: str) -> dict[str, Part]:
-    data = load_data(name, binarise="threshold")
+    data = load_data(name, binarize="threshold")
     return {
         part: Part(split.x.flatten(1).numpy(), split.y.numpy())
-        for part, split in data.parts()
+        for part, split in data.splits()
         if split.y is not None
     }
 

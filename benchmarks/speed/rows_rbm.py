@@ -45,7 +45,7 @@ class Work(NamedTuple):
 
 
 def images(count: int, steps: int) -> Work:
-    data = load_data("mnist", binarise="threshold")
+    data = load_data("mnist", binarize="threshold")
     return Work(data.train.x[:count].flatten(1).contiguous(), data.test.x[:500].flatten(1), steps)
 
 
@@ -78,7 +78,9 @@ def lowland_trainer(work: Work) -> Learned:
 
     part = Split(work.x)
     data = Dataset("images", binary(784), part, part, part)
-    data = dataclasses.replace(data, binarisation="threshold", binarised="MNIST above one half")
+    data = dataclasses.replace(
+        data, binarization="threshold", binarization_note="MNIST above one half"
+    )
     recipe = {
         "seed": 0,
         "energy": {"name": "RBM", "hidden": HIDDEN, "centred": False},

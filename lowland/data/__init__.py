@@ -1,30 +1,30 @@
-"""Data: named sets, folders, arrays and tables, each checked and divided into training, calibration
-and test parts.
+"""Data: named sets, folders, arrays and tables, each checked and split into training, calibration
+and test examples.
 """
 
 from lowland.data.batches import Batches
-from lowland.data.binarise import binarised, made_binary, settled, toss
+from lowland.data.binarization import bernoulli_sample, binarize, binarize_dataset, materialize
 from lowland.data.dataset import DataError, Dataset, Split, check_data
 from lowland.data.fetch import cache_root, data_roots
 from lowland.data.images import load_batch, load_image, save_grid, to_uint8
-from lowland.data.sets import available, load_data
+from lowland.data.load import list_datasets, load_data
 
 __all__ = [
     "Batches",
     "DataError",
     "Dataset",
     "Split",
-    "available",
-    "binarised",
+    "bernoulli_sample",
+    "binarize",
+    "binarize_dataset",
     "cache_root",
     "check_data",
     "data_roots",
+    "list_datasets",
     "load_batch",
     "load_data",
     "load_image",
-    "made_binary",
+    "materialize",
     "save_grid",
-    "settled",
     "to_uint8",
-    "toss",
 ]

@@ -1,4 +1,4 @@
-"""Training batches whose place in the data is two whole numbers.
+"""Training batches whose position in the data is two whole numbers.
 
 Epoch e visits the data in a permutation that is a function of (seed, e) alone, so (epoch, offset)
 is all that a checkpoint has to hold, and a resumed run sees exactly the batches that an
@@ -15,7 +15,7 @@ from lowland.data.dataset import Split
 
 
 class Batches:
-    """Goes through a part for ever, in a new order each epoch. `next` gives the next examples.
+    """Endless iterator over a split, in a new order each epoch; `next` gives the next examples.
 
     rank, size: of several processes that divide each batch. All go through the same order, and each
     takes the rank-th of `size` equal pieces of every batch: together they see what one process
@@ -26,7 +26,7 @@ class Batches:
     >>> batches.state_dict()
     {'epoch': 1, 'offset': 1}
 
-    Raises ValueError if the part is empty.
+    Raises ValueError if the split is empty.
     """
 
     def __init__(self, split: Split, *, seed: int = 0, rank: int = 0, size: int = 1) -> None:
@@ -44,12 +44,10 @@ class Batches:
         self.rank, self.size = rank, size
         self.epoch = 0
         self.offset = 0
-        self._order: tuple[int, Tensor] | None = (
-            None  # the permutation of one epoch, kept while it lasts
-        )
+        self._order: tuple[int, Tensor] | None = None  # the permutation of the current epoch
 
     def order(self, epoch: int) -> Tensor:
-        """The permutation (N,) of an epoch, a function of (seed, epoch) alone."""
+        """Return the permutation (N,) of an epoch, a function of (seed, epoch) alone."""
         if self._order is None or self._order[0] != epoch:
             mixed = int(np.random.SeedSequence([self.seed % 2**64, epoch]).generate_state(1)[0])
             generator = torch.Generator().manual_seed(mixed)
@@ -57,8 +55,8 @@ class Batches:
         return self._order[1]
 
     def next(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
-        """The next x (batch_size, *shape) and y (batch_size,) or None; of several processes, this
-        one's piece of them.
+        """Return the next x (batch_size, *shape) and y (batch_size,) or None; of several
+        processes, this one's piece of them.
 
         Where an epoch ends inside a batch, the batch is completed from the next epoch. Raises
         ValueError for a batch size that cannot be divided among the processes.
@@ -86,7 +84,7 @@ class Batches:
         return part.x, part.y
 
     def state_dict(self) -> dict[str, int]:
-        """The position: {"epoch", "offset"}."""
+        """Return the position: {"epoch", "offset"}."""
         return {"epoch": self.epoch, "offset": self.offset}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

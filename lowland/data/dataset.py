@@ -1,9 +1,9 @@
-"""What a set of examples is, how it is divided, and what is refused.
+"""A data set in three splits, and the checks that it has to pass.
 
-Every set has three disjoint parts. `train` fits the energy. `calibration` sets thresholds,
-temperatures and conformal quantiles. `test` is looked at once. A threshold set on the training part
-would be too low, because an energy is lower on points that it was fitted to; a threshold set on the
-test part would have no guarantee.
+Every set has three disjoint splits. `train` fits the energy. `calibration` sets thresholds,
+temperatures and conformal quantiles. `test` is looked at once. A threshold set on the training
+split would be too low, because an energy is lower on points that it was fitted to; a threshold set
+on the test split would have no guarantee.
 
 One convention for images: float32 in [0, 1], channels first.
 """
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from lowland.domain import Domain, box
 
-PARTS = ("train", "calibration", "test")
-CHUNK = 4096  # examples checked at a time, so that a check needs little memory
+CHECK_CHUNK = 4096  # examples checked at a time, so that a check needs little memory
 
 
 class DataError(ValueError):
@@ -28,9 +27,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a set: x (N, *shape) float32 and labels y (N,) int64, or None where there are no
-    labels.
-    """
+    """One split of a set: x (N, *shape) float32 and labels y (N,) int64, or None without labels."""
 
     x: Tensor
     y: Tensor | None = None
@@ -39,22 +36,22 @@ class Split:
         return len(self.x)
 
     def take(self, index: Tensor | slice) -> "Split":
-        """The examples at these positions, as a new part."""
+        """Return the examples at these positions as a new split."""
         return Split(self.x[index], None if self.y is None else self.y[index])
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A named set in three disjoint parts.
+    """A named set in three disjoint splits.
 
-    classes: 0 without labels; levels: grey levels of the source (17 for the digits, 256 for 8-bit
+    classes: 0 without labels; num_gray_levels: of the source (17 for the digits, 256 for 8-bit
     images), None if continuous; note: provenance, printed in reports; mean, scale: what
-    `load_data(..., standardise=True)` subtracted and divided by, one number per column, measured on
-    the training part alone (empty if nothing was done); columns: the column names of a table;
-    binarisation: "threshold", "stochastic" or "fixed" if grey images were made binary, else empty;
-    binarised: the same in a sentence, which belongs to every number about these data. The training
-    part of a stochastic binarisation keeps its grey values in [0, 1]: they are the probabilities of
-    what is drawn from them.
+    `load_data(..., standardize=True)` subtracted and divided by, one number per column, measured on
+    the training split alone (empty if nothing was done); columns: the column names of a table;
+    binarization: "threshold", "stochastic" or "fixed" if grey images were made binary, else empty;
+    binarization_note: the same in a sentence, which belongs to every number about these data. The
+    training split of a stochastic binarization keeps its grey values in [0, 1]: they are the
+    probabilities of what is drawn from them.
     """
 
     name: str
@@ -64,59 +61,57 @@ class Dataset:
     test: Split
     classes: int = 0
     class_names: tuple[str, ...] = ()
-    levels: int | None = None
+    num_gray_levels: int | None = None
     note: str = ""
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
-    binarisation: str = ""
-    binarised: str = ""
+    binarization: str = ""
+    binarization_note: str = ""
 
-    def parts(self) -> list[tuple[str, Split]]:
-        """The three parts with their names: train, calibration, test."""
-        return [(name, getattr(self, name)) for name in PARTS]
+    def splits(self) -> list[tuple[str, Split]]:
+        """Return the three splits with their names: train, calibration, test."""
+        named = {"train": self.train, "calibration": self.calibration, "test": self.test}
+        return list(named.items())
 
-    def standardise(self, x: Tensor) -> Tensor:
-        """Values as they stand in the file -> values as the energy sees them: (x − mean) /
+    def standardize(self, x: Tensor) -> Tensor:
+        """Map x (N, D), in the units of the file, to what the energy is trained on: (x − mean) /
         scale.
         """
         return (x - x.new_tensor(self.mean)) / x.new_tensor(self.scale) if self.mean else x
 
-    def original(self, x: Tensor) -> Tensor:
-        """The inverse of `standardise`: x · scale + mean."""
+    def unstandardize(self, x: Tensor) -> Tensor:
+        """Map x (N, D) back to the units of the file: x · scale + mean."""
         return x * x.new_tensor(self.scale) + x.new_tensor(self.mean) if self.mean else x
 
 
-def permutation(count: int, seed: int) -> Tensor:
-    """A seeded order of `count` positions, the same on every machine."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+def random_split(whole: Split, sizes: Sequence[int], seed: int) -> list[Split]:
+    """Return disjoint splits of the given sizes, cut from one seeded permutation.
 
+    The permutation is the same on every machine. Examples keep its order, so the first N of a split
+    are a fair sample of it.
 
-def divide(whole: Split, sizes: Sequence[int], seed: int) -> list[Split]:
-    """Disjoint parts of the given sizes, cut from one seeded permutation.
-
-    The parts are in the order of the permutation, so the first N of a part are a fair sample of it.
-
-    >>> [len(part) for part in divide(Split(torch.arange(10.0)), (7, 2, 1), seed=0)]
+    >>> [len(split) for split in random_split(Split(torch.arange(10.0)), (7, 2, 1), seed=0)]
     [7, 2, 1]
     """
     assert sum(sizes) <= len(whole), "more examples asked for than there are"
-    order = permutation(len(whole), seed)
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
     return [whole.take(index) for index in torch.split(order[: sum(sizes)], list(sizes))]
 
 
-def to_floats(split: Split, levels: int | None) -> Split:
-    """Stored grey values 0 ... levels−1 as float32 in [0, 1]; floats only change their
-    precision.
+def scale_to_unit(split: Split, num_gray_levels: int | None) -> Split:
+    """Return stored grey values 0 ... num_gray_levels − 1 as float32 in [0, 1]; floats only change
+    their precision.
     """
+    x = split.x.to(torch.float32)
     if split.x.is_floating_point():
-        return Split(split.x.to(torch.float32), split.y)
-    assert levels is not None, "whole numbers need the number of levels"
-    return Split(split.x.to(torch.float32) / (levels - 1), split.y)
+        return Split(x, split.y)
+    assert num_gray_levels is not None, "whole numbers need the number of grey levels"
+    return Split(x / (num_gray_levels - 1), split.y)
 
 
-def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(x, CHUNK)
+def _chunks(x: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(x, CHECK_CHUNK)
 
 
 def _count(flags: Tensor) -> int:
@@ -124,14 +119,14 @@ def _count(flags: Tensor) -> int:
 
 
 def refuse_nonfinite(x: Tensor, where: str) -> None:
-    """Raises DataError with the number of NaN and infinite values in x (N, ...), if there are
+    """Raise DataError with the number of NaN and infinite values in x (N, ...), if there are
     any.
     """
-    if all(bool(part.isfinite().all()) for part in _pieces(x)):
+    if all(bool(part.isfinite().all()) for part in _chunks(x)):
         return
-    nan = sum(_count(part.isnan()) for part in _pieces(x))
-    infinite = sum(_count(part.isinf()) for part in _pieces(x))
-    rows = sum(_count((~part.isfinite()).flatten(1).any(1)) for part in _pieces(x))
+    nan = sum(_count(part.isnan()) for part in _chunks(x))
+    infinite = sum(_count(part.isinf()) for part in _chunks(x))
+    rows = sum(_count((~part.isfinite()).flatten(1).any(1)) for part in _chunks(x))
     raise DataError(
         f"{where} holds {nan} NaN and {infinite} infinite values in {rows} of {len(x)} examples; "
         "every value must be finite; remove or fill in those examples first"
@@ -141,13 +136,13 @@ def refuse_nonfinite(x: Tensor, where: str) -> None:
 def check_data(dataset: Dataset) -> None:
     """Refuse a set that no energy should be fitted to.
 
-    Raises DataError if a part is empty, has the wrong shape, precision or number of labels, holds
+    Raises DataError if a split is empty, has the wrong shape, precision or number of labels, holds
     NaN or infinite values (counted), values outside the domain (counted) or labels out of range, or
-    if the training part is constant.
+    if the training split is constant.
     """
-    for part, split in dataset.parts():
-        where = f"the {part} part of {dataset.name}"
-        grey = dataset.binarisation == "stochastic" and part == "train"
+    for name, split in dataset.splits():
+        where = f"the {name} part of {dataset.name}"
+        grey = dataset.binarization == "stochastic" and name == "train"
         _check_values(split.x, box(0, 1, *dataset.domain.shape) if grey else dataset.domain, where)
         _check_labels(split, dataset.classes, where)
     x = dataset.train.x
@@ -176,7 +171,7 @@ def _check_values(x: Tensor, domain: Domain, where: str) -> None:
             f"{where} is stored as {x.dtype}; data are torch.float32; convert with x.float()"
         )
     refuse_nonfinite(x, where)
-    outside = sum(_count(~domain.contains(part)) for part in _pieces(x))
+    outside = sum(_count(~domain.contains(part)) for part in _chunks(x))
     if outside:
         raise DataError(
             f"{where} has {outside} of {len(x)} examples outside the domain ({x.min():g} to "

@@ -22,19 +22,21 @@ from torch import Tensor
 
 from lowland.data.dataset import DataError
 
-BLOCK = 1 << 20
-GREATEST_RATIO = 1032  # deflate cannot pack tighter, https://zlib.net/zlib_tech.html
-UNSIGNED_BYTES = 0x08
+READ_BYTES = 1 << 20
+MAX_DEFLATE_RATIO = 1032  # deflate cannot pack tighter, https://zlib.net/zlib_tech.html
+UINT8_CODE = 0x08
 
 
-class Idx(NamedTuple):
-    """values: uint8, in the shape of the header; sha256: of the unpacked file, header included."""
+class IdxArray(NamedTuple):
+    """The array of an IDX file. values: uint8, in the shape of the header; sha256: of the unpacked
+    file, header included.
+    """
 
     values: Tensor
     sha256: str
 
 
-def read_idx(path: Path, dimensions: int) -> Idx:
+def read_idx(path: Path, dimensions: int) -> IdxArray:
     """Read a gzipped IDX file of unsigned bytes with the given number of dimensions.
 
     Raises DataError, naming the file, if it is empty, no gzip, truncated, of another type, or if
@@ -43,8 +45,8 @@ def read_idx(path: Path, dimensions: int) -> Idx:
     try:
         with gzip.open(path, "rb") as file:
             header = file.read(4 * (1 + dimensions))
-            shape = _shape(header, dimensions, path)
-            content = _exactly(file, math.prod(shape), path)
+            shape = _parse_shape(header, dimensions, path)
+            content = _read_exactly(file, math.prod(shape), path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} is corrupt or cut short ({error}); an IDX file here is a whole .gz; delete it "
@@ -53,27 +55,27 @@ def read_idx(path: Path, dimensions: int) -> Idx:
     digest = hashlib.sha256(header)
     digest.update(content)
     values = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape))
-    return Idx(values, digest.hexdigest())
+    return IdxArray(values, digest.hexdigest())
 
 
-def _shape(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
+def _parse_shape(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
     if len(header) < 4 * (1 + dimensions):
         raise DataError(
             f"{path} ends inside its header ({len(header)} bytes); an IDX file with {dimensions} "
             f"dimensions begins with {4 * (1 + dimensions)}; delete it and fetch it again"
         )
     magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
-    if magic != (UNSIGNED_BYTES << 8) + dimensions:
+    if magic != (UINT8_CODE << 8) + dimensions:
         raise DataError(
             f"{path} begins with the magic number 0x{magic:08x}; unsigned bytes in {dimensions} "
-            f"dimensions begin with 0x{(UNSIGNED_BYTES << 8) + dimensions:08x}; check that images "
+            f"dimensions begin with 0x{(UINT8_CODE << 8) + dimensions:08x}; check that images "
             "and labels are not exchanged"
         )
     if math.prod(shape) == 0:
         raise DataError(
             f"{path} holds no examples (sizes {shape}); every size must be positive; fetch it again"
         )
-    if math.prod(shape) > GREATEST_RATIO * path.stat().st_size:
+    if math.prod(shape) > MAX_DEFLATE_RATIO * path.stat().st_size:
         raise DataError(
             f"the header of {path} promises {math.prod(shape)} bytes; {path.stat().st_size} packed "
             "bytes cannot hold them; delete it and fetch it again"
@@ -81,9 +83,9 @@ def _shape(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _exactly(file: gzip.GzipFile, promised: int, path: Path) -> bytearray:
+def _read_exactly(file: gzip.GzipFile, promised: int, path: Path) -> bytearray:
     content = bytearray()
-    while len(content) <= promised and (block := file.read(BLOCK)):
+    while len(content) <= promised and (block := file.read(READ_BYTES)):
         content += block
     if len(content) != promised:
         amount = "more" if len(content) > promised else f"only {len(content)}"

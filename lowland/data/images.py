@@ -1,4 +1,4 @@
-"""Images in, pictures out: files and folders to tensors, tensors to PNG grids.
+"""Readers of image files and folders, and a writer of PNG grids.
 
 Everything inside the library is float32 in [0, 1], channels first; everything on disk is 8-bit. An
 image is resized to the size asked for (bilinear, without keeping its proportions), and an alpha
@@ -17,12 +17,12 @@ from torch import Tensor
 from lowland.data.dataset import DataError, Split, refuse_nonfinite
 from lowland.data.tables import read_array, read_csv
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-ARRAYS = (".npy", ".npz", ".csv")
-GREY_MODES = ("1", "L", "LA")
-DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-PART_NAMES = {"train", "training", "test", "val", "valid", "validation", "calibration"}
-UNREADABLE = (
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
+GRAY_MODES = ("1", "L", "LA")
+HIGH_DEPTH_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+SPLIT_NAMES = {"train", "training", "test", "val", "valid", "validation", "calibration"}
+IMAGE_ERRORS = (
     UnidentifiedImageError,
     OSError,
     SyntaxError,
@@ -34,13 +34,13 @@ Size = tuple[int, int]  # height, width
 
 
 def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) -> Tensor:
-    """One encoded image as uint8 (channels, height, width), grey for 1 channel and RGB for 3.
+    """Decode one image to uint8 (channels, height, width), grey for 1 channel and RGB for 3.
 
     Raises DataError, naming `where`, if it cannot be read or has more than 8 bits per channel.
     """
     try:
         with Image.open(file) as image:
-            if image.mode in DEEP_MODES:
+            if image.mode in HIGH_DEPTH_MODES:
                 raise DataError(
                     f"{where} has more than 8 bits per pixel (mode {image.mode}); images here have "
                     "8; convert it, or pass the values as a .npy file"
@@ -48,7 +48,7 @@ def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) 
             picture = image.convert("L" if channels == 1 else "RGB")
     except DataError:
         raise
-    except UNREADABLE as error:
+    except IMAGE_ERRORS as error:
         raise DataError(
             f"{where} cannot be read as an image ({error}); it must be a whole PNG or JPEG; "
             "replace or remove it"
@@ -60,26 +60,25 @@ def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) 
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All PNG and JPEG files below a folder, sorted, hidden ones left out. Raises DataError if
-    there are none.
+    """Return all PNG and JPEG files below a folder, sorted, hidden ones left out. Raises DataError
+    if there are none.
     """
-    found = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
-    found = [
+    paths = [
         path
-        for path in found
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-    if not found:
+    if not paths:
         raise DataError(f"{folder} holds no images; PNG and JPEG files are read; check the path")
-    return found
+    return paths
 
 
 def load_folder(
     folder: Path, size: int | Sequence[int] | None, channels: int | None
 ) -> tuple[Split, tuple[str, ...]]:
-    """A folder of images as uint8 (N, channels, height, width), with its sub-folders as labels.
+    """Read a folder of images as uint8 (N, channels, height, width), its sub-folders as labels.
 
     size: n or (height, width), needed if the images differ in size; channels: 1 or 3, by default 1
     if all are grey.
@@ -87,33 +86,33 @@ def load_folder(
     Raises DataError if an image cannot be read, the sizes differ, or the layout is ambiguous.
     """
     paths = find_images(folder)
-    y, names = _labels(folder, paths)
-    heads = [_head(path) for path in paths]
-    shape = _size(size) or _one_size(paths, [head[1] for head in heads])
+    y, names = _label_by_folder(folder, paths)
+    headers = [_read_header(path) for path in paths]
+    shape = _parse_size(size) or _check_same_size(paths, [header[1] for header in headers])
     if channels not in (None, 1, 3):
         raise DataError(
             f"channels is {channels}; images have 1 (grey) or 3 (RGB); pass channels=1 or "
             "channels=3"
         )
-    depth = channels or (1 if all(mode in GREY_MODES for mode, _ in heads) else 3)
+    depth = channels or (1 if all(mode in GRAY_MODES for mode, _ in headers) else 3)
     images = torch.empty(len(paths), depth, *shape, dtype=torch.uint8)
     for row, path in enumerate(paths):
         images[row] = decode(path, depth, shape, str(path))
     return Split(images, y), names
 
 
-def _head(path: Path) -> tuple[str, Size]:
+def _read_header(path: Path) -> tuple[str, Size]:
     try:
         with Image.open(path) as image:
             return image.mode, (image.height, image.width)
-    except UNREADABLE as error:
+    except IMAGE_ERRORS as error:
         raise DataError(
             f"{path} cannot be read as an image ({error}); it must be a whole PNG or JPEG; replace "
             "or remove it"
         ) from error
 
 
-def _size(size: int | Sequence[int] | None) -> Size | None:
+def _parse_size(size: int | Sequence[int] | None) -> Size | None:
     if size is None:
         return None
     pair = (size, size) if isinstance(size, int) else tuple(size)
@@ -125,7 +124,7 @@ def _size(size: int | Sequence[int] | None) -> Size | None:
     return pair[0], pair[1]
 
 
-def _one_size(paths: list[Path], sizes: list[Size]) -> Size:
+def _check_same_size(paths: list[Path], sizes: list[Size]) -> Size:
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             raise DataError(
@@ -135,7 +134,7 @@ def _one_size(paths: list[Path], sizes: list[Size]) -> Size:
     return sizes[0]
 
 
-def _labels(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...]]:
+def _label_by_folder(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...]]:
     parts = [path.relative_to(folder).parts for path in paths]
     nested = [part[0] for part in parts if len(part) > 1]
     if not nested:
@@ -146,7 +145,7 @@ def _labels(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, 
             "images are in sub-folders, which are their labels, or none is; move them"
         )
     names = tuple(sorted(set(nested)))
-    if {name.lower() for name in names} <= PART_NAMES:
+    if {name.lower() for name in names} <= SPLIT_NAMES:
         raise DataError(
             f"{folder} has the sub-folders {', '.join(names)}; sub-folders are read as labels, not "
             f"as parts; name one of them, for example {folder / names[0]}"
@@ -155,7 +154,7 @@ def _labels(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, 
 
 
 def load_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
-    """The points in one file, float32 (N, *shape), for an energy over events of that shape.
+    """Read the points in one file as float32 (N, *shape), for an energy of events of that shape.
 
     A PNG or JPEG is one point: resized, grey or RGB as the shape says. A .npy, .npz (key x or X) or
     .csv file holds one event or N of them and must have the shape exactly; images stored as uint8
@@ -170,18 +169,20 @@ def load_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
             f"{path} is not a file; a PNG, JPEG, .npy, .npz or .csv file is read; correct the path"
         )
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
+    if suffix in IMAGE_SUFFIXES:
         channels, height, width = _image_shape(shape, path)
         return decode(path, channels, (height, width), str(path))[None].float() / 255
-    if suffix not in ARRAYS:
+    if suffix not in ARRAY_SUFFIXES:
         raise DataError(
-            f"{path} ends in {suffix!r}; {', '.join((*SUFFIXES, *ARRAYS))} are read; convert the "
+            f"{path} ends in {suffix!r}; {', '.join((*IMAGE_SUFFIXES, *ARRAY_SUFFIXES))} are read; convert the "
             "file"
         )
     array = read_csv(path).x if suffix == ".csv" else read_array(path).x
-    values = array.float() / (255 if array.dtype == torch.uint8 and len(shape) == 3 else 1)
+    values = array.float()
+    if array.dtype == torch.uint8 and len(shape) == 3:
+        values = values / 255
     refuse_nonfinite(values, str(path))
-    return _fit(values, shape, path)
+    return _match_shape(values, shape, path)
 
 
 def _image_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
@@ -193,7 +194,7 @@ def _image_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _fit(values: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
+def _match_shape(values: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
     grey = shape[1:] if len(shape) == 3 and shape[0] == 1 else None
     for event in filter(None, (shape, grey)):
         if tuple(values.shape) == event or tuple(values.shape[1:]) == event:
@@ -205,8 +206,8 @@ def _fit(values: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
 
 
 def load_batch(paths: Sequence[str | Path], shape: tuple[int, ...]) -> tuple[list[str], Tensor]:
-    """All points in files and folders, (N, *shape), and a name for each: the file, or file[row] for
-    arrays.
+    """Read all points in files and folders, (N, *shape), and return a name for each with them: the
+    file, or file[row] for arrays.
 
     Raises DataError as `load_image` does, or if no path is given.
     """
@@ -216,7 +217,7 @@ def load_batch(paths: Sequence[str | Path], shape: tuple[int, ...]) -> tuple[lis
         folder = path.expanduser()
         for file in find_images(folder) if folder.is_dir() else [path]:
             points = load_image(file, shape)
-            single = file.suffix.lower() in SUFFIXES
+            single = file.suffix.lower() in IMAGE_SUFFIXES
             names += [str(file)] if single else [f"{file}[{row}]" for row in range(len(points))]
             batch.append(points)
     if not batch:
@@ -228,8 +229,8 @@ def load_batch(paths: Sequence[str | Path], shape: tuple[int, ...]) -> tuple[lis
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [0, 1] as 8-bit values: round(255 x), with what lies outside shown as black or
-    white.
+    """Convert images in [0, 1] to 8-bit values: round(255 x), with values outside shown as black
+    or white.
 
     >>> to_uint8(torch.tensor([0.0, 0.5, 1.0, 1.2])).tolist()
     [0, 128, 255, 255]

@@ -1,4 +1,4 @@
-"""Arrays and tables: .npy, .npz and .csv files to tensors.
+"""Readers of .npy, .npz and .csv files.
 
 Nothing here runs what a file contains: arrays of Python objects are pickles and are refused.
 """
@@ -23,8 +23,8 @@ UNREADABLE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """x (N, ...) as stored, labels y (N,) int64 or None, the names of the classes and of the
-    columns.
+    """Examples x (N, ...) as stored, labels y (N,) int64 or None, and the names of the classes and
+    of the columns.
     """
 
     x: Tensor
@@ -34,37 +34,38 @@ class Table:
 
 
 def read_array(path: Path) -> Table:
-    """A .npy file, or a .npz file with x (or X) and optionally y: uint8, bool, or float32.
+    """Read a .npy file, or a .npz file with x (or X) and optionally y, as uint8, bool, or float32.
 
     Raises DataError, naming the file, if it is cut short, pickled, not numeric, empty, or x and y
     differ in length.
     """
     try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {
-                    name.lower(): archive[name]
-                    for name in archive.files
-                    if name in ("x", "X", "y", "Y")
-                }
-                names = archive.files
-        else:  # a memory map compares the header with the size of the file before anything is read
-            arrays, names = {"x": np.array(np.load(path, allow_pickle=False, mmap_mode="r"))}, ["x"]
+        arrays = _read_arrays(path)
+    except DataError:
+        raise
     except UNREADABLE as error:
-        raise DataError(_unreadable(path, error)) from error
-    if "x" not in arrays:
-        raise DataError(
-            f"{path} has the keys {', '.join(names) or 'none'}; it needs x, and may have y; rename "
-            "them"
-        )
-    x = _numeric(arrays["x"], path)
+        raise DataError(_describe_damage(path, error)) from error
+    x = _to_tensor(arrays["x"], path)
     if "y" not in arrays:
         return Table(x)
-    y, class_names = _array_labels(arrays["y"], len(x), path)
-    return Table(x, y, class_names)
+    return Table(x, *_read_labels(arrays["y"], len(x), path))
 
 
-def _unreadable(path: Path, error: BaseException) -> str:
+def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Return x and y of a .npz file (other keys are not read), or a .npy file as x."""
+    if path.suffix.lower() != ".npz":
+        # a memory map compares the header with the size of the file before anything is read
+        return {"x": np.array(np.load(path, allow_pickle=False, mmap_mode="r"))}
+    with np.load(path, allow_pickle=False) as archive:
+        if not {"x", "X"} & set(archive.files):
+            raise DataError(
+                f"{path} has the keys {', '.join(archive.files) or 'none'}; it needs x, and may "
+                "have y; rename them"
+            )
+        return {k.lower(): archive[k] for k in archive.files if k.lower() in ("x", "y")}
+
+
+def _describe_damage(path: Path, error: BaseException) -> str:
     if "pickle" in str(error) or "Python objects" in str(error):
         return (
             f"{path} holds pickled Python objects, which can run any code when they are read; only "
@@ -76,7 +77,7 @@ def _unreadable(path: Path, error: BaseException) -> str:
     )
 
 
-def _numeric(array: NDArray[np.generic], path: Path) -> Tensor:
+def _to_tensor(array: NDArray[np.generic], path: Path) -> Tensor:
     if array.dtype.kind not in "bfiu":
         raise DataError(
             f"{path} holds values of type {array.dtype}; they must be real numbers; convert them"
@@ -86,11 +87,12 @@ def _numeric(array: NDArray[np.generic], path: Path) -> Tensor:
             f"{path} is empty (shape {array.shape}); it needs examples in rows; check how it was "
             "written"
         )
-    kept = array if array.dtype in (np.uint8, np.bool_) else array.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(kept))
+    if array.dtype not in (np.uint8, np.bool_):
+        array = array.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _array_labels(y: NDArray[np.generic], count: int, path: Path) -> tuple[Tensor, tuple[str, ...]]:
+def _read_labels(y: NDArray[np.generic], count: int, path: Path) -> tuple[Tensor, tuple[str, ...]]:
     if y.shape != (count,):
         raise DataError(
             f"{path} has {count} examples and labels of shape {y.shape}; there must be one label "
@@ -110,7 +112,7 @@ def _array_labels(y: NDArray[np.generic], count: int, path: Path) -> tuple[Tenso
 
 
 def read_csv(path: Path, label: str | int | None = None) -> Table:
-    """A table of numbers, float32 (N, d), with a header if its first row is not all numbers.
+    """Read a table of numbers, float32 (N, d), with a header if its first row is not all numbers.
 
     label: the name (or position) of a column of classes; any text will do there. Cells are parted
     by commas, semicolons or tabs.
@@ -118,11 +120,12 @@ def read_csv(path: Path, label: str | int | None = None) -> Table:
     Raises DataError with the line and column of a cell that is empty or not a number, or a row of
     the wrong length.
     """
-    lines, rows = _rows(path)
+    lines, rows = _read_rows(path)
     at = label % len(rows[0]) if isinstance(label, int) else None
     header = not all(_is_number(cell) for i, cell in enumerate(rows[0]) if i != at)
-    columns = tuple(rows[0]) if header else tuple(str(i) for i in range(len(rows[0])))
-    lines, rows = (lines[1:], rows[1:]) if header else (lines, rows)
+    columns = tuple(str(i) for i in range(len(rows[0])))
+    if header:
+        columns, lines, rows = tuple(rows[0]), lines[1:], rows[1:]
     if not rows:
         raise DataError(
             f"{path} holds a header and no rows; a table needs examples; check how it was written"
@@ -133,21 +136,23 @@ def read_csv(path: Path, label: str | int | None = None) -> Table:
                 f"line {line} of {path} has {len(row)} cells; the first has {len(columns)}; mend "
                 "or remove the line"
             )
-    chosen = None if label is None else _column(columns, label, path)
+    chosen = None if label is None else _find_column(columns, label, path)
     kept = [i for i in range(len(columns)) if i != chosen]
     if not kept:
         raise DataError(f"{path} has only the label column; a table needs numbers too; add columns")
-    x = np.array(
-        [
-            [_number(row[i], line, columns[i], path) for i in kept]
-            for line, row in zip(lines, rows, strict=True)
-        ]
-    )
-    y, names = (None, ()) if chosen is None else _text_labels([row[chosen].strip() for row in rows])
-    return Table(torch.from_numpy(x.astype(np.float32)), y, names, tuple(columns[i] for i in kept))
+    numbers = [
+        [_parse_number(row[i], line, columns[i], path) for i in kept]
+        for line, row in zip(lines, rows, strict=True)
+    ]
+    x = torch.from_numpy(np.array(numbers).astype(np.float32))
+    names = tuple(columns[i] for i in kept)
+    if chosen is None:
+        return Table(x, columns=names)
+    y, class_names = _number_classes([row[chosen].strip() for row in rows])
+    return Table(x, y, class_names, names)
 
 
-def _rows(path: Path) -> tuple[list[int], list[list[str]]]:
+def _read_rows(path: Path) -> tuple[list[int], list[list[str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
@@ -177,7 +182,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _number(cell: str, line: int, column: str, path: Path) -> float:
+def _parse_number(cell: str, line: int, column: str, path: Path) -> float:
     try:
         return float(cell)
     except ValueError as error:
@@ -188,7 +193,7 @@ def _number(cell: str, line: int, column: str, path: Path) -> float:
         ) from error
 
 
-def _column(columns: tuple[str, ...], label: str | int, path: Path) -> int:
+def _find_column(columns: tuple[str, ...], label: str | int, path: Path) -> int:
     if isinstance(label, int) and -len(columns) <= label < len(columns):
         return label % len(columns)
     if label in columns:
@@ -200,7 +205,7 @@ def _column(columns: tuple[str, ...], label: str | int, path: Path) -> int:
     )
 
 
-def _text_labels(cells: list[str]) -> tuple[Tensor, tuple[str, ...]]:
+def _number_classes(cells: list[str]) -> tuple[Tensor, tuple[str, ...]]:
     names = tuple(sorted(set(cells), key=_number_then_text))
     index = {name: i for i, name in enumerate(names)}
     return torch.tensor([index[cell] for cell in cells]), names

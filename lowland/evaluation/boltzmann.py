@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.data import toss
+from lowland.data import bernoulli_sample
 from lowland.evaluation.draws import kept_chains
 from lowland.evaluation.subjects import Findings, Subject
 from lowland.metrics import log_likelihood, log_z
@@ -118,8 +118,8 @@ def settled_part(data: Any) -> Tensor:
     """Some training examples, drawn once where they are drawn anew in training."""
     x = data.train.x[:DATA]
     return (
-        toss(x, torch.Generator(x.device).manual_seed(0))
-        if data.binarisation == "stochastic"
+        bernoulli_sample(x, torch.Generator(x.device).manual_seed(0))
+        if data.binarization == "stochastic"
         else x
     )
 
@@ -145,7 +145,7 @@ def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> l
             found.notes.append(f"The likelihood at update {step} was left out: {error}")
             continue
         likelihood = log_likelihood(
-            machine, s.data.test.x, z, binarisation=s.data.binarised or "binary as stored"
+            machine, s.data.test.x, z, binarization=s.data.binarization_note or "binary as stored"
         )
         point = likelihood.to_dict()
         points.append(

@@ -113,8 +113,8 @@ def _other_sets(s: Subject, found: Findings) -> dict[str, Tensor]:
     sets = {}
     for name in s.recipe["evaluation"]["outliers"]:
         try:
-            root, how = s.recipe["data"].get("root"), s.data.binarisation or None
-            x = load_data(name, root=root, download=False, binarise=how).test.x
+            root, how = s.recipe["data"].get("root"), s.data.binarization or None
+            x = load_data(name, root=root, download=False, binarize=how).test.x
         except ValueError as error:
             found.notes.append(f"The outlier set {name} was left out: {str(error).splitlines()[0]}")
             continue

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import Dataset
-from lowland.data.binarise import toss
+from lowland.data.binarization import bernoulli_sample
 from lowland.evaluation.subjects import Subject, subject
 from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
 from lowland.run import Run
@@ -48,20 +48,22 @@ def measure_likelihood(
     )
     say(repr(found))
     binary, how = s.energy.domain.kind == "binary", treatment(s)
-    names = {"binarisation": how if binary else "", "dequantisation": "" if binary else how}
+    names = {"binarization": how if binary else "", "dequantisation": "" if binary else how}
     parts = {
         name: log_likelihood(
             s.marginal,
             x,
             found,
-            binarisation=names["binarisation"],
+            binarization=names["binarization"],
             dequantisation=names["dequantisation"],
         )
         for name, x in (("train", train), ("test", test))
     }
     figures: dict[str, Any] = {name: _without_log_z(part.to_dict()) for name, part in parts.items()}
-    if s.recipe["training"]["dequantise"] and s.data.levels and not _noise(s):
-        figures["bits_per_dim"] = bits_per_dim(parts["test"], levels=s.data.levels).to_dict()
+    if s.recipe["training"]["dequantise"] and s.data.num_gray_levels and not _noise(s):
+        figures["bits_per_dim"] = bits_per_dim(
+            parts["test"], levels=s.data.num_gray_levels
+        ).to_dict()
     figures |= {
         "log_z": _without_course(found),
         "notes": _notes(s),
@@ -76,10 +78,12 @@ def treated(s: Subject, x: Tensor, generator: torch.Generator) -> Tensor:
     """Examples as training saw them: grey values that are probabilities tossed, others spread over
     their levels, noised.
     """
-    if s.data.binarisation == "stochastic":
-        return x if bool(s.energy.domain.contains(x).all()) else toss(x, generator)
-    if s.recipe["training"]["dequantise"] and s.data.levels:
-        x = (x * (s.data.levels - 1) + torch.rand(x.shape, generator=generator)) / s.data.levels
+    if s.data.binarization == "stochastic":
+        return x if bool(s.energy.domain.contains(x).all()) else bernoulli_sample(x, generator)
+    if s.recipe["training"]["dequantise"] and s.data.num_gray_levels:
+        x = (
+            x * (s.data.num_gray_levels - 1) + torch.rand(x.shape, generator=generator)
+        ) / s.data.num_gray_levels
     if _noise(s):
         x, _ = s.energy.domain.reflect(x + _noise(s) * torch.randn(x.shape, generator=generator))
     return x
@@ -88,9 +92,9 @@ def treated(s: Subject, x: Tensor, generator: torch.Generator) -> Tensor:
 def treatment(s: Subject) -> str:
     """What `treated` does, in words; for binary data, how they were made binary."""
     if s.energy.domain.kind == "binary":
-        return s.data.binarised or "binary as stored"
-    spread = s.recipe["training"]["dequantise"] and s.data.levels
-    words = [f"uniform dequantisation of {s.data.levels} levels"] if spread else []
+        return s.data.binarization_note or "binary as stored"
+    spread = s.recipe["training"]["dequantise"] and s.data.num_gray_levels
+    words = [f"uniform dequantisation of {s.data.num_gray_levels} levels"] if spread else []
     words += [f"Gaussian noise of {_noise(s):g} added"] if _noise(s) else []
     return " and ".join(words) or "data as they are"
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowland.data.images import SUFFIXES, find_images, load_batch, load_image
+from lowland.data.images import IMAGE_SUFFIXES, find_images, load_batch, load_image
 from lowland.run import Run
 from lowland.training.distributed import Team
 
@@ -141,7 +141,7 @@ class Points:
         for path in map(Path, paths):
             folder = path.expanduser()
             for file in find_images(folder) if folder.is_dir() else [path]:
-                single = file.suffix.lower() in SUFFIXES
+                single = file.suffix.lower() in IMAGE_SUFFIXES
                 if single:
                     images.append(_present(file, shape))
                 if images and (not single or len(images) == size):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lowland.data import Dataset, made_binary, settled
+from lowland.data import Dataset, binarize, materialize
 from lowland.energy import Energy
 from lowland.run import Run, load
 from lowland.tasks import bind_smallest_sigma, noise_levels
@@ -44,7 +44,7 @@ class Subject:
         """The data set that the run was trained on; a training part that is drawn anew each time is
         here drawn once.
         """
-        return settled(self.given or load_recipe_data(self.recipe))
+        return materialize(self.given or load_recipe_data(self.recipe))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,11 +53,11 @@ class Subject:
 
     def standardised(self, x: Tensor) -> Tensor:
         """Values as they stand in a file, as the energy sees them: made binary as the data were, or
-        standardised.
+        standardized.
         """
         about = self.run.read_json("data.json")
-        if about.get("binarisation"):
-            return made_binary(x, about["binarisation"])
+        if about.get("binarization"):
+            return binarize(x, about["binarization"])
         return (
             (x - x.new_tensor(about["mean"])) / x.new_tensor(about["scale"]) if about["mean"] else x
         )

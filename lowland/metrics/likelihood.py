@@ -26,7 +26,7 @@ class Likelihood:
 
     value ± error: with the standard error over the examples, log Z taken at its point estimate;
     [lower, upper]: the mean over these examples at the ends of the bracket of log Z; count, dims:
-    examples, and numbers in each; data: the name of the binarisation or dequantisation; log_z: what
+    examples, and numbers in each; data: the name of the binarization or dequantisation; log_z: what
     is known of log Z.
     """
 
@@ -102,18 +102,18 @@ def log_likelihood(
     data: Tensor,
     log_z: LogZ | float,
     *,
-    binarisation: str = "",
+    binarization: str = "",
     dequantisation: str = "",
     batch_size: int = 1024,
 ) -> Likelihood:
     """Mean log-likelihood of data (N, *event) in nats:  −mean E(x) − log Z.
 
-    log_z: what `log_z` found, or a number that is known to be exact. binarisation, dequantisation:
+    log_z: what `log_z` found, or a number that is known to be exact. binarization, dequantisation:
     how the data were made, in words; binary data must name the one, continuous data may name the
     other.
 
     Raises ValueError for points outside the domain, for binary data without the name of the
-    binarisation, and for energies that are not numbers.
+    binarization, and for energies that are not numbers.
 
     >>> import torch
     >>> from lowland.targets import Gaussian
@@ -124,10 +124,10 @@ def log_likelihood(
     """
     energy = lift(energy)
     check_points(energy, data)
-    if energy.domain.kind == "binary" and not binarisation:
+    if energy.domain.kind == "binary" and not binarization:
         raise ValueError(
-            "binary data came without the name of their binarisation; numbers on differently "
-            "binarised data cannot be compared; pass for example binarisation='threshold 0.5'"
+            "binary data came without the name of their binarization; numbers on differently "
+            "binarized data cannot be compared; pass for example binarization='threshold 0.5'"
         )
     values = energy_values(energy, data, batch_size=batch_size).double()
     if bool(values.isnan().any()):
@@ -142,7 +142,7 @@ def log_likelihood(
     )
     found = mean(values)
     low, high = -found.value - known.upper, -found.value - known.lower
-    words = binarisation or dequantisation or "data as they are"
+    words = binarization or dequantisation or "data as they are"
     return Likelihood(
         -found.value - known.value, found.error, low, high, len(data), data[0].numel(), words, known
     )

@@ -105,7 +105,7 @@ def two_sample_accuracy(
     are of one law, 1 if apart.
 
     The larger set is cut to the size of the smaller. Half of each trains a perceptron with one
-    hidden layer (standardised inputs, AdamW, batches of 256, a falling rate), the other half is
+    hidden layer (standardized inputs, AdamW, batches of 256, a falling rate), the other half is
     called; the error is binomial. What a weak classifier cannot tell apart may still differ: the
     accuracy is a lower bound of what the best would reach. Source: Lopez-Paz & Oquab (2017),
     https://arxiv.org/abs/1610.06545

@@ -106,7 +106,7 @@ class FlowNoise(Energy):
 
     domain: real, or a box, which is filled through a sigmoid (numbers nearer to a wall than a
     thousandth of the width are judged as if they were there); data: (N, *event), whose mean and
-    deviation standardise; transforms: couplings of the spline; hidden: widths of their networks;
+    deviation standardize; transforms: couplings of the spline; hidden: widths of their networks;
     flow: another unconditional flow of zuko over as many numbers. Raises ImportError without zuko,
     the extra `lowland[zuko]`. Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; zuko,
     https://github.com/probabilists/zuko

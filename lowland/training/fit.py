@@ -133,13 +133,13 @@ def _about(data: Dataset) -> dict[str, Any]:
             "name",
             "classes",
             "class_names",
-            "levels",
+            "num_gray_levels",
             "note",
             "mean",
             "scale",
             "columns",
-            "binarisation",
-            "binarised",
+            "binarization",
+            "binarization_note",
         )
     }
     return {**kept, "sizes": sizes}

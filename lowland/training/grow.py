@@ -100,11 +100,11 @@ def resized(data: Dataset, size: int) -> Dataset:
     if data.domain.shape[1:] == (size, size):
         return data
     parts: dict[str, Any] = {
-        name: Split(_shrunk(split.x, size), split.y) for name, split in data.parts()
+        name: Split(_shrunk(split.x, size), split.y) for name, split in data.splits()
     }
     domain = dataclasses.replace(data.domain, shape=(data.domain.shape[0], size, size))
     return dataclasses.replace(
-        data, name=f"{data.name} at {size} × {size}", domain=domain, levels=None, **parts
+        data, name=f"{data.name} at {size} × {size}", domain=domain, num_gray_levels=None, **parts
     )
 
 

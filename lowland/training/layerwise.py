@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import Dataset, Split
-from lowland.data.binarise import settled, toss
+from lowland.data.binarization import bernoulli_sample, materialize
 from lowland.domain import binary
 from lowland.training.fit import fit
 
@@ -31,7 +31,7 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
 
     >>> import lowland, tempfile, torch
     >>> from lowland.nets import DBN
-    >>> digits = lowland.load_data("digits", binarise="threshold")
+    >>> digits = lowland.load_data("digits", binarize="threshold")
     >>> recipe = {"seed": 0, "objective": {"name": "CD"}, "sampler": {"name": "BlockGibbs"}, "training": {"steps": 20}}
     >>> recipe["training"] |= {"checkpoint_every": 20}
     >>> net = greedy(DBN(digits.domain, hidden=(20, 10)), recipe, tempfile.mkdtemp(), data=digits, progress=False)
@@ -64,21 +64,21 @@ def hidden_data(machine: Any, data: Dataset, seed: int = 0) -> Dataset:
     """The data set of the hidden units of a machine: means E[h | x] for training, drawn anew each
     time; draws elsewhere.
     """
-    data = settled(data)
+    data = materialize(data)
     parts: dict[str, Any] = {}
-    for place, (name, split) in enumerate(data.parts()):
+    for place, (name, split) in enumerate(data.splits()):
         means = _means(machine, split.x)
         if place:
-            means = toss(means, torch.Generator(means.device).manual_seed(seed + place))
+            means = bernoulli_sample(means, torch.Generator(means.device).manual_seed(seed + place))
         parts[name] = Split(means, split.y)
     words = f"{data.name}, {machine.hidden} hidden units of it"
     return dataclasses.replace(
         data,
         name=words,
         domain=binary(machine.hidden),
-        binarisation="stochastic",
-        binarised=words,
-        levels=None,
+        binarization="stochastic",
+        binarization_note=words,
+        num_gray_levels=None,
         **parts,
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.data import settled
+from lowland.data import materialize
 from lowland.energy import energy_values
 from lowland.metrics import frechet_distance, ksd, mmd
 from lowland.tasks import generate_from_recipe
@@ -46,7 +46,7 @@ class Selection:
         settings = session.settings
         if settings.select == "none":
             return None
-        data = settled(session.data)
+        data = materialize(session.data)
         held = data.calibration.x[: settings.select_samples]
         if len(held) < 16:
             raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lowland.data import Batches, Dataset, Split, toss
+from lowland.data import Batches, Dataset, Split, bernoulli_sample
 from lowland.domain import Domain
 from lowland.energy import Energy, check_energy
 from lowland.objectives.contrastive import Loss, border_share, completed
@@ -190,7 +190,7 @@ class Session:
         spread = [
             name for name in ("noise", "dequantise", "margin") if getattr(self.settings, name)
         ]
-        if self.data.binarisation and spread:
+        if self.data.binarization and spread:
             raise ValueError(
                 f"{self.data.name} is binary and {' and '.join(spread)} would move it off 0 and 1; "
                 "binary data have no grey levels to spread; leave them out"
@@ -209,7 +209,7 @@ class Session:
         x = self.data.train.x[:4].to(self.device)
         x = completed(
             self.energy,
-            x.round() if self.data.binarisation else x,
+            x.round() if self.data.binarization else x,
             torch.Generator(self.device).manual_seed(0),
         )
         x = (
@@ -258,11 +258,11 @@ class Session:
         """Examples drawn, dequantised and noised as data and settings say, folded back into the
         box.
         """
-        if self.data.binarisation == "stochastic":
-            x = toss(x, generator)
-        if self.settings.dequantise and self.data.levels:
+        if self.data.binarization == "stochastic":
+            x = bernoulli_sample(x, generator)
+        if self.settings.dequantise and self.data.num_gray_levels:
             u = torch.rand(x.shape, generator=generator, device=x.device)
-            x = (x * (self.data.levels - 1) + u) / self.data.levels
+            x = (x * (self.data.num_gray_levels - 1) + u) / self.data.num_gray_levels
         if self.settings.noise:
             noise = torch.randn(x.shape, generator=generator, device=x.device)
             x, _ = self.energy.domain.reflect(x + self.settings.noise * noise)

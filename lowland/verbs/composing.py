@@ -307,7 +307,7 @@ def _check_lists(
 
 
 def _check_units(subjects: Sequence[Subject]) -> None:
-    """Runs whose numbers were standardised otherwise would see other points behind the same x."""
+    """Runs whose numbers were standardized otherwise would see other points behind the same x."""
     first, *others = [
         {key: s.run.read_json("data.json").get(key) for key in ("mean", "scale")} for s in subjects
     ]
@@ -315,8 +315,8 @@ def _check_units(subjects: Sequence[Subject]) -> None:
         if one != first:
             raise ValueError(
                 f"{s.recipe['name']} and {subjects[0].recipe['name']} were trained on numbers that "
-                "were standardised differently; one x must mean the same to all; train them with "
-                "one mean and scale, or with standardise = false"
+                "were standardized differently; one x must mean the same to all; train them with "
+                "one mean and scale, or with standardize = false"
             )
 
 

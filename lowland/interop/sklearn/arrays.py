@@ -25,7 +25,7 @@ class Columns:
     """What the columns of a table are, learned from its training part.
 
     kind: "binary", for values in [0, 1] that are taken as they are, or "gaussian", for columns that
-    are standardised on the way in and restored on the way out; mean, scale: (D,) in float64; a
+    are standardized on the way in and restored on the way out; mean, scale: (D,) in float64; a
     constant column has scale 1.
     """
 
@@ -56,7 +56,7 @@ class Columns:
 
     @property
     def log_volume(self) -> float:
-        """Σ log scale: what standardising adds to a log-density."""
+        """Σ log scale: what standardizing adds to a log-density."""
         return float(np.log(self.scale).sum())
 
     def inward(self, x: Array) -> Tensor:
@@ -96,7 +96,7 @@ class Columns:
             none,
             none,
             classes,
-            binarisation="stochastic" if grey else "",
+            binarization="stochastic" if grey else "",
         )
 
 

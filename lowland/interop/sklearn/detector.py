@@ -22,7 +22,7 @@ SAMPLER = {"name": "MALA", "step_size": 0.1}
 
 
 class EnergyDetector(OutlierMixin, BaseEstimator):
-    """Outlier detector: an energy trained on standardised columns; what lies too high is an
+    """Outlier detector: an energy trained on standardized columns; what lies too high is an
     outlier.
 
     With contamination="auto" a share `calibration` of the rows is kept from training, and x is
@@ -173,7 +173,7 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         return -energy_values(self.energy_, self.columns_.inward(x)).numpy()
 
     def score_samples(self, X: Any) -> Array:
-        """−E(x) (N,), the log-density of standardised columns up to a constant: low is unlikely."""
+        """−E(x) (N,), the log-density of standardized columns up to a constant: low is unlikely."""
         check_is_fitted(self)
         return self._scores(self._arrived(X))
 

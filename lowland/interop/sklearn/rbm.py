@@ -16,7 +16,7 @@ class RBM(Stack):
 
     n_components: hidden units; visible: "binary", "gaussian", or "auto": binary if all values lie
     in [0, 1], else gaussian. Binary columns may hold probabilities of a one, from which every batch
-    is drawn anew; gaussian columns are standardised inside. objective: "pcd", from n_chains
+    is drawn anew; gaussian columns are standardized inside. objective: "pcd", from n_chains
     persistent chains, or "cd", from chains at the data, gibbs_steps sweeps an update.
     learning_rate: of plain stochastic gradient on the centred gradient, falling linearly to 0 in
     `fit`, constant in `partial_fit`; "auto" is 0.3 for binary columns and 0.1 for gaussian ones;

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from lowland import nets
-from lowland.data import Batches, Dataset, toss
+from lowland.data import Batches, Dataset, bernoulli_sample
 from lowland.energy import energy_values
 from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
 from lowland.interop.sklearn.estimator import Machine, precise
@@ -152,7 +152,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         estimator.
         """
         x, generator, top = self._points(X).float(), self._generator(), self.machines_[-1]
-        x = toss(x, generator) if self.columns_.kind == "binary" else x
+        x = bernoulli_sample(x, generator) if self.columns_.kind == "binary" else x
         with torch.no_grad():
             for machine in self.machines_[:-1]:
                 x = machine.draw_hidden(x, generator)

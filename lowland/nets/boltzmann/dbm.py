@@ -42,7 +42,7 @@ def binary_data(domain: Domain | dict[str, Any], name: str) -> Domain:
     if found.kind != "binary" or not found.shape:
         raise ValueError(
             f"{name} came with data on {found}; its units are binary and it must know how many; "
-            "pass for example binary(1, 28, 28), and binarise the data (data.binarise)"
+            "pass for example binary(1, 28, 28), and binarize the data (data.binarize)"
         )
     return found
 

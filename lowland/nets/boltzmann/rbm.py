@@ -135,7 +135,7 @@ class RBM(Energy):
     """Restricted Boltzmann machine: E(x) = V(x) − Σ_j A(c_j + (Wᵀ f(x))_j), the free energy of
     visible units.
 
-    domain: binary, categorical(K) (Potts units) or real (Gaussian units; standardise the data) of
+    domain: binary, categorical(K) (Potts units) or real (Gaussian units; standardize the data) of
     any event shape; hidden: number of hidden units; units: "bernoulli", or "relu" for normal laws
     cut off at zero; classes: label units, with E(x, y) = E with the label's own weights, labels and
     soft labels as in `ClassEnergy`; spread: standard deviation of the first weights; centred: train

@@ -281,7 +281,7 @@ def visible_side(domain: Domain) -> VisibleSide:
     if domain.kind not in kinds:
         raise ValueError(
             f"a Boltzmann machine was asked for on a domain that is {domain.kind}; it takes "
-            "binary, categorical or real ones; binarise the data (data.binarise), or standardise "
+            "binary, categorical or real ones; binarize the data (data.binarize), or standardize "
             "them and drop the walls"
         )
     return kinds[domain.kind](domain)

@@ -16,8 +16,17 @@ from torch import Generator, Tensor
 
 import lowland
 from lowland import verbs
-from lowland.data import DataError, Dataset, Split, binarised, load_data, made_binary, settled, toss
-from lowland.data import binarise as binarise_module
+from lowland.data import (
+    DataError,
+    Dataset,
+    Split,
+    bernoulli_sample,
+    binarization,
+    binarize,
+    binarize_dataset,
+    load_data,
+    materialize,
+)
 from lowland.domain import binary, box
 from lowland.evaluation import evaluate_run, subject
 from lowland.run import Run
@@ -37,8 +46,8 @@ def z_of(values: Tensor, truth: Tensor, variance: Tensor) -> float:
 
 
 def test_threshold_is_the_grey_value_above_one_half_and_nothing_else() -> None:
-    data = load_data("digits", binarise="threshold")
-    for (_, made), (_, grey) in zip(data.parts(), GREY.parts(), strict=True):
+    data = load_data("digits", binarize="threshold")
+    for (_, made), (_, grey) in zip(data.splits(), GREY.splits(), strict=True):
         assert torch.equal(made.x, (grey.x * 16 >= 9).float()) and torch.equal(made.y, grey.y)
     assert bool((GREY.train.x == 0.5).any()), (
         "no pixel at the threshold, so the test above would not see >= for >"
@@ -59,8 +68,8 @@ def coins_are_fair(draw: Callable[[Tensor, Generator], Tensor]) -> bool:
 
 
 def test_a_toss_is_one_with_the_grey_value_as_its_probability() -> None:
-    assert coins_are_fair(toss)
-    assert coins_are_fair(lambda grey, g: made_binary(grey, "fixed", g))
+    assert coins_are_fair(bernoulli_sample)
+    assert coins_are_fair(lambda grey, g: binarize(grey, "fixed", g))
 
 
 @pytest.mark.parametrize(
@@ -86,9 +95,11 @@ def agreement(a: Tensor, b: Tensor, grey: Tensor) -> float:
 
 
 def test_pixels_of_one_draw_are_independent_of_each_other_and_of_the_other_parts() -> None:
-    data, size = load_data("digits", binarise="fixed"), len(GREY.test)
-    off = [made.x - grey.x for (_, made), (_, grey) in zip(data.parts(), GREY.parts(), strict=True)]
-    variance = [grey.x * (1 - grey.x) for _, grey in GREY.parts()]
+    data, size = load_data("digits", binarize="fixed"), len(GREY.test)
+    off = [
+        made.x - grey.x for (_, made), (_, grey) in zip(data.splits(), GREY.splits(), strict=True)
+    ]
+    variance = [grey.x * (1 - grey.x) for _, grey in GREY.splits()]
     for a, b, u, v in (
         (
             off[0][:, :, :, 1:],
@@ -104,10 +115,10 @@ def test_pixels_of_one_draw_are_independent_of_each_other_and_of_the_other_parts
 
 
 def test_a_fixed_draw_follows_the_seed_and_a_limit_moves_no_pixel() -> None:
-    one, again, other = (load_data("digits", binarise="fixed", seed=seed) for seed in (1, 1, 2))
-    few = load_data("digits", binarise="fixed", seed=1, limit=50)
+    one, again, other = (load_data("digits", binarize="fixed", seed=seed) for seed in (1, 1, 2))
+    few = load_data("digits", binarize="fixed", seed=1, limit=50)
     for (_, a), (_, b), (_, c), (_, grey) in zip(
-        one.parts(), again.parts(), other.parts(), GREY.parts(), strict=True
+        one.splits(), again.splits(), other.splits(), GREY.splits(), strict=True
     ):
         assert torch.equal(a.x, b.x)
         assert abs(agreement(a.x, c.x, grey.x)) < 5
@@ -117,14 +128,14 @@ def test_a_fixed_draw_follows_the_seed_and_a_limit_moves_no_pixel() -> None:
 def test_a_stochastic_set_keeps_grey_values_to_train_on_and_one_draw_of_the_rest_that_no_seed_changes() -> (
     None
 ):
-    one, other = (load_data("digits", binarise="stochastic", seed=seed) for seed in (1, 2))
+    one, other = (load_data("digits", binarize="stochastic", seed=seed) for seed in (1, 2))
     assert torch.equal(one.train.x, GREY.train.x)
     for (name, a), (_, b), (_, grey) in list(
-        zip(one.parts(), other.parts(), GREY.parts(), strict=True)
+        zip(one.splits(), other.splits(), GREY.splits(), strict=True)
     )[1:]:
         assert torch.equal(a.x, b.x) and bool(one.domain.contains(a.x).all()), name
         assert abs(z_of(a.x, grey.x, grey.x * (1 - grey.x))) < 5
-    drawn = settled(one)
+    drawn = materialize(one)
     assert bool(drawn.domain.contains(drawn.train.x).all()) and torch.equal(
         drawn.test.x, one.test.x
     )
@@ -132,13 +143,16 @@ def test_a_stochastic_set_keeps_grey_values_to_train_on_and_one_draw_of_the_rest
         abs(
             agreement(
                 drawn.train.x,
-                made_binary(GREY.train.x, "fixed", Generator().manual_seed(0)),
+                binarize(GREY.train.x, "fixed", Generator().manual_seed(0)),
                 GREY.train.x,
             )
         )
         < 5
     )
-    assert settled(load_data("digits", binarise="fixed")).train.x.unique().tolist() == [0.0, 1.0]
+    assert materialize(load_data("digits", binarize="fixed")).train.x.unique().tolist() == [
+        0.0,
+        1.0,
+    ]
 
 
 # ------------------------------------------------------------------------------ drawn anew, or once
@@ -160,7 +174,7 @@ def recipe(how: str | None, **more: Any) -> lowland.Recipe:
     }
     quick = {"evaluation.judge_steps": 0, "evaluation.samples": 32, "generation.steps": 5}
     return lowland.read_recipe(
-        "digits-rbm", {**small, **steps, **quick, "data.binarise": how, **more}
+        "digits-rbm", {**small, **steps, **quick, "data.binarize": how, **more}
     )
 
 
@@ -168,7 +182,7 @@ def visits(how: str, times: int, data: Dataset | None = None) -> tuple[Tensor, T
     """What a session is shown of 32 examples, visited so many times in one order: (times, 32, ...);
     and their grey values.
     """
-    session = Session(recipe(how).plain(), data or load_data("digits", binarise=how, limit=32))
+    session = Session(recipe(how).plain(), data or load_data("digits", binarize=how, limit=32))
     session.batches.order = lambda epoch: torch.arange(32)  # type: ignore[method-assign]
     return torch.stack([session.batch()[0] for _ in range(times)]), GREY.train.x[:32]
 
@@ -189,11 +203,11 @@ def test_stochastic_training_data_are_drawn_anew_at_every_visit() -> None:
 @pytest.mark.parametrize("how", ["fixed", "threshold"])
 def test_the_other_two_show_the_same_pixels_at_every_visit(how: str) -> None:
     seen, _ = visits(how, 5)
-    assert bool((seen == load_data("digits", binarise=how).train.x[:32]).all())
+    assert bool((seen == load_data("digits", binarize=how).train.x[:32]).all())
 
 
 def test_stochastic_data_drawn_only_once_are_noticed() -> None:
-    once = settled(load_data("digits", binarise="stochastic", limit=32))
+    once = materialize(load_data("digits", binarize="stochastic", limit=32))
     assert not drawn_anew(*visits("stochastic", 40, once))
 
 
@@ -216,7 +230,7 @@ def test_a_resumed_stochastic_run_draws_what_an_uninterrupted_one_would_have_dra
     values = recipe("stochastic")
     fit(values, tmp_path / "whole", progress=False)
     run = Run.open(tmp_path / "whole")
-    session = Session(values.plain(), load_data("digits", binarise="stochastic", limit=32))
+    session = Session(values.plain(), load_data("digits", binarize="stochastic", limit=32))
     session.restore(run.load_checkpoint(20))
     for _ in range(20):
         session.advance()
@@ -229,25 +243,25 @@ def test_a_resumed_stochastic_run_draws_what_an_uninterrupted_one_would_have_dra
 
 @pytest.mark.parametrize("how", WAYS)
 def test_a_binary_set_says_what_was_done(how: str) -> None:
-    data = load_data("digits", binarise=how, seed=7)
+    data = load_data("digits", binarize=how, seed=7)
     assert (
         data.domain == binary(1, 8, 8)
-        and data.binarisation == how
-        and data.levels is None
+        and data.binarization == how
+        and data.num_gray_levels is None
         and data.classes == 10
     )
     assert (
-        data.binarised.startswith("digits, ")
+        data.binarization_note.startswith("digits, ")
         and data.note.startswith(GREY.note)
-        and data.note.endswith(data.binarised)
+        and data.note.endswith(data.binarization_note)
     )
     words = {
         "threshold": ("above 0.5",),
         "stochastic": ("anew", "8128"),
         "fixed": ("once with seed 7",),
     }[how]
-    assert all(word in data.binarised for word in words)
-    assert GREY.binarisation == GREY.binarised == ""
+    assert all(word in data.binarization_note for word in words)
+    assert GREY.binarization == GREY.binarization_note == ""
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -259,13 +273,13 @@ def test_a_run_trains_to_its_report_and_names_the_binarisation_everywhere(
         tmp_path / "run",
         progress=False,
     )
-    run, sentence = Run.open(tmp_path / "run"), load_data("digits", binarise=how).binarised
+    run, sentence = Run.open(tmp_path / "run"), load_data("digits", binarize=how).binarization_note
     about, figures, arrays = (
         run.read_json("data.json"),
         run.read_json("evaluation.json"),
         run.read_tensors("evaluation.safetensors"),
     )
-    assert about["binarisation"] == how and about["binarised"] == sentence
+    assert about["binarization"] == how and about["binarization_note"] == sentence
     assert all(point["data"] == sentence for point in figures["boltzmann"]["likelihood"])
     assert sentence in page.read_text(encoding="utf-8")
     for name in ("samples", "data", "neighbour_of", "film"):
@@ -319,13 +333,15 @@ def test_folders_and_arrays_of_images_can_be_made_binary(tmp_path: Path) -> None
     for i, picture in enumerate(grey):
         Image.fromarray(picture).save(tmp_path / "folder" / f"{i:02}.png")
     sets = {
-        name: load_data(tmp_path / name, binarise="threshold")
+        name: load_data(tmp_path / name, binarize="threshold")
         for name in ("bytes.npy", "floats.npy", "folder")
     }
     whole = (torch.from_numpy(grey)[:, None] >= 128).float()
     for name, data in sets.items():
-        assert data.domain == binary(1, 6, 5) and data.binarised.startswith(str(tmp_path / name))
-        rows = torch.cat([part.x for _, part in data.parts()]).flatten(1)
+        assert data.domain == binary(1, 6, 5) and data.binarization_note.startswith(
+            str(tmp_path / name)
+        )
+        rows = torch.cat([part.x for _, part in data.splits()]).flatten(1)
         assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, whole.flatten(1).tolist()))
 
 
@@ -342,24 +358,24 @@ def test_what_cannot_be_made_binary_is_refused_in_three_clauses(how: str, tmp_pa
     ):
         with pytest.raises(
             DataError,
-            match=rf"binarise was asked for .*{kind} of shape .*; .*\[0, 1\]; leave it out",
+            match=rf"binarize was asked for .*{kind} of shape .*; .*\[0, 1\]; leave it out",
         ):
-            load_data(name, binarise=how)
+            load_data(name, binarize=how)
     with pytest.raises(DataError, match=r"values 0\.\d+ to 1\.9\d+; .*; rescale"):
-        load_data(tmp_path / "wide.npy", binarise=how)
+        load_data(tmp_path / "wide.npy", binarize=how)
     with pytest.raises(DataError, match="are the same point"):
-        load_data(tmp_path / "dark.npy", binarise="threshold")
+        load_data(tmp_path / "dark.npy", binarize="threshold")
     with pytest.raises(DataError, match=r"box of shape .* leave it out"):
-        binarised(replace(GREY, domain=box(-1, 1, 1, 8, 8)), how)
+        binarize_dataset(replace(GREY, domain=box(-1, 1, 1, 8, 8)), how)
 
 
 def test_a_way_that_is_not_known_is_refused_in_three_clauses() -> None:
     with pytest.raises(
-        DataError, match="binarise is 'otsu'; it is threshold, stochastic or fixed; choose one"
+        DataError, match="binarize is 'otsu'; it is threshold, stochastic or fixed; choose one"
     ):
-        load_data("digits", binarise="otsu")
+        load_data("digits", binarize="otsu")
     with pytest.raises(
-        ValueError, match=r"data\.binarise: Input should be 'threshold', 'stochastic' or 'fixed'"
+        ValueError, match=r"data\.binarize: Input should be 'threshold', 'stochastic' or 'fixed'"
     ):
         recipe("otsu")
 
@@ -368,7 +384,7 @@ def test_grey_values_outside_the_unit_interval_are_refused_before_they_are_drawn
     odd = replace(
         GREY,
         train=Split(GREY.train.x + 0.5, GREY.train.y),
-        binarisation="stochastic",
+        binarization="stochastic",
         domain=binary(1, 8, 8),
     )
     with pytest.raises(DataError, match=r"train part of digits has \d+ of 1297 examples outside"):
@@ -376,7 +392,7 @@ def test_grey_values_outside_the_unit_interval_are_refused_before_they_are_drawn
     hidden = replace(
         GREY,
         test=Split(GREY.train.x, GREY.train.y),
-        binarisation="stochastic",
+        binarization="stochastic",
         domain=binary(1, 8, 8),
     )
     with pytest.raises(
@@ -390,7 +406,7 @@ def test_grey_values_outside_the_unit_interval_are_refused_before_they_are_drawn
 )
 def test_a_recipe_that_would_spread_binary_data_is_refused(setting: str) -> None:
     with pytest.raises(
-        ValueError, match=r"data\.binarise is 'fixed' and training\.\w+ would .*; .*; leave out"
+        ValueError, match=r"data\.binarize is 'fixed' and training\.\w+ would .*; .*; leave out"
     ) as caught:
         recipe("fixed", **lowland.config.parse_overrides([setting]))
     assert setting.partition("=")[0] in str(caught.value) and "given:" not in str(caught.value)
@@ -425,7 +441,7 @@ def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_indepen
     )
     fit(values, tmp_path / "run", progress=False)
     curve = evaluate_run(Run.open(tmp_path / "run"))["boltzmann"]["likelihood"]
-    data = load_data("digits", binarise="threshold")
+    data = load_data("digits", binarize="threshold")
     share = (data.train.x.flatten(1).double().sum(0) + 1) / (len(data.train) + 2)
     alone = (
         torch.distributions.Bernoulli(share)
@@ -445,7 +461,7 @@ def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_indepen
 
 
 def test_the_own_seed_is_said_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = load_data("digits", binarise="stochastic")
-    monkeypatch.setattr(binarise_module, "OWN_SEED", 1)
-    after = load_data("digits", binarise="stochastic")
-    assert "seed 1" in after.binarised and not torch.equal(before.test.x, after.test.x)
+    before = load_data("digits", binarize="stochastic")
+    monkeypatch.setattr(binarization, "STOCHASTIC_SEED", 1)
+    after = load_data("digits", binarize="stochastic")
+    assert "seed 1" in after.binarization_note and not torch.equal(before.test.x, after.test.x)
