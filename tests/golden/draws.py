@@ -18,6 +18,7 @@ from lowland import (
     NUTS,
     RBM,
     BlockGibbs,
+    ConditionalEnergy,
     Draws,
     Energies,
     Energy,
@@ -27,7 +28,6 @@ from lowland import (
     LeimkuhlerMatthews,
     Moments,
     ParallelTempering,
-    Recovery,
     ShortRun,
     Underdamped,
     ais,
@@ -35,19 +35,19 @@ from lowland import (
     binary,
     box,
     categorical,
-    cooling,
-    geometric,
-    noise_ladder,
+    diffusion_recovery_sample,
+    geometric_path,
+    geometric_schedule,
+    karras_sigmas,
+    multiscale_sample,
     predictor_corrector,
-    preserving,
     probability_flow,
-    pyramid,
     real,
-    recover,
     sample,
-    search,
-    sigma_ladder,
+    scale_step_sizes,
+    simulated_annealing,
     tune,
+    vp_to_ve,
 )
 from lowland.samplers import Sampler, Trace
 from lowland.targets import Gaussian, GaussianMixture, Ising, Potts
@@ -70,7 +70,7 @@ CONTINUOUS: dict[str, tuple[Sampler, int]] = {  # with the number of steps
     "mala": (MALA(0.3), 20),
     "mala_scaled": (MALA(0.3, scale=(1.0, 1.5, 0.7)), 20),
     "hmc": (HMC(0.4, 5, jitter=0.2), 10),
-    "ghmc": (GHMC(0.4, friction=0.7, leapfrogs=2), 15),
+    "ghmc": (GHMC(0.4, friction=0.7, num_leapfrog_steps=2), 15),
     "underdamped": (Underdamped(0.3, friction=0.7), 20),
     "nuts": (NUTS(0.4, 5), 6),
     "parallel_tempering": (ParallelTempering(MALA(0.3), (1.0, 2.0, 5.0), (0.3, 0.5, 1.0)), 12),
@@ -173,7 +173,7 @@ def swaps_of_parallel_tempering() -> Numbers:
 @case(DOUBLE)
 def conditional_of_a_noisier_point() -> Numbers:
     """Evaluate and sample the law of a point given a noisier one."""
-    law = Recovery(CORRELATED, normal(16, 3, seed=4), 0.4)
+    law = ConditionalEnergy(CORRELATED, normal(16, 3, seed=4), 0.4)
     return run(MALA(0.05), law, normal(16, 3), 15)
 
 
@@ -181,7 +181,9 @@ def conditional_of_a_noisier_point() -> Numbers:
 def recovery_down_a_ladder() -> Numbers:
     """Draw down noise levels by recovery."""
     sigmas = (3.0, 1.0, 0.3, 0.1)
-    found = recover(NOISY, sigmas, 3 * normal(16, 3), MALA(0.2), 24, generator=seeded(5))
+    found = diffusion_recovery_sample(
+        NOISY, sigmas, 3 * normal(16, 3), MALA(0.2), 24, generator=seeded(5)
+    )
     return {
         "points": summarise(found.x),
         "acceptance": list(found.acceptance),
@@ -192,7 +194,7 @@ def recovery_down_a_ladder() -> Numbers:
 @case(DOUBLE)
 def annealed_importance_sampling() -> Numbers:
     """Estimate a ratio of normalisers along a geometric path."""
-    path = geometric(Gaussian(), MIXTURE, torch.linspace(0, 1, 12).tolist())
+    path = geometric_path(Gaussian(), MIXTURE, torch.linspace(0, 1, 12).tolist())
     found = ais(path, MALA(0.3), normal(64, 2), generator=seeded(6), steps=2)
     return {
         "log_ratio": found.log_ratio,
@@ -220,7 +222,9 @@ def annealing_through_temperatures() -> Numbers:
 @case(DOUBLE)
 def search_on_a_lattice() -> Numbers:
     """Look for the lowest energy of a frustrated lattice by annealing."""
-    found = search(Ising((4, 4), -0.5, 0.2), DMALA(1.0), spins(8, 4, 4), 60, generator=seeded(8))
+    found = simulated_annealing(
+        Ising((4, 4), -0.5, 0.2), DMALA(1.0), spins(8, 4, 4), 60, generator=seeded(8)
+    )
     ladder = [found.temperatures[0], found.temperatures[-1]]
     return {
         "energies": found.energies.tolist(),
@@ -232,8 +236,8 @@ def search_on_a_lattice() -> Numbers:
 @case(DOUBLE)
 def search_on_the_plane() -> Numbers:
     """Look for the lowest energy of a mixture by annealing, with a step that follows acceptance."""
-    ladder = cooling(4.0, 0.05, 6)
-    found = search(
+    ladder = geometric_schedule(4.0, 0.05, 6)
+    found = simulated_annealing(
         MIXTURE, MALA(0.3), 3 * normal(8, 2), 30, generator=seeded(9), temperatures=ladder
     )
     return {"points": summarise(found.points), "energies": found.energies.tolist()}
@@ -251,13 +255,15 @@ def pyramid_of_images() -> Numbers:
 
     sizes: Sequence[Energy] = [Function(rough, box(-1.0, 1.0, 1, n, n)) for n in (2, 4)]
     start = 0.3 * normal(8, 1, 2, 2).tanh()
-    return show(pyramid(sizes, MALA(0.05), start, 14, generator=seeded(10), smooth=True)[-1])
+    return show(
+        multiscale_sample(sizes, MALA(0.05), start, 14, generator=seeded(10), smooth=True)[-1]
+    )
 
 
 @case(DOUBLE)
 def flow_down_noise_levels() -> Numbers:
     """Carry noise to data by the ODE of probability flow, in steps of first and second order."""
-    sigmas = sigma_ladder(8.0, 0.05, 8)
+    sigmas = karras_sigmas(8.0, 0.05, 8)
     path = [NOISY.given(sigma) for sigma in sigmas]
     ends = [
         probability_flow(path, sigmas, 8 * normal(16, 3), order=n, jump=n == 2).x for n in (1, 2)
@@ -268,9 +274,9 @@ def flow_down_noise_levels() -> Numbers:
 @case(DOUBLE)
 def predictor_and_corrector() -> Numbers:
     """Draw down noise levels by ancestral steps that MALA corrects."""
-    sigmas = sigma_ladder(8.0, 0.05, 6)
+    sigmas = karras_sigmas(8.0, 0.05, 6)
     path = [NOISY.given(sigma) for sigma in sigmas]
-    correctors, start = noise_ladder(MALA(0.01), sigmas), 8 * normal(16, 3)
+    correctors, start = scale_step_sizes(MALA(0.01), sigmas), 8 * normal(16, 3)
     found = predictor_corrector(
         path, sigmas, start, correctors, 12, generator=seeded(11), jump=True
     )
@@ -285,7 +291,7 @@ def predictor_and_corrector() -> Numbers:
 def path_that_preserves_the_variance() -> Numbers:
     """Turn a variance-preserving path into one that explodes, and follow it."""
     alphas = (0.1, 0.5, 0.9, 0.99)
-    path, sigmas = preserving([CORRELATED / (1 + a) for a in alphas], alphas)
+    path, sigmas = vp_to_ve([CORRELATED / (1 + a) for a in alphas], alphas)
     return {
         "points": summarise(probability_flow(path, sigmas, 10 * normal(16, 3)).x),
         "sigmas": list(sigmas),

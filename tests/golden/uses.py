@@ -25,19 +25,15 @@ from lowland import (
     compose,
     edit,
     interpolate,
+    karras_sigmas,
     mixture,
     predict,
     purify,
     restore,
     sample_composed,
-    sigma_ladder,
     verbs,
 )
-from lowland.metrics import (
-    PGD,
-    Square,
-    robustness,
-)
+from lowland.robustness import PGD, Square, robust_accuracy
 from lowland.tasks import BlockAverage, anneal_composed, logits_of, most_likely, progressive
 
 from .registry import Numbers, Tolerance, case, normal, seeded, summarise, uniform
@@ -211,7 +207,7 @@ def composed_digits() -> Numbers:
 def guided_samples() -> Numbers:
     """Draw down noise levels under an energy of noise and a classifier."""
     guided = trained("mnist") + 0.5 * Attribute(trained("mnist-jem"), 7)
-    sigmas, start = sigma_ladder(1.0, 0.2, 3), normal(2, 1, 28, 28, dtype=torch.float32)
+    sigmas, start = karras_sigmas(1.0, 0.2, 3), normal(2, 1, 28, 28, dtype=torch.float32)
     found = anneal_composed(
         guided, sigmas, start, 3, generator=seeded(9), final=2, sampler=Langevin(0.005)
     )
@@ -277,7 +273,7 @@ def attacked_digits() -> Numbers:
     """Attack a classifier of digits by gradients and by queries."""
     attacks = {"pgd": PGD(steps=5, walls=(0.0, 1.0)), "square": Square(queries=20)}
     model, x, y = logits_of(trained("digits")), digits(60), labels(60)
-    found = robustness(model, x, y, 0.1, attacks, generator=seeded(14))
+    found = robust_accuracy(model, x, y, 0.1, attacks, generator=seeded(14))
     moved = attacks["pgd"](model, x[:8], y[:8], 0.1, generator=seeded(15))
     return {
         "accuracy": [found.accuracy["clean"].value, found.minimum.mean().item()],
