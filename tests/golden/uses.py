@@ -13,28 +13,34 @@ from torch.nn.functional import interpolate as resize
 import lowland
 from lowland import (
     MALA,
-    Attribute,
     Detector,
     Energy,
     Function,
+    LabelGuidance,
     Langevin,
     Mask,
-    Purified,
-    bounded,
+    PurifiedClassifier,
     box,
     compose,
+    conditional_sample,
     edit,
     interpolate,
     karras_sigmas,
     mixture,
-    predict,
     purify,
     restore,
     sample_composed,
+    soft_not,
     verbs,
 )
 from lowland.robustness import PGD, Square, robust_accuracy
-from lowland.tasks import BlockAverage, anneal_composed, logits_of, most_likely, progressive
+from lowland.tasks import (
+    BlockAverage,
+    anneal_composed,
+    as_classifier,
+    map_estimate,
+    split_gibbs_sample,
+)
 
 from .registry import Numbers, Tolerance, case, normal, seeded, summarise, uniform
 
@@ -126,14 +132,14 @@ def verdicts_of_detectors() -> Numbers:
     for score in ("energy", "typicality", "gradient-norm", "descent", "msp", "logit-energy", "knn"):
         detector = Detector(trained("digits"), score).fit(x[:200], reference=None)
         near, far = x[200:], uniform(20, 1, 8, 8, dtype=torch.float32)
-        p = detector.p_of_scores(detector.score(near))
+        p = detector.p_value_of_scores(detector.outlier_scores(near))
         called = [
-            float(detector.p_of_scores(detector.score(y)).le(0.1).sum())
+            float(detector.p_value_of_scores(detector.outlier_scores(y)).le(0.1).sum())
             for y in (near, far, near.flip(2))
         ]
         found[score] = [p.mean().item(), *called]
     detector = Detector(trained("digits")).fit(x[:200])
-    found["scores"] = summarise(detector.score(x[200:]), shown=0)
+    found["scores"] = summarise(detector.outlier_scores(x[200:]), shown=0)
     found["predicted"] = [
         float(detector.predict(x[200:], 0.1, guarantee=g).sum()) for g in ("marginal", "fdr")
     ]
@@ -146,16 +152,18 @@ def restored_digits() -> Numbers:
     x, energy = digits(2), trained("digits")
     mask = torch.ones(1, 8, 8, dtype=torch.bool)
     mask[:, 4:] = False
-    sampler, more = Langevin(0.0072), {"steps": 20, "draws": 3, "jump_sigma": 0.2}
+    sampler, more = Langevin(0.0072), {"steps": 20, "draws": 3, "denoise_sigma": 0.2}
     held = restore(energy, Mask(mask), Mask(mask).A(x), 0.0, sampler, generator=seeded(5), **more)
     noisy = Mask(mask).A(x + 0.1 * normal(*x.shape, dtype=torch.float32))
     bank = digits(100)
-    told = restore(energy, Mask(mask), noisy, 0.1, sampler, generator=seeded(6), bank=bank, **more)
+    told = restore(
+        energy, Mask(mask), noisy, 0.1, sampler, generator=seeded(6), prior_samples=bank, **more
+    )
     return {
         "held_mean": summarise(held.mean),
-        "held_spread": summarise(held.spread),
+        "held_spread": summarise(held.std),
         "told_mean": summarise(told.mean),
-        "told_spread": summarise(told.spread),
+        "told_spread": summarise(told.std),
     }
 
 
@@ -163,7 +171,7 @@ def restored_digits() -> Numbers:
 def most_likely_digits() -> Numbers:
     """Find the most likely digits behind block averages."""
     operator = BlockAverage(2)
-    found = most_likely(
+    found = map_estimate(
         trained("digits"), operator, operator(digits(2)), 0.1, start=digits(2), steps=10
     )
     return {"points": summarise(found.x)}
@@ -182,10 +190,10 @@ def restored_down_levels() -> Numbers:
         "inner": 2,
         "draws": 2,
     }
-    found = progressive(
+    found = split_gibbs_sample(
         trained("mnist"), Mask(mask), Mask(mask).A(x), 0.05, generator=seeded(7), **more
     )
-    return {"mean": summarise(found.mean), "spread": summarise(found.spread)}
+    return {"mean": summarise(found.mean), "spread": summarise(found.std)}
 
 
 @case(NETWORK)
@@ -195,7 +203,7 @@ def composed_digits() -> Numbers:
     three, eight = energy.given(3), energy.given(8)
     both = compose([three, eight], [x, x], [1.0, 0.5])
     either = mixture(three, eight)
-    without = eight + bounded(three, energy(x).median().item())
+    without = eight + soft_not(three, energy(x).median().item())
     found: Numbers = {}
     for name, expression in (("and", both), ("or", either), ("not", without)):
         trace = sample_composed(expression, x[:4], 10, generator=seeded(8), sampler=MALA(0.0005))
@@ -206,7 +214,7 @@ def composed_digits() -> Numbers:
 @case(NETWORK)
 def guided_samples() -> Numbers:
     """Draw down noise levels under an energy of noise and a classifier."""
-    guided = trained("mnist") + 0.5 * Attribute(trained("mnist-jem"), 7)
+    guided = trained("mnist") + 0.5 * LabelGuidance(trained("mnist-jem"), 7)
     sigmas, start = karras_sigmas(1.0, 0.2, 3), normal(2, 1, 28, 28, dtype=torch.float32)
     found = anneal_composed(
         guided, sigmas, start, 3, generator=seeded(9), final=2, sampler=Langevin(0.005)
@@ -220,7 +228,7 @@ def purified_digits() -> Numbers:
     x = (digits(3) + 0.1 * normal(3, 1, 8, 8, dtype=torch.float32)).clamp(-0.6, 1.6)
     large, energy, classifier = digits(2, 28), trained("digits"), trained("mnist-jem")
     walk: dict[str, Any] = {"steps": 8, "step_size": 0.005}
-    behind = Purified(
+    behind = PurifiedClassifier(
         trained("mnist"), classifier, generator=seeded(10), method="denoise", steps=1, sigma=0.3
     )
     return {
@@ -242,11 +250,13 @@ def predicted_digits() -> Numbers:
     known[:, 4:] = False
     energy, x = trained("digits"), digits(2)
     more: dict[str, Any] = {"start": x.flip(0), "steps": 15}
-    drawn = predict(energy, x, known, generator=seeded(11), draws=2, sampler=MALA(0.002), **more)
-    likely = predict(energy, x, known, generator=seeded(11), method="descend", **more)
+    drawn = conditional_sample(
+        energy, x, known, generator=seeded(11), draws=2, sampler=MALA(0.002), **more
+    )
+    likely = conditional_sample(energy, x, known, generator=seeded(11), method="map", **more)
     return {
         "mean": summarise(drawn.mean),
-        "spread": summarise(drawn.spread),
+        "spread": summarise(drawn.std),
         "likely": summarise(likely.mean),
     }
 
@@ -255,10 +265,10 @@ def predicted_digits() -> Numbers:
 def edited_digits() -> Numbers:
     """Move digits towards a class, by chains and by descent; find a path between two."""
     energy, x = trained("digits"), digits(2)
-    eight = Attribute(energy, 8)
-    more: dict[str, Any] = {"weight": 2.0, "pull": 0.5, "generator": seeded(12)}
+    eight = LabelGuidance(energy, 8)
+    more: dict[str, Any] = {"weight": 2.0, "proximal_sigma": 0.5, "generator": seeded(12)}
     drawn = edit(energy, x, eight, steps=15, sampler=MALA(0.002), **more)
-    likely = edit(energy, x, eight, steps=15, method="descend", **more)
+    likely = edit(energy, x, eight, steps=15, method="map", **more)
     path = interpolate(energy, x[:1], x[1:], 5, steps=15)
     return {
         "drawn": [*summarise(drawn.draws), *drawn.attribute.flatten().tolist()],
@@ -271,8 +281,8 @@ def edited_digits() -> Numbers:
 @case(VERDICTS)
 def attacked_digits() -> Numbers:
     """Attack a classifier of digits by gradients and by queries."""
-    attacks = {"pgd": PGD(steps=5, walls=(0.0, 1.0)), "square": Square(queries=20)}
-    model, x, y = logits_of(trained("digits")), digits(60), labels(60)
+    attacks = {"pgd": PGD(steps=5, bounds=(0.0, 1.0)), "square": Square(queries=20)}
+    model, x, y = as_classifier(trained("digits")), digits(60), labels(60)
     found = robust_accuracy(model, x, y, 0.1, attacks, generator=seeded(14))
     moved = attacks["pgd"](model, x[:8], y[:8], 0.1, generator=seeded(15))
     return {
