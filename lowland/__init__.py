@@ -15,7 +15,8 @@ _HOMES = {
     "lowland.energy": "Energy Function Given Mixture Sum check_energy energy_values mixture value_and_score",
     "lowland.domain": "Domain binary box categorical real",
     "lowland.registry": "build register registered spec",
-    "lowland.run": "Run RunError load",
+    "lowland.run": "Run RunError",
+    "lowland.trained": "Model load",
     "lowland.pretrained": "shipped",
     "lowland.samplers": (
         "DMALA GHMC HMC MALA NUTS BlockGibbs Draws Energies Frames GibbsWithGradients Info "

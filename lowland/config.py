@@ -151,6 +151,11 @@ class Restoration(_Drawing):
     )
     sigma_min: float = Field(0.02, gt=0, description="noise too small to matter")
 
+    @classmethod
+    def for_noise(cls) -> "Restoration":
+        """Return the settings for an energy of noise levels whose recipe names none."""
+        return cls.model_validate({"method": "levels"})
+
 
 class Purification(BaseModel):
     """How points are purified: the settings of `lowland.tasks.purify`."""

@@ -35,9 +35,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from lowland.domain import Domain
 from lowland.pretrained import shipped, shipped_folder
-from lowland.registry import build
 
 FORMAT = 1
 
@@ -320,12 +318,12 @@ class Run:
                 "recipe"
             )
 
-    def chosen(self) -> int | None:
-        """The step of the checkpoint that training selected as the best, if it did; None for the
-        newest.
+    def best_step(self, newest: Checkpoint) -> int:
+        """Return the step of the checkpoint that training selected as the best, as the newest one
+        says; the newest's own if it selected none.
         """
-        best = self.load_checkpoint().state.get("best") or {}
-        return int(best["step"]) if best and int(best["step"]) in self.steps() else None
+        best = newest.state.get("best") or {}
+        return int(best["step"]) if best and int(best["step"]) in self.steps() else newest.step
 
     def _directory(self, step: int) -> Path:
         return self.path / f"step-{step:08d}"
@@ -344,31 +342,6 @@ class Run:
                     f"{self.path} is being written by another process; a run has one writer; wait"
                 ) from None
             yield
-
-
-def load(
-    path: str | Path, *, weights: str = "ema", step: int | None = None
-) -> tuple[Any, Any, dict[str, Any]]:
-    """Read a run: (energy, sampler, recipe). The energy is in eval mode; the sampler is the one for
-    generation, None for flow.
-
-    path: a run directory, or the name of a run that is shipped with lowland (`shipped()`); weights:
-    "ema" (averaged; the default) or "energy" (the last iterate); step: a checkpoint; unless given
-    the best if training selected one, else the newest whole one. Nothing is unpickled. Raises
-    RunError, a ValueError, if the run cannot be read.
-    """
-    if weights not in ("ema", "energy"):
-        raise ValueError(
-            f"weights is {weights!r}; it must be 'ema' or 'energy'; 'ema' is the default"
-        )
-    run = Run.open(path)
-    checkpoint = run.load_checkpoint(run.chosen() if step is None else step)
-    recipe = run.recipe
-    domain = Domain.from_dict(checkpoint.state["domain"])
-    energy = build("energy", {**recipe["energy"], "domain": domain})
-    energy.load_state_dict(checkpoint.tensors[weights])
-    chains = recipe["generation"]["sampler"]
-    return energy.eval(), build("sampler", chains) if chains else None, recipe
 
 
 def write_whole(

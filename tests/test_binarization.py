@@ -28,8 +28,9 @@ from lowland.data import (
     materialize,
 )
 from lowland.domain import binary, box
-from lowland.evaluation import evaluate_run, subject
+from lowland.evaluation import evaluate_model
 from lowland.run import Run
+from lowland.trained import load
 from lowland.training import fit
 from lowland.training.session import Session
 
@@ -303,7 +304,7 @@ def test_an_image_file_is_made_binary_as_the_data_were(tmp_path: Path) -> None:
     for how in WAYS:
         fit(recipe(how), tmp_path / how, progress=False)
         (row,) = verbs.energies(tmp_path / how, [tmp_path / "ramp.png"])
-        s = subject(Run.open(tmp_path / how))
+        s = load(tmp_path / how)
         x = s.standardised(grey.float()[None, None] / 255)
         assert bool(s.energy.domain.contains(x).all()) and row["energy"] == pytest.approx(
             s.energy(x).item(), rel=1e-5
@@ -318,7 +319,7 @@ def test_a_restoration_that_is_asked_for_on_binary_data_is_left_out_with_its_rea
     values = recipe("threshold").plain()
     values["restoration"] = {"sampler": {"name": "DMALA", "step_size": 0.2}, "steps": 5, "count": 8}
     fit(lowland.read_recipe(values), tmp_path / "run", progress=False)
-    notes = evaluate_run(Run.open(tmp_path / "run"))["notes"]
+    notes = evaluate_model(load(tmp_path / "run"))["notes"]
     assert any("Restoration was left out" in note and "0 or 1" in note for note in notes)
 
 
@@ -440,7 +441,7 @@ def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_indepen
         "digits-rbm", {**shorter, "evaluation.judge_steps": 0, "generation.steps": 20}
     )
     fit(values, tmp_path / "run", progress=False)
-    curve = evaluate_run(Run.open(tmp_path / "run"))["boltzmann"]["likelihood"]
+    curve = evaluate_model(load(tmp_path / "run"))["boltzmann"]["likelihood"]
     data = load_data("digits", binarize="threshold")
     share = (data.train.x.flatten(1).double().sum(0) + 1) / (len(data.train) + 2)
     alone = (

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lowland import Detector, load, load_data, read_recipe, verbs
 from lowland.cli import main
-from lowland.evaluation import Findings, subject
-from lowland.evaluation.board import (
+from lowland.evaluation import Findings
+from lowland.evaluation.detection import measure_detection
+from lowland.evaluation.ood import (
     ANGLES,
     STRENGTHS,
     blurred,
@@ -36,10 +37,8 @@ from lowland.evaluation.board import (
     table,
     turned,
 )
-from lowland.evaluation.detection import measure_detection
 from lowland.metrics import auroc
 from lowland.pretrained import shipped_folder
-from lowland.run import Run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -155,7 +154,7 @@ def test_a_cell_is_the_auroc_of_the_scores_and_losses_are_told() -> None:
 
 
 def test_a_run_gives_the_scores_that_its_energy_knows() -> None:
-    digits = subject(Run.open("digits"))
+    digits = load("digits")
     assert {"energy", "msp", "mahalanobis"} <= set(
         scores_of(digits)
     ) and "multiscale" not in scores_of(digits)
@@ -165,7 +164,7 @@ def test_a_run_gives_the_scores_that_its_energy_knows() -> None:
     )
     with pytest.raises(ValueError, match="did you mean 'typicality'"):
         rows_of(digits, ["typicly"])
-    noisy = subject(Run.open("fashion-mnist"))
+    noisy = load("fashion-mnist")
     assert "multiscale" in scores_of(noisy) and "msp" not in scores_of(noisy)
 
 
@@ -217,9 +216,7 @@ def test_detect_fits_finds_and_says_so_by_its_status(files: Path, command: Comma
     )
     rows = list(csv.DictReader(io.StringIO(printed)))
     assert status == 1 and len(rows) == 70 and {row["verdict"] for row in rows[60:]} == {"outlier"}
-    detector = Detector.load(
-        files / "run" / "detector.safetensors", subject(Run.open(files / "run")).marginal
-    )
+    detector = Detector.load(files / "run" / "detector.safetensors", load(files / "run").marginal)
     x = torch.from_numpy(np.load(files / "mixed.npy"))
     assert [row["verdict"] == "outlier" for row in rows] == detector.predict(x, 0.01).tolist()
     assert [float(row["p_value"]) for row in rows] == pytest.approx(detector.p_value(x).tolist())
@@ -245,7 +242,7 @@ def test_pieces_and_guarantees_agree_with_python(
     )  # no detector fitted: the calibration part
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     known = load_data("digits").calibration.x
-    detector = Detector(load("digits")[0]).fit(known)
+    detector = Detector(load("digits").energy).fit(known)
     x = torch.from_numpy(np.load(files / "mixed.npy"))
     assert [row["verdict"] == "outlier" for row in rows] == detector.predict(
         x, guarantee=guarantee
@@ -345,7 +342,7 @@ def test_a_recipe_names_the_score_that_evaluate_measures(files: Path) -> None:
     header = json.loads((files / "run" / "recipe.json").read_text())
     header["recipe"]["evaluation"] |= {"score": "mahalanobis", "outliers": []}
     (files / "run" / "recipe.json").write_text(json.dumps(header))
-    s, found = subject(Run.open(files / "run")), Findings()
+    s, found = load(files / "run"), Findings()
     measure_detection(s, found, seeded(0), s.data.calibration.x[:50])
     figures = found.figures["detection"]
     assert figures["score"]["name"] == "mahalanobis" and figures["calibration_count"] == 250

@@ -336,7 +336,7 @@ def test_a_run_is_read_back(tmp_path: Any) -> None:
         "generation": {"sampler": {"name": "BlockGibbs"}}
     }
     trained = lowland.fit(values, tmp_path / "run", data=bars(), progress=False)
-    again, _, _ = lowland.load(tmp_path / "run")
+    again = lowland.load(tmp_path / "run").energy
     x = trained.domain.draw(10, seeded())
     assert (
         isinstance(again, DBM)

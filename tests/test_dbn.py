@@ -366,7 +366,7 @@ def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
     trained = cast(
         DBN, lowland.fit(values, tmp_path / "tuned", data=data, energy=dbn, progress=False)
     )
-    again, _, _ = lowland.load(tmp_path / "tuned")
+    again = lowland.load(tmp_path / "tuned").energy
     x = trained.complete(data.test.x[:10], seeded())
     assert (
         isinstance(again, DBN)

@@ -26,11 +26,11 @@ from lowland import (
     real,
     value_and_score,
 )
-from lowland.evaluation import draw, subject
 from lowland.nets.denoising import _silu
 from lowland.run import Run
 from lowland.tasks import generate_by_flow
 from lowland.testing import LIMIT, caught, worst
+from lowland.trained import draw, load
 from lowland.verbs import sample
 
 DOUBLE = torch.float64
@@ -346,7 +346,7 @@ def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) ->
     again = np.load(sample(tmp_path / "run", 20, tmp_path / "y.npy", progress=False))
     assert made.shape == (20, 1, 8, 8)
     assert np.array_equal(made, again)
-    s = subject(Run.open(tmp_path / "run"))
+    s = load(tmp_path / "run")
     assert s.sampler is None
     assert s.marginal(s.data.test.x[:4]).shape == (4,)
     assert draw(s, 3, seeded(0), frames=4).trajectory.shape == (4, 3, 1, 8, 8)  # type: ignore[union-attr]
@@ -365,4 +365,4 @@ def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> N
     )
     fit(plain, tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match=r"knows no noise level;.*use 'chains'"):
-        draw(subject(Run.open(tmp_path / "run")), 3, seeded(0))
+        draw(load(tmp_path / "run"), 3, seeded(0))

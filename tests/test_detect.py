@@ -477,7 +477,7 @@ def test_promises_hold_for_real_energies_over_200_splits(alpha: float, score: st
     marginal: the mean exceeds α by less than 5 standard errors; conditional: the share of splits
     beyond α exceeds δ by less.
     """
-    data, energy = lowland.load_data("digits"), lowland.load("digits")[0]
+    data, energy = lowland.load_data("digits"), lowland.load("digits").energy
     pool = torch.cat([data.calibration.x, data.test.x])
     scores = (
         Detector(energy, score)

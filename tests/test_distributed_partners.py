@@ -273,7 +273,7 @@ def test_images_that_grew_on_one_process_go_on_growing_on_two(folder: Path) -> N
         for name, t in before.tensors["energy"].items()
     )
     with torch.no_grad():
-        assert lowland.load(folder / "widened")[0](load_data("digits").test.x[:5]).shape == (5,)
+        assert lowland.load(folder / "widened").energy(load_data("digits").test.x[:5]).shape == (5,)
 
 
 # ------------------------------------------------------------------------------------- the compiler

@@ -259,11 +259,12 @@ def test_the_run_directory_says_what_was_done_without_a_clock_in_the_log(tmp_pat
 
 def test_load_gives_the_averaged_energy_in_eval_mode(tmp_path: Path) -> None:
     trained = fit(recipe("digits"), tmp_path / "run", progress=False)
-    energy, sampler, values = lowland.load(tmp_path / "run")
+    model = lowland.load(tmp_path / "run")
+    energy, sampler, values = model.energy, model.sampler, model.recipe
     x = load_data("digits").test.x[:9]
     assert torch.equal(energy(x), trained(x)) and not energy.training
     assert sampler == lowland.Langevin(0.0072) and values["name"] == "digits"
-    last, _, _ = lowland.load(tmp_path / "run", weights="energy")
+    last = lowland.load(tmp_path / "run", weights="energy").energy
     assert not torch.equal(last(x), energy(x))
 
 

@@ -80,7 +80,7 @@ def test_a_recipe_grows_by_one_word_and_resumes(tmp_path: Path) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(fitted.parameters(), again.parameters(), strict=True)
     )
-    assert load(tmp_path / "run")[0].domain.shape == (1, 8, 8)
+    assert load(tmp_path / "run").energy.domain.shape == (1, 8, 8)
     with pytest.raises(ValueError, match=r"training.grow is \[2\].*;.*;"):
         fit(read_recipe("moons", {"training.grow": [2]}), tmp_path / "moons", progress=False)
     with pytest.raises(ValueError, match="grow is"):

@@ -136,7 +136,7 @@ def test_the_clean_point_is_that_of_the_energy_whatever_network_is_inside() -> N
     """On digits that it never saw the energy's own clean point is more than 1 dB nearer than the
     network's guess.
     """
-    energy, _, _ = lowland.load("mnist")
+    energy = lowland.load("mnist").energy
     small = lowland.load_data("digits").calibration.x[:30]
     x = torch.nn.functional.interpolate(small, (20, 20), mode="bilinear")
     x = torch.nn.functional.pad(x, (4, 4, 4, 4))
@@ -342,7 +342,7 @@ def test_a_plain_function_is_purified() -> None:
 
 
 def test_logits_of_an_energy_are_those_of_its_classes() -> None:
-    energy, _, _ = lowland.load("mnist-jem")
+    energy = lowland.load("mnist-jem").energy
     x = torch.rand(3, 1, 28, 28, generator=seeded(0))
     with torch.no_grad():
         torch.testing.assert_close(

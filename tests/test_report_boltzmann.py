@@ -19,11 +19,11 @@ import lowland
 from lowland.data import Dataset, load_data
 from lowland.domain import categorical
 from lowland.evaluation import boltzmann as inside
-from lowland.evaluation import evaluate_run, kept_chains, subject
-from lowland.evaluation.subjects import Subject
+from lowland.evaluation import evaluate_model
 from lowland.nets import RBM
 from lowland.report import blocks, boltzmann, write_report
 from lowland.run import Run
+from lowland.trained import Model, kept_chains, load
 from lowland.training import fit
 
 POINT = {
@@ -230,13 +230,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run.open(path)
 
 
-def machine_of(s: Subject) -> RBM:
+def machine_of(s: Model) -> RBM:
     assert isinstance(s.energy, RBM)
     return s.energy
 
 
 def test_filters_are_the_weights_of_the_largest_units(run: Run) -> None:
-    machine = machine_of(subject(run))
+    machine = machine_of(load(run.path))
     filters = inside._filters(machine)["boltzmann/filters"]
     norms = filters.flatten(1).norm(dim=1)
     assert filters.shape == (30, 1, 8, 8) and bool((norms.diff() <= 0).all())
@@ -259,7 +259,7 @@ def test_every_particle_was_drawn_from_the_mean_beside_it(
 ) -> None:
     """With many particles: 250 would tell p(v | h) from p(v | E[h]), which ten do not."""
     monkeypatch.setattr(inside, "CHAINS", 250)
-    s = subject(run)
+    s = load(run.path)
     with torch.no_grad():
         found = inside._fantasies(s, machine_of(s), torch.Generator().manual_seed(0))
     means, draws = found["boltzmann/means"], found["boltzmann/draws"]
@@ -273,7 +273,7 @@ def test_every_particle_was_drawn_from_the_mean_beside_it(
 
 
 def test_activity_is_that_of_the_test_part_in_order(run: Run) -> None:
-    s = subject(run)
+    s = load(run.path)
     with torch.no_grad():
         found, said = inside._activity(s, machine_of(s))
         active = torch.sigmoid(
@@ -300,7 +300,7 @@ def test_dead_and_saturated_units_are_those_that_never_change() -> None:
 
 
 def test_the_page_of_a_run_holds_the_section_and_opens_without_a_network(run: Run) -> None:
-    found = evaluate_run(run)
+    found = evaluate_model(load(run.path))
     points = found["boltzmann"]["likelihood"]
     assert [point["step"] for point in points] == [0, 200, 400]
     assert all(point["lower"] <= point["value"] <= point["upper"] for point in points)
@@ -333,13 +333,13 @@ def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path)
     values = lowland.read_recipe("digits-rbm", {**short, **own, "generation.steps": 20})
     fit(values, tmp_path / "run", progress=False)
     run = Run.open(tmp_path / "run")
-    found = evaluate_run(run)
+    found = evaluate_model(load(run.path))
     points = found["boltzmann"]["likelihood"]
     data: Dataset = load_data(tmp_path / "flags.npy")
     states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6)), dtype=torch.float64)
     truths = []
     for point in points:
-        machine = lowland.load(run.path, step=point["step"])[0].double()
+        machine = lowland.load(run.path, step=point["step"]).energy.double()
         with torch.no_grad():
             z = (-machine(states)).logsumexp(0)
             truths.append((-machine(data.test.x.double()) - z).mean().item())
@@ -355,7 +355,7 @@ def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path)
 def test_chains_kept_by_tempering_are_those_of_the_coldest_replica(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s = subject(run)
+    s = load(run.path)
     plain = kept_chains(s)
     saved = run.load_checkpoint()
     x = saved.tensors["chains"]["x"]
@@ -386,6 +386,6 @@ def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(tmp_pa
             tmp_path / name,
             progress=False,
         )
-        found = evaluate_run(Run.open(tmp_path / name))["boltzmann"]
+        found = evaluate_model(load(tmp_path / name))["boltzmann"]
         assert found["units"] == ("relu" if name == "relu" else "bernoulli") and found["likelihood"]
         assert "Inside the machine" in write_report(tmp_path / name).read_text(encoding="utf-8")

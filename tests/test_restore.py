@@ -400,7 +400,7 @@ def test_intervals_cover_on_a_trained_energy_of_digits(operator: Operator, sigma
     """Truths and the bank are draws of the energy by long corrected chains; its box is wide, as
     training left it.
     """
-    energy, _, _ = lowland.load("digits")
+    energy = lowland.load("digits").energy
     energy = energy.given(3)
     g = seeded(0)
     walker = HMC(0.06, 8)

@@ -15,16 +15,11 @@ from PIL import Image
 
 import lowland
 from lowland import cli, fit, read_recipe, verbs
-from lowland.evaluation import Subject, subject
-from lowland.evaluation.restoration import (
-    MEASUREMENTS,
-    coverage,
-    operator_of,
-    restoration_plan,
-    restored,
-)
+from lowland.evaluation.restoration import coverage
 from lowland.run import Run
 from lowland.tasks import Identity, Restoration
+from lowland.trained import Model, load
+from lowland.trained.restoration import MEASUREMENTS, operator_of, restoration_settings
 
 FAST: dict[str, Any] = {"levels": 3, "denoise_steps": 2, "draws": 3, "precision": "float32"}
 
@@ -129,7 +124,7 @@ def test_the_bar_ends_full_where_one_pass_does_for_all(
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_shipped_energies_of_noise_restore(name: str, tmp_path: Path) -> None:
-    assert restoration_plan(subject(Run.open(name)))["method"] == "levels"
+    assert restoration_settings(load(name))["method"] == "levels"
     truth = torch.zeros(1, 1, 28, 28)
     truth[..., 6:22, 13:16] = 0.9
     np.save(tmp_path / "one.npy", truth.numpy())
@@ -139,8 +134,8 @@ def test_shipped_energies_of_noise_restore(name: str, tmp_path: Path) -> None:
     assert found["spread"][..., 14:, :].mean() >= 0 and np.isfinite(found["draws"]).all()
 
 
-def shipped_subject(**changes: Any) -> Subject:
-    s = subject(Run.open("mnist"))
+def shipped_subject(**changes: Any) -> Model:
+    s = load("mnist")
     s.recipe = {**s.recipe, "restoration": {**s.recipe["restoration"], **FAST, **changes}}
     return s
 
@@ -156,12 +151,12 @@ def test_the_recipe_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(settings)
         return Restoration.of(torch.zeros(3, 1, 1, 28, 28))
 
-    monkeypatch.setattr("lowland.evaluation.restoration.split_gibbs_sample", listen)
-    restored(s, Identity(), torch.zeros(1, 1, 28, 28), 0.3, generator=seeded())
-    restored(s, Identity(), torch.zeros(1, 1, 28, 28), 0.3, generator=seeded(), draws=5)
+    monkeypatch.setattr("lowland.trained.restoration.split_gibbs_sample", listen)
+    s.restore(Identity(), torch.zeros(1, 1, 28, 28), 0.3, generator=seeded())
+    s.restore(Identity(), torch.zeros(1, 1, 28, 28), 0.3, generator=seeded(), draws=5)
     assert [(c["levels"], c["denoise_steps"], c["draws"]) for c in calls] == [(3, 2, 3), (3, 2, 5)]
     s.recipe["restoration"] = None
-    assert restoration_plan(s)["method"] == "levels"
+    assert restoration_settings(s)["method"] == "levels"
 
 
 def test_evaluate_measures_the_restoration_of_an_energy_of_noise(

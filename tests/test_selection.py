@@ -121,7 +121,7 @@ def test_the_best_checkpoint_is_the_smallest_value_and_is_what_comes_back(
     kept = run.load_checkpoint(best).tensors["ema"]
     assert all(torch.equal(value, kept[name]) for name, value in energy.state_dict().items())
     x = load_data("moons").test.x[:9]
-    assert torch.equal(lowland.load(tmp_path / "run")[0](x), energy(x))
+    assert torch.equal(lowland.load(tmp_path / "run").energy(x), energy(x))
 
 
 def test_the_best_comes_back_where_the_last_is_worse(

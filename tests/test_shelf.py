@@ -34,7 +34,8 @@ def test_a_shipped_run_is_small_and_carries_its_figures(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_energy_draws_what_it_puts_below_noise(name: str) -> None:
-    energy, _, recipe = lowland.load(name)
+    model = lowland.load(name)
+    energy, recipe = model.energy, model.recipe
     made = generate_from_recipe(energy, recipe, 8, generator=seeded(1)).x
     assert (
         made.shape == (8, *energy.domain.shape)
@@ -63,7 +64,7 @@ def test_a_directory_of_the_same_name_comes_first(
     monkeypatch.chdir(tmp_path)
     recipe = read_recipe("moons", {"training.steps": 10, "training.checkpoint_every": 10})
     fit(recipe, "digits", progress=False)
-    assert lowland.load("digits")[0].domain.shape == (2,)
+    assert lowland.load("digits").energy.domain.shape == (2,)
     with pytest.raises(
         RunError, match=r"nothing holds no run.*one of the shipped digits, .*; train"
     ):

@@ -115,7 +115,8 @@ def test_the_run_keeps_the_whole_recipe_with_the_overrides(runs: Runs) -> None:
     for key, value in IMAGES.items():
         section, name = key.split(".")
         assert recipe[section][name] == value
-    energy, sampler, again = load(runs.digits)
+    model = load(runs.digits)
+    energy, sampler, again = model.energy, model.sampler, model.recipe
     assert again == recipe and energy.domain.shape == (1, 8, 8) and sampler.step_size > 0
 
 
@@ -138,8 +139,8 @@ def test_resuming_a_finished_run_changes_no_weights(
         and Path(out.strip()) == copy / "report.html"
         and (copy / "report.html").exists()
     )
-    for name, tensor in load(runs.moons)[0].state_dict().items():
-        assert torch.equal(load(copy)[0].state_dict()[name], tensor)
+    for name, tensor in load(runs.moons).energy.state_dict().items():
+        assert torch.equal(load(copy).energy.state_dict()[name], tensor)
     first, second = (
         json.loads((path / "evaluation.json").read_text()) for path in (runs.moons, copy)
     )
@@ -172,8 +173,8 @@ def test_a_run_can_be_repeated_from_its_recipe(
         "train", runs.moons / "recipe.json", "--run", tmp_path / "again", "--quiet"
     )
     assert status == 0 and Run.open(tmp_path / "again").recipe == Run.open(runs.moons).recipe
-    for name, tensor in load(runs.moons)[0].state_dict().items():
-        assert torch.equal(load(tmp_path / "again")[0].state_dict()[name], tensor)
+    for name, tensor in load(runs.moons).energy.state_dict().items():
+        assert torch.equal(load(tmp_path / "again").energy.state_dict()[name], tensor)
 
 
 def test_sampling_scoring_and_restoring_do_without_the_data(
@@ -182,7 +183,7 @@ def test_sampling_scoring_and_restoring_do_without_the_data(
     def gone(*_: Any) -> None:
         raise AssertionError("the data were loaded")
 
-    monkeypatch.setattr("lowland.evaluation.subjects.load_recipe_data", gone)
+    monkeypatch.setattr("lowland.trained.model.load_recipe_data", gone)
     picture = pictures / "pngs" / "0.png"
     assert (
         command("sample", runs.digits, "--count", 3, "--out", tmp_path / "x.npz", "--quiet")[0] == 0
@@ -360,7 +361,7 @@ def test_energies_of_files_folders_and_arrays_agree(
 def test_energies_are_those_of_the_model_against_its_calibration_part(
     runs: Runs, pictures: Path, command: Command
 ) -> None:
-    energy, data = load(runs.digits)[0], load_data("digits", seed=0)
+    energy, data = load(runs.digits).energy, load_data("digits", seed=0)
     x = torch.from_numpy(np.load(pictures / "all.npy"))
     values = energy_values(energy, x)
     expected = p_values(energy_values(energy, data.calibration.x), values)
@@ -714,7 +715,7 @@ def test_evaluate_brackets_the_likelihood(
         )
         assert log_z["base"] == "Uniform"
     else:
-        energies = energy_values(load(run)[0], load_data("moons").test.x).double()
+        energies = energy_values(load(run).energy, load_data("moons").test.x).double()
         assert log_z["base"] == "Gaussian" and test["value"] == pytest.approx(
             -energies.mean().item() - log_z["value"]
         )
@@ -751,7 +752,7 @@ def test_figures_of_an_image_run(runs: Runs) -> None:
 
 
 def test_the_false_alarm_rate_is_the_share_of_the_test_part_called_outliers(runs: Runs) -> None:
-    energy, data = load(runs.moons)[0], load_data("moons", seed=0)
+    energy, data = load(runs.moons).energy, load_data("moons", seed=0)
     p = p_values(energy_values(energy, data.calibration.x), energy_values(energy, data.test.x))
     figures = json.loads((runs.moons / "evaluation.json").read_text())["detection"]
     assert figures["calibration_count"] == len(data.calibration)

@@ -29,8 +29,8 @@ from benchmarks.guides.objectives_pages import write_pages
 from benchmarks.record import read_record, write_record
 from lowland.config import read_recipe, recipe_names
 from lowland.data import Dataset
-from lowland.evaluation import draw, subject
 from lowland.run import Run, versions
+from lowland.trained import draw, load
 from lowland.training import TrainingStoppedError, fit, load_recipe_data
 from lowland.training.grow import resized
 from lowland.training.session import Session
@@ -129,7 +129,7 @@ def leave_draws(path: Path) -> None:
     """Draws of a run as its recipe says, as many as there are test points or 1000, left beside
     it.
     """
-    one = subject(Run.open(path))
+    one = load(path)
     x = draw(one, min(DRAWS, len(one.data.test.x)), torch.Generator().manual_seed(77)).x
     Run(path).write_tensors("draws.safetensors", {"x": x})
 

@@ -12,8 +12,7 @@ from benchmarks.guides.objectives_measures import folder
 from benchmarks.guides.objectives_words import FAMILIES, WITHOUT_PLANE, said
 from lowland.config import recipe_names
 from lowland.data import load_data, save_grid
-from lowland.evaluation import Subject, subject
-from lowland.run import Run
+from lowland.trained import Model, load
 
 REACH = 2.6  # the moons are shown on a square of twice this side
 
@@ -85,7 +84,7 @@ def _said(record: Record, name: str) -> str:
 
 def picture(path: Path, to: Path) -> None:
     """What a run drew."""
-    one = subject(Run.open(path))
+    one = load(path)
     x = one.run.read_tensors("draws.safetensors")["x"]
     if hasattr(one.energy, "embed"):
         save_grid(_neighbours(one), to, columns=6, pixels=40)
@@ -95,7 +94,7 @@ def picture(path: Path, to: Path) -> None:
         landscape(to, x[:400], one)
 
 
-def _neighbours(one: Subject) -> Any:
+def _neighbours(one: Model) -> Any:
     """Six held-out digits, and right of each its five nearest by the energy of pairs."""
     energy: Any = one.energy
     asked, others = one.data.test.x[:6], one.data.train.x
@@ -104,7 +103,7 @@ def _neighbours(one: Subject) -> Any:
     return torch.cat([asked.unsqueeze(1), others[nearest]], 1).flatten(0, 1)
 
 
-def landscape(to: Path, x: torch.Tensor, one: Subject | None) -> None:
+def landscape(to: Path, x: torch.Tensor, one: Model | None) -> None:
     """Energy as colour, points as dots."""
     import matplotlib
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lowland.data import Split, load_data
 from lowland.energy import energy_values
-from lowland.evaluation import Subject, subject
 from lowland.metrics import (
     auroc,
     class_entropy,
@@ -21,7 +20,7 @@ from lowland.metrics import (
     precision_recall,
     two_sample_accuracy,
 )
-from lowland.run import Run
+from lowland.trained import Model, load
 from lowland.training.classifier import Judge, train_judge
 
 RUNS = Path("runs/objectives")
@@ -39,7 +38,7 @@ def measured(path: Path) -> dict[str, Any]:
     """The figures of a run: its draws beside test data, its energy on test data and outliers, and
     what else it can do.
     """
-    one = subject(Run.open(path))
+    one = load(path)
     x = one.run.read_tensors("draws.safetensors")["x"]
     if not bool(x.isfinite().all()):
         return {"finite": False}
@@ -68,7 +67,7 @@ def measured(path: Path) -> dict[str, Any]:
 
 def real(path: Path) -> dict[str, Any]:
     """What held-out data of a run's own set, in place of draws, get from the same figures."""
-    data = subject(Run.open(path)).data
+    data = load(path).data
     test = data.test.x[:DRAWS]
     other = data.calibration.x if len(data.calibration) >= len(test) else data.train.x
     return compared(other[: len(test)], test)
@@ -118,7 +117,7 @@ def _told_apart(x: Tensor, test: Tensor) -> dict[str, Any]:
     }
 
 
-def _neighbours(one: Subject) -> tuple[float, float]:
+def _neighbours(one: Model) -> tuple[float, float]:
     """The share of test data whose nearest training datum is of their class: by features, and by
     the numbers themselves.
     """

@@ -42,11 +42,11 @@ from benchmarks.proof import RESULTS
 from benchmarks.record import write_record
 from lowland.domain import real
 from lowland.energy import Energy
-from lowland.evaluation import Subject, subject
 from lowland.metrics import class_entropy, mmd, nearest
-from lowland.run import Run, versions
+from lowland.run import versions
 from lowland.samplers.acceleration import PRECISIONS
 from lowland.tasks.generate import balanced_labels
+from lowland.trained import Model, load
 from lowland.training.classifier import Judge, train_judge
 
 RUNS = ("runs/quality-mnist-pcd-0", "runs/quality-fashion-mnist-pcd-0")
@@ -63,7 +63,7 @@ class Made(NamedTuple):
     seconds: float
 
 
-def generated(s: Subject, count: int, seed: int, way: str) -> Made:
+def generated(s: Model, count: int, seed: int, way: str) -> Made:
     """The run's generation section, in a precision or cut short: start and noise depend on the seed
     alone.
     """
@@ -95,7 +95,7 @@ def generated(s: Subject, count: int, seed: int, way: str) -> Made:
     return Made(trace.x, labels, time.perf_counter() - began)
 
 
-def figures(s: Subject, judge: Judge, made: Made, usual: float) -> dict[str, float]:
+def figures(s: Model, judge: Judge, made: Made, usual: float) -> dict[str, float]:
     """What the judge and the training images say of one set. usual: the median distance of test
     images.
     """
@@ -172,7 +172,7 @@ def judge_run(path: str, count: int, seeds: Sequence[int]) -> dict[str, Any]:
     """Sets of all seeds in both precisions, taken in turn, the control, and what is said of
     them.
     """
-    s = subject(Run.open(path))
+    s = load(path)
     sets: dict[str, list[Made]] = {way: [] for way in WAYS}
     for precision in PRECISIONS:
         generated(s, 8, 0, precision)  # warm-up

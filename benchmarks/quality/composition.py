@@ -197,7 +197,7 @@ def on_shipped(s: Any, judge: Any) -> tuple[dict[str, Any], Tensor]:
     """
     from benchmarks.quality import composition_images as images
 
-    prior: Any = load("mnist")[0]
+    prior: Any = load("mnist").energy
     wanted = torch.cat([s.held, s.seen]).repeat_interleave(EACH, 0)
     nets = [images.classifier(s, kind, 0, steps=3000) for kind in range(3)]
     terms = [

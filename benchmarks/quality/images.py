@@ -33,9 +33,8 @@ from benchmarks.quality import RESULTS
 from benchmarks.record import read_record, write_record
 from lowland.config import read_recipe
 from lowland.data import Batches, Dataset, Split, load_data, save_grid
-from lowland.evaluation import draw, subject
 from lowland.metrics import class_entropy, frechet_distance, precision_recall, two_sample_accuracy
-from lowland.run import Run
+from lowland.trained import draw, load
 
 RUNS = Path(__file__).parents[2] / "runs"
 REAL = "real (training images)"
@@ -132,7 +131,7 @@ def told_apart_by_pixels(x: Tensor, y: Tensor) -> float:
 
 def temperatures(path: Path, values: list[float], count: int = 2000) -> None:
     """The figures of samples of a run at some temperatures, against its calibration part."""
-    s = subject(Run.open(path))
+    s = load(path)
     s.energy.eval()
     judge = judge_of(s.data)
     found = dict[float, dict[str, Any]]()

@@ -35,10 +35,10 @@ from benchmarks.machine import machine
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
 from lowland import Run, fit, load_data, read_recipe
-from lowland.evaluation import draw, subject
 from lowland.evaluation.classification import class_probabilities
 from lowland.metrics import class_entropy, frechet_distance, reliability, share
 from lowland.run import versions
+from lowland.trained import draw, load
 from lowland.training.classifier import Judge, train_judge
 
 SAMPLES = 1000
@@ -104,7 +104,7 @@ def features(judge: Judge, x: Tensor) -> Tensor:
 def row(path: Path, judge: Judge) -> tuple[dict[str, Any], Tensor]:
     """The figures of one run, and its samples, sorted by class."""
     run = Run.open(path)
-    s = subject(run)
+    s = load(run.path)
     test = s.data.test
     assert test.y is not None
     p = class_probabilities(s.energy, test.x)

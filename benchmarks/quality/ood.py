@@ -47,15 +47,15 @@ from benchmarks.machine import machine
 from benchmarks.quality import RESULTS
 from benchmarks.quality.ood_tables import promises, tables
 from benchmarks.record import read_record, write_record
-from lowland import ClassifierEnergy, Detector, Run, fit, load_data, read_recipe
+from lowland import ClassifierEnergy, Detector, fit, load_data, read_recipe
 from lowland.data import Dataset, Split
 from lowland.energy import Energy
-from lowland.evaluation import Subject, subject
-from lowland.evaluation.board import OutlierSet, Scorer, board, curves, other_data, outlier_sets
+from lowland.evaluation.ood import OutlierSet, Scorer, board, curves, other_data, outlier_sets
 from lowland.metrics import separation
 from lowland.run import RunError, versions
 from lowland.tasks.detection.class_scores import Mahalanobis
 from lowland.tasks.detection.scores import Multiscale, OutlierScore
+from lowland.trained import Model, load
 from lowland.training.classifier import train_judge
 
 SEEDS = (0, 1, 2)
@@ -156,9 +156,9 @@ def classifier_rows(nets: list[Energy], data: Dataset) -> list[Row]:
     ]
 
 
-def opened(path: str | None) -> Subject | None:
+def opened(path: str | None) -> Model | None:
     try:
-        return None if path is None else subject(Run.open(path))
+        return None if path is None else load(path)
     except RunError:
         print(f"{path} is not at hand; its rows are left out", flush=True)
         return None

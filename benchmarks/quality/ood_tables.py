@@ -121,7 +121,7 @@ def promises() -> list[dict[str, Any]]:
     "training-conditional", planted bugs.
     """
     data = load_data("fashion-mnist")
-    energy, _, _ = load("runs/quality-fashion-mnist-pcd-0")
+    energy = load("runs/quality-fashion-mnist-pcd-0").energy
     pool = torch.cat([data.calibration.x, data.test.x])
     exact = Detector(energy).score(pool).double()
     coarse = (100 * (exact - exact.min()) / (exact.max() - exact.min())).round()

@@ -96,7 +96,8 @@ def bracket(
 def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
     """One row of the table."""
     path = RUNS / f"mnist-rbm-{name}"
-    energy, _, recipe = lowland.load(path)
+    model = lowland.load(path)
+    energy, recipe = model.energy, model.recipe
     data = load_recipe_data(recipe)
     found = bracket(energy, data, recipe["seed"], rungs, chains)
     times = lowland.Run.open(path).rows("time.jsonl")
@@ -132,7 +133,8 @@ def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
 def sources(name: str, sweeps: int, count: int) -> dict[str, Tensor]:
     """Draws of one model by four roads that share nothing but the model."""
     path = RUNS / f"mnist-rbm-{name}"
-    energy, _, recipe = lowland.load(path)
+    model = lowland.load(path)
+    energy, recipe = model.energy, model.recipe
     data, g = load_recipe_data(recipe), torch.Generator().manual_seed(5)
     kept = lowland.Run.open(path).load_checkpoint().tensors["chains"]["x"][:count]
     gibbs, share = BlockGibbs(sweeps), data.train.x.mean(0)
@@ -167,7 +169,8 @@ def modes(name: str, sweeps: int, count: int) -> list[dict[str, Any]]:
     the reverse estimate.
     """
     path = RUNS / f"mnist-rbm-{name}"
-    energy, _, recipe = lowland.load(path)
+    model = lowland.load(path)
+    energy, recipe = model.energy, model.recipe
     data = load_recipe_data(recipe)
     near, labels = data.train.x[:10_000].flatten(1).round(), data.train.y[:10_000]
     rows = []
@@ -201,7 +204,7 @@ def curve(name: str, rungs: int, chains: int) -> list[dict[str, Any]]:
     rows = []
     for step in run.steps():
         if step:
-            energy, _, _ = lowland.load(path, step=step)
+            energy = lowland.load(path, step=step).energy
             found = bracket(energy, data, 0, rungs, chains)
             rows.append(
                 {

@@ -24,8 +24,8 @@ from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
 from lowland import verbs
 from lowland.config import parse_overrides, read_recipe
-from lowland.evaluation import subject
 from lowland.run import Run, versions
+from lowland.trained import load
 
 
 def train(recipe: str, seed: int, overrides: dict[str, Any]) -> tuple[Path, float]:
@@ -83,7 +83,7 @@ def other_judges(path: Path) -> dict[str, float]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
-    s = subject(Run.open(path))
+    s = load(path)
     x, y = s.data.train.x.flatten(1).numpy(), s.data.train.y.numpy()  # type: ignore[union-attr]
     made = s.run.read_tensors("evaluation.safetensors")["samples"].clamp(0, 1).flatten(1).numpy()
     test = s.data.test.x.flatten(1).numpy()

@@ -4,7 +4,7 @@ learning, or little.
     python -m benchmarks.quality.restoration mnist fashion-mnist
 
 takes the first test images of each set, measures them
-(`lowland.evaluation.restoration.MEASUREMENTS`, factor 4, for compressed sensing 5: 157 random
+(`lowland.trained.restoration.MEASUREMENTS`, factor 4, for compressed sensing 5: 157 random
 combinations of 784 pixels) with Gaussian noise, 0.3 for denoising and 0.05 for the others, and
 restores them with the shipped energy of that name. Nothing here was fitted to test images: the
 levels of progressive denoising were chosen on calibration images of MNIST, the weights of total
@@ -37,13 +37,14 @@ from torch import Tensor
 from benchmarks.machine import machine
 from benchmarks.quality import RESULTS
 from benchmarks.record import read_record, write_record
-from lowland import Run, load_data
+from lowland import load_data
 from lowland.data import save_grid
-from lowland.evaluation import Subject, draw, subject
-from lowland.evaluation.restoration import coverage, lower_half_hidden, operator_of, restored
+from lowland.evaluation.restoration import coverage, lower_half_hidden
 from lowland.metrics import mean, nearest, psnr, ssim
 from lowland.run import versions
 from lowland.tasks import Operator, Restoration
+from lowland.trained import Model, draw, load
+from lowland.trained.restoration import operator_of
 
 PROBLEMS = {  # task: factor, noise
     "denoise": (4, 0.3),
@@ -58,7 +59,7 @@ DRAWS, TUNING, SHOWN = 19, 8, 3
 WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.2)
 
 
-def operator_for(task: str, s: Subject) -> Operator:
+def operator_for(task: str, s: Model) -> Operator:
     return operator_of(
         task, s.shape, factor=PROBLEMS[task][0], known=lower_half_hidden(s.energy.domain)
     )
@@ -152,7 +153,7 @@ def covered(answer: Restoration, truth: Tensor) -> dict[str, Any]:
     }
 
 
-def problem(task: str, s: Subject, truth: Tensor, own: Tensor) -> tuple[dict[str, Any], Tensor]:
+def problem(task: str, s: Model, truth: Tensor, own: Tensor) -> tuple[dict[str, Any], Tensor]:
     """The figures of one problem on one set, and a row of its picture."""
     operator, sigma, train = operator_for(task, s), PROBLEMS[task][1], s.data.train.x
     y = measured(operator, truth, sigma, 1)
@@ -167,7 +168,7 @@ def problem(task: str, s: Subject, truth: Tensor, own: Tensor) -> tuple[dict[str
     g = torch.Generator().manual_seed(2)
     answer = timed(
         "lowland, mean of 19 draws",
-        lambda: restored(s, operator, y, sigma, generator=g, draws=DRAWS),
+        lambda: s.restore(operator, y, sigma, generator=g, draws=DRAWS),
     )
     weight = tuned(operator, task, sigma, train)
     seen_train = torch.cat([operator.A(part) for part in train.split(5000)])
@@ -175,7 +176,7 @@ def problem(task: str, s: Subject, truth: Tensor, own: Tensor) -> tuple[dict[str
         "lowland, mean of 19 draws": answer.mean,
         "lowland, one draw": answer.draws[0],
         "lowland, MAP": timed(
-            "lowland, MAP", lambda: restored(s, operator, y, sigma, generator=g, peak=True)
+            "lowland, MAP", lambda: s.restore(operator, y, sigma, generator=g, method="map")
         ).mean,
         "linear (Wiener)": wiener(operator, y, sigma, train),
         "total variation": timed(
@@ -197,7 +198,7 @@ def problem(task: str, s: Subject, truth: Tensor, own: Tensor) -> tuple[dict[str
     if len(own):
         again = measured(operator, own, sigma, 3)
         figures["coverage_own"] = covered(
-            restored(s, operator, again, sigma, generator=g, draws=DRAWS), own
+            s.restore(operator, again, sigma, generator=g, draws=DRAWS), own
         )
     seen = y if y.shape == truth.shape else operator.A_T(y)
     seen = seen / seen.flatten(1).amax(1).view(-1, 1, 1, 1)
@@ -281,7 +282,7 @@ def main() -> None:
     path = RESULTS / "restoration.json"
     found: dict[str, Any] = read_record(path, {"found": {}})["found"]
     for name in given.sets:
-        s = subject(Run.open(name), load_data(name))
+        s = load(name, data=load_data(name))
         truth = s.data.test.x[: given.images]
         own = (
             draw(s, given.own, torch.Generator().manual_seed(4)).x.clamp(0, 1)

@@ -137,7 +137,7 @@ def trained(name: str, changes: dict[str, Any] | None = None, path: str = "") ->
     place = Path("runs") / (path or name)
     if not (place / "recipe.json").exists() or not Run.open(place).steps():
         fit(read_recipe(name, changes or {}), place, progress=False)
-    return as_classifier(load(place)[0])
+    return as_classifier(load(place).energy)
 
 
 class Bench:
@@ -167,7 +167,7 @@ class Bench:
         return train_judge(self.loaded.train, self.loaded.classes, steps=1000, seed=1)
 
     def scalar(self) -> Any:
-        return load(f"runs/quality-{self.data}-pcd-0")[0]
+        return load(f"runs/quality-{self.data}-pcd-0").energy
 
     def purifier(self, energy: Any, **settings: Any) -> Half:
         return Half(
@@ -181,7 +181,7 @@ class Bench:
             "bare": lambda: self.bare,
             "jem": lambda: as_classifier(self.jem()),
             "denoise": lambda: self.purifier(
-                load(self.data)[0], method="denoise", steps=1, sigma=SIGMA[self.data]
+                load(self.data).energy, method="denoise", steps=1, sigma=SIGMA[self.data]
             ),
             "langevin": lambda: self.purifier(self.scalar(), **WALK),
             "map": lambda: self.purifier(self.scalar(), **PULL, sigma=self.epsilon),
@@ -195,7 +195,7 @@ class Bench:
         return making[name]()
 
     def jem(self) -> Any:
-        return load("mnist-jem" if self.data == "mnist" else "runs/fashion-jem")[0]
+        return load("mnist-jem" if self.data == "mnist" else "runs/fashion-jem").energy
 
 
 def attacks_on(bench: Bench, name: str, model: Any) -> dict[str, Attack]:
@@ -297,7 +297,9 @@ def steps_curve(bench: Bench, name: str) -> dict[str, Any]:
     some = bench.test.take(slice(bench.few))
     assert some.y is not None
     jump = {"method": "denoise", "sigma": SIGMA[bench.data]}
-    energy, settings = (load(bench.data)[0], jump) if name == "levels" else (bench.scalar(), WALK)
+    energy, settings = (
+        (load(bench.data).energy, jump) if name == "levels" else (bench.scalar(), WALK)
+    )
     found: dict[str, Any] = {}
     for count in (1, 2, 4, 8) if name == "levels" else (0, 2, 4, 8, 16):
         model = bench.purifier(energy, **{**settings, "steps": count})

@@ -19,8 +19,8 @@ def ship(run: Run, name: str) -> Path:
     energies and the page's figures; no optimiser, no chains. Raises RunError if the run is not
     evaluated or the weights exceed 2 MB.
     """
-    step = run.chosen()
-    checkpoint = run.load_checkpoint(step)
+    newest = run.load_checkpoint()
+    checkpoint = run.load_checkpoint(run.best_step(newest))
     half = {
         k: t.half() if t.is_floating_point() else t for k, t in checkpoint.tensors["ema"].items()
     }

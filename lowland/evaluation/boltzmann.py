@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from lowland.data import bernoulli_sample
-from lowland.evaluation.draws import kept_chains
-from lowland.evaluation.subjects import Findings, Subject
+from lowland.evaluation.findings import Findings
 from lowland.metrics import log_likelihood, log_z
 from lowland.nets.boltzmann import RBM
-from lowland.run import load
+from lowland.trained import Model, kept_chains, load
 
 FILTERS = 64  # hidden units shown, those with the largest weights
 CHAINS = 10  # fantasy particles
@@ -28,22 +27,22 @@ POINTS = 6  # of the curve, at most
 DATA = 2000  # training examples that a base is fitted to
 
 
-def measure_boltzmann(s: Subject, found: Findings, say: Callable[[str], object]) -> None:
+def measure_boltzmann(model: Model, found: Findings, say: Callable[[str], object]) -> None:
     """Pictures of a restricted Boltzmann machine, and a bracket of its test log-likelihood at each
     checkpoint kept.
     """
-    machine = s.energy
+    machine = model.energy
     assert isinstance(machine, RBM)
     generator = torch.Generator().manual_seed(
-        int(s.recipe["seed"]) + 5_000_011
+        int(model.recipe["seed"]) + 5_000_011
     )  # its own: the other figures stay as they are
     say("looking into the machine")
     with torch.no_grad():
-        found.arrays |= _filters(machine) | _fantasies(s, machine, generator)
-        activity, figures = _activity(s, machine)
+        found.arrays |= _filters(machine) | _fantasies(model, machine, generator)
+        activity, figures = _activity(model, machine)
     found.arrays |= activity
     say("bracketing the likelihood over training")
-    found.figures["boltzmann"] = figures | {"likelihood": _over_training(s, found, generator)}
+    found.figures["boltzmann"] = figures | {"likelihood": _over_training(model, found, generator)}
 
 
 def _filters(machine: RBM) -> dict[str, Tensor]:
@@ -56,11 +55,11 @@ def _filters(machine: RBM) -> dict[str, Tensor]:
     return {"boltzmann/filters": machine.weight.T[order].reshape(-1, *machine.domain.shape)}
 
 
-def _fantasies(s: Subject, machine: RBM, generator: torch.Generator) -> dict[str, Tensor]:
+def _fantasies(model: Model, machine: RBM, generator: torch.Generator) -> dict[str, Tensor]:
     """Chains at some numbers of sweeps: what was drawn, and the means p(v | h) that it was drawn
     from (NaN at the start).
     """
-    kept = kept_chains(s)
+    kept = kept_chains(model)
     x = machine.domain.draw(CHAINS, generator) if kept is None else kept.x[:CHAINS]
     labels = None if kept is None or kept.labels is None else kept.labels[:CHAINS]
     h = machine.draw_hidden(x, generator, labels)
@@ -80,11 +79,11 @@ def _fantasies(s: Subject, machine: RBM, generator: torch.Generator) -> dict[str
     }
 
 
-def _activity(s: Subject, machine: RBM) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _activity(model: Model, machine: RBM) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """E[h | x] of some test examples, sorted by class, units sorted by their mean over the test
     part; and these means.
     """
-    test = s.data.test
+    test = model.data.test
     active = torch.cat([machine.hidden_mean(part) for part in test.x.split(1024)])
     means = active.mean(0)
     shown = torch.arange(min(MAPPED, len(test)))
@@ -124,19 +123,21 @@ def settled_part(data: Any) -> Tensor:
     )
 
 
-def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> list[dict[str, Any]]:
+def _over_training(
+    model: Model, found: Findings, generator: torch.Generator
+) -> list[dict[str, Any]]:
     """Test log-likelihood between its two ends at the checkpoints that the run kept."""
-    steps = s.run.steps()
+    steps = model.run.steps()
     chosen = sorted(
         {steps[round(i * (len(steps) - 1) / max(POINTS - 1, 1))] for i in range(POINTS)}
     )
     points = []
     for step in chosen:
-        machine = load(s.run.path, step=step)[0]
+        machine = load(model.run.path, step=step).energy
         try:
             z = log_z(
                 machine,
-                data=settled_part(s.data),
+                data=settled_part(model.data),
                 chains=ANNEALED,
                 rungs=RUNGS,
                 generator=generator,
@@ -145,7 +146,10 @@ def _over_training(s: Subject, found: Findings, generator: torch.Generator) -> l
             found.notes.append(f"The likelihood at update {step} was left out: {error}")
             continue
         likelihood = log_likelihood(
-            machine, s.data.test.x, z, binarization=s.data.binarization_note or "binary as stored"
+            machine,
+            model.data.test.x,
+            z,
+            binarization=model.data.binarization_note or "binary as stored",
         )
         point = likelihood.to_dict()
         points.append(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, frozen
-from lowland.evaluation.subjects import Findings, Subject
+from lowland.evaluation.findings import Findings
 from lowland.metrics import reliability, share
+from lowland.trained import Model
 
 
 def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
@@ -17,12 +18,12 @@ def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
     return torch.softmax(-torch.cat(heads).double(), 1)
 
 
-def measure_classification(s: Subject, found: Findings) -> None:
+def measure_classification(model: Model, found: Findings) -> None:
     """Accuracy, expected calibration error and cross-entropy of p(y | x) on the test part."""
-    y = s.data.test.y
-    if not s.classes or y is None or not hasattr(s.energy, "class_energies"):
+    y = model.data.test.y
+    if not model.classes or y is None or not hasattr(model.energy, "class_energies"):
         return
-    p = class_probabilities(s.energy, s.data.test.x)
+    p = class_probabilities(model.energy, model.data.test.x)
     right = p.argmax(1) == y
     curve = reliability(p, y)
     found.figures["classification"] = {

@@ -7,14 +7,12 @@ from torch import Tensor
 
 from lowland.data import load_data
 from lowland.domain import Domain
-from lowland.energy import Energy, energy_values
-from lowland.evaluation.subjects import Findings, Subject
+from lowland.energy import energy_values
+from lowland.evaluation.findings import Findings
 from lowland.metrics import aupr, auroc, detection_error, false_alarms, fpr95
-from lowland.tasks import Detector
-from lowland.tasks.detection.detector import get_outlier_score, outlier_score_to_dict
-from lowland.tasks.detection.scores import OutlierScore
+from lowland.tasks.detection.detector import outlier_score_to_dict
+from lowland.trained import Model
 
-REFERENCE = 5000  # training points from which a score learns, at most
 METRICS = (auroc, aupr, fpr95, detection_error)
 
 
@@ -33,48 +31,27 @@ def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
     )
 
 
-def energy_for(s: Subject, how: OutlierScore) -> Energy:
-    """What a score reads: for E(x) the energy without its labels, at its smallest noise level; for
-    others as it was trained.
-    """
-    return s.marginal if how.reads == "energy" else s.energy
-
-
-def detector_of(s: Subject, score: str = "energy", calibration: Tensor | None = None) -> Detector:
-    """A fitted detector of a run: learns from training points, and is calibrated on the calibration
-    part unless points come.
-    """
-    how, points = (
-        get_outlier_score(score),
-        s.data.calibration.x if calibration is None else calibration,
-    )
-    energy = energy_for(s, how)
-    if not how.needs_reference:
-        return Detector(energy, how).fit(points)
-    known = s.data.train.take(slice(REFERENCE))
-    return Detector(energy, how).fit(points, reference=known.x, labels=known.y)
-
-
 def measure_detection(
-    s: Subject, found: Findings, generator: torch.Generator, samples: Tensor
+    model: Model, found: Findings, generator: torch.Generator, samples: Tensor
 ) -> None:
     """The detector: false alarms on test data, and how outliers and the run's own samples stand to
     it.
     """
-    nominal, test = s.recipe["evaluation"]["nominal"], s.data.test.x
-    detector = detector_of(s, s.recipe["evaluation"].get("score", "energy"))
+    nominal, test = model.recipe["evaluation"]["nominal"], model.data.test.x
+    detector = model.detector(model.recipe["evaluation"].get("score", "energy"))
     detector.ranks(nominal)  # refuses a rate that the calibration part cannot promise
-    s.run.write_tensors(
-        "calibration.safetensors", {"energies": energy_values(s.marginal, s.data.calibration.x)}
+    model.run.write_tensors(
+        "calibration.safetensors",
+        {"energies": energy_values(model.marginal, model.data.calibration.x)},
     )
     scores = detector.outlier_scores(test)
     p = detector.p_value_of_scores(scores)
     rate = false_alarms(p, nominal, detector.calibration_size)
-    name, moved = shifted(test, s.data.domain)
+    name, moved = shifted(test, model.data.domain)
     outliers = {
-        "noise": s.data.domain.draw(len(test), generator),
+        "noise": model.data.domain.draw(len(test), generator),
         name: moved,
-        **_other_sets(s, found),
+        **_other_sets(model, found),
     }
     figures: dict[str, Any] = {
         "nominal": nominal,
@@ -89,12 +66,12 @@ def measure_detection(
         "outliers": {},
     }
     found.arrays |= {
-        "energies/train": energy_values(s.marginal, s.data.train.x[:5000]),
-        "energies/test": energy_values(s.marginal, test),
-        "energies/samples": energy_values(s.marginal, samples),
+        "energies/train": energy_values(model.marginal, model.data.train.x[:5000]),
+        "energies/test": energy_values(model.marginal, test),
+        "energies/samples": energy_values(model.marginal, samples),
     }
     for label, x in outliers.items():
-        found.arrays[f"energies/{label}"] = energy_values(s.marginal, x)
+        found.arrays[f"energies/{label}"] = energy_values(model.marginal, x)
         found_at = detector.outlier_scores(x)
         figures["outliers"][label] = {
             m.__name__: m(scores, found_at).to_dict() for m in METRICS
@@ -106,19 +83,19 @@ def measure_detection(
     found.figures["detection"] = figures
 
 
-def _other_sets(s: Subject, found: Findings) -> dict[str, Tensor]:
+def _other_sets(model: Model, found: Findings) -> dict[str, Tensor]:
     """Test parts of other data sets that the recipe names, where they are at hand and of the same
     shape.
     """
     sets = {}
-    for name in s.recipe["evaluation"]["outliers"]:
+    for name in model.recipe["evaluation"]["outliers"]:
         try:
-            root, how = s.recipe["data"].get("root"), s.data.binarization or None
-            x = load_data(name, root=root, download=False, binarize=how).test.x
+            root, how = model.recipe["data"].get("root"), model.data.binarization or None
+            x = load_data(name, root=root, download=False, binarise=how).test.x
         except ValueError as error:
             found.notes.append(f"The outlier set {name} was left out: {str(error).splitlines()[0]}")
             continue
-        if tuple(x.shape[1:]) == s.data.domain.shape:
+        if tuple(x.shape[1:]) == model.data.domain.shape:
             sets[name] = x
         else:
             found.notes.append(

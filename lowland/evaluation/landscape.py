@@ -3,12 +3,13 @@
 import torch
 
 from lowland.energy import energy_values, value_and_score
-from lowland.evaluation.subjects import Findings, Subject
+from lowland.evaluation.findings import Findings
+from lowland.trained import Model
 
 
-def measure_landscape(s: Subject, found: Findings) -> None:
+def measure_landscape(model: Model, found: Findings) -> None:
     """Energy on a grid and the field −∇E on a coarser one, for events in the plane."""
-    x = s.data.train.x
+    x = model.data.train.x
     low, high = x.min(0).values - 0.75, x.max(0).values + 0.75
     fine, coarse = (
         [torch.linspace(float(a), float(b), n) for a, b in zip(low, high, strict=True)]
@@ -17,11 +18,11 @@ def measure_landscape(s: Subject, found: Findings) -> None:
     points = [
         torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).view(-1, 2) for axes in (fine, coarse)
     ]
-    _, field_vectors = value_and_score(s.marginal, points[1])
+    _, field_vectors = value_and_score(model.marginal, points[1])
     found.arrays |= {
         "landscape/x": fine[0],
         "landscape/y": fine[1],
-        "landscape/energy": energy_values(s.marginal, points[0]).view(121, 121),
+        "landscape/energy": energy_values(model.marginal, points[0]).view(121, 121),
         "field/points": points[1],
         "field/vectors": field_vectors,
     }

@@ -12,18 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.data import Dataset
 from lowland.data.binarization import bernoulli_sample
-from lowland.evaluation.subjects import Subject, subject
 from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
-from lowland.run import Run
+from lowland.trained import Model
 
 MOST = 10_000  # examples of each part
 
 
 def measure_likelihood(
-    run: Run,
-    data: Dataset | None = None,
+    model: Model,
     *,
     chains: int = 200,
     rungs: int = 1000,
@@ -35,23 +32,25 @@ def measure_likelihood(
 
     progress: called with 1 per rung of each direction and per step of chains; see `log_z`.
     """
-    began, s = time.monotonic(), subject(run, data)
-    generator = torch.Generator().manual_seed(int(s.recipe["seed"]) + 4_000_037)
-    train, test = (treated(s, part.x[:MOST], generator) for part in (s.data.train, s.data.test))
+    began = time.monotonic()
+    generator = torch.Generator().manual_seed(int(model.recipe["seed"]) + 4_000_037)
+    train, test = (
+        treated(model, part.x[:MOST], generator) for part in (model.data.train, model.data.test)
+    )
     say("bracketing log Z: from the base to the energy and back")
     deep: Any = (
-        None if s.energy.data_domain is None else s.energy
+        None if model.energy.data_domain is None else model.energy
     )  # whose bound lacks the log Z of all its units
-    whole, seen = (s.marginal, train) if deep is None else (deep, deep.join(train, generator))
+    whole, seen = (model.marginal, train) if deep is None else (deep, deep.join(train, generator))
     found = log_z(
         whole, data=seen, chains=chains, rungs=rungs, generator=generator, progress=progress
     )
     say(repr(found))
-    binary, how = s.energy.domain.kind == "binary", treatment(s)
+    binary, how = model.energy.domain.kind == "binary", treatment(model)
     names = {"binarization": how if binary else "", "dequantisation": "" if binary else how}
     parts = {
         name: log_likelihood(
-            s.marginal,
+            model.marginal,
             x,
             found,
             binarization=names["binarization"],
@@ -60,65 +59,67 @@ def measure_likelihood(
         for name, x in (("train", train), ("test", test))
     }
     figures: dict[str, Any] = {name: _without_log_z(part.to_dict()) for name, part in parts.items()}
-    if s.recipe["training"]["dequantise"] and s.data.num_gray_levels and not _noise(s):
+    if model.recipe["training"]["dequantise"] and model.data.num_gray_levels and not _noise(model):
         figures["bits_per_dim"] = bits_per_dim(
-            parts["test"], levels=s.data.num_gray_levels
+            parts["test"], levels=model.data.num_gray_levels
         ).to_dict()
     figures |= {
         "log_z": _without_course(found),
-        "notes": _notes(s),
+        "notes": _notes(model),
         "seconds": round(time.monotonic() - began, 1),
     }
-    run.write_tensors("likelihood.safetensors", _course(found))
-    run.write_json("likelihood.json", figures)
+    model.run.write_tensors("likelihood.safetensors", _course(found))
+    model.run.write_json("likelihood.json", figures)
     return figures
 
 
-def treated(s: Subject, x: Tensor, generator: torch.Generator) -> Tensor:
+def treated(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
     """Examples as training saw them: grey values that are probabilities tossed, others spread over
     their levels, noised.
     """
-    if s.data.binarization == "stochastic":
-        return x if bool(s.energy.domain.contains(x).all()) else bernoulli_sample(x, generator)
-    if s.recipe["training"]["dequantise"] and s.data.num_gray_levels:
+    if model.data.binarization == "stochastic":
+        return x if bool(model.energy.domain.contains(x).all()) else bernoulli_sample(x, generator)
+    if model.recipe["training"]["dequantise"] and model.data.num_gray_levels:
         x = (
-            x * (s.data.num_gray_levels - 1) + torch.rand(x.shape, generator=generator)
-        ) / s.data.num_gray_levels
-    if _noise(s):
-        x, _ = s.energy.domain.reflect(x + _noise(s) * torch.randn(x.shape, generator=generator))
+            x * (model.data.num_gray_levels - 1) + torch.rand(x.shape, generator=generator)
+        ) / model.data.num_gray_levels
+    if _noise(model):
+        x, _ = model.energy.domain.reflect(
+            x + _noise(model) * torch.randn(x.shape, generator=generator)
+        )
     return x
 
 
-def treatment(s: Subject) -> str:
+def treatment(model: Model) -> str:
     """What `treated` does, in words; for binary data, how they were made binary."""
-    if s.energy.domain.kind == "binary":
-        return s.data.binarization_note or "binary as stored"
-    spread = s.recipe["training"]["dequantise"] and s.data.num_gray_levels
-    words = [f"uniform dequantisation of {s.data.num_gray_levels} levels"] if spread else []
-    words += [f"Gaussian noise of {_noise(s):g} added"] if _noise(s) else []
+    if model.energy.domain.kind == "binary":
+        return model.data.binarization_note or "binary as stored"
+    spread = model.recipe["training"]["dequantise"] and model.data.num_gray_levels
+    words = [f"uniform dequantisation of {model.data.num_gray_levels} levels"] if spread else []
+    words += [f"Gaussian noise of {_noise(model):g} added"] if _noise(model) else []
     return " and ".join(words) or "data as they are"
 
 
-def _noise(s: Subject) -> float:
+def _noise(model: Model) -> float:
     """Standard deviation of the noise in the data that the energy is a density of."""
-    return float(s.recipe["training"]["noise"] or min(s.sigmas or [0.0]))
+    return float(model.recipe["training"]["noise"] or min(model.sigmas or [0.0]))
 
 
-def _notes(s: Subject) -> list[str]:
+def _notes(model: Model) -> list[str]:
     notes = []
-    if s.energy.data_domain is not None:
+    if model.energy.data_domain is not None:
         notes.append(
             "These are lower bounds of the log-likelihood: the energy of data is a variational "
             "bound."
         )
-    if s.classes:
+    if model.classes:
         notes.append(
-            f"The energy has {s.classes} classes; this is the likelihood of a point without its "
+            f"The energy has {model.classes} classes; this is the likelihood of a point without its "
             "label."
         )
-    if _noise(s):
+    if _noise(model):
         notes.append(
-            f"The energy is a density of data with noise {_noise(s):g}; numbers on clean data "
+            f"The energy is a density of data with noise {_noise(model):g}; numbers on clean data "
             "cannot be compared."
         )
     return notes

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import energy_values
-from lowland.evaluation.draws import draw
-from lowland.evaluation.subjects import Findings, Subject
+from lowland.evaluation.findings import Findings
 from lowland.metrics import (
     class_entropy,
     energy_gap,
@@ -22,38 +21,39 @@ from lowland.metrics import (
     two_sample_accuracy,
 )
 from lowland.tasks.generate import Samples
+from lowland.trained import Model
 from lowland.training.classifier import Judge, train_judge
 
 SHOWN = 64  # pictures kept for grids
 
 
-def trained_judge(s: Subject, found: Findings, say: Callable[[str], object]) -> Judge | None:
+def trained_judge(model: Model, found: Findings, say: Callable[[str], object]) -> Judge | None:
     """A classifier of the training images, if the data have labels and the recipe wants one."""
-    steps = s.recipe["evaluation"]["judge_steps"]
-    if not steps or not s.data.classes or len(s.data.domain.shape) != 3:
+    steps = model.recipe["evaluation"]["judge_steps"]
+    if not steps or not model.data.classes or len(model.data.domain.shape) != 3:
         return None
     say("training a judge on real images")
-    return train_judge(s.data.train, s.data.classes, steps=steps, seed=0)
+    return train_judge(model.data.train, model.data.classes, steps=steps, seed=0)
 
 
 def measure_samples(
-    s: Subject, found: Findings, generator: torch.Generator, judge: Judge | None
+    model: Model, found: Findings, generator: torch.Generator, judge: Judge | None
 ) -> Samples:
     """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of
     them.
     """
-    count = s.recipe["evaluation"]["samples"]
-    made = draw(s, count, generator)
-    film = draw(s, 8 if len(s.shape) == 3 else 300, generator, frames=11)
-    test = s.data.test.x[: max(count, 500)]
-    near, which = nearest(made.x, s.data.train.x)
-    near_test, _ = nearest(test, s.data.train.x)
+    count = model.recipe["evaluation"]["samples"]
+    made = model.sample(count, generator=generator)
+    film = model.sample(8 if len(model.shape) == 3 else 300, generator=generator, frames=11)
+    test = model.data.test.x[: max(count, 500)]
+    near, which = nearest(made.x, model.data.train.x)
+    near_test, _ = nearest(test, model.data.train.x)
     edge = near_test.quantile(0.01)
     flat = [part.flatten(1) for part in (made.x, test[:count])]
-    low = energy_values(s.marginal, test)
+    low = energy_values(model.marginal, test)
     figures: dict[str, Any] = {
         "count": count,
-        **_made_by(s),
+        **_made_by(model),
         "neighbour_ratio": float(near.median() / near_test.median())
         if near_test.median() > 0
         else None,
@@ -61,46 +61,49 @@ def measure_samples(
         "expected_copies": 0.01 * count,
         "mmd": mmd(flat[0], flat[1]).to_dict(),
         "frechet": {"value": frechet_distance(flat[0], flat[1])},
-        "gap": energy_gap(low, energy_values(s.marginal, made.x)).to_dict(),
+        "gap": energy_gap(low, energy_values(model.marginal, made.x)).to_dict(),
     }
     if judge is not None:
-        figures |= _judged(s, found, judge, made)
+        figures |= _judged(model, found, judge, made)
     found.figures["samples"] = figures
     found.arrays |= {
         "samples": made.x,
-        "data": s.data.train.x[:SHOWN],
+        "data": model.data.train.x[:SHOWN],
         "neighbour_samples": made.x[:16],
-        "neighbour_of": s.data.train.x[which[:16]],
+        "neighbour_of": model.data.train.x[which[:16]],
         "distances_samples": near,
         "distances_test": near_test,
     }
     if film.trajectory is not None:
-        found.arrays |= {"film": film.trajectory, "film_steps": torch.tensor(film.trajectory_steps)}
-    if len(s.data.domain.shape) == 1:
-        found.arrays["data"] = s.data.train.x[:1000]
+        found.arrays |= {
+            "film": film.trajectory,
+            "film_steps": torch.tensor(film.trajectory_steps),
+        }
+    if len(model.data.domain.shape) == 1:
+        found.arrays["data"] = model.data.train.x[:1000]
     return made
 
 
-def _made_by(s: Subject) -> dict[str, Any]:
-    how = s.recipe["generation"]
+def _made_by(model: Model) -> dict[str, Any]:
+    how = model.recipe["generation"]
     if how.get("method") == "flow":
         return {
             "start": "noise",
-            "steps": len(s.sigmas or []) - 1,
+            "steps": len(model.sigmas or []) - 1,
             "sampler": "probability flow (Heun) and a last jump",
         }
-    return {"start": how["start"], "steps": how["steps"], "sampler": repr(s.sampler)}
+    return {"start": how["start"], "steps": how["steps"], "sampler": repr(model.sampler)}
 
 
-def _compared(judge: Judge, samples: Tensor, s: Subject) -> dict[str, Any]:
+def _compared(judge: Judge, samples: Tensor, model: Model) -> dict[str, Any]:
     """Samples beside test images, and training images beside test images, on the judge's features
     and at equal counts.
     """
-    count = min(len(samples), len(s.data.test), len(s.data.train))
+    count = min(len(samples), len(model.data.test), len(model.data.train))
     order = torch.Generator().manual_seed(0)
     picked = [
         part.x[torch.randperm(len(part), generator=order)[:count]]
-        for part in (s.data.test, s.data.train)
+        for part in (model.data.test, model.data.train)
     ]
     real, others = (judge.features(part) for part in picked)
     found: dict[str, Any] = {"count": count}
@@ -116,14 +119,16 @@ def _compared(judge: Judge, samples: Tensor, s: Subject) -> dict[str, Any]:
     return found
 
 
-def _judged(s: Subject, found: Findings, judge: Judge, made: Samples) -> dict[str, Any]:
+def _judged(model: Model, found: Findings, judge: Judge, made: Samples) -> dict[str, Any]:
     """What a classifier of real images says of the samples."""
-    test = s.data.test
+    test = model.data.test
     assert test.y is not None
     sure_test, called_test = judge.probabilities(test.x).max(1)
     right = called_test == test.y
     pictures = (
-        made.x.clamp(s.data.domain.lo, s.data.domain.hi) if s.data.domain.kind == "box" else made.x
+        made.x.clamp(model.data.domain.lo, model.data.domain.hi)
+        if model.data.domain.kind == "box"
+        else made.x
     )
     sure, called = judge.probabilities(pictures).max(1)
     found.arrays["samples_label"] = called
@@ -131,10 +136,10 @@ def _judged(s: Subject, found: Findings, judge: Judge, made: Samples) -> dict[st
         "judge_test_accuracy": float(right.float().mean()),
         "confident_test": share(int((sure_test > 0.9).sum()), len(sure_test)).to_dict(),
         "confident": share(int((sure > 0.9).sum()), len(sure)).to_dict(),
-        "class_entropy": class_entropy(called, s.data.classes),
-        "class_counts": torch.bincount(called, minlength=s.data.classes).tolist(),
-        "class_names": list(s.data.class_names),
-        "features": _compared(judge, pictures, s),
+        "class_entropy": class_entropy(called, model.data.classes),
+        "class_counts": torch.bincount(called, minlength=model.data.classes).tolist(),
+        "class_names": list(model.data.class_names),
+        "features": _compared(judge, pictures, model),
     }
     if made.labels is not None:
         figures["agreement"] = share(int((called == made.labels).sum()), len(called)).to_dict()

@@ -13,9 +13,7 @@ from tqdm.auto import tqdm
 
 from lowland.data import DataError, load_image, save_grid
 from lowland.energy import Energy, Sum, check_normalisable
-from lowland.evaluation import Subject, subject
 from lowland.registry import build
-from lowland.run import Run
 from lowland.samplers import Sampler, karras_sigmas
 from lowland.tasks import (
     DenoisedGuidance,
@@ -27,6 +25,7 @@ from lowland.tasks import (
     jump,
     sample_composed,
 )
+from lowland.trained import Model, load
 from lowland.training import cpu_threads
 from lowland.verbs.restoring import check_writable
 
@@ -49,7 +48,7 @@ def compose_runs(
     progress: bool = True,
 ) -> Path:
     """Draw from Σ w_k E_k of runs on one domain into a .npy, .npz or .png file, with an accept step
-    unless a sampler is named.
+    unless a sampler is get_outlier_score.
 
     labels: for each run, a class or None; a run with classes and a label counts as E(x, y), and,
     where some run is one of noise and this one is not, as −log p(y | x) asked of the expected clean
@@ -60,7 +59,7 @@ def compose_runs(
     """
     weights, labels = list(weights) or [1.0] * len(runs), list(labels) or [None] * len(runs)
     _check_lists(runs, weights, labels, count, out)
-    subjects = [subject(Run.open(run)) for run in runs]
+    subjects = [load(run) for run in runs]
     Sum([s.energy for s in subjects])  # refuses different domains
     _check_units(subjects)
     _check_labels(subjects, labels)
@@ -102,7 +101,7 @@ def compose_runs(
                 w for w in weights if w > 0
             )  # the mean of what the terms expect, where they were trained on noisy data
             x = jump(whole / share, x, first.recipe["generation"]["jump"]) if share else x
-    return _written(Path(out), first.original(x))
+    return _written(Path(out), first.inverse_transform(x))
 
 
 def edit_image(
@@ -127,8 +126,8 @@ def edit_image(
     level to which the picture is buried: higher keeps less of it; pull: how far an edit may go, as
     `tasks.edit` takes it.
     """
-    s = subject(Run.open(run))
-    judge = s if classifier is None else subject(Run.open(classifier))
+    s = load(run)
+    judge = s if classifier is None else load(classifier)
     _check_labels([judge], [label])
     target = place(_beside(image, out, "edited"), s.shape, [image])
     x, g = _pictures(s, image), torch.Generator().manual_seed(seed)
@@ -182,7 +181,7 @@ def interpolate_images(
 
     noise: the level at which an energy of noise is looked at: smooth enough to have paths.
     """
-    s = subject(Run.open(run))
+    s = load(run)
     target = place(_beside(a, out, "path"), s.shape, [a, b])
     if s.sigmas and not 0 < noise <= max(s.sigmas):
         raise ValueError(
@@ -204,7 +203,7 @@ def interpolate_images(
         "straight": found.straight[:, 0],
         "barrier": found.barrier,
     }
-    return _written(target, s.original(rows), points, arrays)
+    return _written(target, s.inverse_transform(rows), points, arrays)
 
 
 def predict_image(
@@ -227,7 +226,7 @@ def predict_image(
     known. levels: of noise on the way down; 20 for a run that was trained to be asked, which needs
     no more, else 60, unless given.
     """
-    s = subject(Run.open(run))
+    s = load(run)
     own = list(getattr(s.energy, "question", ()))
     known, levels = list(known) or own, levels or (20 if own else 60)
     channels = s.shape[0] if len(s.shape) == 3 else 0
@@ -267,7 +266,7 @@ def predict_image(
 # ------------------------------------------------------------------------------------------- pieces
 
 
-def _term_of_noise(s: Subject, label: int | None, prior: Any) -> Energy:
+def _term_of_noise(s: Model, label: int | None, prior: Any) -> Energy:
     """A run as a term of a path of noise levels."""
     if s.sigmas:
         return s.energy
@@ -306,7 +305,7 @@ def _check_lists(
         )
 
 
-def _check_units(subjects: Sequence[Subject]) -> None:
+def _check_units(subjects: Sequence[Model]) -> None:
     """Runs whose numbers were standardized otherwise would see other points behind the same x."""
     first, *others = [
         {key: s.run.read_json("data.json").get(key) for key in ("mean", "scale")} for s in subjects
@@ -320,7 +319,7 @@ def _check_units(subjects: Sequence[Subject]) -> None:
             )
 
 
-def _check_labels(subjects: Sequence[Subject], labels: Sequence[int | None]) -> None:
+def _check_labels(subjects: Sequence[Model], labels: Sequence[int | None]) -> None:
     for s, label in zip(subjects, labels, strict=True):
         if label is not None and not 0 <= label < s.classes:
             allowed = f"0 to {s.classes - 1}" if s.classes else "none"
@@ -330,11 +329,11 @@ def _check_labels(subjects: Sequence[Subject], labels: Sequence[int | None]) -> 
             )
 
 
-def _pictures(s: Subject, path: str | Path) -> Tensor:
-    return s.standardised(load_image(path, s.shape))
+def _pictures(s: Model, path: str | Path) -> Tensor:
+    return s.transform(load_image(path, s.shape))
 
 
-def _questions(s: Subject, path: str | Path, known: Sequence[int]) -> Tensor:
+def _questions(s: Model, path: str | Path, known: Sequence[int]) -> Tensor:
     """Pictures with all channels, or with those of the question alone, beside which nothing is
     known.
     """
@@ -347,7 +346,7 @@ def _questions(s: Subject, path: str | Path, known: Sequence[int]) -> Tensor:
             raise error from None
     whole = torch.zeros(len(part), *s.shape)
     whole[:, list(known)] = part
-    return s.standardised(whole)
+    return s.transform(whole)
 
 
 def _beside(image: str | Path, out: str | Path | None, ending: str) -> Path:
@@ -374,12 +373,13 @@ def place(out: str | Path, shape: Sequence[int], read: Sequence[str | Path] = ()
     return target
 
 
-def _strip(
-    target: Path, columns: Sequence[Tensor], arrays: Mapping[str, Tensor], s: Subject
-) -> Path:
+def _strip(target: Path, columns: Sequence[Tensor], arrays: Mapping[str, Tensor], s: Model) -> Path:
     """A row for each picture, a column for each of its versions."""
     return _written(
-        target, s.original(torch.stack(list(columns), 1).flatten(0, 1)), len(columns), arrays
+        target,
+        s.inverse_transform(torch.stack(list(columns), 1).flatten(0, 1)),
+        len(columns),
+        arrays,
     )
 
 

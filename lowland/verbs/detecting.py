@@ -14,14 +14,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.data.images import load_batch
-from lowland.evaluation import Subject, subject
-from lowland.evaluation.board import board, losses, other_data, outlier_sets, rows_of, table
-from lowland.evaluation.detection import energy_for
-from lowland.evaluation.pieces import Points
+from lowland.evaluation.ood import board, losses, other_data, outlier_sets, rows_of, table
 from lowland.metrics import benjamini_hochberg, calibration_size
-from lowland.run import Run, RunError, shipped_folder
+from lowland.run import RunError, shipped_folder
 from lowland.tasks import Detector
 from lowland.tasks.detection.detector import get_outlier_score
+from lowland.trained import Model, load
+from lowland.trained.detector import energy_for
+from lowland.trained.jobs import Points
 from lowland.training import cpu_threads
 from lowland.verbs.scoring import format_rows
 
@@ -45,7 +45,7 @@ def fit_detector(
     other one for that. alpha: a rate that they must be able to promise. Raises ValueError if they
     cannot, for unreadable points, an unknown score, and for a shipped run without `out`.
     """
-    s = subject(Run.open(run))
+    s = load(run)
     if out is None and s.run.path.parent == shipped_folder():
         raise RunError(
             f"{s.run.path.name} is shipped with lowland and is not written to; a detector of it "
@@ -53,7 +53,7 @@ def fit_detector(
         )
     how = get_outlier_score(score)
     with cpu_threads(s.recipe["training"]["threads"]):
-        x = s.standardised(load_batch(list(calibration), s.shape)[1])
+        x = s.transform(load_batch(list(calibration), s.shape)[1])
         detector = Detector(energy_for(s, how), how).fit(x)
         detector.ranks(alpha)
         return detector.save(s.run.path / FILE if out is None else Path(out)), detector
@@ -77,7 +77,7 @@ def detect(
     as in `Detector.predict`; "fdr" judges all rows together and so yields none before all are
     scored. What is refused is refused before the first row.
     """
-    s = subject(Run.open(run))
+    s = load(run)
     fitted = _detector(s, detector)
     ranks = fitted.ranks(alpha, guarantee, delta)
     points = Points.of(list(paths), s.shape, SCORED)
@@ -102,7 +102,7 @@ def _row(name: str, score: float, p: float, outlier: bool) -> dict[str, Any]:
 
 
 def _scored(
-    s: Subject, detector: Detector, points: Points, progress: bool
+    s: Model, detector: Detector, points: Points, progress: bool
 ) -> Iterator[tuple[str, float, float]]:
     """Name, score and p-value of every point; one warning for all pieces that look unlike the
     calibration points.
@@ -113,7 +113,7 @@ def _scored(
             range(len(points.pieces)), desc="detect", unit="piece", disable=not progress
         ):
             names, x = points.load(number)
-            x = s.standardised(x)
+            x = s.transform(x)
             odd += [
                 f"from {names[0]} on, {what}"
                 for what in (detector.summary.differences(x) if detector.summary else [])
@@ -131,7 +131,7 @@ def _scored(
         )
 
 
-def _detector(s: Subject, path: str | Path | None) -> Detector:
+def _detector(s: Model, path: str | Path | None) -> Detector:
     own = s.run.path / FILE
     if path is None and not own.exists():
         kept = s.run.path / "calibration.safetensors"
@@ -209,7 +209,7 @@ def bench_ood(
     """
     boards: dict[str, Any] = {}
     for path in runs:
-        s = subject(Run.open(path))
+        s = load(path)
         g = torch.Generator().manual_seed(seed)
         with cpu_threads(s.recipe["training"]["threads"]):
             others, notes = other_data(s.data.name, s.shape, count)

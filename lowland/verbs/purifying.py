@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.data import load_image, save_grid
-from lowland.evaluation import Subject, subject
 from lowland.robustness.accuracy import (
     Robustness,
     SanityCheck,
@@ -22,16 +21,16 @@ from lowland.robustness.accuracy import (
     standard_attacks,
 )
 from lowland.robustness.attacks import PGD, Attack, Square, TransferAttack
-from lowland.run import Run
 from lowland.tasks import PurifiedClassifier, as_classifier
 from lowland.tasks import purify as purify_task
+from lowland.trained import Model, load
 from lowland.verbs.composing import place
 
 EOT = 20  # calls over which slopes are averaged where the model draws noise
 EVALUATIONS = 10  # calls with fresh noise at what an attack found
 
 
-def purification(s: Subject, **changes: Any) -> dict[str, Any]:
+def purification(s: Model, **changes: Any) -> dict[str, Any]:
     """How a run purifies: its recipe's [purification], else one jump from the noise level 0.3 for
     an energy E(x, σ), and for others the sampler of its generation from the point itself; then what
     is changed.
@@ -73,7 +72,7 @@ def purify(
     steps, sigma, method: as `lowland.tasks.purify` takes them; the recipe's or the run's own unless
     given.
     """
-    s = subject(Run.open(run))
+    s = load(run)
     target = Path(out) if out else Path(images[0]).with_name(f"{Path(images[0]).stem}-purified.png")
     if target.suffix not in (".png", ".npy"):
         raise ValueError(
@@ -84,9 +83,9 @@ def purify(
     given = torch.cat([load_image(path, s.shape) for path in images])
     settings = purification(s, steps=steps, sigma=sigma, method=method)
     energy = _scored(s)
-    clean = s.original(
+    clean = s.inverse_transform(
         purify_task(
-            energy, s.standardised(given), generator=torch.Generator().manual_seed(seed), **settings
+            energy, s.transform(given), generator=torch.Generator().manual_seed(seed), **settings
         )
     )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +96,7 @@ def purify(
     return target
 
 
-def _scored(s: Subject) -> Any:
+def _scored(s: Model) -> Any:
     """The energy that purifies: of image and noise level where it knows levels, of the image alone
     otherwise.
     """
@@ -125,7 +124,7 @@ def attack(
     every call, slopes through the purifier and past it, averaged over 20 calls, and the share of 10
     fresh answers that are right counts. out: JSON.
     """
-    s = subject(Run.open(run))
+    s = load(run)
     if out is not None and (Path(out).suffix != ".json" or Path(out).is_dir()):
         raise ValueError(
             f"out is {out}; what attacks left is written as JSON; choose a name that ends in .json"
@@ -219,7 +218,7 @@ def _around(
     """Attacks that know of the purifier in front of a classifier, the one among them for the
     checks, and both as one model.
     """
-    s = subject(Run.open(behind))
+    s = load(behind)
     generator = torch.Generator().manual_seed(seed + 1)
     model = PurifiedClassifier(_scored(s), classifier, generator=generator, **purification(s))
     more: dict[str, Any] = {"norm": norm, "bounds": bounds}

@@ -8,15 +8,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.data import load_batch, load_image, save_grid
-from lowland.evaluation import Subject, subject
-from lowland.evaluation.restoration import (
-    operator_of,
-    restoration_length,
-    restoration_plan,
-    restored,
-)
-from lowland.run import Run
 from lowland.tasks import Operator, Restoration
+from lowland.trained import Model, load
+from lowland.trained.restoration import count_steps, operator_of, restoration_settings
 
 HIDDEN = ("lower", "upper", "left", "right", "centre")
 SHOWN = 16  # images of a folder in the picture; the numbers hold all
@@ -41,7 +35,7 @@ def restore(
     each, and .npz beside it.
 
     image: the measurement; with simulate, clean images, which are measured and given noise first,
-    so that the truth is known. What a task measures, `lowland.evaluation.restoration.MEASUREMENTS`
+    so that the truth is known. What a task measures, `lowland.trained.restoration.MEASUREMENTS`
     says; measurements that are no images come as .npy. mask: what to fill in, one of lower, upper,
     left, right, centre, or a picture whose white pixels are to be filled; sigma: noise of the
     measurement, in units of the data, the recipe's unless given; method: "sample" draws from the
@@ -49,17 +43,8 @@ def restore(
     observed (laid out as an image by the transpose of the operator), mean, spread from black (sure)
     to white, and three draws.
     """
-    s = subject(Run.open(run))
-    how = restoration_plan(s)
-    if method not in ("sample", "map"):
-        raise ValueError(
-            f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely "
-            "image; choose one"
-        )
-    if draws is not None and draws < 1:
-        raise ValueError(
-            f"draws is {draws}; at least 1 is needed; more give a better mean and a spread"
-        )
+    s = load(run)
+    how = restoration_settings(s)
     operator = operator_of(
         task, s.shape, factor=factor, known=~_hidden(mask, s) if task == "inpaint" else None
     )
@@ -70,17 +55,17 @@ def restore(
     generator = torch.Generator().manual_seed(seed)
     truth, y = _measured(s, image, operator, noise, simulate, generator)
     with tqdm(
-        total=restoration_length(s, len(y), draws),
+        total=count_steps(s, len(y), draws),
         unit="step",
         disable=not progress or method == "map",
     ) as bar:
         more: dict[str, Any] = {
             "generator": generator,
             "draws": draws,
-            "peak": method == "map",
+            "method": method,
             "progress": bar.update,
         }
-        answer = restored(s, operator, y, noise, **more)
+        answer = s.restore(operator, y, noise, **more)
         bar.update((bar.total or 0) - bar.n)  # where everything was seen, one pass does for all
     return _write_restoration(target, operator, y, answer, truth)
 
@@ -100,7 +85,7 @@ def check_writable(target: Path) -> None:
 
 
 def _measured(
-    s: Subject,
+    s: Model,
     image: str | Path,
     operator: Operator,
     sigma: float,
@@ -122,7 +107,7 @@ def _measured(
     return truth, y + max(sigma, 0.0) * kept * torch.randn(y.shape, generator=generator)
 
 
-def _hidden(mask: str, s: Subject) -> Tensor:
+def _hidden(mask: str, s: Model) -> Tensor:
     """True where to fill in."""
     shape = s.shape
     if mask in HIDDEN:

@@ -7,8 +7,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from lowland.config import Recipe
-from lowland.evaluation import evaluate_run, measure_likelihood
+from lowland.evaluation import evaluate_model, measure_likelihood
 from lowland.run import Run
+from lowland.trained import load
 from lowland.training import cpu_threads, fit
 from lowland.training.distributed import launched
 
@@ -51,7 +52,7 @@ def evaluate(run: str | Path, *, progress: bool = True) -> dict[str, Any]:
     """
     found = Run.open(run)
     with found.locked(), cpu_threads(found.recipe["training"]["threads"]):
-        return evaluate_run(found, say=_say if progress else lambda _: None)
+        return evaluate_model(load(run), say=_say if progress else lambda _: None)
 
 
 def likelihood(
@@ -70,7 +71,7 @@ def likelihood(
         ) as bar,  # both directions, and the chains between them
     ):
         return measure_likelihood(
-            found,
+            load(run),
             chains=chains,
             rungs=rungs,
             say=(lambda _: None) if quiet else _say,

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from lowland.config import read_recipe
 from lowland.data import save_grid
-from lowland.evaluation import Subject, draw, subject
-from lowland.evaluation.pieces import (
+from lowland.trained import Model, load
+from lowland.trained.jobs import (
     PATIENCE,
     Job,
     fingerprint,
@@ -23,7 +23,6 @@ from lowland.evaluation.pieces import (
     write_npy,
     write_npz,
 )
-from lowland.run import Run
 from lowland.training import cpu_threads
 from lowland.training.distributed import team
 
@@ -58,7 +57,7 @@ def sample(
         raise ValueError(
             f"count is {count}; at least one sample must be asked for; 64 makes a good grid"
         )
-    s = _made_otherwise(subject(Run.open(run)), changes or {})
+    s = _made_otherwise(load(run), changes or {})
     if out.suffix == ".png" and len(s.shape) != 3:
         raise ValueError(
             f"{s.recipe['name']} makes vectors, not images; a .png needs images; write .npy or .npz"
@@ -81,7 +80,7 @@ def sample(
         return job.finish(lambda path: _write_samples(path, out.suffix, count, job))
 
 
-def _made_otherwise(s: Subject, changes: Mapping[str, Any]) -> Subject:
+def _made_otherwise(s: Model, changes: Mapping[str, Any]) -> Model:
     """The subject with other values in its recipe's [generation]."""
     others = [key for key in changes if not key.startswith("generation.")]
     if others:
@@ -93,7 +92,7 @@ def _made_otherwise(s: Subject, changes: Mapping[str, Any]) -> Subject:
 
 
 def _draw_pieces(
-    s: Subject, job: Job, count: int, label: int | None, seed: int, progress: bool
+    s: Model, job: Job, count: int, label: int | None, seed: int, progress: bool
 ) -> None:
     """Draw this process's share of the pieces of `sample` that are missing."""
     missing, how = job.missing(), s.recipe["generation"]
@@ -111,11 +110,14 @@ def _draw_pieces(
                 if s.classes
                 else None
             )
-            made = draw(
-                s, len(rows), piece_generator(seed, number), labels=labels, progress=bar.update
+            made = s.sample(
+                len(rows),
+                generator=piece_generator(seed, number),
+                labels=labels,
+                progress=bar.update,
             )
             kept = {} if made.labels is None else {"labels": made.labels.contiguous()}
-            job.keep(number, dump_tensors({"x": s.original(made.x).contiguous(), **kept}))
+            job.keep(number, dump_tensors({"x": s.inverse_transform(made.x).contiguous(), **kept}))
 
 
 def _write_samples(path: Path, suffix: str, count: int, job: Job) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from lowland.energy import energy_values
-from lowland.evaluation import Subject, subject
-from lowland.evaluation.pieces import PATIENCE, Job, Points, fingerprint
-from lowland.run import Run
 from lowland.tasks import Detector
+from lowland.trained import Model, load
+from lowland.trained.jobs import PATIENCE, Job, Points, fingerprint
 from lowland.training import cpu_threads
 from lowland.training.distributed import team
 
@@ -60,7 +59,7 @@ class _Scorer:
     """A run that scores points in files, piece by piece."""
 
     def __init__(self, run: str | Path, paths: Sequence[str | Path], nominal: float | None) -> None:
-        self.s = subject(Run.open(run))
+        self.s = load(run)
         self.level = nominal if nominal is not None else self.s.recipe["evaluation"]["nominal"]
         self.detector = Detector(self.s.marginal, calibration=_calibration(self.s))
         self.detector.ranks(self.level)  # refuses a rate that the calibration part cannot promise
@@ -69,7 +68,7 @@ class _Scorer:
     def rows(self, number: int) -> list[dict[str, Any]]:
         """Energy, p-value and verdict of the points of a piece."""
         names, x = self.points.load(number)
-        values = self.detector.outlier_scores(self.s.standardised(x))
+        values = self.detector.outlier_scores(self.s.transform(x))
         p = self.detector.p_value_of_scores(values)
         return [
             {
@@ -82,7 +81,7 @@ class _Scorer:
         ]
 
 
-def _calibration(s: Subject) -> Tensor:
+def _calibration(s: Model) -> Tensor:
     """The energies of the calibration part, as evaluate left them, or computed now."""
     if (s.run.path / "calibration.safetensors").exists():
         return s.run.read_tensors("calibration.safetensors")["energies"]

@@ -52,7 +52,7 @@ VERDICTS = Tolerance(1e-4, "counts, and float32 energies; seen: 1e-7")
 @cache
 def trained(name: str) -> Energy:
     """Return the energy of a run that comes with lowland."""
-    return lowland.load(name)[0]
+    return lowland.load(name).energy
 
 
 @cache

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.data import DataError, load_data
-from lowland.evaluation.detection import detector_of
-from lowland.evaluation.subjects import Subject
 from lowland.metrics import separation
 from lowland.tasks.detection.detector import OUTLIER_SCORES
+from lowland.trained import Model
 
 Scorer = Callable[[Tensor], Tensor]
 ANGLES = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
@@ -175,25 +174,25 @@ def other_data(
     return found, notes
 
 
-def scores_of(s: Subject) -> list[str]:
+def scores_of(model: Model) -> list[str]:
     """The scores that a run can give: those of E(x), and of noise levels or classes where it has
     them.
     """
-    kinds = {"energy"} | ({"noise"} if s.sigmas else set())
-    if s.classes >= 2 and hasattr(s.energy, "class_energies"):
+    kinds = {"energy"} | ({"noise"} if model.sigmas else set())
+    if model.classes >= 2 and hasattr(model.energy, "class_energies"):
         kinds.add("classes")
     return [name for name, how in OUTLIER_SCORES.items() if how.reads in kinds]
 
 
-def rows_of(s: Subject, names: Sequence[str] | None = None) -> dict[str, Scorer]:
+def rows_of(model: Model, names: Sequence[str] | None = None) -> dict[str, Scorer]:
     """A row of the board for each score that the run can give, or for those named. What they learn,
     they learn from training points. A score that the network cannot give (no linear layer, say) is
     left out, unless it was asked for by name.
     """
     rows: dict[str, Scorer] = {}
-    for name in scores_of(s) if names is None else names:
+    for name in scores_of(model) if names is None else names:
         try:
-            detector = detector_of(s, name, s.data.calibration.x[:200])
+            detector = model.detector(name, model.data.calibration.x[:200])
         except ValueError:
             if names is not None:
                 raise

@@ -2,19 +2,23 @@
 from.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowland.evaluation.subjects import Subject
 from lowland.registry import build
 from lowland.run import RunError
 from lowland.samplers import run_chains
 from lowland.tasks import balanced_labels, generate_from_recipe
 from lowland.tasks.generate import Samples
+
+if TYPE_CHECKING:
+    from lowland.trained.model import Model
 
 FRESH = 1000  # chains that begin anew where training kept none
 
@@ -27,7 +31,7 @@ class Kept(NamedTuple):
 
 
 def draw(
-    s: Subject,
+    model: Model,
     count: int,
     generator: torch.Generator,
     *,
@@ -36,15 +40,15 @@ def draw(
     progress: Callable[[int], object] | None = None,
 ) -> Samples:
     """Samples as the recipe's [generation] says, labels dealt evenly unless given."""
-    begin, start = s.recipe["generation"].get("start", "noise"), None
-    labels = labels if labels is not None else balanced_labels(count, s.classes)
+    begin, start = model.recipe["generation"].get("start", "noise"), None
+    labels = labels if labels is not None else balanced_labels(count, model.classes)
     if begin == "chains":
-        start, labels = _from_chains(s, count, generator, labels)
+        start, labels = _from_chains(model, count, generator, labels)
     if begin == "partner":
-        start = _from_partner(s, count, generator)
+        start = _from_partner(model, count, generator)
     return generate_from_recipe(
-        s.energy,
-        s.recipe,
+        model.energy,
+        model.recipe,
         count,
         generator=generator,
         labels=labels,
@@ -54,40 +58,42 @@ def draw(
     )
 
 
-def _from_partner(s: Subject, count: int, generator: torch.Generator) -> Tensor:
+def _from_partner(model: Model, count: int, generator: torch.Generator) -> Tensor:
     """What the generator that was trained beside the energy makes."""
-    saved = s.run.load_checkpoint().tensors.get("partner")
-    objective = build("objective", s.recipe["objective"])
-    partner: Any = None if saved is None else objective.partner(s.energy, torch.zeros(2, *s.shape))
+    saved = model.latest.tensors.get("partner")
+    objective = build("objective", model.recipe["objective"])
+    partner: Any = (
+        None if saved is None else objective.partner(model.energy, torch.zeros(2, *model.shape))
+    )
     if saved is None or not hasattr(partner, "draw"):
         raise ValueError(
-            f"{s.run.path} keeps no generator; generation.start = 'partner' needs an objective "
+            f"{model.run.path} keeps no generator; generation.start = 'partner' needs an objective "
             "that trains one, such as Cooperative; use 'noise'"
         )
     partner.load_state_dict(saved)
     return partner.draw(count, generator)
 
 
-def kept_chains(s: Subject) -> Kept | None:
+def kept_chains(model: Model) -> Kept | None:
     """The older half of the chains that training left behind, of tempered ones the coldest
     replicas; None if there are none.
     """
-    saved = s.run.load_checkpoint().tensors.get("chains")
+    saved = model.latest.tensors.get("chains")
     if saved is None:
         return None
     old = saved["age"] >= saved["age"].float().median()
-    x = saved["x"] if saved["x"].dim() == 1 + len(s.shape) else saved["x"][:, 0]
+    x = saved["x"] if saved["x"].dim() == 1 + len(model.shape) else saved["x"][:, 0]
     return Kept(x[old], saved["labels"][old] if "labels" in saved else None)
 
 
 def _from_chains(
-    s: Subject, count: int, generator: torch.Generator, labels: Tensor | None
+    model: Model, count: int, generator: torch.Generator, labels: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Starting points among the training chains, old ones only, of the classes asked for."""
-    kept = kept_chains(s)
+    kept = kept_chains(model)
     if kept is None:
         raise ValueError(
-            f"{s.run.path} kept no chains; generation.start = 'chains' needs an objective that "
+            f"{model.run.path} kept no chains; generation.start = 'chains' needs an objective that "
             "does (PCD); use 'noise'"
         )
     if labels is None or kept.labels is None:
@@ -100,7 +106,7 @@ def _from_chains(
     return kept.x[chosen], labels
 
 
-def prior_bank(s: Subject) -> Tensor | None:
+def prior_bank(model: Model) -> Tensor | None:
     """Draws of the prior for restoration, made once and kept in the run: chains of training walked
     on with averaged weights.
 
@@ -108,36 +114,37 @@ def prior_bank(s: Subject) -> Tensor | None:
     kept no chains begins with samples as its [generation] makes them; a shipped run is not written
     to. None if the recipe asks for none.
     """
-    count = s.recipe["restoration"].get("prior_samples", 0)
+    count = model.recipe["restoration"].get("prior_samples", 0)
     if not count:
         return None
-    checkpoint = s.run.load_checkpoint()
-    if (s.run.path / "bank.safetensors").exists():
-        kept = s.run.read_tensors("bank.safetensors")
-        if len(kept["x"]) == count and int(kept["step"]) == checkpoint.step:
+    if (model.run.path / "bank.safetensors").exists():
+        kept = model.run.read_tensors("bank.safetensors")
+        if len(kept["x"]) == count and int(kept["step"]) == model.latest.step:
             return kept["x"]
+    if model.sampler is None:
+        raise ValueError(
+            f"{model.run.path} trained without chains; restoration.prior_samples is walked by the sampler of "
+            "the recipe; set it to 0, or add a [sampler]"
+        )
     generator = torch.Generator().manual_seed(
-        int(s.recipe["seed"]) + 3_000_017
+        int(model.recipe["seed"]) + 3_000_017
     )  # its own: made or read, the rest is the same
-    x, labels = kept_chains(s) or _sampled(s, min(count, FRESH), generator)
-    energy = s.energy.given(labels) if s.classes else s.energy
+    x, labels = kept_chains(model) or _sampled(model, min(count, FRESH), generator)
+    energy = model.energy.given(labels) if model.classes else model.energy
     walked: list[Tensor] = []
     while sum(map(len, walked)) < count:
-        x = run_chains(energy, s.sampler, x, 50, generator=generator).x
+        x = run_chains(energy, model.sampler, x, 50, generator=generator).x
         walked.append(x)
     bank = torch.cat(walked)[:count]
     with suppress(RunError):  # as a shipped run raises
-        s.run.write_tensors("bank.safetensors", {"x": bank, "step": torch.tensor(checkpoint.step)})
+        model.run.write_tensors(
+            "bank.safetensors", {"x": bank, "step": torch.tensor(model.latest.step)}
+        )
     return bank
 
 
-def _sampled(s: Subject, count: int, generator: torch.Generator) -> Kept:
+def _sampled(model: Model, count: int, generator: torch.Generator) -> Kept:
     """Chains that begin anew; a jump at their end, which belongs to samples, is left out."""
-    if s.sampler is None:
-        raise ValueError(
-            f"{s.run.path} trained without chains; restoration.prior_samples is walked by the sampler of "
-            "the recipe; set it to 0, or add a [sampler]"
-        )
-    recipe = {**s.recipe, "generation": {**s.recipe["generation"], "jump": 0.0}}
-    made = generate_from_recipe(s.energy, recipe, count, generator=generator)
+    recipe = {**model.recipe, "generation": {**model.recipe["generation"], "jump": 0.0}}
+    made = generate_from_recipe(model.energy, recipe, count, generator=generator)
     return Kept(made.x, made.labels)

@@ -1,0 +1,17 @@
+"""Figures, arrays and notes that an evaluation gathers."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Findings:
+    """Results of an evaluation: figures for evaluation.json, arrays for evaluation.safetensors,
+    notes for the reader.
+    """
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,37 @@
+"""Detectors of outliers that read the energy of a trained run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lowland.energy import Energy
+from lowland.tasks import Detector
+from lowland.tasks.detection.detector import get_outlier_score
+from lowland.tasks.detection.scores import OutlierScore
+
+if TYPE_CHECKING:
+    from lowland.trained.model import Model
+
+MAX_REFERENCE = 5000  # training points from which a score learns, at most
+
+
+def energy_for(model: Model, score: OutlierScore) -> Energy:
+    """Return the energy that a score reads: the marginal for scores of E(x), else as trained."""
+    return model.marginal if score.reads == "energy" else model.energy
+
+
+def fit_detector(
+    model: Model, score: str = "energy", calibration: Tensor | None = None
+) -> Detector:
+    """Fit a detector of a run: it learns from training points and is calibrated on the calibration
+    part unless points (N, *event) come.
+    """
+    how = get_outlier_score(score)
+    points = model.data.calibration.x if calibration is None else calibration
+    energy = energy_for(model, how)
+    if not how.needs_reference:
+        return Detector(energy, how).fit(points)
+    known = model.data.train.take(slice(MAX_REFERENCE))
+    return Detector(energy, how).fit(points, reference=known.x, labels=known.y)

@@ -1,0 +1,170 @@
+"""Edit, interpolate and predict points with the energy of a trained run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lowland.energy import Energy
+from lowland.samplers import karras_sigmas
+from lowland.tasks import (
+    DenoisedGuidance,
+    EditResult,
+    Interpolation,
+    LabelGuidance,
+    Restoration,
+    conditional_sample,
+    edit,
+    interpolate,
+)
+
+if TYPE_CHECKING:
+    from lowland.trained.model import Model
+
+Progress = Callable[[int], object] | None
+EDIT_LEVELS = 12  # noise levels of an edit
+ASKED_LEVELS, OTHER_LEVELS = 20, 60  # of predictions: trained for the question, or not
+
+
+def check_label(model: Model, label: int | None) -> None:
+    """Raise ValueError for a label that is none of the energy's classes; None passes."""
+    if label is None or 0 <= label < model.classes:
+        return
+    allowed = f"0 to {model.classes - 1}" if model.classes else "none"
+    raise ValueError(
+        f"label {label} was asked of {model.name}; its classes are {allowed}; choose another"
+    )
+
+
+def edit_with(
+    model: Model,
+    x: Tensor,
+    label: int,
+    *,
+    generator: torch.Generator,
+    classifier: Model | None = None,
+    weight: float = 1.0,
+    proximal_weight: float | None = None,
+    sigma: float = 0.7,
+    steps: int = 300,
+    draws: int = 4,
+    progress: Progress = None,
+) -> EditResult:
+    """Move points x (N, *event) towards a class, with the run as prior.
+
+    classifier: a run with classes, the run itself unless given; weight: of −log p(label | x);
+    proximal_weight: how far an edit may go, as `tasks.edit` takes it; sigma: for an energy of
+    noise, the noise level to which x is buried: higher keeps less of it.
+    """
+    judge = model if classifier is None else classifier
+    check_label(judge, label)
+    energy, sigmas = model.marginal, tuple[float, ...]()
+    attribute: Energy = LabelGuidance(judge.energy, label)
+    if model.sigmas:
+        low, high = min(model.sigmas), max(model.sigmas)
+        if not low < sigma <= high:
+            raise ValueError(
+                f"sigma is {sigma}; the noise levels of the run go from {high:g} down to {low:g}, "
+                "and it lies above the last; 0.7 keeps the outline of digits"
+            )
+        energy, sigmas = model.energy, tuple(karras_sigmas(sigma, low, EDIT_LEVELS))
+        attribute = DenoisedGuidance(attribute, model.energy)
+    return edit(
+        energy,
+        x,
+        attribute,
+        weight=weight,
+        proximal_sigma=proximal_weight,
+        sigmas=sigmas,
+        generator=generator,
+        steps=steps,
+        draws=draws,
+        progress=progress,
+    )
+
+
+def interpolate_with(
+    model: Model,
+    a: Tensor,
+    b: Tensor,
+    points: int = 9,
+    *,
+    sigma: float = 0.3,
+    steps: int = 300,
+    progress: Progress = None,
+) -> Interpolation:
+    """Find a path of low energy from a to b (B, *event), `points` on it, both ends included.
+
+    sigma: the noise level at which an energy of noise is taken: smooth enough to have paths.
+    """
+    energy = model.marginal
+    if model.sigmas:
+        if not 0 < sigma <= max(model.sigmas):
+            raise ValueError(
+                f"sigma is {sigma}; it is a noise level above 0 and up to the run's first, "
+                f"{max(model.sigmas):g}; 0.3 is usual"
+            )
+        energy = model.energy.given(sigma)
+    return interpolate(energy, a, b, points, steps=steps, progress=progress)
+
+
+def conditioning_channels(model: Model, channels: Sequence[int] = ()) -> list[int]:
+    """Return the channels that are given: those get_outlier_score, else those the run was trained to be asked.
+
+    Raises ValueError unless some channels are given and some are not.
+    """
+    given = list(channels) or list(getattr(model.energy, "question", ()))
+    count = model.shape[0] if len(model.shape) == 3 else 0
+    if not given or not all(0 <= k < count for k in given) or len(set(given)) >= count:
+        raise ValueError(
+            f"the given channels are {given}; the run has channels 0 to {count - 1}, some given "
+            "and some not; name those that the picture tells, for example --given-channels 0,1"
+        )
+    return given
+
+
+def predict_with(
+    model: Model,
+    x: Tensor,
+    channels: Sequence[int] = (),
+    *,
+    generator: torch.Generator,
+    draws: int = 8,
+    num_levels: int | None = None,
+    steps: int = 500,
+    progress: Progress = None,
+) -> Restoration:
+    """Draw the channels of x (B, C, H, W) that are not given, `draws` times for each row.
+
+    channels: those that are given, see `conditioning_channels`; num_levels: noise levels on the way
+    down, unless given 20 for a run that was trained to be asked, else 60; steps: of chains, for
+    runs without noise levels.
+    """
+    given = conditioning_channels(model, channels)
+    mask = torch.zeros(model.shape[0], 1, 1, dtype=torch.bool)
+    mask[given] = True
+    if not model.sigmas:
+        return conditional_sample(
+            model.marginal,
+            x,
+            mask,
+            generator=generator,
+            draws=draws,
+            steps=steps,
+            progress=progress,
+        )
+    usual = ASKED_LEVELS if getattr(model.energy, "question", ()) else OTHER_LEVELS
+    sigmas = karras_sigmas(max(model.sigmas), min(model.sigmas), num_levels or usual)
+    return conditional_sample(
+        model.energy,
+        x,
+        mask,
+        generator=generator,
+        method="denoise",
+        sigmas=sigmas,
+        draws=draws,
+        progress=progress,
+    )

@@ -1,0 +1,56 @@
+"""Purify points with the energy of a trained run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lowland.energy import Energy
+from lowland.tasks import purify
+
+if TYPE_CHECKING:
+    from lowland.trained.model import Model
+
+DENOISE = {"method": "denoise", "steps": 1, "sigma": 0.3}  # for energies of noise
+
+
+def purification_settings(model: Model, **changes: Any) -> dict[str, Any]:
+    """Return the settings of `lowland.tasks.purify` for a run.
+
+    The recipe's [purification]; without one, a denoising step from noise level 0.3 for an energy
+    E(x, σ), and ten steps of the sampler of [generation] from the point itself for others. changes
+    that are not None come on top.
+    """
+    settings = model.recipe.get("purification")
+    if not settings:
+        noisy = bool(getattr(model.energy, "noise", False))
+        settings = DENOISE if noisy else _langevin_settings(model)
+    return settings | {name: value for name, value in changes.items() if value is not None}
+
+
+def _langevin_settings(model: Model) -> dict[str, Any]:
+    sampler = model.recipe["generation"].get("sampler") or {}
+    step = sampler.get("step_size", 0.01)
+    temperature = sampler.get("temperature", 1.0)
+    if "noise" in sampler:
+        temperature = sampler["noise"] ** 2 / (2 * step)
+    return {
+        "method": "langevin",
+        "steps": 10,
+        "step_size": step,
+        "temperature": temperature,
+        "clip": sampler.get("clip"),
+    }
+
+
+def purifying_energy(model: Model) -> Energy:
+    """Return the energy that purifies: E(x, σ) where it knows noise levels, else the marginal."""
+    return model.energy if getattr(model.energy, "noise", False) else model.marginal
+
+
+def purify_with(model: Model, x: Tensor, *, generator: torch.Generator, **changes: Any) -> Tensor:
+    """Move points x (N, *event) to where the data of a run lie, with its settings and changes."""
+    settings = purification_settings(model, **changes)
+    return purify(purifying_energy(model), x, generator=generator, **settings)
