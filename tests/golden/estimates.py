@@ -45,7 +45,7 @@ def log_z_by_enumeration() -> Numbers:
             weights.copy_(0.7 * normal(*weights.shape, seed=seed))
     found = [log_z(energy, generator=seeded()) for energy in (Ising((3, 4), 0.3, 0.1), machine)]
     data = uniform(20, 8).round()
-    likelihood = log_likelihood(machine, data, found[1], binarisation="rounded")
+    likelihood = log_likelihood(machine, data, found[1], binarization="rounded")
     values = [found[0].value, found[1].value]
     return {"log_z": values, "likelihood": [likelihood.value, likelihood.error]}
 

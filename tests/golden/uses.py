@@ -186,8 +186,8 @@ def restored_down_levels() -> Numbers:
     more: dict[str, Any] = {
         "sigma_max": 3.0,
         "sigma_min": 0.05,
-        "levels": 4,
-        "inner": 2,
+        "num_levels": 4,
+        "denoise_steps": 2,
         "draws": 2,
     }
     found = split_gibbs_sample(
