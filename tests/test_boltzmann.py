@@ -18,6 +18,7 @@ from lowland.domain import Domain
 from lowland.nets import RBM
 from lowland.nets.boltzmann.units import UNITS, coins
 from lowland.nets.boltzmann.visible import Binary
+from lowland.objectives import Batch, Context
 from lowland.objectives.contrastive import CD, PCD, contrast
 from lowland.samplers import DMALA, ParallelTempering, ais
 from lowland.targets import Bernoulli, Gaussian
@@ -419,7 +420,7 @@ def test_pcd_with_chains_at_the_model_has_the_exact_gradient(options: dict[str, 
     buffer = lowland.ReplayBuffer(count, rbm.domain, generator=seeded(), restart=0.0, dtype=WIDE)
     buffer.x = chains
     objective = PCD(steps=2, capacity=count, chains=count, restart=0.0)
-    loss = objective.loss(rbm, data, None, sampler=BlockGibbs(), buffer=buffer, generator=seeded(6))
+    loss = objective.loss(rbm, Batch(data), Context(seeded(6), sampler=BlockGibbs(), buffer=buffer))
     each = torch.func.vmap(
         torch.func.grad(lambda p, x: torch.func.functional_call(Plain(rbm), p, (x,)).sum()),
         (None, 0),
@@ -482,7 +483,7 @@ def test_cd_has_the_gradient_of_its_enumerated_chains() -> None:
     exact = gradients(rbm(data).mean() - (after.mean(0) * rbm(x)).sum(), rbm)
     repeats = 20_000
     loss = CD(steps=1).loss(
-        rbm, data.repeat(repeats, 1), None, sampler=BlockGibbs(), buffer=None, generator=seeded(2)
+        rbm, Batch(data.repeat(repeats, 1)), Context(seeded(2), sampler=BlockGibbs())
     )
     for found, expected in zip(gradients(loss.value, rbm), exact, strict=True):
         assert ((found - expected).abs() / (0.5 / math.sqrt(3 * repeats))).max() < LIMIT
@@ -498,7 +499,7 @@ def test_the_negative_phase_of_cd_uses_the_last_point_so_hidden_biases_learn() -
             captured.append(state.x)
             return state, info
 
-    loss = CD(steps=1).loss(rbm, data, None, sampler=Seen(), buffer=None, generator=seeded(2))
+    loss = CD(steps=1).loss(rbm, Batch(data), Context(seeded(2), sampler=Seen()))
     found = dict(
         zip([n for n, _ in rbm.named_parameters()], gradients(loss.value, rbm), strict=True)
     )
@@ -592,9 +593,7 @@ def test_sparsity_pulls_the_mean_activity_to_its_target() -> None:
         trained = copy.deepcopy(rbm)
         optimizer = torch.optim.SGD(trained.parameters(), lr=0.05)
         for step in range(150):
-            loss = objective.loss(
-                trained, data, None, sampler=BlockGibbs(), buffer=None, generator=seeded(step)
-            )
+            loss = objective.loss(trained, Batch(data), Context(seeded(step), sampler=BlockGibbs()))
             optimizer.zero_grad()
             loss.value.backward()
             optimizer.step()
@@ -603,7 +602,7 @@ def test_sparsity_pulls_the_mean_activity_to_its_target() -> None:
     with pytest.raises(ValueError, match="hidden units"):
         mlp = lowland.MLP(real(2), hidden=(4,))
         CD(sparsity=1.0).loss(
-            mlp, torch.zeros(4, 2), None, sampler=lowland.MALA(0.1), buffer=None, generator=seeded()
+            mlp, Batch(torch.zeros(4, 2)), Context(seeded(), sampler=lowland.MALA(0.1))
         )
 
 
@@ -623,7 +622,7 @@ def test_tempered_chains_keep_their_replicas_between_updates() -> None:
     before = buffer.x.clone()
     objective = PCD(steps=2, capacity=32, chains=32, restart=0.0)
     loss = objective.loss(
-        rbm, before[:8, 0], None, sampler=sampler, buffer=buffer, generator=seeded(1)
+        rbm, Batch(before[:8, 0]), Context(seeded(1), sampler=sampler, buffer=buffer)
     )
     assert loss.negatives is not None and torch.equal(loss.negatives, buffer.x[:, 0])
     assert all(not torch.equal(before[:, r], buffer.x[:, r]) for r in range(3))

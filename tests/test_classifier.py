@@ -27,6 +27,7 @@ from lowland.energy import Energy
 from lowland.evaluation.classification import class_probabilities
 from lowland.metrics import reliability
 from lowland.nets.class_energy import ClassEnergy
+from lowland.objectives import Batch, Context
 from lowland.testing import no_trace, seeded
 
 K = 5
@@ -214,10 +215,11 @@ def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
     x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
     objective = JEM(steps=1, capacity=64, after=0.5, augment=("flip",))
-    more: dict[str, Any] = {"sampler": Langevin(1e-4), "buffer": buffer, "generator": seeded()}
+    generator = seeded()
     for progress, heard in ((0.0, False), (1.0, True)):
         energy.zero_grad(set_to_none=True)
-        objective.loss(energy, x, y, progress=progress, **more).value.backward()
+        context = Context(generator, Langevin(1e-4), buffer, progress)
+        objective.loss(energy, Batch(x, y), context).value.backward()
         assert {parameter.grad is not None for parameter in energy.own.parameters()} == {heard}
         assert energy.head.weight.grad is not None
 
@@ -235,7 +237,7 @@ def test_a_level_that_is_a_head_hears_only_the_contrast(
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
     objective = JEM(steps=1, capacity=64, augment=augment, **({"weight_px": 0.0} | {kind: 1e-30}))
     objective.loss(
-        energy, x, y, sampler=Langevin(1e-4), buffer=buffer, generator=seeded()
+        energy, Batch(x, y), Context(seeded(), sampler=Langevin(1e-4), buffer=buffer)
     ).value.backward()
     slopes = energy.head.weight.grad.abs().amax(1)
     assert slopes[4] < 1e-20 and slopes[:4].min() > 1e-6
@@ -250,7 +252,7 @@ def test_the_loss_of_a_tower_is_that_of_its_heads(augment: tuple[str, ...]) -> N
     buffer = ReplayBuffer(24, energy.domain, generator=seeded(), classes=4, dtype=torch.float64)
     objective = JEM(steps=1, capacity=24, weight_px=0.7, l2=0.01, augment=augment)
     g = seeded()
-    loss = objective.loss(energy, x, y, sampler=Langevin(1e-4), buffer=buffer, generator=g)
+    loss = objective.loss(energy, Batch(x, y), Context(g, sampler=Langevin(1e-4), buffer=buffer))
     up, down = energy.class_energies(x), energy.class_energies(loss.negatives)
     up, down = (math.log(4) - torch.logsumexp(-heads, 1) for heads in (up, down))
     expected = 0.7 * (up.mean() - down.mean()) + 0.01 * (up.square().mean() + down.square().mean())

@@ -25,7 +25,7 @@ from lowland import (
     real,
 )
 from lowland.nets.generators import Generator
-from lowland.objectives import cooperative
+from lowland.objectives import Batch, Context, cooperative
 from lowland.objectives.cooperative import Explanation
 
 DOUBLE = torch.float64
@@ -81,7 +81,7 @@ def gradients(
         energy, line = Hill(theta, mean), Line(a, b)
         x = MEAN + SPREAD * torch.randn(rows, 1, generator=g, dtype=DOUBLE)
         loss = Cooperative(**settings).loss(
-            energy, x, None, sampler=MALA(0.4), buffer=None, generator=g, partner=line
+            energy, Batch(x), Context(g, sampler=MALA(0.4), partner=line)
         )
         parts = torch.autograd.grad(loss.value, [energy.theta, energy.mean, line.a, line.b])
         found.append(torch.stack(parts))
@@ -164,7 +164,7 @@ def test_explanations_are_draws_of_the_posterior() -> None:
 def test_generators_begin_at_the_data_and_stay_in_the_box(channels: int) -> None:
     x = torch.rand(50, 1, 8, 8, generator=seeded()) ** 2
     torch.manual_seed(0)
-    generator = Cooperative(latent=4, hidden=(16,), channels=channels).partner(
+    generator = Cooperative(latent=4, hidden=(16,), channels=channels).make_partner(
         Function(lambda x: x.flatten(1).sum(1), box(0.0, 1.0, 1, 8, 8)), x
     )
     made = generator.draw(200, seeded(1))
@@ -186,10 +186,10 @@ def test_partner_and_energy_learn_on_images_with_labels_in_bfloat16() -> None:
     )
     x, y = torch.rand(6, 1, 8, 8, generator=seeded()), torch.arange(6) % 3
     objective = Cooperative(steps=2, channels=4, diversity=0.1)
-    partner = objective.partner(energy, x)
+    partner = objective.make_partner(energy, x)
     with torch.autocast("cpu", torch.bfloat16):
         loss = objective.loss(
-            energy, x, y, sampler=Langevin(0.01), buffer=None, generator=seeded(1), partner=partner
+            energy, Batch(x, y), Context(seeded(1), sampler=Langevin(0.01), partner=partner)
         )
     loss.value.backward()
     for module in (energy, partner):
@@ -202,9 +202,9 @@ def test_the_energys_part_is_the_contrast_alone() -> None:
     torch.manual_seed(0)
     energy, x = MLP(real(2), hidden=(8,)), torch.randn(9, 2, generator=seeded())
     objective = Cooperative(steps=2, hidden=(8,))
-    partner = objective.partner(energy, x)
+    partner = objective.make_partner(energy, x)
     loss = objective.loss(
-        energy, x, None, sampler=Langevin(0.05), buffer=None, generator=seeded(1), partner=partner
+        energy, Batch(x), Context(seeded(1), sampler=Langevin(0.05), partner=partner)
     )
     weights = list(energy.parameters())
     assert loss.negatives is not None
@@ -235,12 +235,4 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> Non
 def test_generators_make_no_bits() -> None:
     bits = Function(lambda x: x.sum(1), binary(2))
     with pytest.raises(ValueError, match=r"binary.*;.*;"):
-        Cooperative().loss(
-            bits,
-            torch.zeros(2, 2),
-            None,
-            sampler=None,
-            buffer=None,
-            generator=seeded(),
-            partner=None,
-        )  # type: ignore[arg-type]
+        Cooperative().loss(bits, Batch(torch.zeros(2, 2)), Context(seeded()))  # type: ignore[arg-type]

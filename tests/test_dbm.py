@@ -16,6 +16,7 @@ import lowland
 from lowland import CD, PCD, BlockGibbs, ReplayBuffer, binary, sample
 from lowland.metrics import log_z
 from lowland.nets import DBM
+from lowland.objectives import Batch, Context
 from lowland.training.session import Session
 
 DOUBLE = torch.float64
@@ -192,7 +193,7 @@ def test_objectives_complete_the_data(objective: Any) -> None:
         if objective.persistent
         else None
     )
-    loss = objective.loss(dbm, v, None, sampler=BlockGibbs(), buffer=buffer, generator=seeded(2))
+    loss = objective.loss(dbm, Batch(v), Context(seeded(2), sampler=BlockGibbs(), buffer=buffer))
     assert loss.negatives is not None and dbm.domain.contains(loss.negatives).all()
     assert len(loss.negatives) == (20 if objective.persistent else 12)
     torch.testing.assert_close(loss.value, dbm(dbm.complete(v)).mean() - dbm(loss.negatives).mean())

@@ -16,6 +16,7 @@ import lowland
 from lowland import BlockGibbs, ReplayBuffer, binary, sample
 from lowland.nets import DBN, RBM
 from lowland.nets.boltzmann.dbn import Directed, transposed
+from lowland.objectives import Batch, Context
 from lowland.objectives.wake_sleep import WakeSleep
 from lowland.training.layerwise import greedy, hidden_data
 
@@ -197,7 +198,7 @@ def test_wake_and_sleep_have_the_gradients_of_the_paper(capacity: int) -> None:
         else None
     )
     assert objective.persistent == bool(capacity)
-    loss = objective.loss(dbn, v, None, sampler=BlockGibbs(), buffer=buffer, generator=seeded(2))
+    loss = objective.loss(dbn, Batch(v), Context(seeded(2), sampler=BlockGibbs(), buffer=buffer))
     loss.value.backward()
     awake, dreams = dbn.split(dbn.complete(v, seeded(2))), dbn.split(cast(Tensor, loss.negatives))
     for k, layer in enumerate(cast(list[Directed], list(dbn.layers))):
@@ -250,7 +251,7 @@ def test_wake_and_sleep_improve_a_net_and_its_recognition() -> None:
         x = patterns[torch.randint(3, (30,), generator=g)]
         optimiser.zero_grad()
         objective.loss(
-            dbn, x, None, sampler=BlockGibbs(), buffer=buffer, generator=g
+            dbn, Batch(x), Context(g, sampler=BlockGibbs(), buffer=buffer)
         ).value.backward()
         optimiser.step()
     after = exact_log_p(dbn, patterns).mean().item()
@@ -261,9 +262,8 @@ def test_wake_and_sleep_improve_a_net_and_its_recognition() -> None:
 
 def test_an_energy_without_recognition_is_contrasted_and_no_more() -> None:
     rbm, x = cast(RBM, shaken(RBM(binary(4), hidden=3))), states(4)
-    options: dict[str, Any] = {"sampler": BlockGibbs(), "buffer": None}
-    a = WakeSleep(steps=2).loss(rbm, x, None, generator=seeded(), **options)
-    b = lowland.CD(steps=2).loss(rbm, x, None, generator=seeded(), **options)
+    a = WakeSleep(steps=2).loss(rbm, Batch(x), Context(seeded(), BlockGibbs()))
+    b = lowland.CD(steps=2).loss(rbm, Batch(x), Context(seeded(), BlockGibbs()))
     assert torch.equal(a.value, b.value)
 
 

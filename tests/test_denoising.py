@@ -27,6 +27,7 @@ from lowland import (
     value_and_score,
 )
 from lowland.nets.denoising import _silu
+from lowland.objectives import Batch, Context
 from lowland.run import Run
 from lowland.tasks import generate_by_flow
 from lowland.testing import LIMIT, caught, worst
@@ -64,9 +65,7 @@ def data(rows: int, generator: torch.Generator) -> Tensor:
 def value(
     objective: Any, energy: Energy, x: Tensor, g: torch.Generator, progress: float = 1.0
 ) -> Tensor:
-    return objective.loss(
-        energy, x, None, sampler=None, buffer=None, generator=g, progress=progress
-    ).value
+    return objective.loss(energy, Batch(x), Context(g, progress=progress)).value
 
 
 def at_the_truth(objective: type, warm: float = 0.0) -> float:
@@ -104,9 +103,7 @@ def test_warm_and_true_gradient_are_one_loss_where_the_energy_is_that_of_its_den
 def test_only_energies_of_noise_without_labels_and_warmth_with_a_denoiser() -> None:
     x = torch.zeros(4, 3)
     with pytest.raises(ValueError, match=r"without labels;"):
-        MultilevelDSM().loss(
-            NoiseMLP(real(3)), x, torch.zeros(4), sampler=None, buffer=None, generator=seeded(0)
-        )
+        MultilevelDSM().loss(NoiseMLP(real(3)), Batch(x, torch.zeros(4)), Context(seeded(0)))
     with pytest.raises(ValueError, match=r"tied to no denoiser;"):
         value(MultilevelDSM(warm=0.5), NoiseMLP(real(3)), x, seeded(0))
     for bad in ({"centre": 0.0}, {"spread": -1.0}, {"deviation": float("nan")}, {"warm": 1.5}):

@@ -29,7 +29,7 @@ from lowland import (
     categorical,
     real,
 )
-from lowland.objectives import discrepancy
+from lowland.objectives import Batch, Context, discrepancy
 from lowland.targets import Ising, Potts
 from lowland.testing import LIMIT, caught, worst
 
@@ -76,7 +76,7 @@ MODELS: dict[str, Callable[[int], Energy]] = {
 def loss_of(
     objective: Any, energy: Energy, x: Tensor, seed: int = 0, labels: Tensor | None = None
 ) -> Any:
-    return objective.loss(energy, x, labels, sampler=None, buffer=None, generator=seeded(seed))
+    return objective.loss(energy, Batch(x, labels), Context(seeded(seed)))
 
 
 def expected(objective: Any, energy: Energy, p: Tensor) -> Tensor:
@@ -331,9 +331,7 @@ def test_discrepancy_is_that_of_the_enumerated_formula(
     truth, draw, g = enumerated(energy, law(data), objective), drawn_from(data), seeded(3)
     found = []
     for _ in range(300):
-        value = objective.loss(
-            energy, draw(200, g), None, sampler=None, buffer=None, generator=g
-        ).value
+        value = objective.loss(energy, Batch(draw(200, g)), Context(g)).value
         found.append(torch.cat([value.detach().view(1), slopes(value, energy)]))
     assert (
         worst(torch.stack(found), torch.cat([truth.detach().view(1), slopes(truth, energy)]))

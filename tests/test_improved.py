@@ -26,7 +26,7 @@ from lowland import (
     contrast,
     real,
 )
-from lowland.objectives import improved_cd
+from lowland.objectives import Batch, Context, improved_cd
 from lowland.objectives.augment import TRANSFORMS, augmented
 
 DOUBLE = torch.float64
@@ -45,7 +45,7 @@ def kl_gradient(
     bowl, buffer = Bowl(theta), buffer_of(rows, seed)
     before = copy.deepcopy(buffer).take(rows, seeded(seed + 1)).x
     x = torch.zeros(rows, 1, dtype=DOUBLE)
-    loss = objective.loss(bowl, x, None, sampler=sampler, buffer=buffer, generator=seeded(seed + 1))
+    loss = objective.loss(bowl, Batch(x), Context(seeded(seed + 1), sampler=sampler, buffer=buffer))
     plain = contrast(bowl, x, loss.negatives)
     return torch.autograd.grad(loss.value - plain.value, bowl.theta)[0], before, loss.negatives
 
@@ -139,7 +139,7 @@ def test_without_the_term_it_is_pcd() -> None:
         ReplayBuffer(20, real(2), generator=seeded(1)),
     )
     loss = ImprovedCD(steps=3, capacity=20, kl=0.0).loss(
-        net, x, None, sampler=Langevin(0.05), buffer=buffer, generator=seeded(2)
+        net, Batch(x), Context(seeded(2), sampler=Langevin(0.05), buffer=buffer)
     )
     assert loss.negatives is not None
     torch.testing.assert_close(loss.value, contrast(net, x, loss.negatives).value)
@@ -158,7 +158,7 @@ def test_spectral_norm_does_not_move_through_the_last_step() -> None:
         ReplayBuffer(20, real(2), generator=seeded(1)),
     )
     loss = ImprovedCD(steps=2, capacity=20).loss(
-        net, x, None, sampler=Langevin(0.05), buffer=buffer, generator=seeded(2)
+        net, Batch(x), Context(seeded(2), sampler=Langevin(0.05), buffer=buffer)
     )
     contrast(reference, x, loss.negatives)  # one training forward, as anywhere
     for a, b in zip(net.buffers(), reference.buffers(), strict=True):
@@ -253,5 +253,5 @@ def test_a_sampler_that_cannot_be_differentiated_is_refused() -> None:
     for sampler, buffer in ((MALA(0.1), buffer_of(8)), (Langevin(0.1), None)):
         with pytest.raises(ValueError, match=r"Langevin or ShortRun.*;"):
             ImprovedCD().loss(
-                flat, torch.zeros(4, 1), None, sampler=sampler, buffer=buffer, generator=seeded()
+                flat, Batch(torch.zeros(4, 1)), Context(seeded(), sampler=sampler, buffer=buffer)
             )

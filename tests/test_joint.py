@@ -24,8 +24,11 @@ from lowland import (
     real,
 )
 from lowland.nets.class_energy import ClassEnergy
+from lowland.objectives import Batch, Context
+from lowland.objectives.adversarial import attack
 from lowland.objectives.augment import augmented
-from lowland.objectives.jem import accuracy, attack, cross_entropy, outliers, told
+from lowland.objectives.labels import accuracy, cross_entropy, hide_labels
+from lowland.objectives.outlier_exposure import outliers
 from lowland.testing import LIMIT, seeded, worst
 
 K, ROWS, BATCHES = 3, 240, 150
@@ -88,7 +91,7 @@ def gradient_error(objective: JEM, batches: int = BATCHES) -> float:
             ROWS, energy.domain, generator=g, classes=K, restart=0.0, dtype=torch.float64
         )
         buffer.x = energy.exact(buffer.labels if objective.weight_pxy else None, ROWS, g)
-        loss = objective.loss(energy, x, y, sampler=MALA(0.3), buffer=buffer, generator=g)
+        loss = objective.loss(energy, Batch(x, y), Context(g, sampler=MALA(0.3), buffer=buffer))
         found = torch.autograd.grad(loss.value, list(energy.parameters()))
         truth = torch.autograd.grad(exact_loss(energy, x, y, objective), list(energy.parameters()))
         errors.append(torch.cat(found) - torch.cat(truth))
@@ -171,7 +174,9 @@ def half(rows: int) -> Tensor:
 def gradients(objective: Any, x: Tensor, y: Tensor, energy: Energy | None = None) -> Tensor:
     energy = energy or network()
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(2), classes=4)
-    loss = objective.loss(energy, x, y, sampler=Langevin(0.01), buffer=buffer, generator=seeded(3))
+    loss = objective.loss(
+        energy, Batch(x, y), Context(seeded(3), sampler=Langevin(0.01), buffer=buffer)
+    )
     found = torch.autograd.grad(loss.value, list(energy.parameters()), allow_unused=True)
     return torch.cat([g.flatten() for g in found if g is not None])
 
@@ -192,7 +197,7 @@ def test_chains_keep_their_class_and_walk_under_it() -> None:
     before, start = buffer.labels.clone(), buffer.x.clone()
     x, y = batch(even)
     for _ in range(20):
-        loss = GIVEN.loss(energy, x, y, sampler=Langevin(0.05), buffer=buffer, generator=g)
+        loss = GIVEN.loss(energy, Batch(x, y), Context(g, sampler=Langevin(0.05), buffer=buffer))
         assert all(torch.equal(c, loss.labels) for c in seen), (
             "chains ran under labels that are not theirs"
         )
@@ -210,7 +215,7 @@ def test_chains_of_the_marginal_walk_without_labels() -> None:
     buffer = ReplayBuffer(64, network().domain, generator=seeded(), classes=4)
     assert (
         MARGINAL.loss(
-            network(), x, y, sampler=Langevin(0.05), buffer=buffer, generator=seeded()
+            network(), Batch(x, y), Context(seeded(), sampler=Langevin(0.05), buffer=buffer)
         ).labels
         is None
     )
@@ -246,10 +251,14 @@ def test_points_without_a_label_have_no_part_in_the_joint_contrast() -> None:
 
 def test_a_share_of_the_labels_is_told_the_same_every_time() -> None:
     y = even(1000)
-    some = told(y, 0.1, seed=3)
+    some = hide_labels(y, 0.1, seed=3)
     assert ((some == y) | (some == -1)).all() and (some != -1).sum() == 100
-    assert torch.equal(some, told(y, 0.1, seed=3)) and not torch.equal(some, told(y, 0.1, seed=4))
-    assert torch.equal(told(y, 1.0, 0), y) and torch.equal(told(y, 0.0, 0), unknown(1000))
+    assert torch.equal(some, hide_labels(y, 0.1, seed=3)) and not torch.equal(
+        some, hide_labels(y, 0.1, seed=4)
+    )
+    assert torch.equal(hide_labels(y, 1.0, 0), y) and torch.equal(
+        hide_labels(y, 0.0, 0), unknown(1000)
+    )
 
 
 def test_accuracy_and_entropy_count_the_labelled_rows() -> None:
@@ -267,12 +276,16 @@ def test_before_its_time_there_is_no_contrast_and_no_chain_moves() -> None:
     buffer = ReplayBuffer(64, network().domain, generator=seeded(), classes=4)
     late, before = dataclasses.replace(MARGINAL, after=0.5), buffer.x.clone()
     early = late.loss(
-        network(), x, y, sampler=Langevin(0.1), buffer=buffer, generator=seeded(), progress=0.4
+        network(),
+        Batch(x, y),
+        Context(seeded(), sampler=Langevin(0.1), buffer=buffer, progress=0.4),
     )
     assert early.negatives is None and torch.equal(buffer.x, before)
     assert (
         late.loss(
-            network(), x, y, sampler=Langevin(0.1), buffer=buffer, generator=seeded(), progress=0.5
+            network(),
+            Batch(x, y),
+            Context(seeded(), sampler=Langevin(0.1), buffer=buffer, progress=0.5),
         ).negatives
         is not None
     )
@@ -339,11 +352,12 @@ def test_adversarial_training_takes_the_entropy_at_the_moved_points() -> None:
     )
     loss = tough.loss(
         energy,
-        x,
-        y,
-        sampler=Langevin(0.1),
-        buffer=ReplayBuffer(64, energy.domain, generator=seeded()),
-        generator=seeded(7),
+        Batch(x, y),
+        Context(
+            seeded(7),
+            sampler=Langevin(0.1),
+            buffer=ReplayBuffer(64, energy.domain, generator=seeded()),
+        ),
     )
     moved = attack(energy, x, y, epsilon=0.3, steps=4, step_size=0.1, generator=seeded(7))
     torch.testing.assert_close(loss.value, F.cross_entropy(-energy.class_energies(moved), y))
@@ -358,7 +372,7 @@ def test_augmented_points_are_read_and_the_contrast_takes_data_as_they_are() -> 
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(2), classes=4)
     marginal = dataclasses.replace(MARGINAL, weight_py_x=0.0, chains=10)
     loss = marginal.loss(
-        energy, x[:10], y[:10], sampler=Langevin(0.01), buffer=buffer, generator=g
+        energy, Batch(x[:10], y[:10]), Context(g, sampler=Langevin(0.01), buffer=buffer)
     )  # the same chains, then
     read = augmented(x, ("noise",), g, energy.domain)
     entropy = F.cross_entropy(-energy.class_energies(read), y)
@@ -411,7 +425,7 @@ def test_other_outliers_are_what_they_say() -> None:
 def test_outlier_exposure_is_its_formula() -> None:
     energy, (x, y) = network().double(), batch(even)
     x, objective = x.double(), OutlierExposure(low=-0.1, high=0.2, weight=0.5)
-    loss = objective.loss(energy, x, y, sampler=None, buffer=None, generator=seeded(3))
+    loss = objective.loss(energy, Batch(x, y), Context(seeded(3)))
     g = seeded(3)
     strange = [outliers(x, kind, energy.domain, g)[i::3] for i, kind in enumerate(objective.kinds)]
     inside, outside = energy(x), energy(torch.cat(strange))
@@ -430,7 +444,7 @@ def test_outlier_exposure_puts_outliers_above_data() -> None:
     y = torch.arange(100) % 2
     for _ in range(150):
         x = (2.0 * y - 1).unsqueeze(1) + 0.2 * torch.randn(100, 2, generator=g)
-        loss = objective.loss(energy, x, y, sampler=None, buffer=None, generator=g)
+        loss = objective.loss(energy, Batch(x, y), Context(g))
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
@@ -479,15 +493,15 @@ def test_what_has_no_classes_no_labels_or_no_numbers_is_refused() -> None:
 
     x, y = batch(even)
     buffer = ReplayBuffer(64, network().domain, generator=seeded())
-    more: dict[str, Any] = {"sampler": Langevin(0.1), "buffer": buffer, "generator": seeded()}
+    context = Context(seeded(), Langevin(0.1), buffer)
     for objective in (JEM(steps=1), OutlierExposure()):
         for energy, labels in ((network(), None), (network(0), y), (RBM(binary(2), 3), y)):
             with pytest.raises(ValueError, match=r";.*;"):
-                objective.loss(energy, x, labels, **more)
+                objective.loss(energy, Batch(x, labels), context)
     with pytest.raises(ValueError, match=r"no chains;.*;"):
-        JEM(steps=1).loss(network(), x, y, **(more | {"buffer": None}))
+        JEM(steps=1).loss(network(), Batch(x, y), Context(seeded(), Langevin(0.1)))
     with pytest.raises(ValueError, match=r"no labels;.*;"):
-        GIVEN.loss(network(), x, y, **more)
+        GIVEN.loss(network(), Batch(x, y), context)
 
 
 @pytest.mark.parametrize(
@@ -503,7 +517,7 @@ def test_works_in_bfloat16_on_images(objective: Any) -> None:
     for half_precision in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
             loss = objective.loss(
-                energy, x, even(12), sampler=Langevin(1e-4), buffer=buffer, generator=seeded()
+                energy, Batch(x, even(12)), Context(seeded(), sampler=Langevin(1e-4), buffer=buffer)
             )
         loss.value.backward()
         assert loss.value.dtype == torch.float32

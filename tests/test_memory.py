@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import lowland
 from lowland.domain import box
 from lowland.energy import value_and_score
+from lowland.objectives import Batch, Context
 from lowland.run import Run
 from lowland.training import fit
 from lowland.training.memory import peak_mb, recompute
@@ -35,9 +36,7 @@ def contrasted(energy: Any, x: Tensor, y: Tensor) -> Tensor:
 def matched(energy: Any, x: Tensor, y: Tensor) -> Tensor:
     return (
         lowland.ScoreMatching(method="sliced")
-        .loss(
-            energy, x, None, sampler=None, buffer=None, generator=torch.Generator().manual_seed(0)
-        )
+        .loss(energy, Batch(x), Context(torch.Generator().manual_seed(0)))
         .value
     )
 

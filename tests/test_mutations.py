@@ -39,6 +39,7 @@ from lowland import (
 )
 from lowland import energy as energies
 from lowland.energy import Mixture, Sum
+from lowland.objectives import Batch, Context, Objective
 from lowland.samplers import Info, State, loop
 from lowland.samplers.kernel import metropolis, normal_like, squared_norm
 from lowland.testing import (
@@ -377,7 +378,7 @@ def from_the_data(energy: Any, positives: Tensor, negatives: Tensor) -> Loss:
 
 
 @dataclasses.dataclass(frozen=True)
-class BrokenDSM:
+class BrokenDSM(Objective):
     """DSM written anew with a slot for each mistake."""
 
     sigmas: tuple[float, ...] = (0.5,)
@@ -385,9 +386,8 @@ class BrokenDSM:
     weigh: bool = True
     pair: bool = True
 
-    def loss(
-        self, energy: Any, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, generator = batch.x, context.generator
         levels = torch.tensor(self.sigmas, dtype=x.dtype)
         sigma = levels[torch.randint(len(levels), (len(x),), generator=generator)]
         noise = normal_like(x, generator)
@@ -396,7 +396,7 @@ class BrokenDSM:
         values = energy(noisy, told) if len(levels) > 1 else energy(noisy)
         (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
         wide = sigma.view(-1, 1) if self.weigh else torch.ones(())
-        return Loss(0.5 * (noise - self.sign * wide * gradient).square().mean(), {}, None)
+        return Loss(0.5 * (noise - self.sign * wide * gradient).square().mean(), {})
 
 
 class BatchCoupled(Energy):
@@ -442,24 +442,19 @@ def wider(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
 class ForgetsRestart(PCD):
     """Chains run under the labels of the data instead of those of their slots."""
 
-    def loss(
-        self, energy: Energy, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        buffer: Any = context.buffer
         other = copy.copy(buffer)
         other.x, other.labels = buffer.x, torch.zeros_like(buffer.labels)
-        return super().loss(energy, x, labels, sampler=sampler, buffer=other, generator=generator)
+        return super().loss(energy, batch, dataclasses.replace(context, buffer=other))
 
 
 @dataclasses.dataclass(frozen=True)
 class StartsAtData(PCD):
     """PCD in name, CD in fact."""
 
-    def loss(
-        self, energy: Energy, x: Tensor, labels: Any, *, sampler: Any, buffer: Any, generator: Any
-    ) -> Loss:
-        return CD(self.steps).loss(
-            energy, x, labels, sampler=sampler, buffer=None, generator=generator
-        )
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        return CD(self.steps).loss(energy, batch, context)
 
 
 OTHERS: dict[str, Bug] = {

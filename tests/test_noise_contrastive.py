@@ -29,6 +29,7 @@ from lowland import (
     real,
 )
 from lowland.nets.noise_models import FlowNoise, NoisePartner, Truncated
+from lowland.objectives import Batch, Context
 from lowland.targets.bases import Uniform, fit_base
 from lowland.testing import LIMIT, caught, worst, z_scores
 
@@ -45,7 +46,7 @@ every = pytest.mark.parametrize("objective", ALL.values(), ids=ALL)
 def made(objective: Any, energy: Energy, x: Tensor) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return objective.partner(energy, x)
+        return objective.make_partner(energy, x)
 
 
 def loss_of(
@@ -56,9 +57,7 @@ def loss_of(
     seed: int = 0,
     labels: Tensor | None = None,
 ) -> Any:
-    return objective.loss(
-        energy, x, labels, sampler=None, buffer=None, generator=seeded(seed), partner=partner
-    )
+    return objective.loss(energy, Batch(x, labels), Context(seeded(seed), partner=partner))
 
 
 # ----------------------------------------------------------------------------- the minimiser, log Z
@@ -300,7 +299,7 @@ def test_without_zuko_the_message_names_the_extra() -> None:
         mock.patch.dict(sys.modules, {"zuko": None}),
         pytest.raises(ImportError, match=r"zuko.*; run pip install 'lowland\[zuko\]'"),
     ):
-        FlowContrastive().partner(MLP(real(2), hidden=(4,)), torch.randn(10, 2))
+        FlowContrastive().make_partner(MLP(real(2), hidden=(4,)), torch.randn(10, 2))
 
 
 # ---------------------------------------------------------------------------------- noise, refusals
@@ -405,7 +404,7 @@ BUGS = {
 
 @pytest.mark.parametrize(("where", "old", "new", "sound"), BUGS.values(), ids=BUGS)
 def test_planted_bugs_are_seen(where: str, old: str, new: str, sound: Any) -> None:
-    broken = getattr(planted("noise", where, old, new), type(sound).__name__)
+    broken = getattr(planted("nce", where, old, new), type(sound).__name__)
     check = TRUTHS[
         "mixture" if isinstance(sound, RankingNCE) else "gaussian"
     ]  # on the Gaussian, the fitted noise is the truth
@@ -413,7 +412,7 @@ def test_planted_bugs_are_seen(where: str, old: str, new: str, sound: Any) -> No
 
 
 def test_a_datum_that_is_not_among_the_candidates_is_seen() -> None:
-    broken = planted("noise", RANK, "torch.cat([first.unsqueeze(1), rest], 1)", "rest").RankingNCE
+    broken = planted("nce", RANK, "torch.cat([first.unsqueeze(1), rest], 1)", "rest").RankingNCE
     with (
         mock.patch.object(sys.modules[__name__], "RankingNCE", broken),
         pytest.raises(AssertionError),
@@ -429,8 +428,8 @@ FLOW_BUGS = {
     ),
     "log Z sees it": ("- partner.log_z.detach()", "- partner.log_z"),
     "no gradient through the draws": (
-        "-judged(energy, drawn, labels)",
-        "-judged(energy, negatives, labels)",
+        "-evaluate_energy(energy, drawn, labels)",
+        "-evaluate_energy(energy, negatives, labels)",
     ),
     "the data do not count": ("game = -F.softplus(-pulled).mean() -", "game = -"),
 }
@@ -438,7 +437,7 @@ FLOW_BUGS = {
 
 @pytest.mark.parametrize(("old", "new"), FLOW_BUGS.values(), ids=FLOW_BUGS)
 def test_planted_bugs_of_the_game_are_seen(old: str, new: str) -> None:
-    broken = planted("noise", FLOW, old, new).FlowContrastive
+    broken = planted("nce", FLOW, old, new).FlowContrastive
     with (
         mock.patch.object(sys.modules[__name__], "FlowContrastive", broken),
         pytest.raises(AssertionError),

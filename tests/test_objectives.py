@@ -27,6 +27,7 @@ from lowland import (
     contrast,
     real,
 )
+from lowland.objectives import Batch, Context
 from lowland.objectives.contrastive import draw_labels
 
 DOUBLE = torch.float64
@@ -103,7 +104,7 @@ def test_cd_starts_at_the_data() -> None:
     x = 5 + torch.randn(20, 2, generator=seeded())
     for steps in (1, 10):
         loss = CD(steps).loss(
-            Bowl(1.0, dim=2), x, None, sampler=Langevin(1e-10), buffer=None, generator=seeded(1)
+            Bowl(1.0, dim=2), Batch(x), Context(seeded(1), sampler=Langevin(1e-10))
         )
         assert (loss.negatives - x).abs().max() < 1e-3 and loss.terms["movement"] < 1e-3
 
@@ -113,17 +114,13 @@ def test_short_run_starts_at_noise() -> None:
     # the box
     bowl = Bowl(1.0, dim=2)
     x = torch.full((5000, 2), 50.0)
-    loss = ShortRunML(2).loss(
-        bowl, x, None, sampler=Langevin(1e-10), buffer=None, generator=seeded(1)
-    )
+    loss = ShortRunML(2).loss(bowl, Batch(x), Context(seeded(1), sampler=Langevin(1e-10)))
     assert (
         z_scores(loss.negatives).abs().max() < LIMIT
         and z_scores(loss.negatives.square(), 1.0).abs().max() < LIMIT
     )
     boxed = Function(nn.Sequential(nn.Linear(2, 1), nn.Tanh(), nn.Flatten(0)), box(0.0, 1.0, 2))
-    loss = ShortRunML(2).loss(
-        boxed, x * 0, None, sampler=Langevin(1e-12), buffer=None, generator=seeded(1)
-    )
+    loss = ShortRunML(2).loss(boxed, Batch(x * 0), Context(seeded(1), sampler=Langevin(1e-12)))
     assert z_scores(loss.negatives, 0.5).abs().max() < LIMIT
 
 
@@ -133,11 +130,11 @@ def test_pcd_goes_on_where_it_got_to() -> None:
     start = buffer.x.clone()
     for _ in range(5):
         PCD(2, 50).loss(
-            bowl, torch.zeros(50, 1), None, sampler=Langevin(1e-12), buffer=buffer, generator=g
+            bowl, Batch(torch.zeros(50, 1)), Context(g, sampler=Langevin(1e-12), buffer=buffer)
         )
     assert (buffer.x - start).abs().max() < 1e-3 and (buffer.age == 10).all()
     with pytest.raises(ValueError, match=r";.*;"):
-        PCD().loss(bowl, torch.zeros(5, 1), None, sampler=Langevin(0.1), buffer=None, generator=g)
+        PCD().loss(bowl, Batch(torch.zeros(5, 1)), Context(g, sampler=Langevin(0.1)))
 
 
 def test_pcd_writes_back_to_its_own_slots_and_labels_stay_with_them() -> None:
@@ -166,7 +163,9 @@ def test_pcd_that_resamples_contrasts_and_stores_the_labels_it_drew() -> None:
     visit = copy.deepcopy(buffer).take(16, seeded(1))
     x, y = torch.randn(16, 2, generator=seeded(2)), torch.arange(16) % 4
     objective = PCD(steps=2, capacity=32, resample=True)
-    loss = objective.loss(energy, x, y, sampler=Langevin(0.05), buffer=buffer, generator=seeded(1))
+    loss = objective.loss(
+        energy, Batch(x, y), Context(seeded(1), sampler=Langevin(0.05), buffer=buffer)
+    )
     drawn = buffer.labels[visit.slots]
     assert not torch.equal(drawn, visit.labels)
     expected = contrast(energy, x, loss.negatives, labels=y, negative_labels=drawn)
@@ -181,10 +180,10 @@ def test_terms_of_the_chains_are_what_they_say() -> None:
     x = torch.tensor(
         [[0.0, 0.5], [1.0, 0.9995], [0.3, 0.06], [0.2, 0.04]]
     )  # a twentieth of the width counts as the wall
-    loss = CD(1).loss(energy, x, None, sampler=Langevin(1e-14), buffer=None, generator=seeded())
+    loss = CD(1).loss(energy, Batch(x), Context(seeded(), sampler=Langevin(1e-14)))
     assert loss.terms["border"].item() == pytest.approx(4 / 8) and loss.terms["acceptance"] == 1
     far = Bowl(1.0, dim=2)
-    loss = CD(1).loss(far, x, None, sampler=Langevin(0.1), buffer=None, generator=seeded())
+    loss = CD(1).loss(far, Batch(x), Context(seeded(), sampler=Langevin(0.1)))
     expected = (loss.negatives - x).square().mean(1).sqrt().mean()
     assert (
         loss.terms["movement"].item() == pytest.approx(expected.item())
@@ -208,11 +207,8 @@ def test_conditional_chains_run_under_the_labels_of_their_rows() -> None:
     for objective in (CD(200), ShortRunML(400)):
         loss = objective.loss(
             Labelled(),
-            torch.zeros(40, 1),
-            y,
-            sampler=Langevin(0.004, 0.01),
-            buffer=None,
-            generator=seeded(),
+            Batch(torch.zeros(40, 1), y),
+            Context(seeded(), sampler=Langevin(0.004, 0.01)),
         )
         assert (loss.negatives.squeeze(1) - y).abs().max() < 0.1
 
@@ -243,11 +239,8 @@ def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labe
     ):
         PCD(1, 8, **settings).loss(
             energy,
-            torch.zeros(4, 1),
-            labels,
-            sampler=Langevin(0.1),
-            buffer=buffer,
-            generator=seeded(),
+            Batch(torch.zeros(4, 1), labels),
+            Context(seeded(), sampler=Langevin(0.1), buffer=buffer),
         )
     assert torch.equal(buffer.x, before)
 
@@ -257,7 +250,7 @@ def test_pcd_takes_an_energy_in_double_precision() -> None:
     buffer = ReplayBuffer(20, real(2), generator=seeded(), dtype=DOUBLE, restart=0.5)
     x = torch.zeros(5, 2, dtype=DOUBLE)
     loss = PCD(2, 20).loss(
-        energy, x, None, sampler=Langevin(0.1), buffer=buffer, generator=seeded()
+        energy, Batch(x), Context(seeded(), sampler=Langevin(0.1), buffer=buffer)
     )
     assert (
         loss.value.dtype == DOUBLE and loss.negatives.dtype == DOUBLE and buffer.x.dtype == DOUBLE
@@ -286,9 +279,7 @@ def test_least_squares_on_dsm_find_the_blurred_precision(sigma: float) -> None:
         x = torch.randn(1000, 1, generator=seeded(seed), dtype=DOUBLE)
         values = []
         for theta in (0.0, 1.0, 2.0):
-            loss = DSM((sigma,)).loss(
-                Bowl(theta), x, None, sampler=None, buffer=None, generator=seeded(1000 + seed)
-            )
+            loss = DSM((sigma,)).loss(Bowl(theta), Batch(x), Context(seeded(1000 + seed)))
             values.append(loss.value.item())
         c = (values[2] - 2 * values[1] + values[0]) / 2
         b = values[1] - values[0] - c
@@ -306,7 +297,7 @@ def test_dsm_on_images_is_the_mean_over_their_numbers() -> None:
             return self.theta * x.square().flatten(1).sum(1) / 2
 
     x = torch.randn(6, 1, 3, 3, generator=seeded())
-    loss = DSM((0.5,)).loss(Flat(), x, None, sampler=None, buffer=None, generator=seeded(2))
+    loss = DSM((0.5,)).loss(Flat(), Batch(x), Context(seeded(2)))
     g = seeded(2)
     torch.randint(1, (6,), generator=g)
     noise = torch.randn(6, 1, 3, 3, generator=g)
@@ -317,9 +308,7 @@ def test_dsm_on_images_is_the_mean_over_their_numbers() -> None:
 
 def test_several_levels_need_an_energy_of_noise() -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        DSM((1.0, 0.1)).loss(
-            Bowl(1.0), torch.zeros(3, 1), None, sampler=None, buffer=None, generator=seeded()
-        )
+        DSM((1.0, 0.1)).loss(Bowl(1.0), Batch(torch.zeros(3, 1)), Context(seeded()))
 
 
 def test_dsm_refuses_a_level_that_is_not_a_number() -> None:

@@ -25,7 +25,7 @@ from lowland import (
     real,
     sample,
 )
-from lowland.objectives import info_nce
+from lowland.objectives import Batch, Context, info_nce
 from lowland.objectives.augment import augmented
 
 DOUBLE = torch.float64
@@ -53,7 +53,7 @@ def test_the_loss_and_its_gradient_are_those_of_cross_entropy(
         return made[-1]
 
     views(monkeypatch, shake)
-    loss = InfoNCE().loss(net, x, None, sampler=None, buffer=None, generator=seeded())
+    loss = InfoNCE().loss(net, Batch(x), Context(seeded()))
     f, h = (nn.functional.normalize(net.net(view), dim=1) for view in made)
     expected = 0.0
     for i in range(7):
@@ -101,7 +101,7 @@ def gradients(a: float, b: float, batches: int = 200, rows: int = 128) -> Tensor
     for _ in range(batches):
         critic = Quadratic(a, b)
         x = torch.randn(rows, 1, generator=g, dtype=DOUBLE)
-        loss = InfoNCE().loss(critic, x, None, sampler=None, buffer=None, generator=g)
+        loss = InfoNCE().loss(critic, Batch(x), Context(g))
         found.append(torch.stack(torch.autograd.grad(loss.value, [critic.a, critic.b])))
     return torch.stack(found)
 
@@ -192,9 +192,7 @@ def test_features_learn_to_ignore_what_the_views_change() -> None:
     assert y is not None and test.y is not None
     for _ in range(200):
         batch = x[torch.randint(len(x), (256,), generator=g)]
-        loss = InfoNCE(augment=("shift", "rotate", "noise")).loss(
-            net, batch, None, sampler=None, buffer=None, generator=g
-        )
+        loss = InfoNCE(augment=("shift", "rotate", "noise")).loss(net, Batch(batch), Context(g))
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
@@ -230,9 +228,7 @@ def test_energies_of_pairs_that_mean_nothing_are_refused(settings: dict[str, Any
 def test_what_is_no_pair_is_refused() -> None:
     x = torch.zeros(4, 2)
     with pytest.raises(ValueError, match=r"single points;.*;"):
-        InfoNCE().loss(
-            MLP(real(2), hidden=(4,)), x, None, sampler=None, buffer=None, generator=seeded()
-        )
+        InfoNCE().loss(MLP(real(2), hidden=(4,)), Batch(x), Context(seeded()))
     with pytest.raises(
         ValueError, match=r"each point needs one;|each point needs one of its own shape;"
     ):
@@ -240,4 +236,4 @@ def test_what_is_no_pair_is_refused() -> None:
     bits = Function(lambda x: x.sum(1), binary(2))
     bits.pairs = lambda x, y: x @ y.T  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"binary.*;"):
-        InfoNCE().loss(bits, x, None, sampler=None, buffer=None, generator=seeded())
+        InfoNCE().loss(bits, Batch(x), Context(seeded()))

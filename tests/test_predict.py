@@ -19,6 +19,7 @@ from lowland import (
     real,
 )
 from lowland.energy import Energy, energy_values
+from lowland.objectives import Batch, Context
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     Identity,
@@ -154,9 +155,7 @@ def answering() -> DenoiserMLP:
     for step in range(1500):
         rows = torch.randint(20000, (256,), generator=g)
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 1500)
-        loss = objective.loss(
-            energy, pairs[rows], None, sampler=None, buffer=None, generator=g, progress=step / 1500
-        ).value
+        loss = objective.loss(energy, Batch(pairs[rows]), Context(g, progress=step / 1500)).value
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

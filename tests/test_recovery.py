@@ -27,6 +27,7 @@ from lowland import (
     real,
     sample,
 )
+from lowland.objectives import Batch, Context
 from lowland.objectives import recovery as objectives_recovery
 from lowland.samplers import diffusion_recovery_sample, recovery
 from lowland.samplers.recovery import ConditionalEnergy
@@ -172,7 +173,7 @@ def gradients(
         bowl = Bowl(theta, noise=True)
         x = torch.randn(rows, 1, generator=g, dtype=DOUBLE)
         loss = DiffusionRecovery(sigmas, steps=15).loss(
-            bowl, x, None, sampler=MALA(0.4), buffer=None, generator=g
+            bowl, Batch(x), Context(g, sampler=MALA(0.4))
         )
         found.append(torch.autograd.grad(loss.value, bowl.theta)[0])
     return torch.stack(found)
@@ -212,13 +213,11 @@ def test_a_planted_spread_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_gradient_reaches_the_negatives_and_nothing_is_kept() -> None:
     torch.manual_seed(0)
     net, x = NoiseMLP(real(2), hidden=(8,)), torch.randn(9, 2, generator=seeded())
-    loss = DiffusionRecovery().loss(
-        net, x, None, sampler=Langevin(0.1), buffer=None, generator=seeded(1)
-    )
+    loss = DiffusionRecovery().loss(net, Batch(x), Context(seeded(1), sampler=Langevin(0.1)))
     assert (
         loss.negatives is not None
         and not loss.negatives.requires_grad
-        and not DiffusionRecovery.persistent
+        and not DiffusionRecovery().persistent
     )
     assert loss.terms["gap"] == -loss.value.detach()
 
@@ -240,12 +239,7 @@ def test_what_cannot_be_recovered_is_refused() -> None:
     g = seeded()
     with pytest.raises(ValueError, match=r"no noise level;.*;"):
         DiffusionRecovery().loss(
-            MLP(real(2), hidden=(4,)),
-            torch.zeros(2, 2),
-            None,
-            sampler=MALA(0.1),
-            buffer=None,
-            generator=g,
+            MLP(real(2), hidden=(4,)), Batch(torch.zeros(2, 2)), Context(g, sampler=MALA(0.1))
         )
     with pytest.raises(ValueError, match=r"HMC;.*;"):
         diffusion_recovery_sample(

@@ -25,7 +25,7 @@ from lowland import (
     energy_values,
     real,
 )
-from lowland.objectives import EnergyL2, GradientPenalty, HingeMargin, PullAway
+from lowland.objectives import Batch, Context, EnergyL2, GradientPenalty, HingeMargin, PullAway
 from lowland.objectives.regularizers import last_features
 
 DOUBLE = torch.float64
@@ -88,7 +88,7 @@ def written_out(term: Any, energy: Any) -> Tensor:
 def test_value_and_gradient_are_those_of_the_formula(term: Any) -> None:
     energy = net()
     loss = contrast(energy, X, N)
-    found = term.add(loss, energy, X, None, generator=seeded(5))
+    found = term.add(loss, energy, Batch(X), Context(seeded(5)))
     name = next(iter(found.terms.keys() - loss.terms.keys()))
     expected = written_out(term, energy)
     torch.testing.assert_close(found.terms[name], expected.detach(), rtol=1e-5, atol=1e-8)
@@ -116,7 +116,7 @@ def slopes_of(value: Tensor, weights: list[Tensor]) -> Tensor:
 @every
 def test_no_gradient_reaches_the_points(term: Any) -> None:
     energy, x, negatives = net(), X.clone(), N.clone()
-    loss = term.add(contrast(energy, x, negatives), energy, x, None, generator=seeded(5))
+    loss = term.add(contrast(energy, x, negatives), energy, Batch(x), Context(seeded(5)))
     loss.value.backward()
     assert x.grad is None and negatives.grad is None and not x.requires_grad
 
@@ -133,9 +133,9 @@ def test_terms_serve_images_labels_and_bfloat16(term: Any, bf16: bool) -> None:
     buffer = ReplayBuffer(16, energy.domain, generator=seeded(1), classes=3)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         loss = objective.loss(
-            energy, x, y, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2)
+            energy, Batch(x, y), Context(seeded(2), sampler=Langevin(0.01), buffer=buffer)
         )
-        found = term.add(loss, energy, x, y, generator=seeded(3))
+        found = term.add(loss, energy, Batch(x, y), Context(seeded(3)))
     found.value.backward()
     assert found.value.isfinite() and found.value != loss.value
     assert all(p.grad is None or p.grad.isfinite().all() for p in energy.parameters())
@@ -148,7 +148,7 @@ def test_negatives_are_judged_under_their_own_labels() -> None:
 
     loss = Loss(torch.zeros(()), {}, torch.zeros(3, 1), torch.tensor([5, 5, 5]))
     found = EnergyL2(1.0).add(
-        loss, Level(1.0), torch.zeros(2, 1), torch.tensor([1, 1]), generator=G
+        loss, Level(1.0), Batch(torch.zeros(2, 1), torch.tensor([1, 1])), Context(G)
     )
     assert found.value.item() == pytest.approx(1 + 25)
 
@@ -167,9 +167,9 @@ def trained(term: Any, steps: int = 150, rate: float = 0.02) -> tuple[MLP, Tenso
     for _ in range(steps):
         x = clusters(64, g)
         loss = PCD(steps=4, capacity=256).loss(
-            energy, x, None, sampler=Langevin(0.02), buffer=buffer, generator=g
+            energy, Batch(x), Context(g, sampler=Langevin(0.02), buffer=buffer)
         )
-        loss = loss if term is None else term.add(loss, energy, x, None, generator=g)
+        loss = loss if term is None else term.add(loss, energy, Batch(x), Context(g))
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
@@ -213,7 +213,7 @@ def test_hinges_part_data_from_outliers_and_then_leave_them_alone() -> None:
             4 * torch.randn(64, 2, generator=g) + torch.tensor([0.0, 8.0]),
         )
         loss = HingeMargin(1.0, low=-3.0, high=2.0).add(
-            Loss(torch.zeros(()), {}, outliers), energy, x, None, generator=g
+            Loss(torch.zeros(()), {}, outliers), energy, Batch(x), Context(g)
         )
         optimizer.zero_grad()
         loss.value.backward()
@@ -225,7 +225,7 @@ def test_hinges_part_data_from_outliers_and_then_leave_them_alone() -> None:
     assert (up < -2).float().mean() > 0.95 and (down > 1).float().mean() > 0.8
     settled = HingeMargin(1.0, low=50.0, high=51.0)
     assert (
-        settled.add(Loss(torch.zeros(()), {}, 0 * x + 90), energy, x, None, generator=g).value == 0
+        settled.add(Loss(torch.zeros(()), {}, 0 * x + 90), energy, Batch(x), Context(g)).value == 0
     )
 
 
@@ -269,21 +269,21 @@ def test_settings_that_mean_nothing_are_refused(cls: Any, settings: dict[str, An
 def test_terms_of_negatives_need_some(term: Any) -> None:
     energy = net()
     with pytest.raises(ValueError, match=r"without negatives;.*;"):
-        term.add(Loss(energy(X).mean(), {}, None), energy, X, None, generator=G)
+        term.add(Loss(energy(X).mean(), {}, None), energy, Batch(X), Context(G))
 
 
 def test_l2_and_slopes_at_data_need_no_negatives() -> None:
     energy = net()
     loss = Loss(energy(X).mean(), {}, None)
     for term in (EnergyL2(0.1), GradientPenalty(0.1)):
-        assert term.add(loss, energy, X, None, generator=G).value != loss.value
+        assert term.add(loss, energy, Batch(X), Context(G)).value != loss.value
 
 
 def test_bits_have_no_slopes_and_bowls_no_features() -> None:
     bits = Function(lambda x: x.sum(1), binary(2))
     with pytest.raises(ValueError, match=r"binary.*;.*;"):
         GradientPenalty().add(
-            Loss(torch.zeros(()), {}, None), bits, torch.zeros(2, 2), None, generator=G
+            Loss(torch.zeros(()), {}, None), bits, Batch(torch.zeros(2, 2)), Context(G)
         )
     with pytest.raises(ValueError, match=r"linear layer.*;.*;"):
         last_features(Bowl(1.0), torch.zeros(2, 1))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lowland import ConvNet, Robust, box, fit, load_data, read_recipe, real
 from lowland.nets.class_energy import ClassEnergy
+from lowland.objectives import Batch, Context
 from lowland.objectives.adversarial import divergence
 from lowland.robustness import PGD, robust_accuracy
 from lowland.tasks import as_classifier
@@ -51,9 +52,7 @@ def test_of_a_linear_classifier_the_loss_and_its_gradient_are_those_at_the_worst
     """The worst x' lowers s (w·x + b) by ε ‖w‖₁: adversarial training is training with a margin."""
     energy, (x, y) = Plane(), batch()
     sign = 2.0 * y - 1
-    loss = Robust(epsilon=epsilon, steps=10).loss(
-        energy, x, y, sampler=None, buffer=None, generator=seeded()
-    )
+    loss = Robust(epsilon=epsilon, steps=10).loss(energy, Batch(x, y), Context(seeded()))
     truth = F.softplus(-(sign * (x @ energy.w + energy.b) - epsilon * energy.w.abs().sum())).mean()
     torch.testing.assert_close(loss.value, truth)
     for a, b in zip(slopes(loss.value, energy), slopes(truth, energy), strict=True):
@@ -64,9 +63,7 @@ def test_walls_hold_the_worst_point() -> None:
     energy = Plane(box(-0.5, 0.5, 5))
     x = batch()[0].clamp(-0.5, 0.5)
     y = torch.arange(ROWS) % 2
-    loss = Robust(epsilon=0.4, steps=10).loss(
-        energy, x, y, sampler=None, buffer=None, generator=seeded()
-    )
+    loss = Robust(epsilon=0.4, steps=10).loss(energy, Batch(x, y), Context(seeded()))
     push = -(2.0 * y - 1).unsqueeze(1) * energy.w.sign()
     worst = (x + 0.4 * push).clamp(-0.5, 0.5)
     torch.testing.assert_close(loss.value, F.cross_entropy(-energy.class_energies(worst), y))
@@ -78,7 +75,7 @@ def test_trades_finds_the_corner_of_most_divergence_and_weighs_it() -> None:
     """
     energy, (x, y) = Plane(), batch()
     objective = Robust(kind="trades", epsilon=0.2, steps=10, beta=2.5)
-    loss = objective.loss(energy, x, y, sampler=None, buffer=None, generator=seeded())
+    loss = objective.loss(energy, Batch(x, y), Context(seeded()))
     heads = energy.class_energies(x)
     corners = [energy.class_energies(x + 0.2 * side * energy.w.detach().sign()) for side in (1, -1)]
     gives = torch.stack([divergence(heads, corner) for corner in corners])
@@ -96,7 +93,7 @@ def test_both_sides_of_the_divergence_are_learned() -> None:
     """
     energy, (x, y) = Plane(), batch()
     objective = Robust(kind="trades", epsilon=0.2, steps=4, beta=3.0)
-    loss = objective.loss(energy, x, y, sampler=None, buffer=None, generator=seeded(7))
+    loss = objective.loss(energy, Batch(x, y), Context(seeded(7)))
     far = objective._furthest(energy, x, 0.2, seeded(7))
     heads, others = energy.class_energies(x), energy.class_energies(far)
     p, q = torch.softmax(-heads, 1), torch.softmax(-others, 1)
@@ -120,9 +117,7 @@ def test_the_radius_grows_over_the_ramp(kind: Any) -> None:
 
     def radius(progress: float, ramp: float = 0.5) -> float:
         some = dataclasses.replace(objective, ramp=ramp)
-        loss = some.loss(
-            energy, x, y, sampler=None, buffer=None, generator=seeded(), progress=progress
-        )
+        loss = some.loss(energy, Batch(x, y), Context(seeded(), progress=progress))
         return float(loss.terms["radius"])
 
     assert [radius(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.0, 0.2, 0.4, 0.4])
@@ -133,9 +128,7 @@ def test_points_without_labels_count_in_the_divergence_alone() -> None:
     energy, (x, _) = Plane(), batch()
     nobody = torch.full((ROWS,), -1)
     for kind in ("madry", "trades"):
-        loss = Robust(kind=kind, epsilon=0.2).loss(
-            energy, x, nobody, sampler=None, buffer=None, generator=seeded()
-        )
+        loss = Robust(kind=kind, epsilon=0.2).loss(energy, Batch(x, nobody), Context(seeded()))
         assert float(loss.terms["cross_entropy"]) == 0.0
         assert (float(loss.value.detach()) > 0) == (kind == "trades")
 
@@ -207,7 +200,5 @@ def test_image_energies_learn_in_half_precision() -> None:
     x, y = torch.rand(16, 1, 8, 8, generator=seeded()), torch.arange(16) % 4
     for kind in ("madry", "trades"):
         with torch.autocast("cpu", torch.bfloat16):
-            loss = Robust(kind=kind, epsilon=0.1).loss(
-                energy, x, y, sampler=None, buffer=None, generator=seeded()
-            )  # type: ignore
+            loss = Robust(kind=kind, epsilon=0.1).loss(energy, Batch(x, y), Context(seeded()))  # type: ignore
         assert loss.value.dtype == torch.float32 and bool(loss.value.isfinite())

@@ -12,6 +12,7 @@ from contract.truths import TRUTHS, Normal, planted, slopes
 from torch import Tensor, nn
 
 from lowland import MLP, Energy, Function, ScoreMatching, box, real
+from lowland.objectives import Batch, Context
 from lowland.testing import LIMIT, caught, worst
 
 DOUBLE = torch.float64
@@ -28,9 +29,7 @@ every = pytest.mark.parametrize("settings", METHODS, ids=lambda s: "-".join(map(
 def value(
     objective: Any, energy: Energy, x: Tensor, seed: int = 0, labels: Tensor | None = None
 ) -> Tensor:
-    return objective.loss(
-        energy, x, labels, sampler=None, buffer=None, generator=seeded(seed)
-    ).value
+    return objective.loss(energy, Batch(x, labels), Context(seeded(seed))).value
 
 
 def hessian_loss(energy: Energy, x: Tensor) -> Tensor:
@@ -110,9 +109,7 @@ def test_on_gaussians_score_matching_is_the_method_of_moments() -> None:
 def test_slope_and_curvature_agree_at_the_minimum() -> None:
     x = torch.randn(40, 2, generator=seeded(), dtype=DOUBLE)
     energy = Normal(x.mean(0), torch.cov(x.T, correction=0).inverse())
-    terms = (
-        ScoreMatching().loss(energy, x, None, sampler=None, buffer=None, generator=seeded()).terms
-    )
+    terms = ScoreMatching().loss(energy, Batch(x), Context(seeded())).terms
     torch.testing.assert_close(terms["slope"], terms["curvature"])
 
 

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import lowland
 from lowland.data import load_data
-from lowland.objectives import Loss
+from lowland.energy import Energy
+from lowland.objectives import Batch, Context, Loss, Objective
 from lowland.run import Run
 from lowland.training import Training
 from lowland.training.session import Session
@@ -23,15 +24,14 @@ from lowland.training.tensorboard import Board
 
 
 @dataclass(frozen=True)
-class Plain:
+class Plain(Objective):
     """A loss without chance: mean E², times a factor that a test may make NaN."""
 
     factor: float = 1.0
-    persistent: ClassVar[bool] = False
 
-    def loss(self, energy: Any, x: Tensor, labels: Any, **_: Any) -> Loss:
-        value = self.factor * energy(x).square().mean()
-        return Loss(value, {"energy_data": value.detach()}, None)
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        value = self.factor * energy(batch.x).square().mean()
+        return Loss(value, {"energy_data": value.detach()})
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class WithPartner(Plain):
 
     partner_rate: float = 10.0
 
-    def partner(self, energy: Any, x: Tensor) -> nn.Module:
+    def make_partner(self, energy: Any, x: Tensor) -> nn.Module:
         made = nn.Linear(1, 1)
         nn.init.normal_(made.weight)
         return made
 
-    def loss(self, energy: Any, x: Tensor, labels: Any, *, partner: nn.Module, **_: Any) -> Loss:  # type: ignore[override]
-        own = super().loss(energy, x, labels)
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        own, partner = super().loss(energy, batch, context), cast(nn.Module, context.partner)
         return own._replace(value=own.value + (partner(torch.ones(1, 1)) - 3).square().sum())
 
 

@@ -26,7 +26,7 @@ from lowland import (
     real,
 )
 from lowland.metrics import mmd
-from lowland.objectives import EnergyMatching, EquilibriumMatching, matching
+from lowland.objectives import Batch, Context, EnergyMatching, EquilibriumMatching, matching
 
 DOUBLE = torch.float64
 # standard deviation of the data; the noise has 1, so that x_t = (1 − t + t S) z and v = (S − 1) z
@@ -43,13 +43,10 @@ def flow_minimiser(objective: Any, batches: int = 60, rows: int = 200) -> Tensor
     """θ of E = θx²/2 that is best for each of many batches of Gaussian data, by Newton's step on a
     parabola: (batches,).
     """
-    more = {"progress": 0.0} if isinstance(objective, EnergyMatching) else {}
     found, g = [], seeded(5)
     for _ in range(batches):
         bowl = Bowl(1.0)
-        loss = objective.loss(
-            bowl, gaussian(rows, g), None, sampler=None, buffer=None, generator=g, **more
-        )
+        loss = objective.loss(bowl, Batch(gaussian(rows, g)), Context(g, progress=0.0))
         (slope,) = torch.autograd.grad(loss.value, bowl.theta, create_graph=True)
         (bend,) = torch.autograd.grad(slope, bowl.theta)
         found.append((bowl.theta - slope / bend).detach())
@@ -195,7 +192,7 @@ def refined(objective: EnergyMatching, batches: int = 100, rows: int = 200) -> T
         bowl = Bowl(1 / S**2)
         buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, restart=0.0)
         loss = objective.loss(
-            bowl, gaussian(rows, g), None, sampler=Exact(), buffer=buffer, generator=g
+            bowl, Batch(gaussian(rows, g)), Context(g, sampler=Exact(), buffer=buffer)
         )
         found.append(torch.autograd.grad(loss.value, bowl.theta)[0])
     return torch.stack(found)
@@ -234,7 +231,7 @@ def test_a_contrast_with_its_sign_turned_is_found(monkeypatch: pytest.MonkeyPatc
 
             monkeypatch.setattr(matching, "contrast", wrong)
         loss = objective.loss(
-            bowl, gaussian(400, g), None, sampler=Exact(), buffer=buffer, generator=g
+            bowl, Batch(gaussian(400, g)), Context(g, sampler=Exact(), buffer=buffer)
         )
         return torch.autograd.grad(loss.value, bowl.theta)[0].item()
 
@@ -253,11 +250,11 @@ def test_chains_rest_while_the_flow_warms_up() -> None:
         torch.randn(16, 2, generator=seeded(1)),
     )
     early = objective.loss(
-        net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2), progress=0.49
+        net, Batch(x), Context(seeded(2), sampler=Langevin(0.01), buffer=buffer, progress=0.49)
     )
     assert early.negatives is None and torch.equal(buffer.x, before) and "gap" not in early.terms
     late = objective.loss(
-        net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2), progress=0.5
+        net, Batch(x), Context(seeded(2), sampler=Langevin(0.01), buffer=buffer, progress=0.5)
     )
     assert late.negatives is not None and not torch.equal(buffer.x, before) and "gap" in late.terms
     flow, _, velocity = matching.lines(net, x, None, seeded(2))
@@ -283,7 +280,7 @@ def begun_anew(arrive: int, batches: int = 240, rows: int = 200) -> Tensor:
     for _ in range(batches):
         bowl = Bowl(1 / S**2)
         loss = objective.loss(
-            bowl, gaussian(rows, g), None, sampler=MALA(0.01), buffer=buffer, generator=g
+            bowl, Batch(gaussian(rows, g)), Context(g, sampler=MALA(0.01), buffer=buffer)
         )
         found.append(torch.autograd.grad(loss.value, bowl.theta)[0])
     return torch.stack(found[::3])  # 30 steps apart
@@ -304,7 +301,7 @@ def test_young_chains_move_and_are_not_counted() -> None:
     buffer, g = ReplayBuffer(16, real(2), generator=seeded(), restart=0.0), seeded(2)
     for visit in range(4):
         before, again = buffer.x.clone(), torch.Generator().set_state(g.get_state())
-        loss = objective.loss(net, x, None, sampler=Langevin(0.01), buffer=buffer, generator=g)
+        loss = objective.loss(net, Batch(x), Context(g, sampler=Langevin(0.01), buffer=buffer))
         assert not torch.equal(buffer.x, before) and (buffer.age == 10 * (visit + 1)).all()
         points, _, velocity = matching.lines(net, x, None, again)
         flow = matching.force_error(net, points, None, velocity, objective.temperature)[0]
@@ -334,7 +331,7 @@ def test_some_chains_count_and_others_do_not() -> None:
     buffer = ReplayBuffer(12, real(2), generator=seeded(), classes=3, restart=0.0)
     buffer.age[::2] = 49
     loss = objective.loss(
-        net, x, labels, sampler=Langevin(0.01), buffer=buffer, generator=seeded(2)
+        net, Batch(x, labels), Context(seeded(2), sampler=Langevin(0.01), buffer=buffer)
     )
     old = buffer.age == 50
     assert old.sum() == 6 and loss.terms["arrived"] == 0.5 and buffer.labels is not None
@@ -355,12 +352,8 @@ def test_lines_are_cut_off_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatc
     for progress in (0.0, 0.49, 0.5, 1.0):
         EnergyMatching(warmup=0.5, cutoff=0.7, capacity=8).loss(
             net,
-            x,
-            None,
-            sampler=Langevin(0.01),
-            buffer=buffer,
-            generator=seeded(),
-            progress=progress,
+            Batch(x),
+            Context(seeded(), sampler=Langevin(0.01), buffer=buffer, progress=progress),
         )
     assert seen == [1.0, 1.0, 0.7, 0.7]
 
@@ -369,7 +362,7 @@ def test_chains_in_replicas_are_refused() -> None:
     net, buffer = MLP(real(2), hidden=(8,)), ReplayBuffer(8, real(3, 2), generator=seeded())
     with pytest.raises(ValueError, match=r"\(3, 2\).*;.*;"):
         EnergyMatching(warmup=0.0).loss(
-            net, torch.randn(8, 2), None, sampler=None, buffer=buffer, generator=seeded()
+            net, Batch(torch.randn(8, 2)), Context(seeded(), Langevin(0.01), buffer)
         )
 
 
@@ -405,7 +398,7 @@ def test_equilibrium_matching_refuses_settings_that_mean_nothing(settings: dict[
 def test_there_are_no_lines_between_bits(objective: Any) -> None:
     bits = Function(lambda x: x.sum(1), binary(4))
     with pytest.raises(ValueError, match=r"binary.*;.*;"):
-        objective.loss(bits, torch.zeros(3, 4), None, sampler=None, buffer=None, generator=seeded())
+        objective.loss(bits, Batch(torch.zeros(3, 4)), Context(seeded()))
 
 
 def test_a_flow_that_is_followed_makes_data() -> None:
@@ -419,9 +412,7 @@ def test_a_flow_that_is_followed_makes_data() -> None:
         return torch.cat([1.5 * side, 0.5 * side], 1) + 0.2 * torch.randn(rows, 2, generator=g)
 
     for _ in range(300):
-        loss = EnergyMatching().loss(
-            net, data(128), None, sampler=None, buffer=None, generator=g, progress=0.0
-        )
+        loss = EnergyMatching().loss(net, Batch(data(128)), Context(g, progress=0.0))
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()

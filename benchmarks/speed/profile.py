@@ -63,7 +63,7 @@ def machine_parts() -> dict[str, Callable[[], Any]]:
     from lowland.nets import RBM
     from lowland.nets.boltzmann.rbm import product
     from lowland.nets.boltzmann.units import coins
-    from lowland.objectives import CD
+    from lowland.objectives import CD, Batch, Context
     from lowland.samplers import BlockGibbs
     from lowland.targets import Bernoulli
 
@@ -76,11 +76,11 @@ def machine_parts() -> dict[str, Callable[[], Any]]:
     few = x[:100].clone()
 
     def update() -> None:
-        objective.loss(rbm, x, None, sampler=gibbs, buffer=None, generator=g).value.backward()
+        objective.loss(rbm, Batch(x), Context(g, sampler=gibbs)).value.backward()
 
     def half() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            loss = objective.loss(rbm, x, None, sampler=gibbs, buffer=None, generator=g)
+            loss = objective.loss(rbm, Batch(x), Context(g, sampler=gibbs))
         loss.value.backward()
 
     def rung() -> None:

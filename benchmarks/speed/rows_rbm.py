@@ -17,7 +17,7 @@ from benchmarks.speed.runner import Benchmark, Contender, Disagreement, Goal, Ou
 from lowland.data import load_data
 from lowland.domain import binary
 from lowland.nets import RBM
-from lowland.objectives import CD, PCD
+from lowland.objectives import CD, PCD, Batch, Context
 from lowland.samplers import BlockGibbs
 
 HIDDEN, BATCH, RATE = 500, 128, 0.05
@@ -62,7 +62,7 @@ def lowland_loop(work: Work, precision: str = "float32") -> Learned:
     half = precision == "bfloat16"
     for x in work.x[torch.randperm(len(work.x), generator=generator)].split(BATCH):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = objective.loss(rbm, x, None, sampler=sampler, buffer=None, generator=generator)
+            loss = objective.loss(rbm, Batch(x), Context(generator, sampler=sampler))
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
@@ -264,7 +264,7 @@ def trained(updates: int) -> RBM:
     for _ in range(updates):
         x = work.x[torch.randint(len(work.x), (BATCH,), generator=generator)]
         loss = objective.loss(
-            rbm, x, None, sampler=BlockGibbs(), buffer=buffer, generator=generator
+            rbm, Batch(x), Context(generator, sampler=BlockGibbs(), buffer=buffer)
         )
         optimizer.zero_grad()
         loss.value.backward()

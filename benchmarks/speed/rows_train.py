@@ -19,6 +19,7 @@ from benchmarks.speed.langevin import ImageEnergy
 from benchmarks.speed.runner import Benchmark, Disagreement, Goal, Outcome
 from benchmarks.speed.tasks import Entry, Make, Run, Task, contenders, cost_words, prove_cost, welch
 from lowland.domain import real
+from lowland.objectives import Batch, Context
 
 RATE, STEP, LANGEVIN = 1e-4, 0.01, 20
 
@@ -59,7 +60,7 @@ def lowland_pcd(buffer_size: int, data: Tensor, **options: Any) -> Make:
             for _ in range(task.steps):
                 x = data[torch.randint(len(data), (len(task.start),), generator=generator)]
                 loss = objective.loss(
-                    energy, x, None, sampler=sampler, buffer=chains, generator=generator
+                    energy, Batch(x), Context(generator, sampler=sampler, buffer=chains)
                 )
                 optimizer.zero_grad(set_to_none=True)
                 loss.value.backward()

@@ -1,15 +1,17 @@
 """Objectives compare data with samples. One file per origin of the negatives."""
 
 from lowland.objectives.adversarial import Robust
-from lowland.objectives.contrastive import CD, PCD, Loss, ShortRunML, contrast
+from lowland.objectives.contrastive import CD, PCD, ShortRunML, contrast
 from lowland.objectives.cooperative import Cooperative
 from lowland.objectives.denoising import MultilevelDSM
 from lowland.objectives.discrepancy import EnergyDiscrepancy, PseudoLikelihood, RatioMatching
 from lowland.objectives.improved_cd import ImprovedCD
 from lowland.objectives.info_nce import InfoNCE
-from lowland.objectives.jem import JEM, OutlierExposure
+from lowland.objectives.jem import JEM
+from lowland.objectives.loss import Batch, Context, Loss, Objective, Term
 from lowland.objectives.matching import EnergyMatching, EquilibriumMatching
 from lowland.objectives.nce import NCE, FlowContrastive, RankingNCE
+from lowland.objectives.outlier_exposure import OutlierExposure
 from lowland.objectives.recovery import DiffusionRecovery
 from lowland.objectives.regularizers import EnergyL2, GradientPenalty, HingeMargin, PullAway
 from lowland.objectives.score import DSM, ScoreMatching
@@ -21,6 +23,8 @@ __all__ = [
     "JEM",
     "NCE",
     "PCD",
+    "Batch",
+    "Context",
     "Cooperative",
     "DiffusionRecovery",
     "EnergyDiscrepancy",
@@ -34,6 +38,7 @@ __all__ = [
     "InfoNCE",
     "Loss",
     "MultilevelDSM",
+    "Objective",
     "OutlierExposure",
     "PseudoLikelihood",
     "PullAway",
@@ -42,6 +47,7 @@ __all__ = [
     "Robust",
     "ScoreMatching",
     "ShortRunML",
+    "Term",
     "WakeSleep",
     "contrast",
 ]

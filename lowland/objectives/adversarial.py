@@ -15,16 +15,61 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.energy import Energy, frozen
-from lowland.objectives.contrastive import Loss
-from lowland.objectives.jem import _odds, _refuse, accuracy, attack, cross_entropy
+from lowland.objectives.labels import (
+    accuracy,
+    class_energies,
+    cross_entropy,
+    relative_class_energies,
+    require_labels,
+)
+from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
-from lowland.samplers.kernel import Sampler, normal_like
+from lowland.samplers.kernel import normal_like
+
+
+def attack(
+    energy: Energy,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    steps: int,
+    step_size: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Points within ε of x in every number, and inside the domain, whose labels the energy finds
+    hard to tell.
+
+        x' ← Π(x' + α sign ∇ −log p(y | x')),    Π: into {‖x' − x‖_∞ ≤ ε} and the walls; x' starts
+                                                 in that ball at random
+
+    Projected gradient ascent; the weights get no gradient. Points labelled −1 go to where they
+    start. Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083
+
+    >>> import torch, lowland
+    >>> two = lowland.ClassifierEnergy(lambda x: torch.cat([x, -x], 1), 2, lowland.real(1))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> attack(two, torch.ones(1, 1), torch.tensor([0]), epsilon=0.5, steps=9, step_size=0.2, generator=g)
+    tensor([[0.5000]])
+    """
+    lo, hi = x - epsilon, x + epsilon
+    if energy.domain.kind == "box":
+        lo, hi = lo.clamp_min(energy.domain.lo), hi.clamp_max(energy.domain.hi)
+    found = x + epsilon * (
+        2 * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - 1
+    )
+    with frozen(energy), torch.enable_grad():
+        for _ in range(steps):
+            at = torch.clamp(found, lo, hi).detach().requires_grad_()
+            loss = cross_entropy(class_energies(energy, at), labels)
+            (slope,) = torch.autograd.grad(loss, at)
+            found = at + step_size * slope.sign()
+    return torch.clamp(found, lo, hi).detach()
 
 
 @register("objective")
 @dataclass(frozen=True)
-class Robust:
+class Robust(Objective):
     """Cross-entropy at the worst point of a ball about each example ("madry"), or the gain and the
     give of both ("trades").
 
@@ -46,7 +91,7 @@ class Robust:
     >>> g = torch.Generator().manual_seed(0)
     >>> energy = lowland.MLP(lowland.real(2), hidden=(8,), classes=3)
     >>> x, y = torch.randn(12, 2, generator=g), torch.arange(12) % 3
-    >>> loss = Robust(epsilon=0.1).loss(energy, x, y, sampler=None, buffer=None, generator=g)
+    >>> loss = Robust(epsilon=0.1).loss(energy, Batch(x, y), Context(g))
     >>> sorted(loss.terms)
     ['accuracy', 'cross_entropy', 'radius']
     """
@@ -57,9 +102,7 @@ class Robust:
     step_size: float = 0.3
     beta: float = 6.0
     ramp: float = 0.3
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
-    scheduled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (
@@ -81,20 +124,10 @@ class Robust:
                 "1, above 0 and at least 0 are needed; correct them"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-        progress: float = 1.0,
-    ) -> Loss:
-        _refuse("Robust", energy, labels)
-        assert labels is not None
-        radius = self.epsilon * (min(1.0, progress / self.ramp) if self.ramp else 1.0)
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        labels, generator = require_labels("Robust", energy, labels), context.generator
+        radius = self.epsilon * (min(1.0, context.progress / self.ramp) if self.ramp else 1.0)
         if self.kind == "madry":
             step = self.step_size * radius
             if radius:
@@ -107,16 +140,18 @@ class Robust:
                     step_size=step,
                     generator=generator,
                 )
-            odds = _odds(energy, x)
+            odds = relative_class_energies(energy, x)
             value, more = cross_entropy(odds, labels), {}
         else:
             far = self._furthest(energy, x, radius, generator)
-            odds, others = _odds(energy, torch.cat([x, far])).tensor_split([len(x)])
+            odds, others = relative_class_energies(energy, torch.cat([x, far])).tensor_split(
+                [len(x)]
+            )
             give = divergence(odds, others).mean()
             value, more = cross_entropy(odds, labels) + self.beta * give, {"divergence": give}
         terms = {"cross_entropy": cross_entropy(odds, labels), "accuracy": accuracy(odds, labels)}
         terms |= {"radius": torch.tensor(radius, device=x.device)} | more
-        return Loss(value, {name: term.detach() for name, term in terms.items()}, None)
+        return Loss(value, detach_terms(terms))
 
     def _furthest(
         self, energy: Energy, x: Tensor, radius: float, generator: torch.Generator
@@ -130,11 +165,13 @@ class Robust:
         found = x + 0.01 * radius * normal_like(x, generator)
         with frozen(energy):
             with torch.no_grad():
-                odds = _odds(energy, x)
+                odds = relative_class_energies(energy, x)
             with torch.enable_grad():
                 for _ in range(self.steps if radius else 0):
                     at = torch.clamp(found, lo, hi).detach().requires_grad_()
-                    (slope,) = torch.autograd.grad(divergence(odds, _odds(energy, at)).sum(), at)
+                    (slope,) = torch.autograd.grad(
+                        divergence(odds, relative_class_energies(energy, at)).sum(), at
+                    )
                     found = at + self.step_size * radius * slope.sign()
         return torch.clamp(found, lo, hi).detach()
 

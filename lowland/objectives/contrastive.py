@@ -16,28 +16,26 @@ that training is done. Watch the health report instead.
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.energy import Energy, frozen
+from lowland.objectives.loss import (
+    Batch,
+    Context,
+    Loss,
+    Objective,
+    check_steps,
+    detach_terms,
+    evaluate_energy,
+)
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import Trace, run_chains
 from lowland.samplers.tempering import ParallelTempering
-
-
-class Loss(NamedTuple):
-    """value: scalar to differentiate; terms: detached scalars for the log, on the device;
-    negatives: (B, *event) or None, and their labels (B,) where they have some."""
-
-    value: Tensor
-    terms: dict[str, Tensor]
-    negatives: Tensor | None
-    labels: Tensor | None = None
 
 
 def contrast(
@@ -80,10 +78,13 @@ def contrast(
         entropy = F.cross_entropy(-heads[: len(labels)], labels)
         up, down = values[: len(positives)], values[len(positives) :]
     elif getattr(energy, "apart", False):
-        up, down = _judged(energy, positives, labels), _judged(energy, negatives, negative_labels)
+        up, down = (
+            evaluate_energy(energy, positives, labels),
+            evaluate_energy(energy, negatives, negative_labels),
+        )
     else:
         both = None if labels is None else torch.cat([labels, cast(Tensor, negative_labels)])
-        up, down = _judged(energy, torch.cat([positives, negatives]), both).tensor_split(
+        up, down = evaluate_energy(energy, torch.cat([positives, negatives]), both).tensor_split(
             [len(positives)]
         )
     gap = down.mean() - up.mean()
@@ -100,13 +101,7 @@ def contrast(
     }
     if entropy is not None:
         terms["cross_entropy"] = entropy
-    return Loss(
-        value, {name: term.detach() for name, term in terms.items()}, negatives, negative_labels
-    )
-
-
-def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
-    return energy(x) if labels is None else energy(x, labels)
+    return Loss(value, detach_terms(terms), negatives, negative_labels)
 
 
 def chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor]:
@@ -136,16 +131,16 @@ def border_share(x: Tensor, energy: Energy) -> Tensor:
 def _contrast_from(
     start: Tensor,
     energy: Energy,
-    x: Tensor,
-    labels: Tensor | None,
-    sampler: Sampler,
-    steps: int,
+    batch: Batch,
+    context: Context,
+    objective: Objective,
     l2: float,
-    generator: torch.Generator,
 ) -> Loss:
-    """Contrast the data x with chains run from `start` under the same labels."""
+    """Contrast a batch with chains run from `start` under the same labels."""
+    x, labels = batch
     target = energy if labels is None else energy.given(labels)
-    trace = run_chains(target, sampler, start, steps, generator=generator)
+    sampler = context.require_sampler(type(objective).__name__)
+    trace = run_chains(target, sampler, start, objective.steps, generator=context.generator)
     _observe(energy, x)
     loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=l2)
     return loss._replace(terms=loss.terms | chain_terms(start, trace, energy))
@@ -186,7 +181,7 @@ def sparse(loss: Loss, energy: Any, x: Tensor, weight: float, target: float) -> 
 
 @register("objective")
 @dataclass(frozen=True)
-class CD:
+class CD(Objective):
     """Contrastive divergence: `steps` sampler steps from the data itself.
 
     Biased towards what is near the data, low in variance. The negatives are the last points of the
@@ -201,29 +196,19 @@ class CD:
     l2: float = 0.0
     sparsity: float = 0.0
     sparse_target: float = 0.1
-    persistent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.l2, self.sparsity)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
-        x = completed(energy, x, generator)
-        loss = _contrast_from(x, energy, x, labels, sampler, self.steps, self.l2, generator)
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x = completed(energy, batch.x, context.generator)
+        loss = _contrast_from(x, energy, batch._replace(x=x), context, self, self.l2)
         return sparse(loss, energy, x, self.sparsity, self.sparse_target)
 
 
 @register("objective")
 @dataclass(frozen=True)
-class PCD:
+class PCD(Objective):
     """Persistent contrastive divergence: `steps` sampler steps from where the chains last got to.
 
     capacity: chains in the replay buffer; chains: how many of them move at every update, as many as
@@ -248,7 +233,6 @@ class PCD:
     chains: int = 0
     sparsity: float = 0.0
     sparse_target: float = 0.1
-    persistent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.l2, self.sparsity)
@@ -263,20 +247,9 @@ class PCD:
                 "at least 1, a share in [0, 1] and at least 0 are needed; correct them"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
-        if buffer is None:
-            raise ValueError(
-                "PCD was given no chains; it needs a ReplayBuffer; pass buffer=ReplayBuffer(...)"
-            )
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        buffer, generator = context.require_buffer("PCD"), context.generator
         if (self.classify or self.resample) and (
             labels is None or not getattr(energy, "classes", 0)
         ):
@@ -289,7 +262,7 @@ class PCD:
         visit = buffer.take(self.chains or len(x), generator)
         negative_labels = visit.labels if labels is not None else None
         target = energy if negative_labels is None else energy.given(negative_labels)
-        start, trace, ends = self._move(target, sampler, visit.x, generator)
+        start, trace, ends = self._move(target, context.require_sampler("PCD"), visit.x, generator)
         if self.resample and negative_labels is not None:
             negative_labels = draw_labels(energy, trace.x, generator)
         lost = buffer.put(visit, ends, self.steps, negative_labels)
@@ -351,7 +324,7 @@ def draw_labels(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor
 
 @register("objective")
 @dataclass(frozen=True)
-class ShortRunML:
+class ShortRunML(Objective):
     """Maximum likelihood with short runs from noise: the negatives are what `steps` steps make of
     noise.
 
@@ -364,30 +337,11 @@ class ShortRunML:
 
     steps: int = 60
     l2: float = 0.0
-    persistent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.l2)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
-        x = completed(energy, x, generator)
-        start = energy.domain.draw(len(x), generator, dtype=x.dtype)
-        return _contrast_from(start, energy, x, labels, sampler, self.steps, self.l2, generator)
-
-
-def check_steps(steps: int, l2: float, sparsity: float = 0.0) -> None:
-    """Refuse settings that no contrastive objective can have."""
-    if steps < 1 or not l2 >= 0 or not sparsity >= 0:
-        raise ValueError(
-            f"steps is {steps}, l2 is {l2} and sparsity is {sparsity}; at least 1, 0 and 0 are "
-            "needed; correct them"
-        )
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x = completed(energy, batch.x, context.generator)
+        start = energy.domain.draw(len(x), context.generator, dtype=x.dtype)
+        return _contrast_from(start, energy, batch._replace(x=x), context, self, self.l2)

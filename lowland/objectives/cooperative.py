@@ -16,7 +16,7 @@ add, and the drafts would shrink to a point.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from lowland.domain import real
 from lowland.energy import Energy
 from lowland.nets.generators import Generator
-from lowland.objectives.contrastive import Loss, chain_terms, check_steps, contrast
+from lowland.objectives.contrastive import chain_terms, contrast
 from lowland.objectives.improved_cd import neighbour_entropy
+from lowland.objectives.loss import Batch, Context, Loss, Objective, check_steps
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
-from lowland.samplers.kernel import CONTINUOUS, Sampler, squared_norm
+from lowland.samplers.kernel import CONTINUOUS, squared_norm
 from lowland.samplers.langevin import MALA
 from lowland.samplers.loop import run_chains
 
@@ -49,7 +49,7 @@ class Explanation(Energy):
 
 @register("objective")
 @dataclass(frozen=True)
-class Cooperative:
+class Cooperative(Objective):
     """An energy and a generator that teach each other (MCMC teaching).
 
     loss = mean E(data) − mean E(revisions)  + mean ‖x − G(z')‖² / 2σ²d − diversity · H(drafts) / d
@@ -78,8 +78,6 @@ class Cooperative:
     channels: int = 0
     diversity: float = 0.0
     partner_rate: float = 1.0
-    persistent: ClassVar[bool] = False
-    sampled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -103,7 +101,7 @@ class Cooperative:
                 "a weight of at least 0 are needed; correct them"
             )
 
-    def partner(self, energy: Energy, x: Tensor) -> Generator:
+    def make_partner(self, energy: Energy, x: Tensor) -> Generator:
         """A new generator for the domain of the energy, begun at the mean and spread of the data x
         (N, *event).
         """
@@ -115,17 +113,10 @@ class Cooperative:
         }
         return Generator(energy.domain, x, **more).to(x.device)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-        partner: Any,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        partner: Any = context.partner
+        generator = context.generator
         if energy.domain.kind not in CONTINUOUS:
             raise ValueError(
                 f"the domain is {energy.domain.kind} and generators make real numbers; Cooperative "
@@ -135,6 +126,7 @@ class Cooperative:
         with torch.no_grad():
             start = partner.noised(partner(z), generator).to(x.dtype)
         target = energy if labels is None else energy.given(labels)
+        sampler = context.require_sampler("Cooperative")
         trace = run_chains(target, sampler, start, self.steps, generator=generator)
         loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels)
         if self.explain:

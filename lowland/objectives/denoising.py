@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy
-from lowland.objectives.contrastive import Loss
+from lowland.objectives.loss import Batch, Context, Loss, Objective
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
-from lowland.samplers.kernel import Sampler, normal_like
+from lowland.samplers.kernel import normal_like
 
 
 @register("objective")
 @dataclass(frozen=True)
-class MultilevelDSM:
+class MultilevelDSM(Objective):
     """Denoising score matching with log-normal noise levels, for an energy of noise E(x, σ).
 
         x̃ = x + σ ε,   loss = ½ E (1 + σ²/s²) ‖σ s_θ(x̃, σ) + ε‖² / d, s_θ = −∇E(x̃, σ), ln σ ~
@@ -45,9 +44,7 @@ class MultilevelDSM:
     spread: float = 1.2
     deviation: float = 0.5
     warm: float = 0.0
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
-    scheduled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         sound = all(0 < value < math.inf for value in (self.centre, self.spread, self.deviation))
@@ -58,26 +55,16 @@ class MultilevelDSM:
                 "in [0, 1], centre=0.15, spread=1.2, deviation=0.3 will do"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-        progress: float = 1.0,
-    ) -> Loss:
-        """progress: the share of the updates that are done."""
-        self._check(energy, labels)
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        self._check(energy, batch.labels)
+        x, generator = batch.x, context.generator
         levels = torch.randn(len(x), generator=generator, device=x.device, dtype=x.dtype)
         sigma = (math.log(self.centre) + self.spread * levels).exp()
         wide = sigma.view(-1, *[1] * (x.dim() - 1))
         noise, asked = normal_like(x, generator), getattr(energy, "asked", None)
         noise = noise if asked is None else noise * asked
         noisy = x + wide * noise
-        if progress < self.warm:
+        if context.progress < self.warm:
             guess: Any = energy
             error, terms = (noisy - guess.denoised(noisy, sigma)) / wide - noise, {}
         else:
@@ -92,7 +79,7 @@ class MultilevelDSM:
         weight = 1 + (sigma / self.deviation).square()
         rows = 0.5 * weight * error.square().flatten(1).mean(1)
         share = 1 - len(getattr(energy, "question", ())) / x.shape[1]
-        return Loss(rows.mean() / share, terms, None)
+        return Loss(rows.mean() / share, terms)
 
     def _check(self, energy: Energy, labels: Tensor | None) -> None:
         if labels is not None or not getattr(energy, "noise", False):

@@ -22,11 +22,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lowland.energy import Energy
-from lowland.objectives.contrastive import Loss
-from lowland.objectives.score import check_domain, judged
+from lowland.objectives.loss import (
+    Batch,
+    Context,
+    Loss,
+    Objective,
+    check_domain,
+    detach_terms,
+    evaluate_energy,
+)
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
-from lowland.samplers.kernel import CONTINUOUS, DISCRETE, Sampler, normal_like, uniform_like
+from lowland.samplers.kernel import CONTINUOUS, DISCRETE, normal_like, uniform_like
 
 # neighbours judged in one forward pass; more come in chunks, whose graphs are made anew in backward
 ROWS = 8192
@@ -34,7 +40,7 @@ ROWS = 8192
 
 @register("objective")
 @dataclass(frozen=True)
-class EnergyDiscrepancy:
+class EnergyDiscrepancy(Objective):
     """Energy discrepancy: data against points that a perturbation, and one more, may have brought
     them to.
 
@@ -57,9 +63,8 @@ class EnergyDiscrepancy:
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: 0.5 * x.square().sum(1), lowland.real(2))
-    >>> loss = EnergyDiscrepancy(samples=4).loss(
-    ...     bowl, torch.ones(8, 2), None, sampler=None, buffer=None, generator=torch.Generator().manual_seed(0)
-    ... )
+    >>> context = Context(torch.Generator().manual_seed(0))
+    >>> loss = EnergyDiscrepancy(samples=4).loss(bowl, Batch(torch.ones(8, 2)), context)
     >>> loss.value.shape, sorted(loss.terms)
     (torch.Size([]), ['energy_data', 'energy_moved', 'spread'])
     """
@@ -68,7 +73,6 @@ class EnergyDiscrepancy:
     flip: float = 0.1
     samples: int = 16
     stabilise: float = 1.0
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -84,23 +88,15 @@ class EnergyDiscrepancy:
                 "needed; correct them"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
         check_domain("EnergyDiscrepancy", energy, (*CONTINUOUS, *DISCRETE), "use PCD")
-        here = self._perturbed(energy, x, generator)
-        there = self._perturbed(energy, here.repeat_interleave(self.samples, 0), generator)
+        here = self._perturbed(energy, x, context.generator)
+        there = self._perturbed(energy, here.repeat_interleave(self.samples, 0), context.generator)
         twice = (
             None if labels is None else torch.cat([labels, labels.repeat_interleave(self.samples)])
         )
-        up, down = judged(energy, torch.cat([x, there]), twice).tensor_split([len(x)])
+        up, down = evaluate_energy(energy, torch.cat([x, there]), twice).tensor_split([len(x)])
         rises = up.unsqueeze(1) - down.view(len(x), self.samples)
         if self.stabilise:
             rises = torch.cat([rises, rises.new_full((len(x), 1), math.log(self.stabilise))], 1)
@@ -110,7 +106,7 @@ class EnergyDiscrepancy:
             "energy_moved": down.mean(),
             "spread": up.std(correction=0),
         }
-        return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
+        return Loss(rows.mean(), detach_terms(terms))
 
     def _perturbed(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
         """A draw of q(· | x) for every row; symmetric: q(y | x) = q(x | y)."""
@@ -130,7 +126,7 @@ class EnergyDiscrepancy:
 
 @register("objective")
 @dataclass(frozen=True)
-class PseudoLikelihood:
+class PseudoLikelihood(Objective):
     """Pseudo-likelihood of binary and categorical data: every site predicted from all others.
 
         loss = −E Σ_i log p(x_i | rest),      p(x_i | rest) = exp(−E(x)) / Σ_k exp(−E(x with x_i =
@@ -147,34 +143,26 @@ class PseudoLikelihood:
 
     >>> import torch, lowland
     >>> coins = lowland.Function(lambda x: x.sum(1) * 0, lowland.binary(3))
-    >>> loss = PseudoLikelihood().loss(coins, torch.zeros(1, 3), None, sampler=None, buffer=None, generator=torch.Generator())
+    >>> context = Context(torch.Generator())
+    >>> loss = PseudoLikelihood().loss(coins, Batch(torch.zeros(1, 3)), context)
     >>> round(loss.value.item() / 3, 4)  # log 2 for each coin
     0.6931
     """
 
     sites: int = 0
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_sites(self.sites)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
         check_domain("PseudoLikelihood", energy, DISCRETE, "use ScoreMatching or DSM")
         target = energy if labels is None else energy.given(labels)
-        index, weight = _chosen_sites(x, self.sites, generator)
+        index, weight = _chosen_sites(x, self.sites, context.generator)
         if target.conditional is not None:
             with torch.no_grad():
-                own = judged(energy, x, labels)
+                own = evaluate_energy(energy, x, labels)
             rises = _declared_rises(target, x, index)
         else:
             own, others = neighbours(energy, x, labels, index)
@@ -185,12 +173,12 @@ class PseudoLikelihood:
             "spread": own.std(correction=0),
             "predicted": _share((rises < 0).all(2)),
         }
-        return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
+        return Loss(rows.mean(), detach_terms(terms))
 
 
 @register("objective")
 @dataclass(frozen=True)
-class RatioMatching:
+class RatioMatching(Objective):
     """Ratio matching of binary data: probabilities of a bit and its flip, compared without a
     normaliser.
 
@@ -207,34 +195,26 @@ class RatioMatching:
 
     >>> import torch, lowland
     >>> coins = lowland.Function(lambda x: x.sum(1) * 0, lowland.binary(3))
-    >>> RatioMatching().loss(coins, torch.zeros(1, 3), None, sampler=None, buffer=None, generator=torch.Generator()).value
+    >>> context = Context(torch.Generator())
+    >>> RatioMatching().loss(coins, Batch(torch.zeros(1, 3)), context).value
     tensor(0.7500)
     """
 
     sites: int = 0
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_sites(self.sites)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
         check_domain(
             "RatioMatching",
             energy,
             ("binary",),
             "use PseudoLikelihood for classes, ScoreMatching for numbers",
         )
-        index, weight = _chosen_sites(x, self.sites, generator)
+        index, weight = _chosen_sites(x, self.sites, context.generator)
         own, flipped = neighbours(energy, x, labels, index)
         rises = own[:, None] - flipped.squeeze(2)
         rows = weight * torch.sigmoid(rises).square().sum(1)
@@ -243,7 +223,7 @@ class RatioMatching:
             "spread": own.std(correction=0),
             "predicted": _share(rises < 0),
         }
-        return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
+        return Loss(rows.mean(), detach_terms(terms))
 
 
 def _share(right: Tensor) -> Tensor:
@@ -273,7 +253,7 @@ def neighbours(
     one chunk's graph is alive at a time.
     """
     values = 2 if energy.domain.kind == "binary" else energy.domain.classes
-    own = judged(energy, x, labels)
+    own = evaluate_energy(energy, x, labels)
     step = max(1, ROWS // (len(x) * (values - 1)))
     chunks = index.split(step, 1)
     if len(chunks) == 1:
@@ -298,7 +278,9 @@ def _changed(
         3, index[:, :, None, None].expand(rows, sites, values - 1, 1), new.unsqueeze(3)
     )
     again = None if labels is None else labels.repeat_interleave(sites * (values - 1))
-    return judged(energy, moved.reshape(-1, *x.shape[1:]), again).view(rows, sites, values - 1)
+    return evaluate_energy(energy, moved.reshape(-1, *x.shape[1:]), again).view(
+        rows, sites, values - 1
+    )
 
 
 def _declared_rises(target: Energy, x: Tensor, index: Tensor) -> Tensor:

@@ -16,16 +16,15 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy, frozen
 from lowland.objectives.augment import augmented, check_augment
-from lowland.objectives.contrastive import Loss, check_steps, contrast
+from lowland.objectives.contrastive import contrast
+from lowland.objectives.loss import Batch, Context, Loss, Objective, check_steps
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.langevin import Langevin, ShortRun
 from lowland.samplers.loop import run_chains
@@ -92,7 +91,7 @@ def neighbour_entropy(x: Tensor, bank: Tensor) -> Tensor:
 
 @register("objective")
 @dataclass(frozen=True)
-class ImprovedCD:
+class ImprovedCD(Objective):
     """Persistent contrastive divergence with the gradient through the sampler, and augmented
     chains.
 
@@ -119,9 +118,6 @@ class ImprovedCD:
     entropy: float = 1.0
     augment: Sequence[str] = ()
     shaken: float = 0.5
-    persistent: ClassVar[bool] = True
-    sampled: ClassVar[bool] = True
-    chains: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "augment", tuple(self.augment))
@@ -135,21 +131,14 @@ class ImprovedCD:
                 "two shares in [0, 1] are needed; correct them"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Any,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
-        if not isinstance(sampler, (Langevin, ShortRun)) or buffer is None:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        sampler, generator = context.sampler, context.generator
+        buffer = context.require_buffer("ImprovedCD")
+        if not isinstance(sampler, (Langevin, ShortRun)):
             raise ValueError(
-                f"ImprovedCD came with {type(sampler).__name__} and "
-                f"{'no' if buffer is None else 'a'} buffer; it differentiates a step of Langevin "
-                "or ShortRun from a ReplayBuffer; use one of them"
+                f"ImprovedCD came with {type(sampler).__name__}; it differentiates a step of "
+                "Langevin or ShortRun; use one of them"
             )
         visit = buffer.take(len(x), generator)
         negative_labels = None if labels is None else visit.labels

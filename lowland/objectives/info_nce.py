@@ -12,28 +12,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.energy import Energy
 from lowland.objectives.augment import augmented, check_augment
-from lowland.objectives.contrastive import Loss
+from lowland.objectives.loss import Batch, Context, Loss, Objective
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
 
 
 @register("objective")
 @dataclass(frozen=True)
-class InfoNCE:
+class InfoNCE(Objective):
     """Cross-entropy of telling the other view of an example from those of the rest of the batch,
     both ways round.
 
-        loss = −½ mean_i { log softmax_j(−E(x_i, y_j))_i + log softmax_j(−E(x_j, y_i))_i },      x_i,
-                                                                                                 y_i:
-                                                                                                 views
-                                                                                                 of
-                                                                                                 example
-                                                                                                 i
+        loss = −½ mean_i { log softmax_j(−E(x_i, y_j))_i + log softmax_j(−E(x_j, y_i))_i },
+        x_i, y_i: views of example i
 
     For an energy of pairs (PairEnergy), whose temperature it uses. augment: transforms that make a
     view ("flip", "shift", "rotate", "blur", "colour", "noise"): what they change, the features
@@ -49,7 +43,6 @@ class InfoNCE:
     """
 
     augment: Sequence[str] = ("noise",)
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -61,23 +54,17 @@ class InfoNCE:
                 "'noise'"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Any,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x = batch.x
         pairs: Any = getattr(energy, "pairs", None)
         if pairs is None:
             raise ValueError(
                 f"InfoNCE came with {type(energy).__name__}, an energy of single points; it "
                 "compares pairs; use PairEnergy"
             )
-        one, other = (augmented(x, self.augment, generator, energy.domain) for _ in range(2))
+        one, other = (
+            augmented(x, self.augment, context.generator, energy.domain) for _ in range(2)
+        )
         table = pairs(one, other)
         own = torch.arange(len(x), device=x.device)
         value = (F.cross_entropy(-table, own) + F.cross_entropy(-table.T, own)) / 2
@@ -92,4 +79,4 @@ class InfoNCE:
             "spread": alike.std(correction=0),
             "apart": rest - alike.mean(),
         }
-        return Loss(value, terms, None)
+        return Loss(value, terms)

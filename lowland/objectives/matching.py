@@ -19,15 +19,15 @@ there and follows the force is the generator, and no setting of generation is sp
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from lowland.energy import Energy
-from lowland.objectives.contrastive import PCD, Loss, chain_terms, contrast
+from lowland.objectives.contrastive import PCD, chain_terms, contrast
+from lowland.objectives.loss import Batch, Context, Loss, Objective, evaluate_energy
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
 from lowland.samplers.loop import run_chains
 
@@ -85,14 +85,14 @@ def force_error(
     x, detached.
     """
     x = x.detach().requires_grad_(True)
-    values = energy(x) if labels is None else energy(x, labels)
+    values = evaluate_energy(energy, x, labels)
     (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
     return (scale * gradient + wanted).square().mean(), values.detach()
 
 
 @register("objective")
 @dataclass(frozen=True)
-class EnergyMatching:
+class EnergyMatching(Objective):
     """Flow matching of one time-independent scalar, then contrastive refinement of it: E is a
     density and a generator at once.
 
@@ -130,8 +130,7 @@ class EnergyMatching:
 
     >>> import torch, lowland
     >>> g, net = torch.Generator().manual_seed(0), lowland.MLP(lowland.real(2), hidden=(8,))
-    >>> x, early = torch.ones(4, 2), {"sampler": None, "buffer": None, "progress": 0.0}
-    >>> flow = EnergyMatching().loss(net, x, None, generator=g, **early)
+    >>> flow = EnergyMatching().loss(net, Batch(torch.ones(4, 2)), Context(g, progress=0.0))
     >>> sorted(flow.terms), flow.negatives
     (['energy_data', 'flow'], None)
     """
@@ -144,10 +143,6 @@ class EnergyMatching:
     arrive: int = 50
     capacity: int = 4000
     restart: float = 0.02
-    persistent: ClassVar[bool] = True
-    sampled: ClassVar[bool] = True
-    scheduled: ClassVar[bool] = True
-    chains: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         PCD(self.steps, self.capacity, restart=self.restart)  # refuses what it refuses
@@ -163,47 +158,28 @@ class EnergyMatching:
                 "least 0, in (0, 1] and at least 0 are needed; correct them"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Any,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-        progress: float = 1.0,
-    ) -> Loss:
-        warm = progress < self.warmup
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        warm = context.progress < self.warmup
         points, _, velocity = lines(
-            energy, x, labels, generator, until=1.0 if warm else self.cutoff
+            energy, x, labels, context.generator, until=1.0 if warm else self.cutoff
         )
         flow, values = force_error(energy, points, labels, velocity, self.temperature)
         if warm:
-            return Loss(flow, {"flow": flow.detach(), "energy_data": values.mean()}, None)
-        law = self._refinement(energy, x, labels, sampler, buffer, generator)
+            return Loss(flow, {"flow": flow.detach(), "energy_data": values.mean()})
+        law = self._refinement(energy, batch, context)
         return law._replace(
             value=flow + self.weight * law.value, terms={"flow": flow.detach()} | law.terms
         )
 
-    def _refinement(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        sampler: Any,
-        buffer: ReplayBuffer | None,
-        g: torch.Generator,
-    ) -> Loss:
+    def _refinement(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         """Data against the chains that have arrived. The data themselves stand in for the others:
         a_i = 0 without a gap.
         """
-        if buffer is None:
-            raise ValueError(
-                "EnergyMatching was given no chains; it needs a ReplayBuffer; pass "
-                "buffer=ReplayBuffer(...)"
-            )
-        visit = buffer.take(len(x), g)
+        x, labels = batch
+        buffer = context.require_buffer("EnergyMatching")
+        sampler = context.require_sampler("EnergyMatching")
+        visit = buffer.take(len(x), context.generator)
         if visit.x.shape[1:] != x.shape[1:]:
             raise ValueError(
                 f"the chains have shape {tuple(visit.x.shape[1:])} and the data "
@@ -211,7 +187,7 @@ class EnergyMatching:
                 "without replicas"
             )
         target = energy if labels is None else energy.given(visit.labels)
-        trace = run_chains(target, sampler, visit.x, self.steps, generator=g)
+        trace = run_chains(target, sampler, visit.x, self.steps, generator=context.generator)
         lost = buffer.put(visit, trace.x, self.steps)
         arrived = buffer.age[visit.slots] >= self.arrive
         negatives = torch.where(per_row(arrived, x), trace.x, x)
@@ -226,7 +202,7 @@ class EnergyMatching:
 
 @register("objective")
 @dataclass(frozen=True)
-class EquilibriumMatching:
+class EquilibriumMatching(Objective):
     """A landscape that pulls noise to data and lies still there: descend it by any optimiser, from
     anywhere.
 
@@ -249,7 +225,6 @@ class EquilibriumMatching:
     gain: float = 4.0
     start: float = 0.8
     match: bool = True
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -259,17 +234,9 @@ class EquilibriumMatching:
                 "in [0, 1) are needed; correct them"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Any,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
-        points, t, velocity = lines(energy, x, labels, generator, self.match)
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        points, t, velocity = lines(energy, x, labels, context.generator, self.match)
         pull = self.gain * ((1 - t) / (1 - self.start)).clamp(max=1.0)
         error, values = force_error(energy, points, labels, per_row(pull, x) * velocity)
-        return Loss(error, {"energy_data": values.mean(), "spread": values.std(correction=0)}, None)
+        return Loss(error, {"energy_data": values.mean(), "spread": values.std(correction=0)})

@@ -22,11 +22,17 @@ from torch.nn import functional as F
 
 from lowland.energy import Energy, frozen
 from lowland.nets.noise_models import FlowNoise, NoisePartner, Truncated
-from lowland.objectives.contrastive import Loss
-from lowland.objectives.score import check_domain, judged
+from lowland.objectives.loss import (
+    Batch,
+    Context,
+    Loss,
+    Objective,
+    check_domain,
+    detach_terms,
+    evaluate_energy,
+)
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
-from lowland.samplers.kernel import CONTINUOUS, DISCRETE, Sampler
+from lowland.samplers.kernel import CONTINUOUS, DISCRETE
 from lowland.targets.bases import Uniform, fit_base
 
 PILOT = 1000  # draws of the noise from which log Z is estimated before it is learned
@@ -34,7 +40,7 @@ PILOT = 1000  # draws of the noise from which log Z is estimated before it is le
 
 @register("objective")
 @dataclass(frozen=True)
-class NCE:
+class NCE(Objective):
     """Noise-contrastive estimation: tell data from noise q, and learn log Z with the weights.
 
         G(x) = −E(x) − log Z − log q(x) − log ν,     loss = E_data[softplus(−G)] + ν
@@ -55,7 +61,8 @@ class NCE:
     >>> import torch, lowland
     >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
     >>> x, objective = torch.randn(200, 2, generator=g), NCE()
-    >>> loss = objective.loss(energy, x, None, sampler=None, buffer=None, generator=g, partner=objective.partner(energy, x))
+    >>> context = Context(g, partner=objective.make_partner(energy, x))
+    >>> loss = objective.loss(energy, Batch(x), context)
     >>> sorted(loss.terms)
     ['accuracy', 'energy_data', 'energy_noise', 'log_z', 'spread']
     """
@@ -63,43 +70,33 @@ class NCE:
     noise: Literal["fitted", "uniform"] = "fitted"
     ratio: int = 1
     partner_rate: float = 10.0
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_settings(self.noise, self.partner_rate, ratio=self.ratio)
 
-    def partner(self, energy: Energy, x: Tensor) -> NoisePartner:
+    def make_partner(self, energy: Energy, x: Tensor) -> NoisePartner:
         """The noise, fitted to x (N, *event), and log Z where it stands before training."""
         check_domain("NCE", energy, (*CONTINUOUS, *DISCRETE), "use PCD")
         return _with_log_z(noise_law(self.noise, energy, x), energy, x)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-        partner: Any,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        partner: Any = context.partner
         law, count = partner.law, len(x) * self.ratio
-        both = torch.cat([x, law.draw(count, generator, dtype=x.dtype)])
-        told = None if labels is None else labels.repeat(1 + self.ratio)
-        values = judged(energy, both, told)
+        both = torch.cat([x, law.draw(count, context.generator, dtype=x.dtype)])
+        repeated = None if labels is None else labels.repeat(1 + self.ratio)
+        values = evaluate_energy(energy, both, repeated)
         contrast = -values - partner.log_z + law(both) + law.log_z - math.log(self.ratio)
         up, down = contrast.tensor_split([len(x)])
         value = F.softplus(-up).mean() + self.ratio * F.softplus(down).mean()
-        return Loss(
-            value, _terms(values, up, down) | {"log_z": partner.log_z.detach().clone()}, None
-        )
+        log_z = partner.log_z.detach().clone()
+        return Loss(value, _terms(values, up, down) | {"log_z": log_z})
 
 
 @register("objective")
 @dataclass(frozen=True)
-class RankingNCE:
+class RankingNCE(Objective):
     """Ranking noise contrast: pick the datum out of K draws of noise q.
 
         s(x) = −E(x) − log q(x),      loss = E[ log( exp s(x) + Σ_k exp s(x'_k) ) − s(x) ], x'_k ~ q
@@ -118,39 +115,31 @@ class RankingNCE:
     >>> import torch, lowland
     >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
     >>> x, objective = torch.randn(200, 2, generator=g), RankingNCE(candidates=64)
-    >>> loss = objective.loss(energy, x, None, sampler=None, buffer=None, generator=g, partner=objective.partner(energy, x))
+    >>> context = Context(g, partner=objective.make_partner(energy, x))
+    >>> loss = objective.loss(energy, Batch(x), context)
     >>> loss.value.shape, loss.negatives
     (torch.Size([]), None)
     """
 
     candidates: int = 256
     noise: Literal["fitted", "uniform"] = "fitted"
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_settings(self.noise, 1.0, candidates=self.candidates)
 
-    def partner(self, energy: Energy, x: Tensor) -> nn.Module:
+    def make_partner(self, energy: Energy, x: Tensor) -> nn.Module:
         """The noise, fitted to x (N, *event); it learns nothing."""
         check_domain("RankingNCE", energy, (*CONTINUOUS, *DISCRETE), "use PCD")
         return noise_law(self.noise, energy, x)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-        partner: Any,
-    ) -> Loss:
-        both = torch.cat([x, partner.draw(self.candidates, generator, dtype=x.dtype)])
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        partner: Any = context.partner
+        both = torch.cat([x, partner.draw(self.candidates, context.generator, dtype=x.dtype)])
         log_q = -partner(both) - partner.log_z
         if labels is None:
-            up, down = judged(energy, both, None).tensor_split([len(x)])
+            up, down = evaluate_energy(energy, both, None).tensor_split([len(x)])
             down = down.expand(len(x), -1)
         else:
             heads, others = _class_energies(energy, both).tensor_split([len(x)])
@@ -161,12 +150,12 @@ class RankingNCE:
             log_z = (torch.logsumexp(rest, 1) - math.log(self.candidates)).mean()
             terms = _terms(torch.cat([up, down.flatten()]), up, down) | {"log_z": log_z}
             terms["accuracy"] = (first.unsqueeze(1) > rest).float().mean()
-        return Loss((total - first).mean(), terms, None)
+        return Loss((total - first).mean(), terms)
 
 
 @register("objective")
 @dataclass(frozen=True)
-class FlowContrastive:
+class FlowContrastive(Objective):
     """Flow-contrastive estimation: NCE against a flow q that learns, so that noise comes close to
     data.
 
@@ -188,7 +177,8 @@ class FlowContrastive:
     >>> import torch, lowland
     >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
     >>> x, objective = torch.randn(200, 2, generator=g), FlowContrastive()
-    >>> loss = objective.loss(energy, x, None, sampler=None, buffer=None, generator=g, partner=objective.partner(energy, x))
+    >>> context = Context(g, partner=objective.make_partner(energy, x))
+    >>> loss = objective.loss(energy, Batch(x), context)
     >>> sorted(loss.terms)
     ['accuracy', 'energy_data', 'energy_noise', 'flow_nll', 'log_z', 'spread']
     """
@@ -197,7 +187,6 @@ class FlowContrastive:
     hidden: tuple[int, ...] = (64, 64)
     likelihood: float = 1.0
     partner_rate: float = 1.0
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -214,29 +203,21 @@ class FlowContrastive:
                 "the game alone"
             )
 
-    def partner(self, energy: Energy, x: Tensor) -> NoisePartner:
+    def make_partner(self, energy: Energy, x: Tensor) -> NoisePartner:
         """A flow that knows the scales of x (N, *event), and log Z where it stands before
         training.
         """
         check_domain("FlowContrastive", energy, CONTINUOUS, "use NCE")
         return _with_log_z(FlowNoise(energy.domain, x, self.transforms, self.hidden), energy, x)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-        partner: Any,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
+        partner: Any = context.partner
         with torch.autocast(x.device.type, enabled=False):  # splines are not made for eight bits
-            drawn, log_q_drawn = partner.law.walk(len(x), generator)
+            drawn, log_q_drawn = partner.law.walk(len(x), context.generator)
             log_q = -partner.law(x)
         negatives = drawn.detach()
-        values = judged(
+        values = evaluate_energy(
             energy, torch.cat([x, negatives]), None if labels is None else labels.repeat(2)
         )
         up, down = (
@@ -244,7 +225,7 @@ class FlowContrastive:
         ).tensor_split([len(x)])
         value = F.softplus(-up).mean() + F.softplus(down).mean()
         with frozen(energy):  # the flow sees the energy, and leaves it alone
-            pushed = -judged(energy, drawn, labels) - partner.log_z.detach() - log_q_drawn
+            pushed = -evaluate_energy(energy, drawn, labels) - partner.log_z.detach() - log_q_drawn
         pulled = up.detach() + log_q.detach() - log_q
         game = -F.softplus(-pulled).mean() - F.softplus(pushed).mean()
         game = game - self.likelihood * log_q.mean()
@@ -270,7 +251,7 @@ def _with_log_z(law: Any, energy: Energy, x: Tensor) -> NoisePartner:
     seed = int(torch.randint(2**31, ()))  # of the global generator, which is seeded here
     with frozen(energy), torch.no_grad():
         drawn = law.draw(PILOT, torch.Generator(x.device).manual_seed(seed), dtype=x.dtype)
-        weights = -judged(energy, drawn, None) + law(drawn) + law.log_z
+        weights = -evaluate_energy(energy, drawn, None) + law(drawn) + law.log_z
     return NoisePartner(law, torch.logsumexp(weights, 0) - math.log(PILOT))
 
 
@@ -294,7 +275,7 @@ def _terms(values: Tensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
         "spread": values[:count].std(correction=0),
         "accuracy": ((up > 0).float().mean() + (down < 0).float().mean()) / 2,
     }
-    return {name: term.detach() for name, term in terms.items()}
+    return detach_terms(terms)
 
 
 def _check_settings(noise: str, partner_rate: float, **counts: int) -> None:

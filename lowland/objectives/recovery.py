@@ -12,15 +12,12 @@ the contrast of E(·, σ) at data and at what was recovered.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from lowland.energy import Energy
-from lowland.objectives.contrastive import Loss
+from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.loop import run_chains
 from lowland.samplers.recovery import ConditionalEnergy, check_levels, scale_to_noise
@@ -28,7 +25,7 @@ from lowland.samplers.recovery import ConditionalEnergy, check_levels, scale_to_
 
 @register("objective")
 @dataclass(frozen=True)
-class DiffusionRecovery:
+class DiffusionRecovery(Objective):
     """Recovery likelihood along a falling ladder of noise levels, for an energy E(x, σ).
 
         x = data + σ ξ,   x̃ = x + s ξ',   s² = σ̃² − σ²,      σ̃ and σ neighbours, drawn row by row
@@ -49,8 +46,6 @@ class DiffusionRecovery:
 
     sigmas: Sequence[float] = (2.0, 1.0, 0.5, 0.25, 0.12)
     steps: int = 20
-    persistent: ClassVar[bool] = False
-    sampled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(self.sigmas))
@@ -61,16 +56,9 @@ class DiffusionRecovery:
                 "common"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Any,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, generator = batch.x, context.generator
+        sampler = context.require_sampler("DiffusionRecovery")
         if not getattr(energy, "noise", False):
             raise ValueError(
                 f"DiffusionRecovery came with {type(energy).__name__}, which knows no noise level; "
@@ -99,4 +87,4 @@ class DiffusionRecovery:
             "acceptance": trace.acceptance.mean(),
             "diverged": trace.diverged.sum(),
         }
-        return Loss(-gap, {name: term.detach() for name, term in terms.items()}, trace.x)
+        return Loss(-gap, detach_terms(terms), trace.x)

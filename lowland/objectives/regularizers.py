@@ -8,9 +8,9 @@ as [[terms]].
                       detector does
     PullAway          the features of different samples  where the samples are all alike
 
-A term is a frozen dataclass with add(loss, energy, x, labels, *, generator) -> Loss. It runs no
-chains: it looks at the data x and at the negatives that the objective left in the loss, as
-constants. Weights are in units of the objective's value.
+A term is a frozen dataclass with add(loss, energy, batch, context) -> Loss. It runs no chains: it
+looks at the data and at the negatives that the objective left in the loss, as constants. Weights
+are in units of the objective's value.
 """
 
 import math
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy
-from lowland.objectives.contrastive import Loss
+from lowland.objectives.loss import Batch, Context, Loss, Term, evaluate_energy
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
 
@@ -39,23 +39,18 @@ def _with(loss: Loss, name: str, term: Tensor, weight: float) -> Loss:
     return loss._replace(value=loss.value + weight * term, terms=loss.terms | {name: term.detach()})
 
 
-def _judged(energy: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
-    return energy(x) if labels is None else energy(x, labels)
-
-
-def sides(
-    loss: Loss, energy: nn.Module, x: Tensor, labels: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def sides(loss: Loss, energy: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """Energies of the data (B,), and of the negatives (C,) if there are any, in one forward
     pass.
     """
+    x, labels = batch
     if loss.negatives is None:
-        return _judged(energy, x, labels), None
+        return evaluate_energy(energy, x, labels), None
     negatives = loss.negatives.detach()
     both = None
     if labels is not None:
         both = torch.cat([labels, labels if loss.labels is None else loss.labels])
-    up, down = _judged(energy, torch.cat([x, negatives]), both).tensor_split([len(x)])
+    up, down = evaluate_energy(energy, torch.cat([x, negatives]), both).tensor_split([len(x)])
     return up, down
 
 
@@ -70,7 +65,7 @@ def _negatives(name: str, loss: Loss) -> Tensor:
 
 @register("term")
 @dataclass(frozen=True)
-class EnergyL2:
+class EnergyL2(Term):
     """weight · (mean E(x⁺)² + mean E(x⁻)²): energies stay near zero on both sides.
 
     The contrast fixes differences of energies and not their level, which drifts, and grows with the
@@ -82,7 +77,7 @@ class EnergyL2:
     >>> from lowland.objectives import EnergyL2, contrast
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
     >>> loss = contrast(bowl, torch.ones(2, 1), 2 * torch.ones(2, 1))
-    >>> EnergyL2(0.1).add(loss, bowl, torch.ones(2, 1), None, generator=torch.Generator()).value
+    >>> EnergyL2(0.1).add(loss, bowl, Batch(torch.ones(2, 1)), Context(torch.Generator())).value
     tensor(-1.3000)
     """
 
@@ -91,23 +86,15 @@ class EnergyL2:
     def __post_init__(self) -> None:
         _positive("EnergyL2", self.weight)
 
-    def add(
-        self,
-        loss: Loss,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        generator: torch.Generator,
-    ) -> Loss:
-        up, down = sides(loss, energy, x, labels)
+    def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
+        up, down = sides(loss, energy, batch)
         square = up.square().mean() + (0.0 if down is None else down.square().mean())
         return _with(loss, "square", square, self.weight)
 
 
 @register("term")
 @dataclass(frozen=True)
-class GradientPenalty:
+class GradientPenalty(Term):
     """weight · mean (‖∇E(x)‖ − target)²: the score is of a known length where it is looked at.
 
     at "data": the points of the data, with target 0, which flattens the valleys where data lie
@@ -133,15 +120,8 @@ class GradientPenalty:
                 "'lines' are needed; correct them"
             )
 
-    def add(
-        self,
-        loss: Loss,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        generator: torch.Generator,
-    ) -> Loss:
+    def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, labels = batch
         if energy.domain.kind not in CONTINUOUS:
             raise ValueError(
                 f"GradientPenalty met a domain that is {energy.domain.kind}; gradients live on "
@@ -150,12 +130,12 @@ class GradientPenalty:
         points = x.detach()
         if self.at == "lines":
             negatives = _negatives("GradientPenalty at lines", loss)
-            u = uniform_like(points.flatten(1)[:, 0], generator)
+            u = uniform_like(points.flatten(1)[:, 0], context.generator)
             rows = torch.arange(len(x), device=x.device) % len(negatives)
             points = torch.lerp(points, negatives[rows].to(points.dtype), per_row(u, points))
         points = points.requires_grad_(True)
         (gradient,) = torch.autograd.grad(
-            _judged(energy, points, labels).sum(), points, create_graph=True
+            evaluate_energy(energy, points, labels).sum(), points, create_graph=True
         )
         square = gradient.square().flatten(1).sum(1)
         if self.target:  # the root has no slope at zero
@@ -165,7 +145,7 @@ class GradientPenalty:
 
 @register("term")
 @dataclass(frozen=True)
-class HingeMargin:
+class HingeMargin(Term):
     """weight · (mean max(0, E(x⁺) − low)² + mean max(0, high − E(x⁻))²): data below one level,
     negatives above another.
 
@@ -191,17 +171,9 @@ class HingeMargin:
                 "exchange or move them"
             )
 
-    def add(
-        self,
-        loss: Loss,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        generator: torch.Generator,
-    ) -> Loss:
+    def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
         _negatives("HingeMargin", loss)
-        up, down = sides(loss, energy, x, labels)
+        up, down = sides(loss, energy, batch)
         assert down is not None
         hinge = (up - self.low).relu().square().mean() + (self.high - down).relu().square().mean()
         return _with(loss, "hinge", hinge, self.weight)
@@ -209,7 +181,7 @@ class HingeMargin:
 
 @register("term")
 @dataclass(frozen=True)
-class PullAway:
+class PullAway(Term):
     """weight · mean over pairs i ≠ j of cos²(f(x_i), f(x_j)), x the negatives: samples that differ
     have features that differ.
 
@@ -228,18 +200,11 @@ class PullAway:
     def __post_init__(self) -> None:
         _positive("PullAway", self.weight)
 
-    def add(
-        self,
-        loss: Loss,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        generator: torch.Generator,
-    ) -> Loss:
+    def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
         negatives = _negatives("PullAway", loss)
         features = nn.functional.normalize(
-            last_features(energy, negatives, labels if loss.labels is None else loss.labels), dim=1
+            last_features(energy, negatives, batch.labels if loss.labels is None else loss.labels),
+            dim=1,
         )
         count = len(features)
         alike = ((features @ features.T).square().sum() - count) / (count * (count - 1))
@@ -260,7 +225,7 @@ def last_features(energy: nn.Module, x: Tensor, labels: Tensor | None = None) ->
     seen: list[Any] = []
     hook = layers[-1].register_forward_pre_hook(lambda module, fed: seen.append(fed[0]))
     try:
-        _judged(energy, x, labels)
+        evaluate_energy(energy, x, labels)
     finally:
         hook.remove()
     features = seen[0].flatten(1)

@@ -21,16 +21,22 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy
-from lowland.energy.gradient import check_shape
-from lowland.objectives.contrastive import Loss
+from lowland.objectives.loss import (
+    Batch,
+    Context,
+    Loss,
+    Objective,
+    check_domain,
+    detach_terms,
+    evaluate_energy,
+)
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
-from lowland.samplers.kernel import Sampler, normal_like
+from lowland.samplers.kernel import normal_like
 
 
 @register("objective")
 @dataclass(frozen=True)
-class DSM:
+class DSM(Objective):
     """Denoising score matching at one or several noise levels.
 
         x̃ = x + σ ε,   loss = ½ E ‖σ s(x̃) + ε‖² / d,      s = −∇E(x̃, σ),  ε ~ N(0, I)
@@ -47,7 +53,6 @@ class DSM:
     """
 
     sigmas: Sequence[float] = (0.1,)
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -58,16 +63,8 @@ class DSM:
                 "common"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        x, generator = batch.x, context.generator
         of_noise = getattr(energy, "noise", False)
         if len(self.sigmas) > 1 and not of_noise:
             raise ValueError(
@@ -80,22 +77,16 @@ class DSM:
         wide = sigma.view(-1, *[1] * (x.dim() - 1))
         noise = normal_like(x, generator)
         noisy = (x + wide * noise).requires_grad_(True)
-        values = (
-            energy(noisy, sigma)
-            if of_noise
-            else energy(noisy)
-            if labels is None
-            else energy(noisy, labels)
-        )
+        values = evaluate_energy(energy, noisy, sigma if of_noise else batch.labels)
         (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
         rows = 0.5 * (noise - wide * gradient).square().flatten(1).mean(1)
         terms = {"energy_data": values.detach().mean(), "spread": values.detach().std(correction=0)}
-        return Loss(rows.mean(), terms, None)
+        return Loss(rows.mean(), terms)
 
 
 @register("objective")
 @dataclass(frozen=True)
-class ScoreMatching:
+class ScoreMatching(Objective):
     """Score matching by parts: the slope of the energy at data against its curvature there.
 
         loss = E[ ½ Σ_i g_i (∂_i E)² − Σ_i g_i ∂²_i E − Σ_i g'_i ∂_i E ],      g = 1, g' = 0 on the
@@ -120,7 +111,7 @@ class ScoreMatching:
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: 0.5 * x.square().sum(1), lowland.real(2))
     >>> x, g = torch.ones(4, 2), torch.Generator()
-    >>> ScoreMatching().loss(bowl, x, None, sampler=None, buffer=None, generator=g).value.item()  # ½ · 2 − 2
+    >>> ScoreMatching().loss(bowl, Batch(x), Context(g)).value.item()  # ½ · 2 − 2
     -1.0
     """
 
@@ -128,7 +119,6 @@ class ScoreMatching:
     probes: int = 1
     variance_reduced: bool = True
     limit: int = 64
-    persistent: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -147,32 +137,23 @@ class ScoreMatching:
                 "with more variance; leave it on"
             )
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler | None,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         check_domain(
             "ScoreMatching", energy, ("real", "box"), "use PseudoLikelihood or EnergyDiscrepancy"
         )
-        if self.method == "exact" and x[0].numel() > self.limit:
+        if self.method == "exact" and batch.x[0].numel() > self.limit:
             raise ValueError(
-                f"an event has {x[0].numel()} numbers; the exact trace takes a second derivative for each and is for at most "
-                f'{self.limit}; set method = "hutchinson"'
+                f"an event has {batch.x[0].numel()} numbers; the exact trace takes a second derivative "
+                f'for each and is for at most {self.limit}; set method = "hutchinson"'
             )
-        x = x.detach().requires_grad_(True)
-        values = judged(energy, x, labels)
+        x = batch.x.detach().requires_grad_(True)
+        values = evaluate_energy(energy, x, batch.labels)
         (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
         weight, turn = _wall_weight(x.detach(), energy)
         slope = _total(weight * gradient.square())
         curvature = x.new_zeros(len(x))
         projected = x.new_zeros(len(x))
-        for v, share in self._directions(x.detach(), generator):
+        for v, share in self._directions(x.detach(), context.generator):
             (bent,) = torch.autograd.grad(
                 gradient,
                 x,
@@ -192,7 +173,7 @@ class ScoreMatching:
             "slope": slope.mean(),
         }
         terms |= {"curvature": (curvature + _total(turn * gradient)).mean()}
-        return Loss(rows.mean(), {name: term.detach() for name, term in terms.items()}, None)
+        return Loss(rows.mean(), detach_terms(terms))
 
     def _directions(self, x: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, float]]:
         """Directions v, each like x, with their shares: Σ share · v vᵀ is the identity, exactly or
@@ -228,26 +209,3 @@ def _wall_weight(x: Tensor, energy: Energy) -> tuple[Tensor, Tensor]:
 def _total(x: Tensor) -> Tensor:
     """The sum over the event: (B, *event) → (B,)."""
     return x.flatten(1).sum(1)
-
-
-def judged(energy: Energy, x: Tensor, labels: Tensor | None) -> Tensor:
-    """Energies (B,) of x, under labels if there are any. Anything else than one number per point is
-    refused.
-    """
-    return check_shape(energy(x) if labels is None else energy(x, labels), x)
-
-
-def check_domain(name: str, energy: Energy, kinds: Sequence[str], instead: str) -> None:
-    """Refuse a domain for which an objective is not made, and energies of units that no one has
-    seen.
-    """
-    if energy.domain.kind not in kinds:
-        raise ValueError(
-            f"{name} met a {energy.domain.kind} domain; it is for {' and '.join(kinds)} ones; "
-            f"{instead}"
-        )
-    if energy.data_domain is not None:
-        raise ValueError(
-            f"{name} met a {type(energy).__name__}, which has more units than data; it needs an "
-            "energy of the data alone; use CD or PCD, which fill the others in"
-        )

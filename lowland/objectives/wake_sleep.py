@@ -5,19 +5,15 @@ what the model dreams.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lowland.energy import Energy
-from lowland.objectives.contrastive import CD, PCD, Loss
+from lowland.objectives.contrastive import CD, PCD
+from lowland.objectives.loss import Batch, Context, Loss, Objective
 from lowland.registry import register
-from lowland.replay import ReplayBuffer
-from lowland.samplers.kernel import Sampler
 
 
 @register("objective")
 @dataclass(frozen=True)
-class WakeSleep:
+class WakeSleep(Objective):
     """The up-down algorithm for a deep belief net: every weight learns from a loss of its own.
 
         wake    h ~ q(h | v) of data v generation: −log p(v | h¹) − … − log p(h^{L−2} | h^{L−1}) on
@@ -48,29 +44,13 @@ class WakeSleep:
         _ = self._contrastive
 
     @property
-    def persistent(self) -> bool:
-        """Whether chains are kept."""
-        return self.capacity > 0
-
-    @property
     def _contrastive(self) -> CD | PCD:
         if not self.capacity:
             return CD(self.steps)
         return PCD(self.steps, self.capacity, restart=self.restart, chains=self.chains)
 
-    def loss(
-        self,
-        energy: Energy,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        sampler: Sampler,
-        buffer: ReplayBuffer | None,
-        generator: torch.Generator,
-    ) -> Loss:
-        loss = self._contrastive.loss(
-            energy, x, labels, sampler=sampler, buffer=buffer, generator=generator
-        )
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        loss = self._contrastive.loss(energy, batch, context)
         net: Any = energy
         if not hasattr(net, "recognition") or loss.negatives is None:
             return loss

@@ -184,7 +184,7 @@ def _sentences(seen: dict[str, float], rate: float, step: float, session: Sessio
                 else did[session.settings.preflight == "adjust"]
             )
         )
-    steps = getattr(session.objective, "steps", 1)
+    steps = session.objective.steps
     if max(seen["drift"] * steps, seen["noise"] * math.sqrt(steps)) < STILL:
         found.append(
             f"{steps} sampler steps move chains by less than {STILL:g} standard deviations of "

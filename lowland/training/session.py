@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from lowland.data import Batches, Dataset, Split, bernoulli_sample
 from lowland.domain import Domain
 from lowland.energy import Energy, check_energy
-from lowland.objectives.contrastive import Loss, border_share, completed
-from lowland.objectives.jem import told
+from lowland.objectives.contrastive import border_share, completed
+from lowland.objectives.labels import hide_labels
+from lowland.objectives.loss import Loss, Objective
 from lowland.registry import build
 from lowland.replay import ReplayBuffer
 from lowland.run import Checkpoint
@@ -113,7 +114,7 @@ class Session:
             self.energy.compile()
         self._evaluate = wrapped(self.module, settings.sharding, self.team, self.device)
         self.optimizer = optimizer_of(
-            self.energy, self.partner, getattr(self.objective, "partner_rate", 1.0), settings
+            self.energy, self.partner, self.objective.partner_rate, settings
         )
         self.generators = {
             name: self.team.generator(seed, offset, self.device)
@@ -133,7 +134,7 @@ class Session:
         ] = {}  # step and value of the best checkpoint so far, if one is selected
         self._begin_row()
 
-    def _objective(self) -> Any:
+    def _objective(self) -> Objective:
         """The recipe's objective, with this process's share of the chains. Raises ValueError for
         what cannot be divided.
         """
@@ -149,7 +150,7 @@ class Session:
                 "Adam; set training.optimizer = 'adam', or sharding = 'ddp'"
             )
         objective: Any = build("objective", self.recipe["objective"])
-        chains = getattr(objective, "chains", 0)
+        chains = objective.chains
         return (
             replace(objective, chains=self.team.divided("objective.chains", chains))
             if chains
@@ -170,20 +171,21 @@ class Session:
 
     def _partner(self, seed: int) -> nn.Module | None:
         """What an objective trains beside the energy."""
-        if not hasattr(self.objective, "partner"):
-            return None
         generator = torch.Generator(self.device).manual_seed(seed + 1)
         x = self._seen(self.data.train.x[:10_000].to(self.device), generator)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
-            return self.objective.partner(self.energy, x).to(self.device)
+            partner = self.objective.make_partner(self.energy, x)
+        return None if partner is None else partner.to(self.device)
 
     def _learned(self, part: Split, seed: int) -> Split:
         """The training part, its labels told to an objective that learns from a share of them
         only.
         """
-        share = getattr(self.objective, "labelled", 1.0)
-        return part if share == 1.0 or part.y is None else Split(part.x, told(part.y, share, seed))
+        share = self.objective.labelled
+        if share == 1.0 or part.y is None:
+            return part
+        return Split(part.x, hide_labels(part.y, share, seed))
 
     def _check(self, recipe: Mapping[str, Any]) -> None:
         classes = getattr(self.energy, "classes", 0)

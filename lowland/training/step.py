@@ -3,14 +3,14 @@ saved.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy
-from lowland.objectives.contrastive import Loss
+from lowland.objectives.loss import Batch, Context, Loss, Objective, Term
 from lowland.replay import ReplayBuffer
+from lowland.samplers.kernel import Sampler
 
 
 class Step(nn.Module):
@@ -24,9 +24,9 @@ class Step(nn.Module):
     def __init__(
         self,
         energy: Energy,
-        objective: Any,
-        sampler: Any,
-        terms: Sequence[Any],
+        objective: Objective,
+        sampler: Sampler | None,
+        terms: Sequence[Term],
         partner: nn.Module | None,
     ) -> None:
         super().__init__()
@@ -41,15 +41,12 @@ class Step(nn.Module):
         generator: torch.Generator,
         progress: float,
     ) -> Loss:
-        """progress: share of the updates that are done, for an objective with a schedule."""
-        more: dict[str, Any] = {} if self.partner is None else {"partner": self.partner}
-        if getattr(self.objective, "scheduled", False):
-            more["progress"] = progress
-        loss: Loss = self.objective.loss(
-            self.energy, x, labels, sampler=self.sampler, buffer=buffer, generator=generator, **more
-        )
+        """Return the loss with all terms. progress: share of the updates that are done."""
+        batch = Batch(x, labels)
+        context = Context(generator, self.sampler, buffer, progress, self.partner)
+        loss = self.objective.loss(self.energy, batch, context)
         for term in self.terms:
-            loss = term.add(loss, self.energy, x, labels, generator=generator)
+            loss = term.add(loss, self.energy, batch, context)
         return loss
 
 

@@ -30,6 +30,7 @@ from lowland import (
     sample,
     value_and_score,
 )
+from lowland.objectives import Batch, Context
 from lowland.testing import (  # noqa: F401  (test files import these from here)
     LIMIT,
     Probe,
@@ -194,7 +195,7 @@ def dsm_minimiser(objective: Any, *, batches: int = 200, rows: int = 500) -> flo
     g, found = seeded(8), []
     for _ in range(batches):
         x = torch.randn(rows, 1, generator=g, dtype=torch.float64)
-        loss = objective.loss(energy, x, None, sampler=None, buffer=None, generator=g)
+        loss = objective.loss(energy, Batch(x), Context(g))
         (gradient,) = torch.autograd.grad(loss.value, energy.theta)
         found.append(torch.stack([gradient, loss.value.detach()]))
     truth = torch.stack(
@@ -248,11 +249,8 @@ def pcd_keeps_slots(objective: Any) -> None:
     labels = torch.arange(16) % 4
     loss = objective.loss(
         energy,
-        torch.zeros(16, 2),
-        labels,
-        sampler=Langevin(0.1),
-        buffer=buffer,
-        generator=seeded(1),
+        Batch(torch.zeros(16, 2), labels),
+        Context(seeded(1), sampler=Langevin(0.1), buffer=buffer),
     )
     rest = torch.ones(64, dtype=torch.bool)
     rest[visit.slots] = False

@@ -30,6 +30,7 @@ from lowland import (
     real,
     spec,
 )
+from lowland.objectives import Batch, Context, Objective
 from lowland.registry import parameters
 
 CASES = cases("objective")
@@ -104,10 +105,9 @@ def with_networks(cases: list[Case]) -> pytest.MarkDecorator:
 
 
 def run(
-    objective: Any, energy: Energy, seed: int = 0, restart: float = 0.05
+    objective: Objective, energy: Energy, seed: int = 0, restart: float = 0.05
 ) -> tuple[Loss, Tensor, Tensor | None]:
     classes = getattr(energy, "classes", 0)
-    more: dict[str, Any] = {}
     if objective.persistent:
         buffer = ReplayBuffer(
             64, energy.domain, generator=seeded(seed + 9), classes=classes, restart=restart
@@ -115,15 +115,13 @@ def run(
     else:
         buffer = None
     x = energy.domain.draw(ROWS, seeded(seed + 1))
-    if hasattr(objective, "partner"):
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            more["partner"] = objective.partner(energy, energy.domain.draw(200, seeded(8)))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        partner = objective.make_partner(energy, energy.domain.draw(200, seeded(8)))
     labels = torch.arange(ROWS) % classes if classes else None
     sampler = Langevin(0.01) if energy.domain.kind != "binary" else BlockGibbs()
-    loss = objective.loss(
-        energy, x, labels, sampler=sampler, buffer=buffer, generator=seeded(seed), **more
-    )
+    context = Context(seeded(seed), sampler, buffer, partner=partner)
+    loss = objective.loss(energy, Batch(x, labels), context)
     return loss, x, labels
 
 
@@ -142,7 +140,7 @@ def test_is_a_frozen_dataclass_whose_spec_survives_json(case: Case) -> None:
 @every
 def test_says_what_it_costs_and_when_to_use_it(case: Case) -> None:
     """The page "Which objective?" is made of these sentences."""
-    text = inspect.getdoc(type(case.build())) or ""
+    text = " ".join((inspect.getdoc(type(case.build())) or "").split())
     assert (
         re.search(r"Cost(?: per update)?: \S", text)
         and "Use it " in text

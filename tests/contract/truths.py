@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lowland import Energy, binary, box, categorical, real
+from lowland.nets.noise_models import NoisePartner
+from lowland.objectives import Batch, Context, Objective
 from lowland.targets import GaussianMixture
 from lowland.testing import mutated, worst
 
@@ -43,7 +45,7 @@ Draw = Callable[[int, torch.Generator], Tensor]
 
 
 def gradients(
-    objective: Any,
+    objective: Objective,
     energy: Energy,
     draw: Draw,
     log_z: float = 0.0,
@@ -53,19 +55,16 @@ def gradients(
     """Gradients (count, weights) on independent batches; the last is that of log Z, held at its
     truth, where it is learned.
     """
-    g, more, learned = torch.Generator().manual_seed(0), {}, nn.ModuleList([energy])
-    if hasattr(objective, "partner"):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            more["partner"] = objective.partner(energy, draw(2000, g))
-        if hasattr(more["partner"], "log_z") and isinstance(more["partner"].log_z, nn.Parameter):
-            nn.init.constant_(more["partner"].log_z, log_z)
-            learned.register_parameter("log_z", more["partner"].log_z)
+    g, learned = torch.Generator().manual_seed(0), nn.ModuleList([energy])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        partner = objective.make_partner(energy, draw(2000, torch.Generator().manual_seed(1)))
+    if isinstance(partner, NoisePartner):
+        nn.init.constant_(partner.log_z, log_z)
+        learned.register_parameter("log_z", partner.log_z)
     found = []
     for _ in range(count):
-        loss = objective.loss(
-            energy, draw(rows, g), None, sampler=None, buffer=None, generator=g, **more
-        )
+        loss = objective.loss(energy, Batch(draw(rows, g)), Context(g, partner=partner))
         found.append(slopes(loss.value, learned))
     return torch.stack(found)
 

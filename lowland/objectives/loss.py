@@ -1,0 +1,170 @@
+"""What every objective takes and returns: a batch and its context in, a loss out.
+
+An objective is a frozen dataclass with
+
+    loss(energy, batch, context) -> Loss
+
+and a term that is added to one has add(loss, energy, batch, context) -> Loss.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lowland.energy import Energy
+from lowland.energy.gradient import check_shape
+from lowland.replay import ReplayBuffer
+from lowland.samplers.kernel import Sampler
+
+
+class Batch(NamedTuple):
+    """Training data of one update: x (B, *event), and labels (B,) where the energy has classes.
+
+    A label of −1 is unknown: such a point counts only in the terms that need no label.
+    """
+
+    x: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """Whatever an objective may need besides data.
+
+    generator: source of every draw; sampler: moves the chains; buffer: keeps chains between
+    updates; progress: share of the updates that are done, for objectives with a schedule; partner:
+    the module from `Objective.make_partner`.
+
+    >>> import torch
+    >>> Context(torch.Generator()).progress
+    1.0
+    """
+
+    generator: torch.Generator
+    sampler: Sampler | None = None
+    buffer: ReplayBuffer | None = None
+    progress: float = 1.0
+    partner: nn.Module | None = None
+
+    def require_sampler(self, name: str) -> Sampler:
+        """Return the sampler; raise ValueError, naming the objective, if there is none."""
+        if self.sampler is None:
+            raise ValueError(
+                f"{name} was given no sampler; it runs chains and needs one; pass "
+                "Context(..., sampler=...)"
+            )
+        return self.sampler
+
+    def require_buffer(self, name: str) -> ReplayBuffer:
+        """Return the replay buffer; raise ValueError, naming the objective, if there is none."""
+        if self.buffer is None:
+            raise ValueError(
+                f"{name} was given no chains; it needs a ReplayBuffer; pass Context(..., "
+                "buffer=ReplayBuffer(...))"
+            )
+        return self.buffer
+
+
+class Loss(NamedTuple):
+    """value: scalar to differentiate; terms: detached scalars for the log, on the device;
+    negatives: (B, *event) or None, and their labels (B,) where they have some."""
+
+    value: Tensor
+    terms: dict[str, Tensor]
+    negatives: Tensor | None = None
+    labels: Tensor | None = None
+
+
+class Objective(ABC):
+    """Base of the objectives: `loss`, and what a training session asks of its settings.
+
+    sampled: whether it runs chains, so that a recipe needs a sampler; steps: sampler steps per
+    update; capacity: chains kept in a replay buffer, 0 for none; chains: how many of them move at
+    every update, 0 for as many as data; restart: probability with which a visited chain begins
+    anew; labelled: share of the training labels it may see; partner_rate: learning rate of the
+    partner, in units of that of the energy.
+    """
+
+    sampled: ClassVar[bool] = True
+    steps: int = 1
+    capacity: int = 0
+    chains: int = 0
+    restart: float = 0.0
+    labelled: float = 1.0
+    partner_rate: float = 1.0
+
+    @property
+    def persistent(self) -> bool:
+        """Whether chains are kept between updates."""
+        return self.capacity > 0
+
+    def make_partner(self, energy: Energy, x: Tensor) -> nn.Module | None:
+        """Return a module that is trained beside the energy, fitted to data x (N, *event), or
+        None.
+        """
+        return None
+
+    @abstractmethod
+    def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+        """Return the loss of one batch, differentiable in the weights of energy and partner."""
+
+
+class Term(ABC):
+    """Base of the terms that are added to the loss of an objective."""
+
+    @abstractmethod
+    def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
+        """Return the loss with the term added and logged."""
+
+
+def evaluate_energy(energy: nn.Module, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the energies (B,) of x, under labels if there are any.
+
+    Raises ValueError for anything but one number per point.
+    """
+    return check_shape(energy(x) if labels is None else energy(x, labels), x)
+
+
+def detach_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the terms without their graphs, as `Loss.terms` holds them."""
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def check_domain(name: str, energy: Energy, kinds: Sequence[str], instead: str) -> None:
+    """Raise ValueError for a domain that an objective is not made for, and for energies with hidden
+    units.
+    """
+    if energy.domain.kind not in kinds:
+        raise ValueError(
+            f"{name} met a {energy.domain.kind} domain; it is for {' and '.join(kinds)} ones; "
+            f"{instead}"
+        )
+    if energy.data_domain is not None:
+        raise ValueError(
+            f"{name} met a {type(energy).__name__}, which has more units than data; it needs an "
+            "energy of the data alone; use CD or PCD, which fill the others in"
+        )
+
+
+def check_steps(steps: int, l2: float = 0.0, sparsity: float = 0.0) -> None:
+    """Raise ValueError for numbers of steps and weights that no contrastive objective can have."""
+    if steps < 1 or not l2 >= 0 or not sparsity >= 0:
+        raise ValueError(
+            f"steps is {steps}, l2 is {l2} and sparsity is {sparsity}; at least 1, 0 and 0 are "
+            "needed; correct them"
+        )
+
+
+def is_weight(*values: float) -> bool:
+    """Return whether every value is finite and at least 0."""
+    return all(0 <= value < math.inf for value in values)
+
+
+def is_positive(*values: float) -> bool:
+    """Return whether every value is finite and above 0."""
+    return all(0 < value < math.inf for value in values)
