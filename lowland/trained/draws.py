@@ -63,7 +63,9 @@ def _from_partner(model: Model, count: int, generator: torch.Generator) -> Tenso
     saved = model.latest.tensors.get("partner")
     objective = build("objective", model.recipe["objective"])
     partner: Any = (
-        None if saved is None else objective.make_partner(model.energy, torch.zeros(2, *model.shape))
+        None
+        if saved is None
+        else objective.make_partner(model.energy, torch.zeros(2, *model.shape))
     )
     if saved is None or not hasattr(partner, "draw"):
         raise ValueError(
