@@ -24,7 +24,6 @@ from pydantic import (
     model_validator,
 )
 
-from lowland.objectives.loss import Objective
 from lowland.registry import KINDS, parameters, registered
 from lowland.training.settings import Training
 
@@ -307,8 +306,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _chains_need_a_sampler(self) -> "Recipe":
-        objective: type[Objective] = registered("objective")[self.objective.name]
-        if self.sampler is None and objective.sampled:
+        objective = registered("objective")[self.objective.name]
+        if self.sampler is None and cast(Any, objective).sampled:
             raise ValueError(
                 f"objective {self.objective.name} runs chains and the recipe names no sampler; a "
                 "[sampler] section is needed; add one, for example name = 'Langevin' and a "
