@@ -77,8 +77,8 @@ class _Drawing(BaseModel):
     temperatures: list[Annotated[float, Field(gt=0)]] = Field(
         [1.0], min_length=1, description="a path: the steps are divided among energy / T for each T"
     )
-    jump: float = Field(0.0, ge=0, description=JUMP)
-    levels: int = Field(
+    denoise_sigma: float = Field(0.0, ge=0, description=JUMP)
+    num_levels: int = Field(
         18, ge=2, description="noise levels of an energy E(x, σ) whose objective does not name them"
     )
     sigma_max: float = Field(
@@ -93,7 +93,7 @@ class _Drawing(BaseModel):
     def _what_the_method_needs(self) -> "_Drawing":
         name = type(self).__name__.lower()
         if self.method in ("chains", "recovery") and self.sampler is None:
-            other = "flow" if name == "generation" else "levels"
+            other = "flow" if name == "generation" else "split-gibbs"
             raise ValueError(
                 f"chains were chosen and no sampler; a [{name}.sampler] is needed; add one, or "
                 f"method = '{other}'"
@@ -130,21 +130,21 @@ class Restoration(_Drawing):
     measurement.
     """
 
-    method: Literal["chains", "levels"] = Field(
-        "chains", description="Markov chains; or progressive denoising down the levels"
+    method: Literal["chains", "split-gibbs"] = Field(
+        "chains", description="Markov chains; or a split Gibbs sampler down the noise levels"
     )
     steps: int = Field(500, ge=1)
     draws: int = Field(8, ge=1)
     sigma: float = Field(0.1, gt=0, description="noise of the measurement, in units of the data")
     count: int = Field(100, ge=0, description="test images restored by evaluate; 0 for none")
-    bank: int = Field(
+    prior_samples: int = Field(
         0, ge=0, description="draws of the prior from which chains start; 0 starts them at noise"
     )
-    levels: int = Field(
-        20, ge=1, description="passes on the way down; means lag behind like 1 / levels"
+    num_levels: int = Field(
+        20, ge=1, description="passes on the way down; means lag behind like 1 / num_levels"
     )
-    inner: int = Field(
-        3, ge=1, description="noise levels inside a pass; draws are narrow like 1 / inner"
+    denoise_steps: int = Field(
+        3, ge=1, description="noise levels inside a pass; draws are narrow like 1 / denoise_steps"
     )
     sigma_max: float = Field(
         1.5, gt=0, description="where the way down begins, a few times the spread of the data"
@@ -154,7 +154,7 @@ class Restoration(_Drawing):
     @classmethod
     def for_noise(cls) -> "Restoration":
         """Return the settings for an energy of noise levels whose recipe names none."""
-        return cls.model_validate({"method": "levels"})
+        return cls.model_validate({"method": "split-gibbs"})
 
 
 class Purification(BaseModel):
@@ -190,7 +190,7 @@ class Evaluation(BaseModel):
     model_config = STRICT
     samples: int = Field(500, ge=16)
     nominal: float = Field(0.05, gt=0, lt=1, description="false-alarm rate of the detector")
-    score: str = Field(
+    outlier_score: str = Field(
         "energy", description="what the detector reads: energy, typicality, multiscale, msp, ..."
     )
     outliers: list[str] = Field(
@@ -200,13 +200,13 @@ class Evaluation(BaseModel):
         600, ge=0, description="updates of the classifier that judges labelled images; 0 for none"
     )
 
-    @field_validator("score")
+    @field_validator("outlier_score")
     @classmethod
-    def _a_score_has_a_name(cls, score: str) -> str:
+    def _check_outlier_score(cls, name: str) -> str:
         from lowland.tasks.detection.detector import get_outlier_score
 
-        get_outlier_score(score)
-        return score
+        get_outlier_score(name)
+        return name
 
 
 def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> type[BaseModel]:

@@ -340,7 +340,7 @@ def test_the_board_of_a_run_is_printed_and_written(files: Path, command: Command
 
 def test_a_recipe_names_the_score_that_evaluate_measures(files: Path) -> None:
     header = json.loads((files / "run" / "recipe.json").read_text())
-    header["recipe"]["evaluation"] |= {"score": "mahalanobis", "outliers": []}
+    header["recipe"]["evaluation"] |= {"outlier_score": "mahalanobis", "outliers": []}
     (files / "run" / "recipe.json").write_text(json.dumps(header))
     s, found = load(files / "run"), Findings()
     measure_detection(s, found, seeded(0), s.data.calibration.x[:50])
@@ -355,5 +355,5 @@ def test_a_recipe_names_the_score_that_evaluate_measures(files: Path) -> None:
     )
     assert set(figures["outliers"]) == {"noise", "turned 90°"}
     assert figures["outliers"]["noise"]["detection_error"]["value"] < 0.1
-    with pytest.raises(ValueError, match=r"evaluation.score: .*did you mean 'typicality'"):
-        read_recipe("digits", {"evaluation.score": "typicly"})
+    with pytest.raises(ValueError, match=r"evaluation.outlier_score: .*did you mean 'typicality'"):
+        read_recipe("digits", {"evaluation.outlier_score": "typicly"})

@@ -325,7 +325,7 @@ def recipe(**more: Any) -> Any:
             },
             "generation": {
                 "method": "flow",
-                "levels": 6,
+                "num_levels": 6,
                 "sigma_max": 10.0,
                 "precision": "bfloat16",
             },

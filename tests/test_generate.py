@@ -157,7 +157,7 @@ RECIPE: dict[str, Any] = {
         "sampler": {"name": "MALA", "step_size": 1.0},
         "steps": 30,
         "temperatures": [1.0],
-        "jump": 0.0,
+        "denoise_sigma": 0.0,
     },
     "objective": {},
 }

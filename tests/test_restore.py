@@ -123,7 +123,7 @@ def gap(name: str, operator: Operator | None = None, chains: bool = False) -> fl
     steep = sigma / float(torch.linalg.matrix_norm(matrix_of(true), 2))
     more: dict[str, Any] = {"sampler": HMC(0.7 * steep, 10), "steps": 40} if chains else {}
     settings = {
-        "levels": 30,
+        "num_levels": 30,
         "denoise_steps": 10,
         "sigma_max": 2.0,
         "sigma_min": 0.005,
@@ -158,7 +158,7 @@ def test_what_the_levels_leave_falls_with_their_number() -> None:
     lags = []
     for levels in (20, 80):
         settings: dict[str, Any] = {
-            "levels": levels,
+            "num_levels": levels,
             "denoise_steps": 10,
             "sigma_max": 2.0,
             "sigma_min": 0.01,
@@ -278,7 +278,7 @@ class Hills(Energy):
 
 HILLS = GaussianMixture(tuple(map(tuple, MEANS.tolist())), SPREAD, SHARES)
 FIRST: Operator = Mask(torch.tensor([True, False]))
-LEVELS: dict[str, Any] = {"sigma_max": 8.0, "sigma_min": 0.02, "levels": 50, "denoise_steps": 8}
+LEVELS: dict[str, Any] = {"sigma_max": 8.0, "sigma_min": 0.02, "num_levels": 50, "denoise_steps": 8}
 
 
 def quadrature(y: float, sigma: float) -> tuple[Tensor, Tensor]:
@@ -440,7 +440,7 @@ def test_without_noise_the_known_numbers_are_exact_and_the_others_have_their_con
 def test_progressive_draws_explain_a_measurement_without_noise(name: str) -> None:
     operator = SEEN[name][0]
     y = measured(operator, 0.0)
-    settings = {"sigma_max": 4.0, "sigma_min": 0.01, "levels": 60, "denoise_steps": 8}
+    settings = {"sigma_max": 4.0, "sigma_min": 0.01, "num_levels": 60, "denoise_steps": 8}
     found = split_gibbs_sample(
         Smooth(), operator, y, 0.0, generator=seeded(1), draws=2000, batch=4000, **settings
     )
@@ -584,7 +584,7 @@ def test_progressive_takes_any_linear_function_and_leaves_what_it_is_given() -> 
         and float(y) == pytest.approx(0.4)
     )
     heard: list[int] = []
-    more: dict[str, Any] = {"sigma_max": 5.0, "sigma_min": 0.05, "levels": 4}
+    more: dict[str, Any] = {"sigma_max": 5.0, "sigma_min": 0.05, "num_levels": 4}
     split_gibbs_sample(
         Hills(),
         FIRST,

@@ -21,7 +21,7 @@ from lowland.tasks import Identity, Restoration
 from lowland.trained import Model, load
 from lowland.trained.restoration import MEASUREMENTS, operator_of, restoration_settings
 
-FAST: dict[str, Any] = {"levels": 3, "denoise_steps": 2, "draws": 3, "precision": "float32"}
+FAST: dict[str, Any] = {"num_levels": 3, "denoise_steps": 2, "draws": 3, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "energy.dense": 0,
     }
     values = read_recipe("digits-denoising", changes).plain()
-    values["restoration"] = {"method": "levels", **FAST}
+    values["restoration"] = {"method": "split-gibbs", **FAST}
     path = tmp_path_factory.mktemp("runs") / "digits"
     fit(read_recipe(values), path, progress=False)
     return path
@@ -124,7 +124,7 @@ def test_the_bar_ends_full_where_one_pass_does_for_all(
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_shipped_energies_of_noise_restore(name: str, tmp_path: Path) -> None:
-    assert restoration_settings(load(name))["method"] == "levels"
+    assert restoration_settings(load(name))["method"] == "split-gibbs"
     truth = torch.zeros(1, 1, 28, 28)
     truth[..., 6:22, 13:16] = 0.9
     np.save(tmp_path / "one.npy", truth.numpy())
@@ -154,9 +154,12 @@ def test_the_recipe_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lowland.trained.restoration.split_gibbs_sample", listen)
     s.restore(Identity(), torch.zeros(1, 1, 28, 28), 0.3, generator=seeded())
     s.restore(Identity(), torch.zeros(1, 1, 28, 28), 0.3, generator=seeded(), draws=5)
-    assert [(c["levels"], c["denoise_steps"], c["draws"]) for c in calls] == [(3, 2, 3), (3, 2, 5)]
+    assert [(c["num_levels"], c["denoise_steps"], c["draws"]) for c in calls] == [
+        (3, 2, 3),
+        (3, 2, 5),
+    ]
     s.recipe["restoration"] = None
-    assert restoration_settings(s)["method"] == "levels"
+    assert restoration_settings(s)["method"] == "split-gibbs"
 
 
 def test_evaluate_measures_the_restoration_of_an_energy_of_noise(

@@ -71,7 +71,7 @@ def generated(s: Model, count: int, seed: int, way: str) -> Made:
     if (
         how["start"] != "noise"
         or how["temperatures"] != [1.0]
-        or how["jump"]
+        or how["denoise_sigma"]
         or s.sigmas
         or not s.classes
     ):

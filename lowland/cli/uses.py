@@ -16,7 +16,7 @@ class Sample:
     run: Positional[Path]
     """Run directory, or the name of a shipped run."""
     set: Annotated[list[str], tyro.conf.arg(metavar="A.B=C"), tyro.conf.UseAppendAction]
-    """Change how samples are made, e.g. --set generation.levels=30; repeat for more."""
+    """Change how samples are made, e.g. --set generation.num_levels=30; repeat for more."""
     count: int = 64
     """How many."""
     out: Path = Path("samples.png")

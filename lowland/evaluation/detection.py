@@ -38,7 +38,7 @@ def measure_detection(
     it.
     """
     nominal, test = model.recipe["evaluation"]["nominal"], model.data.test.x
-    detector = model.detector(model.recipe["evaluation"].get("score", "energy"))
+    detector = model.detector(model.recipe["evaluation"].get("outlier_score", "energy"))
     detector.ranks(nominal)  # refuses a rate that the calibration part cannot promise
     model.run.write_tensors(
         "calibration.safetensors",

@@ -27,7 +27,7 @@ def noise_levels(energy: Energy, recipe: Mapping[str, Any]) -> list[float] | Non
     return (
         sorted(named, reverse=True)
         if named
-        else list(karras_sigmas(how["sigma_max"], how["sigma_min"], how["levels"]))
+        else list(karras_sigmas(how["sigma_max"], how["sigma_min"], how["num_levels"]))
     )
 
 
@@ -90,7 +90,7 @@ def generate_from_recipe(
     def walk(start: Tensor, under: Tensor | None, told: Progress = progress) -> Samples:
         more: dict[str, Any] = {
             "sigmas": sigmas,
-            "denoise_sigma": how["jump"],
+            "denoise_sigma": how["denoise_sigma"],
             "frames": frames,
             "progress": told,
         }
@@ -172,7 +172,7 @@ def _recovered(
     made = diffusion_recovery_sample(
         energy, sigmas, start, sampler, how["steps"], generator=generator, progress=progress
     )
-    x = jump(energy.given(sigmas[-1]), made.x, how["jump"])
+    x = jump(energy.given(sigmas[-1]), made.x, how["denoise_sigma"])
     return Samples(x, None, torch.stack([start, made.x, x]), [0, how["steps"], how["steps"]])
 
 

@@ -84,7 +84,7 @@ def _sample_sum(
     if not positive:
         return x
     # the mean of the clean points that the terms expect, where they were trained on noisy data
-    return jump(total / positive, x, models[0].recipe["generation"]["jump"])
+    return jump(total / positive, x, models[0].recipe["generation"]["denoise_sigma"])
 
 
 def _noise_term(model: Model, label: int | None, prior: Energy) -> Energy:

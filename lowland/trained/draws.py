@@ -147,6 +147,6 @@ def prior_bank(model: Model) -> Tensor | None:
 
 def _sampled(model: Model, count: int, generator: torch.Generator) -> Kept:
     """Chains that begin anew; a jump at their end, which belongs to samples, is left out."""
-    recipe = {**model.recipe, "generation": {**model.recipe["generation"], "jump": 0.0}}
+    recipe = {**model.recipe, "generation": {**model.recipe["generation"], "denoise_sigma": 0.0}}
     made = generate_from_recipe(model.energy, recipe, count, generator=generator)
     return Kept(made.x, made.labels)

@@ -148,8 +148,8 @@ def restore_with(
     if method == "map":
         return _find_map(model, how, operator, y, sigma, generator)
     count = how["draws"] if draws is None else draws
-    if how["method"] == "levels":
-        names = ("levels", "denoise_steps", "sigma_max", "sigma_min", "precision")
+    if how["method"] == "split-gibbs":
+        names = ("num_levels", "denoise_steps", "sigma_max", "sigma_min", "precision")
         return split_gibbs_sample(
             model.energy,
             operator,
@@ -172,7 +172,7 @@ def restore_with(
         draws=count,
         prior_samples=prior_bank(model),
         temperatures=how["temperatures"],
-        denoise_sigma=how["jump"],
+        denoise_sigma=how["denoise_sigma"],
         progress=progress,
     )
 
@@ -180,10 +180,10 @@ def restore_with(
 def count_steps(model: Model, rows: int, draws: int | None = None) -> int:
     """Return how many steps `restore_with` reports at most for a number of measurements."""
     how = restoration_settings(model)
-    if how["method"] != "levels":
+    if how["method"] != "split-gibbs":
         return int(how["steps"])
     chains = rows * (how["draws"] if draws is None else draws)
-    return int(how["levels"]) * -(-chains // BATCH)
+    return int(how["num_levels"]) * -(-chains // BATCH)
 
 
 def _find_map(
@@ -198,7 +198,7 @@ def _find_map(
     measurement best.
     """
     energy, domain = model.energy, model.energy.domain
-    if how["method"] == "levels":
+    if how["method"] == "split-gibbs":
         begin: Any = getattr(energy, "start", None)
         first = MAP_SIGMAS[0]
         x = begin(len(y), first, generator) if begin else domain.draw(len(y), generator)
@@ -207,7 +207,7 @@ def _find_map(
             bound = bind_smallest_sigma(energy, (level,))
             x = map_estimate(bound, operator, y, sigma, start=x, steps=MAP_STEPS).x
         return Restoration.of(x.unsqueeze(0))
-    prior, noise = prior_bank(model), how["jump"]
+    prior, noise = prior_bank(model), how["denoise_sigma"]
     if prior is None:
         start = domain.draw(len(y), generator)
     else:

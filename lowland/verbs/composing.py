@@ -100,7 +100,7 @@ def compose_runs(
             share = sum(
                 w for w in weights if w > 0
             )  # the mean of what the terms expect, where they were trained on noisy data
-            x = jump(whole / share, x, first.recipe["generation"]["jump"]) if share else x
+            x = jump(whole / share, x, first.recipe["generation"]["denoise_sigma"]) if share else x
     return _written(Path(out), first.inverse_transform(x))
 
 

@@ -42,7 +42,7 @@ def sample(
     """Draw samples from a run into a file: .npy or .npz (numbers, with labels) or .png (a grid), by
     suffix.
 
-    changes: values of the recipe's [generation] for this time, e.g. {"generation.levels": 30}; the
+    changes: values of the recipe's [generation] for this time, e.g. {"generation.num_levels": 30}; the
     run is left as it is. They are drawn in pieces of 256, each from a generator of its own, a
     function of seed and piece: the same seed gives the same file on any number of processes.
     Started again after a break, it draws only what is missing.

@@ -109,13 +109,13 @@ def samples_of_digits() -> Numbers:
 @case(NETWORK)
 def samples_of_mnist() -> Numbers:
     """Draw MNIST digits by probability flow."""
-    return draw("mnist", {"generation.levels": 5, "generation.precision": "float32"})
+    return draw("mnist", {"generation.num_levels": 5, "generation.precision": "float32"})
 
 
 @case(NETWORK)
 def samples_of_fashion() -> Numbers:
     """Draw Fashion-MNIST articles by probability flow."""
-    return draw("fashion-mnist", {"generation.levels": 5, "generation.precision": "float32"})
+    return draw("fashion-mnist", {"generation.num_levels": 5, "generation.precision": "float32"})
 
 
 @case(NETWORK)
