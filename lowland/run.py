@@ -8,7 +8,7 @@
     RUN/step-00000500/      a checkpoint: *.safetensors, state.json, manifest.json (SHA-256 of each
                             file)
     RUN/evaluation.json     figures; RUN/evaluation.safetensors: the arrays behind the pictures
-    RUN/calibration.safetensors, RUN/bank.safetensors: energies that set thresholds, draws of the
+    RUN/calibration.safetensors, RUN/prior_samples.safetensors: energies that set thresholds, draws of the
     prior for restoration
     RUN/report.html         one self-contained page
 

@@ -173,7 +173,7 @@ def recipe(how: str | None, **more: Any) -> lowland.Recipe:
         "training.log_every": 10,
         "training.keep": 3,
     }
-    quick = {"evaluation.judge_steps": 0, "evaluation.samples": 32, "generation.steps": 5}
+    quick = {"evaluation.classifier_steps": 0, "evaluation.samples": 32, "generation.steps": 5}
     return lowland.read_recipe(
         "digits-rbm", {**small, **steps, **quick, "data.binarize": how, **more}
     )
@@ -438,7 +438,7 @@ def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_indepen
         "training.log_every": 50,
     }
     values = lowland.read_recipe(
-        "digits-rbm", {**shorter, "evaluation.judge_steps": 0, "generation.steps": 20}
+        "digits-rbm", {**shorter, "evaluation.classifier_steps": 0, "generation.steps": 20}
     )
     fit(values, tmp_path / "run", progress=False)
     curve = evaluate_model(load(tmp_path / "run"))["boltzmann"]["likelihood"]

@@ -92,7 +92,7 @@ def test_a_complete_recipe_names_every_setting() -> None:
     assert (
         plain["training"]["warmup"] == 100 and plain["training"]["keep"] == 2
     )  # which moons.toml leaves to Training
-    assert plain["evaluation"]["nominal"] == 0.05 and plain["objective"]["name"] == "PCD"
+    assert plain["evaluation"]["alpha"] == 0.05 and plain["objective"]["name"] == "PCD"
     assert set(plain) == set(Recipe.model_fields)
 
 
@@ -126,7 +126,7 @@ def test_all_mistakes_are_reported_at_once_with_path_and_suggestion() -> None:
             "data.coun": 3,
             "objective.step": 3,
             "generation.sampler.step": 2,
-            "evaluation.nominal": 2,
+            "evaluation.alpha": 2,
         },
     )
     expected = {
@@ -137,7 +137,7 @@ def test_all_mistakes_are_reported_at_once_with_path_and_suggestion() -> None:
         "data.coun": "did you mean 'count'?",
         "objective.PCD.step": "did you mean 'steps'?",
         "generation.sampler.MALA.step": "did you mean 'step_size'?",
-        "evaluation.nominal": "(given: 2)",
+        "evaluation.alpha": "(given: 2)",
     }
     assert len(lines) == len(expected)
     for path, hint in expected.items():
@@ -148,7 +148,7 @@ def test_all_mistakes_are_reported_at_once_with_path_and_suggestion() -> None:
 def test_a_key_that_resembles_nothing_gets_the_list() -> None:
     (line,) = mistakes("moons", {"evaluation.zzz": 1})
     assert line.startswith(
-        "evaluation.zzz: no such key; allowed are judge_steps, nominal, outlier_score, outliers, samples"
+        "evaluation.zzz: no such key; allowed are alpha, classifier_steps, outlier_score, outliers, samples"
     )
 
 

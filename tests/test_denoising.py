@@ -329,7 +329,7 @@ def recipe(**more: Any) -> Any:
                 "sigma_max": 10.0,
                 "precision": "bfloat16",
             },
-            "evaluation": {"samples": 16, "judge_steps": 0},
+            "evaluation": {"samples": 16, "classifier_steps": 0},
             **more,
         }
     )

@@ -223,7 +223,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "training.learning_rate": 0.3,
     }
     values = lowland.read_recipe(
-        "digits-rbm", {**short, "evaluation.judge_steps": 0, "generation.steps": 20}
+        "digits-rbm", {**short, "evaluation.classifier_steps": 0, "generation.steps": 20}
     )
     path = tmp_path_factory.mktemp("runs") / "run"
     fit(values, path, progress=False)
@@ -375,7 +375,7 @@ def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(tmp_pa
         "training.log_every": 10,
     }
     quick = {
-        "evaluation.judge_steps": 0,
+        "evaluation.classifier_steps": 0,
         "evaluation.samples": 32,
         "generation.steps": 5,
         "training.learning_rate": 0.01,

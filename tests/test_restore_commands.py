@@ -168,7 +168,7 @@ def test_evaluate_measures_the_restoration_of_an_energy_of_noise(
     run = Run.open(shutil.copytree(trained, tmp_path / "copy"))
     values = run.read_json("recipe.json")
     values["recipe"]["restoration"] |= {"count": 6, "draws": 19}
-    values["recipe"]["evaluation"] |= {"samples": 16, "judge_steps": 10}
+    values["recipe"]["evaluation"] |= {"samples": 16, "classifier_steps": 10}
     run.write_json("recipe.json", values)
     found = verbs.evaluate(run.path, progress=False)["restoration"]
     assert set(found["tasks"]) == {"inpaint", "denoise"} and found["count"] == 6

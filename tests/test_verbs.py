@@ -27,7 +27,7 @@ TINY = {
     "training.checkpoint_every": 10,
     "generation.steps": 10,
     "evaluation.samples": 32,
-    "evaluation.judge_steps": 20,
+    "evaluation.classifier_steps": 20,
 }
 IMAGES = TINY | {
     "restoration.count": 4,

@@ -185,7 +185,7 @@ def judge_run(path: str, count: int, seeds: Sequence[int]) -> dict[str, Any]:
                 flush=True,
             )
     judge = train_judge(
-        s.data.train, s.data.classes, steps=s.recipe["evaluation"]["judge_steps"]
+        s.data.train, s.data.classes, steps=s.recipe["evaluation"]["classifier_steps"]
     ).eval()
     usual = nearest(s.data.test.x[:500], s.data.train.x)[0].median().item()
     found = {way: [figures(s, judge, made, usual) for made in sets[way]] for way in WAYS}

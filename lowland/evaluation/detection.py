@@ -37,7 +37,7 @@ def measure_detection(
     """The detector: false alarms on test data, and how outliers and the run's own samples stand to
     it.
     """
-    nominal, test = model.recipe["evaluation"]["nominal"], model.data.test.x
+    nominal, test = model.recipe["evaluation"]["alpha"], model.data.test.x
     detector = model.detector(model.recipe["evaluation"].get("outlier_score", "energy"))
     detector.ranks(nominal)  # refuses a rate that the calibration part cannot promise
     model.run.write_tensors(

@@ -29,7 +29,7 @@ SHOWN = 64  # pictures kept for grids
 
 def trained_judge(model: Model, found: Findings, say: Callable[[str], object]) -> Judge | None:
     """A classifier of the training images, if the data have labels and the recipe wants one."""
-    steps = model.recipe["evaluation"]["judge_steps"]
+    steps = model.recipe["evaluation"]["classifier_steps"]
     if not steps or not model.data.classes or len(model.data.domain.shape) != 3:
         return None
     say("training a judge on real images")

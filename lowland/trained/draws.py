@@ -119,8 +119,8 @@ def prior_bank(model: Model) -> Tensor | None:
     count = model.recipe["restoration"].get("prior_samples", 0)
     if not count:
         return None
-    if (model.run.path / "bank.safetensors").exists():
-        kept = model.run.read_tensors("bank.safetensors")
+    if (model.run.path / "prior_samples.safetensors").exists():
+        kept = model.run.read_tensors("prior_samples.safetensors")
         if len(kept["x"]) == count and int(kept["step"]) == model.latest.step:
             return kept["x"]
     if model.sampler is None:
@@ -140,7 +140,7 @@ def prior_bank(model: Model) -> Tensor | None:
     bank = torch.cat(walked)[:count]
     with suppress(RunError):  # as a shipped run raises
         model.run.write_tensors(
-            "bank.safetensors", {"x": bank, "step": torch.tensor(model.latest.step)}
+            "prior_samples.safetensors", {"x": bank, "step": torch.tensor(model.latest.step)}
         )
     return bank
 

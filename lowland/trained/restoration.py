@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lowland.config import Restoration as Settings
+from lowland.config.sections import Restoration as Settings
 from lowland.registry import build
 from lowland.samplers import karras_sigmas
 from lowland.tasks import (
@@ -109,7 +109,7 @@ def restoration_settings(model: Model) -> dict[str, Any]:
     """Return the recipe's [restoration], or the defaults for an energy of noise that has none."""
     how = model.recipe.get("restoration")
     if how is None and getattr(model.energy, "noise", False):
-        how = Settings.for_noise().model_dump(mode="json")
+        how = Settings.model_validate({"method": "split-gibbs"}).model_dump(mode="json")
     if how is None or len(model.shape) != 3:
         raise ValueError(
             f"{model.name} says nothing about restoration; its recipe needs a [restoration] part; "

@@ -61,7 +61,7 @@ def train_judge(train: Split, classes: int, *, steps: int = 600, seed: int = 0) 
     """
     if train.y is None:
         raise ValueError(
-            "the images have no labels; a judge needs them; choose a labelled set or judge_steps = "
+            "the images have no labels; a judge needs them; choose a labelled set or classifier_steps = "
             "0"
         )
     with torch.random.fork_rng(devices=[]):

@@ -60,7 +60,7 @@ class _Scorer:
 
     def __init__(self, run: str | Path, paths: Sequence[str | Path], nominal: float | None) -> None:
         self.s = load(run)
-        self.level = nominal if nominal is not None else self.s.recipe["evaluation"]["nominal"]
+        self.level = nominal if nominal is not None else self.s.recipe["evaluation"]["alpha"]
         self.detector = Detector(self.s.marginal, calibration=_calibration(self.s))
         self.detector.ranks(self.level)  # refuses a rate that the calibration part cannot promise
         self.points = Points.of(list(paths), self.s.shape, SCORED)

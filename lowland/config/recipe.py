@@ -1,0 +1,134 @@
+"""The model of a recipe, over everything that is registered."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Any, Literal, Union, cast
+
+from pydantic import BaseModel, Field, create_model, model_validator
+
+from lowland.config.sections import (
+    STRICT,
+    Data,
+    Evaluation,
+    Generation,
+    Purification,
+    Restoration,
+)
+from lowland.config.toml import to_toml
+from lowland.registry import KINDS, parameters, registered
+from lowland.training.settings import Training
+
+
+def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> type[BaseModel]:
+    """A strict pydantic model with the constructor's parameters; building it also builds the
+    object, to hear its errors.
+    """
+    fields: dict[str, Any] = {"name": (Literal[cls.__name__], ...)} if tagged else {}
+    for name, p in parameters(cls).items():
+        if name not in skip:
+            fields[name] = (p.annotation, ... if p.default is p.empty else p.default)
+
+    def buildable(model: BaseModel) -> BaseModel:
+        if "domain" not in skip:
+            cls(**{name: getattr(model, name) for name in fields if name != "name" or not tagged})
+        return model
+
+    return create_model(
+        cls.__name__,
+        __config__=STRICT,
+        __validators__={"buildable": model_validator(mode="after")(buildable)},  # type: ignore[dict-item]
+        __doc__=cls.__doc__,
+        **fields,
+    )
+
+
+def _union(kind: str, skip: Sequence[str] = ()) -> Any:
+    from lowland.energy import (
+        Energy,  # only classes that learn belong in a recipe; targets have no weights
+    )
+
+    classes = [
+        c for c in registered(kind).values() if kind != "energy" or "domain" in parameters(c)
+    ]
+    assert kind != "energy" or all(issubclass(c, Energy) for c in classes)
+    models = tuple(model_of(c, skip=skip) for c in sorted(classes, key=lambda c: c.__name__))
+    return Annotated[Union[models], Field(discriminator="name")]  # noqa: UP007
+
+
+def recipe_model() -> type["Recipe"]:
+    """The Recipe model over everything registered now."""
+    return _recipe_model(tuple(cls for kind in KINDS for cls in registered(kind).values()))
+
+
+@cache
+def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
+    sampler, terms = cast(Any, Union[_union("sampler"), None]), cast(Any, list)[_union("term")]  # noqa: UP007
+    generation = create_model("Generation", __base__=Generation, sampler=(sampler, None))
+    restoration = create_model("Restoration", __base__=Restoration, sampler=(sampler, None))
+    return create_model(
+        "Recipe",
+        __base__=Recipe,
+        energy=(_union("energy", skip=["domain"]), ...),
+        objective=(_union("objective"), ...),
+        terms=(terms, []),
+        sampler=(sampler, None),
+        training=(
+            model_of(Training, tagged=False),
+            Field(default_factory=dict, validate_default=True),
+        ),
+        generation=(generation, ...),
+        restoration=(Union[restoration, None], None),  # type: ignore[arg-type]  # noqa: UP007
+    )
+
+
+class Recipe(BaseModel):
+    """Everything that decides a run. Read one with `read_recipe`; `plain()` gives JSON values."""
+
+    model_config = STRICT
+    name: str = Field(min_length=1, max_length=80)
+    about: str = ""
+    seed: int = Field(0, ge=0)
+    data: Data
+    energy: Any
+    objective: Any
+    terms: list[Any] = []
+    sampler: Any = None
+    training: Any
+    generation: Any
+    restoration: Any = None
+    purification: Purification | None = None
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
+
+    @model_validator(mode="after")
+    def _binary_data_stay_binary(self) -> "Recipe":
+        spread = [
+            f"training.{name}"
+            for name in ("noise", "dequantise", "margin")
+            if getattr(self.training, name, 0)
+        ]
+        if self.data.binarize and spread:
+            raise ValueError(
+                f"data.binarize is {self.data.binarize!r} and {' and '.join(spread)} would move "
+                "the data off 0 and 1; binary data have no grey levels to spread; leave out one "
+                "or the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _chains_need_a_sampler(self) -> "Recipe":
+        objective = registered("objective")[self.objective.name]
+        if self.sampler is None and cast(Any, objective).sampled:
+            raise ValueError(
+                f"objective {self.objective.name} runs chains and the recipe names no sampler; a "
+                "[sampler] section is needed; add one, for example name = 'Langevin' and a "
+                "step_size"
+            )
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as JSON values, complete with every default."""
+        return self.model_dump(mode="json")
+
+    def toml(self) -> str:
+        """The recipe as a TOML document that `read_recipe` reads back."""
+        return to_toml(self.plain())
