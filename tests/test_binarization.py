@@ -163,15 +163,15 @@ def recipe(how: str | None, **more: Any) -> lowland.Recipe:
     small = {
         "energy.hidden": 6,
         "training.batch": 32,
-        "objective.capacity": 32,
-        "objective.chains": 32,
+        "objective.buffer_size": 32,
+        "objective.num_chains": 32,
         "data.limit": 32,
     }
     steps = {
         "training.steps": 40,
         "training.checkpoint_every": 20,
         "training.log_every": 10,
-        "training.keep": 3,
+        "training.keep_checkpoints": 3,
     }
     quick = {"evaluation.classifier_steps": 0, "evaluation.samples": 32, "generation.steps": 5}
     return lowland.read_recipe(
@@ -403,7 +403,8 @@ def test_grey_values_outside_the_unit_interval_are_refused_before_they_are_drawn
 
 
 @pytest.mark.parametrize(
-    "setting", ["training.dequantise=true", "training.noise=0.1", "training.margin=0.2"]
+    "setting",
+    ["training.dequantise=true", "training.data_noise_std=0.1", "training.box_margin=0.2"],
 )
 def test_a_recipe_that_would_spread_binary_data_is_refused(setting: str) -> None:
     with pytest.raises(

@@ -419,7 +419,7 @@ def test_pcd_with_chains_at_the_model_has_the_exact_gradient(options: dict[str, 
     chains = drawn(law(rbm, x), x, count, 4)
     buffer = lowland.ReplayBuffer(count, rbm.domain, generator=seeded(), restart=0.0, dtype=WIDE)
     buffer.x = chains
-    objective = PCD(steps=2, capacity=count, chains=count, restart=0.0)
+    objective = PCD(steps=2, buffer_size=count, num_chains=count, reinit_prob=0.0)
     loss = objective.loss(rbm, Batch(data), Context(seeded(6), sampler=BlockGibbs(), buffer=buffer))
     each = torch.func.vmap(
         torch.func.grad(lambda p, x: torch.func.functional_call(Plain(rbm), p, (x,)).sum()),
@@ -620,7 +620,7 @@ def test_tempered_chains_keep_their_replicas_between_updates() -> None:
     sampler = ParallelTempering(BlockGibbs(), (1.0, 3.0, 20.0))
     buffer = lowland.ReplayBuffer(32, binary(3, 6), generator=seeded(), restart=0.0)
     before = buffer.x.clone()
-    objective = PCD(steps=2, capacity=32, chains=32, restart=0.0)
+    objective = PCD(steps=2, buffer_size=32, num_chains=32, reinit_prob=0.0)
     loss = objective.loss(
         rbm, Batch(before[:8, 0]), Context(seeded(1), sampler=sampler, buffer=buffer)
     )
@@ -635,7 +635,7 @@ def test_tempered_chains_keep_their_replicas_between_updates() -> None:
 def recipe(**changes: Any) -> dict[str, Any]:
     values = {
         "data.binarize": "threshold", "energy.hidden": 12, "training.steps": 60, "training.batch": 20,
-        "training.log_every": 10, "training.checkpoint_every": 20, "objective.chains": 24, "objective.capacity": 24,
+        "training.log_every": 10, "training.checkpoint_every": 20, "objective.num_chains": 24, "objective.buffer_size": 24,
     }  # fmt: skip
     return lowland.read_recipe("digits-rbm", values | changes).plain()
 
@@ -648,7 +648,7 @@ VARIANTS = {
         "training.weight_decay": 1e-3,
     },
     "stochastic": {"data.binarize": "stochastic"},
-    "labels": {"energy.classes": 10, "objective.resample": True},
+    "labels": {"energy.classes": 10, "objective.sample_labels": True},
     "cd": {"objective": {"name": "CD", "steps": 2}},
     "tempering": {
         "sampler": {
@@ -716,7 +716,7 @@ def test_training_raises_the_exact_likelihood(tmp_path: Any) -> None:
         lambda: RBM(binary(4), hidden=3).joint(torch.zeros(1, 4), torch.zeros(1, 4)),
         lambda: RBM(binary(4))(torch.zeros(1, 4), torch.tensor([1])),
         lambda: RBM(binary(4), classes=2)(torch.zeros(1, 4), torch.tensor([2])),
-        lambda: PCD(chains=20, capacity=10),
+        lambda: PCD(num_chains=20, buffer_size=10),
         lambda: CD(sparsity=-1.0),
     ],
 )

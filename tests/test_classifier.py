@@ -214,7 +214,7 @@ def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
     )
     x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
-    objective = JEM(steps=1, capacity=64, after=0.5, augment=("flip",))
+    objective = JEM(steps=1, buffer_size=64, warmup_fraction=0.5, augment=("flip",))
     generator = seeded()
     for progress, heard in ((0.0, False), (1.0, True)):
         energy.zero_grad(set_to_none=True)
@@ -235,7 +235,9 @@ def test_a_level_that_is_a_head_hears_only_the_contrast(
     energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True)
     x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
-    objective = JEM(steps=1, capacity=64, augment=augment, **({"weight_px": 0.0} | {kind: 1e-30}))
+    objective = JEM(
+        steps=1, buffer_size=64, augment=augment, **({"weight_px": 0.0} | {kind: 1e-30})
+    )
     objective.loss(
         energy, Batch(x, y), Context(seeded(), sampler=Langevin(1e-4), buffer=buffer)
     ).value.backward()
@@ -250,7 +252,7 @@ def test_the_loss_of_a_tower_is_that_of_its_heads(augment: tuple[str, ...]) -> N
     ).double()
     x, y = energy.domain.draw(24, seeded(), dtype=torch.float64), torch.arange(24) % 4
     buffer = ReplayBuffer(24, energy.domain, generator=seeded(), classes=4, dtype=torch.float64)
-    objective = JEM(steps=1, capacity=24, weight_px=0.7, l2=0.01, augment=augment)
+    objective = JEM(steps=1, buffer_size=24, weight_px=0.7, l2=0.01, augment=augment)
     g = seeded()
     loss = objective.loss(energy, Batch(x, y), Context(g, sampler=Langevin(1e-4), buffer=buffer))
     up, down = energy.class_energies(x), energy.class_energies(loss.negatives)

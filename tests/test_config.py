@@ -90,7 +90,7 @@ def test_every_shipped_recipe_can_be_built(name: str) -> None:
 def test_a_complete_recipe_names_every_setting() -> None:
     plain = read_recipe("moons").plain()
     assert (
-        plain["training"]["warmup"] == 100 and plain["training"]["keep"] == 2
+        plain["training"]["warmup"] == 100 and plain["training"]["keep_checkpoints"] == 2
     )  # which moons.toml leaves to Training
     assert plain["evaluation"]["alpha"] == 0.05 and plain["objective"]["name"] == "PCD"
     assert set(plain) == set(Recipe.model_fields)
@@ -104,12 +104,12 @@ def test_words_with_quotes_and_other_scripts_survive_toml() -> None:
 
 def test_a_setting_that_was_switched_off_survives_toml() -> None:
     """TOML has no null: clipping is switched off by 0, and no setting of training may be None."""
-    recipe = read_recipe("moons", {"training.clip": 0})
-    assert recipe.plain()["training"]["clip"] == 0.0
+    recipe = read_recipe("moons", {"training.grad_clip_norm": 0})
+    assert recipe.plain()["training"]["grad_clip_norm"] == 0.0
     assert read_recipe(tomllib.loads(recipe.toml())).plain() == recipe.plain()
-    (line,) = mistakes("moons", {"training.clip": -1.0})
+    (line,) = mistakes("moons", {"training.grad_clip_norm": -1.0})
     assert "clip is -1.0" in line
-    assert mistakes("moons", {"training.clip": None})
+    assert mistakes("moons", {"training.grad_clip_norm": None})
 
 
 # ----------------------------------------------------------------------------------------- mistakes
@@ -195,7 +195,7 @@ def test_targets_without_weights_cannot_be_trained() -> None:
         ("energy.hidden", 128),
         ("energy.hidden", ["wide"]),
         ("energy.confine", "yes"),
-        ("objective.capacity", 0.5),
+        ("objective.buffer_size", 0.5),
         ("training.betas", [0.5]),
         ("training.dequantise", "perhaps"),
         ("training.on_failure", "pray"),
@@ -230,7 +230,9 @@ def test_what_a_constructor_refuses_the_recipe_refuses(key: str, value: Any, say
 
 
 def test_training_reports_its_own_problems_together() -> None:
-    (line,) = mistakes("moons", {"training.steps": 0, "training.batch": 1, "training.ema": 1.0})
+    (line,) = mistakes(
+        "moons", {"training.steps": 0, "training.batch": 1, "training.ema_decay": 1.0}
+    )
     assert all(part in line for part in ("steps is 0", "batch is 1", "ema is 1.0"))
 
 

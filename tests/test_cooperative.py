@@ -76,7 +76,7 @@ def gradients(
 ) -> Tensor:
     """Gradients of the loss in (θ, m, a, b), batch by batch."""
     g, found = seeded(2), []
-    settings = {"steps": 3, "sigma": SIGMA, "explain": 12, "explain_step": 0.5} | more
+    settings = {"steps": 3, "sigma": SIGMA, "infer_steps": 12, "infer_step_size": 0.5} | more
     for _ in range(batches):
         energy, line = Hill(theta, mean), Line(a, b)
         x = MEAN + SPREAD * torch.randn(rows, 1, generator=g, dtype=DOUBLE)
@@ -219,7 +219,7 @@ def test_the_energys_part_is_the_contrast_alone() -> None:
     "settings",
     [
         {"steps": 0},
-        {"explain": -1},
+        {"infer_steps": -1},
         {"sigma": 0.0},
         {"latent": 0},
         {"diversity": -1.0},

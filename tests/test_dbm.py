@@ -185,7 +185,7 @@ def test_the_contrast_of_completed_data_has_the_gradient_of_the_bound() -> None:
     assert max(g.abs().max() for g in gradient) > 0.05
 
 
-@pytest.mark.parametrize("objective", [PCD(steps=2, capacity=30, chains=20), CD(steps=2)])
+@pytest.mark.parametrize("objective", [PCD(steps=2, buffer_size=30, num_chains=20), CD(steps=2)])
 def test_objectives_complete_the_data(objective: Any) -> None:
     dbm, v = machine(), states(5)[:12]
     buffer = (
@@ -305,9 +305,16 @@ def recipe(energy: dict[str, Any], steps: int) -> dict[str, Any]:
     return {
         "seed": 0,
         "energy": energy,
-        "objective": {"name": "PCD", "steps": 1, "capacity": 100, "chains": 100, "restart": 0.0},
+        "objective": {
+            "name": "PCD",
+            "steps": 1,
+            "buffer_size": 100,
+            "num_chains": 100,
+            "reinit_prob": 0.0,
+        },
         "sampler": {"name": "BlockGibbs"},
-        "training": training | {"average": 0.2, "log_every": 10, "checkpoint_every": steps},
+        "training": training
+        | {"tail_average_fraction": 0.2, "log_every": 10, "checkpoint_every": steps},
     }
 
 

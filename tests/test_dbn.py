@@ -191,7 +191,7 @@ def test_wake_and_sleep_have_the_gradients_of_the_paper(capacity: int) -> None:
     """Delta rules by hand: generative weights at completed data, recognition weights at dreams, a
     contrast on top.
     """
-    dbn, v, objective = net(5), states(4)[3:13], WakeSleep(steps=3, capacity=capacity)
+    dbn, v, objective = net(5), states(4)[3:13], WakeSleep(steps=3, buffer_size=capacity)
     buffer = (
         ReplayBuffer(40, dbn.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
         if objective.persistent
@@ -243,7 +243,11 @@ def test_wake_and_sleep_improve_a_net_and_its_recognition() -> None:
     along.
     """
     patterns = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=DOUBLE)
-    dbn, g, objective = net(7, hidden=(4, 4), scale=0.1), seeded(), WakeSleep(steps=2, capacity=60)
+    dbn, g, objective = (
+        net(7, hidden=(4, 4), scale=0.1),
+        seeded(),
+        WakeSleep(steps=2, buffer_size=60),
+    )
     buffer = ReplayBuffer(60, dbn.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
     before = exact_log_p(dbn, patterns).mean().item()
     optimiser = torch.optim.SGD(dbn.parameters(), lr=0.3)
@@ -268,7 +272,8 @@ def test_an_energy_without_recognition_is_contrasted_and_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"steps": 0}, {"capacity": -1}, {"restart": 2.0}, {"capacity": 5, "chains": 9}]
+    "settings",
+    [{"steps": 0}, {"buffer_size": -1}, {"reinit_prob": 2.0}, {"buffer_size": 5, "num_chains": 9}],
 )
 def test_bad_settings_of_wake_and_sleep_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
@@ -290,9 +295,16 @@ def recipe(steps: int, **more: Any) -> dict[str, Any]:
     }
     return {
         "seed": 0,
-        "objective": {"name": "PCD", "steps": 1, "capacity": 200, "chains": 200, "restart": 0.0},
+        "objective": {
+            "name": "PCD",
+            "steps": 1,
+            "buffer_size": 200,
+            "num_chains": 200,
+            "reinit_prob": 0.0,
+        },
         "sampler": {"name": "BlockGibbs"},
-        "training": training | {"average": 0.2, "log_every": 10, "checkpoint_every": steps},
+        "training": training
+        | {"tail_average_fraction": 0.2, "log_every": 10, "checkpoint_every": steps},
     } | more
 
 
@@ -360,7 +372,7 @@ def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
         progress=False,
     )
     start = dbn.layers[0].up_weight.clone()
-    wake_sleep = {"name": "WakeSleep", "steps": 1, "capacity": 200, "chains": 100}
+    wake_sleep = {"name": "WakeSleep", "steps": 1, "buffer_size": 200, "num_chains": 100}
     values = recipe(40, energy={"name": "DBN", "hidden": [20, 12]}, objective=wake_sleep)
     values["generation"] = {"sampler": {"name": "BlockGibbs"}}
     trained = cast(

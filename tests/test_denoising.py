@@ -70,7 +70,11 @@ def value(
 
 def at_the_truth(objective: type, warm: float = 0.0) -> float:
     """The worst |z| over all weights of the gradient, which must vanish at the law of the data."""
-    g, energy, made = seeded(0), Blurred(), objective(centre=0.5, spread=1.0, warm=warm)
+    g, energy, made = (
+        seeded(0),
+        Blurred(),
+        objective(sigma_median=0.5, log_sigma_std=1.0, warmup_fraction=warm),
+    )
     found = [slopes(value(made, energy, data(400, g), g, progress=0.5), energy) for _ in range(200)]
     return worst(torch.stack(found))
 
@@ -95,7 +99,8 @@ def test_planted_errors_move_the_minimum(old: str, new: str) -> None:
 def test_warm_and_true_gradient_are_one_loss_where_the_energy_is_that_of_its_denoiser() -> None:
     energy, x = Blurred(), data(64, seeded(1))
     losses = [
-        value(MultilevelDSM(warm=0.5), energy, x, seeded(2), progress) for progress in (0.0, 1.0)
+        value(MultilevelDSM(warmup_fraction=0.5), energy, x, seeded(2), progress)
+        for progress in (0.0, 1.0)
     ]
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-9)
 
@@ -105,8 +110,13 @@ def test_only_energies_of_noise_without_labels_and_warmth_with_a_denoiser() -> N
     with pytest.raises(ValueError, match=r"without labels;"):
         MultilevelDSM().loss(NoiseMLP(real(3)), Batch(x, torch.zeros(4)), Context(seeded(0)))
     with pytest.raises(ValueError, match=r"tied to no denoiser;"):
-        value(MultilevelDSM(warm=0.5), NoiseMLP(real(3)), x, seeded(0))
-    for bad in ({"centre": 0.0}, {"spread": -1.0}, {"deviation": float("nan")}, {"warm": 1.5}):
+        value(MultilevelDSM(warmup_fraction=0.5), NoiseMLP(real(3)), x, seeded(0))
+    for bad in (
+        {"sigma_median": 0.0},
+        {"log_sigma_std": -1.0},
+        {"sigma_data": float("nan")},
+        {"warmup_fraction": 1.5},
+    ):
         with pytest.raises(ValueError, match=r";.*;"):
             MultilevelDSM(**bad)
 
@@ -212,7 +222,7 @@ def test_its_score_is_that_of_finite_differences_and_weights_see_through_it() ->
     slope = (bound(x + h * way) - bound(x - h * way)) / (2 * h)
     assert torch.allclose(-(score * way).flatten(1).sum(1), slope, rtol=1e-6)
     weight = energy.net.stem.weight
-    objective = MultilevelDSM(centre=0.3)
+    objective = MultilevelDSM(sigma_median=0.3)
     found = torch.autograd.grad(value(objective, energy, x, seeded(3)), weight)[0]
     direction = torch.randn(weight.shape, generator=seeded(4), dtype=DOUBLE)
     sides = []
@@ -314,7 +324,12 @@ def recipe(**more: Any) -> Any:
             "name": "small",
             "data": {"name": "digits"},
             "energy": {"name": "NoiseUNet", "widths": [8, 12], "blocks": [1, 1], "embedding": 16},
-            "objective": {"name": "MultilevelDSM", "centre": 0.2, "deviation": 0.3, "warm": 0.5},
+            "objective": {
+                "name": "MultilevelDSM",
+                "sigma_median": 0.2,
+                "sigma_data": 0.3,
+                "warmup_fraction": 0.5,
+            },
             "training": {
                 "steps": 160,
                 "batch": 32,

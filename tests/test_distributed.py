@@ -57,17 +57,17 @@ COMMON = {
 SHORT = {
     "training.steps": 40,
     "training.checkpoint_every": 20,
-    "training.keep": 10,
+    "training.keep_checkpoints": 10,
     "training.batch": 32,
     "training.preflight": "adjust",
-    "objective.capacity": 65,
+    "objective.buffer_size": 65,
     "generation.steps": 10,
     "evaluation.samples": 32,
 }
 POPULATION = SHORT | {
     "training.learning_rate": 1e-9,
     "training.batch": 500,
-    "objective.capacity": 2000,
+    "objective.buffer_size": 2000,
 }
 COUNT = 600  # samples in three pieces
 
@@ -121,7 +121,7 @@ def short(**more: Any) -> dict[str, Any]:
         **{
             key: value
             for key, value in values.items()
-            if key != "objective.capacity" or "objective.name" not in values
+            if key != "objective.buffer_size" or "objective.name" not in values
         }
     )
 
@@ -561,7 +561,7 @@ def test_processes_divide_the_batches_of_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"training.batch": 33}, {"objective.chains": 9}, {"training.accumulate": 32}]
+    "more", [{"training.batch": 33}, {"objective.num_chains": 9}, {"training.accumulate": 32}]
 )
 def test_what_cannot_be_divided_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"2 processes run; .*; set .*"):

@@ -22,7 +22,7 @@ from lowland.verbs import running, sampling, scoring
 
 TINY: dict[str, Any] = {
     "energy.hidden": "[16]",
-    "training.noise": 0.0,
+    "training.data_noise_std": 0.0,
     "training.optimizer": "sgd",  # Adam makes a whole step of the last digit of a small gradient
     "training.learning_rate": 0.1,
     "training.steps": 20,

@@ -38,11 +38,11 @@ BITS = {
     "training.optimizer": "sgd",
 }
 SMALL = {"energy.hidden": [16], "training.learning_rate": 0.01}
-CHAINS = {"name": "PCD", "steps": 1, "capacity": 16}
+CHAINS = {"name": "PCD", "steps": 1, "buffer_size": 16}
 LANGEVIN = {"name": "Langevin", "step_size": 0.05}
 PARTNERS: dict[str, dict[str, Any]] = {  # by recipe: an objective with a partner that learns
     "moons-cooperative": SMALL
-    | {"objective.steps": 2, "objective.explain": 2, "objective.hidden": [8]},
+    | {"objective.steps": 2, "objective.infer_steps": 2, "objective.hidden": [8]},
     "moons-flow": SMALL | {"objective.transforms": 2, "objective.hidden": [8]},
     "moons-nce": SMALL,
 }
@@ -57,12 +57,12 @@ GROWING: dict[str, Any] = {
     "data.name": "digits",
     "energy.widths": [6, 8],
     "objective": {"name": "CD", "steps": 2},
-    "training.grow": [4],
+    "training.progressive_sizes": [4],
     "training.steps": 4,
     "training.batch": 16,
     "training.checkpoint_every": 2,
     "training.log_every": 1,
-    "training.keep": 10,
+    "training.keep_checkpoints": 10,
 }
 
 

@@ -20,10 +20,10 @@ from lowland.training import Training, TrainingStoppedError, fit, lineage
 from lowland.training.ema import EMA
 from lowland.training.session import Session
 
-FAST = {"training.steps": 60, "training.checkpoint_every": 20, "training.keep": 10}
+FAST = {"training.steps": 60, "training.checkpoint_every": 20, "training.keep_checkpoints": 10}
 VARIANTS = {
-    "moons": ("moons", {"training.batch": 32, "objective.capacity": 64}),
-    "digits": ("digits", {"training.batch": 16, "objective.capacity": 64}),
+    "moons": ("moons", {"training.batch": 32, "objective.buffer_size": 64}),
+    "digits": ("digits", {"training.batch": 16, "objective.buffer_size": 64}),
     "spectral": (
         "digits",
         {
@@ -35,7 +35,7 @@ VARIANTS = {
             "energy.classes": 10,
             "energy.spectral": True,
             "training.batch": 8,
-            "objective.capacity": 32,
+            "objective.buffer_size": 32,
         },
     ),
     "cd": ("moons", {"objective.name": "CD", "objective.steps": 2, "training.batch": 16}),
@@ -111,7 +111,7 @@ def test_a_forgotten_generator_would_be_noticed(
 
 
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    more = {"training.steps": 400, "training.checkpoint_every": 20, "training.keep": 2}
+    more = {"training.steps": 400, "training.checkpoint_every": 20, "training.keep_checkpoints": 2}
     values = recipe("moons", **more)
     fit(values, tmp_path / "whole", progress=False)
     code = (
@@ -310,7 +310,7 @@ def test_settings_that_mean_nothing_are_refused_in_words(wrong: dict[str, Any]) 
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
-    s = Training(steps=100, warmup=10, decay=0.5, learning_rate=2.0)
+    s = Training(steps=100, warmup=10, decay_fraction=0.5, learning_rate=2.0)
     assert s.rate(0) == pytest.approx(0.2) and s.rate(30) == 2.0
     assert s.rate(75) == pytest.approx(1.0) and s.rate(99) == pytest.approx(0.04)
 
@@ -338,7 +338,8 @@ def test_dequantised_and_noised_data_keep_their_law(tmp_path: Path) -> None:
     z-scores over 16,000 draws.
     """
     values = recipe(
-        "digits", **{"training.noise": 0.0, "training.margin": 0.0, "training.dequantise": True}
+        "digits",
+        **{"training.data_noise_std": 0.0, "training.box_margin": 0.0, "training.dequantise": True},
     ).plain()
     data = load_data("digits")
     session = Session(values, data)

@@ -28,7 +28,7 @@ def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
             "checkpoint_every": steps,
             "log_every": 1,
             "batch": 16,
-            "ema": 0.0,
+            "ema_decay": 0.0,
         },
         "generation": {"sampler": langevin},
     }
@@ -69,7 +69,7 @@ def test_a_finished_size_is_read_and_not_repeated(tmp_path: Path) -> None:
 
 def test_a_recipe_grows_by_one_word_and_resumes(tmp_path: Path) -> None:
     values = recipe()
-    values["training"]["grow"] = [2, 4]
+    values["training"]["progressive_sizes"] = [2, 4]
     fitted = fit(values, tmp_path / "run", progress=False)
     asked = grow(recipe(), tmp_path / "other", (2, 4, 8), progress=False)
     assert all(
@@ -81,10 +81,14 @@ def test_a_recipe_grows_by_one_word_and_resumes(tmp_path: Path) -> None:
         torch.equal(a, b) for a, b in zip(fitted.parameters(), again.parameters(), strict=True)
     )
     assert load(tmp_path / "run").energy.domain.shape == (1, 8, 8)
-    with pytest.raises(ValueError, match=r"training.grow is \[2\].*;.*;"):
-        fit(read_recipe("moons", {"training.grow": [2]}), tmp_path / "moons", progress=False)
+    with pytest.raises(ValueError, match=r"training.progressive_sizes is \[2\].*;.*;"):
+        fit(
+            read_recipe("moons", {"training.progressive_sizes": [2]}),
+            tmp_path / "moons",
+            progress=False,
+        )
     with pytest.raises(ValueError, match="grow is"):
-        Training(grow=(8, 4))
+        Training(progressive_sizes=(8, 4))
 
 
 def test_sizes_that_do_not_grow_and_nets_that_cannot_are_refused(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ SHORT = {
     "training.warmup": 0,
     "energy.hidden": [16],
     "objective.steps": 2,
-    "objective.capacity": 64,
+    "objective.buffer_size": 64,
 }
 
 
@@ -259,7 +259,9 @@ def test_chains_that_are_all_alike_are_cured_by_beginning_half_anew(
         self.x = self.x[:1].expand_as(self.x).clone()
 
     monkeypatch.setattr(ReplayBuffer, "__init__", alike)
-    _, done, kept = cured(tmp_path / "run", **{"sampler.step_size": 1e-7, "objective.restart": 0.0})
+    _, done, kept = cured(
+        tmp_path / "run", **{"sampler.step_size": 1e-7, "objective.reinit_prob": 0.0}
+    )
     assert [act["name"] for act in done] == ["mode loss"] and "32 chains begun anew" in done[0][
         "did"
     ]

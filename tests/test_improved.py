@@ -57,7 +57,7 @@ def test_the_downhill_part_is_the_gradient_through_an_unrolled_step(sampler: Any
     # x' = x − hθx + noise: ∂θ of θ₀ x'²/2 with θ₀ held is θ₀ x' · (−h x), row by row
     theta, h = 1.7, sampler.step_size
     found, before, after = kl_gradient(
-        ImprovedCD(steps=1, capacity=400, kl=0.6, entropy=0.0), theta, sampler
+        ImprovedCD(steps=1, buffer_size=400, kl=0.6, entropy=0.0), theta, sampler
     )
     torch.testing.assert_close(
         found, 0.6 * (theta * after * (-h * before)).mean(), rtol=1e-10, atol=1e-12
@@ -67,7 +67,7 @@ def test_the_downhill_part_is_the_gradient_through_an_unrolled_step(sampler: Any
 def test_the_downhill_part_has_the_mean_of_its_closed_form() -> None:
     # chains at N(0, 1): E[θ x' (−h x)] = −hθ (1 − hθ)
     theta, h = 1.7, 0.1
-    objective = ImprovedCD(steps=1, capacity=400, kl=1.0, entropy=0.0)
+    objective = ImprovedCD(steps=1, buffer_size=400, kl=1.0, entropy=0.0)
     found = torch.stack(
         [kl_gradient(objective, theta, Langevin(h), seed=3 * seed)[0] for seed in range(150)]
     )
@@ -81,10 +81,10 @@ def test_the_downhill_part_has_the_mean_of_its_closed_form() -> None:
 def test_the_entropy_part_is_the_gradient_of_log_distances() -> None:
     # −∂θ mean log |x' − nearest| = mean h x / (x' − nearest)
     theta, h, rows = 1.2, 0.1, 300
-    objective = ImprovedCD(steps=1, capacity=rows, kl=1.0, entropy=1.0)
+    objective = ImprovedCD(steps=1, buffer_size=rows, kl=1.0, entropy=1.0)
     whole, before, after = kl_gradient(objective, theta, Langevin(h), rows)
     downhill, _, _ = kl_gradient(
-        ImprovedCD(steps=1, capacity=rows, kl=1.0, entropy=0.0), theta, Langevin(h), rows
+        ImprovedCD(steps=1, buffer_size=rows, kl=1.0, entropy=0.0), theta, Langevin(h), rows
     )
     flat = after.squeeze(1)
     gaps = flat.unsqueeze(1) - flat + torch.eye(rows, dtype=DOUBLE) * 1e9
@@ -97,7 +97,7 @@ def test_the_weights_are_held_where_the_energy_is_read_off(monkeypatch: pytest.M
     # planted: without the hold, the term would hold ∂E/∂θ of the negatives too
     from contextlib import nullcontext
 
-    objective = ImprovedCD(steps=1, capacity=400, kl=1.0, entropy=0.0)
+    objective = ImprovedCD(steps=1, buffer_size=400, kl=1.0, entropy=0.0)
     right, _, after = kl_gradient(objective, 1.7, Langevin(0.1))
     monkeypatch.setattr(improved_cd, "frozen", lambda energy: nullcontext())
     wrong, _, _ = kl_gradient(objective, 1.7, Langevin(0.1))
@@ -138,7 +138,7 @@ def test_without_the_term_it_is_pcd() -> None:
         torch.randn(10, 2, generator=seeded()),
         ReplayBuffer(20, real(2), generator=seeded(1)),
     )
-    loss = ImprovedCD(steps=3, capacity=20, kl=0.0).loss(
+    loss = ImprovedCD(steps=3, buffer_size=20, kl=0.0).loss(
         net, Batch(x), Context(seeded(2), sampler=Langevin(0.05), buffer=buffer)
     )
     assert loss.negatives is not None
@@ -146,7 +146,7 @@ def test_without_the_term_it_is_pcd() -> None:
 
 
 def test_chains_go_back_to_their_own_slots() -> None:
-    checks.pcd_keeps_slots(ImprovedCD(steps=3, capacity=64, kl=0.0))
+    checks.pcd_keeps_slots(ImprovedCD(steps=3, buffer_size=64, kl=0.0))
 
 
 def test_spectral_norm_does_not_move_through_the_last_step() -> None:
@@ -157,7 +157,7 @@ def test_spectral_norm_does_not_move_through_the_last_step() -> None:
         torch.randn(10, 2, generator=seeded()),
         ReplayBuffer(20, real(2), generator=seeded(1)),
     )
-    loss = ImprovedCD(steps=2, capacity=20).loss(
+    loss = ImprovedCD(steps=2, buffer_size=20).loss(
         net, Batch(x), Context(seeded(2), sampler=Langevin(0.05), buffer=buffer)
     )
     contrast(reference, x, loss.negatives)  # one training forward, as anywhere
@@ -220,11 +220,11 @@ def test_vectors_and_bits_refuse_transforms_of_images() -> None:
 
 
 def test_a_share_of_the_visited_chains_is_shaken() -> None:
-    objective = ImprovedCD(steps=1, capacity=2000, augment=("noise",), shaken=0.3, kl=0.0)
+    objective = ImprovedCD(steps=1, buffer_size=2000, augment=("noise",), augment_prob=0.3, kl=0.0)
     x = torch.randn(2000, 1, generator=seeded(), dtype=DOUBLE)
     moved = (objective._shaken(x, Bowl(1.0), seeded(1)) != x).double()
     assert z_scores(moved, 0.3).abs().max() < LIMIT
-    still = ImprovedCD(augment=("noise",), shaken=0.0)._shaken(x, Bowl(1.0), seeded(1))
+    still = ImprovedCD(augment=("noise",), augment_prob=0.0)._shaken(x, Bowl(1.0), seeded(1))
     assert torch.equal(still, x)
 
 
@@ -236,8 +236,8 @@ def test_a_share_of_the_visited_chains_is_shaken() -> None:
     [
         {"kl": -1.0},
         {"entropy": math.nan},
-        {"shaken": 1.5},
-        {"capacity": 0},
+        {"augment_prob": 1.5},
+        {"buffer_size": 0},
         {"steps": 0},
         {"augment": ("mirror",)},
     ],

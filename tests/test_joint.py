@@ -101,8 +101,8 @@ def gradient_error(objective: JEM, batches: int = BATCHES) -> float:
     )  # the rest agrees exactly: classes counted evenly
 
 
-MARGINAL = JEM(steps=3, capacity=ROWS, weight_px=0.7, weight_py_x=1.3)
-GIVEN = JEM(steps=3, capacity=ROWS, weight_px=0.0, weight_py_x=0.5, weight_pxy=1.2)
+MARGINAL = JEM(steps=3, buffer_size=ROWS, weight_px=0.7, weight_py_x=1.3)
+GIVEN = JEM(steps=3, buffer_size=ROWS, weight_px=0.0, weight_py_x=0.5, weight_pxy=1.2)
 
 
 @pytest.mark.parametrize("objective", [MARGINAL, GIVEN], ids=["p(x)", "p(x | y)"])
@@ -344,7 +344,7 @@ def test_adversarial_training_takes_the_entropy_at_the_moved_points() -> None:
     energy = network()
     tough = JEM(
         steps=1,
-        capacity=64,
+        buffer_size=64,
         weight_px=0.0,
         attack_epsilon=0.3,
         attack_steps=4,
@@ -462,10 +462,10 @@ def test_outlier_exposure_puts_outliers_above_data() -> None:
     [
         {"weight_px": -1.0},
         {"weight_px": 1.0, "weight_pxy": 1.0},
-        {"after": 1.5},
-        {"capacity": 0},
-        {"chains": 20_000},
-        {"restart": 2.0},
+        {"warmup_fraction": 1.5},
+        {"buffer_size": 0},
+        {"num_chains": 20_000},
+        {"reinit_prob": 2.0},
         {"attack_epsilon": -0.1},
         {"attack_epsilon": float("nan")},
         {"attack_steps": 0},
@@ -505,7 +505,8 @@ def test_what_has_no_classes_no_labels_or_no_numbers_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "objective", [JEM(steps=2, capacity=64, attack_epsilon=0.1, attack_steps=2), OutlierExposure()]
+    "objective",
+    [JEM(steps=2, buffer_size=64, attack_epsilon=0.1, attack_steps=2), OutlierExposure()],
 )
 def test_works_in_bfloat16_on_images(objective: Any) -> None:
     energy = ConvNet(

@@ -157,9 +157,9 @@ def test_training_is_the_same_and_says_its_peak(tmp_path: Any) -> None:
         "training.batch": 8,
         "training.log_every": 2,
         "training.checkpoint_every": 4,
-        "objective.capacity": 16,
-        "objective.classify": 0.0,
-        "objective.resample": False,
+        "objective.buffer_size": 16,
+        "objective.ce_weight": 0.0,
+        "objective.sample_labels": False,
         "objective.steps": 2,
     }
     for name, wanted in (("kept", False), ("again", True)):

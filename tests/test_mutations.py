@@ -232,7 +232,7 @@ def slots(_: Any = None) -> None:
 
 
 def pcd(_: Any = None) -> None:
-    checks.pcd_keeps_slots(PCD(steps=3, capacity=64))
+    checks.pcd_keeps_slots(PCD(steps=3, buffer_size=64))
 
 
 def algebra(_: Any = None) -> None:

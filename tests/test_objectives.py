@@ -86,7 +86,7 @@ def test_classify_adds_the_cross_entropy_of_the_class_posterior() -> None:
     )
     y, m = torch.arange(7) % 3, torch.arange(5) % 3
     plain = contrast(energy, x, n, labels=y, negative_labels=m, l2=0.2)
-    joint = contrast(energy, x, n, labels=y, negative_labels=m, l2=0.2, classify=0.7)
+    joint = contrast(energy, x, n, labels=y, negative_labels=m, l2=0.2, ce_weight=0.7)
     table = torch.stack([energy(x, torch.full((7,), k)) for k in range(3)], 1)
     posterior = (-table).exp() / (-table).exp().sum(1, keepdim=True)
     entropy = -posterior[torch.arange(7), y].log().mean()
@@ -138,7 +138,7 @@ def test_pcd_goes_on_where_it_got_to() -> None:
 
 
 def test_pcd_writes_back_to_its_own_slots_and_labels_stay_with_them() -> None:
-    checks.pcd_keeps_slots(PCD(steps=3, capacity=64))
+    checks.pcd_keeps_slots(PCD(steps=3, buffer_size=64))
 
 
 def test_labels_are_drawn_from_the_posterior_of_their_points() -> None:
@@ -162,7 +162,7 @@ def test_pcd_that_resamples_contrasts_and_stores_the_labels_it_drew() -> None:
     buffer = ReplayBuffer(32, real(2), generator=seeded(), classes=4, restart=0.0)
     visit = copy.deepcopy(buffer).take(16, seeded(1))
     x, y = torch.randn(16, 2, generator=seeded(2)), torch.arange(16) % 4
-    objective = PCD(steps=2, capacity=32, resample=True)
+    objective = PCD(steps=2, buffer_size=32, sample_labels=True)
     loss = objective.loss(
         energy, Batch(x, y), Context(seeded(1), sampler=Langevin(0.05), buffer=buffer)
     )
@@ -214,14 +214,16 @@ def test_conditional_chains_run_under_the_labels_of_their_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"capacity": 0}, {"restart": 1.5}, {"restart": -0.1}, {"classify": -1.0}], ids=str
+    "settings",
+    [{"buffer_size": 0}, {"reinit_prob": 1.5}, {"reinit_prob": -0.1}, {"ce_weight": -1.0}],
+    ids=str,
 )
 def test_pcd_refuses_settings_that_mean_nothing(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         PCD(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("settings", [{"classify": 0.5}, {"resample": True}], ids=str)
+@pytest.mark.parametrize("settings", [{"ce_weight": 0.5}, {"sample_labels": True}], ids=str)
 @pytest.mark.parametrize("what", ["a function", "no labels", "a network without classes"])
 def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labels(
     settings: dict[str, Any], what: str

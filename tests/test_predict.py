@@ -151,7 +151,10 @@ def answering() -> DenoiserMLP:
     torch.manual_seed(0)
     energy = DenoiserMLP(real(2), hidden=(64, 64), question=(0,))
     energy.prepare(pairs)
-    objective, optimizer = MultilevelDSM(warm=0.8), torch.optim.Adam(energy.parameters(), 3e-3)
+    objective, optimizer = (
+        MultilevelDSM(warmup_fraction=0.8),
+        torch.optim.Adam(energy.parameters(), 3e-3),
+    )
     for step in range(1500):
         rows = torch.randint(20000, (256,), generator=g)
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 1500)

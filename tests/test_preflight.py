@@ -20,7 +20,7 @@ QUICK = {
     "training.steps": 40,
     "training.checkpoint_every": 20,
     "training.batch": 32,
-    "objective.capacity": 64,
+    "objective.buffer_size": 64,
 }
 
 
@@ -40,8 +40,8 @@ def state(one: Session) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("moons", {"objective.capacity": 32}),
-        ("digits", {"objective.capacity": 32}),
+        ("moons", {"objective.buffer_size": 32}),
+        ("digits", {"objective.buffer_size": 32}),
         ("moons-dsm", {}),
         ("digits-rbm", {}),
     ],
@@ -108,7 +108,7 @@ class Cliff(lowland.Energy):
 
 
 def test_an_energy_that_explodes_is_seen_whatever_its_weights_do() -> None:
-    more = {"training.batch": 32, "objective.capacity": 64, "training.preflight": "adjust"}
+    more = {"training.batch": 32, "objective.buffer_size": 64, "training.preflight": "adjust"}
     data, values = load_data("moons", count=300), lowland.read_recipe("moons", more).plain()
     one = Session(values, data, Cliff(data.domain))
     flight = fly(one)

@@ -129,7 +129,7 @@ def test_terms_serve_images_labels_and_bfloat16(term: Any, bf16: bool) -> None:
         box(0.0, 1.0, 1, 8, 8), channels=(4,), kernels=(3,), strides=(2,), hidden=8, classes=3
     )
     x, y = torch.rand(6, 1, 8, 8, generator=seeded()), torch.arange(6) % 3
-    objective = PCD(steps=2, capacity=16)
+    objective = PCD(steps=2, buffer_size=16)
     buffer = ReplayBuffer(16, energy.domain, generator=seeded(1), classes=3)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         loss = objective.loss(
@@ -166,7 +166,7 @@ def trained(term: Any, steps: int = 150, rate: float = 0.02) -> tuple[MLP, Tenso
     optimizer = torch.optim.Adam(energy.parameters(), lr=rate, betas=(0.0, 0.99))
     for _ in range(steps):
         x = clusters(64, g)
-        loss = PCD(steps=4, capacity=256).loss(
+        loss = PCD(steps=4, buffer_size=256).loss(
             energy, Batch(x), Context(g, sampler=Langevin(0.02), buffer=buffer)
         )
         loss = loss if term is None else term.add(loss, energy, Batch(x), Context(g))

@@ -113,7 +113,7 @@ def test_the_divergence_is_that_of_two_laws() -> None:
 @pytest.mark.parametrize("kind", ["madry", "trades"])
 def test_the_radius_grows_over_the_ramp(kind: Any) -> None:
     energy, (x, y) = Plane(), batch()
-    objective = Robust(kind=kind, epsilon=0.4, ramp=0.5)
+    objective = Robust(kind=kind, epsilon=0.4, warmup_fraction=0.5)
 
     def radius(progress: float, ramp: float = 0.5) -> float:
         some = dataclasses.replace(objective, ramp=ramp)
@@ -142,8 +142,8 @@ def test_points_without_labels_count_in_the_divergence_alone() -> None:
         {"steps": 0},
         {"step_size": 0.0},
         {"beta": -1.0},
-        {"ramp": 1.5},
-        {"ramp": float("nan")},
+        {"warmup_fraction": 1.5},
+        {"warmup_fraction": float("nan")},
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> None:

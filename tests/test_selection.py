@@ -23,11 +23,11 @@ QUICK = {
     "training.steps": 120,
     "training.batch": 32,
     "training.checkpoint_every": 20,
-    "training.keep": 1,
+    "training.keep_checkpoints": 1,
     "training.select_samples": 64,
     "energy.hidden": [16],
     "objective.steps": 2,
-    "objective.capacity": 64,
+    "objective.buffer_size": 64,
     "generation.steps": 20,
 }
 
@@ -112,7 +112,7 @@ def trained(path: Path, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
 def test_the_best_checkpoint_is_the_smallest_value_and_is_what_comes_back(
     criterion: str, tmp_path: Path
 ) -> None:
-    energy, rows = trained(tmp_path / "run", **{"training.select": criterion})
+    energy, rows = trained(tmp_path / "run", **{"training.select_by": criterion})
     values = {row["step"]: row[criterion] for row in rows if criterion in row}
     assert list(values) == [20, 40, 60, 80, 100, 120]
     best = min(values, key=values.__getitem__)
@@ -129,7 +129,7 @@ def test_the_best_comes_back_where_the_last_is_worse(
 ) -> None:
     script = iter([3.0, 1.0, math.inf, 2.0, 1.5, 1.0])  # the first of equals
     monkeypatch.setattr(Selection, "value", lambda self, session: next(script))
-    energy, _ = trained(tmp_path / "run", **{"training.select": "mmd"})
+    energy, _ = trained(tmp_path / "run", **{"training.select_by": "mmd"})
     run = Run(tmp_path / "run")
     best, last = (run.load_checkpoint(step).tensors["ema"] for step in (40, 120))
     assert all(torch.equal(value, best[name]) for name, value in energy.state_dict().items())
@@ -141,14 +141,14 @@ def test_patience_ends_a_run_that_gets_no_better(
 ) -> None:
     script = iter([3.0, 1.0, 2.0, 2.0, 0.5, 0.1])
     monkeypatch.setattr(Selection, "value", lambda self, session: next(script))
-    _, rows = trained(tmp_path / "run", **{"training.select": "mmd", "training.patience": 2})
+    _, rows = trained(tmp_path / "run", **{"training.select_by": "mmd", "training.patience": 2})
     assert rows[-1]["step"] == 80 and Run(tmp_path / "run").load_checkpoint().state["best"] == {
         "step": 40,
         "value": 1.0,
         "waited": 2,
     }
     again = lowland.fit(
-        lowland.read_recipe("moons", QUICK | {"training.select": "mmd", "training.patience": 2}),
+        lowland.read_recipe("moons", QUICK | {"training.select_by": "mmd", "training.patience": 2}),
         tmp_path / "run",
     )
     assert (
@@ -157,7 +157,7 @@ def test_patience_ends_a_run_that_gets_no_better(
 
 
 def test_selection_does_not_change_what_is_drawn_in_training(tmp_path: Path) -> None:
-    trained(tmp_path / "with", **{"training.select": "mmd"})
+    trained(tmp_path / "with", **{"training.select_by": "mmd"})
     trained(tmp_path / "without")
     a, b = (Run(tmp_path / name).load_checkpoint(120).tensors for name in ("with", "without"))
     assert torch.equal(a["chains"]["x"], b["chains"]["x"])
@@ -166,14 +166,14 @@ def test_selection_does_not_change_what_is_drawn_in_training(tmp_path: Path) -> 
 
 def session(name: str = "moons", **more: Any) -> Session:
     values = lowland.read_recipe(
-        name, {"training.batch": 16, "objective.capacity": 32} | more
+        name, {"training.batch": 16, "objective.buffer_size": 32} | more
     ).plain()
     return Session(values, load_data(name))
 
 
 def test_mmd_is_that_of_draws_against_held_out_data() -> None:
     one = session(
-        **{"training.select": "mmd", "training.select_samples": 100, "generation.steps": 5}
+        **{"training.select_by": "mmd", "training.select_samples": 100, "generation.steps": 5}
     )
     chosen = Selection.of(one)
     assert chosen is not None and torch.equal(chosen.held, one.data.calibration.x[:100])
@@ -185,7 +185,7 @@ def test_mmd_is_that_of_draws_against_held_out_data() -> None:
 @pytest.mark.parametrize("criterion", ["mmd", "ksd"])
 def test_what_is_not_finite_is_never_the_best(criterion: str) -> None:
     one = session(
-        **{"training.select": criterion, "training.select_samples": 32, "generation.steps": 3}
+        **{"training.select_by": criterion, "training.select_samples": 32, "generation.steps": 3}
     )
     for p in one.ema.module.parameters():
         p.fill_(math.nan)
@@ -195,8 +195,8 @@ def test_what_is_not_finite_is_never_the_best(criterion: str) -> None:
 
 def test_ksd_is_refused_on_a_box_and_little_data_by_all() -> None:
     with pytest.raises(ValueError, match="it needs a real one"):
-        Selection.of(session("digits", **{"training.select": "ksd"}))
-    one = session(**{"training.select": "mmd"})
+        Selection.of(session("digits", **{"training.select_by": "ksd"}))
+    one = session(**{"training.select_by": "mmd"})
     one.data = load_data("moons", count=40)
     with pytest.raises(ValueError, match="at least 16"):
         Selection.of(one)

@@ -194,7 +194,7 @@ def test_diversity_is_the_ratio_of_total_variances() -> None:
 
 
 def test_the_rate_falls_along_a_cosine() -> None:
-    s = Training(steps=100, warmup=0, decay=1.0, learning_rate=2.0, schedule="cosine")
+    s = Training(steps=100, warmup=0, decay_fraction=1.0, learning_rate=2.0, schedule="cosine")
     assert (
         s.rate(0) == pytest.approx(2.0) and s.rate(50) == pytest.approx(1.0) and s.rate(99) < 1e-3
     )
@@ -236,7 +236,7 @@ def imaged(objective: dict[str, Any], **training: Any) -> Session:
 
 @pytest.mark.slow
 def test_compiled_updates_are_those_of_the_eager_energy() -> None:
-    contrast = {"name": "PCD", "steps": 2, "capacity": 32}
+    contrast = {"name": "PCD", "steps": 2, "buffer_size": 32}
     eager, compiled = imaged(contrast), imaged(contrast, compile=True)
     for _ in range(5):
         eager.advance()

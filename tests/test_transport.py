@@ -202,14 +202,19 @@ def test_the_minimiser_is_the_true_law_where_flow_and_law_agree() -> None:
     # at ε = PULL · S² the flow's minimiser is θ = 1/S² too, so the gradient of the whole must
     # vanish there
     agreeing = EnergyMatching(
-        temperature=PULL * S**2, warmup=0.0, weight=0.5, steps=1, arrive=1, capacity=400
+        temperature=PULL * S**2,
+        warmup_fraction=0.0,
+        weight=0.5,
+        steps=1,
+        arrival_steps=1,
+        buffer_size=400,
     )
     assert z_scores(refined(agreeing)).abs() < LIMIT
 
 
 def test_the_minimiser_of_the_contrast_alone_is_the_true_law() -> None:
     heavy = EnergyMatching(
-        temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=1, capacity=400
+        temperature=1e-9, warmup_fraction=0.0, weight=1.0, steps=1, arrival_steps=1, buffer_size=400
     )
     assert z_scores(refined(heavy)).abs() < LIMIT
 
@@ -218,7 +223,12 @@ def test_a_contrast_with_its_sign_turned_is_found(monkeypatch: pytest.MonkeyPatc
     # at a θ that is not the truth the gradient must pull towards it; the minus turns it away
     def pull(turned: bool) -> float:
         objective = EnergyMatching(
-            temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=1, capacity=400
+            temperature=1e-9,
+            warmup_fraction=0.0,
+            weight=1.0,
+            steps=1,
+            arrival_steps=1,
+            buffer_size=400,
         )
         g, bowl = seeded(3), Bowl(1.0)
         buffer = ReplayBuffer(400, real(1), generator=g, dtype=DOUBLE, restart=0.0)
@@ -246,7 +256,7 @@ def test_chains_rest_while_the_flow_warms_up() -> None:
     buffer = ReplayBuffer(64, real(2), generator=seeded())
     before = buffer.x.clone()
     objective, x = (
-        EnergyMatching(warmup=0.5, arrive=10, capacity=64),
+        EnergyMatching(warmup_fraction=0.5, arrival_steps=10, buffer_size=64),
         torch.randn(16, 2, generator=seeded(1)),
     )
     early = objective.loss(
@@ -268,12 +278,12 @@ def begun_anew(arrive: int, batches: int = 240, rows: int = 200) -> Tensor:
     """
     objective = EnergyMatching(
         temperature=1e-9,
-        warmup=0.0,
+        warmup_fraction=0.0,
         weight=1.0,
         steps=10,
-        arrive=arrive,
-        capacity=rows,
-        restart=0.2,
+        arrival_steps=arrive,
+        buffer_size=rows,
+        reinit_prob=0.2,
     )
     found, g = [], seeded(8)
     buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, restart=0.2)
@@ -296,7 +306,7 @@ def test_chains_that_are_under_way_do_not_bend_the_law() -> None:
 def test_young_chains_move_and_are_not_counted() -> None:
     net, x = MLP(real(2), hidden=(8,)), torch.randn(16, 2, generator=seeded(1))
     objective = EnergyMatching(
-        warmup=0.0, weight=1.0, steps=10, arrive=25, capacity=16, restart=0.0
+        warmup_fraction=0.0, weight=1.0, steps=10, arrival_steps=25, buffer_size=16, reinit_prob=0.0
     )
     buffer, g = ReplayBuffer(16, real(2), generator=seeded(), restart=0.0), seeded(2)
     for visit in range(4):
@@ -326,7 +336,13 @@ def test_some_chains_count_and_others_do_not() -> None:
         torch.arange(12) % 3,
     )
     objective = EnergyMatching(
-        temperature=1e-9, warmup=0.0, weight=1.0, steps=1, arrive=50, capacity=12, restart=0.0
+        temperature=1e-9,
+        warmup_fraction=0.0,
+        weight=1.0,
+        steps=1,
+        arrival_steps=50,
+        buffer_size=12,
+        reinit_prob=0.0,
     )
     buffer = ReplayBuffer(12, real(2), generator=seeded(), classes=3, restart=0.0)
     buffer.age[::2] = 49
@@ -350,7 +366,7 @@ def test_lines_are_cut_off_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatc
         ReplayBuffer(8, real(2), generator=seeded()),
     )
     for progress in (0.0, 0.49, 0.5, 1.0):
-        EnergyMatching(warmup=0.5, cutoff=0.7, capacity=8).loss(
+        EnergyMatching(warmup_fraction=0.5, t_max=0.7, buffer_size=8).loss(
             net,
             Batch(x),
             Context(seeded(), sampler=Langevin(0.01), buffer=buffer, progress=progress),
@@ -361,7 +377,7 @@ def test_lines_are_cut_off_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatc
 def test_chains_in_replicas_are_refused() -> None:
     net, buffer = MLP(real(2), hidden=(8,)), ReplayBuffer(8, real(3, 2), generator=seeded())
     with pytest.raises(ValueError, match=r"\(3, 2\).*;.*;"):
-        EnergyMatching(warmup=0.0).loss(
+        EnergyMatching(warmup_fraction=0.0).loss(
             net, Batch(torch.randn(8, 2)), Context(seeded(), Langevin(0.01), buffer)
         )
 
@@ -371,11 +387,11 @@ def test_chains_in_replicas_are_refused() -> None:
     [
         {"temperature": 0.0},
         {"temperature": math.nan},
-        {"warmup": 1.1},
+        {"warmup_fraction": 1.1},
         {"weight": -1.0},
-        {"cutoff": 0.0},
+        {"t_max": 0.0},
         {"steps": 0},
-        {"arrive": -1},
+        {"arrival_steps": -1},
     ],
     ids=str,
 )

@@ -63,7 +63,10 @@ def seconds_per_update(values: dict[str, Any]) -> float:
     data = load_recipe_data(values)
     return sum(
         _cost(values, part)
-        for part in [*(resized(data, side) for side in values["training"]["grow"]), data]
+        for part in [
+            *(resized(data, side) for side in values["training"]["progressive_sizes"]),
+            data,
+        ]
     )
 
 

@@ -307,8 +307,8 @@ def recipe_of(case: Case, rate: float, l2: float, seed: int, **training: Any) ->
         "objective": {
             "name": "PCD",
             "steps": case.steps,
-            "capacity": case.capacity,
-            "restart": 0.05,
+            "buffer_size": case.capacity,
+            "reinit_prob": 0.05,
             "l2": l2,
         },
         "sampler": sampler,
@@ -318,13 +318,13 @@ def recipe_of(case: Case, rate: float, l2: float, seed: int, **training: Any) ->
             "batch": case.batch,
             "learning_rate": rate,
             "betas": case.betas,
-            "ema": DECAY,
+            "ema_decay": DECAY,
             "warmup": case.updates // 20,
-            "decay": 0.0,  # a constant rate, as the others have
-            "clip": case.bound or 1.0,
+            "decay_fraction": 0.0,  # a constant rate, as the others have
+            "grad_clip_norm": case.bound or 1.0,
             "log_every": 2,
             "checkpoint_every": 20,
-            "keep": 1,
+            "keep_checkpoints": 1,
             "device": "cpu",
             "threads": 1,
             **training,

@@ -1,5 +1,5 @@
-"""Digits by identity, thickness and slant: what `benchmarks.quality.composition` trains, draws and judges
-on MNIST.
+"""Digits by identity, thickness and slant: what `benchmarks.quality.composition` trains, draws and
+judges on MNIST.
 
 Ten of the forty combinations, one per digit, are held out of *every* training here: all training
 images of that digit whose thickness and slant lie on that side of the medians. On the rest are
@@ -39,7 +39,7 @@ PRIOR = {
         "dense": 128,
         "norm": "rms",
     },
-    "objective.warm": WARM,
+    "objective.warmup_fraction": WARM,
     "training.steps": UPDATES,
     "training.checkpoint_every": 500,
     "training.preflight": "off",

@@ -11,8 +11,8 @@ https://proceedings.mlr.press/v5/salakhutdinov09a.html) and DBN −86.22 (Salakh
 https://doi.org/10.1145/1390156.1390266), with forward annealing alone, on stochastically binarized
 pixels; not verified here.
 
-Runs that are finished are read. Writes benchmarks/results/quality/deep-boltzmann[-BINARISATION].{json,md}.
-"""
+Runs that are finished are read. Writes
+benchmarks/results/quality/deep-boltzmann[-BINARISATION].{json,md}."""
 
 import argparse
 import datetime
@@ -79,7 +79,7 @@ def layer_recipe(steps: int, rate: float, sweeps: int, **objective: Any) -> dict
         "steps": steps,
         "learning_rate": rate,
         "checkpoint_every": 500,
-        "keep": 1,
+        "keep_checkpoints": 1,
     }
     return values
 

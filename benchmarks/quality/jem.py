@@ -49,11 +49,11 @@ HEAD = {
     "energy.depth": 10,
     "energy.tower": [],
     "objective.steps": 6,
-    "objective.capacity": 1000,
-    "objective.chains": 32,
+    "objective.buffer_size": 1000,
+    "objective.num_chains": 32,
     "objective.weight_px": 0.4,
     "objective.l2": 0.002,
-    "objective.after": 0.0,
+    "objective.warmup_fraction": 0.0,
     "objective.augment": ["flip"],
     **{
         f"{part}.{name}": value

@@ -82,7 +82,7 @@ SMALL = {  # energies of noise without a class; nothing of this was tried out
         "dense": 128,
         "norm": "rms",
     },
-    "objective.warm": 0.9,
+    "objective.warmup_fraction": 0.9,
     "training.steps": 2000,
     "training.checkpoint_every": 500,
     "training.preflight": "off",

@@ -303,11 +303,12 @@ def settings() -> str:
     recipe = lowland.read_recipe("mnist-rbm").plain()
     o, t, k = recipe["objective"], recipe["training"], recipe["sampler"]["sweeps"]
     return (
-        f"{recipe['energy']['hidden']} hidden units, centred gradient, PCD-{k} with {o['chains']} "
-        f"persistent chains, batch {t['batch']}, SGD at {t['learning_rate']} falling linearly to 0 "
-        f"over {t['steps']:,} updates, no momentum, no weight decay, mean of the weights of the "
-        f"last {t['average']:.0%}, products in {t['precision']}, visible biases and offsets from "
-        "the training part (50,000 of the 60,000 images; 10,000 are kept for calibration)."
+        f"{recipe['energy']['hidden']} hidden units, centred gradient, PCD-{k} with "
+        f"{o['num_chains']} persistent chains, batch {t['batch']}, SGD at {t['learning_rate']} "
+        f"falling linearly to 0 over {t['steps']:,} updates, no momentum, no weight decay, mean of "
+        f"the weights of the last {t['tail_average_fraction']:.0%}, products in {t['precision']}, "
+        "visible biases and offsets from the training part (50,000 of the 60,000 images; 10,000 "
+        "are kept for calibration)."
     )
 
 

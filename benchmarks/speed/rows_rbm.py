@@ -87,8 +87,8 @@ def lowland_trainer(work: Work) -> Learned:
         "objective": {"name": "CD", "steps": 1},
         "sampler": {"name": "BlockGibbs", "sweeps": work.steps},
         "training": {
-            "steps": 10**6, "batch": BATCH, "optimizer": "sgd", "learning_rate": RATE, "warmup": 0, "decay": 0.0,
-            "clip": 0.0, "precision": "bfloat16", "threads": 1,
+            "steps": 10**6, "batch": BATCH, "optimizer": "sgd", "learning_rate": RATE, "warmup": 0, "decay_fraction": 0.0,
+            "grad_clip_norm": 0.0, "precision": "bfloat16", "threads": 1,
         },
     }  # fmt: skip
     session = Session(recipe, data)
@@ -256,7 +256,7 @@ def trained(updates: int) -> RBM:
     rbm.prepare(work.x)
     optimizer, objective = (
         torch.optim.SGD(rbm.parameters(), lr=0.1),
-        PCD(steps=1, capacity=BATCH, chains=BATCH, restart=0.0),
+        PCD(steps=1, buffer_size=BATCH, num_chains=BATCH, reinit_prob=0.0),
     )
     from lowland.replay import ReplayBuffer
 

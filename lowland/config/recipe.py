@@ -103,7 +103,7 @@ class Recipe(BaseModel):
     def _binary_data_stay_binary(self) -> "Recipe":
         spread = [
             f"training.{name}"
-            for name in ("noise", "dequantise", "margin")
+            for name in ("data_noise_std", "dequantise", "box_margin")
             if getattr(self.training, name, 0)
         ]
         if self.data.binarize and spread:

@@ -102,7 +102,7 @@ def treatment(model: Model) -> str:
 
 def _noise(model: Model) -> float:
     """Standard deviation of the noise in the data that the energy is a density of."""
-    return float(model.recipe["training"]["noise"] or min(model.sigmas or [0.0]))
+    return float(model.recipe["training"]["data_noise_std"] or min(model.sigmas or [0.0]))
 
 
 def _notes(model: Model) -> list[str]:
@@ -114,8 +114,8 @@ def _notes(model: Model) -> list[str]:
         )
     if model.classes:
         notes.append(
-            f"The energy has {model.classes} classes; this is the likelihood of a point without its "
-            "label."
+            f"The energy has {model.classes} classes; this is the likelihood of a point without "
+            "its label."
         )
     if _noise(model):
         notes.append(

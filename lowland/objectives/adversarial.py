@@ -77,9 +77,10 @@ class Robust(Objective):
 
     x' is found by projected sign-gradient ascent, `steps` steps of step_size · ε, from a random
     point of the ball of radius epsilon (for trades from x and a little noise), inside the walls.
-    Over the first `ramp` of the updates the radius grows from 0 along a line: at full size from the
-    start, a net on MNIST may learn nothing but the most frequent class. p(y | x) = softmax(−e(x)),
-    as in `JEM`; labels of −1 count in the KL alone. epsilon = 0 is cross-entropy alone.
+    Over the first `warmup_fraction` of the updates the radius grows from 0 along a line: at full
+    size from the start, a net on MNIST may learn nothing but the most frequent class. p(y | x) =
+    softmax(−e(x)), as in `JEM`; labels of −1 count in the KL alone. epsilon = 0 is cross-entropy
+    alone.
 
     kind: "madry" or "trades"; beta: β, what a wrong label nearby costs against one on the spot.
     Cost per update: forward and backward over B points (2 B for trades), and B · steps gradients in
@@ -101,18 +102,19 @@ class Robust(Objective):
     steps: int = 7
     step_size: float = 0.3
     beta: float = 6.0
-    ramp: float = 0.3
+    warmup_fraction: float = 0.3
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if (
             self.kind not in ("madry", "trades")
             or not 0 <= self.epsilon < float("inf")
-            or not 0 <= self.ramp <= 1
+            or not 0 <= self.warmup_fraction <= 1
         ):
             raise ValueError(
-                f"kind is {self.kind!r}, epsilon {self.epsilon} and ramp {self.ramp}; 'madry' or "
-                "'trades', at least 0 and a share in [0, 1] are needed; correct them"
+                f"kind is {self.kind!r}, epsilon {self.epsilon} and warmup_fraction "
+                f"{self.warmup_fraction}; 'madry' or 'trades', at least 0 and a share in [0, 1] "
+                "are needed; correct them"
             )
         if (
             self.steps < 1
@@ -127,7 +129,7 @@ class Robust(Objective):
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
         labels, generator = require_labels("Robust", energy, labels), context.generator
-        radius = self.epsilon * (min(1.0, context.progress / self.ramp) if self.ramp else 1.0)
+        radius = self.epsilon * self._radius_share(context.progress)
         if self.kind == "madry":
             step = self.step_size * radius
             if radius:
@@ -152,6 +154,12 @@ class Robust(Objective):
         terms = {"cross_entropy": cross_entropy(odds, labels), "accuracy": accuracy(odds, labels)}
         terms |= {"radius": torch.tensor(radius, device=x.device)} | more
         return Loss(value, detach_terms(terms))
+
+    def _radius_share(self, progress: float) -> float:
+        """Return the radius in units of epsilon after a share of the updates."""
+        if not self.warmup_fraction:
+            return 1.0
+        return min(1.0, progress / self.warmup_fraction)
 
     def _furthest(
         self, energy: Energy, x: Tensor, radius: float, generator: torch.Generator

@@ -46,14 +46,14 @@ def contrast(
     labels: Tensor | None = None,
     negative_labels: Tensor | None = None,
     l2: float = 0.0,
-    classify: float = 0.0,
+    ce_weight: float = 0.0,
 ) -> Loss:
-    """mean E(positives) − mean E(negatives) + l2 · mean(E²) + classify · cross-entropy, in one
+    """mean E(positives) − mean E(negatives) + l2 · mean(E²) + ce_weight · cross-entropy, in one
     forward pass over both.
 
     Its gradient in the weights is that of −log p when the negatives are draws of the model; no
     gradient flows into the negatives. labels: (B,) for both sides or neither. l2 holds the level of
-    the energies near zero, which the contrast leaves free (Du & Mordatch 2019). classify, above 0
+    the energies near zero, which the contrast leaves free (Du & Mordatch 2019). ce_weight, above 0
     for an energy with classes, adds −log p(y | x) of the data under softmax(−e(x)), the joint
     objective of JEM (Grathwohl et al. 2020, https://arxiv.org/abs/1912.03263): it sets the levels
     of the classes against each other, which a contrast within each class leaves free.
@@ -72,7 +72,7 @@ def contrast(
         negatives.detach() if negatives.requires_grad else negatives
     )  # the same object: an energy may remember it
     entropy = None
-    if labels is not None and negative_labels is not None and classify:
+    if labels is not None and negative_labels is not None and ce_weight:
         heads = energy.class_energies(torch.cat([positives, negatives]))  # type: ignore[operator]
         values = heads.gather(1, torch.cat([labels, negative_labels]).unsqueeze(1)).squeeze(1)
         entropy = F.cross_entropy(-heads[: len(labels)], labels)
@@ -92,7 +92,7 @@ def contrast(
     if l2:
         value = value + l2 * (up.square().mean() + down.square().mean())
     if entropy is not None:
-        value = value + classify * entropy
+        value = value + ce_weight * entropy
     terms = {
         "gap": gap,
         "energy_data": up.mean(),
@@ -211,59 +211,60 @@ class CD(Objective):
 class PCD(Objective):
     """Persistent contrastive divergence: `steps` sampler steps from where the chains last got to.
 
-    capacity: chains in the replay buffer; chains: how many of them move at every update, as many as
-    data unless given; restart: share of visited chains that begin anew at noise; l2, classify: see
-    `contrast`. Labels stay with their chains, so that every class keeps its share of them; with
-    resample = true a chain draws its label anew from p(y | x) = softmax(−e(x)) at the end of a
-    visit, which samples the joint law of x and y and sets the levels of the classes against each
-    other. With a ParallelTempering sampler every chain keeps its replicas at all temperatures, and
-    the coldest is the negative. sparsity, sparse_target: see `sparse`. Cost per update: steps + 1
-    gradients in x, and a forward and backward pass over data and negatives. Use it when one density
-    is wanted for everything: scores, samples from noise, restoration, composition. Source: Tieleman
-    (2008), https://doi.org/10.1145/1390156.1390290; tempered chains: Desjardins et al. (2010),
-    https://proceedings.mlr.press/v9/desjardins10a.html
-    """
+    buffer_size: chains in the replay buffer; num_chains: how many of them move at every update, as
+    many as data unless given; reinit_prob: share of visited chains that begin anew at noise; l2,
+    ce_weight: see `contrast`. Labels stay with their chains, so that every class keeps its share of
+    them; with sample_labels = true a chain draws its label anew from p(y | x) = softmax(−e(x)) at
+    the end of a visit, which samples the joint law of x and y and sets the levels of the classes
+    against each other. With a ParallelTempering sampler every chain keeps its replicas at all
+    temperatures, and the coldest is the negative. sparsity, sparse_target: see `sparse`. Cost per
+    update: steps + 1 gradients in x, and a forward and backward pass over data and negatives. Use
+    it when one density is wanted for everything: scores, samples from noise, restoration,
+    composition. Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290; tempered chains:
+    Desjardins et al. (2010), https://proceedings.mlr.press/v9/desjardins10a.html"""
 
     steps: int = 20
-    capacity: int = 10_000
-    restart: float = 0.05
+    buffer_size: int = 10_000
+    reinit_prob: float = 0.05
     l2: float = 0.0
-    classify: float = 0.0
-    resample: bool = False
-    chains: int = 0
+    ce_weight: float = 0.0
+    sample_labels: bool = False
+    num_chains: int = 0
     sparsity: float = 0.0
     sparse_target: float = 0.1
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.l2, self.sparsity)
-        if not 0 <= self.chains <= self.capacity:
+        if not 0 <= self.num_chains <= self.buffer_size:
             raise ValueError(
-                f"chains is {self.chains} and capacity {self.capacity}; chains that move are some "
-                "of those kept; raise the capacity, or set chains = 0 for as many as data"
+                f"num_chains is {self.num_chains} and buffer_size {self.buffer_size}; chains that "
+                "move are some of those kept; raise buffer_size, or set num_chains = 0 for as many "
+                "as data"
             )
-        if self.capacity < 1 or not 0 <= self.restart <= 1 or not self.classify >= 0:
+        if self.buffer_size < 1 or not 0 <= self.reinit_prob <= 1 or not self.ce_weight >= 0:
             raise ValueError(
-                f"capacity is {self.capacity}, restart {self.restart}, classify {self.classify}; "
+                f"buffer_size is {self.buffer_size}, reinit_prob {self.reinit_prob}, ce_weight "
+                f"{self.ce_weight}; "
                 "at least 1, a share in [0, 1] and at least 0 are needed; correct them"
             )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
         buffer, generator = context.require_buffer("PCD"), context.generator
-        if (self.classify or self.resample) and (
+        if (self.ce_weight or self.sample_labels) and (
             labels is None or not getattr(energy, "classes", 0)
         ):
             raise ValueError(
                 f"the energy has {getattr(energy, 'classes', 0)} classes and the data "
-                f"{'no ' if labels is None else ''}labels; classify and resample need labels and "
-                "an energy with classes; set energy.classes, or switch both off"
+                f"{'no ' if labels is None else ''}labels; ce_weight and sample_labels need labels "
+                "and an energy with classes; set energy.classes, or switch both off"
             )
         x = completed(energy, x, generator)
-        visit = buffer.take(self.chains or len(x), generator)
+        visit = buffer.take(self.num_chains or len(x), generator)
         negative_labels = visit.labels if labels is not None else None
         target = energy if negative_labels is None else energy.given(negative_labels)
         start, trace, ends = self._move(target, context.require_sampler("PCD"), visit.x, generator)
-        if self.resample and negative_labels is not None:
+        if self.sample_labels and negative_labels is not None:
             negative_labels = draw_labels(energy, trace.x, generator)
         lost = buffer.put(visit, ends, self.steps, negative_labels)
         _observe(energy, x)
@@ -274,7 +275,7 @@ class PCD(Objective):
             labels=labels,
             negative_labels=negative_labels,
             l2=self.l2,
-            classify=self.classify,
+            ce_weight=self.ce_weight,
         )
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
         loss = loss._replace(
@@ -290,11 +291,11 @@ class PCD(Objective):
         updates.
         """
         values = getattr(trace.state, "energy", None)
-        if not self.restart or values is None or values.shape != fresh.shape:
+        if not self.reinit_prob or values is None or values.shape != fresh.shape:
             return {}
         new = fresh.to(values.dtype)
         old = (values * (1 - new)).sum() / (1 - new).sum().clamp_min(1)
-        return {"fresh_gap": ((values - old) * new).sum() / (self.restart * len(new))}
+        return {"fresh_gap": ((values - old) * new).sum() / (self.reinit_prob * len(new))}
 
     def _move(
         self, target: Energy, sampler: Sampler, x: Tensor, generator: torch.Generator

@@ -54,24 +54,24 @@ class Cooperative(Objective):
 
     loss = mean E(data) − mean E(revisions)  + mean ‖x − G(z')‖² / 2σ²d − diversity · H(drafts) / d
 
-    steps: of the sampler, from drafts to revisions; explain, explain_step: MALA steps, and their
-    size in units of σ², from the z of a draft to a z' of its revision; sigma: σ, the generator's
-    noise in units of the data; latent, hidden, channels: of the generator (channels above 0:
-    transposed convolutions for images); diversity: weight of the entropy of the drafts by nearest
-    neighbours, against generators that repeat themselves; partner_rate: of the generator, in units
-    of the learning rate. Cost per update: CD's with `steps`, and `explain` + 1 gradients of the
-    generator and its backward pass. Use it when samples are wanted at once, or chains from noise
-    take too long: the generator does the travelling. Sample from it too (generation.start =
-    "partner"): where no draft ever was, the energy is not trained, and chains from noise get lost.
-    Source: Xie, Lu, Gao, Zhu & Wu (2018), https://arxiv.org/abs/1609.09408
+    steps: of the sampler, from drafts to revisions; infer_steps, infer_step_size: MALA steps, and
+    their size in units of σ², from the z of a draft to a z' of its revision; sigma: σ, the
+    generator's noise in units of the data; latent, hidden, channels: of the generator (channels
+    above 0: transposed convolutions for images); diversity: weight of the entropy of the drafts by
+    nearest neighbours, against generators that repeat themselves; partner_rate: of the generator,
+    in units of the learning rate. Cost per update: CD's with `steps`, and `infer_steps` + 1
+    gradients of the generator and its backward pass. Use it when samples are wanted at once, or
+    chains from noise take too long: the generator does the travelling. Sample from it too
+    (generation.start = "partner"): where no draft ever was, the energy is not trained, and chains
+    from noise get lost. Source: Xie, Lu, Gao, Zhu & Wu (2018), https://arxiv.org/abs/1609.09408
 
-    >>> Cooperative(steps=10).explain
+    >>> Cooperative(steps=10).infer_steps
     10
     """
 
     steps: int = 20
-    explain: int = 10
-    explain_step: float = 0.2
+    infer_steps: int = 10
+    infer_step_size: float = 0.2
     sigma: float = 0.1
     latent: int = 8
     hidden: Sequence[int] = (128, 128)
@@ -82,9 +82,9 @@ class Cooperative(Objective):
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         check_steps(self.steps, 0.0)
-        numbers = (self.explain_step, self.sigma, self.partner_rate)
+        numbers = (self.infer_step_size, self.sigma, self.partner_rate)
         counts = (
-            self.explain >= 0
+            self.infer_steps >= 0
             and self.latent >= 1
             and self.channels >= 0
             and min(self.hidden, default=0) >= 1
@@ -95,10 +95,10 @@ class Cooperative(Objective):
             or not 0 <= self.diversity < math.inf
         ):
             raise ValueError(
-                f"explain is {self.explain}, latent {self.latent}, hidden {self.hidden}, channels "
-                f"{self.channels}, explain_step, sigma, partner_rate {numbers}, diversity "
-                f"{self.diversity}; counts of at least 0 (latent and widths 1), sizes above 0 and "
-                "a weight of at least 0 are needed; correct them"
+                f"infer_steps is {self.infer_steps}, latent {self.latent}, hidden {self.hidden}, "
+                f"channels {self.channels}, infer_step_size, sigma, partner_rate {numbers}, "
+                f"diversity {self.diversity}; counts of at least 0 (latent and widths 1), sizes "
+                "above 0 and a weight of at least 0 are needed; correct them"
             )
 
     def make_partner(self, energy: Energy, x: Tensor) -> Generator:
@@ -129,10 +129,10 @@ class Cooperative(Objective):
         sampler = context.require_sampler("Cooperative")
         trace = run_chains(target, sampler, start, self.steps, generator=generator)
         loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels)
-        if self.explain:
-            size = self.explain_step * self.sigma**2
+        if self.infer_steps:
+            size = self.infer_step_size * self.sigma**2
             z = run_chains(
-                Explanation(partner, trace.x), MALA(size), z, self.explain, generator=generator
+                Explanation(partner, trace.x), MALA(size), z, self.infer_steps, generator=generator
             ).x
         made = partner(z)
         taught = (trace.x - made).square().mean() / (2 * self.sigma**2)

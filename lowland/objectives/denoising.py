@@ -21,50 +21,55 @@ class MultilevelDSM(Objective):
     """Denoising score matching with log-normal noise levels, for an energy of noise E(x, σ).
 
         x̃ = x + σ ε,   loss = ½ E (1 + σ²/s²) ‖σ s_θ(x̃, σ) + ε‖² / d, s_θ = −∇E(x̃, σ), ln σ ~
-                        N(ln centre, spread²)
+                        N(ln sigma_median, log_sigma_std²)
 
     The weight makes the loss that of a network whose target has variance one at every level (s:
-    `deviation`, the standard deviation of the data), so that no level drowns the others. At the
+    `sigma_data`, the standard deviation of the data), so that no level drowns the others. At the
     minimum s_θ(·, σ) is the score of the data blurred by σ, for every σ that is drawn; levels far
-    outside ln centre ± 2.5 spread are extrapolation. warm: for an energy tied to a denoiser
+    outside ln sigma_median ± 2.5 log_sigma_std are extrapolation. (P_mean = ln sigma_median and
+    P_std = log_sigma_std in the paper.) warmup_fraction: for an energy tied to a denoiser
     (NoiseUNet, DenoiserMLP), the share of the updates, at the beginning, in which the denoiser
     itself is trained with the same loss, at less than half the cost; what is left trains the
     energy's gradient. Where an energy has a question, it gets no noise: the loss is that of the
     answer given the question, E(y | x, σ). Cost per update: a gradient of an input gradient, about
-    6 forward passes; 3 while warm. Use it when samples must be good: no chains while training, and
-    `generation.method = "flow"` draws in tens of gradients. Source: Vincent (2011),
+    6 forward passes; 3 in the warm-up. Use it when samples must be good: no chains while training,
+    and `generation.method = "flow"` draws in tens of gradients. Source: Vincent (2011),
     https://doi.org/10.1162/NECO_a_00142; levels and weight: Karras et al. (2022), table 1,
     https://arxiv.org/abs/2206.00364
 
-    >>> MultilevelDSM(centre=0.15, deviation=0.3)
-    MultilevelDSM(centre=0.15, spread=1.2, deviation=0.3, warm=0.0)
+    >>> MultilevelDSM(sigma_median=0.15, sigma_data=0.3).log_sigma_std
+    1.2
     """
 
-    centre: float = 0.3
-    spread: float = 1.2
-    deviation: float = 0.5
-    warm: float = 0.0
+    sigma_median: float = 0.3
+    log_sigma_std: float = 1.2
+    sigma_data: float = 0.5
+    warmup_fraction: float = 0.0
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        sound = all(0 < value < math.inf for value in (self.centre, self.spread, self.deviation))
-        if not (sound and 0 <= self.warm <= 1):
+        sound = all(
+            0 < value < math.inf
+            for value in (self.sigma_median, self.log_sigma_std, self.sigma_data)
+        )
+        if not (sound and 0 <= self.warmup_fraction <= 1):
             raise ValueError(
-                f"centre is {self.centre}, spread {self.spread}, deviation {self.deviation} and "
-                f"warm {self.warm}; the first three are above 0 and warm is a share; with images "
-                "in [0, 1], centre=0.15, spread=1.2, deviation=0.3 will do"
+                f"sigma_median is {self.sigma_median}, log_sigma_std {self.log_sigma_std}, "
+                f"sigma_data {self.sigma_data} and warmup_fraction {self.warmup_fraction}; the "
+                "first three are above 0 and the last is a share; with images in [0, 1], "
+                "sigma_median=0.15, log_sigma_std=1.2, sigma_data=0.3 will do"
             )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         self._check(energy, batch.labels)
         x, generator = batch.x, context.generator
         levels = torch.randn(len(x), generator=generator, device=x.device, dtype=x.dtype)
-        sigma = (math.log(self.centre) + self.spread * levels).exp()
+        sigma = (math.log(self.sigma_median) + self.log_sigma_std * levels).exp()
         wide = sigma.view(-1, *[1] * (x.dim() - 1))
         noise, asked = normal_like(x, generator), getattr(energy, "asked", None)
         noise = noise if asked is None else noise * asked
         noisy = x + wide * noise
-        if context.progress < self.warm:
+        if context.progress < self.warmup_fraction:
             guess: Any = energy
             error, terms = (noisy - guess.denoised(noisy, sigma)) / wide - noise, {}
         else:
@@ -76,7 +81,7 @@ class MultilevelDSM(Objective):
                 "energy_data": values.detach().mean(),
                 "spread": values.detach().std(correction=0),
             }
-        weight = 1 + (sigma / self.deviation).square()
+        weight = 1 + (sigma / self.sigma_data).square()
         rows = 0.5 * weight * error.square().flatten(1).mean(1)
         share = 1 - len(getattr(energy, "question", ())) / x.shape[1]
         return Loss(rows.mean() / share, terms)
@@ -89,8 +94,9 @@ class MultilevelDSM(Objective):
                 "MultilevelDSM trains E(x, σ) without labels; use NoiseUNet for images or "
                 "DenoiserMLP"
             )
-        if self.warm and not hasattr(energy, "denoised"):
+        if self.warmup_fraction and not hasattr(energy, "denoised"):
             raise ValueError(
-                f"warm is {self.warm} and {type(energy).__name__} is tied to no denoiser; only one "
-                "that is can be warmed up; set warm = 0 or use NoiseUNet or DenoiserMLP"
+                f"warmup_fraction is {self.warmup_fraction} and {type(energy).__name__} is tied to "
+                "no denoiser; only one that is can be warmed up; set it to 0 or use NoiseUNet or "
+                "DenoiserMLP"
             )

@@ -99,12 +99,12 @@ class ImprovedCD(Objective):
 
     x⁻(θ) is where the last step of the chain leads, as a function of the weights; sg: weights held
     constant. augment: transforms of the chains before they move on ("flip", "shift", "rotate",
-    "blur", "colour", "noise"), each visited chain with probability `shaken`: a way between modes
-    that the sampler lacks. Choose those under which the data stay data. steps, capacity, restart:
-    as in PCD. The sampler is Langevin or ShortRun, whose steps are differentiable. Cost per update:
-    PCD's, and one gradient with its own backward pass, a forward and backward pass in x, and
-    distances to 1000 chains. Use it when PCD with a deep net blows up although its rate is low, or
-    its chains crowd together. Source: Du, Li, Tenenbaum & Mordatch (2021),
+    "blur", "colour", "noise"), each visited chain with probability `augment_prob`: a way between
+    modes that the sampler lacks. Choose those under which the data stay data. steps, buffer_size,
+    reinit_prob: as in PCD. The sampler is Langevin or ShortRun, whose steps are differentiable.
+    Cost per update: PCD's, and one gradient with its own backward pass, a forward and backward pass
+    in x, and distances to 1000 chains. Use it when PCD with a deep net blows up although its rate
+    is low, or its chains crowd together. Source: Du, Li, Tenenbaum & Mordatch (2021),
     https://arxiv.org/abs/2012.01316
 
     >>> ImprovedCD(steps=5, augment=("noise",)).kl
@@ -112,23 +112,25 @@ class ImprovedCD(Objective):
     """
 
     steps: int = 20
-    capacity: int = 10_000
-    restart: float = 0.05
+    buffer_size: int = 10_000
+    reinit_prob: float = 0.05
     kl: float = 0.3
     entropy: float = 1.0
     augment: Sequence[str] = ()
-    shaken: float = 0.5
+    augment_prob: float = 0.5
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "augment", tuple(self.augment))
         check_steps(self.steps, 0.0)
         check_augment(self.augment)
         sound = 0 <= self.kl < math.inf and 0 <= self.entropy < math.inf
-        if self.capacity < 1 or not (sound and 0 <= self.restart <= 1 and 0 <= self.shaken <= 1):
+        if self.buffer_size < 1 or not (
+            sound and 0 <= self.reinit_prob <= 1 and 0 <= self.augment_prob <= 1
+        ):
             raise ValueError(
-                f"capacity is {self.capacity}, kl {self.kl}, entropy {self.entropy}, restart "
-                f"{self.restart}, shaken {self.shaken}; at least 1, two weights of at least 0 and "
-                "two shares in [0, 1] are needed; correct them"
+                f"buffer_size is {self.buffer_size}, kl {self.kl}, entropy {self.entropy}, "
+                f"reinit_prob {self.reinit_prob}, augment_prob {self.augment_prob}; at least 1, "
+                "two weights of at least 0 and two shares in [0, 1] are needed; correct them"
             )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
@@ -143,7 +145,7 @@ class ImprovedCD(Objective):
         visit = buffer.take(len(x), generator)
         negative_labels = None if labels is None else visit.labels
         target = energy if negative_labels is None else energy.given(negative_labels)
-        start = self._shaken(visit.x, energy, generator)
+        start = self._augment(visit.x, energy, generator)
         trace = run_chains(target, sampler, start, self.steps - 1, generator=generator)
         last = differentiable_step(target, sampler, trace.x, generator)
         lost = buffer.put(visit, last.detach(), self.steps)
@@ -167,10 +169,10 @@ class ImprovedCD(Objective):
         spread = neighbour_entropy(last, bank) if self.entropy else last.new_zeros(())
         return self.kl * (downhill - self.entropy * spread), spread
 
-    def _shaken(self, x: Tensor, energy: Energy, generator: torch.Generator) -> Tensor:
+    def _augment(self, x: Tensor, energy: Energy, generator: torch.Generator) -> Tensor:
         if not self.augment:
             return x
-        chosen = torch.rand(len(x), generator=generator, device=x.device) < self.shaken
+        chosen = torch.rand(len(x), generator=generator, device=x.device) < self.augment_prob
         return torch.where(
             per_row(chosen, x), augmented(x, self.augment, generator, energy.domain), x
         )

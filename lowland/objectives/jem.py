@@ -46,14 +46,14 @@ class JEM(Objective):
     evenly among the classes; one buffer cannot do both. Both zero: a classifier trained by
     cross-entropy alone, for comparison.
 
-    steps: sampler steps per visit; capacity, restart: the replay buffer and the share of visited
-    chains that begin anew; chains: how many move at every update, as many as data unless given;
-    after: share of the updates, at the start, with cross-entropy alone. Semi-supervised: points
-    labelled −1 count in E(x⁺) only; labelled: the share of the training part whose labels a session
-    tells (`told`). augment: transforms (`augmented`) of the points at which the cross-entropy is
-    taken; adversarial: with attack_epsilon above 0 these points are then moved by `attack`,
-    attack_steps of attack_step_size. In both cases the contrast takes data as they are, as many as
-    chains move.
+    steps: sampler steps per visit; buffer_size, reinit_prob: the replay buffer and the share of
+    visited chains that begin anew; num_chains: how many move at every update, as many as data
+    unless given; warmup_fraction: share of the updates, at the start, with cross-entropy alone.
+    Semi-supervised: points labelled −1 count in E(x⁺) only; labelled_fraction: the share of the
+    training part whose labels are used (`hide_labels`). augment: transforms (`augmented`) of the
+    points at which the cross-entropy is taken; adversarial: with attack_epsilon above 0 these
+    points are then moved by `attack`, attack_steps of attack_step_size. In both cases the contrast
+    takes data as they are, as many as chains move.
 
     Cost per update: forward and backward over B + chains points (B + 2 chains if augmented), and
     chains · steps gradients; adversarial: B · attack_steps gradients more. Use it when one model
@@ -73,15 +73,15 @@ class JEM(Objective):
     """
 
     steps: int = 20
-    capacity: int = 10_000
-    restart: float = 0.05
-    chains: int = 0
+    buffer_size: int = 10_000
+    reinit_prob: float = 0.05
+    num_chains: int = 0
     weight_px: float = 1.0
     weight_py_x: float = 1.0
     weight_pxy: float = 0.0
     l2: float = 0.0
-    after: float = 0.0
-    labelled: float = 1.0
+    warmup_fraction: float = 0.0
+    labelled_fraction: float = 1.0
     augment: Sequence[str] = ()
     attack_epsilon: float = 0.0
     attack_steps: int = 5
@@ -93,22 +93,28 @@ class JEM(Objective):
         weights = (self.weight_px, self.weight_py_x, self.weight_pxy)
         if (
             not all(weight >= 0 for weight in weights)
-            or not 0 <= self.after <= 1
-            or not 0 <= self.labelled <= 1
+            or not 0 <= self.warmup_fraction <= 1
+            or not 0 <= self.labelled_fraction <= 1
         ):
             raise ValueError(
-                f"the weights are {weights}, after is {self.after} and labelled {self.labelled}; "
-                "at least 0 and shares in [0, 1] are needed; correct them"
+                f"the weights are {weights}, warmup_fraction is {self.warmup_fraction} and "
+                f"labelled_fraction {self.labelled_fraction}; at least 0 and shares in [0, 1] are "
+                "needed; correct them"
             )
         if self.weight_px and self.weight_pxy:
             raise ValueError(
                 f"weight_px is {self.weight_px} and weight_pxy is {self.weight_pxy}; the chains of "
                 "a buffer walk in one law; set one of them to 0"
             )
-        if not 0 <= self.chains <= self.capacity or self.capacity < 1 or not 0 <= self.restart <= 1:
+        if (
+            not 0 <= self.num_chains <= self.buffer_size
+            or self.buffer_size < 1
+            or not 0 <= self.reinit_prob <= 1
+        ):
             raise ValueError(
-                f"capacity is {self.capacity}, chains {self.chains} and restart {self.restart}; at "
-                "least 1, at most the capacity and a share in [0, 1] are needed; correct them"
+                f"buffer_size is {self.buffer_size}, num_chains {self.num_chains} and reinit_prob "
+                f"{self.reinit_prob}; at least 1, at most buffer_size and a share in [0, 1] are "
+                "needed; correct them"
             )
         if not self.attack_epsilon >= 0 or self.attack_steps < 1 or not self.attack_step_size > 0:
             raise ValueError(
@@ -123,7 +129,7 @@ class JEM(Objective):
         context.require_buffer("JEM")
         negatives, its = None, None
         terms: dict[str, Tensor] = {}
-        if (self.weight_px or self.weight_pxy) and context.progress >= self.after:
+        if (self.weight_px or self.weight_pxy) and context.progress >= self.warmup_fraction:
             negatives, its, terms = self._walk(energy, x, context)
         read = self._read(energy, x, labels, context.generator)
         known, up, down = self._energies(energy, x, labels, read, negatives, its)
@@ -191,7 +197,7 @@ class JEM(Objective):
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Negatives, their labels if they have some, and what the log says of the chains."""
         buffer, sampler = context.require_buffer("JEM"), context.require_sampler("JEM")
-        visit = buffer.take(self.chains or len(x), context.generator)
+        visit = buffer.take(self.num_chains or len(x), context.generator)
         if self.weight_pxy and visit.labels is None:
             raise ValueError(
                 "the chains have no labels; weight_pxy needs a class for each; pass "

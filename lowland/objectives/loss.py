@@ -84,24 +84,23 @@ class Objective(ABC):
     """Base of the objectives: `loss`, and what a training session asks of its settings.
 
     sampled: whether it runs chains, so that a recipe needs a sampler; steps: sampler steps per
-    update; capacity: chains kept in a replay buffer, 0 for none; chains: how many of them move at
-    every update, 0 for as many as data; restart: probability with which a visited chain begins
-    anew; labelled: share of the training labels it may see; partner_rate: learning rate of the
-    partner, in units of that of the energy.
-    """
+    update; buffer_size: chains kept in a replay buffer, 0 for none; num_chains: how many of them
+    move at every update, 0 for as many as data; reinit_prob: probability with which a visited chain
+    begins anew; labelled_fraction: share of the training labels it may see; partner_rate: learning
+    rate of the partner, in units of that of the energy."""
 
     sampled: ClassVar[bool] = True
     steps: int = 1
-    capacity: int = 0
-    chains: int = 0
-    restart: float = 0.0
-    labelled: float = 1.0
+    buffer_size: int = 0
+    num_chains: int = 0
+    reinit_prob: float = 0.0
+    labelled_fraction: float = 1.0
     partner_rate: float = 1.0
 
     @property
     def persistent(self) -> bool:
         """Whether chains are kept between updates."""
-        return self.capacity > 0
+        return self.buffer_size > 0
 
     def make_partner(self, energy: Energy, x: Tensor) -> nn.Module | None:
         """Return a module that is trained beside the energy, fitted to data x (N, *event), or

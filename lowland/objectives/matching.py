@@ -100,33 +100,33 @@ class EnergyMatching(Objective):
                                                    ∝ exp(−E)
 
     The potential of the paper is V = ε E: ε (temperature) is how much noise the law of the data has
-    in units of the flow. For the first share `warmup` of the updates the weight is 0 and no chain
-    moves: E then only carries noise to data, t = 0 to 1. After it chains follow the sampler from
-    noise and are kept, as in PCD, and their contrast shapes E where the data are; the flow keeps it
-    whole elsewhere. A Langevin sampler of step_size ε · dt makes 1 / dt steps of the flow in unit
-    time.
+    in units of the flow. For the first share `warmup_fraction` of the updates the weight is 0 and
+    no chain moves: E then only carries noise to data, t = 0 to 1. After it chains follow the
+    sampler from noise and are kept, as in PCD, and their contrast shapes E where the data are; the
+    flow keeps it whole elsewhere. A Langevin sampler of step_size ε · dt makes 1 / dt steps of the
+    flow in unit time.
 
-    arrive: a chain counts, a_i = 1, once it has made so many steps since it began at noise: 1 / dt
-    of them carry it to the data, and until then it lies far above them by construction. Counted at
-    once, such chains would make a contrast as wide as the whole landscape, which says nothing of
-    the law and teaches E to pull from noise harder than the flow does. cutoff: from the end of the
-    warm-up lines count up to this t only, after which the law of the data alone should decide;
-    steps, capacity, restart: of the chains, as in PCD. Where flow and law disagree the minimiser is
-    a compromise. A flow that is not told t carries on past the data, so chains end below them: a
-    gap that stays under zero by a good part of the spread asks for a larger weight. A gap that runs
-    away upwards asks for a smaller one: the contrast moves E faster than chains can follow, and
-    tears the flow. The flow is a mean over the numbers of an event and E is of the whole event in
-    units of 1/ε: 0.3 suits the plane, 5e-4 images of 8 × 8. The step h = ε dt must suit the law and
-    not the flow alone. A little noise σ on the data (training.noise, dequantise) makes their law σ
-    wide, without which it has no energy, and Langevin follows a law so wide only where h < 2 σ²:
-    keep h below σ². On a box the flow comes to rest about 2 ε from a wall, and data that end there
-    (black pixels) want noise of that size. Not reached yet: on MNIST with h = 4e-5 and σ = 0.005,
-    too narrow by this rule, the contrast went well for 350 updates at a weight of 1e-6, and for 100
-    at 1e-5, until gap and flow ran away; recipe mnist-matching is the flow alone. Cost per update:
-    one gradient with its own backward pass, and an assignment; after the warm-up as much as PCD
-    besides. Use it when a single noise-free energy is to make good samples from scratch: its chains
-    need not mix to be trained, because the flow has brought them to the data. Source: Balcerak et
-    al. (2025), https://arxiv.org/abs/2504.10612
+    arrival_steps: a chain counts, a_i = 1, once it has made so many steps since it began at noise:
+    1 / dt of them carry it to the data, and until then it lies far above them by construction.
+    Counted at once, such chains would make a contrast as wide as the whole landscape, which says
+    nothing of the law and teaches E to pull from noise harder than the flow does. t_max: from the
+    end of the warm-up lines count up to this t only, after which the law of the data alone should
+    decide; steps, buffer_size, reinit_prob: of the chains, as in PCD. Where flow and law disagree
+    the minimiser is a compromise. A flow that is not told t carries on past the data, so chains end
+    below them: a gap that stays under zero by a good part of the spread asks for a larger weight. A
+    gap that runs away upwards asks for a smaller one: the contrast moves E faster than chains can
+    follow, and tears the flow. The flow is a mean over the numbers of an event and E is of the
+    whole event in units of 1/ε: 0.3 suits the plane, 5e-4 images of 8 × 8. The step h = ε dt must
+    suit the law and not the flow alone. A little noise σ on the data (training.data_noise_std,
+    dequantise) makes their law σ wide, without which it has no energy, and Langevin follows a law
+    so wide only where h < 2 σ²: keep h below σ². On a box the flow comes to rest about 2 ε from a
+    wall, and data that end there (black pixels) want noise of that size. Not reached yet: on MNIST
+    with h = 4e-5 and σ = 0.005, too narrow by this rule, the contrast went well for 350 updates at
+    a weight of 1e-6, and for 100 at 1e-5, until gap and flow ran away; recipe mnist-matching is the
+    flow alone. Cost per update: one gradient with its own backward pass, and an assignment; after
+    the warm-up as much as PCD besides. Use it when a single noise-free energy is to make good
+    samples from scratch: its chains need not mix to be trained, because the flow has brought them
+    to the data. Source: Balcerak et al. (2025), https://arxiv.org/abs/2504.10612
 
     >>> import torch, lowland
     >>> g, net = torch.Generator().manual_seed(0), lowland.MLP(lowland.real(2), hidden=(8,))
@@ -136,33 +136,34 @@ class EnergyMatching(Objective):
     """
 
     temperature: float = 0.1
-    warmup: float = 0.6
+    warmup_fraction: float = 0.6
     weight: float = 0.01
-    cutoff: float = 1.0
+    t_max: float = 1.0
     steps: int = 10
-    arrive: int = 50
-    capacity: int = 4000
-    restart: float = 0.02
+    arrival_steps: int = 50
+    buffer_size: int = 4000
+    reinit_prob: float = 0.02
 
     def __post_init__(self) -> None:
-        PCD(self.steps, self.capacity, restart=self.restart)  # refuses what it refuses
+        PCD(self.steps, self.buffer_size, reinit_prob=self.reinit_prob)  # refuses what it refuses
         sound = (
             0 < self.temperature < float("inf")
-            and 0 <= self.warmup <= 1
+            and 0 <= self.warmup_fraction <= 1
             and 0 <= self.weight < float("inf")
         )
-        if not (sound and 0 < self.cutoff <= 1 and self.arrive >= 0):
+        if not (sound and 0 < self.t_max <= 1 and self.arrival_steps >= 0):
             raise ValueError(
-                f"temperature is {self.temperature}, warmup {self.warmup}, weight {self.weight}, "
-                f"cutoff {self.cutoff} and arrive {self.arrive}; above 0, a share in [0, 1], at "
-                "least 0, in (0, 1] and at least 0 are needed; correct them"
+                f"temperature is {self.temperature}, warmup_fraction {self.warmup_fraction}, "
+                f"weight {self.weight}, t_max {self.t_max} and arrival_steps {self.arrival_steps}; "
+                "above 0, a share in [0, 1], at least 0, in (0, 1] and at least 0 are needed; "
+                "correct them"
             )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
-        warm = context.progress < self.warmup
+        warm = context.progress < self.warmup_fraction
         points, _, velocity = lines(
-            energy, x, labels, context.generator, until=1.0 if warm else self.cutoff
+            energy, x, labels, context.generator, until=1.0 if warm else self.t_max
         )
         flow, values = force_error(energy, points, labels, velocity, self.temperature)
         if warm:
@@ -189,7 +190,7 @@ class EnergyMatching(Objective):
         target = energy if labels is None else energy.given(visit.labels)
         trace = run_chains(target, sampler, visit.x, self.steps, generator=context.generator)
         lost = buffer.put(visit, trace.x, self.steps)
-        arrived = buffer.age[visit.slots] >= self.arrive
+        arrived = buffer.age[visit.slots] >= self.arrival_steps
         negatives = torch.where(per_row(arrived, x), trace.x, x)
         called = (
             None if labels is None else torch.where(arrived, cast(Tensor, visit.labels), labels)

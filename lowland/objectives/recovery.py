@@ -34,11 +34,11 @@ class DiffusionRecovery(Objective):
     sigmas: falling; the energy learns all levels but the first, from which sampling starts. The
     sampler's step_size is in units of s², one number for all levels: 0.1 and some 10 to 30 steps
     suit. The minimiser is exp(−E(·, σ)) = the law of data with noise σ, level by level, as far as
-    the chains reach theirs; sample it with `lowland.samplers.diffusion_recovery_sample`. Cost per update: `steps` + 1
-    gradients and one contrast, as CD, and no chains are kept. Use it when chains of a plain energy
-    do not mix and an energy of noise is welcome: training is as calm as score matching, and the
-    levels are laws from the contrast of samples, not from a regression. Source: Gao, Song, Poole,
-    Wu & Kingma (2021), https://arxiv.org/abs/2012.08125
+    the chains reach theirs; sample it with `lowland.samplers.diffusion_recovery_sample`. Cost per
+    update: `steps` + 1 gradients and one contrast, as CD, and no chains are kept. Use it when
+    chains of a plain energy do not mix and an energy of noise is welcome: training is as calm as
+    score matching, and the levels are laws from the contrast of samples, not from a regression.
+    Source: Gao, Song, Poole, Wu & Kingma (2021), https://arxiv.org/abs/2012.08125
 
     >>> DiffusionRecovery(sigmas=(1.0, 0.3, 0.1)).steps
     20

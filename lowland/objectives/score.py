@@ -8,9 +8,8 @@ loss of scores alone:
 
 The first learns the law of noised data, at one gradient an update; the second that of the data
 themselves, at the cost of the trace of a Hessian, and of what a finite set of points allows: the
-loss falls without bound where the energy sharpens around them. A little `training.noise` keeps it
-from doing so.
-"""
+loss falls without bound where the energy sharpens around them. A little `training.data_noise_std`
+keeps it from doing so."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -143,7 +142,8 @@ class ScoreMatching(Objective):
         )
         if self.method == "exact" and batch.x[0].numel() > self.limit:
             raise ValueError(
-                f"an event has {batch.x[0].numel()} numbers; the exact trace takes a second derivative "
+                f"an event has {batch.x[0].numel()} numbers; the exact trace takes a second "
+                "derivative "
                 f'for each and is for at most {self.limit}; set method = "hutchinson"'
             )
         x = batch.x.detach().requires_grad_(True)

@@ -22,32 +22,33 @@ class WakeSleep(Objective):
 
     The generative gradient is that of the bound; the recognition gradient is not, it follows the
     dreams of the model instead. Chains make `steps` steps from the data (contrastive divergence);
-    with a capacity above 0 from where they last got to, so many at each update as data unless
-    `chains` says how many (persistent). An energy without recognition weights is contrasted, and no
-    more: every other energy has nothing to recognise. Cost per update: that of CD or PCD on top,
-    and one pass up and down all layers. Use it when the net is a DBN, after `greedy`. Source:
+    with a buffer_size above 0 from where they last got to, so many at each update as data unless
+    `num_chains` says how many (persistent). An energy without recognition weights is contrasted,
+    and no more: every other energy has nothing to recognise. Cost per update: that of CD or PCD on
+    top, and one pass up and down all layers. Use it when the net is a DBN, after `greedy`. Source:
     Hinton, Osindero & Teh (2006), appendix B, https://doi.org/10.1162/neco.2006.18.7.1527; wake and
-    sleep: Hinton, Dayan, Frey & Neal (1995), https://doi.org/10.1126/science.7761831
-    """
+    sleep: Hinton, Dayan, Frey & Neal (1995), https://doi.org/10.1126/science.7761831"""
 
     steps: int = 10
-    capacity: int = 0
-    chains: int = 0
-    restart: float = 0.0
+    buffer_size: int = 0
+    num_chains: int = 0
+    reinit_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.capacity < 0 or not 0 <= self.restart <= 1:
+        if self.buffer_size < 0 or not 0 <= self.reinit_prob <= 1:
             raise ValueError(
-                f"capacity is {self.capacity} and restart {self.restart}; at least 0 chains and a "
-                "share in [0, 1] are needed; capacity = 0 starts chains at the data"
+                f"buffer_size is {self.buffer_size} and reinit_prob {self.reinit_prob}; at least 0 "
+                "chains and a share in [0, 1] are needed; buffer_size = 0 starts chains at the data"
             )
         _ = self._contrastive
 
     @property
     def _contrastive(self) -> CD | PCD:
-        if not self.capacity:
+        if not self.buffer_size:
             return CD(self.steps)
-        return PCD(self.steps, self.capacity, restart=self.restart, chains=self.chains)
+        return PCD(
+            self.steps, self.buffer_size, reinit_prob=self.reinit_prob, num_chains=self.num_chains
+        )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         loss = self._contrastive.loss(energy, batch, context)

@@ -54,8 +54,8 @@ def fit(
     killed and resumed equals one that was not, bit for bit: weights, averages, chains, partners and
     log. On trouble the run goes back to a checkpoint, lowers the rate, shortens the sampler's step
     or begins chains anew, whichever the verdict asks for, and writes down what it did; after
-    `training.rollbacks` attempts it stops. With training.select the energy of the best checkpoint
-    is returned; with training.grow smaller images come first.
+    `training.max_rollbacks` attempts it stops. With training.select_by the energy of the best
+    checkpoint is returned; with training.progressive_sizes smaller images come first.
 
     Raises ValueError for data or settings that cannot be trained on, RunError if the directory
     refuses, TrainingStoppedError if health stops the run.
@@ -67,7 +67,7 @@ def fit(
     (2,)
     """
     values = recipe.plain() if hasattr(recipe, "plain") else dict(recipe)
-    if values["training"].get("grow") and energy is None:
+    if values["training"].get("progressive_sizes") and energy is None:
         from lowland.training.grow import grown
 
         with team() as members:  # open for all sizes
@@ -244,7 +244,9 @@ class _Desk:
         session, run = self.session, self.run
         run.save_checkpoint(session.checkpoint(run.log_size()))
         best = {int(session.best["step"])} if session.best else set()
-        run.keep_checkpoints({*run.steps()[-session.settings.keep :], *self._far()} | best)
+        run.keep_checkpoints(
+            {*run.steps()[-session.settings.keep_checkpoints :], *self._far()} | best
+        )
 
     def _log(self, row: dict[str, Any], findings: list[Finding]) -> None:
         """Write the row, and an event for every finding that is new or has changed its level."""
@@ -277,7 +279,7 @@ class _Desk:
             session.rollbacks,
             (session.rate_factor, session.step_factor),
         )
-        if session.settings.on_failure == "stop" or tried >= session.settings.rollbacks:
+        if session.settings.on_failure == "stop" or tried >= session.settings.max_rollbacks:
             run.log({"step": step, "event": "stop", **cause._asdict()})
             raise TrainingStoppedError(
                 f"training stopped at step {step}{self._history()}: {cause.name}: {cause.sentence} "

@@ -1,8 +1,8 @@
 """Growing: train an energy of images from small to large, smaller sizes by `fit` in runs inside the
 run, weights carried on.
 
-In a recipe it is one word: training.grow = [7, 14], the smaller sides on which to train first.
-"""
+In a recipe it is one word: training.progressive_sizes = [7, 14], the smaller sides on which to
+train first."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -53,7 +53,8 @@ def grow(
     recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(sizes)
     plain = [own.plain() if hasattr(own, "plain") else dict(own) for own in recipes]
     plain = [
-        {**values, "training": {**values["training"], "grow": []}} for values in plain[:-1]
+        {**values, "training": {**values["training"], "progressive_sizes": []}}
+        for values in plain[:-1]
     ] + plain[-1:]
     _check(sizes, len(plain))
     data = data or load_recipe_data(plain[-1])
@@ -75,19 +76,18 @@ def grow(
 def grown(
     recipe: dict[str, Any], run: str | Path, *, data: Dataset | None = None, progress: bool = True
 ) -> Energy:
-    """What `fit` does with a recipe that names training.grow: the smaller sides first, then that of
-    the data.
-    """
+    """What `fit` does with a recipe that names training.progressive_sizes: the smaller sides first,
+    then that of the data."""
     data = data or load_recipe_data(recipe)
     if len(data.domain.shape) != 3:
         raise ValueError(
-            f"training.grow is {recipe['training']['grow']} and events have shape "
-            f"{data.domain.shape}; only images grow; leave it out"
+            f"training.progressive_sizes is {recipe['training']['progressive_sizes']} and events "
+            f"have shape {data.domain.shape}; only images grow; leave it out"
         )
     return grow(
         recipe,
         run,
-        (*recipe["training"]["grow"], data.domain.shape[-1]),
+        (*recipe["training"]["progressive_sizes"], data.domain.shape[-1]),
         data=data,
         progress=progress,
     )
@@ -114,7 +114,7 @@ def _shrunk(x: Tensor, size: int) -> Tensor:
 
 def _enlarged(energy: Energy, values: dict[str, Any], domain: Domain) -> Energy:
     """An energy of the next size with the weights of the last."""
-    margin = float(values["training"].get("margin", 0.0))
+    margin = float(values["training"].get("box_margin", 0.0))
     new: Energy = build("energy", {**values["energy"], "domain": domain.widened(margin)})
     mine, theirs = new.state_dict(), energy.state_dict()
     wrong = [name for name in mine if name not in theirs or mine[name].shape != theirs[name].shape]

@@ -246,7 +246,7 @@ def _gradient(rows: Rows, limits: Limits) -> Finding | None:
         "warn",
         f"The gradient norm is {norms[-1]:.3g}, {norms[-1] / median(norms):.0f} times its recent "
         "median.",
-        "Set training.clip to about the median norm, or lower the learning rate.",
+        "Set training.grad_clip_norm to about the median norm, or lower the learning rate.",
     )
 
 
@@ -316,8 +316,8 @@ def _held(rows: Rows, limits: Limits) -> Finding | None:
         "overfitting",
         "warn",
         f"Held-out data lie {gaps[-1]:.1f} spreads above the training data in energy.",
-        "Stop earlier (training.select, training.patience), add noise or weight decay, or take a "
-        "smaller network.",
+        "Stop earlier (training.select_by, training.patience), add noise or weight decay, or take "
+        "a smaller network.",
     )
 
 
@@ -331,7 +331,7 @@ def _fresh(rows: Rows, limits: Limits) -> Finding | None:
         "warn",
         f"Chains begun anew lie {-median(gaps):.3g} below the old ones in energy: the buffer no "
         "longer follows the model.",
-        "Raise objective.restart or the number of steps, or lower the learning rate.",
+        "Raise objective.reinit_prob or the number of steps, or lower the learning rate.",
         "chains",
     )
 
@@ -344,8 +344,8 @@ def _alike(rows: Rows, limits: Limits) -> Finding | None:
         "mode loss",
         "bad" if median(shares) < limits.alike_bad else "warn",
         f"The samples' total variance is {median(shares):.2g} of the data's: they are alike.",
-        "Begin more chains anew (objective.restart), raise the temperature, or lower the learning "
-        "rate.",
+        "Begin more chains anew (objective.reinit_prob), raise the temperature, or lower the "
+        "learning rate.",
         "chains",
     )
 
@@ -358,7 +358,7 @@ def _age(rows: Rows, limits: Limits) -> Finding | None:
         "buffer age",
         "warn",
         "Chains in the buffer have age 0: every visit begins anew, so nothing persists.",
-        "Lower objective.restart.",
+        "Lower objective.reinit_prob.",
     )
 
 

@@ -83,7 +83,7 @@ def _try(session: Session, rate: float, step: float) -> dict[str, float]:
     """Fly a copy; what it showed."""
     alone = {
         "warmup": 0,
-        "ema": 0.0,
+        "ema_decay": 0.0,
         "compile": False,
         "batch": session.settings.batch // session.team.size,
     }

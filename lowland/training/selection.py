@@ -44,25 +44,26 @@ class Selection:
     def of(cls, session: Session) -> "Selection | None":
         """What the settings ask for; None for nothing."""
         settings = session.settings
-        if settings.select == "none":
+        if settings.select_by == "none":
             return None
         data = materialize(session.data)
         held = data.calibration.x[: settings.select_samples]
         if len(held) < 16:
             raise ValueError(
-                f"training.select is {settings.select!r} and {data.name} has {len(held)} held-out "
-                "examples; at least 16 are needed; take more data, or set training.select = 'none'"
+                f"training.select_by is {settings.select_by!r} and {data.name} has {len(held)} "
+                "held-out examples; at least 16 are needed; take more data, or set "
+                "training.select_by = 'none'"
             )
-        if settings.select == "ksd" and session.energy.domain.kind != "real":
+        if settings.select_by == "ksd" and session.energy.domain.kind != "real":
             raise ValueError(
-                f"training.select is 'ksd' and the domain is {session.energy.domain.kind}; it "
+                f"training.select_by is 'ksd' and the domain is {session.energy.domain.kind}; it "
                 "needs a real one; use 'mmd'"
             )
         features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)  # noqa: E731
-        if data.classes and len(data.domain.shape) == 3 and settings.select != "ksd":
+        if data.classes and len(data.domain.shape) == 3 and settings.select_by != "ksd":
             features = train_judge(data.train, data.classes, steps=300, seed=0).features
         return cls(
-            settings.select, settings.select_every or settings.checkpoint_every, held, features
+            settings.select_by, settings.select_every or settings.checkpoint_every, held, features
         )
 
     def judge(self, session: Session) -> dict[str, float]:

@@ -106,8 +106,9 @@ class Session:
         self._check(recipe)
         self.partner = self._partner(seed)
         self.module = Step(self.energy, self.objective, self.sampler, self.terms, self.partner)
-        start = int((1 - settings.average) * settings.steps) if settings.average else None
-        self.ema = EMA(self.energy, settings.ema, start)
+        tail = settings.tail_average_fraction
+        start = int((1 - tail) * settings.steps) if tail else None
+        self.ema = EMA(self.energy, settings.ema_decay, start)
         if settings.checkpoint_activations:
             recompute(self.energy)
         if settings.compile:
@@ -150,9 +151,9 @@ class Session:
                 "Adam; set training.optimizer = 'adam', or sharding = 'ddp'"
             )
         objective: Any = build("objective", self.recipe["objective"])
-        chains = objective.chains
+        chains = objective.num_chains
         return (
-            replace(objective, chains=self.team.divided("objective.chains", chains))
+            replace(objective, num_chains=self.team.divided("objective.num_chains", chains))
             if chains
             else objective
         )
@@ -163,7 +164,7 @@ class Session:
             return energy
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            domain = self.data.domain.widened(self.settings.margin)
+            domain = self.data.domain.widened(self.settings.box_margin)
             made: Any = build("energy", {**self.recipe["energy"], "domain": domain})
         if hasattr(made, "prepare"):
             made.prepare(self.data.train.x)
@@ -182,7 +183,7 @@ class Session:
         """The training part, its labels told to an objective that learns from a share of them
         only.
         """
-        share = self.objective.labelled
+        share = self.objective.labelled_fraction
         if share == 1.0 or part.y is None:
             return part
         return Split(part.x, hide_labels(part.y, share, seed))
@@ -190,7 +191,9 @@ class Session:
     def _check(self, recipe: Mapping[str, Any]) -> None:
         classes = getattr(self.energy, "classes", 0)
         spread = [
-            name for name in ("noise", "dequantise", "margin") if getattr(self.settings, name)
+            name
+            for name in ("data_noise_std", "dequantise", "box_margin")
+            if getattr(self.settings, name)
         ]
         if self.data.binarization and spread:
             raise ValueError(
@@ -228,7 +231,8 @@ class Session:
         if not self.objective.persistent:
             return None
         chains = max(
-            self.objective.capacity, self.objective.chains * self.team.size or self.settings.batch
+            self.objective.buffer_size,
+            self.objective.num_chains * self.team.size or self.settings.batch,
         )
         rows = self.team.portion(chains)
         return ReplayBuffer(
@@ -236,7 +240,7 @@ class Session:
             self._chain_domain(),
             generator=self.generators["chains"],
             classes=self.data.classes if self.labelled else 0,
-            restart=self.objective.restart,
+            restart=self.objective.reinit_prob,
             dtype=next(self.energy.parameters()).dtype,
         )
 
@@ -265,9 +269,9 @@ class Session:
         if self.settings.dequantise and self.data.num_gray_levels:
             u = torch.rand(x.shape, generator=generator, device=x.device)
             x = (x * (self.data.num_gray_levels - 1) + u) / self.data.num_gray_levels
-        if self.settings.noise:
+        if self.settings.data_noise_std:
             noise = torch.randn(x.shape, generator=generator, device=x.device)
-            x, _ = self.energy.domain.reflect(x + self.settings.noise * noise)
+            x, _ = self.energy.domain.reflect(x + self.settings.data_noise_std * noise)
         return x
 
     def advance(self) -> None:
@@ -292,7 +296,7 @@ class Session:
         parts_of: list[nn.Module] = (
             [self.energy] if self.partner is None else [self.energy, self.partner]
         )
-        norm = whole(clipped_norm(parts_of, self.settings.clip))
+        norm = whole(clipped_norm(parts_of, self.settings.grad_clip_norm))
         sound = self.team.every(norm.isfinite() & self._losses.isfinite())
         step_if(self.optimizer, sound)
         self.step += 1

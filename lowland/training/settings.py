@@ -14,16 +14,17 @@ class Training:
     *Updates.* steps: how many; batch: examples per update; accumulate: parts into which a batch is
     divided, whose gradients add up, where it does not fit into memory; optimizer: "adam"
     (learning_rate, betas) or "sgd" (learning_rate, momentum); weight_decay: pull of the weights to
-    zero, in units of the learning rate; warmup: updates of linear rise; decay: share of the
-    updates, at the end, over which the rate falls to zero, along a line or a cosine (schedule);
-    clip: bound on the gradient norm, 0 for none; ema: decay of the averaged weights; average: above
-    0, the weights used later are the plain mean of those of this last share of the updates, and ema
-    is not used; precision: "bfloat16" rounds the factors of matrix products.
+    zero, in units of the learning rate; warmup: updates of linear rise; decay_fraction: share of
+    the updates, at the end, over which the rate falls to zero, along a line or a cosine (schedule);
+    grad_clip_norm: bound on the gradient norm, 0 for none; ema_decay: decay of the averaged
+    weights; tail_average_fraction: above 0, the weights used later are the plain mean of those of
+    this last share of the updates, and ema_decay is not used; precision: "bfloat16" rounds the
+    factors of matrix products.
 
-    *Data.* noise: standard deviation of Gaussian noise added; margin: how far the energy's box
-    reaches beyond the data's, to hold that noise; dequantise: spread each grey level over its
-    width; grow: smaller sides of images on which to train first, as many updates each, weights
-    carried on (see training.grow).
+    *Data.* data_noise_std: standard deviation of Gaussian noise added; box_margin: how far the
+    energy's box reaches beyond the data's, to hold that noise; dequantise: spread each grey level
+    over its width; progressive_sizes: smaller sides of images on which to train first, as many
+    updates each, weights carried on (see `grow`).
 
     *Memory and machines.* checkpoint_activations: residual blocks compute activations again instead
     of keeping them (training.memory); compile: the energy by torch.compile, half a minute the first
@@ -31,20 +32,20 @@ class Training:
     divide besides the batch and the chains: "ddp" nothing, "fsdp" master weights, gradients and
     moments (training.distributed).
 
-    *Health.* on_failure: what a bad verdict does; rollbacks: how often at most before stopping;
+    *Health.* on_failure: what a bad verdict does; max_rollbacks: how often at most before stopping;
     preflight: what the probe before the first update does ("off", "warn", or "adjust", which also
     shortens steps and rates that are far too large).
 
-    *Choice.* select: criterion that chooses the best checkpoint, on draws of the model against
+    *Choice.* select_by: criterion that chooses the best checkpoint, on draws of the model against
     held-out data ("none" takes the last; see training.selection); select_every: in updates, a
     multiple of checkpoint_every, 0 for at every checkpoint; select_samples: draws for it; patience:
     selections without a better one after which training ends early, 0 for never.
 
     *Book-keeping.* log_every, checkpoint_every: in updates, the second a multiple of the first;
-    keep: checkpoints kept, besides the first, one about halfway and the best; tensorboard: write
-    scalars into RUN/tensorboard too (extra lowland[tensorboard]); device; threads: of the CPU, 0
-    for torch's own choice: small networks are fastest, and a shared machine calmest, with 1.
-    """
+    keep_checkpoints: checkpoints kept, besides the first, one about halfway and the best;
+    tensorboard: write scalars into RUN/tensorboard too (extra lowland[tensorboard]); device;
+    threads: of the CPU, 0 for torch's own choice: small networks are fastest, and a shared machine
+    calmest, with 1."""
 
     steps: int = 2000
     batch: int = 64
@@ -54,27 +55,27 @@ class Training:
     momentum: float = 0.0
     weight_decay: float = 0.0
     warmup: int = 100
-    decay: float = 0.3
+    decay_fraction: float = 0.3
     schedule: Literal["linear", "cosine"] = "linear"
     accumulate: int = 1
-    clip: float = 1.0
-    ema: float = 0.999
-    average: float = 0.0
+    grad_clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    tail_average_fraction: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
-    noise: float = 0.0
-    margin: float = 0.0
+    data_noise_std: float = 0.0
+    box_margin: float = 0.0
     dequantise: bool = False
-    grow: Sequence[int] = ()
+    progressive_sizes: Sequence[int] = ()
     checkpoint_activations: bool = False
     compile: bool = False
     sharding: Literal["ddp", "fsdp"] = "ddp"
     log_every: int = 10
     checkpoint_every: int = 200
-    keep: int = 2
+    keep_checkpoints: int = 2
     on_failure: Literal["continue", "warn", "roll-back", "stop"] = "roll-back"
-    rollbacks: int = 8
+    max_rollbacks: int = 8
     preflight: Literal["off", "warn", "adjust"] = "adjust"
-    select: Literal["none", "mmd", "frechet", "ksd"] = "none"
+    select_by: Literal["none", "mmd", "frechet", "ksd"] = "none"
     select_every: int = 0
     select_samples: int = 500
     patience: int = 0
@@ -95,24 +96,26 @@ class Training:
                 "precision": self.precision in ("float32", "bfloat16"),
                 "momentum": 0 <= self.momentum < 1,
                 "weight_decay": self.weight_decay >= 0,
-                "average": 0 <= self.average <= 1,
+                "tail_average_fraction": 0 <= self.tail_average_fraction <= 1,
                 "warmup": self.warmup >= 0,
-                "decay": 0 <= self.decay <= 1,
+                "decay_fraction": 0 <= self.decay_fraction <= 1,
                 "schedule": self.schedule in ("linear", "cosine"),
                 "accumulate": self.accumulate >= 1 and self.batch % max(self.accumulate, 1) == 0,
-                "clip": self.clip >= 0,
-                "ema": 0 <= self.ema < 1,
-                "noise": self.noise >= 0,
-                "margin": self.margin >= 0,
+                "grad_clip_norm": self.grad_clip_norm >= 0,
+                "ema_decay": 0 <= self.ema_decay < 1,
+                "data_noise_std": self.data_noise_std >= 0,
+                "box_margin": self.box_margin >= 0,
                 "sharding": self.sharding in ("ddp", "fsdp"),
-                "grow": all(0 < a < b for a, b in pairwise((*self.grow, 1 << 30))),
+                "progressive_sizes": all(
+                    0 < a < b for a, b in pairwise((*self.progressive_sizes, 1 << 30))
+                ),
                 "log_every": self.log_every >= 1,
                 "checkpoint_every": self.checkpoint_every >= 1
                 and self.checkpoint_every % self.log_every == 0,
-                "keep": self.keep >= 1,
-                "rollbacks": self.rollbacks >= 0,
+                "keep_checkpoints": self.keep_checkpoints >= 1,
+                "max_rollbacks": self.max_rollbacks >= 0,
                 "preflight": self.preflight in ("off", "warn", "adjust"),
-                "select": self.select in ("none", "mmd", "frechet", "ksd"),
+                "select_by": self.select_by in ("none", "mmd", "frechet", "ksd"),
                 "select_every": self.select_every >= 0
                 and self.select_every % max(self.checkpoint_every, 1) == 0,
                 "select_samples": self.select_samples >= 16,
@@ -131,10 +134,14 @@ class Training:
     def rate(self, step: int) -> float:
         """The learning rate of an update (counted from 0): linear rise, plateau, fall to zero.
 
-        >>> Training(steps=100, warmup=10, decay=0.5, learning_rate=1.0).rate(75)
+        >>> Training(steps=100, warmup=10, decay_fraction=0.5, learning_rate=1.0).rate(75)
         0.5
         """
         rise = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
-        left = min((self.steps - step) / (self.decay * self.steps), 1.0) if self.decay else 1.0
+        left = (
+            min((self.steps - step) / (self.decay_fraction * self.steps), 1.0)
+            if self.decay_fraction
+            else 1.0
+        )
         fall = left if self.schedule == "linear" else math.sin(left * math.pi / 2) ** 2
         return self.learning_rate * min(rise, fall)

@@ -24,7 +24,7 @@ VALUES: dict[str, Any] = {  # required parameters by name
     "noise": 0.3,
     "num_leapfrog_steps": 5,
     "steps": 3,
-    "capacity": 64,
+    "buffer_size": 64,
     "sigmas": (0.3,),
     "sigma": 0.3,
     "dimension": 3,
@@ -63,19 +63,19 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "Langevin": {"step_size": 0.1},
     "ShortRun": {"step_size": 0.1, "noise": 0.3},
     "CD": {"steps": 3},
-    "PCD": {"steps": 3, "capacity": 64},
+    "PCD": {"steps": 3, "buffer_size": 64},
     "RBM": {"domain": binary(6), "hidden": 5, "spread": 0.5},
     "ShortRunML": {"steps": 3},
-    "JEM": {"steps": 3, "capacity": 64},
+    "JEM": {"steps": 3, "buffer_size": 64},
 }
 SWITCHES: dict[str, dict[str, Any]] = {  # one variant each
     "energy": {"classes": 3, "noise": True, "spectral": True, "confine": 0.5},
-    "objective": {"classify": 0.5, "resample": True},
+    "objective": {"ce_weight": 0.5, "sample_labels": True},
     "sampler": {},
 }
 NEEDS_CLASSES = {
-    "classify",
-    "resample",
+    "ce_weight",
+    "sample_labels",
     "JEM",
     "OutlierExposure",
     "Robust",
@@ -94,7 +94,7 @@ BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by paramet
     "clamp": ((1.0, 0.0), (0.5, 0.5)),
     "steps": (0, -1),
     "l2": (-1.0, math.nan),
-    "resample": (),
+    "sample_labels": (),
     "sigmas": ((), (0.1, 0.0), (-0.1,)),
 }
 

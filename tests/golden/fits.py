@@ -25,15 +25,15 @@ SMALL: dict[str, Any] = {  # for every recipe
 }
 MLP: dict[str, Any] = {"energy.hidden": [16, 16]}
 CHAINS: dict[str, Any] = {"objective.steps": 4}
-BUFFER: dict[str, Any] = CHAINS | {"objective.capacity": 100}
+BUFFER: dict[str, Any] = CHAINS | {"objective.buffer_size": 100}
 UNITS: dict[str, Any] = {"energy.hidden": 12}
-DOUBLE_BUFFER: dict[str, Any] = {"objective.capacity": 64, "objective.chains": 32}
+DOUBLE_BUFFER: dict[str, Any] = {"objective.buffer_size": 64, "objective.num_chains": 32}
 DIGITS: dict[str, Any] = {"training.batch": 16}
 
 RECIPES: dict[str, tuple[str, int, dict[str, Any]]] = {  # recipe, updates, overrides
     "pcd": ("moons", 60, MLP | BUFFER),
     "cd": ("moons-cd", 60, MLP | CHAINS),
-    "cooperative": ("moons-cooperative", 40, MLP | CHAINS | {"objective.explain": 3}),
+    "cooperative": ("moons-cooperative", 40, MLP | CHAINS | {"objective.infer_steps": 3}),
     "multilevel_dsm": ("moons-denoising", 100, MLP),
     "energy_discrepancy": ("moons-discrepancy", 100, MLP),
     "dsm": ("moons-dsm", 100, MLP),
@@ -42,7 +42,7 @@ RECIPES: dict[str, tuple[str, int, dict[str, Any]]] = {  # recipe, updates, over
     "flow_contrastive": ("moons-flow", 25, MLP),
     "improved_cd": ("moons-improved", 60, MLP | BUFFER),
     "jem": ("moons-jem", 60, MLP | BUFFER),
-    "energy_matching": ("moons-matching", 80, MLP | BUFFER | {"objective.arrive": 8}),
+    "energy_matching": ("moons-matching", 80, MLP | BUFFER | {"objective.arrival_steps": 8}),
     "nce": ("moons-nce", 100, MLP),
     "ranking_nce": ("moons-ranking", 100, MLP | {"objective.candidates": 64}),
     "diffusion_recovery": ("moons-recovery", 60, MLP | CHAINS),

@@ -76,8 +76,13 @@ class RBMClassifier(ClassifierMixin, Machine):
         )
         seed = self._begin()
         self.columns_ = Columns.learn(x, self.visible)
-        chains = {"capacity": self.n_chains, "chains": self.n_chains, "restart": 0.0}
-        objective = {"name": "PCD", **chains, "classify": self.discriminative, "resample": True}
+        chains = {"buffer_size": self.n_chains, "num_chains": self.n_chains, "reinit_prob": 0.0}
+        objective = {
+            "name": "PCD",
+            **chains,
+            "ce_weight": self.discriminative,
+            "sample_labels": True,
+        }
         adam = {"optimizer": "adam", "betas": (0.9, 0.999), "learning_rate": self.learning_rate}
         recipe = self._recipe(
             seed,

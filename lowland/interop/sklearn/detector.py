@@ -123,9 +123,9 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         training = {
             "learning_rate": self.learning_rate,
             "warmup": 0,
-            "decay": 0.5,
-            "clip": 10.0,
-            "average": 0.2,
+            "decay_fraction": 0.5,
+            "grad_clip_norm": 10.0,
+            "tail_average_fraction": 0.2,
             "device": "cpu",
         }
         training |= updates(count, self.batch_size, self.n_iter)

@@ -62,7 +62,12 @@ class Machine(BaseEstimator):
         """
         p: Any = self
         training = {"precision": p.precision, "weight_decay": p.weight_decay, "device": "cpu"}
-        training |= {"warmup": 0, "decay": 1.0, "clip": 0.0, "average": 0.2}
+        training |= {
+            "warmup": 0,
+            "decay_fraction": 1.0,
+            "grad_clip_norm": 0.0,
+            "tail_average_fraction": 0.2,
+        }
         return {
             "seed": seed,
             "energy": {"name": "RBM", **energy},

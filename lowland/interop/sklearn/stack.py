@@ -108,7 +108,11 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         from scratch for None.
         """
         recipe = self._plan(data, hidden)
-        recipe["training"] |= {"decay": 0.0, "average": 0.0, "ema": 0.99}
+        recipe["training"] |= {
+            "decay_fraction": 0.0,
+            "tail_average_fraction": 0.0,
+            "ema_decay": 0.99,
+        }
         if layer is None:
             return Session(recipe, data)
         session = Session(recipe, data, copy.deepcopy(self.machines_[layer]).requires_grad_(True))
@@ -118,7 +122,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         return session
 
     def _plan(self, data: Dataset, hidden: int) -> dict[str, Any]:
-        chains = {"capacity": self.n_chains, "chains": self.n_chains, "restart": 0.0}
+        chains = {"buffer_size": self.n_chains, "num_chains": self.n_chains, "reinit_prob": 0.0}
         known: dict[str, dict[str, Any]] = {"pcd": {"name": "PCD", **chains}, "cd": {"name": "CD"}}
         refuse(
             [f"objective is {self.objective!r}; it is 'pcd' or 'cd'"]
