@@ -290,8 +290,8 @@ def recipe(steps: int, **more: Any) -> dict[str, Any]:
         "optimizer": "sgd",
         "learning_rate": 0.1,
         "warmup": 0,
-        "decay": 1.0,
-        "clip": 0.0,
+        "decay_fraction": 1.0,
+        "grad_clip_norm": 0.0,
     }
     return {
         "seed": 0,

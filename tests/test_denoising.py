@@ -183,7 +183,7 @@ def loss_of_answers(objective: Any) -> tuple[float, float]:
         NoiseUNet(box(0.0, 1.0, 3, 8, 8), (6, 8), (1, 1), question=(0, 1)),
     )
     energy.prepare(x)
-    found = value(objective(warm=1.0), energy, x, seeded(2), 0.0)
+    found = value(objective(warmup_fraction=1.0), energy, x, seeded(2), 0.0)
     g = seeded(2)
     sigma = (math.log(0.3) + 1.2 * torch.randn(6, generator=g)).exp()
     noise, s = torch.randn(x.shape, generator=g)[:, 2:], energy.spread

@@ -298,10 +298,10 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     [
         {"steps": 0},
         {"batch": 1},
-        {"ema": 1.0},
+        {"ema_decay": 1.0},
         {"betas": (0.9, 1.0)},
         {"checkpoint_every": 15},
-        {"decay": 2.0},
+        {"decay_fraction": 2.0},
     ],
 )
 def test_settings_that_mean_nothing_are_refused_in_words(wrong: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ def test_a_recipe_grows_by_one_word_and_resumes(tmp_path: Path) -> None:
             tmp_path / "moons",
             progress=False,
         )
-    with pytest.raises(ValueError, match="grow is"):
+    with pytest.raises(ValueError, match="progressive_sizes is"):
         Training(progressive_sizes=(8, 4))
 
 

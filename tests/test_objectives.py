@@ -237,7 +237,7 @@ def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labe
     }[what]
     labels = None if what == "no labels" else torch.zeros(4, dtype=torch.long)
     with pytest.raises(
-        ValueError, match=r"classify and resample need labels and an energy with classes;"
+        ValueError, match=r"ce_weight and sample_labels need labels and an energy with classes;"
     ):
         PCD(1, 8, **settings).loss(
             energy,

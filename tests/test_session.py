@@ -54,9 +54,9 @@ def session(objective: Any = None, **training: Any) -> Session:
     settings = {
         "batch": 32,
         "warmup": 0,
-        "decay": 0.0,
+        "decay_fraction": 0.0,
         "steps": 50,
-        "clip": 0.0,
+        "grad_clip_norm": 0.0,
         "checkpoint_every": 10,
     }
     values = lowland.read_recipe(
