@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowland.metrics import auroc
 from lowland.robustness import CW, PGD, AdaptivePGD, Square
-from lowland.robustness.attacks import margin
+from lowland.robustness.threat_model import margin
 from lowland.testing import seeded
 
 N, SIDE = 20, 4
@@ -68,9 +68,9 @@ def test_an_adaptive_attack_passes_by_the_detector_that_stops_the_plain_one() ->
         lambda: PGD(norm="1"),  # type: ignore[arg-type]
         lambda: PGD(loss="hinge"),  # type: ignore[arg-type]
         lambda: CW(steps=0),
-        lambda: CW(rate=0.0),
+        lambda: CW(learning_rate=0.0),
         lambda: Square(queries=0),
-        lambda: Square(share=0.0),
+        lambda: Square(p_init=0.0),
         lambda: PGD(steps=2.5),  # type: ignore[arg-type]
         lambda: PGD(step_size=float("nan")),
         lambda: CW(steps=1.5),  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def test_walls_and_energies_that_say_nothing_are_refused(points: tuple[Tensor, T
 
 def test_points_that_carry_a_graph_lose_it(points: tuple[Tensor, Tensor]) -> None:
     x, y = points[0].clone().requires_grad_(), points[1]
-    for attack in (FGSM, CW(steps=2, searches=1), Square(3), WATCHED):
+    for attack in (FGSM, CW(steps=2, binary_search_steps=1), Square(3), WATCHED):
         assert not attack(linear, x, y, 0.1, generator=seeded()).requires_grad
 
 

@@ -19,7 +19,7 @@ from lowland.robustness import (
     robust_accuracy,
     sanity_checks,
 )
-from lowland.robustness.attacks import distance, margin
+from lowland.robustness.threat_model import distance, margin
 from lowland.testing import seeded
 
 N, SIDE, EPSILON = 300, 4, 0.1
@@ -68,9 +68,9 @@ def left(
     epsilon: float = EPSILON,
     **more: Any,
 ) -> Tensor:
-    return robust_accuracy(model, x, y, epsilon, {"it": attack}, generator=seeded(5), **more).right[
-        "it"
-    ]
+    return robust_accuracy(
+        model, x, y, epsilon, {"it": attack}, generator=seeded(5), **more
+    ).correct["it"]
 
 
 # ------------------------------------------------------------------------------------ known answers
@@ -108,7 +108,9 @@ def test_the_nearest_fooled_point_of_a_linear_classifier(
 ) -> None:
     x, y = points[0][:60], points[1][:60]
     truth = (x.flatten(1) @ linear.w + linear.b).abs() / linear.w.norm()  # |w·x + b| / ‖w‖₂
-    nearest = CW(bounds=None, searches=6, steps=100, rate=0.01).nearest(linear, x, y)
+    nearest = CW(bounds=None, binary_search_steps=6, steps=100, learning_rate=0.01).nearest(
+        linear, x, y
+    )
     found = distance(x, nearest, "2")
     assert bool((margin(linear(nearest), y) > 0).all())
     assert bool((found > truth - 1e-5).all())
@@ -165,8 +167,8 @@ def test_balls_may_be_huge(linear: Linear, points: tuple[Tensor, Tensor]) -> Non
 class Downhill(PGD):
     """The sign of the slope turned round."""
 
-    def look(self, *given: Any) -> Any:
-        good, slope = super().look(*given)
+    def evaluate(self, *given: Any) -> Any:
+        good, slope = super().evaluate(*given)
         return good, None if slope is None else -slope
 
 

@@ -15,12 +15,13 @@ from lowland import ConvNet, box, cli, verbs
 from lowland.robustness import (
     PGD,
     Robustness,
+    SanityCheck,
     Square,
     robust_accuracy,
     sanity_checks,
     standard_attacks,
 )
-from lowland.robustness.accuracy import SanityCheck, share_correct, wilson
+from lowland.robustness.accuracy import share_correct, wilson
 from lowland.tasks import PurifiedClassifier
 from lowland.testing import seeded
 
@@ -88,7 +89,7 @@ def test_batches_do_not_matter(points: tuple[Tensor, Tensor]) -> None:
         )
         for n in (200, 33)
     )
-    assert torch.equal(a.right["it"], b.right["it"])
+    assert torch.equal(a.correct["it"], b.correct["it"])
 
 
 def test_results_merge_print_and_become_json(points: tuple[Tensor, Tensor]) -> None:
@@ -98,7 +99,7 @@ def test_results_merge_print_and_become_json(points: tuple[Tensor, Tensor]) -> N
     )
     two = robust_accuracy(Band(), x, y, 0.02, {"b": PGD()}, generator=seeded())
     both = one.merge(two)
-    assert list(both.right) == ["clean", "a", "b"]
+    assert list(both.correct) == ["clean", "a", "b"]
     assert torch.equal(both.minimum, torch.minimum(one.minimum, two.minimum))
     values = json.loads(json.dumps(both.to_dict()))
     assert (
@@ -309,7 +310,7 @@ def test_the_reference_attacks_agree_with_ours(points: tuple[Tensor, Tensor]) ->
     found = robust_accuracy(net, x, y, 0.02, attacks, generator=seeded(0))
     assert torch.equal(before, torch.get_rng_state())
     ours = (
-        torch.stack([share for name, share in found.right.items() if name != "aa"]).amin(0).mean()
+        torch.stack([share for name, share in found.correct.items() if name != "aa"]).amin(0).mean()
     )
     theirs = found.accuracy["aa"].value
     assert 0.05 < theirs < 0.95 and abs(float(ours) - theirs) < 0.02
@@ -338,7 +339,7 @@ def test_a_run_is_attacked(run: Path, tmp_path: Path) -> None:
     )
     assert (
         isinstance(found, Robustness)
-        and set(found.right) == {"clean", *standard_attacks()}
+        and set(found.correct) == {"clean", *standard_attacks()}
         and len(checks) == 4
     )
     assert found.accuracy["minimum"].value <= min(value.value for value in found.accuracy.values())
@@ -359,7 +360,7 @@ def test_a_run_behind_a_purifier_is_attacked_by_those_who_know(run: Path) -> Non
         behind="digits",
         progress=False,
     )
-    assert set(found.right) == {"clean", "transfer", "bpda", "eot"} and found.evaluations == 10
+    assert set(found.correct) == {"clean", "transfer", "bpda", "eot"} and found.evaluations == 10
 
 
 def test_the_command_prints_the_minimum_and_the_checks(

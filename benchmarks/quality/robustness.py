@@ -55,7 +55,7 @@ from lowland.robustness import (
     sanity_checks,
     standard_attacks,
 )
-from lowland.robustness.attacks import Attack, margin
+from lowland.robustness.threat_model import Attack, margin
 from lowland.run import versions
 from lowland.tasks import PurifiedClassifier, as_classifier
 from lowland.training.classifier import Judge, train_judge

@@ -90,15 +90,21 @@ def _leaving_buffers(energy: Energy, x: Tensor, c: Any) -> Tensor:
                 buffer.copy_(before)
 
 
+def describe(value: object) -> str:
+    """Describe a value for an error message: dtype and shape of a tensor, or the type's name."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
 def check_points(energy: Energy, x: Tensor) -> None:
     """Refuse points that the energy's domain cannot hold: dtype, event shape, non-finite values,
     outside the walls.
     """
     domain = energy.domain
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) == 0:
-        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
-            f"points came as {got}; a floating point tensor (B, *event) with B > 0 is needed; "
+            f"points came as {describe(x)}; a floating point tensor (B, *event) with B > 0 is needed; "
             "convert it"
         )
     if domain.shape and tuple(x.shape[1:]) != domain.shape:

@@ -1,5 +1,5 @@
 """The reference attacks of AutoAttack (extra `attacks`: pyautoattack) in the form of
-`lowland.robustness.attacks`.
+`lowland.robustness`.
 
 Source: Croce & Hein (2020), https://arxiv.org/abs/2003.01690
 """
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.robustness.attacks import Model, Norm, check_attack, eval_frozen
+from lowland.robustness.threat_model import Model, Norm, check_attack, eval_frozen
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.data import load_image, save_grid
-from lowland.robustness.accuracy import (
+from lowland.robustness import (
+    PGD,
+    Attack,
     Robustness,
     SanityCheck,
+    Square,
+    TransferAttack,
     robust_accuracy,
     sanity_checks,
     standard_attacks,
 )
-from lowland.robustness.attacks import PGD, Attack, Square, TransferAttack
 from lowland.tasks import PurifiedClassifier, as_classifier
 from lowland.tasks import purify as purify_task
 from lowland.trained import Model, load

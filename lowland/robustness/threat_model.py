@@ -1,0 +1,167 @@
+"""Threat models: what an attack may do to a classifier, and what is checked before it runs.
+
+An attack is a callable (model, x, labels, epsilon, *, generator) -> x', with model: (B, *event) ->
+logits (B, K). Its points lie in the ball ‖x' − x‖ ≤ ε and inside the bounds of the data; a row for
+which it finds no adversarial example comes back as the best point seen.
+
+A model that draws noise at every call is attacked with eot = 20 or more: gradients averaged over
+that many calls (expectation over transformation; Athalye et al. 2018,
+https://arxiv.org/abs/1707.07397).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lowland.energy import frozen
+from lowland.energy.checks import describe
+
+Model = Callable[[Tensor], Tensor]
+Bounds = tuple[float, float] | None
+Norm = Literal["inf", "2"]
+
+
+class Attack(Protocol):
+    """An attack: maps points (B, *event) and labels (B,) to points (B, *event) of the ball."""
+
+    def __call__(
+        self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class TransferAttack:
+    """An attack computed on another model, the surrogate; the model under attack is never called.
+
+    The surrogate is one that an attacker trained, or the same model with another backward pass
+    (BPDA: `PurifiedClassifier.with_identity_gradient`). Source: Papernot, McDaniel & Goodfellow
+    (2016), https://arxiv.org/abs/1605.07277
+    """
+
+    surrogate: Model
+    attack: Attack
+
+    def __call__(
+        self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
+    ) -> Tensor:
+        return self.attack(self.surrogate, x, labels, epsilon, generator=generator)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute max over k ≠ y of f_k − f_y, (B,), of logits (B, K): above 0 if misclassified.
+
+    >>> margin(torch.tensor([[2.0, 5.0, 1.0]]), torch.tensor([1]))
+    tensor([-3.])
+    """
+    return mask_label(logits, labels).amax(1) - pick_label(logits, labels)
+
+
+def mask_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return logits (B, K) with −∞ at the label."""
+    return logits.scatter(1, labels.unsqueeze(1), -torch.inf)
+
+
+def pick_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the logit (B,) of the label."""
+    return logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+def distance(x: Tensor, other: Tensor, norm: Norm) -> Tensor:
+    """Compute ‖x' − x‖ per row, (B,): the largest difference ("inf"), or the length ("2")."""
+    gap = (other - x).flatten(1)
+    return gap.norm(dim=1, p=float(norm))
+
+
+def project_bounds(x: Tensor, bounds: Bounds) -> Tensor:
+    """Return the nearest points inside the bounds, or x itself without bounds."""
+    return x if bounds is None else x.clamp(*bounds)
+
+
+def open_rows(rank: Tensor, early_stop: bool) -> Tensor:
+    """Return the indices of rows to attack further: with early_stop those with rank ≤ 0."""
+    return ((rank <= 0) | (not early_stop)).nonzero().flatten()
+
+
+@contextmanager
+def eval_frozen(model: Model) -> Iterator[None]:
+    """Put a module in eval mode with weights that require no gradient, and restore both on exit."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    with frozen(model):
+        yield
+
+
+# ------------------------------------------------------------------------------------------- checks
+
+
+def are_counts(*counts: int) -> bool:
+    """Return True if all numbers are whole and at least 1."""
+    return all(isinstance(count, int) and count >= 1 for count in counts)
+
+
+def check_attack(
+    model: Model, x: Tensor, labels: Tensor, epsilon: float, bounds: Bounds = (0.0, 1.0)
+) -> int:
+    """Raise ValueError for points, labels, ε or a model that no attack can use; return K.
+
+    x (B, *event): finite and inside the bounds; labels (B,): torch.long below K; epsilon: at least
+    0; model: gives logits (B, K) with K ≥ 2.
+    """
+    _check_points(x, bounds)
+    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
+        raise ValueError(
+            f"epsilon is {epsilon!r}; it is a finite number of at least 0; 0.3 is usual for MNIST"
+        )
+    classes = _count_classes(model, x[:2])
+    whole = isinstance(labels, Tensor) and labels.dtype == torch.long and labels.shape == (len(x),)
+    if not whole or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        got = describe(labels)
+        if whole:
+            got += f", from {int(labels.min())} to {int(labels.max())}"
+        raise ValueError(
+            f"labels are {got}; torch.long ({len(x)},) from 0 to {classes - 1} are needed; correct "
+            "them"
+        )
+    return classes
+
+
+def _check_points(x: Tensor, bounds: Bounds) -> None:
+    """Raise ValueError unless x is a finite floating point tensor (B, *event) inside the bounds."""
+    points = isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1 and len(x) > 0
+    if not points or not bool(x.isfinite().all()):
+        raise ValueError(
+            f"points came as {describe(x)}; finite floating point numbers (B, *event) with B > 0 "
+            "are needed; convert them"
+        )
+    low, high = x.detach().aminmax()
+    if bounds is not None and not (len(bounds) == 2 and bounds[0] <= low <= high <= bounds[1]):
+        raise ValueError(
+            f"points reach from {low:g} to {high:g}; the bounds are {bounds}; rescale the points, "
+            "or pass bounds=None"
+        )
+
+
+def _count_classes(model: Model, x: Tensor) -> int:
+    """Return K of the model's logits for x; raise ValueError if it gives none."""
+    if not callable(model):
+        raise ValueError(
+            f"the model is a {type(model).__name__}; a classifier is called, x -> logits (B, K); "
+            "pass one"
+        )
+    with eval_frozen(model), torch.no_grad():
+        logits = model(x)
+    tensor = isinstance(logits, Tensor)
+    sound = tensor and logits.dim() == 2 and len(logits) == len(x) and logits.shape[1] > 1
+    if not sound or bool(logits.isnan().any()):
+        got = describe(logits) + " with nan" * sound
+        raise ValueError(
+            f"the model gave {got} for {len(x)} points; logits (B, K) with K >= 2 and no nan are "
+            "needed; pass a classifier x -> logits"
+        )
+    return logits.shape[1]
