@@ -20,9 +20,9 @@ from torch import Tensor
 import lowland
 from lowland import Detector, Energy, Function, energy_values, real
 from lowland.metrics import p_values
-from lowland.tasks.detection.detector import (
+from lowland.tasks.detection.detector import call_outliers
+from lowland.tasks.detection.registry import (
     OUTLIER_SCORES,
-    call_outliers,
     get_outlier_score,
     outlier_score_from_dict,
     outlier_score_to_dict,
@@ -403,12 +403,12 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="of format 9; this lowland reads 1; fit it again"):
         Detector.load(tmp_path / "later.safetensors", BOWL)
-    about: dict[str, Any] = {"format": 1, "score": {"name": "descent"}, "summary": None}
+    about: dict[str, Any] = {"format": 1, "outlier_score": {"name": "descent"}, "summary": None}
     strange = (
-        {"score": {"name": "nope"}},
-        {"score": {"name": "descent", "pace": 3}},
+        {"outlier_score": {"name": "nope"}},
+        {"outlier_score": {"name": "descent", "pace": 3}},
         {"summary": {"a": 1}},
-        {"summary": None, "score": 3},
+        {"summary": None, "outlier_score": 3},
     )
     for wrong in strange:
         save_file(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lowland import MLP, ClassifierEnergy, Detector, Energy, Function, box, energy_values, real
 from lowland.tasks.detection import class_scores as classes
 from lowland.tasks.detection import scores
-from lowland.tasks.detection.detector import OUTLIER_SCORES, get_outlier_score
+from lowland.tasks.detection.registry import OUTLIER_SCORES, get_outlier_score
 
 pytestmark = pytest.mark.filterwarnings("ignore:the points look unlike")
 ROUND = Function(lambda x: 0.5 * x.square().sum(1), real(2))  # E of N(0, 1): ∇E = x

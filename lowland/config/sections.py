@@ -224,7 +224,7 @@ class Evaluation(BaseModel):
     @field_validator("outlier_score")
     @classmethod
     def _check_outlier_score(cls, score: str) -> str:
-        from lowland.tasks.detection.detector import get_outlier_score
+        from lowland.tasks.detection.registry import get_outlier_score
 
         get_outlier_score(score)
         return score

@@ -1,7 +1,8 @@
 """The public door: what is refused, and in which words."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -119,6 +120,22 @@ def check_points(energy: Energy, x: Tensor) -> None:
             f"{outside} of {len(x)} points lie outside the domain; allowed is {domain}; clamp or "
             "rescale them first"
         )
+
+
+@contextmanager
+def explain_dtype_errors(energy: Energy, x: Tensor) -> Iterator[None]:
+    """Raise ValueError in place of a RuntimeError if the weights have another dtype than points."""
+    try:
+        yield
+    except RuntimeError as error:
+        dtypes = {p.dtype for p in energy.parameters() if p.is_floating_point()}
+        if not dtypes or x.dtype in dtypes:
+            raise
+        raise ValueError(
+            f"points are {x.dtype} and the weights of the energy {', '.join(map(str, dtypes))}; "
+            f"both must be the same; convert the points with .to({next(iter(dtypes))}), or the "
+            "energy"
+        ) from error
 
 
 def check_finite(values: Tensor, what: str) -> None:

@@ -10,7 +10,7 @@ from lowland.domain import Domain
 from lowland.energy import energy_values
 from lowland.evaluation.findings import Findings
 from lowland.metrics import aupr, auroc, detection_error, false_alarms, fpr95
-from lowland.tasks.detection.detector import outlier_score_to_dict
+from lowland.tasks.detection.registry import outlier_score_to_dict
 from lowland.trained import Model
 
 METRICS = (auroc, aupr, fpr95, detection_error)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lowland.data import DataError, load_data
 from lowland.metrics import separation
-from lowland.tasks.detection.detector import OUTLIER_SCORES
+from lowland.tasks.detection import OUTLIER_SCORES
 from lowland.trained import Model
 
 Scorer = Callable[[Tensor], Tensor]

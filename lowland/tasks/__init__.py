@@ -13,7 +13,7 @@ from lowland.tasks.composition.compose import (
 from lowland.tasks.composition.conditional import conditional_sample
 from lowland.tasks.composition.edit import EditResult, Interpolation, edit, interpolate
 from lowland.tasks.composition.guidance import DenoisedGuidance, LabelGuidance
-from lowland.tasks.detection.detector import OUTLIER_SCORES, Detector
+from lowland.tasks.detection import OUTLIER_SCORES, Detector
 from lowland.tasks.follow import generate_from_recipe, noise_levels
 from lowland.tasks.generate import (
     Samples,

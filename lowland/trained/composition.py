@@ -39,7 +39,7 @@ def compose_models(
     label counts as E(x, y), and, where some run has noise levels and this one has not, as
     −log p(y | x) of the expected clean picture. steps: of chains, or in all down num_levels noise
     levels from sigma_max to sigma_min, those of the first run with noise unless given; sampler:
-    plain values; an accept step is made unless one is get_outlier_score.
+    plain values; an accept step is made unless one is named.
 
     Raises ValueError for lists of different lengths, labels out of range, domains or units that
     differ, and a sum without normaliser.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowland.energy import Energy
 from lowland.tasks import Detector
-from lowland.tasks.detection.detector import get_outlier_score
+from lowland.tasks.detection.registry import get_outlier_score
 from lowland.tasks.detection.scores import OutlierScore
 
 if TYPE_CHECKING:

@@ -112,7 +112,7 @@ def interpolate_with(
 
 
 def conditioning_channels(model: Model, channels: Sequence[int] = ()) -> list[int]:
-    """Return the channels that are given: those get_outlier_score, else those the run was trained to be asked.
+    """Return the channels that are given: those named, else those the run was trained to be asked.
 
     Raises ValueError unless some channels are given and some are not.
     """

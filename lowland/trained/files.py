@@ -111,5 +111,5 @@ def write_points(
 
 
 def write_arrays(target: Path, arrays: Mapping[str, Tensor]) -> None:
-    """Write get_outlier_score arrays as one .npz file."""
+    """Write named arrays as one .npz file."""
     np.savez(target, **{name: x.numpy() for name, x in arrays.items()})  # type: ignore[arg-type]

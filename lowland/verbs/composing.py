@@ -48,7 +48,7 @@ def compose_runs(
     progress: bool = True,
 ) -> Path:
     """Draw from Σ w_k E_k of runs on one domain into a .npy, .npz or .png file, with an accept step
-    unless a sampler is get_outlier_score.
+    unless a sampler is named.
 
     labels: for each run, a class or None; a run with classes and a label counts as E(x, y), and,
     where some run is one of noise and this one is not, as −log p(y | x) asked of the expected clean

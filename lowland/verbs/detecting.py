@@ -18,7 +18,7 @@ from lowland.evaluation.ood import board, losses, other_data, outlier_sets, rows
 from lowland.metrics import benjamini_hochberg, calibration_size
 from lowland.run import RunError, shipped_folder
 from lowland.tasks import Detector
-from lowland.tasks.detection.detector import get_outlier_score
+from lowland.tasks.detection.registry import get_outlier_score
 from lowland.trained import Model, load
 from lowland.trained.detector import energy_for
 from lowland.trained.jobs import Points

@@ -1,20 +1,21 @@
-"""Detecting outliers: an energy, a score, a calibration part, a verdict with a promise.
+"""Outlier detection: an energy, an outlier score, calibration points, and verdicts with a guarantee.
 
-A detector calls a point an outlier when its conformal p-value is small enough. As long as nothing
-was trained on the calibration points, inliers are called outliers no more often than promised,
-whatever the energy and the score are worth; how many outliers are found is up to them. Three
-promises: on average over calibration sets ("marginal"), for all but a share δ of calibration sets
-("training-conditional"), or on the share of inliers among what is called in a batch ("fdr"); see
-`metrics.calibration`.
+A detector calls a point an outlier if its conformal p-value is small enough. As long as neither the
+energy nor the score has seen the calibration points, inliers are called outliers no more often than
+promised, whatever the energy is worth; the share of outliers found depends on the energy. Three
+guarantees (see `metrics.calibration`):
+
+    "marginal"                on average over calibration sets
+    "training-conditional"    for all but a share δ of calibration sets (PAC)
+    "fdr"                     on the share of inliers among the points called in a batch
 """
 
 import json
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,113 +23,40 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from lowland.energy import Energy, check_finite, check_points, lift
+from lowland.energy.checks import describe, explain_dtype_errors
 from lowland.energy.gradient import frozen
 from lowland.metrics.calibration import alarm_ranks, benjamini_hochberg, p_values
-from lowland.tasks.detection.class_scores import (
-    KNN,
-    MSP,
-    ODIN,
-    EnsembleMSP,
-    LogitEnergy,
-    Mahalanobis,
-    MaxLogit,
-    MutualInformation,
+from lowland.tasks.detection.registry import (
+    get_outlier_score,
+    outlier_score_from_dict,
+    outlier_score_to_dict,
 )
-from lowland.tasks.detection.scores import (
-    Background,
-    Descent,
-    Disagreement,
-    EnsembleMean,
-    GradientNorm,
-    Multiscale,
-    OutlierScore,
-    PlainEnergy,
-    Typicality,
-)
-from lowland.tasks.inverse.posterior import of_one_dtype
+from lowland.tasks.detection.scores import OutlierScore, Statistics
+from lowland.tasks.detection.summary import DataSummary
 
 FORMAT = 1
-WORDS = {
-    "mean": "mean",
-    "deviation": "deviation",
-    "least": "smallest number",
-    "largest": "largest number",
-}
-NUM_WITNESSES = 8  # calibration points kept in a file, to know the energy again
-OUTLIER_SCORES: dict[str, type[OutlierScore]] = {
-    "energy": PlainEnergy,
-    "typicality": Typicality,
-    "gradient-norm": GradientNorm,
-    "descent": Descent,
-    "background": Background,
-    "multiscale": Multiscale,
-    "ensemble": EnsembleMean,
-    "disagreement": Disagreement,
-    "msp": MSP,
-    "max-logit": MaxLogit,
-    "logit-energy": LogitEnergy,
-    "odin": ODIN,
-    "mahalanobis": Mahalanobis,
-    "knn": KNN,
-    "ensemble-msp": EnsembleMSP,
-    "mutual-information": MutualInformation,
-}
-
-
-class DataSummary(NamedTuple):
-    """What calibration points looked like: event shape, how many, and of the mean, deviation, least
-    and largest number of one point: median and deviation over points."""
-
-    shape: tuple[int, ...]
-    points: int
-    mean: tuple[float, float]
-    deviation: tuple[float, float]
-    least: tuple[float, float]
-    largest: tuple[float, float]
-
-    @classmethod
-    def of(cls, x: Tensor) -> "DataSummary":
-        """Of points (N, *event)."""
-        found = _moments(x).items()
-        return cls(
-            tuple(x.shape[1:]),
-            len(x),
-            **{name: (float(v.median()), float(v.std(correction=0))) for name, v in found},
-        )
-
-    def differences(self, x: Tensor) -> list[str]:
-        """In words, where points x (M, *event) as a whole differ so much that calibration hardly
-        speaks for them.
-
-        The median over the batch must be off by more than the deviation of single points and by
-        more than 5 standard errors, so a few outliers in a batch say nothing. Raises ValueError for
-        another shape.
-        """
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(
-                f"points have event shape {tuple(x.shape[1:])}; the detector was calibrated on "
-                f"{self.shape}; reshape them, batch first, or calibrate anew"
-            )
-        found = []
-        for name, values in _moments(x).items():
-            (middle, spread), here = getattr(self, name), float(values.median())
-            error = 1.25 * spread * (1 / len(x) + 1 / self.points) ** 0.5  # of a median
-            if abs(here - middle) > max(spread, 5 * error) + 0.01 * abs(middle):
-                found.append(
-                    f"the {WORDS[name]} of a point is {here:.3g} (calibration: {middle:.3g} ± "
-                    f"{spread:.2g})"
-                )
-        return found
+UNREADABLE = (
+    OSError,
+    SafetensorError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    json.JSONDecodeError,
+)
+NUM_PROBES = 8  # calibration points kept in a file, to recognise the energy
 
 
 @dataclass(frozen=True, init=False, eq=False)
 class Detector:
-    """An energy, a score, and once fitted the scores of its calibration part.
+    """An energy, an outlier score, and once fitted the scores of calibration points.
 
-    energy: an Energy, any callable (B, *event) -> (B,), or for scores of classes also logits (B,
-    K); score: a name from `OUTLIER_SCORES`, or a `OutlierScore` with settings of its own; calibration: scores (N,)
-    of calibration points, where they are known already. Immutable: `fit` returns a new one. Raises
-    ValueError for an unknown score and for calibration scores that are no finite vector.
+    energy: an Energy, any callable (B, *event) -> (B,), or for scores of classes also a classifier
+    that gives logits (B, K); outlier_score: a name of `OUTLIER_SCORES`, or an `OutlierScore` with
+    its settings; calibration: scores (N,) of calibration points, if they are known. Immutable:
+    `fit` returns a new detector, and sets the other fields: statistics, what the score has fitted
+    to inliers; summary, of the calibration points; probes, a few of these points.
+
+    Raises ValueError for an unknown score and for calibration scores that are no finite vector.
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -142,103 +70,85 @@ class Detector:
     energy: Energy
     outlier_score: OutlierScore
     calibration: Tensor | None = None
-    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=dict)
     summary: DataSummary | None = None
-    witnesses: Tensor | None = None
+    probes: Tensor | None = None
 
     def __init__(
         self,
-        energy: Any,
+        energy: Energy | Callable[..., Tensor],
         outlier_score: str | OutlierScore = "energy",
         *,
         calibration: Tensor | None = None,
+        statistics: Statistics | None = None,
+        summary: DataSummary | None = None,
+        probes: Tensor | None = None,
     ) -> None:
-        self._set(
-            energy=lift(energy),
-            outlier_score=get_outlier_score(outlier_score),
-            calibration=calibration,
-            statistics={},
-            summary=None,
-            witnesses=None,
-        )
         if calibration is not None:
-            if (
-                not isinstance(calibration, Tensor)
-                or calibration.dim() != 1
-                or len(calibration) == 0
-            ):
-                got = (
-                    tuple(calibration.shape)
-                    if isinstance(calibration, Tensor)
-                    else type(calibration).__name__
-                )
+            vector = isinstance(calibration, Tensor) and calibration.dim() == 1
+            if not vector or len(calibration) == 0:
                 raise ValueError(
-                    f"calibration scores have shape {got}; a vector (N,) is needed; pass points to "
-                    "`fit`"
+                    f"calibration scores are {describe(calibration)}; a vector (N,) is needed; "
+                    "pass points to `fit`"
                 )
             check_finite(calibration, "calibration energies")
-
-    def _set(self, **values: Any) -> None:
+        values = {
+            "energy": lift(energy),
+            "outlier_score": get_outlier_score(outlier_score),
+            "calibration": calibration,
+            "statistics": statistics or {},
+            "summary": summary,
+            "probes": probes,
+        }
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def fit(
         self, calibration: Tensor, *, reference: Tensor | None = None, labels: Tensor | None = None
     ) -> "Detector":
-        """A new detector, calibrated on points (N, *event) that neither the energy nor the score
-        was fitted to.
+        """Return a new detector, calibrated on points (N, *event) that neither energy nor score saw.
 
-        reference (R, *event): inliers for what the score has to learn, fresh ones or those that the
-        energy was trained on. Scores that learn and get none take every other calibration point for
-        it, from the first, and calibrate on the rest. labels: of the reference, or where there is
-        none of the calibration points; only "mahalanobis" looks at them. Raises ValueError for
-        points outside the domain or not finite, labels that do not match, a score that the energy
-        cannot give, and scores that are not finite or depend on other points of the batch.
+        reference (R, *event): inliers to which the score is fitted, if it needs some, new ones or
+        those the energy was trained on; unless given, every other calibration point, from the
+        first, and calibration uses the rest. labels: of the reference, or where there is none of
+        the calibration points; only "mahalanobis" reads them.
+
+        Raises ValueError for points outside the domain or not finite, labels that do not match, a
+        score that the energy cannot give, and scores that are not finite or depend on other points
+        of the batch.
         """
         check_points(self.energy, calibration)
-        taught = calibration if reference is None else reference
-        if labels is not None and (
-            not isinstance(labels, Tensor) or labels.shape != (len(taught),)
-        ):
-            got = (
-                tuple(labels.shape)
-                if isinstance(labels, Tensor)
-                else f"as a {type(labels).__name__}"
-            )
-            raise ValueError(
-                f"{len(taught)} reference points came with labels {got}; a tensor with one per "
-                "point is needed; match them"
-            )
+        _check_labels(labels, calibration if reference is None else reference)
         if self.outlier_score.needs_reference and reference is None:
-            reference, labels = calibration[::2], None if labels is None else labels[::2]
-            calibration = calibration[1::2]
-        statistics: Mapping[str, Tensor] = {}
+            reference, calibration = calibration[::2], calibration[1::2]
+            labels = None if labels is None else labels[::2]
+        statistics: Statistics = {}
         if self.outlier_score.needs_reference and reference is not None:
             check_points(self.energy, reference)
             if len(reference) < 2 or len(calibration) < 1:
                 raise ValueError(
-                    f"{len(reference)} points are left to learn from and {len(calibration)} to "
-                    "calibrate on; at least 2 and 1 are needed; bring more points, or pass "
+                    f"{len(reference)} points are left to fit the score to and {len(calibration)} "
+                    "to calibrate on; at least 2 and 1 are needed; bring more points, or pass "
                     "reference=..."
                 )
-            with frozen(self.energy), of_one_dtype(self.energy, reference):
+            with frozen(self.energy), explain_dtype_errors(self.energy, reference):
                 statistics = self.outlier_score.fit(self.energy, reference, labels)
-        new = Detector(self.energy, self.outlier_score)
-        new._set(
+        detector = Detector(
+            self.energy,
+            self.outlier_score,
             statistics=statistics,
             summary=DataSummary.of(calibration),
-            witnesses=calibration[:NUM_WITNESSES].detach().clone(),
+            probes=calibration[:NUM_PROBES].detach().clone(),
         )
-        scores = new.outlier_scores(calibration)
-        new._check_independent(calibration[-NUM_WITNESSES:])
-        new._set(calibration=scores)
-        return new
+        scores = detector.outlier_scores(calibration)
+        detector._check_independent(calibration[-NUM_PROBES:])
+        return replace(detector, calibration=scores)
 
     def _check_independent(self, x: Tensor) -> None:
+        """Raise ValueError if the scores of points change when the last one moves."""
         moved = torch.cat([x[:-1], self.energy.domain.elsewhere(x[-1:])])
-        if not torch.allclose(
-            self.outlier_scores(moved)[:-1], self.outlier_scores(x)[:-1], rtol=1e-3, atol=1e-4
-        ):
+        before, after = self.outlier_scores(x)[:-1], self.outlier_scores(moved)[:-1]
+        if not torch.allclose(after, before, rtol=1e-3, atol=1e-4):
             raise ValueError(
                 "moving one point changed the score of another; a score treats every point by "
                 "itself, or nothing can be promised; put batch norm in eval mode or replace it, "
@@ -246,45 +156,34 @@ class Detector:
             )
 
     def outlier_scores(self, x: Tensor) -> Tensor:
-        """Outlier scores (M,) of points (M, *event); high is unlikely. Raises ValueError as `fit`
-        does.
+        """Compute outlier scores (M,) of points (M, *event); high is unlikely.
+
+        Raises ValueError as `fit` does.
         """
         check_points(self.energy, x)
-        if self.outlier_score.needs_reference and not self.statistics:
-            raise self._not_fitted_error()
-        with frozen(self.energy), of_one_dtype(self.energy, x):
-            found = torch.cat(
-                [
-                    self.outlier_score.compute(self.energy, part, self.statistics)
-                    for part in x.split(self.outlier_score.batch)
-                ]
-            )
-        check_finite(found, "energies")
-        return found.detach()
-
-    def _not_fitted_error(self) -> ValueError:
-        return ValueError(
-            "the detector has seen no calibration points; p-values and verdicts compare with some; "
-            "call detector = detector.fit(x) with inliers that the energy was not trained on"
-        )
+        score = self.outlier_score
+        if score.needs_reference and not self.statistics:
+            raise _not_fitted_error()
+        with frozen(self.energy), explain_dtype_errors(self.energy, x):
+            parts = [score.compute(self.energy, p, self.statistics) for p in x.split(score.batch)]
+        scores = torch.cat(parts)
+        check_finite(scores, "energies")
+        return scores.detach()
 
     def p_value(self, x: Tensor) -> Tensor:
-        """Conformal p-values (M,) in float64: at most α for at most a share α of inliers, for every
-        α.
+        """Compute conformal p-values (M,) in float64 of points (M, *event).
 
-        Warns where the points as a whole look unlike those of calibration: then they are not
-        exchangeable, and the promise is void. Raises ValueError before `fit`, and for points of
-        another shape.
+        They are at most α for at most a share α of inliers, for every α. Warns if the points as a
+        whole look unlike those of calibration: they are then not exchangeable, and nothing is
+        promised. Raises ValueError before `fit`, and for points of another shape.
         """
         return self._p_values(x)
 
     def _p_values(self, x: Tensor) -> Tensor:
-        if self.calibration is None:
-            raise self._not_fitted_error()
-        known = (
-            isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0 and self.summary is not None
-        )  # what is not, `score` refuses
-        differences = self.summary.differences(x) if known and self.summary is not None else []
+        """Compute p-values; called by public methods only, so that warnings name their callers."""
+        calibration = self._scores()
+        points = isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0  # or `outlier_scores` refuses
+        differences = self.summary.differences(x) if points and self.summary else []
         scores = self.outlier_scores(x)
         if differences:
             warnings.warn(
@@ -292,62 +191,58 @@ class Detector:
                 "promise holds for inliers of the same kind and preparation only",
                 stacklevel=3,
             )
-        return self.p_value_of_scores(scores)
+        return p_values(calibration, scores)
 
     def p_value_of_scores(self, scores: Tensor) -> Tensor:
-        """`p_value` of points whose outlier scores (M,) are known. Raises ValueError before
-        `fit`.
-        """
-        if self.calibration is None:
-            raise self._not_fitted_error()
-        return p_values(self.calibration, scores)
+        """Compute p-values (M,) from known outlier scores (M,). Raises ValueError before `fit`."""
+        return p_values(self._scores(), scores)
 
     def predict(
         self, x: Tensor, alpha: float = 0.05, *, guarantee: str = "marginal", delta: float = 0.05
     ) -> Tensor:
-        """Verdicts (M,): True for points called outliers.
+        """Call points (M, *event) inliers or outliers: (M,) bool, True for outliers.
 
-        guarantee: "marginal", inliers are called at a rate of at most alpha on average over
-        calibration sets; "training-conditional", with probability 1 − delta over calibration sets the rate
-        is at most alpha; "fdr", on average at most a share alpha of what is called in this batch
-        are inliers (Benjamini & Hochberg). Raises ValueError for rates outside (0, 1), too few
-        calibration points for the rate (it says how many are needed), and as `p_value` does.
+        guarantee: "marginal", inliers are called outliers at a rate of at most alpha on average
+        over calibration sets; "training-conditional", with probability 1 − delta over calibration
+        sets the rate is at most alpha; "fdr", on average at most a share alpha of what is called in
+        this batch are inliers (Benjamini & Hochberg).
+
+        Raises ValueError for rates outside (0, 1), too few calibration points for the rate (it says
+        how many are needed), and as `p_value` does.
         """
         ranks = self.ranks(alpha, guarantee, delta)
         return call_outliers(self._p_values(x), self.calibration_size, ranks, alpha, guarantee)
 
     def ranks(self, alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
-        """r: points are called whose p-value is at most r / (n + 1); see `metrics.alarm_ranks`."""
+        """Return r: points with p-value ≤ r / (n + 1) are called; see `metrics.alarm_ranks`."""
         return alarm_ranks(self.calibration_size, alpha, guarantee, delta)
 
     @property
     def calibration_size(self) -> int:
-        """n, the number of calibration scores. Raises ValueError before `fit`."""
+        """Number of calibration scores, n. Raises ValueError before `fit`."""
+        return len(self._scores())
+
+    def _scores(self) -> Tensor:
         if self.calibration is None:
-            raise self._not_fitted_error()
-        return len(self.calibration)
+            raise _not_fitted_error()
+        return self.calibration
 
     def save(self, path: str | Path) -> Path:
-        """Write all but the energy into one safetensors file, whole or not at all; its header says
-        the settings in JSON.
+        """Write all but the energy into one safetensors file, whole or not at all.
+
+        The header holds the settings as JSON. Raises ValueError before `fit`, for a score of one's
+        own, and for a path that cannot be written.
         """
-        tensors = {"calibration": self.calibration} if self.calibration_size else {}
-        tensors |= {f"learned/{name}": value for name, value in self.statistics.items()}
-        if self.witnesses is not None:
-            tensors |= {
-                "witnesses": self.witnesses,
-                "witness_scores": self.outlier_scores(self.witnesses),
-            }
+        tensors = {"calibration": self._scores()}
+        tensors |= {f"statistics/{name}": value for name, value in self.statistics.items()}
+        if self.probes is not None:
+            tensors |= {"probes": self.probes, "probe_scores": self.outlier_scores(self.probes)}
         about = {
             "format": FORMAT,
-            "score": outlier_score_to_dict(self.outlier_score),
-            "summary": None if self.summary is None else self.summary._asdict(),
+            "outlier_score": outlier_score_to_dict(self.outlier_score),
+            "summary": self.summary and asdict(self.summary),
         }
-        data = {
-            name: t.detach().cpu().contiguous().clone()
-            for name, t in tensors.items()
-            if t is not None
-        }
+        data = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         target = Path(path)
         aside = target.with_name(f".{target.name}.tmp")
         try:
@@ -362,42 +257,40 @@ class Detector:
         return target
 
     @classmethod
-    def load(cls, path: str | Path, energy: Any) -> "Detector":
-        """The detector in a file that `save` wrote, with its energy. Nothing is unpickled.
+    def load(cls, path: str | Path, energy: Energy | Callable[..., Tensor]) -> "Detector":
+        """Read a file that `save` wrote, and return its detector with an energy.
 
-        Raises ValueError if the file is missing, damaged or of another format, and if the energy
-        gives other scores than the one that was calibrated.
+        Nothing is unpickled. Raises ValueError if the file is missing, damaged or of another
+        format, and if the energy gives other scores than the one that was calibrated.
         """
-        about, tensors = _read(path)
+        score, summary, tensors = _read(path)
         detector = cls(
-            energy, outlier_score_from_dict(about["score"]), calibration=tensors["calibration"]
+            energy,
+            score,
+            calibration=tensors["calibration"],
+            statistics={
+                name.removeprefix("statistics/"): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("statistics/")
+            },
+            summary=summary,
+            probes=tensors.get("probes"),
         )
-        statistics = {
-            name.removeprefix("learned/"): t
-            for name, t in tensors.items()
-            if name.startswith("learned/")
-        }
-        plain: Any = {
-            name: tuple(v) if isinstance(v, list) else v
-            for name, v in (about["summary"] or {}).items()
-        }
-        seen = DataSummary(**plain) if plain else None
-        detector._set(statistics=statistics, summary=seen, witnesses=tensors.get("witnesses"))
-        detector._check_energy(path, tensors.get("witness_scores"))
+        detector._check_energy(path, tensors.get("probe_scores"))
         return detector
 
     @staticmethod
     def settings(path: str | Path) -> OutlierScore:
-        """The score of the detector in a file, which says what energy it reads (`OutlierScore.reads`).
-        Raises ValueError as `load`.
-        """
-        return outlier_score_from_dict(_read(path)[0]["score"])
+        """Read only the outlier score of the detector in a file. Raises ValueError as `load`."""
+        return _read(path)[0]
 
     def _check_energy(self, path: str | Path, then: Tensor | None) -> None:
-        if self.witnesses is None or then is None or self.calibration is None:
+        """Raise ValueError if the probes have other scores than those written in a file."""
+        if self.probes is None or then is None:
             return
-        now = self.outlier_scores(self.witnesses).cpu()
-        slack = 0.02 * float(self.calibration.double().std(correction=0)) + 1e-3 * then.abs() + 1e-6
+        now = self.outlier_scores(self.probes).cpu()
+        deviation = float(self._scores().double().std(correction=0))
+        slack = 0.02 * deviation + 1e-3 * then.abs() + 1e-6
         if bool(((now - then).abs() > slack).any()):
             raise ValueError(
                 f"the energy gives the calibration points of {path} other scores than it gave then "
@@ -407,52 +300,36 @@ class Detector:
 
 
 def call_outliers(p: Tensor, count: int, ranks: int, alpha: float, guarantee: str) -> Tensor:
-    """Verdicts (M,) from p-values against `count` calibration points: p ≤ ranks / (count + 1), or
-    Benjamini & Hochberg's.
+    """Call outliers, (M,) bool, from p-values (M,) against `count` calibration points.
+
+    p ≤ ranks / (count + 1), or for the guarantee "fdr" the procedure of Benjamini & Hochberg.
     """
-    return benjamini_hochberg(p, alpha) if guarantee == "fdr" else p * (count + 1) < ranks + 0.5
+    if guarantee == "fdr":
+        return benjamini_hochberg(p, alpha)
+    return p * (count + 1) < ranks + 0.5
 
 
-def get_outlier_score(score: str | OutlierScore) -> OutlierScore:
-    """A score by name, or as it is. Raises ValueError for other names."""
-    if isinstance(score, OutlierScore):
-        return score
-    if not isinstance(score, str) or score not in OUTLIER_SCORES:
-        near = get_close_matches(str(score), OUTLIER_SCORES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-        raise ValueError(
-            f"score {score!r} is not known; there are {', '.join(OUTLIER_SCORES)}; {hint}"
-        )
-    return OUTLIER_SCORES[score]()
+def _not_fitted_error() -> ValueError:
+    return ValueError(
+        "the detector has seen no calibration points; p-values and verdicts compare with some; "
+        "call detector = detector.fit(x) with inliers that the energy was not trained on"
+    )
 
 
-def outlier_score_to_dict(score: OutlierScore) -> dict[str, Any]:
-    """The plain values from which `outlier_score_from_dict` makes an equal score.
-
-    >>> outlier_score_to_dict(LogitEnergy(2.0)), outlier_score_from_dict({"name": "knn", "neighbours": 3}).neighbours
-    ({'name': 'logit-energy', 'temperature': 2.0}, 3)
-    """
-    name = next((name for name, cls in OUTLIER_SCORES.items() if cls is type(score)), None)
-    if name is None:
-        raise ValueError(
-            f"{type(score).__name__} is a score of your own; a file holds only those of lowland, "
-            f"{', '.join(OUTLIER_SCORES)}; keep the calibration scores, and hand them to Detector(energy, "
-            "score, calibration=...)"
-        )
-    return {"name": name, **asdict(score)}
+def _check_labels(labels: Tensor | None, points: Tensor) -> None:
+    """Raise ValueError unless labels are None or one per point."""
+    if labels is None or (isinstance(labels, Tensor) and labels.shape == (len(points),)):
+        return
+    raise ValueError(
+        f"{len(points)} reference points came with labels {describe(labels)}; a tensor with one "
+        "per point is needed; match them"
+    )
 
 
-def outlier_score_from_dict(values: Mapping[str, Any]) -> OutlierScore:
-    """The inverse of `spec`."""
-    settings = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name != "name"
-    }
-    return OUTLIER_SCORES[values["name"]](**settings)
+def _read(path: str | Path) -> tuple[OutlierScore, DataSummary | None, dict[str, Tensor]]:
+    """Return the score, the data summary and the tensors of a file that `Detector.save` wrote.
 
-
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The settings and tensors in a file that `Detector.save` wrote. Raises ValueError for anything
-    else.
+    Raises ValueError for anything else.
     """
     try:
         with safe_open(str(path), "pt") as file:
@@ -463,28 +340,18 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{path} is a detector of format {about['format']}; this lowland reads {FORMAT}; "
                 "fit it again"
             )
-        outlier_score_from_dict(about["score"])
-        _ = tensors["calibration"], about["summary"] is None or DataSummary(**about["summary"])
-        return about, tensors
-    except (
-        OSError,
-        SafetensorError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        json.JSONDecodeError,
-    ) as error:
+        _ = tensors["calibration"]
+        summary = about["summary"] and _summary_from_dict(about["summary"])
+        return outlier_score_from_dict(about["outlier_score"]), summary, tensors
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} holds no detector ({error}); a file that Detector.save wrote is needed; fit "
             "and save one"
         ) from None
 
 
-def _moments(x: Tensor) -> dict[str, Tensor]:
-    flat = x.detach().double().flatten(1) if x.dim() > 1 else x.detach().double().unsqueeze(1)
-    return {
-        "mean": flat.mean(1),
-        "deviation": flat.std(1, correction=0),
-        "least": flat.amin(1),
-        "largest": flat.amax(1),
+def _summary_from_dict(values: Mapping[str, Any]) -> DataSummary:
+    plain: dict[str, Any] = {
+        name: v if name == "points" else tuple(v) for name, v in values.items()
     }
+    return DataSummary(**plain)

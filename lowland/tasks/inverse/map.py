@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_finite, check_points, lift, value_and_score
+from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers.kernel import per_row
 from lowland.tasks.inverse.operators import as_linear
 from lowland.tasks.inverse.posterior import (
@@ -29,7 +30,6 @@ from lowland.tasks.inverse.posterior import (
     Restoration,
     check_linear,
     check_operator,
-    of_one_dtype,
 )
 
 HALVINGS = 40  # of τ in one step: 10⁻¹² of where it stood
@@ -95,7 +95,7 @@ def map_estimate(
         4, *start.shape[1:], generator=torch.Generator().manual_seed(0), dtype=start.dtype
     ).to(start.device)
     check_linear(as_linear(operator, start.shape[1:]), probe)
-    with of_one_dtype(prior, start):
+    with explain_dtype_errors(prior, start):
         check_finite(value_and_score(prior, start)[0], "energies at the start")
     x, tau = start.detach().clone(), torch.ones(len(y), dtype=start.dtype, device=start.device)
     settled = torch.zeros(len(y), dtype=torch.bool, device=start.device)

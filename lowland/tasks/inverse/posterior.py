@@ -10,8 +10,7 @@ there is no such sum: what was seen is held, and the energy is one of the hidden
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,23 +157,6 @@ def check_measured(y: Tensor) -> None:
             "needed; convert them"
         )
     check_finite(y, "measurements")
-
-
-@contextmanager
-def of_one_dtype(energy: Energy, x: Tensor) -> Iterator[None]:
-    """Where the energy fails inside because its weights have another dtype than points x, a
-    ValueError says so.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        held = {p.dtype for p in energy.parameters() if p.is_floating_point()}
-        if not held or x.dtype in held:
-            raise
-        raise ValueError(
-            f"points are {x.dtype} and the weights of the energy {', '.join(map(str, held))}; both "
-            f"must be the same; convert the points with .to({next(iter(held))}), or the energy"
-        ) from error
 
 
 def check_linear(operator: Operator, like: Tensor) -> None:

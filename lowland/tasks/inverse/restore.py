@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_points, lift
+from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers import Sampler, anneal
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.generate import jump
@@ -27,7 +28,6 @@ from lowland.tasks.inverse.posterior import (
     check_measured,
     check_noise,
     check_operator,
-    of_one_dtype,
     seen,
 )
 
@@ -127,7 +127,7 @@ def restore(
     check_operator(operator, x, y)
     if sigma:
         fit = Likelihood(operator, wide, sigma)
-        with of_one_dtype(prior, x):
+        with explain_dtype_errors(prior, x):
             x = anneal(
                 [prior / t + fit for t in temperatures],
                 sampler,
@@ -141,7 +141,7 @@ def restore(
         hidden = ClampedEnergy(prior, *seen(operator, wide))
         u = hidden.restrict(x)
         check_points(prior, hidden.extend(u))
-        with of_one_dtype(prior, u):
+        with explain_dtype_errors(prior, u):
             u = anneal(
                 [hidden / t for t in temperatures],
                 sampler,

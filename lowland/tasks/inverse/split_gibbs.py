@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lowland.domain import real
 from lowland.energy import Energy, check_finite, check_points, frozen, score_alone
+from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers import Sampler, karras_sigmas, run_chains
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
@@ -47,7 +48,6 @@ from lowland.tasks.inverse.posterior import (
     check_measured,
     check_noise,
     check_operator,
-    of_one_dtype,
 )
 
 DEGREE = 24  # of the polynomial that takes a square root of an operator
@@ -384,7 +384,7 @@ def _check_way(sampler: Sampler | None, steps: int, sigma: float, precision: str
 def _check_hears(prior: Energy, x: Tensor, high: float, low: float) -> None:
     """Refuse an energy that is no energy of noise: its score at x must depend on the level."""
     try:
-        with frozen(prior), of_one_dtype(prior, x):
+        with frozen(prior), explain_dtype_errors(prior, x):
             far, near = (score_alone(prior.given(level), x) for level in (high, low))
     except TypeError:  # a function of x alone
         far = near = x
