@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -167,24 +168,77 @@ def test_a_wrong_command_is_seen() -> None:
     assert unknown_verbs(text) == ["lowland trian moons", "lowland smaple RUN"]
 
 
-def test_code_of_the_readme_runs(tmp_path: Path) -> None:
-    """All Python blocks, one after the other in one file, in an empty directory and a fresh
-    process.
-    """
-    code = blocks(readme(), "python")
-    if not code:
-        pytest.skip("README.md has no ```python block yet")
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(code), encoding="utf-8")
+def run_readme(folder: Path, seed: int = 0) -> str:
+    """What the README's Python prints, in one file, in an empty directory and a fresh process."""
+    script = folder / "readme.py"
+    code = "\n".join(blocks(readme(), "python"))
+    script.write_text(code.replace("manual_seed(0)", f"manual_seed({seed})"), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", str(script)],
+        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def exact_answers() -> tuple[float, float, list[float]]:
+    """Mean and deviation of x and p-values of the two points under the README's sum, by quadrature."""
+    line = np.linspace(-6, 6, 2401)
+    x, y = np.meshgrid(line, line, indexing="ij")
+
+    def energy(x: Any, y: Any) -> Any:
+        return 8 * (np.hypot(x, y) - 2) ** 2 + 2 * (x - 2) ** 2
+
+    p = np.exp(-energy(x, y))
+    p /= p.sum()
+    mean = float((p * x).sum())
+    beyond = [float(p[energy(x, y) >= energy(*at)].sum()) for at in ((2.0, 0.0), (2.0, -2.0))]
+    return mean, float((p * (x - mean) ** 2).sum()) ** 0.5, beyond
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_readme_prints_what_is_true(seed: int, tmp_path: Path) -> None:
+    """Whatever the seed: printed numbers are rounded to 0.05; 4,000 draws err by 0.005."""
+    printed = run_readme(tmp_path, seed)
+    (shown,) = blocks(readme(), "text")
+    assert printed == shown
+    mean, deviation, beyond = exact_answers()
+    numbers = [float(n) for n in re.findall(r"\d\.\d", printed.splitlines()[0])]
+    assert np.allclose(numbers, [mean, deviation], atol=0.05 + 5 * deviation / 4000**0.5)
+    assert printed.splitlines()[1] == str([p < 0.05 for p in beyond])
+
+
+def test_exact_answers_in_the_readme_are_exact() -> None:
+    mean, deviation, _ = exact_answers()
+    assert f"# exact: {mean:.3f} ± {deviation:.3f}\n" in readme()
+
+
+def test_the_readme_fits_a_screen_and_a_half() -> None:
+    assert len(readme().splitlines()) <= 100
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links of a page to files that are not there."""
+    found = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    return [to for to in found if "://" not in to and not (page.parent / to).exists()]
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CHANGELOG.md", "benchmarks/README.md"]
+    + [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))],
+)
+def test_links_lead_somewhere(page: str) -> None:
+    assert dead_links(ROOT / page) == []
+
+
+def test_a_dead_link_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("[a](page.md#there) [b](gone.md) [c](https://example.org)")
+    assert dead_links(tmp_path / "page.md") == ["gone.md"]
 
 
 # ---------------------------------------------------------------------------------------- the pages

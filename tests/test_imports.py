@@ -1,6 +1,6 @@
 """Arrows point down: who may import whom (section 4 of the design), and what no file may hold.
 
-`ALLOWED` is the table of docs/design.md. A part that is missing from it fails, so a new part has to
+`ALLOWED` is the table of docs/design/index.md. A part that is missing from it fails, so a new part has to
 be thought about.
 """
 
