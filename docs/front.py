@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import lowland
-from lowland.tasks import Mask, generate_from_recipe, split_gibbs_sample
+from lowland.tasks import Mask
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -42,28 +42,19 @@ def chains() -> tuple[Tensor, Tensor, Tensor]:
 
 def samples(name: str, count: int) -> Tensor:
     """Return draws of a shipped run from noise, as its recipe says."""
-    energy, _, recipe = lowland.load(name)
-    return generate_from_recipe(energy, recipe, count, generator=seeded(1)).x.clamp(0, 1)
+    return lowland.load(name).sample(count, generator=seeded(1)).x.clamp(0, 1)
 
 
 def restoration(count: int) -> Tensor:
-    """Return rows of truth, what was seen, mean, spread and three draws, for digits of the test part."""
-    energy, _, _ = lowland.load("mnist")
+    """Return rows of truth, what was seen, mean, deviation and three draws, of digits for testing."""
+    model, sigma = lowland.load("mnist"), 0.05
     truth = lowland.load_data("mnist").test.x[8 : 8 + count]
-    known = torch.arange(28).view(28, 1).expand(28, 28) < 14
-    sigma = 0.05
-    upper = Mask(known)
+    upper = Mask(torch.arange(28).view(28, 1).expand(28, 28) < 14)
     y = upper.A(truth + sigma * torch.randn(truth.shape, generator=seeded(4)))
-    levels = {"sigma_max": 1.5, "sigma_min": 0.02, "num_levels": 24, "denoise_steps": 5}
-    found = split_gibbs_sample(energy, upper, y, sigma, generator=seeded(5), draws=19, **levels)
-    rows = [
-        truth,
-        y,
-        found.mean,
-        found.spread / found.spread.amax((1, 2, 3), True),
-        *found.draws[:3],
-    ]
-    return torch.stack(rows, 1).clamp(0, 1)
+    found = model.restore(upper, y, sigma, generator=seeded(5), draws=19)
+    doubt = found.std / found.std.amax((1, 2, 3), True)
+    rows = [truth, y, found.mean, doubt, *found.draws[:3]]
+    return torch.stack(rows, 1).flatten(0, 1).clamp(0, 1)
 
 
 def tile(x: Tensor, columns: int, gap: int = 3) -> Tensor:
