@@ -9,6 +9,7 @@ python docs/build.py --check    runs them and fails where a page says something 
 
 import argparse
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -66,16 +67,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("names", nargs="*", help="pages, without .md (all)")
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
+    given = parser.parse_args()
     os.environ.setdefault("MPLBACKEND", "agg")
     wrong = []
     for page in pages():
+        if given.names and page.stem not in given.names:
+            continue
         new, old = run(page), page.read_text()
-        if not check:
+        if not given.check:
             page.write_text(new)
         elif not agree(new, old):
             wrong.append(page.name)
+            sys.stderr.writelines(
+                difflib.unified_diff(*(s.splitlines(True) for s in (old, new)), n=0)
+            )
     if wrong:
         sys.exit(
             f"{', '.join(wrong)}: the code says something else now; run python docs/build.py and "

@@ -28,7 +28,7 @@ NEEDS: list[tuple[str, str, str]] = [
         "then nothing is learned.",
     ),
     (
-        "the law of smooth data, exactly, in few dimensions",
+        "the distribution of smooth data, exactly, in few dimensions",
         "`ScoreMatching`",
         "No noise is added and nothing is sampled.",
     ),
@@ -85,7 +85,7 @@ FAMILIES: dict[str, tuple[str, list[str]]] = {
         "the slope and curvature at the data, or noise to be removed",
         ["ScoreMatching", "DSM", "MultilevelDSM"],
     ),
-    "negatives from a known law": (
+    "negatives from a known distribution": (
         "draws of a noise with a density",
         ["NCE", "RankingNCE", "FlowContrastive"],
     ),

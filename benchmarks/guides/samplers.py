@@ -1,12 +1,11 @@
-"""Which sampler? Effective draws per second and per gradient on six laws, and whether what was
-drawn is right.
+"""Which sampler? Effective draws per second and per gradient on six distributions, and whether what
+was drawn is right.
 
     python -m benchmarks.guides.samplers
 
 Every sampler with an accept step is tuned by `tune` and then runs from three seeds: 32 chains from
 where `domain.draw` puts them, as many gradient evaluations in a row for all samplers of a target
-(the rungs of a ladder are one batch: they cost more gradients, in the same row), the first quarter
-discarded. Samplers without an accept step take step and metric of the tuned sampler whose move is
+(replicas are one batch: they cost more gradients, in the same row), the first quarter discarded. Samplers without an accept step take step and metric of the tuned sampler whose move is
 theirs (MALA, GHMC): what is off is what the accept step had put right.
 
     ESS        smallest bulk ESS over the watched coordinates and the energy, all chains together
@@ -70,12 +69,12 @@ LAYOUT: Layout = "draws chains ..."
 Make = Callable[[dict[str, Any], Target], Any]
 
 
-def ladder(target: Target, rungs: int) -> tuple[float, ...]:
-    return tuple(target.hottest ** (i / (rungs - 1)) for i in range(rungs))
+def ladder(target: Target, num_temperatures: int) -> tuple[float, ...]:
+    return tuple(target.hottest ** (i / (num_temperatures - 1)) for i in range(num_temperatures))
 
 
-def tempered(inner: str, rungs: int = 5) -> Make:
-    return lambda tuned, target: ParallelTempering(tuned[inner], ladder(target, rungs))
+def tempered(inner: str, num_temperatures: int = 5) -> Make:
+    return lambda tuned, target: ParallelTempering(tuned[inner], ladder(target, num_temperatures))
 
 
 def cold(tuned: dict[str, Any], target: Target) -> ShortRun:

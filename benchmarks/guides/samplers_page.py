@@ -19,13 +19,13 @@ WORDS = {
     "depth; as local as the others.",
     "GHMC": "Must hardly ever be refused, since a refused chain turns round; so its steps are "
     "small.",
-    "ParallelTempering": "Pays for every rung; where nothing has to be crossed, that buys nothing.",
+    "ParallelTempering": "Pays for every replica; where nothing has to be crossed, that buys nothing.",
     "Langevin": "No accept step: whatever its step gets wrong stays wrong, in proportion to the step.",
-    "LeimkuhlerMatthews": "As Langevin, one order better away from walls; still nothing tells when the step is too "
+    "LeimkuhlerMatthews": "As Langevin, one order better away from bounds; still nothing tells when the step is too "
     "large.",
     "Underdamped": "The same with momentum: good where steps are small, wrong where they are not, and silent "
     "about it.",
-    "ShortRun": "Draws from no law. At a temperature below 1 it falls into the nearest valley: for "
+    "ShortRun": "Keeps no distribution. At a temperature below 1 it falls into the nearest valley: for "
     "pictures, not for averages.",
     "BlockGibbs": "Needs conditionals in blocks; clusters of many sites still turn slowly.",
     "GibbsWithGradients": "One site a step: a sweep of a picture takes as many gradients as it has pixels.",

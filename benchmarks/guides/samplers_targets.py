@@ -1,4 +1,4 @@
-"""Six laws for `benchmarks.guides.samplers`, each hard in its own way, with what is known of them
+"""Six distributions for `benchmarks.guides.samplers`, each hard in its own way, with what is known of them
 exactly.
 
 gaussian   100 dimensions, widths from 1 to 1/30, turned at random: a diagonal metric cannot make it
@@ -7,7 +7,7 @@ funnel     Neal's, 3 dimensions: the variance of two coordinates changes 4.5-fol
            deviation of the first
 banana     a bent Gaussian in the plane
 mixture    two Gaussians in 5 dimensions, 8 deviations apart, of mass 0.7 and 0.3
-box        exp(−Σ r_i x_i) on [0, 1]^10, r from 2 to 20: most of the mass lies at the walls
+box        exp(−Σ r_i x_i) on [0, 1]^10, r from 2 to 20: most of the mass lies at the bounds
 ising      16 × 16 spins on a torus at coupling 0.35 (order sets in at 0.44), energy known from the
            exact log Z
 """
@@ -36,7 +36,7 @@ class Truth(NamedTuple):
 
 class Target(NamedTuple):
     """watched: from draws (n, *event) to the quantities (n, q) whose effective draws are counted,
-    beside the energy; hottest: temperature of the ladder's last rung; longer: how many times the
+    beside the energy; hottest: temperature of the ladder's last temperature; longer: how many times the
     usual number of gradients a run takes."""
 
     name: str
@@ -123,7 +123,7 @@ def mixture(dimension: int = 5, apart: float = 8.0) -> Target:
     )
 
 
-def walls(dimension: int = 10) -> Target:
+def corner(dimension: int = 10) -> Target:
     rates = torch.linspace(2, 20, dimension)
     steepest = rates[-1].item()
     truths = [
@@ -133,7 +133,7 @@ def walls(dimension: int = 10) -> Target:
             "mean square of the steepest", lambda x, _: x[:, -1] ** 2, cut_exponential(steepest)[1]
         ),
         Truth(
-            "share of the steepest within 0.01 of the wall",
+            "share of the steepest within 0.01 of the bound",
             lambda x, _: (x[:, -1] < 0.01).float(),
             math.expm1(-0.01 * steepest) / math.expm1(-steepest),
         ),
@@ -195,6 +195,6 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "funnel": funnel,
     "banana": banana,
     "mixture": mixture,
-    "box": walls,
+    "box": corner,
     "ising": ising,
 }
