@@ -357,7 +357,7 @@ def test_parallel_tempering_keeps_the_law_of_every_rung(
     betas = sampler.betas(x)
     laws = [law(rbm.tempered(beta.view(1), len(x)), x) for beta in betas]
     with torch.no_grad():
-        state = sampler.resume(
+        state = sampler.from_replicas(
             rbm, torch.cat([drawn(p, x, count, seed) for seed, p in enumerate(laws)])
         )
         if planted:  # swaps judged as if energies were β E
@@ -417,7 +417,9 @@ def test_pcd_with_chains_at_the_model_has_the_exact_gradient(options: dict[str, 
     rbm, x, count = machine(binary(10), 10, 0.5, **options), states(2, 10), 20_000
     data = (torch.rand(64, 10, generator=seeded(3)) < 0.3).double()
     chains = drawn(law(rbm, x), x, count, 4)
-    buffer = lowland.ReplayBuffer(count, rbm.domain, generator=seeded(), restart=0.0, dtype=WIDE)
+    buffer = lowland.ReplayBuffer(
+        count, rbm.domain, generator=seeded(), reinit_prob=0.0, dtype=WIDE
+    )
     buffer.x = chains
     objective = PCD(steps=2, buffer_size=count, num_chains=count, reinit_prob=0.0)
     loss = objective.loss(rbm, Batch(data), Context(seeded(6), sampler=BlockGibbs(), buffer=buffer))
@@ -618,7 +620,7 @@ def test_contrast_judges_apart_what_it_would_judge_together() -> None:
 def test_tempered_chains_keep_their_replicas_between_updates() -> None:
     rbm = machine(binary(6), 4, 0.5).float()
     sampler = ParallelTempering(BlockGibbs(), (1.0, 3.0, 20.0))
-    buffer = lowland.ReplayBuffer(32, binary(3, 6), generator=seeded(), restart=0.0)
+    buffer = lowland.ReplayBuffer(32, binary(3, 6), generator=seeded(), reinit_prob=0.0)
     before = buffer.x.clone()
     objective = PCD(steps=2, buffer_size=32, num_chains=32, reinit_prob=0.0)
     loss = objective.loss(

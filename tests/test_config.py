@@ -365,7 +365,7 @@ def test_another_class_starts_without_the_old_ones_keys() -> None:
         "name": "HMC",
         "step_size": 0.1,
         "num_leapfrog_steps": 4,
-        "scale": None,
+        "inv_mass_sqrt": None,
         "jitter": 0.0,
     }
     (line,) = mistakes("digits", {"sampler.name": "MALA"})
@@ -379,7 +379,7 @@ def test_the_order_of_overrides_does_not_matter() -> None:
     assert read_recipe("digits", values).plain()["sampler"] == {
         "name": "MALA",
         "step_size": 0.2,
-        "scale": None,
+        "inv_mass_sqrt": None,
     }
 
 
@@ -398,7 +398,7 @@ def test_an_override_can_add_a_section() -> None:
     assert recipe.plain()["restoration"]["sampler"] == {
         "name": "MALA",
         "step_size": 0.1,
-        "scale": None,
+        "inv_mass_sqrt": None,
     }
     assert recipe.plain()["restoration"]["sigma"] == 0.2
 
@@ -412,7 +412,7 @@ class Meander:
 
     step_size: float
     bends: int = 3
-    gradients: ClassVar[int] = 1
+    num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

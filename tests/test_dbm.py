@@ -189,7 +189,7 @@ def test_the_contrast_of_completed_data_has_the_gradient_of_the_bound() -> None:
 def test_objectives_complete_the_data(objective: Any) -> None:
     dbm, v = machine(), states(5)[:12]
     buffer = (
-        ReplayBuffer(30, dbm.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
+        ReplayBuffer(30, dbm.domain, generator=seeded(1), reinit_prob=0.0, dtype=DOUBLE)
         if objective.persistent
         else None
     )

@@ -193,7 +193,7 @@ def test_wake_and_sleep_have_the_gradients_of_the_paper(capacity: int) -> None:
     """
     dbn, v, objective = net(5), states(4)[3:13], WakeSleep(steps=3, buffer_size=capacity)
     buffer = (
-        ReplayBuffer(40, dbn.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
+        ReplayBuffer(40, dbn.domain, generator=seeded(1), reinit_prob=0.0, dtype=DOUBLE)
         if objective.persistent
         else None
     )
@@ -248,7 +248,7 @@ def test_wake_and_sleep_improve_a_net_and_its_recognition() -> None:
         seeded(),
         WakeSleep(steps=2, buffer_size=60),
     )
-    buffer = ReplayBuffer(60, dbn.domain, generator=seeded(1), restart=0.0, dtype=DOUBLE)
+    buffer = ReplayBuffer(60, dbn.domain, generator=seeded(1), reinit_prob=0.0, dtype=DOUBLE)
     before = exact_log_p(dbn, patterns).mean().item()
     optimiser = torch.optim.SGD(dbn.parameters(), lr=0.3)
     for _ in range(600):

@@ -309,7 +309,7 @@ def by_hand(steps: int, temperatures: tuple[float, ...] = (1.0,)) -> Tensor:
         temperatures, divide_steps(steps, len(temperatures)), strict=True
     ):
         energy = TARGET if temperature == 1.0 else TARGET / temperature
-        trace = sample(energy, MALA(0.2), x, share, generator=g, keep=1)
+        trace = sample(energy, MALA(0.2), x, share, generator=g, thin=1)
         x = trace.x
         states.append(trace.draws)
     return torch.cat(states)

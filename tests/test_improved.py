@@ -33,7 +33,9 @@ DOUBLE = torch.float64
 
 
 def buffer_of(rows: int, seed: int = 0, **more: Any) -> ReplayBuffer:
-    return ReplayBuffer(rows, real(1), generator=seeded(seed), dtype=DOUBLE, restart=0.0, **more)
+    return ReplayBuffer(
+        rows, real(1), generator=seeded(seed), dtype=DOUBLE, reinit_prob=0.0, **more
+    )
 
 
 def kl_gradient(
@@ -43,7 +45,7 @@ def kl_gradient(
     after the last step.
     """
     bowl, buffer = Bowl(theta), buffer_of(rows, seed)
-    before = copy.deepcopy(buffer).take(rows, seeded(seed + 1)).x
+    before = copy.deepcopy(buffer).sample(rows, seeded(seed + 1)).x
     x = torch.zeros(rows, 1, dtype=DOUBLE)
     loss = objective.loss(bowl, Batch(x), Context(seeded(seed + 1), sampler=sampler, buffer=buffer))
     plain = contrast(bowl, x, loss.negatives)

@@ -88,7 +88,7 @@ def gradient_error(objective: JEM, batches: int = BATCHES) -> float:
         y = torch.arange(ROWS) % K
         x = 1.3 * torch.randn(ROWS, 1, generator=g, dtype=torch.float64) + (y - 1).unsqueeze(1)
         buffer = ReplayBuffer(
-            ROWS, energy.domain, generator=g, classes=K, restart=0.0, dtype=torch.float64
+            ROWS, energy.domain, generator=g, classes=K, reinit_prob=0.0, dtype=torch.float64
         )
         buffer.x = energy.exact(buffer.labels if objective.weight_pxy else None, ROWS, g)
         loss = objective.loss(energy, Batch(x, y), Context(g, sampler=MALA(0.3), buffer=buffer))
@@ -193,7 +193,7 @@ def test_chains_keep_their_class_and_walk_under_it() -> None:
             return super().forward(x, c)
 
     energy, g = Spy(box(-2.0, 2.0, 2), hidden=(8,), classes=4), seeded(5)
-    buffer = ReplayBuffer(64, energy.domain, generator=g, classes=4, restart=0.2)
+    buffer = ReplayBuffer(64, energy.domain, generator=g, classes=4, reinit_prob=0.2)
     before, start = buffer.labels.clone(), buffer.x.clone()
     x, y = batch(even)
     for _ in range(20):

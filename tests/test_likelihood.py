@@ -31,7 +31,7 @@ from lowland.metrics import LogZ, bennett, bits_per_dim, dequantised, log_likeli
 from lowland.metrics.log_z import bracket
 from lowland.metrics.log_z.certificate import interval
 from lowland.metrics.log_z.enumeration import countable, enumerated
-from lowland.metrics.log_z.schedule import EVEN, planned, spread
+from lowland.metrics.log_z.schedule import EVEN_SHARE, dispersion, plan_schedule
 from lowland.nets import RBM
 from lowland.report.likelihood import card, course, gap, likelihood
 from lowland.samplers.kernel import select
@@ -434,7 +434,7 @@ def test_rungs_are_laid_at_equal_thermodynamic_length() -> None:
     """
     precision, dim = 100.0, 10
     base, target = Normal([0.0] * dim, [1.0] * dim), Normal([0.0] * dim, [precision**-0.5] * dim)
-    plan = planned(
+    plan = plan_schedule(
         lambda betas: geometric_path(base, target, betas),
         HMC(0.1, 5),
         base.draw(300, seeded()),
@@ -442,7 +442,9 @@ def test_rungs_are_laid_at_equal_thermodynamic_length() -> None:
         seeded(1),
     )
     betas = torch.tensor(plan.betas, dtype=DOUBLE)
-    covered = (1 - EVEN) * (betas * (precision - 1)).log1p() / math.log(precision) + EVEN * betas
+    covered = (1 - EVEN_SHARE) * (betas * (precision - 1)).log1p() / math.log(
+        precision
+    ) + EVEN_SHARE * betas
     assert (
         covered - torch.linspace(0, 1, 51, dtype=DOUBLE)
     ).abs().max() < 0.15  # friction of HMC is not the same everywhere
@@ -450,8 +452,8 @@ def test_rungs_are_laid_at_equal_thermodynamic_length() -> None:
     assert abs(plan.length / exact - 1) < 0.25
     steps = torch.tensor([sampler.step_size for sampler in plan.samplers])
     assert 5 < steps[0] / steps[-1] < 20  # deviations shrink tenfold on the way
-    assert spread(torch.zeros(50)) == 0
-    assert spread(torch.tensor([0.0] + [-math.inf] * 99)) == pytest.approx(math.log(100) ** 0.5)
+    assert dispersion(torch.zeros(50)) == 0
+    assert dispersion(torch.tensor([0.0] + [-math.inf] * 99)) == pytest.approx(math.log(100) ** 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -470,7 +472,7 @@ def test_rungs_are_denser_where_chains_are_slow() -> None:
     base, target = Normal([0.0] * 50, [1.0] * 50), Normal([0.0] * 50, [0.1] * 50)
     shares = []
     for sampler in (HMC(0.3, 5), Sluggish(0.3, 5)):
-        plan = planned(
+        plan = plan_schedule(
             lambda betas: geometric_path(base, target, betas),
             sampler,
             base.draw(300, seeded()),

@@ -466,8 +466,8 @@ def test_draws_that_are_not_finite_are_counted() -> None:
 def test_a_trace_is_not_told_its_layout() -> None:
     with pytest.raises(ValueError, match="knows its own layout"):
         rhat(trace_of(independent(50, 4, 3)), layout=ACROSS)
-    with pytest.raises(ValueError, match="no draws were kept"):
-        rhat(trace_of(independent(50, 4, 3), kept={}))
+    with pytest.raises(ValueError, match="no draws were recorded"):
+        rhat(trace_of(independent(50, 4, 3), records={}))
 
 
 def test_kinds_and_lags_are_checked() -> None:
@@ -576,8 +576,8 @@ def trace_of(draws: Tensor, **more: Any) -> Trace:
         "acceptance": torch.full((chains,), 0.6),
         "diverged": torch.zeros(chains, dtype=torch.long),
         "steps": len(draws),
-        "gradients": 0,
-        "kept": {"draws": draws},
+        "num_grad_evals": 0,
+        "records": {"draws": draws},
     }
     return Trace(**(fields | more))
 
@@ -585,7 +585,7 @@ def trace_of(draws: Tensor, **more: Any) -> Trace:
 class Tempering(NamedTuple):
     accepted: Tensor
     tried: Tensor
-    trips: Tensor
+    round_trips: Tensor
 
 
 class TemperedState(NamedTuple):
@@ -641,7 +641,7 @@ def test_a_summary_of_a_sampled_law() -> None:
         torch.randn(4, 2, generator=g),
         4000,
         generator=g,
-        keep=1,
+        thin=1,
     )
     found = summary(trace)
     assert ((found.mean / found.mcse).abs() < LIMIT).all()
@@ -700,7 +700,7 @@ def test_a_summary_of_parallel_tempering() -> None:
         torch.randn(4, 2, generator=g),
         200,
         generator=g,
-        keep=1,
+        thin=1,
     )
     more = sample(
         lambda x: 0.5 * x.square().sum(1),
@@ -708,7 +708,7 @@ def test_a_summary_of_parallel_tempering() -> None:
         trace.x,
         100,
         generator=g,
-        keep=1,
+        thin=1,
         state=trace.state,
     )
     found = summary(more)
@@ -753,7 +753,7 @@ def test_a_trace_goes_to_arviz() -> None:
         start,
         40,
         generator=g,
-        keep=[Draws(), Energies()],
+        recorders=[Draws(), Energies()],
     )
     tree = to_arviz(trace, "image")
     posterior, stats = tree["posterior"], tree["sample_stats"]
@@ -764,7 +764,7 @@ def test_a_trace_goes_to_arviz() -> None:
     )
     assert np.array_equal(stats["diverged"], trace.diverged)
     assert stats["lp"].dims == ("chain", "draw") and np.array_equal(
-        stats["lp"], -trace.kept["energies"].T
+        stats["lp"], -trace.records["energies"].T
     )
     thinned = sample(
         lambda x: x.square().flatten(1).sum(1),
@@ -772,7 +772,7 @@ def test_a_trace_goes_to_arviz() -> None:
         start,
         40,
         generator=g,
-        keep=[Draws(2), Energies()],
+        recorders=[Draws(2), Energies()],
     )
     assert "lp" not in to_arviz(thinned)["sample_stats"]
 

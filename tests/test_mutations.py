@@ -196,38 +196,38 @@ class AllThawed(LeftInEval):
         self.energy.requires_grad_(True)
 
 
-def put_wrong(self: ReplayBuffer, visit: Any, x: Tensor, steps: int, *_: Any) -> int:
+def update_first_slots(self: ReplayBuffer, visit: Any, x: Tensor, steps: int, *_: Any) -> int:
     """Written to the first slots."""
     self.x[: len(x)] = x
-    self.age[visit.slots] = torch.where(visit.fresh, 0, self.age[visit.slots]) + steps
+    self.age[visit.slots] = torch.where(visit.reinitialized, 0, self.age[visit.slots]) + steps
     return 0
 
 
-def put_sorted(self: ReplayBuffer, visit: Any, x: Tensor, steps: int, *_: Any) -> int:
+def update_in_wrong_order(self: ReplayBuffer, visit: Any, x: Tensor, steps: int, *_: Any) -> int:
     """The right slots in the wrong order: chains and labels part."""
     self.x[visit.slots.sort().values] = x
-    self.age[visit.slots] = torch.where(visit.fresh, 0, self.age[visit.slots]) + steps
+    self.age[visit.slots] = torch.where(visit.reinitialized, 0, self.age[visit.slots]) + steps
     return 0
 
 
-def take_with_replacement(self: ReplayBuffer, count: int, generator: torch.Generator) -> Any:
-    visit = SOUND_TAKE(self, count, generator)
+def sample_with_replacement(self: ReplayBuffer, count: int, generator: torch.Generator) -> Any:
+    visit = SOUND_SAMPLE(self, count, generator)
     slots = visit.slots.clone()
     slots[1] = slots[0]
     return visit._replace(slots=slots)
 
 
 def labels_left_behind(self: ReplayBuffer, count: int, generator: torch.Generator) -> Any:
-    visit = SOUND_TAKE(self, count, generator)
+    visit = SOUND_SAMPLE(self, count, generator)
     return visit._replace(labels=None if visit.labels is None else visit.labels.roll(1))
 
 
-SOUND_TAKE = ReplayBuffer.take
+SOUND_SAMPLE = ReplayBuffer.sample
 
 
 def slots(_: Any = None) -> None:
     checks.buffer_keeps_slots(
-        ReplayBuffer(50, real(2), generator=seeded(), classes=5, restart=0.3), 20
+        ReplayBuffer(50, real(2), generator=seeded(), classes=5, reinit_prob=0.3), 20
     )
 
 
@@ -265,9 +265,9 @@ def moments(_: Any = None) -> None:
         x,
         9,
         generator=seeded(),
-        keep=[Draws(), Moments()],
+        recorders=[Draws(), Moments()],
     )
-    mean, variance, _count = trace.kept["moments"]
+    mean, variance, _count = trace.records["moments"]
     torch.testing.assert_close(mean, trace.draws.flatten(0, 1).mean(0))
     torch.testing.assert_close(variance, trace.draws.flatten(0, 1).var(0))
 
@@ -326,17 +326,25 @@ PATCHES: dict[str, Patch] = {
     "sample does not freeze": Patch(chains_no_trace, "lowland.samplers.loop.frozen", Unfrozen),
     "sample forgets mixed modes": Patch(sampled, "lowland.samplers.loop.frozen", LeftInEval),
     "sample thaws frozen weights": Patch(sampled, "lowland.samplers.loop.frozen", AllThawed),
-    "buffer writes to wrong slots": Patch(slots, "lowland.replay.ReplayBuffer.put", put_wrong),
-    "buffer writes in wrong order": Patch(slots, "lowland.replay.ReplayBuffer.put", put_sorted),
+    "buffer writes to wrong slots": Patch(
+        slots, "lowland.replay.ReplayBuffer.put", update_first_slots
+    ),
+    "buffer writes in wrong order": Patch(
+        slots, "lowland.replay.ReplayBuffer.put", update_in_wrong_order
+    ),
     "buffer draws a slot twice": Patch(
-        slots, "lowland.replay.ReplayBuffer.take", take_with_replacement
+        slots, "lowland.replay.ReplayBuffer.take", sample_with_replacement
     ),
     "buffer mixes up labels": Patch(slots, "lowland.replay.ReplayBuffer.take", labels_left_behind),
-    "PCD: buffer writes to wrong slots": Patch(pcd, "lowland.replay.ReplayBuffer.put", put_wrong),
-    "PCD: buffer writes in wrong order": Patch(pcd, "lowland.replay.ReplayBuffer.put", put_sorted),
+    "PCD: buffer writes to wrong slots": Patch(
+        pcd, "lowland.replay.ReplayBuffer.put", update_first_slots
+    ),
+    "PCD: buffer writes in wrong order": Patch(
+        pcd, "lowland.replay.ReplayBuffer.put", update_in_wrong_order
+    ),
     "PCD: chains not written back": Patch(pcd, "lowland.replay.ReplayBuffer.put", lambda *_: 0),
     "moments without the spread between steps": Patch(
-        moments, "lowland.samplers.recorders._MomentsRecorder.add", moments_without_between
+        moments, "lowland.samplers.recorders._Moments.add", moments_without_between
     ),
     "ShortRun: noise tied to the step": Patch(
         short_run, "lowland.samplers.langevin.ShortRun.step", tied_noise

@@ -126,7 +126,7 @@ def test_short_run_starts_at_noise() -> None:
 
 def test_pcd_goes_on_where_it_got_to() -> None:
     bowl, g = Bowl(1.0, dim=1), seeded(1)
-    buffer = ReplayBuffer(50, real(1), generator=seeded(), restart=0.0)
+    buffer = ReplayBuffer(50, real(1), generator=seeded(), reinit_prob=0.0)
     start = buffer.x.clone()
     for _ in range(5):
         PCD(2, 50).loss(
@@ -159,8 +159,8 @@ def test_labels_are_drawn_from_the_posterior_of_their_points() -> None:
 def test_pcd_that_resamples_contrasts_and_stores_the_labels_it_drew() -> None:
     torch.manual_seed(0)
     energy = MLP(real(2), hidden=(8,), classes=4, confine=1.0, scale=5.0)
-    buffer = ReplayBuffer(32, real(2), generator=seeded(), classes=4, restart=0.0)
-    visit = copy.deepcopy(buffer).take(16, seeded(1))
+    buffer = ReplayBuffer(32, real(2), generator=seeded(), classes=4, reinit_prob=0.0)
+    visit = copy.deepcopy(buffer).sample(16, seeded(1))
     x, y = torch.randn(16, 2, generator=seeded(2)), torch.arange(16) % 4
     objective = PCD(steps=2, buffer_size=32, sample_labels=True)
     loss = objective.loss(
@@ -249,7 +249,7 @@ def test_joint_objectives_refuse_an_energy_without_classes_and_data_without_labe
 
 def test_pcd_takes_an_energy_in_double_precision() -> None:
     energy = MLP(real(2), hidden=(4,)).double()
-    buffer = ReplayBuffer(20, real(2), generator=seeded(), dtype=DOUBLE, restart=0.5)
+    buffer = ReplayBuffer(20, real(2), generator=seeded(), dtype=DOUBLE, reinit_prob=0.5)
     x = torch.zeros(5, 2, dtype=DOUBLE)
     loss = PCD(2, 20).loss(
         energy, Batch(x), Context(seeded(), sampler=Langevin(0.1), buffer=buffer)

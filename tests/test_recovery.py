@@ -157,7 +157,9 @@ def test_gradients_and_points_outside_are_counted() -> None:
         10,
         generator=seeded(),
     )
-    assert made.gradients == len(calls) == 14 and made.sigma == 0.2 and len(made.acceptance) == 4
+    assert (
+        made.num_grad_evals == len(calls) == 14 and made.sigma == 0.2 and len(made.acceptance) == 4
+    )
     assert torch.equal(made.outside, (made.x.abs() > 1).any(1)) and made.outside.any()
 
 

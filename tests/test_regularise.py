@@ -162,7 +162,7 @@ def trained(term: Any, steps: int = 150, rate: float = 0.02) -> tuple[MLP, Tenso
     """
     torch.manual_seed(0)
     energy, g = MLP(real(2), hidden=(32, 32), confine=0.1, scale=3.0), seeded(4)
-    buffer = ReplayBuffer(256, real(2), generator=g, restart=0.1)
+    buffer = ReplayBuffer(256, real(2), generator=g, reinit_prob=0.1)
     optimizer = torch.optim.Adam(energy.parameters(), lr=rate, betas=(0.0, 0.99))
     for _ in range(steps):
         x = clusters(64, g)

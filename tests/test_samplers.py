@@ -1,4 +1,4 @@
-"""Samplers: the exact laws of their steps, the keepers against direct computing, and tune against
+"""Samplers: the exact laws of their steps, the recorders against direct computing, and tune against
 its target.
 """
 
@@ -200,9 +200,9 @@ def test_metropolis_accepts_with_the_probability_it_is_given() -> None:
         )
         state, info = metropolis(old, new, torch.full((n,), r), seeded(3))
         p = min(1.0, math.exp(r))
-        share = info.accept.double().mean().item()
+        share = info.accepted.double().mean().item()
         assert share == 1.0 if p == 1 else abs(share - p) / math.sqrt(p * (1 - p) / n) < LIMIT
-        assert torch.equal(state.x[:, 0] == 1, info.accept)
+        assert torch.equal(state.x[:, 0] == 1, info.accepted)
 
 
 def test_metropolis_without_a_ratio_draws_nothing() -> None:
@@ -213,25 +213,25 @@ def test_metropolis_without_a_ratio_draws_nothing() -> None:
     assert torch.equal(before, g.get_state())
 
 
-# ------------------------------------------------------------------------------------ loop, keepers
+# ------------------------------------------------------------------------------------ loop, recorders
 
 
 def test_keepers_keep_what_stepping_by_hand_gives() -> None:
     energy, sampler = Function(quartic), MALA(0.1)
     x = torch.randn(6, 2, generator=seeded(), dtype=DOUBLE)
-    keepers = [Draws(3), Energies(), Moments(), Moments(skip=4, name="late")]
-    trace = sample(energy, sampler, x, 11, generator=seeded(5), keep=keepers)
+    recorders = [Draws(3), Energies(), Moments(), Moments(skip=4, name="late")]
+    trace = sample(energy, sampler, x, 11, generator=seeded(5), recorders=recorders)
     g, state, points, values, accepted = seeded(5), sampler.init(energy, x), [], [], []
     for _ in range(11):
         state, info = sampler.step(energy, state, g)
         points.append(state.x)
         values.append(state.energy)
-        accepted.append(info.rate.float())
+        accepted.append(info.acceptance_prob.float())
     assert torch.equal(trace.draws, torch.stack(points)[[2, 5, 8]])
-    assert torch.equal(trace.kept["energies"], torch.stack(values))
+    assert torch.equal(trace.records["energies"], torch.stack(values))
     torch.testing.assert_close(trace.acceptance, torch.stack(accepted).mean(0))
     for name, skip in (("moments", 0), ("late", 4)):
-        mean, variance, count = trace.kept[name]
+        mean, variance, count = trace.records[name]
         pooled = torch.cat(points[skip:])
         assert count == len(pooled)
         torch.testing.assert_close(mean, pooled.mean(0), rtol=1e-12, atol=1e-12)
@@ -246,19 +246,19 @@ def test_frames_are_the_states_after_the_steps_they_name() -> None:
         x,
         9,
         generator=seeded(1),
-        keep=[Draws(), Frames((1, 4, 9)), Frames((), "none")],
+        recorders=[Draws(), Frames((1, 4, 9)), Frames((), "none")],
     )
-    assert torch.equal(trace.kept["frames"], trace.draws[[0, 3, 8]]) and trace.kept[
+    assert torch.equal(trace.records["frames"], trace.draws[[0, 3, 8]]) and trace.records[
         "none"
     ].shape == (0, 6, 2)
-    alone = sample(quartic, MALA(0.1), x, 9, generator=seeded(1), keep=Frames((9,), "last"))
-    assert torch.equal(alone.kept["last"], trace.x.unsqueeze(0))
+    alone = sample(quartic, MALA(0.1), x, 9, generator=seeded(1), recorders=Frames((9,), "last"))
+    assert torch.equal(alone.records["last"], trace.x.unsqueeze(0))
 
 
 @pytest.mark.parametrize("at", [(0, 2), (2, 9), (-1,)], ids=str)
 def test_frames_at_steps_that_never_come_are_refused(at: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        sample(quartic, MALA(0.1), torch.ones(2, 2), 5, generator=seeded(), keep=Frames(at))
+        sample(quartic, MALA(0.1), torch.ones(2, 2), 5, generator=seeded(), recorders=Frames(at))
 
 
 def test_sampling_asks_the_energy_once_per_gradient_and_once_more_for_independence() -> None:
@@ -267,19 +267,20 @@ def test_sampling_asks_the_energy_once_per_gradient_and_once_more_for_independen
         x = torch.randn(8, 3, generator=seeded())
         trace = sample(probe, sampler, x, steps, generator=seeded())
         assert (
-            trace.gradients == steps * sampler.gradients + 1 and probe.calls == trace.gradients + 1
+            trace.num_grad_evals == steps * sampler.num_grad_evals + 1
+            and probe.calls == trace.num_grad_evals + 1
         )
         probe.calls = 0
         more = sample(probe, sampler, trace.x, steps, generator=seeded(), state=trace.state)
-        assert more.gradients == steps * sampler.gradients == probe.calls
+        assert more.num_grad_evals == steps * sampler.num_grad_evals == probe.calls
 
 
 def test_moments_survive_a_large_offset() -> None:
     energy = Function(lambda x: 0.5 * (x - 1e8).square().sum(1), real(2))
     x = 1e8 + torch.randn(500, 2, generator=seeded(), dtype=DOUBLE)
-    _, variance, _ = sample(energy, MALA(0.3), x, 40, generator=seeded(), keep=Moments()).kept[
-        "moments"
-    ]
+    _, variance, _ = sample(
+        energy, MALA(0.3), x, 40, generator=seeded(), recorders=Moments()
+    ).records["moments"]
     assert ((variance - 1).abs() < 0.2).all()
 
 
@@ -288,13 +289,17 @@ def test_progress_is_told_of_every_step_and_no_steps_give_the_start() -> None:
     x = torch.ones(2, 2)
     sample(quartic, MALA(0.1), x, 7, generator=seeded(), progress=told.append)
     assert told == [1] * 7
-    nothing = sample(quartic, MALA(0.1), x, 0, generator=seeded(), keep=1)
-    assert torch.equal(nothing.x, x) and nothing.draws.shape == (0, 2, 2) and nothing.gradients == 1
+    nothing = sample(quartic, MALA(0.1), x, 0, generator=seeded(), thin=1)
+    assert (
+        torch.equal(nothing.x, x)
+        and nothing.draws.shape == (0, 2, 2)
+        and nothing.num_grad_evals == 1
+    )
 
 
 def test_trace_without_draws_says_so_and_prints() -> None:
     trace = sample(quartic, MALA(0.1), torch.ones(2, 2), 1, generator=seeded())
-    with pytest.raises(ValueError, match="no draws were kept"):
+    with pytest.raises(ValueError, match="no draws were recorded"):
         _ = trace.draws
     assert "2 chains" in repr(trace)
 
@@ -308,9 +313,9 @@ def test_requests_that_mean_nothing_are_refused() -> None:
         lambda: sample(quartic, MALA(0.1), x, 1, generator=3),  # type: ignore[arg-type]
         lambda: sample(quartic, MALA(0.1), x * math.nan, 1, generator=g),
         lambda: sample(quartic, MALA(0.1), x + 1, 1, generator=g, state=trace.state),
-        lambda: sample(quartic, MALA(0.1), x, 1, generator=g, keep=0),
+        lambda: sample(quartic, MALA(0.1), x, 1, generator=g, thin=0),
         lambda: tune(quartic, Langevin(0.1), x, generator=g),
-        lambda: tune(quartic, MALA(0.1), x, generator=g, target=1.0),
+        lambda: tune(quartic, MALA(0.1), x, generator=g, target_accept=1.0),
         lambda: anneal([], MALA(0.1), x, 1, generator=g),
         lambda: anneal([Function(quartic)], [MALA(0.1)] * 2, x, 1, generator=g),
     ]
@@ -343,9 +348,18 @@ def tuned_rates(sampler: Any, steps: int, target: float | None, metric: bool) ->
     for seed in range(6):
         g = seeded(seed)
         tuned = tune(
-            FIVE, sampler, FIVE.draw(100, g), steps, target=target, metric=metric, generator=g
+            FIVE,
+            sampler,
+            FIVE.draw(100, g),
+            steps,
+            target_accept=target,
+            metric=metric,
+            generator=g,
         )
-        same = {"step_size": sampler.step_size, "scale": tuned.scale if metric else sampler.scale}
+        same = {
+            "step_size": sampler.step_size,
+            "inv_mass_sqrt": (tuned if metric else sampler).inv_mass_sqrt,
+        }
         assert type(tuned) is type(sampler) and dataclasses.replace(
             sampler, **same
         ) == dataclasses.replace(tuned, **same)
@@ -371,7 +385,7 @@ def test_tune_finds_its_target_from_anywhere_in_its_usual_number_of_steps(
     sampler: Any, target: float | None, metric: bool
 ) -> None:
     """To 0.025 from starts thousands of times off; each of the six rates is known to 0.003."""
-    rates, wanted = tuned_rates(sampler, 300, target, metric), target or sampler.target
+    rates, wanted = tuned_rates(sampler, 300, target, metric), target or sampler.target_accept
     assert abs(rates.mean() - wanted) < 0.025 and rates.std() < 0.03
 
 
@@ -383,7 +397,7 @@ def test_tune_finds_a_metric() -> None:
     tuned = tune(FIVE, MALA(0.1), FIVE.draw(100, g), generator=g)
     spreads = torch.tensor([0.5, 1.0, 2.0, 3.0, 5.0]).sqrt()
     wanted = spreads / spreads.log().mean().exp()
-    assert ((torch.tensor(tuned.scale) / wanted).log().abs() < 0.1).all()
+    assert ((torch.tensor(tuned.inv_mass_sqrt) / wanted).log().abs() < 0.1).all()
 
 
 def test_a_metric_pays() -> None:
@@ -395,8 +409,8 @@ def test_a_metric_pays() -> None:
         tune(energy, MALA(0.1), energy.draw(100, seeded()), metric=m, generator=seeded(1))
         for m in (False, True)
     )
-    assert (found.step_size**0.5 * min(found.scale)) / plain.step_size**0.5 > 0.8
-    assert (found.step_size * max(found.scale) ** 2) / plain.step_size > 20
+    assert (found.step_size**0.5 * min(found.inv_mass_sqrt)) / plain.step_size**0.5 > 0.8
+    assert (found.step_size * max(found.inv_mass_sqrt) ** 2) / plain.step_size > 20
 
 
 def test_tune_survives_energies_that_are_not_finite() -> None:
@@ -407,7 +421,9 @@ def test_tune_survives_energies_that_are_not_finite() -> None:
         x = torch.distributions.Gamma(3.0, 1.0).sample((400, 1))
         tuned = tune(gamma, sampler, x, generator=g)
         assert math.isfinite(tuned.step_size) and tuned.step_size > 0.01
-        mean = sample(gamma, tuned, x, 300, generator=g, keep=Moments(skip=50)).kept["moments"][0]
+        mean = sample(gamma, tuned, x, 300, generator=g, recorders=Moments(skip=50)).records[
+            "moments"
+        ][0]
         assert abs(mean.item() - 3) < 0.2
 
 
@@ -495,18 +511,19 @@ def test_frames_of_a_path_are_counted_over_all_of_it() -> None:
     traces = anneal(path, MALA(0.1), x, 11, generator=seeded(1), frames=(0, 1, 3, 4, 7, 11))
     g, y, states = seeded(1), x, [x]
     for energy, trace in zip(path, plain, strict=True):
-        kept = sample(energy, MALA(0.1), y, trace.steps, generator=g, keep=1)
+        kept = sample(energy, MALA(0.1), y, trace.steps, generator=g, thin=1)
         y, states = kept.x, [*states, *kept.draws]
-    assert [len(trace.kept["frames"]) for trace in traces] == [
+    assert [len(trace.records["frames"]) for trace in traces] == [
         2,
         2,
         1,
     ]  # 1, 3 | 4, 7 | 11; the start is nobody's step
     assert torch.equal(
-        torch.cat([trace.kept["frames"] for trace in traces]), torch.stack(states)[[1, 3, 4, 7, 11]]
+        torch.cat([trace.records["frames"] for trace in traces]),
+        torch.stack(states)[[1, 3, 4, 7, 11]],
     )
     assert all(torch.equal(a.x, b.x) for a, b in zip(plain, traces, strict=True))
-    assert all("frames" not in trace.kept for trace in plain)
+    assert all("frames" not in trace.records for trace in plain)
 
 
 @pytest.mark.parametrize(("steps", "rungs"), [(20, 3), (2, 3), (0, 2), (7, 7), (1, 1), (100, 9)])

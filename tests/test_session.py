@@ -180,7 +180,7 @@ def test_renewed_chains_are_the_oldest_and_stay_with_their_labels() -> None:
     buffer = lowland.ReplayBuffer(100, lowland.real(2), generator=g, classes=4)
     buffer.age = torch.arange(100)
     before, labels = buffer.x.clone(), None if buffer.labels is None else buffer.labels.clone()
-    assert buffer.renew(0.3, g) == 30
+    assert buffer.reinit(0.3, g) == 30
     moved = (buffer.x != before).any(1)
     assert torch.equal(moved, torch.arange(100) >= 70) and not buffer.age[70:].any()
     assert labels is not None and torch.equal(buffer.labels, labels)  # type: ignore[arg-type]

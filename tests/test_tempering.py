@@ -60,13 +60,13 @@ def stacked(values: list[float]) -> TemperedState:
     betas = 1 / torch.tensor(LADDER, dtype=DOUBLE)
     replicas = State(x, betas * x.square().sum(1) / 2, -betas.view(-1, 1) * x)
     pairs = torch.zeros(3, dtype=DOUBLE)
-    heading = torch.tensor([[1], [0], [0], [0]])
+    direction = torch.tensor([[1], [0], [0], [0]])
     return TemperedState(
         x[:1],
         x[:1, 0] ** 2 / 2,
         replicas,
         0,
-        Tempering(pairs, pairs, torch.zeros(1).long(), heading),
+        Tempering(pairs, pairs, torch.zeros(1).long(), direction),
     )
 
 
@@ -122,7 +122,7 @@ def test_round_trips_are_counted_once_per_way_there_and_back() -> None:
         0,
     ):  # replica a goes up and home, twice; b and c never see both ends in order
         state = forced(state, low)
-        seen.append(state.tempering.trips.item())
+        seen.append(state.tempering.round_trips.item())
     assert seen == [0, 0, 0, 1, 1, 1, 1, 2]
 
 
@@ -133,7 +133,7 @@ def test_chains_cross_barriers_that_the_sampler_alone_does_not() -> None:
     tempered = ParallelTempering(MALA(0.1), (1.0, 3.0, 9.0, 27.0, 81.0), (0.1, 0.3, 0.9, 2.7, 8.1))
     trace = sample(far, tempered, start, 500, generator=seeded())
     assert (alone.x[:, 0] > 0).sum() == 0 and 70 < (trace.x[:, 0] > 0).sum() < 130
-    assert (trace.state.tempering.trips > 0).float().mean() > 0.5
+    assert (trace.state.tempering.round_trips > 0).float().mean() > 0.5
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_any_sampler_can_be_tempered_and_its_state_goes_on(inner: object) -> Non
     half = sample(energy if bits else bowl(), sampler, x, 5, generator=g)
     rest = sample(energy if bits else bowl(), sampler, half.x, 5, generator=g, state=half.state)
     assert torch.equal(ten.x, rest.x) and torch.equal(
-        ten.state.tempering.trips, rest.state.tempering.trips
+        ten.state.tempering.round_trips, rest.state.tempering.round_trips
     )
     with torch.no_grad():
         torch.testing.assert_close(ten.state.energy, (energy if bits else bowl())(ten.x))
@@ -164,7 +164,7 @@ def test_conditions_of_chains_go_along_with_their_replicas() -> None:
     c = 10.0 * torch.arange(6).view(6, 1).repeat(1, 2)
     energy = Function(Pulled()).given(c)
     trace = sample(
-        energy, ParallelTempering(MALA(0.3), (1.0, 2.0)), c.clone(), 200, generator=seeded(), keep=1
+        energy, ParallelTempering(MALA(0.3), (1.0, 2.0)), c.clone(), 200, generator=seeded(), thin=1
     )
     assert ((trace.draws.mean(0) - c).abs() < 1.5).all()
 
@@ -201,7 +201,7 @@ def test_tune_spaces_the_ladder_so_that_all_pairs_swap_equally_often() -> None:
     before = sample(
         energy, dataclasses.replace(uneven), energy.draw(200, seeded(2)), 300, generator=seeded(3)
     )
-    assert trace.state.tempering.trips.sum() > 2 * before.state.tempering.trips.sum()
+    assert trace.state.tempering.round_trips.sum() > 2 * before.state.tempering.round_trips.sum()
 
 
 def test_tune_gives_every_rung_its_own_step() -> None:

@@ -280,9 +280,9 @@ def test_chains_keep_the_state_of_a_sampler_between_walks() -> None:
 
 
 def test_a_scale_is_repeated_to_the_size_of_an_event() -> None:
-    assert fitted(MALA(0.1, scale=(1.0, 2.0)), 5).scale == (1.0, 2.0, 1.0, 2.0, 1.0)
-    inner = fitted(ParallelTempering(MALA(0.1, scale=(1.0, 2.0)), (1.0, 2.0)), 1).sampler
-    assert inner.scale == (1.0,) and fitted(MALA(0.1), 3) == MALA(0.1)
+    assert fitted(MALA(0.1, inv_mass_sqrt=(1.0, 2.0)), 5).inv_mass_sqrt == (1.0, 2.0, 1.0, 2.0, 1.0)
+    inner = fitted(ParallelTempering(MALA(0.1, inv_mass_sqrt=(1.0, 2.0)), (1.0, 2.0)), 1).sampler
+    assert inner.inv_mass_sqrt == (1.0,) and fitted(MALA(0.1), 3) == MALA(0.1)
 
 
 def test_parts_of_a_state_are_found_at_every_depth() -> None:

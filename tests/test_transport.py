@@ -27,6 +27,7 @@ from lowland import (
 )
 from lowland.metrics import mmd
 from lowland.objectives import Batch, Context, EnergyMatching, EquilibriumMatching, matching
+from lowland.samplers import Sampler
 
 DOUBLE = torch.float64
 # standard deviation of the data; the noise has 1, so that x_t = (1 − t + t S) z and v = (S − 1) z
@@ -164,10 +165,10 @@ def test_a_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> No
 # ---------------------------------------------------------------------------------------------- law
 
 
-class Exact:
+class Exact(Sampler):
     """A sampler whose one step is an exact draw of N(0, 1/θ)."""
 
-    adjusted, gradients = True, 0
+    adjusted, num_grad_evals = True, 0
 
     def init(self, energy: Bowl, x: Tensor) -> Any:
         from lowland.samplers.kernel import State
@@ -190,7 +191,7 @@ def refined(objective: EnergyMatching, batches: int = 100, rows: int = 200) -> T
     found, g = [], seeded(7)
     for _ in range(batches):
         bowl = Bowl(1 / S**2)
-        buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, restart=0.0)
+        buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, reinit_prob=0.0)
         loss = objective.loss(
             bowl, Batch(gaussian(rows, g)), Context(g, sampler=Exact(), buffer=buffer)
         )
@@ -231,7 +232,7 @@ def test_a_contrast_with_its_sign_turned_is_found(monkeypatch: pytest.MonkeyPatc
             buffer_size=400,
         )
         g, bowl = seeded(3), Bowl(1.0)
-        buffer = ReplayBuffer(400, real(1), generator=g, dtype=DOUBLE, restart=0.0)
+        buffer = ReplayBuffer(400, real(1), generator=g, dtype=DOUBLE, reinit_prob=0.0)
         if turned:
             right = contrast
 
@@ -286,7 +287,7 @@ def begun_anew(arrive: int, batches: int = 240, rows: int = 200) -> Tensor:
         reinit_prob=0.2,
     )
     found, g = [], seeded(8)
-    buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, restart=0.2)
+    buffer = ReplayBuffer(rows, real(1), generator=g, dtype=DOUBLE, reinit_prob=0.2)
     for _ in range(batches):
         bowl = Bowl(1 / S**2)
         loss = objective.loss(
@@ -308,7 +309,7 @@ def test_young_chains_move_and_are_not_counted() -> None:
     objective = EnergyMatching(
         warmup_fraction=0.0, weight=1.0, steps=10, arrival_steps=25, buffer_size=16, reinit_prob=0.0
     )
-    buffer, g = ReplayBuffer(16, real(2), generator=seeded(), restart=0.0), seeded(2)
+    buffer, g = ReplayBuffer(16, real(2), generator=seeded(), reinit_prob=0.0), seeded(2)
     for visit in range(4):
         before, again = buffer.x.clone(), torch.Generator().set_state(g.get_state())
         loss = objective.loss(net, Batch(x), Context(g, sampler=Langevin(0.01), buffer=buffer))
@@ -344,7 +345,7 @@ def test_some_chains_count_and_others_do_not() -> None:
         buffer_size=12,
         reinit_prob=0.0,
     )
-    buffer = ReplayBuffer(12, real(2), generator=seeded(), classes=3, restart=0.0)
+    buffer = ReplayBuffer(12, real(2), generator=seeded(), classes=3, reinit_prob=0.0)
     buffer.age[::2] = 49
     loss = objective.loss(
         net, Batch(x, labels), Context(seeded(2), sampler=Langevin(0.01), buffer=buffer)

@@ -50,10 +50,10 @@ from lowland.samplers import (
     Draws,
     Energies,
     GibbsWithGradients,
-    Keeper,
     Langevin,
     LeimkuhlerMatthews,
     ParallelTempering,
+    Recorder,
     ShortRun,
     Underdamped,
     choose,
@@ -94,12 +94,14 @@ CONTINUOUS: dict[str, Make] = {
     "GHMC": lambda tuned, target: GHMC(0.1),
     "ParallelTempering(MALA)": tempered("MALA"),
     "ParallelTempering(HMC)": tempered("HMC"),
-    "Langevin": lambda tuned, target: Langevin(tuned["MALA"].step_size, scale=tuned["MALA"].scale),
+    "Langevin": lambda tuned, target: Langevin(
+        tuned["MALA"].step_size, inv_mass_sqrt=tuned["MALA"].inv_mass_sqrt
+    ),
     "LeimkuhlerMatthews": lambda tuned, target: LeimkuhlerMatthews(
-        tuned["MALA"].step_size, tuned["MALA"].scale
+        tuned["MALA"].step_size, tuned["MALA"].inv_mass_sqrt
     ),
     "Underdamped": lambda tuned, target: Underdamped(
-        tuned["GHMC"].step_size, scale=tuned["GHMC"].scale
+        tuned["GHMC"].step_size, inv_mass_sqrt=tuned["GHMC"].inv_mass_sqrt
     ),
     "ShortRun": cold,
 }
@@ -168,13 +170,13 @@ def steps_of(sampler: Any, target: Target, size: Size) -> int:
     gradients, of the energy.
     """
     inner = getattr(sampler, "sampler", sampler)
-    each: float = max(inner.gradients, 1)
+    each: float = max(inner.num_grad_evals, 1)
     if isinstance(inner, NUTS):
         g = torch.Generator().manual_seed(0)
         each = (
             sample(
                 target.energy, inner, target.energy.domain.draw(size.chains, g), 20, generator=g
-            ).gradients
+            ).num_grad_evals
             / 20
         )
     return max(round(target.longer * size.row / each), 40)
@@ -189,10 +191,12 @@ def run(target: Target, sampler: Any, steps: int, chains: int, seed: int) -> Run
     middle = time.perf_counter()
     steps -= first
     every = max(steps // KEPT, 1)
-    keep: list[Keeper] = [Draws(every), Energies()]
-    trace = sample(target.energy, sampler, warm.x, steps, generator=g, state=warm.state, keep=keep)
+    recorders: list[Recorder] = [Draws(every), Energies()]
+    trace = sample(
+        target.energy, sampler, warm.x, steps, generator=g, state=warm.state, recorders=recorders
+    )
     seconds = time.perf_counter() - middle
-    energies = trace.kept["energies"][every - 1 :: every]
+    energies = trace.records["energies"][every - 1 :: every]
     flat, one = trace.draws.flatten(0, 1), energies.flatten()
     watched = torch.cat([target.watched(flat), one.unsqueeze(1)], 1).view(*energies.shape, -1)
     worth = (
@@ -203,7 +207,7 @@ def run(target: Target, sampler: Any, steps: int, chains: int, seed: int) -> Run
         [t.function(flat, one).double().view_as(energies).mean(0) for t in target.truths]
     )
     diverged = int((warm.diverged + trace.diverged).sum())
-    return Run(middle - began, seconds, trace.gradients, worth, apart, diverged, means)
+    return Run(middle - began, seconds, trace.num_grad_evals, worth, apart, diverged, means)
 
 
 def held_against(target: Target, runs: Sequence[Run]) -> list[dict[str, Any]]:

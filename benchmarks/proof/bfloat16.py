@@ -296,10 +296,10 @@ def toy(chains: int, steps: int) -> list[dict[str, Any]]:
                 start.view(-1, 1, 8, 8),
                 steps,
                 generator=g,
-                keep=[Axes(vectors, centre)],
+                recorders=[Axes(vectors, centre)],
                 precision=precision,
             )
-            totals[precision] = trace.kept["axes"]
+            totals[precision] = trace.records["axes"]
             rows.append(toy_row(type(sampler).__name__, precision, totals[precision], truth))
         paired = totals["bfloat16"] - totals["float32"]
         rows[-1]["variance, bfloat16 − float32"] = summary(paired[1] / truth)

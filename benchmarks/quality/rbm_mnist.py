@@ -151,7 +151,7 @@ def sources(name: str, sweeps: int, count: int) -> dict[str, Tensor]:
         tempered = ParallelTempering(BlockGibbs(), LADDER)
         trace = run_chains(energy, tempered, starts["independent pixels"], sweeps, generator=g)
     rates = trace.state.tempering.swap_rates
-    trips = trace.state.tempering.trips.double().mean().item()
+    trips = trace.state.tempering.round_trips.double().mean().item()
     words = (
         f"{sweeps} sweeps of parallel tempering from independent pixels, {len(LADDER)} temperatures"
     )

@@ -39,7 +39,9 @@ def door(sampler: Callable[[Task], Any], **options: Any) -> Make:
                 task.energy, made, task.start, task.steps, generator=generator, **options
             )
             return Chains(
-                trace.x, trace.acceptance.mean().item() if made.adjusted else None, trace.gradients
+                trace.x,
+                trace.acceptance.mean().item() if made.adjusted else None,
+                trace.num_grad_evals,
             )
 
         return run
@@ -58,7 +60,7 @@ def tempered(task: Task) -> Run:
 
     def run() -> Chains:
         trace = lowland.sample(task.energy, sampler, task.start, task.steps, generator=generator)
-        return Chains(trace.x, trace.state.tempering.swap_rates.mean().item(), trace.gradients)
+        return Chains(trace.x, trace.state.tempering.swap_rates.mean().item(), trace.num_grad_evals)
 
     return run
 

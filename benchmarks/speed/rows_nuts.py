@@ -38,9 +38,9 @@ def ours(task: Task) -> Run:
 
     def run() -> Any:
         trace = lowland.sample(
-            task.energy, sampler, task.start, task.steps, generator=generator, keep=1
+            task.energy, sampler, task.start, task.steps, generator=generator, thin=1
         )
-        return Draws("lowland", trace.draws, trace.gradients / task.steps)
+        return Draws("lowland", trace.draws, trace.num_grad_evals / task.steps)
 
     return run
 
@@ -186,7 +186,7 @@ def nuts(chains: int = 1000, steps: int = 50, name: str = "nuts") -> Benchmark:
             "lowland",
             ours,
             "lowland",
-            f"lowland.sample with NUTS(ε, max_tree_depth={DEPTH}), keep=1, {OWN}",
+            f"lowland.sample with NUTS(ε, max_tree_depth={DEPTH}), thin=1, {OWN}",
         ),
         Entry("lowland plain", ours_plain, "lowland", PLAIN),
         Entry(

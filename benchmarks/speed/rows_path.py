@@ -66,7 +66,7 @@ def ours(task: Task) -> Run:
 
     def run() -> Any:
         found = ais(path, kernel, base.draw(len(task.start), generator), generator=generator)
-        return from_weights(found.log_weights + base.log_z)._replace(gradients=found.gradients)
+        return from_weights(found.log_weights + base.log_z)._replace(gradients=found.num_grad_evals)
 
     return run
 

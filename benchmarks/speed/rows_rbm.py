@@ -260,7 +260,7 @@ def trained(updates: int) -> RBM:
     )
     from lowland.replay import ReplayBuffer
 
-    buffer = ReplayBuffer(BATCH, rbm.domain, generator=generator, restart=0.0)
+    buffer = ReplayBuffer(BATCH, rbm.domain, generator=generator, reinit_prob=0.0)
     for _ in range(updates):
         x = work.x[torch.randint(len(work.x), (BATCH,), generator=generator)]
         loss = objective.loss(

@@ -17,7 +17,7 @@ def to_arviz(trace: Trace, name: str = "x") -> Any:
 
     >>> import torch, lowland
     >>> g, start = torch.Generator().manual_seed(0), torch.zeros(4, 2)
-    >>> trace = lowland.sample(lambda x: 0.5 * x.square().sum(1), lowland.MALA(0.5), start, 20, generator=g, keep=1)
+    >>> trace = lowland.sample(lambda x: 0.5 * x.square().sum(1), lowland.MALA(0.5), start, 20, generator=g, thin=1)
     >>> dict(to_arviz(trace).posterior.sizes)
     {'chain': 4, 'draw': 20, 'x_dim_0': 2}
     """
@@ -37,7 +37,7 @@ def to_arviz(trace: Trace, name: str = "x") -> Any:
         "diverged": trace.diverged.cpu().numpy(),
     }
     stats = arviz_base.dict_to_dataset(chains, sample_dims=["chain"], attrs=origin)
-    energies = trace.kept.get("energies")
+    energies = trace.records.get("energies")
     if energies is not None and len(energies) == len(trace.draws):
         stats = stats.merge(arviz_base.dict_to_dataset({"lp": -energies.detach().T.cpu().numpy()}))
     return xarray.DataTree.from_dict({"posterior": posterior, "sample_stats": stats})

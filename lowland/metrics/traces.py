@@ -181,7 +181,7 @@ def summary(x: Trace | Tensor, *, layout: Layout | None = None) -> Summary:
     >>> g = torch.Generator().manual_seed(0)
     >>> start = 3 * torch.randn(4, 2, generator=g)
     >>> bowl = lambda x: 0.5 * x.square().sum(1)
-    >>> found = summary(lowland.sample(bowl, lowland.MALA(0.5), start, 50, generator=g, keep=1))
+    >>> found = summary(lowland.sample(bowl, lowland.MALA(0.5), start, 50, generator=g, thin=1))
     >>> found.rhat.shape, bool((found.mcse < found.sd).all())
     (torch.Size([2]), True)
     >>> found.verdict[-1]
@@ -206,6 +206,6 @@ def _swaps(trace: Trace) -> tuple[Tensor | None, Tensor | None, int | None]:
         return None, None, None
     return (
         tempering.accepted / tempering.tried,
-        tempering.trips,
+        tempering.round_trips,
         getattr(trace.state, "sweeps", None),
     )

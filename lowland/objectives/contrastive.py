@@ -260,13 +260,13 @@ class PCD(Objective):
                 "and an energy with classes; set energy.classes, or switch both off"
             )
         x = completed(energy, x, generator)
-        visit = buffer.take(self.num_chains or len(x), generator)
+        visit = buffer.sample(self.num_chains or len(x), generator)
         negative_labels = visit.labels if labels is not None else None
         target = energy if negative_labels is None else energy.given(negative_labels)
         start, trace, ends = self._move(target, context.require_sampler("PCD"), visit.x, generator)
         if self.sample_labels and negative_labels is not None:
             negative_labels = draw_labels(energy, trace.x, generator)
-        lost = buffer.put(visit, ends, self.steps, negative_labels)
+        lost = buffer.update(visit, ends, self.steps, negative_labels)
         _observe(energy, x)
         loss = contrast(
             energy,
@@ -282,7 +282,7 @@ class PCD(Objective):
             terms=loss.terms
             | chain_terms(start, trace, energy)
             | age
-            | self._fresh(visit.fresh, trace)
+            | self._fresh(visit.reinitialized, trace)
         )
         return sparse(loss, energy, x, self.sparsity, self.sparse_target)
 
@@ -308,7 +308,7 @@ class PCD(Objective):
             return x, trace, trace.x
         rungs = x.transpose(0, 1)  # (R, B, *event)
         with frozen(target):
-            state = sampler.resume(target, rungs.flatten(0, 1))
+            state = sampler.from_replicas(target, rungs.flatten(0, 1))
             trace = run_chains(
                 target, sampler, state.x, self.steps, generator=generator, state=state
             )

@@ -142,13 +142,13 @@ class ImprovedCD(Objective):
                 f"ImprovedCD came with {type(sampler).__name__}; it differentiates a step of "
                 "Langevin or ShortRun; use one of them"
             )
-        visit = buffer.take(len(x), generator)
+        visit = buffer.sample(len(x), generator)
         negative_labels = None if labels is None else visit.labels
         target = energy if negative_labels is None else energy.given(negative_labels)
         start = self._augment(visit.x, energy, generator)
         trace = run_chains(target, sampler, start, self.steps - 1, generator=generator)
         last = differentiable_step(target, sampler, trace.x, generator)
-        lost = buffer.put(visit, last.detach(), self.steps)
+        lost = buffer.update(visit, last.detach(), self.steps)
         loss = contrast(energy, x, last.detach(), labels=labels, negative_labels=negative_labels)
         push, spread = self._through_the_step(target, last, buffer.x[:BANK])
         movement = (last.detach() - start).flatten(1).square().mean(1).sqrt().mean()

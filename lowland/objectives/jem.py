@@ -197,7 +197,7 @@ class JEM(Objective):
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Negatives, their labels if they have some, and what the log says of the chains."""
         buffer, sampler = context.require_buffer("JEM"), context.require_sampler("JEM")
-        visit = buffer.take(self.num_chains or len(x), context.generator)
+        visit = buffer.sample(self.num_chains or len(x), context.generator)
         if self.weight_pxy and visit.labels is None:
             raise ValueError(
                 "the chains have no labels; weight_pxy needs a class for each; pass "
@@ -211,7 +211,7 @@ class JEM(Objective):
             self.steps,
             generator=context.generator,
         )
-        lost = buffer.put(visit, trace.x, self.steps)
+        lost = buffer.update(visit, trace.x, self.steps)
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
         return trace.x, labels, chain_terms(visit.x, trace, energy) | age
 

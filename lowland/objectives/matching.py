@@ -180,7 +180,7 @@ class EnergyMatching(Objective):
         x, labels = batch
         buffer = context.require_buffer("EnergyMatching")
         sampler = context.require_sampler("EnergyMatching")
-        visit = buffer.take(len(x), context.generator)
+        visit = buffer.sample(len(x), context.generator)
         if visit.x.shape[1:] != x.shape[1:]:
             raise ValueError(
                 f"the chains have shape {tuple(visit.x.shape[1:])} and the data "
@@ -189,7 +189,7 @@ class EnergyMatching(Objective):
             )
         target = energy if labels is None else energy.given(visit.labels)
         trace = run_chains(target, sampler, visit.x, self.steps, generator=context.generator)
-        lost = buffer.put(visit, trace.x, self.steps)
+        lost = buffer.update(visit, trace.x, self.steps)
         arrived = buffer.age[visit.slots] >= self.arrival_steps
         negatives = torch.where(per_row(arrived, x), trace.x, x)
         called = (

@@ -1,18 +1,10 @@
-"""Samplers move points downhill, with noise. One file per family; `loop` runs them, `tuning` adapts
-them.
+"""Samplers: one file per algorithm; `loop` runs them, `adaptation` and `tuning` set them, `anneal`,
+`ais`, `simulated_annealing`, `multiscale`, `diffusion` and `recovery` run them along a path.
 """
 
 from lowland.samplers.acceleration import accelerate
 from lowland.samplers.ais import AISResult, ais, geometric_path
-from lowland.samplers.anneal import (
-    MinimizationResult,
-    anneal,
-    divide_steps,
-    geometric_schedule,
-    multiscale_sample,
-    scale_step_sizes,
-    simulated_annealing,
-)
+from lowland.samplers.anneal import anneal, divide_steps, scale_step_sizes
 from lowland.samplers.auto import Choice, choose
 from lowland.samplers.diffusion import (
     DiffusionResult,
@@ -35,9 +27,15 @@ from lowland.samplers.kernel import (
 )
 from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews, ShortRun
 from lowland.samplers.loop import Trace, run_chains, sample
+from lowland.samplers.multiscale import multiscale_sample
 from lowland.samplers.nuts import NUTS
-from lowland.samplers.recorders import Draws, Energies, Frames, Keeper, Lowest, Moments
+from lowland.samplers.recorders import Draws, Energies, Frames, Lowest, Moments, Recorder
 from lowland.samplers.recovery import ConditionalEnergy, diffusion_recovery_sample
+from lowland.samplers.simulated_annealing import (
+    MinimizationResult,
+    geometric_schedule,
+    simulated_annealing,
+)
 from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.tuning import tune
 from lowland.samplers.underdamped import GHMC, Underdamped
@@ -58,13 +56,13 @@ __all__ = [
     "Frames",
     "GibbsWithGradients",
     "Info",
-    "Keeper",
     "Langevin",
     "LeimkuhlerMatthews",
     "Lowest",
     "MinimizationResult",
     "Moments",
     "ParallelTempering",
+    "Recorder",
     "Sampler",
     "ShortRun",
     "State",

@@ -32,8 +32,8 @@ from lowland.energy import (
     lift,
 )
 from lowland.samplers.anneal import one_each
-from lowland.samplers.kernel import Info, Sampler, per_row
-from lowland.samplers.loop import check_arguments, check_domain
+from lowland.samplers.kernel import Sampler, per_row
+from lowland.samplers.loop import check_arguments, check_domain, count_refused, iterate
 from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.underdamped import MovingState
 
@@ -73,7 +73,7 @@ class AISResult:
     acceptance: tuple[float, ...]
     diverged: Tensor
     moves: int
-    gradients: float
+    num_grad_evals: float
     log_ratios: Tensor
 
     @property
@@ -95,15 +95,10 @@ class AISResult:
         return 1 / torch.softmax(self.log_weights, 0).square().sum().item()
 
     def __repr__(self) -> str:
-        refused = (
-            f", {int(self.diverged.sum())} non-finite proposals refused"
-            if bool(self.diverged.any())
-            else ""
-        )
         return (
             f"AISResult({len(self.x)} points of {tuple(self.x.shape[1:])}, log Z ratio "
             f"{self.log_ratio:.4f} ± {self.error:.4f}, weights worth {self.ess:.1f} points, "
-            f"{self.moves} moves, {self.gradients:g} gradients{refused})"
+            f"{self.moves} moves, {self.num_grad_evals:g} gradients{count_refused(self.diverged)})"
         )
 
 
@@ -137,7 +132,7 @@ def ais(
     >>> g = torch.Generator().manual_seed(0)
     >>> path = geometric_path(base, target, torch.linspace(0, 1, 50).tolist())
     >>> found = ais(path, lowland.MALA(0.3), base.draw(500, g), generator=g)
-    >>> abs(found.log_ratio - (target.log_z - base.log_z)) < 0.05, found.gradients
+    >>> abs(found.log_ratio - (target.log_z - base.log_z)) < 0.05, found.num_grad_evals
     (True, 49.0)
     """
     path = [lift(energy) for energy in path]
@@ -298,14 +293,14 @@ class _Walk:
         self.known = self.energy.seen
         self.log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         self.diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        self.gradients: Any = getattr(kernel, "start_gradients", 1)
+        self.num_grad_evals: Any = kernel.num_init_grad_evals
         self.rates: list[Tensor] = []
         self.totals, self.recent = [self.log_weights.logsumexp(0, keepdim=True)], list[Tensor]()
 
     def enter(self, energy: Energy, kernel: Sampler) -> None:
         """Weigh the points by what the next energy says of them, and stand under it."""
         old, new, x = self.energy, _Remembering(energy), self.state.x
-        paid = getattr(kernel, "start_gradients", 1)
+        paid = kernel.num_init_grad_evals
         if self._enough(paid) and list(map(id, old.terms)) == list(map(id, new.terms)):
             known = cast(_Known, self.known)
             state = kernel.init(_Recalled(new, known), x)
@@ -315,7 +310,7 @@ class _Walk:
             state = kernel.init(new, x)
             change = state.energy.double() - self.state.energy.double()
             self.known = new.seen
-            self.gradients = self.gradients + paid
+            self.num_grad_evals += paid
         self.log_weights = torch.where(
             self.log_weights == -math.inf, -math.inf, self.log_weights - change
         )
@@ -345,23 +340,19 @@ class _Walk:
     def move(self, steps: int, generator: torch.Generator) -> None:
         """Move the points under the present energy."""
         rate = torch.zeros((), dtype=torch.float64, device=self.log_weights.device)
-        for _ in range(steps):
-            self.state, info = self.kernel.step(self.energy, self.state, generator)
+        moves = iterate(self.energy, self.kernel, self.state, steps, generator)
+        for self.state, info in moves:
             self.known = self.energy.settled(self.known, self.state.x)
-            self._count(info)
-            rate += info.rate.double().mean() / steps
+            self.diverged += info.diverged
+            paid = info.num_grad_evals
+            self.num_grad_evals += self.kernel.num_grad_evals if paid is None else paid
+            rate += info.acceptance_prob.double().mean() / steps
         self.rates.append(rate)
-
-    def _count(self, info: Info) -> None:
-        self.diverged += info.diverged
-        self.gradients = self.gradients + (
-            self.kernel.gradients if info.gradients is None else info.gradients
-        )
 
     def result(self, steps: int) -> AISResult:
         _refuse_lost(self.log_weights.isnan() | (self.log_weights == math.inf))
         acceptance = tuple(torch.stack(self.rates).tolist()) if self.rates else ()
-        paid = float(torch.as_tensor(self.gradients).double().mean())
+        paid = float(torch.as_tensor(self.num_grad_evals).double().mean())
         self._total()
         ratios = torch.cat(self.totals) - math.log(len(self.log_weights))
         return AISResult(

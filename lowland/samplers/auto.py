@@ -3,7 +3,6 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +10,13 @@ from torch import Tensor
 from lowland.energy import Energy
 from lowland.samplers.discrete import DMALA, BlockGibbs, GibbsWithGradients
 from lowland.samplers.hmc import HMC
-from lowland.samplers.kernel import DISCRETE
+from lowland.samplers.kernel import DISCRETE, HasStepSize, Sampler
 from lowland.samplers.langevin import MALA
 from lowland.samplers.loop import sample
 from lowland.samplers.nuts import NUTS
-from lowland.samplers.recorders import Draws, Energies, Keeper
+from lowland.samplers.recorders import Energies
 from lowland.samplers.tempering import ParallelTempering
-from lowland.samplers.tuning import tune
+from lowland.samplers.warmup import warm_up
 
 BUDGET = 10  # gradients in a row of a trial, for each step of the warm-up
 LADDER = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -31,7 +30,7 @@ class Pilot:
     quantity (see `effective`).
     """
 
-    sampler: Any
+    sampler: Sampler
     per_step: float
     per_gradient: float
     stuck: bool
@@ -41,7 +40,7 @@ class Pilot:
 class Choice:
     """The sampler that was chosen, the sentence that says why, and all candidates."""
 
-    sampler: Any
+    sampler: Sampler
     why: str
     pilots: tuple[Pilot, ...]
 
@@ -69,17 +68,15 @@ def effective(draws: Tensor, energies: Tensor) -> tuple[float, bool]:
     return max(share.min().item(), 1e-6), stuck
 
 
-def candidates(energy: Energy) -> list[Any]:
-    """What could run: by domain, and by what the energy can do."""
-    if energy.domain.kind in DISCRETE:
-        gibbs = [BlockGibbs()] if energy.conditional is not None or energy.sweep is not None else []
-        informed = (
-            [DMALA(1.0), GibbsWithGradients()]
-            if energy.domain.kind == "binary" or energy.relaxed is not None
-            else []
-        )
-        return gibbs or informed or [BlockGibbs()]
-    return [MALA(0.1), HMC(0.1, 8, jitter=0.2), NUTS(0.1, 8)]
+def candidates(energy: Energy) -> list[Sampler]:
+    """Return the samplers that could run: by domain, and by what the energy can do."""
+    if energy.domain.kind not in DISCRETE:
+        return [MALA(0.1), HMC(0.1, 8, jitter=0.2), NUTS(0.1, 8)]
+    if energy.conditional is not None or energy.sweep is not None:
+        return [BlockGibbs()]
+    if energy.domain.kind == "binary" or energy.relaxed is not None:
+        return [DMALA(1.0), GibbsWithGradients()]
+    return [BlockGibbs()]
 
 
 def choose(energy: Energy, x: Tensor, steps: int, *, generator: torch.Generator) -> Choice:
@@ -102,7 +99,7 @@ def choose(energy: Energy, x: Tensor, steps: int, *, generator: torch.Generator)
     pilots = [_pilot(energy, sampler, x, steps, generator) for sampler in found]
     best = max(pilots, key=_rate)
     why = "most effective draws per gradient of its slowest quantity"
-    if best.stuck and hasattr(best.sampler, "step_size"):
+    if best.stuck and isinstance(best.sampler, HasStepSize):
         pilots.append(_pilot(energy, ParallelTempering(best.sampler, LADDER), x, steps, generator))
         if not pilots[-1].stuck:
             best, why = (
@@ -123,21 +120,28 @@ def _rate(pilot: Pilot) -> float:
 
 
 def _pilot(
-    energy: Energy, sampler: Any, x: Tensor, steps: int, generator: torch.Generator
+    energy: Energy, sampler: Sampler, x: Tensor, steps: int, generator: torch.Generator
 ) -> Pilot:
     """Tune a sampler and try it for BUDGET gradients a step of the warm-up: short trials flatter
     cheap steps.
     """
-    tempered = isinstance(sampler, ParallelTempering)
-    if tempered or hasattr(sampler, "step_size"):
-        sampler = tune(energy, sampler, x, steps, generator=generator)
+    if sampler.num_replicas > 1 or isinstance(sampler, HasStepSize):
+        sampler = warm_up(energy, sampler, x, steps, generator=generator)
     warm = sample(energy, sampler, x, steps // 2, generator=generator)
-    each = warm.gradients / max(steps // 2, 1) / (len(sampler.temperatures) if tempered else 1)
+    each = warm.num_grad_evals / max(steps // 2, 1) / sampler.num_replicas
     length = max(round(BUDGET * steps / max(each, 1)), 20)
     every = max(length // steps, 1)
-    keep: list[Keeper] = [Draws(every), Energies()]
     trace = sample(
-        energy, sampler, warm.x, length, generator=generator, state=warm.state, keep=keep
+        energy,
+        sampler,
+        warm.x,
+        length,
+        generator=generator,
+        state=warm.state,
+        thin=every,
+        recorders=Energies(),
     )
-    share, stuck = effective(trace.draws, trace.kept["energies"][every - 1 :: every])
-    return Pilot(sampler, share / every, share * len(trace.draws) / max(trace.gradients, 1), stuck)
+    share, stuck = effective(trace.draws, trace.records["energies"][every - 1 :: every])
+    return Pilot(
+        sampler, share / every, share * len(trace.draws) / max(trace.num_grad_evals, 1), stuck
+    )

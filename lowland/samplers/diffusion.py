@@ -57,7 +57,7 @@ class DiffusionResult:
     sigma: float
     diverged: Tensor
     outside: Tensor
-    gradients: float
+    num_grad_evals: float
     acceptance: tuple[float, ...] = ()
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class DiffusionResult:
         ] * (out > 0)
         return (
             f"DiffusionResult({len(self.x)} points of {tuple(self.x.shape[1:])} at sigma {self.sigma:g}, "
-            f"{self.gradients:g} gradients{''.join(', ' + note for note in notes)})"
+            f"{self.num_grad_evals:g} gradients{''.join(', ' + note for note in notes)})"
         )
 
 
@@ -189,7 +189,7 @@ def predictor_corrector(
         for k, share in enumerate(divide_steps(steps, len(path))):
             trace = run_chains(free[k], samplers[k], x, share, generator=generator)
             x, score = trace.x, _score_of(trace.state, samplers[k])
-            diverged, paid = diverged + trace.diverged, paid + trace.gradients
+            diverged, paid = diverged + trace.diverged, paid + trace.num_grad_evals
             rates.append(trace.acceptance.mean())
             if k + 1 < len(path):
                 x, diverged = _moved(

@@ -17,7 +17,15 @@ from torch.nn.functional import one_hot
 
 from lowland.energy import Energy, Function, differentiate
 from lowland.registry import register
-from lowland.samplers.kernel import DISCRETE, Info, metropolis, per_row, positive, uniform_like
+from lowland.samplers.kernel import (
+    DISCRETE,
+    Info,
+    Sampler,
+    check_positive,
+    metropolis,
+    per_row,
+    uniform_like,
+)
 
 
 class Points(NamedTuple):
@@ -110,7 +118,7 @@ def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
 
 @register("sampler")
 @dataclass(frozen=True)
-class BlockGibbs:
+class BlockGibbs(Sampler):
     """Gibbs sampling by colours: every site is drawn from its law given all others, sites that do
     not meet at once.
 
@@ -125,15 +133,18 @@ class BlockGibbs:
     """
 
     sweeps: int = 1
-    gradients: ClassVar[int] = 0
-    start_gradients: ClassVar[int] = 0
+    num_grad_evals: ClassVar[int] = 0
+    num_init_grad_evals: ClassVar[int] = 0
     adjusted: ClassVar[bool] = True
-    order: ClassVar[int | None] = None
     domains: ClassVar[tuple[str, ...]] = DISCRETE
 
     def __post_init__(self) -> None:
         if self.sweeps < 1:
             raise ValueError(f"sweeps is {self.sweeps}; it must be at least 1; 1 is the default")
+
+    def runs_on(self, energy: Energy) -> bool:
+        """Return whether sites are discrete, or the energy has block Gibbs of its own."""
+        return energy.sweep is not None or super().runs_on(energy)
 
     def init(self, energy: Energy, x: Tensor) -> Points:
         with torch.no_grad():
@@ -165,7 +176,7 @@ class BlockGibbs:
 
 @register("sampler")
 @dataclass(frozen=True)
-class GibbsWithGradients:
+class GibbsWithGradients(Sampler):
     """One site at a time, chosen by what the gradient says its change would gain, then accepted or
     refused.
 
@@ -177,9 +188,8 @@ class GibbsWithGradients:
     https://arxiv.org/abs/2102.04509
     """
 
-    gradients: ClassVar[int] = 1
+    num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = True
-    order: ClassVar[int | None] = None
     domains: ClassVar[tuple[str, ...]] = DISCRETE
 
     def init(self, energy: Energy, x: Tensor) -> LocalState:
@@ -212,7 +222,7 @@ class GibbsWithGradients:
 
 @register("sampler")
 @dataclass(frozen=True)
-class DMALA:
+class DMALA(Sampler):
     """Discrete Langevin, accepted or refused: every site decides for itself, by the gradient and a
     cost of moving.
 
@@ -226,14 +236,13 @@ class DMALA:
     """
 
     step_size: float
-    gradients: ClassVar[int] = 1
+    num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = True
-    order: ClassVar[int | None] = None
     domains: ClassVar[tuple[str, ...]] = DISCRETE
-    target: ClassVar[float] = 0.574
+    target_accept: ClassVar[float] = 0.574
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
+        check_positive("step_size", self.step_size)
 
     def init(self, energy: Energy, x: Tensor) -> LocalState:
         return local_state(energy, x)

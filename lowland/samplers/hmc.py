@@ -9,15 +9,15 @@ from torch import Tensor
 from lowland.energy import Energy, score_alone
 from lowland.registry import register
 from lowland.samplers.kernel import (
-    CONTINUOUS,
     Info,
+    Sampler,
     State,
+    add_scaled,
+    check_metric,
+    check_positive,
     init,
     metropolis,
     normal_like,
-    positive,
-    positive_scale,
-    shifted,
     squared_norm,
     stride,
 )
@@ -34,49 +34,47 @@ def leapfrog(
     Preserves volume, and is undone by the momentum turned round. epsilon: a number or what
     broadcasts to x. Cost: one gradient per step.
     """
-    x, p = state.x, shifted(p, state.score, epsilon / 2)
+    x, p = state.x, add_scaled(p, state.score, epsilon / 2)
     for left in range(steps, 0, -1):
-        x, turned = energy.domain.reflect(shifted(x, p, epsilon), p)
+        x, turned = energy.domain.reflect(add_scaled(x, p, epsilon), p)
         p = p if turned is None else turned
         if left > 1:
-            p = shifted(p, score_alone(energy, x), epsilon)
+            p = add_scaled(p, score_alone(energy, x), epsilon)
     new = init(energy, x)
-    return new, shifted(p, new.score, epsilon / 2)
+    return new, add_scaled(p, new.score, epsilon / 2)
 
 
 @register("sampler")
 @dataclass(frozen=True)
-class HMC:
+class HMC(Sampler):
     """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, each chain accepted or refused
     by itself.
 
-        p ~ N(0, I);   L times: p ← p − ε/2 S ∇E(x), x ← x + ε S p, p ← p − ε/2 S ∇E(x), S =
-                       diag(scale)
-        accept with probability min(1, exp(H(x, p) − H(x', p'))),      H = E(x) + ‖p‖²/2
+        p ~ N(0, I);   L times: p ← p − ε/2 S ∇E(x), x ← x + ε S p, p ← p − ε/2 S ∇E(x),
+        accept with probability min(1, exp(H(x, p) − H(x', p'))),      H = E(x) + ‖p‖²/2,
+        S = diag(inv_mass_sqrt) = M^(−1/2)
 
     Leaves exp(−E) invariant for every step size; reflects position and momentum at the walls of a
     box. A trajectory of length ε·L near a multiple of half a period of the target returns to where
     it began: jitter draws ε anew for every chain and step, between (1 − jitter) and (1 + jitter) of
-    it, which breaks such resonances. scale: the diagonal metric, S² = M⁻¹. Cost: L gradients per
-    step (the last one is carried over). Source: Duane et al. (1987),
+    it, which breaks such resonances. Cost: L gradients per step (the last one is carried over). Source: Duane et al. (1987),
     https://doi.org/10.1016/0370-2693(87)91197-X; Neal (2011), https://arxiv.org/abs/1206.1901
     """
 
     step_size: float
     num_leapfrog_steps: int = 10
-    scale: tuple[float, ...] | None = None
+    inv_mass_sqrt: tuple[float, ...] | None = None
     jitter: float = 0.0
     adjusted: ClassVar[bool] = True
-    order: ClassVar[int | None] = None
-    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
-    target: ClassVar[float] = 0.8
+    target_accept: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive_scale(self.scale)
+        check_positive("step_size", self.step_size)
+        check_metric(self.inv_mass_sqrt)
         if self.num_leapfrog_steps < 1:
             raise ValueError(
-                f"num_leapfrog_steps is {self.num_leapfrog_steps}; it must be at least 1; 10 is a common choice"
+                f"num_leapfrog_steps is {self.num_leapfrog_steps}; it must be at least 1; 10 is a "
+                "common choice"
             )
         if not 0 <= self.jitter < 1:
             raise ValueError(
@@ -85,14 +83,11 @@ class HMC:
             )
 
     @property
-    def gradients(self) -> int:
+    def num_grad_evals(self) -> int:
         return self.num_leapfrog_steps
 
-    def init(self, energy: Energy, x: Tensor) -> State:
-        return init(energy, x)
-
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
-        step_size: Any = self.step_size
+        step_size: float | Tensor = self.step_size
         if self.jitter:
             u = torch.rand(
                 state.energy.shape, generator=generator, device=state.x.device, dtype=state.x.dtype
@@ -100,7 +95,11 @@ class HMC:
             step_size = step_size * (1 + self.jitter * (2 * u - 1))
         p = normal_like(state.x, generator)
         new, last = leapfrog(
-            energy, state, p, stride(step_size, self.scale, state.x), self.num_leapfrog_steps
+            energy,
+            state,
+            p,
+            stride(step_size, self.inv_mass_sqrt, state.x),
+            self.num_leapfrog_steps,
         )
         log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
         return metropolis(state, new, log_ratio, generator)

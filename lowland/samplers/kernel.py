@@ -1,29 +1,17 @@
-"""What all samplers share: the state of the chains, what a step reports, and the one place that
-accepts or refuses.
+"""The sampler's interface: settings, the state of the chains, what a step reports, and the one
+place that accepts or refuses.
 
-A sampler is a frozen dataclass with
-
-    init(energy, x) -> State                                  one gradient, or none
-    step(energy, state, generator) -> (State, Info)           `gradients` gradients
-    gradients: int     gradient evaluations per step          (counted by a test)
-    adjusted: bool     leaves exp(−E) invariant for every step size
-    order: int | None  of the bias in the step size, for those that are not adjusted; None where
-                       there is no law to miss
-    domains: tuple     kinds of domain on which it runs
-    target: float      acceptance at which it is tuned, for those that are adjusted and have a step
-                       size
-
-The state carries energy and score of the current point, so that nothing is paid twice.
-
-A step size is one number, or (inside the library) a tensor (B,) with one per chain. `scale` is a
-diagonal preconditioner: one positive number per coordinate of the event, laid flat, in units of x;
-moves are made in x / scale, where the law is rounder.
+A step size is one number, or (inside the library) a tensor (B,) with one per chain.
+`inv_mass_sqrt` is S = M^(−1/2), a diagonal metric: one positive number per coordinate of the event,
+flattened, in units of x; moves are made in x / S, where the distribution is rounder.
 """
 
+import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,90 +31,133 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step did, per chain (B,).
+    """Report of a step, per chain (B,).
 
-    accept (bool); diverged (bool: the proposal was not finite, so it was refused); rate: the
-    probability with which it was to be accepted; gradients: how many this chain used, where chains
-    differ.
+    accepted (bool); diverged (bool: the proposal was not finite, so it was refused);
+    acceptance_prob: the probability with which the proposal was to be accepted; num_grad_evals:
+    gradients that this chain took, where chains differ.
     """
 
-    accept: Tensor
+    accepted: Tensor
     diverged: Tensor
-    rate: Tensor
-    gradients: Tensor | None = None
+    acceptance_prob: Tensor
+    num_grad_evals: Tensor | None = None
+
+
+class Sampler(ABC):
+    """A Markov kernel for exp(−E): a frozen dataclass of settings whose `step` maps a state to a
+    state.
+
+    adjusted: whether a step leaves exp(−E) invariant for every step size. order: of the bias in the
+    step size, for samplers that are not adjusted; None where no distribution is aimed at. domains:
+    kinds of domain on which it runs. target_accept: mean acceptance probability at which it is
+    tuned; None where there is nothing to tune. num_grad_evals: gradients per step;
+    num_init_grad_evals: gradients that `init` takes. num_replicas: chains in its state for
+    each chain of the sample.
+
+    `init` and `step` exchange a NamedTuple that begins with x and energy and has one row per chain,
+    so that nothing is paid twice.
+    """
+
+    adjusted: ClassVar[bool]
+    order: ClassVar[int | None] = None
+    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
+    target_accept: ClassVar[float | None] = None
+    num_init_grad_evals: ClassVar[int] = 1
+    num_replicas: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def num_grad_evals(self) -> int: ...
+
+    def init(self, energy: Energy, x: Tensor) -> Any:
+        """Return the state of chains at x (B, *event)."""
+        return init(energy, x)
+
+    @abstractmethod
+    def step(self, energy: Energy, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
+        """Move all chains once."""
+
+    def runs_on(self, energy: Energy) -> bool:
+        """Return whether the sampler was made for the energy's domain."""
+        return energy.domain.kind in self.domains
+
+    def replace(self, **settings: Any) -> Self:
+        """Return the sampler with other values for some settings."""
+        return dataclasses.replace(self, **settings)  # type: ignore[type-var]
 
 
 @runtime_checkable
-class Sampler(Protocol):
-    """The shape of a sampler; see the module docstring. Nothing needs to inherit from it."""
-
-    adjusted: ClassVar[bool]
+class HasStepSize(Protocol):
+    """A sampler with a step size, which can be tuned."""
 
     @property
-    def gradients(self) -> int: ...
+    def step_size(self) -> float: ...
 
-    def init(self, energy: Energy, x: Tensor) -> Any: ...
 
-    def step(self, energy: Energy, state: Any, generator: torch.Generator) -> tuple[Any, Info]: ...
+@runtime_checkable
+class HasMetric(Protocol):
+    """A sampler with a diagonal metric, which can be estimated."""
+
+    @property
+    def inv_mass_sqrt(self) -> tuple[float, ...] | None: ...
 
 
 def init(energy: Energy, x: Tensor) -> State:
-    """The state of chains at x: one gradient."""
+    """Evaluate energy and score of chains at x (B, *event): one gradient."""
     return State(x, *differentiate(energy, x))
 
 
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers of the shape, dtype and device of x."""
+    """Draw standard normal numbers of the shape, dtype and device of x."""
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in [0, 1) of the shape, dtype and device of x."""
+    """Draw uniform numbers in [0, 1) of the shape, dtype and device of x."""
     return torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """‖x_i‖² per row: (B, *event) → (B,)."""
+    """Compute ‖x_i‖² per row: (B, *event) → (B,)."""
     return x.square().flatten(1).sum(1)
 
 
 def per_row(value: Any, x: Tensor) -> Any:
-    """A tensor (B,) laid out to multiply x (B, *event); a number as it is."""
-    return (
-        value.view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) and value.dim() else value
-    )
+    """Reshape a tensor (B,) so that it multiplies x (B, *event); return a number as it is."""
+    if isinstance(value, Tensor) and value.dim():
+        return value.view(-1, *[1] * (x.dim() - 1))
+    return value
 
 
-def stride(step_size: Any, scale: Sequence[float] | None, x: Tensor) -> Any:
-    """step_size · scale: a number, or a tensor that broadcasts to x (B, *event)."""
+def stride(step_size: Any, inv_mass_sqrt: Sequence[float] | None, x: Tensor) -> Any:
+    """Compute step_size · S: a number, or a tensor that broadcasts to x (B, *event)."""
     step = per_row(step_size, x)
-    if scale is None:
+    if inv_mass_sqrt is None:
         return step
-    if len(scale) != x[0].numel():
+    if len(inv_mass_sqrt) != x[0].numel():
         raise ValueError(
-            f"scale has {len(scale)} numbers for events of {x[0].numel()}; it needs one per "
-            "coordinate, laid flat; correct it, or let tune find it"
+            f"inv_mass_sqrt has {len(inv_mass_sqrt)} numbers for events of {x[0].numel()}; it "
+            "needs one per coordinate, flattened; correct it, or let tune find it"
         )
-    return step * constant(tuple(scale), x.dtype, x.device).view(x.shape[1:])
+    return step * constant(tuple(inv_mass_sqrt), x.dtype, x.device).view(x.shape[1:])
 
 
 @lru_cache(maxsize=64)
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Settings as a tensor, made once per device: a copy in every step would make a GPU wait."""
+    """Make a tensor of settings once per device: a copy in every step would make a GPU wait."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def shifted(x: Tensor, direction: Tensor, stride: Any) -> Tensor:
-    """x + stride · direction, in one pass."""
-    return (
-        torch.addcmul(x, direction, stride)
-        if isinstance(stride, Tensor)
-        else torch.add(x, direction, alpha=stride)
-    )
+def add_scaled(x: Tensor, direction: Tensor, stride: Any) -> Tensor:
+    """Compute x + stride · direction in one pass."""
+    if isinstance(stride, Tensor):
+        return torch.addcmul(x, direction, stride)
+    return torch.add(x, direction, alpha=stride)
 
 
-def positive(what: str, value: Any, *, zero: bool = False) -> None:
+def check_positive(what: str, value: Any, *, zero: bool = False) -> None:
     """Raise ValueError unless value is a finite number above 0 (or 0, if allowed); tensors come
     from the library itself.
     """
@@ -139,18 +170,18 @@ def positive(what: str, value: Any, *, zero: bool = False) -> None:
         )
 
 
-def positive_scale(scale: Sequence[float] | None) -> None:
-    """Raise ValueError unless every number of a preconditioner is finite and above 0."""
-    if scale is not None and not (len(scale) and all(math.isfinite(s) and s > 0 for s in scale)):
+def check_metric(inv_mass_sqrt: Sequence[float] | None) -> None:
+    """Raise ValueError unless every number of a diagonal metric is finite and above 0."""
+    if inv_mass_sqrt is None:
+        return
+    if not len(inv_mass_sqrt) or not all(math.isfinite(s) and s > 0 for s in inv_mass_sqrt):
         raise ValueError(
-            f"scale is {scale}; it needs finite numbers above 0, one per coordinate; leave it out "
-            "for none"
+            f"inv_mass_sqrt is {inv_mass_sqrt}; it needs finite numbers above 0, one per "
+            "coordinate; leave it out for none"
         )
 
 
-S = TypeVar(
-    "S", bound=tuple
-)  # a State, or one with more fields, all of them with one row per chain
+S = TypeVar("S", bound=tuple)  # a NamedTuple of tensors with one row per chain
 
 
 def metropolis(
@@ -165,20 +196,19 @@ def metropolis(
     """
     finite = _rows_finite(new)
     if log_ratio is None:
-        accept, rate = finite, finite.to(new[0].dtype)
-        if finite.device.type == "cpu" and bool(
-            finite.all()
-        ):  # nothing to choose; a GPU is not asked, it would wait
-            return new, Info(accept, ~finite, rate)
+        accepted, probability = finite, finite.to(new[0].dtype)
+        # nothing to choose; a GPU is not asked, it would wait
+        if finite.device.type == "cpu" and bool(finite.all()):
+            return new, Info(accepted, ~finite, probability)
     else:
         u = uniform_like(log_ratio, generator)
-        rate = torch.where(finite, log_ratio.clamp(max=0.0).exp(), 0.0)
-        accept = u < rate
-    return select(accept, new, old), Info(accept, ~finite, rate)
+        probability = torch.where(finite, log_ratio.clamp(max=0.0).exp(), 0.0)
+        accepted = u < probability
+    return select(accepted, new, old), Info(accepted, ~finite, probability)
 
 
 def select(choice: Tensor, new: S, old: S) -> S:
-    """Row by row (B,), every field of one state or of the other."""
+    """Choose row by row (B,) between two states, in every field."""
     wide: dict[int, Tensor] = {}
     fields = []
     for a, b in zip(new, old, strict=True):
@@ -189,8 +219,8 @@ def select(choice: Tensor, new: S, old: S) -> S:
 
 
 def _rows_finite(state: tuple[Tensor, ...]) -> Tensor:
-    """Rows whose every number is finite: a sum of finite numbers is, unless it overflows, and then
-    the chain has left.
+    """Find the rows whose every number is finite: a sum of finite numbers is, unless it overflows,
+    and then the chain has left.
     """
     total = sum(part.flatten(1).sum(1) if part.dim() > 1 else part for part in state)
     return torch.isfinite(total)  # type: ignore[arg-type]

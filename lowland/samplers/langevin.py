@@ -17,15 +17,15 @@ from torch import Tensor
 from lowland.energy import Energy
 from lowland.registry import register
 from lowland.samplers.kernel import (
-    CONTINUOUS,
     Info,
+    Sampler,
     State,
+    add_scaled,
+    check_metric,
+    check_positive,
     init,
     metropolis,
     normal_like,
-    positive,
-    positive_scale,
-    shifted,
     squared_norm,
     stride,
 )
@@ -33,49 +33,38 @@ from lowland.samplers.kernel import (
 
 @register("sampler")
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(Sampler):
     """Unadjusted Langevin (Euler–Maruyama) at a temperature; the noise is tied to the step.
 
-        y = x − h S² ∇E(x) + √(2hT) S ξ,      ξ ~ N(0, I), S = diag(scale), the identity unless
-                                              given
+        y = x − h S² ∇E(x) + √(2hT) S ξ,      ξ ~ N(0, I), S = diag(inv_mass_sqrt)
 
     Does not leave exp(−E/T) invariant: its bias is of first order in h. Cost: one gradient per
     step. Reflects on a box. Source: Roberts & Tweedie (1996), https://doi.org/10.2307/3318418
 
     >>> Langevin(0.01)
-    Langevin(step_size=0.01, temperature=1.0, scale=None)
+    Langevin(step_size=0.01, temperature=1.0, inv_mass_sqrt=None)
     """
 
     step_size: float
     temperature: float = 1.0
-    scale: tuple[float, ...] | None = None
-    gradients: ClassVar[int] = 1
+    inv_mass_sqrt: tuple[float, ...] | None = None
+    num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
     order: ClassVar[int | None] = 1
-    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive("temperature", self.temperature, zero=True)
-        positive_scale(self.scale)
-
-    def init(self, energy: Energy, x: Tensor) -> State:
-        return init(energy, x)
+        check_positive("step_size", self.step_size)
+        check_positive("temperature", self.temperature, zero=True)
+        check_metric(self.inv_mass_sqrt)
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         h = self.step_size
-        noise = stride((2 * h * self.temperature) ** 0.5, self.scale, state.x)
-        drift = (
-            h
-            if self.scale is None and isinstance(h, float)
-            else stride(h**0.5, self.scale, state.x) ** 2
-        )
+        noise = stride((2 * h * self.temperature) ** 0.5, self.inv_mass_sqrt, state.x)
         y = normal_like(state.x, generator).mul_(noise).add_(state.x)
-        y = (
-            y.add_(state.score, alpha=drift)
-            if isinstance(drift, float)
-            else y.addcmul_(state.score, drift)
-        )
+        if self.inv_mass_sqrt is None and isinstance(h, float):
+            y.add_(state.score, alpha=h)
+        else:
+            y.addcmul_(state.score, stride(h**0.5, self.inv_mass_sqrt, state.x) ** 2)
         y, _ = energy.domain.reflect(y)
         return metropolis(state, self.init(energy, y), None, generator)
 
@@ -91,7 +80,7 @@ class NoisyState(NamedTuple):
 
 @register("sampler")
 @dataclass(frozen=True)
-class LeimkuhlerMatthews:
+class LeimkuhlerMatthews(Sampler):
     """Unadjusted Langevin with the mean of two noises: the price of `Langevin`, a bias of one order
     less.
 
@@ -107,15 +96,14 @@ class LeimkuhlerMatthews:
     """
 
     step_size: float
-    scale: tuple[float, ...] | None = None
-    gradients: ClassVar[int] = 1
+    inv_mass_sqrt: tuple[float, ...] | None = None
+    num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
     order: ClassVar[int | None] = 2
-    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive_scale(self.scale)
+        check_positive("step_size", self.step_size)
+        check_metric(self.inv_mass_sqrt)
 
     def init(self, energy: Energy, x: Tensor) -> NoisyState:
         return NoisyState(*init(energy, x))
@@ -123,19 +111,19 @@ class LeimkuhlerMatthews:
     def step(
         self, energy: Energy, state: NoisyState, generator: torch.Generator
     ) -> tuple[NoisyState, Info]:
-        half = stride((self.step_size / 2) ** 0.5, self.scale, state.x)
+        half = stride((self.step_size / 2) ** 0.5, self.inv_mass_sqrt, state.x)
         old = normal_like(state.x, generator) if state.noise is None else state.noise
-        start = shifted(shifted(state.x, old, half), state.score, 2 * half**2)
+        start = add_scaled(add_scaled(state.x, old, half), state.score, 2 * half**2)
         fresh = normal_like(state.x, generator)
         middle, _ = energy.domain.reflect(start)
-        y, turned = energy.domain.reflect(shifted(middle, fresh, half), fresh)
+        y, turned = energy.domain.reflect(add_scaled(middle, fresh, half), fresh)
         new = NoisyState(*init(energy, y), fresh if turned is None else turned)
         return metropolis(state._replace(noise=old), new, None, generator)
 
 
 @register("sampler")
 @dataclass(frozen=True)
-class ShortRun:
+class ShortRun(Sampler):
     """The cold short-run recipe: step and noise chosen apart, gradients clipped per number, points
     clamped.
 
@@ -155,16 +143,14 @@ class ShortRun:
     noise: float
     clip: float | None = None
     clamp: tuple[float, float] | None = None
-    gradients: ClassVar[int] = 1
+    num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
-    order: ClassVar[int | None] = None
-    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive("noise", self.noise, zero=True)
+        check_positive("step_size", self.step_size)
+        check_positive("noise", self.noise, zero=True)
         if self.clip is not None:
-            positive("clip", self.clip)
+            check_positive("clip", self.clip)
         if self.clamp is not None and not self.clamp[0] < self.clamp[1]:
             raise ValueError(
                 f"clamp is {self.clamp}; it must be (lo, hi) with lo < hi; leave it out for no "
@@ -173,13 +159,8 @@ class ShortRun:
 
     @property
     def temperature(self) -> float:
-        """The temperature that step and noise amount to where nothing is clipped: noise² / (2
-        step).
-        """
+        """Temperature that step and noise amount to where nothing is clipped: noise² / (2 step)."""
         return self.noise**2 / (2 * self.step_size)
-
-    def init(self, energy: Energy, x: Tensor) -> State:
-        return init(energy, x)
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         drift = state.score if self.clip is None else state.score.clamp(-self.clip, self.clip)
@@ -196,7 +177,7 @@ class ShortRun:
 
 @register("sampler")
 @dataclass(frozen=True)
-class MALA:
+class MALA(Sampler):
     """Metropolis-adjusted Langevin: a gradient step with noise, accepted or refused.
 
         y = x − h ∇E(x) + √(2h) ξ,      ξ ~ N(0, I)
@@ -205,35 +186,29 @@ class MALA:
     and the same ratio q(x|y) / q(y|x), and which stays reversible when the path is reflected at the
     walls of a box:
 
-        p½ = p − ε/2 S ∇E(x),   (y, p½) = reflect(x + ε S p½, p½), p' = p½ − ε/2 S ∇E(y), S =
-                                diag(scale)
-        log ratio = E(x) − E(y) + (‖p‖² − ‖p'‖²) / 2
+        p½ = p − ε/2 S ∇E(x),   (y, p½) = reflect(x + ε S p½, p½),   p' = p½ − ε/2 S ∇E(y),
+        log ratio = E(x) − E(y) + (‖p‖² − ‖p'‖²) / 2,      S = diag(inv_mass_sqrt)
 
     Leaves exp(−E) invariant for every step size. Cost: one gradient per step.
     Source: Roberts & Tweedie (1996), https://doi.org/10.2307/3318418
     """
 
     step_size: float
-    scale: tuple[float, ...] | None = None
-    gradients: ClassVar[int] = 1
+    inv_mass_sqrt: tuple[float, ...] | None = None
+    num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = True
-    order: ClassVar[int | None] = None
-    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
-    target: ClassVar[float] = 0.574
+    target_accept: ClassVar[float] = 0.574
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive_scale(self.scale)
-
-    def init(self, energy: Energy, x: Tensor) -> State:
-        return init(energy, x)
+        check_positive("step_size", self.step_size)
+        check_metric(self.inv_mass_sqrt)
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
-        epsilon = stride((2 * self.step_size) ** 0.5, self.scale, state.x)
+        epsilon = stride((2 * self.step_size) ** 0.5, self.inv_mass_sqrt, state.x)
         p = normal_like(state.x, generator)
-        half = shifted(p, state.score, epsilon / 2)
-        y, turned = energy.domain.reflect(shifted(state.x, half, epsilon), half)
+        half = add_scaled(p, state.score, epsilon / 2)
+        y, turned = energy.domain.reflect(add_scaled(state.x, half, epsilon), half)
         new = self.init(energy, y)
-        last = shifted(half if turned is None else turned, new.score, epsilon / 2)
+        last = add_scaled(half if turned is None else turned, new.score, epsilon / 2)
         log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
         return metropolis(state, new, log_ratio, generator)

@@ -1,7 +1,8 @@
 """The one loop: `sample` runs a sampler. Freezing, recording, progress and counting live here."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,26 +20,29 @@ from lowland.energy import (
     lift,
 )
 from lowland.samplers.acceleration import accelerate
-from lowland.samplers.kernel import DISCRETE, Sampler
-from lowland.samplers.recorders import Draws, Keeper
+from lowland.samplers.adaptation import Adaptation
+from lowland.samplers.kernel import DISCRETE, Info, Sampler
+from lowland.samplers.recorders import Draws, Recorder
+
+Recorders = Recorder | Sequence[Recorder]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a run of chains left behind.
+    """Result of a run of chains.
 
-    x: final points (B, *event); state: pass it back to go on; acceptance (B,): mean probability per
-    chain that a proposal was to be accepted; diverged (B,): refused non-finite proposals per chain;
-    steps; gradients: evaluations per chain (the mean over chains where they differ); kept: by
-    keeper name.
+    x: final points (B, *event); state: pass it back to go on; acceptance (B,): mean acceptance
+    probability per chain; diverged (B,): refused non-finite proposals per chain; steps;
+    num_grad_evals: gradients per chain (the mean over chains where they differ); records: results
+    of the recorders, by name.
     """
 
     state: Any
     acceptance: Tensor
     diverged: Tensor
     steps: int
-    gradients: float
-    kept: dict[str, Any] = field(default_factory=dict)
+    num_grad_evals: float
+    records: dict[str, Any] = field(default_factory=dict)
 
     @property
     def x(self) -> Tensor:
@@ -46,24 +50,26 @@ class Trace:
 
     @property
     def draws(self) -> Tensor:
-        """What `Draws` kept: (draws, B, *event)."""
-        if "draws" not in self.kept:
+        """Points recorded by `Draws`: (draws, B, *event)."""
+        if "draws" not in self.records:
             raise ValueError(
-                "no draws were kept; only keepers that were asked for run; pass keep=1 to sample"
+                "no draws were recorded; only recorders that were asked for run; pass thin=1 to "
+                "sample"
             )
-        return self.kept["draws"]
+        return self.records["draws"]
 
     def __repr__(self) -> str:
-        refused = (
-            f", {int(self.diverged.sum())} non-finite proposals refused"
-            if bool(self.diverged.any())
-            else ""
-        )
         return (
             f"Trace({len(self.x)} chains of {tuple(self.x.shape[1:])}, {self.steps} steps, "
-            f"{self.gradients:g} gradients, acceptance "
-            f"{self.acceptance.mean().item():.3f}{refused})"
+            f"{self.num_grad_evals:g} gradients, acceptance "
+            f"{self.acceptance.mean().item():.3f}{count_refused(self.diverged)})"
         )
+
+
+def count_refused(diverged: Tensor) -> str:
+    """Say how many proposals were refused for not being finite: a clause, empty if none was."""
+    refused = int(diverged.sum())
+    return f", {refused} non-finite proposals refused" if refused else ""
 
 
 def sample(
@@ -73,7 +79,8 @@ def sample(
     steps: int,
     *,
     generator: torch.Generator,
-    keep: int | Keeper | Sequence[Keeper] = (),
+    thin: int | None = None,
+    recorders: Recorders = (),
     state: Any = None,
     progress: Callable[[int], object] | None = None,
     precision: str = "float32",
@@ -83,9 +90,10 @@ def sample(
     """Run chains from x (B, *event) for a number of steps.
 
     Same generator, same bits; five steps and five more (pass `state=trace.state`) equal ten. The
-    module is run in eval mode with frozen weights and is afterwards as it was. progress: called
+    module is run in eval mode with frozen weights and is afterwards as it was. thin: record the
+    points of every thin-th step in `trace.draws`; recorders: what else to record. progress: called
     with 1 after every step. precision ("float32" or "bfloat16"), compile, chunk (chains per
-    gradient): cheaper gradients, see `samplers.engine`.
+    gradient): cheaper gradients, see `lowland.samplers.acceleration`.
 
     Raises ValueError if x does not fit the energy's domain or the sampler does not run there, if
     the energy is not one (see `check_energy`) or not finite at x, or if the generator lives on
@@ -93,8 +101,9 @@ def sample(
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
-    >>> trace = lowland.sample(lambda x: 0.5 * x.square().sum(1), lowland.MALA(0.5), torch.zeros(4, 2), 20, generator=g)
-    >>> trace.x.shape, trace.gradients
+    >>> bowl = lambda x: 0.5 * x.square().sum(1)
+    >>> trace = lowland.sample(bowl, lowland.MALA(0.5), torch.zeros(4, 2), 20, generator=g)
+    >>> trace.x.shape, trace.num_grad_evals
     (torch.Size([4, 2]), 21)
     """
     energy = lift(energy)
@@ -113,13 +122,21 @@ def sample(
         if state is None:
             check_domain(sampler, energy)
             state = sampler.init(fast, x)
-            paid = getattr(sampler, "start_gradients", 1)
+            paid = sampler.num_init_grad_evals
             check_values(state.energy, x)
             check_independent(energy, x, value=state.energy if fast is energy else None)
         trace = run_chains(
-            fast, sampler, x, steps, generator=generator, keep=keep, state=state, progress=progress
+            fast,
+            sampler,
+            x,
+            steps,
+            generator=generator,
+            thin=thin,
+            recorders=recorders,
+            state=state,
+            progress=progress,
         )
-    return dataclasses.replace(trace, gradients=trace.gradients + paid)
+    return dataclasses.replace(trace, num_grad_evals=trace.num_grad_evals + paid)
 
 
 def run_chains(
@@ -129,59 +146,80 @@ def run_chains(
     steps: int,
     *,
     generator: torch.Generator,
-    keep: int | Keeper | Sequence[Keeper] = (),
+    thin: int | None = None,
+    recorders: Recorders = (),
     state: Any = None,
+    adapt: Adaptation | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Trace:
-    """`sample` without its checks, for training loops: non-finite starts are let through, stay put
-    and are counted.
+    """Run chains as `sample` does, without its checks, for training loops: non-finite starts are
+    let through, stay put and are counted. adapt: sets the sampler of the next step.
     """
     check_domain(sampler, energy)
+    recorders = list(recorders) if isinstance(recorders, Sequence) else [recorders]
+    if thin is not None:
+        recorders.insert(0, Draws(thin))
     with frozen(energy):
-        gradients: Any = steps * sampler.gradients
+        num_grad_evals: int | Tensor = steps * sampler.num_grad_evals
         if state is None:
             state = sampler.init(energy, x)
-            gradients += getattr(sampler, "start_gradients", 1)
-        recorders = [(keeper.name, keeper.start(state, steps)) for keeper in _keepers(keep)]
+            num_grad_evals += sampler.num_init_grad_evals
+        recordings = [(recorder.name, recorder.start(state, steps)) for recorder in recorders]
         accepted = torch.zeros(len(x), device=x.device)
         diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        for step in range(1, steps + 1):
-            state, info = sampler.step(energy, state, generator)
-            accepted += info.rate
+        moves = iterate(energy, sampler, state, steps, generator, adapt)
+        for step, (state, info) in enumerate(moves, 1):
+            accepted += info.acceptance_prob
             diverged += info.diverged
-            if info.gradients is not None:
-                gradients += info.gradients
-            for _, recorder in recorders:
-                recorder.add(step, state, info)
+            if info.num_grad_evals is not None:
+                num_grad_evals = num_grad_evals + info.num_grad_evals
+            for _, recording in recordings:
+                recording.add(step, state, info)
             if progress is not None:
                 progress(1)
-    kept = {name: recorder.result() for name, recorder in recorders}
-    paid = gradients.double().mean().item() if isinstance(gradients, Tensor) else gradients
-    return Trace(state, accepted / max(steps, 1), diverged, steps, paid, kept)
+    records = {name: recording.result() for name, recording in recordings}
+    if isinstance(num_grad_evals, Tensor):
+        paid = num_grad_evals.double().mean().item()
+    else:
+        paid = num_grad_evals
+    return Trace(state, accepted / max(steps, 1), diverged, steps, paid, records)
 
 
-def _keepers(keep: int | Keeper | Sequence[Keeper]) -> list[Keeper]:
-    if isinstance(keep, int):
-        return [Draws(keep)]
-    return list(keep) if isinstance(keep, Sequence) else [keep]
+def iterate(
+    energy: Energy,
+    sampler: Sampler,
+    state: Any,
+    steps: int,
+    generator: torch.Generator,
+    adapt: Adaptation | None = None,
+) -> Iterator[tuple[Any, Info]]:
+    """Move chains by so many steps; yields their state and what happened after each. The energy is
+    to be frozen by the caller.
+
+    adapt: called after every step, returns the sampler of the next one.
+    """
+    for _ in range(steps):
+        state, info = sampler.step(energy, state, generator)
+        yield state, info
+        if adapt is not None:
+            sampler = adapt(sampler, state, info)
+
+
+def last_state(moves: Iterator[tuple[Any, Info]]) -> Any:
+    """Run an iteration of at least one step to its end, and return the state there."""
+    return deque(moves, maxlen=1)[0][0]
 
 
 def check_domain(sampler: Sampler, energy: Energy) -> None:
-    """Refuse a sampler on a kind of domain for which it was not made."""
-    allowed = getattr(sampler, "domains", None)
-    own = (
-        getattr(sampler, "sweeps", None) is not None and energy.sweep is not None
-    )  # Gibbs of its own, as Gaussian units have
-    if allowed is not None and not own and energy.domain.kind not in allowed:
-        others = (
-            "BlockGibbs, GibbsWithGradients or DMALA"
-            if energy.domain.kind in DISCRETE
-            else "MALA, HMC or NUTS"
-        )
-        raise ValueError(
-            f"{type(sampler).__name__} came to a domain that is {energy.domain.kind}; it moves on "
-            f"{' or '.join(allowed)} ones; use {others}"
-        )
+    """Raise ValueError where a sampler meets a kind of domain for which it was not made."""
+    if sampler.runs_on(energy):
+        return
+    continuous = energy.domain.kind not in DISCRETE
+    others = "MALA, HMC or NUTS" if continuous else "BlockGibbs, GibbsWithGradients or DMALA"
+    raise ValueError(
+        f"{type(sampler).__name__} came to a domain that is {energy.domain.kind}; it moves on "
+        f"{' or '.join(sampler.domains)} ones; use {others}"
+    )
 
 
 def check_arguments(steps: int, generator: torch.Generator, x: Tensor) -> None:

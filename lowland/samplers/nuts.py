@@ -18,14 +18,13 @@ from lowland.energy import Energy
 from lowland.registry import register
 from lowland.samplers.hmc import leapfrog
 from lowland.samplers.kernel import (
-    CONTINUOUS,
     Info,
+    Sampler,
     State,
-    init,
+    check_metric,
+    check_positive,
     normal_like,
     per_row,
-    positive,
-    positive_scale,
     select,
     squared_norm,
     stride,
@@ -97,15 +96,15 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 @register("sampler")
 @dataclass(frozen=True)
-class NUTS:
+class NUTS(Sampler):
     """The No-U-Turn sampler: HMC that finds the length of each trajectory by itself.
 
         double the trajectory until p₋·S⁻¹(x₊ − x₋) ≤ 0 or p₊·S⁻¹(x₊ − x₋) ≤ 0, at its ends or those
         of a stretch within; draw a point in proportion to exp(−H), the newer half preferred
 
-    Leaves exp(−E) invariant for every step size and diagonal metric (scale: S² = M⁻¹); reflects at
-    the walls of a box. max_tree_depth: doublings at most. Cost: up to 2^max_tree_depth − 1 gradients per step,
-    counted per chain in Info.gradients; chains that are done leave the batch as soon as they are an
+    Leaves exp(−E) invariant for every step size and metric S = diag(inv_mass_sqrt); reflects at
+    the walls of a box. max_tree_depth: doublings at most. Cost: up to 2^max_tree_depth − 1
+    gradients per step, counted per chain in Info.num_grad_evals; chains that are done leave the batch as soon as they are an
     eighth of it. Chooses chains on the host, so it waits for a GPU at every leaf. Info.diverged
     says that a trajectory met a point that was not finite, or an energy error above 1,000, and
     ended there. Source: Hoffman & Gelman (2014), https://jmlr.org/papers/v15/hoffman14a.html;
@@ -115,24 +114,19 @@ class NUTS:
 
     step_size: float
     max_tree_depth: int = 10
-    scale: tuple[float, ...] | None = None
-    gradients: ClassVar[int] = 0
+    inv_mass_sqrt: tuple[float, ...] | None = None
+    num_grad_evals: ClassVar[int] = 0
     adjusted: ClassVar[bool] = True
-    order: ClassVar[int | None] = None
-    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
-    target: ClassVar[float] = 0.8
+    target_accept: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive_scale(self.scale)
+        check_positive("step_size", self.step_size)
+        check_metric(self.inv_mass_sqrt)
         if not 1 <= self.max_tree_depth <= 20:
             raise ValueError(
-                f"max_tree_depth is {self.max_tree_depth}; it is from 1 to 20; 10 (1,023 gradients at most) is the "
-                "default"
+                f"max_tree_depth is {self.max_tree_depth}; it is from 1 to 20; 10 (1,023 gradients "
+                "at most) is the default"
             )
-
-    def init(self, energy: Energy, x: Tensor) -> State:
-        return init(energy, x)
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         p = normal_like(state.x, generator)
@@ -222,7 +216,7 @@ class NUTS:
         step: Any = self.step_size
         step = step[sub.chain] if isinstance(step, Tensor) and step.dim() else step
         here = State(sub.end.x, sub.log_weight, sub.end.score)  # the energy is not asked for
-        new, p = leapfrog(energy, here, sub.end.p, stride(step, self.scale, sub.end.x), 1)
+        new, p = leapfrog(energy, here, sub.end.p, stride(step, self.inv_mass_sqrt, sub.end.x), 1)
         gain = sub.start - new.energy - dot(p, p) / 2
         sound = torch.isfinite(gain) & (gain > -WORST)
         sub.leaves += sub.alive
@@ -254,7 +248,7 @@ class NUTS:
         """Whether a stretch with these momenta at its ends and this way between them returns: (B,)
         bool.
         """
-        way = way if self.scale is None else way / stride(1.0, self.scale, way)
+        way = way if self.inv_mass_sqrt is None else way / stride(1.0, self.inv_mass_sqrt, way)
         return (dot(first, way) <= 0) | (dot(last, way) <= 0)
 
 

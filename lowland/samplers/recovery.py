@@ -91,7 +91,7 @@ def scale_to_noise(sampler: Sampler, spread: Tensor | float) -> Sampler:
             f"recovery came with {type(sampler).__name__}; its step follows the noise as a square, "
             "which that of Langevin, MALA and LeimkuhlerMatthews does; use one of them"
         )
-    return dataclasses.replace(sampler, step_size=sampler.step_size * spread**2)  # type: ignore[arg-type]
+    return sampler.replace(step_size=sampler.step_size * spread**2)
 
 
 def diffusion_recovery_sample(
@@ -142,7 +142,7 @@ def diffusion_recovery_sample(
         trace = run_chains(
             law, scale_to_noise(sampler, spread), x, share, generator=generator, progress=progress
         )
-        x, diverged, paid = trace.x, diverged + trace.diverged, paid + trace.gradients
+        x, diverged, paid = trace.x, diverged + trace.diverged, paid + trace.num_grad_evals
         rates.append(trace.acceptance.mean())
     acceptance = tuple(torch.stack(rates).tolist())
     return DiffusionResult(x, sigmas[-1], diverged, ~energy.domain.contains(x), paid, acceptance)

@@ -5,15 +5,22 @@ All replicas of all chains move in one batch: R temperatures and B chains are R 
 rung by rung.
 """
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lowland.energy import Energy, differentiate, score_alone
-from lowland.samplers.kernel import Info, Sampler, constant, per_row, positive, uniform_like
+from lowland.samplers.kernel import (
+    HasStepSize,
+    Info,
+    Sampler,
+    check_positive,
+    constant,
+    per_row,
+    uniform_like,
+)
 
 LINEAR = (
     "energy",
@@ -90,13 +97,13 @@ def tempered(energy: Energy, betas: Tensor, size: int) -> Energy:
 
 class Tempering(NamedTuple):
     """How replicas have travelled: swaps accepted and tried (R − 1,), as sums of probabilities and
-    counts over chains; round trips from the coldest rung to the hottest and back (B,); heading (R,
+    counts over chains; round trips from the coldest rung to the hottest and back (B,); direction (R,
     B) of the replica on each rung: +1 to the hot end, −1 back, 0 not yet at an end."""
 
     accepted: Tensor
     tried: Tensor
-    trips: Tensor
-    heading: Tensor
+    round_trips: Tensor
+    direction: Tensor
 
     @property
     def swap_rates(self) -> Tensor:
@@ -105,8 +112,9 @@ class Tempering(NamedTuple):
 
 
 class TemperedState(NamedTuple):
-    """The cold chains x and energy (B rows), all replicas (R · B rows, under β E), and the way of
-    the replicas.
+    """State of parallel tempering: cold chains x and energy (B rows), all replicas (R · B rows,
+    under β E), steps so far, how replicas have travelled, and the report of their last local step
+    (R · B rows).
     """
 
     x: Tensor
@@ -114,10 +122,11 @@ class TemperedState(NamedTuple):
     replicas: Any
     sweeps: int
     tempering: Tempering
+    local: Info | None = None
 
 
 @dataclass(frozen=True)
-class ParallelTempering:
+class ParallelTempering(Sampler):
     """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all laws
     as they are.
 
@@ -139,28 +148,27 @@ class ParallelTempering:
     >>> start = torch.tensor([[-6.0, 0.0]]).repeat(50, 1)
     >>> sampler = ParallelTempering(lowland.MALA(0.1), (1.0, 3.0, 9.0, 27.0, 81.0), (0.1, 0.3, 0.9, 2.7, 8.1))
     >>> trace = lowland.sample(far, sampler, start, 600, generator=g)
-    >>> bool((trace.x[:, 0] > 0).float().mean() > 0.2), bool(trace.state.tempering.trips.sum() > 50)
+    >>> bool((trace.x[:, 0] > 0).float().mean() > 0.2), bool(trace.state.tempering.round_trips.sum() > 50)
     (True, True)
     """
 
     sampler: Sampler
     temperatures: tuple[float, ...]
     step_sizes: tuple[float, ...] | None = None
-    order: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         ladder = self.temperatures
         for temperature in ladder:
-            positive("a temperature", temperature)
+            check_positive("a temperature", temperature)
         if len(ladder) < 2 or ladder[0] != 1 or sorted(set(ladder)) != list(ladder):
             raise ValueError(
                 f"temperatures are {ladder}; they must ascend from 1 and be at least two; for "
                 "example (1.0, 2.0, 4.0)"
             )
         for step in self.step_sizes or ():
-            positive("a step size", step)
+            check_positive("a step size", step)
         if self.step_sizes is not None and (
-            len(self.step_sizes) != len(ladder) or not hasattr(self.sampler, "step_size")
+            len(self.step_sizes) != len(ladder) or not isinstance(self.sampler, HasStepSize)
         ):
             raise ValueError(
                 f"{len(self.step_sizes)} step sizes came with {len(ladder)} temperatures and "
@@ -169,20 +177,31 @@ class ParallelTempering:
             )
 
     @property
-    def gradients(self) -> int:
-        return self.sampler.gradients * len(self.temperatures)
+    def num_grad_evals(self) -> int:
+        return self.sampler.num_grad_evals * self.num_replicas
 
     @property
-    def start_gradients(self) -> int:
-        return getattr(self.sampler, "start_gradients", 1)
+    def num_replicas(self) -> int:  # type: ignore[override]
+        return len(self.temperatures)
 
     @property
-    def adjusted(self) -> bool:
+    def num_init_grad_evals(self) -> int:  # type: ignore[override]
+        return self.sampler.num_init_grad_evals
+
+    @property
+    def adjusted(self) -> bool:  # type: ignore[override]
         return self.sampler.adjusted
 
     @property
-    def domains(self) -> tuple[str, ...] | None:
-        return getattr(self.sampler, "domains", None)
+    def domains(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.sampler.domains
+
+    @property
+    def target_accept(self) -> float | None:  # type: ignore[override]
+        return self.sampler.target_accept
+
+    def runs_on(self, energy: Energy) -> bool:
+        return self.sampler.runs_on(energy)
 
     def betas(self, like: Tensor) -> Tensor:
         """Inverse temperatures (R,)."""
@@ -191,7 +210,9 @@ class ParallelTempering:
     def init(self, energy: Energy, x: Tensor) -> TemperedState:
         size = len(x)
         if energy.tempered is not None:
-            return self.resume(energy, x.repeat(len(self.temperatures), *[1] * (x.dim() - 1)))
+            return self.from_replicas(
+                energy, x.repeat(len(self.temperatures), *[1] * (x.dim() - 1))
+            )
         cold, betas = self.sampler.init(energy, x), self.betas(x)
         copies = {
             k: v.repeat(len(betas), *[1] * (v.dim() - 1))
@@ -201,7 +222,7 @@ class ParallelTempering:
         replicas = rescaled(cold._replace(**copies), betas.repeat_interleave(size))
         return TemperedState(x, cold.energy, replicas, 0, self._departure(x))
 
-    def resume(self, energy: Energy, x: Tensor) -> TemperedState:
+    def from_replicas(self, energy: Energy, x: Tensor) -> TemperedState:
         """A state whose replicas are x (R · B, *event), rung by rung from the coldest: chains that
         go on where they were.
         """
@@ -217,29 +238,31 @@ class ParallelTempering:
             x.new_zeros(rungs - 1, dtype=torch.float64),
             x.new_zeros(size, dtype=torch.long),
         )
-        heading = x.new_zeros(rungs, size, dtype=torch.long)
-        heading[0] = 1
-        return Tempering(pairs, pairs.clone(), trips, heading)
+        direction = x.new_zeros(rungs, size, dtype=torch.long)
+        direction[0] = 1
+        return Tempering(pairs, pairs.clone(), trips, direction)
 
     def step(
         self, energy: Energy, state: TemperedState, generator: torch.Generator
     ) -> tuple[TemperedState, Info]:
-        replicas, info = self.explore(energy, state, generator)
-        size = len(state.x)
-        diverged = info.diverged.view(-1, size).any(0)
-        paid = None if info.gradients is None else info.gradients.view(-1, size).sum(0)
-        return self.swap(state._replace(replicas=replicas), generator, energy), Info(
-            info.accept[:size], diverged, info.rate[:size], paid
+        replicas, info = self.local_step(energy, state, generator)
+        size, evals = len(state.x), info.num_grad_evals
+        state = self.swap(state._replace(replicas=replicas, local=info), generator, energy)
+        return state, Info(
+            info.accepted[:size],
+            info.diverged.view(-1, size).any(0),
+            info.acceptance_prob[:size],
+            None if evals is None else evals.view(-1, size).sum(0),
         )
 
-    def explore(
+    def local_step(
         self, energy: Energy, state: TemperedState, generator: torch.Generator
     ) -> tuple[Any, Info]:
         """Move all replicas; returns their state and what happened, R · B rows."""
         size, sampler = len(state.x), self.sampler
         if self.step_sizes is not None:
             steps = constant(self.step_sizes, state.x.dtype, state.x.device).repeat_interleave(size)
-            sampler = dataclasses.replace(sampler, step_size=steps)  # type: ignore[type-var]
+            sampler = sampler.replace(step_size=steps)
         return sampler.step(tempered(energy, self.betas(state.x), size), state.replicas, generator)
 
     def swap(
@@ -286,7 +309,7 @@ class ParallelTempering:
             active.squeeze(1).double() * size,
         )
         cold = replicas.energy[:size] / betas[0]
-        return TemperedState(replicas.x[:size], cold, replicas, state.sweeps + 1, way)
+        return TemperedState(replicas.x[:size], cold, replicas, state.sweeps + 1, way, state.local)
 
 
 def rescaled(state: Any, factor: Tensor) -> Any:
@@ -298,11 +321,13 @@ def rescaled(state: Any, factor: Tensor) -> Any:
 
 
 def _travelled(way: Tempering, source: Tensor, accepted: Tensor, tried: Tensor) -> Tempering:
-    """The account after a swap: replicas carry their heading along; one that comes home from the
+    """The account after a swap: replicas carry their direction along; one that comes home from the
     hot end has made a trip.
     """
-    heading = way.heading.gather(0, source)
-    home = heading[0] == -1
-    heading[0] = 1
-    heading[-1] = torch.where(heading[-1] == 1, -1, heading[-1])
-    return Tempering(way.accepted + accepted, way.tried + tried, way.trips + home.long(), heading)
+    direction = way.direction.gather(0, source)
+    home = direction[0] == -1
+    direction[0] = 1
+    direction[-1] = torch.where(direction[-1] == 1, -1, direction[-1])
+    return Tempering(
+        way.accepted + accepted, way.tried + tried, way.round_trips + home.long(), direction
+    )

@@ -1,4 +1,4 @@
-"""Underdamped Langevin: the momentum persists from step to step, so that chains keep their heading.
+"""Underdamped Langevin: the momentum persists from step to step, so that chains keep their direction.
 
     dX = P dt,   dP = −∇E(X) dt − γ P dt + √(2γ) dW      leaves exp(−E(x) − ‖p‖²/2) invariant
 
@@ -17,16 +17,16 @@ from lowland.energy import Energy
 from lowland.registry import register
 from lowland.samplers.hmc import leapfrog
 from lowland.samplers.kernel import (
-    CONTINUOUS,
     Info,
+    Sampler,
     State,
+    add_scaled,
+    check_metric,
+    check_positive,
     init,
     metropolis,
     normal_like,
     per_row,
-    positive,
-    positive_scale,
-    shifted,
     squared_norm,
     stride,
 )
@@ -57,7 +57,7 @@ def _damping(step_size: Any, friction: float, x: Tensor) -> tuple[Any, Any]:
 
 @register("sampler")
 @dataclass(frozen=True)
-class Underdamped:
+class Underdamped(Sampler):
     """Underdamped Langevin by the splitting BAOAB: half a kick, half a drift, damping with noise,
     and both again.
 
@@ -65,22 +65,21 @@ class Underdamped:
 
     Does not leave exp(−E) invariant: the bias of its positions is of second order in h, and smaller
     than that of other splittings (on a Gaussian their variance is exact). Reflects position and
-    momentum at the walls of a box. friction: γ, in units of 1 / time; scale: S, diagonal. Cost: one
-    gradient per step. Source: Leimkuhler & Matthews (2013), https://doi.org/10.1093/amrx/abs010
+    momentum at the walls of a box. friction: γ, in units of 1 / time; S = diag(inv_mass_sqrt).
+    Cost: one gradient per step. Source: Leimkuhler & Matthews (2013), https://doi.org/10.1093/amrx/abs010
     """
 
     step_size: float
     friction: float = 1.0
-    scale: tuple[float, ...] | None = None
-    gradients: ClassVar[int] = 1
+    inv_mass_sqrt: tuple[float, ...] | None = None
+    num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
     order: ClassVar[int | None] = 2
-    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive("friction", self.friction)
-        positive_scale(self.scale)
+        check_positive("step_size", self.step_size)
+        check_positive("friction", self.friction)
+        check_metric(self.inv_mass_sqrt)
 
     def init(self, energy: Energy, x: Tensor) -> MovingState:
         return MovingState(*init(energy, x))
@@ -88,21 +87,21 @@ class Underdamped:
     def step(
         self, energy: Energy, state: MovingState, generator: torch.Generator
     ) -> tuple[MovingState, Info]:
-        half = stride(self.step_size / 2, self.scale, state.x)
+        half = stride(self.step_size / 2, self.inv_mass_sqrt, state.x)
         kept, drawn = _damping(self.step_size, self.friction, state.x)
         start = _momentum(state, generator)
-        p = shifted(start, state.score, half)
-        x, turned = energy.domain.reflect(shifted(state.x, p, half), p)
-        p = shifted(kept * (p if turned is None else turned), normal_like(p, generator), drawn)
-        x, turned = energy.domain.reflect(shifted(x, p, half), p)
+        p = add_scaled(start, state.score, half)
+        x, turned = energy.domain.reflect(add_scaled(state.x, p, half), p)
+        p = add_scaled(kept * (p if turned is None else turned), normal_like(p, generator), drawn)
+        x, turned = energy.domain.reflect(add_scaled(x, p, half), p)
         new = init(energy, x)
-        last = shifted(p if turned is None else turned, new.score, half)
+        last = add_scaled(p if turned is None else turned, new.score, half)
         return metropolis(state._replace(momentum=-start), MovingState(*new, last), None, generator)
 
 
 @register("sampler")
 @dataclass(frozen=True)
-class GHMC:
+class GHMC(Sampler):
     """Generalised HMC: underdamped Langevin whose drift is accepted or refused; refused chains turn
     round.
 
@@ -117,23 +116,22 @@ class GHMC:
     step_size: float
     friction: float = 1.0
     num_leapfrog_steps: int = 1
-    scale: tuple[float, ...] | None = None
+    inv_mass_sqrt: tuple[float, ...] | None = None
     adjusted: ClassVar[bool] = True
-    order: ClassVar[int | None] = None
-    domains: ClassVar[tuple[str, ...]] = CONTINUOUS
-    target: ClassVar[float] = 0.95
+    target_accept: ClassVar[float] = 0.95
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive("friction", self.friction)
-        positive_scale(self.scale)
+        check_positive("step_size", self.step_size)
+        check_positive("friction", self.friction)
+        check_metric(self.inv_mass_sqrt)
         if self.num_leapfrog_steps < 1:
             raise ValueError(
-                f"num_leapfrog_steps is {self.num_leapfrog_steps}; it must be at least 1; 1 is the default"
+                f"num_leapfrog_steps is {self.num_leapfrog_steps}; it must be at least 1; 1 is the "
+                "default"
             )
 
     @property
-    def gradients(self) -> int:
+    def num_grad_evals(self) -> int:
         return self.num_leapfrog_steps
 
     def init(self, energy: Energy, x: Tensor) -> MovingState:
@@ -143,14 +141,18 @@ class GHMC:
         self, energy: Energy, state: MovingState, generator: torch.Generator
     ) -> tuple[MovingState, Info]:
         kept, drawn = _damping(self.step_size / 2, self.friction, state.x)
-        p = shifted(kept * _momentum(state, generator), normal_like(state.x, generator), drawn)
+        p = add_scaled(kept * _momentum(state, generator), normal_like(state.x, generator), drawn)
         here = State(state.x, state.energy, state.score)
         new, last = leapfrog(
-            energy, here, p, stride(self.step_size, self.scale, state.x), self.num_leapfrog_steps
+            energy,
+            here,
+            p,
+            stride(self.step_size, self.inv_mass_sqrt, state.x),
+            self.num_leapfrog_steps,
         )
         log_ratio = state.energy - new.energy + (squared_norm(p) - squared_norm(last)) / 2
         moved, info = metropolis(
             MovingState(*here, -p), MovingState(*new, last), log_ratio, generator
         )
-        p = shifted(kept * _momentum(moved, generator), normal_like(state.x, generator), drawn)
+        p = add_scaled(kept * _momentum(moved, generator), normal_like(state.x, generator), drawn)
         return moved._replace(momentum=p), info

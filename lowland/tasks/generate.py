@@ -121,7 +121,7 @@ def generate(
     trajectory = torch.cat(
         [
             start.unsqueeze(0),
-            *(trace.kept["frames"] for trace in traces if trace.kept),
+            *(trace.records["frames"] for trace in traces if trace.records),
             x.unsqueeze(0),
         ]
     )

@@ -43,16 +43,16 @@ def shipped() -> dict[str, Any]:
     ]
     forms: dict[str, Any] = {type(sampler).__name__: sampler for sampler in plain}
     return forms | {
-        "Langevin, scale": Langevin(0.15, scale=SCALE),
-        "LeimkuhlerMatthews, scale": LeimkuhlerMatthews(0.42, scale=SCALE),
-        "Underdamped, scale": Underdamped(0.7, scale=SCALE),
-        "MALA, scale": MALA(0.2, scale=SCALE),
-        "HMC, scale and jitter": HMC(0.4, 3, scale=SCALE, jitter=0.3),
-        "NUTS, scale": NUTS(0.5, 4, scale=SCALE),
+        "Langevin, scale": Langevin(0.15, inv_mass_sqrt=SCALE),
+        "LeimkuhlerMatthews, scale": LeimkuhlerMatthews(0.42, inv_mass_sqrt=SCALE),
+        "Underdamped, scale": Underdamped(0.7, inv_mass_sqrt=SCALE),
+        "MALA, scale": MALA(0.2, inv_mass_sqrt=SCALE),
+        "HMC, scale and jitter": HMC(0.4, 3, inv_mass_sqrt=SCALE, jitter=0.3),
+        "NUTS, scale": NUTS(0.5, 4, inv_mass_sqrt=SCALE),
         "GHMC, scale and 3 leapfrogs": GHMC(0.4, 0.5, 3, SCALE),
         "BlockGibbs, 2 sweeps": BlockGibbs(2),
         "Tempering of MALA": ParallelTempering(MALA(0.2), LADDER, (0.2, 0.35, 0.6)),
-        "Tempering of HMC": ParallelTempering(HMC(0.4, 3, scale=SCALE), LADDER),
+        "Tempering of HMC": ParallelTempering(HMC(0.4, 3, inv_mass_sqrt=SCALE), LADDER),
         "Tempering of NUTS": ParallelTempering(NUTS(0.5, 3), LADDER, (0.5, 0.65, 0.8)),
         "Tempering of GHMC": ParallelTempering(GHMC(0.4), LADDER, (0.4, 0.5, 0.6)),
         "Tempering of DMALA": ParallelTempering(DMALA(0.5), LADDER, (0.5, 0.8, 1.2)),

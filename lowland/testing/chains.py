@@ -1,6 +1,5 @@
 """Chains of anything that samples, and the standard errors by which they are judged."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from itertools import cycle, islice
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy
-from lowland.samplers import run_chains
+from lowland.samplers import Sampler, run_chains
+from lowland.samplers.kernel import HasMetric
 from lowland.samplers.tempering import Tempered
 from lowland.testing.targets import Target
 
@@ -38,7 +38,7 @@ class Chains:
 
     def walk(self, steps: int) -> Tensor:
         """Go on; returns where the chains are."""
-        if hasattr(self.sampler, "step"):
+        if isinstance(self.sampler, Sampler):
             trace = run_chains(
                 self.energy, self.sampler, self.x, steps, generator=self.generator, state=self.state
             )
@@ -48,16 +48,20 @@ class Chains:
         return self.x
 
 
+def has_replicas(sampler: Any) -> bool:
+    """Return whether a sampler's state holds replicas at several temperatures."""
+    return isinstance(sampler, Sampler) and sampler.num_replicas > 1
+
+
 def fitted(sampler: Any, size: int) -> Any:
-    """The sampler with its scale, if it has one, repeated to the size of an event."""
-    if hasattr(sampler, "temperatures"):
-        return dataclasses.replace(sampler, sampler=fitted(sampler.sampler, size))
-    scale = getattr(sampler, "scale", None)
-    return (
-        sampler
-        if scale is None
-        else dataclasses.replace(sampler, scale=tuple(islice(cycle(scale), size)))
-    )
+    """The sampler with its metric, if it has one, repeated to the size of an event."""
+    if has_replicas(sampler):
+        return sampler.replace(sampler=fitted(sampler.sampler, size))
+    if not isinstance(sampler, Sampler) or not isinstance(sampler, HasMetric):
+        return sampler
+    if sampler.inv_mass_sqrt is None:
+        return sampler
+    return sampler.replace(inv_mass_sqrt=tuple(islice(cycle(sampler.inv_mass_sqrt), size)))
 
 
 def stationary(
@@ -68,7 +72,7 @@ def stationary(
     """
     x = target.draw(count, generator, dtype)
     sampler = fitted(sampler, x[0].numel())
-    if not hasattr(sampler, "temperatures"):
+    if not has_replicas(sampler):
         return Chains(sampler, target.energy, x, generator)
     assert target.hot is not None, (
         "parallel tempering needs draws of the target at other temperatures"

@@ -6,7 +6,6 @@ it. Events are four numbers, so that a sampler with a scale of four can be tried
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,8 +17,9 @@ from torch.nn.functional import one_hot
 
 from lowland.domain import Domain, binary, box, categorical, real
 from lowland.energy import Energy, Function, energy_values, value_and_score
-from lowland.samplers import run_chains, sample
-from lowland.testing.chains import seeded
+from lowland.samplers import Sampler, run_chains, sample
+from lowland.samplers.kernel import HasStepSize
+from lowland.testing.chains import has_replicas, seeded
 
 CLASSES, SITES = 3, 4
 
@@ -71,8 +71,8 @@ def repeats(sampler: Any, kind: str = "real") -> None:
     energy = Ground(domain_of(kind, SITES))
     x = energy.domain.draw(20, seeded(4))
     before = torch.get_rng_state()
-    ten = sample(energy, sampler, x, 10, generator=seeded(7), keep=1)
-    again = sample(energy, sampler, x, 10, generator=seeded(7), keep=1)
+    ten = sample(energy, sampler, x, 10, generator=seeded(7), thin=1)
+    again = sample(energy, sampler, x, 10, generator=seeded(7), thin=1)
     assert torch.equal(ten.draws, again.draws), "the same generator gave other bits"
     assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
     g = seeded(7)
@@ -84,19 +84,19 @@ def repeats(sampler: Any, kind: str = "real") -> None:
 
 
 def gradients_as_declared(sampler: Any, kind: str = "real") -> None:
-    """Rows evaluated for gradients, against `start_gradients`, `gradients`, Info.gradients and
-    Trace.gradients.
+    """Rows evaluated for gradients, against `num_init_grad_evals`, `num_grad_evals`,
+    Info.num_grad_evals and Trace.num_grad_evals.
     """
     energy, chains = Ground(domain_of(kind, SITES)), 4
     x = energy.domain.draw(chains, seeded())
     state = sampler.init(energy, x)
-    started = getattr(sampler, "start_gradients", 1) * chains
+    started = sampler.num_init_grad_evals * chains
     assert energy.rows_paid == started, f"init paid for {energy.rows_paid} rows, {started} declared"
     g, declared, energy.rows_paid = seeded(), 0.0, 0
     for _ in range(4):
         state, info = sampler.step(energy, state, g)
-        declared += sampler.gradients * chains + (
-            0 if info.gradients is None else info.gradients.sum().item()
+        declared += sampler.num_grad_evals * chains + (
+            0 if info.num_grad_evals is None else info.num_grad_evals.sum().item()
         )
     assert energy.rows_paid == declared, (
         f"{energy.rows_paid} rows were paid for in 4 steps, {declared:g} declared"
@@ -106,7 +106,9 @@ def gradients_as_declared(sampler: Any, kind: str = "real") -> None:
         trace = run_chains(
             energy, sampler, x if start is None else state.x, 5, generator=seeded(), state=start
         )
-        assert trace.gradients * chains == energy.rows_paid, "Trace.gradients is not what was paid"
+        assert trace.num_grad_evals * chains == energy.rows_paid, (
+            "Trace.num_grad_evals is not what was paid"
+        )
 
 
 def state_is_fresh(sampler: Any, kind: str = "real") -> None:
@@ -119,7 +121,7 @@ def state_is_fresh(sampler: Any, kind: str = "real") -> None:
     for _ in range(5):
         state, _ = sampler.step(energy, state, g)
         _is_fresh(energy, state)
-        if hasattr(sampler, "temperatures"):
+        if has_replicas(sampler):
             betas = sampler.betas(state.x).repeat_interleave(len(state.x))
             _is_fresh(energy, state.replicas, betas)
             assert torch.equal(state.x, state.replicas.x[: len(state.x)]), (
@@ -159,17 +161,17 @@ def first_order_gains(energy: Energy, x: Tensor) -> Tensor:
     return score - here
 
 
-def chains_are_separate(sampler: Any, kind: str = "real") -> None:
+def chains_are_separate(sampler: Sampler, kind: str = "real") -> None:
     """What a chain does must not depend on where the others are; and decisions are taken one by
     one.
     """
     energy = Ground(domain_of(kind, SITES))
     near = energy.domain.draw(400, seeded(1))
     far = torch.cat([near[:200], energy.domain.elsewhere(near[200:])])
-    a, b = (sample(energy, sampler, x, 6, generator=seeded(2), keep=1) for x in (near, far))
+    a, b = (sample(energy, sampler, x, 6, generator=seeded(2), thin=1) for x in (near, far))
     assert torch.equal(a.draws[:, :200], b.draws[:, :200]), "moving some chains moved others"
-    if sampler.adjusted and hasattr(sampler, "step_size"):
-        big = dataclasses.replace(sampler, step_size=3 * sampler.step_size)
+    if sampler.adjusted and isinstance(sampler, HasStepSize):
+        big = sampler.replace(step_size=3 * sampler.step_size)
         wide = sample(energy, big, near, 6, generator=seeded(2)).acceptance
         assert wide.min() < wide.max(), "all chains were accepted or refused together"
 
@@ -222,12 +224,12 @@ def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
     g, state, counts = seeded(3), sampler.init(energy, x), torch.zeros(200, dtype=torch.long)
     for _ in range(10):
         new, info = sampler.step(energy, state, g)
-        several = hasattr(sampler, "temperatures")
-        assert several or info.gradients is not None or not (info.accept & info.diverged).any(), (
-            "a divergence was accepted"
-        )
+        several = has_replicas(sampler)
+        assert (
+            several or info.num_grad_evals is not None or not (info.accepted & info.diverged).any()
+        ), "a divergence was accepted"
         for was, now in zip(state[:3], new[:3], strict=True) if not several else ():
-            assert torch.equal(was[~info.accept], now[~info.accept]), "a refused chain moved"
+            assert torch.equal(was[~info.accepted], now[~info.accepted]), "a refused chain moved"
         assert all(part.isfinite().all() for part in parts(new)), (
             "the state holds numbers that are not finite"
         )
@@ -244,7 +246,7 @@ def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
 
 def gradient_informed(sampler: Any) -> bool:
     """Whether a sampler takes gradients at all."""
-    return bool(getattr(sampler, "start_gradients", 1))
+    return bool(sampler.num_init_grad_evals)
 
 
 def any_event_shape(
@@ -268,7 +270,7 @@ def stays_in_its_box(sampler: Any) -> None:
     """A steep slope against a wall: no chain leaves, none is pinned."""
     energy = Function(lambda x: (-9 * x).flatten(1).sum(1), box(0.0, 1.0, 1, 2, 2))
     trace = sample(
-        energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), keep=1
+        energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), thin=1
     )
     assert ((trace.draws >= 0) & (trace.draws <= 1)).all(), "a chain left the box"
     assert trace.draws.std() > 0, "all chains are at one point"
@@ -305,8 +307,8 @@ def replicas_travel(sampler: Any) -> None:
     torch.testing.assert_close(
         found.accepted, found.tried, msg="swaps between equal energies were refused"
     )
-    assert trips > 0 and found.trips.tolist() == [trips] * size, (
-        f"round trips are {found.trips.tolist()}, not {trips}"
+    assert trips > 0 and found.round_trips.tolist() == [trips] * size, (
+        f"round trips are {found.round_trips.tolist()}, not {trips}"
     )
 
 

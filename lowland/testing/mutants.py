@@ -42,7 +42,7 @@ def check_named(name: str, settings: dict[str, Any]) -> Callable[[Any], float | 
 
 def _temperature_law(sampler: Any) -> float:
     """Run `temperature_law` at the sampler's own temperature and at its step times scale²."""
-    (scale, *_) = sampler.scale or (1.0,)
+    (scale, *_) = sampler.inv_mass_sqrt or (1.0,)
     return statistical_checks.temperature_law(
         sampler, sampler.step_size * scale**2, sampler.temperature
     )

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lowland.samplers import Sampler
 from lowland.testing import exact_checks, statistical_checks
-from lowland.testing.chains import LIMIT, fitted
+from lowland.testing.chains import LIMIT, fitted, has_replicas
 from lowland.testing.targets import TARGETS, Target
 
 DTYPES = (torch.float32, torch.float64)
@@ -120,9 +121,9 @@ def obligations(
     """All checks that apply to a sampler by what it claims; see `prove`. size: count, steps, seeds
     of the statistical ones.
     """
-    domains = domains or getattr(sampler, "domains", None) or ("real",)
+    domains = domains or (sampler.domains if isinstance(sampler, Sampler) else ("real",))
     adjusted = sampler.adjusted if adjusted is None else adjusted
-    order = order or getattr(sampler, "order", None)
+    order = order or (sampler.order if isinstance(sampler, Sampler) else None)
     found: list[Obligation] = []
     if adjusted:
         for dtype in dtypes:
@@ -136,7 +137,7 @@ def obligations(
                     "temperature law", f"T = {t}", "float32", partial(_temperature, sampler, t)
                 )
             )
-    return found + (list(_conduct(sampler, domains)) if hasattr(sampler, "step") else [])
+    return found + (list(_conduct(sampler, domains)) if isinstance(sampler, Sampler) else [])
 
 
 def _laws(
@@ -149,7 +150,7 @@ def _laws(
     """Invariance of the law: from exact draws, jointly with data, against enumeration, up to the
     walls.
     """
-    replicas, what = hasattr(sampler, "temperatures"), str(dtype).removeprefix("torch.")
+    replicas, what = has_replicas(sampler), str(dtype).removeprefix("torch.")
     count = size.get("count", 20_000)
     for name, target in targets.items():
         if target.energy.domain.kind not in domains or (replicas and target.hot is None):
@@ -228,7 +229,7 @@ def _conduct(sampler: Any, domains: Sequence[str]) -> Iterator[Obligation]:
         yield Obligation(
             "stays in its box", "box", "", partial(exact_checks.stays_in_its_box, mine)
         )
-    if hasattr(sampler, "temperatures"):
+    if has_replicas(sampler):
         yield Obligation("replicas travel", "flat", "", partial(exact_checks.replicas_travel, mine))
 
 

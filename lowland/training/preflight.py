@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from lowland.energy import value_and_score
+from lowland.samplers import Langevin, ShortRun
+from lowland.samplers.kernel import HasStepSize
 from lowland.training.session import Session
 
 UPDATES, ROWS = 3, 64
@@ -144,19 +146,20 @@ def _moves(session: Session, x: Tensor) -> tuple[float, float]:
     """Drift and noise of one sampler step at data, per number, in units of the data's standard
     deviation.
     """
-    sampler: Any = session.module.sampler
+    sampler = session.module.sampler
     continuous = session.energy.domain.kind in ("real", "box") and not getattr(
         session.energy, "noise", False
     )
-    if not continuous or not isinstance(getattr(sampler, "step_size", None), float) or len(x) < 2:
+    if not continuous or not isinstance(sampler, HasStepSize) or len(x) < 2:
         return math.nan, math.nan
     width = x.flatten(1).std(0).mean().clamp_min(1e-6).item()
     score = value_and_score(session.energy, x)[1]
-    limit = getattr(sampler, "clip", None)
-    if limit is not None:
-        score = score.clamp(-limit, limit)
-    h, own = sampler.step_size, getattr(sampler, "noise", None)
-    noise = own if own is not None else math.sqrt(2 * h * getattr(sampler, "temperature", 1.0))
+    h, temperature = sampler.step_size, 1.0
+    if isinstance(sampler, ShortRun) and sampler.clip is not None:
+        score = score.clamp(-sampler.clip, sampler.clip)
+    if isinstance(sampler, (Langevin, ShortRun)):
+        temperature = sampler.temperature
+    noise = math.sqrt(2 * h * temperature)
     return h * score.square().mean().sqrt().item() / width, noise / width
 
 

@@ -23,6 +23,7 @@ from lowland.objectives.loss import Loss, Objective
 from lowland.registry import build
 from lowland.replay import ReplayBuffer
 from lowland.run import Checkpoint
+from lowland.samplers.kernel import HasStepSize, Sampler
 from lowland.training.distributed import (
     Team,
     gathering,
@@ -100,7 +101,9 @@ class Session:
         self.team = team or Team()
         self.objective = self._objective()
         self.terms = [build("term", values) for values in recipe.get("terms", ())]
-        self.sampler = build("sampler", recipe["sampler"]) if recipe.get("sampler") else None
+        self.sampler: Sampler | None = None
+        if recipe.get("sampler"):
+            self.sampler = build("sampler", recipe["sampler"])
         self.energy = self._energy(energy, seed).to(self.device).train()
         self.labelled = getattr(self.energy, "classes", 0) > 0
         self._check(recipe)
@@ -240,7 +243,7 @@ class Session:
             self._chain_domain(),
             generator=self.generators["chains"],
             classes=self.data.classes if self.labelled else 0,
-            restart=self.objective.reinit_prob,
+            reinit_prob=self.objective.reinit_prob,
             dtype=next(self.energy.parameters()).dtype,
         )
 
@@ -249,8 +252,9 @@ class Session:
         temperature.
         """
         domain = self.energy.domain
-        rungs = getattr(self.sampler, "temperatures", ())
-        return replace(domain, shape=(len(rungs), *domain.shape)) if rungs else domain
+        if self.sampler is None or self.sampler.num_replicas == 1:
+            return domain
+        return replace(domain, shape=(self.sampler.num_replicas, *domain.shape))
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
         """The next examples as training sees them (`_seen`), with their labels if the energy has
@@ -382,16 +386,16 @@ class Session:
 
     def shorten(self, factor: float) -> bool:
         """Multiply the step size of the sampler; False where it has none."""
-        if not hasattr(self.sampler, "step_size"):
+        if not isinstance(self.sampler, HasStepSize):
             return False
         self.step_factor *= factor
-        step = cast(Any, self.sampler).step_size * self.step_factor
-        self.module.sampler = replace(cast(Any, self.sampler), step_size=step)
+        step = self.sampler.step_size * self.step_factor
+        self.module.sampler = self.sampler.replace(step_size=step)
         return True
 
     def renew(self, share: float) -> int:
         """Begin a share of the chains anew, the oldest first; how many."""
-        return 0 if self.buffer is None else self.buffer.renew(share, self.generators["chains"])
+        return 0 if self.buffer is None else self.buffer.reinit(share, self.generators["chains"])
 
     # ---- saving ----------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ BAD: dict[str, tuple[Any, ...]] = {  # settings that nobody can mean, by paramet
     "jitter": (-0.1, 1.0),
     "depth": (0, 21),
     "sweeps": (0, -1),
-    "scale": ((), (1.0, 0.0), (1.0, math.nan)),
+    "inv_mass_sqrt": ((), (1.0, 0.0), (1.0, math.nan)),
     "clip": (0.0, -1.0),
     "clamp": ((1.0, 0.0), (0.5, 0.5)),
     "steps": (0, -1),

@@ -210,13 +210,13 @@ def buffer_keeps_slots(buffer: ReplayBuffer, count: int) -> None:
     """
     before, ages = buffer.x.clone(), buffer.age.clone()
     labels = None if buffer.labels is None else buffer.labels.clone()
-    visit = buffer.take(count, seeded(5))
+    visit = buffer.sample(count, seeded(5))
     assert len(visit.slots.unique()) == count, "slots were drawn twice"
-    assert torch.equal(visit.x[~visit.fresh], before[visit.slots][~visit.fresh]), (
+    assert torch.equal(visit.x[~visit.reinitialized], before[visit.slots][~visit.reinitialized]), (
         "points are not those of the slots"
     )
     moved = visit.x + torch.arange(count).view(-1, *[1] * (visit.x.dim() - 1)) / (1000 * count)
-    buffer.put(visit, moved, 7)
+    buffer.update(visit, moved, 7)
     assert torch.equal(buffer.x[visit.slots], moved), "points were not written to their slots"
     rest = torch.ones(len(buffer), dtype=torch.bool)
     rest[visit.slots] = False
@@ -224,7 +224,7 @@ def buffer_keeps_slots(buffer: ReplayBuffer, count: int) -> None:
         buffer.age[rest], ages[rest]
     ), "others changed"
     assert torch.equal(
-        buffer.age[visit.slots], torch.where(visit.fresh, 0, ages[visit.slots]) + 7
+        buffer.age[visit.slots], torch.where(visit.reinitialized, 0, ages[visit.slots]) + 7
     ), "ages are wrong"
     assert labels is None or (
         torch.equal(buffer.labels, labels) and torch.equal(visit.labels, labels[visit.slots])
@@ -243,9 +243,9 @@ def pcd_keeps_slots(objective: Any) -> None:
             return super().forward(x) + (0.0 if c is None else 0.1 * c)
 
     energy = Spy(1.0, dim=2)
-    buffer = ReplayBuffer(64, real(2), generator=seeded(), classes=4, restart=0.2)
+    buffer = ReplayBuffer(64, real(2), generator=seeded(), classes=4, reinit_prob=0.2)
     before = buffer.x.clone()
-    visit = copy.deepcopy(buffer).take(16, seeded(1))
+    visit = copy.deepcopy(buffer).sample(16, seeded(1))
     labels = torch.arange(16) % 4
     loss = objective.loss(
         energy,

@@ -110,7 +110,7 @@ def run(
     classes = getattr(energy, "classes", 0)
     if objective.persistent:
         buffer = ReplayBuffer(
-            64, energy.domain, generator=seeded(seed + 9), classes=classes, restart=restart
+            64, energy.domain, generator=seeded(seed + 9), classes=classes, reinit_prob=restart
         )
     else:
         buffer = None
@@ -222,7 +222,7 @@ def test_contrast_is_that_of_data_and_negatives_as_constants(
     negative_labels = labels
     if objective.persistent and labels is not None:
         buffer = ReplayBuffer(64, energy.domain, generator=seeded(9), classes=4)
-        negative_labels = buffer.take(ROWS, seeded(0)).labels
+        negative_labels = buffer.sample(ROWS, seeded(0)).labels
     expected = checks.direct_contrast(energy, x, loss.negatives, l2, labels, negative_labels)
     found = torch.autograd.grad(loss.value, list(energy.parameters()))
     for a, b in zip(found, expected, strict=True):

@@ -119,7 +119,7 @@ def test_is_a_frozen_dataclass_and_a_sampler(case: Case) -> None:
     assert (
         isinstance(sampler, Sampler)
         and isinstance(sampler.adjusted, bool)
-        and sampler.gradients >= 0
+        and sampler.num_grad_evals >= 0
     )
     for field in dataclasses.fields(sampler):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -129,7 +129,7 @@ def test_is_a_frozen_dataclass_and_a_sampler(case: Case) -> None:
 @every
 def test_spec_survives_json(case: Case) -> None:
     sampler = case.build()
-    for name, value in (("clamp", (0.0, 1.0)), ("scale", (0.5, 2.0))):
+    for name, value in (("clamp", (0.0, 1.0)), ("inv_mass_sqrt", (0.5, 2.0))):
         if name in parameters(type(sampler)):
             sampler = dataclasses.replace(sampler, **{name: value})
     again = build("sampler", json.loads(json.dumps(spec(sampler))))
@@ -163,7 +163,7 @@ def test_the_recipe_that_clamps_stays_in_the_box() -> None:
     sampler = dataclasses.replace(SHIPPED["ShortRun"], clamp=(0.0, 1.0))
     energy = Function(lambda x: (-9 * x).flatten(1).sum(1), box(0.0, 1.0, 1, 4, 4))
     trace = sample(
-        energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), keep=1
+        energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), thin=1
     )
     assert ((trace.draws >= 0) & (trace.draws <= 1)).all() and trace.draws.std() > 0
 

@@ -64,11 +64,11 @@ NOISY = Function(lambda x, sigma: 0.5 * x.square().sum(1) / (0.3 + sigma**2), re
 
 CONTINUOUS: dict[str, tuple[Sampler, int]] = {  # with the number of steps
     "langevin": (Langevin(0.05, 0.8), 20),
-    "langevin_scaled": (Langevin(0.05, scale=(1.0, 1.5, 0.7)), 20),
+    "langevin_scaled": (Langevin(0.05, inv_mass_sqrt=(1.0, 1.5, 0.7)), 20),
     "leimkuhler_matthews": (LeimkuhlerMatthews(0.05), 20),
     "short_run": (ShortRun(0.1, 0.3, clip=0.8, clamp=(-0.9, 0.9)), 20),
     "mala": (MALA(0.3), 20),
-    "mala_scaled": (MALA(0.3, scale=(1.0, 1.5, 0.7)), 20),
+    "mala_scaled": (MALA(0.3, inv_mass_sqrt=(1.0, 1.5, 0.7)), 20),
     "hmc": (HMC(0.4, 5, jitter=0.2), 10),
     "ghmc": (GHMC(0.4, friction=0.7, num_leapfrog_steps=2), 15),
     "underdamped": (Underdamped(0.3, friction=0.7), 20),
@@ -89,7 +89,7 @@ def show(trace: Trace, target: str = "") -> Numbers:
         f"{target}points": summarise(trace.x),
         f"{target}energies": summarise(trace.state.energy, shown=0),
         f"{target}acceptance": trace.acceptance.double().mean().item(),
-        f"{target}gradients": trace.gradients,
+        f"{target}gradients": trace.num_grad_evals,
     }
 
 
@@ -150,12 +150,14 @@ def block_gibbs_without_conditionals() -> Numbers:
 @case(DOUBLE)
 def recorders_of_a_run() -> Numbers:
     """Record draws, energies and moments of a run of MALA."""
-    keep = [Draws(4), Energies(), Moments()]
-    trace = sample(CORRELATED, MALA(0.3), normal(8, 3), 20, generator=seeded(2), keep=keep)
-    moments = trace.kept["moments"]
+    recorders = [Draws(4), Energies(), Moments()]
+    trace = sample(
+        CORRELATED, MALA(0.3), normal(8, 3), 20, generator=seeded(2), recorders=recorders
+    )
+    moments = trace.records["moments"]
     return {
         "draws": summarise(trace.draws),
-        "energies": summarise(trace.kept["energies"]),
+        "energies": summarise(trace.records["energies"]),
         "moments": [part.double().sum().item() for part in moments if isinstance(part, Tensor)],
     }
 
@@ -166,7 +168,7 @@ def swaps_of_parallel_tempering() -> Numbers:
     sampler = ParallelTempering(MALA(0.1), (1.0, 3.0, 9.0, 27.0), (0.1, 0.3, 0.9, 2.7))
     trace = sample(MIXTURE, sampler, normal(8, 2), 60, generator=seeded(3))
     tempering = trace.state.tempering
-    counts = [tempering.accepted.sum(), tempering.tried.sum(), tempering.trips.sum()]
+    counts = [tempering.accepted.sum(), tempering.tried.sum(), tempering.round_trips.sum()]
     return show(trace) | {"swaps": [float(count) for count in counts]}
 
 
@@ -187,7 +189,7 @@ def recovery_down_a_ladder() -> Numbers:
     return {
         "points": summarise(found.x),
         "acceptance": list(found.acceptance),
-        "gradients": found.gradients,
+        "gradients": found.num_grad_evals,
     }
 
 
@@ -203,7 +205,7 @@ def annealed_importance_sampling() -> Numbers:
         "points": summarise(found.x),
         "acceptance": list(found.acceptance),
         "log_ratios": found.log_ratios.tolist(),
-        "gradients": found.gradients,
+        "gradients": found.num_grad_evals,
     }
 
 
@@ -229,7 +231,7 @@ def search_on_a_lattice() -> Numbers:
     return {
         "energies": found.energies.tolist(),
         "temperatures": ladder,
-        "gradients": found.gradients,
+        "gradients": found.num_grad_evals,
     }
 
 
@@ -283,7 +285,7 @@ def predictor_and_corrector() -> Numbers:
     return {
         "points": summarise(found.x),
         "acceptance": list(found.acceptance),
-        "gradients": found.gradients,
+        "gradients": found.num_grad_evals,
     }
 
 
@@ -311,7 +313,7 @@ def tuned_step_sizes() -> Numbers:
     found: Numbers = {}
     for sampler in (MALA(1.0), HMC(1.0, 4), NUTS(1.0, 4), GHMC(1.0)):
         tuned = tune(CORRELATED, sampler, normal(16, 3), 40, generator=seeded(12))
-        found[type(sampler).__name__] = [tuned.step_size, *tuned.scale]
+        found[type(sampler).__name__] = [tuned.step_size, *tuned.inv_mass_sqrt]
     found["DMALA"] = tune(LATTICE, DMALA(1.0), spins(16, 4, 4), 40, generator=seeded(13)).step_size
     return found
 

@@ -87,7 +87,7 @@ def log_z_on_discrete_domains() -> Numbers:
 @case(DOUBLE)
 def convergence_of_chains() -> Numbers:
     """Compute R-hat, effective sample size and Monte Carlo error of a run."""
-    trace = sample(MODES, HMC(0.5, 4), normal(6, 2), 60, generator=seeded(4), keep=1)
+    trace = sample(MODES, HMC(0.5, 4), normal(6, 2), 60, generator=seeded(4), thin=1)
     sizes = [ess(trace, kind) for kind in ("bulk", "tail", "mean")]
     return {
         "rhat": rhat(trace).tolist(),

@@ -18,7 +18,7 @@ from torch import Tensor
 from lowland.energy import Energy, Sum, check_normalisable, check_points, lift
 from lowland.metrics.log_z.certificate import Direction, LogZ, bennett, ends, interval, objections
 from lowland.metrics.log_z.enumeration import countable, enumerated
-from lowland.metrics.log_z.schedule import Path, Plan, default_sampler, planned
+from lowland.metrics.log_z.schedule import Path, Schedule, default_sampler, plan_schedule
 from lowland.metrics.mcmc import rhat
 from lowland.samplers import AISResult, Energies, ais, run_chains
 from lowland.targets import Uniform, fit_base
@@ -88,7 +88,7 @@ def log_z(
     dtype = source.dtype
     pilot = base.draw(max(min(chains, PILOT), 50), streams()).to(dtype)
     kernel = sampler if sampler is not None else default_sampler(ladder)
-    plan = planned(ladder, kernel, pilot, laid, streams())
+    plan = plan_schedule(ladder, kernel, pilot, laid, streams())
     energies = list(ladder(plan.betas))
     up = ais(
         energies,
@@ -265,7 +265,7 @@ def _reverse_start(
     energy: Energy,
     source: _Source,
     up: AISResult,
-    plan: Plan,
+    plan: Schedule,
     chains: int,
     warm_up: int,
     streams: _Streams,
@@ -297,10 +297,10 @@ def _reverse_start(
         torch.cat(starts),
         warm_up,
         generator=streams(),
-        keep=Energies(),
+        recorders=Energies(),
         progress=progress,
     )
-    late = trace.kept["energies"][warm_up // 2 :]
+    late = trace.records["energies"][warm_up // 2 :]
     words = (
         f"{chains} chains after {warm_up} steps, {chains - from_data} of them from ends of the "
         "forward run"
@@ -331,7 +331,7 @@ def _apart(means: Tensor, from_data: int) -> float | None:
 def _concluded(
     energy: Energy,
     base: Any,
-    plan: Plan,
+    plan: Schedule,
     up: AISResult,
     down: AISResult,
     started: _Started,

@@ -54,6 +54,7 @@ from lowland.samplers import (
     MALA,
     BlockGibbs,
     DiffusionResult,
+    Recorder,
     Sampler,
     Trace,
     predictor_corrector,
@@ -226,7 +227,8 @@ def sample_composed(
     *,
     generator: torch.Generator,
     sampler: Sampler | None = None,
-    keep: Any = (),
+    thin: int | None = None,
+    recorders: Recorder | Sequence[Recorder] = (),
     progress: Callable[[int], object] | None = None,
 ) -> Trace:
     """Draw from an expression: chains from x (B, *event), with an accept step unless a sampler is
@@ -244,7 +246,16 @@ def sample_composed(
     energy = lift(energy)
     check_normalisable(energy, x)
     sampler = sampler or default_sampler(energy, x, generator=generator)
-    return sample(energy, sampler, x, steps, generator=generator, keep=keep, progress=progress)
+    return sample(
+        energy,
+        sampler,
+        x,
+        steps,
+        generator=generator,
+        thin=thin,
+        recorders=recorders,
+        progress=progress,
+    )
 
 
 def anneal_composed(
@@ -315,6 +326,6 @@ def anneal_composed(
         ended,
         diverged=found.diverged + ended.diverged,
         outside=outside,
-        gradients=found.gradients + ended.gradients,
+        num_grad_evals=found.num_grad_evals + ended.num_grad_evals,
         acceptance=(*found.acceptance, *ended.acceptance),
     )

@@ -1,0 +1,175 @@
+"""Warm-up: run chains while a sampler adapts, and keep what it learned."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowland.energy import Energy, check_energy, frozen
+from lowland.samplers.adaptation import DEFAULT_TARGET, DualAveraging, WindowAdaptation
+from lowland.samplers.kernel import HasMetric, HasStepSize, Info, Sampler, State
+from lowland.samplers.loop import check_domain, iterate, last_state
+from lowland.samplers.tempering import ParallelTempering, TemperedState, rescaled
+
+MIN_STEPS = 20  # of a warm-up
+MAX_DOUBLINGS = 60  # of the first step size
+ROUNDS = (0.15, 0.2, 0.25, 0.4)  # shares of the steps after which temperatures are set anew
+
+
+def warm_up(
+    energy: Energy,
+    sampler: Sampler,
+    x: Tensor,
+    steps: int,
+    *,
+    target_accept: float | None = None,
+    metric: bool = True,
+    generator: torch.Generator,
+) -> Sampler:
+    """Adapt a sampler on chains from x (B, *event) and return it: step size and diagonal metric, or
+    for parallel tempering step sizes and temperatures.
+
+    target_accept: the sampler's own unless given. Raises ValueError as `tune` does.
+    """
+    target = _check_tunable(sampler, target_accept)
+    if steps < MIN_STEPS:
+        raise ValueError(f"steps is {steps}; tuning needs at least {MIN_STEPS}; 300 is the default")
+    check_domain(sampler, energy)
+    with frozen(energy):
+        check_energy(energy, x)
+        if isinstance(sampler, ParallelTempering):
+            return _warm_up_ladder(energy, sampler, x, steps, target, generator)
+        return _warm_up_steps(energy, sampler, x, steps, target, metric, generator)
+
+
+def _check_tunable(sampler: Sampler, target_accept: float | None) -> float:
+    """Return the target acceptance; raise ValueError for a sampler without accept step or step
+    size.
+    """
+    inner = sampler.sampler if isinstance(sampler, ParallelTempering) else sampler
+    name = type(inner).__name__
+    if not inner.adjusted:
+        raise ValueError(
+            f"{name} accepts every proposal; tune needs a sampler with an accept step; use MALA or "
+            "HMC, or set it by hand"
+        )
+    if not isinstance(inner, HasStepSize):
+        raise ValueError(f"{name} has no step size; there is nothing to tune; use it as it is")
+    target = target_accept or inner.target_accept or DEFAULT_TARGET
+    if not 0 < target < 1:
+        raise ValueError(
+            f"target_accept is {target}; an acceptance probability lies between 0 and 1; leave it "
+            "out for the default"
+        )
+    return target
+
+
+def _warm_up_steps(
+    energy: Energy,
+    sampler: Sampler,
+    x: Tensor,
+    steps: int,
+    target: float,
+    metric: bool,
+    generator: torch.Generator,
+) -> Sampler:
+    state = sampler.init(energy, x)
+    log_step = math.log(_first_step_size(energy, sampler, state, target, generator))
+    metric = metric and isinstance(sampler, HasMetric)
+    adaptation = WindowAdaptation.of(log_step, target, steps, metric)
+    sampler = adapted = sampler.replace(step_size=math.exp(log_step))
+
+    def adapt(sampler: Sampler, state: State, info: Info) -> Sampler:
+        nonlocal adapted
+        adapted = adaptation(sampler, state, info)
+        return adapted
+
+    last_state(iterate(energy, sampler, state, steps, generator, adapt))
+    return adapted.replace(step_size=math.exp(adaptation.averaging.mean))
+
+
+def _first_step_size(
+    energy: Energy, sampler: Sampler, state: Any, target: float, generator: torch.Generator
+) -> float:
+    """Double or halve the step size until the acceptance probability crosses the target."""
+    assert isinstance(sampler, HasStepSize)
+    step, direction = sampler.step_size, 0
+    for _ in range(MAX_DOUBLINGS):
+        trial = sampler.replace(step_size=step)
+        ((_, info),) = iterate(energy, trial, state, 1, generator)
+        wanted = 1 if info.acceptance_prob.mean().item() > target else -1
+        if direction and wanted != direction:
+            break
+        direction, step = wanted, step * 2.0**wanted
+    return step
+
+
+# ------------------------------------------------------------------------------- parallel tempering
+
+
+@dataclass
+class LadderAdaptation:
+    """Dual averaging of one step size per temperature."""
+
+    averages: list[DualAveraging]
+
+    def __call__(self, sampler: Sampler, state: TemperedState, info: Info) -> Sampler:
+        assert state.local is not None
+        rates = state.local.acceptance_prob.view(len(self.averages), -1).mean(1).tolist()
+        for average, rate in zip(self.averages, rates, strict=True):
+            average.update(rate)
+        return sampler.replace(step_sizes=tuple(math.exp(a.now) for a in self.averages))
+
+
+def _warm_up_ladder(
+    energy: Energy,
+    sampler: ParallelTempering,
+    x: Tensor,
+    steps: int,
+    target: float,
+    generator: torch.Generator,
+) -> ParallelTempering:
+    """Adapt the step size at each temperature, and between rounds the temperatures, so that all
+    pairs are refused equally often.
+    """
+    if sampler.step_sizes is None:
+        assert isinstance(sampler.sampler, HasStepSize)
+        sizes = (sampler.sampler.step_size,) * len(sampler.temperatures)
+        sampler = sampler.replace(step_sizes=sizes)
+    state = sampler.init(energy, x)
+    for share in ROUNDS:
+        averages = [DualAveraging(math.log(step), target) for step in sampler.step_sizes or ()]
+        sampler = sampler.replace(step_sizes=tuple(math.exp(a.now) for a in averages))
+        before, count = state.tempering, max(int(share * steps), 10)
+        adapt = LadderAdaptation(averages)
+        state = last_state(iterate(energy, sampler, state, count, generator, adapt))
+        sampler = sampler.replace(step_sizes=tuple(math.exp(a.mean) for a in averages))
+        if share != ROUNDS[-1]:
+            tried = (state.tempering.tried - before.tried).clamp(min=1)
+            refused = 1 - (state.tempering.accepted - before.accepted) / tried
+            sampler, state = _respace(sampler, state, refused.cpu().numpy())
+    return sampler
+
+
+def _respace(
+    sampler: ParallelTempering, state: TemperedState, refused: np.ndarray
+) -> tuple[ParallelTempering, TemperedState]:
+    """Move temperatures to equal distances of the communication barrier: the integral of the
+    refusal rate along the ladder. Returns the sampler and the state under it.
+    """
+    barrier = np.concatenate([[0.0], np.cumsum(np.maximum(refused, 1e-3))])
+    even = np.linspace(0, barrier[-1], len(barrier))
+    log_t = np.log(sampler.temperatures)
+    temperatures = np.exp(np.interp(even, barrier, log_t))
+    steps = np.exp(np.interp(np.log(temperatures), log_t, np.log(sampler.step_sizes or ())))
+    new = sampler.replace(
+        temperatures=(1.0, *map(float, temperatures[1:-1]), sampler.temperatures[-1]),
+        step_sizes=tuple(map(float, steps)),
+    )
+    ratio = new.betas(state.x) / sampler.betas(state.x)
+    return new, state._replace(
+        replicas=rescaled(state.replicas, ratio.repeat_interleave(len(state.x)))
+    )
