@@ -48,7 +48,7 @@ _HOMES = {
     ),
     "lowland.data": "Dataset load_data",
     "lowland.config": "Recipe read_recipe",
-    "lowland.verbs": "evaluate train",
+    "lowland.commands": "evaluate report train",
     "lowland.report": "write_report",
 }
 _home_of = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 import lowland
-from lowland import verbs
+from lowland import commands
 from lowland.data import (
     DataError,
     Dataset,
@@ -31,6 +31,7 @@ from lowland.domain import binary, box
 from lowland.evaluation import evaluate_model
 from lowland.run import Run
 from lowland.trained import load
+from lowland.trained.scoring import EnergyTable
 from lowland.training import fit
 from lowland.training.session import Session
 
@@ -269,10 +270,10 @@ def test_a_binary_set_says_what_was_done(how: str) -> None:
 def test_a_run_trains_to_its_report_and_names_the_binarisation_everywhere(
     how: str, tmp_path: Path
 ) -> None:
-    page = verbs.train(
+    page = commands.train(
         recipe(how, **{"evaluation.outliers": [_images(tmp_path)]}),
         tmp_path / "run",
-        progress=False,
+        quiet=True,
     )
     run, sentence = Run.open(tmp_path / "run"), load_data("digits", binarize=how).binarization_note
     about, figures, arrays = (
@@ -303,9 +304,9 @@ def test_an_image_file_is_made_binary_as_the_data_were(tmp_path: Path) -> None:
     Image.fromarray(grey.numpy()).save(tmp_path / "ramp.png")
     for how in WAYS:
         fit(recipe(how), tmp_path / how, progress=False)
-        (row,) = verbs.energies(tmp_path / how, [tmp_path / "ramp.png"])
         s = load(tmp_path / how)
-        x = s.standardised(grey.float()[None, None] / 255)
+        (row,) = EnergyTable(s, [tmp_path / "ramp.png"], None).all_rows()
+        x = s.transform(grey.float()[None, None] / 255)
         assert bool(s.energy.domain.contains(x).all()) and row["energy"] == pytest.approx(
             s.energy(x).item(), rel=1e-5
         )

@@ -17,7 +17,7 @@ from contract.cases import seeded
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from lowland import Detector, load, load_data, read_recipe, verbs
+from lowland import Detector, commands, load, load_data, read_recipe
 from lowland.cli import main
 from lowland.evaluation import Findings
 from lowland.evaluation.detection import measure_detection
@@ -39,6 +39,7 @@ from lowland.evaluation.ood import (
 )
 from lowland.metrics import auroc
 from lowland.pretrained import shipped_folder
+from lowland.trained.scoring import detect_points, load_detector
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -204,7 +205,7 @@ def test_detect_fits_finds_and_says_so_by_its_status(files: Path, command: Comma
         files / "run",
         "--calibration",
         files / "fresh.npy",
-        "--score",
+        "--outlier-score",
         "typicality",
     )
     assert (status, printed.strip()) == (
@@ -234,7 +235,7 @@ def test_detect_fits_finds_and_says_so_by_its_status(files: Path, command: Comma
 def test_pieces_and_guarantees_agree_with_python(
     files: Path, command: Command, guarantee: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lowland.verbs.detecting.SCORED", 16)
+    monkeypatch.setattr("lowland.trained.scoring.SCORE_PIECE", 16)
     out = files / "rows.jsonl"
     options = ("--guarantee", guarantee, "--format", "jsonl", "--out", out, "--quiet")
     assert (
@@ -263,13 +264,13 @@ def test_mistakes_of_detect_end_in_status_2_and_leave_nothing(
         ),
         (
             ("detect", "digits", files / "mixed.npy", "--calibration", files / "fresh.npy"),
-            "belongs to",
+            "--calibration",
         ),
         (
             ("detect", "digits", files / "mixed.npy", "--out", files / "no" / "x.csv"),
             "could not be written",
         ),
-        (("detect", "fit", "digits"), "one run and inliers"),
+        (("detect", "fit", "digits"), "--calibration"),
         (
             ("detect", "fit", "digits", "--calibration", files / "fresh.npy"),
             "shipped with lowland and is not written to",
@@ -281,7 +282,7 @@ def test_mistakes_of_detect_end_in_status_2_and_leave_nothing(
                 files / "run",
                 "--calibration",
                 files / "fresh.npy",
-                "--score",
+                "--outlier-score",
                 "guess",
             ),
             "is not known",
@@ -309,18 +310,19 @@ def test_mistakes_of_detect_end_in_status_2_and_leave_nothing(
 
 def test_halved_pictures_are_warned_of_once(files: Path) -> None:
     np.save(files / "dark.npy", np.load(files / "fresh.npy") / 2)
-    verbs.fit_detector(files / "run", [files / "fresh.npy"])
+    commands.detect_fit(files / "run", calibration=[files / "fresh.npy"])
+    model = load(files / "run")
     with pytest.warns(UserWarning, match="the mean of a point is") as heard:
-        rows = list(verbs.detect(files / "run", [files / "dark.npy"]))
+        rows = list(detect_points(model, load_detector(model), [files / "dark.npy"]))
     assert len(rows) == 250 and sum("look unlike" in str(w.message) for w in heard) == 1
 
 
 def test_the_board_of_a_run_is_printed_and_written(files: Path, command: Command) -> None:
     out = files / "board.json"
     options = (
-        "--scores",
+        "--outlier-scores",
         "energy",
-        "--scores",
+        "--outlier-scores",
         "msp",
         "--count",
         100,

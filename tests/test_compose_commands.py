@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowland import cli, fit, read_recipe, verbs
+from lowland import cli, commands, fit, read_recipe
 from lowland.data import Dataset, Split, load_data, save_grid
 
 SMALL = {"training.steps": 20, "training.checkpoint_every": 20, "training.preflight": "off"}
@@ -85,18 +85,18 @@ def test_compose_draws_from_runs(runs: Path, tmp_path: Path) -> None:
     )
     x = np.load(out)
     assert x.shape == (6, 1, 8, 8) and np.isfinite(x).all()
-    again = verbs.compose_runs(
+    again = commands.compose(
         [plain, plain],
-        weights=[1.0, 0.5],
-        labels=[3, None],
+        weights=(1.0, 0.5),
+        labels=(3, -1),
         count=6,
         steps=5,
         out=tmp_path / "y.npy",
-        progress=False,
+        quiet=True,
     )
     assert np.array_equal(np.load(again), x)
-    other = verbs.compose_runs(
-        [plain], labels=[3], count=6, steps=5, out=tmp_path / "z.npy", progress=False
+    other = commands.compose(
+        [plain], labels=(3,), count=6, steps=5, out=tmp_path / "z.npy", quiet=True
     )
     assert not np.array_equal(np.load(other), x)
 
@@ -104,7 +104,7 @@ def test_compose_draws_from_runs(runs: Path, tmp_path: Path) -> None:
 def test_a_file_says_the_same_as_the_command(runs: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "both.toml"
     recipe.write_text(
-        f'runs = ["{runs}/noise", "{runs}/plain"]\nlabels = [-1, 7]\nweights = [1.0, 2.0]\ncount = 3\nsteps = 8\nlevels = 4\n'
+        f'runs = ["{runs}/noise", "{runs}/plain"]\nlabels = [-1, 7]\nweights = [1.0, 2.0]\ncount = 3\nsteps = 8\nnum_levels = 4\n'
         f'out = "{tmp_path}/file.npz"\n[sampler]\nname = "Langevin"\nstep_size = 1e-5\n'
     )
     command("compose", recipe)
@@ -132,7 +132,7 @@ def test_a_file_says_the_same_as_the_command(runs: Path, tmp_path: Path) -> None
     ):
         recipe.write_text(text)
         with pytest.raises(ValueError, match=said):
-            verbs.compose_file(recipe)
+            commands.compose([recipe])
 
 
 def test_files_say_edits_and_paths_too(runs: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_files_say_edits_and_paths_too(runs: Path, tmp_path: Path) -> None:
     ):
         told.write_text(text)
         with pytest.raises(ValueError, match=said):
-            verbs.edit_file(told)
+            commands.edit(told)
     told.write_text(
         f'run = "{runs}/plain"\na = "{runs}/a.png"\nb = "{runs}/b.png"\nsteps = 3\nout = "{tmp_path}/p.npy"\n'
     )
@@ -171,9 +171,9 @@ def test_files_say_edits_and_paths_too(runs: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "p.npy").shape == (8, 1, 8, 8)
     told.write_text("run = 'digits'\na = 'a.png'")
     with pytest.raises(
-        ValueError, match="it needs run, a, b and may have noise, out, points, steps; correct b"
+        ValueError, match="it needs run, a, b and may have out, points, sigma, steps; correct b"
     ):
-        verbs.interpolate_file(told)
+        commands.interpolate(told)
 
 
 @pytest.mark.parametrize("run", ["plain", "noise"])
@@ -192,7 +192,7 @@ def test_edit_writes_a_strip_and_its_numbers(run: str, runs: Path, tmp_path: Pat
         "--draws",
         2,
     )
-    command(*words, "--pull", 0.5, "--out", out)
+    command(*words, "--proximal-weight", 0.5, "--out", out)
     found = np.load(out.with_suffix(".npz"))
     assert out.exists() and found["x"].shape == (3, 1, 8, 8) and found["attribute"].shape == (2, 1)
     command(*words)
@@ -227,11 +227,11 @@ def test_predict_answers_the_channels_that_are_asked(runs: Path, tmp_path: Path)
         "predict",
         runs / "pair",
         runs / "three.npy",
-        "--known",
+        "--given-channels",
         "0,1",
         "--draws",
         3,
-        "--levels",
+        "--num-levels",
         5,
         "--out",
         out,
@@ -248,12 +248,20 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
     np.save(tmp_path / "question.npy", x[:, :2])
     out, same = tmp_path / "answer.png", tmp_path / "same.png"
     command(
-        "predict", runs / "asked", runs / "three.npy", "--known", "0,1", "--draws", 3, "--out", out
+        "predict",
+        runs / "asked",
+        runs / "three.npy",
+        "--given-channels",
+        "0,1",
+        "--draws",
+        3,
+        "--out",
+        out,
     )
     command("predict", runs / "asked", tmp_path / "question.npy", "--draws", 3, "--out", same)
     found, again = np.load(out.with_suffix(".npz")), np.load(same.with_suffix(".npz"))
     assert np.array_equal(found["draws"], again["draws"]) and (found["spread"][:, 2] > 0).any()
-    made = verbs.sample(runs / "asked", 5, out=tmp_path / "made.npy", progress=False)
+    made = commands.sample(runs / "asked", count=5, out=tmp_path / "made.npy", quiet=True)
     train = torch.rand(100, 3, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
     assert all(
         (np.abs(train[:, :2] - row[:2]).max((1, 2, 3)) < 1e-6).any() for row in np.load(made)
@@ -270,12 +278,12 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
         (("compose", "plain", "--weights", "1,2"), "1 runs came with 2 weights"),
         (
             ("compose", "plain", "--weights", "1;2"),
-            "--weights is '1;2'; it takes numbers parted by commas",
+            "--weights: '1;2' came; values with commas between are taken",
         ),
         (("compose", "plain", "moons"), "different domains were combined"),
         (("compose", "plain", "noise"), "digits-jem knows no noise level"),
         (("compose", "moons", "--weights", "-1", "--out", "x.npy"), "no normaliser"),
-        (("compose", "moons", "--out", "x.txt"), "file x.txt"),
+        (("compose", "moons", "--out", "x.txt"), "x.txt was to hold"),
         (("compose", "moons"), "composed.png was to hold draws of shape"),
         (("compose", "plain", "--weights", "nan"), r"1 weights \(nan\)"),
         (
@@ -288,14 +296,14 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
             "or it or b.npz beside it is the file that is read",
         ),
         (
-            ("edit", "noise", "a.png", "--label", "3", "--classifier", "plain", "--noise", "99"),
-            "noise is 99.0; the levels",
+            ("edit", "noise", "a.png", "--label", "3", "--classifier", "plain", "--sigma", "99"),
+            "sigma is 99.0; the noise levels",
         ),
         (("edit", "plain", "a.png"), "--label None; an edit needs both"),
         (("interpolate", "plain", "a.png"), "a path needs two pictures"),
         (
-            ("interpolate", "noise", "a.png", "b.png", "--noise", "-1"),
-            "noise is -1.0; it is a level above 0",
+            ("interpolate", "noise", "a.png", "b.png", "--sigma", "-1"),
+            "sigma is -1.0; it is a noise level above 0",
         ),
         (("interpolate", "plain", "a.png", "b.png", "--out", "x.txt"), "x.txt was to hold"),
         (
@@ -305,18 +313,27 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
         (("edit", "plain", "a.png", "--label", "3", "--weight", "-1"), "weight -1.0"),
         (("interpolate", "plain", "a.png", "b.png", "--points", "2"), "2 points"),
         (
-            ("predict", "pair", "three.npy", "--known", "0,1,2"),
-            r"the known channels are \[0, 1, 2\]",
+            ("predict", "pair", "three.npy", "--given-channels", "0,1,2"),
+            r"the given channels are \[0, 1, 2\]",
         ),
-        (("predict", "pair", "three.npy", "--known", "7"), r"the known channels are \[7\]"),
-        (("predict", "pair", "three.npy"), r"the known channels are \[\]"),
+        (
+            ("predict", "pair", "three.npy", "--given-channels", "7"),
+            r"the given channels are \[7\]",
+        ),
+        (("predict", "pair", "three.npy"), r"the given channels are \[\]"),
         (("predict", "asked", "three.npy", "--out", "/proc/x.png"), "could not be written"),
         (
             ("edit", "plain", "a.png", "--label", "3", "--out", "/proc/x.png"),
             "could not be written",
         ),
-        (("predict", "asked", "three.npy", "--known", "2"), "another mask came than the question"),
-        (("predict", "asked", "a.png", "--known", "0,1,2"), r"the known channels are \[0, 1, 2\]"),
+        (
+            ("predict", "asked", "three.npy", "--given-channels", "2"),
+            "another mask came than the question",
+        ),
+        (
+            ("predict", "asked", "a.png", "--given-channels", "0,1,2"),
+            r"the given channels are \[0, 1, 2\]",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(

@@ -26,13 +26,13 @@ from lowland import (
     real,
     value_and_score,
 )
+from lowland.commands import sample
 from lowland.nets.denoising import _silu
 from lowland.objectives import Batch, Context
 from lowland.run import Run
 from lowland.tasks import generate_by_flow
 from lowland.testing import LIMIT, caught, worst
 from lowland.trained import draw, load
-from lowland.verbs import sample
 
 DOUBLE = torch.float64
 MEAN, VARIANCE = torch.tensor([1.0, -0.5], dtype=DOUBLE), torch.tensor([0.3, 2.0], dtype=DOUBLE)
@@ -354,8 +354,8 @@ def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) ->
     fit(recipe(), tmp_path / "run", progress=False)
     rows = [row for row in Run.open(tmp_path / "run").rows() if "loss" in row]
     assert sum(row["loss"] for row in rows[-4:]) / 4 < 0.44  # a silent network stands at ½
-    made = np.load(sample(tmp_path / "run", 20, tmp_path / "x.npy", progress=False))
-    again = np.load(sample(tmp_path / "run", 20, tmp_path / "y.npy", progress=False))
+    made = np.load(sample(tmp_path / "run", count=20, out=tmp_path / "x.npy", quiet=True))
+    again = np.load(sample(tmp_path / "run", count=20, out=tmp_path / "y.npy", quiet=True))
     assert made.shape == (20, 1, 8, 8)
     assert np.array_equal(made, again)
     s = load(tmp_path / "run")

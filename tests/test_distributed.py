@@ -21,14 +21,15 @@ from contract.ranks import enter, processes
 from torch import Tensor, nn
 
 import lowland
-from lowland import cli, verbs
+from lowland import cli, commands
+from lowland.commands import runs as running
 from lowland.data import Batches, Split, load_data
 from lowland.registry import build
 from lowland.run import Run
+from lowland.trained import draws
 from lowland.training import distributed as d
 from lowland.training import fit
 from lowland.training.session import Session
-from lowland.verbs import running, sampling
 
 STILL = {"sampler.name": "ShortRun", "sampler.step_size": 0.05, "sampler.noise": 0.0}
 EQUAL: dict[
@@ -514,7 +515,7 @@ def test_results_do_not_depend_on_the_number_of_processes(
 def test_a_job_that_broke_goes_on_where_it_was(
     together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, drawn = sampling.draw, []
+    whole, drawn = draws.draw, []
 
     def breaks(s: Any, count: int, *more: Any, **options: Any) -> Any:
         drawn.append(count)
@@ -522,21 +523,21 @@ def test_a_job_that_broke_goes_on_where_it_was(
             raise KeyboardInterrupt
         return whole(s, count, *more, **options)
 
-    monkeypatch.setattr(sampling, "draw", breaks)
+    monkeypatch.setattr(draws, "draw", breaks)
     with pytest.raises(KeyboardInterrupt):
-        verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
+        commands.sample(together / "run", count=COUNT, out=tmp_path / "x.npz", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == [".x.npz.pieces"]
-    verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
+    commands.sample(together / "run", count=COUNT, out=tmp_path / "x.npz", quiet=True)
     assert (
         drawn == [256, 256, 256, 88]
         and (tmp_path / "x.npz").read_bytes() == (together / "two.npz").read_bytes()
     )
     drawn.clear()
-    monkeypatch.setattr(sampling, "draw", lambda *more, **options: breaks(*more, **options))
+    monkeypatch.setattr(draws, "draw", lambda *more, **options: breaks(*more, **options))
     with pytest.raises(KeyboardInterrupt):
-        verbs.sample(together / "run", COUNT, tmp_path / "x.npz", progress=False)
-    verbs.sample(
-        together / "run", COUNT, tmp_path / "x.npz", seed=1, progress=False
+        commands.sample(together / "run", count=COUNT, out=tmp_path / "x.npz", quiet=True)
+    commands.sample(
+        together / "run", count=COUNT, out=tmp_path / "x.npz", seed=1, quiet=True
     )  # another plan: nothing is taken over
     assert (
         drawn == [256, 256, 256, 256, 88]

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from lowland import cli
+from lowland.commands import runs as running
 from lowland.run import Run
+from lowland.trained import draws, sampling, scoring
 from lowland.training import fit
-from lowland.verbs import running, sampling, scoring
 
 TINY: dict[str, Any] = {
     "energy.hidden": "[16]",
@@ -119,7 +120,7 @@ def test_a_job_of_two_processes_that_was_ended_goes_on(
 ) -> None:
     np.save(
         tmp_path / "points.npy",
-        np.random.default_rng(0).normal(size=(PIECES * scoring.SCORED, 2)).astype(np.float32),
+        np.random.default_rng(0).normal(size=(PIECES * scoring.ENERGY_PIECE, 2)).astype(np.float32),
     )
     options = {
         "sample": ["--quiet", "--count", str(PIECES * sampling.PIECE)],
@@ -141,7 +142,7 @@ def test_a_job_of_two_processes_that_was_ended_goes_on(
 
     made, (module, name) = (
         [],
-        {"sample": (sampling, "draw"), "energy": (scoring, "format_rows")}[verb],
+        {"sample": (draws, "draw"), "energy": (scoring, "format_rows")}[verb],
     )
     work = getattr(module, name)
     monkeypatch.setattr(

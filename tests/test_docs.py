@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def unknown_verbs(text: str) -> list[str]:
-    verbs = {cls.__name__.lower() for cls in cli.VERBS} | {"--help", "--version"}
+    verbs = {name.split()[0] for name in cli.COMMANDS} | {"--help", "--version"}
     return [" ".join(words) for words in commands(text) if len(words) < 2 or words[1] not in verbs]
 
 
@@ -153,11 +154,9 @@ def test_options_of_the_readme_exist() -> None:
     for words in commands(readme()):
         if len(words) < 2 or words[1].startswith("-"):
             continue
-        cls = next(c for c in cli.VERBS if c.__name__.lower() == words[1])
-        known = {f"--{field.replace('_', '-')}" for field in cls.__dataclass_fields__}  # type: ignore[attr-defined]
-        known |= {f"--no-{field.replace('_', '-')}" for field in cls.__dataclass_fields__} | {
-            "--help"
-        }  # type: ignore[attr-defined]
+        name = next(n for n in (" ".join(words[1:3]), words[1]) if n in cli.COMMANDS)
+        names = [field.replace("_", "-") for field in signature(cli.COMMANDS[name]).parameters]
+        known = {f"--{n}" for n in names} | {f"--no-{n}" for n in names} | {"--help"}
         flags = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
         assert flags <= known, " ".join(words)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import lowland
-from lowland import MLP, ConvNet, Langevin, NoiseMLP, box, real, sample, verbs
+from lowland import MLP, ConvNet, Langevin, NoiseMLP, box, commands, real, sample
 from lowland.config import ConfigError, read_recipe
 from lowland.energy import Energy, Function
 from lowland.targets import Gaussian
@@ -371,19 +371,21 @@ def test_images_are_purified_into_numbers_and_pictures(tmp_path: Path) -> None:
     image = tmp_path / "digit.npy"
     given = np.random.default_rng(0).random((2, 1, 8, 8), dtype=np.float32)
     np.save(image, given)
-    out = verbs.purify(SHIPPED, [image, image], out=tmp_path / "new" / "clean.npy", steps=5, seed=1)
+    out = commands.purify(
+        SHIPPED, [image, image], out=tmp_path / "new" / "clean.npy", steps=5, seed=1
+    )
     clean = np.load(out)
     assert clean.shape == (4, 1, 8, 8) and not np.allclose(clean[:2], given)
     assert np.array_equal(
         clean,
-        np.load(verbs.purify(SHIPPED, [image, image], out=tmp_path / "b.npy", steps=5, seed=1)),
+        np.load(commands.purify(SHIPPED, [image, image], out=tmp_path / "b.npy", steps=5, seed=1)),
     )
     assert (
-        verbs.purify(SHIPPED, [image]) == tmp_path / "digit-purified.png"
+        commands.purify(SHIPPED, [image]) == tmp_path / "digit-purified.png"
         and (tmp_path / "digit-purified.png").exists()
     )
     with pytest.raises(ValueError, match=r";.*;"):
-        verbs.purify(SHIPPED, [image], out=tmp_path / "clean.gif")
+        commands.purify(SHIPPED, [image], out=tmp_path / "clean.gif")
 
 
 def test_the_command_purifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 
-from lowland import verbs
-from lowland.config import read_recipe
+from lowland import commands
 from lowland.run import Run
 
 pytestmark = pytest.mark.slow
 
 
 def trained(name: str, folder: Path) -> dict[str, Any]:
-    verbs.train(read_recipe(name), folder / name, progress=False)
+    commands.train(name, folder / name, quiet=True)
     return Run.open(folder / name).read_json("evaluation.json")
 
 

@@ -14,12 +14,13 @@ from contract.cases import seeded
 from PIL import Image
 
 import lowland
-from lowland import cli, fit, read_recipe, verbs
+from lowland import cli, commands, fit, read_recipe
 from lowland.evaluation.restoration import coverage
 from lowland.run import Run
 from lowland.tasks import Identity, Restoration
 from lowland.trained import Model, load
-from lowland.trained.restoration import MEASUREMENTS, operator_of, restoration_settings
+from lowland.trained.measurement import MEASUREMENTS, operator_of
+from lowland.trained.restoration import restoration_settings
 
 FAST: dict[str, Any] = {"num_levels": 3, "denoise_steps": 2, "draws": 3, "precision": "float32"}
 
@@ -85,7 +86,8 @@ def test_every_task_is_simulated_and_restored_for_all_images_of_a_folder(
 
 
 @pytest.mark.parametrize(
-    ("task", "shape"), [("superresolve", (1, 4, 4)), ("strided", (1, 4, 4)), ("compressed", (32,))]
+    ("task", "shape"),
+    [("super-resolve", (1, 4, 4)), ("subsample", (1, 4, 4)), ("compressed", (32,))],
 )
 def test_a_measurement_that_is_smaller_than_an_image_is_read(
     trained: Path, tmp_path: Path, task: str, shape: tuple[int, ...]
@@ -118,7 +120,7 @@ def test_the_most_likely_image_has_no_spread(trained: Path, pictures: Path) -> N
 def test_the_bar_ends_full_where_one_pass_does_for_all(
     trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verbs.restore(trained, pictures / "0.png", task="denoise", sigma=0.3)
+    commands.restore(trained, pictures / "0.png", task="denoise", sigma=0.3)
     assert "100%" in capsys.readouterr().err
 
 
@@ -170,14 +172,14 @@ def test_evaluate_measures_the_restoration_of_an_energy_of_noise(
     values["recipe"]["restoration"] |= {"count": 6, "draws": 19}
     values["recipe"]["evaluation"] |= {"samples": 16, "classifier_steps": 10}
     run.write_json("recipe.json", values)
-    found = verbs.evaluate(run.path, progress=False)["restoration"]
+    found = commands.evaluate(run.path, quiet=True)["restoration"]
     assert set(found["tasks"]) == {"inpaint", "denoise"} and found["count"] == 6
     for measured in found["tasks"].values():
         assert (
             0 <= measured["coverage"]["lowland mean"]["value"] <= 1
             and measured["psnr"]["lowland mean"]["value"] > 0
         )
-    assert "Coverage: share" in verbs.report(run.path).read_text()
+    assert "Coverage: share" in commands.report(run.path).read_text()
 
 
 def test_coverage_counts_open_pixels_only_and_images_evenly() -> None:
@@ -192,39 +194,37 @@ def test_coverage_counts_open_pixels_only_and_images_evenly() -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a factor that does not divide": (
-        lambda run, image: verbs.restore(
-            run, image, task="superresolve", factor=3, simulate=True, progress=False
+        lambda run, image: commands.restore(
+            run, image, task="super-resolve", factor=3, simulate=True, quiet=True
         ),
         "shrinks by 3",
     ),
     "a factor of 0": (
-        lambda run, image: verbs.restore(run, image, task="deblur", factor=0, progress=False),
+        lambda run, image: commands.restore(run, image, task="deblur", factor=0, quiet=True),
         "factor is 0",
     ),
     "a noise below 0": (
-        lambda run, image: verbs.restore(run, image, task="denoise", sigma=-1.0, progress=False),
+        lambda run, image: commands.restore(run, image, task="denoise", sigma=-1.0, quiet=True),
         "sigma is -1",
     ),
     "no draws": (
-        lambda run, image: verbs.restore(run, image, task="denoise", draws=0, progress=False),
+        lambda run, image: commands.restore(run, image, task="denoise", draws=0, quiet=True),
         "draws is 0",
     ),
     "a place that cannot be written": (
-        lambda run, image: verbs.restore(
-            run, image, task="denoise", out=image.parent / "1.png" / "x.png", progress=False
+        lambda run, image: commands.restore(
+            run, image, task="denoise", out=image.parent / "1.png" / "x.png", quiet=True
         ),
         "could not be written",
     ),
     "the most likely image without noise": (
-        lambda run, image: verbs.restore(
-            run, image, task="inpaint", sigma=0.0, method="map", progress=False
+        lambda run, image: commands.restore(
+            run, image, task="inpaint", sigma=0.0, method="map", quiet=True
         ),
         "finite and above 0 here",
     ),
     "another method": (
-        lambda run, image: verbs.restore(
-            run, image, task="denoise", method="guess", progress=False
-        ),
+        lambda run, image: commands.restore(run, image, task="denoise", method="guess", quiet=True),
         "'guess'",
     ),
     "no such task": (lambda run, image: operator_of("sharpen", (1, 8, 8)), "'sharpen'"),

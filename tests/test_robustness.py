@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import lowland
-from lowland import ConvNet, box, cli, verbs
+from lowland import ConvNet, box, cli, commands, load
+from lowland.evaluation.robustness import measure_robustness
 from lowland.robustness import (
     PGD,
     Robustness,
@@ -334,9 +335,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_attacked(run: Path, tmp_path: Path) -> None:
-    found, checks = verbs.attack(
-        run, epsilon=0.1, count=50, steps=10, out=tmp_path / "new" / "it.json", progress=False
-    )
+    out = tmp_path / "new" / "it.json"
+    said = commands.attack(run, epsilon=0.1, count=50, steps=10, out=out, quiet=True)
+    found, checks = measure_robustness(load(run), 0.1, count=50, steps=10)
+    assert said == "\n".join(map(str, [found, *checks]))
     assert (
         isinstance(found, Robustness)
         and set(found.correct) == {"clean", *standard_attacks()}
@@ -351,14 +353,13 @@ def test_a_run_is_attacked(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_behind_a_purifier_is_attacked_by_those_who_know(run: Path) -> None:
-    found, _ = verbs.attack(
-        run,
-        epsilon=0.1,
+    found, _ = measure_robustness(
+        load(run),
+        0.1,
         count=6,
         steps=2,
         attacks=["transfer", "bpda", "eot"],
-        behind="digits",
-        progress=False,
+        purifier=load("digits"),
     )
     assert set(found.correct) == {"clean", "transfer", "bpda", "eot"} and found.evaluations == 10
 
@@ -404,7 +405,7 @@ def test_a_run_that_does_not_classify_is_refused() -> None:
         if name not in lowland.shipped():
             continue
         with pytest.raises(ValueError, match=r";.*;"):
-            verbs.attack(name, progress=False)
+            commands.attack(name, quiet=True)
 
 
 def test_an_energy_with_classes_is_attacked_as_it_is() -> None:

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
-from lowland import verbs
+from lowland import commands
 from lowland.config import parse_overrides, read_recipe
 from lowland.run import Run, versions
 from lowland.trained import load
@@ -34,9 +34,9 @@ def train(recipe: str, seed: int, overrides: dict[str, Any]) -> tuple[Path, floa
     if (path / "evaluation.json").exists():
         return path, 0.0
     if (path / "recipe.json").exists():
-        verbs.resume(path)
+        commands.resume(path)
     else:
-        verbs.train(read_recipe(recipe, {**overrides, "seed": seed}), path)
+        commands.train(read_recipe(recipe, {**overrides, "seed": seed}), path)
     return path, time.monotonic() - began
 
 

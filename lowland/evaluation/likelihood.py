@@ -23,14 +23,14 @@ def measure_likelihood(
     model: Model,
     *,
     chains: int = 200,
-    rungs: int = 1000,
+    num_temperatures: int = 1000,
     say: Callable[[str], object] = lambda _: None,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Bracket log Z of a run, write likelihood.json and likelihood.safetensors (its course along
     the path), return the figures.
 
-    progress: called with 1 per rung of each direction and per step of chains; see `log_z`.
+    progress: called with 1 per temperature of each direction and per step of chains; see `log_z`.
     """
     began = time.monotonic()
     generator = torch.Generator().manual_seed(int(model.recipe["seed"]) + 4_000_037)
@@ -43,7 +43,12 @@ def measure_likelihood(
     )  # whose bound lacks the log Z of all its units
     whole, seen = (model.marginal, train) if deep is None else (deep, deep.join(train, generator))
     found = log_z(
-        whole, data=seen, chains=chains, rungs=rungs, generator=generator, progress=progress
+        whole,
+        data=seen,
+        chains=chains,
+        rungs=num_temperatures,
+        generator=generator,
+        progress=progress,
     )
     say(repr(found))
     binary, how = model.energy.domain.kind == "binary", treatment(model)

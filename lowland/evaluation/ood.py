@@ -276,3 +276,31 @@ def losses(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ]
         told += [f"{row} loses against {', '.join(lost)}"] if lost else []
     return told
+
+
+def compare_scores(
+    model: Model,
+    *,
+    count: int = 1000,
+    names: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    progress: Callable[[str], object] | None = None,
+) -> dict[str, Any]:
+    """Compare outlier scores of a run on `count` test points against sets that are not its data.
+
+    names: of the scores; all that the run can give unless given. Returns {"found": {score: {set:
+    figures}}, "count", "notes", "table": lines of Markdown, "losses": sentences}.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    others, notes = other_data(model.data.name, model.shape, count)
+    test = model.data.test.x[:count]
+    sets = outlier_sets(test, generator, others)
+    found = board(rows_of(model, names), test, sets, generator, draws=draws, progress=progress)
+    return {
+        "found": found,
+        "count": len(test),
+        "notes": notes,
+        "table": table(found),
+        "losses": losses(found),
+    }

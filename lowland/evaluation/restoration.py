@@ -10,7 +10,8 @@ from lowland.evaluation.findings import Findings
 from lowland.metrics import mean, nearest, psnr
 from lowland.tasks import Restoration
 from lowland.trained import Model
-from lowland.trained.restoration import operator_of, restoration_settings
+from lowland.trained.measurement import operator_of
+from lowland.trained.restoration import restoration_settings
 from lowland.training.classifier import Judge
 
 UNSURE = 0.05  # spread of draws from which a pixel counts as open, for coverage

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lowland.energy import Energy
+from lowland.metrics import calibration_size
 from lowland.tasks import Detector
 from lowland.tasks.detection.registry import get_outlier_score
 from lowland.tasks.detection.scores import OutlierScore
@@ -35,3 +36,15 @@ def fit_detector(
         return Detector(energy, how).fit(points)
     known = model.data.train.take(slice(MAX_REFERENCE))
     return Detector(energy, how).fit(points, reference=known.x, labels=known.y)
+
+
+def describe_promises(detector: Detector, delta: float = 0.05) -> str:
+    """Say how many calibration points a detector has, and the least rates that they can promise."""
+    n = detector.calibration_size
+    rates = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    sure = [a for a in rates if calibration_size(a, "training-conditional", delta) <= n]
+    least = f"from {sure[0]:g}" if sure else "none"
+    return (
+        f"{n} calibration points: promises from {1 / (n + 1):.3g} on average over calibration "
+        f"sets, {least} for {1 - delta:.0%} of them"
+    )

@@ -21,6 +21,7 @@ from lowland import (
     Mask,
     PurifiedClassifier,
     box,
+    commands,
     compose,
     conditional_sample,
     edit,
@@ -31,7 +32,6 @@ from lowland import (
     restore,
     sample_composed,
     soft_not,
-    verbs,
 )
 from lowland.robustness import PGD, Square, robust_accuracy
 from lowland.tasks import (
@@ -94,8 +94,13 @@ def energies_of_trained_runs() -> Numbers:
 def draw(name: str, changes: dict[str, Any], count: int = 3) -> Numbers:
     """Draw samples of a shipped run as its recipe says, but for changes of the generation."""
     with tempfile.TemporaryDirectory() as folder:
-        path = verbs.sample(
-            name, count, Path(folder) / "x.npy", seed=1, changes=changes, progress=False
+        path = commands.sample(
+            name,
+            count=count,
+            out=Path(folder) / "x.npy",
+            seed=1,
+            set=[f"{key}={value}" for key, value in changes.items()],
+            quiet=True,
         )
         return {"points": summarise(torch.from_numpy(np.load(path)))}
 

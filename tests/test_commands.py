@@ -18,9 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lowland import cli, energy_values, load, load_data, verbs
+from lowland import cli, commands, energy_values, load, load_data
 from lowland.metrics import p_values
 from lowland.run import Run
+from lowland.trained.scoring import EnergyTable
+from lowland.trained.tables import format_rows
 
 TINY = {
     "training.steps": 20,
@@ -381,7 +383,7 @@ def test_energies_as_json_lines_into_a_file(
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [list(row) for row in rows] == [ROW] * 4
     sound(rows, 0.05)
-    assert rows == verbs.energies(runs.digits, [pictures / "pngs"])
+    assert rows == EnergyTable(load(runs.digits), [pictures / "pngs"], None).all_rows()
 
 
 def test_tables_in_pieces_are_those_in_one(
@@ -389,7 +391,7 @@ def test_tables_in_pieces_are_those_in_one(
 ) -> None:
     paths = [pictures / "pngs", pictures / "all.npz", pictures / "pngs" / "0.png"]
     for size in (1024, 3):
-        monkeypatch.setattr("lowland.verbs.scoring.SCORED", size)
+        monkeypatch.setattr("lowland.trained.scoring.ENERGY_PIECE", size)
         command("energy", runs.digits, *paths, "--out", tmp_path / f"{size}.csv")
     whole, pieces = (table((tmp_path / f"{size}.csv").read_text()) for size in (1024, 3))
     assert [row["path"] for row in pieces] == [row["path"] for row in whole] and len(whole) == 9
@@ -413,7 +415,7 @@ def test_the_nominal_rate_decides_the_verdict_alone(
     runs: Runs, pictures: Path, command: Command
 ) -> None:
     strict, lax = (
-        table(command("energy", runs.digits, pictures / "all.npz", "--nominal", n)[1])
+        table(command("energy", runs.digits, pictures / "all.npz", "--alpha", n)[1])
         for n in (0.01, 0.9)
     )
     sound(strict, 0.01)
@@ -424,7 +426,7 @@ def test_the_nominal_rate_decides_the_verdict_alone(
     )
     for nominal in (0, 1, -1):
         refused(
-            command("energy", runs.digits, pictures / "all.npz", "--nominal", nominal),
+            command("energy", runs.digits, pictures / "all.npz", "--alpha", nominal),
             "lies in (0, 1)",
         )
 
@@ -466,7 +468,7 @@ def test_a_rate_that_the_calibration_part_cannot_promise_is_refused(
     runs: Runs, pictures: Path, command: Command
 ) -> None:
     refused(
-        command("energy", runs.digits, pictures / "all.npz", "--nominal", 0.0001), "cannot promise"
+        command("energy", runs.digits, pictures / "all.npz", "--alpha", 0.0001), "cannot promise"
     )
 
 
@@ -538,13 +540,13 @@ def test_restoring_twice_with_one_seed_is_the_same(
 ) -> None:
     found = []
     for i, seed in enumerate((1, 1, 2)):
-        verbs.restore(
+        commands.restore(
             runs.digits,
             pictures / "pngs" / "1.png",
             task="denoise",
             seed=seed,
             out=tmp_path / f"{i}.png",
-            progress=False,
+            quiet=True,
         )
         with np.load(tmp_path / f"{i}.npz", allow_pickle=False) as arrays:
             found.append(arrays["draws"].tobytes())
@@ -572,7 +574,7 @@ def test_restorations_that_cannot_be_made_are_refused(
     np.save(tmp_path / "points.npy", np.zeros((1, 2), dtype=np.float32))
     refused(command("restore", runs.moons, tmp_path / "points.npy", "--quiet"), "[restoration]")
     with pytest.raises(ValueError, match="'denoise' or 'inpaint'"):
-        verbs.restore(runs.digits, picture, task="sharpen", progress=False)
+        commands.restore(runs.digits, picture, task="sharpen", quiet=True)  # type: ignore[arg-type]
     assert not [
         path for path in pictures.rglob("*") if "denoise" in path.name or "inpaint" in path.name
     ]
@@ -642,21 +644,21 @@ def test_the_bank_of_a_run_has_no_say_in_the_seed(
     """The same figures and the same draws, whether the bank is made on the way or lies there."""
     copy, found = tmp_path / "copy", []
     shutil.copytree(runs.digits, copy)
-    (copy / "bank.safetensors").unlink()
+    (copy / "prior_samples.safetensors").unlink()
     for i in range(2):
         if verb == "evaluate":
-            found.append(verbs.evaluate(copy, progress=False)["restoration"])
+            found.append(commands.evaluate(copy, quiet=True)["restoration"])
         else:
-            verbs.restore(
+            commands.restore(
                 copy,
                 pictures / "pngs" / "0.png",
                 task="denoise",
                 out=tmp_path / f"{i}.png",
-                progress=False,
+                quiet=True,
             )
             with np.load(tmp_path / f"{i}.npz", allow_pickle=False) as arrays:
                 found.append(arrays["draws"].tolist())
-    assert (copy / "bank.safetensors").exists() and found[0] == found[1]
+    assert (copy / "prior_samples.safetensors").exists() and found[0] == found[1]
 
 
 def test_a_bank_belongs_to_its_checkpoint(runs: Runs, pictures: Path, tmp_path: Path) -> None:
@@ -666,16 +668,16 @@ def test_a_bank_belongs_to_its_checkpoint(runs: Runs, pictures: Path, tmp_path: 
         copy / "step-00000020"
     )  # as before the run was resumed; the bank is that of step 20
     for i in range(2):
-        verbs.restore(
+        commands.restore(
             copy,
             pictures / "pngs" / "0.png",
             task="denoise",
             out=tmp_path / f"{i}.png",
-            progress=False,
+            quiet=True,
         )
         with np.load(tmp_path / f"{i}.npz", allow_pickle=False) as arrays:
             found.append(arrays["draws"].tolist())
-        (copy / "bank.safetensors").unlink()
+        (copy / "prior_samples.safetensors").unlink()
     assert found[0] == found[1]
 
 
@@ -692,7 +694,16 @@ def test_evaluate_brackets_the_likelihood(
     run = tmp_path / which
     shutil.copytree(getattr(runs, which), run)
     before = (run / "evaluation.json").read_bytes()
-    command_line = ("evaluate", run, "--likelihood", "--chains", 20, "--rungs", 12, "--quiet")
+    command_line = (
+        "evaluate",
+        run,
+        "--likelihood",
+        "--chains",
+        20,
+        "--num-temperatures",
+        12,
+        "--quiet",
+    )
     (status, out, _), again = command(*command_line), command(*command_line)
     found, other = json.loads(out), json.loads(again[1])
     assert status == 0 and found | {"seconds": 0} == other | {"seconds": 0}
@@ -787,13 +798,12 @@ def test_a_directory_that_is_no_run_is_refused(command: Command, tmp_path: Path)
     refused(command("report", tmp_path), "format 999")
 
 
-def test_verbs_in_python_are_the_same_functions(
+def test_commands_in_python_are_the_same_functions(
     runs: Runs, command: Command, tmp_path: Path
 ) -> None:
     command("sample", runs.moons, "--count", 4, "--seed", 9, "--out", tmp_path / "a.npy", "--quiet")
-    verbs.sample(runs.moons, 4, tmp_path / "b.npy", seed=9, progress=False)
+    commands.sample(runs.moons, count=4, out=tmp_path / "b.npy", seed=9, quiet=True)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
     assert (
-        verbs.format_rows([], "csv").strip() == ",".join(ROW)
-        and verbs.format_rows([], "jsonl") == ""
+        format_rows([], "csv", ROW).strip() == ",".join(ROW) and format_rows([], "jsonl", ROW) == ""
     )

@@ -10,7 +10,7 @@ from contract.cases import seeded
 
 import lowland
 from benchmarks.quality.ship import ship
-from lowland import fit, read_recipe, verbs
+from lowland import commands, fit, read_recipe
 from lowland.config import recipe_names
 from lowland.energy import energy_values
 from lowland.metrics import auroc
@@ -49,10 +49,10 @@ def test_a_shipped_energy_draws_what_it_puts_below_noise(name: str) -> None:
 
 def test_a_shipped_run_is_never_written_to(tmp_path: Path) -> None:
     before = sorted(path.stat().st_mtime_ns for path in (shipped_folder() / "digits").rglob("*"))
-    for act in (verbs.evaluate, verbs.report, verbs.resume):
+    for act in (commands.evaluate, commands.report, commands.resume):
         with pytest.raises(RunError, match=r"digits is shipped with lowland.*;.*;"):
             act("digits")
-    assert verbs.sample("digits", 4, tmp_path / "x.npy", progress=False).exists()
+    assert commands.sample("digits", count=4, out=tmp_path / "x.npy", quiet=True).exists()
     assert before == sorted(
         path.stat().st_mtime_ns for path in (shipped_folder() / "digits").rglob("*")
     )

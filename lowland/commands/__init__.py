@@ -1,0 +1,34 @@
+"""The commands of `lowland` as functions: the same in Python and in the shell.
+
+Arguments before `/` are positional in the shell, the others are options. Importing this part loads
+no torch: a command imports what it needs when it is called. Under torchrun several processes share
+the work of train, resume, sample and energy; the first of them writes and prints.
+"""
+
+from lowland.commands.composition import compose, edit, interpolate, predict
+from lowland.commands.detection import bench, detect, detect_fit
+from lowland.commands.purification import attack, purify
+from lowland.commands.restoration import restore
+from lowland.commands.runs import doctor, evaluate, recipes, report, resume, train
+from lowland.commands.samples import energy, sample
+
+__all__ = [
+    "attack",
+    "bench",
+    "compose",
+    "detect",
+    "detect_fit",
+    "doctor",
+    "edit",
+    "energy",
+    "evaluate",
+    "interpolate",
+    "predict",
+    "purify",
+    "recipes",
+    "report",
+    "restore",
+    "resume",
+    "sample",
+    "train",
+]

@@ -1,0 +1,180 @@
+"""detect · detect fit · bench"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+
+def detect(
+    run: str | Path,
+    paths: list[Path],
+    /,
+    *,
+    alpha: float = 0.05,
+    guarantee: Literal["marginal", "training-conditional", "fdr"] = "marginal",
+    delta: float = 0.05,
+    detector: str | Path | None = None,
+    format: Literal["csv", "jsonl"] = "csv",
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Tell outliers from inliers: `detect RUN PATH...`, after `detect fit RUN --calibration
+    PATH...`.
+
+    Prints path, outlier score, p-value and verdict of images, folders of images, .npy, .npz or .csv
+    files, and returns the number of outliers. Ends with status 0 if none is an outlier, 1 if some
+    are, 2 for mistakes. Without a detector fitted before, the energy is compared with the
+    calibration part that the run was trained with.
+
+    Args:
+        run: Run directory or name of a shipped run.
+        paths: Files or folders.
+        alpha: Rate of false alarms that is promised.
+        guarantee: On average over calibration sets; for all but a share delta of them; or the share
+            of false ones among the alarms.
+        delta: With training-conditional: the share of calibration sets for which the promise may
+            fail.
+        detector: Detector to use; RUN/detector.safetensors unless given.
+        format: Form of the table.
+        out: File to write; standard output unless given.
+        quiet: No progress bar.
+    """
+    import warnings
+    from functools import partial
+
+    from tqdm.auto import tqdm
+
+    from lowland.trained import load
+    from lowland.trained.scoring import SCORE_COLUMNS, detect_points, load_detector
+    from lowland.trained.tables import write_rows
+    from lowland.training import cpu_threads
+
+    model = load(run)
+    hidden = quiet or (out is None and sys.stdout.isatty())
+    with cpu_threads(model.threads), warnings.catch_warnings():
+        warnings.showwarning = _print_warning
+        rows = detect_points(
+            model,
+            load_detector(model, detector),
+            paths,
+            alpha=alpha,
+            guarantee=guarantee,
+            delta=delta,
+            progress=partial(tqdm, desc="detect", unit="piece", disable=hidden),
+        )
+        return write_rows(rows, None if out is None else Path(out), format, SCORE_COLUMNS)
+
+
+def detect_fit(
+    run: str | Path,
+    /,
+    *,
+    calibration: list[Path],
+    outlier_score: str = "energy",
+    alpha: float = 0.05,
+    delta: float = 0.05,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Fit a detector of a run to inliers in files and folders; writes RUN/detector.safetensors.
+
+    Raises ValueError if the points cannot promise the rate alpha, for unreadable points, an unknown
+    score, and for a shipped run without --out.
+
+    Args:
+        run: Run directory or name of a shipped run.
+        calibration: Files or folders of inliers that the run was not trained on; repeat for more.
+            A score that learns takes every other one for that.
+        outlier_score: energy, typicality, gradient-norm, multiscale, msp, mahalanobis, knn, ... (a
+            wrong one lists all).
+        alpha: Rate of false alarms that the points must be able to promise.
+        delta: Share of calibration sets for which a training-conditional promise may fail.
+        out: File to write; RUN/detector.safetensors unless given.
+        quiet: Say nothing of what the points can promise.
+    """
+    from lowland.data.images import load_batch
+    from lowland.pretrained import shipped_folder
+    from lowland.run import RunError
+    from lowland.tasks import Detector
+    from lowland.tasks.detection.registry import get_outlier_score
+    from lowland.trained import load
+    from lowland.trained.detector import describe_promises, energy_for
+    from lowland.trained.scoring import DETECTOR_FILE
+    from lowland.training import cpu_threads
+
+    model = load(run)
+    if out is None and model.run.path.parent == shipped_folder():
+        raise RunError(
+            f"{model.run.path.name} is shipped with lowland and is not written to; a detector of "
+            "it needs a place of its own; give --out FILE, and --detector FILE to use it"
+        )
+    score = get_outlier_score(outlier_score)
+    with cpu_threads(model.threads):
+        x = model.transform(load_batch(list(calibration), model.shape)[1])
+        fitted = Detector(energy_for(model, score), score).fit(x)
+        fitted.ranks(alpha)
+    if not quiet:
+        print(describe_promises(fitted, delta), file=sys.stderr)
+    return fitted.save(model.run.path / DETECTOR_FILE if out is None else Path(out))
+
+
+def bench(
+    board: Literal["ood"],
+    runs: list[str],
+    /,
+    *,
+    count: int = 1000,
+    outlier_scores: list[str] = [],  # noqa: B006
+    draws: int = 1000,
+    seed: int = 0,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> str:
+    """Compare every outlier score of runs on sets near and far, with intervals: `bench ood RUN...`.
+
+    Returns the tables in Markdown.
+
+    Args:
+        board: Which comparison.
+        runs: Run directories, or names of shipped runs.
+        count: Test points, and points of each set.
+        outlier_scores: Outlier scores; all that the run can give unless named; repeat for more.
+        draws: Of the bootstrap.
+        seed: Of sets and bootstrap.
+        out: JSON file with all rank metrics of every cell.
+        quiet: No progress bar.
+    """
+    import json
+
+    from tqdm.auto import tqdm
+
+    from lowland.evaluation.ood import compare_scores
+    from lowland.trained import load
+    from lowland.training import cpu_threads
+
+    if count < 20:
+        raise ValueError(f"count is {count}; at least 20 points say anything; 1000 is common")
+    boards, lines = {}, []
+    for run in runs:
+        model = load(run)
+        with cpu_threads(model.threads), tqdm(desc=run, disable=quiet) as bar:
+            found = compare_scores(
+                model,
+                count=count,
+                names=outlier_scores or None,
+                draws=draws,
+                seed=seed,
+                progress=lambda _: bar.update(),
+            )
+        boards[run] = found
+        lines += [f"\n{run}: AUROC in %, 95 % bootstrap interval, {found['count']} test points\n"]
+        lines += [*found["table"], "", *found["losses"], *found["notes"]]
+    if out is not None:
+        Path(out).write_text(json.dumps(boards, indent=1))
+        lines.append(str(out))
+    return "\n".join(lines)
+
+
+def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as a line of its own, without the place in the code that raised it."""
+    print(f"lowland: {message}", file=sys.stderr)

@@ -1,0 +1,173 @@
+"""train · resume · evaluate · report · recipes · doctor"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+
+class RecipeLike(Protocol):
+    """A recipe that was read: `lowland.config.Recipe`."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the recipe as plain values."""
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | RecipeLike,
+    /,
+    run: str | Path | None = None,
+    *,
+    set: list[str] = [],  # noqa: B006
+    data_root: str | Path | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train a recipe, evaluate it and write its report; returns the path of RUN/report.html.
+
+    Args:
+        recipe: Name of a shipped recipe (see `lowland recipes`), a .toml file, or the recipe.json
+            of a run to repeat.
+        run: Run directory, new; runs/NAME unless given.
+        set: Change a value of the recipe, e.g. --set training.steps=100; repeat for more.
+        data_root: Where to look for data first (else LOWLAND_DATA, the cache, a download).
+        quiet: No progress bar.
+    """
+    from lowland.config import parse_overrides, read_recipe
+    from lowland.run import Run
+    from lowland.training.distributed import launched
+
+    overrides = parse_overrides(set)
+    if data_root is not None:
+        overrides["data.root"] = str(data_root)
+    source = recipe if isinstance(recipe, str | Path | Mapping) else recipe.plain()
+    values = read_recipe(source, overrides).plain()
+    place = _choose_free(Path("runs") / values["name"]) if run is None else Path(run)
+    if (place / "recipe.json").exists() and launched().chief:
+        Run.create(place, {})  # refuses, in words
+    return _train_and_report(values, place, quiet)
+
+
+def resume(run: str | Path, /, *, quiet: bool = False) -> Path:
+    """Go on with a run that was stopped, then evaluate and report; the result equals that of a run
+    that was not stopped.
+
+    Args:
+        run: Run directory.
+        quiet: No progress bar.
+    """
+    from lowland.run import Run
+
+    found = Run.open(run)
+    return _train_and_report(found.recipe, found.path, quiet)
+
+
+def evaluate(
+    run: str | Path,
+    /,
+    *,
+    likelihood: bool = False,
+    chains: int = 200,
+    num_temperatures: int = 1000,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure samples, detection and restoration of a run on its test part, or its likelihood;
+    prints the figures as JSON.
+
+    Args:
+        run: Run directory.
+        likelihood: Bracket log Z and the test log-likelihood instead, by annealed importance
+            sampling in both directions.
+        chains: Of each direction, with --likelihood.
+        num_temperatures: Intermediate distributions between the base and the energy, with
+            --likelihood; more of them close the bracket.
+        quiet: Say nothing on the way.
+    """
+    from tqdm.auto import tqdm
+
+    from lowland.evaluation import evaluate_model, measure_likelihood
+    from lowland.run import Run
+    from lowland.trained import load
+    from lowland.training import cpu_threads
+
+    def say(text: str) -> None:
+        if not quiet:
+            tqdm.write(f"evaluate: {text}", file=sys.stderr)
+
+    with Run.open(run).locked():
+        model = load(run)
+        with cpu_threads(model.threads):
+            if not likelihood:
+                return evaluate_model(model, say)
+            # both directions, and the chains between them
+            with tqdm(total=4 * num_temperatures, unit="step", disable=quiet) as bar:
+                return measure_likelihood(
+                    model,
+                    chains=chains,
+                    num_temperatures=num_temperatures,
+                    say=say,
+                    progress=bar.update,
+                )
+
+
+def report(run: str | Path, /) -> Path:
+    """Write RUN/report.html anew from what the run directory holds.
+
+    Args:
+        run: Run directory.
+    """
+    from lowland.report import write_report
+    from lowland.run import Run
+
+    return write_report(Run.open(run).path)
+
+
+def recipes(action: Literal["list", "show"] = "list", name: str = "", /) -> str:
+    """List the shipped recipes, or show one completely: `lowland recipes show digits`.
+
+    Args:
+        action: list or show.
+        name: Recipe to show.
+    """
+    from lowland.config import ConfigError, read_recipe, recipe_names
+
+    if action == "list":
+        return "\n".join(f"{name:16} {about}" for name, about in recipe_names().items())
+    if not name:
+        raise ConfigError(
+            "no recipe was named; show takes one; for example `lowland recipes show digits`"
+        )
+    return read_recipe(name).toml()
+
+
+def doctor(*, data_root: str | Path | None = None) -> str:
+    """Say what this machine has: versions, devices, data found, what is missing and how to get it.
+
+    Args:
+        data_root: Where to look for data first.
+    """
+    from lowland.doctor import examine
+
+    return examine(data_root)
+
+
+def _train_and_report(recipe: dict[str, Any], run: Path, quiet: bool) -> Path:
+    """Train, evaluate and report; after a stop by health, report what went wrong."""
+    from lowland.training import TrainingStoppedError, fit
+    from lowland.training.distributed import launched
+
+    try:
+        fit(recipe, run, progress=not quiet)
+    except TrainingStoppedError:
+        if launched().chief:
+            report(run)
+        raise
+    if launched().chief:
+        evaluate(run, quiet=quiet)
+        report(run)
+    return run / "report.html"
+
+
+def _choose_free(path: Path) -> Path:
+    """Return the path, or with -2, -3, ... the first that holds no run yet."""
+    candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 10_000))]
+    return next(candidate for candidate in candidates if not (candidate / "recipe.json").exists())

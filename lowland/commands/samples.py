@@ -1,0 +1,83 @@
+"""sample · energy"""
+
+from pathlib import Path
+from typing import Literal
+
+
+def sample(
+    run: str | Path,
+    /,
+    *,
+    set: list[str] = [],  # noqa: B006
+    count: int = 64,
+    out: str | Path = Path("samples.png"),
+    label: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Path:
+    """Draw samples into a .npy, .npz or .png file.
+
+    The same seed gives the same file on any number of processes. Started again after a break, it
+    draws only what is missing.
+
+    Args:
+        run: Run directory, or the name of a shipped run.
+        set: Change how samples are made, e.g. --set generation.num_levels=30; repeat for more.
+        count: How many.
+        out: File to write; the suffix chooses numbers (.npy, .npz) or a picture grid (.png).
+        label: Class to ask for; all evenly unless given.
+        seed: Seed of the draws.
+        quiet: No progress bar.
+    """
+    from dataclasses import replace
+
+    from lowland.config import parse_overrides, read_recipe
+    from lowland.trained import load
+    from lowland.trained.sampling import sample_to_file
+    from lowland.training import cpu_threads
+
+    model, changes = load(run), parse_overrides(set)
+    others = [key for key in changes if not key.startswith("generation.")]
+    if others:
+        raise ValueError(
+            f"sample was told to change {', '.join(others)}; a trained run stays as it was "
+            "trained, and only generation.* can be changed; leave out the rest"
+        )
+    if changes:
+        model = replace(model, recipe=read_recipe(model.recipe, changes).plain())
+    with cpu_threads(model.threads):
+        return sample_to_file(model, count, Path(out), label=label, seed=seed, quiet=quiet)
+
+
+def energy(
+    run: str | Path,
+    paths: list[Path],
+    /,
+    *,
+    format: Literal["csv", "jsonl"] = "csv",
+    out: str | Path | None = None,
+    alpha: float | None = None,
+) -> str | Path:
+    """Compute energy, p-value and verdict of images, folders of images, .npy or .npz files.
+
+    Returns the table, or with --out the path of the file, which is written over all processes and
+    resumed after a break.
+
+    Args:
+        run: Run directory, or the name of a shipped run.
+        paths: Files or folders.
+        format: Form of the table.
+        out: File to write; standard output unless given.
+        alpha: False-alarm rate that the verdict keeps to; the recipe's unless given.
+    """
+    from lowland.trained import load
+    from lowland.trained.scoring import ENERGY_COLUMNS, EnergyTable
+    from lowland.trained.tables import format_rows
+    from lowland.training import cpu_threads
+
+    model = load(run)
+    with cpu_threads(model.threads):
+        table = EnergyTable(model, paths, alpha)
+        if out is not None:
+            return table.write(Path(out), format)
+        return format_rows(table.all_rows(), format, ENERGY_COLUMNS)
