@@ -102,6 +102,11 @@ def detect_fit(
     from lowland.trained.scoring import DETECTOR_FILE
     from lowland.training import cpu_threads
 
+    if not calibration:
+        raise ValueError(
+            "no calibration points came; fit takes inliers that the run was not trained on; write "
+            "lowland detect fit RUN --calibration PATH"
+        )
     model = load(run)
     if out is None and model.run.path.parent == shipped_folder():
         raise RunError(
