@@ -60,6 +60,10 @@ class Domain:
             self.lo, self.hi
         ), momentum  # the clamp only removes the last rounding error
 
+    def project(self, x: Tensor) -> Tensor:
+        """Return the nearest points of a box, every number clamped; x itself on other domains."""
+        return x.clamp(self.lo, self.hi) if self.kind == "box" else x
+
     def elsewhere(self, x: Tensor) -> Tensor:
         """Points (B, *shape) moved to other points of the support, every number of them."""
         if self.kind == "real":

@@ -120,7 +120,7 @@ def test_a_blur_is_a_convolution_with_zeros_around() -> None:
     ],
 )
 def test_operators_know_whether_they_are_tight(name: str, squared: float | None) -> None:
-    assert OPERATORS[name].tight(normals((2, *SHAPE), 0)) == (
+    assert OPERATORS[name].tight_constant(normals((2, *SHAPE), 0)) == (
         squared if squared is None else pytest.approx(squared)
     )
 
@@ -139,8 +139,10 @@ def test_the_largest_singular_value() -> None:
     matrix = Projection(SHAPE, 30, seed=1)
     rows = matrix.A(torch.eye(math.prod(SHAPE), dtype=torch.float64).view(-1, *SHAPE))
     truth = float(torch.linalg.matrix_norm(rows, 2))
-    assert math.isclose(matrix.largest(normals((1, *SHAPE), 3), steps=300), truth, rel_tol=1e-3)
-    assert math.isclose(BlockAverage(4).largest(normals((1, *SHAPE), 3)), 0.25, rel_tol=1e-9)
+    assert math.isclose(
+        matrix.spectral_norm(normals((1, *SHAPE), 3), steps=300), truth, rel_tol=1e-3
+    )
+    assert math.isclose(BlockAverage(4).spectral_norm(normals((1, *SHAPE), 3)), 0.25, rel_tol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_the_largest_singular_value() -> None:
         ),
         (
             lambda x: Fourier(torch.ones(4, 4)),
-            r"kept frequencies are torch.float32 .*; .*; pass kept.bool",
+            r"frequencies are torch.float32 .*; .*; pass frequencies.bool",
         ),
     ],
 )

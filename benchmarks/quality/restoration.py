@@ -104,7 +104,9 @@ def total_variation(operator: Operator, task: str, y: Tensor, weight: float) -> 
         return denoised(y, weight)
     back = operator.A_T(y)
     bound = (
-        operator.largest(torch.rand(1, *back.shape[1:], generator=torch.Generator().manual_seed(0)))
+        operator.spectral_norm(
+            torch.rand(1, *back.shape[1:], generator=torch.Generator().manual_seed(0))
+        )
         ** 2
     )
     x, ahead, t = back / bound, back / bound, 1.0

@@ -89,7 +89,7 @@ def purify(
                 x = energy.domain.reflect(noise + x - step_size * slope)[0]
             else:
                 pull = step_size / sigma**2
-                x = _inside(energy, (x - step_size * slope + pull * start) / (1 + pull))
+                x = energy.domain.project((x - step_size * slope + pull * start) / (1 + pull))
         return x
 
 
@@ -99,10 +99,6 @@ def _denoised(energy: Energy, x: Tensor, sigma: float, steps: int) -> Tensor:
         clean = clean_point(energy, x, level)
         x = clean + below / level * (x - clean)
     return x
-
-
-def _inside(energy: Energy, x: Tensor) -> Tensor:
-    return x.clamp(energy.domain.lo, energy.domain.hi) if energy.domain.kind == "box" else x
 
 
 def check_settings(

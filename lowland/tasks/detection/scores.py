@@ -135,7 +135,7 @@ class Descent(OutlierScore):
         for _ in range(self.steps):
             score = value_and_score(energy, x)[1]
             x = x + per_row(length / _norm(score).clamp_min(1e-30), x) * score
-            x = x.clamp(energy.domain.lo, energy.domain.hi) if energy.domain.kind == "box" else x
+            x = energy.domain.project(x)
         return energy_values(energy, x)
 
 

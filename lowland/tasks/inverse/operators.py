@@ -1,28 +1,28 @@
-"""How a measurement was made: linear maps A, their transposes, and chains of them.
+"""Measurement operators: linear maps A with their transposes, and compositions of them.
 
     y = A x + noise,      ⟨A x, y⟩ = ⟨x, A_T y⟩
 
-    Identity        everything is seen                        denoising
-    Mask            some numbers are hidden                   inpainting
+    Identity        all numbers                               denoising
+    Mask            some numbers                              inpainting
     BlockAverage    means of f × f pixels                     super-resolution
     Stride          every f-th pixel of every f-th row        super-resolution, with aliasing
-    Blur            a Gaussian smear                          deblurring
-    Projection      a few random combinations                 compressed sensing
-    Fourier         some frequencies, real and imaginary      magnetic resonance
+    Blur            convolution with a Gaussian               deblurring
+    Projection      random linear combinations                compressed sensing
+    Fourier         some frequencies, real and imaginary      magnetic resonance imaging
 
-`outer @ inner` first does `inner`. Anything differentiable can stand in for an operator where only
-A is needed.
+`outer @ inner` applies `inner` first. Where only A is needed, any differentiable function will do.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+MIN_NORM = 1e-30  # of a vector that is divided by its length
 
 
 class Operator(ABC):
@@ -30,11 +30,11 @@ class Operator(ABC):
 
     @abstractmethod
     def A(self, x: Tensor) -> Tensor:
-        """Measurements y (B, *measured) of points x (B, *event)."""
+        """Map points x (B, *event) to measurements (B, *measured)."""
 
     @abstractmethod
     def A_T(self, y: Tensor) -> Tensor:
-        """The transpose: x (B, *event) of y (B, *measured)."""
+        """Map measurements y (B, *measured) to points (B, *event) by the transpose."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.A(x)
@@ -42,41 +42,39 @@ class Operator(ABC):
     def __matmul__(self, inner: "Operator") -> "Operator":
         return Composed(self, inner)
 
-    def largest(self, x: Tensor, steps: int = 50) -> float:
-        """The largest singular value of A on points like x (B, *event), by power iteration from x;
-        x must not be in its kernel.
+    def spectral_norm(self, x: Tensor, steps: int = 50) -> float:
+        """Compute the largest singular value of A by power iteration from x (B, *event).
+
+        x must not be in the kernel of A; random points will do.
 
         >>> import torch
-        >>> round(BlockAverage(2).largest(torch.rand(1, 1, 8, 8)), 4)
+        >>> round(BlockAverage(2).spectral_norm(torch.rand(1, 1, 8, 8)), 4)
         0.5
         """
         for _ in range(steps):
-            x = self.A_T(self.A(x / x.flatten().norm().clamp_min(1e-30)))
+            x = self.A_T(self.A(x / x.flatten().norm().clamp_min(MIN_NORM)))
         return float(x.flatten().norm().sqrt())
 
-    def tight(self, x: Tensor) -> float | None:
-        """a² where A A_T = a² on whatever A gives, as for masks, strides and block averages; None
-        for other operators.
+    def tight_constant(self, x: Tensor) -> float | None:
+        """Return a² if A A_T = a² on the range of A, as for masks and block averages; else None.
 
-        Tried on points x (B, *event), which should be random.
+        Tested on points x (B, *event), which should be random.
 
         >>> import torch
-        >>> BlockAverage(2).tight(torch.rand(1, 1, 8, 8)), Blur(1.0).tight(torch.rand(1, 1, 8, 8))
+        >>> x = torch.rand(1, 1, 8, 8)
+        >>> BlockAverage(2).tight_constant(x), Blur(1.0).tight_constant(x)
         (0.25, None)
         """
         y = self.A(x)
-        again = self.A(self.A_T(y))
-        squared = round(float((again * y).sum() / y.square().sum().clamp_min(1e-30)), 6)
-        return (
-            squared
-            if torch.allclose(again, squared * y, rtol=1e-3, atol=1e-4 * float(y.abs().max()))
-            else None
-        )
+        again, atol = self.A(self.A_T(y)), 1e-4 * float(y.abs().max())
+        squared = round(float((again * y).sum() / y.square().sum().clamp_min(MIN_NORM)), 6)
+        tight = torch.allclose(again, squared * y, rtol=1e-3, atol=atol)
+        return squared if tight else None
 
 
 @dataclass(frozen=True)
 class Composed(Operator):
-    """A x = outer(inner(x)); written outer @ inner.
+    """The composition outer(inner(x)), also written outer @ inner.
 
     >>> import torch
     >>> (BlockAverage(2) @ Blur(1.0))(torch.ones(1, 1, 8, 8)).shape
@@ -95,8 +93,8 @@ class Composed(Operator):
 
 @dataclass(frozen=True)
 class Linear(Operator):
-    """A linear function of points of event shape `shape` as an operator; its transpose is its
-    vector-Jacobian product.
+    """A linear function of points of event shape `shape`; its transpose is its vector-Jacobian
+    product.
 
     >>> import torch
     >>> sums = Linear(lambda x: x.sum(1, keepdim=True), (3,))
@@ -111,13 +109,14 @@ class Linear(Operator):
         return self.function(x)
 
     def A_T(self, y: Tensor) -> Tensor:
-        pulled: Any = torch.func.vjp(self.function, y.new_zeros(len(y), *self.shape))[1]
-        return pulled(y)[0]
+        _, pull_back, *_ = torch.func.vjp(self.function, y.new_zeros(len(y), *self.shape))
+        (x,) = pull_back(y)
+        return x
 
 
 @dataclass(frozen=True)
 class Identity(Operator):
-    """Everything is seen, with noise: denoising."""
+    """The identity: every number is measured, as in denoising."""
 
     def A(self, x: Tensor) -> Tensor:
         return x
@@ -128,9 +127,9 @@ class Identity(Operator):
 
 @dataclass(frozen=True)
 class Mask(Operator):
-    """Keeps the known numbers and zeroes the rest: known (*event) bool, True where x was seen.
+    """The map that keeps known numbers and sets the rest to zero.
 
-    A mask of an image (H, W) holds for all of its channels.
+    known (*event) bool: True where x is measured; a mask (H, W) of images holds for all channels.
     Raises ValueError for a mask that is not bool, or that does not fit the points.
 
     >>> import torch
@@ -148,15 +147,12 @@ class Mask(Operator):
             )
 
     def A(self, x: Tensor) -> Tensor:
-        event = tuple(x.shape[1:])
-        fits = self.known.dim() <= len(event) and all(
-            a in (1, b) for a, b in zip(reversed(self.known.shape), reversed(event), strict=False)
-        )
-        if not fits:
+        event, mask = tuple(x.shape[1:]), tuple(self.known.shape)
+        sides = zip(reversed(mask), reversed(event), strict=False)
+        if len(mask) > len(event) or not all(a in (1, b) for a, b in sides):
             raise ValueError(
-                f"the mask has shape {tuple(self.known.shape)} and a point {event}; they must "
-                "agree from the right, so that (height, width) holds for all channels; make the "
-                "mask anew"
+                f"the mask has shape {mask} and a point {event}; they must agree from the right, "
+                "so that (height, width) holds for all channels; make the mask anew"
             )
         return x * self.known.to(x)
 
@@ -166,9 +162,7 @@ class Mask(Operator):
 
 @dataclass(frozen=True)
 class BlockAverage(Operator):
-    """The mean of each block of factor × factor pixels: images (B, C, H, W) to (B, C, H / factor, W
-    / factor).
-    """
+    """The mean of blocks of factor × factor pixels: images (B, C, H, W) to (B, C, H/f, W/f)."""
 
     factor: int
 
@@ -186,9 +180,7 @@ class BlockAverage(Operator):
 
 @dataclass(frozen=True)
 class Stride(Operator):
-    """Every factor-th pixel of every factor-th row, the first included: what thrown-away pixels
-    leave.
-    """
+    """Every factor-th pixel of every factor-th row, the first included."""
 
     factor: int
 
@@ -208,8 +200,9 @@ class Stride(Operator):
 
 @dataclass(frozen=True)
 class Blur(Operator):
-    """Convolution of images (B, C, H, W) with a Gaussian of deviation `sigma` pixels, cut off at three of
-    them; zeros lie around.
+    """The convolution of images (B, C, H, W), padded by zeros, with a Gaussian.
+
+    sigma: its standard deviation in pixels; the kernel ends at three of them.
     """
 
     sigma: float
@@ -222,32 +215,30 @@ class Blur(Operator):
 
     def A(self, x: Tensor) -> Tensor:
         _check_images(x)
-        return self._smear(x.shape[-2], x) @ x @ self._smear(x.shape[-1], x)
-
-    def _smear(self, side: int, like: Tensor) -> Tensor:
-        """The smear along one axis as a symmetric matrix (side, side): products are faster here
-        than convolutions.
-        """
-        reach = math.ceil(3 * self.sigma)
-        line = torch.softmax(
-            -0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / self.sigma).square(), 0
-        )
-        places = torch.arange(side)
-        apart = places - places.unsqueeze(1)
-        return torch.where(apart.abs() <= reach, line[(apart + reach).clamp(0, 2 * reach)], 0.0).to(
-            like
-        )
+        return self._matrix(x.shape[-2], x) @ x @ self._matrix(x.shape[-1], x)
 
     def A_T(self, y: Tensor) -> Tensor:
         return self.A(y)
 
+    def _matrix(self, side: int, like: Tensor) -> Tensor:
+        """Return the convolution along one axis as a symmetric matrix (side, side).
+
+        Matrix products are faster here than convolutions.
+        """
+        reach = math.ceil(3 * self.sigma)
+        offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        kernel = torch.softmax(-0.5 * (offsets / self.sigma).square(), 0)
+        places = torch.arange(side)
+        offset = places - places.unsqueeze(1)
+        weights = kernel[(offset + reach).clamp(0, 2 * reach)]
+        return torch.where(offset.abs() <= reach, weights, 0.0).to(like)
+
 
 @dataclass(frozen=True)
 class Projection(Operator):
-    """`count` random combinations of the numbers of a point: y = M x, the entries of M drawn from
-    N(0, 1 / count) by `seed`.
+    """A random projection y = M x with M (count, numbers of a point), entries from N(0, 1 / count).
 
-    shape: of a point (*event). Measurements have shape (B, count).
+    shape: of a point (*event); seed: of the draw of M. Measurements have shape (B, count).
 
     >>> import torch
     >>> Projection((1, 8, 8), 20, seed=0)(torch.rand(3, 1, 8, 8)).shape
@@ -264,10 +255,9 @@ class Projection(Operator):
                 f"a projection of points {tuple(self.shape)} to {self.count} numbers was asked "
                 "for; both have at least one number; correct them"
             )
-        drawn = torch.randn(
-            self.count, math.prod(self.shape), generator=torch.Generator().manual_seed(self.seed)
-        )
-        object.__setattr__(self, "_matrix", drawn / math.sqrt(self.count))
+        g = torch.Generator().manual_seed(self.seed)
+        matrix = torch.randn(self.count, math.prod(self.shape), generator=g)
+        object.__setattr__(self, "_matrix", matrix / math.sqrt(self.count))
 
     def A(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != tuple(self.shape):
@@ -285,35 +275,74 @@ class Projection(Operator):
 
 @dataclass(frozen=True)
 class Fourier(Operator):
-    """The orthonormal two-dimensional Fourier transform of images at the frequencies `kept` (H, W)
-    bool, zero elsewhere.
+    """The orthonormal 2-D Fourier transform of images at some frequencies, zero at the others.
 
-    Measurements are (B, 2, C, H, W): real parts, then imaginary ones. Frequency zero is at [0, 0],
-    as in torch.fft.
+    frequencies (H, W) bool: those measured; zero is at [0, 0], as in torch.fft. Measurements are
+    (B, 2, C, H, W): real parts, then imaginary parts.
     """
 
-    kept: Tensor
+    frequencies: Tensor
 
     def __post_init__(self) -> None:
-        if self.kept.dtype != torch.bool or self.kept.dim() != 2:
+        if self.frequencies.dtype != torch.bool or self.frequencies.dim() != 2:
             raise ValueError(
-                f"the kept frequencies are {self.kept.dtype} of shape {tuple(self.kept.shape)}; a "
-                "bool of shape (height, width) is needed; pass kept.bool()"
+                f"the frequencies are {self.frequencies.dtype} of shape "
+                f"{tuple(self.frequencies.shape)}; a bool of shape (height, width) is needed; pass "
+                "frequencies.bool()"
             )
 
     def A(self, x: Tensor) -> Tensor:
         _check_images(x)
-        if x.shape[-2:] != self.kept.shape:
+        if x.shape[-2:] != self.frequencies.shape:
             raise ValueError(
                 f"an image has {tuple(x.shape[-2:])} pixels and frequencies were chosen for "
-                f"{tuple(self.kept.shape)}; they must agree; choose them for that size"
+                f"{tuple(self.frequencies.shape)}; they must agree; choose them for that size"
             )
-        found = torch.fft.fft2(x, norm="ortho") * self.kept.to(x)
-        return torch.stack([found.real, found.imag], 1)
+        spectrum = torch.fft.fft2(x, norm="ortho") * self.frequencies.to(x)
+        return torch.stack([spectrum.real, spectrum.imag], 1)
 
     def A_T(self, y: Tensor) -> Tensor:
-        found = torch.complex(y[:, 0], y[:, 1]) * self.kept.to(y)
-        return torch.fft.ifft2(found, norm="ortho").real
+        spectrum = torch.complex(y[:, 0], y[:, 1]) * self.frequencies.to(y)
+        return torch.fft.ifft2(spectrum, norm="ortho").real
+
+
+def as_linear(operator: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Operator:
+    """Return an `Operator` as it is, and a linear function of points of an event shape as one."""
+    return operator if isinstance(operator, Operator) else Linear(operator, tuple(shape))
+
+
+# ------------------------------------------------------------------------------------------- checks
+
+
+def check_operator(operator: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless the operator maps points of x's shape to measurements of y's."""
+    if not callable(operator):
+        raise ValueError(
+            f"a {type(operator).__name__} came as operator; a function of points is needed; pass "
+            "Identity() for denoising"
+        )
+    expected = tuple(y.shape[1:])
+    try:
+        shape: object = tuple(operator(x[:1]).shape[1:])
+    except RuntimeError as error:
+        shape = error
+    if shape != expected:
+        raise ValueError(
+            f"the measurement has shape {expected} and the operator gives {shape} for points of "
+            f"shape {tuple(x.shape[1:])}; they must agree; measure with the operator that is passed"
+        )
+
+
+def check_linear(operator: Operator, x: Tensor) -> None:
+    """Raise ValueError unless A(2x − z) = 2 A(x) − A(z) for points x (B, *event), z reversed."""
+    a, b = operator.A(x), operator.A(x.flip(0))
+    atol = 1e-3 * float(a.abs().max()) + 1e-6
+    if not torch.allclose(operator.A(2 * x - x.flip(0)), 2 * a - b, rtol=1e-3, atol=atol):
+        raise ValueError(
+            "the operator is not linear: A(2x − z) differs from 2 A(x) − A(z); a linear one is "
+            "needed here; use restore, which takes any differentiable function, with "
+            "energy.given(sigma) if the prior knows noise"
+        )
 
 
 def _check_factor(factor: int) -> None:
@@ -339,10 +368,3 @@ def _check_sides(x: Tensor, factor: int) -> None:
             f"an image has {tuple(x.shape[-2:])} pixels and shrinks by {factor}; its sides must be "
             "multiples of that; pad it, or choose another factor"
         )
-
-
-def as_linear(operator: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Operator:
-    """An operator as it is, or a linear function of points of an event shape as one with a
-    transpose.
-    """
-    return operator if isinstance(operator, Operator) else Linear(operator, tuple(shape))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_finite, differentiate
-from lowland.tasks.inverse.operators import Mask, Operator, Stride
+from lowland.tasks.inverse.operators import Mask, Stride
 
 Measure = Callable[[Tensor], Tensor]
 
@@ -157,41 +157,6 @@ def check_measured(y: Tensor) -> None:
             "needed; convert them"
         )
     check_finite(y, "measurements")
-
-
-def check_linear(operator: Operator, like: Tensor) -> None:
-    """Refuse an operator that is not linear on points like these (B, *event)."""
-    a, b = operator.A(like), operator.A(like.flip(0))
-    if not torch.allclose(
-        operator.A(2 * like - like.flip(0)),
-        2 * a - b,
-        rtol=1e-3,
-        atol=1e-3 * float(a.abs().max()) + 1e-6,
-    ):
-        raise ValueError(
-            "the operator is not linear: A(2x − z) differs from 2 A(x) − A(z); a linear one is "
-            "needed here; use restore, which takes any differentiable function, with "
-            "energy.given(sigma) if the prior knows noise"
-        )
-
-
-def check_operator(operator: Measure, x: Tensor, y: Tensor) -> None:
-    """Refuse an operator that does not turn points of x's shape into measurements of y's."""
-    if not callable(operator):
-        raise ValueError(
-            f"a {type(operator).__name__} came as operator; a function of points is needed; pass "
-            "Identity() for denoising"
-        )
-    try:
-        made = tuple(operator(x[:1]).shape[1:])
-    except RuntimeError as error:
-        made = str(error)  # type: ignore[assignment]
-    if made != tuple(y.shape[1:]):
-        raise ValueError(
-            f"the measurement has shape {tuple(y.shape[1:])} and the operator gives {made} for "
-            f"points of shape {tuple(x.shape[1:])}; they must agree; measure with the operator "
-            "that is passed"
-        )
 
 
 def seen(operator: Measure, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers import Sampler, anneal
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.generate import jump
+from lowland.tasks.inverse.operators import check_operator
 from lowland.tasks.inverse.posterior import (
     ClampedEnergy,
     Likelihood,
@@ -27,7 +28,6 @@ from lowland.tasks.inverse.posterior import (
     Restoration,
     check_measured,
     check_noise,
-    check_operator,
     seen,
 )
 

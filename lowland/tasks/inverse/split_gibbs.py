@@ -39,15 +39,20 @@ from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.generate import check_whole
-from lowland.tasks.inverse.operators import Mask, Operator, Stride, as_linear
+from lowland.tasks.inverse.operators import (
+    Mask,
+    Operator,
+    Stride,
+    as_linear,
+    check_linear,
+    check_operator,
+)
 from lowland.tasks.inverse.posterior import (
     Likelihood,
     Measure,
     Restoration,
-    check_linear,
     check_measured,
     check_noise,
-    check_operator,
 )
 
 DEGREE = 24  # of the polynomial that takes a square root of an operator
@@ -207,7 +212,7 @@ def _expected(energy: Energy, x: Tensor, sigma: float, precision: str) -> Tensor
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         clean = x + sigma**2 * score_alone(energy.given(sigma), x).to(x.dtype)
-    return clean.clamp(energy.domain.lo, energy.domain.hi) if energy.domain.kind == "box" else clean
+    return energy.domain.project(clean)
 
 
 class _Seeing:
@@ -217,9 +222,9 @@ class _Seeing:
 
     def __init__(self, operator: Operator, like: Tensor, sigma: float) -> None:
         self.operator, self.sigma = operator, sigma
-        self.squared = operator.tight(like)
+        self.squared = operator.tight_constant(like)
         self.norm = (
-            math.sqrt(self.squared) if self.squared else operator.largest(like[:1], steps=100)
+            math.sqrt(self.squared) if self.squared else operator.spectral_norm(like[:1], steps=100)
         )
         if not self.norm > 0:
             raise ValueError(
