@@ -33,7 +33,7 @@ from lowland.metrics.log_z.certificate import interval
 from lowland.metrics.log_z.enumeration import countable, enumerated
 from lowland.metrics.log_z.schedule import EVEN_SHARE, dispersion, plan_schedule
 from lowland.nets import RBM
-from lowland.report.likelihood import card, course, gap, likelihood
+from lowland.report.likelihood import draw_gap, draw_path, likelihood_card, likelihood_section
 from lowland.samplers.kernel import select
 from lowland.targets import (
     Bernoulli,
@@ -758,7 +758,7 @@ def test_the_report_says_what_is_certain_and_what_is_not() -> None:
             "log_z": log | {"certified": sure, "verdict": verdict},
             "notes": ["A note."],
         }
-        section = likelihood(values, {})
+        section = likelihood_section(values, {})
         assert (
             section is not None
             and "threshold 0.5" in section.lead
@@ -766,7 +766,7 @@ def test_the_report_says_what_is_certain_and_what_is_not() -> None:
         )
         words = " ".join(block.words for block in section.blocks)
         assert ("not certified: they disagree" in words) != sure and "A note." in words
-        (headline,) = card(values)
+        (headline,) = likelihood_card(values)
         assert headline.tone == tone and ("not certified" in headline.note) != sure
     summed = {
         "method": "enumeration",
@@ -774,19 +774,19 @@ def test_the_report_says_what_is_certain_and_what_is_not() -> None:
         "details": "sum over 16 states",
         "verdict": "certified",
     }
-    exact = likelihood({"test": test, "log_z": summed}, {})
+    exact = likelihood_section({"test": test, "log_z": summed}, {})
     assert exact is not None and "is exact: sum over 16 states" in exact.lead
-    assert likelihood({}, {}) is None and card({}) == []
+    assert likelihood_section({}, {}) is None and likelihood_card({}) == []
 
 
 def test_the_curves_are_drawn_as_they_are() -> None:
     betas, forward = np.linspace(0, 1, 11), np.linspace(5, 2, 11)
     reverse = forward + 0.4 * betas
-    lines = gap(betas, forward, reverse).axes[0].lines[1:]
+    lines = draw_gap(betas, forward, reverse).axes[0].lines[1:]
     np.testing.assert_allclose(lines[0].get_ydata(), -0.2 * betas, atol=1e-12)
     np.testing.assert_allclose(lines[1].get_ydata(), 0.2 * betas, atol=1e-12)
     for line, values in zip(
-        course(betas, forward, reverse).axes[0].lines, (forward, reverse), strict=True
+        draw_path(betas, forward, reverse).axes[0].lines, (forward, reverse), strict=True
     ):
         np.testing.assert_allclose(line.get_ydata(), values)
 

@@ -20,8 +20,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from lowland.report import blocks, curves, figures, pictures, write_report
-from lowland.report.page import command, elapsed, verdict
+from lowland.report import curves, figures, pictures, planar, text, write_report
+from lowland.report.page import summarize, train_command, training_seconds
 from lowland.run import Run, RunError
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}  # HTML elements without an end tag
@@ -317,10 +317,10 @@ def test_every_id_is_given_once_and_every_reference_is_met(page: Page) -> None:
 
 def test_every_colour_of_the_plots_is_a_variable_of_the_page(page: Page) -> None:
     defined = set(re.findall(r"--([a-z]+):", page.source))
-    assert set(figures.COLOURS) <= defined
+    assert set(figures.COLORS) <= defined
     assert set(re.findall(r"var\(--([a-z]+)\)", page.source)) <= defined
     body = page.source.partition("<body>")[2]
-    assert not [colour for colour in figures.COLOURS.values() if colour in body]
+    assert not [colour for colour in figures.COLORS.values() if colour in body]
 
 
 def test_the_glossary_and_the_versions_are_there(page: Page) -> None:
@@ -401,9 +401,9 @@ def test_the_page_is_small_and_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_large_images_are_shown_in_smaller_number() -> None:
-    assert pictures.room(np.zeros((500, 3, 32, 32)), 64) == 64
-    assert pictures.room(np.zeros((500, 3, 256, 256)), 64) == 6
-    assert pictures.room(np.zeros((3, 1, 8, 8)), 64) == 3
+    assert pictures.count_shown(np.zeros((500, 3, 32, 32)), 64) == 64
+    assert pictures.count_shown(np.zeros((500, 3, 256, 256)), 64) == 6
+    assert pictures.count_shown(np.zeros((3, 1, 8, 8)), 64) == 3
 
 
 # ---------------------------------------------------------------------------------------- the plane
@@ -598,13 +598,13 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_time_of_training_goes_on_after_a_resume() -> None:
-    assert elapsed([{"seconds": s} for s in (1.0, 20.0, 30.0, 21.0, 25.0)]) == 30.0
-    assert elapsed([{"step": 1}]) is None and elapsed([]) is None
+    assert training_seconds([{"seconds": s} for s in (1.0, 20.0, 30.0, 21.0, 25.0)]) == 30.0
+    assert training_seconds([{"step": 1}]) is None and training_seconds([]) is None
 
 
 def test_the_verdict_names_what_stopped_the_run() -> None:
     stop = {"step": 30, "event": "stop", "level": "bad", "sentence": "The gap is dead"}
-    words = verdict([{"step": 30, "health": "bad"}], [stop], 61.0)
+    words = summarize([{"step": 30, "health": "bad"}], [stop], 61.0)
     assert words == (
         "Training reached update 30 in 1 min 1 s and ended in bad health. It was stopped at update "
         "30: The gap is dead."
@@ -613,10 +613,10 @@ def test_the_verdict_names_what_stopped_the_run() -> None:
 
 def test_the_command_is_quoted() -> None:
     assert (
-        command("digits", {"data": {"root": "/my data"}})
+        train_command("digits", {"data": {"root": "/my data"}})
         == "lowland train digits --data-root '/my data'"
     )
-    assert command("a; rm -rf b", {}) == "lowland train 'a; rm -rf b'"
+    assert train_command("a; rm -rf b", {}) == "lowland train 'a; rm -rf b'"
 
 
 def test_a_false_alarm_rate_above_the_band_is_bad(tmp_path: Path) -> None:
@@ -639,25 +639,25 @@ def test_a_false_alarm_rate_above_the_band_is_bad(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "wanted"),
     [
-        (lambda: blocks.estimate(value(0.9312, 0.0083)), "0.9312 ± 0.0083"),
-        (lambda: blocks.estimate(value(-19.4217, 0.314), unit="dB"), "−19.42 ± 0.31 dB"),
-        (lambda: blocks.estimate(value(0.91, 0.012), share=True), "91.0 ± 1.2 %"),
-        (lambda: blocks.estimate(value(1.0, 0.0)), "1.000"),
-        (lambda: blocks.estimate({"value": "nan"}), "–"),
-        (lambda: blocks.estimate(None), "–"),
-        (lambda: blocks.estimate(123456.0), "123,456"),
-        (lambda: blocks.show(0.00001234), "1.23e−5"),
-        (lambda: blocks.show(1234.5), "1,234"),
-        (lambda: blocks.show("inf"), "inf"),
-        (lambda: blocks.show(float("nan")), "nan"),
-        (lambda: blocks.show(0), "0"),
-        (lambda: blocks.percent(0.05), "5.0 %"),
-        (lambda: blocks.count(12345), "12,345"),
-        (lambda: blocks.duration(59.7), "1 min 0 s"),
-        (lambda: blocks.duration(3.21), "3.2 s"),
-        (lambda: blocks.duration(4000), "1 h 6 min"),
-        (lambda: blocks.duration(200_000), "2 d 7 h"),
-        (lambda: blocks.listed(["a", "b", "c"]), "a, b and c"),
+        (lambda: text.estimate(value(0.9312, 0.0083)), "0.9312 ± 0.0083"),
+        (lambda: text.estimate(value(-19.4217, 0.314), unit="dB"), "−19.42 ± 0.31 dB"),
+        (lambda: text.estimate(value(0.91, 0.012), share=True), "91.0 ± 1.2 %"),
+        (lambda: text.estimate(value(1.0, 0.0)), "1.000"),
+        (lambda: text.estimate({"value": "nan"}), "–"),
+        (lambda: text.estimate(None), "–"),
+        (lambda: text.estimate(123456.0), "123,456"),
+        (lambda: text.show(0.00001234), "1.23e−5"),
+        (lambda: text.show(1234.5), "1,234"),
+        (lambda: text.show("inf"), "inf"),
+        (lambda: text.show(float("nan")), "nan"),
+        (lambda: text.show(0), "0"),
+        (lambda: text.percent(0.05), "5.0 %"),
+        (lambda: text.count(12345), "12,345"),
+        (lambda: text.duration(59.7), "1 min 0 s"),
+        (lambda: text.duration(3.21), "3.2 s"),
+        (lambda: text.duration(4000), "1 h 6 min"),
+        (lambda: text.duration(200_000), "2 d 7 h"),
+        (lambda: text.join(["a", "b", "c"]), "a, b and c"),
         (lambda: figures.tick(12000), "12k"),
         (lambda: figures.tick(-0.000012), "−1.2e−5"),
         (lambda: figures.tick(0.30000000000000004), "0.3"),
@@ -684,7 +684,7 @@ def test_a_curve_breaks_at_a_rollback_and_at_values_that_are_not_finite() -> Non
     ]
     line = curves.series(rows, "loss")
     assert line is not None and np.isneginf(line.values[-1])
-    line = curves.broken(line)
+    line = curves.insert_breaks(line)
     np.testing.assert_array_equal(line.values, [0, np.nan, 2, np.nan, 3, np.nan])
     assert curves.series(rows, "gap") is None
 
@@ -699,19 +699,19 @@ def test_a_running_mean_passes_over_what_is_not_finite() -> None:
 def test_a_few_wild_values_do_not_flatten_a_curve_and_are_counted() -> None:
     values = np.sin(np.arange(1000.0))
     values[3] = 1e9
-    low, high, beyond = curves.limits([curves.Series(np.arange(1000.0), values)])
+    low, high, beyond = curves.axis_limits([curves.Series(np.arange(1000.0), values)])
     assert -2 < low < high < 2 and beyond == 1
-    assert curves.limits([curves.Series(np.arange(3.0), np.array([0.0, 1.0, 100.0]))])[2] == 0
+    assert curves.axis_limits([curves.Series(np.arange(3.0), np.array([0.0, 1.0, 100.0]))])[2] == 0
 
 
 def test_the_strip_of_health_shows_the_worst_of_neighbouring_steps() -> None:
     rows = [{"step": s, "health": "bad" if s == 777 else "good"} for s in range(5000)]
-    strip = curves.health(rows, cells=100)
+    strip = curves.health_strip(rows, cells=100)
     assert [level for level, _ in strip] == ["good", "bad", "good"]
     assert sum(width for _, width in strip) == pytest.approx(100, abs=0.1) and strip[1][
         1
     ] == pytest.approx(1)
-    assert curves.health([{"step": 1}]) == []
+    assert curves.health_strip([{"step": 1}]) == []
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -735,10 +735,14 @@ def test_the_window_holds_the_data_and_near_sets_but_not_far_ones() -> None:
         generator.normal(6, 1, 2000),
         generator.normal(500, 1, 2000),
     )
-    low, high = figures.window([data], [near, far])
+    low, high = figures.choose_window([data], [near, far])
     assert -4 < low < -2 and 7.5 < high < 10
-    assert figures.window([np.full(5, 3.0)])[0] < 3 < figures.window([np.full(5, 3.0)])[1]
-    low, high = figures.window([], [])
+    assert (
+        figures.choose_window([np.full(5, 3.0)])[0]
+        < 3
+        < figures.choose_window([np.full(5, 3.0)])[1]
+    )
+    low, high = figures.choose_window([], [])
     assert low < high
 
 
@@ -759,7 +763,7 @@ def test_drawings_are_small_documents_without_fonts_or_addresses() -> None:
 def test_the_landscape_is_drawn_with_y_in_rows() -> None:
     x, y = np.linspace(0, 1, 5), np.linspace(0, 10, 7)
     energy = np.tile(y[:, None], (1, 5))
-    figure = figures.landscape(x, y, energy, None, "#ffffff")
+    figure = planar.landscape(x, y, energy, None, "#ffffff")
     assert figure.axes[0].get_xlim() == (0, 1) and figure.axes[0].get_ylim() == (0, 10)
     assert "<image" in figures.svg(figure, "map")
 

@@ -91,7 +91,7 @@ def pixels(markup: str) -> np.ndarray[Any, Any]:
 
 
 def section(values: Any, found: Any) -> blocks.Section:
-    made = boltzmann.boltzmann(values, found)
+    made = boltzmann.boltzmann_section(values, found)
     assert made is not None
     return made
 
@@ -101,13 +101,13 @@ def section(values: Any, found: Any) -> blocks.Section:
 
 def test_other_energies_have_no_such_section() -> None:
     assert (
-        boltzmann.boltzmann({}, {}) is None
-        and boltzmann.boltzmann({"samples": {}}, arrays()) is None
+        boltzmann.boltzmann_section({}, {}) is None
+        and boltzmann.boltzmann_section({"samples": {}}, arrays()) is None
     )
 
 
 def test_signed_colours_are_one_scale_with_zero_in_the_middle() -> None:
-    shade = boltzmann.signed(
+    shade = boltzmann.color_signed(
         np.array([-9.0, -1.0, -0.5, 0.0, 0.5, 1.0, 9.0]).reshape(7, 1, 1, 1), 1.0
     )[:, 0, 0]
     assert np.array_equal(shade[0], shade[1]) and np.array_equal(shade[5], shade[6])
@@ -115,7 +115,7 @@ def test_signed_colours_are_one_scale_with_zero_in_the_middle() -> None:
     assert (
         blue[1] > blue[2] > blue[3] and orange[5] > orange[4] > orange[3] and shade[3].min() > 0.85
     )
-    channels = boltzmann.signed(np.array([1.0, -1.0, 0.0]).reshape(1, 3, 1, 1), 1.0)
+    channels = boltzmann.color_signed(np.array([1.0, -1.0, 0.0]).reshape(1, 3, 1, 1), 1.0)
     assert np.array_equal(channels[0, 0, 0], shade[3])
 
 

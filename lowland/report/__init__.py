@@ -4,12 +4,11 @@ The page is a single file. It opens from a disk, loads nothing from a network an
 object: what is not in the run directory is not in the report, and a part that is missing is named
 as missing.
 
-    page                                             the run directory -> one HTML file, by
-                                                     template.html
-    training · samples · detection · restoration · landscape     its sections
-    figures · curves · pictures                      arrays -> plots, logged curves, tiled images
-    blocks                                           what a page is made of, and how numbers are
-                                                     written
+    page                                    the run directory -> one HTML file, by template.html
+    training · samples · chains · boltzmann · landscape · detection · likelihood · restoration
+                                            its sections
+    figures · planar · curves · pictures    arrays -> plots, maps, logged curves, tiled images
+    blocks · text                           the pieces of a page, and numbers in words
 """
 
 from lowland.report.page import write_report

@@ -1,4 +1,4 @@
-"""What was logged over time, as curves and as a strip of health.
+"""Curves of logged quantities over training, and a strip of health.
 
 A long log is thinned so that no spike is lost: of every block of rows the lowest and the highest
 are kept. A value that is not finite is never drawn as a number: the curve breaks and a red tick
@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from lowland.report.figures import COLOURS, NICE, blank, label, tick
+from lowland.report.figures import COLORS, TICK_STEPS, Style, blank, label, tick
 from lowland.report.pictures import Array
 
 LEVELS = ("good", "warn", "bad")
+Rows = Sequence[Mapping[str, Any]]
 
 
 class Series(NamedTuple):
@@ -28,22 +29,22 @@ class Series(NamedTuple):
     values: Array
 
     @property
-    def ends_at(self) -> float:
-        return float(self.values[-1])
+    def finite(self) -> Array:
+        return np.isfinite(self.values)
 
 
-def series(rows: Sequence[Mapping[str, Any]], key: str) -> Series | None:
-    """All rows that hold the key; "nan", "inf" and "-inf" become these numbers. None if no row
-    holds it.
+def series(rows: Rows, key: str) -> Series | None:
+    """Collect all rows that hold the key; "nan", "inf" and "-inf" become these numbers. None if no
+    row holds it.
     """
-    found = [(r["step"], _number(r[key])) for r in rows if "step" in r and r.get(key) is not None]
+    found = [(r["step"], _to_float(r[key])) for r in rows if "step" in r and r.get(key) is not None]
     if not found:
         return None
-    steps, values = zip(*found, strict=True)
-    return Series(np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64))
+    steps, values = np.asarray(found, dtype=np.float64).T
+    return Series(steps, values)
 
 
-def _number(value: Any) -> float:
+def _to_float(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -51,52 +52,48 @@ def _number(value: Any) -> float:
 
 
 def thin(line: Series, most: int = 500) -> Series:
-    """At most about `most` points: of each block the lowest and the highest, in order. Breaks stay
-    breaks.
+    """Keep at most about `most` points: of each block the lowest and the highest, in order. Breaks
+    stay breaks.
     """
     if len(line.steps) <= most:
         return line
-    kept = []
+    kept: list[int] = []
     for block in np.array_split(np.arange(len(line.steps)), most // 2):
-        values = line.values[block]
-        seen = np.flatnonzero(np.isfinite(values))
-        ends = {seen[values[seen].argmin()], seen[values[seen].argmax()]} if len(seen) else {0}
-        kept += [int(block[i]) for i in sorted(ends)]
+        known = block[line.finite[block]]
+        if len(known):
+            values = line.values[known]
+            kept += sorted({int(known[values.argmin()]), int(known[values.argmax()])})
+        else:
+            kept.append(int(block[0]))
     return Series(line.steps[kept], line.values[kept])
 
 
-def _holes(values: Array) -> Array:
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def broken(line: Series) -> Series:
-    """With a gap wherever the step does not rise, as after a rollback, and wherever the value is
+def insert_breaks(line: Series) -> Series:
+    """Insert a gap wherever the step does not rise, as after a rollback, and wherever the value is
     not finite.
     """
     back = np.flatnonzero(np.diff(line.steps) <= 0) + 1
-    return Series(np.insert(line.steps, back, np.nan), np.insert(_holes(line.values), back, np.nan))
+    values = np.where(line.finite, line.values, np.nan)
+    return Series(np.insert(line.steps, back, np.nan), np.insert(values, back, np.nan))
 
 
 def smooth(line: Series) -> Series:
-    """A centred running mean over a fortieth of the log; the finite values alone count."""
+    """Return a centred running mean over a fortieth of the log; the finite values alone count."""
     half = max(1, len(line.values) // 80)
-    weights = np.isfinite(line.values).astype(np.float64)
-    sums = np.cumsum(
-        np.concatenate([[0.0], np.where(weights > 0, np.nan_to_num(line.values), 0.0)])
-    )
-    counts = np.cumsum(np.concatenate([[0.0], weights]))
+    sums = np.cumsum([0.0, *np.where(line.finite, line.values, 0.0)])
+    counts = np.cumsum([0.0, *line.finite])
     places = np.arange(len(line.values))
     first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(line.values))
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (sums[last] - sums[first]) / (counts[last] - counts[first])
-    return Series(line.steps, np.where(weights > 0, means, np.nan))
+    return Series(line.steps, np.where(line.finite, means, np.nan))
 
 
-def limits(lines: Sequence[Series]) -> tuple[float, float, int]:
-    """(low, high, values beyond): all of them, or 98 % where a few would flatten the rest to a
-    line.
+def axis_limits(lines: Sequence[Series]) -> tuple[float, float, int]:
+    """Return (low, high, values beyond): all of them, or 98 % where a few would flatten the rest to
+    a line.
     """
-    values = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
+    values = np.concatenate([line.values[line.finite] for line in lines])
     if not len(values):
         return 0.0, 1.0, 0
     low, high = float(values.min()), float(values.max())
@@ -105,10 +102,14 @@ def limits(lines: Sequence[Series]) -> tuple[float, float, int]:
     if len(values) >= 20 and inner > 0 and high - low > 3 * inner:
         low, high = max(low, inner_low - 0.3 * inner), min(high, inner_high + 0.3 * inner)
     pad = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
-    return low - pad, high + pad, int(((values < low) | (values > high)).sum())
+    return low - pad, high + pad, _count_beyond(values, low, high)
 
 
-def curve(
+def _count_beyond(values: Array, low: float, high: float) -> int:
+    return int(((values < low) | (values > high)).sum())
+
+
+def draw_curves(
     lines: Sequence[tuple[Series, str]],
     *,
     zero: bool = False,
@@ -117,7 +118,7 @@ def curve(
     spread: Series | None = None,
     events: Sequence[tuple[float, str]] = (),
 ) -> tuple[Figure, int]:
-    """Curves over updates, and how many values lie beyond the axis.
+    """Draw curves over updates; returns the figure and the number of values beyond the axis.
 
     lines: (series, colour name); zero: show the zero line; log: logarithmic where the values span
     more than a decade; plain: no running mean; spread: half width of a band around the first line;
@@ -125,90 +126,67 @@ def curve(
     """
     figure, axes = blank()
     shown = [line for line, _ in lines]
-    values = np.concatenate([line.values for line in shown])
-    values = values[np.isfinite(values)]
-    log = (
-        log
-        and len(values) > 0
-        and float(values.min()) > 0
-        and float(values.max()) > 20 * float(values.min())
-    )
-    low, high, beyond = (0.0, 1.0, 0) if log else limits(shown)
+    values = np.concatenate([line.values[line.finite] for line in shown])
+    log = log and len(values) > 0 and values.min() > 0 and bool(values.max() > 20 * values.min())
+    low, high, beyond = axis_limits(shown)
     if spread is not None and len(spread.steps) == len(shown[0].steps):
-        sides = [Series(shown[0].steps, shown[0].values + sign * spread.values) for sign in (-1, 1)]
-        below, above = (broken(side) for side in sides)
-        axes.fill_between(
-            below.steps,
-            below.values,
-            above.values,
-            color=COLOURS[lines[0][1]],
-            alpha=0.13,
-            linewidth=0,
-        )
-        wide = limits(sides)
+        wide = _draw_band(axes, shown[0], spread, COLORS[lines[0][1]])
         low, high = min(low, wide[0]), max(high, wide[1])
-        beyond = sum(
-            int(((v < low) | (v > high)).sum()) for v in (line.values for line in shown if not log)
-        )
+        beyond = sum(_count_beyond(line.values, low, high) for line in shown)
     if zero:
         low, high = min(low, -0.05 * (high - low)), max(high, 0.05 * (high - low))
-        axes.axhline(0, color=COLOURS["ink"], linewidth=1)
+        axes.axhline(0, color=COLORS["ink"], linewidth=1)
     for step, level in events:
-        axes.axvline(step, color=COLOURS[level], linewidth=1, dashes=(2, 2.5))
-    for line, colour in lines:
-        _trace(axes, line, COLOURS[colour], plain)
+        axes.axvline(step, color=COLORS[level], linewidth=1, dashes=(2, 2.5))
+    for line, color in lines:
+        _draw_line(axes, line, COLORS[color], plain)
     if log:
+        beyond = 0
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if values.max() < 300 * values.min() else (1,))
-        )
+        ticks = (1, 2, 5)[: 3 if values.max() < 300 * values.min() else 1]
+        axes.yaxis.set_major_locator(LogLocator(subs=ticks))
         axes.yaxis.set_major_formatter(FuncFormatter(tick))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(low, high)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=NICE, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS, integer=True))
     label(axes, "update")
     return figure, beyond
 
 
-def _trace(axes: Axes, line: Series, colour: str, plain: bool) -> None:
-    """The logged values; where there are many, thin and with a running mean on top; red ticks where
-    not finite.
+def _draw_band(axes: Axes, line: Series, spread: Series, color: str) -> tuple[float, float]:
+    """Fill a band around a line; returns the limits of an axis that holds it."""
+    sides = [Series(line.steps, line.values + sign * spread.values) for sign in (-1, 1)]
+    below, above = (insert_breaks(side) for side in sides)
+    axes.fill_between(below.steps, below.values, above.values, color=color, alpha=0.13, linewidth=0)
+    low, high, _ = axis_limits(sides)
+    return low, high
+
+
+def _draw_line(axes: Axes, line: Series, color: str, plain: bool) -> None:
+    """Draw the logged values; where there are many, thin and with a running mean on top; red ticks
+    where not finite.
     """
     noisy = len(line.steps) > 60 and not plain
-    raw = broken(thin(line))
-    marker = "o" if len(line.steps) <= 20 else ""
-    width, alpha = (0.8, 0.35) if noisy else (1.6, 1.0)
-    axes.plot(
-        raw.steps,
-        raw.values,
-        color=colour,
-        linewidth=width,
-        alpha=alpha,
-        marker=marker,
-        markersize=3,
-    )
+    style: Style = {"linewidth": 1.6, "alpha": 1.0}
     if noisy:
-        even = broken(thin(smooth(line)))
-        axes.plot(even.steps, even.values, color=colour, linewidth=1.7)
-    lost = line.steps[~np.isfinite(line.values)][:200]
+        style = {"linewidth": 0.8, "alpha": 0.35}
+    if len(line.steps) <= 20:
+        style |= {"marker": "o", "markersize": 3}
+    raw = insert_breaks(thin(line))
+    axes.plot(raw.steps, raw.values, color=color, **style)
+    if noisy:
+        mean = insert_breaks(thin(smooth(line)))
+        axes.plot(mean.steps, mean.values, color=color, linewidth=1.7)
+    lost = line.steps[~line.finite][:200]
     if len(lost):
-        height = np.full(len(lost), 0.985)
-        transform = axes.get_xaxis_transform()
-        axes.plot(
-            lost,
-            height,
-            "|",
-            color=COLOURS["bad"],
-            markersize=8,
-            transform=transform,
-            clip_on=False,
-        )
+        top: Style = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+        axes.plot(lost, np.full(len(lost), 0.985), "|", color=COLORS["bad"], markersize=8, **top)
 
 
-def health(rows: Sequence[Mapping[str, Any]], cells: int = 240) -> list[tuple[str, float]]:
-    """The strip as (level, width in percent), from the first to the last step; of each cell the
-    worst level counts.
+def health_strip(rows: Rows, cells: int = 240) -> list[tuple[str, float]]:
+    """Return the strip as (level, width in percent), from the first to the last step; of each cell
+    the worst level counts.
     """
     known = [
         (float(r["step"]), LEVELS.index(r["health"]))
@@ -222,11 +200,12 @@ def health(rows: Sequence[Mapping[str, Any]], cells: int = 240) -> list[tuple[st
     cells = int(min(cells, max(1, len(set(steps)))))
     places = np.clip(((steps - first) / max(last - first, 1e-9) * cells).astype(int), 0, cells - 1)
     worst = np.full(cells, -1)
-    for place, (_, level) in zip(places, known, strict=True):
-        worst[place] = max(worst[place], level)
+    np.maximum.at(worst, places, [level for _, level in known])
     strip: list[tuple[str, float]] = []
+    name = "good"
     for level in worst:
-        name = LEVELS[level] if level >= 0 else (strip[-1][0] if strip else "good")
+        if level >= 0:
+            name = LEVELS[level]
         width = 100 / cells
         if strip and strip[-1][0] == name:
             width += strip.pop()[1]
@@ -234,7 +213,7 @@ def health(rows: Sequence[Mapping[str, Any]], cells: int = 240) -> list[tuple[st
     return [(name, round(width, 3)) for name, width in strip]
 
 
-def span(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """The first and the last step of the log."""
-    steps = [float(r["step"]) for r in rows if "step" in r]
-    return (min(steps), max(steps)) if steps else (0.0, 0.0)
+def span(rows: Rows) -> tuple[float, float]:
+    """Return the first and the last step of the log."""
+    steps = [float(r["step"]) for r in rows if "step" in r] or [0.0]
+    return min(steps), max(steps)

@@ -1,163 +1,154 @@
-"""Energies of the sets, the detector's promise against what was counted, and how well it finds
-outliers.
+"""The sections about energies and detection: energies of the sets, the detector's promise against
+what was counted, and how well it finds outliers.
 """
-
-from typing import Any
 
 import numpy as np
 
-from lowland.report import figures as draw
-from lowland.report.blocks import (
-    Panels,
-    Picture,
-    Section,
-    Table,
-    Text,
-    Values,
-    count,
-    estimate,
-    listed,
-    number,
-    part,
-    percent,
-    show,
-)
-from lowland.report.pictures import Arrays
+from lowland.report import figures, text
+from lowland.report.blocks import Block, Picture, Section, Table, Values, part
+from lowland.report.figures import finite, plot
+from lowland.report.pictures import Array, Arrays
 
-FIXED = {"train": "fourth", "test": "data", "samples": "model", "noise": "noise"}  # set: colour
+SET_COLORS = {"train": "fourth", "test": "data", "samples": "model", "noise": "noise"}
+OUTLIER_COLORS = ("third", "warn", "fifth", "bad")
 QUANTILES = (0.05, 0.5, 0.95)
-SHIFTED = ("third", "warn", "fifth", "bad")
 
 
-def energies(arrays: Arrays) -> Section:
-    """Histograms of the energies of train, test, samples, noise and shifted sets."""
+def energies_section(arrays: Arrays) -> Section:
+    """Return histograms of the energies of train, test, samples, noise and outlier sets."""
     section = Section("energies", "Energies")
-    sets = {
-        name.removeprefix("energies/"): a
-        for name, a in arrays.items()
-        if name.startswith("energies/")
+    stored = {
+        name.removeprefix("energies/"): array
+        for name, array in arrays.items()
+        if name.startswith("energies/") and len(finite(array))
     }
-    order = [name for name in FIXED if name in sets] + sorted(set(sets) - set(FIXED))
-    order = [name for name in order if len(draw.finite(sets[name]))]
-    if not order:
-        section.blocks.append(Text("No energies were stored in this run.", absent=True))
+    outliers = sorted(set(stored) - set(SET_COLORS))
+    sets = {name: stored[name] for name in [*SET_COLORS, *outliers] if name in stored}
+    if not sets:
+        section.add_absent("No energies were stored in this run.")
         return section
     section.lead = (
         "Low energy means likely. Fresh test data should look like training data; all else should "
         "be uphill."
     )
-    shifted = [name for name in order if name not in FIXED]
-    colours = FIXED | {name: SHIFTED[i % len(SHIFTED)] for i, name in enumerate(shifted)}
-    window = draw.window(
-        [sets[n] for n in order if n in ("train", "test")],
-        [sets[n] for n in order if n not in ("train", "test")],
-    )
-    figure = draw.histogram([(sets[n], colours[n]) for n in order], window, "energy", 280)
-    caption = (
-        "Each outline is a density of area one: the further apart two of them, the better the "
-        "energy tells these sets apart. The axis is cut to the bulk of the data and of the sets "
-        f"near them.{_beyond(sets, order, window)}"
-    )
-    alt = (
-        f"Histograms of the energies of {listed(order)}; their medians are in the table that "
-        "follows"
-    )
-    keys = tuple((name, colours[name]) for name in order)
-    picture = Picture(draw.svg(figure, alt), "Energies of the sets", caption, keys=keys)
-    section.blocks.append(
-        Panels([picture, _ranges(sets, order, colours), _quantiles(sets, order)], "flow")
-    )
+    cycle = {name: OUTLIER_COLORS[i % len(OUTLIER_COLORS)] for i, name in enumerate(outliers)}
+    colors = SET_COLORS | cycle
+    pictures = [_energy_histogram(sets, colors), _range_picture(sets, colors)]
+    section.add_panels([*pictures, _quantile_table(sets)], "flow")
     return section
 
 
-def _ranges(sets: Arrays, order: list[str], colours: Values) -> Picture:
-    rows = [
-        (name, *(float(q) for q in np.quantile(draw.finite(sets[name]), QUANTILES)), colours[name])
-        for name in order
-    ]
+def _energy_histogram(sets: Arrays, colors: dict[str, str]) -> Picture:
+    core = [values for name, values in sets.items() if name in ("train", "test")]
+    others = [values for name, values in sets.items() if name not in ("train", "test")]
+    window = figures.choose_window(core, others)
+    drawn = [(values, colors[name]) for name, values in sets.items()]
+    caption = (
+        "Each outline is a density of area one: the further apart two of them, the better the "
+        "energy tells these sets apart. The axis is cut to the bulk of the data and of the sets "
+        f"near them.{_describe_beyond(sets, window)}"
+    )
+    alt = (
+        f"Histograms of the energies of {text.join(list(sets))}; their medians are in the table "
+        "that follows"
+    )
+    keys = tuple((name, colors[name]) for name in sets)
+    figure = figures.histogram(drawn, window, "energy", 280)
+    return plot(figure, alt, "Energies of the sets", caption, keys=keys)
+
+
+def _describe_beyond(sets: Arrays, window: tuple[float, float]) -> str:
+    words = []
+    for name, values in sets.items():
+        left = float((finite(values) < window[0]).mean())
+        right = float((finite(values) > window[1]).mean())
+        if max(left, right) > 0.02:
+            side = "right" if right >= left else "left"
+            words.append(f"{text.percent(max(left, right), 0)} of {name} (to the {side})")
+    if not words:
+        return ""
+    return f" Beyond it lie {text.join(words)}."
+
+
+def _quantiles(values: Array) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(finite(values), QUANTILES).tolist()
+    return low, middle, high
+
+
+def _range_picture(sets: Arrays, colors: dict[str, str]) -> Picture:
+    rows = [(name, *_quantiles(values), colors[name]) for name, values in sets.items()]
     caption = (
         "Each bar holds the middle 90 % of a set, the dot is its median. Nothing is cut off here."
     )
     alt = "Bars from the 5 % to the 95 % quantile of each set's energies, with the median"
-    return Picture(draw.svg(draw.ranges(rows), alt), "Where the sets lie", caption)
+    return plot(figures.ranges(rows), alt, "Where the sets lie", caption)
 
 
-def _beyond(sets: Arrays, order: list[str], window: tuple[float, float]) -> str:
-    words = []
-    for name in order:
-        seen = draw.finite(sets[name])
-        left, right = float((seen < window[0]).mean()), float((seen > window[1]).mean())
-        if max(left, right) > 0.02:
-            words.append(
-                f"{percent(max(left, right), 0)} of {name} (to the "
-                f"{'right' if right >= left else 'left'})"
-            )
-    return f" Beyond it lie {listed(words)}." if words else ""
-
-
-def _quantiles(sets: Arrays, order: list[str]) -> Table:
-    rows = []
-    for name in order:
-        seen = draw.finite(sets[name])
-        low, middle, high = np.quantile(seen, QUANTILES)
-        rows.append((name, count(sets[name].size), show(low), show(middle), show(high)))
-    lost = {name: int(sets[name].size - len(draw.finite(sets[name]))) for name in order}
-    words = listed([f"{amount:,} of {name}" for name, amount in lost.items() if amount])
-    caption = f"Not finite, and left out: {words}." if words else "All energies are finite."
-    return Table(
-        "Energies in figures", ("set", "points", "5 %", "median", "95 %"), rows, caption=caption
-    )
+def _quantile_table(sets: Arrays) -> Table:
+    rows = [
+        (name, text.count(values.size), *map(text.show, _quantiles(values)))
+        for name, values in sets.items()
+    ]
+    lost = {name: values.size - len(finite(values)) for name, values in sets.items()}
+    words = text.join([f"{amount:,} of {name}" for name, amount in lost.items() if amount])
+    caption = "All energies are finite."
+    if words:
+        caption = f"Not finite, and left out: {words}."
+    head = ("set", "points", "5 %", "median", "95 %")
+    return Table("Energies in figures", head, rows, caption=caption)
 
 
 # ---- the detector --------------------------------------------------------------------------------
 
 
-def detection(values: Values, arrays: Arrays) -> Section:
-    """The false-alarm rate against the promise, and the table of outlier sets."""
+def detection_section(values: Values, arrays: Arrays) -> Section:
+    """Return the false-alarm rate against the promise, and the table of outlier sets."""
     section = Section("detection", "The detector and its promise")
     found = part(values, "detection")
     nominal, empirical = arrays.get("alarm_nominal"), arrays.get("alarm_empirical")
     if not found and nominal is None:
-        section.blocks.append(Text("Outlier detection was not evaluated in this run.", absent=True))
+        section.add_absent("Outlier detection was not evaluated in this run.")
         return section
-    alarm = part(found, "false_alarm")
+    alarm, outliers = part(found, "false_alarm"), part(found, "outliers")
     if alarm:
         section.lead = (
             "An example is called an outlier when its energy lies above a threshold set on "
-            f"{count(found.get('calibration_count'))} calibration examples. Promised: at most "
-            f"{percent(found.get('nominal'))} false alarms. Counted on {count(alarm.get('count'))} "
-            f"fresh test examples: {percent(alarm.get('value'))}; a sound detector would show "
-            f"{percent(alarm.get('low'))} to {percent(alarm.get('high'))} in 95 of 100 such counts."
+            f"{text.count(found.get('calibration_count'))} calibration examples. Promised: at most "
+            f"{text.percent(found.get('nominal'))} false alarms. Counted on "
+            f"{text.count(alarm.get('count'))} fresh test examples: "
+            f"{text.percent(alarm.get('value'))}; a sound detector would show "
+            f"{text.percent(alarm.get('low'))} to {text.percent(alarm.get('high'))} in 95 of 100 "
+            "such counts."
         )
-    items: list[Any] = []
-    words = [] if alarm else ["No false-alarm rate was counted in this run."]
+    items: list[Block] = []
     if nominal is not None and empirical is not None and len(nominal) == len(empirical) > 0:
-        items.append(_calibration(found, arrays))
-    else:
-        words.append("No calibration curve was stored in this run.")
-    if part(found, "outliers"):
-        items.append(_outliers(part(found, "outliers")))
-    else:
-        words.append("No outlier sets were evaluated in this run.")
-    section.blocks += [Panels(items, "wide")] if items else []
-    section.blocks += [Text(sentence, absent=True) for sentence in words]
+        items.append(_calibration_picture(found, arrays))
+    curve = bool(items)
+    if outliers:
+        items.append(_outlier_table(outliers))
+    section.add_panels(items, "wide")
+    if not alarm:
+        section.add_absent("No false-alarm rate was counted in this run.")
+    if not curve:
+        section.add_absent("No calibration curve was stored in this run.")
+    if not outliers:
+        section.add_absent("No outlier sets were evaluated in this run.")
     return section
 
 
-def _calibration(found: Values, arrays: Arrays) -> Picture:
-    nominal, value = number(found.get("nominal")), number(part(found, "false_alarm").get("value"))
+def _calibration_picture(found: Values, arrays: Arrays) -> Picture:
+    nominal = text.number(found.get("nominal"))
+    value = text.number(part(found, "false_alarm").get("value"))
     point = None if nominal is None or value is None else (nominal, value)
-    figure = draw.calibration(
-        arrays["alarm_nominal"],
-        arrays["alarm_empirical"],
-        arrays.get("alarm_low"),
-        arrays.get("alarm_high"),
-        point,
-    )
+    curve, low, high = (arrays.get(f"alarm_{name}") for name in ("empirical", "low", "high"))
+    assert curve is not None
+    figure = figures.calibration(arrays["alarm_nominal"], curve, low, high, point)
     keys = [
         ("counted", "data"),
         ("exact promise (dashed), and where a sound detector falls", "noise"),
     ]
+    if point is not None:
+        keys.append(("threshold in use", "model"))
     caption = (
         "On the dashed diagonal the detector raises exactly as many false alarms as promised; "
         "above the grey band it breaks its promise, within the band it keeps it up to the luck of "
@@ -167,39 +158,29 @@ def _calibration(found: Values, arrays: Arrays) -> Picture:
         "Counted against promised false-alarm rate, with the diagonal and the band of a sound "
         "detector"
     )
-    return Picture(
-        draw.svg(figure, alt),
-        "Calibration",
-        caption,
-        keys=(*keys, ("threshold in use", "model")) if point else tuple(keys),
-    )
+    return plot(figure, alt, "Calibration", caption, keys=tuple(keys))
 
 
-def kept(found: Values) -> bool | None:
-    """Whether the counted false-alarm rate is within what a sound detector shows, or below; None if
-    unknown.
+def keeps_promise(found: Values) -> bool | None:
+    """Return True if the counted false-alarm rate is within what a sound detector shows, or below;
+    None if unknown.
     """
     alarm = part(found, "false_alarm")
-    value, high = number(alarm.get("value")), number(alarm.get("high"))
+    value, high = text.number(alarm.get("value")), text.number(alarm.get("high"))
     return None if value is None or high is None else value <= high
 
 
-def _outliers(outliers: Values) -> Table:
+def _outlier_table(outliers: Values) -> Table:
     rows = []
     for name in outliers:
         scores = part(outliers, name)
-        cells = (
-            estimate(scores.get(key), share=key == "fpr95") for key in ("auroc", "aupr", "fpr95")
-        )
-        rows.append((str(name), count(scores.get("count")), *cells))
+        pair = [text.estimate(scores.get(key)) for key in ("auroc", "aupr")]
+        fpr95 = text.estimate(scores.get("fpr95"), share=True)
+        rows.append((str(name), text.count(scores.get("count")), *pair, fpr95))
     caption = (
         "AUROC: chance that an outlier has a higher energy than a test example (0.5 is guessing, 1 "
         "is perfect). AUPR: precision averaged over recall. FPR95: share of outliers that pass "
         "where 95 % of the test examples pass; smaller is better. ± is one standard error."
     )
-    return Table(
-        "How well outliers are found",
-        ("outliers", "count", "AUROC", "AUPR", "FPR95"),
-        rows,
-        caption=caption,
-    )
+    head = ("outliers", "count", "AUROC", "AUPR", "FPR95")
+    return Table("How well outliers are found", head, rows, caption=caption)

@@ -1,137 +1,121 @@
-"""The likelihood and its certificate: log Z along the path in both directions, and what the gap
-says.
+"""The section about the likelihood and its certificate: log Z along the path in both directions,
+and the gap between them.
 """
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from lowland.report import figures as draw
-from lowland.report.blocks import (
-    Card,
-    Panels,
-    Picture,
-    Section,
-    Table,
-    Text,
-    Values,
-    count,
-    estimate,
-    number,
-    part,
-    show,
-)
+from lowland.report import text
+from lowland.report.blocks import Card, Picture, Section, Table, Values, part
+from lowland.report.figures import COLORS, blank, label, plot
 from lowland.report.pictures import Array, Arrays
 
+BETA = "inverse temperature β"
 
-def likelihood(values: Values, arrays: Arrays) -> Section | None:
-    """The section; None for a run whose likelihood was not measured."""
+
+def likelihood_section(values: Values, arrays: Arrays) -> Section | None:
+    """Return the section; None for a run whose likelihood was not measured."""
     if not values:
         return None
     section = Section("likelihood", "The likelihood and its certificate")
     log_z, test = part(values, "log_z"), part(values, "test")
-    verdict = str(log_z.get("verdict") or "not certified: nothing is known of log Z")
     section.lead = (
-        f"Test log-likelihood {estimate(test)} nats per example ({test.get('data')}), "
-        f"{count(test.get('count'))} examples. {_bracket(log_z, test)}"
+        f"Test log-likelihood {text.estimate(test)} nats per example ({test.get('data')}), "
+        f"{text.count(test.get('count'))} examples. {_describe_bracket(log_z, test)}"
     )
-    tone = "" if log_z.get("certified") else "The likelihood is "
-    section.blocks.append(
-        Text(f"{tone}{verdict[0].upper() + verdict[1:] if not tone else verdict}.")
-    )
-    betas, forward, reverse = (arrays.get(name) for name in ("betas", "forward", "reverse"))
-    if (
-        betas is not None
-        and forward is not None
-        and reverse is not None
-        and len(betas) == len(forward) == len(reverse) > 1
-    ):
-        section.blocks.append(
-            Panels([*_pictures(betas, forward, reverse), _directions(log_z)], "wide")
-        )
-    section.blocks += [Text(str(note)) for note in values.get("notes") or []]
+    verdict = str(log_z.get("verdict") or "not certified: nothing is known of log Z")
+    if log_z.get("certified"):
+        section.add_text(f"{verdict[0].upper()}{verdict[1:]}.")
+    else:
+        section.add_text(f"The likelihood is {verdict}.")
+    paths = [arrays[name] for name in ("betas", "forward", "reverse") if name in arrays]
+    if len(paths) == 3 and len(paths[0]) == len(paths[1]) == len(paths[2]) > 1:
+        section.add_panels([*_pictures(*paths), _direction_table(log_z)], "wide")
+    for note in values.get("notes") or []:
+        section.add_text(str(note))
     return section
 
 
-def card(values: Values) -> list[Card]:
-    """The headline figure: the test log-likelihood, and whether it is certified."""
+def likelihood_card(values: Values) -> list[Card]:
+    """Return the headline figure: the test log-likelihood, certified or not."""
     test, log_z = part(values, "test"), part(values, "log_z")
-    if number(test.get("value")) is None:
+    if text.number(test.get("value")) is None:
         return []
-    ends = f"{show(test.get('lower'), 5)} to {show(test.get('upper'), 5)}"
     sure = bool(log_z.get("certified"))
-    made = Card.of(
-        "Log-likelihood",
-        estimate(test, unit="nats"),
-        f"{'' if sure else 'not certified; '}{ends} by log Z",
-    )
-    return [Card(made.label, made.value, made.note, "good" if sure else "bad", made.error)]
+    note = f"{text.show(test.get('lower'), 5)} to {text.show(test.get('upper'), 5)} by log Z"
+    if not sure:
+        note = f"not certified; {note}"
+    value = text.estimate(test, unit="nats")
+    return [Card.of("Log-likelihood", value, note, "good" if sure else "bad")]
 
 
-def _bracket(log_z: Values, test: Values) -> str:
+def _describe_bracket(log_z: Values, test: Values) -> str:
     if log_z.get("method") == "enumeration":
-        return f"log Z = {show(log_z.get('value'), 7)} is exact: {log_z.get('details')}."
+        return f"log Z = {text.show(log_z.get('value'), 7)} is exact: {log_z.get('details')}."
     return (
-        f"log Z lies between {show(log_z.get('lower'), 6)} and {show(log_z.get('upper'), 6)}, so "
-        f"the mean over these examples lies between {show(test.get('lower'), 5)} and "
-        f"{show(test.get('upper'), 5)}. One run went from {log_z.get('base')} to the energy, one "
-        f"back from {log_z.get('draws')}; {count(log_z.get('rungs'))} rungs, by "
-        f"{log_z.get('sampler')}."
+        f"log Z lies between {text.show(log_z.get('lower'), 6)} and "
+        f"{text.show(log_z.get('upper'), 6)}, so the mean over these examples lies between "
+        f"{text.show(test.get('lower'), 5)} and {text.show(test.get('upper'), 5)}. One run went "
+        f"from {log_z.get('base')} to the energy, one back from {log_z.get('draws')}; "
+        f"{text.count(log_z.get('rungs'))} rungs, by {log_z.get('sampler')}."
     )
 
 
 def _pictures(betas: Array, forward: Array, reverse: Array) -> list[Picture]:
     keys = (("from the base", "data"), ("back from the energy", "model"))
-    whole = (
+    path = plot(
+        draw_path(betas, forward, reverse),
+        "log Z against inverse temperature, both directions",
+        "log Z against inverse temperature",
         "Both runs begin where log Z is known, at 0. A run that lost its way ends elsewhere than "
-        "the other."
+        "the other.",
+        keys=keys,
     )
-    apart = (
+    gap = plot(
+        draw_gap(betas, forward, reverse),
+        "Both directions less their mean, against inverse temperature",
+        "How far the directions are apart",
         "The same curves, less their mean. The forward run lags below and the reverse run above; "
         "where they part is where the path is hard, and how far they end apart is the gap of the "
-        "certificate."
+        "certificate.",
+        keys=keys,
     )
-    return [
-        Picture(draw.svg(course(betas, forward, reverse), "log Z against inverse temperature, both directions"),
-                "log Z against inverse temperature", whole, keys=keys),
-        Picture(draw.svg(gap(betas, forward, reverse), "Both directions less their mean, against inverse temperature"),
-                "How far the directions are apart", apart, keys=keys),
-    ]  # fmt: skip
+    return [path, gap]
 
 
-def course(betas: Array, forward: Array, reverse: Array) -> Figure:
-    """log Z against β, both directions: arrays (K + 1,)."""
-    figure, axes = draw.blank()
-    axes.plot(betas, forward, color=draw.COLOURS["data"], linewidth=2.6, alpha=0.75)
-    axes.plot(betas, reverse, color=draw.COLOURS["model"], linewidth=1.4, dashes=(4, 2))
-    draw.label(axes, "inverse temperature β", "log Z")
+def draw_path(betas: Array, forward: Array, reverse: Array) -> Figure:
+    """Draw log Z against β, both directions: arrays (K + 1,)."""
+    figure, axes = blank()
+    axes.plot(betas, forward, color=COLORS["data"], linewidth=2.6, alpha=0.75)
+    axes.plot(betas, reverse, color=COLORS["model"], linewidth=1.4, dashes=(4, 2))
+    label(axes, BETA, "log Z")
     return figure
 
 
-def gap(betas: Array, forward: Array, reverse: Array) -> Figure:
-    """Both directions less their mean, against β."""
-    figure, axes = draw.blank()
+def draw_gap(betas: Array, forward: Array, reverse: Array) -> Figure:
+    """Draw both directions less their mean, against β: arrays (K + 1,)."""
+    figure, axes = blank()
     middle = (forward + reverse) / 2
-    axes.axhline(0, color=draw.COLOURS["ink"], linewidth=0.8)
-    axes.plot(betas, forward - middle, color=draw.COLOURS["data"], linewidth=1.8)
-    axes.plot(betas, reverse - middle, color=draw.COLOURS["model"], linewidth=1.8)
+    axes.axhline(0, color=COLORS["ink"], linewidth=0.8)
+    axes.plot(betas, forward - middle, color=COLORS["data"], linewidth=1.8)
+    axes.plot(betas, reverse - middle, color=COLORS["model"], linewidth=1.8)
     reach = max(float(np.nanmax(np.abs(reverse - middle))), 1e-6) * 1.15
     axes.set_ylim(-reach, reach)
-    draw.label(axes, "inverse temperature β", "nats")
+    label(axes, BETA, "nats")
     return figure
 
 
-def _directions(log_z: Values) -> Table:
+def _direction_table(log_z: Values) -> Table:
     rows = []
     for name, words in (("forward", "from the base"), ("reverse", "back from the energy")):
         run = part(log_z, name)
-        ess = f"{count(run.get('ess'))} of {count(log_z.get('chains'))}"
-        rows.append((words, estimate(run), ess, show(run.get("acceptance"), 3)))
+        ess = f"{text.count(run.get('ess'))} of {text.count(log_z.get('chains'))}"
+        rows.append((words, text.estimate(run), ess, text.show(run.get("acceptance"), 3)))
     caption = (
         "A log mean weight is an estimate of log Z that errs low in the one direction and high in "
         "the other. The certificate reaches from the low end of the first to the high end of the "
         "second; it is believed if they agree, weights are worth enough chains, and the reverse "
         "run began at draws of the energy."
     )
-    return Table(
-        "Both directions", ("run", "log Z", "weights worth", "acceptance"), rows, caption=caption
-    )
+    head = ("run", "log Z", "weights worth", "acceptance")
+    return Table("Both directions", head, rows, caption=caption)

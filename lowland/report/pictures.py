@@ -1,6 +1,4 @@
-"""Images to pictures: arrays (N, C, H, W) in [0, 1] are tiled into one sheet and become a PNG,
-pixel for pixel.
-"""
+"""Image arrays (N, C, H, W) in [0, 1] to PNG markup: tiled into one sheet, pixel for pixel."""
 
 import base64
 import html
@@ -19,27 +17,29 @@ UNKNOWN = (0.49, 0.60, 0.74)  # the colour of a pixel that was not observed
 
 
 def is_images(array: Array | None) -> TypeGuard[Array]:
-    """Whether an array holds images, (N, C, H, W) with one or three channels."""
+    """Return True for images (N, C, H, W) with one or three channels."""
     return array is not None and array.ndim == 4 and array.size > 0 and array.shape[1] in (1, 3)
 
 
-def in_plane(array: Array | None) -> TypeGuard[Array]:
-    """Whether an array holds points in the plane, (N, 2)."""
+def is_planar(array: Array | None) -> TypeGuard[Array]:
+    """Return True for points in the plane (N, 2)."""
     return array is not None and array.ndim == 2 and array.shape[1] == 2 and len(array) > 0
 
 
 def rgb(images: Array) -> Array:
-    """(N, C, H, W) in [0, 1] to (N, H, W, 3), unknown (NaN) pixels in the colour of the unknown."""
+    """Convert (N, C, H, W) in [0, 1] to (N, H, W, 3), unknown (NaN) pixels in the colour of the
+    unknown.
+    """
     images = np.asarray(images, dtype=np.float64)
     unknown = ~np.isfinite(images).all(axis=1)
-    colours = np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images
-    colours = np.moveaxis(np.clip(np.nan_to_num(colours), 0, 1), 1, -1)
-    colours[unknown] = UNKNOWN
-    return colours
+    images = np.repeat(images, 3 // images.shape[1], axis=1)
+    colors = np.moveaxis(np.clip(np.nan_to_num(images), 0, 1), 1, -1)
+    colors[unknown] = UNKNOWN
+    return colors
 
 
 def heat(images: Array, top: float) -> Array:
-    """(N, C, H, W) of sizes to colours (N, H, W, 3): black at zero, bright at `top`, channels
+    """Map (N, C, H, W) of sizes to colours (N, H, W, 3): black at zero, bright at `top`, channels
     averaged.
     """
     sizes = np.nan_to_num(np.asarray(images, dtype=np.float64)).mean(axis=1)
@@ -48,13 +48,13 @@ def heat(images: Array, top: float) -> Array:
     ]
 
 
-def tile(colours: Array, columns: int) -> Array:
-    """(N, H, W, 3) to one sheet (rows, columns, 4) with transparent gaps."""
-    amount, height, width, _ = colours.shape
+def tile(colors: Array, columns: int) -> Array:
+    """Lay (N, H, W, 3) out on one sheet (rows, columns, 4) with transparent gaps."""
+    amount, height, width, _ = colors.shape
     gap = max(1, width // 14)
     rows = -(-amount // columns)
     sheet = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
-    for i, picture in enumerate(colours):
+    for i, picture in enumerate(colors):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width, :3] = picture
         sheet[top : top + height, left : left + width, 3] = 1
@@ -62,25 +62,23 @@ def tile(colours: Array, columns: int) -> Array:
 
 
 def image(sheet: Array, alt: str, widest: int = 504) -> str:
-    """A sheet as an <img> of whole pixels, at most about `widest` CSS pixels wide."""
+    """Encode a sheet as an <img> of whole pixels, at most about `widest` CSS pixels wide."""
     buffer = io.BytesIO()
     pixels = (255 * sheet + 0.5).astype(np.uint8)
     imsave(buffer, pixels, format="png", metadata={"Software": None})  # type: ignore[dict-item]  # None leaves it out
     code = base64.b64encode(buffer.getvalue()).decode()
     height, width = sheet.shape[:2]
     return (
-        f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
-        f'style="width:{width * max(1, widest // width)}px">'
+        f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}" width="{width}" '
+        f'height="{height}" style="width:{width * max(1, widest // width)}px">'
     )
 
 
-def row(images: Array, alt: str, widest: int = 440) -> str:
-    """Images side by side as one <img>; wherever they are not known they have the colour of the
-    unknown.
-    """
-    return image(tile(rgb(images), len(images)), alt, widest)
+def grid(images: Array, columns: int, alt: str, widest: int = 504) -> str:
+    """Encode images as one <img>, row by row; unknown pixels have the colour of the unknown."""
+    return image(tile(rgb(images), columns), alt, widest)
 
 
-def room(images: Array, most: int, pixels: int = 400_000) -> int:
-    """How many of these images to show: at most `most`, fewer when they are large."""
+def count_shown(images: Array, most: int, pixels: int = 400_000) -> int:
+    """Return the number of images to show: at most `most`, fewer when they are large."""
     return min(len(images), most, max(4, pixels // (images.shape[-1] * images.shape[-2])))

@@ -1,34 +1,17 @@
-"""What was trained and how, its health over time, and the training curves: recipe.json and
-log.jsonl as sections.
+"""The sections about training: the recipe, its health over time, and the training curves, from
+recipe.json and log.jsonl.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
+from lowland.report import curves, text
+from lowland.report.blocks import Facts, Paragraph, Picture, Section, Table, Timeline, Values, part
+from lowland.report.curves import LEVELS, Rows
+from lowland.report.figures import plot
 
-from lowland.report import curves
-from lowland.report import figures as draw
-from lowland.report.blocks import (
-    Facts,
-    Panels,
-    Picture,
-    Section,
-    Table,
-    Text,
-    Timeline,
-    Values,
-    count,
-    listed,
-    part,
-    percent,
-    plural,
-    show,
-)
-
-Rows = Sequence[Mapping[str, Any]]
-PARTS = {
+RECIPE_PARTS = {
     "data": "Data",
     "energy": "Energy",
     "objective": "Objective",
@@ -38,10 +21,11 @@ PARTS = {
     "restoration": "Restoration",
     "evaluation": "Evaluation",
 }
-EVENTS_SHOWN = 50
+CLAUSES = {"data": " on {}", "objective": " with the {} objective", "sampler": " and {} chains"}
+MAX_EVENTS = 50
 
 
-class Panel(NamedTuple):
+class Curve(NamedTuple):
     """A curve to draw if it was logged. lines: (key in the log, name, colour); rare: shown only if
     it is ever not zero.
     """
@@ -55,14 +39,14 @@ class Panel(NamedTuple):
     rare: bool = False
 
 
-PANELS = (
-    Panel(
+CURVES = (
+    Curve(
         "Loss",
         "What the optimiser minimised. For an energy-based model it is no score: a loss near zero "
         "is not convergence.",
         (("loss", "loss", "ink"),),
     ),
-    Panel(
+    Curve(
         "Energy gap",
         "Mean energy of samples less that of data. It should settle near the zero line: far above "
         "it the chains cannot follow the energy, far below it they have found holes that data do "
@@ -70,55 +54,55 @@ PANELS = (
         (("gap", "gap", "ink"),),
         zero=True,
     ),
-    Panel(
+    Curve(
         "Energies",
         "Mean energies of data (with a band of one standard deviation) and of samples. The two "
         "should run together.",
         (("energy_data", "data", "data"), ("energy_model", "samples", "model")),
     ),
-    Panel(
+    Curve(
         "Gradient norm",
         "Size of the gradient with respect to the weights. A steady climb comes before an "
         "explosion.",
         (("gradient_norm", "gradient norm", "ink"),),
         log=True,
     ),
-    Panel(
+    Curve(
         "Chain movement",
         "How far the chains travel in one update (root mean square per number). At zero they are "
         "frozen.",
         (("movement", "movement", "model"),),
     ),
-    Panel(
+    Curve(
         "Border share",
         "Share of numbers at the end of their range. The samples should come close to the data.",
         (("border_data", "data", "data"), ("border", "samples", "model")),
     ),
-    Panel(
+    Curve(
         "Acceptance",
         "Share of proposed steps that were accepted: very low wastes work. A sampler without an "
         "accept step shows one.",
         (("acceptance", "acceptance", "model"),),
     ),
-    Panel(
+    Curve(
         "Buffer age",
         "Mean number of steps that the kept chains have run since they were last started afresh. "
         "It rises, then levels off.",
         (("age", "age", "model"),),
     ),
-    Panel(
+    Curve(
         "Classification loss",
         "Cross-entropy of the labels of the data under the energy. Lower is better.",
         (("cross_entropy", "cross-entropy", "ink"),),
         rare=True,
     ),
-    Panel(
+    Curve(
         "Learning rate",
         "Step size of the optimiser, as scheduled.",
         (("rate", "learning rate", "ink"),),
         plain=True,
     ),
-    Panel(
+    Curve(
         "Updates refused",
         "Updates since the row before whose loss or gradient was not finite; they were not "
         "applied. It should be zero.",
@@ -126,7 +110,7 @@ PANELS = (
         plain=True,
         rare=True,
     ),
-    Panel(
+    Curve(
         "Diverged steps",
         "Proposed chain steps since the row before that were not finite; they were rejected. It "
         "should be zero.",
@@ -140,196 +124,185 @@ PANELS = (
 # ---- recipe --------------------------------------------------------------------------------------
 
 
-def trained(recipe: Values, logged: Rows) -> Section:
-    """One sentence, a line per part of the recipe, and the whole recipe folded away."""
-    named = {key: str(part(recipe, key)["name"]) for key in PARTS if part(recipe, key).get("name")}
-    words = (
-        f"{_article(named['energy'])} was trained" if "energy" in named else "An energy was trained"
-    )
-    words += f" on {named['data']}" if "data" in named else ""
-    words += f" with the {named['objective']} objective" if "objective" in named else ""
-    words += f" and {named['sampler']} chains" if "sampler" in named else ""
-    words += f", for {count(curves.span(logged)[1])} updates" if logged else ""
-    words += f"; seed {recipe['seed']}." if "seed" in recipe else "."
+def recipe_section(recipe: Values, logged: Rows) -> Section:
+    """Return one sentence, a line per part of the recipe, and the whole recipe folded away."""
+    parts = {key: part(recipe, key) for key in RECIPE_PARTS}
+    named = {key: str(values["name"]) for key, values in parts.items() if values.get("name")}
+    words = f"{_with_article(named.get('energy', 'energy'))} was trained"
+    for key, clause in CLAUSES.items():
+        if key in named:
+            words += clause.format(named[key])
+    if logged:
+        words += f", for {text.count(curves.span(logged)[1])} updates"
+    if "seed" in recipe:
+        words += f"; seed {recipe['seed']}"
     rows = [
-        (
-            title,
-            named.get(key, ""),
-            _details(part(recipe, key)) if part(recipe, key) else "not in the recipe",
-        )
-        for key, title in PARTS.items()
-        if part(recipe, key) or key in ("data", "energy", "objective")
+        (RECIPE_PARTS[key], named.get(key, ""), _list_values(values))
+        for key, values in parts.items()
+        if values or key in ("data", "energy", "objective")
     ]
     source = json.dumps(recipe, indent=2, ensure_ascii=False, default=str)
-    return Section("recipe", "What was trained and how", words, [Facts(rows, source)])
+    return Section("recipe", "What was trained and how", f"{words}.", [Facts(rows, source)])
 
 
-def _article(name: str) -> str:
-    spelled = name[:2].isupper() and name[0] in "AEFHILMNORSX"  # an MLP, an RBM
-    first = "An" if spelled or (name[:1] in "AEIOaeio" and not name[:2].isupper()) else "A"
-    return f"{first} {name}" + ("" if name.lower().endswith("energy") else " energy")
+def _with_article(name: str) -> str:
+    vowels = "AEIOaeio"
+    if name[:2].isupper():  # spelled: an MLP, an RBM
+        vowels = "AEFHILMNORSX"
+    phrase = f"An {name}" if name[:1] in vowels else f"A {name}"
+    if not name.lower().endswith("energy"):
+        phrase += " energy"
+    return phrase
 
 
-def _details(values: Values, most: int = 14) -> str:
-    flat = [f"{key} {text}" for key, text in _flat(values) if key != "name" and text != "null"]
-    rest = len(flat) - most
-    return " · ".join(flat[:most]) + (f" · and {rest} more in the whole recipe" if rest > 0 else "")
+def _list_values(values: Values, most: int = 14) -> str:
+    if not values:
+        return "not in the recipe"
+    flat = [
+        f"{key} {value}" for key, value in _flatten(values) if key != "name" and value != "null"
+    ]
+    if len(flat) > most:
+        flat[most:] = [f"and {len(flat) - most} more in the whole recipe"]
+    return " · ".join(flat)
 
 
-def _flat(values: Any, path: str = "") -> list[tuple[str, str]]:
+def _flatten(values: Any, path: str = "") -> list[tuple[str, str]]:
     if isinstance(values, Mapping) and values:
         return [
             pair
             for key, value in values.items()
-            for pair in _flat(value, f"{path}.{key}" if path else str(key))
+            for pair in _flatten(value, f"{path}.{key}".lstrip("."))
         ]
-    text = (
-        json.dumps(values, ensure_ascii=False, default=str)
-        if not isinstance(values, str)
-        else values
-    )
-    return [(path, text if len(text) < 80 else f"{text[:76]} …")]
+    if not isinstance(values, str):
+        values = json.dumps(values, ensure_ascii=False, default=str)
+    return [(path, values if len(values) < 80 else f"{values[:76]} …")]
 
 
 # ---- health --------------------------------------------------------------------------------------
 
 
-def health(logged: Rows, events: Rows) -> Section:
-    """The strip of health, and a table of its events."""
+def health_section(logged: Rows, events: Rows) -> Section:
+    """Return the strip of health, and a table of its events."""
     section = Section("health", "Health over time")
-    cells = curves.health(logged)
+    cells = curves.health_strip(logged)
     if cells:
-        section.blocks.append(_timeline(logged, events, cells))
+        section.add(_timeline(logged, events, cells))
     else:
-        section.blocks.append(Text("The log of this run holds no health verdicts.", absent=True))
+        section.add_absent("The log of this run holds no health verdicts.")
     if not events:
-        section.blocks.append(
-            Text("No events were logged: no warning, no rollback, no stop.", absent=not logged)
-        )
+        words = "No events were logged: no warning, no rollback, no stop."
+        section.add(Paragraph(words, absent=not logged))
         return section
     rows = [
-        (str(i + 1), count(e.get("step")), _happened(e), sentence(e), str(e.get("remedy") or ""))
-        for i, e in enumerate(events[:EVENTS_SHOWN])
+        (str(i), text.count(e.get("step")), _name_event(e), sentence(e), str(e.get("remedy") or ""))
+        for i, e in enumerate(events[:MAX_EVENTS], 1)
     ]
     rest = len(events) - len(rows)
+    caption = f"And {rest:,} more in log.jsonl." if rest else ""
     head = ("no.", "update", "what", "in words", "remedy")
-    section.blocks.append(
-        Table(
-            "Events",
-            head,
-            rows,
-            words=True,
-            caption=f"And {rest:,} more in log.jsonl." if rest else "",
-        )
-    )
+    section.add(Table("Events", head, rows, words=True, caption=caption))
     return section
 
 
-def sentence(event: Mapping[str, Any]) -> str:
-    """What an event says, as a sentence."""
+def sentence(event: Values) -> str:
+    """Return the message of an event, ended by a full stop."""
     words = str(event.get("sentence") or event.get("name") or "no reason was logged")
     return words if words.endswith((".", "!", "?")) else f"{words}."
 
 
-def _happened(event: Mapping[str, Any]) -> str:
-    words = {"warn": "warning", "bad": "alarm"}.get(str(event.get("level")), "verdict")
-    words = words if event.get("event") == "verdict" else str(event.get("event"))
+def _name_event(event: Values) -> str:
+    words = str(event.get("event"))
+    if words == "verdict":
+        words = {"warn": "warning", "bad": "alarm"}.get(str(event.get("level")), words)
     if event.get("to") is not None:
-        words += f" to {count(event['to'])}"
-    return f"{words}: {event['name']}" if event.get("name") else words
+        words += f" to {text.count(event['to'])}"
+    if event.get("name"):
+        words += f": {event['name']}"
+    return words
 
 
 def _timeline(logged: Rows, events: Rows, cells: list[tuple[str, float]]) -> Timeline:
     first, last = curves.span(logged)
-    levels = [r["health"] for r in logged if r.get("health") in curves.LEVELS]
-    shares = [f"{level} {percent(levels.count(level) / len(levels))}" for level in curves.LEVELS]
+    levels = [r["health"] for r in logged if r.get("health") in LEVELS]
+    shares = ", ".join(f"{x} {text.percent(levels.count(x) / len(levels))}" for x in LEVELS)
     caption = (
         "From left to right the updates of training. Low and green is good, higher and yellow a "
         "warning, full and red bad; of neighbouring steps the worst is shown. Logged steps: "
-        f"{', '.join(shares)}."
+        f"{shares}."
     )
     if events:
         caption += " Numbers above refer to the events below."
-    alt = f"Health from update {count(first)} to {count(last)}: {', '.join(shares)}"
-    ends = (count(first), f"update {count(last)}")
-    return Timeline(
-        "Verdict at each logged step", caption, alt, cells, _marks(events, first, last), ends
-    )
+    title, ends = "Verdict at each logged step", (text.count(first), f"update {text.count(last)}")
+    alt = f"Health from update {ends[0]} to {text.count(last)}: {shares}"
+    return Timeline(title, caption, alt, cells, _place_marks(events, first, last), ends)
 
 
-def _marks(events: Rows, first: float, last: float) -> list[tuple[str, str, float]]:
-    """(numbers, worst level, position in percent); marks that would overlap are joined."""
+def _place_marks(events: Rows, first: float, last: float) -> list[tuple[str, str, float]]:
+    """Return (numbers, worst level, position in percent); marks that would overlap are joined."""
     marks: list[tuple[int, int, str, float]] = []
-    for i, event in sorted(
-        enumerate(events[:EVENTS_SHOWN], 1), key=lambda pair: float(pair[1]["step"])
-    ):
-        level = str(event.get("level")) if event.get("level") in curves.LEVELS else "warn"
-        place = round(
-            min(100.0, max(0.0, 100 * (float(event["step"]) - first) / max(last - first, 1e-9))), 2
-        )
+    numbered = sorted(enumerate(events[:MAX_EVENTS], 1), key=lambda pair: float(pair[1]["step"]))
+    for i, event in numbered:
+        low, high = i, i
+        level = str(event.get("level")) if event.get("level") in LEVELS else "warn"
+        share = (float(event["step"]) - first) / max(last - first, 1e-9)
+        place = round(min(100.0, max(0.0, 100 * share)), 2)
         if marks and place - marks[-1][3] < 6:
-            low, high, before, left = marks.pop()
-            marks.append(
-                (min(low, i), max(high, i), max(level, before, key=curves.LEVELS.index), left)
-            )
-        else:
-            marks.append((i, i, level, place))
+            before_low, before_high, before, place = marks.pop()
+            low, high = min(before_low, i), max(before_high, i)
+            level = max(level, before, key=LEVELS.index)
+        marks.append((low, high, level, place))
     return [(str(a) if a == b else f"{a}–{b}", level, place) for a, b, level, place in marks]
 
 
 # ---- curves --------------------------------------------------------------------------------------
 
 
-def training(logged: Rows, events: Rows) -> Section:
-    """A curve for each logged quantity; those that were not logged are named."""
+def curves_section(logged: Rows, events: Rows) -> Section:
+    """Return a curve for each logged quantity; those that were not logged are named."""
     section = Section("training", "Training curves")
     pictures, absent = [], []
-    for panel in PANELS:
-        found = [(curves.series(logged, key), name, colour) for key, name, colour in panel.lines]
-        lines = [(line, name, colour) for line, name, colour in found if line is not None]
-        if lines and (not panel.rare or any(line.values.any() for line, _, _ in lines)):
-            pictures.append(_curve(panel, lines, logged, events))
-        elif not lines and not panel.rare:
-            absent.append(panel.title.lower())
-    if pictures:
-        section.lead = "Thin lines are the logged values, thick lines a running mean."
-        section.lead += " Dotted vertical lines are health events." if events else ""
-        section.blocks.append(Panels(pictures))
-    else:
-        section.blocks.append(
-            Text("No training log was found, so there are no curves.", absent=True)
-        )
-    if absent and pictures:
-        section.blocks.append(Text(f"Not logged in this run: {listed(absent)}.", absent=True))
+    for curve in CURVES:
+        found = [(curves.series(logged, key), name, color) for key, name, color in curve.lines]
+        lines = [(line, name, color) for line, name, color in found if line is not None]
+        if lines and (not curve.rare or any(line.values.any() for line, _, _ in lines)):
+            pictures.append(_picture(curve, lines, logged, events))
+        elif not lines and not curve.rare:
+            absent.append(curve.title.lower())
+    if not pictures:
+        section.add_absent("No training log was found, so there are no curves.")
+        return section
+    section.lead = "Thin lines are the logged values, thick lines a running mean."
+    if events:
+        section.lead += " Dotted vertical lines are health events."
+    section.add_panels(pictures)
+    if absent:
+        section.add_absent(f"Not logged in this run: {text.join(absent)}.")
     return section
 
 
-def _curve(
-    panel: Panel, lines: list[tuple[curves.Series, str, str]], logged: Rows, events: Rows
+def _picture(
+    curve: Curve, lines: list[tuple[curves.Series, str, str]], logged: Rows, events: Rows
 ) -> Picture:
-    spread = (
-        curves.series(logged, "spread")
-        if lines[0][1] == "data" and panel.title == "Energies"
-        else None
-    )
-    marks = [
-        (float(e["step"]), str(e["level"])) for e in events if e.get("level") in curves.LEVELS
-    ][:EVENTS_SHOWN]
-    figure, beyond = curves.curve(
-        [(line, colour) for line, _, colour in lines],
-        zero=panel.zero,
-        log=panel.log,
-        plain=panel.plain,
+    spread = None
+    if lines[0][1] == "data" and curve.title == "Energies":
+        spread = curves.series(logged, "spread")
+    marks = [(float(e["step"]), str(e["level"])) for e in events if e.get("level") in LEVELS]
+    figure, beyond = curves.draw_curves(
+        [(line, color) for line, _, color in lines],
+        zero=curve.zero,
+        log=curve.log,
+        plain=curve.plain,
         spread=spread,
-        events=marks,
+        events=marks[:MAX_EVENTS],
     )
-    lost = sum(int((~np.isfinite(line.values)).sum()) for line, _, _ in lines)
-    caption = panel.caption
-    caption += f" {plural(beyond, 'value')} beyond the axis." if beyond else ""
-    caption += f" {plural(lost, 'value')} not finite (red ticks at the top)." if lost else ""
-    last = [show(line.ends_at) for line, _, _ in lines]
-    alt = f"{panel.title} over updates; last: " + ", ".join(
-        f"{n} {v}" for (_, n, _), v in zip(lines, last, strict=True)
-    )
-    keys = tuple((name, colour) for _, name, colour in lines) if len(panel.lines) > 1 else ()
-    return Picture(draw.svg(figure, alt), panel.title, caption, f"last {' / '.join(last)}", keys)
+    lost = sum(int((~line.finite).sum()) for line, _, _ in lines)
+    caption = curve.caption
+    if beyond:
+        caption += f" {text.plural(beyond, 'value')} beyond the axis."
+    if lost:
+        caption += f" {text.plural(lost, 'value')} not finite (red ticks at the top)."
+    last = [text.show(float(line.values[-1])) for line, _, _ in lines]
+    named = (f"{name} {value}" for (_, name, _), value in zip(lines, last, strict=True))
+    alt = f"{curve.title} over updates; last: {', '.join(named)}"
+    keys = tuple((name, color) for _, name, color in lines) if len(curve.lines) > 1 else ()
+    return plot(figure, alt, curve.title, caption, aside=f"last {' / '.join(last)}", keys=keys)
