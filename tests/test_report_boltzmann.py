@@ -80,7 +80,7 @@ def pictures(section: blocks.Section) -> dict[str, Any]:
 
 
 def words(section: blocks.Section) -> str:
-    return " ".join(block.words for block in section.blocks if block.kind == "text")
+    return " ".join(block.words for block in section.blocks if block.kind == "paragraph")
 
 
 def pixels(markup: str) -> np.ndarray[Any, Any]:
