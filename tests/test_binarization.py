@@ -417,7 +417,7 @@ def test_a_recipe_that_would_spread_binary_data_is_refused(setting: str) -> None
 
 
 def test_three_runs_can_share_one_fixed_draw() -> None:
-    from lowland.training.fit import load_recipe_data
+    from lowland.training.loop import load_recipe_data
 
     one, two = (
         load_recipe_data(recipe("fixed", seed=seed, **{"data.seed": 5}).plain()) for seed in (1, 2)

@@ -667,7 +667,7 @@ def test_resumed_equals_uninterrupted(variant: str, tmp_path: Any) -> None:
     values = recipe(**VARIANTS[variant])
     lowland.fit(values, tmp_path / "whole", progress=False)
     first = lowland.Run.create(tmp_path / "parts", values)
-    from lowland.training.fit import load_recipe_data
+    from lowland.training.loop import load_recipe_data
     from lowland.training.session import Session
 
     session = Session(values, load_recipe_data(values))
@@ -688,7 +688,7 @@ def test_resumed_equals_uninterrupted(variant: str, tmp_path: Any) -> None:
 def test_training_raises_the_exact_likelihood(tmp_path: Any) -> None:
     values = recipe(**{"training.steps": 1000, "training.checkpoint_every": 500})
     energy = lowland.fit(values, tmp_path / "run", progress=False)
-    from lowland.training.fit import load_recipe_data
+    from lowland.training.loop import load_recipe_data
 
     data = load_recipe_data(values)
     with torch.no_grad():

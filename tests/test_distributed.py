@@ -30,6 +30,7 @@ from lowland.trained import draws
 from lowland.training import distributed as d
 from lowland.training import fit
 from lowland.training.session import Session
+from lowland.training.sharding import full_state_dict, full_tensor
 
 STILL = {"sampler.name": "ShortRun", "sampler.step_size": 0.05, "sampler.noise": 0.0}
 EQUAL: dict[
@@ -143,7 +144,7 @@ def exact(case: str, sharding: str, team: d.Team) -> dict[str, Tensor]:
     session = Session(values, data, energy.double(), team)
     session.advance()
     found = {
-        f"gradient {n}": d.whole(p.grad).clone()
+        f"gradient {n}": full_tensor(p.grad).clone()
         for n, p in energy.named_parameters()
         if p.grad is not None
     }
@@ -151,7 +152,7 @@ def exact(case: str, sharding: str, team: d.Team) -> dict[str, Tensor]:
         session.advance()
     return (
         found
-        | d.whole_state(energy)
+        | full_state_dict(energy)
         | {"average": torch.cat([p.flatten() for p in session.ema.module.parameters()])}
     )
 
@@ -171,7 +172,7 @@ def cut(source: Path, target: Path) -> Path:
 
 
 def detonated(team: d.Team, folder: Path, policy: str) -> list[Tensor]:
-    """Weights of both processes, at the chief, after one of them has met a loss that is not
+    """Weights of both processes, in the main process, after one of them has met a loss that is not
     finite.
     """
     data = load_data("moons", count=200)
@@ -190,7 +191,7 @@ def pair(rank: int, ports: list[int], folder: Path) -> None:
     with d.team() as team:
 
         def keep(name: str, found: Any) -> None:
-            if team.chief:
+            if team.is_main:
                 torch.save(found, folder / f"{name}.pt")
 
         for case in EQUAL:
@@ -203,8 +204,8 @@ def pair(rank: int, ports: list[int], folder: Path) -> None:
 
 def _runs(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
     fit(short(), folder / "whole", progress=False)
-    fit(short(), team.chiefly(lambda: cut(folder / "whole", folder / "again")), progress=False)
-    fit(short(), team.chiefly(lambda: cut(folder / "alone", folder / "widened")), progress=False)
+    fit(short(), team.on_main(lambda: cut(folder / "whole", folder / "again")), progress=False)
+    fit(short(), team.on_main(lambda: cut(folder / "alone", folder / "widened")), progress=False)
     for sharding in ("ddp", "fsdp"):
         values = short(training__sharding=sharding, training__precision="bfloat16")
         energy = fit(values, folder / sharding, progress=False)
@@ -222,16 +223,16 @@ def _runs(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
 def _planted(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
     """Bugs, each of which a test has to see."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lowland.training.session.wrapped", lambda step, *_: step)
+        patch.setattr("lowland.training.session.wrap_step", lambda step, *_: step)
         keep("not averaged", exact("contrast", "ddp", team))
     with pytest.MonkeyPatch.context() as patch:
-        one = d.Team.generator
-        patch.setattr(d.Team, "generator", lambda self, *more: one(d.Team(), *more))
+        one = d.Team.make_generator
+        patch.setattr(d.Team, "make_generator", lambda self, *more: one(d.Team(), *more))
         fit(short(training__steps=1), folder / "same generator", progress=False)
     keep("rolled back", detonated(team, folder / "rolled back", "roll-back"))
     keep("agreed", detonated(team, folder / "agreed", "continue"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(d.Team, "every", lambda self, flag: flag)
+        patch.setattr(d.Team, "all_true", lambda self, flag: flag)
         keep("not agreed", detonated(team, folder / "not agreed", "continue"))
 
 
@@ -298,7 +299,7 @@ def four(rank: int, ports: list[int], folder: Path) -> None:
         for case in EQUAL:
             for sharding in ("ddp", "fsdp"):
                 found = exact(case, sharding, team)
-                if team.chief:
+                if team.is_main:
                     torch.save(found, folder / f"{case} {sharding}.pt")
 
 
@@ -575,6 +576,6 @@ def test_what_cannot_be_divided_is_refused(more: dict[str, Any]) -> None:
 
 def test_portions_cover_everything_once() -> None:
     for size in (1, 2, 3, 7):
-        assert [
-            i for rank in range(size) for i in range(23)[d.Team(rank, size).portion(23)]
-        ] == list(range(23))
+        assert [i for rank in range(size) for i in range(23)[d.Team(rank, size).shard(23)]] == list(
+            range(23)
+        )

@@ -24,6 +24,7 @@ from lowland.run import Run
 from lowland.training import distributed as d
 from lowland.training import fit
 from lowland.training.session import Session
+from lowland.training.sharding import full_state_dict
 
 COMMON = {
     "training.batch": 8,
@@ -84,7 +85,7 @@ def dealt(team: d.Team) -> Iterator[None]:
 
     def part(draw: Callable[..., Tensor], *shape: Any, **more: Any) -> Tensor:
         rows, *rest = shape if isinstance(shape[0], int) else tuple(shape[0])
-        return draw(rows * team.size, *rest, **more)[team.portion(rows * team.size)]
+        return draw(rows * team.size, *rest, **more)[team.shard(rows * team.size)]
 
     def filled(x: Tensor, *, generator: torch.Generator) -> Tensor:
         return x.copy_(torch.rand(x.shape, generator=generator, dtype=x.dtype))
@@ -118,20 +119,20 @@ def held(session: Session) -> dict[str, Tensor]:
     partner = (
         {}
         if session.partner is None
-        else {f"partner {n}": t for n, t in d.whole_state(session.partner).items()}
+        else {f"partner {n}": t for n, t in full_state_dict(session.partner).items()}
     )
     average = {f"average {n}": t for n, t in session.ema.module.state_dict().items()}
     return {
         n: t.detach().clone()
-        for n, t in (d.whole_state(session.energy) | partner | average).items()
+        for n, t in (full_state_dict(session.energy) | partner | average).items()
     }
 
 
 def learned(case: str, team: d.Team, sharding: str = "ddp") -> dict[str, Tensor]:
     """What a session holds after five updates in float64, when draws are dealt out."""
     with precise(), pytest.MonkeyPatch.context() as patch:
-        one = d.Team.generator
-        patch.setattr(d.Team, "generator", lambda self, *more: one(d.Team(), *more))
+        one = d.Team.make_generator
+        patch.setattr(d.Team, "make_generator", lambda self, *more: one(d.Team(), *more))
         session = session_of(case, team, **{"training.sharding": sharding})
         begun = held(session)
         with dealt(team):
@@ -146,7 +147,7 @@ def learned(case: str, team: d.Team, sharding: str = "ddp") -> dict[str, Tensor]
 
 def drawn(case: str, team: d.Team) -> list[dict[str, Tensor]]:
     """What every process holds after five updates with draws and chains of its own, at the
-    chief.
+    main process.
     """
     with precise():
         session = session_of(case, team, **({"objective": CHAINS} if case in MACHINES else {}))
@@ -163,7 +164,7 @@ def pair(rank: int, ports: list[int], folder: Path) -> None:
     with d.team() as team:
 
         def keep(name: str, found: Any) -> None:
-            if team.chief:
+            if team.is_main:
                 torch.save(found, folder / f"{name}.pt")
 
         for case in (*PARTNERS, *MACHINES):
@@ -172,10 +173,10 @@ def pair(rank: int, ports: list[int], folder: Path) -> None:
         for case in PARTNERS:
             keep(f"{case} fsdp", learned(case, team, "fsdp"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("lowland.training.session.settle", lambda *_: None)
+            patch.setattr("lowland.training.session.average_unsynced", lambda *_: None)
             keep("means left alone", drawn("RBM", team))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("lowland.training.session.wrapped", lambda step, *_: step)
+            patch.setattr("lowland.training.session.wrap_step", lambda step, *_: step)
             keep("partner left alone", drawn("moons-cooperative", team))
         _grow(team, folder)
 
@@ -188,7 +189,7 @@ def _grow(team: d.Team, folder: Path) -> None:
         ("early", "grown", early),
         ("widened", "alone", late),
     ):
-        place = team.chiefly(
+        place = team.on_main(
             lambda source=source, name=name, cut=cut: cut(folder / source, folder / name)
         )
         fit(values, place, progress=False)
@@ -298,7 +299,7 @@ def compiling(rank: int, ports: list[int], folder: Path) -> None:
             for _ in range(5):
                 session.advance()
             found = team.gather(held(session))
-            if team.chief:
+            if team.is_main:
                 torch.save(found, folder / f"{how} {compiled}.pt")
 
 

@@ -12,8 +12,8 @@ import torch
 import lowland
 from lowland.data import load_data
 from lowland.run import Run
-from lowland.training.fit import load_recipe_data
-from lowland.training.preflight import LEAP, fly
+from lowland.training.loop import load_recipe_data
+from lowland.training.preflight import MAX_WEIGHT_CHANGE, probe
 from lowland.training.session import Session
 
 QUICK = {
@@ -50,48 +50,67 @@ def test_shipped_recipes_are_let_be(name: str, more: dict[str, Any]) -> None:
     values = lowland.read_recipe(
         name, {**more, "training.batch": 16, "training.preflight": "adjust"}
     ).plain()
-    flight = fly(Session(values, load_recipe_data(values)))
-    assert flight.sentences == () and flight.rate == flight.step == 1.0
+    report = probe(Session(values, load_recipe_data(values)))
+    assert report.sentences == () and report.rate_factor == report.step_factor == 1.0
 
 
 def test_the_probe_leaves_the_session_as_it_was() -> None:
     one = session()
     before = state(one)
-    fly(one)
+    probe(one)
     assert all(torch.equal(a, b) for a, b in zip(before, state(one), strict=True)) and one.step == 0
 
 
 def test_a_rate_that_throws_the_weights_about_is_lowered_until_it_does_not() -> None:
     one = session(**{"training.learning_rate": 0.3, "training.preflight": "adjust"})
-    flight = fly(one)
-    assert flight.leap > LEAP and flight.rate < 1 and flight.step == 1
-    assert one.rate_factor == flight.rate and 0.3 * flight.rate > 1e-3
+    report = probe(one)
     assert (
-        "change the weights" in flight.sentences[0]
-        and f"multiplied by {flight.rate:g}" in flight.sentences[0]
+        report.weight_change > MAX_WEIGHT_CHANGE
+        and report.rate_factor < 1
+        and report.step_factor == 1
     )
-    again = session(**{"training.learning_rate": 0.3 * flight.rate, "training.preflight": "adjust"})
-    assert fly(again).sentences == ()
+    assert one.rate_factor == report.rate_factor and 0.3 * report.rate_factor > 1e-3
     assert (
-        fly(session(**{"training.learning_rate": 0.6 * flight.rate})).leap > LEAP
+        "change the weights" in report.sentences[0]
+        and f"multiplied by {report.rate_factor:g}" in report.sentences[0]
+    )
+    again = session(
+        **{"training.learning_rate": 0.3 * report.rate_factor, "training.preflight": "adjust"}
+    )
+    assert probe(again).sentences == ()
+    assert (
+        probe(session(**{"training.learning_rate": 0.6 * report.rate_factor})).weight_change
+        > MAX_WEIGHT_CHANGE
     )  # and no further than it must
 
 
 def test_a_warning_changes_nothing() -> None:
     one = session(**{"training.learning_rate": 0.3, "training.preflight": "warn"})
-    flight = fly(one)
-    assert (flight.rate, flight.step, one.rate_factor, one.step_factor) == (1, 1, 1, 1)
-    assert "'adjust' would lower it" in flight.sentences[0]
+    report = probe(one)
+    assert (report.rate_factor, report.step_factor, one.rate_factor, one.step_factor) == (
+        1,
+        1,
+        1,
+        1,
+    )
+    assert "'adjust' would lower it" in report.sentences[0]
 
 
 def test_a_step_that_throws_chains_across_the_data_is_shortened() -> None:
     one = session(**{"sampler.step_size": 200.0, "training.preflight": "adjust"})
-    flight = fly(one)
-    assert flight.noise == pytest.approx(20.0, rel=0.2) and flight.rate == 1 and flight.step < 1
-    assert one.module.sampler.step_size == 200.0 * flight.step and one.step_factor == flight.step  # type: ignore[attr-defined]
+    report = probe(one)
     assert (
-        math.sqrt(2 * 200.0 * flight.step) < 4
-        and "standard deviations of the data" in flight.sentences[0]
+        report.noise == pytest.approx(20.0, rel=0.2)
+        and report.rate_factor == 1
+        and report.step_factor < 1
+    )
+    assert (
+        one.module.sampler.step_size == 200.0 * report.step_factor
+        and one.step_factor == report.step_factor
+    )  # type: ignore[attr-defined]
+    assert (
+        math.sqrt(2 * 200.0 * report.step_factor) < 4
+        and "standard deviations of the data" in report.sentences[0]
     )
 
 
@@ -111,18 +130,20 @@ def test_an_energy_that_explodes_is_seen_whatever_its_weights_do() -> None:
     more = {"training.batch": 32, "objective.buffer_size": 64, "training.preflight": "adjust"}
     data, values = load_data("moons", count=300), lowland.read_recipe("moons", more).plain()
     one = Session(values, data, Cliff(data.domain))
-    flight = fly(one)
-    assert flight.leap < LEAP and flight.spread_after > 300 * max(flight.spread_before, 1)
-    assert flight.rate < 1 and "spread" in flight.sentences[0]
+    report = probe(one)
+    assert report.weight_change < MAX_WEIGHT_CHANGE and report.energy_std_after > 300 * max(
+        report.energy_std_before, 1
+    )
+    assert report.rate_factor < 1 and "standard deviation" in report.sentences[0]
 
 
 def test_chains_that_cannot_move_are_named() -> None:
-    flight = fly(session(**{"sampler.step_size": 1e-14}))
-    assert any("move chains by less than" in sentence for sentence in flight.sentences)
+    report = probe(session(**{"sampler.step_size": 1e-14}))
+    assert any("move chains by less than" in sentence for sentence in report.sentences)
 
 
-def test_the_leap_is_the_change_of_all_matrices_in_units_of_their_size() -> None:
-    from lowland.training.preflight import leap
+def test_the_relative_change_is_the_change_of_all_matrices_in_units_of_their_size() -> None:
+    from lowland.training.preflight import relative_weight_change
 
     a, b, bias = (
         torch.randn(4, 9, generator=torch.Generator().manual_seed(0)),
@@ -130,9 +151,11 @@ def test_the_leap_is_the_change_of_all_matrices_in_units_of_their_size() -> None
         torch.zeros(5),
     )
     size = a.square().sum().item() + 1.0  # a layer of zeros counts as a fresh one: 3 rows, 1/3 each
-    assert leap([a, b, bias], [a + 0.5, b, bias + 9]) == pytest.approx(math.sqrt(36 * 0.25 / size))
-    assert leap([bias], [bias + 1]) == 0.0
-    assert math.isnan(leap([a], [a * math.nan]))
+    assert relative_weight_change([a, b, bias], [a + 0.5, b, bias + 9]) == pytest.approx(
+        math.sqrt(36 * 0.25 / size)
+    )
+    assert relative_weight_change([bias], [bias + 1]) == 0.0
+    assert math.isnan(relative_weight_change([a], [a * math.nan]))
 
 
 def test_a_run_writes_down_what_the_probe_did_and_resumes_with_it(tmp_path: Path) -> None:
@@ -141,10 +164,10 @@ def test_a_run_writes_down_what_the_probe_did_and_resumes_with_it(tmp_path: Path
     )
     lowland.fit(recipe, tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
-    flight = next(row for row in run.rows() if row.get("event") == "preflight")
-    assert flight["rate"] < 1 and run.load_checkpoint(20).state["rate_factor"] == flight["rate"]
+    report = next(row for row in run.rows() if row.get("event") == "preflight")
+    assert report["rate"] < 1 and run.load_checkpoint(20).state["rate_factor"] == report["rate"]
     rates = [row["rate"] for row in run.rows() if "rate" in row and "event" not in row]
-    assert max(rates) <= 0.3 * flight["rate"] * (1 + 1e-6)
+    assert max(rates) <= 0.3 * report["rate"] * (1 + 1e-6)
     run.keep_checkpoints({0})
     lowland.fit(recipe, tmp_path / "run", progress=False)
-    assert run.load_checkpoint(40).state["rate_factor"] == flight["rate"]
+    assert run.load_checkpoint(40).state["rate_factor"] == report["rate"]

@@ -164,7 +164,7 @@ def test_what_health_changes_is_in_the_checkpoint() -> None:
     one = session()
     step = one.sampler.step_size
     one.lower_rate(0.25)
-    assert one.shorten(0.5) and one.module.sampler.step_size == step / 2
+    assert one.shorten_step(0.5) and one.module.sampler.step_size == step / 2
     other = session()
     other.restore(one.checkpoint(0))
     assert other.rate_factor == 0.25 and other.module.sampler.step_size == step / 2
@@ -172,7 +172,7 @@ def test_what_health_changes_is_in_the_checkpoint() -> None:
     assert other.row()["rate"] == pytest.approx(0.25 * one.settings.rate(0))
     still = session(lowland.DSM())
     still.sampler = None
-    assert not still.shorten(0.5)
+    assert not still.shorten_step(0.5)
 
 
 def test_renewed_chains_are_the_oldest_and_stay_with_their_labels() -> None:
@@ -189,8 +189,8 @@ def test_renewed_chains_are_the_oldest_and_stay_with_their_labels() -> None:
 def test_diversity_is_the_ratio_of_total_variances() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 1, 4, 4, generator=g)
-    assert float(diversity(2 * x, x)) == pytest.approx(4.0)
-    assert float(diversity(x[:1].expand_as(x), x)) < 1e-6
+    assert float(diversity(2 * x, x)["diversity"]) == pytest.approx(4.0)
+    assert float(diversity(x[:1].expand_as(x), x)["diversity"]) < 1e-6
 
 
 def test_the_rate_falls_along_a_cosine() -> None:

@@ -21,7 +21,7 @@ from lowland.metrics import (
     two_sample_accuracy,
 )
 from lowland.trained import Model, load
-from lowland.training.classifier import Judge, train_judge
+from lowland.training.classifier import ImageClassifier, train_classifier
 
 RUNS = Path("runs/objectives")
 HASTE = 10.0  # the rate that is far too large
@@ -140,7 +140,7 @@ def _plain(estimate: Any) -> dict[str, float]:
 
 
 @cache
-def judge_of_digits() -> Judge:
+def judge_of_digits() -> ImageClassifier:
     """One classifier for all seeds and forms of the set; it never sees a draw while it learns."""
     data = load_data("digits", seed=0)
-    return train_judge(data.train, data.classes, steps=600, seed=0)
+    return train_classifier(data.train, data.classes, steps=600, seed=0)

@@ -47,7 +47,7 @@ from lowland.run import versions
 from lowland.samplers.acceleration import PRECISIONS
 from lowland.tasks.generate import balanced_labels
 from lowland.trained import Model, load
-from lowland.training.classifier import Judge, train_judge
+from lowland.training.classifier import ImageClassifier, train_classifier
 
 RUNS = ("runs/quality-mnist-pcd-0", "runs/quality-fashion-mnist-pcd-0")
 SHUFFLES = 999
@@ -95,7 +95,7 @@ def generated(s: Model, count: int, seed: int, way: str) -> Made:
     return Made(trace.x, labels, time.perf_counter() - began)
 
 
-def figures(s: Model, judge: Judge, made: Made, usual: float) -> dict[str, float]:
+def figures(s: Model, judge: ImageClassifier, made: Made, usual: float) -> dict[str, float]:
     """What the judge and the training images say of one set. usual: the median distance of test
     images.
     """
@@ -184,7 +184,7 @@ def judge_run(path: str, count: int, seeds: Sequence[int]) -> dict[str, Any]:
                 file=sys.stderr,
                 flush=True,
             )
-    judge = train_judge(
+    judge = train_classifier(
         s.data.train, s.data.classes, steps=s.recipe["evaluation"]["classifier_steps"]
     ).eval()
     usual = nearest(s.data.test.x[:500], s.data.train.x)[0].median().item()

@@ -337,7 +337,7 @@ def lowland(
 ) -> Trained:
     from lowland import fit
     from lowland.run import Run
-    from lowland.training.fit import TrainingStoppedError
+    from lowland.training.loop import TrainingStoppedError
 
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").exists() else None))
     try:
@@ -359,16 +359,15 @@ def lowland(
     events = [row for row in rows if row.get("event") in ("rollback", "preflight")]
     backs = [row for row in events if row["event"] == "rollback"]
     redone = sum(row["step"] - row["to"] for row in backs)
-    flight = next((row for row in events if row["event"] == "preflight"), {})
+    probed = next((row for row in events if row["event"] == "preflight"), {})
+    factors = {name: probed.get(f"{name}_factor", 1.0) for name in ("rate", "step")}
     notes = {
         "stopped": stopped,
         "rollbacks": [
             {"step": row["step"], "to": row["to"], "verdict": row["name"], "did": row["did"]}
             for row in backs
         ],
-        "preflight": {
-            name: flight.get(name) for name in ("rate", "step") if flight.get(name, 1.0) != 1.0
-        },
+        "preflight": {name: factor for name, factor in factors.items() if factor != 1.0},
     }
     return Trained(energy, case.updates + redone, notes)
 

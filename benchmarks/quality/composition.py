@@ -215,12 +215,12 @@ def on_shipped(s: Any, judge: Any) -> tuple[dict[str, Any], Tensor]:
 def use() -> tuple[dict[str, list[dict[str, Any]]], Tensor, Tensor]:
     """Success by way of drawing: one record per seed; and the picture."""
     from benchmarks.quality import composition_images as images
-    from lowland.training.classifier import train_judge
+    from lowland.training.classifier import train_classifier
 
     s = images.strokes()
     prior: Any = images.prior(s)
     joint = images.joint(s, prior)
-    judge = train_judge(load_data("mnist").train, 10, steps=600)
+    judge = train_classifier(load_data("mnist").train, 10, steps=600)
     wanted = torch.cat([s.held, s.seen]).repeat_interleave(EACH, 0)
     untold = joint.about(torch.full_like(wanted, -1))
     told = joint.about(wanted)

@@ -39,7 +39,7 @@ from lowland.evaluation.classification import class_probabilities
 from lowland.metrics import class_entropy, frechet_distance, reliability, share
 from lowland.run import versions
 from lowland.trained import draw, load
-from lowland.training.classifier import Judge, train_judge
+from lowland.training.classifier import ImageClassifier, train_classifier
 
 SAMPLES = 1000
 COLD = {"step_size": 0.25, "noise": 0.005, "clip": 0.5}
@@ -95,13 +95,13 @@ def fitted(p: Tensor, labels: Tensor) -> float:
     return float(grid[losses.argmin()])
 
 
-def features(judge: Judge, x: Tensor) -> Tensor:
+def features(judge: ImageClassifier, x: Tensor) -> Tensor:
     """What the judge's last hidden layer makes of images, (N, 128)."""
     with torch.no_grad():
         return torch.cat([judge.net[:-1](part) for part in x.split(1000)])
 
 
-def row(path: Path, judge: Judge) -> tuple[dict[str, Any], Tensor]:
+def row(path: Path, judge: ImageClassifier) -> tuple[dict[str, Any], Tensor]:
     """The figures of one run, and its samples, sorted by class."""
     run = Run.open(path)
     s = load(run.path)
@@ -143,10 +143,10 @@ def picture(samples: Tensor, classes: int) -> Image.Image:
     return Image.fromarray(pixels.repeat(2, 0).repeat(2, 1))
 
 
-def judged(recipe: str) -> tuple[Judge, dict[str, Any]]:
+def judged(recipe: str) -> tuple[ImageClassifier, dict[str, Any]]:
     """The judge of a recipe's data, and what it says of the real test images."""
     data = load_data(read_recipe(recipe).data.name)
-    judge = train_judge(data.train, data.classes, steps=1000)
+    judge = train_classifier(data.train, data.classes, steps=1000)
     assert data.test.y is not None
     sure, called = judge.probabilities(data.test.x).max(1)
     real = features(judge, data.train.x[:5000]), features(judge, data.test.x[:5000])

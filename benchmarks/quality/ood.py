@@ -56,7 +56,7 @@ from lowland.run import RunError, versions
 from lowland.tasks.detection.class_scores import Mahalanobis
 from lowland.tasks.detection.scores import Multiscale, OutlierScore
 from lowland.trained import Model, load
-from lowland.training.classifier import train_judge
+from lowland.training.classifier import train_classifier
 
 SEEDS = (0, 1, 2)
 REFERENCE = 5000
@@ -135,7 +135,7 @@ def fitted(energy: Any, score: str | OutlierScore, data: Dataset) -> Scorer:
 
 def classifiers(data: Dataset) -> list[Energy]:
     """Three plain classifiers, each as an energy."""
-    trained = [train_judge(data.train, data.classes, steps=STEPS, seed=seed) for seed in SEEDS]
+    trained = [train_classifier(data.train, data.classes, steps=STEPS, seed=seed) for seed in SEEDS]
     return [ClassifierEnergy(judge.net, data.classes, data.domain).eval() for judge in trained]
 
 

@@ -43,7 +43,7 @@ from lowland.data import Dataset, save_grid
 from lowland.metrics import mean, psnr, share
 from lowland.run import versions
 from lowland.tasks import conditional_sample
-from lowland.training.classifier import Judge, train_judge
+from lowland.training.classifier import ImageClassifier, train_classifier
 
 RUNS = Path("runs")
 COUNT = 30000
@@ -133,7 +133,7 @@ def overlap(answer: Tensor, truth: Tensor) -> dict[str, float]:
     }  # type: ignore[dict-item]
 
 
-def likeness(answer: Tensor, truth: Tensor, judge: Judge) -> dict[str, Any]:
+def likeness(answer: Tensor, truth: Tensor, judge: ImageClassifier) -> dict[str, Any]:
     """PSNR, and the share that the judge calls as it calls the truth."""
     same = judge.probabilities(answer.clamp(0, 1)).argmax(1) == judge.probabilities(truth).argmax(1)
     return {"psnr": psnr(answer.clamp(0, 1), truth), "class": share(int(same.sum()), len(same))}
@@ -174,7 +174,7 @@ def rows(kind: str) -> tuple[dict[str, dict[str, Any]], Tensor]:
     energy, data = trained(kind)
     x, train = data.test.x[:QUESTIONS], data.train.x
     truth = x[:, 2:]
-    judge = None if kind == "masks" else train_judge(load_data("mnist").train, 10, steps=400)
+    judge = None if kind == "masks" else train_classifier(load_data("mnist").train, 10, steps=400)
     measure = (
         (lambda a: overlap(a, truth)) if judge is None else (lambda a: likeness(a, truth, judge))
     )

@@ -7,7 +7,7 @@ trained to be robust.
 
 MNIST at ε = 0.3 and Fashion-MNIST at ε = 0.1, largest difference, pixels in [0, 1], the first 500
 test images (100 for purifiers, whose attacks cost a hundred times as much; the tables say n). Rows:
-the same small classifier (`train_judge`) bare and behind three purifiers (noise, and one jump to
+the same small classifier (`train_classifier`) bare and behind three purifiers (noise, and one jump to
 the clean point that the shipped energy E(x, σ) expects; Langevin and MAP on a noise-free energy
 trained by persistent chains), the classifier of a JEM, and two nets of Robust, adversarially
 trained and TRADES. A recipe that is not trained yet is trained (minutes each).
@@ -58,7 +58,7 @@ from lowland.robustness import (
 from lowland.robustness.threat_model import Attack, margin
 from lowland.run import versions
 from lowland.tasks import PurifiedClassifier, as_classifier
-from lowland.training.classifier import Judge, train_judge
+from lowland.training.classifier import ImageClassifier, train_classifier
 
 EPSILON = {"mnist": 0.3, "fashion-mnist": 0.1}
 SIGMA = {
@@ -159,12 +159,12 @@ class Bench:
         return torch.Generator().manual_seed(0)
 
     @cached_property
-    def bare(self) -> Judge:
-        return train_judge(self.loaded.train, self.loaded.classes, steps=1000, seed=0)
+    def bare(self) -> ImageClassifier:
+        return train_classifier(self.loaded.train, self.loaded.classes, steps=1000, seed=0)
 
     @cached_property
-    def surrogate(self) -> Judge:
-        return train_judge(self.loaded.train, self.loaded.classes, steps=1000, seed=1)
+    def surrogate(self) -> ImageClassifier:
+        return train_classifier(self.loaded.train, self.loaded.classes, steps=1000, seed=1)
 
     def scalar(self) -> Any:
         return load(f"runs/quality-{self.data}-pcd-0").energy

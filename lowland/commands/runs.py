@@ -34,7 +34,7 @@ def train(
     """
     from lowland.config import parse_overrides, read_recipe
     from lowland.run import Run
-    from lowland.training.distributed import launched
+    from lowland.training.distributed import launched_team
 
     overrides = parse_overrides(set)
     if data_root is not None:
@@ -42,7 +42,7 @@ def train(
     source = recipe if isinstance(recipe, str | Path | Mapping) else recipe.plain()
     values = read_recipe(source, overrides).plain()
     place = _choose_free(Path("runs") / values["name"]) if run is None else Path(run)
-    if (place / "recipe.json").exists() and launched().chief:
+    if (place / "recipe.json").exists() and launched_team().is_main:
         Run.create(place, {})  # refuses, in words
     return _train_and_report(values, place, quiet)
 
@@ -153,15 +153,15 @@ def doctor(*, data_root: str | Path | None = None) -> str:
 def _train_and_report(recipe: dict[str, Any], run: Path, quiet: bool) -> Path:
     """Train, evaluate and report; after a stop by health, report what went wrong."""
     from lowland.training import TrainingStoppedError, fit
-    from lowland.training.distributed import launched
+    from lowland.training.distributed import launched_team
 
     try:
         fit(recipe, run, progress=not quiet)
     except TrainingStoppedError:
-        if launched().chief:
+        if launched_team().is_main:
             report(run)
         raise
-    if launched().chief:
+    if launched_team().is_main:
         evaluate(run, quiet=quiet)
         report(run)
     return run / "report.html"

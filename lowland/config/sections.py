@@ -15,7 +15,7 @@ RESTORE = "lowland.tasks.inverse.restore:restore"
 SPLIT_GIBBS = "lowland.tasks.inverse.split_gibbs:split_gibbs_sample"
 PURIFY = "lowland.tasks.purify:purify"
 DETECTOR = "lowland.tasks.detection.detector:Detector.predict"
-CLASSIFIER = "lowland.training.classifier:train_judge"
+CLASSIFIER = "lowland.training.classifier:train_classifier"
 DENOISE_SIGMA = (
     "noise level σ of a last step x + σ² score(x), for an energy of data with that much noise "
     "added; 0 for none"

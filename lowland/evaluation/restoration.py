@@ -12,7 +12,7 @@ from lowland.tasks import Restoration
 from lowland.trained import Model
 from lowland.trained.measurement import operator_of
 from lowland.trained.restoration import restoration_settings
-from lowland.training.classifier import Judge
+from lowland.training.classifier import ImageClassifier
 
 UNSURE = 0.05  # spread of draws from which a pixel counts as open, for coverage
 
@@ -25,7 +25,7 @@ def lower_half_hidden(domain: Domain) -> Tensor:
 
 
 def measure_restoration(
-    model: Model, found: Findings, generator: torch.Generator, judge: Judge | None
+    model: Model, found: Findings, generator: torch.Generator, judge: ImageClassifier | None
 ) -> None:
     """Denoising and inpainting of test images, beside simpler ways to do it."""
     how = restoration_settings(model)

@@ -22,22 +22,24 @@ from lowland.metrics import (
 )
 from lowland.tasks.generate import Samples
 from lowland.trained import Model
-from lowland.training.classifier import Judge, train_judge
+from lowland.training.classifier import ImageClassifier, train_classifier
 
 SHOWN = 64  # pictures kept for grids
 
 
-def trained_judge(model: Model, found: Findings, say: Callable[[str], object]) -> Judge | None:
+def trained_judge(
+    model: Model, found: Findings, say: Callable[[str], object]
+) -> ImageClassifier | None:
     """A classifier of the training images, if the data have labels and the recipe wants one."""
     steps = model.recipe["evaluation"]["classifier_steps"]
     if not steps or not model.data.classes or len(model.data.domain.shape) != 3:
         return None
     say("training a judge on real images")
-    return train_judge(model.data.train, model.data.classes, steps=steps, seed=0)
+    return train_classifier(model.data.train, model.data.classes, steps=steps, seed=0)
 
 
 def measure_samples(
-    model: Model, found: Findings, generator: torch.Generator, judge: Judge | None
+    model: Model, found: Findings, generator: torch.Generator, judge: ImageClassifier | None
 ) -> Samples:
     """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of
     them.
@@ -95,7 +97,7 @@ def _made_by(model: Model) -> dict[str, Any]:
     return {"start": how["start"], "steps": how["steps"], "sampler": repr(model.sampler)}
 
 
-def _compared(judge: Judge, samples: Tensor, model: Model) -> dict[str, Any]:
+def _compared(judge: ImageClassifier, samples: Tensor, model: Model) -> dict[str, Any]:
     """Samples beside test images, and training images beside test images, on the judge's features
     and at equal counts.
     """
@@ -119,7 +121,7 @@ def _compared(judge: Judge, samples: Tensor, model: Model) -> dict[str, Any]:
     return found
 
 
-def _judged(model: Model, found: Findings, judge: Judge, made: Samples) -> dict[str, Any]:
+def _judged(model: Model, found: Findings, judge: ImageClassifier, made: Samples) -> dict[str, Any]:
     """What a classifier of real images says of the samples."""
     test = model.data.test
     assert test.y is not None

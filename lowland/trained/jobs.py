@@ -47,7 +47,7 @@ class Job:
         """The pieces that this process is to make: its share of those that no earlier attempt left
         behind.
         """
-        return self.team.chiefly(self._begin)[self.team.rank :: self.team.size]
+        return self.team.on_main(self._begin)[self.team.rank :: self.team.size]
 
     def _begin(self) -> list[int]:
         digest = hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()
@@ -69,11 +69,11 @@ class Job:
             yield (self.folder / f"{number:08d}").read_bytes()
 
     def finish(self, write: Callable[[Path], object]) -> Path:
-        """When all pieces are there: `write` makes the file from them, aside and at the chief; then
+        """When all pieces are there: `write` makes the file from them, aside and in the main process; then
         they go.
         """
-        self.team.wait()
-        self.team.chiefly(lambda: self._finish(write))
+        self.team.barrier()
+        self.team.on_main(lambda: self._finish(write))
         return self.out
 
     def _finish(self, write: Callable[[Path], object]) -> None:

@@ -84,7 +84,7 @@ def sample_to_file(
         pieces = [torch.arange(k * PIECE, min(count, (k + 1) * PIECE)) for k in missing]
         by_flow = how.get("method") == "flow"
         total = sum(map(len, pieces)) if by_flow else len(missing) * how["steps"]
-        unit, hidden = "image" if by_flow else "step", quiet or not members.chief
+        unit, hidden = "image" if by_flow else "step", quiet or not members.is_main
         with tqdm(total=total, unit=unit, disable=hidden) as bar:
             for number, rows in zip(missing, pieces, strict=True):
                 job.keep(number, _draw_piece(model, rows, label, seed, number, bar.update))

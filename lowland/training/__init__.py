@@ -1,10 +1,11 @@
 """Training that does not die: fit, health, averaged weights."""
 
-from lowland.training.fit import TrainingStoppedError, fit, lineage, load_recipe_data
+from lowland.training.devices import cpu_threads
+from lowland.training.fit import fit
 from lowland.training.grow import grow
 from lowland.training.health import Finding, Limits, diagnose, worst
 from lowland.training.layerwise import greedy
-from lowland.training.session import cpu_threads
+from lowland.training.loop import TrainingStoppedError, lineage, load_recipe_data
 from lowland.training.settings import Training
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lowland.data import Batches, Split
 
 
-class Judge(nn.Module):
+class ImageClassifier(nn.Module):
     """A small convolutional classifier of images (B, C, H, W) into K classes; `probabilities` gives
     (B, K).
     """
@@ -53,7 +53,9 @@ class Judge(nn.Module):
         return found
 
 
-def train_judge(train: Split, classes: int, *, steps: int = 600, seed: int = 0) -> Judge:
+def train_classifier(
+    train: Split, classes: int, *, steps: int = 600, seed: int = 0
+) -> ImageClassifier:
     """Train a judge on labelled images by cross-entropy (Adam, batch 128, one cosine cycle); draws
     are its own.
 
@@ -66,7 +68,7 @@ def train_judge(train: Split, classes: int, *, steps: int = 600, seed: int = 0) 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = Judge(tuple(train.x.shape[1:]), classes)
+        judge = ImageClassifier(tuple(train.x.shape[1:]), classes)
         optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
         cycle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         batches = Batches(train, seed=seed)

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from lowland.training.distributed import whole
+from lowland.training.sharding import full_tensor
 
 
 class EMA:
@@ -31,6 +31,6 @@ class EMA:
             else 1 - 1 / max(step - self.start, 1)
         )
         for average, current in zip(self.module.parameters(), module.parameters(), strict=True):
-            average.lerp_(whole(current), 1 - decay)
+            average.lerp_(full_tensor(current), 1 - decay)
         for kept, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(buffer)

@@ -18,7 +18,7 @@ from lowland.data import Dataset, Split
 from lowland.domain import Domain
 from lowland.energy import Energy
 from lowland.registry import build
-from lowland.training.fit import fit, load_recipe_data
+from lowland.training.loop import load_recipe_data, plain_recipe, train_run
 
 
 def grow(
@@ -43,19 +43,18 @@ def grow(
     https://arxiv.org/abs/2012.01316; Gao et al. (2018), https://arxiv.org/abs/1709.08868
 
     >>> import lowland, tempfile
-    >>> recipe = {"name": "grown", "data": {"name": "digits"}, "energy": {"name": "IGEBM", "widths": [8, 8], "blocks": 1}}
+    >>> recipe = {"name": "grown", "data": {"name": "digits"}}
+    >>> recipe["energy"] = {"name": "IGEBM", "widths": [8, 8], "blocks": 1}
     >>> recipe |= {"objective": {"name": "CD"}, "sampler": {"name": "Langevin", "step_size": 1e-3}}
     >>> recipe["training"] = {"steps": 10, "checkpoint_every": 10}
     >>> recipe["generation"] = {"sampler": {"name": "Langevin", "step_size": 1e-3}}
     >>> grow(lowland.read_recipe(recipe), tempfile.mkdtemp(), (4, 8), progress=False).domain.shape
     (1, 8, 8)
     """
-    recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(sizes)
-    plain = [own.plain() if hasattr(own, "plain") else dict(own) for own in recipes]
-    plain = [
-        {**values, "training": {**values["training"], "progressive_sizes": []}}
-        for values in plain[:-1]
-    ] + plain[-1:]
+    many = isinstance(recipe, (list, tuple))
+    plain = [plain_recipe(own) for own in (recipe if many else [recipe] * len(sizes))]
+    for values in plain[:-1]:
+        values["training"] = {**values["training"], "progressive_sizes": []}
     _check(sizes, len(plain))
     data = data or load_recipe_data(plain[-1])
     if data.domain.shape[1:] != (sizes[-1], sizes[-1]):
@@ -68,29 +67,9 @@ def grow(
         small = resized(data, size)
         start = None if energy is None else _enlarged(energy, values, small.domain)
         place = Path(run) if size == sizes[-1] else Path(run) / f"size-{size}"
-        energy = fit(values, place, data=small, energy=start, progress=progress)
+        energy = train_run(values, place, data=small, energy=start, progress=progress)
     assert energy is not None
     return energy
-
-
-def grown(
-    recipe: dict[str, Any], run: str | Path, *, data: Dataset | None = None, progress: bool = True
-) -> Energy:
-    """What `fit` does with a recipe that names training.progressive_sizes: the smaller sides first,
-    then that of the data."""
-    data = data or load_recipe_data(recipe)
-    if len(data.domain.shape) != 3:
-        raise ValueError(
-            f"training.progressive_sizes is {recipe['training']['progressive_sizes']} and events "
-            f"have shape {data.domain.shape}; only images grow; leave it out"
-        )
-    return grow(
-        recipe,
-        run,
-        (*recipe["training"]["progressive_sizes"], data.domain.shape[-1]),
-        data=data,
-        progress=progress,
-    )
 
 
 def resized(data: Dataset, size: int) -> Dataset:

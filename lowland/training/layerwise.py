@@ -12,7 +12,7 @@ from torch import Tensor
 from lowland.data import Dataset, Split
 from lowland.data.binarization import bernoulli_sample, materialize
 from lowland.domain import binary
-from lowland.training.fit import fit
+from lowland.training.loop import plain_recipe, train_run
 
 CHUNK = 4096  # examples judged at a time
 
@@ -47,11 +47,11 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
     shared = {"name": "RBM", "spread": net.spread, "centred": net.centred}
     below: Any = None
     for layer, (units, own) in enumerate(zip(net.hidden, recipes, strict=True)):
-        values = own.plain() if hasattr(own, "plain") else dict(own)
+        values = plain_recipe(own)
         machine = {**values, "energy": {**shared, "hidden": units}}
         seed = torch.Generator().manual_seed(int(values["seed"]))
         start = None if below is None else net.successor(layer, below, seed)
-        below = fit(
+        below = train_run(
             machine, Path(run) / f"layer-{layer + 1}", data=data, energy=start, progress=progress
         )
         net.adopt(layer, below)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.training.distributed import fitted, whole
 from lowland.training.settings import Training
+from lowland.training.sharding import full_tensor, shard_like
 
 
 def optimizer_of(
@@ -65,7 +65,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         if value is not None
     }
     return {
-        name: whole(moments[name]) for name in sorted(moments)
+        name: full_tensor(moments[name]) for name in sorted(moments)
     }  # every process asks for the same one
 
 
@@ -77,7 +77,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        states.setdefault(int(index), {})[name] = fitted(value, parameters[int(index)])
+        states.setdefault(int(index), {})[name] = shard_like(value, parameters[int(index)])
     optimizer.load_state_dict(
         {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}
     )

@@ -23,7 +23,7 @@ from lowland.data import materialize
 from lowland.energy import energy_values
 from lowland.metrics import frechet_distance, ksd, mmd
 from lowland.tasks import generate_from_recipe
-from lowland.training.classifier import train_judge
+from lowland.training.classifier import train_classifier
 from lowland.training.session import Session
 
 HELD = 512
@@ -61,7 +61,7 @@ class Selection:
             )
         features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)  # noqa: E731
         if data.classes and len(data.domain.shape) == 3 and settings.select_by != "ksd":
-            features = train_judge(data.train, data.classes, steps=300, seed=0).features
+            features = train_classifier(data.train, data.classes, steps=300, seed=0).features
         return cls(
             settings.select_by, settings.select_every or settings.checkpoint_every, held, features
         )

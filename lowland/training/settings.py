@@ -1,10 +1,10 @@
 """How long, how fast, how careful: the settings of a training run, as plain values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,15 @@ class Training:
                 "checkpoint_every a multiple of log_every, select_every of checkpoint_every and "
                 "batch of accumulate; correct them"
             )
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Training":
+        """Build settings from the values of a recipe, in which tuples are lists."""
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**options)
 
     def rate(self, step: int) -> float:
         """The learning rate of an update (counted from 0): linear rise, plateau, fall to zero.

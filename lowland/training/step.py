@@ -50,8 +50,11 @@ class Step(nn.Module):
         return loss
 
 
-def diversity(negatives: Tensor, x: Tensor) -> Tensor:
-    """Total variance of the negatives, in units of that of the data: near zero when samples are all
-    alike.
+def diversity(negatives: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """Return the total variance of the negatives, in units of that of the data, for the log: near
+    zero when samples are all alike. {} where they cannot be compared.
     """
-    return negatives.detach().flatten(1).var(0).sum() / x.flatten(1).var(0).sum().clamp_min(1e-12)
+    if len(negatives) < 2 or negatives.shape[1:] != x.shape[1:]:
+        return {}
+    usual = x.flatten(1).var(0).sum().clamp_min(1e-12)
+    return {"diversity": negatives.detach().flatten(1).var(0).sum() / usual}

@@ -1,0 +1,157 @@
+"""Build the parts of a training session from a recipe and data, and check that they fit together."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lowland.data import Dataset, Split, bernoulli_sample
+from lowland.domain import Domain
+from lowland.energy import Energy, check_energy
+from lowland.objectives.contrastive import completed
+from lowland.objectives.labels import hide_labels
+from lowland.objectives.loss import Objective
+from lowland.registry import build
+from lowland.replay import ReplayBuffer
+from lowland.samplers.kernel import Sampler
+from lowland.training.distributed import Team
+from lowland.training.settings import Training
+
+PARTNER_ROWS = 10_000  # examples to which an objective's partner is fitted
+
+
+def build_objective(values: Mapping[str, Any], settings: Training, team: Team) -> Objective:
+    """Build the objective with this process's share of the chains.
+
+    Raises ValueError for what cannot be divided among the processes.
+    """
+    team.per_rank("training.batch / training.accumulate", settings.batch // settings.accumulate)
+    if team.size > 1 and (settings.sharding, settings.optimizer) == ("fsdp", "sgd"):
+        raise ValueError(
+            "training.sharding is 'fsdp' and the optimizer 'sgd'; FSDP2 divides the moments of "
+            "Adam; set training.optimizer = 'adam', or sharding = 'ddp'"
+        )
+    objective: Any = build("objective", values)
+    if objective.num_chains:
+        chains = team.per_rank("objective.num_chains", objective.num_chains)
+        objective = replace(objective, num_chains=chains)
+    return cast(Objective, objective)
+
+
+def build_energy(values: Mapping[str, Any], settings: Training, data: Dataset, seed: int) -> Energy:
+    """Build the energy for the data's domain, and initialise it from the training part."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        domain = data.domain.widened(settings.box_margin)
+        made: Any = build("energy", {**values, "domain": domain})
+    if hasattr(made, "prepare"):
+        made.prepare(data.train.x)
+    return cast(Energy, made)
+
+
+def build_partner(
+    objective: Objective,
+    energy: Energy,
+    data: Dataset,
+    settings: Training,
+    device: torch.device,
+    seed: int,
+) -> nn.Module | None:
+    """Build what an objective trains beside the energy, if anything."""
+    generator = torch.Generator(device).manual_seed(seed)
+    x = data.train.x[:PARTNER_ROWS].to(device)
+    x = perturb_examples(x, data, settings, energy.domain, generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        partner = objective.make_partner(energy, x)
+    return None if partner is None else partner.to(device)
+
+
+def build_buffer(
+    objective: Objective,
+    energy: Energy,
+    sampler: Sampler | None,
+    settings: Training,
+    team: Team,
+    generator: torch.Generator,
+    classes: int,
+) -> ReplayBuffer | None:
+    """Build the replay buffer with this process's share of the chains, for an objective that keeps
+    some.
+
+    With tempering a chain is one point per temperature.
+    """
+    if not objective.persistent:
+        return None
+    moving = objective.num_chains * team.size or settings.batch
+    rows = team.shard(max(objective.buffer_size, moving))
+    domain = energy.domain
+    if sampler is not None and sampler.num_replicas > 1:
+        domain = replace(domain, shape=(sampler.num_replicas, *domain.shape))
+    return ReplayBuffer(
+        rows.stop - rows.start,
+        domain,
+        generator=generator,
+        classes=classes,
+        reinit_prob=objective.reinit_prob,
+        dtype=next(energy.parameters()).dtype,
+    )
+
+
+def select_labels(part: Split, share: float, seed: int) -> Split:
+    """Return the training part with all labels hidden but a share of them."""
+    if share == 1.0 or part.y is None:
+        return part
+    return Split(part.x, hide_labels(part.y, share, seed))
+
+
+def perturb_examples(
+    x: Tensor, data: Dataset, settings: Training, domain: Domain, generator: torch.Generator
+) -> Tensor:
+    """Return examples binarised, dequantised and noised as data and settings say, folded back into
+    the box.
+    """
+    if data.binarization == "stochastic":
+        x = bernoulli_sample(x, generator)
+    if settings.dequantise and data.num_gray_levels:
+        u = torch.rand(x.shape, generator=generator, device=x.device)
+        x = (x * (data.num_gray_levels - 1) + u) / data.num_gray_levels
+    if settings.data_noise_std:
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        x, _ = domain.reflect(x + settings.data_noise_std * noise)
+    return x
+
+
+def check_data(energy: Energy, data: Dataset, settings: Training, device: torch.device) -> None:
+    """Raise ValueError for data or settings on which the energy cannot be trained."""
+    classes = getattr(energy, "classes", 0)
+    moved = {
+        "data_noise_std": settings.data_noise_std,
+        "dequantise": settings.dequantise,
+        "box_margin": settings.box_margin,
+    }
+    spread = [name for name, value in moved.items() if value]
+    if data.binarization and spread:
+        raise ValueError(
+            f"{data.name} is binary and {' and '.join(spread)} would move it off 0 and 1; "
+            "binary data have no grey levels to spread; leave them out"
+        )
+    if classes and data.train.y is None:
+        raise ValueError(
+            f"the energy has {classes} classes and {data.name} no labels; set energy.classes = 0"
+        )
+    if classes and classes != data.classes:
+        raise ValueError(
+            f"the energy has {classes} classes and {data.name} {data.classes}; they must agree; "
+            f"set energy.classes = {data.classes}, or 0 to train without labels"
+        )
+    x = data.train.x[:4].to(device)
+    x = x.round() if data.binarization else x
+    x = completed(energy, x, torch.Generator(device).manual_seed(0))
+    x = x.round() if energy.domain.kind == "binary" else x  # imputed units may be means
+    noise_level = (
+        torch.full((len(x),), 0.1, device=device) if getattr(energy, "noise", False) else None
+    )
+    check_energy(energy, x, noise_level)

@@ -1,0 +1,319 @@
+"""The training loop: update, log, diagnose, checkpoint; when health says so, roll back, cure and go
+on.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+from tqdm.auto import tqdm
+
+from lowland.data import Dataset, load_data
+from lowland.energy import Energy
+from lowland.run import Run
+from lowland.training.devices import cpu_threads
+from lowland.training.distributed import team
+from lowland.training.health import Finding, Limits, diagnose, worst
+from lowland.training.memory import peak_mb
+from lowland.training.preflight import probe
+from lowland.training.selection import Selection, held_gap
+from lowland.training.session import Session
+from lowland.training.tensorboard import Board
+
+
+class TrainingStoppedError(RuntimeError):
+    """Health stopped the run. The last good checkpoint stands; the message says what was seen,
+    tried and what to do.
+    """
+
+
+@runtime_checkable
+class PlainRecipe(Protocol):
+    """A recipe that turns into plain values."""
+
+    def plain(self) -> dict[str, Any]: ...
+
+
+def plain_recipe(recipe: Mapping[str, Any] | PlainRecipe) -> dict[str, Any]:
+    """Return the plain values of a recipe."""
+    return recipe.plain() if isinstance(recipe, PlainRecipe) else dict(recipe)
+
+
+def load_recipe_data(recipe: Mapping[str, Any]) -> Dataset:
+    """Load the data set that a recipe names."""
+    options = {key: value for key, value in recipe["data"].items() if value is not None}
+    return load_data(options.pop("name"), **{"seed": recipe["seed"], **options})
+
+
+def train_run(
+    recipe: Mapping[str, Any],
+    run: Run | str | Path,
+    *,
+    data: Dataset | None = None,
+    energy: Energy | None = None,
+    progress: bool = True,
+) -> Energy:
+    """Train plain values of a recipe at one size of data; see `fit`."""
+    with team() as members:
+        data = data or members.main_first(lambda: load_recipe_data(recipe))
+        session = Session(recipe, data, energy, members)
+        with cpu_threads(session.settings.threads), ExitStack() as stack:
+            opened = members.on_main(lambda: _open(run, recipe))
+            members.on_main(lambda: stack.enter_context(opened.locked()))
+            _train(session, members.main_proxy(opened), progress and members.is_main)
+    return cast(Energy, session.ema.module)
+
+
+def _open(run: Run | str | Path, recipe: Mapping[str, Any]) -> Run:
+    if isinstance(run, Run):
+        return run
+    path = Path(run)
+    return Run.open(path) if (path / "recipe.json").exists() else Run.create(path, recipe)
+
+
+def _train(session: Session, run: Run, progress: bool) -> None:
+    """Begin or go on, and update until all steps are done, or nothing better was found for long
+    enough.
+    """
+    run.check_versions()
+    run.write_json("data.json", _describe_data(session.data))
+    rows = _begin(session, run, progress)
+    spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
+    writes = session.settings.tensorboard and session.team.is_main
+    board = Board(run.path / "tensorboard" if writes else None)
+    loop = Loop(session, run, rows, board, time.monotonic() - (spent[-1] if spent else 0.0))
+    with _progress_bar(session.settings.steps, session.step, progress) as bar, board:
+        while session.step < session.settings.steps and not loop.out_of_patience:
+            before = session.step
+            loop.update(bar)
+            bar.update(session.step - before)
+    if session.best:
+        best = run.load_checkpoint(int(session.best["step"]))
+        session.ema.module.load_state_dict(best.tensors["ema"])
+
+
+def _describe_data(data: Dataset) -> dict[str, Any]:
+    """Return what scoring and sampling need to know of the data when these are not at hand."""
+    return {
+        "name": data.name,
+        "classes": data.classes,
+        "class_names": data.class_names,
+        "num_gray_levels": data.num_gray_levels,
+        "note": data.note,
+        "mean": data.mean,
+        "scale": data.scale,
+        "columns": data.columns,
+        "binarization": data.binarization,
+        "binarization_note": data.binarization_note,
+        "sizes": {
+            "train": len(data.train),
+            "calibration": len(data.calibration),
+            "test": len(data.test),
+        },
+    }
+
+
+def _progress_bar(total: int, done: int, shown: bool) -> "tqdm[Any]":
+    interval = 0.2 if sys.stderr.isatty() else 20.0  # a log file wants a line now and then
+    return tqdm(
+        total=total,
+        initial=done,
+        unit="step",
+        disable=not shown,
+        mininterval=interval,
+        maxinterval=2 * interval,
+    )
+
+
+def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
+    """Restore the newest checkpoint, or probe a copy and write the first one; return the log rows
+    that lead up to it.
+    """
+    if run.steps():
+        checkpoint = run.load_checkpoint()
+        session.restore(checkpoint)
+        run.keep_checkpoints({step for step in run.steps() if step <= session.step})
+        run.cut_log(checkpoint.state["log_size"])
+    else:
+        run.cut_log(0)
+        if session.settings.preflight != "off":
+            report = session.team.broadcast(probe(session))
+            run.log({"step": 0, "event": "preflight", **report.plain()})
+            for sentence in report.sentences if progress else ():
+                tqdm.write(f"preflight: {sentence}", file=sys.stderr)
+        run.save_checkpoint(session.checkpoint(run.log_size()))
+    return lineage(run.rows())
+
+
+def lineage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that lead to the present state: no events, nothing that was rolled back;
+    those before a cure marked stale.
+    """
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        if row.get("event") == "rollback":
+            kept = _mark_stale(kept, row["to"])
+        elif "event" not in row:
+            kept.append(row)
+    return kept
+
+
+def _mark_stale(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """Return the rows up to a step, marked as logged before a cure."""
+    return [{**row, "stale": True} for row in rows if row["step"] <= step]
+
+
+class Loop:
+    """State of one training loop: session, run, log rows that lead up to the present state,
+    checkpoint selection, moment of the first update.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        run: Run,
+        rows: list[dict[str, Any]],
+        board: Board,
+        started: float,
+    ) -> None:
+        self.session, self.run, self.rows, self.board = session, run, rows, board
+        self.selection, self.started = Selection.of(session), started
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether nothing better was found for as long as patience lasts."""
+        patience = self.session.settings.patience
+        return bool(patience) and self.session.best.get("waited", 0) >= patience
+
+    def update(self, bar: "tqdm[Any]") -> None:
+        """Make one update; and where it is time, a row in the log, a diagnosis, a checkpoint."""
+        session, settings = self.session, self.session.settings
+        session.advance()
+        if session.step % settings.log_every and session.step < settings.steps:
+            return
+        saving = session.step % settings.checkpoint_every == 0 or session.step == settings.steps
+        row = session.row()
+        if saving:
+            row |= held_gap(session)
+        row, findings = session.team.broadcast((row, diagnose([*self.rows, row])))
+        session.health = row["health"] = worst(findings)
+        intervening = session.health == "bad" and settings.on_failure in ("roll-back", "stop")
+        if saving and not intervening and self.selection is not None:
+            row |= self.selection.judge(session)
+            row, session.best = session.team.broadcast((row, session.best))
+        self._log(row, findings)
+        gap = f"gap {row['gap']:+.3g}, " if "gap" in row else f"loss {row['loss']:.4g}, "
+        bar.set_postfix_str(f"{gap}health {row['health']}", refresh=False)
+        if intervening:
+            self._intervene(findings)
+        elif saving:
+            self._save()
+
+    def _save(self) -> None:
+        session, run = self.session, self.run
+        run.save_checkpoint(session.checkpoint(run.log_size()))
+        newest = run.steps()[-session.settings.keep_checkpoints :]
+        best = {int(session.best["step"])} if session.best else set()
+        run.keep_checkpoints({*newest, *self._landmarks()} | best)
+
+    def _landmarks(self) -> set[int]:
+        """Return checkpoints for when the newest is not far enough back: the start, and one a
+        quarter to half of the way.
+        """
+        every = self.session.settings.checkpoint_every
+        power = 1 << max(self.session.step // every, 1).bit_length() - 1
+        return {0, every * power, every * power // 2}
+
+    def _log(self, row: dict[str, Any], findings: list[Finding]) -> None:
+        """Write the row, and an event for every finding that is new or has changed its level."""
+        known = {(f.name, f.level) for f in diagnose(self.rows)}
+        self.rows.append(row)
+        self.run.log(row)
+        spent = {
+            "seconds": round(time.monotonic() - self.started, 3),
+            "peak_mb": round(peak_mb(self.session.device), 1),
+        }
+        self.run.log({"step": row["step"], **spent}, "time.jsonl")
+        self.board.write(row)
+        for finding in findings:
+            if (finding.name, finding.level) in known:
+                continue
+            self.run.log({"step": row["step"], "event": "verdict", **finding._asdict()})
+            if self.session.settings.on_failure != "continue":
+                self._say(
+                    f"step {row['step']}: {finding.level}: {finding.name}: {finding.sentence} "
+                    f"{finding.remedy}"
+                )
+
+    def _say(self, words: str) -> None:
+        if self.session.team.is_main:
+            tqdm.write(words, file=sys.stderr)
+
+    def _intervene(self, findings: list[Finding]) -> None:
+        """Roll back, the further the sooner trouble came again, and cure what was found; or
+        stop.
+        """
+        session, run = self.session, self.run
+        cause = next(f for f in findings if f.level == "bad")
+        step, tried = session.step, session.rollbacks
+        factors = session.rate_factor, session.step_factor
+        if session.settings.on_failure == "stop" or tried >= session.settings.max_rollbacks:
+            self._stop(cause)
+        recent = self._count_recent_troubles(step)
+        saved = run.steps()  # those in bad health are not among them
+        halfway = max((at for at in saved if at <= saved[-1] / 2), default=saved[0])
+        checkpoint = run.load_checkpoint((saved[-1], halfway, saved[0])[min(recent, 2)])
+        session.restore(checkpoint)
+        session.rollbacks = tried + 1
+        did = self._cure(cause.cure, factors, 0.25 if recent else 0.5)
+        run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})
+        event = {"step": step, "event": "rollback", "to": checkpoint.step, "did": did}
+        run.log({**event, **cause._asdict()})
+        self.rows[:] = _mark_stale(self.rows, checkpoint.step)
+        self._say(
+            f"step {step}: {cause.name}: {cause.sentence} Rolled back to step {checkpoint.step}, "
+            f"{did}."
+        )
+
+    def _stop(self, cause: Finding) -> None:
+        """Log the end and raise TrainingStoppedError."""
+        step, run = self.session.step, self.run
+        run.log({"step": step, "event": "stop", **cause._asdict()})
+        cures = [row["did"] for row in run.rows() if row.get("event") == "rollback"]
+        history = f" after {len(cures)} rollbacks ({'; '.join(cures)})" if cures else ""
+        raise TrainingStoppedError(
+            f"training stopped at step {step}{history}: {cause.name}: {cause.sentence} "
+            f"{cause.remedy} The newest checkpoint is step {run.steps()[-1]} in {run.path}."
+        )
+
+    def _count_recent_troubles(self, step: int) -> int:
+        """Count the troubles that came shortly before this one: the second goes back half of the
+        way, the third to the start.
+        """
+        settings = self.session.settings
+        near = max(4 * settings.checkpoint_every, 2 * Limits().window * settings.log_every)
+        troubles = [row["step"] for row in self.run.rows() if row.get("event") == "rollback"]
+        count = 0
+        for earlier in reversed(troubles):
+            if abs(step - earlier) > near:
+                break
+            count, step = count + 1, earlier
+        return count
+
+    def _cure(self, cure: str, factors: tuple[float, float], shorter: float) -> str:
+        """Lower the rate from what it was when trouble came, and shorten the step or begin chains
+        anew; return a description of that.
+        """
+        session = self.session
+        session.rate_factor = factors[0]
+        session.lower_rate(0.5)
+        did = [f"learning rate × {session.rate_factor:g}"]
+        session.shorten_step(factors[1] / session.step_factor)
+        if cure == "step" and session.shorten_step(shorter):
+            did.append(f"sampler step × {session.step_factor:g}")
+        if cure == "chains" and (count := session.reinit_chains(0.5)):
+            did.append(f"{count} chains begun anew")
+        return ", ".join(did)
