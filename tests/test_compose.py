@@ -317,7 +317,7 @@ def drawn(sampler: Any = None, final: int = 80, steps: int = 120) -> tuple[float
     sigmas = (6.0, 2.0, 0.8, 0.3, 0.1, 0.02)
     start = sigmas[0] * torch.randn(5000, 2, generator=g)
     found = anneal_composed(
-        both, sigmas, start, steps, generator=g, sampler=sampler, final=final, jump=False
+        both, sigmas, start, steps, generator=g, sampler=sampler, final=final, denoise=False
     )
     assert found.outside.sum() == 0 and found.sigma == sigmas[-1]
     return variation(counts(found.x), cells(both.given(sigmas[-1])))

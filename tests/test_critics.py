@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lowland import MLP, Function, real
-from lowland.energy import Energy, value_and_score
+from lowland.energy import Energy, score_with_graph, value_and_score
 from lowland.nets import DenoiserMLP
+from lowland.samplers.diffusion import denoise
 from lowland.targets import Gaussian
 from lowland.tasks import (
     Constant,
@@ -17,9 +18,8 @@ from lowland.tasks import (
     LabelGuidance,
     Likelihood,
     edit,
-    jump,
 )
-from lowland.tasks.composition.guidance import at_level, gradient, of_noise
+from lowland.tasks.composition.guidance import at_level, of_noise
 from lowland.testing import seeded
 
 
@@ -52,7 +52,7 @@ def test_a_critic_of_clean_points_sees_the_one_that_the_energy_expects() -> None
     torch.nn.init.normal_(prior.net.layers[-1].weight)  # type: ignore[index, union-attr]
     x = torch.randn(4, 2, generator=seeded(), dtype=torch.float64)
     critic = DenoisedGuidance(lambda x: x.square().sum(1), prior)
-    clean = jump(prior.given(0.5), x, 0.5)
+    clean = denoise(prior.given(0.5), x, 0.5)
     assert torch.allclose(critic(x, 0.5), clean.square().sum(1)) and not torch.allclose(
         prior.denoised(x, 0.5), clean, atol=0.1
     )
@@ -154,7 +154,7 @@ def test_as_many_labels_as_rows_are_needed() -> None:
 def test_the_gradient_of_a_constant_is_zero_with_and_without_a_graph() -> None:
     x = torch.randn(3, 2, generator=seeded())
     for point in (x, x.clone().requires_grad_()):
-        assert torch.equal(gradient(Constant(1.0), point), torch.zeros(3, 2))
+        assert torch.equal(score_with_graph(Constant(1.0), point), torch.zeros(3, 2))
 
 
 def test_levels_and_attributes_bind_together() -> None:

@@ -186,7 +186,7 @@ def test_mistakes_of_one_letter_in_the_flow_are_caught(law: str) -> None:
 
 def test_the_first_order_step_is_that_of_ddim() -> None:
     sigmas, x = (3.0, 2.0, 0.5), MODES.draw(9, 3.0, seeded())
-    found = probability_flow(MODES.path(sigmas), sigmas, x, order=1, jump=True)
+    found = probability_flow(MODES.path(sigmas), sigmas, x, order=1, denoise=True)
     for sigma, below in pairwise((*sigmas, 0.0)):
         clean = x + sigma**2 * value_and_score(MODES.given(sigma), x)[1]
         x = clean + below / sigma * (x - clean)
@@ -290,7 +290,7 @@ def test_annealed_langevin_reaches_the_same_law() -> None:
 def test_the_jump_is_the_expected_clean_point() -> None:
     sigmas, x = (2.0, 0.8), NORMAL.draw(20, 2.0, seeded())
     still = probability_flow(NORMAL.path(sigmas), sigmas, x)
-    jumped = probability_flow(NORMAL.path(sigmas), sigmas, x, jump=True)
+    jumped = probability_flow(NORMAL.path(sigmas), sigmas, x, denoise=True)
     expected = (
         still.x * 0.25 + 0.7 * 0.64
     ) / 0.89  # the posterior mean of x_0 for data N(0.7, 0.25) with noise 0.8
@@ -298,7 +298,7 @@ def test_the_jump_is_the_expected_clean_point() -> None:
     assert jumped.sigma == 0.0 and jumped.num_grad_evals == still.num_grad_evals + 1
     a, b = (
         predictor_corrector(
-            NORMAL.path(sigmas), sigmas, x, MALA(0.3), 6, generator=seeded(), jump=j
+            NORMAL.path(sigmas), sigmas, x, MALA(0.3), 6, generator=seeded(), denoise=j
         )
         for j in (False, True)
     )
@@ -316,13 +316,15 @@ def test_gradients_are_those_that_are_declared() -> None:
         for jump in (False, True):
             law.calls = 0
             assert (
-                probability_flow(law.path(sigmas), sigmas, x, order=order, jump=jump).num_grad_evals
+                probability_flow(
+                    law.path(sigmas), sigmas, x, order=order, denoise=jump
+                ).num_grad_evals
                 == law.calls
                 == 8 * order + jump
             )
     law.calls = 0
     made = predictor_corrector(
-        law.path(sigmas), sigmas, x, HMC(0.1, 3), 20, generator=seeded(), jump=True
+        law.path(sigmas), sigmas, x, HMC(0.1, 3), 20, generator=seeded(), denoise=True
     )
     assert made.num_grad_evals == law.calls == 9 + 20 * 3
 
@@ -446,7 +448,7 @@ X = torch.zeros(3, 1, dtype=DOUBLE)
         ([], (), X, {}, "one each"),
         (PAIR, (1.0, 1.0), X, {}, "falling"),
         (PAIR, (1.0, 0.0), X, {}, "above 0"),
-        (PAIR, (1.0, 2.0), X, {"jump": True}, "falling"),
+        (PAIR, (1.0, 2.0), X, {"denoise": True}, "falling"),
         (PAIR, (2.0, 1.0), X + math.nan, {}, "finite"),
         (PAIR, (2.0, 1.0), torch.zeros(3, 2), {}, "event shape"),
         (PAIR, (2.0, 1.0), X, {"order": 3}, "order is 3"),

@@ -14,6 +14,7 @@ import lowland
 from lowland import MLP, ConvNet, Langevin, NoiseMLP, box, commands, real, sample
 from lowland.config import ConfigError, read_recipe
 from lowland.energy import Energy, Function
+from lowland.samplers.diffusion import denoise
 from lowland.targets import Gaussian
 from lowland.tasks import (
     Constant,
@@ -21,7 +22,6 @@ from lowland.tasks import (
     LabelGuidance,
     PurifiedClassifier,
     as_classifier,
-    jump,
     map_estimate,
     purify,
 )
@@ -115,7 +115,7 @@ def test_a_jump_is_that_of_generation() -> None:
     energy = NoisyNormal()
     found = purify(energy, x, method="denoise", sigma=0.8, steps=1, generator=seeded(3))
     noisy = x + 0.8 * torch.randn(4, 2, generator=seeded(3))
-    torch.testing.assert_close(found, jump(energy.given(0.8), noisy, 0.8))
+    torch.testing.assert_close(found, denoise(energy.given(0.8), noisy, 0.8))
     torch.testing.assert_close(found, noisy / 1.64)
 
 
@@ -142,7 +142,7 @@ def test_the_clean_point_is_that_of_the_energy_whatever_network_is_inside() -> N
     x = torch.nn.functional.pad(x, (4, 4, 4, 4))
     noisy = x + 0.3 * torch.randn(x.shape, generator=seeded(1))
     found = purify(energy, x, method="denoise", sigma=0.3, steps=1, generator=seeded(1))
-    torch.testing.assert_close(found, jump(energy.given(0.3), noisy, 0.3))
+    torch.testing.assert_close(found, denoise(energy.given(0.3), noisy, 0.3))
     with torch.no_grad():
         guess = energy.denoised(noisy, 0.3)
     far, near = ((one - x).square().mean() for one in (guess, found))
@@ -158,7 +158,7 @@ def test_an_expression_of_energies_of_noise_denoises() -> None:
     both = NoisyNormal() + 2 * LabelGuidance(lambda x: torch.cat([x, -x], 1), 0)
     found = purify(both, x, method="denoise", sigma=0.8, steps=1, generator=seeded(3))
     noisy = x + 0.8 * torch.randn(4, 2, generator=seeded(3))
-    torch.testing.assert_close(found, jump(both.given(0.8), noisy, 0.8))
+    torch.testing.assert_close(found, denoise(both.given(0.8), noisy, 0.8))
     with pytest.raises(
         ValueError, match="Sum knows noise levels, and none is bound; 'denoise' needs"
     ):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import lowland
 from lowland import HMC, MALA, Energy, Function, box, real, restore
+from lowland.samplers.diffusion import sde_dpm_solver
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     BlockAverage,
@@ -28,7 +29,6 @@ from lowland.tasks import (
     Restoration,
     Stride,
     bind_smallest_sigma,
-    clean_draws,
     map_estimate,
     split_gibbs_sample,
 )
@@ -240,12 +240,12 @@ def test_draws_behind_a_noisy_point_are_nearer_than_those_of_the_plain_ancestral
         return abs(float(rule(lowland.karras_sigmas(1.0, 0.01, steps)).var()) - 0.5)
 
     def ours(sigmas: tuple[float, ...]) -> Tensor:
-        return clean_draws(normal, z, sigmas, generator=seeded(1))
+        return sde_dpm_solver(normal, z, sigmas, generator=seeded(1))
 
     def plain(sigmas: tuple[float, ...]) -> Tensor:
         path, still = [normal.given(s) for s in sigmas], lowland.Langevin(0.01)
         return lowland.samplers.predictor_corrector(
-            path, sigmas, z, still, 0, generator=seeded(1), jump=True
+            path, sigmas, z, still, 0, generator=seeded(1), denoise=True
         ).x
 
     assert error(8, ours) < 0.6 * error(8, plain) and error(32, ours) < 0.02
@@ -859,7 +859,7 @@ def test_passes_do_not_run_away_where_an_energy_was_never_shown_points() -> None
     z = torch.full((50, 4), 9.0)
     ladder = lowland.karras_sigmas(1.5, 0.02, 5)
     held, loose = (
-        clean_draws(Overshooting(domain), z, ladder, generator=seeded(0))
+        sde_dpm_solver(Overshooting(domain), z, ladder, generator=seeded(0))
         for domain in (box(0.0, 1.0, 4), real(4))
     )
     assert float(held.min()) >= 0 and float(held.max()) <= 1

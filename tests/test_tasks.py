@@ -25,8 +25,9 @@ from lowland import (
     restore,
     sample,
 )
+from lowland.samplers.diffusion import denoise
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import Likelihood, Restoration, energy_stats, importance_resample, jump
+from lowland.tasks import Likelihood, Restoration, energy_stats, importance_resample
 
 # -------------------------------------------------------------------------------------- restoration
 
@@ -363,7 +364,7 @@ def test_a_restoration_with_a_bank_begins_at_its_points(denoise_sigma: float) ->
         prior_samples=bank,
         denoise_sigma=denoise_sigma,
     )
-    clean = jump(Gaussian(), bank, denoise_sigma)
+    clean = denoise(Gaussian(), bank, denoise_sigma)
     which = importance_resample(clean, Identity(), MEASURED, 0.5, 5, seeded(2))
     assert torch.equal(found.draws, clean[which])
     again = restore(
@@ -498,7 +499,9 @@ def test_a_last_jump_is_the_prior_s_alone(monkeypatch: pytest.MonkeyPatch) -> No
     def with_the_likelihood(energy: Energy, x: Tensor, sigma: float) -> Tensor:
         return x - sigma**2 * (x / 1.25 + (x - 0.7) / 0.01)
 
-    monkeypatch.setattr(sys.modules["lowland.tasks.inverse.restore"], "jump", with_the_likelihood)
+    monkeypatch.setattr(
+        sys.modules["lowland.tasks.inverse.restore"], "denoise", with_the_likelihood
+    )
     assert caught(jump_error)
 
 

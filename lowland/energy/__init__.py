@@ -18,6 +18,7 @@ from lowland.energy.gradient import (
     energy_values,
     frozen,
     score_alone,
+    score_with_graph,
     value_and_score,
 )
 
@@ -40,5 +41,6 @@ __all__ = [
     "lift",
     "mixture",
     "score_alone",
+    "score_with_graph",
     "value_and_score",
 ]

@@ -85,6 +85,17 @@ def score_alone(energy: Energy, x: Tensor) -> Tensor:
         return energy.slope(x.clone() if x.is_inference() else x.detach())
 
 
+def score_with_graph(energy: Energy, x: Tensor) -> Tensor:
+    """Compute the score (B, *event), differentiable with respect to x if x requires a gradient."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return score_alone(energy, x)
+    value = check_shape(energy(x), x)
+    if not value.requires_grad:  # constant in x
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    return -gradient
+
+
 def energy_values(
     energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None, *, batch_size: int = 1024
 ) -> Tensor:

@@ -8,9 +8,11 @@ from lowland.samplers.anneal import anneal, divide_steps, scale_step_sizes
 from lowland.samplers.auto import Choice, choose
 from lowland.samplers.diffusion import (
     DiffusionResult,
+    denoise,
     karras_sigmas,
     predictor_corrector,
     probability_flow,
+    sde_dpm_solver,
     vp_to_ve,
 )
 from lowland.samplers.discrete import DMALA, BlockGibbs, GibbsWithGradients
@@ -72,6 +74,7 @@ __all__ = [
     "ais",
     "anneal",
     "choose",
+    "denoise",
     "diffusion_recovery_sample",
     "divide_steps",
     "geometric_path",
@@ -87,6 +90,7 @@ __all__ = [
     "run_chains",
     "sample",
     "scale_step_sizes",
+    "sde_dpm_solver",
     "simulated_annealing",
     "squared_norm",
     "tune",

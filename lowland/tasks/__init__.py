@@ -21,7 +21,6 @@ from lowland.tasks.generate import (
     bind_smallest_sigma,
     generate,
     generate_by_flow,
-    jump,
 )
 from lowland.tasks.inverse.map import MAPEstimate, map_estimate
 from lowland.tasks.inverse.operators import (
@@ -38,7 +37,7 @@ from lowland.tasks.inverse.operators import (
 )
 from lowland.tasks.inverse.posterior import ClampedEnergy, Likelihood, Restoration
 from lowland.tasks.inverse.restore import importance_resample, restore
-from lowland.tasks.inverse.split_gibbs import clean_draws, split_gibbs_sample
+from lowland.tasks.inverse.split_gibbs import split_gibbs_sample
 from lowland.tasks.purify import PurifiedClassifier, as_classifier, purify
 
 __all__ = [
@@ -70,7 +69,6 @@ __all__ = [
     "as_classifier",
     "balanced_labels",
     "bind_smallest_sigma",
-    "clean_draws",
     "compose",
     "conditional_sample",
     "default_sampler",
@@ -81,7 +79,6 @@ __all__ = [
     "generate_from_recipe",
     "importance_resample",
     "interpolate",
-    "jump",
     "map_estimate",
     "noise_levels",
     "purify",

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lowland.energy import Energy
 from lowland.registry import build
-from lowland.samplers import diffusion_recovery_sample, karras_sigmas
-from lowland.tasks.generate import Samples, balanced_labels, generate, generate_by_flow, jump
+from lowland.samplers import denoise, diffusion_recovery_sample, karras_sigmas
+from lowland.tasks.generate import Samples, balanced_labels, generate, generate_by_flow
 
 Progress = Callable[[int], object] | None
 ROUNDS = 50  # of draws, until each class has as many as were asked for
@@ -163,7 +163,7 @@ def _recovered(
     generator: torch.Generator,
     progress: Progress,
 ) -> Samples:
-    """Draws at each noise level given where the level above ended, and a last jump if the recipe
+    """Draws at each noise level given where the level above ended, and denoised at the end if the recipe
     wants one.
     """
     start = sigmas[0] * torch.randn(
@@ -172,7 +172,7 @@ def _recovered(
     made = diffusion_recovery_sample(
         energy, sigmas, start, sampler, how["steps"], generator=generator, progress=progress
     )
-    x = jump(energy.given(sigmas[-1]), made.x, how["denoise_sigma"])
+    x = denoise(energy.given(sigmas[-1]), made.x, how["denoise_sigma"])
     return Samples(x, None, torch.stack([start, made.x, x]), [0, how["steps"], how["steps"]])
 
 

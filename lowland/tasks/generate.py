@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, value_and_score
-from lowland.samplers import Sampler, anneal, probability_flow, scale_step_sizes
+from lowland.energy import Energy
+from lowland.samplers import Sampler, anneal, denoise, probability_flow, scale_step_sizes
 
 
 class Samples(NamedTuple):
@@ -26,22 +26,6 @@ def bind_smallest_sigma(energy: Energy, sigmas: Sequence[float] | None) -> Energ
     as they are.
     """
     return energy.given(min(sigmas)) if getattr(energy, "noise", False) and sigmas else energy
-
-
-def jump(energy: Energy, x: Tensor, sigma: float) -> Tensor:
-    """The expected clean point behind a noisy one: x + σ² ∇ log p(x), for the law p of data with
-    noise N(0, σ²) added.
-
-    An energy trained on noisy data walks in the smoothed law, where chains mix, and jumps at the
-    end; nothing is clamped. x (N, *event); σ = 0 leaves it as it is. Source: Saremi & Hyvärinen
-    (2019), https://jmlr.org/papers/v20/19-216.html (Miyasawa's estimator)
-
-    >>> import torch
-    >>> from lowland.targets import Gaussian
-    >>> jump(Gaussian(), torch.tensor([[1.0, -2.0]]), 0.5)
-    tensor([[ 0.7500, -1.5000]])
-    """
-    return x + sigma**2 * value_and_score(energy, x)[1] if sigma else x
 
 
 def check_whole(energy: Energy) -> None:
@@ -80,8 +64,8 @@ def generate(
 
     labels: bound to the chains; temperatures: the path energy / T, the steps divided evenly among
     them; sigmas: noise levels of an energy of noise, run as annealed Langevin dynamics instead;
-    denoise_sigma: noise level of a last `jump`; frames: how many states of the chains to keep, evenly
-    spaced from the start to the last step; the trajectory ends with one more, the result after the jump.
+    denoise_sigma: noise level of a last `denoise`; frames: how many states of the chains to keep, evenly
+    spaced from the start to the last step; the trajectory ends with one more, the denoised result.
 
     Raises ValueError for an empty path, a single frame, an energy of noise without sigmas, or one
     of answers to a question.
@@ -115,7 +99,7 @@ def generate(
     traces = anneal(
         path, samplers, start, steps, generator=generator, frames=shown, progress=progress
     )
-    x = jump(path[-1], traces[-1].x, denoise_sigma)
+    x = denoise(path[-1], traces[-1].x, denoise_sigma)
     if not shown:
         return Samples(x, labels, None, [])
     trajectory = torch.cat(
@@ -140,7 +124,7 @@ def generate_by_flow(
     progress: Callable[[int], object] | None = None,
 ) -> Samples:
     """Draw `count` samples from an energy of noise by probability flow (Heun's steps) along falling
-    sigmas, and a last jump.
+    sigmas, and denoise the last.
 
     Points begin at N(0, σ²) of the first level, or where the energy itself says (`energy.start`).
     They move in parts of `batch`, which stay in cache. temperature: the path is that of E / T;
@@ -180,7 +164,7 @@ def generate_by_flow(
         trajectory, before = [x], 0
         for stop in stops:
             piece = slice(before, stop + 1)
-            x = probability_flow(path[piece], sigmas[piece], x, jump=stop == last).x
+            x = probability_flow(path[piece], sigmas[piece], x, denoise=stop == last).x
             trajectory, before = [*trajectory, x], stop
         if progress is not None:
             progress(size)

@@ -21,11 +21,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy, check_points, frozen, lift
+from lowland.energy import Energy, check_points, frozen, lift, score_with_graph
 from lowland.samplers import karras_sigmas
+from lowland.samplers.diffusion import denoise
 from lowland.samplers.kernel import normal_like
 from lowland.samplers.loop import check_arguments
-from lowland.tasks.composition.guidance import clean_point, gradient, of_noise
+from lowland.tasks.composition.guidance import of_noise
 from lowland.tasks.detection.class_scores import logits
 from lowland.tasks.generate import check_whole
 
@@ -53,8 +54,8 @@ def purify(
     deviation sigma (0: none); "map": `steps` proximal steps down E(x') + ‖x' − x‖² / 2 sigma², each
     v = x' − h ∇E(x'), then (v + τ x) / (1 + τ) with τ = h / sigma², so that no sigma is too small;
     the noise plays no part; "denoise", for an energy E(x, σ): noise of deviation sigma, then steps
-    = 1: one jump to the expected clean point, or down that many levels, x ← D + (σ' / σ) (x − D),
-    and a jump. clip: bound on every number of ∇E, as `ShortRun` has it. The first two stay in a
+    = 1: one step to the expected clean point, or down that many levels, x ← D + (σ' / σ) (x − D),
+    and a last denoising. clip: bound on every number of ∇E, as `ShortRun` has it. The first two stay in a
     box; denoise clamps nothing.
 
     If x requires a gradient, so does the result: the chain is then kept for backward, and costs
@@ -82,7 +83,7 @@ def purify(
         if method == "langevin" and sigma:
             x = energy.domain.reflect(x + sigma * normal_like(x, generator))[0]
         for _ in range(steps):
-            slope = gradient(energy, x)
+            slope = -score_with_graph(energy, x)
             slope = slope if clip is None else slope.clamp(-clip, clip)
             if method == "langevin":
                 noise = normal_like(x, generator) * math.sqrt(2 * step_size * temperature)
@@ -96,7 +97,9 @@ def purify(
 def _denoised(energy: Energy, x: Tensor, sigma: float, steps: int) -> Tensor:
     levels = [sigma] if steps == 1 else list(karras_sigmas(sigma, sigma / LAST, steps))
     for level, below in pairwise([*levels, 0.0]):
-        clean = clean_point(energy, x, level)
+        clean = denoise(
+            energy.given(torch.full((len(x),), level, dtype=x.dtype, device=x.device)), x, level
+        )
         x = clean + below / level * (x - clean)
     return x
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from lowland.energy import Energy, Sum, check_normalisable
 from lowland.registry import build
 from lowland.samplers import karras_sigmas
-from lowland.tasks import DenoisedGuidance, LabelGuidance, anneal_composed, jump, sample_composed
+from lowland.samplers.diffusion import denoise
+from lowland.tasks import DenoisedGuidance, LabelGuidance, anneal_composed, sample_composed
 from lowland.trained.editing import check_label
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _sample_sum(
     if not positive:
         return x
     # the mean of the clean points that the terms expect, where they were trained on noisy data
-    return jump(total / positive, x, models[0].recipe["generation"]["denoise_sigma"])
+    return denoise(total / positive, x, models[0].recipe["generation"]["denoise_sigma"])
 
 
 def _noise_term(model: Model, label: int | None, prior: Energy) -> Energy:

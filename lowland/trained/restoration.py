@@ -11,12 +11,12 @@ from torch import Tensor
 from lowland.config.sections import Restoration as Settings
 from lowland.registry import build
 from lowland.samplers import karras_sigmas
+from lowland.samplers.diffusion import denoise
 from lowland.tasks import (
     Operator,
     Restoration,
     bind_smallest_sigma,
     importance_resample,
-    jump,
     map_estimate,
     restore,
     split_gibbs_sample,
@@ -137,11 +137,11 @@ def _find_map(
     if prior is None:
         start = domain.draw(len(y), generator)
     else:
-        clean = jump(model.marginal, prior, noise)
+        clean = denoise(model.marginal, prior, noise)
         start = prior[importance_resample(clean, operator, y, sigma, 1, generator)[0]]
     start = _clamp_to_box(model, start)
     x = map_estimate(model.marginal, operator, y, sigma, start=start, steps=how["steps"]).x
-    return Restoration.of(jump(model.marginal, x, noise).unsqueeze(0))
+    return Restoration.of(denoise(model.marginal, x, noise).unsqueeze(0))
 
 
 def _clamp_to_box(model: Model, x: Tensor) -> Tensor:

@@ -268,7 +268,7 @@ def flow_down_noise_levels() -> Numbers:
     sigmas = karras_sigmas(8.0, 0.05, 8)
     path = [NOISY.given(sigma) for sigma in sigmas]
     ends = [
-        probability_flow(path, sigmas, 8 * normal(16, 3), order=n, jump=n == 2).x for n in (1, 2)
+        probability_flow(path, sigmas, 8 * normal(16, 3), order=n, denoise=n == 2).x for n in (1, 2)
     ]
     return {"euler": summarise(ends[0]), "heun": summarise(ends[1]), "sigmas": list(sigmas)}
 
@@ -280,7 +280,7 @@ def predictor_and_corrector() -> Numbers:
     path = [NOISY.given(sigma) for sigma in sigmas]
     correctors, start = scale_step_sizes(MALA(0.01), sigmas), 8 * normal(16, 3)
     found = predictor_corrector(
-        path, sigmas, start, correctors, 12, generator=seeded(11), jump=True
+        path, sigmas, start, correctors, 12, generator=seeded(11), denoise=True
     )
     return {
         "points": summarise(found.x),

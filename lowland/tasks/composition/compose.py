@@ -267,7 +267,7 @@ def anneal_composed(
     generator: torch.Generator,
     final: int = 100,
     sampler: Sampler | None = None,
-    jump: bool = True,
+    denoise: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> DiffusionResult:
     """Draw from a composition of energies of noise: down falling levels, corrected at each, and
@@ -278,7 +278,7 @@ def anneal_composed(
     the corrector in all, divided among the levels; sampler: the corrector for the *last* level,
     made longer with σ (`scale_step_sizes`); unless given MALA of h = 1.36 d^{−1/3} σ², right for a law
     as wide as its noise; final: steps of MALA, tuned there, in the law of the last level; a sampler
-    without an accept step is used for both, for then that was asked for. jump: end at the expected
+    without an accept step is used for both, for then that was asked for. denoise: end at the expected
     clean point.
 
     Only the last law is drawn from, as far as the final chains reach: the levels above bring them
@@ -319,7 +319,7 @@ def anneal_composed(
     if own.adjusted and final:
         own = tune(last, own, found.x, max(final // 2, 20), metric=False, generator=generator)
     ended = predictor_corrector(
-        [last], sigmas[-1:], found.x, own, final, generator=generator, jump=jump
+        [last], sigmas[-1:], found.x, own, final, generator=generator, denoise=denoise
     )
     outside = ~path[-1].domain.contains(ended.x)
     return dataclasses.replace(

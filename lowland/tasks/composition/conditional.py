@@ -29,11 +29,12 @@ from torch import Tensor
 
 from lowland.energy import Energy, frozen, lift
 from lowland.samplers import Sampler, normal_like
+from lowland.samplers.diffusion import sde_dpm_solver
 from lowland.tasks.composition.compose import anneal_composed, of_noise, sample_composed
 from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity, Mask
 from lowland.tasks.inverse.posterior import ClampedEnergy, Restoration
-from lowland.tasks.inverse.split_gibbs import clean_draws, split_gibbs_sample
+from lowland.tasks.inverse.split_gibbs import split_gibbs_sample
 
 NOWHERE = 1e6  # the σ of a measurement that says nothing
 PART = 256  # answers that are made at a time
@@ -66,7 +67,7 @@ def conditional_sample(
     (`anneal_composed`; noise knows no walls, nothing is clamped to a box); or, with method
     "denoise", a few gradients for each (`tasks.split_gibbs_sample`), which has a bias where question
     and answer are as wide as the noise, but finds fine pictures sooner; for an energy E(y | x, σ)
-    it is one step a level (`clean_draws`), with no such bias. What is known comes back as it was,
+    it is one step a level (`sde_dpm_solver`), with no such bias. What is known comes back as it was,
     without spread.
 
     Raises ValueError for a mask that does not fit, holds everything, or is not the question of an
@@ -175,7 +176,9 @@ def _cleaned(
             found.append(
                 hold(
                     0.0,
-                    clean_draws(energy.rows(part), begin, sigmas, generator=generator, hold=hold),
+                    sde_dpm_solver(
+                        energy.rows(part), begin, sigmas, generator=generator, constrain=hold
+                    ),
                 )
             )
             if progress is not None:

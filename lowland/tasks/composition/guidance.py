@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lowland.domain import Domain, real
-from lowland.energy import Energy, Function, Given, differentiate, lift
-from lowland.energy.gradient import check_shape
+from lowland.energy import Energy, Function, Given, lift
+from lowland.samplers.diffusion import denoise
 from lowland.tasks.detection.class_scores import logits
 
 
@@ -152,7 +152,8 @@ class DenoisedGuidance(Energy):
                 "DenoisedGuidance was asked without a noise level; it needs E(x, σ); bind one with "
                 "cleaned.given(sigma)"
             )
-        return self.critic(clean_point(self.prior, x, c))
+        level = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
+        return self.critic(denoise(self.prior.given(level), x, level))
 
     def rows(self, index: Tensor) -> "DenoisedGuidance":
         return DenoisedGuidance(self.critic.rows(index), self.prior.rows(index))
@@ -175,24 +176,3 @@ def at_level(energy: Energy, sigma: float) -> Energy:
         isinstance(part, (LabelGuidance, DenoisedGuidance)) for part in energy.modules()
     )
     return energy.given(sigma) if takes and not isinstance(energy, Given) else energy
-
-
-def gradient(energy: Energy, x: Tensor) -> Tensor:
-    """∇E(x) (B, *event); with a graph of its own if x has one."""
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return -differentiate(energy, x)[1]
-    value = check_shape(energy(x), x)
-    if not value.requires_grad:  # constant in x
-        return torch.zeros_like(x)
-    return torch.autograd.grad(value.sum(), x, create_graph=True)[0]
-
-
-def clean_point(energy: Energy, x: Tensor, sigma: Any) -> Tensor:
-    """The expected clean point behind x (B, *event) with noise of deviation σ (B,) or one for all:
-    x − σ² ∇E(x, σ).
-
-    It is what E(x, σ) itself says, whatever network is inside; with a graph if x has one. Source:
-    Miyasawa (1961); Efron (2011), Tweedie's formula, https://doi.org/10.1198/jasa.2011.tm11181
-    """
-    level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-    return x - level.square().view(-1, *[1] * (x.dim() - 1)) * gradient(energy.given(level), x)

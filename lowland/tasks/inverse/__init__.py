@@ -15,7 +15,7 @@ from lowland.tasks.inverse.operators import (
 )
 from lowland.tasks.inverse.posterior import ClampedEnergy, Likelihood, Restoration
 from lowland.tasks.inverse.restore import importance_resample, restore
-from lowland.tasks.inverse.split_gibbs import clean_draws, split_gibbs_sample
+from lowland.tasks.inverse.split_gibbs import split_gibbs_sample
 
 __all__ = [
     "BlockAverage",
@@ -32,7 +32,6 @@ __all__ = [
     "Projection",
     "Restoration",
     "Stride",
-    "clean_draws",
     "importance_resample",
     "map_estimate",
     "restore",

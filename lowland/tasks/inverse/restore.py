@@ -18,8 +18,8 @@ from torch import Tensor
 from lowland.energy import Energy, check_points, lift
 from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers import Sampler, anneal
+from lowland.samplers.diffusion import denoise
 from lowland.samplers.loop import check_arguments
-from lowland.tasks.generate import jump
 from lowland.tasks.inverse.operators import check_operator
 from lowland.tasks.inverse.posterior import (
     ClampedEnergy,
@@ -94,7 +94,7 @@ def restore(
     temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them.
     Ending at 1 gives draws of the posterior as far as the chains mix; from hot to 1 they mix
     better; denoise_sigma: noise level of the data that the prior was trained on, removed from every
-    draw by a last `jump` (the prior is then that of noisy points, so draws are those of a smoothed
+    draw by a last `denoise` (the prior is then that of noisy points, so draws are those of a smoothed
     posterior: good guesses, but biased where the measurement is finer than that noise).
 
     Raises ValueError for a sigma below 0, or of 0 with an operator that mixes numbers, measurements
@@ -117,7 +117,12 @@ def restore(
         check_points(prior, prior_samples)
         check_operator(operator, prior_samples, y)
         chosen = importance_resample(
-            jump(prior, prior_samples, denoise_sigma), operator, y, sigma or NEAR, draws, generator
+            denoise(prior, prior_samples, denoise_sigma),
+            operator,
+            y,
+            sigma or NEAR,
+            draws,
+            generator,
         )
         x = prior_samples[chosen].flatten(0, 1)
     elif start is None:
@@ -136,7 +141,7 @@ def restore(
                 generator=generator,
                 progress=progress,
             )[-1].x
-        found = jump(prior, x, denoise_sigma)
+        found = denoise(prior, x, denoise_sigma)
     else:
         hidden = ClampedEnergy(prior, *seen(operator, wide))
         u = hidden.restrict(x)
@@ -150,7 +155,7 @@ def restore(
                 generator=generator,
                 progress=progress,
             )[-1].x
-        found = hidden.extend(hidden.restrict(jump(prior, hidden.extend(u), denoise_sigma)))
+        found = hidden.extend(hidden.restrict(denoise(prior, hidden.extend(u), denoise_sigma)))
     return Restoration.of(found.view(draws, len(y), *found.shape[1:]))
 
 
@@ -168,7 +173,7 @@ def _check(
     check_measured(y)
     if not 0 <= denoise_sigma < math.inf:
         raise ValueError(
-            f"denoise_sigma is {denoise_sigma}; a noise level is finite and at least 0; 0 is no jump"
+            f"denoise_sigma is {denoise_sigma}; a noise level is finite and at least 0; 0 removes none"
         )
     if getattr(prior, "noise", False):
         raise ValueError(

@@ -2,7 +2,7 @@
 level by level.
 
 An energy of noise E(x, σ) knows how to turn a noisy point z = x + σ ξ into draws of the clean ones
-behind it (`clean_draws`). That is enough for any linear measurement y = A x + s ε, if z is drawn in
+behind it (`sde_dpm_solver`). That is enough for any linear measurement y = A x + s ε, if z is drawn in
 turn from what x and y say of it. Give z the covariance σ² A_T with y, so that y tells nothing more
 of x once z is known:
 
@@ -10,7 +10,7 @@ of x once z is known:
     x given z        p(x) exp(−‖x − z‖² / 2σ²): draws of the clean points behind z
 
 While σ ‖A‖ ≤ s these are the two halves of a Gibbs sampler whose law of x is the posterior itself,
-for every such σ: no bias but that of `clean_draws`. Above, y counts as a measurement with the
+for every such σ: no bias but that of `sde_dpm_solver`. Above, y counts as a measurement with the
 larger noise σ ‖A‖, and is held on the way down too: after each inner level what A shows is put back
 where y says, as noisy as points of that level are. So from the first level to the last the
 measurement comes into focus, and levels end where the sampler is exact. An operator that shows
@@ -24,7 +24,6 @@ bias that grows with σ; the coupling of z and y above leaves none.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ from lowland.domain import real
 from lowland.energy import Energy, check_finite, check_points, frozen, score_alone
 from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers import Sampler, karras_sigmas, run_chains
-from lowland.samplers.diffusion import Scaled
+from lowland.samplers.diffusion import Scaled, denoise_in_domain, sde_dpm_solver
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.generate import check_whole
@@ -148,8 +147,8 @@ def split_gibbs_sample(
                     None if sigma_k * see.norm <= sigma else partial(see.hold, y[rows], generator)
                 )
                 ladder = _ladder(sigma_k, sigma_min, denoise_steps)
-                x = clean_draws(
-                    prior, z, ladder, generator=generator, precision=precision, hold=hold
+                x = sde_dpm_solver(
+                    prior, z, ladder, generator=generator, precision=precision, constrain=hold
                 )
                 if progress is not None:
                     progress(1)
@@ -162,57 +161,6 @@ def split_gibbs_sample(
     x = torch.cat(found)
     check_finite(x, "draws of the posterior")
     return Restoration.of(x.view(draws, len(y), *shape))
-
-
-def clean_draws(
-    energy: Energy,
-    z: Tensor,
-    sigmas: Sequence[float],
-    *,
-    generator: torch.Generator,
-    precision: str = "float32",
-    hold: Callable[[float, Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Draws (B, *event) of the clean points behind z = x + σ ξ, down the falling levels, the first
-    of which is that of z.
-
-    With D = x + σ² score the expected clean point, w = 1 − σ'² / σ² and h = ln σ / σ', one step is
-
-        x' = (1 − w) x + w (D + h / 2h₋ (D − D₋)) + σ' √w ξ
-
-    the ancestral step, with D drawn on along the line through its last value D₋, a step h₋ before:
-    a drift of second order at one gradient a step, which halves the error. The last level goes to
-    D. hold: what is done to the points of each level on the way. Source: Lu et al. (2022),
-    SDE-DPM-Solver++(2M), https://arxiv.org/abs/2211.01095
-
-    >>> import torch, lowland
-    >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = clean_draws(normal, torch.ones(4000, 1), lowland.karras_sigmas(1.0, 0.01, 20), generator=g)
-    >>> bool((x.mean() - 0.5).abs() < 0.05), bool((x.var() - 0.5).abs() < 0.05)
-    (True, True)
-    """
-    x, before, last = z, z, 0.0
-    for sigma, below in pairwise(sigmas):
-        clean = _expected(energy, x, sigma, precision)
-        h, w = math.log(sigma / below), 1 - (below / sigma) ** 2
-        ahead = clean + h / (2 * last) * (clean - before) if last else clean
-        x = (1 - w) * x + w * ahead + below * math.sqrt(w) * normal_like(x, generator)
-        before, last = clean, h
-        x = x if hold is None else hold(below, x)
-    return _expected(energy, x, sigmas[-1], precision)
-
-
-def _expected(energy: Energy, x: Tensor, sigma: float, precision: str) -> Tensor:
-    """The expected clean points D = x + σ² score; of the precision asked for is the network alone,
-    not the measurement.
-
-    The mean of points in a box lies in the box. A network that was never shown such an x may say
-    otherwise, and passes would run away with that, so D is taken to the walls.
-    """
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        clean = x + sigma**2 * score_alone(energy.given(sigma), x).to(x.dtype)
-    return energy.domain.project(clean)
 
 
 class _Seeing:
@@ -334,7 +282,7 @@ def _begun(
         x = sigma * torch.randn(
             len(part), *shape, generator=generator, device=y.device, dtype=y.dtype
         )
-    return _expected(prior, x, sigma, precision)
+    return denoise_in_domain(prior, x, sigma, precision)
 
 
 def _check(
