@@ -3,6 +3,7 @@ anything is written.
 """
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,19 @@ from lowland.training.session import Session
 
 FAST = {"training.steps": 60, "training.checkpoint_every": 20, "training.keep_checkpoints": 10}
 VARIANTS = {
-    "moons": ("moons", {"training.batch": 32, "objective.buffer_size": 64}),
-    "digits": ("digits", {"training.batch": 16, "objective.buffer_size": 64}),
+    "moons": (
+        "moons",
+        {
+            "energy.hidden": [32],
+            "objective.steps": 5,
+            "training.batch": 32,
+            "objective.buffer_size": 64,
+        },
+    ),
+    "digits": (
+        "digits",
+        {"energy.hidden": [64], "training.batch": 16, "objective.buffer_size": 64},
+    ),
     "spectral": (
         "digits",
         {
@@ -72,7 +84,7 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one_byte_for_
     fit(values, tmp_path / "whole", progress=False)
     for stop in (0, 20, 40):
         broken = tmp_path / f"broken-{stop}"
-        fit(values, broken, progress=False)
+        shutil.copytree(tmp_path / "whole", broken)
         Run(broken).keep_checkpoints({step for step in (0, 20, 40) if step <= stop})
         fit(values, broken, progress=False)
         assert files(broken, 60) == files(tmp_path / "whole", 60), stop
@@ -96,7 +108,7 @@ def test_a_forgotten_generator_would_be_noticed(
     """The planted bug for the equality above: a resume that leaves one generator where it is."""
     values = recipe("moons")
     fit(values, tmp_path / "whole", progress=False)
-    fit(values, tmp_path / "broken", progress=False)
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     Run(tmp_path / "broken").keep_checkpoints({0, 20})
     whole = Session.restore
 
@@ -111,7 +123,7 @@ def test_a_forgotten_generator_would_be_noticed(
 
 
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    more = {"training.steps": 400, "training.checkpoint_every": 20, "training.keep_checkpoints": 2}
+    more = {"training.steps": 200, "training.checkpoint_every": 20, "training.keep_checkpoints": 2}
     values = recipe("moons", **more)
     fit(values, tmp_path / "whole", progress=False)
     code = (
@@ -130,7 +142,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(tmp_path: Path
         child.send_signal(signal.SIGKILL)
         child.wait()
     fit(values, tmp_path / "broken", progress=False)
-    assert files(tmp_path / "broken", 400) == files(tmp_path / "whole", 400)
+    assert files(tmp_path / "broken", 200) == files(tmp_path / "whole", 200)
     assert log.read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
 
 
@@ -215,7 +227,8 @@ def test_a_run_that_cannot_be_saved_by_rolling_back_stops_with_falling_rates(
     data = load_data("moons", count=200)
     with pytest.raises(TrainingStoppedError):
         fit(recipe("cd"), tmp_path / "run", data=data, energy=Mine(data.domain, 0), progress=False)
-    assert [e["event"] for e in events(tmp_path / "run")].count("rollback") == Training().rollbacks
+    acts = [e["event"] for e in events(tmp_path / "run")]
+    assert acts.count("rollback") == Training().max_rollbacks
     rates = [row["rate"] for row in Run(tmp_path / "run").rows() if row.get("nonfinite")]
     assert rates == sorted(rates, reverse=True) and rates[0] > 7 * rates[-1]
 
