@@ -38,7 +38,7 @@ from benchmarks.guides.samplers_page import APART, WRONG, filled, results_page
 from benchmarks.guides.samplers_targets import TARGETS, Target
 from benchmarks.machine import machine, pin
 from benchmarks.record import write_record
-from lowland.metrics.mcmc import Layout, ess, rhat
+from lowland.metrics import ess, rhat
 from lowland.run import versions
 from lowland.samplers import (
     DMALA,
@@ -65,7 +65,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "which-sampler.md"
 CHAINS, ROW, TUNING, SEEDS = 32, 2000, 200, (1, 2, 3)
 KEPT = 600  # draws of each chain that are looked at, at least (fewer where there are fewer)
 COLD = 0.01  # temperature of the short runs
-LAYOUT: Layout = "draws chains ..."
 Make = Callable[[dict[str, Any], Target], Any]
 
 
@@ -200,9 +199,9 @@ def run(target: Target, sampler: Any, steps: int, chains: int, seed: int) -> Run
     flat, one = trace.draws.flatten(0, 1), energies.flatten()
     watched = torch.cat([target.watched(flat), one.unsqueeze(1)], 1).view(*energies.shape, -1)
     worth = (
-        ess(watched, layout=LAYOUT).nan_to_num(1.0).min().item()
+        ess(watched, layout="draws chains ...").nan_to_num(1.0).min().item()
     )  # nan: a coordinate that never moved
-    apart = rhat(watched, layout=LAYOUT).nan_to_num(math.inf).max().item()
+    apart = rhat(watched, layout="draws chains ...").nan_to_num(math.inf).max().item()
     means = torch.stack(
         [t.function(flat, one).double().view_as(energies).mean(0) for t in target.truths]
     )

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.domain import box
+from lowland import box
 from lowland.energy import Energy, Function
 from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture, Ising
 

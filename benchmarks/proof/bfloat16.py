@@ -40,18 +40,18 @@ import lowland
 from benchmarks.machine import machine, pin
 from benchmarks.proof import RESULTS
 from benchmarks.record import write_record
-from lowland.domain import real
+from lowland import real
 from lowland.energy import Energy
 from lowland.metrics import class_entropy, mmd, nearest
 from lowland.run import versions
-from lowland.samplers.acceleration import PRECISIONS
-from lowland.tasks.generate import balanced_labels
+from lowland.tasks import balanced_labels
 from lowland.trained import Model, load
 from lowland.training.classifier import ImageClassifier, train_classifier
 
 RUNS = ("runs/quality-mnist-pcd-0", "runs/quality-fashion-mnist-pcd-0")
 SHUFFLES = 999
 CONTROL = "a quarter of the steps"
+PRECISIONS = ("float32", "bfloat16")
 WAYS = (*PRECISIONS, CONTROL)
 
 

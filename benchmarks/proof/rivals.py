@@ -36,8 +36,18 @@ from benchmarks.proof.samplers import (
 )
 from benchmarks.record import write_record
 from lowland.energy import Energy
-from lowland.testing import TARGETS, Probe, Report, no_trace, order, prove, seeded, unsettle
-from lowland.testing.exact_checks import SITES, Ground, domain_of
+from lowland.testing import (
+    TARGETS,
+    Ground,
+    Probe,
+    Report,
+    domain_of,
+    no_trace,
+    order,
+    prove,
+    seeded,
+    unsettle,
+)
 
 PACKAGES = ("ebmkit", "torchebm")
 
@@ -268,12 +278,12 @@ def facts(rival: Rival) -> list[str]:
     alone.
     """
     kind = rival.domains[0]
-    energy = Ground(domain_of(kind, SITES))
+    energy = Ground(domain_of(kind, 4))
     x = energy.domain.draw(8, seeded())
     one, two, more = (_paid(rival, energy, x, steps) for steps in (1, 1, 6))
     runs = [rival.move(energy, x, 3, seeded(1)) for _ in range(2)]
     untouched = "yes"
-    probe = Probe(domain_of(kind, SITES))
+    probe = Probe(domain_of(kind, 4))
     unsettle(probe)
     try:
         with no_trace(probe):

@@ -27,7 +27,6 @@ from benchmarks.proof import RESULTS
 from benchmarks.record import write_record
 from lowland import MALA, NUTS, ParallelTempering, tune
 from lowland.testing import LIMIT, TARGETS, Mutant, Report, Row, prove, seeded, shipped
-from lowland.testing.mutants import MUTANTS
 
 
 def tuned() -> dict[str, Any]:

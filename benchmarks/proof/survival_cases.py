@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lowland import Domain, box, real
 from lowland.data import Dataset, Split, load_data
-from lowland.domain import Domain, box, real
 from lowland.nets import MLP, ConvNet
 
 DECAY = 0.95  # of averaged weights: over so few updates a longer memory would keep the first ones
@@ -337,7 +337,7 @@ def lowland(
 ) -> Trained:
     from lowland import fit
     from lowland.run import Run
-    from lowland.training.loop import TrainingStoppedError
+    from lowland.training import TrainingStoppedError
 
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").exists() else None))
     try:

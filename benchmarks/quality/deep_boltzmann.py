@@ -31,12 +31,11 @@ import lowland
 from benchmarks.machine import machine, pin
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
-from lowland.data import Dataset
-from lowland.data.binarization import materialize
+from lowland.data import Dataset, materialize
 from lowland.metrics import log_z
 from lowland.nets import DBM, DBN, RBM
 from lowland.run import Run, versions
-from lowland.training.layerwise import greedy
+from lowland.training import greedy
 
 PUBLISHED = {"DBM 500-1000": -84.62, "DBN 500-2000": -86.22}
 CHAINS, DRAWS = 100, 5

@@ -35,9 +35,10 @@ from benchmarks.machine import machine
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
 from lowland import Run, fit, load_data, read_recipe
-from lowland.evaluation.classification import class_probabilities
+from lowland.energy import Energy
 from lowland.metrics import class_entropy, frechet_distance, reliability, share
 from lowland.run import versions
+from lowland.tasks import as_classifier
 from lowland.trained import draw, load
 from lowland.training.classifier import ImageClassifier, train_classifier
 
@@ -133,6 +134,20 @@ def row(path: Path, judge: ImageClassifier) -> tuple[dict[str, Any], Tensor]:
         "class_entropy": class_entropy(called, s.data.classes),
         "frechet": frechet_distance(features(judge, made.x), known),
     }, made.x[made.labels.argsort(stable=True)]
+
+
+def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
+    """Return p(y | x), (N, K) in float64."""
+    classify = as_classifier(energy)
+    with torch.no_grad():
+        logits = [classify(part) for part in x.split(1000)]
+    return torch.softmax(torch.cat(logits).double(), 1)
+
+
+def pictures() -> list[str]:
+    """Links to the pictures that lie beside the page."""
+    names = sorted(path.stem for path in RESULTS.glob("jem-*.png"))
+    return [f"[samples of {name.removeprefix('jem-')}]({name}.png)  " for name in names]
 
 
 def picture(samples: Tensor, classes: int) -> Image.Image:
@@ -233,7 +248,7 @@ def main() -> None:
         *words[:-1],
         "",
     ]
-    (RESULTS / "jem.md").write_text("\n".join(head + table(found)) + "\n")
+    (RESULTS / "jem.md").write_text("\n".join([*head, *table(found), "", *pictures()]) + "\n")
     print("\n".join(table(found)))
 
 

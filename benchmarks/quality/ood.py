@@ -53,8 +53,7 @@ from lowland.energy import Energy
 from lowland.evaluation.ood import OutlierSet, Scorer, board, curves, other_data, outlier_sets
 from lowland.metrics import separation
 from lowland.run import RunError, versions
-from lowland.tasks.detection.class_scores import Mahalanobis
-from lowland.tasks.detection.scores import Multiscale, OutlierScore
+from lowland.tasks import OUTLIER_SCORES, OutlierScore
 from lowland.trained import Model, load
 from lowland.training.classifier import train_classifier
 
@@ -146,7 +145,11 @@ def classifier_rows(nets: list[Energy], data: Dataset) -> list[Row]:
         for s in CLASSES
     ]
     rows += [
-        Row("classifier: mahalanobis, 3 layers", i, fitted(n, Mahalanobis(LAYERS), data))
+        Row(
+            "classifier: mahalanobis, 3 layers",
+            i,
+            fitted(n, OUTLIER_SCORES["mahalanobis"](LAYERS), data),
+        )
         for i, n in enumerate(nets)
     ]
     all_three = nets[0] + nets[1] + nets[2]
@@ -190,7 +193,7 @@ def energy_rows(name: str, data: Dataset) -> list[Row]:
             Row(f"E(x, σ): energy at {sigma}", 0, fitted(s.energy.given(sigma), "energy", data))
             for sigma in (0.01, 1.0)
         ]
-        rows.append(Row("E(x, σ): multiscale", 0, fitted(s.energy, Multiscale(), data)))
+        rows.append(Row("E(x, σ): multiscale", 0, fitted(s.energy, "multiscale", data)))
     return rows
 
 
@@ -282,7 +285,7 @@ def small_rows(name: str, data: Dataset) -> list[Row]:
                 fitted(e.given(1.0), "gradient-norm", data),
             )
         )
-        rows.append(Row("small E(x, σ): multiscale", seed, fitted(e, Multiscale(), data)))
+        rows.append(Row("small E(x, σ): multiscale", seed, fitted(e, "multiscale", data)))
     together = sum((e.given(1.0) for e in energies[1:]), energies[0].given(1.0))
     return rows + [
         Row(f"3 small E(x, σ = 1): {s}", 0, fitted(together, s, data))

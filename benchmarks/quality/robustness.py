@@ -49,13 +49,13 @@ from lowland.metrics import auroc
 from lowland.robustness import (
     PGD,
     AdaptivePGD,
+    Attack,
     Square,
     TransferAttack,
     robust_accuracy,
     sanity_checks,
     standard_attacks,
 )
-from lowland.robustness.threat_model import Attack, margin
 from lowland.run import versions
 from lowland.tasks import PurifiedClassifier, as_classifier
 from lowland.training.classifier import ImageClassifier, train_classifier
@@ -356,7 +356,7 @@ def detection(bench: Bench) -> dict[str, Any]:
                 ]
             )
             with torch.no_grad():
-                fooled = margin(model(points), some.y) > 0
+                fooled = model(points).argmax(1) != some.y
                 figure = auroc(energy(some.x).double(), energy(points[fooled]).double())
             found.setdefault(name, {})[kind] = {
                 "fooled": float(fooled.double().mean()),

@@ -37,9 +37,8 @@ from sklearn.utils import gen_even_slices
 from benchmarks.machine import machine, pin
 from benchmarks.record import read_record, write_record
 from benchmarks.speed import RESULTS
-from lowland import nets
+from lowland import binary, nets
 from lowland.data import load_data
-from lowland.domain import binary
 from lowland.interop.sklearn import RBM
 from lowland.metrics import log_likelihood, log_z
 from lowland.run import versions

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.runner import Benchmark, Contender, Disagreement, Goal, Outcome
+from lowland import binary
 from lowland.data import load_data
-from lowland.domain import binary
 from lowland.nets import RBM
 from lowland.objectives import CD, PCD, Batch, Context
 from lowland.samplers import BlockGibbs

@@ -18,7 +18,7 @@ import lowland
 from benchmarks.speed.langevin import ImageEnergy
 from benchmarks.speed.runner import Benchmark, Disagreement, Goal, Outcome
 from benchmarks.speed.tasks import Entry, Make, Run, Task, contenders, cost_words, prove_cost, welch
-from lowland.domain import real
+from lowland import real
 from lowland.objectives import Batch, Context
 
 RATE, STEP, LANGEVIN = 1e-4, 0.01, 20
@@ -42,7 +42,7 @@ def lowland_pcd(buffer_size: int, data: Tensor, **options: Any) -> Make:
     """
 
     def make(task: Task) -> Run:
-        from lowland.samplers.acceleration import accelerate
+        from lowland.samplers import accelerate
 
         generator = torch.Generator().manual_seed(1)
         net = copy.deepcopy(task.net).requires_grad_(True)

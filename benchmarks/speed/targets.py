@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.speed.langevin import ImageEnergy
-from lowland.domain import real
+from lowland import real
 from lowland.nets import MLP
 from lowland.targets import Gaussian
 
