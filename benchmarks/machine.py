@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,18 @@ def _cpu_model() -> str:
     name = values.get("model name") or platform.processor() or platform.machine()
     kind = [f"{key} {values[key]}" for key in ("cpu family", "model") if key in values]
     return f"{name} ({', '.join(kind)})" if kind else name
+
+
+def circumstances(command: str | None = None) -> dict[str, Any]:
+    """Return what a record begins with: command (this one unless given), date, machine, versions."""
+    from lowland.run import versions  # late: a process is pinned before torch starts
+
+    return {
+        "command": command or shlex.join(["python", *sys.orig_argv[1:]]),
+        "date": str(date.today()),
+        "machine": machine(),
+        "versions": versions(),
+    }
 
 
 def commit() -> str:

@@ -1,10 +1,10 @@
-"""Run the pages of docs/: every block of Python in order, its output into the block of text that
-follows.
+"""Run the pages of docs/: every block of Python in order, its output into the block of text below.
 
-python docs/build.py            runs all pages that have a block of text after a block of Python,
-                                and rewrites them
-python docs/build.py --check    runs them and fails where a page says something else (numbers to 5
-                                %)
+python docs/build.py [PAGE ...]            run pages that print something, and rewrite them
+python docs/build.py --check [PAGE ...]    run them and fail where one says something else
+
+Numbers may differ by 5 % or 0.15. CPUs add in different orders; after a training or a long chain the
+later digits of a number are luck, and pages print none of those that matter less than this.
 """
 
 import argparse

@@ -11,9 +11,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 
 def is_public(module: str, name: str) -> bool:
-    """Whether a package (not a file) of lowland exports the name, or has a package of that name."""
-    if not is_package(module):
+    """Whether a room of lowland exports the name, or has a package of that name.
+
+    A room is a package, or a file that stands in lowland/ by itself, such as `lowland.run`.
+    """
+    if name.startswith("_"):
         return False
+    if not is_package(module):
+        return module.count(".") == 1 and hasattr(importlib.import_module(module), name)
     return name in importlib.import_module(module).__all__ or is_package(f"{module}.{name}")
 
 
@@ -85,6 +90,7 @@ def imported(path: Path) -> set[str]:
     [
         ("from lowland.samplers.kernel import Info", ["lowland.samplers.kernel.Info"]),
         ("from lowland.energy import _rows", ["lowland.energy._rows"]),
+        ("from lowland.run import Run, _hidden", ["lowland.run._hidden"]),
         ("import lowland\nlowland.energy.algebra", ["lowland.energy.algebra"]),
         ("import lowland.samplers.loop", ["lowland.samplers.loop"]),
         (

@@ -12,7 +12,7 @@ from contract.cases import seeded
 from lowland import IGEBM, fit, grow, load, load_data, read_recipe
 from lowland.run import Run
 from lowland.training import Training
-from lowland.training.grow import resized
+from lowland.training.grow import resize_dataset
 
 
 def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
@@ -37,13 +37,13 @@ def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
 
 def test_images_are_averaged_down() -> None:
     digits = load_data("digits")
-    small = resized(digits, 4)
+    small = resize_dataset(digits, 4)
     assert (
         small.domain.shape == (1, 4, 4) and small.num_gray_levels is None and "4 × 4" in small.name
     )
     torch.testing.assert_close(small.train.x[3, 0, 1, 2], digits.train.x[3, 0, 2:4, 4:6].mean())
     assert torch.equal(small.test.y, digits.test.y) and small.domain.contains(small.test.x).all()
-    assert resized(digits, 8) is digits
+    assert resize_dataset(digits, 8) is digits
 
 
 def test_each_size_begins_with_the_weights_of_the_last(tmp_path: Path) -> None:

@@ -31,9 +31,7 @@ from lowland.config import read_recipe, recipe_names
 from lowland.data import Dataset
 from lowland.run import Run, versions
 from lowland.trained import draw, load
-from lowland.training import TrainingStoppedError, fit, load_recipe_data
-from lowland.training.grow import resized
-from lowland.training.session import Session
+from lowland.training import Session, TrainingStoppedError, fit, load_recipe_data, resize_dataset
 
 RECORD = RESULTS / "objectives.json"
 TRAINED = [
@@ -64,7 +62,7 @@ def seconds_per_update(values: dict[str, Any]) -> float:
     return sum(
         _cost(values, part)
         for part in [
-            *(resized(data, side) for side in values["training"]["progressive_sizes"]),
+            *(resize_dataset(data, side) for side in values["training"]["progressive_sizes"]),
             data,
         ]
     )

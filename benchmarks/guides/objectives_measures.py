@@ -21,7 +21,7 @@ from lowland.metrics import (
     two_sample_accuracy,
 )
 from lowland.trained import Model, load
-from lowland.training.classifier import ImageClassifier, train_classifier
+from lowland.training import ImageClassifier, train_classifier
 
 RUNS = Path("runs/objectives")
 HASTE = 10.0  # the rate that is far too large

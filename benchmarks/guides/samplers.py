@@ -20,9 +20,7 @@ benchmarks/results/guides/samplers.{md,json} and the measured parts of docs/whic
 
 import argparse
 import dataclasses
-import datetime
 import math
-import shlex
 import statistics
 import sys
 import time
@@ -36,10 +34,9 @@ from torch import Tensor
 from benchmarks.guides import RESULTS
 from benchmarks.guides.samplers_page import APART, WRONG, filled, results_page
 from benchmarks.guides.samplers_targets import TARGETS, Target
-from benchmarks.machine import machine, pin
+from benchmarks.machine import circumstances, pin
 from benchmarks.record import write_record
 from lowland.metrics import ess, rhat
-from lowland.run import versions
 from lowland.samplers import (
     DMALA,
     GHMC,
@@ -318,13 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         [TARGETS[name]() for name in options.targets],
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    found |= {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "seconds": round(time.perf_counter() - began),
-        "machine": machine(),
-        "versions": versions(),
-    }
+    found |= circumstances() | {"seconds": round(time.perf_counter() - began)}
     out = options.out / "samplers"
     write_record(out.with_suffix(".json"), found)
     out.with_suffix(".md").write_text(results_page(found))

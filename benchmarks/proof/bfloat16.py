@@ -21,9 +21,7 @@ benchmarks/results/proof/bfloat16.{json,md}.
 """
 
 import argparse
-import datetime
 import math
-import shlex
 import statistics
 import sys
 import time
@@ -37,16 +35,15 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 import lowland
-from benchmarks.machine import machine, pin
+from benchmarks.machine import circumstances, pin
 from benchmarks.proof import RESULTS
 from benchmarks.record import write_record
 from lowland import real
 from lowland.energy import Energy
 from lowland.metrics import class_entropy, mmd, nearest
-from lowland.run import versions
 from lowland.tasks import balanced_labels
 from lowland.trained import Model, load
-from lowland.training.classifier import ImageClassifier, train_classifier
+from lowland.training import ImageClassifier, train_classifier
 
 RUNS = ("runs/quality-mnist-pcd-0", "runs/quality-fashion-mnist-pcd-0")
 SHUFFLES = 999
@@ -434,13 +431,9 @@ def main() -> int:
     options = parser.parse_args()
     pin(options.core)
     began = time.perf_counter()
-    found: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    found = circumstances() | {
         "toy": toy(options.chains, options.steps),
         "runs": [judge_run(path, options.count, range(options.seeds)) for path in options.runs],
-        "machine": machine(),
-        "versions": versions(),
     }
     found["seconds"] = round(time.perf_counter() - began)
     out = options.out / "bfloat16"

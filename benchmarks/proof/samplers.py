@@ -26,7 +26,7 @@ from benchmarks.machine import machine
 from benchmarks.proof import RESULTS
 from benchmarks.record import write_record
 from lowland import MALA, NUTS, ParallelTempering, tune
-from lowland.testing import LIMIT, TARGETS, Mutant, Report, Row, prove, seeded, shipped
+from lowland.testing import LIMIT, MUTANTS, TARGETS, Mutant, Report, Row, prove, seeded, shipped
 
 
 def tuned() -> dict[str, Any]:

@@ -35,13 +35,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.machine import machine
+from benchmarks.machine import circumstances
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
 from lowland import RBM, Energy, Langevin, binary, karras_sigmas, load, load_data, mixture, sample
 from lowland.data import save_grid
 from lowland.energy import energy_values
-from lowland.run import versions
 from lowland.samplers import DMALA, accelerate, metropolis, uniform_like
 from lowland.targets import GaussianMixture
 from lowland.tasks import LabelGuidance, anneal_composed, default_sampler, soft_not
@@ -215,7 +214,7 @@ def on_shipped(s: Any, judge: Any) -> tuple[dict[str, Any], Tensor]:
 def use() -> tuple[dict[str, list[dict[str, Any]]], Tensor, Tensor]:
     """Success by way of drawing: one record per seed; and the picture."""
     from benchmarks.quality import composition_images as images
-    from lowland.training.classifier import train_classifier
+    from lowland.training import train_classifier
 
     s = images.strokes()
     prior: Any = images.prior(s)
@@ -322,13 +321,9 @@ def main() -> None:
     found, picture, more = use()
     save_grid(picture, RESULTS / "composition.png", columns=12)
     save_grid(more, RESULTS / "composition-shipped.png", columns=4 + EACH)
-    about = {
-        "command": COMMAND,
-        "date": str(date.today()),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    write_record(RESULTS / "composition.json", about | {"truth": laws, "use": found})
+    write_record(
+        RESULTS / "composition.json", circumstances(COMMAND) | {"truth": laws, "use": found}
+    )
     page = written(laws, found)
     (RESULTS / "composition.md").write_text(page)
     print(page)

@@ -15,11 +15,8 @@ Runs that are finished are read. Writes
 benchmarks/results/quality/deep-boltzmann[-BINARISATION].{json,md}."""
 
 import argparse
-import datetime
 import json
 import math
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,13 +25,13 @@ import torch
 from torch import Tensor
 
 import lowland
-from benchmarks.machine import machine, pin
+from benchmarks.machine import circumstances, pin
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
 from lowland.data import Dataset, materialize
 from lowland.metrics import log_z
 from lowland.nets import DBM, DBN, RBM
-from lowland.run import Run, versions
+from lowland.run import Run
 from lowland.training import greedy
 
 PUBLISHED = {"DBM 500-1000": -84.62, "DBN 500-2000": -86.22}
@@ -248,14 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
         rows += dbn_rows(data, runs, options.rungs)
     name = "deep-boltzmann" + ("" if options.binarize == "threshold" else f"-{options.binarize}")
     name += f"-{options.only}" if options.only else ""
-    result = {
+    result = circumstances() | {
         "data": data.binarization_note,
-        "command": shlex.join(
-            ["python", "-m", "benchmarks.quality.deep_boltzmann", *(arguments or sys.argv[1:])]
-        ),
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": versions(),
         "rows": rows,
         "notes": notes(rows, options.binarize),
     }

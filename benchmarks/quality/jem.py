@@ -23,7 +23,6 @@ benchmarks/results/quality/jem.{json,md} and a picture, one row of samples per c
 
 import argparse
 import json
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.machine import machine
+from benchmarks.machine import circumstances
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
 from lowland import Run, fit, load_data, read_recipe
 from lowland.energy import Energy
 from lowland.metrics import class_entropy, frechet_distance, reliability, share
-from lowland.run import versions
 from lowland.tasks import as_classifier
 from lowland.trained import draw, load
-from lowland.training.classifier import ImageClassifier, train_classifier
+from lowland.training import ImageClassifier, train_classifier
 
 SAMPLES = 1000
 COLD = {"step_size": 0.25, "noise": 0.005, "clip": 0.5}
@@ -232,12 +230,7 @@ def main() -> None:
                 flush=True,
             )
     command = f"python -m benchmarks.quality.jem {' '.join(recipes)}"
-    about = {
-        "command": command,
-        "date": str(date.today()),
-        "machine": machine(),
-        "versions": versions(),
-    }
+    about = circumstances(command)
     write_record(RESULTS / "jem.json", about | {"found": found})
     words = (__doc__ or "").split("\n\n")[-1].splitlines()
     head = [

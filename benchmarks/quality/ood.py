@@ -50,12 +50,12 @@ from benchmarks.record import read_record, write_record
 from lowland import ClassifierEnergy, Detector, fit, load_data, read_recipe
 from lowland.data import Dataset, Split
 from lowland.energy import Energy
-from lowland.evaluation.ood import OutlierSet, Scorer, board, curves, other_data, outlier_sets
+from lowland.evaluation import OutlierSet, Scorer, board, curves, other_data, outlier_sets
 from lowland.metrics import separation
 from lowland.run import RunError, versions
-from lowland.tasks import OUTLIER_SCORES, OutlierScore
+from lowland.tasks.detection import OUTLIER_SCORES, OutlierScore
 from lowland.trained import Model, load
-from lowland.training.classifier import train_classifier
+from lowland.training import train_classifier
 
 SEEDS = (0, 1, 2)
 REFERENCE = 5000

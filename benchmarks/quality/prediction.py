@@ -35,15 +35,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.machine import machine
+from benchmarks.machine import circumstances
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
 from lowland import NoiseUNet, Run, fit, karras_sigmas, load_data, read_recipe
 from lowland.data import Dataset, save_grid
 from lowland.metrics import mean, psnr, share
-from lowland.run import versions
 from lowland.tasks import conditional_sample
-from lowland.training.classifier import ImageClassifier, train_classifier
+from lowland.training import ImageClassifier, train_classifier
 
 RUNS = Path("runs")
 COUNT = 30000
@@ -269,12 +268,7 @@ def main() -> None:
     command = "python -m benchmarks.quality.prediction"
     words = (__doc__ or "").split("\n\n", 2)[2].splitlines()
     lines = ["# Structured prediction", "", f"`{command}`, {date.today()}", "", *words]
-    record: dict[str, Any] = {
-        "command": command,
-        "date": str(date.today()),
-        "machine": machine(),
-        "versions": versions(),
-    }
+    record = circumstances(command)
     for kind, columns in COLUMNS.items():
         found, pictures = rows(kind)
         save_grid(pictures, RESULTS / f"prediction-{kind}.png", columns=8)

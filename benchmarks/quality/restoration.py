@@ -27,24 +27,21 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from datetime import date
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.machine import machine
+from benchmarks.machine import circumstances
 from benchmarks.quality import RESULTS
 from benchmarks.record import read_record, write_record
 from lowland import load_data
 from lowland.data import save_grid
-from lowland.evaluation.restoration import coverage, lower_half_hidden
+from lowland.evaluation import coverage, lower_half_hidden
 from lowland.metrics import mean, nearest, psnr, ssim
-from lowland.run import versions
 from lowland.tasks import Operator, Restoration
-from lowland.trained import Model, draw, load
-from lowland.trained.restoration import operator_of
+from lowland.trained import Model, draw, load, operator_of
 
 PROBLEMS = {  # task: factor, noise
     "denoise": (4, 0.3),
@@ -292,13 +289,7 @@ def main() -> None:
             else truth[:0]
         )
         command = f"python -m benchmarks.quality.restoration {name} --images {given.images} --own {given.own}"
-        about = {
-            "command": command,
-            "date": str(date.today()),
-            "machine": machine(),
-            "versions": versions(),
-        }
-        found[name] = about | {
+        found[name] = circumstances(command) | {
             "images": len(truth),
             "own": len(own),
             "how": s.recipe["restoration"],

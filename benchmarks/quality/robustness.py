@@ -30,7 +30,6 @@ bfloat16.
 import argparse
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,12 +38,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import machine
+from benchmarks.machine import circumstances, machine
 from benchmarks.quality import RESULTS
 from benchmarks.record import read_record, write_record
 from lowland import Run, fit, load, load_data, read_recipe
 from lowland.data import Split
-from lowland.interop.autoattack import AutoAttack
+from lowland.interop import AutoAttack
 from lowland.metrics import auroc
 from lowland.robustness import (
     PGD,
@@ -56,9 +55,8 @@ from lowland.robustness import (
     sanity_checks,
     standard_attacks,
 )
-from lowland.run import versions
 from lowland.tasks import PurifiedClassifier, as_classifier
-from lowland.training.classifier import ImageClassifier, train_classifier
+from lowland.training import ImageClassifier, train_classifier
 
 EPSILON = {"mnist": 0.3, "fashion-mnist": 0.1}
 SIGMA = {
@@ -522,13 +520,7 @@ def main() -> None:
         found = (read_record(place, {"found": {}})["found"]) | found
     command = f"python -m benchmarks.quality.robustness {' '.join(found)}"
     seconds = sum(one["cpu_seconds"] for rows in found.values() for one in rows["rows"].values())
-    about = {
-        "command": command,
-        "date": str(date.today()),
-        "machine": machine(),
-        "versions": versions(),
-        "cpu_seconds": seconds,
-    }
+    about = circumstances(command) | {"cpu_seconds": seconds}
     write_record(RESULTS / "robustness.json", about | {"found": found})
     words = (__doc__ or "").split("\n\n", 2)[2].splitlines()
     head = [

@@ -74,7 +74,7 @@ def lowland_trainer(work: Work) -> Learned:
     import dataclasses
 
     from lowland.data import Dataset, Split
-    from lowland.training.session import Session
+    from lowland.training import Session
 
     part = Split(work.x)
     data = Dataset("images", binary(784), part, part, part)

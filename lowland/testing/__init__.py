@@ -25,9 +25,11 @@ from lowland.testing.chains import (
 )
 from lowland.testing.exact_checks import (
     HOLES,
+    Ground,
     Probe,
     any_event_shape,
     chains_are_separate,
+    domain_of,
     gradients_as_declared,
     no_trace,
     refuses_holes,
@@ -38,6 +40,7 @@ from lowland.testing.exact_checks import (
     stays_in_its_box,
     unsettle,
 )
+from lowland.testing.mutants import MUTANTS
 from lowland.testing.mutation import Mutant, mutated
 from lowland.testing.proof import Obligation, Report, Row, obligations, prove
 from lowland.testing.statistical_checks import (
@@ -57,8 +60,10 @@ __all__ = [
     "DISCRETE",
     "HOLES",
     "LIMIT",
+    "MUTANTS",
     "TARGETS",
     "Chains",
+    "Ground",
     "Mutant",
     "Obligation",
     "Probe",
@@ -70,6 +75,7 @@ __all__ = [
     "caught",
     "chains_are_separate",
     "diffusion_law",
+    "domain_of",
     "enumerated",
     "enumeration",
     "fitted",

@@ -1,16 +1,20 @@
 """Training that does not die: fit, health, averaged weights."""
 
+from lowland.training.classifier import ImageClassifier, train_classifier
 from lowland.training.devices import cpu_threads
 from lowland.training.fit import fit
-from lowland.training.grow import grow
+from lowland.training.grow import grow, resize_dataset
 from lowland.training.health import Finding, Limits, diagnose, worst
 from lowland.training.layerwise import greedy
 from lowland.training.loop import TrainingStoppedError, lineage, load_recipe_data
+from lowland.training.session import Session
 from lowland.training.settings import Training
 
 __all__ = [
     "Finding",
+    "ImageClassifier",
     "Limits",
+    "Session",
     "Training",
     "TrainingStoppedError",
     "cpu_threads",
@@ -20,5 +24,7 @@ __all__ = [
     "grow",
     "lineage",
     "load_recipe_data",
+    "resize_dataset",
+    "train_classifier",
     "worst",
 ]

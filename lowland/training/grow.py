@@ -64,7 +64,7 @@ def grow(
         )
     energy: Energy | None = None
     for size, values in zip(sizes, plain, strict=True):
-        small = resized(data, size)
+        small = resize_dataset(data, size)
         start = None if energy is None else _enlarged(energy, values, small.domain)
         place = Path(run) if size == sizes[-1] else Path(run) / f"size-{size}"
         energy = train_run(values, place, data=small, energy=start, progress=progress)
@@ -72,7 +72,7 @@ def grow(
     return energy
 
 
-def resized(data: Dataset, size: int) -> Dataset:
+def resize_dataset(data: Dataset, size: int) -> Dataset:
     """The data set with its images averaged down to sides of `size`; grey levels are no longer
     counted.
     """
