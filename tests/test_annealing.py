@@ -14,26 +14,22 @@ from torch import Tensor
 
 from lowland import (
     DMALA,
-    GHMC,
     HMC,
     MALA,
     NUTS,
     BlockGibbs,
-    Domain,
     Energy,
     Function,
-    GibbsWithGradients,
     Langevin,
     ParallelTempering,
-    ais,
     binary,
     categorical,
-    geometric_path,
     mixture,
     real,
     sample,
 )
-from lowland.samplers import AISResult
+from lowland.domain import Domain
+from lowland.samplers import GHMC, AISResult, GibbsWithGradients, ais, geometric_path
 from lowland.targets import Gaussian, GaussianMixture
 
 BASE = Gaussian()

@@ -160,7 +160,7 @@ def test_a_stochastic_set_keeps_grey_values_to_train_on_and_one_draw_of_the_rest
 # ------------------------------------------------------------------------------ drawn anew, or once
 
 
-def recipe(how: str | None, **more: Any) -> lowland.Recipe:
+def recipe(how: str | None, **more: Any) -> lowland.config.Recipe:
     small = {
         "energy.hidden": 6,
         "training.batch": 32,

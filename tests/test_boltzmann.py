@@ -602,7 +602,7 @@ def test_sparsity_pulls_the_mean_activity_to_its_target() -> None:
         activity = trained.hidden_mean(data).mean().item()
         assert (activity < 0.12) == bool(objective.sparsity)
     with pytest.raises(ValueError, match="hidden units"):
-        mlp = lowland.MLP(real(2), hidden=(4,))
+        mlp = lowland.nets.MLP(real(2), hidden=(4,))
         CD(sparsity=1.0).loss(
             mlp, Batch(torch.zeros(4, 2)), Context(seeded(), sampler=lowland.MALA(0.1))
         )

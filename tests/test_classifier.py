@@ -10,24 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland import (
-    JEM,
-    ClassifierEnergy,
-    EmbeddingMLP,
-    Langevin,
-    ReplayBuffer,
-    WideResNet,
-    box,
-    check_energy,
-    real,
-    sample,
-    value_and_score,
-)
+from lowland import Langevin, ReplayBuffer, box, check_energy, real, sample, value_and_score
 from lowland.energy import Energy
 from lowland.evaluation.classification import class_probabilities
 from lowland.metrics import reliability
+from lowland.nets import ClassifierEnergy, EmbeddingMLP, WideResNet
 from lowland.nets.class_energy import ClassEnergy
-from lowland.objectives import Batch, Context
+from lowland.objectives import JEM, Batch, Context
 from lowland.testing import no_trace, seeded
 
 K = 5

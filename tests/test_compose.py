@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland import MALA, RBM, Function, Langevin, binary, box, mixture, real, sample, tune
+from lowland import MALA, Function, Langevin, binary, box, mixture, real, sample, tune
 from lowland.energy import Energy, check_normalisable, energy_values
+from lowland.nets import RBM
 from lowland.samplers import DMALA, BlockGibbs, predictor_corrector, scale_step_sizes
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lowland import build, read_recipe, registered, registry
+from lowland import read_recipe, registry
 from lowland.config import (
     ConfigError,
     Recipe,
@@ -22,6 +22,7 @@ from lowland.config import (
     recipes_folder,
 )
 from lowland.domain import binary, box, real
+from lowland.registry import build, registered
 
 RECIPES = sorted(recipe_names())
 

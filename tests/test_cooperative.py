@@ -11,21 +11,10 @@ from contract.cases import seeded
 from contract.checks import LIMIT, z_scores
 from torch import Tensor, nn
 
-from lowland import (
-    MALA,
-    MLP,
-    ConvNet,
-    Cooperative,
-    Energy,
-    Function,
-    Langevin,
-    binary,
-    box,
-    contrast,
-    real,
-)
+from lowland import MALA, Energy, Function, Langevin, binary, box, real
+from lowland.nets import MLP, ConvNet
 from lowland.nets.generators import Generator
-from lowland.objectives import Batch, Context, cooperative
+from lowland.objectives import Batch, Context, Cooperative, contrast, cooperative
 from lowland.objectives.cooperative import Explanation
 
 DOUBLE = torch.float64

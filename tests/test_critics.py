@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland import MLP, Function, real
+from lowland import Function, real
 from lowland.energy import Energy, score_with_graph, value_and_score
-from lowland.nets import DenoiserMLP
+from lowland.nets import MLP, DenoiserMLP
 from lowland.samplers.diffusion import denoise
 from lowland.targets import Gaussian
 from lowland.tasks import (

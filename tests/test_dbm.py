@@ -13,10 +13,10 @@ from contract.cases import seeded
 from torch import Tensor
 
 import lowland
-from lowland import CD, PCD, BlockGibbs, ReplayBuffer, binary, sample
+from lowland import BlockGibbs, ReplayBuffer, binary, sample
 from lowland.metrics import log_z
 from lowland.nets import DBM
-from lowland.objectives import Batch, Context
+from lowland.objectives import CD, PCD, Batch, Context
 from lowland.training.session import Session
 
 DOUBLE = torch.float64
@@ -283,13 +283,13 @@ def test_it_starts_at_the_means_of_the_data() -> None:
     assert torch.equal(dbm.machine.visible_bias[5:], torch.zeros(3))
 
 
-def bars() -> lowland.Dataset:
+def bars() -> lowland.data.Dataset:
     """Vertical or horizontal bars of 3 × 3 pixels: 14 patterns, each as often."""
     some = states(3)
     tall, wide = some.view(8, 1, 3).expand(8, 3, 3), some.view(8, 3, 1).expand(8, 3, 3)
     x = torch.cat([tall, wide[1:-1]]).reshape(-1, 1, 3, 3).float().repeat(40, 1, 1, 1)
     part = lowland.data.Split(x)
-    return lowland.Dataset("bars", binary(1, 3, 3), part, part, part, binarization="fixed")
+    return lowland.data.Dataset("bars", binary(1, 3, 3), part, part, part, binarization="fixed")
 
 
 def recipe(energy: dict[str, Any], steps: int) -> dict[str, Any]:

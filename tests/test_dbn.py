@@ -267,7 +267,7 @@ def test_wake_and_sleep_improve_a_net_and_its_recognition() -> None:
 def test_an_energy_without_recognition_is_contrasted_and_no_more() -> None:
     rbm, x = cast(RBM, shaken(RBM(binary(4), hidden=3))), states(4)
     a = WakeSleep(steps=2).loss(rbm, Batch(x), Context(seeded(), BlockGibbs()))
-    b = lowland.CD(steps=2).loss(rbm, Batch(x), Context(seeded(), BlockGibbs()))
+    b = lowland.objectives.CD(steps=2).loss(rbm, Batch(x), Context(seeded(), BlockGibbs()))
     assert torch.equal(a.value, b.value)
 
 
@@ -389,7 +389,7 @@ def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
     assert not torch.equal(trained.layers[0].up_weight, trained.layers[0].down_weight)
 
 
-def accuracy(network: nn.Module, data: lowland.Dataset, steps: int) -> float:
+def accuracy(network: nn.Module, data: lowland.data.Dataset, steps: int) -> float:
     """On the test part, after training by backpropagation."""
     x, y = data.train.x, cast(Tensor, data.train.y)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2, weight_decay=1e-4)

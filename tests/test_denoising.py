@@ -14,22 +14,13 @@ from contract.cases import seeded
 from contract.truths import planted, slopes
 from torch import Tensor, nn
 
-from lowland import (
-    Energy,
-    MultilevelDSM,
-    NoiseMLP,
-    NoiseUNet,
-    box,
-    fit,
-    karras_sigmas,
-    read_recipe,
-    real,
-    value_and_score,
-)
+from lowland import Energy, box, fit, read_recipe, real, value_and_score
 from lowland.commands import sample
+from lowland.nets import NoiseMLP, NoiseUNet
 from lowland.nets.denoising import _silu
-from lowland.objectives import Batch, Context
+from lowland.objectives import Batch, Context, MultilevelDSM
 from lowland.run import Run
+from lowland.samplers import karras_sigmas
 from lowland.tasks import generate_by_flow
 from lowland.testing import LIMIT, caught, worst
 from lowland.trained import draw, load

@@ -313,7 +313,7 @@ def test_points_of_another_precision_than_the_weights_are_refused_in_three_claus
         r"points are torch.float64 and the weights .* torch.float32; .*; convert",
     )
     for score in ("energy", "typicality"):
-        detector = Detector(lowland.MLP(real(2), hidden=(4,)), score)
+        detector = Detector(lowland.nets.MLP(real(2), hidden=(4,)), score)
         with pytest.raises(ValueError, match=said):
             detector.fit(x.double())
         with pytest.raises(ValueError, match=said):

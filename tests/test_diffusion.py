@@ -13,26 +13,18 @@ from contract.cases import seeded
 from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
-from lowland import (
-    DMALA,
-    HMC,
-    MALA,
-    Energy,
-    Function,
-    Langevin,
+from lowland import DMALA, HMC, MALA, Energy, Function, Langevin, binary, box, real, value_and_score
+from lowland.nets import NoiseMLP
+from lowland.samplers import (
+    ParallelTempering,
     anneal,
-    binary,
-    box,
     geometric_schedule,
     karras_sigmas,
     predictor_corrector,
     probability_flow,
-    real,
-    value_and_score,
+    scale_step_sizes,
     vp_to_ve,
 )
-from lowland.nets import NoiseMLP
-from lowland.samplers import ParallelTempering, scale_step_sizes
 from lowland.samplers.kernel import normal_like
 
 DOUBLE = torch.float64

@@ -16,20 +16,16 @@ from contract.cases import seeded
 from contract.truths import TRUTHS, Table, at_the_table, drawn_from, law, planted, slopes, states
 from torch import Tensor, nn
 
-from lowland import (
-    DBM,
-    MLP,
-    RBM,
-    Energy,
+from lowland import Energy, Function, binary, categorical, real
+from lowland.nets import DBM, MLP, RBM
+from lowland.objectives import (
+    Batch,
+    Context,
     EnergyDiscrepancy,
-    Function,
     PseudoLikelihood,
     RatioMatching,
-    binary,
-    categorical,
-    real,
+    discrepancy,
 )
-from lowland.objectives import Batch, Context, discrepancy
 from lowland.targets import Ising, Potts
 from lowland.testing import LIMIT, caught, worst
 

@@ -82,7 +82,7 @@ class Weighted(lowland.Energy):
     def __init__(self, domain: Any) -> None:
         super().__init__(domain)
         self.inner, self.factor, self.idle = (
-            lowland.MLP(domain, (16,)),
+            lowland.nets.MLP(domain, (16,)),
             nn.Parameter(torch.tensor(1.5)),
             nn.Linear(2, 3),
         )
@@ -101,7 +101,7 @@ class Grenade(lowland.Energy):
     ) -> None:
         super().__init__(domain)
         self.inner, self.armed, self.act, self.calls = (
-            lowland.MLP(domain, (8,), confine=0.1),
+            lowland.nets.MLP(domain, (8,), confine=0.1),
             armed,
             act,
             0,

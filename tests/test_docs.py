@@ -20,7 +20,8 @@ import pytest
 import torch
 
 import lowland
-from lowland import cli, registered
+from lowland import cli
+from lowland.registry import registered
 
 ROOT = Path(lowland.__file__).parent.parent
 README = ROOT / "README.md"

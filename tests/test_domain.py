@@ -10,7 +10,8 @@ import torch
 from contract.cases import seeded
 from contract.checks import LIMIT, wall_count_matches, z_scores
 
-from lowland import Domain, binary, box, categorical, real
+from lowland import binary, box, categorical, real
+from lowland.domain import Domain
 
 DOUBLE = torch.float64
 

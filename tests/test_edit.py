@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland import MALA, RBM, Function, Langevin, binary, box, real
+from lowland import MALA, Function, Langevin, binary, box, real
 from lowland.energy import Energy, energy_values, value_and_score
-from lowland.nets import DenoiserMLP
+from lowland.nets import RBM, DenoiserMLP
 from lowland.targets import Gaussian
 from lowland.tasks import LabelGuidance, edit, interpolate
 from lowland.testing import LIMIT, caught, seeded

@@ -16,12 +16,8 @@ from torch import Tensor, nn
 from lowland import (
     HMC,
     MALA,
-    MLP,
     Energy,
     Function,
-    Given,
-    Mixture,
-    Sum,
     box,
     check_energy,
     energy_values,
@@ -30,7 +26,8 @@ from lowland import (
     sample,
     value_and_score,
 )
-from lowland.energy import check_normalisable, frozen, lift
+from lowland.energy import Given, Mixture, Sum, check_normalisable, frozen, lift
+from lowland.nets import MLP
 from lowland.targets import Gaussian, GaussianMixture
 
 DOUBLE = torch.float64

@@ -12,22 +12,9 @@ import pytest
 import torch
 from contract.cases import seeded
 
-from lowland import (
-    HMC,
-    IGEBM,
-    MALA,
-    MLP,
-    ConvNet,
-    Energy,
-    Function,
-    Langevin,
-    NoiseMLP,
-    box,
-    mixture,
-    real,
-    sample,
-)
+from lowland import HMC, MALA, Energy, Function, Langevin, box, mixture, real, sample
 from lowland.energy import by_autograd, differentiate, frozen, score_alone
+from lowland.nets import IGEBM, MLP, ConvNet, NoiseMLP
 from lowland.samplers import accelerate, acceleration
 from lowland.targets import Gaussian
 

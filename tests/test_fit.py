@@ -67,7 +67,7 @@ VARIANTS = {
 }
 
 
-def recipe(variant: str, **more: Any) -> lowland.Recipe:
+def recipe(variant: str, **more: Any) -> lowland.config.Recipe:
     name, overrides = VARIANTS[variant]
     return lowland.read_recipe(name, FAST | overrides | more)
 
@@ -153,7 +153,7 @@ class Grenade(lowland.Energy):
 
     def __init__(self, domain: Any, at: int) -> None:
         super().__init__(domain)
-        self.inner = lowland.MLP(domain, (8,), confine=0.1)
+        self.inner = lowland.nets.MLP(domain, (8,), confine=0.1)
         self.at, self.calls = at, 0
 
     def forward(self, x: torch.Tensor, c: Any = None) -> torch.Tensor:

@@ -11,8 +11,9 @@ from contract.cases import Case, seeded
 from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
-from lowland import MALA, Energy, Langevin, ShortRun, anneal, real, registered, sample
-from lowland.samplers import divide_steps
+from lowland import MALA, Energy, Langevin, ShortRun, real, sample
+from lowland.registry import registered
+from lowland.samplers import anneal, divide_steps
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     Samples,

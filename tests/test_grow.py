@@ -9,9 +9,10 @@ import pytest
 import torch
 from contract.cases import seeded
 
-from lowland import IGEBM, fit, grow, load, load_data, read_recipe
+from lowland import fit, load, load_data, read_recipe
+from lowland.nets import IGEBM
 from lowland.run import Run
-from lowland.training import Training
+from lowland.training import Training, grow
 from lowland.training.grow import resize_dataset
 
 

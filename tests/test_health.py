@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from lowland import MLP, Energy, fit, read_recipe
+from lowland import Energy, fit, read_recipe
 from lowland.data import Dataset, Split, load_data
 from lowland.domain import box
+from lowland.nets import MLP
 from lowland.replay import ReplayBuffer
 from lowland.run import Run
 from lowland.training import TrainingStoppedError, lineage

@@ -13,20 +13,9 @@ from contract.cases import seeded
 from contract.checks import LIMIT, Bowl, z_scores
 from torch import Tensor
 
-from lowland import (
-    MALA,
-    MLP,
-    Function,
-    ImprovedCD,
-    Langevin,
-    ReplayBuffer,
-    ShortRun,
-    binary,
-    box,
-    contrast,
-    real,
-)
-from lowland.objectives import Batch, Context, improved_cd
+from lowland import MALA, Function, Langevin, ReplayBuffer, ShortRun, binary, box, real
+from lowland.nets import MLP
+from lowland.objectives import Batch, Context, ImprovedCD, contrast, improved_cd
 from lowland.objectives.augment import TRANSFORMS, augmented
 
 DOUBLE = torch.float64

@@ -11,20 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland import (
-    JEM,
-    MALA,
-    MLP,
-    ConvNet,
-    Energy,
-    Langevin,
-    OutlierExposure,
-    ReplayBuffer,
-    box,
-    real,
-)
+from lowland import MALA, Energy, Langevin, ReplayBuffer, box, real
+from lowland.nets import MLP, ConvNet
 from lowland.nets.class_energy import ClassEnergy
-from lowland.objectives import Batch, Context
+from lowland.objectives import JEM, Batch, Context, OutlierExposure
 from lowland.objectives.adversarial import attack
 from lowland.objectives.augment import augmented
 from lowland.objectives.labels import accuracy, cross_entropy, hide_labels
@@ -489,7 +479,8 @@ def test_margins_that_nobody_can_mean_are_refused(settings: dict[str, Any]) -> N
 
 
 def test_what_has_no_classes_no_labels_or_no_numbers_is_refused() -> None:
-    from lowland import RBM, binary
+    from lowland import binary
+    from lowland.nets import RBM
 
     x, y = batch(even)
     buffer = ReplayBuffer(64, network().domain, generator=seeded())

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed import ising as bench
-from lowland import Energy, build, spec, value_and_score
+from lowland import Energy, value_and_score
+from lowland.registry import build, spec
 from lowland.samplers import BlockGibbs
 from lowland.targets import Ising, Potts, mean_energy, multispin
 from lowland.targets.checkerboard import join, pack, split, unpack

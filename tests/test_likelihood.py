@@ -13,19 +13,7 @@ from contract.checks import LIMIT, z_scores
 from torch import Tensor
 
 from benchmarks.proof.certificate import bars_and_stripes, exact_draws, needle, random_machine
-from lowland import (
-    HMC,
-    MALA,
-    BlockGibbs,
-    Energy,
-    Function,
-    binary,
-    box,
-    categorical,
-    geometric_path,
-    mixture,
-    real,
-)
+from lowland import HMC, MALA, BlockGibbs, Energy, Function, binary, box, categorical, mixture, real
 from lowland.energy import Sum
 from lowland.metrics import LogZ, bennett, bits_per_dim, dequantised, log_likelihood, log_z
 from lowland.metrics.log_z import bracket
@@ -34,6 +22,7 @@ from lowland.metrics.log_z.enumeration import countable, enumerated
 from lowland.metrics.log_z.schedule import EVEN_SHARE, dispersion, plan_schedule
 from lowland.nets import RBM
 from lowland.report.likelihood import draw_gap, draw_path, likelihood_card, likelihood_section
+from lowland.samplers import geometric_path
 from lowland.samplers.kernel import select
 from lowland.targets import (
     Bernoulli,

@@ -22,10 +22,10 @@ from contract.checks import LIMIT, caught, worst
 from scipy.stats import norm, rankdata
 from torch import Tensor
 
-from lowland import MALA, Draws, Energies, sample
+from lowland import MALA, sample
 from lowland.interop import to_arviz
 from lowland.metrics import Summary, autocorrelation, ess, mcmc, mcse, rhat, summary
-from lowland.samplers import ParallelTempering, State, Trace
+from lowland.samplers import Draws, Energies, ParallelTempering, State, Trace
 
 ROWS: mcmc.Layout = "draws chains ..."
 ACROSS: mcmc.Layout = "chains draws ..."

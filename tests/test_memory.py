@@ -23,19 +23,19 @@ from lowland.training.memory import peak_mb, recompute
 def net(spectral: bool, blocks: int = 2) -> Any:
     torch.manual_seed(0)
     return (
-        lowland.IGEBM(box(0.0, 1.0, 1, 8, 8), widths=(4, 8), blocks=blocks, spectral=spectral)
+        lowland.nets.IGEBM(box(0.0, 1.0, 1, 8, 8), widths=(4, 8), blocks=blocks, spectral=spectral)
         .double()
         .train()
     )
 
 
 def contrasted(energy: Any, x: Tensor, y: Tensor) -> Tensor:
-    return lowland.contrast(energy, x, y, l2=0.1).value
+    return lowland.objectives.contrast(energy, x, y, l2=0.1).value
 
 
 def matched(energy: Any, x: Tensor, y: Tensor) -> Tensor:
     return (
-        lowland.ScoreMatching(method="sliced")
+        lowland.objectives.ScoreMatching(method="sliced")
         .loss(energy, Batch(x), Context(torch.Generator().manual_seed(0)))
         .value
     )
@@ -145,7 +145,7 @@ def test_dropout_is_replayed() -> None:
 
 def test_networks_without_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"MLP has no residual blocks; .*; set it to false"):
-        recompute(lowland.MLP(lowland.real(2), (8,)))
+        recompute(lowland.nets.MLP(lowland.real(2), (8,)))
 
 
 def test_training_is_the_same_and_says_its_peak(tmp_path: Any) -> None:

@@ -20,27 +20,11 @@ import torch
 from contract import checks
 from torch import Tensor
 
-from lowland import (
-    CD,
-    DSM,
-    MALA,
-    PCD,
-    Draws,
-    Energy,
-    Function,
-    Loss,
-    Moments,
-    ReplayBuffer,
-    ShortRun,
-    box,
-    contrast,
-    real,
-    sample,
-)
+from lowland import MALA, Energy, Function, ReplayBuffer, ShortRun, box, real, sample
 from lowland import energy as energies
 from lowland.energy import Mixture, Sum
-from lowland.objectives import Batch, Context, Objective
-from lowland.samplers import Info, State, loop
+from lowland.objectives import CD, DSM, PCD, Batch, Context, Loss, Objective, contrast
+from lowland.samplers import Draws, Info, Moments, State, loop
 from lowland.samplers.kernel import metropolis, normal_like, squared_norm
 from lowland.testing import (
     LIMIT,

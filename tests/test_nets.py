@@ -9,7 +9,8 @@ import torch
 from contract.cases import seeded
 from torch import nn
 
-from lowland import IGEBM, MLP, ConvNet, NoiseMLP, box, real, value_and_score
+from lowland import box, real, value_and_score
+from lowland.nets import IGEBM, MLP, ConvNet, NoiseMLP
 from lowland.nets.class_energy import pick
 from lowland.nets.perceptron import normalised
 from lowland.nets.vectors import stretched

@@ -16,20 +16,10 @@ from contract.truths import TRUTHS, Normal, at_the_table, planted, slopes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland import (
-    MLP,
-    NCE,
-    Energy,
-    FlowContrastive,
-    Function,
-    RankingNCE,
-    binary,
-    box,
-    categorical,
-    real,
-)
+from lowland import Energy, Function, binary, box, categorical, real
+from lowland.nets import MLP
 from lowland.nets.noise_models import FlowNoise, NoisePartner, Truncated
-from lowland.objectives import Batch, Context
+from lowland.objectives import NCE, Batch, Context, FlowContrastive, RankingNCE
 from lowland.targets.bases import Uniform, fit_base
 from lowland.testing import LIMIT, caught, worst, z_scores
 

@@ -13,21 +13,9 @@ from contract.cases import seeded
 from contract.checks import LIMIT, Bowl, z_scores
 from torch import nn
 
-from lowland import (
-    CD,
-    DSM,
-    MLP,
-    PCD,
-    Energy,
-    Function,
-    Langevin,
-    ReplayBuffer,
-    ShortRunML,
-    box,
-    contrast,
-    real,
-)
-from lowland.objectives import Batch, Context
+from lowland import Energy, Function, Langevin, ReplayBuffer, box, real
+from lowland.nets import MLP
+from lowland.objectives import CD, DSM, PCD, Batch, Context, ShortRunML, contrast
 from lowland.objectives.contrastive import draw_labels
 
 DOUBLE = torch.float64
@@ -319,7 +307,7 @@ def test_dsm_refuses_a_level_that_is_not_a_number() -> None:
 
 
 def test_dsm_given_a_list_equals_what_its_spec_builds() -> None:
-    from lowland import build, spec
+    from lowland.registry import build, spec
 
     objective = DSM([1.0, 0.1])
     assert build("objective", spec(objective)) == objective and hash(objective)

@@ -11,21 +11,9 @@ from contract.cases import seeded
 from contract.checks import LIMIT, worst
 from torch import Tensor, nn
 
-from lowland import (
-    MALA,
-    MLP,
-    Energy,
-    Function,
-    InfoNCE,
-    PairEnergy,
-    binary,
-    box,
-    energy_values,
-    load_data,
-    real,
-    sample,
-)
-from lowland.objectives import Batch, Context, info_nce
+from lowland import MALA, Energy, Function, binary, box, energy_values, load_data, real, sample
+from lowland.nets import MLP, PairEnergy
+from lowland.objectives import Batch, Context, InfoNCE, info_nce
 from lowland.objectives.augment import augmented
 
 DOUBLE = torch.float64

@@ -12,25 +12,27 @@ from torch import Tensor
 
 from lowland import (
     DMALA,
-    GHMC,
     HMC,
     MALA,
     NUTS,
     BlockGibbs,
-    Domain,
     Energy,
     Function,
-    GibbsWithGradients,
     Langevin,
     binary,
     box,
-    geometric_schedule,
-    multiscale_sample,
     real,
     sample,
+)
+from lowland.domain import Domain
+from lowland.samplers import (
+    GHMC,
+    GibbsWithGradients,
+    geometric_schedule,
+    multiscale_sample,
+    scale_step_sizes,
     simulated_annealing,
 )
-from lowland.samplers import scale_step_sizes
 from lowland.targets import GaussianMixture, MaxCut
 
 DOUBLE = torch.float64

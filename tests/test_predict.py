@@ -7,19 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowland import (
-    MALA,
-    RBM,
-    BlockGibbs,
-    DenoiserMLP,
-    Langevin,
-    MultilevelDSM,
-    binary,
-    karras_sigmas,
-    real,
-)
+from lowland import MALA, BlockGibbs, Langevin, binary, real
 from lowland.energy import Energy, energy_values
-from lowland.objectives import Batch, Context
+from lowland.nets import RBM, DenoiserMLP
+from lowland.objectives import Batch, Context, MultilevelDSM
+from lowland.samplers import karras_sigmas
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     Identity,

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import lowland
-from lowland import MLP, ConvNet, Langevin, NoiseMLP, box, commands, real, sample
+from lowland import Langevin, box, commands, real, sample
 from lowland.config import ConfigError, read_recipe
 from lowland.energy import Energy, Function
+from lowland.nets import MLP, ConvNet, NoiseMLP
 from lowland.samplers.diffusion import denoise
 from lowland.targets import Gaussian
 from lowland.tasks import (

@@ -12,22 +12,9 @@ from contract.cases import seeded
 from contract.checks import LIMIT, Bowl, z_scores
 from torch import Tensor
 
-from lowland import (
-    HMC,
-    MALA,
-    MLP,
-    ConvNet,
-    DiffusionRecovery,
-    Function,
-    Langevin,
-    NoiseMLP,
-    binary,
-    box,
-    energy_values,
-    real,
-    sample,
-)
-from lowland.objectives import Batch, Context
+from lowland import HMC, MALA, Function, Langevin, binary, box, energy_values, real, sample
+from lowland.nets import MLP, ConvNet, NoiseMLP
+from lowland.objectives import Batch, Context, DiffusionRecovery
 from lowland.objectives import recovery as objectives_recovery
 from lowland.samplers import diffusion_recovery_sample, recovery
 from lowland.samplers.recovery import ConditionalEnergy

@@ -11,21 +11,19 @@ from contract.cases import seeded
 from contract.checks import Bowl
 from torch import Tensor, nn
 
-from lowland import (
-    MLP,
+from lowland import Function, Langevin, ReplayBuffer, binary, box, energy_values, real
+from lowland.nets import MLP, ConvNet
+from lowland.objectives import (
     PCD,
-    ConvNet,
-    Function,
-    Langevin,
+    Batch,
+    Context,
+    EnergyL2,
+    GradientPenalty,
+    HingeMargin,
     Loss,
-    ReplayBuffer,
-    binary,
-    box,
+    PullAway,
     contrast,
-    energy_values,
-    real,
 )
-from lowland.objectives import Batch, Context, EnergyL2, GradientPenalty, HingeMargin, PullAway
 from lowland.objectives.regularizers import last_features
 
 DOUBLE = torch.float64

@@ -237,7 +237,7 @@ def test_draws_behind_a_noisy_point_are_nearer_than_those_of_the_plain_ancestral
     z = torch.ones(100_000, 1, dtype=torch.float64)
 
     def error(steps: int, rule: Callable[..., Tensor]) -> float:
-        return abs(float(rule(lowland.karras_sigmas(1.0, 0.01, steps)).var()) - 0.5)
+        return abs(float(rule(lowland.samplers.karras_sigmas(1.0, 0.01, steps)).var()) - 0.5)
 
     def ours(sigmas: tuple[float, ...]) -> Tensor:
         return sde_dpm_solver(normal, z, sigmas, generator=seeded(1))
@@ -549,7 +549,7 @@ def test_any_callable_classifiers_and_bound_levels_are_restored() -> None:
     for prior in (
         lambda x: x.square().sum(1),
         Hills().given(0.3),
-        lowland.MLP(real(2), hidden=(4,), classes=3, confine=1.0),
+        lowland.nets.MLP(real(2), hidden=(4,), classes=3, confine=1.0),
     ):
         found = restore(
             prior, Identity(), y, 0.5, MALA(0.05), generator=seeded(0), steps=3, draws=2, start=y
@@ -719,7 +719,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "points of another precision": (
         lambda: split_gibbs_sample(
-            lowland.DenoiserMLP(real(2), hidden=(4,)),
+            lowland.nets.DenoiserMLP(real(2), hidden=(4,)),
             FIRST,
             Y.double(),
             0.1,
@@ -730,7 +730,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "chains: points of another precision": (
         lambda: restore(
-            lowland.MLP(real(2), hidden=(4,), confine=1.0),
+            lowland.nets.MLP(real(2), hidden=(4,), confine=1.0),
             FIRST,
             Y.double(),
             0.1,
@@ -857,7 +857,7 @@ def test_passes_do_not_run_away_where_an_energy_was_never_shown_points() -> None
     passes run away.
     """
     z = torch.full((50, 4), 9.0)
-    ladder = lowland.karras_sigmas(1.5, 0.02, 5)
+    ladder = lowland.samplers.karras_sigmas(1.5, 0.02, 5)
     held, loose = (
         sde_dpm_solver(Overshooting(domain), z, ladder, generator=seeded(0))
         for domain in (box(0.0, 1.0, 4), real(4))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland import ConvNet, Robust, box, fit, load_data, read_recipe, real
+from lowland import box, fit, load_data, read_recipe, real
+from lowland.nets import ConvNet
 from lowland.nets.class_energy import ClassEnergy
-from lowland.objectives import Batch, Context
+from lowland.objectives import Batch, Context, Robust
 from lowland.objectives.adversarial import divergence
 from lowland.robustness import PGD, robust_accuracy
 from lowland.tasks import as_classifier

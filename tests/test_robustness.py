@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import lowland
-from lowland import ConvNet, box, cli, commands, load
+from lowland import box, cli, commands, load
 from lowland.evaluation.robustness import measure_robustness
+from lowland.nets import ConvNet
 from lowland.robustness import (
     PGD,
     Robustness,

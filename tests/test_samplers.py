@@ -16,26 +16,33 @@ from contract.checks import LIMIT, z_scores
 
 from lowland import (
     DMALA,
-    GHMC,
     HMC,
     MALA,
     NUTS,
-    Draws,
-    Energies,
     Function,
-    GibbsWithGradients,
     Langevin,
-    Moments,
     ParallelTempering,
     ShortRun,
-    anneal,
     binary,
     box,
     real,
     sample,
     tune,
 )
-from lowland.samplers import Frames, State, divide_steps, metropolis, run_chains, scale_step_sizes
+from lowland.samplers import (
+    GHMC,
+    Draws,
+    Energies,
+    Frames,
+    GibbsWithGradients,
+    Moments,
+    State,
+    anneal,
+    divide_steps,
+    metropolis,
+    run_chains,
+    scale_step_sizes,
+)
 from lowland.samplers.auto import effective
 from lowland.targets import Gaussian, GaussianMixture
 

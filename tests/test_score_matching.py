@@ -11,8 +11,9 @@ from contract.cases import seeded
 from contract.truths import TRUTHS, Normal, planted, slopes
 from torch import Tensor, nn
 
-from lowland import MLP, Energy, Function, ScoreMatching, box, real
-from lowland.objectives import Batch, Context
+from lowland import Energy, Function, box, real
+from lowland.nets import MLP
+from lowland.objectives import Batch, Context, ScoreMatching
 from lowland.testing import LIMIT, caught, worst
 
 DOUBLE = torch.float64
@@ -159,7 +160,8 @@ def test_what_makes_no_sense_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r";.*;"):
             ScoreMatching(**settings)
-    from lowland import RBM, binary
+    from lowland import binary
+    from lowland.nets import RBM
 
     rbm = RBM(binary(4), 3)
     with pytest.raises(

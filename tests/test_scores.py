@@ -9,7 +9,8 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
-from lowland import MLP, ClassifierEnergy, Detector, Energy, Function, box, energy_values, real
+from lowland import Detector, Energy, Function, box, energy_values, real
+from lowland.nets import MLP, ClassifierEnergy
 from lowland.tasks.detection import class_scores as classes
 from lowland.tasks.detection import scores
 from lowland.tasks.detection.registry import OUTLIER_SCORES, get_outlier_score

@@ -93,7 +93,7 @@ def test_a_sign_error_in_the_score_would_be_seen() -> None:
         (torch.zeros(1, 2), Gaussian(), "at least 2"),
         (
             torch.zeros(5, 1, 2, 2),
-            lowland.MLP(lowland.box(0.0, 1.0, 1, 2, 2), (4,)),
+            lowland.nets.MLP(lowland.box(0.0, 1.0, 1, 2, 2), (4,)),
             "Stein's identity",
         ),
     ],

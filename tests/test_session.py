@@ -170,7 +170,7 @@ def test_what_health_changes_is_in_the_checkpoint() -> None:
     assert other.rate_factor == 0.25 and other.module.sampler.step_size == step / 2
     other.advance()
     assert other.row()["rate"] == pytest.approx(0.25 * one.settings.rate(0))
-    still = session(lowland.DSM())
+    still = session(lowland.objectives.DSM())
     still.sampler = None
     assert not still.shorten_step(0.5)
 

@@ -11,23 +11,10 @@ from contract.cases import seeded
 from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
-from lowland import (
-    HMC,
-    MALA,
-    Energy,
-    Function,
-    Identity,
-    Mask,
-    box,
-    compose,
-    energy_values,
-    real,
-    restore,
-    sample,
-)
+from lowland import HMC, MALA, Energy, Function, box, compose, energy_values, real, restore, sample
 from lowland.samplers.diffusion import denoise
 from lowland.targets import Gaussian, GaussianMixture
-from lowland.tasks import Likelihood, Restoration, energy_stats, importance_resample
+from lowland.tasks import Identity, Likelihood, Mask, Restoration, energy_stats, importance_resample
 
 # -------------------------------------------------------------------------------------- restoration
 

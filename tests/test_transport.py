@@ -12,21 +12,18 @@ from contract.cases import seeded
 from contract.checks import LIMIT, Bowl, z_scores
 from torch import Tensor
 
-from lowland import (
-    MALA,
-    MLP,
-    Energy,
-    Function,
-    Langevin,
-    Loss,
-    ReplayBuffer,
-    binary,
-    box,
-    contrast,
-    real,
-)
+from lowland import MALA, Energy, Function, Langevin, ReplayBuffer, binary, box, real
 from lowland.metrics import mmd
-from lowland.objectives import Batch, Context, EnergyMatching, EquilibriumMatching, matching
+from lowland.nets import MLP
+from lowland.objectives import (
+    Batch,
+    Context,
+    EnergyMatching,
+    EquilibriumMatching,
+    Loss,
+    contrast,
+    matching,
+)
 from lowland.samplers import Sampler
 
 DOUBLE = torch.float64

@@ -31,9 +31,10 @@ from torch import Tensor
 from benchmarks.machine import machine
 from benchmarks.proof import RESULTS
 from benchmarks.record import write_record
-from lowland import BlockGibbs, Energy, ais, binary, box
+from lowland import BlockGibbs, Energy, binary, box
 from lowland.metrics import LogZ, log_z
 from lowland.nets import RBM
+from lowland.samplers import ais
 from lowland.targets import Funnel, Gaussian, GaussianMixture, Ising, Potts, Uniform
 
 CHAINS, RUNGS = 100, 200

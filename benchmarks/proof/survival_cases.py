@@ -31,8 +31,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lowland import Domain, box, real
+from lowland import box, real
 from lowland.data import Dataset, Split, load_data
+from lowland.domain import Domain
 from lowland.nets import MLP, ConvNet
 
 DECAY = 0.95  # of averaged weights: over so few updates a longer memory would keep the first ones

@@ -38,10 +38,11 @@ from torch import Tensor
 from benchmarks.machine import circumstances
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
-from lowland import RBM, Energy, Langevin, binary, karras_sigmas, load, load_data, mixture, sample
+from lowland import Energy, Langevin, binary, load, load_data, mixture, sample
 from lowland.data import save_grid
 from lowland.energy import energy_values
-from lowland.samplers import DMALA, accelerate, metropolis, uniform_like
+from lowland.nets import RBM
+from lowland.samplers import DMALA, accelerate, karras_sigmas, metropolis, uniform_like
 from lowland.targets import GaussianMixture
 from lowland.tasks import LabelGuidance, anneal_composed, default_sampler, soft_not
 

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.quality.attributes import slant, thickness
-from lowland import Energy, NoiseUNet, fit, load_data, read_recipe
+from lowland import Energy, fit, load_data, read_recipe
 from lowland.data import Dataset
+from lowland.nets import NoiseUNet
 
 UPDATES, WARM = 20000, 0.9
 PRIOR = {

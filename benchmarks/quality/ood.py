@@ -47,11 +47,12 @@ from benchmarks.machine import machine
 from benchmarks.quality import RESULTS
 from benchmarks.quality.ood_tables import promises, tables
 from benchmarks.record import read_record, write_record
-from lowland import ClassifierEnergy, Detector, fit, load_data, read_recipe
+from lowland import Detector, fit, load_data, read_recipe
 from lowland.data import Dataset, Split
 from lowland.energy import Energy
 from lowland.evaluation import OutlierSet, Scorer, board, curves, other_data, outlier_sets
 from lowland.metrics import separation
+from lowland.nets import ClassifierEnergy
 from lowland.run import RunError, versions
 from lowland.tasks.detection import OUTLIER_SCORES, OutlierScore
 from lowland.trained import Model, load

@@ -38,9 +38,11 @@ from torch.nn import functional as F
 from benchmarks.machine import circumstances
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
-from lowland import NoiseUNet, Run, fit, karras_sigmas, load_data, read_recipe
+from lowland import Run, fit, load_data, read_recipe
 from lowland.data import Dataset, save_grid
 from lowland.metrics import mean, psnr, share
+from lowland.nets import NoiseUNet
+from lowland.samplers import karras_sigmas
 from lowland.tasks import conditional_sample
 from lowland.training import ImageClassifier, train_classifier
 

@@ -51,7 +51,7 @@ def lowland_pcd(buffer_size: int, data: Tensor, **options: Any) -> Make:
         chains = lowland.ReplayBuffer(buffer_size, energy.domain, generator=generator)
         sampler, objective = (
             lowland.Langevin(STEP),
-            lowland.PCD(steps=LANGEVIN, buffer_size=buffer_size),
+            lowland.objectives.PCD(steps=LANGEVIN, buffer_size=buffer_size),
         )
 
         def run() -> Any:

@@ -47,7 +47,7 @@ def attack(
     start. Source: Madry et al. (2018), https://arxiv.org/abs/1706.06083
 
     >>> import torch, lowland
-    >>> two = lowland.ClassifierEnergy(lambda x: torch.cat([x, -x], 1), 2, lowland.real(1))
+    >>> two = lowland.nets.ClassifierEnergy(lambda x: torch.cat([x, -x], 1), 2, lowland.real(1))
     >>> g = torch.Generator().manual_seed(0)
     >>> attack(two, torch.ones(1, 1), torch.tensor([0]), epsilon=0.5, steps=9, step_size=0.2, generator=g)
     tensor([[0.5000]])
@@ -90,7 +90,7 @@ class Robust(Objective):
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
-    >>> energy = lowland.MLP(lowland.real(2), hidden=(8,), classes=3)
+    >>> energy = lowland.nets.MLP(lowland.real(2), hidden=(8,), classes=3)
     >>> x, y = torch.randn(12, 2, generator=g), torch.arange(12) % 3
     >>> loss = Robust(epsilon=0.1).loss(energy, Batch(x, y), Context(g))
     >>> sorted(loss.terms)

@@ -60,7 +60,7 @@ def contrast(
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> lowland.contrast(bowl, torch.zeros(2, 1), torch.ones(2, 1)).value
+    >>> lowland.objectives.contrast(bowl, torch.zeros(2, 1), torch.ones(2, 1)).value
     tensor(-1.)
     """
     if (labels is None) != (negative_labels is None):

@@ -63,7 +63,7 @@ class JEM(Objective):
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
-    >>> energy = lowland.MLP(lowland.real(2), hidden=(8,), classes=3)
+    >>> energy = lowland.nets.MLP(lowland.real(2), hidden=(8,), classes=3)
     >>> buffer = lowland.ReplayBuffer(64, energy.domain, generator=g, classes=3)
     >>> x, y = torch.randn(12, 2, generator=g), torch.arange(12) % 3
     >>> context = Context(g, sampler=lowland.Langevin(0.01), buffer=buffer)

@@ -129,7 +129,7 @@ class EnergyMatching(Objective):
     to the data. Source: Balcerak et al. (2025), https://arxiv.org/abs/2504.10612
 
     >>> import torch, lowland
-    >>> g, net = torch.Generator().manual_seed(0), lowland.MLP(lowland.real(2), hidden=(8,))
+    >>> g, net = torch.Generator().manual_seed(0), lowland.nets.MLP(lowland.real(2), hidden=(8,))
     >>> flow = EnergyMatching().loss(net, Batch(torch.ones(4, 2)), Context(g, progress=0.0))
     >>> sorted(flow.terms), flow.negatives
     (['energy_data', 'flow'], None)

@@ -59,7 +59,7 @@ class NCE(Objective):
     http://proceedings.mlr.press/v9/gutmann10a.html
 
     >>> import torch, lowland
-    >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
+    >>> energy, g = lowland.nets.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
     >>> x, objective = torch.randn(200, 2, generator=g), NCE()
     >>> context = Context(g, partner=objective.make_partner(energy, x))
     >>> loss = objective.loss(energy, Batch(x), context)
@@ -113,7 +113,7 @@ class RankingNCE(Objective):
     https://arxiv.org/abs/1809.01812
 
     >>> import torch, lowland
-    >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
+    >>> energy, g = lowland.nets.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
     >>> x, objective = torch.randn(200, 2, generator=g), RankingNCE(candidates=64)
     >>> context = Context(g, partner=objective.make_partner(energy, x))
     >>> loss = objective.loss(energy, Batch(x), context)
@@ -175,7 +175,7 @@ class FlowContrastive(Objective):
     (2020), https://arxiv.org/abs/1912.00589
 
     >>> import torch, lowland
-    >>> energy, g = lowland.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
+    >>> energy, g = lowland.nets.MLP(lowland.real(2), hidden=(8,)), torch.Generator().manual_seed(0)
     >>> x, objective = torch.randn(200, 2, generator=g), FlowContrastive()
     >>> context = Context(g, partner=objective.make_partner(energy, x))
     >>> loss = objective.loss(energy, Batch(x), context)

@@ -76,7 +76,7 @@ class OutlierExposure(Objective):
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
-    >>> energy = lowland.MLP(lowland.real(2), hidden=(8,), classes=3)
+    >>> energy = lowland.nets.MLP(lowland.real(2), hidden=(8,), classes=3)
     >>> x, y = torch.randn(12, 2, generator=g), torch.arange(12) % 3
     >>> sorted(OutlierExposure().loss(energy, Batch(x, y), Context(g)).terms)
     ['accuracy', 'cross_entropy', 'energy_data', 'energy_outliers', 'hinge']

@@ -54,7 +54,7 @@ def generate_from_recipe(
 
     >>> import lowland
     >>> recipe, g = lowland.read_recipe("moons", {"generation.steps": 5}).plain(), torch.Generator().manual_seed(0)
-    >>> generate_from_recipe(lowland.MLP(lowland.real(2), confine=1.0), recipe, 3, generator=g).x.shape
+    >>> generate_from_recipe(lowland.nets.MLP(lowland.real(2), confine=1.0), recipe, 3, generator=g).x.shape
     torch.Size([3, 2])
     """
     how, sigmas = recipe["generation"], noise_levels(energy, recipe)

@@ -138,8 +138,8 @@ def generate_by_flow(
     https://arxiv.org/abs/2206.00364
 
     >>> import torch, lowland
-    >>> g, sigmas = torch.Generator().manual_seed(0), lowland.karras_sigmas(5.0, 0.05, 6)
-    >>> energy = lowland.NoiseMLP(lowland.real(2), hidden=(8,))
+    >>> g, sigmas = torch.Generator().manual_seed(0), lowland.samplers.karras_sigmas(5.0, 0.05, 6)
+    >>> energy = lowland.nets.NoiseMLP(lowland.real(2), hidden=(8,))
     >>> generate_by_flow(energy, sigmas, 3, generator=g, frames=3).trajectory.shape
     torch.Size([3, 3, 2])
     """

@@ -159,7 +159,7 @@ def as_classifier(classifier: Any) -> Callable[[Tensor], Tensor]:
     Raises ValueError for an energy without classes, and for what cannot be called.
 
     >>> import torch, lowland
-    >>> energy = lowland.MLP(lowland.real(2), hidden=(4,), classes=3)
+    >>> energy = lowland.nets.MLP(lowland.real(2), hidden=(4,), classes=3)
     >>> as_classifier(energy)(torch.zeros(5, 2)).shape
     torch.Size([5, 3])
     """

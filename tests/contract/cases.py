@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland import Energy, binary, box, build, real, registered
-from lowland.registry import parameters
+from lowland import Energy, binary, box, real
+from lowland.registry import build, parameters, registered
 from lowland.targets import Gaussian
 from lowland.testing import TARGETS, Target, seeded  # noqa: F401  (test files import these from here)
 

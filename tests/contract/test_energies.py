@@ -10,18 +10,8 @@ import torch
 
 from contract.cases import Case, bound, cases, points, seeded, where
 from contract.checks import Probe, gradient_is_right, no_trace, rows_are_independent, unsettle
-from lowland import (
-    MALA,
-    build,
-    check_energy,
-    energy_values,
-    registered,
-    sample,
-    spec,
-    tune,
-    value_and_score,
-)
-from lowland.registry import parameters
+from lowland import MALA, check_energy, energy_values, sample, tune, value_and_score
+from lowland.registry import build, parameters, registered, spec
 
 CASES = cases("energy")
 every = pytest.mark.parametrize("case", CASES, ids=str)

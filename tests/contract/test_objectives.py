@@ -13,25 +13,10 @@ from torch import Tensor
 
 from contract import checks
 from contract.cases import BAD, Case, cases, seeded
-from lowland import (
-    MLP,
-    RBM,
-    BlockGibbs,
-    ConvNet,
-    Energy,
-    Langevin,
-    Loss,
-    NoiseMLP,
-    PairEnergy,
-    ReplayBuffer,
-    binary,
-    box,
-    build,
-    real,
-    spec,
-)
-from lowland.objectives import Batch, Context, Objective
-from lowland.registry import parameters
+from lowland import BlockGibbs, Energy, Langevin, ReplayBuffer, binary, box, real
+from lowland.nets import MLP, RBM, ConvNet, NoiseMLP, PairEnergy
+from lowland.objectives import Batch, Context, Loss, Objective
+from lowland.registry import build, parameters, spec
 
 CASES = cases("objective")
 every = pytest.mark.parametrize("case", CASES, ids=str)

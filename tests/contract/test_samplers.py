@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from contract.cases import BAD, Case, cases, where
-from lowland import Function, box, build, real, registered, sample, spec
-from lowland.registry import parameters
+from lowland import Function, box, real, sample
+from lowland.registry import build, parameters, registered, spec
 from lowland.samplers import Sampler
 from lowland.testing import (
     LIMIT,

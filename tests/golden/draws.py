@@ -12,29 +12,36 @@ from torch import Tensor
 
 from lowland import (
     DMALA,
-    GHMC,
     HMC,
     MALA,
     NUTS,
-    RBM,
     BlockGibbs,
-    ConditionalEnergy,
-    Draws,
-    Energies,
     Energy,
     Function,
-    GibbsWithGradients,
     Langevin,
-    LeimkuhlerMatthews,
-    Moments,
     ParallelTempering,
     ShortRun,
     Underdamped,
-    ais,
-    anneal,
     binary,
     box,
     categorical,
+    real,
+    sample,
+    tune,
+)
+from lowland.nets import RBM
+from lowland.samplers import (
+    GHMC,
+    ConditionalEnergy,
+    Draws,
+    Energies,
+    GibbsWithGradients,
+    LeimkuhlerMatthews,
+    Moments,
+    Sampler,
+    Trace,
+    ais,
+    anneal,
     diffusion_recovery_sample,
     geometric_path,
     geometric_schedule,
@@ -42,14 +49,10 @@ from lowland import (
     multiscale_sample,
     predictor_corrector,
     probability_flow,
-    real,
-    sample,
     scale_step_sizes,
     simulated_annealing,
-    tune,
     vp_to_ve,
 )
-from lowland.samplers import Sampler, Trace
 from lowland.targets import Gaussian, GaussianMixture, Ising, Potts
 
 from .registry import Numbers, Tolerance, add, case, normal, seeded, summarise, uniform

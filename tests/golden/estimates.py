@@ -8,9 +8,7 @@ from torch import Tensor
 from lowland import (
     HMC,
     MALA,
-    RBM,
     Function,
-    LogZ,
     binary,
     ess,
     log_likelihood,
@@ -20,7 +18,8 @@ from lowland import (
     rhat,
     sample,
 )
-from lowland.metrics import auroc, frechet_distance, ksd, mmd, precision_recall, psnr, ssim
+from lowland.metrics import LogZ, auroc, frechet_distance, ksd, mmd, precision_recall, psnr, ssim
+from lowland.nets import RBM
 from lowland.targets import Gaussian, GaussianMixture, Ising, fit_base
 
 from .registry import Numbers, Tolerance, case, normal, seeded, uniform

@@ -16,29 +16,29 @@ from lowland import (
     Detector,
     Energy,
     Function,
-    LabelGuidance,
     Langevin,
-    Mask,
-    PurifiedClassifier,
     box,
     commands,
     compose,
     conditional_sample,
     edit,
     interpolate,
-    karras_sigmas,
     mixture,
     purify,
     restore,
-    sample_composed,
-    soft_not,
 )
 from lowland.robustness import PGD, Square, robust_accuracy
+from lowland.samplers import karras_sigmas
 from lowland.tasks import (
     BlockAverage,
+    LabelGuidance,
+    Mask,
+    PurifiedClassifier,
     anneal_composed,
     as_classifier,
     map_estimate,
+    sample_composed,
+    soft_not,
     split_gibbs_sample,
 )
 

@@ -34,7 +34,7 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
     about fresh rows.
 
     energy, objective, sampler, training: sections of a lowland recipe as plain values, with the
-    names of `lowland.registered`; energy and objective default to a small perceptron and denoising
+    names of `lowland.registry.registered`; energy and objective default to a small perceptron and denoising
     score matching at noise 0.4, and the sampler is looked at by objectives that draw. learning_rate
     (of Adam), batch_size, n_iter (passes over the data), verbose (1 prints a line for each pass),
     random_state.

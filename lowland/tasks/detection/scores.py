@@ -187,7 +187,7 @@ class Multiscale(OutlierScore):
     themselves, and other densities of them)
 
     >>> import lowland
-    >>> energy, x = lowland.DenoiserMLP(lowland.real(2), hidden=(8,)), torch.randn(50, 2)
+    >>> energy, x = lowland.nets.DenoiserMLP(lowland.real(2), hidden=(8,)), torch.randn(50, 2)
     >>> statistics = Multiscale((0.1, 1.0)).fit(energy, x, None)
     >>> Multiscale((0.1, 1.0)).compute(energy, torch.full((3, 2), 9.0), statistics).shape
     torch.Size([3])
