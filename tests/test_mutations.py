@@ -256,9 +256,9 @@ def moments(_: Any = None) -> None:
     torch.testing.assert_close(variance, trace.draws.flatten(0, 1).var(0))
 
 
-def moments_without_between(self: Any, step: int, state: State, info: Info) -> None:
+def moments_without_between(self: Any, x: Tensor) -> None:
     """The pooled variance without the spread between batches."""
-    x = state.x.double()
+    x = x.double()
     n, delta = len(x), x.mean(0) - self.mean
     self.squares += (x - x.mean(0)).square().sum(0)
     self.count += n
@@ -311,24 +311,26 @@ PATCHES: dict[str, Patch] = {
     "sample forgets mixed modes": Patch(sampled, "lowland.samplers.loop.frozen", LeftInEval),
     "sample thaws frozen weights": Patch(sampled, "lowland.samplers.loop.frozen", AllThawed),
     "buffer writes to wrong slots": Patch(
-        slots, "lowland.replay.ReplayBuffer.put", update_first_slots
+        slots, "lowland.replay.ReplayBuffer.update", update_first_slots
     ),
     "buffer writes in wrong order": Patch(
-        slots, "lowland.replay.ReplayBuffer.put", update_in_wrong_order
+        slots, "lowland.replay.ReplayBuffer.update", update_in_wrong_order
     ),
     "buffer draws a slot twice": Patch(
-        slots, "lowland.replay.ReplayBuffer.take", sample_with_replacement
+        slots, "lowland.replay.ReplayBuffer.sample", sample_with_replacement
     ),
-    "buffer mixes up labels": Patch(slots, "lowland.replay.ReplayBuffer.take", labels_left_behind),
+    "buffer mixes up labels": Patch(
+        slots, "lowland.replay.ReplayBuffer.sample", labels_left_behind
+    ),
     "PCD: buffer writes to wrong slots": Patch(
-        pcd, "lowland.replay.ReplayBuffer.put", update_first_slots
+        pcd, "lowland.replay.ReplayBuffer.update", update_first_slots
     ),
     "PCD: buffer writes in wrong order": Patch(
-        pcd, "lowland.replay.ReplayBuffer.put", update_in_wrong_order
+        pcd, "lowland.replay.ReplayBuffer.update", update_in_wrong_order
     ),
-    "PCD: chains not written back": Patch(pcd, "lowland.replay.ReplayBuffer.put", lambda *_: 0),
+    "PCD: chains not written back": Patch(pcd, "lowland.replay.ReplayBuffer.update", lambda *_: 0),
     "moments without the spread between steps": Patch(
-        moments, "lowland.samplers.recorders._Moments.add", moments_without_between
+        moments, "lowland.samplers.adaptation.RunningMoments.add", moments_without_between
     ),
     "ShortRun: noise tied to the step": Patch(
         short_run, "lowland.samplers.langevin.ShortRun.step", tied_noise
