@@ -18,6 +18,7 @@ from lowland.energy import Energy
 from lowland.objectives import Batch, Context, Loss, Objective
 from lowland.run import Run
 from lowland.training import Training
+from lowland.training.build import build_partner
 from lowland.training.session import Session
 from lowland.training.step import diversity
 from lowland.training.tensorboard import Board
@@ -116,7 +117,8 @@ def partnered(**training: Any) -> Session:
     one = session(**training)
     one.objective = one.module.objective = WithPartner()
     one.buffer = None
-    one.partner = one.module.partner = one._partner(seed=0)
+    one.partner = build_partner(one.objective, one.energy, one.data, one.settings, one.device, 1)
+    one.module.partner = one.partner
     from lowland.training.optimisation import optimizer_of
 
     one.optimizer = optimizer_of(one.energy, one.partner, one.objective.partner_rate, one.settings)

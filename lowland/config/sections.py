@@ -91,7 +91,7 @@ class Drawing(BaseModel):
         20.0, gt=0, description="the first of them, far above the size of the data"
     )
     sigma_min: float = Field(0.01, gt=0, description="the last")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
         default_factory=default_of(SPLIT_GIBBS, "precision"),
         description="of the matrix products on the way down",
     )
@@ -107,8 +107,8 @@ class Drawing(BaseModel):
             )
         if self.method in ("chains", "recovery") and self.precision != "float32":
             raise ValueError(
-                "precision is 'bfloat16' for chains; only a way down the levels is drawn in "
-                "bfloat16; omit it"
+                f"precision is {self.precision!r} for chains; only a way down the levels takes one; "
+                "omit it"
             )
         if self.sigma_max <= self.sigma_min:
             raise ValueError(

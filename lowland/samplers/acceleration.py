@@ -7,7 +7,8 @@ chunk       gradients are taken of so many chains at a time, so that activations
 precision   "bfloat16": gradients come from a network run in bfloat16 (autocast), points and noise
             stay float32. A sampler with an accept step still gets float32 energies, so it stays
             exact: its gradient only proposes, and any fixed function of the point may do that.
-            Other samplers get a slightly different drift, and say so here
+            Other samplers get a slightly different drift, and say so here. "auto": whichever of
+            the two is faster on the device (`samplers.precision`)
 compile     gradients by torch.compile, which takes seconds to a minute the first time; if that
             fails, a warning says why and sampling goes on without
 """
@@ -21,8 +22,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, Given, differentiate, score_alone
-
-PRECISIONS = ("float32", "bfloat16")
+from lowland.samplers.precision import resolve_precision
 
 
 def accelerate(
@@ -38,10 +38,8 @@ def accelerate(
     exact: energies are wanted in the precision of the points, for an accept step.
     Raises ValueError for a precision that is not known or a chunk below 1.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"precision is {precision!r}; allowed are {', '.join(PRECISIONS)}; choose one of them"
-        )
+    device = next((p.device for p in energy.parameters()), torch.device("cpu"))
+    precision = resolve_precision(precision, device)
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(
             f"chunk is {chunk!r}; it is a number of chains, at least 1; leave it out for all at "

@@ -43,6 +43,7 @@ from lowland.energy import (
 from lowland.samplers.anneal import divide_steps, one_each
 from lowland.samplers.kernel import CONTINUOUS, Sampler, normal_like, per_row
 from lowland.samplers.loop import check_arguments, run_chains
+from lowland.samplers.precision import autocast
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,7 +158,7 @@ def sde_dpm_solver(
 
 def denoise_in_domain(energy: Energy, x: Tensor, sigma: float, precision: str) -> Tensor:
     """Compute expected clean points at a level of E(x, σ), projected onto the energy's domain."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(precision, x.device):
         return energy.domain.project(denoise(energy.given(sigma), x, sigma))
 
 

@@ -92,7 +92,7 @@ def sample(
     Same generator, same bits; five steps and five more (pass `state=trace.state`) equal ten. The
     module is run in eval mode with frozen weights and is afterwards as it was. thin: record the
     points of every thin-th step in `trace.draws`; recorders: what else to record. progress: called
-    with 1 after every step. precision ("float32" or "bfloat16"), compile, chunk (chains per
+    with 1 after every step. precision ("float32", "bfloat16", "auto"), compile, chunk (chains per
     gradient): cheaper gradients, see `lowland.samplers.acceleration`.
 
     Raises ValueError if x does not fit the energy's domain or the sampler does not run there, if

@@ -11,6 +11,7 @@ from torch import Tensor
 from lowland.energy import Energy
 from lowland.registry import build
 from lowland.samplers import denoise, diffusion_recovery_sample, karras_sigmas
+from lowland.samplers.precision import autocast
 from lowland.tasks.generate import Samples, balanced_labels, generate, generate_by_flow
 
 Progress = Callable[[int], object] | None
@@ -65,9 +66,7 @@ def generate_from_recipe(
             "flow and recovery go down an energy E(x, σ); use 'chains'"
         )
     if method == "flow":
-        with torch.autocast(
-            generator.device.type, torch.bfloat16, enabled=how.get("precision") == "bfloat16"
-        ):
+        with autocast(how.get("precision", "float32"), generator.device):
             cold = how["temperatures"][-1]
             return generate_by_flow(
                 energy,

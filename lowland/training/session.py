@@ -20,6 +20,7 @@ from lowland.objectives.loss import Batch, Loss
 from lowland.registry import build
 from lowland.run import Checkpoint
 from lowland.samplers.kernel import HasStepSize, Sampler
+from lowland.samplers.precision import autocast, resolve_precision
 from lowland.training.averages import TermAverages
 from lowland.training.build import (
     build_buffer,
@@ -72,6 +73,7 @@ class Session:
         self.recipe, self.data, self.team = recipe, data, team or Team()
         self.settings = settings = Training.from_plain(recipe["training"])
         self.device = device = pick_device(settings.device)
+        self.precision = self.team.broadcast(resolve_precision(settings.precision, device))
         seed = int(recipe["seed"])
         self.objective = build_objective(recipe["objective"], settings, self.team)
         self.terms = [build("term", values) for values in recipe.get("terms", ())]
@@ -159,9 +161,8 @@ class Session:
 
     def _backward(self, batch: Batch, parts: int) -> None:
         """Add the gradient of one part of a batch, and its terms to the log."""
-        half = self.settings.precision == "bfloat16"
         progress = self.step / self.settings.steps
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with autocast(self.precision, self.device):
             loss: Loss = self._evaluate(
                 batch.x, batch.labels, self.buffer, self.generators["chains"], progress
             )
@@ -249,6 +250,7 @@ class Session:
             "rate_factor": self.rate_factor,
             "step_factor": self.step_factor,
             "best": self.best,
+            "precision": self.precision,
             "rollbacks": self.rollbacks,
             "health": self.health,
             "log_size": log_size,
@@ -271,7 +273,7 @@ class Session:
             )
         self.batches.load_state_dict(state["batches"])
         self.rate_factor, self.rollbacks = state["rate_factor"], state["rollbacks"]
-        self.best = state.get("best", {})
+        self.best, self.precision = state.get("best", {}), state.get("precision", self.precision)
         self.step_factor = 1.0
         self.shorten_step(state.get("step_factor", 1.0))
         self.health, self.step = state["health"], checkpoint.step

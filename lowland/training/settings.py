@@ -19,7 +19,7 @@ class Training:
     grad_clip_norm: bound on the gradient norm, 0 for none; ema_decay: decay of the averaged
     weights; tail_average_fraction: above 0, the weights used later are the plain mean of those of
     this last share of the updates, and ema_decay is not used; precision: "bfloat16" rounds the
-    factors of matrix products.
+    factors of matrix products; "auto" takes it only where the device runs it faster than float32.
 
     *Data.* data_noise_std: standard deviation of Gaussian noise added; box_margin: how far the
     energy's box reaches beyond the data's, to hold that noise; dequantise: spread each grey level
@@ -61,7 +61,7 @@ class Training:
     grad_clip_norm: float = 1.0
     ema_decay: float = 0.999
     tail_average_fraction: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     data_noise_std: float = 0.0
     box_margin: float = 0.0
     dequantise: bool = False
@@ -93,7 +93,7 @@ class Training:
                 "learning_rate": self.learning_rate > 0,
                 "betas": all(0 <= beta < 1 for beta in self.betas),
                 "optimizer": self.optimizer in ("adam", "sgd"),
-                "precision": self.precision in ("float32", "bfloat16"),
+                "precision": self.precision in ("float32", "bfloat16", "auto"),
                 "momentum": 0 <= self.momentum < 1,
                 "weight_decay": self.weight_decay >= 0,
                 "tail_average_fraction": 0 <= self.tail_average_fraction <= 1,

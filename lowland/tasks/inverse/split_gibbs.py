@@ -37,6 +37,7 @@ from lowland.samplers import Sampler, karras_sigmas, run_chains
 from lowland.samplers.diffusion import Scaled, denoise_in_domain, sde_dpm_solver
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
+from lowland.samplers.precision import check_precision
 from lowland.tasks.generate import check_whole
 from lowland.tasks.inverse.operators import (
     Mask,
@@ -96,7 +97,7 @@ def split_gibbs_sample(
     given.
 
     Chains move in parts of `batch`; progress hears 1 after each pass of each part; precision
-    ("float32" or "bfloat16"): of the network's matrix products on the way down. Noise knows no
+    ("float32", "bfloat16" or "auto"): of the network's matrix products on the way down. Noise knows no
     walls, so draws may lie a little outside a box; expected clean points are taken to its walls.
     Cost: num_levels · denoise_steps gradients per draw.
 
@@ -324,8 +325,7 @@ def _check(
 
 
 def _check_way(sampler: Sampler | None, steps: int, sigma: float, precision: str) -> None:
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is {precision!r}; it is 'float32' or 'bfloat16'; choose one")
+    check_precision(precision)
     if steps < 0 or bool(steps) != (sampler is not None) or (steps and not sigma):
         raise ValueError(
             f"{steps} steps came with {'no' if sampler is None else 'a'} sampler and sigma "
