@@ -163,7 +163,7 @@ def test_grey_values_are_probabilities_drawn_anew() -> None:
 
 def test_every_batch_of_grey_values_is_drawn_anew() -> None:
     grey = np.random.RandomState(0).rand(400, 6)
-    session = quick().partial_fit(grey)._going[0]
+    session = quick().partial_fit(grey)._sessions[0]
     first, second = (session.batch()[0].numpy() for _ in range(2))
     order = session.batches.order(
         session.batches.epoch - 1
@@ -418,7 +418,7 @@ def test_the_threshold_is_that_of_conformal_p_values() -> None:
     fresh[:1000] *= 3
     assert ((model.p_values(fresh) <= 0.05) == (model.predict(fresh) == -1)).all()
     assert (
-        model.detector_.predict(model.columns_.inward(fresh)).numpy()
+        model.detector_.predict(model.columns_.to_tensor(fresh)).numpy()
         == (model.predict(fresh) == -1)
     ).all()
     assert np.allclose(model.decision_function(fresh), model.score_samples(fresh) - model.offset_)

@@ -1,6 +1,4 @@
-"""Thin adapters to other libraries, one file each. The library itself is imported when an adapter
-is called.
-"""
+"""Adapters to other libraries, one file each; a library is imported when its adapter is called."""
 
 from lowland.interop.arviz import to_arviz
 from lowland.interop.autoattack import AutoAttack

@@ -2,33 +2,32 @@
 
 from typing import Any
 
+from lowland.interop.adapters import import_library
 from lowland.samplers import Trace
 
 
 def to_arviz(trace: Trace, name: str = "x") -> Any:
-    """A DataTree as ArviZ wants it: posterior with dimensions (chain, draw, *event), and
-    sample_stats where they exist.
+    """Convert a trace to the DataTree of ArviZ: posterior with dimensions (chain, draw, *event),
+    and sample_stats where they exist.
 
     sample_stats: acceptance_rate (chain) and diverged (chain), which a trace counts per chain; lp
-    (chain, draw), log p up to a constant, if `Energies` was kept along with every draw.
+    (chain, draw), log p up to a constant, if `Energies` was recorded along with every draw.
 
     Raises ImportError without arviz-base (the extra `arviz`), ValueError if the trace kept no
     draws.
 
     >>> import torch, lowland
     >>> g, start = torch.Generator().manual_seed(0), torch.zeros(4, 2)
-    >>> trace = lowland.sample(lambda x: 0.5 * x.square().sum(1), lowland.MALA(0.5), start, 20, generator=g, thin=1)
+    >>> gaussian = lambda x: 0.5 * x.square().sum(1)
+    >>> trace = lowland.sample(gaussian, lowland.MALA(0.5), start, 20, generator=g, thin=1)
     >>> dict(to_arviz(trace).posterior.sizes)
     {'chain': 4, 'draw': 20, 'x_dim_0': 2}
     """
-    try:
-        import arviz_base
-        import xarray
-    except ImportError as error:
-        raise ImportError(
-            "arviz-base is not installed; to_arviz hands traces to ArviZ; run pip install "
-            "'lowland[arviz]'"
-        ) from error
+    arviz_base = import_library(
+        "arviz_base", "arviz-base", "to_arviz hands traces to ArviZ", "'lowland[arviz]'"
+    )
+    import xarray
+
     origin = {"inference_library": "lowland"}
     draws = trace.draws.detach().transpose(0, 1).cpu().numpy()
     posterior = arviz_base.dict_to_dataset({name: draws}, attrs=origin)

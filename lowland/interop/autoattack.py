@@ -16,8 +16,8 @@ from lowland.robustness.threat_model import Model, Norm, check_attack, eval_froz
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """An attack for `robustness`: pyautoattack's, one after the other, each on the images that the
-    others left standing.
+    """An attack for `robustness`: those of pyautoattack one after the other, each on the images
+    that the others did not change the class of.
 
     attacks: of apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square; steps: of all but square, which
     takes `queries`; norm: "inf" or "2". For images in [0, 1], four classes or more, and a model
@@ -36,19 +36,14 @@ class AutoAttack:
 
         others = check_attack(model, x, labels, epsilon) - 1
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
-        wanted: Any = {
-            "norm": f"L{self.norm}",
-            "attacks": list(self.attacks),
-            "version": "custom",
-            "seed": seed,
-        }
+        chosen: Any = {"attacks": list(self.attacks), "version": "custom", "seed": seed}
         with eval_frozen(model), torch.random.fork_rng(devices=[]):
-            reference = Reference(model, eps=epsilon, device=x.device, **wanted)
-            reference.apgd.n_iter = reference.apgd_targeted.n_iter = reference.fab.n_iter = (
-                self.steps
+            reference = Reference(
+                model, norm=f"L{self.norm}", eps=epsilon, device=x.device, **chosen
             )
             reference.apgd.n_restarts, reference.square.n_queries = 1, self.queries
-            reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = min(
-                9, others
-            )
+            for attack in (reference.apgd, reference.apgd_targeted, reference.fab):
+                attack.n_iter = self.steps
+            for attack in (reference.apgd_targeted, reference.fab):
+                attack.n_target_classes = min(9, others)
             return reference.run_standard_evaluation(x, labels, batch_size=len(x))[0].detach()

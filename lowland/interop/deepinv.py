@@ -1,6 +1,4 @@
-"""deepinv: its physics as our operators, our energies as its priors. deepinv is imported when an
-adapter is called.
-"""
+"""Adapters to deepinv: its physics as our operators, our energies as its priors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from lowland.energy import Energy, energy_values, lift, value_and_score
+from lowland.interop.adapters import import_library
 from lowland.tasks.inverse.operators import Operator
 
 
 @dataclass(frozen=True)
 class DeepinvOperator(Operator):
-    """A linear physics of deepinv as an operator: A and A_adjoint, without its noise, which `sigma`
-    says at the door.
+    """A linear physics of deepinv as an operator: A and A_adjoint, without its noise; the noise
+    level is an argument of the tasks.
 
     Raises ValueError for a physics without an adjoint. Source: deepinv (2025),
     https://github.com/deepinv/deepinv
@@ -37,18 +36,14 @@ class DeepinvOperator(Operator):
 
 
 def to_deepinv(energy: Energy) -> Any:
-    """An energy of x as an explicit `deepinv.optim.Prior`: E as its value, −score as its gradient;
-    the noise level is ignored.
+    """Return an energy of x as an explicit `deepinv.optim.Prior`: E as its value, −score as its
+    gradient; the noise level is ignored.
 
     Raises ImportError without deepinv (the extra `inverse`), ValueError for an energy of noise
     whose level is not bound.
     """
-    try:
-        from deepinv.optim import Prior
-    except ImportError as error:
-        raise ImportError(
-            "deepinv is not installed; to_deepinv makes one of its priors; run pip install deepinv"
-        ) from error
+    use = "to_deepinv makes one of its priors"
+    optim = import_library("deepinv.optim", "deepinv", use, "deepinv")
     energy = lift(energy)
     if getattr(energy, "noise", False):
         raise ValueError(
@@ -56,15 +51,15 @@ def to_deepinv(energy: Energy) -> Any:
             "energy.given(0.1)"
         )
 
-    class EnergyPrior(Prior):
+    class EnergyPrior(optim.Prior):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.explicit_prior, self.energy = True, energy
 
-        def fn(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        def fn(self, x: Tensor, *_: object, **__: object) -> Tensor:
             return self.energy(x) if x.requires_grad else energy_values(self.energy, x)
 
-        def grad(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        def grad(self, x: Tensor, *_: object, **__: object) -> Tensor:
             return -value_and_score(self.energy, x)[1]
 
     return EnergyPrior()

@@ -1,40 +1,37 @@
 """A detector as one of pytorch-ood."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lowland.interop.adapters import import_library
 from lowland.tasks.detection.detector import Detector
 
 
 def to_pytorch_ood(detector: Detector) -> Any:
-    """A `pytorch_ood.api.Detector`: `predict` gives our outlier scores, `fit` calibrates on what a
-    loader of (x, y) yields.
+    """Return a `pytorch_ood.api.Detector`: `predict` gives our outlier scores, `fit` calibrates on
+    what a loader of (x, y) yields.
 
     Rows with a label below 0, pytorch-ood's mark of outliers, are left out of the fit. p-values and
     verdicts are those of its attribute `detector`. Raises ImportError without pytorch-ood. Source:
     Kirchheim, Filax & Ortmeier (2022), https://github.com/kkirchheim/pytorch-ood
 
-    >>> to_pytorch_ood(Detector(lambda x: x.square().sum(1)))(torch.ones(2, 3)).tolist()  # doctest: +SKIP
+    >>> adapted = to_pytorch_ood(Detector(lambda x: x.square().sum(1)))  # doctest: +SKIP
+    >>> adapted(torch.ones(2, 3)).tolist()  # doctest: +SKIP
     [3.0, 3.0]
     """
-    try:
-        from pytorch_ood.api import Detector as Theirs
-        from pytorch_ood.api import RequiresFittingException
-    except ImportError as error:
-        raise ImportError(
-            "pytorch-ood is not installed; to_pytorch_ood makes one of its detectors; run pip "
-            "install 'lowland[pytorch-ood]'"
-        ) from error
+    use = "to_pytorch_ood makes one of its detectors"
+    api = import_library("pytorch_ood.api", "pytorch-ood", use, "'lowland[pytorch-ood]'")
 
-    class Adapted(Theirs):
+    class Adapted(api.Detector):  # type: ignore[name-defined]
         requires_fit = detector.outlier_score.needs_reference
 
         def __init__(self, detector: Detector) -> None:
             self.detector = detector
 
-        def fit(self, data_loader: Any) -> Any:
+        def fit(self, data_loader: Iterable[tuple[Tensor, Any]]) -> "Adapted":
             batches = [(x, torch.as_tensor(y)) for x, y in data_loader]
             x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
             self.detector = self.detector.fit(x[y >= 0], labels=y[y >= 0])
@@ -42,7 +39,7 @@ def to_pytorch_ood(detector: Detector) -> Any:
 
         def predict(self, x: Tensor) -> Tensor:
             if self.requires_fit and not self.detector.statistics:
-                raise RequiresFittingException()
+                raise api.RequiresFittingException()
             return self.detector.outlier_scores(x)
 
     return Adapted(detector)

@@ -1,6 +1,4 @@
-"""Normalizing flows of zuko as base measures: exact draws, exact log Z = 0, and close to the
-data.
-"""
+"""Normalizing flows of zuko as base measures with exact draws and exact log Z = 0."""
 
 from typing import Any
 
@@ -8,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import real
+from lowland.interop.adapters import import_library
 from lowland.nets.noise_models import FlowNoise
 
 
@@ -19,7 +18,7 @@ def fit_flow(
     batch: int = 256,
     generator: torch.Generator,
 ) -> FlowNoise:
-    """A flow fitted to vectors (N, d) by maximum likelihood (Adam, rate 1e-3): zuko's MAF of three
+    """Fit a flow to vectors (N, d) by maximum likelihood (Adam, rate 1e-3): zuko's MAF of three
     transforms unless given.
 
     Pass it to `log_z(energy, base=...)`; fit it to other points than the draws from which the
@@ -31,33 +30,22 @@ def fit_flow(
     >>> base.draw(5, g).shape, base.log_z
     (torch.Size([5, 2]), 0.0)
     """
-    try:
-        import zuko
-    except ImportError as error:
-        raise ImportError(
-            "zuko is not installed; fit_flow trains one of its flows; run pip install "
-            "'lowland[zuko]'"
-        ) from error
+    zuko = import_library("zuko", "zuko", "fit_flow trains one of its flows", "'lowland[zuko]'")
     if data.dim() != 2 or len(data) < 2 or not data.is_floating_point():
         raise ValueError(
             f"data of shape {tuple(data.shape)} came; a flow takes vectors (N, d) with N ≥ 2; "
             "flatten them"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        )
-        flow = (
-            zuko.flows.MAF(data.shape[1], transforms=3, hidden_features=(64, 64))
-            if flow is None
-            else flow
-        )
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    if flow is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            flow = zuko.flows.MAF(data.shape[1], transforms=3, hidden_features=(64, 64))
     base = FlowNoise(real(data.shape[1]), data, flow=flow)
     optimizer = torch.optim.Adam(base.parameters(), lr=1e-3)
+    size = (min(batch, len(data)),)
     for _ in range(steps):
-        chosen = torch.randint(
-            len(data), (min(batch, len(data)),), generator=generator, device=data.device
-        )
+        chosen = torch.randint(len(data), size, generator=generator, device=data.device)
         loss = base(data[chosen]).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,4 +1,6 @@
-"""Between arrays and tensors: what columns are, how they are scaled, and training in memory."""
+"""Tables as tensors: kind and scaling of their columns, checks of parameters, and training in
+memory.
+"""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -22,7 +25,7 @@ VISIBLE = ("auto", "binary", "gaussian")
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a table are, learned from its training part.
+    """Kind and scaling of the columns of a table, learned from its training rows.
 
     kind: "binary", for values in [0, 1] that are taken as they are, or "gaussian", for columns that
     are standardized on the way in and restored on the way out; mean, scale: (D,) in float64; a
@@ -35,7 +38,7 @@ class Columns:
 
     @classmethod
     def learn(cls, x: Array, visible: str = "gaussian") -> "Columns":
-        """The columns of x (N, D). Raises ValueError for binary ones with values outside [0, 1]."""
+        """Learn from x (N, D). Raises ValueError for binary columns with values outside [0, 1]."""
         inside = bool(((x >= 0) & (x <= 1)).all())
         if visible not in VISIBLE:
             raise ValueError(
@@ -47,7 +50,7 @@ class Columns:
             flat = scale <= 1e-12 * np.abs(x).max(0).clip(1e-300)
             return cls("gaussian", x.mean(0, dtype=np.float64), np.where(flat, 1.0, scale))
         found = cls("binary", np.zeros(x.shape[1]), np.ones(x.shape[1]))
-        found.inward(x)
+        found.to_tensor(x)
         return found
 
     @property
@@ -56,12 +59,12 @@ class Columns:
 
     @property
     def log_volume(self) -> float:
-        """Σ log scale: what standardizing adds to a log-density."""
+        """Σ log scale, which standardizing adds to a log-density."""
         return float(np.log(self.scale).sum())
 
-    def inward(self, x: Array) -> Tensor:
-        """x (N, D) as the energy sees it, in its own dtype. Raises ValueError for binary columns
-        with values outside [0, 1].
+    def to_tensor(self, x: Array) -> Tensor:
+        """Convert x (N, D) to what the energy is trained on, in its own dtype. Raises ValueError
+        for binary columns with values outside [0, 1].
         """
         if self.kind == "gaussian":
             return torch.from_numpy(((x - self.mean) / self.scale).astype(x.dtype, copy=False))
@@ -73,19 +76,17 @@ class Columns:
             )
         return torch.from_numpy(np.ascontiguousarray(x))
 
-    def outward(self, x: Tensor) -> Array:
-        """The inverse of `inward`."""
-        return (
-            x.numpy()
-            if self.kind == "binary"
-            else (x.numpy() * self.scale + self.mean).astype(x.numpy().dtype)
-        )
+    def to_array(self, x: Tensor) -> Array:
+        """Convert back: the inverse of `to_tensor`."""
+        if self.kind == "binary":
+            return x.numpy()
+        return (x.numpy() * self.scale + self.mean).astype(x.numpy().dtype)
 
     def dataset(self, x: Array, y: Array | None = None, classes: int = 0) -> Dataset:
-        """Training points, and no others. Grey values become probabilities of a one, drawn anew for
-        every batch.
+        """Return a data set of training points, and no others. Grey values become probabilities of
+        a one, drawn anew for every batch.
         """
-        points = self.inward(x).float()
+        points = self.to_tensor(x).float()
         grey = self.kind == "binary" and not bool(((points == 0) | (points == 1)).all())
         train = Split(points, None if y is None else torch.from_numpy(y).long())
         none = train.take(slice(0))
@@ -107,27 +108,25 @@ def refuse(problems: Iterable[str]) -> None:
         raise ValueError(f"{'; '.join(found)}; correct them with set_params")
 
 
-def at_least(estimator: Any, least: Mapping[str, float]) -> list[str]:
-    """Which parameters of an estimator are below their bounds, in words."""
-    pairs = ((name, getattr(estimator, name), bound) for name, bound in least.items())
+def below_bounds(estimator: BaseEstimator, least: Mapping[str, float]) -> list[str]:
+    """Return a sentence for each parameter of an estimator that is below its bound."""
+    values = estimator.get_params(deep=False)
     return [
-        f"{name} is {value}; at least {bound} is needed"
-        for name, value, bound in pairs
-        if not value >= bound
+        f"{name} is {values[name]}; at least {bound} is needed"
+        for name, bound in least.items()
+        if not values[name] >= bound
     ]
 
 
-def updates(count: int, batch: int, iterations: int) -> dict[str, int]:
-    """Settings for so many passes over so many points."""
-    return {
-        "batch": max(min(batch, count), 2),
-        "steps": iterations * -(-count // max(min(batch, count), 2)),
-    }
+def count_updates(count: int, batch_size: int, iterations: int) -> dict[str, int]:
+    """Return batch size and number of updates of so many passes over `count` points."""
+    batch = max(min(batch_size, count), 2)
+    return {"batch": batch, "steps": iterations * -(-count // batch)}
 
 
 def train(session: Session, iterations: int, name: str, verbose: int = 0) -> list[dict[str, Any]]:
-    """Make all updates of a session; returns one row of its log per iteration. Warns of what the
-    health report calls bad.
+    """Make all updates of a session and return one row of its log per iteration. Warns of findings
+    that the health report calls bad.
 
     verbose: 1 prints a line for each iteration.
     """
@@ -137,12 +136,9 @@ def train(session: Session, iterations: int, name: str, verbose: int = 0) -> lis
             session.advance()
         rows.append(session.row())
         if verbose:
-            told = {key: rows[-1][key] for key in ("loss", "gap", "movement") if key in rows[-1]}
-            print(
-                f"[{name}] iteration {i + 1}",
-                *(f"{key} {value:+.3g}" for key, value in told.items()),
-                sep=", ",
-            )
+            shown = [key for key in ("loss", "gap", "movement") if key in rows[-1]]
+            figures = (f"{key} {rows[-1][key]:+.3g}" for key in shown)
+            print(f"[{name}] iteration {i + 1}", *figures, sep=", ")
     for finding in diagnose(rows):
         if finding.level == "bad":
             warnings.warn(f"{finding.sentence} {finding.remedy}", ConvergenceWarning, stacklevel=3)

@@ -1,13 +1,14 @@
 """The deep belief net as a transformer."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from lowland import nets
-from lowland.interop.sklearn.stack import Stack
+from lowland.interop.sklearn.stack import RBMStack
 
 
-class DBN(Stack):
+@dataclass(eq=False, repr=False)
+class DBN(RBMStack):
     """Deep belief net: restricted Boltzmann machines on top of each other, trained one after
     another.
 
@@ -33,38 +34,7 @@ class DBN(Stack):
     ((300, 3), (2, 6))
     """
 
-    def __init__(
-        self,
-        n_components: Sequence[int] = (256, 256),
-        *,
-        visible: str = "auto",
-        objective: str = "pcd",
-        gibbs_steps: int = 1,
-        n_chains: int = 100,
-        learning_rate: float | str = "auto",
-        batch_size: int = 50,
-        n_iter: int = 30,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        precision: str = "float32",
-        likelihood: bool = True,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.n_components = n_components
-        self.visible = visible
-        self.objective = objective
-        self.gibbs_steps = gibbs_steps
-        self.n_chains = n_chains
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.n_iter = n_iter
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.precision = precision
-        self.likelihood = likelihood
-        self.verbose = verbose
-        self.random_state = random_state
+    n_components: Sequence[int] = (256, 256)
 
     @property
     def energy_(self) -> nets.DBN:

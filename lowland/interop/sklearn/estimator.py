@@ -1,83 +1,105 @@
-"""What Boltzmann machines share as estimators: arrays in and out, and the settings of their
-sessions.
-"""
+"""The common base of Boltzmann machines as estimators."""
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
+from torch import Tensor, nn
 
-from lowland.interop.sklearn.arrays import Columns, at_least, refuse, updates
+from lowland.interop.sklearn.arrays import Array, Columns, below_bounds, count_updates, refuse
+
+RandomState = int | np.random.RandomState | None
+Machine = TypeVar("Machine", bound=nn.Module)
 
 
-class Machine(BaseEstimator):
-    """An estimator that is fitted by sessions of a Boltzmann machine. Subclasses have the
-    parameters named in `_recipe`.
+@dataclass(eq=False, repr=False)
+class BoltzmannEstimator(BaseEstimator):
+    """An estimator that is fitted by sessions of a Boltzmann machine, with the parameters that all
+    of them have.
     """
 
-    columns_: Columns
-    random_state_: np.random.RandomState
+    _: KW_ONLY
+    visible: str = "auto"
+    gibbs_steps: int = 1
+    n_chains: int = 100
+    learning_rate: float | str = "auto"
+    batch_size: int = 50
+    n_iter: int = 30
+    weight_decay: float = 0.0
+    precision: str = "float32"
+    verbose: int = 0
+    random_state: RandomState = None
+    columns_: Columns = field(init=False)
+    random_state_: np.random.RandomState = field(init=False)
 
-    def _arrived(self, X: Any, reset: bool = False, **y: Any) -> Any:
-        """X, and y if there is one, checked; X as a dense array of float32 or float64."""
-        found = validate_data(
-            self,
-            X,
-            **y,
-            reset=reset,
-            accept_sparse="csr",
-            dtype=(np.float64, np.float32),
-            ensure_min_samples=2 if reset else 1,
-        )
-        x, *labels = found if y else (found,)
-        x = x.toarray() if hasattr(x, "toarray") else x
-        return (x, *labels) if labels else x
+    def _check_rows(self, X: ArrayLike, reset: bool = False) -> Array:
+        """Return X, checked, as a dense array of float32 or float64."""
+        return _to_dense(validate_data(self, X, **_checks(reset)))
 
-    def _points(self, X: Any) -> Tensor:
-        """X as the energy of a fitted machine sees it."""
+    def _check_labelled(self, X: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+        """Return X and y of a fit, checked, X dense."""
+        x, labels = validate_data(self, X, y, **_checks(True))
+        return _to_dense(x), labels
+
+    def _points(self, X: ArrayLike) -> Tensor:
+        """Return X as the energy of a fitted machine sees it."""
         check_is_fitted(self)
-        return self.columns_.inward(self._arrived(X))
+        return self.columns_.to_tensor(self._check_rows(X))
 
-    def _begin(self) -> int:
-        """Check what all machines have in common and start their stream of random numbers; returns
-        a seed.
-        """
-        refuse(at_least(self, {"batch_size": 2, "n_iter": 1, "gibbs_steps": 1, "n_chains": 1}))
-        self.random_state_ = np.random.RandomState(
-            check_random_state(self.random_state).randint(2**31 - 1)
-        )
+    def _start(self) -> int:
+        """Check the common parameters and start the stream of random numbers; returns a seed."""
+        refuse(below_bounds(self, {"batch_size": 2, "n_iter": 1, "gibbs_steps": 1, "n_chains": 1}))
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        self.random_state_ = np.random.RandomState(seed)
         return int(self.random_state_.randint(2**31 - 1))
 
     def _recipe(
-        self, seed: int, count: int, energy: Mapping[str, Any], objective: Mapping[str, Any]
+        self,
+        seed: int,
+        count: int,
+        energy: Mapping[str, Any],
+        objective: Mapping[str, Any],
+        optimizer: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """The recipe of a session on so many points, its learning rate and optimiser still to be
-        said.
-        """
-        p: Any = self
-        training = {"precision": p.precision, "weight_decay": p.weight_decay, "device": "cpu"}
-        training |= {
+        """Return the recipe of a session on `count` points."""
+        training = {
+            "precision": self.precision,
+            "weight_decay": self.weight_decay,
+            "device": "cpu",
             "warmup": 0,
             "decay_fraction": 1.0,
             "grad_clip_norm": 0.0,
             "tail_average_fraction": 0.2,
         }
+        updates = count_updates(count, self.batch_size, self.n_iter)
         return {
             "seed": seed,
             "energy": {"name": "RBM", **energy},
-            "objective": {"steps": p.gibbs_steps, **objective},
+            "objective": {"steps": self.gibbs_steps, **objective},
             "sampler": {"name": "BlockGibbs"},
-            "training": {**training, **updates(count, p.batch_size, p.n_iter)},
+            "training": {**training, **updates, **optimizer},
         }
 
-    def _generator(self, random_state: Any = None) -> torch.Generator:
-        own = self.random_state_ if random_state is None else check_random_state(random_state)
+    def _chain_settings(self) -> dict[str, Any]:
+        """Return the settings of PCD with all chains in the buffer."""
+        return {
+            "name": "PCD",
+            "buffer_size": self.n_chains,
+            "num_chains": self.n_chains,
+            "reinit_prob": 0.0,
+        }
+
+    def _generator(self, random_state: RandomState = None) -> torch.Generator:
+        own = self.random_state_
+        if random_state is not None:
+            own = check_random_state(random_state)
         return torch.Generator().manual_seed(int(own.randint(2**31 - 1)))
 
     def __sklearn_tags__(self) -> Any:
@@ -86,7 +108,22 @@ class Machine(BaseEstimator):
         return tags
 
 
-def precise(energy: Any, dtype: torch.dtype) -> Any:
-    """The energy with weights of that precision: itself, or a copy."""
+def _checks(reset: bool) -> dict[str, Any]:
+    """Return the settings of `validate_data`, for a fit where reset."""
+    dtypes = (np.float64, np.float32)
+    return {
+        "reset": reset,
+        "accept_sparse": "csr",
+        "dtype": dtypes,
+        "ensure_min_samples": 1 + reset,
+    }
+
+
+def _to_dense(x: Any) -> Array:
+    return x if isinstance(x, np.ndarray) else x.toarray()
+
+
+def to_dtype(energy: Machine, dtype: torch.dtype) -> Machine:
+    """Return the energy with weights of that dtype: itself, or a copy."""
     same = next(energy.parameters()).dtype == dtype
     return energy if same else copy.deepcopy(energy).to(dtype)

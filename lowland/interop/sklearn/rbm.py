@@ -1,15 +1,18 @@
 """The restricted Boltzmann machine as a transformer."""
 
-from typing import Any
+from dataclasses import dataclass
+
+from numpy.typing import ArrayLike
 
 from lowland import nets
 from lowland.interop.sklearn.arrays import Array
-from lowland.interop.sklearn.estimator import precise
-from lowland.interop.sklearn.stack import Stack
+from lowland.interop.sklearn.estimator import RandomState, to_dtype
+from lowland.interop.sklearn.stack import RBMStack
 from lowland.samplers import BlockGibbs, sample
 
 
-class RBM(Stack):
+@dataclass(eq=False, repr=False)
+class RBM(RBMStack):
     """Restricted Boltzmann machine: features P(h = 1 | x), log-likelihoods, and samples of a table.
 
         p(x) = Σ_h exp(aᵀx + cᵀh + xᵀW h) / Z            (binary columns)
@@ -42,53 +45,22 @@ class RBM(Stack):
     ('enumeration', True)
     """
 
-    def __init__(
-        self,
-        n_components: int = 256,
-        *,
-        visible: str = "auto",
-        objective: str = "pcd",
-        gibbs_steps: int = 1,
-        n_chains: int = 100,
-        learning_rate: float | str = "auto",
-        batch_size: int = 50,
-        n_iter: int = 30,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        precision: str = "float32",
-        likelihood: bool = True,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.n_components = n_components
-        self.visible = visible
-        self.objective = objective
-        self.gibbs_steps = gibbs_steps
-        self.n_chains = n_chains
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.n_iter = n_iter
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.precision = precision
-        self.likelihood = likelihood
-        self.verbose = verbose
-        self.random_state = random_state
+    n_components: int = 256
 
-    def gibbs(self, X: Any, *, steps: int = 1, random_state: Any = None) -> Array:
+    def gibbs(self, X: ArrayLike, *, steps: int = 1, random_state: RandomState = None) -> Array:
         """X (N, D) after so many Gibbs sweeps, each h ~ p(h | x), x ~ p(x | h).
 
         Without random_state successive calls draw anew from the machine's own stream.
         """
         x = self._points(X)
         found = sample(
-            precise(self.energy_, x.dtype),
+            to_dtype(self.energy_, x.dtype),
             BlockGibbs(),
             x,
             steps,
             generator=self._generator(random_state),
         )
-        return self.columns_.outward(found.x)
+        return self.columns_.to_array(found.x)
 
     @property
     def energy_(self) -> nets.RBM:

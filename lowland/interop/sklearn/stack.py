@@ -13,11 +13,12 @@ side, log p_k(h^{k−1} | h^k) − log q_k(h^k | h^{k−1}) is F̂_k(h^k) − F_
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -26,88 +27,89 @@ from lowland import nets
 from lowland.data import Batches, Dataset, bernoulli_sample
 from lowland.energy import energy_values
 from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
-from lowland.interop.sklearn.estimator import Machine, precise
+from lowland.interop.sklearn.estimator import BoltzmannEstimator, RandomState, to_dtype
 from lowland.metrics import log_z
 from lowland.samplers import BlockGibbs, sample
 from lowland.targets import Normal
 from lowland.training.layerwise import hidden_data
 from lowland.training.session import Session
 
-ENUMERATED = 2**28  # numbers that an exact log Z may cost: a few seconds
-DRAWS = 10  # of hidden units, for the bound
+MAX_ENUMERATION = 2**28  # numbers that an exact log Z may cost: a few seconds
+NUM_BOUND_DRAWS = 10  # of hidden units
 
 
-class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
-    """What RBM and DBN do alike. Attributes after fitting: `machines_`, from the data up."""
+@dataclass(eq=False, repr=False)
+class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstimator):
+    """The common base of RBM and DBN. Attributes after fitting: `machines_`, from the data up."""
 
-    machines_: list[nets.RBM]
+    n_components: int | Sequence[int] = 256
+    _: KW_ONLY
+    objective: str = "pcd"
+    momentum: float = 0.0
+    likelihood: bool = True
+    machines_: list[nets.RBM] = field(init=False)
 
     def _sizes(self) -> Sequence[int]:
-        """Hidden units of each machine."""
-        sizes = (
-            (self.n_components,) if np.ndim(self.n_components) == 0 else tuple(self.n_components)
-        )
-        wrong = not sizes or min(sizes) < 1
-        refuse(
-            [f"n_components is {self.n_components}; at least 1 unit in each layer is needed"]
-            if wrong
-            else []
-        )
+        """Return the hidden units of each machine."""
+        sizes: list[int] = np.atleast_1d(self.n_components).tolist()
+        if not sizes or min(sizes) < 1:
+            refuse(
+                [f"n_components is {self.n_components}; at least 1 unit in each layer is needed"]
+            )
         return sizes
 
     # ---- fitting ---------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any = None) -> Any:
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Train on X (N, D), from scratch, one machine after another. Returns the estimator."""
-        sizes, data = self._sizes(), self._first(self._arrived(X, reset=True))
+        sizes, data = self._sizes(), self._learn_columns(self._check_rows(X, reset=True))
         sessions: list[Session] = []
         self.history_: list[dict[str, Any]] = []
         for layer, hidden in enumerate(sizes):
             data = hidden_data(sessions[-1].ema.module, data, self._seed) if sessions else data
-            sessions.append(Session(self._plan(data, hidden), data))
-            rows = train(
-                sessions[-1], self.n_iter, f"{type(self).__name__} layer {layer + 1}", self.verbose
-            )
+            sessions.append(Session(self._layer_recipe(data, hidden), data))
+            name = f"{type(self).__name__} layer {layer + 1}"
+            rows = train(sessions[-1], self.n_iter, name, self.verbose)
             self.history_ += [{"layer": layer, **row} for row in rows]
-        self._keep(sessions)
-        self.__dict__.pop("_going", None)
+        self._take_results(sessions)
+        self.__dict__.pop("_sessions", None)
         return self.measure(X) if self.likelihood else self
 
-    def partial_fit(self, X: Any, y: Any = None) -> Any:
-        """One update of each machine on X (N, D), at the constant learning rate, weights averaged
+    def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Update each machine once on X (N, D), at the constant learning rate, weights averaged
         over some hundred updates.
 
         The first call decides what the columns are. Goes on from what `fit` learned. log_z_ is no
         longer that of the machine and is dropped: call `measure` before `score_samples`. Returns
         the estimator.
         """
-        first = not hasattr(self, "machines_")
-        x, sizes = self._arrived(X, reset=first), self._sizes()
-        data = self._first(x) if first else self.columns_.dataset(x)
-        going: list[Session] = self.__dict__.setdefault("_going", [])
+        first = "machines_" not in vars(self)
+        x, sizes = self._check_rows(X, reset=first), self._sizes()
+        data = self._learn_columns(x) if first else self.columns_.dataset(x)
+        sessions: list[Session] = self.__dict__.setdefault("_sessions", [])
         for layer, hidden in enumerate(sizes):
-            if layer == len(going):
-                going.append(self._going_on(None if first else layer, data, hidden))
-            session = going[layer]
+            if layer == len(sessions):
+                sessions.append(self._open_session(None if first else layer, data, hidden))
+            session = sessions[layer]
             session.data, session.batches = data, Batches(data.train, seed=session.step)
             session.settings = replace(session.settings, batch=max(len(x), 2))
             session.advance()
             data = hidden_data(session.ema.module, data, self._seed)
-        self._keep(going)
+        self._take_results(sessions)
         self.__dict__.pop("log_z_", None)
         return self
 
-    def _first(self, x: Array) -> Dataset:
-        """Columns that are seen for the first time."""
-        self._seed = self._begin()
+    def _learn_columns(self, x: Array) -> Dataset:
+        """Learn the columns of a first table; returns its data set."""
+        self._seed = self._start()
         self.columns_ = Columns.learn(x, self.visible)
         return self.columns_.dataset(x)
 
-    def _going_on(self, layer: int | None, data: Dataset, hidden: int) -> Session:
-        """A session without an end: from the weights of a fitted layer, and on top from its chains;
-        from scratch for None.
+    def _open_session(self, layer: int | None, data: Dataset, hidden: int) -> Session:
+        """Return a session without an end: from the weights of a fitted layer, and on top from its
+        chains; from scratch for None.
         """
-        recipe = self._plan(data, hidden)
+        recipe = self._layer_recipe(data, hidden)
         recipe["training"] |= {
             "decay_fraction": 0.0,
             "tail_average_fraction": 0.0,
@@ -121,34 +123,25 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
             session.buffer.x = torch.from_numpy(self.chains_.copy())
         return session
 
-    def _plan(self, data: Dataset, hidden: int) -> dict[str, Any]:
-        chains = {"buffer_size": self.n_chains, "num_chains": self.n_chains, "reinit_prob": 0.0}
-        known: dict[str, dict[str, Any]] = {"pcd": {"name": "PCD", **chains}, "cd": {"name": "CD"}}
-        refuse(
-            [f"objective is {self.objective!r}; it is 'pcd' or 'cd'"]
-            if self.objective not in known
-            else []
-        )
-        rate = (
-            self.learning_rate
-            if self.learning_rate != "auto"
-            else 0.3
-            if data.domain.kind == "binary"
-            else 0.1
-        )
-        recipe = self._recipe(
-            self._seed, len(data.train), {"hidden": hidden}, known[self.objective]
-        )
-        recipe["training"] |= {"optimizer": "sgd", "learning_rate": rate, "momentum": self.momentum}
-        return recipe
+    def _layer_recipe(self, data: Dataset, hidden: int) -> dict[str, Any]:
+        objectives = {"pcd": self._chain_settings(), "cd": {"name": "CD"}}
+        if self.objective not in objectives:
+            refuse([f"objective is {self.objective!r}; it is 'pcd' or 'cd'"])
+        rate = self.learning_rate
+        if rate == "auto":
+            rate = 0.3 if data.domain.kind == "binary" else 0.1
+        optimizer = {"optimizer": "sgd", "learning_rate": rate, "momentum": self.momentum}
+        objective = objectives[self.objective]
+        return self._recipe(self._seed, len(data.train), {"hidden": hidden}, objective, optimizer)
 
-    def _keep(self, sessions: Sequence[Session]) -> None:
+    def _take_results(self, sessions: Sequence[Session]) -> None:
+        """Keep the machines of the sessions, and the chains of the one on top."""
         self.machines_ = [cast(nets.RBM, session.ema.module) for session in sessions]
         top, buffer = self.machines_[-1], sessions[-1].buffer
         points = top.domain.draw(self.n_chains, self._generator()) if buffer is None else buffer.x
         self.chains_, self._n_features_out = points.numpy().copy(), top.hidden
 
-    def measure(self, X: Any, *, chains: int = 100, rungs: int = 300) -> Any:
+    def measure(self, X: ArrayLike, *, chains: int = 100, rungs: int = 300) -> Self:
         """Estimate log Z (`log_z_`): exact where that takes seconds, else annealed importance
         sampling, forward and reverse.
 
@@ -161,7 +154,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
             for machine in self.machines_[:-1]:
                 x = machine.draw_hidden(x, generator)
         units = min(top.hidden, x.shape[1]) if top.domain.kind == "binary" else top.hidden
-        exact = None if 2.0**units * max(top.hidden, x.shape[1]) <= ENUMERATED else False
+        exact = None if 2.0**units * max(top.hidden, x.shape[1]) <= MAX_ENUMERATION else False
         base = (
             Normal(x.mean(0), x.std(0).clamp_min(1e-3)) if top.domain.kind == "real" else None
         )  # whose rungs have block Gibbs
@@ -172,29 +165,29 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
 
     # ---- using -----------------------------------------------------------------------------------
 
-    def transform(self, X: Any) -> Array:
-        """The means E[h | x] of the last hidden layer (N, n_components), layer by layer, in the
-        dtype of X.
+    def transform(self, X: ArrayLike) -> Array:
+        """Return the means E[h | x] of the last hidden layer (N, n_components), layer by layer, in
+        the dtype of X.
         """
         x = self._points(X)
         with torch.no_grad():
             for machine in self.machines_:
-                x = precise(machine, x.dtype).hidden_mean(x)
+                x = to_dtype(machine, x.dtype).hidden_mean(x)
         return x.numpy()
 
-    def inverse_transform(self, X: Any) -> Array:
-        """The means of x (N, D) given hidden units X (N, n_components), layer by layer, in the
-        units of the data.
+    def inverse_transform(self, X: ArrayLike) -> Array:
+        """Return the means of x (N, D) given hidden units X (N, n_components), layer by layer, in
+        the units of the data.
         """
         check_is_fitted(self)
         h = torch.from_numpy(np.array(X, dtype=np.float64))
         with torch.no_grad():
             for machine in reversed(self.machines_):
-                h = precise(machine, h.dtype).visible_mean(h)
-        return self.columns_.outward(h)
+                h = to_dtype(machine, h.dtype).visible_mean(h)
+        return self.columns_.to_array(h)
 
-    def score_samples(self, X: Any) -> Array:
-        """log p(x) (N,) in nats with the point estimate of log Z in `log_z_`; with
+    def score_samples(self, X: ArrayLike) -> Array:
+        """Return log p(x) (N,) in nats with the point estimate of log Z in `log_z_`; with
         likelihood=False, without log Z.
 
         Of several layers this is the lower bound, its expectation a mean over 10 draws with a seed
@@ -206,7 +199,7 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         Raises ValueError after `partial_fit` with likelihood=True, until `measure` has been called.
         """
         x = self._points(X)
-        if self.likelihood and not hasattr(self, "log_z_"):
+        if self.likelihood and "log_z_" not in vars(self):
             raise ValueError(
                 "the machine has changed since its log Z was estimated; log-likelihoods need that "
                 "of the present one; call measure(X), or set likelihood=False to go without"
@@ -215,12 +208,12 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
         return found - self.log_z_.value if self.likelihood else found
 
     def _bound(self, x: Tensor) -> Tensor:
-        """log p(x) + log Z (N,), or a lower bound of it."""
-        *lower, top = (precise(machine, x.dtype) for machine in self.machines_)
+        """Return log p(x) + log Z (N,), or a lower bound of it."""
+        *lower, top = (to_dtype(machine, x.dtype) for machine in self.machines_)
         generator = torch.Generator().manual_seed(self._seed)
         found = []
         with torch.no_grad():
-            for _ in range(DRAWS if lower else 1):
+            for _ in range(NUM_BOUND_DRAWS if lower else 1):
                 v, value = x, torch.zeros(len(x), dtype=x.dtype)
                 for machine in lower:
                     h = machine.draw_hidden(v, generator)
@@ -229,35 +222,31 @@ class Stack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Machine):
                 found.append(value - energy_values(top, v))
         return torch.stack(found).mean(0)
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """The mean of `score_samples`."""
+    def score(self, X: ArrayLike, y: Any = None) -> float:
+        """Return the mean of `score_samples`."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, *, steps: int = 1000, random_state: Any = None) -> Array:
-        """Points (n_samples, D) after so many Gibbs sweeps of the machine on top from the chains of
+    def sample(
+        self, n_samples: int = 1, *, steps: int = 1000, random_state: RandomState = None
+    ) -> Array:
+        """Draw points (n_samples, D): `steps` Gibbs sweeps of the machine on top from the chains of
         training, and a pass down.
 
         Chains are picked at random, each at most once if there are enough. Without random_state
         every call draws anew from the machine's own stream.
         """
         check_is_fitted(self)
-        refuse(
-            [f"n_samples is {n_samples} and steps {steps}; at least 1 is needed"]
-            if min(n_samples, steps) < 1
-            else []
-        )
+        if min(n_samples, steps) < 1:
+            refuse([f"n_samples is {n_samples} and steps {steps}; at least 1 is needed"])
         g, count = self._generator(random_state), len(self.chains_)
-        picked = torch.cat(
-            [torch.randperm(count, generator=g) for _ in range(-(-n_samples // count))]
-        )[:n_samples]
+        orders = [torch.randperm(count, generator=g) for _ in range(-(-n_samples // count))]
+        start = torch.from_numpy(self.chains_)[torch.cat(orders)[:n_samples]]
         *lower, top = self.machines_
         with torch.no_grad():
-            x = sample(
-                top, BlockGibbs(), torch.from_numpy(self.chains_)[picked], steps, generator=g
-            ).x
+            x = sample(top, BlockGibbs(), start, steps, generator=g).x
             for machine in reversed(lower):
                 x = machine.draw_visible(x, g)
-        return self.columns_.outward(x)
+        return self.columns_.to_array(x)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
