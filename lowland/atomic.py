@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 @contextmanager
-def write_aside(target: Path) -> Iterator[Path]:
+def write_aside(target: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield a path beside `target` at which to write a file or a folder; bring it to the disk and
     rename it to `target` at the end.
 
-    After an error what was written aside is removed, and the old target still stands. Raises
+    shared: other processes may write the same target at the same time. After an error what was written aside is removed, and the old target still stands. Raises
     OSError when the disk refuses.
 
     >>> import tempfile
@@ -22,13 +22,14 @@ def write_aside(target: Path) -> Iterator[Path]:
     >>> target.read_text()
     '1 2 3'
     """
-    aside = target.with_name(f".{target.name}.tmp")
+    mark = f"{os.getpid()}." if shared else ""
+    aside = target.with_name(f".{target.name}.{mark}tmp")
     _remove(aside)
     try:
         yield aside
         for path in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
             sync(path)
-        if target.is_dir():
+        if aside.is_dir() and target.is_dir():
             shutil.rmtree(target)
         aside.replace(target)
         sync(target.parent)
@@ -36,9 +37,9 @@ def write_aside(target: Path) -> Iterator[Path]:
         _remove(aside)
 
 
-def write_bytes(target: Path, data: bytes) -> None:
+def write_bytes(target: Path, data: bytes, *, shared: bool = False) -> None:
     """Write a file whole or not at all. Raises OSError when the disk refuses."""
-    with write_aside(target) as aside:
+    with write_aside(target, shared=shared) as aside:
         aside.write_bytes(data)
 
 

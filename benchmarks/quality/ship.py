@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lowland.pretrained import shipped_folder
-from lowland.run import Run, RunError, write_whole
+from lowland.run import Checkpoint, Run, RunError, write_checkpoint
 
 
 def ship(run: Run, name: str) -> Path:
@@ -38,7 +38,9 @@ def ship(run: Run, name: str) -> Path:
         if (run.path / file).exists():
             shutil.copy(run.path / file, target / file)
     kept = {key: checkpoint.state[key] for key in ("domain",)}
-    write_whole(target / f"step-{checkpoint.step:08d}", checkpoint.step, {"ema": half}, kept)
+    write_checkpoint(
+        target / f"step-{checkpoint.step:08d}", Checkpoint(checkpoint.step, {"ema": half}, kept)
+    )
     return target
 
 

@@ -13,12 +13,12 @@ import gzip
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowland.atomic import write_bytes
 from lowland.data.dataset import DataError
 
 TIMEOUT_SECONDS = 30.0  # without a byte from the server before a download is given up
@@ -126,17 +126,7 @@ def _check(remote: RemoteFile, content: bytes) -> None:
 
 def _write(target: Path, content: bytes) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".part")
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.chmod(0o644)  # mkstemp makes files that only their owner can read
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_bytes(target, content, shared=True)
     return target
 
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowland.atomic import write_aside, write_bytes
 from lowland.data.images import IMAGE_SUFFIXES, find_images, load_batch, load_image
-from lowland.run import Run
 from lowland.training.distributed import Team
 
 PATIENCE = timedelta(days=7)  # of one process for another: pieces take what they take
@@ -55,14 +55,14 @@ class Job:
         if not plan.exists() or plan.read_text() != digest:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            Run(self.folder).write("plan", digest.encode())
+            write_bytes(self.folder / "plan", digest.encode())
         return [
             number for number in range(self.count) if not (self.folder / f"{number:08d}").exists()
         ]
 
     def keep(self, number: int, data: bytes) -> None:
         """Write a piece whole or not at all."""
-        Run(self.folder).write(f"{number:08d}", data)
+        write_bytes(self.folder / f"{number:08d}", data)
 
     def __iter__(self) -> Iterator[bytes]:
         for number in range(self.count):
@@ -77,9 +77,8 @@ class Job:
         return self.out
 
     def _finish(self, write: Callable[[Path], object]) -> None:
-        aside = self.out.with_name(f".{self.out.name}.tmp")
-        write(aside)
-        aside.replace(self.out)
+        with write_aside(self.out) as aside:
+            write(aside)
         shutil.rmtree(self.folder)
 
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from lowland.atomic import write_bytes
 from lowland.energy import Energy, check_finite, check_points, lift
 from lowland.energy.checks import describe, explain_dtype_errors
 from lowland.energy.gradient import frozen
@@ -244,12 +245,9 @@ class Detector:
         }
         data = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         target = Path(path)
-        aside = target.with_name(f".{target.name}.tmp")
         try:
-            aside.write_bytes(dump_tensors(data, {"detector": json.dumps(about)}))
-            aside.replace(target)
+            write_bytes(target, dump_tensors(data, {"detector": json.dumps(about)}))
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise ValueError(
                 f"{target} could not be written ({error.strerror}); a path in a folder that exists "
                 "is needed, and room on the disk; choose another"

@@ -1,24 +1,6 @@
-"""The run directory: where everything is written and from where everything is read.
-
-    RUN/recipe.json         the complete recipe, format number, versions
-    RUN/data.json           name, classes, sizes and scale of the data, for verbs that run without
-                            them
-    RUN/log.jsonl           one row per logged step; no clock in it, so equal runs have equal logs
-    RUN/time.jsonl          wall-clock seconds per logged step
-    RUN/step-00000500/      a checkpoint: *.safetensors, state.json, manifest.json (SHA-256 of each
-                            file)
-    RUN/evaluation.json     figures; RUN/evaluation.safetensors: the arrays behind the pictures
-    RUN/calibration.safetensors, RUN/prior_samples.safetensors: energies that set thresholds, draws of the
-    prior for restoration
-    RUN/report.html         one self-contained page
-
-A checkpoint is whole or absent: written aside, synced, renamed. Reading verifies it against its
-manifest; a damaged one is named and passed over for the newest whole one. Safetensors and JSON
-only: nothing is ever unpickled.
-"""
+"""The directory of a run: its recipe, files, log, checkpoints and lock."""
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -28,30 +10,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from lowland.atomic import sync, write_bytes
 from lowland.pretrained import shipped, shipped_folder
-
-FORMAT = 1
-
-
-class RunError(ValueError):
-    """A run directory that cannot be used as asked: damaged, of another format, in use, out of
-    disk.
-    """
-
-
-class Checkpoint(NamedTuple):
-    """tensors: {file stem: {name: tensor}}; state: plain values; step."""
-
-    step: int
-    tensors: dict[str, dict[str, Tensor]]
-    state: dict[str, Any]
+from lowland.run.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    RunError,
+    disk_error,
+    read_checkpoint,
+    tensors_to_bytes,
+    write_checkpoint,
+)
 
 
 def versions() -> dict[str, str]:
@@ -85,7 +60,7 @@ class Run:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _refused(run.path, error) from error
+            raise disk_error(run.path, error) from error
         run.write_json(
             "recipe.json", {"format": FORMAT, "versions": versions(), "recipe": dict(recipe)}
         )
@@ -151,16 +126,10 @@ class Run:
         """
         self._check_own()
         target = self.path / name
-        aside = target.with_name(f".{target.name}.tmp")
         try:
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(target)
+            write_bytes(target, data)
         except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise _refused(target, error) from error
+            raise disk_error(target, error) from error
         return target
 
     def write_json(self, name: str, values: Any) -> Path:
@@ -182,7 +151,7 @@ class Run:
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
         """Write named tensors as one safetensors file."""
-        return self.write(name, _dump(tensors))
+        return self.write(name, tensors_to_bytes(tensors))
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file of the run. Raises RunError if it is missing or damaged."""
@@ -208,7 +177,7 @@ class Run:
             with (self.path / file).open("a") as stream:
                 stream.write(line + "\n")
         except OSError as error:
-            raise _refused(self.path / file, error) from error
+            raise disk_error(self.path / file, error) from error
 
     def rows(self, file: str = "log.jsonl") -> list[dict[str, Any]]:
         """All whole rows of a log; a half-written last line, as a kill leaves it, is passed
@@ -250,8 +219,8 @@ class Run:
         """
         target = self._directory(checkpoint.step)
         if (self.path / "log.jsonl").exists():
-            _sync(self.path / "log.jsonl")  # the checkpoint will count on its rows
-        return write_whole(target, checkpoint.step, checkpoint.tensors, checkpoint.state)
+            sync(self.path / "log.jsonl")  # the checkpoint will count on its rows
+        return write_checkpoint(target, checkpoint)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints present, ascending, whole or not."""
@@ -266,7 +235,7 @@ class Run:
         problems = []
         for candidate in reversed(self.steps()) if step is None else [step]:
             try:
-                checkpoint = self._read(candidate)
+                checkpoint = read_checkpoint(self._directory(candidate))
             except RunError as error:
                 problems.append(str(error))
                 continue
@@ -277,33 +246,6 @@ class Run:
         raise RunError(
             f"{self.path} has no whole checkpoint ({detail}); one is needed; train the recipe again"
         )
-
-    def _read(self, step: int) -> Checkpoint:
-        directory = self._directory(step)
-        try:
-            manifest = json.loads((directory / "manifest.json").read_bytes())
-            if manifest["format"] != FORMAT:
-                raise RunError(f"{directory} is of format {manifest['format']}, not {FORMAT}")
-            data = {name: (directory / name).read_bytes() for name in manifest["sha256"]}
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{directory} is incomplete: {Path(error.filename).name} is missing"
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, RunError):
-                raise
-            raise RunError(f"{directory}/manifest.json is damaged") from None
-        for name, digest in manifest["sha256"].items():
-            if hashlib.sha256(data[name]).hexdigest() != digest:
-                raise RunError(
-                    f"{directory / name} is damaged: its checksum differs from the manifest"
-                )
-        state = json.loads(data.pop("state.json"))
-        tensors = {
-            name.removesuffix(".safetensors"): load_tensors(content)
-            for name, content in data.items()
-        }
-        return Checkpoint(state.pop("step"), tensors, state)
 
     def keep_checkpoints(self, steps: set[int]) -> None:
         """Delete all other checkpoints."""
@@ -344,60 +286,9 @@ class Run:
             yield
 
 
-def write_whole(
-    target: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-) -> Path:
-    """Write the files of a checkpoint aside, sync them, rename the folder into place. Raises
-    RunError when the disk refuses.
-    """
-    aside = target.with_name(f".{target.name}.tmp")
-    files = {f"{stem}.safetensors": _dump(content) for stem, content in tensors.items()}
-    files["state.json"] = json.dumps({"step": step, **state}, indent=1).encode()
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    files["manifest.json"] = json.dumps({"format": FORMAT, "sha256": digests}, indent=1).encode()
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        for name, data in files.items():
-            with (aside / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if target.exists():
-            shutil.rmtree(target)
-        aside.replace(target)
-        _sync(target.parent)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise _refused(target, error) from error
-    return target
-
-
-def _dump(tensors: Mapping[str, Tensor]) -> bytes:
-    return dump_tensors(
-        {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    )
-
-
 def _plain_number(value: Any) -> Any:
     if isinstance(value, Tensor):
         value = value.item()
     if isinstance(value, float) and not torch.isfinite(torch.tensor(value)):
         return str(value)
     return value
-
-
-def _refused(target: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{target} could not be written ({error.strerror}); the disk must have room and allow "
-        "writing; free some, then `lowland resume` from the last whole checkpoint"
-    )
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or directory to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
