@@ -368,8 +368,8 @@ def test_a_bug_in_shared_code_reaches_those_that_use_it() -> None:
     wrong = mutated(
         "lowland.samplers.kernel",
         "metropolis",
-        "u < rate",
-        "u < 0 * rate",
+        "u < probability",
+        "u < 0 * probability",
         through="lowland.samplers.hmc",
     )
     x = TARGETS["gaussian"].draw(5, seeded(), DOUBLE)
