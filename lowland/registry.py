@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 KINDS = ("energy", "sampler", "objective", "term")
 PROVIDERS = (
@@ -83,9 +83,16 @@ def build(kind: str, values: Mapping[str, Any]) -> Any:
 def spec(obj: Any) -> dict[str, Any]:
     """The plain values from which `build` makes an equal object."""
     values = {name: getattr(obj, name) for name in parameters(type(obj))}
-    if getattr(obj, "data_domain", None) is not None:
-        values["domain"] = obj.data_domain  # an energy with more units than data have
+    if isinstance(obj, DeepMachine):
+        values["domain"] = obj.data_domain
     return {"name": type(obj).__name__, **{name: _plain(value) for name, value in values.items()}}
+
+
+@runtime_checkable
+class DeepMachine(Protocol):
+    """An object built from the domain of data, whose own domain holds more units."""
+
+    data_domain: Any
 
 
 def _tuples(value: Any) -> Any:

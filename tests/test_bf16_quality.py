@@ -72,7 +72,7 @@ def test_a_wrong_gradient_is_seen_on_the_known_law(monkeypatch: pytest.MonkeyPat
     """2 % off in the gradient alone: Langevin shows it, MALA's accept step puts it right."""
 
     class Off(Convolved):
-        def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_(True)
                 value = self(leaf)

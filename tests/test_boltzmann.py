@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 import lowland
 from lowland import BlockGibbs, binary, categorical, real
 from lowland.domain import Domain
+from lowland.energy import Function
 from lowland.nets import RBM
 from lowland.nets.boltzmann.units import UNITS, coins
 from lowland.nets.boltzmann.visible import Binary
@@ -177,10 +178,10 @@ def test_the_hidden_side_has_the_same_normaliser(
 ) -> None:
     rbm = machine(domain, 4, **options)
     if options["units"] == "relu":
-        assert rbm.hidden_side is None
+        assert rbm.latent.hidden_marginal is None
         return
     own = torch.logsumexp(-rbm(states(values, domain.shape[0])), 0)
-    assert torch.allclose(own, torch.logsumexp(-rbm.hidden_side(states(2, 4)), 0))
+    assert torch.allclose(own, torch.logsumexp(-rbm.hidden_marginal()(states(2, 4)), 0))
 
 
 def test_the_hidden_side_of_gaussian_units_integrates_them_out() -> None:
@@ -188,13 +189,15 @@ def test_the_hidden_side_of_gaussian_units_integrates_them_out() -> None:
     rbm.sigma.fill_(1.7)
     line = torch.linspace(-40.0, 40.0, 80_001, dtype=WIDE).unsqueeze(1)
     integral = torch.trapezoid(torch.exp(-rbm(line)), line.squeeze(1)).log()
-    assert torch.allclose(integral, torch.logsumexp(-rbm.hidden_side(states(2, 3)), 0), atol=1e-8)
+    assert torch.allclose(
+        integral, torch.logsumexp(-rbm.hidden_marginal()(states(2, 3)), 0), atol=1e-8
+    )
 
 
 def test_relaxed_energies_agree_with_one_hot_ones() -> None:
     for options in ({}, {"classes": 3}):
         rbm, x = machine(categorical(3, 4), **options), states(3, 4)
-        assert torch.allclose(rbm.relaxed(one_hot(x.long(), 3).double()), rbm(x))
+        assert torch.allclose(rbm.one_hot_energy(one_hot(x.long(), 3).double()), rbm(x))
 
 
 def test_remembered_fields_never_outlive_points_or_weights() -> None:
@@ -213,7 +216,7 @@ def test_remembered_fields_never_outlive_points_or_weights() -> None:
         assert torch.equal(rbm(x), machine(binary(5), seed=7)(x.clone()))
         gaussian, y = machine(real(3)), torch.randn(8, 3, generator=seeded(), dtype=WIDE)
         before = gaussian(y)
-        gaussian.prepare(4 * y)  # other scales, the same weights
+        gaussian.init_from_data(4 * y)  # other scales, the same weights
         assert torch.equal(gaussian(y), copy.deepcopy(gaussian)(y.clone())) and not torch.equal(
             gaussian(y), before
         )
@@ -295,7 +298,7 @@ def test_block_gibbs_of_gaussian_units_keeps_mean_and_variance() -> None:
     rbm = machine(real(2), 3, 1.0)
     rbm.sigma.copy_(torch.tensor([0.5, 2.0]))
     h = states(2, 3)
-    chosen = drawn(torch.softmax(-rbm.hidden_side(h), 0).detach(), h, 100_000, 0)
+    chosen = drawn(torch.softmax(-rbm.hidden_marginal()(h), 0).detach(), h, 100_000, 0)
     with torch.no_grad():
         x = rbm.draw_visible(chosen, seeded(1))  # exact draws
         y = rbm.sweep(x, 3, seeded(2))
@@ -325,13 +328,13 @@ def test_the_bridge_begins_at_the_base_and_ends_at_the_machine() -> None:
         (machine(real(2)), Gaussian((1.0, -1.0), ((2.0, 0.0), (0.0, 0.5))).double()),
     ):
         x = rbm.domain.draw(50, seeded(), dtype=WIDE)
-        path = rbm.bridge(base, (0.0, 0.4, 1.0))
+        path = rbm.path_from(base, (0.0, 0.4, 1.0))
         assert torch.allclose(path[0](x), base(x), atol=1e-6) and torch.allclose(
             path[-1](x), rbm(x), atol=1e-6
         )
     correlated = Gaussian((0.0, 0.0), ((1.0, 0.5), (0.5, 1.0)))
-    assert machine(real(2)).float().bridge(correlated, (0.0, 1.0)) is None
-    assert rbm.bridge(machine(binary(5)), (0.0, 1.0)) is None
+    assert machine(real(2)).float().path_from(correlated, (0.0, 1.0)) is None
+    assert rbm.path_from(machine(binary(5)), (0.0, 1.0)) is None
 
 
 @pytest.mark.parametrize(("domain", "values", "options"), KINDS)
@@ -342,9 +345,9 @@ def test_every_rung_has_block_gibbs_that_leaves_its_law(
     betas = torch.tensor([1.0, 0.6, 0.0], dtype=WIDE)
     count = 40_000
     with torch.no_grad():
-        laws = [law(rbm.tempered(beta.view(1), len(x)), x) for beta in betas]
+        laws = [law(rbm.at_temperatures(beta.view(1), len(x)), x) for beta in betas]
         start = torch.cat([drawn(p, x, count, seed) for seed, p in enumerate(laws)])
-        ends = rbm.tempered(betas, count).sweep(start, 2, seeded(9)).split(count)
+        ends = rbm.at_temperatures(betas, count).sweep(start, 2, seeded(9)).split(count)
     assert max(misfit(end, p, values) for end, p in zip(ends, laws, strict=True)) < LIMIT
 
 
@@ -355,15 +358,15 @@ def test_parallel_tempering_keeps_the_law_of_every_rung(
     rbm, x = machine(binary(6), 4, 2.0), states(2, 6)
     sampler, count = ParallelTempering(BlockGibbs(), (1.0, 1.6, 3.0, 12.0)), 60_000
     betas = sampler.betas(x)
-    laws = [law(rbm.tempered(beta.view(1), len(x)), x) for beta in betas]
+    laws = [law(rbm.at_temperatures(beta.view(1), len(x)), x) for beta in betas]
     with torch.no_grad():
         state = sampler.from_replicas(
             rbm, torch.cat([drawn(p, x, count, seed) for seed, p in enumerate(laws)])
         )
         if planted:  # swaps judged as if energies were β E
             monkeypatch.setattr(
-                "lowland.samplers.tempering.tempered",
-                lambda energy, betas, size: rbm.tempered(betas.flip(0), size),
+                "lowland.samplers.tempering.at_temperatures",
+                lambda energy, betas, size: rbm.at_temperatures(betas.flip(0), size),
             )
         generator = seeded(5)
         for _ in range(4):
@@ -372,7 +375,7 @@ def test_parallel_tempering_keeps_the_law_of_every_rung(
     wrong = max(misfit(end, p, 2) for end, p in zip(ends, laws, strict=True))
     assert wrong > LIMIT if planted else wrong < LIMIT
     if not planted:
-        again = rbm.tempered(betas, count)(state.replicas.x)
+        again = rbm.at_temperatures(betas, count)(state.replicas.x)
         assert torch.allclose(again, state.replicas.energy) and torch.equal(state.x, ends[0])
         assert bool((state.tempering.swap_rates > 0.05).all())
 
@@ -383,7 +386,7 @@ def test_annealed_importance_sampling_finds_the_normaliser_and_pays_one_product_
     rbm = machine(binary(8), 6, 1.0)
     exact = torch.logsumexp(-rbm(states(2, 8)), 0).item()
     base = Bernoulli((0.5,) * 8).double()
-    path = rbm.bridge(base, torch.linspace(0, 1, 101).tolist())
+    path = rbm.path_from(base, torch.linspace(0, 1, 101).tolist())
     products, times = [], RBM._times
 
     def counted(self: RBM, a: Tensor, transposed: bool) -> Tensor:
@@ -555,7 +558,7 @@ def test_the_centred_gradient_is_that_of_the_centred_machine(options: dict[str, 
         moved = mapped({n: p - 0.1 * s for (n, p), s in zip(leaves.items(), steps, strict=True)})
     for p, g in zip(rbm.parameters(), exact_gradients(rbm, data, x), strict=True):
         p.grad = g
-    rbm.precondition()
+    rbm.center_gradients()
     for name, p in rbm.named_parameters():
         assert p.grad is not None and torch.allclose(
             -0.1 * p.grad, moved[name] - before[name], atol=1e-12
@@ -579,7 +582,8 @@ def test_centring_makes_the_polarity_of_the_data_irrelevant_and_plain_gradients_
         rbm.hidden_offset.copy_(rbm.hidden_mean(data).mean(0).detach())
         for p, g in zip(rbm.parameters(), exact_gradients(rbm, data, x), strict=True):
             p.grad = g
-        rbm.precondition()
+        if centred:
+            rbm.center_gradients()
         with torch.no_grad():
             for p in rbm.parameters():
                 p.sub_(0.5 * p.grad)
@@ -611,7 +615,7 @@ def test_sparsity_pulls_the_mean_activity_to_its_target() -> None:
 def test_contrast_judges_apart_what_it_would_judge_together() -> None:
     rbm, x = machine(binary(6), 5), states(2, 6)
     found = contrast(rbm, x[:20], x[20:50], l2=0.1)
-    together = contrast(Plain(rbm), x[:20], x[20:50], l2=0.1)
+    together = contrast(Function(Plain(rbm)), x[:20], x[20:50], l2=0.1)
     assert torch.allclose(found.value, together.value)
     for a, b in zip(gradients(found.value, rbm), gradients(together.value, rbm), strict=True):
         assert torch.allclose(a, b)
@@ -693,7 +697,7 @@ def test_training_raises_the_exact_likelihood(tmp_path: Any) -> None:
     data = load_recipe_data(values)
     with torch.no_grad():
         exact = -energy(data.test.x).mean() - torch.logsumexp(
-            -energy.hidden_side(states(2, 12).float()), 0
+            -energy.hidden_marginal()(states(2, 12).float()), 0
         )
     share = data.train.x.flatten(1).mean(0).clamp(1e-3, 1 - 1e-3)
     independent = (

@@ -364,9 +364,9 @@ def test_an_expression_bound_to_a_level_takes_its_rows_along() -> None:
     places = torch.arange(1500.0).unsqueeze(1)
     held = prior.given(0.5) + Likelihood(Identity(), places, 1.0)
     picked = torch.tensor([3, 1400])
-    torch.testing.assert_close(held.rows(picked)(places[picked]), held(places)[picked])
+    torch.testing.assert_close(held.index_rows(picked)(places[picked]), held(places)[picked])
     whole = (prior + Likelihood(Identity(), places, 1.0)).given(0.5)
-    torch.testing.assert_close(whole.rows(picked)(places[picked]), whole(places)[picked])
+    torch.testing.assert_close(whole.index_rows(picked)(places[picked]), whole(places)[picked])
     made = predictor_corrector([whole, whole], [0.5, 0.1], places, MALA(0.1), 2, generator=seeded())
     assert made.x.shape == (1500, 1)
 

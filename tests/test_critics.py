@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowland import Function, real
-from lowland.energy import Energy, score_with_graph, value_and_score
+from lowland.energy import Energy, NoiseCondition, noise_of, score_with_graph, value_and_score
 from lowland.nets import MLP, DenoiserMLP
 from lowland.samplers.diffusion import denoise
 from lowland.targets import Gaussian
@@ -19,8 +19,16 @@ from lowland.tasks import (
     Likelihood,
     edit,
 )
-from lowland.tasks.composition.guidance import at_level, of_noise
+from lowland.tasks.composition.guidance import at_level
 from lowland.testing import seeded
+
+
+class Smoothed(Function):
+    condition = NoiseCondition()
+
+
+def takes_noise(energy: Energy) -> bool:
+    return noise_of(energy) is not None
 
 
 def three(x: Tensor) -> Tensor:
@@ -36,7 +44,7 @@ def test_attributes_take_soft_labels_rows_and_noise() -> None:
     )
     assert torch.allclose(hard(x), soft(x)) and torch.equal(hard(x, 0.3), hard(x))
     index = torch.tensor([4, 0])
-    assert torch.equal(hard.rows(index)(x[index]), hard(x)[index])
+    assert torch.equal(hard.index_rows(index)(x[index]), hard(x)[index])
     told = LabelGuidance(lambda x, sigma: x @ weight / sigma.unsqueeze(1), 2, noisy=True)
     assert torch.allclose(told(x, 2.0), LabelGuidance(lambda x: x @ weight / 2, 2)(x))
     for bad in (3, -1, torch.tensor([0, 3])):
@@ -66,14 +74,12 @@ def test_a_critic_of_clean_points_sees_the_one_that_the_energy_expects() -> None
 
 
 def test_a_critic_of_clean_points_works_with_any_energy_of_noise() -> None:
-    normal = Function(lambda x, s: 0.5 * x.square().sum(1) / (1 + s**2), real(1))
+    normal = Smoothed(lambda x, s: 0.5 * x.square().sum(1) / (1 + s**2), real(1))
     for prior in (
         lambda x, s: 0.5 * x.square().sum(1) / (1 + s**2),
         normal,
         0.5 * normal + 0.5 * normal,
     ):
-        if not isinstance(prior, Function) and isinstance(prior, Energy):
-            prior.energies[0].noise = True
         assert torch.allclose(
             DenoisedGuidance(lambda x: x.sum(1), prior)(torch.full((2, 1), 3.0), 1.0),
             torch.tensor([1.5, 1.5]),
@@ -82,7 +88,9 @@ def test_a_critic_of_clean_points_works_with_any_energy_of_noise() -> None:
     held = DenoiserMLP(real(1), hidden=(4,)) + Likelihood(Identity(), places, 1.0)
     x = torch.randn(2, 1, generator=seeded())
     critic = DenoisedGuidance(lambda x: x.sum(1), held)
-    assert torch.allclose(critic.rows(torch.tensor([1]))(x[1:], 0.5), critic(x, 0.5)[1:], atol=1e-6)
+    assert torch.allclose(
+        critic.index_rows(torch.tensor([1]))(x[1:], 0.5), critic(x, 0.5)[1:], atol=1e-6
+    )
     for wrong in (Gaussian(), DenoiserMLP(real(2), hidden=(8,)).given(0.5)):
         with pytest.raises(
             ValueError, match="knows no noise level, or has one bound; DenoisedGuidance needs"
@@ -138,7 +146,7 @@ def test_as_many_labels_as_rows_are_needed() -> None:
     few = LabelGuidance(three, torch.tensor([0, 1]))
     for call in (
         lambda: few(x),
-        lambda: few.rows(torch.tensor([0, 4])),
+        lambda: few.index_rows(torch.tensor([0, 4])),
         lambda: edit(Gaussian(), x, few, generator=seeded()),
     ):
         with pytest.raises(
@@ -148,7 +156,7 @@ def test_as_many_labels_as_rows_are_needed() -> None:
             call()
     for one in (torch.tensor([1]), torch.tensor([[0.2, 0.3, 0.5]])):  # for all, whatever the rows
         attribute = LabelGuidance(three, one)
-        assert torch.equal(attribute.rows(torch.tensor([4, 4, 0]))(x[:3]), attribute(x)[:3])
+        assert torch.equal(attribute.index_rows(torch.tensor([4, 4, 0]))(x[:3]), attribute(x)[:3])
 
 
 def test_the_gradient_of_a_constant_is_zero_with_and_without_a_graph() -> None:
@@ -163,7 +171,9 @@ def test_levels_and_attributes_bind_together() -> None:
     whole, x = prior + 2 * told, torch.randn(4, 2, generator=seeded())
     assert torch.allclose(whole.given(0.5)(x), prior(x, 0.5) + 2 * told(x, 0.5))
     assert (
-        of_noise(whole) and not of_noise(whole.given(0.5)) and not of_noise(prior.given(0.5) + told)
+        takes_noise(whole)
+        and not takes_noise(whole.given(0.5))
+        and not takes_noise(prior.given(0.5) + told)
     )
     plain = Function(lambda x: x.sum(1))
     assert at_level(plain, 0.5) is plain

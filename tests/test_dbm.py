@@ -111,7 +111,7 @@ def test_the_bound_is_the_expectation_under_the_mean_field_law_plus_its_entropy(
 
 def test_the_bound_is_an_energy_of_data() -> None:
     dbm, x = machine(shape=(1, 5)), states(5).view(32, 1, 1, 5)[:, 0]
-    energy = lowland.energy.check_energy(dbm.on_data, x)
+    energy = lowland.energy.check_energy(dbm.marginal(), x)
     assert energy.domain == binary(1, 5) and torch.equal(energy(x), -dbm.variational_bound(x))
     assert (exact_log_p(dbm, x) > -energy(x) - exact_log_z(dbm)).all()
     with pytest.raises(ValueError, match=r";.*;"):
@@ -150,7 +150,7 @@ def test_every_pass_of_mean_field_raises_the_bound() -> None:
 def test_completed_data_keep_their_pixels_and_joined_data_are_draws() -> None:
     dbm = machine(shape=(1, 2, 3))
     v = binary(1, 2, 3).draw(4000, seeded(), dtype=DOUBLE)[:1].repeat(4000, 1, 1, 1)
-    full, drawn = dbm.complete(v, seeded()), dbm.join(v, seeded(1))
+    full, drawn = dbm.impute(v, seeded()), dbm.sample_latents(v, seeded(1))
     assert (
         torch.equal(dbm.visible(full), v)
         and torch.equal(dbm.visible(drawn), v)
@@ -171,7 +171,7 @@ def test_the_contrast_of_completed_data_has_the_gradient_of_the_bound() -> None:
     dbm, v = machine(3, shape=(3,), hidden=(3, 2)), states(3)[[0, 3, 5, 5]]
     x = states(5)
     p = (-dbm(x)).detach().softmax(0)
-    value = dbm(dbm.complete(v)).mean() - (p * dbm(x)).sum()
+    value = dbm(dbm.impute(v)).mean() - (p * dbm(x)).sum()
     gradient = torch.autograd.grad(value, list(dbm.parameters()))
     for parameter, found in zip(dbm.parameters(), gradient, strict=True):
         for i in range(parameter.numel()):
@@ -196,20 +196,20 @@ def test_objectives_complete_the_data(objective: Any) -> None:
     loss = objective.loss(dbm, Batch(v), Context(seeded(2), sampler=BlockGibbs(), buffer=buffer))
     assert loss.negatives is not None and dbm.domain.contains(loss.negatives).all()
     assert len(loss.negatives) == (20 if objective.persistent else 12)
-    torch.testing.assert_close(loss.value, dbm(dbm.complete(v)).mean() - dbm(loss.negatives).mean())
+    torch.testing.assert_close(loss.value, dbm(dbm.impute(v)).mean() - dbm(loss.negatives).mean())
 
 
 def test_the_centred_gradient_is_that_of_the_restricted_machine() -> None:
     dbm, v = machine(), states(5)
-    dbm.observe(dbm.complete(v), rate=1.0)
-    torch.testing.assert_close(dbm.machine.visible_offset, dbm.complete(v).mean(0))
-    dbm(dbm.complete(v)).mean().backward()
+    dbm.machine.update_offsets(dbm.impute(v), rate=1.0)
+    torch.testing.assert_close(dbm.machine.visible_offset, dbm.impute(v).mean(0))
+    dbm(dbm.impute(v)).mean().backward()
     plain = [p.grad.clone() for p in dbm.parameters() if p.grad is not None]
     other = copy.deepcopy(dbm.machine)
     for p, g in zip(other.parameters(), plain, strict=True):
         p.grad = g.clone()
-    other.precondition()
-    dbm.precondition()
+    other.center_gradients()
+    dbm.learner.center_gradients()
     for p, q, g in zip(dbm.parameters(), other.parameters(), plain, strict=True):
         assert p.grad is not None and q.grad is not None
         assert torch.equal(p.grad, q.grad) and not torch.equal(p.grad, g)
@@ -253,10 +253,10 @@ def test_block_gibbs_leaves_the_law_as_it_is(broken: bool) -> None:
 def test_log_z_is_the_sum_over_the_first_layer_and_annealing_brackets_it() -> None:
     dbm = machine(5, scale=1.0)
     truth = exact_log_z(dbm).item()
-    side = dbm.hidden_side
+    side = dbm.latent.hidden_marginal()
     assert abs((-side(states(4))).logsumexp(0).item() - truth) < 1e-10
     assert abs(log_z(dbm, generator=seeded()).value - truth) < 1e-9
-    data = dbm.join(states(5), seeded())
+    data = dbm.sample_latents(states(5), seeded())
     found = log_z(dbm, data=data, chains=200, rungs=100, generator=seeded(), exact=False)
     assert (
         found.sampler == "BlockGibbs"
@@ -268,7 +268,7 @@ def test_log_z_is_the_sum_over_the_first_layer_and_annealing_brackets_it() -> No
 
 def test_tempered_rows_end_at_the_machine() -> None:
     dbm, x = machine(), states(8)[:6]
-    rows = dbm.tempered(torch.tensor([1.0, 0.5], dtype=DOUBLE), 3)
+    rows = dbm.paths.at_temperatures(torch.tensor([1.0, 0.5], dtype=DOUBLE), 3)
     torch.testing.assert_close(rows(x)[:3], dbm(x)[:3])
 
 
@@ -277,7 +277,7 @@ def test_tempered_rows_end_at_the_machine() -> None:
 
 def test_it_starts_at_the_means_of_the_data() -> None:
     dbm, v = DBM(binary(5), hidden=(4, 3)), states(5)[20:].float()
-    dbm.prepare(v)
+    dbm.init_from_data(v)
     share = (v.sum(0) + 1) / (len(v) + 2)
     torch.testing.assert_close(dbm.machine.visible_bias[:5].sigmoid(), share)
     assert torch.equal(dbm.machine.visible_bias[5:], torch.zeros(3))

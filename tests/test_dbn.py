@@ -62,7 +62,7 @@ def test_the_joint_law_has_the_normaliser_of_the_machine_on_top() -> None:
     whole = (-dbn(states(11))).logsumexp(0)
     torch.testing.assert_close(whole, (-dbn.top(states(3))).logsumexp(0), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
-        whole, (-dbn.hidden_side(states(3))).logsumexp(0), rtol=1e-12, atol=1e-12
+        whole, (-dbn.latent.hidden_marginal()(states(3))).logsumexp(0), rtol=1e-12, atol=1e-12
     )
     torch.testing.assert_close(
         exact_log_p(dbn, states(4)).exp().sum(), torch.tensor(1.0, dtype=DOUBLE)
@@ -137,7 +137,7 @@ def test_more_units_of_no_weight_leave_the_law_as_it_is_too() -> None:
     with torch.no_grad():
         wide.weight[:, 4:] = 0
     torch.testing.assert_close(
-        (-wide(v)).softmax(0), (-below.hidden_side(v)).softmax(0), rtol=1e-10, atol=1e-12
+        (-wide(v)).softmax(0), (-below.hidden_marginal()(v)).softmax(0), rtol=1e-10, atol=1e-12
     )
     dbn = DBN(binary(4), hidden=(3, 7, 2)).double()
     start = dbn.successor(1, below, seeded())
@@ -200,7 +200,10 @@ def test_wake_and_sleep_have_the_gradients_of_the_paper(capacity: int) -> None:
     assert objective.persistent == bool(capacity)
     loss = objective.loss(dbn, Batch(v), Context(seeded(2), sampler=BlockGibbs(), buffer=buffer))
     loss.value.backward()
-    awake, dreams = dbn.split(dbn.complete(v, seeded(2))), dbn.split(cast(Tensor, loss.negatives))
+    awake, dreams = (
+        dbn.split(dbn.sample_latents(v, seeded(2))),
+        dbn.split(cast(Tensor, loss.negatives)),
+    )
     for k, layer in enumerate(cast(list[Directed], list(dbn.layers))):
         with torch.no_grad():
             miss = awake[k] - torch.sigmoid(layer.down(awake[k + 1]))
@@ -379,7 +382,7 @@ def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
         DBN, lowland.fit(values, tmp_path / "tuned", data=data, energy=dbn, progress=False)
     )
     again = lowland.load(tmp_path / "tuned").energy
-    x = trained.complete(data.test.x[:10], seeded())
+    x = trained.sample_latents(data.test.x[:10], seeded())
     assert (
         isinstance(again, DBN)
         and again.data_domain == data.domain

@@ -12,6 +12,7 @@ from contract.cases import seeded
 from contract.checks import LIMIT, worst
 
 from lowland import HMC, Function, real, restore
+from lowland.energy import NoiseCondition
 from lowland.interop import DeepinvOperator, to_deepinv
 from lowland.tasks import split_gibbs_sample
 
@@ -108,7 +109,7 @@ def test_its_langevin_algorithm_draws_from_the_posterior_under_our_energy(deepin
 
 def test_what_is_no_prior_or_operator_is_refused(deepinv: Any) -> None:
     class Level(Function):
-        noise = True
+        condition = NoiseCondition()
 
     with pytest.raises(ValueError, match=r"energy of noise;.*;"):
         to_deepinv(Level(lambda x, sigma: x))

@@ -5,7 +5,7 @@ its own; flow arrives.
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lowland import Energy, box, fit, read_recipe, real, value_and_score
 from lowland.commands import sample
+from lowland.energy import NoiseCondition
 from lowland.nets import NoiseMLP, NoiseUNet
 from lowland.nets.denoising import _silu
 from lowland.objectives import Batch, Context, MultilevelDSM
@@ -34,7 +35,7 @@ class Blurred(Energy):
     it. m and ln v learn.
     """
 
-    noise: ClassVar[bool] = True
+    condition = NoiseCondition()
 
     def __init__(self) -> None:
         super().__init__(real(2))
@@ -150,7 +151,7 @@ def test_a_question_is_read_without_noise_and_has_no_slope() -> None:
     for p in energy.parameters():
         nn.init.normal_(p, std=0.2)
     data = torch.rand(50, 3, 8, 8, generator=seeded(1), dtype=DOUBLE)
-    energy.prepare(data)
+    energy.init_from_data(data)
     x = torch.rand(4, 3, 8, 8, generator=seeded(2), dtype=DOUBLE)
     score = value_and_score(energy.given(0.3), x)[1]
     assert not score[:, [0, 2]].any() and bool(score[:, 1].any())
@@ -173,7 +174,7 @@ def loss_of_answers(objective: Any) -> tuple[float, float]:
         torch.rand(6, 3, 8, 8, generator=seeded(1)),
         NoiseUNet(box(0.0, 1.0, 3, 8, 8), (6, 8), (1, 1), question=(0, 1)),
     )
-    energy.prepare(x)
+    energy.init_from_data(x)
     found = value(objective(warmup_fraction=1.0), energy, x, seeded(2), 0.0)
     g = seeded(2)
     sigma = (math.log(0.3) + 1.2 * torch.randn(6, generator=g)).exp()
@@ -231,7 +232,7 @@ def test_its_score_is_that_of_finite_differences_and_weights_see_through_it() ->
 def test_a_new_network_guesses_as_for_a_gaussian_of_the_data() -> None:
     energy = NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(4, 4), blocks=(1, 1))
     x = torch.rand(500, 1, 8, 8, generator=seeded(0)).square()
-    energy.prepare(x)
+    energy.init_from_data(x)
     assert torch.allclose(energy.centre, x.mean(0))
     assert float(energy.spread) == pytest.approx(float((x - x.mean(0)).std()))
     shrunk = energy.centre + energy.spread**2 / (energy.spread**2 + 0.25) * (x - energy.centre)

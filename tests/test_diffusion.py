@@ -14,6 +14,7 @@ from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
 from lowland import DMALA, HMC, MALA, Energy, Function, Langevin, binary, box, real, value_and_score
+from lowland.energy import NoiseCondition
 from lowland.nets import NoiseMLP
 from lowland.samplers import (
     ParallelTempering,
@@ -33,7 +34,7 @@ DOUBLE = torch.float64
 class Noised(Energy):
     """Σ w_k N(m_k, s_k²) on the line, with noise: E(x, σ) = −log Σ w_k N(x; m_k, s_k² + σ²)."""
 
-    noise = True
+    condition = NoiseCondition()
 
     def __init__(
         self, means: tuple[float, ...], scales: tuple[float, ...], shares: tuple[float, ...]

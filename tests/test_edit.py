@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowland import MALA, Function, Langevin, binary, box, real
-from lowland.energy import Energy, energy_values, value_and_score
+from lowland.energy import Energy, NoiseCondition, energy_values, value_and_score
 from lowland.nets import RBM, DenoiserMLP
 from lowland.targets import Gaussian
 from lowland.tasks import LabelGuidance, edit, interpolate
@@ -117,7 +117,7 @@ def test_labels_follow_their_rows_through_levels_of_noise() -> None:
 class Exact(Energy):
     """N(0, I) with noise: an energy of noise whose every level is known."""
 
-    noise = True
+    condition = NoiseCondition()
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return 0.5 * x.square().flatten(1).sum(1) / (1 + torch.as_tensor(c).to(x).square())

@@ -113,17 +113,14 @@ def test_a_label_outside_the_classes_is_refused_by_hand_too() -> None:
 
 
 class Rows(Energy):
-    """E(x) = ½ Σ (x − m_i)², one m_i per chain, which `rows` picks along."""
+    """E(x) = ½ Σ (x − m_i)², one m_i per chain, which `index_rows` picks along."""
 
     def __init__(self, m: torch.Tensor) -> None:
         super().__init__(real(3))
-        self.m = m
+        self.register_rows("m", m)
 
     def forward(self, x: torch.Tensor, c: Any = None) -> torch.Tensor:
         return 0.5 * (x - self.m).square().sum(1)
-
-    def rows(self, index: torch.Tensor) -> "Rows":
-        return Rows(self.m[index])
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10, 23, 64])
@@ -160,7 +157,7 @@ def test_rows_of_an_expression_are_those_of_its_parts() -> None:
         mixture(Rows(m), net.given(torch.tensor([1]))),
         net.given(2),
     ):
-        torch.testing.assert_close(energy.rows(index)(x[index]), energy(x)[index])
+        torch.testing.assert_close(energy.index_rows(index)(x[index]), energy(x)[index])
 
 
 # ----------------------------------------------------------------------------------------- bfloat16

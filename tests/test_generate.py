@@ -3,7 +3,7 @@ steps they show.
 """
 
 import math
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
 from lowland import MALA, Energy, Langevin, ShortRun, real, sample
+from lowland.energy import LabelCondition, NoiseCondition
 from lowland.registry import registered
 from lowland.samplers import anneal, divide_steps
 from lowland.targets import Gaussian, GaussianMixture
@@ -46,7 +47,7 @@ class Smoothed(Energy):
     noise.
     """
 
-    noise = True
+    condition = NoiseCondition()
 
     def __init__(self) -> None:
         super().__init__(real(2))
@@ -142,7 +143,9 @@ class Blind(Labelled):
     p(y | x) to follow.
     """
 
-    ancestral = True
+    @property
+    def condition(self) -> LabelCondition:
+        return LabelCondition(3, self.class_energies, ancestral=True)
 
     def class_energies(self, x: Tensor) -> Tensor:
         odds = torch.cat([-x[:, :1], x[:, :1], torch.full_like(x[:, :1], -1e4)], 1)
@@ -257,7 +260,11 @@ def test_bind_noise_takes_the_smallest_level_and_leaves_others_alone() -> None:
     )
 
 
-NOISY = [name for name, cls in registered("energy").items() if getattr(cls, "noise", False)]
+NOISY = [
+    name
+    for name, cls in registered("energy").items()
+    if get_type_hints(cls.condition.fget)["return"] is NoiseCondition
+]
 
 
 @pytest.mark.parametrize("name", NOISY)

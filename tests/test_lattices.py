@@ -17,7 +17,7 @@ from lowland.registry import build, spec
 from lowland.samplers import BlockGibbs
 from lowland.targets import Ising, Potts, mean_energy, multispin
 from lowland.targets.checkerboard import join, pack, split, unpack
-from lowland.targets.lattices import colouring
+from lowland.targets.lattices import color_lattice
 from lowland.testing import LIMIT, caught, mutated, seeded
 from lowland.testing.statistical_checks import distance
 
@@ -102,8 +102,8 @@ def test_gradients_tell_what_a_change_costs() -> None:
     torch.testing.assert_close(ising(flipped) - value, -(score * (flipped - x)).sum((1, 2)))
     y = potts.domain.draw(5, seeded(), dtype=DOUBLE)
     z = potts.one_hot(y).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(potts.relaxed(z).sum(), z)
-    torch.testing.assert_close(potts.relaxed(z), potts(y))
+    (gradient,) = torch.autograd.grad(potts.one_hot_energy(z).sum(), z)
+    torch.testing.assert_close(potts.one_hot_energy(z), potts(y))
     for k in range(3):
         other = y.clone()
         other[:, 0, 1] = k
@@ -115,16 +115,16 @@ def test_gradients_tell_what_a_change_costs() -> None:
 @pytest.mark.parametrize("periodic", [True, False])
 @pytest.mark.parametrize("size", [*SIZES, (5, 5), (3, 8), (7, 2)])
 def test_no_bond_joins_two_sites_of_one_colour(size: tuple[int, int], periodic: bool) -> None:
-    colours = Ising(size, periodic=periodic).colours
+    colours = Ising(size, periodic=periodic).gibbs.coloring
     assert torch.equal(colours.sum(0), torch.ones(size).long()) and colours.flatten(1).any(1).all()
-    assert torch.equal(Potts(size, periodic=periodic).colours, colours)
+    assert torch.equal(Potts(size, periodic=periodic).gibbs.coloring, colours)
     assert all(
         not bool((colours[:, a[0], a[1]] & colours[:, b[0], b[1]]).any())
         for a, b in bonds(size, periodic)
     )
     odd = periodic and any(n > 1 and n % 2 for n in size)
     assert len(colours) <= 2 + odd
-    assert len(colours) == colouring(size, periodic).max() + 1
+    assert len(colours) == color_lattice(size, periodic).max() + 1
 
 
 @pytest.mark.parametrize("periodic", [True, False])

@@ -791,7 +791,7 @@ def test_the_machines_of_the_benchmark_are_what_they_are_called() -> None:
     )
     rbm = random_machine(1.0, 0)
     x, every = exact_draws(rbm, 20_000, 1), states(8)
-    law = (-rbm.hidden_side(every)).softmax(0)
+    law = (-rbm.hidden_marginal()(every)).softmax(0)
     means = law @ torch.sigmoid(rbm.visible_bias + every @ rbm.weight.T)
     assert z_scores(x, means.detach()).abs().max() < LIMIT
     assert len(bars_and_stripes(3)) == 2 * 8 - 2

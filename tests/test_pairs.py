@@ -141,7 +141,7 @@ def test_without_an_anchor_it_compares_with_the_data_it_remembers() -> None:
         PairEnergy(real(2), hidden=(8,), anchors=5, temperature=1.0),
         torch.randn(9, 2, generator=seeded()),
     )
-    net.prepare(x)
+    net.init_from_data(x)
     assert torch.equal(net.remembered, x[[0, 2, 4, 6, 8]])
     found = net(x)
     expected = torch.stack(

@@ -105,8 +105,10 @@ def test_search_finds_the_largest_cut(sampler: Any, seed: int) -> None:
 
 def test_a_graph_is_coloured_and_what_is_no_graph_is_refused() -> None:
     cut = MaxCut(((0, 1), (1, 2), (2, 3), (3, 0), (0, 2)))
-    assert len(cut.colours) == 3 and torch.equal(cut.colours.sum(0), torch.ones(4).long())
-    assert all((cut.weights[colour][:, colour] == 0).all() for colour in cut.colours)
+    assert len(cut.gibbs.coloring) == 3 and torch.equal(
+        cut.gibbs.coloring.sum(0), torch.ones(4).long()
+    )
+    assert all((cut.weights[colour][:, colour] == 0).all() for colour in cut.gibbs.coloring)
     for edges in ((), ((0, 0),), ((0, 1), (1, 0)), ((-1, 2),), ((0, 1, math.nan),)):
         with pytest.raises(ValueError, match=r";.*;"):
             MaxCut(edges)

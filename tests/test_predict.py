@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowland import MALA, BlockGibbs, Langevin, binary, real
-from lowland.energy import Energy, energy_values
+from lowland.energy import Energy, NoiseCondition, energy_values
 from lowland.nets import RBM, DenoiserMLP
 from lowland.objectives import Batch, Context, MultilevelDSM
 from lowland.samplers import karras_sigmas
@@ -91,7 +91,7 @@ def test_units_of_a_machine_answer_for_the_others() -> None:
 class Exact(Energy):
     """A Gaussian of question and answer, with noise: every level is known."""
 
-    noise = True
+    condition = NoiseCondition()
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
@@ -142,7 +142,7 @@ def answering() -> DenoiserMLP:
     pairs = torch.cat([x, x.sin() + 0.3 * torch.randn(20000, 1, generator=g)], 1)
     torch.manual_seed(0)
     energy = DenoiserMLP(real(2), hidden=(64, 64), question=(0,))
-    energy.prepare(pairs)
+    energy.init_from_data(pairs)
     objective, optimizer = (
         MultilevelDSM(warmup_fraction=0.8),
         torch.optim.Adam(energy.parameters(), 3e-3),

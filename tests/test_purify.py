@@ -13,7 +13,7 @@ from torch import Tensor
 import lowland
 from lowland import Langevin, box, commands, real, sample
 from lowland.config import ConfigError, read_recipe
-from lowland.energy import Energy, Function
+from lowland.energy import Energy, Function, NoiseCondition
 from lowland.nets import MLP, ConvNet, NoiseMLP
 from lowland.samplers.diffusion import denoise
 from lowland.targets import Gaussian
@@ -57,7 +57,7 @@ class NoisyNormal(Energy):
     σ²).
     """
 
-    noise = True
+    condition = NoiseCondition()
 
     def __init__(self) -> None:
         super().__init__(real(2))

@@ -43,7 +43,9 @@ def test_the_conditional_energy_is_its_formula_and_knows_its_gradient() -> None:
     torch.testing.assert_close(law(x), expected)
     checks.gradient_is_right(law, x)
     index = torch.tensor([3, 1])
-    torch.testing.assert_close(energy_values(law.rows(index), x[index]), law(x)[index].detach())
+    torch.testing.assert_close(
+        energy_values(law.index_rows(index), x[index]), law(x)[index].detach()
+    )
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 3, 3)], ids=str)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import lowland
 from lowland import HMC, MALA, Energy, Function, box, real, restore
+from lowland.energy import NoiseCondition
 from lowland.samplers.diffusion import sde_dpm_solver
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
@@ -47,12 +48,12 @@ VALUES, VECTORS = torch.linalg.eigh(COVARIANCE)
 class Smooth(Energy):
     """Images N(CENTRE, COVARIANCE) with noise σ: E(x, σ) = ½ (x − m)ᵀ (C + σ²)⁻¹ (x − m)."""
 
-    noise = True
+    condition = NoiseCondition()
 
     def __init__(self) -> None:
         super().__init__(real(*SHAPE))
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         inverse = (VECTORS / (VALUES + float(c.flatten()[0]) ** 2)) @ VECTORS.T
         away = x.flatten(1) - CENTRE.to(x)
         pulled = away @ inverse.to(x)
@@ -212,9 +213,9 @@ def test_one_pass_is_enough_where_everything_is_seen() -> None:
     asked: list[float] = []
 
     class Listening(Smooth):
-        def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
             asked.append(float(c.flatten()[0]))
-            return super().analytic(x, c)
+            return super().value_and_score(x, c)
 
     y = measured(Identity(), 0.3)
     split_gibbs_sample(
@@ -263,7 +264,7 @@ MEANS, SPREAD, SHARES = (
 class Hills(Energy):
     """A mixture of three Gaussians with noise σ: hills as wide as √(s² + σ²)."""
 
-    noise = True
+    condition = NoiseCondition()
 
     def __init__(self) -> None:
         super().__init__(real(2))
@@ -510,7 +511,7 @@ def test_the_hidden_energy_is_a_slice_with_its_own_rows_and_score() -> None:
     assert torch.equal(hidden.extend(u), whole) and torch.equal(hidden.restrict(whole), u)
     assert torch.equal(hidden(u), FLAT(whole))
     index = torch.tensor([3, 1])
-    torch.testing.assert_close(hidden.rows(index)(u[index]), hidden(u)[index])
+    torch.testing.assert_close(hidden.index_rows(index)(u[index]), hidden(u)[index])
     by_hand, plain = (
         lowland.value_and_score(hidden, u),
         lowland.value_and_score(Function(hidden.forward, hidden.domain), u),
@@ -845,7 +846,7 @@ def test_what_cannot_be_restored_is_refused_in_three_clauses(case: str) -> None:
 class Overshooting(Energy):
     """N(1/2, 1/16) with noise, and far from it a network that was never shown such points."""
 
-    noise = True
+    condition = NoiseCondition()
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         away = (x - 0.5) / (1 / 16 + torch.as_tensor(c).to(x).view(-1, 1) ** 2) ** 0.5

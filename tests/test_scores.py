@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from lowland import Detector, Energy, Function, box, energy_values, real
+from lowland.energy import NoiseCondition
 from lowland.nets import MLP, ClassifierEnergy
 from lowland.tasks.detection import class_scores as classes
 from lowland.tasks.detection import scores
@@ -22,7 +23,7 @@ ROUND = Function(lambda x: 0.5 * x.square().sum(1), real(2))  # E of N(0, 1): �
 class Noisy(Energy):
     """E(x, σ) of N(0, 1) with noise: ‖x‖² / 2 (1 + σ²), so ‖∇E‖ = ‖x‖ / (1 + σ²)."""
 
-    noise = True
+    condition = NoiseCondition()
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         return 0.5 * x.square().sum(1) / (1 + c.square())

@@ -570,4 +570,4 @@ def test_rows_of_a_posterior_are_those_of_its_measurements() -> None:
     y, x = torch.randn(5, 3, generator=seeded()), torch.randn(5, 3, generator=seeded(1))
     posterior = Function(lambda x: x.square().sum(1), real(3)) + Likelihood(Identity(), y, 0.3)
     index = torch.tensor([4, 0])
-    torch.testing.assert_close(posterior.rows(index)(x[index]), posterior(x)[index])
+    torch.testing.assert_close(posterior.index_rows(index)(x[index]), posterior(x)[index])

@@ -175,7 +175,7 @@ def test_tempered_energies_are_those_of_their_rungs() -> None:
     tempered = Tempered(energy, betas, 3)
     torch.testing.assert_close(tempered(x), torch.cat([energy(x[:3]), 0.25 * energy(x[3:])]))
     index = torch.tensor([5, 0])
-    torch.testing.assert_close(tempered.rows(index)(x[index]), tempered(x)[index])
+    torch.testing.assert_close(tempered.index_rows(index)(x[index]), tempered(x)[index])
 
 
 # --------------------------------------------------------------------------------------------- tune

@@ -150,7 +150,7 @@ def trained(data: Tensor, hidden: int, updates: int, seed: int) -> RBM:
     states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * hidden)
     optimizer = torch.optim.Adam(rbm.parameters(), lr=0.05)
     for _ in range(updates):
-        loss = rbm(data).mean() + (-rbm.hidden_side(states)).logsumexp(0)
+        loss = rbm(data).mean() + (-rbm.hidden_marginal()(states)).logsumexp(0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -187,7 +187,7 @@ def exact_draws(rbm: RBM, count: int, seed: int) -> Tensor:
         place = 2 ** torch.arange(hidden)
         logits = torch.cat(
             [
-                -rbm.hidden_side(((block[:, None] // place) % 2).double())
+                -rbm.hidden_marginal()(((block[:, None] // place) % 2).double())
                 for block in index.split(2**14)
             ]
         )
@@ -218,7 +218,7 @@ def forward_alone(rbm: RBM, dtype: torch.dtype, truth: float, seed: int) -> dict
     base, g = Uniform(rbm.domain), seeded(seed)
     x = base.draw(2 * CHAINS, g, dtype)
     run = ais(
-        rbm.bridge(base, torch.linspace(0, 1, RUNGS + 1).tolist()), BlockGibbs(), x, generator=g
+        rbm.path_from(base, torch.linspace(0, 1, RUNGS + 1).tolist()), BlockGibbs(), x, generator=g
     )
     error = base.log_z + run.log_ratio - truth
     return {"holds": abs(error) <= 1.96 * run.error, "error": error, "width": 3.92 * run.error}

@@ -35,7 +35,7 @@ from benchmarks.proof.samplers import (
     other_laws,
 )
 from benchmarks.record import write_record
-from lowland.energy import Energy
+from lowland.energy import Energy, gibbs_of
 from lowland.testing import (
     TARGETS,
     Ground,
@@ -99,7 +99,7 @@ def ebmkit_one_hot(sampler: Callable[[float], Any]) -> Callable[..., Any]:
     """Categorical events are one-hot floats there."""
 
     def make(energy: Any, step_size: float, dtype: torch.dtype) -> Any:
-        inner = ebmkit(sampler)(energy.relaxed, step_size, dtype)
+        inner = ebmkit(sampler)(gibbs_of(energy).one_hot_energy, step_size, dtype)
         return lambda x, steps, g: (
             inner(one_hot(x.long(), energy.domain.classes).to(dtype), steps, g).argmax(-1).to(dtype)
         )

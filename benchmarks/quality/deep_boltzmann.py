@@ -133,7 +133,7 @@ def chunked(function: Any, x: Tensor) -> Tensor:
 
 def judge_dbm(dbm: DBM, data: Dataset, rungs: int, spent_on: tuple[float, float]) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(1)
-    joined = dbm.join(materialize(data).train.x[:5000], g)
+    joined = dbm.sample_latents(materialize(data).train.x[:5000], g)
     found = log_z(dbm, data=joined, chains=CHAINS, rungs=rungs, generator=g)
     return row(
         "DBM 500-1000",
@@ -149,7 +149,7 @@ def judge_dbn(
     name: str, net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]
 ) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(2)
-    drawn = net.split(net.complete(materialize(data).train.x[:5000], g))[-1]
+    drawn = net.split(net.sample_latents(materialize(data).train.x[:5000], g))[-1]
     found = log_z(net.top, data=drawn, chains=CHAINS, rungs=rungs, generator=g)
     bounds = chunked(lambda x: net.variational_bound(x, g, DRAWS).value, data.test.x)
     made = row(name, bounds, found, f"recognition, {DRAWS} draws", *spent_on, began)

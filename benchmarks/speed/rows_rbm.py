@@ -253,7 +253,7 @@ def trained(updates: int) -> RBM:
     torch.manual_seed(0)
     work, generator = images(12_800, 1), torch.Generator().manual_seed(0)
     rbm = RBM(binary(784), HIDDEN)
-    rbm.prepare(work.x)
+    rbm.init_from_data(work.x)
     optimizer, objective = (
         torch.optim.SGD(rbm.parameters(), lr=0.1),
         PCD(steps=1, buffer_size=BATCH, num_chains=BATCH, reinit_prob=0.0),
@@ -268,7 +268,7 @@ def trained(updates: int) -> RBM:
         )
         optimizer.zero_grad()
         loss.value.backward()
-        rbm.precondition()
+        rbm.center_gradients()
         optimizer.step()
     return rbm.eval()
 
@@ -287,7 +287,7 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
     betas = torch.linspace(0, 1, rungs).tolist()
 
     def ours() -> Estimate:
-        path = rbm.bridge(base, betas)
+        path = rbm.path_from(base, betas)
         found = ais(path, BlockGibbs(), base.draw(chains, generator), generator=generator)
         return Estimate(found.log_ratio + base.log_z, found.error)
 
@@ -319,7 +319,7 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
                 "lowland",
                 lambda: ours,
                 packages=("lowland",),
-                how="ais(rbm.bridge(base, betas), BlockGibbs(), ...), float32",
+                how="ais(rbm.path_from(base, betas), BlockGibbs(), ...), float32",
             ),
             Contender(
                 "rbms",

@@ -1,9 +1,36 @@
-"""Energies, their algebra, their gradients, and the checks at the public door.
+"""Energies, their algebra, capabilities and gradients, and the checks at the public door.
 
-`algebra` holds the classes, `gradient` evaluates them, `checks` refuses what is not an energy.
+`algebra` holds the classes, `capabilities` what an energy may know beyond its values, `gradient` and
+`evaluate` compute, `checks` refuses what is not an energy.
 """
 
-from lowland.energy.algebra import Energy, Function, Given, Mixture, Sum, lift, mixture
+from lowland.energy.algebra import (
+    Energy,
+    Function,
+    Given,
+    Mixture,
+    Sum,
+    Wrapper,
+    lift,
+    mixture,
+)
+from lowland.energy.capabilities import (
+    Gibbs,
+    LabelCondition,
+    Latent,
+    Learner,
+    NoiseCondition,
+    Paths,
+    count_classes,
+    data_domain,
+    draw_start,
+    gibbs_of,
+    given_channels,
+    labels_of,
+    latent_of,
+    learner_of,
+    noise_of,
+)
 from lowland.energy.checks import (
     check_energy,
     check_finite,
@@ -12,22 +39,28 @@ from lowland.energy.checks import (
     check_points,
     check_values,
 )
+from lowland.energy.evaluate import energy_values, value_and_score
 from lowland.energy.gradient import (
     by_autograd,
     differentiate,
-    energy_values,
     frozen,
     score_alone,
     score_with_graph,
-    value_and_score,
 )
 
 __all__ = [
     "Energy",
     "Function",
+    "Gibbs",
     "Given",
+    "LabelCondition",
+    "Latent",
+    "Learner",
     "Mixture",
+    "NoiseCondition",
+    "Paths",
     "Sum",
+    "Wrapper",
     "by_autograd",
     "check_energy",
     "check_finite",
@@ -35,11 +68,20 @@ __all__ = [
     "check_normalisable",
     "check_points",
     "check_values",
+    "count_classes",
+    "data_domain",
     "differentiate",
+    "draw_start",
     "energy_values",
     "frozen",
+    "gibbs_of",
+    "given_channels",
+    "labels_of",
+    "latent_of",
+    "learner_of",
     "lift",
     "mixture",
+    "noise_of",
     "score_alone",
     "score_with_graph",
     "value_and_score",

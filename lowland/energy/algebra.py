@@ -7,53 +7,36 @@ An energy maps points to numbers, low where points are likely:
 Energies form an algebra, and most things people do with several models are expressions in it:
 
     a + b            both        p ∝ p_a · p_b                 (product of experts; conjunction)
-    mixture(a, b)    either p ∝ w_a e^{−a} + w_b e^{−b} (sum of unnormalised densities; disjunction)
+    mixture(a, b)    either      p ∝ w_a e^{−a} + w_b e^{−b}   (sum of unnormalised densities)
     w * a, a / T     sharper or flatter: exp(−a / T) is a at temperature T
     a - b, -a        away from b; only together with something that confines
     a.given(c)       the condition bound: a function of x alone. Samplers never see a condition.
 
-An energy may know more about itself than `forward` tells, and then samplers use it:
-
-    analytic(x, c)      (energies, scores) without autograd, for an energy whose gradient is written
-                        by hand
-    slope(x, c)         the score alone, where that is cheaper than both
-    relaxed(z, c)       categorical domains: energies of one-hot floats z (B, *event, K), with
-                        forward(x) = relaxed(one_hot(x)); its gradient tells gradient-informed
-                        samplers which change of a site pays
-    colours, conditional(x, c)   discrete domains: a colouring of the sites, bool (n, *event), and
-                        the law of each site given all others: log-odds (B, *event) if binary,
-                        unnormalised log-probabilities (B, *event, K) if categorical
-    sweep(x, sweeps, generator, beta=1.0, compiled=False)     its own block Gibbs under beta · E;
-                                                              None where it has none
-    bridge(base, betas)     its own path from a base to itself, whose rungs have sweeps of their
-                            own; None where it has none
-    tempered(betas, size)   R · size rows at R inverse temperatures as one energy, where β E itself
-                            would be hard to sample
-    hidden_side             the marginal energy of its hidden units, with the same Z, where they are
-                            few enough to enumerate
-    data_domain, complete(x, generator)     an energy of more units than data have: the domain of
-                        data, and data with those units filled in
-    apart                   True if batches judged one by one cost no more than judged together
-
-and training asks it, if it can, to `prepare(x)` (see the data once, before the first update), to
-`observe(x)` (follow the means of the data) and to `precondition()` (turn the gradients in `.grad`
-into a better direction).
+A new energy is a subclass of `Energy` with a `forward`. What else it may know is one of five typed
+capabilities, see `capabilities`; expressions hand on those of their parts.
 """
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from lowland.domain import Domain, real
+from lowland.energy import composition as known
+from lowland.energy.capabilities import Condition, Gibbs, Latent, Learner, Paths
+from lowland.energy.gradient import by_autograd
 
 
 class Energy(nn.Module):
-    """A function from points (B, *event) to energies (B,), with a domain. Subclass it and write
-    `forward(x, c=None)`.
+    """A function from points (B, *event) to energies (B,), with a domain.
 
-    domain: event shape and support; `real()` without sizes takes every shape.
+    Subclass it and write `forward(x, c=None)`. Override `value_and_score(x, c=None)` or
+    `score(x, c=None)` where the gradient is known without autograd; both run without a graph.
+
+    domain: event shape and support; `real()` without sizes takes every shape. coercive: False for an
+    energy that does not rise without bound far out.
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: 0.5 * x.square().sum(1))
@@ -61,52 +44,103 @@ class Energy(nn.Module):
     tensor([3., 3., 3.])
     """
 
+    coercive: ClassVar[bool] = True
+
     def __init__(self, domain: Domain | dict[str, Any] | None = None) -> None:
         super().__init__()
         self.domain = Domain.from_dict(domain) if isinstance(domain, dict) else domain or real()
-
-    analytic: ClassVar[Any] = None
-    slope: ClassVar[Any] = None
-    relaxed: ClassVar[Any] = None
-    colours: ClassVar[Any] = None
-    conditional: ClassVar[Any] = None
-    sweep: ClassVar[Any] = None
-    bridge: ClassVar[Any] = None
-    tempered: ClassVar[Any] = None
-    hidden_side: ClassVar[Any] = None
-    data_domain: Any = None
-    apart: ClassVar[bool] = False
+        self._row_names: tuple[str, ...] = ()
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        """Energies (B,) of points (B, *event); c is a condition, one per row or one for all."""
+        """Return energies (B,) of points (B, *event); c: a condition, one per row or one for all."""
         raise NotImplementedError
 
-    def rows(self, index: Tensor) -> "Energy":
-        """The energy for the chains `index` (n,) of a batch: conditions with one row per chain are
-        picked along.
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,) and scores −∇E(x) (B, *event), detached."""
+        return by_autograd(self, x, c)
 
-        An energy that holds one row per chain must override this; any other is its own.
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        """Return scores −∇E(x) (B, *event), detached."""
+        return self.value_and_score(x, c)[1]
+
+    @property
+    def differentiates(self) -> bool:
+        """Tell whether scores come from the energy itself rather than from autograd over all."""
+        own = type(self)
+        return own.value_and_score is not Energy.value_and_score or own.score is not Energy.score
+
+    # ---- capabilities, None unless overridden
+
+    @property
+    def gibbs(self) -> Gibbs | None:
+        return None
+
+    @property
+    def paths(self) -> Paths | None:
+        return None
+
+    @property
+    def latent(self) -> Latent | None:
+        return None
+
+    @property
+    def condition(self) -> Condition | None:
+        return None
+
+    @property
+    def learner(self) -> Learner | None:
+        return None
+
+    # ---- chains
+
+    def register_rows(self, name: str, rows: Tensor) -> None:
+        """Register a buffer of one row per chain, or of a single row (or number) for all.
+
+        It is not saved with the weights; `index_rows` picks its rows along with those of the batch.
         """
-        return self
+        self.register_buffer(name, rows, persistent=False)
+        self._row_names = (*self._row_names, name)
+
+    def index_rows(self, index: Tensor) -> Self:
+        """Return the energy for the chains `index` (n,) of a batch; itself if it holds no rows."""
+        children = {name: _index_child(child, index) for name, child in self._modules.items()}
+        same = all(child is self._modules[name] for name, child in children.items())
+        if same and not self._row_names:
+            return self
+        other = copy.copy(self)
+        other._modules = children
+        other._buffers = dict(self._buffers)
+        for name in self._row_names:
+            rows = cast(Tensor, self._buffers[name])
+            other._buffers[name] = rows[index] if rows.dim() and len(rows) > 1 else rows
+        return other
+
+    # ---- algebra
 
     def given(self, c: Any) -> "Given":
-        """The energy with its condition bound: labels (B,), soft labels (B, K), noise levels, or
-        one value for all.
+        """Return the energy with its condition bound: labels (B,), soft labels (B, K), noise levels
+        (B,), or one value for all.
         """
         return Given(self, c)
 
-    def __add__(self, other: "Energy") -> "Sum":
-        return Sum([self, other]) if isinstance(other, Energy) else NotImplemented
+    def __add__(self, other: "Energy") -> "Energy":
+        if not isinstance(other, Energy):
+            return NotImplemented
+        return _expression([self, other], [1.0, 1.0])
 
-    def __sub__(self, other: "Energy") -> "Sum":
-        return Sum([self, other], [1.0, -1.0]) if isinstance(other, Energy) else NotImplemented
+    def __sub__(self, other: "Energy") -> "Energy":
+        if not isinstance(other, Energy):
+            return NotImplemented
+        return _expression([self, other], [1.0, -1.0])
 
-    def __mul__(self, weight: float) -> "Sum":
-        return Sum([self], [float(weight)]) if isinstance(weight, (int, float)) else NotImplemented
+    def __mul__(self, weight: float) -> "Energy":
+        if not isinstance(weight, (int, float)):
+            return NotImplemented
+        return _expression([self], [float(weight)])
 
     __rmul__ = __mul__
 
-    def __truediv__(self, temperature: float) -> "Sum":
+    def __truediv__(self, temperature: float) -> "Energy":
         if not isinstance(temperature, (int, float)):
             return NotImplemented
         if not temperature > 0:
@@ -114,10 +148,20 @@ class Energy(nn.Module):
                 f"the temperature is {temperature}; it must be above 0; use -energy to turn an "
                 "energy over"
             )
-        return Sum([self], [1.0 / temperature])
+        return _expression([self], [1.0 / temperature])
 
-    def __neg__(self) -> "Sum":
-        return Sum([self], [-1.0])
+    def __neg__(self) -> "Energy":
+        return _expression([self], [-1.0])
+
+
+def _index_child(child: nn.Module | None, index: Tensor) -> nn.Module | None:
+    if isinstance(child, Energy):
+        return child.index_rows(index)
+    if isinstance(child, nn.ModuleList):
+        parts = [cast(nn.Module, _index_child(part, index)) for part in child]
+        same = all(a is b for a, b in zip(parts, child, strict=True))
+        return child if same else nn.ModuleList(parts)
+    return child
 
 
 class Function(Energy):
@@ -141,116 +185,92 @@ class Function(Energy):
         return self.function(x) if c is None else self.function(x, c)
 
 
-class Sum(Energy):
+def lift(energy: Energy | Callable[..., Tensor]) -> Energy:
+    """Return an energy as it is, any other callable as a `Function`."""
+    return energy if isinstance(energy, Energy) else Function(energy)
+
+
+class Combination(Energy):
+    """Several energies on one domain with a weight each: what sums and mixtures share. Abstract."""
+
+    def __init__(self, energies: Sequence[Energy], weights: Sequence[float]) -> None:
+        super().__init__(_common_domain(energies))
+        self.energies = nn.ModuleList(energies)
+        self.weights = tuple(weights)
+
+    @property
+    def terms(self) -> list[tuple[Energy, float]]:
+        """The energies whose weight is not 0, with it."""
+        pairs = zip(self.energies, self.weights, strict=True)
+        return [(cast(Energy, energy), weight) for energy, weight in pairs if weight]
+
+    @property
+    def bound(self) -> bool:
+        """Tell whether a term has its condition bound, and would refuse another."""
+        return any(isinstance(term, Given) for term, _ in self.terms)
+
+    @property
+    def differentiates(self) -> bool:
+        return any(term.differentiates for term, _ in self.terms)
+
+    @property
+    def learner(self) -> Learner | None:
+        return known.join_learners([term for term, _ in self.terms])
+
+    @property
+    def paths(self) -> Paths | None:
+        return known.sum_paths(self.terms)
+
+    @property
+    def latent(self) -> Latent | None:
+        return known.sum_latent(self.terms)
+
+
+class Sum(Combination):
     """Σ w_k E_k: what `+ − * /` build. Nested sums are flattened, so (a + b) − a / 2 is one sum of
     three terms.
 
+    A term of weight 0 counts for nothing: it is not evaluated, not even where it is infinite.
     Raises ValueError when the domains differ.
     """
 
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
-        super().__init__(_common_domain(energies))
-        weights = [1.0] * len(energies) if weights is None else list(weights)
-        terms: list[Energy] = []
-        factors: list[float] = []
-        for energy, weight in zip(energies, weights, strict=True):
-            if isinstance(energy, Sum):
-                terms += [cast(Energy, term) for term in energy.energies]
-                factors += [weight * w for w in energy.weights]
-            else:
-                terms.append(energy)
-                factors.append(weight)
-        self.energies: nn.ModuleList = nn.ModuleList(terms)
-        self.weights: tuple[float, ...] = tuple(factors)
+        super().__init__(*_flatten(energies, weights or [1.0] * len(energies)))
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self._total([energy(x, c) for energy in self.energies])
+        terms = self.terms
+        return _add_up(x, terms, [term(x, c) for term, _ in terms])
 
-    def rows(self, index: Tensor) -> "Sum":
-        return Sum([cast(Energy, energy).rows(index) for energy in self.energies], self.weights)
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies and scores by the terms, by autograd over all where none knows its own."""
+        if not self.differentiates:
+            return by_autograd(self, x, c)
+        terms = self.terms
+        values, scores = zip(*(term.value_and_score(x, c) for term, _ in terms), strict=True)
+        return _add_up(x, terms, values), _add_up(x, terms, scores)
 
-    @property
-    def analytic(self) -> Any:
-        """By the terms that know their gradient, and autograd for the others; autograd for all
-        where none does.
-        """
-        return (
-            self._analytic if any(energy.analytic is not None for energy in self.energies) else None
-        )
-
-    def _analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        from lowland.energy.gradient import differentiate
-
-        values, scores = zip(*(differentiate(energy, x) for energy in self._bound(c)), strict=True)
-        return self._total(values), self._total(scores)
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        if not self.differentiates:
+            return by_autograd(self, x, c)[1]
+        terms = self.terms
+        return _add_up(x, terms, [term.score(x, c) for term, _ in terms])
 
     @property
-    def slope(self) -> Any:
-        return self._slope if any(energy.slope is not None for energy in self.energies) else None
-
-    def _slope(self, x: Tensor, c: Any = None) -> Tensor:
-        from lowland.energy.gradient import score_alone
-
-        return self._total([score_alone(energy, x) for energy in self._bound(c)])
-
-    def _bound(self, c: Any) -> list[Energy]:
-        terms = [cast(Energy, energy) for energy in self.energies]
-        return terms if c is None else [energy.given(c) for energy in terms]
+    def gibbs(self) -> Gibbs | None:
+        return known.sum_gibbs(self.terms)
 
     @property
-    def relaxed(self) -> Any:
-        return (
-            self._relaxed if all(energy.relaxed is not None for energy in self.energies) else None
-        )
-
-    def _relaxed(self, z: Tensor, c: Any = None) -> Tensor:
-        return self._total([cast(Energy, energy).relaxed(z, c) for energy in self.energies])
-
-    @property
-    def colours(self) -> Any:
-        """The colouring of the terms, if all have the same one: sites of one colour must not meet
-        in any term.
-        """
-        first = cast(Energy, self.energies[0]).colours
-        same = first is not None and all(
-            energy.colours is not None and torch.equal(cast(Tensor, energy.colours), first)
-            for energy in self.energies
-        )
-        return first if same else None
-
-    @property
-    def conditional(self) -> Any:
-        return (
-            self._conditional
-            if all(energy.conditional is not None for energy in self.energies)
-            else None
-        )
-
-    def _conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        return self._total([cast(Energy, energy).conditional(x, c) for energy in self.energies])
-
-    @property
-    def sweep(self) -> Any:
-        alone = len(self.energies) == 1 and cast(Energy, self.energies[0]).sweep is not None
-        return self._sweep if alone else None
-
-    def _sweep(
-        self,
-        x: Tensor,
-        sweeps: int,
-        generator: torch.Generator,
-        beta: float = 1.0,
-        compiled: bool = False,
-    ) -> Any:
-        inner = cast(Energy, self.energies[0])
-        return inner.sweep(x, sweeps, generator, beta=beta * self.weights[0], compiled=compiled)
-
-    def _total(self, values: Sequence[Tensor]) -> Tensor:
-        weighted = [w * value for w, value in zip(self.weights, values, strict=True)]
-        return torch.stack(weighted).sum(0) if len(weighted) > 1 else weighted[0]
+    def condition(self) -> Condition | None:
+        return None if self.bound else known.sum_condition(self.terms)
 
 
-class Mixture(Energy):
+def _add_up(x: Tensor, terms: Sequence[tuple[Energy, float]], values: Sequence[Tensor]) -> Tensor:
+    if not terms:
+        return x.new_zeros(len(x))
+    return known.add_up([weight for _, weight in terms], values)
+
+
+class Mixture(Combination):
     """−log Σ w_k exp(−E_k): a mixture of the *unnormalised* densities.
 
     A component counts by w_k Z_k, so shift energies by their log Z (or calibrate them) when shares
@@ -258,29 +278,38 @@ class Mixture(Energy):
     """
 
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
-        super().__init__(_common_domain(energies))
-        self.weights = (
-            tuple(weights) if weights is not None else (1.0 / len(energies),) * len(energies)
-        )
-        if len(self.weights) != len(energies) or min(self.weights) <= 0:
+        shares = weights if weights is not None else (1.0 / max(len(energies), 1),) * len(energies)
+        if len(shares) != len(energies) or (energies and min(shares) <= 0):
             raise ValueError(
-                f"{len(energies)} energies were mixed with the weights {self.weights}; each needs "
+                f"{len(energies)} energies were mixed with the weights {tuple(shares)}; each needs "
                 "one weight above 0; leave the weights out for equal ones"
             )
-        self.energies = nn.ModuleList(energies)
+        super().__init__(energies, shares)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        values = torch.stack([energy(x, c) for energy in self.energies])
-        shape = (-1,) + (1,) * (values.dim() - 1)
-        log_weights = values.new_tensor(self.weights).log().view(shape)
-        return -torch.logsumexp(log_weights - values, 0)
+        return known.mix(self.weights, [energy(x, c) for energy in self.energies])
 
-    def rows(self, index: Tensor) -> "Mixture":
-        return Mixture([cast(Energy, energy).rows(index) for energy in self.energies], self.weights)
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies, and scores Σ r_k s_k weighted by p(k | x), if a part knows its own."""
+        if not self.differentiates:
+            return by_autograd(self, x, c)
+        pairs = [term.value_and_score(x, c) for term, _ in self.terms]
+        values, scores = (torch.stack(found) for found in zip(*pairs, strict=True))
+        logs = values.new_tensor(self.weights).log().unsqueeze(1) - values
+        shares = logs.softmax(0).view(*logs.shape, *[1] * (x.dim() - 1))
+        return -logs.logsumexp(0), (shares * scores).sum(0)
+
+    @property
+    def gibbs(self) -> Gibbs | None:
+        return known.mix_gibbs(self.terms)
+
+    @property
+    def condition(self) -> Condition | None:
+        return None if self.bound else known.mix_condition(self.terms)
 
 
-def mixture(*energies: Energy, weights: Sequence[float] | None = None) -> Mixture:
-    """Either of several energies: −log Σ w_k exp(−E_k). Equal weights unless given.
+def mixture(*energies: Energy, weights: Sequence[float] | None = None) -> Energy:
+    """Return −log Σ w_k exp(−E_k), either of several energies. Equal weights unless given.
 
     >>> import torch
     >>> left, right = (Function(lambda x, m=m: (x - m).square().sum(1)) for m in (-2.0, 2.0))
@@ -288,79 +317,71 @@ def mixture(*energies: Energy, weights: Sequence[float] | None = None) -> Mixtur
     >>> bool((both[0] - both[1]).abs() < 1e-6)
     True
     """
+    if len(energies) == 1 and tuple(weights or (1.0,)) == (1.0,):
+        return energies[0]
     return Mixture(energies, weights)
 
 
-class Given(Energy):
+class Wrapper(Energy):
+    """An energy made of another one, `energy`. Abstract: a wrapper hands on the capabilities that it
+    overrides, and no other.
+    """
+
+    def __init__(self, energy: Energy, domain: Domain | None = None) -> None:
+        super().__init__(domain or energy.domain)
+        self.energy = energy
+
+
+class Given(Wrapper):
     """An energy with its condition bound. A tensor with rows must have as many rows as the batch; a
     number serves all.
     """
 
+    c: Tensor
+
     def __init__(self, energy: Energy, c: Any) -> None:
-        super().__init__(energy.domain)
-        self.energy = energy
+        super().__init__(energy)
+        dtype = torch.float64 if isinstance(c, float) else None
         with torch.inference_mode(False):
-            bound = (
-                torch.as_tensor(c, dtype=torch.float64)
-                if isinstance(c, float)
-                else torch.as_tensor(c)
-            )
-            self.register_buffer(
-                "c", bound.clone() if bound.is_inference() else bound, persistent=False
-            )
+            bound = torch.as_tensor(c, dtype=dtype)
+            self.register_rows("c", bound.clone() if bound.is_inference() else bound)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.energy(x, self.condition(x, c))
+        return self.energy(x, self.rows_for(x, c))
 
-    def rows(self, index: Tensor) -> "Given":
-        bound = cast(Tensor, self.c)
-        return Given(
-            self.energy.rows(index), bound[index] if bound.dim() and len(bound) > 1 else bound
-        )
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        return self.energy.value_and_score(x, self.rows_for(x, c))
 
-    @property
-    def analytic(self) -> Any:
-        return self._bind("analytic")
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.energy.score(x, self.rows_for(x, c))
 
     @property
-    def slope(self) -> Any:
-        return self._bind("slope")
+    def differentiates(self) -> bool:
+        return self.energy.differentiates
 
     @property
-    def relaxed(self) -> Any:
-        return self._bind("relaxed")
+    def gibbs(self) -> Gibbs | None:
+        return known.given_gibbs(self.energy.gibbs, self.rows_for)
 
     @property
-    def colours(self) -> Any:
-        return self.energy.colours
+    def latent(self) -> Latent | None:
+        return known.given_latent(self.energy.latent, self.rows_for)
 
     @property
-    def conditional(self) -> Any:
-        return self._bind("conditional")
+    def learner(self) -> Learner | None:
+        return self.energy.learner
 
-    @property
-    def sweep(self) -> Any:
-        inner = self.energy.sweep
-        return (
-            None
-            if inner is None
-            else lambda x, *args, **options: inner(x, *args, c=self.condition(x), **options)
-        )
+    def rows_for(self, x: Tensor, c: Any = None) -> Tensor:
+        """Return the condition with one row per point, in the dtype and on the device of x.
 
-    def _bind(self, hook: str) -> Any:
-        inner = getattr(self.energy, hook)
-        return None if inner is None else lambda x, c=None: inner(x, self.condition(x, c))
-
-    def condition(self, x: Tensor, c: Any = None) -> Tensor:
-        """The condition with one row per point, in the dtype and on the device of x; c: a second
-        one, which is refused.
+        Raises ValueError for a second condition c, and for rows that do not match.
         """
         if c is not None:
             raise ValueError(
                 "a condition was passed to an energy that has one bound; pass x alone; bind only "
                 "once"
             )
-        bound = cast(Tensor, self.c)
+        bound = self.c
         if bound.dim() == 0:
             bound = bound.expand(len(x))
         elif len(bound) == 1:
@@ -373,6 +394,29 @@ class Given(Energy):
         return bound.to(x) if bound.is_floating_point() else bound.to(x.device)
 
 
+def _expression(energies: Sequence[Energy], weights: Sequence[float]) -> Energy:
+    """Return Σ w_k E_k without terms of weight 0, an energy itself if it is all that is left."""
+    pairs = zip(*_flatten(energies, weights), strict=True)
+    terms = [(energy, weight) for energy, weight in pairs if weight]
+    if len(terms) == 1 and terms[0][1] == 1 and terms[0][0].domain == _common_domain(energies):
+        return terms[0][0]
+    return Sum(energies, weights)
+
+
+def _flatten(
+    energies: Sequence[Energy], weights: Sequence[float]
+) -> tuple[list[Energy], list[float]]:
+    """Return terms and weights with the terms of nested sums in the place of these."""
+    terms: list[Energy] = []
+    factors: list[float] = []
+    for energy, weight in zip(energies, weights, strict=True):
+        inner = zip(energy.energies, energy.weights, strict=True) if isinstance(energy, Sum) else ()
+        pairs = [(cast(Energy, term), weight * w) for term, w in inner] or [(energy, weight)]
+        terms += [term for term, _ in pairs]
+        factors += [factor for _, factor in pairs]
+    return terms, factors
+
+
 def _common_domain(energies: Sequence[Energy]) -> Domain:
     if not energies:
         raise ValueError("no energy was given; an expression needs at least one; pass energies")
@@ -383,8 +427,3 @@ def _common_domain(energies: Sequence[Energy]) -> Domain:
             "share one domain; build them with the same domain"
         )
     return found.pop() if found else real()
-
-
-def lift(energy: Energy | Callable[..., Tensor]) -> Energy:
-    """An energy as it is; any other callable as a `Function`."""
-    return energy if isinstance(energy, Energy) else Function(energy)

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lowland.energy.algebra import Energy, Function, Mixture, Sum, lift
-from lowland.energy.gradient import check_shape, energy_values
+from lowland.energy.algebra import Energy, Function, Mixture, Sum, Wrapper, lift
+from lowland.energy.evaluate import energy_values
+from lowland.energy.gradient import check_shape
 
 
 def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None) -> Energy:
@@ -54,7 +55,7 @@ def check_independent(
 ) -> None:
     """Refuse an energy in which moving the last point moves the energies of others.
 
-    A few rows suffice, picked with their conditions by `energy.rows`; a plain function may hold
+    A few rows suffice, picked with their conditions by `index_rows`; a plain function may hold
     rows that only it knows of and gets them all. value: the energies at x, if they are known.
     """
     if len(x) < 2:
@@ -65,7 +66,7 @@ def check_independent(
     )
     if not plain and c is None and len(x) > WITNESSES:
         index = torch.arange(len(x) - WITNESSES, len(x), device=x.device)
-        energy, x, value = energy.rows(index), x[index], None
+        energy, x, value = energy.index_rows(index), x[index], None
     value = _leaving_buffers(energy, x, c) if value is None else value
     moved = torch.cat([x[:-1], energy.domain.elsewhere(x[-1:])])
     again = _leaving_buffers(energy, moved, c)
@@ -163,7 +164,7 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
     somewhere far out.
 
     Looked at are the signs: some term must confine, that is rise without bound, and a negated law
-    does not, nor does an energy that says `confines = False` (one that is bounded); and, where
+    does not, nor does an energy that says `coercive = False` (one that is bounded); and, where
     something is subtracted, the energies far out along rays, which must rise by more than d log r
     for e^{−E} to have an integral: narrow minus wide does, wide minus narrow does not. Rays are a
     probe, not a proof: an expression that falls in a narrow cone of many dimensions passes. Boxes
@@ -207,10 +208,9 @@ def _confines(energy: Energy, sign: float) -> bool:
         return (all if sign > 0 else any)(
             _confines(cast(Energy, part), sign) for part in energy.energies
         )
-    inner = getattr(energy, "energy", None)
-    if isinstance(inner, Energy):
-        return _confines(inner, sign)
-    return sign > 0 and bool(getattr(energy, "confines", True))
+    if isinstance(energy, Wrapper):
+        return _confines(energy.energy, sign)
+    return sign > 0 and energy.coercive
 
 
 def _subtracts(energy: Energy) -> bool:
@@ -252,7 +252,7 @@ def _falls(energy: Energy, x: Tensor | None) -> bool:
         if x is None
         else x.detach().cpu().double().flatten(1)
     )
-    energy = energy.rows(torch.zeros(len(rays), dtype=torch.long)) if x is None else energy
+    energy = energy.index_rows(torch.zeros(len(rays), dtype=torch.long)) if x is None else energy
     try:
         for part in [rays] if x is None else _in_rows(rays, len(x)):
             near, far = (

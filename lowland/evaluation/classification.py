@@ -8,20 +8,21 @@ from torch import Tensor
 from lowland.energy import Energy, frozen
 from lowland.evaluation.findings import Findings
 from lowland.metrics import reliability, share
+from lowland.objectives.labels import class_energies
 from lowland.trained import Model
 
 
 def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
     """p(y | x) = softmax(−e(x)), (N, K) in float64, of an energy with classes at x (N, *event)."""
     with frozen(energy), torch.no_grad():
-        heads = [energy.class_energies(part) for part in x.split(1000)]  # type: ignore[operator]
+        heads = [class_energies(energy, part) for part in x.split(1000)]
     return torch.softmax(-torch.cat(heads).double(), 1)
 
 
 def measure_classification(model: Model, found: Findings) -> None:
     """Accuracy, expected calibration error and cross-entropy of p(y | x) on the test part."""
     y = model.data.test.y
-    if not model.classes or y is None or not hasattr(model.energy, "class_energies"):
+    if not model.classes or y is None:
         return
     p = class_probabilities(model.energy, model.data.test.x)
     right = p.argmax(1) == y

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lowland.data.binarization import bernoulli_sample
+from lowland.energy import latent_of
 from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
 from lowland.trained import Model
 
@@ -38,10 +39,10 @@ def measure_likelihood(
         treated(model, part.x[:MOST], generator) for part in (model.data.train, model.data.test)
     )
     say("bracketing log Z: from the base to the energy and back")
-    deep: Any = (
-        None if model.energy.data_domain is None else model.energy
-    )  # whose bound lacks the log Z of all its units
-    whole, seen = (model.marginal, train) if deep is None else (deep, deep.join(train, generator))
+    sample_latents = latent_of(model.energy).sample_latents
+    whole, seen = model.marginal, train
+    if sample_latents is not None:  # the bound lacks the log Z of all units
+        whole, seen = model.energy, sample_latents(train, generator)
     found = log_z(
         whole,
         data=seen,
@@ -112,7 +113,7 @@ def _noise(model: Model) -> float:
 
 def _notes(model: Model) -> list[str]:
     notes = []
-    if model.energy.data_domain is not None:
+    if latent_of(model.energy).data_domain is not None:
         notes.append(
             "These are lower bounds of the log-likelihood: the energy of data is a variational "
             "bound."

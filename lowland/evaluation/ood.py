@@ -179,7 +179,7 @@ def scores_of(model: Model) -> list[str]:
     them.
     """
     kinds = {"energy"} | ({"noise"} if model.sigmas else set())
-    if model.classes >= 2 and hasattr(model.energy, "class_energies"):
+    if model.classes >= 2:
         kinds.add("classes")
     return [name for name, how in OUTLIER_SCORES.items() if how.reads in kinds]
 

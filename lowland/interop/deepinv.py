@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lowland.energy import Energy, energy_values, lift, value_and_score
+from lowland.energy import Energy, energy_values, lift, noise_of, value_and_score
 from lowland.interop.adapters import import_library
 from lowland.tasks.inverse.operators import Operator
 
@@ -45,7 +45,7 @@ def to_deepinv(energy: Energy) -> Any:
     use = "to_deepinv makes one of its priors"
     optim = import_library("deepinv.optim", "deepinv", use, "deepinv")
     energy = lift(energy)
-    if getattr(energy, "noise", False):
+    if noise_of(energy):
         raise ValueError(
             f"{type(energy).__name__} is an energy of noise; a prior is one of x alone; pass "
             "energy.given(0.1)"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lowland.energy import Energy
+from lowland.energy import Energy, LabelCondition
 
 
 class ClassEnergy(Energy):
@@ -33,6 +33,10 @@ class ClassEnergy(Energy):
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return pick(self.class_energies(x), c)
+
+    @property
+    def condition(self) -> LabelCondition | None:
+        return LabelCondition(self.classes, self.class_energies) if self.classes else None
 
 
 def pick(heads: Tensor, c: Any) -> Tensor:

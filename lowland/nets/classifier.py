@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowland.domain import Domain
-from lowland.energy import Energy
+from lowland.energy import Energy, LabelCondition
 from lowland.nets.class_energy import ClassEnergy, condition_for, pick
 from lowland.nets.perceptron import perceptron
 from lowland.nets.vectors import check_widths, flat_size, stretched
@@ -111,6 +111,10 @@ class EmbeddingMLP(Energy):
             return pick(self.class_energies(x), told)
         z = stretched(x, self.domain).flatten(1)
         return self._energies(z, (self.first(z) + self.label(told)).unsqueeze(1)).squeeze(1)
+
+    @property
+    def condition(self) -> LabelCondition:
+        return LabelCondition(self.classes, self.class_energies)
 
     def _energies(self, z: Tensor, h: Tensor) -> Tensor:
         heads = self.scale * self.net(h).squeeze(2)

@@ -19,14 +19,14 @@ https://arxiv.org/abs/2111.13606, weigh this against noise on both).
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain
-from lowland.energy import Energy
+from lowland.energy import Energy, Learner, NoiseCondition
 from lowland.nets.perceptron import perceptron
 from lowland.nets.vectors import check_widths, flat_size
 from lowland.registry import register
@@ -43,7 +43,7 @@ class Denoiser(Energy):
                                             = σ² + s²
 
     The mean μ (*event) and the spread s of all numbers about it are read from the data before the
-    first update (`prepare`), and f = 0, where training begins, is the best denoiser of N(μ, s²).
+    first update (`init_from_data`), and f = 0, where training begins, is the best denoiser of N(μ, s²).
     Scaling: Karras et al. (2022), https://arxiv.org/abs/2206.00364
 
     question: entries along the first axis of an event (channels of an image) that are given rather
@@ -52,7 +52,6 @@ class Denoiser(Energy):
     (`examples`); `tasks.predict` answers yours.
     """
 
-    noise: ClassVar[bool] = True
     net: nn.Module
     centre: Tensor
     spread: Tensor
@@ -87,7 +86,15 @@ class Denoiser(Energy):
                 "examples", torch.zeros(EXAMPLES, len(self.question), *self.domain.shape[1:])
             )
 
-    def prepare(self, x: Tensor) -> None:
+    @property
+    def condition(self) -> NoiseCondition:
+        return NoiseCondition(self.start, self.denoised, self.question, self.asked)
+
+    @property
+    def learner(self) -> Learner:
+        return Learner(init_from_data=self.init_from_data)
+
+    def init_from_data(self, x: Tensor) -> None:
         """Take μ and s (of the answers, where there is a question), and a few questions, from data
         x (N, *event).
         """

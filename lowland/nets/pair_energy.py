@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain
-from lowland.energy import Energy
+from lowland.energy import Energy, Learner
 from lowland.nets.perceptron import perceptron
 from lowland.nets.vectors import check_widths, flat_size, stretched
 from lowland.registry import register
@@ -81,7 +81,11 @@ class PairEnergy(Energy):
         self.register_buffer("remembered", known)
         self.remembered: Tensor
 
-    def prepare(self, x: Tensor) -> None:
+    @property
+    def learner(self) -> Learner:
+        return Learner(init_from_data=self.init_from_data)
+
+    def init_from_data(self, x: Tensor) -> None:
         """Remember points of the data x (N, *event), taken evenly."""
         rows = torch.linspace(0, len(x) - 1, self.anchors, device=x.device).long()
         self.remembered.copy_(x[rows])

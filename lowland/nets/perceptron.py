@@ -66,8 +66,9 @@ class Scratch(threading.local):
                 self.held.clear()
             with torch.inference_mode(False):
                 self.held[key] = [
-                    tuple(like.new_empty(rows, width) for _ in range(3)) for width in widths
-                ]  # type: ignore[misc]
+                    (like.new_empty(rows, n), like.new_empty(rows, n), like.new_empty(rows, n))
+                    for n in widths
+                ]
         return self.held[key]
 
 

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lowland.domain import Domain
-from lowland.energy import Energy
+from lowland.energy import Energy, NoiseCondition
 from lowland.nets.class_energy import ClassEnergy, pick, pick_slopes
 from lowland.nets.perceptron import Scratch, heads_and_slopes, perceptron
 from lowland.registry import register
@@ -83,13 +83,13 @@ class MLP(ClassEnergy):
         heads = self.scale * self.net(z)
         return heads + self.confine / 2 * z.square().sum(1, keepdim=True) if self.confine else heads
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
         value, score = self._by_hand(x, c, heads=True)
         return cast(Tensor, value), score
 
-    def slope(self, x: Tensor, c: Any = None) -> Tensor:
-        """The scores alone: the energies are not computed."""
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        """Return scores without computing energies."""
         return self._by_hand(x, c, heads=False)[1]
 
     def _by_hand(self, x: Tensor, c: Any, heads: bool) -> tuple[Tensor | None, Tensor]:
@@ -150,8 +150,6 @@ class NoiseMLP(Energy):
     torch.Size([3])
     """
 
-    noise: ClassVar[bool] = True
-
     def __init__(
         self,
         domain: Domain | dict[str, Any],
@@ -165,14 +163,18 @@ class NoiseMLP(Energy):
         self.net = perceptron([flat_size(self.domain) + 1, *hidden, 1], spectral=False)
         self.scratch = Scratch()
 
+    @property
+    def condition(self) -> NoiseCondition:
+        return NoiseCondition()
+
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         z = stretched(x, self.domain).flatten(1)
         sigma = noise_levels(c, x)
         heads = self.net(torch.cat([z, sigma.log().unsqueeze(1)], 1))
         return self.scale * heads.squeeze(1) / sigma + self.confine / 2 * z.square().sum(1)
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
         z = stretched(x, self.domain).flatten(1)
         sigma = noise_levels(c, x)
         told = torch.cat([z, sigma.log().unsqueeze(1)], 1)

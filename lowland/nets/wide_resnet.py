@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain
+from lowland.energy import LabelCondition
 from lowland.nets.class_energy import ClassEnergy
 from lowland.nets.images import ConvNet, image_shape
 from lowland.nets.vectors import stretched
@@ -142,7 +143,6 @@ class WideResNet(ClassEnergy):
         self.head = nn.Linear(into, max(classes, 1) + (level and not tower))
         self._start()
         many = len(self.tower)
-        self.ancestral = bool(tower)
         self.own = (
             ConvNet(self.domain, self.tower, [4] * many, [2] * many, scale=tower_scale)
             if tower
@@ -175,6 +175,13 @@ class WideResNet(ClassEnergy):
             return -logits
         level = logits[:, self.classes :] if self.own is None else self.own.class_energies(x)
         return level - F.log_softmax(logits[:, : self.classes], 1) - math.log(self.classes)
+
+    @property
+    def condition(self) -> LabelCondition | None:
+        if not self.classes:
+            return None
+        logits = self.class_logits if self.level else None
+        return LabelCondition(self.classes, self.class_energies, logits, ancestral=bool(self.tower))
 
     def class_logits(self, x: Tensor) -> Tensor:
         """log p(y | x) but for a constant of x, (B, K), without the level: rounding there would

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.energy import Energy, frozen
+from lowland.energy import Energy, count_classes, frozen, gibbs_of, latent_of, learner_of
+from lowland.objectives.labels import class_energies
 from lowland.objectives.loss import (
     Batch,
     Context,
@@ -33,13 +34,14 @@ from lowland.objectives.loss import (
     evaluate_energy,
 )
 from lowland.registry import register
+from lowland.samplers.discrete import BlockState
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import Trace, run_chains
-from lowland.samplers.tempering import ParallelTempering
+from lowland.samplers.tempering import ParallelTempering, TemperedState
 
 
 def contrast(
-    energy: nn.Module,
+    energy: Energy,
     positives: Tensor,
     negatives: Tensor,
     *,
@@ -47,6 +49,7 @@ def contrast(
     negative_labels: Tensor | None = None,
     l2: float = 0.0,
     ce_weight: float = 0.0,
+    fields: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Loss:
     """mean E(positives) − mean E(negatives) + l2 · mean(E²) + ce_weight · cross-entropy, in one
     forward pass over both.
@@ -56,7 +59,8 @@ def contrast(
     the energies near zero, which the contrast leaves free (Du & Mordatch 2019). ce_weight, above 0
     for an energy with classes, adds −log p(y | x) of the data under softmax(−e(x)), the joint
     objective of JEM (Grathwohl et al. 2020, https://arxiv.org/abs/1912.03263): it sets the levels
-    of the classes against each other, which a contrast within each class leaves free.
+    of the classes against each other, which a contrast within each class leaves free. fields: of
+    positives and negatives, for an energy with block Gibbs, where they are known.
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -68,20 +72,16 @@ def contrast(
             "labels came for one side only; positives and negatives need both or neither; pass the "
             "other"
         )
-    negatives = (
-        negatives.detach() if negatives.requires_grad else negatives
-    )  # the same object: an energy may remember it
+    negatives = negatives.detach()
     entropy = None
     if labels is not None and negative_labels is not None and ce_weight:
-        heads = energy.class_energies(torch.cat([positives, negatives]))  # type: ignore[operator]
+        heads = class_energies(energy, torch.cat([positives, negatives]))
         values = heads.gather(1, torch.cat([labels, negative_labels]).unsqueeze(1)).squeeze(1)
         entropy = F.cross_entropy(-heads[: len(labels)], labels)
         up, down = values[: len(positives)], values[len(positives) :]
-    elif getattr(energy, "apart", False):
-        up, down = (
-            evaluate_energy(energy, positives, labels),
-            evaluate_energy(energy, negatives, negative_labels),
-        )
+    elif gibbs_of(energy).energy_from is not None:
+        up = energy_from_fields(energy, positives, fields[0], labels)
+        down = energy_from_fields(energy, negatives, fields[1], negative_labels)
     else:
         both = None if labels is None else torch.cat([labels, cast(Tensor, negative_labels)])
         up, down = evaluate_energy(energy, torch.cat([positives, negatives]), both).tensor_split(
@@ -141,24 +141,45 @@ def _contrast_from(
     target = energy if labels is None else energy.given(labels)
     sampler = context.require_sampler(type(objective).__name__)
     trace = run_chains(target, sampler, start, objective.steps, generator=context.generator)
-    _observe(energy, x)
-    loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=l2)
+    known = update_offsets(energy, x), fields_in(trace.state)
+    loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels, l2=l2, fields=known)
     return loss._replace(terms=loss.terms | chain_terms(start, trace, energy))
 
 
-def completed(energy: Any, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Data with the units that no one has seen filled in, by an energy that has such units."""
-    complete = getattr(energy, "complete", None)
-    return x if complete is None else complete(x, generator)
+def completed(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return data with the units that no one has seen filled in, by an energy that has such units."""
+    impute = latent_of(energy).impute
+    return x if impute is None else impute(x, generator)
 
 
-def _observe(energy: Any, x: Tensor) -> None:
-    """Show the data to an energy that follows their means."""
-    if hasattr(energy, "observe"):
-        energy.observe(x)
+def update_offsets(energy: Energy, x: Tensor) -> Tensor | None:
+    """Show a batch to an energy that follows the means of data; return its fields of x, if any."""
+    compute, update = gibbs_of(energy).fields, learner_of(energy).update_offsets
+    fields = None if compute is None else compute(x)
+    if update is not None:
+        update(x, fields)
+    return fields
 
 
-def sparse(loss: Loss, energy: Any, x: Tensor, weight: float, target: float) -> Loss:
+def energy_from_fields(
+    energy: Energy, x: Tensor, fields: Tensor | None, labels: Tensor | None
+) -> Tensor:
+    """Return energies (B,) of points x, from the fields of their block Gibbs if these are known."""
+    energy_from = gibbs_of(energy).energy_from
+    if fields is None or energy_from is None:
+        return evaluate_energy(energy, x, labels)
+    return energy_from(x, fields, labels)
+
+
+def fields_in(state: Any) -> Tensor | None:
+    """Return the fields that a state carries of its points, for energies with block Gibbs."""
+    if isinstance(state, TemperedState):
+        fields = fields_in(state.replicas)
+        return None if fields is None else fields[: len(state.x)]
+    return state.fields if isinstance(state, BlockState) else None
+
+
+def sparse(loss: Loss, energy: Energy, x: Tensor, weight: float, target: float) -> Loss:
     """The loss with weight · Σ_j (target − mean_B E[h_j | x])² added, which keeps hidden units
     seldom active.
 
@@ -167,12 +188,13 @@ def sparse(loss: Loss, energy: Any, x: Tensor, weight: float, target: float) -> 
     """
     if not weight:
         return loss
-    if not hasattr(energy, "hidden_mean"):
+    hidden_mean = latent_of(energy).hidden_mean
+    if hidden_mean is None:
         raise ValueError(
             f"sparsity is {weight} and {type(energy).__name__} has no hidden units; it needs some; "
             "set it to 0"
         )
-    activity = energy.hidden_mean(x).mean(0)
+    activity = hidden_mean(x).mean(0)
     penalty = weight * (target - activity).square().sum()
     return loss._replace(
         value=loss.value + penalty, terms=loss.terms | {"activity": activity.detach().mean()}
@@ -251,11 +273,9 @@ class PCD(Objective):
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
         buffer, generator = context.require_buffer("PCD"), context.generator
-        if (self.ce_weight or self.sample_labels) and (
-            labels is None or not getattr(energy, "classes", 0)
-        ):
+        if (self.ce_weight or self.sample_labels) and (labels is None or not count_classes(energy)):
             raise ValueError(
-                f"the energy has {getattr(energy, 'classes', 0)} classes and the data "
+                f"the energy has {count_classes(energy)} classes and the data "
                 f"{'no ' if labels is None else ''}labels; ce_weight and sample_labels need labels "
                 "and an energy with classes; set energy.classes, or switch both off"
             )
@@ -267,7 +287,7 @@ class PCD(Objective):
         if self.sample_labels and negative_labels is not None:
             negative_labels = draw_labels(energy, trace.x, generator)
         lost = buffer.update(visit, ends, self.steps, negative_labels)
-        _observe(energy, x)
+        known = update_offsets(energy, x), fields_in(trace.state)
         loss = contrast(
             energy,
             x,
@@ -276,6 +296,7 @@ class PCD(Objective):
             negative_labels=negative_labels,
             l2=self.l2,
             ce_weight=self.ce_weight,
+            fields=known,
         )
         age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
         loss = loss._replace(
@@ -318,7 +339,7 @@ class PCD(Objective):
 def draw_labels(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
     """Labels (B,) from p(y | x) = softmax(−e(x)): a Gibbs step in y, by the Gumbel-max rule."""
     with frozen(energy), torch.no_grad():
-        heads = energy.class_energies(x)  # type: ignore[operator]
+        heads = class_energies(energy, x)
     u = torch.rand(heads.shape, generator=generator, device=heads.device, dtype=heads.dtype)
     return (-heads - torch.log(-torch.log(u.clamp_min(1e-20)))).argmax(1)
 

@@ -3,13 +3,14 @@ levels.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, NoiseCondition, noise_of
 from lowland.objectives.loss import Batch, Context, Loss, Objective
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like
@@ -66,12 +67,13 @@ class MultilevelDSM(Objective):
         levels = torch.randn(len(x), generator=generator, device=x.device, dtype=x.dtype)
         sigma = (math.log(self.sigma_median) + self.log_sigma_std * levels).exp()
         wide = sigma.view(-1, *[1] * (x.dim() - 1))
-        noise, asked = normal_like(x, generator), getattr(energy, "asked", None)
+        condition = noise_of(energy) or NoiseCondition()
+        noise, asked = normal_like(x, generator), condition.target_mask
         noise = noise if asked is None else noise * asked
         noisy = x + wide * noise
         if context.progress < self.warmup_fraction:
-            guess: Any = energy
-            error, terms = (noisy - guess.denoised(noisy, sigma)) / wide - noise, {}
+            denoised = cast(Callable[..., Tensor], condition.denoised)
+            error, terms = (noisy - denoised(noisy, sigma)) / wide - noise, {}
         else:
             noisy = noisy.requires_grad_(True)
             values = energy(noisy, sigma)
@@ -83,18 +85,18 @@ class MultilevelDSM(Objective):
             }
         weight = 1 + (sigma / self.sigma_data).square()
         rows = 0.5 * weight * error.square().flatten(1).mean(1)
-        share = 1 - len(getattr(energy, "question", ())) / x.shape[1]
+        share = 1 - len(condition.conditioning_channels) / x.shape[1]
         return Loss(rows.mean() / share, terms)
 
     def _check(self, energy: Energy, labels: Tensor | None) -> None:
-        if labels is not None or not getattr(energy, "noise", False):
+        if labels is not None or noise_of(energy) is None:
             raise ValueError(
                 f"{type(energy).__name__} "
                 f"{'takes labels' if labels is not None else 'knows no noise level'}; "
                 "MultilevelDSM trains E(x, σ) without labels; use NoiseUNet for images or "
                 "DenoiserMLP"
             )
-        if self.warmup_fraction and not hasattr(energy, "denoised"):
+        if self.warmup_fraction and (noise_of(energy) or NoiseCondition()).denoised is None:
             raise ValueError(
                 f"warmup_fraction is {self.warmup_fraction} and {type(energy).__name__} is tied to "
                 "no denoiser; only one that is can be warmed up; set it to 0 or use NoiseUNet or "

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lowland.energy import Energy
+from lowland.domain import Domain
+from lowland.energy import Energy, gibbs_of
 from lowland.objectives.loss import (
     Batch,
     Context,
@@ -160,10 +161,11 @@ class PseudoLikelihood(Objective):
         check_domain("PseudoLikelihood", energy, DISCRETE, "use ScoreMatching or DSM")
         target = energy if labels is None else energy.given(labels)
         index, weight = _chosen_sites(x, self.sites, context.generator)
-        if target.conditional is not None:
+        conditional = gibbs_of(target).conditional
+        if conditional is not None:
             with torch.no_grad():
                 own = evaluate_energy(energy, x, labels)
-            rises = _declared_rises(target, x, index)
+            rises = _declared_rises(conditional(x), target.domain, x, index)
         else:
             own, others = neighbours(energy, x, labels, index)
             rises = own[:, None, None] - others
@@ -283,16 +285,15 @@ def _changed(
     )
 
 
-def _declared_rises(target: Energy, x: Tensor, index: Tensor) -> Tensor:
+def _declared_rises(logits: Tensor, domain: Domain, x: Tensor, index: Tensor) -> Tensor:
     """E(x) − E(x with a site changed), (B, S, K − 1), from the conditionals that the energy
     declares.
     """
-    logits = target.conditional(x)
     flat = x.flatten(1).gather(1, index)
-    if target.domain.kind == "binary":
+    if domain.kind == "binary":
         return ((1 - 2 * flat) * logits.flatten(1).gather(1, index)).unsqueeze(2)
-    table = logits.view(len(x), -1, target.domain.classes)
-    table = table.gather(1, index.unsqueeze(2).expand(-1, -1, target.domain.classes))
-    others = torch.arange(1, target.domain.classes, device=x.device)
+    table = logits.view(len(x), -1, domain.classes)
+    table = table.gather(1, index.unsqueeze(2).expand(-1, -1, domain.classes))
+    others = torch.arange(1, domain.classes, device=x.device)
     own = flat.long().unsqueeze(2)
-    return table.gather(2, (own + others) % target.domain.classes) - table.gather(2, own)
+    return table.gather(2, (own + others) % domain.classes) - table.gather(2, own)

@@ -9,15 +9,25 @@ normaliser that would have to be known.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.energy import Energy
 from lowland.objectives.augment import augmented, check_augment
 from lowland.objectives.loss import Batch, Context, Loss, Objective
 from lowland.registry import register
+
+
+@runtime_checkable
+class Pairwise(Protocol):
+    """An energy of pairs of points."""
+
+    def pairs(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return energies (B, C) of all pairs of x (B, *event) and y (C, *event)."""
+        ...
 
 
 @register("objective")
@@ -56,8 +66,7 @@ class InfoNCE(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x = batch.x
-        pairs: Any = getattr(energy, "pairs", None)
-        if pairs is None:
+        if not isinstance(energy, Pairwise):
             raise ValueError(
                 f"InfoNCE came with {type(energy).__name__}, an energy of single points; it "
                 "compares pairs; use PairEnergy"
@@ -65,7 +74,7 @@ class InfoNCE(Objective):
         one, other = (
             augmented(x, self.augment, context.generator, energy.domain) for _ in range(2)
         )
-        table = pairs(one, other)
+        table = energy.pairs(one, other)
         own = torch.arange(len(x), device=x.device)
         value = (F.cross_entropy(-table, own) + F.cross_entropy(-table.T, own)) / 2
         detached = table.detach()

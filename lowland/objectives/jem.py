@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, labels_of
 from lowland.objectives.adversarial import attack
 from lowland.objectives.augment import augmented, check_augment
 from lowland.objectives.contrastive import chain_terms
@@ -158,9 +158,8 @@ class JEM(Objective):
         if negatives is None:
             return relative_class_energies(energy, read), None, None
         some = x if read is x else x[: len(negatives)]
-        parted = getattr(
-            energy, "level", False
-        )  # logits are then not the heads: they are asked for apart (`_odds`)
+        condition = labels_of(energy)
+        parted = condition is not None and condition.class_logits is not None
         if its is None and (read is not x or parted):  # E(x) may cost less than its heads
             both = energy(torch.cat([some, negatives])).to(x.dtype)
             return relative_class_energies(energy, read), both[: len(some)], both[len(some) :]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.energy import Energy
+from lowland.energy import Energy, count_classes, labels_of
 
 UNKNOWN = -1  # the label of a point whose label nobody knows
 
@@ -37,8 +37,17 @@ def accuracy(heads: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_energies(energy: Energy, x: Tensor) -> Tensor:
-    """Return the energies of every class (B, K), in the precision of x."""
-    return energy.class_energies(x).to(x.dtype)  # type: ignore[operator]
+    """Return the energies of every class (B, K), in the precision of x.
+
+    Raises ValueError for an energy that takes no labels.
+    """
+    condition = labels_of(energy)
+    if condition is None:
+        raise ValueError(
+            f"labels came with a {type(energy).__name__}, which has no class_energies; E(x, y) of "
+            "every class is needed; use an energy with classes, or train without labels"
+        )
+    return condition.class_energies(x).to(x.dtype)
 
 
 def relative_class_energies(energy: Energy, x: Tensor) -> Tensor:
@@ -48,18 +57,17 @@ def relative_class_energies(energy: Energy, x: Tensor) -> Tensor:
     The gradient of that number is zero and comes out as rounding, which Adam would make as large as
     any other.
     """
-    if hasattr(energy, "class_logits"):
-        return -energy.class_logits(x).to(x.dtype)  # type: ignore[operator]
-    return class_energies(energy, x)
+    condition = labels_of(energy)
+    return class_energies(energy, x) if condition is None else -condition.logits(x).to(x.dtype)
 
 
 def require_labels(name: str, energy: Energy, labels: Tensor | None) -> Tensor:
     """Return the labels; raise ValueError unless they came with a continuous energy that has
     classes.
     """
-    if labels is None or not getattr(energy, "classes", 0):
+    if labels is None or not count_classes(energy):
         raise ValueError(
-            f"the energy has {getattr(energy, 'classes', 0)} classes and the data "
+            f"the energy has {count_classes(energy)} classes and the data "
             f"{'no ' if labels is None else ''}labels; {name} needs labels and an energy with "
             "classes; set energy.classes, or train by PCD"
         )

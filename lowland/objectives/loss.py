@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy
+from lowland.energy import Energy, latent_of
 from lowland.energy.gradient import check_shape
 from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler
@@ -143,7 +143,7 @@ def check_domain(name: str, energy: Energy, kinds: Sequence[str], instead: str) 
             f"{name} met a {energy.domain.kind} domain; it is for {' and '.join(kinds)} ones; "
             f"{instead}"
         )
-    if energy.data_domain is not None:
+    if latent_of(energy).data_domain is not None:
         raise ValueError(
             f"{name} met a {type(energy).__name__}, which has more units than data; it needs an "
             "energy of the data alone; use CD or PCD, which fill the others in"

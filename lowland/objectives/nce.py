@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from lowland.energy import Energy, frozen
 from lowland.nets.noise_models import FlowNoise, NoisePartner, Truncated
+from lowland.objectives.labels import class_energies
 from lowland.objectives.loss import (
     Batch,
     Context,
@@ -142,7 +143,7 @@ class RankingNCE(Objective):
             up, down = evaluate_energy(energy, both, None).tensor_split([len(x)])
             down = down.expand(len(x), -1)
         else:
-            heads, others = _class_energies(energy, both).tensor_split([len(x)])
+            heads, others = class_energies(energy, both).tensor_split([len(x)])
             up, down = heads.gather(1, labels.unsqueeze(1)).squeeze(1), others.t()[labels]
         first, rest = -up - log_q[: len(x)], -down - log_q[len(x) :]
         total = torch.logsumexp(torch.cat([first.unsqueeze(1), rest], 1), 1)
@@ -253,15 +254,6 @@ def _with_log_z(law: Any, energy: Energy, x: Tensor) -> NoisePartner:
         drawn = law.draw(PILOT, torch.Generator(x.device).manual_seed(seed), dtype=x.dtype)
         weights = -evaluate_energy(energy, drawn, None) + law(drawn) + law.log_z
     return NoisePartner(law, torch.logsumexp(weights, 0) - math.log(PILOT))
-
-
-def _class_energies(energy: Any, x: Tensor) -> Tensor:
-    if not hasattr(energy, "class_energies"):
-        raise ValueError(
-            f"labels came with a {type(energy).__name__}, which has no class_energies; ranking "
-            "under labels judges every class on the same draws; use NCE, or train without labels"
-        )
-    return energy.class_energies(x)
 
 
 def _terms(values: Tensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:

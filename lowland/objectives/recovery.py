@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lowland.energy import Energy
+from lowland.energy import Energy, noise_of
 from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like, per_row
@@ -59,7 +59,7 @@ class DiffusionRecovery(Objective):
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, generator = batch.x, context.generator
         sampler = context.require_sampler("DiffusionRecovery")
-        if not getattr(energy, "noise", False):
+        if noise_of(energy) is None:
             raise ValueError(
                 f"DiffusionRecovery came with {type(energy).__name__}, which knows no noise level; "
                 "it needs E(x, σ); use NoiseMLP"

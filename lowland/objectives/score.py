@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, noise_of
 from lowland.objectives.loss import (
     Batch,
     Context,
@@ -64,7 +64,7 @@ class DSM(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, generator = batch.x, context.generator
-        of_noise = getattr(energy, "noise", False)
+        of_noise = noise_of(energy) is not None
         if len(self.sigmas) > 1 and not of_noise:
             raise ValueError(
                 f"{len(self.sigmas)} noise levels came with an energy that knows none; several "

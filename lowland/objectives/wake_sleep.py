@@ -3,12 +3,27 @@ what the model dreams.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
 
 from lowland.energy import Energy
 from lowland.objectives.contrastive import CD, PCD
 from lowland.objectives.loss import Batch, Context, Loss, Objective
 from lowland.registry import register
+
+
+@runtime_checkable
+class Recognizer(Protocol):
+    """An energy with weights down (generation) and up (recognition) its layers."""
+
+    def recognition(self, x: Tensor) -> Tensor:
+        """Return −log q(h | v), (B,)."""
+        ...
+
+    def generation(self, x: Tensor) -> Tensor:
+        """Return −log p(v | h) of the layers below the top, (B,)."""
+        ...
 
 
 @register("objective")
@@ -52,14 +67,13 @@ class WakeSleep(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         loss = self._contrastive.loss(energy, batch, context)
-        net: Any = energy
-        if not hasattr(net, "recognition") or loss.negatives is None:
+        if not isinstance(energy, Recognizer) or loss.negatives is None:
             return loss
         # the contrast has −log p(v | h) of dreams too, whose gradient is zero on average: without
         # it, there is less noise
         asleep, unlearnt = (
-            net.recognition(loss.negatives).mean(),
-            net.generation(loss.negatives).mean(),
+            energy.recognition(loss.negatives).mean(),
+            energy.generation(loss.negatives).mean(),
         )
         terms = {"recognition": asleep.detach(), "generation": unlearnt.detach()}
         return loss._replace(value=loss.value + unlearnt + asleep, terms=loss.terms | terms)

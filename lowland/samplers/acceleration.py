@@ -16,12 +16,25 @@ compile     gradients by torch.compile, which takes seconds to a minute the firs
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Given, differentiate, score_alone
+from lowland.energy import (
+    Energy,
+    Gibbs,
+    Given,
+    Latent,
+    Learner,
+    Paths,
+    Wrapper,
+    differentiate,
+    score_alone,
+)
+from lowland.energy.capabilities import Condition
 from lowland.samplers.precision import resolve_precision
 
 
@@ -50,74 +63,68 @@ def accelerate(
     return Accelerated(energy, precision == "bfloat16", compile, chunk, exact)
 
 
-class Accelerated(Energy):
-    """An energy whose gradients come in blocks, in bfloat16 or compiled; its values by `forward`
-    are those of the energy.
+class Accelerated(Wrapper):
+    """An energy whose gradients come in blocks, in bfloat16 or compiled.
+
+    Everything else is the energy's own; its block Gibbs is compiled too.
     """
 
     def __init__(
         self, energy: Energy, bf16: bool, compiled: bool, chunk: int | None, exact: bool
     ) -> None:
-        super().__init__(energy.domain)
-        self.energy = energy
-        self.settings = (bf16, compiled, chunk, exact)
-        self.bf16, self.compiled, self.chunk, self.exact = self.settings
-        self._blocks: dict[int, list[tuple[int, int, Energy]]] = {}
+        super().__init__(energy)
+        self.bf16, self.compiled, self.chunk, self.exact = bf16, compiled, chunk, exact
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.energy(x) if c is None else self.energy(x, c)
-
-    def rows(self, index: Tensor) -> "Accelerated":
-        return Accelerated(self.energy.rows(index), *self.settings)
+        return self.energy(x, c)
 
     @property
-    def colours(self) -> Any:
-        return self.energy.colours
+    def gibbs(self) -> Gibbs | None:
+        inner = self.energy.gibbs
+        if inner is None or inner.sweep is None or not self.compiled:
+            return inner
+        return replace(inner, sweep=partial(inner.sweep, compiled=True))
 
     @property
-    def conditional(self) -> Any:
-        return self.energy.conditional
+    def paths(self) -> Paths | None:
+        return self.energy.paths
 
     @property
-    def relaxed(self) -> Any:
-        return self.energy.relaxed
+    def latent(self) -> Latent | None:
+        return self.energy.latent
 
     @property
-    def sweep(self) -> Any:
-        if self.energy.sweep is None:
-            return None
-        return lambda *args, **options: self.energy.sweep(*args, **options, compiled=self.compiled)
+    def condition(self) -> Condition | None:
+        return self.energy.condition
 
-    def analytic(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies (B,) and scores of x (B, *event)."""
-        value, score = self._in_blocks(x)
+    @property
+    def learner(self) -> Learner | None:
+        return self.energy.learner
+
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,) and scores of x (B, *event)."""
+        value, score = self._in_blocks(self._bound(c), x)
         if self.bf16 and self.exact:
-            value = self.energy(x)
+            value = self.energy(x, c)
         return value.to(x.dtype), score.to(x.dtype)
 
-    def slope(self, x: Tensor) -> Tensor:
-        """Scores alone: in bfloat16 the energies of points that are not judged are not computed
-        again.
-        """
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        """Return scores alone; in bfloat16 energies of points not evaluated are not computed again."""
+        energy = self._bound(c)
         if self.compiled or self.chunk is not None:
-            return self._in_blocks(x)[1].to(x.dtype)
+            return self._in_blocks(energy, x)[1].to(x.dtype)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return score_alone(self.energy, x).to(x.dtype)
+            return score_alone(energy, x).to(x.dtype)
 
-    def _in_blocks(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _bound(self, c: Any) -> Energy:
+        return self.energy if c is None else self.energy.given(c)
+
+    def _in_blocks(self, energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.chunk is None or len(x) <= self.chunk:
-            return self._gradient(self.energy, x)
-        parts = [self._gradient(energy, x[i:j]) for i, j, energy in self._split(x)]
+            return self._gradient(energy, x)
+        rows = torch.arange(len(x), device=x.device).split(self.chunk)
+        parts = [self._gradient(energy.index_rows(part), x[part]) for part in rows]
         return torch.cat([value for value, _ in parts]), torch.cat([score for _, score in parts])
-
-    def _split(self, x: Tensor) -> list[tuple[int, int, Energy]]:
-        count, chunk = len(x), self.chunk or len(x)
-        if count not in self._blocks:
-            bounds = [(i, min(i + chunk, count)) for i in range(0, count, chunk)]
-            self._blocks[count] = [
-                (i, j, self.energy.rows(torch.arange(i, j, device=x.device))) for i, j in bounds
-            ]
-        return self._blocks[count]
 
     def _gradient(self, energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
@@ -135,7 +142,7 @@ def _compiled(energy: Energy, x: Tensor, bf16: bool) -> tuple[Tensor, Tensor]:
     inner: Energy = energy
     condition: tuple[Any, ...] = ()
     if isinstance(energy, Given):
-        inner, condition = energy.energy, (energy.condition(x),)
+        inner, condition = energy.energy, (energy.rows_for(x),)
     known = _functions.setdefault(inner, {})
     if bf16 not in known:
         known[bf16] = _compile(inner)

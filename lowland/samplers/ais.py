@@ -15,23 +15,27 @@ https://arxiv.org/abs/1511.02543
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from lowland.energy import (
     Energy,
+    Gibbs,
     Sum,
+    Wrapper,
     check_independent,
     check_points,
     check_values,
     differentiate,
     frozen,
+    gibbs_of,
     lift,
 )
 from lowland.samplers.anneal import one_each
+from lowland.samplers.discrete import BlockGibbs, evaluate_points, fields_for
 from lowland.samplers.kernel import Sampler, per_row
 from lowland.samplers.loop import check_arguments, check_domain, count_refused, iterate
 from lowland.samplers.tempering import ParallelTempering
@@ -176,10 +180,10 @@ def _parts(terms: list[Energy], weights: Sequence[float]) -> list[tuple[float, E
     in one pass of autograd.
     """
     counting = [(w, term) for w, term in zip(weights, terms, strict=True) if w] or [(0.0, terms[0])]
-    others = [(w, term) for w, term in counting if term.analytic is None]
+    others = [(w, term) for w, term in counting if not term.differentiates]
     if len(others) < 2:
         return counting
-    by_hand = [(w, term) for w, term in counting if term.analytic is not None]
+    by_hand = [(w, term) for w, term in counting if term.differentiates]
     return [*by_hand, (1.0, Sum([term for _, term in others], [w for w, _ in others]))]
 
 
@@ -194,53 +198,55 @@ def _blend(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
     return torch.zeros_like(parts[0]) if total is None else total
 
 
-class _Remembering(Energy):
-    """An energy of a path that remembers, of the points it judged last, what each of its terms said
-    of them.
+class _Remembering(Wrapper):
+    """An energy of a path that remembers, of the points it evaluated last, the energies and scores
+    of each of its terms.
     """
 
     def __init__(self, energy: Energy) -> None:
-        super().__init__(energy.domain)
-        self.energy = energy
-        self.terms, self.weights = _terms(energy)
-        self.parts = _parts(self.terms, self.weights)
+        super().__init__(energy)
         self.seen: _Known | None = None
+        self._split()
+
+    def _split(self) -> None:
+        self.terms, self.weights = _terms(self.energy)
+        self.parts = _parts(self.terms, self.weights)
+
+    def index_rows(self, index: Tensor) -> Self:
+        other = super().index_rows(index)
+        if other is not self:
+            other._split()
+        return other
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         values = [term(x) for term in self.terms]
         self.seen = _Known(x, values, None)
         return _blend(self.weights, values)
 
-    def analytic(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         values, scores = zip(*(differentiate(term, x) for term in self.terms), strict=True)
         self.seen = _Known(x, values, scores)
         return _blend(self.weights, values), _blend(self.weights, scores)
 
-    def slope(self, x: Tensor) -> Tensor:
-        scores = [
-            part.slope(x) if part.slope is not None else differentiate(part, x)[1]
-            for _, part in self.parts
-        ]
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        scores = [part.score(x) for _, part in self.parts]
         return _blend([w for w, _ in self.parts], scores)
 
-    def rows(self, index: Tensor) -> "_Remembering":
-        return _Remembering(self.energy.rows(index))
-
     @property
-    def colours(self) -> Any:
-        return self.energy.colours
+    def gibbs(self) -> Gibbs | None:
+        """That of the energy; energies from known fields are remembered too."""
+        inner = self.energy.gibbs
+        if inner is None or inner.energy_from is None:
+            return inner
+        if len(self.terms) > 1:  # other terms are remembered as well, and need evaluating
+            return replace(inner, fields=None, energy_from=None)
+        return replace(inner, energy_from=self._energy_from)
 
-    @property
-    def conditional(self) -> Any:
-        return self.energy.conditional
-
-    @property
-    def relaxed(self) -> Any:
-        return self.energy.relaxed
-
-    @property
-    def sweep(self) -> Any:
-        return self.energy.sweep
+    def _energy_from(self, x: Tensor, fields: Tensor) -> Tensor:
+        energy_from = gibbs_of(self.terms[0]).energy_from
+        assert energy_from is not None
+        self.seen = _Known(x, [energy_from(x, fields)], None)
+        return _blend(self.weights, self.seen.values)
 
     def settled(self, known: _Known | None, x: Tensor) -> _Known | None:
         """What is known of x, each row of which was judged last or is where it was; None if some
@@ -277,7 +283,7 @@ class _Recalled(Energy):
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return _blend(self.weights, self.known.values)
 
-    def analytic(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         return self(x), _blend(self.weights, cast(Sequence[Tensor], self.known.scores))
 
 
@@ -307,7 +313,7 @@ class _Walk:
             steps = [b - a for a, b in zip(old.weights, new.weights, strict=True)]
             change = _blend(steps, [value.double() for value in known.values])
         else:
-            state = kernel.init(new, x)
+            state = _enter(kernel, new, old, self.state)
             change = state.energy.double() - self.state.energy.double()
             self.known = new.seen
             self.num_grad_evals += paid
@@ -364,6 +370,15 @@ class _Walk:
             paid,
             ratios,
         )
+
+
+def _enter(kernel: Sampler, energy: Energy, old: Energy, state: Any) -> Any:
+    """Return the state under another energy; what its block Gibbs begins with is carried on."""
+    fields = fields_for(energy, state, old) if isinstance(kernel, BlockGibbs) else None
+    if fields is None:
+        return kernel.init(energy, state.x)
+    with torch.no_grad():
+        return evaluate_points(energy, state.x, fields)
 
 
 def _refuse_lost(lost: Tensor) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, gibbs_of
 from lowland.samplers.discrete import DMALA, BlockGibbs, GibbsWithGradients
 from lowland.samplers.hmc import HMC
 from lowland.samplers.kernel import DISCRETE, HasStepSize, Sampler
@@ -72,9 +72,9 @@ def candidates(energy: Energy) -> list[Sampler]:
     """Return the samplers that could run: by domain, and by what the energy can do."""
     if energy.domain.kind not in DISCRETE:
         return [MALA(0.1), HMC(0.1, 8, jitter=0.2), NUTS(0.1, 8)]
-    if energy.conditional is not None or energy.sweep is not None:
+    if gibbs_of(energy).draws:
         return [BlockGibbs()]
-    if energy.domain.kind == "binary" or energy.relaxed is not None:
+    if energy.domain.kind == "binary" or gibbs_of(energy).one_hot_energy is not None:
         return [DMALA(1.0), GibbsWithGradients()]
     return [BlockGibbs()]
 
@@ -91,8 +91,8 @@ def choose(energy: Energy, x: Tensor, steps: int, *, generator: torch.Generator)
     if isinstance(found[0], BlockGibbs):
         why = (
             "the energy declares its conditionals, and draws from them are never refused"
-            if energy.conditional is not None or energy.sweep is not None
-            else "the domain is categorical and the energy has no `relaxed` gradient; sites go one "
+            if gibbs_of(energy).draws
+            else "the domain is categorical and the energy has no one-hot energy; sites go one "
             "by one, slowly"
         )
         return Choice(found[0], why, ())

@@ -30,16 +30,20 @@ from torch import Tensor, nn
 from lowland.domain import Domain, real
 from lowland.energy import (
     Energy,
+    LabelCondition,
+    Learner,
+    Wrapper,
     check_independent,
     check_points,
     check_values,
-    differentiate,
     energy_values,
     frozen,
+    labels_of,
     lift,
     score_alone,
     score_with_graph,
 )
+from lowland.energy.capabilities import Condition
 from lowland.samplers.anneal import divide_steps, one_each
 from lowland.samplers.kernel import CONTINUOUS, Sampler, normal_like, per_row
 from lowland.samplers.loop import check_arguments, run_chains
@@ -302,25 +306,36 @@ def vp_to_ve(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[Ener
     return list(energies), [math.sqrt(1 - alpha**2) / alpha for alpha in alphas]
 
 
-class Scaled(Energy):
+class Scaled(Wrapper):
     """E(α x) as an energy of x, on a domain of its own."""
 
     def __init__(self, energy: Energy, alpha: float, domain: Domain) -> None:
-        super().__init__(domain)
-        self.energy, self.alpha = energy, alpha
+        super().__init__(energy, domain)
+        self.alpha = alpha
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.energy(self.alpha * x)
+        return self.energy(self.alpha * x, c)
 
-    def rows(self, index: Tensor) -> "Scaled":
-        return Scaled(self.energy.rows(index), self.alpha, self.domain)
-
-    def analytic(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, score = differentiate(self.energy, self.alpha * x)
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        value, score = self.energy.value_and_score(self.alpha * x, c)
         return value, self.alpha * score
 
-    def slope(self, x: Tensor) -> Tensor:
-        return self.alpha * score_alone(self.energy, self.alpha * x)
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.alpha * self.energy.score(self.alpha * x, c)
+
+    @property
+    def condition(self) -> Condition | None:
+        """Labels are handed on; a noise level is one of x only at α = 1."""
+        if self.alpha == 1:
+            return self.energy.condition
+        labels = labels_of(self.energy)
+        if labels is None:
+            return None
+        return LabelCondition(labels.classes, lambda x: labels.class_energies(self.alpha * x))
+
+    @property
+    def learner(self) -> Learner | None:
+        return self.energy.learner if self.alpha == 1 else None
 
 
 def _checked(

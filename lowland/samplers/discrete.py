@@ -1,6 +1,6 @@
 """Samplers for binary and categorical events.
 
-`BlockGibbs` draws sites from their conditionals, all sites of one colour at once.
+`BlockGibbs` draws sites from their conditionals, all sites of one color at once.
 `GibbsWithGradients` and `DMALA` read off the gradient which changes pay, and correct by Metropolis'
 rule what the gradient gets wrong: the first changes one site a step, the second any number.
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lowland.energy import Energy, Function, differentiate
+from lowland.energy import Energy, Function, differentiate, gibbs_of
 from lowland.registry import register
 from lowland.samplers.kernel import (
     DISCRETE,
@@ -35,6 +35,29 @@ class Points(NamedTuple):
     energy: Tensor
 
 
+class BlockState(NamedTuple):
+    """Points of an energy whose block Gibbs begins with a product, and the fields it gave (B, n)."""
+
+    x: Tensor
+    energy: Tensor
+    fields: Tensor
+
+
+def evaluate_points(energy: Energy, x: Tensor, fields: Tensor | None = None) -> Points | BlockState:
+    """Return the state of chains at x; fields: what `gibbs.fields` gave for x, if that is known."""
+    gibbs = gibbs_of(energy)
+    if gibbs.fields is None or gibbs.energy_from is None:
+        return Points(x, energy(x))
+    fields = gibbs.fields(x) if fields is None else fields
+    return BlockState(x, gibbs.energy_from(x, fields), fields)
+
+
+def fields_for(energy: Energy, state: object, old: Energy) -> Tensor | None:
+    """Return the fields in a state under the energy `old` if they are those of `energy` too."""
+    same = gibbs_of(energy).fields == gibbs_of(old).fields
+    return state.fields if same and isinstance(state, BlockState) else None
+
+
 class LocalState(NamedTuple):
     """Chains with what each change of one site would gain.
 
@@ -51,42 +74,45 @@ def local_state(energy: Energy, x: Tensor) -> LocalState:
     """Energies and first-order gains −ΔE of every change of one site: one gradient.
 
     A binary event is differentiated as it is; a categorical one as one-hot floats, by the energy's
-    `relaxed`.
+    `gibbs.one_hot_energy`.
     """
     if energy.domain.kind == "binary":
         value, score = differentiate(energy, x)
         return LocalState(x, value, ((1 - 2 * x) * score).flatten(1))
-    if energy.relaxed is None:
+    one_hot_energy = gibbs_of(energy).one_hot_energy
+    if one_hot_energy is None:
         raise ValueError(
             f"{type(energy).__name__} on a categorical domain has no gradient between its values; "
-            "it needs a method relaxed(z) that takes one-hot floats (B, *event, "
+            "it needs gibbs.one_hot_energy(z), which takes one-hot floats (B, *event, "
             f"{energy.domain.classes}); write one, or use BlockGibbs"
         )
     z = one_hot(x.long(), energy.domain.classes).to(x.dtype)
-    value, score = differentiate(Function(energy.relaxed), z)
+    value, score = differentiate(Function(one_hot_energy), z)
     here = (score * z).sum(-1, keepdim=True)
     return LocalState(x, value, (score - here).flatten(1, -2))
 
 
-def colours_of(energy: Energy, x: Tensor) -> Tensor:
-    """The colouring (n, *event) that the energy declares, or one colour per site."""
-    if energy.colours is not None:
-        return energy.colours.to(x.device)
+def coloring_of(energy: Energy, x: Tensor) -> Tensor:
+    """Return the coloring (n, *event) that the energy declares, or one color per site."""
+    coloring = gibbs_of(energy).coloring
+    if coloring is not None:
+        return coloring.to(x.device)
     return torch.eye(x[0].numel(), dtype=torch.bool, device=x.device).view(-1, *x.shape[1:])
 
 
-def conditional_of(energy: Energy, x: Tensor, colour: Tensor) -> Tensor:
-    """Conditionals of the sites of one colour: what the energy declares, or differences of
+def conditional_of(energy: Energy, x: Tensor, color: Tensor) -> Tensor:
+    """Return conditionals of the sites of one color: what the energy declares, or differences of
     energies.
 
-    The differences take K evaluations of every site of the colour; energies that know better define
-    `conditional`. A value at which the energy is not finite has no probability. Returns log-odds
+    The differences take K evaluations of every site of the color; energies that know better define
+    `gibbs.conditional`. A value at which the energy is not finite has no probability. Returns log-odds
     (B, *event) if binary, log-probabilities up to a constant (B, *event, K) if categorical.
     """
-    if energy.conditional is not None:
-        return energy.conditional(x)
+    conditional = gibbs_of(energy).conditional
+    if conditional is not None:
+        return conditional(x)
     classes = 2 if energy.domain.kind == "binary" else energy.domain.classes
-    sites = colour.flatten().nonzero().squeeze(1)
+    sites = color.flatten().nonzero().squeeze(1)
     logits = x.new_zeros(len(x), x[0].numel(), classes)
     for site in sites:
         for k in range(classes):
@@ -119,14 +145,14 @@ def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
 @register("sampler")
 @dataclass(frozen=True)
 class BlockGibbs(Sampler):
-    """Gibbs sampling by colours: every site is drawn from its law given all others, sites that do
+    """Gibbs sampling by colors: every site is drawn from its law given all others, sites that do
     not meet at once.
 
-        for each colour:  x_i ~ p(x_i | the rest) for all sites i of the colour
+        for each color:  x_i ~ p(x_i | the rest) for all sites i of the color
 
-    Leaves exp(−E) invariant. The energy declares its colouring and conditionals (lattices,
+    Leaves exp(−E) invariant. The energy declares its coloring and conditionals (lattices,
     Boltzmann machines do); without them sites go one by one and conditionals are differences of
-    energies, K evaluations a site: right, and slow. sweeps: over all colours, per step; energies
+    energies, K evaluations a site: right, and slow. sweeps: over all colors, per step; energies
     with a sweep of their own (bit-sliced lattices) pay for packing once a step. Cost: no gradient;
     one evaluation of the energy per step. Source: Geman & Geman (1984),
     https://doi.org/10.1109/TPAMI.1984.4767596
@@ -144,20 +170,23 @@ class BlockGibbs(Sampler):
 
     def runs_on(self, energy: Energy) -> bool:
         """Return whether sites are discrete, or the energy has block Gibbs of its own."""
-        return energy.sweep is not None or super().runs_on(energy)
+        return gibbs_of(energy).sweep is not None or super().runs_on(energy)
 
-    def init(self, energy: Energy, x: Tensor) -> Points:
+    def init(self, energy: Energy, x: Tensor) -> Points | BlockState:
         with torch.no_grad():
-            return Points(x, energy(x))
+            return evaluate_points(energy, x)
 
     def step(
-        self, energy: Energy, state: Points, generator: torch.Generator
-    ) -> tuple[Points, Info]:
+        self, energy: Energy, state: Points | BlockState, generator: torch.Generator
+    ) -> tuple[Points | BlockState, Info]:
+        sweep = gibbs_of(energy).sweep
+        fields = state.fields if isinstance(state, BlockState) else None
         with torch.no_grad():
-            x = energy.sweep(state.x, self.sweeps, generator) if energy.sweep is not None else None
-            if x is None:
+            if sweep is None:
                 x = self._sweep(energy, state.x, generator)
-            return metropolis(state, Points(x, energy(x)), None, generator)
+            else:
+                x = sweep(state.x, self.sweeps, generator, fields=fields)
+            return metropolis(state, evaluate_points(energy, x), None, generator)
 
     def _sweep(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
         if energy.domain.kind not in DISCRETE:
@@ -166,10 +195,10 @@ class BlockGibbs(Sampler):
                 "Gibbs of its own at this temperature; it needs one, or discrete sites; use MALA, "
                 "HMC or NUTS"
             )
-        for colour in [*colours_of(energy, x)] * self.sweeps:
-            logits = conditional_of(energy, x, colour)
+        for color in [*coloring_of(energy, x)] * self.sweeps:
+            logits = conditional_of(energy, x, color)
             x = torch.where(
-                colour, draw_conditional(logits, energy.domain.kind == "binary", generator), x
+                color, draw_conditional(logits, energy.domain.kind == "binary", generator), x
             )
         return x
 
@@ -184,7 +213,7 @@ class GibbsWithGradients(Sampler):
         accept with probability min(1, exp(E(x) − E(x')) q(i, x_i | x') / q(i, x'_i | x))
 
     Leaves exp(−E) invariant. Binary energies are differentiated in x, categorical ones through
-    `relaxed`. Cost: one gradient per step. Source: Grathwohl et al. (2021),
+    `gibbs.one_hot_energy`. Cost: one gradient per step. Source: Grathwohl et al. (2021),
     https://arxiv.org/abs/2102.04509
     """
 
@@ -231,7 +260,7 @@ class DMALA(Sampler):
 
     Leaves exp(−E) invariant for every step size h. A large h flips many sites at once; tune finds
     the one at which a share of 0.574 is accepted. Binary energies are differentiated in x,
-    categorical ones through `relaxed`. Cost: one gradient per step. Source: Zhang, Liu & Liu
+    categorical ones through `gibbs.one_hot_energy`. Cost: one gradient per step. Source: Zhang, Liu & Liu
     (2022), https://arxiv.org/abs/2206.09914
     """
 

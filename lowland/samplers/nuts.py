@@ -194,7 +194,7 @@ class NUTS(Sampler):
         nor diverged.
         """
         sub = _sprout(tree, growing, forward[growing])
-        here = energy.rows(growing) if len(growing) < len(tree.start) else energy
+        here = energy.index_rows(growing) if len(growing) < len(tree.start) else energy
         for leaf in range(2**level):
             if leaf % SLAB == 0:
                 shape, like = (len(tree.start), min(SLAB, 2**level)), tree.start
@@ -207,7 +207,7 @@ class NUTS(Sampler):
                 sub = sub.keep(sub.alive.nonzero().squeeze(1))
                 if len(sub.chain) == 0:
                     return sub
-                here = energy.rows(sub.chain)
+                here = energy.index_rows(sub.chain)
         _settle(tree, sub)
         return sub
 

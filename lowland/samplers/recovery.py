@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_points, differentiate, lift
+from lowland.energy import Energy, Wrapper, check_points, lift
 from lowland.samplers.anneal import divide_steps
 from lowland.samplers.diffusion import DiffusionResult
 from lowland.samplers.kernel import CONTINUOUS, Sampler, per_row, squared_norm
@@ -29,7 +29,7 @@ from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews
 from lowland.samplers.loop import check_arguments, run_chains
 
 
-class ConditionalEnergy(Energy):
+class ConditionalEnergy(Wrapper):
     """E(x) + ‖x̃ − x‖² / (2 s²): the law of a point given a noisier one. x̃ (B, *event); s: one
     number, or one per row (B,).
 
@@ -41,29 +41,23 @@ class ConditionalEnergy(Energy):
     tensor([4.])
     """
 
+    noisy: Tensor
+    pull: Tensor
+
     def __init__(self, energy: Energy, noisy: Tensor, spread: Tensor | float) -> None:
-        super().__init__(dataclasses.replace(energy.domain, kind="real", lo=-math.inf, hi=math.inf))
-        self.energy = energy
-        self.register_buffer("noisy", noisy, persistent=False)
-        self.register_buffer(
-            "pull",
-            1 / torch.as_tensor(spread, dtype=noisy.dtype, device=noisy.device) ** 2,
-            persistent=False,
-        )
-        self.noisy: Tensor
-        self.pull: Tensor
+        free = dataclasses.replace(energy.domain, kind="real", lo=-math.inf, hi=math.inf)
+        super().__init__(energy, free)
+        sigma = torch.as_tensor(spread, dtype=noisy.dtype, device=noisy.device)
+        self.register_rows("noisy", noisy)
+        self.register_rows("pull", 1 / sigma**2)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.energy(x) + self.pull / 2 * squared_norm(x - self.noisy)
+        return self.energy(x, c) + self.pull / 2 * squared_norm(x - self.noisy)
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        value, score = differentiate(self.energy, x)
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        value, score = self.energy.value_and_score(x, c)
         away = x - self.noisy
         return value + self.pull / 2 * squared_norm(away), score - per_row(self.pull, x) * away
-
-    def rows(self, index: Tensor) -> "ConditionalEnergy":
-        pull = self.pull[index] if self.pull.dim() else self.pull
-        return ConditionalEnergy(self.energy.rows(index), self.noisy[index], pull.rsqrt())
 
 
 def check_levels(sigmas: Sequence[float]) -> None:

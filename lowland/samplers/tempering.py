@@ -5,13 +5,17 @@ All replicas of all chains move in one batch: R temperatures and B chains are R 
 rung by rung.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, differentiate, score_alone
+from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Wrapper, gibbs_of
+from lowland.energy.capabilities import Condition
+from lowland.energy.composition import share_targets
+from lowland.samplers.discrete import BlockState, evaluate_points
 from lowland.samplers.kernel import (
     HasStepSize,
     Info,
@@ -29,70 +33,80 @@ LINEAR = (
 )  # fields of a state that are proportional to the inverse temperature
 
 
-class Tempered(Energy):
+class Tempered(Wrapper):
     """β E(x) with one β for each row of a batch of rungs; `size` chains a rung."""
 
+    beta: Tensor
+
     def __init__(self, energy: Energy, betas: Tensor, size: int) -> None:
-        super().__init__(energy.domain)
         every = torch.arange(size, device=betas.device).repeat(len(betas))
-        self.single, self.energy, self.betas = energy, energy.rows(every), betas
-        self.beta = betas.repeat_interleave(size)
+        super().__init__(energy.index_rows(every))
+        self.register_rows("beta", betas.repeat_interleave(size))
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.beta * self.energy(x)
+        return self.beta * self.energy(x, c)
 
-    def rows(self, index: Tensor) -> "Energy":
-        some = Tempered(self.energy.rows(index), self.betas[:1], 1)
-        some.energy, some.beta = self.energy.rows(index), self.beta[index]
-        return some
-
-    def analytic(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, score = differentiate(self.energy, x)
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        value, score = self.energy.value_and_score(x, c)
         return self.beta * value, per_row(self.beta, x) * score
 
-    def slope(self, x: Tensor) -> Tensor:
-        return per_row(self.beta, x) * score_alone(self.energy, x)
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        return per_row(self.beta, x) * self.energy.score(x, c)
 
     @property
-    def colours(self) -> Any:
-        return self.energy.colours
+    def gibbs(self) -> Gibbs | None:
+        """Conditionals times β; block Gibbs rung by rung, of an energy that takes any β."""
+        inner = self.energy.gibbs
+        if inner is None:
+            return None
+        return replace(
+            inner,
+            conditional=self._times_beta(inner.conditional),
+            one_hot_energy=self._times_beta(inner.one_hot_energy),
+            sweep=self._sweep if inner.sweep is not None and inner.any_beta else None,
+            any_beta=False,
+            energy_from=self._times_beta(inner.energy_from),
+        )
 
-    @property
-    def conditional(self) -> Any:
-        if self.energy.conditional is None:
+    def _times_beta(self, function: Callable[..., Tensor] | None) -> Callable[..., Tensor] | None:
+        if function is None:
             return None
 
-        def logits(x: Tensor) -> Tensor:
-            found = self.energy.conditional(x)
-            return per_row(self.beta, found) * found
+        def scaled(*args: Any) -> Tensor:
+            value = function(*args)
+            return per_row(self.beta, value) * value
 
-        return logits
+        return scaled
+
+    def _sweep(self, x: Tensor, sweeps: int, generator: torch.Generator, **options: Any) -> Tensor:
+        moved = torch.empty_like(x)
+        for beta in dict.fromkeys(self.beta.tolist()):
+            rows = (self.beta == beta).nonzero().squeeze(1)
+            sweep = gibbs_of(self.energy.index_rows(rows)).sweep
+            assert sweep is not None
+            moved[rows] = sweep(x[rows], sweeps, generator, beta=beta)
+        return moved
 
     @property
-    def relaxed(self) -> Any:
-        return None if self.energy.relaxed is None else lambda z: self.beta * self.energy.relaxed(z)
+    def latent(self) -> Latent | None:
+        return None if self.energy.latent is None else self.energy.latent.data_only()
 
     @property
-    def sweep(self) -> Any:
-        return None if self.single.sweep is None else self._sweep
-
-    def _sweep(self, x: Tensor, sweeps: int, generator: torch.Generator) -> Tensor | None:
-        rungs = x.split(len(x) // len(self.betas))
-        betas = self.betas.tolist()
-        found = [
-            self.single.sweep(part, sweeps, generator, beta=b)
-            for part, b in zip(rungs, betas, strict=True)
-        ]
-        return None if any(part is None for part in found) else torch.cat(found)
+    def condition(self) -> Condition | None:
+        found = self.energy.condition
+        if not isinstance(found, LabelCondition):
+            return None if found is None else share_targets([found])
+        heads = found.class_energies
+        return LabelCondition(found.classes, lambda x: self.beta.unsqueeze(1) * heads(x))
 
 
-def tempered(energy: Energy, betas: Tensor, size: int) -> Energy:
-    """The energy of R · size rows at R inverse temperatures: the energy's own (Boltzmann machines),
-    or β E.
+def at_temperatures(energy: Energy, betas: Tensor, size: int) -> Energy:
+    """Return the energy of R · size rows at R inverse temperatures: the energy's own (Boltzmann
+    machines), or β E.
     """
-    return (
-        Tempered(energy, betas, size) if energy.tempered is None else energy.tempered(betas, size)
-    )
+    if energy.paths is None:
+        return Tempered(energy, betas, size)
+    return energy.paths.at_temperatures(betas, size)
 
 
 class Tempering(NamedTuple):
@@ -133,7 +147,7 @@ class ParallelTempering(Sampler):
         every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, e^{Δβ ΔE}),
         for even r after even steps and odd r after odd ones,      β = 1 / T
 
-    (An energy with rungs of its own, `tempered`, as Boltzmann machines have, moves under those, and
+    (An energy with rungs of its own, `paths`, as Boltzmann machines have, moves under those, and
     swaps by their energies.) Even and odd pairs alternate, so that replicas travel instead of
     diffusing. Leaves exp(−E) invariant for the chains of the sample (T = 1), if `sampler` leaves
     its law invariant; all replicas are evaluated in one batch. temperatures: ascending from 1;
@@ -209,7 +223,7 @@ class ParallelTempering(Sampler):
 
     def init(self, energy: Energy, x: Tensor) -> TemperedState:
         size = len(x)
-        if energy.tempered is not None:
+        if energy.paths is not None:
             return self.from_replicas(
                 energy, x.repeat(len(self.temperatures), *[1] * (x.dim() - 1))
             )
@@ -227,7 +241,7 @@ class ParallelTempering(Sampler):
         go on where they were.
         """
         size, betas = len(x) // len(self.temperatures), self.betas(x)
-        replicas = self.sampler.init(tempered(energy, betas, size), x)
+        replicas = self.sampler.init(at_temperatures(energy, betas, size), x)
         return TemperedState(
             replicas.x[:size], replicas.energy[:size], replicas, 0, self._departure(x[:size])
         )
@@ -263,7 +277,9 @@ class ParallelTempering(Sampler):
         if self.step_sizes is not None:
             steps = constant(self.step_sizes, state.x.dtype, state.x.device).repeat_interleave(size)
             sampler = sampler.replace(step_size=steps)
-        return sampler.step(tempered(energy, self.betas(state.x), size), state.replicas, generator)
+        return sampler.step(
+            at_temperatures(energy, self.betas(state.x), size), state.replicas, generator
+        )
 
     def swap(
         self, state: TemperedState, generator: torch.Generator, energy: Energy | None = None
@@ -277,7 +293,7 @@ class ParallelTempering(Sampler):
         rungs = len(betas)
         active = (torch.arange(rungs - 1, device=betas.device) % 2 == state.sweeps % 2).unsqueeze(1)
         crossed = None
-        if energy is None or energy.tempered is None:
+        if energy is None or energy.paths is None:
             energies = old.energy.view(rungs, size) / betas.unsqueeze(1)
             ratio = (betas[:-1] - betas[1:]).unsqueeze(1) * (energies[:-1] - energies[1:])
         else:
@@ -285,7 +301,9 @@ class ParallelTempering(Sampler):
             partner[:-1] += active.squeeze(1).long()
             partner[1:] -= active.squeeze(1).long()
             with torch.no_grad():
-                crossed = tempered(energy, betas[partner], size)(old.x)
+                other = at_temperatures(energy, betas[partner], size)
+                fields = old.fields if isinstance(old, BlockState) else None
+                crossed = evaluate_points(other, old.x, fields).energy
             change = (old.energy - crossed).view(rungs, size)
             ratio = change[:-1] + change[1:]
         chance = ratio.clamp(max=0.0).exp()

@@ -10,7 +10,7 @@ fitted to data.
 
 from lowland.targets.bases import Bernoulli, Categorical, Normal, Uniform, fit_base
 from lowland.targets.continuous import Banana, Funnel, Gaussian, GaussianMixture
-from lowland.targets.exact import mean_energy
+from lowland.targets.exact import ExactSampler, mean_energy
 from lowland.targets.graphs import MaxCut
 from lowland.targets.lattices import Ising, Potts
 
@@ -18,6 +18,7 @@ __all__ = [
     "Banana",
     "Bernoulli",
     "Categorical",
+    "ExactSampler",
     "Funnel",
     "Gaussian",
     "GaussianMixture",

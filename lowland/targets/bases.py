@@ -8,10 +8,9 @@ laws begin at them.
 
 `fit_base` chooses one for a domain and fits it; `targets.Gaussian` is the one with a full
 covariance. On discrete domains they declare what block Gibbs needs: no site meets another, so one
-colour holds them all.
+color holds them all.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,25 +19,14 @@ import torch
 from torch import Tensor
 
 from lowland.domain import Domain, binary, categorical, real
-from lowland.energy import Energy
+from lowland.energy import Energy, Gibbs
 from lowland.targets.continuous import Gaussian
 
 Numbers = Tensor | Sequence[Any]
 
 
-def _one_colour(shape: Sequence[int]) -> Tensor:
+def _one_color(shape: Sequence[int]) -> Tensor:
     return torch.ones(1, *shape, dtype=torch.bool)
-
-
-def _recoloured(law: Any, colours: Tensor) -> Any:
-    if colours.shape[1:] != law.domain.shape or not bool((colours.sum(0) == 1).all()):
-        raise ValueError(
-            f"a colouring of shape {tuple(colours.shape)} came for events of {law.domain.shape}; "
-            "every site needs one colour; pass the colours of the other energy"
-        )
-    twin = copy.copy(law)
-    twin._colours = colours
-    return twin
 
 
 class Uniform(Energy):
@@ -69,31 +57,23 @@ class Uniform(Energy):
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return x.new_zeros(len(x))
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Energies (B,) and scores: zeros."""
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,) and scores: zeros."""
         return x.new_zeros(len(x)), torch.zeros_like(x)
 
-    def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
+    @property
+    def gibbs(self) -> Gibbs | None:
+        if self.domain.kind == "box":
+            return None
+        return Gibbs(_one_color(self.domain.shape), self._conditional, self._one_hot_energy)
+
+    def _one_hot_energy(self, z: Tensor, c: Any = None) -> Tensor:
         return z.new_zeros(len(z))
 
-    @property
-    def colours(self) -> Tensor | None:
-        return (
-            _one_colour(self.domain.shape)
-            if self.domain.kind in ("binary", "categorical")
-            else None
-        )
-
-    @property
-    def conditional(self) -> Any:
-        return self._conditional if self.domain.kind in ("binary", "categorical") else None
-
     def _conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        return (
-            torch.zeros_like(x)
-            if self.domain.kind == "binary"
-            else x.new_zeros(*x.shape, self.domain.classes)
-        )
+        if self.domain.kind == "binary":
+            return torch.zeros_like(x)
+        return x.new_zeros(*x.shape, self.domain.classes)
 
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
@@ -123,24 +103,17 @@ class Bernoulli(Energy):
         self.log_z = (
             torch.nn.functional.softplus(self.logits.double()).sum().item()
         )  # of the logits as they were rounded
-        self._colours = _one_colour(p.shape)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return -(x.flatten(1) @ self.logits.to(x.dtype).flatten())
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Energies (B,) and scores a."""
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,) and scores a."""
         return self(x), self.logits.to(x.dtype).expand_as(x).clone()
 
     @property
-    def colours(self) -> Tensor:
-        return self._colours
-
-    def coloured(self, colours: Tensor) -> "Bernoulli":
-        """The same law with a finer colouring (n, *event): that of an energy which it is to be
-        added to.
-        """
-        return _recoloured(self, colours)
+    def gibbs(self) -> Gibbs:
+        return Gibbs(_one_color(self.domain.shape), self.conditional)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
         """The log-odds a at every site, whatever the others say."""
@@ -182,9 +155,8 @@ class Categorical(Energy):
         self.probabilities = probabilities
         self.register_buffer("logits", p.log().to(torch.get_default_dtype()))
         self.log_z = self.logits.double().logsumexp(-1).sum().item()
-        self._colours = _one_colour(p.shape[:-1])
 
-    def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
+    def one_hot_energy(self, z: Tensor, c: Any = None) -> Tensor:
         """The energy (B,) of one-hot vectors (B, *event, K), linear in them."""
         return -(z * self.logits.to(z.dtype)).flatten(1).sum(1)
 
@@ -193,14 +165,8 @@ class Categorical(Energy):
         return -table.gather(-1, x.long().unsqueeze(-1)).flatten(1).sum(1)
 
     @property
-    def colours(self) -> Tensor:
-        return self._colours
-
-    def coloured(self, colours: Tensor) -> "Categorical":
-        """The same law with a finer colouring (n, *event): that of an energy which it is to be
-        added to.
-        """
-        return _recoloured(self, colours)
+    def gibbs(self) -> Gibbs:
+        return Gibbs(_one_color(self.domain.shape), self.conditional, self.one_hot_energy)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
         """log p (B, *event, K) at every site, whatever the others say."""
@@ -251,8 +217,8 @@ class Normal(Energy):
             1
         ).square().sum(1)
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Energies (B,) and scores −(x − m) / s²."""
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,) and scores −(x − m) / s²."""
         width = self.width.to(x.dtype)
         z = (x - self.centre.to(x.dtype)) / width
         return 0.5 * z.flatten(1).square().sum(1), -z / width

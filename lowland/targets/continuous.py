@@ -68,13 +68,13 @@ class Gaussian(Energy):
             (offset @ precision if precision.dim() == 2 else offset * precision) * offset
         ).sum(1)
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Energies (B,) and scores −C⁻¹ (x − m)."""
-        score = self.slope(x)
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,) and scores −C⁻¹ (x − m)."""
+        score = self.score(x)
         return torch.linalg.vecdot(x - self.centre.to(x.dtype), score).mul_(-0.5), score
 
-    def slope(self, x: Tensor, c: Any = None) -> Tensor:
-        """The scores alone: one pass, or one product if the covariance is not diagonal."""
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        """Return scores in one pass, or one product if the covariance is not diagonal."""
         centre, precision = self.centre.to(x.dtype), self.precision.to(x.dtype)
         if precision.dim() == 1:
             return torch.addcmul(centre * precision, x, precision, value=-1)

@@ -13,7 +13,7 @@ field needs no matrix: Kaufman's formula holds for every size.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,17 @@ NUMBERS = 2**26  # in the powers of the transfer matrix that draws need: 512 MB
 Scaled = tuple[
     Tensor, Tensor
 ]  # a matrix with its largest number 1, and the logarithm of what it was divided by
+
+
+@runtime_checkable
+class ExactSampler(Protocol):
+    """An energy with independent exact draws."""
+
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return exact draws (count, *event); may raise ValueError where it has none."""
+        ...
 
 
 class Solved(Protocol):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import binary
-from lowland.energy import Energy
+from lowland.energy import Energy, Gibbs
 from lowland.registry import register
 
 
@@ -17,7 +17,7 @@ class MaxCut(Energy):
                                   partition that cuts most.
 
     edges: (i, j) or (i, j, weight), nodes numbered from 0; each pair once. Points x (B, nodes) hold
-    0 and 1; between them E is quadratic, so that gradients exist. Declares a colouring and
+    0 and 1; between them E is quadratic, so that gradients exist. Declares a coloring and
     conditionals for block Gibbs. Source: Karp (1972), https://doi.org/10.1007/978-1-4684-2001-2_9
 
     >>> import torch
@@ -27,7 +27,7 @@ class MaxCut(Energy):
     """
 
     weights: Tensor
-    colouring: Tensor
+    coloring: Tensor
 
     def __init__(self, edges: Sequence[Sequence[float]] = ((0, 1), (1, 2), (2, 0))) -> None:
         ends = [(int(edge[0]), int(edge[1])) for edge in edges]
@@ -52,27 +52,26 @@ class MaxCut(Energy):
         if not bool(weights.isfinite().all()):
             raise ValueError("a weight is not finite; all must be; leave hopeless edges out")
         self.register_buffer("weights", weights)
-        self.register_buffer("colouring", _coloured(weights != 0))
+        self.register_buffer("coloring", _color_graph(weights != 0))
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return -((x @ self.weights.to(x.dtype)) * (1 - x)).sum(1)
 
     @property
-    def colours(self) -> Tensor:
-        """Nodes without an edge between them: bool (colours, nodes), each node in one."""
-        return self.colouring
+    def gibbs(self) -> Gibbs:
+        return Gibbs(self.coloring, self.conditional)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = Σ_j w_ij (1 − 2 x_j), (B, nodes)."""
+        """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = Σ_j w_ij (1 − 2 x_j), (B, nodes)."""
         return (1 - 2 * x) @ self.weights.to(x.dtype)
 
 
-def _coloured(joined: Tensor) -> Tensor:
-    """A colouring (colours, nodes) in which no two joined nodes share one: greedy, most neighbours
-    first.
+def _color_graph(joined: Tensor) -> Tensor:
+    """Color the nodes (colors, nodes) so that no two joined ones share a color: greedily, most
+    neighbours first.
     """
-    colour = torch.full((len(joined),), -1)
+    color = torch.full((len(joined),), -1)
     for node in joined.sum(1).argsort(descending=True).tolist():
-        taken = set(colour[joined[node]].tolist())
-        colour[node] = next(k for k in range(len(joined)) if k not in taken)
-    return torch.stack([colour == k for k in range(int(colour.max()) + 1)])
+        taken = set(color[joined[node]].tolist())
+        color[node] = next(k for k in range(len(joined)) if k not in taken)
+    return torch.stack([color == k for k in range(int(color.max()) + 1)])

@@ -9,10 +9,10 @@ and h. On a periodic lattice each side of 2 or more closes to a ring (so that a 
 bond twice) and a side of 1 has no bonds. An Ising model with coupling J is a Potts model with two
 states and coupling 2J, up to a constant.
 
-Both declare what block Gibbs needs: `colours`, sets of sites without bonds among themselves (a
-checkerboard where every ring is even, three colours otherwise), and `conditional(x)`, the law of
-each site given its neighbours. The Ising model also has its own fast `sweep`; the Potts model has
-none.
+Both declare what block Gibbs needs (`gibbs`): a coloring, sets of sites without bonds among
+themselves (a checkerboard where every ring is even, three colors otherwise), and `conditional(x)`,
+the distribution of each site given its neighbours. The Ising model also has its own fast `sweep`;
+the Potts model has none.
 """
 
 import math
@@ -24,21 +24,21 @@ import torch
 from torch import Tensor
 
 from lowland.domain import binary, categorical
-from lowland.energy import Energy
+from lowland.energy import Energy, Gibbs
 from lowland.registry import register
 from lowland.targets import multispin
 from lowland.targets.checkerboard import applies
 from lowland.targets.exact import Strip, kaufman
 
 
-def colouring(size: tuple[int, int], periodic: bool) -> Tensor:
-    """A colour for each site such that neighbours differ: two colours, or three where a periodic
-    side is odd.
+def color_lattice(size: tuple[int, int], periodic: bool) -> Tensor:
+    """Return a color for each site such that neighbours differ: two, or three where a periodic side
+    is odd.
 
-    A ring of odd length is coloured 0 1 0 1 ... 2; the colours of row and column are added modulo 3
+    A ring of odd length is colored 0 1 0 1 ... 2; the colors of row and column are added modulo 3
     (or 2).
 
-    >>> colouring((3, 4), True)
+    >>> color_lattice((3, 4), True)
     tensor([[0, 1, 0, 1],
             [1, 2, 1, 2],
             [2, 0, 2, 0]])
@@ -50,9 +50,10 @@ def colouring(size: tuple[int, int], periodic: bool) -> Tensor:
     return (rows[:, None] + columns) % (3 if any(odd) else 2)
 
 
-def _colours(size: tuple[int, int], periodic: bool) -> Tensor:
-    colour = colouring(size, periodic)
-    return torch.stack([colour == c for c in colour.unique()])
+def _coloring(size: tuple[int, int], periodic: bool) -> Tensor:
+    """Return the sites of each color, bool (colors, rows, columns)."""
+    color = color_lattice(size, periodic)
+    return torch.stack([color == k for k in color.unique()])
 
 
 def _bonds(z: Tensor, periodic: bool) -> list[tuple[Tensor, Tensor]]:
@@ -127,6 +128,7 @@ class Ising(Energy):
         _check_finite("coupling or field", coupling, field)
         super().__init__(binary(*checked))
         self.size, self.coupling, self.field, self.periodic = checked, coupling, field, periodic
+        self._coloring = _coloring(checked, periodic)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         s = 2 * x - 1
@@ -134,14 +136,13 @@ class Ising(Energy):
         return -self.coupling * bonds - self.field * s.sum((1, 2))
 
     @property
-    def colours(self) -> Tensor:
-        """Sites that may be updated together: bool (colours, rows, columns), each site in one of
-        them.
-        """
-        return _colours(self.size, self.periodic)
+    def gibbs(self) -> Gibbs:
+        bits = applies(self.size, self.periodic)
+        sweep = self.sweep if bits else None
+        return Gibbs(self._coloring, self.conditional, sweep=sweep, any_beta=bits)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of x (B,
+        """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of x (B,
         rows, columns).
         """
         return 2 * (self.coupling * _neighbours(2 * x - 1, self.periodic) + self.field)
@@ -154,17 +155,17 @@ class Ising(Energy):
         *,
         beta: float = 1.0,
         compiled: bool = False,
-    ) -> Tensor | None:
-        """Block Gibbs for βE over both colours of the checkerboard, `sweeps` times, 64 chains to a
-        machine word.
+        fields: Tensor | None = None,
+        c: Any = None,
+    ) -> Tensor:
+        """Run block Gibbs for βE over both colors of the checkerboard, `sweeps` times, 64 chains to
+        a machine word.
 
-        Returns new points like x (B, rows, columns), or None where there is no checkerboard: an odd
+        Returns new points like x (B, rows, columns), of a lattice with a checkerboard: no odd
         periodic side. compiled: as one fused kernel (seconds of compilation for each new lattice
         size and number of words; probabilities then are multiples of 2⁻²⁴; falls back with a
         warning).
         """
-        if not applies(self.size, self.periodic):
-            return None
         law = multispin.Law(beta * self.coupling, beta * self.field, self.periodic)
         return multispin.sweep(x, law, sweeps, generator, compiled=compiled)
 
@@ -203,8 +204,8 @@ class Potts(Energy):
 
     size: (rows, columns), both at least 1; states: q, at least 2; coupling: J, above 0 to align
     neighbours; field: one number h for each state, none unless given; periodic: a torus, or free
-    boundaries. Points x (B, rows, columns) hold the states as floats; `relaxed` takes one-hot
-    vectors (B, rows, columns, q), and is quadratic in them.
+    boundaries. Points x (B, rows, columns) hold the states as floats; `one_hot_energy`
+    takes one-hot vectors (B, rows, columns, q), and is quadratic in them.
 
     `log_z` is exact while q^width ≤ 4096 (and for J = 0), `draw` a little less far; elsewhere they
     raise ValueError. Source: Wu (1982), https://doi.org/10.1103/RevModPhys.54.235
@@ -239,6 +240,7 @@ class Potts(Energy):
             field,
             periodic,
         )
+        self._coloring = _coloring(checked, periodic)
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.get_default_dtype()))
 
     def one_hot(self, x: Tensor) -> Tensor:
@@ -248,7 +250,7 @@ class Potts(Energy):
         k = torch.arange(self.states, device=x.device, dtype=x.dtype)
         return (1 - (x.unsqueeze(-1) - k).abs()).clamp(min=0)
 
-    def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
+    def one_hot_energy(self, z: Tensor, c: Any = None) -> Tensor:
         """The energy (B,) of one-hot vectors, or of what lies between them, (B, rows, columns,
         q).
         """
@@ -256,17 +258,14 @@ class Potts(Energy):
         return -self.coupling * bonds - (z @ self.levels.to(z.dtype)).sum((1, 2))
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.relaxed(self.one_hot(x))
+        return self.one_hot_energy(self.one_hot(x))
 
     @property
-    def colours(self) -> Tensor:
-        """Sites that may be updated together: bool (colours, rows, columns), each site in one of
-        them.
-        """
-        return _colours(self.size, self.periodic)
+    def gibbs(self) -> Gibbs:
+        return Gibbs(self._coloring, self.conditional, self.one_hot_energy)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape (B,
+        """Return log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape (B,
         rows, columns, q).
         """
         return self.coupling * _neighbours(self.one_hot(x), self.periodic) + self.levels.to(x.dtype)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.domain import Domain
+from lowland.energy import Energy, LabelCondition, count_classes, labels_of, latent_of, noise_of
 from lowland.registry import build
 from lowland.samplers import denoise, diffusion_recovery_sample, karras_sigmas
 from lowland.samplers.precision import autocast
@@ -22,7 +23,7 @@ def noise_levels(energy: Energy, recipe: Mapping[str, Any]) -> list[float] | Non
     """Falling noise levels along which an energy E(x, σ) is sampled: its objective's, else those of
     [generation]; or None.
     """
-    if not getattr(energy, "noise", False):
+    if not noise_of(energy):
         return None
     named, how = recipe["objective"].get("sigmas"), recipe["generation"]
     return (
@@ -83,7 +84,7 @@ def generate_from_recipe(
     labels = (
         labels
         if labels is not None
-        else balanced_labels(count, getattr(energy, "classes", 0), generator.device)
+        else balanced_labels(count, count_classes(energy), generator.device)
     )
 
     def walk(start: Tensor, under: Tensor | None, told: Progress = progress) -> Samples:
@@ -105,14 +106,17 @@ def generate_from_recipe(
             **more,
         )
 
-    if labels is not None and start is None and getattr(energy, "ancestral", False):
-        return _called(energy, walk, labels, generator, progress)
+    called = labels_of(energy)
+    if labels is not None and start is None and called is not None and called.ancestral:
+        return _called(energy.domain, called, walk, labels, generator, progress)
     made = walk(energy.domain.draw(count, generator) if start is None else start, labels)
-    return made if energy.data_domain is None else _visible(energy, made)
+    visible = latent_of(energy).visible
+    return made if visible is None else _visible(visible, made)
 
 
 def _called(
-    energy: Any,
+    domain: Domain,
+    condition: LabelCondition,
     walk: Callable[..., Samples],
     labels: Tensor,
     generator: torch.Generator,
@@ -126,12 +130,12 @@ def _called(
     points: list[Tensor] = []
     films: list[Tensor] = []
     for i in range(ROUNDS):
-        start = energy.domain.draw(
+        start = domain.draw(
             max(2 * int(open_.sum()), len(labels) // 4, 16), generator
         )  # rare classes take many
         made = walk(start, None, None if i else progress)  # the bar is that of the first round
         with torch.no_grad():
-            odds = torch.softmax(-energy.class_energies(made.x).float(), 1)
+            odds = torch.softmax(-condition.class_energies(made.x).float(), 1)
         called = torch.multinomial(odds, 1, generator=generator).squeeze(1)
         for k in labels[open_].unique():
             here, there = (
@@ -175,11 +179,11 @@ def _recovered(
     return Samples(x, None, torch.stack([start, made.x, x]), [0, how["steps"], how["steps"]])
 
 
-def _visible(energy: Any, made: Samples) -> Samples:
+def _visible(visible: Callable[[Tensor], Tensor], made: Samples) -> Samples:
     """What was drawn, without the units that data do not have."""
     trajectory = (
         None
         if made.trajectory is None
-        else energy.visible(made.trajectory.flatten(0, 1)).unflatten(0, made.trajectory.shape[:2])
+        else visible(made.trajectory.flatten(0, 1)).unflatten(0, made.trajectory.shape[:2])
     )
-    return made._replace(x=energy.visible(made.x), trajectory=trajectory)
+    return made._replace(x=visible(made.x), trajectory=trajectory)

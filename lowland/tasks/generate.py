@@ -1,12 +1,12 @@
 """Making samples from a trained energy: a start, a path of energies, a sampler, steps."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, draw_start, given_channels, noise_of
 from lowland.samplers import Sampler, anneal, denoise, probability_flow, scale_step_sizes
 
 
@@ -25,7 +25,7 @@ def bind_smallest_sigma(energy: Energy, sigmas: Sequence[float] | None) -> Energ
     """A noise-conditional energy at its smallest level, the law closest to the data; other energies
     as they are.
     """
-    return energy.given(min(sigmas)) if getattr(energy, "noise", False) and sigmas else energy
+    return energy.given(min(sigmas)) if noise_of(energy) and sigmas else energy
 
 
 def check_whole(energy: Energy) -> None:
@@ -33,10 +33,11 @@ def check_whole(energy: Energy) -> None:
     moved.
     """
     for part in energy.modules():
-        if getattr(part, "question", ()):
+        channels = given_channels(part) if isinstance(part, Energy) else ()
+        if channels:
             raise ValueError(
                 f"{type(part).__name__} was trained to answer the question in entries "
-                f"{list(cast(Any, part).question)}; what moves whole points needs an energy of "
+                f"{list(channels)}; what moves whole points needs an energy of "
                 "whole points; use tasks.conditional_sample, or generation.method = 'flow'"
             )
 
@@ -83,7 +84,7 @@ def generate(
             "frames; correct them"
         )
     check_whole(energy)
-    if getattr(energy, "noise", False):
+    if noise_of(energy):
         if not sigmas:
             raise ValueError(
                 "the energy is one of noise and no levels came; annealing needs them; pass "
@@ -126,7 +127,7 @@ def generate_by_flow(
     """Draw `count` samples from an energy of noise by probability flow (Heun's steps) along falling
     sigmas, and denoise the last.
 
-    Points begin at N(0, σ²) of the first level, or where the energy itself says (`energy.start`).
+    Points begin at N(0, σ²) of the first level, or where the energy itself says (`energy.condition.start`).
     They move in parts of `batch`, which stay in cache. temperature: the path is that of E / T;
     below 1 samples are more typical and less varied, and of no law that training aimed at. frames:
     as in `generate`, evenly spaced over the levels; progress: hears how many points have arrived.
@@ -143,7 +144,7 @@ def generate_by_flow(
     >>> generate_by_flow(energy, sigmas, 3, generator=g, frames=3).trajectory.shape
     torch.Size([3, 3, 2])
     """
-    if not getattr(energy, "noise", False) or frames == 1 or batch < 1 or len(sigmas) < 2:
+    if not noise_of(energy) or frames == 1 or batch < 1 or len(sigmas) < 2:
         raise ValueError(
             f"flow was given {type(energy).__name__}, {len(sigmas)} levels, {frames} frames and "
             f"batch {batch}; it needs an energy E(x, σ), 2 levels or more, 0 or 2 frames or more "
@@ -154,13 +155,14 @@ def generate_by_flow(
         for sigma in sigmas
     ]
     last = len(sigmas) - 1
+    dtype = next((p.dtype for p in energy.parameters()), torch.get_default_dtype())
     stops = sorted(
         {round(i * last / max(frames - 1, 1)) for i in range(1, max(frames - 1, 1))} | {last}
     )
     parts: list[Tensor] = []
     films: list[Tensor] = []
     for size in [batch] * (count // batch) + [count % batch] * (count % batch > 0):
-        x = _begun(energy, sigmas[0], size, generator)
+        x = draw_start(energy, size, sigmas[0], generator, dtype=dtype)
         trajectory, before = [x], 0
         for stop in stops:
             piece = slice(before, stop + 1)
@@ -175,13 +177,3 @@ def generate_by_flow(
         torch.cat(films, 1) if frames else None,
         [0, *stops] if frames else [],
     )
-
-
-def _begun(energy: Energy, sigma: float, count: int, generator: torch.Generator) -> Tensor:
-    if hasattr(energy, "start"):
-        return cast(Any, energy).start(count, sigma, generator)
-    like = next(energy.parameters())
-    noise = torch.randn(
-        count, *energy.domain.shape, generator=generator, dtype=like.dtype, device=like.device
-    )
-    return sigma * noise

@@ -21,12 +21,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy, check_points, frozen, lift, score_with_graph
+from lowland.energy import (
+    Energy,
+    check_points,
+    count_classes,
+    frozen,
+    lift,
+    noise_of,
+    score_with_graph,
+)
 from lowland.samplers import karras_sigmas
 from lowland.samplers.diffusion import denoise
 from lowland.samplers.kernel import normal_like
 from lowland.samplers.loop import check_arguments
-from lowland.tasks.composition.guidance import of_noise
 from lowland.tasks.detection.class_scores import logits
 from lowland.tasks.generate import check_whole
 
@@ -142,7 +149,7 @@ def check_settings(
             f"{', '.join(METHODS)}, sizes are above 0, temperature and Langevin's sigma at least "
             "0, and a denoiser takes a step or more; correct them"
         )
-    noisy = of_noise(energy)
+    noisy = noise_of(energy) is not None
     if noisy != (method == "denoise"):
         knows = "knows noise levels, and none is bound" if noisy else "knows no noise level"
         raise ValueError(
@@ -164,9 +171,9 @@ def as_classifier(classifier: Any) -> Callable[[Tensor], Tensor]:
     torch.Size([5, 3])
     """
     if isinstance(classifier, Energy):
-        if getattr(classifier, "classes", 0) < 2 or not hasattr(classifier, "class_energies"):
+        if count_classes(classifier) < 2:
             raise ValueError(
-                f"{type(classifier).__name__} has {getattr(classifier, 'classes', 0)} classes; a "
+                f"{type(classifier).__name__} has {count_classes(classifier)} classes; a "
                 "classifier has two or more; train one with classes, or pass a function x -> "
                 "logits"
             )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from lowland.domain import Domain, binary, box, categorical, real
-from lowland.energy import Energy, Function, energy_values, value_and_score
+from lowland.energy import Energy, Function, Gibbs, energy_values, gibbs_of, value_and_score
 from lowland.samplers import Sampler, run_chains, sample
 from lowland.samplers.kernel import HasStepSize
 from lowland.testing.chains import has_replicas, seeded
@@ -48,13 +48,18 @@ class Ground(Energy):
         return 0.5 * (weights * u.square()).sum(1) + 0.1 * u.sum(1).square()
 
     @property
-    def relaxed(self) -> Any:
+    def gibbs(self) -> Gibbs | None:
+        if self.domain.kind != "categorical":
+            return None
         values = torch.arange(CLASSES)
-        return (
-            (lambda z, c=None: self.forward(z @ values.to(z)))
-            if self.domain.kind == "categorical"
-            else None
-        )
+        return Gibbs(one_hot_energy=lambda z, c=None: self.forward(z @ values.to(z)))
+
+
+def one_hot_energy(energy: Energy) -> Callable[..., Tensor]:
+    """Return the energy of one-hot floats, which the categorical ones here have."""
+    found = gibbs_of(energy).one_hot_energy
+    assert found is not None
+    return found
 
 
 def parts(state: Any) -> list[Tensor]:
@@ -156,7 +161,7 @@ def first_order_gains(energy: Energy, x: Tensor) -> Tensor:
     if energy.domain.kind == "binary":
         return (value_and_score(energy, x)[1] * (1 - 2 * x)).flatten(1)
     z = one_hot(x.long(), energy.domain.classes).to(x.dtype)
-    score = value_and_score(energy.relaxed, z)[1].flatten(1, -2)
+    score = value_and_score(one_hot_energy(energy), z)[1].flatten(1, -2)
     here = score.gather(2, x.flatten(1).long().unsqueeze(2))
     return score - here
 
@@ -197,12 +202,11 @@ class Holed(Energy):
         return torch.where(x[:, 0] > self.domain.hi - 0.5, self.value, 0.3 * x.sum(1))
 
     @property
-    def relaxed(self) -> Any:
-        return (
-            (lambda z, c=None: self.forward(z @ torch.arange(CLASSES).to(z)))
-            if self.domain.classes
-            else None
-        )
+    def gibbs(self) -> Gibbs | None:
+        if not self.domain.classes:
+            return None
+        values = torch.arange(CLASSES)
+        return Gibbs(one_hot_energy=lambda z, c=None: self.forward(z @ values.to(z)))
 
 
 def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
@@ -389,8 +393,10 @@ class Probe(Energy):
         return self._evaluate(one_hot(x.long(), CLASSES).to(x) if self.domain.classes else x)
 
     @property
-    def relaxed(self) -> Any:
-        return (lambda z, c=None: self._evaluate(z)) if self.domain.classes else None
+    def gibbs(self) -> Gibbs | None:
+        if not self.domain.classes:
+            return None
+        return Gibbs(one_hot_energy=lambda z, c=None: self._evaluate(z))
 
     def _evaluate(self, z: Tensor) -> Tensor:
         self.calls += 1

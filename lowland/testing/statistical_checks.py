@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lowland.domain import binary, categorical, real
-from lowland.energy import Energy, Function, energy_values
+from lowland.energy import Energy, Function, Gibbs, energy_values
 from lowland.testing.chains import Chains, seeded, stationary, worst, z_scores
 from lowland.testing.targets import CONTINUOUS, Target
 
@@ -143,7 +143,7 @@ class Mixed(Energy):
         )
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self._relaxed(
+        return self._one_hot(
             x.unsqueeze(2)
             if self.domain.kind == "binary"
             else one_hot(x.long(), self.domain.classes).to(x),
@@ -151,10 +151,10 @@ class Mixed(Energy):
         )
 
     @property
-    def relaxed(self) -> Any:
-        return None if self.domain.kind == "binary" else self._relaxed
+    def gibbs(self) -> Gibbs | None:
+        return None if self.domain.kind == "binary" else Gibbs(one_hot_energy=self._one_hot)
 
-    def _relaxed(self, z: Tensor, c: Any = None) -> Tensor:
+    def _one_hot(self, z: Tensor, c: Any = None) -> Tensor:
         w, b = self.weights.to(z), self.costs.to(z)
         return (z * b).flatten(1).sum(1) + 0.5 * (c - (z * w).flatten(1).sum(1)).square()
 
@@ -413,9 +413,9 @@ class Humps(Energy):
     """E(x) = Σ x²/2 + e^{−x²}, its gradient by hand: this check is long."""
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.analytic(x)[0]
+        return self.value_and_score(x)[0]
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         square = x.square()
         bump = (-square).exp()
         return (0.5 * square + bump).sum(1), (2 * bump - 1) * x

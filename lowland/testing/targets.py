@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
 from lowland.domain import Domain, binary, box, categorical, real
-from lowland.energy import Energy, Function, energy_values
+from lowland.energy import Energy, Function, Gibbs, energy_values, gibbs_of
 from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture, Ising, Potts
 
 Draw = Callable[[int, torch.Generator, torch.dtype], Tensor]
@@ -263,8 +263,10 @@ class Perceptron(Energy):
         )
 
     @property
-    def relaxed(self) -> Any:
-        return None if self.domain.kind == "binary" else lambda z, c=None: self._hidden(z)
+    def gibbs(self) -> Gibbs | None:
+        if self.domain.kind == "binary":
+            return None
+        return Gibbs(one_hot_energy=lambda z, c=None: self._hidden(z))
 
     def _hidden(self, z: Tensor) -> Tensor:
         weights = self.weights.to(z.dtype)
@@ -282,12 +284,15 @@ class Holed(Energy):
         return torch.where(x[:, :2].sum(1) < 0.5, math.nan, self.inner(x))
 
     @property
-    def relaxed(self) -> Any:
-        if self.inner.relaxed is None:
+    def gibbs(self) -> Gibbs | None:
+        inner = gibbs_of(self.inner).one_hot_energy
+        if inner is None:
             return None
-        return lambda z, c=None: torch.where(
-            z[:, :2, 0].sum(1) > 1.5, math.nan, self.inner.relaxed(z)
-        )
+        return Gibbs(one_hot_energy=lambda z, c=None: self._hole(z, inner))
+
+    @staticmethod
+    def _hole(z: Tensor, inner: Callable[..., Tensor]) -> Tensor:
+        return torch.where(z[:, :2, 0].sum(1) > 1.5, math.nan, inner(z))
 
 
 def holed(inner: Energy) -> Target:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Sum, check_normalisable
+from lowland.energy import Energy, Sum, check_normalisable, draw_start
 from lowland.registry import build
 from lowland.samplers import karras_sigmas
 from lowland.samplers.diffusion import denoise
@@ -60,7 +60,7 @@ def compose_models(
     high = max(own) if sigma_max is None else sigma_max
     low = min(own) if sigma_min is None else sigma_min
     terms = [_noise_term(m, y, prior) for m, y in zip(models, labels, strict=True)]
-    start = _draw_start(prior, count, high, generator)
+    start = draw_start(prior, count, high, generator)
     sigmas = karras_sigmas(high, low, num_levels)
     return anneal_composed(Sum(terms, weights), sigmas, start, steps, **more).x
 
@@ -99,13 +99,6 @@ def _noise_term(model: Model, label: int | None, prior: Energy) -> Energy:
             "noise"
         )
     return DenoisedGuidance(LabelGuidance(model.energy, label), prior)
-
-
-def _draw_start(energy: Energy, count: int, sigma: float, g: torch.Generator) -> Tensor:
-    begin: Any = getattr(energy, "start", None)
-    if begin is not None:
-        return begin(count, sigma, g)
-    return sigma * torch.randn(count, *energy.domain.shape, generator=g)
 
 
 def _check_lists(

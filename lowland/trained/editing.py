@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, given_channels
 from lowland.samplers import karras_sigmas
 from lowland.tasks import (
     DenoisedGuidance,
@@ -116,7 +116,7 @@ def conditioning_channels(model: Model, channels: Sequence[int] = ()) -> list[in
 
     Raises ValueError unless some channels are given and some are not.
     """
-    given = list(channels) or list(getattr(model.energy, "question", ()))
+    given = list(channels) or list(given_channels(model.energy))
     count = model.shape[0] if len(model.shape) == 3 else 0
     if not given or not all(0 <= k < count for k in given) or len(set(given)) >= count:
         raise ValueError(
@@ -156,7 +156,7 @@ def predict_with(
             steps=steps,
             progress=progress,
         )
-    usual = ASKED_LEVELS if getattr(model.energy, "question", ()) else OTHER_LEVELS
+    usual = ASKED_LEVELS if given_channels(model.energy) else OTHER_LEVELS
     sigmas = karras_sigmas(max(model.sigmas), min(model.sigmas), num_levels or usual)
     return conditional_sample(
         model.energy,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lowland.data import Dataset, binarize, materialize
 from lowland.domain import Domain
-from lowland.energy import Energy, energy_values
+from lowland.energy import Energy, count_classes, energy_values, latent_of
 from lowland.metrics import Likelihood, LogZ, log_likelihood
 from lowland.registry import build
 from lowland.run import Checkpoint, Run
@@ -92,7 +92,7 @@ class Model:
     @property
     def classes(self) -> int:
         """Number of classes that the energy can be asked for; 0 for none."""
-        return getattr(self.energy, "classes", 0)
+        return count_classes(self.energy)
 
     def transform(self, x: Tensor) -> Tensor:
         """Bring values as they stand in a file to the units of the energy: made binary as the data
@@ -234,8 +234,9 @@ def load(
     energy = build("energy", {**recipe["energy"], "domain": domain})
     energy.load_state_dict(chosen.tensors[weights])
     energy.eval()
-    marginal = getattr(energy, "on_data", None) or bind_smallest_sigma(
-        energy, noise_levels(energy, recipe)
+    own = latent_of(energy).marginal
+    marginal = (
+        own() if own is not None else bind_smallest_sigma(energy, noise_levels(energy, recipe))
     )
     chains = recipe["generation"]["sampler"]
     sampler = build("sampler", chains) if chains else None

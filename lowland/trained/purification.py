@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, noise_of
 from lowland.tasks import purify
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def purification_settings(model: Model, **changes: Any) -> dict[str, Any]:
     """
     settings = model.recipe.get("purification")
     if not settings:
-        noisy = bool(getattr(model.energy, "noise", False))
+        noisy = noise_of(model.energy) is not None
         settings = DENOISE if noisy else _langevin_settings(model)
     return settings | {name: value for name, value in changes.items() if value is not None}
 
@@ -47,7 +47,7 @@ def _langevin_settings(model: Model) -> dict[str, Any]:
 
 def purifying_energy(model: Model) -> Energy:
     """Return the energy that purifies: E(x, σ) where it knows noise levels, else the marginal."""
-    return model.energy if getattr(model.energy, "noise", False) else model.marginal
+    return model.energy if noise_of(model.energy) else model.marginal
 
 
 def purify_with(model: Model, x: Tensor, *, generator: torch.Generator, **changes: Any) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowland.config.sections import Restoration as Settings
+from lowland.energy import noise_of
 from lowland.registry import build
 from lowland.samplers import karras_sigmas
 from lowland.samplers.diffusion import denoise
@@ -41,7 +42,7 @@ def restoration_settings(model: Model, draws: int | None = None) -> dict[str, An
             f"draws is {draws}; at least 1 is needed; more give a better mean and a spread"
         )
     how = model.recipe.get("restoration")
-    if how is None and getattr(model.energy, "noise", False):
+    if how is None and noise_of(model.energy):
         how = Settings.model_validate({"method": "split-gibbs"}).model_dump(mode="json")
     if how is None or len(model.shape) != 3:
         raise ValueError(
@@ -125,9 +126,11 @@ def _find_map(
     """
     energy, domain = model.energy, model.energy.domain
     if how["method"] == "split-gibbs":
-        begin: Any = getattr(energy, "start", None)
-        first = MAP_SIGMAS[0]
-        x = begin(len(y), first, generator) if begin else domain.draw(len(y), generator)
+        noise = noise_of(energy)
+        if noise is None or noise.start is None:
+            x = domain.draw(len(y), generator)
+        else:
+            x = noise.start(len(y), MAP_SIGMAS[0], generator)
         x = _clamp_to_box(model, x)
         for level in karras_sigmas(*MAP_SIGMAS):
             bound = bind_smallest_sigma(energy, (level,))

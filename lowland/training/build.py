@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowland.data import Dataset, Split, bernoulli_sample
 from lowland.domain import Domain
-from lowland.energy import Energy, check_energy
+from lowland.energy import Energy, check_energy, count_classes, learner_of, noise_of
 from lowland.objectives.contrastive import completed
 from lowland.objectives.labels import hide_labels
 from lowland.objectives.loss import Objective
@@ -46,8 +46,9 @@ def build_energy(values: Mapping[str, Any], settings: Training, data: Dataset, s
         torch.manual_seed(seed)
         domain = data.domain.widened(settings.box_margin)
         made: Any = build("energy", {**values, "domain": domain})
-    if hasattr(made, "prepare"):
-        made.prepare(data.train.x)
+    init = learner_of(made).init_from_data
+    if init is not None:
+        init(data.train.x)
     return cast(Energy, made)
 
 
@@ -126,7 +127,7 @@ def perturb_examples(
 
 def check_data(energy: Energy, data: Dataset, settings: Training, device: torch.device) -> None:
     """Raise ValueError for data or settings on which the energy cannot be trained."""
-    classes = getattr(energy, "classes", 0)
+    classes = count_classes(energy)
     moved = {
         "data_noise_std": settings.data_noise_std,
         "dequantise": settings.dequantise,
@@ -151,7 +152,5 @@ def check_data(energy: Energy, data: Dataset, settings: Training, device: torch.
     x = x.round() if data.binarization else x
     x = completed(energy, x, torch.Generator(device).manual_seed(0))
     x = x.round() if energy.domain.kind == "binary" else x  # imputed units may be means
-    noise_level = (
-        torch.full((len(x),), 0.1, device=device) if getattr(energy, "noise", False) else None
-    )
+    noise_level = torch.full((len(x),), 0.1, device=device) if noise_of(energy) else None
     check_energy(energy, x, noise_level)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lowland.energy import value_and_score
+from lowland.energy import latent_of, noise_of, value_and_score
 from lowland.samplers.kernel import HasStepSize
 from lowland.samplers.langevin import Langevin, ShortRun
 from lowland.training.session import Session
@@ -143,7 +143,7 @@ def relative_weight_change(before: list[Tensor], after: list[Tensor]) -> float:
 
 @torch.no_grad()
 def _energy_std(session: Session, x: Tensor) -> float:
-    if getattr(session.energy, "noise", False) or session.energy.data_domain is not None:
+    if noise_of(session.energy) or latent_of(session.energy).data_domain is not None:
         return 0.0
     values = session.energy(x.round() if session.energy.domain.kind == "binary" else x)
     return values.float().std(correction=0).item()
@@ -154,9 +154,7 @@ def _step_sizes(session: Session, x: Tensor) -> tuple[float, float]:
     standard deviation.
     """
     sampler = session.module.sampler
-    continuous = session.energy.domain.kind in ("real", "box") and not getattr(
-        session.energy, "noise", False
-    )
+    continuous = session.energy.domain.kind in ("real", "box") and not noise_of(session.energy)
     if not continuous or not isinstance(sampler, HasStepSize) or len(x) < 2:
         return math.nan, math.nan
     h = sampler.step_size

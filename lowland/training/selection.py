@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import materialize
-from lowland.energy import energy_values
+from lowland.energy import energy_values, latent_of, noise_of
 from lowland.metrics import frechet_distance, ksd, mmd
 from lowland.tasks import generate_from_recipe
 from lowland.training.classifier import train_classifier
@@ -114,8 +114,8 @@ def held_gap(session: Session) -> dict[str, float]:
     energy: Any = session.ema.module
     plain = (
         energy.domain.kind in ("real", "box")
-        and energy.data_domain is None
-        and not getattr(energy, "noise", False)
+        and latent_of(energy).data_domain is None
+        and noise_of(energy) is None
     )
     parts = [
         part.x[:HELD].to(session.device) for part in (session.data.train, session.data.calibration)

@@ -8,13 +8,13 @@ else carries state, which is why a resumed run equals an uninterrupted one bit f
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowland.data import Batches, Dataset
-from lowland.energy import Energy
+from lowland.energy import Energy, count_classes, data_domain, learner_of
 from lowland.objectives.contrastive import border_share
 from lowland.objectives.loss import Batch, Loss
 from lowland.registry import build
@@ -83,7 +83,7 @@ class Session:
         if energy is None:
             energy = build_energy(recipe["energy"], settings, data, seed)
         self.energy = energy.to(device).train()
-        self.labelled = getattr(self.energy, "classes", 0) > 0
+        self.labelled = count_classes(self.energy) > 0
         check_data(self.energy, data, settings, device)
         self.partner = build_partner(self.objective, self.energy, data, settings, device, seed + 1)
         self.module = Step(self.energy, self.objective, self.sampler, self.terms, self.partner)
@@ -144,10 +144,9 @@ class Session:
             with accumulate_gradients(self._evaluate, last), self._explain_compiler():
                 self._backward(part, len(parts))
         average_unsynced(self.energy, self._evaluate, self.team)
-        if self.settings.optimizer == "sgd" and hasattr(
-            self.energy, "precondition"
-        ):  # Adam would rescale it, number by number
-            cast(Any, self.energy).precondition()
+        center = learner_of(self.energy).center_gradients
+        if self.settings.optimizer == "sgd" and center is not None:  # Adam would rescale it
+            center()
         modules = [module for module in (self.energy, self.partner) if module is not None]
         norm = full_tensor(clipped_norm(modules, self.settings.grad_clip_norm))
         sound = self.team.all_true(norm.isfinite() & self._losses.isfinite())
@@ -245,7 +244,7 @@ class Session:
             tensors["partner"] = full_state_dict(self.partner)
         state = {
             "processes": self.team.size,
-            "domain": (self.energy.data_domain or self.energy.domain).to_dict(),
+            "domain": data_domain(self.energy).to_dict(),
             "batches": self.batches.state_dict(),
             "rate_factor": self.rate_factor,
             "step_factor": self.step_factor,

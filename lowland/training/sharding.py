@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lowland.energy import Energy, gibbs_of, learner_of
 from lowland.training.distributed import Team
 
 
@@ -43,7 +44,8 @@ def wrap_step(step: nn.Module, sharding: str, members: Team, device: torch.devic
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    if any(hasattr(part, "precondition") or hasattr(part, "observe") for part in step.modules()):
+    energies = [part for part in step.modules() if isinstance(part, Energy)]
+    if any(gibbs_of(part).fields for part in energies):
         raise ValueError(
             "training.sharding is 'fsdp' and the energy is a Boltzmann machine; its gradient is "
             "made by hand and needs whole weights; use 'ddp'"
@@ -76,7 +78,7 @@ def accumulate_gradients(module: nn.Module, last: bool) -> Iterator[None]:
     yield
 
 
-def average_unsynced(energy: nn.Module, module: nn.Module, members: Team) -> None:
+def average_unsynced(energy: Energy, module: nn.Module, members: Team) -> None:
     """Average over the team what wrappers leave alone: running means of the data, and undivided
     scalars' gradients. Called after backward.
     """
@@ -85,9 +87,8 @@ def average_unsynced(energy: nn.Module, module: nn.Module, members: Team) -> Non
     loose: list[Tensor] = []
     if _is_fully_sharded(module):
         loose = [p.grad for p in _scalar_parameters(module) if p.grad is not None]
-    means = (
-        [b for b in energy.buffers() if b.is_floating_point()] if hasattr(energy, "observe") else []
-    )
+    follows = learner_of(energy).update_offsets is not None
+    means = [b for b in energy.buffers() if b.is_floating_point()] if follows else []
     for tensor in [*loose, *means]:
         dist.all_reduce(tensor)
         tensor.div_(members.size)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lowland import Energy, binary, box, real
+from lowland.energy import noise_of
 from lowland.registry import build, parameters, registered
 from lowland.targets import Gaussian
 from lowland.testing import TARGETS, Target, seeded  # noqa: F401  (test files import these from here)
@@ -179,4 +180,4 @@ def points(energy: Energy, count: int, seed: int = 0, dtype: torch.dtype = torch
 
 def bound(energy: Energy) -> Energy:
     """The energy as a function of x alone: a noise level bound where it needs one."""
-    return energy.given(0.7) if getattr(energy, "noise", False) else energy
+    return energy.given(0.7) if noise_of(energy) else energy

@@ -30,6 +30,7 @@ from lowland import (
     sample,
     value_and_score,
 )
+from lowland.energy import NoiseCondition
 from lowland.objectives import Batch, Context
 from lowland.testing import (  # noqa: F401  (test files import these from here)
     LIMIT,
@@ -157,6 +158,10 @@ class Bowl(Energy):
         super().__init__(real(dim))
         self.theta = nn.Parameter(torch.tensor(float(theta), dtype=torch.float64))
         self.noise = noise
+
+    @property
+    def condition(self) -> NoiseCondition | None:
+        return NoiseCondition() if self.noise else None
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         value = self.theta * x.square().sum(1) / 2

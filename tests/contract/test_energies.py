@@ -11,6 +11,7 @@ import torch
 from contract.cases import Case, bound, cases, points, seeded, where
 from contract.checks import Probe, gradient_is_right, no_trace, rows_are_independent, unsettle
 from lowland import MALA, check_energy, energy_values, sample, tune, value_and_score
+from lowland.energy import labels_of
 from lowland.registry import build, parameters, registered, spec
 
 CASES = cases("energy")
@@ -126,8 +127,9 @@ def test_hard_labels_are_one_hot_soft_labels_and_soft_labels_are_averages(case: 
     soft = soft / soft.sum(1, keepdim=True)
     torch.testing.assert_close(energy(x, soft), (soft * table).sum(1), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(energy(x), -(-table).exp().mean(1).log(), rtol=1e-11, atol=1e-11)
-    if hasattr(energy, "class_energies"):
-        torch.testing.assert_close(energy.class_energies(x), table, rtol=1e-11, atol=1e-11)
+    labels = labels_of(energy)
+    if labels is not None:
+        torch.testing.assert_close(labels.class_energies(x), table, rtol=1e-11, atol=1e-11)
     assert table.std(1).min() > 0, "all classes have one energy: the test would prove nothing"
     for c in (labels, soft):
         torch.testing.assert_close(
@@ -161,7 +163,7 @@ def test_wrong_labels_are_refused(case: Case) -> None:
 @every
 def test_energy_without_classes_refuses_labels(case: Case) -> None:
     energy = case.build()
-    if getattr(energy, "classes", None) != 0 or getattr(energy, "noise", False):
+    if getattr(energy, "classes", None) != 0 or energy.condition is not None:
         pytest.skip("has classes, or takes no condition")
     with pytest.raises(ValueError, match=r";.*;"):
         energy(points(energy, 3), torch.tensor([0, 0, 0]))

@@ -14,6 +14,7 @@ from torch import Tensor
 from contract import checks
 from contract.cases import BAD, Case, cases, seeded
 from lowland import BlockGibbs, Energy, Langevin, ReplayBuffer, binary, box, real
+from lowland.energy import count_classes
 from lowland.nets import MLP, RBM, ConvNet, NoiseMLP, PairEnergy
 from lowland.objectives import Batch, Context, Loss, Objective
 from lowland.registry import build, parameters, spec
@@ -92,7 +93,7 @@ def with_networks(cases: list[Case]) -> pytest.MarkDecorator:
 def run(
     objective: Objective, energy: Energy, seed: int = 0, restart: float = 0.05
 ) -> tuple[Loss, Tensor, Tensor | None]:
-    classes = getattr(energy, "classes", 0)
+    classes = count_classes(energy)
     if objective.persistent:
         buffer = ReplayBuffer(
             64, energy.domain, generator=seeded(seed + 9), classes=classes, reinit_prob=restart

@@ -217,7 +217,7 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                 v, value = x, torch.zeros(len(x), dtype=x.dtype)
                 for machine in lower:
                     h = machine.draw_hidden(v, generator)
-                    value += machine.hidden_side(h) - machine(v)
+                    value += machine.hidden_marginal()(h) - machine(v)
                     v = h
                 found.append(value - energy_values(top, v))
         return torch.stack(found).mean(0)

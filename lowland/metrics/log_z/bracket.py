@@ -10,18 +10,19 @@ base measure to the energy and back again: see `certificate` for what the two al
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Sum, check_normalisable, check_points, lift
+from lowland.energy import Energy, Paths, Sum, check_normalisable, check_points, lift
 from lowland.metrics.log_z.certificate import Direction, LogZ, bennett, ends, interval, objections
 from lowland.metrics.log_z.enumeration import countable, enumerated
 from lowland.metrics.log_z.schedule import Path, Schedule, default_sampler, plan_schedule
 from lowland.metrics.mcmc import rhat
 from lowland.samplers import AISResult, Energies, ais, run_chains
-from lowland.targets import Uniform, fit_base
+from lowland.targets import ExactSampler, Uniform, fit_base
 
 PILOT = 200  # chains of the pilot run
 FITTED = 2000  # exact draws of the energy that a base is fitted to
@@ -50,7 +51,7 @@ def log_z(
     base: an energy with exact `draw(count, generator)` and `log_z`; unless given, `fit_base` fits
     one to data, to draws of the energy, or takes the uniform law of a bounded domain. path: a
     function of betas in [0, 1] that gives energies from base to energy, or such energies
-    themselves, which are then the rungs; the energy's own `bridge` or the geometric path unless
+    themselves, which are then the rungs; the energy's own (`paths.path_from`) or the geometric path unless
     given. sampler: leaves every rung as it is; its step size, if it has one, is tuned rung by rung
     in the pilot run. The reverse run starts at exact draws where the energy has `draw`; else at
     `draws` (N, *event), which the caller answers for (the base is fitted to others of them); else
@@ -216,7 +217,7 @@ def _source(
 
 def _exact_draws(energy: Any, count: int, streams: _Streams) -> Tensor | None:
     """Independent exact draws, where the energy has them; lattices that are too wide refuse."""
-    if not callable(getattr(energy, "draw", None)):
+    if not isinstance(energy, ExactSampler):
         return None
     try:
         return energy.draw(count, streams())
@@ -244,16 +245,18 @@ def _path(energy: Energy, base: Any, path: Any) -> tuple[Path, str]:
     if path is not None:
         last = len(path) - 1
         return (lambda betas: [path[round(beta * last)] for beta in betas]), "the caller's rungs"
-    bridge = getattr(energy, "bridge", None)
-    if bridge is not None and bridge(base, (0.0, 1.0)) is not None:
-        return (lambda betas: bridge(base, betas)), "the energy's own bridge"
+    own = energy.paths
+    if own is not None and own.path_from(base, (0.0, 1.0)) is not None:
+        return partial(_own_path, own, base), "the energy's own bridge"
     if isinstance(base, Uniform):
         return (
             lambda betas: [beta * energy if beta else base for beta in betas]
         ), "inverse temperatures"
-    if hasattr(base, "coloured") and energy.colours is not None:
-        base = base.coloured(energy.colours)  # so that the sum is drawn colour by colour
     return (lambda betas: [_between(base, energy, beta) for beta in betas]), "geometric path"
+
+
+def _own_path(paths: Paths, base: Energy, betas: Sequence[float]) -> list[Energy]:
+    return cast(list[Energy], paths.path_from(base, betas))
 
 
 def _between(base: Energy, energy: Energy, beta: float) -> Energy:

@@ -3,7 +3,7 @@ memory.
 
     log Z = log Σ_x exp(−E(x)),    or log Σ_h exp(−F(h)) over the hidden side of a Boltzmann machine
 
-An energy whose `hidden_side` is an energy over its hidden units alone, with the same log Z, needs
+An energy whose `latent.hidden_marginal` is an energy over its hidden units alone, with the same log Z, needs
 2^hidden states, not 2^visible.
 """
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, frozen
+from lowland.energy import Energy, frozen, latent_of
 
 STATES = 2**24
 ROWS = 2**13  # states at a time, fewer where an event is large
@@ -39,11 +39,11 @@ def countable(energy: Energy) -> tuple[Energy, str] | None:
 
     That is the energy itself, or its hidden side, whichever has fewer states.
     """
-    sides = [
-        (energy, "states"),
-        (getattr(energy, "hidden_side", None), "states of its hidden units"),
-    ]
-    known = [(_log_states(side), side, words) for side, words in sides if side is not None]
+    sides = [(energy, "states")]
+    hidden_marginal = latent_of(energy).hidden_marginal
+    if hidden_marginal is not None:
+        sides.append((hidden_marginal(), "states of its hidden units"))
+    known = [(_log_states(side), side, words) for side, words in sides]
     count, side, words = min(known, key=lambda found: found[0])
     return (side, words) if count <= math.log2(STATES) + 1e-9 else None
 

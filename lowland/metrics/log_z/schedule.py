@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, frozen
+from lowland.energy import Energy, frozen, gibbs_of
 from lowland.samplers import DMALA, HMC, BlockGibbs, Sampler
 from lowland.samplers.adaptation import StepSizeAdaptation, log_deviations
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, HasMetric
@@ -65,12 +65,13 @@ def default_sampler(path: Path) -> Sampler:
     declared, DMALA where a gradient must do.
     """
     middle = path((0.0, 0.5, 1.0))[1]
-    kind = middle.domain.kind
-    if middle.sweep is not None or (kind in DISCRETE and middle.conditional is not None):
+    gibbs, kind = gibbs_of(middle), middle.domain.kind
+    if gibbs.sweep is not None or (kind in DISCRETE and gibbs.conditional is not None):
         return BlockGibbs()
     if kind in CONTINUOUS:
         return HMC(0.1, 5, jitter=0.3)
-    return DMALA(1.0) if kind == "binary" or middle.relaxed is not None else BlockGibbs()
+    informed = kind == "binary" or gibbs.one_hot_energy is not None
+    return DMALA(1.0) if informed else BlockGibbs()
 
 
 def plan_schedule(

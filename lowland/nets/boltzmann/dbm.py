@@ -14,14 +14,16 @@ gives a lower bound of log p(v).
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lowland.domain import Domain, binary
-from lowland.energy import Energy
-from lowland.nets.boltzmann.rbm import RBM, product, rounding
+from lowland.energy import Energy, Gibbs, Latent, Learner, Paths
+from lowland.nets.boltzmann.products import product, rounding
+from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
 from lowland.nets.class_energy import condition_for
 from lowland.registry import register
@@ -57,7 +59,7 @@ class DBM(Energy):
     deviation of the first weights; centred: train along the centred gradient, which makes training
     layer by layer needless; iterations, tolerance: of the mean-field equations.
 
-    Objectives `complete` data by mean field, and the contrast of F(v, μ²) with chains (v, h²) then
+    Objectives impute data by mean field, and the contrast of F(v, μ²) with chains (v, h²) then
     has the gradient of the variational bound. `lowland.log_z` brackets its log Z. Raises ValueError
     for data that are not binary and sizes that make no machine. Source: Salakhutdinov & Hinton
     (2009), https://proceedings.mlr.press/v5/salakhutdinov09a.html; centred: Montavon & Müller
@@ -71,8 +73,6 @@ class DBM(Energy):
     >>> dbm(x).shape, dbm.visible(x).shape, dbm.variational_bound(dbm.visible(x)).shape
     (torch.Size([5]), torch.Size([5, 6]), torch.Size([5]))
     """
-
-    apart: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -144,15 +144,15 @@ class DBM(Energy):
                 break
         return MeanField(first, second)
 
-    def complete(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(v, μ²), (B, D + H2): data x (B, *data event) with the mean field of the second layer.
-        Draws nothing.
+    def impute(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return (v, μ²), (B, D + H2): data x (B, *data event) with the mean field of the second
+        layer. Draws nothing.
         """
         return torch.cat([x.flatten(1), self.mean_field(x).second], 1)
 
-    def join(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """(v, h²), (B, D + H2): data with a draw of the second layer from its mean field, a point
-        of the energy's domain.
+    def sample_latents(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return (v, h²), (B, D + H2): data with a draw of the second layer from its mean field, a
+        point of the energy's domain.
         """
         return torch.cat(
             [x.flatten(1), coins(torch.logit(self.mean_field(x).second), generator)], 1
@@ -160,64 +160,49 @@ class DBM(Energy):
 
     def variational_bound(self, x: Tensor) -> Tensor:
         """−F(v, μ²) + H(μ²), (B,), for data x (B, *data event): log p(v) ≥ this − log Z."""
-        completed = self.complete(x)
+        completed = self.impute(x)
         second = completed[:, self.size :]
         entropy = torch.special.entr(second) + torch.special.entr(1 - second)
         return entropy.sum(1) - self.machine(completed)
 
-    @property
-    def on_data(self) -> Energy:
-        """The energy −variational_bound(x) on the domain of data: −log p(v) − log Z at most that
-        much. Shares the weights.
+    def marginal(self) -> Energy:
+        """Return the energy −variational_bound(x) on the domain of data, with shared weights: −log
+        p(v) − log Z at most that much.
         """
         return _OnData(self)
 
-    # ---- what the restricted machine knows -------------------------------------------------------
-
-    def hidden_mean(self, x: Tensor, c: Any = None) -> Tensor:
-        """E[h¹ | v, h²], (B, H1), of points x (B, D + H2)."""
-        return self.machine.hidden_mean(x, c)
-
-    def sweep(
-        self,
-        x: Tensor,
-        sweeps: int,
-        generator: torch.Generator,
-        beta: float = 1.0,
-        compiled: bool = False,
-    ) -> Tensor | None:
-        """Block Gibbs between h¹ and (v, h²)."""
-        return self.machine.sweep(x, sweeps, generator, beta, compiled)
-
-    def bridge(self, base: Energy, betas: Any) -> Any:
-        """The restricted machine's path from a product law on (v, h²)."""
-        return self.machine.bridge(base, betas)
-
-    def tempered(self, betas: Tensor, size: int) -> Any:
-        """The restricted machine's rungs on the way from independent units."""
-        return self.machine.tempered(betas, size)
+    # ---- capabilities, most of them those of the restricted machine ------------------------------
 
     @property
-    def hidden_side(self) -> Any:
-        """The marginal energy of h¹, on binary(H1), with the same Z."""
-        return self.machine.hidden_side
+    def gibbs(self) -> Gibbs:
+        """Block Gibbs between h¹ and (v, h²)."""
+        return self.machine.gibbs
 
-    # ---- training --------------------------------------------------------------------------------
+    @property
+    def paths(self) -> Paths:
+        return self.machine.paths
 
-    def prepare(self, x: Tensor) -> None:
-        """See the training data (N, *data event): visible biases and offsets start at their means,
-        those of h² at even odds.
+    @property
+    def latent(self) -> Latent:
+        return replace(
+            self.machine.latent,
+            data_domain=self.data_domain,
+            visible=self.visible,
+            impute=self.impute,
+            sample_latents=self.sample_latents,
+            marginal=self.marginal,
+        )
+
+    @property
+    def learner(self) -> Learner:
+        return replace(self.machine.learner, init_from_data=self.init_from_data)
+
+    def init_from_data(self, x: Tensor) -> None:
+        """Start visible biases and offsets at the means of training data (N, *data event), those of
+        h² at even odds.
         """
         even = x.new_full((1, self.hidden[1]), 0.5).expand(len(x), -1)
-        self.machine.prepare(torch.cat([x.flatten(1), even], 1))
-
-    def observe(self, x: Tensor, rate: float = 0.01) -> None:
-        """Let the offsets of the centred gradient follow completed data x (B, D + H2)."""
-        self.machine.observe(x, rate)
-
-    def precondition(self) -> None:
-        """Turn the gradients in `.grad` into centred ones."""
-        self.machine.precondition()
+        self.machine.init_from_data(torch.cat([x.flatten(1), even], 1))
 
 
 class _OnData(Energy):

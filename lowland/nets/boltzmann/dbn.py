@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from lowland.domain import Domain, binary
-from lowland.energy import Energy
+from lowland.energy import Energy, Gibbs, Latent, Learner
 from lowland.nets.boltzmann.dbm import binary_data
 from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
@@ -193,8 +193,8 @@ class DBN(Energy):
     # ---- draws -----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def complete(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """(v, h) with h ~ q(h | v), for data x (B, *data event): the pass up."""
+    def sample_latents(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return (v, h) with h ~ q(h | v), for data x (B, *data event): the pass up."""
         parts = [x.flatten(1)]
         for layer in self._directed:
             parts.append(coins(layer.up(parts[-1]), generator))
@@ -215,19 +215,38 @@ class DBN(Energy):
         x: Tensor,
         sweeps: int,
         generator: torch.Generator,
+        *,
         beta: float = 1.0,
         compiled: bool = False,
-    ) -> Tensor | None:
-        """Block Gibbs in the machine on top, then all layers below drawn anew: leaves exp(−E) as it
-        is. None for β ≠ 1.
+        fields: Tensor | None = None,
+        c: Any = None,
+    ) -> Tensor:
+        """Run block Gibbs in the machine on top, then draw all layers below anew: leaves exp(−E)
+        invariant.
         """
-        h = self.top.sweep(self.split(x)[-1], sweeps, generator, beta, compiled)
-        return None if h is None else self.descend(h, generator)
+        h = self.top.sweep(self.split(x)[-1], sweeps, generator, beta=beta)
+        return self.descend(h, generator)
 
     @property
-    def hidden_side(self) -> Any:
-        """The marginal energy of the last layer h^L, on binary(H_L), with the same Z."""
-        return self.top.hidden_side
+    def gibbs(self) -> Gibbs:
+        return Gibbs(sweep=self.sweep)
+
+    @property
+    def latent(self) -> Latent:
+        """The hidden marginal is that of the last layer h^L, on binary(H_L), with the same Z."""
+        return Latent(
+            data_domain=self.data_domain,
+            visible=self.visible,
+            impute=self.sample_latents,
+            sample_latents=self.sample_latents,
+            hidden_marginal=self.top.hidden_marginal,
+        )
+
+    @property
+    def learner(self) -> Learner:
+        top = self.top.learner
+        offsets = self.update_offsets if self.centred else None
+        return Learner(update_offsets=offsets, center_gradients=top.center_gradients)
 
     def fantasies(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
         """Visible units (count, *data event): so many Gibbs steps on top from even coins, and one
@@ -235,9 +254,7 @@ class DBN(Energy):
         """
         h = self.top.domain.draw(count, generator, dtype=self.top.weight.dtype)
         with torch.no_grad():
-            return self.visible(
-                self.descend(cast(Tensor, self.top.sweep(h, steps, generator)), generator)
-            )
+            return self.visible(self.descend(self.top.sweep(h, steps, generator), generator))
 
     # ---- the bound -------------------------------------------------------------------------------
 
@@ -249,7 +266,7 @@ class DBN(Energy):
         Means of log w bound log p(v) + log Z from below; logs of mean weights do too, and tighter
         (Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519).
         """
-        drawn = (self.complete(x, generator) for _ in range(draws))
+        drawn = (self.sample_latents(x, generator) for _ in range(draws))
         return torch.stack([self.recognition(z) - self(z) for z in drawn])
 
     def variational_bound(self, x: Tensor, generator: torch.Generator, draws: int = 10) -> Bound:
@@ -289,13 +306,9 @@ class DBN(Energy):
         own.up_bias.copy_(machine.hidden_bias)
         own.down_bias.copy_(machine.visible_bias)
 
-    def observe(self, x: Tensor, rate: float = 0.01) -> None:
+    def update_offsets(self, x: Tensor, fields: Tensor | None = None) -> None:
         """Let the offsets of the machine on top follow completed data x."""
-        self.top.observe(self.split(x)[-1], rate)
-
-    def precondition(self) -> None:
-        """Turn the gradients of the machine on top into centred ones."""
-        self.top.precondition()
+        self.top.update_offsets(self.split(x)[-1])
 
     def classifier(self, classes: int) -> nn.Sequential:
         """A network that starts as the pass up: sigmoid layers with the weights of recognition, and

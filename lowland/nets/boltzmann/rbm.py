@@ -7,127 +7,31 @@ of the hidden units (see `units`). E(x) is the free energy, exact and cheap, so 
 energy like any other; given one side the units of the other are independent, so block Gibbs costs
 two matrix products a sweep.
 
-The products f(x) W are remembered for the last few batches that were judged, by identity: what a
-sweep ends with, an energy begins with, and neither a training step nor a rung of annealing pays for
-the same product twice.
+Energy and sweep begin with the same product f(x) W, the fields. `gibbs.fields` computes it,
+`gibbs.energy_from` and `gibbs.sweep` take it: samplers carry it in their state, so that neither a
+training step nor a rung of annealing pays for the same product twice.
 """
 
-import threading
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from lowland.domain import Domain
-from lowland.energy import Energy
-from lowland.nets.boltzmann.units import UNITS, HiddenUnits
+from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Learner, Paths
+from lowland.nets.boltzmann.products import (
+    FieldsFunction,
+    LogPartitionFunction,
+    product,
+    rounding,
+)
+from lowland.nets.boltzmann.tempered import HiddenMarginal, Rung, base_of, own_base
+from lowland.nets.boltzmann.units import UNITS
 from lowland.nets.boltzmann.visible import visible_side
 from lowland.nets.class_energy import condition_for, pick
 from lowland.registry import register
-
-
-@dataclass
-class _Seen:
-    """A batch of points, the versions of points and weights when its fields were computed, the
-    fields, and Σ_j A of them (B,) once it has been asked for."""
-
-    x: Tensor
-    key: tuple[int, ...]
-    fields: Tensor
-    total: Tensor | None = None
-
-
-class _Memory(threading.local):
-    """The last batches and their fields, newest first, one list per thread; copies of a machine
-    start with none.
-    """
-
-    def __init__(self) -> None:
-        self.seen: list[_Seen] = []
-
-    def __deepcopy__(self, memo: Any) -> "_Memory":
-        return _Memory()
-
-    def __reduce__(self) -> Any:
-        return _Memory, ()
-
-
-def rounding(like: Tensor) -> torch.dtype | None:
-    """The dtype to which autocast wants the factors of products rounded; None without autocast."""
-    kind = like.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-
-
-def product(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """a @ b with factors rounded to dtype, added up and returned in the dtype of a.
-
-    On a CPU the library of products rounds factors as it loads them, where torch can ask it to: no
-    copies are made.
-    """
-    if dtype is None:
-        return a @ b
-    with torch.autocast(a.device.type, enabled=False):
-        settings = getattr(torch.backends.mkldnn, "matmul", None)
-        if (
-            a.device.type != "cpu"
-            or settings is None
-            or dtype != torch.bfloat16
-            or a.dtype != torch.float32
-        ):
-            return torch.mm(a.to(dtype), b.to(dtype)).to(a.dtype)
-        before = settings.fp32_precision
-        settings.fp32_precision = "bf16"
-        try:
-            return a @ b
-        finally:
-            settings.fp32_precision = before
-
-
-class _Fields(torch.autograd.Function):
-    """f W + c with fields that are known already; backward is that of the product, in bfloat16
-    where forward was.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, f: Tensor, weight: Tensor, bias: Tensor, known: Tensor) -> Tensor:
-        ctx.save_for_backward(f, weight)
-        ctx.dtype = rounding(f)
-        return known.view_as(known)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        f, weight = ctx.saved_tensors
-        to_f = product(g, weight.t(), ctx.dtype) if ctx.needs_input_grad[0] else None
-        return to_f, product(f.t(), g, ctx.dtype), g.sum(0), None
-
-
-class _Total(torch.autograd.Function):
-    """Σ_j A((f W + c)_j), (B,), with fields and sum that are known already; backward needs the
-    means of the units alone.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        f: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        units: HiddenUnits,
-        known: Tensor,
-        total: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(f, weight, known)
-        ctx.units, ctx.dtype = units, rounding(f)
-        return total.view_as(total)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        f, weight, known = ctx.saved_tensors
-        pulled = ctx.units.mean(known).mul_(g.unsqueeze(1))
-        to_f = product(pulled, weight.t(), ctx.dtype) if ctx.needs_input_grad[0] else None
-        return to_f, product(f.t(), pulled, ctx.dtype), pulled.sum(0), None, None, None
 
 
 @register("energy")
@@ -139,7 +43,7 @@ class RBM(Energy):
     any event shape; hidden: number of hidden units; units: "bernoulli", or "relu" for normal laws
     cut off at zero; classes: label units, with E(x, y) = E with the label's own weights, labels and
     soft labels as in `ClassEnergy`; spread: standard deviation of the first weights; centred: train
-    along the centred gradient (see `precondition`; with SGD: Adam, which rescales every number of
+    along the centred gradient (see `center_gradients`; with SGD: Adam, which rescales every number of
     it, gets the plain one).
 
     Gaussian with relu units is a density only while the largest singular value of W stays below 1.
@@ -156,10 +60,6 @@ class RBM(Energy):
     >>> rbm(x).shape, rbm.hidden_mean(x).shape
     (torch.Size([3]), torch.Size([3, 4]))
     """
-
-    apart: ClassVar[bool] = (
-        True  # batches are judged one by one at no loss: their products are remembered
-    )
 
     def __init__(
         self,
@@ -198,16 +98,21 @@ class RBM(Energy):
         self.register_buffer("sigma", torch.ones(size))  # of Gaussian units; 1 for the others
         self.register_buffer("visible_offset", self.visible.rest())
         self.register_buffer("hidden_offset", self.hidden_units.mean(torch.zeros(hidden)))
-        self._memory = _Memory()
 
     # ---- the energy ------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        term = self.term(x)
+        fields = self.fields(x) if x.requires_grad else self.compute_fields(x)
+        return self.energy_from(x, fields, c)
+
+    def energy_from(self, x: Tensor, fields: Tensor, c: Any = None) -> Tensor:
+        """Return E(x, c) (B,) with fields of x that are known, differentiable in the weights."""
+        f = self.visible.features(self, x)
+        term = self.visible.term(self, f)
         if not self.classes:
             condition_for(c, 1, term)
-            return term - self._total(x)
-        z = self.fields(x)
+            return term - self._log_partition(f, fields)
+        z = self._with_graph(f, fields)
         c = condition_for(c, self.classes, z)
         if c is None or c.dim() == 2:
             return pick(self._heads(term, z), c)
@@ -215,7 +120,7 @@ class RBM(Energy):
         return term - self.label_bias[c] - self.hidden_units.log_partition(z).sum(1)
 
     def class_energies(self, x: Tensor) -> Tensor:
-        """E(x, y) for every label y, (B, classes); (B, 1) without label units."""
+        """Return E(x, y) for every label y, (B, classes); (B, 1) without label units."""
         return self._heads(self.term(x), self.fields(x)) if self.classes else self(x).unsqueeze(1)
 
     def _heads(self, term: Tensor, z: Tensor) -> Tensor:
@@ -223,62 +128,49 @@ class RBM(Energy):
         return term.unsqueeze(1) - self.label_bias - self.hidden_units.log_partition(under).sum(2)
 
     def term(self, x: Tensor) -> Tensor:
-        """V(x), (B,): what the visible side has of its own."""
+        """Return V(x), (B,), the visible side's own part of the energy."""
         return self.visible.term(self, self.visible.features(self, x))
 
     def fields(self, x: Tensor) -> Tensor:
-        """c + Wᵀ f(x), (B, hidden), without labels; remembered for the last batches."""
+        """Return c + Wᵀ f(x), (B, hidden), without labels, differentiable in x and the weights."""
+        f = self.visible.features(self, x)
         if x.requires_grad:
-            return torch.addmm(self.hidden_bias, self.visible.features(self, x), self.weight)
-        known = self._remembered(x).fields
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            return _Fields.apply(
-                self.visible.features(self, x), self.weight, self.hidden_bias, known
-            )
-        return known
+            return torch.addmm(self.hidden_bias, f, self.weight)
+        return self._with_graph(f, self.compute_fields(x))
 
-    def _total(self, x: Tensor) -> Tensor:
-        """Σ_j A of the fields, (B,); remembered with them."""
-        if x.requires_grad:
-            return self.hidden_units.log_partition(self.fields(x)).sum(1)
-        seen = self._remembered(x)
-        if seen.total is None:
-            with torch.no_grad():
-                seen.total = self.hidden_units.log_partition(seen.fields).sum(1)
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            f = self.visible.features(self, x)
-            return _Total.apply(
-                f, self.weight, self.hidden_bias, self.hidden_units, seen.fields, seen.total
-            )
-        return seen.total
-
-    def _fields(self, x: Tensor) -> Tensor:
+    def compute_fields(self, x: Tensor) -> Tensor:
+        """Return c + Wᵀ f(x), (B, hidden), without a graph."""
         with torch.no_grad():
             return self._times(self.visible.features(self, x), False).add_(self.hidden_bias)
 
+    def _learns(self) -> bool:
+        return torch.is_grad_enabled() and self.weight.requires_grad
+
+    def _with_graph(self, f: Tensor, fields: Tensor) -> Tensor:
+        if fields.requires_grad or not self._learns():
+            return fields
+        return FieldsFunction.apply(f, self.weight, self.hidden_bias, fields)
+
+    def _log_partition(self, f: Tensor, fields: Tensor) -> Tensor:
+        """Return Σ_j A of the fields, (B,)."""
+        if fields.requires_grad or not self._learns():
+            return self.hidden_units.log_partition(fields).sum(1)
+        return LogPartitionFunction.apply(
+            f, self.weight, self.hidden_bias, self.hidden_units, fields
+        )
+
     def visible_fields(self, h: Tensor) -> Tensor:
-        """W h, (B, features): what hidden units h (B, hidden) do to the visible ones."""
+        """Return W h, (B, features): what hidden units h (B, hidden) add to the visible ones."""
         if torch.is_grad_enabled() and (h.requires_grad or self.weight.requires_grad):
             return h @ self.weight.t()
         return self._times(h, True)
 
     def _times(self, a: Tensor, transposed: bool) -> Tensor:
-        """a W or a Wᵀ without a graph."""
+        """Return a W or a Wᵀ without a graph."""
         return product(a, self.weight.t() if transposed else self.weight, rounding(a))
 
-    def _remembered(self, x: Tensor) -> _Seen:
-        if x.is_inference() or self.weight.is_inference():
-            return _Seen(x, (), self._fields(x))
-        versions = (t._version for t in (x, self.weight, self.hidden_bias, self.sigma))
-        key = (*versions, int(torch.is_autocast_enabled(x.device.type)))
-        for seen in self._memory.seen:
-            if seen.x is x and seen.key == key:
-                return seen
-        self._memory.seen = [_Seen(x, key, self._fields(x)), *self._memory.seen[:2]]
-        return self._memory.seen[0]
-
-    def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
-        """Energies (B,) of one-hot floats z (B, *event, K) on a categorical domain."""
+    def one_hot_energy(self, z: Tensor, c: Any = None) -> Tensor:
+        """Return energies (B,) of one-hot floats z (B, *event, K) on a categorical domain."""
         f = z.flatten(1)
         fields = torch.addmm(self.hidden_bias, f, self.weight)
         if self.classes:
@@ -302,8 +194,8 @@ class RBM(Energy):
     # ---- conditionals and block Gibbs ------------------------------------------------------------
 
     def hidden_mean(self, x: Tensor, c: Any = None) -> Tensor:
-        """E[h | x], (B, hidden): probabilities for Bernoulli units; labels c (B,) sharpen them
-        where there are label units.
+        """Return E[h | x], (B, hidden): probabilities for Bernoulli units; labels c (B,) sharpen
+        them where there are label units.
         """
         z = self.fields(x)
         if self.classes:
@@ -349,76 +241,94 @@ class RBM(Energy):
         x: Tensor,
         sweeps: int,
         generator: torch.Generator,
+        *,
         beta: float = 1.0,
         compiled: bool = False,
+        fields: Tensor | None = None,
         c: Any = None,
-    ) -> Tensor | None:
-        """Block Gibbs: h ~ p(h | x), x ~ p(x | h), so many times; None for β ≠ 1: a power of p(x)
-        has none (see `tempered`).
+    ) -> Tensor:
+        """Run block Gibbs: h ~ p(h | x), x ~ p(x | h), so many times, from fields of x if known.
+
+        Raises ValueError for β ≠ 1: a power of p(x) has no such sweep (see `paths`).
         """
         if beta != 1:
-            return None
-        for i in range(sweeps):
-            z = (
-                self.fields(x) if i == 0 else self._fields(x)
-            )  # points on the way are not seen again
-            x = self.draw_visible(self._draw_hidden(x, z, generator, c), generator)
+            raise ValueError(
+                f"block Gibbs was asked for at beta {beta}; p(x) to a power has none; use beta = 1 "
+                "or paths.at_temperatures"
+            )
+        for _ in range(sweeps):
+            z = self.compute_fields(x) if fields is None else fields
+            x, fields = self.draw_visible(self._draw_hidden(x, z, generator, c), generator), None
         return x
 
-    # ---- other views of the same machine ---------------------------------------------------------
+    # ---- capabilities ----------------------------------------------------------------------------
 
     @property
-    def hidden_side(self) -> Any:
-        """The marginal energy of the hidden units, on binary(hidden) with the same Z; None for
-        other than Bernoulli units.
-        """
-        from lowland.nets.boltzmann.tempered import HiddenSide
+    def gibbs(self) -> Gibbs:
+        categorical = self.domain.kind == "categorical"
+        return Gibbs(
+            one_hot_energy=self.one_hot_energy if categorical else None,
+            sweep=self.sweep,
+            fields=self.compute_fields,
+            energy_from=self.energy_from,
+        )
 
-        return HiddenSide(self) if self.units == "bernoulli" else None
+    @property
+    def condition(self) -> LabelCondition | None:
+        return LabelCondition(self.classes, self.class_energies) if self.classes else None
 
-    def bridge(self, base: Energy, betas: Any) -> Any:
-        """A path from a product law to the machine whose rungs have block Gibbs of their own; None
-        for any other base.
+    @property
+    def latent(self) -> Latent:
+        bernoulli = self.units == "bernoulli"
+        marginal = self.hidden_marginal if bernoulli else None
+        return Latent(hidden_marginal=marginal, hidden_mean=self.hidden_mean)
+
+    def hidden_marginal(self) -> Energy:
+        """Return the marginal energy of Bernoulli hidden units, on binary(hidden), the same Z."""
+        return HiddenMarginal(self)
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.path_from, self.at_temperatures)
+
+    def path_from(self, base: Energy, betas: Sequence[float]) -> list[Energy] | None:
+        """Return a path from a product law to the machine whose rungs have block Gibbs of their own.
 
         E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)]: the base at 0, the
-        machine at 1. Source: Salakhutdinov & Murray (2008), https://doi.org/10.1145/1390156.1390266
+        machine at 1. None for any other base. Source: Salakhutdinov & Murray (2008),
+        https://doi.org/10.1145/1390156.1390266
         """
-        from lowland.nets.boltzmann.tempered import Rung, base_of
-
         law = base_of(self, base)
         return None if law is None else [Rung(self, law, float(beta)) for beta in betas]
 
-    def tempered(self, betas: Tensor, size: int) -> Any:
-        """One energy for R · size rows: block r of rows at inverse temperature β_r on the way from
-        independent units.
-        """
-        from lowland.nets.boltzmann.tempered import Rung, own_base
-
+    def at_temperatures(self, betas: Tensor, size: int) -> Energy:
+        """Return one energy for R · size rows, block r at β_r on the way from independent units."""
         return Rung(self, own_base(self), betas.repeat_interleave(size).unsqueeze(1))
+
+    @property
+    def learner(self) -> Learner:
+        return Learner(
+            self.init_from_data,
+            self.update_offsets if self.centred else None,
+            self.center_gradients if self.centred else None,
+        )
 
     # ---- training --------------------------------------------------------------------------------
 
-    def prepare(self, x: Tensor) -> None:
-        """See the training data (N, *event) once, before the first update: biases, scales and
-        offsets start at the data's.
-        """
+    def init_from_data(self, x: Tensor) -> None:
+        """Start biases, scales and offsets at those of the training data (N, *event)."""
         with torch.no_grad():
-            self.visible.prepare(self, x)
+            self.visible.init_from_data(self, x)
 
-    def observe(self, x: Tensor, rate: float = 0.01) -> None:
-        """Let the offsets of the centred gradient follow the means of data x (B, *event), a small
-        step at a time.
-        """
-        if not self.centred:
-            return
+    def update_offsets(self, x: Tensor, fields: Tensor | None = None, rate: float = 0.01) -> None:
+        """Move the offsets of the centred gradient a step towards the means of data x (B, *event)."""
         with torch.no_grad():
-            z = self.fields(x)
+            z = self.compute_fields(x) if fields is None else fields
             self.hidden_offset.lerp_(self.hidden_units.mean(z).mean(0), rate)
             self.visible_offset.lerp_(self.visible.features(self, x).mean(0), rate)
 
-    def precondition(self) -> None:
-        """Turn the gradients that lie in `.grad` into centred ones, if the machine is to be trained
-        so.
+    def center_gradients(self) -> None:
+        """Turn the gradients that lie in `.grad` into centred ones.
 
         With offsets μ = ⟨f⟩ and λ = ⟨h⟩ of the data, and gradients of the likelihood g_W, g_a, g_c,
 
@@ -430,7 +340,7 @@ class RBM(Energy):
         https://doi.org/10.1007/978-3-642-35289-8_33; Melchior, Fischer & Wiskott (2016),
         https://jmlr.org/papers/v17/14-237.html
         """
-        if not self.centred or self.weight.grad is None:
+        if self.weight.grad is None:
             return
         g_w, g_a, g_c = (
             cast(Tensor, p.grad) for p in (self.weight, self.visible_bias, self.hidden_bias)

@@ -3,15 +3,17 @@ units, and its hidden side.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lowland.domain import binary
-from lowland.energy import Energy
-from lowland.nets.boltzmann.rbm import RBM
-from lowland.nets.boltzmann.visible import Beta, Law
+from lowland.energy import Energy, Gibbs
+from lowland.nets.boltzmann.visible import Law
+
+if TYPE_CHECKING:
+    from lowland.nets.boltzmann.rbm import RBM
 
 
 class Base:
@@ -23,7 +25,7 @@ class Base:
         self.law, self.constant = law, constant
 
 
-def base_of(machine: RBM, base: Energy) -> Base | None:
+def base_of(machine: "RBM", base: Energy) -> Base | None:
     """The base of a path, if it is a product law of the machine's kind of units."""
     with torch.no_grad():
         law = machine.visible.law_of(machine, base)
@@ -35,7 +37,7 @@ def base_of(machine: RBM, base: Energy) -> Base | None:
         )
 
 
-def own_base(machine: RBM) -> Base:
+def own_base(machine: "RBM") -> Base:
     """Independent units with the means of the data."""
     return Base(machine.visible.own_law(machine))
 
@@ -48,25 +50,31 @@ class Rung(Energy):
     hidden units.
     """
 
-    def __init__(self, machine: RBM, base: Base, beta: Beta) -> None:
-        super().__init__(machine.domain)
-        self.machine, self.base, self.beta = machine, base, beta
+    beta: Tensor
 
-    def rows(self, index: Tensor) -> "Rung":
-        return Rung(
-            self.machine,
-            self.base,
-            self.beta[index] if isinstance(self.beta, Tensor) else self.beta,
-        )
+    def __init__(self, machine: "RBM", base: Base, beta: float | Tensor) -> None:
+        super().__init__(machine.domain)
+        self.machine, self.base = machine, base
+        like = machine.visible_bias
+        rows = torch.as_tensor(beta, dtype=like.dtype, device=like.device)
+        self.register_rows("beta", rows.view(-1, 1))
+
+    @property
+    def gibbs(self) -> Gibbs:
+        fields = self.machine.compute_fields
+        return Gibbs(sweep=self.sweep, fields=fields, energy_from=self.energy_from)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        machine, beta = self.machine, self.beta
-        narrow = beta.squeeze(1) if isinstance(beta, Tensor) else beta
+        return self.energy_from(x, self.machine.fields(x))
+
+    def energy_from(self, x: Tensor, fields: Tensor, c: Any = None) -> Tensor:
+        """Return E_β(x) (B,) with the machine's fields of x."""
+        machine, beta = self.machine, self.beta.squeeze(1)
         f = machine.visible.features(machine, x)
-        value = (machine.visible.law_term(self.base.law, f) + self.base.constant) * (1 - narrow)
-        value = value + machine.visible.term(machine, f) * narrow
-        at_rest = machine.hidden * machine.hidden_units.at_rest * (1 - narrow)
-        return value - self._hidden(machine.fields(x)) + at_rest
+        value = (machine.visible.law_term(self.base.law, f) + self.base.constant) * (1 - beta)
+        value = value + machine.visible.term(machine, f) * beta
+        at_rest = machine.hidden * machine.hidden_units.at_rest * (1 - beta)
+        return value - self._hidden(fields) + at_rest
 
     def _hidden(self, z: Tensor) -> Tensor:
         """Σ_j A(β z_j), (B,); with label units, the log of its mean over labels."""
@@ -78,8 +86,7 @@ class Rung(Energy):
     def _labels(self, z: Tensor) -> Tensor:
         """β d_y + Σ_j A(β (z_j + U_yj)), (B, K)."""
         machine = self.machine
-        beta = self.beta.unsqueeze(2) if isinstance(self.beta, Tensor) else self.beta
-        under = (z.unsqueeze(1) + machine.label_weight) * beta
+        under = (z.unsqueeze(1) + machine.label_weight) * self.beta.unsqueeze(2)
         return machine.label_bias * self.beta + machine.hidden_units.log_partition(under).sum(2)
 
     def sweep(
@@ -87,32 +94,34 @@ class Rung(Energy):
         x: Tensor,
         sweeps: int,
         generator: torch.Generator,
+        *,
         beta: float = 1.0,
         compiled: bool = False,
-    ) -> Tensor | None:
-        """Block Gibbs of the joint law of visible and hidden units at β."""
-        if beta != 1:
-            return None
+        fields: Tensor | None = None,
+        c: Any = None,
+    ) -> Tensor:
+        """Run block Gibbs of the joint distribution of visible and hidden units at the rung's β."""
         machine = self.machine
         for _ in range(sweeps):
-            z = machine.fields(x)
+            z = machine.compute_fields(x) if fields is None else fields
             if machine.classes:
                 z = z + machine.label_weight[machine._draw_labels(self._labels(z), generator)]
             h = machine.hidden_units.draw(z * self.beta, generator)
             x = machine.visible.draw(
                 machine, machine.visible_fields(h), generator, self.beta, self.base.law
             )
+            fields = None
         return x
 
 
-class HiddenSide(Energy):
+class HiddenMarginal(Energy):
     """The hidden units of a machine as the visible ones of another: E(h) = −c·h − log ∫ exp(f·Wh −
     V) dx, with the same Z.
 
     With label units, log (1/K) Σ_y exp(d_y + U_y·h) is added to what the visible side gives.
     """
 
-    def __init__(self, machine: RBM) -> None:
+    def __init__(self, machine: "RBM") -> None:
         super().__init__(binary(machine.hidden))
         self.machine = machine
 

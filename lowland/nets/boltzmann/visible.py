@@ -72,7 +72,7 @@ class VisibleSide(Protocol):
         """The natural parameters of an energy that is a product law; None for any other."""
         ...
 
-    def prepare(self, machine: Any, x: Tensor) -> None:
+    def init_from_data(self, machine: Any, x: Tensor) -> None:
         """Set the machine's bias, scale and offset to those of independent units with the means of
         data x (N, *event).
         """
@@ -98,11 +98,10 @@ class _Discrete:
 
     @staticmethod
     def _law_of(base: Energy, shape: tuple[int, ...], kind: str, like: Tensor) -> Law | None:
-        if base.conditional is None or base.domain.kind != kind:
+        conditional = None if base.gibbs is None else base.gibbs.conditional
+        if conditional is None or base.domain.kind != kind:
             return None
-        logits = base.conditional(
-            torch.stack([like.new_zeros(shape), like.new_ones(shape)])
-        ).flatten(1)
+        logits = conditional(torch.stack([like.new_zeros(shape), like.new_ones(shape)])).flatten(1)
         return (logits[0],) if torch.equal(logits[0], logits[1]) else None
 
 
@@ -141,7 +140,7 @@ class Binary(_Discrete):
     def law_of(self, machine: Any, base: Energy) -> Law | None:
         return self._law_of(base, self.shape, "binary", machine.visible_bias)
 
-    def prepare(self, machine: Any, x: Tensor) -> None:
+    def init_from_data(self, machine: Any, x: Tensor) -> None:
         share = (x.flatten(1).double().sum(0) + 1) / (len(x) + 2)
         machine.visible_bias.copy_(torch.logit(share))
         machine.visible_offset.copy_(share)
@@ -185,7 +184,7 @@ class Categorical(_Discrete):
     def law_of(self, machine: Any, base: Energy) -> Law | None:
         return self._law_of(base, self.shape, "categorical", machine.visible_bias)
 
-    def prepare(self, machine: Any, x: Tensor) -> None:
+    def init_from_data(self, machine: Any, x: Tensor) -> None:
         counts = (
             torch.stack([(x.flatten(1) == k).double().sum(0) for k in range(self.classes)], 1) + 1
         )
@@ -263,7 +262,7 @@ class Gaussian:
         sound = product and bool((precision > 0).all())
         return (pull * machine.sigma, precision * machine.sigma.square()) if sound else None
 
-    def prepare(self, machine: Any, x: Tensor) -> None:
+    def init_from_data(self, machine: Any, x: Tensor) -> None:
         x = x.flatten(1).double()
         machine.sigma.copy_(x.std(0).clamp_min(1e-3))
         machine.visible_bias.copy_(x.mean(0))

@@ -46,6 +46,7 @@ from lowland.energy import (
     check_normalisable,
     check_points,
     energy_values,
+    gibbs_of,
     lift,
     value_and_score,
 )
@@ -64,7 +65,6 @@ from lowland.samplers import (
 )
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import DISCRETE
-from lowland.tasks.composition.guidance import of_noise as of_noise
 from lowland.tasks.generate import check_whole
 
 UNITS = ("deviation", "robust", "score")
@@ -126,7 +126,7 @@ class Constant(Energy):
     tensor([2., 2., 2.])
     """
 
-    confines: ClassVar[bool] = False
+    coercive: ClassVar[bool] = False
 
     def __init__(self, value: float, domain: Domain | None = None) -> None:
         super().__init__(domain)
@@ -215,7 +215,7 @@ def default_sampler(
     """
     if energy.domain.kind not in DISCRETE:
         return tune(energy, MALA(0.1), x, steps, generator=generator)
-    if energy.conditional is not None or energy.sweep is not None or energy.domain.kind != "binary":
+    if gibbs_of(energy).draws or energy.domain.kind != "binary":
         return BlockGibbs()
     return tune(energy, DMALA(1.0), x, steps, generator=generator)
 

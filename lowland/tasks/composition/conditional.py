@@ -27,10 +27,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, frozen, lift
+from lowland.energy import Energy, draw_start, frozen, given_channels, lift, noise_of
 from lowland.samplers import Sampler, normal_like
 from lowland.samplers.diffusion import sde_dpm_solver
-from lowland.tasks.composition.compose import anneal_composed, of_noise, sample_composed
+from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity, Mask
 from lowland.tasks.inverse.posterior import ClampedEnergy, Restoration
@@ -81,7 +81,8 @@ def conditional_sample(
     (True, True, 0.0)
     """
     energy = lift(energy)
-    noisy = of_noise(energy)
+    noise = noise_of(energy)
+    noisy = noise is not None
     fits = method in (("sample", "denoise") if noisy else ("sample", "map"))
     if draws < 1 or not fits or noisy != bool(len(sigmas)):
         raise ValueError(
@@ -90,12 +91,12 @@ def conditional_sample(
             "belong to an energy of noise, which is sampled ('sample' or 'denoise'); correct "
             "them, or bind a level with energy.given(sigma)"
         )
-    own: Tensor | None = getattr(energy, "asked", None)
+    own = None if noise is None else noise.target_mask
     if own is not None and not torch.equal(known.expand(x.shape[1:]), ~own.expand(x.shape[1:])):
         raise ValueError(
             "another mask came than the question of this energy, entries "
-            f"{list(cast(Any, energy).question)} along the first axis; it learned to answer that "
-            "one alone; pass known = ~energy.asked"
+            f"{list(given_channels(energy))} along the first axis; it learned to answer that "
+            "one alone; pass known = ~energy.condition.target_mask"
         )
     if method == "denoise" and own is not None:
         return _answers(_cleaned(energy, x, known, sigmas, draws, generator, progress), known)
@@ -114,18 +115,18 @@ def conditional_sample(
         )
         return _answers(found.draws, known)
     rows = torch.arange(len(x), device=x.device).repeat(draws)
-    energy, seen = energy.rows(rows), Mask(known).A(x)[rows]
+    energy, seen = energy.index_rows(rows), Mask(known).A(x)[rows]
     if noisy:
         places = _noised(seen, sigmas, generator) if own is None else [seen] * len(sigmas)
         path = [
             ClampedEnergy(energy.given(sigma), known, there)
             for sigma, there in zip(sigmas, places, strict=True)
         ]
-        held, own = path[-1], getattr(energy, "start", None)
+        held = path[-1]
         begun = seen + sigmas[0] * normal_like(seen, generator)
-        begin = held.restrict(
-            begun if own is None else cast(Any, own)(len(rows), sigmas[0], generator)
-        )
+        if noise is not None and noise.start is not None:
+            begun = noise.start(len(rows), sigmas[0], generator)
+        begin = held.restrict(begun)
         u = anneal_composed(
             path,
             sigmas,
@@ -153,7 +154,7 @@ def conditional_sample(
 
 
 def _cleaned(
-    energy: Any,
+    energy: Energy,
     x: Tensor,
     known: Tensor,
     sigmas: Sequence[float],
@@ -172,12 +173,12 @@ def _cleaned(
             def hold(_: float, points: Tensor, seen: Tensor = seen) -> Tensor:
                 return torch.where(known, seen, points)
 
-            begin = hold(0.0, energy.start(len(part), sigmas[0], generator).to(x))
+            begin = hold(0.0, draw_start(energy, len(part), sigmas[0], generator, dtype=x.dtype))
             found.append(
                 hold(
                     0.0,
                     sde_dpm_solver(
-                        energy.rows(part), begin, sigmas, generator=generator, constrain=hold
+                        energy.index_rows(part), begin, sigmas, generator=generator, constrain=hold
                     ),
                 )
             )

@@ -35,12 +35,13 @@ from lowland.energy import (
     energy_values,
     frozen,
     lift,
+    noise_of,
     score_alone,
 )
 from lowland.samplers import Sampler, normal_like
 from lowland.samplers.kernel import per_row
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
-from lowland.tasks.composition.guidance import at_level, of_noise
+from lowland.tasks.composition.guidance import at_level
 from lowland.tasks.generate import check_whole
 from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity
@@ -93,7 +94,7 @@ def edit(
     tensor([[[0.5000, 0.0000]]])
     """
     energy, attribute = lift(energy), lift(attribute)
-    noisy, far = of_noise(energy), NOWHERE if proximal_sigma is None else proximal_sigma
+    noisy, far = noise_of(energy) is not None, NOWHERE if proximal_sigma is None else proximal_sigma
     fits = method == "sample" if noisy else method in ("sample", "map")
     sizes = 0 < weight < math.inf and 0 < far < math.inf and isinstance(draws, int) and draws >= 1
     if not (sizes and fits) or noisy != bool(len(sigmas)):
@@ -106,10 +107,10 @@ def edit(
     check_points(energy, x)
     check_whole(energy)
     rows = torch.arange(len(x), device=x.device).repeat(draws)
-    wanted, many = attribute.rows(rows), x[rows]
+    wanted, many = attribute.index_rows(rows), x[rows]
     if noisy:
         path = [
-            energy.rows(rows).given(s)
+            energy.index_rows(rows).given(s)
             + weight * at_level(wanted, s)
             + Likelihood(Identity(), many, math.hypot(far, s))
             for s in sigmas
@@ -120,7 +121,7 @@ def edit(
         ).x
         wanted, attribute = at_level(wanted, sigmas[-1]), at_level(attribute, sigmas[-1])
     else:
-        whole = energy.rows(rows) + weight * wanted
+        whole = energy.index_rows(rows) + weight * wanted
         if method == "map":
             found = map_estimate(
                 whole, Identity(), many, far, start=many, steps=steps, progress=progress
@@ -201,8 +202,8 @@ def interpolate(
     a, b = a.detach(), b.detach().to(a)
     wide, rows = [points - 2, *a.shape], torch.arange(len(a), device=a.device).repeat(points)
     t = torch.linspace(0, 1, points, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
-    path, many = a + t * (b - a), energy.rows(rows)
-    inner = energy.rows(rows[: (points - 2) * len(a)])
+    path, many = a + t * (b - a), energy.index_rows(rows)
+    inner = energy.index_rows(rows[: (points - 2) * len(a)])
 
     def heights(path: Tensor) -> Tensor:
         return energy_values(many, path.flatten(0, 1), batch_size=len(rows)).view(points, len(a))

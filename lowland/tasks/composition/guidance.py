@@ -11,13 +11,13 @@ gradient.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowland.domain import Domain, real
-from lowland.energy import Energy, Function, Given, lift
+from lowland.energy import Energy, Function, NoiseCondition, count_classes, lift, noise_of
 from lowland.samplers.diffusion import denoise
 from lowland.tasks.detection.class_scores import logits
 
@@ -41,15 +41,16 @@ class LabelGuidance(Energy):
     def __init__(
         self, classifier: Any, label: Any, *, noisy: bool = False, domain: Domain | None = None
     ) -> None:
-        super().__init__(domain or getattr(classifier, "domain", None) or real())
-        classes = getattr(classifier, "classes", None)
-        if not callable(classifier) or (isinstance(classifier, Energy) and classes == 0):
+        own = isinstance(classifier, Energy)
+        super().__init__(domain or (classifier.domain if own else real()))
+        classes = count_classes(classifier) if own else None
+        if not callable(classifier) or classes == 0:
             raise ValueError(
                 f"a {type(classifier).__name__} without classes was given; a classifier is a "
                 "callable x -> logits (B, K) or an energy with classes; pass one of them"
             )
         self.classifier, self.noisy = classifier, noisy
-        self.register_buffer("label", _labels(label, classes), persistent=False)
+        self.register_rows("label", _labels(label, classes))
 
     label: Tensor
 
@@ -66,11 +67,14 @@ class LabelGuidance(Energy):
             return -(label.to(log_p) * log_p).sum(1)
         return -log_p.gather(1, label.expand(len(x)).unsqueeze(1)).squeeze(1)
 
-    def rows(self, index: Tensor) -> "LabelGuidance":
+    def index_rows(self, index: Tensor) -> Self:
         if len(self.label) > 1 and len(index) and int(index.max()) >= len(self.label):
             raise _uneven(len(self.label), f"row {int(index.max())} of the points")
-        label = self.label[index] if len(self.label) > 1 else self.label
-        return LabelGuidance(self.classifier, label, noisy=self.noisy, domain=self.domain)
+        return super().index_rows(index)
+
+    @property
+    def condition(self) -> NoiseCondition | None:
+        return NoiseCondition() if self.noisy else None
 
 
 def _uneven(labels: int, rows: str) -> ValueError:
@@ -131,7 +135,7 @@ class DenoisedGuidance(Energy):
     ) -> None:
         prior = lift(prior)
         super().__init__(prior.domain)
-        if not (isinstance(prior, Function) or of_noise(prior)):
+        if not (isinstance(prior, Function) or noise_of(prior)):
             raise ValueError(
                 f"{type(prior).__name__} knows no noise level, or has one bound; DenoisedGuidance needs an "
                 "energy E(x, σ), whose slope tells the clean point behind x; use an energy of "
@@ -155,24 +159,11 @@ class DenoisedGuidance(Energy):
         level = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
         return self.critic(denoise(self.prior.given(level), x, level))
 
-    def rows(self, index: Tensor) -> "DenoisedGuidance":
-        return DenoisedGuidance(self.critic.rows(index), self.prior.rows(index))
-
-
-def of_noise(energy: nn.Module) -> bool:
-    """Whether an expression still waits for a noise level: some term is an energy of noise, and
-    none is bound to it.
-    """
-    return not isinstance(energy, Given) and (
-        bool(getattr(energy, "noise", False)) or any(map(of_noise, energy.children()))
-    )
+    @property
+    def condition(self) -> NoiseCondition:
+        return NoiseCondition()
 
 
 def at_level(energy: Energy, sigma: float) -> Energy:
-    """A term of a path at a noise level: bound to it if it takes one, as energies of noise,
-    `LabelGuidance` and `DenoisedGuidance` do.
-    """
-    takes = of_noise(energy) or any(
-        isinstance(part, (LabelGuidance, DenoisedGuidance)) for part in energy.modules()
-    )
-    return energy.given(sigma) if takes and not isinstance(energy, Given) else energy
+    """Bind a term of a path to a noise level if it takes one, else return it as it is."""
+    return energy if noise_of(energy) is None else energy.given(sigma)

@@ -6,14 +6,14 @@ classes: then f = −(energies of the classes), or, where an energy keeps its le
 classes, the logits of p(y | x) alone. No score is tuned on outliers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy
+from lowland.energy import Energy, labels_of
 from lowland.energy.gradient import frozen
 from lowland.tasks.detection.scores import OutlierScore, Statistics, distance, gaussian, members
 
@@ -24,10 +24,7 @@ def logits(energy: Any, x: Tensor) -> Tensor:
     >>> logits(lambda x: x @ torch.eye(2), torch.ones(1, 2))
     tensor([[1., 1.]])
     """
-    if hasattr(energy, "class_logits"):
-        found = energy.class_logits(x)
-    else:
-        found = -energy.class_energies(x) if hasattr(energy, "class_energies") else energy(x)
+    found = _classify(energy)(x)
     if found.dim() != 2 or len(found) != len(x) or found.shape[1] < 2:
         raise ValueError(
             f"the energy gave {tuple(found.shape)} for {len(x)} points; a score of classes needs "
@@ -35,6 +32,12 @@ def logits(energy: Any, x: Tensor) -> Tensor:
             "another score"
         )
     return found
+
+
+def _classify(energy: Any) -> Callable[[Tensor], Tensor]:
+    """Return the function x -> logits of an energy with labels; any other callable as it is."""
+    labels = labels_of(energy) if isinstance(energy, Energy) else None
+    return energy if labels is None else labels.logits
 
 
 def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tensor]:
@@ -72,12 +75,7 @@ def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tens
         ]
     try:
         with torch.no_grad():
-            forward = (
-                getattr(energy, "class_logits", None)
-                or getattr(energy, "class_energies", None)
-                or energy
-            )
-            forward(x)
+            _classify(energy)(x)
     finally:
         for hook in hooks:
             hook.remove()

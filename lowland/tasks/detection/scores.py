@@ -23,7 +23,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Sum, energy_values, value_and_score
+from lowland.energy import Energy, Sum, energy_values, noise_of, value_and_score
 from lowland.samplers.kernel import per_row
 
 Statistics = Mapping[str, Tensor]
@@ -214,7 +214,7 @@ class Multiscale(OutlierScore):
         return distance(self._slopes(energy, x), statistics)
 
     def _slopes(self, energy: Energy, x: Tensor) -> Tensor:
-        if not getattr(energy, "noise", False):
+        if noise_of(energy) is None:
             raise ValueError(
                 f"{type(energy).__name__} knows no noise level; the score 'multiscale' compares "
                 "slopes of E(x, σ) over σ; pass an energy of noise, not bound to a level, or "

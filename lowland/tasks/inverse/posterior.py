@@ -17,7 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_finite, differentiate
+from lowland.energy import (
+    Energy,
+    Gibbs,
+    LabelCondition,
+    NoiseCondition,
+    Wrapper,
+    check_finite,
+)
+from lowland.energy.capabilities import Condition
 from lowland.tasks.inverse.operators import Mask, Stride
 
 Measure = Callable[[Tensor], Tensor]
@@ -36,16 +44,16 @@ class Likelihood(Energy):
         super().__init__()
         check_noise(sigma, zero=False)
         check_measured(y)
-        self.operator, self.y, self.sigma = operator, y, sigma
+        self.operator, self.sigma = operator, sigma
+        self.register_rows("y", y)
+
+    y: Tensor
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return (self.operator(x) - self.y).square().flatten(1).sum(1) / (2 * self.sigma**2)
 
-    def rows(self, index: Tensor) -> "Likelihood":
-        return Likelihood(self.operator, self.y[index], self.sigma)
 
-
-class ClampedEnergy(Energy):
+class ClampedEnergy(Wrapper):
     """The energy of the hidden numbers u (B, n) alone, what was seen being held: E(x) with x = y
     where known and u elsewhere.
 
@@ -60,6 +68,7 @@ class ClampedEnergy(Energy):
     """
 
     places: Tensor
+    y: Tensor
 
     def __init__(self, energy: Energy, known: Tensor, y: Tensor) -> None:
         known = known.expand(y.shape[1:])
@@ -70,28 +79,61 @@ class ClampedEnergy(Energy):
             )
         check_finite(y, "measurements")
         places = (~known).flatten().nonzero().flatten()
-        super().__init__(replace(energy.domain, shape=(len(places),)))
-        self.energy, self.known, self.y = energy, known, y
+        super().__init__(energy, replace(energy.domain, shape=(len(places),)))
+        self.known = known
+        self.register_rows("y", y)
         self.register_buffer("places", places, persistent=False)
 
     def extend(self, u: Tensor) -> Tensor:
         """Points (B, *event) with these hidden numbers."""
-        return self.y.to(u).flatten(1).index_copy(1, self.places, u).view(len(u), *self.y.shape[1:])
+        y = self.y.to(u).expand(len(u), *self.y.shape[1:])
+        return y.flatten(1).index_copy(1, self.places, u).view(y.shape)
 
     def restrict(self, x: Tensor) -> Tensor:
         """The hidden numbers of points (B, *event)."""
         return x.flatten(1)[:, self.places]
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.energy(self.extend(x))
+        return self.energy(self.extend(x), c)
 
-    def analytic(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Energies (B,), and the scores of the hidden numbers."""
-        value, score = differentiate(self.energy, self.extend(x))
+    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+        """Return energies (B,), and the scores of the hidden numbers."""
+        value, score = self.energy.value_and_score(self.extend(x), c)
         return value, self.restrict(score)
 
-    def rows(self, index: Tensor) -> "ClampedEnergy":
-        return ClampedEnergy(self.energy.rows(index), self.known, self.y[index])
+    def score(self, x: Tensor, c: Any = None) -> Tensor:
+        return self.restrict(self.energy.score(self.extend(x), c))
+
+    @property
+    def differentiates(self) -> bool:
+        return self.energy.differentiates
+
+    @property
+    def gibbs(self) -> Gibbs | None:
+        """Coloring and conditionals of the hidden sites."""
+        inner = self.energy.gibbs
+        if inner is None or inner.conditional is None:
+            return None
+        conditional, coloring = inner.conditional, inner.coloring
+        if coloring is not None:
+            coloring = coloring.flatten(1)[:, self.places.to(coloring.device)]
+            coloring = coloring[coloring.any(1)]
+        binary = self.domain.kind == "binary"
+
+        def hidden(u: Tensor, c: Any = None) -> Tensor:
+            found = conditional(self.extend(u), c)
+            flat = found.flatten(1) if binary else found.flatten(1, -2)
+            return flat.index_select(1, self.places)
+
+        return Gibbs(coloring, hidden)
+
+    @property
+    def condition(self) -> Condition | None:
+        found = self.energy.condition
+        if not isinstance(found, LabelCondition):
+            return None if found is None else NoiseCondition()
+        heads = found.class_energies
+        return LabelCondition(found.classes, lambda u: heads(self.extend(u)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_points, lift
+from lowland.energy import Energy, check_points, lift, noise_of
 from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers import Sampler, anneal
 from lowland.samplers.diffusion import denoise
@@ -175,7 +175,7 @@ def _check(
         raise ValueError(
             f"denoise_sigma is {denoise_sigma}; a noise level is finite and at least 0; 0 removes none"
         )
-    if getattr(prior, "noise", False):
+    if noise_of(prior):
         raise ValueError(
             f"{type(prior).__name__} is an energy of point and noise level; chains walk under one "
             "of the point alone; bind a level with energy.given(0.1), or follow all of them with "

@@ -24,14 +24,13 @@ bias that grows with σ; the coupling of z and y above leaves none.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lowland.domain import real
-from lowland.energy import Energy, check_finite, check_points, frozen, score_alone
+from lowland.energy import Energy, check_finite, check_points, draw_start, frozen, score_alone
 from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers import Sampler, karras_sigmas, run_chains
 from lowland.samplers.diffusion import Scaled, denoise_in_domain, sde_dpm_solver
@@ -276,13 +275,7 @@ def _begun(
     """Expected clean points of draws at the first level: where the energy itself says (`start`), or
     N(0, σ²).
     """
-    if hasattr(prior, "start"):
-        energy: Any = prior
-        x = energy.start(len(part), sigma, generator).to(y.dtype)
-    else:
-        x = sigma * torch.randn(
-            len(part), *shape, generator=generator, device=y.device, dtype=y.dtype
-        )
+    x = draw_start(prior, len(part), sigma, generator, shape=shape, dtype=y.dtype)
     return denoise_in_domain(prior, x, sigma, precision)
 
 

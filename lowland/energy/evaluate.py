@@ -1,0 +1,70 @@
+"""Evaluate an energy from outside: the module runs in eval mode and is afterwards as it was.
+
+*Scoring* (`energy_values`) builds no graph. *Sampling* (`value_and_score`) takes gradients with
+respect to x only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.energy.algebra import Energy, lift
+from lowland.energy.gradient import check_shape, differentiate, frozen
+
+
+def value_and_score(energy: Energy | Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return energies (B,) and scores ∇ log p(x) = −∇E(x) (B, *event), both detached.
+
+    Works inside no_grad and inference_mode. The module runs in eval mode with frozen weights and is
+    afterwards as it was.
+
+    >>> import torch
+    >>> value_and_score(lambda x: 0.5 * x.square().sum(1), torch.tensor([[1.0, 2.0]]))
+    (tensor([2.5000]), tensor([[-1., -2.]]))
+    """
+    energy = lift(energy)
+    with frozen(energy):
+        return differentiate(energy, x)
+
+
+def energy_values(
+    energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None, *, batch_size: int = 1024
+) -> Tensor:
+    """Return energies (N,) of points x (N, *event), without a graph, in eval mode, in batches.
+
+    c: a condition with N rows, or one value for all. The module is left as it was.
+
+    >>> import torch
+    >>> energy_values(lambda x: x.square().sum(1), torch.ones(3, 2))
+    tensor([2., 2., 2.])
+    """
+    energy = lift(energy)
+    if batch_size < 1:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be at least 1; leave it out for 1024"
+        )
+    c = _expand_condition(c, x)
+    parts = []
+    with frozen(energy), torch.no_grad():
+        for i in range(0, max(len(x), 1), batch_size):
+            part = x[i : i + batch_size]
+            value = energy(part) if c is None else energy(part, c[i : i + batch_size])
+            parts.append(check_shape(value, part))
+    return torch.cat(parts)
+
+
+def _expand_condition(c: Any, x: Tensor) -> Tensor | None:
+    """Return the condition with one row per point; a number or a single row is repeated."""
+    if c is None:
+        return None
+    c = torch.as_tensor(c, device=x.device)
+    if c.dim() == 0 or len(c) == 1:
+        return c.expand(len(x), *c.shape[1:])
+    if len(c) != len(x):
+        raise ValueError(
+            f"{len(x)} points came with a condition of {len(c)} rows; it needs one row per point "
+            "or one for all; match them"
+        )
+    return c
