@@ -23,10 +23,11 @@ from torch import Tensor
 from lowland.data.dataset import DataError, Dataset, Split
 from lowland.data.fetch import RemoteFile, file_sha256, locate
 from lowland.data.images import decode
-from lowland.data.spec import DatasetSpec, LoadOptions, describe_source, keep_test
+from lowland.data.loader import LoadOptions, build_dataset, describe_source, keep_test
 from lowland.domain import box
 
 SHAPE = (3, 32, 32)
+DOMAIN = box(0, 1, *SHAPE)
 RECORD_BYTES = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
 MAX_RECORDS = 10_000  # per member
 TRAIN_MEMBERS = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
@@ -51,8 +52,8 @@ def load_archive(options: LoadOptions) -> Dataset:
     whole, test = read_archive(path)
     published = file_sha256(path) == ARCHIVE.sha256
     note = describe_source(published, "train 9/10, calibration 1/10 of the training files")
-    spec = DatasetSpec("cifar10", box(0, 1, *SHAPE), CLASS_NAMES, 256, note)
-    return spec.build(options, keep_test(whole, test, 10, options.seed))
+    splits = keep_test(whole, test, 10, options.seed)
+    return build_dataset(options, "cifar10", DOMAIN, splits, CLASS_NAMES, 256, note)
 
 
 def load_parquet(options: LoadOptions) -> Dataset:
@@ -64,8 +65,8 @@ def load_parquet(options: LoadOptions) -> Dataset:
         "JPEG-recompressed; comparable with nobody's papers; train 9/10, calibration 1/10 of "
         "train.parquet by a seed"
     )
-    spec = DatasetSpec("cifar10-jpeg", box(0, 1, *SHAPE), CLASS_NAMES, 256, note)
-    return spec.build(options, keep_test(whole, test, 10, options.seed))
+    splits = keep_test(whole, test, 10, options.seed)
+    return build_dataset(options, "cifar10-jpeg", DOMAIN, splits, CLASS_NAMES, 256, note)
 
 
 def read_archive(path: Path) -> tuple[Split, Split]:

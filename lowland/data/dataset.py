@@ -78,11 +78,15 @@ class Dataset:
         """Map x (N, D), in the units of the file, to what the energy is trained on: (x − mean) /
         scale.
         """
-        return (x - x.new_tensor(self.mean)) / x.new_tensor(self.scale) if self.mean else x
+        if not self.mean:
+            return x
+        return (x - x.new_tensor(self.mean)) / x.new_tensor(self.scale)
 
     def unstandardize(self, x: Tensor) -> Tensor:
         """Map x (N, D) back to the units of the file: x · scale + mean."""
-        return x * x.new_tensor(self.scale) + x.new_tensor(self.mean) if self.mean else x
+        if not self.mean:
+            return x
+        return x * x.new_tensor(self.scale) + x.new_tensor(self.mean)
 
 
 def random_split(whole: Split, sizes: Sequence[int], seed: int) -> list[Split]:

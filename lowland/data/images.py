@@ -174,8 +174,8 @@ def load_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
         return decode(path, channels, (height, width), str(path))[None].float() / 255
     if suffix not in ARRAY_SUFFIXES:
         raise DataError(
-            f"{path} ends in {suffix!r}; {', '.join((*IMAGE_SUFFIXES, *ARRAY_SUFFIXES))} are read; convert the "
-            "file"
+            f"{path} ends in {suffix!r}; {', '.join((*IMAGE_SUFFIXES, *ARRAY_SUFFIXES))} are "
+            "read; convert the file"
         )
     array = read_csv(path).x if suffix == ".csv" else read_array(path).x
     values = array.float()
@@ -217,8 +217,10 @@ def load_batch(paths: Sequence[str | Path], shape: tuple[int, ...]) -> tuple[lis
         folder = path.expanduser()
         for file in find_images(folder) if folder.is_dir() else [path]:
             points = load_image(file, shape)
-            single = file.suffix.lower() in IMAGE_SUFFIXES
-            names += [str(file)] if single else [f"{file}[{row}]" for row in range(len(points))]
+            if file.suffix.lower() in IMAGE_SUFFIXES:
+                names.append(str(file))
+            else:
+                names += [f"{file}[{row}]" for row in range(len(points))]
             batch.append(points)
     if not batch:
         raise DataError(

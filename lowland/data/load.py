@@ -15,8 +15,8 @@ import torch
 from lowland.data import cifar, mnist
 from lowland.data.binarization import binarize_dataset
 from lowland.data.dataset import DataError, Dataset, Split, check_data, random_split
+from lowland.data.loader import Loader, LoadOptions, build_dataset
 from lowland.data.planar import PLANAR_DENSITIES
-from lowland.data.spec import DatasetSpec, Loader, LoadOptions
 from lowland.data.user_files import path_loader
 from lowland.domain import box, real
 
@@ -127,8 +127,9 @@ def _load_digits(options: LoadOptions) -> Dataset:
         "scikit-learn's 8 × 8 digits (the UCI test part); 1297/250/250 by a fixed permutation that "
         "no seed changes"
     )
-    spec = DatasetSpec("digits", box(0, 1, 1, 8, 8), tuple("0123456789"), 17, note)
-    return spec.build(options, random_split(whole, (len(whole) - 500, 250, 250), DIGITS_SEED))
+    splits = random_split(whole, (len(whole) - 500, 250, 250), DIGITS_SEED)
+    names, domain = tuple("0123456789"), box(0, 1, 1, 8, 8)
+    return build_dataset(options, "digits", domain, splits, names, 17, note)
 
 
 def _planar_loader(name: str) -> Loader:
@@ -144,6 +145,6 @@ def _planar_loader(name: str) -> Loader:
         splits = [Split(*density(size, generator)) for size in (count, count // 5, count // 5)]
         note = f"drawn with seed {options.seed}; mean 0 and mean variance 1 by fixed constants"
         names = tuple(str(k) for k in range(density.classes))
-        return DatasetSpec(name, real(2), names, note=note).build(options, splits)
+        return build_dataset(options, name, real(2), splits, names, note=note)
 
     return load

@@ -6,7 +6,7 @@ from pathlib import Path
 from lowland.data.dataset import DataError, Dataset, Split
 from lowland.data.fetch import RemoteFile, locate
 from lowland.data.idx import read_idx
-from lowland.data.spec import DatasetSpec, LoadOptions, describe_source, keep_test
+from lowland.data.loader import LoadOptions, build_dataset, describe_source, keep_test
 from lowland.domain import box
 
 FILES = (
@@ -49,8 +49,8 @@ class IdxDataset:
         test, test_digests = _read_split(paths[2], paths[3])
         published = digests + test_digests == self.sha256
         note = describe_source(published, "train 5/6, calibration 1/6 of the training files")
-        spec = DatasetSpec(self.name, box(0, 1, 1, 28, 28), self.class_names, 256, note)
-        return spec.build(options, keep_test(whole, test, 6, options.seed))
+        splits, domain = keep_test(whole, test, 6, options.seed), box(0, 1, 1, 28, 28)
+        return build_dataset(options, self.name, domain, splits, self.class_names, 256, note)
 
 
 def _read_split(images: Path, labels: Path) -> tuple[Split, tuple[str, str]]:

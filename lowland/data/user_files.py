@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lowland.data.dataset import DataError, Dataset, Split, random_split, refuse_nonfinite
 from lowland.data.images import load_folder
-from lowland.data.spec import DatasetSpec, Loader, LoadOptions
+from lowland.data.loader import Loader, LoadOptions, build_dataset
 from lowland.data.tables import Table, read_array, read_csv
 from lowland.domain import Domain, binary, box, real
 
@@ -50,7 +50,12 @@ def path_loader(name: str) -> Loader | None:
 
 
 def _build(
-    options: LoadOptions, path: Path, domain: Domain, table: Table, num_gray_levels: int | None
+    options: LoadOptions,
+    path: Path,
+    domain: Domain,
+    table: Table,
+    num_gray_levels: int | None,
+    standardize: bool = False,
 ) -> Dataset:
     """Return the examples of a file as a data set, split 70 % / 15 % / 15 %."""
     count = len(table.x)
@@ -61,8 +66,14 @@ def _build(
             "give more data"
         )
     sizes = (count - 2 * held_out, held_out, held_out)
-    spec = DatasetSpec(str(path), domain, table.class_names, num_gray_levels, NOTE, table.columns)
-    return spec.build(options, random_split(Split(table.x, table.y), sizes, options.seed))
+    splits = random_split(Split(table.x, table.y), sizes, options.seed)
+    labels, columns = table.class_names, table.columns
+    dataset = build_dataset(
+        options, str(path), domain, splits, labels, num_gray_levels, NOTE, columns
+    )
+    if standardize:
+        return _standardize(dataset)
+    return dataset
 
 
 def _load_folder(
@@ -77,8 +88,8 @@ def _load_array(options: LoadOptions, path: Path, standardize: bool) -> Dataset:
     table = read_array(path)
     domain, x = _infer_domain(table.x, path)
     num_gray_levels = {torch.uint8: 256, torch.bool: 2}.get(x.dtype)
-    dataset = _build(options, path, domain, replace(table, x=x), num_gray_levels)
-    return _standardize(dataset) if standardize else dataset
+    table = replace(table, x=x)
+    return _build(options, path, domain, table, num_gray_levels, standardize)
 
 
 def _infer_domain(x: Tensor, path: Path) -> tuple[Domain, Tensor]:
@@ -114,8 +125,7 @@ def _load_table(
 ) -> Dataset:
     table = read_csv(path, label)
     refuse_nonfinite(table.x, str(path))
-    dataset = _build(options, path, real(table.x.shape[1]), table, None)
-    return _standardize(dataset) if standardize else dataset
+    return _build(options, path, real(table.x.shape[1]), table, None, standardize)
 
 
 def _standardize(dataset: Dataset) -> Dataset:

@@ -30,35 +30,6 @@ HEALTH_WORDS = {
     "warn": "with a warning standing",
     "bad": "in bad health",
 }
-GLOSSARY = {
-    "Energy": "A number for every point; low is likely. The model is p(x) ∝ exp(−E(x)): lower by "
-    "one is e times as likely.",
-    "Chain": "A point that a sampler moves, step after step, downhill and with noise, until it is "
-    "a sample.",
-    "Update": "One change of the weights. In each update the chains move by several steps.",
-    "Gap": "Mean energy of samples less that of data. Near zero the model cannot tell them apart, "
-    "which is what training aims for; a gap near zero alone is no proof of good samples.",
-    "Movement": "How far chains travel in an update. Near zero they are frozen.",
-    "Border share": "The share of pixels (or coordinates) that sit at the end of their range.",
-    "Acceptance": "The share of proposed steps that an exact sampler accepts.",
-    "Buffer age": "For how many steps the kept chains have been running since they were last "
-    "started afresh.",
-    "Gradient norm": "The size of the change that the loss asks of the weights.",
-    "Health": "Good, warn or bad: the verdict on each logged step. A bad step can lead to a "
-    "rollback to an earlier state.",
-    "Hidden unit": "A unit of a Boltzmann machine that no data set shows: it learns to stand for "
-    "a feature.",
-    "Fantasy particle": "A chain of a Boltzmann machine kept running through training: what the "
-    "machine imagines.",
-    "Judge": "A classifier trained on real images, apart from the energy, that is asked what the "
-    "samples show.",
-    "False alarm": "A genuine example that the detector calls an outlier.",
-    "Standard error": "How far a figure would typically move if measured again on fresh examples; "
-    "written after ±.",
-    "AUROC": "The chance that a random outlier has a higher energy than a random test example.",
-    "PSNR": "Peak signal-to-noise ratio in decibels: how close a restored image is to the "
-    "original. Ten more is a tenth of the squared error.",
-}
 
 
 def write_report(run_path: str | Path) -> Path:
@@ -115,7 +86,6 @@ def describe(run: Run) -> dict[str, Any]:
         "evaluated": bool(values or arrays),
         "evaluation_time": evaluation_seconds and text.duration(evaluation_seconds),
         "sections": [section for section in sections if section is not None],
-        "glossary": GLOSSARY,
         "versions": [f"{key} {value}" for key, value in (header.get("versions") or {}).items()],
         "command": train_command(name, recipe),
         "directory": run.path.resolve().name,
@@ -126,23 +96,20 @@ def read_results(run: Run, stem: str) -> tuple[dict[str, Any], Arrays, list[str]
     """Read STEM.json and STEM.safetensors; returns values, arrays and a sentence for each damaged
     file. Empty where a file is missing.
     """
-    values: dict[str, Any] = {}
-    arrays: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     problems = []
-    try:
-        if (run.path / f"{stem}.json").exists():
-            read = run.read_json(f"{stem}.json")
-            values = read if isinstance(read, dict) else {}
-    except RunError as error:
-        problems.append(str(error))
-    try:
-        if (run.path / f"{stem}.safetensors").exists():
-            for name, tensor in run.read_tensors(f"{stem}.safetensors").items():
-                half = tensor.is_floating_point() and tensor.itemsize < 4
-                arrays[name] = (tensor.float() if half else tensor).numpy()
-    except RunError as error:
-        problems.append(str(error))
-    return values, arrays, problems
+    for name, read in ((f"{stem}.json", run.read_json), (f"{stem}.safetensors", run.read_tensors)):
+        try:
+            found[name] = read(name) if (run.path / name).exists() else {}
+        except RunError as error:
+            problems.append(str(error))
+    values, tensors = found.get(f"{stem}.json"), found.get(f"{stem}.safetensors", {})
+    arrays = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.itemsize < 4:  # NumPy has no bfloat16
+            tensor = tensor.float()
+        arrays[name] = tensor.numpy()
+    return values if isinstance(values, dict) else {}, arrays, problems
 
 
 # ---- header --------------------------------------------------------------------------------------

@@ -66,14 +66,17 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         sessions: list[Session] = []
         self.history_: list[dict[str, Any]] = []
         for layer, hidden in enumerate(sizes):
-            data = hidden_data(sessions[-1].ema.module, data, self._seed) if sessions else data
+            if sessions:
+                data = hidden_data(sessions[-1].ema.module, data, self._seed)
             sessions.append(Session(self._layer_recipe(data, hidden), data))
             name = f"{type(self).__name__} layer {layer + 1}"
             rows = train(sessions[-1], self.n_iter, name, self.verbose)
             self.history_ += [{"layer": layer, **row} for row in rows]
         self._take_results(sessions)
         self.__dict__.pop("_sessions", None)
-        return self.measure(X) if self.likelihood else self
+        if self.likelihood:
+            self.measure(X)
+        return self
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """Update each machine once on X (N, D), at the constant learning rate, weights averaged
@@ -205,7 +208,9 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                 "of the present one; call measure(X), or set likelihood=False to go without"
             )
         found = self._bound(x.double()).numpy() - self.columns_.log_volume
-        return found - self.log_z_.value if self.likelihood else found
+        if self.likelihood:
+            found -= self.log_z_.value
+        return found
 
     def _bound(self, x: Tensor) -> Tensor:
         """Return log p(x) + log Z (N,), or a lower bound of it."""

@@ -1,4 +1,4 @@
-"""The options that every loader takes, and the description of a data set before it is split."""
+"""What loaders share: their common options, and the way from examples in splits to a data set."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,36 +23,32 @@ class LoadOptions:
     limit: int | None = None
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
-    """The fields of a `Dataset` that are known before its examples are split."""
-
-    name: str
-    domain: Domain
-    class_names: tuple[str, ...] = ()
-    num_gray_levels: int | None = None
-    note: str = ""
-    columns: tuple[str, ...] = ()
-
-    def build(self, options: LoadOptions, splits: Sequence[Split]) -> Dataset:
-        """Return the data set of these training, calibration and test examples, the first cut to
-        the limit.
-        """
-        train, calibration, test = splits
-        if options.limit is not None:
-            train = train.take(slice(options.limit))
-        return Dataset(
-            self.name,
-            self.domain,
-            scale_to_unit(train, self.num_gray_levels),
-            scale_to_unit(calibration, self.num_gray_levels),
-            scale_to_unit(test, self.num_gray_levels),
-            classes=len(self.class_names),
-            class_names=self.class_names,
-            num_gray_levels=self.num_gray_levels,
-            note=self.note,
-            columns=self.columns,
-        )
+def build_dataset(
+    options: LoadOptions,
+    name: str,
+    domain: Domain,
+    splits: Sequence[Split],
+    class_names: tuple[str, ...] = (),
+    num_gray_levels: int | None = None,
+    note: str = "",
+    columns: tuple[str, ...] = (),
+) -> Dataset:
+    """Return the data set of training, calibration and test examples as they are stored: the first
+    split cut to the limit, grey values scaled to [0, 1].
+    """
+    train, calibration, test = splits
+    return Dataset(
+        name,
+        domain,
+        scale_to_unit(train.take(slice(options.limit)), num_gray_levels),
+        scale_to_unit(calibration, num_gray_levels),
+        scale_to_unit(test, num_gray_levels),
+        len(class_names),
+        class_names,
+        num_gray_levels,
+        note,
+        columns=columns,
+    )
 
 
 def keep_test(whole: Split, test: Split, divisor: int, seed: int) -> list[Split]:
