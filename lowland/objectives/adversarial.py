@@ -23,6 +23,7 @@ from lowland.objectives.labels import (
     require_labels,
 )
 from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
+from lowland.objectives.ranges import COUNT, POSITIVE, SHARE, WEIGHT, check_settings, one_of
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like
 
@@ -106,25 +107,15 @@ class Robust(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if (
-            self.kind not in ("madry", "trades")
-            or not 0 <= self.epsilon < float("inf")
-            or not 0 <= self.warmup_fraction <= 1
-        ):
-            raise ValueError(
-                f"kind is {self.kind!r}, epsilon {self.epsilon} and warmup_fraction "
-                f"{self.warmup_fraction}; 'madry' or 'trades', at least 0 and a share in [0, 1] "
-                "are needed; correct them"
-            )
-        if (
-            self.steps < 1
-            or not 0 < self.step_size < float("inf")
-            or not 0 <= self.beta < float("inf")
-        ):
-            raise ValueError(
-                f"steps is {self.steps}, step_size {self.step_size} and beta {self.beta}; at least "
-                "1, above 0 and at least 0 are needed; correct them"
-            )
+        check_settings(
+            self,
+            kind=one_of("madry", "trades"),
+            epsilon=WEIGHT,
+            steps=COUNT,
+            step_size=POSITIVE,
+            beta=WEIGHT,
+            warmup_fraction=SHARE,
+        )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch

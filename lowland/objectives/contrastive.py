@@ -29,10 +29,11 @@ from lowland.objectives.loss import (
     Context,
     Loss,
     Objective,
-    check_steps,
+    check_chains,
     detach_terms,
     evaluate_energy,
 )
+from lowland.objectives.ranges import COUNT, WEIGHT, check_settings
 from lowland.registry import register
 from lowland.samplers.discrete import BlockState
 from lowland.samplers.kernel import Sampler
@@ -220,7 +221,7 @@ class CD(Objective):
     sparse_target: float = 0.1
 
     def __post_init__(self) -> None:
-        check_steps(self.steps, self.l2, self.sparsity)
+        check_settings(self, steps=COUNT, l2=WEIGHT, sparsity=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x = completed(energy, batch.x, context.generator)
@@ -256,19 +257,8 @@ class PCD(Objective):
     sparse_target: float = 0.1
 
     def __post_init__(self) -> None:
-        check_steps(self.steps, self.l2, self.sparsity)
-        if not 0 <= self.num_chains <= self.buffer_size:
-            raise ValueError(
-                f"num_chains is {self.num_chains} and buffer_size {self.buffer_size}; chains that "
-                "move are some of those kept; raise buffer_size, or set num_chains = 0 for as many "
-                "as data"
-            )
-        if self.buffer_size < 1 or not 0 <= self.reinit_prob <= 1 or not self.ce_weight >= 0:
-            raise ValueError(
-                f"buffer_size is {self.buffer_size}, reinit_prob {self.reinit_prob}, ce_weight "
-                f"{self.ce_weight}; "
-                "at least 1, a share in [0, 1] and at least 0 are needed; correct them"
-            )
+        check_chains(self)
+        check_settings(self, l2=WEIGHT, sparsity=WEIGHT, ce_weight=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -361,7 +351,7 @@ class ShortRunML(Objective):
     l2: float = 0.0
 
     def __post_init__(self) -> None:
-        check_steps(self.steps, self.l2)
+        check_settings(self, steps=COUNT, l2=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x = completed(energy, batch.x, context.generator)

@@ -13,7 +13,6 @@ regress revisions on the z of their drafts would forget, little by little, all n
 add, and the drafts would shrink to a point.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,15 @@ from lowland.energy import Energy
 from lowland.nets.generators import Generator
 from lowland.objectives.contrastive import chain_terms, contrast
 from lowland.objectives.improved_cd import neighbour_entropy
-from lowland.objectives.loss import Batch, Context, Loss, Objective, check_steps
+from lowland.objectives.loss import Batch, Context, Loss, Objective
+from lowland.objectives.ranges import (
+    COUNT,
+    POSITIVE,
+    WEIGHT,
+    check_settings,
+    each,
+    freeze_sequences,
+)
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, squared_norm
 from lowland.samplers.langevin import MALA
@@ -80,26 +87,19 @@ class Cooperative(Objective):
     partner_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        check_steps(self.steps, 0.0)
-        numbers = (self.infer_step_size, self.sigma, self.partner_rate)
-        counts = (
-            self.infer_steps >= 0
-            and self.latent >= 1
-            and self.channels >= 0
-            and min(self.hidden, default=0) >= 1
+        freeze_sequences(self, "hidden")
+        check_settings(
+            self,
+            steps=COUNT,
+            infer_steps=WEIGHT,
+            infer_step_size=POSITIVE,
+            sigma=POSITIVE,
+            latent=COUNT,
+            hidden=each(COUNT),
+            channels=WEIGHT,
+            diversity=WEIGHT,
+            partner_rate=POSITIVE,
         )
-        if (
-            not counts
-            or not all(0 < n < math.inf for n in numbers)
-            or not 0 <= self.diversity < math.inf
-        ):
-            raise ValueError(
-                f"infer_steps is {self.infer_steps}, latent {self.latent}, hidden {self.hidden}, "
-                f"channels {self.channels}, infer_step_size, sigma, partner_rate {numbers}, "
-                f"diversity {self.diversity}; counts of at least 0 (latent and widths 1), sizes "
-                "above 0 and a weight of at least 0 are needed; correct them"
-            )
 
     def make_partner(self, energy: Energy, x: Tensor) -> Generator:
         """A new generator for the domain of the energy, begun at the mean and spread of the data x

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, NoiseCondition, noise_of
 from lowland.objectives.loss import Batch, Context, Loss, Objective
+from lowland.objectives.ranges import POSITIVE, SHARE, check_settings
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like
 
@@ -49,17 +50,13 @@ class MultilevelDSM(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        sound = all(
-            0 < value < math.inf
-            for value in (self.sigma_median, self.log_sigma_std, self.sigma_data)
+        check_settings(
+            self,
+            sigma_median=POSITIVE,
+            log_sigma_std=POSITIVE,
+            sigma_data=POSITIVE,
+            warmup_fraction=SHARE,
         )
-        if not (sound and 0 <= self.warmup_fraction <= 1):
-            raise ValueError(
-                f"sigma_median is {self.sigma_median}, log_sigma_std {self.log_sigma_std}, "
-                f"sigma_data {self.sigma_data} and warmup_fraction {self.warmup_fraction}; the "
-                "first three are above 0 and the last is a share; with images in [0, 1], "
-                "sigma_median=0.15, log_sigma_std=1.2, sigma_data=0.3 will do"
-            )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         self._check(energy, batch.labels)

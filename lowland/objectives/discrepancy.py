@@ -32,6 +32,7 @@ from lowland.objectives.loss import (
     detach_terms,
     evaluate_energy,
 )
+from lowland.objectives.ranges import COUNT, POSITIVE, WEIGHT, Range, check_settings
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, normal_like, uniform_like
 
@@ -77,17 +78,8 @@ class EnergyDiscrepancy(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if (
-            not 0 < self.sigma < math.inf
-            or not 0 <= self.flip < 1
-            or self.samples < 1
-            or not 0 <= self.stabilise < math.inf
-        ):
-            raise ValueError(
-                f"sigma is {self.sigma}, flip {self.flip}, samples {self.samples}, stabilise "
-                f"{self.stabilise}; above 0, a share in [0, 1), at least 1 and at least 0 are "
-                "needed; correct them"
-            )
+        flip = Range("a share in [0, 1)", lambda value: 0 <= value < 1)
+        check_settings(self, sigma=POSITIVE, flip=flip, samples=COUNT, stabilise=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -154,7 +146,7 @@ class PseudoLikelihood(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_sites(self.sites)
+        check_settings(self, sites=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -206,7 +198,7 @@ class RatioMatching(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_sites(self.sites)
+        check_settings(self, sites=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -230,11 +222,6 @@ class RatioMatching(Objective):
 
 def _share(right: Tensor) -> Tensor:
     return right.float().mean()
-
-
-def _check_sites(sites: int) -> None:
-    if sites < 0:
-        raise ValueError(f"sites is {sites}; it must be at least 0; use 0 for all sites")
 
 
 def _chosen_sites(x: Tensor, sites: int, generator: torch.Generator) -> tuple[Tensor, float]:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from lowland.energy import Energy, frozen
 from lowland.objectives.augment import augmented, check_augment
 from lowland.objectives.contrastive import contrast
-from lowland.objectives.loss import Batch, Context, Loss, Objective, check_steps
+from lowland.objectives.loss import Batch, Context, Loss, Objective, check_chains
+from lowland.objectives.ranges import SHARE, WEIGHT, check_settings, freeze_sequences
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.langevin import Langevin, ShortRun
@@ -120,18 +121,10 @@ class ImprovedCD(Objective):
     augment_prob: float = 0.5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "augment", tuple(self.augment))
-        check_steps(self.steps, 0.0)
+        freeze_sequences(self, "augment")
         check_augment(self.augment)
-        sound = 0 <= self.kl < math.inf and 0 <= self.entropy < math.inf
-        if self.buffer_size < 1 or not (
-            sound and 0 <= self.reinit_prob <= 1 and 0 <= self.augment_prob <= 1
-        ):
-            raise ValueError(
-                f"buffer_size is {self.buffer_size}, kl {self.kl}, entropy {self.entropy}, "
-                f"reinit_prob {self.reinit_prob}, augment_prob {self.augment_prob}; at least 1, "
-                "two weights of at least 0 and two shares in [0, 1] are needed; correct them"
-            )
+        check_chains(self)
+        check_settings(self, kl=WEIGHT, entropy=WEIGHT, augment_prob=SHARE)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch

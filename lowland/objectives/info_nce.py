@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from lowland.energy import Energy
 from lowland.objectives.augment import augmented, check_augment
 from lowland.objectives.loss import Batch, Context, Loss, Objective
+from lowland.objectives.ranges import freeze_sequences
 from lowland.registry import register
 
 
@@ -56,7 +57,7 @@ class InfoNCE(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "augment", tuple(self.augment))
+        freeze_sequences(self, "augment")
         check_augment(self.augment)
         if not self.augment:
             raise ValueError(

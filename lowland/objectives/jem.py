@@ -26,7 +26,8 @@ from lowland.objectives.labels import (
     require_labels,
     select_energies,
 )
-from lowland.objectives.loss import Batch, Context, Loss, Objective, check_steps, detach_terms
+from lowland.objectives.loss import Batch, Context, Loss, Objective, check_chains, detach_terms
+from lowland.objectives.ranges import COUNT, POSITIVE, SHARE, WEIGHT, check_settings
 from lowland.registry import register
 from lowland.samplers.loop import run_chains
 
@@ -88,39 +89,24 @@ class JEM(Objective):
     attack_step_size: float = 0.01
 
     def __post_init__(self) -> None:
-        check_steps(self.steps, self.l2)
         check_augment(self.augment)
-        weights = (self.weight_px, self.weight_py_x, self.weight_pxy)
-        if (
-            not all(weight >= 0 for weight in weights)
-            or not 0 <= self.warmup_fraction <= 1
-            or not 0 <= self.labelled_fraction <= 1
-        ):
-            raise ValueError(
-                f"the weights are {weights}, warmup_fraction is {self.warmup_fraction} and "
-                f"labelled_fraction {self.labelled_fraction}; at least 0 and shares in [0, 1] are "
-                "needed; correct them"
-            )
+        check_chains(self)
+        check_settings(
+            self,
+            weight_px=WEIGHT,
+            weight_py_x=WEIGHT,
+            weight_pxy=WEIGHT,
+            l2=WEIGHT,
+            warmup_fraction=SHARE,
+            labelled_fraction=SHARE,
+            attack_epsilon=WEIGHT,
+            attack_steps=COUNT,
+            attack_step_size=POSITIVE,
+        )
         if self.weight_px and self.weight_pxy:
             raise ValueError(
                 f"weight_px is {self.weight_px} and weight_pxy is {self.weight_pxy}; the chains of "
-                "a buffer walk in one law; set one of them to 0"
-            )
-        if (
-            not 0 <= self.num_chains <= self.buffer_size
-            or self.buffer_size < 1
-            or not 0 <= self.reinit_prob <= 1
-        ):
-            raise ValueError(
-                f"buffer_size is {self.buffer_size}, num_chains {self.num_chains} and reinit_prob "
-                f"{self.reinit_prob}; at least 1, at most buffer_size and a share in [0, 1] are "
-                "needed; correct them"
-            )
-        if not self.attack_epsilon >= 0 or self.attack_steps < 1 or not self.attack_step_size > 0:
-            raise ValueError(
-                f"attack_epsilon is {self.attack_epsilon}, attack_steps {self.attack_steps} and "
-                f"attack_step_size {self.attack_step_size}; at least 0, at least 1 and above 0 are "
-                "needed; correct them"
+                "a buffer walk in one distribution; set one of them to 0"
             )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:

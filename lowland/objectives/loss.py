@@ -7,7 +7,6 @@ An objective is a frozen dataclass with
 and a term that is added to one has add(loss, energy, batch, context) -> Loss.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from lowland.energy import Energy, latent_of
 from lowland.energy.gradient import check_shape
+from lowland.objectives.ranges import COUNT, SHARE, check_settings
 from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler
 
@@ -150,20 +150,12 @@ def check_domain(name: str, energy: Energy, kinds: Sequence[str], instead: str) 
         )
 
 
-def check_steps(steps: int, l2: float = 0.0, sparsity: float = 0.0) -> None:
-    """Raise ValueError for numbers of steps and weights that no contrastive objective can have."""
-    if steps < 1 or not l2 >= 0 or not sparsity >= 0:
+def check_chains(objective: Objective) -> None:
+    """Raise ValueError for steps, buffer_size, reinit_prob or num_chains that chains cannot have."""
+    check_settings(objective, steps=COUNT, buffer_size=COUNT, reinit_prob=SHARE)
+    if not 0 <= objective.num_chains <= objective.buffer_size:
         raise ValueError(
-            f"steps is {steps}, l2 is {l2} and sparsity is {sparsity}; at least 1, 0 and 0 are "
-            "needed; correct them"
+            f"num_chains is {objective.num_chains} and buffer_size {objective.buffer_size}; chains "
+            "that move are some of those kept; raise buffer_size, or set num_chains = 0 for as "
+            "many as data"
         )
-
-
-def is_weight(*values: float) -> bool:
-    """Return whether every value is finite and at least 0."""
-    return all(0 <= value < math.inf for value in values)
-
-
-def is_positive(*values: float) -> bool:
-    """Return whether every value is finite and above 0."""
-    return all(0 < value < math.inf for value in values)

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy
-from lowland.objectives.contrastive import PCD, chain_terms, contrast
-from lowland.objectives.loss import Batch, Context, Loss, Objective, evaluate_energy
+from lowland.objectives.contrastive import chain_terms, contrast
+from lowland.objectives.loss import Batch, Context, Loss, Objective, check_chains, evaluate_energy
+from lowland.objectives.ranges import POSITIVE, SHARE, WEIGHT, Range, check_settings
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
 from lowland.samplers.loop import run_chains
@@ -145,19 +146,16 @@ class EnergyMatching(Objective):
     reinit_prob: float = 0.02
 
     def __post_init__(self) -> None:
-        PCD(self.steps, self.buffer_size, reinit_prob=self.reinit_prob)  # refuses what it refuses
-        sound = (
-            0 < self.temperature < float("inf")
-            and 0 <= self.warmup_fraction <= 1
-            and 0 <= self.weight < float("inf")
+        time = Range("a time in (0, 1]", lambda value: 0 < value <= 1)
+        check_chains(self)
+        check_settings(
+            self,
+            temperature=POSITIVE,
+            warmup_fraction=SHARE,
+            weight=WEIGHT,
+            t_max=time,
+            arrival_steps=WEIGHT,
         )
-        if not (sound and 0 < self.t_max <= 1 and self.arrival_steps >= 0):
-            raise ValueError(
-                f"temperature is {self.temperature}, warmup_fraction {self.warmup_fraction}, "
-                f"weight {self.weight}, t_max {self.t_max} and arrival_steps {self.arrival_steps}; "
-                "above 0, a share in [0, 1], at least 0, in (0, 1] and at least 0 are needed; "
-                "correct them"
-            )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -229,11 +227,8 @@ class EquilibriumMatching(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not (0 < self.gain < float("inf") and 0 <= self.start < 1):
-            raise ValueError(
-                f"gain is {self.gain} and start {self.start}; a finite number above 0 and a time "
-                "in [0, 1) are needed; correct them"
-            )
+        start = Range("a time in [0, 1)", lambda value: 0 <= value < 1)
+        check_settings(self, gain=POSITIVE, start=start)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch

@@ -32,6 +32,15 @@ from lowland.objectives.loss import (
     detach_terms,
     evaluate_energy,
 )
+from lowland.objectives.ranges import (
+    COUNT,
+    POSITIVE,
+    WEIGHT,
+    check_settings,
+    each,
+    freeze_sequences,
+    one_of,
+)
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE
 from lowland.targets.bases import Uniform, fit_base
@@ -74,7 +83,7 @@ class NCE(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_settings(self.noise, self.partner_rate, ratio=self.ratio)
+        check_settings(self, noise=one_of("fitted", "uniform"), ratio=COUNT, partner_rate=POSITIVE)
 
     def make_partner(self, energy: Energy, x: Tensor) -> NoisePartner:
         """The noise, fitted to x (N, *event), and log Z where it stands before training."""
@@ -127,7 +136,7 @@ class RankingNCE(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_settings(self.noise, 1.0, candidates=self.candidates)
+        check_settings(self, noise=one_of("fitted", "uniform"), candidates=COUNT)
 
     def make_partner(self, energy: Energy, x: Tensor) -> nn.Module:
         """The noise, fitted to x (N, *event); it learns nothing."""
@@ -191,18 +200,10 @@ class FlowContrastive(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        _check_settings(
-            "fitted",
-            self.partner_rate,
-            transforms=self.transforms,
-            hidden=min(self.hidden, default=0),
+        freeze_sequences(self, "hidden")
+        check_settings(
+            self, transforms=COUNT, hidden=each(COUNT), likelihood=WEIGHT, partner_rate=POSITIVE
         )
-        if not 0 <= self.likelihood < math.inf:
-            raise ValueError(
-                f"likelihood is {self.likelihood}; it is a weight of at least 0; use 1, or 0 for "
-                "the game alone"
-            )
 
     def make_partner(self, energy: Energy, x: Tensor) -> NoisePartner:
         """A flow that knows the scales of x (N, *event), and log Z where it stands before
@@ -268,15 +269,3 @@ def _terms(values: Tensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
         "accuracy": ((up > 0).float().mean() + (down < 0).float().mean()) / 2,
     }
     return detach_terms(terms)
-
-
-def _check_settings(noise: str, partner_rate: float, **counts: int) -> None:
-    if (
-        noise not in ("fitted", "uniform")
-        or not 0 < partner_rate < math.inf
-        or min(counts.values()) < 1
-    ):
-        raise ValueError(
-            f"noise is {noise!r}, partner_rate {partner_rate} and {counts}; fitted or uniform, "
-            "above 0 and at least 1 are needed; correct them"
-        )

@@ -18,9 +18,11 @@ from lowland.objectives.labels import (
     select_energies,
 )
 from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
+from lowland.objectives.ranges import WEIGHT, Range, check_settings
 from lowland.registry import register
 
 Kind = Literal["patches", "noise", "mixtures"]
+KINDS: tuple[Kind, ...] = ("patches", "noise", "mixtures")
 
 
 def outliers(x: Tensor, kind: Kind, domain: Domain, generator: torch.Generator) -> Tensor:
@@ -85,19 +87,17 @@ class OutlierExposure(Objective):
     low: float = -7.0
     high: float = -1.0
     weight: float = 0.1
-    kinds: Sequence[Kind] = ("patches", "noise", "mixtures")
+    kinds: Sequence[Kind] = KINDS
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.low < self.high or not self.weight >= 0:
+        kinds = Range(
+            f"some of {', '.join(KINDS)}", lambda names: names and set(names) <= set(KINDS)
+        )
+        check_settings(self, weight=WEIGHT, kinds=kinds)
+        if not self.low < self.high:
             raise ValueError(
-                f"low is {self.low}, high is {self.high} and weight {self.weight}; data lie below "
-                "outliers and the weight is at least 0; correct them"
-            )
-        if not self.kinds or set(self.kinds) - {"patches", "noise", "mixtures"}:
-            raise ValueError(
-                f"kinds is {self.kinds}; some of 'patches', 'noise' and 'mixtures' are needed; "
-                "name them"
+                f"low is {self.low} and high {self.high}; data lie below outliers; exchange them"
             )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:

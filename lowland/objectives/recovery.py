@@ -17,6 +17,7 @@ import torch
 
 from lowland.energy import Energy, noise_of
 from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
+from lowland.objectives.ranges import COUNT, check_settings, freeze_sequences
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.loop import run_chains
@@ -48,13 +49,9 @@ class DiffusionRecovery(Objective):
     steps: int = 20
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigmas", tuple(self.sigmas))
+        freeze_sequences(self, "sigmas")
         check_levels(self.sigmas)
-        if self.steps < 1:
-            raise ValueError(
-                f"steps is {self.steps}; chains need at least one step to recover a point; 20 is "
-                "common"
-            )
+        check_settings(self, steps=COUNT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, generator = batch.x, context.generator

@@ -22,16 +22,9 @@ from torch import Tensor, nn
 
 from lowland.energy import Energy
 from lowland.objectives.loss import Batch, Context, Loss, Term, evaluate_energy
+from lowland.objectives.ranges import WEIGHT, check_settings, one_of
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
-
-
-def _positive(name: str, weight: float) -> None:
-    if not 0 <= weight < math.inf:
-        raise ValueError(
-            f"the weight of {name} is {weight}; it must be finite and at least 0; leave the term "
-            "out for none"
-        )
 
 
 def _with(loss: Loss, name: str, term: Tensor, weight: float) -> Loss:
@@ -84,7 +77,7 @@ class EnergyL2(Term):
     weight: float = 0.001
 
     def __post_init__(self) -> None:
-        _positive("EnergyL2", self.weight)
+        check_settings(self, weight=WEIGHT)
 
     def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
         up, down = sides(loss, energy, batch)
@@ -113,12 +106,7 @@ class GradientPenalty(Term):
     at: Literal["data", "lines"] = "data"
 
     def __post_init__(self) -> None:
-        _positive("GradientPenalty", self.weight)
-        if not 0 <= self.target < math.inf or self.at not in ("data", "lines"):
-            raise ValueError(
-                f"target is {self.target} and at {self.at!r}; a length of at least 0 and 'data' or "
-                "'lines' are needed; correct them"
-            )
+        check_settings(self, weight=WEIGHT, target=WEIGHT, at=one_of("data", "lines"))
 
     def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -164,10 +152,10 @@ class HingeMargin(Term):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive("HingeMargin", self.weight)
+        check_settings(self, weight=WEIGHT)
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(
-                f"low is {self.low} and high {self.high}; low < high are needed, both finite; "
+                f"low is {self.low} and high is {self.high}; low < high are needed, both finite; "
                 "exchange or move them"
             )
 
@@ -198,7 +186,7 @@ class PullAway(Term):
     weight: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive("PullAway", self.weight)
+        check_settings(self, weight=WEIGHT)
 
     def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
         negatives = _negatives("PullAway", loss)

@@ -11,7 +11,6 @@ themselves, at the cost of the trace of a Hessian, and of what a finite set of p
 loss falls without bound where the energy sharpens around them. A little `training.data_noise_std`
 keeps it from doing so."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -28,6 +27,14 @@ from lowland.objectives.loss import (
     check_domain,
     detach_terms,
     evaluate_energy,
+)
+from lowland.objectives.ranges import (
+    COUNT,
+    POSITIVE,
+    check_settings,
+    each,
+    freeze_sequences,
+    one_of,
 )
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like
@@ -55,12 +62,8 @@ class DSM(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigmas", tuple(self.sigmas))
-        if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
-            raise ValueError(
-                f"sigmas are {self.sigmas}; at least one noise level above 0 is needed; 0.1 is "
-                "common"
-            )
+        freeze_sequences(self, "sigmas")
+        check_settings(self, sigmas=each(POSITIVE))
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, generator = batch.x, context.generator
@@ -121,15 +124,9 @@ class ScoreMatching(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if (
-            self.method not in ("exact", "hutchinson", "sliced")
-            or self.probes < 1
-            or self.limit < 1
-        ):
-            raise ValueError(
-                f"method is {self.method!r}, probes {self.probes}, limit {self.limit}; allowed are "
-                "exact, hutchinson and sliced, and at least 1; correct them"
-            )
+        check_settings(
+            self, method=one_of("exact", "hutchinson", "sliced"), probes=COUNT, limit=COUNT
+        )
         if not self.variance_reduced and self.method != "sliced":
             raise ValueError(
                 f"variance_reduced is off and method is {self.method!r}; only sliced has a form "

@@ -10,6 +10,7 @@ from torch import Tensor
 from lowland.energy import Energy
 from lowland.objectives.contrastive import CD, PCD
 from lowland.objectives.loss import Batch, Context, Loss, Objective
+from lowland.objectives.ranges import SHARE, WEIGHT, check_settings
 from lowland.registry import register
 
 
@@ -50,12 +51,8 @@ class WakeSleep(Objective):
     reinit_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.buffer_size < 0 or not 0 <= self.reinit_prob <= 1:
-            raise ValueError(
-                f"buffer_size is {self.buffer_size} and reinit_prob {self.reinit_prob}; at least 0 "
-                "chains and a share in [0, 1] are needed; buffer_size = 0 starts chains at the data"
-            )
-        _ = self._contrastive
+        check_settings(self, buffer_size=WEIGHT, reinit_prob=SHARE)
+        _ = self._contrastive  # refuses what CD and PCD refuse
 
     @property
     def _contrastive(self) -> CD | PCD:

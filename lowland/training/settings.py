@@ -1,10 +1,29 @@
-"""How long, how fast, how careful: the settings of a training run, as plain values."""
+"""Settings of a training run, as plain values."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
+
+from lowland.objectives.ranges import (
+    COUNT,
+    POSITIVE,
+    SHARE,
+    WEIGHT,
+    Range,
+    at_least,
+    check_settings,
+    each,
+    one_of,
+)
+from lowland.samplers.precision import PRECISIONS
+
+BELOW_ONE = Range("in [0, 1)", lambda value: 0 <= value < 1)
+RISING = Range(
+    "rising sides of images",
+    lambda sides: all(0 < a < b for a, b in pairwise((*sides, 1 << 30))),
+)
 
 
 @dataclass(frozen=True)
@@ -85,51 +104,43 @@ class Training:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {getattr(self, name)}"
-            for name, sound in {
-                "steps": self.steps >= 1,
-                "batch": self.batch >= 2,
-                "learning_rate": self.learning_rate > 0,
-                "betas": all(0 <= beta < 1 for beta in self.betas),
-                "optimizer": self.optimizer in ("adam", "sgd"),
-                "precision": self.precision in ("float32", "bfloat16", "auto"),
-                "momentum": 0 <= self.momentum < 1,
-                "weight_decay": self.weight_decay >= 0,
-                "tail_average_fraction": 0 <= self.tail_average_fraction <= 1,
-                "warmup": self.warmup >= 0,
-                "decay_fraction": 0 <= self.decay_fraction <= 1,
-                "schedule": self.schedule in ("linear", "cosine"),
-                "accumulate": self.accumulate >= 1 and self.batch % max(self.accumulate, 1) == 0,
-                "grad_clip_norm": self.grad_clip_norm >= 0,
-                "ema_decay": 0 <= self.ema_decay < 1,
-                "data_noise_std": self.data_noise_std >= 0,
-                "box_margin": self.box_margin >= 0,
-                "sharding": self.sharding in ("ddp", "fsdp"),
-                "progressive_sizes": all(
-                    0 < a < b for a, b in pairwise((*self.progressive_sizes, 1 << 30))
-                ),
-                "log_every": self.log_every >= 1,
-                "checkpoint_every": self.checkpoint_every >= 1
-                and self.checkpoint_every % self.log_every == 0,
-                "keep_checkpoints": self.keep_checkpoints >= 1,
-                "max_rollbacks": self.max_rollbacks >= 0,
-                "preflight": self.preflight in ("off", "warn", "adjust"),
-                "select_by": self.select_by in ("none", "mmd", "frechet", "ksd"),
-                "select_every": self.select_every >= 0
-                and self.select_every % max(self.checkpoint_every, 1) == 0,
-                "select_samples": self.select_samples >= 16,
-                "patience": self.patience >= 0,
-                "threads": self.threads >= 0,
-            }.items()
-            if not sound
-        ]
-        if problems:
-            raise ValueError(
-                f"{', '.join(problems)}; counts must be positive, rates in [0, 1), "
-                "checkpoint_every a multiple of log_every, select_every of checkpoint_every and "
-                "batch of accumulate; correct them"
-            )
+        parts = Range(
+            f"at least 1 and divides batch = {self.batch}",
+            lambda value: value >= 1 and self.batch % value == 0,
+        )
+        check_settings(
+            self,
+            steps=COUNT,
+            batch=at_least(2),
+            learning_rate=POSITIVE,
+            optimizer=one_of("adam", "sgd"),
+            betas=each(BELOW_ONE),
+            momentum=BELOW_ONE,
+            weight_decay=WEIGHT,
+            warmup=WEIGHT,
+            decay_fraction=SHARE,
+            schedule=one_of("linear", "cosine"),
+            accumulate=parts,
+            grad_clip_norm=WEIGHT,
+            ema_decay=BELOW_ONE,
+            tail_average_fraction=SHARE,
+            precision=one_of(*PRECISIONS),
+            data_noise_std=WEIGHT,
+            box_margin=WEIGHT,
+            progressive_sizes=RISING,
+            sharding=one_of("ddp", "fsdp"),
+            log_every=COUNT,
+            checkpoint_every=_multiple_of(self.log_every, "log_every", least=1),
+            keep_checkpoints=COUNT,
+            on_failure=one_of("continue", "warn", "roll-back", "stop"),
+            max_rollbacks=WEIGHT,
+            preflight=one_of("off", "warn", "adjust"),
+            select_by=one_of("none", "mmd", "frechet", "ksd"),
+            select_every=_multiple_of(self.checkpoint_every, "checkpoint_every"),
+            select_samples=at_least(16),
+            patience=WEIGHT,
+            threads=WEIGHT,
+        )
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Training":
@@ -141,16 +152,21 @@ class Training:
         return cls(**options)
 
     def rate(self, step: int) -> float:
-        """The learning rate of an update (counted from 0): linear rise, plateau, fall to zero.
+        """Return the learning rate of an update (counted from 0): linear rise, plateau, fall to
+        zero.
 
         >>> Training(steps=100, warmup=10, decay_fraction=0.5, learning_rate=1.0).rate(75)
         0.5
         """
-        rise = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
-        left = (
-            min((self.steps - step) / (self.decay_fraction * self.steps), 1.0)
-            if self.decay_fraction
-            else 1.0
-        )
+        rise = (step + 1) / self.warmup if self.warmup else 1.0
+        falling = self.decay_fraction * self.steps
+        left = min((self.steps - step) / falling if falling else 1.0, 1.0)
         fall = left if self.schedule == "linear" else math.sin(left * math.pi / 2) ** 2
-        return self.learning_rate * min(rise, fall)
+        return self.learning_rate * min(rise, fall, 1.0)
+
+
+def _multiple_of(part: int, name: str, least: int = 0) -> Range:
+    return Range(
+        f"at least {least} and a multiple of {name} = {part}",
+        lambda value: value >= least and value % max(part, 1) == 0,
+    )
