@@ -200,7 +200,7 @@ def test_the_rate_falls_along_a_cosine() -> None:
     assert (
         s.rate(0) == pytest.approx(2.0) and s.rate(50) == pytest.approx(1.0) and s.rate(99) < 1e-3
     )
-    with pytest.raises(ValueError, match="schedule is exotic"):
+    with pytest.raises(ValueError, match="schedule is 'exotic'"):
         dataclasses.replace(s, schedule="exotic")  # type: ignore[arg-type]
 
 
