@@ -59,7 +59,8 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
 def build(kind: str, values: Mapping[str, Any]) -> Any:
     """Construct a registered class from `{"name": ..., **parameters}`.
 
-    Raises ValueError if the name is not registered or a parameter does not belong to it.
+    A parameter named like a kind takes such values too: the sampler of ParallelTempering. Raises
+    ValueError if the name is not registered or a parameter does not belong to it.
     """
     values = dict(values)
     name = values.pop("name", None)
@@ -77,7 +78,7 @@ def build(kind: str, values: Mapping[str, Any]) -> Any:
             f"{kind} {name} was given {', '.join(unknown)}; it takes {', '.join(allowed)}; remove "
             "or rename the rest"
         )
-    return known[name](**{key: _tuples(value) for key, value in values.items()})
+    return known[name](**{key: _from_plain(key, value) for key, value in values.items()})
 
 
 def spec(obj: Any) -> dict[str, Any]:
@@ -95,11 +96,21 @@ class DeepMachine(Protocol):
     data_domain: Any
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+def nests(cls: type, kind: str) -> bool:
+    """Return whether a class takes an object of a kind, under that name: `sampler` a sampler."""
+    return kind in parameters(cls)
+
+
+def _from_plain(name: str, value: Any) -> Any:
+    """Build the object that a parameter named like a kind takes; make tuples of lists."""
+    if name in KINDS and isinstance(value, Mapping):
+        return build(name, value)
+    return tuple(_from_plain("", v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _plain(value: Any) -> Any:
+    if any(type(value) is classes.get(type(value).__name__) for classes in _classes.values()):
+        return spec(value)
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if hasattr(value, "tolist"):

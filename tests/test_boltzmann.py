@@ -666,7 +666,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", ["sgd", "momentum in bfloat16", "stochastic", "labels"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_resumed_equals_uninterrupted(variant: str, tmp_path: Any) -> None:
     values = recipe(**VARIANTS[variant])
     lowland.fit(values, tmp_path / "whole", progress=False)

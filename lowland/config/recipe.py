@@ -15,7 +15,7 @@ from lowland.config.sections import (
     Restoration,
 )
 from lowland.config.toml import to_toml
-from lowland.registry import KINDS, parameters, registered
+from lowland.registry import KINDS, build, nests, parameters, registered
 from lowland.training.settings import Training
 
 
@@ -26,11 +26,13 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
     fields: dict[str, Any] = {"name": (Literal[cls.__name__], ...)} if tagged else {}
     for name, p in parameters(cls).items():
         if name not in skip:
-            fields[name] = (p.annotation, ... if p.default is p.empty else p.default)
+            kind = _leaves(name) if name in KINDS else p.annotation
+            fields[name] = (kind, ... if p.default is p.empty else p.default)
 
     def buildable(model: BaseModel) -> BaseModel:
         if "domain" not in skip:
-            cls(**{name: getattr(model, name) for name in fields if name != "name" or not tagged})
+            names = (name for name in fields if name != "name" or not tagged)
+            cls(**{name: _built(name, getattr(model, name)) for name in names})
         return model
 
     return create_model(
@@ -42,6 +44,21 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
     )
 
 
+def _built(name: str, value: Any) -> Any:
+    return build(name, value.model_dump()) if isinstance(value, BaseModel) else value
+
+
+def _leaves(kind: str) -> Any:
+    """Union of the models of a kind that take no other object of that kind."""
+    classes = [cls for cls in registered(kind).values() if not nests(cls, kind)]
+    return _tagged_union(classes)
+
+
+def _tagged_union(classes: Sequence[type], skip: Sequence[str] = ()) -> Any:
+    models = tuple(model_of(c, skip=skip) for c in sorted(classes, key=lambda c: c.__name__))
+    return Annotated[Union[models], Field(discriminator="name")]  # noqa: UP007
+
+
 def _union(kind: str, skip: Sequence[str] = ()) -> Any:
     from lowland.energy import (
         Energy,  # only classes that learn belong in a recipe; targets have no weights
@@ -51,8 +68,7 @@ def _union(kind: str, skip: Sequence[str] = ()) -> Any:
         c for c in registered(kind).values() if kind != "energy" or "domain" in parameters(c)
     ]
     assert kind != "energy" or all(issubclass(c, Energy) for c in classes)
-    models = tuple(model_of(c, skip=skip) for c in sorted(classes, key=lambda c: c.__name__))
-    return Annotated[Union[models], Field(discriminator="name")]  # noqa: UP007
+    return _tagged_union(classes, skip)
 
 
 def recipe_model() -> type["Recipe"]:

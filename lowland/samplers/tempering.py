@@ -15,6 +15,7 @@ from torch import Tensor
 from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Wrapper, gibbs_of
 from lowland.energy.capabilities import Condition
 from lowland.energy.composition import share_targets
+from lowland.registry import register
 from lowland.samplers.discrete import BlockState, evaluate_points
 from lowland.samplers.kernel import (
     HasStepSize,
@@ -139,6 +140,7 @@ class TemperedState(NamedTuple):
     local: Info | None = None
 
 
+@register("sampler")
 @dataclass(frozen=True)
 class ParallelTempering(Sampler):
     """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all laws

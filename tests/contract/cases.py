@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland import Energy, binary, box, real
+from lowland import MALA, Energy, binary, box, real
 from lowland.energy import noise_of
 from lowland.registry import build, parameters, registered
 from lowland.targets import Gaussian
@@ -33,6 +33,8 @@ VALUES: dict[str, Any] = {  # required parameters by name
     "classes": 3,
     "hidden": (8,),
     "energy": Gaussian(),
+    "sampler": MALA(0.2),
+    "temperatures": (1.0, 1.7, 3.0),
 }
 DOMAINS = (real(3), box(0.0, 1.0, 1, 8, 8), binary(6))  # tried in turn for a required `domain`
 SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make its case sharper
