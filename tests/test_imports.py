@@ -19,6 +19,18 @@ ROOT = Path(lowland.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LEAVES = {"registry", "domain", "atomic"}
+LIBRARY = LEAVES | {
+    "energy",
+    "targets",
+    "nets",
+    "samplers",
+    "replay",
+    "objectives",
+    "metrics",
+    "robustness",
+    "tasks",
+    "testing",
+}
 PUBLIC = {
     "registry",
     "domain",
@@ -156,11 +168,13 @@ def statements(
             yield from statements(node, exempt, depth + inside)
 
 
-def imported(source: str, module: str, package: bool) -> Iterator[tuple[str, int]]:
+def imported(
+    source: str, module: str, package: bool, exempt: bool = False
+) -> Iterator[tuple[str, int]]:
     """Dotted names of the modules that a source imports, with their depth; relative imports are
-    resolved.
+    resolved; those under `if TYPE_CHECKING:` are left out of the front door, and if exempt.
     """
-    for node, depth in statements(ast.parse(source), exempt=module == ""):
+    for node, depth in statements(ast.parse(source), exempt=exempt or module == ""):
         if isinstance(node, ast.Import):
             yield from ((alias.name, depth) for alias in node.names)
             continue
@@ -172,6 +186,35 @@ def imported(source: str, module: str, package: bool) -> Iterator[tuple[str, int
         for alias in node.names:  # `from lowland.nets import images` imports a module too
             full = f"{base}.{alias.name}"
             yield (full if full.removeprefix("lowland.") in MODULES else base), depth
+
+
+def files_imported(source: str, module: str) -> set[str]:
+    """Return the modules, no packages, that the source of a file imports at any depth."""
+    names = {
+        name.removeprefix("lowland.") for name, _ in imported(source, module, False, exempt=True)
+    }
+    return {
+        name for name in names & MODULES if name and not (ROOT / name.replace(".", "/")).is_dir()
+    }
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules of which each imports all others, in some number of steps."""
+    beyond: dict[str, set[str]] = {}
+    for start in graph:
+        found, waiting = set(), list(graph[start])
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += graph.get(name, ())
+        beyond[start] = found
+    groups = {
+        tuple(sorted(other for other in beyond[name] if name in beyond.get(other, ())))
+        for name in graph
+        if name in beyond[name]
+    }
+    return sorted(map(list, groups))
 
 
 def offences(source: str, module: str, package: bool = False) -> list[str]:
@@ -203,6 +246,36 @@ SOURCES = {path: path.read_text(encoding="utf-8") for path in FILES}
 def test_arrows_point_down() -> None:
     found = [offences(s, module_of(p), p.name == "__init__.py") for p, s in SOURCES.items()]
     assert not [sentence for sentences in found for sentence in sentences]
+
+
+def test_the_library_imports_nothing_of_the_application() -> None:
+    for part in LIBRARY:
+        assert {name.partition(".")[0] for name in ALLOWED[part]} <= LIBRARY, part
+
+
+def test_there_is_no_circle_of_files() -> None:
+    graph = {
+        module_of(path): files_imported(source, module_of(path))
+        for path, source in SOURCES.items()
+        if path.name != "__init__.py"
+    }
+    assert sum(map(len, graph.values())) > 300
+    assert circles(graph) == []
+
+
+def test_a_circle_of_files_is_seen() -> None:
+    """Through imports inside functions too, but not through those for type checkers alone."""
+    later = "def f():\n    from lowland.samplers.nuts import NUTS"
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.run.directory import Run"
+    graph = {
+        "samplers.nuts": files_imported("from lowland.energy import gradient", "samplers.nuts"),
+        "energy.gradient": files_imported("import lowland.samplers.hmc", "energy.gradient"),
+        "samplers.hmc": files_imported(later, "samplers.hmc"),
+        "run.directory": files_imported("from lowland.run.checkpoint import x", "run.directory"),
+        "run.checkpoint": files_imported(typed, "run.checkpoint"),
+    }
+    assert circles(graph) == [["energy.gradient", "samplers.hmc", "samplers.nuts"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize(

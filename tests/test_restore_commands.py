@@ -3,6 +3,7 @@ the truth beside.
 """
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lowland import cli, commands, fit, read_recipe
 from lowland.evaluation.restoration import coverage
 from lowland.run import Run
 from lowland.tasks import Identity, Restoration
-from lowland.trained import Model, load
+from lowland.trained import Model, load, restoration
 from lowland.trained.measurement import MEASUREMENTS, operator_of
 from lowland.trained.restoration import restoration_settings
 
@@ -241,3 +242,60 @@ def test_what_cannot_be_restored_is_refused_before_anything_is_written(
         act(trained, pictures / "0.png")
     assert str(found.value).count(";") >= 2
     assert sorted(path.name for path in pictures.iterdir()) == ["0.png", "1.png"]
+
+
+# --------------------------------------------------------------------------------------- the road
+
+
+APPLICATION = {"cli", "commands", "trained", "evaluation", "training", "config", "run", "data"}
+
+
+def rooms_on_the_stack() -> list[str]:
+    """Return the files of lowland that wait for the caller, outermost first."""
+    root, found = Path(lowland.__file__).parent, []
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(root):
+            found.append(str(path.relative_to(root).with_suffix("")))
+        frame = frame.f_back  # type: ignore[assignment]
+    return list(dict.fromkeys(reversed(found)))
+
+
+def test_the_road_from_the_shell_to_the_sampler_is_short(
+    trained: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file of a checkpoint is read once; five files stand between shell and sampler, six
+    parts of the application are entered at all.
+    """
+    reads: list[Path] = []
+    entered: set[str] = set()
+    road: list[str] = []
+    root = Path(lowland.__file__).parent
+    whole, sampler = Path.read_bytes, restoration.split_gibbs_sample
+
+    def read(self: Path) -> bytes:
+        reads.append(self)
+        return whole(self)
+
+    def sample(*arguments: Any, **options: Any) -> Restoration:
+        road.extend(rooms_on_the_stack())
+        return sampler(*arguments, **options)
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(root):
+            entered.add(path.relative_to(root).with_suffix("").parts[0])
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(restoration, "split_gibbs_sample", sample)
+    sys.setprofile(note)
+    try:
+        command(trained, pictures / "0.png", "--task", "denoise")
+    finally:
+        sys.setprofile(None)
+    of_checkpoints = [path for path in reads if path.parent.name.startswith("step-")]
+    assert len(of_checkpoints) == len(set(of_checkpoints)) > 2
+    assert len({path.parent for path in of_checkpoints}) == 1
+    assert road == ["cli", "commands/restoration", "trained/model", "trained/restoration"]
+    assert entered & APPLICATION <= {"cli", "commands", "trained", "run", "data", "config"}

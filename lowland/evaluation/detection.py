@@ -91,7 +91,7 @@ def _other_sets(model: Model, found: Findings) -> dict[str, Tensor]:
     for name in model.recipe["evaluation"]["outliers"]:
         try:
             root, how = model.recipe["data"].get("root"), model.data.binarization or None
-            x = load_data(name, root=root, download=False, binarise=how).test.x
+            x = load_data(name, root=root, download=False, binarize=how).test.x
         except ValueError as error:
             found.notes.append(f"The outlier set {name} was left out: {str(error).splitlines()[0]}")
             continue

@@ -126,5 +126,5 @@ def _check_units(models: Sequence[Model]) -> None:
             raise ValueError(
                 f"{model.name} and {models[0].name} were trained on numbers that were standardized "
                 "differently; one x must mean the same to all; train them with one mean and scale, "
-                "or with standardise = false"
+                "or with standardize = false"
             )
