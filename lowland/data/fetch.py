@@ -104,7 +104,9 @@ def fetch(remote: RemoteFile, target: Path, *, timeout: float = TIMEOUT_SECONDS)
             with urllib.request.urlopen(url, timeout=timeout) as response:
                 content = response.read()
             _check(remote, content)
-            return _write(target, content)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target, content, shared=True)
+            return target
         except (OSError, http.client.HTTPException, DataError) as error:
             problems.append(f"{url}: {error or type(error).__name__}")
     raise DataError("; ".join(problems))
@@ -122,12 +124,6 @@ def _check(remote: RemoteFile, content: bytes) -> None:
         raise DataError(
             f"the SHA-256 of what was sent is {found}; it must be {remote.sha256}; try again later"
         )
-
-
-def _write(target: Path, content: bytes) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(target, content, shared=True)
-    return target
 
 
 def file_sha256(path: Path) -> str:

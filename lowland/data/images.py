@@ -5,6 +5,7 @@ image is resized to the size asked for (bilinear, without keeping its proportion
 channel is dropped.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from lowland.atomic import write_bytes
 from lowland.data.dataset import DataError, Split, refuse_nonfinite
 from lowland.data.tables import read_array, read_csv
 
@@ -274,5 +276,7 @@ def save_grid(
         top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = image
     array = sheet[0] if channels == 1 else sheet.permute(1, 2, 0)
-    Image.fromarray(array.contiguous().numpy()).save(path, format="PNG")
+    buffer = io.BytesIO()
+    Image.fromarray(array.contiguous().numpy()).save(buffer, format="PNG")
+    write_bytes(Path(path), buffer.getvalue())
     return Path(path)

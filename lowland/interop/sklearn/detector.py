@@ -46,8 +46,8 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
     about fresh rows.
 
     energy, objective, sampler, training: sections of a lowland recipe as plain values, with the
-    names of `lowland.registry.registered`; energy and objective default to a small perceptron and denoising
-    score matching at noise 0.4, and the sampler is looked at by objectives that draw. learning_rate
+    names of `lowland.registry.registered`; energy and objective default to a small perceptron and
+    denoising score matching at noise 0.4, and objectives that draw use the sampler. learning_rate
     (of Adam), batch_size, n_iter (passes over the data), verbose (1 prints a line for each pass),
     random_state.
 
