@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: what it is, and how a program is held to one of its cores."""
+"""The machine that a benchmark runs on, and how a program is held to one of its cores."""
 
 import os
 import platform
@@ -52,7 +52,7 @@ def _cpu_model() -> str:
 
 
 def circumstances(command: str | None = None) -> dict[str, Any]:
-    """Return what a record begins with: command (this one unless given), date, machine, versions."""
+    """Return what a record begins with: command (this one by default), date, machine, versions."""
     from lowland.run import versions  # late: a process is pinned before torch starts
 
     return {

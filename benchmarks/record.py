@@ -1,4 +1,4 @@
-"""Records of what was measured: JSON with one record a line, so that a change of one shows as one."""
+"""Records of what was measured: JSON, one record a line, so that a change of one shows as one."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ RECORD_WIDTH = 1000  # characters; longer records are broken into their parts
 
 
 def format_record(value: Any, indent: int = 0) -> str:
-    """Return a value as JSON; what is flat or short enough is a record and gets a line of its own."""
+    """Return a value as JSON; what is flat or short is a record and gets a line of its own."""
     line = json.dumps(value, ensure_ascii=False)
     if len(line) <= RECORD_WIDTH or not _is_nested(value):
         return line

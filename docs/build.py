@@ -3,7 +3,8 @@
 python docs/build.py [PAGE ...]            run pages that print something, and rewrite them
 python docs/build.py --check [PAGE ...]    run them and fail where one says something else
 
-Numbers may differ by 5 % or 0.15. CPUs add in different orders; after a training or a long chain the
+Numbers may differ by 5 % or 0.15. CPUs add in different orders; after a training or a long chain
+the
 later digits of a number are luck, and pages print none of those that matter less than this.
 """
 

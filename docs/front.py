@@ -23,7 +23,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def chains() -> tuple[Tensor, Tensor, Tensor]:
-    """Return an energy on a grid, paths of a few chains and draws of many, all of the README's sum."""
+    """Return an energy on a grid, paths of some chains and draws of many, of the README's sum."""
     ring = lowland.Function(lambda x: 8 * (x.norm(dim=1) - 2).square())
     right = lowland.Function(lambda x: 2 * (x[:, 0] - 2).square())
     both = ring + right
@@ -46,7 +46,7 @@ def samples(name: str, count: int) -> Tensor:
 
 
 def restoration(count: int) -> Tensor:
-    """Return rows of truth, what was seen, mean, deviation and three draws, of digits for testing."""
+    """Return rows of truth, what was seen, mean, deviation and three draws, of test digits."""
     model, sigma = lowland.load("mnist"), 0.05
     truth = lowland.load_data("mnist").test.x[8 : 8 + count]
     upper = Mask(torch.arange(28).view(28, 1).expand(28, 28) < 14)

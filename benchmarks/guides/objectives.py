@@ -4,7 +4,8 @@ times too large does.
     python -m benchmarks.guides.objectives run moons --seconds 10 --seeds 0 1 2
     python -m benchmarks.guides.objectives run moons --seconds 10 --seeds 0 --rate 10
     python -m benchmarks.guides.objectives run digits --seconds 30 --seeds 0
-    python -m benchmarks.guides.objectives measure    # the figures again, from the draws that the runs
+    python -m benchmarks.guides.objectives measure    # the figures again, from the draws that the
+    runs
                                                left
     python -m benchmarks.guides.objectives pages
 

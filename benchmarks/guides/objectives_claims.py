@@ -95,10 +95,14 @@ def slow(r: Record) -> str:
     times = r.mean("moons", "update_ms") / r.mean("moons-dsm", "update_ms")
     exact = r.mean("moons", "update_ms") / r.mean("moons-score", "update_ms")
     return (
-        f'**"Contrastive divergence is slow, score matching is fast."** An update of PCD, ten chain steps included, takes '
-        f"{r.ms('moons')}: {times:.1f} times that of denoising ({r.ms('moons-dsm')}), {exact:.1f} times that of score matching "
-        f"with the exact trace ({r.ms('moons-score')}). What counts is what the same time buys; fine MMD² on moons, the best "
-        f"first: {r.ranked(*names)} (real data {shown(r.real['moons']['fine']['value'], 'moons')}). Drawing has a price as "
+        '**"Contrastive divergence is slow, score matching is fast."** An update of PCD, ten '
+        "chain steps included, takes "
+        f"{r.ms('moons')}: {times:.1f} times that of denoising ({r.ms('moons-dsm')}), "
+        f"{exact:.1f} times that of score matching "
+        f"with the exact trace ({r.ms('moons-score')}). What counts is what the same time buys; "
+        "fine MMD² on moons, the best "
+        f"first: {r.ranked(*names)} (real data "
+        f"{shown(r.real['moons']['fine']['value'], 'moons')}). Drawing has a price as "
         f"well: {_drawing(r, *names)}."
     )
 
@@ -113,9 +117,12 @@ def sampler(r: Record) -> str:
     if not r.has(*plane, *images):
         return ""
     return (
-        f'**"Noise contrast needs no sampler, so it is the easy way."** To train, yes: {r.ms("moons-nce")} an update beside '
-        f"{r.ms('moons')} of PCD. Fine MMD² on moons: {r.ranked(*plane)}. On digits, where noise is told from data at a "
-        f"glance, Fréchet: {r.ranked(*images)}; a flow that learns along costs {r.ms('digits-flow')} an update. To draw from "
+        '**"Noise contrast needs no sampler, so it is the easy way."** To train, yes: '
+        f"{r.ms('moons-nce')} an update beside "
+        f"{r.ms('moons')} of PCD. Fine MMD² on moons: {r.ranked(*plane)}. On digits, where noise "
+        "is told from data at a "
+        f"glance, Fréchet: {r.ranked(*images)}; a flow that learns along costs "
+        f"{r.ms('digits-flow')} an update. To draw from "
         f"the energy a sampler is needed all the same."
     )
 
@@ -125,9 +132,12 @@ def starts(r: Record) -> str:
     if not r.has(*names):
         return ""
     return (
-        f'**"It hardly matters where the chains start."** Chains that go on (PCD), chains from the data (CD) and chains from '
-        f"noise (short runs) use the same step and the same net, and draws begin at noise for all. Fine MMD² on moons: "
-        f"{r.ranked(*names[:3])}. Fréchet on digits: {r.ranked(*names[3:])} (`digits-regularised` is PCD with terms)."
+        '**"It hardly matters where the chains start."** Chains that go on (PCD), chains from '
+        "the data (CD) and chains from "
+        "noise (short runs) use the same step and the same net, and draws begin at noise for "
+        "all. Fine MMD² on moons: "
+        f"{r.ranked(*names[:3])}. Fréchet on digits: {r.ranked(*names[3:])} "
+        "(`digits-regularised` is PCD with terms)."
     )
 
 
@@ -146,11 +156,16 @@ def blows_up(r: Record) -> str:
         f"`{name}` ({shown(r.quality(name), name)} → {shown(figure[name], name)})" for name in worse
     )
     return (
-        f'**"Energies blow up unless the rate is tuned."** With ten times the rate, {len(dead)} of {len(both)} runs stopped or '
-        f"drew numbers that are not finite; health rolled back in {len(rolled)}. The figure more than doubled in {len(worse)}"
-        f"{': ' + named if worse else ''}. It got better in {len(better)}: the time is short, and a higher rate gets further "
-        f"in it. The preflight lowers a rate that its three trial updates find far too large, so that this is the rate asked "
-        f"for, not always the rate used. [The grid of runs that die](../benchmarks/results/proof/survival.md) has the plain loops "
+        f'**"Energies blow up unless the rate is tuned."** With ten times the rate, {len(dead)} '
+        f"of {len(both)} runs stopped or "
+        f"drew numbers that are not finite; health rolled back in {len(rolled)}. The figure more "
+        f"than doubled in {len(worse)}"
+        f"{': ' + named if worse else ''}. It got better in {len(better)}: the time is short, "
+        "and a higher rate gets further "
+        "in it. The preflight lowers a rate that its three trial updates find far too large, so "
+        "that this is the rate asked "
+        "for, not always the rate used. [The grid of runs that "
+        "die](../benchmarks/results/proof/survival.md) has the plain loops "
         f"beside it."
     )
 
@@ -172,9 +187,12 @@ def plane(r: Record) -> str:
     rho = rank_correlation([r.quality(a) for a in pairs], [r.quality(b) for b in pairs.values()])
     best, worst = (sorted(pairs, key=r.quality)[:3], sorted(pairs.values(), key=r.quality)[:3])
     return (
-        f'**"What works in the plane works on images."** Over the {len(pairs)} objectives with a recipe on both sets, the rank '
-        f"correlation of fine MMD² on moons and Fréchet distance on digits is {rho:.2f}. Best on moons: "
-        f"{', '.join(f'`{name}`' for name in best)}; best on digits: {', '.join(f'`{name}`' for name in worst)}."
+        f'**"What works in the plane works on images."** Over the {len(pairs)} objectives with a '
+        "recipe on both sets, the rank "
+        f"correlation of fine MMD² on moons and Fréchet distance on digits is {rho:.2f}. Best on "
+        "moons: "
+        f"{', '.join(f'`{name}`' for name in best)}; best on digits: "
+        f"{', '.join(f'`{name}`' for name in worst)}."
     )
 
 
@@ -188,8 +206,10 @@ def density(r: Record) -> str:
     by = sorted(names, key=lambda name: r.mean(name, "ksd"))
     listed = ", ".join(f"`{name}` {10 * r.mean(name, 'ksd'):.2f}" for name in by)
     return (
-        f'**"Good samples mean that the density is right."** The rank correlation of fine MMD² (draws) and KSD² (the energy at '
-        f"held-out data) over {len(names)} recipes is {rho:.2f}. KSD², times 10, the best first: {listed}."
+        '**"Good samples mean that the density is right."** The rank correlation of fine MMD² '
+        "(draws) and KSD² (the energy at "
+        f"held-out data) over {len(names)} recipes is {rho:.2f}. KSD², times 10, the best first: "
+        f"{listed}."
     )
 
 
@@ -203,8 +223,10 @@ def detector(r: Record) -> str:
     by = sorted(names, key=lambda name: -r.mean(name, "outliers"))
     listed = [f"`{name}` {r.mean(name, 'outliers'):.2f}" for name in by]
     return (
-        f'**"The better generator is the better detector."** The rank correlation of Fréchet distance and AUROC (the halves '
-        f"of two digits, as outliers; 1 if whoever draws better detects better) over {len(names)} recipes is {rho:.2f}. "
+        '**"The better generator is the better detector."** The rank correlation of Fréchet '
+        "distance and AUROC (the halves "
+        "of two digits, as outliers; 1 if whoever draws better detects better) over "
+        f"{len(names)} recipes is {rho:.2f}. "
         f"Best detectors: {', '.join(listed[:4])}; worst: {', '.join(listed[-3:])}."
     )
 
@@ -214,9 +236,12 @@ def bits(r: Record) -> str:
     if not r.has(*names) or "digits, threshold" not in r.real:
         return ""
     return (
-        f'**"Pseudo-likelihood is as good as likelihood, and cheaper."** One restricted Boltzmann machine on binary digits, by '
-        f"PCD with Gibbs sampling ({r.ms('digits-rbm')} an update), pseudo-likelihood ({r.ms('digits-pl')}) and ratio matching "
-        f"({r.ms('digits-rm')}). Fréchet after the same time: {r.ranked(*names)}; real binary digits "
+        '**"Pseudo-likelihood is as good as likelihood, and cheaper."** One restricted '
+        "Boltzmann machine on binary digits, by "
+        f"PCD with Gibbs sampling ({r.ms('digits-rbm')} an update), pseudo-likelihood "
+        f"({r.ms('digits-pl')}) and ratio matching "
+        f"({r.ms('digits-rm')}). Fréchet after the same time: {r.ranked(*names)}; real binary "
+        "digits "
         f"{shown(r.real['digits, threshold']['frechet'], 'digits')}."
     )
 
@@ -234,6 +259,8 @@ def joint(r: Record) -> str:
         else ""
     )
     return (
-        f'**"A model that generates pays with its accuracy."** Accuracy on held-out digits: {listed}.{labels} '
-        f"[JEM on Fashion-MNIST](../benchmarks/results/quality/jem.md) has the figures of larger nets."
+        '**"A model that generates pays with its accuracy."** Accuracy on held-out digits: '
+        f"{listed}.{labels} "
+        "[JEM on Fashion-MNIST](../benchmarks/results/quality/jem.md) has the figures of larger "
+        "nets."
     )

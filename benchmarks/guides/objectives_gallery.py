@@ -1,4 +1,5 @@
-"""The gallery: a section for each objective, a picture for each recipe that `benchmarks.guides.objectives`
+"""The gallery: a section for each objective, a picture for each recipe that
+`benchmarks.guides.objectives`
 trained.
 """
 
@@ -31,7 +32,8 @@ def gallery(record: Record, place: Path) -> str:
         "much](which-objective.md#measured)): draws of",
         "seed 0, the first ones, none chosen. In the plane the energy is the colour (dark is low), "
         "draws are dots. Written by",
-        "`python -m benchmarks.guides.objectives pages`. The command below a picture trains the recipe as "
+        "`python -m benchmarks.guides.objectives pages`. The command below a picture trains the "
+        "recipe as "
         "shipped, which takes longer",
         "than the picture did.",
         "",

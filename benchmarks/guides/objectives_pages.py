@@ -223,7 +223,8 @@ def which_page(record: Record, figures: str) -> str:
         *(f"| `{name}` | {cost} | {use} |" for name, (cost, use) in said().items()),
         "",
         "This page is written by `python -m benchmarks.guides.objectives pages` from",
-        "[the record](../benchmarks/results/guides/objectives.json); no number in it was typed by hand.",
+        "[the record](../benchmarks/results/guides/objectives.json); no number in it was typed "
+        "by hand.",
         "",
     ]
     return "\n".join(text)

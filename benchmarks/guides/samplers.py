@@ -5,7 +5,8 @@ was drawn is right.
 
 Every sampler with an accept step is tuned by `tune` and then runs from three seeds: 32 chains from
 where `domain.draw` puts them, as many gradient evaluations in a row for all samplers of a target
-(replicas are one batch: they cost more gradients, in the same row), the first quarter discarded. Samplers without an accept step take step and metric of the tuned sampler whose move is
+(replicas are one batch: they cost more gradients, in the same row), the first quarter discarded.
+Samplers without an accept step take step and metric of the tuned sampler whose move is
 theirs (MALA, GHMC): what is off is what the accept step had put right.
 
     ESS        smallest bulk ESS over the watched coordinates and the energy, all chains together

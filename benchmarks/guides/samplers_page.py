@@ -19,17 +19,21 @@ WORDS = {
     "depth; as local as the others.",
     "GHMC": "Must hardly ever be refused, since a refused chain turns round; so its steps are "
     "small.",
-    "ParallelTempering": "Pays for every replica; where nothing has to be crossed, that buys nothing.",
-    "Langevin": "No accept step: whatever its step gets wrong stays wrong, in proportion to the step.",
-    "LeimkuhlerMatthews": "As Langevin, one order better away from bounds; still nothing tells when the step is too "
-    "large.",
-    "Underdamped": "The same with momentum: good where steps are small, wrong where they are not, and silent "
-    "about it.",
-    "ShortRun": "Keeps no distribution. At a temperature below 1 it falls into the nearest valley: for "
-    "pictures, not for averages.",
+    "ParallelTempering": "Pays for every replica; where nothing has to be crossed, that "
+    "buys nothing.",
+    "Langevin": "No accept step: whatever its step gets wrong stays wrong, in proportion to the "
+    "step.",
+    "LeimkuhlerMatthews": "As Langevin, one order better away from bounds; still nothing "
+    "tells when the step is too large.",
+    "Underdamped": "The same with momentum: good where steps are small, wrong where they are not, "
+    "and silent about it.",
+    "ShortRun": "Keeps no distribution. At a temperature below 1 it falls into the nearest "
+    "valley: for pictures, not for averages.",
     "BlockGibbs": "Needs conditionals in blocks; clusters of many sites still turn slowly.",
-    "GibbsWithGradients": "One site a step: a sweep of a picture takes as many gradients as it has pixels.",
-    "DMALA": "Flips many sites at once only while they hardly interact; near order its steps shrink.",
+    "GibbsWithGradients": "One site a step: a sweep of a picture takes as many gradients as it "
+    "has pixels.",
+    "DMALA": "Flips many sites at once only while they hardly interact; near order its steps "
+    "shrink.",
 }
 """What each sampler is bad at, in words; the figures come from the record."""
 
@@ -107,7 +111,8 @@ def tables(record: dict[str, Any]) -> str:
         names = [cell["sampler"] if cell else "none" for cell in (second, gradient)]
         lines += [f"### {target['title']}", "", *table(target), ""]
         lines += [
-            f"Most effective draws among those that are right: per second {names[0]}, per gradient {names[1]}. "
+            f"Most effective draws among those that are right: per second {names[0]}, "
+            f"per gradient {names[1]}. "
             f'`tune(energy, "auto", ...)` chose {auto["sampler"]}.',
             "",
         ]

@@ -1,4 +1,5 @@
-"""Six distributions for `benchmarks.guides.samplers`, each hard in its own way, with what is known of them
+"""Six distributions for `benchmarks.guides.samplers`, each hard in its own way, with what is known
+of them
 exactly.
 
 gaussian   100 dimensions, widths from 1 to 1/30, turned at random: a diagonal metric cannot make it
@@ -36,7 +37,8 @@ class Truth(NamedTuple):
 
 class Target(NamedTuple):
     """watched: from draws (n, *event) to the quantities (n, q) whose effective draws are counted,
-    beside the energy; hottest: temperature of the ladder's last temperature; longer: how many times the
+    beside the energy; hottest: temperature of the ladder's last temperature; longer: how many
+    times the
     usual number of gradients a run takes."""
 
     name: str

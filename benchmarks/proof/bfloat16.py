@@ -1,7 +1,8 @@
 """What sampling in bfloat16 costs in quality, and what it saves: `sample(...,
 precision="bfloat16")` against float32.
 
-    python -m benchmarks.quality.recipe mnist-pcd; python -m benchmarks.quality.recipe fashion-mnist-pcd  # trains
+    python -m benchmarks.quality.recipe mnist-pcd; python -m benchmarks.quality.recipe
+    fashion-mnist-pcd  # trains
                                                                                             the
                                                                                             runs,
                                                                                             once

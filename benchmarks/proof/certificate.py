@@ -1,7 +1,8 @@
 """Does the certificate of log Z keep its promise? Coverage on machines whose log Z is known
 exactly.
 
-    python -m benchmarks.proof.certificate                    # 300 machines in both precisions; writes
+    python -m benchmarks.proof.certificate                    # 300 machines in both precisions;
+    writes
                                                         results/proof/certificate.{md,json}
     python -m benchmarks.proof.certificate --machines 24 --out /tmp
 

@@ -47,7 +47,8 @@ torch.manual_seed(0)
 {HALF}
 for every in (1, 2, 4):
     pt = s.ParallelTempering(s.MALA(0.5), (1.0, 2.0, 4.0, 8.0), swap_every=every, steps=400)
-    pt.sample(E, torch.randn(500, 1)); print("swap_every", every, "swap rates", [round(r, 2) for r in pt.swap_rates()])""",
+    pt.sample(E, torch.randn(500, 1)); print("swap_every", every, "swap rates", [round(r, 2) for r
+    in pt.swap_rates()])""",
     ),
     Finding(
         "ebmkit `NUTS` and `AdaptiveMALA` stand still once a warm-up proposal has a non-finite "
@@ -59,36 +60,43 @@ torch.manual_seed(0)
 E = lambda x: (x - 2 * x.log()).sum(1)
 for sampler in (s.NUTS(0.5, warmup=200), s.AdaptiveMALA(0.5, warmup=200)):
     y = sampler.sample(E, torch.full((2000, 1), 6.0), steps=200)
-    print(type(sampler).__name__, "step", sampler.step_size, "mean", y.mean().item(), "variance", y.var().item())""",
+    print(type(sampler).__name__, "step", sampler.step_size, "mean", y.mean().item(), "variance",
+    y.var().item())""",
     ),
     Finding(
         "torchebm `HamiltonianMonteCarlo` puts chains at exactly 0 where the gradient is nan",
         "In its safe mode positions that are nan become 0 and are then judged, and accepted, as if "
         "the trajectory had led there. N(0, 1) cut off at 0.5: exact draws have mean -0.51, and no "
         "draw is exactly 0.",
-        """import torch; from torchebm.core import BaseModel; from torchebm.samplers import HamiltonianMonteCarlo as HMC
+        """import torch; from torchebm.core import BaseModel; from torchebm.samplers import
+        HamiltonianMonteCarlo as HMC
 torch.manual_seed(0)
 class Cut(BaseModel):
     def forward(self, x): return (0.5 * x.square() + 0 * (0.5 - x).sqrt()).sum(1)
 x = torch.randn(200_000, 1); x = x[x[:, 0] < 0.5][:50_000]
 y = HMC(Cut(), step_size=0.4, n_leapfrog_steps=4).sample(x, n_steps=12)
-print("mean before", x.mean().item(), "after", y.mean().item(), "share at exactly 0:", (y == 0).float().mean().item())""",
+print("mean before", x.mean().item(), "after", y.mean().item(), "share at exactly 0:", (y ==
+0).float().mean().item())""",
     ),
     Finding(
         "torchebm `HamiltonianMonteCarlo` does not take images",
         "The kinetic energy is summed over the last dimension only. `RiemannianManifoldHMC` says "
         "that it is for vectors.",
-        """import torch; from torchebm.core import BaseModel; from torchebm.samplers import HamiltonianMonteCarlo as HMC
+        """import torch; from torchebm.core import BaseModel; from torchebm.samplers import
+        HamiltonianMonteCarlo as HMC
 class Bowl(BaseModel):
     def forward(self, x): return 0.5 * x.square().flatten(1).sum(1)
 try: HMC(Bowl(), step_size=0.1).sample(torch.zeros(8, 1, 4, 4), n_steps=2)
 except Exception as problem: print(type(problem).__name__, problem)""",
     ),
     Finding(
-        'torchebm `LangevinDynamics(integrator="heun")` is of first order, with twice the bias of Euler–Maruyama on a Gaussian',
-        'The class is documented as "a second-order method", its base class says that noise is added at the order of Euler. '
+        'torchebm `LangevinDynamics(integrator="heun")` is of first order, with twice the bias '
+        "of Euler–Maruyama on a Gaussian",
+        'The class is documented as "a second-order method", its base class says that noise is '
+        "added at the order of Euler. "
         "N(0, 1): the excess of the variance, at three steps.",
-        """import torch; from torchebm.core import BaseModel; from torchebm.samplers import LangevinDynamics
+        """import torch; from torchebm.core import BaseModel; from torchebm.samplers import
+        LangevinDynamics
 torch.manual_seed(0)
 class Bowl(BaseModel):
     def forward(self, x): return 0.5 * x.square().sum(1)

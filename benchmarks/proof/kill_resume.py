@@ -119,7 +119,9 @@ def main() -> None:
         left -= int(str(results[name]["kills"]))
         print(name, results[name], flush=True)
     record = {
-        "command": f"python -m benchmarks.proof.kill_resume --kills {options.kills} --seed {options.seed}",
+        "command": (
+            f"python -m benchmarks.proof.kill_resume --kills {options.kills} --seed {options.seed}"
+        ),
         "date": str(date.today()),
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -335,8 +335,10 @@ def page(found: dict[str, Any], meta: dict[str, Any]) -> str:
     ]
     return f"""# The proof over ebmkit {version("ebmkit")} and torchebm {version("torchebm")}
 
-Their samplers through lowland's bench, called as documented, from exact draws. {measured(meta)} Figures are the worst |z| over
-float32 and float64; below 5 the claim holds. Every sampler that claims an exact law and keeps it on all smooth targets:
+Their samplers through lowland's bench, called as documented, from exact draws. {measured(meta)}
+Figures are the worst |z| over
+float32 and float64; below 5 the claim holds. Every sampler that claims an exact law and keeps it
+on all smooth targets:
 {", ".join(passed)}.
 
 ## Samplers that claim an exact law: smooth targets
@@ -349,7 +351,8 @@ float32 and float64; below 5 the claim holds. Every sampler that claims an exact
 
 ## The same where the energy is not a number beyond a border
 
-Neither package speaks of such energies; many models have them (a logarithm, a Cholesky factor, an overflow). "arrival": chains
+Neither package speaks of such energies; many models have them (a logarithm, a Cholesky factor, an
+overflow). "arrival": chains
 that start at one point, after 200 steps, against exact draws.
 
 {grid(holed, on_target)}
@@ -370,12 +373,26 @@ Slope of log |bias| on log h, as for lowland's own samplers. No order is claimed
 
 ## What else
 
-Gradients per step (lowland's MALA takes 1, its HMC with 4 leapfrogs 4: the last one is carried over); same seed, same bits;
-events that are images; a module in training mode, with batch norm and spectral norm, is afterwards as it was.
+Gradients per step (lowland's MALA takes 1, its HMC with 4 leapfrogs 4: the last one is carried
+over); same seed, same bits;
+events that are images; a module in training mode, with batch norm and spectral norm, is afterwards
+as it was.
 
-{markdown(["sampler", "gradients per step", "same seed, same bits", "images", "module left alone"], found["facts"])}
+{
+        markdown(
+            [
+                "sampler",
+                "gradients per step",
+                "same seed, same bits",
+                "images",
+                "module left alone",
+            ],
+            found["facts"],
+        )
+    }
 
-ebmkit draws from PyTorch's global generator and takes no other; torchebm takes a `generator`. Neither has walls: on a box both
+ebmkit draws from PyTorch's global generator and takes no other; torchebm takes a `generator`.
+Neither has walls: on a box both
 offer a clamp, which puts mass on the border.
 
 ## Findings, each in a few lines

@@ -194,37 +194,44 @@ def page(reports: Sequence[Report], bugs: Sequence[dict[str, Any]], meta: dict[s
     ]
     return f"""# Proof of the samplers
 
-{sum(row.holds for row in rows)} of {len(rows)} claims of {len(reports)} forms of samplers hold; {caught} of {len(bugs)} planted
+{sum(row.holds for row in rows)} of {len(rows)} claims of {len(reports)} forms of samplers hold;
+{caught} of {len(bugs)} planted
 bugs are caught. {measured(meta)}
 
-A figure is the worst |z| of its checks, over float32 and float64; below {LIMIT:g} the claim holds. Every statistical check
-compares independent chains: {meta["count"]:,} chains, {len(meta["seeds"])} seeds pooled. Samplers as they were built are in
+A figure is the worst |z| of its checks, over float32 and float64; below {LIMIT:g} the claim holds.
+Every statistical check
+compares independent chains: {meta["count"]:,} chains, {len(meta["seeds"])} seeds pooled. Samplers
+as they were built are in
 `samplers.json`, with every row.
 
 ## Stationarity: from exact draws, after 12 steps
 
-Moments, energies and tail probabilities against those at the start. "gamma" and "cut" (and the holed ones) end where the energy
+Moments, energies and tail probabilities against those at the start. "gamma" and "cut" (and the
+holed ones) end where the energy
 is not a number; "truncated", "exponential" and "flat" have walls.
 
 {grid(reports, on_target)}
 
 ## Arrival, joint test, histogram up to the walls
 
-Chains that start at one point against exact draws, after 200 steps; Geweke's joint test of parameters and data; 12 bins of
+Chains that start at one point against exact draws, after 200 steps; Geweke's joint test of
+parameters and data; 12 bins of
 exp(−2x) on [0, 1].
 
 {grid(reports, other_laws)}
 
 ## Against the list of all states
 
-Chains from exact draws, after 12 steps: |z| of Pearson's statistic, and (in brackets) the larger total variation, nearly all of
+Chains from exact draws, after 12 steps: |z| of Pearson's statistic, and (in brackets) the larger
+total variation, nearly all of
 it the noise of so many draws.
 
 {grid(reports, listed)}
 
 ## Order of the bias, temperature
 
-Slope of log |bias| on log h of the samplers without an accept step; the exact variance of Langevin on a Gaussian.
+Slope of log |bias| on log h of the samplers without an accept step; the exact variance of Langevin
+on a Gaussian.
 
 {orders(reports)}
 
@@ -234,7 +241,8 @@ Slope of log |bias| on log h of the samplers without an accept step; the exact v
 
 ## Planted bugs
 
-One line of the library is changed; the check that is named must see it, and must not condemn the sound sampler.
+One line of the library is changed; the check that is named must see it, and must not condemn the
+sound sampler.
 
 {markdown(["sampler", "bug", "check", "says to the bug", "says to the sound one", "caught"], lines)}
 """

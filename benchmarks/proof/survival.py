@@ -127,7 +127,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """One run a line."""
     head = {
         "date": str(date.today()),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, 1 thread",
+        "machine": (
+            f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, 1 thread"
+        ),
         "versions": versions(),
         "seeds": list(SEEDS),
         "note": read_record(path, {}).get("note", ""),

@@ -1,7 +1,8 @@
 """Composition: expressions against their exact laws, and unseen combinations of attributes of
 digits.
 
-    python -m benchmarks.quality.composition            both parts; models that are trained already are used
+    python -m benchmarks.quality.composition            both parts; models that are trained already
+    are used
                                                 again
     python -m benchmarks.quality.composition --truth    the first alone, a minute
 
@@ -9,15 +10,18 @@ digits.
 (law by quadrature, in 14 × 14 cells) and of two restricted Boltzmann machines with 8 visible units
 (law by adding up 256 states). 4,000 chains of 100 steps; total variation of their ends from the
 law, beside what as many exact draws show, ± the standard deviation between three seeds. Corrected:
-what `tasks.default_sampler` tunes (MALA; DMALA). Unadjusted: Langevin with the same step, and with a
+what `tasks.default_sampler` tunes (MALA; DMALA). Unadjusted: Langevin with the same step, and with
+a
 quarter of it; for the machines DMALA's proposal, always accepted.
 
-*Use.* Digit × thickness × slant on MNIST: `benchmarks/quality/composition_images.py` says what is trained,
+*Use.* Digit × thickness × slant on MNIST: `benchmarks/quality/composition_images.py` says what is
+trained,
 held out, and who judges. Draws: 16 noise levels from 4 to 0.02, 64 steps of the corrector in all,
 24 of a tuned final one, then the jump; 5 of each of the ten combinations that are held out, and of
 ten that are seen, per seed; seeds differ in classifiers and draws (one prior and one joint model
 were trained). Weights w and the length of the classifiers' training were looked at on one seed. Per
-cent, ± the standard deviation between seeds. Writes benchmarks/results/quality/composition.{json,md,png};
+cent, ± the standard deviation between seeds. Writes
+benchmarks/results/quality/composition.{json,md,png};
 in the picture a row per combination held out: four real images of it, four draws of the composition
 (w = 4, corrected), four of the joint model (guided). composition-shipped.png: four real images,
 then draws of the same composition on the shipped energy `mnist` (one seed), a prior of an hour

@@ -1,7 +1,8 @@
 """Which score tells what from what: classifiers, a JEM, unconditional energies and ensembles
 against sets near and far.
 
-    python -m benchmarks.quality.ood                       everything: the boards of all four data sets,
+    python -m benchmarks.quality.ood                       everything: the boards of all four data
+    sets,
                                                    tables, promises
     python -m benchmarks.quality.ood fashion-mnist mnist   the boards of these; `mnist-small`,
                                                    `fashion-mnist-small`, `tabular` and `promises`

@@ -1,4 +1,5 @@
-"""The two parts of `benchmarks.quality.ood` that are no board: detection on tables, and promises over many
+"""The two parts of `benchmarks.quality.ood` that are no board: detection on tables, and promises
+over many
 calibration splits.
 """
 

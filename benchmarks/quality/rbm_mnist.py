@@ -1,7 +1,8 @@
 """What a restricted Boltzmann machine of 500 hidden units is worth on MNIST, in nats between two
 bounds.
 
-    python -m benchmarks.quality.rbm_mnist train                 all runs that are missing, resumable, in
+    python -m benchmarks.quality.rbm_mnist train                 all runs that are missing,
+    resumable, in
                                                          runs/
     python -m benchmarks.quality.rbm_mnist evaluate              the table of runs/, in
                                                          results/quality/rbm-mnist.{json,md}
@@ -159,9 +160,8 @@ def sources(name: str, sweeps: int, count: int) -> dict[str, Tensor]:
         f"swap rates {rates.min():.2f} to {rates.max():.2f}, {trips:.1f} round trips a chain",
         flush=True,
     )
-    return found | {
-        f"{words} (swaps {rates.min():.2f} to {rates.max():.2f}, {trips:.1f} round trips a chain)": trace.x
-    }
+    swaps = f"swaps {rates.min():.2f} to {rates.max():.2f}, {trips:.1f} round trips a chain"
+    return found | {f"{words} ({swaps})": trace.x}
 
 
 def modes(name: str, sweeps: int, count: int) -> list[dict[str, Any]]:

@@ -288,7 +288,8 @@ def main() -> None:
             if given.own
             else truth[:0]
         )
-        command = f"python -m benchmarks.quality.restoration {name} --images {given.images} --own {given.own}"
+        options = f"--images {given.images} --own {given.own}"
+        command = f"python -m benchmarks.quality.restoration {name} {options}"
         found[name] = circumstances(command) | {
             "images": len(truth),
             "own": len(own),

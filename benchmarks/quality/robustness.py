@@ -2,12 +2,14 @@
 trained to be robust.
 
     python -m benchmarks.quality.robustness mnist fashion-mnist
-    python -m benchmarks.quality.robustness mnist --again denoise levels     (a row and a curve anew, all
+    python -m benchmarks.quality.robustness mnist --again denoise levels     (a row and a curve
+    anew, all
                                                                      else as it was published)
 
 MNIST at ε = 0.3 and Fashion-MNIST at ε = 0.1, largest difference, pixels in [0, 1], the first 500
 test images (100 for purifiers, whose attacks cost a hundred times as much; the tables say n). Rows:
-the same small classifier (`train_classifier`) bare and behind three purifiers (noise, and one jump to
+the same small classifier (`train_classifier`) bare and behind three purifiers (noise, and one jump
+to
 the clean point that the shipped energy E(x, σ) expects; Langevin and MAP on a noise-free energy
 trained by persistent chains), the classifier of a JEM, and two nets of Robust, adversarially
 trained and TRADES. A recipe that is not trained yet is trained (minutes each).

@@ -13,12 +13,11 @@ on MNIST.
 
 *Likelihood.* log Z of both by the same `log_z`, BernoulliRBM's weights loaded into our machine;
 mean log p of the test part. *Features.* Accuracy on the test part of a logistic regression on P(h |
-x), its penalty chosen on the calibration part. Writes benchmarks/results/speed/bernoulli-rbm.{json,md}.
+x), its penalty chosen on the calibration part. Writes
+benchmarks/results/speed/bernoulli-rbm.{json,md}.
 """
 
 import argparse
-import datetime
-import shlex
 import statistics
 import sys
 import time
@@ -34,14 +33,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import BernoulliRBM
 from sklearn.utils import gen_even_slices
 
-from benchmarks.machine import machine, pin
+from benchmarks.machine import circumstances, pin
 from benchmarks.record import read_record, write_record
 from benchmarks.speed import RESULTS
 from lowland import binary, nets
 from lowland.data import load_data
 from lowland.interop.sklearn import RBM
 from lowland.metrics import log_likelihood, log_z
-from lowland.run import versions
 
 TUNING_SEED = 1000
 PENALTIES = (0.1, 1.0, 10.0)
@@ -295,11 +293,10 @@ def main() -> None:
     for name in options.data:
         for found in compared(name, options.seeds, options.scale):
             known[name] = found
-            record = {
-                "command": f"python -m benchmarks.speed.bernoulli_rbm {shlex.join(sys.argv[1:])}".strip(),
-                "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            about = circumstances()
+            record = about | {
                 "data": known,
-                "machine": machine() | {"versions": versions()},
+                "machine": about["machine"] | {"versions": about["versions"]},
             }
             write_record(path, record)
             path.with_suffix(".md").write_text(markdown(record))

@@ -217,7 +217,8 @@ def nuts(chains: int = 1000, steps: int = 50, name: str = "nuts") -> Benchmark:
         1.0,
         "1,000 effective draws",
         [Goal("lowland", "blackjax", 1.0), Goal("lowland", "numpyro", 1.0)],
-        "Seconds are those per 1,000 effective draws; see the head of benchmarks/speed/rows_nuts.py.",
+        "Seconds are those per 1,000 effective draws; see the head of "
+        "benchmarks/speed/rows_nuts.py.",
     )
 
 

@@ -87,8 +87,8 @@ def lowland_trainer(work: Work) -> Learned:
         "objective": {"name": "CD", "steps": 1},
         "sampler": {"name": "BlockGibbs", "sweeps": work.steps},
         "training": {
-            "steps": 10**6, "batch": BATCH, "optimizer": "sgd", "learning_rate": RATE, "warmup": 0, "decay_fraction": 0.0,
-            "grad_clip_norm": 0.0, "precision": "bfloat16", "threads": 1,
+            "steps": 10**6, "batch": BATCH, "optimizer": "sgd", "learning_rate": RATE, "warmup": 0,
+            "decay_fraction": 0.0, "grad_clip_norm": 0.0, "precision": "bfloat16", "threads": 1,
         },
     }  # fmt: skip
     session = Session(recipe, data)
@@ -221,8 +221,11 @@ def learning(steps: int, count: int = 6400) -> Benchmark:
             Goal("lowland bf16", "scikit-learn", 1 / 2.2),
         ]
     else:
-        goals = [Goal(name, rival, 1 / f) for rival in ("ebmkit", "learnergy", "rbms") for name, f in
-                 (("lowland", 1.4), ("lowland bf16", 2.2))]  # fmt: skip
+        goals = [
+            Goal(name, rival, 1 / factor)
+            for rival in ("ebmkit", "learnergy", "rbms")
+            for name, factor in (("lowland", 1.4), ("lowland bf16", 2.2))
+        ]
     return Benchmark(
         f"rbm-cd{steps}",
         f"RBM 784-500, CD-{steps}, one pass over {len(work.x)} images in batches of {BATCH}",

@@ -2,11 +2,13 @@
 every goal a paired ratio.
 
     python -m benchmarks.speed.table                    all rows, one thread, then the table
-    python -m benchmarks.speed.table --threads 2        the same with two threads, for the second column
+    python -m benchmarks.speed.table --threads 2        the same with two threads, for the second
+    column
     python -m benchmarks.speed.table hmc-mlp nuts       some rows
 
 Every row writes results/speed/ROW.{json,md} (with two threads: ROW-2threads), every command
-ends by writing results/speed/table.md from the files that are there. Rows run in a process of their own,
+ends by writing results/speed/table.md from the files that are there. Rows run in a process of
+their own,
 so that no row inherits a heap. With --default-malloc give another --out: there all torch programs
 pay for page faults that small blocks do not have.
 """
@@ -261,7 +263,8 @@ def table(folder: Path) -> str:
         "same; the pages of the rows say how, how each was called, and every figure.",
         "",
         *[f"- {machine}" for machine in sorted(machines)],
-        "- commands: `python -m benchmarks.speed.table`, `python -m benchmarks.speed.table --threads 2`",
+        "- commands: `python -m benchmarks.speed.table`, `python -m benchmarks.speed.table "
+        "--threads 2`",
         "",
     ]
     return "\n".join(lines)
