@@ -104,7 +104,7 @@ def test_draws_are_those_of_the_generator_and_come_in_pieces(
     once = separation(low, high, generator=seeded(2), draws=50)
     assert once == separation(low, high, generator=seeded(2), draws=50)
     assert once.auroc != separation(low, high, generator=seeded(3), draws=50).auroc
-    monkeypatch.setattr("lowland.metrics.detection.AT_ONCE", 1000)
+    monkeypatch.setattr("lowland.metrics.detection.MAX_BOOTSTRAP_SIZE", 1000)
     pieces = separation(low, high, generator=seeded(2), draws=50)
     assert pieces.auroc.value == once.auroc.value and abs(pieces.auroc.low - once.auroc.low) < 0.05
     assert once.to_dict()["auroc"] == {
@@ -123,9 +123,9 @@ def test_what_cannot_be_ranked_is_refused() -> None:
             detection_error(low, high)
     with pytest.raises(ValueError, match="non-empty vector"):
         separation(good, good[:0], generator=seeded(0))
-    with pytest.raises(ValueError, match="at least 2 and a share"):
+    with pytest.raises(ValueError, match="at least 2 draws"):
         separation(good, good, generator=seeded(0), draws=1)
-    with pytest.raises(ValueError, match="at least 2 and a share"):
-        separation(good, good, generator=seeded(0), level=1.0)
+    with pytest.raises(ValueError, match="at least 2 draws"):
+        separation(good, good, generator=seeded(0), confidence=1.0)
     with pytest.raises(ValueError, match="'outliers' or 'inliers'"):
         aupr(good, good, positive="all")

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.proof.certificate import bars_and_stripes, exact_draws, needle, random_machine
 from lowland import HMC, MALA, BlockGibbs, Energy, Function, binary, box, categorical, mixture, real
 from lowland.energy import Sum
-from lowland.metrics import LogZ, bennett, bits_per_dim, dequantised, log_likelihood, log_z
+from lowland.metrics import LogZ, bennett, bits_per_dim, dequantise, log_likelihood, log_z
 from lowland.metrics.log_z import bracket
 from lowland.metrics.log_z.certificate import interval
 from lowland.metrics.log_z.enumeration import countable, enumerated
@@ -644,7 +644,7 @@ def test_binary_data_must_name_their_binarisation() -> None:
 
 def test_a_uniform_density_takes_eight_bits_of_256_levels() -> None:
     grey = torch.randint(256, (200, 1, 4, 4), generator=seeded())
-    x = dequantised(grey, 256, seeded(1))
+    x = dequantise(grey, 256, seeded(1))
     flat = Uniform(box(0.0, 1.0, 1, 4, 4))
     found = bits_per_dim(log_likelihood(flat, x, flat.log_z, dequantisation="uniform"))
     assert (
@@ -670,7 +670,7 @@ def test_bits_of_a_density_that_is_flat_on_every_cell_are_those_of_the_levels() 
         box(0.0, 1.0, 3),
     )
     grey = torch.multinomial(p, 3 * 5000, replacement=True, generator=seeded()).view(-1, 3)
-    found = bits_per_dim(log_likelihood(cells, dequantised(grey, 4, seeded(1)), 0.0), levels=4)
+    found = bits_per_dim(log_likelihood(cells, dequantise(grey, 4, seeded(1)), 0.0), levels=4)
     exact = -p[grey].log2().mean().item()
     assert (
         found.value == pytest.approx(exact, abs=1e-5)
@@ -680,12 +680,12 @@ def test_bits_of_a_density_that_is_flat_on_every_cell_are_those_of_the_levels() 
 
 def test_grey_values_are_spread_over_their_cells() -> None:
     grey = torch.tensor([[0, 3, 7]]).repeat(20_000, 1)
-    x = dequantised(grey, 8, seeded(2))
+    x = dequantise(grey, 8, seeded(2))
     assert x.dtype == torch.float32 and torch.equal((8 * x).floor(), grey.float()) and x.max() < 1
     assert z_scores(8 * x.double() - grey, 0.5).abs().max() < LIMIT
     for wrong in (torch.tensor([[8]]), torch.tensor([[-1]]), torch.tensor([[0.5]])):
         with pytest.raises(ValueError, match=r";.*;"):
-            dequantised(wrong, 8, seeded())
+            dequantise(wrong, 8, seeded())
     with pytest.raises(ValueError, match=r"levels is 1.*;.*;"):
         bits_per_dim(log_likelihood(Uniform(box(0.0, 1.0, 1)), torch.rand(5, 1), 0.0), levels=1)
 

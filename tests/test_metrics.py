@@ -324,7 +324,7 @@ def test_the_interval_of_false_alarms_covers() -> None:
 def test_false_alarms_count_and_judge() -> None:
     p = torch.tensor([0.01, 0.05, 0.06, 0.5, 1.0], dtype=torch.float64)
     rate = false_alarms(p, 0.05, 99)
-    assert (rate.value, rate.nominal, rate.points) == (0.4, 0.05, 5)
+    assert (rate.value, rate.alpha, rate.points) == (0.4, 0.05, 5)
     assert false_alarms(torch.linspace(0.01, 1, 100), 0.05, 99).sound
     assert not false_alarms(torch.full((100,), 0.01), 0.05, 99).sound
     assert false_alarms(torch.ones(10), 0.05, 10)[2:4] == (

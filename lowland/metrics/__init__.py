@@ -24,9 +24,9 @@ from lowland.metrics.detection import (
 from lowland.metrics.estimate import Estimate, mean, share
 from lowland.metrics.likelihood import (
     BitsPerDim,
-    Likelihood,
+    LogLikelihood,
     bits_per_dim,
-    dequantised,
+    dequantise,
     log_likelihood,
 )
 from lowland.metrics.log_z.bracket import log_z
@@ -54,7 +54,7 @@ __all__ = [
     "Direction",
     "Estimate",
     "Interval",
-    "Likelihood",
+    "LogLikelihood",
     "LogZ",
     "Reliability",
     "Separation",
@@ -68,7 +68,7 @@ __all__ = [
     "bits_per_dim",
     "calibration_size",
     "class_entropy",
-    "dequantised",
+    "dequantise",
     "detection_error",
     "energy_gap",
     "ess",

@@ -1,24 +1,20 @@
-"""Thresholds with a guarantee: conformal p-values and the false-alarm rates they promise.
+"""Conformal p-values with the false-alarm rates they guarantee, and calibration of classifiers.
 
-If n calibration points and a new point are exchangeable (nothing was trained on the calibration
-points), then
+If n calibration points and a new point are exchangeable (nothing was trained on them), then
 
     p = (1 + #{i : E_i ≥ E(x)}) / (n + 1)        satisfies        P(p ≤ α) ≤ α
 
-whatever the energy is, ties or none. Source: Vovk, Gammerman & Shafer (2005),
-https://doi.org/10.1007/b106715
+for every energy. Source: Vovk, Gammerman & Shafer (2005), https://doi.org/10.1007/b106715
 
-That is a mean over calibration sets. With the one set that is at hand, calling an outlier what is
-above the r-th largest of n energies raises false alarms at a rate that is itself random, Beta(r, n
-+ 1 − r) or smaller where there are ties. The mean is r / (n + 1): r = ⌊α (n + 1)⌋ keeps the promise
-"marginal". The largest r whose 1 − δ quantile is at most α keeps it for the set at hand, but for a
-share δ of all sets: "training-conditional". Source: Vovk (2012), https://arxiv.org/abs/1209.2673
+That is a mean over calibration sets. With one set, calling outliers above the r-th largest of n
+energies raises false alarms at a random rate, Beta(r, n + 1 − r) or smaller where there are ties.
+Its mean is r / (n + 1): r = ⌊α (n + 1)⌋ is the guarantee "marginal". The largest r whose 1 − δ
+quantile is at most α holds for all but a share δ of sets: "training-conditional". Source: Vovk
+(2012), https://arxiv.org/abs/1209.2673
 
-Over a batch, p-values that share a calibration set still allow Benjamini and Hochberg's choice:
-"fdr", a bound on the expected share of inliers among what is called an outlier. Source: Bates et
-al. (2023), https://arxiv.org/abs/2104.08279
-
-And of classifiers: whether what they call 90 % sure is right nine times in ten (`reliability`).
+Over a batch, p-values that share a calibration set allow Benjamini and Hochberg's choice, "fdr": a
+bound on the expected share of inliers among the points called outliers. Source: Bates et al.
+(2023), https://arxiv.org/abs/2104.08279
 """
 
 import math
@@ -31,7 +27,7 @@ from lowland.energy import check_finite
 
 
 def p_values(calibration: Tensor, energies: Tensor) -> Tensor:
-    """Conformal p-values (M,) in float64 of energies (M,) against calibration energies (N,).
+    """Return conformal p-values (M,), float64, of energies (M,) against calibration ones (N,).
 
     >>> p_values(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.5, 9.0])).tolist()
     [0.5, 0.25]
@@ -39,24 +35,22 @@ def p_values(calibration: Tensor, energies: Tensor) -> Tensor:
     check_finite(calibration, "calibration energies")
     check_finite(energies, "energies")
     ordered = calibration.detach().cpu().double().sort().values
-    at_least = len(ordered) - torch.searchsorted(
-        ordered, energies.detach().cpu().double(), right=False
-    )
-    return (1 + at_least).double() / (len(ordered) + 1)
+    below = torch.searchsorted(ordered, energies.detach().cpu().double().contiguous())
+    return (1 + len(ordered) - below).double() / (len(ordered) + 1)
 
 
 GUARANTEES = ("marginal", "training-conditional", "fdr")
 
 
 def calibration_size(alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
-    """The fewest calibration points with which an outlier can be called at all under a guarantee.
+    """Return the fewest calibration points with which a guarantee lets any outlier be called.
 
     1/α − 1 for "marginal", where the smallest p-value is 1/(n + 1), and log δ / log(1 − α) for
-    "training-conditional". With "fdr", 1/α − 1 serves if all of a batch are outliers; to find one among m
-    takes m/α − 1.
+    "training-conditional". With "fdr", 1/α − 1 serves if all of a batch are outliers; to find one
+    among m takes m/α − 1.
 
-    >>> calibration_size(0.05), calibration_size(0.05, "training-conditional"), calibration_size(0.01, "training-conditional", 0.01)
-    (19, 59, 459)
+    >>> calibration_size(0.05), calibration_size(0.05, "training-conditional")
+    (19, 59)
     """
     _check_rates(alpha, guarantee, delta)
     if guarantee == "training-conditional":
@@ -65,22 +59,20 @@ def calibration_size(alpha: float, guarantee: str = "marginal", delta: float = 0
 
 
 def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: float = 0.05) -> int:
-    """r: x is called an outlier if its p-value is at most r / (n + 1), that is, if fewer than r of
-    n energies reach its own.
+    """Return r: x is called an outlier if fewer than r of n = count energies reach its own.
 
-    marginal: r = ⌊α (n + 1)⌋; training-conditional: the largest r with BetaQuantile(1 − δ; r, n + 1 − r) ≤
-    α. Raises ValueError where r is 0, and says how many points are needed; and for rates outside
-    (0, 1) or another guarantee.
+    marginal: r = ⌊α (n + 1)⌋; training-conditional: the largest r with
+    BetaQuantile(1 − δ; r, n + 1 − r) ≤ α. The p-value is then at most r / (n + 1). Raises
+    ValueError where r is 0, for rates outside (0, 1) and for another guarantee.
 
     >>> alarm_ranks(1000, 0.05), alarm_ranks(1000, 0.05, "training-conditional")
     (50, 39)
     """
     need = calibration_size(alpha, guarantee, delta)
     if count < need:
-        sure = f" with probability {1 - delta:g}" if guarantee == "training-conditional" else ""
         raise ValueError(
-            f"{count} calibration energies cannot promise a false-alarm rate of {alpha}{sure}; at "
-            f"least {need} are needed; bring more points or raise the rate"
+            f"{count} calibration energies cannot keep a false-alarm rate of {alpha} ({guarantee}, "
+            f"delta {delta:g}); at least {need} are needed; bring more points or raise the rate"
         )
     if guarantee != "training-conditional":
         return int(alpha * (count + 1) + 1e-9)
@@ -95,8 +87,7 @@ def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: fl
 
 
 def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
-    """Which of a batch of p-values (M,) are called: all up to the largest p_(k) ≤ α k / M. Verdicts
-    (M,).
+    """Return bool (M,): the p-values of a batch up to the largest p_(k) ≤ α k / M.
 
     If the p-values are conformal with one calibration set and the points independent, the expected
     share of inliers among those called is at most α. Raises ValueError for α outside (0, 1) and
@@ -117,8 +108,8 @@ def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
         return torch.zeros(0, dtype=torch.bool)
     ordered = p.double().sort().values
     allowed = alpha * torch.arange(1, len(p) + 1, dtype=torch.float64) / len(p)
-    kept = (ordered <= allowed * (1 + 1e-12)).nonzero()
-    return p.double() <= ordered[kept[-1]] if len(kept) else torch.zeros(len(p), dtype=torch.bool)
+    passing = ordered[ordered <= allowed * (1 + 1e-12)]
+    return p.double() <= max(passing.tolist(), default=-1.0)
 
 
 def _check_rates(alpha: float, guarantee: str, delta: float = 0.05) -> None:
@@ -135,11 +126,9 @@ def _check_rates(alpha: float, guarantee: str, delta: float = 0.05) -> None:
 
 
 class AlarmRate(NamedTuple):
-    """Share of points called outliers at a nominal rate, and the 95 % interval in which a sound
-    detector's share lies.
-    """
+    """Share of inliers called outliers at rate alpha, and the 95 % interval of a sound detector."""
 
-    nominal: float
+    alpha: float
     value: float
     low: float
     high: float
@@ -147,40 +136,38 @@ class AlarmRate(NamedTuple):
 
     @property
     def sound(self) -> bool:
-        """Whether the share lies in the interval."""
+        """Return True if the share lies in the interval."""
         return self.low <= self.value <= self.high
 
 
-def false_alarms(p: Tensor, nominal: float, calibration: int | None = None) -> AlarmRate:
-    """The false-alarm rate of p-values (M,) of true inliers at a nominal rate.
+def false_alarms(p: Tensor, alpha: float, calibration: int | None = None) -> AlarmRate:
+    """Measure the false-alarm rate of p-values (M,) of true inliers at a nominal rate alpha.
 
-    The interval is the central 95 % of the share's law if p ≤ nominal happens with probability
-    ⌊nominal (n+1)⌋ / (n+1) for each point: binomial, or beta-binomial when the number of
-    calibration points n is passed, because all test points share one calibration set.
+    The interval is the central 95 % of the share's distribution: binomial, or, when the number n of
+    calibration points is passed, beta-binomial, because all points share one calibration set and
+    ⌊alpha (n + 1)⌋ of its n + 1 ranks raise an alarm.
     """
     from scipy.stats import betabinom, binom
 
-    if not 0 < nominal < 1 or len(p) == 0:
+    if not 0 < alpha < 1 or len(p) == 0:
         raise ValueError(
-            f"nominal is {nominal} over {len(p)} points; a rate in (0, 1) and points are needed; "
-            "pass them"
+            f"alpha is {alpha} over {len(p)} points; a rate in (0, 1) and points are needed; pass "
+            "them"
         )
     check_finite(p, "p-values")
-    alarms, count = int((p <= nominal).sum()), len(p)
-    law = binom(count, nominal)
+    share, count = (p <= alpha).double().mean().item(), len(p)
+    distribution = binom(count, alpha)
     if calibration is not None:
-        called = int(nominal * (calibration + 1) + 1e-9)  # ranks that raise an alarm
-        if called == 0:
-            return AlarmRate(nominal, alarms / count, 0.0, 0.0, count)
-        law = betabinom(count, called, calibration + 1 - called)
-    low, high = law.ppf(0.025), law.ppf(0.975)
-    return AlarmRate(nominal, alarms / count, float(low) / count, float(high) / count, count)
+        ranks = int(alpha * (calibration + 1) + 1e-9)
+        if ranks == 0:
+            return AlarmRate(alpha, share, 0.0, 0.0, count)
+        distribution = betabinom(count, ranks, calibration + 1 - ranks)
+    low, high = (float(distribution.ppf(tail)) / count for tail in (0.025, 0.975))
+    return AlarmRate(alpha, share, low, high, count)
 
 
 class Reliability(NamedTuple):
-    """Expected calibration error, and per bin of confidence: the mean confidence and accuracy (0 if
-    empty) and the count.
-    """
+    """Expected calibration error; mean confidence and accuracy (0 if empty) and count per bin."""
 
     error: float
     confidence: Tensor
@@ -189,19 +176,18 @@ class Reliability(NamedTuple):
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
-    """How far confidence is from accuracy, over `bins` bins of equal width of the confidence c =
-    max_k p_k.
+    """Compute the calibration error of probabilities (N, K) against labels (N,).
 
         ECE = Σ_b (n_b / n) |mean accuracy in b − mean confidence in b|
 
-    It is never negative, so a perfect classifier scores above 0 on few points: about Σ_b √(2 n_b
-    p_b (1 − p_b) / π) / n. probabilities: (N, K), rows that add up to 1; labels: (N,). A confidence
-    on an edge belongs to the bin below it. Raises ValueError if they do not match or are no
-    probabilities. Source: Guo et al. (2017), https://arxiv.org/abs/1706.04599
+    over bins b of equal width of the confidence max_k p_k; an edge belongs to the bin below it. On
+    few points a perfect classifier has about Σ_b √(2 n_b p_b (1 − p_b) / π) / n, not 0. Raises
+    ValueError if shapes do not match or rows are no probabilities. Source: Guo et al. (2017),
+    https://arxiv.org/abs/1706.04599
 
     >>> p = torch.tensor([[0.75, 0.25], [0.75, 0.25], [0.25, 0.75], [0.25, 0.75]])
-    >>> reliability(p, torch.tensor([0, 0, 1, 0])).error, reliability(p, torch.tensor([0, 0, 1, 1])).error
-    (0.0, 0.25)
+    >>> [reliability(p, torch.tensor([0, 0, 1, last])).error for last in (0, 1)]
+    [0.0, 0.25]
     """
     p = probabilities.detach().double()
     if p.dim() != 2 or labels.shape != (len(p),) or len(p) == 0 or bins < 1:

@@ -1,17 +1,13 @@
-"""Rank metrics of detectors: how well energies tell outliers from inliers.
+"""Rank metrics of detectors, from energies of inliers (N,) and outliers (M,); low means likely.
 
-All take energies of inliers and outliers, (N,) and (M,), low meaning likely, and call high-energy
-points outliers. Ranks are exact: float64, ties counted half, no squashing of energies into [0, 1].
-Non-finite energies are refused, not ranked.
-
-Every metric is a function of two tables of counts: how many inliers and how many outliers stand at
-each distinct energy. A bootstrap draw changes the counts and not the energies, so one
-implementation gives the value and its interval (`separation`).
+Ranks are exact: float64, ties counted half. Non-finite energies are refused. Every metric is a
+function of two tables: how many inliers and how many outliers have each distinct energy. A
+bootstrap draw changes the counts alone, so one implementation gives value and interval.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +15,12 @@ from torch import Tensor
 from lowland.energy import check_finite
 from lowland.metrics.estimate import Estimate, mean, share
 
-AT_ONCE = 4_000_000  # numbers of a bootstrap held together
+MAX_BOOTSTRAP_SIZE = 4_000_000  # numbers of a bootstrap in memory at once
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 
 class Interval(NamedTuple):
-    """A number and the interval that holds it at the level asked for. Prints as `0.913 [0.905,
-    0.921]`.
-    """
+    """A number with its confidence interval. Prints as `0.913 [0.905, 0.921]`."""
 
     value: float
     low: float
@@ -35,14 +30,12 @@ class Interval(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def to_dict(self) -> dict[str, float]:
-        """{"value", "low", "high"} for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        """Return {"value", "low", "high"} for JSON."""
+        return self._asdict()
 
 
 class Separation(NamedTuple):
-    """How far outliers stand from inliers. base_rate: the share of outliers, which both AUPRs
-    depend on.
-    """
+    """Rank metrics of one detector. base_rate: the share of outliers, on which AUPRs depend."""
 
     auroc: Interval
     aupr_outliers: Interval
@@ -52,22 +45,20 @@ class Separation(NamedTuple):
     base_rate: float
 
     def to_dict(self) -> dict[str, dict[str, float] | float]:
-        """Plain values for JSON."""
-        return {
-            name: value.to_dict() if isinstance(value, Interval) else value
-            for name, value in self._asdict().items()
-        }
+        """Return plain values for JSON."""
+        intervals = {name: getattr(self, name).to_dict() for name in RANK_METRICS}
+        return intervals | {"base_rate": self.base_rate}
 
 
 def auroc(inliers: Tensor, outliers: Tensor) -> Estimate:
-    """P(E_out > E_in) + ½ P(E_out = E_in), with DeLong's standard error.
+    """Return P(E_out > E_in) + ½ P(E_out = E_in), with DeLong's standard error.
 
     Source: DeLong, DeLong & Clarke-Pearson (1988), https://doi.org/10.2307/2531595
 
     >>> auroc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])).value
     0.875
     """
-    low, high = _checked(inliers, outliers)
+    low, high = _check_energies(inliers, outliers)
     above = _placements(low, high)  # per outlier: share of inliers below
     below = 1 - _placements(high, low)  # per inlier: share of outliers above
     variance = sum(v.var().item() / len(v) if len(v) > 1 else math.inf for v in (above, below))
@@ -75,17 +66,15 @@ def auroc(inliers: Tensor, outliers: Tensor) -> Estimate:
 
 
 def aupr(inliers: Tensor, outliers: Tensor, *, positive: str = "outliers") -> Estimate:
-    """Average precision, Σ (R_k − R_{k−1}) P_k over distinct thresholds; no interpolation. Guessing
-    gives the base rate.
+    """Return the average precision, Σ (R_k − R_{k−1}) P_k over distinct thresholds.
 
-    positive: "outliers", called at high energies, or "inliers", called at low ones. Its base rate
-    is the share of the positives, so a number without the two counts says nothing. The error is
-    that of a logit interval, √(p (1 − p) / M) of M positives, which ignores the other side's share
-    of it. Raises ValueError for other positives. Source: Boyd, Eng & Page (2013),
-    https://doi.org/10.1007/978-3-642-40994-3_29
+    positive: "outliers", called at high energies, or "inliers", called at low ones. Guessing gives
+    the base rate, the share of the positives. The error is that of a logit interval,
+    √(p (1 − p) / M) of M positives, without the other side's part. Raises ValueError for other
+    positives. Source: Boyd, Eng & Page (2013), https://doi.org/10.1007/978-3-642-40994-3_29
 
-    >>> aupr(torch.zeros(3), torch.zeros(1)).value, aupr(torch.zeros(3), torch.zeros(1), positive="inliers").value
-    (0.25, 0.75)
+    >>> aupr(torch.zeros(3), torch.zeros(1)).value
+    0.25
     """
     if positive not in ("outliers", "inliers"):
         raise ValueError(
@@ -94,28 +83,21 @@ def aupr(inliers: Tensor, outliers: Tensor, *, positive: str = "outliers") -> Es
         )
     metric = _aupr_outliers if positive == "outliers" else _aupr_inliers
     value = _value(metric, inliers, outliers)
-    return Estimate(
-        value,
-        math.sqrt(
-            max(value * (1 - value), 0.0) / len(outliers if positive == "outliers" else inliers)
-        ),
-    )
+    count = len(outliers) if positive == "outliers" else len(inliers)
+    return Estimate(value, math.sqrt(max(value * (1 - value), 0.0) / count))
 
 
 def fpr95(inliers: Tensor, outliers: Tensor) -> Estimate:
-    """Share of outliers that pass as inliers at the threshold that lets at least 95 % of the
-    inliers pass.
+    """Return the share of outliers that pass where at least 95 % of the inliers pass.
 
-    (In the literature's words: inliers are the positives, and this is the false positive rate at 95
-    % recall.)
+    With inliers as positives, this is the false positive rate at 95 % recall.
     """
     value = _value(_fpr95, inliers, outliers)
     return share(round(value * len(outliers)), len(outliers))
 
 
 def detection_error(inliers: Tensor, outliers: Tensor) -> Estimate:
-    """min over thresholds t of ½ P(E_in > t) + ½ P(E_out ≤ t): how often the best threshold errs
-    where both are as frequent.
+    """Return min over thresholds t of ½ P(E_in > t) + ½ P(E_out ≤ t).
 
     The threshold is the best for these very points, so few of them flatter. The error is binomial,
     at that threshold. Source: Liang, Li & Srikant (2018), https://arxiv.org/abs/1706.02690
@@ -123,9 +105,8 @@ def detection_error(inliers: Tensor, outliers: Tensor) -> Estimate:
     >>> detection_error(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])).value
     0.25
     """
-    low, high = _counts(*_checked(inliers, outliers))
-    apart = low.cumsum(1) / low.sum(1) - high.cumsum(1) / high.sum(1)
-    best = int(apart.argmax())
+    low, high = _counts(*_check_energies(inliers, outliers))
+    best = int((low.cumsum(1) / low.sum(1) - high.cumsum(1) / high.sum(1)).argmax())
     false, missed = 1 - low[0, : best + 1].sum() / low.sum(), high[0, : best + 1].sum() / high.sum()
     variance = false * (1 - false) / low.sum() + missed * (1 - missed) / high.sum()
     return Estimate(float(_detection_error(low, high)), math.sqrt(float(variance)) / 2)
@@ -137,52 +118,53 @@ def separation(
     *,
     generator: torch.Generator,
     draws: int = 1000,
-    level: float = 0.95,
+    confidence: float = 0.95,
 ) -> Separation:
-    """All rank metrics with bootstrap intervals: inliers and outliers are drawn anew, each from
-    their own, with replacement.
+    """Compute all rank metrics with bootstrap intervals, resampling inliers and outliers apart.
 
-    The interval runs from the (1 − level)/2 to the (1 + level)/2 quantile of the draws. Where no
-    outlier lies among the inliers every draw says 1, and so does the interval: it knows these
-    points and no others. Raises ValueError for energies that are empty or not finite, fewer than 2
-    draws, or a level outside (0, 1). Source: Efron & Tibshirani (1993),
-    https://doi.org/10.1201/9780429246593
+    The interval lies between the (1 − confidence)/2 and (1 + confidence)/2 quantiles of the draws.
+    Where no outlier lies among the inliers every draw says 1, and so does the interval. Raises
+    ValueError for energies that are empty or not finite, fewer than 2 draws, or a confidence
+    outside (0, 1). Source: Efron & Tibshirani (1993), https://doi.org/10.1201/9780429246593
 
     >>> g = torch.Generator().manual_seed(0)
-    >>> found = separation(torch.randn(200, generator=g), 1 + torch.randn(100, generator=g), generator=g)
+    >>> low, high = torch.randn(200, generator=g), 1 + torch.randn(100, generator=g)
+    >>> found = separation(low, high, generator=g)
     >>> print(found.auroc, round(found.base_rate, 3))
     0.779 [0.722, 0.833] 0.333
     """
-    if draws < 2 or not 0 < level < 1:
+    if draws < 2 or not 0 < confidence < 1:
         raise ValueError(
-            f"{draws} draws and level {level} were asked for; at least 2 and a share in (0, 1) "
-            "are; correct them"
+            f"{draws} draws and confidence {confidence} were asked for; at least 2 draws and a "
+            "confidence in (0, 1) are needed; correct them"
         )
-    low, high = _checked(inliers, outliers)
-    place = torch.unique(torch.cat([low, high]), return_inverse=True)[1]
-    sides, groups = (place[: len(low)], place[len(low) :]), int(place.max()) + 1
-    found: dict[str, list[Tensor]] = {name: [] for name in METRICS}
-    size = max(AT_ONCE // len(place), 1)
+    low, high = _check_energies(inliers, outliers)
+    sides, groups = _places(low, high)
+    total = len(low) + len(high)
+    found: dict[str, list[Tensor]] = {name: [] for name in RANK_METRICS}
+    size = max(MAX_BOOTSTRAP_SIZE // total, 1)
     for start in range(0, draws, size):
         many = min(size, draws - start)
         tables = [
             _tally(side[torch.randint(len(side), (many, len(side)), generator=generator)], groups)
             for side in sides
         ]
-        for name, metric in METRICS.items():
+        for name, metric in RANK_METRICS.items():
             found[name].append(metric(*tables))
-    exact = [_tally(side.unsqueeze(0), groups) for side in sides]
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    ends = {name: torch.quantile(torch.cat(parts), tails).tolist() for name, parts in found.items()}
-    intervals: Any = {
-        name: Interval(float(metric(*exact)), *ends[name]) for name, metric in METRICS.items()
+    exact = _counts(low, high)
+    tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    intervals = {
+        name: Interval(
+            float(metric(*exact)), *torch.quantile(torch.cat(found[name]), tails).tolist()
+        )
+        for name, metric in RANK_METRICS.items()
     }
-    return Separation(**intervals, base_rate=len(high) / len(place))
+    return Separation(**intervals, base_rate=len(high) / total)
 
 
 def energy_gap(inliers: Tensor, others: Tensor) -> Estimate:
-    """mean E(others) − mean E(inliers), with the standard error of the difference."""
-    low, high = _checked(inliers, others)
+    """Return mean E(others) − mean E(inliers) with the standard error of the difference."""
+    low, high = _check_energies(inliers, others)
     a, b = mean(low), mean(high)
     return Estimate(b.value - a.value, math.hypot(a.error, b.error))
 
@@ -204,7 +186,7 @@ def _aupr_inliers(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _precision(others: Tensor, positives: Tensor) -> Tensor:
-    """Σ (R_k − R_{k−1}) P_k where those in front are called first."""
+    """Return Σ (R_k − R_{k−1}) P_k, points called in the order in which they stand."""
     hits = positives.cumsum(1)
     called = hits + others.cumsum(1)
     return (positives * hits / called.clamp_min(1)).sum(1) / positives.sum(1)
@@ -221,7 +203,7 @@ def _detection_error(a: Tensor, b: Tensor) -> Tensor:
     return (1 - apart.amax(1).clamp_min(0)) / 2
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+RANK_METRICS: dict[str, Metric] = {
     "auroc": _auroc,
     "aupr_outliers": _aupr_outliers,
     "aupr_inliers": _aupr_inliers,
@@ -231,32 +213,36 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _tally(places: Tensor, groups: int) -> Tensor:
-    """How often each of the groups is named in every row of places (draws, N): (draws, groups)."""
+    """Count each of the groups in every row of places (draws, N): (draws, groups), float64."""
     counts = torch.zeros(len(places), groups, dtype=torch.float64)
     return counts.scatter_add_(1, places, torch.ones(places.shape, dtype=torch.float64))
 
 
-def _counts(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _places(low: Tensor, high: Tensor) -> tuple[tuple[Tensor, Tensor], int]:
+    """Return the place of every energy among the distinct ones, by side, and their number."""
     place = torch.unique(torch.cat([low, high]), return_inverse=True)[1]
-    groups = int(place.max()) + 1
-    return _tally(place[: len(low)].unsqueeze(0), groups), _tally(
-        place[len(low) :].unsqueeze(0), groups
-    )
+    return (place[: len(low)], place[len(low) :]), int(place.max()) + 1
 
 
-def _value(metric: Callable[[Tensor, Tensor], Tensor], inliers: Tensor, outliers: Tensor) -> float:
-    return float(metric(*_counts(*_checked(inliers, outliers))))
+def _counts(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    (inliers, outliers), groups = _places(low, high)
+    return _tally(inliers.unsqueeze(0), groups), _tally(outliers.unsqueeze(0), groups)
+
+
+def _value(metric: Metric, inliers: Tensor, outliers: Tensor) -> float:
+    return float(metric(*_counts(*_check_energies(inliers, outliers))))
 
 
 def _placements(reference: Tensor, values: Tensor) -> Tensor:
-    """For each value the share of the reference below it, ties counted half."""
+    """Return for each value the share of the reference below it, ties counted half."""
     ordered = reference.sort().values
     left = torch.searchsorted(ordered, values, right=False)
     right = torch.searchsorted(ordered, values, right=True)
     return (left + right).double() / (2 * len(reference))
 
 
-def _checked(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
+def _check_energies(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both as contiguous float64 vectors on the CPU; refuse empty and non-finite ones."""
     for name, values in (("inlier energies", inliers), ("outlier energies", outliers)):
         if values.dim() != 1 or len(values) == 0:
             raise ValueError(
@@ -264,4 +250,5 @@ def _checked(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
                 "flatten them"
             )
         check_finite(values, name)
-    return inliers.detach().cpu().double(), outliers.detach().cpu().double()
+    low, high = (x.detach().cpu().double().contiguous() for x in (inliers, outliers))
+    return low, high

@@ -1,4 +1,4 @@
-"""A number and how far to trust it."""
+"""A number with its standard error."""
 
 import math
 from typing import NamedTuple
@@ -13,16 +13,18 @@ class Estimate(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        digits = 3 if not self.error > 0 else min(max(1 - math.floor(math.log10(self.error)), 0), 6)
+        digits = 3
+        if 0 < self.error < math.inf:
+            digits = min(max(1 - math.floor(math.log10(self.error)), 0), 6)
         return f"{self.value:.{digits}f} ± {self.error:.{digits}f}"
 
     def to_dict(self) -> dict[str, float]:
-        """{"value", "error"} for JSON."""
-        return {"value": self.value, "error": self.error}
+        """Return {"value", "error"} for JSON."""
+        return self._asdict()
 
 
 def mean(values: Tensor) -> Estimate:
-    """The mean of independent numbers (N,) with its standard error, in float64.
+    """Return the mean of independent numbers (N,) with its standard error, in float64.
 
     >>> import torch
     >>> print(mean(torch.tensor([1.0, 2.0, 3.0])))
@@ -38,11 +40,10 @@ def mean(values: Tensor) -> Estimate:
 
 
 def share(count: int, total: int) -> Estimate:
-    """A proportion with its binomial standard error."""
+    """Return the proportion count / total with its binomial standard error."""
     if not 0 <= count <= total or total == 0:
         raise ValueError(
-            f"{count} of {total} were counted; a share needs 0 <= count <= total > 0; check the "
-            "counts"
+            f"{count} of {total} were counted; 0 <= count <= total > 0 is needed; check the counts"
         )
     p = count / total
     return Estimate(p, math.sqrt(p * (1 - p) / total))

@@ -1,10 +1,6 @@
-"""Likelihoods that say how far they can be believed.
+"""Log-likelihoods, log p(x) = −E(x) − log Z, known within the bracket of log Z.
 
-    log p(x) = −E(x) − log Z
-
-log Z is known within a bracket (`log_z`), so the mean log-likelihood of data is too. And it is a
-number about data of a certain kind: which grey values were made binary, or spread over their width,
-and how, belongs to the number and is printed with it.
+How data were binarized or dequantised belongs to the number and is printed with it.
 """
 
 import math
@@ -21,13 +17,12 @@ from lowland.metrics.log_z.certificate import LogZ
 
 
 @dataclass(frozen=True, repr=False)
-class Likelihood:
+class LogLikelihood:
     """Mean log-likelihood of data, in nats. Prints its verdict.
 
-    value ± error: with the standard error over the examples, log Z taken at its point estimate;
-    [lower, upper]: the mean over these examples at the ends of the bracket of log Z; count, dims:
-    examples, and numbers in each; data: the name of the binarization or dequantisation; log_z: what
-    is known of log Z.
+    value ± error: at the point estimate of log Z, with the standard error over the examples;
+    [lower, upper]: the mean at the ends of the bracket of log Z; count, dims: examples, and numbers
+    in each; data: the name of the binarization or dequantisation.
     """
 
     value: float
@@ -41,32 +36,27 @@ class Likelihood:
 
     @property
     def certified(self) -> bool:
-        """Whether nothing speaks against the bracket of log Z."""
+        """Return True if nothing speaks against the bracket of log Z."""
         return self.log_z.certified
 
     def __repr__(self) -> str:
         return (
-            f"Likelihood({self.value:.3f} ± {self.error:.3f} nats, in [{self.lower:.3f}, "
+            f"LogLikelihood({self.value:.3f} ± {self.error:.3f} nats, in [{self.lower:.3f}, "
             f"{self.upper:.3f}], {self.log_z.verdict}; {self.count} examples, {self.data})"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        plain = {
-            key: getattr(self, key)
-            for key in ("value", "error", "lower", "upper", "count", "dims", "data", "certified")
-        }
-        return plain | {"log_z": self.log_z.to_dict()}
+        """Return plain values for JSON."""
+        return vars(self) | {"certified": self.certified, "log_z": self.log_z.to_dict()}
 
 
 @dataclass(frozen=True, repr=False)
 class BitsPerDim:
-    """Bits per dimension of quantised images under a density of dequantised ones. Lower is better;
-    prints its verdict.
+    """Bits per dimension of quantised images under a density of dequantised ones.
 
-    value ± error; [lower, upper]: at the ends of the bracket; levels: grey values; width: of the
-    interval that they share; data: the name of the dequantisation; verdict: of log Z. An upper
-    bound of the bits that the quantised images take.
+    An upper bound of the bits that the images take; lower is better. value ± error; [lower, upper]:
+    at the ends of the bracket of log Z; levels: grey values; width: of the interval that they
+    share; data: the name of the dequantisation; verdict: that of log Z.
     """
 
     value: float
@@ -80,7 +70,7 @@ class BitsPerDim:
 
     @property
     def certified(self) -> bool:
-        """Whether nothing speaks against the bracket of log Z."""
+        """Return True if nothing speaks against the bracket of log Z."""
         return self.verdict == "certified"
 
     def __repr__(self) -> str:
@@ -91,10 +81,8 @@ class BitsPerDim:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {key: getattr(self, key) for key in self.__dataclass_fields__} | {
-            "certified": self.certified
-        }
+        """Return plain values for JSON."""
+        return vars(self) | {"certified": self.certified}
 
 
 def log_likelihood(
@@ -105,15 +93,12 @@ def log_likelihood(
     binarization: str = "",
     dequantisation: str = "",
     batch_size: int = 1024,
-) -> Likelihood:
-    """Mean log-likelihood of data (N, *event) in nats:  −mean E(x) − log Z.
+) -> LogLikelihood:
+    """Return the mean log-likelihood of data (N, *event) in nats, −mean E(x) − log Z.
 
-    log_z: what `log_z` found, or a number that is known to be exact. binarization, dequantisation:
-    how the data were made, in words; binary data must name the one, continuous data may name the
-    other.
-
-    Raises ValueError for points outside the domain, for binary data without the name of the
-    binarization, and for energies that are not numbers.
+    log_z: the result of `log_z`, or a number known to be exact. binarization, dequantisation: how
+    the data were made, in words; binary data must name the one. Raises ValueError for points
+    outside the domain, binary data without that name, and energies that are not numbers.
 
     >>> import torch
     >>> from lowland.targets import Gaussian
@@ -135,36 +120,30 @@ def log_likelihood(
             f"{int(values.isnan().sum())} of {len(values)} energies are not numbers; a likelihood "
             "needs all of them; look for overflow or missing data"
         )
-    known = (
-        LogZ(log_z, 0.0, log_z, log_z, "given", "given as exact")
-        if isinstance(log_z, (int, float))
-        else log_z
-    )
+    if isinstance(log_z, (int, float)):
+        log_z = LogZ(log_z, 0.0, log_z, log_z, "given", "given as exact")
     found = mean(values)
-    low, high = -found.value - known.upper, -found.value - known.lower
+    value, low, high = (-found.value - end for end in (log_z.value, log_z.upper, log_z.lower))
     words = binarization or dequantisation or "data as they are"
-    return Likelihood(
-        -found.value - known.value, found.error, low, high, len(data), data[0].numel(), words, known
-    )
+    return LogLikelihood(value, found.error, low, high, len(data), data[0].numel(), words, log_z)
 
 
-def bits_per_dim(likelihood: Likelihood, *, levels: int = 256, width: float = 1.0) -> BitsPerDim:
-    """Bits per dimension of images of so many grey levels, which share an interval of so much width
-    when dequantised:
+def bits_per_dim(likelihood: LogLikelihood, *, levels: int = 256, width: float = 1.0) -> BitsPerDim:
+    """Convert the log-likelihood of dequantised images to bits per dimension.
 
         b = −log p(x) / (d log 2) + log₂(levels / width)
 
-    since a level has the probability of its cell, of side width / levels, and the mean of log p
-    over a cell is at most the log of the mean. `dequantised` spreads levels over a width of 1. The
-    uniform density on [0, 1] takes log₂ levels bits. Source: Theis, van den Oord & Bethge (2016),
-    section 3.1, https://arxiv.org/abs/1511.01844
+    levels: grey values, which share an interval of that width (1 from `dequantise`). A level has
+    the probability of its cell, of side width / levels, and the mean of log p over a cell is at
+    most the log of the mean. Source: Theis, van den Oord & Bethge (2016), section 3.1,
+    https://arxiv.org/abs/1511.01844
 
     >>> import torch
     >>> from lowland import box
     >>> from lowland.targets import Uniform
     >>> grey = torch.randint(256, (100, 1, 8, 8), generator=torch.Generator().manual_seed(0))
-    >>> x = dequantised(grey, 256, torch.Generator().manual_seed(1))
-    >>> bits_per_dim(log_likelihood(Uniform(box(0.0, 1.0, 1, 8, 8)), x, 0.0, dequantisation="uniform")).value
+    >>> x = dequantise(grey, 256, torch.Generator().manual_seed(1))
+    >>> bits_per_dim(log_likelihood(Uniform(box(0.0, 1.0, 1, 8, 8)), x, 0.0)).value
     8.0
     """
     if levels < 2 or not width > 0:
@@ -176,17 +155,15 @@ def bits_per_dim(likelihood: Likelihood, *, levels: int = 256, width: float = 1.
     value, low, high = (
         offset - v / nats for v in (likelihood.value, likelihood.upper, likelihood.lower)
     )
-    verdict = likelihood.log_z.verdict
-    return BitsPerDim(
-        value, likelihood.error / nats, low, high, levels, width, likelihood.data, verdict
-    )
+    error, verdict = likelihood.error / nats, likelihood.log_z.verdict
+    return BitsPerDim(value, error, low, high, levels, width, likelihood.data, verdict)
 
 
-def dequantised(grey: Tensor, levels: int, generator: torch.Generator) -> Tensor:
-    """Grey values 0 … levels − 1 as points of [0, 1):  (grey + u) / levels with u uniform, float32.
+def dequantise(grey: Tensor, levels: int, generator: torch.Generator) -> Tensor:
+    """Return (grey + u) / levels, u uniform: grey values 0 … levels − 1 as points of [0, 1).
 
     >>> import torch
-    >>> dequantised(torch.tensor([[0, 255]]), 256, torch.Generator().manual_seed(0)).mul(256).floor()
+    >>> dequantise(torch.tensor([[0, 255]]), 256, torch.Generator().manual_seed(0)).mul(256).floor()
     tensor([[  0., 255.]])
     """
     if bool(((grey < 0) | (grey > levels - 1) | (grey != grey.round())).any()):
@@ -196,7 +173,5 @@ def dequantised(grey: Tensor, levels: int, generator: torch.Generator) -> Tensor
             "round them"
         )
     u = torch.rand(grey.shape, generator=generator, device=grey.device, dtype=torch.float64)
-    top = (
-        torch.finfo(torch.float32).eps / 2
-    )  # the largest float32 below one, so that the last level stays inside
-    return ((grey.double() + u) / levels).to(torch.float32).clamp(max=1 - top)
+    below_one = 1 - torch.finfo(torch.float32).eps / 2  # keeps the last level inside
+    return ((grey.double() + u) / levels).to(torch.float32).clamp(max=below_one)

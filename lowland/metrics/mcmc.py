@@ -1,19 +1,16 @@
-"""Have the chains converged, and what are their draws worth?
+"""Convergence of chains, and effective sample sizes and standard errors of their draws.
 
-Draws of one chain resemble each other, and chains may sit in different places; both make n draws
-worth fewer than n. With ρ_t the correlation of draws t steps apart, taken over all chains together,
+With ρ_t the correlation of draws t steps apart, taken over all chains together,
 
-    ESS   = N / (1 + 2 Σ_t ρ_t) effective sample size of N draws: how many independent ones are
-          worth as much
-    MCSE  = sd / √ESS                    Monte Carlo standard error of a mean
-    R-hat = √(var⁺ / W)                  all chains' variance against the variance within chains; 1
-                                         where they agree
+    ESS   = N / (1 + 2 Σ_t ρ_t)     effective sample size of N draws
+    MCSE  = sd / √ESS               Monte Carlo standard error of a mean
+    R-hat = √(var⁺ / W)             variance of all chains over that within chains; 1: they agree
 
 W is the mean variance within chains, var⁺ = (n − 1)/n W + B/n with B/n the variance of the chains'
-means. Every chain is cut in two halves first, so that a drift counts as disagreement. R-hat and the
-bulk ESS are taken of normal scores (ranks over all draws, put on the normal scale), which exist for
-heavy tails too; R-hat is also taken of |x − median|, which sees chains that agree on the place and
-not on the width. Everything is per coordinate, in float64, in blocks of bounded memory.
+means. Every chain is cut into halves, so that a drift counts as disagreement. R-hat and bulk ESS
+are those of normal scores (ranks of all draws, mapped to the normal scale), which exist for heavy
+tails too; R-hat is also that of |x − median|, for chains that differ in width alone. Everything is
+per coordinate, in float64, in blocks of bounded memory.
 
 None of these numbers can see a mode that no chain has visited.
 
@@ -33,23 +30,20 @@ from lowland.samplers import Trace
 
 Layout = Literal["draws chains ...", "chains draws ..."]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
-# draws per chain: with halves of 4 no second pair of lags is left and every ESS would be the same
-# number
-FEWEST = 10
-BLOCK = 2**20  # numbers worked on at once; about ten times their 8 bytes are in use
+MIN_DRAWS = 10  # of a chain: halves of 4 leave no second pair of lags, and every ESS is the same
+MAX_BLOCK_SIZE = 2**20  # numbers worked on at once; about ten times their 8 bytes are in use
 TAILS = (0.05, 0.95)
 
 
 def rhat(x: Trace | Tensor, *, layout: Layout | None = None) -> Tensor:
-    """R-hat per coordinate (*event): 1 where the chains agree, above 1.01 where they do not yet.
+    """Return R-hat per coordinate (*event): 1 where chains agree, above 1.01 where not yet.
 
         max(√(var⁺ / W) of the normal scores,  the same of |x − median|),      on half chains
 
-    x: a trace with draws, or a tensor that says its layout. Two chains that stand still in
-    different places give inf, a coordinate that never moved gives nan.
-
-    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are
-    not finite. Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
+    x: a trace with draws, or a tensor that names its layout. Chains that stand still in different
+    places give inf, a coordinate that never moved gives nan. Raises ValueError for a tensor without
+    layout, fewer than 10 draws per chain, or draws that are not finite. Source: Vehtari et al.
+    (2021), https://doi.org/10.1214/20-BA1221
 
     >>> import torch
     >>> x = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
@@ -63,30 +57,26 @@ def rhat(x: Trace | Tensor, *, layout: Layout | None = None) -> Tensor:
 
 
 def ess(x: Trace | Tensor, kind: str | float = "bulk", *, layout: Layout | None = None) -> Tensor:
-    """Effective sample size per coordinate (*event), of all chains together.
+    """Return the effective sample size per coordinate (*event), of all chains together.
 
-        ESS = N / (−1 + 2 Σ_k P_k),   P_k = ρ_2k + ρ_2k+1, up to the first P_k ≤ 0 and made to fall
-                                      (Geyer)
+        ESS = N / (−1 + 2 Σ_k P_k),   P_k = ρ_2k + ρ_2k+1 up to the first P_k ≤ 0, made monotone
 
-    kind: "bulk", of the normal scores, for the centre of any law; "tail", the smaller one of the 5
-    % and 95 % quantiles; "mean" and "sd", of x and (x − mean)² themselves; a number p in (0, 1),
-    for that quantile. At most N log10 N, since draws that repel each other can be worth more than
-    independent ones, but not without limit. Nan where nothing moves; a quantile that is the largest
-    of all draws (a coordinate of few values) has no tail and is left to the other one.
-
-    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are
-    not finite. Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221 The sum over pairs:
-    Geyer (1992), "Practical Markov chain Monte Carlo", https://doi.org/10.1214/ss/1177011137
+    kind: "bulk", of the normal scores; "tail", the smaller one of the 5 % and 95 % quantiles;
+    "mean" and "sd", of x and (x − mean)²; a number p in (0, 1), of that quantile. At most N log10 N
+    (draws that repel each other can be worth more than independent ones). Nan where nothing moves;
+    a quantile that is the largest of all draws has no tail and is left to the other one. Raises
+    ValueError as `rhat` does. Sources: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221;
+    the sum over pairs: Geyer (1992), https://doi.org/10.1214/ss/1177011137
 
     >>> import torch
     >>> steps = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
     >>> x = torch.zeros(2000, 4)
     >>> for t in range(1, 2000):
     ...     x[t] = 0.8 * x[t - 1] + steps[t]
-    >>> 700 < ess(x, "mean", layout="draws chains ...").item() < 1100  # in the limit (1 − 0.8) / (1 + 0.8) of 8000 draws
+    >>> 700 < ess(x, "mean", layout="draws chains ...").item() < 1100  # 8000 · 0.2 / 1.8 = 889
     True
     """
-    if _is_share(kind):
+    if _is_probability(kind):
         return per_coordinate(x, lambda part: _ess_at(part, float(kind)), layout=layout)
     found = {"bulk": _ess_bulk, "tail": _ess_tail, "mean": _ess_mean, "sd": _ess_sd}.get(str(kind))
     if found is None:
@@ -98,27 +88,22 @@ def ess(x: Trace | Tensor, kind: str | float = "bulk", *, layout: Layout | None 
 
 
 def mcse(x: Trace | Tensor, kind: str | float = "mean", *, layout: Layout | None = None) -> Tensor:
-    """Monte Carlo standard error per coordinate (*event): how far an average over the draws may be
-    off.
+    """Return the Monte Carlo standard error of an average, per coordinate (*event).
 
-        mean: sd / √ESS        sd: √((m₄ − m₂²) / (4 m₂ ESS)), m the central moments, the ESS that
-                               of (x − mean)²
-        quantile p: half the distance of the draws at the 16 % and 84 % quantiles of Beta(ESS p + 1,
-        ESS (1 − p) + 1)
+        mean: sd / √ESS        sd: √((m₄ − m₂²) / (4 m₂ ESS)), m central moments, ESS of (x − mean)²
+        quantile p: half the distance of the draws at the 16 % and 84 % quantiles of
+        Beta(ESS p + 1, ESS (1 − p) + 1)
 
-    kind: "mean", "sd", or a number p in (0, 1) for that quantile.
-
-    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are
-    not finite. Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221; the ESS of the sd
-    is that of https://github.com/stan-dev/posterior/pull/266, which draws that repel each other
-    need
+    kind: "mean", "sd", or p in (0, 1) for that quantile. Raises ValueError as `rhat` does.
+    Sources: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221; the ESS of the sd, which
+    draws that repel each other need: https://github.com/stan-dev/posterior/pull/266
 
     >>> import torch
     >>> x = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
-    >>> bool((mcse(x, layout="draws chains ...") - 1 / 4000**0.5).abs() < 0.002)  # independent draws
+    >>> bool((mcse(x, layout="draws chains ...") - 1 / 4000**0.5).abs() < 0.002)
     True
     """
-    if _is_share(kind):
+    if _is_probability(kind):
         return per_coordinate(x, lambda part: _mcse_quantile(part, float(kind)), layout=layout)
     found = {"mean": _mcse_mean, "sd": _mcse_sd}.get(str(kind))
     if found is None:
@@ -130,23 +115,20 @@ def mcse(x: Trace | Tensor, kind: str | float = "mean", *, layout: Layout | None
 
 
 def autocorrelation(x: Trace | Tensor, lags: int, *, layout: Layout | None = None) -> Tensor:
-    """Correlation of draws 0, 1, ..., lags steps apart: (lags + 1, *event), around the mean of all
-    chains.
+    """Return correlations of draws 0, 1, ..., lags steps apart, around the mean of all chains.
 
         ρ_t = Σ_i (x_i − m)(x_{i+t} − m) / Σ_i (x_i − m)²
 
-    Around one common mean, chains in different places show as a correlation that does not die out.
-
-    Raises ValueError for lags outside 0 to draws − 1, and as `rhat` does. Source:
-    https://en.wikipedia.org/wiki/Autocorrelation#Estimation (with the divisor n, which keeps |ρ| ≤
-    1)
+    Shape (lags + 1, *event). The common mean shows chains in different places as a correlation that
+    does not die out. Raises ValueError for lags outside 0 to draws − 1, and as `rhat` does. Source:
+    https://en.wikipedia.org/wiki/Autocorrelation#Estimation (with divisor n, which keeps |ρ| ≤ 1)
 
     >>> import torch
     >>> x = torch.tensor([1.0, -1.0]).repeat(50)[:, None]
     >>> autocorrelation(x, 2, layout="draws chains ...")
     tensor([ 1.0000, -0.9900,  0.9800], dtype=torch.float64)
     """
-    draws = len(_oriented(x, layout))
+    draws = len(_orient(x, layout))
     if not isinstance(lags, int) or not 0 <= lags < draws:
         raise ValueError(
             f"lags is {lags!r} for {draws} draws; a whole number from 0 to {draws - 1} is allowed; "
@@ -167,12 +149,12 @@ def autocorrelation(x: Trace | Tensor, lags: int, *, layout: Layout | None = Non
 # --------------------------------------------------------------------------- layout, blocks, checks
 
 
-def _is_share(kind: str | float) -> bool:
+def _is_probability(kind: str | float) -> bool:
     return isinstance(kind, (int, float)) and 0 < kind < 1
 
 
-def _oriented(x: Trace | Tensor, layout: str | None) -> Tensor:
-    """The draws as (draws, chains, *event): a trace knows its layout, a tensor has to say it."""
+def _orient(x: Trace | Tensor, layout: str | None) -> Tensor:
+    """Return the draws as (draws, chains, *event); a bare tensor has to name its layout."""
     if isinstance(x, Trace):
         if layout is not None:
             raise ValueError(
@@ -181,15 +163,11 @@ def _oriented(x: Trace | Tensor, layout: str | None) -> Tensor:
             )
         return x.draws
     if not isinstance(x, Tensor) or x.dim() < 2 or x.is_complex():
-        got = (
-            f"{x.dtype} of shape {tuple(x.shape)}"
-            if isinstance(x, Tensor)
-            else f"a {type(x).__name__}"
-        )
+        shape = f" of shape {tuple(x.shape)} and {x.dtype}" if isinstance(x, Tensor) else ""
         raise ValueError(
-            f"the draws are {got}; a Trace or a real tensor with the axes draws, chains and then "
-            "the event's is needed; put a single chain into shape with x.unsqueeze(1), an array "
-            "with torch.as_tensor"
+            f"the draws are a {type(x).__name__}{shape}; a Trace or a real tensor with the "
+            "axes draws, chains and then the event's is needed; put a single chain into shape with "
+            "x.unsqueeze(1), an array with torch.as_tensor"
         )
     if layout not in LAYOUTS:
         raise ValueError(
@@ -202,13 +180,13 @@ def _oriented(x: Trace | Tensor, layout: str | None) -> Tensor:
 
 
 def _coordinates(x: Trace | Tensor, layout: str | None) -> tuple[Tensor, torch.Size]:
-    """Enough draws, all finite, as (draws, chains, coordinates), and the shape of their event."""
-    x = _oriented(x, layout).detach()
+    """Return draws, checked, as (draws, chains, coordinates), and the shape of an event."""
+    x = _orient(x, layout).detach()
     (draws, chains), event = x.shape[:2], x.shape[2:]
-    if draws < FEWEST or chains < 1:
+    if draws < MIN_DRAWS or chains < 1:
         raise ValueError(
-            f"there are {draws} draws of {chains} chains; at least {FEWEST} draws of at least one "
-            "chain are needed; run longer, thin less, or check which axis holds the draws"
+            f"there are {draws} draws of {chains} chains; at least {MIN_DRAWS} draws of at least "
+            "one chain are needed; run longer, thin less, or check which axis holds the draws"
         )
     if not math.prod(event):
         raise ValueError(
@@ -216,7 +194,7 @@ def _coordinates(x: Trace | Tensor, layout: str | None) -> tuple[Tensor, torch.S
             "the draws"
         )
     flat = x.reshape(draws, chains, math.prod(event))
-    rows = max(BLOCK // flat[0].numel(), 1)
+    rows = max(MAX_BLOCK_SIZE // flat[0].numel(), 1)
     bad = sum(int((~part.isfinite().all(2)).sum()) for part in flat.split(rows))
     if bad:
         raise ValueError(
@@ -227,17 +205,15 @@ def _coordinates(x: Trace | Tensor, layout: str | None) -> tuple[Tensor, torch.S
 
 
 def _blocks(x: Tensor) -> Iterator[Tensor]:
-    """(draws, chains, coordinates) as float64 pieces (some coordinates, chains, draws) of about
-    BLOCK numbers.
-    """
-    for part in x.split(max(BLOCK // (len(x) * x.shape[1]), 1), dim=2):
+    """Yield float64 pieces (some coordinates, chains, draws) of about MAX_BLOCK_SIZE numbers."""
+    for part in x.split(max(MAX_BLOCK_SIZE // (len(x) * x.shape[1]), 1), dim=2):
         yield part.permute(2, 1, 0).to(torch.float64, memory_format=torch.contiguous_format)
 
 
 def per_coordinate(
     x: Trace | Tensor, statistic: Callable[[Tensor], Tensor], *, layout: Layout | None = None
 ) -> Tensor:
-    """Any statistic of every coordinate, in blocks of bounded memory: (..., *event).
+    """Apply a statistic to every coordinate, in blocks of bounded memory: (..., *event).
 
     statistic: from float64 (coordinates, chains, draws) to (..., coordinates). Raises ValueError as
     `rhat` does.
@@ -250,9 +226,7 @@ def per_coordinate(
     found, done = torch.empty(0), 0
     for part in _blocks(flat):
         values = statistic(part)
-        if (
-            not done
-        ):  # one tensor for all: small ones kept from every block would leave the heap in shreds
+        if not done:  # one tensor for all: small ones from every block would fragment the heap
             found = values.new_empty(*values.shape[:-1], flat.shape[2])
         found[..., done : done + len(part)] = values
         done += len(part)
@@ -267,20 +241,19 @@ def _constant(x: Tensor) -> Tensor:
 
 
 def _halves(x: Tensor) -> Tensor:
-    """Every chain as two; the middle one of an odd number of draws is dropped."""
+    """Cut every chain in two; the middle one of an odd number of draws is dropped."""
     half = x.shape[2] // 2
     return torch.cat([x[..., :half], x[..., -half:]], 1)
 
 
 def _normal_scores(x: Tensor) -> Tensor:
-    """Φ⁻¹((r − 3/8) / (N + 1/4)) of the ranks r over all chains, ties sharing their mean rank."""
+    """Return Φ⁻¹((r − 3/8) / (N + 1/4)) of the ranks r over all chains, ties at their mean rank."""
     rows = x.flatten(1)
     ordered, order = rows.sort(1)
     size = rows.shape[1]
     place = torch.arange(size, device=x.device)
-    edges = torch.nn.functional.pad(
-        ordered[:, 1:] != ordered[:, :-1], (1, 1), value=True
-    )  # where a run of ties begins, ends
+    # where a run of ties begins, ends
+    edges = torch.nn.functional.pad(ordered[:, 1:] != ordered[:, :-1], (1, 1), value=True)
     first = torch.where(edges[:, :-1], place, 0).cummax(1).values
     last = torch.where(edges[:, 1:], place, size).flip(1).cummin(1).values.flip(1)
     rank = torch.arange(2 * size - 1, dtype=x.dtype, device=x.device) / 2 + 1  # by first + last
@@ -288,42 +261,38 @@ def _normal_scores(x: Tensor) -> Tensor:
     return torch.empty_like(rows).scatter_(1, order, scores[first + last]).view_as(x)
 
 
-def _folded(x: Tensor) -> Tensor:
-    """|x − median|, the median over all chains."""
+def _fold(x: Tensor) -> Tensor:
+    """Return |x − median|, the median over all chains."""
     rows, size = x.flatten(1), x.shape[1] * x.shape[2]
     median = (rows.kthvalue((size + 1) // 2, 1).values + rows.kthvalue(size // 2 + 1, 1).values) / 2
     return (x - median[:, None, None]).abs()
 
 
 def _variance_ratio(x: Tensor) -> Tensor:
-    """√(var⁺ / W)."""
+    """Return √(var⁺ / W)."""
     n, between, within = x.shape[2], x.mean(2).var(1), x.var(2).mean(1)
     return ((n - 1) / n + between / within).sqrt()
 
 
 def _rhat(x: Tensor) -> Tensor:
     halves = _halves(x)
-    bulk, width = (_variance_ratio(_normal_scores(part)) for part in (halves, _folded(halves)))
-    return torch.fmax(
-        bulk, width
-    )  # of two values equally far from the median the fold is constant: nan, the bulk decides
+    bulk, width = (_variance_ratio(_normal_scores(part)) for part in (halves, _fold(halves)))
+    # of two values equally far from the median the fold is constant: nan, and the bulk decides
+    return torch.fmax(bulk, width)
 
 
 def _autocovariance(x: Tensor) -> Tensor:
-    """Σ_i x_i x_{i+t} / n of centred chains for t = 0, 1, ..., n − 1, averaged over the chains:
-    (coordinates, n).
-    """
+    """Average Σ_i x_i x_{i+t} / n, t = 0 ... n − 1, over centred chains: (coordinates, n)."""
     n = x.shape[2]
-    size = 2 ** math.ceil(
-        math.log2(2 * n)
-    )  # zeros keep the end of a chain from meeting its beginning
+    # zeros keep the end of a chain from meeting its beginning
+    size = 2 ** math.ceil(math.log2(2 * n))
     wave = torch.fft.rfft(x, n=size)
     power = (wave.real.square() + wave.imag.square()).mean(1)
     return torch.fft.irfft(power, n=size)[:, :n] / n
 
 
 def _ess(x: Tensor) -> Tensor:
-    """Effective sample size of half chains, by Geyer's initial monotone sequence.
+    """Return the effective sample size of half chains, by Geyer's initial monotone sequence.
 
     ρ_t = 1 − (W − mean autocovariance at t) / var⁺. Pairs of lags are summed up to the first that
     is not positive, each at most as large as the one before; of that first one the even lag still
@@ -340,11 +309,8 @@ def _ess(x: Tensor) -> Tensor:
     pairs = even + odd
     ended = pairs <= 0
     stop = torch.where(ended.any(1), ended.int().argmax(1), last).unsqueeze(1)
-    summed = (
-        pairs.cummin(1)
-        .values.masked_fill(torch.arange(last + 1, device=x.device) >= stop, 0)
-        .sum(1)
-    )
+    late = torch.arange(last + 1, device=x.device) >= stop
+    summed = pairs.cummin(1).values.masked_fill(late, 0).sum(1)
     rest = torch.where((even > 0) | (pairs >= 0), even, 0).gather(1, stop).squeeze(1)
     total = chains * n
     found = total / (2 * summed - 1 + rest).clamp(min=1 / math.log10(total))
@@ -364,9 +330,7 @@ def _ess_sd(x: Tensor) -> Tensor:
 
 
 def _ess_at(x: Tensor, p: float) -> Tensor:
-    """Of the quantile p: that of the indicator of x ≤ quantile. The draw below the quantile gives
-    the same indicator.
-    """
+    """Return the ESS of the quantile p: that of the indicator of x ≤ the draw below it."""
     rows = x.flatten(1)
     below = rows.kthvalue(math.floor((rows.shape[1] - 1) * p) + 1, 1).values
     return _ess(_halves((x <= below[:, None, None]).to(x.dtype)))

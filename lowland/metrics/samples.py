@@ -1,6 +1,4 @@
-"""Comparing samples with data: two-sample distances and tests, coverage, copies, classes,
-reconstruction error.
-"""
+"""Comparison of samples with data: distances, tests, coverage, nearest neighbours, image errors."""
 
 import math
 from collections.abc import Callable
@@ -14,14 +12,13 @@ from lowland.metrics.estimate import Estimate, mean, share
 
 
 def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> Estimate:
-    """Squared maximum mean discrepancy under a Gaussian kernel, unbiased; zero in the mean when
-    both laws are equal.
+    """Estimate the squared maximum mean discrepancy of x and y under a Gaussian kernel, unbiased.
 
         MMD² = E k(x, x') + E k(y, y') − 2 E k(x, y),    k(a, b) = exp(−‖a − b‖² / 2ℓ²)
 
     bandwidth: ℓ, the median distance between the pooled points unless given. The error is the
-    standard error of the U-statistic's first-order term, from its projections; at equal laws that
-    term vanishes and the error is an upper bound. Source: Gretton et al. (2012),
+    standard error of the U-statistic's first-order term; at equal distributions that term vanishes
+    and the error is an upper bound. Source: Gretton et al. (2012),
     https://jmlr.org/papers/v13/gretton12a.html
     """
     a, b = _rows(x), _rows(y)
@@ -39,13 +36,12 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> Estimate:
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """Fréchet distance between Gaussians fitted to features (N, d) and (M, d), in float64.
+    """Return the Fréchet distance between Gaussians fitted to features (N, d) and (M, d), float64.
 
         ‖m_x − m_y‖² + tr(C_x + C_y − 2 (C_x^½ C_y C_x^½)^½)
 
-    It is an FID only if the features are those of the Inception network; say which features were
-    used. Biased upwards for few points: compare only at equal counts. Source: Dowson & Landau
-    (1982), https://doi.org/10.1016/0047-259X(82)90077-X
+    An FID only if the features are the Inception network's. Biased upwards for few points: compare
+    at equal counts. Source: Dowson & Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X
     """
     a, b = _rows(x), _rows(y)
     ca, cb = torch.atleast_2d(torch.cov(a.T)), torch.atleast_2d(torch.cov(b.T))
@@ -56,26 +52,21 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 class Coverage(NamedTuple):
-    """precision: share of samples within the data's reach; recall: share of data within the
-    samples' reach.
-    """
+    """Precision: share of samples within the data's reach. Recall: the reverse."""
 
     precision: Estimate
     recall: Estimate
 
 
 def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> Coverage:
-    """How many samples x (N, d) look like data y (M, d), and how much of the data the samples
-    cover.
+    """Measure the share of samples x (N, d) close to data y (M, d), and of data close to samples.
 
-        precision = share of x inside ∪_j B(y_j, r_j),      recall = share of y inside ∪_i B(x_i,
-                                                            r_i)
+        precision = share of x inside ∪_j B(y_j, r_j),   recall = share of y inside ∪_i B(x_i, r_i)
 
-    r is the distance to the k-th nearest neighbour within the same set. A sample that repeats
-    lowers recall, one that is nothing lowers precision; both are near, not at, 1 for two draws of
-    one law, and depend on N and M: compare at equal counts. The errors are binomial, with the balls
-    as they are. Give features of images, not pixels. Source: Kynkäänniemi et al. (2019),
-    https://arxiv.org/abs/1904.06991
+    r is the distance to the k-th nearest neighbour within the same set. Both are near, not at, 1
+    for two draws of one distribution, and depend on N and M: compare at equal counts. The errors
+    are binomial, with the balls as they are. Give features of images, not pixels. Source:
+    Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
 
     >>> data = torch.arange(20.0).unsqueeze(1)
     >>> found = precision_recall(data[:10] + 0.5, data)  # samples of its lower half
@@ -92,7 +83,7 @@ def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> Coverage:
 
 
 def _within(x: Tensor, y: Tensor, k: int) -> Estimate:
-    """The share of x inside the balls around y that hold k other points of y."""
+    """Return the share of x inside the balls around y that hold k other points of y."""
     reach = torch.cat([torch.cdist(part, y).kthvalue(k + 1, 1).values for part in y.split(1024)])
     inside = [(torch.cdist(part, y) <= reach).any(1) for part in x.split(1024)]
     return share(int(torch.cat(inside).sum()), len(x))
@@ -101,14 +92,12 @@ def _within(x: Tensor, y: Tensor, k: int) -> Estimate:
 def two_sample_accuracy(
     x: Tensor, y: Tensor, *, generator: torch.Generator, hidden: int = 64, steps: int = 1000
 ) -> Estimate:
-    """How often a classifier tells x (N, d) from y (M, d) on points it has not seen: ½ where both
-    are of one law, 1 if apart.
+    """Train a classifier to tell x (N, d) from y (M, d); return its accuracy on unused points.
 
-    The larger set is cut to the size of the smaller. Half of each trains a perceptron with one
-    hidden layer (standardized inputs, AdamW, batches of 256, a falling rate), the other half is
-    called; the error is binomial. What a weak classifier cannot tell apart may still differ: the
-    accuracy is a lower bound of what the best would reach. Source: Lopez-Paz & Oquab (2017),
-    https://arxiv.org/abs/1610.06545
+    ½: one distribution; 1: apart. The larger set is cut to the size of the smaller; half of each
+    trains a perceptron with one hidden layer (standardized inputs, AdamW, batches of 256, a falling
+    rate). The error is binomial; the accuracy is a lower bound of the best classifier's. Source:
+    Lopez-Paz & Oquab (2017), https://arxiv.org/abs/1610.06545
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(400, 2, generator=g), torch.randn(400, 2, generator=g) + 9
@@ -125,26 +114,24 @@ def two_sample_accuracy(
         part[torch.randperm(len(part), generator=generator)[:count]]
         for part in (_rows(x), _rows(y))
     ]
-    z = torch.cat(
-        [part[: count // 2] for part in sides] + [part[count // 2 :] for part in sides]
-    ).float()
+    half = count // 2
+    z = torch.cat([part[:half] for part in sides] + [part[half:] for part in sides]).float()
     z = (z - z.mean(0)) / z.std(0).clamp_min(1e-6)
-    seen, held = 2 * (count // 2), count - count // 2
-    truth = torch.cat([torch.arange(seen) >= count // 2, torch.arange(2 * held) >= held])
-    logits = _telling(z[:seen], truth[:seen].float(), hidden, steps, generator)(z[seen:])
-    return share(int(((logits > 0) == truth[seen:]).sum()), 2 * held)
+    train, rest = 2 * half, count - half
+    truth = torch.cat([torch.arange(train) >= half, torch.arange(2 * rest) >= rest])
+    logit = _train_classifier(z[:train], truth[:train].float(), hidden, steps, generator)
+    right = (logit(z[train:]) > 0) == truth[train:]
+    return share(int(right.sum()), 2 * rest)
 
 
-def _telling(
+def _train_classifier(
     x: Tensor, truth: Tensor, hidden: int, steps: int, generator: torch.Generator
 ) -> Callable[[Tensor], Tensor]:
-    """The logit of a perceptron trained to say whether rows of x are of the second kind."""
-    shapes = ((x.shape[1], hidden), (hidden,), (hidden,), ())
-    weights = [
-        torch.randn(s, generator=generator) / math.sqrt(s[0]) if len(s) == 2 else torch.zeros(s)
-        for s in shapes
-    ]
-    weights[2] = torch.randn(hidden, generator=generator) / math.sqrt(hidden)
+    """Train a perceptron on rows x with truth 0 or 1; return its logit as a function."""
+    inputs = x.shape[1]
+    first = torch.randn(inputs, hidden, generator=generator) / math.sqrt(inputs)
+    last = torch.randn(hidden, generator=generator) / math.sqrt(hidden)
+    weights = [first, torch.zeros(hidden), last, torch.zeros(())]
 
     def logit(z: Tensor) -> Tensor:
         return torch.relu(z @ weights[0] + weights[1]) @ weights[2] + weights[3]
@@ -165,7 +152,7 @@ def _telling(
 
 
 def nearest(x: Tensor, reference: Tensor, *, leave_out: bool = False) -> tuple[Tensor, Tensor]:
-    """Euclidean distance (N,) from each x to its nearest reference point, and which one it is (N,).
+    """Return the Euclidean distance (N,) of each x to its nearest reference point, and its index.
 
     leave_out: x is the reference itself; a point is then not its own neighbour.
     """
@@ -178,16 +165,14 @@ def nearest(x: Tensor, reference: Tensor, *, leave_out: bool = False) -> tuple[T
         if leave_out:
             d[torch.arange(len(d)), torch.arange(i, i + len(d))] = math.inf
         which = d.argmin(1)
-        distances.append(
-            (a[i : i + 512] - b[which]).norm(dim=1)
-        )  # cdist expands the square, which rounds near copies
+        # cdist expands the square, which rounds near copies
+        distances.append((a[i : i + 512] - b[which]).norm(dim=1))
         indices.append(which)
     return torch.cat(distances), torch.cat(indices)
 
 
 def class_entropy(labels: Tensor, classes: int) -> float:
-    """Entropy of the class counts as a share of its maximum, log K: 1 when all classes appear
-    equally often.
+    """Return the entropy of the class counts divided by log K: 1 if classes are equally frequent.
 
     >>> class_entropy(torch.tensor([0, 1, 2, 3]), 4)
     1.0
@@ -207,24 +192,21 @@ def class_entropy(labels: Tensor, classes: int) -> float:
 
 
 def psnr(x: Tensor, truth: Tensor, *, mask: Tensor | None = None, peak: float = 1.0) -> Estimate:
-    """Peak signal-to-noise ratio in dB, 10 log₁₀(peak² / MSE), the mean over images with its
-    standard error.
+    """Return the peak signal-to-noise ratio in dB, 10 log₁₀(peak² / MSE), averaged over images.
 
-    mask (*event), bool: where to look; everywhere unless given. Images restored without error are
-    refused as infinite.
+    mask (*event), bool: the pixels that count; all unless given. Raises ValueError for images
+    without error, whose ratio is infinite.
     """
-    if x.shape != truth.shape or (mask is not None and not bool(mask.any())):
+    where = torch.ones((), dtype=torch.bool, device=x.device) if mask is None else mask
+    if x.shape != truth.shape or not bool(where.any()):
         raise ValueError(
-            f"images of shape {tuple(x.shape)} met a truth of {tuple(truth.shape)} (mask: "
-            f"{'none' if mask is None else int(mask.sum())} numbers); shapes must agree and a mask "
-            "must look somewhere; fix it"
+            f"images of shape {tuple(x.shape)} met a truth of {tuple(truth.shape)} and a mask true "
+            f"at {int(where.sum())} places; shapes must agree and a mask must be true somewhere; "
+            "correct them"
         )
     squares = (x - truth).square().double()
-    if mask is not None:
-        wide = mask.expand(squares.shape[1:]).to(squares)
-        errors = (squares * wide).flatten(1).sum(1) / wide.sum()
-    else:
-        errors = squares.flatten(1).mean(1)
+    weights = where.expand(squares.shape[1:]).to(squares)
+    errors = (squares * weights).flatten(1).sum(1) / weights.sum()
     if bool((errors == 0).any()):
         raise ValueError(
             f"{int((errors == 0).sum())} images have no error at all; their PSNR is infinite; "
@@ -234,12 +216,10 @@ def psnr(x: Tensor, truth: Tensor, *, mask: Tensor | None = None, peak: float = 
 
 
 def ssim(x: Tensor, truth: Tensor, *, peak: float = 1.0) -> Estimate:
-    """Structural similarity, the mean over images (N, C, H, W) of at least 11 × 11 pixels with its
-    standard error; 1 is equal.
+    """Return the structural similarity, averaged over images (N, C, H, W); 1 means equal.
 
-        (2 m_x m_y + c₁) (2 s_xy + c₂) / ((m_x² + m_y² + c₁) (s_x² + s_y² + c₂)),     c = (0.01
-                                                                                      peak)², (0.03
-                                                                                      peak)²
+        (2 m_x m_y + c₁) (2 s_xy + c₂) / ((m_x² + m_y² + c₁) (s_x² + s_y² + c₂)),
+        c = (0.01 peak)², (0.03 peak)²
 
     with means m, variances and covariance s under a Gaussian window, σ = 1.5 pixels, 11 × 11,
     wherever it fits into the image. Source: Wang et al. (2004),
@@ -273,8 +253,7 @@ def ssim(x: Tensor, truth: Tensor, *, peak: float = 1.0) -> Estimate:
 def _rows(x: Tensor) -> Tensor:
     if len(x) < 2:
         raise ValueError(
-            f"{len(x)} points were given; a comparison of laws needs at least 2 on each side; pass "
-            "more"
+            f"{len(x)} points were given; a comparison needs at least 2 on each side; pass more"
         )
     check_finite(x, "points")
     return x.detach().flatten(1).double()

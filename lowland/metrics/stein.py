@@ -1,6 +1,4 @@
-"""Kernel Stein discrepancy: do points come from exp(−E)? No samples of the energy and no log Z are
-needed.
-"""
+"""Kernel Stein discrepancy of points from exp(−E), without samples of the energy or log Z."""
 
 import torch
 from torch import Tensor
@@ -10,18 +8,17 @@ from lowland.metrics.estimate import Estimate
 
 
 def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
-    """Squared kernel Stein discrepancy of points x (N, *event) from the law exp(−E), unbiased; zero
-    in the mean if they match.
+    """Estimate the squared kernel Stein discrepancy of points x (N, *event) from exp(−E), unbiased.
 
-        KSD² = E u(x, x'),   u = s(x)ᵀs(x') k + s(x)ᵀ∇_{x'} k + s(x')ᵀ∇_x k + tr ∇_x∇_{x'} k, k = (1
-                             + ‖x − x'‖²/c²)^{−1/2}
+        KSD² = E u(x, x'),   u = s(x)ᵀs(x') k + s(x)ᵀ∇_{x'} k + s(x')ᵀ∇_x k + tr ∇_x∇_{x'} k,
+        k = (1 + ‖x − x'‖²/c²)^{−1/2}
 
-    scale: c, the median distance between points unless given. Blind to the weights of modes that
-    are far apart, and made for the whole line: at the walls of a box Stein's identity fails. The
-    error is the standard error of the first-order term of the U-statistic. Cost: one gradient per
-    point, (N, N) products. Raises ValueError for fewer than 2 points and any other domain. Source:
-    Liu, Lee & Jordan (2016), https://arxiv.org/abs/1602.03253; kernel: Gorham & Mackey (2017),
-    https://arxiv.org/abs/1703.01717
+    scale: c, the median distance between points unless given. Zero in the mean if the distributions
+    agree; blind to the weights of modes that are far apart. The error is the standard error of the
+    first-order term of the U-statistic. Cost: one gradient per point, (N, N) products. Raises
+    ValueError for fewer than 2 points and for domains other than real ones: at the walls of a box
+    Stein's identity fails. Source: Liu, Lee & Jordan (2016), https://arxiv.org/abs/1602.03253;
+    kernel: Gorham & Mackey (2017), https://arxiv.org/abs/1703.01717
 
     >>> from lowland.targets import Gaussian
     >>> g = torch.Generator().manual_seed(0)
@@ -38,10 +35,8 @@ def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
             f"the domain is {energy.domain.kind}; Stein's identity holds on a real one; compare "
             "draws with mmd"
         )
-    a, s = (
-        x.detach().flatten(1).double(),
-        value_and_score(energy, x)[1].detach().flatten(1).double(),
-    )
+    score = value_and_score(energy, x)[1]
+    a, s = (part.detach().flatten(1).double() for part in (x, score))
     squares = torch.cdist(a, a).square()
     c2 = (torch.pdist(a[:1000]).median().item() or 1.0) ** 2 if scale is None else scale**2
     u = 1 + squares / c2

@@ -1,6 +1,4 @@
-"""One page about a run of chains: where they are, whether they agree, what their draws are worth,
-and what to do.
-"""
+"""A summary of chains: moments, agreement, effective sample sizes, and what to do."""
 
 from dataclasses import dataclass
 
@@ -9,18 +7,18 @@ from torch import Tensor
 
 from lowland.metrics.mcmc import Layout, ess, mcse, per_coordinate, rhat
 from lowland.samplers import Trace
+from lowland.samplers.tempering import TemperedState
 
-# R-hat above this: do not use the draws yet. Vehtari et al. (2021),
-# https://doi.org/10.1214/20-BA1221
-AGREE = 1.01
-ENOUGH = 400  # ESS below this: variances and R-hat are themselves too noisy to go by (same source)
-RARE = 0.01  # a swap rate at which two rungs might as well not be neighbours
-ROWS = 8  # of the table; an image has hundreds of coordinates
+# Both from Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
+MAX_RHAT = 1.01  # above: do not use the draws yet
+MIN_ESS = 400  # below: variances and R-hat are themselves too noisy
+MIN_SWAP_RATE = 0.01  # below: two rungs might as well not be neighbours
+MAX_TABLE_ROWS = 8  # an image has hundreds of coordinates
 
 
 @dataclass(frozen=True, repr=False)
 class Summary:
-    """What `summary` found. Prints as a table, worst coordinates first, followed by the verdict.
+    """Table of diagnostics. Prints worst coordinates first, followed by the verdict.
 
     mean, sd, mcse (standard error of the mean), rhat, ess_bulk, ess_tail: (*event) each, float64;
     draws per chain, chains. From a trace also steps, acceptance (B,) and diverged (B,); from a
@@ -45,7 +43,7 @@ class Summary:
 
     @property
     def verdict(self) -> list[str]:
-        """What is wrong and what to do about it, in plain sentences; one sentence if nothing is."""
+        """List what is wrong and what to do, in sentences; one sentence if nothing is."""
         found = [*self._of_coordinates(), *self._of_chains(), *self._of_swaps()]
         return found or [
             f"nothing to object to ({self._worst()}); a mode that no chain has visited would not "
@@ -53,22 +51,28 @@ class Summary:
         ]
 
     def _of_coordinates(self) -> list[str]:
-        apart, still = self.rhat > AGREE, self.rhat.isnan()
-        few, tailless = (
-            torch.fmin(self.ess_bulk, self.ess_tail) < ENOUGH,
-            self.ess_tail.isnan() & ~still,
+        still = self.rhat.isnan()
+        found = (
+            (
+                self.rhat > MAX_RHAT,
+                f"R-hat above {MAX_RHAT} in {{}}: chains disagree; run longer or look for several "
+                "modes",
+            ),
+            (
+                torch.fmin(self.ess_bulk, self.ess_tail) < MIN_ESS,
+                f"ESS below {MIN_ESS} in {{}}: means, quantiles and R-hat itself are noisy; draw "
+                "more",
+            ),
+            (still, "no movement in {}: R-hat and ESS are nan; look whether that is meant"),
+            (
+                self.ess_tail.isnan() & ~still,
+                "no tail to judge in {}: more than 95 % of the draws share the largest value; tail "
+                "ESS is nan",
+            ),
         )
-        texts = {
-            f"R-hat above {AGREE} in {{}}: chains disagree; run longer or look for several modes": apart,
-            f"ESS below {ENOUGH} in {{}}: means, quantiles and R-hat itself are noisy; draw more": few,
-            "no movement in {}: R-hat and ESS are nan there, not good; look whether that is "
-            "meant": still,
-            "no tail to judge in {}: more than 95 % of the draws share the largest value; tail ESS "
-            "is nan": tailless,
-        }
         return [
             text.format(f"{int(bad.sum())} of {bad.numel()} coordinates")
-            for text, bad in texts.items()
+            for bad, text in found
             if bad.any()
         ]
 
@@ -83,7 +87,7 @@ class Summary:
             bad = int((self.diverged > 0).sum())
             found.append(
                 f"{int(self.diverged.sum())} divergences in {bad} of {self.chains} chains: "
-                "proposals were refused there, and the chains may avoid a part of the law; shorten "
+                "proposals were refused there, and the chains may avoid a region; shorten "
                 "the step, or look for where the energy is not finite"
             )
         if self.acceptance is not None and (self.acceptance == 0).any():
@@ -95,10 +99,9 @@ class Summary:
 
     def _of_swaps(self) -> list[str]:
         found = []
-        if self.swap_rates is not None and not (self.swap_rates > RARE).all():
-            cut = ", ".join(
-                f"{i} and {i + 1}" for i in (~(self.swap_rates > RARE)).nonzero().flatten().tolist()
-            )
+        if self.swap_rates is not None and not (self.swap_rates > MIN_SWAP_RATE).all():
+            low = (~(self.swap_rates > MIN_SWAP_RATE)).nonzero().flatten().tolist()
+            cut = ", ".join(f"{i} and {i + 1}" for i in low)
             found.append(
                 f"hardly a swap between rungs {cut}: the ladder is cut there; put a rung between "
                 "(see tune)"
@@ -111,7 +114,7 @@ class Summary:
         return found
 
     def _worst(self) -> str:
-        """R-hat and ESS at their worst, over the coordinates that have them."""
+        """State R-hat and ESS at their worst, over the coordinates that have them."""
         if self.rhat.isnan().all():
             return "no coordinate moved"
         tail = self.ess_tail[~self.ess_tail.isnan()]
@@ -123,18 +126,13 @@ class Summary:
 
     def __repr__(self) -> str:
         event, total = tuple(self.rhat.shape), self.rhat.numel()
-        worst = (
-            self.rhat.nan_to_num(-1.0, posinf=torch.inf)
-            .flatten()
-            .argsort(descending=True, stable=True)[:ROWS]
-        )
+        order = self.rhat.nan_to_num(-1.0, posinf=torch.inf).flatten()
+        worst = order.argsort(descending=True, stable=True)[:MAX_TABLE_ROWS]
         lines = [
-            f"Summary: {self.draws} draws of {self.chains} chains, {total} coordinates {event}"
-        ]
-        lines.append(
+            f"Summary: {self.draws} draws of {self.chains} chains, {total} coordinates {event}",
             f"{'worst first':>14} {'mean':>10} {'sd':>10} {'mcse':>10} {'R-hat':>8} "
-            f"{'bulk ESS':>9} {'tail ESS':>9}"
-        )
+            f"{'bulk ESS':>9} {'tail ESS':>9}",
+        ]
         columns = (self.mean, self.sd, self.mcse, self.rhat, self.ess_bulk, self.ess_tail)
         for place in worst:
             where = [int(i) for i in torch.unravel_index(place, event)] if event else "x"
@@ -142,17 +140,17 @@ class Summary:
             lines.append(
                 f"{where!s:>14} {m:>10.4g} {s:>10.4g} {e:>10.2g} {r:>8.3f} {b:>9.0f} {t:>9.0f}"
             )
-        if total > ROWS:
-            lines.append(f"{'...':>14} {total - ROWS} more; all: {self._worst()}")
+        if total > MAX_TABLE_ROWS:
+            lines.append(f"{'...':>14} {total - MAX_TABLE_ROWS} more; all: {self._worst()}")
         return "\n".join([*lines, *self._facts(), *(f"- {sentence}" for sentence in self.verdict)])
 
     def _facts(self) -> list[str]:
         lines = []
         if self.acceptance is not None and self.diverged is not None:
             a = self.acceptance
-            spread = f" ({a.min():.3f} to {a.max():.3f} by chain)" if len(a) > 1 else ""
             lines.append(
-                f"acceptance {a.mean():.3f}{spread}, {int(self.diverged.sum())} divergences in "
+                f"acceptance {a.mean():.3f} ({a.min():.3f} to {a.max():.3f} by chain), "
+                f"{int(self.diverged.sum())} divergences in "
                 f"{self.steps} steps"
             )
         if self.swap_rates is not None:
@@ -160,22 +158,19 @@ class Summary:
                 "swap rates " + " ".join(f"{rate:.2f}" for rate in self.swap_rates.tolist())
             )
         if self.round_trips is not None:
-            rate = f"{self.round_trips.double().mean():.2g} per chain" + (
-                f" in {self.sweeps} sweeps" if self.sweeps else ""
+            lines.append(
+                f"{int(self.round_trips.sum())} round trips, "
+                f"{self.round_trips.double().mean():.2g} per chain in {self.sweeps} sweeps"
             )
-            lines.append(f"{int(self.round_trips.sum())} round trips, {rate}")
         return lines
 
 
 def summary(x: Trace | Tensor, *, layout: Layout | None = None) -> Summary:
-    """Mean, sd, standard error, R-hat, bulk and tail ESS of every coordinate, with what the chains
-    report and a verdict.
+    """Compute mean, sd, standard error, R-hat, bulk and tail ESS of every coordinate of draws.
 
-    x: a trace with draws, or a tensor that says its layout ("draws chains ..." or "chains draws
-    ...").
-
-    Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws that are
-    not finite.
+    x: a trace with draws, or a tensor that names its layout, "draws chains ..." or "chains draws
+    ...". Raises ValueError for a tensor without layout, fewer than 10 draws per chain, or draws
+    that are not finite.
 
     >>> import lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -200,12 +195,8 @@ def summary(x: Trace | Tensor, *, layout: Layout | None = None) -> Summary:
 
 
 def _swaps(trace: Trace) -> tuple[Tensor | None, Tensor | None, int | None]:
-    """Swap rates, round trips and sweeps of a state that counts them."""
-    tempering = getattr(trace.state, "tempering", None)
-    if tempering is None:
+    """Return swap rates, round trips and sweeps of parallel tempering, None of other samplers."""
+    if not isinstance(trace.state, TemperedState):
         return None, None, None
-    return (
-        tempering.accepted / tempering.tried,
-        tempering.round_trips,
-        getattr(trace.state, "sweeps", None),
-    )
+    counts = trace.state.tempering
+    return counts.accepted / counts.tried, counts.round_trips, trace.state.sweeps

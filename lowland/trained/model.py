@@ -18,7 +18,7 @@ from torch import Tensor
 from lowland.data import Dataset, binarize, materialize
 from lowland.domain import Domain
 from lowland.energy import Energy, count_classes, energy_values, latent_of
-from lowland.metrics import Likelihood, LogZ, log_likelihood
+from lowland.metrics import LogLikelihood, LogZ, log_likelihood
 from lowland.registry import build
 from lowland.run import Checkpoint, Run
 from lowland.samplers import Sampler
@@ -137,7 +137,7 @@ class Model:
         """Compute E(x) (N,) of points x (N, *event), labels and noise levels averaged out."""
         return energy_values(self.marginal, x)
 
-    def log_likelihood(self, x: Tensor, log_z: LogZ | float) -> Likelihood:
+    def log_likelihood(self, x: Tensor, log_z: LogZ | float) -> LogLikelihood:
         """Compute the mean log-likelihood of points x (N, *event), given log Z of the marginal."""
         return log_likelihood(self.marginal, x, log_z)
 
