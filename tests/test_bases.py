@@ -257,7 +257,7 @@ def test_a_flow_is_a_normalised_density_with_its_own_draws(flow: FlowNoise) -> N
 def test_a_fitted_flow_is_a_better_base_than_a_gaussian(flow: FlowNoise) -> None:
     banana = Banana()
     near, far = (
-        log_z(banana, base=base, chains=60, rungs=12, generator=seeded(3))
+        log_z(banana, base=base, chains=60, num_temperatures=12, generator=seeded(3))
         for base in (flow, fit_base(real(2), banana.draw(2000, seeded(4))))
     )
     assert near.lower < banana.log_z < near.upper and near.base == "FlowNoise"

@@ -713,7 +713,7 @@ def test_evaluate_brackets_the_likelihood(
     assert (
         log_z["lower"] < log_z["value"] < log_z["upper"]
         and log_z["chains"] == 20
-        and log_z["rungs"] == 12
+        and log_z["num_temperatures"] == 12
     )
     assert test["upper"] - test["lower"] == pytest.approx(log_z["upper"] - log_z["lower"])
     course = Run.open(run).read_tensors("likelihood.safetensors")

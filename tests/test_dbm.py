@@ -257,7 +257,7 @@ def test_log_z_is_the_sum_over_the_first_layer_and_annealing_brackets_it() -> No
     assert abs((-side(states(4))).logsumexp(0).item() - truth) < 1e-10
     assert abs(log_z(dbm, generator=seeded()).value - truth) < 1e-9
     data = dbm.sample_latents(states(5), seeded())
-    found = log_z(dbm, data=data, chains=200, rungs=100, generator=seeded(), exact=False)
+    found = log_z(dbm, data=data, chains=200, num_temperatures=100, generator=seeded(), exact=False)
     assert (
         found.sampler == "BlockGibbs"
         and found.lower <= truth <= found.upper

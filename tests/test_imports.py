@@ -18,7 +18,7 @@ import lowland
 ROOT = Path(lowland.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-LEAVES = {"registry", "domain", "atomic"}
+LEAVES = {"registry", "domain", "atomic", "seeds"}
 LIBRARY = LEAVES | {
     "energy",
     "targets",
@@ -35,6 +35,7 @@ PUBLIC = {
     "registry",
     "domain",
     "atomic",
+    "seeds",
     "run",
     "data",
     "energy",
@@ -54,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry": set(),
     "domain": set(),
     "atomic": set(),
+    "seeds": set(),
     "run": {"pretrained"} | LEAVES,
     "pretrained": set(),
     "data": LEAVES,
@@ -72,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
         "registry",
         "domain",
     },
-    "metrics": {"energy", "samplers", "targets"},
+    "metrics": {"energy", "samplers", "targets", "seeds"},
     "robustness": {"energy", "metrics"} | LEAVES,
     "tasks": {"energy", "samplers", "metrics", "robustness"} | LEAVES,
     "training": {
@@ -86,6 +88,7 @@ ALLOWED: dict[str, set[str]] = {
         "run",
         "registry",
         "domain",
+        "seeds",
     },
     "report": {"run"},
     "config": {"registry", "training.settings", "energy", "tasks.detection"},

@@ -183,7 +183,7 @@ def test_the_low_end_is_below_whatever_the_tails(sigma: float) -> None:
         )
 
 
-CHEAP: dict[str, Any] = {"chains": 60, "rungs": 40, "exact": False}
+CHEAP: dict[str, Any] = {"chains": 60, "num_temperatures": 40, "exact": False}
 
 
 def holds(found: LogZ, truth: float) -> bool:
@@ -218,7 +218,7 @@ def excess() -> float:
     truth, draws, found = enumerated(rbm).value, draws_of(rbm, 80), []
     for seed in range(30):
         run = log_z(
-            rbm, draws=draws, chains=40, rungs=12, exact=False, generator=seeded(seed)
+            rbm, draws=draws, chains=40, num_temperatures=12, exact=False, generator=seeded(seed)
         ).forward
         assert run is not None
         found.append(math.exp(run.value - truth))
@@ -289,7 +289,7 @@ def test_draws_of_another_energy_are_seen() -> None:
         draws=draws,
         generator=seeded(1),
         chains=60,
-        rungs=6,
+        num_temperatures=6,
     )
     assert (
         not found.certified
@@ -322,7 +322,9 @@ def test_continuous_laws_lie_within_their_interval(name: str, dim: int) -> None:
         "funnel": Funnel(dim, 1.0),
     }[name]
     base = Normal([0.0] * dim, [1.5] * dim)
-    found = log_z(law, base=base, chains=100, rungs=150 if dim < 50 else 250, generator=seeded(dim))
+    found = log_z(
+        law, base=base, chains=100, num_temperatures=150 if dim < 50 else 250, generator=seeded(dim)
+    )
     assert found.lower <= law.log_z <= found.upper and found.upper - found.lower < 2.5
     assert "exact draws" in repr(found) and found.sampler == "HMC" and found.base == "Normal"
 
@@ -340,7 +342,7 @@ class Slope(Energy):
 
 def test_on_a_box_walls_reflect() -> None:
     law = Slope(4)
-    found = log_z(law, chains=100, rungs=60, warm_up=300, generator=seeded(1))
+    found = log_z(law, chains=100, num_temperatures=60, warm_up=300, generator=seeded(1))
     assert found.certified and found.lower <= law.log_z <= found.upper
     assert (
         found.draws
@@ -352,7 +354,9 @@ def test_on_a_box_walls_reflect() -> None:
         and found.rhat is not None
         and found.rhat < 1.1
     )
-    other = log_z(law, chains=60, rungs=60, sampler=MALA(0.1), warm_up=300, generator=seeded(2))
+    other = log_z(
+        law, chains=60, num_temperatures=60, sampler=MALA(0.1), warm_up=300, generator=seeded(2)
+    )
     assert other.lower <= law.log_z <= other.upper and other.sampler == "MALA"
 
 
@@ -360,7 +364,7 @@ def test_on_a_box_walls_reflect() -> None:
     "lattice", [Ising((8, 8), coupling=0.4), Potts((4, 6), 3, 0.8)], ids=["ising", "potts"]
 )
 def test_lattices_against_their_exact_solution(lattice: Any) -> None:
-    found = log_z(lattice, chains=100, rungs=120, exact=False, generator=seeded(2))
+    found = log_z(lattice, chains=100, num_temperatures=120, exact=False, generator=seeded(2))
     assert (
         found.certified
         and found.lower <= lattice.log_z <= found.upper
@@ -375,7 +379,7 @@ def test_machines_with_other_visible_units(domain: Any) -> None:
         rbm = RBM(domain, hidden=5, spread=0.7)
     g = seeded(1)
     data = domain.draw(200, g)
-    found = log_z(rbm, data=data, chains=60, rungs=60, exact=False, generator=g)
+    found = log_z(rbm, data=data, chains=60, num_temperatures=60, exact=False, generator=g)
     assert found.lower <= enumerated(rbm).value <= found.upper
     expected = (
         ("HMC", "geometric path")
@@ -391,7 +395,7 @@ def test_machines_with_other_visible_units(domain: Any) -> None:
 def test_discrete_energies_without_conditionals_take_gradients() -> None:
     cut = MaxCut(((0, 1), (1, 2, 2.0), (2, 3), (3, 0), (0, 2), (3, 4)))
     plain = Function(lambda x: cut(x), binary(5))
-    found = log_z(plain, chains=100, rungs=60, exact=False, generator=seeded(3))
+    found = log_z(plain, chains=100, num_temperatures=60, exact=False, generator=seeded(3))
     assert found.sampler == "DMALA" and holds(found, enumerated(cut).value)
 
 
@@ -407,7 +411,7 @@ def test_a_mode_that_nothing_reaches_is_seen_from_the_other_side() -> None:
     both = torch.cat(
         [Gaussian().draw(150, g), Gaussian((30.0, 0.0), ((0.01, 0.0), (0.0, 0.01))).draw(150, g)]
     )
-    found = log_z(law, base=Gaussian(), draws=both, chains=150, rungs=60, generator=g)
+    found = log_z(law, base=Gaussian(), draws=both, chains=150, num_temperatures=60, generator=g)
     assert not found.certified and "disagree" in found.verdict and found.lower < truth < found.upper
     assert (
         found.forward is not None and found.forward.value < truth - 0.5 and found.forward.ess > 100
@@ -477,7 +481,7 @@ def test_rungs_are_denser_where_chains_are_slow() -> None:
 
 def test_the_curves_meet_where_log_z_is_known() -> None:
     law = GaussianMixture(((-1.0, 0.0), (2.0, 0.0)), 0.6)
-    found = log_z(law, base=Gaussian(), chains=50, rungs=30, generator=seeded())
+    found = log_z(law, base=Gaussian(), chains=50, num_temperatures=30, generator=seeded())
     assert found.forward is not None and found.reverse is not None
     for run in (found.forward, found.reverse):
         assert len(run.curve) == 31 == len(found.betas) and run.curve[0] == pytest.approx(
@@ -485,7 +489,7 @@ def test_the_curves_meet_where_log_z_is_known() -> None:
         )
         assert run.curve[-1] == pytest.approx(run.value)
     assert (
-        found.rungs == 30
+        found.num_temperatures == 30
         and found.betas[0] == 0
         and found.betas[-1] == 1
         and found.gap == found.reverse.value - found.forward.value
@@ -497,20 +501,31 @@ def test_the_curves_meet_where_log_z_is_known() -> None:
 
 
 def test_the_same_generator_gives_the_same_certificate() -> None:
-    a, b, c = (log_z(Funnel(3), chains=30, rungs=10, generator=seeded(s)) for s in (1, 1, 2))
+    a, b, c = (
+        log_z(Funnel(3), chains=30, num_temperatures=10, generator=seeded(s)) for s in (1, 1, 2)
+    )
     assert a == b and a != c
 
 
 def test_progress_hears_of_every_rung_and_step() -> None:
     heard: list[int] = []
-    log_z(Slope(2), chains=20, rungs=10, warm_up=30, generator=seeded(), progress=heard.append)
+    log_z(
+        Slope(2),
+        chains=20,
+        num_temperatures=10,
+        warm_up=30,
+        generator=seeded(),
+        progress=heard.append,
+    )
     assert sum(heard) == 10 + 10 + 30
 
 
 def test_reverse_draws_are_kept_apart_from_what_the_base_is_fitted_to() -> None:
     law = Gaussian((3.0, 3.0))
     x = law.draw(300, seeded())
-    found = log_z(Function(law, real(2)), draws=x, chains=200, rungs=10, generator=seeded(1))
+    found = log_z(
+        Function(law, real(2)), draws=x, chains=200, num_temperatures=10, generator=seeded(1)
+    )
     assert (
         found.draws == "150 draws given by the caller"
         and found.base == "Gaussian"
@@ -523,7 +538,7 @@ def test_chains_start_at_data_too_and_both_ensembles_must_agree() -> None:
     near, far = Gaussian((-5.0, 0.0), ((0.1, 0.0), (0.0, 0.1))), Gaussian((5.0, 0.0))
     law, g = mixture(near, far, weights=(10.0, 1.0)), seeded()  # half of the mass in either
     x = torch.cat([near.draw(250, g), far.draw(250, g)])
-    found = log_z(law, data=x, chains=60, rungs=60, generator=seeded(2))
+    found = log_z(law, data=x, chains=60, num_temperatures=60, generator=seeded(2))
     assert (
         "30 of them from ends of the forward run and 30 from data" in found.draws
         and found.rhat is not None
@@ -535,7 +550,7 @@ def test_chains_start_at_data_too_and_both_ensembles_must_agree() -> None:
     base = Gaussian((0.0, 0.0), ((25.0, 0.0), (0.0, 25.0)))
     law = mixture(Gaussian((-5.0, 0.0)), far, weights=(20.0, 1.0)) / 1.0
     lopsided = log_z(
-        law, base=base, data=far.draw(500, g), chains=100, rungs=200, generator=seeded(2)
+        law, base=base, data=far.draw(500, g), chains=100, num_temperatures=200, generator=seeded(2)
     )
     assert "have not met" in lopsided.verdict  # data in one mode only
 
@@ -543,17 +558,21 @@ def test_chains_start_at_data_too_and_both_ensembles_must_agree() -> None:
 def test_paths_of_ones_own() -> None:
     base, law = Gaussian(), Gaussian((2.0, 0.0))
     rungs = geometric_path(base, law, [k / 20 for k in range(21)])
-    a = log_z(law, base=base, path=rungs, chains=60, rungs=20, generator=seeded())
+    a = log_z(law, base=base, path=rungs, chains=60, num_temperatures=20, generator=seeded())
     b = log_z(
         law,
         base=base,
         path=lambda betas: geometric_path(base, law, betas),
         chains=60,
-        rungs=20,
+        num_temperatures=20,
         generator=seeded(),
     )
-    for found, words in ((a, "the caller's rungs"), (b, "the caller's path")):
-        assert holds(found, law.log_z) and found.details.startswith(words) and found.rungs == 20
+    for found, words in ((a, "the caller's energies"), (b, "the caller's path")):
+        assert (
+            holds(found, law.log_z)
+            and found.details.startswith(words)
+            and found.num_temperatures == 20
+        )
 
 
 def test_an_energy_bridges_by_itself() -> None:
@@ -569,7 +588,7 @@ def test_an_energy_bridges_by_itself() -> None:
         (Function(lambda x: x.square().sum(1), real(2)), {}, "without base, data or draws"),
         (-1.0 * Gaussian(), {}, "negated"),
         (Slope(2), {"chains": 5}, "at least 20 chains"),
-        (Slope(2), {"rungs": 1}, "2 rungs"),
+        (Slope(2), {"num_temperatures": 1}, "2 temperatures"),
         (Slope(2), {"warm_up": 3}, "20 steps of warm-up"),
         (Slope(2), {"tolerance": 0.0}, "tolerance above 0"),
         (Slope(2), {"draws": torch.rand(10, 2)}, "10 draws came"),
@@ -591,7 +610,11 @@ def test_what_has_no_log_z_is_refused_in_three_clauses(
     energy: Any, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words) as error:
-        log_z(energy, generator=seeded(), **{"chains": 20, "rungs": 5, "warm_up": 20} | options)
+        log_z(
+            energy,
+            generator=seeded(),
+            **{"chains": 20, "num_temperatures": 5, "warm_up": 20} | options,
+        )
     assert str(error.value).count(";") >= 2
 
 
@@ -699,7 +722,7 @@ def test_coverage_of_more_and_harder_machines() -> None:
             rbm,
             draws=draws_of(rbm, 200, seed),
             chains=100,
-            rungs=100,
+            num_temperatures=100,
             exact=False,
             generator=seeded(seed),
         )
@@ -712,7 +735,7 @@ def test_coverage_of_more_and_harder_machines() -> None:
 def test_a_lattice_beyond_enumeration_by_its_own_chains(base: Any) -> None:
     lattice = Ising((5, 5), coupling=0.35)
     plain = Function(lambda x: lattice(x.view(-1, 5, 5)), binary(25))
-    found = log_z(plain, base=base, chains=100, rungs=200, generator=seeded(9))
+    found = log_z(plain, base=base, chains=100, num_temperatures=200, generator=seeded(9))
     assert found.lower <= lattice.log_z <= found.upper and found.sampler == "DMALA"
     assert (
         "have not met" in found.verdict

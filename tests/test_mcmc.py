@@ -648,8 +648,8 @@ APART = torch.arange(4.0).view(4, 1) * (
         (trace_of(independent(2000, 1, 2)), "one chain: "),
         (trace_of(independent(500, 4, 2), diverged=torch.tensor([0, 7, 0, 5])), "12 divergences in 2 of 4 chains"),
         (trace_of(independent(500, 4, 2), acceptance=torch.tensor([0.5, 0.0, 0.4, 0.6])), "1 of 4 chains accepted nothing"),
-        (trace_of(independent(500, 4, 2), state=tempered([5, 0.05, 5], [9, 9, 9], [1, 0, 0, 0])), "between rungs 1 and 2"),
-        (trace_of(independent(500, 4, 2), state=tempered([5, 5, 0], [9, 9, 0], [1, 0, 0, 0])), "between rungs 2 and 3"),
+        (trace_of(independent(500, 4, 2), state=tempered([5, 0.05, 5], [9, 9, 9], [1, 0, 0, 0])), "between temperatures 1 and 2"),
+        (trace_of(independent(500, 4, 2), state=tempered([5, 5, 0], [9, 9, 0], [1, 0, 0, 0])), "between temperatures 2 and 3"),
         (trace_of(independent(500, 4, 2), state=tempered([5, 5], [9, 9], [0, 0, 0, 0])), "no round trip"),
     ],
 )  # fmt: skip

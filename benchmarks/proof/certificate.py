@@ -232,7 +232,7 @@ def study(case: Machine, index: int, dtype: torch.dtype) -> dict[str, Any]:
     rbm.load_state_dict(case.rbm.state_dict())
     draws = exact_draws(case.rbm, 11 * CHAINS, index).to(dtype)
     data = None if case.data is None else case.data.to(dtype)
-    run = {"chains": CHAINS, "rungs": RUNGS, "exact": False}
+    run = {"chains": CHAINS, "num_temperatures": RUNGS, "exact": False}
     return {
         "machine": index,
         "kind": case.kind,
@@ -310,7 +310,14 @@ def continuous(repeats: int, say: Callable[[str], object]) -> list[dict[str, Any
             else None
         )
         found = [
-            log_z(law, base=base, chains=CHAINS, rungs=400, exact=False, generator=seeded(i))
+            log_z(
+                law,
+                base=base,
+                chains=CHAINS,
+                num_temperatures=400,
+                exact=False,
+                generator=seeded(i),
+            )
             for i in range(repeats)
         ]
         row = {"law": name, "log_z": law.log_z, "runs": [judged(one, law.log_z) for one in found]}

@@ -134,7 +134,7 @@ def chunked(function: Any, x: Tensor) -> Tensor:
 def judge_dbm(dbm: DBM, data: Dataset, rungs: int, spent_on: tuple[float, float]) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(1)
     joined = dbm.sample_latents(materialize(data).train.x[:5000], g)
-    found = log_z(dbm, data=joined, chains=CHAINS, rungs=rungs, generator=g)
+    found = log_z(dbm, data=joined, chains=CHAINS, num_temperatures=rungs, generator=g)
     return row(
         "DBM 500-1000",
         chunked(dbm.variational_bound, data.test.x),
@@ -150,7 +150,7 @@ def judge_dbn(
 ) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(2)
     drawn = net.split(net.sample_latents(materialize(data).train.x[:5000], g))[-1]
-    found = log_z(net.top, data=drawn, chains=CHAINS, rungs=rungs, generator=g)
+    found = log_z(net.top, data=drawn, chains=CHAINS, num_temperatures=rungs, generator=g)
     bounds = chunked(lambda x: net.variational_bound(x, g, DRAWS).value, data.test.x)
     made = row(name, bounds, found, f"recognition, {DRAWS} draws", *spent_on, began)
     few = data.test.x[:1000]
@@ -165,7 +165,11 @@ def judge_rbm(net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]
     alone = RBM(data.domain, 500)
     alone.load_state_dict(first_layer(net, alone))
     found = log_z(
-        alone, data=materialize(data).train.x[:5000], chains=CHAINS, rungs=rungs, generator=g
+        alone,
+        data=materialize(data).train.x[:5000],
+        chains=CHAINS,
+        num_temperatures=rungs,
+        generator=g,
     )
     values = -chunked(lambda x: alone(x).detach(), data.test.x)
     return row("RBM 500, the first layer alone", values, found, "exact", *spent_on, began)

@@ -87,7 +87,7 @@ def bracket(
         data=data.train.x[:10_000].round(),
         draws=draws,
         chains=chains,
-        rungs=rungs,
+        num_temperatures=rungs,
         warm_up=3000,
         generator=torch.Generator().manual_seed(1000 + seed),
     )
@@ -122,7 +122,7 @@ def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
             "forward_ess": found.log_z.forward.ess,
             "reverse_ess": found.log_z.reverse.ess,
             "rhat": found.log_z.rhat,
-            "rungs": found.log_z.rungs,
+            "rungs": found.log_z.num_temperatures,
             "chains": found.log_z.chains,
         }
     return row

@@ -143,7 +143,9 @@ def likelihood(energy: nets.RBM, data: Any, part: str, rungs: int, seed: int) ->
     """Mean log p of a part, with its certificate."""
     tensors = {name: torch.from_numpy(split.x) for name, split in data.items()}
     g = torch.Generator().manual_seed(seed)
-    known = log_z(energy, data=tensors["train"][:5000], chains=100, rungs=rungs, generator=g)
+    known = log_z(
+        energy, data=tensors["train"][:5000], chains=100, num_temperatures=rungs, generator=g
+    )
     found = log_likelihood(energy, tensors[part], known, binarization="threshold 0.5").to_dict()
     return {key: found[key] for key in ("value", "error", "lower", "upper", "certified")}
 

@@ -7,11 +7,11 @@ uninterrupted one would have seen.
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lowland.data.dataset import Split
+from lowland.seeds import make_generator
 
 
 class Batches:
@@ -49,8 +49,7 @@ class Batches:
     def order(self, epoch: int) -> Tensor:
         """Return the permutation (N,) of an epoch, a function of (seed, epoch) alone."""
         if self._order is None or self._order[0] != epoch:
-            mixed = int(np.random.SeedSequence([self.seed % 2**64, epoch]).generate_state(1)[0])
-            generator = torch.Generator().manual_seed(mixed)
+            generator = make_generator(self.seed, epoch)
             self._order = epoch, torch.randperm(len(self.split), generator=generator)
         return self._order[1]
 

@@ -13,12 +13,12 @@ compared. Source: Salakhutdinov & Murray (2008), section 5, https://doi.org/10.1
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from lowland.data.dataset import DataError, Dataset, Split
 from lowland.domain import binary
+from lowland.seeds import make_generator
 
 METHODS = ("threshold", "stochastic", "fixed")
 THRESHOLD = 0.5
@@ -115,5 +115,4 @@ def _describe(method: str, seed: int) -> str:
 
 def _generator(seed: int, index: int) -> Generator:
     """Return the generator of the split at this index: another for each seed and each split."""
-    mixed = np.random.SeedSequence(seed % 2**64, spawn_key=(index,)).generate_state(1)[0]
-    return Generator().manual_seed(int(mixed))
+    return make_generator(seed, index)

@@ -12,6 +12,7 @@ from lowland.data import bernoulli_sample
 from lowland.evaluation.findings import Findings
 from lowland.metrics import log_likelihood, log_z
 from lowland.nets.boltzmann import RBM
+from lowland.seeds import make_generator
 from lowland.trained import Model, kept_chains, load
 
 FILTERS = 64  # hidden units shown, those with the largest weights
@@ -33,9 +34,7 @@ def measure_boltzmann(model: Model, found: Findings, say: Callable[[str], object
     """
     machine = model.energy
     assert isinstance(machine, RBM)
-    generator = torch.Generator().manual_seed(
-        int(model.recipe["seed"]) + 5_000_011
-    )  # its own: the other figures stay as they are
+    generator = make_generator(model.recipe["seed"], "boltzmann")
     say("looking into the machine")
     with torch.no_grad():
         found.arrays |= _filters(machine) | _fantasies(model, machine, generator)
@@ -139,7 +138,7 @@ def _over_training(
                 machine,
                 data=settled_part(model.data),
                 chains=ANNEALED,
-                rungs=RUNGS,
+                num_temperatures=RUNGS,
                 generator=generator,
             )
         except ValueError as error:

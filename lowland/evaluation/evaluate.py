@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from lowland.evaluation.boltzmann import measure_boltzmann
 from lowland.evaluation.classification import measure_classification
 from lowland.evaluation.detection import measure_detection
@@ -19,6 +17,7 @@ from lowland.evaluation.landscape import measure_landscape
 from lowland.evaluation.restoration import measure_restoration
 from lowland.evaluation.samples import measure_samples, trained_judge
 from lowland.nets.boltzmann import RBM
+from lowland.seeds import make_generator
 from lowland.trained import Model
 
 
@@ -29,7 +28,7 @@ def evaluate_model(model: Model, say: Callable[[str], object] = lambda _: None) 
     """
     began = time.monotonic()
     found = Findings()
-    generator = torch.Generator().manual_seed(int(model.recipe["seed"]) + 2_000_003)
+    generator = make_generator(model.recipe["seed"], "evaluation")
     judge = trained_judge(model, found, say)
     say("drawing samples")
     made = measure_samples(model, found, generator, judge)

@@ -15,6 +15,7 @@ from torch import Tensor
 from lowland.data.binarization import bernoulli_sample
 from lowland.energy import latent_of
 from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
+from lowland.seeds import make_generator
 from lowland.trained import Model
 
 MOST = 10_000  # examples of each part
@@ -34,7 +35,7 @@ def measure_likelihood(
     progress: called with 1 per temperature of each direction and per step of chains; see `log_z`.
     """
     began = time.monotonic()
-    generator = torch.Generator().manual_seed(int(model.recipe["seed"]) + 4_000_037)
+    generator = make_generator(model.recipe["seed"], "likelihood")
     train, test = (
         treated(model, part.x[:MOST], generator) for part in (model.data.train, model.data.test)
     )
@@ -47,7 +48,7 @@ def measure_likelihood(
         whole,
         data=seen,
         chains=chains,
-        rungs=num_temperatures,
+        num_temperatures=num_temperatures,
         generator=generator,
         progress=progress,
     )
@@ -141,7 +142,7 @@ def _without_course(found: LogZ) -> dict[str, Any]:
     for run in (plain["forward"], plain["reverse"]):
         if run is not None:
             run["curve"] = []
-    return plain | {"rungs": found.rungs, "verdict": found.verdict}
+    return plain | {"num_temperatures": found.num_temperatures, "verdict": found.verdict}
 
 
 def _course(found: LogZ) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from lowland.samplers.tempering import TemperedState
 # Both from Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
 MAX_RHAT = 1.01  # above: do not use the draws yet
 MIN_ESS = 400  # below: variances and R-hat are themselves too noisy
-MIN_SWAP_RATE = 0.01  # below: two rungs might as well not be neighbours
+MIN_SWAP_RATE = 0.01  # below: two temperatures might as well not be neighbours
 MAX_TABLE_ROWS = 8  # an image has hundreds of coordinates
 
 
@@ -103,13 +103,13 @@ class Summary:
             low = (~(self.swap_rates > MIN_SWAP_RATE)).nonzero().flatten().tolist()
             cut = ", ".join(f"{i} and {i + 1}" for i in low)
             found.append(
-                f"hardly a swap between rungs {cut}: the ladder is cut there; put a rung between "
+                f"hardly a swap between temperatures {cut}: the ladder is cut there; put one between "
                 "(see tune)"
             )
         if self.round_trips is not None and not self.round_trips.any():
             found.append(
                 "no round trip: nothing has come from the hot end to the cold and back; run longer "
-                "or add rungs"
+                "or add temperatures"
             )
         return found
 

@@ -57,7 +57,7 @@ def _describe_bracket(log_z: Values, test: Values) -> str:
         f"{text.show(log_z.get('upper'), 6)}, so the mean over these examples lies between "
         f"{text.show(test.get('lower'), 5)} and {text.show(test.get('upper'), 5)}. One run went "
         f"from {log_z.get('base')} to the energy, one back from {log_z.get('draws')}; "
-        f"{text.count(log_z.get('rungs'))} rungs, by {log_z.get('sampler')}."
+        f"{text.count(log_z.get('num_temperatures'))} temperatures, by {log_z.get('sampler')}."
     )
 
 

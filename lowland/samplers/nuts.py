@@ -29,6 +29,7 @@ from lowland.samplers.kernel import (
     squared_norm,
     stride,
 )
+from lowland.seeds import spawn
 
 WORST = 1000.0  # an energy error of so many nats ends a trajectory
 IDLE = 8  # the batch is drawn together when one row in so many has stopped
@@ -133,10 +134,8 @@ class NUTS(Sampler):
         coins = torch.rand(
             (self.max_tree_depth, 2, len(p)), generator=generator, device=p.device, dtype=p.dtype
         )
-        seed = int(torch.randint(2**62, (), generator=generator, device=p.device))
-        leaf_coins = torch.Generator(p.device).manual_seed(
-            seed
-        )  # how many are used depends on all chains: a stream apart
+        # how many are used depends on all chains: a stream apart
+        leaf_coins = spawn(generator)
         zero, whole = (
             torch.zeros_like(state.energy),
             torch.zeros(len(p), dtype=torch.long, device=p.device),

@@ -14,6 +14,7 @@ from torch import Tensor
 from lowland.registry import build
 from lowland.run import RunError
 from lowland.samplers import run_chains
+from lowland.seeds import make_generator
 from lowland.tasks import balanced_labels, generate_from_recipe
 from lowland.tasks.generate import Samples
 
@@ -128,9 +129,7 @@ def prior_bank(model: Model) -> Tensor | None:
             f"{model.run.path} trained without chains; restoration.prior_samples is walked by the sampler of "
             "the recipe; set it to 0, or add a [sampler]"
         )
-    generator = torch.Generator().manual_seed(
-        int(model.recipe["seed"]) + 3_000_017
-    )  # its own: made or read, the rest is the same
+    generator = make_generator(model.recipe["seed"], "prior samples")
     x, labels = kept_chains(model) or _sampled(model, min(count, FRESH), generator)
     energy = model.energy.given(labels) if model.classes else model.energy
     walked: list[Tensor] = []

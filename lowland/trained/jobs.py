@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lowland.atomic import write_aside, write_bytes
 from lowland.data.images import IMAGE_SUFFIXES, find_images, load_batch, load_image
+from lowland.seeds import make_generator
 from lowland.training.distributed import Team
 
 PATIENCE = timedelta(days=7)  # of one process for another: pieces take what they take
@@ -93,9 +94,8 @@ def fingerprint(module: torch.nn.Module) -> str:
 
 
 def piece_generator(seed: int, number: int) -> torch.Generator:
-    """The generator of one piece, a function of (seed, number)."""
-    mixed = int(np.random.SeedSequence([seed % 2**64, number]).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(mixed % 2**63)
+    """Make the generator of one piece, a function of (seed, number)."""
+    return make_generator(seed, number)
 
 
 def write_npy(file: BinaryIO, count: int, parts: Iterator[Tensor]) -> None:

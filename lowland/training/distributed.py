@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from lowland.seeds import make_generator
 
 Value = TypeVar("Value")
 
@@ -141,10 +142,7 @@ class Team:
         """
         if self.rank == 0 and step == 0:
             return torch.Generator(device).manual_seed(seed * 1000 + offset)
-        mixed = np.random.SeedSequence([seed, offset, self.rank, self.size, step]).generate_state(
-            1, np.uint64
-        )
-        return torch.Generator(device).manual_seed(int(mixed[0]) % 2**63)
+        return make_generator(seed, offset, self.rank, self.size, step, device=device)
 
 
 class _MainProxy:

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lowland.data import materialize
 from lowland.energy import energy_values, latent_of, noise_of
 from lowland.metrics import frechet_distance, ksd, mmd
+from lowland.seeds import make_generator
 from lowland.tasks import generate_from_recipe
 from lowland.training.classifier import train_classifier
 from lowland.training.session import Session
@@ -95,9 +95,8 @@ class Selection:
     def _found(self, session: Session, energy: Any) -> float:
         if self.criterion == "ksd":
             return ksd(energy, self.held.to(session.device)).value
-        generator = torch.Generator(session.device).manual_seed(
-            int(session.recipe["seed"]) + 5_000_011 * (session.step + 1)
-        )
+        seed, step = session.recipe["seed"], session.step
+        generator = make_generator(seed, "selection", step, device=session.device)
         made = generate_from_recipe(
             energy, session.recipe, len(self.held), generator=generator
         ).x.cpu()

@@ -64,7 +64,7 @@ def log_z_by_annealing() -> Numbers:
     """Bracket log Z with a certificate, from given draws and from chains that start at data."""
     modes, data = Function(lambda x: MODES(x), real(2)), normal(60, 2)
     base = Wide((0.0, 0.0), ((2.0, 0.0), (0.0, 1.0)))
-    more: dict[str, Any] = {"base": base, "chains": 40, "rungs": 15, "warm_up": 20}
+    more: dict[str, Any] = {"base": base, "chains": 40, "num_temperatures": 15, "warm_up": 20}
     told = log_z(BOWL, draws=data, generator=seeded(1), **more)
     chains = log_z(modes, data=data, sampler=MALA(0.3), generator=seeded(2), **more)
     fitted = fit_base(real(2), data)
@@ -79,7 +79,7 @@ def log_z_by_annealing() -> Numbers:
 def log_z_on_discrete_domains() -> Numbers:
     """Bracket log Z of a lattice by annealing although it can be enumerated."""
     lattice = Ising((4, 4), 0.3, 0.1)
-    found = log_z(lattice, chains=30, rungs=20, exact=False, generator=seeded(3))
+    found = log_z(lattice, chains=30, num_temperatures=20, exact=False, generator=seeded(3))
     return {"annealed": bracket(found), "enumerated": lattice.log_z}
 
 

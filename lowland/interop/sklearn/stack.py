@@ -144,11 +144,11 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         points = top.domain.draw(self.n_chains, self._generator()) if buffer is None else buffer.x
         self.chains_, self._n_features_out = points.numpy().copy(), top.hidden
 
-    def measure(self, X: ArrayLike, *, chains: int = 100, rungs: int = 300) -> Self:
+    def measure(self, X: ArrayLike, *, chains: int = 100, num_temperatures: int = 300) -> Self:
         """Estimate log Z (`log_z_`): exact where that takes seconds, else annealed importance
         sampling, forward and reverse.
 
-        X (N, D): data to start the path at; chains, rungs: see `lowland.metrics.log_z`. Returns the
+        X (N, D): data to start the path at; chains, num_temperatures: see `lowland.metrics.log_z`. Returns the
         estimator.
         """
         x, generator, top = self._points(X).float(), self._generator(), self.machines_[-1]
@@ -160,9 +160,15 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         exact = None if 2.0**units * max(top.hidden, x.shape[1]) <= MAX_ENUMERATION else False
         base = (
             Normal(x.mean(0), x.std(0).clamp_min(1e-3)) if top.domain.kind == "real" else None
-        )  # whose rungs have block Gibbs
+        )  # whose temperatures have block Gibbs
         self.log_z_ = log_z(
-            top, base=base, data=x, chains=chains, rungs=rungs, generator=generator, exact=exact
+            top,
+            base=base,
+            data=x,
+            chains=chains,
+            num_temperatures=num_temperatures,
+            generator=generator,
+            exact=exact,
         )
         return self
 

@@ -4,7 +4,7 @@
 
 Where every state can be added up, that is done. Elsewhere annealed importance sampling runs from a
 base measure to the energy and back again: see `certificate` for what the two allow one to say, and
-`schedule` for how their rungs are laid before.
+`schedule` for how the path between is laid out.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from lowland.metrics.log_z.enumeration import countable, enumerated
 from lowland.metrics.log_z.schedule import Path, Schedule, default_sampler, plan_schedule
 from lowland.metrics.mcmc import rhat
 from lowland.samplers import AISResult, Energies, ais, run_chains
+from lowland.seeds import spawn
 from lowland.targets import ExactSampler, Uniform, fit_base
 
 PILOT = 200  # chains of the pilot run
@@ -38,7 +39,7 @@ def log_z(
     path: Path | Sequence[Energy] | None = None,
     sampler: Any = None,
     chains: int = 200,
-    rungs: int = 1000,
+    num_temperatures: int = 1000,
     warm_up: int | None = None,
     generator: torch.Generator,
     tolerance: float = 0.5,
@@ -51,14 +52,14 @@ def log_z(
     base: an energy with exact `draw(count, generator)` and `log_z`; unless given, `fit_base` fits
     one to data, to draws of the energy, or takes the uniform law of a bounded domain. path: a
     function of betas in [0, 1] that gives energies from base to energy, or such energies
-    themselves, which are then the rungs; the energy's own (`paths.path_from`) or the geometric path unless
-    given. sampler: leaves every rung as it is; its step size, if it has one, is tuned rung by rung
-    in the pilot run. The reverse run starts at exact draws where the energy has `draw`; else at
+    themselves, which are then the path; the energy's own (`paths.path_from`) or the geometric path unless
+    given. sampler: leaves every distribution of the path invariant; its step size, if it has one, is
+    tuned along the path in the pilot run. The reverse run starts at exact draws where the energy has `draw`; else at
     `draws` (N, *event), which the caller answers for (the base is fitted to others of them); else
     at chains that start half at ends of the forward run, drawn by weight, and half at data, if
-    there are any, and take warm_up steps (2 · rungs, at least 100, unless given). The result says
+    there are any, and take warm_up steps (2 · num_temperatures, at least 100, unless given). The result says
     which. chains: of each direction; tolerance: gap in nats up to which directions agree; exact:
-    False never enumerates, True does or refuses; progress: called with 1 per rung entered and per
+    False never enumerates, True does or refuses; progress: called with 1 per energy entered and per
     step of warm-up.
 
     Raises ValueError for an energy without normaliser, a real domain without base, data or draws,
@@ -67,59 +68,43 @@ def log_z(
     >>> import torch
     >>> from lowland.targets import Gaussian, GaussianMixture
     >>> g = torch.Generator().manual_seed(0)
-    >>> found = log_z(GaussianMixture(), base=Gaussian(), chains=100, rungs=50, generator=g)
+    >>> found = log_z(GaussianMixture(), base=Gaussian(), chains=100, num_temperatures=50, generator=g)
     >>> found.lower < 0 < found.upper, found.certified
     (True, True)
     """
     energy = lift(energy)
     check_normalisable(energy)
-    warm_up = max(2 * rungs, 100) if warm_up is None else warm_up
-    _check(chains, rungs, warm_up, tolerance, generator)
+    warm_up = max(2 * num_temperatures, 100) if warm_up is None else warm_up
+    _check(chains, num_temperatures, warm_up, tolerance, generator)
     if exact or (exact is None and countable(energy) is not None):
         return _enumerated(energy, tolerance, progress)
-    streams = _Streams(generator)
-    source = _source(energy, draws, data, chains, streams)
+    source = _source(energy, draws, data, chains, generator)
     base = base if base is not None else _fitted(energy, source)
     ladder, words = _path(energy, base, path)
-    laid = (
-        rungs
-        if path is None or callable(path)
-        else torch.linspace(0, 1, len(path), dtype=torch.float64).tolist()
-    )
+    placed: int | list[float] = num_temperatures
+    if path is not None and not callable(path):
+        placed = torch.linspace(0, 1, len(path), dtype=torch.float64).tolist()
     dtype = source.dtype
-    pilot = base.draw(max(min(chains, PILOT), 50), streams()).to(dtype)
+    pilot = base.draw(max(min(chains, PILOT), 50), spawn(generator)).to(dtype)
     kernel = sampler if sampler is not None else default_sampler(ladder)
-    plan = plan_schedule(ladder, kernel, pilot, laid, streams())
+    plan = plan_schedule(ladder, kernel, pilot, placed, spawn(generator))
     energies = list(ladder(plan.betas))
     up = ais(
         energies,
         plan.samplers,
-        base.draw(chains, streams()).to(dtype),
-        generator=streams(),
+        base.draw(chains, spawn(generator)).to(dtype),
+        generator=spawn(generator),
         progress=progress,
     )
-    started = _reverse_start(energy, source, up, plan, chains, warm_up, streams, progress)
+    started = _reverse_start(energy, source, up, plan, chains, warm_up, generator, progress)
     down = ais(
-        energies[::-1], plan.samplers[::-1], started.x, generator=streams(), progress=progress
+        energies[::-1],
+        plan.samplers[::-1],
+        started.x,
+        generator=spawn(generator),
+        progress=progress,
     )
-    return _concluded(energy, base, plan, up, down, started, tolerance, words, streams())
-
-
-class _Streams:
-    """Independent generators, a new one at every call, all of them set by the one that was
-    given.
-    """
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.device = generator.device
-        self.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        self.count = 0
-
-    def __call__(self) -> torch.Generator:
-        self.count += 1
-        return torch.Generator(self.device).manual_seed(
-            (self.seed + self.count * 0x9E3779B97F4A7C15) % 2**63
-        )
+    return _concluded(energy, base, plan, up, down, started, tolerance, words, spawn(generator))
 
 
 class _Source(NamedTuple):
@@ -146,17 +131,18 @@ class _Started(NamedTuple):
 
 
 def _check(
-    chains: int, rungs: int, warm_up: int, tolerance: float, generator: torch.Generator
+    chains: int, num_temperatures: int, warm_up: int, tolerance: float, generator: torch.Generator
 ) -> None:
     if not isinstance(generator, torch.Generator):
         raise ValueError(
             f"generator is a {type(generator).__name__}; every draw takes a torch.Generator; "
             f"pass torch.Generator().manual_seed(0)"
         )
-    if chains < 20 or rungs < 2 or warm_up < 20 or not tolerance > 0:
+    if chains < 20 or num_temperatures < 2 or warm_up < 20 or not tolerance > 0:
         raise ValueError(
-            f"chains is {chains}, rungs {rungs}, warm_up {warm_up}, tolerance {tolerance}; a "
-            "bracket needs at least 20 chains, 2 rungs, 20 steps of warm-up and a tolerance above "
+            f"chains is {chains}, num_temperatures {num_temperatures}, warm_up {warm_up}, "
+            f"tolerance {tolerance}; a "
+            "bracket needs at least 20 chains, 2 temperatures, 20 steps of warm-up and a tolerance above "
             "0; 200, 1000, 2000 and 0.5 are the defaults"
         )
 
@@ -173,7 +159,11 @@ def _enumerated(energy: Energy, tolerance: float, progress: Progress) -> LogZ:
 
 
 def _source(
-    energy: Energy, draws: Tensor | None, data: Tensor | None, chains: int, streams: _Streams
+    energy: Energy,
+    draws: Tensor | None,
+    data: Tensor | None,
+    chains: int,
+    generator: torch.Generator,
 ) -> _Source:
     """Choose among exact draws, given draws and chains; keep apart what a base is fitted to and
     what is weighed.
@@ -188,7 +178,9 @@ def _source(
     dtype = dtype or torch.get_default_dtype()
     data = None if data is None else data.to(dtype)
     if draws is not None:
-        x = draws[torch.randperm(len(draws), generator=streams(), device=draws.device)].to(dtype)
+        x = draws[torch.randperm(len(draws), generator=spawn(generator), device=draws.device)].to(
+            dtype
+        )
         if len(x) < 20:
             raise ValueError(
                 f"{len(x)} draws came; the reverse run needs at least 20; pass more, or leave them "
@@ -206,21 +198,21 @@ def _source(
             data,
             dtype,
         )
-    exact = _exact_draws(energy, chains, streams)
+    exact = _exact_draws(energy, chains, generator)
     if exact is not None:
-        fit = data if data is not None else _exact_draws(energy, FITTED, streams)
+        fit = data if data is not None else _exact_draws(energy, FITTED, generator)
         return _Source(
             exact.to(dtype), "exact draws", None if fit is None else fit.to(dtype), data, dtype
         )
     return _Source(None, "", data, data, dtype)
 
 
-def _exact_draws(energy: Any, count: int, streams: _Streams) -> Tensor | None:
+def _exact_draws(energy: Any, count: int, generator: torch.Generator) -> Tensor | None:
     """Independent exact draws, where the energy has them; lattices that are too wide refuse."""
     if not isinstance(energy, ExactSampler):
         return None
     try:
-        return energy.draw(count, streams())
+        return energy.draw(count, spawn(generator))
     except ValueError:
         return None
 
@@ -244,7 +236,7 @@ def _path(energy: Energy, base: Any, path: Any) -> tuple[Path, str]:
         return path, "the caller's path"
     if path is not None:
         last = len(path) - 1
-        return (lambda betas: [path[round(beta * last)] for beta in betas]), "the caller's rungs"
+        return (lambda betas: [path[round(beta * last)] for beta in betas]), "the caller's energies"
     own = energy.paths
     if own is not None and own.path_from(base, (0.0, 1.0)) is not None:
         return partial(_own_path, own, base), "the energy's own bridge"
@@ -271,7 +263,7 @@ def _reverse_start(
     plan: Schedule,
     chains: int,
     warm_up: int,
-    streams: _Streams,
+    generator: torch.Generator,
     progress: Progress,
 ) -> _Started:
     """Draws of the energy for the reverse run: exact, given, or what long chains from ends of the
@@ -279,7 +271,7 @@ def _reverse_start(
     """
     if source.draws is not None:
         return _Started(source.draws, source.words)
-    g = streams()
+    g = spawn(generator)
     data = source.data
     from_data = 0 if data is None else chains // 2
     if not bool(up.log_weights.isfinite().any()):
@@ -299,7 +291,7 @@ def _reverse_start(
         plan.samplers[-1],
         torch.cat(starts),
         warm_up,
-        generator=streams(),
+        generator=spawn(generator),
         recorders=Energies(),
         progress=progress,
     )

@@ -58,7 +58,7 @@ class LogZ:
     value ± error: the point estimate; [lower, upper]: contains log Z with at least 95 % confidence,
     if the reverse draws are what `draws` says. method: "enumeration" (then value = lower = upper)
     or "annealed importance sampling"; details: in words, what was added up or run; forward,
-    reverse: the two runs; draws: where the reverse run began; betas: rungs from 0 (base) to 1;
+    reverse: the two runs; draws: where the reverse run began; betas: inverse temperatures from 0 (base) to 1;
     tolerance: gap between the directions that is allowed; problems: why it is not certified, empty
     if it is.
     """
@@ -92,7 +92,7 @@ class LogZ:
         return self.reverse.value - self.forward.value if self.forward and self.reverse else 0.0
 
     @property
-    def rungs(self) -> int:
+    def num_temperatures(self) -> int:
         """Steps of the path."""
         return max(len(self.betas) - 1, 0)
 
@@ -109,7 +109,7 @@ class LogZ:
             f"LogZ({self.value:.3f} ± {self.error:.3f}, in [{self.lower:.3f}, {self.upper:.3f}], "
             f"{self.verdict}; forward {f.value:.3f} ± {f.error:.3f} (weights worth {f.ess:.0f} of "
             f"{self.chains}), reverse {r.value:.3f} ± {r.error:.3f} (worth {r.ess:.0f}) from "
-            f"{self.draws}; {self.rungs} rungs from {self.base} by {self.sampler})"
+            f"{self.draws}; {self.num_temperatures} temperatures from {self.base} by {self.sampler})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +122,11 @@ class LogZ:
                     for k, v in plain[key]._asdict().items()
                 }
         plain |= {"betas": list(self.betas), "problems": list(self.problems)}
-        return plain | {"certified": self.certified, "gap": self.gap, "rungs": self.rungs}
+        return plain | {
+            "certified": self.certified,
+            "gap": self.gap,
+            "num_temperatures": self.num_temperatures,
+        }
 
 
 def log_mean(log_weights: Tensor) -> Tensor:
