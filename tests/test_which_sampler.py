@@ -42,7 +42,7 @@ from lowland.samplers import MALA, NUTS, BlockGibbs, Langevin, ParallelTempering
 
 @pytest.fixture(scope="module")
 def small() -> dict[str, Any]:
-    targets = [which_targets.banana(), which_targets.walls(2), which_targets.ising(4, 0.3)]
+    targets = [which_targets.banana(), which_targets.corner(2), which_targets.ising(4, 0.3)]
     found = measure(targets, Size(chains=4, row=80, tuning=20, seeds=(1, 2)))
     about = {"cpu": "a", "torch": "b", "load_average": [0.0]}
     return found | {"command": "c", "date": "d", "seconds": 1, "machine": about, "versions": {}}
