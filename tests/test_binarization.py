@@ -127,9 +127,7 @@ def test_a_fixed_draw_follows_the_seed_and_a_limit_moves_no_pixel() -> None:
     assert torch.equal(few.train.x, one.train.x[:50]) and torch.equal(few.test.x, one.test.x)
 
 
-def test_a_stochastic_set_keeps_grey_values_to_train_on_and_one_draw_of_the_rest_that_no_seed_changes() -> (
-    None
-):
+def test_a_stochastic_set_keeps_grey_to_train_on_and_one_draw_of_the_rest_for_all_seeds() -> None:
     one, other = (load_data("digits", binarize="stochastic", seed=seed) for seed in (1, 2))
     assert torch.equal(one.train.x, GREY.train.x)
     for (name, a), (_, b), (_, grey) in list(

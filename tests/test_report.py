@@ -51,9 +51,12 @@ def recipe(name: str = "digits") -> dict[str, Any]:
 def row(step: int, generator: np.random.Generator) -> dict[str, Any]:
     noise = float(generator.normal())
     return {
-        "step": step, "loss": noise, "gap": -noise, "energy_data": noise - 2, "energy_model": -2.0, "spread": 1.0,
-        "gradient_norm": float(np.exp(3 * noise)), "movement": 0.3, "border": 0.4, "border_data": 0.38, "acceptance": 0.8,
-        "age": float(step), "nonfinite": 0, "diverged": 0, "rate": 1e-3, "health": "warn" if 100 < step < 130 else "good",
+        "step": step, "loss": noise, "gap": -noise, "energy_data": noise - 2,
+        "energy_model": -2.0, "spread": 1.0,
+        "gradient_norm": float(np.exp(3 * noise)), "movement": 0.3, "border": 0.4,
+        "border_data": 0.38, "acceptance": 0.8,
+        "age": float(step), "nonfinite": 0, "diverged": 0, "rate": 1e-3,
+        "health": "warn" if 100 < step < 130 else "good",
     }  # fmt: skip
 
 
@@ -84,12 +87,16 @@ def image_arrays(generator: np.random.Generator) -> dict[str, Any]:
     nominal = np.linspace(0.02, 0.5, 25)
     arrays = {
         "samples": images, "samples_label": np.arange(40) % 3, "data": images[::-1],
-        "film": generator.random((5, 4, 1, 8, 8), dtype=np.float32), "film_steps": np.array([0, 10, 50, 100, 12000]),
+        "film": generator.random((5, 4, 1, 8, 8), dtype=np.float32),
+        "film_steps": np.array([0, 10, 50, 100, 12000]),
         "neighbour_samples": images[:10], "neighbour_of": images[10:20],
         "distances_samples": generator.gamma(9, 1, 40), "distances_test": generator.gamma(9, 1, 60),
-        "alarm_nominal": nominal, "alarm_empirical": nominal, "alarm_low": nominal * 0.8, "alarm_high": nominal * 1.2,
-        "inpaint/original": images[:8], "inpaint/observed": images[:8], "inpaint/mask": mask, "inpaint/mean": images[:8],
-        "inpaint/spread": images[:8] / 5, "inpaint/draws": images[:24].reshape(3, 8, 1, 8, 8), "inpaint/nearest": images[:8],
+        "alarm_nominal": nominal, "alarm_empirical": nominal, "alarm_low": nominal * 0.8,
+        "alarm_high": nominal * 1.2,
+        "inpaint/original": images[:8], "inpaint/observed": images[:8], "inpaint/mask": mask,
+        "inpaint/mean": images[:8],
+        "inpaint/spread": images[:8] / 5, "inpaint/draws": images[:24].reshape(3, 8, 1, 8, 8),
+        "inpaint/nearest": images[:8],
         "denoise/original": images[:8], "denoise/observed": images[:8], "denoise/mean": images[:8],
         "denoise/spread": images[:8],
     }  # fmt: skip
@@ -102,24 +109,33 @@ IMAGE_FIGURES: dict[str, Any] = {
     "seconds": 42.0,
     "notes": ["The judge saw 1,000 digits."],
     "samples": {
-        "count": 40, "start": "noise", "steps": 1234, "sampler": "Langevin(step_size=0.01)", "judge_test_accuracy": 0.9671,
+        "count": 40, "start": "noise", "steps": 1234, "sampler": "Langevin(step_size=0.01)",
+        "judge_test_accuracy": 0.9671,
         "confident": value(0.8731, 0.021), "class_entropy": 0.9812, "class_counts": [14, 13, 13],
-        "class_names": ["zero", "one", "two"], "agreement": value(0.9134, 0.012), "neighbour_ratio": 0.943, "copies": 3,
-        "expected_copies": 0.4, "mmd": value(0.01234, 0.0021), "frechet": value(14.27), "gap": value(-0.134, 0.051),
+        "class_names": ["zero", "one", "two"], "agreement": value(0.9134, 0.012),
+        "neighbour_ratio": 0.943, "copies": 3,
+        "expected_copies": 0.4, "mmd": value(0.01234, 0.0021), "frechet": value(14.27),
+        "gap": value(-0.134, 0.051),
     },
     "detection": {
-        "nominal": 0.05, "calibration_count": 359, "false_alarm": {"value": 0.047, "low": 0.031, "high": 0.069, "count": 360},
+        "nominal": 0.05, "calibration_count": 359,
+        "false_alarm": {"value": 0.047, "low": 0.031, "high": 0.069, "count": 360},
         "outliers": {
-            "noise": {"auroc": value(1.0, 0.0), "aupr": value(1.0, 0.0), "fpr95": value(0.0, 0.0), "count": 500},
-            "turned 90°": {"auroc": value(0.8312, 0.0153), "aupr": value(0.818, 0.016), "fpr95": value(0.521, 0.028),
-                           "count": 401},
+            "noise": {"auroc": value(1.0, 0.0), "aupr": value(1.0, 0.0), "fpr95": value(0.0, 0.0),
+                      "count": 500},
+            "turned 90°": {"auroc": value(0.8312, 0.0153), "aupr": value(0.818, 0.016),
+                           "fpr95": value(0.521, 0.028), "count": 401},
         },
     },
     "restoration": {
         "count": 64,
         "tasks": {
-            "inpaint": {"psnr": {"lowland mean": value(19.42, 0.31), "nearest neighbour": value(16.83, 0.42)},
-                        "class_consistency": {"lowland mean": value(0.94, 0.03), "nearest neighbour": value(0.81, 0.05)}},
+            "inpaint": {
+                "psnr": {"lowland mean": value(19.42, 0.31),
+                         "nearest neighbour": value(16.83, 0.42)},
+                "class_consistency": {"lowland mean": value(0.94, 0.03),
+                                      "nearest neighbour": value(0.81, 0.05)},
+            },
             "denoise": {"psnr": {"lowland mean": value(20.13, 0.22), "noisy": value(8.91, 0.05)}},
         },
     },
@@ -131,9 +147,12 @@ def plane_arrays(generator: np.random.Generator) -> dict[str, Any]:
     x, y = np.linspace(-3, 3, 30), np.linspace(-3, 3, 25)
     grid = np.stack(np.meshgrid(x[::5], y[::5]), -1).reshape(-1, 2)
     return {
-        "samples": points, "data": points + 0.1, "film": generator.normal(size=(6, 90, 2)), "film_steps": np.arange(6) * 20,
-        "landscape/x": x, "landscape/y": y, "landscape/energy": 0.5 * (x[None] ** 2 + y[:, None] ** 2),
-        "field/points": grid, "field/vectors": -grid, "energies/train": points[:, 0] ** 2, "energies/test": points[:, 1] ** 2,
+        "samples": points, "data": points + 0.1, "film": generator.normal(size=(6, 90, 2)),
+        "film_steps": np.arange(6) * 20,
+        "landscape/x": x, "landscape/y": y,
+        "landscape/energy": 0.5 * (x[None] ** 2 + y[:, None] ** 2),
+        "field/points": grid, "field/vectors": -grid, "energies/train": points[:, 0] ** 2,
+        "energies/test": points[:, 1] ** 2,
     }  # fmt: skip
 
 

@@ -63,9 +63,12 @@ def arrays(hidden: int = 12, channels: int = 1) -> dict[str, Any]:
     means[0] = np.nan
     return {
         "boltzmann/filters": generator.normal(size=(hidden, channels, 5, 6)).astype(np.float32),
-        "boltzmann/draws": draws, "boltzmann/means": means, "boltzmann/sweeps": np.array([0, 1, 10]),
-        "boltzmann/from_chains": np.array(True), "boltzmann/activity": generator.random((20, hidden)).astype(np.float32),
-        "boltzmann/activity_labels": np.repeat([0, 3, 7], [8, 8, 4]), "boltzmann/unit_means": np.linspace(1, 0, hidden),
+        "boltzmann/draws": draws, "boltzmann/means": means,
+        "boltzmann/sweeps": np.array([0, 1, 10]),
+        "boltzmann/from_chains": np.array(True),
+        "boltzmann/activity": generator.random((20, hidden)).astype(np.float32),
+        "boltzmann/activity_labels": np.repeat([0, 3, 7], [8, 8, 4]),
+        "boltzmann/unit_means": np.linspace(1, 0, hidden),
     }  # fmt: skip
 
 

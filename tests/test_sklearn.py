@@ -37,8 +37,8 @@ ESTIMATORS = [
 ]
 EXPECTED_TO_FAIL: dict[str, dict[str, str]] = {}  # none: estimator -> check -> reason
 SKIPPED = {
-    "check_array_api_input": "scikit-learn runs it only where SCIPY_ARRAY_API is set; the estimators take NumPy "
-    "arrays"
+    "check_array_api_input": "scikit-learn runs it only where SCIPY_ARRAY_API is set; the "
+    "estimators take NumPy arrays"
 }
 OF_SCALES = np.array([1.0, 100.0])  # units of the columns of the tables below
 

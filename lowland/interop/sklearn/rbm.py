@@ -48,19 +48,15 @@ class RBM(RBMStack):
     n_components: int = 256
 
     def gibbs(self, X: ArrayLike, *, steps: int = 1, random_state: RandomState = None) -> Array:
-        """X (N, D) after so many Gibbs sweeps, each h ~ p(h | x), x ~ p(x | h).
+        """Move X (N, D) by `steps` Gibbs sweeps, each h ~ p(h | x), x ~ p(x | h).
 
         Without random_state successive calls draw anew from the machine's own stream.
         """
-        x = self._points(X)
-        found = sample(
-            to_dtype(self.energy_, x.dtype),
-            BlockGibbs(),
-            x,
-            steps,
-            generator=self._generator(random_state),
+        x, generator = self._points(X), self._generator(random_state)
+        machine = to_dtype(self.energy_, x.dtype)
+        return self.columns_.to_array(
+            sample(machine, BlockGibbs(), x, steps, generator=generator).x
         )
-        return self.columns_.to_array(found.x)
 
     @property
     def energy_(self) -> nets.RBM:

@@ -7,8 +7,9 @@ with p_k(· | h^k) of machine k and the free energy F_L of the machine on top. W
 q_k(h^k | h^{k−1}), the other conditional of the same machine, and the energy F̂_k of its hidden
 side, log p_k(h^{k−1} | h^k) − log q_k(h^k | h^{k−1}) is F̂_k(h^k) − F_k(h^{k−1}), and so
 
-    log p(x) ≥ E_q[ Σ_{k<L} (F̂_k(h^k) − F_k(h^{k−1})) − F_L(h^{L−1}) ] − log Z_L,      equal for L
-                                                                                        = 1
+    log p(x) ≥ E_q[ Σ_{k<L} (F̂_k(h^k) − F_k(h^{k−1})) − F_L(h^{L−1}) ] − log Z_L
+
+with equality for L = 1.
 """
 
 import copy
@@ -152,15 +153,15 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         estimator.
         """
         x, generator, top = self._points(X).float(), self._generator(), self.machines_[-1]
-        x = bernoulli_sample(x, generator) if self.columns_.kind == "binary" else x
+        if self.columns_.kind == "binary":
+            x = bernoulli_sample(x, generator)
         with torch.no_grad():
             for machine in self.machines_[:-1]:
                 x = machine.draw_hidden(x, generator)
-        units = min(top.hidden, x.shape[1]) if top.domain.kind == "binary" else top.hidden
+        units, base = min(top.hidden, x.shape[1]), None
+        if top.domain.kind == "real":  # a Gaussian base, so that its path has block Gibbs
+            units, base = top.hidden, Normal(x.mean(0), x.std(0).clamp_min(1e-3))
         exact = None if 2.0**units * max(top.hidden, x.shape[1]) <= MAX_ENUMERATION else False
-        base = (
-            Normal(x.mean(0), x.std(0).clamp_min(1e-3)) if top.domain.kind == "real" else None
-        )  # whose temperatures have block Gibbs
         self.log_z_ = log_z(
             top,
             base=base,
@@ -233,7 +234,7 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                 found.append(value - energy_values(top, v))
         return torch.stack(found).mean(0)
 
-    def score(self, X: ArrayLike, y: Any = None) -> float:
+    def score(self, X: ArrayLike, y: object = None) -> float:
         """Return the mean of `score_samples`."""
         return float(self.score_samples(X).mean())
 
