@@ -1,6 +1,5 @@
 """The gallery: a section for each objective, a picture for each recipe that
-`benchmarks.guides.objectives`
-trained.
+`benchmarks.guides.objectives` trained.
 """
 
 from pathlib import Path
@@ -13,6 +12,7 @@ from benchmarks.guides.objectives_measures import folder
 from benchmarks.guides.objectives_words import FAMILIES, WITHOUT_PLANE, said
 from lowland.config import recipe_names
 from lowland.data import load_data, save_grid
+from lowland.nets import PairEnergy
 from lowland.trained import Model, load
 
 REACH = 2.6  # the moons are shown on a square of twice this side
@@ -88,7 +88,7 @@ def picture(path: Path, to: Path) -> None:
     """What a run drew."""
     one = load(path)
     x = one.run.read_tensors("draws.safetensors")["x"]
-    if hasattr(one.energy, "embed"):
+    if isinstance(one.energy, PairEnergy):
         save_grid(_neighbours(one), to, columns=6, pixels=40)
     elif x.dim() == 4:
         save_grid(x[:36].nan_to_num(0.0).clamp(0, 1), to, columns=6, pixels=40)

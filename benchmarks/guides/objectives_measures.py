@@ -20,6 +20,8 @@ from lowland.metrics import (
     precision_recall,
     two_sample_accuracy,
 )
+from lowland.nets import PairEnergy
+from lowland.tasks import as_classifier
 from lowland.trained import Model, load
 from lowland.training import ImageClassifier, train_classifier
 
@@ -44,23 +46,17 @@ def measured(path: Path) -> dict[str, Any]:
         return {"finite": False}
     test = one.data.test
     found = {"finite": True, **compared(x, test.x[: len(x)])}
-    if one.energy.data_domain is None:
+    if one.energy.latent is None or one.energy.latent.data_domain is None:
         found["outliers"] = _plain(
             auroc(*(energy_values(one.marginal, x) for x in (test.x, outliers(test))))
         )
-    if (
-        len(one.shape) == 1
-        and not getattr(one.energy, "noise", False)
-        and one.energy.domain.kind == "real"
-    ):
+    if len(one.shape) == 1 and one.sigmas is None and one.energy.domain.kind == "real":
         found["ksd"] = _plain(ksd(one.energy, test.x[:DRAWS]))
     if one.classes:
-        energy: Any = one.energy
+        classify = as_classifier(one.energy)
         with torch.no_grad():
-            found["accuracy"] = float(
-                energy.class_energies(test.x).argmin(1).eq(test.y).float().mean()
-            )
-    if hasattr(one.energy, "embed"):
+            found["accuracy"] = float(classify(test.x).argmax(1).eq(test.y).float().mean())
+    if isinstance(one.energy, PairEnergy):
         found["neighbour"], found["neighbour_pixels"] = _neighbours(one)
     return found
 

@@ -15,9 +15,9 @@ float32 sets with each other. A permutation test shuffles, within classes, which
 from: half of the seeds in float32, the other half in bfloat16. That these judges can see a loss is
 shown by a control, float32 with a quarter of the steps.
 
-*Truth.* A convolution whose law is Gaussian and known: E(x) = ½ ‖w ∗ x − b‖² + a/2 ‖x‖² on 8 × 8
-images. The stationary law of Langevin with step h is known too (variance 1 / λ(1 − hλ/2) along an
-eigenvector of Λ); MALA must have that of E itself. Writes
+*Truth.* A convolution whose distribution is Gaussian and known: E(x) = ½ ‖w ∗ x − b‖² + a/2 ‖x‖² on
+8 × 8 images. The stationary distribution of Langevin with step h is known too (variance 1 / λ(1 −
+hλ/2) along an eigenvector of Λ); MALA must have that of E itself. Writes
 benchmarks/results/proof/bfloat16.{json,md}.
 """
 
@@ -112,7 +112,7 @@ def figures(s: Model, judge: ImageClassifier, made: Made, usual: float) -> dict[
 
 def permutation_p(a: Made, b: Made, features: Tensor, bandwidth: float, seed: int = 0) -> float:
     """The share of shufflings within classes that are as far apart as a and b are; uniform where
-    their laws are equal.
+    their distributions are equal.
 
     features: (len(a) + len(b), d).
     """
@@ -219,7 +219,8 @@ def judge_run(path: str, count: int, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 class Convolved(Energy):
-    """E(x) = ½ ‖w ∗ x − b‖² + a/2 ‖x‖² on 8 × 8 images: a convolution whose law is N(mean, Λ⁻¹)."""
+    """E(x) = ½ ‖w ∗ x − b‖² + a/2 ‖x‖² on 8 × 8 images: a convolution, whose distribution is
+    N(mean, Λ⁻¹)."""
 
     weight: Tensor
     bias: Tensor
@@ -237,7 +238,7 @@ class Convolved(Energy):
             1
         ).sum(1)
 
-    def law(self) -> tuple[Tensor, Tensor, Tensor]:
+    def distribution(self) -> tuple[Tensor, Tensor, Tensor]:
         """Eigenvalues (64,) and eigenvectors (64, 64) of Λ, and the mean (64,), float64."""
         every = torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)
         columns = conv2d(every, self.weight.double(), padding=1).flatten(1)
@@ -269,16 +270,17 @@ class Axes:
 
 
 def toy(chains: int, steps: int) -> list[dict[str, Any]]:
-    """Langevin and MALA on the known law in both precisions: errors in standard errors and in parts
+    """Langevin and MALA on the known distribution in both precisions: errors in standard errors
+    and in parts
     of the truth.
     """
     energy = Convolved()
-    values, vectors, centre = energy.law()
+    values, vectors, centre = energy.distribution()
     h = 0.5 / values[-1].item()
-    laws = {"Langevin": 1 / (values * (1 - h * values / 2)), "MALA": 1 / values}
+    distributions = {"Langevin": 1 / (values * (1 - h * values / 2)), "MALA": 1 / values}
     rows = []
     for sampler in (lowland.Langevin(h), lowland.MALA(h)):
-        truth = laws[type(sampler).__name__]
+        truth = distributions[type(sampler).__name__]
         totals = {}
         for precision in PRECISIONS:
             g = torch.Generator().manual_seed(1)
@@ -368,7 +370,7 @@ def markdown(found: dict[str, Any]) -> str:
             "distance of two seeds apart.",
             "",
         ]
-    lines += ["## A law that is known", ""]
+    lines += ["## A distribution that is known", ""]
     lines += [
         "| sampler | precision | largest \\|z\\| of 64 means | of 64 variances | error of all "
         "variances | less float32's |"
@@ -423,8 +425,10 @@ def main() -> int:
     parser.add_argument("--runs", nargs="*", default=list(RUNS))
     parser.add_argument("--count", type=int, default=100, help="images of each set (100)")
     parser.add_argument("--seeds", type=int, default=4, help="sets in each precision (4)")
-    parser.add_argument("--chains", type=int, default=1000, help="of the known law (1,000)")
-    parser.add_argument("--steps", type=int, default=1000, help="of the known law (1,000)")
+    parser.add_argument(
+        "--chains", type=int, default=1000, help="of the known distribution (1,000)"
+    )
+    parser.add_argument("--steps", type=int, default=1000, help="of the known distribution (1,000)")
     parser.add_argument("--core", type=int, help="the core to pin to (the last that is allowed)")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="folder of the JSON and Markdown files"

@@ -15,7 +15,8 @@ from exact draws, and from chains that log_z runs by itself, which see the data 
 have some. Beside it stands what is usually done: annealed importance sampling forward alone, 200
 chains × 200 rungs set evenly, value ± 1.96 standard errors.
 
-A row of the continuous table is one law with a known log Z, bracketed ten times with other seeds.
+A row of the continuous table is one distribution with a known log Z, bracketed ten times with other
+seeds.
 """
 
 import argparse
@@ -214,7 +215,7 @@ def judged(found: LogZ, truth: float) -> dict[str, Any]:
 
 def forward_alone(rbm: RBM, dtype: torch.dtype, truth: float, seed: int) -> dict[str, Any]:
     """What is usually done, at the same number of chains moved: rungs set evenly, from the uniform
-    law.
+    distribution.
     """
     base, g = Uniform(rbm.domain), seeded(seed)
     x = base.draw(2 * CHAINS, g, dtype)
@@ -249,7 +250,7 @@ def study(case: Machine, index: int, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------------- continuous laws
+# ------------------------------------------------------------------------- continuous distributions
 
 
 def mixture(dim: int, distance: float) -> GaussianMixture:
@@ -287,7 +288,7 @@ class Boxed(Energy):
         return (-torch.log1p(u * torch.expm1(-a)) / a).clamp(0, 1).to(dtype)
 
 
-def laws() -> dict[str, Any]:
+def distributions() -> dict[str, Any]:
     made: dict[str, Any] = {}
     for dim in (2, 10, 50):
         made |= {
@@ -303,15 +304,18 @@ def laws() -> dict[str, Any]:
 
 def continuous(repeats: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
     rows = []
-    for name, law in laws().items():
+    for name, distribution in distributions().items():
         base = (
-            Gaussian([0.0] * law.domain.shape[0], (4 * torch.eye(law.domain.shape[0])).tolist())
-            if law.domain.kind == "real"
+            Gaussian(
+                [0.0] * distribution.domain.shape[0],
+                (4 * torch.eye(distribution.domain.shape[0])).tolist(),
+            )
+            if distribution.domain.kind == "real"
             else None
         )
         found = [
             log_z(
-                law,
+                distribution,
                 base=base,
                 chains=CHAINS,
                 num_temperatures=400,
@@ -320,7 +324,11 @@ def continuous(repeats: int, say: Callable[[str], object]) -> list[dict[str, Any
             )
             for i in range(repeats)
         ]
-        row = {"law": name, "log_z": law.log_z, "runs": [judged(one, law.log_z) for one in found]}
+        row = {
+            "distribution": name,
+            "log_z": distribution.log_z,
+            "runs": [judged(one, distribution.log_z) for one in found],
+        }
         say(f"{name}: {sum(run['holds'] for run in row['runs'])} of {repeats}")
         rows.append(row)
     return rows
@@ -398,9 +406,10 @@ def failures(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) if len(lines) > 2 else "None."
 
 
-def lawful(rows: list[dict[str, Any]]) -> str:
+def continuous_table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| law, dimensions | log Z | inside | certified | median width | worst error of value |",
+        "| distribution, dimensions | log Z | inside | certified | median width | worst error of "
+        "value |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -409,7 +418,7 @@ def lawful(rows: list[dict[str, Any]]) -> str:
         worst = max(abs(run["error"]) for run in runs)
         sure = sum(run["certified"] for run in runs)
         lines.append(
-            f"| {row['law']} | {row['log_z']:.3f} | {share(runs)} | {sure} | {widths} | "
+            f"| {row['distribution']} | {row['log_z']:.3f} | {share(runs)} | {sure} | {widths} | "
             f"{worst:.3f} |"
         )
     return "\n".join(lines)
@@ -428,9 +437,9 @@ def page(found: dict[str, Any]) -> str:
         coverage(found["rows"]),
         "## Every failure",
         failures(found["rows"]),
-        "## Laws with a formula",
-        f"From N(0, 4) or the uniform law, {CHAINS} chains × 400 rungs, exact draws.",
-        lawful(found["laws"]),
+        "## Distributions with a formula",
+        f"From N(0, 4) or the uniform distribution, {CHAINS} chains × 400 rungs, exact draws.",
+        continuous_table(found["distributions"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -460,7 +469,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": machine(),
         "machines": args.machines,
-        "laws": continuous(args.repeats, print),
+        "distributions": continuous(args.repeats, print),
         "rows": rows,
         "seconds": time.monotonic() - began,
     }

@@ -28,7 +28,7 @@ class Finding:
 HALF = "E = lambda x: 0.5 * x.square().sum(1)"
 FINDINGS = (
     Finding(
-        "ebmkit `TemperedTransitions` does not leave its law invariant",
+        "ebmkit `TemperedTransitions` does not leave its distribution invariant",
         "The way down ends with the kernel at temperature 1 inside the proposal; Neal's scheme "
         "leaves it out, as the kernels must be a palindrome. From exact draws of N(0, 1) the "
         "variance should stay 1 ± 0.01.",
@@ -40,7 +40,8 @@ print("variance", s.TemperedTransitions(s.MALA(0.5), steps=20).sample(E, x).var(
     ),
     Finding(
         "ebmkit `ParallelTempering(swap_every=2)` never swaps half of its pairs",
-        "The parity of a swap is that of the sweep, and only even sweeps swap. The law is kept; "
+        "The parity of a swap is that of the sweep, and only even sweeps swap. The distribution "
+        "is kept; "
         "the ladder is cut, and nothing says so. With swap_every=1 all pairs swap.",
         f"""import torch, ebm.samplers as s
 torch.manual_seed(0)

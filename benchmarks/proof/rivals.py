@@ -4,10 +4,10 @@
                                                    both packages
 
 Their samplers are called through one line each, as plain moves x -> x. Asked is only what a
-sampler's documentation claims: "exact" ones for the law, unadjusted ones for the order of their
-bias, measured and not judged. Targets that end where the energy is not a number are listed apart:
-neither package speaks of them. Every finding comes with a program of a few lines that shows it
-without lowland; this benchmark runs it and prints what it said.
+sampler's documentation claims: "exact" ones for the distribution, unadjusted ones for the order of
+their bias, measured and not judged. Targets that end where the energy is not a number are listed
+apart: neither package speaks of them. Every finding comes with a program of a few lines that shows
+it without lowland; this benchmark runs it and prints what it said.
 """
 
 import argparse
@@ -241,7 +241,7 @@ def rivals() -> list[Rival]:
 # ----------------------------------------------------------------------------------------- checking
 
 
-def laws(rival: Rival, holed: bool, seeds: int) -> Report:
+def distributions(rival: Rival, holed: bool, seeds: int) -> Report:
     """Targets of the rival's domain, with a border beyond which the energy is not finite or
     without; no boxes.
     """
@@ -274,7 +274,8 @@ def slope(rival: Rival) -> list[str]:
 
 
 def facts(rival: Rival) -> list[str]:
-    """What is not of the law: cost, determinism, images, whether a module in training mode is left
+    """What is not of the distribution: cost, determinism, images, whether a module in training
+    mode is left
     alone.
     """
     kind = rival.domains[0]
@@ -337,11 +338,12 @@ def page(found: dict[str, Any], meta: dict[str, Any]) -> str:
 
 Their samplers through lowland's bench, called as documented, from exact draws. {measured(meta)}
 Figures are the worst |z| over
-float32 and float64; below 5 the claim holds. Every sampler that claims an exact law and keeps it
+float32 and float64; below 5 the claim holds. Every sampler that claims an exact distribution and
+keeps it
 on all smooth targets:
 {", ".join(passed)}.
 
-## Samplers that claim an exact law: smooth targets
+## Samplers that claim an exact distribution: smooth targets
 
 {grid(smooth, on_target)}
 
@@ -419,7 +421,7 @@ def main() -> None:
     for rival in rivals():
         if rival.adjusted:
             for where, holed in (("smooth", False), ("holed", True)):
-                found[where].append(laws(rival, holed, args.seeds))
+                found[where].append(distributions(rival, holed, args.seeds))
         else:
             found["orders"].append(slope(rival))
         found["facts"].append(facts(rival))

@@ -1,5 +1,5 @@
-"""Composition: expressions against their exact laws, and unseen combinations of attributes of
-digits.
+"""Composition: expressions against their exact distributions, and unseen combinations of attributes
+of digits.
 
     python -m benchmarks.quality.composition            both parts; models that are trained already
     are used
@@ -7,25 +7,23 @@ digits.
     python -m benchmarks.quality.composition --truth    the first alone, a minute
 
 *Truth.* Products, mixtures, bounded negations and a − w b of two mixtures of Gaussians in the plane
-(law by quadrature, in 14 × 14 cells) and of two restricted Boltzmann machines with 8 visible units
-(law by adding up 256 states). 4,000 chains of 100 steps; total variation of their ends from the
-law, beside what as many exact draws show, ± the standard deviation between three seeds. Corrected:
-what `tasks.default_sampler` tunes (MALA; DMALA). Unadjusted: Langevin with the same step, and with
-a
-quarter of it; for the machines DMALA's proposal, always accepted.
+(distribution by quadrature, in 14 × 14 cells) and of two restricted Boltzmann machines with 8
+visible units (distribution by adding up 256 states). 4,000 chains of 100 steps; total variation of
+their ends from the distribution, beside what as many exact draws show, ± the standard deviation
+between three seeds. Corrected: what `tasks.default_sampler` tunes (MALA; DMALA). Unadjusted:
+Langevin with the same step, and with a quarter of it; for the machines DMALA's proposal, always
+accepted.
 
 *Use.* Digit × thickness × slant on MNIST: `benchmarks/quality/composition_images.py` says what is
-trained,
-held out, and who judges. Draws: 16 noise levels from 4 to 0.02, 64 steps of the corrector in all,
-24 of a tuned final one, then the jump; 5 of each of the ten combinations that are held out, and of
-ten that are seen, per seed; seeds differ in classifiers and draws (one prior and one joint model
-were trained). Weights w and the length of the classifiers' training were looked at on one seed. Per
-cent, ± the standard deviation between seeds. Writes
-benchmarks/results/quality/composition.{json,md,png};
-in the picture a row per combination held out: four real images of it, four draws of the composition
-(w = 4, corrected), four of the joint model (guided). composition-shipped.png: four real images,
-then draws of the same composition on the shipped energy `mnist` (one seed), a prior of an hour
-instead of twenty minutes.
+trained, held out, and who judges. Draws: 16 noise levels from 4 to 0.02, 64 steps of the corrector
+in all, 24 of a tuned final one, then the jump; 5 of each of the ten combinations that are held out,
+and of ten that are seen, per seed; seeds differ in classifiers and draws (one prior and one joint
+model were trained). Weights w and the length of the classifiers' training were looked at on one
+seed. Per cent, ± the standard deviation between seeds. Writes
+benchmarks/results/quality/composition.{json,md,png}; in the picture a row per combination held out:
+four real images of it, four draws of the composition (w = 4, corrected), four of the joint model
+(guided). composition-shipped.png: four real images, then draws of the same composition on the
+shipped energy `mnist` (one seed), a prior of an hour instead of twenty minutes.
 """
 
 import argparse
@@ -122,11 +120,11 @@ class Unrefused(DMALA):
 
 def variations(
     energy: Energy,
-    law: Tensor,
+    distribution: Tensor,
     place: Callable[[Tensor], Tensor],
     samplers: Callable[..., dict[str, Any]],
 ) -> Any:
-    """Total variation of the ends of chains from the law, by sampler: one number per seed."""
+    """Total variation of the ends of chains from the truth, by sampler: one number per seed."""
     found: dict[str, list[float]] = {}
     for seed in range(SEEDS):
         g = torch.Generator().manual_seed(seed)
@@ -134,12 +132,15 @@ def variations(
         start = 2 * start if energy.domain.kind == "real" else start
         for name, sampler in samplers(energy, start[:200], g).items():
             x = sample(energy, sampler, start, STEPS, generator=g).x
-            share = torch.bincount(place(x), minlength=len(law)).double() / CHAINS
-            found.setdefault(name, []).append(float((share - law).abs().sum() / 2))
+            share = torch.bincount(place(x), minlength=len(distribution)).double() / CHAINS
+            found.setdefault(name, []).append(float((share - distribution).abs().sum() / 2))
         exact = torch.bincount(
-            torch.multinomial(law, CHAINS, replacement=True, generator=g), minlength=len(law)
+            torch.multinomial(distribution, CHAINS, replacement=True, generator=g),
+            minlength=len(distribution),
         ).double()
-        found.setdefault("exact draws", []).append(float((exact / CHAINS - law).abs().sum() / 2))
+        found.setdefault("exact draws", []).append(
+            float((exact / CHAINS - distribution).abs().sum() / 2)
+        )
     return found
 
 
@@ -165,8 +166,8 @@ def truth() -> dict[str, dict[str, Any]]:
         for k, e in planes().items()
     }
     for name, energy in machines().items():
-        law = torch.softmax(-energy_values(energy, states()).double(), 0)
-        found[f"machines: {name}"] = variations(energy, law, state_of, of_machines)
+        distribution = torch.softmax(-energy_values(energy, states()).double(), 0)
+        found[f"machines: {name}"] = variations(energy, distribution, state_of, of_machines)
     return found
 
 
@@ -319,22 +320,23 @@ def main() -> None:
     )
     only_truth = parser.parse_args().truth
     torch.set_num_threads(1)
-    laws = truth()
-    print("\n".join(truth_table(laws)), flush=True)
+    distributions = truth()
+    print("\n".join(truth_table(distributions)), flush=True)
     if only_truth:
         return
     found, picture, more = use()
     save_grid(picture, RESULTS / "composition.png", columns=12)
     save_grid(more, RESULTS / "composition-shipped.png", columns=4 + EACH)
     write_record(
-        RESULTS / "composition.json", circumstances(COMMAND) | {"truth": laws, "use": found}
+        RESULTS / "composition.json",
+        circumstances(COMMAND) | {"truth": distributions, "use": found},
     )
-    page = written(laws, found)
+    page = written(distributions, found)
     (RESULTS / "composition.md").write_text(page)
     print(page)
 
 
-def written(laws: dict[str, Any], found: dict[str, Any]) -> str:
+def written(distributions: dict[str, Any], found: dict[str, Any]) -> str:
     """The page of results."""
     words = (__doc__ or "").split("\n\n", 2)[2].splitlines()
     lines = [
@@ -344,10 +346,17 @@ def written(laws: dict[str, Any], found: dict[str, Any]) -> str:
         "",
         *words,
         "",
-        "## Truth: total variation from the exact law",
+        "## Truth: total variation from the exact distribution",
         "",
     ]
-    lines += [*truth_table(laws), "", "## Use: attributes found, %", "", *use_table(found), ""]
+    lines += [
+        *truth_table(distributions),
+        "",
+        "## Use: attributes found, %",
+        "",
+        *use_table(found),
+        "",
+    ]
     return (
         "\n".join(
             [

@@ -55,6 +55,7 @@ from lowland.evaluation import OutlierSet, Scorer, board, curves, other_data, ou
 from lowland.metrics import separation
 from lowland.nets import ClassifierEnergy
 from lowland.run import RunError, versions
+from lowland.tasks import as_classifier
 from lowland.tasks.detection import OUTLIER_SCORES, OutlierScore
 from lowland.trained import Model, load
 from lowland.training import train_classifier
@@ -322,7 +323,7 @@ def small_board(name: str, count: int) -> dict[str, Any]:
 def accuracy_of(net: Any, test: Split) -> float:
     with torch.no_grad():
         return (
-            float((net.class_energies(test.x[:5000]).argmin(1) == test.y[:5000]).double().mean())
+            float((as_classifier(net)(test.x[:5000]).argmax(1) == test.y[:5000]).double().mean())
             if test.y is not None
             else 0.0
         )

@@ -11,18 +11,16 @@ and answers questions of the test part:
              (above 0.3)
 
 The energy has noise on the answer alone, E(y | x, σ). Answers: 8 draws each by one step at each of
-20 noise levels from 4 to 0.02 (`conditional_sample(method="denoise")`; 20, 60 and 120 were
-compared on
-calibration questions); their mean and spread. Beside them: for edges the mean digit of the training
-part, and the answer of the nearest question of 5,000 in it; for masks a threshold of the averaged
-picture, the best on training questions; for both a net of the energy's own layers trained on
-question → answer by cross-entropy (edges: squared error), 3,000 updates: it has one answer and no
-spread. Class: a judge of real digits (training.judge) calls the answer as it calls the true one.
+20 noise levels from 4 to 0.02 (`conditional_sample(method="denoise")`; 20, 60 and 120 were compared
+on calibration questions); their mean and spread. Beside them: for edges the mean digit of the
+training part, and the answer of the nearest question of 5,000 in it; for masks a threshold of the
+averaged picture, the best on training questions; for both a net of the energy's own layers trained
+on question → answer by cross-entropy (edges: squared error), 3,000 updates: it has one answer and
+no spread. Class: a judge of real digits (training.judge) calls the answer as it calls the true one.
 Coverage: share of answer pixels, of those between 0.05 and 0.95 in the mean, between the smallest
-and the largest of the 8 draws (7/9 = 78 % if draws are of the right law). Writes
-benchmarks/results/quality/prediction.{json,md}, and pictures with the rows red, green, truth,
-mean, 2 ×
-spread, three draws.
+and the largest of the 8 draws (7/9 = 78 % if draws are of the right distribution). Writes
+benchmarks/results/quality/prediction.{json,md}, and pictures with the rows red, green, truth, mean,
+2 × spread, three draws.
 """
 
 import argparse

@@ -4,9 +4,9 @@ and 256² sites, one thread.
     python -m benchmarks.speed.ising                 both sizes
     python -m benchmarks.speed.ising 64 --rounds 3   one of them
 
-One update draws one spin of one chain from its law given its neighbours; a sweep updates every spin
-once, both colours of the checkerboard in turn. All contenders start from the same points, 128
-independent chains in equilibrium, and go on from where they stopped:
+One update draws one spin of one chain from its distribution given its neighbours; a sweep updates
+every spin once, both colours of the checkerboard in turn. All contenders start from the same
+points, 128 independent chains in equilibrium, and go on from where they stopped:
 
     lowland             Ising.sweep(x, sweeps, generator): points in, points out, packing included
     lowland compiled    Ising.sweep(..., compiled=True)

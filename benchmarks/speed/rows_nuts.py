@@ -160,7 +160,8 @@ class SameLaw:
             zs[name] = ((per_chain.mean() - truth) / (per_chain.std() / chains**0.5)).item()
         if not all(abs(z) < 5 for z in zs.values()):
             raise Disagreement(
-                f"the energies of {draws.name} do not have the moments of the law: z = {zs}"
+                f"the energies of {draws.name} do not have the moments of the distribution: z = "
+                f"{zs}"
             )
         self.found[draws.name].append(effective_draws(draws.x))
         share = self.found[draws.name][-1] / energy.numel()

@@ -138,6 +138,6 @@ def to_jax(net: nn.Module) -> Callable[[Any], Any]:
 
 
 def gaussian(net: ScaledGaussian) -> Gaussian:
-    """lowland's own Gaussian with the same law."""
+    """lowland's own Gaussian with the same distribution."""
     size = len(net.scales)
     return Gaussian([0.0] * size, net.scales.double().square().diag().tolist())
