@@ -24,18 +24,18 @@ from lowland.evaluation.detection import measure_detection
 from lowland.evaluation.ood import (
     ANGLES,
     STRENGTHS,
-    blurred,
-    board,
-    curves,
-    losses,
-    of_shape,
-    other_data,
+    blur,
+    list_losses,
+    list_scores,
+    load_other_data,
+    make_scorers,
+    make_shifts,
+    measure_separations,
+    measure_shift_curves,
     outlier_sets,
-    rows_of,
-    scores_of,
-    shifts,
+    resize_images,
+    rotate,
     table,
-    turned,
 )
 from lowland.metrics import auroc
 from lowland.pretrained import shipped_folder
@@ -84,27 +84,27 @@ def test_the_same_generator_makes_the_same_sets() -> None:
 def test_blur_is_that_of_scipy() -> None:
     x = torch.rand(3, 2, 20, 20, generator=seeded(0), dtype=torch.float64)
     theirs = gaussian_filter(x.numpy(), (0, 0, 1.5, 1.5), mode="nearest", truncate=5 / 1.5)
-    assert torch.allclose(blurred(x, 1.5), torch.from_numpy(theirs), atol=1e-12)
+    assert torch.allclose(blur(x, 1.5), torch.from_numpy(theirs), atol=1e-12)
 
 
 def test_turning_by_a_quarter_is_exact_and_by_nothing_is_nothing() -> None:
     x = pictures()
-    assert torch.allclose(turned(x, 0.0), x, atol=1e-6)
-    quarter = turned(x, 90.0)
+    assert torch.allclose(rotate(x, 0.0), x, atol=1e-6)
+    quarter = rotate(x, 90.0)
     assert any(torch.allclose(quarter, x.rot90(k, (2, 3)), atol=1e-5) for k in (1, 3))
-    back = turned(turned(x, 30.0), -30.0)
+    back = rotate(rotate(x, 30.0), -30.0)
     assert float((back - x)[..., 2:6, 2:6].abs().mean()) < 0.15
 
 
 def test_shifts_begin_at_the_data_and_grow() -> None:
     x = pictures()
     for amounts, (name, graded) in zip(
-        (ANGLES, STRENGTHS), shifts(x, seeded(0)).items(), strict=True
+        (ANGLES, STRENGTHS), make_shifts(x, seeded(0)).items(), strict=True
     ):
         assert tuple(amount for amount, _ in graded) == amounts, name
         far = [float((moved - x).square().mean()) for _, moved in graded]
         assert far[0] < 1e-10 and all(a < b for a, b in itertools.pairwise(far[:7]))
-    assert list(shifts(torch.randn(5, 3), seeded(0))) == ["noise"]
+    assert list(make_shifts(torch.randn(5, 3), seeded(0))) == ["noise"]
 
 
 def test_vectors_have_sets_of_their_own() -> None:
@@ -120,12 +120,14 @@ def test_vectors_have_sets_of_their_own() -> None:
 
 def test_other_images_come_in_the_shape_asked_for() -> None:
     x = pictures()
-    assert of_shape(x, (3, 28, 28)).shape == (40, 3, 28, 28) and of_shape(x, (1, 8, 8)) is x
+    assert (
+        resize_images(x, (3, 28, 28)).shape == (40, 3, 28, 28) and resize_images(x, (1, 8, 8)) is x
+    )
     colour = torch.rand(4, 3, 32, 32, generator=seeded(0))
-    assert torch.allclose(of_shape(colour, (1, 32, 32))[:, 0], colour.mean(1))
-    found, notes = other_data("digits", (1, 8, 8), 10, root="/nowhere")
+    assert torch.allclose(resize_images(colour, (1, 32, 32))[:, 0], colour.mean(1))
+    found, notes = load_other_data("digits", (1, 8, 8), 10, root="/nowhere")
     assert all(f.shape == (10, 1, 8, 8) for f in found.values()) and len(found) + len(notes) == 3
-    assert other_data("moons", (2,), 10) == ({}, [])
+    assert load_other_data("moons", (2,), 10) == ({}, [])
 
 
 # -------------------------------------------------------------------------------------------- board
@@ -138,35 +140,37 @@ def test_a_cell_is_the_auroc_of_the_scores_and_losses_are_told() -> None:
         "ink": lambda p: p.flatten(1).sum(1),
         "no ink": lambda p: -p.flatten(1).sum(1),
     }
-    found = board(rows, x, sets, seeded(1), draws=50)
+    found = measure_separations(rows, x, sets, seeded(1), draws=50)
     inverted = next(one.x for one in sets if one.name == "inverted")
     assert (
         found["ink"]["inverted"]["auroc"]["value"]
         == auroc(rows["ink"](x), rows["ink"](inverted)).value
     )
     assert found["ink"]["inverted"]["base_rate"] == 0.5
-    assert [line.split(" loses")[0] for line in losses(found) if "inverted" in line] == ["no ink"]
+    assert [line.split(" loses")[0] for line in list_losses(found) if "inverted" in line] == [
+        "no ink"
+    ]
     lines = table(found)
     assert len(lines) == 2 + len(sets) and "**lost**" in next(
         line for line in lines if line.startswith("| inverted")
     )
-    graded = curves(rows, x, seeded(2), draws=20)
+    graded = measure_shift_curves(rows, x, seeded(2), draws=20)
     assert [a for a, _ in graded["rotation"]["ink"]] == list(ANGLES)
 
 
 def test_a_run_gives_the_scores_that_its_energy_knows() -> None:
     digits = load("digits")
     assert {"energy", "msp", "mahalanobis"} <= set(
-        scores_of(digits)
-    ) and "multiscale" not in scores_of(digits)
-    rows = rows_of(digits, ["energy", "typicality"])
+        list_scores(digits)
+    ) and "multiscale" not in list_scores(digits)
+    rows = make_scorers(digits, ["energy", "typicality"])
     assert torch.equal(
         rows["energy"](pictures()), Detector(digits.marginal).outlier_scores(pictures())
     )
     with pytest.raises(ValueError, match="did you mean 'typicality'"):
-        rows_of(digits, ["typicly"])
+        make_scorers(digits, ["typicly"])
     noisy = load("fashion-mnist")
-    assert "multiscale" in scores_of(noisy) and "msp" not in scores_of(noisy)
+    assert "multiscale" in list_scores(noisy) and "msp" not in list_scores(noisy)
 
 
 # ----------------------------------------------------------------------------------------- commands

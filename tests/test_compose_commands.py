@@ -192,7 +192,7 @@ def test_edit_writes_a_strip_and_its_numbers(run: str, runs: Path, tmp_path: Pat
         "--draws",
         2,
     )
-    command(*words, "--proximal-weight", 0.5, "--out", out)
+    command(*words, "--proximal-sigma", 0.5, "--out", out)
     found = np.load(out.with_suffix(".npz"))
     assert out.exists() and found["x"].shape == (3, 1, 8, 8) and found["attribute"].shape == (2, 1)
     command(*words)

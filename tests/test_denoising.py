@@ -24,7 +24,7 @@ from lowland.run import Run
 from lowland.samplers import karras_sigmas
 from lowland.tasks import generate_by_flow
 from lowland.testing import LIMIT, caught, worst
-from lowland.trained import draw, load
+from lowland.trained import load
 
 DOUBLE = torch.float64
 MEAN, VARIANCE = torch.tensor([1.0, -0.5], dtype=DOUBLE), torch.tensor([0.3, 2.0], dtype=DOUBLE)
@@ -353,7 +353,7 @@ def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) ->
     s = load(tmp_path / "run")
     assert s.sampler is None
     assert s.marginal(s.data.test.x[:4]).shape == (4,)
-    assert draw(s, 3, seeded(0), frames=4).trajectory.shape == (4, 3, 1, 8, 8)  # type: ignore[union-attr]
+    assert s.sample(3, generator=seeded(0), frames=4).trajectory.shape == (4, 3, 1, 8, 8)  # type: ignore[union-attr]
 
 
 def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> None:
@@ -369,4 +369,4 @@ def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> N
     )
     fit(plain, tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match=r"knows no noise level;.*use 'chains'"):
-        draw(load(tmp_path / "run"), 3, seeded(0))
+        load(tmp_path / "run").sample(3, generator=seeded(0))

@@ -26,7 +26,7 @@ from lowland.commands import runs as running
 from lowland.data import Batches, Split, load_data
 from lowland.registry import build
 from lowland.run import Run
-from lowland.trained import draws
+from lowland.trained import Model
 from lowland.training import distributed as d
 from lowland.training import fit
 from lowland.training.session import Session
@@ -516,7 +516,7 @@ def test_results_do_not_depend_on_the_number_of_processes(
 def test_a_job_that_broke_goes_on_where_it_was(
     together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, drawn = draws.draw, []
+    whole, drawn = Model.sample, []
 
     def breaks(s: Any, count: int, *more: Any, **options: Any) -> Any:
         drawn.append(count)
@@ -524,7 +524,7 @@ def test_a_job_that_broke_goes_on_where_it_was(
             raise KeyboardInterrupt
         return whole(s, count, *more, **options)
 
-    monkeypatch.setattr(draws, "draw", breaks)
+    monkeypatch.setattr(Model, "sample", breaks)
     with pytest.raises(KeyboardInterrupt):
         commands.sample(together / "run", count=COUNT, out=tmp_path / "x.npz", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == [".x.npz.pieces"]
@@ -534,7 +534,7 @@ def test_a_job_that_broke_goes_on_where_it_was(
         and (tmp_path / "x.npz").read_bytes() == (together / "two.npz").read_bytes()
     )
     drawn.clear()
-    monkeypatch.setattr(draws, "draw", lambda *more, **options: breaks(*more, **options))
+    monkeypatch.setattr(Model, "sample", lambda *more, **options: breaks(*more, **options))
     with pytest.raises(KeyboardInterrupt):
         commands.sample(together / "run", count=COUNT, out=tmp_path / "x.npz", quiet=True)
     commands.sample(

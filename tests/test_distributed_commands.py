@@ -18,7 +18,7 @@ import pytest
 from lowland import cli
 from lowland.commands import runs as running
 from lowland.run import Run
-from lowland.trained import draws, sampling, scoring
+from lowland.trained import Model, sampling, scoring
 from lowland.training import fit
 
 TINY: dict[str, Any] = {
@@ -142,7 +142,7 @@ def test_a_job_of_two_processes_that_was_ended_goes_on(
 
     made, (module, name) = (
         [],
-        {"sample": (draws, "draw"), "energy": (scoring, "format_rows")}[verb],
+        {"sample": (Model, "sample"), "energy": (scoring, "format_rows")}[verb],
     )
     work = getattr(module, name)
     monkeypatch.setattr(

@@ -23,7 +23,7 @@ from lowland.evaluation import evaluate_model
 from lowland.nets import RBM
 from lowland.report import blocks, boltzmann, write_report
 from lowland.run import Run
-from lowland.trained import Model, kept_chains, load
+from lowland.trained import Model, load, saved_chains
 from lowland.training import fit
 
 POINT = {
@@ -266,7 +266,7 @@ def test_every_particle_was_drawn_from_the_mean_beside_it(
     with torch.no_grad():
         found = inside._fantasies(s, machine_of(s), torch.Generator().manual_seed(0))
     means, draws = found["boltzmann/means"], found["boltzmann/draws"]
-    kept = kept_chains(s)
+    kept = saved_chains(s)
     assert kept is not None and torch.equal(draws[0], kept.x[:250]) and bool(means[0].isnan().all())
     assert found["boltzmann/sweeps"].tolist() == [0, 1, 10, 100, 1000]
     assert all(abs(surprise(means[i], draws[i])) < 5 for i in range(1, 5))
@@ -295,11 +295,11 @@ def test_activity_is_that_of_the_test_part_in_order(run: Run) -> None:
 
 def test_dead_and_saturated_units_are_those_that_never_change() -> None:
     active = torch.tensor([[0.01, 0.96, 0.01, 0.5], [0.04, 0.99, 0.9, 0.5]])
-    assert inside._useless(active, "bernoulli") == (
+    assert inside._count_unused(active, "bernoulli") == (
         1,
         1,
     )  # a unit stuck in the middle is no dead one
-    assert inside._useless(torch.tensor([[0.3, 0.3, 4.0], [0.31, 0.9, 4.2]]), "relu") == (1, 0)
+    assert inside._count_unused(torch.tensor([[0.3, 0.3, 4.0], [0.31, 0.9, 4.2]]), "relu") == (1, 0)
 
 
 def test_the_page_of_a_run_holds_the_section_and_opens_without_a_network(run: Run) -> None:
@@ -357,13 +357,13 @@ def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path)
 
 def test_chains_kept_by_tempering_are_those_of_the_coldest_replica(run: Run) -> None:
     model = load(run.path)
-    plain, saved = kept_chains(model), model.latest.tensors
+    plain, saved = saved_chains(model), model.latest.tensors
     x = saved["chains"]["x"]
     saved["chains"]["x"] = torch.stack([x, 1 - x], 1)
-    tempered = kept_chains(model)
+    tempered = saved_chains(model)
     assert plain is not None and tempered is not None and torch.equal(plain.x, tempered.x)
     del saved["chains"]
-    assert kept_chains(model) is None
+    assert saved_chains(model) is None
 
 
 def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(tmp_path: Path) -> None:

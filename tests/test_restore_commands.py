@@ -265,7 +265,7 @@ def rooms_on_the_stack() -> list[str]:
 def test_the_road_from_the_shell_to_the_sampler_is_short(
     trained: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every file of a checkpoint is read once; five files stand between shell and sampler, six
+    """Every file of a checkpoint is read once; four files stand between shell and sampler, six
     parts of the application are entered at all.
     """
     reads: list[Path] = []
@@ -297,5 +297,5 @@ def test_the_road_from_the_shell_to_the_sampler_is_short(
     of_checkpoints = [path for path in reads if path.parent.name.startswith("step-")]
     assert len(of_checkpoints) == len(set(of_checkpoints)) > 2
     assert len({path.parent for path in of_checkpoints}) == 1
-    assert road == ["cli", "commands/restoration", "trained/model", "trained/restoration"]
+    assert road == ["cli", "commands/restoration", "trained/restoration"]
     assert entered & APPLICATION <= {"cli", "commands", "trained", "run", "data", "config"}

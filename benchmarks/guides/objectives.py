@@ -31,7 +31,7 @@ from benchmarks.record import read_record, write_record
 from lowland.config import read_recipe, recipe_names
 from lowland.data import Dataset
 from lowland.run import Run, versions
-from lowland.trained import draw, load
+from lowland.trained import load
 from lowland.training import Session, TrainingStoppedError, fit, load_recipe_data, resize_dataset
 
 RECORD = RESULTS / "objectives.json"
@@ -132,7 +132,7 @@ def leave_draws(path: Path) -> None:
     it.
     """
     one = load(path)
-    x = draw(one, min(DRAWS, len(one.data.test.x)), torch.Generator().manual_seed(77)).x
+    x = one.sample(min(DRAWS, len(one.data.test.x)), generator=torch.Generator().manual_seed(77)).x
     Run(path).write_tensors("draws.safetensors", {"x": x})
 
 

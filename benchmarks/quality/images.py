@@ -34,7 +34,7 @@ from benchmarks.record import read_record, write_record
 from lowland.config import read_recipe
 from lowland.data import Batches, Dataset, Split, load_data, save_grid
 from lowland.metrics import class_entropy, frechet_distance, precision_recall, two_sample_accuracy
-from lowland.trained import draw, load
+from lowland.trained import load
 
 RUNS = Path(__file__).parents[2] / "runs"
 REAL = "real (training images)"
@@ -137,7 +137,7 @@ def temperatures(path: Path, values: list[float], count: int = 2000) -> None:
     found = dict[float, dict[str, Any]]()
     for value in values:
         recipe = read_recipe(s.recipe, {"generation.temperatures": [value]}).plain()
-        made = draw(replace(s, recipe=recipe), count, torch.Generator().manual_seed(1)).x
+        made = replace(s, recipe=recipe).sample(count, generator=torch.Generator().manual_seed(1)).x
         found[value] = score(made, s.data, judge, s.data.calibration)
         print(json.dumps({"temperature": value, **found[value]}), flush=True)
     least = min(found, key=lambda t: found[t]["two_sample"])

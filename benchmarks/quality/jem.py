@@ -37,7 +37,7 @@ from lowland import Run, fit, load_data, read_recipe
 from lowland.energy import Energy
 from lowland.metrics import class_entropy, frechet_distance, reliability, share
 from lowland.tasks import as_classifier
-from lowland.trained import draw, load
+from lowland.trained import load
 from lowland.training import ImageClassifier, train_classifier
 
 SAMPLES = 1000
@@ -112,7 +112,7 @@ def row(path: Path, judge: ImageClassifier) -> tuple[dict[str, Any], Tensor]:
     t = fitted(class_probabilities(s.energy, held.x), held.y)
     curve, tempered = reliability(p, test.y), torch.softmax(p.clamp_min(1e-30).log() / t, 1)
     right = share(int((p.argmax(1) == test.y).sum()), len(test.y))
-    made = draw(s, SAMPLES, torch.Generator().manual_seed(1))
+    made = s.sample(SAMPLES, generator=torch.Generator().manual_seed(1))
     sure, called = judge.probabilities(made.x).max(1)
     assert made.labels is not None
     agreed = share(int((called == made.labels).sum()), SAMPLES)

@@ -51,7 +51,14 @@ from benchmarks.record import read_record, write_record
 from lowland import Detector, fit, load_data, read_recipe
 from lowland.data import Dataset, Split
 from lowland.energy import Energy
-from lowland.evaluation import OutlierSet, Scorer, board, curves, other_data, outlier_sets
+from lowland.evaluation import (
+    OutlierSet,
+    Scorer,
+    load_other_data,
+    measure_separations,
+    measure_shift_curves,
+    outlier_sets,
+)
 from lowland.metrics import separation
 from lowland.nets import ClassifierEnergy
 from lowland.run import RunError, versions
@@ -235,7 +242,7 @@ def one_board(name: str, count: int, held: bool = True) -> dict[str, Any]:
     """Everything about one data set."""
     data, g = load_data(name), torch.Generator().manual_seed(0)
     test = data.test.x[:count]
-    others, notes = other_data(name, data.domain.shape, count)
+    others, notes = load_other_data(name, data.domain.shape, count)
     sets = outlier_sets(test, g, others)
     start = time.process_time()
     nets = classifiers(data)
@@ -245,7 +252,7 @@ def one_board(name: str, count: int, held: bool = True) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for row in rows:
         start = time.process_time()
-        cells = board({row.name: row.scorer}, test, sets, g, draws=500)[row.name]
+        cells = measure_separations({row.name: row.scorer}, test, sets, g, draws=500)[row.name]
         seconds[row.name] = 1000 * (time.process_time() - start) / (len(test) * (len(sets) + 1))
         for one, figures in cells.items():
             found.setdefault(row.name, {}).setdefault(one, []).append(figures)
@@ -254,7 +261,7 @@ def one_board(name: str, count: int, held: bool = True) -> dict[str, Any]:
     for label, figures in held_out(data, count, g).items() if held else ():
         found[label][f"class {HELD} held out"] = figures
     shown = {row.name: row.scorer for row in rows if row.seed == 0 and row.name in SHOWN}
-    graded = curves(shown, data.test.x[: min(count, 800)], g)
+    graded = measure_shift_curves(shown, data.test.x[: min(count, 800)], g)
     picture(name, graded)
     accuracy = [accuracy_of(net, data.test) for net in nets]
     about = {"note": data.note, "count": len(test), "notes": notes, "accuracy": accuracy}
@@ -302,7 +309,7 @@ def small_board(name: str, count: int) -> dict[str, Any]:
     """
     rest, outside = parted(load_data(name))
     g, inside = torch.Generator().manual_seed(0), rest.test.x[:count]
-    sets = outlier_sets(inside, g, other_data(name, rest.domain.shape, count)[0])
+    sets = outlier_sets(inside, g, load_other_data(name, rest.domain.shape, count)[0])
     sets.append(OutlierSet(f"class {HELD} held out", "held out", outside[:count]))
     found: dict[str, dict[str, list[Any]]] = {}
     seconds: dict[str, float] = {}
@@ -311,7 +318,7 @@ def small_board(name: str, count: int) -> dict[str, Any]:
     trained = time.process_time() - start
     for row in rows:
         start = time.process_time()
-        cells = board({row.name: row.scorer}, inside, sets, g, draws=500)[row.name]
+        cells = measure_separations({row.name: row.scorer}, inside, sets, g, draws=500)[row.name]
         seconds[row.name] = 1000 * (time.process_time() - start) / (len(inside) * (len(sets) + 1))
         for one, figures in cells.items():
             found.setdefault(row.name, {}).setdefault(one, []).append(figures)

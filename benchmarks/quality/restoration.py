@@ -41,7 +41,7 @@ from lowland.data import save_grid
 from lowland.evaluation import coverage, lower_half_hidden
 from lowland.metrics import mean, nearest, psnr, ssim
 from lowland.tasks import Operator, Restoration
-from lowland.trained import Model, draw, load, operator_of
+from lowland.trained import Model, load, operator_of
 
 PROBLEMS = {  # task: factor, noise
     "denoise": (4, 0.3),
@@ -284,7 +284,7 @@ def main() -> None:
         s = load(name, data=load_data(name))
         truth = s.data.test.x[: given.images]
         own = (
-            draw(s, given.own, torch.Generator().manual_seed(4)).x.clamp(0, 1)
+            s.sample(given.own, generator=torch.Generator().manual_seed(4)).x.clamp(0, 1)
             if given.own
             else truth[:0]
         )

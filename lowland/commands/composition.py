@@ -83,7 +83,7 @@ def edit(
     label: int | None = None,
     classifier: str | Path | None = None,
     weight: float | None = None,
-    proximal_weight: float | None = None,
+    proximal_sigma: float | None = None,
     sigma: float | None = None,
     steps: int | None = None,
     draws: int | None = None,
@@ -101,7 +101,7 @@ def edit(
         label: Class to move towards.
         classifier: Run that knows classes; the run itself unless given.
         weight: How much the class counts; 1 unless given.
-        proximal_weight: How far an edit may go, per pixel; as far as it likes unless given.
+        proximal_sigma: How far an edit may go, per pixel; as far as it likes unless given.
         sigma: With a run of noise: the noise level to which the picture is buried; higher keeps
             less; 0.7 unless given.
         steps: Steps of the chains; 300 unless given.
@@ -123,7 +123,7 @@ def edit(
         label=label,
         classifier=classifier,
         weight=weight,
-        proximal_weight=proximal_weight,
+        proximal_sigma=proximal_sigma,
         sigma=sigma,
         steps=steps,
         draws=draws,

@@ -1,5 +1,5 @@
-"""A Boltzmann machine looked into: its filters, its chains over time, its hidden units, its
-likelihood while it learned.
+"""Filters, chains and hidden units of a restricted Boltzmann machine, and its likelihood over
+training.
 """
 
 from collections.abc import Callable
@@ -8,29 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.data import bernoulli_sample
+from lowland.data import Dataset, bernoulli_sample
 from lowland.evaluation.findings import Findings
 from lowland.metrics import log_likelihood, log_z
 from lowland.nets.boltzmann import RBM
 from lowland.seeds import make_generator
-from lowland.trained import Model, kept_chains, load
+from lowland.trained import Model, load, saved_chains
 
-FILTERS = 64  # hidden units shown, those with the largest weights
-CHAINS = 10  # fantasy particles
+MAX_FILTERS = 64  # hidden units shown, those with the largest weights
+NUM_PARTICLES = 10  # fantasy particles
 SWEEPS = (0, 1, 10, 100, 1000)
-MAPPED = 200  # test examples in the activation map
-ANNEALED, RUNGS = (
-    100,
-    1000,
-)  # chains and rungs of each log Z over training: quick; the last machine deserves more
-STILL = 0.05  # a unit that never gets further than this from off, or from on, is dead or saturated
-POINTS = 6  # of the curve, at most
-DATA = 2000  # training examples that a base is fitted to
+MAX_MAPPED = 200  # test examples in the activation map
+LOG_Z_CHAINS = 100  # of each log Z over training: quick; the last machine deserves more
+LOG_Z_TEMPERATURES = 1000
+MIN_ACTIVITY = 0.05  # a unit that stays nearer than this to off, or to on, is dead or saturated
+MAX_CHECKPOINTS = 6  # of which the likelihood is bracketed
+MAX_BASE_DATA = 2000  # training examples that a base is fitted to
+LIKELIHOOD_KEYS = ("value", "error", "lower", "upper", "count", "data", "certified")
 
 
 def measure_boltzmann(model: Model, found: Findings, say: Callable[[str], object]) -> None:
-    """Pictures of a restricted Boltzmann machine, and a bracket of its test log-likelihood at each
-    checkpoint kept.
+    """Gather pictures of a restricted Boltzmann machine, and bracket its test log-likelihood at the
+    checkpoints that the run kept.
     """
     machine = model.energy
     assert isinstance(machine, RBM)
@@ -41,26 +40,32 @@ def measure_boltzmann(model: Model, found: Findings, say: Callable[[str], object
         activity, figures = _activity(model, machine)
     found.arrays |= activity
     say("bracketing the likelihood over training")
-    found.figures["boltzmann"] = figures | {"likelihood": _over_training(model, found, generator)}
+    found.figures["boltzmann"] = figures | {
+        "likelihood": _bracket_over_training(model, found, generator)
+    }
 
 
 def _filters(machine: RBM) -> dict[str, Tensor]:
-    """Weights (n, *event) of the hidden units with the largest norms, where each visible unit has
-    one weight a hidden unit.
+    """Return the weights (n, *event) of the hidden units with the largest norms; nothing for
+    categorical units, which have several weights each.
     """
     if machine.domain.kind == "categorical":
         return {}
-    order = machine.weight.norm(dim=0).argsort(descending=True)[:FILTERS]
+    order = machine.weight.norm(dim=0).argsort(descending=True)[:MAX_FILTERS]
     return {"boltzmann/filters": machine.weight.T[order].reshape(-1, *machine.domain.shape)}
 
 
 def _fantasies(model: Model, machine: RBM, generator: torch.Generator) -> dict[str, Tensor]:
-    """Chains at some numbers of sweeps: what was drawn, and the means p(v | h) that it was drawn
-    from (NaN at the start).
+    """Run chains for some numbers of sweeps, from the chains of training if there are any.
+
+    Returns the draws, and the means p(v | h) that they were drawn from (NaN at the start).
     """
-    kept = kept_chains(model)
-    x = machine.domain.draw(CHAINS, generator) if kept is None else kept.x[:CHAINS]
-    labels = None if kept is None or kept.labels is None else kept.labels[:CHAINS]
+    kept, labels = saved_chains(model), None
+    if kept is None:
+        x = machine.domain.draw(NUM_PARTICLES, generator)
+    else:
+        x = kept.x[:NUM_PARTICLES]
+        labels = None if kept.labels is None else kept.labels[:NUM_PARTICLES]
     h = machine.draw_hidden(x, generator, labels)
     means, draws = [torch.full_like(machine.visible_mean(h), torch.nan)], [x]
     for sweep in range(1, SWEEPS[-1] + 1):
@@ -79,16 +84,16 @@ def _fantasies(model: Model, machine: RBM, generator: torch.Generator) -> dict[s
 
 
 def _activity(model: Model, machine: RBM) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """E[h | x] of some test examples, sorted by class, units sorted by their mean over the test
-    part; and these means.
+    """Compute E[h | x] of some test examples sorted by class, units sorted by their mean over the
+    test part; returns arrays, and counts of dead and saturated units.
     """
     test = model.data.test
     active = torch.cat([machine.hidden_mean(part) for part in test.x.split(1024)])
     means = active.mean(0)
-    shown = torch.arange(min(MAPPED, len(test)))
+    shown = torch.arange(min(MAX_MAPPED, len(test)))
     if test.y is not None:
         shown = shown[test.y[shown].argsort(stable=True)]
-    dead, saturated = _useless(active, machine.units)
+    dead, saturated = _count_unused(active, machine.units)
     order = means.argsort(descending=True)
     arrays = {"boltzmann/activity": active[shown][:, order], "boltzmann/unit_means": means[order]}
     if test.y is not None:
@@ -102,43 +107,41 @@ def _activity(model: Model, machine: RBM) -> tuple[dict[str, Tensor], dict[str, 
     }
 
 
-def _useless(active: Tensor, units: str) -> tuple[int, int]:
-    """How many hidden units say nothing about any example, being off for all, or on for all. active
-    (N, hidden).
+def _count_unused(active: Tensor, units: str) -> tuple[int, int]:
+    """Count the hidden units that are off for all examples, and those that are on for all.
+
+    active (N, hidden): E[h | x].
     """
     low, high = active.amin(0), active.amax(0)
     if units == "relu":
-        return int((high - low < STILL).sum()), 0
-    return int((high < STILL).sum()), int((low > 1 - STILL).sum())
+        return int((high - low < MIN_ACTIVITY).sum()), 0
+    return int((high < MIN_ACTIVITY).sum()), int((low > 1 - MIN_ACTIVITY).sum())
 
 
-def settled_part(data: Any) -> Tensor:
-    """Some training examples, drawn once where they are drawn anew in training."""
-    x = data.train.x[:DATA]
-    return (
-        bernoulli_sample(x, torch.Generator(x.device).manual_seed(0))
-        if data.binarization == "stochastic"
-        else x
-    )
+def base_data(data: Dataset) -> Tensor:
+    """Return training examples for a base, drawn once where training draws them anew."""
+    x = data.train.x[:MAX_BASE_DATA]
+    if data.binarization == "stochastic":
+        return bernoulli_sample(x, torch.Generator(x.device).manual_seed(0))
+    return x
 
 
-def _over_training(
+def _bracket_over_training(
     model: Model, found: Findings, generator: torch.Generator
 ) -> list[dict[str, Any]]:
-    """Test log-likelihood between its two ends at the checkpoints that the run kept."""
+    """Bracket the test log-likelihood at some of the checkpoints that the run kept."""
     steps = model.run.steps()
-    chosen = sorted(
-        {steps[round(i * (len(steps) - 1) / max(POINTS - 1, 1))] for i in range(POINTS)}
-    )
+    apart = (len(steps) - 1) / (MAX_CHECKPOINTS - 1)
+    chosen = sorted({steps[round(i * apart)] for i in range(MAX_CHECKPOINTS)})
     points = []
     for step in chosen:
         machine = load(model.run.path, step=step).energy
         try:
             z = log_z(
                 machine,
-                data=settled_part(model.data),
-                chains=ANNEALED,
-                num_temperatures=RUNGS,
+                data=base_data(model.data),
+                chains=LOG_Z_CHAINS,
+                num_temperatures=LOG_Z_TEMPERATURES,
                 generator=generator,
             )
         except ValueError as error:
@@ -153,9 +156,6 @@ def _over_training(
         point = likelihood.to_dict()
         points.append(
             {"step": step, "method": z.method, "verdict": z.verdict}
-            | {key: point[key] for key in KEPT}
+            | {key: point[key] for key in LIKELIHOOD_KEYS}
         )
     return points
-
-
-KEPT = ("value", "error", "lower", "upper", "count", "data", "certified")

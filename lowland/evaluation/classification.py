@@ -1,6 +1,4 @@
-"""How well an energy with classes tells them apart, p(y | x) = softmax(−e(x)), and whether it knows
-how sure it may be.
-"""
+"""Accuracy and calibration of p(y | x) = softmax(−e(x)), for energies with classes."""
 
 import torch
 from torch import Tensor
@@ -13,14 +11,14 @@ from lowland.trained import Model
 
 
 def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
-    """p(y | x) = softmax(−e(x)), (N, K) in float64, of an energy with classes at x (N, *event)."""
+    """Compute p(y | x) = softmax(−e(x)), (N, K) in float64, at points x (N, *event)."""
     with frozen(energy), torch.no_grad():
         heads = [class_energies(energy, part) for part in x.split(1000)]
     return torch.softmax(-torch.cat(heads).double(), 1)
 
 
 def measure_classification(model: Model, found: Findings) -> None:
-    """Accuracy, expected calibration error and cross-entropy of p(y | x) on the test part."""
+    """Measure accuracy, expected calibration error and cross-entropy of p(y | x) on the test part."""
     y = model.data.test.y
     if not model.classes or y is None:
         return

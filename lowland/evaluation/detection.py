@@ -1,4 +1,4 @@
-"""The detector of a run: its promise, counted on fresh data, and how well it finds outliers."""
+"""False alarms of a run's detector on fresh data, and how well it finds outliers."""
 
 from typing import Any
 
@@ -16,27 +16,23 @@ from lowland.trained import Model
 METRICS = (auroc, aupr, fpr95, detection_error)
 
 
-def shifted(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
-    """Data moved off their place, as a first kind of outlier that the domain can hold.
+def shift_points(x: Tensor, domain: Domain) -> tuple[str, Tensor]:
+    """Shift data as a first kind of outlier that the domain can hold; returns its name and points.
 
-    Images are turned by a quarter, vectors stretched by half; on other bounded domains every value
-    becomes another.
+    Square images are rotated by 90°, vectors stretched by half; on other bounded domains every
+    value becomes another.
     """
     if x.dim() == 4 and x.shape[2] == x.shape[3]:
         return "turned 90°", x.rot90(1, (2, 3))
-    return (
-        ("stretched 1.5×", 1.5 * x)
-        if domain.kind == "real"
-        else ("other values", domain.elsewhere(x))
-    )
+    if domain.kind == "real":
+        return "stretched 1.5×", 1.5 * x
+    return "other values", domain.elsewhere(x)
 
 
 def measure_detection(
     model: Model, found: Findings, generator: torch.Generator, samples: Tensor
 ) -> None:
-    """The detector: false alarms on test data, and how outliers and the run's own samples stand to
-    it.
-    """
+    """Measure false alarms on test data, and rank metrics of outliers against test data."""
     nominal, test = model.recipe["evaluation"]["alpha"], model.data.test.x
     detector = model.detector(model.recipe["evaluation"].get("outlier_score", "energy"))
     detector.ranks(nominal)  # refuses a rate that the calibration part cannot promise
@@ -47,7 +43,7 @@ def measure_detection(
     scores = detector.outlier_scores(test)
     p = detector.p_value_of_scores(scores)
     rate = false_alarms(p, nominal, detector.calibration_size)
-    name, moved = shifted(test, model.data.domain)
+    name, moved = shift_points(test, model.data.domain)
     outliers = {
         "noise": model.data.domain.draw(len(test), generator),
         name: moved,
@@ -84,8 +80,8 @@ def measure_detection(
 
 
 def _other_sets(model: Model, found: Findings) -> dict[str, Tensor]:
-    """Test parts of other data sets that the recipe names, where they are at hand and of the same
-    shape.
+    """Load the test parts of other data sets that the recipe names, where they are at hand and of the
+    same shape; notes say what was left out.
     """
     sets = {}
     for name in model.recipe["evaluation"]["outliers"]:

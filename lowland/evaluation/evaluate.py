@@ -15,7 +15,7 @@ from lowland.evaluation.detection import measure_detection
 from lowland.evaluation.findings import Findings
 from lowland.evaluation.landscape import measure_landscape
 from lowland.evaluation.restoration import measure_restoration
-from lowland.evaluation.samples import measure_samples, trained_judge
+from lowland.evaluation.samples import measure_samples, train_judge
 from lowland.nets.boltzmann import RBM
 from lowland.seeds import make_generator
 from lowland.trained import Model
@@ -29,7 +29,7 @@ def evaluate_model(model: Model, say: Callable[[str], object] = lambda _: None) 
     began = time.monotonic()
     found = Findings()
     generator = make_generator(model.recipe["seed"], "evaluation")
-    judge = trained_judge(model, found, say)
+    judge = train_judge(model, found, say)
     say("drawing samples")
     made = measure_samples(model, found, generator, judge)
     measure_classification(model, found)

@@ -8,7 +8,7 @@ from lowland.trained import Model
 
 
 def measure_landscape(model: Model, found: Findings) -> None:
-    """Energy on a grid and the field −∇E on a coarser one, for events in the plane."""
+    """Compute the energy on a grid and the field −∇E on a coarser one, for events in the plane."""
     x = model.data.train.x
     low, high = x.min(0).values - 0.75, x.max(0).values + 0.75
     fine, coarse = (

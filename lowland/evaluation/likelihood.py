@@ -18,7 +18,7 @@ from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
 from lowland.seeds import make_generator
 from lowland.trained import Model
 
-MOST = 10_000  # examples of each part
+MAX_EXAMPLES = 10_000  # of each part
 
 
 def measure_likelihood(
@@ -29,15 +29,16 @@ def measure_likelihood(
     say: Callable[[str], object] = lambda _: None,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
-    """Bracket log Z of a run, write likelihood.json and likelihood.safetensors (its course along
-    the path), return the figures.
+    """Bracket log Z of a run; write likelihood.json and likelihood.safetensors (its course along
+    the path) and return the figures.
 
     progress: called with 1 per temperature of each direction and per step of chains; see `log_z`.
     """
     began = time.monotonic()
     generator = make_generator(model.recipe["seed"], "likelihood")
     train, test = (
-        treated(model, part.x[:MOST], generator) for part in (model.data.train, model.data.test)
+        apply_treatment(model, part.x[:MAX_EXAMPLES], generator)
+        for part in (model.data.train, model.data.test)
     )
     say("bracketing log Z: from the base to the energy and back")
     sample_latents = latent_of(model.energy).sample_latents
@@ -53,16 +54,10 @@ def measure_likelihood(
         progress=progress,
     )
     say(repr(found))
-    binary, how = model.energy.domain.kind == "binary", treatment(model)
-    names = {"binarization": how if binary else "", "dequantisation": "" if binary else how}
+    binary, how = model.energy.domain.kind == "binary", describe_treatment(model)
+    more: dict[str, Any] = {"binarization" if binary else "dequantisation": how}
     parts = {
-        name: log_likelihood(
-            model.marginal,
-            x,
-            found,
-            binarization=names["binarization"],
-            dequantisation=names["dequantisation"],
-        )
+        name: log_likelihood(model.marginal, x, found, **more)
         for name, x in (("train", train), ("test", test))
     }
     figures: dict[str, Any] = {name: _without_log_z(part.to_dict()) for name, part in parts.items()}
@@ -80,25 +75,23 @@ def measure_likelihood(
     return figures
 
 
-def treated(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Examples as training saw them: grey values that are probabilities tossed, others spread over
-    their levels, noised.
+def apply_treatment(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Treat examples as training did: binarize grey values that are probabilities, dequantise others,
+    add noise.
     """
     if model.data.binarization == "stochastic":
         return x if bool(model.energy.domain.contains(x).all()) else bernoulli_sample(x, generator)
     if model.recipe["training"]["dequantise"] and model.data.num_gray_levels:
-        x = (
-            x * (model.data.num_gray_levels - 1) + torch.rand(x.shape, generator=generator)
-        ) / model.data.num_gray_levels
+        levels = model.data.num_gray_levels
+        x = (x * (levels - 1) + torch.rand(x.shape, generator=generator)) / levels
     if _noise(model):
-        x, _ = model.energy.domain.reflect(
-            x + _noise(model) * torch.randn(x.shape, generator=generator)
-        )
+        noise = _noise(model) * torch.randn(x.shape, generator=generator)
+        x, _ = model.energy.domain.reflect(x + noise)
     return x
 
 
-def treatment(model: Model) -> str:
-    """What `treated` does, in words; for binary data, how they were made binary."""
+def describe_treatment(model: Model) -> str:
+    """Say what `apply_treatment` does; for binary data, how they were made binary."""
     if model.energy.domain.kind == "binary":
         return model.data.binarization_note or "binary as stored"
     spread = model.recipe["training"]["dequantise"] and model.data.num_gray_levels
@@ -108,7 +101,7 @@ def treatment(model: Model) -> str:
 
 
 def _noise(model: Model) -> float:
-    """Standard deviation of the noise in the data that the energy is a density of."""
+    """Return the standard deviation of the noise in the data that the energy is a density of."""
     return float(model.recipe["training"]["data_noise_std"] or min(model.sigmas or [0.0]))
 
 
@@ -137,7 +130,7 @@ def _without_log_z(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_course(found: LogZ) -> dict[str, Any]:
-    """Everything but the long lists, which are in likelihood.safetensors."""
+    """Return everything but the long lists, which are in likelihood.safetensors."""
     plain = found.to_dict() | {"betas": []}
     for run in (plain["forward"], plain["reverse"]):
         if run is not None:
@@ -146,7 +139,7 @@ def _without_course(found: LogZ) -> dict[str, Any]:
 
 
 def _course(found: LogZ) -> dict[str, Tensor]:
-    """Rungs and, in both directions, log Z at each; empty after enumeration."""
+    """Return inverse temperatures and log Z at each, in both directions; {} after enumeration."""
     if found.forward is None or found.reverse is None:
         return {}
     rows = {"betas": found.betas, "forward": found.forward.curve, "reverse": found.reverse.curve}

@@ -1,9 +1,8 @@
-"""The board: how well scores tell a test set from sets that are not it, near and far, and how soon
-they see a graded shift.
+"""Comparison of outlier scores: how well they tell a test set from near and far outliers, and from
+graded shifts of itself.
 
 Nothing here is learned and no setting looks at an outlier: sets are made of the test points
-themselves, or are other data. A row is a function from points to outlier scores, a column a set, a
-cell all rank metrics with bootstrap intervals.
+themselves, or are other data. Every cell holds all rank metrics with bootstrap intervals.
 """
 
 import math
@@ -21,23 +20,13 @@ from lowland.trained import Model
 
 Scorer = Callable[[Tensor], Tensor]
 ANGLES = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
-STRENGTHS = (
-    0.0,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.3,
-    0.5,
-)  # deviation of noise, in units of the range of the data
+# standard deviation of noise, in units of the range of the data
+STRENGTHS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 OTHERS = ("digits", "mnist", "fashion-mnist", "cifar10-jpeg")
 
 
 class OutlierSet(NamedTuple):
-    """A name, how far it is from the data in kind ("near", "far", "held out"), and its points (M,
-    *event).
-    """
+    """Outliers: a name, their kind ("near", "far", "held out"), and points x (M, *event)."""
 
     name: str
     kind: str
@@ -47,7 +36,7 @@ class OutlierSet(NamedTuple):
 def outlier_sets(
     x: Tensor, generator: torch.Generator, others: Mapping[str, Tensor] | None = None
 ) -> list[OutlierSet]:
-    """Sets made of test points x (N, *event), and others (M, *event) by name.
+    """Make outlier sets of test points x (N, *event), and add others (M, *event) by name.
 
     Images: rotated by 90°, blurred (Gaussian of 1/14 of the height), interpolated (the mean of two
     images), inverted, pixels permuted (by one permutation), uniform noise, Gaussian noise (the mean
@@ -74,10 +63,10 @@ def _near(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
             between,
             shuffled,
         ]
-    turned = (
-        [OutlierSet("rotated 90°", "near", x.rot90(1, (2, 3)))] if x.shape[2] == x.shape[3] else []
-    )
-    return [*turned, OutlierSet("blurred", "near", blurred(x, x.shape[2] / 14)), between]
+    near = [OutlierSet("blurred", "near", blur(x, x.shape[2] / 14)), between]
+    if x.shape[2] != x.shape[3]:
+        return near
+    return [OutlierSet("rotated 90°", "near", x.rot90(1, (2, 3))), *near]
 
 
 def _far(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
@@ -102,8 +91,8 @@ def _far(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
     ]
 
 
-def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Images (N, C, H, W) under a Gaussian of deviation sigma pixels, edges repeated."""
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Blur images (N, C, H, W) by a Gaussian of standard deviation sigma pixels, edges repeated."""
     reach = max(math.ceil(3 * sigma), 1)
     line = torch.exp(-(torch.arange(-reach, reach + 1.0).square()) / (2 * sigma**2)).to(x)
     line, channels = line / line.sum(), x.shape[1]
@@ -112,9 +101,9 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
     return F.conv2d(rows, line.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
-def turned(x: Tensor, degrees: float) -> Tensor:
-    """Images (N, C, H, W) turned by an angle about their middle, bilinear, with their darkest value
-    where nothing was.
+def rotate(x: Tensor, degrees: float) -> Tensor:
+    """Rotate images (N, C, H, W) about their centre, bilinear, with their darkest value where
+    nothing was.
     """
     a = math.radians(degrees)
     matrix = x.new_tensor(
@@ -127,21 +116,23 @@ def turned(x: Tensor, degrees: float) -> Tensor:
     return (moved + low).clamp(low, x.amax())
 
 
-def shifts(x: Tensor, generator: torch.Generator) -> dict[str, list[tuple[float, Tensor]]]:
-    """Graded shifts of points x (N, *event): "rotation" by ANGLES in degrees (images), "noise" by
-    STRENGTHS of the range.
+def make_shifts(x: Tensor, generator: torch.Generator) -> dict[str, list[tuple[float, Tensor]]]:
+    """Make graded shifts of points x (N, *event): "rotation" by ANGLES in degrees (images), "noise"
+    by STRENGTHS of the range.
 
     The same noise at every strength. It is cut off at the range of the data.
     """
     low, high = float(x.min()), float(x.max())
     noise = (high - low) * torch.randn(x.shape, generator=generator)
     graded = {"noise": [(s, (x + s * noise).clamp(low, high)) for s in STRENGTHS]}
-    return ({"rotation": [(a, turned(x, a)) for a in ANGLES]} if x.dim() == 4 else {}) | graded
+    if x.dim() == 4:
+        graded = {"rotation": [(a, rotate(x, a)) for a in ANGLES]} | graded
+    return graded
 
 
-def of_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Images (N, C, H, W) as images of another shape (C', H', W'): resized without aliasing,
-    colours averaged.
+def resize_images(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Resize images (N, C, H, W) to another shape (C', H', W') without aliasing, colours
+    averaged.
     """
     if tuple(x.shape[2:]) != shape[1:]:
         x = F.interpolate(x, size=shape[1:], mode="bilinear", antialias=True).clamp(
@@ -152,11 +143,11 @@ def of_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1).contiguous()
 
 
-def other_data(
+def load_other_data(
     name: str, shape: tuple[int, ...], count: int, root: str | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The test parts of the other image sets that are at hand, in the shape asked for, and a note
-    for each that is not.
+    """Load the test parts of other image sets that are at hand, in a shape, by name; and a note for
+    each that is not.
     """
     found: dict[str, Tensor] = {}
     notes = []
@@ -170,13 +161,13 @@ def other_data(
             continue
         x = data.test.x[:count]
         label = other if tuple(x.shape[1:]) == shape else f"{other} (resized)"
-        found[label] = of_shape(x, shape)
+        found[label] = resize_images(x, shape)
     return found, notes
 
 
-def scores_of(model: Model) -> list[str]:
-    """The scores that a run can give: those of E(x), and of noise levels or classes where it has
-    them.
+def list_scores(model: Model) -> list[str]:
+    """List the outlier scores that a run can give: of E(x), and of noise levels or classes where it
+    has them.
     """
     kinds = {"energy"} | ({"noise"} if model.sigmas else set())
     if model.classes >= 2:
@@ -184,13 +175,15 @@ def scores_of(model: Model) -> list[str]:
     return [name for name, how in OUTLIER_SCORES.items() if how.reads in kinds]
 
 
-def rows_of(model: Model, names: Sequence[str] | None = None) -> dict[str, Scorer]:
-    """A row of the board for each score that the run can give, or for those named. What they learn,
-    they learn from training points. A score that the network cannot give (no linear layer, say) is
-    left out, unless it was asked for by name.
+def make_scorers(model: Model, names: Sequence[str] | None = None) -> dict[str, Scorer]:
+    """Make a function from points to outlier scores for each score that the run can give, or for
+    those named.
+
+    Scores that learn take training points. A score that the network cannot give (no linear layer,
+    say) is left out, unless it was asked for by name.
     """
     rows: dict[str, Scorer] = {}
-    for name in scores_of(model) if names is None else names:
+    for name in list_scores(model) if names is None else names:
         try:
             detector = model.detector(name, model.data.calibration.x[:200])
         except ValueError:
@@ -201,7 +194,7 @@ def rows_of(model: Model, names: Sequence[str] | None = None) -> dict[str, Score
     return rows
 
 
-def board(
+def measure_separations(
     rows: Mapping[str, Scorer],
     test: Tensor,
     sets: Sequence[OutlierSet],
@@ -210,7 +203,10 @@ def board(
     draws: int = 1000,
     progress: Callable[[str], object] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """{row: {set: the figures of `separation`}} of test points (N, *event) against every set."""
+    """Measure the `separation` of test points (N, *event) from every set by every scorer.
+
+    Returns {scorer: {set: figures}}.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name, scorer in rows.items():
         inside, found[name] = scorer(test), {}
@@ -223,19 +219,18 @@ def board(
     return found
 
 
-def curves(
+def measure_shift_curves(
     rows: Mapping[str, Scorer], test: Tensor, generator: torch.Generator, *, draws: int = 200
 ) -> dict[str, Any]:
-    """{shift: {row: [(amount, AUROC interval)]}}: fresh points x of which one half stays and the
-    other is shifted.
+    """Measure the AUROC of one half of the test points against the other, shifted half.
 
-    The halves differ, so that at no shift at all the AUROC is 0.5 but for chance, and not by
-    pairing.
+    Returns {shift: {scorer: [(amount, AUROC interval)]}}. The halves differ, so that at no shift at
+    all the AUROC is 0.5 but for chance, and not by pairing.
     """
     half = len(test) // 2
     inside = {name: scorer(test[:half]) for name, scorer in rows.items()}
     found: dict[str, Any] = {}
-    for shift, graded in shifts(test[half:], generator).items():
+    for shift, graded in make_shifts(test[half:], generator).items():
         found[shift] = {name: [] for name in rows}
         for amount, x in graded:
             for name, scorer in rows.items():
@@ -245,8 +240,8 @@ def curves(
 
 
 def table(found: Mapping[str, Mapping[str, Any]], metric: str = "auroc") -> list[str]:
-    """Markdown: sets down, rows of the board across; 100 × the metric with its interval, and
-    **lost** where the data lose.
+    """Format figures as Markdown: a row for each set, a column for each score; 100 × the metric
+    with its interval, and **lost** where the data lose.
     """
     rows = list(found)
     lines = ["| outliers | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
@@ -263,19 +258,20 @@ def table(found: Mapping[str, Mapping[str, Any]], metric: str = "auroc") -> list
     return lines
 
 
-def losses(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences: where a row holds outliers for likelier than the data, the whole interval of its
-    AUROC below 0.5.
+def list_losses(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """List in sentences where a score ranks the data above outliers: the whole interval of its
+    AUROC lies below 0.5.
     """
-    told = []
+    sentences = []
     for row, cells in found.items():
         lost = [
             f"{name} ({100 * c['auroc']['value']:.0f})"
             for name, c in cells.items()
             if c["auroc"]["high"] < 0.5
         ]
-        told += [f"{row} loses against {', '.join(lost)}"] if lost else []
-    return told
+        if lost:
+            sentences.append(f"{row} loses against {', '.join(lost)}")
+    return sentences
 
 
 def compare_scores(
@@ -293,14 +289,16 @@ def compare_scores(
     figures}}, "count", "notes", "table": lines of Markdown, "losses": sentences}.
     """
     generator = torch.Generator().manual_seed(seed)
-    others, notes = other_data(model.data.name, model.shape, count)
+    others, notes = load_other_data(model.data.name, model.shape, count)
     test = model.data.test.x[:count]
     sets = outlier_sets(test, generator, others)
-    found = board(rows_of(model, names), test, sets, generator, draws=draws, progress=progress)
+    found = measure_separations(
+        make_scorers(model, names), test, sets, generator, draws=draws, progress=progress
+    )
     return {
         "found": found,
         "count": len(test),
         "notes": notes,
         "table": table(found),
-        "losses": losses(found),
+        "losses": list_losses(found),
     }

@@ -1,5 +1,5 @@
-"""Samples of a run beside its data: distances, nearest neighbours, and what a judge of real images
-says.
+"""Samples of a run beside its data: distances, nearest neighbours, and the verdict of a classifier
+of real images.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ from lowland.tasks.generate import Samples
 from lowland.trained import Model
 from lowland.training.classifier import ImageClassifier, train_classifier
 
-SHOWN = 64  # pictures kept for grids
+MAX_SHOWN = 64  # pictures kept for grids
 
 
-def trained_judge(
+def train_judge(
     model: Model, found: Findings, say: Callable[[str], object]
 ) -> ImageClassifier | None:
-    """A classifier of the training images, if the data have labels and the recipe wants one."""
+    """Train a classifier of the training images, if they have labels and the recipe wants one."""
     steps = model.recipe["evaluation"]["classifier_steps"]
     if not steps or not model.data.classes or len(model.data.domain.shape) != 3:
         return None
@@ -41,8 +41,8 @@ def trained_judge(
 def measure_samples(
     model: Model, found: Findings, generator: torch.Generator, judge: ImageClassifier | None
 ) -> Samples:
-    """Samples from fresh noise, a film of how they come about, and what judge and neighbours say of
-    them.
+    """Draw samples and a trajectory, and compare them with data by distances, nearest neighbours and
+    a classifier.
     """
     count = model.recipe["evaluation"]["samples"]
     made = model.sample(count, generator=generator)
@@ -50,15 +50,13 @@ def measure_samples(
     test = model.data.test.x[: max(count, 500)]
     near, which = nearest(made.x, model.data.train.x)
     near_test, _ = nearest(test, model.data.train.x)
-    edge = near_test.quantile(0.01)
+    edge, typical = near_test.quantile(0.01), near_test.median()
     flat = [part.flatten(1) for part in (made.x, test[:count])]
     low = energy_values(model.marginal, test)
     figures: dict[str, Any] = {
         "count": count,
-        **_made_by(model),
-        "neighbour_ratio": float(near.median() / near_test.median())
-        if near_test.median() > 0
-        else None,
+        **_describe_generation(model),
+        "neighbour_ratio": float(near.median() / typical) if typical > 0 else None,
         "copies": int((near < edge).sum()),
         "expected_copies": 0.01 * count,
         "mmd": mmd(flat[0], flat[1]).to_dict(),
@@ -66,11 +64,11 @@ def measure_samples(
         "gap": energy_gap(low, energy_values(model.marginal, made.x)).to_dict(),
     }
     if judge is not None:
-        figures |= _judged(model, found, judge, made)
+        figures |= _classify(model, found, judge, made)
     found.figures["samples"] = figures
     found.arrays |= {
         "samples": made.x,
-        "data": model.data.train.x[:SHOWN],
+        "data": model.data.train.x[:MAX_SHOWN],
         "neighbour_samples": made.x[:16],
         "neighbour_of": model.data.train.x[which[:16]],
         "distances_samples": near,
@@ -86,7 +84,7 @@ def measure_samples(
     return made
 
 
-def _made_by(model: Model) -> dict[str, Any]:
+def _describe_generation(model: Model) -> dict[str, Any]:
     how = model.recipe["generation"]
     if how.get("method") == "flow":
         return {
@@ -97,9 +95,9 @@ def _made_by(model: Model) -> dict[str, Any]:
     return {"start": how["start"], "steps": how["steps"], "sampler": repr(model.sampler)}
 
 
-def _compared(judge: ImageClassifier, samples: Tensor, model: Model) -> dict[str, Any]:
-    """Samples beside test images, and training images beside test images, on the judge's features
-    and at equal counts.
+def _compare_features(judge: ImageClassifier, samples: Tensor, model: Model) -> dict[str, Any]:
+    """Compare samples with test images, and training images with test images, on the classifier's
+    features and at equal counts.
     """
     count = min(len(samples), len(model.data.test), len(model.data.train))
     order = torch.Generator().manual_seed(0)
@@ -121,17 +119,15 @@ def _compared(judge: ImageClassifier, samples: Tensor, model: Model) -> dict[str
     return found
 
 
-def _judged(model: Model, found: Findings, judge: ImageClassifier, made: Samples) -> dict[str, Any]:
-    """What a classifier of real images says of the samples."""
+def _classify(
+    model: Model, found: Findings, judge: ImageClassifier, made: Samples
+) -> dict[str, Any]:
+    """Classify the samples: confidence, class counts, agreement with the labels asked for."""
     test = model.data.test
     assert test.y is not None
     sure_test, called_test = judge.probabilities(test.x).max(1)
     right = called_test == test.y
-    pictures = (
-        made.x.clamp(model.data.domain.lo, model.data.domain.hi)
-        if model.data.domain.kind == "box"
-        else made.x
-    )
+    pictures = model.data.domain.project(made.x)
     sure, called = judge.probabilities(pictures).max(1)
     found.arrays["samples_label"] = called
     figures = {
@@ -141,7 +137,7 @@ def _judged(model: Model, found: Findings, judge: ImageClassifier, made: Samples
         "class_entropy": class_entropy(called, model.data.classes),
         "class_counts": torch.bincount(called, minlength=model.data.classes).tolist(),
         "class_names": list(model.data.class_names),
-        "features": _compared(judge, pictures, model),
+        "features": _compare_features(judge, pictures, model),
     }
     if made.labels is not None:
         figures["agreement"] = share(int((called == made.labels).sum()), len(called)).to_dict()

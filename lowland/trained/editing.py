@@ -47,7 +47,7 @@ def edit_with(
     generator: torch.Generator,
     classifier: Model | None = None,
     weight: float = 1.0,
-    proximal_weight: float | None = None,
+    proximal_sigma: float | None = None,
     sigma: float = 0.7,
     steps: int = 300,
     draws: int = 4,
@@ -56,7 +56,7 @@ def edit_with(
     """Move points x (N, *event) towards a class, with the run as prior.
 
     classifier: a run with classes, the run itself unless given; weight: of −log p(label | x);
-    proximal_weight: how far an edit may go, as `tasks.edit` takes it; sigma: for an energy of
+    proximal_sigma: how far an edit may go, as `tasks.edit` takes it; sigma: for an energy of
     noise, the noise level to which x is buried: higher keeps less of it.
     """
     judge = model if classifier is None else classifier
@@ -77,7 +77,7 @@ def edit_with(
         x,
         attribute,
         weight=weight,
-        proximal_sigma=proximal_weight,
+        proximal_sigma=proximal_sigma,
         sigmas=sigmas,
         generator=generator,
         steps=steps,

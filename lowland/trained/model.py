@@ -6,13 +6,11 @@ that the run's recipe holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lowland.data import Dataset, binarize, materialize
@@ -23,29 +21,32 @@ from lowland.registry import build
 from lowland.run import Checkpoint, Run
 from lowland.samplers import Sampler
 from lowland.tasks import (
-    Detector,
-    EditResult,
-    Interpolation,
-    Operator,
-    Restoration,
-    Samples,
     bind_smallest_sigma,
     noise_levels,
 )
-from lowland.trained import detector, draws, editing, purification, restoration
+from lowland.trained.detector import fit_detector
+from lowland.trained.draws import draw_samples
+from lowland.trained.editing import edit_with, interpolate_with, predict_with
+from lowland.trained.purification import purify_with
+from lowland.trained.restoration import restore_with
 from lowland.training import load_recipe_data
-
-Progress = Callable[[int], object] | None
 
 
 @dataclass
 class Model:
-    """A trained run in memory. Its methods take and return points in the units of the energy.
+    """A trained run in memory, with `sample`, `energies`, `log_likelihood`, `detector`, `restore`,
+    `purify`, `edit`, `interpolate` and `predict`, which take and return points in the units of the
+    energy.
 
     run: the directory; recipe: its plain values; energy: E(x), E(x, y) with labels or E(x, σ) with
     noise levels, in eval mode; marginal: the energy as a function of x alone; sampler: that of the
     recipe's [generation], None for flow; latest: the newest checkpoint, with the chains and the
     partner network of training alone.
+
+    >>> import lowland, torch
+    >>> model = lowland.load("mnist")
+    >>> model.sample(2, generator=torch.Generator().manual_seed(0)).x.shape
+    torch.Size([2, 1, 28, 28])
     """
 
     run: Run
@@ -112,27 +113,6 @@ class Model:
             return x
         return x * x.new_tensor(about["scale"]) + x.new_tensor(about["mean"])
 
-    def sample(
-        self,
-        count: int,
-        *,
-        generator: torch.Generator,
-        labels: Tensor | None = None,
-        frames: int = 0,
-        progress: Progress = None,
-    ) -> Samples:
-        """Draw `count` samples as the recipe's [generation] says.
-
-        labels (count,): classes asked for, all evenly unless given; frames: states of the chains to
-        keep as a film; progress: called with the number of steps done.
-
-        >>> import lowland, torch
-        >>> model = lowland.load("mnist")
-        >>> model.sample(2, generator=torch.Generator().manual_seed(0)).x.shape
-        torch.Size([2, 1, 28, 28])
-        """
-        return draws.draw(self, count, generator, labels=labels, frames=frames, progress=progress)
-
     def energies(self, x: Tensor) -> Tensor:
         """Compute E(x) (N,) of points x (N, *event), labels and noise levels averaged out."""
         return energy_values(self.marginal, x)
@@ -141,63 +121,14 @@ class Model:
         """Compute the mean log-likelihood of points x (N, *event), given log Z of the marginal."""
         return log_likelihood(self.marginal, x, log_z)
 
-    def detector(self, score: str = "energy", calibration: Tensor | None = None) -> Detector:
-        """Fit a detector of outliers with an outlier score, by name.
-
-        calibration (N, *event): inliers that the run was not trained on; its own calibration part
-        unless given. Scores that learn take training points.
-        """
-        return detector.fit_detector(self, score, calibration)
-
-    def restore(
-        self,
-        operator: Operator,
-        y: Tensor,
-        sigma: float,
-        *,
-        generator: torch.Generator,
-        draws: int | None = None,
-        method: str = "sample",
-        progress: Progress = None,
-    ) -> Restoration:
-        """Draw from the posterior of x given y = A x + σ ε, with the run as prior.
-
-        y (B, *measured); draws: for each row, the recipe's unless given; method: "sample", or "map"
-        for the most likely image alone. Settings come from the recipe's [restoration].
-        """
-        return restoration.restore_with(
-            self,
-            operator,
-            y,
-            sigma,
-            generator=generator,
-            draws=draws,
-            method=method,
-            progress=progress,
-        )
-
-    def purify(self, x: Tensor, *, generator: torch.Generator, **changes: Any) -> Tensor:
-        """Move points x (N, *event) to where data lie, as the recipe's [purification] says.
-
-        changes: settings of `lowland.tasks.purify` to use in place of the recipe's.
-        """
-        return purification.purify_with(self, x, generator=generator, **changes)
-
-    def edit(
-        self, x: Tensor, label: int, *, generator: torch.Generator, **options: Any
-    ) -> EditResult:
-        """Move points x (N, *event) towards a class. Options: see `trained.editing.edit_with`."""
-        return editing.edit_with(self, x, label, generator=generator, **options)
-
-    def interpolate(self, a: Tensor, b: Tensor, points: int = 9, **options: Any) -> Interpolation:
-        """Find a path of low energy from a to b (B, *event). Options: see `interpolate_with`."""
-        return editing.interpolate_with(self, a, b, points, **options)
-
-    def predict(
-        self, x: Tensor, channels: Sequence[int] = (), *, generator: torch.Generator, **options: Any
-    ) -> Restoration:
-        """Draw the channels of x (B, C, H, W) that are not given. Options: see `predict_with`."""
-        return editing.predict_with(self, x, channels, generator=generator, **options)
+    # the functions of this folder that take a model first
+    sample = draw_samples
+    detector = fit_detector
+    restore = restore_with
+    purify = purify_with
+    edit = edit_with
+    interpolate = interpolate_with
+    predict = predict_with
 
 
 def load(
@@ -235,11 +166,9 @@ def load(
     energy.load_state_dict(chosen.tensors[weights])
     energy.eval()
     own = latent_of(energy).marginal
-    marginal = (
-        own() if own is not None else bind_smallest_sigma(energy, noise_levels(energy, recipe))
-    )
-    chains = recipe["generation"]["sampler"]
-    sampler = build("sampler", chains) if chains else None
+    marginal = own() if own else bind_smallest_sigma(energy, noise_levels(energy, recipe))
+    named = recipe["generation"]["sampler"]
+    sampler = build("sampler", named) if named else None
     kept = {name: t for name, t in latest.tensors.items() if name in ("chains", "partner")}
     latest = latest._replace(tensors=kept)
     return Model(run, recipe, energy, marginal, sampler, latest, data)

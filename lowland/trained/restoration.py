@@ -22,7 +22,7 @@ from lowland.tasks import (
     restore,
     split_gibbs_sample,
 )
-from lowland.trained.draws import prior_bank
+from lowland.trained.draws import draw_prior
 
 if TYPE_CHECKING:
     from lowland.trained.model import Model
@@ -99,7 +99,7 @@ def restore_with(
         generator=generator,
         steps=how["steps"],
         draws=how["draws"],
-        prior_samples=prior_bank(model),
+        prior_samples=draw_prior(model),
         temperatures=how["temperatures"],
         denoise_sigma=how["denoise_sigma"],
         progress=progress,
@@ -126,27 +126,22 @@ def _find_map(
     """
     energy, domain = model.energy, model.energy.domain
     if how["method"] == "split-gibbs":
-        noise = noise_of(energy)
-        if noise is None or noise.start is None:
+        condition = noise_of(energy)
+        if condition is None or condition.start is None:
             x = domain.draw(len(y), generator)
         else:
-            x = noise.start(len(y), MAP_SIGMAS[0], generator)
-        x = _clamp_to_box(model, x)
+            x = condition.start(len(y), MAP_SIGMAS[0], generator)
+        x = domain.project(x)
         for level in karras_sigmas(*MAP_SIGMAS):
             bound = bind_smallest_sigma(energy, (level,))
             x = map_estimate(bound, operator, y, sigma, start=x, steps=MAP_STEPS).x
         return Restoration.of(x.unsqueeze(0))
-    prior, noise = prior_bank(model), how["denoise_sigma"]
+    prior, noise = draw_prior(model), how["denoise_sigma"]
     if prior is None:
         start = domain.draw(len(y), generator)
     else:
         clean = denoise(model.marginal, prior, noise)
         start = prior[importance_resample(clean, operator, y, sigma, 1, generator)[0]]
-    start = _clamp_to_box(model, start)
+    start = domain.project(start)
     x = map_estimate(model.marginal, operator, y, sigma, start=start, steps=how["steps"]).x
     return Restoration.of(denoise(model.marginal, x, noise).unsqueeze(0))
-
-
-def _clamp_to_box(model: Model, x: Tensor) -> Tensor:
-    domain = model.energy.domain
-    return x.clamp(domain.lo, domain.hi) if domain.kind == "box" else x

@@ -30,7 +30,7 @@ EDIT: dict[str, Kind] = {
     "seed": int,
     "out": str,
     "weight": float,
-    "proximal_weight": float,
+    "proximal_sigma": float,
     "sigma": float,
 }
 INTERPOLATE: dict[str, Kind] = {
