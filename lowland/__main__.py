@@ -6,8 +6,8 @@ import sys
 from lowland.cli import main
 
 
-def ended() -> int:
-    """The status with which the command ends."""
+def run_command() -> int:
+    """Run the command and return its exit status."""
     try:
         main()
     except SystemExit as end:
@@ -20,8 +20,8 @@ if (
     # under torchrun: gloo's threads may outlive Python, whose end then aborts a process that is
     # done
 ):
-    status = ended()
+    status = run_command()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-sys.exit(ended())
+sys.exit(run_command())

@@ -1,4 +1,4 @@
-"""What this machine has and lacks, in words a newcomer can act on."""
+"""Report of what this machine has and lacks, in words a newcomer can act on."""
 
 import os
 import platform
@@ -11,27 +11,18 @@ EXTRAS = {"pyarrow": ("Parquet files (cifar10-jpeg)", "pip install 'lowland[parq
 
 
 def examine(root: str | Path | None = None) -> str:
-    """A report of versions, devices, data roots and what is missing, with the command that brings
-    it.
+    """Report versions, devices, data roots and what is missing, with the command that brings it.
 
     >>> "torch" in examine()
     True
     """
-    return "\n".join(
-        [
-            "Versions",
-            *_versions(),
-            "",
-            "Devices",
-            *_devices(),
-            "",
-            "Data",
-            *_data(root),
-            "",
-            "Extras",
-            *_extras(),
-        ]
-    )
+    parts = {
+        "Versions": _versions(),
+        "Devices": _devices(),
+        "Data": _data(root),
+        "Extras": _extras(),
+    }
+    return "\n\n".join("\n".join([title, *lines]) for title, lines in parts.items())
 
 
 def _versions() -> list[str]:
@@ -59,23 +50,17 @@ def _devices() -> list[str]:
 def _data(root: str | Path | None) -> list[str]:
     from lowland.data import data_roots, list_datasets
 
-    lines = [
-        f"  looks in   {path} ({'found' if path.is_dir() else 'not there'})"
-        for path in data_roots(root)
-    ]
+    roots = data_roots(root)
+    lines = [f"  looks in   {path} ({'found' if path.is_dir() else 'not there'})" for path in roots]
     if not root and not os.environ.get("LOWLAND_DATA"):
         lines.append("             set LOWLAND_DATA or pass --data-root to look elsewhere first")
     fetched = "missing: `lowland train` downloads it, or put its files in ROOT/{}"
     missing = {name: fetched.format(name) for name in ("mnist", "fashion-mnist", "cifar10")}
     missing["cifar10-jpeg"] = "missing: put train.parquet and test.parquet in ROOT/cifar10-jpeg"
     for name, about in list_datasets().items():
-        places = [path / name for path in data_roots(root) if (path / name).is_dir()]
-        where = (
-            f"found in {places[0]}"
-            if places
-            else about + (f"; {missing[name]}" if name in missing else "")
-        )
-        lines.append(f"  {name:16} {where}")
+        places = [path / name for path in roots if (path / name).is_dir()]
+        hint = f"; {missing[name]}" if name in missing else ""
+        lines.append(f"  {name:16} " + (f"found in {places[0]}" if places else about + hint))
     return lines
 
 

@@ -5,22 +5,23 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lowland.config.recipe import Recipe, recipe_model
 from lowland.config.sections import ConfigError
 
 
 def recipes_folder() -> Path:
-    """Where the shipped recipes lie: inside the wheel, or beside the package in a checkout."""
+    """Return the folder of shipped recipes: inside the wheel, or beside the package."""
     inside = Path(__file__).parents[1] / "recipes"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
 
 
 def recipe_names() -> dict[str, str]:
-    """Shipped recipes: name to its line of description."""
+    """Return the line of description of every shipped recipe, by name."""
     return {
         path.stem: str(tomllib.loads(path.read_text()).get("about", ""))
         for path in sorted(recipes_folder().glob("*.toml"), key=lambda path: path.stem)
@@ -39,41 +40,23 @@ def read_recipe(
     >>> read_recipe("digits", {"training.steps": 50}).training.steps
     50
     """
-    if isinstance(source, Mapping):
-        values, origin = dict(source), "the recipe"
-    else:
-        path = _find(str(source))
-        origin = str(source)
-        try:
-            values = _read(path)
-        except (
-            tomllib.TOMLDecodeError,
-            json.JSONDecodeError,
-            KeyError,
-            TypeError,
-            UnicodeDecodeError,
-        ) as error:
-            raise ConfigError(
-                f"{path} is no recipe: {error}; a recipe is a TOML file, or the recipe.json of a "
-                "run; correct it"
-            ) from None
-    overrides = overrides or {}
-    for key, value in sorted(
-        overrides.items(), key=lambda item: not item[0].endswith(".name")
-    ):  # a class first, then its values
+    origin = "the recipe" if isinstance(source, Mapping) else str(source)
+    values = dict(source) if isinstance(source, Mapping) else _read(_find(str(source)))
+    classes_first = sorted(
+        (overrides or {}).items(), key=lambda item: not item[0].endswith(".name")
+    )
+    for key, value in classes_first:
         _put(values, key, value)
     try:
         return recipe_model().model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [f"  {_explain(problem)}" for problem in error.errors()]
         many = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        raise ConfigError(
-            f"{origin} has {many}:\n" + "\n".join(f"  {line}" for line in lines)
-        ) from None
+        raise ConfigError("\n".join([f"{origin} has {many}:", *lines])) from None
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`--set a.b=c` arguments as overrides; the value is read as TOML, else taken as a word.
+    """Read `--set a.b=c` arguments as overrides; values are TOML, or else words.
 
     >>> parse_overrides(["training.steps=100", "sampler.clamp=[0, 1]", "data.name=mnist"])
     {'training.steps': 100, 'sampler.clamp': [0, 1], 'data.name': 'mnist'}
@@ -94,13 +77,21 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A recipe in TOML, or the recipe.json of a run."""
-    if path.suffix == ".json":
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
-            raise TypeError("no section 'recipe' in it")
-        return found["recipe"]
-    return tomllib.loads(path.read_text())
+    """Read a recipe in TOML, or the recipe.json of a run."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return tomllib.loads(text)
+        found = json.loads(text)
+        if isinstance(found, dict) and isinstance(found.get("recipe"), dict):
+            return found["recipe"]
+        problem = "no section 'recipe' in it"
+    except ValueError as error:
+        problem = str(error)
+    raise ConfigError(
+        f"{path} is no recipe: {problem}; a recipe is a TOML file, or the recipe.json of a run; "
+        "correct it"
+    )
 
 
 def _find(name: str) -> Path:
@@ -118,6 +109,7 @@ def _find(name: str) -> Path:
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a path such as "training.steps"."""
     *path, last = key.split(".")
     for part in path:
         inner = values.setdefault(part, {})
@@ -133,46 +125,44 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _explain(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        allowed = _allowed(problem["loc"][:-1])
-        near = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+def _explain(problem: ErrorDetails) -> str:
+    """Say in a line what is wrong, and where."""
+    place, message = problem["loc"], problem["msg"].removeprefix("Value error, ")
+    path = ".".join(map(str, place)) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        allowed = _list_keys(place[:-1])
+        near = get_close_matches(str(place[-1]), allowed, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(sorted(allowed))}"
         return f"{path}: no such key; {hint}"
-    if kind == "missing":
+    if problem["type"] == "missing":
         return f"{path}: missing; add it"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        context = problem["ctx"]
-        expected = str(context.get("expected_tags", "")).replace("'", "")
-        tag = str(context.get("tag", ""))
-        near = get_close_matches(tag, expected.split(", "), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        given = f"name is {tag!r}" if tag else "name is missing"
-        return f"{path}: {given}; " + (
-            f"allowed are {expected}{hint}" if expected else "add name = ..."
-        )
-    return f"{path}: {message}" + (f" (given: {problem['input']!r})" if problem["loc"] else "")
+    if problem["type"].startswith("union_tag"):
+        return f"{path}: {_explain_name(problem.get('ctx', {}))}"
+    return f"{path}: {message}" + (f" (given: {problem['input']!r})" if place else "")
 
 
-def _allowed(path: Sequence[Any]) -> list[str]:
-    """The keys that may stand at a path of the recipe."""
-    model: Any = recipe_model()
+def _explain_name(context: Mapping[str, Any]) -> str:
+    """Say which names a section may have, in place of the one that it has."""
+    expected, name = context.get("expected_tags", "").replace("'", ""), context.get("tag", "")
+    given = f"name is {name!r}" if name else "name is missing"
+    if not expected:
+        return f"{given}; add name = ..."
+    near = get_close_matches(name, expected.split(", "), n=1)
+    return f"{given}; allowed are {expected}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _list_keys(path: Sequence[int | str]) -> list[str]:
+    """List the keys that may stand at a path of the recipe; a class is a part of the path too."""
+    models: list[type[BaseModel]] = [recipe_model()]
     for part in path:
-        models = (
-            _models_in(model.model_fields[part].annotation)
-            if part in getattr(model, "model_fields", {})
-            else []
-        )
-        chosen = [m for m in _models_in(model) if m.__name__ == part] or models
-        if not chosen:
-            return []
-        model = chosen[0] if len(chosen) == 1 else Union[tuple(chosen)]  # noqa: UP007
-    return list(getattr(model, "model_fields", {}))
+        named = [model for model in models if model.__name__ == part]
+        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
+        models = named or [model for field in fields for model in _models_in(field.annotation)]
+    return list(models[0].model_fields) if len(models) == 1 else []
 
 
-def _models_in(annotation: Any) -> list[Any]:
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """List the models in an annotation such as `A | B | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

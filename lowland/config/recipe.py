@@ -20,7 +20,7 @@ from lowland.training.settings import Training
 
 
 def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> type[BaseModel]:
-    """A strict pydantic model with the constructor's parameters; building it also builds the
+    """Make a strict pydantic model of a constructor's parameters; validating it also builds the
     object, to hear its errors.
     """
     fields: dict[str, Any] = {"name": (Literal[cls.__name__], ...)} if tagged else {}
@@ -29,27 +29,28 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
             kind = _leaves(name) if name in KINDS else p.annotation
             fields[name] = (kind, ... if p.default is p.empty else p.default)
 
-    def buildable(model: BaseModel) -> BaseModel:
+    def check_buildable(model: BaseModel) -> BaseModel:
         if "domain" not in skip:
             names = (name for name in fields if name != "name" or not tagged)
-            cls(**{name: _built(name, getattr(model, name)) for name in names})
+            cls(**{name: _build_inner(name, getattr(model, name)) for name in names})
         return model
 
     return create_model(
         cls.__name__,
         __config__=STRICT,
-        __validators__={"buildable": model_validator(mode="after")(buildable)},  # type: ignore[dict-item]
+        __validators__={"buildable": model_validator(mode="after")(check_buildable)},  # type: ignore[dict-item]
         __doc__=cls.__doc__,
         **fields,
     )
 
 
-def _built(name: str, value: Any) -> Any:
+def _build_inner(name: str, value: Any) -> Any:
+    """Build the object that a validated section stands for; other values stay as they are."""
     return build(name, value.model_dump()) if isinstance(value, BaseModel) else value
 
 
 def _leaves(kind: str) -> Any:
-    """Union of the models of a kind that take no other object of that kind."""
+    """Return the union of the models of a kind that take no other object of that kind."""
     classes = [cls for cls in registered(kind).values() if not nests(cls, kind)]
     return _tagged_union(classes)
 
@@ -60,19 +61,15 @@ def _tagged_union(classes: Sequence[type], skip: Sequence[str] = ()) -> Any:
 
 
 def _union(kind: str, skip: Sequence[str] = ()) -> Any:
-    from lowland.energy import (
-        Energy,  # only classes that learn belong in a recipe; targets have no weights
-    )
-
+    """Return the union of the models of a kind; of energies those that learn, which have a domain."""
     classes = [
         c for c in registered(kind).values() if kind != "energy" or "domain" in parameters(c)
     ]
-    assert kind != "energy" or all(issubclass(c, Energy) for c in classes)
     return _tagged_union(classes, skip)
 
 
 def recipe_model() -> type["Recipe"]:
-    """The Recipe model over everything registered now."""
+    """Return the Recipe model over everything that is registered now."""
     return _recipe_model(tuple(cls for kind in KINDS for cls in registered(kind).values()))
 
 
@@ -116,11 +113,12 @@ class Recipe(BaseModel):
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
 
     @model_validator(mode="after")
-    def _binary_data_stay_binary(self) -> "Recipe":
+    def _check_binary_data(self) -> "Recipe":
+        training = self.training.model_dump()
         spread = [
             f"training.{name}"
             for name in ("data_noise_std", "dequantise", "box_margin")
-            if getattr(self.training, name, 0)
+            if training.get(name)
         ]
         if self.data.binarize and spread:
             raise ValueError(
@@ -131,7 +129,7 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _chains_need_a_sampler(self) -> "Recipe":
+    def _check_sampler(self) -> "Recipe":
         objective = registered("objective")[self.objective.name]
         if self.sampler is None and cast(Any, objective).sampled:
             raise ValueError(
@@ -142,9 +140,9 @@ class Recipe(BaseModel):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """The recipe as JSON values, complete with every default."""
+        """Return the recipe as JSON values, complete with every default."""
         return self.model_dump(mode="json")
 
     def toml(self) -> str:
-        """The recipe as a TOML document that `read_recipe` reads back."""
+        """Return the recipe as a TOML document that `read_recipe` reads back."""
         return to_toml(self.plain())

@@ -119,7 +119,7 @@ class Drawing(BaseModel):
 
 
 class Generation(Drawing):
-    """How samples are made from the trained energy."""
+    """Settings of the samples that are made from the trained energy."""
 
     method: Literal["chains", "flow", "recovery"] = Field(
         "chains", description="or down the levels: by flow, or draw by draw"
@@ -133,9 +133,7 @@ class Generation(Drawing):
 
 
 class Restoration(Drawing):
-    """How posterior draws are made: the same kind of settings, with the noise of the
-    measurement.
-    """
+    """Settings of posterior draws: those of samples, and the noise of the measurement."""
 
     method: Literal["chains", "split-gibbs"] = Field(
         "chains", description="Markov chains; or split Gibbs sampling down the noise levels"
@@ -164,7 +162,7 @@ class Restoration(Drawing):
 
 
 class Purification(BaseModel):
-    """How points are purified: the settings of `lowland.tasks.purify`."""
+    """Settings of `lowland.tasks.purify`."""
 
     model_config = STRICT
     method: Literal["langevin", "map", "denoise"] = Field(

@@ -2,40 +2,39 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+
+Value = object  # a number, text, bool, None, a list, or a mapping of values
 
 
-def to_toml(values: Mapping[str, Any], section: str = "") -> str:
-    inner = {
-        key: value for key, value in values.items() if isinstance(value, Mapping) or _tables(value)
-    }
-    lines = [f"{k} = {_literal(v)}" for k, v in values.items() if v is not None and k not in inner]
-    text = (
-        (f"[{section}]\n" if section and lines else "") + "\n".join(lines) + ("\n" if lines else "")
-    )
-    for key, value in inner.items():
+def to_toml(values: Mapping[str, Value], section: str = "", array: bool = False) -> str:
+    """Write values as TOML: numbers and texts first, then a table for each mapping inside; None is
+    left out.
+
+    section: the name of the table; array: whether it is one of several of that name.
+    """
+    tables = {key: value for key, value in values.items() if _as_tables(value)}
+    lines = [f"{k} = {_literal(v)}" for k, v in values.items() if v is not None and k not in tables]
+    if section and lines:
+        lines = ["", f"[[{section}]]" if array else f"[{section}]", *lines]
+    for key, value in tables.items():
         name = f"{section}.{key}" if section else key
-        for part in value if isinstance(value, list) else [value]:
-            table = to_toml(part, name).lstrip("\n")
-            text += "\n" + (
-                table.replace(f"[{name}]", f"[[{name}]]", 1) if isinstance(value, list) else table
-            )
-    return text
+        for table in _as_tables(value):
+            lines.append(to_toml(table, name, isinstance(value, list)).rstrip("\n"))
+    return "\n".join(lines) + "\n"
 
 
-def _tables(value: Any) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and all(isinstance(part, Mapping) for part in value)
-    )
+def _as_tables(value: Value) -> list[Mapping[str, Value]]:
+    """Return the mappings of which a value consists; none for other values."""
+    parts = value if isinstance(value, list) else [value]
+    tables = [part for part in parts if isinstance(part, Mapping)]
+    return tables if len(tables) == len(parts) else []
 
 
-def _literal(value: Any) -> str:
+def _literal(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    return (
-        "[" + ", ".join(map(_literal, value)) + "]"
-        if isinstance(value, (list, tuple))
-        else repr(value)
-    )
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    return repr(value)

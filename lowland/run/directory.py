@@ -30,8 +30,8 @@ from lowland.run.checkpoint import (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages whose arithmetic decides the bits of a run, and the CPU
-    threads in use.
+    """List the versions of Python and of packages whose arithmetic decides the bits of a run, and
+    the CPU threads in use.
     """
     found = {"python": platform.python_version()}
     for package in ("lowland", "torch", "numpy"):
@@ -68,8 +68,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """An existing run: a directory, or the name of one that is shipped. Raises RunError if
-        there is none, or if it is of another format."""
+        """Open an existing run: a directory, or the name of one that is shipped.
+
+        Raises RunError if there is none, or if it is of another format.
+        """
         run = cls(path)
         if not run.path.exists() and len(run.path.parts) == 1 and run.path.name in shipped():
             run = cls(shipped_folder() / run.path.name)
@@ -80,14 +82,12 @@ class Run:
                 f"needed{names}; train one first"
             )
         header = run.header
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            found = header.get("format") if isinstance(header, dict) else None
-            written = (
-                header.get("versions", {}).get("lowland", "") if isinstance(header, dict) else ""
-            )
+        known = header if isinstance(header, dict) else {}
+        if known.get("format") != FORMAT:
+            written = known.get("versions", {}).get("lowland", "")
             raise RunError(
-                f"{run.path} is a run of format {found}; this lowland reads format {FORMAT}; "
-                f"use the lowland {written} that wrote it"
+                f"{run.path} is a run of format {known.get('format')}; this lowland reads format "
+                f"{FORMAT}; use the lowland {written} that wrote it"
             )
         return run
 
@@ -180,7 +180,7 @@ class Run:
             raise disk_error(self.path / file, error) from error
 
     def rows(self, file: str = "log.jsonl") -> list[dict[str, Any]]:
-        """All whole rows of a log; a half-written last line, as a kill leaves it, is passed
+        """Read all whole rows of a log; a half-written last line, as a kill leaves it, is passed
         over.
         """
         path = self.path / file
@@ -193,8 +193,8 @@ class Run:
         return found
 
     def log_size(self) -> int:
-        """Bytes in log.jsonl: what a checkpoint remembers so that resuming can cut the log back to
-        it.
+        """Return the bytes in log.jsonl, which a checkpoint keeps so that resuming can cut it
+        back.
         """
         path = self.path / "log.jsonl"
         return path.stat().st_size if path.exists() else 0
@@ -223,14 +223,13 @@ class Run:
         return write_checkpoint(target, checkpoint)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints present, ascending, whole or not."""
+        """List the steps of the checkpoints present, ascending, whole or not."""
         return sorted(int(p.name[5:]) for p in self.path.glob("step-*") if p.name[5:].isdigit())
 
     def load_checkpoint(self, step: int | None = None) -> Checkpoint:
-        """The newest whole checkpoint, or the one asked for. Damaged ones are named in a warning
-        and passed over.
+        """Read the newest whole checkpoint, or the one asked for.
 
-        Raises RunError if none is whole.
+        Damaged ones are named in a warning and passed over. Raises RunError if none is whole.
         """
         problems = []
         for candidate in reversed(self.steps()) if step is None else [step]:
@@ -287,6 +286,7 @@ class Run:
 
 
 def _plain_number(value: Any) -> Any:
+    """Return a tensor of one number as a number, and one that is not finite as a string."""
     if isinstance(value, Tensor):
         value = value.item()
     if isinstance(value, float) and not torch.isfinite(torch.tensor(value)):

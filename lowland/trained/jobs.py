@@ -22,7 +22,6 @@ from torch import Tensor
 
 from lowland.atomic import write_aside, write_bytes
 from lowland.data.images import IMAGE_SUFFIXES, find_images, load_batch, load_image
-from lowland.seeds import make_generator
 from lowland.training.distributed import Team
 
 PATIENCE = timedelta(days=7)  # of one process for another: pieces take what they take
@@ -30,8 +29,9 @@ PATIENCE = timedelta(days=7)  # of one process for another: pieces take what the
 
 @dataclass(frozen=True)
 class Job:
-    """A file `out` that is made in pieces. plan: everything that decides them; pieces of another
-    plan are thrown away.
+    """A file `out` that is made in `count` pieces by the processes of a team.
+
+    plan: everything that decides the pieces; those of another plan are thrown away.
     """
 
     out: Path
@@ -41,12 +41,12 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the pieces lie until the file is whole."""
+        """The folder of the pieces, there until the file is whole."""
         return self.out.with_name(f".{self.out.name}.pieces")
 
     def missing(self) -> list[int]:
-        """The pieces that this process is to make: its share of those that no earlier attempt left
-        behind.
+        """Return the pieces that this process is to make: its share of those that no earlier attempt
+        left behind.
         """
         return self.team.on_main(self._begin)[self.team.rank :: self.team.size]
 
@@ -70,8 +70,8 @@ class Job:
             yield (self.folder / f"{number:08d}").read_bytes()
 
     def finish(self, write: Callable[[Path], object]) -> Path:
-        """When all pieces are there: `write` makes the file from them, aside and in the main process; then
-        they go.
+        """Wait for all pieces, make the file from them by `write` in the main process, and delete
+        them.
         """
         self.team.barrier()
         self.team.on_main(lambda: self._finish(write))
@@ -84,7 +84,7 @@ class Job:
 
 
 def fingerprint(module: torch.nn.Module) -> str:
-    """SHA-256 of all weights and buffers."""
+    """Return the SHA-256 of all weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(
@@ -93,13 +93,8 @@ def fingerprint(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def piece_generator(seed: int, number: int) -> torch.Generator:
-    """Make the generator of one piece, a function of (seed, number)."""
-    return make_generator(seed, number)
-
-
 def write_npy(file: BinaryIO, count: int, parts: Iterator[Tensor]) -> None:
-    """One array (count, ...) in NumPy's format from parts of it, of which one at a time is held."""
+    """Write one array (count, ...) in NumPy's format from parts of it, one at a time in memory."""
     for number, part in enumerate(parts):
         array = part.numpy()
         if number == 0:
@@ -114,8 +109,8 @@ def write_npy(file: BinaryIO, count: int, parts: Iterator[Tensor]) -> None:
 
 
 def write_npz(path: Path, count: int, arrays: Mapping[str, Callable[[], Iterator[Tensor]]]) -> None:
-    """Several arrays (count, ...) in one .npz file, without a clock in it: equal arrays make equal
-    files.
+    """Write several arrays (count, ...) in one .npz file, without a clock in it: equal arrays make
+    equal files.
     """
     with zipfile.ZipFile(path, "w") as archive:
         for name, parts in arrays.items():
@@ -125,16 +120,14 @@ def write_npz(path: Path, count: int, arrays: Mapping[str, Callable[[], Iterator
 
 @dataclass(frozen=True)
 class Points:
-    """The points in files and folders, in pieces: image files of one piece, or one array file and
-    the rows of a piece.
-    """
+    """Points in files and folders, in pieces: several image files, or rows of one array file."""
 
     pieces: Sequence[tuple[tuple[Path, ...], slice]]
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, paths: Sequence[str | Path], shape: tuple[int, ...], size: int) -> "Points":
-        """Pieces of at most `size` points. Raises DataError as `load_batch` does."""
+        """Divide points into pieces of at most `size`. Raises DataError as `load_batch` does."""
         pieces: list[tuple[tuple[Path, ...], slice]] = []
         images: list[Path] = []
         for path in map(Path, paths):
@@ -156,12 +149,12 @@ class Points:
         return cls(pieces, shape)
 
     def marks(self) -> list[tuple[str, int, int]]:
-        """Name, size and time of every file: what tells whether they are still the same."""
+        """List name, size and time of every file, to tell whether they are still the same."""
         found = {file: file.expanduser().stat() for files, _ in self.pieces for file in files}
         return [(str(file), about.st_size, about.st_mtime_ns) for file, about in found.items()]
 
     def load(self, number: int) -> tuple[list[str], Tensor]:
-        """Names and points (N, *shape) of a piece."""
+        """Load names and points (N, *shape) of a piece."""
         files, rows = self.pieces[number]
         if rows == slice(None):
             return load_batch(files, self.shape)

@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.data import save_grid
+from lowland.seeds import make_generator
 from lowland.trained.jobs import (
     PATIENCE,
     Job,
     fingerprint,
-    piece_generator,
     write_npy,
     write_npz,
 )
@@ -104,7 +104,7 @@ def _draw_piece(
     if label is not None:
         labels = torch.full_like(rows, label)
     made = model.sample(
-        len(rows), generator=piece_generator(seed, number), labels=labels, progress=progress
+        len(rows), generator=make_generator(seed, number), labels=labels, progress=progress
     )
     kept = {} if made.labels is None else {"labels": made.labels.contiguous()}
     return dump_tensors({"x": model.inverse_transform(made.x).contiguous(), **kept})
