@@ -261,7 +261,7 @@ def test_every_particle_was_drawn_from_the_mean_beside_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With many particles: 250 would tell p(v | h) from p(v | E[h]), which ten do not."""
-    monkeypatch.setattr(inside, "CHAINS", 250)
+    monkeypatch.setattr(inside, "NUM_PARTICLES", 250)
     s = load(run.path)
     with torch.no_grad():
         found = inside._fantasies(s, machine_of(s), torch.Generator().manual_seed(0))
