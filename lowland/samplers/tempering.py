@@ -65,7 +65,6 @@ class Tempered(Wrapper):
             conditional=self._times_beta(inner.conditional),
             one_hot_energy=self._times_beta(inner.one_hot_energy),
             sweep=self._sweep if inner.sweep is not None and inner.any_beta else None,
-            any_beta=False,
             energy_from=self._times_beta(inner.energy_from),
         )
 
@@ -79,13 +78,15 @@ class Tempered(Wrapper):
 
         return scaled
 
-    def _sweep(self, x: Tensor, sweeps: int, generator: torch.Generator, **options: Any) -> Tensor:
+    def _sweep(
+        self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, **options: Any
+    ) -> Tensor:
         moved = torch.empty_like(x)
-        for beta in dict.fromkeys(self.beta.tolist()):
-            rows = (self.beta == beta).nonzero().squeeze(1)
+        for own in dict.fromkeys(self.beta.tolist()):
+            rows = (self.beta == own).nonzero().squeeze(1)
             sweep = gibbs_of(self.energy.index_rows(rows)).sweep
             assert sweep is not None
-            moved[rows] = sweep(x[rows], sweeps, generator, beta=beta)
+            moved[rows] = sweep(x[rows], sweeps, generator, beta=own * beta)
         return moved
 
     @property
