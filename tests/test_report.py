@@ -701,11 +701,11 @@ def test_a_curve_breaks_at_a_rollback_and_at_values_that_are_not_finite() -> Non
     rows = [
         {"step": s, "loss": v} for s, v in ((1, 0.0), (2, "nan"), (3, 2.0), (2, 3.0), (3, "-inf"))
     ]
-    line = curves.series(rows, "loss")
+    line = curves.collect_series(rows, "loss")
     assert line is not None and np.isneginf(line.values[-1])
     line = curves.insert_breaks(line)
     np.testing.assert_array_equal(line.values, [0, np.nan, 2, np.nan, 3, np.nan])
-    assert curves.series(rows, "gap") is None
+    assert curves.collect_series(rows, "gap") is None
 
 
 def test_a_running_mean_passes_over_what_is_not_finite() -> None:
@@ -738,7 +738,7 @@ def test_the_strip_of_health_shows_the_worst_of_neighbouring_steps() -> None:
 
 def test_a_histogram_has_area_one_over_all_values() -> None:
     values = np.random.default_rng(0).normal(size=4000)
-    figure = figures.histogram(
+    figure = figures.draw_histogram(
         [(np.append(values, np.full(4000, 99.0)), "data")], (-6, 6), "energy"
     )
     heights, edges, _ = figure.axes[0].patches[0].get_data()  # type: ignore[attr-defined]
@@ -766,9 +766,9 @@ def test_the_window_holds_the_data_and_near_sets_but_not_far_ones() -> None:
 
 
 def test_drawings_are_small_documents_without_fonts_or_addresses() -> None:
-    figure = figures.histogram([(np.arange(9.0), "data")], (0, 8), "energy")
+    figure = figures.draw_histogram([(np.arange(9.0), "data")], (0, 8), "energy")
     assert isinstance(figure, Figure)
-    text = figures.svg(figure, 'a "b" <c>')
+    text = figures.to_svg(figure, 'a "b" <c>')
     root = ElementTree.fromstring(text)
     assert root.get("aria-label") == 'a "b" <c>' and root.get("role") == "img"
     assert (
@@ -782,21 +782,21 @@ def test_drawings_are_small_documents_without_fonts_or_addresses() -> None:
 def test_the_landscape_is_drawn_with_y_in_rows() -> None:
     x, y = np.linspace(0, 1, 5), np.linspace(0, 10, 7)
     energy = np.tile(y[:, None], (1, 5))
-    figure = planar.landscape(x, y, energy, None, "#ffffff")
+    figure = planar.draw_landscape(x, y, energy, None, "#ffffff")
     assert figure.axes[0].get_xlim() == (0, 1) and figure.axes[0].get_ylim() == (0, 10)
-    assert "<image" in figures.svg(figure, "map")
+    assert "<image" in figures.to_svg(figure, "map")
 
 
 def test_unknown_pixels_have_a_colour_of_their_own() -> None:
     images = np.zeros((1, 1, 2, 2))
     images[0, 0, 0, 1] = np.nan
-    colours = pictures.rgb(images)
+    colours = pictures.to_rgb(images)
     np.testing.assert_allclose(colours[0, 0, 1], pictures.UNKNOWN)
     assert colours[0, 0, 0].sum() == 0
 
 
 def test_heat_rises_with_the_spread() -> None:
-    colours = pictures.heat(np.linspace(0, 1, 16).reshape(1, 1, 4, 4), 1.0).reshape(-1, 3)
+    colours = pictures.to_heatmap(np.linspace(0, 1, 16).reshape(1, 1, 4, 4), 1.0).reshape(-1, 3)
     assert np.all(np.diff(colours.sum(axis=1)) > 0)
 
 
@@ -808,7 +808,7 @@ def test_drawing_uses_no_global_state() -> None:
         "import sys, matplotlib, numpy as np\n"
         "from lowland.report import figures\n"
         "before = {key: matplotlib.rcParams[key] for key in figures.STYLE}\n"
-        "figures.svg(figures.histogram([(np.arange(9.0), 'data')], (0, 8), 'x'), 'alt')\n"
+        "figures.to_svg(figures.draw_histogram([(np.arange(9.0), 'data')], (0, 8), 'x'), 'alt')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert before == {key: matplotlib.rcParams[key] for key in figures.STYLE} != figures.STYLE"
     )

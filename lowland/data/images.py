@@ -6,7 +6,8 @@ channel is dropped.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,19 +36,12 @@ IMAGE_ERRORS = (
 Size = tuple[int, int]  # height, width
 
 
-def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) -> Tensor:
-    """Decode one image to uint8 (channels, height, width), grey for 1 channel and RGB for 3.
-
-    Raises DataError, naming `where`, if it cannot be read or has more than 8 bits per channel.
-    """
+@contextmanager
+def _open_image(file: BinaryIO | Path, where: str) -> Iterator[Image.Image]:
+    """Open an image. Raises DataError, naming `where`, if it cannot be opened or used."""
     try:
         with Image.open(file) as image:
-            if image.mode in HIGH_DEPTH_MODES:
-                raise DataError(
-                    f"{where} has more than 8 bits per pixel (mode {image.mode}); images here have "
-                    "8; convert it, or pass the values as a .npy file"
-                )
-            picture = image.convert("L" if channels == 1 else "RGB")
+            yield image
     except DataError:
         raise
     except IMAGE_ERRORS as error:
@@ -55,6 +49,20 @@ def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) 
             f"{where} cannot be read as an image ({error}); it must be a whole PNG or JPEG; "
             "replace or remove it"
         ) from error
+
+
+def decode(file: BinaryIO | Path, channels: int, size: Size | None, where: str) -> Tensor:
+    """Decode one image to uint8 (channels, height, width), grey for 1 channel and RGB for 3.
+
+    Raises DataError, naming `where`, if it cannot be read or has more than 8 bits per channel.
+    """
+    with _open_image(file, where) as image:
+        if image.mode in HIGH_DEPTH_MODES:
+            raise DataError(
+                f"{where} has more than 8 bits per pixel (mode {image.mode}); images here have 8; "
+                "convert it, or pass the values as a .npy file"
+            )
+        picture = image.convert("L" if channels == 1 else "RGB")
     if size is not None and picture.size != size[::-1]:
         picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(picture, dtype=np.uint8))
@@ -104,14 +112,8 @@ def load_folder(
 
 
 def _read_header(path: Path) -> tuple[str, Size]:
-    try:
-        with Image.open(path) as image:
-            return image.mode, (image.height, image.width)
-    except IMAGE_ERRORS as error:
-        raise DataError(
-            f"{path} cannot be read as an image ({error}); it must be a whole PNG or JPEG; replace "
-            "or remove it"
-        ) from error
+    with _open_image(path, str(path)) as image:
+        return image.mode, (image.height, image.width)
 
 
 def _parse_size(size: int | Sequence[int] | None) -> Size | None:

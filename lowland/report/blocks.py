@@ -152,7 +152,7 @@ class Section:
         self.blocks.append(Paragraph(words, absent=True))
 
 
-def part(values: object, name: str) -> dict[str, Any]:
+def get_part(values: object, name: str) -> dict[str, Any]:
     """Return a nested mapping, empty if absent."""
     found = values.get(name) if isinstance(values, Mapping) else None
     return found if isinstance(found, dict) else {}

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lowland.report import text
-from lowland.report.blocks import Block, Film, Keys, Picture, Section, Table, Values, part
-from lowland.report.figures import COLORS, Style, blank, label, plot
-from lowland.report.pictures import Array, Arrays, grid, image, is_images, tile
+from lowland.report.blocks import Block, Film, Keys, Picture, Section, Table, Values, get_part
+from lowland.report.figures import COLORS, Style, label, new_figure, plot
+from lowland.report.pictures import Array, Arrays, encode_grid, encode_png, is_images, tile
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [COLORS["data"], "#f1eee4", COLORS["model"]])
 ACTIVE = LinearSegmentedColormap.from_list("active", ["#f4f1e7", "#5f9c86", "#0c3a45"])
@@ -24,7 +24,7 @@ NO_PIXELS = "the visible units are not the pixels of images."
 
 def boltzmann_section(values: Values, arrays: Arrays) -> Section | None:
     """Return the section; None for a run of another energy."""
-    found = part(values, "boltzmann")
+    found = get_part(values, "boltzmann")
     if not found:
         return None
     section = Section("boltzmann", "Inside the machine")
@@ -80,7 +80,7 @@ def _filter_picture(filters: Array) -> Picture:
         (f"off where the pixel is on (−{text.show(top, 2)})", "data"),
         (f"on where the pixel is on (+{text.show(top, 2)})", "model"),
     )
-    markup = image(sheet, f"Grid of the weights of {len(filters)} hidden units")
+    markup = encode_png(sheet, f"Grid of the weights of {len(filters)} hidden units")
     return Picture(markup, "Filters", caption, keys=keys)
 
 
@@ -96,8 +96,8 @@ def _particle_film(arrays: Arrays) -> Film | None:
     for i, sweep in enumerate(sweeps.tolist()):
         alt = f"{len(draws[i])} particles after {text.plural(sweep, 'sweep')}: "
         if sweep:
-            columns.append(("p", grid(means[i], 1, f"{alt}mean", 48)))
-        columns.append((str(sweep), grid(draws[i], 1, f"{alt}draw", 48)))
+            columns.append(("p", encode_grid(means[i], 1, f"{alt}mean", 48)))
+        columns.append((str(sweep), encode_grid(draws[i], 1, f"{alt}draw", 48)))
     from_chains = bool(arrays.get("boltzmann/from_chains", np.False_))
     start = "chains kept from training" if from_chains else "noise"
     caption = (
@@ -132,13 +132,13 @@ def _activity_map(activity: Array, labels: Array | None, found: Values) -> Pictu
         "that say nothing; stripes that stop at a gap are units that know a class."
     )
     alt = f"Activity of {units} hidden units on {rows} test examples"
-    return Picture(image(colors, alt), "Hidden activity", caption)
+    return Picture(encode_png(colors, alt), "Hidden activity", caption)
 
 
 def _mean_histogram(means: Array, found: Values) -> Picture:
     top = 1 if found.get("units") == "bernoulli" else max(float(means.max()), 1e-6)
     edges = np.linspace(0, top, 41)
-    figure, axes = blank(height=250)
+    figure, axes = new_figure(height=250)
     heights = np.histogram(means, edges)[0]
     axes.stairs(heights, edges, fill=True, color=COLORS["third"], alpha=0.75)
     axes.set_ylim(0, max(1.0, 1.08 * heights.max()))
@@ -152,7 +152,7 @@ def _mean_histogram(means: Array, found: Values) -> Picture:
 
 def _describe_dead(found: Values) -> str:
     total, dead, saturated = (
-        int(text.number(found.get(key)) or 0) for key in ("hidden", "dead", "saturated")
+        int(text.parse_number(found.get(key)) or 0) for key in ("hidden", "dead", "saturated")
     )
     examples = f"the {text.count(found.get('count'))} test examples"
     if found.get("units") != "bernoulli":
@@ -172,7 +172,7 @@ def _describe_dead(found: Values) -> str:
 
 def _likelihood_picture(curve: Sequence[Mapping[str, Any]]) -> Picture:
     needed = ("step", "value", "lower", "upper")
-    points = [p for p in curve if all(text.number(p.get(key)) is not None for key in needed)]
+    points = [p for p in curve if all(text.parse_number(p.get(key)) is not None for key in needed)]
     last, unsure = points[-1], [p for p in points if not p.get("certified")]
     how = (
         "The band reaches from the end of the bracket that errs low to the end that errs high, by "
@@ -231,7 +231,7 @@ def _draw_bracket(points: Sequence[Mapping[str, Any]]) -> Figure:
         np.array([float(p[key]) for p in points]) for key in ("step", "value", "lower", "upper")
     )
     sure = np.array([bool(p.get("certified")) for p in points])
-    figure, axes = blank(height=250)
+    figure, axes = new_figure(height=250)
     color = COLORS["data"]
     ring: Style = {"markerfacecolor": "none", "markeredgecolor": COLORS["bad"], "markersize": 6}
     axes.fill_between(steps, lower, upper, color=color, alpha=0.22, linewidth=0)

@@ -4,9 +4,9 @@ import numpy as np
 
 from lowland.report import text
 from lowland.report.blocks import Block, Film, Picture, Section, Strips
-from lowland.report.figures import choose_window, finite, histogram, plot, tick
-from lowland.report.pictures import Array, Arrays, count_shown, grid, is_images, is_planar
-from lowland.report.planar import frame, paths, scatter
+from lowland.report.figures import choose_window, draw_histogram, keep_finite, plot, tick
+from lowland.report.pictures import Array, Arrays, count_shown, encode_grid, is_images, is_planar
+from lowland.report.planar import draw_paths, draw_scatter, frame_points
 
 
 def chains_section(arrays: Arrays) -> Section:
@@ -34,7 +34,7 @@ def chains_section(arrays: Arrays) -> Section:
 def _image_film(film: Array, heads: list[str]) -> Film:
     rows = count_shown(film[0], 8, 60_000)
     columns = [
-        (head, grid(frame_images[:rows], 1, f"{rows} chains after {head} steps", 48))
+        (head, encode_grid(frame_images[:rows], 1, f"{rows} chains after {head} steps", 48))
         for head, frame_images in zip(heads, film, strict=True)
     ]
     caption = (
@@ -56,11 +56,11 @@ def _path_picture(film: Array, data: Array | None, heads: list[str]) -> Picture:
         "the data are."
     )
     alt = f"Paths of {film.shape[1]} chains in the plane"
-    return plot(paths(film, data), alt, "Paths of chains", caption)
+    return plot(draw_paths(film, data), alt, "Paths of chains", caption)
 
 
 def _point_film(film: Array, heads: list[str]) -> list[Picture]:
-    limits = frame(np.concatenate([film[0], film[-1]]))
+    limits = frame_points(np.concatenate([film[0], film[-1]]))
     count = len(film)
     caption = (
         "Each dot is one chain. The cloud should settle into the shape of the data and stay there."
@@ -68,7 +68,7 @@ def _point_film(film: Array, heads: list[str]) -> list[Picture]:
     pictures = []
     for k in sorted({0, count // 8, count // 4, count // 2, 3 * count // 4, count - 1}):
         alt = f"{film.shape[1]} chains after {heads[k]} steps"
-        figure = scatter(film[k], limits, "model")
+        figure = draw_scatter(film[k], limits, "model")
         pictures.append(plot(figure, alt, f"After {heads[k]} steps", caption))
     return pictures
 
@@ -82,7 +82,7 @@ def neighbours_section(arrays: Arrays) -> Section:
     section = Section("neighbours", "Nearest training examples", lead)
     mine, nearest = arrays.get("neighbour_samples"), arrays.get("neighbour_of")
     own, fresh = (
-        finite(arrays.get(f"distances_{name}", np.zeros(0))) for name in ("samples", "test")
+        keep_finite(arrays.get(f"distances_{name}", np.zeros(0))) for name in ("samples", "test")
     )
     items: list[Block] = []
     if is_images(mine) and is_images(nearest):
@@ -101,7 +101,7 @@ def neighbours_section(arrays: Arrays) -> Section:
 
 def _distance_histogram(own: Array, fresh: Array) -> Picture:
     limits = choose_window([fresh], [own])
-    figure = histogram([(fresh, "data"), (own, "model")], limits, "distance")
+    figure = draw_histogram([(fresh, "data"), (own, "model")], limits, "distance")
     alt = (
         f"Histograms of distances: median {text.show(np.median(own))} for samples, "
         f"{text.show(np.median(fresh))} for test data"
@@ -122,8 +122,8 @@ def _pair_strips(mine: Array, nearest: Array) -> Strips:
         rows_shown = slice(start, min(start + per_row, amount))
         wide = len(mine[rows_shown])
         alt = "The nearest training example of each sample above"
-        rows.append(("sample", grid(mine[rows_shown], wide, "Samples", 400)))
-        rows.append(("nearest", grid(nearest[rows_shown], wide, alt, 400)))
+        rows.append(("sample", encode_grid(mine[rows_shown], wide, "Samples", 400)))
+        rows.append(("nearest", encode_grid(nearest[rows_shown], wide, alt, 400)))
     caption = (
         "Each sample stands above the training example nearest to it. Related is good; identical "
         "is a copy."

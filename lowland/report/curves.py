@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from lowland.report.figures import COLORS, TICK_STEPS, Style, blank, label, tick
+from lowland.report.figures import COLORS, TICK_STEPS, Style, label, new_figure, tick
 from lowland.report.pictures import Array
 
 LEVELS = ("good", "warn", "bad")
@@ -33,7 +33,7 @@ class Series(NamedTuple):
         return np.isfinite(self.values)
 
 
-def series(rows: Rows, key: str) -> Series | None:
+def collect_series(rows: Rows, key: str) -> Series | None:
     """Collect all rows that hold the key; "nan", "inf" and "-inf" become these numbers. None if no
     row holds it.
     """
@@ -124,7 +124,7 @@ def draw_curves(
     more than a decade; plain: no running mean; spread: half width of a band around the first line;
     events: (step, level).
     """
-    figure, axes = blank()
+    figure, axes = new_figure()
     shown = [line for line, _ in lines]
     values = np.concatenate([line.values[line.finite] for line in shown])
     log = log and len(values) > 0 and values.min() > 0 and bool(values.max() > 20 * values.min())
@@ -196,7 +196,7 @@ def health_strip(rows: Rows, cells: int = 240) -> list[tuple[str, float]]:
     if not known:
         return []
     steps = np.array([step for step, _ in known])
-    first, last = span(rows)
+    first, last = find_span(rows)
     cells = int(min(cells, max(1, len(set(steps)))))
     places = np.clip(((steps - first) / max(last - first, 1e-9) * cells).astype(int), 0, cells - 1)
     worst = np.full(cells, -1)
@@ -213,7 +213,7 @@ def health_strip(rows: Rows, cells: int = 240) -> list[tuple[str, float]]:
     return [(name, round(width, 3)) for name, width in strip]
 
 
-def span(rows: Rows) -> tuple[float, float]:
+def find_span(rows: Rows) -> tuple[float, float]:
     """Return the first and the last step of the log."""
     steps = [float(r["step"]) for r in rows if "step" in r] or [0.0]
     return min(steps), max(steps)

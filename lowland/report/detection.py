@@ -5,8 +5,8 @@ what was counted, and how well it finds outliers.
 import numpy as np
 
 from lowland.report import figures, text
-from lowland.report.blocks import Block, Picture, Section, Table, Values, part
-from lowland.report.figures import finite, plot
+from lowland.report.blocks import Block, Picture, Section, Table, Values, get_part
+from lowland.report.figures import keep_finite, plot
 from lowland.report.pictures import Array, Arrays
 
 SET_COLORS = {"train": "fourth", "test": "data", "samples": "model", "noise": "noise"}
@@ -20,7 +20,7 @@ def energies_section(arrays: Arrays) -> Section:
     stored = {
         name.removeprefix("energies/"): array
         for name, array in arrays.items()
-        if name.startswith("energies/") and len(finite(array))
+        if name.startswith("energies/") and len(keep_finite(array))
     }
     outliers = sorted(set(stored) - set(SET_COLORS))
     sets = {name: stored[name] for name in [*SET_COLORS, *outliers] if name in stored}
@@ -53,15 +53,15 @@ def _energy_histogram(sets: Arrays, colors: dict[str, str]) -> Picture:
         "that follows"
     )
     keys = tuple((name, colors[name]) for name in sets)
-    figure = figures.histogram(drawn, window, "energy", 280)
+    figure = figures.draw_histogram(drawn, window, "energy", 280)
     return plot(figure, alt, "Energies of the sets", caption, keys=keys)
 
 
 def _describe_beyond(sets: Arrays, window: tuple[float, float]) -> str:
     words = []
     for name, values in sets.items():
-        left = float((finite(values) < window[0]).mean())
-        right = float((finite(values) > window[1]).mean())
+        left = float((keep_finite(values) < window[0]).mean())
+        right = float((keep_finite(values) > window[1]).mean())
         if max(left, right) > 0.02:
             side = "right" if right >= left else "left"
             words.append(f"{text.percent(max(left, right), 0)} of {name} (to the {side})")
@@ -71,7 +71,7 @@ def _describe_beyond(sets: Arrays, window: tuple[float, float]) -> str:
 
 
 def _quantiles(values: Array) -> tuple[float, float, float]:
-    low, middle, high = np.quantile(finite(values), QUANTILES).tolist()
+    low, middle, high = np.quantile(keep_finite(values), QUANTILES).tolist()
     return low, middle, high
 
 
@@ -81,7 +81,7 @@ def _range_picture(sets: Arrays, colors: dict[str, str]) -> Picture:
         "Each bar holds the middle 90 % of a set, the dot is its median. Nothing is cut off here."
     )
     alt = "Bars from the 5 % to the 95 % quantile of each set's energies, with the median"
-    return plot(figures.ranges(rows), alt, "Where the sets lie", caption)
+    return plot(figures.draw_ranges(rows), alt, "Where the sets lie", caption)
 
 
 def _quantile_table(sets: Arrays) -> Table:
@@ -89,7 +89,7 @@ def _quantile_table(sets: Arrays) -> Table:
         (name, text.count(values.size), *map(text.show, _quantiles(values)))
         for name, values in sets.items()
     ]
-    lost = {name: values.size - len(finite(values)) for name, values in sets.items()}
+    lost = {name: values.size - len(keep_finite(values)) for name, values in sets.items()}
     words = text.join([f"{amount:,} of {name}" for name, amount in lost.items() if amount])
     caption = "All energies are finite."
     if words:
@@ -104,12 +104,12 @@ def _quantile_table(sets: Arrays) -> Table:
 def detection_section(values: Values, arrays: Arrays) -> Section:
     """Return the false-alarm rate against the promise, and the table of outlier sets."""
     section = Section("detection", "The detector and its promise")
-    found = part(values, "detection")
+    found = get_part(values, "detection")
     nominal, empirical = arrays.get("alarm_nominal"), arrays.get("alarm_empirical")
     if not found and nominal is None:
         section.add_absent("Outlier detection was not evaluated in this run.")
         return section
-    alarm, outliers = part(found, "false_alarm"), part(found, "outliers")
+    alarm, outliers = get_part(found, "false_alarm"), get_part(found, "outliers")
     if alarm:
         section.lead = (
             "An example is called an outlier when its energy lies above a threshold set on "
@@ -137,12 +137,12 @@ def detection_section(values: Values, arrays: Arrays) -> Section:
 
 
 def _calibration_picture(found: Values, arrays: Arrays) -> Picture:
-    nominal = text.number(found.get("nominal"))
-    value = text.number(part(found, "false_alarm").get("value"))
+    nominal = text.parse_number(found.get("nominal"))
+    value = text.parse_number(get_part(found, "false_alarm").get("value"))
     point = None if nominal is None or value is None else (nominal, value)
     curve, low, high = (arrays.get(f"alarm_{name}") for name in ("empirical", "low", "high"))
     assert curve is not None
-    figure = figures.calibration(arrays["alarm_nominal"], curve, low, high, point)
+    figure = figures.draw_calibration(arrays["alarm_nominal"], curve, low, high, point)
     keys = [
         ("counted", "data"),
         ("exact promise (dashed), and where a sound detector falls", "noise"),
@@ -165,15 +165,15 @@ def keeps_promise(found: Values) -> bool | None:
     """Return True if the counted false-alarm rate is within what a sound detector shows, or below;
     None if unknown.
     """
-    alarm = part(found, "false_alarm")
-    value, high = text.number(alarm.get("value")), text.number(alarm.get("high"))
+    alarm = get_part(found, "false_alarm")
+    value, high = text.parse_number(alarm.get("value")), text.parse_number(alarm.get("high"))
     return None if value is None or high is None else value <= high
 
 
 def _outlier_table(outliers: Values) -> Table:
     rows = []
     for name in outliers:
-        scores = part(outliers, name)
+        scores = get_part(outliers, name)
         pair = [text.estimate(scores.get(key)) for key in ("auroc", "aupr")]
         fpr95 = text.estimate(scores.get("fpr95"), share=True)
         rows.append((str(name), text.count(scores.get("count")), *pair, fpr95))

@@ -48,7 +48,7 @@ STYLE: dict[Any, Any] = {
 TICK_STEPS = [1, 2, 2.5, 5, 10]
 
 
-def blank(width: float = 360, height: float = 220) -> tuple[Figure, Axes]:
+def new_figure(width: float = 360, height: float = 220) -> tuple[Figure, Axes]:
     """Return a figure of this size in CSS pixels with one pair of quiet axes."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
@@ -92,10 +92,10 @@ def plot(
     figure: Figure, alt: str, title: str, caption: str, *, aside: str = "", keys: Keys = ()
 ) -> Picture:
     """Return a figure as a block, with its text alternative, title, caption and legend."""
-    return Picture(svg(figure, alt), title, caption, aside, keys)
+    return Picture(to_svg(figure, alt), title, caption, aside, keys)
 
 
-def svg(figure: Figure, alt: str) -> str:
+def to_svg(figure: Figure, alt: str) -> str:
     """Return the figure as an <svg> element for use inside a page: no id shared between figures, no
     fonts, no addresses.
     """
@@ -125,22 +125,22 @@ def _inherit_font(found: re.Match[str]) -> str:
 # ---- distributions -------------------------------------------------------------------------------
 
 
-def finite(values: Array | Sequence[float]) -> Array:
+def keep_finite(values: Array | Sequence[float]) -> Array:
     """Return the finite values, flat, in double precision."""
     flat: Array = np.asarray(values, dtype=np.float64).ravel()
     return flat[np.isfinite(flat)]
 
 
-def histogram(
+def draw_histogram(
     sets: Sequence[tuple[Array, str]], limits: tuple[float, float], x: str, height: float = 250
 ) -> Figure:
     """Draw overlaid densities. sets: (values, colour name). Each integrates to one over all of its
     values, drawn or not.
     """
-    figure, axes = blank(height=height)
+    figure, axes = new_figure(height=height)
     edges = np.linspace(*limits, 49)
     for values, color in sets:
-        values = finite(values)
+        values = keep_finite(values)
         if not len(values):
             continue
         heights = np.histogram(values, edges)[0] / (len(values) * (edges[1] - edges[0]))
@@ -158,7 +158,7 @@ def choose_window(
     """Return an axis that shows 99 % of the core sets, and 98 % of each other set whose middle lies
     within `reach` widths.
     """
-    core, others = ([v for v in map(finite, sets) if len(v)] for sets in (core, others))
+    core, others = ([v for v in map(keep_finite, sets) if len(v)] for sets in (core, others))
     bulk = np.concatenate(core or others or [np.array([0.0, 1.0])])
     low, high = (float(q) for q in np.quantile(bulk, [0.005, 0.995]))
     width = (high - low) or max(1e-6, abs(low) * 1e-3)
@@ -171,7 +171,7 @@ def choose_window(
     return low - pad, high + pad
 
 
-def calibration(
+def draw_calibration(
     nominal: Array,
     empirical: Array,
     low: Array | None,
@@ -181,10 +181,10 @@ def calibration(
     """Draw empirical against nominal false-alarm rate in the band of a sound detector. point:
     (nominal, value) in use.
     """
-    figure, axes = blank(height=320)
+    figure, axes = new_figure(height=320)
     order = np.argsort(nominal)
     x = nominal[order]
-    top = float(np.nanmax(np.concatenate([finite(nominal), finite(empirical)]))) * 1.04
+    top = float(np.nanmax(np.concatenate([keep_finite(nominal), keep_finite(empirical)]))) * 1.04
     axes.plot([0, top], [0, top], color=COLORS["muted"], linewidth=1.1, dashes=(4, 3))
     if low is not None and high is not None:
         band: Style = {"color": COLORS["noise"], "alpha": 0.25, "linewidth": 0}
@@ -198,9 +198,9 @@ def calibration(
     return figure
 
 
-def bars(counts: Sequence[float], names: Sequence[str]) -> Figure:
+def draw_bars(counts: Sequence[float], names: Sequence[str]) -> Figure:
     """Draw counts per class, with the level at which all would be equal."""
-    figure, axes = blank(height=max(110.0, 46 + 19.0 * len(counts)))
+    figure, axes = new_figure(height=max(110.0, 46 + 19.0 * len(counts)))
     axes.barh(np.arange(len(counts)), counts, color=COLORS["model"], height=0.66)
     axes.axvline(float(np.mean(counts)), color=COLORS["ink"], linewidth=1.1, dashes=(4, 3))
     _name_rows(axes, names)
@@ -208,11 +208,11 @@ def bars(counts: Sequence[float], names: Sequence[str]) -> Figure:
     return figure
 
 
-def ranges(rows: Sequence[tuple[str, float, float, float, str]]) -> Figure:
+def draw_ranges(rows: Sequence[tuple[str, float, float, float, str]]) -> Figure:
     """Draw one line per set from low to high with a dot at its middle. rows: (name, low, middle,
     high, colour name).
     """
-    figure, axes = blank(height=46 + 22.0 * len(rows))
+    figure, axes = new_figure(height=46 + 22.0 * len(rows))
     for i, (_, low, middle, high, color) in enumerate(rows):
         style: Style = {"linewidth": 5, "alpha": 0.4, "solid_capstyle": "round"}
         axes.plot([low, high], [i, i], color=COLORS[color], **style)

@@ -36,13 +36,13 @@ def landscape_section(arrays: Arrays) -> Section | None:
                 section.add_absent(f"No {name} were stored to set into the landscape.")
                 continue
             dots = dots[:1200]
-            figure = planar.landscape(x, y, energy, dots, color)
+            figure = planar.draw_landscape(x, y, energy, dots, color)
             alt = f"Contour map of the energy with {len(dots)} points ({name})"
             caption = f"The {name} as dots: they should fill the dark valleys and leave none empty."
             pictures.append(plot(figure, alt, f"Energy and {name}", caption))
     points, vectors = arrays.get("field/points"), arrays.get("field/vectors")
     if is_planar(points) and is_planar(vectors) and len(points) == len(vectors):
-        figure = planar.field(points, vectors, x, y, energy)
+        figure = planar.draw_field(points, vectors, x, y, energy)
         alt = f"Vector field of minus the gradient of the energy at {len(points)} points"
         caption = (
             "Arrows point the way a chain is pushed; stronger colour is a stronger push. They "

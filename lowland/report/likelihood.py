@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lowland.report import text
-from lowland.report.blocks import Card, Picture, Section, Table, Values, part
-from lowland.report.figures import COLORS, blank, label, plot
+from lowland.report.blocks import Card, Picture, Section, Table, Values, get_part
+from lowland.report.figures import COLORS, label, new_figure, plot
 from lowland.report.pictures import Array, Arrays
 
 BETA = "inverse temperature β"
@@ -18,7 +18,7 @@ def likelihood_section(values: Values, arrays: Arrays) -> Section | None:
     if not values:
         return None
     section = Section("likelihood", "The likelihood and its certificate")
-    log_z, test = part(values, "log_z"), part(values, "test")
+    log_z, test = get_part(values, "log_z"), get_part(values, "test")
     section.lead = (
         f"Test log-likelihood {text.estimate(test)} nats per example ({test.get('data')}), "
         f"{text.count(test.get('count'))} examples. {_describe_bracket(log_z, test)}"
@@ -38,8 +38,8 @@ def likelihood_section(values: Values, arrays: Arrays) -> Section | None:
 
 def likelihood_card(values: Values) -> list[Card]:
     """Return the headline figure: the test log-likelihood, certified or not."""
-    test, log_z = part(values, "test"), part(values, "log_z")
-    if text.number(test.get("value")) is None:
+    test, log_z = get_part(values, "test"), get_part(values, "log_z")
+    if text.parse_number(test.get("value")) is None:
         return []
     sure = bool(log_z.get("certified"))
     note = f"{text.show(test.get('lower'), 5)} to {text.show(test.get('upper'), 5)} by log Z"
@@ -85,7 +85,7 @@ def _pictures(betas: Array, forward: Array, reverse: Array) -> list[Picture]:
 
 def draw_path(betas: Array, forward: Array, reverse: Array) -> Figure:
     """Draw log Z against β, both directions: arrays (K + 1,)."""
-    figure, axes = blank()
+    figure, axes = new_figure()
     axes.plot(betas, forward, color=COLORS["data"], linewidth=2.6, alpha=0.75)
     axes.plot(betas, reverse, color=COLORS["model"], linewidth=1.4, dashes=(4, 2))
     label(axes, BETA, "log Z")
@@ -94,7 +94,7 @@ def draw_path(betas: Array, forward: Array, reverse: Array) -> Figure:
 
 def draw_gap(betas: Array, forward: Array, reverse: Array) -> Figure:
     """Draw both directions less their mean, against β: arrays (K + 1,)."""
-    figure, axes = blank()
+    figure, axes = new_figure()
     middle = (forward + reverse) / 2
     axes.axhline(0, color=COLORS["ink"], linewidth=0.8)
     axes.plot(betas, forward - middle, color=COLORS["data"], linewidth=1.8)
@@ -108,7 +108,7 @@ def draw_gap(betas: Array, forward: Array, reverse: Array) -> Figure:
 def _direction_table(log_z: Values) -> Table:
     rows = []
     for name, words in (("forward", "from the base"), ("reverse", "back from the energy")):
-        run = part(log_z, name)
+        run = get_part(log_z, name)
         ess = f"{text.count(run.get('ess'))} of {text.count(log_z.get('chains'))}"
         rows.append((words, text.estimate(run), ess, text.show(run.get("acceptance"), 3)))
     caption = (

@@ -13,10 +13,10 @@ from typing import Any
 import jinja2
 
 from lowland.report import text, training
-from lowland.report.blocks import Card, Values, part
+from lowland.report.blocks import Card, Values, get_part
 from lowland.report.boltzmann import boltzmann_section
 from lowland.report.chains import chains_section, neighbours_section
-from lowland.report.curves import Rows, span
+from lowland.report.curves import Rows, find_span
 from lowland.report.detection import detection_section, energies_section, keeps_promise
 from lowland.report.landscape import landscape_section
 from lowland.report.likelihood import likelihood_card, likelihood_section
@@ -53,7 +53,7 @@ def describe(run: Run) -> dict[str, Any]:
     rows = [
         row
         for row in run.rows()
-        if isinstance(row, dict) and text.number(row.get("step")) is not None
+        if isinstance(row, dict) and text.parse_number(row.get("step")) is not None
     ]
     logged = [row for row in rows if "event" not in row]
     events = [row for row in rows if "event" in row]
@@ -75,7 +75,7 @@ def describe(run: Run) -> dict[str, Any]:
         restoration_section(values, arrays),
     ]
     name = str(recipe.get("name") or run.path.resolve().name)
-    evaluation_seconds = text.number(values.get("seconds"))
+    evaluation_seconds = text.parse_number(values.get("seconds"))
     return {
         "name": name,
         "about": str(recipe.get("about") or ""),
@@ -119,7 +119,7 @@ def training_seconds(rows: Rows) -> float | None:
     """Return the seconds of training: the furthest that its clock got. A resumed run goes on from
     its checkpoint's time.
     """
-    clock = [text.number(row.get("seconds")) for row in rows]
+    clock = [text.parse_number(row.get("seconds")) for row in rows]
     return max((seconds for seconds in clock if seconds is not None), default=None)
 
 
@@ -156,19 +156,19 @@ def headline_cards(
     """Return at most six headline figures, those that this run has."""
     cards = [_time_card(logged, seconds), *_health_card(logged)]
     cards += likelihood_card(certificate)
-    cards += _sample_card(part(values, "samples"))
-    cards += _alarm_card(part(values, "detection"))
-    cards += _outlier_card(part(part(values, "detection"), "outliers"))
-    cards += _restoration_card(part(part(values, "restoration"), "tasks"))
+    cards += _sample_card(get_part(values, "samples"))
+    cards += _alarm_card(get_part(values, "detection"))
+    cards += _outlier_card(get_part(get_part(values, "detection"), "outliers"))
+    cards += _restoration_card(get_part(get_part(values, "restoration"), "tasks"))
     return cards[:6]
 
 
 def _time_card(logged: Rows, seconds: float | None) -> Card:
     note, time = "no training log", "not logged"
     if logged:
-        note = f"{text.count(span(logged)[1])} updates"
+        note = f"{text.count(find_span(logged)[1])} updates"
     if logged and seconds:
-        note += f" · {text.show(span(logged)[1] / seconds)} a second"
+        note += f" · {text.show(find_span(logged)[1] / seconds)} a second"
     if seconds is not None:
         time = text.duration(seconds)
     return Card("Training time", time, note)
@@ -196,7 +196,7 @@ def _sample_card(measured: Values) -> list[Card]:
 
 
 def _alarm_card(found: Values) -> list[Card]:
-    alarm = part(found, "false_alarm")
+    alarm = get_part(found, "false_alarm")
     if not alarm:
         return []
     tone = {True: "good", False: "bad", None: ""}[keeps_promise(found)]
@@ -209,13 +209,13 @@ def _alarm_card(found: Values) -> list[Card]:
 
 def _known_values(estimates: Values) -> dict[str, float]:
     """Return the values of those estimates that have one."""
-    values = {name: text.number(part(estimates, name).get("value")) for name in estimates}
+    values = {name: text.parse_number(get_part(estimates, name).get("value")) for name in estimates}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _outlier_card(outliers: Values) -> list[Card]:
     """Return the hardest outlier set: the one with the lowest AUROC."""
-    estimates = {name: part(part(outliers, name), "auroc") for name in outliers}
+    estimates = {name: get_part(get_part(outliers, name), "auroc") for name in outliers}
     known = _known_values(estimates)
     if not known:
         return []
@@ -229,7 +229,7 @@ def _outlier_card(outliers: Values) -> list[Card]:
 def _restoration_card(tasks: Values) -> list[Card]:
     """Return the PSNR of the first restoration task beside its best rival."""
     for task in TASKS:
-        measured = part(part(tasks, task), "psnr")
+        measured = get_part(get_part(tasks, task), "psnr")
         known = _known_values(measured)
         if "lowland mean" in known:
             rivals = {name: value for name, value in known.items() if "lowland" not in name}
@@ -246,7 +246,7 @@ def train_command(name: str, recipe: Values) -> str:
     """Return the command that trains this recipe again; evaluation and report follow by
     themselves.
     """
-    root = part(recipe, "data").get("root")
+    root = get_part(recipe, "data").get("root")
     command = ["lowland", "train", name]
     if root:
         command += ["--data-root", str(root)]

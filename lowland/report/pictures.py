@@ -26,7 +26,7 @@ def is_planar(array: Array | None) -> TypeGuard[Array]:
     return array is not None and array.ndim == 2 and array.shape[1] == 2 and len(array) > 0
 
 
-def rgb(images: Array) -> Array:
+def to_rgb(images: Array) -> Array:
     """Convert (N, C, H, W) in [0, 1] to (N, H, W, 3), unknown (NaN) pixels in the colour of the
     unknown.
     """
@@ -38,7 +38,7 @@ def rgb(images: Array) -> Array:
     return colors
 
 
-def heat(images: Array, top: float) -> Array:
+def to_heatmap(images: Array, top: float) -> Array:
     """Map (N, C, H, W) of sizes to colours (N, H, W, 3): black at zero, bright at `top`, channels
     averaged.
     """
@@ -61,7 +61,7 @@ def tile(colors: Array, columns: int) -> Array:
     return sheet
 
 
-def image(sheet: Array, alt: str, widest: int = 504) -> str:
+def encode_png(sheet: Array, alt: str, widest: int = 504) -> str:
     """Encode a sheet as an <img> of whole pixels, at most about `widest` CSS pixels wide."""
     buffer = io.BytesIO()
     pixels = (255 * sheet + 0.5).astype(np.uint8)
@@ -74,9 +74,9 @@ def image(sheet: Array, alt: str, widest: int = 504) -> str:
     )
 
 
-def grid(images: Array, columns: int, alt: str, widest: int = 504) -> str:
+def encode_grid(images: Array, columns: int, alt: str, widest: int = 504) -> str:
     """Encode images as one <img>, row by row; unknown pixels have the colour of the unknown."""
-    return image(tile(rgb(images), columns), alt, widest)
+    return encode_png(tile(to_rgb(images), columns), alt, widest)
 
 
 def count_shown(images: Array, most: int, pixels: int = 400_000) -> int:

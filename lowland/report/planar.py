@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lowland.report.figures import COLORS, Style, blank, finite, tick
+from lowland.report.figures import COLORS, Style, keep_finite, new_figure, tick
 from lowland.report.pictures import Array
 
 LAND = LinearSegmentedColormap.from_list(
@@ -17,7 +17,7 @@ LAND = LinearSegmentedColormap.from_list(
 Limits = tuple[float, float, float, float]
 
 
-def frame(points: Array) -> Limits:
+def frame_points(points: Array) -> Limits:
     """Return x and y limits that hold the points but a few stragglers, with a margin."""
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
@@ -31,7 +31,7 @@ def frame(points: Array) -> Limits:
 def _blank_plane(limits: Limits, margin: float = 50) -> tuple[Figure, Axes]:
     """Return axes at whose height a plane of these limits fills the figure without blank bands."""
     across, up = max(limits[1] - limits[0], 1e-12), max(limits[3] - limits[2], 1e-12)
-    return blank(height=float(np.clip((360 - margin) * up / across + 26, 150, 330)))
+    return new_figure(height=float(np.clip((360 - margin) * up / across + 26, 150, 330)))
 
 
 def _set_limits(axes: Axes, limits: Limits) -> None:
@@ -47,7 +47,7 @@ def _draw_points(
     axes.scatter(points[:, 0], points[:, 1], s=size, c=color, alpha=alpha, **style)
 
 
-def scatter(points: Array, limits: Limits, color: str) -> Figure:
+def draw_scatter(points: Array, limits: Limits, color: str) -> Figure:
     """Draw points in the plane."""
     figure, axes = _blank_plane(limits)
     _draw_points(axes, points, COLORS[color], 0.55)
@@ -55,14 +55,14 @@ def scatter(points: Array, limits: Limits, color: str) -> Figure:
     return figure
 
 
-def paths(film: Array, data: Array | None) -> Figure:
+def draw_paths(film: Array, data: Array | None) -> Figure:
     """Draw paths of chains (frames, chains, 2) over the data: a ring where each starts, a dot where
     it ends.
     """
     points = film.reshape(-1, 2)
     if data is not None:
         points = np.concatenate([points, data])
-    limits = frame(points)
+    limits = frame_points(points)
     figure, axes = _blank_plane(limits)
     if data is not None:
         _draw_points(axes, data, COLORS["noise"], 0.35)
@@ -75,7 +75,7 @@ def paths(film: Array, data: Array | None) -> Figure:
     return figure
 
 
-def landscape(x: Array, y: Array, energy: Array, points: Array | None, color: str) -> Figure:
+def draw_landscape(x: Array, y: Array, energy: Array, points: Array | None, color: str) -> Figure:
     """Draw filled contours of the energy above its floor (row = y), with points on top."""
     limits = _bounds(x, y)
     figure, axes = _blank_plane(limits, 85)
@@ -96,7 +96,7 @@ def landscape(x: Array, y: Array, energy: Array, points: Array | None, color: st
     return figure
 
 
-def field(
+def draw_field(
     points: Array, vectors: Array, x: Array | None, y: Array | None, energy: Array | None
 ) -> Figure:
     """Draw arrows along −∇E, all of one length and coloured by size, over contours of the
@@ -132,7 +132,7 @@ def _contour_levels(energy: Array) -> tuple[Array, Array]:
     at most.
     """
     energy = np.asarray(energy, dtype=np.float64)
-    known = finite(energy)
+    known = keep_finite(energy)
     if not len(known):
         return np.zeros_like(energy), np.linspace(0, 1, 13)
     floor = float(known.min())

@@ -3,8 +3,17 @@
 import numpy as np
 
 from lowland.report import text
-from lowland.report.blocks import Panels, Section, Strips, Table, Values, part
-from lowland.report.pictures import Array, Arrays, count_shown, heat, image, is_images, rgb, tile
+from lowland.report.blocks import Panels, Section, Strips, Table, Values, get_part
+from lowland.report.pictures import (
+    Array,
+    Arrays,
+    count_shown,
+    encode_png,
+    is_images,
+    tile,
+    to_heatmap,
+    to_rgb,
+)
 
 TASKS = {
     "inpaint": ("Inpainting", "Part of each image was hidden and drawn again from the energy."),
@@ -26,17 +35,17 @@ COLUMN_NOTES = {
 def restoration_section(values: Values, arrays: Arrays) -> Section:
     """Return one figure and one table per task."""
     section = Section("restoration", "Restoration")
-    found = part(values, "restoration")
-    tasks = part(found, "tasks")
+    found = get_part(values, "restoration")
+    tasks = get_part(found, "tasks")
     known = {*tasks, *(name.split("/")[0] for name in arrays if name.endswith("/original"))}
     if not known:
         section.add_absent("Restoration was not evaluated in this run.")
         return section
-    if text.number(found.get("count")) is not None:
+    if text.parse_number(found.get("count")) is not None:
         images = text.plural(int(found["count"]), "test image")
         section.lead = f"Measured on {images} that the energy was not fitted to."
     for task in [*(task for task in TASKS if task in known), *sorted(known - set(TASKS))]:
-        title, rows, measured = title_of(task), _image_rows(task, arrays), part(tasks, task)
+        title, rows, measured = title_of(task), _image_rows(task, arrays), get_part(tasks, task)
         items: list[Strips | Table] = []
         if rows:
             items.append(Strips(title, _caption(task, arrays), rows))
@@ -79,27 +88,30 @@ def _image_rows(task: str, arrays: Arrays) -> list[tuple[str, str]]:
         if array is None or array.size == 0:
             continue
         if name == "draws" and array.ndim == 5:
-            rows += [(f"draw {i}", rgb(draw[:wide])) for i, draw in enumerate(array[:3], 1)]
+            rows += [(f"draw {i}", to_rgb(draw[:wide])) for i, draw in enumerate(array[:3], 1)]
         if not is_images(array):
             continue
         shown = array[:wide]
         if name == "spread":
-            rows.append((name, heat(shown, float(np.nanquantile(shown.mean(axis=1), 0.995)))))
+            rows.append((name, to_heatmap(shown, float(np.nanquantile(shown.mean(axis=1), 0.995)))))
             continue
         if name == "observed" and mask is not None:
             shown = np.where(mask > 0, shown, np.nan)
-        rows.append((name, rgb(shown)))
+        rows.append((name, to_rgb(shown)))
     return [
-        (name, image(tile(row, wide), f"{title_of(task)}, {name}: {len(row)} images", 400))
+        (name, encode_png(tile(row, wide), f"{title_of(task)}, {name}: {len(row)} images", 400))
         for name, row in rows
     ]
 
 
 def _table(title: str, measured: Values) -> Table:
-    keys = [key for key in measured if part(measured, key)]
-    methods = dict.fromkeys(method for key in keys for method in part(measured, key))
+    keys = [key for key in measured if get_part(measured, key)]
+    methods = dict.fromkeys(method for key in keys for method in get_part(measured, key))
     rows = [
-        (str(m), *(text.estimate(part(measured, k).get(m), share=k in COLUMN_NOTES) for k in keys))
+        (
+            str(m),
+            *(text.estimate(get_part(measured, k).get(m), share=k in COLUMN_NOTES) for k in keys),
+        )
         for m in methods
     ]
     caption = (

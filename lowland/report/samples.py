@@ -7,10 +7,10 @@ sentence.
 import numpy as np
 
 from lowland.report import text
-from lowland.report.blocks import Block, Keys, Picture, Section, Strips, Table, Values, part
-from lowland.report.figures import bars, choose_window, histogram, plot
-from lowland.report.pictures import Array, Arrays, count_shown, grid, is_images, is_planar
-from lowland.report.planar import frame, scatter
+from lowland.report.blocks import Block, Keys, Picture, Section, Strips, Table, Values, get_part
+from lowland.report.figures import choose_window, draw_bars, draw_histogram, plot
+from lowland.report.pictures import Array, Arrays, count_shown, encode_grid, is_images, is_planar
+from lowland.report.planar import draw_scatter, frame_points
 
 MEASURES = {  # key: name, how to read it
     "judge_test_accuracy": (
@@ -81,7 +81,7 @@ FEATURE_MEASURES = {  # key: name, how to read it
 def samples_section(values: Values, arrays: Arrays) -> Section:
     """Return samples beside data, and what was measured on them."""
     section = Section("samples", "Samples beside data")
-    found, measured = arrays.get("samples"), part(values, "samples")
+    found, measured = arrays.get("samples"), get_part(values, "samples")
     if found is None and not measured:
         section.add_absent("No samples were drawn: this run has not been evaluated.")
         return section
@@ -102,8 +102,8 @@ def samples_section(values: Values, arrays: Arrays) -> Section:
         section.add_panels(columns)
     else:
         section.add_absent("There is no picture of the samples: they are not images or points.")
-    if part(measured, "features"):
-        tables.append(_feature_table(part(measured, "features")))
+    if get_part(measured, "features"):
+        tables.append(_feature_table(get_part(measured, "features")))
     section.add_panels(tables, "flow")
     if not measured:
         section.add_absent("Nothing was measured on the samples in this run.")
@@ -116,7 +116,7 @@ def _describe_draws(measured: Values) -> str:
     starts = {"noise": " from fresh noise", "chains": " from the chains kept during training"}
     start = starts.get(str(measured.get("start")), "")
     words = f"{text.count(measured.get('count'))} samples were drawn{start}"
-    if text.number(measured.get("steps")) is not None:
+    if text.parse_number(measured.get("steps")) is not None:
         sampler = measured.get("sampler", "the sampler")
         words += f", with {text.count(measured['steps'])} steps of {sampler}"
     return words + ". What is shown was not selected: it is the first of them, in order."
@@ -131,11 +131,11 @@ def _add_images(
     columns = int(np.ceil(np.sqrt(shown)))
     alt = f"Grid of {shown} samples drawn from the energy"
     caption = "Drawn from the energy. They should look like the data, and unlike each other."
-    pictures = [Picture(grid(found[:shown], columns, alt), "Samples", caption)]
+    pictures = [Picture(encode_grid(found[:shown], columns, alt), "Samples", caption)]
     if is_images(data):
         alt = f"Grid of {len(data[:shown])} images of the data"
         caption = "Real examples, in the same arrangement, for comparison."
-        pictures.append(Picture(grid(data[:shown], columns, alt), "Data", caption))
+        pictures.append(Picture(encode_grid(data[:shown], columns, alt), "Data", caption))
     section.add_panels(pictures, "wide")
     if not is_images(data):
         section.add_absent("No data were stored beside the samples to compare with.")
@@ -144,7 +144,7 @@ def _add_images(
         section.add_absent("The samples carry no labels, so they are not sorted by class.")
     figures: list[Picture | Strips] = []
     if measured.get("class_counts") and len(names) <= 60:
-        counts = [text.number(c) or 0.0 for c in measured["class_counts"]]
+        counts = [text.parse_number(c) or 0.0 for c in measured["class_counts"]]
         figures.append(_class_bars(counts, names[: len(counts)]))
     if labels is not None and len(labels) == len(found) and 0 < len(names) <= 12:
         figures.append(_class_strips(found, labels, names))
@@ -167,7 +167,7 @@ def _class_bars(counts: list[float], names: list[str]) -> Picture:
         "class with hardly any samples is one that the energy has lost."
     )
     alt = f"Bar chart of samples per called class: {words}"
-    return plot(bars(counts, names), alt, "Samples per class", caption)
+    return plot(draw_bars(counts, names), alt, "Samples per class", caption)
 
 
 def _class_strips(found: Array, labels: Array, names: list[str]) -> Strips:
@@ -177,7 +177,7 @@ def _class_strips(found: Array, labels: Array, names: list[str]) -> Strips:
     for i, name in enumerate(names):
         mine = found[labels == i][:wide]
         alt = f"{len(mine)} samples called {name}"
-        rows.append((name, grid(mine, wide, alt, 400) if len(mine) else ""))
+        rows.append((name, encode_grid(mine, wide, alt, 400) if len(mine) else ""))
     caption = (
         "The first samples of each class, as the judge calls them. Within a row, look for variety."
     )
@@ -185,7 +185,7 @@ def _class_strips(found: Array, labels: Array, names: list[str]) -> Strips:
 
 
 def _point_clouds(found: Array, data: Array | None) -> list[Picture]:
-    limits = frame(data if is_planar(data) else found)
+    limits = frame_points(data if is_planar(data) else found)
     x, y = found[:, 0], found[:, 1]
     outside = ~((limits[0] <= x) & (x <= limits[1]) & (limits[2] <= y) & (y <= limits[3]))
     caption = "Drawn from the energy. They should cover what the data cover, and nothing else."
@@ -193,12 +193,12 @@ def _point_clouds(found: Array, data: Array | None) -> list[Picture]:
         caption += f" {text.percent(outside.mean())} of them lie outside the frame."
     shown = found[:2000]
     alt = f"Scatter plot of {len(shown)} samples"
-    pictures = [plot(scatter(shown, limits, "model"), alt, "Samples", caption)]
+    pictures = [plot(draw_scatter(shown, limits, "model"), alt, "Samples", caption)]
     if is_planar(data):
         shown = data[:2000]
         alt = f"Scatter plot of {len(shown)} data points"
         caption = "Real examples in the same frame, for comparison."
-        pictures.append(plot(scatter(shown, limits, "data"), alt, "Data", caption))
+        pictures.append(plot(draw_scatter(shown, limits, "data"), alt, "Data", caption))
     return pictures
 
 
@@ -212,7 +212,7 @@ def _columns(found: Array, data: Array | None) -> list[Picture]:
     for i in range(min(6, found.shape[1])):
         columns = [(rows[:, i], color) for rows, color in sets]
         limits = choose_window([values for values, _ in columns])
-        figure, alt = histogram(columns, limits, "value", 200), f"Histogram of column {i + 1}"
+        figure, alt = draw_histogram(columns, limits, "value", 200), f"Histogram of column {i + 1}"
         pictures.append(plot(figure, alt, f"Column {i + 1}", caption, keys=legend))
     return pictures
 
@@ -236,7 +236,7 @@ def _measured_table(measured: Values) -> Table:
 
 def _feature_table(compared: Values) -> Table:
     """Compare samples, and beside them training images, with as many test images."""
-    columns = [part(compared, name) for name in ("samples", "real")]
+    columns = [get_part(compared, name) for name in ("samples", "real")]
     rows = [
         (name, *(text.estimate(c.get(key), share=key != "frechet") for c in columns))
         for key, (name, _) in FEATURE_MEASURES.items()

@@ -7,7 +7,7 @@ from numbers import Real
 DASH = "–"
 
 
-def number(value: object) -> float | None:
+def parse_number(value: object) -> float | None:
     """Return a finite float, or None for anything else (absent, a word, "nan")."""
     if isinstance(value, bool) or not isinstance(value, (Real, str)):
         return None
@@ -22,7 +22,7 @@ def show(value: object, digits: int = 3) -> str:
     """Write a number in a few significant digits, with a true minus sign and thousands
     separated.
     """
-    found = number(value)
+    found = parse_number(value)
     if found is None:
         return DASH if value is None else str(value)
     if found == 0:
@@ -40,7 +40,7 @@ def minus(text: str) -> str:
 
 
 def _format(value: object, spec: str) -> str:
-    found = number(value)
+    found = parse_number(value)
     return DASH if found is None else minus(f"{found:{spec}}")
 
 
@@ -59,7 +59,7 @@ def estimate(values: object, *, share: bool = False, unit: str = "") -> str:
     the error reaches.
     """
     values = values if isinstance(values, Mapping) else {"value": values}
-    value, error = number(values.get("value")), number(values.get("error"))
+    value, error = parse_number(values.get("value")), parse_number(values.get("error"))
     if value is None:
         return DASH
     if share:

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lowland.report import curves, text
-from lowland.report.blocks import Facts, Paragraph, Picture, Section, Table, Timeline, Values, part
+from lowland.report.blocks import (
+    Facts,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    Timeline,
+    Values,
+    get_part,
+)
 from lowland.report.curves import LEVELS, Rows
 from lowland.report.figures import plot
 
@@ -126,14 +135,14 @@ CURVES = (
 
 def recipe_section(recipe: Values, logged: Rows) -> Section:
     """Return one sentence, a line per part of the recipe, and the whole recipe folded away."""
-    parts = {key: part(recipe, key) for key in RECIPE_PARTS}
+    parts = {key: get_part(recipe, key) for key in RECIPE_PARTS}
     named = {key: str(values["name"]) for key, values in parts.items() if values.get("name")}
     words = f"{_with_article(named.get('energy', 'energy'))} was trained"
     for key, clause in CLAUSES.items():
         if key in named:
             words += clause.format(named[key])
     if logged:
-        words += f", for {text.count(curves.span(logged)[1])} updates"
+        words += f", for {text.count(curves.find_span(logged)[1])} updates"
     if "seed" in recipe:
         words += f"; seed {recipe['seed']}"
     rows = [
@@ -222,7 +231,7 @@ def _name_event(event: Values) -> str:
 
 
 def _timeline(logged: Rows, events: Rows, cells: list[tuple[str, float]]) -> Timeline:
-    first, last = curves.span(logged)
+    first, last = curves.find_span(logged)
     levels = [r["health"] for r in logged if r.get("health") in LEVELS]
     shares = ", ".join(f"{x} {text.percent(levels.count(x) / len(levels))}" for x in LEVELS)
     caption = (
@@ -262,7 +271,9 @@ def curves_section(logged: Rows, events: Rows) -> Section:
     section = Section("training", "Training curves")
     pictures, absent = [], []
     for curve in CURVES:
-        found = [(curves.series(logged, key), name, color) for key, name, color in curve.lines]
+        found = [
+            (curves.collect_series(logged, key), name, color) for key, name, color in curve.lines
+        ]
         lines = [(line, name, color) for line, name, color in found if line is not None]
         if lines and (not curve.rare or any(line.values.any() for line, _, _ in lines)):
             pictures.append(_picture(curve, lines, logged, events))
@@ -285,7 +296,7 @@ def _picture(
 ) -> Picture:
     spread = None
     if lines[0][1] == "data" and curve.title == "Energies":
-        spread = curves.series(logged, "spread")
+        spread = curves.collect_series(logged, "spread")
     marks = [(float(e["step"]), str(e["level"])) for e in events if e.get("level") in LEVELS]
     figure, beyond = curves.draw_curves(
         [(line, color) for line, _, color in lines],
