@@ -395,7 +395,9 @@ def test_machines_with_other_visible_units(domain: Any) -> None:
 def test_discrete_energies_without_conditionals_take_gradients() -> None:
     cut = MaxCut(((0, 1), (1, 2, 2.0), (2, 3), (3, 0), (0, 2), (3, 4)))
     plain = Function(lambda x: cut(x), binary(5))
-    found = log_z(plain, chains=100, num_temperatures=60, warm_up=300, exact=False, generator=seeded(3))
+    found = log_z(
+        plain, chains=100, num_temperatures=60, warm_up=300, exact=False, generator=seeded(3)
+    )
     assert found.sampler == "DMALA" and holds(found, enumerated(cut).value)
 
 
