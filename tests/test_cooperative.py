@@ -15,7 +15,7 @@ from lowland import MALA, Energy, Function, Langevin, binary, box, real
 from lowland.nets import MLP, ConvNet
 from lowland.nets.generators import Generator
 from lowland.objectives import Batch, Context, Cooperative, contrast, cooperative
-from lowland.objectives.cooperative import Explanation
+from lowland.objectives.cooperative import LatentPosterior
 
 DOUBLE = torch.float64
 MEAN, SPREAD, SIGMA = 0.7, 1.2, 0.5  # of the data, and the generator's noise
@@ -86,7 +86,7 @@ def test_at_the_truth_neither_moves() -> None:
 def test_without_explaining_the_generator_would_shrink() -> None:
     # regressing revisions on their own z: d/da of E(x_K − a z)² / 2σ² at the truth is a (1 − ρ) /
     # σ², ρ < 1 what they remember
-    found = gradients(explain=0)
+    found = gradients(infer_steps=0)
     assert z_scores(found[:, 2]) > 20 and z_scores(found[:, [0, 1, 3]]).abs().max() < LIMIT
 
 
@@ -116,7 +116,7 @@ def test_teaching_with_its_sign_turned_is_found(monkeypatch: pytest.MonkeyPatch)
         return 2 * out.detach() - out  # the same points, the gradient turned
 
     monkeypatch.setattr(Line, "forward", wrong)
-    found = gradients(batches=30, steps=30, b=0.0, explain=0)
+    found = gradients(batches=30, steps=30, b=0.0, infer_steps=0)
     assert z_scores(found[:, 3]) > 20  # away from the revisions
 
 
@@ -132,13 +132,13 @@ def test_nothing_of_the_generator_hangs_on_drafts_or_revisions(
 
     monkeypatch.setattr(cooperative, "run_chains", watched)
     gradients(batches=1)
-    assert seen == [("Hill", False, False), ("Explanation", False, False)]
+    assert seen == [("Hill", False, False), ("LatentPosterior", False, False)]
 
 
 def test_explanations_are_draws_of_the_posterior() -> None:
     # p(z | x) = N(a (x − b) / (a² + σ²), σ² / (a² + σ²))
     line, x = Line(A, MEAN), torch.full((5000, 1), 1.9, dtype=DOUBLE)
-    energy = Explanation(line, x)
+    energy = LatentPosterior(line, x)
     z = cooperative.run_chains(
         energy, MALA(0.1), torch.zeros(5000, 1, dtype=DOUBLE), 60, generator=seeded()
     ).x

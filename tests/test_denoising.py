@@ -35,11 +35,13 @@ class Blurred(Energy):
     it. m and ln v learn.
     """
 
-    condition = NoiseCondition()
-
     def __init__(self) -> None:
         super().__init__(real(2))
         self.mean, self.log_variance = nn.Parameter(MEAN.clone()), nn.Parameter(VARIANCE.log())
+
+    @property
+    def condition(self) -> NoiseCondition:
+        return NoiseCondition(denoised=self.denoised)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         sigma = torch.as_tensor(c, dtype=x.dtype).expand(len(x)).unsqueeze(1)

@@ -162,7 +162,7 @@ def test_a_subset_of_sites_is_unbiased(objective: Any) -> None:
 
 
 def test_sites_are_different_ones_in_each_row() -> None:
-    index, weight = discrepancy._chosen_sites(torch.zeros(50, 2, 5), 4, seeded())
+    index, weight = discrepancy._choose_sites(torch.zeros(50, 2, 5), 4, seeded())
     assert (
         weight == 2.5
         and all(len(row.unique()) == 4 for row in index)
@@ -195,10 +195,10 @@ def test_labels_are_the_condition() -> None:
         parts = [loss_of(objective, energy.given(k), x[y == k]).value / 3 for k in range(3)]
         torch.testing.assert_close(loss_of(objective, energy, x, labels=y).value, sum(parts))
     flips = EnergyDiscrepancy(samples=3)
-    rows = [flips._perturbed(energy, x, g := seeded(4)), flips._perturbed(energy, x, g)]
+    rows = [flips._perturb(energy, x, g := seeded(4)), flips._perturb(energy, x, g)]
     assert not torch.equal(*rows)
-    here = flips._perturbed(energy, x, g := seeded(5))
-    there = flips._perturbed(energy, here.repeat_interleave(3, 0), g).view(9, 3, 5)
+    here = flips._perturb(energy, x, g := seeded(5))
+    there = flips._perturb(energy, here.repeat_interleave(3, 0), g).view(9, 3, 5)
     by_hand = [
         torch.log(1 / 3 + (energy(x[i : i + 1], y[i]) - energy(there[i], y[i])).exp().sum() / 3)
         for i in range(9)
@@ -230,7 +230,7 @@ def test_chunks_give_the_same_loss_and_hold_one_graph_at_a_time(objective: Any) 
             seen[0] = max(seen[0], len(inputs[0]))
 
         hook = energy.net.register_forward_hook(watch)
-        with mock.patch.object(discrepancy, "ROWS", rows):
+        with mock.patch.object(discrepancy, "MAX_ROWS", rows):
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
                 value = loss_of(objective, energy, x).value
             results.append((value.detach(), slopes(value, energy)))
@@ -246,7 +246,7 @@ def test_spectral_norm_takes_chunks() -> None:
     torch.manual_seed(0)
     energy = MLP(binary(12), hidden=(8,), spectral=True).train()
     x = energy.domain.draw(4, seeded())
-    with mock.patch.object(discrepancy, "ROWS", 8):
+    with mock.patch.object(discrepancy, "MAX_ROWS", 8):
         value = loss_of(PseudoLikelihood(), energy, x).value
     value.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in energy.parameters())
@@ -413,13 +413,13 @@ CONTINUOUS_BUGS = {
         "gaussian",
     ),
     "no reflection at the walls": (
-        f"{FAR}._perturbed",
+        f"{FAR}._perturb",
         "domain.reflect(",
         "(lambda z: (z, None))(",
         "walls",
     ),
     "a clamp at the walls": (
-        f"{FAR}._perturbed",
+        f"{FAR}._perturb",
         "domain.reflect(",
         "(lambda z: (z.clamp(-1, 2), None))(",
         "walls",
@@ -437,7 +437,7 @@ def test_planted_bugs_of_discrepancy_are_seen(where: str, old: str, new: str, ch
 
 def test_a_walk_that_is_not_symmetric_is_seen() -> None:
     broken = planted(
-        "discrepancy", f"{FAR}._perturbed", "(flat + step) % values", "torch.ones_like(flat)"
+        "discrepancy", f"{FAR}._perturb", "(flat + step) % values", "torch.ones_like(flat)"
     )
     assert caught(at_the_table, broken.EnergyDiscrepancy(0.8, 0.3, 3))
 
@@ -456,7 +456,7 @@ SITE_BUGS = {
     ),
     "not squared": ("RatioMatching.loss", ".square()", ""),
     "the same value again": (
-        "_changed",
+        "_change_sites",
         "(old.unsqueeze(2) + others) % values",
         "old.unsqueeze(2) + 0 * others",
     ),
@@ -481,8 +481,8 @@ def test_planted_bugs_of_ratios_are_seen(where: str, old: str, new: str) -> None
 @pytest.mark.parametrize(
     ("where", "old", "new"),
     [
-        ("_chosen_sites", "count / sites", "1.0"),
-        ("_chosen_sites", "uniform_like(x.flatten(1), generator)", "x.flatten(1)"),
+        ("_choose_sites", "count / sites", "1.0"),
+        ("_choose_sites", "uniform_like(x.flatten(1), generator)", "x.flatten(1)"),
         ("PseudoLikelihood.loss", "weight * torch", "torch"),
     ],
 )
@@ -505,7 +505,7 @@ def test_planted_bugs_of_subsets_are_seen(where: str, old: str, new: str) -> Non
     ids=["ising", "potts"],
 )
 def test_planted_bugs_of_declared_conditionals_are_seen(lattice: Any, old: str, new: str) -> None:
-    broken = planted("discrepancy", "_declared_rises", old, new).PseudoLikelihood
+    broken = planted("discrepancy", "_conditional_rises", old, new).PseudoLikelihood
     with (
         mock.patch.object(sys.modules[__name__], "PseudoLikelihood", broken),
         pytest.raises(AssertionError),

@@ -253,7 +253,7 @@ def test_the_run_directory_says_what_was_done_without_a_clock_in_the_log(tmp_pat
         "gap",
         "energy_data",
         "energy_model",
-        "spread",
+        "energy_std",
         "gradient_norm",
         "movement",
         "acceptance",

@@ -25,17 +25,17 @@ def rows(count: int = 40, **changes: Any) -> list[dict[str, Any]]:
             "step": 10 * (i + 1),
             "loss": 0.1 * (-1) ** i,
             "gap": 0.2 * (-1) ** i,
-            "spread": 1.0,
+            "energy_std": 1.0,
             "energy_data": 1.0,
             "energy_model": 1.2,
             "gradient_norm": 2.0 + 0.1 * (i % 3),
             "movement": 0.05,
-            "border": 0.62,
-            "border_data": 0.6,
+            "bound_share": 0.62,
+            "data_bound_share": 0.6,
             "age": 100.0 + i,
             "acceptance": 0.9,
             "diversity": 0.95,
-            "fresh_gap": 1.0,
+            "reinit_gap": 1.0,
             "held_gap": 0.1,
             "nonfinite": 0,
         }
@@ -62,19 +62,19 @@ def test_a_sound_run_has_no_findings() -> None:
         ({"gap": -20.0}, "diverging", "bad"),
         ({"gap": 5000.0}, "diverging", "bad"),
         ({"gap": lambda i: 0.2 * max(i - 20, 0)}, "gap drift", "warn"),
-        ({"energy_data": -1e7, "spread": 1e7}, "diverging", "bad"),
+        ({"energy_data": -1e7, "energy_std": 1e7}, "diverging", "bad"),
         ({"cross_entropy": lambda i: 0.9 if i < 37 else 2.3}, "diverging", "bad"),
         ({"gradient_norm": lambda i: 1000.0 if i == 39 else 2.0}, "gradient norm", "warn"),
         ({"movement": 1e-6}, "frozen chains", "warn"),
         ({"acceptance": 1e-4}, "frozen chains", "bad"),
-        ({"spread": 1e-6, "gap": 0.0}, "energy collapse", "bad"),
+        ({"energy_std": 1e-6, "gap": 0.0}, "energy collapse", "bad"),
         ({"held_gap": 1.4}, "overfitting", "warn"),
-        ({"fresh_gap": -3.0}, "overfitting the buffer", "warn"),
+        ({"reinit_gap": -3.0}, "overfitting the buffer", "warn"),
         ({"accuracy": 1.0}, "discriminator won", "warn"),
         ({"diversity": 0.1}, "mode loss", "warn"),
         ({"diversity": 0.01}, "mode loss", "bad"),
-        ({"border": 0.93}, "saturated", "warn"),
-        ({"border": 0.999, "border_data": 0.1}, "saturated", "bad"),
+        ({"bound_share": 0.93}, "saturated", "warn"),
+        ({"bound_share": 0.999, "data_bound_share": 0.1}, "saturated", "bad"),
         ({"age": 0.0}, "buffer age", "warn"),
     ],
 )
@@ -245,8 +245,8 @@ def test_samples_on_the_walls_are_cured_by_shorter_steps(tmp_path: Path) -> None
         "did"
     ]
     assert (
-        lineage(log)[-1]["border"] < 0.05
-        and next(row for row in log if "border" in row)["border"] > 0.9
+        lineage(log)[-1]["bound_share"] < 0.05
+        and next(row for row in log if "bound_share" in row)["bound_share"] > 0.9
     )
 
 

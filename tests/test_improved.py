@@ -16,7 +16,7 @@ from torch import Tensor
 from lowland import MALA, Function, Langevin, ReplayBuffer, ShortRun, binary, box, real
 from lowland.nets import MLP
 from lowland.objectives import Batch, Context, ImprovedCD, contrast, improved_cd
-from lowland.objectives.augment import TRANSFORMS, augmented
+from lowland.objectives.augment import TRANSFORMS, augment
 
 DOUBLE = torch.float64
 
@@ -167,34 +167,34 @@ def image(rows: int = 6, seed: int = 0) -> Tensor:
 def test_a_transform_moves_images_inside_their_box_by_its_own_generator(name: str) -> None:
     x, domain = image(40), box(0.0, 1.0, 3, 8, 8)
     before, state = x.clone(), torch.get_rng_state()
-    a, b = (augmented(x, (name,), seeded(1), domain) for _ in range(2))
+    a, b = (augment(x, (name,), seeded(1), domain) for _ in range(2))
     assert (
         torch.equal(a, b) and torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
     )
     assert a.shape == x.shape and domain.contains(a).all() and not torch.equal(a, x)
-    assert not torch.equal(a, augmented(x, (name,), seeded(2), domain))
+    assert not torch.equal(a, augment(x, (name,), seeded(2), domain))
 
 
 def test_transforms_do_what_they_are_called() -> None:
     x, domain = image(400), real(3, 8, 8)
-    flipped = augmented(x, ("flip",), seeded(1), domain)
+    flipped = augment(x, ("flip",), seeded(1), domain)
     turned = (flipped == x.flip(-1)).flatten(1).all(1)
     assert (turned | (flipped == x).flatten(1).all(1)).all() and 0.4 < turned.float().mean() < 0.6
     even = torch.ones(20, 1, 8, 8)
     for name in ("shift", "rotate", "blur"):  # means of neighbours
-        torch.testing.assert_close(augmented(even, (name,), seeded(1), real(1, 8, 8)), even)
+        torch.testing.assert_close(augment(even, (name,), seeded(1), real(1, 8, 8)), even)
     ramp = torch.linspace(0, 1, 64).view(1, 1, 1, 64).expand(50, 1, 64, 64)
-    moves = (augmented(ramp, ("shift",), seeded(1), real(1, 64, 64)) - ramp)[:, 0, 32, 20:40].mean(
+    moves = (augment(ramp, ("shift",), seeded(1), real(1, 64, 64)) - ramp)[:, 0, 32, 20:40].mean(
         1
     ) * 63
     assert moves.abs().max() < 8.01 and moves.std() > 2  # an eighth of 64
     torch.testing.assert_close(moves, moves.round(), rtol=0.0, atol=1e-3)  # by whole pixels
-    blurred = augmented(x, ("blur",), seeded(1), domain)
+    blurred = augment(x, ("blur",), seeded(1), domain)
     changed = (blurred != x).flatten(1).any(1)
     assert (
         0.4 < changed.float().mean() < 0.6 and (blurred.var((2, 3)) < x.var((2, 3)))[changed].all()
     )
-    noisy = augmented(
+    noisy = augment(
         torch.zeros(100, 2) + torch.randn(100, 2, generator=seeded(3)),
         ("noise",),
         seeded(1),
@@ -205,17 +205,17 @@ def test_transforms_do_what_they_are_called() -> None:
 
 def test_vectors_and_bits_refuse_transforms_of_images() -> None:
     with pytest.raises(ValueError, match=r"pictures.*;"):
-        augmented(torch.zeros(3, 2), ("flip",), seeded(), real(2))
+        augment(torch.zeros(3, 2), ("flip",), seeded(), real(2))
     with pytest.raises(ValueError, match=r"binary.*;"):
-        augmented(torch.zeros(3, 2), ("noise",), seeded(), binary(2))
+        augment(torch.zeros(3, 2), ("noise",), seeded(), binary(2))
 
 
-def test_a_share_of_the_visited_chains_is_shaken() -> None:
+def test_a_share_of_the_visited_chains_is_augmented() -> None:
     objective = ImprovedCD(steps=1, buffer_size=2000, augment=("noise",), augment_prob=0.3, kl=0.0)
     x = torch.randn(2000, 1, generator=seeded(), dtype=DOUBLE)
-    moved = (objective._shaken(x, Bowl(1.0), seeded(1)) != x).double()
+    moved = (objective._augment(x, Bowl(1.0), seeded(1)) != x).double()
     assert z_scores(moved, 0.3).abs().max() < LIMIT
-    still = ImprovedCD(augment=("noise",), augment_prob=0.0)._shaken(x, Bowl(1.0), seeded(1))
+    still = ImprovedCD(augment=("noise",), augment_prob=0.0)._augment(x, Bowl(1.0), seeded(1))
     assert torch.equal(still, x)
 
 

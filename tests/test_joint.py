@@ -16,9 +16,9 @@ from lowland.nets import MLP, ConvNet
 from lowland.nets.class_energy import ClassEnergy
 from lowland.objectives import JEM, Batch, Context, OutlierExposure
 from lowland.objectives.adversarial import attack
-from lowland.objectives.augment import augmented
+from lowland.objectives.augment import augment
 from lowland.objectives.labels import accuracy, cross_entropy, hide_labels
-from lowland.objectives.outlier_exposure import outliers
+from lowland.objectives.outlier_exposure import make_outliers
 from lowland.testing import LIMIT, seeded, worst
 
 K, ROWS, BATCHES = 3, 240, 150
@@ -233,7 +233,7 @@ def test_with_half_the_labels_the_rest_counts_in_the_marginal_alone() -> None:
 
 def test_points_without_a_label_have_no_part_in_the_joint_contrast() -> None:
     x, y = batch(half)
-    l2 = dataclasses.replace(GIVEN, l2=0.2, chains=8)
+    l2 = dataclasses.replace(GIVEN, l2=0.2, num_chains=8)
     torch.testing.assert_close(
         gradients(l2, x, y), gradients(l2, x[: len(x) // 2], y[: len(x) // 2]), rtol=1e-5, atol=1e-6
     )
@@ -264,7 +264,7 @@ def test_accuracy_and_entropy_count_the_labelled_rows() -> None:
 def test_before_its_time_there_is_no_contrast_and_no_chain_moves() -> None:
     x, y = batch(even)
     buffer = ReplayBuffer(64, network().domain, generator=seeded(), classes=4)
-    late, before = dataclasses.replace(MARGINAL, after=0.5), buffer.x.clone()
+    late, before = dataclasses.replace(MARGINAL, warmup_fraction=0.5), buffer.x.clone()
     early = late.loss(
         network(),
         Batch(x, y),
@@ -356,15 +356,15 @@ def test_adversarial_training_takes_the_entropy_at_the_moved_points() -> None:
 
 def test_augmented_points_are_read_and_the_contrast_takes_data_as_they_are() -> None:
     energy, (x, y) = network(), batch(even)
-    noisy = dataclasses.replace(MARGINAL, augment=("noise",), chains=10)
+    noisy = dataclasses.replace(MARGINAL, augment=("noise",), num_chains=10)
     found = gradients(noisy, x, y)
     g = seeded(3)
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(2), classes=4)
-    marginal = dataclasses.replace(MARGINAL, weight_py_x=0.0, chains=10)
+    marginal = dataclasses.replace(MARGINAL, weight_py_x=0.0, num_chains=10)
     loss = marginal.loss(
         energy, Batch(x[:10], y[:10]), Context(g, sampler=Langevin(0.01), buffer=buffer)
     )  # the same chains, then
-    read = augmented(x, ("noise",), g, energy.domain)
+    read = augment(x, ("noise",), g, energy.domain)
     entropy = F.cross_entropy(-energy.class_energies(read), y)
     value = loss.value + MARGINAL.weight_py_x * entropy
     expected = torch.cat(
@@ -382,7 +382,7 @@ IMAGES = torch.rand(6, 1, 9, 8, generator=seeded(8))
 
 
 def test_shuffled_patches_keep_every_pixel_and_no_picture() -> None:
-    made = outliers(IMAGES, "patches", box(0.0, 1.0, 1, 9, 8), seeded())
+    made = make_outliers(IMAGES, "patches", box(0.0, 1.0, 1, 9, 8), seeded())
     assert torch.equal(made.flatten(1).sort(1).values, IMAGES.flatten(1).sort(1).values)
     assert torch.equal(made[:, :, 8:], IMAGES[:, :, 8:]), "what does not divide stays"
     assert all(
@@ -396,7 +396,7 @@ def test_shuffled_patches_keep_every_pixel_and_no_picture() -> None:
 
 def test_shuffled_columns_keep_every_column_and_break_rows() -> None:
     x = torch.randn(50, 2, generator=seeded()) @ torch.tensor([[1.0, 0.9], [0.0, 0.1]])
-    made = outliers(x, "patches", real(2), seeded())
+    made = make_outliers(x, "patches", real(2), seeded())
     assert torch.equal(made.sort(0).values, x.sort(0).values)
     assert abs(torch.corrcoef(made.T)[0, 1]) < 0.5 < torch.corrcoef(x.T)[0, 1]
 
@@ -404,8 +404,8 @@ def test_shuffled_columns_keep_every_column_and_break_rows() -> None:
 def test_other_outliers_are_what_they_say() -> None:
     domain = box(0.0, 1.0, 1, 9, 8)
     mixed, noise = (
-        outliers(IMAGES, "mixtures", domain, seeded()),
-        outliers(IMAGES, "noise", domain, seeded()),
+        make_outliers(IMAGES, "mixtures", domain, seeded()),
+        make_outliers(IMAGES, "noise", domain, seeded()),
     )
     pairs = (IMAGES.unsqueeze(1) + IMAGES.unsqueeze(0)).flatten(0, 1) / 2
     assert all((pairs - row).abs().flatten(1).amax(1).min() < 1e-6 for row in mixed)
@@ -417,7 +417,9 @@ def test_outlier_exposure_is_its_formula() -> None:
     x, objective = x.double(), OutlierExposure(low=-0.1, high=0.2, weight=0.5)
     loss = objective.loss(energy, Batch(x, y), Context(seeded(3)))
     g = seeded(3)
-    strange = [outliers(x, kind, energy.domain, g)[i::3] for i, kind in enumerate(objective.kinds)]
+    strange = [
+        make_outliers(x, kind, energy.domain, g)[i::3] for i, kind in enumerate(objective.kinds)
+    ]
     inside, outside = energy(x), energy(torch.cat(strange))
     hinge = F.relu(inside + 0.1).square().mean() + F.relu(0.2 - outside).square().mean()
     torch.testing.assert_close(

@@ -60,7 +60,7 @@ def test_contrast_is_written_out_with_sizes_that_differ_and_l2() -> None:
     up, down = torch.ones(4, 1, dtype=DOUBLE), torch.full((6, 1), 2.0, dtype=DOUBLE)
     loss = contrast(energy, up, down, l2=0.1)
     assert loss.value.item() == pytest.approx(1 - 4 + 0.1 * (1 + 16))
-    assert loss.terms["gap"].item() == pytest.approx(3) and loss.terms["spread"].item() == 0
+    assert loss.terms["gap"].item() == pytest.approx(3) and loss.terms["energy_std"].item() == 0
     with pytest.raises(ValueError, match="one side"):
         contrast(energy, up, down, labels=torch.zeros(4, dtype=torch.long))
 
@@ -169,7 +169,9 @@ def test_terms_of_the_chains_are_what_they_say() -> None:
         [[0.0, 0.5], [1.0, 0.9995], [0.3, 0.06], [0.2, 0.04]]
     )  # a twentieth of the width counts as the wall
     loss = CD(1).loss(energy, Batch(x), Context(seeded(), sampler=Langevin(1e-14)))
-    assert loss.terms["border"].item() == pytest.approx(4 / 8) and loss.terms["acceptance"] == 1
+    assert (
+        loss.terms["bound_share"].item() == pytest.approx(4 / 8) and loss.terms["acceptance"] == 1
+    )
     far = Bowl(1.0, dim=2)
     loss = CD(1).loss(far, Batch(x), Context(seeded(), sampler=Langevin(0.1)))
     expected = (loss.negatives - x).square().mean(1).sqrt().mean()

@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from lowland import MALA, Energy, Function, binary, box, energy_values, load_data, real, sample
 from lowland.nets import MLP, PairEnergy
 from lowland.objectives import Batch, Context, InfoNCE, info_nce
-from lowland.objectives.augment import augmented
+from lowland.objectives.augment import augment
 
 DOUBLE = torch.float64
 
 
 def views(monkeypatch: pytest.MonkeyPatch, law: Any) -> None:
     """Let `law(x, generator)` make the views."""
-    monkeypatch.setattr(
-        info_nce, "augmented", lambda x, names, generator, domain: law(x, generator)
-    )
+    monkeypatch.setattr(info_nce, "augment", lambda x, names, generator, domain: law(x, generator))
 
 
 def test_the_loss_and_its_gradient_are_those_of_cross_entropy(
@@ -184,7 +182,7 @@ def test_features_learn_to_ignore_what_the_views_change() -> None:
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
-    moved = augmented(test.x, ("shift",), seeded(7), digits.domain)
+    moved = augment(test.x, ("shift",), seeded(7), digits.domain)
 
     def told(bank: Tensor, asked: Tensor) -> float:
         return float((y[torch.cdist(asked, bank).argmin(1)] == test.y).float().mean())

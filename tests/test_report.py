@@ -52,9 +52,9 @@ def row(step: int, generator: np.random.Generator) -> dict[str, Any]:
     noise = float(generator.normal())
     return {
         "step": step, "loss": noise, "gap": -noise, "energy_data": noise - 2,
-        "energy_model": -2.0, "spread": 1.0,
-        "gradient_norm": float(np.exp(3 * noise)), "movement": 0.3, "border": 0.4,
-        "border_data": 0.38, "acceptance": 0.8,
+        "energy_model": -2.0, "energy_std": 1.0,
+        "gradient_norm": float(np.exp(3 * noise)), "movement": 0.3, "bound_share": 0.4,
+        "data_bound_share": 0.38, "acceptance": 0.8,
         "age": float(step), "nonfinite": 0, "diverged": 0, "rate": 1e-3,
         "health": "warn" if 100 < step < 130 else "good",
     }  # fmt: skip

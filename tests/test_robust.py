@@ -117,7 +117,7 @@ def test_the_radius_grows_over_the_ramp(kind: Any) -> None:
     objective = Robust(kind=kind, epsilon=0.4, warmup_fraction=0.5)
 
     def radius(progress: float, ramp: float = 0.5) -> float:
-        some = dataclasses.replace(objective, ramp=ramp)
+        some = dataclasses.replace(objective, warmup_fraction=ramp)
         loss = some.loss(energy, Batch(x, y), Context(seeded(), progress=progress))
         return float(loss.terms["radius"])
 

@@ -63,24 +63,24 @@ def test_pairs_are_the_cheapest_of_all() -> None:
     cheapest = min(
         (noise[list(order)] - x).square().sum().item() for order in permutations(range(6))
     )
-    found = matching.matched(noise, x)
+    found = matching.match_batch(noise, x)
     assert (found - x).square().sum().item() == pytest.approx(cheapest)
     assert sorted(found[:, 0].tolist()) == sorted(noise[:, 0].tolist())
 
 
 def test_on_a_line_pairs_are_those_of_sorted_points() -> None:
     x, noise = torch.randn(300, 1, generator=seeded()), torch.randn(300, 1, generator=seeded(1))
-    found = matching.matched(noise, x)
+    found = matching.match_batch(noise, x)
     assert torch.equal(found[x.squeeze(1).argsort()], noise.sort(0).values)
 
 
 def test_noise_stays_with_its_class() -> None:
     x, noise = torch.randn(40, 2, generator=seeded()), torch.randn(40, 2, generator=seeded(1))
     labels = torch.arange(40) % 3
-    found = matching.matched(noise, x, labels)
+    found = matching.match_batch(noise, x, labels)
     for label in range(3):
         mine = labels == label
-        assert torch.equal(found[mine], matching.matched(noise[mine], x[mine]))
+        assert torch.equal(found[mine], matching.match_batch(noise[mine], x[mine]))
 
 
 @pytest.mark.parametrize("domain", [real(1, 3, 3), box(0.0, 1.0, 1, 3, 3)], ids=["real", "box"])

@@ -1,4 +1,4 @@
-"""Classifiers that hold their labels in a ball about every point: adversarial training, and TRADES.
+"""Adversarial training and TRADES: classifiers whose labels hold in a ball about every point.
 
     madry    −log p(y | x'), x' = argmax over ‖x' − x‖_∞ ≤ ε of −log p(y | x')
     trades   −log p(y | x) + β KL(p(· | x) ‖ p(· | x')), x' = argmax over the same ball of that KL
@@ -7,6 +7,7 @@ Both are what a classifier can do for itself, and the yardstick for every defenc
 input (`tasks.purify`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -38,10 +39,10 @@ def attack(
     step_size: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Points within ε of x in every number, and inside the domain, whose labels the energy finds
-    hard to tell.
+    """Find points within ε of x in every number, and inside the domain, whose labels the energy
+    gets wrong.
 
-        x' ← Π(x' + α sign ∇ −log p(y | x')),    Π: into {‖x' − x‖_∞ ≤ ε} and the walls; x' starts
+        x' ← Π(x' + α sign ∇ −log p(y | x')),    Π: into {‖x' − x‖_∞ ≤ ε} and the domain; x' starts
                                                  in that ball at random
 
     Projected gradient ascent; the weights get no gradient. Points labelled −1 go to where they
@@ -50,20 +51,38 @@ def attack(
     >>> import torch, lowland
     >>> two = lowland.nets.ClassifierEnergy(lambda x: torch.cat([x, -x], 1), 2, lowland.real(1))
     >>> g = torch.Generator().manual_seed(0)
-    >>> attack(two, torch.ones(1, 1), torch.tensor([0]), epsilon=0.5, steps=9, step_size=0.2, generator=g)
+    >>> size = {"epsilon": 0.5, "steps": 9, "step_size": 0.2}
+    >>> attack(two, torch.ones(1, 1), torch.tensor([0]), **size, generator=g)
     tensor([[0.5000]])
     """
-    lo, hi = x - epsilon, x + epsilon
-    if energy.domain.kind == "box":
-        lo, hi = lo.clamp_min(energy.domain.lo), hi.clamp_max(energy.domain.hi)
-    found = x + epsilon * (
+    start = x + epsilon * (
         2 * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - 1
     )
+
+    def objective(at: Tensor) -> Tensor:
+        return cross_entropy(class_energies(energy, at), labels)
+
+    return ascend(energy, objective, x, start, epsilon, steps, step_size)
+
+
+def ascend(
+    energy: Energy,
+    objective: Callable[[Tensor], Tensor],
+    x: Tensor,
+    start: Tensor,
+    epsilon: float,
+    steps: int,
+    step_size: float,
+) -> Tensor:
+    """Return points (B, *event) within epsilon of x in every number, and inside the domain, after
+    steps of sign-gradient ascent of an objective from `start`. The weights get no gradient.
+    """
+    lo, hi = energy.domain.project(x - epsilon), energy.domain.project(x + epsilon)
+    found = start
     with frozen(energy), torch.enable_grad():
         for _ in range(steps):
             at = torch.clamp(found, lo, hi).detach().requires_grad_()
-            loss = cross_entropy(class_energies(energy, at), labels)
-            (slope,) = torch.autograd.grad(loss, at)
+            (slope,) = torch.autograd.grad(objective(at), at)
             found = at + step_size * slope.sign()
     return torch.clamp(found, lo, hi).detach()
 
@@ -71,8 +90,8 @@ def attack(
 @register("objective")
 @dataclass(frozen=True)
 class Robust(Objective):
-    """Cross-entropy at the worst point of a ball about each example ("madry"), or the gain and the
-    give of both ("trades").
+    """Cross-entropy at the worst point of a ball about each example ("madry"), or cross-entropy and
+    stability ("trades").
 
         madry:  L = −log p(y | x') trades: L = −log p(y | x) + β KL(p(· | x) ‖ p(· | x'))
 
@@ -142,9 +161,13 @@ class Robust(Objective):
             )
             give = divergence(odds, others).mean()
             value, more = cross_entropy(odds, labels) + self.beta * give, {"divergence": give}
-        terms = {"cross_entropy": cross_entropy(odds, labels), "accuracy": accuracy(odds, labels)}
-        terms |= {"radius": torch.tensor(radius, device=x.device)} | more
-        return Loss(value, detach_terms(terms))
+        terms = detach_terms(
+            cross_entropy=cross_entropy(odds, labels),
+            accuracy=accuracy(odds, labels),
+            radius=torch.tensor(radius, device=x.device),
+            **more,
+        )
+        return Loss(value, terms)
 
     def _radius_share(self, progress: float) -> float:
         """Return the radius in units of epsilon after a share of the updates."""
@@ -155,30 +178,25 @@ class Robust(Objective):
     def _furthest(
         self, energy: Energy, x: Tensor, radius: float, generator: torch.Generator
     ) -> Tensor:
-        """Where p(y | x') is furthest from p(y | x): ascent of the KL from beside x, since it has
-        no slope at x.
+        """Return points x' near x whose p(y | x') is far from p(y | x): ascent of the KL from
+        beside x, since it has no slope at x.
         """
-        lo, hi = x - radius, x + radius
-        if energy.domain.kind == "box":
-            lo, hi = lo.clamp_min(energy.domain.lo), hi.clamp_max(energy.domain.hi)
-        found = x + 0.01 * radius * normal_like(x, generator)
-        with frozen(energy):
-            with torch.no_grad():
-                odds = relative_class_energies(energy, x)
-            with torch.enable_grad():
-                for _ in range(self.steps if radius else 0):
-                    at = torch.clamp(found, lo, hi).detach().requires_grad_()
-                    (slope,) = torch.autograd.grad(
-                        divergence(odds, relative_class_energies(energy, at)).sum(), at
-                    )
-                    found = at + self.step_size * radius * slope.sign()
-        return torch.clamp(found, lo, hi).detach()
+        with frozen(energy), torch.no_grad():
+            odds = relative_class_energies(energy, x)
+
+        def objective(at: Tensor) -> Tensor:
+            return divergence(odds, relative_class_energies(energy, at)).sum()
+
+        start = x + 0.01 * radius * normal_like(x, generator)
+        steps = self.steps if radius else 0
+        return ascend(energy, objective, x, start, radius, steps, self.step_size * radius)
 
 
 def divergence(heads: Tensor, others: Tensor) -> Tensor:
-    """KL(softmax(−e) ‖ softmax(−e')) of rows of energies (B, K), (B,).
+    """Return KL(softmax(−e) ‖ softmax(−e')) of rows of energies (B, K): (B,).
 
-    >>> divergence(torch.tensor([[0.0, 50.0]]), torch.tensor([[0.0, 0.0]])).round(decimals=3)  # ln 2
+    >>> even = torch.tensor([[0.0, 0.0]])
+    >>> divergence(torch.tensor([[0.0, 50.0]]), even).round(decimals=3)  # ln 2
     tensor([0.6930])
     """
     return F.kl_div(

@@ -4,10 +4,12 @@ example.
 Each takes x (B, *event) and draws one transform per row. Images are (channels, height, width); a
 vector knows only noise.
 
-    flip      left to right, half of the rows shift by whole pixels up to an eighth, edges repeated
-    rotate    by up to 15 degrees, bilinear              blur     3 × 3 binomial, half of the rows
-    colour    contrast and brightness by up to a fifth noise normal, a tenth of the spread of the
-              batch
+    flip      left to right, half of the rows
+    shift     by whole pixels up to an eighth, edges repeated
+    rotate    by up to 15 degrees, bilinear
+    blur      3 × 3 binomial, half of the rows
+    colour    contrast and brightness by up to a fifth
+    noise     normal, a tenth of the standard deviation of the batch
 """
 
 import math
@@ -97,16 +99,15 @@ def check_augment(names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def augmented(
-    x: Tensor, names: Sequence[str], generator: torch.Generator, domain: Domain
-) -> Tensor:
-    """x (B, *event) after the named transforms in turn, folded back into its box.
+def augment(x: Tensor, names: Sequence[str], generator: torch.Generator, domain: Domain) -> Tensor:
+    """Apply the named transforms to x (B, *event) in turn, and fold it back into its box.
 
     Raises ValueError for a transform of images on other events, and on a discrete domain.
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
-    >>> augmented(torch.rand(2, 1, 8, 8), ("shift", "noise"), g, lowland.box(0.0, 1.0, 1, 8, 8)).shape
+    >>> square = lowland.box(0.0, 1.0, 1, 8, 8)
+    >>> augment(torch.rand(2, 1, 8, 8), ("shift", "noise"), g, square).shape
     torch.Size([2, 1, 8, 8])
     """
     flat = [name for name in names if name != "noise" and x.dim() != 4]

@@ -16,29 +16,39 @@ that training is done. Watch the health report instead.
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.energy import Energy, count_classes, frozen, gibbs_of, latent_of, learner_of
-from lowland.objectives.labels import class_energies
+from lowland.objectives.labels import class_energies, masked_mean, select_energies
 from lowland.objectives.loss import (
     Batch,
     Context,
     Loss,
     Objective,
     check_chains,
-    detach_terms,
+    energy_terms,
     evaluate_energy,
 )
 from lowland.objectives.ranges import COUNT, WEIGHT, check_settings
 from lowland.registry import register
+from lowland.replay import ReplayBuffer
 from lowland.samplers.discrete import BlockState
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import Trace, run_chains
 from lowland.samplers.tempering import ParallelTempering, TemperedState
+
+
+@runtime_checkable
+class HasEnergy(Protocol):
+    """A state of chains that carries their energies (B,)."""
+
+    @property
+    def energy(self) -> Tensor: ...
 
 
 def contrast(
@@ -52,8 +62,8 @@ def contrast(
     ce_weight: float = 0.0,
     fields: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Loss:
-    """mean E(positives) − mean E(negatives) + l2 · mean(E²) + ce_weight · cross-entropy, in one
-    forward pass over both.
+    """Return mean E(positives) − mean E(negatives) + l2 · mean(E²) + ce_weight · cross-entropy, in
+    one forward pass over both.
 
     Its gradient in the weights is that of −log p when the negatives are draws of the model; no
     gradient flows into the negatives. labels: (B,) for both sides or neither. l2 holds the level of
@@ -73,57 +83,66 @@ def contrast(
             "labels came for one side only; positives and negatives need both or neither; pass the "
             "other"
         )
-    negatives = negatives.detach()
+    negatives, size = negatives.detach(), len(positives)
+    both, both_labels = torch.cat([positives, negatives]), None
+    if labels is not None and negative_labels is not None:
+        both_labels = torch.cat([labels, negative_labels])
     entropy = None
-    if labels is not None and negative_labels is not None and ce_weight:
-        heads = class_energies(energy, torch.cat([positives, negatives]))
-        values = heads.gather(1, torch.cat([labels, negative_labels]).unsqueeze(1)).squeeze(1)
-        entropy = F.cross_entropy(-heads[: len(labels)], labels)
-        up, down = values[: len(positives)], values[len(positives) :]
+    if labels is not None and both_labels is not None and ce_weight:
+        heads = class_energies(energy, both)
+        entropy = F.cross_entropy(-heads[:size], labels)
+        up, down = select_energies(heads, both_labels).tensor_split([size])
     elif gibbs_of(energy).energy_from is not None:
         up = energy_from_fields(energy, positives, fields[0], labels)
         down = energy_from_fields(energy, negatives, fields[1], negative_labels)
     else:
-        both = None if labels is None else torch.cat([labels, cast(Tensor, negative_labels)])
-        up, down = evaluate_energy(energy, torch.cat([positives, negatives]), both).tensor_split(
-            [len(positives)]
-        )
-    gap = down.mean() - up.mean()
-    value = -gap
-    if l2:
-        value = value + l2 * (up.square().mean() + down.square().mean())
+        up, down = evaluate_energy(energy, both, both_labels).tensor_split([size])
+    value, terms = contrast_energies(up, down, l2)
     if entropy is not None:
         value = value + ce_weight * entropy
-    terms = {
-        "gap": gap,
-        "energy_data": up.mean(),
-        "energy_model": down.mean(),
-        "spread": up.std(correction=0),
-    }
-    if entropy is not None:
-        terms["cross_entropy"] = entropy
-    return Loss(value, detach_terms(terms), negatives, negative_labels)
+        terms["cross_entropy"] = entropy.detach()
+    return Loss(value, terms, negatives, negative_labels)
+
+
+def contrast_energies(
+    up: Tensor, down: Tensor, l2: float = 0.0, mask: Tensor | None = None, weight: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return weight · (mean up − mean down) + l2 · (mean up² + mean down²), and its terms.
+
+    up: energies of data (B,), of which those count where mask (B,) is true; down: of negatives.
+    """
+    mean = Tensor.mean if mask is None else partial(masked_mean, mask=mask)
+    gap = down.mean() - mean(up)
+    value = -weight * gap
+    if l2:
+        value = value + l2 * (mean(up.square()) + down.square().mean())
+    terms = energy_terms(up, gap=gap, energy_model=down.mean())
+    return value, terms | {"energy_data": mean(up).detach()}
 
 
 def chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor]:
-    """What chains did during an update, for the log: movement per number, acceptance, refused
-    moves, share at the walls.
+    """Return for the log how chains moved in an update: distance per number, acceptance, refused
+    moves, share at the bounds.
     """
-    moved = torch.linalg.vector_norm((trace.x - start).flatten(1), dim=1).mean() / math.sqrt(
-        start[0].numel()
-    )
+    distance = torch.linalg.vector_norm((trace.x - start).flatten(1), dim=1).mean()
     terms = {
-        "movement": moved,
+        "movement": distance / math.sqrt(start[0].numel()),
         "acceptance": trace.acceptance.mean(),
         "diverged": trace.diverged.sum(),
     }
     if energy.domain.kind == "box":
-        terms["border"] = border_share(trace.x, energy)
+        terms["bound_share"] = bound_share(trace.x, energy)
     return terms
 
 
-def border_share(x: Tensor, energy: Energy) -> Tensor:
-    """Share of numbers within a twentieth of the box's width of a wall."""
+def buffer_terms(buffer: ReplayBuffer, lost: int) -> dict[str, Tensor]:
+    """Return for the log the mean age of kept chains and the number of those lost in an update."""
+    age = buffer.age.float().mean()
+    return {"age": age, "lost": torch.tensor(lost, device=age.device)}
+
+
+def bound_share(x: Tensor, energy: Energy) -> Tensor:
+    """Return the share of numbers within a twentieth of the box's width of a bound."""
     lo, hi = energy.domain.lo, energy.domain.hi
     edge = (hi - lo) / 20
     return ((x < lo + edge) | (x > hi - edge)).float().mean()
@@ -147,10 +166,10 @@ def _contrast_from(
     return loss._replace(terms=loss.terms | chain_terms(start, trace, energy))
 
 
-def completed(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return data with the units that no one has seen filled in, by an energy that has such units."""
-    impute = latent_of(energy).impute
-    return x if impute is None else impute(x, generator)
+def impute(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return data with hidden units filled in, by an energy whose points have such units."""
+    fill = latent_of(energy).impute
+    return x if fill is None else fill(x, generator)
 
 
 def update_offsets(energy: Energy, x: Tensor) -> Tensor | None:
@@ -180,9 +199,9 @@ def fields_in(state: Any) -> Tensor | None:
     return state.fields if isinstance(state, BlockState) else None
 
 
-def sparse(loss: Loss, energy: Energy, x: Tensor, weight: float, target: float) -> Loss:
-    """The loss with weight · Σ_j (target − mean_B E[h_j | x])² added, which keeps hidden units
-    seldom active.
+def add_sparsity(loss: Loss, energy: Energy, x: Tensor, weight: float, target: float) -> Loss:
+    """Return the loss with weight · Σ_j (target − mean_B E[h_j | x])² added, which keeps hidden
+    units seldom active.
 
     Source: Lee, Ekanadham & Ng (2008),
     https://papers.nips.cc/paper/2007/hash/4daa3db355ef2b0e64b472968cb70f0d-Abstract.html
@@ -209,11 +228,10 @@ class CD(Objective):
 
     Biased towards what is near the data, low in variance. The negatives are the last points of the
     chains, so a Boltzmann machine is contrasted by p(h | x_k) of the last x_k. l2: see `contrast`;
-    sparsity, sparse_target: see `sparse`. Cost per update: steps + 1 gradients in x, and a forward
-    and backward pass over data and negatives. Use it when chains hardly mix and a model of the
-    neighbourhood of the data is enough: Boltzmann machines, fine tuning. Source: Hinton (2002),
-    https://doi.org/10.1162/089976602760128018
-    """
+    sparsity, sparse_target: see `add_sparsity`. Cost per update: steps + 1 gradients in x, and a
+    forward and backward pass over data and negatives. Use it when chains hardly mix and a model of
+    the neighbourhood of the data is enough: Boltzmann machines, fine tuning. Source: Hinton (2002),
+    https://doi.org/10.1162/089976602760128018"""
 
     steps: int = 1
     l2: float = 0.0
@@ -224,9 +242,9 @@ class CD(Objective):
         check_settings(self, steps=COUNT, l2=WEIGHT, sparsity=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
-        x = completed(energy, batch.x, context.generator)
+        x = impute(energy, batch.x, context.generator)
         loss = _contrast_from(x, energy, batch._replace(x=x), context, self, self.l2)
-        return sparse(loss, energy, x, self.sparsity, self.sparse_target)
+        return add_sparsity(loss, energy, x, self.sparsity, self.sparse_target)
 
 
 @register("objective")
@@ -238,13 +256,14 @@ class PCD(Objective):
     many as data unless given; reinit_prob: share of visited chains that begin anew at noise; l2,
     ce_weight: see `contrast`. Labels stay with their chains, so that every class keeps its share of
     them; with sample_labels = true a chain draws its label anew from p(y | x) = softmax(−e(x)) at
-    the end of a visit, which samples the joint law of x and y and sets the levels of the classes
-    against each other. With a ParallelTempering sampler every chain keeps its replicas at all
-    temperatures, and the coldest is the negative. sparsity, sparse_target: see `sparse`. Cost per
-    update: steps + 1 gradients in x, and a forward and backward pass over data and negatives. Use
-    it when one density is wanted for everything: scores, samples from noise, restoration,
-    composition. Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290; tempered chains:
-    Desjardins et al. (2010), https://proceedings.mlr.press/v9/desjardins10a.html"""
+    the end of a visit, which samples the joint distribution of x and y and sets the levels of the
+    classes against each other. With a ParallelTempering sampler every chain keeps its replicas at
+    all temperatures, and the coldest is the negative. sparsity, sparse_target: see `add_sparsity`.
+    Cost per update: steps + 1 gradients in x, and a forward and backward pass over data and
+    negatives. Use it when one density is wanted for everything: scores, samples from noise,
+    restoration, composition. Source: Tieleman (2008), https://doi.org/10.1145/1390156.1390290;
+    tempered chains: Desjardins et al. (2010),
+    https://proceedings.mlr.press/v9/desjardins10a.html"""
 
     steps: int = 20
     buffer_size: int = 10_000
@@ -269,7 +288,7 @@ class PCD(Objective):
                 f"{'no ' if labels is None else ''}labels; ce_weight and sample_labels need labels "
                 "and an energy with classes; set energy.classes, or switch both off"
             )
-        x = completed(energy, x, generator)
+        x = impute(energy, x, generator)
         visit = buffer.sample(self.num_chains or len(x), generator)
         negative_labels = visit.labels if labels is not None else None
         target = energy if negative_labels is None else energy.given(negative_labels)
@@ -288,31 +307,28 @@ class PCD(Objective):
             ce_weight=self.ce_weight,
             fields=known,
         )
-        age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
-        loss = loss._replace(
-            terms=loss.terms
-            | chain_terms(start, trace, energy)
-            | age
-            | self._fresh(visit.reinitialized, trace)
-        )
-        return sparse(loss, energy, x, self.sparsity, self.sparse_target)
+        terms = chain_terms(start, trace, energy) | buffer_terms(buffer, lost)
+        terms |= self._compare_reinitialized(visit.reinitialized, trace)
+        loss = loss._replace(terms=loss.terms | terms)
+        return add_sparsity(loss, energy, x, self.sparsity, self.sparse_target)
 
-    def _fresh(self, fresh: Tensor, trace: Trace) -> dict[str, Tensor]:
-        """By how much chains that began anew end above old ones in energy, without bias over
-        updates.
-        """
-        values = getattr(trace.state, "energy", None)
-        if not self.reinit_prob or values is None or values.shape != fresh.shape:
+    def _compare_reinitialized(self, reinitialized: Tensor, trace: Trace) -> dict[str, Tensor]:
+        """Return the mean energy of reinitialised chains minus that of old ones,
+        importance-weighted by 1 / reinit_prob, so that its mean over updates has no bias."""
+        if not self.reinit_prob or not isinstance(trace.state, HasEnergy):
             return {}
-        new = fresh.to(values.dtype)
+        values = trace.state.energy
+        if values.shape != reinitialized.shape:
+            return {}
+        new = reinitialized.to(values.dtype)
         old = (values * (1 - new)).sum() / (1 - new).sum().clamp_min(1)
-        return {"fresh_gap": ((values - old) * new).sum() / (self.reinit_prob * len(new))}
+        return {"reinit_gap": ((values - old) * new).sum() / (self.reinit_prob * len(new))}
 
     def _move(
         self, target: Energy, sampler: Sampler, x: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Trace, Tensor]:
-        """Where the chains started, their trace, and what goes back to the buffer: with tempering,
-        all replicas of each.
+        """Move the chains; return their start, their trace, and the points for the buffer: with
+        tempering, all replicas of each.
         """
         if not isinstance(sampler, ParallelTempering):
             trace = run_chains(target, sampler, x, self.steps, generator=generator)
@@ -327,7 +343,8 @@ class PCD(Objective):
 
 
 def draw_labels(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Labels (B,) from p(y | x) = softmax(−e(x)): a Gibbs step in y, by the Gumbel-max rule."""
+    """Draw labels (B,) from p(y | x) = softmax(−e(x)): a Gibbs step in y, by the Gumbel-max
+    rule."""
     with frozen(energy), torch.no_grad():
         heads = class_energies(energy, x)
     u = torch.rand(heads.shape, generator=generator, device=heads.device, dtype=heads.dtype)
@@ -354,6 +371,6 @@ class ShortRunML(Objective):
         check_settings(self, steps=COUNT, l2=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
-        x = completed(energy, batch.x, context.generator)
+        x = impute(energy, batch.x, context.generator)
         start = energy.domain.draw(len(x), context.generator, dtype=x.dtype)
         return _contrast_from(start, energy, batch._replace(x=x), context, self, self.l2)

@@ -40,9 +40,9 @@ from lowland.samplers.langevin import MALA
 from lowland.samplers.loop import run_chains
 
 
-class Explanation(Energy):
-    """‖z‖²/2 + ‖x − G(z)‖² / 2σ²: what noise z (B, latent) a generator may have made the points x
-    (B, *event) of.
+class LatentPosterior(Energy):
+    """‖z‖²/2 + ‖x − G(z)‖² / 2σ²: posterior of the noise z (B, latent) from which a generator made
+    points x (B, *event).
     """
 
     def __init__(self, generator: nn.Module, x: Tensor) -> None:
@@ -102,16 +102,18 @@ class Cooperative(Objective):
         )
 
     def make_partner(self, energy: Energy, x: Tensor) -> Generator:
-        """A new generator for the domain of the energy, begun at the mean and spread of the data x
-        (N, *event).
+        """Return a new generator for the domain of the energy, which starts at the mean and
+        standard deviation of the data x (N, *event).
         """
-        more: dict[str, Any] = {
-            "latent": self.latent,
-            "hidden": self.hidden,
-            "channels": self.channels,
-            "sigma": self.sigma,
-        }
-        return Generator(energy.domain, x, **more).to(x.device)
+        made = Generator(
+            energy.domain,
+            x,
+            latent=self.latent,
+            hidden=self.hidden,
+            channels=self.channels,
+            sigma=self.sigma,
+        )
+        return made.to(x.device)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -130,16 +132,13 @@ class Cooperative(Objective):
         trace = run_chains(target, sampler, start, self.steps, generator=generator)
         loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels)
         if self.infer_steps:
+            posterior = LatentPosterior(partner, trace.x)
             size = self.infer_step_size * self.sigma**2
-            z = run_chains(
-                Explanation(partner, trace.x), MALA(size), z, self.infer_steps, generator=generator
-            ).x
+            z = run_chains(posterior, MALA(size), z, self.infer_steps, generator=generator).x
         made = partner(z)
         taught = (trace.x - made).square().mean() / (2 * self.sigma**2)
         value = loss.value + taught
         if self.diversity:
             value = value - self.diversity * neighbour_entropy(made, made) / x[0].numel()
-        return loss._replace(
-            value=value,
-            terms=loss.terms | chain_terms(start, trace, energy) | {"taught": taught.detach()},
-        )
+        terms = chain_terms(start, trace, energy) | {"taught": taught.detach()}
+        return loss._replace(value=value, terms=loss.terms | terms)

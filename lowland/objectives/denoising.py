@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, NoiseCondition, noise_of
-from lowland.objectives.loss import Batch, Context, Loss, Objective
+from lowland.objectives.loss import Batch, Context, Loss, Objective, energy_terms
 from lowland.objectives.ranges import POSITIVE, SHARE, check_settings
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like
@@ -76,10 +76,7 @@ class MultilevelDSM(Objective):
             values = energy(noisy, sigma)
             (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
             error = wide * gradient - noise
-            terms = {
-                "energy_data": values.detach().mean(),
-                "spread": values.detach().std(correction=0),
-            }
+            terms = energy_terms(values)
         weight = 1 + (sigma / self.sigma_data).square()
         rows = 0.5 * weight * error.square().flatten(1).mean(1)
         share = 1 - len(condition.conditioning_channels) / x.shape[1]

@@ -29,15 +29,15 @@ from lowland.objectives.loss import (
     Loss,
     Objective,
     check_domain,
-    detach_terms,
+    energy_terms,
     evaluate_energy,
 )
 from lowland.objectives.ranges import COUNT, POSITIVE, WEIGHT, Range, check_settings
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, normal_like, uniform_like
 
-# neighbours judged in one forward pass; more come in chunks, whose graphs are made anew in backward
-ROWS = 8192
+# neighbours in one forward pass; more come in chunks, whose graphs are made anew in backward
+MAX_ROWS = 8192
 
 
 @register("objective")
@@ -68,7 +68,7 @@ class EnergyDiscrepancy(Objective):
     >>> context = Context(torch.Generator().manual_seed(0))
     >>> loss = EnergyDiscrepancy(samples=4).loss(bowl, Batch(torch.ones(8, 2)), context)
     >>> loss.value.shape, sorted(loss.terms)
-    (torch.Size([]), ['energy_data', 'energy_moved', 'spread'])
+    (torch.Size([]), ['energy_data', 'energy_moved', 'energy_std'])
     """
 
     sigma: float = 0.3
@@ -84,25 +84,20 @@ class EnergyDiscrepancy(Objective):
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
         check_domain("EnergyDiscrepancy", energy, (*CONTINUOUS, *DISCRETE), "use PCD")
-        here = self._perturbed(energy, x, context.generator)
-        there = self._perturbed(energy, here.repeat_interleave(self.samples, 0), context.generator)
-        twice = (
-            None if labels is None else torch.cat([labels, labels.repeat_interleave(self.samples)])
-        )
+        here = self._perturb(energy, x, context.generator)
+        there = self._perturb(energy, here.repeat_interleave(self.samples, 0), context.generator)
+        twice = None
+        if labels is not None:
+            twice = torch.cat([labels, labels.repeat_interleave(self.samples)])
         up, down = evaluate_energy(energy, torch.cat([x, there]), twice).tensor_split([len(x)])
         rises = up.unsqueeze(1) - down.view(len(x), self.samples)
         if self.stabilise:
             rises = torch.cat([rises, rises.new_full((len(x), 1), math.log(self.stabilise))], 1)
         rows = torch.logsumexp(rises, 1) - math.log(self.samples)
-        terms = {
-            "energy_data": up.mean(),
-            "energy_moved": down.mean(),
-            "spread": up.std(correction=0),
-        }
-        return Loss(rows.mean(), detach_terms(terms))
+        return Loss(rows.mean(), energy_terms(up, energy_moved=down.mean()))
 
-    def _perturbed(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw of q(· | x) for every row; symmetric: q(y | x) = q(x | y)."""
+    def _perturb(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw from q(· | x) for every row; symmetric: q(y | x) = q(x | y)."""
         domain = energy.domain
         if domain.kind not in DISCRETE:
             return domain.reflect(x + self.sigma * normal_like(x, generator))[0]
@@ -152,22 +147,18 @@ class PseudoLikelihood(Objective):
         x, labels = batch
         check_domain("PseudoLikelihood", energy, DISCRETE, "use ScoreMatching or DSM")
         target = energy if labels is None else energy.given(labels)
-        index, weight = _chosen_sites(x, self.sites, context.generator)
+        index, weight = _choose_sites(x, self.sites, context.generator)
         conditional = gibbs_of(target).conditional
         if conditional is not None:
             with torch.no_grad():
                 own = evaluate_energy(energy, x, labels)
-            rises = _declared_rises(conditional(x), target.domain, x, index)
+            rises = _conditional_rises(conditional(x), target.domain, x, index)
         else:
             own, others = neighbours(energy, x, labels, index)
             rises = own[:, None, None] - others
         rows = weight * torch.logsumexp(F.pad(rises, (1, 0)), 2).sum(1)  # x itself rises by 0
-        terms = {
-            "energy_data": own.mean(),
-            "spread": own.std(correction=0),
-            "predicted": _share((rises < 0).all(2)),
-        }
-        return Loss(rows.mean(), detach_terms(terms))
+        predicted = (rises < 0).all(2).float().mean()
+        return Loss(rows.mean(), energy_terms(own, predicted=predicted))
 
 
 @register("objective")
@@ -202,30 +193,18 @@ class RatioMatching(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
-        check_domain(
-            "RatioMatching",
-            energy,
-            ("binary",),
-            "use PseudoLikelihood for classes, ScoreMatching for numbers",
-        )
-        index, weight = _chosen_sites(x, self.sites, context.generator)
+        instead = "use PseudoLikelihood for classes, ScoreMatching for numbers"
+        check_domain("RatioMatching", energy, ("binary",), instead)
+        index, weight = _choose_sites(x, self.sites, context.generator)
         own, flipped = neighbours(energy, x, labels, index)
         rises = own[:, None] - flipped.squeeze(2)
         rows = weight * torch.sigmoid(rises).square().sum(1)
-        terms = {
-            "energy_data": own.mean(),
-            "spread": own.std(correction=0),
-            "predicted": _share(rises < 0),
-        }
-        return Loss(rows.mean(), detach_terms(terms))
+        predicted = (rises < 0).float().mean()
+        return Loss(rows.mean(), energy_terms(own, predicted=predicted))
 
 
-def _share(right: Tensor) -> Tensor:
-    return right.float().mean()
-
-
-def _chosen_sites(x: Tensor, sites: int, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Sites (B, S), different ones in every row, and by how much each counts: D / S."""
+def _choose_sites(x: Tensor, sites: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Choose sites (B, S), different ones in every row; return them and their weight D / S."""
     count = x[0].numel()
     if not 0 < sites < count:
         return torch.arange(count, device=x.device).expand(len(x), count), 1.0
@@ -235,28 +214,28 @@ def _chosen_sites(x: Tensor, sites: int, generator: torch.Generator) -> tuple[Te
 def neighbours(
     energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Energies (B,) of x and (B, S, K − 1) of x with the site index[b, s] set to each of its other
-    values.
+    """Return energies (B,) of x and (B, S, K − 1) of x with the site index[b, s] set to each of its
+    other values.
 
-    Beyond ROWS neighbours they come in chunks of sites that are judged again in backward, so that
-    one chunk's graph is alive at a time.
-    """
+    Beyond MAX_ROWS neighbours they come in chunks of sites that are evaluated again in backward, so
+    that one chunk's graph is alive at a time."""
     values = 2 if energy.domain.kind == "binary" else energy.domain.classes
     own = evaluate_energy(energy, x, labels)
-    step = max(1, ROWS // (len(x) * (values - 1)))
+    step = max(1, MAX_ROWS // (len(x) * (values - 1)))
     chunks = index.split(step, 1)
     if len(chunks) == 1:
-        return own, _changed(energy, x, labels, index, values)
+        return own, _change_sites(energy, x, labels, index, values)
     again: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     return own, torch.cat(
-        [checkpoint(_changed, energy, x, labels, chunk, values, **again) for chunk in chunks], 1
+        [checkpoint(_change_sites, energy, x, labels, chunk, values, **again) for chunk in chunks],
+        1,
     )
 
 
-def _changed(
+def _change_sites(
     energy: Energy, x: Tensor, labels: Tensor | None, index: Tensor, values: int
 ) -> Tensor:
-    """Energies (B, S, values − 1) of x with one site changed."""
+    """Return energies (B, S, values − 1) of x with one site changed."""
     rows, sites = index.shape
     flat = x.flatten(1)
     old = flat.gather(1, index)
@@ -272,10 +251,8 @@ def _changed(
     )
 
 
-def _declared_rises(logits: Tensor, domain: Domain, x: Tensor, index: Tensor) -> Tensor:
-    """E(x) − E(x with a site changed), (B, S, K − 1), from the conditionals that the energy
-    declares.
-    """
+def _conditional_rises(logits: Tensor, domain: Domain, x: Tensor, index: Tensor) -> Tensor:
+    """Return E(x) − E(x with a site changed), (B, S, K − 1), from the energy's conditionals."""
     flat = x.flatten(1).gather(1, index)
     if domain.kind == "binary":
         return ((1 - 2 * flat) * logits.flatten(1).gather(1, index)).unsqueeze(2)

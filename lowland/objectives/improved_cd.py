@@ -1,8 +1,8 @@
 """Improved contrastive divergence: the gradient term that contrastive divergence leaves out, and
-chains that are shaken up.
+chains that are augmented.
 
 The weights move not only the energies of the negatives but the negatives themselves, because a
-sampler that follows E makes them. With q_θ the law of what K steps make, contrastive divergence
+sampler that follows E makes them. With q_θ the distribution after K steps, contrastive divergence
 minimises KL(data ‖ p_θ) − KL(q_θ ‖ p_θ), and leaves out
 
     ∂/∂θ KL(q_θ ‖ p_sg(θ)) = ∂/∂θ { E_{x ~ q_θ}[E_sg(θ)(x)] − H(q_θ) },       sg: held constant
@@ -21,16 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy, frozen
-from lowland.objectives.augment import augmented, check_augment
-from lowland.objectives.contrastive import contrast
-from lowland.objectives.loss import Batch, Context, Loss, Objective, check_chains
+from lowland.objectives.augment import augment, check_augment
+from lowland.objectives.contrastive import buffer_terms, contrast
+from lowland.objectives.loss import Batch, Context, Loss, Objective, check_chains, detach_terms
 from lowland.objectives.ranges import SHARE, WEIGHT, check_settings, freeze_sequences
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.langevin import Langevin, ShortRun
 from lowland.samplers.loop import run_chains
 
-BANK = 1000  # chains of the buffer among which nearest neighbours are looked for
+MAX_NEIGHBOURS = 1000  # chains of the buffer among which the nearest are looked for
 
 
 @contextmanager
@@ -48,8 +48,8 @@ def _as_in_chains(energy: nn.Module) -> Iterator[None]:
 def differentiable_step(
     energy: Energy, sampler: Langevin | ShortRun, x: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """One step of a Langevin or short-run sampler whose result is differentiable in the weights of
-    the energy.
+    """Make one step of a Langevin or short-run sampler, differentiable in the weights of the
+    energy.
 
         y = x − h ∇E(x) + noise · ξ,      ξ ~ N(0, I), for Langevin with noise √(2hT)
 
@@ -69,22 +69,20 @@ def differentiable_step(
     return energy.domain.reflect(y)[0]
 
 
-def neighbour_entropy(x: Tensor, bank: Tensor) -> Tensor:
-    """The entropy in nats of the law of x (B, *event), up to a constant: d · mean log distance to
-    the nearest row of the bank.
+def neighbour_entropy(x: Tensor, others: Tensor) -> Tensor:
+    """Estimate the entropy in nats of the distribution of x (B, *event), up to a constant: d · mean
+    log distance to the nearest of other draws.
 
-    bank (N, *event): other draws of the law, held constant; rows equal to the point itself do not
-    count. Source: Kozachenko & Leonenko (1987), https://www.mathnet.ru/eng/ppi797
+    others (N, *event): held constant; rows equal to the point itself do not count. Source:
+    Kozachenko & Leonenko (1987), https://www.mathnet.ru/eng/ppi797
 
     >>> import torch
     >>> neighbour_entropy(torch.tensor([[0.0]]), torch.tensor([[3.0], [-1.0]])) == 0.0
     tensor(True)
     """
-    flat, others = x.flatten(1), bank.detach().flatten(1).to(x.dtype)
-    with torch.no_grad():
-        distances = torch.cdist(
-            flat, others, compute_mode="donot_use_mm_for_euclid_dist"
-        )  # products would round to zero
+    flat, others = x.flatten(1), others.detach().flatten(1).to(x.dtype)
+    with torch.no_grad():  # products would round to zero
+        distances = torch.cdist(flat, others, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = torch.where(distances > 0, distances, math.inf).argmin(1)
     square = (flat - others[nearest]).square().sum(1)
     return flat.shape[1] / 2 * square.clamp_min(1e-12).log().mean()
@@ -143,29 +141,33 @@ class ImprovedCD(Objective):
         last = differentiable_step(target, sampler, trace.x, generator)
         lost = buffer.update(visit, last.detach(), self.steps)
         loss = contrast(energy, x, last.detach(), labels=labels, negative_labels=negative_labels)
-        push, spread = self._through_the_step(target, last, buffer.x[:BANK])
-        movement = (last.detach() - start).flatten(1).square().mean(1).sqrt().mean()
-        terms = {"entropy": spread.detach(), "movement": movement, "age": buffer.age.float().mean()}
-        terms |= {"diverged": trace.diverged.sum(), "lost": torch.tensor(lost, device=x.device)}
-        return loss._replace(value=loss.value + push, terms=loss.terms | terms)
+        penalty, entropy = self._penalize_sampler(target, last, buffer.x[:MAX_NEIGHBOURS])
+        terms = detach_terms(
+            entropy=entropy,
+            movement=(last.detach() - start).flatten(1).square().mean(1).sqrt().mean(),
+            diverged=trace.diverged.sum(),
+        )
+        terms |= buffer_terms(buffer, lost)
+        return loss._replace(value=loss.value + penalty, terms=loss.terms | terms)
 
-    def _through_the_step(
-        self, target: Energy, last: Tensor, bank: Tensor
+    def _penalize_sampler(
+        self, target: Energy, last: Tensor, others: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """kl · {mean E_sg(last) − entropy · H(last)}, differentiable through `last` alone; and the
-        entropy.
+        """Return kl · {mean E_sg(last) − entropy · H(last)}, differentiable through `last` alone,
+        and the entropy.
         """
+        entropy = last.new_zeros(())
         if not self.kl:
-            return last.new_zeros(()), last.new_zeros(())
+            return entropy, entropy
         with frozen(target):
             downhill = target(last).mean()
-        spread = neighbour_entropy(last, bank) if self.entropy else last.new_zeros(())
-        return self.kl * (downhill - self.entropy * spread), spread
+        if self.entropy:
+            entropy = neighbour_entropy(last, others)
+        return self.kl * (downhill - self.entropy * entropy), entropy
 
     def _augment(self, x: Tensor, energy: Energy, generator: torch.Generator) -> Tensor:
         if not self.augment:
             return x
         chosen = torch.rand(len(x), generator=generator, device=x.device) < self.augment_prob
-        return torch.where(
-            per_row(chosen, x), augmented(x, self.augment, generator, energy.domain), x
-        )
+        moved = augment(x, self.augment, generator, energy.domain)
+        return torch.where(per_row(chosen, x), moved, x)

@@ -1,5 +1,5 @@
-"""Pairs: learn what belongs together from two views of one example, without chains and without a
-normaliser.
+"""InfoNCE: learn which pairs belong together from two views of one example, without chains and
+without a normaliser.
 
 Among a batch of examples, which y is the other view of x_i? With energies of pairs, p(j | x_i) ∝
 exp(−E(x_i, y_j)), and the answer is scored by cross-entropy. At its minimum −E is the pointwise
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.energy import Energy
-from lowland.objectives.augment import augmented, check_augment
-from lowland.objectives.loss import Batch, Context, Loss, Objective
+from lowland.objectives.augment import augment, check_augment
+from lowland.objectives.loss import Batch, Context, Loss, Objective, energy_terms
 from lowland.objectives.ranges import freeze_sequences
 from lowland.registry import register
 
@@ -72,21 +72,12 @@ class InfoNCE(Objective):
                 f"InfoNCE came with {type(energy).__name__}, an energy of single points; it "
                 "compares pairs; use PairEnergy"
             )
-        one, other = (
-            augmented(x, self.augment, context.generator, energy.domain) for _ in range(2)
-        )
+        one, other = (augment(x, self.augment, context.generator, energy.domain) for _ in range(2))
         table = energy.pairs(one, other)
         own = torch.arange(len(x), device=x.device)
         value = (F.cross_entropy(-table, own) + F.cross_entropy(-table.T, own)) / 2
-        detached = table.detach()
-        alike, rest = (
-            detached.diagonal(),
-            (detached.sum() - detached.trace()) / (len(x) * (len(x) - 1)),
-        )
-        terms = {
-            "accuracy": (detached.argmin(1) == own).float().mean(),
-            "energy_data": alike.mean(),
-            "spread": alike.std(correction=0),
-            "apart": rest - alike.mean(),
-        }
-        return Loss(value, terms)
+        table = table.detach()
+        alike, count = table.diagonal(), len(x)
+        rest = (table.sum() - table.trace()) / (count * (count - 1))
+        right = (table.argmin(1) == own).float().mean()
+        return Loss(value, energy_terms(alike, accuracy=right, energy_gap=rest - alike.mean()))

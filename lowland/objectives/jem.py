@@ -14,14 +14,13 @@ from torch import Tensor
 
 from lowland.energy import Energy, labels_of
 from lowland.objectives.adversarial import attack
-from lowland.objectives.augment import augmented, check_augment
-from lowland.objectives.contrastive import chain_terms
+from lowland.objectives.augment import augment, check_augment
+from lowland.objectives.contrastive import buffer_terms, chain_terms, contrast_energies
 from lowland.objectives.labels import (
     UNKNOWN,
     accuracy,
     class_energies,
     cross_entropy,
-    masked_mean,
     relative_class_energies,
     require_labels,
     select_energies,
@@ -51,10 +50,10 @@ class JEM(Objective):
     visited chains that begin anew; num_chains: how many move at every update, as many as data
     unless given; warmup_fraction: share of the updates, at the start, with cross-entropy alone.
     Semi-supervised: points labelled −1 count in E(x⁺) only; labelled_fraction: the share of the
-    training part whose labels are used (`hide_labels`). augment: transforms (`augmented`) of the
-    points at which the cross-entropy is taken; adversarial: with attack_epsilon above 0 these
-    points are then moved by `attack`, attack_steps of attack_step_size. In both cases the contrast
-    takes data as they are, as many as chains move.
+    training part whose labels are used (`hide_labels`). augment: transforms (`objectives.augment`)
+    of the points at which the cross-entropy is taken; adversarial: with attack_epsilon above 0
+    these points are then moved by `attack`, attack_steps of attack_step_size. In both cases the
+    contrast takes data as they are, as many as chains move.
 
     Cost per update: forward and backward over B + chains points (B + 2 chains if augmented), and
     chains · steps gradients; adversarial: B · attack_steps gradients more. Use it when one model
@@ -110,61 +109,57 @@ class JEM(Objective):
             )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
-        x, labels = batch
-        labels = require_labels("JEM", energy, labels)
+        x, labels = batch.x, require_labels("JEM", energy, batch.labels)
         context.require_buffer("JEM")
         negatives, its = None, None
         terms: dict[str, Tensor] = {}
         if (self.weight_px or self.weight_pxy) and context.progress >= self.warmup_fraction:
-            negatives, its, terms = self._walk(energy, x, context)
-        read = self._read(energy, x, labels, context.generator)
-        known, up, down = self._energies(energy, x, labels, read, negatives, its)
-        entropy = cross_entropy(known, labels)
-        value, terms = (
-            self.weight_py_x * entropy,
-            terms | {"cross_entropy": entropy, "accuracy": accuracy(known, labels)},
-        )
+            negatives, its, terms = self._move_chains(energy, x, context)
+        points = self._perturb(energy, x, labels, context.generator)
+        heads, up, down = self._energies(energy, x, labels, points, negatives, its)
+        entropy = cross_entropy(heads, labels)
+        terms |= detach_terms(cross_entropy=entropy, accuracy=accuracy(heads, labels))
+        value = self.weight_py_x * entropy
         if up is not None and down is not None:
             added, more = self._contrast(up, labels[: len(up)], down, its)
             value, terms = value + added, terms | more
-        return Loss(value, detach_terms(terms), negatives, its)
+        return Loss(value, terms, negatives, its)
 
     @staticmethod
     def _energies(
         energy: Energy,
         x: Tensor,
         labels: Tensor,
-        read: Tensor,
+        points: Tensor,
         negatives: Tensor | None,
         its: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Heads at the points read, and the energies that are compared, of data and of
-        negatives.
+        """Return the heads at the points of the cross-entropy, and the energies to contrast, of
+        data and of negatives, in as few passes as possible.
         """
         if negatives is None:
-            return relative_class_energies(energy, read), None, None
-        some = x if read is x else x[: len(negatives)]
+            return relative_class_energies(energy, points), None, None
+        some = x if points is x else x[: len(negatives)]
         condition = labels_of(energy)
-        parted = condition is not None and condition.class_logits is not None
-        if its is None and (read is not x or parted):  # E(x) may cost less than its heads
+        separate = condition is not None and condition.class_logits is not None
+        if its is None and (points is not x or separate):  # E(x) may cost less than its heads
             both = energy(torch.cat([some, negatives])).to(x.dtype)
-            return relative_class_energies(energy, read), both[: len(some)], both[len(some) :]
-        together = [some, negatives] if read is x or parted else [some, negatives, read]
-        heads = class_energies(energy, torch.cat(together)).split([len(part) for part in together])
-        known = (
-            relative_class_energies(energy, read) if parted else heads[0] if read is x else heads[2]
-        )
-        return (
-            known,
-            select_energies(heads[0], None if its is None else labels[: len(some)]),
-            select_energies(heads[1], its),
-        )
+            return relative_class_energies(energy, points), both[: len(some)], both[len(some) :]
+        parts = [some, negatives]
+        if points is not x and not separate:
+            parts.append(points)
+        heads = class_energies(energy, torch.cat(parts)).split([len(part) for part in parts])
+        up = select_energies(heads[0], None if its is None else labels[: len(some)])
+        down = select_energies(heads[1], its)
+        if separate:
+            return relative_class_energies(energy, points), up, down
+        return heads[0 if points is x else 2], up, down
 
-    def _read(
+    def _perturb(
         self, energy: Energy, x: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The points at which the cross-entropy is taken: x itself, or x augmented and attacked."""
-        x = augmented(x, self.augment, generator, energy.domain) if self.augment else x
+        """Return the points of the cross-entropy: x itself, or x augmented and attacked."""
+        x = augment(x, self.augment, generator, energy.domain) if self.augment else x
         if not self.attack_epsilon:
             return x
         return attack(
@@ -177,10 +172,10 @@ class JEM(Objective):
             generator=generator,
         )
 
-    def _walk(
+    def _move_chains(
         self, energy: Energy, x: Tensor, context: Context
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """Negatives, their labels if they have some, and what the log says of the chains."""
+        """Return negatives, their labels if they have some, and the chains' terms for the log."""
         buffer, sampler = context.require_buffer("JEM"), context.require_sampler("JEM")
         visit = buffer.sample(self.num_chains or len(x), context.generator)
         if self.weight_pxy and visit.labels is None:
@@ -189,32 +184,17 @@ class JEM(Objective):
                 "ReplayBuffer(..., classes=K)"
             )
         labels = visit.labels if self.weight_pxy else None
-        trace = run_chains(
-            energy if labels is None else energy.given(labels),
-            sampler,
-            visit.x,
-            self.steps,
-            generator=context.generator,
-        )
+        target = energy if labels is None else energy.given(labels)
+        trace = run_chains(target, sampler, visit.x, self.steps, generator=context.generator)
         lost = buffer.update(visit, trace.x, self.steps)
-        age = {"age": buffer.age.float().mean(), "lost": torch.tensor(lost, device=x.device)}
-        return trace.x, labels, chain_terms(visit.x, trace, energy) | age
+        terms = chain_terms(visit.x, trace, energy) | buffer_terms(buffer, lost)
+        return trace.x, labels, terms
 
     def _contrast(
         self, up: Tensor, labels: Tensor, down: Tensor, its: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted contrast of the energies of data, under their labels if chains have some,
-        with those of negatives.
+        """Return the weighted contrast, and its terms, of energies of data, of the labelled ones
+        where chains have labels, with those of negatives.
         """
         known = torch.ones_like(labels, dtype=torch.bool) if its is None else labels != UNKNOWN
-        gap = down.mean() - masked_mean(up, known)
-        value = -(self.weight_px or self.weight_pxy) * gap
-        if self.l2:
-            value = value + self.l2 * (masked_mean(up.square(), known) + down.square().mean())
-        terms = {
-            "gap": gap,
-            "energy_data": masked_mean(up, known),
-            "energy_model": down.mean(),
-            "spread": up.std(correction=0),
-        }
-        return value, terms
+        return contrast_energies(up, down, self.l2, known, self.weight_px or self.weight_pxy)

@@ -1,4 +1,4 @@
-"""What every objective takes and returns: a batch and its context in, a loss out.
+"""The interface of objectives and terms: a batch and its context in, a loss out.
 
 An objective is a frozen dataclass with
 
@@ -99,7 +99,7 @@ class Objective(ABC):
 
     @property
     def persistent(self) -> bool:
-        """Whether chains are kept between updates."""
+        """Tell whether chains are kept between updates."""
         return self.buffer_size > 0
 
     def make_partner(self, energy: Energy, x: Tensor) -> nn.Module | None:
@@ -129,9 +129,14 @@ def evaluate_energy(energy: nn.Module, x: Tensor, labels: Tensor | None = None) 
     return check_shape(energy(x) if labels is None else energy(x, labels), x)
 
 
-def detach_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+def detach_terms(**terms: Tensor) -> dict[str, Tensor]:
     """Return the terms without their graphs, as `Loss.terms` holds them."""
     return {name: term.detach() for name, term in terms.items()}
+
+
+def energy_terms(values: Tensor, **more: Tensor) -> dict[str, Tensor]:
+    """Return mean and standard deviation of the data's energies (B,), and more terms, detached."""
+    return detach_terms(energy_data=values.mean(), energy_std=values.std(correction=0), **more)
 
 
 def check_domain(name: str, energy: Energy, kinds: Sequence[str], instead: str) -> None:
@@ -151,7 +156,8 @@ def check_domain(name: str, energy: Energy, kinds: Sequence[str], instead: str) 
 
 
 def check_chains(objective: Objective) -> None:
-    """Raise ValueError for steps, buffer_size, reinit_prob or num_chains that chains cannot have."""
+    """Raise ValueError for steps, buffer_size, reinit_prob or num_chains that chains cannot
+    have."""
     check_settings(objective, steps=COUNT, buffer_size=COUNT, reinit_prob=SHARE)
     if not 0 <= objective.num_chains <= objective.buffer_size:
         raise ValueError(

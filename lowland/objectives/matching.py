@@ -9,9 +9,9 @@ One scalar learns to pull along all lines at all times, −ε ∇E(x_t) ≈ v: i
 lines cross it can only learn their mean, so noise and data are paired by optimal transport within a
 batch, which keeps lines from crossing.
 
-    EnergyMatching         the lines, and near the data a contrast that makes exp(−E) their law
+    EnergyMatching         the lines, and near the data a contrast that makes exp(−E) their distribution
                            (Balcerak et al. 2025)
-    EquilibriumMatching    the lines, with a force that dies away at the data: a landscape, no law
+    EquilibriumMatching    the lines, with a force that dies away at the data: a landscape, no density
                            (Wang & Du 2025)
 
 Noise is what chains start from: N(0, I) on the real line, uniform on a box. A sampler that starts
@@ -19,30 +19,38 @@ there and follows the force is the generator, and no setting of generation is sp
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lowland.energy import Energy
-from lowland.objectives.contrastive import chain_terms, contrast
-from lowland.objectives.loss import Batch, Context, Loss, Objective, check_chains, evaluate_energy
+from lowland.objectives.contrastive import buffer_terms, chain_terms, contrast
+from lowland.objectives.loss import (
+    Batch,
+    Context,
+    Loss,
+    Objective,
+    check_chains,
+    energy_terms,
+    evaluate_energy,
+)
 from lowland.objectives.ranges import POSITIVE, SHARE, WEIGHT, Range, check_settings
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
 from lowland.samplers.loop import run_chains
 
 
-def matched(noise: Tensor, x: Tensor, labels: Tensor | None = None) -> Tensor:
-    """The rows of noise (B, *event) in the order that makes Σ ‖noise_i − x_i‖² least: optimal
-    transport within the batch.
+def match_batch(noise: Tensor, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the rows of noise (B, *event) in the order that makes Σ ‖noise_i − x_i‖² least:
+    optimal transport within the batch.
 
     With labels (B,), noise stays with the class of the row that it came with, so that every class
     is reached from all of the noise. Cost: B² distances, and an assignment on the CPU, about 5 ms
     for 256 rows. Source: Pooladian et al. (2023), https://arxiv.org/abs/2304.14772
 
     >>> import torch
-    >>> matched(torch.tensor([[5.0], [0.0]]), torch.tensor([[1.0], [4.0]]))
+    >>> match_batch(torch.tensor([[5.0], [0.0]]), torch.tensor([[1.0], [4.0]]))
     tensor([[0.],
             [5.]])
     """
@@ -63,8 +71,8 @@ def lines(
     match: bool = True,
     until: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points x_t (B, *event) on the lines from noise to the data x, their times t (B,) up to
-    `until`, the velocities x₁ − x₀.
+    """Draw points x_t (B, *event) on the lines from noise to the data x; return them, their times
+    t (B,) up to `until`, and the velocities x₁ − x₀.
 
     Raises ValueError on a discrete domain, where there are no lines.
     """
@@ -74,7 +82,7 @@ def lines(
             f"{' or '.join(CONTINUOUS)} ones; use PCD with a discrete sampler"
         )
     noise = energy.domain.draw(len(x), generator, dtype=x.dtype)
-    noise = matched(noise, x, labels) if match else noise
+    noise = match_batch(noise, x, labels) if match else noise
     t = until * uniform_like(x.flatten(1)[:, 0], generator)
     return torch.lerp(noise, x, per_row(t, x)), t, x - noise
 
@@ -82,8 +90,8 @@ def lines(
 def force_error(
     energy: Energy, x: Tensor, labels: Tensor | None, wanted: Tensor, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """mean ‖−scale · ∇E(x) − wanted‖² / d, differentiable in the weights, and the energies (B,) at
-    x, detached.
+    """Return mean ‖−scale · ∇E(x) − wanted‖² / d, differentiable in the weights, and the energies
+    (B,) at x, detached.
     """
     x = x.detach().requires_grad_(True)
     values = evaluate_energy(energy, x, labels)
@@ -121,13 +129,11 @@ class EnergyMatching(Objective):
     suit the law and not the flow alone. A little noise σ on the data (training.data_noise_std,
     dequantise) makes their law σ wide, without which it has no energy, and Langevin follows a law
     so wide only where h < 2 σ²: keep h below σ². On a box the flow comes to rest about 2 ε from a
-    wall, and data that end there (black pixels) want noise of that size. Not reached yet: on MNIST
-    with h = 4e-5 and σ = 0.005, too narrow by this rule, the contrast went well for 350 updates at
-    a weight of 1e-6, and for 100 at 1e-5, until gap and flow ran away; recipe mnist-matching is the
-    flow alone. Cost per update: one gradient with its own backward pass, and an assignment; after
-    the warm-up as much as PCD besides. Use it when a single noise-free energy is to make good
-    samples from scratch: its chains need not mix to be trained, because the flow has brought them
-    to the data. Source: Balcerak et al. (2025), https://arxiv.org/abs/2504.10612
+    wall, and data that end there (black pixels) want noise of that size. Cost per update: one
+    gradient with its own backward pass, and an assignment; after the warm-up as much as PCD
+    besides. Use it when a single noise-free energy is to make good samples from scratch: its chains
+    need not mix to be trained, because the flow has brought them to the data. Source: Balcerak et
+    al. (2025), https://arxiv.org/abs/2504.10612
 
     >>> import torch, lowland
     >>> g, net = torch.Generator().manual_seed(0), lowland.nets.MLP(lowland.real(2), hidden=(8,))
@@ -172,8 +178,8 @@ class EnergyMatching(Objective):
         )
 
     def _refinement(self, energy: Energy, batch: Batch, context: Context) -> Loss:
-        """Data against the chains that have arrived. The data themselves stand in for the others:
-        a_i = 0 without a gap.
+        """Contrast data with the chains that have arrived. The data themselves stand in for the
+        others: a_i = 0 without a gap.
         """
         x, labels = batch
         buffer = context.require_buffer("EnergyMatching")
@@ -190,12 +196,12 @@ class EnergyMatching(Objective):
         lost = buffer.update(visit, trace.x, self.steps)
         arrived = buffer.age[visit.slots] >= self.arrival_steps
         negatives = torch.where(per_row(arrived, x), trace.x, x)
-        called = (
-            None if labels is None else torch.where(arrived, cast(Tensor, visit.labels), labels)
-        )
-        loss = contrast(energy, x, negatives, labels=labels, negative_labels=called)
-        count = {"lost": torch.tensor(lost, device=x.device), "age": buffer.age.float().mean()}
-        terms = chain_terms(visit.x, trace, energy) | count | {"arrived": arrived.float().mean()}
+        negative_labels = None
+        if labels is not None and visit.labels is not None:
+            negative_labels = torch.where(arrived, visit.labels, labels)
+        loss = contrast(energy, x, negatives, labels=labels, negative_labels=negative_labels)
+        terms = chain_terms(visit.x, trace, energy) | buffer_terms(buffer, lost)
+        terms["arrived"] = arrived.float().mean()
         return loss._replace(terms=loss.terms | terms)
 
 
@@ -235,4 +241,4 @@ class EquilibriumMatching(Objective):
         points, t, velocity = lines(energy, x, labels, context.generator, self.match)
         pull = self.gain * ((1 - t) / (1 - self.start)).clamp(max=1.0)
         error, values = force_error(energy, points, labels, per_row(pull, x) * velocity)
-        return Loss(error, {"energy_data": values.mean(), "spread": values.std(correction=0)})
+        return Loss(error, energy_terms(values))

@@ -1,4 +1,4 @@
-"""Noise contrast: an energy learns what tells data from draws of a law that is known.
+"""Noise contrast: an energy learns to tell data from draws of a known distribution.
 
 The best classifier between data and noise q knows their log-ratio, so one of the form −E(x) − log Z
 − log q(x) makes exp(−E)/Z the density of the data, with log Z a number to be learned like any
@@ -29,7 +29,7 @@ from lowland.objectives.loss import (
     Loss,
     Objective,
     check_domain,
-    detach_terms,
+    energy_terms,
     evaluate_energy,
 )
 from lowland.objectives.ranges import (
@@ -45,7 +45,7 @@ from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE
 from lowland.targets.bases import Uniform, fit_base
 
-PILOT = 1000  # draws of the noise from which log Z is estimated before it is learned
+PILOT_DRAWS = 1000  # of the noise, from which log Z is estimated before it is learned
 
 
 @register("objective")
@@ -74,7 +74,7 @@ class NCE(Objective):
     >>> context = Context(g, partner=objective.make_partner(energy, x))
     >>> loss = objective.loss(energy, Batch(x), context)
     >>> sorted(loss.terms)
-    ['accuracy', 'energy_data', 'energy_noise', 'log_z', 'spread']
+    ['accuracy', 'energy_data', 'energy_noise', 'energy_std', 'log_z']
     """
 
     noise: Literal["fitted", "uniform"] = "fitted"
@@ -86,9 +86,9 @@ class NCE(Objective):
         check_settings(self, noise=one_of("fitted", "uniform"), ratio=COUNT, partner_rate=POSITIVE)
 
     def make_partner(self, energy: Energy, x: Tensor) -> NoisePartner:
-        """The noise, fitted to x (N, *event), and log Z where it stands before training."""
+        """Return the noise, fitted to x (N, *event), and log Z as it is before training."""
         check_domain("NCE", energy, (*CONTINUOUS, *DISCRETE), "use PCD")
-        return _with_log_z(noise_law(self.noise, energy, x), energy, x)
+        return _with_log_z(fit_noise(self.noise, energy, x), energy, x)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -101,7 +101,7 @@ class NCE(Objective):
         up, down = contrast.tensor_split([len(x)])
         value = F.softplus(-up).mean() + self.ratio * F.softplus(down).mean()
         log_z = partner.log_z.detach().clone()
-        return Loss(value, _terms(values, up, down) | {"log_z": log_z})
+        return Loss(value, _accuracy_terms(values, up, down) | {"log_z": log_z})
 
 
 @register("objective")
@@ -139,9 +139,9 @@ class RankingNCE(Objective):
         check_settings(self, noise=one_of("fitted", "uniform"), candidates=COUNT)
 
     def make_partner(self, energy: Energy, x: Tensor) -> nn.Module:
-        """The noise, fitted to x (N, *event); it learns nothing."""
+        """Return the noise, fitted to x (N, *event); it learns nothing."""
         check_domain("RankingNCE", energy, (*CONTINUOUS, *DISCRETE), "use PCD")
-        return noise_law(self.noise, energy, x)
+        return fit_noise(self.noise, energy, x)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -158,7 +158,7 @@ class RankingNCE(Objective):
         total = torch.logsumexp(torch.cat([first.unsqueeze(1), rest], 1), 1)
         with torch.no_grad():
             log_z = (torch.logsumexp(rest, 1) - math.log(self.candidates)).mean()
-            terms = _terms(torch.cat([up, down.flatten()]), up, down) | {"log_z": log_z}
+            terms = _accuracy_terms(torch.cat([up, down.flatten()]), up, down) | {"log_z": log_z}
             terms["accuracy"] = (first.unsqueeze(1) > rest).float().mean()
         return Loss((total - first).mean(), terms)
 
@@ -190,7 +190,7 @@ class FlowContrastive(Objective):
     >>> context = Context(g, partner=objective.make_partner(energy, x))
     >>> loss = objective.loss(energy, Batch(x), context)
     >>> sorted(loss.terms)
-    ['accuracy', 'energy_data', 'energy_noise', 'flow_nll', 'log_z', 'spread']
+    ['accuracy', 'energy_data', 'energy_noise', 'energy_std', 'flow_nll', 'log_z']
     """
 
     transforms: int = 4
@@ -206,9 +206,7 @@ class FlowContrastive(Objective):
         )
 
     def make_partner(self, energy: Energy, x: Tensor) -> NoisePartner:
-        """A flow that knows the scales of x (N, *event), and log Z where it stands before
-        training.
-        """
+        """Return a flow with the scales of x (N, *event), and log Z as it is before training."""
         check_domain("FlowContrastive", energy, CONTINUOUS, "use NCE")
         return _with_log_z(FlowNoise(energy.domain, x, self.transforms, self.hidden), energy, x)
 
@@ -219,9 +217,8 @@ class FlowContrastive(Objective):
             drawn, log_q_drawn = partner.law.walk(len(x), context.generator)
             log_q = -partner.law(x)
         negatives = drawn.detach()
-        values = evaluate_energy(
-            energy, torch.cat([x, negatives]), None if labels is None else labels.repeat(2)
-        )
+        both, both_labels = torch.cat([x, negatives]), None if labels is None else labels.repeat(2)
+        values = evaluate_energy(energy, both, both_labels)
         up, down = (
             -values - partner.log_z - torch.cat([log_q, log_q_drawn]).detach()
         ).tensor_split([len(x)])
@@ -232,40 +229,32 @@ class FlowContrastive(Objective):
         game = -F.softplus(-pulled).mean() - F.softplus(pushed).mean()
         game = game - self.likelihood * log_q.mean()
         terms = {"log_z": partner.log_z.detach().clone(), "flow_nll": -log_q.detach().mean()}
-        return Loss(
-            value + game - game.detach(), _terms(values, up, down) | terms, negatives, labels
-        )
+        terms |= _accuracy_terms(values, up, down)
+        return Loss(value + game - game.detach(), terms, negatives, labels)
 
 
-def noise_law(noise: str, energy: Energy, x: Tensor) -> Any:
-    """The named noise for the energy's domain, fitted to data x (N, *event)."""
+def fit_noise(noise: str, energy: Energy, x: Tensor) -> Any:
+    """Return the named noise for the energy's domain, fitted to data x (N, *event)."""
     domain = energy.domain
     if noise == "uniform":
-        check_domain(
-            "uniform noise", energy, ("box", "binary", "categorical"), 'use noise = "fitted"'
-        )
+        bounded = ("box", "binary", "categorical")
+        check_domain("uniform noise", energy, bounded, 'use noise = "fitted"')
         return Uniform(domain)
     return Truncated(domain, x) if domain.kind == "box" else fit_base(domain, x)
 
 
 def _with_log_z(law: Any, energy: Energy, x: Tensor) -> NoisePartner:
-    """A partner whose log Z starts at log mean exp(−E)/q over draws of the noise."""
+    """Return a partner whose log Z starts at log mean exp(−E)/q over draws of the noise."""
     seed = int(torch.randint(2**31, ()))  # of the global generator, which is seeded here
     with frozen(energy), torch.no_grad():
-        drawn = law.draw(PILOT, torch.Generator(x.device).manual_seed(seed), dtype=x.dtype)
+        drawn = law.draw(PILOT_DRAWS, torch.Generator(x.device).manual_seed(seed), dtype=x.dtype)
         weights = -evaluate_energy(energy, drawn, None) + law(drawn) + law.log_z
-    return NoisePartner(law, torch.logsumexp(weights, 0) - math.log(PILOT))
+    return NoisePartner(law, torch.logsumexp(weights, 0) - math.log(PILOT_DRAWS))
 
 
-def _terms(values: Tensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
-    """What the log gets: levels of the energies (data come first), and the mean share told apart on
-    either side.
-    """
+def _accuracy_terms(values: Tensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    """Return for the log the energies of data, which come first, and of noise, and the mean
+    accuracy on both sides."""
     count = len(up)
-    terms = {
-        "energy_data": values[:count].mean(),
-        "energy_noise": values[count:].mean(),
-        "spread": values[:count].std(correction=0),
-        "accuracy": ((up > 0).float().mean() + (down < 0).float().mean()) / 2,
-    }
-    return detach_terms(terms)
+    right = ((up > 0).float().mean() + (down < 0).float().mean()) / 2
+    return energy_terms(values[:count], energy_noise=values[count:].mean(), accuracy=right)

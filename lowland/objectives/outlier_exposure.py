@@ -1,4 +1,4 @@
-"""Outlier exposure: a classifier that is told what is no data, so that its energy detects it."""
+"""Outlier exposure: train a classifier on outliers too, so that its energy detects them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ Kind = Literal["patches", "noise", "mixtures"]
 KINDS: tuple[Kind, ...] = ("patches", "noise", "mixtures")
 
 
-def outliers(x: Tensor, kind: Kind, domain: Domain, generator: torch.Generator) -> Tensor:
-    """Points (B, *event) that are no data, made from data: what the marginals allow and the whole
-    does not.
+def make_outliers(x: Tensor, kind: Kind, domain: Domain, generator: torch.Generator) -> Tensor:
+    """Make points (B, *event) that are no data from data: their marginals are right, the whole is
+    not.
 
     patches: images cut into 4 × 4 tiles that are put back in another order (vectors: every number
-    from another row); noise: draws of the domain's starting law; mixtures: the mean of two rows.
-    """
+    from another row); noise: draws of the domain's starting distribution; mixtures: the mean of two
+    rows."""
     if kind == "noise":
         return domain.draw(len(x), generator, dtype=x.dtype)
     if kind == "mixtures":
@@ -39,12 +39,12 @@ def outliers(x: Tensor, kind: Kind, domain: Domain, generator: torch.Generator) 
     if x.dim() != 4:
         keys = torch.rand(x.shape, generator=generator, device=x.device)
         return x.gather(0, keys.argsort(0))
-    return _shuffled(x, generator)
+    return _shuffle_tiles(x, generator)
 
 
-def _shuffled(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) with their 4 × 4 tiles in an order of their own; what does not divide by
-    4 stays at the border.
+def _shuffle_tiles(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shuffle the 4 × 4 tiles of images (B, C, H, W); what does not divide by 4 stays at the
+    border.
     """
     b, c, h, w = x.shape
     p, q = h // 4, w // 4
@@ -64,14 +64,14 @@ def _shuffled(x: Tensor, generator: torch.Generator) -> Tensor:
 @register("objective")
 @dataclass(frozen=True)
 class OutlierExposure(Objective):
-    """A classifier told what is no data: its energy is pushed below `low` on data and above `high`
-    on outliers.
+    """Classifier trained with outliers: its energy is pushed below `low` on data and above `high`
+    on them.
 
         L = −log p(y | x) + w [mean max(0, E(x) − low)² + mean max(0, high − E(x'))²]
 
-    x' are outliers made from the batch (`outliers`), one row each of the named kinds in turn. E is
-    no density after this, but a detector. Usually a short run over a classifier that is trained
-    already (`fit(..., energy=...)`), at a low rate.
+    x' are outliers made from the batch (`make_outliers`), one row each of the named kinds in turn.
+    E is no density after this, but a detector. Usually a short run over a classifier that is
+    trained already (`fit(..., energy=...)`), at a low rate.
 
     Cost per update: forward and backward over 2 B points. Use it when only detection is wanted and
     samples are not. Source: Liu et al. (2020), https://arxiv.org/abs/2010.03759
@@ -103,9 +103,10 @@ class OutlierExposure(Objective):
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
         labels = require_labels("OutlierExposure", energy, labels)
+        count = len(self.kinds)
         strange = torch.cat(
             [
-                outliers(x, kind, energy.domain, context.generator)[i :: len(self.kinds)]
+                make_outliers(x, kind, energy.domain, context.generator)[i::count]
                 for i, kind in enumerate(self.kinds)
             ]
         )
@@ -113,11 +114,11 @@ class OutlierExposure(Objective):
         down, up = select_energies(heads, None).tensor_split([len(x)])
         hinge = F.relu(down - self.low).square().mean() + F.relu(self.high - up).square().mean()
         entropy = cross_entropy(heads[: len(x)], labels)
-        terms = {
-            "cross_entropy": entropy,
-            "accuracy": accuracy(heads[: len(x)], labels),
-            "hinge": hinge,
-            "energy_data": down.mean(),
-            "energy_outliers": up.mean(),
-        }
-        return Loss(entropy + self.weight * hinge, detach_terms(terms))
+        terms = detach_terms(
+            cross_entropy=entropy,
+            accuracy=accuracy(heads[: len(x)], labels),
+            hinge=hinge,
+            energy_data=down.mean(),
+            energy_outliers=up.mean(),
+        )
+        return Loss(entropy + self.weight * hinge, terms)

@@ -1,11 +1,11 @@
 """Diffusion recovery likelihood: a ladder of easy problems in place of one hard one.
 
-The law of data is many-humped and its chains do not mix. The law of a point given the same point
-with a little more noise,
+The distribution of data has many modes and its chains do not mix. That of a point given the same
+point with a little more noise,
 
     p(x | x̃) ∝ exp(−E(x, σ) − ‖x̃ − x‖² / (2 s²)),      x̃ = x + s ξ,   s² = σ̃² − σ²,
 
-has one hump, so that chains from x̃ are draws of it after some tens of steps, and the likelihood of
+has one mode, so that chains from x̃ are draws of it after some tens of steps, and the likelihood of
 x given x̃ can be climbed as it is. The quadratic does not depend on the weights: the gradient is
 the contrast of E(·, σ) at data and at what was recovered.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from lowland.energy import Energy, noise_of
+from lowland.objectives.contrastive import contrast
 from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
 from lowland.objectives.ranges import COUNT, check_settings, freeze_sequences
 from lowland.registry import register
@@ -63,25 +64,16 @@ class DiffusionRecovery(Objective):
             )
         levels = torch.tensor(self.sigmas, dtype=x.dtype, device=x.device)
         which = torch.randint(1, len(levels), (len(x),), generator=generator, device=x.device)
-        sigma, spread = levels[which], (levels[which - 1].square() - levels[which].square()).sqrt()
+        sigma = levels[which]
+        width = (levels[which - 1].square() - sigma.square()).sqrt()
         clear = x + per_row(sigma, x) * normal_like(x, generator)
-        noisy = clear + per_row(spread, x) * normal_like(x, generator)
-        law = ConditionalEnergy(energy.given(sigma), noisy, spread)
-        trace = run_chains(
-            law, scale_to_noise(sampler, spread), noisy, self.steps, generator=generator
+        noisy = clear + per_row(width, x) * normal_like(x, generator)
+        target = ConditionalEnergy(energy.given(sigma), noisy, width)
+        sampler = scale_to_noise(sampler, width)
+        trace = run_chains(target, sampler, noisy, self.steps, generator=generator)
+        loss = contrast(energy, clear, trace.x, labels=sigma, negative_labels=sigma)
+        moved = ((trace.x - noisy).flatten(1).square().mean(1).sqrt() / width).mean()
+        terms = detach_terms(
+            movement=moved, acceptance=trace.acceptance.mean(), diverged=trace.diverged.sum()
         )
-        up, down = energy(torch.cat([clear, trace.x]), torch.cat([sigma, sigma])).tensor_split(2)
-        gap = down.mean() - up.mean()
-        moved = ((trace.x - noisy).flatten(1).square().mean(1).sqrt() / spread).mean()
-        terms = {
-            "gap": gap,
-            "energy_data": up.mean(),
-            "energy_model": down.mean(),
-            "spread": up.std(correction=0),
-        }
-        terms |= {
-            "movement": moved,
-            "acceptance": trace.acceptance.mean(),
-            "diverged": trace.diverged.sum(),
-        }
-        return Loss(-gap, detach_terms(terms), trace.x)
+        return Loss(loss.value, loss.terms | terms, trace.x)

@@ -27,13 +27,13 @@ from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
 
 
-def _with(loss: Loss, name: str, term: Tensor, weight: float) -> Loss:
-    """The loss with weight · term, and the term in its log; not asked for if it weighs nothing."""
+def add_term(loss: Loss, name: str, term: Tensor, weight: float) -> Loss:
+    """Return the loss with weight · term, and the term in its log."""
     return loss._replace(value=loss.value + weight * term, terms=loss.terms | {name: term.detach()})
 
 
-def sides(loss: Loss, energy: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Energies of the data (B,), and of the negatives (C,) if there are any, in one forward
+def evaluate_sides(loss: Loss, energy: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return energies of the data (B,), and of the negatives (C,) if there are any, in one forward
     pass.
     """
     x, labels = batch
@@ -47,7 +47,7 @@ def sides(loss: Loss, energy: nn.Module, batch: Batch) -> tuple[Tensor, Tensor |
     return up, down
 
 
-def _negatives(name: str, loss: Loss) -> Tensor:
+def require_negatives(name: str, loss: Loss) -> Tensor:
     if loss.negatives is None:
         raise ValueError(
             f"{name} met an objective without negatives; it compares data with them; use one with "
@@ -80,9 +80,9 @@ class EnergyL2(Term):
         check_settings(self, weight=WEIGHT)
 
     def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
-        up, down = sides(loss, energy, batch)
+        up, down = evaluate_sides(loss, energy, batch)
         square = up.square().mean() + (0.0 if down is None else down.square().mean())
-        return _with(loss, "square", square, self.weight)
+        return add_term(loss, "square", square, self.weight)
 
 
 @register("term")
@@ -117,7 +117,7 @@ class GradientPenalty(Term):
             )
         points = x.detach()
         if self.at == "lines":
-            negatives = _negatives("GradientPenalty at lines", loss)
+            negatives = require_negatives("GradientPenalty at lines", loss)
             u = uniform_like(points.flatten(1)[:, 0], context.generator)
             rows = torch.arange(len(x), device=x.device) % len(negatives)
             points = torch.lerp(points, negatives[rows].to(points.dtype), per_row(u, points))
@@ -128,7 +128,7 @@ class GradientPenalty(Term):
         square = gradient.square().flatten(1).sum(1)
         if self.target:  # the root has no slope at zero
             square = ((square + 1e-12).sqrt() - self.target).square()
-        return _with(loss, "slope", square.mean(), self.weight)
+        return add_term(loss, "slope", square.mean(), self.weight)
 
 
 @register("term")
@@ -160,11 +160,11 @@ class HingeMargin(Term):
             )
 
     def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
-        _negatives("HingeMargin", loss)
-        up, down = sides(loss, energy, batch)
+        require_negatives("HingeMargin", loss)
+        up, down = evaluate_sides(loss, energy, batch)
         assert down is not None
         hinge = (up - self.low).relu().square().mean() + (self.high - down).relu().square().mean()
-        return _with(loss, "hinge", hinge, self.weight)
+        return add_term(loss, "hinge", hinge, self.weight)
 
 
 @register("term")
@@ -189,18 +189,18 @@ class PullAway(Term):
         check_settings(self, weight=WEIGHT)
 
     def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
-        negatives = _negatives("PullAway", loss)
+        negatives = require_negatives("PullAway", loss)
         features = nn.functional.normalize(
             last_features(energy, negatives, batch.labels if loss.labels is None else loss.labels),
             dim=1,
         )
         count = len(features)
         alike = ((features @ features.T).square().sum() - count) / (count * (count - 1))
-        return _with(loss, "alike", alike, self.weight)
+        return add_term(loss, "alike", alike, self.weight)
 
 
 def last_features(energy: nn.Module, x: Tensor, labels: Tensor | None = None) -> Tensor:
-    """What the last linear layer of an energy is fed with at x (B, *event): features (B, F).
+    """Return the inputs (B, F) of the last linear layer of an energy at x (B, *event).
 
     Raises ValueError for an energy without a linear layer.
     """

@@ -25,7 +25,7 @@ from lowland.objectives.loss import (
     Loss,
     Objective,
     check_domain,
-    detach_terms,
+    energy_terms,
     evaluate_energy,
 )
 from lowland.objectives.ranges import (
@@ -82,8 +82,7 @@ class DSM(Objective):
         values = evaluate_energy(energy, noisy, sigma if of_noise else batch.labels)
         (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
         rows = 0.5 * (noise - wide * gradient).square().flatten(1).mean(1)
-        terms = {"energy_data": values.detach().mean(), "spread": values.detach().std(correction=0)}
-        return Loss(rows.mean(), terms)
+        return Loss(rows.mean(), energy_terms(values))
 
 
 @register("objective")
@@ -95,7 +94,7 @@ class ScoreMatching(Objective):
                                                                                real line
 
     that is ½ ‖∇E‖² − tr ∇²E. On a box g_i = 4 (x_i − lo)(hi − x_i) / (hi − lo)² vanishes at the
-    walls, where otherwise the integral by parts would leave a term behind; data that sit on the
+    bounds, where otherwise the integral by parts would leave a term behind; data that sit on the
     walls have no density there and want dequantising.
 
     method: how the trace is found. "exact": number by number, D second derivatives, refused for D >
@@ -164,37 +163,30 @@ class ScoreMatching(Objective):
             projected = projected + share * _total(weight.sqrt() * v * gradient).square()
         square = slope if self.variance_reduced else projected
         rows = 0.5 * square - curvature - _total(turn * gradient)
-        terms = {
-            "energy_data": values.mean(),
-            "spread": values.std(correction=0),
-            "slope": slope.mean(),
-        }
-        terms |= {"curvature": (curvature + _total(turn * gradient)).mean()}
-        return Loss(rows.mean(), detach_terms(terms))
+        bend = (curvature + _total(turn * gradient)).mean()
+        return Loss(rows.mean(), energy_terms(values, slope=slope.mean(), curvature=bend))
 
     def _directions(self, x: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, float]]:
-        """Directions v, each like x, with their shares: Σ share · v vᵀ is the identity, exactly or
-        on average.
+        """Yield directions v, each like x, with their shares: Σ share · v vᵀ is the identity,
+        exactly or on average.
         """
         if self.method == "exact":
             for axis in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device):
                 yield axis.view_as(x[0]).expand_as(x), 1.0
             return
+        draw = normal_like if self.method == "sliced" else _signs
         for _ in range(self.probes):
-            yield (
-                normal_like(x, generator) if self.method == "sliced" else _signs(x, generator),
-                1 / self.probes,
-            )
+            yield draw(x, generator), 1 / self.probes
 
 
 def _signs(x: Tensor, generator: torch.Generator) -> Tensor:
-    """−1 or 1 with equal chances, like x."""
+    """Draw −1 or 1 with equal chances, like x."""
     return 2 * torch.randint(2, x.shape, generator=generator, device=x.device, dtype=x.dtype) - 1
 
 
 def _wall_weight(x: Tensor, energy: Energy) -> tuple[Tensor, Tensor]:
-    """g and g' of every number of x: 1 and 0 on the real line, a bow that vanishes at the walls of
-    a box.
+    """Return g and g' of every number of x: 1 and 0 on the real line, a parabola that vanishes at
+    the bounds of a box.
     """
     if energy.domain.kind != "box":
         return torch.ones_like(x), torch.zeros_like(x)
@@ -204,5 +196,5 @@ def _wall_weight(x: Tensor, energy: Energy) -> tuple[Tensor, Tensor]:
 
 
 def _total(x: Tensor) -> Tensor:
-    """The sum over the event: (B, *event) → (B,)."""
+    """Sum over the event: (B, *event) → (B,)."""
     return x.flatten(1).sum(1)

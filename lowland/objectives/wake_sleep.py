@@ -1,5 +1,5 @@
-"""Wake and sleep: generative weights learn from what recognition makes of data, recognition from
-what the model dreams.
+"""Wake-sleep: generative weights learn from recognised data, recognition weights from samples of
+the model.
 """
 
 from dataclasses import dataclass

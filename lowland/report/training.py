@@ -85,7 +85,7 @@ CURVES = (
     Curve(
         "Border share",
         "Share of numbers at the end of their range. The samples should come close to the data.",
-        (("border_data", "data", "data"), ("border", "samples", "model")),
+        (("data_bound_share", "data", "data"), ("bound_share", "samples", "model")),
     ),
     Curve(
         "Acceptance",
@@ -296,7 +296,7 @@ def _picture(
 ) -> Picture:
     spread = None
     if lines[0][1] == "data" and curve.title == "Energies":
-        spread = curves.collect_series(logged, "spread")
+        spread = curves.collect_series(logged, "energy_std")
     marks = [(float(e["step"]), str(e["level"])) for e in events if e.get("level") in LEVELS]
     figure, beyond = curves.draw_curves(
         [(line, color) for line, _, color in lines],

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lowland.data import Dataset, Split, bernoulli_sample
 from lowland.domain import Domain
 from lowland.energy import Energy, check_energy, count_classes, learner_of, noise_of
-from lowland.objectives.contrastive import completed
+from lowland.objectives.contrastive import impute
 from lowland.objectives.labels import hide_labels
 from lowland.objectives.loss import Objective
 from lowland.registry import build
@@ -150,7 +150,7 @@ def check_data(energy: Energy, data: Dataset, settings: Training, device: torch.
         )
     x = data.train.x[:4].to(device)
     x = x.round() if data.binarization else x
-    x = completed(energy, x, torch.Generator(device).manual_seed(0))
+    x = impute(energy, x, torch.Generator(device).manual_seed(0))
     x = x.round() if energy.domain.kind == "binary" else x  # imputed units may be means
     noise_level = torch.full((len(x),), 0.1, device=device) if noise_of(energy) else None
     check_energy(energy, x, noise_level)

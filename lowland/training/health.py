@@ -148,7 +148,9 @@ def _magnitude(rows: Rows, limits: Limits) -> Finding | None:
 
 def _wild(rows: Rows, limits: Limits) -> Finding | None:
     """A gap that no start explains, in two rows running."""
-    last = [(row["gap"], row["spread"]) for row in rows[-2:] if "gap" in row and "spread" in row]
+    last = [
+        (row["gap"], row["energy_std"]) for row in rows[-2:] if "gap" in row and "energy_std" in row
+    ]
     ratios = [abs(gap) / spread for gap, spread in last if spread > 0 and math.isfinite(gap)]
     if len(ratios) < 2 or min(ratios) < limits.gap_wild:
         return None
@@ -181,7 +183,7 @@ def _forgotten(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _gap(rows: Rows, limits: Limits) -> Finding | None:
-    gaps, spreads = _series(rows[-5:], "gap"), _series(rows[-5:], "spread")
+    gaps, spreads = _series(rows[-5:], "gap"), _series(rows[-5:], "energy_std")
     if not gaps or not spreads or min(spreads) <= 0:
         return None
     ratio = median(gaps) / median(spreads)
@@ -222,7 +224,7 @@ def _told_apart(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _drift(rows: Rows, limits: Limits) -> Finding | None:
-    gaps, spreads = _series(rows, "gap"), _series(rows, "spread")
+    gaps, spreads = _series(rows, "gap"), _series(rows, "energy_std")
     if len(gaps) < limits.window or not spreads:
         return None
     half = len(gaps) // 2
@@ -273,7 +275,7 @@ def _movement(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _border(rows: Rows, limits: Limits) -> Finding | None:
-    shares, data = _series(rows[-5:], "border"), _series(rows[-5:], "border_data")
+    shares, data = _series(rows[-5:], "bound_share"), _series(rows[-5:], "data_bound_share")
     if not shares:
         return None
     share, usual = median(shares), median(data) if data else 0.0
@@ -294,7 +296,7 @@ def _collapse(rows: Rows, limits: Limits) -> Finding | None:
     free.
     """
     spreads, levels = (
-        _series(rows[-5:], "spread"),
+        _series(rows[-5:], "energy_std"),
         [abs(e) for e in _series(rows[-5:], "energy_data")],
     )
     if not spreads or not levels or median(spreads) > limits.flat * max(median(levels), 1e-3):
@@ -323,7 +325,7 @@ def _held(rows: Rows, limits: Limits) -> Finding | None:
 
 def _fresh(rows: Rows, limits: Limits) -> Finding | None:
     """Chains begun anew get lower in their first visit than chains that have walked for long."""
-    gaps, spreads = _series(rows, "fresh_gap"), _series(rows, "spread")
+    gaps, spreads = _series(rows, "reinit_gap"), _series(rows, "energy_std")
     if len(gaps) < limits.window or median(gaps) > -limits.fresh_warn * max(median(spreads), 1e-12):
         return None
     return Finding(

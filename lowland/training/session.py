@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lowland.data import Batches, Dataset
 from lowland.energy import Energy, count_classes, data_domain, learner_of
-from lowland.objectives.contrastive import border_share
+from lowland.objectives.contrastive import bound_share
 from lowland.objectives.loss import Batch, Loss
 from lowland.registry import build
 from lowland.run import Checkpoint
@@ -156,7 +156,7 @@ class Session:
         self._nonfinite += ~sound
         self._averages.add({"gradient_norm": norm.detach()})
         if self.energy.domain.kind == "box":
-            self._averages.add({"border_data": border_share(batch.x, self.energy)})
+            self._averages.add({"data_bound_share": bound_share(batch.x, self.energy)})
 
     def _backward(self, batch: Batch, parts: int) -> None:
         """Add the gradient of one part of a batch, and its terms to the log."""
