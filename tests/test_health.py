@@ -101,11 +101,11 @@ def test_a_classifier_that_forgets_at_once_is_stopped_at_once() -> None:
 
 
 def test_data_on_the_walls_are_no_reason_to_complain() -> None:
-    assert diagnose(rows(border=0.97, border_data=0.96)) == []
+    assert diagnose(rows(bound_share=0.97, data_bound_share=0.96)) == []
 
 
 def test_chains_at_the_walls_are_the_first_to_be_cured_where_something_is_bad() -> None:
-    found = diagnose(rows(gap=-20.0, border=0.93))
+    found = diagnose(rows(gap=-20.0, bound_share=0.93))
     assert [(f.name, f.level, f.cure) for f in found[:2]] == [
         ("saturated", "bad", "step"),
         ("diverging", "bad", "rate"),
@@ -119,7 +119,7 @@ def test_the_first_rows_are_only_asked_for_non_finite_numbers() -> None:
 
 
 def test_the_unit_of_energy_does_not_matter() -> None:
-    small, large = rows(gap=12.0), rows(gap=1200.0, spread=100.0, fresh_gap=100.0)
+    small, large = rows(gap=12.0), rows(gap=1200.0, energy_std=100.0, reinit_gap=100.0)
     assert names(diagnose(small)) == names(diagnose(large)) == {"discriminator won"}
 
 
