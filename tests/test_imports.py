@@ -398,7 +398,7 @@ def test_working_with_energies_needs_no_pictures_and_no_servers() -> None:
 
 
 def test_the_test_bench_needs_no_pytest_and_no_pictures() -> None:
-    statement = "import lowland; from lowland.testing import TARGETS, prove, shipped\n"
+    statement = "import lowland; from lowland.testing import TARGETS, prove, all_samplers\n"
     statement += "some = {'gaussian': TARGETS['gaussian']}\n"
     statement += "assert prove(lowland.MALA(0.2), targets=some, count=1000, seeds=(0,)).holds"
     assert not loaded_by(statement) & (

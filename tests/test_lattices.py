@@ -2,6 +2,7 @@
 bugs that must be seen.
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from lowland.samplers import BlockGibbs
 from lowland.targets import Ising, Potts, mean_energy, multispin
 from lowland.targets.checkerboard import join, pack, split, unpack
 from lowland.targets.lattices import color_lattice
-from lowland.testing import LIMIT, caught, mutated, seeded
+from lowland.testing import LIMIT, caught, mutate, seeded
 from lowland.testing.statistical_checks import distance
 
 DOUBLE = torch.float64
@@ -305,12 +306,11 @@ def standard(values: Tensor, truth: float) -> float:
 
 def plain(energy: Any, colours: Tensor | None = None) -> Move:
     """Block Gibbs by conditionals, as any energy gets it."""
-    general = build("energy", spec(energy))
-    general.sweep = None
+    known = build("energy", spec(energy)).gibbs
+    slow = dataclasses.replace(known, sweep=None, any_beta=False)
     if colours is not None:
-        general = type("Wrong", (type(energy),), {"colours": colours, "sweep": None})(
-            **keywords(energy)
-        )
+        slow = dataclasses.replace(slow, coloring=colours)
+    general = type("Plain", (type(energy),), {"gibbs": slow})(**keywords(energy))
 
     def move(x: Tensor, sweeps: int, g: torch.Generator) -> Tensor:
         sampler = BlockGibbs(sweeps)
@@ -455,11 +455,11 @@ BUGS = {  # (where, old, new, an energy that suffers)
 @pytest.mark.parametrize("name", BUGS)
 def test_bugs_in_the_eager_path_are_seen(name: str) -> None:
     where, old, new, energy = BUGS[name]
-    coarse = mutated("lowland.targets.multispin", where, old, new)
+    coarse = mutate("lowland.targets.multispin", where, old, new)
     coarse.DIGITS = (
         4 if "digit" in name or "undecided" in name else coarse.DIGITS
     )  # few digits, so that single chains matter
-    sound = mutated("lowland.targets.multispin", where, old, old)
+    sound = mutate("lowland.targets.multispin", where, old, old)
     sound.DIGITS = coarse.DIGITS
     assert fit(energy, swept(energy, module=sound)) < LIMIT
     assert fit(energy, swept(energy, module=coarse)) > LIMIT
@@ -482,7 +482,7 @@ def test_bugs_in_the_hashed_path_are_seen(name: str, monkeypatch: pytest.MonkeyP
     energy = SWEPT[3]
     where, old, new = HASH_BUGS[name]
     for text in (old, new):
-        module = mutated("lowland.targets.multispin", where, old, text)
+        module = mutate("lowland.targets.multispin", where, old, text)
         monkeypatch.setattr(module, "_compile", lambda module=module: module._kernel)
         assert (fit(energy, swept(energy, "hashed", module)) < LIMIT) == (text == old)
 
@@ -540,7 +540,7 @@ def test_the_sign_bit_that_is_never_drawn_is_seen() -> None:
     freezes.
     """
     energy = Ising((64, 64), 0.4)
-    wrong = mutated("lowland.targets.multispin", "_random", "-(2**63), None, ", "")
+    wrong = mutate("lowland.targets.multispin", "_random", "-(2**63), None, ", "")
     values = lanes(energy, swept(energy, module=wrong), "hot", 200, 1)
     pooled, worst = lane_scores(values, mean_energy(energy) / 0.4 / 4096)
     assert pooled > LIMIT and worst > LIMIT
@@ -562,7 +562,7 @@ def leak(module: Any, path: str = "eager") -> float:
 
 def test_chains_of_a_word_are_independent() -> None:
     shared = "words.random_(-(2**63), None, generator=generator)"
-    wrong = mutated(
+    wrong = mutate(
         "lowland.targets.multispin",
         "_random",
         shared,
@@ -604,13 +604,13 @@ DISTANCES = (1, 4, 27, 31, 32, 33)
 
 def test_random_words_of_the_hash_are_independent_between_chains() -> None:
     """One multiplication would not do: digits of chains 31 apart then tell of each other."""
-    weak = mutated(
+    weak = mutate(
         "lowland.targets.multispin",
         "_mix",
         "z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(FIRST)",
         "z = z * 1",
     )
-    signed = mutated(
+    signed = mutate(
         "lowland.targets.multispin", "_mix", "((z >> 31) & (2**33 - 1))", "(z >> 31)"
     )  # the last bit is 0
     assert pairs(multispin) < LIMIT
@@ -638,9 +638,7 @@ def test_reused_digits_are_uniform_where_they_are_needed() -> None:
         count = sum(((undecided >> lane) & 1).sum().item() for lane in range(64))
         return max(abs(bit.item() - count / 2) / math.sqrt(count / 4) for bit in bits)
 
-    own = mutated(
-        "lowland.targets.multispin", "_words", "(w << 32) | ((w >> 32) & 0xFFFFFFFF)", "w"
-    )
+    own = mutate("lowland.targets.multispin", "_words", "(w << 32) | ((w >> 32) & 0xFFFFFFFF)", "w")
     assert score(multispin) < LIMIT
     assert score(own) > LIMIT
 
@@ -690,12 +688,9 @@ def test_five_sweeps_and_five_are_ten_and_beta_scales_the_energy() -> None:
 
 def test_lattices_without_a_checkerboard_have_no_fast_sweep() -> None:
     for size in ((3, 4), (4, 5), (1, 3)):
-        energy = Ising(size)
-        x = energy.domain.draw(2, seeded())
-        assert energy.sweep(x, 1, seeded()) is None
-        assert Ising(size, periodic=False).sweep(x, 1, seeded()) is not None
-    assert Ising((1, 4)).sweep(torch.zeros(1, 1, 4), 1, seeded()) is not None
-    assert Potts.sweep is None
+        assert Ising(size).gibbs.sweep is None
+        assert Ising(size, periodic=False).gibbs.sweep is not None
+    assert Ising((1, 4)).gibbs.sweep is not None and Potts((4, 4)).gibbs.sweep is None
 
 
 def test_without_a_compiler_the_eager_sweep_runs_and_says_why(

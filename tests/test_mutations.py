@@ -32,11 +32,11 @@ from lowland.testing import (
     Mutant,
     Probe,
     Target,
+    all_samplers,
     caught,
     no_trace,
     sampling_leaves_no_trace,
     seeded,
-    shipped,
     stationarity,
     unsettle,
 )
@@ -47,7 +47,7 @@ from lowland.testing.mutants import MUTANTS
 
 def test_there_are_bugs_in_every_family() -> None:
     families = Counter(mutant.family for mutant in MUTANTS)
-    assert set(families) == {type(sampler).__name__ for sampler in shipped().values()} - {
+    assert set(families) == {type(sampler).__name__ for sampler in all_samplers().values()} - {
         "ShortRun"
     }  # its formula is below
     assert len(MUTANTS) >= 80 and min(families.values()) >= 3

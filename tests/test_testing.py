@@ -23,9 +23,9 @@ from lowland.testing import (
     Report,
     Row,
     enumeration,
-    fitted,
+    fit_metric,
     joint,
-    mutated,
+    mutate,
     obligations,
     prove,
     seeded,
@@ -34,9 +34,11 @@ from lowland.testing import (
     worst,
     z_scores,
 )
-from lowland.testing.exact_checks import parts
+from lowland.testing.bias import Slope, _regression
+from lowland.testing.exact_checks import one_hot_energy, parts
+from lowland.testing.geweke import MODELS
 from lowland.testing.mutants import MUTANTS
-from lowland.testing.statistical_checks import MODELS, Slope, _regression, distance
+from lowland.testing.statistical_checks import distance
 from lowland.testing.targets import Perceptron, cut_normal
 
 DOUBLE = torch.float64
@@ -119,14 +121,10 @@ def test_networks_agree_with_their_relaxation_and_are_not_linear_in_it() -> None
     energy = Perceptron(categorical(3, 4))
     x = energy.domain.draw(20, seeded(), dtype=DOUBLE)
     z = torch.nn.functional.one_hot(x.long(), 3).to(DOUBLE)
-    torch.testing.assert_close(energy(x), energy.one_hot_energy(z))
-    assert (
-        (
-            energy.one_hot_energy(0.5 * z)
-            - 0.5 * (energy.one_hot_energy(z) + energy.one_hot_energy(0 * z))
-        ).abs()
-        > 0.1
-    ).any()
+    relaxed = one_hot_energy(energy)
+    torch.testing.assert_close(energy(x), relaxed(z))
+    bend = relaxed(0.5 * z) - 0.5 * (relaxed(z) + relaxed(0 * z))
+    assert (bend.abs() > 0.1).any()
 
 
 # -------------------------------------------------------------------------------------- calibration
@@ -209,7 +207,7 @@ def conjugate(rate: float) -> Any:
     """Exact draws of θ | y for the model of rates: λ | y ~ Gamma(3 + y, 2)."""
 
     def move(energy: Any, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        shape = 3 + energy.condition(x)
+        shape = 3 + energy.rows_for(x)
         return (torch._standard_gamma(shape, generator=generator) / rate).log()
 
     return move
@@ -284,9 +282,17 @@ def test_chains_keep_the_state_of_a_sampler_between_walks() -> None:
 
 
 def test_a_scale_is_repeated_to_the_size_of_an_event() -> None:
-    assert fitted(MALA(0.1, inv_mass_sqrt=(1.0, 2.0)), 5).inv_mass_sqrt == (1.0, 2.0, 1.0, 2.0, 1.0)
-    inner = fitted(ParallelTempering(MALA(0.1, inv_mass_sqrt=(1.0, 2.0)), (1.0, 2.0)), 1).sampler
-    assert inner.inv_mass_sqrt == (1.0,) and fitted(MALA(0.1), 3) == MALA(0.1)
+    assert fit_metric(MALA(0.1, inv_mass_sqrt=(1.0, 2.0)), 5).inv_mass_sqrt == (
+        1.0,
+        2.0,
+        1.0,
+        2.0,
+        1.0,
+    )
+    inner = fit_metric(
+        ParallelTempering(MALA(0.1, inv_mass_sqrt=(1.0, 2.0)), (1.0, 2.0)), 1
+    ).sampler
+    assert inner.inv_mass_sqrt == (1.0,) and fit_metric(MALA(0.1), 3) == MALA(0.1)
 
 
 def test_parts_of_a_state_are_found_at_every_depth() -> None:
@@ -358,7 +364,7 @@ def test_progress_is_told_before_every_check() -> None:
 
 
 def test_a_mutant_is_a_copy_and_the_original_stays() -> None:
-    wrong = mutated("lowland.samplers.langevin", "MALA", "2 * self.step_size", "3 * self.step_size")
+    wrong = mutate("lowland.samplers.langevin", "MALA", "2 * self.step_size", "3 * self.step_size")
     assert wrong.MALA is not MALA and sys.modules["lowland.samplers.langevin"].MALA is MALA
     x = TARGETS["gaussian"].draw(5, seeded(), DOUBLE)
     a, b = (
@@ -369,7 +375,7 @@ def test_a_mutant_is_a_copy_and_the_original_stays() -> None:
 
 
 def test_a_bug_in_shared_code_reaches_those_that_use_it() -> None:
-    wrong = mutated(
+    wrong = mutate(
         "lowland.samplers.kernel",
         "metropolis",
         "u < probability",
@@ -381,17 +387,23 @@ def test_a_bug_in_shared_code_reaches_those_that_use_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "old"), [("MALA", "no such line"), ("MALA", "self"), ("Langevin.init", "metropolis")]
+    ("where", "old"),
+    [
+        ("MALA", "no such line"),
+        ("MALA", "self"),
+        ("LeimkuhlerMatthews.init", "metropolis"),
+        ("MALA.nothing", "self"),
+    ],
 )
 def test_a_bug_that_has_no_single_place_is_refused(where: str, old: str) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        mutated("lowland.samplers.langevin", where, old, "")
+        mutate("lowland.samplers.langevin", where, old, "")
 
 
 def test_bugs_can_be_planted_in_any_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "somebodys.py").write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    assert mutated("somebodys", "double", "2 *", "3 *").double(2) == 6
+    assert mutate("somebodys", "double", "2 *", "3 *").double(2) == 6
 
 
 # ---------------------------------------------------------------------------------------- benchmark

@@ -26,7 +26,17 @@ from benchmarks.machine import machine
 from benchmarks.proof import RESULTS
 from benchmarks.record import write_record
 from lowland import MALA, NUTS, ParallelTempering, tune
-from lowland.testing import LIMIT, MUTANTS, TARGETS, Mutant, Report, Row, prove, seeded, shipped
+from lowland.testing import (
+    LIMIT,
+    MUTANTS,
+    TARGETS,
+    Mutant,
+    Report,
+    Row,
+    all_samplers,
+    prove,
+    seeded,
+)
 
 
 def tuned() -> dict[str, Any]:
@@ -283,7 +293,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     start, only = time.time(), {name.strip() for name in args.only.split(",") if name.strip()}
-    samplers = {name: s for name, s in (shipped() | tuned()).items() if not only or name in only}
+    samplers = {
+        name: s for name, s in (all_samplers() | tuned()).items() if not only or name in only
+    }
     reports = []
     for name, sampler in samplers.items():
         reports.append(prove(sampler, name=name, count=args.count, seeds=range(args.seeds)))

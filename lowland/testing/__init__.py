@@ -1,23 +1,21 @@
-"""A test bench for samplers: yours, ours, anyone's.
+"""A test bench for samplers, lowland's and others.
 
     from lowland.testing import prove
-    print(prove(MySampler(0.1)))                                                  # with init and
-                                                                                  step
-    print(prove(my_move, domains=("real",), adjusted=True))                       # move(energy, x,
-                                                                                  steps, generator)
-                                                                                  -> x
+    print(prove(MySampler(0.1)))                             # a Sampler
+    print(prove(move, domains=("real",), adjusted=True))  # move(energy, x, steps, generator) -> x
 
-`targets` holds laws with exact draws; `statistical_checks` the checks by statistics, `exact_checks`
-those that are exact; `proof` runs all that apply; `mutation` plants bugs, and `mutants` are those
-that the checks are known to catch. Nothing here needs pytest.
+`targets` have exact draws; `statistical_checks`, `geweke` and `bias` compare distributions,
+`exact_checks` and `side_effects` bits; `proof` runs all that apply; `mutation` plants bugs, and
+`mutants` are those that the checks are known to catch. Nothing here needs pytest.
 """
 
-from lowland.testing.catalogue import shipped
+from lowland.testing.bias import diffusion_law, order, temperature_law
+from lowland.testing.catalogue import all_samplers
 from lowland.testing.chains import (
     LIMIT,
     Chains,
     caught,
-    fitted,
+    fit_metric,
     seeded,
     stationary,
     worst,
@@ -26,34 +24,28 @@ from lowland.testing.chains import (
 from lowland.testing.exact_checks import (
     HOLES,
     Ground,
-    Probe,
     any_event_shape,
     chains_are_separate,
     domain_of,
     gradients_as_declared,
-    no_trace,
     refuses_holes,
     repeats,
     replicas_travel,
-    sampling_leaves_no_trace,
     state_is_fresh,
     stays_in_its_box,
-    unsettle,
 )
+from lowland.testing.geweke import joint
 from lowland.testing.mutants import MUTANTS
-from lowland.testing.mutation import Mutant, mutated
+from lowland.testing.mutation import Mutant, mutate
 from lowland.testing.proof import Obligation, Report, Row, obligations, prove
+from lowland.testing.side_effects import Probe, no_trace, sampling_leaves_no_trace, unsettle
 from lowland.testing.statistical_checks import (
     arrival,
-    diffusion_law,
     enumeration,
-    joint,
-    order,
     stationarity,
-    temperature_law,
     walls,
 )
-from lowland.testing.targets import CONTINUOUS, DISCRETE, TARGETS, Target, enumerated
+from lowland.testing.targets import CONTINUOUS, DISCRETE, TARGETS, Target, discrete_target
 
 __all__ = [
     "CONTINUOUS",
@@ -70,18 +62,19 @@ __all__ = [
     "Report",
     "Row",
     "Target",
+    "all_samplers",
     "any_event_shape",
     "arrival",
     "caught",
     "chains_are_separate",
     "diffusion_law",
+    "discrete_target",
     "domain_of",
-    "enumerated",
     "enumeration",
-    "fitted",
+    "fit_metric",
     "gradients_as_declared",
     "joint",
-    "mutated",
+    "mutate",
     "no_trace",
     "obligations",
     "order",
@@ -91,7 +84,6 @@ __all__ = [
     "replicas_travel",
     "sampling_leaves_no_trace",
     "seeded",
-    "shipped",
     "state_is_fresh",
     "stationarity",
     "stationary",

@@ -1,9 +1,9 @@
-"""Chains of anything that samples, and the standard errors by which they are judged."""
+"""Chains of a sampler or of a plain move, and z-scores of their draws."""
 
 import math
 from collections.abc import Callable
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -11,33 +11,38 @@ from torch import Tensor
 from lowland.energy import Energy
 from lowland.samplers import Sampler, run_chains
 from lowland.samplers.kernel import HasMetric
-from lowland.samplers.tempering import Tempered
+from lowland.samplers.tempering import ParallelTempering, Tempered
 from lowland.testing.targets import Target
 
 LIMIT = 5.0  # standard errors
 Move = Callable[[Energy, Tensor, int, torch.Generator], Tensor]
+AnySampler = Sampler | Move
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    """A generator on the CPU."""
+    """Return a generator on the CPU."""
     return torch.Generator().manual_seed(seed)
 
 
 class Chains:
-    """Chains that go on where they stopped: of a sampler (their state is kept), or of a plain move.
+    """Chains at x (B, *event) that go on where they stopped.
 
-    sampler: with `init` and `step`, or a callable move(energy, x, steps, generator) -> x; x: where
-    they are (B, *event).
+    sampler: a Sampler, whose state is kept, or a callable move(energy, x, steps, generator) -> x.
     """
 
     def __init__(
-        self, sampler: Any, energy: Energy, x: Tensor, generator: torch.Generator, state: Any = None
+        self,
+        sampler: AnySampler,
+        energy: Energy,
+        x: Tensor,
+        generator: torch.Generator,
+        state: Any = None,
     ) -> None:
-        self.sampler, self.energy, self.x = fitted(sampler, x[0].numel()), energy, x
+        self.sampler, self.energy, self.x = fit_metric(sampler, x[0].numel()), energy, x
         self.generator, self.state = generator, state
 
     def walk(self, steps: int) -> Tensor:
-        """Go on; returns where the chains are."""
+        """Move all chains; return where they are."""
         if isinstance(self.sampler, Sampler):
             trace = run_chains(
                 self.energy, self.sampler, self.x, steps, generator=self.generator, state=self.state
@@ -48,15 +53,15 @@ class Chains:
         return self.x
 
 
-def has_replicas(sampler: Any) -> bool:
-    """Return whether a sampler's state holds replicas at several temperatures."""
+def has_replicas(sampler: AnySampler) -> TypeGuard[ParallelTempering]:
+    """Return True for parallel tempering, also that of a module with a planted bug."""
     return isinstance(sampler, Sampler) and sampler.num_replicas > 1
 
 
-def fitted(sampler: Any, size: int) -> Any:
-    """The sampler with its metric, if it has one, repeated to the size of an event."""
+def fit_metric(sampler: Any, size: int) -> Any:
+    """Repeat the metric of a sampler, if it has one, to the size of an event."""
     if has_replicas(sampler):
-        return sampler.replace(sampler=fitted(sampler.sampler, size))
+        return sampler.replace(sampler=fit_metric(sampler.sampler, size))
     if not isinstance(sampler, Sampler) or not isinstance(sampler, HasMetric):
         return sampler
     if sampler.inv_mass_sqrt is None:
@@ -65,13 +70,11 @@ def fitted(sampler: Any, size: int) -> Any:
 
 
 def stationary(
-    sampler: Any, target: Target, count: int, generator: torch.Generator, dtype: torch.dtype
+    sampler: AnySampler, target: Target, count: int, generator: torch.Generator, dtype: torch.dtype
 ) -> Chains:
-    """Chains that start from the law they should keep; the replicas of parallel tempering each from
-    their own.
-    """
+    """Start chains, and replicas of parallel tempering, from exact draws of a target."""
     x = target.draw(count, generator, dtype)
-    sampler = fitted(sampler, x[0].numel())
+    sampler = fit_metric(sampler, x[0].numel())
     if not has_replicas(sampler):
         return Chains(sampler, target.energy, x, generator)
     assert target.hot is not None, (
@@ -86,9 +89,7 @@ def stationary(
 
 
 def caught(check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether a check condemns what it is given: it raises AssertionError or returns more than
-    LIMIT.
-    """
+    """Return True if a check raises AssertionError or returns more than LIMIT."""
     try:
         z = check(*args, **kwargs)
     except AssertionError:
@@ -97,8 +98,9 @@ def caught(check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
 
 
 def z_scores(values: Tensor, truth: Tensor | float = 0.0) -> Tensor:
-    """(mean − truth) in standard errors of independent rows (N, ...); a column without spread must
-    be right.
+    """Return (mean − truth) in standard errors of independent rows (N, ...).
+
+    A column without spread has z = 0 if it equals the truth, else infinity.
     """
     values = values.double()
     error = values.std(0) / math.sqrt(len(values))
@@ -108,5 +110,5 @@ def z_scores(values: Tensor, truth: Tensor | float = 0.0) -> Tensor:
 
 
 def worst(values: Tensor, truth: Tensor | float = 0.0) -> float:
-    """The largest |z| of the columns."""
+    """Return the largest |z| of the columns."""
     return z_scores(values, truth).abs().max().item()

@@ -1,40 +1,36 @@
-"""Checks without statistics: what a sampler promises besides its law. Each raises AssertionError
-with a sentence.
+"""Checks without statistics, of a sampler on a kind of domain; each raises AssertionError.
 
-All take a sampler (with `init`, `step`, `gradients`, ...) and the kind of domain on which to try
-it. Events are four numbers, so that a sampler with a scale of four can be tried on all of them.
+Events are four numbers, so that a sampler with a metric of four can be tried on all kinds.
 """
 
-import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lowland.domain import Domain, binary, box, categorical, real
 from lowland.energy import Energy, Function, Gibbs, energy_values, gibbs_of, value_and_score
 from lowland.samplers import Sampler, run_chains, sample
-from lowland.samplers.kernel import HasStepSize
+from lowland.samplers.kernel import HasStepSize, per_row
+from lowland.samplers.tempering import ParallelTempering
 from lowland.testing.chains import has_replicas, seeded
 
 CLASSES, SITES = 3, 4
 
 
 def domain_of(kind: str, *shape: int) -> Domain:
-    """A domain of a kind on which the checks are tried."""
+    """Return the domain of a kind on which the checks are tried."""
     makers = {"real": real, "binary": binary, "box": lambda *s: box(0.0, 1.0, *s)}
     return categorical(CLASSES, *shape) if kind == "categorical" else makers[kind](*shape)
 
 
 class Ground(Energy):
-    """E(x) = ½ Σ w_i u_i² + (Σ u_i)² / 10, u the point itself, laid flat: for events of every kind
-    and shape.
+    """E(x) = ½ Σ w_i u_i² + (Σ u_i)² / 10 with u = x as a vector, for every kind and shape.
 
-    Counts its work: `rows_paid`, the rows that were evaluated with a graph, for a gradient.
+    rows_paid: rows that were evaluated with a graph, for a gradient.
     """
 
     def __init__(self, domain: Domain) -> None:
@@ -63,16 +59,14 @@ def one_hot_energy(energy: Energy) -> Callable[..., Tensor]:
 
 
 def parts(state: Any) -> list[Tensor]:
-    """All tensors of a state, nested or not."""
+    """Return all tensors of a state, at every depth."""
     if isinstance(state, Tensor):
         return [state]
     return [found for part in state for found in parts(part)] if isinstance(state, tuple) else []
 
 
-def repeats(sampler: Any, kind: str = "real") -> None:
-    """Same generator, same bits; five steps and five more equal ten; the global generator is left
-    alone.
-    """
+def repeats(sampler: Sampler, kind: str = "real") -> None:
+    """Check that a generator fixes all bits, 5 + 5 steps are 10, the global generator is unused."""
     energy = Ground(domain_of(kind, SITES))
     x = energy.domain.draw(20, seeded(4))
     before = torch.get_rng_state()
@@ -88,10 +82,8 @@ def repeats(sampler: Any, kind: str = "real") -> None:
     torch.testing.assert_close((5 * half.acceptance + 5 * rest.acceptance) / 10, ten.acceptance)
 
 
-def gradients_as_declared(sampler: Any, kind: str = "real") -> None:
-    """Rows evaluated for gradients, against `num_init_grad_evals`, `num_grad_evals`,
-    Info.num_grad_evals and Trace.num_grad_evals.
-    """
+def gradients_as_declared(sampler: Sampler, kind: str = "real") -> None:
+    """Compare rows evaluated for gradients with what sampler, Info and Trace declare."""
     energy, chains = Ground(domain_of(kind, SITES)), 4
     x = energy.domain.draw(chains, seeded())
     state = sampler.init(energy, x)
@@ -116,10 +108,8 @@ def gradients_as_declared(sampler: Any, kind: str = "real") -> None:
         )
 
 
-def state_is_fresh(sampler: Any, kind: str = "real") -> None:
-    """Energy and score (or gains) in the state are those of its points, for moved and for refused
-    chains alike.
-    """
+def state_is_fresh(sampler: Sampler, kind: str = "real") -> None:
+    """Check that energy, score and gains in the state are those of its points."""
     energy = Ground(domain_of(kind, SITES))
     state = sampler.init(energy, energy.domain.draw(50, seeded()).double())
     g = seeded(3)
@@ -149,15 +139,8 @@ def _is_fresh(energy: Energy, state: Any, beta: Any = 1.0) -> None:
         )
 
 
-def per_row(value: Any, x: Tensor) -> Any:
-    """A tensor (B,) laid out to multiply x (B, ...); a number as it is."""
-    return value.view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) else value
-
-
 def first_order_gains(energy: Energy, x: Tensor) -> Tensor:
-    """What a first-order expansion says that each change of a site gains: (B, sites), or (B, sites,
-    K) if categorical.
-    """
+    """Return the first-order change of −E for each change of a site: (B, sites[, K])."""
     if energy.domain.kind == "binary":
         return (value_and_score(energy, x)[1] * (1 - 2 * x)).flatten(1)
     z = one_hot(x.long(), energy.domain.classes).to(x.dtype)
@@ -167,9 +150,7 @@ def first_order_gains(energy: Energy, x: Tensor) -> Tensor:
 
 
 def chains_are_separate(sampler: Sampler, kind: str = "real") -> None:
-    """What a chain does must not depend on where the others are; and decisions are taken one by
-    one.
-    """
+    """Check that no chain depends on where the others are, and that each is accepted by itself."""
     energy = Ground(domain_of(kind, SITES))
     near = energy.domain.draw(400, seeded(1))
     far = torch.cat([near[:200], energy.domain.elsewhere(near[200:])])
@@ -190,9 +171,7 @@ HOLES: dict[str, Callable[[Tensor], Tensor]] = {  # energies that are not finite
 
 
 class Holed(Energy):
-    """Sites of which the first must not take its last value (binary: 1): the energy is not finite
-    there.
-    """
+    """Discrete sites whose energy is not finite where the first one has its last value."""
 
     def __init__(self, domain: Domain, value: float) -> None:
         super().__init__(domain)
@@ -209,8 +188,8 @@ class Holed(Energy):
         return Gibbs(one_hot_energy=lambda z, c=None: self.forward(z @ values.to(z)))
 
 
-def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
-    """A non-finite proposal is refused and counted, and its chain stays where it was, bit for bit.
+def refuses_holes(sampler: Sampler, hole: str = "nan", kind: str = "real") -> None:
+    """Check that non-finite proposals are refused and counted, and their chains stay, bit for bit.
 
     What a chain draws anew at every step (momentum, noise) may change. Samplers whose proposals are
     many points (NUTS, several replicas) may move and report a divergence. Gibbs never proposes what
@@ -220,19 +199,18 @@ def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
         energy: Energy = Function(HOLES[hole], real(SITES))
         x = 0.8 + 0.1 * torch.rand(200, SITES, generator=seeded(1))
     else:
-        energy = Holed(
-            domain_of(kind, SITES),
-            float("nan" if hole == "nan score" else hole.replace("minus ", "-")),
-        )
+        value = {"inf": math.inf, "minus inf": -math.inf}.get(hole, math.nan)
+        energy = Holed(domain_of(kind, SITES), value)
         x = torch.zeros(200, SITES)
     g, state, counts = seeded(3), sampler.init(energy, x), torch.zeros(200, dtype=torch.long)
     for _ in range(10):
         new, info = sampler.step(energy, state, g)
-        several = has_replicas(sampler)
-        assert (
-            several or info.num_grad_evals is not None or not (info.accepted & info.diverged).any()
-        ), "a divergence was accepted"
-        for was, now in zip(state[:3], new[:3], strict=True) if not several else ():
+        single = sampler.num_replicas == 1
+        one_proposal = single and info.num_grad_evals is None
+        assert not (one_proposal and (info.accepted & info.diverged).any()), (
+            "a divergence was accepted"
+        )
+        for was, now in zip(state[:3], new[:3], strict=True) if single else ():
             assert torch.equal(was[~info.accepted], now[~info.accepted]), "a refused chain moved"
         assert all(part.isfinite().all() for part in parts(new)), (
             "the state holds numbers that are not finite"
@@ -241,24 +219,23 @@ def refuses_holes(sampler: Any, hole: str = "nan", kind: str = "real") -> None:
             "a chain entered the region where the energy is not finite"
         )
         state, counts = new, counts + info.diverged
-    assert counts.sum() > 0 or not gradient_informed(sampler), "no proposal was counted as diverged"
+    assert counts.sum() > 0 or not sampler.num_init_grad_evals, (
+        "no proposal was counted as diverged"
+    )
     trace = sample(energy, sampler, x, 10, generator=seeded(3))
     assert torch.equal(trace.diverged, counts) and torch.equal(trace.x, state.x), (
         "`sample` counts otherwise"
     )
 
 
-def gradient_informed(sampler: Any) -> bool:
-    """Whether a sampler takes gradients at all."""
-    return bool(sampler.num_init_grad_evals)
-
-
 def any_event_shape(
-    sampler: Any, kind: str, shape: tuple[int, ...], rows: int, dtype: torch.dtype = torch.float32
+    sampler: Sampler,
+    kind: str,
+    shape: tuple[int, ...],
+    rows: int,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """An event is a vector in another dress: chains of images equal chains of the same numbers laid
-    flat.
-    """
+    """Check that chains of arrays equal chains of the same numbers as vectors."""
     energy, flat = Ground(domain_of(kind, *shape)), Ground(domain_of(kind, math.prod(shape)))
     x = energy.domain.draw(rows, seeded(), dtype=dtype)
     a = sample(energy, sampler, x, 3, generator=seeded(1))
@@ -270,8 +247,8 @@ def any_event_shape(
     torch.testing.assert_close(a.state.energy, energy_values(energy, a.x))
 
 
-def stays_in_its_box(sampler: Any) -> None:
-    """A steep slope against a wall: no chain leaves, none is pinned."""
+def stays_in_its_box(sampler: Sampler) -> None:
+    """Check that no chain leaves a box whose wall a steep slope pushes it against."""
     energy = Function(lambda x: (-9 * x).flatten(1).sum(1), box(0.0, 1.0, 1, 2, 2))
     trace = sample(
         energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), thin=1
@@ -283,9 +260,8 @@ def stays_in_its_box(sampler: Any) -> None:
 # ------------------------------------------------------------------------------- parallel tempering
 
 
-def replicas_travel(sampler: Any) -> None:
-    """On a flat law every tried swap is made, so that pairs, rungs and round trips can be told
-    beforehand.
+def replicas_travel(sampler: ParallelTempering) -> None:
+    """Check swaps and round trips of replicas on a flat energy, where every swap is accepted.
 
     After an even number of steps pairs (0, 1), (2, 3), ... change places, after an odd one (1, 2),
     (3, 4), ...
@@ -314,114 +290,3 @@ def replicas_travel(sampler: Any) -> None:
     assert trips > 0 and found.round_trips.tolist() == [trips] * size, (
         f"round trips are {found.round_trips.tolist()}, not {trips}"
     )
-
-
-# ----------------------------------------------------------------------------------- leave no trace
-
-
-def unsettle(module: nn.Module) -> None:
-    """Mixed modes, mixed requires_grad and some gradients from before: what must be found again."""
-    for i, part in enumerate(module.modules()):
-        part.training = i % 3 != 1
-    for i, p in enumerate(module.parameters()):
-        p.requires_grad_(i % 3 != 2)
-        if i % 2:
-            p.grad = torch.full_like(p, 0.5)
-
-
-@contextmanager
-def no_trace(module: nn.Module, *, buffers: bool = True) -> Iterator[None]:
-    """Asserts that the block, which may raise, leaves modes, buffers, weights, requires_grad and
-    gradients as they were.
-    """
-    modes = {name: part.training for name, part in module.named_modules()}
-    tensors = {name: (p, p.detach().clone()) for name, p in module.named_parameters()}
-    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
-    grads = {
-        name: (p.grad, None if p.grad is None else p.grad.clone())
-        for name, p in module.named_parameters()
-    }
-    held = {name: (b, b.clone()) for name, b in module.named_buffers()}
-    try:
-        yield
-    finally:
-        assert modes == {name: part.training for name, part in module.named_modules()}, (
-            "a mode changed"
-        )
-        assert wanted == {name: p.requires_grad for name, p in module.named_parameters()}, (
-            "requires_grad changed"
-        )
-        for name, p in module.named_parameters():
-            assert p is tensors[name][0] and torch.equal(p.detach(), tensors[name][1]), (
-                f"weight {name} changed"
-            )
-            was, copied = grads[name]
-            assert p.grad is was, f"the gradient of {name} was replaced"
-            assert was is None or copied is None or torch.equal(was, copied), (
-                f"the gradient of {name} changed"
-            )
-        assert not buffers or {n for n, _ in module.named_buffers()} == set(held), (
-            "buffers came or went"
-        )
-        for name, b in module.named_buffers() if buffers else ():
-            assert b is held[name][0] and torch.equal(b, held[name][1]), f"buffer {name} changed"
-
-
-class Probe(Energy):
-    """A module with everything that a careless loop disturbs: batch norm, dropout, spectral norm, a
-    frozen layer.
-    """
-
-    def __init__(self, domain: Domain | None = None) -> None:
-        super().__init__(domain or real(3))
-        inputs = math.prod(self.domain.shape) * (self.domain.classes or 1)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.net = nn.Sequential(
-                nn.utils.parametrizations.spectral_norm(nn.Linear(inputs, 8)),
-                nn.BatchNorm1d(8),
-                nn.SiLU(),
-                nn.Dropout(0.5),
-                nn.Linear(8, 8),
-                nn.SiLU(),
-                nn.Linear(8, 1),
-            )
-        self.calls = 0
-        self.fuse = math.inf  # forward raises from this call on
-
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self._evaluate(one_hot(x.long(), CLASSES).to(x) if self.domain.classes else x)
-
-    @property
-    def gibbs(self) -> Gibbs | None:
-        if not self.domain.classes:
-            return None
-        return Gibbs(one_hot_energy=lambda z, c=None: self._evaluate(z))
-
-    def _evaluate(self, z: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls > self.fuse:
-            raise ArithmeticError("the fuse has blown")
-        z = z.flatten(1)
-        return self.net(z).squeeze(1) + 0.5 * z.square().sum(1)
-
-
-def sampling_leaves_no_trace(sampler: Any, kind: str = "real") -> None:
-    """`sample` on the probe in mixed modes: nothing moved, after a failure neither; the module was
-    sampled in eval mode.
-    """
-    probe = Probe(domain_of(kind, SITES))
-    unsettle(probe)
-    x = probe.domain.draw(16, seeded())
-    with no_trace(probe):
-        trace = sample(probe, sampler, x, 4, generator=seeded(1))
-    still = copy.deepcopy(probe).eval()
-    assert torch.equal(trace.x, sample(still, sampler, x, 4, generator=seeded(1)).x), (
-        "another function was sampled"
-    )
-    torch.testing.assert_close(trace.state.energy, still(trace.x).detach())
-    assert not any(part.requires_grad for part in parts(trace.state)), "the state holds a graph"
-    probe.calls, probe.fuse = 0, 6
-    with no_trace(probe), suppress(ArithmeticError):
-        sample(probe, sampler, x, 20, generator=seeded())
-    assert probe.calls > probe.fuse, "the fuse did not blow"

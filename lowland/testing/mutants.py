@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from lowland import samplers
-from lowland.testing import exact_checks, statistical_checks
+from lowland.testing import bias, exact_checks, geweke, statistical_checks
 from lowland.testing.mutation import Mutant
 from lowland.testing.targets import TARGETS
 
@@ -43,16 +43,14 @@ def check_named(name: str, settings: dict[str, Any]) -> Callable[[Any], float | 
 def _temperature_law(sampler: Any) -> float:
     """Run `temperature_law` at the sampler's own temperature and at its step times scale²."""
     (scale, *_) = sampler.inv_mass_sqrt or (1.0,)
-    return statistical_checks.temperature_law(
-        sampler, sampler.step_size * scale**2, sampler.temperature
-    )
+    return bias.temperature_law(sampler, sampler.step_size * scale**2, sampler.temperature)
 
 
 CHECKS: dict[str, Callable[[Any], float | None]] = {
     "temperature law": _temperature_law,
-    "order": lambda s: statistical_checks.order(s).z(s.order),
-    "diffusion law": lambda s: statistical_checks.diffusion_law(s, s.step_size),
-    "joint": statistical_checks.joint,
+    "order": lambda s: bias.order(s).z(s.order),
+    "diffusion law": lambda s: bias.diffusion_law(s, s.step_size),
+    "joint": geweke.joint,
     "chains are separate": exact_checks.chains_are_separate,
     "repeats": exact_checks.repeats,
     "gradients as declared": exact_checks.gradients_as_declared,

@@ -1,9 +1,7 @@
-"""Planted bugs: a module imported once more with one piece of its source changed, while the module
-itself stays as it is.
+"""Planted bugs: a copy of a module with one piece of its source changed.
 
-A check is worth what it would catch. `mutated` makes a wrong sampler of a right one by an edit of
-one line, on your own samplers as well as on those of the library; `Mutant.verdict` says whether the
-check that should see it does.
+`mutate` makes a wrong sampler of a right one, of the library or your own; `Mutant.is_caught` says
+whether the check that should see the bug does.
 """
 
 import ast
@@ -20,7 +18,7 @@ from lowland.testing.chains import caught
 
 
 class _Edited(InspectLoader):
-    """Loads a module from the source that it is given."""
+    """A loader of modules whose source is a string."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -29,15 +27,14 @@ class _Edited(InspectLoader):
         return self.source
 
 
-def mutated(
+def mutate(
     module: str, where: str, old: str, new: str, *, through: str | None = None
 ) -> ModuleType:
-    """A copy of a module in which, inside the class or function `where`, the text `old` has become
-    `new`.
+    """Return a copy of a module in which `old` is `new` inside the class or function `where`.
 
-    through: another module that uses this one; then it is that one's copy, with all names it takes
-    from here replaced. The registry is not told. Raises ValueError unless `old` stands there
-    exactly once: then the bug has to be planted anew.
+    through: another module that uses this one; then the copy is that module's, with all names it
+    takes from here replaced. Nothing is registered. Raises ValueError unless `old` stands in
+    `where` exactly once: then the bug has to be planted anew.
     """
     source = inspect.getsource(importlib.import_module(module))
     part = _segment(source, where)
@@ -57,10 +54,13 @@ def mutated(
 
 
 def _segment(source: str, where: str) -> str:
-    """The source of a class or function, "Class.method" for a method."""
+    """Return the source of a class or function, "Class.method" for a method."""
     body: Any = ast.parse(source)
     for name in where.split("."):
-        body = next(node for node in body.body if getattr(node, "name", None) == name)
+        named = (ast.ClassDef, ast.FunctionDef)
+        body = next((n for n in body.body if isinstance(n, named) and n.name == name), None)
+        if body is None:
+            return ""
     return ast.get_source_segment(source, body) or ""
 
 
@@ -75,8 +75,7 @@ def _load(name: str, source: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug in words; how to plant it; the sampler that suffers from it; the check that must see
-    it.
+    """A bug, how to plant it, the sampler that suffers from it, and the check that must see it.
 
     make(module) builds the sampler from the sound or from the mutated module; check(sampler) raises
     or returns a |z|.
@@ -102,11 +101,11 @@ class Mutant:
 
     @property
     def wrong(self) -> Any:
-        return self.make(mutated(self.module, self.where, self.old, self.new, through=self.through))
+        return self.make(mutate(self.module, self.where, self.old, self.new, through=self.through))
 
     def is_caught(self) -> bool:
         return caught(self.check, self.wrong)
 
     def is_fair(self) -> bool:
-        """Whether the check lets the sound sampler pass."""
+        """Return True if the check lets the sound sampler pass."""
         return not caught(self.check, self.sound)

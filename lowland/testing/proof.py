@@ -1,11 +1,10 @@
-"""`prove` puts a sampler through everything that it claims, and reports row by row.
+"""Proof of a sampler: every check that its claims ask for, reported row by row.
 
-What a sampler claims it says itself: `domains`, `adjusted`, `order` (a plain callable is told
-them). What it need not keep is not asked: a biased sampler is asked for the order of its bias
-instead of its law.
+A sampler's claims are its `domains`, `adjusted` and `order`. A biased sampler is asked for the
+order of its bias instead of its invariant distribution.
 """
 
-import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,26 +12,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lowland.samplers import Sampler
-from lowland.testing import exact_checks, statistical_checks
-from lowland.testing.chains import LIMIT, fitted, has_replicas
+from lowland.samplers import Langevin, Sampler, ShortRun
+from lowland.testing import bias, exact_checks, geweke, side_effects, statistical_checks
+from lowland.testing.chains import LIMIT, fit_metric, has_replicas
 from lowland.testing.targets import TARGETS, Target
 
 DTYPES = (torch.float32, torch.float64)
-ARRIVALS = (
-    "gaussian",
-    "gamma",
-    "exponential",
-    "bits",
-    "classes",
-)  # where 200 steps forget the start
+# where 200 steps forget the start
+ARRIVALS = ("gaussian", "gamma", "exponential", "bits", "classes")
 SHAPES = ((exact_checks.SITES,), (1, 8, 8), (3, 4, 4))
 
 
 class Row(NamedTuple):
-    """One check of one sampler: the figure that was found (|z|, if the check is statistical) and
-    whether the claim holds.
-    """
+    """One check of one sampler: its figure, |z| if it is statistical, and if the claim holds."""
 
     check: str
     target: str
@@ -44,7 +36,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What `prove` found; printed as a table."""
+    """Rows of a proof; printed as a table."""
 
     name: str
     rows: tuple[Row, ...]
@@ -94,9 +86,7 @@ class Obligation:
         return " ".join(part for part in (self.check, self.target, self.dtype) if part)
 
     def run(self) -> Row:
-        """The row. What is raised, AssertionError or not, is a failure with its first line for a
-        note.
-        """
+        """Return the row; an exception of any kind is a failure, with its first line for a note."""
         here = (self.check, self.target, self.dtype)
         try:
             found = self.measure()
@@ -118,38 +108,35 @@ def obligations(
     dtypes: Sequence[torch.dtype] = DTYPES,
     **size: Any,
 ) -> list[Obligation]:
-    """All checks that apply to a sampler by what it claims; see `prove`. size: count, steps, seeds
-    of the statistical ones.
-    """
+    """Return all checks that a sampler's claims ask for; see `prove`. size: count, steps, seeds."""
     domains = domains or (sampler.domains if isinstance(sampler, Sampler) else ("real",))
     adjusted = sampler.adjusted if adjusted is None else adjusted
     order = order or (sampler.order if isinstance(sampler, Sampler) else None)
     found: list[Obligation] = []
     if adjusted:
         for dtype in dtypes:
-            found += _laws(sampler, domains, TARGETS if targets is None else targets, dtype, size)
+            found += _invariance(
+                sampler, domains, TARGETS if targets is None else targets, dtype, size
+            )
     elif order is not None:
         found.append(Obligation("bias order", "humps", "float32", partial(_order, sampler, order)))
-    if order == 1 and hasattr(sampler, "temperature"):
+    if isinstance(sampler, Langevin):
         for t in (1.0, 0.5):
-            found.append(
-                Obligation(
-                    "temperature law", f"T = {t}", "float32", partial(_temperature, sampler, t)
-                )
-            )
-    return found + (list(_conduct(sampler, domains)) if isinstance(sampler, Sampler) else [])
+            measure = partial(_temperature, sampler, t)
+            found.append(Obligation("temperature law", f"T = {t}", "float32", measure))
+    if isinstance(sampler, Sampler):
+        found += _exact(sampler, domains)
+    return found
 
 
-def _laws(
+def _invariance(
     sampler: Any,
     domains: Sequence[str],
     targets: Mapping[str, Target],
     dtype: torch.dtype,
     size: dict[str, Any],
 ) -> Iterator[Obligation]:
-    """Invariance of the law: from exact draws, jointly with data, against enumeration, up to the
-    walls.
-    """
+    """Yield checks of invariance: from exact draws, with data, by enumeration, up to the walls."""
     replicas, what = has_replicas(sampler), str(dtype).removeprefix("torch.")
     count = size.get("count", 20_000)
     for name, target in targets.items():
@@ -158,31 +145,18 @@ def _laws(
         run = partial(statistical_checks.stationarity, sampler, target, dtype=dtype, **size)
         yield Obligation("stationarity", name, what, run)
         if name in ARRIVALS:
-            yield Obligation(
-                "arrival",
-                name,
-                what,
-                partial(statistical_checks.arrival, sampler, target, dtype=dtype, count=count // 4),
-            )
+            arrival = partial(statistical_checks.arrival, dtype=dtype, count=count // 4)
+            yield Obligation("arrival", name, what, partial(arrival, sampler, target))
         if target.states is not None:
-            yield Obligation(
-                "enumeration", name, what, partial(_enumeration, sampler, target, dtype, size)
-            )
-    for kind in statistical_checks.MODELS:
-        if kind in domains and not replicas:  # replicas start as copies, which is not their law
-            yield Obligation(
-                "joint",
-                kind,
-                what,
-                partial(statistical_checks.joint, sampler, kind, dtype=dtype, count=count),
-            )
+            listing = partial(_enumeration, sampler, target, dtype, size)
+            yield Obligation("enumeration", name, what, listing)
+    for kind in geweke.MODELS:
+        if kind in domains and not replicas:  # replicas start as copies, not as exact draws
+            joint = partial(geweke.joint, sampler, kind, dtype=dtype, count=count)
+            yield Obligation("joint", kind, what, joint)
     if "box" in domains:
-        yield Obligation(
-            "walls",
-            "exponential",
-            what,
-            partial(statistical_checks.walls, sampler, dtype=dtype, count=3 * count),
-        )
+        walls = partial(statistical_checks.walls, sampler, dtype=dtype, count=3 * count)
+        yield Obligation("walls", "exponential", what, walls)
 
 
 def _enumeration(
@@ -195,51 +169,44 @@ def _enumeration(
 
 
 def _order(sampler: Any, declared: int) -> tuple[float, str]:
-    found = statistical_checks.order(sampler)
+    found = bias.order(sampler)
     return found.z(declared), f"slope {found.order:.2f} ± {found.error:.2f}, declared {declared}"
 
 
-def _temperature(sampler: Any, temperature: float) -> float:
-    return statistical_checks.temperature_law(
-        dataclasses.replace(sampler, temperature=temperature), sampler.step_size, temperature
-    )
+def _temperature(sampler: Langevin, temperature: float) -> float:
+    sampler = sampler.replace(temperature=temperature)
+    return bias.temperature_law(sampler, sampler.step_size, temperature)
 
 
-def _conduct(sampler: Any, domains: Sequence[str]) -> Iterator[Obligation]:
-    """What holds bit for bit, on every kind of domain."""
-    mine = fitted(sampler, exact_checks.SITES)
+def _exact(sampler: Sampler, domains: Sequence[str]) -> Iterator[Obligation]:
+    """Yield the exact checks, on every kind of domain that the sampler claims."""
+    mine = fit_metric(sampler, exact_checks.SITES)
     for kind in (k for k in ("real", "binary", "categorical") if k in domains):
         for check in (
             exact_checks.repeats,
             exact_checks.gradients_as_declared,
             exact_checks.state_is_fresh,
             exact_checks.chains_are_separate,
-            exact_checks.sampling_leaves_no_trace,
+            side_effects.sampling_leaves_no_trace,
         ):
             yield Obligation(check.__name__.replace("_", " "), kind, "", partial(check, mine, kind))
         for hole in exact_checks.HOLES:
-            yield Obligation(
-                "refuses holes",
-                f"{kind}, {hole}",
-                "",
-                partial(exact_checks.refuses_holes, mine, hole, kind),
-            )
+            refusal = partial(exact_checks.refuses_holes, mine, hole, kind)
+            yield Obligation("refuses holes", f"{kind}, {hole}", "", refusal)
         yield Obligation("any event shape", kind, "", partial(_shapes, sampler, kind))
-    if "box" in domains and not hasattr(sampler, "clamp"):
-        yield Obligation(
-            "stays in its box", "box", "", partial(exact_checks.stays_in_its_box, mine)
-        )
+    if "box" in domains and not isinstance(sampler, ShortRun):  # which clamps instead
+        stays = partial(exact_checks.stays_in_its_box, mine)
+        yield Obligation("stays in its box", "box", "", stays)
     if has_replicas(sampler):
         yield Obligation("replicas travel", "flat", "", partial(exact_checks.replicas_travel, mine))
 
 
-def _shapes(sampler: Any, kind: str) -> None:
+def _shapes(sampler: Sampler, kind: str) -> None:
     for shape in SHAPES:
         for rows in (1, 5):
             for dtype in DTYPES:
-                exact_checks.any_event_shape(
-                    fitted(sampler, torch.Size(shape).numel()), kind, shape, rows, dtype
-                )
+                mine = fit_metric(sampler, math.prod(shape))
+                exact_checks.any_event_shape(mine, kind, shape, rows, dtype)
 
 
 def prove(
@@ -249,17 +216,16 @@ def prove(
     progress: Callable[[Obligation], object] = lambda obligation: None,
     **claims: Any,
 ) -> Report:
-    """Put a sampler through everything that it claims.
+    """Check everything that a sampler claims, and report row by row. Takes seconds to minutes.
 
-    sampler: one of lowland's kind (`init`, `step`, `gradients`, `domains`, `adjusted`, `order`), or
-    any callable move(energy, x, steps, generator) -> x, whose claims are given as keywords:
-    domains=("real",), adjusted=True, order=None. Other keywords: targets, dtypes, count (of
-    chains), steps, seeds. Takes seconds to minutes.
+    sampler: a Sampler, or a callable move(energy, x, steps, generator) -> x, whose claims are given
+    as keywords: domains=("real",), adjusted=True, order=None. Other keywords: targets, dtypes,
+    count (of chains), steps, seeds.
 
     >>> import lowland
     >>> from lowland.testing import TARGETS, prove
-    >>> report = prove(lowland.MALA(0.2), targets={"gaussian": TARGETS["gaussian"]}, count=2000, seeds=(0,))
-    >>> report.holds
+    >>> some = {"gaussian": TARGETS["gaussian"]}
+    >>> prove(lowland.MALA(0.2), targets=some, count=2000, seeds=(0,)).holds
     True
     """
     rows = []

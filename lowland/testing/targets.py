@@ -1,11 +1,10 @@
-"""Laws to prove samplers against: energies with independent exact draws, discrete ones with every
-state counted.
+"""Targets of proofs: energies with independent exact draws, discrete ones with all states listed.
 
-A target that knows its draws at other temperatures too (`hot`) can prove parallel tempering, whose
-replicas must all start from their laws: only then is the joint law the stationary one.
+A target with draws at other temperatures too (`hot`) can prove parallel tempering, whose replicas
+must all start from their own distributions.
 
-    CONTINUOUS   Gaussians, a mixture, a banana, a funnel, an image, two laws that end where the
-                 energy is not finite, and laws on boxes up to the wall
+    CONTINUOUS   Gaussians, a mixture, a banana, a funnel, an image, two distributions that end
+                 where the energy is not finite, and some on boxes, up to the walls
     DISCRETE     lattices with colourings and conditionals of their own; networks of binary and of
                  categorical sites, whose first-order gains are not exact; two of them with states
                  at which the energy is nan
@@ -30,7 +29,7 @@ class Target(NamedTuple):
     """An energy with independent exact draws.
 
     draw(count, generator, dtype) -> (count, *event); hot(temperature, count, generator, dtype): of
-    exp(−E / T), where known; states: every state (S, *event) of a discrete law; holed: the energy
+    exp(−E / T), where known; states: every state (S, *event), if discrete; holed: the energy
     is not finite outside the support.
     """
 
@@ -41,25 +40,25 @@ class Target(NamedTuple):
     holed: bool = False
 
     def probabilities(self, temperature: float = 1.0) -> Tensor:
-        """Of every state (S,), float64."""
+        """Return the probability of every state (S,), float64."""
         assert self.states is not None
         return (-energy_values(self.energy, self.states.double()) / temperature).softmax(0)
 
 
 def uniform(count: int, dim: int, g: torch.Generator) -> Tensor:
-    """Uniform numbers (count, dim), float64."""
+    """Draw uniform numbers (count, dim), float64."""
     return torch.rand(count, dim, generator=g, device=g.device, dtype=torch.float64)
 
 
 def normal(count: int, dim: int, g: torch.Generator) -> Tensor:
-    """Standard normal numbers (count, dim), float64."""
+    """Draw standard normal numbers (count, dim), float64."""
     return torch.randn(count, dim, generator=g, device=g.device, dtype=torch.float64)
 
 
-def tempered(
+def target_at_temperatures(
     energy: Energy, hot: Callable[[float, int, torch.Generator], Tensor], **more: Any
 ) -> Target:
-    """A target from its draws at every temperature, made in float64."""
+    """Make a target of draws at every temperature, in float64."""
 
     def draw(count: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
         return hot(1.0, count, g).to(dtype)
@@ -67,10 +66,8 @@ def tempered(
     return Target(energy, draw, lambda t, count, g, dtype: hot(t, count, g).to(dtype), **more)
 
 
-def enumerated(energy: Energy, states: Tensor | None = None) -> Target:
-    """A discrete energy whose states are few enough to be listed (all, unless given): exact draws
-    at every temperature.
-    """
+def discrete_target(energy: Energy, states: Tensor | None = None) -> Target:
+    """Make a target of a discrete energy whose states (all, unless given) can be listed."""
     if states is None:
         values = torch.arange(float(energy.domain.classes or 2))
         states = torch.cartesian_prod(*[values] * math.prod(energy.domain.shape)).view(
@@ -83,7 +80,7 @@ def enumerated(energy: Energy, states: Tensor | None = None) -> Target:
         rows = torch.multinomial(p.to(g.device), count, replacement=True, generator=g)
         return listed.to(g.device)[rows].double()
 
-    target = tempered(energy, hot, states=listed)
+    target = target_at_temperatures(energy, hot, states=listed)
     return target
 
 
@@ -91,8 +88,8 @@ def enumerated(energy: Energy, states: Tensor | None = None) -> Target:
 
 
 def gaussian(mean: tuple[float, ...], covariance: Any, shape: tuple[int, ...] = ()) -> Target:
-    """N(mean, T · covariance), its numbers laid out as events of a shape."""
-    law = Gaussian(mean, covariance)
+    """Make the target N(mean, T · covariance) of events of a shape."""
+    density = Gaussian(mean, covariance)
     factor = torch.linalg.cholesky(torch.tensor(covariance, dtype=torch.float64))
     centre = torch.tensor(mean, dtype=torch.float64)
 
@@ -100,18 +97,20 @@ def gaussian(mean: tuple[float, ...], covariance: Any, shape: tuple[int, ...] = 
         x = centre.to(g.device) + math.sqrt(t) * normal(count, len(mean), g) @ factor.T.to(g.device)
         return x.view(-1, *(shape or (len(mean),)))
 
-    return tempered(
-        Function(lambda x: law.to(x.device)(x.flatten(1)), real(*shape)) if shape else law, hot
-    )
+    if not shape:
+        return target_at_temperatures(density, hot)
+    energy = Function(lambda x: density.to(x.device)(x.flatten(1)), real(*shape))
+    return target_at_temperatures(energy, hot)
 
 
 def mixture(
     centres: tuple[tuple[float, ...], ...], scale: float, weights: tuple[float, ...]
 ) -> Target:
-    """Σ w_k N(m_k, s² I). At T > 1 by rejection: (Σ p_k)^β ≤ Σ p_k^β, and p_k^β is a wider
-    Gaussian.
+    """Make the target Σ w_k N(m_k, s² I).
+
+    At T > 1 by rejection: (Σ p_k)^β ≤ Σ p_k^β, and p_k^β is a wider Gaussian.
     """
-    law = GaussianMixture(centres, scale, weights)
+    density = GaussianMixture(centres, scale, weights)
 
     def hot(t: float, count: int, g: torch.Generator) -> Tensor:
         m = torch.tensor(centres, dtype=torch.float64, device=g.device)
@@ -125,33 +124,33 @@ def mixture(
             found = torch.cat([found, x[uniform(count, 1, g).squeeze(1) < chance]])
         return found[:count]
 
-    return tempered(law, hot)
+    return target_at_temperatures(density, hot)
 
 
 def banana(scale: float, bend: float) -> Target:
-    """At T: the ridge stays, both widths grow by √T."""
+    """Make a banana-shaped target. At T the ridge stays and both widths grow by √T."""
 
     def hot(t: float, count: int, g: torch.Generator) -> Tensor:
         first, second = (math.sqrt(t) * normal(count, 2, g)).unbind(1)
         first = scale * first
         return torch.stack([first, second + bend * (first.square() - scale**2)], 1)
 
-    return tempered(Banana(scale, bend), hot)
+    return target_at_temperatures(Banana(scale, bend), hot)
 
 
 def funnel(dimension: int, scale: float) -> Target:
-    """At T: x | v ~ N(0, T e^v), and v ~ N(s² (d − 1)(T − 1) / 2, T s²)."""
+    """Make a funnel. At T: x | v ~ N(0, T e^v), and v ~ N(s² (d − 1)(T − 1) / 2, T s²)."""
 
     def hot(t: float, count: int, g: torch.Generator) -> Tensor:
         z = normal(count, dimension, g)
         v = scale**2 * (dimension - 1) * (t - 1) / 2 + scale * math.sqrt(t) * z[:, :1]
         return torch.cat([v, math.sqrt(t) * z[:, 1:] * (v / 2).exp()], 1)
 
-    return tempered(Funnel(dimension, scale), hot)
+    return target_at_temperatures(Funnel(dimension, scale), hot)
 
 
 def cut_normal(centre: float, width: float, lo: float, hi: float, u: Tensor) -> Tensor:
-    """Quantiles u of a normal law cut off at lo and hi, float64."""
+    """Return the quantiles u of a normal distribution truncated to [lo, hi], float64."""
     a, b = (
         torch.special.ndtr(torch.tensor((w - centre) / width, dtype=torch.float64))
         for w in (lo, hi)
@@ -159,14 +158,14 @@ def cut_normal(centre: float, width: float, lo: float, hi: float, u: Tensor) -> 
     return (centre + width * torch.special.ndtri(a.to(u) + u * (b - a).to(u))).clamp(lo, hi)
 
 
-CENTRE, WIDTH, LO, HI = 0.3, 0.8, -0.5, 1.0  # of the truncated Gaussian
+MEAN, SD, LO, HI = 0.3, 0.8, -0.5, 1.0  # of the truncated Gaussian
 
 
-def _truncated() -> Target:
-    energy = Function(lambda x: 0.5 * ((x - CENTRE) / WIDTH).square().sum(1), box(LO, HI, 2))
-    return tempered(
+def _truncated_gaussian() -> Target:
+    energy = Function(lambda x: 0.5 * ((x - MEAN) / SD).square().sum(1), box(LO, HI, 2))
+    return target_at_temperatures(
         energy,
-        lambda t, count, g: cut_normal(CENTRE, WIDTH * math.sqrt(t), LO, HI, uniform(count, 2, g)),
+        lambda t, count, g: cut_normal(MEAN, SD * math.sqrt(t), LO, HI, uniform(count, 2, g)),
     )
 
 
@@ -174,12 +173,12 @@ def _exponential() -> Target:
     def hot(t: float, count: int, g: torch.Generator) -> Tensor:
         return (-torch.log1p(uniform(count, 1, g) * math.expm1(-2 / t)) * t / 2).clamp(0, 1)
 
-    return tempered(Function(lambda x: (2 * x).sum(1), box(0.0, 1.0, 1)), hot)
+    return target_at_temperatures(Function(lambda x: (2 * x).sum(1), box(0.0, 1.0, 1)), hot)
 
 
 def _flat() -> Target:
     energy = Function(lambda x: (0 * x).sum(1), box(-1.0, 1.0, 2))
-    return tempered(energy, lambda t, count, g: 2 * uniform(count, 2, g) - 1)
+    return target_at_temperatures(energy, lambda t, count, g: 2 * uniform(count, 2, g) - 1)
 
 
 def _gamma() -> Target:
@@ -200,13 +199,11 @@ def _cut() -> Target:
         first = cut_normal(0.0, math.sqrt(t), -30.0, 0.5, uniform(count, 1, g))
         return torch.cat([first, math.sqrt(t) * normal(count, 1, g)], 1)
 
-    return tempered(energy, hot, holed=True)
+    return target_at_temperatures(energy, hot, holed=True)
 
 
 def _image() -> Target:
-    """Correlated pixels, (1, 4, 4): covariance ρ^|i−k| ρ^|j−l| · 0.7^(their place), so that no two
-    look alike.
-    """
+    """Return correlated pixels, (1, 4, 4), with covariance ρ^|i−k| ρ^|j−l| and unequal widths."""
     line = 0.6 ** (torch.arange(4.0).view(-1, 1) - torch.arange(4.0)).abs()
     spread = torch.linspace(0.6, 1.4, 16)
     covariance = torch.kron(line, line) * spread * spread.view(-1, 1)
@@ -228,7 +225,7 @@ CONTINUOUS: dict[str, Target] = {
     "image": _image(),
     "gamma": _gamma(),
     "cut": _cut(),
-    "truncated": _truncated(),
+    "truncated": _truncated_gaussian(),
     "exponential": _exponential(),
     "flat": _flat(),
 }
@@ -273,7 +270,7 @@ class Perceptron(Energy):
         return -softplus(z.flatten(1) @ weights[:-1] + weights[-1]) @ self.signs.to(z.dtype)
 
 
-class Holed(Energy):
+class NanAtCorner(Energy):
     """An energy that is nan where the first two sites are both 0."""
 
     def __init__(self, inner: Energy) -> None:
@@ -295,22 +292,24 @@ class Holed(Energy):
         return torch.where(z[:, :2, 0].sum(1) > 1.5, math.nan, inner(z))
 
 
-def holed(inner: Energy) -> Target:
-    """A discrete law without the states at which `Holed` is nan."""
-    every = enumerated(inner).states
+def with_nan(inner: Energy) -> Target:
+    """Make a target without the states at which `NanAtCorner` is nan."""
+    every = discrete_target(inner).states
     assert every is not None
-    return enumerated(Holed(inner), every[every[:, :2].sum(1) > 0.5])._replace(holed=True)
+    return discrete_target(NanAtCorner(inner), every[every[:, :2].sum(1) > 0.5])._replace(
+        holed=True
+    )
 
 
 DISCRETE: dict[str, Target] = {
-    "lattice": enumerated(Ising((2, 3), 0.25, 0.15)),  # an odd ring: three colours, no words
-    "words": enumerated(
+    "lattice": discrete_target(Ising((2, 3), 0.25, 0.15)),  # an odd ring: three colours, no words
+    "words": discrete_target(
         Ising((2, 4), 0.35, 0.2, periodic=False)
     ),  # 64 chains to a machine word, where samplers can
-    "potts": enumerated(Potts((2, 2), 3, 0.7, (0.0, 0.4, -0.3))),
-    "bits": enumerated(Perceptron(binary(6))),
-    "classes": enumerated(Perceptron(categorical(3, 4), 0.9)),
-    "holed bits": holed(Perceptron(binary(6))),
-    "holed classes": holed(Perceptron(categorical(3, 4), 0.9)),
+    "potts": discrete_target(Potts((2, 2), 3, 0.7, (0.0, 0.4, -0.3))),
+    "bits": discrete_target(Perceptron(binary(6))),
+    "classes": discrete_target(Perceptron(categorical(3, 4), 0.9)),
+    "holed bits": with_nan(Perceptron(binary(6))),
+    "holed classes": with_nan(Perceptron(categorical(3, 4), 0.9)),
 }
 TARGETS: dict[str, Target] = CONTINUOUS | DISCRETE

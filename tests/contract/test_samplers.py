@@ -19,10 +19,10 @@ from lowland.testing import (
     Chains,
     Obligation,
     Probe,
+    all_samplers,
     no_trace,
     obligations,
     seeded,
-    shipped,
     stationarity,
     unsettle,
     z_scores,
@@ -30,7 +30,7 @@ from lowland.testing import (
 from lowland.testing.exact_checks import SITES, domain_of
 
 CASES = cases("sampler")
-SHIPPED = shipped()
+SHIPPED = all_samplers()
 every = pytest.mark.parametrize("case", CASES, ids=str)
 
 

@@ -17,7 +17,7 @@ from lowland import Energy, binary, box, categorical, real
 from lowland.nets.noise_models import NoisePartner
 from lowland.objectives import Batch, Context, Objective
 from lowland.targets import GaussianMixture
-from lowland.testing import mutated, worst
+from lowland.testing import mutate, worst
 
 DOUBLE = torch.float64
 
@@ -27,7 +27,7 @@ def planted(module: str, where: str, old: str, new: str) -> Any:
     is not told.
     """
     with mock.patch("lowland.registry.register", lambda kind: lambda cls: cls):
-        return mutated(f"lowland.objectives.{module}", where, old, new)
+        return mutate(f"lowland.objectives.{module}", where, old, new)
 
 
 def slopes(value: Tensor, energy: nn.Module) -> Tensor:
