@@ -265,7 +265,7 @@ def test_a_binary_set_says_what_was_done(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_a_run_trains_to_its_report_and_names_the_binarisation_everywhere(
+def test_a_run_trains_to_its_report_and_names_the_binarization_everywhere(
     how: str, tmp_path: Path
 ) -> None:
     page = commands.train(

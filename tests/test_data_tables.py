@@ -26,7 +26,7 @@ def test_array_is_divided_into_disjoint_parts_that_cover_it(tmp_path: Path) -> N
     assert not torch.equal(load_data(path, seed=4).test.x, data.test.x)
 
 
-def test_standardised_by_the_training_part_alone(tmp_path: Path) -> None:
+def test_standardized_by_the_training_part_alone(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal([5, -100], [0.1, 30], (200, 2))
     path = save_npy(tmp_path / "x.npy", values)
     plain, data = load_data(path), load_data(path, standardize=True)

@@ -660,7 +660,7 @@ def test_the_bracket_of_log_z_becomes_one_of_the_likelihood() -> None:
     assert "not certified" in repr(bits_per_dim(said, levels=2))
 
 
-def test_binary_data_must_name_their_binarisation() -> None:
+def test_binary_data_must_name_their_binarization() -> None:
     with pytest.raises(ValueError, match=r"binarization;.*;"):
         log_likelihood(machine(0), states(8)[:3], 0.0)
     with pytest.raises(ValueError, match=r"1 of 3 energies are not numbers;.*;"):

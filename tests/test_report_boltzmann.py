@@ -182,7 +182,7 @@ def test_dead_and_saturated_units_are_counted_in_words(dead: int, expected: str)
     assert f"{dead} of 12 units are dead" in rectified and "saturated" not in rectified
 
 
-def test_the_bracket_is_written_with_both_ends_and_the_binarisation() -> None:
+def test_the_bracket_is_written_with_both_ends_and_the_binarization() -> None:
     shown = pictures(section(figures(likelihood=curve(True, False)), arrays()))
     table, picture = shown["Likelihood in figures"], shown["Likelihood over training"]
     assert table.rows[0] == ("0", "−20.50 ± 0.25", "−20.750", "−20.250", "certified")

@@ -12,7 +12,7 @@ https://doi.org/10.1145/1390156.1390266), with forward annealing alone, on stoch
 pixels; not verified here.
 
 Runs that are finished are read. Writes
-benchmarks/results/quality/deep-boltzmann[-BINARISATION].{json,md}."""
+benchmarks/results/quality/deep-boltzmann[-BINARIZATION].{json,md}."""
 
 import argparse
 import json
@@ -213,7 +213,7 @@ def notes(rows: list[dict[str, Any]], how: str) -> list[str]:
     ]
     if how != "stochastic":
         found.append(
-            f"Binarisation {how} has another entropy: nothing here can be compared with the "
+            f"Binarization {how} has another entropy: nothing here can be compared with the "
             "published numbers."
         )
     for r in rows:

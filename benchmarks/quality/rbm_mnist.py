@@ -32,7 +32,7 @@ from lowland.samplers import BlockGibbs, ParallelTempering, run_chains
 from lowland.training import load_recipe_data
 
 RUNS = Path("runs")
-BINARISATIONS = ("threshold", "stochastic", "fixed")
+BINARIZATIONS = ("threshold", "stochastic", "fixed")
 LADDER = tuple(
     1 / beta for beta in (1.0, 0.95, 0.9, 0.85, 0.8, 0.74, 0.68, 0.6, 0.5, 0.38, 0.22, 0.02)
 )
@@ -42,7 +42,7 @@ def plan() -> dict[str, dict[str, Any]]:
     """All runs: name to what it changes in the recipe."""
     found: dict[str, dict[str, Any]] = {}
     for seed in range(3):
-        for kind in BINARISATIONS:
+        for kind in BINARIZATIONS:
             found[f"{kind}-{seed}"] = {"data.binarize": kind, "data.seed": 0, "seed": seed}
     for seed in range(3):
         found[f"exact-{seed}"] = {"energy.hidden": 16, "data.seed": 0, "seed": seed}
@@ -55,7 +55,7 @@ def plan() -> dict[str, dict[str, Any]]:
                 "seed": seed,
             }
             found[f"{precision}-{seed}"] = changes
-    for kind in BINARISATIONS:
+    for kind in BINARIZATIONS:
         found[f"long-{kind}-0"] = {
             "data.binarize": kind,
             "training.steps": 60_000,
@@ -108,7 +108,7 @@ def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
         "updates": updates,
         "seconds": times[-1]["seconds"],
         "epochs": updates * recipe["training"]["batch"] / len(data.train),
-        "binarisation": data.binarization_note,
+        "binarization": data.binarization_note,
         **{key: getattr(found, key) for key in ("value", "error", "lower", "upper", "certified")},
         "method": found.log_z.method,
         "problems": list(found.log_z.problems),
@@ -261,11 +261,11 @@ def page(report: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Binarisations: "
+        "Binarizations: "
         + "; ".join(
             sorted(
                 {
-                    f"*{r['name'].rsplit('-', 1)[0]}*: {r['binarisation']}"
+                    f"*{r['name'].rsplit('-', 1)[0]}*: {r['binarization']}"
                     for r in report["rows"].values()
                 }
             )

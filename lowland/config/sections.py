@@ -51,7 +51,7 @@ class Data(BaseModel):
         None, description="where to look first; else LOWLAND_DATA, the cache, a download"
     )
     limit: int | None = Field(None, ge=16, description="train on so many examples only")
-    count: int | None = Field(None, ge=64, description="points of a toy set")
+    count: int | None = Field(None, ge=64, description="points of a density in the plane")
     size: int | None = Field(None, ge=2, description="side to which images of a folder are resized")
     channels: Literal[1, 3] | None = Field(None, description="colours of a folder's images")
     label: str | None = Field(None, description="label column of a table")

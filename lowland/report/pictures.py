@@ -65,7 +65,8 @@ def encode_png(sheet: Array, alt: str, widest: int = 504) -> str:
     """Encode a sheet as an <img> of whole pixels, at most about `widest` CSS pixels wide."""
     buffer = io.BytesIO()
     pixels = (255 * sheet + 0.5).astype(np.uint8)
-    imsave(buffer, pixels, format="png", metadata={"Software": None})  # type: ignore[dict-item]  # None leaves it out
+    anonymous: Any = {"Software": None}  # None leaves the entry out
+    imsave(buffer, pixels, format="png", metadata=anonymous)
     code = base64.b64encode(buffer.getvalue()).decode()
     height, width = sheet.shape[:2]
     return (

@@ -111,7 +111,7 @@ def select_labels(part: Split, share: float, seed: int) -> Split:
 def perturb_examples(
     x: Tensor, data: Dataset, settings: Training, domain: Domain, generator: torch.Generator
 ) -> Tensor:
-    """Return examples binarised, dequantised and noised as data and settings say, folded back into
+    """Return examples binarized, dequantised and noised as data and settings say, folded back into
     the box.
     """
     if data.binarization == "stochastic":
