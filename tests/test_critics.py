@@ -19,7 +19,7 @@ from lowland.tasks import (
     Likelihood,
     edit,
 )
-from lowland.tasks.composition.guidance import at_level
+from lowland.tasks.composition.guidance import bind_sigma
 from lowland.testing import seeded
 
 
@@ -151,7 +151,7 @@ def test_as_many_labels_as_rows_are_needed() -> None:
     ):
         with pytest.raises(
             ValueError,
-            match=r"2 labels met .*; an attribute has one label for all or one per row; match them",
+            match=r"2 labels met .*; guidance has one label for all or one per row; match them",
         ):
             call()
     for one in (torch.tensor([1]), torch.tensor([[0.2, 0.3, 0.5]])):  # for all, whatever the rows
@@ -176,4 +176,4 @@ def test_levels_and_attributes_bind_together() -> None:
         and not takes_noise(prior.given(0.5) + told)
     )
     plain = Function(lambda x: x.sum(1))
-    assert at_level(plain, 0.5) is plain
+    assert bind_sigma(plain, 0.5) is plain

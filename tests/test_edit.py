@@ -260,8 +260,8 @@ def test_a_string_that_is_not_dealt_out_is_seen(monkeypatch: pytest.MonkeyPatch)
     missed.
     """
     module: Any = __import__("sys").modules["lowland.tasks.composition.edit"]
-    monkeypatch.setattr(module, "_dealt", lambda energy, path: path)
-    monkeypatch.setattr(module, "_along", lambda path, v: 0 * v)
+    monkeypatch.setattr(module, "_space_evenly", lambda energy, path: path)
+    monkeypatch.setattr(module, "_project_across", lambda path, v: v)
     found = interpolate(WELL, *ENDS, 21, steps=300)
     gaps = (found.points[1:, 0] - found.points[:-1, 0]).norm(dim=1)
     assert gaps.max() / gaps.min() > 1.5 or abs(found.barrier.item() - 4.0) > 0.5
@@ -276,7 +276,7 @@ def test_ends_and_counts_that_cannot_be_meant_are_refused() -> None:
         (*ENDS, {"step_size": 0.0}),
     ):
         with pytest.raises(
-            ValueError, match=r"were given; the ends need one shape .*; correct them"
+            ValueError, match=r"step size .*; the ends need one shape .*; correct them"
         ):
             interpolate(WELL, a, b, **more)
     with pytest.raises(ValueError, match="outside the domain"):
@@ -301,7 +301,7 @@ def test_counts_that_are_not_whole_and_ends_without_energy_are_refused() -> None
         ([[0.0]], [[1.0]], {}),
     ):
         with pytest.raises(
-            ValueError, match=r"were given; the ends need one shape .*; correct them"
+            ValueError, match=r"step size .*; the ends need one shape .*; correct them"
         ):
             interpolate(WELL, a, b, **more)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"pairs of energies at the ends are not finite; .*; look"):

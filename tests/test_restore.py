@@ -184,13 +184,13 @@ BUGS = {
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_wrong_progressive_step_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lowland.tasks.inverse.split_gibbs import _Seeing
+    from lowland.tasks.inverse.split_gibbs import _Coupling
 
     module, operator = sys.modules["lowland.tasks.inverse.split_gibbs"], None
     if bug == "a pass of one step":  # the expected clean point in place of a draw: too narrow
-        monkeypatch.setattr(module, "_ladder", lambda high, low, count: (high,))
+        monkeypatch.setattr(module, "_fall", lambda high, low, count: (high,))
     elif bug == "noise not coupled":
-        monkeypatch.setattr(_Seeing, "_root", lambda self, c, noise: noise)
+        monkeypatch.setattr(_Coupling, "_root", lambda self, c, noise: noise)
     elif bug == "a sum back for a mean":
 
         class Broken(BlockAverage):
@@ -199,9 +199,9 @@ def test_a_wrong_progressive_step_is_caught(bug: str, monkeypatch: pytest.Monkey
 
         operator = Broken(2)
     else:
-        whole = _Seeing.__init__
+        whole = _Coupling.__init__
         monkeypatch.setattr(
-            _Seeing, "__init__", lambda self, a, like, sigma: whole(self, a, like, sigma**0.5)
+            _Coupling, "__init__", lambda self, a, like, sigma: whole(self, a, like, sigma**0.5)
         )
     assert caught(gap, BUGS[bug], operator)
 

@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from lowland import Detector, Energy, Function, box, energy_values, real
-from lowland.energy import NoiseCondition
+from lowland.energy import LabelCondition, NoiseCondition
 from lowland.nets import MLP, ClassifierEnergy
 from lowland.tasks.detection import class_scores as classes
 from lowland.tasks.detection import scores
@@ -121,11 +121,15 @@ def wrapped(kind: str) -> Energy:
     """
     if kind == "module":
         return Function(net(), real(2))
-    made = ClassifierEnergy(net(), 3, real(2))
-    if kind == "apart":
-        made.class_logits = made.module  # type: ignore[assignment]
-        made.class_energies = lambda x: made.module(x) * math.nan  # type: ignore[method-assign]
-    return made
+    return (Apart if kind == "apart" else ClassifierEnergy)(net(), 3, real(2))
+
+
+class Apart(ClassifierEnergy):
+    """A classifier whose logits are known apart from its class energies."""
+
+    @property
+    def condition(self) -> LabelCondition:
+        return LabelCondition(3, lambda x: self.module(x) * math.nan, class_logits=self.module)
 
 
 @pytest.mark.parametrize("kind", ["module", "energy", "apart"])

@@ -22,7 +22,7 @@ from lowland.robustness.threat_model import (
 )
 
 LOSSES = ("cross_entropy", "margin", "targeted")
-MIN_LENGTH = 1e-12  # of a gradient that is scaled to length 1
+MIN_GRADIENT_LENGTH = 1e-12  # of a gradient that is scaled to length 1
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,6 @@ class PGD:
 
 
 def _length(x: Tensor) -> Tensor:
-    """Compute ‖x‖₂ per row, at least MIN_LENGTH, in a shape that divides x."""
-    length = x.flatten(1).norm(dim=1).clamp_min(MIN_LENGTH)
+    """Compute ‖x‖₂ per row, at least MIN_GRADIENT_LENGTH, in a shape that divides x."""
+    length = x.flatten(1).norm(dim=1).clamp_min(MIN_GRADIENT_LENGTH)
     return length.view(-1, *[1] * (x.dim() - 1))

@@ -1,4 +1,4 @@
-"""What people came for, with no training inside."""
+"""Tasks: detection, restoration, composition, purification and sampling with a trained energy."""
 
 from lowland.tasks.composition.compose import (
     Constant,
@@ -14,13 +14,14 @@ from lowland.tasks.composition.conditional import conditional_sample
 from lowland.tasks.composition.edit import EditResult, Interpolation, edit, interpolate
 from lowland.tasks.composition.guidance import DenoisedGuidance, LabelGuidance
 from lowland.tasks.detection import OUTLIER_SCORES, Detector
-from lowland.tasks.follow import generate_from_recipe, noise_levels
 from lowland.tasks.generate import (
     Samples,
     balanced_labels,
     bind_smallest_sigma,
     generate,
     generate_by_flow,
+    generate_from_recipe,
+    noise_levels,
 )
 from lowland.tasks.inverse.map import MAPEstimate, map_estimate
 from lowland.tasks.inverse.operators import (

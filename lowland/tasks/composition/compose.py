@@ -1,38 +1,36 @@
-"""Combining concepts: AND, OR, NOT as expressions, in one unit, and the chains that draw from them.
+"""Composition of energies: AND, OR, NOT as expressions, in one unit, and chains that sample them.
 
-    AND               a + b                                 p ∝ p_a p_b
-    OR                mixture(a, b)                         p ∝ w_a e^{−a} + w_b e^{−b}
-    NOT               a + soft_not(b, level) p ∝ p_a · σ(b − level): b's own are taken out of a
-    away from         a - w * b p ∝ p_a / p_b^w, where a still confines it
-    how much          w * a, a / T                          a power of p_a
-    guidance          e + w * LabelGuidance(classifier, y) p ∝ p_e · p(y | x)^w (Dhariwal & Nichol)
-    without one       (1 + w) * told - w * untold p ∝ p(x | y) (p(x | y) / p(x))^w (Ho & Salimans)
-    a critic          e - w * Function(similarity) whatever is differentiable and says how much it
-                      likes x
+    AND               a + b                                p ∝ p_a p_b
+    OR                mixture(a, b)                        p ∝ w_a e^{−a} + w_b e^{−b}
+    NOT               a + soft_not(b, level)               p ∝ p_a · σ(b − level)
+    away from         a - w * b                            p ∝ p_a / p_b^w, where a confines it
+    how much          w * a, a / T                         p_a to a power
+    guidance          e + w * LabelGuidance(f, y)          p ∝ p_e · p(y | x)^w (Dhariwal & Nichol)
+    without a judge   (1 + w) * e.given(y) - w * e         p ∝ p(x | y) (p(x | y) / p(x))^w (Ho &
+                                                           Salimans, classifier-free)
+    any judge         e - w * Function(similarity)         whatever is differentiable
 
 AND, OR, NOT: Du, Li & Mordatch (2020), https://arxiv.org/abs/2004.06030; guidance:
 https://arxiv.org/abs/2105.05233 and https://arxiv.org/abs/2207.12598
 
-*Units.* Energies that were trained apart have units and levels of their own. A product of laws that
-are right needs no other unit: a + b *is* p_a p_b. Where the units are accidents of training,
-`compose` measures each on reference points.
+*Units.* A product of right distributions needs no common unit: a + b *is* p_a p_b. Where units are
+accidents of training, `compose` standardises each energy on reference points.
 
-*Samplers.* An expression is a law, and its right sampler is one with an accept step:
+*Samplers.* An expression is a distribution, and its right sampler has an accept step:
 `sample_composed` tunes one. A sampler without (Langevin) has a bias for each part, and they add up;
-it runs if it is asked for by name.
+it runs if it is passed.
 
-*Noise.* E_1(x, σ) + E_2(x, σ) is **not** the energy of the product p_1 p_2 with noise σ: noise does
-not pass through a product. So reverse diffusion with summed scores draws from no law that anyone
-wrote down. The sums are still a path, from a law that is easy to one that is wanted:
-`anneal_composed` walks it, correcting at each level, and ends with corrected chains in the last,
-where σ is too small to matter. Source: Du et al. (2023), Reduce, Reuse, Recycle,
-https://arxiv.org/abs/2302.11552
+*Noise.* E_1(x, σ) + E_2(x, σ) is **not** the energy of the product p_1 p_2 with noise σ, so reverse
+diffusion with summed scores samples no distribution anyone wrote down. The sums are still a path
+from an easy distribution to the product: `anneal_composed` follows it, correcting at each level,
+and ends with corrected chains at the last, where σ is too small to matter. Source: Du et al.
+(2023), Reduce, Reuse, Recycle, https://arxiv.org/abs/2302.11552
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,16 +63,16 @@ from lowland.samplers import (
 )
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import DISCRETE
-from lowland.tasks.generate import check_whole
+from lowland.tasks.generate import check_joint
 
+Unit = Literal["deviation", "robust", "score"]
 UNITS = ("deviation", "robust", "score")
+MAD_TO_STD = 1.4826  # standard deviation of a normal law in units of its median absolute deviation
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class EnergyStats:
-    """Where an energy lies over reference points (mean, or the median) and how far it spreads: the
-    unit in which it counts.
-    """
+    """Location and scale of an energy over reference points: its unit in a composition."""
 
     mean: float
     std: float
@@ -83,19 +81,18 @@ class EnergyStats:
 def energy_stats(
     energy: Energy | Callable[..., Tensor], x: Tensor, unit: str = "deviation"
 ) -> EnergyStats:
-    """Measure an energy over reference points (N, *event), such as its own calibration split.
+    """Measure location and scale of an energy over reference points x (N, *event).
 
     unit: "deviation", mean and standard deviation of the energies; "robust", their median and
-    1.4826 times the median distance from it, which is the deviation of a normal law and which
-    outliers cannot move; "score", the mean, and the root mean square of a number of the score, so
-    that every part pushes equally hard.
+    1.4826 times the median distance from it, which outliers cannot move; "score", the mean, and the
+    root mean square of a number of the score, so that every part pushes equally hard.
 
-    Raises ValueError for another unit, points that do not fit, or if the energy is not finite or
+    Raises ValueError for another unit, points that do not fit, and an energy that is not finite or
     does not vary there.
 
     >>> from lowland.targets import Gaussian
-    >>> x = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))).draw(4000, torch.Generator().manual_seed(0))
-    >>> round(energy_stats(Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))), x, "score").std, 1)  # a score is x / 4
+    >>> wide, g = Gaussian((0.0, 0.0), ((4.0, 0.0), (0.0, 4.0))), torch.Generator().manual_seed(0)
+    >>> round(energy_stats(wide, wide.draw(4000, g), "score").std, 1)  # a score is x / 4
     0.5
     """
     if unit not in UNITS:
@@ -105,22 +102,22 @@ def energy_stats(
     check_points(lift(energy), x)
     values = energy_values(energy, x).double()
     check_finite(values, "energies")
-    middle, spread = values.mean(), values.std() if len(values) > 1 else values.new_zeros(())
+    mean, std = values.mean(), values.std(correction=min(1, len(values) - 1))
     if unit == "robust":
-        middle = values.median()
-        spread = 1.4826 * (values - middle).abs().median()
+        mean = values.median()
+        std = MAD_TO_STD * (values - mean).abs().median()
     elif unit == "score":
-        spread = value_and_score(energy, x)[1].double().square().mean().sqrt()
-    if not spread > 0:
+        std = value_and_score(energy, x)[1].double().square().mean().sqrt()
+    if not std > 0:
         raise ValueError(
             f"the energy does not vary over {len(values)} reference points; a unit needs at least "
             "two different values; pass more points"
         )
-    return EnergyStats(middle.item(), spread.item())
+    return EnergyStats(mean.item(), std.item())
 
 
 class Constant(Energy):
-    """The same energy everywhere: uniform, a law only inside walls.
+    """A constant energy: the uniform distribution on a box, none elsewhere.
 
     >>> Constant(2.0)(torch.zeros(3, 5))
     tensor([2., 2., 2.])
@@ -142,19 +139,18 @@ class Constant(Energy):
 
 
 def soft_not(energy: Energy | Callable[..., Tensor], level: float) -> Sum:
-    """NOT, bounded: softplus(level − E(x)), high where E is below the level, 0 where it is far
-    above.
+    """Negate a concept softly: softplus(level − E(x)), high where E is below the level.
 
         exp(−softplus(level − E)) = σ(E − level) = 1 / (1 + e^{level} p̃(x)),      p̃ = e^{−E}
 
-    It multiplies a law by a number between 0 and 1 and takes from it what the energy holds for
-    likely, so with any partner that confines, and any weight, it has a normaliser; alone it has
-    none, and is refused. In the algebra it is one more expression, −mixture(E, level) + level:
-    whatever is not E or uniform. level: the energy at which a point counts half, such as the 0.95
+    It multiplies a density by a number between 0 and 1, so the product has a normaliser with any
+    partner that has one, at any weight; alone it has none, and is refused. It is the expression
+    −mixture(E, level) + level. level: the energy at which a point counts half, such as the 0.95
     quantile of the energies of the concept's own points.
 
     >>> from lowland.targets import Gaussian
-    >>> soft_not(Gaussian(), 2.0)(torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 0.0]])).round(decimals=2)
+    >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 0.0]])
+    >>> soft_not(Gaussian(), 2.0)(x).round(decimals=2)
     tensor([2.1300, 0.6900, 0.0000])
     """
     energy = lift(energy)
@@ -169,13 +165,12 @@ def compose(
     *,
     unit: str = "deviation",
 ) -> Sum:
-    """Σ w_k (E_k − mean_k) / spread_k: a conjunction in which each concept counts by its weight,
-    not by its unit.
+    """Add energies in units measured on reference points: Σ w_k (E_k − mean_k) / std_k.
 
-    references: for each energy points (N_k, *event) that measure its unit (`energy_stats`). A negative
-    weight moves away from a concept and needs a positive partner that rises faster; `soft_not` needs
-    only one that confines. Sampling the result at temperature 1 is sharper or flatter than the
-    parts: the weights are inverse temperatures in units of the spreads.
+    references: for each energy points (N_k, *event) that measure its unit (`energy_stats`). A
+    negative weight moves away from a concept and needs a positive partner that grows faster;
+    `soft_not` needs only one that confines. At temperature 1 the result is sharper or flatter than
+    its parts: weights are inverse temperatures in units of the standard deviations.
 
     Raises ValueError for lists of different lengths, different domains, and an expression that is
     not normalisable.
@@ -195,23 +190,24 @@ def compose(
         )
     terms = [lift(energy) for energy in energies]
     Sum(terms)  # refuses different domains before anything is measured
-    scales = [energy_stats(energy, x, unit) for energy, x in zip(terms, references, strict=True)]
-    factors = [w / s.std for w, s in zip(weights, scales, strict=True)]
-    offset = sum(f * s.mean for f, s in zip(factors, scales, strict=True))
-    whole = Sum([*terms, Constant(-offset)], [*factors, 1.0])
-    check_normalisable(whole, references[0])
-    return whole
+    stats = [energy_stats(energy, x, unit) for energy, x in zip(terms, references, strict=True)]
+    factors = [w / s.std for w, s in zip(weights, stats, strict=True)]
+    offset = sum(f * s.mean for f, s in zip(factors, stats, strict=True))
+    composed = Sum([*terms, Constant(-offset)], [*factors, 1.0])
+    check_normalisable(composed, references[0])
+    return composed
 
 
-# ---------------------------------------------------------------------------------- drawing from it
+# ---------------------------------------------------------------------------------------- samplers
 
 
 def default_sampler(
     energy: Energy, x: Tensor, *, generator: torch.Generator, steps: int = 300
 ) -> Sampler:
-    """A sampler with an accept step for an expression, tuned from x (B, *event): MALA, or on
-    discrete domains BlockGibbs where the energy declares its conditionals or a sweep of its own,
-    and DMALA where it declares neither.
+    """Choose and tune a sampler with an accept step for an expression, from points x (B, *event).
+
+    MALA on continuous domains; on discrete ones BlockGibbs if the energy knows its conditionals or
+    a sweep, else DMALA.
     """
     if energy.domain.kind not in DISCRETE:
         return tune(energy, MALA(0.1), x, steps, generator=generator)
@@ -231,8 +227,8 @@ def sample_composed(
     recorders: Recorder | Sequence[Recorder] = (),
     progress: Callable[[int], object] | None = None,
 ) -> Trace:
-    """Draw from an expression: chains from x (B, *event), with an accept step unless a sampler is
-    named that has none.
+    """Sample an expression by chains from x (B, *event), with an accept step unless `sampler` says
+    otherwise.
 
     Raises ValueError for an expression that is not normalisable, and as `sample` does.
 
@@ -270,62 +266,57 @@ def anneal_composed(
     denoise: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> DiffusionResult:
-    """Draw from a composition of energies of noise: down falling levels, corrected at each, and
-    corrected chains at the end.
+    """Sample a composition of energies of noise down falling levels, with corrected chains at the
+    end.
 
     energy: an expression of energies of noise, to be bound to each level, or a path with one energy
     per level; x (B, *event): draws of the first level, such as N(0, σ²) where σ is large; steps: of
-    the corrector in all, divided among the levels; sampler: the corrector for the *last* level,
-    made longer with σ (`scale_step_sizes`); unless given MALA of h = 1.36 d^{−1/3} σ², right for a law
-    as wide as its noise; final: steps of MALA, tuned there, in the law of the last level; a sampler
-    without an accept step is used for both, for then that was asked for. denoise: end at the expected
-    clean point.
+    the corrector in all, divided among the levels; sampler: the corrector at the *last* level,
+    lengthened with σ (`scale_step_sizes`), unless given MALA of h = 1.36 d^{−1/3} σ², right for a
+    distribution as wide as its noise; final: steps of MALA, tuned there, at the last level (a
+    sampler without an accept step is used for both); denoise: end at the expected clean point.
 
-    Only the last law is drawn from, as far as the final chains reach: the levels above bring them
-    near it. Raises ValueError as `predictor_corrector` does. Source: Du et al. (2023),
+    Only the last distribution is sampled, as far as the final chains mix; the levels above bring
+    them near it. Raises ValueError as `predictor_corrector` does. Source: Du et al. (2023),
     https://arxiv.org/abs/2302.11552; the step: Roberts & Rosenthal (1998),
     https://doi.org/10.1111/1467-9868.00123
 
     >>> normal = lift(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
     >>> g = torch.Generator().manual_seed(0)
-    >>> found = anneal_composed(normal + normal, (8.0, 2.0, 0.5, 0.1), 8 * torch.randn(500, 1, generator=g), 80, generator=g)
+    >>> start = 8 * torch.randn(500, 1, generator=g)
+    >>> found = anneal_composed(normal + normal, (8.0, 2.0, 0.5, 0.1), start, 80, generator=g)
     >>> bool((found.x.var() - 0.5).abs() < 0.15)
     True
     """
-    if not isinstance(energy, Sequence):
-        check_whole(lift(energy))
-    path = (
-        list(energy)
-        if isinstance(energy, Sequence)
-        else [lift(energy).given(sigma) for sigma in sigmas]
-    )
+    if isinstance(energy, Sequence):
+        path = list(energy)
+    else:
+        check_joint(lift(energy))
+        path = [lift(energy).given(sigma) for sigma in sigmas]
     if not path or len(path) != len(sigmas) or not all(0 < sigma < math.inf for sigma in sigmas):
         raise ValueError(
             f"{len(path)} energies came with the levels {list(sigmas)}; one each is needed, above "
             "0 and falling; see karras_sigmas(high, low, count)"
         )
-    size = x[0].numel()
-    own = sampler or MALA(1.36 * size ** (-1 / 3) * sigmas[-1] ** 2)
-    found = predictor_corrector(
-        path,
-        sigmas,
-        x,
-        scale_step_sizes(own, sigmas),
-        steps,
-        generator=generator,
-        progress=progress,
+    corrector = sampler or MALA(1.36 * x[0].numel() ** (-1 / 3) * sigmas[-1] ** 2)
+    samplers = scale_step_sizes(corrector, sigmas)
+    down = predictor_corrector(
+        path, sigmas, x, samplers, steps, generator=generator, progress=progress
     )
-    last = Scaled(path[-1], 1.0, real(*x.shape[1:])) if path[-1].domain.kind == "box" else path[-1]
-    if own.adjusted and final:
-        own = tune(last, own, found.x, max(final // 2, 20), metric=False, generator=generator)
-    ended = predictor_corrector(
-        [last], sigmas[-1:], found.x, own, final, generator=generator, denoise=denoise
+    last = path[-1]
+    if last.domain.kind == "box":
+        last = Scaled(last, 1.0, real(*x.shape[1:]))
+    if corrector.adjusted and final:
+        corrector = tune(
+            last, corrector, down.x, max(final // 2, 20), metric=False, generator=generator
+        )
+    end = predictor_corrector(
+        [last], sigmas[-1:], down.x, corrector, final, generator=generator, denoise=denoise
     )
-    outside = ~path[-1].domain.contains(ended.x)
-    return dataclasses.replace(
-        ended,
-        diverged=found.diverged + ended.diverged,
-        outside=outside,
-        num_grad_evals=found.num_grad_evals + ended.num_grad_evals,
-        acceptance=(*found.acceptance, *ended.acceptance),
+    return replace(
+        end,
+        diverged=down.diverged + end.diverged,
+        outside=~path[-1].domain.contains(end.x),
+        num_grad_evals=down.num_grad_evals + end.num_grad_evals,
+        acceptance=(*down.acceptance, *end.acceptance),
     )

@@ -1,43 +1,44 @@
-"""Structured prediction: many answers to one question, from an energy of question and answer
-together.
+"""Conditional sampling: some numbers of a point given the others, from a joint energy.
 
-Put question and answer side by side, as channels of a picture or entries of a vector, and train one
-energy E([x, y]) on the pairs. With the question held it *is* the conditional energy,
+Concatenate question and answer, as channels of an image or entries of a vector, and train one
+energy E([x, y]) on the pairs. With x fixed it is the conditional energy,
 
     E(y | x) = E([x, y]) + log Z(x),      p(y | x) ∝ exp(−E([x, y])),
 
-for the normaliser is the same for all answers. So nothing new has to be learned, any part of a
-point may be the question, and to answer is to restore what a mask hides, without noise (`ClampedEnergy`).
-Answers are draws, so there is a spread as well as a mean.
+because the normaliser is the same for all y. So any part of a point may be the condition, and
+sampling the rest is inpainting without noise (`ClampedEnergy`). Source: LeCun et al. (2006),
+section 1.1, http://yann.lecun.com/exdb/publis/pdf/lecun-06.pdf
 
-With an energy of noise, E([x, y], σ), answers come down the levels. At each the question has its
-share of the noise, along one path of noise that ends at the question itself, x_σ' = x + (σ'/σ)²
-(x_σ − x) + σ' √(1 − σ'²/σ²) ξ, the law of noise given the noise above. So every level is an energy
-of the answer alone, E([x_σ, ·], σ), with chains that correct what the step from the level above got
-wrong. An energy that was trained with noise on the answers alone, E(y | x, σ) (`question` of
-NoiseUNet and DenoiserMLP), is shown the question as it is at every level: sharper answers sooner,
-to that one kind of question. Source: LeCun et al. (2006), section 1.1,
-http://yann.lecun.com/exdb/publis/pdf/lecun-06.pdf
+With an energy of noise, E([x, y], σ), samples go down the levels. At each, x has its share of the
+noise, along one path of noise that ends at x itself,
+
+    x_σ' = x + (σ'/σ)² (x_σ − x) + σ' √(1 − σ'²/σ²) ξ,
+
+the distribution of the noise given the noise above. So every level is an energy of y alone,
+E([x_σ, ·], σ), with chains that correct the step from the level above. An energy that was trained
+with noise on y alone, E(y | x, σ) (`conditioning_channels` of NoiseUNet and DenoiserMLP), is given
+x without noise at every level: sharper samples sooner, for that one condition.
 """
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, draw_start, frozen, given_channels, lift, noise_of
-from lowland.samplers import Sampler, normal_like
-from lowland.samplers.diffusion import sde_dpm_solver
+from lowland.energy import Energy, NoiseCondition, draw_start, frozen, lift, noise_of
+from lowland.samplers import Sampler, normal_like, sde_dpm_solver
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity, Mask
-from lowland.tasks.inverse.posterior import ClampedEnergy, Restoration
+from lowland.tasks.inverse.posterior import UNINFORMATIVE_SIGMA, ClampedEnergy, Restoration
 from lowland.tasks.inverse.split_gibbs import split_gibbs_sample
 
-NOWHERE = 1e6  # the σ of a measurement that says nothing
-PART = 256  # answers that are made at a time
+BATCH_SIZE = 256  # samples of E(y | x, σ) that are drawn at a time
+
+Method = Literal["sample", "map", "denoise"]
+Progress = Callable[[int], object] | None
 
 
 def conditional_sample(
@@ -46,159 +47,185 @@ def conditional_sample(
     known: Tensor,
     *,
     generator: torch.Generator,
-    method: Literal["sample", "map", "denoise"] = "sample",
+    method: Method = "sample",
     sigmas: Sequence[float] = (),
     draws: int = 1,
     steps: int = 500,
     final: int = 50,
     sampler: Sampler | None = None,
     start: Tensor | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = None,
 ) -> Restoration:
-    """Answer: draw the numbers of x (B, *event) that are not known, given those that are, `draws`
-    times for each row.
+    """Sample the unknown numbers of x (B, *event) given the known ones, `draws` times per row.
 
-    energy: of whole points; known: bool, True where x is to be believed, agreeing with the event
-    from the right (so (channels, 1, 1) tells channels apart); what x holds elsewhere is ignored.
-    For an energy of x alone: steps of chains with an accept step, unless a sampler is named that
-    has none, or, with method "map", of descent to one likely answer; both begin at start (B,
-    *event), or at draws of the domain's starting law. For an energy of noise E([x, y], σ): sigmas,
-    its falling levels, among which steps are divided, with final steps in the last
-    (`anneal_composed`; noise knows no walls, nothing is clamped to a box); or, with method
-    "denoise", a few gradients for each (`tasks.split_gibbs_sample`), which has a bias where question
-    and answer are as wide as the noise, but finds fine pictures sooner; for an energy E(y | x, σ)
-    it is one step a level (`sde_dpm_solver`), with no such bias. What is known comes back as it was,
-    without spread.
+    energy: of whole points; known: bool, True where x is given, broadcast to the event from the
+    right (so (channels, 1, 1) selects channels); what x holds elsewhere is ignored. Known numbers
+    come back unchanged, with standard deviation 0.
 
-    Raises ValueError for a mask that does not fit, holds everything, or is not the question of an
-    energy that has one, levels that belong to no energy of noise, and descent with one that is.
+    For an energy of x alone: method "sample", `steps` of chains with an accept step unless
+    `sampler` has none, or "map", `steps` of descent to one mode; both from start (B, *event), or
+    draws of the domain. For an energy of noise E([x, y], σ): sigmas, its falling levels, among
+    which steps are divided, and final steps in the last (`anneal_composed`; nothing is clamped to a
+    box); or method "denoise", a few gradients per level (`split_gibbs_sample`), with a bias where x
+    and y are as wide as the noise, but fine images sooner. For an energy E(y | x, σ) "denoise"
+    takes one step per level (`sde_dpm_solver`), with no such bias.
+
+    Raises ValueError for a mask that does not fit, holds everything, or is not the condition an
+    energy was trained for, levels without an energy of noise, and descent with one.
 
     >>> from lowland.targets import Gaussian
     >>> both = Gaussian((0.0, 0.0), ((1.0, 0.8), (0.8, 1.0)))  # y given x is N(0.8 x, 0.36)
-    >>> g, x = torch.Generator().manual_seed(0), torch.tensor([[2.0, 0.0]])
-    >>> found = conditional_sample(both, x, torch.tensor([True, False]), generator=g, draws=500, steps=50)
-    >>> bool((found.mean[0, 1] - 1.6).abs() < 0.2), bool((found.std[0, 1] - 0.6).abs() < 0.1), found.std[0, 0].item()
-    (True, True, 0.0)
+    >>> g, known = torch.Generator().manual_seed(0), torch.tensor([True, False])
+    >>> x = torch.tensor([[2.0, 0.0]])
+    >>> found = conditional_sample(both, x, known, generator=g, draws=500, steps=50)
+    >>> bool((found.mean[0, 1] - 1.6).abs() < 0.2), bool((found.std[0, 1] - 0.6).abs() < 0.1)
+    (True, True)
     """
     energy = lift(energy)
     noise = noise_of(energy)
-    noisy = noise is not None
-    fits = method in (("sample", "denoise") if noisy else ("sample", "map"))
-    if draws < 1 or not fits or noisy != bool(len(sigmas)):
-        raise ValueError(
-            f"conditional_sample was given {draws} draws, method {method!r} and {len(sigmas)} noise levels "
-            f"for an energy of {'noise' if noisy else 'x alone'}; draws are at least 1, and levels "
-            "belong to an energy of noise, which is sampled ('sample' or 'denoise'); correct "
-            "them, or bind a level with energy.given(sigma)"
+    _check(noise, method, draws, sigmas, x, known)
+    if noise is None:
+        samples = _sample_plain(
+            energy, x, known, method, draws, steps, sampler, start, generator, progress
         )
-    own = None if noise is None else noise.target_mask
-    if own is not None and not torch.equal(known.expand(x.shape[1:]), ~own.expand(x.shape[1:])):
-        raise ValueError(
-            "another mask came than the question of this energy, entries "
-            f"{list(given_channels(energy))} along the first axis; it learned to answer that "
-            "one alone; pass known = ~energy.condition.target_mask"
-        )
-    if method == "denoise" and own is not None:
-        return _answers(_cleaned(energy, x, known, sigmas, draws, generator, progress), known)
-    if method == "denoise":
-        mask, high, low, levels = Mask(known), max(sigmas), min(sigmas), len(sigmas)
-        shown, more = mask.A(x), {"generator": generator, "draws": draws, "progress": progress}
-        found = split_gibbs_sample(
+    elif method == "denoise" and noise.target_mask is None:
+        mask = Mask(known)
+        samples = split_gibbs_sample(
             energy,
             mask,
-            shown,
+            mask.A(x),
             0.0,
-            sigma_max=high,
-            sigma_min=low,
-            num_levels=levels,
-            **cast(Any, more),
-        )
-        return _answers(found.draws, known)
-    rows = torch.arange(len(x), device=x.device).repeat(draws)
-    energy, seen = energy.index_rows(rows), Mask(known).A(x)[rows]
-    if noisy:
-        places = _noised(seen, sigmas, generator) if own is None else [seen] * len(sigmas)
+            sigma_max=max(sigmas),
+            sigma_min=min(sigmas),
+            num_levels=len(sigmas),
+            generator=generator,
+            draws=draws,
+            progress=progress,
+        ).draws
+    elif method == "denoise":
+        samples = _sample_by_denoising(energy, x, known, sigmas, draws, generator, progress)
+    else:
+        rows = torch.arange(len(x), device=x.device).repeat(draws)
+        given = Mask(known).A(x)[rows]
+        levels = [given] * len(sigmas)
+        if noise.target_mask is None:
+            levels = _add_noise(given, sigmas, generator)
+        joint = energy.index_rows(rows)
         path = [
-            ClampedEnergy(energy.given(sigma), known, there)
-            for sigma, there in zip(sigmas, places, strict=True)
+            ClampedEnergy(joint.given(sigma), known, values)
+            for sigma, values in zip(sigmas, levels, strict=True)
         ]
-        held = path[-1]
-        begun = seen + sigmas[0] * normal_like(seen, generator)
-        if noise is not None and noise.start is not None:
-            begun = noise.start(len(rows), sigmas[0], generator)
-        begin = held.restrict(begun)
+        begin = given + sigmas[0] * normal_like(given, generator)
+        if noise.start is not None:
+            begin = noise.start(len(rows), sigmas[0], generator)
         u = anneal_composed(
             path,
             sigmas,
-            begin,
+            path[-1].restrict(begin),
             steps,
             generator=generator,
             final=final,
             sampler=sampler,
             progress=progress,
         ).x
-        return _answers(held.extend(u).view(draws, *x.shape), known)
-    held = ClampedEnergy(energy, known, seen)
-    u = (
-        held.domain.draw(len(rows), generator, dtype=x.dtype)
-        if start is None
-        else held.restrict(start[rows])
-    )
+        samples = path[-1].extend(u).view(draws, *x.shape)
+    found = Restoration.of(samples)
+    mean, std = torch.where(known, samples[0], found.mean), torch.where(known, 0.0, found.std)
+    return Restoration(mean, std, samples)
+
+
+def _check(
+    noise: NoiseCondition | None,
+    method: Method,
+    draws: int,
+    sigmas: Sequence[float],
+    x: Tensor,
+    known: Tensor,
+) -> None:
+    """Raise ValueError for settings that do not fit the energy."""
+    fits = method in ("sample", "map" if noise is None else "denoise")
+    if draws < 1 or not fits or (noise is not None) != bool(len(sigmas)):
+        raise ValueError(
+            f"conditional_sample was given {draws} draws, method {method!r} and {len(sigmas)} "
+            f"noise levels for an energy of {'noise' if noise else 'x alone'}; draws are at least "
+            "1, and levels belong to an energy of noise, which is sampled ('sample' or 'denoise'); "
+            "correct them, or bind a level with energy.given(sigma)"
+        )
+    target = None if noise is None else noise.target_mask
+    event = x.shape[1:]
+    if noise and target is not None and not torch.equal(known.expand(event), ~target.expand(event)):
+        raise ValueError(
+            "another mask came than the question of this energy, entries "
+            f"{list(noise.conditioning_channels)} along the first axis; it learned to answer that "
+            "one alone; pass known = ~energy.condition.target_mask"
+        )
+
+
+def _sample_plain(
+    energy: Energy,
+    x: Tensor,
+    known: Tensor,
+    method: Method,
+    draws: int,
+    steps: int,
+    sampler: Sampler | None,
+    start: Tensor | None,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Tensor:
+    """Return samples (D, B, *event) of an energy without noise levels, by chains or descent."""
+    rows = torch.arange(len(x), device=x.device).repeat(draws)
+    clamped = ClampedEnergy(energy.index_rows(rows), known, Mask(known).A(x)[rows])
+    if start is None:
+        u = clamped.domain.draw(len(rows), generator, dtype=x.dtype)
+    else:
+        u = clamped.restrict(start[rows])
     if method == "sample":
         u = sample_composed(
-            held, u, steps, generator=generator, sampler=sampler, progress=progress
+            clamped, u, steps, generator=generator, sampler=sampler, progress=progress
         ).x
     else:
-        u = map_estimate(held, Identity(), u, NOWHERE, start=u, steps=steps, progress=progress).x
-    return _answers(held.extend(u).view(draws, *x.shape), known)
+        u = map_estimate(
+            clamped, Identity(), u, UNINFORMATIVE_SIGMA, start=u, steps=steps, progress=progress
+        ).x
+    return clamped.extend(u).view(draws, *x.shape)
 
 
-def _cleaned(
+def _sample_by_denoising(
     energy: Energy,
     x: Tensor,
     known: Tensor,
     sigmas: Sequence[float],
     draws: int,
     generator: torch.Generator,
-    progress: Callable[[int], object] | None,
+    progress: Progress,
 ) -> Tensor:
-    """Draws (D, B, *event) of an energy E(y | x, σ): answers that lose their noise step by step,
-    questions as they are.
-    """
-    found = []
+    """Return samples (D, B, *event) of an energy E(y | x, σ), one denoising step per level."""
+    parts = []
     with frozen(energy):
-        for part in (torch.arange(draws * len(x), device=x.device) % len(x)).split(PART):
-            seen = x[part]
+        for rows in (torch.arange(draws * len(x), device=x.device) % len(x)).split(BATCH_SIZE):
 
-            def hold(_: float, points: Tensor, seen: Tensor = seen) -> Tensor:
-                return torch.where(known, seen, points)
+            def restore_known(_: float, points: Tensor, given: Tensor = x[rows]) -> Tensor:
+                return torch.where(known, given, points)
 
-            begin = hold(0.0, draw_start(energy, len(part), sigmas[0], generator, dtype=x.dtype))
-            found.append(
-                hold(
-                    0.0,
-                    sde_dpm_solver(
-                        energy.index_rows(part), begin, sigmas, generator=generator, constrain=hold
-                    ),
-                )
+            start = draw_start(energy, len(rows), sigmas[0], generator, dtype=x.dtype)
+            y = sde_dpm_solver(
+                energy.index_rows(rows),
+                restore_known(0.0, start),
+                sigmas,
+                generator=generator,
+                constrain=restore_known,
             )
+            parts.append(restore_known(0.0, y))
             if progress is not None:
-                progress(len(part))
-    return torch.cat(found).view(draws, *x.shape)
+                progress(len(rows))
+    return torch.cat(parts).view(draws, *x.shape)
 
 
-def _answers(draws: Tensor, known: Tensor) -> Restoration:
-    """Draws with their mean and spread; what is known to the last bit in the mean, too."""
-    found = Restoration.of(draws)
-    return Restoration(
-        torch.where(known, draws[0], found.mean), torch.where(known, 0.0, found.std), draws
-    )
-
-
-def _noised(x: Tensor, sigmas: Sequence[float], generator: torch.Generator) -> list[Tensor]:
-    """x with noise of falling levels, along one path of noise; at the last, x itself."""
-    places = [x + sigmas[0] * normal_like(x, generator)]
+def _add_noise(x: Tensor, sigmas: Sequence[float], generator: torch.Generator) -> list[Tensor]:
+    """Return x with noise of falling levels along one path of noise, and x itself at the last."""
+    path = [x + sigmas[0] * normal_like(x, generator)]
     for sigma, below in pairwise(sigmas):
-        fresh = below * (1 - below**2 / sigma**2) ** 0.5 * normal_like(x, generator)
-        places.append(x + (below / sigma) ** 2 * (places[-1] - x) + fresh)
-    return [*places[:-1], x]
+        new = below * (1 - below**2 / sigma**2) ** 0.5 * normal_like(x, generator)
+        path.append(x + (below / sigma) ** 2 * (path[-1] - x) + new)
+    return [*path[:-1], x]

@@ -1,23 +1,22 @@
-"""Changing what is there: a picture moved towards an attribute, and a path of likely points between
-two.
+"""Editing of points towards an attribute, and minimum-energy paths between two points.
 
-*Editing* is restoration in which the start is the measurement. What an edit shall keep, what it
-shall gain and what it shall look like are three energies, and their sum is the law of the answer:
+*Editing* samples, or descends, a sum of three energies: of realistic points, of the attribute, and
+of the distance to the original,
 
     E(x) + λ E_attr(x) + ‖x − x₀‖² / 2τ²
 
-With an energy of noise the start is first buried to a middle level, σ_0, and dug out under E(x, σ)
-+ λ E_attr(x, σ): what is finer than σ_0 is made anew, what is coarser is kept. Source: Meng et al.
-(2022), SDEdit, https://arxiv.org/abs/2108.01073
+With an energy of noise the original is first given noise of a middle level, σ_0, and then denoised
+under E(x, σ) + λ E_attr(x, σ): what is finer than σ_0 is drawn anew, what is coarser is kept.
+Source: Meng et al. (2022), SDEdit, https://arxiv.org/abs/2108.01073
 
-*Interpolation* is a path of lowest energy, not a straight line: on a pass from one valley to
-another it is pushed nowhere but along itself,
+*Interpolation* is a path of lowest energy. On a minimum-energy path from one mode to another the
+gradient has no part across the path,
 
-    ∇E(x(s))^⊥ = 0,      ^⊥: across the path
+    ∇E(x(s))^⊥ = 0
 
-The string method finds one: every point of the path takes a step downhill, then all are dealt out
-evenly along it again. Source: E, Ren & Vanden-Eijnden (2007), https://doi.org/10.1063/1.2720838;
-its relative, the nudged elastic band: Jónsson, Mills & Jacobsen (1998),
+The string method finds one: every point takes a descent step, then all are spaced evenly along the
+path again. Source: E, Ren & Vanden-Eijnden (2007), https://doi.org/10.1063/1.2720838; its relative,
+the nudged elastic band: Jónsson, Mills & Jacobsen (1998),
 https://doi.org/10.1142/9789812839664_0016
 """
 
@@ -38,21 +37,24 @@ from lowland.energy import (
     noise_of,
     score_alone,
 )
+from lowland.energy.checks import describe
 from lowland.samplers import Sampler, normal_like
 from lowland.samplers.kernel import per_row
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
-from lowland.tasks.composition.guidance import at_level
-from lowland.tasks.generate import check_whole
+from lowland.tasks.composition.guidance import bind_sigma
+from lowland.tasks.generate import check_joint
 from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity
-from lowland.tasks.inverse.posterior import Likelihood
+from lowland.tasks.inverse.posterior import UNINFORMATIVE_SIGMA, Likelihood
 
-NOWHERE = 1e6  # a proximal_sigma so weak that it is none
+MIN_TANGENT_LENGTH = 1e-30  # of a vector that is divided by its length
 
 
 class EditResult(NamedTuple):
-    """draws (D, B, *event): edited points, one draw by descent; attribute (D, B): E_attr of them;
-    before (B,): of the start.
+    """Edited points and their attribute energies.
+
+    draws (D, B, *event): edited points, a single one by descent; attribute (D, B): their E_attr;
+    before (B,): E_attr of the originals.
     """
 
     draws: Tensor
@@ -75,77 +77,77 @@ def edit(
     draws: int = 1,
     progress: Callable[[int], object] | None = None,
 ) -> EditResult:
-    """Move points x (B, *event) towards an attribute: draws of E + weight E_attr + ‖x' − x‖² / 2
-    pull², or its valley.
+    """Sample edits of points x (B, *event) from E + weight E_attr + ‖x' − x‖² / 2 proximal_sigma².
 
-    energy, attribute: energies of x (`LabelGuidance` makes one of a classifier and a label); proximal_sigma: how
-    far an edit may go, τ, None for as far as it likes; method: "sample" runs chains from x, with an
-    accept step unless a sampler is named that has none, "map" goes straight down (one answer,
-    and no telling how sure). sigmas: for an energy of noise, the levels from σ_0, to which x is
-    buried, down; an attribute that takes a condition is bound to them too, and the proximal_sigma is ‖x' −
-    x‖² / 2 (τ² + σ²).
+    energy, attribute: energies of x (`LabelGuidance` makes one of a classifier and a label);
+    proximal_sigma: τ, how far an edit may move, None for any distance; method: "sample" runs chains
+    from x, with an accept step unless `sampler` has none; "map" descends to one local minimum.
+    sigmas: for an energy of noise, the levels from σ_0 down; an attribute that takes a noise level
+    is bound to them too, and the last term is ‖x' − x‖² / 2 (τ² + σ²).
 
-    Raises ValueError for a weight or proximal_sigma that is not above 0, points outside the domain, an energy
-    of noise without levels, and different domains.
+    Raises ValueError for a weight or proximal_sigma that is not above 0, points outside the domain,
+    an energy of noise without levels, and different domains.
 
     >>> from lowland.targets import Gaussian
     >>> g, right = torch.Generator().manual_seed(0), lift(lambda x: -x[:, 0])
-    >>> edit(Gaussian(), torch.zeros(1, 2), right, proximal_sigma=1.0, method="map", generator=g).draws.round(decimals=2)
+    >>> how = {"proximal_sigma": 1.0, "method": "map", "generator": g}
+    >>> edit(Gaussian(), torch.zeros(1, 2), right, **how).draws.round(decimals=2)
     tensor([[[0.5000, 0.0000]]])
     """
     energy, attribute = lift(energy), lift(attribute)
-    noisy, far = noise_of(energy) is not None, NOWHERE if proximal_sigma is None else proximal_sigma
-    fits = method == "sample" if noisy else method in ("sample", "map")
-    sizes = 0 < weight < math.inf and 0 < far < math.inf and isinstance(draws, int) and draws >= 1
+    noisy = noise_of(energy) is not None
+    tau = UNINFORMATIVE_SIGMA if proximal_sigma is None else proximal_sigma
+    fits = method == "sample" or (method == "map" and not noisy)
+    sizes = 0 < weight < math.inf and 0 < tau < math.inf and isinstance(draws, int) and draws >= 1
     if not (sizes and fits) or noisy != bool(len(sigmas)):
         raise ValueError(
-            f"edit was given weight {weight}, proximal_sigma {proximal_sigma}, {draws} draws, {len(sigmas)} noise "
-            f"levels, method {method!r} and an energy of {'noise' if noisy else 'x alone'}; "
-            "weight, proximal_sigma and draws are above 0, and levels belong to an energy of noise, which "
-            "is sampled; correct them, or bind a level with energy.given(sigma)"
+            f"edit was given weight {weight}, proximal_sigma {proximal_sigma}, {draws} draws, "
+            f"{len(sigmas)} noise levels, method {method!r} and an energy of "
+            f"{'noise' if noisy else 'x alone'}; weight, proximal_sigma and draws are above 0, and "
+            "levels belong to an energy of noise, which is sampled; correct them, or bind a level "
+            "with energy.given(sigma)"
         )
     check_points(energy, x)
-    check_whole(energy)
+    check_joint(energy)
     rows = torch.arange(len(x), device=x.device).repeat(draws)
-    wanted, many = attribute.index_rows(rows), x[rows]
+    guide, originals = attribute.index_rows(rows), x[rows]
     if noisy:
         path = [
             energy.index_rows(rows).given(s)
-            + weight * at_level(wanted, s)
-            + Likelihood(Identity(), many, math.hypot(far, s))
+            + weight * bind_sigma(guide, s)
+            + Likelihood(Identity(), originals, math.hypot(tau, s))
             for s in sigmas
         ]
-        start = many + sigmas[0] * normal_like(many, generator)
+        start = originals + sigmas[0] * normal_like(originals, generator)
         found = anneal_composed(
             path, sigmas, start, steps, generator=generator, sampler=sampler, progress=progress
         ).x
-        wanted, attribute = at_level(wanted, sigmas[-1]), at_level(attribute, sigmas[-1])
+        guide, attribute = bind_sigma(guide, sigmas[-1]), bind_sigma(attribute, sigmas[-1])
+    elif method == "map":
+        guided = energy.index_rows(rows) + weight * guide
+        found = map_estimate(
+            guided, Identity(), originals, tau, start=originals, steps=steps, progress=progress
+        ).x
     else:
-        whole = energy.index_rows(rows) + weight * wanted
-        if method == "map":
-            found = map_estimate(
-                whole, Identity(), many, far, start=many, steps=steps, progress=progress
-            ).x
-        else:
-            whole = whole + Likelihood(Identity(), many, far)
-            found = sample_composed(
-                whole, many, steps, generator=generator, sampler=sampler, progress=progress
-            ).x
-    after = energy_values(wanted, found, batch_size=len(found)).view(draws, len(x))
-    return EditResult(
-        found.view(draws, *x.shape), after, energy_values(attribute, x, batch_size=len(x))
-    )
+        proximity = Likelihood(Identity(), originals, tau)
+        guided = energy.index_rows(rows) + weight * guide + proximity
+        found = sample_composed(
+            guided, originals, steps, generator=generator, sampler=sampler, progress=progress
+        ).x
+    after = energy_values(guide, found, batch_size=len(found)).view(draws, len(x))
+    before = energy_values(attribute, x, batch_size=len(x))
+    return EditResult(found.view(draws, *x.shape), after, before)
 
 
 # ------------------------------------------------------------------------------------ interpolation
 
 
 class Interpolation(NamedTuple):
-    """points (P, B, *event) from one end to the other and their energies (P, B); straight (P, B):
-    those of the straight line.
+    """A path of low energy between two points.
 
-    barrier (B,): the highest energy on the path above that of the higher end, 0 where there is
-    nothing to cross.
+    points (P, B, *event): from one end to the other; energies (P, B): of the points; straight
+    (P, B): energies of the straight line; barrier (B,): the highest energy on the path above that
+    of the higher end.
     """
 
     points: Tensor
@@ -164,17 +166,16 @@ def interpolate(
     step_size: float | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Interpolation:
-    """A path of low energy from a to b (B, *event), both ends included and left as they are.
+    """Find a path of low energy from a to b (B, *event) by the string method; both ends stay fixed.
 
-    points: P, on the path; it is as fine as they are: a pass between two of them is not seen.
-    steps: of descent, each of length step_size · |∇E|, but never further than half the distance
-    between neighbours; unless given, a step size is found for each row that neither crawls nor
-    jumps. Of all paths on the way, the straight line among them, that of the lowest peak is
-    returned, so its peak is never above the straight line's; which pass is found, of several,
-    depends on that line. Points stay in a box domain.
+    points: P, on the path; a barrier between two of them is missed; steps: of descent, each of
+    length step_size · |∇E|, at most half the distance between neighbours; step_size: unless given,
+    adapted for each row. Of all paths on the way, the straight line among them, the one with the
+    lowest maximum is returned; which of several barriers it crosses depends on the straight line.
+    Points stay in a box domain.
 
     Raises ValueError for ends of different shapes, fewer than 3 points, points outside the domain
-    or of no energy, and a domain without paths. Source: E, Ren & Vanden-Eijnden (2007), the
+    or of non-finite energy, and a discrete domain. Source: E, Ren & Vanden-Eijnden (2007), the
     simplified string method, https://doi.org/10.1063/1.2720838
 
     >>> ring = lift(lambda x: 4 * (x.norm(dim=1) - 1).square())
@@ -183,14 +184,51 @@ def interpolate(
     (True, True)
     """
     energy = lift(energy)
-    shapes = [tuple(getattr(end, "shape", ())) for end in (a, b)]
-    whole = isinstance(points, int) and points >= 3 and isinstance(steps, int) and steps >= 0
-    alike = shapes[0] == shapes[1] and len(shapes[0]) > 1
-    if not (alike and whole) or not (step_size is None or 0 < step_size < math.inf):
+    _check_ends(energy, a, b, points, steps, step_size)
+    a, b = a.detach(), b.detach().to(a)
+    rows = torch.arange(len(a), device=a.device).repeat(points)
+    t = torch.linspace(0, 1, points, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
+    path, along = a + t * (b - a), energy.index_rows(rows)
+    interior = energy.index_rows(rows[: (points - 2) * len(a)])
+
+    def heights(path: Tensor) -> Tensor:
+        return energy_values(along, path.flatten(0, 1), batch_size=len(rows)).view(points, len(a))
+
+    straight = lowest = heights(path)
+    check_finite(straight[[0, -1]].T, "pairs of energies at the ends")
+    best, size = path, torch.full_like(straight[0], step_size or 1.0, dtype=a.dtype)
+    norm = torch.full_like(size, math.inf)
+    with frozen(energy):
+        for _ in range(steps):
+            score = score_alone(interior, path[1:-1].flatten(0, 1)).view(path[1:-1].shape)
+            force = _project_across(path, score)
+            norm_before, norm = norm, force.flatten(2).square().sum((0, 2)).sqrt()
+            if step_size is None:
+                size = torch.where(norm <= norm_before, 1.05 * size, 0.5 * size)
+            moved = path[1:-1] + _cap_steps(path, size, force)
+            path = _space_evenly(energy, torch.cat([path[:1], moved, path[-1:]]))
+            values = heights(path)
+            lower = values.amax(0) < lowest.amax(0)
+            best = torch.where(per_row(lower, a), path, best)
+            lowest = torch.where(lower, values, lowest)
+            if progress is not None:
+                progress(1)
+    barrier = lowest.amax(0) - torch.maximum(lowest[0], lowest[-1])
+    return Interpolation(best, lowest, straight, barrier)
+
+
+def _check_ends(
+    energy: Energy, a: Tensor, b: Tensor, points: int, steps: int, step_size: float | None
+) -> None:
+    """Raise ValueError unless a path from a to b can be found."""
+    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
+    alike = tensors and a.shape == b.shape and a.dim() > 1
+    counts = isinstance(points, int) and points >= 3 and isinstance(steps, int) and steps >= 0
+    if not (alike and counts) or not (step_size is None or 0 < step_size < math.inf):
         raise ValueError(
-            f"ends of shape {shapes[0]} and {shapes[1]}, {points} points, {steps} steps and step "
-            f"size {step_size} were given; the ends need one shape (B, *event), and there must be "
-            "3 points and 0 steps or more; correct them"
+            f"the ends are {describe(a)} and {describe(b)}, with {points} points, {steps} steps "
+            f"and step size {step_size}; the ends need one shape (B, *event), and there must be 3 "
+            "points and 0 steps or more; correct them"
         )
     for end in (a, b):
         check_points(energy, end)
@@ -199,81 +237,35 @@ def interpolate(
             f"the domain is {energy.domain}; a path leads through real numbers or a box; use an "
             "energy of those"
         )
-    a, b = a.detach(), b.detach().to(a)
-    wide, rows = [points - 2, *a.shape], torch.arange(len(a), device=a.device).repeat(points)
-    t = torch.linspace(0, 1, points, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
-    path, many = a + t * (b - a), energy.index_rows(rows)
-    inner = energy.index_rows(rows[: (points - 2) * len(a)])
-
-    def heights(path: Tensor) -> Tensor:
-        return energy_values(many, path.flatten(0, 1), batch_size=len(rows)).view(points, len(a))
-
-    straight = lowest = heights(path)
-    check_finite(straight[[0, -1]].T, "pairs of energies at the ends")
-    best, pace = (
-        path,
-        torch.full(
-            (len(a),), 1.0 if step_size is None else step_size, dtype=a.dtype, device=a.device
-        ),
-    )
-    before = torch.full_like(pace, math.inf)
-    with frozen(energy):
-        for _ in range(steps):
-            score = score_alone(inner, path[1:-1].flatten(0, 1)).view(wide)
-            across = score - _along(path, score)
-            force = across.flatten(2).square().sum((0, 2)).sqrt()
-            if step_size is None:
-                pace = torch.where(force <= before, 1.05 * pace, 0.5 * pace)
-            before = force
-            path = _dealt(
-                energy, torch.cat([path[:1], path[1:-1] + _capped(path, pace, across), path[-1:]])
-            )
-            found = heights(path)
-            lower = found.amax(0) < lowest.amax(0)
-            best = torch.where(per_row(lower, a), path, best)
-            lowest = torch.where(lower, found, lowest)
-            if progress is not None:
-                progress(1)
-    return Interpolation(
-        best, lowest, straight, lowest.amax(0) - torch.maximum(lowest[0], lowest[-1])
-    )
 
 
-def _along(path: Tensor, v: Tensor) -> Tensor:
-    """The part of v (P − 2, B, *event) along the path, whose direction is that from one neighbour
-    to the other.
-    """
+def _project_across(path: Tensor, v: Tensor) -> Tensor:
+    """Remove from v (P − 2, B, *event) its part along the path, by central differences."""
     tangent = (path[2:] - path[:-2]).flatten(2)
-    tangent = tangent / tangent.norm(dim=2, keepdim=True).clamp_min(1e-30)
-    return ((v.flatten(2) * tangent).sum(2, keepdim=True) * tangent).view(v.shape)
+    tangent = tangent / tangent.norm(dim=2, keepdim=True).clamp_min(MIN_TANGENT_LENGTH)
+    along = (v.flatten(2) * tangent).sum(2, keepdim=True) * tangent
+    return v - along.view(v.shape)
 
 
-def _capped(path: Tensor, pace: Tensor, v: Tensor) -> Tensor:
-    """pace · v (P − 2, B, *event), no step longer than half the mean distance of neighbours."""
-    step = pace.view(1, -1, 1) * v.flatten(2)
-    most = (path[1:] - path[:-1]).flatten(2).norm(dim=2).mean(0).view(1, -1, 1) / 2
-    return (step * (most / step.norm(dim=2, keepdim=True).clamp_min(1e-30)).clamp(max=1.0)).view(
-        v.shape
-    )
+def _cap_steps(path: Tensor, size: Tensor, v: Tensor) -> Tensor:
+    """Return size · v (P − 2, B, *event), at most half the mean distance of neighbours long."""
+    step = size.view(1, -1, 1) * v.flatten(2)
+    longest = (path[1:] - path[:-1]).flatten(2).norm(dim=2).mean(0).view(1, -1, 1) / 2
+    ratio = longest / step.norm(dim=2, keepdim=True).clamp_min(MIN_TANGENT_LENGTH)
+    return (step * ratio.clamp_max(1.0)).view(v.shape)
 
 
-def _dealt(energy: Energy, path: Tensor) -> Tensor:
-    """The points dealt out evenly along the broken line through them, row by row, inside the walls
-    of a box.
-    """
-    flat = path.flatten(2)
-    lengths = (flat[1:] - flat[:-1]).norm(dim=2).clamp_min(1e-30)
+def _space_evenly(energy: Energy, path: Tensor) -> Tensor:
+    """Move the points of a path (P, B, *event) to equal distances along it, inside the domain."""
+    flat, last = path.flatten(2), len(path) - 1
+    lengths = (flat[1:] - flat[:-1]).norm(dim=2).clamp_min(MIN_TANGENT_LENGTH)
     at = torch.cat([torch.zeros_like(lengths[:1]), lengths.cumsum(0)])
-    wanted = (
-        torch.linspace(0, 1, len(path), dtype=path.dtype, device=path.device).unsqueeze(1) * at[-1]
-    )
-    left = (
-        torch.searchsorted(at.T.contiguous(), wanted.T.contiguous(), right=True)
-        .T.sub(1)
-        .clamp(0, len(path) - 2)
-    )
-    share = ((wanted - at.gather(0, left)) / lengths.gather(0, left)).clamp(0, 1).unsqueeze(2)
+    share = torch.linspace(0, 1, len(path), dtype=path.dtype, device=path.device).unsqueeze(1)
+    wanted = share * at[-1]
+    left = torch.searchsorted(at.T.contiguous(), wanted.T.contiguous(), right=True).T
+    left = (left - 1).clamp(0, last - 1)
+    t = ((wanted - at.gather(0, left)) / lengths.gather(0, left)).clamp(0, 1).unsqueeze(2)
     index = left.unsqueeze(2).expand_as(flat)
-    even = (1 - share) * flat.gather(0, index) + share * flat.gather(0, index + 1)
+    even = (1 - t) * flat.gather(0, index) + t * flat.gather(0, index + 1)
     even = energy.domain.reflect(even)[0]
     return torch.cat([path[:1], even[1:-1].view(path[1:-1].shape), path[-1:]])

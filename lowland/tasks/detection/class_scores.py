@@ -1,53 +1,61 @@
-"""Outlier scores that read a classifier: its logits f(x) (B, K), or what a layer makes of x. High
-is unlikely, for all of them.
+"""Outlier scores that read a classifier: its logits f(x) (B, K), or features of its layers.
 
-The energy is a function or module that gives logits, a `ClassifierEnergy`, or any energy with
-classes: then f = −(energies of the classes), or, where an energy keeps its level apart from its
-classes, the logits of p(y | x) alone. No score is tuned on outliers.
+High is unlikely, for all of them. A classifier is a function or module that gives logits, or an
+energy with classes, whose logits are those of p(y | x). No score is tuned on outliers.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy, labels_of
 from lowland.energy.gradient import frozen
-from lowland.tasks.detection.scores import OutlierScore, Statistics, distance, gaussian, members
+from lowland.tasks.detection.scores import (
+    OutlierScore,
+    Statistics,
+    ensemble_members,
+    fit_gaussians,
+    mahalanobis_distance,
+)
+
+Classifier = Energy | Callable[[Tensor], Tensor]
+MIN_FEATURE_LENGTH = 1e-12  # of features that are scaled to length 1
 
 
-def logits(energy: Any, x: Tensor) -> Tensor:
-    """Logits (B, K) of x. Raises ValueError for an energy that gives none.
+def logits(classifier: Classifier, x: Tensor) -> Tensor:
+    """Compute logits (B, K) of points x (B, *event). Raises ValueError if there are none.
 
     >>> logits(lambda x: x @ torch.eye(2), torch.ones(1, 2))
     tensor([[1., 1.]])
     """
-    found = _classify(energy)(x)
-    if found.dim() != 2 or len(found) != len(x) or found.shape[1] < 2:
+    values = _logits_function(classifier)(x)
+    if values.dim() != 2 or len(values) != len(x) or values.shape[1] < 2:
         raise ValueError(
-            f"the energy gave {tuple(found.shape)} for {len(x)} points; a score of classes needs "
+            f"the energy gave {tuple(values.shape)} for {len(x)} points; a score of classes needs "
             f"logits ({len(x)}, K) with K >= 2; pass a classifier, an energy with classes, or "
             "another score"
         )
-    return found
+    return values
 
 
-def _classify(energy: Any) -> Callable[[Tensor], Tensor]:
-    """Return the function x -> logits of an energy with labels; any other callable as it is."""
-    labels = labels_of(energy) if isinstance(energy, Energy) else None
-    return energy if labels is None else labels.logits
+def _logits_function(classifier: Classifier) -> Callable[[Tensor], Tensor]:
+    """Return the function x -> logits of an energy with classes; a callable as it is."""
+    labels = labels_of(classifier) if isinstance(classifier, Energy) else None
+    return classifier if labels is None else labels.logits
 
 
-def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tensor]:
-    """What layers of a network make of x: one (B, D) each. Without names, what the last linear
-    layer that runs is given.
+def features(energy: nn.Module, x: Tensor, layers: Sequence[str] = ()) -> list[Tensor]:
+    """Compute the outputs of layers of a network at x, one (B, D) each.
 
-    layers: names of modules in `energy.named_modules()`; maps (B, C, H, W) are averaged over space.
-    Raises ValueError for a name that is not there, and for an energy without a linear layer.
+    layers: names in `energy.named_modules()`; maps (B, C, H, W) are averaged over space. Without
+    names, the input of the last linear layer that runs. Raises ValueError for a name that does not
+    exist, and for an energy without a linear layer.
 
-    >>> features(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 5)), torch.zeros(4, 2))[0].shape
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 5))
+    >>> features(net, torch.zeros(4, 2))[0].shape
     torch.Size([4, 3])
     """
     known = dict(energy.named_modules())
@@ -57,43 +65,49 @@ def features(energy: Energy, x: Tensor, layers: Sequence[str] = ()) -> list[Tens
             f"there is no layer {missing[0]!r}; allowed are {', '.join(filter(None, known))}; name "
             "one of them"
         )
-    caught: dict[str, Tensor] = {}
-
-    def keep(name: str, value: Tensor) -> None:
-        caught[name] = value
-
-    if layers:
+    outputs: dict[str, Tensor] = {}
+    hooks = [
+        known[name].register_forward_hook(
+            lambda _m, _in, output, name=name: outputs.__setitem__(name, output)
+        )
+        for name in layers
+    ]
+    if not layers:
         hooks = [
-            known[name].register_forward_hook(lambda _m, _i, out, name=name: keep(name, out))
-            for name in layers
-        ]
-    else:
-        linear = [module for module in known.values() if isinstance(module, nn.Linear)]
-        hooks = [
-            module.register_forward_pre_hook(lambda _m, given: keep("", given[0]))
-            for module in linear
+            module.register_forward_pre_hook(lambda _m, args: outputs.__setitem__("", args[0]))
+            for module in known.values()
+            if isinstance(module, nn.Linear)
         ]
     try:
         with torch.no_grad():
-            _classify(energy)(x)
+            _logits_function(energy)(x)
     finally:
         for hook in hooks:
             hook.remove()
-    found = [caught.get(name) for name in layers or ("",)]
-    if any(f is None or len(f) != len(x) for f in found):
+    names = layers or ("",)
+    if not all(name in outputs and len(outputs[name]) == len(x) for name in names):
         raise ValueError(
             f"{type(energy).__name__} has no layer to read features (B, D) from; a linear layer "
             "that runs, or names of layers, are needed; pass layers=('name', ...) to the score"
         )
-    return [
-        f.flatten(2).mean(2).float() if f.dim() > 2 else f.float() for f in found if f is not None
-    ]
+    return [_average_maps(outputs[name]).float() for name in names]
+
+
+def _average_maps(f: Tensor) -> Tensor:
+    return f.flatten(2).mean(2) if f.dim() > 2 else f
 
 
 @dataclass(frozen=True)
-class MSP(OutlierScore):
-    """−log max_k p(k | x): the classifier's doubt, from the other classes, so that sure answers do
-    not tie.
+class ClassScore(OutlierScore):
+    """An outlier score that reads a classifier."""
+
+    reads: ClassVar[Literal["classes"]] = "classes"
+
+
+@dataclass(frozen=True)
+class MSP(ClassScore):
+    """−log max_k p(k | x), the maximum softmax probability, computed from the other classes so
+    that confident answers do not tie.
 
     Source: Hendrycks & Gimpel (2017), https://arxiv.org/abs/1610.02136
 
@@ -101,15 +115,13 @@ class MSP(OutlierScore):
     0.6931
     """
 
-    reads: ClassVar[str] = "classes"
-
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with torch.no_grad():
-            return _doubt(logits(energy, x))
+            return _negative_log_msp(logits(energy, x))
 
 
 @dataclass(frozen=True)
-class MaxLogit(OutlierScore):
+class MaxLogit(ClassScore):
     """−max_k f_k(x).
 
     Source: Hendrycks et al. (2022), https://arxiv.org/abs/1911.11132
@@ -118,15 +130,13 @@ class MaxLogit(OutlierScore):
     -3.0
     """
 
-    reads: ClassVar[str] = "classes"
-
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with torch.no_grad():
             return -logits(energy, x).double().amax(1)
 
 
 @dataclass(frozen=True)
-class LogitEnergy(OutlierScore):
+class LogitEnergy(ClassScore):
     """−T log Σ_k exp(f_k(x) / T). temperature: T.
 
     Source: Liu et al. (2020), https://arxiv.org/abs/2010.03759
@@ -136,7 +146,6 @@ class LogitEnergy(OutlierScore):
     """
 
     temperature: float = 1.0
-    reads: ClassVar[str] = "classes"
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
@@ -147,21 +156,21 @@ class LogitEnergy(OutlierScore):
 
 
 @dataclass(frozen=True)
-class ODIN(OutlierScore):
+class ODIN(ClassScore):
     """−log max_k softmax(f(x̃) / T)_k with x̃ = x + ε sign ∇_x log max_k softmax(f(x) / T)_k.
 
-    A small step towards the class that is called lifts inliers more than outliers. temperature: T;
+    A small step towards the predicted class lifts inliers more than outliers. temperature: T;
     epsilon: ε, in the unit of x. The defaults are the paper's middle values for images in [0, 1];
     there, both were tuned on outliers, here they are not. Source: Liang, Li & Srikant (2018),
     https://arxiv.org/abs/1706.02690
 
-    >>> round(ODIN(temperature=1.0, epsilon=1.0).compute(nn.Identity(), torch.tensor([[1.0, 0.0]]), {}).item(), 4)
+    >>> score = ODIN(temperature=1.0, epsilon=1.0)
+    >>> round(score.compute(nn.Identity(), torch.tensor([[1.0, 0.0]]), {}).item(), 4)
     0.0486
     """
 
     temperature: float = 1000.0
     epsilon: float = 0.0014
-    reads: ClassVar[str] = "classes"
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
@@ -173,25 +182,21 @@ class ODIN(OutlierScore):
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with frozen(energy), torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_(True)
-            (slope,) = torch.autograd.grad(
-                _doubt(logits(energy, leaf) / self.temperature).sum(), leaf
-            )
+            loss = _negative_log_msp(logits(energy, leaf) / self.temperature).sum()
+            (gradient,) = torch.autograd.grad(loss, leaf)
         with torch.no_grad():
-            return _doubt(
-                logits(energy, x - self.epsilon * slope.sign()).double() / self.temperature
-            )
+            moved = logits(energy, x - self.epsilon * gradient.sign()).double()
+            return _negative_log_msp(moved / self.temperature)
 
 
 @dataclass(frozen=True)
-class Mahalanobis(OutlierScore):
-    """Σ_l min_k (h_l − μ_lk)ᵀ C_l⁻¹ (h_l − μ_lk): how far features h_l of layer l are from the
-    nearest class.
+class Mahalanobis(ClassScore):
+    """Σ_l min_k (h_l − μ_lk)ᵀ C_l⁻¹ (h_l − μ_lk) of features h_l of layer l, to the nearest class.
 
-    Means of the classes and their common covariance are those of inliers by label, or by the class
-    that the classifier calls where there are no labels; an energy without classes counts as one
-    class. layers: as in `features`; shrinkage: a share by which variances are raised. Layers are
-    added as they are: the weights of the paper were fitted to outliers. Source: Lee et al. (2018),
-    https://arxiv.org/abs/1807.03888
+    Means of the classes and their common covariance are those of inliers by label, or by predicted
+    class without labels; an energy without classes counts as one class. layers: as in `features`;
+    shrinkage: a share by which variances are raised. Layers are added with equal weights: those of
+    the paper were fitted to outliers. Source: Lee et al. (2018), https://arxiv.org/abs/1807.03888
 
     >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), torch.randn(50, 2)
     >>> statistics = Mahalanobis().fit(net, x, torch.arange(50) % 2)
@@ -201,7 +206,6 @@ class Mahalanobis(OutlierScore):
 
     layers: tuple[str, ...] = ()
     shrinkage: float = 0.01
-    reads: ClassVar[str] = "classes"
     needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -213,30 +217,30 @@ class Mahalanobis(OutlierScore):
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         if labels is None:
-            labels = torch.cat([_called(energy, part) for part in x.split(self.batch)])
-        found = _split_features(energy, x, self.layers, self.batch)
+            labels = torch.cat([_predict_class(energy, part) for part in x.split(self.batch)])
+        layers = _split_features(energy, x, self.layers, self.batch)
         return {
-            f"{i}/{name}": t
-            for i, f in enumerate(found)
-            for name, t in gaussian(f, labels, self.shrinkage).items()
+            f"{i}/{name}": tensor
+            for i, f in enumerate(layers)
+            for name, tensor in fit_gaussians(f, labels, self.shrinkage).items()
         }
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        parts = [
-            {name: statistics[f"{i}/{name}"] for name in ("means", "precision")}
-            for i in range(max(len(self.layers), 1))
+        distances = [
+            mahalanobis_distance(
+                f, {name: statistics[f"{i}/{name}"] for name in ("means", "precision")}
+            )
+            for i, f in enumerate(features(energy, x, self.layers))
         ]
-        return torch.stack(
-            [distance(f, p) for f, p in zip(features(energy, x, self.layers), parts, strict=True)]
-        ).sum(0)
+        return torch.stack(distances).sum(0)
 
 
 @dataclass(frozen=True)
-class KNN(OutlierScore):
+class KNN(ClassScore):
     """Distance from the features of x to the k-th nearest of inliers, features scaled to length 1.
 
-    neighbours: k; layers: as in `features`, put side by side; bank: how many inliers are kept, the
-    first. Raises ValueError for fewer inliers than k. Source: Sun et al. (2022),
+    neighbours: k; layers: as in `features`, concatenated; bank: number of inliers stored, the first
+    ones. Raises ValueError for fewer inliers than k. Source: Sun et al. (2022),
     https://arxiv.org/abs/2204.06507
 
     >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), torch.randn(50, 2)
@@ -248,7 +252,6 @@ class KNN(OutlierScore):
     neighbours: int = 10
     layers: tuple[str, ...] = ()
     bank: int = 5000
-    reads: ClassVar[str] = "classes"
     needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -264,25 +267,17 @@ class KNN(OutlierScore):
                 f"{len(x)} reference points came for the {self.neighbours} nearest; at least as "
                 "many are needed; bring more, or set fewer neighbours"
             )
-        return {
-            "bank": self._unit(_split_features(energy, x[: self.bank], self.layers, self.batch))
-        }
+        layers = _split_features(energy, x[: self.bank], self.layers, self.batch)
+        return {"bank": _normalize(layers)}
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        near = torch.cdist(
-            self._unit(features(energy, x, self.layers)), statistics["bank"].to(x.device)
-        )
-        return near.kthvalue(self.neighbours, 1).values
-
-    @staticmethod
-    def _unit(found: Sequence[Tensor]) -> Tensor:
-        return torch.cat([f / f.norm(dim=1, keepdim=True).clamp_min(1e-12) for f in found], 1)
+        points, bank = _normalize(features(energy, x, self.layers)), statistics["bank"]
+        return torch.cdist(points, bank.to(x.device)).kthvalue(self.neighbours, 1).values
 
 
 @dataclass(frozen=True)
 class EnsembleMSP(OutlierScore):
-    """−log max_k p̄_k(x), p̄ the mean of the class probabilities of the members of a sum: a deep
-    ensemble's doubt.
+    """−log max_k p̄_k(x), p̄ the mean class probabilities over the terms of a sum of classifiers.
 
     Source: Lakshminarayanan, Pritzel & Blundell (2017), https://arxiv.org/abs/1612.01474
 
@@ -292,56 +287,65 @@ class EnsembleMSP(OutlierScore):
     0.6931
     """
 
-    reads: ClassVar[str] = "terms"
+    reads: ClassVar[Literal["terms"]] = "terms"
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        p = _probabilities(energy, x).mean(0).sort(1).values
+        p = _member_probabilities(energy, x).mean(0).sort(1).values
         return -torch.log1p(-p[:, :-1].sum(1))
 
 
 @dataclass(frozen=True)
 class MutualInformation(OutlierScore):
-    """H(p̄) − mean_m H(p_m): what the members of a sum of classifiers disagree about, and not what
-    each of them doubts.
+    """H(p̄) − mean_m H(p_m), the mutual information of class and ensemble member (BALD).
 
-    Source: Houlsby et al. (2011), https://arxiv.org/abs/1112.5745
+    It measures disagreement among the terms of a sum of classifiers, not the doubt of each. Source:
+    Houlsby et al. (2011), https://arxiv.org/abs/1112.5745
 
     >>> import lowland
-    >>> one, other = lowland.Function(lambda x: x), lowland.Function(lambda x: -x)
-    >>> round(MutualInformation().compute(one + other, torch.tensor([[50.0, -50.0], [0.0, 0.0]]), {})[0].item(), 4)
+    >>> both = lowland.Function(lambda x: x) + lowland.Function(lambda x: -x)
+    >>> x = torch.tensor([[50.0, -50.0], [0.0, 0.0]])
+    >>> round(MutualInformation().compute(both, x, {})[0].item(), 4)
     0.6931
     """
 
-    reads: ClassVar[str] = "terms"
+    reads: ClassVar[Literal["terms"]] = "terms"
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        p = _probabilities(energy, x)
+        p = _member_probabilities(energy, x)
         return _entropy(p.mean(0)) - _entropy(p).mean(0)
 
 
-def _doubt(f: Tensor) -> Tensor:
-    """log Σ_k exp f_k − max_k f_k, as log(1 + Σ exp(f_k − max f)) over the other classes."""
-    ordered = f.double().sort(1, descending=True).values
-    return torch.log1p((ordered[:, 1:] - ordered[:, :1]).exp().sum(1))
+def _negative_log_msp(f: Tensor) -> Tensor:
+    """Compute −log max_k softmax(f)_k (B,) of logits (B, K), as log(1 + Σ exp(f_k − max f))."""
+    descending = f.double().sort(1, descending=True).values
+    return torch.log1p((descending[:, 1:] - descending[:, :1]).exp().sum(1))
 
 
-def _probabilities(energy: Energy, x: Tensor) -> Tensor:
-    """Class probabilities (members, B, K) in float64."""
+def _member_probabilities(energy: Energy, x: Tensor) -> Tensor:
+    """Compute class probabilities (members, B, K) in float64."""
     with torch.no_grad():
-        return torch.stack([logits(member, x).double().softmax(1) for member in members(energy)])
+        members = [logits(member, x).double().softmax(1) for member in ensemble_members(energy)]
+    return torch.stack(members)
 
 
 def _entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p).sum(-1)
 
 
+def _normalize(layers: Sequence[Tensor]) -> Tensor:
+    """Scale features (B, D) of each layer to length 1 and concatenate them."""
+    lengths = [f.norm(dim=1, keepdim=True).clamp_min(MIN_FEATURE_LENGTH) for f in layers]
+    return torch.cat([f / length for f, length in zip(layers, lengths, strict=True)], 1)
+
+
 def _split_features(energy: Energy, x: Tensor, layers: Sequence[str], batch: int) -> list[Tensor]:
+    """Compute `features` in batches."""
     parts = [features(energy, part, layers) for part in x.split(batch)]
-    return [torch.cat(found) for found in zip(*parts, strict=True)]
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
-def _called(energy: Energy, x: Tensor) -> Tensor:
-    """The class that the classifier calls (B,), or 0 for an energy without classes."""
+def _predict_class(energy: Energy, x: Tensor) -> Tensor:
+    """Return the predicted class (B,), 0 for an energy without classes."""
     with torch.no_grad():
         try:
             return logits(energy, x).argmax(1)

@@ -1,4 +1,4 @@
-"""Outlier detection: an energy, an outlier score, calibration points, and verdicts with a guarantee.
+"""Outlier detection: an energy, an outlier score, calibration points, verdicts with a guarantee.
 
 A detector calls a point an outlier if its conformal p-value is small enough. As long as neither the
 energy nor the score has seen the calibration points, inliers are called outliers no more often than
@@ -107,7 +107,7 @@ class Detector:
     def fit(
         self, calibration: Tensor, *, reference: Tensor | None = None, labels: Tensor | None = None
     ) -> "Detector":
-        """Return a new detector, calibrated on points (N, *event) that neither energy nor score saw.
+        """Return a new detector, calibrated on points (N, *event) unseen by energy and score.
 
         reference (R, *event): inliers to which the score is fitted, if it needs some, new ones or
         those the energy was trained on; unless given, every other calibration point, from the

@@ -1,24 +1,24 @@
-"""Outlier scores: what a detector reads from an energy. High is unlikely, for all of them.
+"""Outlier scores that read an energy. High is unlikely, for all of them.
 
-A score is settings and nothing else. What it has to learn from inliers (a median, means and a
-covariance) it returns from `learn` as tensors, and is handed again by `values`; those inliers must
-not be the calibration points, or p-values lose their promise.
+A score holds settings only. What it needs from inliers (a median, means and a covariance) `fit`
+returns as tensors, which are passed to `compute`; those inliers must not be the calibration points,
+or p-values lose their guarantee.
 
     "energy"          E(x)                              "typicality"    |E(x) − median E|
-    "gradient-norm"   ‖∇E(x)‖ "descent" E where a few steps down from x end
-    "background"      E(x) − E_0(x), E_0 a law of single coordinates
-    "multiscale"      how far the norms ‖∇E(x, σ)‖ at several noise levels are from those of inliers
-    "ensemble", "disagreement"    mean and spread of the members of a sum of energies
+    "gradient-norm"   ‖∇E(x)‖                           "descent"       E after a few descent steps
+    "background"      E(x) − E_0(x), E_0 of independent normal coordinates
+    "multiscale"      Mahalanobis distance of log ‖∇E(x, σ)‖ at several noise levels
+    "ensemble", "disagreement"    mean and deviation over the terms of a sum of energies
 
-and of classifiers (`tasks.class_scores`): "msp", "max-logit", "logit-energy", "odin",
-"mahalanobis", "knn", "ensemble-msp", "mutual-information". A background model of your own needs no score:
+Those of classifiers are in `class_scores`. For another background model write
 `Detector(energy - background)`.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,26 +27,30 @@ from lowland.energy import Energy, Sum, energy_values, noise_of, value_and_score
 from lowland.samplers.kernel import per_row
 
 Statistics = Mapping[str, Tensor]
+MIN_GRADIENT_NORM = 1e-30  # of a gradient whose logarithm or direction is taken
+MIN_SCALE = 1e-12  # of a deviation or a variance that divides
 
 
 @dataclass(frozen=True)
-class OutlierScore:
-    """What all scores share. reads: what they ask of an energy, "energy" (E(x)), "noise" (E(x, σ)),
-    "classes" (logits) or "terms" (the members of a sum); learns: whether they need reference
-    points; batch: points scored together.
+class OutlierScore(ABC):
+    """A rule that gives every point an outlier score.
+
+    reads: what it asks of an energy, "energy" (E(x)), "noise" (E(x, σ)), "classes" (logits) or
+    "terms" (the terms of a sum); needs_reference: True if `fit` must be called; batch: points
+    computed together.
     """
 
-    reads: ClassVar[str] = "energy"
+    reads: ClassVar[Literal["energy", "noise", "classes", "terms"]] = "energy"
     needs_reference: ClassVar[bool] = False
     batch: ClassVar[int] = 256
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        """What inliers x (N, *event) teach, and their labels (N,) if there are any."""
+        """Compute the statistics of inliers x (N, *event), with labels (N,) if there are any."""
         return {}
 
+    @abstractmethod
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        """Outlier scores (B,) of points (B, *event)."""
-        raise NotImplementedError
+        """Compute outlier scores (B,) of points (B, *event)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class PlainEnergy(OutlierScore):
 
 @dataclass(frozen=True)
 class Typicality(OutlierScore):
-    """|E(x) − median of E over inliers|: what is too likely is an outlier as well.
+    """|E(x) − median of E over inliers|: points that are too likely are outliers as well.
 
     In many dimensions inliers fill a shell of energies, and flat images may lie below it.
     Source: Nalisnick et al. (2019), https://arxiv.org/abs/1906.02994
@@ -90,7 +94,7 @@ class Typicality(OutlierScore):
 
 @dataclass(frozen=True)
 class GradientNorm(OutlierScore):
-    """‖∇E(x)‖₂: at the foot of a valley the slope is small.
+    """‖∇E(x)‖₂, small in the modes of the density.
 
     Source: Grathwohl et al. (2020), section 5.3 (approximate mass),
     https://arxiv.org/abs/1912.03263
@@ -107,12 +111,12 @@ class GradientNorm(OutlierScore):
 
 @dataclass(frozen=True)
 class Descent(OutlierScore):
-    """E(x_K) after K steps down, x_{k+1} = x_k − s √D ∇E / ‖∇E‖, inside the walls of a box.
+    """E(x_K) after K normalised descent steps, x_{k+1} = x_k − s √D ∇E / ‖∇E‖, kept in a box.
 
-    Noise on an inlier is gone after a few steps, another kind of thing is not. steps: K; step_size:
-    s, the root mean square by which a coordinate moves in one step, whatever the unit of the
-    energy. Steps have this length also at the bottom. Form: Du & Mordatch (2019), who run Langevin
-    from the image, https://arxiv.org/abs/1903.08689
+    A few steps remove the noise on an inlier, but do not turn an outlier into an inlier. steps: K;
+    step_size: s, the root mean square by which a coordinate moves in one step, whatever the unit of
+    the energy. Steps keep this length near a minimum. Form: Du & Mordatch (2019), who run Langevin
+    dynamics from the image, https://arxiv.org/abs/1903.08689
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
@@ -134,26 +138,27 @@ class Descent(OutlierScore):
         length = self.step_size * math.sqrt(x[0].numel())
         for _ in range(self.steps):
             score = value_and_score(energy, x)[1]
-            x = x + per_row(length / _norm(score).clamp_min(1e-30), x) * score
+            x = x + per_row(length / _norm(score).clamp_min(MIN_GRADIENT_NORM), x) * score
             x = energy.domain.project(x)
         return energy_values(energy, x)
 
 
 @dataclass(frozen=True)
 class Background(OutlierScore):
-    """E(x) − E_0(x) with E_0 the law of single coordinates, N(μ_d, v_d), fitted to inliers: a
-    likelihood ratio.
+    """Likelihood ratio E(x) − E_0(x) to independent coordinates N(μ_d, v_d), fitted to inliers.
 
-    What bright or dark backgrounds add to the energy of everything is taken out again. Both must be
-    in nats, as after training at temperature 1. floor: the least deviation √v_d, in units of the
-    deviation of all numbers, for pixels that hardly change. For another background model write
-    `Detector(energy - background)`. Source: Ren et al. (2019), https://arxiv.org/abs/1906.02845
+    It removes what a bright or dark background adds to every energy. Both energies must be in nats,
+    as after training at temperature 1. floor: the least deviation √v_d, in units of the deviation
+    of all numbers, for pixels that hardly change. Source: Ren et al. (2019),
+    https://arxiv.org/abs/1906.02845
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
     >>> statistics = Background().fit(bowl, torch.tensor([[0.0, 1.0], [2.0, 3.0]]), None)
-    >>> statistics["mean"].tolist(), Background().compute(bowl, torch.tensor([[1.0, 2.0]]), statistics).item() > 0
-    ([1.0, 2.0], True)
+    >>> statistics["mean"].tolist()
+    [1.0, 2.0]
+    >>> Background().compute(bowl, torch.tensor([[1.0, 2.0]]), statistics).item() > 0
+    True
     """
 
     floor: float = 0.1
@@ -161,11 +166,9 @@ class Background(OutlierScore):
     batch: ClassVar[int] = 1024
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        least = self.floor * (x - x.mean(0)).std()
-        return {
-            "mean": x.mean(0),
-            "variance": x.var(0, correction=0).clamp_min(least.square().clamp_min(1e-12)),
-        }
+        mean = x.mean(0)
+        least = (self.floor * (x - mean).std()).square().clamp_min(MIN_SCALE)
+        return {"mean": mean, "variance": x.var(0, correction=0).clamp_min(least)}
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         mean, variance = statistics["mean"].to(x), statistics["variance"].to(x)
@@ -175,16 +178,15 @@ class Background(OutlierScore):
 
 @dataclass(frozen=True)
 class Multiscale(OutlierScore):
-    """How far the slopes at several noise levels are from those of inliers, for an energy E(x, σ):
+    """Mahalanobis distance of the gradient norms of E(x, σ) at several noise levels:
 
-        f_l(x) = log ‖∇E(x, σ_l)‖,      score = (f − m)ᵀ C⁻¹ (f − m)
+        f_l(x) = log ‖∇E(x, σ_l)‖,      (f − m)ᵀ C⁻¹ (f − m)
 
-    m and C are the mean and covariance of f over inliers, its variances raised by a share
-    `shrinkage`. One level sees texture, another shape; together they know the typical set of each
-    scale. Cost: one gradient per level. The noise is in the energy: x itself gets none. Raises
-    ValueError for fewer than 2 levels, levels or shrinkage not above 0, or an energy that knows no
-    noise. Source: Mahmood, Oliva & Styner (2021), https://arxiv.org/abs/2010.13132 (norms
-    themselves, and other densities of them)
+    m and C are the mean and covariance of f over inliers, variances raised by a share `shrinkage`.
+    Small levels see texture, large ones shape. Cost: one gradient per level; no noise is added to
+    x. Raises ValueError for fewer than 2 levels, levels or shrinkage not above 0, or an energy
+    without noise levels. Source: Mahmood, Oliva & Styner (2021), https://arxiv.org/abs/2010.13132
+    (norms themselves, and other densities of them)
 
     >>> import lowland
     >>> energy, x = lowland.nets.DenoiserMLP(lowland.real(2), hidden=(8,)), torch.randn(50, 2)
@@ -195,7 +197,7 @@ class Multiscale(OutlierScore):
 
     sigmas: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     shrinkage: float = 0.01
-    reads: ClassVar[str] = "noise"
+    reads: ClassVar[Literal["noise"]] = "noise"
     needs_reference: ClassVar[bool] = True
     batch: ClassVar[int] = 128
 
@@ -207,116 +209,114 @@ class Multiscale(OutlierScore):
             )
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        f = torch.cat([self._slopes(energy, part) for part in x.split(self.batch)])
-        return gaussian(f, torch.zeros(len(f), dtype=torch.long, device=f.device), self.shrinkage)
+        f = torch.cat([self._log_norms(energy, part) for part in x.split(self.batch)])
+        one_class = torch.zeros(len(f), dtype=torch.long, device=f.device)
+        return fit_gaussians(f, one_class, self.shrinkage)
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        return distance(self._slopes(energy, x), statistics)
+        return mahalanobis_distance(self._log_norms(energy, x), statistics)
 
-    def _slopes(self, energy: Energy, x: Tensor) -> Tensor:
-        if noise_of(energy) is None:
+    def _log_norms(self, energy: Energy, x: Tensor) -> Tensor:
+        if not noise_of(energy):
             raise ValueError(
                 f"{type(energy).__name__} knows no noise level; the score 'multiscale' compares "
                 "slopes of E(x, σ) over σ; pass an energy of noise, not bound to a level, or "
                 "another score"
             )
         norms = [_norm(value_and_score(energy.given(sigma), x)[1]) for sigma in self.sigmas]
-        return torch.stack(norms, 1).double().clamp_min(1e-30).log()
+        return torch.stack(norms, 1).double().clamp_min(MIN_GRADIENT_NORM).log()
 
 
 @dataclass(frozen=True)
 class EnsembleMean(OutlierScore):
-    """Mean over the members of a sum of energies, each in its own unit: mean_k (E_k(x) − median_k)
-    / deviation_k.
+    """Mean over the terms of a sum, each standardised: mean_k (E_k(x) − median_k) / deviation_k.
 
-    The median and the absolute deviation from it are those of inliers. For energies in one unit,
-    `Detector((a + b) / 2)` does. Source: Choi, Jang & Alemi (2018),
-    https://arxiv.org/abs/1810.01392
+    The medians and the median absolute deviations are those of inliers. For energies in one unit
+    use `Detector((a + b) / 2)`. Source: Choi, Jang & Alemi (2018), https://arxiv.org/abs/1810.01392
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> statistics = EnsembleMean().fit(bowl + 5 * bowl, torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]), None)
-    >>> EnsembleMean().compute(bowl + 5 * bowl, torch.tensor([[2.0, 0.0], [3.0, 0.0]]), statistics).tolist()
+    >>> both, x = bowl + 5 * bowl, torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    >>> statistics = EnsembleMean().fit(both, x, None)
+    >>> EnsembleMean().compute(both, x[1:], statistics).tolist()
     [0.0, 1.6666666269302368]
     """
 
-    reads: ClassVar[str] = "terms"
+    reads: ClassVar[Literal["terms"]] = "terms"
     needs_reference: ClassVar[bool] = True
     batch: ClassVar[int] = 1024
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        found = self._each(energy, x)
-        median = found.median(0).values
-        return {
-            "median": median,
-            "deviation": (found - median).abs().median(0).values.clamp_min(1e-12),
-        }
+        values = self._values(energy, x)
+        median = values.median(0).values
+        deviation = (values - median).abs().median(0).values.clamp_min(MIN_SCALE)
+        return {"median": median, "deviation": deviation}
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        return self._standard(energy, x, statistics).mean(1)
+        return self._standardise(energy, x, statistics).mean(1)
 
-    def _standard(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        return (self._each(energy, x) - statistics["median"].to(x)) / statistics["deviation"].to(x)
+    def _standardise(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
+        centred = self._values(energy, x) - statistics["median"].to(x)
+        return centred / statistics["deviation"].to(x)
 
-    def _each(self, energy: Energy, x: Tensor) -> Tensor:
-        return torch.stack([energy_values(member, x) for member in members(energy)], 1)
+    def _values(self, energy: Energy, x: Tensor) -> Tensor:
+        return torch.stack([energy_values(term, x) for term in ensemble_members(energy)], 1)
 
 
 @dataclass(frozen=True)
 class Disagreement(EnsembleMean):
-    """Standard deviation over the members of a sum of energies, each in its own unit (see
-    `EnsembleMean`).
+    """Standard deviation over the terms of a sum, standardised as in `EnsembleMean`.
 
-    Members that were trained alike agree where there were data.
+    Energies trained alike agree where there were data.
     Source: Lakshminarayanan, Pritzel & Blundell (2017), https://arxiv.org/abs/1612.01474
 
     >>> import lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1))
-    >>> statistics = {"median": torch.zeros(2), "deviation": torch.ones(2)}
-    >>> round(Disagreement().compute(bowl + 3 * bowl, torch.tensor([[1.0, 0.0]]), statistics).item(), 3)
+    >>> statistics, x = {"median": torch.zeros(2), "deviation": torch.ones(2)}, torch.ones(1, 1)
+    >>> round(Disagreement().compute(bowl + 3 * bowl, x, statistics).item(), 3)
     0.0
     """
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        return self._standard(energy, x, statistics).std(1)
+        return self._standardise(energy, x, statistics).std(1)
 
 
-def members(energy: Energy) -> list[Energy]:
-    """The terms of a sum of energies, whatever their weights above 0. Raises ValueError for
-    anything else.
+def ensemble_members(energy: Energy) -> list[Energy]:
+    """Return the terms of a sum of energies with weights above 0, without their weights.
+
+    Raises ValueError for anything else.
     """
     if not isinstance(energy, Sum) or len(energy.energies) < 2 or min(energy.weights) <= 0:
         raise ValueError(
             f"a {type(energy).__name__} was given as an ensemble; one is a sum of two members or "
             "more with weights above 0; write a + b + c"
         )
-    return [cast(Energy, member) for member in energy.energies]
+    return [term for term in energy.energies if isinstance(term, Energy)]
 
 
-def gaussian(f: Tensor, labels: Tensor, shrinkage: float) -> dict[str, Tensor]:
-    """Means (K, D) of features f (N, D) by label, and the inverse (D, D) of their common covariance
-    about them, in float64.
+def fit_gaussians(f: Tensor, labels: Tensor, shrinkage: float) -> dict[str, Tensor]:
+    """Fit Gaussians with one covariance to features f (N, D) by label: means (K, D) and the
+    precision (D, D), in float64.
 
-    Variances are raised by a share `shrinkage`, and by a trifle where a feature is constant.
+    Variances are raised by a share `shrinkage`, and a little where a feature is constant.
     """
     f = f.double()
-    classes, place = labels.unique(return_inverse=True)
-    sums = torch.zeros(len(classes), f.shape[1], dtype=f.dtype, device=f.device).index_add_(
-        0, place, f
-    )
-    means = sums / torch.bincount(place).unsqueeze(1)
-    rest = f - means[place]
+    classes, index = labels.unique(return_inverse=True)
+    sums = f.new_zeros(len(classes), f.shape[1]).index_add_(0, index, f)
+    means = sums / torch.bincount(index).unsqueeze(1)
+    rest = f - means[index]
     covariance = rest.T @ rest / max(len(f) - len(classes), 1)
-    raised = shrinkage * covariance.diagonal() + 1e-6 * covariance.diagonal().mean() + 1e-12
-    return {"means": means, "precision": torch.linalg.inv(covariance + raised.diag())}
+    variance = covariance.diagonal()
+    ridge = shrinkage * variance + 1e-6 * variance.mean() + MIN_SCALE
+    return {"means": means, "precision": torch.linalg.inv(covariance + ridge.diag())}
 
 
-def distance(f: Tensor, statistics: Statistics) -> Tensor:
-    """min_k (f − m_k)ᵀ P (f − m_k), (N,), for means (K, D) and precision P (D, D)."""
+def mahalanobis_distance(f: Tensor, statistics: Statistics) -> Tensor:
+    """Compute min_k (f − m_k)ᵀ P (f − m_k), (N,), for means (K, D) and a precision P (D, D)."""
     means, precision = statistics["means"].to(f.device), statistics["precision"].to(f.device)
     rest = f.double().unsqueeze(1) - means
     return torch.einsum("nkd,de,nke->nk", rest, precision, rest).amin(1)
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1) if x.dim() > 1 else x.abs()
+    return x.reshape(len(x), -1).norm(dim=1)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIN_NORM = 1e-30  # of a vector that is divided by its length
+MIN_VECTOR_NORM = 1e-30  # of a vector that is divided by its length
 
 
 class Operator(ABC):
@@ -52,7 +52,7 @@ class Operator(ABC):
         0.5
         """
         for _ in range(steps):
-            x = self.A_T(self.A(x / x.flatten().norm().clamp_min(MIN_NORM)))
+            x = self.A_T(self.A(x / x.flatten().norm().clamp_min(MIN_VECTOR_NORM)))
         return float(x.flatten().norm().sqrt())
 
     def tight_constant(self, x: Tensor) -> float | None:
@@ -67,7 +67,7 @@ class Operator(ABC):
         """
         y = self.A(x)
         again, atol = self.A(self.A_T(y)), 1e-4 * float(y.abs().max())
-        squared = round(float((again * y).sum() / y.square().sum().clamp_min(MIN_NORM)), 6)
+        squared = round(float((again * y).sum() / y.square().sum().clamp_min(MIN_VECTOR_NORM)), 6)
         tight = torch.allclose(again, squared * y, rtol=1e-3, atol=atol)
         return squared if tight else None
 

@@ -1,12 +1,11 @@
-"""What a measurement says of a point, as an energy, and what a restoration hands back.
+"""The likelihood of a measurement as an energy, and posterior samples with their summaries.
 
 For y = A x + σ ε with Gaussian noise, Bayes' rule is a sum of energies,
 
     E(x | y) = E(x) + ‖A x − y‖² / 2σ².
 
 (The factor is 1 / 2σ², so the drift carries ∇‖·‖² / 2σ² and not twice that.) Without noise, σ = 0,
-there is no such sum: what was seen is held, and the energy is one of the hidden numbers alone
-(`ClampedEnergy`).
+measured numbers are fixed, and the energy is one of the others alone (`ClampedEnergy`).
 """
 
 import math
@@ -26,19 +25,24 @@ from lowland.energy import (
     check_finite,
 )
 from lowland.energy.capabilities import Condition
+from lowland.energy.checks import describe
 from lowland.tasks.inverse.operators import Mask, Stride
 
 Measure = Callable[[Tensor], Tensor]
 
+UNINFORMATIVE_SIGMA = 1e6  # noise of a measurement that says nothing
+
 
 class Likelihood(Energy):
-    """‖A x − y‖² / 2σ² as an energy of x, row by row: y has as many rows as x will have.
+    """The energy ‖A x − y‖² / 2σ² of points x (B, *event), for measurements y (B, *measured).
 
     >>> import torch
     >>> from lowland.tasks import Identity
     >>> Likelihood(Identity(), torch.ones(2, 3), 0.5)(torch.zeros(2, 3))
     tensor([6., 6.])
     """
+
+    y: Tensor
 
     def __init__(self, operator: Measure, y: Tensor, sigma: float) -> None:
         super().__init__()
@@ -47,23 +51,22 @@ class Likelihood(Energy):
         self.operator, self.sigma = operator, sigma
         self.register_rows("y", y)
 
-    y: Tensor
-
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return (self.operator(x) - self.y).square().flatten(1).sum(1) / (2 * self.sigma**2)
 
 
 class ClampedEnergy(Wrapper):
-    """The energy of the hidden numbers u (B, n) alone, what was seen being held: E(x) with x = y
-    where known and u elsewhere.
+    """The energy of the unknown numbers u (B, n) with the known ones clamped: E(x) with x = y where
+    known and u elsewhere.
 
-    known: bool of the event's shape; y (B, *event): what was seen, anything where nothing was.
-    Samplers move u and nothing else.
+    known (*event) bool; y (B, *event): values of the known numbers, anything elsewhere. Samplers
+    move u and nothing else.
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1), lowland.real(3))
-    >>> hidden = ClampedEnergy(bowl, torch.tensor([True, False, False]), torch.tensor([[2.0, 0.0, 0.0]]))
-    >>> hidden.domain.shape, hidden(torch.ones(1, 2)), hidden.extend(torch.ones(1, 2))
+    >>> known, y = torch.tensor([True, False, False]), torch.tensor([[2.0, 0.0, 0.0]])
+    >>> clamped = ClampedEnergy(bowl, known, y)
+    >>> clamped.domain.shape, clamped(torch.ones(1, 2)), clamped.extend(torch.ones(1, 2))
     ((2,), tensor([6.]), tensor([[2., 1., 1.]]))
     """
 
@@ -85,19 +88,19 @@ class ClampedEnergy(Wrapper):
         self.register_buffer("places", places, persistent=False)
 
     def extend(self, u: Tensor) -> Tensor:
-        """Points (B, *event) with these hidden numbers."""
+        """Return points (B, *event) with unknown numbers u (B, n)."""
         y = self.y.to(u).expand(len(u), *self.y.shape[1:])
         return y.flatten(1).index_copy(1, self.places, u).view(y.shape)
 
     def restrict(self, x: Tensor) -> Tensor:
-        """The hidden numbers of points (B, *event)."""
+        """Return the unknown numbers (B, n) of points (B, *event)."""
         return x.flatten(1)[:, self.places]
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return self.energy(self.extend(x), c)
 
     def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Return energies (B,), and the scores of the hidden numbers."""
+        """Return energies (B,) and scores of the unknown numbers (B, n)."""
         value, score = self.energy.value_and_score(self.extend(x), c)
         return value, self.restrict(score)
 
@@ -110,7 +113,7 @@ class ClampedEnergy(Wrapper):
 
     @property
     def gibbs(self) -> Gibbs | None:
-        """Coloring and conditionals of the hidden sites."""
+        """Coloring and conditionals of the unknown sites."""
         inner = self.energy.gibbs
         if inner is None or inner.conditional is None:
             return None
@@ -118,28 +121,27 @@ class ClampedEnergy(Wrapper):
         if coloring is not None:
             coloring = coloring.flatten(1)[:, self.places.to(coloring.device)]
             coloring = coloring[coloring.any(1)]
-        binary = self.domain.kind == "binary"
+        last_event_dim = -1 if self.domain.kind == "binary" else -2
 
-        def hidden(u: Tensor, c: Any = None) -> Tensor:
-            found = conditional(self.extend(u), c)
-            flat = found.flatten(1) if binary else found.flatten(1, -2)
-            return flat.index_select(1, self.places)
+        def restricted_conditional(u: Tensor, c: Any = None) -> Tensor:
+            values = conditional(self.extend(u), c).flatten(1, last_event_dim)
+            return values.index_select(1, self.places)
 
-        return Gibbs(coloring, hidden)
+        return Gibbs(coloring, restricted_conditional)
 
     @property
     def condition(self) -> Condition | None:
-        found = self.energy.condition
-        if not isinstance(found, LabelCondition):
-            return None if found is None else NoiseCondition()
-        heads = found.class_energies
-        return LabelCondition(found.classes, lambda u: heads(self.extend(u)))
+        inner = self.energy.condition
+        if isinstance(inner, LabelCondition):
+            return LabelCondition(inner.classes, lambda u: inner.class_energies(self.extend(u)))
+        return inner and NoiseCondition()
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """mean and spread (B, *event): average and standard deviation over the draws; draws (D, B,
-    *event).
+    """Posterior samples with their mean and standard deviation.
+
+    mean, std (B, *event): over the samples; draws (D, B, *event): the samples.
     """
 
     mean: Tensor
@@ -148,27 +150,26 @@ class Restoration:
 
     @classmethod
     def of(cls, draws: Tensor) -> "Restoration":
-        """Their mean and spread beside draws (D, B, *event)."""
+        """Summarise samples (D, B, *event)."""
         return cls(draws.mean(0), draws.std(0, correction=0), draws)
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Ends (B, *event) between which a true number lies with probability `level` or more, if
-        the draws are as it is.
+        """Compute the ends (B, *event) of credible intervals of probability `level` or more.
 
-        Among D draws and the truth every order is equally likely, so the truth lies between the
-        i-th lowest and the i-th highest draw with probability (D + 1 − 2i) / (D + 1) exactly, if
-        there are no ties. The narrowest such interval is taken. Raises ValueError for a level
-        outside (0, 1), or more than (D − 1) / (D + 1), which D draws cannot promise.
+        Among D draws and the truth every order is equally likely if they have one distribution, so
+        the truth lies between the i-th lowest and the i-th highest draw with probability (D + 1 −
+        2i) / (D + 1), without ties. The narrowest such interval is taken. Raises ValueError for a
+        level outside (0, 1), or above (D − 1) / (D + 1).
 
         >>> import torch
         >>> low, high = Restoration.of(torch.arange(19.0).view(19, 1, 1)).interval(0.9)
         >>> low.item(), high.item()
         (0.0, 18.0)
         """
-        count = len(self.draws)
-        i = math.floor((count + 1) * (1 - level) / 2 + 1e-9) if 0 < level < 1 else 0
+        count, valid = len(self.draws), 0 < level < 1
+        i = math.floor((count + 1) * (1 - level) / 2 + 1e-9) if valid else 0
         if i < 1:
-            needed = math.ceil(2 / (1 - level) - 1 - 1e-9) if 0 < level < 1 else 19
+            needed = math.ceil(2 / (1 - level) - 1 - 1e-9) if valid else 19
             raise ValueError(
                 f"an interval of level {level} was asked of {count} draws; the level lies in (0, "
                 f"1) and so many draws promise at most {max(count - 1, 0) / (count + 1):.3f}; take "
@@ -178,32 +179,8 @@ class Restoration:
         return ordered[i - 1], ordered[count - i]
 
 
-def check_noise(sigma: float, zero: bool = True) -> None:
-    """Refuse a noise of the measurement that is negative, infinite or no number, and 0 where that
-    cannot be.
-    """
-    if not (math.isfinite(sigma) and (sigma > 0 or (zero and sigma == 0))):
-        exact = ", or 0 for what was seen through a Mask or a Stride" if zero else " here"
-        raise ValueError(
-            f"sigma is {sigma}; the noise of the measurement must be finite and above 0{exact}; "
-            "0.05 is small for images"
-        )
-
-
-def check_measured(y: Tensor) -> None:
-    """Refuse measurements that are no floating point tensor, none at all, or not finite."""
-    if not isinstance(y, Tensor) or not y.is_floating_point() or y.dim() < 2 or len(y) == 0:
-        got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(
-            f"the measurements came as {got}; a floating point tensor (B, *measured) with B > 0 is "
-            "needed; convert them"
-        )
-    check_finite(y, "measurements")
-
-
-def seen(operator: Measure, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Of an operator that shows some numbers as they are: which (*event) bool, and points (B,
-    *event) that hold them.
+def find_known(operator: Measure, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the known numbers (*event) bool of a Mask or Stride, and points (B, *event) with them.
 
     Raises ValueError for operators that mix numbers: without noise their posterior lives on a
     slanted plane.
@@ -214,5 +191,25 @@ def seen(operator: Measure, y: Tensor) -> tuple[Tensor, Tensor]:
             "that were seen as they are can be held, through a Mask or a Stride; pass a small "
             "sigma, 0.01 for images"
         )
-    back = operator.A_T(y)
-    return operator.A_T(operator.A(torch.ones_like(back[:1])))[0] > 0, back
+    points = operator.A_T(y)
+    return operator.A_T(operator.A(torch.ones_like(points[:1])))[0] > 0, points
+
+
+def check_noise(sigma: float, zero: bool = True) -> None:
+    """Raise ValueError for a noise below 0, infinite or nan, and for 0 unless `zero`."""
+    if not (math.isfinite(sigma) and (sigma > 0 or (zero and sigma == 0))):
+        exact = ", or 0 for what was seen through a Mask or a Stride" if zero else " here"
+        raise ValueError(
+            f"sigma is {sigma}; the noise of the measurement must be finite and above 0{exact}; "
+            "0.05 is small for images"
+        )
+
+
+def check_measured(y: Tensor) -> None:
+    """Raise ValueError unless y is a finite floating point tensor (B, *measured)."""
+    if not isinstance(y, Tensor) or not y.is_floating_point() or y.dim() < 2 or len(y) == 0:
+        raise ValueError(
+            f"the measurements came as {describe(y)}; a floating point tensor (B, *measured) with "
+            "B > 0 is needed; convert them"
+        )
+    check_finite(y, "measurements")

@@ -1,12 +1,11 @@
-"""Restoring what was measured badly: the energy is the prior, the measurement a second energy (see
-`posterior`).
+"""Posterior sampling for inverse problems: an energy as prior, and another for the measurement.
 
-Sampling from their sum gives not one answer but many: their mean is the best guess in mean square,
-their spread says where the guess is worth nothing. Three ways lead there:
+The mean of posterior samples is the best estimate in mean square; their standard deviation shows
+where it is uncertain. Three methods:
 
-    restore        chains under E(x) + ‖A x − y‖² / 2σ², from draws of the prior if there are any
-    split_gibbs_sample  down the levels of an energy of noise E(x, σ), the measurement held
-    map_estimate    no draws: the one point of largest posterior density
+    restore               chains under E(x) + ‖A x − y‖² / 2σ², from samples of the prior if given
+    split_gibbs_sample    down the levels of an energy of noise E(x, σ)
+    map_estimate          no samples: a mode of the posterior
 """
 
 import math
@@ -17,8 +16,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, check_points, lift, noise_of
 from lowland.energy.checks import explain_dtype_errors
-from lowland.samplers import Sampler, anneal
-from lowland.samplers.diffusion import denoise
+from lowland.samplers import Sampler, anneal, denoise
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.inverse.operators import check_operator
 from lowland.tasks.inverse.posterior import (
@@ -28,10 +26,11 @@ from lowland.tasks.inverse.posterior import (
     Restoration,
     check_measured,
     check_noise,
-    seen,
+    find_known,
 )
 
-NEAR = 1e-3  # noise at which prior samples are searched where the measurement has none
+MIN_SIGMA = 1e-3  # noise at which prior samples are weighed where the measurement has none
+BISECTIONS = 30
 
 
 def importance_resample(
@@ -42,29 +41,26 @@ def importance_resample(
     draws: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """For each measurement `draws` of the prior's samples that explain it, by importance resampling:
-    indices (draws, B).
+    """Draw indices (draws, B) of prior samples (N, *event) that explain measurements y (B, ...).
 
-        w_ij ∝ exp(−β_j ‖A x_i − y_j‖² / 2σ²),      x_i draws of the prior
+        w_ij ∝ exp(−β_j ‖A x_i − y_j‖² / 2σ²)
 
-    β_j is the largest number up to 1 at which the weights are worth at least `draws` points
-    (effective sample size); with enough prior samples it is 1 and the resampled points are draws of
-    the posterior. Source: Gordon, Salmond & Smith (1993), https://doi.org/10.1049/ip-f-2.1993.0015;
-    tempering after Del Moral et al. (2006)
+    β_j is the largest number up to 1 at which the effective sample size of the weights is at least
+    `draws`; with enough prior samples it is 1, and the resampled points are posterior samples.
+    Source: Gordon, Salmond & Smith (1993), https://doi.org/10.1049/ip-f-2.1993.0015; tempering
+    after Del Moral et al. (2006)
     """
-    loss = torch.cdist(
-        y.flatten(1).double(), operator(prior_samples).flatten(1).double()
-    ).square() / (2 * sigma**2)  # (B, N)
+    predictions, measured = operator(prior_samples).flatten(1).double(), y.flatten(1).double()
+    loss = torch.cdist(measured, predictions).square() / (2 * sigma**2)  # (B, N)
     loss -= loss.min(1, keepdim=True).values
     low, high = torch.zeros_like(loss[:, :1]), torch.ones_like(loss[:, :1])
-    for _ in range(30):
+    for _ in range(BISECTIONS):
         beta = (low + high) / 2
         weights = torch.softmax(-beta * loss, 1)
         enough = weights.square().sum(1, keepdim=True) * draws <= 1
         low, high = torch.where(enough, beta, low), torch.where(enough, high, beta)
-    return torch.multinomial(
-        torch.softmax(-low * loss, 1), draws, replacement=True, generator=generator
-    ).T
+    weights = torch.softmax(-low * loss, 1)
+    return torch.multinomial(weights, draws, replacement=True, generator=generator).T
 
 
 def restore(
@@ -83,19 +79,18 @@ def restore(
     denoise_sigma: float = 0.0,
     progress: Callable[[int], object] | None = None,
 ) -> Restoration:
-    """Draw from the posterior of x given y = A x + σ ε, `draws` chains for each row of y.
+    """Sample the posterior of x given y = A x + σ ε by `draws` chains for each row of y.
 
     prior: an energy of x alone, with an event shape; operator: any differentiable A; y (B,
-    *measured); sigma: noise of the measurement; 0 holds what was seen through a Mask or a Stride
-    exactly as it was, and chains move the hidden numbers alone, under E of them given the rest;
-    start: (B, *event), where the chains begin; draws of the domain's starting law unless given;
-    prior_samples (N, *event): draws of the prior instead, from which each chain takes one that explains its
-    measurement (`importance_resample`), so that chains begin in the right mode and need not find it;
-    temperatures: a path, prior / T + likelihood for each T, the steps divided evenly among them.
-    Ending at 1 gives draws of the posterior as far as the chains mix; from hot to 1 they mix
-    better; denoise_sigma: noise level of the data that the prior was trained on, removed from every
-    draw by a last `denoise` (the prior is then that of noisy points, so draws are those of a smoothed
-    posterior: good guesses, but biased where the measurement is finer than that noise).
+    *measured); sigma: noise of the measurement; 0 keeps what was measured through a Mask or a
+    Stride unchanged, and chains move the other numbers alone; start (B, *event): of the chains,
+    draws of the domain unless given; prior_samples (N, *event): samples of the prior instead, from
+    which each chain takes one that explains its measurement (`importance_resample`), so that it
+    starts in the right mode; temperatures: the path prior / T + likelihood, among which the steps
+    are divided evenly; ending at 1 it samples the posterior as far as chains mix; denoise_sigma:
+    noise level of the data that the prior was trained on, removed from every sample by a last
+    `denoise` (samples are then those of a smoothed posterior: good estimates, but biased where the
+    measurement is finer than that noise).
 
     Raises ValueError for a sigma below 0, or of 0 with an operator that mixes numbers, measurements
     that are not finite, shapes that A cannot relate, and an energy of noise whose level is not
@@ -104,59 +99,43 @@ def restore(
     >>> import torch, lowland
     >>> from lowland.targets import Gaussian
     >>> from lowland.tasks import Identity
-    >>> g = torch.Generator().manual_seed(0)
-    >>> found = restore(Gaussian(), Identity(), torch.ones(1, 2), 1.0, lowland.MALA(0.3), generator=g, draws=500)
+    >>> g, mala = torch.Generator().manual_seed(0), lowland.MALA(0.3)
+    >>> y = torch.ones(1, 2)
+    >>> found = restore(Gaussian(), Identity(), y, 1.0, mala, generator=g, draws=500)
     >>> bool((found.mean - 0.5).abs().max() < 0.2)
     True
     """
     prior = lift(prior)
     _check(prior, y, sigma, draws, start, prior_samples, temperatures, denoise_sigma)
     check_arguments(steps, generator, y)
-    wide = y.repeat(draws, *[1] * (y.dim() - 1))
     if prior_samples is not None:
         check_points(prior, prior_samples)
         check_operator(operator, prior_samples, y)
-        chosen = importance_resample(
-            denoise(prior, prior_samples, denoise_sigma),
-            operator,
-            y,
-            sigma or NEAR,
-            draws,
-            generator,
-        )
-        x = prior_samples[chosen].flatten(0, 1)
+        clean = denoise(prior, prior_samples, denoise_sigma)
+        index = importance_resample(clean, operator, y, sigma or MIN_SIGMA, draws, generator)
+        x = prior_samples[index].flatten(0, 1)
     elif start is None:
         x = prior.domain.draw(draws * len(y), generator, dtype=y.dtype)
     else:
         x = start.repeat(draws, *[1] * (start.dim() - 1))
     check_operator(operator, x, y)
-    if sigma:
-        fit = Likelihood(operator, wide, sigma)
+
+    def run(path: list[Energy], x: Tensor) -> Tensor:
         with explain_dtype_errors(prior, x):
-            x = anneal(
-                [prior / t + fit for t in temperatures],
-                sampler,
-                x,
-                steps,
-                generator=generator,
-                progress=progress,
-            )[-1].x
-        found = denoise(prior, x, denoise_sigma)
+            traces = anneal(path, sampler, x, steps, generator=generator, progress=progress)
+        return traces[-1].x
+
+    measured = y.repeat(draws, *[1] * (y.dim() - 1))
+    if sigma:
+        likelihood = Likelihood(operator, measured, sigma)
+        x = denoise(prior, run([prior / t + likelihood for t in temperatures], x), denoise_sigma)
     else:
-        hidden = ClampedEnergy(prior, *seen(operator, wide))
-        u = hidden.restrict(x)
-        check_points(prior, hidden.extend(u))
-        with explain_dtype_errors(prior, u):
-            u = anneal(
-                [hidden / t for t in temperatures],
-                sampler,
-                u,
-                steps,
-                generator=generator,
-                progress=progress,
-            )[-1].x
-        found = hidden.extend(hidden.restrict(denoise(prior, hidden.extend(u), denoise_sigma)))
-    return Restoration.of(found.view(draws, len(y), *found.shape[1:]))
+        clamped = ClampedEnergy(prior, *find_known(operator, measured))
+        u = clamped.restrict(x)
+        check_points(prior, clamped.extend(u))
+        x = clamped.extend(run([clamped / t for t in temperatures], u))
+        x = clamped.extend(clamped.restrict(denoise(prior, x, denoise_sigma)))
+    return Restoration.of(x.view(draws, len(y), *x.shape[1:]))
 
 
 def _check(
@@ -169,11 +148,13 @@ def _check(
     temperatures: Sequence[float],
     denoise_sigma: float,
 ) -> None:
+    """Raise ValueError for arguments of `restore` that do not fit each other."""
     check_noise(sigma)
     check_measured(y)
     if not 0 <= denoise_sigma < math.inf:
         raise ValueError(
-            f"denoise_sigma is {denoise_sigma}; a noise level is finite and at least 0; 0 removes none"
+            f"denoise_sigma is {denoise_sigma}; a noise level is finite and at least 0; 0 removes "
+            "none"
         )
     if noise_of(prior):
         raise ValueError(
@@ -188,8 +169,7 @@ def _check(
     if prior_samples is not None and (start is not None or not len(prior_samples)):
         raise ValueError(
             f"{len(prior_samples)} prior samples came with {'no' if start is None else 'a'} start; "
-            "chains begin at points of the one or at the other; pass prior samples, or "
-            "a start"
+            "chains begin at points of the one or at the other; pass prior samples, or a start"
         )
     rows = len(y) if start is None else len(start)
     if not temperatures or min(temperatures) <= 0 or rows != len(y):
