@@ -16,14 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.energy import (
-    Energy,
-    Gibbs,
-    LabelCondition,
-    NoiseCondition,
-    Wrapper,
-    check_finite,
-)
+from lowland.energy import Energy, Gibbs, LabelCondition, NoiseCondition, Wrapper, check_finite
 from lowland.energy.capabilities import Condition
 from lowland.energy.checks import describe
 from lowland.tasks.inverse.operators import Mask, Stride
