@@ -10,11 +10,13 @@ from lowland.tasks.detection.detector import Detector
 from lowland.tasks.detection.scores import OutlierScore
 
 
-def to_pyod(energy: Any, score: str | OutlierScore = "energy", contamination: float = 0.1) -> Any:
+def to_pyod(
+    energy: Any, outlier_score: str | OutlierScore = "energy", contamination: float = 0.1
+) -> Any:
     """Return a `pyod.models.base.BaseDetector` of an energy that is trained already: `fit`,
     `decision_function`, `predict`, ...
 
-    energy, score: as in `Detector`, which lies in `detector_` after fit with the conformal
+    energy, outlier_score: as in `Detector`, which lies in `detector_` after fit with the conformal
     p-values; PyOD's own `predict` calls the share `contamination` of the rows it was fitted to.
     Rows (N, D) arrive as float32 points (N, *event). Raises ImportError without PyOD, ValueError as
     `Detector.fit` does. Source: Zhao, Nasrullah & Li (2019),
@@ -49,4 +51,4 @@ def to_pyod(energy: Any, score: str | OutlierScore = "energy", contamination: fl
             scores = self.detector_.outlier_scores(to_points(self.energy, X))
             return scores.double().numpy()
 
-    return EnergyModel(energy, score, contamination)
+    return EnergyModel(energy, outlier_score, contamination)
