@@ -240,7 +240,7 @@ def test_predict_answers_the_channels_that_are_asked(runs: Path, tmp_path: Path)
     assert found["draws"].shape == (3, 2, 3, 8, 8) and np.array_equal(
         found["mean"][:, :2], x[:, :2]
     )
-    assert (found["spread"][:, :2] == 0).all() and (found["spread"][:, 2] > 0).any()
+    assert (found["std"][:, :2] == 0).all() and (found["std"][:, 2] > 0).any()
 
 
 def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
     )
     command("predict", runs / "asked", tmp_path / "question.npy", "--draws", 3, "--out", same)
     found, again = np.load(out.with_suffix(".npz")), np.load(same.with_suffix(".npz"))
-    assert np.array_equal(found["draws"], again["draws"]) and (found["spread"][:, 2] > 0).any()
+    assert np.array_equal(found["draws"], again["draws"]) and (found["std"][:, 2] > 0).any()
     made = commands.sample(runs / "asked", count=5, out=tmp_path / "made.npy", quiet=True)
     train = torch.rand(100, 3, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
     assert all(

@@ -106,7 +106,7 @@ def test_known_pixels_are_exact_without_noise(trained: Path, pictures: Path) -> 
     assert np.array_equal(
         found["draws"][..., 4:], np.broadcast_to(found["observed"][..., 4:], (3, 1, 1, 8, 4))
     )
-    assert not found["observed"][..., :4].any() and found["spread"][..., :4].any()
+    assert not found["observed"][..., :4].any() and found["std"][..., :4].any()
 
 
 def test_the_most_likely_image_has_no_spread(trained: Path, pictures: Path) -> None:
@@ -115,7 +115,7 @@ def test_the_most_likely_image_has_no_spread(trained: Path, pictures: Path) -> N
     assert found["draws"].shape == (1, 1, 1, 8, 8) and np.array_equal(
         found["mean"], found["draws"][0]
     )
-    assert not found["spread"].any() and np.isfinite(found["mean"]).all()
+    assert not found["std"].any() and np.isfinite(found["mean"]).all()
 
 
 def test_the_bar_ends_full_where_one_pass_does_for_all(
@@ -134,7 +134,7 @@ def test_shipped_energies_of_noise_restore(name: str, tmp_path: Path) -> None:
     command(name, tmp_path / "one.npy", "--task", "inpaint", "--simulate", "--draws", 2)
     found = numbers(tmp_path / "one-inpaint.npz")
     assert np.abs(found["mean"] - truth.numpy())[..., :14, :].mean() < 0.06
-    assert found["spread"][..., 14:, :].mean() >= 0 and np.isfinite(found["draws"]).all()
+    assert found["std"][..., 14:, :].mean() >= 0 and np.isfinite(found["draws"]).all()
 
 
 def shipped_subject(**changes: Any) -> Model:

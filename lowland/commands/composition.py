@@ -265,7 +265,7 @@ def predict(
         )
     asked = min(set(range(model.shape[0])) - set(channels))
     shown = [part[:, [asked]] for part in (found.mean, found.std, *found.draws[:6])]
-    arrays = {"mean": found.mean, "spread": found.std, "draws": found.draws}
+    arrays = {"mean": found.mean, "std": found.std, "draws": found.draws}
     return write_strip(model, target, shown, arrays)
 
 

@@ -149,7 +149,7 @@ def write_restoration(
     columns = [_as_image(operator, y, answer.mean), answer.mean]
     if len(answer.draws) > 1:
         columns += [std, *answer.draws[:3]]
-    arrays = {"observed": y, "mean": answer.mean, "spread": answer.std, "draws": answer.draws}
+    arrays = {"observed": y, "mean": answer.mean, "std": answer.std, "draws": answer.draws}
     if truth is not None:
         columns = [truth, *columns]
         arrays["truth"] = truth
