@@ -64,7 +64,7 @@ class WideResNet(ClassEnergy):
     so many channels per layer, each halving the image, and tower_scale for its unit of energy, so
     that a contrast of E(x) moves the tower alone and costs the classifier nothing; such an energy
     is ancestral: samples of a class are draws x of p(x) whose label, drawn from p(y | x), is that
-    class (`tasks.follow`), since the slope of a plain classifier's log p(y | x) hardly steers a
+    class (`tasks.generate_from_recipe`), since the slope of a plain classifier's log p(y | x) hardly steers a
     chain. Without norm, the second convolution of a block starts at a small size, so that a deep
     network starts near a shallow one.
 
