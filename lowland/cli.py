@@ -4,25 +4,23 @@ import io
 import json
 import os
 import sys
-import types
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
 from difflib import get_close_matches
+from functools import partial, wraps
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import fill
-from typing import Any, Union, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Any, NoReturn, Union, get_args, get_origin
 
-from lowland import __version__, commands
+from lowland import __version__
+from lowland.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 PROGRAM = "lowland"
-ORDER = (
-    "train resume sample energy detect detect_fit bench restore compose edit interpolate predict "
-    "purify attack evaluate report recipes doctor"
-)
-COMMANDS: dict[str, Callable[..., Any]] = {
-    name.replace("_", " "): vars(commands)[name] for name in ORDER.split()
-}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,8 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
-        print(overview(), file=sys.stderr)
-        raise SystemExit(2)
+        fail(overview(), 2)
     if arguments[0] in ("-h", "--help", "--version"):
         print(f"{PROGRAM} {__version__}" if arguments[0] == "--version" else overview())
         return
@@ -42,21 +39,22 @@ def main(arguments: list[str] | None = None) -> None:
         with redirect_stdout(io.StringIO()) if rank else nullcontext():
             status = show(call(arguments))
     except ValueError as error:
-        print(f"{who}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        fail(f"{who}: {error}", 2)
     except KeyboardInterrupt:
-        print(
-            f"\n{PROGRAM}: stopped; `{PROGRAM} resume RUN` goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        raise SystemExit(130) from None
+        resume = f"`{PROGRAM} resume RUN` goes on from the last checkpoint"
+        fail(f"\n{PROGRAM}: stopped; {resume}", 130)
     except RuntimeError as error:
         if type(error).__name__ not in ("TrainingStoppedError", "WorkerLostError"):
             raise
-        print(f"{who}: {error}", file=sys.stderr)
-        raise SystemExit(3) from None
+        fail(f"{who}: {error}", 3)
     if status:
         raise SystemExit(status)
+
+
+def fail(text: str, status: int) -> NoReturn:
+    """Print a text on standard error and end with a status."""
+    print(text, file=sys.stderr)
+    raise SystemExit(status) from None
 
 
 def overview() -> str:
@@ -64,11 +62,8 @@ def overview() -> str:
     width = min(get_terminal_size().columns, 100)
     lines = [f"usage: {PROGRAM} COMMAND ...", "", "Energy-based models that people can trust.", ""]
     for name, command in COMMANDS.items():
-        about = (command.__doc__ or "").partition("\n\n")[0]
-        head, tail = f"  {name:13}", " " * 15
-        lines.append(
-            fill(" ".join(about.split()), width, initial_indent=head, subsequent_indent=tail)
-        )
+        about = " ".join((command.__doc__ or "").partition("\n\n")[0].split())
+        lines.append(fill(f"  {name:13}{about}", width, subsequent_indent=" " * 15))
     return "\n".join([*lines, "", f"`{PROGRAM} COMMAND --help` lists the options of a command."])
 
 
@@ -82,12 +77,21 @@ def call(arguments: list[str]) -> Any:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"`{PROGRAM} --help` lists them"
         raise ValueError(f"there is no command {name!r}; {hint}")
+    command = COMMANDS[name]
+
+    @wraps(command)
+    def checked(*positional: Any, **options: Any) -> Any:
+        if [] in positional:
+            raise ValueError(
+                f"a list of `{PROGRAM} {name}` is empty; it takes one or more; see --help"
+            )
+        return command(*positional, **options)
+
     registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(read_path)
-    registry.primitive_rule(read_list)
+    registry.primitive_rule(read_argument)
     with registry:
         return tyro.cli(
-            COMMANDS[name],
+            checked,
             prog=f"{PROGRAM} {name}",
             args=arguments[len(name.split()) :],
             config=(tyro.conf.UseAppendAction,),
@@ -105,38 +109,28 @@ def show(result: Any) -> int:
     return 0
 
 
-def read_path(info: Any) -> Any:
-    """Read `str | Path`, also with None or with what only Python can pass, as one path."""
+def read_argument(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
+    """Read `str | Path`, also with what only Python can pass, as one path, and `tuple[T, ...]` as
+    one word with commas; leave other types to tyro.
+    """
     from tyro.constructors import PrimitiveConstructorSpec
 
-    if get_origin(info.type) not in (Union, types.UnionType) or Path not in get_args(info.type):
+    kinds = get_args(info.type)
+    read: Callable[[str], Any] = Path
+    if info.type_origin is tuple:
+        read = partial(split_list, kinds[0])
+    elif get_origin(info.type) not in (Union, UnionType) or Path not in kinds:
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda words: Path(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, str | Path),
-        str_from_instance=lambda value: [str(value)],
+        metavar="PATH" if read is Path else "A,B",
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value).strip("()")],
     )
 
 
-def read_list(info: Any) -> Any:
-    """Read `tuple[T, ...]` as one word with commas."""
-    from tyro.constructors import PrimitiveConstructorSpec
-
-    if info.type_origin is not tuple:
-        return None
-    kind = get_args(info.type)[0]
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="A,B",
-        instance_from_str=lambda words: split_list(words[0], kind),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))],
-    )
-
-
-def split_list(text: str, kind: type) -> tuple[Any, ...]:
+def split_list(kind: type, text: str) -> tuple[Any, ...]:
     """Split "1,2" into (1, 2), each part of a kind."""
     try:
         return tuple(kind(part) for part in text.split(",") if part)

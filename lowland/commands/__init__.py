@@ -5,6 +5,9 @@ no torch: a command imports what it needs when it is called. Under torchrun seve
 the work of train, resume, sample and energy; the first of them writes and prints.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from lowland.commands.composition import compose, edit, interpolate, predict
 from lowland.commands.detection import bench, detect, detect_fit
 from lowland.commands.purification import attack, purify
@@ -12,23 +15,24 @@ from lowland.commands.restoration import restore
 from lowland.commands.runs import doctor, evaluate, recipes, report, resume, train
 from lowland.commands.samples import energy, sample
 
-__all__ = [
-    "attack",
-    "bench",
-    "compose",
-    "detect",
-    "detect_fit",
-    "doctor",
-    "edit",
-    "energy",
-    "evaluate",
-    "interpolate",
-    "predict",
-    "purify",
-    "recipes",
-    "report",
-    "restore",
-    "resume",
-    "sample",
-    "train",
-]
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "resume": resume,
+    "sample": sample,
+    "energy": energy,
+    "detect": detect,
+    "detect fit": detect_fit,
+    "bench": bench,
+    "restore": restore,
+    "compose": compose,
+    "edit": edit,
+    "interpolate": interpolate,
+    "predict": predict,
+    "purify": purify,
+    "attack": attack,
+    "evaluate": evaluate,
+    "report": report,
+    "recipes": recipes,
+    "doctor": doctor,
+}
+__all__ = ["COMMANDS", *sorted(command.__name__ for command in COMMANDS.values())]

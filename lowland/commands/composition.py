@@ -4,6 +4,7 @@ The first three take a .toml file in place of runs: the words of the command, ke
 be done again. Options change what the file says.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def compose(
         seed: Seed of the draws; 0 unless given.
         quiet: No progress bar.
     """
+    given = _given(locals(), "runs", "quiet")
     import torch
     from tqdm.auto import tqdm
 
@@ -51,17 +53,6 @@ def compose(
     from lowland.trained.task_files import COMPOSE, read_task
     from lowland.training import cpu_threads
 
-    given = _given(
-        weights=weights or None,
-        labels=labels or None,
-        count=count,
-        steps=steps,
-        num_levels=num_levels,
-        sigma_max=sigma_max,
-        sigma_min=sigma_min,
-        out=out,
-        seed=seed,
-    )
     if len(runs) == 1 and Path(runs[0]).suffix == ".toml":
         given = read_task(runs[0], COMPOSE, ["runs"]) | given
         runs = given.pop("runs")
@@ -110,6 +101,7 @@ def edit(
         out: Picture to write; beside the image unless given.
         quiet: No progress bar.
     """
+    given = _given(locals(), "run", "quiet")
     import torch
     from tqdm.auto import tqdm
 
@@ -118,18 +110,6 @@ def edit(
     from lowland.trained.task_files import EDIT, read_task
     from lowland.training import cpu_threads
 
-    given = _given(
-        image=image,
-        label=label,
-        classifier=classifier,
-        weight=weight,
-        proximal_sigma=proximal_sigma,
-        sigma=sigma,
-        steps=steps,
-        draws=draws,
-        seed=seed,
-        out=out,
-    )
     if Path(run).suffix == ".toml":
         given = read_task(run, EDIT, ["run", "image", "label"]) | given
         run = given.pop("run")
@@ -176,6 +156,7 @@ def interpolate(
         out: Picture to write; beside the first image unless given.
         quiet: No progress bar.
     """
+    given = _given(locals(), "run", "quiet")
     import torch
     from tqdm.auto import tqdm
 
@@ -184,7 +165,6 @@ def interpolate(
     from lowland.trained.task_files import INTERPOLATE, read_task
     from lowland.training import cpu_threads
 
-    given = _given(a=a, b=b, points=points, sigma=sigma, steps=steps, out=out)
     if Path(run).suffix == ".toml":
         given = read_task(run, INTERPOLATE, ["run", "a", "b"]) | given
         run = given.pop("run")
@@ -269,6 +249,7 @@ def predict(
     return write_strip(model, target, shown, arrays)
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    """Return the options that are not None."""
-    return {name: value for name, value in options.items() if value is not None}
+def _given(arguments: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """Return the arguments that were given: not None nor empty, and not among the others."""
+    empty = (None, ())
+    return {k: v for k, v in arguments.items() if v not in empty and k not in others}
