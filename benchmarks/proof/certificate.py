@@ -10,10 +10,11 @@ Machines: restricted Boltzmann machines of 8 to 20 hidden and 20 to 36 visible u
 adding up all hidden states in float64. Random ones with weights from gentle to strong; trained ones
 (exact gradient ascent on bars and stripes, and on noisy patterns) after few and many updates;
 bimodal ones, with two patterns of unequal mass and a barrier between them; needles, one pattern in
-a wide plain that weighs as much as all the rest. Each is bracketed twice, 100 chains × 200 rungs:
+a wide plain that weighs as much as all the rest. Each is bracketed twice, 100 chains × 200
+temperatures:
 from exact draws, and from chains that log_z runs by itself, which see the data of machines that
 have some. Beside it stands what is usually done: annealed importance sampling forward alone, 200
-chains × 200 rungs set evenly, value ± 1.96 standard errors.
+chains × 200 temperatures set evenly, value ± 1.96 standard errors.
 
 A row of the continuous table is one distribution with a known log Z, bracketed ten times with other
 seeds.
@@ -39,7 +40,7 @@ from lowland.nets import RBM
 from lowland.samplers import ais
 from lowland.targets import Funnel, Gaussian, GaussianMixture, Ising, Potts, Uniform
 
-CHAINS, RUNGS = 100, 200
+CHAINS, NUM_TEMPERATURES = 100, 200
 WAYS = ("exact draws", "own chains", "forward alone")
 KINDS = ("random", "bars and stripes", "patterns", "bimodal", "needle")
 BLIND = "needle, no data"  # what no reverse run from the base's side can find; not among "all"
@@ -214,13 +215,17 @@ def judged(found: LogZ, truth: float) -> dict[str, Any]:
 
 
 def forward_alone(rbm: RBM, dtype: torch.dtype, truth: float, seed: int) -> dict[str, Any]:
-    """What is usually done, at the same number of chains moved: rungs set evenly, from the uniform
+    """What is usually done, at the same number of chains moved: temperatures set evenly, from the
+    uniform
     distribution.
     """
     base, g = Uniform(rbm.domain), seeded(seed)
     x = base.draw(2 * CHAINS, g, dtype)
     run = ais(
-        rbm.path_from(base, torch.linspace(0, 1, RUNGS + 1).tolist()), BlockGibbs(), x, generator=g
+        rbm.path_from(base, torch.linspace(0, 1, NUM_TEMPERATURES + 1).tolist()),
+        BlockGibbs(),
+        x,
+        generator=g,
     )
     error = base.log_z + run.log_ratio - truth
     return {"holds": abs(error) <= 1.96 * run.error, "error": error, "width": 3.92 * run.error}
@@ -233,7 +238,7 @@ def study(case: Machine, index: int, dtype: torch.dtype) -> dict[str, Any]:
     rbm.load_state_dict(case.rbm.state_dict())
     draws = exact_draws(case.rbm, 11 * CHAINS, index).to(dtype)
     data = None if case.data is None else case.data.to(dtype)
-    run = {"chains": CHAINS, "num_temperatures": RUNGS, "exact": False}
+    run = {"chains": CHAINS, "num_temperatures": NUM_TEMPERATURES, "exact": False}
     return {
         "machine": index,
         "kind": case.kind,
@@ -430,7 +435,8 @@ def page(found: dict[str, Any]) -> str:
         "# Coverage of the certificate of log Z",
         f"`{found['command']}` on {found['date']}, {about.get('cpu', 'an unknown CPU')}, torch "
         f"{torch.__version__}, {found['seconds']:.0f} s. {found['machines']} machines, {CHAINS} "
-        f"chains × {RUNGS} rungs in each direction. Promised is 95 %; bold is below. Own chains "
+        f"chains × {NUM_TEMPERATURES} temperatures in each direction. Promised is 95 %; bold is "
+        "below. Own chains "
         "start at ends of the forward run and, for trained machines and needles, at data: what "
         "they never visited no certificate can know, as the last rows show, which are not counted "
         "among all.",
@@ -438,7 +444,8 @@ def page(found: dict[str, Any]) -> str:
         "## Every failure",
         failures(found["rows"]),
         "## Distributions with a formula",
-        f"From N(0, 4) or the uniform distribution, {CHAINS} chains × 400 rungs, exact draws.",
+        f"From N(0, 4) or the uniform distribution, {CHAINS} chains × 400 temperatures, exact "
+        "draws.",
         continuous_table(found["distributions"]),
     ]
     return "\n\n".join(parts) + "\n"

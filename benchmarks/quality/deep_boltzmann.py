@@ -131,10 +131,12 @@ def chunked(function: Any, x: Tensor) -> Tensor:
     return torch.cat([function(part) for part in x.split(1000)])
 
 
-def judge_dbm(dbm: DBM, data: Dataset, rungs: int, spent_on: tuple[float, float]) -> dict[str, Any]:
+def judge_dbm(
+    dbm: DBM, data: Dataset, num_temperatures: int, spent_on: tuple[float, float]
+) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(1)
     joined = dbm.sample_latents(materialize(data).train.x[:5000], g)
-    found = log_z(dbm, data=joined, chains=CHAINS, num_temperatures=rungs, generator=g)
+    found = log_z(dbm, data=joined, chains=CHAINS, num_temperatures=num_temperatures, generator=g)
     return row(
         "DBM 500-1000",
         chunked(dbm.variational_bound, data.test.x),
@@ -146,11 +148,13 @@ def judge_dbm(dbm: DBM, data: Dataset, rungs: int, spent_on: tuple[float, float]
 
 
 def judge_dbn(
-    name: str, net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]
+    name: str, net: DBN, data: Dataset, num_temperatures: int, spent_on: tuple[float, float]
 ) -> dict[str, Any]:
     began, g = time.process_time(), torch.Generator().manual_seed(2)
     drawn = net.split(net.sample_latents(materialize(data).train.x[:5000], g))[-1]
-    found = log_z(net.top, data=drawn, chains=CHAINS, num_temperatures=rungs, generator=g)
+    found = log_z(
+        net.top, data=drawn, chains=CHAINS, num_temperatures=num_temperatures, generator=g
+    )
     bounds = chunked(lambda x: net.variational_bound(x, g, DRAWS).value, data.test.x)
     made = row(name, bounds, found, f"recognition, {DRAWS} draws", *spent_on, began)
     few = data.test.x[:1000]
@@ -159,7 +163,9 @@ def judge_dbn(
     return made | {"gain_of_100_draws": gain}
 
 
-def judge_rbm(net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]) -> dict[str, Any]:
+def judge_rbm(
+    net: DBN, data: Dataset, num_temperatures: int, spent_on: tuple[float, float]
+) -> dict[str, Any]:
     """The first layer alone, whose log p has no gap but that of log Z."""
     began, g = time.process_time(), torch.Generator().manual_seed(3)
     alone = RBM(data.domain, 500)
@@ -168,7 +174,7 @@ def judge_rbm(net: DBN, data: Dataset, rungs: int, spent_on: tuple[float, float]
         alone,
         data=materialize(data).train.x[:5000],
         chains=CHAINS,
-        num_temperatures=rungs,
+        num_temperatures=num_temperatures,
         generator=g,
     )
     values = -chunked(lambda x: alone(x).detach(), data.test.x)
@@ -233,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--binarize", choices=("threshold", "stochastic", "fixed"), default="threshold"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/deep-boltzmann"))
-    parser.add_argument("--rungs", type=int, default=1500)
+    parser.add_argument("--num-temperatures", type=int, default=1500)
     parser.add_argument("--only", choices=("dbm", "dbn"), help="train and judge one model")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--core", type=int, default=0)
@@ -244,9 +250,9 @@ def main(arguments: list[str] | None = None) -> None:
     runs, rows = options.runs / options.binarize, []
     if options.only != "dbn":
         dbm = trained_dbm(data, runs / "dbm", options.binarize)
-        rows.append(judge_dbm(dbm, data, options.rungs, seconds(runs / "dbm")))
+        rows.append(judge_dbm(dbm, data, options.num_temperatures, seconds(runs / "dbm")))
     if options.only != "dbm":
-        rows += dbn_rows(data, runs, options.rungs)
+        rows += dbn_rows(data, runs, options.num_temperatures)
     name = "deep-boltzmann" + ("" if options.binarize == "threshold" else f"-{options.binarize}")
     name += f"-{options.only}" if options.only else ""
     result = circumstances() | {
@@ -259,7 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(markdown(result))
 
 
-def dbn_rows(data: Dataset, runs: Path, rungs: int) -> list[dict[str, Any]]:
+def dbn_rows(data: Dataset, runs: Path, num_temperatures: int) -> list[dict[str, Any]]:
     """The first layer alone, the greedy net, and the net after wake and sleep."""
     net = greedy_dbn(data, runs / "dbn")
     cpu = json.loads((runs / "dbn" / "cpu.json").read_text())
@@ -267,11 +273,15 @@ def dbn_rows(data: Dataset, runs: Path, rungs: int) -> list[dict[str, Any]]:
         Run.open(runs / "dbn" / f"layer-{k}").rows("time.jsonl")[-1]["seconds"] for k in (1, 2)
     ]
     share = cpu * walls[0] / sum(walls)
-    rows = [judge_rbm(net, data, rungs, (share, walls[0]))]
-    rows.append(judge_dbn("DBN 500-2000, greedy", net, data, rungs, (cpu, sum(walls))))
+    rows = [judge_rbm(net, data, num_temperatures, (share, walls[0]))]
+    rows.append(judge_dbn("DBN 500-2000, greedy", net, data, num_temperatures, (cpu, sum(walls))))
     fine = fine_dbn(net, data, runs / "fine")
     more = seconds(runs / "fine")
-    rows.append(judge_dbn("DBN 500-2000", fine, data, rungs, (cpu + more[0], sum(walls) + more[1])))
+    rows.append(
+        judge_dbn(
+            "DBN 500-2000", fine, data, num_temperatures, (cpu + more[0], sum(walls) + more[1])
+        )
+    )
     return rows
 
 

@@ -77,7 +77,12 @@ def train(name: str, changes: dict[str, Any]) -> None:
 
 
 def bracket(
-    energy: Any, data: Dataset, seed: int, rungs: int, chains: int, draws: Tensor | None = None
+    energy: Any,
+    data: Dataset,
+    seed: int,
+    num_temperatures: int,
+    chains: int,
+    draws: Tensor | None = None,
 ) -> Any:
     """Test log-likelihood with both ends, reverse chains from data and forward ends unless draws
     are given.
@@ -87,20 +92,20 @@ def bracket(
         data=data.train.x[:10_000].round(),
         draws=draws,
         chains=chains,
-        num_temperatures=rungs,
+        num_temperatures=num_temperatures,
         warm_up=3000,
         generator=torch.Generator().manual_seed(1000 + seed),
     )
     return log_likelihood(energy, data.test.x, found, binarization=data.binarization_note)
 
 
-def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
+def evaluate(name: str, num_temperatures: int, chains: int) -> dict[str, Any]:
     """One row of the table."""
     path = RUNS / f"mnist-rbm-{name}"
     model = lowland.load(path)
     energy, recipe = model.energy, model.recipe
     data = load_recipe_data(recipe)
-    found = bracket(energy, data, recipe["seed"], rungs, chains)
+    found = bracket(energy, data, recipe["seed"], num_temperatures, chains)
     times = lowland.Run.open(path).rows("time.jsonl")
     updates = recipe["training"]["steps"]
     row = {
@@ -122,7 +127,7 @@ def evaluate(name: str, rungs: int, chains: int) -> dict[str, Any]:
             "forward_ess": found.log_z.forward.ess,
             "reverse_ess": found.log_z.reverse.ess,
             "rhat": found.log_z.rhat,
-            "rungs": found.log_z.num_temperatures,
+            "num_temperatures": found.log_z.num_temperatures,
             "chains": found.log_z.chains,
         }
     return row
@@ -195,7 +200,7 @@ def modes(name: str, sweeps: int, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def curve(name: str, rungs: int, chains: int) -> list[dict[str, Any]]:
+def curve(name: str, num_temperatures: int, chains: int) -> list[dict[str, Any]]:
     """The likelihood at the checkpoints of a run against the seconds that they took."""
     path = RUNS / f"mnist-rbm-{name}"
     run = lowland.Run.open(path)
@@ -205,7 +210,7 @@ def curve(name: str, rungs: int, chains: int) -> list[dict[str, Any]]:
     for step in run.steps():
         if step:
             energy = lowland.load(path, step=step).energy
-            found = bracket(energy, data, 0, rungs, chains)
+            found = bracket(energy, data, 0, num_temperatures, chains)
             rows.append(
                 {
                     "updates": step,
@@ -241,7 +246,8 @@ def page(report: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        "| run | updates (epochs) | seconds | rungs × chains | forward | reverse | bracket | width "
+        "| run | updates (epochs) | seconds | temperatures × chains | forward | reverse | "
+        "bracket | width "
         "| verdict |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -252,7 +258,11 @@ def page(report: dict[str, Any]) -> str:
             if "forward" in row
             else f"exact {row['value']:.2f} | exact"
         )
-        work = f"{row['rungs']:,} × {row['chains']}" if "rungs" in row else "all states"
+        work = (
+            f"{row['num_temperatures']:,} × {row['chains']}"
+            if "num_temperatures" in row
+            else "all states"
+        )
         verdict = "certified" if row["certified"] else "; ".join(row["problems"])
         lines.append(
             f"| {row['name']} | {row['updates']:,} ({row['epochs']:.0f}) | {row['seconds']:.0f} | "
@@ -330,7 +340,7 @@ def main() -> None:
     )
     parser.add_argument("what", nargs="+", choices=["train", "evaluate", "modes", "curve"])
     parser.add_argument("--only", nargs="*", default=None, help="names of runs")
-    parser.add_argument("--rungs", type=int, default=20_000)
+    parser.add_argument("--num-temperatures", type=int, default=20_000)
     parser.add_argument("--chains", type=int, default=160)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -347,14 +357,17 @@ def main() -> None:
         if not (RUNS / f"mnist-rbm-{name}").exists():
             continue
         if "evaluate" in options.what:
-            row = evaluate(name, options.rungs, options.chains)
+            row = evaluate(name, options.num_temperatures, options.chains)
             print(row, flush=True)
             update(options.out, "rows", name, row)
         if "modes" in options.what:
             update(options.out, "modes", name, modes(name, 3000, options.chains))
         if "curve" in options.what:
             update(
-                options.out, "curves", name, curve(name, min(options.rungs, 2000), options.chains)
+                options.out,
+                "curves",
+                name,
+                curve(name, min(options.num_temperatures, 2000), options.chains),
             )
 
 

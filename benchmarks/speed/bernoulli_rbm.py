@@ -59,7 +59,7 @@ class Table(NamedTuple):
 
 
 TABLES = {"digits": Table(128, 5.0, 5.0, 2000), "mnist": Table(256, 12.0, 4.0, 5000)}
-RUNGS = 4000  # of annealed importance sampling; a quarter for choosing settings
+NUM_TEMPERATURES = 4000  # of annealed importance sampling; a quarter for choosing settings
 THEIRS = [
     {"learning_rate": 0.01, "batch_size": 10},
     {"learning_rate": 0.05, "batch_size": 10},
@@ -139,12 +139,18 @@ def accuracy(energy: nets.RBM, data: Any, labelled: int) -> float:
     return float(best.score(*sets["test"]))
 
 
-def likelihood(energy: nets.RBM, data: Any, part: str, rungs: int, seed: int) -> dict[str, Any]:
+def likelihood(
+    energy: nets.RBM, data: Any, part: str, num_temperatures: int, seed: int
+) -> dict[str, Any]:
     """Mean log p of a part, with its certificate."""
     tensors = {name: torch.from_numpy(split.x) for name, split in data.items()}
     g = torch.Generator().manual_seed(seed)
     known = log_z(
-        energy, data=tensors["train"][:5000], chains=100, num_temperatures=rungs, generator=g
+        energy,
+        data=tensors["train"][:5000],
+        chains=100,
+        num_temperatures=num_temperatures,
+        generator=g,
     )
     found = log_likelihood(energy, tensors[part], known, binarization="threshold 0.5").to_dict()
     return {key: found[key] for key in ("value", "error", "lower", "upper", "certified")}
@@ -174,7 +180,9 @@ def tuned(data: dict[str, Part], table: Table) -> Iterator[tuple[str, dict[str, 
         tried = []
         for settings in choices:
             made = TRAIN[way](data["train"].x, table.hidden, table.trial, TUNING_SEED, settings)
-            reached = likelihood(made.energy, data, "calibration", RUNGS // 4, TUNING_SEED)["value"]
+            reached = likelihood(
+                made.energy, data, "calibration", NUM_TEMPERATURES // 4, TUNING_SEED
+            )["value"]
             tried.append({"settings": settings, "likelihood": reached})
             print(
                 f"  {way} {settings}: {reached:.2f} after {made.seconds:.1f} s",
@@ -185,14 +193,14 @@ def tuned(data: dict[str, Part], table: Table) -> Iterator[tuple[str, dict[str, 
 
 
 def compared(name: str, seeds: int, scale: float) -> Iterator[dict[str, Any]]:
-    """Everything about one data set, after each seed. scale: of the seconds and the rungs."""
+    """Everything about one data set, after each seed. scale: of seconds and temperatures."""
     data, table = parts(name), TABLES[name]
-    rungs = round(RUNGS * scale)
+    num_temperatures = round(NUM_TEMPERATURES * scale)
     table = table._replace(seconds=table.seconds * scale, trial=table.trial * scale)
     print(name, file=sys.stderr, flush=True)
     record: dict[str, Any] = {
         "table": table._asdict(),
-        "rungs": rungs,
+        "num_temperatures": num_temperatures,
         "ways": dict(tuned(data, table)),
     }
     for way in WAYS:
@@ -201,7 +209,7 @@ def compared(name: str, seeds: int, scale: float) -> Iterator[dict[str, Any]]:
         for way in list(WAYS)[:: 1 if seed % 2 == 0 else -1]:
             settings = record["ways"][way]["tried"][0]["settings"]
             made = TRAIN[way](data["train"].x, table.hidden, table.seconds, seed, settings)
-            found = likelihood(made.energy, data, "test", rungs, seed)
+            found = likelihood(made.energy, data, "test", num_temperatures, seed)
             right = accuracy(made.energy, data, table.labelled)
             row = {
                 "seconds": made.seconds,
@@ -283,7 +291,7 @@ def main() -> None:
     parser.add_argument("data", nargs="*", default=list(TABLES), help="digits, mnist")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="of all seconds and of the rungs (1)"
+        "--scale", type=float, default=1.0, help="of all seconds and of the temperatures (1)"
     )
     parser.add_argument("--core", type=int, default=0)
     options = parser.parse_args()

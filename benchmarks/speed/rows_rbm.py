@@ -276,8 +276,9 @@ def trained(updates: int) -> RBM:
     return rbm.eval()
 
 
-def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchmark:
-    """AIS from independent units, the same rungs and chains for both; log Z within 0.05 (and the
+def annealing(chains: int = 100, num_temperatures: int = 1000, updates: int = 20) -> Benchmark:
+    """AIS from independent units, the same temperatures and chains for both; log Z within 0.05
+    (and the
     errors of both).
     """
     from lowland.samplers import ais
@@ -287,7 +288,7 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
     with torch.no_grad():
         share = torch.sigmoid(rbm.visible_bias)
     base, generator = Bernoulli(share.tolist()), torch.Generator().manual_seed(1)
-    betas = torch.linspace(0, 1, rungs).tolist()
+    betas = torch.linspace(0, 1, num_temperatures).tolist()
 
     def ours() -> Estimate:
         path = rbm.path_from(base, betas)
@@ -304,7 +305,7 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
             rbm.hidden_bias.detach().clone(),
         )
         with torch.no_grad():
-            return Estimate(float(compute_partition_function_ais(chains, rungs, params)))
+            return Estimate(float(compute_partition_function_ais(chains, num_temperatures, params)))
 
     def check(reference: Outcome, other: Outcome) -> str:
         a, b, error = other.result.value, reference.result.value, reference.result.spread
@@ -316,7 +317,7 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
 
     return Benchmark(
         "rbm-ais",
-        f"AIS of an RBM 784-500, {rungs} rungs, {chains} chains",
+        f"AIS of an RBM 784-500, {num_temperatures} temperatures, {chains} chains",
         [
             Contender(
                 "lowland",
@@ -332,9 +333,10 @@ def annealing(chains: int = 100, rungs: int = 1000, updates: int = 20) -> Benchm
             ),
         ],
         check,
-        rungs,
-        "rungs",
+        num_temperatures,
+        "num_temperatures",
         [Goal("lowland", "rbms", 1 / 3.2)],
-        "One product v W serves the weight, the rung's end and the next Gibbs step; rbms copies W "
+        "One product v W serves the weight, the temperature's end and the next Gibbs step; rbms "
+        "copies W "
         "and multiplies anew.",
     )

@@ -96,7 +96,7 @@ def rows() -> dict[str, Row]:
         "rbm-ais": Row(
             "AIS of an RBM, 1,000 × 100",
             rows_rbm.annealing,
-            {"chains": 20, "rungs": 50, "updates": 20},
+            {"chains": 20, "num_temperatures": 50, "updates": 20},
         ),
         "ais": Row("AIS, 200 temperatures × 64 chains", rows_path.ais, {"chains": 16, "steps": 10}),
     }
