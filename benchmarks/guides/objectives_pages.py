@@ -173,6 +173,8 @@ def which_page(record: Record, figures: str) -> str:
     """The page: needs, families, the tables, what folk say and what was measured, costs one by
     one.
     """
+    uses = said()
+    ordered = [name for _, names in FAMILIES.values() for name in names]
     text = [
         "# Which objective?",
         "",
@@ -220,7 +222,7 @@ def which_page(record: Record, figures: str) -> str:
         "",
         "| objective | cost of an update | use it |",
         "|---|---|---|",
-        *(f"| `{name}` | {cost} | {use} |" for name, (cost, use) in said().items()),
+        *(f"| `{name}` | {uses[name][0]} | {uses[name][1]} |" for name in ordered),
         "",
         "This page is written by `python -m benchmarks.guides.objectives pages` from",
         "[the record](../benchmarks/results/guides/objectives.json); no number in it was typed "

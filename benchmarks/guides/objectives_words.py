@@ -105,27 +105,22 @@ WITHOUT_PLANE = {
     "InfoNCE": "pairs of views need something to be viewed: no planar recipe",
 }
 
-FIGURES = """- *ms per update*, *updates*: processor time of one of the first updates, and how many
-          of these fit into the time.
-  *s*: what training took in the end; more where later updates are dearer (`EnergyMatching` after
-  its warm-up).
+FIGURES = """\
+- *ms per update*, *updates*: processor time of one of the first updates, and how many of these
+  fit into the time. *s*: what training took in the end; more where later updates are dearer
+  (`EnergyMatching` after its warm-up).
 - *fine MMD²*: squared maximum mean discrepancy between draws and held-out data at a width of
-  {fine}, times 1000. At the usual
-  median distance a blur of the moons does not show; at this width it does. 0 is perfect, below 0
-  is noise of the estimator.
+  {fine}, times 1000. At the usual median distance a blur of the moons does not show; at this
+  width it does. 0 is perfect, below 0 is noise of the estimator.
 - *precision*, *recall*: the share of draws that lie among data, and of data that lie among draws
   (k = 3).
 - *KSD²*: kernel Stein discrepancy of held-out **data** under the energy, times 10: small if the
-  energy is right, whatever its
-  draws are worth. Energies of a noise level have none.
+  energy is right, whatever its draws are worth. Energies of a noise level have none.
 - *Fréchet*: distance between draws and held-out digits on the features of one classifier of real
-  digits. *told apart*: how
-  often another tells draws from data by these features (½ is perfect). *classes even*: entropy of
-  the classes of the draws, 1
-  if they are even.
+  digits. *told apart*: how often another tells draws from data by these features (½ is perfect).
+  *classes even*: entropy of the classes of the draws, 1 if they are even.
 - *outliers*: AUROC of the energy: moons against moons stretched by half, digits against the upper
-  half of one on the lower
-  half of another.
+  half of one on the lower half of another.
 - *s to draw*: processor seconds for as many samples as are judged, by the recipe's way of
   drawing."""
 HASTY = (
