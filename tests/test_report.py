@@ -791,7 +791,7 @@ def test_unknown_pixels_have_a_colour_of_their_own() -> None:
     images = np.zeros((1, 1, 2, 2))
     images[0, 0, 0, 1] = np.nan
     colours = pictures.to_rgb(images)
-    np.testing.assert_allclose(colours[0, 0, 1], pictures.UNKNOWN)
+    np.testing.assert_allclose(colours[0, 0, 1], pictures.UNKNOWN_COLOR)
     assert colours[0, 0, 0].sum() == 0
 
 

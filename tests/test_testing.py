@@ -15,8 +15,8 @@ from benchmarks.proof import samplers as proof
 from lowland import MALA, Energy, Function, Langevin, ParallelTempering, categorical
 from lowland.energy import value_and_score
 from lowland.testing import (
-    CONTINUOUS,
-    DISCRETE,
+    CONTINUOUS_TARGETS,
+    DISCRETE_TARGETS,
     LIMIT,
     TARGETS,
     Chains,
@@ -72,9 +72,9 @@ def stein(name: str, temperature: float, x: Tensor) -> float:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.7, 4.0])
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("name", CONTINUOUS_TARGETS)
 def test_exact_draws_satisfy_steins_identity(name: str, temperature: float) -> None:
-    target = CONTINUOUS[name]
+    target = CONTINUOUS_TARGETS[name]
     if temperature == 1:
         assert stein(name, 1.0, target.draw(N, seeded(1), DOUBLE)) < LIMIT
     elif target.hot is not None:
@@ -86,9 +86,9 @@ def test_exact_draws_satisfy_steins_identity(name: str, temperature: float) -> N
             )
 
 
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("name", CONTINUOUS_TARGETS)
 def test_wrong_draws_are_seen_by_steins_identity(name: str) -> None:
-    x = CONTINUOUS[name].draw(N, seeded(1), DOUBLE)
+    x = CONTINUOUS_TARGETS[name].draw(N, seeded(1), DOUBLE)
     assert stein(name, 1.0, 0.97 * x) > LIMIT
 
 
@@ -101,9 +101,9 @@ def test_draws_of_the_cut_normal_cover_their_range() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize("name", DISCRETE_TARGETS)
 def test_discrete_draws_follow_the_list_of_states(name: str, temperature: float) -> None:
-    target = DISCRETE[name]
+    target = DISCRETE_TARGETS[name]
     assert target.states is not None and target.hot is not None
     p = target.probabilities(temperature)
     boltzmann = (-target.energy(target.states.double()).detach() / temperature).exp()
@@ -345,7 +345,7 @@ def test_what_is_not_claimed_is_not_asked() -> None:
         "walls",
     } & asked
     only = {duty.target for duty in obligations(MALA(0.1)) if duty.check == "stationarity"}
-    assert only == set(CONTINUOUS)
+    assert only == set(CONTINUOUS_TARGETS)
 
 
 def test_progress_is_told_before_every_check() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lowland.data.dataset import DataError
 
 DELIMITERS = ",;\t"
-UNREADABLE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError)
+READ_ERRORS = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ def read_array(path: Path) -> Table:
         arrays = _read_arrays(path)
     except DataError:
         raise
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         raise DataError(_describe_damage(path, error)) from error
     x = _to_tensor(arrays["x"], path)
     if "y" not in arrays:

@@ -15,8 +15,8 @@ from lowland.trained.restoration import restoration_settings
 from lowland.training.classifier import ImageClassifier
 
 UNSURE = 0.05  # standard deviation of draws from which a pixel counts as open, for coverage
-MIN_DRAWS = 19  # for a coverage
-MAX_SHOWN = 8  # images kept for the report
+MIN_COVERAGE_DRAWS = 19  # for a coverage
+MAX_IMAGES = 8  # images kept for the report
 
 
 def lower_half_hidden(domain: Domain) -> Tensor:
@@ -50,7 +50,7 @@ def measure_restoration(
         }
     found.arrays |= {
         "inpaint/mask": known.float(),
-        "inpaint/nearest": others["nearest neighbour"][:MAX_SHOWN],
+        "inpaint/nearest": others["nearest neighbour"][:MAX_IMAGES],
     }
     every = torch.ones_like(known)
     denoised = _restore(model, found, "denoise", every, truth, noisy, generator)
@@ -73,8 +73,8 @@ def _restore(
     sigma = restoration_settings(model)["sigma"]
     answer = model.restore(operator, seen, sigma, generator=generator)
     shown = {"original": truth, "observed": seen, "mean": answer.mean, "spread": answer.std}
-    found.arrays |= {f"{task}/{name}": x[:MAX_SHOWN] for name, x in shown.items()}
-    found.arrays[f"{task}/draws"] = answer.draws[:3, :MAX_SHOWN]
+    found.arrays |= {f"{task}/{name}": x[:MAX_IMAGES] for name, x in shown.items()}
+    found.arrays[f"{task}/draws"] = answer.draws[:3, :MAX_IMAGES]
     return answer
 
 
@@ -83,7 +83,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Measure the PSNR of guesses within a mask, and the coverage of draws if there are enough."""
     figures = {"psnr": {name: psnr(x, truth, mask=mask).to_dict() for name, x in guesses.items()}}
-    if len(answer.draws) >= MIN_DRAWS:
+    if len(answer.draws) >= MIN_COVERAGE_DRAWS:
         figures["coverage"] = {"lowland mean": coverage(answer, truth).to_dict()}
     return figures
 

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain, real
 from lowland.energy import Energy
-
-HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+from lowland.nets.boltzmann.units import HALF_LOG_TAU
 
 
 class NoisePartner(nn.Module):

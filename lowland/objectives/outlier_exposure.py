@@ -22,7 +22,7 @@ from lowland.objectives.ranges import WEIGHT, Range, check_settings
 from lowland.registry import register
 
 Kind = Literal["patches", "noise", "mixtures"]
-KINDS: tuple[Kind, ...] = ("patches", "noise", "mixtures")
+OUTLIER_KINDS: tuple[Kind, ...] = ("patches", "noise", "mixtures")
 
 
 def make_outliers(x: Tensor, kind: Kind, domain: Domain, generator: torch.Generator) -> Tensor:
@@ -87,12 +87,13 @@ class OutlierExposure(Objective):
     low: float = -7.0
     high: float = -1.0
     weight: float = 0.1
-    kinds: Sequence[Kind] = KINDS
+    kinds: Sequence[Kind] = OUTLIER_KINDS
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         kinds = Range(
-            f"some of {', '.join(KINDS)}", lambda names: names and set(names) <= set(KINDS)
+            f"some of {', '.join(OUTLIER_KINDS)}",
+            lambda names: names and set(names) <= set(OUTLIER_KINDS),
         )
         check_settings(self, weight=WEIGHT, kinds=kinds)
         if not self.low < self.high:

@@ -11,7 +11,7 @@ from lowland.report.pictures import Array, Arrays
 
 SET_COLORS = {"train": "fourth", "test": "data", "samples": "model", "noise": "noise"}
 OUTLIER_COLORS = ("third", "warn", "fifth", "bad")
-QUANTILES = (0.05, 0.5, 0.95)
+BAND_QUANTILES = (0.05, 0.5, 0.95)
 
 
 def energies_section(arrays: Arrays) -> Section:
@@ -71,7 +71,7 @@ def _describe_beyond(sets: Arrays, window: tuple[float, float]) -> str:
 
 
 def _quantiles(values: Array) -> tuple[float, float, float]:
-    low, middle, high = np.quantile(keep_finite(values), QUANTILES).tolist()
+    low, middle, high = np.quantile(keep_finite(values), BAND_QUANTILES).tolist()
     return low, middle, high
 
 

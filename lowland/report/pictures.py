@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
-UNKNOWN = (0.49, 0.60, 0.74)  # the colour of a pixel that was not observed
+UNKNOWN_COLOR = (0.49, 0.60, 0.74)  # the colour of a pixel that was not observed
 
 
 def is_images(array: Array | None) -> TypeGuard[Array]:
@@ -34,7 +34,7 @@ def to_rgb(images: Array) -> Array:
     unknown = ~np.isfinite(images).all(axis=1)
     images = np.repeat(images, 3 // images.shape[1], axis=1)
     colors = np.moveaxis(np.clip(np.nan_to_num(images), 0, 1), 1, -1)
-    colors[unknown] = UNKNOWN
+    colors[unknown] = UNKNOWN_COLOR
     return colors
 
 

@@ -22,7 +22,7 @@ TASKS = {
         "Noise was added to each image and removed again with the energy as the prior.",
     ),
 }
-ROWS = ("original", "observed", "draws", "mean", "spread", "nearest")
+PICTURE_ROWS = ("original", "observed", "draws", "mean", "spread", "nearest")
 COLUMN_NAMES = {"psnr": "PSNR (dB)", "class_consistency": "same class"}
 COLUMN_NOTES = {
     "class_consistency": " Same class: share of answers that the judge, a classifier, puts into "
@@ -83,7 +83,7 @@ def _image_rows(task: str, arrays: Arrays) -> list[tuple[str, str]]:
         return []
     wide = min(count_shown(original, 8), max(2, 600 // original.shape[-1]))
     rows: list[tuple[str, Array]] = []
-    for name in ROWS:
+    for name in PICTURE_ROWS:
         array = arrays.get(f"{task}/{name}")
         if array is None or array.size == 0:
             continue

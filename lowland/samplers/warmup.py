@@ -16,7 +16,7 @@ from lowland.samplers.tempering import ParallelTempering, TemperedState, rescale
 
 MIN_STEPS = 20  # of a warm-up
 MAX_DOUBLINGS = 60  # of the first step size
-ROUNDS = (0.15, 0.2, 0.25, 0.4)  # shares of the steps after which temperatures are set anew
+LADDER_ROUNDS = (0.15, 0.2, 0.25, 0.4)  # shares of the steps after which temperatures are set anew
 
 
 def warm_up(
@@ -140,14 +140,14 @@ def _warm_up_ladder(
         sizes = (sampler.sampler.step_size,) * len(sampler.temperatures)
         sampler = sampler.replace(step_sizes=sizes)
     state = sampler.init(energy, x)
-    for share in ROUNDS:
+    for share in LADDER_ROUNDS:
         averages = [DualAveraging(math.log(step), target) for step in sampler.step_sizes or ()]
         sampler = sampler.replace(step_sizes=tuple(math.exp(a.now) for a in averages))
         before, count = state.tempering, max(int(share * steps), 10)
         adapt = LadderAdaptation(averages)
         state = last_state(iterate(energy, sampler, state, count, generator, adapt))
         sampler = sampler.replace(step_sizes=tuple(math.exp(a.mean) for a in averages))
-        if share != ROUNDS[-1]:
+        if share != LADDER_ROUNDS[-1]:
             tried = (state.tempering.tried - before.tried).clamp(min=1)
             refused = 1 - (state.tempering.accepted - before.accepted) / tried
             sampler, state = _respace(sampler, state, refused.cpu().numpy())

@@ -18,8 +18,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-STATES = 4096  # of a slice: the transfer matrix then takes 128 MB
-NUMBERS = 2**26  # in the powers of the transfer matrix that draws need: 512 MB
+MAX_SLICE_STATES = 4096  # of a slice: the transfer matrix then takes 128 MB
+MAX_TRANSFER_NUMBERS = 2**26  # in the powers of the transfer matrix that draws need: 512 MB
 
 Scaled = tuple[
     Tensor, Tensor
@@ -103,15 +103,15 @@ class Strip:
 
     def _check(self, numbers: int = 1) -> None:
         width, states = min(self.size), len(self.site) ** min(self.size)
-        if states > STATES:
+        if states > MAX_SLICE_STATES:
             raise ValueError(
                 f"the lattice is {width} sites across, with {states} states; a transfer matrix "
-                f"takes at most {STATES}; make the shorter side shorter, or use a sampler"
+                f"takes at most {MAX_SLICE_STATES}; make the shorter side shorter, or use a sampler"
             )
-        if states**2 * numbers > NUMBERS:
+        if states**2 * numbers > MAX_TRANSFER_NUMBERS:
             raise ValueError(
                 f"exact draws of {self.size[0]} × {self.size[1]} sites need {numbers} matrices of "
-                f"{states}² numbers; together {NUMBERS} numbers are allowed; make a side shorter, "
+                f"{states}² numbers; together {MAX_TRANSFER_NUMBERS} numbers are allowed; make a side shorter, "
                 "or use a sampler"
             )
 

@@ -37,7 +37,7 @@ from lowland.targets.checkerboard import Colour, Degrees, Neighbours, join, pack
 
 DIGITS = 11  # random words before the eager path turns to single chains
 HASHED, REUSED = 14, 10  # words of the compiled path
-CHUNK = 16384  # words a block of rows: what stays in cache
+MAX_CACHED_WORDS = 16384  # words a block of rows: what stays in cache
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
 
@@ -178,7 +178,7 @@ def _drawn(
     symmetric = law.field == 0
     limits = thresholds(law, strengths(colours[0].degrees, symmetric))
     rows, width = colours[0].spins.shape
-    step = max(1, CHUNK // width)
+    step = max(1, MAX_CACHED_WORDS // width)
     parts = [
         [colour.rows(start, start + step) for start in range(0, rows, step)] for colour in colours
     ]

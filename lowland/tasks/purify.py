@@ -36,7 +36,7 @@ from lowland.tasks.generate import check_joint
 
 Method = Literal["langevin", "map", "denoise"]
 Gradient = Literal["unrolled", "identity"]
-METHODS = ("langevin", "map", "denoise")
+PURIFY_METHODS = ("langevin", "map", "denoise")
 SETTINGS = ("method", "steps", "sigma", "step_size", "temperature", "clip")
 SIGMA_RATIO = 20  # of the first to the last of several noise levels
 
@@ -129,11 +129,11 @@ def check_settings(
     counted = isinstance(steps, int) and steps >= (method == "denoise")
     positive = numbers and step_size > 0 and temperature >= 0 and (clip is None or clip > 0)
     wide = numbers and (sigma > 0 or (method == "langevin" and sigma == 0))
-    if method not in METHODS or not (counted and positive and wide):
+    if method not in PURIFY_METHODS or not (counted and positive and wide):
         raise ValueError(
             f"purify was given method {method!r}, {steps} steps, sigma {sigma}, step_size "
             f"{step_size}, temperature {temperature} and clip {clip}; the method is one of "
-            f"{', '.join(METHODS)}, sizes are above 0, temperature and Langevin's sigma at least "
+            f"{', '.join(PURIFY_METHODS)}, sizes are above 0, temperature and Langevin's sigma at least "
             "0, and a denoiser takes a step or more; correct them"
         )
     needs = "'denoise' needs an energy E(x, σ), 'langevin' and 'map' one of x alone"

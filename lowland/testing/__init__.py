@@ -45,11 +45,17 @@ from lowland.testing.statistical_checks import (
     stationarity,
     walls,
 )
-from lowland.testing.targets import CONTINUOUS, DISCRETE, TARGETS, Target, discrete_target
+from lowland.testing.targets import (
+    CONTINUOUS_TARGETS,
+    DISCRETE_TARGETS,
+    TARGETS,
+    Target,
+    discrete_target,
+)
 
 __all__ = [
-    "CONTINUOUS",
-    "DISCRETE",
+    "CONTINUOUS_TARGETS",
+    "DISCRETE_TARGETS",
     "HOLES",
     "LIMIT",
     "MUTANTS",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lowland.energy import energy_values
 from lowland.testing.chains import AnySampler, Chains, seeded, stationary, z_scores
-from lowland.testing.targets import CONTINUOUS, Target
+from lowland.testing.targets import CONTINUOUS_TARGETS, Target
 
 QUANTILES = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995)
 
@@ -151,7 +151,7 @@ def walls(
 ) -> float:
     """Return the worst |z| of 12 bins of exp(−2x) on [0, 1], the outer ones 0.01 and 0.04 wide."""
     y = (
-        stationary(sampler, CONTINUOUS["exponential"], count, seeded(seed), dtype)
+        stationary(sampler, CONTINUOUS_TARGETS["exponential"], count, seeded(seed), dtype)
         .walk(steps)
         .flatten()
     )

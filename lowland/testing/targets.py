@@ -3,9 +3,9 @@
 A target with draws at other temperatures too (`hot`) can prove parallel tempering, whose replicas
 must all start from their own distributions.
 
-    CONTINUOUS   Gaussians, a mixture, a banana, a funnel, an image, two distributions that end
+    CONTINUOUS_TARGETS   Gaussians, a mixture, a banana, a funnel, an image, two distributions that end
                  where the energy is not finite, and some on boxes, up to the walls
-    DISCRETE     lattices with colourings and conditionals of their own; networks of binary and of
+    DISCRETE_TARGETS     lattices with colourings and conditionals of their own; networks of binary and of
                  categorical sites, whose first-order gains are not exact; two of them with states
                  at which the energy is nan
 """
@@ -214,7 +214,7 @@ def _image() -> Target:
     )
 
 
-CONTINUOUS: dict[str, Target] = {
+CONTINUOUS_TARGETS: dict[str, Target] = {
     "gaussian": gaussian((1.0, -1.0), ((1.0, 0.8), (0.8, 1.5))),
     "mixture": mixture(((-1.0, 0.0), (1.5, 0.5)), 0.6, (1.0, 3.0)),
     "banana": banana(1.0, 0.7),
@@ -301,7 +301,7 @@ def with_nan(inner: Energy) -> Target:
     )
 
 
-DISCRETE: dict[str, Target] = {
+DISCRETE_TARGETS: dict[str, Target] = {
     "lattice": discrete_target(Ising((2, 3), 0.25, 0.15)),  # an odd ring: three colours, no words
     "words": discrete_target(
         Ising((2, 4), 0.35, 0.2, periodic=False)
@@ -312,4 +312,4 @@ DISCRETE: dict[str, Target] = {
     "holed bits": with_nan(Perceptron(binary(6))),
     "holed classes": with_nan(Perceptron(categorical(3, 4), 0.9)),
 }
-TARGETS: dict[str, Target] = CONTINUOUS | DISCRETE
+TARGETS: dict[str, Target] = CONTINUOUS_TARGETS | DISCRETE_TARGETS

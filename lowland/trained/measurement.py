@@ -21,7 +21,7 @@ from lowland.tasks import (
 )
 from lowland.trained.files import write_arrays
 
-MAX_ROWS = 16  # images of a folder in the picture; the numbers hold all
+MAX_PICTURE_ROWS = 16  # images of a folder in the picture; the numbers hold all
 REGIONS = ("lower", "upper", "left", "right", "centre")
 
 MEASUREMENTS: dict[str, str] = {
@@ -153,7 +153,7 @@ def write_restoration(
     if truth is not None:
         columns = [truth, *columns]
         arrays["truth"] = truth
-    picture = torch.stack(columns, 1)[:MAX_ROWS].flatten(0, 1)
+    picture = torch.stack(columns, 1)[:MAX_PICTURE_ROWS].flatten(0, 1)
     save_grid(picture, target.with_suffix(".png"), columns=len(columns))
     write_arrays(target.with_suffix(".npz"), arrays)
     return target.with_suffix(".png")

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from lowland.data import save_grid
 from lowland.seeds import make_generator
+from lowland.trained.files import SUFFIXES
 from lowland.trained.jobs import (
     PATIENCE,
     Job,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from lowland.trained.model import Model
 
 PIECE = 256  # samples drawn together
-SUFFIXES = (".npy", ".npz", ".png")
 
 
 def check_request(model: Model, count: int, out: Path, label: int | None) -> None:

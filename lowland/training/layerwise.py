@@ -14,7 +14,7 @@ from lowland.data.binarization import bernoulli_sample, materialize
 from lowland.domain import binary
 from lowland.training.loop import plain_recipe, train_run
 
-CHUNK = 4096  # examples judged at a time
+MAX_BATCH = 4096  # examples judged at a time
 
 
 def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: bool = True) -> Any:
@@ -87,5 +87,5 @@ def _means(machine: Any, x: Tensor) -> Tensor:
     device = next(machine.parameters()).device
     with torch.no_grad():
         return torch.cat(
-            [machine.hidden_mean(part.to(device)).to(x.device) for part in x.split(CHUNK)]
+            [machine.hidden_mean(part.to(device)).to(x.device) for part in x.split(MAX_BATCH)]
         )

@@ -20,8 +20,8 @@ from lowland.samplers.langevin import Langevin, ShortRun
 from lowland.training.session import Session
 
 UPDATES = 3  # of the copy
-MAX_ROWS = 64  # examples at which energies and chain steps are looked at
-MAX_HALVINGS = 8
+MAX_PROBE_ROWS = 64  # examples at which energies and chain steps are looked at
+MAX_RATE_HALVINGS = 8
 MAX_DRIFT = 1.0  # of one sampler step, in standard deviations of the data
 MAX_NOISE = 3.0  # likewise
 MIN_MOVE = 1e-4  # of both in one visit, likewise
@@ -86,7 +86,7 @@ def probe(session: Session) -> ProbeReport:
     """
     rate = step = 1.0
     first = trial = _try(session, rate, step)
-    for _ in range(MAX_HALVINGS if session.settings.preflight == "adjust" else 0):
+    for _ in range(MAX_RATE_HALVINGS if session.settings.preflight == "adjust" else 0):
         if trial.unstable:
             rate *= 0.5
         elif trial.overshoots:
@@ -117,7 +117,7 @@ def _try(session: Session, rate: float, step: float) -> _Trial:
     one = Session({**session.recipe, "training": training}, session.data, cast(Any, energy))
     one.lower_rate(rate)
     one.shorten_step(step)
-    x = session.data.train.x[:MAX_ROWS].to(session.device)
+    x = session.data.train.x[:MAX_PROBE_ROWS].to(session.device)
     before, weights = _energy_std(one, x), [p.detach().clone() for p in one.energy.parameters()]
     for _ in range(UPDATES):
         one.advance()

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lowland.energy import Energy, frozen, latent_of
 
-STATES = 2**24
-ROWS = 2**13  # states at a time, fewer where an event is large
-NUMBERS = 2**23
+MAX_STATES = 2**24
+MAX_STATES_AT_ONCE = 2**13  # states at a time, fewer where an event is large
+MAX_NUMBERS_AT_ONCE = 2**23
 
 
 class Enumerated(NamedTuple):
@@ -45,7 +45,7 @@ def countable(energy: Energy) -> tuple[Energy, str] | None:
         sides.append((hidden_marginal(), "states of its hidden units"))
     known = [(_log_states(side), side, words) for side, words in sides]
     count, side, words = min(known, key=lambda found: found[0])
-    return (side, words) if count <= math.log2(STATES) + 1e-9 else None
+    return (side, words) if count <= math.log2(MAX_STATES) + 1e-9 else None
 
 
 def _log_states(energy: Energy) -> float:
@@ -87,7 +87,7 @@ def enumerated(energy: Energy, progress: Callable[[int], object] | None = None) 
             math.prod(side.domain.shape),
             2 if side.domain.kind == "binary" else side.domain.classes,
         )
-        total, rows = classes**sites, max(min(ROWS, NUMBERS // sites), 1)
+        total, rows = classes**sites, max(min(MAX_STATES_AT_ONCE, MAX_NUMBERS_AT_ONCE // sites), 1)
         place = torch.tensor([classes**i for i in range(sites)])
         parts = []
         with frozen(side):

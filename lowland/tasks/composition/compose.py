@@ -66,7 +66,7 @@ from lowland.samplers.kernel import DISCRETE
 from lowland.tasks.generate import check_joint
 
 Unit = Literal["deviation", "robust", "score"]
-UNITS = ("deviation", "robust", "score")
+ENERGY_UNITS = ("deviation", "robust", "score")
 MAD_TO_STD = 1.4826  # standard deviation of a normal law in units of its median absolute deviation
 
 
@@ -95,9 +95,9 @@ def energy_stats(
     >>> round(energy_stats(wide, wide.draw(4000, g), "score").std, 1)  # a score is x / 4
     0.5
     """
-    if unit not in UNITS:
+    if unit not in ENERGY_UNITS:
         raise ValueError(
-            f"the unit is {unit!r}; energies are measured by {', '.join(UNITS)}; choose one of them"
+            f"the unit is {unit!r}; energies are measured by {', '.join(ENERGY_UNITS)}; choose one of them"
         )
     check_points(lift(energy), x)
     values = energy_values(energy, x).double()

@@ -35,8 +35,8 @@ from lowland.tasks.detection.registry import (
 from lowland.tasks.detection.scores import OutlierScore, Statistics
 from lowland.tasks.detection.summary import DataSummary
 
-FORMAT = 1
-UNREADABLE = (
+DETECTOR_FORMAT = 1
+LOAD_ERRORS = (
     OSError,
     SafetensorError,
     LookupError,
@@ -239,7 +239,7 @@ class Detector:
         if self.probes is not None:
             tensors |= {"probes": self.probes, "probe_scores": self.outlier_scores(self.probes)}
         about = {
-            "format": FORMAT,
+            "format": DETECTOR_FORMAT,
             "outlier_score": outlier_score_to_dict(self.outlier_score),
             "summary": self.summary and asdict(self.summary),
         }
@@ -333,15 +333,15 @@ def _read(path: str | Path) -> tuple[OutlierScore, DataSummary | None, dict[str,
         with safe_open(str(path), "pt") as file:
             about = json.loads((file.metadata() or {})["detector"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        if about["format"] != FORMAT:
+        if about["format"] != DETECTOR_FORMAT:
             raise ValueError(
-                f"{path} is a detector of format {about['format']}; this lowland reads {FORMAT}; "
+                f"{path} is a detector of format {about['format']}; this lowland reads {DETECTOR_FORMAT}; "
                 "fit it again"
             )
         _ = tensors["calibration"]
         summary = about["summary"] and _summary_from_dict(about["summary"])
         return outlier_score_from_dict(about["outlier_score"]), summary, tensors
-    except UNREADABLE as error:
+    except LOAD_ERRORS as error:
         raise ValueError(
             f"{path} holds no detector ({error}); a file that Detector.save wrote is needed; fit "
             "and save one"
