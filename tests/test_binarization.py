@@ -160,7 +160,7 @@ def test_a_stochastic_set_keeps_grey_to_train_on_and_one_draw_of_the_rest_for_al
 
 def recipe(how: str | None, **more: Any) -> lowland.config.Recipe:
     small = {
-        "energy.hidden": 6,
+        "energy.n_hidden": 6,
         "training.batch": 32,
         "objective.buffer_size": 32,
         "objective.num_chains": 32,
@@ -431,7 +431,7 @@ def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_indepen
     tmp_path: Path,
 ) -> None:
     shorter = {
-        "energy.hidden": 12,
+        "energy.n_hidden": 12,
         "training.learning_rate": 0.3,
         "training.steps": 600,
         "training.checkpoint_every": 300,

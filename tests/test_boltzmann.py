@@ -34,7 +34,7 @@ def machine(
     """A machine with normal weights in float64."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = RBM(domain, hidden=hidden, **options).double()
+        made = RBM(domain, n_hidden=hidden, **options).double()
         for p in made.parameters():
             nn.init.normal_(p, std=scale)
     return made
@@ -69,7 +69,11 @@ KINDS = [
         domain, values, options, id=f"{domain.kind}-{'-'.join(map(str, options.values()))}"
     )
     for domain, values in ((binary(5), 2), (categorical(3, 4), 3))
-    for options in ({"units": "bernoulli"}, {"units": "relu"}, {"units": "bernoulli", "classes": 3})
+    for options in (
+        {"hidden_type": "bernoulli"},
+        {"hidden_type": "relu"},
+        {"hidden_type": "bernoulli", "classes": 3},
+    )
 ]
 
 
@@ -146,7 +150,7 @@ def test_free_energy_is_the_sum_over_hidden_units(
     domain: Domain, values: int, options: dict[str, Any]
 ) -> None:
     rbm, x = machine(domain, 2, **options), states(values, domain.shape[0])
-    if options["units"] == "relu":
+    if options["hidden_type"] == "relu":
         x = x[::4]
         h = torch.cartesian_prod(*[torch.linspace(0.0, 12.0, 601, dtype=WIDE)] * 2)
         weight = math.log(0.02) * 2 + math.log(0.5) * (h == 0).double().sum(1)  # trapezoids
@@ -169,7 +173,9 @@ def test_free_energy_is_the_sum_over_hidden_units(
             found = rbm(x)
             assert torch.allclose(rbm.joint(x[:1].expand(len(h), -1), h), joint[0], atol=1e-9)
         expected = -torch.logsumexp(weight - joint, 1)
-        assert torch.allclose(found, expected, atol=2e-3 if options["units"] == "relu" else 1e-9)
+        assert torch.allclose(
+            found, expected, atol=2e-3 if options["hidden_type"] == "relu" else 1e-9
+        )
 
 
 @pytest.mark.parametrize(("domain", "values", "options"), KINDS)
@@ -177,7 +183,7 @@ def test_the_hidden_side_has_the_same_normaliser(
     domain: Domain, values: int, options: dict[str, Any]
 ) -> None:
     rbm = machine(domain, 4, **options)
-    if options["units"] == "relu":
+    if options["hidden_type"] == "relu":
         assert rbm.latent.hidden_marginal is None
         return
     own = torch.logsumexp(-rbm(states(values, domain.shape[0])), 0)
@@ -567,7 +573,7 @@ def test_the_centred_gradient_is_that_of_the_centred_machine(options: dict[str, 
 
 def test_centring_makes_the_polarity_of_the_data_irrelevant_and_plain_gradients_do_not() -> None:
     def direction(flipped: bool, centred: bool) -> float:
-        rbm = machine(binary(8), 5, 0.4, centred=centred)
+        rbm = machine(binary(8), 5, 0.4, centered=centred)
         x = states(2, 8)
         data = x[torch.randperm(256, generator=seeded())[:40]] * (
             torch.rand(40, 8, generator=seeded(1)) < 0.5
@@ -640,7 +646,7 @@ def test_tempered_chains_keep_their_replicas_between_updates() -> None:
 
 def recipe(**changes: Any) -> dict[str, Any]:
     values = {
-        "data.binarize": "threshold", "energy.hidden": 12, "training.steps": 60, "training.batch": 20,
+        "data.binarize": "threshold", "energy.n_hidden": 12, "training.steps": 60, "training.batch": 20,
         "training.log_every": 10, "training.checkpoint_every": 20, "objective.num_chains": 24, "objective.buffer_size": 24,
     }  # fmt: skip
     return lowland.read_recipe("digits-rbm", values | changes).plain()
@@ -714,12 +720,12 @@ def test_training_raises_the_exact_likelihood(tmp_path: Any) -> None:
     [
         lambda: RBM(lowland.box(0.0, 1.0, 4)),
         lambda: RBM(lowland.real()),
-        lambda: RBM(binary(4), units="tanh"),
-        lambda: RBM(binary(4), hidden=0),
+        lambda: RBM(binary(4), hidden_type="tanh"),
+        lambda: RBM(binary(4), n_hidden=0),
         lambda: RBM(binary(4), classes=1),
-        lambda: RBM(binary(4), spread=math.nan),
+        lambda: RBM(binary(4), init_std=math.nan),
         lambda: RBM(binary(4), classes=2).joint(torch.zeros(1, 4), torch.zeros(1, 500)),
-        lambda: RBM(binary(4), hidden=3).joint(torch.zeros(1, 4), torch.zeros(1, 4)),
+        lambda: RBM(binary(4), n_hidden=3).joint(torch.zeros(1, 4), torch.zeros(1, 4)),
         lambda: RBM(binary(4))(torch.zeros(1, 4), torch.tensor([1])),
         lambda: RBM(binary(4), classes=2)(torch.zeros(1, 4), torch.tensor([2])),
         lambda: PCD(num_chains=20, buffer_size=10),

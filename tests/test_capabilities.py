@@ -70,7 +70,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
     "dbm": lambda: shaken(DBM(binary(3), (2, 2))),
     "ising": lambda: Ising((2, 2), 0.3, 0.2),
     "potts": lambda: Potts((2, 2), 3, 0.5, (0.1, 0.0, -0.3)),
-    "mlp": lambda: shaken(MLP(real(3), (5,), confine=1.0)),
+    "mlp": lambda: shaken(MLP(real(3), (5,), quadratic_weight=1.0)),
     "igebm of classes": lambda: shaken(IGEBM(box(0.0, 1.0, 1, 8, 8), classes=3), 0.1),
     "unet of noise": lambda: shaken(NoiseUNet(box(0.0, 1.0, 1, 8, 8), (4, 6), (1, 1), 0), 0.1),
     "gaussian": lambda: Gaussian((0.5, -0.5)).double(),

@@ -93,7 +93,7 @@ def test_what_is_no_classifier_is_refused() -> None:
 
 def test_an_embedded_label_is_an_input_beside_x() -> None:
     energy: Energy = built(
-        EmbeddingMLP, box(0.0, 1.0, 3), hidden=(6, 4), classes=K, confine=0.3, scale=2.0
+        EmbeddingMLP, box(0.0, 1.0, 3), hidden=(6, 4), classes=K, quadratic_weight=0.3, scale=2.0
     ).double()
     x, y = energy.domain.draw(9, seeded(), dtype=torch.float64), torch.arange(9) % K
     told = torch.cat([2 * x - 1, F.one_hot(y, K).double()], 1)
@@ -113,7 +113,9 @@ def test_an_embedded_label_is_an_input_beside_x() -> None:
         energy(x, y + 1)
 
 
-@pytest.mark.parametrize("settings", [{"classes": 1}, {"hidden": ()}, {"confine": -1.0}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"classes": 1}, {"hidden": ()}, {"quadratic_weight": -1.0}], ids=str
+)
 def test_an_embedding_of_bad_sizes_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
         EmbeddingMLP(real(2), **settings)
@@ -147,7 +149,7 @@ def test_the_start_keeps_the_size_of_what_passes_through() -> None:
 
 
 def test_a_level_parts_how_likely_from_how_sure() -> None:
-    energy = built(WideResNet, IMAGE, depth=10, width=1, classes=K, level=True).double()
+    energy = built(WideResNet, IMAGE, depth=10, width=1, classes=K, density_head=True).double()
     x = X.double()
     heads = energy.head(F.silu(energy.last(energy.blocks(energy.stem(2 * x - 1)))).mean((2, 3)))
     torch.testing.assert_close(energy(x), heads[:, -1])
@@ -156,12 +158,19 @@ def test_a_level_parts_how_likely_from_how_sure() -> None:
         energy.head.weight[:-1] *= 10  # surer of its classes, as likely as before
     torch.testing.assert_close(energy(x), heads[:, -1])
     with pytest.raises(ValueError, match=r";.*;"):
-        WideResNet(IMAGE, level=True)
+        WideResNet(IMAGE, density_head=True)
 
 
 def test_a_tower_alone_says_how_likely_and_the_trunk_alone_how_sure() -> None:
     energy = built(
-        WideResNet, IMAGE, depth=10, width=1, classes=K, level=True, tower=(4, 6), tower_scale=3.0
+        WideResNet,
+        IMAGE,
+        depth=10,
+        width=1,
+        classes=K,
+        density_head=True,
+        separate_trunk=(4, 6),
+        trunk_scale=3.0,
     ).double()
     x, y = X.double(), torch.arange(len(X)) % K
     torch.testing.assert_close(
@@ -189,9 +198,9 @@ def test_a_tower_alone_says_how_likely_and_the_trunk_alone_how_sure() -> None:
     )
     torch.testing.assert_close(energy.class_logits(x).softmax(1), class_probabilities(energy, x))
     with pytest.raises(ValueError, match=r"tower.*level.*;.*;"):
-        WideResNet(IMAGE, classes=K, tower=(4, 6))
+        WideResNet(IMAGE, classes=K, separate_trunk=(4, 6))
     with pytest.raises(ValueError, match=r";.*;"):
-        WideResNet(IMAGE, classes=K, level=True, tower=(4, 0))
+        WideResNet(IMAGE, classes=K, density_head=True, separate_trunk=(4, 0))
 
 
 def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
@@ -199,7 +208,12 @@ def test_cross_entropy_sends_a_level_no_slope_not_even_rounding() -> None:
     within 200 updates.
     """
     energy = WideResNet(
-        box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6)
+        box(0.0, 1.0, 1, 8, 8),
+        depth=10,
+        width=1,
+        classes=4,
+        density_head=True,
+        separate_trunk=(4, 6),
     )
     x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
@@ -221,7 +235,7 @@ def test_a_level_that_is_a_head_hears_only_the_contrast(
     """With a contrast that weighs 1e-30, what is left of the level's slope is rounding of the
     cross-entropy: there is none.
     """
-    energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True)
+    energy = WideResNet(box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, density_head=True)
     x, y = energy.domain.draw(24, seeded()), torch.arange(24) % 4
     buffer = ReplayBuffer(64, energy.domain, generator=seeded(), classes=4)
     objective = JEM(
@@ -237,7 +251,12 @@ def test_a_level_that_is_a_head_hears_only_the_contrast(
 @pytest.mark.parametrize("augment", [(), ("flip",)])
 def test_the_loss_of_a_tower_is_that_of_its_heads(augment: tuple[str, ...]) -> None:
     energy = WideResNet(
-        box(0.0, 1.0, 1, 8, 8), depth=10, width=1, classes=4, level=True, tower=(4, 6)
+        box(0.0, 1.0, 1, 8, 8),
+        depth=10,
+        width=1,
+        classes=4,
+        density_head=True,
+        separate_trunk=(4, 6),
     ).double()
     x, y = energy.domain.draw(24, seeded(), dtype=torch.float64), torch.arange(24) % 4
     buffer = ReplayBuffer(24, energy.domain, generator=seeded(), classes=4, dtype=torch.float64)

@@ -125,7 +125,7 @@ def test_a_planted_bug_is_seen(name: str, planted: Energy) -> None:
 
 def machine(seed: int) -> RBM:
     torch.manual_seed(seed)
-    rbm = RBM(binary(8), hidden=5, spread=1.0)
+    rbm = RBM(binary(8), n_hidden=5, init_std=1.0)
     torch.nn.init.normal_(rbm.visible_bias, std=0.5)
     return rbm.eval()
 

@@ -195,7 +195,7 @@ def test_targets_without_weights_cannot_be_trained() -> None:
         ("data.count", 3),
         ("energy.hidden", 128),
         ("energy.hidden", ["wide"]),
-        ("energy.confine", "yes"),
+        ("energy.quadratic_weight", "yes"),
         ("objective.buffer_size", 0.5),
         ("training.betas", [0.5]),
         ("training.dequantise", "perhaps"),

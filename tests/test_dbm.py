@@ -35,7 +35,7 @@ def machine(
     """A machine in double precision with weights and biases of that size."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        dbm = DBM(binary(*shape), hidden=hidden, iterations=5000, tolerance=0.0).double()
+        dbm = DBM(binary(*shape), n_hidden=hidden, iterations=5000, tolerance=0.0).double()
         for p in dbm.parameters():
             torch.nn.init.normal_(p, std=scale)
     return dbm
@@ -47,7 +47,7 @@ def exact_log_z(dbm: DBM) -> Tensor:
 
 def exact_log_p(dbm: DBM, v: Tensor) -> Tensor:
     """log p(v), h² summed out state by state."""
-    second = states(dbm.hidden[1])
+    second = states(dbm.n_hidden[1])
     x = torch.cat([v.flatten(1).repeat_interleave(len(second), 0), second.repeat(len(v), 1)], 1)
     return (-dbm(x)).view(len(v), -1).logsumexp(1) - exact_log_z(dbm)
 
@@ -78,7 +78,7 @@ def test_the_bound_is_below_log_p_and_not_far(seed: int) -> None:
     gap = truth - (dbm.variational_bound(v) - exact_log_z(dbm))
     assert gap.min() > 0 and gap.mean() < 0.5
     worse = DBM(
-        binary(5), hidden=(4, 3), iterations=1
+        binary(5), n_hidden=(4, 3), iterations=1
     ).double()  # one pass of mean field: a bound still, a looser one
     worse.load_state_dict(dbm.state_dict())
     looser = truth - (worse.variational_bound(v) - exact_log_z(dbm))
@@ -276,7 +276,7 @@ def test_tempered_rows_end_at_the_machine() -> None:
 
 
 def test_it_starts_at_the_means_of_the_data() -> None:
-    dbm, v = DBM(binary(5), hidden=(4, 3)), states(5)[20:].float()
+    dbm, v = DBM(binary(5), n_hidden=(4, 3)), states(5)[20:].float()
     dbm.init_from_data(v)
     share = (v.sum(0) + 1) / (len(v) + 2)
     torch.testing.assert_close(dbm.machine.visible_bias[:5].sigmoid(), share)
@@ -320,7 +320,7 @@ def recipe(energy: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def test_training_raises_the_exact_likelihood_above_that_of_independent_pixels() -> None:
     data = bars()
-    session = Session(recipe({"name": "DBM", "hidden": [8, 6], "spread": 0.1}, 600), data)
+    session = Session(recipe({"name": "DBM", "n_hidden": [8, 6], "init_std": 0.1}, 600), data)
     before = session.energy.double()
     v = data.train.x[:14].double()
     start = exact_log_p(before, v).mean().item()  # type: ignore[arg-type]
@@ -340,7 +340,7 @@ def test_training_raises_the_exact_likelihood_above_that_of_independent_pixels()
 
 
 def test_a_run_is_read_back(tmp_path: Any) -> None:
-    values = recipe({"name": "DBM", "hidden": [8, 6]}, 20) | {
+    values = recipe({"name": "DBM", "n_hidden": [8, 6]}, 20) | {
         "generation": {"sampler": {"name": "BlockGibbs"}}
     }
     trained = lowland.fit(values, tmp_path / "run", data=bars(), progress=False)
@@ -358,13 +358,13 @@ def test_a_run_is_read_back(tmp_path: Any) -> None:
     [
         (lowland.real(3), {}),
         (lowland.categorical(3, 4), {}),
-        (binary(4), {"hidden": (3,)}),
-        (binary(4), {"hidden": (3, 0)}),
+        (binary(4), {"n_hidden": (3,)}),
+        (binary(4), {"n_hidden": (3, 0)}),
         (binary(4), {"iterations": 0}),
         (binary(4), {"tolerance": -1.0}),
-        (binary(4), {"spread": math.nan}),
+        (binary(4), {"init_std": math.nan}),
     ],
 )
 def test_what_makes_no_machine_is_refused(domain: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        DBM(domain, **({"hidden": (3, 2)} | settings))
+        DBM(domain, **({"n_hidden": (3, 2)} | settings))

@@ -37,7 +37,7 @@ def shaken(module: Any, seed: int = 0, scale: float = 0.8) -> Any:
 
 
 def net(seed: int = 0, hidden: tuple[int, ...] = (4, 3, 3), scale: float = 0.8) -> DBN:
-    return cast(DBN, shaken(DBN(binary(4), hidden=hidden), seed, scale))
+    return cast(DBN, shaken(DBN(binary(4), n_hidden=hidden), seed, scale))
 
 
 def pairs(dbn: DBN, v: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ def test_one_layer_is_a_restricted_machine_and_its_bound_is_tight() -> None:
 
 def test_a_transposed_machine_on_top_leaves_the_law_as_it_is() -> None:
     """Hinton's theorem: the bound of the stack is log p of the machine below, whatever is drawn."""
-    below = cast(RBM, shaken(RBM(binary(4), hidden=3)))
-    dbn, v = DBN(binary(4), hidden=(3, 4)).double(), states(4)
+    below = cast(RBM, shaken(RBM(binary(4), n_hidden=3)))
+    dbn, v = DBN(binary(4), n_hidden=(3, 4)).double(), states(4)
     dbn.adopt(0, below)
     dbn.adopt(1, transposed(below))
     log_p = -below(v) - (-below(v)).logsumexp(0)
@@ -129,19 +129,19 @@ def test_a_transposed_machine_on_top_leaves_the_law_as_it_is() -> None:
 
 
 def test_more_units_of_no_weight_leave_the_law_as_it_is_too() -> None:
-    below = cast(RBM, shaken(RBM(binary(4), hidden=3)))
+    below = cast(RBM, shaken(RBM(binary(4), n_hidden=3)))
     wide, v = transposed(below, 7, seeded()), states(3)
     assert (
-        wide.hidden == 7 and (wide.weight[:, 4:].std() < 0.03) and (wide.weight[:, 4:] != 0).all()
+        wide.n_hidden == 7 and (wide.weight[:, 4:].std() < 0.03) and (wide.weight[:, 4:] != 0).all()
     )
     with torch.no_grad():
         wide.weight[:, 4:] = 0
     torch.testing.assert_close(
         (-wide(v)).softmax(0), (-below.hidden_marginal()(v)).softmax(0), rtol=1e-10, atol=1e-12
     )
-    dbn = DBN(binary(4), hidden=(3, 7, 2)).double()
+    dbn = DBN(binary(4), n_hidden=(3, 7, 2)).double()
     start = dbn.successor(1, below, seeded())
-    assert start is not None and start.hidden == 7 and dbn.successor(2, wide, seeded()) is None
+    assert start is not None and start.n_hidden == 7 and dbn.successor(2, wide, seeded()) is None
     for options in ((3, seeded()), (7, None)):
         with pytest.raises(ValueError, match=r";.*;"):
             transposed(below, *options)
@@ -268,7 +268,7 @@ def test_wake_and_sleep_improve_a_net_and_its_recognition() -> None:
 
 
 def test_an_energy_without_recognition_is_contrasted_and_no_more() -> None:
-    rbm, x = cast(RBM, shaken(RBM(binary(4), hidden=3))), states(4)
+    rbm, x = cast(RBM, shaken(RBM(binary(4), n_hidden=3))), states(4)
     a = WakeSleep(steps=2).loss(rbm, Batch(x), Context(seeded(), BlockGibbs()))
     b = lowland.objectives.CD(steps=2).loss(rbm, Batch(x), Context(seeded(), BlockGibbs()))
     assert torch.equal(a.value, b.value)
@@ -314,7 +314,7 @@ def recipe(steps: int, **more: Any) -> dict[str, Any]:
 def test_layers_are_adopted_one_after_another_and_finished_runs_are_read(tmp_path: Any) -> None:
     data = lowland.load_data("digits", binarize="threshold")
     dbn = greedy(
-        DBN(data.domain, hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False
+        DBN(data.domain, n_hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False
     )
     runs = [
         lowland.run.Run.open(tmp_path / f"layer-{k}").load_checkpoint().tensors["ema"]
@@ -331,7 +331,7 @@ def test_layers_are_adopted_one_after_another_and_finished_runs_are_read(tmp_pat
         greedy(dbn, [recipe(40)] * 2, tmp_path, data=data, progress=False)
     marks = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.safetensors"))]
     again = greedy(
-        DBN(data.domain, hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False
+        DBN(data.domain, n_hidden=(20, 12, 8)), recipe(40), tmp_path, data=data, progress=False
     )
     assert all(torch.equal(a, b) for a, b in zip(dbn.parameters(), again.parameters(), strict=True))
     assert marks and marks == [
@@ -341,7 +341,7 @@ def test_layers_are_adopted_one_after_another_and_finished_runs_are_read(tmp_pat
 
 def test_the_data_of_a_layer_are_the_hidden_units_of_the_one_below() -> None:
     data = lowland.load_data("digits", binarize="threshold")
-    rbm = RBM(data.domain, hidden=20, spread=0.3)
+    rbm = RBM(data.domain, n_hidden=20, init_std=0.3)
     above = hidden_data(rbm, data)
     assert (
         above.domain == binary(20)
@@ -358,17 +358,17 @@ def test_the_data_of_a_layer_are_the_hidden_units_of_the_one_below() -> None:
 
 
 @pytest.mark.parametrize(
-    "machine", [RBM(binary(20), hidden=9), RBM(binary(4), hidden=3, units="relu")]
+    "machine", [RBM(binary(20), n_hidden=9), RBM(binary(4), n_hidden=3, hidden_type="relu")]
 )
 def test_a_machine_that_does_not_fit_is_not_adopted(machine: RBM) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        DBN(binary(4), hidden=(3, 2)).adopt(0, machine)
+        DBN(binary(4), n_hidden=(3, 2)).adopt(0, machine)
 
 
 def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
     data = lowland.load_data("digits", binarize="threshold")
     dbn = greedy(
-        DBN(data.domain, hidden=(20, 12)),
+        DBN(data.domain, n_hidden=(20, 12)),
         recipe(40),
         tmp_path / "greedy",
         data=data,
@@ -376,7 +376,7 @@ def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
     )
     start = dbn.layers[0].up_weight.clone()
     wake_sleep = {"name": "WakeSleep", "steps": 1, "buffer_size": 200, "num_chains": 100}
-    values = recipe(40, energy={"name": "DBN", "hidden": [20, 12]}, objective=wake_sleep)
+    values = recipe(40, energy={"name": "DBN", "n_hidden": [20, 12]}, objective=wake_sleep)
     values["generation"] = {"sampler": {"name": "BlockGibbs"}}
     trained = cast(
         DBN, lowland.fit(values, tmp_path / "tuned", data=data, energy=dbn, progress=False)
@@ -407,7 +407,7 @@ def accuracy(network: nn.Module, data: lowland.data.Dataset, steps: int) -> floa
 def test_the_classifier_is_better_than_one_on_raw_pixels(tmp_path: Any) -> None:
     data = lowland.load_data("digits", binarize="threshold")
     dbn = greedy(
-        DBN(data.domain, hidden=(100, 100)), recipe(400), tmp_path, data=data, progress=False
+        DBN(data.domain, n_hidden=(100, 100)), recipe(400), tmp_path, data=data, progress=False
     )
     network = dbn.classifier(10)
     with torch.no_grad():
@@ -427,11 +427,11 @@ def test_the_classifier_is_better_than_one_on_raw_pixels(tmp_path: Any) -> None:
     ("domain", "settings"),
     [
         (lowland.real(3), {}),
-        (binary(4), {"hidden": ()}),
-        (binary(4), {"hidden": (3, 0)}),
-        (binary(4), {"spread": -1.0}),
+        (binary(4), {"n_hidden": ()}),
+        (binary(4), {"n_hidden": (3, 0)}),
+        (binary(4), {"init_std": -1.0}),
     ],
 )
 def test_what_makes_no_net_is_refused(domain: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r";.*;"):
-        DBN(domain, **({"hidden": (3, 2)} | settings))
+        DBN(domain, **({"n_hidden": (3, 2)} | settings))

@@ -51,7 +51,7 @@ class Lattice(Energy):
 def machine(seed: int = 0) -> Energy:
     """A restricted Boltzmann machine of six bits."""
     torch.manual_seed(seed)
-    rbm = RBM(binary(6), 4, spread=0.8).double()
+    rbm = RBM(binary(6), 4, init_std=0.8).double()
     nn.init.normal_(rbm.visible_bias, std=0.5)
     return rbm
 
@@ -189,7 +189,7 @@ def test_declared_conditionals_say_the_same_as_energies(lattice: Any, sites: int
 
 def test_labels_are_the_condition() -> None:
     torch.manual_seed(0)
-    energy = RBM(binary(5), 4, classes=3, spread=0.7).double()
+    energy = RBM(binary(5), 4, classes=3, init_std=0.7).double()
     x, y = energy.domain.draw(9, seeded(), dtype=DOUBLE), torch.arange(9) % 3
     for objective in (PseudoLikelihood(), RatioMatching()):
         parts = [loss_of(objective, energy.given(k), x[y == k]).value / 3 for k in range(3)]
@@ -244,7 +244,7 @@ def test_chunks_give_the_same_loss_and_hold_one_graph_at_a_time(objective: Any) 
 
 def test_spectral_norm_takes_chunks() -> None:
     torch.manual_seed(0)
-    energy = MLP(binary(12), hidden=(8,), spectral=True).train()
+    energy = MLP(binary(12), hidden=(8,), spectral_norm=True).train()
     x = energy.domain.draw(4, seeded())
     with mock.patch.object(discrepancy, "MAX_ROWS", 8):
         value = loss_of(PseudoLikelihood(), energy, x).value
@@ -369,7 +369,7 @@ def test_domains_and_settings_that_mean_nothing_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             loss_of(objective, energy, energy.domain.draw(3, g))
-    deep = DBM(binary(6), hidden=(4, 3))
+    deep = DBM(binary(6), n_hidden=(4, 3))
     with pytest.raises(ValueError, match="more units than data"):
         loss_of(PseudoLikelihood(), deep, binary(6).draw(3, g))
     with pytest.raises(ValueError, match="one number per point"):

@@ -101,7 +101,7 @@ class Grenade(lowland.Energy):
     ) -> None:
         super().__init__(domain)
         self.inner, self.armed, self.act, self.calls = (
-            lowland.nets.MLP(domain, (8,), confine=0.1),
+            lowland.nets.MLP(domain, (8,), quadratic_weight=0.1),
             armed,
             act,
             0,

@@ -50,9 +50,9 @@ PARTNERS: dict[str, dict[str, Any]] = {  # by recipe: an objective with a partne
 MACHINES: dict[
     str, dict[str, Any]
 ] = {  # the energy follows the means of the data; a gradient is made with them
-    "RBM": BITS | {"energy": {"name": "RBM", "hidden": 12}},
-    "DBM": BITS | {"energy": {"name": "DBM", "hidden": [12, 6]}},
-    "DBN": BITS | {"energy": {"name": "DBN", "hidden": [12, 6]}},
+    "RBM": BITS | {"energy": {"name": "RBM", "n_hidden": 12}},
+    "DBM": BITS | {"energy": {"name": "DBM", "n_hidden": [12, 6]}},
+    "DBN": BITS | {"energy": {"name": "DBN", "n_hidden": [12, 6]}},
 }
 GROWING: dict[str, Any] = {
     "data.name": "digits",

@@ -309,7 +309,7 @@ def test_counts_that_are_not_whole_and_ends_without_energy_are_refused() -> None
     with pytest.raises(
         ValueError, match=r"the domain is .*; a path leads through real numbers or a box; use"
     ):
-        interpolate(RBM(binary(2), hidden=2), torch.zeros(1, 2), torch.ones(1, 2))
+        interpolate(RBM(binary(2), n_hidden=2), torch.zeros(1, 2), torch.ones(1, 2))
 
 
 def test_a_path_between_one_point_and_itself_stays_there() -> None:

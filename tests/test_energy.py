@@ -378,7 +378,8 @@ def test_batch_norm_is_refused_in_training_mode_taken_in_eval_mode_and_its_buffe
 def test_spectral_norm_in_training_mode_is_an_energy() -> None:
     torch.manual_seed(0)
     check_energy(
-        MLP(real(3), hidden=(16, 16), spectral=True).train(), torch.randn(6, 3, generator=seeded())
+        MLP(real(3), hidden=(16, 16), spectral_norm=True).train(),
+        torch.randn(6, 3, generator=seeded()),
     )
 
 

@@ -26,7 +26,8 @@ def mlp(domain: Any = None, **options: Any) -> MLP:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return MLP(
-            domain or real(5), **{"hidden": (16, 24), "confine": 0.3, "scale": 2.0, **options}
+            domain or real(5),
+            **{"hidden": (16, 24), "quadratic_weight": 0.3, "scale": 2.0, **options},
         )
 
 
@@ -40,11 +41,11 @@ def conv(**options: Any) -> ConvNet:
 
 
 @pytest.mark.parametrize("domain", [real(5), box(-0.5, 2.0, 1, 2, 3)], ids=str)
-@pytest.mark.parametrize("confine", [0.0, 0.3])
+@pytest.mark.parametrize("quadratic_weight", [0.0, 0.3])
 @pytest.mark.parametrize("hidden", [(7,), (16, 24), (8, 9, 10)], ids=str)
 @pytest.mark.parametrize("spectral", [False, True], ids=["plain", "spectral"])
 def test_a_perceptrons_gradient_by_hand_is_that_of_autograd(
-    domain: Any, confine: float, hidden: tuple[int, ...], spectral: bool
+    domain: Any, quadratic_weight: float, hidden: tuple[int, ...], spectral: bool
 ) -> None:
     """Over several blocks of rows, for every kind of condition; to rounding in float64."""
     rows = 700
@@ -55,7 +56,11 @@ def test_a_perceptrons_gradient_by_hand_is_that_of_autograd(
     )
     for classes, conditions in ((0, [None]), (4, [None, labels, soft, torch.tensor(2)])):
         energy = mlp(
-            domain, hidden=hidden, confine=confine, classes=classes, spectral=spectral
+            domain,
+            hidden=hidden,
+            quadratic_weight=quadratic_weight,
+            classes=classes,
+            spectral_norm=spectral,
         ).double()
         for c in conditions:
             bound = energy if c is None else energy.given(c)
@@ -70,7 +75,9 @@ def test_a_perceptrons_gradient_by_hand_is_that_of_autograd(
 def test_the_noise_perceptrons_gradient_by_hand_is_that_of_autograd() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        energy = NoiseMLP(box(-1.0, 3.0, 4), hidden=(8, 9), confine=0.2, scale=1.5).double()
+        energy = NoiseMLP(
+            box(-1.0, 3.0, 4), hidden=(8, 9), quadratic_weight=0.2, scale=1.5
+        ).double()
     x, sigma = (
         energy.domain.draw(60, seeded(), dtype=DOUBLE),
         torch.rand(60, generator=seeded(1), dtype=DOUBLE) + 0.1,

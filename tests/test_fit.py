@@ -45,7 +45,7 @@ VARIANTS = {
             "energy.strides": [2],
             "energy.hidden": 8,
             "energy.classes": 10,
-            "energy.spectral": True,
+            "energy.spectral_norm": True,
             "training.batch": 8,
             "objective.buffer_size": 32,
         },
@@ -153,7 +153,7 @@ class Grenade(lowland.Energy):
 
     def __init__(self, domain: Any, at: int) -> None:
         super().__init__(domain)
-        self.inner = lowland.nets.MLP(domain, (8,), confine=0.1)
+        self.inner = lowland.nets.MLP(domain, (8,), quadratic_weight=0.1)
         self.at, self.calls = at, 0
 
     def forward(self, x: torch.Tensor, c: Any = None) -> torch.Tensor:

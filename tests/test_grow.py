@@ -21,7 +21,8 @@ def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
     values = {
         "name": "grown",
         "data": {"name": "digits"},
-        "energy": energy or {"name": "IGEBM", "widths": [6, 8], "blocks": 1, "spectral": False},
+        "energy": energy
+        or {"name": "IGEBM", "widths": [6, 8], "blocks": 1, "spectral_norm": False},
         "objective": {"name": "CD", "steps": 2},
         "sampler": langevin,
         "training": {

@@ -200,7 +200,9 @@ def test_a_rate_that_blows_the_energies_up_is_cured_by_going_back_with_a_lower_o
 
 
 def test_chains_that_refuse_every_move_are_cured_by_shorter_steps(tmp_path: Path) -> None:
-    _, done, kept = cured(tmp_path / "run", **{"energy.confine": 3.0, "sampler.step_size": 20.0})
+    _, done, kept = cured(
+        tmp_path / "run", **{"energy.quadratic_weight": 3.0, "sampler.step_size": 20.0}
+    )
     assert done and all(
         act["name"] == "frozen chains" and "sampler step" in act["did"] for act in done
     )

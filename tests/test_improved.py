@@ -142,7 +142,7 @@ def test_chains_go_back_to_their_own_slots() -> None:
 
 def test_spectral_norm_does_not_move_through_the_last_step() -> None:
     torch.manual_seed(0)
-    net = MLP(real(2), hidden=(8,), spectral=True).train()
+    net = MLP(real(2), hidden=(8,), spectral_norm=True).train()
     reference = copy.deepcopy(net)
     x, buffer = (
         torch.randn(10, 2, generator=seeded()),

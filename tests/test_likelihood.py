@@ -42,7 +42,7 @@ DOUBLE = torch.float64
 def machine(seed: int, visible: int = 8, hidden: int = 4, strength: float = 1.0) -> RBM:
     """A small machine with random weights and biases that centre it, in float64."""
     g = seeded(seed)
-    rbm = RBM(binary(visible), hidden=hidden).double()
+    rbm = RBM(binary(visible), n_hidden=hidden).double()
     with torch.no_grad():
         rbm.weight.copy_(strength * torch.randn(visible, hidden, generator=g, dtype=DOUBLE))
         rbm.visible_bias.copy_(
@@ -111,8 +111,8 @@ def test_enumeration_is_chosen_where_it_can_be_done_and_said() -> None:
         and countable(Gaussian()) is None
     )
     assert (
-        countable(RBM(binary(784), hidden=24)) is not None
-        and countable(RBM(binary(784), hidden=25)) is None
+        countable(RBM(binary(784), n_hidden=24)) is not None
+        and countable(RBM(binary(784), n_hidden=25)) is None
     )
     with pytest.raises(ValueError, match=r"cannot be enumerated;.*;"):
         log_z(Ising((5, 5)), exact=True, generator=g)
@@ -123,7 +123,7 @@ def test_enumeration_is_chosen_where_it_can_be_done_and_said() -> None:
 def test_enumeration_is_in_float64_and_leaves_the_energy_alone() -> None:
     rbm = machine(2, 12, 12, 2.0)
     exact = enumerated(rbm).value
-    single = RBM(binary(12), hidden=12)
+    single = RBM(binary(12), n_hidden=12)
     single.load_state_dict(rbm.state_dict())
     single.train()
     found, heard = enumerated(single), []
@@ -301,7 +301,7 @@ def test_draws_of_another_energy_are_seen() -> None:
 def test_single_and_double_precision_agree() -> None:
     rbm = machine(5, 12, 8, 2.0)
     truth, draws = enumerated(rbm).value, draws_of(rbm, 400)
-    single = RBM(binary(12), hidden=8)
+    single = RBM(binary(12), n_hidden=8)
     single.load_state_dict(rbm.state_dict())
     a, b = (
         log_z(e, draws=draws.to(d), generator=seeded(1), **CHEAP)
@@ -376,7 +376,7 @@ def test_lattices_against_their_exact_solution(lattice: Any) -> None:
 def test_machines_with_other_visible_units(domain: Any) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        rbm = RBM(domain, hidden=5, spread=0.7)
+        rbm = RBM(domain, n_hidden=5, init_std=0.7)
     g = seeded(1)
     data = domain.draw(200, g)
     found = log_z(rbm, data=data, chains=60, num_temperatures=60, exact=False, generator=g)

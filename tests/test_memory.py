@@ -23,7 +23,9 @@ from lowland.training.memory import peak_mb, recompute
 def net(spectral: bool, blocks: int = 2) -> Any:
     torch.manual_seed(0)
     return (
-        lowland.nets.IGEBM(box(0.0, 1.0, 1, 8, 8), widths=(4, 8), blocks=blocks, spectral=spectral)
+        lowland.nets.IGEBM(
+            box(0.0, 1.0, 1, 8, 8), widths=(4, 8), blocks=blocks, spectral_norm=spectral
+        )
         .double()
         .train()
     )

@@ -58,7 +58,10 @@ def test_confine_adds_a_bowl_around_the_middle_of_the_box(cls: type) -> None:
     x = IMAGE.draw(5, seeded(), dtype=DOUBLE)
     bowl = 0.7 / 2 * (2 * x - 1).square().flatten(1).sum(1)
     for classes, c in ((0, None), (3, None), (3, torch.arange(5) % 3)):
-        plain, confined = small(cls, classes=classes), small(cls, classes=classes, confine=0.7)
+        plain, confined = (
+            small(cls, classes=classes),
+            small(cls, classes=classes, quadratic_weight=0.7),
+        )
         torch.testing.assert_close(confined(x, c), plain(x, c) + bowl, rtol=1e-10, atol=1e-10)
 
 
@@ -104,7 +107,7 @@ def test_a_confined_mlp_confines() -> None:
     home.
     """
     torch.manual_seed(0)
-    energy = MLP(real(4), hidden=(16,), confine=1.0)
+    energy = MLP(real(4), hidden=(16,), quadratic_weight=1.0)
     x = 1000 * nn.functional.normalize(torch.randn(100, 4, generator=seeded()))
     _, score = value_and_score(energy, x)
     assert ((score * x).sum(1) < 0).all()
@@ -112,7 +115,7 @@ def test_a_confined_mlp_confines() -> None:
 
 def test_noise_levels_are_per_row_or_one_for_all() -> None:
     torch.manual_seed(0)
-    energy = NoiseMLP(real(3), hidden=(8,), confine=0.3).double()
+    energy = NoiseMLP(real(3), hidden=(8,), quadratic_weight=0.3).double()
     x, sigma = (
         torch.randn(4, 3, generator=seeded(), dtype=DOUBLE),
         torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=DOUBLE),
@@ -152,7 +155,7 @@ def test_sizes_that_mean_nothing_are_refused() -> None:
         lambda: MLP(real(2), hidden=()),
         lambda: MLP(real(2), hidden=(0,)),
         lambda: MLP(real(2), classes=-1),
-        lambda: MLP(real(2), confine=-1.0),
+        lambda: MLP(real(2), quadratic_weight=-1.0),
         lambda: NoiseMLP(real(2), hidden=(-1,)),
         lambda: ConvNet(real(2)),
         lambda: ConvNet(IMAGE, channels=(4,), kernels=(3, 3), strides=(1,)),
@@ -166,7 +169,11 @@ def test_sizes_that_mean_nothing_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: MLP(real(2), confine=math.nan), lambda: ConvNet(IMAGE, confine=-1.0)]
+    "make",
+    [
+        lambda: MLP(real(2), quadratic_weight=math.nan),
+        lambda: ConvNet(IMAGE, quadratic_weight=-1.0),
+    ],
 )
 def test_bowls_that_mean_nothing_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r";.*;"):

@@ -120,7 +120,9 @@ def test_ranking_reports_log_z_of_the_energy() -> None:
 def hand(kind: str) -> tuple[Energy, Tensor]:
     torch.manual_seed(0)
     domain = {"line": real(2), "box": box(-1.0, 2.0, 2)}[kind]
-    return MLP(domain, hidden=(8,), confine=0.2).double(), domain.draw(12, seeded(3), dtype=DOUBLE)
+    return MLP(domain, hidden=(8,), quadratic_weight=0.2).double(), domain.draw(
+        12, seeded(3), dtype=DOUBLE
+    )
 
 
 @pytest.mark.parametrize("ratio", [1, 4])

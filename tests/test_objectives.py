@@ -30,7 +30,7 @@ def test_contrast_has_the_gradient_of_a_likelihood_enumerated_on_a_grid() -> Non
     # a network on 200 points of the line; −log p by enumeration; negatives drawn by their exact
     # probabilities
     torch.manual_seed(0)
-    energy, g = MLP(real(1), hidden=(8,), confine=0.5).double(), seeded(1)
+    energy, g = MLP(real(1), hidden=(8,), quadratic_weight=0.5).double(), seeded(1)
     grid = torch.linspace(-3, 3, 200, dtype=DOUBLE).unsqueeze(1)
     data = grid[torch.randint(120, 200, (500,), generator=g)]
     weights = list(energy.parameters())
@@ -146,7 +146,7 @@ def test_labels_are_drawn_from_the_posterior_of_their_points() -> None:
 
 def test_pcd_that_resamples_contrasts_and_stores_the_labels_it_drew() -> None:
     torch.manual_seed(0)
-    energy = MLP(real(2), hidden=(8,), classes=4, confine=1.0, scale=5.0)
+    energy = MLP(real(2), hidden=(8,), classes=4, quadratic_weight=1.0, scale=5.0)
     buffer = ReplayBuffer(32, real(2), generator=seeded(), classes=4, reinit_prob=0.0)
     visit = copy.deepcopy(buffer).sample(16, seeded(1))
     x, y = torch.randn(16, 2, generator=seeded(2)), torch.arange(16) % 4

@@ -68,7 +68,7 @@ def test_planted_bugs_in_answers_are_seen() -> None:
 
 def test_units_of_a_machine_answer_for_the_others() -> None:
     torch.manual_seed(0)
-    rbm = RBM(binary(6), hidden=4, spread=1.0)
+    rbm = RBM(binary(6), n_hidden=4, init_std=1.0)
     known, x = (
         torch.tensor([True, True, False, True, False, False]),
         torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]),

@@ -119,7 +119,7 @@ class Cliff(lowland.Energy):
 
     def __init__(self, domain: Any) -> None:
         super().__init__(domain)
-        self.inner, self.calls = lowland.nets.MLP(domain, (8,), confine=0.1), 0
+        self.inner, self.calls = lowland.nets.MLP(domain, (8,), quadratic_weight=0.1), 0
 
     def forward(self, x: torch.Tensor, c: Any = None) -> torch.Tensor:
         self.calls += self.training and torch.is_grad_enabled()

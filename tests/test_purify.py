@@ -97,7 +97,7 @@ def test_map_is_the_closed_form_and_that_of_restoration() -> None:
     )
     torch.testing.assert_close(found, x / (1 + 0.25), atol=1e-9, rtol=0)
     torch.manual_seed(1)
-    hills = quiet(MLP(real(2), hidden=(16,), confine=1.0))
+    hills = quiet(MLP(real(2), hidden=(16,), quadratic_weight=1.0))
     peak = map_estimate(hills, Identity(), x, 0.5, start=x, tolerance=1e-10)
     mine = purify(hills, x, method="map", sigma=0.5, steps=400, step_size=0.1, generator=seeded())
     torch.testing.assert_close(mine, peak.x, atol=1e-6, rtol=0)
@@ -198,7 +198,7 @@ def test_the_unrolled_gradient_is_the_slope_of_what_comes_out(
 
 def test_the_gradient_through_a_denoiser() -> None:
     torch.manual_seed(0)
-    energy = quiet(NoiseMLP(real(3), hidden=(16,), confine=0.5))
+    energy = quiet(NoiseMLP(real(3), hidden=(16,), quadratic_weight=0.5))
     x = torch.randn(4, 3, generator=seeded(1), dtype=torch.float64)
     assert torch.autograd.gradcheck(
         lambda x: purify(energy, x, method="denoise", sigma=0.5, steps=3, generator=seeded(2)),

@@ -159,7 +159,7 @@ def trained(term: Any, steps: int = 150, rate: float = 0.02) -> tuple[MLP, Tenso
     negatives.
     """
     torch.manual_seed(0)
-    energy, g = MLP(real(2), hidden=(32, 32), confine=0.1, scale=3.0), seeded(4)
+    energy, g = MLP(real(2), hidden=(32, 32), quadratic_weight=0.1, scale=3.0), seeded(4)
     buffer = ReplayBuffer(256, real(2), generator=g, reinit_prob=0.1)
     optimizer = torch.optim.Adam(energy.parameters(), lr=rate, betas=(0.0, 0.99))
     for _ in range(steps):
@@ -203,7 +203,7 @@ def test_a_gradient_penalty_holds_the_slope(free: tuple[MLP, Tensor]) -> None:
 
 def test_hinges_part_data_from_outliers_and_then_leave_them_alone() -> None:
     torch.manual_seed(0)
-    energy, g = MLP(real(2), hidden=(32, 32), confine=0.1), seeded(4)
+    energy, g = MLP(real(2), hidden=(32, 32), quadratic_weight=0.1), seeded(4)
     optimizer = torch.optim.Adam(energy.parameters(), lr=0.02)
     for _ in range(150):
         x, outliers = (

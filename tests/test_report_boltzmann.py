@@ -220,7 +220,7 @@ def test_what_is_missing_is_named() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A short run of the digits, trained and not yet evaluated."""
     short = {
-        "energy.hidden": 30,
+        "energy.n_hidden": 30,
         "training.steps": 400,
         "training.checkpoint_every": 200,
         "training.learning_rate": 0.3,
@@ -245,7 +245,7 @@ def test_filters_are_the_weights_of_the_largest_units(run: Run) -> None:
     assert filters.shape == (30, 1, 8, 8) and bool((norms.diff() <= 0).all())
     largest = machine.weight.norm(dim=0).argmax()
     assert torch.equal(filters[0].flatten(), machine.weight[:, largest])
-    assert inside._filters(RBM(categorical(3, 4), hidden=2)) == {}
+    assert inside._filters(RBM(categorical(3, 4), n_hidden=2)) == {}
 
 
 def surprise(means: torch.Tensor, draws: torch.Tensor) -> float:
@@ -332,7 +332,7 @@ def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path)
         "data.binarize": None,
         "training.learning_rate": 0.5,
     }
-    short = {"energy.hidden": 3, "training.steps": 300, "training.checkpoint_every": 100}
+    short = {"energy.n_hidden": 3, "training.steps": 300, "training.checkpoint_every": 100}
     values = lowland.read_recipe("digits-rbm", {**short, **own, "generation.steps": 20})
     fit(values, tmp_path / "run", progress=False)
     run = Run.open(tmp_path / "run")
@@ -368,7 +368,7 @@ def test_chains_kept_by_tempering_are_those_of_the_coldest_replica(run: Run) -> 
 
 def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(tmp_path: Path) -> None:
     short = {
-        "energy.hidden": 8,
+        "energy.n_hidden": 8,
         "training.steps": 40,
         "training.checkpoint_every": 40,
         "training.log_every": 10,
@@ -379,7 +379,10 @@ def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(tmp_pa
         "generation.steps": 5,
         "training.learning_rate": 0.01,
     }
-    for name, more in (("labels", {"energy.classes": 10}), ("relu", {"energy.units": "relu"})):
+    for name, more in (
+        ("labels", {"energy.classes": 10}),
+        ("relu", {"energy.hidden_type": "relu"}),
+    ):
         fit(
             lowland.read_recipe("digits-rbm", {**short, **quick, **more}),
             tmp_path / name,

@@ -550,7 +550,7 @@ def test_any_callable_classifiers_and_bound_levels_are_restored() -> None:
     for prior in (
         lambda x: x.square().sum(1),
         Hills().given(0.3),
-        lowland.nets.MLP(real(2), hidden=(4,), classes=3, confine=1.0),
+        lowland.nets.MLP(real(2), hidden=(4,), classes=3, quadratic_weight=1.0),
     ):
         found = restore(
             prior, Identity(), y, 0.5, MALA(0.05), generator=seeded(0), steps=3, draws=2, start=y
@@ -731,7 +731,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "chains: points of another precision": (
         lambda: restore(
-            lowland.nets.MLP(real(2), hidden=(4,), confine=1.0),
+            lowland.nets.MLP(real(2), hidden=(4,), quadratic_weight=1.0),
             FIRST,
             Y.double(),
             0.1,

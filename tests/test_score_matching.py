@@ -56,7 +56,9 @@ def hessian_loss(energy: Energy, x: Tensor) -> Tensor:
 def network(kind: str) -> tuple[Energy, Tensor]:
     torch.manual_seed(0)
     domain = real(4) if kind == "line" else box(-1.0, 2.0, 4)
-    return MLP(domain, hidden=(8, 8), confine=0.3).double(), domain.draw(6, seeded(1), dtype=DOUBLE)
+    return MLP(domain, hidden=(8, 8), quadratic_weight=0.3).double(), domain.draw(
+        6, seeded(1), dtype=DOUBLE
+    )
 
 
 def like_the_hessian(objective: Any) -> float:

@@ -225,7 +225,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     assert [e.value for e in events.Scalars("loss")] == pytest.approx(logged)
 
 
-SMALL = {"name": "IGEBM", "widths": [6, 8], "blocks": 1, "spectral": False}
+SMALL = {"name": "IGEBM", "widths": [6, 8], "blocks": 1, "spectral_norm": False}
 
 
 def imaged(objective: dict[str, Any], **training: Any) -> Session:

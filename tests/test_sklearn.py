@@ -471,7 +471,7 @@ def test_the_detector_finds_what_lies_outside() -> None:
 
 def test_any_recipe_will_do_and_its_sections_can_be_searched() -> None:
     sections = {
-        "energy": {"name": "MLP", "hidden": (16,), "confine": 1.0},
+        "energy": {"name": "MLP", "hidden": (16,), "quadratic_weight": 1.0},
         "objective": {"name": "PCD", "steps": 3, "buffer_size": 200},
         "sampler": {"name": "MALA", "step_size": 0.2},
         "training": {"steps": 30},

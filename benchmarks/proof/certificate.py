@@ -62,7 +62,7 @@ def seeded(seed: int) -> torch.Generator:
 def bare(visible: int, hidden: int) -> RBM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return RBM(binary(visible), hidden=hidden, spread=0.0).double()
+        return RBM(binary(visible), n_hidden=hidden, init_std=0.0).double()
 
 
 def set_to(rbm: RBM, weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> RBM:
@@ -185,7 +185,7 @@ def machines(count: int) -> Iterator[Machine]:
 def exact_draws(rbm: RBM, count: int, seed: int) -> Tensor:
     """h from all its states, then x given h."""
     with torch.no_grad():
-        hidden = rbm.hidden
+        hidden = rbm.n_hidden
         index = torch.arange(2**hidden)
         place = 2 ** torch.arange(hidden)
         logits = torch.cat(
@@ -234,7 +234,7 @@ def forward_alone(rbm: RBM, dtype: torch.dtype, truth: float, seed: int) -> dict
 def study(case: Machine, index: int, dtype: torch.dtype) -> dict[str, Any]:
     """Everything about one machine in one precision."""
     truth = log_z(case.rbm, exact=True, generator=seeded(index)).value
-    rbm = bare(case.rbm.domain.shape[0], case.rbm.hidden).to(dtype)
+    rbm = bare(case.rbm.domain.shape[0], case.rbm.n_hidden).to(dtype)
     rbm.load_state_dict(case.rbm.state_dict())
     draws = exact_draws(case.rbm, 11 * CHAINS, index).to(dtype)
     data = None if case.data is None else case.data.to(dtype)
@@ -244,7 +244,7 @@ def study(case: Machine, index: int, dtype: torch.dtype) -> dict[str, Any]:
         "kind": case.kind,
         "strength": case.strength,
         "visible": rbm.domain.shape[0],
-        "hidden": rbm.hidden,
+        "hidden": rbm.n_hidden,
         "dtype": str(dtype).removeprefix("torch."),
         "log_z": truth,
         "exact draws": judged(

@@ -39,7 +39,7 @@ RECIPES = {
             "energy.kernels": [3, 3],
             "energy.strides": [1, 2],
             "energy.classes": 10,
-            "energy.spectral": True,
+            "energy.spectral_norm": True,
             "sampler.name": "ShortRun",
             "sampler.step_size": 0.05,
             "sampler.noise": 0.02,

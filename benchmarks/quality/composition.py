@@ -71,7 +71,7 @@ def machines() -> dict[str, Energy]:
     found = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        rbm = RBM(binary(8), hidden=5, spread=1.0)
+        rbm = RBM(binary(8), n_hidden=5, init_std=1.0)
         torch.nn.init.normal_(rbm.visible_bias, std=0.5)
         found.append(rbm.eval())
     a, b = found

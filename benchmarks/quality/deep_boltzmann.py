@@ -85,7 +85,7 @@ def greedy_dbn(data: Dataset, run: Path) -> DBN:
     recipes = [layer_recipe(first, 0.3, 3), layer_recipe(second, 0.05, 2)]
     recipes[1]["training"]["warmup"] = 100  # chains begin at random, the weights do not
     (run / "layer-2").mkdir(parents=True, exist_ok=True)
-    net = DBN(data.domain, hidden=(500, 2000))
+    net = DBN(data.domain, n_hidden=(500, 2000))
     return spent(run, lambda: greedy(net, recipes, run, data=data, progress=False))
 
 
@@ -93,7 +93,7 @@ def fine_dbn(net: DBN, data: Dataset, run: Path) -> DBN:
     """Wake and sleep from where the greedy net stands, chains from the data."""
     values = layer_recipe(STEPS["fine"], 0.03, 1)
     values["objective"] = {"name": "WakeSleep", "steps": 5}
-    values["energy"] = {"name": "DBN", "hidden": [500, 2000]}
+    values["energy"] = {"name": "DBN", "n_hidden": [500, 2000]}
     return spent(run, lambda: lowland.fit(values, run, data=data, energy=net, progress=False))
 
 

@@ -46,7 +46,7 @@ COLD = {"step_size": 0.25, "noise": 0.005, "clip": 0.5}
 # health
 HEAD = {
     "energy.depth": 10,
-    "energy.tower": [],
+    "energy.separate_trunk": [],
     "objective.steps": 6,
     "objective.buffer_size": 1000,
     "objective.num_chains": 32,

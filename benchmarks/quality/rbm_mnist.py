@@ -45,7 +45,7 @@ def plan() -> dict[str, dict[str, Any]]:
         for kind in BINARIZATIONS:
             found[f"{kind}-{seed}"] = {"data.binarize": kind, "data.seed": 0, "seed": seed}
     for seed in range(3):
-        found[f"exact-{seed}"] = {"energy.hidden": 16, "data.seed": 0, "seed": seed}
+        found[f"exact-{seed}"] = {"energy.n_hidden": 16, "data.seed": 0, "seed": seed}
     for seed in range(3):
         for precision in ("float32", "bfloat16"):
             changes = {
@@ -313,7 +313,7 @@ def settings() -> str:
     recipe = lowland.read_recipe("mnist-rbm").plain()
     o, t, k = recipe["objective"], recipe["training"], recipe["sampler"]["sweeps"]
     return (
-        f"{recipe['energy']['hidden']} hidden units, centred gradient, PCD-{k} with "
+        f"{recipe['energy']['n_hidden']} hidden units, centred gradient, PCD-{k} with "
         f"{o['num_chains']} persistent chains, batch {t['batch']}, SGD at {t['learning_rate']} "
         f"falling linearly to 0 over {t['steps']:,} updates, no momentum, no weight decay, mean of "
         f"the weights of the last {t['tail_average_fraction']:.0%}, products in {t['precision']}, "

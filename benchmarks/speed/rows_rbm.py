@@ -56,7 +56,7 @@ def lowland_loop(work: Work, precision: str = "float32") -> Learned:
     """The library's objective and torch's SGD, as a user writes it."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    rbm = RBM(binary(784), HIDDEN, centred=False)
+    rbm = RBM(binary(784), HIDDEN, centered=False)
     optimizer = torch.optim.SGD(rbm.parameters(), lr=RATE)
     objective, sampler = CD(steps=1), BlockGibbs(work.steps)
     half = precision == "bfloat16"
@@ -83,7 +83,7 @@ def lowland_trainer(work: Work) -> Learned:
     )
     recipe = {
         "seed": 0,
-        "energy": {"name": "RBM", "hidden": HIDDEN, "centred": False},
+        "energy": {"name": "RBM", "n_hidden": HIDDEN, "centred": False},
         "objective": {"name": "CD", "steps": 1},
         "sampler": {"name": "BlockGibbs", "sweeps": work.steps},
         "training": {

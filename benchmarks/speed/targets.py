@@ -27,10 +27,16 @@ class Perceptron(nn.Module):
 
     def __init__(self, source: MLP) -> None:
         super().__init__()
-        self.layers, self.scale, self.confine = source.net, source.scale, source.confine
+        self.layers, self.scale, self.quadratic_weight = (
+            source.net,
+            source.scale,
+            source.quadratic_weight,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.layers(x).squeeze(1) + self.confine / 2 * x.square().sum(1)
+        return self.scale * self.layers(x).squeeze(1) + self.quadratic_weight / 2 * x.square().sum(
+            1
+        )
 
 
 class ScaledGaussian(nn.Module):
@@ -104,7 +110,7 @@ def images(name: str) -> nn.Module:
 
 def perceptron(dimension: int = DIMENSION) -> MLP:
     torch.manual_seed(0)
-    mlp = MLP(real(dimension), HIDDEN, confine=CONFINE, scale=SCALE)
+    mlp = MLP(real(dimension), HIDDEN, quadratic_weight=CONFINE, scale=SCALE)
     ready(mlp)
     return mlp
 
@@ -132,7 +138,7 @@ def to_jax(net: nn.Module) -> Callable[[Any], Any]:
         for w, b in weights[:-1]:
             h = jax.nn.silu(h @ w + b)
         w, b = weights[-1]
-        return net.scale * (h @ w + b)[..., 0] + net.confine / 2 * jnp.sum(x * x, -1)
+        return net.scale * (h @ w + b)[..., 0] + net.quadratic_weight / 2 * jnp.sum(x * x, -1)
 
     return energy
 

@@ -93,14 +93,14 @@ def _activity(model: Model, machine: RBM) -> tuple[dict[str, Tensor], dict[str, 
     shown = torch.arange(min(MAX_MAPPED, len(test)))
     if test.y is not None:
         shown = shown[test.y[shown].argsort(stable=True)]
-    dead, saturated = _count_unused(active, machine.units)
+    dead, saturated = _count_unused(active, machine.hidden_type)
     order = means.argsort(descending=True)
     arrays = {"boltzmann/activity": active[shown][:, order], "boltzmann/unit_means": means[order]}
     if test.y is not None:
         arrays["boltzmann/activity_labels"] = test.y[shown]
     return arrays, {
-        "hidden": machine.hidden,
-        "units": machine.units,
+        "hidden": machine.n_hidden,
+        "units": machine.hidden_type,
         "count": len(test),
         "dead": dead,
         "saturated": saturated,

@@ -76,7 +76,7 @@ class EmbeddingMLP(Energy):
     with heads (`MLP`), at the cost that all K energies, and so E(x) and soft labels, take K passes
     through all layers but the first.
 
-    hidden: widths of the SiLU layers; classes: K; confine: a; scale: s.
+    hidden: widths of the SiLU layers; classes: K; quadratic_weight: a; scale: s.
 
     >>> import torch
     >>> from lowland.domain import real
@@ -90,15 +90,20 @@ class EmbeddingMLP(Energy):
         domain: Domain | dict[str, Any],
         hidden: Sequence[int] = (128, 128),
         classes: int = 2,
-        confine: float = 0.0,
+        quadratic_weight: float = 0.0,
         scale: float = 1.0,
     ) -> None:
         super().__init__(domain)
-        check_widths("EmbeddingMLP", hidden, classes=classes - 2, confine=confine)
-        self.hidden, self.classes, self.confine, self.scale = tuple(hidden), classes, confine, scale
+        check_widths("EmbeddingMLP", hidden, classes=classes - 2, quadratic_weight=quadratic_weight)
+        self.hidden, self.classes, self.quadratic_weight, self.scale = (
+            tuple(hidden),
+            classes,
+            quadratic_weight,
+            scale,
+        )
         self.first = nn.Linear(flat_size(self.domain), hidden[0])
         self.label = nn.Embedding(classes, hidden[0])
-        self.net = nn.Sequential(nn.SiLU(), *perceptron([*hidden, 1], spectral=False))
+        self.net = nn.Sequential(nn.SiLU(), *perceptron([*hidden, 1], spectral_norm=False))
 
     def class_energies(self, x: Tensor) -> Tensor:
         """The energies of every class, (B, K)."""
@@ -118,4 +123,8 @@ class EmbeddingMLP(Energy):
 
     def _energies(self, z: Tensor, h: Tensor) -> Tensor:
         heads = self.scale * self.net(h).squeeze(2)
-        return heads + self.confine / 2 * z.square().sum(1, keepdim=True) if self.confine else heads
+        return (
+            heads + self.quadratic_weight / 2 * z.square().sum(1, keepdim=True)
+            if self.quadratic_weight
+            else heads
+        )

@@ -243,7 +243,7 @@ class _Told(nn.Module):
 
     def __init__(self, size: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.layers = perceptron([size + 17, *hidden, size], spectral=False)
+        self.layers = perceptron([size + 17, *hidden, size], spectral_norm=False)
         _silent(cast(nn.Linear, self.layers[-1]))
 
     def forward(self, z: Tensor, level: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Generator(nn.Module):
             self.net = _upwards(latent, channels, shape)
         else:
             self.net = nn.Sequential(
-                perceptron([latent, *hidden, math.prod(shape)], spectral=False),
+                perceptron([latent, *hidden, math.prod(shape)], spectral_norm=False),
                 nn.Unflatten(1, shape),
             )
         flat = x.detach().float()

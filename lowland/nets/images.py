@@ -24,14 +24,16 @@ def image_shape(domain: Domain) -> tuple[int, int, int]:
     return domain.shape
 
 
-def _check_sizes(name: str, classes: int, confine: float = 0.0, **sizes: Sequence[int]) -> None:
+def _check_sizes(
+    name: str, classes: int, quadratic_weight: float = 0.0, **sizes: Sequence[int]
+) -> None:
     if (
         classes < 0
-        or not 0 <= confine < float("inf")
+        or not 0 <= quadratic_weight < float("inf")
         or any(not values or min(values) < 1 for values in sizes.values())
     ):
         raise ValueError(
-            f"{name} was given {sizes}, classes={classes}, confine={confine}; sizes must be "
+            f"{name} was given {sizes}, classes={classes}, quadratic_weight={quadratic_weight}; sizes must be "
             "positive and the others at least 0; correct them"
         )
 
@@ -44,9 +46,9 @@ class ConvNet(ClassEnergy):
                                                                        to [−1, 1]
 
     channels, kernels, strides: one entry per convolution (padding is half the kernel, rounded down
-    for even ones); hidden: width of the perceptron; classes: heads, 0 for none; confine: a; scale:
+    for even ones); hidden: width of the perceptron; classes: heads, 0 for none; quadratic_weight: a; scale:
     s, the unit of energy the network starts from (an energy trained at T = 1 with scale s is one
-    trained at T = 1/s without); spectral: spectral norm.
+    trained at T = 1/s without); spectral_norm: spectral norm.
 
     >>> import torch
     >>> from lowland.domain import box
@@ -62,15 +64,15 @@ class ConvNet(ClassEnergy):
         strides: Sequence[int] = (1, 2, 2),
         hidden: int = 128,
         classes: int = 0,
-        confine: float = 0.0,
+        quadratic_weight: float = 0.0,
         scale: float = 1.0,
-        spectral: bool = False,
+        spectral_norm: bool = False,
     ) -> None:
         super().__init__(domain)
         _check_sizes(
             "ConvNet",
             classes,
-            confine,
+            quadratic_weight,
             channels=channels,
             kernels=kernels,
             strides=strides,
@@ -83,26 +85,29 @@ class ConvNet(ClassEnergy):
                 "equally long"
             )
         self.channels, self.kernels, self.strides = tuple(channels), tuple(kernels), tuple(strides)
-        self.hidden, self.classes, self.confine = hidden, classes, confine
-        self.scale, self.spectral = scale, spectral
+        self.hidden, self.classes, self.quadratic_weight = hidden, classes, quadratic_weight
+        self.scale, self.spectral_norm = scale, spectral_norm
         c, *size = image_shape(self.domain)
         layers: list[nn.Module] = []
         for out, kernel, stride in zip(channels, kernels, strides, strict=True):
             padding = (kernel - 1) // 2
-            layers += [normalised(nn.Conv2d(c, out, kernel, stride, padding), spectral), nn.SiLU()]
+            layers += [
+                normalised(nn.Conv2d(c, out, kernel, stride, padding), spectral_norm),
+                nn.SiLU(),
+            ]
             c, size = out, [(n + 2 * padding - kernel) // stride + 1 for n in size]
         self.features = nn.Sequential(*layers)
         self.features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.linear = normalised(nn.Linear(c * size[0] * size[1], hidden), spectral)
-        self.head = normalised(nn.Linear(hidden, max(classes, 1)), spectral)
+        self.linear = normalised(nn.Linear(c * size[0] * size[1], hidden), spectral_norm)
+        self.head = normalised(nn.Linear(hidden, max(classes, 1)), spectral_norm)
 
     def class_energies(self, x: Tensor) -> Tensor:
         z = stretched(x, self.domain)
         features = self.features(z.contiguous(memory_format=torch.channels_last)).flatten(1)
         heads = self.scale * self.head(F.silu(self.linear(features)))
         return (
-            heads + self.confine / 2 * z.square().flatten(1).sum(1, keepdim=True)
-            if self.confine
+            heads + self.quadratic_weight / 2 * z.square().flatten(1).sum(1, keepdim=True)
+            if self.quadratic_weight
             else heads
         )
 
@@ -112,12 +117,12 @@ class _Residual(nn.Module):
     normalisation.
     """
 
-    def __init__(self, into: int, out: int, down: bool, spectral: bool) -> None:
+    def __init__(self, into: int, out: int, down: bool, spectral_norm: bool) -> None:
         super().__init__()
-        self.first = normalised(nn.Conv2d(into, out, 3, padding=1), spectral)
-        self.second = normalised(nn.Conv2d(out, out, 3, padding=1), spectral)
+        self.first = normalised(nn.Conv2d(into, out, 3, padding=1), spectral_norm)
+        self.second = normalised(nn.Conv2d(out, out, 3, padding=1), spectral_norm)
         self.shortcut = (
-            nn.Identity() if into == out else normalised(nn.Conv2d(into, out, 1), spectral)
+            nn.Identity() if into == out else normalised(nn.Conv2d(into, out, 1), spectral_norm)
         )
         self.down = down
 
@@ -133,7 +138,7 @@ class IGEBM(ClassEnergy):
 
     widths: channels per stage; blocks: residual blocks per stage, the first of which pools by 2
     (but in the first stage); classes: heads, 0 for none; scale: the unit of energy, as in ConvNet;
-    spectral: spectral norm on all layers, frozen inside chains. SiLU replaces the original leaky
+    spectral_norm: spectral norm on all layers, frozen inside chains. SiLU replaces the original leaky
     ReLU so that the score is smooth. Source: https://arxiv.org/abs/1903.08689
 
     >>> import torch
@@ -149,21 +154,21 @@ class IGEBM(ClassEnergy):
         blocks: int = 2,
         classes: int = 0,
         scale: float = 1.0,
-        spectral: bool = True,
+        spectral_norm: bool = True,
     ) -> None:
         super().__init__(domain)
         _check_sizes("IGEBM", classes, widths=widths, blocks=[blocks])
         self.widths, self.blocks, self.classes = tuple(widths), blocks, classes
-        self.scale, self.spectral = scale, spectral
+        self.scale, self.spectral_norm = scale, spectral_norm
         c, _, _ = image_shape(self.domain)
-        layers: list[nn.Module] = [normalised(nn.Conv2d(c, widths[0], 3, padding=1), spectral)]
+        layers: list[nn.Module] = [normalised(nn.Conv2d(c, widths[0], 3, padding=1), spectral_norm)]
         into = widths[0]
         for stage, width in enumerate(widths):
             for block in range(blocks):
-                layers.append(_Residual(into, width, stage > 0 and block == 0, spectral))
+                layers.append(_Residual(into, width, stage > 0 and block == 0, spectral_norm))
                 into = width
         self.net = nn.Sequential(*layers, nn.SiLU())
-        self.head = normalised(nn.Linear(into, max(classes, 1)), spectral)
+        self.head = normalised(nn.Linear(into, max(classes, 1)), spectral_norm)
 
     def class_energies(self, x: Tensor) -> Tensor:
         return self.scale * self.head(self.net(stretched(x, self.domain)).sum((2, 3)))

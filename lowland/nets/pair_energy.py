@@ -75,7 +75,7 @@ class PairEnergy(Energy):
             sides = [(side + 1) // 2 for side in sides]
         size = width * math.prod(sides) if channels else flat_size(self.domain)
         self.net = nn.Sequential(
-            *layers, nn.Flatten(), perceptron([size, *hidden, features], spectral=False)
+            *layers, nn.Flatten(), perceptron([size, *hidden, features], spectral_norm=False)
         )
         known = self.domain.draw(anchors, torch.Generator().manual_seed(0))
         self.register_buffer("remembered", known)

@@ -34,11 +34,11 @@ def normalised(layer: nn.Module, wanted: bool) -> nn.Module:
     return spectral_norm(layer) if wanted else layer
 
 
-def perceptron(widths: Sequence[int], spectral: bool) -> nn.Sequential:
+def perceptron(widths: Sequence[int], spectral_norm: bool) -> nn.Sequential:
     """Linear layers of the given widths with SiLU between them."""
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
-        layers += [normalised(nn.Linear(a, b), spectral), nn.SiLU()]
+        layers += [normalised(nn.Linear(a, b), spectral_norm), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 
 

@@ -52,9 +52,9 @@ class MLP(ClassEnergy):
         E(x, c) = s · net(z)_c + a/2 ‖z‖²,    z = x stretched from its box, if it has one, to [−1,
                                               1]
 
-    hidden: widths of the SiLU layers; classes: heads, 0 for none (see nets.conditions); confine: a,
+    hidden: widths of the SiLU layers; classes: heads, 0 for none (see nets.conditions); quadratic_weight: a,
     above 0 makes the energy normalisable on the real line; scale: s, the unit of energy the network
-    starts from; spectral: spectral norm on all layers.
+    starts from; spectral_norm: spectral norm on all layers.
 
     >>> import torch
     >>> from lowland.domain import real
@@ -67,21 +67,25 @@ class MLP(ClassEnergy):
         domain: Domain | dict[str, Any],
         hidden: Sequence[int] = (128, 128),
         classes: int = 0,
-        confine: float = 0.0,
+        quadratic_weight: float = 0.0,
         scale: float = 1.0,
-        spectral: bool = False,
+        spectral_norm: bool = False,
     ) -> None:
         super().__init__(domain)
-        check_widths("MLP", hidden, classes=classes, confine=confine)
-        self.hidden, self.classes, self.confine = tuple(hidden), classes, confine
-        self.scale, self.spectral = scale, spectral
-        self.net = perceptron([flat_size(self.domain), *hidden, max(classes, 1)], spectral)
+        check_widths("MLP", hidden, classes=classes, quadratic_weight=quadratic_weight)
+        self.hidden, self.classes, self.quadratic_weight = tuple(hidden), classes, quadratic_weight
+        self.scale, self.spectral_norm = scale, spectral_norm
+        self.net = perceptron([flat_size(self.domain), *hidden, max(classes, 1)], spectral_norm)
         self.scratch = Scratch()
 
     def class_energies(self, x: Tensor) -> Tensor:
         z = stretched(x, self.domain).flatten(1)
         heads = self.scale * self.net(z)
-        return heads + self.confine / 2 * z.square().sum(1, keepdim=True) if self.confine else heads
+        return (
+            heads + self.quadratic_weight / 2 * z.square().sum(1, keepdim=True)
+            if self.quadratic_weight
+            else heads
+        )
 
     def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
@@ -109,17 +113,17 @@ class MLP(ClassEnergy):
             self.scratch,
             heads=heads,
             factor=widen * self.scale,
-            pull=0.0 if soft else widen * self.confine,
+            pull=0.0 if soft else widen * self.quadratic_weight,
         )
         value = None if found is None else pick(self.scale * found, c)
-        if self.confine:
+        if self.quadratic_weight:
             bowl = z * c.to(z.dtype).sum(1, keepdim=True) if soft else z
             value = (
                 None
                 if value is None
-                else torch.add(value, (bowl * z).sum(1), alpha=self.confine / 2)
+                else torch.add(value, (bowl * z).sum(1), alpha=self.quadratic_weight / 2)
             )
-            slopes = slopes.add_(bowl, alpha=widen * self.confine) if soft else slopes
+            slopes = slopes.add_(bowl, alpha=widen * self.quadratic_weight) if soft else slopes
         return value, slopes.view_as(x)
 
 
@@ -154,13 +158,13 @@ class NoiseMLP(Energy):
         self,
         domain: Domain | dict[str, Any],
         hidden: Sequence[int] = (128, 128),
-        confine: float = 0.0,
+        quadratic_weight: float = 0.0,
         scale: float = 1.0,
     ) -> None:
         super().__init__(domain)
-        check_widths("NoiseMLP", hidden, confine=confine)
-        self.hidden, self.confine, self.scale = tuple(hidden), confine, scale
-        self.net = perceptron([flat_size(self.domain) + 1, *hidden, 1], spectral=False)
+        check_widths("NoiseMLP", hidden, quadratic_weight=quadratic_weight)
+        self.hidden, self.quadratic_weight, self.scale = tuple(hidden), quadratic_weight, scale
+        self.net = perceptron([flat_size(self.domain) + 1, *hidden, 1], spectral_norm=False)
         self.scratch = Scratch()
 
     @property
@@ -171,7 +175,7 @@ class NoiseMLP(Energy):
         z = stretched(x, self.domain).flatten(1)
         sigma = noise_levels(c, x)
         heads = self.net(torch.cat([z, sigma.log().unsqueeze(1)], 1))
-        return self.scale * heads.squeeze(1) / sigma + self.confine / 2 * z.square().sum(1)
+        return self.scale * heads.squeeze(1) / sigma + self.quadratic_weight / 2 * z.square().sum(1)
 
     def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
@@ -181,8 +185,10 @@ class NoiseMLP(Energy):
         seed = (self.scale / sigma).unsqueeze(1)
         widen = -stretch(self.domain)
         heads, slopes = heads_and_slopes(
-            self.net, told, seed, self.scratch, factor=widen, pull=widen * self.confine
+            self.net, told, seed, self.scratch, factor=widen, pull=widen * self.quadratic_weight
         )
-        value = (cast(Tensor, heads) * seed).squeeze(1) + self.confine / 2 * z.square().sum(1)
+        value = (cast(Tensor, heads) * seed).squeeze(
+            1
+        ) + self.quadratic_weight / 2 * z.square().sum(1)
         score = slopes[:, :-1]
         return value, score.reshape(x.shape)

@@ -57,19 +57,18 @@ class WideResNet(ClassEnergy):
     32k and 64k channels; classes: heads, 0 for none; norm: "group" or "none"; patch: squares of so
     many pixels become channels before the first convolution, which with 2 costs a quarter of the
     time and suits images of 28 × 28 and more; scale: s, the unit of energy the network starts from;
-    level: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x) but for a
-    constant and p(y | x) stays as it was: how sure the classifier is and how likely x is are then
-    told apart, while in −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that
-    chains walk in; tower: with level, g is no head of this network but a `ConvNet` of its own with
-    so many channels per layer, each halving the image, and tower_scale for its unit of energy, so
-    that a contrast of E(x) moves the tower alone and costs the classifier nothing; such an energy
-    is ancestral: samples of a class are draws x of p(x) whose label, drawn from p(y | x), is that
-    class (`tasks.generate_from_recipe`), since the slope of a plain classifier's log p(y | x) hardly steers a
-    chain. Without norm, the second convolution of a block starts at a small size, so that a deep
-    network starts near a shallow one.
+    density_head: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x) but
+    for a constant: how sure the classifier is and how likely x is are then told apart, while in
+    −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that chains walk in;
+    separate_trunk: channels per layer of a `ConvNet` that computes g in the place of that head, each
+    layer halving the image, so that a contrast of E(x) costs the classifier nothing; trunk_scale:
+    its unit of energy. Samples of a class are then draws x of p(x) whose label, drawn from
+    p(y | x), is that class (`LabelCondition.ancestral`), since the gradient of a plain classifier's
+    log p(y | x) hardly steers a chain. Without norm, the second convolution of a block starts at a
+    small size, so that a deep network starts near a shallow one.
 
     Raises ValueError for another depth, a domain that is no image, one that `patch` does not
-    divide, or a tower without level. Source: Zagoruyko & Komodakis (2016),
+    divide, or a separate trunk without density_head. Source: Zagoruyko & Komodakis (2016),
     https://arxiv.org/abs/1605.07146; as an energy: Grathwohl et al. (2020),
     https://arxiv.org/abs/1912.03263
 
@@ -90,9 +89,9 @@ class WideResNet(ClassEnergy):
         norm: Literal["none", "group"] = "none",
         patch: int = 1,
         scale: float = 1.0,
-        level: bool = False,
-        tower: Sequence[int] = (),
-        tower_scale: float = 30.0,
+        density_head: bool = False,
+        separate_trunk: Sequence[int] = (),
+        trunk_scale: float = 30.0,
     ) -> None:
         super().__init__(domain)
         channels, *size = image_shape(self.domain)
@@ -108,15 +107,15 @@ class WideResNet(ClassEnergy):
                 f"norm={norm!r}; the depth is 6n + 4 (10, 16, 22, 28), the width at least 1, "
                 "classes at least 0, norm 'none' or 'group'; correct them"
             )
-        if level and classes < 2:
+        if density_head and classes < 2:
             raise ValueError(
-                f"level is true for {classes} classes; it parts x from its label; give classes, or "
-                "leave it false"
+                f"density_head is true for {classes} classes; it parts x from its label; give "
+                "classes, or leave it false"
             )
-        if tower and not level:
+        if separate_trunk and not density_head:
             raise ValueError(
-                f"tower is {tuple(tower)} and level false; a tower computes the level; set level, "
-                "or leave it out"
+                f"separate_trunk is {tuple(separate_trunk)} and density_head false; a trunk of its "
+                "own computes that head; set density_head, or leave it out"
             )
         if patch < 1 or any(n % patch for n in size):
             raise ValueError(
@@ -129,8 +128,8 @@ class WideResNet(ClassEnergy):
             norm,
             patch,
         )
-        self.scale, self.level = scale, level
-        self.tower, self.tower_scale = tuple(tower), tower_scale
+        self.scale, self.density_head = scale, density_head
+        self.separate_trunk, self.trunk_scale = tuple(separate_trunk), trunk_scale
         blocks, into = (depth - 4) // 6, 16 * width
         self.stem = nn.Conv2d(channels * patch**2, into, 3, padding=1)
         layers: list[nn.Module] = []
@@ -140,12 +139,12 @@ class WideResNet(ClassEnergy):
                 into = out
         self.blocks = nn.Sequential(*layers)
         self.last = nn.GroupNorm(GROUPS, into) if norm == "group" else nn.Identity()
-        self.head = nn.Linear(into, max(classes, 1) + (level and not tower))
+        self.head = nn.Linear(into, max(classes, 1) + (density_head and not separate_trunk))
         self._start()
-        many = len(self.tower)
+        many = len(self.separate_trunk)
         self.own = (
-            ConvNet(self.domain, self.tower, [4] * many, [2] * many, scale=tower_scale)
-            if tower
+            ConvNet(self.domain, self.separate_trunk, [4] * many, [2] * many, scale=trunk_scale)
+            if separate_trunk
             else None
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -171,20 +170,22 @@ class WideResNet(ClassEnergy):
 
     def class_energies(self, x: Tensor) -> Tensor:
         logits = self._logits(x)
-        if not self.level:
+        if not self.density_head:
             return -logits
-        level = logits[:, self.classes :] if self.own is None else self.own.class_energies(x)
-        return level - F.log_softmax(logits[:, : self.classes], 1) - math.log(self.classes)
+        head = logits[:, self.classes :] if self.own is None else self.own.class_energies(x)
+        return head - F.log_softmax(logits[:, : self.classes], 1) - math.log(self.classes)
 
     @property
     def condition(self) -> LabelCondition | None:
         if not self.classes:
             return None
-        logits = self.class_logits if self.level else None
-        return LabelCondition(self.classes, self.class_energies, logits, ancestral=bool(self.tower))
+        logits = self.class_logits if self.density_head else None
+        return LabelCondition(
+            self.classes, self.class_energies, logits, ancestral=bool(self.separate_trunk)
+        )
 
     def class_logits(self, x: Tensor) -> Tensor:
-        """log p(y | x) but for a constant of x, (B, K), without the level: rounding there would
+        """log p(y | x) but for a constant of x, (B, K), without the density_head: rounding there would
         reach g as a slope.
         """
         return self._logits(x)[:, : max(self.classes, 1)]

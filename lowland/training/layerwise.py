@@ -34,28 +34,28 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
     >>> digits = lowland.load_data("digits", binarize="threshold")
     >>> recipe = {"seed": 0, "objective": {"name": "CD"}, "sampler": {"name": "BlockGibbs"}, "training": {"steps": 20}}
     >>> recipe["training"] |= {"checkpoint_every": 20}
-    >>> net = greedy(DBN(digits.domain, hidden=(20, 10)), recipe, tempfile.mkdtemp(), data=digits, progress=False)
+    >>> net = greedy(DBN(digits.domain, n_hidden=(20, 10)), recipe, tempfile.mkdtemp(), data=digits, progress=False)
     >>> net.fantasies(2, 5, torch.Generator().manual_seed(0)).shape
     torch.Size([2, 1, 8, 8])
     """
-    recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(net.hidden)
-    if len(recipes) != len(net.hidden):
+    recipes = list(recipe) if isinstance(recipe, (list, tuple)) else [recipe] * len(net.n_hidden)
+    if len(recipes) != len(net.n_hidden):
         raise ValueError(
-            f"{len(recipes)} recipes came for {len(net.hidden)} layers; one for all or one for "
+            f"{len(recipes)} recipes came for {len(net.n_hidden)} layers; one for all or one for "
             "each is needed; correct the list"
         )
-    shared = {"name": "RBM", "spread": net.spread, "centred": net.centred}
+    shared = {"name": "RBM", "init_std": net.init_std, "centered": net.centered}
     below: Any = None
-    for layer, (units, own) in enumerate(zip(net.hidden, recipes, strict=True)):
+    for layer, (units, own) in enumerate(zip(net.n_hidden, recipes, strict=True)):
         values = plain_recipe(own)
-        machine = {**values, "energy": {**shared, "hidden": units}}
+        machine = {**values, "energy": {**shared, "n_hidden": units}}
         seed = torch.Generator().manual_seed(int(values["seed"]))
         start = None if below is None else net.successor(layer, below, seed)
         below = train_run(
             machine, Path(run) / f"layer-{layer + 1}", data=data, energy=start, progress=progress
         )
         net.adopt(layer, below)
-        if layer + 1 < len(net.hidden):
+        if layer + 1 < len(net.n_hidden):
             data = hidden_data(below, data, seed=int(values["seed"]))
     return net
 
@@ -71,11 +71,11 @@ def hidden_data(machine: Any, data: Dataset, seed: int = 0) -> Dataset:
         if place:
             means = bernoulli_sample(means, torch.Generator(means.device).manual_seed(seed + place))
         parts[name] = Split(means, split.y)
-    words = f"{data.name}, {machine.hidden} hidden units of it"
+    words = f"{data.name}, {machine.n_hidden} hidden units of it"
     return dataclasses.replace(
         data,
         name=words,
-        domain=binary(machine.hidden),
+        domain=binary(machine.n_hidden),
         binarization="stochastic",
         binarization_note=words,
         num_gray_levels=None,

@@ -51,8 +51,8 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
         "norm": "rms",
     },
     "IGEBM": {"domain": box(0.0, 1.0, 3, 8, 8), "widths": (6, 8), "blocks": 1},
-    "DBM": {"domain": binary(6), "hidden": (4, 3), "spread": 0.5},
-    "DBN": {"domain": binary(6), "hidden": (5, 4, 3), "spread": 0.5},
+    "DBM": {"domain": binary(6), "n_hidden": (4, 3), "init_std": 0.5},
+    "DBN": {"domain": binary(6), "n_hidden": (5, 4, 3), "init_std": 0.5},
     "Gaussian": {"mean": (1.0, -1.0), "covariance": ((1.0, 0.8), (0.8, 1.5))},
     "GaussianMixture": {
         "means": ((-1.0, 0.0), (2.0, 0.5), (0.0, 1.0)),
@@ -67,12 +67,12 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep a class small or make
     "ShortRun": {"step_size": 0.1, "noise": 0.3},
     "CD": {"steps": 3},
     "PCD": {"steps": 3, "buffer_size": 64},
-    "RBM": {"domain": binary(6), "hidden": 5, "spread": 0.5},
+    "RBM": {"domain": binary(6), "n_hidden": 5, "init_std": 0.5},
     "ShortRunML": {"steps": 3},
     "JEM": {"steps": 3, "buffer_size": 64},
 }
 SWITCHES: dict[str, dict[str, Any]] = {  # one variant each
-    "energy": {"classes": 3, "noise": True, "spectral": True, "confine": 0.5},
+    "energy": {"classes": 3, "noise": True, "spectral_norm": True, "quadratic_weight": 0.5},
     "objective": {"ce_weight": 0.5, "sample_labels": True},
     "sampler": {},
 }

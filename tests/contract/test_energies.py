@@ -197,7 +197,9 @@ def test_sampling_and_tuning_leave_no_trace_and_spectral_norm_stands_still(case:
 
 @pytest.mark.parametrize("name", ["spectral", "batch norm"])
 def test_tune_takes_a_module_in_training_mode_as_sample_does(name: str) -> None:
-    energy = Case("energy", "MLP", {"spectral": True}).build() if name == "spectral" else Probe()
+    energy = (
+        Case("energy", "MLP", {"spectral_norm": True}).build() if name == "spectral" else Probe()
+    )
     x = points(energy, 16)
     energy.train()
     with no_trace(energy):

@@ -32,8 +32,8 @@ ROWS = 12
 KINDS: dict[str, dict[str, Any]] = {
     "vector": {},
     "classes": {"classes": 4},
-    "spectral": {"spectral": True},
-    "spectral classes": {"spectral": True, "classes": 4},
+    "spectral": {"spectral_norm": True},
+    "spectral classes": {"spectral_norm": True, "classes": 4},
     "image": {},
     "image classes": {"classes": 4},
     "noise": {},
@@ -55,12 +55,12 @@ def network(kind: str) -> Energy:
                 **KINDS[kind],
             )
         if kind == "noise":
-            return NoiseMLP(real(3), hidden=(16,), confine=0.5)
+            return NoiseMLP(real(3), hidden=(16,), quadratic_weight=0.5)
         if kind == "pairs":
             return PairEnergy(real(3), hidden=(16,), anchors=4)
         if kind == "binary":
-            return RBM(binary(6), hidden=5, spread=0.5, centred=False)
-        return MLP(real(3), hidden=(16,), confine=0.5, **KINDS[kind])
+            return RBM(binary(6), n_hidden=5, init_std=0.5, centered=False)
+        return MLP(real(3), hidden=(16,), quadratic_weight=0.5, **KINDS[kind])
 
 
 @cache

@@ -116,7 +116,7 @@ def run_discrete(sampler: Sampler, steps: int) -> Numbers:
 
 def machine() -> RBM:
     """Return a small RBM with fixed weights that couple its units."""
-    energy = RBM(binary(8), hidden=5).double()
+    energy = RBM(binary(8), n_hidden=5).double()
     with torch.no_grad():
         for seed, weights in enumerate(energy.parameters()):
             weights.copy_(0.7 * normal(*weights.shape, seed=seed))

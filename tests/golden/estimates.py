@@ -38,7 +38,7 @@ def bracket(found: LogZ) -> list[float]:
 @case(DOUBLE)
 def log_z_by_enumeration() -> Numbers:
     """Add up all states of a lattice and of a restricted Boltzmann machine."""
-    machine = RBM(binary(8), hidden=5).double()
+    machine = RBM(binary(8), n_hidden=5).double()
     with torch.no_grad():
         for seed, weights in enumerate(machine.parameters()):
             weights.copy_(0.7 * normal(*weights.shape, seed=seed))

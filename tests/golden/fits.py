@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {  # for every recipe
 MLP: dict[str, Any] = {"energy.hidden": [16, 16]}
 CHAINS: dict[str, Any] = {"objective.steps": 4}
 BUFFER: dict[str, Any] = CHAINS | {"objective.buffer_size": 100}
-UNITS: dict[str, Any] = {"energy.hidden": 12}
+UNITS: dict[str, Any] = {"energy.n_hidden": 12}
 DOUBLE_BUFFER: dict[str, Any] = {"objective.buffer_size": 64, "objective.num_chains": 32}
 DIGITS: dict[str, Any] = {"training.batch": 16}
 
@@ -54,8 +54,8 @@ RECIPES: dict[str, tuple[str, int, dict[str, Any]]] = {  # recipe, updates, over
     "pseudo_likelihood": ("digits-pl", 100, UNITS),
     "ratio_matching": ("digits-rm", 50, UNITS),
     "rbm": ("digits-rbm", 100, UNITS | DOUBLE_BUFFER),
-    "wake_sleep": ("digits-wake", 60, {"energy.hidden": [12, 10]} | DOUBLE_BUFFER),
-    "dbm": ("digits-rbm", 60, {"energy.name": "DBM", "energy.hidden": [12, 10]} | DOUBLE_BUFFER),
+    "wake_sleep": ("digits-wake", 60, {"energy.n_hidden": [12, 10]} | DOUBLE_BUFFER),
+    "dbm": ("digits-rbm", 60, {"energy.name": "DBM", "energy.n_hidden": [12, 10]} | DOUBLE_BUFFER),
     "sliced_score_matching": ("digits-score", 60, MLP),
     "digits_with_labels": ("digits", 40, MLP | BUFFER),
     "digits_grown": ("digits-grow", 16, {"energy.widths": [4, 6]} | BUFFER),

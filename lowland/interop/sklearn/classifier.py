@@ -59,7 +59,7 @@ class RBMClassifier(ClassifierMixin, BoltzmannEstimator):
             self._recipe(
                 seed,
                 len(x),
-                {"hidden": self.n_components, "classes": count, "centred": False},
+                {"n_hidden": self.n_components, "classes": count, "centered": False},
                 self._chain_settings() | {"ce_weight": self.discriminative, "sample_labels": True},
                 {"optimizer": "adam", "betas": (0.9, 0.999), "learning_rate": self.learning_rate},
             ),

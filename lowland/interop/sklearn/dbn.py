@@ -38,7 +38,7 @@ class DBN(RBMStack):
 
     @property
     def energy_(self) -> nets.DBN:
-        net = nets.DBN(self.columns_.domain, tuple(machine.hidden for machine in self.machines_))
+        net = nets.DBN(self.columns_.domain, tuple(machine.n_hidden for machine in self.machines_))
         for layer, machine in enumerate(self.machines_):
             net.adopt(layer, machine)
         return net.eval().requires_grad_(False)

@@ -26,7 +26,7 @@ from lowland.metrics import calibration_size
 from lowland.tasks import Detector
 from lowland.training.session import Session
 
-ENERGY = {"name": "MLP", "hidden": (64, 64), "confine": 0.5}
+ENERGY = {"name": "MLP", "hidden": (64, 64), "quadratic_weight": 0.5}
 OBJECTIVE = {"name": "DSM", "sigmas": (0.4,)}
 SAMPLER = {"name": "MALA", "step_size": 0.1}
 Settings = Mapping[str, Any] | None

@@ -136,14 +136,14 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
             rate = 0.3 if data.domain.kind == "binary" else 0.1
         optimizer = {"optimizer": "sgd", "learning_rate": rate, "momentum": self.momentum}
         objective = objectives[self.objective]
-        return self._recipe(self._seed, len(data.train), {"hidden": hidden}, objective, optimizer)
+        return self._recipe(self._seed, len(data.train), {"n_hidden": hidden}, objective, optimizer)
 
     def _take_results(self, sessions: Sequence[Session]) -> None:
         """Keep the machines of the sessions, and the chains of the one on top."""
         self.machines_ = [cast(nets.RBM, session.ema.module) for session in sessions]
         top, buffer = self.machines_[-1], sessions[-1].buffer
         points = top.domain.draw(self.n_chains, self._generator()) if buffer is None else buffer.x
-        self.chains_, self._n_features_out = points.numpy().copy(), top.hidden
+        self.chains_, self._n_features_out = points.numpy().copy(), top.n_hidden
 
     def measure(self, X: ArrayLike, *, chains: int = 100, num_temperatures: int = 300) -> Self:
         """Estimate log Z (`log_z_`): exact where that takes seconds, else annealed importance
@@ -158,10 +158,10 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         with torch.no_grad():
             for machine in self.machines_[:-1]:
                 x = machine.draw_hidden(x, generator)
-        units, base = min(top.hidden, x.shape[1]), None
+        units, base = min(top.n_hidden, x.shape[1]), None
         if top.domain.kind == "real":  # a Gaussian base, so that its path has block Gibbs
-            units, base = top.hidden, Normal(x.mean(0), x.std(0).clamp_min(1e-3))
-        exact = None if 2.0**units * max(top.hidden, x.shape[1]) <= MAX_ENUMERATION else False
+            units, base = top.n_hidden, Normal(x.mean(0), x.std(0).clamp_min(1e-3))
+        exact = None if 2.0**units * max(top.n_hidden, x.shape[1]) <= MAX_ENUMERATION else False
         self.log_z_ = log_z(
             top,
             base=base,

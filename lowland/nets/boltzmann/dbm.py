@@ -55,19 +55,19 @@ class DBM(Energy):
     h², the first summed out.
 
     domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of
-    the energy is binary(D + H2), v flattened and h² behind it. hidden: (H1, H2); spread: standard
-    deviation of the first weights; centred: train along the centred gradient, which makes training
+    the energy is binary(D + H2), v flattened and h² behind it. n_hidden: (H1, H2); init_std: standard
+    deviation of the first weights; centered: train along the centred gradient, which makes training
     layer by layer needless; iterations, tolerance: of the mean-field equations.
 
     Objectives impute data by mean field, and the contrast of F(v, μ²) with chains (v, h²) then
     has the gradient of the variational bound. `lowland.log_z` brackets its log Z. Raises ValueError
     for data that are not binary and sizes that make no machine. Source: Salakhutdinov & Hinton
-    (2009), https://proceedings.mlr.press/v5/salakhutdinov09a.html; centred: Montavon & Müller
+    (2009), https://proceedings.mlr.press/v5/salakhutdinov09a.html; centered: Montavon & Müller
     (2012), https://doi.org/10.1007/978-3-642-35289-8_33
 
     >>> import torch, lowland
     >>> from lowland.domain import binary
-    >>> dbm = lowland.nets.DBM(binary(6), hidden=(4, 3))
+    >>> dbm = lowland.nets.DBM(binary(6), n_hidden=(4, 3))
     >>> g = torch.Generator().manual_seed(0)
     >>> x = lowland.sample(dbm, lowland.BlockGibbs(), dbm.domain.draw(5, g), 10, generator=g).x
     >>> dbm(x).shape, dbm.visible(x).shape, dbm.variational_bound(dbm.visible(x)).shape
@@ -77,36 +77,36 @@ class DBM(Energy):
     def __init__(
         self,
         domain: Domain | dict[str, Any],
-        hidden: Sequence[int] = (500, 1000),
-        spread: float = 0.01,
-        centred: bool = True,
+        n_hidden: Sequence[int] = (500, 1000),
+        init_std: float = 0.01,
+        centered: bool = True,
         iterations: int = 30,
         tolerance: float = 1e-3,
     ) -> None:
         data = binary_data(domain, "a DBM")
         if (
-            len(hidden) != 2
-            or min(hidden) < 1
-            or not spread >= 0
+            len(n_hidden) != 2
+            or min(n_hidden) < 1
+            or not init_std >= 0
             or iterations < 1
             or not tolerance >= 0
         ):
             raise ValueError(
-                f"hidden is {tuple(hidden)}, spread {spread}, iterations {iterations}, tolerance "
+                f"n_hidden is {tuple(n_hidden)}, init_std {init_std}, iterations {iterations}, tolerance "
                 f"{tolerance}; two sizes, at least 0, at least 1 and at least 0 are needed; "
                 "correct them"
             )
         size = math.prod(data.shape)
-        super().__init__(binary(size + hidden[1]))
-        self.data_domain, self.size, self.hidden, self.spread, self.centred = (
+        super().__init__(binary(size + n_hidden[1]))
+        self.data_domain, self.size, self.n_hidden, self.init_std, self.centered = (
             data,
             size,
-            tuple(hidden),
-            spread,
-            centred,
+            tuple(n_hidden),
+            init_std,
+            centered,
         )
         self.iterations, self.tolerance = iterations, tolerance
-        self.machine = RBM(self.domain, hidden[0], spread=spread, centred=centred)
+        self.machine = RBM(self.domain, n_hidden[0], init_std=init_std, centered=centered)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return self.machine(x, c)
@@ -201,7 +201,7 @@ class DBM(Energy):
         """Start visible biases and offsets at the means of training data (N, *data event), those of
         h² at even odds.
         """
-        even = x.new_full((1, self.hidden[1]), 0.5).expand(len(x), -1)
+        even = x.new_full((1, self.n_hidden[1]), 0.5).expand(len(x), -1)
         self.machine.init_from_data(torch.cat([x.flatten(1), even], 1))
 
 

@@ -46,9 +46,9 @@ class Directed(nn.Module):
     in the dtype of units.
     """
 
-    def __init__(self, below: int, above: int, spread: float) -> None:
+    def __init__(self, below: int, above: int, init_std: float) -> None:
         super().__init__()
-        weight = torch.randn(below, above) * spread
+        weight = torch.randn(below, above) * init_std
         self.up_weight, self.up_bias = nn.Parameter(weight), nn.Parameter(torch.zeros(above))
         self.down_weight, self.down_bias = (
             nn.Parameter(weight.clone()),
@@ -68,33 +68,33 @@ def surprise(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def transposed(
-    machine: RBM, hidden: int | None = None, generator: torch.Generator | None = None
+    machine: RBM, n_hidden: int | None = None, generator: torch.Generator | None = None
 ) -> RBM:
-    """The machine upside down: hidden units as visible ones, on binary(hidden), and the other way
-    round.
+    """Turn a machine upside down: its hidden units are the visible ones of another, on
+    binary(n_hidden), and the other way round.
 
     As the next layer of a stack it is a perfect prior: it leaves the law of the data as it is, and
-    training it can only raise the bound. hidden: that many hidden units instead of as many as the
+    training it can only raise the bound. n_hidden: that many hidden units instead of as many as the
     machine has visible ones; those beyond have weights drawn at a hundredth, which changes the law
     little, and need a generator. Raises ValueError for fewer. Source: Hinton, Osindero & Teh
     (2006), https://doi.org/10.1162/neco.2006.18.7.1527
     """
     size = machine.visible.size
-    more = (hidden or size) - size
+    more = (n_hidden or size) - size
     if more < 0 or (more and generator is None):
         raise ValueError(
-            f"{hidden} hidden units and {'no ' if generator is None else 'a '}generator came for a "
+            f"{n_hidden} hidden units and {'no ' if generator is None else 'a '}generator came for a "
             f"machine of {size} visible units; at least {size}, and a generator for more, are "
-            "needed; raise hidden or pass a generator"
+            "needed; raise n_hidden or pass a generator"
         )
     weight = machine.weight.detach()
     extra = (
         torch.randn(
-            machine.hidden, more, generator=generator, dtype=weight.dtype, device=weight.device
+            machine.n_hidden, more, generator=generator, dtype=weight.dtype, device=weight.device
         )
         * 0.01
     )
-    other = RBM(binary(machine.hidden), size + more, spread=0.0, centred=machine.centred)
+    other = RBM(binary(machine.n_hidden), size + more, init_std=0.0, centered=machine.centered)
     pairs = {
         "weight": torch.cat([weight.t(), extra], 1),
         "visible_bias": machine.hidden_bias,
@@ -112,8 +112,8 @@ class DBN(Energy):
     summed out.
 
     domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of
-    the energy is binary(D + H1 + … + H_{L−1}), v flattened and the layers behind it. hidden: (H1,
-    …, HL), H_L of the machine on top; spread: standard deviation of the first weights; centred:
+    the energy is binary(D + H1 + … + H_{L−1}), v flattened and the layers behind it. n_hidden: (H1,
+    …, HL), H_L of the machine on top; init_std: standard deviation of the first weights; centered:
     train the machine on top along the centred gradient.
 
     `lowland.training.layerwise` trains it layer by layer, the objective `WakeSleep` trains all
@@ -123,7 +123,7 @@ class DBN(Energy):
 
     >>> import torch, lowland
     >>> from lowland.domain import binary
-    >>> dbn = lowland.nets.DBN(binary(6), hidden=(5, 4, 3))
+    >>> dbn = lowland.nets.DBN(binary(6), n_hidden=(5, 4, 3))
     >>> g = torch.Generator().manual_seed(0)
     >>> x = dbn.fantasies(8, 10, g)
     >>> x.shape, dbn.variational_bound(x, g).value.shape
@@ -133,27 +133,27 @@ class DBN(Energy):
     def __init__(
         self,
         domain: Domain | dict[str, Any],
-        hidden: Sequence[int] = (500, 500, 2000),
-        spread: float = 0.01,
-        centred: bool = True,
+        n_hidden: Sequence[int] = (500, 500, 2000),
+        init_std: float = 0.01,
+        centered: bool = True,
     ) -> None:
         data = binary_data(domain, "a DBN")
-        if not hidden or min(hidden) < 1 or not spread >= 0:
+        if not n_hidden or min(n_hidden) < 1 or not init_std >= 0:
             raise ValueError(
-                f"hidden is {tuple(hidden)} and spread {spread}; at least one size, all of them "
+                f"n_hidden is {tuple(n_hidden)} and init_std {init_std}; at least one size, all of them "
                 "positive, and at least 0 are needed; correct them"
             )
-        sizes = (math.prod(data.shape), *hidden)
+        sizes = (math.prod(data.shape), *n_hidden)
         super().__init__(binary(sum(sizes[:-1])))
-        self.data_domain, self.hidden, self.spread, self.centred, self.sizes = (
+        self.data_domain, self.n_hidden, self.init_std, self.centered, self.sizes = (
             data,
-            tuple(hidden),
-            spread,
-            centred,
+            tuple(n_hidden),
+            init_std,
+            centered,
             sizes,
         )
-        self.layers = nn.ModuleList(Directed(a, b, spread) for a, b in pairwise(sizes[:-1]))
-        self.top = RBM(binary(sizes[-2]), sizes[-1], spread=spread, centred=centred)
+        self.layers = nn.ModuleList(Directed(a, b, init_std) for a, b in pairwise(sizes[:-1]))
+        self.top = RBM(binary(sizes[-2]), sizes[-1], init_std=init_std, centered=centered)
 
     # ---- the energy ------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class DBN(Energy):
     @property
     def learner(self) -> Learner:
         top = self.top.learner
-        offsets = self.update_offsets if self.centred else None
+        offsets = self.update_offsets if self.centered else None
         return Learner(update_offsets=offsets, center_gradients=top.center_gradients)
 
     def fantasies(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
@@ -291,9 +291,13 @@ class DBN(Energy):
         ValueError for other sizes.
         """
         wanted = (self.sizes[layer], self.sizes[layer + 1])
-        if tuple(machine.weight.shape) != wanted or machine.units != "bernoulli" or machine.classes:
+        if (
+            tuple(machine.weight.shape) != wanted
+            or machine.hidden_type != "bernoulli"
+            or machine.classes
+        ):
             raise ValueError(
-                f"a machine of {tuple(machine.weight.shape)} {machine.units} units with "
+                f"a machine of {tuple(machine.weight.shape)} {machine.hidden_type} units with "
                 f"{machine.classes} classes came for layer {layer}; it needs {wanted} Bernoulli "
                 "units without labels; train an RBM of that size"
             )
@@ -319,7 +323,7 @@ class DBN(Energy):
 
         >>> import torch, lowland
         >>> from lowland.domain import binary
-        >>> network = lowland.nets.DBN(binary(6), hidden=(5, 4)).classifier(3)
+        >>> network = lowland.nets.DBN(binary(6), n_hidden=(5, 4)).classifier(3)
         >>> x, y = torch.eye(6), torch.arange(6) % 3
         >>> optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
         >>> for _ in range(500):

@@ -40,9 +40,9 @@ class RBM(Energy):
     visible units.
 
     domain: binary, categorical(K) (Potts units) or real (Gaussian units; standardize the data) of
-    any event shape; hidden: number of hidden units; units: "bernoulli", or "relu" for normal laws
+    any event shape; n_hidden: number of hidden units; hidden_type: "bernoulli", or "relu" for normal laws
     cut off at zero; classes: label units, with E(x, y) = E with the label's own weights, labels and
-    soft labels as in `ClassEnergy`; spread: standard deviation of the first weights; centred: train
+    soft labels as in `ClassEnergy`; init_std: standard deviation of the first weights; centered: train
     along the centred gradient (see `center_gradients`; with SGD: Adam, which rescales every number of
     it, gets the plain one).
 
@@ -54,7 +54,7 @@ class RBM(Energy):
 
     >>> import torch, lowland
     >>> from lowland.domain import binary
-    >>> rbm = lowland.nets.RBM(binary(6), hidden=4)
+    >>> rbm = lowland.nets.RBM(binary(6), n_hidden=4)
     >>> g = torch.Generator().manual_seed(0)
     >>> x = lowland.sample(rbm, lowland.BlockGibbs(), binary(6).draw(3, g), 10, generator=g).x
     >>> rbm(x).shape, rbm.hidden_mean(x).shape
@@ -64,40 +64,37 @@ class RBM(Energy):
     def __init__(
         self,
         domain: Domain | dict[str, Any],
-        hidden: int = 500,
-        units: str = "bernoulli",
+        n_hidden: int = 500,
+        hidden_type: str = "bernoulli",
         classes: int = 0,
-        spread: float = 0.01,
-        centred: bool = True,
+        init_std: float = 0.01,
+        centered: bool = True,
     ) -> None:
         super().__init__(domain)
-        if units not in UNITS or hidden < 1 or classes < 0 or classes == 1 or not spread >= 0:
+        known = hidden_type in UNITS and classes >= 0 and classes != 1
+        if not known or n_hidden < 1 or not init_std >= 0:
             raise ValueError(
-                f"units is {units!r}, hidden {hidden}, classes {classes}, spread {spread}; allowed "
-                f"are {', '.join(UNITS)}, at least 1, 0 or at least 2, and at least 0; correct them"
+                f"hidden_type is {hidden_type!r}, n_hidden {n_hidden}, classes {classes}, init_std "
+                f"{init_std}; allowed are {', '.join(UNITS)}, at least 1, 0 or at least 2, and at "
+                "least 0; correct them"
             )
+        self.n_hidden, self.hidden_type, self.classes = n_hidden, hidden_type, classes
+        self.init_std, self.centered = init_std, centered
         self.visible = visible_side(self.domain)
-        self.hidden, self.units, self.classes, self.spread, self.centred = (
-            hidden,
-            units,
-            classes,
-            spread,
-            centred,
-        )
-        self.hidden_units = UNITS[units]
+        self.hidden_units = UNITS[hidden_type]
         size = self.visible.size
-        self.weight = nn.Parameter(torch.randn(size, hidden) * spread)
+        self.weight = nn.Parameter(torch.randn(size, n_hidden) * init_std)
         self.visible_bias = nn.Parameter(torch.zeros(size))
-        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.hidden_bias = nn.Parameter(torch.zeros(n_hidden))
         if classes:
-            self.label_weight = nn.Parameter(torch.randn(classes, hidden) * spread)
+            self.label_weight = nn.Parameter(torch.randn(classes, n_hidden) * init_std)
             self.label_bias = nn.Parameter(torch.zeros(classes))
         self.sigma: Tensor
         self.visible_offset: Tensor
         self.hidden_offset: Tensor
         self.register_buffer("sigma", torch.ones(size))  # of Gaussian units; 1 for the others
         self.register_buffer("visible_offset", self.visible.rest())
-        self.register_buffer("hidden_offset", self.hidden_units.mean(torch.zeros(hidden)))
+        self.register_buffer("hidden_offset", self.hidden_units.mean(torch.zeros(n_hidden)))
 
     # ---- the energy ------------------------------------------------------------------------------
 
@@ -132,14 +129,14 @@ class RBM(Energy):
         return self.visible.term(self, self.visible.features(self, x))
 
     def fields(self, x: Tensor) -> Tensor:
-        """Return c + Wᵀ f(x), (B, hidden), without labels, differentiable in x and the weights."""
+        """Return c + Wᵀ f(x), (B, n_hidden), without labels, differentiable in x and the weights."""
         f = self.visible.features(self, x)
         if x.requires_grad:
             return torch.addmm(self.hidden_bias, f, self.weight)
         return self._with_graph(f, self.compute_fields(x))
 
     def compute_fields(self, x: Tensor) -> Tensor:
-        """Return c + Wᵀ f(x), (B, hidden), without a graph."""
+        """Return c + Wᵀ f(x), (B, n_hidden), without a graph."""
         with torch.no_grad():
             return self._times(self.visible.features(self, x), False).add_(self.hidden_bias)
 
@@ -160,7 +157,7 @@ class RBM(Energy):
         )
 
     def visible_fields(self, h: Tensor) -> Tensor:
-        """Return W h, (B, features): what hidden units h (B, hidden) add to the visible ones."""
+        """Return W h, (B, features): what hidden units h (B, n_hidden) add to the visible ones."""
         if torch.is_grad_enabled() and (h.requires_grad or self.weight.requires_grad):
             return h @ self.weight.t()
         return self._times(h, True)
@@ -178,15 +175,15 @@ class RBM(Energy):
         return self.visible.term(self, f) - self.hidden_units.log_partition(fields).sum(1)
 
     def joint(self, x: Tensor, h: Tensor) -> Tensor:
-        """E(x, h) (B,) of visible x (B, *event) and hidden h (B, hidden), for a machine without
+        """E(x, h) (B,) of visible x (B, *event) and hidden h (B, n_hidden), for a machine without
         label units.
 
         Raises ValueError for a machine with label units, or hidden units of another number.
         """
-        if self.classes or h.shape != (len(x), self.hidden):
+        if self.classes or h.shape != (len(x), self.n_hidden):
             raise ValueError(
-                f"hidden units of shape {tuple(h.shape)} came to a machine of {self.hidden} with "
-                f"{self.classes} classes; ({len(x)}, {self.hidden}) and no classes are needed; use "
+                f"hidden units of shape {tuple(h.shape)} came to a machine of {self.n_hidden} with "
+                f"{self.classes} classes; ({len(x)}, {self.n_hidden}) and no classes are needed; use "
                 "class_energies for labels"
             )
         return self.term(x) + self.hidden_units.base(h).sum(1) - (self.fields(x) * h).sum(1)
@@ -194,7 +191,7 @@ class RBM(Energy):
     # ---- conditionals and block Gibbs ------------------------------------------------------------
 
     def hidden_mean(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return E[h | x], (B, hidden): probabilities for Bernoulli units; labels c (B,) sharpen
+        """Return E[h | x], (B, n_hidden): probabilities for Bernoulli units; labels c (B,) sharpen
         them where there are label units.
         """
         z = self.fields(x)
@@ -212,7 +209,7 @@ class RBM(Energy):
         return self.visible.mean(self, self.visible_fields(h))
 
     def draw_hidden(self, x: Tensor, generator: torch.Generator, c: Any = None) -> Tensor:
-        """h ~ p(h | x), (B, hidden); with label units, under labels c (B,) or labels drawn from p(y
+        """h ~ p(h | x), (B, n_hidden); with label units, under labels c (B,) or labels drawn from p(y
         | x).
         """
         return self._draw_hidden(x, self.fields(x), generator, c)
@@ -279,12 +276,12 @@ class RBM(Energy):
 
     @property
     def latent(self) -> Latent:
-        bernoulli = self.units == "bernoulli"
+        bernoulli = self.hidden_type == "bernoulli"
         marginal = self.hidden_marginal if bernoulli else None
         return Latent(hidden_marginal=marginal, hidden_mean=self.hidden_mean)
 
     def hidden_marginal(self) -> Energy:
-        """Return the marginal energy of Bernoulli hidden units, on binary(hidden), the same Z."""
+        """Return the marginal energy of Bernoulli hidden units, on binary(n_hidden), the same Z."""
         return HiddenMarginal(self)
 
     @property
@@ -309,8 +306,8 @@ class RBM(Energy):
     def learner(self) -> Learner:
         return Learner(
             self.init_from_data,
-            self.update_offsets if self.centred else None,
-            self.center_gradients if self.centred else None,
+            self.update_offsets if self.centered else None,
+            self.center_gradients if self.centered else None,
         )
 
     # ---- training --------------------------------------------------------------------------------

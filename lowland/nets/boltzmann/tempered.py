@@ -73,7 +73,7 @@ class Rung(Energy):
         f = machine.visible.features(machine, x)
         value = (machine.visible.law_term(self.base.law, f) + self.base.constant) * (1 - beta)
         value = value + machine.visible.term(machine, f) * beta
-        at_rest = machine.hidden * machine.hidden_units.at_rest * (1 - beta)
+        at_rest = machine.n_hidden * machine.hidden_units.at_rest * (1 - beta)
         return value - self._hidden(fields) + at_rest
 
     def _hidden(self, z: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class HiddenMarginal(Energy):
     """
 
     def __init__(self, machine: "RBM") -> None:
-        super().__init__(binary(machine.hidden))
+        super().__init__(binary(machine.n_hidden))
         self.machine = machine
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
