@@ -197,7 +197,7 @@ def test_a_tower_alone_says_how_likely_and_the_trunk_alone_how_sure() -> None:
         "and cross-entropy the trunk alone"
     )
     torch.testing.assert_close(energy.class_logits(x).softmax(1), class_probabilities(energy, x))
-    with pytest.raises(ValueError, match=r"tower.*level.*;.*;"):
+    with pytest.raises(ValueError, match=r"separate_trunk.*density_head.*;.*;"):
         WideResNet(IMAGE, classes=K, separate_trunk=(4, 6))
     with pytest.raises(ValueError, match=r";.*;"):
         WideResNet(IMAGE, classes=K, density_head=True, separate_trunk=(4, 0))
