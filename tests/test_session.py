@@ -119,9 +119,11 @@ def partnered(**training: Any) -> Session:
     one.buffer = None
     one.partner = build_partner(one.objective, one.energy, one.data, one.settings, one.device, 1)
     one.module.partner = one.partner
-    from lowland.training.optimisation import optimizer_of
+    from lowland.training.optimisation import build_optimizer
 
-    one.optimizer = optimizer_of(one.energy, one.partner, one.objective.partner_rate, one.settings)
+    one.optimizer = build_optimizer(
+        one.energy, one.partner, one.objective.partner_rate, one.settings
+    )
     return one
 
 

@@ -119,4 +119,6 @@ def augment(x: Tensor, names: Sequence[str], generator: torch.Generator, domain:
         )
     for name in names:
         x = TRANSFORMS[name](x, generator)
-    return domain.reflect(x)[0] if names else x
+    if not names:
+        return x
+    return domain.reflect(x)[0]

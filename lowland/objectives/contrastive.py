@@ -31,6 +31,7 @@ from lowland.objectives.loss import (
     Loss,
     Objective,
     check_chains,
+    condition_on,
     energy_terms,
     evaluate_energy,
 )
@@ -158,7 +159,7 @@ def _contrast_from(
 ) -> Loss:
     """Contrast a batch with chains run from `start` under the same labels."""
     x, labels = batch
-    target = energy if labels is None else energy.given(labels)
+    target = condition_on(energy, labels)
     sampler = context.require_sampler(type(objective).__name__)
     trace = run_chains(target, sampler, start, objective.steps, generator=context.generator)
     known = update_offsets(energy, x), fields_in(trace.state)
@@ -291,7 +292,7 @@ class PCD(Objective):
         x = impute(energy, x, generator)
         visit = buffer.sample(self.num_chains or len(x), generator)
         negative_labels = visit.labels if labels is not None else None
-        target = energy if negative_labels is None else energy.given(negative_labels)
+        target = condition_on(energy, negative_labels)
         start, trace, ends = self._move(target, context.require_sampler("PCD"), visit.x, generator)
         if self.sample_labels and negative_labels is not None:
             negative_labels = draw_labels(energy, trace.x, generator)

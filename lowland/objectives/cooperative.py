@@ -25,7 +25,7 @@ from lowland.energy import Energy
 from lowland.nets.generators import Generator
 from lowland.objectives.contrastive import chain_terms, contrast
 from lowland.objectives.improved_cd import neighbour_entropy
-from lowland.objectives.loss import Batch, Context, Loss, Objective
+from lowland.objectives.loss import Batch, Context, Loss, Objective, condition_on
 from lowland.objectives.ranges import (
     COUNT,
     POSITIVE,
@@ -127,7 +127,7 @@ class Cooperative(Objective):
         z = partner.latents(len(x), generator)
         with torch.no_grad():
             start = partner.noised(partner(z), generator).to(x.dtype)
-        target = energy if labels is None else energy.given(labels)
+        target = condition_on(energy, labels)
         sampler = context.require_sampler("Cooperative")
         trace = run_chains(target, sampler, start, self.steps, generator=generator)
         loss = contrast(energy, x, trace.x, labels=labels, negative_labels=labels)

@@ -29,6 +29,7 @@ from lowland.objectives.loss import (
     Loss,
     Objective,
     check_domain,
+    condition_on,
     energy_terms,
     evaluate_energy,
 )
@@ -101,7 +102,7 @@ class EnergyDiscrepancy(Objective):
         domain = energy.domain
         if domain.kind not in DISCRETE:
             return domain.reflect(x + self.sigma * normal_like(x, generator))[0]
-        values = 2 if domain.kind == "binary" else domain.classes
+        values = _count_values(domain)
         flat = x.flatten(1)
         step = torch.randint(1, values, flat.shape, generator=generator, device=x.device)
         if self.flip:
@@ -146,7 +147,7 @@ class PseudoLikelihood(Objective):
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
         check_domain("PseudoLikelihood", energy, DISCRETE, "use ScoreMatching or DSM")
-        target = energy if labels is None else energy.given(labels)
+        target = condition_on(energy, labels)
         index, weight = _choose_sites(x, self.sites, context.generator)
         conditional = gibbs_of(target).conditional
         if conditional is not None:
@@ -203,6 +204,11 @@ class RatioMatching(Objective):
         return Loss(rows.mean(), energy_terms(own, predicted=predicted))
 
 
+def _count_values(domain: Domain) -> int:
+    """Return how many values a site has."""
+    return 2 if domain.kind == "binary" else domain.classes
+
+
 def _choose_sites(x: Tensor, sites: int, generator: torch.Generator) -> tuple[Tensor, float]:
     """Choose sites (B, S), different ones in every row; return them and their weight D / S."""
     count = x[0].numel()
@@ -219,7 +225,7 @@ def neighbours(
 
     Beyond MAX_ROWS neighbours they come in chunks of sites that are evaluated again in backward, so
     that one chunk's graph is alive at a time."""
-    values = 2 if energy.domain.kind == "binary" else energy.domain.classes
+    values = _count_values(energy.domain)
     own = evaluate_energy(energy, x, labels)
     step = max(1, MAX_ROWS // (len(x) * (values - 1)))
     chunks = index.split(step, 1)

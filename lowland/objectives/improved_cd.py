@@ -23,7 +23,15 @@ from torch import Tensor, nn
 from lowland.energy import Energy, frozen
 from lowland.objectives.augment import augment, check_augment
 from lowland.objectives.contrastive import buffer_terms, contrast
-from lowland.objectives.loss import Batch, Context, Loss, Objective, check_chains, detach_terms
+from lowland.objectives.loss import (
+    Batch,
+    Context,
+    Loss,
+    Objective,
+    check_chains,
+    condition_on,
+    detach_terms,
+)
 from lowland.objectives.ranges import SHARE, WEIGHT, check_settings, freeze_sequences
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like, per_row
@@ -135,7 +143,7 @@ class ImprovedCD(Objective):
             )
         visit = buffer.sample(len(x), generator)
         negative_labels = None if labels is None else visit.labels
-        target = energy if negative_labels is None else energy.given(negative_labels)
+        target = condition_on(energy, negative_labels)
         start = self._augment(visit.x, energy, generator)
         trace = run_chains(target, sampler, start, self.steps - 1, generator=generator)
         last = differentiable_step(target, sampler, trace.x, generator)

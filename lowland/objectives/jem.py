@@ -25,7 +25,15 @@ from lowland.objectives.labels import (
     require_labels,
     select_energies,
 )
-from lowland.objectives.loss import Batch, Context, Loss, Objective, check_chains, detach_terms
+from lowland.objectives.loss import (
+    Batch,
+    Context,
+    Loss,
+    Objective,
+    check_chains,
+    condition_on,
+    detach_terms,
+)
 from lowland.objectives.ranges import COUNT, POSITIVE, SHARE, WEIGHT, check_settings
 from lowland.registry import register
 from lowland.samplers.loop import run_chains
@@ -184,7 +192,7 @@ class JEM(Objective):
                 "ReplayBuffer(..., classes=K)"
             )
         labels = visit.labels if self.weight_pxy else None
-        target = energy if labels is None else energy.given(labels)
+        target = condition_on(energy, labels)
         trace = run_chains(target, sampler, visit.x, self.steps, generator=context.generator)
         lost = buffer.update(visit, trace.x, self.steps)
         terms = chain_terms(visit.x, trace, energy) | buffer_terms(buffer, lost)

@@ -9,8 +9,8 @@ and a term that is added to one has add(loss, energy, batch, context) -> Loss.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,10 @@ class Objective(ABC):
         """Tell whether chains are kept between updates."""
         return self.buffer_size > 0
 
+    def with_num_chains(self, count: int) -> Self:
+        """Return the same objective, which moves so many chains at every update."""
+        return replace(cast(Any, self), num_chains=count)
+
     def make_partner(self, energy: Energy, x: Tensor) -> nn.Module | None:
         """Return a module that is trained beside the energy, fitted to data x (N, *event), or
         None.
@@ -119,6 +123,11 @@ class Term(ABC):
     @abstractmethod
     def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
         """Return the loss with the term added and logged."""
+
+
+def condition_on(energy: Energy, labels: Tensor | None) -> Energy:
+    """Return the energy under labels (B,), itself without any."""
+    return energy if labels is None else energy.given(labels)
 
 
 def evaluate_energy(energy: nn.Module, x: Tensor, labels: Tensor | None = None) -> Tensor:

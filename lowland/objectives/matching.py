@@ -9,9 +9,9 @@ One scalar learns to pull along all lines at all times, −ε ∇E(x_t) ≈ v: i
 lines cross it can only learn their mean, so noise and data are paired by optimal transport within a
 batch, which keeps lines from crossing.
 
-    EnergyMatching         the lines, and near the data a contrast that makes exp(−E) their distribution
+    EnergyMatching         the lines, and near the data a contrast that makes exp(−E) their density
                            (Balcerak et al. 2025)
-    EquilibriumMatching    the lines, with a force that dies away at the data: a landscape, no density
+    EquilibriumMatching    the lines, with a force that dies away at the data: no density
                            (Wang & Du 2025)
 
 Noise is what chains start from: N(0, I) on the real line, uniform on a box. A sampler that starts
@@ -32,6 +32,7 @@ from lowland.objectives.loss import (
     Loss,
     Objective,
     check_chains,
+    condition_on,
     energy_terms,
     evaluate_energy,
 )
@@ -191,7 +192,7 @@ class EnergyMatching(Objective):
                 f"{tuple(x.shape[1:])}; EnergyMatching moves one point per chain; use a sampler "
                 "without replicas"
             )
-        target = energy if labels is None else energy.given(visit.labels)
+        target = condition_on(energy, None if labels is None else visit.labels)
         trace = run_chains(target, sampler, visit.x, self.steps, generator=context.generator)
         lost = buffer.update(visit, trace.x, self.steps)
         arrived = buffer.age[visit.slots] >= self.arrival_steps

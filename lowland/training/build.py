@@ -1,8 +1,7 @@
-"""Build the parts of a training session from a recipe and data, and check that they fit together."""
+"""Build the parts of a training session from a recipe and data, and check that they fit
+together."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +16,12 @@ from lowland.registry import build
 from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler
 from lowland.training.distributed import Team
-from lowland.training.settings import Training
+from lowland.training.settings import Plain, Training
 
 PARTNER_ROWS = 10_000  # examples to which an objective's partner is fitted
 
 
-def build_objective(values: Mapping[str, Any], settings: Training, team: Team) -> Objective:
+def build_objective(values: Plain, settings: Training, team: Team) -> Objective:
     """Build the objective with this process's share of the chains.
 
     Raises ValueError for what cannot be divided among the processes.
@@ -33,23 +32,23 @@ def build_objective(values: Mapping[str, Any], settings: Training, team: Team) -
             "training.sharding is 'fsdp' and the optimizer 'sgd'; FSDP2 divides the moments of "
             "Adam; set training.optimizer = 'adam', or sharding = 'ddp'"
         )
-    objective: Any = build("objective", values)
+    objective: Objective = build("objective", values)
     if objective.num_chains:
         chains = team.per_rank("objective.num_chains", objective.num_chains)
-        objective = replace(objective, num_chains=chains)
-    return cast(Objective, objective)
+        objective = objective.with_num_chains(chains)
+    return objective
 
 
-def build_energy(values: Mapping[str, Any], settings: Training, data: Dataset, seed: int) -> Energy:
+def build_energy(values: Plain, settings: Training, data: Dataset, seed: int) -> Energy:
     """Build the energy for the data's domain, and initialise it from the training part."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         domain = data.domain.widened(settings.box_margin)
-        made: Any = build("energy", {**values, "domain": domain})
+        made: Energy = build("energy", {**values, "domain": domain})
     init = learner_of(made).init_from_data
     if init is not None:
         init(data.train.x)
-    return cast(Energy, made)
+    return made
 
 
 def build_partner(
@@ -67,7 +66,9 @@ def build_partner(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         partner = objective.make_partner(energy, x)
-    return None if partner is None else partner.to(device)
+    if partner is not None:
+        partner.to(device)
+    return partner
 
 
 def build_buffer(
@@ -149,8 +150,12 @@ def check_data(energy: Energy, data: Dataset, settings: Training, device: torch.
             f"set energy.classes = {data.classes}, or 0 to train without labels"
         )
     x = data.train.x[:4].to(device)
-    x = x.round() if data.binarization else x
+    if data.binarization:
+        x = x.round()
     x = impute(energy, x, torch.Generator(device).manual_seed(0))
-    x = x.round() if energy.domain.kind == "binary" else x  # imputed units may be means
-    noise_level = torch.full((len(x),), 0.1, device=device) if noise_of(energy) else None
+    if energy.domain.kind == "binary":
+        x = x.round()  # imputed units may be means
+    noise_level = None
+    if noise_of(energy) is not None:
+        noise_level = torch.full((len(x),), 0.1, device=device)
     check_energy(energy, x, noise_level)

@@ -1,6 +1,4 @@
-"""A classifier of real images, to ask whether samples are of a kind: it never sees a sample during
-training.
-"""
+"""A classifier trained on real images alone, with which samples are modeld."""
 
 from typing import cast
 
@@ -38,7 +36,7 @@ class ImageClassifier(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer sees of images (N, C, H, W): (N, 128), in eval mode, in batches."""
+        """Return the inputs (N, 128) of the last layer at images (N, C, H, W), in eval mode."""
         mode, _ = self.training, self.eval()
         found = torch.cat([self.net[:-1](part) for part in x.split(1024)])
         self.train(mode)
@@ -46,7 +44,7 @@ class ImageClassifier(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """Class probabilities (N, K) of images (N, C, H, W), in eval mode, in batches."""
+        """Return class probabilities (N, K) of images (N, C, H, W), in eval mode."""
         mode, _ = self.training, self.eval()
         found = torch.cat([self(part).softmax(1) for part in x.split(1024)])
         self.train(mode)
@@ -56,27 +54,27 @@ class ImageClassifier(nn.Module):
 def train_classifier(
     train: Split, classes: int, *, steps: int = 600, seed: int = 0
 ) -> ImageClassifier:
-    """Train a judge on labelled images by cross-entropy (Adam, batch 128, one cosine cycle); draws
-    are its own.
+    """Train a classifier on labelled images by cross-entropy (Adam, batch 128, one cosine cycle);
+    draws are its own.
 
     Raises ValueError without labels.
     """
     if train.y is None:
         raise ValueError(
-            "the images have no labels; a judge needs them; choose a labelled set or classifier_steps = "
-            "0"
+            "the images have no labels; a classifier needs them; choose a labelled set or "
+            "classifier_steps = 0"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = ImageClassifier(tuple(train.x.shape[1:]), classes)
-        optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
+        model = ImageClassifier(tuple(train.x.shape[1:]), classes)
+        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
         cycle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         batches = Batches(train, seed=seed)
         for _ in range(steps):
             x, y = batches.next(128)
-            loss = F.cross_entropy(judge(x), cast(Tensor, y))
+            loss = F.cross_entropy(model(x), cast(Tensor, y))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             cycle.step()
-    return judge.eval()
+    return model.eval()

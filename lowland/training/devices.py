@@ -17,7 +17,9 @@ def pick_device(wanted: str) -> torch.device:
             f"device is {wanted!r} and this machine has no CUDA; use 'cpu'; or 'auto' to take what "
             "is there"
         )
-    return torch.device("cuda", local_rank()) if wanted == "cuda" else torch.device(wanted)
+    if wanted == "cuda":
+        return torch.device("cuda", local_rank())
+    return torch.device(wanted)
 
 
 @contextmanager

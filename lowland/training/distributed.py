@@ -50,7 +50,7 @@ class Team:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and shows progress."""
+        """Tell whether this process writes files and shows progress."""
         return self.rank == 0
 
     def total(self, x: Tensor) -> Tensor:
@@ -64,7 +64,9 @@ class Team:
         """Return whether a bool on the device is true in every process, without waiting for the
         device.
         """
-        return self.total((~flag).float()) == 0 if self.size > 1 else flag
+        if self.size == 1:
+            return flag
+        return self.total((~flag).float()) == 0
 
     def broadcast(self, value: Value) -> Value:
         """Return the main process's value in every process."""
@@ -103,13 +105,17 @@ class Team:
         """Return `make()`, run in the main process first, so that the others find its downloads."""
         made: list[Value] = []
         self.on_main(lambda: made.append(make()))
-        return made[0] if made else make()
+        if made:
+            return made[0]
+        return make()
 
     def main_proxy(self, thing: Value) -> Value:
         """Wrap an object whose methods all processes call together, the main one runs, and all get
         the result of.
         """
-        return thing if self.size == 1 else cast(Value, _MainProxy(self, thing))
+        if self.size == 1:
+            return thing
+        return cast(Value, _MainProxy(self, thing))
 
     def barrier(self) -> None:
         """Wait until all processes are here."""
@@ -117,7 +123,8 @@ class Team:
             dist.barrier()
 
     def shard(self, count: int) -> slice:
-        """Return this process's rows of `count`, which need not divide: sizes differ by one at most.
+        """Return this process's rows of `count`, which need not divide: sizes differ by one at
+        most.
 
         >>> [Team(rank, 3).shard(8) for rank in range(3)]
         [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]

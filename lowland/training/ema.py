@@ -1,14 +1,17 @@
 """Averaged weights: what a run samples and scores with."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from lowland.training.sharding import full_tensor
 
+Averaged = TypeVar("Averaged", bound=nn.Module)
 
-class EMA:
+
+class EMA(Generic[Averaged]):
     """Exponential moving average of a module's weights, θ̄ ← d θ̄ + (1 − d) θ, with a warm-up of
     the decay d.
 
@@ -18,18 +21,16 @@ class EMA:
     are copied. `module` is a separate copy in eval mode that requires no gradients.
     """
 
-    def __init__(self, module: nn.Module, decay: float, start: int | None = None) -> None:
+    def __init__(self, module: Averaged, decay: float, start: int | None = None) -> None:
         self.decay, self.start = decay, start
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module: Averaged = copy.deepcopy(module).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights after its update number `step` (counted from 1)."""
-        decay = (
-            min(self.decay, (1 + step) / (10 + step))
-            if self.start is None
-            else 1 - 1 / max(step - self.start, 1)
-        )
+        decay = min(self.decay, (1 + step) / (10 + step))
+        if self.start is not None:
+            decay = 1 - 1 / max(step - self.start, 1)
         for average, current in zip(self.module.parameters(), module.parameters(), strict=True):
             average.lerp_(full_tensor(current), 1 - decay)
         for kept, buffer in zip(self.module.buffers(), module.buffers(), strict=True):

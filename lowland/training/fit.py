@@ -1,8 +1,6 @@
 """Train a recipe in a run directory."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lowland.data import Dataset
 from lowland.energy import Energy
@@ -10,10 +8,11 @@ from lowland.run import Run
 from lowland.training.distributed import team
 from lowland.training.grow import grow
 from lowland.training.loop import PlainRecipe, load_recipe_data, plain_recipe, train_run
+from lowland.training.settings import Plain
 
 
 def fit(
-    recipe: Mapping[str, Any] | PlainRecipe,
+    recipe: Plain | PlainRecipe,
     run: Run | str | Path,
     *,
     data: Dataset | None = None,

@@ -1,5 +1,5 @@
-"""Growing: train an energy of images from small to large, smaller sizes by `fit` in runs inside the
-run, weights carried on.
+"""Progressive sizes: train an energy of images from small to large, smaller sizes by `fit` in runs
+inside the run, weights carried on.
 
 In a recipe it is one word: training.progressive_sizes = [7, 14], the smaller sides on which to
 train first."""
@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +17,12 @@ from lowland.data import Dataset, Split
 from lowland.domain import Domain
 from lowland.energy import Energy
 from lowland.registry import build
-from lowland.training.loop import load_recipe_data, plain_recipe, train_run
+from lowland.training.loop import PlainRecipe, load_recipe_data, plain_recipe, train_run
+from lowland.training.settings import Plain, Row
 
 
 def grow(
-    recipe: Any,
+    recipe: Plain | PlainRecipe | Sequence[Plain | PlainRecipe],
     run: str | Path,
     sizes: Sequence[int],
     *,
@@ -30,7 +30,7 @@ def grow(
     progress: bool = True,
 ) -> Energy:
     """Train on images of each size in turn, in run/size-7, run/size-14, …, the last in run itself;
-    returns its energy.
+    return its energy.
 
     Small images are cheap and their energies smooth: what is learned there is where the next size
     begins. Images are made small by averaging. recipe: a recipe or its plain values, or a list with
@@ -51,8 +51,8 @@ def grow(
     >>> grow(lowland.read_recipe(recipe), tempfile.mkdtemp(), (4, 8), progress=False).domain.shape
     (1, 8, 8)
     """
-    many = isinstance(recipe, (list, tuple))
-    plain = [plain_recipe(own) for own in (recipe if many else [recipe] * len(sizes))]
+    recipes = recipe if isinstance(recipe, Sequence) else [recipe] * len(sizes)
+    plain = [plain_recipe(own) for own in recipes]
     for values in plain[:-1]:
         values["training"] = {**values["training"], "progressive_sizes": []}
     _check(sizes, len(plain))
@@ -65,7 +65,7 @@ def grow(
     energy: Energy | None = None
     for size, values in zip(sizes, plain, strict=True):
         small = resize_dataset(data, size)
-        start = None if energy is None else _enlarged(energy, values, small.domain)
+        start = None if energy is None else _enlarge(energy, values, small.domain)
         place = Path(run) if size == sizes[-1] else Path(run) / f"size-{size}"
         energy = train_run(values, place, data=small, energy=start, progress=progress)
     assert energy is not None
@@ -73,26 +73,23 @@ def grow(
 
 
 def resize_dataset(data: Dataset, size: int) -> Dataset:
-    """The data set with its images averaged down to sides of `size`; grey levels are no longer
-    counted.
-    """
+    """Return the data set with its images averaged down to sides of `size`; grey levels are no
+    longer counted."""
     if data.domain.shape[1:] == (size, size):
         return data
-    parts: dict[str, Any] = {
-        name: Split(_shrunk(split.x, size), split.y) for name, split in data.splits()
-    }
+    parts: Row = {name: Split(_shrink(split.x, size), split.y) for name, split in data.splits()}
     domain = dataclasses.replace(data.domain, shape=(data.domain.shape[0], size, size))
     return dataclasses.replace(
         data, name=f"{data.name} at {size} × {size}", domain=domain, num_gray_levels=None, **parts
     )
 
 
-def _shrunk(x: Tensor, size: int) -> Tensor:
+def _shrink(x: Tensor, size: int) -> Tensor:
     return torch.cat([interpolate(part, size=(size, size), mode="area") for part in x.split(4096)])
 
 
-def _enlarged(energy: Energy, values: dict[str, Any], domain: Domain) -> Energy:
-    """An energy of the next size with the weights of the last."""
+def _enlarge(energy: Energy, values: Plain, domain: Domain) -> Energy:
+    """Return an energy of the next size with the weights of the last."""
     margin = float(values["training"].get("box_margin", 0.0))
     new: Energy = build("energy", {**values["energy"], "domain": domain.widened(margin)})
     mine, theirs = new.state_dict(), energy.state_dict()

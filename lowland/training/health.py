@@ -1,4 +1,5 @@
-"""Health of a training run: findings from logged numbers, each with a sentence, a remedy and a cure.
+"""Health of a training run: findings from logged numbers, each with a sentence, a remedy and a
+cure.
 
 Energy-based training dies in a handful of ways, and all of them show in numbers before they show in
 pictures:
@@ -22,20 +23,21 @@ then goes back further, to a checkpoint of half the way, and then to the start.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from lowland.training.settings import Plain
 
 Level = Literal["good", "warn", "bad"]
 Cure = Literal["rate", "step", "chains"]
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Plain]
 
 
 class Finding(NamedTuple):
-    """A verdict: its name, level (warn or bad), what is seen in one sentence, what to do in another,
-    and the cure by `fit` itself.
-    """
+    """A verdict: its name, level (warn or bad), what is seen in one sentence, what to do in
+    another, and the cure by `fit` itself."""
 
     name: str
     level: Level

@@ -1,4 +1,4 @@
-"""Training a stack of restricted machines, one layer after another, each by `fit` in a run of its
+"""Train a stack of restricted machines, one layer after another, each by `fit` in a run of its
 own.
 """
 
@@ -14,11 +14,11 @@ from lowland.data.binarization import bernoulli_sample, materialize
 from lowland.domain import binary
 from lowland.training.loop import plain_recipe, train_run
 
-MAX_BATCH = 4096  # examples judged at a time
+MAX_BATCH = 4096  # examples at a time
 
 
 def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: bool = True) -> Any:
-    """Train a deep belief net layer by layer, in run/layer-1, run/layer-2, …; returns the net.
+    """Train a deep belief net layer by layer, in run/layer-1, run/layer-2, …; return the net.
 
     The data of a layer are the hidden units of the one below, drawn anew each time they are taken.
     A layer starts at the one below, transposed, where it is wide enough: there it costs the bound
@@ -32,9 +32,10 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
     >>> import lowland, tempfile, torch
     >>> from lowland.nets import DBN
     >>> digits = lowland.load_data("digits", binarize="threshold")
-    >>> recipe = {"seed": 0, "objective": {"name": "CD"}, "sampler": {"name": "BlockGibbs"}, "training": {"steps": 20}}
-    >>> recipe["training"] |= {"checkpoint_every": 20}
-    >>> net = greedy(DBN(digits.domain, n_hidden=(20, 10)), recipe, tempfile.mkdtemp(), data=digits, progress=False)
+    >>> recipe = {"seed": 0, "objective": {"name": "CD"}, "sampler": {"name": "BlockGibbs"}}
+    >>> recipe["training"] = {"steps": 20, "checkpoint_every": 20}
+    >>> net, run = DBN(digits.domain, n_hidden=(20, 10)), tempfile.mkdtemp()
+    >>> net = greedy(net, recipe, run, data=digits, progress=False)
     >>> net.fantasies(2, 5, torch.Generator().manual_seed(0)).shape
     torch.Size([2, 1, 8, 8])
     """
@@ -61,7 +62,7 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
 
 
 def hidden_data(machine: Any, data: Dataset, seed: int = 0) -> Dataset:
-    """The data set of the hidden units of a machine: means E[h | x] for training, drawn anew each
+    """Return the data set of a machine's hidden units: means E[h | x] for training, drawn anew each
     time; draws elsewhere.
     """
     data = materialize(data)

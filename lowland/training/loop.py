@@ -4,10 +4,9 @@ on.
 
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from tqdm.auto import tqdm
 
@@ -21,7 +20,10 @@ from lowland.training.memory import peak_mb
 from lowland.training.preflight import probe
 from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session
+from lowland.training.settings import Plain, Row
 from lowland.training.tensorboard import Board
+
+ProgressBar: TypeAlias = "tqdm[Any]"
 
 
 class TrainingStoppedError(RuntimeError):
@@ -34,22 +36,24 @@ class TrainingStoppedError(RuntimeError):
 class PlainRecipe(Protocol):
     """A recipe that turns into plain values."""
 
-    def plain(self) -> dict[str, Any]: ...
+    def plain(self) -> Row: ...
 
 
-def plain_recipe(recipe: Mapping[str, Any] | PlainRecipe) -> dict[str, Any]:
+def plain_recipe(recipe: Plain | PlainRecipe) -> dict[str, Any]:
     """Return the plain values of a recipe."""
-    return recipe.plain() if isinstance(recipe, PlainRecipe) else dict(recipe)
+    if isinstance(recipe, PlainRecipe):
+        return recipe.plain()
+    return dict(recipe)
 
 
-def load_recipe_data(recipe: Mapping[str, Any]) -> Dataset:
+def load_recipe_data(recipe: Plain) -> Dataset:
     """Load the data set that a recipe names."""
     options = {key: value for key, value in recipe["data"].items() if value is not None}
     return load_data(options.pop("name"), **{"seed": recipe["seed"], **options})
 
 
 def train_run(
-    recipe: Mapping[str, Any],
+    recipe: Plain,
     run: Run | str | Path,
     *,
     data: Dataset | None = None,
@@ -64,14 +68,16 @@ def train_run(
             opened = members.on_main(lambda: _open(run, recipe))
             members.on_main(lambda: stack.enter_context(opened.locked()))
             _train(session, members.main_proxy(opened), progress and members.is_main)
-    return cast(Energy, session.ema.module)
+    return session.ema.module
 
 
-def _open(run: Run | str | Path, recipe: Mapping[str, Any]) -> Run:
+def _open(run: Run | str | Path, recipe: Plain) -> Run:
     if isinstance(run, Run):
         return run
     path = Path(run)
-    return Run.open(path) if (path / "recipe.json").exists() else Run.create(path, recipe)
+    if (path / "recipe.json").exists():
+        return Run.open(path)
+    return Run.create(path, recipe)
 
 
 def _train(session: Session, run: Run, progress: bool) -> None:
@@ -95,7 +101,7 @@ def _train(session: Session, run: Run, progress: bool) -> None:
         session.ema.module.load_state_dict(best.tensors["ema"])
 
 
-def _describe_data(data: Dataset) -> dict[str, Any]:
+def _describe_data(data: Dataset) -> Row:
     """Return what scoring and sampling need to know of the data when these are not at hand."""
     return {
         "name": data.name,
@@ -116,7 +122,7 @@ def _describe_data(data: Dataset) -> dict[str, Any]:
     }
 
 
-def _progress_bar(total: int, done: int, shown: bool) -> "tqdm[Any]":
+def _progress_bar(total: int, done: int, shown: bool) -> ProgressBar:
     interval = 0.2 if sys.stderr.isatty() else 20.0  # a log file wants a line now and then
     return tqdm(
         total=total,
@@ -128,7 +134,7 @@ def _progress_bar(total: int, done: int, shown: bool) -> "tqdm[Any]":
     )
 
 
-def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
+def _begin(session: Session, run: Run, progress: bool) -> list[Row]:
     """Restore the newest checkpoint, or probe a copy and write the first one; return the log rows
     that lead up to it.
     """
@@ -142,17 +148,18 @@ def _begin(session: Session, run: Run, progress: bool) -> list[dict[str, Any]]:
         if session.settings.preflight != "off":
             report = session.team.broadcast(probe(session))
             run.log({"step": 0, "event": "preflight", **report.plain()})
-            for sentence in report.sentences if progress else ():
-                tqdm.write(f"preflight: {sentence}", file=sys.stderr)
+            if progress:
+                for sentence in report.sentences:
+                    tqdm.write(f"preflight: {sentence}", file=sys.stderr)
         run.save_checkpoint(session.checkpoint(run.log_size()))
     return lineage(run.rows())
 
 
-def lineage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def lineage(rows: list[Row]) -> list[Row]:
     """Return the rows that lead to the present state: no events, nothing that was rolled back;
     those before a cure marked stale.
     """
-    kept: list[dict[str, Any]] = []
+    kept: list[Row] = []
     for row in rows:
         if row.get("event") == "rollback":
             kept = _mark_stale(kept, row["to"])
@@ -161,7 +168,7 @@ def lineage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _mark_stale(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+def _mark_stale(rows: list[Row], step: int) -> list[Row]:
     """Return the rows up to a step, marked as logged before a cure."""
     return [{**row, "stale": True} for row in rows if row["step"] <= step]
 
@@ -175,7 +182,7 @@ class Loop:
         self,
         session: Session,
         run: Run,
-        rows: list[dict[str, Any]],
+        rows: list[Row],
         board: Board,
         started: float,
     ) -> None:
@@ -184,11 +191,11 @@ class Loop:
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether nothing better was found for as long as patience lasts."""
+        """Tell whether nothing better was found for as long as patience lasts."""
         patience = self.session.settings.patience
         return bool(patience) and self.session.best.get("waited", 0) >= patience
 
-    def update(self, bar: "tqdm[Any]") -> None:
+    def update(self, bar: ProgressBar) -> None:
         """Make one update; and where it is time, a row in the log, a diagnosis, a checkpoint."""
         session, settings = self.session, self.session.settings
         session.advance()
@@ -215,9 +222,10 @@ class Loop:
     def _save(self) -> None:
         session, run = self.session, self.run
         run.save_checkpoint(session.checkpoint(run.log_size()))
-        newest = run.steps()[-session.settings.keep_checkpoints :]
-        best = {int(session.best["step"])} if session.best else set()
-        run.keep_checkpoints({*newest, *self._landmarks()} | best)
+        kept = {*run.steps()[-session.settings.keep_checkpoints :], *self._landmarks()}
+        if session.best:
+            kept.add(int(session.best["step"]))
+        run.keep_checkpoints(kept)
 
     def _landmarks(self) -> set[int]:
         """Return checkpoints for when the newest is not far enough back: the start, and one a
@@ -227,7 +235,7 @@ class Loop:
         power = 1 << max(self.session.step // every, 1).bit_length() - 1
         return {0, every * power, every * power // 2}
 
-    def _log(self, row: dict[str, Any], findings: list[Finding]) -> None:
+    def _log(self, row: Row, findings: list[Finding]) -> None:
         """Write the row, and an event for every finding that is new or has changed its level."""
         known = {(f.name, f.level) for f in diagnose(self.rows)}
         self.rows.append(row)

@@ -1,5 +1,4 @@
-"""What training holds in memory: blocks whose activations are computed again instead of kept, and
-the peak.
+"""Memory of training: blocks whose activations are computed again instead of kept, and the peak.
 
 A network of L residual blocks keeps all activations of a forward pass until the backward pass has
 used them. With `recompute` it keeps the input of each block alone and runs the block once more when
@@ -22,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(energy: nn.Module) -> int:
-    """Let the blocks of an energy compute their activations again in the backward pass; returns how
+    """Let the blocks of an energy compute their activations again in the backward pass; return how
     many there are.
 
     A block is an inner module with layers of its own (a residual block, say), a list of layers is
@@ -37,7 +36,7 @@ def recompute(energy: nn.Module) -> int:
             "training.accumulate"
         )
     for block in found:
-        block.forward = _Recomputed(block)
+        block.forward = _CheckpointedForward(block)
     return len(found)
 
 
@@ -49,7 +48,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-class _Recomputed:
+class _CheckpointedForward:
     """The forward of a block, under a checkpoint that replays its buffers. A copy of the block has
     a copy of this.
     """
@@ -64,12 +63,14 @@ class _Recomputed:
 
     def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         moving = self.block.training and any(True for _ in self.block.buffers())
-        held = _Held(self.block)
-        return (held, _Replay(held)) if moving else (nullcontext(), nullcontext())
+        snapshot = _BufferSnapshot(self.block)
+        if not moving:
+            return nullcontext(), nullcontext()
+        return snapshot, _BufferReplay(snapshot)
 
 
-class _Held(AbstractContextManager[None]):
-    """Remembers the buffers as a forward pass in training mode left them: the power iteration of
+class _BufferSnapshot(AbstractContextManager[None]):
+    """The buffers as a forward pass in training mode left them: the power iteration of
     spectral norm moves them.
     """
 
@@ -81,16 +82,16 @@ class _Held(AbstractContextManager[None]):
         self.buffers = [buffer.clone() for buffer in self.block.buffers()]
 
 
-class _Replay(AbstractContextManager[None]):
+class _BufferReplay(AbstractContextManager[None]):
     """Inside: the buffers of that pass, which do not move on. After: as before. Entered once for
     each backward pass.
     """
 
-    def __init__(self, held: _Held) -> None:
-        self.held = held
+    def __init__(self, snapshot: _BufferSnapshot) -> None:
+        self.snapshot = snapshot
 
     def __enter__(self) -> None:
-        block = self.held.block
+        block = self.snapshot.block
         holders = [
             module for module in block.modules() if any(True for _ in module.buffers(recurse=False))
         ]
@@ -98,7 +99,7 @@ class _Replay(AbstractContextManager[None]):
         self.now = [buffer.clone() for buffer in block.buffers()]
         for module, _ in self.modes:
             module.training = False
-        self._put(self.held.buffers)
+        self._put(self.snapshot.buffers)
 
     def __exit__(self, *_: object) -> None:
         for module, mode in self.modes:
@@ -107,14 +108,13 @@ class _Replay(AbstractContextManager[None]):
 
     @torch.no_grad()
     def _put(self, values: list[Tensor]) -> None:
-        for buffer, value in zip(self.held.block.buffers(), values, strict=True):
+        for buffer, value in zip(self.snapshot.block.buffers(), values, strict=True):
             buffer.copy_(value)
 
 
 def peak_mb(device: torch.device) -> float:
-    """The most memory that this process has held so far, in MiB: of the device on CUDA, resident
-    otherwise.
-    """
+    """Return the peak memory of this process so far, in MiB: of the device on CUDA, else
+    resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere

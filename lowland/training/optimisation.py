@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.training.settings import Training
+from lowland.training.settings import Row, Training
 from lowland.training.sharding import full_tensor, shard_like
 
 
-def optimizer_of(
+def build_optimizer(
     energy: nn.Module, partner: nn.Module | None, partner_rate: float, settings: Training
 ) -> torch.optim.Optimizer:
-    """Adam (with the weight decay apart from the moments) or SGD; a partner has a group of its own,
-    without decay.
+    """Return Adam (with the weight decay apart from the moments) or SGD; a partner has a group of
+    its own, without decay.
     """
-    groups: list[dict[str, Any]] = [{"params": list(energy.parameters()), "factor": 1.0}]
+    groups: list[Row] = [{"params": list(energy.parameters()), "factor": 1.0}]
     if partner is not None:
         groups.append(
             {"params": list(partner.parameters()), "factor": partner_rate, "weight_decay": 0.0}
         )
     groups = [group for group in groups if group["params"]]
-    options: dict[str, Any] = {
+    options: Row = {
         "lr": settings.learning_rate,
         "weight_decay": settings.weight_decay,
         "fused": True,
@@ -35,8 +35,8 @@ def optimizer_of(
     return kind(groups, betas=settings.betas, **options)
 
 
-def clipped_norm(modules: list[nn.Module], bound: float) -> Tensor:
-    """Clip the gradients of each module to a norm of its own; returns the first module's norm, not
+def clip_gradients(modules: list[nn.Module], bound: float) -> Tensor:
+    """Clip the gradients of each module to a norm of its own; return the first module's norm, not
     finite if any is not.
 
     bound: 0 for none. Nothing waits for the device.
@@ -56,7 +56,7 @@ def step_if(optimizer: Any, sound: Tensor) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments as named tensors."""
+    """Return the moments as named tensors."""
     found = optimizer.state_dict()["state"]
     moments = {
         f"{i}.{name}": value
@@ -64,14 +64,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for name, value in state.items()
         if value is not None
     }
-    return {
-        name: full_tensor(moments[name]) for name in sorted(moments)
-    }  # every process asks for the same one
+    # in one order, so that every process asks for the same one
+    return {name: full_tensor(moments[name]) for name in sorted(moments)}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, with the memory layout that the optimiser itself would
-    have chosen.
+    """Load what `optimizer_tensors` returned, with the memory layout that the optimiser itself
+    would have chosen.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}

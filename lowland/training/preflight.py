@@ -9,7 +9,7 @@ in three updates of a copy, which is thrown away.
 import copy
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from lowland.energy import latent_of, noise_of, value_and_score
 from lowland.samplers.kernel import HasStepSize
 from lowland.samplers.langevin import Langevin, ShortRun
 from lowland.training.session import Session
+from lowland.training.settings import Row
 
 UPDATES = 3  # of the copy
 MAX_PROBE_ROWS = 64  # examples at which energies and chain steps are looked at
@@ -48,7 +49,7 @@ class ProbeReport:
     step_factor: float
     sentences: tuple[str, ...]
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Row:
         """Return the values for the log."""
         return asdict(self) | {"sentences": list(self.sentences)}
 
@@ -65,14 +66,14 @@ class _Trial(NamedTuple):
 
     @property
     def unstable(self) -> bool:
-        """Whether the rate is far too large."""
+        """Tell whether the rate is far too large."""
         growth = self.energy_std_after / max(self.energy_std_before, 1.0)
         calm = growth <= MAX_GROWTH and self.weight_change < MAX_WEIGHT_CHANGE  # NaN is not
         return not (self.finite and calm)
 
     @property
     def overshoots(self) -> bool:
-        """Whether the sampler's step is far too large."""
+        """Tell whether the sampler's step is far too large."""
         return self.drift > MAX_DRIFT or self.noise > MAX_NOISE
 
 
@@ -86,7 +87,9 @@ def probe(session: Session) -> ProbeReport:
     """
     rate = step = 1.0
     first = trial = _try(session, rate, step)
-    for _ in range(MAX_RATE_HALVINGS if session.settings.preflight == "adjust" else 0):
+    for _ in range(MAX_RATE_HALVINGS):
+        if session.settings.preflight != "adjust":
+            break
         if trial.unstable:
             rate *= 0.5
         elif trial.overshoots:
@@ -114,7 +117,7 @@ def _try(session: Session, rate: float, step: float) -> _Trial:
         "batch": session.settings.batch // session.team.size,
     }
     energy = copy.deepcopy(session.ema.module).requires_grad_(True)
-    one = Session({**session.recipe, "training": training}, session.data, cast(Any, energy))
+    one = Session({**session.recipe, "training": training}, session.data, energy)
     one.lower_rate(rate)
     one.shorten_step(step)
     x = session.data.train.x[:MAX_PROBE_ROWS].to(session.device)

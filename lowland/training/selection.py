@@ -14,12 +14,11 @@ part; others are compared as they are.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from lowland.data import materialize
-from lowland.energy import energy_values, latent_of, noise_of
+from lowland.energy import Energy, energy_values, latent_of, noise_of
 from lowland.metrics import frechet_distance, ksd, mmd
 from lowland.seeds import make_generator
 from lowland.tasks import generate_from_recipe
@@ -42,7 +41,7 @@ class Selection:
 
     @classmethod
     def of(cls, session: Session) -> "Selection | None":
-        """What the settings ask for; None for nothing."""
+        """Build what the settings ask for; None for nothing."""
         settings = session.settings
         if settings.select_by == "none":
             return None
@@ -67,8 +66,8 @@ class Selection:
         )
 
     def judge(self, session: Session) -> dict[str, float]:
-        """Judge the averaged weights where it is time, remember the best in the session; what goes
-        into the log.
+        """Judge the averaged weights where it is time, and remember the best in the session; return
+        the criterion for the log.
         """
         if session.step % self.every and session.step < session.settings.steps:
             return {}
@@ -81,36 +80,35 @@ class Selection:
         return {self.criterion: value}
 
     def value(self, session: Session) -> float:
-        """The criterion for the averaged weights: low is good; infinite if something is not
+        """Return the criterion for the averaged weights: low is good; infinite if something is not
         finite.
         """
-        energy: Any = session.ema.module
-        found = (
-            self._found(session, energy)
-            if all(bool(p.isfinite().all()) for p in energy.parameters())
-            else math.inf
-        )
-        return found if math.isfinite(found) else math.inf
+        energy = session.ema.module
+        if not all(bool(p.isfinite().all()) for p in energy.parameters()):
+            return math.inf
+        value = self._evaluate(session, energy)
+        return value if math.isfinite(value) else math.inf
 
-    def _found(self, session: Session, energy: Any) -> float:
+    def _evaluate(self, session: Session, energy: Energy) -> float:
         if self.criterion == "ksd":
             return ksd(energy, self.held.to(session.device)).value
         seed, step = session.recipe["seed"], session.step
         generator = make_generator(seed, "selection", step, device=session.device)
-        made = generate_from_recipe(
-            energy, session.recipe, len(self.held), generator=generator
-        ).x.cpu()
+        count = len(self.held)
+        made = generate_from_recipe(energy, session.recipe, count, generator=generator).x.cpu()
         if not bool(made.isfinite().all()):
             return math.inf
         a, b = self.features(made), self.features(self.held)
-        return mmd(a, b).value if self.criterion == "mmd" else frechet_distance(a, b)
+        if self.criterion == "mmd":
+            return mmd(a, b).value
+        return frechet_distance(a, b)
 
 
 def held_gap(session: Session) -> dict[str, float]:
-    """By how many spreads held-out data lie above training data in the averaged energy; {} where it
-    needs more than x.
+    """Return how far held-out data lie above training data in the averaged energy, in standard
+    deviations; {} where it needs more than x.
     """
-    energy: Any = session.ema.module
+    energy = session.ema.module
     plain = (
         energy.domain.kind in ("real", "box")
         and latent_of(energy).data_domain is None

@@ -6,9 +6,8 @@ the position in the data and what health has changed: the factors of learning ra
 else carries state, which is why a resumed run equals an uninterrupted one bit for bit.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,13 +35,13 @@ from lowland.training.distributed import Team
 from lowland.training.ema import EMA
 from lowland.training.memory import recompute
 from lowland.training.optimisation import (
-    clipped_norm,
-    optimizer_of,
+    build_optimizer,
+    clip_gradients,
     optimizer_tensors,
     restore_optimizer,
     step_if,
 )
-from lowland.training.settings import Training
+from lowland.training.settings import Plain, Row, Training
 from lowland.training.sharding import (
     accumulate_gradients,
     average_unsynced,
@@ -65,7 +64,7 @@ class Session:
 
     def __init__(
         self,
-        recipe: Mapping[str, Any],
+        recipe: Plain,
         data: Dataset,
         energy: Energy | None = None,
         team: Team | None = None,
@@ -95,7 +94,7 @@ class Session:
         if settings.compile:
             self.energy.compile()
         self._evaluate = wrap_step(self.module, settings.sharding, self.team, device)
-        self.optimizer = optimizer_of(
+        self.optimizer = build_optimizer(
             self.energy, self.partner, self.objective.partner_rate, settings
         )
         self.generators = {
@@ -126,7 +125,9 @@ class Session:
         x = perturb_examples(
             x.to(self.device), self.data, self.settings, self.energy.domain, self.generators["data"]
         )
-        return Batch(x, y.to(self.device) if self.labelled and y is not None else None)
+        if y is None or not self.labelled:
+            return Batch(x)
+        return Batch(x, y.to(self.device))
 
     def advance(self) -> None:
         """Make one update. A loss or gradient that is not finite leaves the weights alone and is
@@ -148,7 +149,7 @@ class Session:
         if self.settings.optimizer == "sgd" and center is not None:  # Adam would rescale it
             center()
         modules = [module for module in (self.energy, self.partner) if module is not None]
-        norm = full_tensor(clipped_norm(modules, self.settings.grad_clip_norm))
+        norm = full_tensor(clip_gradients(modules, self.settings.grad_clip_norm))
         sound = self.team.all_true(norm.isfinite() & self._losses.isfinite())
         step_if(self.optimizer, sound)
         self.step += 1
@@ -169,7 +170,7 @@ class Session:
         if loss.negatives is not None:
             self._averages.add(diversity(loss.negatives, batch.x))
         self._losses = self._losses + loss.value.detach()
-        value = loss.value / parts if parts > 1 else loss.value
+        value = loss.value / parts
         del loss  # from here on the graph alone holds the negatives
         value.backward()
 
@@ -193,9 +194,9 @@ class Session:
         self._nonfinite = torch.zeros((), dtype=torch.long, device=self.device)
         self._losses = torch.zeros((), device=self.device)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """Return the means of all terms since the last row, over all processes, and begin anew."""
-        row: dict[str, Any] = {"step": self.step, **self._averages.means(self.team)}
+        row: Row = {"step": self.step, **self._averages.means(self.team)}
         row |= {"nonfinite": int(self._nonfinite), "rate": self.optimizer.param_groups[0]["lr"]}
         self._begin_row()
         return row
@@ -217,7 +218,9 @@ class Session:
 
     def reinit_chains(self, share: float) -> int:
         """Begin a share of the chains anew, the oldest first; return how many."""
-        return 0 if self.buffer is None else self.buffer.reinit(share, self.generators["chains"])
+        if self.buffer is None:
+            return 0
+        return self.buffer.reinit(share, self.generators["chains"])
 
     # ---- saving ----------------------------------------------------------------------------------
 

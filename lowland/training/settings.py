@@ -19,6 +19,8 @@ from lowland.objectives.ranges import (
 )
 from lowland.samplers.precision import PRECISIONS
 
+Plain = Mapping[str, Any]  # values of a recipe, or of a section of it
+Row = dict[str, Any]  # one line of the log
 BELOW_ONE = Range("in [0, 1)", lambda value: 0 <= value < 1)
 RISING = Range(
     "rising sides of images",
@@ -143,7 +145,7 @@ class Training:
         )
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> "Training":
+    def from_plain(cls, values: Plain) -> "Training":
         """Build settings from the values of a recipe, in which tuples are lists."""
         options: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -158,11 +160,13 @@ class Training:
         >>> Training(steps=100, warmup=10, decay_fraction=0.5, learning_rate=1.0).rate(75)
         0.5
         """
-        rise = (step + 1) / self.warmup if self.warmup else 1.0
-        falling = self.decay_fraction * self.steps
-        left = min((self.steps - step) / falling if falling else 1.0, 1.0)
+        rise = left = 1.0
+        if self.warmup:
+            rise = min((step + 1) / self.warmup, 1.0)
+        if self.decay_fraction:
+            left = min((self.steps - step) / (self.decay_fraction * self.steps), 1.0)
         fall = left if self.schedule == "linear" else math.sin(left * math.pi / 2) ** 2
-        return self.learning_rate * min(rise, fall, 1.0)
+        return self.learning_rate * min(rise, fall)
 
 
 def _multiple_of(part: int, name: str, least: int = 0) -> Range:

@@ -113,7 +113,9 @@ def _is_divided(tensor: Tensor) -> bool:
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return the full tensor of which a process may hold a part; every process must ask."""
-    return cast(Any, tensor).full_tensor() if _is_divided(tensor) else tensor
+    if _is_divided(tensor):
+        return cast(Any, tensor).full_tensor()
+    return tensor
 
 
 def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
@@ -146,7 +148,9 @@ def load_full_state_dict(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 def concatenate_ranks(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Concatenate the chains of all processes, by rank."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    if not parts:
+        return {}
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def number_by_rank(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,6 +1,4 @@
-"""One evaluation of the loss, as a module: what several processes wrap, what is stepped and
-saved.
-"""
+"""One evaluation of the loss, as a module that several processes can wrap."""
 
 from collections.abc import Sequence
 

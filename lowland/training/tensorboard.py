@@ -1,8 +1,9 @@
 """Scalars for TensorBoard, beside the log that is always written."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lowland.training.settings import Row
 
 
 class Board:
@@ -33,8 +34,8 @@ class Board:
         if self._writer is not None:
             self._writer.close()
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """One row of the log: every number under its name."""
+    def write(self, row: Row) -> None:
+        """Write one row of the log: every number under its name."""
         if self._writer is None:
             return
         for name, value in row.items():
