@@ -64,7 +64,7 @@ def rows() -> dict[str, Row]:
         "images-residual": Row(
             "Langevin, images, residual net",
             partial(rows_langevin.langevin_images, "residual", steps=30),
-            tiny,
+            {"chains": 2, "steps": 3},
         ),
         "overhead-mlp": Row(
             "Langevin, MLP, 1,000 chains", rows_langevin.overhead_mlp, {"chains": 50, "steps": 10}

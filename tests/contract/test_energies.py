@@ -127,9 +127,9 @@ def test_hard_labels_are_one_hot_soft_labels_and_soft_labels_are_averages(case: 
     soft = soft / soft.sum(1, keepdim=True)
     torch.testing.assert_close(energy(x, soft), (soft * table).sum(1), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(energy(x), -(-table).exp().mean(1).log(), rtol=1e-11, atol=1e-11)
-    labels = labels_of(energy)
-    if labels is not None:
-        torch.testing.assert_close(labels.class_energies(x), table, rtol=1e-11, atol=1e-11)
+    known = labels_of(energy)
+    if known is not None:
+        torch.testing.assert_close(known.class_energies(x), table, rtol=1e-11, atol=1e-11)
     assert table.std(1).min() > 0, "all classes have one energy: the test would prove nothing"
     for c in (labels, soft):
         torch.testing.assert_close(
