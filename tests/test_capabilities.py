@@ -559,7 +559,7 @@ USES: dict[str, tuple[Callable[[], Energy], Callable[[Energy], Tensor]]] = {
     "tempering": (machine, chains(ParallelTempering(BlockGibbs(), (1.0, 2.0, 4.0)))),
     "PCD": (machine, pcd),
     "enumeration": (machine, log_z_of()),
-    "own path": (machine, log_z_of(exact=False, chains=20, rungs=20)),
+    "own path": (machine, log_z_of(exact=False, chains=20, num_temperatures=20)),
     "flow": (lambda: NoiseMLP(real(3), (5,)), flow),
     "class energies": (
         lambda: MLP(real(3), (5,), classes=3),

@@ -97,7 +97,8 @@ def energy_stats(
     """
     if unit not in ENERGY_UNITS:
         raise ValueError(
-            f"the unit is {unit!r}; energies are measured by {', '.join(ENERGY_UNITS)}; choose one of them"
+            f"the unit is {unit!r}; energies are measured by {', '.join(ENERGY_UNITS)}; choose one "
+            "of them"
         )
     check_points(lift(energy), x)
     values = energy_values(energy, x).double()

@@ -335,8 +335,8 @@ def _read(path: str | Path) -> tuple[OutlierScore, DataSummary | None, dict[str,
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         if about["format"] != DETECTOR_FORMAT:
             raise ValueError(
-                f"{path} is a detector of format {about['format']}; this lowland reads {DETECTOR_FORMAT}; "
-                "fit it again"
+                f"{path} is a detector of format {about['format']}; this lowland reads "
+                f"{DETECTOR_FORMAT}; fit it again"
             )
         _ = tensors["calibration"]
         summary = about["summary"] and _summary_from_dict(about["summary"])
