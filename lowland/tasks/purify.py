@@ -133,8 +133,8 @@ def check_settings(
         raise ValueError(
             f"purify was given method {method!r}, {steps} steps, sigma {sigma}, step_size "
             f"{step_size}, temperature {temperature} and clip {clip}; the method is one of "
-            f"{', '.join(PURIFY_METHODS)}, sizes are above 0, temperature and Langevin's sigma at least "
-            "0, and a denoiser takes a step or more; correct them"
+            f"{', '.join(PURIFY_METHODS)}, sizes are above 0, temperature and Langevin's sigma at "
+            "least 0, and a denoiser takes a step or more; correct them"
         )
     needs = "'denoise' needs an energy E(x, σ), 'langevin' and 'map' one of x alone"
     noisy, name = noise_of(energy) is not None, type(energy).__name__

@@ -91,9 +91,9 @@ def split_gibbs_sample(
     σ > 0, which remove both as far as they mix; none unless given.
 
     Chains move in parts of `batch`; progress: called with 1 after each pass of each part; precision
-    ("float32", "bfloat16" or "auto"): of the network on the way down. Samples may lie a little outside a
-    box; expected clean points are projected onto it. Cost: num_levels · denoise_steps gradients per
-    sample.
+    ("float32", "bfloat16" or "auto"): of the network on the way down. Samples may lie a little
+    outside a box; expected clean points are projected onto it. Cost: num_levels · denoise_steps
+    gradients per sample.
 
     Raises ValueError for a noise below 0, or of 0 with another operator, levels that do not fall,
     an energy without noise levels, shapes that A cannot relate, an operator that is not linear, a
