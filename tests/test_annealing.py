@@ -341,8 +341,8 @@ def broken(x: Tensor) -> Tensor:
     ("path", "sampler", "words"),
     [
         ([BASE], MALA(0.1), "at least two"),
-        ([BASE, BASE], Langevin(0.1), "leave the law"),
-        ([BASE, BASE], ParallelTempering(MALA(0.1), (1.0, 2.0)), "leave the law"),
+        ([BASE, BASE], Langevin(0.1), "leave exp"),
+        ([BASE, BASE], ParallelTempering(MALA(0.1), (1.0, 2.0)), "leave exp"),
         ([BASE, BASE], BlockGibbs(), "domain"),
         ([BASE, BASE], [MALA(0.1)], "one each"),
         ([BASE, Function(broken, real(2))], MALA(0.1), "not numbers"),

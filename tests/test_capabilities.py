@@ -42,7 +42,7 @@ from lowland.nets import DBM, IGEBM, MLP, RBM, NoiseMLP, NoiseUNet
 from lowland.objectives import PCD, Batch, Context
 from lowland.samplers import BlockGibbs, ParallelTempering
 from lowland.samplers.acceleration import Accelerated
-from lowland.samplers.ais import _Remembering
+from lowland.samplers.caching import CachingEnergy
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.recovery import ConditionalEnergy
 from lowland.samplers.tempering import Tempered
@@ -118,7 +118,7 @@ WRAPPERS: dict[str, Callable[[Energy], Energy | None]] = {
     "e.given(c)": bind,
     "2 e.given(c)": lambda e: None if bind(e) is None else Sum([e.given(condition(e))], [2.0]),
     "e in chunks": lambda e: Accelerated(e, False, False, 3, True),
-    "e on a path": _Remembering,
+    "e on a path": CachingEnergy,
     "e at temperatures": lambda e: Tempered(e, torch.tensor([1.0, 0.5], dtype=WIDE), ROWS // 2),
     "e(x)": lambda e: scale(e, 1.0),
     "e(x / 2)": lambda e: scale(e, 0.5),

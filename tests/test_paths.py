@@ -25,6 +25,7 @@ from lowland import (
     sample,
 )
 from lowland.domain import Domain
+from lowland.energy import Gibbs
 from lowland.samplers import (
     GHMC,
     GibbsWithGradients,
@@ -57,7 +58,11 @@ class Pairs(Energy):
             return self._of(2 * x - 1)
         return self._of(self.spins[x.long()])
 
-    def relaxed(self, z: Tensor, c: Any = None) -> Tensor:
+    @property
+    def gibbs(self) -> Gibbs:
+        return Gibbs(one_hot_energy=self._relax)
+
+    def _relax(self, z: Tensor, c: Any = None) -> Tensor:
         return self._of(z @ self.spins)
 
     def _of(self, u: Tensor) -> Tensor:

@@ -43,7 +43,9 @@ def sum_gibbs(terms: Terms) -> Gibbs | None:
     """
     parts = [term.gibbs for term, _ in terms]
     known = [part for part in parts if part is not None]
-    if len(known) < len(parts) or not parts:
+    if not parts:  # the constant 0
+        return Gibbs(one_hot_energy=lambda z, c=None: z.new_zeros(len(z)))
+    if len(known) < len(parts):
         return None
     if len(terms) == 1:
         return _scale_gibbs(known[0], terms[0][1])
