@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
-from difflib import get_close_matches
 from functools import partial, wraps
 from pathlib import Path
 from shutil import get_terminal_size
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Union, get_args, get_origin
 
 from lowland import __version__
 from lowland.commands import COMMANDS
+from lowland.registry import suggest
 
 if TYPE_CHECKING:
     from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -74,8 +74,7 @@ def call(arguments: list[str]) -> Any:
     two = " ".join(arguments[:2])
     name = two if two in COMMANDS else arguments[0]
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"`{PROGRAM} --help` lists them"
+        hint = suggest(name, COMMANDS, f"`{PROGRAM} --help` lists them")
         raise ValueError(f"there is no command {name!r}; {hint}")
     command = COMMANDS[name]
 

@@ -12,11 +12,12 @@ no second one.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+Plain = dict[str, Any]  # plain values by name, as JSON and TOML have them
 KINDS = ("energy", "sampler", "objective", "term")
 PROVIDERS = (
     "lowland.nets",
@@ -27,6 +28,12 @@ PROVIDERS = (
 
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
 T = TypeVar("T")
+
+
+def suggest(name: str, allowed: Iterable[str], otherwise: str) -> str:
+    """Ask for the name that was probably meant, if one is near; else return other advice."""
+    near = get_close_matches(name, list(allowed), n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def register(kind: str) -> Callable[[type[T]], type[T]]:
@@ -66,8 +73,7 @@ def build(kind: str, values: Mapping[str, Any]) -> Any:
     name = values.pop("name", None)
     known = registered(kind)
     if name not in known:
-        near = get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        hint = suggest(str(name), known, "choose one of them")
         raise ValueError(
             f"{kind} {name!r} is not known; registered are {', '.join(sorted(known))}; {hint}"
         )

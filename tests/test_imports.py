@@ -96,7 +96,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": PUBLIC | {"trained"},
     "commands": PUBLIC | {"trained", "evaluation", "doctor", "pretrained"},
     "doctor": {"run", "data"},
-    "cli": {"commands", ""},
+    "cli": {"commands", "registry", ""},
     "__main__": {"cli"},
     "testing": {"energy", "samplers", "targets"} | LEAVES,
     "interop": PUBLIC | {"commands", "trained", ""},

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lowland.registry import Plain
+
 
 def compose(
     runs: list[str | Path],
@@ -249,7 +251,7 @@ def predict(
     return write_strip(model, target, shown, arrays)
 
 
-def _given(arguments: Mapping[str, Any], *others: str) -> dict[str, Any]:
+def _given(arguments: Mapping[str, Any], *others: str) -> Plain:
     """Return the arguments that were given: not None nor empty, and not among the others."""
     empty = (None, ())
     return {k: v for k, v in arguments.items() if v not in empty and k not in others}

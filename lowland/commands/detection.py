@@ -62,7 +62,7 @@ def detect(
             delta=delta,
             progress=partial(tqdm, desc="detect", unit="piece", disable=hidden),
         )
-        return write_rows(rows, None if out is None else Path(out), format, SCORE_COLUMNS)
+        return write_rows(rows, out, format, SCORE_COLUMNS)
 
 
 def detect_fit(
@@ -120,7 +120,7 @@ def detect_fit(
         fitted.ranks(alpha)
     if not quiet:
         print(describe_promises(fitted, delta), file=sys.stderr)
-    return fitted.save(model.run.path / DETECTOR_FILE if out is None else Path(out))
+    return fitted.save(out or model.run.path / DETECTOR_FILE)
 
 
 def bench(

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from lowland.registry import Plain
+
 
 class RecipeLike(Protocol):
     """A recipe that was read: `lowland.config.Recipe`."""
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """Return the recipe as plain values."""
 
 
@@ -69,7 +71,7 @@ def evaluate(
     chains: int = 200,
     num_temperatures: int = 1000,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Plain:
     """Measure samples, detection and restoration of a run on its test part, or its likelihood;
     prints the figures as JSON.
 
@@ -150,7 +152,7 @@ def doctor(*, data_root: str | Path | None = None) -> str:
     return examine(data_root)
 
 
-def _train_and_report(recipe: dict[str, Any], run: Path, quiet: bool) -> Path:
+def _train_and_report(recipe: Plain, run: Path, quiet: bool) -> Path:
     """Train, evaluate and report; after a stop by health, report what went wrong."""
     from lowland.training import TrainingStoppedError, fit
     from lowland.training.distributed import launched_team

@@ -3,7 +3,6 @@
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from lowland.config.recipe import Recipe, recipe_model
 from lowland.config.sections import ConfigError
+from lowland.registry import Plain, suggest
 
 
 def recipes_folder() -> Path:
@@ -55,13 +55,13 @@ def read_recipe(
         raise ConfigError("\n".join([f"{origin} has {many}:", *lines])) from None
 
 
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(pairs: Sequence[str]) -> Plain:
     """Read `--set a.b=c` arguments as overrides; values are TOML, or else words.
 
     >>> parse_overrides(["training.steps=100", "sampler.clamp=[0, 1]", "data.name=mnist"])
     {'training.steps': 100, 'sampler.clamp': [0, 1], 'data.name': 'mnist'}
     """
-    found: dict[str, Any] = {}
+    found: Plain = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
@@ -76,7 +76,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Plain:
     """Read a recipe in TOML, or the recipe.json of a run."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -101,14 +101,13 @@ def _find(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     names = list(recipe_names())
-    near = get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "`lowland recipes` lists them"
+    hint = suggest(name, names, "`lowland recipes` lists them")
     raise ConfigError(
         f"there is no recipe {name!r}; shipped are {', '.join(names)}, or give a .toml file; {hint}"
     )
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def _put(values: Plain, key: str, value: Any) -> None:
     """Set the value at a path such as "training.steps"."""
     *path, last = key.split(".")
     for part in path:
@@ -131,9 +130,8 @@ def _explain(problem: ErrorDetails) -> str:
     path = ".".join(map(str, place)) or "recipe"
     if problem["type"] == "extra_forbidden":
         allowed = _list_keys(place[:-1])
-        near = get_close_matches(str(place[-1]), allowed, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(sorted(allowed))}"
-        return f"{path}: no such key; {hint}"
+        otherwise = f"allowed are {', '.join(sorted(allowed))}"
+        return f"{path}: no such key; {suggest(str(place[-1]), allowed, otherwise)}"
     if problem["type"] == "missing":
         return f"{path}: missing; add it"
     if problem["type"].startswith("union_tag"):
@@ -147,8 +145,8 @@ def _explain_name(context: Mapping[str, Any]) -> str:
     given = f"name is {name!r}" if name else "name is missing"
     if not expected:
         return f"{given}; add name = ..."
-    near = get_close_matches(name, expected.split(", "), n=1)
-    return f"{given}; allowed are {expected}" + (f"; did you mean {near[0]!r}?" if near else "")
+    hint = suggest(name, expected.split(", "), "choose one of them")
+    return f"{given}; allowed are {expected}; {hint}"
 
 
 def _list_keys(path: Sequence[int | str]) -> list[str]:

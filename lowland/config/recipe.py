@@ -15,7 +15,7 @@ from lowland.config.sections import (
     Restoration,
 )
 from lowland.config.toml import to_toml
-from lowland.registry import KINDS, build, nests, parameters, registered
+from lowland.registry import KINDS, Plain, build, nests, parameters, registered
 from lowland.training.settings import Training
 
 
@@ -23,7 +23,7 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
     """Make a strict pydantic model of a constructor's parameters; validating it also builds the
     object, to hear its errors.
     """
-    fields: dict[str, Any] = {"name": (Literal[cls.__name__], ...)} if tagged else {}
+    fields: Plain = {"name": (Literal[cls.__name__], ...)} if tagged else {}
     for name, p in parameters(cls).items():
         if name not in skip:
             kind = _leaves(name) if name in KINDS else p.annotation
@@ -139,7 +139,7 @@ class Recipe(BaseModel):
             )
         return self
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """Return the recipe as JSON values, complete with every default."""
         return self.model_dump(mode="json")
 

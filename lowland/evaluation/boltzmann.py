@@ -3,7 +3,6 @@ training.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from lowland.data import Dataset, bernoulli_sample
 from lowland.evaluation.findings import Findings
 from lowland.metrics import log_likelihood, log_z
 from lowland.nets.boltzmann import RBM
+from lowland.registry import Plain
 from lowland.seeds import make_generator
 from lowland.trained import Model, load, saved_chains
 
@@ -83,7 +83,7 @@ def _fantasies(model: Model, machine: RBM, generator: torch.Generator) -> dict[s
     }
 
 
-def _activity(model: Model, machine: RBM) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _activity(model: Model, machine: RBM) -> tuple[dict[str, Tensor], Plain]:
     """Compute E[h | x] of some test examples sorted by class, units sorted by their mean over the
     test part; returns arrays, and counts of dead and saturated units.
     """
@@ -128,7 +128,7 @@ def base_data(data: Dataset) -> Tensor:
 
 def _bracket_over_training(
     model: Model, found: Findings, generator: torch.Generator
-) -> list[dict[str, Any]]:
+) -> list[Plain]:
     """Bracket the test log-likelihood at some of the checkpoints that the run kept."""
     steps = model.run.steps()
     apart = (len(steps) - 1) / (MAX_CHECKPOINTS - 1)

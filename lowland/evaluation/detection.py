@@ -1,7 +1,5 @@
 """False alarms of a run's detector on fresh data, and how well it finds outliers."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -10,6 +8,7 @@ from lowland.domain import Domain
 from lowland.energy import energy_values
 from lowland.evaluation.findings import Findings
 from lowland.metrics import aupr, auroc, detection_error, false_alarms, fpr95
+from lowland.registry import Plain
 from lowland.tasks.detection.registry import outlier_score_to_dict
 from lowland.trained import Model
 
@@ -49,7 +48,7 @@ def measure_detection(
         name: moved,
         **_other_sets(model, found),
     }
-    figures: dict[str, Any] = {
+    figures: Plain = {
         "nominal": nominal,
         "score": outlier_score_to_dict(detector.outlier_score),
         "calibration_count": detector.calibration_size,

@@ -7,7 +7,6 @@ one is known, and every figure that could flatter stands beside what it must be 
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from lowland.evaluation.boltzmann import measure_boltzmann
 from lowland.evaluation.classification import measure_classification
@@ -17,11 +16,12 @@ from lowland.evaluation.landscape import measure_landscape
 from lowland.evaluation.restoration import measure_restoration
 from lowland.evaluation.samples import measure_samples, train_judge
 from lowland.nets.boltzmann import RBM
+from lowland.registry import Plain
 from lowland.seeds import make_generator
 from lowland.trained import Model
 
 
-def evaluate_model(model: Model, say: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
+def evaluate_model(model: Model, say: Callable[[str], object] = lambda _: None) -> Plain:
     """Measure a trained run, write the results into its directory and return the figures.
 
     say: called with a few words before each part.

@@ -1,9 +1,10 @@
 """Figures, arrays and notes that an evaluation gathers."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
+
+from lowland.registry import Plain
 
 
 @dataclass
@@ -12,6 +13,6 @@ class Findings:
     notes for the reader.
     """
 
-    figures: dict[str, Any] = field(default_factory=dict)
+    figures: Plain = field(default_factory=dict)
     arrays: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -7,7 +7,6 @@ density of; the result names the treatment.
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from lowland.data.binarization import bernoulli_sample
 from lowland.energy import latent_of
 from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
+from lowland.registry import Plain
 from lowland.seeds import make_generator
 from lowland.trained import Model
 
@@ -28,7 +28,7 @@ def measure_likelihood(
     num_temperatures: int = 1000,
     say: Callable[[str], object] = lambda _: None,
     progress: Callable[[int], object] | None = None,
-) -> dict[str, Any]:
+) -> Plain:
     """Bracket log Z of a run; write likelihood.json and likelihood.safetensors (its course along
     the path) and return the figures.
 
@@ -55,12 +55,12 @@ def measure_likelihood(
     )
     say(repr(found))
     binary, how = model.energy.domain.kind == "binary", describe_treatment(model)
-    more: dict[str, Any] = {"binarization" if binary else "dequantisation": how}
+    more: Plain = {"binarization" if binary else "dequantisation": how}
     parts = {
         name: log_likelihood(model.marginal, x, found, **more)
         for name, x in (("train", train), ("test", test))
     }
-    figures: dict[str, Any] = {name: _without_log_z(part.to_dict()) for name, part in parts.items()}
+    figures: Plain = {name: _without_log_z(part.to_dict()) for name, part in parts.items()}
     if model.recipe["training"]["dequantise"] and model.data.num_gray_levels and not _noise(model):
         figures["bits_per_dim"] = bits_per_dim(
             parts["test"], levels=model.data.num_gray_levels
@@ -95,8 +95,11 @@ def describe_treatment(model: Model) -> str:
     if model.energy.domain.kind == "binary":
         return model.data.binarization_note or "binary as stored"
     spread = model.recipe["training"]["dequantise"] and model.data.num_gray_levels
-    words = [f"uniform dequantisation of {model.data.num_gray_levels} levels"] if spread else []
-    words += [f"Gaussian noise of {_noise(model):g} added"] if _noise(model) else []
+    words = []
+    if spread:
+        words.append(f"uniform dequantisation of {model.data.num_gray_levels} levels")
+    if _noise(model):
+        words.append(f"Gaussian noise of {_noise(model):g} added")
     return " and ".join(words) or "data as they are"
 
 
@@ -125,11 +128,11 @@ def _notes(model: Model) -> list[str]:
     return notes
 
 
-def _without_log_z(values: dict[str, Any]) -> dict[str, Any]:
+def _without_log_z(values: Plain) -> Plain:
     return {key: value for key, value in values.items() if key != "log_z"}
 
 
-def _without_course(found: LogZ) -> dict[str, Any]:
+def _without_course(found: LogZ) -> Plain:
     """Return everything but the long lists, which are in likelihood.safetensors."""
     plain = found.to_dict() | {"betas": []}
     for run in (plain["forward"], plain["reverse"]):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lowland.data import DataError, load_data
 from lowland.metrics import separation
+from lowland.registry import Plain
 from lowland.tasks.detection import OUTLIER_SCORES
 from lowland.trained import Model
 
@@ -183,7 +184,7 @@ def make_scorers(model: Model, names: Sequence[str] | None = None) -> dict[str, 
     say) is left out, unless it was asked for by name.
     """
     rows: dict[str, Scorer] = {}
-    for name in list_scores(model) if names is None else names:
+    for name in names or list_scores(model):
         try:
             detector = model.detector(name, model.data.calibration.x[:200])
         except ValueError:
@@ -202,12 +203,12 @@ def measure_separations(
     *,
     draws: int = 1000,
     progress: Callable[[str], object] | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Plain]:
     """Measure the `separation` of test points (N, *event) from every set by every scorer.
 
     Returns {scorer: {set: figures}}.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Plain] = {}
     for name, scorer in rows.items():
         inside, found[name] = scorer(test), {}
         for one in sets:
@@ -221,7 +222,7 @@ def measure_separations(
 
 def measure_shift_curves(
     rows: Mapping[str, Scorer], test: Tensor, generator: torch.Generator, *, draws: int = 200
-) -> dict[str, Any]:
+) -> Plain:
     """Measure the AUROC of one half of the test points against the other, shifted half.
 
     Returns {shift: {scorer: [(amount, AUROC interval)]}}. The halves differ, so that at no shift at
@@ -229,7 +230,7 @@ def measure_shift_curves(
     """
     half = len(test) // 2
     inside = {name: scorer(test[:half]) for name, scorer in rows.items()}
-    found: dict[str, Any] = {}
+    found: Plain = {}
     for shift, graded in make_shifts(test[half:], generator).items():
         found[shift] = {name: [] for name in rows}
         for amount, x in graded:
@@ -282,7 +283,7 @@ def compare_scores(
     draws: int = 1000,
     seed: int = 0,
     progress: Callable[[str], object] | None = None,
-) -> dict[str, Any]:
+) -> Plain:
     """Compare outlier scores of a run on `count` test points against sets that are not its data.
 
     names: of the scores; all that the run can give unless given. Returns {"found": {score: {set:

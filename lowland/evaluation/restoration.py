@@ -1,13 +1,12 @@
 """Restoration of test images, beside what any restoration must beat."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lowland.domain import Domain
 from lowland.evaluation.findings import Findings
 from lowland.metrics import Estimate, mean, nearest, psnr
+from lowland.registry import Plain
 from lowland.tasks import Restoration
 from lowland.trained import Model
 from lowland.trained.measurement import operator_of
@@ -78,9 +77,7 @@ def _restore(
     return answer
 
 
-def _measure(
-    answer: Restoration, truth: Tensor, guesses: dict[str, Tensor], mask: Tensor
-) -> dict[str, Any]:
+def _measure(answer: Restoration, truth: Tensor, guesses: dict[str, Tensor], mask: Tensor) -> Plain:
     """Measure the PSNR of guesses within a mask, and the coverage of draws if there are enough."""
     figures = {"psnr": {name: psnr(x, truth, mask=mask).to_dict() for name, x in guesses.items()}}
     if len(answer.draws) >= MIN_COVERAGE_DRAWS:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lowland.registry import Plain
 from lowland.robustness import (
     PGD,
     Attack,
@@ -70,7 +71,7 @@ def measure_robustness(
             "these"
         )
     chosen = {name: one for name, one in known.items() if not attacks or name in attacks}
-    more: dict[str, Any] = {
+    more: Plain = {
         "generator": torch.Generator().manual_seed(seed),
         "bounds": bounds,
         "evaluations": evaluations,
@@ -124,7 +125,7 @@ def _adaptive_attacks(
         generator=torch.Generator().manual_seed(seed + 1),
         **purification_settings(purifier),
     )
-    more: dict[str, Any] = {"norm": norm, "bounds": bounds, "loss": "margin"}
+    more: Plain = {"norm": norm, "bounds": bounds, "loss": "margin"}
     noisy = more | {"steps": max(steps // 2, 1), "early_stop": False}
     past = purified.with_identity_gradient()
     known: dict[str, Attack] = {

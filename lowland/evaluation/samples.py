@@ -3,7 +3,6 @@ of real images.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from lowland.metrics import (
     share,
     two_sample_accuracy,
 )
+from lowland.registry import Plain
 from lowland.tasks.generate import Samples
 from lowland.trained import Model
 from lowland.training.classifier import ImageClassifier, train_classifier
@@ -53,7 +53,7 @@ def measure_samples(
     edge, typical = near_test.quantile(0.01), near_test.median()
     flat = [part.flatten(1) for part in (made.x, test[:count])]
     low = energy_values(model.marginal, test)
-    figures: dict[str, Any] = {
+    figures: Plain = {
         "count": count,
         **_describe_generation(model),
         "neighbour_ratio": float(near.median() / typical) if typical > 0 else None,
@@ -84,7 +84,7 @@ def measure_samples(
     return made
 
 
-def _describe_generation(model: Model) -> dict[str, Any]:
+def _describe_generation(model: Model) -> Plain:
     how = model.recipe["generation"]
     if how.get("method") == "flow":
         return {
@@ -95,7 +95,7 @@ def _describe_generation(model: Model) -> dict[str, Any]:
     return {"start": how["start"], "steps": how["steps"], "sampler": repr(model.sampler)}
 
 
-def _compare_features(judge: ImageClassifier, samples: Tensor, model: Model) -> dict[str, Any]:
+def _compare_features(judge: ImageClassifier, samples: Tensor, model: Model) -> Plain:
     """Compare samples with test images, and training images with test images, on the classifier's
     features and at equal counts.
     """
@@ -106,7 +106,7 @@ def _compare_features(judge: ImageClassifier, samples: Tensor, model: Model) -> 
         for part in (model.data.test, model.data.train)
     ]
     real, others = (judge.features(part) for part in picked)
-    found: dict[str, Any] = {"count": count}
+    found: Plain = {"count": count}
     for name, made in (("samples", judge.features(samples[:count])), ("real", others)):
         told = two_sample_accuracy(made, real, generator=torch.Generator().manual_seed(0))
         near = precision_recall(made, real)
@@ -119,9 +119,7 @@ def _compare_features(judge: ImageClassifier, samples: Tensor, model: Model) -> 
     return found
 
 
-def _classify(
-    model: Model, found: Findings, judge: ImageClassifier, made: Samples
-) -> dict[str, Any]:
+def _classify(model: Model, found: Findings, judge: ImageClassifier, made: Samples) -> Plain:
     """Classify the samples: confidence, class counts, agreement with the labels asked for."""
     test = model.data.test
     assert test.y is not None

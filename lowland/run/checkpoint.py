@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from lowland.atomic import write_aside
+from lowland.registry import Plain
 
 FORMAT = 1
 
@@ -26,7 +27,7 @@ class Checkpoint(NamedTuple):
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
-    state: dict[str, Any]
+    state: Plain
 
 
 def write_checkpoint(target: Path, checkpoint: Checkpoint) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lowland.atomic import sync, write_bytes
 from lowland.pretrained import shipped, shipped_folder
+from lowland.registry import Plain
 from lowland.run.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -92,12 +93,12 @@ class Run:
         return run
 
     @property
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Plain:
         """recipe.json: format, versions, recipe."""
         return self.read_json("recipe.json")
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> Plain:
         """The complete recipe as plain values."""
         return self.header["recipe"]
 
@@ -179,13 +180,14 @@ class Run:
         except OSError as error:
             raise disk_error(self.path / file, error) from error
 
-    def rows(self, file: str = "log.jsonl") -> list[dict[str, Any]]:
+    def rows(self, file: str = "log.jsonl") -> list[Plain]:
         """Read all whole rows of a log; a half-written last line, as a kill leaves it, is passed
         over.
         """
-        path = self.path / file
-        found = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        path, found = self.path / file, []
+        if not path.exists():
+            return []
+        for line in path.read_text().splitlines():
             try:
                 found.append(json.loads(line))
             except ValueError:

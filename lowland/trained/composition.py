@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, Sum, check_normalisable, draw_start
-from lowland.registry import build
+from lowland.registry import Plain, build
 from lowland.samplers import karras_sigmas
 from lowland.samplers.diffusion import denoise
 from lowland.tasks import DenoisedGuidance, LabelGuidance, anneal_composed, sample_composed
@@ -52,7 +52,7 @@ def compose_models(
     for model, label in zip(models, labels, strict=True):
         check_label(model, label)
     chosen = build("sampler", sampler) if sampler else None
-    more: dict[str, Any] = {"generator": generator, "sampler": chosen, "progress": progress}
+    more: Plain = {"generator": generator, "sampler": chosen, "progress": progress}
     noisy = [model for model in models if model.sigmas]
     if not noisy:
         return _sample_sum(models, weights, labels, count, steps, more)
@@ -71,7 +71,7 @@ def _sample_sum(
     labels: Sequence[int | None],
     count: int,
     steps: int,
-    more: dict[str, Any],
+    more: Plain,
 ) -> Tensor:
     """Run chains under the sum of energies without noise levels."""
     terms = [

@@ -59,7 +59,7 @@ def edit_with(
     proximal_sigma: how far an edit may go, as `tasks.edit` takes it; sigma: for an energy of
     noise, the noise level to which x is buried: higher keeps less of it.
     """
-    judge = model if classifier is None else classifier
+    judge = classifier or model
     check_label(judge, label)
     energy, sigmas = model.marginal, tuple[float, ...]()
     attribute: Energy = LabelGuidance(judge.energy, label)

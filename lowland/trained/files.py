@@ -42,7 +42,7 @@ def read_channels(model: Model, path: str | Path, channels: Sequence[int]) -> Te
 
 def name_beside(image: str | Path, out: str | Path | None, ending: str) -> Path:
     """Return `out`, or IMAGE-ending.png beside the image if it is None."""
-    return Path(out) if out else Path(image).with_name(f"{Path(image).stem}-{ending}.png")
+    return Path(out or Path(image).with_name(f"{Path(image).stem}-{ending}.png"))
 
 
 def check_target(out: str | Path, shape: Sequence[int], read: Sequence[str | Path] = ()) -> Path:

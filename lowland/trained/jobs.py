@@ -143,7 +143,8 @@ class Points:
                     pieces += [
                         ((file,), slice(start, start + size)) for start in range(0, rows, size)
                     ]
-        pieces += [(tuple(images), slice(None))] if images else []
+        if images:
+            pieces.append((tuple(images), slice(None)))
         if not pieces:
             load_batch(paths, shape)  # refuses, in words
         return cls(pieces, shape)

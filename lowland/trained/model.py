@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from lowland.data import Dataset, binarize, materialize
 from lowland.domain import Domain
 from lowland.energy import Energy, count_classes, energy_values, latent_of
 from lowland.metrics import LogLikelihood, LogZ, log_likelihood
-from lowland.registry import build
+from lowland.registry import Plain, build
 from lowland.run import Checkpoint, Run
 from lowland.samplers import Sampler
 from lowland.tasks import (
@@ -50,7 +49,7 @@ class Model:
     """
 
     run: Run
-    recipe: dict[str, Any]
+    recipe: Plain
     energy: Energy
     marginal: Energy
     sampler: Sampler | None
@@ -66,7 +65,7 @@ class Model:
         return materialize(self.dataset or load_recipe_data(self.recipe))
 
     @cached_property
-    def description(self) -> dict[str, Any]:
+    def description(self) -> Plain:
         """The data's name, classes, sizes, mean and scale, as training wrote them down."""
         return self.run.read_json("data.json")
 

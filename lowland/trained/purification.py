@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, noise_of
+from lowland.registry import Plain
 from lowland.tasks import purify
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 DENOISE = {"method": "denoise", "steps": 1, "sigma": 0.3}  # for energies of noise
 
 
-def purification_settings(model: Model, **changes: Any) -> dict[str, Any]:
+def purification_settings(model: Model, **changes: Any) -> Plain:
     """Return the settings of `lowland.tasks.purify` for a run.
 
     The recipe's [purification]; without one, a denoising step from noise level 0.3 for an energy
@@ -30,7 +31,7 @@ def purification_settings(model: Model, **changes: Any) -> dict[str, Any]:
     return settings | {name: value for name, value in changes.items() if value is not None}
 
 
-def _langevin_settings(model: Model) -> dict[str, Any]:
+def _langevin_settings(model: Model) -> Plain:
     sampler = model.recipe["generation"].get("sampler") or {}
     step = sampler.get("step_size", 0.01)
     temperature = sampler.get("temperature", 1.0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lowland.config.sections import Restoration as Settings
 from lowland.energy import noise_of
-from lowland.registry import build
+from lowland.registry import Plain, build
 from lowland.samplers import karras_sigmas
 from lowland.samplers.diffusion import denoise
 from lowland.tasks import (
@@ -32,7 +32,7 @@ MAP_SIGMAS = (1.0, 0.1, 8)  # noise levels from, to and how many, on the way to 
 MAP_STEPS = 4  # steps of descent at each
 
 
-def restoration_settings(model: Model, draws: int | None = None) -> dict[str, Any]:
+def restoration_settings(model: Model, draws: int | None = None) -> Plain:
     """Return the recipe's [restoration], or the defaults for an energy of noise that has none.
 
     draws: in place of the recipe's.
@@ -49,7 +49,10 @@ def restoration_settings(model: Model, draws: int | None = None) -> dict[str, An
             f"{model.name} says nothing about restoration; its recipe needs a [restoration] part; "
             "add it"
         )
-    return {"method": "chains"} | how | ({} if draws is None else {"draws": draws})
+    settings = {"method": "chains"} | how
+    if draws is not None:
+        settings["draws"] = draws
+    return settings
 
 
 def restore_with(
@@ -106,7 +109,7 @@ def restore_with(
     )
 
 
-def count_steps(settings: dict[str, Any], rows: int) -> int:
+def count_steps(settings: Plain, rows: int) -> int:
     """Return how many steps `restore_with` reports at most for a number of measurements."""
     if settings["method"] != "split-gibbs":
         return int(settings["steps"])
@@ -115,7 +118,7 @@ def count_steps(settings: dict[str, Any], rows: int) -> int:
 
 def _find_map(
     model: Model,
-    how: dict[str, Any],
+    how: Plain,
     operator: Operator,
     y: Tensor,
     sigma: float,

@@ -53,7 +53,7 @@ class EnergyTable:
                 "path": name,
                 "energy": float(e),
                 "p_value": float(p),
-                "verdict": _verdict(p, self.alpha),
+                "verdict": _verdict(bool(p <= self.alpha)),
             }
             for name, e, p in zip(names, values, p_values, strict=True)
         ]
@@ -74,8 +74,8 @@ class EnergyTable:
             return job.finish(lambda path: path.write_bytes(b"".join(job)))
 
 
-def _verdict(p: Tensor, alpha: float) -> str:
-    return "outlier" if p <= alpha else "inlier"
+def _verdict(outlier: bool) -> str:
+    return "outlier" if outlier else "inlier"
 
 
 def _calibration_energies(model: Model) -> Tensor:
@@ -93,7 +93,7 @@ def load_detector(model: Model, path: str | Path | None = None) -> Detector:
     own = model.run.path / DETECTOR_FILE
     if path is None and not own.exists():
         return Detector(model.marginal, calibration=_calibration_energies(model))
-    target = own if path is None else Path(path)
+    target = path or own
     return Detector.load(target, energy_for(model, Detector.settings(target)))
 
 
@@ -126,8 +126,7 @@ def detect_points(
 
 
 def _row(name: str, score: float, p_value: float, outlier: bool) -> Row:
-    verdict = "outlier" if outlier else "inlier"
-    return {"path": name, "score": score, "p_value": p_value, "verdict": verdict}
+    return {"path": name, "score": score, "p_value": p_value, "verdict": _verdict(outlier)}
 
 
 def _score_points(

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from lowland.atomic import write_aside
+from lowland.registry import Plain
 
-Row = dict[str, Any]
+Row = Plain
 
 
 def format_rows(
@@ -28,7 +29,9 @@ def format_rows(
     return text.getvalue()
 
 
-def write_rows(rows: Iterable[Row], out: Path | None, form: str, columns: Sequence[str]) -> int:
+def write_rows(
+    rows: Iterable[Row], out: str | Path | None, form: str, columns: Sequence[str]
+) -> int:
     """Write rows as they come to standard output, or into a file that is then whole or absent.
 
     Returns the number of rows whose verdict is "outlier".
@@ -38,7 +41,7 @@ def write_rows(rows: Iterable[Row], out: Path | None, form: str, columns: Sequen
         with ExitStack() as stack:
             file: TextIO = sys.stdout
             if out is not None:
-                aside = stack.enter_context(write_aside(out))
+                aside = stack.enter_context(write_aside(Path(out)))
                 file = stack.enter_context(aside.open("w"))
             file.write(format_rows([], form, columns))
             for row in rows:

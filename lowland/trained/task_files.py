@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowland.registry import Plain
+
 Kind = type | list[type]  # of a value; a list of one type: a list of such values
 
 COMPOSE: dict[str, Kind] = {
@@ -45,7 +47,7 @@ INTERPOLATE: dict[str, Kind] = {
 NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "a table"}
 
 
-def read_task(path: str | Path, kinds: Mapping[str, Kind], needed: Sequence[str]) -> dict[str, Any]:
+def read_task(path: str | Path, kinds: Mapping[str, Kind], needed: Sequence[str]) -> Plain:
     """Read the values of a task from a TOML file.
 
     Raises ValueError for keys that are unknown, missing or of another kind.

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from difflib import get_close_matches
 from typing import Any
 
+from lowland.registry import suggest
 from lowland.tasks.detection.class_scores import (
     KNN,
     MSP,
@@ -56,8 +56,7 @@ def get_outlier_score(score: str | OutlierScore) -> OutlierScore:
     if isinstance(score, OutlierScore):
         return score
     if not isinstance(score, str) or score not in OUTLIER_SCORES:
-        near = get_close_matches(str(score), OUTLIER_SCORES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+        hint = suggest(str(score), OUTLIER_SCORES, "choose one of them")
         names = ", ".join(OUTLIER_SCORES)
         raise ValueError(f"outlier score {score!r} is not known; there are {names}; {hint}")
     return OUTLIER_SCORES[score]()
