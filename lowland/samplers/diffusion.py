@@ -72,7 +72,8 @@ class DiffusionResult:
             f"{out} outside the domain"
         ] * (out > 0)
         return (
-            f"DiffusionResult({len(self.x)} points of {tuple(self.x.shape[1:])} at sigma {self.sigma:g}, "
+            f"DiffusionResult({len(self.x)} points of {tuple(self.x.shape[1:])} "
+            f"at sigma {self.sigma:g}, "
             f"{self.num_grad_evals:g} gradients{''.join(', ' + note for note in notes)})"
         )
 
@@ -128,7 +129,7 @@ def sde_dpm_solver(
     precision: str = "float32",
     constrain: Callable[[float, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Draw clean points (B, *event) behind z = x + σ ξ along falling levels that start at that of z.
+    """Draw clean points (B, *event) behind z = x + σ ξ along falling levels from that of z.
 
     With D = x + σ² score the expected clean point, w = 1 − σ'² / σ² and h = ln σ / σ', one step is
 
@@ -193,9 +194,10 @@ def probability_flow(
     https://arxiv.org/abs/2010.02502
 
     >>> import torch, lowland
-    >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
+    >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
     >>> sigmas = karras_sigmas(10.0, 0.1, 30)
-    >>> probability_flow([normal.given(s) for s in sigmas], sigmas, torch.full((1, 1), 101.0**0.5), denoise=True)
+    >>> path, x = [normal.given(s) for s in sigmas], torch.full((1, 1), 101.0**0.5)
+    >>> probability_flow(path, sigmas, x, denoise=True)
     DiffusionResult(1 points of (1,) at sigma 0, 59 gradients)
     """
     if order not in (1, 2):
@@ -248,11 +250,13 @@ def predictor_corrector(
     https://arxiv.org/abs/2011.13456
 
     >>> import torch, lowland
-    >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
+    >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
     >>> sigmas = karras_sigmas(10.0, 0.1, 20)
-    >>> path, correctors = [normal.given(s) for s in sigmas], lowland.samplers.scale_step_sizes(lowland.MALA(0.005), sigmas)
+    >>> path = [normal.given(s) for s in sigmas]
+    >>> correctors = lowland.samplers.scale_step_sizes(lowland.MALA(0.005), sigmas)
     >>> g = torch.Generator().manual_seed(0)
-    >>> predictor_corrector(path, sigmas, 10 * torch.randn(9, 1, generator=g), correctors, 40, generator=g, denoise=True)
+    >>> x = 10 * torch.randn(9, 1, generator=g)
+    >>> predictor_corrector(path, sigmas, x, correctors, 40, generator=g, denoise=True)
     DiffusionResult(9 points of (1,) at sigma 0, 60 gradients)
     """
     samplers = one_each(correctors, path)
@@ -290,8 +294,9 @@ def vp_to_ve(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[Ener
     path ends, points are data with noise σ_t.
 
     >>> from lowland.targets import Gaussian
-    >>> path, sigmas = vp_to_ve([Gaussian(), Gaussian()], (0.6, 0.8))  # data N(0, I) stay N(0, I) at every time
-    >>> [round(sigma, 4) for sigma in sigmas], path[0](torch.tensor([[5.0, 0.0]])).item()  # N(0, 1 / 0.36) at the first
+    >>> path, sigmas = vp_to_ve([Gaussian(), Gaussian()], (0.6, 0.8))  # data N(0, I) stay N(0, I)
+    >>> energy = path[0](torch.tensor([[5.0, 0.0]])).item()  # of N(0, 1 / 0.36)
+    >>> [round(sigma, 4) for sigma in sigmas], energy
     ([1.3333, 0.75], 4.5)
     """
     if len(alphas) != len(path) or not all(0 < alpha < 1 for alpha in alphas):
@@ -361,8 +366,8 @@ def _checked(
     domain = energies[0].domain
     if domain.kind not in CONTINUOUS:
         raise ValueError(
-            f"the domain is {domain.kind}; noise is added to real numbers; use anneal or simulated_annealing "
-            "there"
+            f"the domain is {domain.kind}; noise is added to real numbers; use anneal or "
+            "simulated_annealing there"
         )
     free = [
         e if e.domain.kind == "real" else Scaled(e, 1.0, real(*e.domain.shape)) for e in energies
