@@ -6,8 +6,8 @@ loss of scores alone:
     DSM              compare s at noised data with the direction of the noise    (Vincent 2011)
     ScoreMatching    integrate by parts: ½ ‖s‖² + div s at data                  (Hyvärinen 2005)
 
-The first learns the law of noised data, at one gradient an update; the second that of the data
-themselves, at the cost of the trace of a Hessian, and of what a finite set of points allows: the
+The first learns the distribution of noised data, at one gradient an update; the second that of the
+data, at the cost of the trace of a Hessian, and of what a finite set of points allows: the
 loss falls without bound where the energy sharpens around them. A little `training.data_noise_std`
 keeps it from doing so."""
 
@@ -50,9 +50,9 @@ class DSM(Objective):
     At the minimum s is the score of the data blurred by σ. The factor σ weighs all levels alike.
     With several levels, each row draws one, and the energy must be one of noise, E(x, σ) (for
     example NoiseMLP). Cost per update: one gradient in x with its own backward pass, some three
-    times a forward and backward pass. Use it when samples are wanted soon and safely, and a law
-    with a little noise in it will do. Source: Vincent (2011), https://doi.org/10.1162/NECO_a_00142;
-    Song & Ermon (2019), https://arxiv.org/abs/1907.05600
+    times a forward and backward pass. Use it when samples are wanted soon and safely, and a
+    distribution with a little noise in it will do. Source: Vincent (2011),
+    https://doi.org/10.1162/NECO_a_00142; Song & Ermon (2019), https://arxiv.org/abs/1907.05600
 
     >>> DSM(sigmas=(1.0, 0.1))
     DSM(sigmas=(1.0, 0.1))
@@ -101,9 +101,9 @@ class ScoreMatching(Objective):
     limit. "hutchinson": vᵀ(∇²E)v with signs v. "sliced": the same with normal v and, unless
     variance_reduced, (vᵀ∇E)² in place of ‖∇E‖². probes: directions v per point. At the minimum the
     energy is that of the data, and the terms `slope` (E‖∇E‖²) and `curvature` (E tr ∇²E) agree. Use
-    it when the energy is smooth, D is small or moderate and the law of the data themselves is
-    wanted; DSM is calmer. Cost: one gradient, and one gradient of a gradient (some 3 more) for each
-    probe, or for each number if exact. Source: Hyvärinen (2005),
+    it when the energy is smooth, D is small or moderate and the distribution of data itself
+    is wanted; DSM is calmer. Cost: one gradient, and one gradient of a gradient (some 3 more) for
+    each probe, or for each number if exact. Source: Hyvärinen (2005),
     https://jmlr.org/papers/v6/hyvarinen05a.html; on bounded domains: Hyvärinen (2007),
     https://doi.org/10.1016/j.csda.2006.09.003; sliced: Song et al. (2019),
     https://arxiv.org/abs/1905.07088; signs: Hutchinson (1990),
