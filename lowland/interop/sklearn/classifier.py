@@ -22,12 +22,12 @@ class RBMClassifier(ClassifierMixin, BoltzmannEstimator):
 
         loss = −log p(x, y) − discriminative · log p(y | x)
 
-    discriminative: weight of the second term, whose gradient is exact; 0 learns the joint law
-    alone, large weights little but the classes. The other parameters are those of `RBM`, but the
-    updates are Adam's on the plain gradient.
+    discriminative: weight of the second term, whose gradient is exact; 0 learns p(x, y) alone,
+    large weights little but the classes. The other parameters are those of `RBM`, but the updates
+    are Adam's on the plain gradient.
 
     Attributes: classes_, energy_ (the lowland energy with label units), columns_, chains_ and
-    chain_labels_ (points of the joint law), history_, n_features_in_, feature_names_in_.
+    chain_labels_ (draws from p(x, y)), history_, n_features_in_, feature_names_in_.
 
     Raises ValueError for a single class, parameters out of range, and binary columns with values
     outside [0, 1]. Source: Larochelle & Bengio (2008), https://doi.org/10.1145/1390156.1390224

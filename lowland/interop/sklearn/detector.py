@@ -39,11 +39,11 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
 
     With contamination="auto" a share `calibration` of the rows is kept from training, and x is
     called an outlier when its conformal p-value (1 + #{i : E_i ≥ E(x)}) / (n + 1) over them is at
-    most `false_alarms`. Then of fresh rows of the same law at most that share is called an outlier,
-    on average over calibration sets, whatever the energy is worth; rows that are not exchangeable
-    with the calibration rows void the promise. With a number instead, all rows train and just that
-    share of them is called outliers, as scikit-learn's own detectors do: then nothing is promised
-    about fresh rows.
+    most `false_alarms`. Then of fresh rows from the same distribution at most that share is called
+    an outlier, on average over calibration sets, whatever the energy is worth; rows that are not
+    exchangeable with the calibration rows void the promise. With a number instead, all rows train
+    and just that share of them is called outliers, as scikit-learn's own detectors do: then nothing
+    is promised about fresh rows.
 
     energy, objective, sampler, training: sections of a lowland recipe as plain values, with the
     names of `lowland.registry.registered`; energy and objective default to a small perceptron and
