@@ -149,8 +149,8 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         """Estimate log Z (`log_z_`): exact where that takes seconds, else annealed importance
         sampling, forward and reverse.
 
-        X (N, D): data to start the path at; chains, num_temperatures: see `lowland.metrics.log_z`. Returns the
-        estimator.
+        X (N, D): data to start the path at; chains, num_temperatures: see `lowland.metrics.log_z`.
+        Returns the estimator.
         """
         x, generator, top = self._points(X).float(), self._generator(), self.machines_[-1]
         if self.columns_.kind == "binary":
