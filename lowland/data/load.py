@@ -138,8 +138,8 @@ def _planar_loader(name: str) -> Loader:
     def load(options: LoadOptions, *, count: int = PLANAR_COUNT) -> Dataset:
         if count < 5:
             raise DataError(
-                f"count is {count}; a density needs at least 5 points to train on; pass for example "
-                f"{PLANAR_COUNT}"
+                f"count is {count}; a density needs at least 5 points to train on; pass for "
+                f"example {PLANAR_COUNT}"
             )
         generator = torch.Generator().manual_seed(options.seed)
         splits = [Split(*density(size, generator)) for size in (count, count // 5, count // 5)]
