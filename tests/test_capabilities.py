@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -433,12 +433,8 @@ CHECKS: dict[str, Callable[[Energy, Any, Energy], None]] = {
 # ---- the table -----------------------------------------------------------------------------------
 
 
-def cases() -> Iterator[Any]:
-    for wrapper, name in product(WRAPPERS, ENERGIES):
-        yield pytest.param(wrapper, name, id=f"{wrapper}-{name}")
-
-
-@pytest.mark.parametrize(("wrapper", "name"), cases())
+@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_every_field_is_handed_on_with_its_truth_or_refused(wrapper: str, name: str) -> None:
     base = ENERGIES[name]()
     w = WRAPPERS[wrapper](base)

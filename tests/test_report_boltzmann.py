@@ -302,7 +302,10 @@ def test_dead_and_saturated_units_are_those_that_never_change() -> None:
     assert inside._count_unused(torch.tensor([[0.3, 0.3, 4.0], [0.31, 0.9, 4.2]]), "relu") == (1, 0)
 
 
-def test_the_page_of_a_run_holds_the_section_and_opens_without_a_network(run: Run) -> None:
+def test_the_page_of_a_run_holds_the_section_and_opens_without_a_network(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside, "LOG_Z_TEMPERATURES", 300)
     found = evaluate_model(load(run.path))
     points = found["boltzmann"]["likelihood"]
     assert [point["step"] for point in points] == [0, 200, 400]
@@ -366,7 +369,11 @@ def test_chains_kept_by_tempering_are_those_of_the_coldest_replica(run: Run) -> 
     assert saved_chains(model) is None
 
 
-def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(tmp_path: Path) -> None:
+def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside, "LOG_Z_CHAINS", 40)
+    monkeypatch.setattr(inside, "LOG_Z_TEMPERATURES", 100)
     short = {
         "energy.n_hidden": 8,
         "training.steps": 40,
