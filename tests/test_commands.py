@@ -1,4 +1,4 @@
-"""The verbs from end to end, on two tiny runs: what a person types and what they find
+"""The commands from end to end, on two tiny runs: what a person types and what they find
 afterwards.
 """
 

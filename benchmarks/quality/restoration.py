@@ -46,8 +46,8 @@ from lowland.trained import Model, load, operator_of
 PROBLEMS = {  # task: factor, noise
     "denoise": (4, 0.3),
     "inpaint": (4, 0.05),
-    "superresolve": (4, 0.05),
-    "strided": (4, 0.05),
+    "super-resolve": (4, 0.05),
+    "subsample": (4, 0.05),
     "deblur": (4, 0.05),
     "compressed": (5, 0.05),
     "fourier": (4, 0.05),
