@@ -18,6 +18,7 @@ from lowland import (
     MALA,
     Energy,
     Function,
+    Langevin,
     box,
     check_energy,
     energy_values,
@@ -409,3 +410,20 @@ def test_negated_energies_need_a_partner_or_walls() -> None:
 def test_an_energy_without_a_forward_says_so() -> None:
     with pytest.raises(NotImplementedError):
         Energy()(torch.ones(2, 2))
+
+
+def cut(x: Tensor) -> Tensor:
+    return 0.5 * x.detach().square().sum(1)
+
+
+@pytest.mark.parametrize("start", [torch.zeros(40, 2), torch.randn(40, 2, generator=seeded())])
+def test_an_energy_without_a_gradient_is_refused(start: Tensor) -> None:
+    """One that cuts the graph changes with x while its score is zero: Langevin would diffuse freely."""
+    for ask in (
+        lambda: check_energy(cut, start),
+        lambda: sample(cut, Langevin(0.1), start, 5, generator=seeded()),
+    ):
+        with pytest.raises(ValueError, match=r"gradient is zero;.*;.*graph"):
+            ask()
+    check_energy(lambda x: 0.5 * x.square().sum(1), start)  # a mode has no gradient either
+    check_energy(lambda x: torch.full((len(x),), 2.0), start)

@@ -34,6 +34,7 @@ from lowland.energy.capabilities import (
 from lowland.energy.checks import (
     check_energy,
     check_finite,
+    check_gradient,
     check_independent,
     check_normalisable,
     check_points,
@@ -64,6 +65,7 @@ __all__ = [
     "by_autograd",
     "check_energy",
     "check_finite",
+    "check_gradient",
     "check_independent",
     "check_normalisable",
     "check_points",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lowland.energy.algebra import Energy, Function, Mixture, Sum, Wrapper, lift
 from lowland.energy.evaluate import energy_values
-from lowland.energy.gradient import check_shape
+from lowland.energy.gradient import check_shape, differentiate, frozen
 
 
 def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None) -> Energy:
@@ -19,7 +19,8 @@ def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = Non
     Checks, on x (B, *event): floating point input of the domain's event shape inside its support,
     one number per point, same device and floating dtype, finite values, and independence: moving
     one row must not move the energy of another (batch norm in training mode and sums over the batch
-    fail here). Weights, buffers and mode stay as they were.
+    fail here). On a continuous domain the gradient must be one (`check_gradient`). Weights, buffers
+    and mode stay as they were.
 
     Raises ValueError in three clauses otherwise.
 
@@ -34,6 +35,7 @@ def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = Non
     value = check_shape(_leaving_buffers(energy, x, c), x)
     check_values(value, x)
     check_independent(energy, x, c, value)
+    check_gradient(energy, x, c)
     return energy
 
 
@@ -44,6 +46,28 @@ def check_values(value: Tensor, x: Tensor) -> None:
         raise ValueError(
             f"energies are {value.dtype} on {value.device} for points on {x.device}; they must be "
             "floating point on the device of the points; move the energy with .to(x.device)"
+        )
+
+
+def check_gradient(energy: Energy, x: Tensor, c: Any = None, score: Tensor | None = None) -> None:
+    """Refuse an energy on a continuous domain that changes with x while its gradient is zero.
+
+    score: at x, if it is known; one that is not zero everywhere suffices. Else the energy is
+    differentiated at other points too, for chains may all start at a mode.
+    """
+    if energy.domain.kind not in ("real", "box") or (score is not None and bool(score.any())):
+        return
+    bound = energy if c is None else energy.given(c)
+    with frozen(bound):
+        value, score = differentiate(bound, x)
+        if bool(score.any()):
+            return
+        other, score = differentiate(bound, energy.domain.elsewhere(x))
+    if not bool(score.any()) and not torch.equal(value, other):
+        raise ValueError(
+            "the energy changes with x but its gradient is zero; a sampler needs the gradient; keep "
+            "x in the graph (no .detach(), .numpy() or torch.no_grad() inside), or override "
+            "value_and_score"
         )
 
 

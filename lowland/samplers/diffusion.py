@@ -45,7 +45,7 @@ from lowland.energy import (
 )
 from lowland.energy.capabilities import Condition
 from lowland.samplers.anneal import divide_steps, one_each
-from lowland.samplers.kernel import CONTINUOUS, Sampler, normal_like, per_row
+from lowland.samplers.kernel import CONTINUOUS, HasScore, Sampler, normal_like, per_row
 from lowland.samplers.loop import check_arguments, run_chains
 from lowland.samplers.precision import autocast
 
@@ -400,7 +400,7 @@ def _moved(x: Tensor, y: Tensor, diverged: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _score_of(state: Any, sampler: Sampler) -> Tensor:
-    if not hasattr(state, "score"):
+    if not isinstance(state, HasScore):
         raise ValueError(
             f"{type(sampler).__name__} keeps no score of where its chains are; the predictor needs "
             "one; use Langevin or MALA"

@@ -96,6 +96,14 @@ class HasStepSize(Protocol):
 
 
 @runtime_checkable
+class HasScore(Protocol):
+    """A state that carries the scores of its points."""
+
+    @property
+    def score(self) -> Tensor: ...
+
+
+@runtime_checkable
 class HasMetric(Protocol):
     """A sampler with a diagonal metric, which can be estimated."""
 

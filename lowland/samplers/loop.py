@@ -12,6 +12,7 @@ from torch import Tensor
 from lowland.energy import (
     Energy,
     check_finite,
+    check_gradient,
     check_independent,
     check_normalisable,
     check_points,
@@ -21,7 +22,7 @@ from lowland.energy import (
 )
 from lowland.samplers.acceleration import accelerate
 from lowland.samplers.adaptation import Adaptation
-from lowland.samplers.kernel import DISCRETE, Info, Sampler
+from lowland.samplers.kernel import DISCRETE, HasScore, Info, Sampler
 from lowland.samplers.recorders import Draws, Recorder
 
 Recorders = Recorder | Sequence[Recorder]
@@ -125,6 +126,8 @@ def sample(
             paid = sampler.num_init_grad_evals
             check_values(state.energy, x)
             check_independent(energy, x, value=state.energy if fast is energy else None)
+            if isinstance(state, HasScore):
+                check_gradient(energy, x, score=state.score)
         trace = run_chains(
             fast,
             sampler,
