@@ -9,7 +9,7 @@ from torch import Tensor
 from lowland import Function, real
 from lowland.energy import Energy, NoiseCondition, noise_of, score_with_graph, value_and_score
 from lowland.nets import MLP, DenoiserMLP
-from lowland.samplers.diffusion import denoise
+from lowland.samplers import denoise
 from lowland.targets import Gaussian
 from lowland.tasks import (
     Constant,

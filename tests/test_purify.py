@@ -15,7 +15,7 @@ from lowland import Langevin, box, commands, real, sample
 from lowland.config import ConfigError, read_recipe
 from lowland.energy import Energy, Function, NoiseCondition
 from lowland.nets import MLP, ConvNet, NoiseMLP
-from lowland.samplers.diffusion import denoise
+from lowland.samplers import denoise
 from lowland.targets import Gaussian
 from lowland.tasks import (
     Constant,

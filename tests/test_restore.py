@@ -16,7 +16,7 @@ from torch import Tensor
 import lowland
 from lowland import HMC, MALA, Energy, Function, box, real, restore
 from lowland.energy import NoiseCondition
-from lowland.samplers.diffusion import sde_dpm_solver
+from lowland.samplers import sde_dpm_solver
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     BlockAverage,

@@ -12,7 +12,7 @@ from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
 from lowland import HMC, MALA, Energy, Function, box, compose, energy_values, real, restore, sample
-from lowland.samplers.diffusion import denoise
+from lowland.samplers import denoise
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import Identity, Likelihood, Mask, Restoration, energy_stats, importance_resample
 

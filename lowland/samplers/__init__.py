@@ -6,13 +6,12 @@ from lowland.samplers.acceleration import accelerate
 from lowland.samplers.ais import AISResult, ais, geometric_path
 from lowland.samplers.anneal import anneal, divide_steps, scale_step_sizes
 from lowland.samplers.auto import Choice, choose
+from lowland.samplers.denoising import denoise, sde_dpm_solver
 from lowland.samplers.diffusion import (
     DiffusionResult,
-    denoise,
     karras_sigmas,
     predictor_corrector,
     probability_flow,
-    sde_dpm_solver,
     vp_to_ve,
 )
 from lowland.samplers.discrete import DMALA, BlockGibbs, GibbsWithGradients

@@ -128,14 +128,16 @@ class Accelerated(Wrapper):
 
     def _gradient(self, energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return _compiled(energy, x, self.bf16) if self.compiled else differentiate(energy, x)
+            return (
+                _run_compiled(energy, x, self.bf16) if self.compiled else differentiate(energy, x)
+            )
 
 
 Gradient = Callable[..., tuple[Tensor, Tensor]]
 _functions: "weakref.WeakKeyDictionary[Energy, dict[bool, Gradient]]" = weakref.WeakKeyDictionary()
 
 
-def _compiled(energy: Energy, x: Tensor, bf16: bool) -> tuple[Tensor, Tensor]:
+def _run_compiled(energy: Energy, x: Tensor, bf16: bool) -> tuple[Tensor, Tensor]:
     """differentiate, compiled: once per energy and precision, remembered as long as the energy
     lives.
     """

@@ -41,13 +41,11 @@ from lowland.energy import (
     labels_of,
     lift,
     score_alone,
-    score_with_graph,
 )
 from lowland.energy.capabilities import Condition
 from lowland.samplers.anneal import divide_steps, one_each
 from lowland.samplers.kernel import CONTINUOUS, HasScore, Sampler, normal_like, per_row
 from lowland.samplers.loop import check_arguments, run_chains
-from lowland.samplers.precision import autocast
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,73 +98,6 @@ def karras_sigmas(high: float, low: float, count: int, rho: float = 7.0) -> tupl
     return (high, *((a + i / (count - 1) * (b - a)) ** rho for i in range(1, count - 1)), low)
 
 
-def denoise(energy: Energy | Callable[..., Tensor], x: Tensor, sigma: float | Tensor) -> Tensor:
-    """Compute the expected clean points x + σ² ∇ log p_σ(x) behind noisy points x (B, *event).
-
-    energy: that of points with noise N(0, σ²), such as `energy.given(sigma)`; sigma: one for all or
-    one per row (B,); 0 returns x. Nothing is clamped. The result has a graph if x requires a
-    gradient. Source: Miyasawa (1961); Tweedie's formula: Efron (2011),
-    https://doi.org/10.1198/jasa.2011.tm11181; at the end of chains: Saremi & Hyvärinen (2019),
-    https://jmlr.org/papers/v20/19-216.html
-
-    >>> from lowland.targets import Gaussian
-    >>> denoise(Gaussian(), torch.tensor([[1.0, -2.0]]), 0.5)
-    tensor([[ 0.7500, -1.5000]])
-    """
-    if isinstance(sigma, (int, float)) and sigma == 0:
-        return x
-    energy = lift(energy)
-    with frozen(energy):
-        return x + per_row(sigma**2, x) * score_with_graph(energy, x).to(x.dtype)
-
-
-def sde_dpm_solver(
-    energy: Energy,
-    z: Tensor,
-    sigmas: Sequence[float],
-    *,
-    generator: torch.Generator,
-    precision: str = "float32",
-    constrain: Callable[[float, Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Draw clean points (B, *event) behind z = x + σ ξ along falling levels from that of z.
-
-    With D = x + σ² score the expected clean point, w = 1 − σ'² / σ² and h = ln σ / σ', one step is
-
-        x' = (1 − w) x + w (D + h / 2h₋ (D − D₋)) + σ' √w ξ
-
-    the ancestral step with D extrapolated along the line through its last value D₋, a step h₋
-    before: second order in the drift at one gradient a step. The last level ends at D. D is
-    projected onto a box domain: the mean of points in a box lies in the box, and a network may say
-    otherwise. precision: "float32" or "bfloat16", of the network alone; constrain: applied to the
-    points of each level below the first, given that level and the points. Cost: a gradient per
-    level. Source: Lu et al. (2022), SDE-DPM-Solver++(2M), https://arxiv.org/abs/2211.01095
-
-    >>> import torch, lowland
-    >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
-    >>> g, sigmas = torch.Generator().manual_seed(0), karras_sigmas(1.0, 0.01, 20)
-    >>> x = sde_dpm_solver(normal, torch.ones(4000, 1), sigmas, generator=g)  # of data N(0, 1)
-    >>> bool((x.mean() - 0.5).abs() < 0.05), bool((x.var() - 0.5).abs() < 0.05)
-    (True, True)
-    """
-    x, before, last = z, z, 0.0
-    for sigma, below in pairwise(sigmas):
-        clean = denoise_in_domain(energy, x, sigma, precision)
-        h, w = math.log(sigma / below), 1 - (below / sigma) ** 2
-        ahead = clean + h / (2 * last) * (clean - before) if last else clean
-        x = (1 - w) * x + w * ahead + below * math.sqrt(w) * normal_like(x, generator)
-        before, last = clean, h
-        if constrain is not None:
-            x = constrain(below, x)
-    return denoise_in_domain(energy, x, sigmas[-1], precision)
-
-
-def denoise_in_domain(energy: Energy, x: Tensor, sigma: float, precision: str) -> Tensor:
-    """Compute expected clean points at a level of E(x, σ), projected onto the energy's domain."""
-    with autocast(precision, x.device):
-        return energy.domain.project(denoise(energy.given(sigma), x, sigma))
-
-
 def probability_flow(
     path: Sequence[Energy],
     sigmas: Sequence[float],
@@ -202,7 +133,7 @@ def probability_flow(
     """
     if order not in (1, 2):
         raise ValueError(f"order is {order}; it is 1 (Euler, DDIM) or 2 (Heun); leave it out for 2")
-    domain, free = _checked(path, sigmas, x, denoise)
+    domain, free = _check_path(path, sigmas, x, denoise)
     diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
     with frozen(nn.ModuleList(free)):
         for (energy, sigma), (ahead, below) in pairwise(zip(free, sigmas, strict=True)):
@@ -210,11 +141,13 @@ def probability_flow(
             y = x + h * slope
             if order == 2:
                 y = x + h / 2 * (slope + _slope(ahead, below, y))
-            x, diverged = _moved(x, y, diverged)
+            x, diverged = _move_finite(x, y, diverged)
             if progress is not None:
                 progress(1)
         if denoise:
-            x, diverged = _moved(x, x - sigmas[-1] * _slope(free[-1], sigmas[-1], x), diverged)
+            x, diverged = _move_finite(
+                x, x - sigmas[-1] * _slope(free[-1], sigmas[-1], x), diverged
+            )
     paid = order * (len(path) - 1) + denoise
     return DiffusionResult(x, 0.0 if denoise else sigmas[-1], diverged, ~domain.contains(x), paid)
 
@@ -261,7 +194,7 @@ def predictor_corrector(
     """
     samplers = one_each(correctors, path)
     check_arguments(steps, generator, x)
-    domain, free = _checked(path, sigmas, x, denoise, rising=False)
+    domain, free = _check_path(path, sigmas, x, denoise, rising=False)
     diverged, rates, paid = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0.0
     with frozen(nn.ModuleList(free)):
         for k, share in enumerate(divide_steps(steps, len(path))):
@@ -270,11 +203,11 @@ def predictor_corrector(
             diverged, paid = diverged + trace.diverged, paid + trace.num_grad_evals
             rates.append(trace.acceptance.mean())
             if k + 1 < len(path):
-                x, diverged = _moved(
+                x, diverged = _move_finite(
                     x, _ancestral(x, score, sigmas[k], sigmas[k + 1], generator), diverged
                 )
             elif denoise:
-                x, diverged = _moved(x, x + sigmas[-1] ** 2 * score, diverged)
+                x, diverged = _move_finite(x, x + sigmas[-1] ** 2 * score, diverged)
             if progress is not None:
                 progress(1)
     acceptance = tuple(torch.stack(rates).tolist())
@@ -343,7 +276,7 @@ class Scaled(Wrapper):
         return self.energy.learner if self.alpha == 1 else None
 
 
-def _checked(
+def _check_path(
     path: Sequence[Energy], sigmas: Sequence[float], x: Tensor, denoise: bool, rising: bool = True
 ) -> tuple[Domain, list[Energy]]:
     """The domain of the data, and the energies with walls taken down; refuses what is no path or
@@ -393,7 +326,7 @@ def _ancestral(
     return x + fall * score + below * math.sqrt(fall) / sigma * normal_like(x, generator)
 
 
-def _moved(x: Tensor, y: Tensor, diverged: Tensor) -> tuple[Tensor, Tensor]:
+def _move_finite(x: Tensor, y: Tensor, diverged: Tensor) -> tuple[Tensor, Tensor]:
     """y where it is finite, else x, which is counted."""
     finite = torch.isfinite(y).flatten(1).all(1)
     return torch.where(per_row(finite, x), y, x), diverged + ~finite

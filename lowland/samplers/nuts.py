@@ -60,8 +60,7 @@ class Tree:
 
 @dataclass
 class Subtree:
-    """What grows at one end; its rows are the chains that still grow, and a few that have stopped
-    (not alive).
+    """The subtree being built at one end. Rows: active chains, plus stopped ones masked by `alive`.
 
     Backward trajectories are walked forward with their momentum turned round. slots: momentum and
     position at the left ends of the stretches that are still open.
@@ -178,7 +177,7 @@ class NUTS(Sampler):
             rows = mine.nonzero().squeeze(1)
             _put(end, chain[rows], sub.end, rows)
         first, last = (End(*(part[chain] for part in end)) for end in tree.ends)
-        return chain[~self._turned(first.p, last.p, last.x - first.x)]
+        return chain[~self._returns(first.p, last.p, last.x - first.x)]
 
     def _walk(
         self,
@@ -241,10 +240,10 @@ class NUTS(Sampler):
             (leaf + 1) & -(leaf + 1)
         ).bit_length() - 1  # trailing ones: the stretches that end here
         for p, x in sub.slots[slot - ending + 1 : slot + 1]:
-            sub.alive &= ~self._turned(p, sub.end.p, sub.end.x - x)
+            sub.alive &= ~self._returns(p, sub.end.p, sub.end.x - x)
 
-    def _turned(self, first: Tensor, last: Tensor, way: Tensor) -> Tensor:
-        """Whether a stretch with these momenta at its ends and this way between them returns: (B,)
+    def _returns(self, first: Tensor, last: Tensor, way: Tensor) -> Tensor:
+        """Return whether a stretch with these momenta at its ends and this way between them returns: (B,)
         bool.
         """
         way = way if self.inv_mass_sqrt is None else way / stride(1.0, self.inv_mass_sqrt, way)

@@ -2,7 +2,7 @@
 the cold ones count.
 
 All replicas of all chains move in one batch: R temperatures and B chains are R · B rows, ordered
-rung by rung.
+by temperature.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ LINEAR = (
 
 
 class Tempered(Wrapper):
-    """β E(x) with one β for each row of a batch of rungs; `size` chains a rung."""
+    """β E(x) with one β for each row of a batch; `size` chains at each temperature."""
 
     beta: Tensor
 
@@ -56,7 +56,7 @@ class Tempered(Wrapper):
 
     @property
     def gibbs(self) -> Gibbs | None:
-        """Conditionals times β; block Gibbs rung by rung, of an energy that takes any β."""
+        """Conditionals times β; block Gibbs beta by beta, of an energy that takes any β."""
         inner = self.energy.gibbs
         if inner is None:
             return None
@@ -112,9 +112,9 @@ def at_temperatures(energy: Energy, betas: Tensor, size: int) -> Energy:
 
 
 class Tempering(NamedTuple):
-    """How replicas have travelled: swaps accepted and tried (R − 1,), as sums of probabilities and
-    counts over chains; round trips from the coldest rung to the hottest and back (B,); direction (R,
-    B) of the replica on each rung: +1 to the hot end, −1 back, 0 not yet at an end."""
+    """Account of swaps and of the way of the replicas: swaps accepted and tried (R − 1,), as sums of probabilities and
+    counts over chains; round trips from the coldest to the hottest and back (B,); direction (R, B)
+    of the replica at each temperature: +1 to the hot end, −1 back, 0 not yet at an end."""
 
     accepted: Tensor
     tried: Tensor
@@ -150,7 +150,7 @@ class ParallelTempering(Sampler):
         every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, e^{Δβ ΔE}),
         for even r after even steps and odd r after odd ones,      β = 1 / T
 
-    (An energy with rungs of its own, `paths`, as Boltzmann machines have, moves under those, and
+    (An energy with a path of its own, `paths`, as Boltzmann machines have, moves under those, and
     swaps by their energies.) Even and odd pairs alternate, so that replicas travel instead of
     diffusing. Leaves exp(−E) invariant for the chains of the sample (T = 1), if `sampler` leaves
     its law invariant; all replicas are evaluated in one batch. temperatures: ascending from 1;
@@ -236,11 +236,11 @@ class ParallelTempering(Sampler):
             for k, v in cold._asdict().items()
             if v is not None
         }
-        replicas = rescaled(cold._replace(**copies), betas.repeat_interleave(size))
+        replicas = rescale(cold._replace(**copies), betas.repeat_interleave(size))
         return TemperedState(x, cold.energy, replicas, 0, self._departure(x))
 
     def from_replicas(self, energy: Energy, x: Tensor) -> TemperedState:
-        """A state whose replicas are x (R · B, *event), rung by rung from the coldest: chains that
+        """A state whose replicas are x (R · B, *event), from the coldest on: chains that
         go on where they were.
         """
         size, betas = len(x) // len(self.temperatures), self.betas(x)
@@ -290,7 +290,7 @@ class ParallelTempering(Sampler):
         """Exchange neighbours: even pairs after an even number of steps, odd pairs after an odd
         one.
 
-        energy: needed where it has rungs of its own; otherwise what the state knows is enough.
+        energy: needed where it has a path of its own; otherwise what the state knows is enough.
         """
         size, betas, old = len(state.x), self.betas(state.x), state.replicas
         rungs = len(betas)
@@ -317,13 +317,13 @@ class ParallelTempering(Sampler):
         rows = (source * size + torch.arange(size, device=betas.device)).flatten()
         moved = type(old)(*(None if part is None else part[rows] for part in old))
         if crossed is None:
-            replicas = rescaled(moved, (betas.unsqueeze(1) / betas[source]).flatten())
+            replicas = rescale(moved, (betas.unsqueeze(1) / betas[source]).flatten())
         else:
             stayed = source == torch.arange(rungs, device=betas.device).unsqueeze(1)
             replicas = moved._replace(
                 energy=torch.where(stayed.flatten(), old.energy, crossed[rows])
             )
-        way = _travelled(
+        way = _count_trips(
             state.tempering,
             source,
             (chance * active).double().sum(1),
@@ -333,7 +333,7 @@ class ParallelTempering(Sampler):
         return TemperedState(replicas.x[:size], cold, replicas, state.sweeps + 1, way, state.local)
 
 
-def rescaled(state: Any, factor: Tensor) -> Any:
+def rescale(state: Any, factor: Tensor) -> Any:
     """The state with the fields that are proportional to β multiplied by a factor per row."""
     parts = state._asdict()
     return state._replace(
@@ -341,7 +341,7 @@ def rescaled(state: Any, factor: Tensor) -> Any:
     )
 
 
-def _travelled(way: Tempering, source: Tensor, accepted: Tensor, tried: Tensor) -> Tempering:
+def _count_trips(way: Tempering, source: Tensor, accepted: Tensor, tried: Tensor) -> Tempering:
     """The account after a swap: replicas carry their direction along; one that comes home from the
     hot end has made a trip.
     """

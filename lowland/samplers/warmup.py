@@ -12,7 +12,7 @@ from lowland.energy import Energy, check_energy, frozen
 from lowland.samplers.adaptation import DEFAULT_TARGET, DualAveraging, WindowAdaptation
 from lowland.samplers.kernel import HasMetric, HasStepSize, Info, Sampler, State
 from lowland.samplers.loop import check_domain, iterate, last_state
-from lowland.samplers.tempering import ParallelTempering, TemperedState, rescaled
+from lowland.samplers.tempering import ParallelTempering, TemperedState, rescale
 
 MIN_STEPS = 20  # of a warm-up
 MAX_DOUBLINGS = 60  # of the first step size
@@ -171,5 +171,5 @@ def _respace(
     )
     ratio = new.betas(state.x) / sampler.betas(state.x)
     return new, state._replace(
-        replicas=rescaled(state.replicas, ratio.repeat_interleave(len(state.x)))
+        replicas=rescale(state.replicas, ratio.repeat_interleave(len(state.x)))
     )

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, Sum, check_normalisable, draw_start
 from lowland.registry import Plain, build
-from lowland.samplers import karras_sigmas
-from lowland.samplers.diffusion import denoise
+from lowland.samplers import denoise, karras_sigmas
 from lowland.tasks import DenoisedGuidance, LabelGuidance, anneal_composed, sample_composed
 from lowland.trained.editing import check_label
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from lowland.config.sections import Restoration as Settings
 from lowland.energy import noise_of
 from lowland.registry import Plain, build
-from lowland.samplers import karras_sigmas
-from lowland.samplers.diffusion import denoise
+from lowland.samplers import denoise, karras_sigmas
 from lowland.tasks import (
     Operator,
     Restoration,

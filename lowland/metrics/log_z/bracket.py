@@ -77,9 +77,9 @@ def log_z(
     warm_up = max(2 * num_temperatures, 100) if warm_up is None else warm_up
     _check(chains, num_temperatures, warm_up, tolerance, generator)
     if exact or (exact is None and countable(energy) is not None):
-        return _enumerated(energy, tolerance, progress)
+        return _by_enumeration(energy, tolerance, progress)
     source = _source(energy, draws, data, chains, generator)
-    base = base if base is not None else _fitted(energy, source)
+    base = base if base is not None else _fit_base(energy, source)
     ladder, words = _path(energy, base, path)
     placed: int | list[float] = num_temperatures
     if path is not None and not callable(path):
@@ -104,11 +104,11 @@ def log_z(
         generator=spawn(generator),
         progress=progress,
     )
-    return _concluded(energy, base, plan, up, down, started, tolerance, words, spawn(generator))
+    return _conclude(energy, base, plan, up, down, started, tolerance, words, spawn(generator))
 
 
 class _Source(NamedTuple):
-    """Where reverse draws come from: draws (chains, *event) and words for them, or None for chains
+    """Source of the reverse draws: draws (chains, *event) and words for them, or None for chains
     to be run; points to fit a base to and to start chains at; dtype of all points."""
 
     draws: Tensor | None
@@ -119,7 +119,7 @@ class _Source(NamedTuple):
 
 
 class _Started(NamedTuple):
-    """Where the reverse run starts: points x, words for them, and of the chains that made them the
+    """Start of the reverse run: points x, words for them, and of the chains that made them the
     R-hat of the energy, and by how many standard errors the energies of those from the forward run
     and of those from data differ.
     """
@@ -147,7 +147,7 @@ def _check(
         )
 
 
-def _enumerated(energy: Energy, tolerance: float, progress: Progress) -> LogZ:
+def _by_enumeration(energy: Energy, tolerance: float, progress: Progress) -> LogZ:
     found = enumerated(energy, progress)
     words = f"sum over {found.states:,} {found.side} in {str(found.dtype).removeprefix('torch.')}"
     return LogZ(
@@ -217,7 +217,7 @@ def _exact_draws(energy: Any, count: int, generator: torch.Generator) -> Tensor 
         return None
 
 
-def _fitted(energy: Energy, source: _Source) -> Any:
+def _fit_base(energy: Energy, source: _Source) -> Any:
     domain = energy.domain
     if not domain.shape and source.fit is not None:
         domain = dataclasses.replace(domain, shape=tuple(source.fit.shape[1:]))
@@ -323,7 +323,7 @@ def _apart(means: Tensor, from_data: int) -> float | None:
 # ---- what it amounts to --------------------------------------------------------------------------
 
 
-def _concluded(
+def _conclude(
     energy: Energy,
     base: Any,
     plan: Schedule,

@@ -1,5 +1,5 @@
-"""What two runs of annealed importance sampling, in opposite directions, allow one to say about log
-Z.
+"""Certificate: what two runs of annealed importance sampling in opposite directions bound, and how
+well.
 
 With w the weights of a run from the base (forward) and v those of a run back from draws of the
 target (reverse),
@@ -83,7 +83,7 @@ class LogZ:
 
     @property
     def certified(self) -> bool:
-        """Whether nothing speaks against the bracket."""
+        """True if nothing speaks against the bracket."""
         return not self.problems
 
     @property
@@ -134,7 +134,7 @@ def log_mean(log_weights: Tensor) -> Tensor:
     return log_weights.double().logsumexp(-1) - math.log(log_weights.shape[-1])
 
 
-def bootstrapped(
+def bootstrap(
     log_weights: Tensor, generator: torch.Generator, resamples: int = RESAMPLES
 ) -> Tensor:
     """log mean weights (resamples,) of chains (B,) drawn anew with replacement; chains are what is
@@ -150,7 +150,7 @@ def interval(log_weights: Tensor, generator: torch.Generator) -> tuple[float, fl
     and normal theory.
     """
     centre = log_mean(log_weights).item()
-    again = bootstrapped(log_weights, generator)
+    again = bootstrap(log_weights, generator)
     shares = torch.softmax(log_weights, 0) * len(log_weights)
     error = shares.std().item() / math.sqrt(len(shares))  # delta method
     z = -math.sqrt(2) * torch.erfinv(torch.tensor(2 * TAIL - 1, dtype=torch.float64)).item()

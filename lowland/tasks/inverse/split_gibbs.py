@@ -31,7 +31,8 @@ from lowland.domain import real
 from lowland.energy import Energy, check_finite, check_points, draw_start, frozen, score_alone
 from lowland.energy.checks import explain_dtype_errors
 from lowland.samplers import Sampler, karras_sigmas, run_chains, sde_dpm_solver
-from lowland.samplers.diffusion import Scaled, denoise_in_domain
+from lowland.samplers.denoising import denoise_in_domain
+from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
 from lowland.samplers.precision import check_precision
