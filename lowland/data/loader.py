@@ -1,4 +1,4 @@
-"""What loaders share: their common options, and the way from examples in splits to a data set."""
+"""The common options of loaders, and the way from examples in splits to a data set."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
