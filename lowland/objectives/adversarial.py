@@ -96,7 +96,7 @@ class Robust(Objective):
         madry:  L = −log p(y | x') trades: L = −log p(y | x) + β KL(p(· | x) ‖ p(· | x'))
 
     x' is found by projected sign-gradient ascent, `steps` steps of step_size · ε, from a random
-    point of the ball of radius epsilon (for trades from x and a little noise), inside the walls.
+    point of the ball of radius epsilon (for trades from x and a little noise), inside the domain.
     Over the first `warmup_fraction` of the updates the radius grows from 0 along a line: at full
     size from the start, a net on MNIST may learn nothing but the most frequent class. p(y | x) =
     softmax(−e(x)), as in `JEM`; labels of −1 count in the KL alone. epsilon = 0 is cross-entropy

@@ -7,11 +7,10 @@ end.
     learn      E by the contrast of data and revisions; G by the likelihood of the revisions, ‖x −
                G(z')‖² / 2σ²
 
-If both come to rest, chains do not change the law of drafts, which is then exp(−E), and the
-contrast vanishes, so that it is the law of the data as well. The explaining step matters: to
+If both come to rest, chains do not change the distribution of drafts, which is then exp(−E), and
+the contrast vanishes, so that it is that of the data as well. The explaining step matters: to
 regress revisions on the z of their drafts would forget, little by little, all noise that chains
-add, and the drafts would shrink to a point.
-"""
+add, and the drafts would shrink to a point."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ class EnergyDiscrepancy(Objective):
 
         y ~ q(· | x),   x'_j ~ q(· | y), j = 1 … M loss = E log( w/M + 1/M Σ_j exp(E(x) − E(x'_j)) )
 
-    q adds N(0, sigma²) noise to numbers, reflected at the walls of a box. On bits and classes it
+    q adds N(0, sigma²) noise to numbers, reflected at the bounds of a box. On bits and classes it
     sets every site, with probability flip, to another value; with flip = 0 it changes one site,
     chosen evenly: a step on the grid. q is symmetric, so with w = 1 the loss is that of telling x
     from the x'_j, all of them as likely to have come from y before the data are known: its
@@ -121,14 +121,14 @@ class PseudoLikelihood(Objective):
         loss = −E Σ_i log p(x_i | rest),      p(x_i | rest) = exp(−E(x)) / Σ_k exp(−E(x with x_i =
                                               k))
 
-    Its minimiser is the law of the data, at no partition function; the gradient differs from that
-    of the likelihood. sites: how many sites of a point are looked at in one update, drawn anew for
-    each row without replacement and weighed by D / sites, so that the gradient is unbiased; 0 for
-    all. The term `predicted` is the share of them predicted rightly. An energy that declares
-    `conditional` (lattices do) answers for all sites at once. Use it for discrete data as the first
-    thing to try: no chains, nothing to tune. Cost: one evaluation with `conditional`, else 1 +
-    sites · (K − 1), in chunks whose graphs are made anew in backward (one more evaluation each).
-    Source: Besag (1975), https://doi.org/10.2307/2987782
+    Its minimiser is the distribution of the data, at no partition function; the gradient differs
+    from that of the likelihood. sites: how many sites of a point are looked at in one update, drawn
+    anew for each row without replacement and weighed by D / sites, so that the gradient is
+    unbiased; 0 for all. The term `predicted` is the share of them predicted rightly. An energy that
+    declares `conditional` (lattices do) answers for all sites at once. Use it for discrete data as
+    the first thing to try: no chains, nothing to tune. Cost: one evaluation with `conditional`,
+    else 1 + sites · (K − 1), in chunks whose graphs are made anew in backward (one more evaluation
+    each). Source: Besag (1975), https://doi.org/10.2307/2987782
 
     >>> import torch, lowland
     >>> coins = lowland.Function(lambda x: x.sum(1) * 0, lowland.binary(3))
@@ -172,10 +172,10 @@ class RatioMatching(Objective):
                                                   flipped) − E(x)))
 
     The squared distance of g(p(x)/p(x flipped)), g(u) = 1/(1 + u), from that of the data, up to a
-    constant: its minimiser is the law of the data. Bits that the model thinks impossible count for
-    at most 1, where pseudo-likelihood gives them −log p: calmer with outliers, slower while the
-    model is far off. sites, `predicted`: see `PseudoLikelihood`. Use it for binary data with
-    flipped bits in them. Cost: 1 + sites evaluations, in chunks. Source: Hyvärinen (2007),
+    constant: its minimiser is the distribution of the data. Bits that the model thinks impossible
+    count for at most 1, where pseudo-likelihood gives them −log p: calmer with outliers, slower
+    while the model is far off. sites, `predicted`: see `PseudoLikelihood`. Use it for binary data
+    with flipped bits in them. Cost: 1 + sites evaluations, in chunks. Source: Hyvärinen (2007),
     https://doi.org/10.1016/j.csda.2006.09.003; compared: Marlin et al. (2010),
     https://proceedings.mlr.press/v9/marlin10a.html
 

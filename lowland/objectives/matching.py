@@ -109,7 +109,7 @@ class EnergyMatching(Objective):
         loss = mean ‖−ε ∇E(x_t) − (x₁ − x₀)‖² / d  + weight · mean_i a_i (E(data_i) − E(chain_i)), p
                                                    ∝ exp(−E)
 
-    The potential of the paper is V = ε E: ε (temperature) is how much noise the law of the data has
+    The potential of the paper is V = ε E: ε (temperature) is how much noise the data have
     in units of the flow. For the first share `warmup_fraction` of the updates the weight is 0 and
     no chain moves: E then only carries noise to data, t = 0 to 1. After it chains follow the
     sampler from noise and are kept, as in PCD, and their contrast shapes E where the data are; the
@@ -119,22 +119,22 @@ class EnergyMatching(Objective):
     arrival_steps: a chain counts, a_i = 1, once it has made so many steps since it began at noise:
     1 / dt of them carry it to the data, and until then it lies far above them by construction.
     Counted at once, such chains would make a contrast as wide as the whole landscape, which says
-    nothing of the law and teaches E to pull from noise harder than the flow does. t_max: from the
-    end of the warm-up lines count up to this t only, after which the law of the data alone should
-    decide; steps, buffer_size, reinit_prob: of the chains, as in PCD. Where flow and law disagree
-    the minimiser is a compromise. A flow that is not told t carries on past the data, so chains end
-    below them: a gap that stays under zero by a good part of the spread asks for a larger weight. A
-    gap that runs away upwards asks for a smaller one: the contrast moves E faster than chains can
-    follow, and tears the flow. The flow is a mean over the numbers of an event and E is of the
-    whole event in units of 1/ε: 0.3 suits the plane, 5e-4 images of 8 × 8. The step h = ε dt must
-    suit the law and not the flow alone. A little noise σ on the data (training.data_noise_std,
-    dequantise) makes their law σ wide, without which it has no energy, and Langevin follows a law
-    so wide only where h < 2 σ²: keep h below σ². On a box the flow comes to rest about 2 ε from a
-    wall, and data that end there (black pixels) want noise of that size. Cost per update: one
-    gradient with its own backward pass, and an assignment; after the warm-up as much as PCD
-    besides. Use it when a single noise-free energy is to make good samples from scratch: its chains
-    need not mix to be trained, because the flow has brought them to the data. Source: Balcerak et
-    al. (2025), https://arxiv.org/abs/2504.10612
+    nothing of the density and teaches E to pull from noise harder than the flow does. t_max: from
+    the end of the warm-up lines count up to this t only, after which the density of the data alone
+    should decide; steps, buffer_size, reinit_prob: of the chains, as in PCD. Where flow and density
+    disagree the minimiser is a compromise. A flow that is not told t carries on past the data, so
+    chains end below them: a gap that stays under zero by a good part of the spread asks for a
+    larger weight. A gap that runs away upwards asks for a smaller one: the contrast moves E faster
+    than chains can follow, and tears the flow. The flow is a mean over the numbers of an event and
+    E is of the whole event in units of 1/ε: 0.3 suits the plane, 5e-4 images of 8 × 8. The step h =
+    ε dt must suit the density and not the flow alone. A little noise σ on the data
+    (training.data_noise_std, dequantise) makes them σ wide, without which it has no energy, and
+    Langevin follows a density so wide only where h < 2 σ²: keep h below σ². On a box the flow comes
+    to rest about 2 ε from a bound, and data that end there (black pixels) want noise of that size.
+    Cost per update: one gradient with its own backward pass, and an assignment; after the warm-up
+    as much as PCD besides. Use it when a single noise-free energy is to make good samples from
+    scratch: its chains need not mix to be trained, because the flow has brought them to the data.
+    Source: Balcerak et al. (2025), https://arxiv.org/abs/2504.10612
 
     >>> import torch, lowland
     >>> g, net = torch.Generator().manual_seed(0), lowland.nets.MLP(lowland.real(2), hidden=(8,))
@@ -173,12 +173,13 @@ class EnergyMatching(Objective):
         flow, values = force_error(energy, points, labels, velocity, self.temperature)
         if warm:
             return Loss(flow, {"flow": flow.detach(), "energy_data": values.mean()})
-        law = self._refinement(energy, batch, context)
-        return law._replace(
-            value=flow + self.weight * law.value, terms={"flow": flow.detach()} | law.terms
+        refined = self._contrast_arrived(energy, batch, context)
+        return refined._replace(
+            value=flow + self.weight * refined.value,
+            terms={"flow": flow.detach()} | refined.terms,
         )
 
-    def _refinement(self, energy: Energy, batch: Batch, context: Context) -> Loss:
+    def _contrast_arrived(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         """Contrast data with the chains that have arrived. The data themselves stand in for the
         others: a_i = 0 without a gap.
         """
@@ -216,13 +217,13 @@ class EquilibriumMatching(Objective):
                                                            start))
 
     The force dies away between t = start and the data at t = 1, so that gradient descent comes to
-    rest at the data. No chain moves. Low energy marks the data, but exp(−E) is no law of theirs:
+    rest at the data. No chain moves. Low energy marks the data, but exp(−E) is not their density:
     samples are where descent arrives, such as Langevin at almost no temperature. Arrived, it still
     creeps along the data towards the lowest points: in two dimensions 40 steps of 0.01 give the
-    right law and 200 a few clumps, so that the number of steps matters after all. match: pair noise
-    and data by optimal transport (the paper pairs at random). Cost per update: one gradient with
-    its own backward pass (and an assignment). Use it when samples and outlier scores are wanted
-    quickly and no density is. Source: Wang & Du (2025), https://arxiv.org/abs/2510.02300
+    right distribution and 200 a few clumps, so that the number of steps matters after all. match:
+    pair noise and data by optimal transport (the paper pairs at random). Cost per update: one
+    gradient with its own backward pass (and an assignment). Use it when samples and outlier scores
+    are wanted quickly and no density is. Source: Wang & Du (2025), https://arxiv.org/abs/2510.02300
 
     >>> EquilibriumMatching()
     EquilibriumMatching(gain=4.0, start=0.8, match=True)

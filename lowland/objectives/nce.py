@@ -9,7 +9,7 @@ weight:
     FlowContrastive   NCE against a flow that learns to be hard to tell     (Gao et al. 2020)
 
 The further noise is from data, the less is learned: at an accuracy near 1 the classifier is right
-wherever it looks, and what the energy does between data and noise is anybody's guess.
+wherever it looks, and the energy between data and noise is arbitrary.
 """
 
 import math
@@ -61,7 +61,7 @@ class NCE(Objective):
     −log p(x | y): one log Z for all classes.
 
     noise: "fitted" to mean and spread of the data (`targets.fit_base`; normal numbers cut off at
-    the walls of a box), or "uniform" on a bounded domain; ratio: ν, draws of noise per datum;
+    the bounds of a box), or "uniform" on a bounded domain; ratio: ν, draws of noise per datum;
     partner_rate: learning rate of log Z, in units of that of the weights. Terms: `accuracy` (mean
     of both sides), `log_z`. Use it in few dimensions, or with noise that is close to the data, when
     a normalised energy is wanted at the price of a classifier. Cost: 1 + ν evaluations of the
@@ -113,8 +113,8 @@ class RankingNCE(Objective):
 
     log Z drops out, so nothing but the energy is learned, and energies with one log Z for each
     condition are right too; as K grows the gradient becomes that of the likelihood. One set of
-    draws serves all points of a batch. With labels every class is judged on the same draws, which
-    takes an energy with `class_energies`.
+    draws serves all points of a batch. With labels every class is evaluated on the same draws,
+    which takes an energy with `class_energies`.
 
     candidates: K; noise: as in `NCE`. Terms: `accuracy` (share of pairs ranked rightly), `log_z`
     (of the energy, estimated from the draws). Use it where NCE struggles with log Z, or noise is

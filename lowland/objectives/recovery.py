@@ -1,4 +1,4 @@
-"""Diffusion recovery likelihood: a ladder of easy problems in place of one hard one.
+"""Diffusion recovery likelihood: a sequence of easy problems in place of one hard one.
 
 The distribution of data has many modes and its chains do not mix. That of a point given the same
 point with a little more noise,
@@ -28,16 +28,16 @@ from lowland.samplers.recovery import ConditionalEnergy, check_levels, scale_to_
 @register("objective")
 @dataclass(frozen=True)
 class DiffusionRecovery(Objective):
-    """Recovery likelihood along a falling ladder of noise levels, for an energy E(x, σ).
+    """Recovery likelihood along falling noise levels, for an energy E(x, σ).
 
         x = data + σ ξ,   x̃ = x + s ξ',   s² = σ̃² − σ²,      σ̃ and σ neighbours, drawn row by row
         loss = mean E(x, σ) − mean E(x⁻, σ),      x⁻: `steps` sampler steps from x̃ in p(x | x̃)
 
     sigmas: falling; the energy learns all levels but the first, from which sampling starts. The
     sampler's step_size is in units of s², one number for all levels: 0.1 and some 10 to 30 steps
-    suit. The minimiser is exp(−E(·, σ)) = the law of data with noise σ, level by level, as far as
-    the chains reach theirs; sample it with `lowland.samplers.diffusion_recovery_sample`. Cost per
-    update: `steps` + 1 gradients and one contrast, as CD, and no chains are kept. Use it when
+    suit. The minimiser is exp(−E(·, σ)) = the density of data with noise σ, level by level, as far
+    as the chains reach theirs; sample it with `lowland.samplers.diffusion_recovery_sample`. Cost
+    per update: `steps` + 1 gradients and one contrast, as CD, and no chains are kept. Use it when
     chains of a plain energy do not mix and an energy of noise is welcome: training is as calm as
     score matching, and the levels are laws from the contrast of samples, not from a regression.
     Source: Gao, Song, Poole, Wu & Kingma (2021), https://arxiv.org/abs/2012.08125

@@ -93,9 +93,9 @@ class GradientPenalty(Term):
     at "data": the points of the data, with target 0, which flattens the valleys where data lie
     (R1); at "lines": points drawn on lines from data to negatives, with target 1, which holds the
     slope between the two sides (WGAN-GP). An energy in nats whose data are s wide has slopes of
-    about 1/s: a target far below it bends the law. Cost: one gradient with its own backward pass.
-    Source: Mescheder et al. (2018), https://arxiv.org/abs/1801.04406; Gulrajani et al. (2017),
-    https://arxiv.org/abs/1704.00028
+    about 1/s: a target far below it biases the density. Cost: one gradient with its own backward
+    pass. Source: Mescheder et al. (2018), https://arxiv.org/abs/1801.04406; Gulrajani et al.
+    (2017), https://arxiv.org/abs/1704.00028
 
     >>> GradientPenalty(0.1, target=1.0, at="lines")
     GradientPenalty(weight=0.1, target=1.0, at='lines')
