@@ -104,7 +104,8 @@ def test_compose_draws_from_runs(runs: Path, tmp_path: Path) -> None:
 def test_a_file_says_the_same_as_the_command(runs: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "both.toml"
     recipe.write_text(
-        f'runs = ["{runs}/noise", "{runs}/plain"]\nlabels = [-1, 7]\nweights = [1.0, 2.0]\ncount = 3\nsteps = 8\nnum_levels = 4\n'
+        f'runs = ["{runs}/noise", "{runs}/plain"]\nlabels = [-1, 7]\nweights = [1.0, 2.0]\n'
+        "count = 3\nsteps = 8\nnum_levels = 4\n"
         f'out = "{tmp_path}/file.npz"\n[sampler]\nname = "Langevin"\nstep_size = 1e-5\n'
     )
     command("compose", recipe)
@@ -138,7 +139,8 @@ def test_a_file_says_the_same_as_the_command(runs: Path, tmp_path: Path) -> None
 def test_files_say_edits_and_paths_too(runs: Path, tmp_path: Path) -> None:
     told = tmp_path / "told.toml"
     told.write_text(
-        f'run = "{runs}/plain"\nimage = "{runs}/a.png"\nlabel = 8\nsteps = 5\ndraws = 2\nout = "{tmp_path}/e.npy"\n'
+        f'run = "{runs}/plain"\nimage = "{runs}/a.png"\nlabel = 8\n'
+        f'steps = 5\ndraws = 2\nout = "{tmp_path}/e.npy"\n'
     )
     command("edit", told)
     command(
@@ -165,7 +167,8 @@ def test_files_say_edits_and_paths_too(runs: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=said):
             commands.edit(told)
     told.write_text(
-        f'run = "{runs}/plain"\na = "{runs}/a.png"\nb = "{runs}/b.png"\nsteps = 3\nout = "{tmp_path}/p.npy"\n'
+        f'run = "{runs}/plain"\na = "{runs}/a.png"\nb = "{runs}/b.png"\n'
+        f'steps = 3\nout = "{tmp_path}/p.npy"\n'
     )
     command("interpolate", told, "--points", 4)
     assert np.load(tmp_path / "p.npy").shape == (8, 1, 8, 8)

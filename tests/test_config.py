@@ -149,7 +149,8 @@ def test_all_mistakes_are_reported_at_once_with_path_and_suggestion() -> None:
 def test_a_key_that_resembles_nothing_gets_the_list() -> None:
     (line,) = mistakes("moons", {"evaluation.zzz": 1})
     assert line.startswith(
-        "evaluation.zzz: no such key; allowed are alpha, classifier_steps, outlier_score, outliers, samples"
+        "evaluation.zzz: no such key; allowed are alpha, classifier_steps, outlier_score, "
+        "outliers, samples"
     )
 
 

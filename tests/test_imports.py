@@ -269,7 +269,8 @@ def test_there_is_no_circle_of_files() -> None:
 def test_a_circle_of_files_is_seen() -> None:
     """Through imports inside functions too, but not through those for type checkers alone."""
     later = "def f():\n    from lowland.samplers.nuts import NUTS"
-    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lowland.run.directory import Run"
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
+    typed += "from lowland.run.directory import Run"
     graph = {
         "samplers.nuts": files_imported("from lowland.energy import gradient", "samplers.nuts"),
         "energy.gradient": files_imported("import lowland.samplers.hmc", "energy.gradient"),

@@ -641,18 +641,42 @@ APART = torch.arange(4.0).view(4, 1) * (
 @pytest.mark.parametrize(
     ("trace", "words"),
     [
-        (trace_of(independent(500, 4, 10) + APART), "R-hat above 1.01 in 3 of 10 coordinates: chains disagree"),
+        (
+            trace_of(independent(500, 4, 10) + APART),
+            "R-hat above 1.01 in 3 of 10 coordinates: chains disagree",
+        ),
         (trace_of(independent(50, 4, 10)), "ESS below 400 in 10 of 10 coordinates"),
-        (trace_of(independent(500, 4, 10) * torch.tensor([0.0, 0.0] + [1.0] * 8)), "no movement in 2 of 10 coordinates"),
-        (trace_of((independent(500, 4, 3) < 2.2).double()), "no tail to judge in 3 of 3 coordinates"),
+        (
+            trace_of(independent(500, 4, 10) * torch.tensor([0.0, 0.0] + [1.0] * 8)),
+            "no movement in 2 of 10 coordinates",
+        ),
+        (
+            trace_of((independent(500, 4, 3) < 2.2).double()),
+            "no tail to judge in 3 of 3 coordinates",
+        ),
         (trace_of(independent(2000, 1, 2)), "one chain: "),
-        (trace_of(independent(500, 4, 2), diverged=torch.tensor([0, 7, 0, 5])), "12 divergences in 2 of 4 chains"),
-        (trace_of(independent(500, 4, 2), acceptance=torch.tensor([0.5, 0.0, 0.4, 0.6])), "1 of 4 chains accepted nothing"),
-        (trace_of(independent(500, 4, 2), state=tempered([5, 0.05, 5], [9, 9, 9], [1, 0, 0, 0])), "between temperatures 1 and 2"),
-        (trace_of(independent(500, 4, 2), state=tempered([5, 5, 0], [9, 9, 0], [1, 0, 0, 0])), "between temperatures 2 and 3"),
-        (trace_of(independent(500, 4, 2), state=tempered([5, 5], [9, 9], [0, 0, 0, 0])), "no round trip"),
+        (
+            trace_of(independent(500, 4, 2), diverged=torch.tensor([0, 7, 0, 5])),
+            "12 divergences in 2 of 4 chains",
+        ),
+        (
+            trace_of(independent(500, 4, 2), acceptance=torch.tensor([0.5, 0.0, 0.4, 0.6])),
+            "1 of 4 chains accepted nothing",
+        ),
+        (
+            trace_of(independent(500, 4, 2), state=tempered([5, 0.05, 5], [9, 9, 9], [1, 0, 0, 0])),
+            "between temperatures 1 and 2",
+        ),
+        (
+            trace_of(independent(500, 4, 2), state=tempered([5, 5, 0], [9, 9, 0], [1, 0, 0, 0])),
+            "between temperatures 2 and 3",
+        ),
+        (
+            trace_of(independent(500, 4, 2), state=tempered([5, 5], [9, 9], [0, 0, 0, 0])),
+            "no round trip",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said_and_nothing_else(trace: Trace, words: str) -> None:
     found = summary(trace)
     assert [sentence for sentence in found.verdict if words in sentence]

@@ -259,7 +259,7 @@ def test_the_steps_of_a_noise_ladder_are_lengths_or_their_squares() -> None:
         scale_step_sizes(BlockGibbs(), (1.0, 0.5))
 
 
-# ------------------------------------------------------------------------------------------ multiscale_sample
+# -------------------------------------------------------------------------------- multiscale_sample
 
 
 def test_a_pyramid_is_sampling_and_enlarging_in_turn() -> None:

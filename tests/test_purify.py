@@ -361,8 +361,13 @@ def test_logits_of_an_energy_are_those_of_its_classes() -> None:
 def test_a_recipe_says_how_to_purify() -> None:
     recipe = read_recipe("moons", {"purification.method": "map", "purification.sigma": 0.2}).plain()
     assert recipe["purification"] == {
-        "method": "map", "steps": 10, "sigma": 0.2, "step_size": 0.01, "temperature": 1.0, "clip": None
-    }  # fmt: skip
+        "method": "map",
+        "steps": 10,
+        "sigma": 0.2,
+        "step_size": 0.01,
+        "temperature": 1.0,
+        "clip": None,
+    }
     assert read_recipe("moons").plain()["purification"] is None
     with pytest.raises(ConfigError, match="sigma above 0"):
         read_recipe("moons", {"purification.method": "map"})

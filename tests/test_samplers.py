@@ -220,7 +220,7 @@ def test_metropolis_without_a_ratio_draws_nothing() -> None:
     assert torch.equal(before, g.get_state())
 
 
-# ------------------------------------------------------------------------------------ loop, recorders
+# ---------------------------------------------------------------------------------- loop, recorders
 
 
 def test_keepers_keep_what_stepping_by_hand_gives() -> None:

@@ -72,7 +72,8 @@ def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: fl
     if count < need:
         raise ValueError(
             f"{count} calibration energies cannot promise a false-alarm rate of {alpha} "
-            f"({guarantee}, delta {delta:g}); at least {need} are needed; bring more points or raise the rate"
+            f"({guarantee}, delta {delta:g}); at least {need} are needed; bring more points or "
+            "raise the rate"
         )
     if guarantee != "training-conditional":
         return int(alpha * (count + 1) + 1e-9)

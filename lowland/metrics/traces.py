@@ -103,8 +103,8 @@ class Summary:
             low = (~(self.swap_rates > MIN_SWAP_RATE)).nonzero().flatten().tolist()
             cut = ", ".join(f"{i} and {i + 1}" for i in low)
             found.append(
-                f"hardly a swap between temperatures {cut}: the ladder is cut there; put one between "
-                "(see tune)"
+                f"hardly a swap between temperatures {cut}: the ladder is cut there; put one "
+                "between (see tune)"
             )
         if self.round_trips is not None and not self.round_trips.any():
             found.append(

@@ -3,11 +3,11 @@
 A target with draws at other temperatures too (`hot`) can prove parallel tempering, whose replicas
 must all start from their own distributions.
 
-    CONTINUOUS_TARGETS   Gaussians, a mixture, a banana, a funnel, an image, two distributions that end
-                 where the energy is not finite, and some on boxes, up to the walls
-    DISCRETE_TARGETS     lattices with colourings and conditionals of their own; networks of binary and of
-                 categorical sites, whose first-order gains are not exact; two of them with states
-                 at which the energy is nan
+    CONTINUOUS_TARGETS   Gaussians, a mixture, a banana, a funnel, an image, two that end where the
+                         energy is not finite, and some on boxes, up to the walls
+    DISCRETE_TARGETS     lattices with colorings and conditionals; networks of binary and of
+                         categorical sites, whose first-order gains are not exact; two of them with
+                         states at which the energy is nan
 """
 
 import math

@@ -52,15 +52,15 @@ def log_z(
     base: an energy with exact `draw(count, generator)` and `log_z`; unless given, `fit_base` fits
     one to data, to draws of the energy, or takes the uniform law of a bounded domain. path: a
     function of betas in [0, 1] that gives energies from base to energy, or such energies
-    themselves, which are then the path; the energy's own (`paths.path_from`) or the geometric path unless
-    given. sampler: leaves every distribution of the path invariant; its step size, if it has one, is
-    tuned along the path in the pilot run. The reverse run starts at exact draws where the energy has `draw`; else at
-    `draws` (N, *event), which the caller answers for (the base is fitted to others of them); else
-    at chains that start half at ends of the forward run, drawn by weight, and half at data, if
-    there are any, and take warm_up steps (2 · num_temperatures, at least 100, unless given). The result says
-    which. chains: of each direction; tolerance: gap in nats up to which directions agree; exact:
-    False never enumerates, True does or refuses; progress: called with 1 per energy entered and per
-    step of warm-up.
+    themselves, which are then the path; the energy's own (`paths.path_from`) or the geometric path
+    unless given. sampler: leaves every distribution of the path invariant; its step size, if it has
+    one, is tuned along the path in the pilot run. The reverse run starts at exact draws where the
+    energy has `draw`; else at `draws` (N, *event), which the caller answers for (the base is fitted
+    to others of them); else at chains that start half at ends of the forward run, drawn by weight,
+    and half at data, if there are any, and take warm_up steps (2 · num_temperatures, at least 100,
+    unless given). The result says which. chains: of each direction; tolerance: gap in nats up to
+    which directions agree; exact: False never enumerates, True does or refuses; progress: called
+    with 1 per energy entered and per step of warm-up.
 
     Raises ValueError for an energy without normaliser, a real domain without base, data or draws,
     and energies that are NaN.
@@ -68,7 +68,8 @@ def log_z(
     >>> import torch
     >>> from lowland.targets import Gaussian, GaussianMixture
     >>> g = torch.Generator().manual_seed(0)
-    >>> found = log_z(GaussianMixture(), base=Gaussian(), chains=100, num_temperatures=50, generator=g)
+    >>> size = {"chains": 100, "num_temperatures": 50}
+    >>> found = log_z(GaussianMixture(), base=Gaussian(), generator=g, **size)
     >>> found.lower < 0 < found.upper, found.certified
     (True, True)
     """
@@ -141,9 +142,8 @@ def _check(
     if chains < 20 or num_temperatures < 2 or warm_up < 20 or not tolerance > 0:
         raise ValueError(
             f"chains is {chains}, num_temperatures {num_temperatures}, warm_up {warm_up}, "
-            f"tolerance {tolerance}; a "
-            "bracket needs at least 20 chains, 2 temperatures, 20 steps of warm-up and a tolerance above "
-            "0; 200, 1000, 2000 and 0.5 are the defaults"
+            f"tolerance {tolerance}; a bracket needs at least 20 chains, 2 temperatures, 20 steps "
+            "of warm-up and a tolerance above 0; 200, 1000, 2000 and 0.5 are the defaults"
         )
 
 

@@ -58,9 +58,9 @@ class LogZ:
     value ± error: the point estimate; [lower, upper]: contains log Z with at least 95 % confidence,
     if the reverse draws are what `draws` says. method: "enumeration" (then value = lower = upper)
     or "annealed importance sampling"; details: in words, what was added up or run; forward,
-    reverse: the two runs; draws: where the reverse run began; betas: inverse temperatures from 0 (base) to 1;
-    tolerance: gap between the directions that is allowed; problems: why it is not certified, empty
-    if it is.
+    reverse: the two runs; draws: where the reverse run began; betas: inverse temperatures from 0
+    (base) to 1; tolerance: gap between the directions that is allowed; problems: why it is not
+    certified, empty if it is.
     """
 
     value: float
@@ -109,7 +109,8 @@ class LogZ:
             f"LogZ({self.value:.3f} ± {self.error:.3f}, in [{self.lower:.3f}, {self.upper:.3f}], "
             f"{self.verdict}; forward {f.value:.3f} ± {f.error:.3f} (weights worth {f.ess:.0f} of "
             f"{self.chains}), reverse {r.value:.3f} ± {r.error:.3f} (worth {r.ess:.0f}) from "
-            f"{self.draws}; {self.num_temperatures} temperatures from {self.base} by {self.sampler})"
+            f"{self.draws}; {self.num_temperatures} temperatures from {self.base} by "
+            f"{self.sampler})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def bennett(up: Tensor, down: Tensor) -> tuple[float, float]:
     >>> import torch
     >>> g = torch.Generator().manual_seed(0)
     >>> z = torch.randn(2, 4000, generator=g, dtype=torch.float64)
-    >>> value, error = bennett(z[0] + 2.5, -z[1] - 3.5)  # normal log weights of variance 1, about 3 ∓ 1/2
+    >>> value, error = bennett(z[0] + 2.5, -z[1] - 3.5)  # log weights N(3 ∓ 1/2, 1)
     >>> abs(value - 3) < 5 * error < 0.2
     True
     """

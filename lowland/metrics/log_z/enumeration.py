@@ -3,8 +3,8 @@ memory.
 
     log Z = log Σ_x exp(−E(x)),    or log Σ_h exp(−F(h)) over the hidden side of a Boltzmann machine
 
-An energy whose `latent.hidden_marginal` is an energy over its hidden units alone, with the same log Z, needs
-2^hidden states, not 2^visible.
+An energy whose `latent.hidden_marginal` is an energy over its hidden units alone, with the same log
+Z, needs 2^hidden states, not 2^visible.
 """
 
 import copy
