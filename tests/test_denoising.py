@@ -18,7 +18,7 @@ from lowland import Energy, box, fit, read_recipe, real, value_and_score
 from lowland.commands import sample
 from lowland.energy import NoiseCondition
 from lowland.nets import NoiseMLP, NoiseUNet
-from lowland.nets.denoising import _silu
+from lowland.nets.unet import _silu
 from lowland.objectives import Batch, Context, MultilevelDSM
 from lowland.run import Run
 from lowland.samplers import karras_sigmas

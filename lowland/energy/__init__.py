@@ -8,11 +8,9 @@ from lowland.energy.algebra import (
     Energy,
     Function,
     Given,
-    Mixture,
     Sum,
     Wrapper,
     lift,
-    mixture,
 )
 from lowland.energy.capabilities import (
     Gibbs,
@@ -48,6 +46,7 @@ from lowland.energy.gradient import (
     score_alone,
     score_with_graph,
 )
+from lowland.energy.mixtures import Mixture, mixture
 
 __all__ = [
     "Energy",

@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lowland.energy.algebra import Energy, Function, Mixture, Sum, Wrapper, lift
+from lowland.energy.algebra import Energy, Function, Sum, Wrapper, lift
 from lowland.energy.evaluate import energy_values
 from lowland.energy.gradient import check_shape, differentiate, frozen
+from lowland.energy.mixtures import Mixture
 
 
 def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None) -> Energy:

@@ -19,19 +19,17 @@ https://arxiv.org/abs/2111.13606, weigh this against noise on both).
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.energy import Energy, Learner, NoiseCondition
-from lowland.nets.perceptron import perceptron
+from lowland.nets.unet import NoiseMLPDenoiser, UNet
 from lowland.nets.vectors import check_widths, flat_size
 from lowland.registry import register
 
-L = TypeVar("L", nn.Linear, nn.Conv2d)
 EXAMPLES = 64  # questions of the data that are kept, for samples to answer
 
 
@@ -176,7 +174,7 @@ class DenoiserMLP(Denoiser):
         super().__init__(domain, question)
         check_widths("DenoiserMLP", hidden)
         self.hidden = tuple(hidden)
-        self.net = _Told(flat_size(self.domain), self.hidden)
+        self.net = NoiseMLPDenoiser(flat_size(self.domain), self.hidden)
 
 
 @register("energy")
@@ -231,185 +229,6 @@ class NoiseUNet(Denoiser):
             embedding,
         )
         self.norm = norm
-        self.net = _UNet(
+        self.net = UNet(
             self.domain.shape, self.widths, self.blocks, dense, embedding, norm == "rms"
         )
-
-
-class _Told(nn.Module):
-    """f(z, ln σ): a perceptron of the flattened event and what it is told of the level, silent at
-    first.
-    """
-
-    def __init__(self, size: int, hidden: Sequence[int]) -> None:
-        super().__init__()
-        self.layers = perceptron([size + 17, *hidden, size], spectral_norm=False)
-        _silent(cast(nn.Linear, self.layers[-1]))
-
-    def forward(self, z: Tensor, level: Tensor) -> Tensor:
-        return cast(Tensor, self.layers(torch.cat([z.flatten(1), _waves(level)], 1)).view_as(z))
-
-
-class _UNet(nn.Module):
-    """f(z, ln σ): images (B, C, H, W) to images, by way of half and a quarter of the resolution,
-    with one shortcut.
-    """
-
-    def __init__(
-        self,
-        shape: Sequence[int],
-        widths: Sequence[int],
-        blocks: Sequence[int],
-        dense: int,
-        embedding: int,
-        norm: bool,
-    ) -> None:
-        super().__init__()
-        (channels, height, width), (wide, deep) = shape, widths
-        self.told = nn.Sequential(
-            nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-        )
-        self.stem = nn.Conv2d(4 * channels, wide, 3, padding=1)
-        self.down = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
-        self.shrink = nn.Conv2d(wide, deep, 2, 2)
-        self.middle = nn.ModuleList(_Block(deep, embedding, norm) for _ in range(blocks[1]))
-        if dense:
-            places = -(height // -4) * -(width // -4)
-            seeing = [
-                _Mix(places, dense // 2),
-                _Dense(deep, places, dense, embedding),
-                _Mix(places, dense // 2),
-            ]
-            half = blocks[1] // 2
-            self.middle = nn.ModuleList([*self.middle[:half], *seeing, *self.middle[half:]])
-        self.grow = nn.ConvTranspose2d(deep, wide, 2, 2)
-        self.up = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
-        self.out = _silent(nn.Conv2d(wide, 4 * channels, 3, padding=1))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, z: Tensor, level: Tensor) -> Tensor:
-        height, width = z.shape[2:]
-        told = self.told(_waves(level)).to(z.dtype)
-        z = F.pixel_unshuffle(F.pad(z, (0, -width % 4, 0, -height % 4)), 2)
-        h = self.stem(z.contiguous(memory_format=torch.channels_last))
-        for block in self.down:
-            h = block(h, told)
-        passed, h = h, self.shrink(h)
-        for block in self.middle:
-            h = block(h, told)
-        h = self.grow(h) + passed
-        for block in self.up:
-            h = block(h, told)
-        return F.pixel_shuffle(self.out(_silu(h)), 2)[:, :, :height, :width]
-
-
-class _Block(nn.Module):
-    """h ↦ h + conv(silu((1 + scale(σ)) n(conv(silu(h))) + shift(σ))), the identity at first; n may
-    divide by the size.
-    """
-
-    def __init__(self, width: int, embedding: int, norm: bool = False) -> None:
-        super().__init__()
-        self.norm = norm
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.film = _silent(nn.Linear(embedding, 2 * width))
-        self.second = _silent(nn.Conv2d(width, width, 3, padding=1))
-
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        inner = self.first(_silu(h))
-        if self.norm:
-            inner = inner * torch.rsqrt(inner.square().mean(1, keepdim=True) + 1e-3)
-        scale, shift = self.film(told).to(inner.dtype)[:, :, None, None].chunk(2, 1)
-        inner = torch.addcmul(shift, inner, 1 + scale)
-        return cast(Tensor, h + self.second(_silu(inner)))
-
-
-class _Mix(nn.Module):
-    """h ↦ h + second(silu(first(h))) over the places of each channel, the same for all channels;
-    the identity at first.
-
-    Source: Tolstikhin et al. (2021), https://arxiv.org/abs/2105.01601
-    """
-
-    def __init__(self, places: int, inner: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(places, inner)
-        self.second = _silent(nn.Linear(inner, places))
-
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        return cast(Tensor, h + self.second(_silu(self.first(h.flatten(2)))).view(h.shape))
-
-
-class _Dense(nn.Module):
-    """h ↦ h + what a perceptron of all places, eight channels of each, has to say; nothing at
-    first.
-    """
-
-    def __init__(self, width: int, places: int, dense: int, embedding: int, thin: int = 8) -> None:
-        super().__init__()
-        self.narrow = nn.Conv2d(width, thin, 1)
-        self.first = nn.Linear(thin * places, dense)
-        self.film = _silent(nn.Linear(embedding, 2 * dense))
-        self.second = nn.Linear(dense, thin * places)
-        self.widen = _silent(nn.Conv2d(thin, width, 1))
-
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        thin = self.narrow(h)
-        inner = self.first(_silu(thin.flatten(1)))
-        scale, shift = self.film(told).to(inner.dtype).chunk(2, 1)
-        inner = torch.addcmul(shift, inner, 1 + scale)
-        return cast(Tensor, h + self.widen(_silu(self.second(_silu(inner)).view(thin.shape))))
-
-
-def _silent(layer: L) -> L:
-    """The layer with zeros for weights: what it adds, it has to learn."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(cast(Tensor, layer.bias))
-    return layer
-
-
-def _waves(level: Tensor) -> Tensor:
-    """ln σ (B,) as numbers (B, 17) that a perceptron can work with: itself, and waves of eight
-    lengths.
-    """
-    angles = level.unsqueeze(1) * torch.arange(1, 9, dtype=level.dtype, device=level.device) / 4
-    return torch.cat([level.unsqueeze(1) / 4, angles.sin(), angles.cos()], 1)
-
-
-def _silu(x: Tensor) -> Tensor:
-    return cast(Tensor, _Silu.apply(x)) if torch.is_grad_enabled() else F.silu(x)
-
-
-class _Silu(torch.autograd.Function):
-    """SiLU whose second derivative is written by hand: autograd's own takes twice as many passes
-    over memory.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return F.silu(x)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        return cast(Tensor, _SiluSlope.apply(slopes[0], ctx.saved_tensors[0]))
-
-
-class _SiluSlope(torch.autograd.Function):
-    """g silu'(x); its slope in x is g silu''(x) = g t (1 − t) (2 + x (1 − 2 t)), t the logistic
-    function of x.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, slope: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(slope, x)
-        return cast(Tensor, torch.ops.aten.silu_backward(slope, x))
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:
-        slope, x = ctx.saved_tensors
-        t = torch.sigmoid(x)
-        bent = torch.ops.aten.sigmoid_backward(outer[0] * slope, t) * torch.addcmul(
-            x + 2, x, t, value=-2
-        )
-        return torch.ops.aten.silu_backward(outer[0], x), bent
