@@ -12,8 +12,8 @@ def write_aside(target: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield a path beside `target` at which to write a file or a folder; bring it to the disk and
     rename it to `target` at the end.
 
-    shared: other processes may write the same target at the same time. After an error what was written aside is removed, and the old target still stands. Raises
-    OSError when the disk refuses.
+    shared: other processes may write the same target at the same time. After an error what was
+    written aside is removed, and the old target still stands. Raises OSError when the disk refuses.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "numbers.txt"

@@ -61,7 +61,7 @@ def _tagged_union(classes: Sequence[type], skip: Sequence[str] = ()) -> Any:
 
 
 def _union(kind: str, skip: Sequence[str] = ()) -> Any:
-    """Return the union of the models of a kind; of energies those that learn, which have a domain."""
+    """Return the union of the models of a kind; of energies those with a domain, which learn."""
     classes = [
         c for c in registered(kind).values() if kind != "energy" or "domain" in parameters(c)
     ]

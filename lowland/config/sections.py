@@ -133,7 +133,7 @@ class Generation(Drawing):
 
 
 class Restoration(Drawing):
-    """Settings of posterior draws: those of samples, and the noise of the measurement."""
+    """Settings of posterior draws: those of samples, and the noise of measurement."""
 
     method: Literal["chains", "split-gibbs"] = Field(
         "chains", description="Markov chains; or split Gibbs sampling down the noise levels"

@@ -18,7 +18,7 @@ def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
 
 
 def measure_classification(model: Model, found: Findings) -> None:
-    """Measure accuracy, expected calibration error and cross-entropy of p(y | x) on the test part."""
+    """Measure accuracy, calibration error and cross-entropy of p(y | x) on the test part."""
     y = model.data.test.y
     if not model.classes or y is None:
         return

@@ -79,8 +79,8 @@ def measure_detection(
 
 
 def _other_sets(model: Model, found: Findings) -> dict[str, Tensor]:
-    """Load the test parts of other data sets that the recipe names, where they are at hand and of the
-    same shape; notes say what was left out.
+    """Load the test parts of other data sets that the recipe names, where they are at hand and of
+    the same shape; notes say what was left out.
     """
     sets = {}
     for name in model.recipe["evaluation"]["outliers"]:

@@ -76,8 +76,8 @@ def measure_likelihood(
 
 
 def apply_treatment(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Treat examples as training did: binarize grey values that are probabilities, dequantise others,
-    add noise.
+    """Treat examples as training did: binarize grey values that are probabilities, dequantise
+    others, add noise.
     """
     if model.data.binarization == "stochastic":
         return x if bool(model.energy.domain.contains(x).all()) else bernoulli_sample(x, generator)

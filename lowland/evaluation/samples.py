@@ -41,8 +41,8 @@ def train_judge(
 def measure_samples(
     model: Model, found: Findings, generator: torch.Generator, judge: ImageClassifier | None
 ) -> Samples:
-    """Draw samples and a trajectory, and compare them with data by distances, nearest neighbours and
-    a classifier.
+    """Draw samples and a trajectory, and compare them with data by distances, nearest neighbours
+    and a classifier.
     """
     count = model.recipe["evaluation"]["samples"]
     made = model.sample(count, generator=generator)

@@ -45,8 +45,8 @@ class Job:
         return self.out.with_name(f".{self.out.name}.pieces")
 
     def missing(self) -> list[int]:
-        """Return the pieces that this process is to make: its share of those that no earlier attempt
-        left behind.
+        """Return the pieces that this process is to make: its share of those that no earlier
+        attempt left behind.
         """
         return self.team.on_main(self._begin)[self.team.rank :: self.team.size]
 
