@@ -109,7 +109,9 @@ class Accelerated(Wrapper):
         return value.to(x.dtype), score.to(x.dtype)
 
     def score(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return scores alone; in bfloat16 energies of points not evaluated are not computed again."""
+        """Return scores alone; in bfloat16 energies of points not evaluated are not computed
+        again.
+        """
         energy = self._bound(c)
         if self.compiled or self.chunk is not None:
             return self._in_blocks(energy, x)[1].to(x.dtype)

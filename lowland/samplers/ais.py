@@ -73,8 +73,8 @@ class AISResult:
 
     Expectations under the last energy of the path are Σ w f(x) / Σ w. acceptance: mean rate of the
     moves under each energy between the ends; diverged (B,): refused non-finite proposals; moves,
-    num_grad_evals: per chain. log_ratios: log of the mean weight on entering each energy of the path,
-    the first one included, where it is 0.
+    num_grad_evals: per chain. log_ratios: log of the mean weight on entering each energy of the
+    path, the first one included, where it is 0.
     """
 
     x: Tensor

@@ -29,7 +29,9 @@ def split_terms(energy: Energy) -> tuple[list[Energy], tuple[float, ...]]:
 
 
 def weighted_sum(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
-    """Compute Σ_t w_t parts[t]; a term of weight 0 counts for nothing, even where it is infinite."""
+    """Compute Σ_t w_t parts[t]; a term of weight 0 counts for nothing, even where it is
+    infinite.
+    """
     if len(parts) == 1 and weights[0] == 1.0:
         return parts[0]
     total = None

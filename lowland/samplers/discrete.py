@@ -36,7 +36,9 @@ class Points(NamedTuple):
 
 
 class BlockState(NamedTuple):
-    """Points of an energy whose block Gibbs begins with a product, and the fields it gave (B, n)."""
+    """Points of an energy whose block Gibbs begins with a product, and the fields it gave (B,
+    n).
+    """
 
     x: Tensor
     energy: Tensor
@@ -105,8 +107,9 @@ def conditional_of(energy: Energy, x: Tensor, color: Tensor) -> Tensor:
     energies.
 
     The differences take K evaluations of every site of the color; energies that know better define
-    `gibbs.conditional`. A value at which the energy is not finite has no probability. Returns log-odds
-    (B, *event) if binary, log-probabilities up to a constant (B, *event, K) if categorical.
+    `gibbs.conditional`. A value at which the energy is not finite has no probability. Returns
+    log-odds (B, *event) if binary, log-probabilities up to a constant (B, *event, K) if
+    categorical.
     """
     conditional = gibbs_of(energy).conditional
     if conditional is not None:
@@ -260,8 +263,8 @@ class DMALA(Sampler):
 
     Leaves exp(−E) invariant for every step size h. A large h flips many sites at once; tune finds
     the one at which a share of 0.574 is accepted. Binary energies are differentiated in x,
-    categorical ones through `gibbs.one_hot_energy`. Cost: one gradient per step. Source: Zhang, Liu & Liu
-    (2022), https://arxiv.org/abs/2206.09914
+    categorical ones through `gibbs.one_hot_energy`. Cost: one gradient per step. Source: Zhang, Liu
+    & Liu (2022), https://arxiv.org/abs/2206.09914
     """
 
     step_size: float

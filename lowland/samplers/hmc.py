@@ -57,8 +57,9 @@ class HMC(Sampler):
     Leaves exp(−E) invariant for every step size; reflects position and momentum at the walls of a
     box. A trajectory of length ε·L near a multiple of half a period of the target returns to where
     it began: jitter draws ε anew for every chain and step, between (1 − jitter) and (1 + jitter) of
-    it, which breaks such resonances. Cost: L gradients per step (the last one is carried over). Source: Duane et al. (1987),
-    https://doi.org/10.1016/0370-2693(87)91197-X; Neal (2011), https://arxiv.org/abs/1206.1901
+    it, which breaks such resonances. Cost: L gradients per step (the last one is carried over).
+    Source: Duane et al. (1987), https://doi.org/10.1016/0370-2693(87)91197-X; Neal (2011),
+    https://arxiv.org/abs/1206.1901
     """
 
     step_size: float

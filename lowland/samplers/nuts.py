@@ -104,12 +104,13 @@ class NUTS(Sampler):
 
     Leaves exp(−E) invariant for every step size and metric S = diag(inv_mass_sqrt); reflects at
     the walls of a box. max_tree_depth: doublings at most. Cost: up to 2^max_tree_depth − 1
-    gradients per step, counted per chain in Info.num_grad_evals; chains that are done leave the batch as soon as they are an
-    eighth of it. Chooses chains on the host, so it waits for a GPU at every leaf. Info.diverged
-    says that a trajectory met a point that was not finite, or an energy error above 1,000, and
-    ended there. Source: Hoffman & Gelman (2014), https://jmlr.org/papers/v15/hoffman14a.html;
-    multinomial draws: Betancourt (2017), https://arxiv.org/abs/1701.02434; without recursion: Phan,
-    Pradhan & Jankowiak (2019), https://arxiv.org/abs/1912.11554
+    gradients per step, counted per chain in Info.num_grad_evals; chains that are done leave the
+    batch as soon as they are an eighth of it. Chooses chains on the host, so it waits for a GPU at
+    every leaf. Info.diverged says that a trajectory met a point that was not finite, or an energy
+    error above 1,000, and ended there. Source: Hoffman & Gelman (2014),
+    https://jmlr.org/papers/v15/hoffman14a.html; multinomial draws: Betancourt (2017),
+    https://arxiv.org/abs/1701.02434; without recursion: Phan, Pradhan & Jankowiak (2019),
+    https://arxiv.org/abs/1912.11554
     """
 
     step_size: float
@@ -243,8 +244,8 @@ class NUTS(Sampler):
             sub.alive &= ~self._returns(p, sub.end.p, sub.end.x - x)
 
     def _returns(self, first: Tensor, last: Tensor, way: Tensor) -> Tensor:
-        """Return whether a stretch with these momenta at its ends and this way between them returns: (B,)
-        bool.
+        """Return whether a stretch with these momenta at its ends and this way between them
+        returns: (B,) bool.
         """
         way = way if self.inv_mass_sqrt is None else way / stride(1.0, self.inv_mass_sqrt, way)
         return (dot(first, way) <= 0) | (dot(last, way) <= 0)

@@ -7,9 +7,9 @@ higher level, x̃ = x_σ + s ξ with s² = σ̃² − σ², it follows
     p(x | x̃) ∝ exp(−E(x, σ) − ‖x̃ − x‖² / (2 s²)),
 
 which has one mode where s is small, although E may have many: chains from x̃ reach it in a few
-steps. Down a ladder of levels, each draw is the start of the next (`diffusion_recovery_sample`), and ends as a draw
-of the lowest level's law. Source: Bengio et al. (2013), https://arxiv.org/abs/1305.6663; Gao et al.
-(2021), https://arxiv.org/abs/2012.08125
+steps. Down a ladder of levels, each draw is the start of the next (`diffusion_recovery_sample`),
+and ends as a draw of the lowest level's law. Source: Bengio et al. (2013),
+https://arxiv.org/abs/1305.6663; Gao et al. (2021), https://arxiv.org/abs/2012.08125
 """
 
 import dataclasses
@@ -112,9 +112,11 @@ def diffusion_recovery_sample(
 
     >>> import torch, lowland
     >>> from lowland.samplers import diffusion_recovery_sample
-    >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))  # data N(0, 1)
+    >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
     >>> g = torch.Generator().manual_seed(0)
-    >>> diffusion_recovery_sample(normal, (3.0, 1.0, 0.1), 3 * torch.randn(5, 2, generator=g), lowland.MALA(0.2), 20, generator=g)
+    >>> x = 3 * torch.randn(5, 2, generator=g)
+    >>> sigmas, sampler = (3.0, 1.0, 0.1), lowland.MALA(0.2)  # data N(0, 1)
+    >>> diffusion_recovery_sample(normal, sigmas, x, sampler, 20, generator=g)
     DiffusionResult(5 points of (2,) at sigma 0.1, 22 gradients)
     """
     energy = lift(energy)

@@ -96,7 +96,7 @@ def simulated_annealing(
     >>> cut = lowland.Function(lambda x: -(x[:, a] != x[:, b]).float().sum(1), lowland.binary(5))
     >>> g = torch.Generator().manual_seed(0)
     >>> start = cut.domain.draw(8, g)
-    >>> simulated_annealing(cut, lowland.BlockGibbs(), start, 100, generator=g).energy  # 4 edges cut
+    >>> simulated_annealing(cut, lowland.BlockGibbs(), start, 100, generator=g).energy
     -4.0
     """
     energy = lift(energy)

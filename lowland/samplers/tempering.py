@@ -112,9 +112,11 @@ def at_temperatures(energy: Energy, betas: Tensor, size: int) -> Energy:
 
 
 class Tempering(NamedTuple):
-    """Account of swaps and of the way of the replicas: swaps accepted and tried (R − 1,), as sums of probabilities and
-    counts over chains; round trips from the coldest to the hottest and back (B,); direction (R, B)
-    of the replica at each temperature: +1 to the hot end, −1 back, 0 not yet at an end."""
+    """Account of swaps and of the way of the replicas: swaps accepted and tried (R − 1,), as sums
+    of probabilities and counts over chains; round trips from the coldest to the hottest and back
+    (B,); direction (R, B) of the replica at each temperature: +1 to the hot end, −1 back, 0 not yet
+    at an end.
+    """
 
     accepted: Tensor
     tried: Tensor
@@ -163,9 +165,11 @@ class ParallelTempering(Sampler):
     >>> far = lowland.targets.GaussianMixture(means=((-6.0, 0.0), (6.0, 0.0)))
     >>> g = torch.Generator().manual_seed(0)
     >>> start = torch.tensor([[-6.0, 0.0]]).repeat(50, 1)
-    >>> sampler = ParallelTempering(lowland.MALA(0.1), (1.0, 3.0, 9.0, 27.0, 81.0), (0.1, 0.3, 0.9, 2.7, 8.1))
+    >>> steps = (0.1, 0.3, 0.9, 2.7, 8.1)
+    >>> sampler = ParallelTempering(lowland.MALA(0.1), (1.0, 3.0, 9.0, 27.0, 81.0), steps)
     >>> trace = lowland.sample(far, sampler, start, 600, generator=g)
-    >>> bool((trace.x[:, 0] > 0).float().mean() > 0.2), bool(trace.state.tempering.round_trips.sum() > 50)
+    >>> trips = trace.state.tempering.round_trips.sum()
+    >>> bool((trace.x[:, 0] > 0).float().mean() > 0.2), bool(trips > 50)
     (True, True)
     """
 

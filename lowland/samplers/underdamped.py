@@ -1,4 +1,5 @@
-"""Underdamped Langevin: the momentum persists from step to step, so that chains keep their direction.
+"""Underdamped Langevin: the momentum persists from step to step, so that chains keep their
+direction.
 
     dX = P dt,   dP = −∇E(X) dt − γ P dt + √(2γ) dW      leaves exp(−E(x) − ‖p‖²/2) invariant
 
@@ -66,7 +67,8 @@ class Underdamped(Sampler):
     Does not leave exp(−E) invariant: the bias of its positions is of second order in h, and smaller
     than that of other splittings (on a Gaussian their variance is exact). Reflects position and
     momentum at the walls of a box. friction: γ, in units of 1 / time; S = diag(inv_mass_sqrt).
-    Cost: one gradient per step. Source: Leimkuhler & Matthews (2013), https://doi.org/10.1093/amrx/abs010
+    Cost: one gradient per step. Source: Leimkuhler & Matthews (2013),
+    https://doi.org/10.1093/amrx/abs010
     """
 
     step_size: float
