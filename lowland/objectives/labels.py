@@ -1,4 +1,4 @@
-"""What objectives of classifiers share: energies of classes, cross-entropy, labels nobody knows.
+"""Shared parts of classifiers' objectives: energies of classes, cross-entropy, unknown labels.
 
     p(y | x) = softmax(−e(x))_y        E(x, y) = e_y(x)        E(x) = −log mean_k exp(−e_k(x))
 
