@@ -1,4 +1,4 @@
-"""Where points live: the shape of one event and its support.
+"""Domains: the shape of one event and its support.
 
 The domain is part of the energy. Samplers ask it where the walls are: on a box a trajectory is
 reflected, which keeps Metropolis-corrected samplers exact, because reflection preserves volume and
@@ -74,7 +74,7 @@ class Domain:
             )
         return torch.remainder(x + 1, self.hi + 1)
 
-    def widened(self, margin: float) -> "Domain":
+    def widen(self, margin: float) -> "Domain":
         """A box with its walls moved out by `margin` on either side; other domains as they are."""
         return (
             replace(self, lo=self.lo - margin, hi=self.hi + margin) if self.kind == "box" else self

@@ -12,7 +12,7 @@ from torch import nn
 from lowland import box, real, value_and_score
 from lowland.nets import IGEBM, MLP, ConvNet, NoiseMLP
 from lowland.nets.class_energy import pick
-from lowland.nets.perceptron import normalised
+from lowland.nets.perceptron import normalize_weight
 from lowland.nets.vectors import stretched
 
 DOUBLE = torch.float64
@@ -79,7 +79,7 @@ def test_a_box_is_stretched_to_minus_one_and_one(cls: type) -> None:
 def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
     torch.manual_seed(0)
     for layer in (nn.Linear(6, 9), nn.Conv2d(3, 5, 3)):
-        layer = normalised(layer, True)
+        layer = normalize_weight(layer, True)
         layer.train()
         for _ in range(200):
             _ = layer.weight
@@ -92,7 +92,7 @@ def test_spectral_norm_keeps_sigma_in_the_graph() -> None:
     zero.
     """
     torch.manual_seed(0)
-    layer = normalised(nn.Linear(6, 9), True).eval().double()
+    layer = normalize_weight(nn.Linear(6, 9), True).eval().double()
     layer(torch.randn(4, 6, generator=seeded(), dtype=DOUBLE)).square().sum().backward()
     raw = layer.parametrizations.weight.original
     assert (

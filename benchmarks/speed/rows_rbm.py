@@ -206,7 +206,7 @@ def learning(steps: int, count: int = 6400) -> Benchmark:
             "rbms",
             rbms,
             ("rbms",),
-            "init_chains at the data, sample_state, compute_gradient uncentred and not normalised, "
+            "init_chains at the data, sample_state, compute_gradient uncentred and not normalize_weight, "
             "SGD",
         ),
     ]

@@ -153,7 +153,7 @@ Condition = LabelCondition | NoiseCondition
 
 @dataclass(frozen=True)
 class Learner:
-    """What training asks of an energy.
+    """Calls that training makes on an energy.
 
     init_from_data(x): called once before the first update with the training data; update_offsets(x,
     fields): let running means follow a batch, `fields` as in `Gibbs` if known; center_gradients():

@@ -224,11 +224,13 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
 
 
 def _confines(energy: Energy, sign: float) -> bool:
-    """Whether sign · E rises without bound somewhere, as far as its expression tells; other
+    """Tell whether sign · E rises without bound somewhere, as far as its expression tells; other
     energies are taken for laws.
     """
     if isinstance(energy, Sum):
-        return any(_confines(term, sign * weight) for term, weight in _collected(energy) if weight)
+        return any(
+            _confines(term, sign * weight) for term, weight in _collect_terms(energy) if weight
+        )
     if isinstance(energy, Mixture):  # as low as its lowest part
         return (all if sign > 0 else any)(
             _confines(cast(Energy, part), sign) for part in energy.energies
@@ -243,11 +245,11 @@ def _subtracts(energy: Energy) -> bool:
         weight < 0
         for part in energy.modules()
         if isinstance(part, Sum)
-        for _, weight in _collected(part)
+        for _, weight in _collect_terms(part)
     )
 
 
-def _collected(energy: Sum) -> list[tuple[Energy, float]]:
+def _collect_terms(energy: Sum) -> list[tuple[Energy, float]]:
     """The terms of a sum, each once, with its weights added up: a − 2a is −a."""
     total: dict[int, tuple[Energy, float]] = {}
     for term, weight in zip(energy.energies, energy.weights, strict=True):
@@ -256,7 +258,7 @@ def _collected(energy: Sum) -> list[tuple[Energy, float]]:
 
 
 def _falls(energy: Energy, x: Tensor | None) -> bool:
-    """Whether the energy rises too little along some ray; False where it cannot be asked far from
+    """Tell whether the energy rises too little along some ray; False where it cannot be asked far from
     its own points.
     """
     shape = energy.domain.shape if x is None else tuple(x.shape[1:])

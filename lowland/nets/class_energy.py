@@ -1,4 +1,4 @@
-"""How a network that knows classes becomes an energy: one head per class.
+"""Energies of networks that know classes: one head per class.
 
 A network with K heads gives e_1(x) ... e_K(x), the energies of x as a member of each class.
 

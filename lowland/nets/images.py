@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.nets.class_energy import ClassEnergy
-from lowland.nets.perceptron import normalised
+from lowland.nets.perceptron import normalize_weight
 from lowland.nets.vectors import stretched
 from lowland.registry import register
 
@@ -92,14 +92,14 @@ class ConvNet(ClassEnergy):
         for out, kernel, stride in zip(channels, kernels, strides, strict=True):
             padding = (kernel - 1) // 2
             layers += [
-                normalised(nn.Conv2d(c, out, kernel, stride, padding), spectral_norm),
+                normalize_weight(nn.Conv2d(c, out, kernel, stride, padding), spectral_norm),
                 nn.SiLU(),
             ]
             c, size = out, [(n + 2 * padding - kernel) // stride + 1 for n in size]
         self.features = nn.Sequential(*layers)
         self.features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.linear = normalised(nn.Linear(c * size[0] * size[1], hidden), spectral_norm)
-        self.head = normalised(nn.Linear(hidden, max(classes, 1)), spectral_norm)
+        self.linear = normalize_weight(nn.Linear(c * size[0] * size[1], hidden), spectral_norm)
+        self.head = normalize_weight(nn.Linear(hidden, max(classes, 1)), spectral_norm)
 
     def class_energies(self, x: Tensor) -> Tensor:
         z = stretched(x, self.domain)
@@ -119,10 +119,12 @@ class _Residual(nn.Module):
 
     def __init__(self, into: int, out: int, down: bool, spectral_norm: bool) -> None:
         super().__init__()
-        self.first = normalised(nn.Conv2d(into, out, 3, padding=1), spectral_norm)
-        self.second = normalised(nn.Conv2d(out, out, 3, padding=1), spectral_norm)
+        self.first = normalize_weight(nn.Conv2d(into, out, 3, padding=1), spectral_norm)
+        self.second = normalize_weight(nn.Conv2d(out, out, 3, padding=1), spectral_norm)
         self.shortcut = (
-            nn.Identity() if into == out else normalised(nn.Conv2d(into, out, 1), spectral_norm)
+            nn.Identity()
+            if into == out
+            else normalize_weight(nn.Conv2d(into, out, 1), spectral_norm)
         )
         self.down = down
 
@@ -161,14 +163,16 @@ class IGEBM(ClassEnergy):
         self.widths, self.blocks, self.classes = tuple(widths), blocks, classes
         self.scale, self.spectral_norm = scale, spectral_norm
         c, _, _ = image_shape(self.domain)
-        layers: list[nn.Module] = [normalised(nn.Conv2d(c, widths[0], 3, padding=1), spectral_norm)]
+        layers: list[nn.Module] = [
+            normalize_weight(nn.Conv2d(c, widths[0], 3, padding=1), spectral_norm)
+        ]
         into = widths[0]
         for stage, width in enumerate(widths):
             for block in range(blocks):
                 layers.append(_Residual(into, width, stage > 0 and block == 0, spectral_norm))
                 into = width
         self.net = nn.Sequential(*layers, nn.SiLU())
-        self.head = normalised(nn.Linear(into, max(classes, 1)), spectral_norm)
+        self.head = normalize_weight(nn.Linear(into, max(classes, 1)), spectral_norm)
 
     def class_energies(self, x: Tensor) -> Tensor:
         return self.scale * self.head(self.net(stretched(x, self.domain)).sum((2, 3)))

@@ -90,7 +90,7 @@ class Truncated(Energy):
         return (self.centre + self.width * z).clamp(self.domain.lo, self.domain.hi).to(dtype)
 
     def _walls(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Where the walls lie in the distribution of every number, as probabilities."""
+        """Return where the walls lie in the distribution of every number, as probabilities."""
         ends = [
             (wall - self.centre.double()) / self.width.double()
             for wall in (self.domain.lo, self.domain.hi)

@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 CACHE = 1_600_000  # bytes of working memory that a block of rows may take on a CPU
 
 
-def normalised(layer: nn.Module, wanted: bool) -> nn.Module:
+def normalize_weight(layer: nn.Module, wanted: bool) -> nn.Module:
     """The layer with its weight divided by its largest singular value, if wanted.
 
     The power iteration advances in training mode only; chains run in eval mode, so the target does
@@ -38,7 +38,7 @@ def perceptron(widths: Sequence[int], spectral_norm: bool) -> nn.Sequential:
     """Linear layers of the given widths with SiLU between them."""
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
-        layers += [normalised(nn.Linear(a, b), spectral_norm), nn.SiLU()]
+        layers += [normalize_weight(nn.Linear(a, b), spectral_norm), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -85,7 +85,7 @@ def heads_and_slopes(
     factor: float = 1.0,
     pull: float = 0.0,
 ) -> tuple[Tensor | None, Tensor]:
-    """What the net gives at z (B, D): heads (B, K); and factor · ∂ + pull · z (B, D), ∂ the slopes
+    """Compute the net at z (B, D): heads (B, K); and factor · ∂ + pull · z (B, D), ∂ the slopes
     of an energy of the heads.
 
     seed: the slopes of the energy in the heads: None for one head and ones, a tensor (B, K), or a

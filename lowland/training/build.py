@@ -43,7 +43,7 @@ def build_energy(values: Plain, settings: Training, data: Dataset, seed: int) ->
     """Build the energy for the data's domain, and initialise it from the training part."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        domain = data.domain.widened(settings.box_margin)
+        domain = data.domain.widen(settings.box_margin)
         made: Energy = build("energy", {**values, "domain": domain})
     init = learner_of(made).init_from_data
     if init is not None:

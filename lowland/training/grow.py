@@ -91,7 +91,7 @@ def _shrink(x: Tensor, size: int) -> Tensor:
 def _enlarge(energy: Energy, values: Plain, domain: Domain) -> Energy:
     """Return an energy of the next size with the weights of the last."""
     margin = float(values["training"].get("box_margin", 0.0))
-    new: Energy = build("energy", {**values["energy"], "domain": domain.widened(margin)})
+    new: Energy = build("energy", {**values["energy"], "domain": domain.widen(margin)})
     mine, theirs = new.state_dict(), energy.state_dict()
     wrong = [name for name in mine if name not in theirs or mine[name].shape != theirs[name].shape]
     if wrong:

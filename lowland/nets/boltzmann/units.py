@@ -26,7 +26,7 @@ HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 class HiddenUnits(Protocol):
-    """What every kind of hidden unit can do; all element by element."""
+    """Operations of every kind of hidden unit; all element by element."""
 
     at_rest: float  # A(0)
 

@@ -29,7 +29,7 @@ Law = tuple[Tensor, ...]
 
 
 class VisibleSide(Protocol):
-    """What a machine asks of its visible side; `machine` has visible_bias a and sigma σ, (D,)."""
+    """Operations of a visible side; `machine` has visible_bias a and sigma σ, (D,)."""
 
     size: int
 
@@ -40,7 +40,7 @@ class VisibleSide(Protocol):
         ...
 
     def law_term(self, law: Law, f: Tensor) -> Tensor:
-        """What stands in the place of V under a product law, up to a constant, (B,)."""
+        """Return the term in the place of V under a product law, up to a constant, (B,)."""
         ...
 
     def log_partition(self, machine: Any, y: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class VisibleSide(Protocol):
 
 
 class _Discrete:
-    """What binary and categorical units share: everything is linear in the features."""
+    """Common part of binary and categorical units: everything is linear in the features."""
 
     def term(self, machine: Any, f: Tensor) -> Tensor:
         with torch.autocast(
