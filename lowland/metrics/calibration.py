@@ -70,10 +70,10 @@ def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: fl
     """
     need = calibration_size(alpha, guarantee, delta)
     if count < need:
+        sure = f" with probability {1 - delta:g}" if guarantee == "training-conditional" else ""
         raise ValueError(
-            f"{count} calibration energies cannot promise a false-alarm rate of {alpha} "
-            f"({guarantee}, delta {delta:g}); at least {need} are needed; bring more points or "
-            "raise the rate"
+            f"{count} calibration energies cannot promise a false-alarm rate of {alpha}{sure}; at "
+            f"least {need} are needed; bring more points or raise the rate"
         )
     if guarantee != "training-conditional":
         return int(alpha * (count + 1) + 1e-9)

@@ -48,6 +48,7 @@ def evaluate_sides(loss: Loss, energy: nn.Module, batch: Batch) -> tuple[Tensor,
 
 
 def require_negatives(name: str, loss: Loss) -> Tensor:
+    """Return the negatives of a loss, detached; raise ValueError if the objective has none."""
     if loss.negatives is None:
         raise ValueError(
             f"{name} met an objective without negatives; it compares data with them; use one with "
