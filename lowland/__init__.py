@@ -3,8 +3,8 @@ uphill.
 
 Five nouns: an Energy scores points; a Sampler moves them downhill, with noise; a replay buffer
 remembers where chains got to; an Objective compares data with samples; a Run is the directory where
-it all ends up, and a Model is a run, loaded. The names below are for everyday use; the rest lives in
-its room: `lowland.nets`, `lowland.objectives`, `lowland.targets`, `lowland.tasks`, ... Names and
+it all ends up, and a Model is a run, loaded. The names below are for everyday use; the rest lives
+in its room: `lowland.nets`, `lowland.objectives`, `lowland.targets`, `lowland.tasks`, ... Names and
 rooms are loaded when first used, so that `import lowland` and `lowland --help` cost nothing.
 """
 

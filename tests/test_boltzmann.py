@@ -646,9 +646,15 @@ def test_tempered_chains_keep_their_replicas_between_updates() -> None:
 
 def recipe(**changes: Any) -> dict[str, Any]:
     values = {
-        "data.binarize": "threshold", "energy.n_hidden": 12, "training.steps": 60, "training.batch": 20,
-        "training.log_every": 10, "training.checkpoint_every": 20, "objective.num_chains": 24, "objective.buffer_size": 24,
-    }  # fmt: skip
+        "data.binarize": "threshold",
+        "energy.n_hidden": 12,
+        "training.steps": 60,
+        "training.batch": 20,
+        "training.log_every": 10,
+        "training.checkpoint_every": 20,
+        "objective.num_chains": 24,
+        "objective.buffer_size": 24,
+    }
     return lowland.read_recipe("digits-rbm", values | changes).plain()
 
 

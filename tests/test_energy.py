@@ -418,7 +418,7 @@ def cut(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("start", [torch.zeros(40, 2), torch.randn(40, 2, generator=seeded())])
 def test_an_energy_without_a_gradient_is_refused(start: Tensor) -> None:
-    """One that cuts the graph changes with x while its score is zero: Langevin would diffuse freely."""
+    """An energy that cuts the graph has score zero: Langevin would diffuse freely."""
     for ask in (
         lambda: check_energy(cut, start),
         lambda: sample(cut, Langevin(0.1), start, 5, generator=seeded()),

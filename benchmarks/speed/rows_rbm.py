@@ -206,8 +206,8 @@ def learning(steps: int, count: int = 6400) -> Benchmark:
             "rbms",
             rbms,
             ("rbms",),
-            "init_chains at the data, sample_state, compute_gradient uncentred and not normalize_weight, "
-            "SGD",
+            "init_chains at the data, sample_state, compute_gradient uncentred and not "
+            "normalize_weight, SGD",
         ),
     ]
     if steps == 1:

@@ -107,8 +107,8 @@ class Drawing(BaseModel):
             )
         if self.method in ("chains", "recovery") and self.precision != "float32":
             raise ValueError(
-                f"precision is {self.precision!r} for chains; only a way down the levels takes one; "
-                "omit it"
+                f"precision is {self.precision!r} for chains; only a way down the levels takes "
+                "one; omit it"
             )
         if self.sigma_max <= self.sigma_min:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Energies, their algebra, capabilities and gradients, and the checks at the public door.
 
-`algebra` holds the classes, `capabilities` what an energy may know beyond its values, `gradient` and
-`evaluate` compute, `checks` refuses what is not an energy.
+`algebra` holds the classes, `capabilities` what an energy may know beyond its values, `gradient`
+and `evaluate` compute, `checks` refuses what is not an energy.
 """
 
 from lowland.energy.algebra import (

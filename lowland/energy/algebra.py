@@ -35,8 +35,8 @@ class Energy(nn.Module):
     Subclass it and write `forward(x, c=None)`. Override `value_and_score(x, c=None)` or
     `score(x, c=None)` where the gradient is known without autograd; both run without a graph.
 
-    domain: event shape and support; `real()` without sizes takes every shape. coercive: False for an
-    energy that does not rise without bound far out.
+    domain: event shape and support; `real()` without sizes takes every shape. coercive: False for
+    an energy that does not rise without bound far out.
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: 0.5 * x.square().sum(1))
@@ -52,7 +52,7 @@ class Energy(nn.Module):
         self._row_names: tuple[str, ...] = ()
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return energies (B,) of points (B, *event); c: a condition, one per row or one for all."""
+        """Return energies (B,) of points (B, *event); c: a condition, one for all rows or each."""
         raise NotImplementedError
 
     def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
@@ -242,7 +242,7 @@ class Sum(Combination):
         return _add_up(x, terms, [term(x, c) for term, _ in terms])
 
     def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Return energies and scores by the terms, by autograd over all where none knows its own."""
+        """Return energies and scores by the terms, or by autograd if none knows its own."""
         if not self.differentiates:
             return by_autograd(self, x, c)
         terms = self.terms
@@ -271,8 +271,8 @@ def _add_up(x: Tensor, terms: Sequence[tuple[Energy, float]], values: Sequence[T
 
 
 class Wrapper(Energy):
-    """An energy made of another one, `energy`. Abstract: a wrapper hands on the capabilities that it
-    overrides, and no other.
+    """An energy made of another one, `energy`. Abstract: a wrapper hands on the capabilities that
+    it overrides, and no other.
     """
 
     def __init__(self, energy: Energy, domain: Domain | None = None) -> None:

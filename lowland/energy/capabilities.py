@@ -2,15 +2,15 @@
 
 Every energy has five attributes, each None unless the energy knows better:
 
-    gibbs       Gibbs            discrete sites: coloring, conditionals, block Gibbs, one-hot energies
+    gibbs       Gibbs            discrete sites: coloring, conditionals, sweeps, one-hot energies
     paths       Paths            its own annealing paths and tempered ensembles
     latent      Latent           units that data do not have
     condition   LabelCondition   takes class labels,
                 or NoiseCondition  or a noise level sigma
     learner     Learner          what training asks of it besides gradients
 
-Callables of a capability take a condition `c` last, as `forward` does, unless noted otherwise. This is
-all a newcomer may want to override; `composition` composes them for expressions.
+Callables of a capability take a condition `c` last, as `forward` does, unless noted otherwise. This
+is all a newcomer may want to override; `composition` composes them for expressions.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,9 +78,9 @@ class Gibbs:
 class Paths:
     """Annealing of the energy's own.
 
-    path_from(base, betas): energies from a base (beta 0) to this energy (beta 1); None for a base it
-    has no path from. at_temperatures(betas, size): one energy of R * size rows, block r at inverse
-    temperature betas[r], this energy itself at 1.
+    path_from(base, betas): energies from a base (beta 0) to this energy (beta 1); None for a base
+    it has no path from. at_temperatures(betas, size): one energy of R * size rows, block r at
+    inverse temperature betas[r], this energy itself at 1.
     """
 
     path_from: Callable[["Energy", Sequence[float]], "list[Energy] | None"]
@@ -137,9 +137,9 @@ class NoiseCondition:
     """`forward(x, sigma)` takes the standard deviation of noise on x, (B,) or one for all.
 
     start(count, sigma, generator): draws (count, *event) near the distribution at a large sigma;
-    denoised(x, sigma): a guess of the clean points (B, *event); conditioning_channels: entries along
-    the first axis of an event that are given rather than modelled; target_mask: bool, True at the
-    others, None where all are modelled.
+    denoised(x, sigma): a guess of the clean points (B, *event); conditioning_channels: entries
+    along the first axis of an event that are given rather than modelled; target_mask: bool, True at
+    the others, None where all are modelled.
     """
 
     start: Callable[[int, float, torch.Generator], Tensor] | None = None

@@ -29,7 +29,7 @@ def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = Non
     >>> check_energy(lambda x: x.square().sum(), torch.ones(3, 2))
     Traceback (most recent call last):
         ...
-    ValueError: the energy gave () for 3 points; it must give one number per point, shape (3,); sum over the event, ...
+    ValueError: the energy gave () for 3 points; it must give one number per point, ...
     """
     energy = lift(energy)
     check_points(energy, x)
@@ -66,8 +66,8 @@ def check_gradient(energy: Energy, x: Tensor, c: Any = None, score: Tensor | Non
         other, score = differentiate(bound, energy.domain.elsewhere(x))
     if not bool(score.any()) and not torch.equal(value, other):
         raise ValueError(
-            "the energy changes with x but its gradient is zero; a sampler needs the gradient; keep "
-            "x in the graph (no .detach(), .numpy() or torch.no_grad() inside), or override "
+            "the energy changes with x but its gradient is zero; a sampler needs the gradient; "
+            "keep x in the graph (no .detach(), .numpy() or torch.no_grad() inside), or override "
             "value_and_score"
         )
 
@@ -131,8 +131,8 @@ def check_points(energy: Energy, x: Tensor) -> None:
     domain = energy.domain
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) == 0:
         raise ValueError(
-            f"points came as {describe(x)}; a floating point tensor (B, *event) with B > 0 is needed; "
-            "convert it"
+            f"points came as {describe(x)}; a floating point tensor (B, *event) with B > 0 is "
+            "needed; convert it"
         )
     if domain.shape and tuple(x.shape[1:]) != domain.shape:
         raise ValueError(
@@ -204,7 +204,7 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
     >>> check_normalisable(wide - narrow)
     Traceback (most recent call last):
         ...
-    ValueError: the energy does not rise far out, where something is subtracted; exp(-E) has no normaliser there; weaken ...
+    ValueError: the energy does not rise far out, where something is subtracted; exp(-E) has ...
     """
     energy = lift(energy)
     if energy.domain.kind != "real":
@@ -258,8 +258,8 @@ def _collect_terms(energy: Sum) -> list[tuple[Energy, float]]:
 
 
 def _falls(energy: Energy, x: Tensor | None) -> bool:
-    """Tell whether the energy rises too little along some ray; False where it cannot be asked far from
-    its own points.
+    """Return True if the energy rises too little along some ray; False where it cannot be asked far
+    from its own points.
     """
     shape = energy.domain.shape if x is None else tuple(x.shape[1:])
     if not shape:

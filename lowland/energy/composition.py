@@ -1,5 +1,5 @@
-"""Compose the capabilities of expressions: for each capability one function for sums, one for mixtures
-and one for a bound condition.
+"""Compose the capabilities of expressions: for each capability one function for sums, one for
+mixtures and one for a bound condition.
 
 An expression can do whatever its parts can do. What is None in the result is refused;
 `tests/test_capabilities.py` holds the table of wrappers and capabilities.
@@ -77,7 +77,7 @@ def _scale_gibbs(gibbs: Gibbs, weight: float) -> Gibbs:
 def _add(
     functions: Sequence[Callable[..., Tensor] | None], weights: Sequence[float]
 ) -> Callable[..., Tensor] | None:
-    """Return the weighted sum of functions of the same arguments; None if one of them is missing."""
+    """Return the weighted sum of functions of the same arguments; None if one is missing."""
     present = [function for function in functions if function is not None]
     if len(present) < len(functions):
         return None
@@ -129,7 +129,8 @@ def sum_condition(terms: Terms) -> Condition | None:
     """Compose the condition of sum w_k E_k, all terms of which are passed the same c.
 
     Labels: class energies add up, a term without labels counting for every class alike. Noise: one
-    term that takes a noise level suffices; `start` and `denoised` of terms are not those of the sum.
+    term that takes a noise level suffices; `start` and `denoised` of terms are not those of the
+    sum.
     """
     conditions = [term.condition for term, _ in terms if term.condition is not None]
     if not conditions:
@@ -205,7 +206,7 @@ def mix(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
 
 
 def mix_gibbs(terms: Terms) -> Gibbs | None:
-    """Compose one-hot energies; all sites of a mixture meet, so that conditionals do not compose."""
+    """Compose one-hot energies; all sites of a mixture meet, so conditionals do not compose."""
     if len(terms) == 1 and terms[0][1] == 1:
         return terms[0][0].gibbs
     parts = [None if term.gibbs is None else term.gibbs.one_hot_energy for term, _ in terms]

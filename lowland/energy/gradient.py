@@ -42,7 +42,7 @@ def differentiate(energy: "Energy", x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def score_alone(energy: "Energy", x: Tensor) -> Tensor:
-    """Return scores (B, *event) where energies are not asked for, as inside a leapfrog trajectory."""
+    """Return scores (B, *event) without energies, as inside a leapfrog trajectory."""
     with torch.inference_mode(False), torch.no_grad():
         return energy.score(x.clone() if x.is_inference() else x.detach())
 

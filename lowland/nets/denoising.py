@@ -41,8 +41,8 @@ class Denoiser(Energy):
                                             = σ² + s²
 
     The mean μ (*event) and the spread s of all numbers about it are read from the data before the
-    first update (`init_from_data`), and f = 0, where training begins, is the best denoiser of N(μ, s²).
-    Scaling: Karras et al. (2022), https://arxiv.org/abs/2206.00364
+    first update (`init_from_data`), and f = 0, where training begins, is the best denoiser of N(μ,
+    s²). Scaling: Karras et al. (2022), https://arxiv.org/abs/2206.00364
 
     question: entries along the first axis of an event (channels of an image) that are given rather
     than modelled: E(y | x, σ). They are shown without noise, as (x − μ) / s, have no part in the

@@ -25,7 +25,8 @@ class Generator(nn.Module):
     transposed convolutions.
 
     >>> import torch, lowland
-    >>> generator = Generator(lowland.box(0.0, 1.0, 1, 8, 8), torch.rand(9, 1, 8, 8), latent=4, channels=4)
+    >>> box, x = lowland.box(0.0, 1.0, 1, 8, 8), torch.rand(9, 1, 8, 8)
+    >>> generator = Generator(box, x, latent=4, channels=4)
     >>> generator.draw(3, torch.Generator().manual_seed(0)).shape
     torch.Size([3, 1, 8, 8])
     """

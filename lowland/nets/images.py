@@ -33,8 +33,8 @@ def _check_sizes(
         or any(not values or min(values) < 1 for values in sizes.values())
     ):
         raise ValueError(
-            f"{name} was given {sizes}, classes={classes}, quadratic_weight={quadratic_weight}; sizes must be "
-            "positive and the others at least 0; correct them"
+            f"{name} was given {sizes}, classes={classes}, quadratic_weight={quadratic_weight}; "
+            "sizes must be positive and the others at least 0; correct them"
         )
 
 
@@ -46,13 +46,14 @@ class ConvNet(ClassEnergy):
                                                                        to [−1, 1]
 
     channels, kernels, strides: one entry per convolution (padding is half the kernel, rounded down
-    for even ones); hidden: width of the perceptron; classes: heads, 0 for none; quadratic_weight: a; scale:
-    s, the unit of energy the network starts from (an energy trained at T = 1 with scale s is one
-    trained at T = 1/s without); spectral_norm: spectral norm.
+    for even ones); hidden: width of the perceptron; classes: heads, 0 for none; quadratic_weight:
+    a; scale: s, the unit of energy the network starts from (an energy trained at T = 1 with scale s
+    is one trained at T = 1/s without); spectral_norm: spectral norm.
 
     >>> import torch
     >>> from lowland.domain import box
-    >>> ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(8, 8), kernels=(3, 3), strides=(1, 2))(torch.zeros(5, 1, 8, 8)).shape
+    >>> net = ConvNet(box(0.0, 1.0, 1, 8, 8), channels=(8, 8), kernels=(3, 3), strides=(1, 2))
+    >>> net(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5])
     """
 
@@ -140,8 +141,8 @@ class IGEBM(ClassEnergy):
 
     widths: channels per stage; blocks: residual blocks per stage, the first of which pools by 2
     (but in the first stage); classes: heads, 0 for none; scale: the unit of energy, as in ConvNet;
-    spectral_norm: spectral norm on all layers, frozen inside chains. SiLU replaces the original leaky
-    ReLU so that the score is smooth. Source: https://arxiv.org/abs/1903.08689
+    spectral_norm: spectral norm on all layers, frozen inside chains. SiLU replaces the original
+    leaky ReLU so that the score is smooth. Source: https://arxiv.org/abs/1903.08689
 
     >>> import torch
     >>> from lowland.domain import box

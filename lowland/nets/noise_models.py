@@ -25,7 +25,8 @@ class NoisePartner(nn.Module):
 
     >>> import torch
     >>> g = torch.Generator().manual_seed(0)
-    >>> partner = NoisePartner(Truncated(Domain("box", (2,), 0.0, 1.0), torch.rand(100, 2, generator=g)))
+    >>> x = torch.rand(100, 2, generator=g)
+    >>> partner = NoisePartner(Truncated(Domain("box", (2,), 0.0, 1.0), x))
     >>> partner.law.draw(3, g).shape, partner.log_z.item()
     (torch.Size([3, 2]), 0.0)
     """

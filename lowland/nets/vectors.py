@@ -52,9 +52,9 @@ class MLP(ClassEnergy):
         E(x, c) = s · net(z)_c + a/2 ‖z‖²,    z = x stretched from its box, if it has one, to [−1,
                                               1]
 
-    hidden: widths of the SiLU layers; classes: heads, 0 for none (see nets.conditions); quadratic_weight: a,
-    above 0 makes the energy normalisable on the real line; scale: s, the unit of energy the network
-    starts from; spectral_norm: spectral norm on all layers.
+    hidden: widths of the SiLU layers; classes: heads, 0 for none (see nets.conditions);
+    quadratic_weight: a, above 0 makes the energy normalisable on the real line; scale: s, the unit
+    of energy the network starts from; spectral_norm: spectral norm on all layers.
 
     >>> import torch
     >>> from lowland.domain import real

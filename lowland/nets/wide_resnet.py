@@ -57,15 +57,15 @@ class WideResNet(ClassEnergy):
     32k and 64k channels; classes: heads, 0 for none; norm: "group" or "none"; patch: squares of so
     many pixels become channels before the first convolution, which with 2 costs a quarter of the
     time and suits images of 28 × 28 and more; scale: s, the unit of energy the network starts from;
-    density_head: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x) but
-    for a constant: how sure the classifier is and how likely x is are then told apart, while in
+    density_head: one more head g, and e_k(x) = g(x) − log softmax(s f(x))_k, so that E(x) = g(x)
+    but for a constant: how sure the classifier is and how likely x is are then told apart, while in
     −log Σ_k exp f_k(x) logits that grow to classify roughen the energy that chains walk in;
-    separate_trunk: channels per layer of a `ConvNet` that computes g in the place of that head, each
-    layer halving the image, so that a contrast of E(x) costs the classifier nothing; trunk_scale:
-    its unit of energy. Samples of a class are then draws x of p(x) whose label, drawn from
-    p(y | x), is that class (`LabelCondition.ancestral`), since the gradient of a plain classifier's
-    log p(y | x) hardly steers a chain. Without norm, the second convolution of a block starts at a
-    small size, so that a deep network starts near a shallow one.
+    separate_trunk: channels per layer of a `ConvNet` that computes g in the place of that head,
+    each layer halving the image, so that a contrast of E(x) costs the classifier nothing;
+    trunk_scale: its unit of energy. Samples of a class are then draws x of p(x) whose label, drawn
+    from p(y | x), is that class (`LabelCondition.ancestral`), since the gradient of a plain
+    classifier's log p(y | x) hardly steers a chain. Without norm, the second convolution of a block
+    starts at a small size, so that a deep network starts near a shallow one.
 
     Raises ValueError for another depth, a domain that is no image, one that `patch` does not
     divide, or a separate trunk without density_head. Source: Zagoruyko & Komodakis (2016),
@@ -185,8 +185,8 @@ class WideResNet(ClassEnergy):
         )
 
     def class_logits(self, x: Tensor) -> Tensor:
-        """log p(y | x) but for a constant of x, (B, K), without the density_head: rounding there would
-        reach g as a slope.
+        """log p(y | x) but for a constant of x, (B, K), without the density_head: rounding there
+        would reach g as a slope.
         """
         return self._logits(x)[:, : max(self.classes, 1)]
 

@@ -111,8 +111,8 @@ class Strip:
         if states**2 * numbers > MAX_TRANSFER_NUMBERS:
             raise ValueError(
                 f"exact draws of {self.size[0]} × {self.size[1]} sites need {numbers} matrices of "
-                f"{states}² numbers; together {MAX_TRANSFER_NUMBERS} numbers are allowed; make a side shorter, "
-                "or use a sampler"
+                f"{states}² numbers; together {MAX_TRANSFER_NUMBERS} numbers are allowed; make a "
+                "side shorter, or use a sampler"
             )
 
     def _slices(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Problems on graphs whose lowest point is the answer: what `samplers.simulated_annealing` is for."""
+"""Problems on graphs whose lowest point is the answer, for `samplers.simulated_annealing`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +62,10 @@ class MaxCut(Energy):
         return Gibbs(self.coloring, self.conditional)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = Σ_j w_ij (1 − 2 x_j), (B, nodes)."""
+        """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = Σ_j w_ij (1 − 2 x_j).
+
+        Shape (B, nodes).
+        """
         return (1 - 2 * x) @ self.weights.to(x.dtype)
 
 

@@ -142,8 +142,8 @@ class Ising(Energy):
         return Gibbs(self._coloring, self.conditional, sweep=sweep, any_beta=bits)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of x (B,
-        rows, columns).
+        """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of
+        x (B, rows, columns).
         """
         return 2 * (self.coupling * _neighbours(2 * x - 1, self.periodic) + self.field)
 
@@ -265,8 +265,8 @@ class Potts(Energy):
         return Gibbs(self._coloring, self.conditional, self.one_hot_energy)
 
     def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape (B,
-        rows, columns, q).
+        """Return log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape
+        (B, rows, columns, q).
         """
         return self.coupling * _neighbours(self.one_hot(x), self.periodic) + self.levels.to(x.dtype)
 

@@ -55,9 +55,9 @@ class DBM(Energy):
     h², the first summed out.
 
     domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of
-    the energy is binary(D + H2), v flattened and h² behind it. n_hidden: (H1, H2); init_std: standard
-    deviation of the first weights; centered: train along the centred gradient, which makes training
-    layer by layer needless; iterations, tolerance: of the mean-field equations.
+    the energy is binary(D + H2), v flattened and h² behind it. n_hidden: (H1, H2); init_std:
+    standard deviation of the first weights; centered: train along the centred gradient, which makes
+    training layer by layer needless; iterations, tolerance: of the mean-field equations.
 
     Objectives impute data by mean field, and the contrast of F(v, μ²) with chains (v, h²) then
     has the gradient of the variational bound. `lowland.log_z` brackets its log Z. Raises ValueError
@@ -92,9 +92,9 @@ class DBM(Energy):
             or not tolerance >= 0
         ):
             raise ValueError(
-                f"n_hidden is {tuple(n_hidden)}, init_std {init_std}, iterations {iterations}, tolerance "
-                f"{tolerance}; two sizes, at least 0, at least 1 and at least 0 are needed; "
-                "correct them"
+                f"n_hidden is {tuple(n_hidden)}, init_std {init_std}, iterations {iterations}, "
+                f"tolerance {tolerance}; two sizes, at least 0, at least 1 and at least 0 "
+                "are needed; correct them"
             )
         size = math.prod(data.shape)
         super().__init__(binary(size + n_hidden[1]))

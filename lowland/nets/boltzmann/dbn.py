@@ -83,8 +83,8 @@ def transposed(
     more = (n_hidden or size) - size
     if more < 0 or (more and generator is None):
         raise ValueError(
-            f"{n_hidden} hidden units and {'no ' if generator is None else 'a '}generator came for a "
-            f"machine of {size} visible units; at least {size}, and a generator for more, are "
+            f"{n_hidden} hidden units and {'no ' if generator is None else 'a '}generator came for "
+            f"a machine of {size} visible units; at least {size}, and a generator for more, are "
             "needed; raise n_hidden or pass a generator"
         )
     weight = machine.weight.detach()
@@ -140,8 +140,8 @@ class DBN(Energy):
         data = binary_data(domain, "a DBN")
         if not n_hidden or min(n_hidden) < 1 or not init_std >= 0:
             raise ValueError(
-                f"n_hidden is {tuple(n_hidden)} and init_std {init_std}; at least one size, all of them "
-                "positive, and at least 0 are needed; correct them"
+                f"n_hidden is {tuple(n_hidden)} and init_std {init_std}; at least one size, all of "
+                "them positive, and at least 0 are needed; correct them"
             )
         sizes = (math.prod(data.shape), *n_hidden)
         super().__init__(binary(sum(sizes[:-1])))

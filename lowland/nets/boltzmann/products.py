@@ -13,7 +13,7 @@ from lowland.nets.boltzmann.units import HiddenUnits
 
 
 def rounding(like: Tensor) -> torch.dtype | None:
-    """Return the dtype to which autocast wants factors of products rounded; None without autocast."""
+    """Return the dtype that autocast rounds factors of products to; None without autocast."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 

@@ -40,11 +40,11 @@ class RBM(Energy):
     visible units.
 
     domain: binary, categorical(K) (Potts units) or real (Gaussian units; standardize the data) of
-    any event shape; n_hidden: number of hidden units; hidden_type: "bernoulli", or "relu" for normal laws
-    cut off at zero; classes: label units, with E(x, y) = E with the label's own weights, labels and
-    soft labels as in `ClassEnergy`; init_std: standard deviation of the first weights; centered: train
-    along the centred gradient (see `center_gradients`; with SGD: Adam, which rescales every number of
-    it, gets the plain one).
+    any event shape; n_hidden: number of hidden units; hidden_type: "bernoulli", or "relu" for
+    normal laws cut off at zero; classes: label units, with E(x, y) = E with the label's own
+    weights, labels and soft labels as in `ClassEnergy`; init_std: standard deviation of the first
+    weights; centered: train along the centred gradient (see `center_gradients`; with SGD: Adam,
+    which rescales every number of it, gets the plain one).
 
     Gaussian with relu units is a density only while the largest singular value of W stays below 1.
     Source: Smolensky (1986); Hinton (2002), https://doi.org/10.1162/089976602760128018; Potts and
@@ -129,7 +129,7 @@ class RBM(Energy):
         return self.visible.term(self, self.visible.features(self, x))
 
     def fields(self, x: Tensor) -> Tensor:
-        """Return c + Wᵀ f(x), (B, n_hidden), without labels, differentiable in x and the weights."""
+        """Return c + Wᵀ f(x), (B, n_hidden), without labels, differentiable in x and weights."""
         f = self.visible.features(self, x)
         if x.requires_grad:
             return torch.addmm(self.hidden_bias, f, self.weight)
@@ -183,8 +183,8 @@ class RBM(Energy):
         if self.classes or h.shape != (len(x), self.n_hidden):
             raise ValueError(
                 f"hidden units of shape {tuple(h.shape)} came to a machine of {self.n_hidden} with "
-                f"{self.classes} classes; ({len(x)}, {self.n_hidden}) and no classes are needed; use "
-                "class_energies for labels"
+                f"{self.classes} classes; ({len(x)}, {self.n_hidden}) and no classes are needed; "
+                "use class_energies for labels"
             )
         return self.term(x) + self.hidden_units.base(h).sum(1) - (self.fields(x) * h).sum(1)
 
@@ -209,8 +209,8 @@ class RBM(Energy):
         return self.visible.mean(self, self.visible_fields(h))
 
     def draw_hidden(self, x: Tensor, generator: torch.Generator, c: Any = None) -> Tensor:
-        """h ~ p(h | x), (B, n_hidden); with label units, under labels c (B,) or labels drawn from p(y
-        | x).
+        """h ~ p(h | x), (B, n_hidden); with label units, under labels c (B,) or labels drawn from
+        p(y | x).
         """
         return self._draw_hidden(x, self.fields(x), generator, c)
 
@@ -289,7 +289,8 @@ class RBM(Energy):
         return Paths(self.path_from, self.at_temperatures)
 
     def path_from(self, base: Energy, betas: Sequence[float]) -> list[Energy] | None:
-        """Return a path from a product law to the machine whose rungs have block Gibbs of their own.
+        """Return a path from a product law to the machine whose rungs have block Gibbs of their
+        own.
 
         E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)]: the base at 0, the
         machine at 1. None for any other base. Source: Salakhutdinov & Murray (2008),
@@ -318,7 +319,7 @@ class RBM(Energy):
             self.visible.init_from_data(self, x)
 
     def update_offsets(self, x: Tensor, fields: Tensor | None = None, rate: float = 0.01) -> None:
-        """Move the offsets of the centred gradient a step towards the means of data x (B, *event)."""
+        """Move the offsets of the centred gradient a step to the means of data x (B, *event)."""
         with torch.no_grad():
             z = self.compute_fields(x) if fields is None else fields
             self.hidden_offset.lerp_(self.hidden_units.mean(z).mean(0), rate)
