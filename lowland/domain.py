@@ -1,7 +1,7 @@
 """Domains: the shape of one event and its support.
 
-The domain is part of the energy. Samplers ask it where the walls are: on a box a trajectory is
-reflected, which keeps Metropolis-corrected samplers exact, because reflection preserves volume and
+The domain is part of the energy and knows its walls: on a box, samplers reflect trajectories, which
+keeps Metropolis-corrected samplers exact, because reflection preserves volume and
 is its own inverse once the momentum is turned round.
 """
 
@@ -15,10 +15,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Domain:
-    """Support and event shape of an energy. Build one with `real`, `box`, `binary` or
-    `categorical`.
+    """Support and event shape of an energy, as `real`, `box`, `binary` and `categorical` build it.
 
-    An empty shape stands for every event shape (a function of x lifted without saying more).
+    An empty shape stands for every event shape (as of a function lifted without a domain).
 
     kind: "real", "box", "binary" or "categorical"; shape: of one event, without the batch; lo, hi:
     the walls of a box; classes: the number of values of a categorical site (events then hold
@@ -32,15 +31,14 @@ class Domain:
     classes: int = 0
 
     def contains(self, x: Tensor) -> Tensor:
-        """Which rows of x (B, *shape) lie in the support: a bool tensor (B,)."""
-        x = x.unsqueeze(1) if x.dim() == 1 else x
+        """Tell which rows of x (B, *shape) lie in the support: a bool tensor (B,)."""
         if self.kind in ("real", "box"):
             inside = torch.isfinite(x) & (x >= self.lo) & (x <= self.hi)
         elif self.kind == "binary":
             inside = (x == 0) | (x == 1)
         else:
             inside = (x >= 0) & (x < self.classes) & (x == x.round())
-        return inside.flatten(1).all(1)
+        return inside.unsqueeze(-1).flatten(1).all(1)
 
     def reflect(self, x: Tensor, momentum: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Fold x back into the box as a billiard ball would travel; the momentum turns round once
@@ -56,35 +54,35 @@ class Domain:
         folded = self.lo + torch.where(back, 2 * width - offset, offset)
         if momentum is not None:
             momentum = torch.where(back, -momentum, momentum)
-        return folded.clamp(
-            self.lo, self.hi
-        ), momentum  # the clamp only removes the last rounding error
+        folded = folded.clamp(self.lo, self.hi)  # only removes the last rounding error
+        return folded, momentum
 
     def project(self, x: Tensor) -> Tensor:
         """Return the nearest points of a box, every number clamped; x itself on other domains."""
-        return x.clamp(self.lo, self.hi) if self.kind == "box" else x
+        if self.kind != "box":
+            return x
+        return x.clamp(self.lo, self.hi)
 
     def elsewhere(self, x: Tensor) -> Tensor:
-        """Points (B, *shape) moved to other points of the support, every number of them."""
+        """Move points (B, *shape) to other points of the support, in every number."""
         if self.kind == "real":
             return x + 1
         if self.kind == "box":
-            return self.lo + torch.remainder(
-                x - self.lo + 0.37 * (self.hi - self.lo), self.hi - self.lo
-            )
+            width = self.hi - self.lo
+            return self.lo + torch.remainder(x - self.lo + 0.37 * width, width)
         return torch.remainder(x + 1, self.hi + 1)
 
     def widen(self, margin: float) -> "Domain":
-        """A box with its walls moved out by `margin` on either side; other domains as they are."""
-        return (
-            replace(self, lo=self.lo - margin, hi=self.hi + margin) if self.kind == "box" else self
-        )
+        """Return a box with its walls moved out by `margin`, and other domains as they are."""
+        if self.kind != "box":
+            return self
+        return replace(self, lo=self.lo - margin, hi=self.hi + margin)
 
     def draw(
         self, count: int, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Starting points (count, *shape): uniform on bounded domains, standard normal on the real
-        line.
+        """Draw starting points (count, *shape), uniform on bounded domains, standard normal on the
+        real line.
         """
         if not self.shape:
             raise ValueError(
@@ -97,18 +95,21 @@ class Domain:
         if self.kind == "box":
             u = torch.rand(shape, generator=generator, device=device, dtype=dtype)
             return self.lo + (self.hi - self.lo) * u
-        high = 2 if self.kind == "binary" else self.classes
+        high = max(self.classes, 2)  # binary domains name no number of classes
         return torch.randint(high, shape, generator=generator, device=device).to(dtype)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them back. Infinite walls are left out."""
-        walls = {"lo": self.lo, "hi": self.hi} if self.kind != "real" else {}
-        classes = {"classes": self.classes} if self.kind == "categorical" else {}
-        return {"kind": self.kind, "shape": list(self.shape), **walls, **classes}
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON, which `from_dict` reads; without infinite walls."""
+        values: dict[str, object] = {"kind": self.kind, "shape": list(self.shape)}
+        if self.kind != "real":
+            values |= {"lo": self.lo, "hi": self.hi}
+        if self.kind == "categorical":
+            values["classes"] = self.classes
+        return values
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Domain":
-        """The inverse of `to_dict`."""
+        """Build a domain from the values that `to_dict` returned."""
         return Domain(**{**values, "shape": tuple(values["shape"])})
 
 
@@ -122,7 +123,7 @@ def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def real(*shape: int) -> Domain:
-    """All of R^shape.
+    """Return the domain of all of R^shape.
 
     >>> real(2).kind
     'real'
@@ -131,7 +132,7 @@ def real(*shape: int) -> Domain:
 
 
 def box(lo: float, hi: float, *shape: int) -> Domain:
-    """The closed box [lo, hi]^shape.
+    """Return the closed box [lo, hi]^shape.
 
     >>> box(0.0, 1.0, 1, 8, 8).reflect(torch.tensor([1.25]))[0].item()
     0.75
@@ -145,12 +146,12 @@ def box(lo: float, hi: float, *shape: int) -> Domain:
 
 
 def binary(*shape: int) -> Domain:
-    """{0, 1}^shape."""
+    """Return the domain {0, 1}^shape."""
     return Domain("binary", _shape(shape), 0.0, 1.0)
 
 
 def categorical(classes: int, *shape: int) -> Domain:
-    """{0, ..., classes-1}^shape, one integer per site."""
+    """Return the domain {0, ..., classes-1}^shape, one integer per site."""
     if classes < 2:
         raise ValueError(
             f"a categorical domain has {classes} values; it needs at least 2; pass the number of "

@@ -1,4 +1,4 @@
-"""One list of everything that can be named in a recipe.
+"""Registry of everything that can be named in a recipe.
 
 A class registered here can be built from plain values (`build`) and turned back into them (`spec`).
 The command line, the recipes, the checkpoints and the contract tests all read this list; there is
@@ -19,12 +19,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 Plain = dict[str, Any]  # plain values by name, as JSON and TOML have them
 KINDS = ("energy", "sampler", "objective", "term")
-PROVIDERS = (
-    "lowland.nets",
-    "lowland.targets",
-    "lowland.samplers",
-    "lowland.objectives",
-)  # modules that register
+# modules that register
+PROVIDERS = ("lowland.nets", "lowland.targets", "lowland.samplers", "lowland.objectives")
 
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
 T = TypeVar("T")
@@ -37,7 +33,7 @@ def suggest(name: str, allowed: Iterable[str], otherwise: str) -> str:
 
 
 def register(kind: str) -> Callable[[type[T]], type[T]]:
-    """Class decorator: make the class known under its own name.
+    """Return a decorator that makes a class of a kind known under its own name.
 
     Every constructor parameter must be kept as an attribute of the same name, so that `spec` can
     read it back.
@@ -52,18 +48,18 @@ def register(kind: str) -> Callable[[type[T]], type[T]]:
 
 
 def registered(kind: str) -> dict[str, type]:
-    """All classes of one kind (energy, sampler, objective, term) by name."""
+    """Return all classes of one kind (energy, sampler, objective, term) by name."""
     for module in PROVIDERS:
         import_module(module)
     return dict(_classes[kind])
 
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """The constructor parameters of a class, without self."""
+    """Return the constructor parameters of a class, without self."""
     return {name: p for name, p in inspect.signature(cls).parameters.items() if name != "self"}
 
 
-def build(kind: str, values: Mapping[str, Any]) -> Any:
+def build(kind: str, values: Mapping[str, object]) -> Any:
     """Construct a registered class from `{"name": ..., **parameters}`.
 
     A parameter named like a kind takes such values too: the sampler of ParallelTempering. Raises
@@ -87,8 +83,8 @@ def build(kind: str, values: Mapping[str, Any]) -> Any:
     return known[name](**{key: _from_plain(key, value) for key, value in values.items()})
 
 
-def spec(obj: Any) -> dict[str, Any]:
-    """The plain values from which `build` makes an equal object."""
+def spec(obj: object) -> Plain:
+    """Return the plain values from which `build` makes an equal object."""
     values = {name: getattr(obj, name) for name in parameters(type(obj))}
     if isinstance(obj, DeepMachine):
         values["domain"] = obj.data_domain
@@ -99,7 +95,7 @@ def spec(obj: Any) -> dict[str, Any]:
 class DeepMachine(Protocol):
     """An object built from the domain of data, whose own domain holds more units."""
 
-    data_domain: Any
+    data_domain: object
 
 
 def nests(cls: type, kind: str) -> bool:
@@ -107,18 +103,22 @@ def nests(cls: type, kind: str) -> bool:
     return kind in parameters(cls)
 
 
-def _from_plain(name: str, value: Any) -> Any:
+def _from_plain(name: str, value: object) -> object:
     """Build the object that a parameter named like a kind takes; make tuples of lists."""
     if name in KINDS and isinstance(value, Mapping):
         return build(name, value)
-    return tuple(_from_plain("", v) for v in value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return tuple(_from_plain("", v) for v in value)
+    return value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if any(type(value) is classes.get(type(value).__name__) for classes in _classes.values()):
         return spec(value)
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if hasattr(value, "tolist"):
         return value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -87,9 +87,8 @@ class ReplayBuffer:
         device = self.x.device
         if count == self.capacity and not self.reinit_prob:  # all go, none begins anew
             slots = torch.arange(count, device=device)
-            return BufferBatch(
-                slots, self.x, self.labels, torch.zeros_like(slots, dtype=torch.bool)
-            )
+            none = torch.zeros_like(slots, dtype=torch.bool)
+            return BufferBatch(slots, self.x, self.labels, none)
         slots = torch.randperm(self.capacity, generator=generator, device=device)[:count]
         new = torch.rand(count, generator=generator, device=device) < self.reinit_prob
         start = self.domain.draw(count, generator, dtype=self.x.dtype)
@@ -99,15 +98,15 @@ class ReplayBuffer:
     def update(
         self, batch: BufferBatch, x: Tensor, steps: int, labels: Tensor | None = None
     ) -> int:
-        """Write moved points (and labels, if they moved too) back to the slots of a batch.
-
-        Returns how many points were not finite: those slots keep their old point.
+        """Write moved points (and labels, if they moved too) back to the slots of a batch; return
+        how many points were not finite: those slots keep their old point.
         """
         # a sum is finite if all terms are, unless they overflow, and then x has left
         finite = x.flatten(1).sum(1).isfinite()
         if len(x) == self.capacity and not self.reinit_prob and bool(finite.all()):
             self.x, self.age = x.detach(), self.age + steps
-            self.labels = labels if self.labels is not None and labels is not None else self.labels
+            if self.labels is not None and labels is not None:
+                self.labels = labels
             return 0
         slots = batch.slots[finite]
         self.x[slots] = x[finite].detach()
@@ -130,8 +129,10 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors that `load_state_dict` restores exactly."""
-        labels = {} if self.labels is None else {"labels": self.labels}
-        return {"x": self.x, "age": self.age, **labels}
+        state = {"x": self.x, "age": self.age}
+        if self.labels is not None:
+            state["labels"] = self.labels
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore chains. Raises ValueError if the shapes are those of another buffer."""
@@ -141,4 +142,6 @@ class ReplayBuffer:
                 f"{tuple(self.x.shape)}; build the buffer with the saved capacity and domain"
             )
         self.x, self.age = state["x"].clone(), state["age"].clone()
-        self.labels = state["labels"].clone() if "labels" in state else None
+        self.labels = None
+        if "labels" in state:
+            self.labels = state["labels"].clone()

@@ -1,7 +1,7 @@
 """Energies, their algebra, capabilities and gradients, and the checks at the public door.
 
-`algebra` holds the classes, `capabilities` what an energy may know beyond its values, `gradient`
-and `evaluate` compute, `checks` refuses what is not an energy.
+`algebra` holds the classes, `capabilities` what an energy may know beyond its values; `gradient`
+and `evaluate` compute; `checks` refuses what is not an energy.
 """
 
 from lowland.energy.algebra import (
@@ -13,6 +13,7 @@ from lowland.energy.algebra import (
     lift,
 )
 from lowland.energy.capabilities import (
+    ConditionLike,
     Gibbs,
     LabelCondition,
     Latent,
@@ -49,6 +50,7 @@ from lowland.energy.gradient import (
 from lowland.energy.mixtures import Mixture, mixture
 
 __all__ = [
+    "ConditionLike",
     "Energy",
     "Function",
     "Gibbs",

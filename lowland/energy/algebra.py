@@ -18,15 +18,23 @@ capabilities, see `capabilities`; expressions hand on those of their parts.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from lowland.domain import Domain, real
 from lowland.energy import composition as known
-from lowland.energy.capabilities import Condition, Gibbs, Latent, Learner, Paths
-from lowland.energy.gradient import by_autograd
+from lowland.energy.capabilities import (
+    Condition,
+    ConditionLike,
+    Gibbs,
+    Latent,
+    Learner,
+    Paths,
+)
+from lowland.energy.gradient import by_autograd, call
+from lowland.registry import Plain
 
 
 class Energy(nn.Module):
@@ -46,20 +54,22 @@ class Energy(nn.Module):
 
     coercive: ClassVar[bool] = True
 
-    def __init__(self, domain: Domain | dict[str, Any] | None = None) -> None:
+    def __init__(self, domain: Domain | Plain | None = None) -> None:
         super().__init__()
-        self.domain = Domain.from_dict(domain) if isinstance(domain, dict) else domain or real()
+        if isinstance(domain, dict):
+            domain = Domain.from_dict(domain)
+        self.domain = domain or real()
         self._row_names: tuple[str, ...] = ()
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return energies (B,) of points (B, *event); c: a condition, one for all rows or each."""
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
+        """Return energies (B,) of points (B, *event); c: a condition for each row or for all."""
         raise NotImplementedError
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores −∇E(x) (B, *event), detached."""
         return by_autograd(self, x, c)
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return scores −∇E(x) (B, *event), detached."""
         return self.value_and_score(x, c)[1]
 
@@ -103,21 +113,23 @@ class Energy(nn.Module):
 
     def index_rows(self, index: Tensor) -> Self:
         """Return the energy for the chains `index` (n,) of a batch; itself if it holds no rows."""
-        children = {name: _index_child(child, index) for name, child in self._modules.items()}
-        same = all(child is self._modules[name] for name, child in children.items())
+        present = {name: child for name, child in self._modules.items() if child is not None}
+        children = {name: _index_child(child, index) for name, child in present.items()}
+        same = all(child is present[name] for name, child in children.items())
         if same and not self._row_names:
             return self
         other = copy.copy(self)
-        other._modules = children
+        other._modules = {**self._modules, **children}
         other._buffers = dict(self._buffers)
         for name in self._row_names:
-            rows = cast(Tensor, self._buffers[name])
-            other._buffers[name] = rows[index] if rows.dim() and len(rows) > 1 else rows
+            rows = self._buffers[name]
+            if rows is not None and rows.dim() and len(rows) > 1:
+                other._buffers[name] = rows[index]
         return other
 
     # ---- algebra
 
-    def given(self, c: Any) -> "Given":
+    def given(self, c: ConditionLike) -> "Given":
         """Return the energy with its condition bound: labels (B,), soft labels (B, K), noise levels
         (B,), or one value for all.
         """
@@ -154,13 +166,13 @@ class Energy(nn.Module):
         return _expression([self], [-1.0])
 
 
-def _index_child(child: nn.Module | None, index: Tensor) -> nn.Module | None:
+def _index_child(child: nn.Module, index: Tensor) -> nn.Module:
     if isinstance(child, Energy):
         return child.index_rows(index)
     if isinstance(child, nn.ModuleList):
-        parts = [cast(nn.Module, _index_child(part, index)) for part in child]
-        same = all(a is b for a, b in zip(parts, child, strict=True))
-        return child if same else nn.ModuleList(parts)
+        parts = [_index_child(part, index) for part in child]
+        if any(a is not b for a, b in zip(parts, child, strict=True)):
+            return nn.ModuleList(parts)
     return child
 
 
@@ -181,8 +193,8 @@ class Function(Energy):
         super().__init__(domain)
         self.function = function
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.function(x) if c is None else self.function(x, c)
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
+        return call(self.function, x, c)
 
 
 def lift(energy: Energy | Callable[..., Tensor]) -> Energy:
@@ -191,7 +203,7 @@ def lift(energy: Energy | Callable[..., Tensor]) -> Energy:
 
 
 class Combination(Energy):
-    """Several energies on one domain with a weight each: what sums and mixtures share. Abstract."""
+    """Several energies on one domain with a weight each. Abstract base of sums and mixtures."""
 
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float]) -> None:
         super().__init__(_common_domain(energies))
@@ -199,10 +211,15 @@ class Combination(Energy):
         self.weights = tuple(weights)
 
     @property
-    def terms(self) -> list[tuple[Energy, float]]:
-        """The energies whose weight is not 0, with it."""
+    def parts(self) -> list[tuple[Energy, float]]:
+        """Return all energies, each with its weight."""
         pairs = zip(self.energies, self.weights, strict=True)
-        return [(cast(Energy, energy), weight) for energy, weight in pairs if weight]
+        return [(cast(Energy, energy), weight) for energy, weight in pairs]
+
+    @property
+    def terms(self) -> list[tuple[Energy, float]]:
+        """Return the energies whose weight is not 0, with it."""
+        return [(energy, weight) for energy, weight in self.parts if weight]
 
     @property
     def bound(self) -> bool:
@@ -227,8 +244,8 @@ class Combination(Energy):
 
 
 class Sum(Combination):
-    """Σ w_k E_k: what `+ − * /` build. Nested sums are flattened, so (a + b) − a / 2 is one sum of
-    three terms.
+    """Weighted sum of energies, Σ w_k E_k, as `+ − * /` build it. Nested sums are
+    flattened, so (a + b) − a / 2 is one sum of three terms.
 
     A term of weight 0 counts for nothing: it is not evaluated, not even where it is infinite.
     Raises ValueError when the domains differ.
@@ -237,19 +254,19 @@ class Sum(Combination):
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
         super().__init__(*_flatten(energies, weights or [1.0] * len(energies)))
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         terms = self.terms
         return _add_up(x, terms, [term(x, c) for term, _ in terms])
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
-        """Return energies and scores by the terms, or by autograd if none knows its own."""
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
+        """Return energies and scores of the terms, by autograd over all if none has its own."""
         if not self.differentiates:
             return by_autograd(self, x, c)
         terms = self.terms
         values, scores = zip(*(term.value_and_score(x, c) for term, _ in terms), strict=True)
         return _add_up(x, terms, values), _add_up(x, terms, scores)
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         if not self.differentiates:
             return by_autograd(self, x, c)[1]
         terms = self.terms
@@ -261,7 +278,9 @@ class Sum(Combination):
 
     @property
     def condition(self) -> Condition | None:
-        return None if self.bound else known.sum_condition(self.terms)
+        if self.bound:
+            return None
+        return known.sum_condition(self.terms)
 
 
 def _add_up(x: Tensor, terms: Sequence[tuple[Energy, float]], values: Sequence[Tensor]) -> Tensor:
@@ -287,20 +306,20 @@ class Given(Wrapper):
 
     c: Tensor
 
-    def __init__(self, energy: Energy, c: Any) -> None:
+    def __init__(self, energy: Energy, c: ConditionLike) -> None:
         super().__init__(energy)
         dtype = torch.float64 if isinstance(c, float) else None
         with torch.inference_mode(False):
             bound = torch.as_tensor(c, dtype=dtype)
             self.register_rows("c", bound.clone() if bound.is_inference() else bound)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.energy(x, self.rows_for(x, c))
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         return self.energy.value_and_score(x, self.rows_for(x, c))
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.energy.score(x, self.rows_for(x, c))
 
     @property
@@ -319,7 +338,7 @@ class Given(Wrapper):
     def learner(self) -> Learner | None:
         return self.energy.learner
 
-    def rows_for(self, x: Tensor, c: Any = None) -> Tensor:
+    def rows_for(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return the condition with one row per point, in the dtype and on the device of x.
 
         Raises ValueError for a second condition c, and for rows that do not match.
@@ -358,8 +377,9 @@ def _flatten(
     terms: list[Energy] = []
     factors: list[float] = []
     for energy, weight in zip(energies, weights, strict=True):
-        inner = zip(energy.energies, energy.weights, strict=True) if isinstance(energy, Sum) else ()
-        pairs = [(cast(Energy, term), weight * w) for term, w in inner] or [(energy, weight)]
+        pairs = [(energy, weight)]
+        if isinstance(energy, Sum):
+            pairs = [(term, weight * w) for term, w in energy.parts]
         terms += [term for term, _ in pairs]
         factors += [factor for _, factor in pairs]
     return terms, factors
@@ -374,4 +394,4 @@ def _common_domain(energies: Sequence[Energy]) -> Domain:
             f"energies on different domains were combined ({', '.join(map(str, found))}); all must "
             "share one domain; build them with the same domain"
         )
-    return found.pop() if found else real()
+    return next(iter(found), real())

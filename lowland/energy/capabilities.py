@@ -1,13 +1,13 @@
-"""Capabilities: what an energy may know beyond its values, as five small typed objects.
+"""Capabilities of an energy beyond its values, as five small typed objects.
 
 Every energy has five attributes, each None unless the energy knows better:
 
-    gibbs       Gibbs            discrete sites: coloring, conditionals, sweeps, one-hot energies
-    paths       Paths            its own annealing paths and tempered ensembles
-    latent      Latent           units that data do not have
-    condition   LabelCondition   takes class labels,
-                or NoiseCondition  or a noise level sigma
-    learner     Learner          what training asks of it besides gradients
+    gibbs       Gibbs           discrete sites: coloring, conditionals, sweeps, one-hot energies
+    paths       Paths           annealing paths and tempered ensembles of its own
+    latent      Latent          units that data do not have
+    condition   LabelCondition  class labels, or
+                NoiseCondition  a noise level sigma
+    learner     Learner         what training asks of it besides gradients
 
 Callables of a capability take a condition `c` last, as `forward` does, unless noted otherwise. This
 is all a newcomer may want to override; `composition` composes them for expressions.
@@ -15,7 +15,7 @@ is all a newcomer may want to override; `composition` composes them for expressi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from lowland.domain import Domain
 
 if TYPE_CHECKING:
     from lowland.energy.algebra import Energy
+
+# a condition as a caller may pass it: labels or noise levels, one per row or one for all
+ConditionLike = Tensor | float | Sequence[float] | None
 
 
 class Sweep(Protocol):
@@ -42,7 +45,7 @@ class Sweep(Protocol):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Any = None,
+        c: ConditionLike = None,
     ) -> Tensor: ...
 
 
@@ -79,7 +82,7 @@ class Paths:
     """Annealing of the energy's own.
 
     path_from(base, betas): energies from a base (beta 0) to this energy (beta 1); None for a base
-    it has no path from. at_temperatures(betas, size): one energy of R * size rows, block r at
+    from which it has no path. at_temperatures(betas, size): one energy of R * size rows, block r at
     inverse temperature betas[r], this energy itself at 1.
     """
 
@@ -129,7 +132,9 @@ class LabelCondition:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return log p(y | x) up to a constant of x, (B, K)."""
-        return -self.class_energies(x) if self.class_logits is None else self.class_logits(x)
+        if self.class_logits is not None:
+            return self.class_logits(x)
+        return -self.class_energies(x)
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class NoiseCondition:
     """
 
     start: Callable[[int, float, torch.Generator], Tensor] | None = None
-    denoised: Callable[[Tensor, Any], Tensor] | None = None
+    denoised: Callable[..., Tensor] | None = None
     conditioning_channels: tuple[int, ...] = ()
     target_mask: Tensor | None = None
 
@@ -183,13 +188,17 @@ def noise_of(energy: "Energy") -> NoiseCondition | None:
 def count_classes(energy: "Energy") -> int:
     """Return the number of classes whose labels the energy takes, 0 without."""
     labels = labels_of(energy)
-    return 0 if labels is None else labels.classes
+    if labels is None:
+        return 0
+    return labels.classes
 
 
 def given_channels(energy: "Energy") -> tuple[int, ...]:
     """Return the entries along the first axis of an event that the energy is given."""
     noise = noise_of(energy)
-    return () if noise is None else noise.conditioning_channels
+    if noise is None:
+        return ()
+    return noise.conditioning_channels
 
 
 def draw_start(

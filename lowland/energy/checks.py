@@ -1,23 +1,25 @@
-"""The public door: what is refused, and in which words."""
+"""Checks at the public door: each refuses one kind of mistake, in three clauses."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lowland.energy.algebra import Energy, Function, Sum, Wrapper, lift
+from lowland.energy.capabilities import ConditionLike
 from lowland.energy.evaluate import energy_values
-from lowland.energy.gradient import check_shape, differentiate, frozen
+from lowland.energy.gradient import call, check_shape, differentiate, frozen
 from lowland.energy.mixtures import Mixture
 
 
-def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None) -> Energy:
-    """The public door: lift a callable and make sure that it is an energy. Returns the Energy.
+def check_energy(
+    energy: Energy | Callable[..., Tensor], x: Tensor, c: ConditionLike = None
+) -> Energy:
+    """Lift a callable to an energy, check that it is one on points x, and return it.
 
-    Checks, on x (B, *event): floating point input of the domain's event shape inside its support,
+    Checked, on x (B, *event): floating point input of the domain's event shape inside its support,
     one number per point, same device and floating dtype, finite values, and independence: moving
     one row must not move the energy of another (batch norm in training mode and sums over the batch
     fail here). On a continuous domain the gradient must be one (`check_gradient`). Weights, buffers
@@ -33,7 +35,7 @@ def check_energy(energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = Non
     """
     energy = lift(energy)
     check_points(energy, x)
-    value = check_shape(_leaving_buffers(energy, x, c), x)
+    value = check_shape(_evaluate(energy, x, c), x)
     check_values(value, x)
     check_independent(energy, x, c, value)
     check_gradient(energy, x, c)
@@ -50,7 +52,9 @@ def check_values(value: Tensor, x: Tensor) -> None:
         )
 
 
-def check_gradient(energy: Energy, x: Tensor, c: Any = None, score: Tensor | None = None) -> None:
+def check_gradient(
+    energy: Energy, x: Tensor, c: ConditionLike = None, score: Tensor | None = None
+) -> None:
     """Refuse an energy on a continuous domain that changes with x while its gradient is zero.
 
     score: at x, if it is known; one that is not zero everywhere suffices. Else the energy is
@@ -76,7 +80,7 @@ WITNESSES = 8  # rows that suffice to see whether one moves another
 
 
 def check_independent(
-    energy: Energy, x: Tensor, c: Any = None, value: Tensor | None = None
+    energy: Energy, x: Tensor, c: ConditionLike = None, value: Tensor | None = None
 ) -> None:
     """Refuse an energy in which moving the last point moves the energies of others.
 
@@ -92,9 +96,10 @@ def check_independent(
     if not plain and c is None and len(x) > WITNESSES:
         index = torch.arange(len(x) - WITNESSES, len(x), device=x.device)
         energy, x, value = energy.index_rows(index), x[index], None
-    value = _leaving_buffers(energy, x, c) if value is None else value
+    if value is None:
+        value = _evaluate(energy, x, c)
     moved = torch.cat([x[:-1], energy.domain.elsewhere(x[-1:])])
-    again = _leaving_buffers(energy, moved, c)
+    again = _evaluate(energy, moved, c)
     if not torch.allclose(value[:-1], again[:-1], rtol=1e-3, atol=1e-4):
         raise ValueError(
             "moving one point changed the energy of another; an energy treats every point by "
@@ -102,16 +107,15 @@ def check_independent(
         )
 
 
-def _leaving_buffers(energy: Energy, x: Tensor, c: Any) -> Tensor:
-    """Energies without a graph, in the module's present mode, its buffers put back as they were."""
-    buffers = (
-        [(b, b.clone()) for b in energy.buffers()]
-        if any(m.training for m in energy.modules())
-        else []
-    )
+def _evaluate(energy: Energy, x: Tensor, c: ConditionLike) -> Tensor:
+    """Return energies without a graph, in the module's present mode; put its buffers back as they
+    were.
+    """
+    training = any(m.training for m in energy.modules())
+    buffers = [(b, b.clone()) for b in energy.buffers() if training]
     with torch.no_grad():
         try:
-            return energy(x) if c is None else energy(x, c)
+            return call(energy, x, c)
         finally:
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -125,8 +129,8 @@ def describe(value: object) -> str:
 
 
 def check_points(energy: Energy, x: Tensor) -> None:
-    """Refuse points that the energy's domain cannot hold: dtype, event shape, non-finite values,
-    outside the walls.
+    """Refuse points that the energy's domain cannot hold, for their dtype, event shape, non-finite
+    values, or values outside the walls.
     """
     domain = energy.domain
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) == 0:
@@ -166,11 +170,7 @@ def explain_dtype_errors(energy: Energy, x: Tensor) -> Iterator[None]:
 
 def check_finite(values: Tensor, what: str) -> None:
     """Raise ValueError with a count if any row holds a non-finite number."""
-    bad = (
-        int((~torch.isfinite(values)).flatten(1).any(1).sum())
-        if values.dim() > 1
-        else int((~values.isfinite()).sum())
-    )
+    bad = int((~values.isfinite()).unsqueeze(-1).flatten(1).any(1).sum())
     if bad:
         raise ValueError(
             f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or "
@@ -178,7 +178,7 @@ def check_finite(values: Tensor, what: str) -> None:
         )
 
 
-# --------------------------------------------------------------------------- is there a normaliser?
+# ---- is there a normaliser? --------------------------------------------------------------------
 
 FAR = (1e2, 1e4)  # how far out a subtraction is looked at, in units of where points are
 RAYS = 64
@@ -188,8 +188,8 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
     """Refuse what has no normaliser on an unbounded domain: −E, a − 2a, an energy that falls
     somewhere far out.
 
-    Looked at are the signs: some term must confine, that is rise without bound, and a negated law
-    does not, nor does an energy that says `coercive = False` (one that is bounded); and, where
+    Looked at are the signs: some term must confine, that is rise without bound, and a negated
+    energy does not, nor does an energy that says `coercive = False` (one that is bounded); and, where
     something is subtracted, the energies far out along rays, which must rise by more than d log r
     for e^{−E} to have an integral: narrow minus wide does, wide minus narrow does not. Rays are a
     probe, not a proof: an expression that falls in a narrow cone of many dimensions passes. Boxes
@@ -204,7 +204,7 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
     >>> check_normalisable(wide - narrow)
     Traceback (most recent call last):
         ...
-    ValueError: the energy does not rise far out, where something is subtracted; exp(-E) has ...
+    ValueError: the energy does not rise far out, where something is subtracted; ...
     """
     energy = lift(energy)
     if energy.domain.kind != "real":
@@ -225,16 +225,13 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
 
 def _confines(energy: Energy, sign: float) -> bool:
     """Tell whether sign · E rises without bound somewhere, as far as its expression tells; other
-    energies are taken for laws.
+    energies are taken to have a normaliser.
     """
     if isinstance(energy, Sum):
-        return any(
-            _confines(term, sign * weight) for term, weight in _collect_terms(energy) if weight
-        )
+        return any(_confines(term, sign * w) for term, w in _collect_terms(energy) if w)
     if isinstance(energy, Mixture):  # as low as its lowest part
-        return (all if sign > 0 else any)(
-            _confines(cast(Energy, part), sign) for part in energy.energies
-        )
+        parts = [_confines(part, sign) for part, _ in energy.parts]
+        return all(parts) if sign > 0 else any(parts)
     if isinstance(energy, Wrapper):
         return _confines(energy.energy, sign)
     return sign > 0 and energy.coercive
@@ -250,38 +247,31 @@ def _subtracts(energy: Energy) -> bool:
 
 
 def _collect_terms(energy: Sum) -> list[tuple[Energy, float]]:
-    """The terms of a sum, each once, with its weights added up: a − 2a is −a."""
+    """Return the terms of a sum, each once, with its weights added up: a − 2a is −a."""
     total: dict[int, tuple[Energy, float]] = {}
-    for term, weight in zip(energy.energies, energy.weights, strict=True):
-        total[id(term)] = (cast(Energy, term), total.get(id(term), (None, 0.0))[1] + weight)
+    for term, weight in energy.parts:
+        total[id(term)] = (term, total.get(id(term), (term, 0.0))[1] + weight)
     return list(total.values())
 
 
 def _falls(energy: Energy, x: Tensor | None) -> bool:
-    """Return True if the energy rises too little along some ray; False where it cannot be asked far
+    """Tell whether the energy rises too little along some ray; False where it cannot be asked far
     from its own points.
     """
     shape = energy.domain.shape if x is None else tuple(x.shape[1:])
     if not shape:
         return False
-    weights = [p for p in energy.parameters() if p.is_floating_point()]
-    like = weights[0] if weights else torch.zeros(0, dtype=torch.float64)
-    size, g = math.prod(shape), torch.Generator().manual_seed(0)
-    axes = (
-        torch.eye(size, dtype=torch.float64)
-        if size <= RAYS
-        else torch.zeros(0, size, dtype=torch.float64)
-    )
-    random = torch.randn(RAYS, size, generator=g, dtype=torch.float64)
-    rays = torch.cat([random / random.norm(dim=1, keepdim=True), axes, -axes])
-    centre = (
-        torch.zeros(1, size, dtype=torch.float64)
-        if x is None
-        else x.detach().cpu().double().flatten(1)
-    )
-    energy = energy.index_rows(torch.zeros(len(rays), dtype=torch.long)) if x is None else energy
+    weights = (p for p in energy.parameters() if p.is_floating_point())
+    like = next(weights, torch.zeros(0, dtype=torch.float64))
+    size = math.prod(shape)
+    rays = _draw_rays(size)
+    if x is None:
+        parts, centre = [rays], torch.zeros(1, size, dtype=torch.float64)
+        energy = energy.index_rows(torch.zeros(len(rays), dtype=torch.long))
+    else:
+        parts, centre = _split_rays(rays, len(x)), x.detach().cpu().double().flatten(1)
     try:
-        for part in [rays] if x is None else _in_rows(rays, len(x)):
+        for part in parts:
             near, far = (
                 energy_values(
                     energy,
@@ -292,16 +282,25 @@ def _falls(energy: Energy, x: Tensor | None) -> bool:
             )
             if bool(((far.double() - near.double()) / math.log(FAR[1] / FAR[0]) <= size).any()):
                 return True
-    except (
-        RuntimeError
-    ):  # a function that holds rows of its own, or tensors of another dtype or device
-        pass
+    except RuntimeError:
+        pass  # a function that holds rows of its own, or tensors of another dtype or device
     return False
 
 
-def _in_rows(rays: Tensor, rows: int) -> list[Tensor]:
-    """Rays in batches of as many as there are chains, the last filled up from the first: an energy
-    may hold one row each.
+def _draw_rays(size: int) -> Tensor:
+    """Draw directions (n, size) at random, with a fixed seed; add the axes where they are few."""
+    g = torch.Generator().manual_seed(0)
+    random = torch.randn(RAYS, size, generator=g, dtype=torch.float64)
+    random = random / random.norm(dim=1, keepdim=True)
+    if size > RAYS:
+        return random
+    axes = torch.eye(size, dtype=torch.float64)
+    return torch.cat([random, axes, -axes])
+
+
+def _split_rays(rays: Tensor, rows: int) -> list[Tensor]:
+    """Split rays into batches of as many as there are chains, the last filled up from the first: an
+    energy may hold one row each.
     """
     many = -(-len(rays) // rows) * rows
     return list(rays.repeat(-(-many // len(rays)), 1)[:many].split(rows))

@@ -1,4 +1,4 @@
-"""Compose the capabilities of expressions: for each capability one function for sums, one for
+"""Compose the capabilities of expressions: for each capability a function for sums, one for
 mixtures and one for a bound condition.
 
 An expression can do whatever its parts can do. What is None in the result is refused;
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from lowland.energy.capabilities import (
     Condition,
+    ConditionLike,
     Gibbs,
     LabelCondition,
     Latent,
     Learner,
     NoiseCondition,
     Paths,
+    gibbs_of,
     labels_of,
 )
 
@@ -34,6 +36,11 @@ Bind = Callable[[Tensor], Tensor]  # points (B, *event) to their condition, one 
 # ---- sums ---------------------------------------------------------------------------------------
 
 Terms = Sequence[tuple["Energy", float]]  # terms of a sum with weights other than 0
+
+
+def is_single(terms: Terms) -> bool:
+    """Tell whether terms are one energy as it is, of weight 1."""
+    return len(terms) == 1 and terms[0][1] == 1
 
 
 def sum_gibbs(terms: Terms) -> Gibbs | None:
@@ -82,16 +89,18 @@ def _add(
     if len(present) < len(functions):
         return None
 
-    def total(*args: Any, **options: Any) -> Tensor:
+    def add_values(*args: Any, **options: Any) -> Tensor:
         return add_up(weights, [function(*args, **options) for function in present])
 
-    return total
+    return add_values
 
 
 def add_up(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     """Return sum_k w_k values[k]; a single value of weight 1 is returned as it is."""
     weighted = [value if w == 1 else w * value for w, value in zip(weights, values, strict=True)]
-    return torch.stack(weighted).sum(0) if len(weighted) > 1 else weighted[0]
+    if len(weighted) == 1:
+        return weighted[0]
+    return torch.stack(weighted).sum(0)
 
 
 def _refine(colorings: Sequence[Tensor | None]) -> Tensor | None:
@@ -107,12 +116,14 @@ def _refine(colorings: Sequence[Tensor | None]) -> Tensor | None:
 
 def sum_paths(terms: Terms) -> Paths | None:
     """Hand on the paths of a single term of weight 1; any other sum ends elsewhere."""
-    return terms[0][0].paths if len(terms) == 1 and terms[0][1] == 1 else None
+    if not is_single(terms):
+        return None
+    return terms[0][0].paths
 
 
 def sum_latent(terms: Terms) -> Latent | None:
     """Hand on the data in points; means and marginals of latent units only with weight 1."""
-    if len(terms) == 1 and terms[0][1] == 1:
+    if is_single(terms):
         return terms[0][0].latent
     return _share_data(term for term, _ in terms)
 
@@ -129,13 +140,12 @@ def sum_condition(terms: Terms) -> Condition | None:
     """Compose the condition of sum w_k E_k, all terms of which are passed the same c.
 
     Labels: class energies add up, a term without labels counting for every class alike. Noise: one
-    term that takes a noise level suffices; `start` and `denoised` of terms are not those of the
-    sum.
+    term that takes a noise level suffices; `start` and `denoised` of terms are not the sum's.
     """
     conditions = [term.condition for term, _ in terms if term.condition is not None]
     if not conditions:
         return None
-    if len(terms) == 1 and (terms[0][1] == 1):
+    if is_single(terms):
         return conditions[0]
     noise = [part for part in conditions if isinstance(part, NoiseCondition)]
     labels = [part for part in conditions if isinstance(part, LabelCondition)]
@@ -175,7 +185,7 @@ def join_learners(terms: Sequence["Energy"]) -> Learner | None:
     """Compose what training asks: each term with a learner is asked in turn."""
     known = [term.learner for term in terms if term.learner is not None]
     if len(known) < 2:
-        return known[0] if known else None
+        return next(iter(known), None)
     return Learner(
         _in_turn([part.init_from_data for part in known]),
         _in_turn([part.update_offsets for part in known]),
@@ -188,11 +198,11 @@ def _in_turn(calls: Sequence[Callable[..., None] | None]) -> Callable[..., None]
     if not present:
         return None
 
-    def all_of_them(*args: Any) -> None:
+    def call_all(*args: Tensor | None) -> None:
         for call in present:
             call(*args)
 
-    return all_of_them
+    return call_all
 
 
 # ---- mixtures -----------------------------------------------------------------------------------
@@ -206,14 +216,14 @@ def mix(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
 
 
 def mix_gibbs(terms: Terms) -> Gibbs | None:
-    """Compose one-hot energies; all sites of a mixture meet, so conditionals do not compose."""
-    if len(terms) == 1 and terms[0][1] == 1:
+    """Compose one-hot energies; all sites of a mixture meet: conditionals do not compose."""
+    if is_single(terms):
         return terms[0][0].gibbs
-    parts = [None if term.gibbs is None else term.gibbs.one_hot_energy for term, _ in terms]
+    parts = [gibbs_of(term).one_hot_energy for term, _ in terms]
     if any(part is None for part in parts):
         return None
 
-    def one_hot_energy(z: Tensor, c: Any = None) -> Tensor:
+    def one_hot_energy(z: Tensor, c: ConditionLike = None) -> Tensor:
         return mix([w for _, w in terms], [part(z, c) for part in parts if part is not None])
 
     return Gibbs(one_hot_energy=one_hot_energy)
@@ -222,7 +232,7 @@ def mix_gibbs(terms: Terms) -> Gibbs | None:
 def mix_condition(terms: Terms) -> Condition | None:
     """Compose the condition of a mixture, class by class; as `sum_condition` otherwise."""
     found = sum_condition(terms)
-    if not isinstance(found, LabelCondition) or (len(terms) == 1 and terms[0][1] == 1):
+    if not isinstance(found, LabelCondition) or is_single(terms):
         return found
 
     def class_energies(x: Tensor) -> Tensor:
@@ -258,10 +268,10 @@ def bind_last(function: Callable[..., Tensor] | None, bind: Bind) -> Callable[..
     if function is None:
         return None
 
-    def bound(x: Tensor, *args: Any) -> Tensor:
+    def bind_and_call(x: Tensor, *args: Tensor) -> Tensor:
         return function(x, *args, bind(x))
 
-    return bound
+    return bind_and_call
 
 
 def given_latent(latent: Latent | None, bind: Bind) -> Latent | None:

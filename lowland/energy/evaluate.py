@@ -5,13 +5,13 @@ respect to x only.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowland.energy.algebra import Energy, lift
-from lowland.energy.gradient import check_shape, differentiate, frozen
+from lowland.energy.capabilities import ConditionLike
+from lowland.energy.gradient import call, check_shape, differentiate, frozen
 
 
 def value_and_score(energy: Energy | Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,11 @@ def value_and_score(energy: Energy | Callable[..., Tensor], x: Tensor) -> tuple[
 
 
 def energy_values(
-    energy: Energy | Callable[..., Tensor], x: Tensor, c: Any = None, *, batch_size: int = 1024
+    energy: Energy | Callable[..., Tensor],
+    x: Tensor,
+    c: ConditionLike = None,
+    *,
+    batch_size: int = 1024,
 ) -> Tensor:
     """Return energies (N,) of points x (N, *event), without a graph, in eval mode, in batches.
 
@@ -50,12 +54,12 @@ def energy_values(
     with frozen(energy), torch.no_grad():
         for i in range(0, max(len(x), 1), batch_size):
             part = x[i : i + batch_size]
-            value = energy(part) if c is None else energy(part, c[i : i + batch_size])
-            parts.append(check_shape(value, part))
+            rows = c if c is None else c[i : i + batch_size]
+            parts.append(check_shape(call(energy, part, rows), part))
     return torch.cat(parts)
 
 
-def _expand_condition(c: Any, x: Tensor) -> Tensor | None:
+def _expand_condition(c: ConditionLike, x: Tensor) -> Tensor | None:
     """Return the condition with one row per point; a number or a single row is repeated."""
     if c is None:
         return None

@@ -1,15 +1,17 @@
 """Gradients of an energy with respect to points, with no trace left on the module.
 
-`Energy.value_and_score` and `Energy.score` say how; the functions here call them as chains need it:
-without a graph, also inside `torch.inference_mode`.
+They call `Energy.value_and_score` and `Energy.score` as chains need it: without a graph, also
+inside `torch.inference_mode`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from lowland.energy.capabilities import ConditionLike
 
 if TYPE_CHECKING:
     from lowland.energy.algebra import Energy
@@ -33,10 +35,20 @@ def frozen(energy: nn.Module) -> Iterator[None]:
             p.requires_grad_(wanted)
 
 
+def call(function: Callable[..., Tensor], x: Tensor, c: ConditionLike = None) -> Tensor:
+    """Return the energies of points under a condition c; without one, x is the only argument."""
+    return function(x) if c is None else function(x, c)
+
+
+def _detach(x: Tensor) -> Tensor:
+    """Return points cut from their graph, as a tensor that autograd takes."""
+    return x.clone() if x.is_inference() else x.detach()
+
+
 def differentiate(energy: "Energy", x: Tensor) -> tuple[Tensor, Tensor]:
     """Return energies (B,) and scores (B, *event) of an energy that is frozen already."""
     with torch.inference_mode(False), torch.no_grad():
-        x = x.clone() if x.is_inference() else x.detach()
+        x = _detach(x)
         value, score = energy.value_and_score(x)
         return check_shape(value, x), score
 
@@ -44,18 +56,17 @@ def differentiate(energy: "Energy", x: Tensor) -> tuple[Tensor, Tensor]:
 def score_alone(energy: "Energy", x: Tensor) -> Tensor:
     """Return scores (B, *event) without energies, as inside a leapfrog trajectory."""
     with torch.inference_mode(False), torch.no_grad():
-        return energy.score(x.clone() if x.is_inference() else x.detach())
+        return energy.score(_detach(x))
 
 
-def by_autograd(energy: "Energy", x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+def by_autograd(energy: "Energy", x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
     """Return energies and scores by autograd, whatever the energy knows about its own gradient.
 
     The *sum* of the energies is differentiated: a mean would divide every gradient by the batch.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.clone() if x.is_inference() else x.detach()
-        leaf = leaf.requires_grad_(True)
-        value = check_shape(energy(leaf) if c is None else energy(leaf, c), leaf)
+        leaf = _detach(x).requires_grad_(True)
+        value = check_shape(call(energy, leaf, c), leaf)
         if not value.requires_grad:  # constant in x, as a sum of no terms may be
             return value.detach(), torch.zeros_like(leaf)
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
@@ -73,7 +84,7 @@ def score_with_graph(energy: "Energy", x: Tensor) -> Tensor:
     return -gradient
 
 
-def check_shape(value: Any, x: Tensor) -> Tensor:
+def check_shape(value: object, x: Tensor) -> Tensor:
     """Return the energies, or raise ValueError if they are not one number per point."""
     if not isinstance(value, Tensor) or value.shape != (len(x),):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -1,37 +1,37 @@
 """Mixtures of energies: either of several, p ∝ Σ w_k exp(−E_k)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowland.energy import composition as known
 from lowland.energy.algebra import Combination, Energy
-from lowland.energy.capabilities import Condition, Gibbs
+from lowland.energy.capabilities import Condition, ConditionLike, Gibbs
 from lowland.energy.gradient import by_autograd
 
 
 class Mixture(Combination):
-    """−log Σ w_k exp(−E_k): a mixture of the *unnormalised* densities.
+    """Mixture of *unnormalised* densities, −log Σ w_k exp(−E_k).
 
     A component counts by w_k Z_k, so shift energies by their log Z (or calibrate them) when shares
     matter.
     """
 
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
-        shares = weights if weights is not None else (1.0 / max(len(energies), 1),) * len(energies)
-        if len(shares) != len(energies) or (energies and min(shares) <= 0):
+        if weights is None:
+            weights = (1.0 / max(len(energies), 1),) * len(energies)
+        if len(weights) != len(energies) or (energies and min(weights) <= 0):
             raise ValueError(
-                f"{len(energies)} energies were mixed with the weights {tuple(shares)}; each needs "
-                "one weight above 0; leave the weights out for equal ones"
+                f"{len(energies)} energies were mixed with the weights {tuple(weights)}; each "
+                "needs one weight above 0; leave the weights out for equal ones"
             )
-        super().__init__(energies, shares)
+        super().__init__(energies, weights)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return known.mix(self.weights, [energy(x, c) for energy in self.energies])
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies, and scores Σ r_k s_k weighted by p(k | x), if a part knows its own."""
         if not self.differentiates:
             return by_autograd(self, x, c)
@@ -47,7 +47,9 @@ class Mixture(Combination):
 
     @property
     def condition(self) -> Condition | None:
-        return None if self.bound else known.mix_condition(self.terms)
+        if self.bound:
+            return None
+        return known.mix_condition(self.terms)
 
 
 def mixture(*energies: Energy, weights: Sequence[float] | None = None) -> Energy:
