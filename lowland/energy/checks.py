@@ -189,12 +189,12 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
     somewhere far out.
 
     Looked at are the signs: some term must confine, that is rise without bound, and a negated
-    energy does not, nor does an energy that says `coercive = False` (one that is bounded); and, where
-    something is subtracted, the energies far out along rays, which must rise by more than d log r
-    for e^{−E} to have an integral: narrow minus wide does, wide minus narrow does not. Rays are a
-    probe, not a proof: an expression that falls in a narrow cone of many dimensions passes. Boxes
-    are compact and pass. x (B, *event): points from which rays start, needed where the domain says
-    no shape or an energy holds one row each.
+    energy does not, nor does an energy that says `coercive = False` (one that is bounded); and,
+    where something is subtracted, the energies far out along rays, which must rise by more than d
+    log r for e^{−E} to have an integral: narrow minus wide does, wide minus narrow does not. Rays
+    are a probe, not a proof: an expression that falls in a narrow cone of many dimensions passes.
+    Boxes are compact and pass. x (B, *event): points from which rays start, needed where the domain
+    says no shape or an energy holds one row each.
 
     Raises ValueError with the reason.
 
