@@ -18,7 +18,7 @@ from lowland.energy import Sum
 from lowland.metrics import LogZ, bennett, bits_per_dim, dequantise, log_likelihood, log_z
 from lowland.metrics.log_z import bracket
 from lowland.metrics.log_z.certificate import interval
-from lowland.metrics.log_z.enumeration import countable, enumerated
+from lowland.metrics.log_z.enumeration import countable, sum_states
 from lowland.metrics.log_z.schedule import EVEN_SHARE, dispersion, plan_schedule
 from lowland.nets import RBM
 from lowland.report.likelihood import draw_gap, draw_path, likelihood_card, likelihood_section
@@ -77,20 +77,20 @@ def test_enumeration_of_a_lattice_is_its_exact_log_z() -> None:
         Potts((3, 3), 3, 0.7),
         Ising((2, 2), coupling=-1.0),
     ):
-        assert enumerated(lattice).value == pytest.approx(lattice.log_z, abs=1e-9)
+        assert sum_states(lattice).value == pytest.approx(lattice.log_z, abs=1e-9)
 
 
 def test_both_sides_of_a_machine_have_the_same_log_z() -> None:
     rbm = machine(0, 10, 6)
     direct = (-rbm(states(10))).logsumexp(0).item()
-    found = enumerated(rbm)
+    found = sum_states(rbm)
     assert (
         found.value == pytest.approx(direct, abs=1e-10)
         and found.states == 2**6
         and "hidden" in found.side
     )
     tall = machine(0, 6, 10)
-    assert enumerated(tall).states == 2**6 and enumerated(tall).side == "states"
+    assert sum_states(tall).states == 2**6 and sum_states(tall).side == "states"
 
 
 def test_enumeration_is_chosen_where_it_can_be_done_and_said() -> None:
@@ -122,16 +122,16 @@ def test_enumeration_is_chosen_where_it_can_be_done_and_said() -> None:
 
 def test_enumeration_is_in_float64_and_leaves_the_energy_alone() -> None:
     rbm = machine(2, 12, 12, 2.0)
-    exact = enumerated(rbm).value
+    exact = sum_states(rbm).value
     single = RBM(binary(12), n_hidden=12)
     single.load_state_dict(rbm.state_dict())
     single.train()
-    found, heard = enumerated(single), []
+    found, heard = sum_states(single), []
     assert found.dtype == DOUBLE and abs(found.value - exact) < 1e-5
     assert single.weight.dtype == torch.float32 and single.training and single.weight.requires_grad
     w = torch.ones(5, 5)
     stubborn = Function(lambda x: -((x @ w) * x).sum(1), binary(5))
-    found = enumerated(stubborn, heard.append)
+    found = sum_states(stubborn, heard.append)
     assert found.dtype == torch.float32 and sum(heard) == 32
     assert found.value == pytest.approx(
         torch.logsumexp(((states(5) @ w.double()) * states(5)).sum(1), 0).item(), rel=1e-6
@@ -140,9 +140,9 @@ def test_enumeration_is_in_float64_and_leaves_the_energy_alone() -> None:
 
 def test_states_without_weight_are_left_out_and_broken_energies_refused() -> None:
     wall = Function(lambda x: torch.where(x[:, 0] > 0, math.inf, 0.0), binary(3))
-    assert enumerated(wall).value == pytest.approx(math.log(4))
+    assert sum_states(wall).value == pytest.approx(math.log(4))
     with pytest.raises(ValueError, match=r"4 of 8 states have an energy that is NaN.*;.*;"):
-        enumerated(Function(lambda x: torch.where(x[:, 0] > 0, math.nan, 0.0), binary(3)))
+        sum_states(Function(lambda x: torch.where(x[:, 0] > 0, math.nan, 0.0), binary(3)))
 
 
 # ---------------------------------------------------------------------------------- the certificate
@@ -201,7 +201,7 @@ def covered(count: int, strengths: tuple[float, ...] = STRONG, **options: Any) -
         draws = draws_of(rbm, 120, seed)
         held += holds(
             log_z(rbm, draws=draws, generator=seeded(seed), **CHEAP | options),
-            enumerated(rbm).value,
+            sum_states(rbm).value,
         )
     return held
 
@@ -215,7 +215,7 @@ def excess() -> float:
     before are unbiased.
     """
     rbm = machine(0, 6, 3, 2.0)
-    truth, draws, found = enumerated(rbm).value, draws_of(rbm, 80), []
+    truth, draws, found = sum_states(rbm).value, draws_of(rbm, 80), []
     for seed in range(30):
         run = log_z(
             rbm, draws=draws, chains=40, num_temperatures=12, exact=False, generator=seeded(seed)
@@ -300,7 +300,7 @@ def test_draws_of_another_energy_are_seen() -> None:
 
 def test_single_and_double_precision_agree() -> None:
     rbm = machine(5, 12, 8, 2.0)
-    truth, draws = enumerated(rbm).value, draws_of(rbm, 400)
+    truth, draws = sum_states(rbm).value, draws_of(rbm, 400)
     single = RBM(binary(12), n_hidden=8)
     single.load_state_dict(rbm.state_dict())
     a, b = (
@@ -380,7 +380,7 @@ def test_machines_with_other_visible_units(domain: Any) -> None:
     g = seeded(1)
     data = domain.draw(200, g)
     found = log_z(rbm, data=data, chains=60, num_temperatures=60, exact=False, generator=g)
-    assert found.lower <= enumerated(rbm).value <= found.upper
+    assert found.lower <= sum_states(rbm).value <= found.upper
     expected = (
         ("HMC", "geometric path")
         if domain.kind == "real"
@@ -398,7 +398,7 @@ def test_discrete_energies_without_conditionals_take_gradients() -> None:
     found = log_z(
         plain, chains=100, num_temperatures=60, warm_up=300, exact=False, generator=seeded(3)
     )
-    assert found.sampler == "DMALA" and holds(found, enumerated(cut).value)
+    assert found.sampler == "DMALA" and holds(found, sum_states(cut).value)
 
 
 def test_a_mode_that_nothing_reaches_is_seen_from_the_other_side() -> None:
@@ -728,7 +728,7 @@ def test_coverage_of_more_and_harder_machines() -> None:
             exact=False,
             generator=seeded(seed),
         )
-        held += found.lower <= enumerated(rbm).value <= found.upper
+        held += found.lower <= sum_states(rbm).value <= found.upper
     assert held >= 143
 
 

@@ -61,6 +61,20 @@ def model(side: int) -> Any:
     return Ising((side, side), COUPLING)
 
 
+def model_by_conditionals(side: int) -> Any:
+    """Return the model with its colouring and conditionals alone: no sweep of its own."""
+    from lowland.energy import Gibbs
+    from lowland.targets import Ising
+
+    class ByConditionals(Ising):
+        @property
+        def gibbs(self) -> Gibbs:
+            known = super().gibbs
+            return Gibbs(coloring=known.coloring, conditional=known.conditional)
+
+    return ByConditionals((side, side), COUPLING)
+
+
 def per_spin(x: Tensor) -> Tensor:
     """Energies Σ −s s' / N of points (B, side, side)."""
     side = x.shape[1]
@@ -83,8 +97,7 @@ def lowland_sweep(task: Task, *, compiled: bool) -> Run:
 def lowland_plain(task: Task) -> Run:
     from lowland.samplers import BlockGibbs
 
-    energy, generator = model(task.side), torch.Generator().manual_seed(3)
-    energy.sweep = None  # the general path
+    energy, generator = model_by_conditionals(task.side), torch.Generator().manual_seed(3)
     sampler = BlockGibbs(task.sweeps)
     state = [sampler.init(energy, task.start)]
 

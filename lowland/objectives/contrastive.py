@@ -334,13 +334,13 @@ class PCD(Objective):
         if not isinstance(sampler, ParallelTempering):
             trace = run_chains(target, sampler, x, self.steps, generator=generator)
             return x, trace, trace.x
-        rungs = x.transpose(0, 1)  # (R, B, *event)
+        replicas = x.transpose(0, 1)  # (R, B, *event)
         with frozen(target):
-            state = sampler.from_replicas(target, rungs.flatten(0, 1))
+            state = sampler.from_replicas(target, replicas.flatten(0, 1))
             trace = run_chains(
                 target, sampler, state.x, self.steps, generator=generator, state=state
             )
-        return rungs[0], trace, trace.state.replicas.x.view_as(rungs).transpose(0, 1)
+        return replicas[0], trace, trace.state.replicas.x.view_as(replicas).transpose(0, 1)
 
 
 def draw_labels(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:

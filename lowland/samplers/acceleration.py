@@ -75,7 +75,7 @@ class Accelerated(Wrapper):
         super().__init__(energy)
         self.bf16, self.compiled, self.chunk, self.exact = bf16, compiled, chunk, exact
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: object = None) -> Tensor:
         return self.energy(x, c)
 
     @property
@@ -101,14 +101,14 @@ class Accelerated(Wrapper):
     def learner(self) -> Learner | None:
         return self.energy.learner
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of x (B, *event)."""
         value, score = self._in_blocks(self._bound(c), x)
         if self.bf16 and self.exact:
             value = self.energy(x, c)
         return value.to(x.dtype), score.to(x.dtype)
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
+    def score(self, x: Tensor, c: object = None) -> Tensor:
         """Return scores alone; in bfloat16 energies of points not evaluated are not computed
         again.
         """
@@ -118,7 +118,7 @@ class Accelerated(Wrapper):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             return score_alone(energy, x).to(x.dtype)
 
-    def _bound(self, c: Any) -> Energy:
+    def _bound(self, c: object) -> Energy:
         return self.energy if c is None else self.energy.given(c)
 
     def _in_blocks(self, energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:

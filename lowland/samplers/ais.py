@@ -229,7 +229,7 @@ class _Walk:
         return AISResult(
             self.state.x,
             self.log_weights,
-            tuple(torch.stack(self.rates).tolist()) if self.rates else (),
+            tuple(rate.item() for rate in self.rates),
             self.diverged,
             steps * len(self.rates),
             float(torch.as_tensor(self.num_grad_evals).double().mean()),

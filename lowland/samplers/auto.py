@@ -49,7 +49,7 @@ class Choice:
 
 
 def effective(draws: Tensor, energies: Tensor) -> tuple[float, bool]:
-    """Effective draws per draw of the slowest quantity, and whether chains disagree.
+    """Return effective draws per draw of the slowest quantity, and whether chains disagree.
 
     draws (n, B, *event), energies (n, B). Of each coordinate and of the energy: ESS / n = V / (m ·
     V_m), at most 1, with V the variance of all draws and V_m that of the means of stretches of m
@@ -90,11 +90,11 @@ def choose(energy: Energy, x: Tensor, steps: int, *, generator: torch.Generator)
     found = candidates(energy)
     if isinstance(found[0], BlockGibbs):
         why = (
-            "the energy declares its conditionals, and draws from them are never refused"
-            if gibbs_of(energy).draws
-            else "the domain is categorical and the energy has no one-hot energy; sites go one "
-            "by one, slowly"
+            "the domain is categorical and the energy has no one-hot energy; sites go one by one, "
+            "slowly"
         )
+        if gibbs_of(energy).draws:
+            why = "the energy declares its conditionals, and draws from them are never refused"
         return Choice(found[0], why, ())
     pilots = [_pilot(energy, sampler, x, steps, generator) for sampler in found]
     best = max(pilots, key=_rate)
@@ -109,9 +109,9 @@ def choose(energy: Energy, x: Tensor, steps: int, *, generator: torch.Generator)
         else:
             best = max(pilots, key=_rate)
     table = ", ".join(f"{type(p.sampler).__name__} {p.per_gradient:.2g}" for p in pilots)
-    why += f" ({table})" + (
-        "; chains that began apart stay apart: take more steps" if best.stuck else ""
-    )
+    why += f" ({table})"
+    if best.stuck:
+        why += "; chains that began apart stay apart: take more steps"
     return Choice(best.sampler, why, tuple(pilots))
 
 

@@ -4,7 +4,7 @@ energies are weighted sums of the same terms pays for every point once.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Self, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -34,11 +34,14 @@ def weighted_sum(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
     """
     if len(parts) == 1 and weights[0] == 1.0:
         return parts[0]
-    total = None
-    for weight, part in zip(weights, parts, strict=True):
-        if weight:
-            total = part * weight if total is None else total.add_(part, alpha=weight)
-    return torch.zeros_like(parts[0]) if total is None else total
+    active = [(weight, part) for weight, part in zip(weights, parts, strict=True) if weight]
+    if not active:
+        return torch.zeros_like(parts[0])
+    (weight, part), *rest = active
+    total = part * weight
+    for weight, part in rest:
+        total.add_(part, alpha=weight)
+    return total
 
 
 class CachingEnergy(Wrapper):
@@ -59,17 +62,17 @@ class CachingEnergy(Wrapper):
             other._split()
         return other
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: object = None) -> Tensor:
         values = [term(x) for term in self.terms]
         self.last = TermValues(x, values, None)
         return weighted_sum(self.weights, values)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
         values, scores = zip(*(differentiate(term, x) for term in self.terms), strict=True)
         self.last = TermValues(x, values, scores)
         return weighted_sum(self.weights, values), weighted_sum(self.weights, scores)
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
+    def score(self, x: Tensor, c: object = None) -> Tensor:
         scores = [part.score(x) for _, part in self.parts]
         return weighted_sum([w for w, _ in self.parts], scores)
 
@@ -116,10 +119,10 @@ class PrecomputedEnergy(Energy):
         super().__init__(energy.domain)
         self.weights, self.known = energy.weights, known
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: object = None) -> Tensor:
         return weighted_sum(self.weights, self.known.values)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
         return self(x), weighted_sum(self.weights, cast(Sequence[Tensor], self.known.scores))
 
 

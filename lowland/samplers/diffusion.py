@@ -1,8 +1,8 @@
 """From noise to data along a path of noise levels, with noise on the way or without.
 
-Let p_σ be the law of the data with noise N(0, σ²) added, and E(x, σ) its energy. The score −∇E(x,
-σ) points from a noisy point to the expected clean one, D = x + σ² score (Tweedie). Bound over a
-ladder of levels, E is a path:
+Let p_σ be the distribution of the data with noise N(0, σ²) added, and E(x, σ) its energy. The score
+−∇E(x, σ) points from a noisy point to the expected clean one, D = x + σ² score (Tweedie). Bound
+over a ladder of levels, E is a path:
 
     sigmas = karras_sigmas(80, 0.01, 40);     path = [energy.given(sigma) for sigma in sigmas]
 
@@ -115,8 +115,8 @@ def probability_flow(
     is Heun's, which averages the slopes at both ends of a step. x (B, *event): draws of the first
     level; path: one energy per level; sigmas: falling, or rising to turn data into noise. denoise:
     from the last level on to σ = 0 by a last Euler step, to the expected clean point D. The error
-    of the map falls with the first or second power of the number of levels; the first level's law
-    is taken on trust. Cost: `order` gradients per step, one to denoise.
+    of the map falls with the first or second power of the number of levels; the first level's
+    distribution is taken on trust. Cost: `order` gradients per step, one to denoise.
 
     Raises ValueError for levels that are not as many as energies, not above 0 or not in order, and
     scores that are not finite at x; where they become so later, the point stays and is counted.
@@ -149,7 +149,8 @@ def probability_flow(
                 x, x - sigmas[-1] * _slope(free[-1], sigmas[-1], x), diverged
             )
     paid = order * (len(path) - 1) + denoise
-    return DiffusionResult(x, 0.0 if denoise else sigmas[-1], diverged, ~domain.contains(x), paid)
+    end = sigmas[-1] * (not denoise)
+    return DiffusionResult(x, end, diverged, ~domain.contains(x), paid)
 
 
 def predictor_corrector(
@@ -163,20 +164,19 @@ def predictor_corrector(
     denoise: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> DiffusionResult:
-    """Draw along falling noise levels: at each, correct by a sampler of that level's law, then
-    predict the next by
+    """Draw along falling noise levels: at each, correct by a sampler of that level's
+    distribution, then predict the next by
 
         x' = x + (σ² − σ'²) score(x, σ) + σ' √(σ² − σ'²) / σ · ξ,      ξ ~ N(0, I),
 
-    the ancestral step: the law of x' given x and a clean point, at the expected clean point D. It
-    is exact for levels close together; the corrector mends what wide ones leave, as far as its
-    steps reach. x (B, *event): draws of the first level; path and sigmas: as for
+    the ancestral step: the distribution of x' given x and a clean point, at the expected clean
+    point D. It is exact for levels close together; the corrector mends what wide ones leave, as far
+    as its steps reach. x (B, *event): draws of the first level; path and sigmas: as for
     `probability_flow`, falling; correctors: one for all or one per level, see `scale_step_sizes`;
     steps: of the correctors in all, divided evenly among the levels (0 corrects nothing, which is
     ancestral sampling). denoise: from the last level to the expected clean point D. Cost: one
     gradient per level and those of the correctors' steps; predictions and the last step use the
-    score that is there
-    already.
+    score that is there already.
 
     Raises ValueError as `probability_flow` does, for rising levels, and for a corrector that keeps
     no score. Source: Song et al. (2021), algorithm 2 and appendix F,
@@ -211,14 +211,13 @@ def predictor_corrector(
             if progress is not None:
                 progress(1)
     acceptance = tuple(torch.stack(rates).tolist())
-    return DiffusionResult(
-        x, 0.0 if denoise else sigmas[-1], diverged, ~domain.contains(x), paid, acceptance
-    )
+    end = sigmas[-1] * (not denoise)
+    return DiffusionResult(x, end, diverged, ~domain.contains(x), paid, acceptance)
 
 
 def vp_to_ve(path: Sequence[Energy], alphas: Sequence[float]) -> tuple[list[Energy], list[float]]:
-    """A path that preserves the variance as one that explodes: the energies and the noise levels
-    that this module takes.
+    """Turn a path that preserves the variance into one that explodes: the energies and the noise
+    levels that this module takes.
 
         x_t = α_t x_0 + √(1 − α_t²) ξ      is x_t / α_t = x_0 + σ_t ξ, σ_t = √(1 − α_t²) / α_t
 
@@ -251,14 +250,14 @@ class Scaled(Wrapper):
         super().__init__(energy, domain)
         self.alpha = alpha
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: object = None) -> Tensor:
         return self.energy(self.alpha * x, c)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
         value, score = self.energy.value_and_score(self.alpha * x, c)
         return value, self.alpha * score
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
+    def score(self, x: Tensor, c: object = None) -> Tensor:
         return self.alpha * self.energy.score(self.alpha * x, c)
 
     @property
@@ -279,8 +278,8 @@ class Scaled(Wrapper):
 def _check_path(
     path: Sequence[Energy], sigmas: Sequence[float], x: Tensor, denoise: bool, rising: bool = True
 ) -> tuple[Domain, list[Energy]]:
-    """The domain of the data, and the energies with walls taken down; refuses what is no path or
-    does not fit x.
+    """Return the domain of the data and the energies without walls; raise ValueError for what is
+    no path or does not fit x.
     """
     energies = [lift(energy) for energy in path]
     falls = all(a > b for a, b in pairwise(sigmas))
@@ -315,7 +314,7 @@ def _check_path(
 
 
 def _slope(energy: Energy, sigma: float, x: Tensor) -> Tensor:
-    """dx/dσ = −σ score(x, σ), which is (x − D) / σ."""
+    """Compute dx/dσ = −σ score(x, σ), which is (x − D) / σ."""
     return -sigma * score_alone(energy, x)
 
 
@@ -327,7 +326,7 @@ def _ancestral(
 
 
 def _move_finite(x: Tensor, y: Tensor, diverged: Tensor) -> tuple[Tensor, Tensor]:
-    """y where it is finite, else x, which is counted."""
+    """Return y where it is finite, else x, and count the latter."""
     finite = torch.isfinite(y).flatten(1).all(1)
     return torch.where(per_row(finite, x), y, x), diverged + ~finite
 

@@ -36,9 +36,7 @@ class Points(NamedTuple):
 
 
 class BlockState(NamedTuple):
-    """Points of an energy whose block Gibbs begins with a product, and the fields it gave (B,
-    n).
-    """
+    """Points whose energy begins block Gibbs with a product, and the fields it gave (B, n)."""
 
     x: Tensor
     energy: Tensor
@@ -73,7 +71,7 @@ class LocalState(NamedTuple):
 
 
 def local_state(energy: Energy, x: Tensor) -> LocalState:
-    """Energies and first-order gains −ΔE of every change of one site: one gradient.
+    """Compute energies and first-order gains −ΔE of every change of one site: one gradient.
 
     A binary event is differentiated as it is; a categorical one as one-hot floats, by the energy's
     `gibbs.one_hot_energy`.
@@ -103,8 +101,7 @@ def coloring_of(energy: Energy, x: Tensor) -> Tensor:
 
 
 def conditional_of(energy: Energy, x: Tensor, color: Tensor) -> Tensor:
-    """Return conditionals of the sites of one color: what the energy declares, or differences of
-    energies.
+    """Return conditionals of the sites of one color, as declared or by differences of energies.
 
     The differences take K evaluations of every site of the color; energies that know better define
     `gibbs.conditional`. A value at which the energy is not finite has no probability. Returns
@@ -124,15 +121,13 @@ def conditional_of(energy: Energy, x: Tensor, color: Tensor) -> Tensor:
             value = energy(changed.view_as(x))
             logits[:, site, k] = torch.where(value.isfinite(), -value, -torch.inf)
     logits = logits.view(*x.shape, classes)
-    return (
-        logits[..., 1] - logits[..., 0]
-        if classes == 2 and energy.domain.kind == "binary"
-        else logits
-    )
+    if energy.domain.kind == "binary":
+        return logits[..., 1] - logits[..., 0]
+    return logits
 
 
 def draw_conditional(logits: Tensor, binary: bool, generator: torch.Generator) -> Tensor:
-    """A draw at every site: of log-odds (B, *event), or of log-probabilities (B, *event, K) by the
+    """Draw at every site: of log-odds (B, *event), or of log-probabilities (B, *event, K) by the
     Gumbel maximum.
     """
     if binary:
@@ -148,8 +143,8 @@ def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
 @register("sampler")
 @dataclass(frozen=True)
 class BlockGibbs(Sampler):
-    """Gibbs sampling by colors: every site is drawn from its law given all others, sites that do
-    not meet at once.
+    """Gibbs sampling by colors: every site is drawn from its distribution given all others, sites
+    that do not meet at once.
 
         for each color:  x_i ~ p(x_i | the rest) for all sites i of the color
 
@@ -245,7 +240,7 @@ class GibbsWithGradients(Sampler):
 
     @staticmethod
     def _log_probabilities(state: LocalState, flat: Tensor) -> Tensor:
-        """log q of every change (B, changes); staying put is no change."""
+        """Compute log q of every change (B, changes); staying put is no change."""
         logits = state.gains / 2
         if logits.dim() == 3:
             logits = logits.scatter(2, flat.long().unsqueeze(2), -torch.inf).flatten(1)
@@ -299,8 +294,8 @@ class DMALA(Sampler):
         return metropolis(state, new, log_ratio, generator)
 
     def _log_probabilities(self, state: LocalState, flat: Tensor) -> Tensor:
-        """log q of every site's choices: (B, sites, 2) to stay or flip, or (B, sites, K) to take
-        each value.
+        """Compute log q of every site's choices: (B, sites, 2) to stay or flip, or (B, sites, K)
+        to take each value.
         """
         cost = 1 / (2 * per_row(self.step_size, state.gains))
         if state.gains.dim() == 2:

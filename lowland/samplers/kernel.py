@@ -138,7 +138,7 @@ def per_row(value: Any, x: Tensor) -> Any:
     return value
 
 
-def stride(step_size: Any, inv_mass_sqrt: Sequence[float] | None, x: Tensor) -> Any:
+def stride(step_size: float | Tensor, inv_mass_sqrt: Sequence[float] | None, x: Tensor) -> Any:
     """Compute step_size · S: a number, or a tensor that broadcasts to x (B, *event)."""
     step = per_row(step_size, x)
     if inv_mass_sqrt is None:
@@ -158,14 +158,14 @@ def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def add_scaled(x: Tensor, direction: Tensor, stride: Any) -> Tensor:
+def add_scaled(x: Tensor, direction: Tensor, stride: float | Tensor) -> Tensor:
     """Compute x + stride · direction in one pass."""
     if isinstance(stride, Tensor):
         return torch.addcmul(x, direction, stride)
     return torch.add(x, direction, alpha=stride)
 
 
-def check_positive(what: str, value: Any, *, zero: bool = False) -> None:
+def check_positive(what: str, value: float | Tensor, *, zero: bool = False) -> None:
     """Raise ValueError unless value is a finite number above 0 (or 0, if allowed); tensors come
     from the library itself.
     """

@@ -3,7 +3,8 @@
 The overdamped Langevin diffusion dX = −∇E(X) dt + √(2T) dW leaves exp(−E/T) invariant. `Langevin`
 discretises it and is biased by its step; `LeimkuhlerMatthews` does so better at the same price;
 `MALA` corrects the bias by Metropolis' rule; `ShortRun` is the decoupled cold recipe with which
-most image energies have been trained, kept under its own name because it samples no fixed law.
+most image energies have been trained, kept under its own name because it samples no fixed
+distribution.
 
 On a box all trajectories are reflected at the walls (`ShortRun` clamps, and says so).
 """
@@ -129,11 +130,11 @@ class ShortRun(Sampler):
 
         y = clamp(x − step · clip(∇E(x)) + noise · ξ),      ξ ~ N(0, I)
 
-    Samples no fixed law: clipping and clamping bend it, and without them it would be exp(−E/T) at
-    `temperature` T = noise² / (2 step), far below 1 for the usual values. Use it to train and to
-    make pictures, never to compute expectations. Cost: one gradient per step. clip: bound on each
-    gradient entry, None for none; clamp: (lo, hi) or None. Source: Nijkamp et al. (2019),
-    https://arxiv.org/abs/1904.09770; Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
+    Samples no fixed distribution: clipping and clamping bend it, and without them it would be
+    exp(−E/T) at `temperature` T = noise² / (2 step), far below 1 for the usual values. Use it to
+    train and to make pictures, never to compute expectations. Cost: one gradient per step. clip:
+    bound on each gradient entry, None for none; clamp: (lo, hi) or None. Source: Nijkamp et al.
+    (2019), https://arxiv.org/abs/1904.09770; Du & Mordatch (2019), https://arxiv.org/abs/1903.08689
 
     >>> ShortRun(step_size=10.0, noise=0.005).temperature
     1.25e-06

@@ -85,8 +85,8 @@ def _clock(device: torch.device) -> Callable[[], float]:
     if device.type != "cuda":
         return time.process_time
 
-    def synchronized() -> float:
+    def read_clock() -> float:
         torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    return synchronized
+    return read_clock

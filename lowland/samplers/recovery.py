@@ -1,14 +1,14 @@
-"""Recovery: from a noisy point back to one that is less noisy, by the law of the second given the
-first.
+"""Recovery: from a noisy point back to one that is less noisy, by the distribution of the
+second given the first.
 
-Let x_σ be data with noise N(0, σ²) and E(x, σ) the energy of its law. Given the same point at a
-higher level, x̃ = x_σ + s ξ with s² = σ̃² − σ², it follows
+Let x_σ be data with noise N(0, σ²) and E(x, σ) the energy of its distribution. Given the same point
+at a higher level, x̃ = x_σ + s ξ with s² = σ̃² − σ², it follows
 
     p(x | x̃) ∝ exp(−E(x, σ) − ‖x̃ − x‖² / (2 s²)),
 
 which has one mode where s is small, although E may have many: chains from x̃ reach it in a few
 steps. Down a ladder of levels, each draw is the start of the next (`diffusion_recovery_sample`),
-and ends as a draw of the lowest level's law. Source: Bengio et al. (2013),
+and ends as a draw of the lowest level's distribution. Source: Bengio et al. (2013),
 https://arxiv.org/abs/1305.6663; Gao et al. (2021), https://arxiv.org/abs/2012.08125
 """
 
@@ -16,7 +16,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,8 +29,8 @@ from lowland.samplers.loop import check_arguments, run_chains
 
 
 class ConditionalEnergy(Wrapper):
-    """E(x) + ‖x̃ − x‖² / (2 s²): the law of a point given a noisier one. x̃ (B, *event); s: one
-    number, or one per row (B,).
+    """E(x) + ‖x̃ − x‖² / (2 s²): the distribution of a point given a noisier one. x̃ (B, *event);
+    s: one number, or one per row (B,).
 
     Rows belong to chains. Noise knows no walls, so that the domain of E is left without its own.
 
@@ -51,10 +50,10 @@ class ConditionalEnergy(Wrapper):
         self.register_rows("noisy", noisy)
         self.register_rows("pull", 1 / sigma**2)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: object = None) -> Tensor:
         return self.energy(x, c) + self.pull / 2 * squared_norm(x - self.noisy)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
         value, score = self.energy.value_and_score(x, c)
         away = x - self.noisy
         return value + self.pull / 2 * squared_norm(away), score - per_row(self.pull, x) * away
@@ -98,8 +97,8 @@ def diffusion_recovery_sample(
     generator: torch.Generator,
     progress: Callable[[int], object] | None = None,
 ) -> DiffusionResult:
-    """Draw down a ladder: at each level from the law of the point given where the level above
-    ended.
+    """Draw down a ladder: at each level from the distribution of the point given where the level
+    above ended.
 
     energy: of a point and a noise level, E(x, σ); sigmas: falling; x (B, *event): draws of the
     first level, for which N(0, σ²) serves where σ is far above the size of the data; sampler: its
@@ -134,9 +133,14 @@ def diffusion_recovery_sample(
         pairwise(sigmas), divide_steps(steps, len(sigmas) - 1), strict=True
     ):
         spread = math.sqrt(above**2 - sigma**2)
-        law = ConditionalEnergy(energy.given(sigma), x, spread)
+        conditional = ConditionalEnergy(energy.given(sigma), x, spread)
         trace = run_chains(
-            law, scale_to_noise(sampler, spread), x, share, generator=generator, progress=progress
+            conditional,
+            scale_to_noise(sampler, spread),
+            x,
+            share,
+            generator=generator,
+            progress=progress,
         )
         x, diverged, paid = trace.x, diverged + trace.diverged, paid + trace.num_grad_evals
         rates.append(trace.acceptance.mean())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Wrapper, gibbs_of
+from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Wrapper, gibbs_of, latent_of
 from lowland.energy.capabilities import Condition
 from lowland.energy.composition import share_targets
 from lowland.registry import register
@@ -27,11 +27,7 @@ from lowland.samplers.kernel import (
     uniform_like,
 )
 
-LINEAR = (
-    "energy",
-    "score",
-    "gains",
-)  # fields of a state that are proportional to the inverse temperature
+LINEAR = ("energy", "score", "gains")  # fields of a state proportional to the inverse temperature
 
 
 class Tempered(Wrapper):
@@ -44,14 +40,14 @@ class Tempered(Wrapper):
         super().__init__(energy.index_rows(every))
         self.register_rows("beta", betas.repeat_interleave(size))
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: object = None) -> Tensor:
         return self.beta * self.energy(x, c)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
         value, score = self.energy.value_and_score(x, c)
         return self.beta * value, per_row(self.beta, x) * score
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
+    def score(self, x: Tensor, c: object = None) -> Tensor:
         return per_row(self.beta, x) * self.energy.score(x, c)
 
     @property
@@ -72,11 +68,11 @@ class Tempered(Wrapper):
         if function is None:
             return None
 
-        def scaled(*args: Any) -> Tensor:
+        def scale(*args: object) -> Tensor:
             value = function(*args)
             return per_row(self.beta, value) * value
 
-        return scaled
+        return scale
 
     def _sweep(
         self, x: Tensor, sweeps: int, generator: torch.Generator, beta: float = 1.0, **options: Any
@@ -91,7 +87,7 @@ class Tempered(Wrapper):
 
     @property
     def latent(self) -> Latent | None:
-        return None if self.energy.latent is None else self.energy.latent.data_only()
+        return latent_of(self.energy).data_only()
 
     @property
     def condition(self) -> Condition | None:
@@ -146,8 +142,8 @@ class TemperedState(NamedTuple):
 @register("sampler")
 @dataclass(frozen=True)
 class ParallelTempering(Sampler):
-    """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all laws
-    as they are.
+    """Replica exchange: a sampler at every temperature, and swaps of neighbours that leave all
+    distributions as they are.
 
         every replica moves under E / T_r;   then x_r ↔ x_{r+1} with probability min(1, e^{Δβ ΔE}),
         for even r after even steps and odd r after odd ones,      β = 1 / T
@@ -155,11 +151,11 @@ class ParallelTempering(Sampler):
     (An energy with a path of its own, `paths`, as Boltzmann machines have, moves under those, and
     swaps by their energies.) Even and odd pairs alternate, so that replicas travel instead of
     diffusing. Leaves exp(−E) invariant for the chains of the sample (T = 1), if `sampler` leaves
-    its law invariant; all replicas are evaluated in one batch. temperatures: ascending from 1;
-    step_sizes: one per temperature, the sampler's own unless given. `tune` sets both so that all
-    pairs swap equally often. The state reports swaps and round trips. Cost: R times that of the
-    sampler. Source: Swendsen & Wang (1986), https://doi.org/10.1103/PhysRevLett.57.2607; even and
-    odd pairs, equal rates: Syed et al. (2022), https://arxiv.org/abs/1905.02939
+    its distribution invariant; all replicas are evaluated in one batch. temperatures: ascending
+    from 1; step_sizes: one per temperature, the sampler's own unless given. `tune` sets both so
+    that all pairs swap equally often. The state reports swaps and round trips. Cost: R times that
+    of the sampler. Source: Swendsen & Wang (1986), https://doi.org/10.1103/PhysRevLett.57.2607;
+    even and odd pairs, equal rates: Syed et al. (2022), https://arxiv.org/abs/1905.02939
 
     >>> import torch, lowland
     >>> far = lowland.targets.GaussianMixture(means=((-6.0, 0.0), (6.0, 0.0)))
@@ -225,7 +221,7 @@ class ParallelTempering(Sampler):
         return self.sampler.runs_on(energy)
 
     def betas(self, like: Tensor) -> Tensor:
-        """Inverse temperatures (R,)."""
+        """Return inverse temperatures (R,)."""
         return 1 / constant(self.temperatures, like.dtype, like.device)
 
     def init(self, energy: Energy, x: Tensor) -> TemperedState:
@@ -244,8 +240,8 @@ class ParallelTempering(Sampler):
         return TemperedState(x, cold.energy, replicas, 0, self._departure(x))
 
     def from_replicas(self, energy: Energy, x: Tensor) -> TemperedState:
-        """A state whose replicas are x (R · B, *event), from the coldest on: chains that
-        go on where they were.
+        """Return a state whose replicas are x (R · B, *event), from the coldest on: chains that go
+        on where they were.
         """
         size, betas = len(x) // len(self.temperatures), self.betas(x)
         replicas = self.sampler.init(at_temperatures(energy, betas, size), x)
@@ -254,12 +250,10 @@ class ParallelTempering(Sampler):
         )
 
     def _departure(self, x: Tensor) -> Tempering:
-        rungs, size = len(self.temperatures), len(x)
-        pairs, trips = (
-            x.new_zeros(rungs - 1, dtype=torch.float64),
-            x.new_zeros(size, dtype=torch.long),
-        )
-        direction = x.new_zeros(rungs, size, dtype=torch.long)
+        size = len(x)
+        pairs = x.new_zeros(self.num_replicas - 1, dtype=torch.float64)
+        trips = x.new_zeros(size, dtype=torch.long)
+        direction = x.new_zeros(self.num_replicas, size, dtype=torch.long)
         direction[0] = 1
         return Tempering(pairs, pairs.clone(), trips, direction)
 
@@ -297,25 +291,25 @@ class ParallelTempering(Sampler):
         energy: needed where it has a path of its own; otherwise what the state knows is enough.
         """
         size, betas, old = len(state.x), self.betas(state.x), state.replicas
-        rungs = len(betas)
-        active = (torch.arange(rungs - 1, device=betas.device) % 2 == state.sweeps % 2).unsqueeze(1)
+        each = torch.arange(len(betas), device=betas.device)
+        active = (each[:-1] % 2 == state.sweeps % 2).unsqueeze(1)
         crossed = None
         if energy is None or energy.paths is None:
-            energies = old.energy.view(rungs, size) / betas.unsqueeze(1)
+            energies = old.energy.view(-1, size) / betas.unsqueeze(1)
             ratio = (betas[:-1] - betas[1:]).unsqueeze(1) * (energies[:-1] - energies[1:])
         else:
-            partner = torch.arange(rungs, device=betas.device)
+            partner = each.clone()
             partner[:-1] += active.squeeze(1).long()
             partner[1:] -= active.squeeze(1).long()
             with torch.no_grad():
                 other = at_temperatures(energy, betas[partner], size)
                 fields = old.fields if isinstance(old, BlockState) else None
                 crossed = evaluate_points(other, old.x, fields).energy
-            change = (old.energy - crossed).view(rungs, size)
+            change = (old.energy - crossed).view(-1, size)
             ratio = change[:-1] + change[1:]
         chance = ratio.clamp(max=0.0).exp()
         accept = (uniform_like(ratio, generator) < chance) & active
-        source = torch.arange(rungs, device=betas.device).unsqueeze(1).repeat(1, size)
+        source = each.unsqueeze(1).repeat(1, size)
         source[:-1] += accept.long()
         source[1:] -= accept.long()
         rows = (source * size + torch.arange(size, device=betas.device)).flatten()
@@ -323,7 +317,7 @@ class ParallelTempering(Sampler):
         if crossed is None:
             replicas = rescale(moved, (betas.unsqueeze(1) / betas[source]).flatten())
         else:
-            stayed = source == torch.arange(rungs, device=betas.device).unsqueeze(1)
+            stayed = source == each.unsqueeze(1)
             replicas = moved._replace(
                 energy=torch.where(stayed.flatten(), old.energy, crossed[rows])
             )
@@ -338,7 +332,7 @@ class ParallelTempering(Sampler):
 
 
 def rescale(state: Any, factor: Tensor) -> Any:
-    """The state with the fields that are proportional to β multiplied by a factor per row."""
+    """Multiply the fields of a state that are proportional to β by a factor per row."""
     parts = state._asdict()
     return state._replace(
         **{name: parts[name] * per_row(factor, parts[name]) for name in LINEAR if name in parts}
@@ -346,8 +340,8 @@ def rescale(state: Any, factor: Tensor) -> Any:
 
 
 def _count_trips(way: Tempering, source: Tensor, accepted: Tensor, tried: Tensor) -> Tempering:
-    """The account after a swap: replicas carry their direction along; one that comes home from the
-    hot end has made a trip.
+    """Return the account after a swap: replicas carry their direction along; one that comes home
+    from the hot end has made a trip.
     """
     direction = way.direction.gather(0, source)
     home = direction[0] == -1

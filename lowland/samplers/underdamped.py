@@ -9,7 +9,7 @@ Metropolis' rule.
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,9 +46,11 @@ def _momentum(state: MovingState, generator: torch.Generator) -> Tensor:
     return normal_like(state.x, generator) if state.momentum is None else state.momentum
 
 
-def _damping(step_size: Any, friction: float, x: Tensor) -> tuple[Any, Any]:
-    """e^{−γh} and √(1 − e^{−2γh}): what is kept of a momentum in a time h, and what is drawn
-    anew.
+def _damping(
+    step_size: float | Tensor, friction: float, x: Tensor
+) -> tuple[float | Tensor, float | Tensor]:
+    """Compute e^{−γh} and √(1 − e^{−2γh}): the parts of a momentum kept and drawn anew in a time
+    h.
     """
     if isinstance(step_size, Tensor):
         time = friction * per_row(step_size, x)

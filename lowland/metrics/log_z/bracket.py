@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, Paths, Sum, check_normalisable, check_points, lift
 from lowland.metrics.log_z.certificate import Direction, LogZ, bennett, ends, interval, objections
-from lowland.metrics.log_z.enumeration import countable, enumerated
+from lowland.metrics.log_z.enumeration import countable, sum_states
 from lowland.metrics.log_z.schedule import Path, Schedule, default_sampler, plan_schedule
 from lowland.metrics.mcmc import rhat
 from lowland.samplers import AISResult, Energies, ais, run_chains
@@ -46,12 +46,12 @@ def log_z(
     exact: bool | None = None,
     progress: Progress = None,
 ) -> LogZ:
-    """log Z with a certificate: exact where there are at most 2²⁴ states, else by annealed
+    """Return log Z with a certificate: exact where there are at most 2²⁴ states, else by annealed
     importance sampling both ways.
 
     base: an energy with exact `draw(count, generator)` and `log_z`; unless given, `fit_base` fits
-    one to data, to draws of the energy, or takes the uniform law of a bounded domain. path: a
-    function of betas in [0, 1] that gives energies from base to energy, or such energies
+    one to data, to draws of the energy, or takes the uniform distribution of a bounded domain.
+    path: a function of betas in [0, 1] that gives energies from base to energy, or such energies
     themselves, which are then the path; the energy's own (`paths.path_from`) or the geometric path
     unless given. sampler: leaves every distribution of the path invariant; its step size, if it has
     one, is tuned along the path in the pilot run. The reverse run starts at exact draws where the
@@ -80,15 +80,17 @@ def log_z(
     if exact or (exact is None and countable(energy) is not None):
         return _by_enumeration(energy, tolerance, progress)
     source = _source(energy, draws, data, chains, generator)
-    base = base if base is not None else _fit_base(energy, source)
+    if base is None:
+        base = _fit_base(energy, source)
     ladder, words = _path(energy, base, path)
     placed: int | list[float] = num_temperatures
     if path is not None and not callable(path):
         placed = torch.linspace(0, 1, len(path), dtype=torch.float64).tolist()
     dtype = source.dtype
     pilot = base.draw(max(min(chains, PILOT), 50), spawn(generator)).to(dtype)
-    kernel = sampler if sampler is not None else default_sampler(ladder)
-    plan = plan_schedule(ladder, kernel, pilot, placed, spawn(generator))
+    if sampler is None:
+        sampler = default_sampler(ladder)
+    plan = plan_schedule(ladder, sampler, pilot, placed, spawn(generator))
     energies = list(ladder(plan.betas))
     up = ais(
         energies,
@@ -148,7 +150,7 @@ def _check(
 
 
 def _by_enumeration(energy: Energy, tolerance: float, progress: Progress) -> LogZ:
-    found = enumerated(energy, progress)
+    found = sum_states(energy, progress)
     words = f"sum over {found.states:,} {found.side} in {str(found.dtype).removeprefix('torch.')}"
     return LogZ(
         found.value, 0.0, found.value, found.value, "enumeration", words, tolerance=tolerance
@@ -186,29 +188,25 @@ def _source(
                 f"{len(x)} draws came; the reverse run needs at least 20; pass more, or leave them "
                 "out for chains"
             )
-        count = min(
-            chains,
-            len(x) if data is not None or energy.domain.kind == "box" else max(len(x) // 2, 20),
-        )
-        rest = x[count:] if len(x) > count else None
-        return _Source(
-            x[:count],
-            f"{count} draws given by the caller",
-            data if data is not None else rest,
-            data,
-            dtype,
-        )
+        spare = len(x)
+        if data is None and energy.domain.kind != "box":
+            spare = max(len(x) // 2, 20)
+        count, fit = min(chains, spare), data
+        if fit is None and len(x) > count:
+            fit = x[count:]
+        return _Source(x[:count], f"{count} draws given by the caller", fit, data, dtype)
     exact = _exact_draws(energy, chains, generator)
     if exact is not None:
-        fit = data if data is not None else _exact_draws(energy, FITTED, generator)
-        return _Source(
-            exact.to(dtype), "exact draws", None if fit is None else fit.to(dtype), data, dtype
-        )
+        fit = data
+        if fit is None:
+            fit = _exact_draws(energy, FITTED, generator)
+        fit = None if fit is None else fit.to(dtype)
+        return _Source(exact.to(dtype), "exact draws", fit, data, dtype)
     return _Source(None, "", data, data, dtype)
 
 
 def _exact_draws(energy: Any, count: int, generator: torch.Generator) -> Tensor | None:
-    """Independent exact draws, where the energy has them; lattices that are too wide refuse."""
+    """Return independent exact draws, where the energy has them; too wide lattices refuse."""
     if not isinstance(energy, ExactSampler):
         return None
     try:
@@ -231,7 +229,7 @@ def _fit_base(energy: Energy, source: _Source) -> Any:
 
 
 def _path(energy: Energy, base: Any, path: Any) -> tuple[Path, str]:
-    """The path as a function of betas, and in words what it is."""
+    """Return the path as a function of betas, and in words what it is."""
     if callable(path):
         return path, "the caller's path"
     if path is not None:
@@ -252,7 +250,7 @@ def _own_path(paths: Paths, base: Energy, betas: Sequence[float]) -> list[Energy
 
 
 def _between(base: Energy, energy: Energy, beta: float) -> Energy:
-    """(1 − β) E_base + β E; the base alone at 0, where the energy may be infinite."""
+    """Return (1 − β) E_base + β E; the base alone at 0, where the energy may be infinite."""
     return Sum([base, energy], [1.0 - beta, beta]) if beta else base
 
 
@@ -266,8 +264,8 @@ def _reverse_start(
     generator: torch.Generator,
     progress: Progress,
 ) -> _Started:
-    """Draws of the energy for the reverse run: exact, given, or what long chains from ends of the
-    forward run and data made.
+    """Return draws of the energy for the reverse run: exact, given, or made by long chains from
+    ends of the forward run and data.
     """
     if source.draws is not None:
         return _Started(source.draws, source.words)
@@ -300,14 +298,14 @@ def _reverse_start(
         f"{chains} chains after {warm_up} steps, {chains - from_data} of them from ends of the "
         "forward run"
     )
-    words += f" and {from_data} from data" if from_data else " and none from data"
+    words += f" and {from_data or 'none'} from data"
     mixing = rhat(late, layout="draws chains ...").item()
     return _Started(trace.x, words, mixing, _apart(late.double().mean(0), from_data))
 
 
 def _apart(means: Tensor, from_data: int) -> float | None:
-    """Standard errors between the mean energies (chains,) of chains from forward ends and of the
-    last ones, from data.
+    """Count standard errors between the mean energies (chains,) of chains from forward ends and of
+    the last ones, from data.
 
     Chains that stay each in its mode are as good as others if both ensembles hold the modes in the
     same shares, so it is the two ensembles that are compared, with chains as what is independent.
@@ -362,11 +360,13 @@ def _conclude(
 
 
 def _direction(run: AISResult, start: float, sign: int, generator: torch.Generator) -> Direction:
-    """A run as a statement about log Z. Its curve begins where log Z is known, at the base."""
+    """Read a run as a statement about log Z. Its curve begins where log Z is known, at the base."""
     error, low, high = interval(run.log_weights, generator)
     value = start + sign * run.log_ratio
-    ends = (start + low, start + high) if sign > 0 else (start - high, start - low)
-    curve = start + run.log_ratios if sign > 0 else start + run.log_ratios.flip(0) - run.log_ratio
+    if sign > 0:
+        ends, curve = (start + low, start + high), start + run.log_ratios
+    else:
+        ends, curve = (start - high, start - low), start + run.log_ratios.flip(0) - run.log_ratio
     return Direction(
         value,
         error,

@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-TAIL = (
-    0.005  # of each end: twice that is 1 %, which leaves 4 % to few weights, skewness and bootstrap
-)
+# of each end: twice that is 1 %, which leaves 4 % to few weights, skewness and bootstrap
+TAIL = 0.005
 RESAMPLES = 2000
 FEWEST = 10.0  # effective weights below which nothing is certified
 LOST = 0.01  # share of proposals that may be refused for not being finite
@@ -83,22 +82,22 @@ class LogZ:
 
     @property
     def certified(self) -> bool:
-        """True if nothing speaks against the bracket."""
+        """Tell whether nothing speaks against the bracket."""
         return not self.problems
 
     @property
     def gap(self) -> float:
-        """Reverse less forward estimate: 0 for enumeration."""
+        """Return reverse less forward estimate: 0 for enumeration."""
         return self.reverse.value - self.forward.value if self.forward and self.reverse else 0.0
 
     @property
     def num_temperatures(self) -> int:
-        """Steps of the path."""
+        """Count the steps of the path."""
         return max(len(self.betas) - 1, 0)
 
     @property
     def verdict(self) -> str:
-        """ "certified", or "not certified: ..." with every reason."""
+        """Return "certified", or "not certified: ..." with every reason."""
         return "certified" if self.certified else f"not certified: {'; '.join(self.problems)}"
 
     def __repr__(self) -> str:
@@ -114,7 +113,7 @@ class LogZ:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         plain = {key: getattr(self, key) for key in self.__dataclass_fields__}
         for key in ("forward", "reverse"):
             if plain[key] is not None:
@@ -131,15 +130,15 @@ class LogZ:
 
 
 def log_mean(log_weights: Tensor) -> Tensor:
-    """log of the mean of exp(log_weights) over the last axis, in float64."""
+    """Return the log of the mean of exp(log_weights) over the last axis, in float64."""
     return log_weights.double().logsumexp(-1) - math.log(log_weights.shape[-1])
 
 
 def bootstrap(
     log_weights: Tensor, generator: torch.Generator, resamples: int = RESAMPLES
 ) -> Tensor:
-    """log mean weights (resamples,) of chains (B,) drawn anew with replacement; chains are what is
-    independent.
+    """Return log mean weights (resamples,) of chains (B,) drawn anew with replacement; chains are
+    what is independent.
     """
     n = len(log_weights)
     chosen = torch.randint(n, (resamples, n), generator=generator, device=log_weights.device)
@@ -147,8 +146,8 @@ def bootstrap(
 
 
 def interval(log_weights: Tensor, generator: torch.Generator) -> tuple[float, float, float]:
-    """Standard error, low and high end of log mean weight: the wider one of bootstrap percentiles
-    and normal theory.
+    """Return standard error, low and high end of log mean weight: the wider one of bootstrap
+    percentiles and normal theory.
     """
     centre = log_mean(log_weights).item()
     again = bootstrap(log_weights, generator)
@@ -160,8 +159,8 @@ def interval(log_weights: Tensor, generator: torch.Generator) -> tuple[float, fl
 
 
 def bennett(up: Tensor, down: Tensor) -> tuple[float, float]:
-    """Bennett's estimate of log Z_target − log Z_base from log weights `up` (n,) of the forward and
-    `down` (m,) of the reverse run, with its asymptotic standard error:
+    """Return Bennett's estimate of log Z_target − log Z_base from log weights `up` (n,) of the
+    forward and `down` (m,) of the reverse run, with its asymptotic standard error:
 
         Σ_up σ(log w + log m/n − c) = Σ_down σ(c − log m/n + log v),    solved for c by bisection
 
@@ -181,7 +180,10 @@ def bennett(up: Tensor, down: Tensor) -> tuple[float, float]:
     for _ in range(100):
         c = (low + high) / 2
         excess = torch.sigmoid(up + shift - c).sum() - torch.sigmoid(c - shift - ends).sum()
-        low, high = (c, high) if excess > 0 else (low, c)
+        if excess > 0:
+            low = c
+        else:
+            high = c
     spread = 0.0
     for f in (torch.sigmoid(up + shift - c), torch.sigmoid(c - shift - ends)):
         spread += (f.square().mean() / f.mean().square() - 1).item() / len(f)
@@ -191,8 +193,8 @@ def bennett(up: Tensor, down: Tensor) -> tuple[float, float]:
 def ends(
     forward: Direction, reverse: Direction, middle: tuple[float, float]
 ) -> tuple[float, float]:
-    """The certificate: from the low end of the forward run to the high end of the reverse run,
-    Bennett's interval included.
+    """Return the certificate: from the low end of the forward run to the high end of the reverse
+    run, Bennett's interval included.
 
     Where the two have changed places by more than luck allows, all of both intervals: at least one
     of them is wrong.
@@ -212,7 +214,7 @@ def objections(
     rhat: float | None,
     apart: float | None = None,
 ) -> list[str]:
-    """Everything that speaks against the bracket, in words."""
+    """List everything that speaks against the bracket, in words."""
     gap, error = reverse.value - forward.value, math.hypot(forward.error, reverse.error, rounding)
     found = []
     if not math.isfinite(gap):

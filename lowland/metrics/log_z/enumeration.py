@@ -22,7 +22,7 @@ MAX_STATES_AT_ONCE = 2**13  # states at a time, fewer where an event is large
 MAX_NUMBERS_AT_ONCE = 2**23
 
 
-class Enumerated(NamedTuple):
+class Enumeration(NamedTuple):
     """value: log Z; states: how many were added up; side: of what, in words; dtype: in which
     energies were computed.
     """
@@ -34,8 +34,8 @@ class Enumerated(NamedTuple):
 
 
 def countable(energy: Energy) -> tuple[Energy, str] | None:
-    """The energy whose states can all be added up, and in words what they are; None if there are
-    too many.
+    """Return the energy whose states can all be added up, and in words what they are; None if
+    there are too many.
 
     That is the energy itself, or its hidden side, whichever has fewer states.
     """
@@ -45,24 +45,24 @@ def countable(energy: Energy) -> tuple[Energy, str] | None:
         sides.append((hidden_marginal(), "states of its hidden units"))
     known = [(_log_states(side), side, words) for side, words in sides]
     count, side, words = min(known, key=lambda found: found[0])
-    return (side, words) if count <= math.log2(MAX_STATES) + 1e-9 else None
+    if count > math.log2(MAX_STATES) + 1e-9:
+        return None
+    return side, words
 
 
 def _log_states(energy: Energy) -> float:
-    """log₂ of the number of states; infinite for continuous ones and where the event shape is not
-    known.
+    """Return log₂ of the number of states; infinite for continuous ones and where the event shape
+    is not known.
     """
     classes = {"binary": 2, "categorical": energy.domain.classes}.get(energy.domain.kind)
-    return (
-        math.inf
-        if classes is None or not energy.domain.shape
-        else math.prod(energy.domain.shape) * math.log2(classes)
-    )
+    if classes is None or not energy.domain.shape:
+        return math.inf
+    return math.prod(energy.domain.shape) * math.log2(classes)
 
 
-def enumerated(energy: Energy, progress: Callable[[int], object] | None = None) -> Enumerated:
-    """log Z of a discrete energy of at most 2²⁴ states, of itself or of its hidden side. Weights
-    and mode stay as they were.
+def sum_states(energy: Energy, progress: Callable[[int], object] | None = None) -> Enumeration:
+    """Return log Z of a discrete energy of at most 2²⁴ states, of itself or of its hidden side.
+    Weights and mode stay as they were.
 
     Energies are computed in float64 where the energy can, else in its own precision and added up in
     float64. progress: called with the number of states of each block. Raises ValueError if there
@@ -70,7 +70,7 @@ def enumerated(energy: Energy, progress: Callable[[int], object] | None = None) 
 
     >>> from lowland.targets import Ising
     >>> lattice = Ising((3, 4), coupling=0.3)
-    >>> abs(enumerated(lattice).value - lattice.log_z) < 1e-9
+    >>> abs(sum_states(lattice).value - lattice.log_z) < 1e-9
     True
     """
     found = countable(energy)
@@ -83,10 +83,8 @@ def enumerated(energy: Energy, progress: Callable[[int], object] | None = None) 
     side, words = found
     with torch.no_grad():
         side, dtype = _in_double(side)
-        sites, classes = (
-            math.prod(side.domain.shape),
-            2 if side.domain.kind == "binary" else side.domain.classes,
-        )
+        sites = math.prod(side.domain.shape)
+        classes = 2 if side.domain.kind == "binary" else side.domain.classes
         total, rows = classes**sites, max(min(MAX_STATES_AT_ONCE, MAX_NUMBERS_AT_ONCE // sites), 1)
         place = torch.tensor([classes**i for i in range(sites)])
         parts = []
@@ -97,11 +95,11 @@ def enumerated(energy: Energy, progress: Callable[[int], object] | None = None) 
                 parts.append(_log_sum(side, x.to(_device(side))))
                 if progress is not None:
                     progress(len(index))
-    return Enumerated(torch.stack(parts).logsumexp(0).item(), total, words, dtype)
+    return Enumeration(torch.stack(parts).logsumexp(0).item(), total, words, dtype)
 
 
 def _log_sum(energy: Energy, x: Tensor) -> Tensor:
-    """log Σ exp(−E) over a block, float64; a state of infinite energy has no weight."""
+    """Return log Σ exp(−E) over a block, float64; a state of infinite energy has no weight."""
     value = energy(x).double()
     lost = int((value.isnan() | (value == -math.inf)).sum())
     if lost:
@@ -117,8 +115,8 @@ def _device(energy: Energy) -> torch.device:
 
 
 def _in_double(energy: Energy) -> tuple[Energy, torch.dtype]:
-    """A copy that computes in float64, or the energy as it is where it cannot: a plain function may
-    hold float32 numbers.
+    """Return a copy that computes in float64, or the energy as it is where it cannot: a plain
+    function may hold float32 numbers.
     """
     wide = copy.deepcopy(energy).double()
     x = torch.zeros(1, *energy.domain.shape, dtype=torch.float64, device=_device(energy))
