@@ -15,11 +15,8 @@ def run_command() -> int:
     return 0
 
 
-if (
-    "RANK" in os.environ
-    # under torchrun: gloo's threads may outlive Python, whose end then aborts a process that is
-    # done
-):
+# under torchrun gloo's threads may outlive Python, whose end then aborts a process that is done
+if "RANK" in os.environ:
     status = run_command()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -4,21 +4,17 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
-from functools import partial, wraps
-from pathlib import Path
+from functools import wraps
 from shutil import get_terminal_size
 from textwrap import fill
-from types import UnionType
-from typing import TYPE_CHECKING, Any, NoReturn, Union, get_args, get_origin
+from typing import NoReturn
 
 from lowland import __version__
 from lowland.commands import COMMANDS
+from lowland.commands.arguments import read_argument
 from lowland.registry import suggest
-
-if TYPE_CHECKING:
-    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 PROGRAM = "lowland"
 
@@ -27,12 +23,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command. Mistakes of the user end in one message on standard error and exit status 2,
     without a traceback.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
     if not arguments:
         fail(overview(), 2)
-    if arguments[0] in ("-h", "--help", "--version"):
-        print(f"{PROGRAM} {__version__}" if arguments[0] == "--version" else overview())
-        return
+    if arguments[0] == "--version":
+        return print(f"{PROGRAM} {__version__}")
+    if arguments[0] in ("-h", "--help"):
+        return print(overview())
     rank = int(os.environ.get("RANK", 0))  # where torchrun started several, the first one prints
     who = f"{PROGRAM} (process {rank})" if rank else PROGRAM
     try:
@@ -67,19 +65,20 @@ def overview() -> str:
     return "\n".join([*lines, "", f"`{PROGRAM} COMMAND --help` lists the options of a command."])
 
 
-def call(arguments: list[str]) -> Any:
+def call(arguments: list[str]) -> object:
     """Call the command that the arguments name, and return its result."""
     import tyro
 
-    two = " ".join(arguments[:2])
-    name = two if two in COMMANDS else arguments[0]
+    name = " ".join(arguments[:2])
+    if name not in COMMANDS:
+        name = arguments[0]
     if name not in COMMANDS:
         hint = suggest(name, COMMANDS, f"`{PROGRAM} --help` lists them")
         raise ValueError(f"there is no command {name!r}; {hint}")
     command = COMMANDS[name]
 
     @wraps(command)
-    def checked(*positional: Any, **options: Any) -> Any:
+    def refuse_empty(*positional: object, **options: object) -> object:
         if [] in positional:
             raise ValueError(
                 f"a list of `{PROGRAM} {name}` is empty; it takes one or more; see --help"
@@ -90,50 +89,19 @@ def call(arguments: list[str]) -> Any:
     registry.primitive_rule(read_argument)
     with registry:
         return tyro.cli(
-            checked,
+            refuse_empty,
             prog=f"{PROGRAM} {name}",
             args=arguments[len(name.split()) :],
             config=(tyro.conf.UseAppendAction,),
         )
 
 
-def show(result: Any) -> int:
-    """Print the result of a command: a path, a table, or figures as JSON. Returns the exit status,
-    1 for a number of outliers above 0.
+def show(result: object) -> int:
+    """Print the result of a command: a path, a table, or figures as JSON; return the exit status, 1
+    for a number of outliers above 0.
     """
     if isinstance(result, int):
         return min(result, 1)
     text = json.dumps(result, indent=1) if isinstance(result, Mapping) else str(result)
     print(text.removesuffix("\n"))
     return 0
-
-
-def read_argument(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
-    """Read `str | Path`, also with what only Python can pass, as one path, and `tuple[T, ...]` as
-    one word with commas; leave other types to tyro.
-    """
-    from tyro.constructors import PrimitiveConstructorSpec
-
-    kinds = get_args(info.type)
-    read: Callable[[str], Any] = Path
-    if info.type_origin is tuple:
-        read = partial(split_list, kinds[0])
-    elif get_origin(info.type) not in (Union, UnionType) or Path not in kinds:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH" if read is Path else "A,B",
-        instance_from_str=lambda words: read(words[0]),
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: [str(value).strip("()")],
-    )
-
-
-def split_list(kind: type, text: str) -> tuple[Any, ...]:
-    """Split "1,2" into (1, 2), each part of a kind."""
-    try:
-        return tuple(kind(part) for part in text.split(",") if part)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} came; values with commas between are taken; write for example 1,1"
-        ) from None

@@ -1,4 +1,4 @@
-"""Report of what this machine has and lacks, in words a newcomer can act on."""
+"""Report of versions, devices and data on this machine, and of what is missing."""
 
 import os
 import platform
@@ -26,25 +26,18 @@ def examine(root: str | Path | None = None) -> str:
 
 
 def _versions() -> list[str]:
-    return [f"  {name:10} {number}" for name, number in versions().items()] + [
-        f"  {'system':10} {platform.platform()}"
-    ]
+    numbers = versions() | {"system": platform.platform()}
+    return [f"  {name:10} {number}" for name, number in numbers.items()]
 
 
 def _devices() -> list[str]:
     import torch
 
-    lines = [
-        f"  cpu        {os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
-    ]
-    if torch.cuda.is_available():
-        lines += [
-            f"  cuda:{i}     {torch.cuda.get_device_name(i)}"
-            for i in range(torch.cuda.device_count())
-        ]
-    else:
-        lines.append("  cuda       not available; everything runs on the CPU")
-    return lines
+    cpu = f"  cpu        {os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
+    if not torch.cuda.is_available():
+        return [cpu, "  cuda       not available; everything runs on the CPU"]
+    names = map(torch.cuda.get_device_name, range(torch.cuda.device_count()))
+    return [cpu, *(f"  cuda:{i}     {name}" for i, name in enumerate(names))]
 
 
 def _data(root: str | Path | None) -> list[str]:
@@ -58,15 +51,18 @@ def _data(root: str | Path | None) -> list[str]:
     missing = {name: fetched.format(name) for name in ("mnist", "fashion-mnist", "cifar10")}
     missing["cifar10-jpeg"] = "missing: put train.parquet and test.parquet in ROOT/cifar10-jpeg"
     for name, about in list_datasets().items():
-        places = [path / name for path in roots if (path / name).is_dir()]
-        hint = f"; {missing[name]}" if name in missing else ""
-        lines.append(f"  {name:16} " + (f"found in {places[0]}" if places else about + hint))
+        if name in missing:
+            about = f"{about}; {missing[name]}"
+        places = [f"found in {path / name}" for path in roots if (path / name).is_dir()]
+        lines.append(f"  {name:16} {[*places, about][0]}")
     return lines
 
 
 def _extras() -> list[str]:
-    return [
-        f"  {package:10} "
-        + (f"installed: {what}" if find_spec(package) else f"missing: {what}; {how}")
-        for package, (what, how) in EXTRAS.items()
-    ]
+    lines = []
+    for package, (what, how) in EXTRAS.items():
+        state = f"missing: {what}; {how}"
+        if find_spec(package):
+            state = f"installed: {what}"
+        lines.append(f"  {package:10} {state}")
+    return lines

@@ -112,7 +112,7 @@ LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any de
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "pydantic": {"config"},
-    "tyro": {"cli"},
+    "tyro": {"cli", "commands"},
     "sklearn": {"data", "interop"},
     "tensorboard": {"training"},
     "tqdm": {"training", "trained", "commands"},

@@ -132,8 +132,8 @@ def test_no_run_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_a_run_has_one_writer(run: Run) -> None:
-    code = f"from lowland.run import Run\nwith Run.open({str(run.path)!r}).locked(): pass"
-    with run.locked():
+    code = f"from lowland.run import Run\nwith Run.open({str(run.path)!r}).lock(): pass"
+    with run.lock():
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert other.returncode != 0 and "another process" in other.stderr
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -6,7 +6,6 @@ the work of train, resume, sample and energy; the first of them writes and print
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from lowland.commands.composition import compose, edit, interpolate, predict
 from lowland.commands.detection import bench, detect, detect_fit
@@ -15,7 +14,7 @@ from lowland.commands.restoration import restore
 from lowland.commands.runs import doctor, evaluate, recipes, report, resume, train
 from lowland.commands.samples import energy, sample
 
-COMMANDS: dict[str, Callable[..., Any]] = {
+COMMANDS: dict[str, Callable[..., object]] = {
     "train": train,
     "resume": resume,
     "sample": sample,

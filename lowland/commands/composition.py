@@ -1,4 +1,4 @@
-"""compose · edit · interpolate · predict
+"""Commands compose, edit, interpolate and predict.
 
 The first three take a .toml file in place of runs: the words of the command, kept, so that it can
 be done again. Options change what the file says.
@@ -6,7 +6,6 @@ be done again. Options change what the file says.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lowland.registry import Plain
 
@@ -84,7 +83,7 @@ def edit(
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Move a picture towards a class, or as a TOML file says; writes a strip: the picture, then
+    """Move a picture towards a class, or as a TOML file says; write a strip: the picture, then
     draws.
 
     Args:
@@ -144,7 +143,7 @@ def interpolate(
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Find a path of low energy from one picture to another, or as a TOML file says; writes a
+    """Find a path of low energy from one picture to another, or as a TOML file says; write a
     strip, the straight line below it.
 
     Args:
@@ -206,7 +205,7 @@ def predict(
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Draw the channels of a picture that are not given; writes a strip: mean, standard deviation,
+    """Draw the channels of a picture that are not given; write a strip: mean, standard deviation,
     draws.
 
     Args:
@@ -251,7 +250,7 @@ def predict(
     return write_strip(model, target, shown, arrays)
 
 
-def _given(arguments: Mapping[str, Any], *others: str) -> Plain:
+def _given(arguments: Mapping[str, object], *others: str) -> Plain:
     """Return the arguments that were given: not None nor empty, and not among the others."""
     empty = (None, ())
     return {k: v for k, v in arguments.items() if v not in empty and k not in others}

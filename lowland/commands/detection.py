@@ -1,4 +1,4 @@
-"""detect · detect fit · bench"""
+"""Commands detect, detect fit and bench."""
 
 import sys
 from pathlib import Path
@@ -76,7 +76,7 @@ def detect_fit(
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Fit a detector of a run to inliers in files and folders; writes RUN/detector.safetensors.
+    """Fit a detector of a run to inliers in files and folders; write RUN/detector.safetensors.
 
     Raises ValueError if the points cannot promise the rate alpha, for unreadable points, an unknown
     score, and for a shipped run without --out.

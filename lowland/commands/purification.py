@@ -1,4 +1,4 @@
-"""purify · attack"""
+"""Commands purify and attack."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ def purify(
     seed: int = 0,
     out: str | Path | None = None,
 ) -> Path:
-    """Move images that were tampered with to where data lie; writes a picture (as they came,
+    """Move images that were tampered with to where data lie; write a picture (as they came,
     purified) or numbers.
 
     Args:

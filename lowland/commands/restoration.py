@@ -1,4 +1,4 @@
-"""restore"""
+"""Command restore."""
 
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ def restore(
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Restore an image that was measured badly; writes a picture (observed, mean, standard
+    """Restore an image that was measured badly; write a picture (observed, mean, standard
     deviation, draws) and its numbers.
 
     A row for each image shows the truth if it is known, the measurement (laid out as an image by

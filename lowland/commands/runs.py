@@ -1,9 +1,9 @@
-"""train · resume · evaluate · report · recipes · doctor"""
+"""Commands train, resume, evaluate, report, recipes and doctor."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from lowland.registry import Plain
 
@@ -16,7 +16,7 @@ class RecipeLike(Protocol):
 
 
 def train(
-    recipe: str | Path | Mapping[str, Any] | RecipeLike,
+    recipe: str | Path | Mapping[str, object] | RecipeLike,
     /,
     run: str | Path | None = None,
     *,
@@ -24,7 +24,7 @@ def train(
     data_root: str | Path | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Train a recipe, evaluate it and write its report; returns the path of RUN/report.html.
+    """Train a recipe, evaluate it and write its report; return the path of RUN/report.html.
 
     Args:
         recipe: Name of a shipped recipe (see `lowland recipes`), a .toml file, or the recipe.json
@@ -73,7 +73,7 @@ def evaluate(
     quiet: bool = False,
 ) -> Plain:
     """Measure samples, detection and restoration of a run on its test part, or its likelihood;
-    prints the figures as JSON.
+    return the figures.
 
     Args:
         run: Run directory.
@@ -95,7 +95,7 @@ def evaluate(
         if not quiet:
             tqdm.write(f"evaluate: {text}", file=sys.stderr)
 
-    with Run.open(run).locked():
+    with Run.open(run).lock():
         model = load(run)
         with cpu_threads(model.threads):
             if not likelihood:
@@ -142,7 +142,7 @@ def recipes(action: Literal["list", "show"] = "list", name: str = "", /) -> str:
 
 
 def doctor(*, data_root: str | Path | None = None) -> str:
-    """Say what this machine has: versions, devices, data found, what is missing and how to get it.
+    """List versions, devices and data of this machine, what is missing and how to get it.
 
     Args:
         data_root: Where to look for data first.

@@ -1,4 +1,4 @@
-"""sample · energy"""
+"""Commands sample and energy."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Recipes: a TOML file that says everything about a run, read strictly.
+"""Recipes: TOML files that decide all of a run, read strictly.
 
 The models for energies, objectives and samplers are made from the registry, one per class and told
 apart by `name`, so a newly registered class can be named in a recipe at once. Unknown keys are

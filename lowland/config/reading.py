@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -29,7 +29,7 @@ def recipe_names() -> dict[str, str]:
 
 
 def read_recipe(
-    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+    source: str | Path | Mapping[str, object], overrides: Mapping[str, object] | None = None
 ) -> Recipe:
     """Read a recipe: the name of a shipped one, the path of a TOML file or of a run's recipe.json,
     or plain values.
@@ -40,8 +40,10 @@ def read_recipe(
     >>> read_recipe("digits", {"training.steps": 50}).training.steps
     50
     """
-    origin = "the recipe" if isinstance(source, Mapping) else str(source)
-    values = dict(source) if isinstance(source, Mapping) else _read(_find(str(source)))
+    if isinstance(source, Mapping):
+        origin, values = "the recipe", dict(source)
+    else:
+        origin, values = str(source), _read(_find(str(source)))
     classes_first = sorted(
         (overrides or {}).items(), key=lambda item: not item[0].endswith(".name")
     )
@@ -107,7 +109,7 @@ def _find(name: str) -> Path:
     )
 
 
-def _put(values: Plain, key: str, value: Any) -> None:
+def _put(values: Plain, key: str, value: object) -> None:
     """Set the value at a path such as "training.steps"."""
     *path, last = key.split(".")
     for part in path:
@@ -136,10 +138,12 @@ def _explain(problem: ErrorDetails) -> str:
         return f"{path}: missing; add it"
     if problem["type"].startswith("union_tag"):
         return f"{path}: {_explain_name(problem.get('ctx', {}))}"
-    return f"{path}: {message}" + (f" (given: {problem['input']!r})" if place else "")
+    if not place:
+        return f"{path}: {message}"
+    return f"{path}: {message} (given: {problem['input']!r})"
 
 
-def _explain_name(context: Mapping[str, Any]) -> str:
+def _explain_name(context: Plain) -> str:
     """Say which names a section may have, in place of the one that it has."""
     expected, name = context.get("expected_tags", "").replace("'", ""), context.get("tag", "")
     given = f"name is {name!r}" if name else "name is missing"
@@ -156,7 +160,9 @@ def _list_keys(path: Sequence[int | str]) -> list[str]:
         named = [model for model in models if model.__name__ == part]
         fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
         models = named or [model for field in fields for model in _models_in(field.annotation)]
-    return list(models[0].model_fields) if len(models) == 1 else []
+    if len(models) != 1:
+        return []
+    return list(models[0].model_fields)
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

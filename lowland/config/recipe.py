@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, Union, cast
+from types import GenericAlias
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
@@ -23,7 +24,9 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
     """Make a strict pydantic model of a constructor's parameters; validating it also builds the
     object, to hear its errors.
     """
-    fields: Plain = {"name": (Literal[cls.__name__], ...)} if tagged else {}
+    fields: Plain = {}
+    if tagged:
+        fields["name"] = (Literal[cls.__name__], ...)
     for name, p in parameters(cls).items():
         if name not in skip:
             kind = _leaves(name) if name in KINDS else p.annotation
@@ -44,12 +47,14 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
     )
 
 
-def _build_inner(name: str, value: Any) -> Any:
+def _build_inner(name: str, value: object) -> object:
     """Build the object that a validated section stands for; other values stay as they are."""
-    return build(name, value.model_dump()) if isinstance(value, BaseModel) else value
+    if isinstance(value, BaseModel):
+        return build(name, value.model_dump())
+    return value
 
 
-def _leaves(kind: str) -> Any:
+def _leaves(kind: str) -> object:
     """Return the union of the models of a kind that take no other object of that kind."""
     classes = [cls for cls in registered(kind).values() if not nests(cls, kind)]
     return _tagged_union(classes)
@@ -75,7 +80,8 @@ def recipe_model() -> type["Recipe"]:
 
 @cache
 def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
-    sampler, terms = cast(Any, Union[_union("sampler"), None]), cast(Any, list)[_union("term")]  # noqa: UP007
+    sampler = _union("sampler") | None
+    terms: Any = GenericAlias(list, (_union("term"),))
     generation = create_model("Generation", __base__=Generation, sampler=(sampler, None))
     restoration = create_model("Restoration", __base__=Restoration, sampler=(sampler, None))
     return create_model(
@@ -95,20 +101,20 @@ def _recipe_model(classes: tuple[type, ...]) -> type["Recipe"]:
 
 
 class Recipe(BaseModel):
-    """Everything that decides a run. Read one with `read_recipe`; `plain()` gives JSON values."""
+    """Settings that decide a run. Read them with `read_recipe`; `plain()` gives JSON values."""
 
     model_config = STRICT
     name: str = Field(min_length=1, max_length=80)
     about: str = ""
     seed: int = Field(0, ge=0)
     data: Data
-    energy: Any
-    objective: Any
-    terms: list[Any] = []
-    sampler: Any = None
-    training: Any
-    generation: Any
-    restoration: Any = None
+    energy: BaseModel
+    objective: BaseModel
+    terms: list[BaseModel] = []
+    sampler: BaseModel | None = None
+    training: BaseModel
+    generation: Generation
+    restoration: Restoration | None = None
     purification: Purification | None = None
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
 
@@ -130,10 +136,11 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check_sampler(self) -> "Recipe":
-        objective = registered("objective")[self.objective.name]
-        if self.sampler is None and cast(Any, objective).sampled:
+        name = type(self.objective).__name__
+        objective: Any = registered("objective")[name]
+        if self.sampler is None and objective.sampled:
             raise ValueError(
-                f"objective {self.objective.name} runs chains and the recipe names no sampler; a "
+                f"objective {name} runs chains and the recipe names no sampler; a "
                 "[sampler] section is needed; add one, for example name = 'Langevin' and a "
                 "step_size"
             )

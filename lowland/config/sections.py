@@ -23,7 +23,7 @@ DENOISE_SIGMA = (
 
 
 class ConfigError(ValueError):
-    """A recipe with mistakes; the message lists them all."""
+    """Error of a recipe with mistakes, all of which the message lists."""
 
 
 def default_of(function: str, parameter: str) -> Callable[[], Any]:
@@ -31,19 +31,21 @@ def default_of(function: str, parameter: str) -> Callable[[], Any]:
     "module:name", when it is first needed.
     """
 
-    def read() -> Any:
+    def read() -> object:
         module, _, path = function.partition(":")
         found: Any = import_module(module)
         for name in path.split("."):
             found = vars(found)[name]
         default = signature(found).parameters[parameter].default
-        return list(default) if isinstance(default, tuple) else default
+        if isinstance(default, tuple):
+            return list(default)
+        return default
 
     return read
 
 
 class Data(BaseModel):
-    """Which data: a named set, or the path of a folder of images, an .npy, .npz or .csv file."""
+    """Settings of the data: a named set, or a folder of images, an .npy, .npz or .csv file."""
 
     model_config = STRICT
     name: str
@@ -75,7 +77,7 @@ class Drawing(BaseModel):
 
     model_config = STRICT
     method: str = "chains"
-    sampler: Any = None
+    sampler: BaseModel | None = None
     temperatures: list[Annotated[float, Field(gt=0)]] = Field(
         min_length=1,
         default_factory=default_of(GENERATE, "temperatures"),

@@ -17,7 +17,7 @@ def to_toml(values: Mapping[str, Value], section: str = "", array: bool = False)
     if section and lines:
         lines = ["", f"[[{section}]]" if array else f"[{section}]", *lines]
     for key, value in tables.items():
-        name = f"{section}.{key}" if section else key
+        name = f"{section}.{key}".removeprefix(".")
         for table in _as_tables(value):
             lines.append(to_toml(table, name, isinstance(value, list)).rstrip("\n"))
     return "\n".join(lines) + "\n"
@@ -27,12 +27,14 @@ def _as_tables(value: Value) -> list[Mapping[str, Value]]:
     """Return the mappings of which a value consists; none for other values."""
     parts = value if isinstance(value, list) else [value]
     tables = [part for part in parts if isinstance(part, Mapping)]
-    return tables if len(tables) == len(parts) else []
+    if len(tables) != len(parts):
+        return []
+    return tables
 
 
 def _literal(value: Value) -> str:
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return str(value).lower()
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The run directory: where everything is written and from where everything is read.
+"""The directory of a run, to which everything is written and from which everything is read.
 
     RUN/recipe.json         the complete recipe, format number, versions
     RUN/data.json           name, classes, sizes and scale of the data, for what runs without them

@@ -23,7 +23,7 @@ class RunError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """tensors: {file stem: {name: tensor}}; state: plain values; step."""
+    """Content of a checkpoint: step; tensors {file stem: {name: tensor}}; state, plain values."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]

@@ -50,7 +50,7 @@ class Run:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path, recipe: Mapping[str, Any]) -> "Run":
+    def create(cls, path: str | Path, recipe: Mapping[str, object]) -> "Run":
         """Begin a run. Raises RunError if the directory already holds one."""
         run = cls(path)
         if (run.path / "recipe.json").exists():
@@ -82,8 +82,9 @@ class Run:
                 f"{run.path} holds no run: recipe.json is missing; a run directory is "
                 f"needed{names}; train one first"
             )
-        header = run.header
-        known = header if isinstance(header, dict) else {}
+        known = run.header
+        if not isinstance(known, dict):
+            known = {}
         if known.get("format") != FORMAT:
             written = known.get("versions", {}).get("lowland", "")
             raise RunError(
@@ -94,12 +95,12 @@ class Run:
 
     @property
     def header(self) -> Plain:
-        """recipe.json: format, versions, recipe."""
+        """Read recipe.json: format, versions, recipe."""
         return self.read_json("recipe.json")
 
     @property
     def recipe(self) -> Plain:
-        """The complete recipe as plain values."""
+        """Return the complete recipe as plain values."""
         return self.header["recipe"]
 
     def check_versions(self) -> None:
@@ -133,7 +134,7 @@ class Run:
             raise disk_error(target, error) from error
         return target
 
-    def write_json(self, name: str, values: Any) -> Path:
+    def write_json(self, name: str, values: object) -> Path:
         """Write plain values as JSON. Non-finite numbers are refused by a ValueError."""
         return self.write(name, json.dumps(values, indent=1, allow_nan=False).encode())
 
@@ -169,7 +170,7 @@ class Run:
 
     # ---- log -------------------------------------------------------------------------------------
 
-    def log(self, row: Mapping[str, Any], file: str = "log.jsonl") -> None:
+    def log(self, row: Mapping[str, object], file: str = "log.jsonl") -> None:
         """Append one row. Non-finite numbers are written as the strings "nan", "inf", "-inf", never
         dropped.
         """
@@ -272,7 +273,7 @@ class Run:
         return self.path / f"step-{step:08d}"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the run for one writer; the lock dies with its process. Raises RunError if another
         process holds it.
         """
@@ -287,7 +288,7 @@ class Run:
             yield
 
 
-def _plain_number(value: Any) -> Any:
+def _plain_number(value: object) -> object:
     """Return a tensor of one number as a number, and one that is not finite as a string."""
     if isinstance(value, Tensor):
         value = value.item()

@@ -1,4 +1,4 @@
-"""A trained run, loaded once: samples, energies, detectors, restorations, edits."""
+"""Trained runs, loaded once: samples, energies, detectors, restorations, edits."""
 
 from lowland.trained.composition import compose_models
 from lowland.trained.draws import draw_prior, draw_samples, saved_chains

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,10 +30,10 @@ def compose_models(
     num_levels: int = 18,
     sigma_max: float | None = None,
     sigma_min: float | None = None,
-    sampler: Mapping[str, Any] | None = None,
+    sampler: Mapping[str, object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Draw `count` points from Σ w_k E_k of runs on one domain; returns (count, *event).
+    """Draw `count` points from Σ w_k E_k of runs on one domain: (count, *event).
 
     weights: all 1 unless given; labels: for each run, a class or None. A run with classes and a
     label counts as E(x, y), and, where some run has noise levels and this one has not, as
@@ -56,11 +56,13 @@ def compose_models(
     if not noisy:
         return _sample_sum(models, weights, labels, count, steps, more)
     prior, own = noisy[0].energy, noisy[0].sigmas or [1.0, 0.01]
-    high = max(own) if sigma_max is None else sigma_max
-    low = min(own) if sigma_min is None else sigma_min
+    if sigma_max is None:
+        sigma_max = max(own)
+    if sigma_min is None:
+        sigma_min = min(own)
     terms = [_noise_term(m, y, prior) for m, y in zip(models, labels, strict=True)]
-    start = draw_start(prior, count, high, generator)
-    sigmas = karras_sigmas(high, low, num_levels)
+    start = draw_start(prior, count, sigma_max, generator)
+    sigmas = karras_sigmas(sigma_max, sigma_min, num_levels)
     return anneal_composed(Sum(terms, weights), sigmas, start, steps, **more).x
 
 

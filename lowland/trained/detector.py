@@ -30,12 +30,13 @@ def fit_detector(
     part unless points (N, *event) come.
     """
     how = get_outlier_score(score)
-    points = model.data.calibration.x if calibration is None else calibration
+    if calibration is None:
+        calibration = model.data.calibration.x
     energy = energy_for(model, how)
     if not how.needs_reference:
-        return Detector(energy, how).fit(points)
+        return Detector(energy, how).fit(calibration)
     known = model.data.train.take(slice(MAX_REFERENCE))
-    return Detector(energy, how).fit(points, reference=known.x, labels=known.y)
+    return Detector(energy, how).fit(calibration, reference=known.x, labels=known.y)
 
 
 def describe_promises(detector: Detector, delta: float = 0.05) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -35,13 +35,13 @@ class Job:
     """
 
     out: Path
-    plan: Mapping[str, Any]
+    plan: Mapping[str, object]
     count: int
     team: Team
 
     @property
     def folder(self) -> Path:
-        """The folder of the pieces, there until the file is whole."""
+        """Return the folder of the pieces, which stands until the file is whole."""
         return self.out.with_name(f".{self.out.name}.pieces")
 
     def missing(self) -> list[int]:

@@ -19,10 +19,7 @@ from lowland.metrics import LogLikelihood, LogZ, log_likelihood
 from lowland.registry import Plain, build
 from lowland.run import Checkpoint, Run
 from lowland.samplers import Sampler
-from lowland.tasks import (
-    bind_smallest_sigma,
-    noise_levels,
-)
+from lowland.tasks import bind_smallest_sigma, noise_levels
 from lowland.trained.detector import fit_detector
 from lowland.trained.draws import draw_samples
 from lowland.trained.editing import edit_with, interpolate_with, predict_with
@@ -58,7 +55,7 @@ class Model:
 
     @cached_property
     def data(self) -> Dataset:
-        """The data set that the run was trained on, loaded when first asked for.
+        """Return the data set that the run was trained on, loaded when first asked for.
 
         A training part that is drawn anew in every batch is drawn once here.
         """
@@ -66,32 +63,32 @@ class Model:
 
     @cached_property
     def description(self) -> Plain:
-        """The data's name, classes, sizes, mean and scale, as training wrote them down."""
+        """Return name, classes, sizes, mean and scale of the data, as training wrote them."""
         return self.run.read_json("data.json")
 
     @property
     def name(self) -> str:
-        """The name of the recipe."""
+        """Return the name of the recipe."""
         return str(self.recipe["name"])
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The event shape."""
+        """Return the event shape."""
         return self.energy.domain.shape
 
     @property
     def threads(self) -> int:
-        """CPU threads that the recipe asks for; 0 for torch's own choice."""
+        """Return the CPU threads that the recipe asks for; 0 for torch's own choice."""
         return int(self.recipe["training"]["threads"])
 
     @cached_property
     def sigmas(self) -> list[float] | None:
-        """Falling noise levels along which an energy E(x, σ) is sampled; None for others."""
+        """Return the falling noise levels along which an energy E(x, σ) is sampled, or None."""
         return noise_levels(self.energy, self.recipe)
 
     @property
     def classes(self) -> int:
-        """Number of classes that the energy can be asked for; 0 for none."""
+        """Return the number of classes that the energy can be asked for; 0 for none."""
         return count_classes(self.energy)
 
     def transform(self, x: Tensor) -> Tensor:
@@ -157,8 +154,9 @@ def load(
         )
     run = Run.open(path)
     latest = run.load_checkpoint(step)
-    best = run.best_step(latest) if step is None else latest.step
-    chosen = latest if best == latest.step else run.load_checkpoint(best)
+    chosen = latest
+    if step is None and run.best_step(latest) != latest.step:
+        chosen = run.load_checkpoint(run.best_step(latest))
     recipe = run.recipe
     domain = Domain.from_dict(chosen.state["domain"])
     energy = build("energy", {**recipe["energy"], "domain": domain})
@@ -166,8 +164,9 @@ def load(
     energy.eval()
     own = latent_of(energy).marginal
     marginal = own() if own else bind_smallest_sigma(energy, noise_levels(energy, recipe))
-    named = recipe["generation"]["sampler"]
-    sampler = build("sampler", named) if named else None
+    sampler = recipe["generation"]["sampler"]
+    if sampler:
+        sampler = build("sampler", sampler)
     kept = {name: t for name, t in latest.tensors.items() if name in ("chains", "partner")}
     latest = latest._replace(tensors=kept)
     return Model(run, recipe, energy, marginal, sampler, latest, data)

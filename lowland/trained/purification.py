@@ -26,8 +26,7 @@ def purification_settings(model: Model, **changes: Any) -> Plain:
     """
     settings = model.recipe.get("purification")
     if not settings:
-        noisy = noise_of(model.energy) is not None
-        settings = DENOISE if noisy else _langevin_settings(model)
+        settings = DENOISE if noise_of(model.energy) else _langevin_settings(model)
     return settings | {name: value for name, value in changes.items() if value is not None}
 
 

@@ -16,13 +16,7 @@ from tqdm.auto import tqdm
 from lowland.data import save_grid
 from lowland.seeds import make_generator
 from lowland.trained.files import SUFFIXES
-from lowland.trained.jobs import (
-    PATIENCE,
-    Job,
-    fingerprint,
-    write_npy,
-    write_npz,
-)
+from lowland.trained.jobs import PATIENCE, Job, fingerprint, write_npy, write_npz
 from lowland.training.distributed import team
 
 if TYPE_CHECKING:
@@ -100,14 +94,18 @@ def _draw_piece(
     progress: Callable[[int], object],
 ) -> bytes:
     """Draw the samples of one piece, rows of the whole, as a safetensors file."""
-    labels = rows % model.classes if model.classes else None
+    labels = None
+    if model.classes:
+        labels = rows % model.classes
     if label is not None:
         labels = torch.full_like(rows, label)
     made = model.sample(
         len(rows), generator=make_generator(seed, number), labels=labels, progress=progress
     )
-    kept = {} if made.labels is None else {"labels": made.labels.contiguous()}
-    return dump_tensors({"x": model.inverse_transform(made.x).contiguous(), **kept})
+    kept = {"x": model.inverse_transform(made.x).contiguous()}
+    if made.labels is not None:
+        kept["labels"] = made.labels.contiguous()
+    return dump_tensors(kept)
 
 
 def _write_samples(path: Path, suffix: str, count: int, job: Job) -> None:

@@ -142,8 +142,8 @@ def _score_points(
     for number in progress(range(len(points.pieces))):
         names, x = points.load(number)
         x = model.transform(x)
-        found = detector.summary.differences(x) if detector.summary else []
-        odd += [f"from {names[0]} on, {difference}" for difference in found]
+        if detector.summary:
+            odd += [f"from {names[0]} on, {found}" for found in detector.summary.differences(x)]
         scores = detector.outlier_scores(x)
         p_values = detector.p_value_of_scores(scores).tolist()
         yield from zip(names, scores.tolist(), p_values, strict=True)

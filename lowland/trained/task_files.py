@@ -1,9 +1,8 @@
-"""TOML files that say what compose, edit or interpolate shall do."""
+"""TOML files that hold the arguments of compose, edit or interpolate."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lowland.registry import Plain
 
@@ -77,7 +76,7 @@ def read_task(path: str | Path, kinds: Mapping[str, Kind], needed: Sequence[str]
     return values
 
 
-def _is_of_kind(kind: Kind, value: Any) -> bool:
+def _is_of_kind(kind: Kind, value: object) -> bool:
     if isinstance(kind, list):
         return isinstance(value, list) and all(_is_of_kind(kind[0], one) for one in value)
     if isinstance(value, bool):
@@ -86,4 +85,6 @@ def _is_of_kind(kind: Kind, value: Any) -> bool:
 
 
 def _describe(kind: Kind) -> str:
-    return f"a list, each {NAMES[kind[0]]}" if isinstance(kind, list) else NAMES[kind]
+    if isinstance(kind, list):
+        return f"a list, each {NAMES[kind[0]]}"
+    return NAMES[kind]

@@ -66,7 +66,7 @@ def train_run(
         session = Session(recipe, data, energy, members)
         with cpu_threads(session.settings.threads), ExitStack() as stack:
             opened = members.on_main(lambda: _open(run, recipe))
-            members.on_main(lambda: stack.enter_context(opened.locked()))
+            members.on_main(lambda: stack.enter_context(opened.lock()))
             _train(session, members.main_proxy(opened), progress and members.is_main)
     return session.ema.module
 
