@@ -1,12 +1,15 @@
 """Traces for ArviZ: plots, tables and files of the wider MCMC world."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lowland.interop.adapters import import_library
 from lowland.samplers import Trace
 
+if TYPE_CHECKING:
+    from xarray import DataTree
 
-def to_arviz(trace: Trace, name: str = "x") -> Any:
+
+def to_arviz(trace: Trace, name: str = "x") -> "DataTree":
     """Convert a trace to the DataTree of ArviZ: posterior with dimensions (chain, draw, *event),
     and sample_stats where they exist.
 

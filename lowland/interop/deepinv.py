@@ -1,13 +1,17 @@
 """Adapters to deepinv: its physics as our operators, our energies as its priors."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lowland.energy import Energy, energy_values, lift, noise_of, value_and_score
 from lowland.interop.adapters import import_library
 from lowland.tasks.inverse.operators import Operator
+
+if TYPE_CHECKING:
+    from deepinv.optim import Prior
+    from deepinv.physics import LinearPhysics
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class DeepinvOperator(Operator):
     https://github.com/deepinv/deepinv
     """
 
-    physics: Any
+    physics: "LinearPhysics"
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.physics, "A_adjoint", None)):
@@ -35,7 +39,7 @@ class DeepinvOperator(Operator):
         return self.physics.A_adjoint(y)
 
 
-def to_deepinv(energy: Energy) -> Any:
+def to_deepinv(energy: Energy) -> "Prior":
     """Return an energy of x as an explicit `deepinv.optim.Prior`: E as its value, −score as its
     gradient; the noise level is ignored.
 

@@ -1,18 +1,26 @@
 """Any energy and outlier score as a detector of PyOD."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
+from lowland.energy import Energy
 from lowland.interop.adapters import import_library, to_points
 from lowland.tasks.detection.detector import Detector
 from lowland.tasks.detection.scores import OutlierScore
 
+if TYPE_CHECKING:
+    from pyod.models.base import BaseDetector
+
 
 def to_pyod(
-    energy: Any, outlier_score: str | OutlierScore = "energy", contamination: float = 0.1
-) -> Any:
+    energy: Energy | Callable[[Tensor], Tensor],
+    outlier_score: str | OutlierScore = "energy",
+    contamination: float = 0.1,
+) -> "BaseDetector":
     """Return a `pyod.models.base.BaseDetector` of an energy that is trained already: `fit`,
     `decision_function`, `predict`, ...
 
@@ -32,7 +40,7 @@ def to_pyod(
     class EnergyModel(library.BaseDetector):  # type: ignore[name-defined]
         def __init__(
             self,
-            energy: Any,
+            energy: Energy | Callable[[Tensor], Tensor],
             outlier_score: str | OutlierScore = "energy",
             contamination: float = 0.1,
         ) -> None:

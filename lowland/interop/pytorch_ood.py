@@ -1,7 +1,7 @@
 """A detector as one of pytorch-ood."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,8 +9,11 @@ from torch import Tensor
 from lowland.interop.adapters import import_library
 from lowland.tasks.detection.detector import Detector
 
+if TYPE_CHECKING:
+    from pytorch_ood.api import Detector as OODDetector
 
-def to_pytorch_ood(detector: Detector) -> Any:
+
+def to_pytorch_ood(detector: Detector) -> "OODDetector":
     """Return a `pytorch_ood.api.Detector`: `predict` gives our outlier scores, `fit` calibrates on
     what a loader of (x, y) yields.
 
@@ -31,7 +34,7 @@ def to_pytorch_ood(detector: Detector) -> Any:
         def __init__(self, detector: Detector) -> None:
             self.detector = detector
 
-        def fit(self, data_loader: Iterable[tuple[Tensor, Any]]) -> "Adapted":
+        def fit(self, data_loader: Iterable[tuple[Tensor, object]]) -> "Adapted":
             batches = [(x, torch.as_tensor(y)) for x, y in data_loader]
             x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
             self.detector = self.detector.fit(x[y >= 0], labels=y[y >= 0])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.domain import real
-from lowland.energy import Energy
+from lowland.energy import ConditionLike, Energy
 from lowland.nets.generators import Generator
 from lowland.objectives.contrastive import chain_terms, contrast
 from lowland.objectives.improved_cd import neighbour_entropy
@@ -48,7 +48,7 @@ class LatentPosterior(Energy):
         super().__init__(real(int(generator.latent)))  # type: ignore[arg-type]
         self.generator, self.x = generator, x
 
-    def forward(self, z: Tensor, c: Any = None) -> Tensor:
+    def forward(self, z: Tensor, c: ConditionLike = None) -> Tensor:
         sigma: Any = self.generator.sigma
         return 0.5 * squared_norm(z) + squared_norm(self.x - self.generator(z)) / (2 * sigma**2)
 

@@ -3,9 +3,8 @@ levels.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -69,8 +68,8 @@ class MultilevelDSM(Objective):
         noise = noise if asked is None else noise * asked
         noisy = x + wide * noise
         if context.progress < self.warmup_fraction:
-            denoised = cast(Callable[..., Tensor], condition.denoised)
-            error, terms = (noisy - denoised(noisy, sigma)) / wide - noise, {}
+            assert condition.denoised is not None
+            error, terms = (noisy - condition.denoised(noisy, sigma)) / wide - noise, {}
         else:
             noisy = noisy.requires_grad_(True)
             values = energy(noisy, sigma)

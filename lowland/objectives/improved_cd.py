@@ -43,7 +43,7 @@ MAX_NEIGHBOURS = 1000  # chains of the buffer among which the nearest are looked
 
 @contextmanager
 def _as_in_chains(energy: nn.Module) -> Iterator[None]:
-    """Inside: eval mode, as chains see the energy, its weights still learning. After: as before."""
+    """Put the energy in eval mode inside, as chains see it, its weights still learning."""
     modes = [(module, module.training) for module in energy.modules()]
     try:
         energy.eval()
@@ -72,9 +72,11 @@ def differentiable_step(
     if isinstance(sampler, ShortRun) and sampler.clip is not None:
         gradient = gradient.clamp(-sampler.clip, sampler.clip)
     y = x.detach() - h * gradient + noise * normal_like(x, generator)
-    if isinstance(sampler, ShortRun):
-        return y if sampler.clamp is None else y.clamp(*sampler.clamp)
-    return energy.domain.reflect(y)[0]
+    if not isinstance(sampler, ShortRun):
+        return energy.domain.reflect(y)[0]
+    if sampler.clamp is None:
+        return y
+    return y.clamp(*sampler.clamp)
 
 
 def neighbour_entropy(x: Tensor, others: Tensor) -> Tensor:

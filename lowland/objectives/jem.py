@@ -167,7 +167,8 @@ class JEM(Objective):
         self, energy: Energy, x: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Return the points of the cross-entropy: x itself, or x augmented and attacked."""
-        x = augment(x, self.augment, generator, energy.domain) if self.augment else x
+        if self.augment:
+            x = augment(x, self.augment, generator, energy.domain)
         if not self.attack_epsilon:
             return x
         return attack(

@@ -240,7 +240,9 @@ def fit_noise(noise: str, energy: Energy, x: Tensor) -> Any:
         bounded = ("box", "binary", "categorical")
         check_domain("uniform noise", energy, bounded, 'use noise = "fitted"')
         return Uniform(domain)
-    return Truncated(domain, x) if domain.kind == "box" else fit_base(domain, x)
+    if domain.kind == "box":
+        return Truncated(domain, x)
+    return fit_base(domain, x)
 
 
 def _with_log_z(law: Any, energy: Energy, x: Tensor) -> NoisePartner:

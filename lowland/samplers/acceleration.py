@@ -34,7 +34,7 @@ from lowland.energy import (
     differentiate,
     score_alone,
 )
-from lowland.energy.capabilities import Condition
+from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.samplers.precision import resolve_precision
 
 
@@ -46,7 +46,7 @@ def accelerate(
     chunk: int | None = None,
     exact: bool = True,
 ) -> Energy:
-    """The energy with the gradients that the options ask for; itself if they ask for nothing.
+    """Return the energy with the gradients that the options ask for; itself if they ask for none.
 
     exact: energies are wanted in the precision of the points, for an accept step.
     Raises ValueError for a precision that is not known or a chunk below 1.
@@ -75,7 +75,7 @@ class Accelerated(Wrapper):
         super().__init__(energy)
         self.bf16, self.compiled, self.chunk, self.exact = bf16, compiled, chunk, exact
 
-    def forward(self, x: Tensor, c: object = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.energy(x, c)
 
     @property
@@ -101,14 +101,14 @@ class Accelerated(Wrapper):
     def learner(self) -> Learner | None:
         return self.energy.learner
 
-    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of x (B, *event)."""
         value, score = self._in_blocks(self._bound(c), x)
         if self.bf16 and self.exact:
             value = self.energy(x, c)
         return value.to(x.dtype), score.to(x.dtype)
 
-    def score(self, x: Tensor, c: object = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return scores alone; in bfloat16 energies of points not evaluated are not computed
         again.
         """
@@ -118,7 +118,7 @@ class Accelerated(Wrapper):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             return score_alone(energy, x).to(x.dtype)
 
-    def _bound(self, c: object) -> Energy:
+    def _bound(self, c: ConditionLike) -> Energy:
         return self.energy if c is None else self.energy.given(c)
 
     def _in_blocks(self, energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +140,7 @@ _functions: "weakref.WeakKeyDictionary[Energy, dict[bool, Gradient]]" = weakref.
 
 
 def _run_compiled(energy: Energy, x: Tensor, bf16: bool) -> tuple[Tensor, Tensor]:
-    """differentiate, compiled: once per energy and precision, remembered as long as the energy
+    """Run `differentiate` compiled: once per energy and precision, remembered as long as the energy
     lives.
     """
     inner: Energy = energy

@@ -108,7 +108,7 @@ class RunningMoments:
 
     @property
     def variance(self) -> Tensor:
-        """Unbiased variance of the event's shape."""
+        """Return the unbiased variance of the event's shape."""
         return self.squares / max(self.count - 1, 1)
 
 

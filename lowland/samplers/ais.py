@@ -87,20 +87,20 @@ class AISResult:
 
     @property
     def log_ratio(self) -> float:
-        """log of the mean weight, which estimates log Z_last − log Z_first."""
+        """Return the log of the mean weight, which estimates log Z_last − log Z_first."""
         return (torch.logsumexp(self.log_weights, 0) - math.log(len(self.log_weights))).item()
 
     @property
     def error(self) -> float:
-        """Standard error of log_ratio by the delta method: that of the mean weight over the mean
-        weight.
+        """Return the standard error of log_ratio by the delta method: that of the mean weight over
+        the mean weight.
         """
         shares = torch.softmax(self.log_weights, 0) * len(self.log_weights)
         return shares.std().item() / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
 
     @property
     def ess(self) -> float:
-        """Effective sample size of the weights, (Σ w)² / Σ w²: from 1 to B."""
+        """Return the effective sample size of the weights, (Σ w)² / Σ w²: from 1 to B."""
         return 1 / torch.softmax(self.log_weights, 0).square().sum().item()
 
     def __repr__(self) -> str:

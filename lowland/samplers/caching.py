@@ -9,7 +9,7 @@ from typing import NamedTuple, Self, cast
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Gibbs, Sum, Wrapper, differentiate, gibbs_of
+from lowland.energy import ConditionLike, Energy, Gibbs, Sum, Wrapper, differentiate, gibbs_of
 from lowland.samplers.kernel import per_row
 
 
@@ -62,23 +62,23 @@ class CachingEnergy(Wrapper):
             other._split()
         return other
 
-    def forward(self, x: Tensor, c: object = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         values = [term(x) for term in self.terms]
         self.last = TermValues(x, values, None)
         return weighted_sum(self.weights, values)
 
-    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         values, scores = zip(*(differentiate(term, x) for term in self.terms), strict=True)
         self.last = TermValues(x, values, scores)
         return weighted_sum(self.weights, values), weighted_sum(self.weights, scores)
 
-    def score(self, x: Tensor, c: object = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         scores = [part.score(x) for _, part in self.parts]
         return weighted_sum([w for w, _ in self.parts], scores)
 
     @property
     def gibbs(self) -> Gibbs | None:
-        """Capability of the energy; energies from known fields are kept too."""
+        """Return the capability of the energy; energies from known fields are kept too."""
         inner = self.energy.gibbs
         if inner is None or inner.energy_from is None:
             return inner
@@ -119,10 +119,10 @@ class PrecomputedEnergy(Energy):
         super().__init__(energy.domain)
         self.weights, self.known = energy.weights, known
 
-    def forward(self, x: Tensor, c: object = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return weighted_sum(self.weights, self.known.values)
 
-    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         return self(x), weighted_sum(self.weights, cast(Sequence[Tensor], self.known.scores))
 
 

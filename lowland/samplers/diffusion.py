@@ -42,7 +42,7 @@ from lowland.energy import (
     lift,
     score_alone,
 )
-from lowland.energy.capabilities import Condition
+from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.samplers.anneal import divide_steps, one_each
 from lowland.samplers.kernel import CONTINUOUS, HasScore, Sampler, normal_like, per_row
 from lowland.samplers.loop import check_arguments, run_chains
@@ -77,7 +77,7 @@ class DiffusionResult:
 
 
 def karras_sigmas(high: float, low: float, count: int, rho: float = 7.0) -> tuple[float, ...]:
-    """Noise levels from high to low, closer together where they are small:
+    """Return noise levels from high to low, closer together where they are small:
 
         σ_i = (high^{1/ρ} + i / (count − 1) · (low^{1/ρ} − high^{1/ρ}))^ρ,      i = 0 ... count − 1
 
@@ -250,19 +250,19 @@ class Scaled(Wrapper):
         super().__init__(energy, domain)
         self.alpha = alpha
 
-    def forward(self, x: Tensor, c: object = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.energy(self.alpha * x, c)
 
-    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         value, score = self.energy.value_and_score(self.alpha * x, c)
         return value, self.alpha * score
 
-    def score(self, x: Tensor, c: object = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.alpha * self.energy.score(self.alpha * x, c)
 
     @property
     def condition(self) -> Condition | None:
-        """Labels are handed on; a noise level is one of x only at α = 1."""
+        """Hand on labels; a noise level is one of x only at α = 1."""
         if self.alpha == 1:
             return self.energy.condition
         labels = labels_of(self.energy)

@@ -160,7 +160,7 @@ class ShortRun(Sampler):
 
     @property
     def temperature(self) -> float:
-        """Temperature that step and noise amount to where nothing is clipped: noise² / (2 step)."""
+        """Return noise² / (2 step), the temperature that a step without clipping amounts to."""
         return self.noise**2 / (2 * self.step_size)
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:

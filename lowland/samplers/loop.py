@@ -51,7 +51,7 @@ class Trace:
 
     @property
     def draws(self) -> Tensor:
-        """Points recorded by `Draws`: (draws, B, *event)."""
+        """Return the points recorded by `Draws`: (draws, B, *event)."""
         if "draws" not in self.records:
             raise ValueError(
                 "no draws were recorded; only recorders that were asked for run; pass thin=1 to "

@@ -80,7 +80,7 @@ class Subtree:
     slots: list[tuple[Tensor, Tensor]]
 
     def keep(self, which: Tensor) -> "Subtree":
-        """The rows `which` (indices)."""
+        """Return the rows `which` (indices)."""
         parts: dict[str, Any] = {
             name: v[which] for name, v in vars(self).items() if isinstance(v, Tensor)
         }
@@ -90,7 +90,7 @@ class Subtree:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """⟨a_i, b_i⟩ per row: (B, *event) → (B,)."""
+    """Compute ⟨a_i, b_i⟩ per row: (B, *event) → (B,)."""
     return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
 
 
@@ -211,7 +211,7 @@ class NUTS(Sampler):
         return sub
 
     def _leaf(self, energy: Energy, sub: Subtree, leaf: int) -> None:
-        """One leapfrog step and its bookkeeping."""
+        """Make one leapfrog step and record it."""
         step: Any = self.step_size
         step = step[sub.chain] if isinstance(step, Tensor) and step.dim() else step
         here = State(sub.end.x, sub.log_weight, sub.end.score)  # the energy is not asked for
@@ -252,7 +252,7 @@ class NUTS(Sampler):
 
 
 def _sprout(tree: Tree, growing: Tensor, forward: Tensor) -> Subtree:
-    """A subtree without leaves at the chosen ends of the chains `growing`."""
+    """Start a subtree without leaves at the chosen ends of the chains `growing`."""
     like = tree.ends[0].x
     side, sign = per_row(forward, like), torch.where(forward, 1.0, -1.0).to(like.dtype)
     x, p, score = (
@@ -272,7 +272,7 @@ def _sprout(tree: Tree, growing: Tensor, forward: Tensor) -> Subtree:
 
 
 def _settle(tree: Tree, sub: Subtree) -> None:
-    """Book what the rows of a subtree have done since the last time."""
+    """Record what the rows of a subtree have done since the last time."""
     tree.rates.index_add_(0, sub.chain, sub.rates)
     tree.leaves.index_add_(0, sub.chain, sub.leaves)
     tree.paid[sub.chain] += sub.paid
@@ -281,6 +281,6 @@ def _settle(tree: Tree, sub: Subtree) -> None:
 
 
 def _put(to: tuple[Tensor, ...], rows: Tensor, source: tuple[Tensor, ...], of: Tensor) -> None:
-    """Field by field, the rows `of` of one into the rows `rows` of the other."""
+    """Copy, field by field, the rows `of` of one into the rows `rows` of the other."""
     for a, b in zip(to, source, strict=True):
         a.index_copy_(0, rows, b[of])

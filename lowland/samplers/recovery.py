@@ -20,7 +20,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Wrapper, check_points, lift
+from lowland.energy import ConditionLike, Energy, Wrapper, check_points, lift
 from lowland.samplers.anneal import divide_steps
 from lowland.samplers.diffusion import DiffusionResult
 from lowland.samplers.kernel import CONTINUOUS, Sampler, per_row, squared_norm
@@ -50,10 +50,10 @@ class ConditionalEnergy(Wrapper):
         self.register_rows("noisy", noisy)
         self.register_rows("pull", 1 / sigma**2)
 
-    def forward(self, x: Tensor, c: object = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.energy(x, c) + self.pull / 2 * squared_norm(x - self.noisy)
 
-    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         value, score = self.energy.value_and_score(x, c)
         away = x - self.noisy
         return value + self.pull / 2 * squared_norm(away), score - per_row(self.pull, x) * away
@@ -73,8 +73,8 @@ def check_levels(sigmas: Sequence[float]) -> None:
 
 
 def scale_to_noise(sampler: Sampler, spread: Tensor | float) -> Sampler:
-    """The sampler with its step in units of s²: h = step_size · s², so that one number serves all
-    levels.
+    """Return the sampler with its step in units of s²: h = step_size · s², so that one number
+    serves all levels.
 
     Raises ValueError for a sampler other than Langevin, MALA and LeimkuhlerMatthews, whose step is
     of that kind.

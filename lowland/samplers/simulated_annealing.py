@@ -52,7 +52,7 @@ class MinimizationResult:
 
     @property
     def agreeing(self) -> int:
-        """Number of chains that came as low as the lowest, up to rounding: if it is one alone, more
+        """Count the chains that came as low as the lowest, up to rounding: if it is one alone, more
         steps may well find lower.
         """
         lowest = self.energies.min()

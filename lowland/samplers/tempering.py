@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Wrapper, gibbs_of, latent_of
-from lowland.energy.capabilities import Condition
+from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.energy.composition import share_targets
 from lowland.registry import register
 from lowland.samplers.discrete import BlockState, evaluate_points
@@ -40,19 +40,19 @@ class Tempered(Wrapper):
         super().__init__(energy.index_rows(every))
         self.register_rows("beta", betas.repeat_interleave(size))
 
-    def forward(self, x: Tensor, c: object = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.beta * self.energy(x, c)
 
-    def value_and_score(self, x: Tensor, c: object = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         value, score = self.energy.value_and_score(x, c)
         return self.beta * value, per_row(self.beta, x) * score
 
-    def score(self, x: Tensor, c: object = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return per_row(self.beta, x) * self.energy.score(x, c)
 
     @property
     def gibbs(self) -> Gibbs | None:
-        """Conditionals times β; block Gibbs beta by beta, of an energy that takes any β."""
+        """Return conditionals times β; block Gibbs beta by beta, of an energy that takes any β."""
         inner = self.energy.gibbs
         if inner is None:
             return None
@@ -121,7 +121,7 @@ class Tempering(NamedTuple):
 
     @property
     def swap_rates(self) -> Tensor:
-        """Mean probability of a swap, pair by pair (R − 1,)."""
+        """Return the mean probability of a swap, pair by pair (R − 1,)."""
         return self.accepted / self.tried.clamp(min=1)
 
 

@@ -1,6 +1,4 @@
-"""A classifier trained on real images alone, with which samples are modeld."""
-
-from typing import cast
+"""A classifier trained on real images alone, which judges samples."""
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +30,8 @@ class ImageClassifier(nn.Module):
         self.net(torch.zeros(1, *shape))  # sizes the lazy layers
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.net(x))
+        logits: Tensor = self.net(x)
+        return logits
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
@@ -72,7 +71,8 @@ def train_classifier(
         batches = Batches(train, seed=seed)
         for _ in range(steps):
             x, y = batches.next(128)
-            loss = F.cross_entropy(model(x), cast(Tensor, y))
+            assert y is not None
+            loss = F.cross_entropy(model(x), y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

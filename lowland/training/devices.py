@@ -24,7 +24,7 @@ def pick_device(wanted: str) -> torch.device:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Inside: torch uses so many threads (0: as before). After: as before."""
+    """Let torch use so many threads inside (0: as before), and as before after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -14,7 +14,7 @@ DTensor and FSDP2 are imported where they are needed: they cost more than a seco
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lowland.energy import Energy, gibbs_of, learner_of
 from lowland.training.distributed import Team
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 
 def wrap_step(step: nn.Module, sharding: str, members: Team, device: torch.device) -> nn.Module:
@@ -65,7 +69,7 @@ def _scalar_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def accumulate_gradients(module: nn.Module, last: bool) -> Iterator[None]:
-    """Inside: gradients add up in each process; averaged over the team only where `last`."""
+    """Add up gradients in each process inside, averaged over the team only where `last`."""
     if isinstance(module, DistributedDataParallel):
         if last:
             yield
@@ -74,7 +78,7 @@ def accumulate_gradients(module: nn.Module, last: bool) -> Iterator[None]:
             yield
         return
     if _is_fully_sharded(module):
-        cast(Any, module).set_requires_gradient_sync(last)
+        module.set_requires_gradient_sync(last)
     yield
 
 
@@ -85,7 +89,8 @@ def average_unsynced(energy: Energy, module: nn.Module, members: Team) -> None:
     if members.size == 1:
         return
     loose: list[Tensor] = []
-    if _is_fully_sharded(module):
+    divided = _is_fully_sharded(module)
+    if divided:
         loose = [p.grad for p in _scalar_parameters(module) if p.grad is not None]
     follows = learner_of(energy).update_offsets is not None
     means = [b for b in energy.buffers() if b.is_floating_point()] if follows else []
@@ -94,7 +99,7 @@ def average_unsynced(energy: Energy, module: nn.Module, members: Team) -> None:
         tensor.div_(members.size)
 
 
-def _is_fully_sharded(module: nn.Module) -> bool:
+def _is_fully_sharded(module: nn.Module) -> "TypeGuard[FSDPModule]":
     if not dist.is_initialized():
         return False
     from torch.distributed.fsdp import FSDPModule
@@ -102,7 +107,7 @@ def _is_fully_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def _is_divided(tensor: Tensor) -> bool:
+def _is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Return whether a tensor is this process's part of a larger one."""
     if not dist.is_initialized():
         return False
@@ -114,7 +119,7 @@ def _is_divided(tensor: Tensor) -> bool:
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return the full tensor of which a process may hold a part; every process must ask."""
     if _is_divided(tensor):
-        return cast(Any, tensor).full_tensor()
+        return tensor.full_tensor()
     return tensor
 
 
@@ -130,14 +135,14 @@ def shard_like(value: Tensor, reference: Tensor) -> Tensor:
     """
     if value.shape != reference.shape:
         return value.clone()
-    made: Any = torch.empty_like(reference)
-    if not _is_divided(reference):
-        return cast(Tensor, made.copy_(value))
+    made = torch.empty_like(reference)
+    if not _is_divided(made):
+        return made.copy_(value)
     mesh, own = made.device_mesh, made.to_local()
     rows = -(-len(value) // mesh.size())  # FSDP2 divides the first dimension, as torch.chunk does
     first = rows * mesh.get_local_rank()
     own.copy_(value[first : first + len(own)])
-    return cast(Tensor, made)
+    return made
 
 
 def load_full_state_dict(module: nn.Module, state: dict[str, Tensor]) -> None:

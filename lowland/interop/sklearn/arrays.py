@@ -18,6 +18,7 @@ from lowland.data import Dataset, Split
 from lowland.domain import Domain, binary, real
 from lowland.training import diagnose
 from lowland.training.session import Session
+from lowland.training.settings import Row
 
 Array = NDArray[Any]
 VISIBLE = ("auto", "binary", "gaussian")
@@ -59,7 +60,7 @@ class Columns:
 
     @property
     def log_volume(self) -> float:
-        """Σ log scale, which standardizing adds to a log-density."""
+        """Return Σ log scale, which standardizing adds to a log-density."""
         return float(np.log(self.scale).sum())
 
     def to_tensor(self, x: Array) -> Tensor:
@@ -124,13 +125,13 @@ def count_updates(count: int, batch_size: int, iterations: int) -> dict[str, int
     return {"batch": batch, "steps": iterations * -(-count // batch)}
 
 
-def train(session: Session, iterations: int, name: str, verbose: int = 0) -> list[dict[str, Any]]:
+def train(session: Session, iterations: int, name: str, verbose: int = 0) -> list[Row]:
     """Make all updates of a session and return one row of its log per iteration. Warns of findings
     that the health report calls bad.
 
     verbose: 1 prints a line for each iteration.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for i in range(iterations):
         while session.step < round((i + 1) * session.settings.steps / iterations):
             session.advance()

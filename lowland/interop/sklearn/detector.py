@@ -1,8 +1,6 @@
 """Outliers of a table by an energy, with a threshold that keeps a promise."""
 
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +23,12 @@ from lowland.interop.sklearn.verdicts import ConformalOutlierMixin
 from lowland.metrics import calibration_size
 from lowland.tasks import Detector
 from lowland.training.session import Session
+from lowland.training.settings import Plain
 
 ENERGY = {"name": "MLP", "hidden": (64, 64), "quadratic_weight": 0.5}
 OBJECTIVE = {"name": "DSM", "sigmas": (0.4,)}
 SAMPLER = {"name": "MALA", "step_size": 0.1}
-Settings = Mapping[str, Any] | None
+Settings = Plain | None
 
 
 @dataclass(eq=False, repr=False)
@@ -118,7 +117,7 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
         need = calibration_size(self.false_alarms)
         return min(max(round(self.calibration * count), need), count // 2)
 
-    def _recipe(self, seed: int, count: int) -> dict[str, Any]:
+    def _recipe(self, seed: int, count: int) -> Plain:
         training = {
             "learning_rate": self.learning_rate,
             "warmup": 0,

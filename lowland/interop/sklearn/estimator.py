@@ -1,22 +1,28 @@
 """The common base of Boltzmann machines as estimators."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from lowland.interop.sklearn.arrays import Array, Columns, below_bounds, count_updates, refuse
+from lowland.training.settings import Plain
 
 RandomState = int | np.random.RandomState | None
 Machine = TypeVar("Machine", bound=nn.Module)
+
+
+class SparseMatrix(Protocol):
+    """A matrix of scipy that stores what is not zero."""
+
+    def toarray(self) -> Array: ...
 
 
 @dataclass(eq=False, repr=False)
@@ -64,9 +70,9 @@ class BoltzmannEstimator(BaseEstimator):
         self,
         seed: int,
         count: int,
-        energy: Mapping[str, Any],
-        objective: Mapping[str, Any],
-        optimizer: Mapping[str, Any],
+        energy: Plain,
+        objective: Plain,
+        optimizer: Plain,
     ) -> dict[str, Any]:
         """Return the recipe of a session on `count` points."""
         training = {
@@ -87,7 +93,7 @@ class BoltzmannEstimator(BaseEstimator):
             "training": {**training, **updates, **optimizer},
         }
 
-    def _chain_settings(self) -> dict[str, Any]:
+    def _chain_settings(self) -> dict[str, object]:
         """Return the settings of PCD with all chains in the buffer."""
         return {
             "name": "PCD",
@@ -102,13 +108,13 @@ class BoltzmannEstimator(BaseEstimator):
             own = check_random_state(random_state)
         return torch.Generator().manual_seed(int(own.randint(2**31 - 1)))
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
 
 
-def _checks(reset: bool) -> dict[str, Any]:
+def _checks(reset: bool) -> dict[str, object]:
     """Return the settings of `validate_data`, for a fit where reset."""
     dtypes = (np.float64, np.float32)
     return {
@@ -119,7 +125,7 @@ def _checks(reset: bool) -> dict[str, Any]:
     }
 
 
-def _to_dense(x: Any) -> Array:
+def _to_dense(x: Array | SparseMatrix) -> Array:
     return x if isinstance(x, np.ndarray) else x.toarray()
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -34,6 +35,7 @@ from lowland.samplers import BlockGibbs, sample
 from lowland.targets import Normal
 from lowland.training.layerwise import hidden_data
 from lowland.training.session import Session
+from lowland.training.settings import Plain, Row
 
 MAX_ENUMERATION = 2**28  # numbers that an exact log Z may cost: a few seconds
 NUM_BOUND_DRAWS = 10  # of hidden units
@@ -65,7 +67,7 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         """Train on X (N, D), from scratch, one machine after another. Returns the estimator."""
         sizes, data = self._sizes(), self._learn_columns(self._check_rows(X, reset=True))
         sessions: list[Session] = []
-        self.history_: list[dict[str, Any]] = []
+        self.history_: list[Row] = []
         for layer, hidden in enumerate(sizes):
             if sessions:
                 data = hidden_data(sessions[-1].ema.module, data, self._seed)
@@ -128,7 +130,7 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         return session
 
     def _layer_recipe(self, data: Dataset, hidden: int) -> dict[str, Any]:
-        objectives = {"pcd": self._chain_settings(), "cd": {"name": "CD"}}
+        objectives: dict[str, Plain] = {"pcd": self._chain_settings(), "cd": {"name": "CD"}}
         if self.objective not in objectives:
             refuse([f"objective is {self.objective!r}; it is 'pcd' or 'cd'"])
         rate = self.learning_rate
@@ -260,7 +262,7 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                 x = machine.draw_visible(x, g)
         return self.columns_.to_array(x)
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -223,8 +223,8 @@ class _Population:
         return 0.0 if self.adapt is None else self.adapt.averaging.now
 
     def log_deviations(self) -> Tensor | None:
-        """Log standard deviations of the coordinates less their mean; None where the sampler has no
-        metric to be set.
+        """Return log standard deviations of the coordinates less their mean; None where the sampler
+        has no metric to be set.
         """
         if self.adapt is None or self.own_metric or self.x[0].numel() == 1:
             return None
