@@ -29,7 +29,7 @@ _HOMES = {
     "training": "fit",
     "run": "Run",
     "trained": "Model load",
-    "pretrained": "shipped",
+    "pretrained": "list_pretrained",
     "commands": "evaluate train",
     "report": "write_report",
 }

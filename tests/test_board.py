@@ -38,7 +38,7 @@ from lowland.evaluation.ood import (
     table,
 )
 from lowland.metrics import auroc
-from lowland.pretrained import shipped_folder
+from lowland.pretrained import pretrained_folder
 from lowland.trained.scoring import detect_points, load_detector
 
 Command = Callable[..., tuple[int, str, str]]
@@ -198,7 +198,7 @@ def files(tmp_path: Path) -> Path:
         tmp_path / "mixed.npy",
         torch.cat([data.test.x[:60], torch.rand(10, 1, 8, 8, generator=g)]).numpy(),
     )
-    shutil.copytree(shipped_folder() / "digits", tmp_path / "run")
+    shutil.copytree(pretrained_folder() / "digits", tmp_path / "run")
     return tmp_path
 
 

@@ -14,11 +14,11 @@ from lowland import commands, fit, read_recipe
 from lowland.config import recipe_names
 from lowland.energy import energy_values
 from lowland.metrics import auroc
-from lowland.pretrained import shipped_folder
+from lowland.pretrained import pretrained_folder
 from lowland.run import Run, RunError
 from lowland.tasks import bind_smallest_sigma, generate_from_recipe, noise_levels
 
-NAMES = lowland.shipped()
+NAMES = lowland.list_pretrained()
 
 
 def test_something_is_shipped_and_each_has_its_recipe() -> None:
@@ -27,7 +27,7 @@ def test_something_is_shipped_and_each_has_its_recipe() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_run_is_small_and_carries_its_figures(name: str) -> None:
-    files = list((shipped_folder() / name).rglob("*.safetensors"))
+    files = list((pretrained_folder() / name).rglob("*.safetensors"))
     assert sum(path.stat().st_size for path in files) < 2_000_000
     assert "samples" in Run.open(name).read_json("evaluation.json")
 
@@ -48,13 +48,13 @@ def test_a_shipped_energy_draws_what_it_puts_below_noise(name: str) -> None:
 
 
 def test_a_shipped_run_is_never_written_to(tmp_path: Path) -> None:
-    before = sorted(path.stat().st_mtime_ns for path in (shipped_folder() / "digits").rglob("*"))
+    before = sorted(path.stat().st_mtime_ns for path in (pretrained_folder() / "digits").rglob("*"))
     for act in (commands.evaluate, commands.report, commands.resume):
         with pytest.raises(RunError, match=r"digits is shipped with lowland.*;.*;"):
             act("digits")
     assert commands.sample("digits", count=4, out=tmp_path / "x.npy", quiet=True).exists()
     assert before == sorted(
-        path.stat().st_mtime_ns for path in (shipped_folder() / "digits").rglob("*")
+        path.stat().st_mtime_ns for path in (pretrained_folder() / "digits").rglob("*")
     )
 
 

@@ -403,7 +403,7 @@ def test_mistakes_get_one_sentence(
 
 def test_a_run_that_does_not_classify_is_refused() -> None:
     for name in ("mnist", "moons"):
-        if name not in lowland.shipped():
+        if name not in lowland.list_pretrained():
             continue
         with pytest.raises(ValueError, match=r";.*;"):
             commands.attack(name, quiet=True)

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from lowland.pretrained import shipped_folder
+from lowland.pretrained import pretrained_folder
 from lowland.run import Checkpoint, Run, RunError, write_checkpoint
 
 
@@ -31,7 +31,7 @@ def ship(run: Run, name: str) -> Path:
             f"{'an' if size <= 2_000_000 else 'perhaps no'} evaluation; shipped are at most 2 MB "
             "and only with measured figures; train a smaller net, or evaluate first"
         )
-    target = shipped_folder() / name
+    target = pretrained_folder() / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for file in ("recipe.json", "data.json", "evaluation.json", "calibration.safetensors"):

@@ -93,7 +93,7 @@ def detect_fit(
         quiet: Say nothing of what the points can promise.
     """
     from lowland.data.images import load_batch
-    from lowland.pretrained import shipped_folder
+    from lowland.pretrained import pretrained_folder
     from lowland.run import RunError
     from lowland.tasks import Detector
     from lowland.tasks.detection.registry import get_outlier_score
@@ -108,7 +108,7 @@ def detect_fit(
             "lowland detect fit RUN --calibration PATH"
         )
     model = load(run)
-    if out is None and model.run.path.parent == shipped_folder():
+    if out is None and model.run.path.parent == pretrained_folder():
         raise RunError(
             f"{model.run.path.name} is shipped with lowland and is not written to; a detector of "
             "it needs a place of its own; give --out FILE, and --detector FILE to use it"

@@ -1,4 +1,4 @@
-"""The model of a recipe, over everything that is registered."""
+"""Pydantic model of a recipe, over everything that is registered."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -121,14 +121,14 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check_binary_data(self) -> "Recipe":
         training = self.training.model_dump()
-        spread = [
+        moving = [
             f"training.{name}"
             for name in ("data_noise_std", "dequantise", "box_margin")
             if training.get(name)
         ]
-        if self.data.binarize and spread:
+        if self.data.binarize and moving:
             raise ValueError(
-                f"data.binarize is {self.data.binarize!r} and {' and '.join(spread)} would move "
+                f"data.binarize is {self.data.binarize!r} and {' and '.join(moving)} would move "
                 "the data off 0 and 1; binary data have no grey levels to spread; leave out one "
                 "or the other"
             )

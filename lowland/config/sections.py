@@ -1,4 +1,4 @@
-"""The sections of a recipe that no registered class describes: data, generation, restoration,
+"""Sections of a recipe that no registered class describes: data, generation, restoration,
 purification and evaluation.
 """
 

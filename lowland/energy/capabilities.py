@@ -30,7 +30,7 @@ ConditionLike = Tensor | float | Sequence[float] | None
 
 
 class Sweep(Protocol):
-    """Block Gibbs: points like x after `sweeps` sweeps that leave exp(-beta E) invariant.
+    """Block Gibbs: returns points like x after `sweeps` sweeps that keep exp(-beta E) invariant.
 
     beta: 1 unless the capability says `any_beta`; compiled: by a fused kernel where there is one;
     fields: what `Gibbs.fields` gave for x, if that is known.
@@ -79,7 +79,7 @@ class Gibbs:
 
 @dataclass(frozen=True)
 class Paths:
-    """Annealing of the energy's own.
+    """Annealing paths and tempered ensembles that an energy makes itself.
 
     path_from(base, betas): energies from a base (beta 0) to this energy (beta 1); None for a base
     from which it has no path. at_temperatures(betas, size): one energy of R * size rows, block r at
@@ -223,17 +223,17 @@ def draw_start(
 
 
 def gibbs_of(energy: "Energy") -> Gibbs:
-    """Return what the energy knows of its sites, nothing at the least."""
+    """Return the Gibbs capability of an energy, an empty one if it has none."""
     return energy.gibbs or Gibbs()
 
 
 def latent_of(energy: "Energy") -> Latent:
-    """Return what the energy knows of latent units, nothing at the least."""
+    """Return the latent capability of an energy, an empty one if it has none."""
     return energy.latent or Latent()
 
 
 def learner_of(energy: "Energy") -> Learner:
-    """Return what the energy asks of training, nothing at the least."""
+    """Return the learner capability of an energy, an empty one if it has none."""
     return energy.learner or Learner()
 
 

@@ -1,4 +1,4 @@
-"""All that `lowland evaluate` measures, written into the run directory.
+"""Evaluation of a trained run on its test part, written into its directory.
 
 `evaluate_model` writes evaluation.json (figures) and evaluation.safetensors (the arrays behind the
 pictures); the report reads those files and nothing else. Every figure has a standard error where

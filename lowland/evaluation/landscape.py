@@ -1,4 +1,4 @@
-"""The energy over the plane, for two-dimensional data."""
+"""Energy over the plane, for two-dimensional data."""
 
 import torch
 

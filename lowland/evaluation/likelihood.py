@@ -1,4 +1,4 @@
-"""The likelihood of a run on its test part, with the bracket of log Z that it stands on.
+"""Likelihood of a run on its test part, from a bracket of log Z.
 
 The energy measured is that of a point alone: labels are mixed as the energy weighs them. Data are
 treated as in training (spread over their grey levels, noised), because that is what the energy is a
@@ -91,7 +91,7 @@ def apply_treatment(model: Model, x: Tensor, generator: torch.Generator) -> Tens
 
 
 def describe_treatment(model: Model) -> str:
-    """Say what `apply_treatment` does; for binary data, how they were made binary."""
+    """Describe what `apply_treatment` does; of binary data, how they were made binary."""
     if model.energy.domain.kind == "binary":
         return model.data.binarization_note or "binary as stored"
     spread = model.recipe["training"]["dequantise"] and model.data.num_gray_levels

@@ -1,5 +1,4 @@
-"""Comparison of outlier scores: how well they tell a test set from near and far outliers, and from
-graded shifts of itself.
+"""Comparison of outlier scores on near and far outliers, and on graded shifts of test points.
 
 Nothing here is learned and no setting looks at an outlier: sets are made of the test points
 themselves, or are other data. Every cell holds all rank metrics with bootstrap intervals.
@@ -42,8 +41,8 @@ def outlier_sets(
     Images: rotated by 90°, blurred (Gaussian of 1/14 of the height), interpolated (the mean of two
     images), inverted, pixels permuted (by one permutation), uniform noise, Gaussian noise (the mean
     and deviation of the data, in its range), constant (one grey level each). Vectors: stretched by
-    1.5, interpolated, turned over in sign, coordinates permuted among points (the law of single
-    coordinates), normal noise of twice the deviation, constant.
+    1.5, interpolated, turned over in sign, coordinates permuted among points (each keeps its
+    distribution), normal noise of twice the deviation, constant.
     """
     near = [
         *_near(x, generator),

@@ -1,4 +1,4 @@
-"""Restoration of test images, beside what any restoration must beat."""
+"""Restoration of test images, beside simpler ways to fill them in."""
 
 import torch
 from torch import Tensor

@@ -116,7 +116,7 @@ def _adaptive_attacks(
     bounds: tuple[float, float],
     seed: int,
 ) -> tuple[dict[str, Attack], PGD, PurifiedClassifier]:
-    """Return attacks that know of the purifier in front of a classifier, the one among them for the
+    """Make attacks that know of the purifier in front of a classifier; return them, the one for the
     sanity checks, and purifier and classifier as one model.
     """
     purified = PurifiedClassifier(

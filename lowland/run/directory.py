@@ -1,4 +1,4 @@
-"""The directory of a run: its recipe, files, log, checkpoints and lock."""
+"""Directory of a run: its recipe, files, log, checkpoints and lock."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from lowland.atomic import sync, write_bytes
-from lowland.pretrained import shipped, shipped_folder
+from lowland.pretrained import list_pretrained, pretrained_folder
 from lowland.registry import Plain
 from lowland.run.checkpoint import (
     FORMAT,
@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 
 
 class Run:
-    """A run directory. Make a new one with `Run.create`, look into one with `Run.open`."""
+    """Directory of a run. Make a new one with `Run.create`, look into one with `Run.open`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -74,13 +74,17 @@ class Run:
         Raises RunError if there is none, or if it is of another format.
         """
         run = cls(path)
-        if not run.path.exists() and len(run.path.parts) == 1 and run.path.name in shipped():
-            run = cls(shipped_folder() / run.path.name)
+        if (
+            not run.path.exists()
+            and len(run.path.parts) == 1
+            and run.path.name in list_pretrained()
+        ):
+            run = cls(pretrained_folder() / run.path.name)
         if not (run.path / "recipe.json").is_file():
-            names = f", or one of the shipped {', '.join(shipped())}" if shipped() else ""
+            names = ", ".join(list_pretrained()) or "none"
             raise RunError(
-                f"{run.path} holds no run: recipe.json is missing; a run directory is "
-                f"needed{names}; train one first"
+                f"{run.path} holds no run: recipe.json is missing; a run directory is needed, or "
+                f"one of the shipped {names}; train one first"
             )
         known = run.header
         if not isinstance(known, dict):
@@ -255,7 +259,7 @@ class Run:
             shutil.rmtree(self._directory(step))
 
     def _check_own(self) -> None:
-        if self.path.parent == shipped_folder():
+        if self.path.parent == pretrained_folder():
             raise RunError(
                 f"{self.path.name} is shipped with lowland and is not written to; it can be "
                 f"sampled and scored with; copy {self.path} to a place of your own, or train the "

@@ -26,8 +26,8 @@ def energy_for(model: Model, score: OutlierScore) -> Energy:
 def fit_detector(
     model: Model, score: str = "energy", calibration: Tensor | None = None
 ) -> Detector:
-    """Fit a detector of a run: it learns from training points and is calibrated on the calibration
-    part unless points (N, *event) come.
+    """Fit a detector of a run to its training points, calibrated on its calibration part or on
+    points (N, *event).
     """
     how = get_outlier_score(score)
     if calibration is None:
@@ -40,7 +40,7 @@ def fit_detector(
 
 
 def describe_promises(detector: Detector, delta: float = 0.05) -> str:
-    """Say how many calibration points a detector has, and the least rates that they can promise."""
+    """Describe how many calibration points a detector has, and the least rates they can promise."""
     n = detector.calibration_size
     rates = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     sure = [a for a in rates if calibration_size(a, "training-conditional", delta) <= n]

@@ -1,4 +1,4 @@
-"""Pictures and numbers that commands read for a run and write from it."""
+"""Pictures and numbers in files, as commands read and write them."""
 
 from __future__ import annotations
 

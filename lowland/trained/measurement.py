@@ -1,4 +1,4 @@
-"""Measurements of images: how tasks make them, how files hold them, how restorations are shown."""
+"""Measurements of images, read from files, and restorations, written to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained run in memory: read once, verified once, and used from then on.
+"""Trained runs in memory, each read and verified once.
 
 `lowland.load` makes a `Model`. Its methods are short roads into `lowland.tasks`, with the settings
 that the run's recipe holds.
@@ -136,8 +136,7 @@ def load(
 ) -> Model:
     """Read a run: its recipe, energy, sampler and newest checkpoint. Nothing is unpickled.
 
-    path: a run directory, or the name of a run that is shipped with lowland (`lowland.shipped()`);
-    weights: "ema" (averaged; the default) or "energy" (the last iterate); step: a checkpoint;
+    path: a run directory, or a name of `lowland.list_pretrained()`; weights: "ema" (averaged; the default) or "energy" (the last iterate); step: a checkpoint;
     unless given the best if training selected one, else the newest whole one; data: to be used in
     place of the data set that the recipe names.
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from lowland.data import save_grid
 from lowland.seeds import make_generator
+from lowland.trained.editing import check_label
 from lowland.trained.files import SUFFIXES
 from lowland.trained.jobs import PATIENCE, Job, fingerprint, write_npy, write_npz
 from lowland.training.distributed import team
@@ -42,11 +43,7 @@ def check_request(model: Model, count: int, out: Path, label: int | None) -> Non
         raise ValueError(
             f"{model.name} makes vectors, not images; a .png needs images; write .npy or .npz"
         )
-    if label is not None and not 0 <= label < model.classes:
-        hint = f"choose 0 to {model.classes - 1}" if model.classes else "leave the label out"
-        raise ValueError(
-            f"label {label} was asked for; the energy has {model.classes} classes, from 0; {hint}"
-        )
+    check_label(model, label)
 
 
 def sample_to_file(
