@@ -35,7 +35,8 @@ def check_label(model: Model, label: int | None) -> None:
         return
     allowed = f"0 to {model.classes - 1}" if model.classes else "none"
     raise ValueError(
-        f"label {label} was asked of {model.name}; its classes are {allowed}; choose another"
+        f"label {label} was asked of {model.name}; its classes are {allowed}; choose another "
+        "or leave the label out"
     )
 
 

@@ -136,9 +136,10 @@ def load(
 ) -> Model:
     """Read a run: its recipe, energy, sampler and newest checkpoint. Nothing is unpickled.
 
-    path: a run directory, or a name of `lowland.list_pretrained()`; weights: "ema" (averaged; the default) or "energy" (the last iterate); step: a checkpoint;
-    unless given the best if training selected one, else the newest whole one; data: to be used in
-    place of the data set that the recipe names.
+    path: a run directory, or a name of `lowland.list_pretrained()`; weights: "ema" (averaged; the
+    default) or "energy" (the last iterate); step: a checkpoint; unless given the best if training
+    selected one, else the newest whole one; data: to be used in place of the data set that the
+    recipe names.
 
     Every file of a checkpoint is read and verified once. Raises RunError, a ValueError, if the run
     cannot be read.
