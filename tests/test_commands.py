@@ -294,7 +294,7 @@ def test_samples_that_cannot_be_written_are_refused(
     refused(sample(runs.moons, "--out", tmp_path / "x.png"), "vectors, not images")
     refused(sample(runs.digits, "--out", tmp_path / "x.npy", "--count", 0), "count is 0")
     refused(
-        sample(runs.digits, "--out", tmp_path / "x.npy", "--label", 10), "label 10", "choose 0 to 9"
+        sample(runs.digits, "--out", tmp_path / "x.npy", "--label", 10), "label 10", "are 0 to 9"
     )
     refused(sample(runs.digits, "--out", tmp_path / "x.npy", "--label", -1), "label -1")
     refused(sample(runs.moons, "--out", tmp_path / "x.npy", "--label", 0), "leave the label out")
