@@ -47,7 +47,7 @@ class Line(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         return self.a * z + self.b
 
-    latents, noised, draw = Generator.latents, Generator.noised, Generator.draw
+    latents, add_noise, draw = Generator.latents, Generator.add_noise, Generator.draw
     mean = torch.zeros(())
 
     def _dtype(self) -> torch.dtype:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lowland
 from lowland import BlockGibbs, ReplayBuffer, binary, sample
 from lowland.nets import DBN, RBM
-from lowland.nets.boltzmann.dbn import Directed, transposed
+from lowland.nets.boltzmann.dbn import Directed, transpose
 from lowland.objectives import Batch, Context
 from lowland.objectives.wake_sleep import WakeSleep
 from lowland.training.layerwise import greedy, hidden_data
@@ -115,7 +115,7 @@ def test_a_transposed_machine_on_top_leaves_the_law_as_it_is() -> None:
     below = cast(RBM, shaken(RBM(binary(4), n_hidden=3)))
     dbn, v = DBN(binary(4), n_hidden=(3, 4)).double(), states(4)
     dbn.adopt(0, below)
-    dbn.adopt(1, transposed(below))
+    dbn.adopt(1, transpose(below))
     log_p = -below(v) - (-below(v)).logsumexp(0)
     log_z = (-dbn.top(states(3))).logsumexp(0)
     torch.testing.assert_close(exact_log_p(dbn, v), log_p, rtol=1e-10, atol=1e-10)
@@ -130,7 +130,7 @@ def test_a_transposed_machine_on_top_leaves_the_law_as_it_is() -> None:
 
 def test_more_units_of_no_weight_leave_the_law_as_it_is_too() -> None:
     below = cast(RBM, shaken(RBM(binary(4), n_hidden=3)))
-    wide, v = transposed(below, 7, seeded()), states(3)
+    wide, v = transpose(below, 7, seeded()), states(3)
     assert (
         wide.n_hidden == 7 and (wide.weight[:, 4:].std() < 0.03) and (wide.weight[:, 4:] != 0).all()
     )
@@ -144,7 +144,7 @@ def test_more_units_of_no_weight_leave_the_law_as_it_is_too() -> None:
     assert start is not None and start.n_hidden == 7 and dbn.successor(2, wide, seeded()) is None
     for options in ((3, seeded()), (7, None)):
         with pytest.raises(ValueError, match=r";.*;"):
-            transposed(below, *options)
+            transpose(below, *options)
 
 
 # ---- chains --------------------------------------------------------------------------------------

@@ -328,7 +328,9 @@ def swept(energy: Ising, path: str = "eager", module: Any = multispin, beta: flo
     rule = module.Law(beta * energy.coupling, beta * energy.field, energy.periodic)
 
     def move(x: Tensor, sweeps: int, g: torch.Generator) -> Tensor:
-        return module._run(x, rule, sweeps, g, module._drawn if path == "eager" else module._hashed)
+        return module._run(
+            x, rule, sweeps, g, module._run_eager if path == "eager" else module._run_compiled
+        )
 
     return move
 
@@ -448,7 +450,7 @@ BUGS = {  # (where, old, new, an energy that suffers)
         "-4 * abs(law.coupling)",
         SWEPT[3],
     ),
-    "antiferromagnet aligned": ("_settled", "and opposed", "and not opposed", SWEPT[5]),
+    "antiferromagnet aligned": ("_update", "and opposed", "and not opposed", SWEPT[5]),
 }
 
 
@@ -580,7 +582,7 @@ def pairs(module: Any) -> float:
     degrees of freedom.
     """
     words = torch.stack(
-        module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 12345, 2**16)[:3]
+        module._words(torch.arange(2**16) * module._to_signed(module.GOLDEN) + 12345, 2**16)[:3]
     )
     worst = 0.0
     for lane in range(64):
@@ -607,7 +609,7 @@ def test_random_words_of_the_hash_are_independent_between_chains() -> None:
     weak = mutate(
         "lowland.targets.multispin",
         "_mix",
-        "z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(FIRST)",
+        "z = (z ^ ((z >> 30) & (2**34 - 1))) * _to_signed(FIRST)",
         "z = z * 1",
     )
     signed = mutate(
@@ -623,7 +625,7 @@ def test_reused_digits_are_uniform_where_they_are_needed() -> None:
     """
 
     def score(module: Any) -> float:
-        words = module._words(torch.arange(2**16) * module._signed(module.GOLDEN) + 99, 2**16)
+        words = module._words(torch.arange(2**16) * module._to_signed(module.GOLDEN) + 99, 2**16)
         assert len(words) == module.HASHED + module.REUSED == 24
         undecided = words[0]
         for k in range(

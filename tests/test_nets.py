@@ -13,7 +13,7 @@ from lowland import box, real, value_and_score
 from lowland.nets import IGEBM, MLP, ConvNet, NoiseMLP
 from lowland.nets.class_energy import pick
 from lowland.nets.perceptron import normalize_weight
-from lowland.nets.vectors import stretched
+from lowland.nets.vectors import to_unit_box
 
 DOUBLE = torch.float64
 IMAGE = box(0.0, 1.0, 1, 8, 8)
@@ -71,9 +71,9 @@ def test_a_box_is_stretched_to_minus_one_and_one(cls: type) -> None:
     wide = small(cls, domain=box(-3.0, 7.0, 1, 8, 8))
     torch.testing.assert_close(wide(-3 + 10 * x), small(cls)(x), rtol=1e-10, atol=1e-10)
     assert torch.equal(
-        stretched(torch.tensor([0.0, 0.5, 1.0]), IMAGE), torch.tensor([-1.0, 0.0, 1.0])
+        to_unit_box(torch.tensor([0.0, 0.5, 1.0]), IMAGE), torch.tensor([-1.0, 0.0, 1.0])
     )
-    assert torch.equal(stretched(x, real(1, 8, 8)), x)
+    assert torch.equal(to_unit_box(x, real(1, 8, 8)), x)
 
 
 def test_spectral_norm_divides_by_the_largest_singular_value() -> None:

@@ -11,7 +11,7 @@ softmax(−e) come for free.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,48 +21,53 @@ from lowland.energy import Energy, LabelCondition
 
 
 class ClassEnergy(Energy):
-    """An energy with one head per class; subclasses write `class_energies`, this class does the
-    rest.
-    """
+    """An energy with one head per class. Abstract: subclasses define `class_energies`."""
 
     classes: int
 
     def class_energies(self, x: Tensor) -> Tensor:
-        """The energies e_k(x) of every class, (B, K); (B, 1) without classes."""
+        """Return the energies e_k(x) (B, K) of points x for every class; (B, 1) without classes."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return pick(self.class_energies(x), c)
 
     @property
     def condition(self) -> LabelCondition | None:
-        return LabelCondition(self.classes, self.class_energies) if self.classes else None
+        return label_condition(self.classes, self.class_energies)
 
 
-def pick(heads: Tensor, c: Any) -> Tensor:
-    """Energies (B,) from heads (B, K or 1) and a condition: None, labels (B,) or soft labels (B,
-    K).
+def label_condition(
+    classes: int, class_energies: Callable[[Tensor], Tensor]
+) -> LabelCondition | None:
+    """Return the capability of an energy with K classes and energies (B, K); None for K = 0."""
+    return LabelCondition(classes, class_energies) if classes else None
 
-    Raises ValueError for a label of an unconditional energy, labels outside 0 ... K−1 or rows that
-    do not match.
+
+def pick(heads: Tensor, c: Tensor | None) -> Tensor:
+    """Return energies (B,) from heads (B, K or 1) and a condition.
+
+    c: None, labels (B,) or soft labels (B, K). Raises ValueError for a label of an unconditional
+    energy, labels outside 0 ... K−1 or rows that do not match.
 
     >>> import torch
     >>> heads = torch.tensor([[1.0, 3.0]])
     >>> pick(heads, torch.tensor([1])), pick(heads, torch.tensor([[0.5, 0.5]]))
     (tensor([3.]), tensor([2.]))
     """
-    c = condition_for(c, heads.shape[1], heads)
-    if c is None:
-        return (
-            heads.squeeze(1)
-            if heads.shape[1] == 1
-            else math.log(heads.shape[1]) - torch.logsumexp(-heads, 1)
-        )
-    return heads.gather(1, c.unsqueeze(1)).squeeze(1) if c.dim() == 1 else (c * heads).sum(1)
+    classes = heads.shape[1]
+    c = condition_for(c, classes, heads)
+    if c is not None and c.dim() == 1:
+        return heads.gather(1, c.unsqueeze(1)).squeeze(1)
+    if c is not None:
+        return (c * heads).sum(1)
+    if classes == 1:
+        return heads.squeeze(1)
+    return math.log(classes) - torch.logsumexp(-heads, 1)
 
 
-def pick_slopes(heads: Tensor, c: Any) -> Tensor:
-    """∂ pick(heads, c) / ∂ heads (B, K)."""
+def pick_slopes(heads: Tensor, c: Tensor | None) -> Tensor:
+    """Return ∂ pick(heads, c) / ∂ heads, (B, K), for heads (B, K) and a condition as in `pick`."""
     classes = heads.shape[1]
     c = condition_for(c, classes, heads)
     if c is None:
@@ -70,9 +75,10 @@ def pick_slopes(heads: Tensor, c: Any) -> Tensor:
     return one_hot(c, classes).to(heads.dtype) if c.dim() == 1 else c
 
 
-def condition_for(c: Any, classes: int, like: Tensor) -> Tensor | None:
-    """A condition in the form that `pick` computes with: None, whole numbers (B,), or weights (B,
-    K) of the dtype of `like`.
+def condition_for(c: Tensor | None, classes: int, like: Tensor) -> Tensor | None:
+    """Convert a condition to None, integers (B,), or weights (B, K) of the dtype of `like`.
+
+    Raises ValueError as `pick` does.
     """
     if classes == 1 and c is not None:
         raise ValueError(
@@ -85,9 +91,8 @@ def condition_for(c: Any, classes: int, like: Tensor) -> Tensor | None:
     if c.dim() == 0:
         c = c.expand(rows)
     if c.dim() == 1 and not c.is_floating_point() and len(c) == rows:
-        if c.device.type == "cpu" and bool(
-            ((c < 0) | (c >= classes)).any()
-        ):  # a GPU would wait; it has checks of its own
+        # a GPU would wait for the answer; it has checks of its own
+        if c.device.type == "cpu" and bool(((c < 0) | (c >= classes)).any()):
             raise ValueError(
                 f"labels reach from {int(c.min())} to {int(c.max())}; the energy has classes 0 to "
                 f"{classes - 1}; map them into that range"

@@ -1,9 +1,6 @@
-"""Labels and energies: any classifier as an energy without training, and an energy that is told the
-label as an input.
-"""
+"""Labels and energies: any classifier as an energy, and an energy with the label as an input."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,8 +8,8 @@ from lowland.domain import Domain
 from lowland.energy import Energy, LabelCondition
 from lowland.nets.class_energy import ClassEnergy, condition_for, pick
 from lowland.nets.perceptron import perceptron
-from lowland.nets.vectors import check_widths, flat_size, stretched
-from lowland.registry import register
+from lowland.nets.vectors import add_bowl, check_widths, flat_size, to_unit_box
+from lowland.registry import Plain, register
 
 
 class ClassifierEnergy(ClassEnergy):
@@ -21,7 +18,7 @@ class ClassifierEnergy(ClassEnergy):
         E(x, y) = −f_y(x),    E(x) = −log (1/K) Σ_k exp f_k(x),    p(y | x) = softmax(f(x))_y
 
     E(x) is that of every energy with classes here (`nets.conditions`), log K above the −log Σ_k exp
-    f_k(x) of the source: the law, the score and every comparison of two energies are the same.
+    f_k(x) of the source: the distribution, the score and differences of energies are the same.
     Composes, samples, restores and detects like any energy.
 
     module: an nn.Module or a function (B, *event) → (B, K), in the mode it shall be used in: batch
@@ -42,7 +39,7 @@ class ClassifierEnergy(ClassEnergy):
         self,
         module: Callable[[Tensor], Tensor],
         classes: int,
-        domain: Domain | dict[str, Any] | None = None,
+        domain: Domain | Plain | None = None,
     ) -> None:
         if classes < 2 or not callable(module):
             raise ValueError(
@@ -66,8 +63,7 @@ class ClassifierEnergy(ClassEnergy):
 
 @register("energy")
 class EmbeddingMLP(Energy):
-    """Multilayer perceptron energy of a point and its label, both of them inputs: the label is a
-    learned vector v_y.
+    """Multilayer perceptron energy of a point and its label, a learned vector v_y.
 
         E(x, y) = s · net(W z + v_y) + a/2 ‖z‖²,    E(x) = −log (1/K) Σ_y exp(−E(x, y)), z = x
                                                     stretched to [−1, 1]
@@ -87,7 +83,7 @@ class EmbeddingMLP(Energy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         hidden: Sequence[int] = (128, 128),
         classes: int = 2,
         quadratic_weight: float = 0.0,
@@ -95,36 +91,27 @@ class EmbeddingMLP(Energy):
     ) -> None:
         super().__init__(domain)
         check_widths("EmbeddingMLP", hidden, classes=classes - 2, quadratic_weight=quadratic_weight)
-        self.hidden, self.classes, self.quadratic_weight, self.scale = (
-            tuple(hidden),
-            classes,
-            quadratic_weight,
-            scale,
-        )
+        self.hidden, self.classes = tuple(hidden), classes
+        self.quadratic_weight, self.scale = quadratic_weight, scale
         self.first = nn.Linear(flat_size(self.domain), hidden[0])
         self.label = nn.Embedding(classes, hidden[0])
         self.net = nn.Sequential(nn.SiLU(), *perceptron([*hidden, 1], spectral_norm=False))
 
     def class_energies(self, x: Tensor) -> Tensor:
-        """The energies of every class, (B, K)."""
-        z = stretched(x, self.domain).flatten(1)
+        """Return the energies (B, K) of points x (B, *event) for every class."""
+        z = to_unit_box(x, self.domain).flatten(1)
         return self._energies(z, self.first(z).unsqueeze(1) + self.label.weight)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        told = condition_for(c, self.classes, x)
-        if told is None or told.dim() == 2:
-            return pick(self.class_energies(x), told)
-        z = stretched(x, self.domain).flatten(1)
-        return self._energies(z, (self.first(z) + self.label(told)).unsqueeze(1)).squeeze(1)
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        c = condition_for(c, self.classes, x)
+        if c is None or c.dim() == 2:
+            return pick(self.class_energies(x), c)
+        z = to_unit_box(x, self.domain).flatten(1)
+        return self._energies(z, (self.first(z) + self.label(c)).unsqueeze(1)).squeeze(1)
 
     @property
     def condition(self) -> LabelCondition:
         return LabelCondition(self.classes, self.class_energies)
 
     def _energies(self, z: Tensor, h: Tensor) -> Tensor:
-        heads = self.scale * self.net(h).squeeze(2)
-        return (
-            heads + self.quadratic_weight / 2 * z.square().sum(1, keepdim=True)
-            if self.quadratic_weight
-            else heads
-        )
+        return add_bowl(self.scale * self.net(h).squeeze(2), z, self.quadratic_weight)

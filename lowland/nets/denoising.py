@@ -19,7 +19,7 @@ https://arxiv.org/abs/2111.13606, weigh this against noise on both).
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +27,19 @@ from torch import Tensor, nn
 from lowland.domain import Domain
 from lowland.energy import Energy, Learner, NoiseCondition
 from lowland.nets.unet import NoiseMLPDenoiser, UNet
-from lowland.nets.vectors import check_widths, flat_size
-from lowland.registry import register
+from lowland.nets.vectors import check_widths, flat_size, noise_levels
+from lowland.registry import Plain, register
 
 EXAMPLES = 64  # questions of the data that are kept, for samples to answer
 
+Noise = Tensor | float | None
+
 
 class Denoiser(Energy):
-    """An energy of noise tied to a denoiser; subclasses set `net`, a module f(z, ln σ) of the
-    event's shape.
+    """Energy tied to a denoiser. Abstract: subclasses set `net`, a module f(z, ln σ) → (B, *event).
 
-        E(x, σ) = ‖x − D(x, σ)‖² / 2σ²,     D = μ + (s² z + σ s f(z, ln σ)) / r, z = (x − μ) / r, r²
-                                            = σ² + s²
+        E(x, σ) = ‖x − D(x, σ)‖² / 2σ²,     D = μ + (s² z + σ s f(z, ln σ)) / r,
+        z = (x − μ) / r,                    r² = σ² + s²
 
     The mean μ (*event) and the spread s of all numbers about it are read from the data before the
     first update (`init_from_data`), and f = 0, where training begins, is the best denoiser of N(μ,
@@ -56,7 +57,7 @@ class Denoiser(Energy):
     examples: Tensor
     asked: Tensor | None
 
-    def __init__(self, domain: Domain | dict[str, Any], question: Sequence[int] = ()) -> None:
+    def __init__(self, domain: Domain | Plain, question: Sequence[int] = ()) -> None:
         super().__init__(domain)
         if self.domain.kind not in ("real", "box") or not self.domain.shape:
             raise ValueError(
@@ -67,9 +68,8 @@ class Denoiser(Energy):
         self.register_buffer("centre", torch.full(self.domain.shape, (low + high) / 2))
         self.register_buffer("spread", torch.tensor((high - low) / 4))
         first, self.question = self.domain.shape[0], tuple(question)
-        if not set(self.question) < set(range(first)) or len(set(self.question)) < len(
-            self.question
-        ):
+        different = set(self.question)
+        if not different < set(range(first)) or len(different) < len(self.question):
             raise ValueError(
                 f"the question is {list(question)} of points with {first} entries along their "
                 f"first axis; it is some of 0 to {first - 1}, each once, and not all of them; name "
@@ -93,9 +93,7 @@ class Denoiser(Energy):
         return Learner(init_from_data=self.init_from_data)
 
     def init_from_data(self, x: Tensor) -> None:
-        """Take μ and s (of the answers, where there is a question), and a few questions, from data
-        x (N, *event).
-        """
+        """Set μ, s (of the answers, where asked for) and examples from data x (N, *event)."""
         mean = x.mean(0)
         self.centre.copy_(mean)
         away = x - mean if self.asked is None else (x - mean)[:, self.asked.flatten()]
@@ -105,8 +103,9 @@ class Denoiser(Energy):
             self.examples.copy_(x[rows][:, list(self.question)])
 
     def start(self, count: int, sigma: float, generator: torch.Generator) -> Tensor:
-        """Draws (count, *event) of N(μ, σ² + s²), which the law at a large σ is near; beside
-        questions that were kept.
+        """Draw (count, *event) from N(μ, σ² + s²), close to the distribution at a large σ.
+
+        Given entries are examples of the data.
         """
         shape = (count, *self.domain.shape)
         noise = torch.randn(
@@ -118,43 +117,30 @@ class Denoiser(Energy):
             x[:, list(self.question)] = self.examples[rows]
         return x
 
-    def denoised(self, x: Tensor, c: Any) -> Tensor:
-        """The network's guess D (B, *event) of the clean points behind x, at the noise levels c."""
+    def denoised(self, x: Tensor, c: Noise) -> Tensor:
+        """Return the guess D (B, *event) of the clean points behind x, at noise levels c."""
         sigma, residual = self._residual(x, c)
         return x - sigma * residual
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Noise = None) -> Tensor:
         _, residual = self._residual(x, c)
         return 0.5 * residual.square().flatten(1).sum(1)
 
-    def _residual(self, x: Tensor, c: Any) -> tuple[Tensor, Tensor]:
-        """σ (B, 1, ...) and (x − D) / σ (B, *event), in the precision of x whatever that of the
-        network.
-        """
-        if c is None:
-            raise ValueError(
-                "this energy needs a noise level; it learned E(x, σ); bind one with "
-                "energy.given(sigma)"
-            )
-        sigma = (
-            torch.as_tensor(c, dtype=x.dtype, device=x.device)
-            .expand(len(x))
-            .view(-1, *[1] * (x.dim() - 1))
-        )
+    def _residual(self, x: Tensor, c: Noise) -> tuple[Tensor, Tensor]:
+        """Return σ (B, 1, ...) and (x − D) / σ (B, *event), in the precision of x."""
+        sigma = noise_levels(c, x).view(-1, *[1] * (x.dim() - 1))
         radius = (sigma.square() + self.spread.square()).sqrt()
         z = (x - self.centre) / radius
         if self.asked is not None:
             z = torch.where(self.asked, z, (x.detach() - self.centre) / self.spread)
-        residual = sigma / radius * z - self.spread / radius * self.net(
-            z, sigma.flatten().log()
-        ).to(x.dtype)
+        guess = self.net(z, sigma.flatten().log()).to(x.dtype)
+        residual = sigma / radius * z - self.spread / radius * guess
         return sigma, residual if self.asked is None else residual * self.asked
 
 
 @register("energy")
 class DenoiserMLP(Denoiser):
-    """A noise-conditional energy of vectors, half the squared distance to the guess of a perceptron
-    (see `Denoiser`).
+    """Noise-conditional energy of vectors, tied to a perceptron (see `Denoiser`).
 
     hidden: widths of the SiLU layers; question: entries that are given. The condition c is σ, one
     per row or one for all. `denoised` gives the guess alone.
@@ -167,7 +153,7 @@ class DenoiserMLP(Denoiser):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         hidden: Sequence[int] = (128, 128),
         question: Sequence[int] = (),
     ) -> None:
@@ -179,15 +165,14 @@ class DenoiserMLP(Denoiser):
 
 @register("energy")
 class NoiseUNet(Denoiser):
-    """A noise-conditional energy of images, half the squared distance to the guess of a U-Net (see
-    `Denoiser`).
+    """Noise-conditional energy of images, tied to a U-Net (see `Denoiser`).
 
     widths: channels at half and at a quarter of the resolution; blocks: residual blocks at each
     (twice at half: down and up); dense: width of layers in the middle that see all places at once,
-    so that strokes know of each other (0: none): one through eight channels, and before and after
-    it one of each channel by itself, half as wide; embedding: width of what the network is told of
-    ln σ; norm: "rms" divides the channels at each place of the middle blocks by their root mean
-    square, before they are told of ln σ; question: channels that are given. Images of any size:
+    so that distant strokes interact (0: none): one through eight channels, and before and after it
+    one of each channel by itself, half as wide; embedding: width of the embedding of ln σ; norm:
+    "rms" divides the channels at each place of the middle blocks by their root mean square, before
+    ln σ enters; question: channels that are given. Images of any size:
     sides are padded to a multiple of 4. The condition c is σ, one per row or one for all.
     `denoised` gives the guess alone. Source of the norm: Karras et al. (2018),
     https://arxiv.org/abs/1710.10196
@@ -200,7 +185,7 @@ class NoiseUNet(Denoiser):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         widths: Sequence[int] = (64, 96),
         blocks: Sequence[int] = (2, 2),
         dense: int = 256,
@@ -222,13 +207,8 @@ class NoiseUNet(Denoiser):
             )
         if norm not in ("none", "rms"):
             raise ValueError(f"norm is {norm!r}; NoiseUNet knows 'none' and 'rms'; choose one")
-        self.widths, self.blocks, self.dense, self.embedding = (
-            tuple(widths),
-            tuple(blocks),
-            dense,
-            embedding,
-        )
-        self.norm = norm
+        self.widths, self.blocks = tuple(widths), tuple(blocks)
+        self.dense, self.embedding, self.norm = dense, embedding, norm
         self.net = UNet(
             self.domain.shape, self.widths, self.blocks, dense, embedding, norm == "rms"
         )

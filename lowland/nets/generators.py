@@ -17,8 +17,7 @@ from lowland.nets.perceptron import perceptron
 
 
 class Generator(nn.Module):
-    """x = G(z), z (B, latent) → (B, *event); `draw` adds the noise σ and folds the points back into
-    the box.
+    """Network x = G(z) from z (B, latent) to points (B, *event); `draw` adds noise σ.
 
     x: data (N, *event), whose mean and spread set where G begins; hidden: widths of the perceptron;
     channels: above 0 and for images whose sides are multiples of four, of the last but one layer of
@@ -66,29 +65,27 @@ class Generator(nn.Module):
         return lo + width * torch.sigmoid(torch.logit(share) + out)
 
     def latents(self, count: int, generator: torch.Generator) -> Tensor:
-        """z (count, latent), standard normal."""
+        """Draw z (count, latent), standard normal."""
         return torch.randn(
             count, self.latent, generator=generator, device=self.mean.device, dtype=self._dtype()
         )
 
-    def noised(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """x + σ ξ, folded back into the box."""
-        return self.domain.reflect(
-            x
-            + self.sigma * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        )[0]
+    def add_noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return x + σ ξ, (B, *event), reflected at the walls of a box."""
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return self.domain.reflect(x + self.sigma * noise)[0]
 
     @torch.no_grad()
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Points (count, *event)."""
-        return self.noised(self(self.latents(count, generator)), generator)
+        """Draw points (count, *event) with noise."""
+        return self.add_noise(self(self.latents(count, generator)), generator)
 
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
 
 def _upwards(latent: int, channels: int, shape: tuple[int, ...]) -> nn.Sequential:
-    """A quarter of the size from a linear layer, then twice the double of it."""
+    """Build a decoder (B, latent) → (B, *shape): a linear layer, and sides doubled twice."""
     colours, height, width = shape
     return nn.Sequential(
         nn.Linear(latent, 2 * channels * (height // 4) * (width // 4)),

@@ -1,7 +1,6 @@
 """Energies of images. No batch norm anywhere: an energy treats every image by itself."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +9,12 @@ from torch.nn import functional as F
 from lowland.domain import Domain
 from lowland.nets.class_energy import ClassEnergy
 from lowland.nets.perceptron import normalize_weight
-from lowland.nets.vectors import stretched
-from lowland.registry import register
+from lowland.nets.vectors import add_bowl, to_unit_box
+from lowland.registry import Plain, register
 
 
 def image_shape(domain: Domain) -> tuple[int, int, int]:
-    """(channels, height, width) of the events. Raises ValueError for events that are no images."""
+    """Return (channels, height, width) of the events. Raises ValueError if they are no images."""
     if len(domain.shape) != 3:
         raise ValueError(
             f"the event shape is {domain.shape}; an image energy takes (channels, height, width); "
@@ -42,8 +41,9 @@ def _check_sizes(
 class ConvNet(ClassEnergy):
     """A plain convolutional energy: strided convolutions with SiLU, then a perceptron.
 
-        E(x, c) = s · head(SiLU(linear(features(z))))_c + a/2 ‖z‖²,    z = x stretched from its box
-                                                                       to [−1, 1]
+        E(x, c) = s · head(SiLU(linear(features(z))))_c + a/2 ‖z‖²
+
+    z is x mapped from its box to [−1, 1].
 
     channels, kernels, strides: one entry per convolution (padding is half the kernel, rounded down
     for even ones); hidden: width of the perceptron; classes: heads, 0 for none; quadratic_weight:
@@ -59,7 +59,7 @@ class ConvNet(ClassEnergy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         channels: Sequence[int] = (32, 64, 64),
         kernels: Sequence[int] = (3, 3, 3),
         strides: Sequence[int] = (1, 2, 2),
@@ -103,30 +103,22 @@ class ConvNet(ClassEnergy):
         self.head = normalize_weight(nn.Linear(hidden, max(classes, 1)), spectral_norm)
 
     def class_energies(self, x: Tensor) -> Tensor:
-        z = stretched(x, self.domain)
+        z = to_unit_box(x, self.domain)
         features = self.features(z.contiguous(memory_format=torch.channels_last)).flatten(1)
         heads = self.scale * self.head(F.silu(self.linear(features)))
-        return (
-            heads + self.quadratic_weight / 2 * z.square().flatten(1).sum(1, keepdim=True)
-            if self.quadratic_weight
-            else heads
-        )
+        return add_bowl(heads, z, self.quadratic_weight)
 
 
 class _Residual(nn.Module):
-    """x ↦ pool(shortcut(x) + conv(act(conv(act(x))))), the block of the IGEBM, without
-    normalisation.
-    """
+    """Residual block of the IGEBM: x ↦ pool(shortcut(x) + conv(act(conv(act(x)))))."""
 
     def __init__(self, into: int, out: int, down: bool, spectral_norm: bool) -> None:
         super().__init__()
         self.first = normalize_weight(nn.Conv2d(into, out, 3, padding=1), spectral_norm)
         self.second = normalize_weight(nn.Conv2d(out, out, 3, padding=1), spectral_norm)
-        self.shortcut = (
-            nn.Identity()
-            if into == out
-            else normalize_weight(nn.Conv2d(into, out, 1), spectral_norm)
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if into != out:
+            self.shortcut = normalize_weight(nn.Conv2d(into, out, 1), spectral_norm)
         self.down = down
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,8 +128,7 @@ class _Residual(nn.Module):
 
 @register("energy")
 class IGEBM(ClassEnergy):
-    """Residual energy after Du & Mordatch: a stem, residual blocks that halve the image, a sum over
-    space, a linear head.
+    """Residual energy after Du & Mordatch (2019): residual blocks, a sum over space, a linear head.
 
     widths: channels per stage; blocks: residual blocks per stage, the first of which pools by 2
     (but in the first stage); classes: heads, 0 for none; scale: the unit of energy, as in ConvNet;
@@ -152,7 +143,7 @@ class IGEBM(ClassEnergy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         widths: Sequence[int] = (64, 128, 128),
         blocks: int = 2,
         classes: int = 0,
@@ -176,4 +167,4 @@ class IGEBM(ClassEnergy):
         self.head = normalize_weight(nn.Linear(into, max(classes, 1)), spectral_norm)
 
     def class_energies(self, x: Tensor) -> Tensor:
-        return self.scale * self.head(self.net(stretched(x, self.domain)).sum((2, 3)))
+        return self.scale * self.head(self.net(to_unit_box(x, self.domain)).sum((2, 3)))

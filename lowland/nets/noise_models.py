@@ -1,7 +1,6 @@
-"""What noise-contrastive objectives hold beside the energy: a law with exact draws and densities,
-and a learned log Z.
+"""Noise distributions of noise-contrastive objectives: exact draws and densities, a learned log Z.
 
-A noise law is an energy with `log_z` and `draw(count, generator, dtype)`, as all of
+A noise distribution is an energy with `log_z` and `draw(count, generator, dtype)`, as all of
 `lowland.targets` are; log q(x) = −E_q(x) − log_z. Here are the two that targets do not have: normal
 numbers cut off at the walls of a box, and a flow that learns.
 """
@@ -19,9 +18,9 @@ from lowland.nets.boltzmann.units import HALF_LOG_TAU
 
 
 class NoisePartner(nn.Module):
-    """A noise law q and the learned log Z of the energy that is told apart from it.
+    """A noise distribution q, and the learned log Z of the energy that is contrasted with it.
 
-    law: an energy with `log_z` and `draw`; log_z: where the learned number starts.
+    law: q, an energy with `log_z` and `draw`; log_z: where the learned number starts.
 
     >>> import torch
     >>> g = torch.Generator().manual_seed(0)
@@ -34,16 +33,18 @@ class NoisePartner(nn.Module):
     def __init__(self, law: Any, log_z: Tensor | None = None) -> None:
         super().__init__()
         self.law = law
-        self.log_z = nn.Parameter(torch.zeros(()) if log_z is None else log_z.detach().clone())
+        start = torch.zeros(()) if log_z is None else log_z
+        self.log_z = nn.Parameter(start.detach().clone())
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws of the noise (count, *event): where chains of the trained energy may start."""
+        """Draw noise (count, *event), where chains of the trained energy may start."""
         return self.law.draw(count, generator, dtype=self.log_z.dtype)
 
 
 class Truncated(Energy):
-    """Independent normal numbers cut off at the walls of a box:  E(x) = ½ Σ ((x_i − m_i)/s_i)² +
-                                                               log s_i + log P_i, log Z = 0.
+    """Independent normal numbers cut off at the walls of a box.
+
+        E(x) = Σ_i [½ ((x_i − m_i) / s_i)² + log s_i + log P_i + ½ log 2π],    log Z = 0
 
     P_i is the probability that N(m_i, s_i²) lies between the walls; m and s are mean and deviation
     of the data (N, *event), the deviation at least a hundredth of the box. Draws by inverting the
@@ -64,7 +65,7 @@ class Truncated(Energy):
         self.register_buffer("centre", data.mean(0))
         self.register_buffer("width", data.std(0).clamp(min=(domain.hi - domain.lo) / 100))
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         width, (low, high) = self.width.to(x.dtype), self._walls(x.dtype)
         each = (
             0.5 * ((x - self.centre.to(x.dtype)) / width).square()
@@ -78,7 +79,7 @@ class Truncated(Energy):
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, *event)."""
+        """Draw exactly (count, *event)."""
         low, high = self._walls(torch.float64)
         u = torch.rand(
             count,
@@ -91,7 +92,7 @@ class Truncated(Energy):
         return (self.centre + self.width * z).clamp(self.domain.lo, self.domain.hi).to(dtype)
 
     def _walls(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return where the walls lie in the distribution of every number, as probabilities."""
+        """Return the probabilities (*event) of lying below the lower and below the upper wall."""
         ends = [
             (wall - self.centre.double()) / self.width.double()
             for wall in (self.domain.lo, self.domain.hi)
@@ -101,11 +102,10 @@ class Truncated(Energy):
 
 
 class FlowNoise(Energy):
-    """E(x) = −log q(x) of a normalizing flow, by default a neural spline in coupling form, fast
-    both ways: log Z = 0.
+    """E(x) = −log q(x) of a normalizing flow, by default a neural spline; log Z = 0.
 
     domain: real, or a box, which is filled through a sigmoid (numbers nearer to a wall than a
-    thousandth of the width are judged as if they were there); data: (N, *event), whose mean and
+    thousandth of the width are moved there); data: (N, *event), whose mean and
     deviation standardize; transforms: couplings of the spline; hidden: widths of their networks;
     flow: another unconditional flow of zuko over as many numbers. Raises ImportError without zuko,
     the extra `lowland[zuko]`. Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; zuko,
@@ -131,29 +131,21 @@ class FlowNoise(Energy):
         flow: Any = None,
     ) -> None:
         super().__init__(domain if domain.kind == "box" else real(*data.shape[1:]))
-        flow = _spline(data[0].numel(), transforms, hidden) if flow is None else flow
+        flow = flow or _spline(data[0].numel(), transforms, hidden)
         self.flow = flow.to(data.device, data.dtype)
         flat = self._unfold(data)[0]
         self.register_buffer("centre", flat.mean(0))
         self.register_buffer("width", flat.std(0).clamp(min=max(1e-3 * flat.std().item(), 1e-6)))
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         y, stretch = self._unfold(x)
-        return (
-            self.width.log().sum() + stretch - self.flow().log_prob((y - self.centre) / self.width)
-        )
+        log_q = self.flow().log_prob((y - self.centre) / self.width)
+        return self.width.log().sum() + stretch - log_q
 
     def walk(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws x (count, *event) and log q(x) (count,), both differentiable in the weights of the
-        flow.
-        """
-        z = torch.randn(
-            count,
-            len(self.centre),
-            generator=generator,
-            device=self.centre.device,
-            dtype=self.centre.dtype,
-        )
+        """Draw x (count, *event) with log q(x) (count,), differentiable in the flow's weights."""
+        shape, like = (count, len(self.centre)), self.centre
+        z = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
         y, stretch = self.flow().transform.inv.call_and_ladj(z)
         log_q = -(0.5 * z.square() + HALF_LOG_TAU).sum(1) - stretch - self.width.log().sum()
         y = self.centre + self.width * y
@@ -164,9 +156,7 @@ class FlowNoise(Energy):
         return y.view(count, *self.domain.shape), log_q
 
     def _unfold(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers (B, D) of the real line, by the logit if x (B, *event) comes from a box, and log
-        |dx/dy| (B,).
-        """
+        """Return y (B, D) on the real line, by the logit from a box, and log |dx/dy| (B,)."""
         flat = x.flatten(1)
         if self.domain.kind != "box":
             return flat, flat.new_zeros(len(flat))
@@ -178,12 +168,12 @@ class FlowNoise(Energy):
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, *event)."""
+        """Draw exactly (count, *event)."""
         return self.walk(count, generator)[0].to(dtype)
 
 
 def _spline(size: int, transforms: int, hidden: tuple[int, ...]) -> Any:
-    """A neural spline flow in coupling form."""
+    """Build a neural spline flow in coupling form over `size` numbers."""
     try:
         import zuko
     except ImportError as error:

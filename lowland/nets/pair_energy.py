@@ -9,7 +9,6 @@ the energy remembers.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +16,17 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.energy import Energy, Learner
+from lowland.energy.checks import describe
 from lowland.nets.perceptron import perceptron
-from lowland.nets.vectors import check_widths, flat_size, stretched
-from lowland.registry import register
+from lowland.nets.vectors import check_widths, flat_size, to_unit_box
+from lowland.registry import Plain, register
 
 
 @register("energy")
 class PairEnergy(Energy):
-    """E(x, a) = −⟨f(x), f(a)⟩ / τ of a point and an anchor; without an anchor, the mean over those
-    remembered:
+    """Energy E(x, a) = −⟨f(x), f(a)⟩ / τ of a point and an anchor.
+
+    Without an anchor, the mixture over those remembered:
 
         E(x) = −log (1/M) Σ_m exp(⟨f(x), f(a_m)⟩ / τ)
 
@@ -44,7 +45,7 @@ class PairEnergy(Energy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         hidden: Sequence[int] = (128,),
         channels: Sequence[int] = (),
         features: int = 32,
@@ -66,14 +67,13 @@ class PairEnergy(Energy):
         self.hidden, self.channels, self.features = tuple(hidden), tuple(channels), features
         self.temperature, self.anchors = temperature, anchors
         layers: list[nn.Module] = []
-        width = self.domain.shape[0] if channels else 0
-        for out in channels:
-            layers += [nn.Conv2d(width, out, 3, stride=2, padding=1), nn.SiLU()]
-            width = out
-        sides = list(self.domain.shape[1:]) if channels else []
-        for _ in channels:
-            sides = [(side + 1) // 2 for side in sides]
-        size = width * math.prod(sides) if channels else flat_size(self.domain)
+        size = flat_size(self.domain)
+        if channels:
+            width, *sides = self.domain.shape
+            for out in channels:
+                layers += [nn.Conv2d(width, out, 3, stride=2, padding=1), nn.SiLU()]
+                width, sides = out, [(side + 1) // 2 for side in sides]
+            size = width * math.prod(sides)
         self.net = nn.Sequential(
             *layers, nn.Flatten(), perceptron([size, *hidden, features], spectral_norm=False)
         )
@@ -91,22 +91,20 @@ class PairEnergy(Energy):
         self.remembered.copy_(x[rows])
 
     def embed(self, x: Tensor) -> Tensor:
-        """Features f(x) (B, features), of length one."""
-        return F.normalize(self.net(stretched(x, self.domain)).to(x.dtype), dim=1)
+        """Return features f(x) (B, features), of length one."""
+        return F.normalize(self.net(to_unit_box(x, self.domain)).to(x.dtype), dim=1)
 
     def pairs(self, x: Tensor, y: Tensor) -> Tensor:
-        """Energies of all pairs of x (B, *event) and y (C, *event): (B, C)."""
+        """Return energies (B, C) of all pairs of x (B, *event) and y (C, *event)."""
         return -self.embed(x) @ self.embed(y).T / self.temperature
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         if c is None:
-            return math.log(self.anchors) - torch.logsumexp(
-                -self.pairs(x, self.remembered.to(x.dtype)), 1
-            )
+            pairs = self.pairs(x, self.remembered.to(x.dtype))
+            return math.log(self.anchors) - torch.logsumexp(-pairs, 1)
         if not isinstance(c, Tensor) or c.shape != x.shape:
-            got = tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__
             raise ValueError(
-                f"the anchor is {got} for points {tuple(x.shape)}; each point needs one of its own "
-                "shape; bind it with energy.given"
+                f"the anchor is {describe(c)} for points {tuple(x.shape)}; each point "
+                "needs one of its own shape; bind it with energy.given"
             )
         return -(self.embed(x) * self.embed(c.to(x.dtype))).sum(1) / self.temperature

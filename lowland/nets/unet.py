@@ -1,7 +1,7 @@
 """Networks f(z, ln σ) of denoisers: a perceptron for vectors and a U-Net for images."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,26 +9,24 @@ from torch.nn import functional as F
 
 from lowland.nets.perceptron import perceptron
 
-L = TypeVar("L", nn.Linear, nn.Conv2d)
+L = TypeVar("L", bound=nn.Module)
 
 
 class NoiseMLPDenoiser(nn.Module):
-    """f(z, ln σ): a perceptron of the flattened event and what it is told of the level, silent at
-    first.
-    """
+    """f(z, ln σ): a perceptron of the flattened event and waves of ln σ, zero at first."""
 
     def __init__(self, size: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.layers = perceptron([size + 17, *hidden, size], spectral_norm=False)
-        _silent(cast(nn.Linear, self.layers[-1]))
+        _zero(self.layers[-1])
 
     def forward(self, z: Tensor, level: Tensor) -> Tensor:
-        return cast(Tensor, self.layers(torch.cat([z.flatten(1), _waves(level)], 1)).view_as(z))
+        return self.layers(torch.cat([z.flatten(1), _waves(level)], 1)).view_as(z)
 
 
 class UNet(nn.Module):
-    """f(z, ln σ): images (B, C, H, W) to images, by way of half and a quarter of the resolution,
-    with one shortcut.
+    """f(z, ln σ): a U-Net from images (B, C, H, W) to images, with half and a quarter of the
+    resolution and one shortcut.
     """
 
     def __init__(
@@ -60,7 +58,7 @@ class UNet(nn.Module):
             self.middle = nn.ModuleList([*self.middle[:half], *seeing, *self.middle[half:]])
         self.grow = nn.ConvTranspose2d(deep, wide, 2, 2)
         self.up = nn.ModuleList(_Block(wide, embedding) for _ in range(blocks[0]))
-        self.out = _silent(nn.Conv2d(wide, 4 * channels, 3, padding=1))
+        self.out = _zero(nn.Conv2d(wide, 4 * channels, 3, padding=1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor, level: Tensor) -> Tensor:
@@ -80,16 +78,17 @@ class UNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """h ↦ h + conv(silu((1 + scale(σ)) n(conv(silu(h))) + shift(σ))), the identity at first; n may
-    divide by the size.
+    """h ↦ h + conv(silu((1 + scale(σ)) n(conv(silu(h))) + shift(σ))), the identity at first.
+
+    n: the identity, or with `norm` division by the root mean square over channels.
     """
 
     def __init__(self, width: int, embedding: int, norm: bool = False) -> None:
         super().__init__()
         self.norm = norm
         self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.film = _silent(nn.Linear(embedding, 2 * width))
-        self.second = _silent(nn.Conv2d(width, width, 3, padding=1))
+        self.film = _zero(nn.Linear(embedding, 2 * width))
+        self.second = _zero(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
         inner = self.first(_silu(h))
@@ -97,69 +96,63 @@ class _Block(nn.Module):
             inner = inner * torch.rsqrt(inner.square().mean(1, keepdim=True) + 1e-3)
         scale, shift = self.film(told).to(inner.dtype)[:, :, None, None].chunk(2, 1)
         inner = torch.addcmul(shift, inner, 1 + scale)
-        return cast(Tensor, h + self.second(_silu(inner)))
+        return h + self.second(_silu(inner))
 
 
 class _Mix(nn.Module):
-    """h ↦ h + second(silu(first(h))) over the places of each channel, the same for all channels;
-    the identity at first.
+    """h ↦ h + second(silu(first(h))) over the places of each channel, the identity at first.
 
+    All channels share the weights.
     Source: Tolstikhin et al. (2021), https://arxiv.org/abs/2105.01601
     """
 
     def __init__(self, places: int, inner: int) -> None:
         super().__init__()
         self.first = nn.Linear(places, inner)
-        self.second = _silent(nn.Linear(inner, places))
+        self.second = _zero(nn.Linear(inner, places))
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        return cast(Tensor, h + self.second(_silu(self.first(h.flatten(2)))).view(h.shape))
+        return h + self.second(_silu(self.first(h.flatten(2)))).view(h.shape)
 
 
 class _Dense(nn.Module):
-    """h ↦ h + what a perceptron of all places, eight channels of each, has to say; nothing at
-    first.
-    """
+    """h ↦ h + perceptron of all places, `thin` channels of each; the identity at first."""
 
     def __init__(self, width: int, places: int, dense: int, embedding: int, thin: int = 8) -> None:
         super().__init__()
         self.narrow = nn.Conv2d(width, thin, 1)
         self.first = nn.Linear(thin * places, dense)
-        self.film = _silent(nn.Linear(embedding, 2 * dense))
+        self.film = _zero(nn.Linear(embedding, 2 * dense))
         self.second = nn.Linear(dense, thin * places)
-        self.widen = _silent(nn.Conv2d(thin, width, 1))
+        self.widen = _zero(nn.Conv2d(thin, width, 1))
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
         thin = self.narrow(h)
         inner = self.first(_silu(thin.flatten(1)))
         scale, shift = self.film(told).to(inner.dtype).chunk(2, 1)
         inner = torch.addcmul(shift, inner, 1 + scale)
-        return cast(Tensor, h + self.widen(_silu(self.second(_silu(inner)).view(thin.shape))))
+        return h + self.widen(_silu(self.second(_silu(inner)).view(thin.shape)))
 
 
-def _silent(layer: L) -> L:
-    """The layer with zeros for weights: what it adds, it has to learn."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(cast(Tensor, layer.bias))
+def _zero(layer: L) -> L:
+    """Set the parameters of a layer to zero and return it."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
 def _waves(level: Tensor) -> Tensor:
-    """ln σ (B,) as numbers (B, 17) that a perceptron can work with: itself, and waves of eight
-    lengths.
-    """
+    """Embed ln σ (B,) as numbers (B, 17): itself, and sines and cosines of eight wavelengths."""
     angles = level.unsqueeze(1) * torch.arange(1, 9, dtype=level.dtype, device=level.device) / 4
     return torch.cat([level.unsqueeze(1) / 4, angles.sin(), angles.cos()], 1)
 
 
 def _silu(x: Tensor) -> Tensor:
-    return cast(Tensor, _Silu.apply(x)) if torch.is_grad_enabled() else F.silu(x)
+    return _Silu.apply(x) if torch.is_grad_enabled() else F.silu(x)
 
 
 class _Silu(torch.autograd.Function):
-    """SiLU whose second derivative is written by hand: autograd's own takes twice as many passes
-    over memory.
-    """
+    """SiLU with its second derivative by hand: autograd takes twice as many passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -168,18 +161,16 @@ class _Silu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        return cast(Tensor, _SiluSlope.apply(slopes[0], ctx.saved_tensors[0]))
+        return _SiluSlope.apply(slopes[0], ctx.saved_tensors[0])
 
 
 class _SiluSlope(torch.autograd.Function):
-    """g silu'(x); its slope in x is g silu''(x) = g t (1 − t) (2 + x (1 − 2 t)), t the logistic
-    function of x.
-    """
+    """g silu'(x); its slope in x is g silu''(x) = g t (1 − t) (2 + x (1 − 2 t)), t = sigmoid(x)."""
 
     @staticmethod
     def forward(ctx: Any, slope: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(slope, x)
-        return cast(Tensor, torch.ops.aten.silu_backward(slope, x))
+        return torch.ops.aten.silu_backward(slope, x)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,23 +10,30 @@ from lowland.domain import Domain
 from lowland.energy import Energy, NoiseCondition
 from lowland.nets.class_energy import ClassEnergy, pick, pick_slopes
 from lowland.nets.perceptron import Scratch, heads_and_slopes, perceptron
-from lowland.registry import register
+from lowland.registry import Plain, register
 
 
-def stretched(x: Tensor, domain: Domain) -> Tensor:
-    """x stretched from its box to [−1, 1]; elsewhere as it is. Networks like inputs around zero."""
+def to_unit_box(x: Tensor, domain: Domain) -> Tensor:
+    """Map points x (B, *event) from the domain's box to [−1, 1]; the identity without a box."""
     if domain.kind != "box":
         return x
-    return (x - (domain.lo + domain.hi) / 2) * stretch(domain)
+    return (x - (domain.lo + domain.hi) / 2) * unit_box_factor(domain)
 
 
-def stretch(domain: Domain) -> float:
-    """By how much `stretched` does so: 2 / width of a box, else 1."""
+def unit_box_factor(domain: Domain) -> float:
+    """Return the slope of `to_unit_box`: 2 / width of a box, else 1."""
     return 2 / (domain.hi - domain.lo) if domain.kind == "box" else 1.0
 
 
+def add_bowl(heads: Tensor, z: Tensor, weight: float) -> Tensor:
+    """Return heads (B, K) + weight/2 ‖z‖², for z (B, *event) in the units of `to_unit_box`."""
+    if not weight:
+        return heads
+    return heads + weight / 2 * z.square().flatten(1).sum(1, keepdim=True)
+
+
 def flat_size(domain: Domain) -> int:
-    """Numbers in an event. Raises ValueError for a domain without an event shape."""
+    """Count the numbers in an event. Raises ValueError for a domain without an event shape."""
     if not domain.shape:
         raise ValueError(
             "the domain has no event shape; a network needs to know its input; pass for example "
@@ -37,7 +43,7 @@ def flat_size(domain: Domain) -> int:
 
 
 def check_widths(name: str, hidden: Sequence[int], **others: float) -> None:
-    """Refuse sizes that make no network: widths must be positive, the other numbers at least 0."""
+    """Raise ValueError unless widths are positive and other numbers finite and at least 0."""
     if not hidden or min(hidden) < 1 or not all(0 <= value < math.inf for value in others.values()):
         raise ValueError(
             f"{name} was given widths {tuple(hidden)} and {others}; widths must be positive whole "
@@ -49,10 +55,9 @@ def check_widths(name: str, hidden: Sequence[int], **others: float) -> None:
 class MLP(ClassEnergy):
     """Multilayer perceptron energy of an event of any shape (it is flattened).
 
-        E(x, c) = s · net(z)_c + a/2 ‖z‖²,    z = x stretched from its box, if it has one, to [−1,
-                                              1]
+        E(x, c) = s · net(z)_c + a/2 ‖z‖²,    z = x mapped from its box, if any, to [−1, 1]
 
-    hidden: widths of the SiLU layers; classes: heads, 0 for none (see nets.conditions);
+    hidden: widths of the SiLU layers; classes: heads, 0 for none (see `class_energy`);
     quadratic_weight: a, above 0 makes the energy normalisable on the real line; scale: s, the unit
     of energy the network starts from; spectral_norm: spectral norm on all layers.
 
@@ -64,7 +69,7 @@ class MLP(ClassEnergy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         hidden: Sequence[int] = (128, 128),
         classes: int = 0,
         quadratic_weight: float = 0.0,
@@ -79,33 +84,34 @@ class MLP(ClassEnergy):
         self.scratch = Scratch()
 
     def class_energies(self, x: Tensor) -> Tensor:
-        z = stretched(x, self.domain).flatten(1)
-        heads = self.scale * self.net(z)
-        return (
-            heads + self.quadratic_weight / 2 * z.square().sum(1, keepdim=True)
-            if self.quadratic_weight
-            else heads
-        )
+        z = to_unit_box(x, self.domain).flatten(1)
+        return add_bowl(self.scale * self.net(z), z, self.quadratic_weight)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
-        value, score = self._by_hand(x, c, heads=True)
-        return cast(Tensor, value), score
+        z = to_unit_box(x, self.domain).flatten(1)
+        heads, slopes = self._by_hand(z, c, heads=True)
+        value = pick(self.scale * heads, c)
+        if self.quadratic_weight:
+            bowl = (_weigh(z, c) * z).sum(1)
+            value = torch.add(value, bowl, alpha=self.quadratic_weight / 2)
+        return value, slopes.view_as(x)
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return scores without computing energies."""
-        return self._by_hand(x, c, heads=False)[1]
+    def score(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return scores (B, *event) of x without computing energies."""
+        z = to_unit_box(x, self.domain).flatten(1)
+        return self._by_hand(z, c, heads=False)[1].view_as(x)
 
-    def _by_hand(self, x: Tensor, c: Any, heads: bool) -> tuple[Tensor | None, Tensor]:
-        z = stretched(x, self.domain).flatten(1)
+    def _by_hand(self, z: Tensor, c: Tensor | None, heads: bool) -> tuple[Tensor, Tensor]:
+        """Return heads (B, K) if wanted, and scores (B, D) with the quadratic term."""
 
         def seed(found: Tensor, rows: slice) -> Tensor:
-            return pick_slopes(self.scale * found, c if c is None or c.dim() == 0 else c[rows])
+            own = c if c is None or c.dim() == 0 else c[rows]
+            return pick_slopes(self.scale * found, own)
 
-        soft = (
-            c is not None and c.dim() == 2
-        )  # the bowl is in every head, and soft labels need not add up to one
-        widen = -stretch(self.domain)
+        widen = -unit_box_factor(self.domain)
+        weight = widen * self.quadratic_weight
+        soft = _is_soft(c)  # the bowl is in every head, and soft labels need not add up to one
         found, slopes = heads_and_slopes(
             self.net,
             z,
@@ -113,24 +119,26 @@ class MLP(ClassEnergy):
             self.scratch,
             heads=heads,
             factor=widen * self.scale,
-            pull=0.0 if soft else widen * self.quadratic_weight,
+            pull=weight * (not soft),
         )
-        value = None if found is None else pick(self.scale * found, c)
-        if self.quadratic_weight:
-            bowl = z * c.to(z.dtype).sum(1, keepdim=True) if soft else z
-            value = (
-                None
-                if value is None
-                else torch.add(value, (bowl * z).sum(1), alpha=self.quadratic_weight / 2)
-            )
-            slopes = slopes.add_(bowl, alpha=widen * self.quadratic_weight) if soft else slopes
-        return value, slopes.view_as(x)
+        if soft and weight:
+            slopes.add_(_weigh(z, c), alpha=weight)
+        return found, slopes
 
 
-def noise_levels(c: Any, x: Tensor) -> Tensor:
-    """The noise level of every row (B,), from one for all or one each. Raises ValueError for
-    none.
-    """
+def _is_soft(c: Tensor | None) -> bool:
+    return c is not None and c.dim() == 2
+
+
+def _weigh(z: Tensor, c: Tensor | None) -> Tensor:
+    """Return z (B, D), each row times the sum of its soft labels c (B, K), if such are given."""
+    if c is None or c.dim() != 2:
+        return z
+    return z * c.to(z.dtype).sum(1, keepdim=True)
+
+
+def noise_levels(c: Tensor | float | None, x: Tensor) -> Tensor:
+    """Expand noise levels c, one for all rows of x or each, to (B,); ValueError for None."""
     if c is None:
         raise ValueError(
             "this energy needs a noise level; it learned E(x, σ); bind one with energy.given(sigma)"
@@ -140,8 +148,7 @@ def noise_levels(c: Any, x: Tensor) -> Tensor:
 
 @register("energy")
 class NoiseMLP(Energy):
-    """Multilayer perceptron energy of a point and a noise level, for denoising score matching at
-    several levels.
+    """Multilayer perceptron energy of a point and a noise level, for denoising score matching.
 
         E(x, σ) = s · net(z, log σ) / σ + a/2 ‖z‖²,    z as in MLP
 
@@ -156,7 +163,7 @@ class NoiseMLP(Energy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         hidden: Sequence[int] = (128, 128),
         quadratic_weight: float = 0.0,
         scale: float = 1.0,
@@ -171,24 +178,21 @@ class NoiseMLP(Energy):
     def condition(self) -> NoiseCondition:
         return NoiseCondition()
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        z = stretched(x, self.domain).flatten(1)
+    def forward(self, x: Tensor, c: Tensor | float | None = None) -> Tensor:
+        z = to_unit_box(x, self.domain).flatten(1)
         sigma = noise_levels(c, x)
         heads = self.net(torch.cat([z, sigma.log().unsqueeze(1)], 1))
         return self.scale * heads.squeeze(1) / sigma + self.quadratic_weight / 2 * z.square().sum(1)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
-        z = stretched(x, self.domain).flatten(1)
+        z = to_unit_box(x, self.domain).flatten(1)
         sigma = noise_levels(c, x)
-        told = torch.cat([z, sigma.log().unsqueeze(1)], 1)
+        inputs = torch.cat([z, sigma.log().unsqueeze(1)], 1)
         seed = (self.scale / sigma).unsqueeze(1)
-        widen = -stretch(self.domain)
+        widen = -unit_box_factor(self.domain)
         heads, slopes = heads_and_slopes(
-            self.net, told, seed, self.scratch, factor=widen, pull=widen * self.quadratic_weight
+            self.net, inputs, seed, self.scratch, factor=widen, pull=widen * self.quadratic_weight
         )
-        value = (cast(Tensor, heads) * seed).squeeze(
-            1
-        ) + self.quadratic_weight / 2 * z.square().sum(1)
-        score = slopes[:, :-1]
-        return value, score.reshape(x.shape)
+        value = (heads * seed).squeeze(1) + self.quadratic_weight / 2 * z.square().sum(1)
+        return value, slopes[:, :-1].reshape(x.shape)

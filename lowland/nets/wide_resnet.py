@@ -1,5 +1,4 @@
-"""The wide residual network, whose K logits are read as K energies: the classifier of joint
-energy-based models.
+"""The wide residual network, whose K logits are K energies: the network of joint energy models.
 
 A pre-activation block adds to what it was given, x ↦ shortcut(x) + conv(a(conv(a(x)))), and three
 stages of such blocks halve the image twice while the channels double. Batch norm is left out: it
@@ -9,7 +8,7 @@ allowed. Dropout is left out as well: an energy is a function of x.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +18,27 @@ from lowland.domain import Domain
 from lowland.energy import LabelCondition
 from lowland.nets.class_energy import ClassEnergy
 from lowland.nets.images import ConvNet, image_shape
-from lowland.nets.vectors import stretched
-from lowland.registry import register
+from lowland.nets.vectors import to_unit_box
+from lowland.registry import Plain, register
 
 GROUPS = 8  # of group norm: 8 divides every width
 
 
+def _norm(channels: int, wanted: bool) -> nn.Module:
+    return nn.GroupNorm(GROUPS, channels) if wanted else nn.Identity()
+
+
 class _Block(nn.Module):
-    """x ↦ shortcut(x) + conv(a(conv(a(x)))) with a = SiLU, after group norm if wanted; the first
-    convolution may stride.
-    """
+    """x ↦ shortcut(x) + conv(a(conv(a(x)))), a = SiLU after `norm`; the first may stride."""
 
     def __init__(self, into: int, out: int, stride: int, norm: bool) -> None:
         super().__init__()
-        self.before = nn.GroupNorm(GROUPS, into) if norm else nn.Identity()
-        self.between = nn.GroupNorm(GROUPS, out) if norm else nn.Identity()
+        self.before, self.between = _norm(into, norm), _norm(out, norm)
         self.first = nn.Conv2d(into, out, 3, stride, padding=1)
         self.second = nn.Conv2d(out, out, 3, padding=1)
-        self.shortcut = (
-            nn.Identity() if into == out and stride == 1 else nn.Conv2d(into, out, 1, stride)
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if into != out or stride > 1:
+            self.shortcut = nn.Conv2d(into, out, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         a = F.silu(self.before(x))
@@ -47,11 +47,11 @@ class _Block(nn.Module):
 
 @register("energy")
 class WideResNet(ClassEnergy):
-    """Wide residual network WRN-depth-width with one head per class; no batch norm, SiLU for ReLU,
-    so that the score is smooth.
+    """Wide residual network WRN-depth-width with one head per class, without batch norm.
 
-        e_k(x) = −s · f_k(x),    f = linear(mean over space of SiLU(blocks(z))), z = x stretched
-                                 from its box to [−1, 1]
+        e_k(x) = −s · f_k(x),    f = linear(mean over space of SiLU(blocks(z)))
+
+    z is x mapped from its box to [−1, 1]; SiLU stands for ReLU, so that the score is smooth.
 
     depth: 6n + 4 for n blocks in each of the three stages, so 10, 16, 22 or 28; width: k, for 16k,
     32k and 64k channels; classes: heads, 0 for none; norm: "group" or "none"; patch: squares of so
@@ -82,7 +82,7 @@ class WideResNet(ClassEnergy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         depth: int = 16,
         width: int = 2,
         classes: int = 0,
@@ -95,13 +95,8 @@ class WideResNet(ClassEnergy):
     ) -> None:
         super().__init__(domain)
         channels, *size = image_shape(self.domain)
-        if (
-            depth < 10
-            or (depth - 4) % 6
-            or width < 1
-            or classes < 0
-            or norm not in ("none", "group")
-        ):
+        known = depth >= 10 and (depth - 4) % 6 == 0 and norm in ("none", "group")
+        if not known or width < 1 or classes < 0:
             raise ValueError(
                 f"WideResNet was given depth={depth}, width={width}, classes={classes} and "
                 f"norm={norm!r}; the depth is 6n + 4 (10, 16, 22, 28), the width at least 1, "
@@ -121,39 +116,30 @@ class WideResNet(ClassEnergy):
             raise ValueError(
                 f"patch is {patch} for images of {size}; it must divide both sides; 1 always does"
             )
-        self.depth, self.width, self.classes, self.norm, self.patch = (
-            depth,
-            width,
-            classes,
-            norm,
-            patch,
-        )
-        self.scale, self.density_head = scale, density_head
+        self.depth, self.width, self.norm, self.patch = depth, width, norm, patch
+        self.classes, self.scale, self.density_head = classes, scale, density_head
         self.separate_trunk, self.trunk_scale = tuple(separate_trunk), trunk_scale
         blocks, into = (depth - 4) // 6, 16 * width
         self.stem = nn.Conv2d(channels * patch**2, into, 3, padding=1)
         layers: list[nn.Module] = []
         for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
             for block in range(blocks):
-                layers.append(_Block(into, out, 2 if stage and not block else 1, norm == "group"))
+                stride = 1 + (stage > 0 and block == 0)
+                layers.append(_Block(into, out, stride, norm == "group"))
                 into = out
         self.blocks = nn.Sequential(*layers)
-        self.last = nn.GroupNorm(GROUPS, into) if norm == "group" else nn.Identity()
+        self.last = _norm(into, norm == "group")
         self.head = nn.Linear(into, max(classes, 1) + (density_head and not separate_trunk))
         self._start()
-        many = len(self.separate_trunk)
-        self.own = (
-            ConvNet(self.domain, self.separate_trunk, [4] * many, [2] * many, scale=trunk_scale)
-            if separate_trunk
-            else None
-        )
+        self.own: ConvNet | None = None
+        if separate_trunk:
+            fours, twos = [4] * len(separate_trunk), [2] * len(separate_trunk)
+            self.own = ConvNet(self.domain, self.separate_trunk, fours, twos, scale=trunk_scale)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Weights that keep the size of what passes through them; the last of a block 1/√blocks of
-        that.
-        """
+        """Draw weights that keep variances of activations; shrink each block's last one."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -161,10 +147,8 @@ class WideResNet(ClassEnergy):
         for block in self.blocks:
             block.second.weight.mul_(0.5 / math.sqrt(len(self.blocks)))  # type: ignore[union-attr, operator]
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        if (
-            c is None and self.own is not None
-        ):  # E(x) = g(x): the trunk has no say in it and costs most
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        if c is None and self.own is not None:  # E(x) = g(x) without the costly residual trunk
             return self.own(x)
         return super().forward(x, c)
 
@@ -185,13 +169,12 @@ class WideResNet(ClassEnergy):
         )
 
     def class_logits(self, x: Tensor) -> Tensor:
-        """log p(y | x) but for a constant of x, (B, K), without the density_head: rounding there
-        would reach g as a slope.
-        """
+        """Return log p(y | x) up to a constant of x, (B, K), unrounded by the density head."""
         return self._logits(x)[:, : max(self.classes, 1)]
 
     def _logits(self, x: Tensor) -> Tensor:
-        z = stretched(x, self.domain)
-        z = F.pixel_unshuffle(z, self.patch) if self.patch > 1 else z
+        z = to_unit_box(x, self.domain)
+        if self.patch > 1:
+            z = F.pixel_unshuffle(z, self.patch)
         z = self.blocks(self.stem(z.contiguous(memory_format=torch.channels_last)))
         return self.scale * self.head(F.silu(self.last(z)).mean((2, 3)))

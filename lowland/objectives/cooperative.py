@@ -125,7 +125,7 @@ class Cooperative(Objective):
             )
         z = partner.latents(len(x), generator)
         with torch.no_grad():
-            start = partner.noised(partner(z), generator).to(x.dtype)
+            start = partner.add_noise(partner(z), generator).to(x.dtype)
         target = condition_on(energy, labels)
         sampler = context.require_sampler("Cooperative")
         trace = run_chains(target, sampler, start, self.steps, generator=generator)

@@ -1,5 +1,4 @@
-"""Base measures: laws with exact draws and exact log Z that may be fitted to data. Paths to harder
-laws begin at them.
+"""Base distributions, where annealing paths begin: exact draws and log Z, and fitted to data.
 
     Uniform       on a box, on bits, on classes          E(x) = 0
     Bernoulli     independent bits E(x) = −Σ_i a_i x_i, a_i = log p_i / (1 − p_i)
@@ -7,22 +6,22 @@ laws begin at them.
     Normal        independent numbers on the line        E(x) = ½ Σ_i ((x_i − m_i) / s_i)²
 
 `fit_base` chooses one for a domain and fits it; `targets.Gaussian` is the one with a full
-covariance. On discrete domains they declare what block Gibbs needs: no site meets another, so one
-color holds them all.
+covariance. On discrete domains sites are independent, so one color of block Gibbs holds them all.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from lowland.domain import Domain, binary, categorical, real
 from lowland.energy import Energy, Gibbs
+from lowland.registry import Plain
 from lowland.targets.continuous import Gaussian
 
-Numbers = Tensor | Sequence[Any]
+Numbers = Tensor | Sequence["float | Numbers"]
 
 
 def _one_color(shape: Sequence[int]) -> Tensor:
@@ -30,8 +29,7 @@ def _one_color(shape: Sequence[int]) -> Tensor:
 
 
 class Uniform(Energy):
-    """The uniform law on a bounded domain:  E(x) = 0, log Z = log of the volume or of the number of
-                                          states.
+    """Uniform distribution on a bounded domain: E(x) = 0, log Z = log of its volume or size.
 
     Raises ValueError for the real line and for domains without an event shape.
 
@@ -40,24 +38,23 @@ class Uniform(Energy):
     True
     """
 
-    def __init__(self, domain: Domain | dict[str, Any]) -> None:
+    def __init__(self, domain: Domain | Plain) -> None:
         super().__init__(domain)
         if self.domain.kind == "real" or not self.domain.shape:
             raise ValueError(
-                f"the domain is {self.domain}; a uniform law needs a box, binary or categorical "
+                f"the domain is {self.domain}; a uniform distribution needs a box, binary or "
+                "categorical "
                 "one with an event shape; use Normal or Gaussian on the real line"
             )
-        width = {
-            "box": self.domain.hi - self.domain.lo,
-            "binary": 2,
-            "categorical": self.domain.classes,
-        }[self.domain.kind]
+        lo, hi = self.domain.lo, self.domain.hi
+        widths = {"box": hi - lo, "binary": 2, "categorical": self.domain.classes}
+        width = widths[self.domain.kind]
         self.log_z = math.prod(self.domain.shape) * math.log(width)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return x.new_zeros(len(x))
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores: zeros."""
         return x.new_zeros(len(x)), torch.zeros_like(x)
 
@@ -67,10 +64,10 @@ class Uniform(Energy):
             return None
         return Gibbs(_one_color(self.domain.shape), self._conditional, self._one_hot_energy)
 
-    def _one_hot_energy(self, z: Tensor, c: Any = None) -> Tensor:
+    def _one_hot_energy(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         return z.new_zeros(len(z))
 
-    def _conditional(self, x: Tensor, c: Any = None) -> Tensor:
+    def _conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         if self.domain.kind == "binary":
             return torch.zeros_like(x)
         return x.new_zeros(*x.shape, self.domain.classes)
@@ -78,7 +75,7 @@ class Uniform(Energy):
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, *event)."""
+        """Draw exactly (count, *event)."""
         return self.domain.draw(count, generator, dtype=dtype)
 
 
@@ -96,18 +93,17 @@ class Bernoulli(Energy):
     logits: Tensor
 
     def __init__(self, probabilities: Numbers) -> None:
-        p = _checked(torch.as_tensor(probabilities, dtype=torch.float64), "probabilities")
+        p = torch.as_tensor(probabilities, dtype=torch.float64)
+        _check_probabilities(p)
         super().__init__(binary(*p.shape))
         self.probabilities = probabilities
         self.register_buffer("logits", (p.log() - (-p).log1p()).to(torch.get_default_dtype()))
-        self.log_z = (
-            torch.nn.functional.softplus(self.logits.double()).sum().item()
-        )  # of the logits as they were rounded
+        self.log_z = softplus(self.logits.double()).sum().item()  # of the logits as rounded
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return -(x.flatten(1) @ self.logits.to(x.dtype).flatten())
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores a."""
         return self(x), self.logits.to(x.dtype).expand_as(x).clone()
 
@@ -115,18 +111,17 @@ class Bernoulli(Energy):
     def gibbs(self) -> Gibbs:
         return Gibbs(_one_color(self.domain.shape), self.conditional)
 
-    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """The log-odds a at every site, whatever the others say."""
+    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return the log-odds a (B, *event) of every site."""
         return self.logits.to(x.dtype).expand_as(x)
 
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, *event)."""
+        """Draw exactly (count, *event)."""
         p = torch.sigmoid(self.logits.double())
-        u = torch.rand(
-            count, *self.domain.shape, generator=generator, device=p.device, dtype=torch.float64
-        )
+        shape = (count, *self.domain.shape)
+        u = torch.rand(shape, generator=generator, device=p.device, dtype=torch.float64)
         return (u < p).to(dtype)
 
 
@@ -146,7 +141,8 @@ class Categorical(Energy):
     logits: Tensor
 
     def __init__(self, probabilities: Numbers) -> None:
-        p = _checked(torch.as_tensor(probabilities, dtype=torch.float64), "probabilities")
+        p = torch.as_tensor(probabilities, dtype=torch.float64)
+        _check_probabilities(p)
         if p.dim() < 2 or not torch.allclose(p.sum(-1), torch.ones((), dtype=p.dtype), atol=1e-6):
             raise ValueError(
                 f"probabilities of shape {tuple(p.shape)} came; they must be (*event, K) and sum "
@@ -157,11 +153,11 @@ class Categorical(Energy):
         self.register_buffer("logits", p.log().to(torch.get_default_dtype()))
         self.log_z = self.logits.double().logsumexp(-1).sum().item()
 
-    def one_hot_energy(self, z: Tensor, c: Any = None) -> Tensor:
-        """The energy (B,) of one-hot vectors (B, *event, K), linear in them."""
+    def one_hot_energy(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return the energy (B,) of one-hot vectors (B, *event, K), linear in them."""
         return -(z * self.logits.to(z.dtype)).flatten(1).sum(1)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         table = self.logits.to(x.dtype).expand(*x.shape, -1)
         return -table.gather(-1, x.long().unsqueeze(-1)).flatten(1).sum(1)
 
@@ -169,14 +165,14 @@ class Categorical(Energy):
     def gibbs(self) -> Gibbs:
         return Gibbs(_one_color(self.domain.shape), self.conditional, self.one_hot_energy)
 
-    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """log p (B, *event, K) at every site, whatever the others say."""
+    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return log p (B, *event, K) of every site."""
         return self.logits.to(x.dtype).expand(*x.shape, -1)
 
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, *event)."""
+        """Draw exactly (count, *event)."""
         p = self.logits.double().softmax(-1)
         drawn = torch.multinomial(p.flatten(0, -2), count, replacement=True, generator=generator)
         return drawn.T.reshape(count, *self.domain.shape).to(dtype)
@@ -196,11 +192,8 @@ class Normal(Energy):
 
     def __init__(self, mean: Numbers, scale: Numbers) -> None:
         centre, width = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (mean, scale))
-        if (
-            centre.shape != width.shape
-            or not centre.dim()
-            or not bool(centre.isfinite().all() & (width > 0).all())
-        ):
+        sound = bool(centre.isfinite().all() & (width > 0).all())
+        if centre.shape != width.shape or not centre.dim() or not sound:
             raise ValueError(
                 f"mean and scale have shapes {tuple(centre.shape)} and {tuple(width.shape)}; both "
                 "must be (*event), finite, the scale above 0; correct them"
@@ -209,16 +202,14 @@ class Normal(Energy):
         self.mean, self.scale = mean, scale
         self.register_buffer("centre", centre)
         self.register_buffer("width", width)
-        self.log_z = width.double().log().sum().item() + 0.5 * centre.numel() * math.log(
-            2 * math.pi
-        )
+        log_tau = math.log(2 * math.pi)
+        self.log_z = width.double().log().sum().item() + 0.5 * centre.numel() * log_tau
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return 0.5 * ((x - self.centre.to(x.dtype)) / self.width.to(x.dtype)).flatten(
-            1
-        ).square().sum(1)
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        z = (x - self.centre.to(x.dtype)) / self.width.to(x.dtype)
+        return 0.5 * z.flatten(1).square().sum(1)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores −(x − m) / s²."""
         width = self.width.to(x.dtype)
         z = (x - self.centre.to(x.dtype)) / width
@@ -227,34 +218,33 @@ class Normal(Energy):
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, *event)."""
-        z = torch.randn(
-            count, *self.domain.shape, generator=generator, device=self.centre.device, dtype=dtype
-        )
+        """Draw exactly (count, *event)."""
+        shape = (count, *self.domain.shape)
+        z = torch.randn(shape, generator=generator, device=self.centre.device, dtype=dtype)
         return self.centre.to(dtype) + self.width.to(dtype) * z
 
 
-def _checked(p: Tensor, name: str) -> Tensor:
+def _check_probabilities(p: Tensor) -> None:
     if not p.dim() or not bool(((p > 0) & (p < 1)).all()):
+        low, high = min(p.flatten().tolist(), default=0.0), max(p.flatten().tolist(), default=0.0)
         raise ValueError(
-            f"{name} of shape {tuple(p.shape)} came, from "
-            f"{p.min().item() if p.numel() else math.nan:g} to "
-            f"{p.max().item() if p.numel() else math.nan:g}; each must lie strictly between 0 and "
-            "1; smooth them, as fit_base does"
+            f"probabilities of shape {tuple(p.shape)} came, from {low:g} to {high:g}; each must "
+            "lie strictly between 0 and 1; smooth them, as fit_base does"
         )
-    return p
 
 
-def fit_base(domain: Domain, data: Tensor | None = None) -> Any:
-    """The base measure of a domain, fitted to data (N, *event); uniform on a bounded domain without
-    data.
+BaseDistribution = Uniform | Bernoulli | Categorical | Normal | Gaussian
+
+
+def fit_base(domain: Domain, data: Tensor | None = None) -> BaseDistribution:
+    """Fit the base distribution of a domain to data (N, *event), if any.
 
         binary        p_i = (ones_i + 1) / (N + 2)
         categorical   p_i[k] = (count_i[k] + 1) / (N + K)
         real          the Gaussian of the same mean and covariance for vectors with N ≥ 10 d, else a
                       Normal with the same mean and spread of every coordinate; spreads below 1e-3
                       of the mean one are raised to it
-        box           uniform, whatever the data
+        box           uniform, whatever the data, and so are discrete domains without data
 
     Raises ValueError for the real line without data, or with fewer than two points.
 
@@ -265,11 +255,8 @@ def fit_base(domain: Domain, data: Tensor | None = None) -> Any:
     """
     if domain.kind == "box" or (data is None and domain.kind != "real"):
         return Uniform(domain)
-    if (
-        data is None
-        or (domain.kind == "real" and len(data) < 2)
-        or (domain.shape and data.shape[1:] != domain.shape)
-    ):
+    few = domain.kind == "real" and (data is None or len(data) < 2)
+    if data is None or few or (domain.shape and data.shape[1:] != domain.shape):
         came = "no data" if data is None else f"data of shape {tuple(data.shape)}"
         raise ValueError(
             f"{came} came to fit a base measure on {domain}; it needs at least two points of that "

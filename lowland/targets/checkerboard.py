@@ -1,5 +1,4 @@
-"""A lattice of spins, 64 chains in one machine word, with the two colours of the checkerboard
-apart.
+"""Lattices of spins packed 64 chains a machine word, split by colour of the checkerboard.
 
 Bit l of word w holds the spin of chain 64 w + l at one site. Sites of one colour lie together,
 (rows, half · words): half a row of sites, a few words each. Around them is a frame that repeats the
@@ -18,8 +17,10 @@ Degrees = tuple[tuple[int, Tensor | None], ...]
 
 
 class Neighbours(NamedTuple):
-    """Views of the other colour, (rows, half · words) each: above and below a site, and in its row
-    a place before, the same, and a place after."""
+    """Views of the other colour, (rows, half · words) each.
+
+    up, down: the rows next to a site; before, same, after: places in its own row.
+    """
 
     up: Tensor
     down: Tensor
@@ -29,13 +30,13 @@ class Neighbours(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """One colour of the checkerboard and what lies around it.
+    """One colour of the checkerboard and its neighbours.
 
     framed: (rows + 2, (half + 2) · words); spins: the view without the frame, (rows, half · words);
-    around: its neighbours; left: (rows, 1), all ones in rows where the neighbours in the row are at
-    the same place and before, 0 where at the same place and after; degrees: numbers of neighbours,
-    each with what marks its sites, or None where all sites have it; rings: whether rows and whether
-    columns go round; frame: pairs of a part of the frame and what it repeats, in order.
+    around: neighbours of the other colour; left: (rows, 1), all ones in rows where the neighbours
+    in the row are at the same place and before, 0 where at the same place and after; degrees:
+    numbers of neighbours, each with a mask of its sites, None for all; rings: whether rows and
+    whether columns go round; frame: pairs of a part of the frame and what it repeats, in order.
     """
 
     framed: Tensor
@@ -47,7 +48,7 @@ class Colour(NamedTuple):
     frame: tuple[tuple[Tensor, Tensor], ...]
 
     def rows(self, start: int, stop: int) -> "Colour":
-        """Some of the rows, without the frame."""
+        """Return rows start to stop, without the frame."""
         degrees = tuple((d, None if mask is None else mask[start:stop]) for d, mask in self.degrees)
         around = Neighbours(*(view[start:stop] for view in self.around))
         return self._replace(
@@ -59,20 +60,18 @@ class Colour(NamedTuple):
         )
 
     def close(self) -> None:
-        """Bring the frame up to date with the spins."""
+        """Copy the spins to the frame that repeats them."""
         for part, source in self.frame:
             part.copy_(source)
 
 
 def applies(size: tuple[int, int], periodic: bool) -> bool:
-    """Whether the lattice has a checkerboard: every ring is even."""
+    """Return True if the lattice has a checkerboard: every ring is even."""
     return not periodic or all(n == 1 or n % 2 == 0 for n in size)
 
 
 def pack(x: Tensor) -> Tensor:
-    """Points of 0 and 1 (B, rows, columns) to words (rows, columns, words); lanes beyond B are
-    down.
-    """
+    """Pack points of 0 and 1 (B, rows, columns) to words (rows, columns, words), zero beyond B."""
     count, rows, columns = x.shape
     words = -(-count // LANES)
     bits = x.flatten(1).bool().view(torch.uint8)
@@ -87,7 +86,7 @@ def pack(x: Tensor) -> Tensor:
 
 
 def unpack(words: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `pack`, in number of chains and dtype like the points given."""
+    """Unpack words (rows, columns, words) to points with the chains and dtype of `like`."""
     rows, columns, count = words.shape
     octets = words.view(torch.uint8).view(rows * columns, count, 8).permute(1, 2, 0)
     octets = octets.clone(memory_format=torch.contiguous_format)
@@ -98,8 +97,9 @@ def unpack(words: Tensor, like: Tensor) -> Tensor:
 
 
 def split(words: Tensor, periodic: bool) -> tuple[Colour, Colour]:
-    """Words (rows, columns, words) to both colours; colour c holds column 2k + (c + row) mod 2 of a
-    row at place k.
+    """Split words (rows, columns, words) into two colours.
+
+    Colour c holds column 2k + (c + row) mod 2 of a row at place k.
     """
     rows, columns, count = words.shape
     half = (columns + 1) // 2
@@ -114,17 +114,14 @@ def split(words: Tensor, periodic: bool) -> tuple[Colour, Colour]:
         marks = tuple(
             (d, None if mask is None else _take(mask.expand(words.shape), c)) for d, mask in degrees
         )
-        left, around, frame = (
-            (parity + c) % 2 - 1,
-            neighbours(other, count),
-            _frame(own, count, rings),
-        )
+        left, around = (parity + c) % 2 - 1, neighbours(other, count)
+        frame = _frame(own, count, rings)
         colours.append(Colour(own, spins, around, left, marks, rings, frame))
     return colours[0], colours[1]
 
 
 def join(colours: tuple[Colour, Colour], columns: int) -> Tensor:
-    """The inverse of `split`: words (rows, columns, words)."""
+    """Join two colours to words (rows, columns, words), the inverse of `split`."""
     grids = [colour.spins.unflatten(1, ((columns + 1) // 2, -1)) for colour in colours]
     words = grids[0].new_empty(len(grids[0]), columns, grids[0].shape[2])
     for c, grid in enumerate(grids):
@@ -135,9 +132,7 @@ def join(colours: tuple[Colour, Colour], columns: int) -> Tensor:
 
 
 def _take(words: Tensor, colour: int) -> Tensor:
-    """The sites of one colour: (rows, columns, words) to (rows, half · words); a place without a
-    site stays 0.
-    """
+    """Take the sites of one colour from words (rows, columns, words): (rows, half · words)."""
     rows, columns, count = words.shape
     taken = words.new_zeros(rows, (columns + 1) // 2, count)
     for parity in (0, 1):
@@ -147,7 +142,7 @@ def _take(words: Tensor, colour: int) -> Tensor:
 
 
 def neighbours(framed: Tensor, words: int) -> Neighbours:
-    """The neighbours of one colour in the framed spins of the other."""
+    """Return the neighbours of one colour as views of the framed spins of the other."""
     column, row = framed[:, words:-words], framed[1:-1]
     return Neighbours(
         column[:-2], column[2:], row[:, : -2 * words], row[:, words:-words], row[:, 2 * words :]
@@ -157,7 +152,7 @@ def neighbours(framed: Tensor, words: int) -> Neighbours:
 def _frame(
     framed: Tensor, words: int, rings: tuple[bool, bool]
 ) -> tuple[tuple[Tensor, Tensor], ...]:
-    """What to copy where after an update; without a ring its part of the frame stays down."""
+    """List pairs (part of the frame, source) to copy after an update, for sides that are rings."""
     ends = ((framed[0], framed[-2]), (framed[-1], framed[1]))
     sides = (
         (framed[:, :words], framed[:, -2 * words : -words]),
@@ -169,9 +164,7 @@ def _frame(
 def _degrees(
     rows: int, columns: int, rings: tuple[bool, bool], like: Tensor
 ) -> list[tuple[int, Tensor | None]]:
-    """For each number of neighbours the words (rows, columns, 1) that mark its sites; None where
-    all places have it.
-    """
+    """List numbers of neighbours, each with a mask of sites (rows, columns, 1), None for all."""
     sides = []
     for n, ring in zip((rows, columns), rings, strict=True):
         side = torch.full((n,), 2, device=like.device)

@@ -6,7 +6,6 @@ Every target is an energy with `log_z` (a float: log ∫ exp(−E)) and `draw(co
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,23 +56,21 @@ class Gaussian(Energy):
         self.register_buffer("centre", torch.as_tensor(mean, dtype=default))
         self.register_buffer("factor", factor.to(default))
         precision = torch.cholesky_inverse(factor)
-        diagonal = torch.equal(matrix, matrix.diagonal().diag())
-        self.register_buffer(
-            "precision", (precision.diagonal().clone() if diagonal else precision).to(default)
-        )
+        if torch.equal(matrix, matrix.diagonal().diag()):
+            precision = precision.diagonal().clone()
+        self.register_buffer("precision", precision.to(default))
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         offset, precision = x - self.centre.to(x.dtype), self.precision.to(x.dtype)
-        return 0.5 * (
-            (offset @ precision if precision.dim() == 2 else offset * precision) * offset
-        ).sum(1)
+        multiply = torch.matmul if precision.dim() == 2 else torch.mul
+        return 0.5 * (multiply(offset, precision) * offset).sum(1)
 
-    def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores −C⁻¹ (x − m)."""
         score = self.score(x)
         return torch.linalg.vecdot(x - self.centre.to(x.dtype), score).mul_(-0.5), score
 
-    def score(self, x: Tensor, c: Any = None) -> Tensor:
+    def score(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Return scores in one pass, or one product if the covariance is not diagonal."""
         centre, precision = self.centre.to(x.dtype), self.precision.to(x.dtype)
         if precision.dim() == 1:
@@ -83,14 +80,14 @@ class Gaussian(Energy):
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, d)."""
+        """Draw exactly (count, d)."""
         z = _normal(count, len(self.centre), generator, dtype)
         return self.centre.to(dtype) + z @ self.factor.to(dtype).T
 
 
 @register("energy")
 class GaussianMixture(Energy):
-    """Σ w_k N(m_k, s² I), normalised: E(x) = −log p(x), log Z = 0.
+    """Mixture of normal distributions, p = Σ w_k N(m_k, s² I): E(x) = −log p(x), log Z = 0.
 
     means: (K, d) numbers; scale: s; weights: (K,), equal unless given.
 
@@ -110,11 +107,8 @@ class GaussianMixture(Energy):
     ) -> None:
         centres = torch.as_tensor(means, dtype=torch.get_default_dtype())
         super().__init__(real(centres.shape[1]))
-        shares = (
-            torch.ones(len(centres))
-            if weights is None
-            else torch.as_tensor(weights, dtype=centres.dtype)
-        )
+        given = (1.0,) * len(centres) if weights is None else weights
+        shares = torch.as_tensor(given, dtype=centres.dtype)
         if scale <= 0 or len(shares) != len(centres) or float(shares.min()) <= 0:
             raise ValueError(
                 f"a mixture of {len(centres)} came with scale {scale} and weights {weights}; the "
@@ -124,17 +118,16 @@ class GaussianMixture(Energy):
         self.register_buffer("centres", centres)
         self.register_buffer("shares", shares / shares.sum())
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         distance = (x.unsqueeze(1) - self.centres.to(x.dtype)).square().sum(2)
         log_norm = x.shape[1] * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
-        return log_norm - torch.logsumexp(
-            self.shares.to(x.dtype).log() - distance / (2 * self.scale**2), 1
-        )
+        exponents = self.shares.to(x.dtype).log() - distance / (2 * self.scale**2)
+        return log_norm - torch.logsumexp(exponents, 1)
 
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, d)."""
+        """Draw exactly (count, d)."""
         which = torch.multinomial(self.shares, count, replacement=True, generator=generator)
         z = _normal(count, self.centres.shape[1], generator, dtype)
         return self.centres.to(dtype)[which] + self.scale * z
@@ -154,7 +147,7 @@ class Banana(Energy):
         self.scale, self.bend = scale, bend
         self.log_z = math.log(2 * math.pi * scale)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         first, second = x.unbind(1)
         ridge = self.bend * (first.square() - self.scale**2)
         return 0.5 * (first / self.scale).square() + 0.5 * (second - ridge).square()
@@ -162,7 +155,7 @@ class Banana(Energy):
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, 2)."""
+        """Draw exactly (count, 2)."""
         first, second = _normal(count, 2, generator, dtype).unbind(1)
         first = self.scale * first
         return torch.stack([first, second + self.bend * (first.square() - self.scale**2)], 1)
@@ -185,18 +178,15 @@ class Funnel(Energy):
         self.dimension, self.scale = dimension, scale
         self.log_z = dimension / 2 * math.log(2 * math.pi) + math.log(scale)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         v, rest = x[:, 0], x[:, 1:]
-        return (
-            0.5 * (v / self.scale).square()
-            + 0.5 * rest.square().sum(1) * (-v).exp()
-            + rest.shape[1] * v / 2
-        )
+        value = 0.5 * (v / self.scale).square() + 0.5 * rest.square().sum(1) * (-v).exp()
+        return value + rest.shape[1] * v / 2
 
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Exact draws (count, dimension)."""
+        """Draw exactly (count, dimension)."""
         z = _normal(count, self.dimension, generator, dtype)
         v = self.scale * z[:, :1]
         return torch.cat([v, z[:, 1:] * (v / 2).exp()], 1)

@@ -1,7 +1,7 @@
 """Lattices solved exactly: log Z and independent draws.
 
 Cut a lattice across its longer side into L slices of w sites. With q states a site and S = q^w
-states a slice, its law is a product of *transfer matrices*
+states a slice, the distribution is a product of *transfer matrices*
 
     T[a, b] = exp(bonds between slices a and b + slice b by itself),      Z = trace T^L (a ring) or
                                                                           vᵀ T^(L−1) 1 (open ends)
@@ -21,9 +21,7 @@ from torch import Tensor
 MAX_SLICE_STATES = 4096  # of a slice: the transfer matrix then takes 128 MB
 MAX_TRANSFER_NUMBERS = 2**26  # in the powers of the transfer matrix that draws need: 512 MB
 
-Scaled = tuple[
-    Tensor, Tensor
-]  # a matrix with its largest number 1, and the logarithm of what it was divided by
+Scaled = tuple[Tensor, Tensor]  # a matrix of largest number 1, and the log of its scale
 
 
 @runtime_checkable
@@ -41,12 +39,12 @@ class Solved(Protocol):
     """An energy whose log Z is known at every inverse temperature."""
 
     def log_partition(self, beta: Tensor) -> Tensor:
-        """log Σ exp(−βE), differentiable in the number beta, in float64."""
+        """Return log Σ exp(−βE) in float64, differentiable in the number beta."""
         ...
 
 
 def mean_energy(energy: Solved) -> float:
-    """The exact mean of E under exp(−E):  ⟨E⟩ = −d/dβ log Σ exp(−βE) at β = 1.
+    """Compute the exact mean of E under exp(−E):  ⟨E⟩ = −d/dβ log Σ exp(−βE) at β = 1.
 
     energy: an Ising or Potts lattice. Raises ValueError where its log Z is not known.
 
@@ -61,12 +59,11 @@ def mean_energy(energy: Solved) -> float:
 
 
 def kaufman(rows: int, columns: int, coupling: Tensor) -> Tensor:
-    """log Z of the Ising model Σ exp(K Σ s_i s_j) on a torus, K > 0:
+    """Compute log Z of the Ising model Σ exp(K Σ s_i s_j) on a torus of r rows, n columns, K > 0.
 
-        Z = ½ (2 sinh 2K)^(rn/2) [Π 2cosh(½rγ_odd) + Π 2sinh(½rγ_odd) + Π 2cosh(½rγ_even) + Π
-        2sinh(½rγ_even)]
-        cosh γ_l = cosh² 2K / sinh 2K − cos(πl/n),    γ_0 = 2K + log tanh K, l = 0 … 2n−1, r rows, n
-                                                      columns
+        Z = ½ (2 sinh 2K)^(rn/2) [Π 2cosh(½rγ_odd) + Π 2sinh(½rγ_odd)
+                                  + Π 2cosh(½rγ_even) + Π 2sinh(½rγ_even)]
+        cosh γ_l = cosh² 2K / sinh 2K − cos(πl/n),    γ_0 = 2K + log tanh K,    l = 0 … 2n−1
 
     A side of 2 has its bond twice. coupling: K as a float64 number, differentiable.
     Source: Kaufman (1949), https://doi.org/10.1103/PhysRev.76.1232
@@ -88,8 +85,7 @@ def kaufman(rows: int, columns: int, coupling: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Strip:
-    """A rectangular lattice with log-weight Σ_<ij> bond[x_i][x_j] + Σ_i site[x_i], solved by its
-    transfer matrix.
+    """Rectangular lattice with log-weight Σ_<ij> bond[x_i][x_j] + Σ_i site[x_i].
 
     size: (rows, columns); periodic: sides of 2 or more close to rings (a ring of 2 has its bond
     twice), a side of 1 has no bonds; bond: (q, q) symmetric; site: (q,). Raises ValueError when a
@@ -116,9 +112,7 @@ class Strip:
             )
 
     def _slices(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The states of a slice (S, w), their log-weights (S,) and the bonds between neighbouring
-        slices (S, S).
-        """
+        """Return states of a slice (S, w), their log-weights (S,), bonds between slices (S, S)."""
         width, q = min(self.size), len(self.site)
         bond, site = (torch.tensor(w, dtype=torch.float64) for w in (self.bond, self.site))
         states = torch.cartesian_prod(*[torch.arange(q)] * width).view(-1, width)
@@ -135,7 +129,7 @@ class Strip:
         return self.periodic and max(self.size) > 1
 
     def log_partition(self, beta: Tensor) -> Tensor:
-        """log Σ exp(β · log-weight), differentiable in beta."""
+        """Return log Σ exp(β · log-weight), differentiable in beta."""
         self._check()
         length = max(self.size)
         _, alone, between = self._slices()
@@ -149,35 +143,33 @@ class Strip:
         return ends.sum().log() + log_scale
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Independent exact draws: integers (count, rows, columns)."""
+        """Draw independently and exactly: integers (count, rows, columns)."""
         length = max(self.size)
         self._check(length if self._ring else 1)
         states, alone, between = self._slices()
         step, _ = _scaled_exp(between + alone)
-        after = [
-            torch.eye(len(states), dtype=torch.float64)
-            if self._ring
-            else torch.ones(len(states), 1, dtype=torch.float64)
-        ]
-        for _ in range(length if self._ring else length - 1):
-            after.append(
-                _scaled(step @ after[-1])[0]
-            )  # what the slices that are still to come weigh
-        start = (
-            after.pop().diagonal()
-            if self._ring
-            else (alone - alone.max()).exp() * after.pop().squeeze(1)
-        )
+        ends = torch.ones(len(states), 1, dtype=torch.float64)
+        if self._ring:
+            ends = torch.eye(len(states), dtype=torch.float64)
+        after = [ends]  # weights of the slices that are still to come
+        for _ in range(length - (not self._ring)):
+            after.append(_rescale(step @ after[-1])[0])
+        if self._ring:
+            start = after.pop().diagonal()
+        else:
+            start = (alone - alone.max()).exp() * after.pop().squeeze(1)
         chosen = [_choose(start.expand(count, -1), generator)]
-        while after[1:] if self._ring else after:
+        while len(after) > self._ring:
             left = after.pop()
             column = left[:, chosen[0]].T if self._ring else left.T
             chosen.append(_choose(step[chosen[-1]] * column, generator))
         x = states.to(generator.device)[torch.stack(chosen, 1)]
-        return x if self.size[0] >= self.size[1] else x.transpose(1, 2).contiguous()
+        if self.size[0] >= self.size[1]:
+            return x
+        return x.transpose(1, 2).contiguous()
 
 
-def _scaled(matrix: Tensor, log_scale: Tensor | float = 0.0) -> Scaled:
+def _rescale(matrix: Tensor, log_scale: Tensor | float = 0.0) -> Scaled:
     top = matrix.max().detach()
     return matrix / top, top.log() + log_scale
 
@@ -188,28 +180,23 @@ def _scaled_exp(log_matrix: Tensor) -> Scaled:
 
 
 def _product(a: Scaled, b: Scaled) -> Scaled:
-    return _scaled(a[0] @ b[0], a[1] + b[1])
+    return _rescale(a[0] @ b[0], a[1] + b[1])
 
 
 def _power(step: Scaled, exponent: int) -> Scaled:
-    """A power by repeated squaring."""
+    """Raise a matrix to a power by repeated squaring."""
     if exponent == 1:
         return step
     half = _power(step, exponent // 2)
     square = _product(half, half)
-    return _product(square, step) if exponent % 2 else square
+    if exponent % 2 == 0:
+        return square
+    return _product(square, step)
 
 
 def _choose(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """An index for each row (count, S) of weights, by inversion; one of weight 0 is never
-    chosen.
-    """
-    steps = weights.cumsum(1)
-    u = torch.rand(
-        len(steps), 1, generator=generator, device=generator.device, dtype=torch.float64
-    ).cpu()
-    return (
-        torch.searchsorted(steps, u * steps[:, -1:], right=True)
-        .squeeze(1)
-        .clamp(max=steps.shape[1] - 1)
-    )
+    """Draw an index for each row of weights (count, S), by inversion; never one of weight 0."""
+    steps, device = weights.cumsum(1), generator.device
+    u = torch.rand(len(steps), 1, generator=generator, device=device, dtype=torch.float64).cpu()
+    found = torch.searchsorted(steps, u * steps[:, -1:], right=True)
+    return found.squeeze(1).clamp(max=steps.shape[1] - 1)

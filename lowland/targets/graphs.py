@@ -1,7 +1,6 @@
 """Problems on graphs whose lowest point is the answer, for `samplers.simulated_annealing`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +12,7 @@ from lowland.registry import register
 
 @register("energy")
 class MaxCut(Energy):
-    """The cut of a graph, negated:  E(x) = −Σ_{ij} w_ij [x_i ≠ x_j]; its lowest point is the
-                                  partition that cuts most.
+    """The maximum cut problem:  E(x) = −Σ_{ij} w_ij [x_i ≠ x_j], lowest at the largest cut.
 
     edges: (i, j) or (i, j, weight), nodes numbered from 0; each pair once. Points x (B, nodes) hold
     0 and 1; between them E is quadratic, so that gradients exist. Declares a coloring and
@@ -32,12 +30,8 @@ class MaxCut(Energy):
     def __init__(self, edges: Sequence[Sequence[float]] = ((0, 1), (1, 2), (2, 0))) -> None:
         ends = [(int(edge[0]), int(edge[1])) for edge in edges]
         pairs = {frozenset(pair) for pair in ends}
-        if (
-            not ends
-            or min(min(pair) for pair in ends) < 0
-            or len(pairs) < len(ends)
-            or any(i == j for i, j in ends)
-        ):
+        numbered = all(i != j and min(i, j) >= 0 for i, j in ends)
+        if not ends or not numbered or len(pairs) < len(ends):
             raise ValueError(
                 f"{len(edges)} edges came with {len(pairs)} different pairs of nodes; each edge "
                 "needs two different nodes numbered from 0, and each pair one edge; pass for "
@@ -48,20 +42,20 @@ class MaxCut(Energy):
         self.edges = edges
         weights = torch.zeros(nodes, nodes)
         for (i, j), edge in zip(ends, edges, strict=True):
-            weights[i, j] = weights[j, i] = edge[2] if len(edge) > 2 else 1.0
+            weights[i, j] = weights[j, i] = (*edge, 1.0)[2]
         if not bool(weights.isfinite().all()):
             raise ValueError("a weight is not finite; all must be; leave hopeless edges out")
         self.register_buffer("weights", weights)
         self.register_buffer("coloring", _color_graph(weights != 0))
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return -((x @ self.weights.to(x.dtype)) * (1 - x)).sum(1)
 
     @property
     def gibbs(self) -> Gibbs:
         return Gibbs(self.coloring, self.conditional)
 
-    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
+    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = Σ_j w_ij (1 − 2 x_j).
 
         Shape (B, nodes).

@@ -1,5 +1,4 @@
-"""Spins on a rectangle: the Ising and the Potts model, with exact log Z and exact draws where they
-are known.
+"""Spins on a rectangle: the Ising and the Potts model, with exact log Z and draws where known.
 
     Ising   E(x) = −J Σ_<ij> s_i s_j − h Σ_i s_i,      s = 2x − 1,   x ∈ {0, 1}
     Potts   E(x) = −J Σ_<ij> [x_i = x_j] − Σ_i h[x_i],              x ∈ {0, ..., q−1}
@@ -18,7 +17,6 @@ the Potts model has none.
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,9 +55,7 @@ def _coloring(size: tuple[int, int], periodic: bool) -> Tensor:
 
 
 def _bonds(z: Tensor, periodic: bool) -> list[tuple[Tensor, Tensor]]:
-    """Both ends of all bonds, along rows and along columns, of values z (B, rows, columns, ...) on
-    the sites.
-    """
+    """Return values z (B, rows, columns, ...) at both ends of all bonds, for either direction."""
     ends = []
     for dim in (1, 2):
         n = z.shape[dim]
@@ -71,7 +67,7 @@ def _bonds(z: Tensor, periodic: bool) -> list[tuple[Tensor, Tensor]]:
 
 
 def _neighbours(z: Tensor, periodic: bool) -> Tensor:
-    """The sum over the neighbours of each site, for values z (B, rows, columns, ...)."""
+    """Sum values z (B, rows, columns, ...) over the neighbours of each site."""
     total = torch.zeros_like(z)
     for dim in (1, 2):
         n = z.shape[dim]
@@ -100,8 +96,31 @@ def _check_finite(name: str, *values: float) -> None:
         )
 
 
+class Lattice(Energy):
+    """Spins on a rectangle with exact log Z and draws by a transfer matrix. Abstract."""
+
+    @property
+    def _strip(self) -> Strip:
+        raise NotImplementedError
+
+    def log_partition(self, beta: Tensor) -> Tensor:
+        """Return log Σ exp(−βE) at inverse temperature beta (a float64 number), differentiable."""
+        return self._strip.log_partition(beta)
+
+    @cached_property
+    def log_z(self) -> float:
+        """Return log Σ exp(−E). Raises ValueError where it is not known."""
+        return float(self.log_partition(torch.ones((), dtype=torch.float64)))
+
+    def draw(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Draw exactly (count, rows, columns). Raises ValueError for lattices that are too wide."""
+        return self._strip.draw(count, generator).to(dtype)
+
+
 @register("energy")
-class Ising(Energy):
+class Ising(Lattice):
     """The Ising model:  E(x) = −J Σ_<ij> s_i s_j − h Σ_i s_i  with s = 2x − 1.
 
     size: (rows, columns), both at least 1; coupling: J, above 0 to align neighbours; field: h;
@@ -130,7 +149,7 @@ class Ising(Energy):
         self.size, self.coupling, self.field, self.periodic = checked, coupling, field, periodic
         self._coloring = _coloring(checked, periodic)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         s = 2 * x - 1
         bonds = sum((a * b).sum((1, 2)) for a, b in _bonds(s, self.periodic))
         return -self.coupling * bonds - self.field * s.sum((1, 2))
@@ -141,10 +160,8 @@ class Ising(Energy):
         sweep = self.sweep if bits else None
         return Gibbs(self._coloring, self.conditional, sweep=sweep, any_beta=bits)
 
-    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h), shape of
-        x (B, rows, columns).
-        """
+    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return log-odds log p(x_i = 1 | rest) / p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h)."""
         return 2 * (self.coupling * _neighbours(2 * x - 1, self.periodic) + self.field)
 
     def sweep(
@@ -156,15 +173,13 @@ class Ising(Energy):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Any = None,
+        c: Tensor | None = None,
     ) -> Tensor:
-        """Run block Gibbs for βE over both colors of the checkerboard, `sweeps` times, 64 chains to
-        a machine word.
+        """Run block Gibbs for βE over both colors of the checkerboard, and return new points.
 
-        Returns new points like x (B, rows, columns), of a lattice with a checkerboard: no odd
-        periodic side. compiled: as one fused kernel (seconds of compilation for each new lattice
-        size and number of words; probabilities then are multiples of 2⁻²⁴; falls back with a
-        warning).
+        x: (B, rows, columns), on a lattice without an odd periodic side; 64 chains share a machine
+        word. compiled: by one fused kernel (seconds of compilation for each new lattice size and
+        number of words; probabilities are multiples of 2⁻²⁴; falls back with a warning).
         """
         law = multispin.Law(beta * self.coupling, beta * self.field, self.periodic)
         return multispin.sweep(x, law, sweeps, generator, compiled=compiled)
@@ -175,31 +190,17 @@ class Ising(Energy):
         return Strip(self.size, self.periodic, ((j, -j), (-j, j)), (-h, h))
 
     def log_partition(self, beta: Tensor) -> Tensor:
-        """log Σ exp(−βE) at the inverse temperature beta (a float64 number), differentiable."""
         rows, columns = self.size
         even = rows % 2 == 0 and columns % 2 == 0  # then the sign of J does not matter
         if self.coupling == 0:
             return rows * columns * torch.logaddexp(beta * self.field, -beta * self.field)
         if self.periodic and self.field == 0 and min(self.size) > 1 and (self.coupling > 0 or even):
             return kaufman(rows, columns, beta * abs(self.coupling))
-        return self._strip.log_partition(beta)
-
-    @cached_property
-    def log_z(self) -> float:
-        """log Σ exp(−E). Raises ValueError where it is not known."""
-        return float(self.log_partition(torch.ones((), dtype=torch.float64)))
-
-    def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are
-        too wide.
-        """
-        return self._strip.draw(count, generator).to(dtype)
+        return super().log_partition(beta)
 
 
 @register("energy")
-class Potts(Energy):
+class Potts(Lattice):
     """The Potts model:  E(x) = −J Σ_<ij> [x_i = x_j] − Σ_i h[x_i]  with x_i ∈ {0, ..., q−1}.
 
     size: (rows, columns), both at least 1; states: q, at least 2; coupling: J, above 0 to align
@@ -233,69 +234,43 @@ class Potts(Energy):
                 "for none"
             )
         _check_finite("coupling or field", coupling, *levels)
-        self.size, self.states, self.coupling, self.field, self.periodic = (
-            checked,
-            states,
-            coupling,
-            field,
-            periodic,
-        )
+        self.size, self.states, self.coupling = checked, states, coupling
+        self.field, self.periodic = field, periodic
         self._coloring = _coloring(checked, periodic)
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.get_default_dtype()))
 
     def one_hot(self, x: Tensor) -> Tensor:
-        """One-hot vectors (B, rows, columns, q) of points (B, rows, columns); between states, a
-        mean of the two next.
-        """
+        """Return one-hot vectors (B, rows, columns, q) of points x, linear between states."""
         k = torch.arange(self.states, device=x.device, dtype=x.dtype)
         return (1 - (x.unsqueeze(-1) - k).abs()).clamp(min=0)
 
-    def one_hot_energy(self, z: Tensor, c: Any = None) -> Tensor:
-        """The energy (B,) of one-hot vectors, or of what lies between them, (B, rows, columns,
-        q).
-        """
+    def one_hot_energy(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return energies (B,) of one-hot vectors or points between them, (B, rows, columns, q)."""
         bonds = sum((a * b).sum((1, 2, 3)) for a, b in _bonds(z, self.periodic))
         return -self.coupling * bonds - (z @ self.levels.to(z.dtype)).sum((1, 2))
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.one_hot_energy(self.one_hot(x))
 
     @property
     def gibbs(self) -> Gibbs:
         return Gibbs(self._coloring, self.conditional, self.one_hot_energy)
 
-    def conditional(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return log p(x_i = k | rest) up to a constant: J · (neighbours in state k) + h[k], shape
-        (B, rows, columns, q).
+    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return log p(x_i = k | rest) = J · (neighbours in state k) + h[k] up to a constant.
+
+        Shape (B, rows, columns, q).
         """
         return self.coupling * _neighbours(self.one_hot(x), self.periodic) + self.levels.to(x.dtype)
 
     @property
     def _strip(self) -> Strip:
-        bond = tuple(
-            tuple(self.coupling * (i == j) for j in range(self.states)) for i in range(self.states)
-        )
+        states = range(self.states)
+        bond = tuple(tuple(self.coupling * (i == j) for j in states) for i in states)
         return Strip(self.size, self.periodic, bond, tuple(self.field or (0.0,) * self.states))
 
     def log_partition(self, beta: Tensor) -> Tensor:
-        """log Σ exp(−βE) at the inverse temperature beta (a float64 number), differentiable."""
         if self.coupling == 0:
-            return (
-                self.size[0]
-                * self.size[1]
-                * torch.logsumexp(beta * beta.new_tensor(self._strip.site), 0)
-            )
-        return self._strip.log_partition(beta)
-
-    @cached_property
-    def log_z(self) -> float:
-        """log Σ exp(−E). Raises ValueError where it is not known."""
-        return float(self.log_partition(torch.ones((), dtype=torch.float64)))
-
-    def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """Independent exact draws (count, rows, columns). Raises ValueError for lattices that are
-        too wide.
-        """
-        return self._strip.draw(count, generator).to(dtype)
+            each = torch.logsumexp(beta * beta.new_tensor(self._strip.site), 0)
+            return self.size[0] * self.size[1] * each
+        return super().log_partition(beta)

@@ -1,12 +1,11 @@
-"""Block Gibbs for the Ising model with 64 chains in one machine word.
+"""Block Gibbs for the Ising model with 64 chains in one machine word (see `checkerboard`).
 
-One instruction on a word (see `checkerboard`) serves 64 chains. An update of a colour of the
-checkerboard is
+An update of a colour counts the neighbours that are up, by full adders on words; n = Σ
+s_neighbours.
 
-    count      the neighbours that are up, by full adders on words, and from it n = Σ s_neighbours
-    without a field     with the majority (J < 0: against it), but not where coin and u < 2σ(−2|J
-                        n|) (n = 0: coin alone)
-    with a field        up where   u < σ(2 (J n + h))
+    without a field    with the majority (J < 0: against it), but against it (J < 0: with it)
+                       where coin and u < 2σ(−2|J n|); n = 0: coin alone
+    with a field       up where u < σ(2 (J n + h))
 
 and u < t is decided for 64 chains at once, digit by digit from the first, with one random word for
 each binary digit of u: a chain stays undecided while its digits equal those of its t.
@@ -20,7 +19,7 @@ multiple of 2⁻²⁴, |error| ≤ 2⁻²⁵. Only the first 14 words are hashed
 words, last first, with the halves of a word exchanged: chain l then looks at digits of chain l ±
 32. Each chain by itself has 24 uniform digits; two chains depend on each other only where both need
 these digits, in total variation at most Σ_j 2^−(14+j) 2^−(13−j) < 2⁻²³ an update. Source: Zorn,
-Herrmann & Rebbi (1981), https://doi.org/10.1016/0010-4655(81)90082-1 (multi-spin coding) Source:
+Herrmann & Rebbi (1981), https://doi.org/10.1016/0010-4655(81)90082-1 (multi-spin coding);
 Steele, Lea & Flood (2014), https://doi.org/10.1145/2660193.2660195 (splitmix64)
 """
 
@@ -53,8 +52,7 @@ class Law(NamedTuple):
 def sweep(
     x: Tensor, law: Law, sweeps: int, generator: torch.Generator, *, compiled: bool = False
 ) -> Tensor:
-    """New points like x (B, rows, columns) after block Gibbs sweeps over both colours, on a lattice
-    that `applies`.
+    """Run block Gibbs sweeps over both colours on points x (B, rows, columns); return new points.
 
     Raises ValueError when sweeps is negative or the points are not (B, rows, columns).
     """
@@ -65,7 +63,7 @@ def sweep(
         )
     if compiled:
         try:
-            return _run(x, law, sweeps, generator, _hashed)
+            return _run(x, law, sweeps, generator, _run_compiled)
         except Exception as error:  # whatever a compiler may throw
             why = f"{type(error).__name__}: {error}".split("\n")[0]
             warnings.warn(
@@ -73,7 +71,7 @@ def sweep(
                 "torch.compile; the eager sweep runs",
                 stacklevel=3,
             )
-    return _run(x, law, sweeps, generator, _drawn)
+    return _run(x, law, sweeps, generator, _run_eager)
 
 
 Path = Callable[[tuple[Colour, Colour], Law, int, torch.Generator], None]
@@ -91,9 +89,9 @@ def _run(x: Tensor, law: Law, sweeps: int, generator: torch.Generator, path: Pat
 
 
 class Local(NamedTuple):
-    """What the neighbours of one colour say, in words (rows, half · words).
+    """Masks from the neighbours of one colour, words (rows, half · words).
 
-    majority: most are up; fair: as many up as down (both None with a field); classes: what marks
+    majority: most are up; fair: as many up as down (both None with a field); classes: sites of
     each of `strengths`; alive: places that hold a site, None if all do.
     """
 
@@ -104,15 +102,15 @@ class Local(NamedTuple):
 
 
 def strengths(degrees: Degrees, symmetric: bool) -> list[int]:
-    """The values of n = Σ s_neighbours with their own threshold; |n| > 0 where only that
-    matters.
-    """
+    """List the values of n = Σ s_neighbours that have a threshold; symmetric: of |n| > 0."""
     found = {2 * up - d for d, _ in degrees for up in range(d + 1)}
-    return sorted({abs(n) for n in found} - {0} if symmetric else found)
+    if symmetric:
+        found = {abs(n) for n in found} - {0}
+    return sorted(found)
 
 
 def thresholds(law: Law, values: list[int]) -> list[float]:
-    """σ(2 (J n + h)), or 2 σ(−2 |J| n) without a field."""
+    """Compute σ(2 (J n + h)) for each n, or 2 σ(−2 |J| n) without a field."""
     n = torch.tensor(values, dtype=torch.float64)
     if law.field == 0:
         return (2 * (-2 * abs(law.coupling) * n).sigmoid()).tolist()
@@ -120,7 +118,7 @@ def thresholds(law: Law, values: list[int]) -> list[float]:
 
 
 def _counts(around: Neighbours, left: Tensor) -> list[Tensor]:
-    """What marks the sites with 0, 1, 2, 3, 4 neighbours up: two half adders and their sum."""
+    """Mark the sites with 0, 1, 2, 3, 4 neighbours up: two half adders and their sum."""
     side = around.before ^ around.after
     side &= left
     side ^= around.after
@@ -159,9 +157,10 @@ def _local(around: Neighbours, left: Tensor, degrees: Degrees, symmetric: bool) 
     )
 
 
-def _settled(local: Local, below: Tensor, opposed: bool) -> Tensor:
-    """The new spins: up where u is below the limit; without a field, there against the majority
-    (for it if J < 0).
+def _update(local: Local, below: Tensor, opposed: bool) -> Tensor:
+    """Return new spins: up where `below`, or, without a field, the majority flipped where `below`.
+
+    opposed: J < 0, where the outcome without a field is reversed.
     """
     new = below if local.majority is None else below ^ local.majority
     if local.majority is not None and opposed:
@@ -172,7 +171,7 @@ def _settled(local: Local, below: Tensor, opposed: bool) -> Tensor:
 # ----------------------------------------------------------------------------------- the eager path
 
 
-def _drawn(
+def _run_eager(
     colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: torch.Generator
 ) -> None:
     symmetric = law.field == 0
@@ -185,21 +184,17 @@ def _drawn(
     for c in (0, 1) * sweeps:
         for part in parts[c]:
             local = _local(part.around, part.left, part.degrees, symmetric)
-            part.spins.copy_(_settled(local, _below(local, limits, generator), law.coupling < 0))
+            part.spins.copy_(_update(local, _below(local, limits, generator), law.coupling < 0))
         colours[c].close()
 
 
 def _random(words: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill with random words; `random_()` without bounds would never set the sign bit, the 64th
-    chain.
-    """
+    """Fill with random words; `random_` without bounds never sets the sign bit, the 64th chain."""
     return words.random_(-(2**63), None, generator=generator)
 
 
 def _below(local: Local, limits: list[float], generator: torch.Generator) -> Tensor:
-    """Where u < limit of the class, for each chain of each word; without a field a coin comes
-    first.
-    """
+    """Mark where u < limit of the class, for each chain of each word; `fair` sites toss a coin."""
     classes = local.classes
     word = torch.empty_like(classes[0] if local.fair is None else local.fair)
     numbers = [min(int(limit * 2**DIGITS), 2**DIGITS - 1) for limit in limits]
@@ -238,8 +233,8 @@ def _finish(
     rests: list[float],
     generator: torch.Generator,
 ) -> None:
-    """Decide the chains that are still undecided: u < rest, with rest what remains of the limit
-    after the digits.
+    """Decide the chains `left` over: u < rest, with rest the remainder of the limit after the
+    digits.
 
     One chain of each word at a time, that of its lowest bit; few words hold a second one.
     """
@@ -252,9 +247,8 @@ def _finish(
         for mask, share in zip(flat[:-1], rests[:-1], strict=True):
             limit = torch.where(mask.index_select(0, index) & lowest != 0, share, limit)
         u = torch.rand(len(index), generator=generator, device=left.device, dtype=torch.float64)
-        below.view(-1).index_add_(
-            0, index, (u < limit) * lowest
-        )  # a bit that is not yet set: + is |
+        # a bit that is not yet set: + is |
+        below.view(-1).index_add_(0, index, (u < limit) * lowest)
         rest ^= lowest
         more = rest.nonzero().squeeze(1)
         index, rest = index.index_select(0, more), rest.index_select(0, more)
@@ -263,7 +257,7 @@ def _finish(
 # -------------------------------------------------------------------------------- the compiled path
 
 
-def _hashed(
+def _run_compiled(
     colours: tuple[Colour, Colour], law: Law, sweeps: int, generator: torch.Generator
 ) -> None:
     symmetric = law.field == 0
@@ -271,8 +265,8 @@ def _hashed(
     rows, width = colours[0].spins.shape
     device = colours[0].spins.device
     digits = _digits(limits, HASHED + REUSED - symmetric).to(device)
-    row = torch.arange(rows, device=device).view(-1, 1) * _signed(width * GOLDEN)
-    place = torch.arange(width, device=device) * _signed(GOLDEN)
+    row = torch.arange(rows, device=device).view(-1, 1) * _to_signed(width * GOLDEN)
+    place = torch.arange(width, device=device) * _to_signed(GOLDEN)
     key = _random(torch.empty((), dtype=torch.int64, device=device), generator)
     fixed = tuple((colour.left, colour.degrees) for colour in colours)
     sided = (colours[0].framed[1:-1], colours[1].framed[1:-1])
@@ -281,7 +275,7 @@ def _hashed(
         sided = kernel(
             sided, fixed, colours[0].rings, law.coupling < 0, symmetric, row, place, key, digits
         )
-        key.add_(_signed(2 * rows * width * HASHED * GOLDEN))
+        key.add_(_to_signed(2 * rows * width * HASHED * GOLDEN))
     for colour, rows_of_it in zip(colours, sided, strict=True):
         colour.framed[1:-1] = rows_of_it
 
@@ -292,13 +286,13 @@ def _compile() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _digits(limits: list[float], count: int) -> Tensor:
-    """Words (classes, count): all ones where a digit of a limit, rounded, is 1; all rows but the
-    last ⊕ the last.
+    """Return words (classes, count): all ones where a binary digit of a rounded limit is 1.
+
+    All rows but the last are xor the last.
     """
     numbers = [min(round(limit * 2**count), 2**count - 1) for limit in limits] or [0]
-    table = torch.tensor(
-        [[-(number >> k & 1) for k in reversed(range(count))] for number in numbers]
-    )
+    places = [*reversed(range(count))]
+    table = torch.tensor([[-(number >> k & 1) for k in places] for number in numbers])
     table[:-1] ^= table[-1].clone()
     return table
 
@@ -314,8 +308,7 @@ def _kernel(
     key: Tensor,
     digits: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """A sweep over both colours, whose frames here have sides only: new tensors (rows, (half + 2) ·
-    words).
+    """Sweep over both colours, framed at the sides only; return new (rows, (half + 2) · words).
 
     u < t is decided by the first digit in which they differ, so digits go last to first.
     """
@@ -325,7 +318,7 @@ def _kernel(
     for c, (left, degrees) in enumerate(fixed):
         local = _local(_around(new[1 - c], words, rings[0]), left, degrees, symmetric)
         random = _words(
-            row + (key + _signed(c * rows * width * HASHED * GOLDEN)) + place, rows * width
+            row + (key + _to_signed(c * rows * width * HASHED * GOLDEN)) + place, rows * width
         )
         coin = random.pop(0) if symmetric else None
         below = torch.zeros_like(random[0])
@@ -339,7 +332,7 @@ def _kernel(
             below = (below & random[k]) | (one & (below | random[k]))
         if coin is not None and local.fair is not None:
             below = coin & (local.fair | below)
-        spins = _settled(local, below, opposed)
+        spins = _update(local, below, opposed)
         before, after = spins[:, -words:], spins[:, :words]
         new[c] = torch.cat(
             [before, spins, after] if rings[1] else [0 * before, spins, 0 * after], 1
@@ -357,22 +350,18 @@ def _around(sided: Tensor, words: int, ring: bool) -> Neighbours:
 
 
 def _words(counter: Tensor, sites: int) -> list[Tensor]:
-    """Random words at each site, from the first digit to the last; all ones where the digit of u is
-    0.
-    """
-    hashed = [_mix(counter + _signed(k * sites * GOLDEN)) for k in range(HASHED)]
+    """Return random words at each site, first digit to last; a bit is set where the digit is 0."""
+    hashed = [_mix(counter + _to_signed(k * sites * GOLDEN)) for k in range(HASHED)]
     return hashed + [(w << 32) | ((w >> 32) & 0xFFFFFFFF) for w in hashed[: -REUSED - 1 : -1]]
 
 
 def _mix(z: Tensor) -> Tensor:
-    """splitmix64 of a counter that is a multiple of GOLDEN; `>>` keeps the sign, so the copies of
-    it are masked away.
-    """
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(FIRST)
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * _signed(SECOND)
+    """Apply splitmix64 to a multiple of GOLDEN; masks remove the copies of the sign by `>>`."""
+    z = (z ^ ((z >> 30) & (2**34 - 1))) * _to_signed(FIRST)
+    z = (z ^ ((z >> 27) & (2**37 - 1))) * _to_signed(SECOND)
     return z ^ ((z >> 31) & (2**33 - 1))
 
 
-def _signed(number: int) -> int:
-    """The signed 64-bit number with the same last 64 bits."""
+def _to_signed(number: int) -> int:
+    """Return the signed 64-bit number with the same last 64 bits."""
     return (number + 2**63) % 2**64 - 2**63

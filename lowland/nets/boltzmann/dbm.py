@@ -8,14 +8,14 @@ h¹, and
     F(v, h²) = −a·v − d·h² − Σ_j log(1 + exp(c_j + (W¹ᵀv + W²ᵀh²)_j))
 
 is exact. Block Gibbs, annealed importance sampling, the centred gradient and the certificate of log
-Z are those of that machine. What is left to approximate is the law of h² given data: mean field
+Z are those of that machine. Only the distribution of h² given data is approximated: mean field
 gives a lower bound of log p(v).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from lowland.nets.boltzmann.products import product, rounding
 from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
 from lowland.nets.class_energy import condition_for
-from lowland.registry import register
+from lowland.registry import Plain, register
 
 
 class MeanField(NamedTuple):
@@ -36,10 +36,8 @@ class MeanField(NamedTuple):
     second: Tensor
 
 
-def binary_data(domain: Domain | dict[str, Any], name: str) -> Domain:
-    """The domain of data for a deep machine. Raises ValueError unless it is binary and has an event
-    shape.
-    """
+def binary_data(domain: Domain | Plain, name: str) -> Domain:
+    """Return the domain of a deep machine's data; ValueError unless binary with an event shape."""
     found = Domain.from_dict(domain) if isinstance(domain, dict) else domain
     if found.kind != "binary" or not found.shape:
         raise ValueError(
@@ -51,8 +49,7 @@ def binary_data(domain: Domain | dict[str, Any], name: str) -> Domain:
 
 @register("energy")
 class DBM(Energy):
-    """Deep Boltzmann machine: the energy F(v, h²) of visible units v and the second hidden layer
-    h², the first summed out.
+    """Deep Boltzmann machine: the energy F(v, h²), the first hidden layer summed out.
 
     domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of
     the energy is binary(D + H2), v flattened and h² behind it. n_hidden: (H1, H2); init_std:
@@ -76,7 +73,7 @@ class DBM(Energy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         n_hidden: Sequence[int] = (500, 1000),
         init_std: float = 0.01,
         centered: bool = True,
@@ -84,13 +81,8 @@ class DBM(Energy):
         tolerance: float = 1e-3,
     ) -> None:
         data = binary_data(domain, "a DBM")
-        if (
-            len(n_hidden) != 2
-            or min(n_hidden) < 1
-            or not init_std >= 0
-            or iterations < 1
-            or not tolerance >= 0
-        ):
+        sized = len(n_hidden) == 2 and min(*n_hidden, iterations) >= 1
+        if not sized or not init_std >= 0 or not tolerance >= 0:
             raise ValueError(
                 f"n_hidden is {tuple(n_hidden)}, init_std {init_std}, iterations {iterations}, "
                 f"tolerance {tolerance}; two sizes, at least 0, at least 1 and at least 0 "
@@ -98,29 +90,23 @@ class DBM(Energy):
             )
         size = math.prod(data.shape)
         super().__init__(binary(size + n_hidden[1]))
-        self.data_domain, self.size, self.n_hidden, self.init_std, self.centered = (
-            data,
-            size,
-            tuple(n_hidden),
-            init_std,
-            centered,
-        )
+        self.data_domain, self.size, self.n_hidden = data, size, tuple(n_hidden)
+        self.init_std, self.centered = init_std, centered
         self.iterations, self.tolerance = iterations, tolerance
         self.machine = RBM(self.domain, n_hidden[0], init_std=init_std, centered=centered)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.machine(x, c)
 
     def visible(self, x: Tensor) -> Tensor:
-        """The visible units (B, *data event) of points x (B, D + H2)."""
+        """Return the visible units (B, *data event) of points x (B, D + H2)."""
         return x[:, : self.size].reshape(-1, *self.data_domain.shape)
 
     # ---- the second layer given data -------------------------------------------------------------
 
     @torch.no_grad()
     def mean_field(self, x: Tensor) -> MeanField:
-        """The best law of independent hidden units given data x (B, *data event), by going to and
-        fro between the layers:
+        """Compute the best independent hidden units given data x (B, *data event).
 
             μ¹ = σ(c + W¹ᵀv + W²ᵀμ²),        μ² = σ(d + W²μ¹)
 
@@ -145,30 +131,26 @@ class DBM(Energy):
         return MeanField(first, second)
 
     def impute(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return (v, μ²), (B, D + H2): data x (B, *data event) with the mean field of the second
-        layer. Draws nothing.
+        """Append the mean field of the second layer to data x (B, *data event): (v, μ²).
+
+        Shape (B, D + H2). Draws nothing.
         """
         return torch.cat([x.flatten(1), self.mean_field(x).second], 1)
 
     def sample_latents(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (v, h²), (B, D + H2): data with a draw of the second layer from its mean field, a
-        point of the energy's domain.
-        """
-        return torch.cat(
-            [x.flatten(1), coins(torch.logit(self.mean_field(x).second), generator)], 1
-        )
+        """Append a draw of the second layer from its mean field to data x: (v, h²), (B, D + H2)."""
+        second = coins(torch.logit(self.mean_field(x).second), generator)
+        return torch.cat([x.flatten(1), second], 1)
 
     def variational_bound(self, x: Tensor) -> Tensor:
-        """−F(v, μ²) + H(μ²), (B,), for data x (B, *data event): log p(v) ≥ this − log Z."""
+        """Return b(v) = −F(v, μ²) + H(μ²), (B,), of data x (B, *data event): log p ≥ b − log Z."""
         completed = self.impute(x)
         second = completed[:, self.size :]
         entropy = torch.special.entr(second) + torch.special.entr(1 - second)
         return entropy.sum(1) - self.machine(completed)
 
     def marginal(self) -> Energy:
-        """Return the energy −variational_bound(x) on the domain of data, with shared weights: −log
-        p(v) − log Z at most that much.
-        """
+        """Return the energy −variational_bound(x) ≥ −log p(v) − log Z of data, sharing weights."""
         return _OnData(self)
 
     # ---- capabilities, most of them those of the restricted machine ------------------------------
@@ -198,20 +180,18 @@ class DBM(Energy):
         return replace(self.machine.learner, init_from_data=self.init_from_data)
 
     def init_from_data(self, x: Tensor) -> None:
-        """Start visible biases and offsets at the means of training data (N, *data event), those of
-        h² at even odds.
-        """
+        """Set visible biases and offsets to the means of data x (N, *data event), h² to 0.5."""
         even = x.new_full((1, self.n_hidden[1]), 0.5).expand(len(x), -1)
         self.machine.init_from_data(torch.cat([x.flatten(1), even], 1))
 
 
 class _OnData(Energy):
-    """The bound of a deep machine as an energy of data alone."""
+    """The negative bound of a deep machine as an energy of data alone."""
 
     def __init__(self, machine: DBM) -> None:
         super().__init__(machine.data_domain)
         self.machine = machine
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         condition_for(c, 1, x)
         return -self.machine.variational_bound(x)

@@ -1,10 +1,9 @@
-"""The deep belief net: a restricted machine on top of layers of causes, with recognition the other
-way.
+"""The deep belief net: a restricted machine on top of directed layers, with recognition weights.
 
     p(v, h¹, …, h^{L−1}) = p(v | h¹) p(h¹ | h²) … p(h^{L−2} | h^{L−1}) · exp(−F(h^{L−1})) / Z
 
 F and Z are the free energy and the normaliser of the restricted machine on top, whose hidden units
-are h^L; the conditionals below are independent coins. The joint law has the energy
+are h^L; the conditionals below are independent coins. The joint distribution has the energy
 
     E(v, h¹, …, h^{L−1}) = F(h^{L−1}) − Σ_k log p(h^{k−1} | h^k)
 
@@ -16,9 +15,9 @@ bound:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,71 +28,67 @@ from lowland.energy import Energy, Gibbs, Latent, Learner
 from lowland.nets.boltzmann.dbm import binary_data
 from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
-from lowland.registry import register
+from lowland.registry import Plain, register
 
 
 class Bound(NamedTuple):
-    """A lower bound (B,), known up to log Z, and its standard error (B,) from the draws it was
-    averaged over.
-    """
+    """A lower bound (B,) up to log Z, a mean over draws, and its standard error (B,)."""
 
     value: Tensor
     error: Tensor
 
 
 class Directed(nn.Module):
-    """Two layers of coins with weights up (recognition) and down (generation), which give log-odds
-    in the dtype of units.
-    """
+    """Two layers of coins with weights up (recognition) and down (generation)."""
 
     def __init__(self, below: int, above: int, init_std: float) -> None:
         super().__init__()
         weight = torch.randn(below, above) * init_std
         self.up_weight, self.up_bias = nn.Parameter(weight), nn.Parameter(torch.zeros(above))
-        self.down_weight, self.down_bias = (
-            nn.Parameter(weight.clone()),
-            nn.Parameter(torch.zeros(below)),
-        )
+        self.down_weight = nn.Parameter(weight.clone())
+        self.down_bias = nn.Parameter(torch.zeros(below))
 
     def up(self, below: Tensor) -> Tensor:
+        """Return log-odds (B, above) of the upper layer given the lower one (B, below)."""
         return (below @ self.up_weight).to(below.dtype) + self.up_bias
 
     def down(self, above: Tensor) -> Tensor:
+        """Return log-odds (B, below) of the lower layer given the upper one (B, above)."""
         return (above @ self.down_weight.t()).to(above.dtype) + self.down_bias
 
 
 def surprise(x: Tensor, logits: Tensor) -> Tensor:
-    """−log p(x), (B,), of coins x (B, n) with log-odds (B, n)."""
+    """Return −log p(x), (B,), of coins x (B, n) with log-odds (B, n)."""
     return (softplus(logits) - x * logits).sum(1)
 
 
-def transposed(
+def _add(parts: list[Tensor], x: Tensor) -> Tensor:
+    """Add up tensors (B,); zeros if there are none."""
+    return torch.stack(parts).sum(0) if parts else x.new_zeros(len(x))
+
+
+def transpose(
     machine: RBM, n_hidden: int | None = None, generator: torch.Generator | None = None
 ) -> RBM:
-    """Turn a machine upside down: its hidden units are the visible ones of another, on
-    binary(n_hidden), and the other way round.
+    """Exchange the visible and the hidden units of a machine, and return the new machine.
 
-    As the next layer of a stack it is a perfect prior: it leaves the law of the data as it is, and
-    training it can only raise the bound. n_hidden: that many hidden units instead of as many as the
-    machine has visible ones; those beyond have weights drawn at a hundredth, which changes the law
-    little, and need a generator. Raises ValueError for fewer. Source: Hinton, Osindero & Teh
-    (2006), https://doi.org/10.1162/neco.2006.18.7.1527
+    As the next layer of a stack it is a perfect prior: it keeps the distribution of the data, and
+    training it can only raise the bound. n_hidden: hidden units, at least as many as the machine
+    has visible ones (the default); those beyond get small random weights (std 0.01), which change
+    the distribution little, and need a generator. Raises ValueError for fewer. Source: Hinton,
+    Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
     """
     size = machine.visible.size
     more = (n_hidden or size) - size
     if more < 0 or (more and generator is None):
         raise ValueError(
-            f"{n_hidden} hidden units and {'no ' if generator is None else 'a '}generator came for "
-            f"a machine of {size} visible units; at least {size}, and a generator for more, are "
+            f"{n_hidden} hidden units and generator={generator} came for a machine of {size} "
+            f"visible units; at least {size}, and a generator for more, are "
             "needed; raise n_hidden or pass a generator"
         )
     weight = machine.weight.detach()
-    extra = (
-        torch.randn(
-            machine.n_hidden, more, generator=generator, dtype=weight.dtype, device=weight.device
-        )
-        * 0.01
-    )
+    shape, kind = (machine.n_hidden, more), weight.dtype
+    extra = torch.randn(shape, generator=generator, dtype=kind, device=weight.device) * 0.01
     other = RBM(binary(machine.n_hidden), size + more, init_std=0.0, centered=machine.centered)
     pairs = {
         "weight": torch.cat([weight.t(), extra], 1),
@@ -108,8 +103,7 @@ def transposed(
 
 @register("energy")
 class DBN(Energy):
-    """Deep belief net: the joint energy of the data and all hidden layers but the last, which is
-    summed out.
+    """Deep belief net: the joint energy of the data and all hidden layers but the last.
 
     domain: of the data, binary of any event shape with D numbers, kept as `data_domain`; that of
     the energy is binary(D + H1 + … + H_{L−1}), v flattened and the layers behind it. n_hidden: (H1,
@@ -132,7 +126,7 @@ class DBN(Energy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         n_hidden: Sequence[int] = (500, 500, 2000),
         init_std: float = 0.01,
         centered: bool = True,
@@ -145,56 +139,46 @@ class DBN(Energy):
             )
         sizes = (math.prod(data.shape), *n_hidden)
         super().__init__(binary(sum(sizes[:-1])))
-        self.data_domain, self.n_hidden, self.init_std, self.centered, self.sizes = (
-            data,
-            tuple(n_hidden),
-            init_std,
-            centered,
-            sizes,
-        )
+        self.data_domain, self.n_hidden, self.sizes = data, tuple(n_hidden), sizes
+        self.init_std, self.centered = init_std, centered
         self.layers = nn.ModuleList(Directed(a, b, init_std) for a, b in pairwise(sizes[:-1]))
         self.top = RBM(binary(sizes[-2]), sizes[-1], init_std=init_std, centered=centered)
 
     # ---- the energy ------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.generation(x) + self.top(self.split(x)[-1], c)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Points x (B, D + H1 + …) as layers v (B, D), h¹ (B, H1), …"""
+        """Split points x (B, D + H1 + …) into layers v (B, D), h¹ (B, H1), …"""
         return x.split(self.sizes[:-1], 1)
 
     def visible(self, x: Tensor) -> Tensor:
-        """The visible units (B, *data event) of points x."""
+        """Return the visible units (B, *data event) of points x."""
         return self.split(x)[0].reshape(-1, *self.data_domain.shape)
 
     def generation(self, x: Tensor) -> Tensor:
-        """−Σ_k log p(h^{k−1} | h^k), (B,)."""
-        parts = self.split(x)
-        found = [
-            surprise(a, layer.down(b))
-            for layer, a, b in zip(self._directed, parts, parts[1:], strict=False)
-        ]
-        return torch.stack(found).sum(0) if found else x.new_zeros(len(x))
+        """Return −Σ_k log p(h^{k−1} | h^k), (B,)."""
+        return _add([surprise(a, layer.down(b)) for layer, a, b in self._links(x)], x)
 
     def recognition(self, x: Tensor) -> Tensor:
-        """−log q(h | v) = −Σ_k log q(h^k | h^{k−1}), (B,)."""
+        """Return −log q(h | v) = −Σ_k log q(h^k | h^{k−1}), (B,)."""
+        return _add([surprise(b, layer.up(a)) for layer, a, b in self._links(x)], x)
+
+    def _links(self, x: Tensor) -> Iterable[tuple[Directed, Tensor, Tensor]]:
+        """Yield the directed layers with the units of points x below and above each."""
         parts = self.split(x)
-        found = [
-            surprise(b, layer.up(a))
-            for layer, a, b in zip(self._directed, parts, parts[1:], strict=False)
-        ]
-        return torch.stack(found).sum(0) if found else x.new_zeros(len(x))
+        return zip(self._directed, parts, parts[1:], strict=False)
 
     @property
     def _directed(self) -> list[Directed]:
-        return cast(list[Directed], list(self.layers))
+        return [layer for layer in self.layers if isinstance(layer, Directed)]
 
     # ---- draws -----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample_latents(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (v, h) with h ~ q(h | v), for data x (B, *data event): the pass up."""
+        """Draw h ~ q(h | v) for data x (B, *data event), and return (v, h): the pass up."""
         parts = [x.flatten(1)]
         for layer in self._directed:
             parts.append(coins(layer.up(parts[-1]), generator))
@@ -202,9 +186,7 @@ class DBN(Energy):
 
     @torch.no_grad()
     def descend(self, h: Tensor, generator: torch.Generator) -> Tensor:
-        """(v, h) with the layers below drawn from p, for units h (B, H_{L−1}) of the last layer:
-        the pass down.
-        """
+        """Draw the layers below h (B, H_{L−1}) from p, and return all of them: the pass down."""
         parts = [h]
         for layer in reversed(self._directed):
             parts.insert(0, coins(layer.down(parts[0]), generator))
@@ -219,11 +201,9 @@ class DBN(Energy):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Any = None,
+        c: Tensor | None = None,
     ) -> Tensor:
-        """Run block Gibbs in the machine on top, then draw all layers below anew: leaves exp(−E)
-        invariant.
-        """
+        """Run block Gibbs in the machine on top, then draw all layers below from p."""
         h = self.top.sweep(self.split(x)[-1], sweeps, generator, beta=beta)
         return self.descend(h, generator)
 
@@ -249,9 +229,7 @@ class DBN(Energy):
         return Learner(update_offsets=offsets, center_gradients=top.center_gradients)
 
     def fantasies(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
-        """Visible units (count, *data event): so many Gibbs steps on top from even coins, and one
-        pass down.
-        """
+        """Draw (count, *data event): Gibbs steps on top from even coins, then one pass down."""
         h = self.top.domain.draw(count, generator, dtype=self.top.weight.dtype)
         with torch.no_grad():
             return self.visible(self.descend(self.top.sweep(h, steps, generator), generator))
@@ -260,8 +238,7 @@ class DBN(Energy):
 
     @torch.no_grad()
     def log_weights(self, x: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """log w = −E(v, h) − log q(h | v), (draws, B), at independent h ~ q(h | v), for data x (B,
-        *data event).
+        """Return log w = −E(v, h) − log q(h | v), (draws, B), of data x at draws h ~ q(h | v).
 
         Means of log w bound log p(v) + log Z from below; logs of mean weights do too, and tighter
         (Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519).
@@ -270,32 +247,24 @@ class DBN(Energy):
         return torch.stack([self.recognition(z) - self(z) for z in drawn])
 
     def variational_bound(self, x: Tensor, generator: torch.Generator, draws: int = 10) -> Bound:
-        """E_q[−E(v, h) − log q(h | v)], (B,), for data x (B, *data event): log p(v) ≥ this − log Z.
-        A mean over draws.
-        """
+        """Estimate b = E_q[−E(v, h) − log q(h | v)], (B,), of data x: log p(v) ≥ b − log Z."""
         found = self.log_weights(x, draws, generator).double()
         return Bound(found.mean(0), found.std(0, correction=int(draws > 1)) / math.sqrt(draws))
 
     # ---- training --------------------------------------------------------------------------------
 
     def successor(self, layer: int, below: RBM, generator: torch.Generator) -> RBM | None:
-        """A start for layer `layer` (counted from 0): the machine below, transposed; None where the
-        layer has too few units.
-        """
-        wide = self.sizes[layer + 1] >= self.sizes[layer - 1]
-        return transposed(below, self.sizes[layer + 1], generator) if wide else None
+        """Return a start for layer `layer` (from 0), the one below transposed; None if too wide."""
+        if self.sizes[layer + 1] < self.sizes[layer - 1]:
+            return None
+        return transpose(below, self.sizes[layer + 1], generator)
 
     @torch.no_grad()
     def adopt(self, layer: int, machine: RBM) -> None:
-        """Take the weights of a trained machine for layer `layer`, up and down alike. Raises
-        ValueError for other sizes.
-        """
+        """Copy a machine's weights to layer `layer`, up and down; ValueError for other sizes."""
         wanted = (self.sizes[layer], self.sizes[layer + 1])
-        if (
-            tuple(machine.weight.shape) != wanted
-            or machine.hidden_type != "bernoulli"
-            or machine.classes
-        ):
+        plain = machine.hidden_type == "bernoulli" and not machine.classes
+        if tuple(machine.weight.shape) != wanted or not plain:
             raise ValueError(
                 f"a machine of {tuple(machine.weight.shape)} {machine.hidden_type} units with "
                 f"{machine.classes} classes came for layer {layer}; it needs {wanted} Bernoulli "
@@ -311,15 +280,14 @@ class DBN(Energy):
         own.down_bias.copy_(machine.visible_bias)
 
     def update_offsets(self, x: Tensor, fields: Tensor | None = None) -> None:
-        """Let the offsets of the machine on top follow completed data x."""
+        """Move the offsets of the machine on top towards the means of completed data x."""
         self.top.update_offsets(self.split(x)[-1])
 
     def classifier(self, classes: int) -> nn.Sequential:
-        """A network that starts as the pass up: sigmoid layers with the weights of recognition, and
-        a linear head of zeros.
+        """Build a network (B, *data event) → logits (B, classes) that starts as the pass up.
 
-        (B, *data event) → logits (B, classes). Train it like any network; grey values in [0, 1] may
-        come as means of pixels.
+        Sigmoid layers have the weights of recognition, the linear head is zero. Train it like any
+        network; grey values in [0, 1] may come as means of pixels.
 
         >>> import torch, lowland
         >>> from lowland.domain import binary

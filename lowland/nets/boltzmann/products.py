@@ -11,11 +11,15 @@ from torch import Tensor
 
 from lowland.nets.boltzmann.units import HiddenUnits
 
+Gradients = tuple[Tensor | None, ...]
+
 
 def rounding(like: Tensor) -> torch.dtype | None:
     """Return the dtype that autocast rounds factors of products to; None without autocast."""
     kind = like.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -51,7 +55,7 @@ class FieldsFunction(torch.autograd.Function):
         return known.view_as(known)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
+    def backward(ctx: Any, g: Tensor) -> Gradients:
         f, weight = ctx.saved_tensors
         to_f = product(g, weight.t(), ctx.dtype) if ctx.needs_input_grad[0] else None
         return to_f, product(f.t(), g, ctx.dtype), g.sum(0), None
@@ -72,7 +76,7 @@ class LogPartitionFunction(torch.autograd.Function):
         return units.log_partition(known).sum(1)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
+    def backward(ctx: Any, g: Tensor) -> Gradients:
         f, weight, known = ctx.saved_tensors
         pulled = ctx.units.mean(known).mul_(g.unsqueeze(1))
         to_f = product(pulled, weight.t(), ctx.dtype) if ctx.needs_input_grad[0] else None

@@ -2,18 +2,17 @@
 
     E(x, h) = V(x) − hᵀ(c + Wᵀ f(x)) + R(h),        E(x) = V(x) − Σ_j A(c_j + (Wᵀ f(x))_j)
 
-with features f and term V of the visible side (see `visible`), base law e^{−R} and log-partition A
-of the hidden units (see `units`). E(x) is the free energy, exact and cheap, so the machine is an
-energy like any other; given one side the units of the other are independent, so block Gibbs costs
-two matrix products a sweep.
+with features f and term V of the visible side (see `visible`), base measure e^{−R} and
+log-partition A of the hidden units (see `units`). E(x) is the free energy, exact and cheap, so the
+machine is an energy like any other; given one side the units of the other are independent, so block
+Gibbs costs two matrix products a sweep.
 
 Energy and sweep begin with the same product f(x) W, the fields. `gibbs.fields` computes it,
 `gibbs.energy_from` and `gibbs.sweep` take it: samplers carry it in their state, so that neither a
-training step nor a rung of annealing pays for the same product twice.
+training step nor a temperature of annealing pays for the same product twice.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,21 +29,20 @@ from lowland.nets.boltzmann.products import (
 from lowland.nets.boltzmann.tempered import HiddenMarginal, Rung, base_of, own_base
 from lowland.nets.boltzmann.units import UNITS
 from lowland.nets.boltzmann.visible import visible_side
-from lowland.nets.class_energy import condition_for, pick
-from lowland.registry import register
+from lowland.nets.class_energy import condition_for, label_condition, pick
+from lowland.registry import Plain, register
 
 
 @register("energy")
 class RBM(Energy):
-    """Restricted Boltzmann machine: E(x) = V(x) − Σ_j A(c_j + (Wᵀ f(x))_j), the free energy of
-    visible units.
+    """Restricted Boltzmann machine: the free energy E(x) = V(x) − Σ_j A(c_j + (Wᵀ f(x))_j).
 
     domain: binary, categorical(K) (Potts units) or real (Gaussian units; standardize the data) of
     any event shape; n_hidden: number of hidden units; hidden_type: "bernoulli", or "relu" for
-    normal laws cut off at zero; classes: label units, with E(x, y) = E with the label's own
-    weights, labels and soft labels as in `ClassEnergy`; init_std: standard deviation of the first
-    weights; centered: train along the centred gradient (see `center_gradients`; with SGD: Adam,
-    which rescales every number of it, gets the plain one).
+    normal distributions cut off at zero; classes: label units, with E(x, y) = E with the label's
+    own weights, labels and soft labels as in `ClassEnergy`; init_std: standard deviation of the
+    first weights; centered: train along the centred gradient (see `center_gradients`; with SGD:
+    Adam, which rescales every number of it, gets the plain one).
 
     Gaussian with relu units is a density only while the largest singular value of W stays below 1.
     Source: Smolensky (1986); Hinton (2002), https://doi.org/10.1162/089976602760128018; Potts and
@@ -63,7 +61,7 @@ class RBM(Energy):
 
     def __init__(
         self,
-        domain: Domain | dict[str, Any],
+        domain: Domain | Plain,
         n_hidden: int = 500,
         hidden_type: str = "bernoulli",
         classes: int = 0,
@@ -98,11 +96,11 @@ class RBM(Energy):
 
     # ---- the energy ------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        fields = self.fields(x) if x.requires_grad else self.compute_fields(x)
-        return self.energy_from(x, fields, c)
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        compute = self.fields if x.requires_grad else self.compute_fields
+        return self.energy_from(x, compute(x), c)
 
-    def energy_from(self, x: Tensor, fields: Tensor, c: Any = None) -> Tensor:
+    def energy_from(self, x: Tensor, fields: Tensor, c: Tensor | None = None) -> Tensor:
         """Return E(x, c) (B,) with fields of x that are known, differentiable in the weights."""
         f = self.visible.features(self, x)
         term = self.visible.term(self, f)
@@ -118,7 +116,9 @@ class RBM(Energy):
 
     def class_energies(self, x: Tensor) -> Tensor:
         """Return E(x, y) for every label y, (B, classes); (B, 1) without label units."""
-        return self._heads(self.term(x), self.fields(x)) if self.classes else self(x).unsqueeze(1)
+        if not self.classes:
+            return self(x).unsqueeze(1)
+        return self._heads(self.term(x), self.fields(x))
 
     def _heads(self, term: Tensor, z: Tensor) -> Tensor:
         under = z.unsqueeze(1) + self.label_weight
@@ -157,7 +157,7 @@ class RBM(Energy):
         )
 
     def visible_fields(self, h: Tensor) -> Tensor:
-        """Return W h, (B, features): what hidden units h (B, n_hidden) add to the visible ones."""
+        """Return W h, (B, D), the field of hidden units h (B, n_hidden) on the visible ones."""
         if torch.is_grad_enabled() and (h.requires_grad or self.weight.requires_grad):
             return h @ self.weight.t()
         return self._times(h, True)
@@ -166,7 +166,7 @@ class RBM(Energy):
         """Return a W or a Wᵀ without a graph."""
         return product(a, self.weight.t() if transposed else self.weight, rounding(a))
 
-    def one_hot_energy(self, z: Tensor, c: Any = None) -> Tensor:
+    def one_hot_energy(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Return energies (B,) of one-hot floats z (B, *event, K) on a categorical domain."""
         f = z.flatten(1)
         fields = torch.addmm(self.hidden_bias, f, self.weight)
@@ -175,8 +175,7 @@ class RBM(Energy):
         return self.visible.term(self, f) - self.hidden_units.log_partition(fields).sum(1)
 
     def joint(self, x: Tensor, h: Tensor) -> Tensor:
-        """E(x, h) (B,) of visible x (B, *event) and hidden h (B, n_hidden), for a machine without
-        label units.
+        """Return E(x, h) (B,) of visible x (B, *event) and hidden h (B, n_hidden).
 
         Raises ValueError for a machine with label units, or hidden units of another number.
         """
@@ -190,39 +189,38 @@ class RBM(Energy):
 
     # ---- conditionals and block Gibbs ------------------------------------------------------------
 
-    def hidden_mean(self, x: Tensor, c: Any = None) -> Tensor:
-        """Return E[h | x], (B, n_hidden): probabilities for Bernoulli units; labels c (B,) sharpen
-        them where there are label units.
+    def hidden_mean(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return E[h | x, c], (B, n_hidden), probabilities for Bernoulli units.
+
+        c: labels (B,) or soft labels (B, K); p(y | x) if None.
         """
         z = self.fields(x)
-        if self.classes:
-            c = condition_for(c, self.classes, z)
-            posterior = torch.softmax(-self.class_energies(x), 1) if c is None else c
-            if posterior.dim() == 1:
-                posterior = one_hot(posterior, self.classes).to(z.dtype)
-            means = self.hidden_units.mean(z.unsqueeze(1) + self.label_weight)
-            return (posterior.unsqueeze(2) * means).sum(1)
-        return self.hidden_units.mean(z)
+        if not self.classes:
+            return self.hidden_units.mean(z)
+        c = condition_for(c, self.classes, z)
+        if c is None:
+            c = torch.softmax(-self.class_energies(x), 1)
+        elif c.dim() == 1:
+            c = one_hot(c, self.classes).to(z.dtype)
+        means = self.hidden_units.mean(z.unsqueeze(1) + self.label_weight)
+        return (c.unsqueeze(2) * means).sum(1)
 
     def visible_mean(self, h: Tensor) -> Tensor:
-        """E[x | h], (B, *event): probabilities if binary, (B, *event, K) if categorical."""
+        """Return E[x | h], (B, *event): probabilities if binary, (B, *event, K) if categorical."""
         return self.visible.mean(self, self.visible_fields(h))
 
-    def draw_hidden(self, x: Tensor, generator: torch.Generator, c: Any = None) -> Tensor:
-        """h ~ p(h | x), (B, n_hidden); with label units, under labels c (B,) or labels drawn from
-        p(y | x).
-        """
+    def draw_hidden(self, x: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:
+        """Draw h ~ p(h | x, c), (B, n_hidden); c: labels (B,), drawn from p(y | x) if None."""
         return self._draw_hidden(x, self.fields(x), generator, c)
 
-    def _draw_hidden(self, x: Tensor, z: Tensor, generator: torch.Generator, c: Any) -> Tensor:
+    def _draw_hidden(
+        self, x: Tensor, z: Tensor, generator: torch.Generator, c: Tensor | None
+    ) -> Tensor:
         if self.classes:
             c = condition_for(c, self.classes, z)
-            z = (
-                z
-                + self.label_weight[
-                    self._draw_labels(-self._heads(self.term(x), z), generator) if c is None else c
-                ]
-            )
+            if c is None:
+                c = self._draw_labels(-self._heads(self.term(x), z), generator)
+            z = z + self.label_weight[c]
         return self.hidden_units.draw(z, generator)
 
     @staticmethod
@@ -230,7 +228,7 @@ class RBM(Energy):
         return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(1)
 
     def draw_visible(self, h: Tensor, generator: torch.Generator) -> Tensor:
-        """x ~ p(x | h), (B, *event)."""
+        """Draw x ~ p(x | h), (B, *event), given h (B, n_hidden)."""
         return self.visible.draw(self, self.visible_fields(h), generator)
 
     def sweep(
@@ -242,9 +240,9 @@ class RBM(Energy):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Any = None,
+        c: Tensor | None = None,
     ) -> Tensor:
-        """Run block Gibbs: h ~ p(h | x), x ~ p(x | h), so many times, from fields of x if known.
+        """Run block Gibbs: h ~ p(h | x), x ~ p(x | h), `sweeps` times, from fields of x if known.
 
         Raises ValueError for β ≠ 1: a power of p(x) has no such sweep (see `paths`).
         """
@@ -272,12 +270,11 @@ class RBM(Energy):
 
     @property
     def condition(self) -> LabelCondition | None:
-        return LabelCondition(self.classes, self.class_energies) if self.classes else None
+        return label_condition(self.classes, self.class_energies)
 
     @property
     def latent(self) -> Latent:
-        bernoulli = self.hidden_type == "bernoulli"
-        marginal = self.hidden_marginal if bernoulli else None
+        marginal = self.hidden_marginal if self.hidden_type == "bernoulli" else None
         return Latent(hidden_marginal=marginal, hidden_mean=self.hidden_mean)
 
     def hidden_marginal(self) -> Energy:
@@ -289,15 +286,16 @@ class RBM(Energy):
         return Paths(self.path_from, self.at_temperatures)
 
     def path_from(self, base: Energy, betas: Sequence[float]) -> list[Energy] | None:
-        """Return a path from a product law to the machine whose rungs have block Gibbs of their
-        own.
+        """Return a path from independent units to the machine, each energy with block Gibbs.
 
         E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)]: the base at 0, the
         machine at 1. None for any other base. Source: Salakhutdinov & Murray (2008),
         https://doi.org/10.1145/1390156.1390266
         """
-        law = base_of(self, base)
-        return None if law is None else [Rung(self, law, float(beta)) for beta in betas]
+        start = base_of(self, base)
+        if start is None:
+            return None
+        return [Rung(self, start, float(beta)) for beta in betas]
 
     def at_temperatures(self, betas: Tensor, size: int) -> Energy:
         """Return one energy for R · size rows, block r at β_r on the way from independent units."""
@@ -305,11 +303,9 @@ class RBM(Energy):
 
     @property
     def learner(self) -> Learner:
-        return Learner(
-            self.init_from_data,
-            self.update_offsets if self.centered else None,
-            self.center_gradients if self.centered else None,
-        )
+        if not self.centered:
+            return Learner(self.init_from_data)
+        return Learner(self.init_from_data, self.update_offsets, self.center_gradients)
 
     # ---- training --------------------------------------------------------------------------------
 
@@ -340,16 +336,20 @@ class RBM(Energy):
         """
         if self.weight.grad is None:
             return
-        g_w, g_a, g_c = (
-            cast(Tensor, p.grad) for p in (self.weight, self.visible_bias, self.hidden_bias)
-        )
+        g_w, g_a = _grad(self.weight), _grad(self.visible_bias)
+        g_c = _grad(self.hidden_bias)
         mu, lam, before = self.visible_offset, self.hidden_offset, g_c.clone()
         g_w.addr_(mu, before, alpha=-1).addr_(g_a * self.sigma, lam, alpha=-1)
         g_a.sub_(g_w @ lam / self.sigma)
         g_c.sub_(mu @ g_w)
         if self.classes:
-            g_u, g_d = cast(Tensor, self.label_weight.grad), cast(Tensor, self.label_bias.grad)
+            g_u, g_d = _grad(self.label_weight), _grad(self.label_bias)
             even = g_d.new_full((self.classes,), 1 / self.classes)
             g_u.addr_(even, before, alpha=-1).addr_(g_d, lam, alpha=-1)
             g_d.sub_(g_u @ lam)
             g_c.sub_(even @ g_u)
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None, "every parameter of a machine has a gradient, or none has"
+    return parameter.grad

@@ -1,9 +1,7 @@
-"""Other energies made of a restricted Boltzmann machine: its rungs on the way from independent
-units, and its hidden side.
-"""
+"""Energies made of a restricted Boltzmann machine: annealing paths and the hidden marginal."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,37 +15,33 @@ if TYPE_CHECKING:
 
 
 class Base:
-    """A product law as a rung needs it: natural parameters, and the constant that makes its energy
-    that of the base.
-    """
+    """Start of a path: a product distribution's natural parameters and its energy's constant."""
 
     def __init__(self, law: Law, constant: float | Tensor = 0.0) -> None:
         self.law, self.constant = law, constant
 
 
 def base_of(machine: "RBM", base: Energy) -> Base | None:
-    """The base of a path, if it is a product law of the machine's kind of units."""
+    """Convert an energy of independent units of the machine's kind to a base; None otherwise."""
     with torch.no_grad():
         law = machine.visible.law_of(machine, base)
         if law is None:
             return None
         x = machine.visible_bias.new_zeros(1, *machine.domain.shape)
-        return Base(
-            law, base(x) - machine.visible.law_term(law, machine.visible.features(machine, x))
-        )
+        f = machine.visible.features(machine, x)
+        return Base(law, base(x) - machine.visible.law_term(law, f))
 
 
 def own_base(machine: "RBM") -> Base:
-    """Independent units with the means of the data."""
+    """Return the base of independent units with the means of the data."""
     return Base(machine.visible.own_law(machine))
 
 
 class Rung(Energy):
-    """E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)], with one β for all or
-    one per row (B, 1).
+    """E_β(x) = (1 − β) E_base(x) + β V(x) − Σ_j [A(β z_j) − (1 − β) A(0)].
 
-    Labels are summed over: log (1/K) Σ_y exp(β d_y + Σ_j ...) stands in the place of the sum over
-    hidden units.
+    beta: one for all rows or one for each. Labels are summed over: log (1/K) Σ_y exp(β d_y + Σ_j
+    ...) replaces the sum over hidden units.
     """
 
     beta: Tensor
@@ -64,10 +58,10 @@ class Rung(Energy):
         fields = self.machine.compute_fields
         return Gibbs(sweep=self.sweep, fields=fields, energy_from=self.energy_from)
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.energy_from(x, self.machine.fields(x))
 
-    def energy_from(self, x: Tensor, fields: Tensor, c: Any = None) -> Tensor:
+    def energy_from(self, x: Tensor, fields: Tensor, c: Tensor | None = None) -> Tensor:
         """Return E_β(x) (B,) with the machine's fields of x."""
         machine, beta = self.machine, self.beta.squeeze(1)
         f = machine.visible.features(machine, x)
@@ -77,14 +71,14 @@ class Rung(Energy):
         return value - self._hidden(fields) + at_rest
 
     def _hidden(self, z: Tensor) -> Tensor:
-        """Σ_j A(β z_j), (B,); with label units, the log of its mean over labels."""
+        """Return Σ_j A(β z_j), (B,); with label units, the log of the mean over labels."""
         machine = self.machine
         if not machine.classes:
             return machine.hidden_units.log_partition(z * self.beta).sum(1)
         return self._labels(z).logsumexp(1) - math.log(machine.classes)
 
     def _labels(self, z: Tensor) -> Tensor:
-        """β d_y + Σ_j A(β (z_j + U_yj)), (B, K)."""
+        """Return β d_y + Σ_j A(β (z_j + U_yj)), (B, K)."""
         machine = self.machine
         under = (z.unsqueeze(1) + machine.label_weight) * self.beta.unsqueeze(2)
         return machine.label_bias * self.beta + machine.hidden_units.log_partition(under).sum(2)
@@ -98,7 +92,7 @@ class Rung(Energy):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Any = None,
+        c: Tensor | None = None,
     ) -> Tensor:
         """Run block Gibbs of the joint distribution of visible and hidden units at the rung's β."""
         machine = self.machine
@@ -115,21 +109,19 @@ class Rung(Energy):
 
 
 class HiddenMarginal(Energy):
-    """The hidden units of a machine as the visible ones of another: E(h) = −c·h − log ∫ exp(f·Wh −
-    V) dx, with the same Z.
+    """Marginal energy of hidden units, with the same Z: E(h) = −c·h − log ∫ exp(f·Wh − V) dx.
 
-    With label units, log (1/K) Σ_y exp(d_y + U_y·h) is added to what the visible side gives.
+    With label units, −log (1/K) Σ_y exp(d_y + U_y·h) is added.
     """
 
     def __init__(self, machine: "RBM") -> None:
         super().__init__(binary(machine.n_hidden))
         self.machine = machine
 
-    def forward(self, x: Tensor, c: Any = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         machine = self.machine
-        value = -(x @ machine.hidden_bias) - machine.visible.log_partition(
-            machine, x @ machine.weight.t()
-        )
+        visible = machine.visible.log_partition(machine, x @ machine.weight.t())
+        value = -(x @ machine.hidden_bias) - visible
         if machine.classes:
             labels = x @ machine.label_weight.t() + machine.label_bias
             value = value - labels.logsumexp(1) + math.log(machine.classes)

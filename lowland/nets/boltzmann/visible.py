@@ -1,20 +1,20 @@
 """Visible sides of Boltzmann machines: how a domain enters the energy.
 
-The visible units enter through features f (B, D), a term V of their own, and the field y = W h (B,
-D) that hidden units make:
+The visible units enter through features f (B, D), a term V, and the field y = W h (B, D):
 
-    binary         f = x V = −a·f x_i | y ~ coin with log-odds a_i + y_i
-    categorical    f = one-hot x V = −a·f x_i | y ~ softmax(a_i + y_i) over the K values
-    real           f = x / σ        V = Σ (f − a / σ)² / 2        x_i | y ~ N(a_i + σ_i y_i, σ_i²)
+    binary         f = x            V = −a·f                 x_i | y ~ coin of log-odds a_i + y_i
+    categorical    f = one-hot x    V = −a·f                 x_i | y ~ softmax(a_i + y_i), K values
+    real           f = x / σ        V = Σ (f − a / σ)² / 2   x_i | y ~ N(a_i + σ_i y_i, σ_i²)
 
-On the way from a product law to the machine, at β in [0, 1], both enter with weights 1 − β and β,
-and the conditionals stay of their kind: log-odds and log-probabilities mix, and so do precisions
-and precisions times means. A product law is a tuple of such natural parameters, rows of features:
+On a path from a product distribution to the machine, at β in [0, 1], both enter with weights 1 − β
+and β, and the conditionals stay of their kind: log-odds and log-probabilities mix, and so do
+precisions and precisions times means. A product distribution is a tuple of natural parameters (D,):
 (log-odds,), (log-probabilities,) or (mean / σ0² · σ, σ² / σ0²).
 """
 
 import math
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,80 +28,90 @@ Beta = float | Tensor  # one number, or one per row (B, 1)
 Law = tuple[Tensor, ...]
 
 
+class Machine(Protocol):
+    """Parameters of a machine that its visible side uses, (D,) each: a, σ and mean features."""
+
+    @property
+    def visible_bias(self) -> Tensor: ...
+
+    @property
+    def sigma(self) -> Tensor: ...
+
+    @property
+    def visible_offset(self) -> Tensor: ...
+
+
 class VisibleSide(Protocol):
-    """Operations of a visible side; `machine` has visible_bias a and sigma σ, (D,)."""
+    """Operations of a visible side on points x (B, *event), features f and fields y (B, D)."""
 
     size: int
 
-    def features(self, machine: Any, x: Tensor) -> Tensor: ...
+    def features(self, machine: Machine, x: Tensor) -> Tensor: ...
 
-    def term(self, machine: Any, f: Tensor) -> Tensor:
-        """V, (B,)."""
+    def term(self, machine: Machine, f: Tensor) -> Tensor:
+        """Return V, (B,)."""
         ...
 
     def law_term(self, law: Law, f: Tensor) -> Tensor:
-        """Return the term in the place of V under a product law, up to a constant, (B,)."""
+        """Return the term in place of V under a product distribution, up to a constant, (B,)."""
         ...
 
-    def log_partition(self, machine: Any, y: Tensor) -> Tensor:
-        """log ∫ exp(f·y − V) over all x, (B,)."""
+    def log_partition(self, machine: Machine, y: Tensor) -> Tensor:
+        """Return log ∫ exp(f·y − V) over all x, (B,)."""
         ...
 
     def draw(
         self,
-        machine: Any,
+        machine: Machine,
         y: Tensor,
         generator: torch.Generator,
         beta: Beta = 1.0,
         law: Law | None = None,
     ) -> Tensor: ...
 
-    def mean(self, machine: Any, y: Tensor) -> Tensor: ...
+    def mean(self, machine: Machine, y: Tensor) -> Tensor: ...
 
     def rest(self) -> Tensor:
-        """Mean features of units that nothing acts on, (D,)."""
+        """Return mean features (D,) at zero fields and biases."""
         ...
 
-    def own_law(self, machine: Any) -> Law:
-        """The product law with the mean features of the data, as the machine's offsets know
-        them.
-        """
+    def own_law(self, machine: Machine) -> Law:
+        """Return the product distribution whose mean features are the machine's offsets."""
         ...
 
-    def law_of(self, machine: Any, base: Energy) -> Law | None:
-        """The natural parameters of an energy that is a product law; None for any other."""
+    def law_of(self, machine: Machine, base: Energy) -> Law | None:
+        """Return the natural parameters of an energy of independent units; None for any other."""
         ...
 
-    def init_from_data(self, machine: Any, x: Tensor) -> None:
-        """Set the machine's bias, scale and offset to those of independent units with the means of
-        data x (N, *event).
-        """
+    def init_from_data(self, machine: Machine, x: Tensor) -> None:
+        """Set bias, scale and offset to those of independent units fitted to data x (N, *event)."""
         ...
 
 
 class _Discrete:
     """Common part of binary and categorical units: everything is linear in the features."""
 
-    def term(self, machine: Any, f: Tensor) -> Tensor:
-        with torch.autocast(
-            f.device.type, enabled=False
-        ):  # one number per point: its rounding would be all there is to see
+    def term(self, machine: Machine, f: Tensor) -> Tensor:
+        with torch.autocast(f.device.type, enabled=False):  # one number per point: keep precision
             return -(f @ machine.visible_bias)
 
     def law_term(self, law: Law, f: Tensor) -> Tensor:
         return -(f @ law[0])
 
     @staticmethod
-    def _logits(machine: Any, y: Tensor, beta: Beta, law: Law | None) -> Tensor:
+    def _logits(machine: Machine, y: Tensor, beta: Beta, law: Law | None) -> Tensor:
         own = y.add_(machine.visible_bias)
-        return own if law is None else own.mul_(beta).add_(law[0] * (1 - beta))
+        if law is None:
+            return own
+        return own.mul_(beta).add_(law[0] * (1 - beta))
 
     @staticmethod
     def _law_of(base: Energy, shape: tuple[int, ...], kind: str, like: Tensor) -> Law | None:
-        conditional = None if base.gibbs is None else base.gibbs.conditional
-        if conditional is None or base.domain.kind != kind:
+        gibbs = base.gibbs
+        if gibbs is None or gibbs.conditional is None or base.domain.kind != kind:
             return None
-        logits = conditional(torch.stack([like.new_zeros(shape), like.new_ones(shape)])).flatten(1)
+        x = torch.stack([like.new_zeros(shape), like.new_ones(shape)])
+        logits = gibbs.conditional(x).flatten(1)
         return (logits[0],) if torch.equal(logits[0], logits[1]) else None
 
 
@@ -112,15 +122,15 @@ class Binary(_Discrete):
         self.shape = domain.shape
         self.size = math.prod(domain.shape)
 
-    def features(self, machine: Any, x: Tensor) -> Tensor:
+    def features(self, machine: Machine, x: Tensor) -> Tensor:
         return x.flatten(1)
 
-    def log_partition(self, machine: Any, y: Tensor) -> Tensor:
+    def log_partition(self, machine: Machine, y: Tensor) -> Tensor:
         return softplus(y + machine.visible_bias).sum(1)
 
     def draw(
         self,
-        machine: Any,
+        machine: Machine,
         y: Tensor,
         generator: torch.Generator,
         beta: Beta = 1.0,
@@ -128,19 +138,19 @@ class Binary(_Discrete):
     ) -> Tensor:
         return coins(self._logits(machine, y, beta, law), generator).view(-1, *self.shape)
 
-    def mean(self, machine: Any, y: Tensor) -> Tensor:
+    def mean(self, machine: Machine, y: Tensor) -> Tensor:
         return torch.sigmoid(y + machine.visible_bias).view(-1, *self.shape)
 
     def rest(self) -> Tensor:
         return torch.full((self.size,), 0.5)
 
-    def own_law(self, machine: Any) -> Law:
+    def own_law(self, machine: Machine) -> Law:
         return (torch.logit(machine.visible_offset.clamp(1e-4, 1 - 1e-4)),)
 
-    def law_of(self, machine: Any, base: Energy) -> Law | None:
+    def law_of(self, machine: Machine, base: Energy) -> Law | None:
         return self._law_of(base, self.shape, "binary", machine.visible_bias)
 
-    def init_from_data(self, machine: Any, x: Tensor) -> None:
+    def init_from_data(self, machine: Machine, x: Tensor) -> None:
         share = (x.flatten(1).double().sum(0) + 1) / (len(x) + 2)
         machine.visible_bias.copy_(torch.logit(share))
         machine.visible_offset.copy_(share)
@@ -153,15 +163,15 @@ class Categorical(_Discrete):
         self.shape, self.classes = domain.shape, domain.classes
         self.size = math.prod(domain.shape) * domain.classes
 
-    def features(self, machine: Any, x: Tensor) -> Tensor:
+    def features(self, machine: Machine, x: Tensor) -> Tensor:
         return one_hot(x.flatten(1).long(), self.classes).to(machine.visible_bias.dtype).flatten(1)
 
-    def log_partition(self, machine: Any, y: Tensor) -> Tensor:
+    def log_partition(self, machine: Machine, y: Tensor) -> Tensor:
         return self._sites(y + machine.visible_bias).logsumexp(2).sum(1)
 
     def draw(
         self,
-        machine: Any,
+        machine: Machine,
         y: Tensor,
         generator: torch.Generator,
         beta: Beta = 1.0,
@@ -171,23 +181,22 @@ class Categorical(_Discrete):
         noise = torch.empty_like(logits).exponential_(generator=generator)
         return self._sites(logits - noise.log_()).argmax(2).to(y.dtype).view(-1, *self.shape)
 
-    def mean(self, machine: Any, y: Tensor) -> Tensor:
-        """Probabilities (B, *event, K)."""
+    def mean(self, machine: Machine, y: Tensor) -> Tensor:
+        """Return probabilities (B, *event, K)."""
         return self._sites(y + machine.visible_bias).softmax(2).view(-1, *self.shape, self.classes)
 
     def rest(self) -> Tensor:
         return torch.full((self.size,), 1 / self.classes)
 
-    def own_law(self, machine: Any) -> Law:
+    def own_law(self, machine: Machine) -> Law:
         return (machine.visible_offset.clamp_min(1e-4).log(),)
 
-    def law_of(self, machine: Any, base: Energy) -> Law | None:
+    def law_of(self, machine: Machine, base: Energy) -> Law | None:
         return self._law_of(base, self.shape, "categorical", machine.visible_bias)
 
-    def init_from_data(self, machine: Any, x: Tensor) -> None:
-        counts = (
-            torch.stack([(x.flatten(1) == k).double().sum(0) for k in range(self.classes)], 1) + 1
-        )
+    def init_from_data(self, machine: Machine, x: Tensor) -> None:
+        x = x.flatten(1)
+        counts = torch.stack([(x == k).double().sum(0) + 1 for k in range(self.classes)], 1)
         share = (counts / counts.sum(1, keepdim=True)).flatten()
         machine.visible_bias.copy_(share.log())
         machine.visible_offset.copy_(share)
@@ -203,66 +212,59 @@ class Gaussian:
         self.shape = domain.shape
         self.size = math.prod(domain.shape)
 
-    def features(self, machine: Any, x: Tensor) -> Tensor:
+    def features(self, machine: Machine, x: Tensor) -> Tensor:
         return x.flatten(1) / machine.sigma
 
-    def term(self, machine: Any, f: Tensor) -> Tensor:
+    def term(self, machine: Machine, f: Tensor) -> Tensor:
         return 0.5 * (f - machine.visible_bias / machine.sigma).square().sum(1)
 
     def law_term(self, law: Law, f: Tensor) -> Tensor:
         return (0.5 * law[1] * f.square() - law[0] * f).sum(1)
 
-    def log_partition(self, machine: Any, y: Tensor) -> Tensor:
-        each = (
-            0.5 * y.square()
-            + y * (machine.visible_bias / machine.sigma)
-            + machine.sigma.log()
-            + HALF_LOG_TAU
-        )
-        return each.sum(1)
+    def log_partition(self, machine: Machine, y: Tensor) -> Tensor:
+        each = 0.5 * y.square() + y * (machine.visible_bias / machine.sigma)
+        return (each + machine.sigma.log() + HALF_LOG_TAU).sum(1)
 
     def draw(
         self,
-        machine: Any,
+        machine: Machine,
         y: Tensor,
         generator: torch.Generator,
         beta: Beta = 1.0,
         law: Law | None = None,
     ) -> Tensor:
-        precision, pull = (
-            torch.ones_like(machine.sigma),
-            y.add_(machine.visible_bias / machine.sigma),
-        )
+        precision = torch.ones_like(machine.sigma)
+        pull = y.add_(machine.visible_bias / machine.sigma)
         if law is not None:
             precision, pull = beta + law[1] * (1 - beta), pull * beta + law[0] * (1 - beta)
         noise = torch.empty_like(y).normal_(generator=generator)
         f = pull / precision + noise / precision.sqrt()
         return (f * machine.sigma).view(-1, *self.shape)
 
-    def mean(self, machine: Any, y: Tensor) -> Tensor:
+    def mean(self, machine: Machine, y: Tensor) -> Tensor:
         return (machine.visible_bias + machine.sigma * y).view(-1, *self.shape)
 
     def rest(self) -> Tensor:
         return torch.zeros(self.size)
 
-    def own_law(self, machine: Any) -> Law:
+    def own_law(self, machine: Machine) -> Law:
         return machine.visible_offset, torch.ones_like(machine.sigma)
 
-    def law_of(self, machine: Any, base: Energy) -> Law | None:
+    def law_of(self, machine: Machine, base: Energy) -> Law | None:
         """Read off the score of a product of normals, which is linear, coordinate by coordinate."""
         if base.domain.kind != "real":
             return None
         zero = machine.visible_bias.new_zeros(1, *self.shape)
-        ramp = torch.linspace(-1.0, 2.0, self.size, dtype=zero.dtype, device=zero.device).view_as(
-            zero
-        )
+        ramp = torch.linspace(-1.0, 2.0, self.size, dtype=zero.dtype, device=zero.device)
+        ramp = ramp.view_as(zero)
         score = differentiate(base, torch.cat([zero, zero + 1, ramp]))[1].flatten(1)
         pull, precision = score[0], score[0] - score[1]
         product = torch.allclose(score[2], pull - precision * ramp.flatten(), rtol=1e-4, atol=1e-4)
-        sound = product and bool((precision > 0).all())
-        return (pull * machine.sigma, precision * machine.sigma.square()) if sound else None
+        if not product or not bool((precision > 0).all()):
+            return None
+        return pull * machine.sigma, precision * machine.sigma.square()
 
-    def init_from_data(self, machine: Any, x: Tensor) -> None:
+    def init_from_data(self, machine: Machine, x: Tensor) -> None:
         x = x.flatten(1).double()
         machine.sigma.copy_(x.std(0).clamp_min(1e-3))
         machine.visible_bias.copy_(x.mean(0))
@@ -270,13 +272,17 @@ class Gaussian:
 
 
 def visible_side(domain: Domain) -> VisibleSide:
-    """The visible side for a domain. Raises ValueError for a box, or a domain without a shape."""
+    """Build the visible side for a domain; ValueError for a box, or a domain without a shape."""
     if not domain.shape:
         raise ValueError(
             "the domain has no event shape; a Boltzmann machine needs one; pass for example "
             "binary(784)"
         )
-    kinds: dict[str, Any] = {"binary": Binary, "categorical": Categorical, "real": Gaussian}
+    kinds: dict[str, Callable[[Domain], VisibleSide]] = {
+        "binary": Binary,
+        "categorical": Categorical,
+        "real": Gaussian,
+    }
     if domain.kind not in kinds:
         raise ValueError(
             f"a Boltzmann machine was asked for on a domain that is {domain.kind}; it takes "
