@@ -62,7 +62,7 @@ def test_a_critic_of_clean_points_sees_the_one_that_the_energy_expects() -> None
     critic = DenoisedGuidance(lambda x: x.square().sum(1), prior)
     clean = denoise(prior.given(0.5), x, 0.5)
     assert torch.allclose(critic(x, 0.5), clean.square().sum(1)) and not torch.allclose(
-        prior.denoised(x, 0.5), clean, atol=0.1
+        prior.denoise(x, 0.5), clean, atol=0.1
     )
     levels = torch.tensor([0.5, 0.1, 2.0, 1.0], dtype=torch.float64)
     one_by_one = torch.cat([critic(x[i : i + 1], float(levels[i])) for i in range(4)])

@@ -141,7 +141,7 @@ def test_the_energy_is_half_the_squared_distance_to_its_guess(shape: tuple[int, 
         torch.rand(5, *shape, generator=seeded(1), dtype=DOUBLE),
         torch.tensor([0.01, 0.1, 0.5, 2.0, 30.0], dtype=DOUBLE),
     )
-    wanted = (x - energy.denoised(x, sigma)).square().flatten(1).sum(1) / (2 * sigma**2)
+    wanted = (x - energy.denoise(x, sigma)).square().flatten(1).sum(1) / (2 * sigma**2)
     assert torch.allclose(energy(x, sigma), wanted)
 
 
@@ -238,7 +238,7 @@ def test_a_new_network_guesses_as_for_a_gaussian_of_the_data() -> None:
     assert torch.allclose(energy.centre, x.mean(0))
     assert float(energy.spread) == pytest.approx(float((x - x.mean(0)).std()))
     shrunk = energy.centre + energy.spread**2 / (energy.spread**2 + 0.25) * (x - energy.centre)
-    assert torch.allclose(energy.denoised(x, 0.5), shrunk, atol=1e-6)
+    assert torch.allclose(energy.denoise(x, 0.5), shrunk, atol=1e-6)
 
 
 def test_bfloat16_gives_nearly_the_same_loss_and_finite_gradients() -> None:

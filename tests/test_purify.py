@@ -145,7 +145,7 @@ def test_the_clean_point_is_that_of_the_energy_whatever_network_is_inside() -> N
     found = purify(energy, x, method="denoise", sigma=0.3, steps=1, generator=seeded(1))
     torch.testing.assert_close(found, denoise(energy.given(0.3), noisy, 0.3))
     with torch.no_grad():
-        guess = energy.denoised(noisy, 0.3)
+        guess = energy.denoise(noisy, 0.3)
     far, near = ((one - x).square().mean() for one in (guess, found))
     assert near < far / 10**0.1
     with torch.no_grad():

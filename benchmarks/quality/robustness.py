@@ -129,7 +129,7 @@ class Guess(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         noisy = x + self.sigma * torch.randn(x.shape, generator=self.generator)
-        return self.classifier(self.energy.denoised(noisy, self.sigma))  # type: ignore[no-any-return]
+        return self.classifier(self.energy.denoise(noisy, self.sigma))  # type: ignore[no-any-return]
 
 
 def trained(name: str, changes: dict[str, Any] | None = None, path: str = "") -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lowland.energy import Energy, LabelCondition
+from lowland.energy import ConditionLike, Energy, LabelCondition
 
 
 class ClassEnergy(Energy):
@@ -29,7 +29,7 @@ class ClassEnergy(Energy):
         """Return the energies e_k(x) (B, K) of points x for every class; (B, 1) without classes."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return pick(self.class_energies(x), c)
 
     @property
@@ -44,7 +44,7 @@ def label_condition(
     return LabelCondition(classes, class_energies) if classes else None
 
 
-def pick(heads: Tensor, c: Tensor | None) -> Tensor:
+def pick(heads: Tensor, c: ConditionLike) -> Tensor:
     """Return energies (B,) from heads (B, K or 1) and a condition.
 
     c: None, labels (B,) or soft labels (B, K). Raises ValueError for a label of an unconditional
@@ -66,7 +66,7 @@ def pick(heads: Tensor, c: Tensor | None) -> Tensor:
     return math.log(classes) - torch.logsumexp(-heads, 1)
 
 
-def pick_slopes(heads: Tensor, c: Tensor | None) -> Tensor:
+def pick_slopes(heads: Tensor, c: ConditionLike) -> Tensor:
     """Return ∂ pick(heads, c) / ∂ heads, (B, K), for heads (B, K) and a condition as in `pick`."""
     classes = heads.shape[1]
     c = condition_for(c, classes, heads)
@@ -75,7 +75,7 @@ def pick_slopes(heads: Tensor, c: Tensor | None) -> Tensor:
     return one_hot(c, classes).to(heads.dtype) if c.dim() == 1 else c
 
 
-def condition_for(c: Tensor | None, classes: int, like: Tensor) -> Tensor | None:
+def condition_for(c: ConditionLike, classes: int, like: Tensor) -> Tensor | None:
     """Convert a condition to None, integers (B,), or weights (B, K) of the dtype of `like`.
 
     Raises ValueError as `pick` does.

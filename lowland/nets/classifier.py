@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from lowland.domain import Domain
-from lowland.energy import Energy, LabelCondition
+from lowland.energy import ConditionLike, Energy, LabelCondition
 from lowland.nets.class_energy import ClassEnergy, condition_for, pick
 from lowland.nets.perceptron import perceptron
 from lowland.nets.vectors import add_bowl, check_widths, flat_size, to_unit_box
@@ -102,7 +102,7 @@ class EmbeddingMLP(Energy):
         z = to_unit_box(x, self.domain).flatten(1)
         return self._energies(z, self.first(z).unsqueeze(1) + self.label.weight)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         c = condition_for(c, self.classes, x)
         if c is None or c.dim() == 2:
             return pick(self.class_energies(x), c)

@@ -25,14 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from lowland.domain import Domain
-from lowland.energy import Energy, Learner, NoiseCondition
+from lowland.energy import ConditionLike, Energy, Learner, NoiseCondition
 from lowland.nets.unet import NoiseMLPDenoiser, UNet
 from lowland.nets.vectors import check_widths, flat_size, noise_levels
 from lowland.registry import Plain, register
 
 EXAMPLES = 64  # questions of the data that are kept, for samples to answer
-
-Noise = Tensor | float | None
 
 
 class Denoiser(Energy):
@@ -86,7 +84,7 @@ class Denoiser(Energy):
 
     @property
     def condition(self) -> NoiseCondition:
-        return NoiseCondition(self.start, self.denoised, self.question, self.asked)
+        return NoiseCondition(self.start, self.denoise, self.question, self.asked)
 
     @property
     def learner(self) -> Learner:
@@ -117,16 +115,16 @@ class Denoiser(Energy):
             x[:, list(self.question)] = self.examples[rows]
         return x
 
-    def denoised(self, x: Tensor, c: Noise) -> Tensor:
+    def denoise(self, x: Tensor, c: ConditionLike) -> Tensor:
         """Return the guess D (B, *event) of the clean points behind x, at noise levels c."""
         sigma, residual = self._residual(x, c)
         return x - sigma * residual
 
-    def forward(self, x: Tensor, c: Noise = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         _, residual = self._residual(x, c)
         return 0.5 * residual.square().flatten(1).sum(1)
 
-    def _residual(self, x: Tensor, c: Noise) -> tuple[Tensor, Tensor]:
+    def _residual(self, x: Tensor, c: ConditionLike) -> tuple[Tensor, Tensor]:
         """Return σ (B, 1, ...) and (x − D) / σ (B, *event), in the precision of x."""
         sigma = noise_levels(c, x).view(-1, *[1] * (x.dim() - 1))
         radius = (sigma.square() + self.spread.square()).sqrt()
@@ -143,7 +141,7 @@ class DenoiserMLP(Denoiser):
     """Noise-conditional energy of vectors, tied to a perceptron (see `Denoiser`).
 
     hidden: widths of the SiLU layers; question: entries that are given. The condition c is σ, one
-    per row or one for all. `denoised` gives the guess alone.
+    per row or one for all. `denoise` gives the guess alone.
 
     >>> import torch
     >>> from lowland.domain import real
@@ -174,7 +172,7 @@ class NoiseUNet(Denoiser):
     "rms" divides the channels at each place of the middle blocks by their root mean square, before
     ln σ enters; question: channels that are given. Images of any size:
     sides are padded to a multiple of 4. The condition c is σ, one per row or one for all.
-    `denoised` gives the guess alone. Source of the norm: Karras et al. (2018),
+    `denoise` gives the guess alone. Source of the norm: Karras et al. (2018),
     https://arxiv.org/abs/1710.10196
 
     >>> import torch

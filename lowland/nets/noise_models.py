@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain, real
-from lowland.energy import Energy
+from lowland.energy import ConditionLike, Energy
 from lowland.nets.boltzmann.units import HALF_LOG_TAU
 
 
@@ -65,7 +65,7 @@ class Truncated(Energy):
         self.register_buffer("centre", data.mean(0))
         self.register_buffer("width", data.std(0).clamp(min=(domain.hi - domain.lo) / 100))
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         width, (low, high) = self.width.to(x.dtype), self._walls(x.dtype)
         each = (
             0.5 * ((x - self.centre.to(x.dtype)) / width).square()
@@ -137,7 +137,7 @@ class FlowNoise(Energy):
         self.register_buffer("centre", flat.mean(0))
         self.register_buffer("width", flat.std(0).clamp(min=max(1e-3 * flat.std().item(), 1e-6)))
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         y, stretch = self._unfold(x)
         log_q = self.flow().log_prob((y - self.centre) / self.width)
         return self.width.log().sum() + stretch - log_q

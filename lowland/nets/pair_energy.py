@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain
-from lowland.energy import Energy, Learner
+from lowland.energy import ConditionLike, Energy, Learner
 from lowland.energy.checks import describe
 from lowland.nets.perceptron import perceptron
 from lowland.nets.vectors import check_widths, flat_size, to_unit_box
@@ -98,7 +98,7 @@ class PairEnergy(Energy):
         """Return energies (B, C) of all pairs of x (B, *event) and y (C, *event)."""
         return -self.embed(x) @ self.embed(y).T / self.temperature
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         if c is None:
             pairs = self.pairs(x, self.remembered.to(x.dtype))
             return math.log(self.anchors) - torch.logsumexp(-pairs, 1)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lowland.domain import Domain
-from lowland.energy import Energy, NoiseCondition
-from lowland.nets.class_energy import ClassEnergy, pick, pick_slopes
+from lowland.energy import ConditionLike, Energy, NoiseCondition
+from lowland.nets.class_energy import ClassEnergy, condition_for, pick, pick_slopes
 from lowland.nets.perceptron import Scratch, heads_and_slopes, perceptron
 from lowland.registry import Plain, register
 
@@ -87,9 +87,10 @@ class MLP(ClassEnergy):
         z = to_unit_box(x, self.domain).flatten(1)
         return add_bowl(self.scale * self.net(z), z, self.quadratic_weight)
 
-    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
         z = to_unit_box(x, self.domain).flatten(1)
+        c = condition_for(c, max(self.classes, 1), z)
         heads, slopes = self._by_hand(z, c, heads=True)
         value = pick(self.scale * heads, c)
         if self.quadratic_weight:
@@ -97,17 +98,17 @@ class MLP(ClassEnergy):
             value = torch.add(value, bowl, alpha=self.quadratic_weight / 2)
         return value, slopes.view_as(x)
 
-    def score(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return scores (B, *event) of x without computing energies."""
         z = to_unit_box(x, self.domain).flatten(1)
+        c = condition_for(c, max(self.classes, 1), z)
         return self._by_hand(z, c, heads=False)[1].view_as(x)
 
     def _by_hand(self, z: Tensor, c: Tensor | None, heads: bool) -> tuple[Tensor, Tensor]:
         """Return heads (B, K) if wanted, and scores (B, D) with the quadratic term."""
 
         def seed(found: Tensor, rows: slice) -> Tensor:
-            own = c if c is None or c.dim() == 0 else c[rows]
-            return pick_slopes(self.scale * found, own)
+            return pick_slopes(self.scale * found, c if c is None else c[rows])
 
         widen = -unit_box_factor(self.domain)
         weight = widen * self.quadratic_weight
@@ -137,7 +138,7 @@ def _weigh(z: Tensor, c: Tensor | None) -> Tensor:
     return z * c.to(z.dtype).sum(1, keepdim=True)
 
 
-def noise_levels(c: Tensor | float | None, x: Tensor) -> Tensor:
+def noise_levels(c: ConditionLike, x: Tensor) -> Tensor:
     """Expand noise levels c, one for all rows of x or each, to (B,); ValueError for None."""
     if c is None:
         raise ValueError(
@@ -178,13 +179,13 @@ class NoiseMLP(Energy):
     def condition(self) -> NoiseCondition:
         return NoiseCondition()
 
-    def forward(self, x: Tensor, c: Tensor | float | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         z = to_unit_box(x, self.domain).flatten(1)
         sigma = noise_levels(c, x)
         heads = self.net(torch.cat([z, sigma.log().unsqueeze(1)], 1))
         return self.scale * heads.squeeze(1) / sigma + self.quadratic_weight / 2 * z.square().sum(1)
 
-    def value_and_score(self, x: Tensor, c: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of x, the gradient written by hand (nets.perceptron)."""
         z = to_unit_box(x, self.domain).flatten(1)
         sigma = noise_levels(c, x)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain
-from lowland.energy import LabelCondition
+from lowland.energy import ConditionLike, LabelCondition
 from lowland.nets.class_energy import ClassEnergy
 from lowland.nets.images import ConvNet, image_shape
 from lowland.nets.vectors import to_unit_box
@@ -147,7 +147,7 @@ class WideResNet(ClassEnergy):
         for block in self.blocks:
             block.second.weight.mul_(0.5 / math.sqrt(len(self.blocks)))  # type: ignore[union-attr, operator]
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         if c is None and self.own is not None:  # E(x) = g(x) without the costly residual trunk
             return self.own(x)
         return super().forward(x, c)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lowland.domain import Domain, binary, categorical, real
-from lowland.energy import Energy, Gibbs
+from lowland.energy import ConditionLike, Energy, Gibbs
 from lowland.registry import Plain
 from lowland.targets.continuous import Gaussian
 
@@ -51,10 +51,10 @@ class Uniform(Energy):
         width = widths[self.domain.kind]
         self.log_z = math.prod(self.domain.shape) * math.log(width)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return x.new_zeros(len(x))
 
-    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores: zeros."""
         return x.new_zeros(len(x)), torch.zeros_like(x)
 
@@ -64,10 +64,10 @@ class Uniform(Energy):
             return None
         return Gibbs(_one_color(self.domain.shape), self._conditional, self._one_hot_energy)
 
-    def _one_hot_energy(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def _one_hot_energy(self, z: Tensor, c: ConditionLike = None) -> Tensor:
         return z.new_zeros(len(z))
 
-    def _conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def _conditional(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         if self.domain.kind == "binary":
             return torch.zeros_like(x)
         return x.new_zeros(*x.shape, self.domain.classes)
@@ -100,10 +100,10 @@ class Bernoulli(Energy):
         self.register_buffer("logits", (p.log() - (-p).log1p()).to(torch.get_default_dtype()))
         self.log_z = softplus(self.logits.double()).sum().item()  # of the logits as rounded
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return -(x.flatten(1) @ self.logits.to(x.dtype).flatten())
 
-    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores a."""
         return self(x), self.logits.to(x.dtype).expand_as(x).clone()
 
@@ -111,7 +111,7 @@ class Bernoulli(Energy):
     def gibbs(self) -> Gibbs:
         return Gibbs(_one_color(self.domain.shape), self.conditional)
 
-    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def conditional(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return the log-odds a (B, *event) of every site."""
         return self.logits.to(x.dtype).expand_as(x)
 
@@ -153,11 +153,11 @@ class Categorical(Energy):
         self.register_buffer("logits", p.log().to(torch.get_default_dtype()))
         self.log_z = self.logits.double().logsumexp(-1).sum().item()
 
-    def one_hot_energy(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def one_hot_energy(self, z: Tensor, c: ConditionLike = None) -> Tensor:
         """Return the energy (B,) of one-hot vectors (B, *event, K), linear in them."""
         return -(z * self.logits.to(z.dtype)).flatten(1).sum(1)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         table = self.logits.to(x.dtype).expand(*x.shape, -1)
         return -table.gather(-1, x.long().unsqueeze(-1)).flatten(1).sum(1)
 
@@ -165,7 +165,7 @@ class Categorical(Energy):
     def gibbs(self) -> Gibbs:
         return Gibbs(_one_color(self.domain.shape), self.conditional, self.one_hot_energy)
 
-    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def conditional(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return log p (B, *event, K) of every site."""
         return self.logits.to(x.dtype).expand(*x.shape, -1)
 
@@ -205,11 +205,11 @@ class Normal(Energy):
         log_tau = math.log(2 * math.pi)
         self.log_z = width.double().log().sum().item() + 0.5 * centre.numel() * log_tau
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         z = (x - self.centre.to(x.dtype)) / self.width.to(x.dtype)
         return 0.5 * z.flatten(1).square().sum(1)
 
-    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores −(x − m) / s²."""
         width = self.width.to(x.dtype)
         z = (x - self.centre.to(x.dtype)) / width

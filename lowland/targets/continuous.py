@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import real
-from lowland.energy import Energy
+from lowland.energy import ConditionLike, Energy
 from lowland.registry import register
 
 
@@ -60,17 +60,17 @@ class Gaussian(Energy):
             precision = precision.diagonal().clone()
         self.register_buffer("precision", precision.to(default))
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         offset, precision = x - self.centre.to(x.dtype), self.precision.to(x.dtype)
         multiply = torch.matmul if precision.dim() == 2 else torch.mul
         return 0.5 * (multiply(offset, precision) * offset).sum(1)
 
-    def value_and_score(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores −C⁻¹ (x − m)."""
         score = self.score(x)
         return torch.linalg.vecdot(x - self.centre.to(x.dtype), score).mul_(-0.5), score
 
-    def score(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return scores in one pass, or one product if the covariance is not diagonal."""
         centre, precision = self.centre.to(x.dtype), self.precision.to(x.dtype)
         if precision.dim() == 1:
@@ -118,7 +118,7 @@ class GaussianMixture(Energy):
         self.register_buffer("centres", centres)
         self.register_buffer("shares", shares / shares.sum())
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         distance = (x.unsqueeze(1) - self.centres.to(x.dtype)).square().sum(2)
         log_norm = x.shape[1] * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
         exponents = self.shares.to(x.dtype).log() - distance / (2 * self.scale**2)
@@ -147,7 +147,7 @@ class Banana(Energy):
         self.scale, self.bend = scale, bend
         self.log_z = math.log(2 * math.pi * scale)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         first, second = x.unbind(1)
         ridge = self.bend * (first.square() - self.scale**2)
         return 0.5 * (first / self.scale).square() + 0.5 * (second - ridge).square()
@@ -178,7 +178,7 @@ class Funnel(Energy):
         self.dimension, self.scale = dimension, scale
         self.log_z = dimension / 2 * math.log(2 * math.pi) + math.log(scale)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         v, rest = x[:, 0], x[:, 1:]
         value = 0.5 * (v / self.scale).square() + 0.5 * rest.square().sum(1) * (-v).exp()
         return value + rest.shape[1] * v / 2

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import binary
-from lowland.energy import Energy, Gibbs
+from lowland.energy import ConditionLike, Energy, Gibbs
 from lowland.registry import register
 
 
@@ -48,14 +48,14 @@ class MaxCut(Energy):
         self.register_buffer("weights", weights)
         self.register_buffer("coloring", _color_graph(weights != 0))
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return -((x @ self.weights.to(x.dtype)) * (1 - x)).sum(1)
 
     @property
     def gibbs(self) -> Gibbs:
         return Gibbs(self.coloring, self.conditional)
 
-    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def conditional(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return log p(x_i = 1 | rest) − log p(x_i = 0 | rest) = Σ_j w_ij (1 − 2 x_j).
 
         Shape (B, nodes).

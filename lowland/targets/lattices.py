@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import binary, categorical
-from lowland.energy import Energy, Gibbs
+from lowland.energy import ConditionLike, Energy, Gibbs
 from lowland.registry import register
 from lowland.targets import multispin
 from lowland.targets.checkerboard import applies
@@ -149,7 +149,7 @@ class Ising(Lattice):
         self.size, self.coupling, self.field, self.periodic = checked, coupling, field, periodic
         self._coloring = _coloring(checked, periodic)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         s = 2 * x - 1
         bonds = sum((a * b).sum((1, 2)) for a, b in _bonds(s, self.periodic))
         return -self.coupling * bonds - self.field * s.sum((1, 2))
@@ -160,7 +160,7 @@ class Ising(Lattice):
         sweep = self.sweep if bits else None
         return Gibbs(self._coloring, self.conditional, sweep=sweep, any_beta=bits)
 
-    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def conditional(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return log-odds log p(x_i = 1 | rest) / p(x_i = 0 | rest) = 2 (J Σ s_neighbours + h)."""
         return 2 * (self.coupling * _neighbours(2 * x - 1, self.periodic) + self.field)
 
@@ -173,7 +173,7 @@ class Ising(Lattice):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Tensor | None = None,
+        c: ConditionLike = None,
     ) -> Tensor:
         """Run block Gibbs for βE over both colors of the checkerboard, and return new points.
 
@@ -244,19 +244,19 @@ class Potts(Lattice):
         k = torch.arange(self.states, device=x.device, dtype=x.dtype)
         return (1 - (x.unsqueeze(-1) - k).abs()).clamp(min=0)
 
-    def one_hot_energy(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def one_hot_energy(self, z: Tensor, c: ConditionLike = None) -> Tensor:
         """Return energies (B,) of one-hot vectors or points between them, (B, rows, columns, q)."""
         bonds = sum((a * b).sum((1, 2, 3)) for a, b in _bonds(z, self.periodic))
         return -self.coupling * bonds - (z @ self.levels.to(z.dtype)).sum((1, 2))
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.one_hot_energy(self.one_hot(x))
 
     @property
     def gibbs(self) -> Gibbs:
         return Gibbs(self._coloring, self.conditional, self.one_hot_energy)
 
-    def conditional(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def conditional(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return log p(x_i = k | rest) = J · (neighbours in state k) + h[k] up to a constant.
 
         Shape (B, rows, columns, q).

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import Domain, binary
-from lowland.energy import Energy, Gibbs, Latent, Learner, Paths
+from lowland.energy import ConditionLike, Energy, Gibbs, Latent, Learner, Paths
 from lowland.nets.boltzmann.products import product, rounding
 from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
@@ -95,7 +95,7 @@ class DBM(Energy):
         self.iterations, self.tolerance = iterations, tolerance
         self.machine = RBM(self.domain, n_hidden[0], init_std=init_std, centered=centered)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.machine(x, c)
 
     def visible(self, x: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class DBM(Energy):
 
     @property
     def gibbs(self) -> Gibbs:
-        """Block Gibbs between h¹ and (v, h²)."""
+        """Return block Gibbs between h¹ and (v, h²)."""
         return self.machine.gibbs
 
     @property
@@ -192,6 +192,6 @@ class _OnData(Energy):
         super().__init__(machine.data_domain)
         self.machine = machine
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         condition_for(c, 1, x)
         return -self.machine.variational_bound(x)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from lowland.domain import Domain, binary
-from lowland.energy import Energy, Gibbs, Latent, Learner
+from lowland.energy import ConditionLike, Energy, Gibbs, Latent, Learner
 from lowland.nets.boltzmann.dbm import binary_data
 from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
@@ -146,7 +146,7 @@ class DBN(Energy):
 
     # ---- the energy ------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.generation(x) + self.top(self.split(x)[-1], c)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -168,10 +168,10 @@ class DBN(Energy):
     def _links(self, x: Tensor) -> Iterable[tuple[Directed, Tensor, Tensor]]:
         """Yield the directed layers with the units of points x below and above each."""
         parts = self.split(x)
-        return zip(self._directed, parts, parts[1:], strict=False)
+        return zip(self._layers_below, parts, parts[1:], strict=False)
 
     @property
-    def _directed(self) -> list[Directed]:
+    def _layers_below(self) -> list[Directed]:
         return [layer for layer in self.layers if isinstance(layer, Directed)]
 
     # ---- draws -----------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class DBN(Energy):
     def sample_latents(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Draw h ~ q(h | v) for data x (B, *data event), and return (v, h): the pass up."""
         parts = [x.flatten(1)]
-        for layer in self._directed:
+        for layer in self._layers_below:
             parts.append(coins(layer.up(parts[-1]), generator))
         return torch.cat(parts, 1)
 
@@ -188,7 +188,7 @@ class DBN(Energy):
     def descend(self, h: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the layers below h (B, H_{L−1}) from p, and return all of them: the pass down."""
         parts = [h]
-        for layer in reversed(self._directed):
+        for layer in reversed(self._layers_below):
             parts.insert(0, coins(layer.down(parts[0]), generator))
         return torch.cat(parts, 1)
 
@@ -201,7 +201,7 @@ class DBN(Energy):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Tensor | None = None,
+        c: ConditionLike = None,
     ) -> Tensor:
         """Run block Gibbs in the machine on top, then draw all layers below from p."""
         h = self.top.sweep(self.split(x)[-1], sweeps, generator, beta=beta)
@@ -213,7 +213,7 @@ class DBN(Energy):
 
     @property
     def latent(self) -> Latent:
-        """The hidden marginal is that of the last layer h^L, on binary(H_L), with the same Z."""
+        """Return the latent units; the hidden marginal is that of h^L, with the same Z."""
         return Latent(
             data_domain=self.data_domain,
             visible=self.visible,
@@ -273,7 +273,7 @@ class DBN(Energy):
         if layer == len(self.layers):
             self.top.load_state_dict(machine.state_dict())
             return
-        own = self._directed[layer]
+        own = self._layers_below[layer]
         for weight in (own.up_weight, own.down_weight):
             weight.copy_(machine.weight)
         own.up_bias.copy_(machine.hidden_bias)
@@ -301,7 +301,7 @@ class DBN(Energy):
         >>> (network(x).argmax(1) == y).all().item()
         True
         """
-        pairs = [(layer.up_weight, layer.up_bias) for layer in self._directed]
+        pairs = [(layer.up_weight, layer.up_bias) for layer in self._layers_below]
         pairs.append((self.top.weight, self.top.hidden_bias))
         steps: list[nn.Module] = [nn.Flatten()]
         with torch.no_grad():

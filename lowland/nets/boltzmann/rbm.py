@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from lowland.domain import Domain
-from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Learner, Paths
+from lowland.energy import ConditionLike, Energy, Gibbs, LabelCondition, Latent, Learner, Paths
 from lowland.nets.boltzmann.products import (
     FieldsFunction,
     LogPartitionFunction,
@@ -96,11 +96,11 @@ class RBM(Energy):
 
     # ---- the energy ------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         compute = self.fields if x.requires_grad else self.compute_fields
         return self.energy_from(x, compute(x), c)
 
-    def energy_from(self, x: Tensor, fields: Tensor, c: Tensor | None = None) -> Tensor:
+    def energy_from(self, x: Tensor, fields: Tensor, c: ConditionLike = None) -> Tensor:
         """Return E(x, c) (B,) with fields of x that are known, differentiable in the weights."""
         f = self.visible.features(self, x)
         term = self.visible.term(self, f)
@@ -166,7 +166,7 @@ class RBM(Energy):
         """Return a W or a Wᵀ without a graph."""
         return product(a, self.weight.t() if transposed else self.weight, rounding(a))
 
-    def one_hot_energy(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def one_hot_energy(self, z: Tensor, c: ConditionLike = None) -> Tensor:
         """Return energies (B,) of one-hot floats z (B, *event, K) on a categorical domain."""
         f = z.flatten(1)
         fields = torch.addmm(self.hidden_bias, f, self.weight)
@@ -189,7 +189,7 @@ class RBM(Energy):
 
     # ---- conditionals and block Gibbs ------------------------------------------------------------
 
-    def hidden_mean(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def hidden_mean(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return E[h | x, c], (B, n_hidden), probabilities for Bernoulli units.
 
         c: labels (B,) or soft labels (B, K); p(y | x) if None.
@@ -209,12 +209,12 @@ class RBM(Energy):
         """Return E[x | h], (B, *event): probabilities if binary, (B, *event, K) if categorical."""
         return self.visible.mean(self, self.visible_fields(h))
 
-    def draw_hidden(self, x: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:
+    def draw_hidden(self, x: Tensor, generator: torch.Generator, c: ConditionLike = None) -> Tensor:
         """Draw h ~ p(h | x, c), (B, n_hidden); c: labels (B,), drawn from p(y | x) if None."""
         return self._draw_hidden(x, self.fields(x), generator, c)
 
     def _draw_hidden(
-        self, x: Tensor, z: Tensor, generator: torch.Generator, c: Tensor | None
+        self, x: Tensor, z: Tensor, generator: torch.Generator, c: ConditionLike
     ) -> Tensor:
         if self.classes:
             c = condition_for(c, self.classes, z)
@@ -240,7 +240,7 @@ class RBM(Energy):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Tensor | None = None,
+        c: ConditionLike = None,
     ) -> Tensor:
         """Run block Gibbs: h ~ p(h | x), x ~ p(x | h), `sweeps` times, from fields of x if known.
 

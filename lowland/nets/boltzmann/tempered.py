@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import binary
-from lowland.energy import Energy, Gibbs
+from lowland.energy import ConditionLike, Energy, Gibbs
 from lowland.nets.boltzmann.visible import Law
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ class Rung(Energy):
         fields = self.machine.compute_fields
         return Gibbs(sweep=self.sweep, fields=fields, energy_from=self.energy_from)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.energy_from(x, self.machine.fields(x))
 
-    def energy_from(self, x: Tensor, fields: Tensor, c: Tensor | None = None) -> Tensor:
+    def energy_from(self, x: Tensor, fields: Tensor, c: ConditionLike = None) -> Tensor:
         """Return E_β(x) (B,) with the machine's fields of x."""
         machine, beta = self.machine, self.beta.squeeze(1)
         f = machine.visible.features(machine, x)
@@ -92,7 +92,7 @@ class Rung(Energy):
         beta: float = 1.0,
         compiled: bool = False,
         fields: Tensor | None = None,
-        c: Tensor | None = None,
+        c: ConditionLike = None,
     ) -> Tensor:
         """Run block Gibbs of the joint distribution of visible and hidden units at the rung's β."""
         machine = self.machine
@@ -118,7 +118,7 @@ class HiddenMarginal(Energy):
         super().__init__(binary(machine.n_hidden))
         self.machine = machine
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         machine = self.machine
         visible = machine.visible.log_partition(machine, x @ machine.weight.t())
         value = -(x @ machine.hidden_bias) - visible
