@@ -39,8 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         fail(f"{who}: {error}", 2)
     except KeyboardInterrupt:
-        resume = f"`{PROGRAM} resume RUN` goes on from the last checkpoint"
-        fail(f"\n{PROGRAM}: stopped; {resume}", 130)
+        resume = f"; `{PROGRAM} resume RUN` goes on from the last checkpoint"
+        trains = arguments[0] in ("train", "resume")
+        fail(f"\n{PROGRAM}: stopped{resume if trains else ''}", 130)
     except RuntimeError as error:
         if type(error).__name__ not in ("TrainingStoppedError", "WorkerLostError"):
             raise

@@ -35,7 +35,7 @@ def both(a: Made, b: Made) -> Tensor:
 
 def test_the_convolutions_law_is_that_of_its_energy() -> None:
     energy = Convolved()
-    values, vectors, mean = energy.law()
+    values, vectors, mean = energy.distribution()
     curvature = torch.autograd.functional.hessian(
         lambda x: energy(x.view(1, 1, 8, 8)).sum(), mean.float()
     )

@@ -19,6 +19,8 @@ from lowland import (
     Energy,
     Function,
     Langevin,
+    ParallelTempering,
+    binary,
     box,
     check_energy,
     energy_values,
@@ -28,7 +30,7 @@ from lowland import (
     value_and_score,
 )
 from lowland.energy import Given, Mixture, Sum, check_normalisable, frozen, lift
-from lowland.nets import MLP
+from lowland.nets import MLP, RBM
 from lowland.targets import Gaussian, GaussianMixture
 
 DOUBLE = torch.float64
@@ -427,3 +429,32 @@ def test_an_energy_without_a_gradient_is_refused(start: Tensor) -> None:
             ask()
     check_energy(lambda x: 0.5 * x.square().sum(1), start)  # a mode has no gradient either
     check_energy(lambda x: torch.full((len(x),), 2.0), start)
+
+
+class Bowl(Energy):
+    """A user's energy that names no condition, with its gradient by hand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x.square().sum(1)
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x), -x
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_an_energy_need_not_name_a_condition_to_stand_in_expressions(chunk: int | None) -> None:
+    x, whole = torch.randn(4, 2, generator=seeded()), Function(lambda x: x.square().sum(1), real())
+    for energy in (Bowl() + Bowl(), 4 * Bowl() / 2, mixture(2 * Bowl(), Bowl() + Bowl())):
+        for sampler in (MALA(0.1), ParallelTempering(MALA(0.1), (1.0, 2.0))):
+            ends = [
+                sample(e, sampler, x, 3, generator=seeded(1), chunk=chunk).x
+                for e in (energy, whole)
+            ]
+            torch.testing.assert_close(*ends)
+
+
+def test_a_second_condition_is_refused_when_it_is_bound() -> None:
+    machine = RBM(binary(4), classes=3)
+    for bound in (machine.given(1), (2 * machine).given(1), machine.given(1) + machine):
+        with pytest.raises(ValueError, match="a condition was passed to an energy that has one"):
+            bound.given(0)

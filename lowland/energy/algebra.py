@@ -71,7 +71,7 @@ class Energy(nn.Module):
 
     def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         """Return scores −∇E(x) (B, *event), detached."""
-        return self.value_and_score(x, c)[1]
+        return call(self.value_and_score, x, c)[1]
 
     @property
     def differentiates(self) -> bool:
@@ -256,21 +256,21 @@ class Sum(Combination):
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         terms = self.terms
-        return _add_up(x, terms, [term(x, c) for term, _ in terms])
+        return _add_up(x, terms, [call(term, x, c) for term, _ in terms])
 
     def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies and scores of the terms, by autograd over all if none has its own."""
         if not self.differentiates:
             return by_autograd(self, x, c)
         terms = self.terms
-        values, scores = zip(*(term.value_and_score(x, c) for term, _ in terms), strict=True)
+        values, scores = zip(*(call(term.value_and_score, x, c) for term, _ in terms), strict=True)
         return _add_up(x, terms, values), _add_up(x, terms, scores)
 
     def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         if not self.differentiates:
             return by_autograd(self, x, c)[1]
         terms = self.terms
-        return _add_up(x, terms, [term.score(x, c) for term, _ in terms])
+        return _add_up(x, terms, [call(term.score, x, c) for term, _ in terms])
 
     @property
     def gibbs(self) -> Gibbs | None:
@@ -299,6 +299,11 @@ class Wrapper(Energy):
         self.energy = energy
 
 
+BOUND_ALREADY = (
+    "a condition was passed to an energy that has one bound; pass x alone; bind only once"
+)
+
+
 class Given(Wrapper):
     """An energy with its condition bound. A tensor with rows must have as many rows as the batch; a
     number serves all.
@@ -307,6 +312,8 @@ class Given(Wrapper):
     c: Tensor
 
     def __init__(self, energy: Energy, c: ConditionLike) -> None:
+        if isinstance(energy, Given) or (isinstance(energy, Combination) and energy.bound):
+            raise ValueError(BOUND_ALREADY)
         super().__init__(energy)
         dtype = torch.float64 if isinstance(c, float) else None
         with torch.inference_mode(False):
@@ -344,10 +351,7 @@ class Given(Wrapper):
         Raises ValueError for a second condition c, and for rows that do not match.
         """
         if c is not None:
-            raise ValueError(
-                "a condition was passed to an energy that has one bound; pass x alone; bind only "
-                "once"
-            )
+            raise ValueError(BOUND_ALREADY)
         bound = self.c
         if bound.dim() == 0:
             bound = bound.expand(len(x))

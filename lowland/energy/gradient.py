@@ -6,7 +6,7 @@ inside `torch.inference_mode`.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,13 @@ def frozen(energy: nn.Module) -> Iterator[None]:
             p.requires_grad_(wanted)
 
 
-def call(function: Callable[..., Tensor], x: Tensor, c: ConditionLike = None) -> Tensor:
-    """Return the energies of points under a condition c; without one, x is the only argument."""
+T = TypeVar("T")
+
+
+def call(function: Callable[..., T], x: Tensor, c: ConditionLike = None) -> T:
+    """Return what a function of points gives under a condition c; without one, x is the only
+    argument, so that a user's `forward(x)` need not name a condition.
+    """
     return function(x) if c is None else function(x, c)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from lowland.energy import composition as known
 from lowland.energy.algebra import Combination, Energy
 from lowland.energy.capabilities import Condition, ConditionLike, Gibbs
-from lowland.energy.gradient import by_autograd
+from lowland.energy.gradient import by_autograd, call
 
 
 class Mixture(Combination):
@@ -29,13 +29,13 @@ class Mixture(Combination):
         super().__init__(energies, weights)
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
-        return known.mix(self.weights, [energy(x, c) for energy in self.energies])
+        return known.mix(self.weights, [call(energy, x, c) for energy in self.energies])
 
     def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
         """Return energies, and scores Σ r_k s_k weighted by p(k | x), if a part knows its own."""
         if not self.differentiates:
             return by_autograd(self, x, c)
-        pairs = [term.value_and_score(x, c) for term, _ in self.terms]
+        pairs = [call(term.value_and_score, x, c) for term, _ in self.terms]
         values, scores = (torch.stack(found) for found in zip(*pairs, strict=True))
         logs = values.new_tensor(self.weights).log().unsqueeze(1) - values
         shares = logs.softmax(0).view(*logs.shape, *[1] * (x.dim() - 1))

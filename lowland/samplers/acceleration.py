@@ -35,6 +35,7 @@ from lowland.energy import (
     score_alone,
 )
 from lowland.energy.capabilities import Condition, ConditionLike
+from lowland.energy.gradient import call
 from lowland.samplers.precision import resolve_precision
 
 
@@ -76,7 +77,7 @@ class Accelerated(Wrapper):
         self.bf16, self.compiled, self.chunk, self.exact = bf16, compiled, chunk, exact
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
-        return self.energy(x, c)
+        return call(self.energy, x, c)
 
     @property
     def gibbs(self) -> Gibbs | None:
@@ -105,7 +106,7 @@ class Accelerated(Wrapper):
         """Return energies (B,) and scores of x (B, *event)."""
         value, score = self._in_blocks(self._bound(c), x)
         if self.bf16 and self.exact:
-            value = self.energy(x, c)
+            value = call(self.energy, x, c)
         return value.to(x.dtype), score.to(x.dtype)
 
     def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:

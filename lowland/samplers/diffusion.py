@@ -43,6 +43,7 @@ from lowland.energy import (
     score_alone,
 )
 from lowland.energy.capabilities import Condition, ConditionLike
+from lowland.energy.gradient import call
 from lowland.samplers.anneal import divide_steps, one_each
 from lowland.samplers.kernel import CONTINUOUS, HasScore, Sampler, normal_like, per_row
 from lowland.samplers.loop import check_arguments, run_chains
@@ -251,14 +252,14 @@ class Scaled(Wrapper):
         self.alpha = alpha
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
-        return self.energy(self.alpha * x, c)
+        return call(self.energy, self.alpha * x, c)
 
     def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
-        value, score = self.energy.value_and_score(self.alpha * x, c)
+        value, score = call(self.energy.value_and_score, self.alpha * x, c)
         return value, self.alpha * score
 
     def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
-        return self.alpha * self.energy.score(self.alpha * x, c)
+        return self.alpha * call(self.energy.score, self.alpha * x, c)
 
     @property
     def condition(self) -> Condition | None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import ConditionLike, Energy, Wrapper, check_points, lift
+from lowland.energy.gradient import call
 from lowland.samplers.anneal import divide_steps
 from lowland.samplers.diffusion import DiffusionResult
 from lowland.samplers.kernel import CONTINUOUS, Sampler, per_row, squared_norm
@@ -51,10 +52,10 @@ class ConditionalEnergy(Wrapper):
         self.register_rows("pull", 1 / sigma**2)
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
-        return self.energy(x, c) + self.pull / 2 * squared_norm(x - self.noisy)
+        return call(self.energy, x, c) + self.pull / 2 * squared_norm(x - self.noisy)
 
     def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
-        value, score = self.energy.value_and_score(x, c)
+        value, score = call(self.energy.value_and_score, x, c)
         away = x - self.noisy
         return value + self.pull / 2 * squared_norm(away), score - per_row(self.pull, x) * away
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Wrapper, gibbs_of, latent_of
 from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.energy.composition import share_targets
+from lowland.energy.gradient import call
 from lowland.registry import register
 from lowland.samplers.discrete import BlockState, evaluate_points
 from lowland.samplers.kernel import (
@@ -41,14 +42,14 @@ class Tempered(Wrapper):
         self.register_rows("beta", betas.repeat_interleave(size))
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
-        return self.beta * self.energy(x, c)
+        return self.beta * call(self.energy, x, c)
 
     def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
-        value, score = self.energy.value_and_score(x, c)
+        value, score = call(self.energy.value_and_score, x, c)
         return self.beta * value, per_row(self.beta, x) * score
 
     def score(self, x: Tensor, c: ConditionLike = None) -> Tensor:
-        return per_row(self.beta, x) * self.energy.score(x, c)
+        return per_row(self.beta, x) * call(self.energy.score, x, c)
 
     @property
     def gibbs(self) -> Gibbs | None:

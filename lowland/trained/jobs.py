@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lowland.atomic import write_aside, write_bytes
 from lowland.data.images import IMAGE_SUFFIXES, find_images, load_batch, load_image
+from lowland.trained.files import check_writable
 from lowland.training.distributed import Team
 
 PATIENCE = timedelta(days=7)  # of one process for another: pieces take what they take
@@ -51,6 +52,7 @@ class Job:
         return self.team.on_main(self._begin)[self.team.rank :: self.team.size]
 
     def _begin(self) -> list[int]:
+        check_writable(self.out)
         digest = hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()
         plan = self.folder / "plan"
         if not plan.exists() or plan.read_text() != digest:

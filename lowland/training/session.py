@@ -72,7 +72,6 @@ class Session:
         self.recipe, self.data, self.team = recipe, data, team or Team()
         self.settings = settings = Training.from_plain(recipe["training"])
         self.device = device = pick_device(settings.device)
-        self.precision = self.team.broadcast(resolve_precision(settings.precision, device))
         seed = int(recipe["seed"])
         self.objective = build_objective(recipe["objective"], settings, self.team)
         self.terms = [build("term", values) for values in recipe.get("terms", ())]
@@ -84,6 +83,7 @@ class Session:
         self.energy = energy.to(device).train()
         self.labelled = count_classes(self.energy) > 0
         check_data(self.energy, data, settings, device)
+        self.precision = self.team.broadcast(resolve_precision(settings.precision, device))
         self.partner = build_partner(self.objective, self.energy, data, settings, device, seed + 1)
         self.module = Step(self.energy, self.objective, self.sampler, self.terms, self.partner)
         tail = settings.tail_average_fraction

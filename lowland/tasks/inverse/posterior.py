@@ -19,6 +19,7 @@ from torch import Tensor
 from lowland.energy import Energy, Gibbs, LabelCondition, NoiseCondition, Wrapper, check_finite
 from lowland.energy.capabilities import Condition
 from lowland.energy.checks import describe
+from lowland.energy.gradient import call
 from lowland.tasks.inverse.operators import Mask, Stride
 
 Measure = Callable[[Tensor], Tensor]
@@ -90,15 +91,15 @@ class ClampedEnergy(Wrapper):
         return x.flatten(1)[:, self.places]
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.energy(self.extend(x), c)
+        return call(self.energy, self.extend(x), c)
 
     def value_and_score(self, x: Tensor, c: Any = None) -> tuple[Tensor, Tensor]:
         """Return energies (B,) and scores of the unknown numbers (B, n)."""
-        value, score = self.energy.value_and_score(self.extend(x), c)
+        value, score = call(self.energy.value_and_score, self.extend(x), c)
         return value, self.restrict(score)
 
     def score(self, x: Tensor, c: Any = None) -> Tensor:
-        return self.restrict(self.energy.score(self.extend(x), c))
+        return self.restrict(call(self.energy.score, self.extend(x), c))
 
     @property
     def differentiates(self) -> bool:
