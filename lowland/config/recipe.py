@@ -38,10 +38,11 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
             cls(**{name: _build_inner(name, getattr(model, name)) for name in names})
         return model
 
+    validators = {"buildable": model_validator(mode="after")(check_buildable)}
     return create_model(
         cls.__name__,
         __config__=STRICT,
-        __validators__={"buildable": model_validator(mode="after")(check_buildable)},  # type: ignore[dict-item]
+        __validators__=validators,  # type: ignore[arg-type]
         __doc__=cls.__doc__,
         **fields,
     )

@@ -305,9 +305,7 @@ BOUND_ALREADY = (
 
 
 class Given(Wrapper):
-    """An energy with its condition bound. A tensor with rows must have as many rows as the batch; a
-    number serves all.
-    """
+    """An energy with its condition bound: one row per point of a batch, or one for all."""
 
     c: Tensor
 

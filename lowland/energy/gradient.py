@@ -35,10 +35,10 @@ def frozen(energy: nn.Module) -> Iterator[None]:
             p.requires_grad_(wanted)
 
 
-T = TypeVar("T")
+Values = TypeVar("Values")  # energies, scores, or both
 
 
-def call(function: Callable[..., T], x: Tensor, c: ConditionLike = None) -> T:
+def call(function: Callable[..., Values], x: Tensor, c: ConditionLike = None) -> Values:
     """Return what a function of points gives under a condition c; without one, x is the only
     argument, so that a user's `forward(x)` need not name a condition.
     """

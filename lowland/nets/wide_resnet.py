@@ -145,7 +145,8 @@ class WideResNet(ClassEnergy):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         for block in self.blocks:
-            block.second.weight.mul_(0.5 / math.sqrt(len(self.blocks)))  # type: ignore[union-attr, operator]
+            scale = 0.5 / math.sqrt(len(self.blocks))
+            block.second.weight.mul_(scale)  # type: ignore[union-attr, operator]
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         if c is None and self.own is not None:  # E(x) = g(x) without the costly residual trunk

@@ -142,7 +142,8 @@ class NUTS(Sampler):
         )
         ends = tuple(End(state.x.clone(), p.clone(), state.score.clone()) for _ in range(2))
         draw, start = State(*(part.clone() for part in state)), state.energy + squared_norm(p) / 2
-        tree = Tree(ends, draw, zero, start, zero.clone(), whole, whole.clone(), whole.bool())  # type: ignore[arg-type]
+        counts = (whole, whole.clone(), whole.bool())
+        tree = Tree(ends, draw, zero, start, zero.clone(), *counts)  # type: ignore[arg-type]
         growing = torch.arange(len(p), device=p.device)
         for level in range(self.max_tree_depth):
             growing = self._double(energy, tree, level, growing, coins[level], leaf_coins)

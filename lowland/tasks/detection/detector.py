@@ -332,7 +332,8 @@ def _read(path: str | Path) -> tuple[OutlierScore, DataSummary | None, dict[str,
     try:
         with safe_open(str(path), "pt") as file:
             about = json.loads((file.metadata() or {})["detector"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         if about["format"] != DETECTOR_FORMAT:
             raise ValueError(
                 f"{path} is a detector of format {about['format']}; this lowland reads "
