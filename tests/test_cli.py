@@ -176,9 +176,11 @@ def test_a_stopped_training_and_ctrl_c_have_their_own_status(
         "",
         "lowland: training stopped at step 3: the gap is dead\n",
     )
-    monkeypatch.setitem(cli.COMMANDS, "report", raising(KeyboardInterrupt()))
-    status, out, err = command("report", "RUN")
-    assert (status, out) == (130, "") and "`lowland resume RUN`" in err
+    for name, advice in (("report", False), ("resume", True)):
+        monkeypatch.setitem(cli.COMMANDS, name, raising(KeyboardInterrupt()))
+        status, out, err = command(name, "RUN")
+        assert (status, out) == (130, "") and err.startswith("\nlowland: stopped")
+        assert ("`lowland resume RUN`" in err) == advice
     for mistake_of_ours in (
         RuntimeError("a bug"),
         TypeError("a bug"),
