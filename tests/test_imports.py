@@ -18,7 +18,7 @@ import lowland
 ROOT = Path(lowland.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-LEAVES = {"registry", "domain", "atomic", "seeds"}
+LEAVES = {"registry", "domain", "atomic", "seeds", "scalars"}
 LIBRARY = LEAVES | {
     "energy",
     "targets",
@@ -36,6 +36,7 @@ PUBLIC = {
     "domain",
     "atomic",
     "seeds",
+    "scalars",
     "run",
     "data",
     "energy",
@@ -53,7 +54,8 @@ PUBLIC = {
 }
 ALLOWED: dict[str, set[str]] = {
     "registry": set(),
-    "domain": set(),
+    "scalars": set(),
+    "domain": {"scalars"},
     "atomic": set(),
     "seeds": set(),
     "run": {"pretrained"} | LEAVES,
@@ -73,8 +75,9 @@ ALLOWED: dict[str, set[str]] = {
         "targets.bases",
         "registry",
         "domain",
+        "scalars",
     },
-    "metrics": {"energy", "samplers", "targets", "seeds"},
+    "metrics": {"energy", "samplers", "targets", "seeds", "scalars"},
     "robustness": {"energy", "metrics"} | LEAVES,
     "tasks": {"energy", "samplers", "metrics", "robustness"} | LEAVES,
     "training": {
@@ -89,9 +92,10 @@ ALLOWED: dict[str, set[str]] = {
         "registry",
         "domain",
         "seeds",
+        "scalars",
     },
     "report": {"run"},
-    "config": {"registry", "training.settings", "energy", "tasks.detection"},
+    "config": {"scalars", "registry", "training.settings", "energy", "tasks.detection"},
     "trained": PUBLIC - {"report"},
     "evaluation": PUBLIC | {"trained"},
     "commands": PUBLIC | {"trained", "evaluation", "doctor", "pretrained"},
