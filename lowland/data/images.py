@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lowland.atomic import write_bytes
+from lowland.data.classes import sort_classes
 from lowland.data.dataset import DataError, Split, refuse_nonfinite
 from lowland.data.tables import read_array, read_csv
 
@@ -148,7 +149,7 @@ def _label_by_folder(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tu
             f"{folder} holds {len(parts) - len(nested)} images beside its sub-folders; either all "
             "images are in sub-folders, which are their labels, or none is; move them"
         )
-    names = tuple(sorted(set(nested)))
+    names = sort_classes(nested)
     if {name.lower() for name in names} <= SPLIT_NAMES:
         raise DataError(
             f"{folder} has the sub-folders {', '.join(names)}; sub-folders are read as labels, not "

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lowland.data.classes import number_labels
 from lowland.data.dataset import DataError
 
 DELIMITERS = ",;\t"
@@ -148,7 +149,7 @@ def read_csv(path: Path, label: str | int | None = None) -> Table:
     names = tuple(columns[i] for i in kept)
     if chosen is None:
         return Table(x, columns=names)
-    y, class_names = _number_classes([row[chosen].strip() for row in rows])
+    y, class_names = number_labels([row[chosen] for row in rows], str(path))
     return Table(x, y, class_names, names)
 
 
@@ -203,13 +204,3 @@ def _find_column(columns: tuple[str, ...], label: str | int, path: Path) -> int:
     raise DataError(
         f"the label column {label!r} is not in {path}; it has {', '.join(columns)}; {hint}"
     )
-
-
-def _number_classes(cells: list[str]) -> tuple[Tensor, tuple[str, ...]]:
-    names = tuple(sorted(set(cells), key=_number_then_text))
-    index = {name: i for i, name in enumerate(names)}
-    return torch.tensor([index[cell] for cell in cells]), names
-
-
-def _number_then_text(name: str) -> tuple[float, str]:
-    return float(name) if _is_number(name) else 0.0, name
