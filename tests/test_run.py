@@ -80,11 +80,17 @@ def test_no_whole_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_half_written_checkpoint_is_not_seen(run: Run) -> None:
-    (run.path / ".step-00000030.tmp").mkdir()
-    (run.path / ".step-00000030.tmp" / "energy.safetensors").write_bytes(b"half")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = run.path / f".lowland-{dead.pid}-{0:016x}"
+    (left / "step-00000030").mkdir(parents=True)
+    (left / "step-00000030" / "energy.safetensors").write_bytes(b"half")
+    mine = run.path / f".lowland-{dead.pid}-notes"
+    mine.mkdir()
     assert run.steps() == [0, 10, 20] and run.load_checkpoint().step == 20
     run.save_checkpoint(checkpoint(30))
-    assert run.load_checkpoint().step == 30 and not (run.path / ".step-00000030.tmp").exists()
+    with run.lock():
+        assert run.load_checkpoint().step == 30 and not left.exists() and mine.exists()
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(
@@ -102,7 +108,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(
         run.write_json("evaluation.json", {"a": 1})
     monkeypatch.undo()
     assert run.load_checkpoint().step == 20
-    assert [p.name for p in run.path.iterdir() if "tmp" in p.name] == [] and not (
+    assert [p.name for p in run.path.iterdir() if ".lowland" in p.name] == [] and not (
         run.path / "evaluation.json"
     ).exists()
 

@@ -153,6 +153,7 @@ def bench(
 
     from tqdm.auto import tqdm
 
+    from lowland.atomic import write_bytes
     from lowland.evaluation.ood import compare_scores
     from lowland.trained import load
     from lowland.training import cpu_threads
@@ -175,7 +176,7 @@ def bench(
         lines += [f"\n{run}: AUROC in %, 95 % bootstrap interval, {found['count']} test points\n"]
         lines += [*found["table"], "", *found["losses"], *found["notes"]]
     if out is not None:
-        Path(out).write_text(json.dumps(boards, indent=1))
+        write_bytes(Path(out), json.dumps(boards, indent=1).encode())
         lines.append(str(out))
     return "\n".join(lines)
 

@@ -85,6 +85,7 @@ def attack(
 
     from tqdm.auto import tqdm
 
+    from lowland.atomic import write_bytes
     from lowland.evaluation.robustness import measure_robustness
     from lowland.trained import load
     from lowland.trained.files import check_writable
@@ -110,5 +111,5 @@ def attack(
         sanity = [check._asdict() for check in checks]
         behind = None if purifier is None else str(purifier)
         values = {"run": str(run), "purifier": behind, **found.to_dict(), "sanity": sanity}
-        Path(out).write_text(json.dumps(values))
+        write_bytes(Path(out), json.dumps(values).encode())
     return "\n".join(map(str, [found, *checks]))

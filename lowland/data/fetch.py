@@ -105,7 +105,7 @@ def fetch(remote: RemoteFile, target: Path, *, timeout: float = TIMEOUT_SECONDS)
                 content = response.read()
             _check(remote, content)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(target, content, shared=True)
+            write_bytes(target, content)
             return target
         except (OSError, http.client.HTTPException, DataError) as error:
             problems.append(f"{url}: {error or type(error).__name__}")

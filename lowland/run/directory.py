@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import platform
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,15 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from lowland.atomic import sync, write_bytes
+from lowland.atomic import (
+    append_bytes,
+    cut_file,
+    open_regular,
+    remove_folder,
+    remove_leftovers,
+    sync,
+    write_bytes,
+)
 from lowland.pretrained import list_pretrained, pretrained_folder
 from lowland.registry import Plain
 from lowland.run.checkpoint import (
@@ -180,8 +187,7 @@ class Run:
         """
         line = json.dumps({k: _plain_number(v) for k, v in row.items()})
         try:
-            with (self.path / file).open("a") as stream:
-                stream.write(line + "\n")
+            append_bytes(self.path / file, f"{line}\n".encode())
         except OSError as error:
             raise disk_error(self.path / file, error) from error
 
@@ -210,7 +216,7 @@ class Run:
         """Cut log.jsonl back to a size recorded by a checkpoint."""
         path, present = self.path / "log.jsonl", self.log_size()
         if present > size:
-            os.truncate(path, size)
+            cut_file(path, size)
         elif present < size:
             warnings.warn(
                 f"{path} holds {present} bytes and the checkpoint knew {size}; earlier rows are "
@@ -256,7 +262,7 @@ class Run:
     def keep_checkpoints(self, steps: set[int]) -> None:
         """Delete all other checkpoints."""
         for step in set(self.steps()) - steps:
-            shutil.rmtree(self._directory(step))
+            remove_folder(self._directory(step))
 
     def _check_own(self) -> None:
         if self.path.parent == pretrained_folder():
@@ -282,13 +288,14 @@ class Run:
         process holds it.
         """
         self._check_own()
-        with (self.path / ".lock").open("w") as file:
+        with os.fdopen(open_regular(self.path / ".lock", os.O_RDWR | os.O_CREAT)) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(
                     f"{self.path} is being written by another process; a run has one writer; wait"
                 ) from None
+            remove_leftovers(self.path)
             yield
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowland import atomic
+from lowland.atomic import write_aside
 from lowland.data import DataError, load_image, save_grid
 
 if TYPE_CHECKING:
@@ -69,11 +71,9 @@ def check_target(out: str | Path, shape: Sequence[int], read: Sequence[str | Pat
 
 def check_writable(target: Path) -> None:
     """Make the folder of a file. Raises ValueError if the file could not be written there."""
-    aside = target.with_name(f".{target.name}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside.touch()
-        aside.unlink()
+        atomic.check_writable(target)
     except OSError as error:
         raise ValueError(
             f"{target} could not be written ({error.strerror}); a folder that may be written to, "
@@ -104,7 +104,8 @@ def write_points(
     if target.suffix == ".png":
         save_grid(x, target, columns)
     if target.suffix == ".npy":
-        np.save(target, x.numpy())
+        with write_aside(target) as aside:
+            np.save(aside, x.numpy())
     elif target.suffix == ".npz" or arrays:
         write_arrays(target.with_suffix(".npz"), {"x": x} | dict(arrays or {}))
     return target
@@ -112,4 +113,6 @@ def write_points(
 
 def write_arrays(target: Path, arrays: Mapping[str, Tensor]) -> None:
     """Write named arrays as one .npz file."""
-    np.savez(target, **{name: x.numpy() for name, x in arrays.items()})  # type: ignore[arg-type]
+    values = {name: x.numpy() for name, x in arrays.items()}
+    with write_aside(target) as aside, aside.open("wb") as file:
+        np.savez(file, **values)  # type: ignore[arg-type]

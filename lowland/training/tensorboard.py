@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from lowland.atomic import check_target
 from lowland.training.settings import Row
 
 
@@ -25,6 +26,7 @@ class Board:
                 "run `pip install 'lowland[tensorboard]'`, or set it to false: log.jsonl has the "
                 "same numbers"
             ) from None
+        check_target(path)
         self._writer = SummaryWriter(str(path))
 
     def __enter__(self) -> "Board":
