@@ -14,7 +14,8 @@ from lowland.energy import energy_values
 from lowland.metrics import benjamini_hochberg
 from lowland.tasks import Detector
 from lowland.trained.detector import energy_for
-from lowland.trained.jobs import PATIENCE, Job, Points, fingerprint
+from lowland.trained.jobs import PATIENCE, Job, fingerprint
+from lowland.trained.points import Points
 from lowland.trained.tables import Row, format_rows
 from lowland.training.distributed import team
 
