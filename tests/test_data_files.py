@@ -323,7 +323,10 @@ def test_load_image_follows_the_shape(tmp_path: Path) -> None:
     )  # ITU-R 601
     assert (grey - luma).abs().max() < 1
     flat = write_png(tmp_path / "flat.png", np.full((50, 30), 77, np.uint8))
-    assert torch.equal(load_image(flat, (1, 8, 8)), torch.full((1, 1, 8, 8), 77 / 255))
+    with pytest.raises(DataError, match=r"flat.png is 50 × 30; pictures of 8 × 8 .* --resize"):
+        load_image(flat, (1, 8, 8))
+    resized = load_image(flat, (1, 8, 8), resize=True)
+    assert torch.equal(resized, torch.full((1, 1, 8, 8), 77 / 255))
     with pytest.raises(
         DataError, match=r"c.png is an image; the energy takes events of shape \(5,\)"
     ):

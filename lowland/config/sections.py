@@ -56,6 +56,9 @@ class Data(BaseModel):
     count: int | None = Field(None, ge=64, description="points of a density in the plane")
     size: int | None = Field(None, ge=2, description="side to which images of a folder are resized")
     channels: Literal[1, 3] | None = Field(None, description="colours of a folder's images")
+    skip_bad: bool | None = Field(
+        None, description="leave out files of a folder that cannot be read, and list them"
+    )
     label: str | None = Field(None, description="label column of a table")
     seed: int | None = Field(
         None,

@@ -6,7 +6,8 @@ from lowland.data.batches import Batches
 from lowland.data.binarization import bernoulli_sample, binarize, binarize_dataset, materialize
 from lowland.data.dataset import DataError, Dataset, Split, check_data
 from lowland.data.fetch import cache_root, data_roots
-from lowland.data.images import load_batch, load_image, save_grid, to_uint8
+from lowland.data.grids import save_grid, to_uint8
+from lowland.data.images import load_batch, load_image
 from lowland.data.load import list_datasets, load_data
 
 __all__ = [

@@ -51,7 +51,8 @@ class Dataset:
     binarization: "threshold", "stochastic" or "fixed" if grey images were made binary, else empty;
     binarization_note: the same in a sentence, which belongs to every number about these data. The
     training split of a stochastic binarization keeps its grey values in [0, 1]: they are the
-    probabilities of what is drawn from them.
+    probabilities of what is drawn from them. skipped: files that could not be read and were left
+    out, each with the reason, where that was allowed.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Dataset:
     columns: tuple[str, ...] = ()
     binarization: str = ""
     binarization_note: str = ""
+    skipped: tuple[str, ...] = ()
 
     def splits(self) -> list[tuple[str, Split]]:
         """Return the three splits with their names: train, calibration, test."""

@@ -46,8 +46,9 @@ def load_data(
     examples, the first of the seeded permutation; binarize: make grey images binary by "threshold",
     by a "stochastic" draw or by one "fixed" draw with the seed (see `binarize_dataset`).
 
-    options: `count` for densities in the plane; `size`, `channels` for folders; `standardize` for
-    arrays and tables with one number per column; `label` (name or position of a column) for tables.
+    options: `count` for densities in the plane; `size`, `channels`, `skip_bad` for folders;
+    `standardize` for arrays and tables with one number per column; `label` (name or position of a
+    column) for tables.
 
     >>> load_data("digits").domain.shape
     (1, 8, 8)

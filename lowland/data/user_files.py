@@ -28,8 +28,8 @@ def path_loader(name: str) -> Loader | None:
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     if name and path.is_dir():
-        return lambda options, *, size=None, channels=None: _load_folder(
-            options, path, size, channels
+        return lambda options, *, size=None, channels=None, skip_bad=False: _load_folder(
+            options, path, size, channels, skip_bad
         )
     if path.is_file() and suffix in (".npy", ".npz"):
         return lambda options, *, standardize=False: _load_array(options, path, standardize)
@@ -77,11 +77,20 @@ def _build(
 
 
 def _load_folder(
-    options: LoadOptions, path: Path, size: int | Sequence[int] | None, channels: int | None
+    options: LoadOptions,
+    path: Path,
+    size: int | Sequence[int] | None,
+    channels: int | None,
+    skip_bad: bool,
 ) -> Dataset:
-    images, names = load_folder(path, size, channels)
+    images, names, skipped = load_folder(path, size, channels, skip_bad=skip_bad)
     domain = box(0, 1, *images.x.shape[1:])
-    return _build(options, path, domain, Table(images.x, images.y, names), 256)
+    dataset = _build(options, path, domain, Table(images.x, images.y, names), 256)
+    if not skipped:
+        return dataset
+    note = f"{dataset.note}; {len(skipped)} files that cannot be read were skipped"
+    listed = tuple(f"{file}: {why}" for file, why in skipped.items())
+    return replace(dataset, note=note, skipped=listed)
 
 
 def _load_array(options: LoadOptions, path: Path, standardize: bool) -> Dataset:

@@ -114,6 +114,7 @@ def _describe_data(data: Dataset) -> Row:
         "columns": data.columns,
         "binarization": data.binarization,
         "binarization_note": data.binarization_note,
+        "skipped": data.skipped,
         "sizes": {
             "train": len(data.train),
             "calibration": len(data.calibration),
