@@ -245,7 +245,7 @@ def test_a_picture_of_another_size_is_refused_unless_resizing_is_asked_for(tmp_p
         lambda **how: load_image(tmp_path / "large.png", (1, 24, 24), **how),
         lambda **how: load_batch([tmp_path], (1, 24, 24), **how)[1],
     ):
-        with pytest.raises(DataError, match="is 512 × 512; pictures of 24 × 24 .* --resize"):
+        with pytest.raises(DataError, match=r"is 512 × 512; pictures of 24 × 24 .* --resize"):
             read()
         assert read(resize=True).shape == (1, 1, 24, 24)
     write(tmp_path / "small.png", np.full((24, 24), 9, np.uint8))
@@ -314,7 +314,7 @@ def test_classes_are_in_natural_order_and_stray_files_are_no_classes(tmp_path: P
 
 
 def test_folders_hold_what_they_hold(tmp_path: Path) -> None:
-    """Pipes and devices are not waited for, links are followed, loops end, nothing is lost unseen."""
+    """Pipes and devices are not waited for, links are followed, loops end, nothing is lost."""
     for i in range(4):
         write(tmp_path / "f" / "x.png" / f"{i}.png", np.full((6, 4), 60 * i, np.uint8))
     write(tmp_path / "elsewhere" / "y.png", GRADIENT)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from lowland.data.dataset import DataError, Dataset, Split
-from lowland.data.fetch import RemoteFile, file_sha256, locate
 from lowland.data.decoding import decode
+from lowland.data.fetch import RemoteFile, file_sha256, locate
 from lowland.data.loader import LoadOptions, build_dataset, describe_source, keep_test
 from lowland.domain import box
 

@@ -101,9 +101,13 @@ def _open_image(file: BinaryIO | Path, where: str) -> Iterator[tuple[Image.Image
     """
     if isinstance(file, Path):
         _check_file(file, where)
-        with _explain_damage(where), file.open("rb") as stream:
-            with _open_stream(stream, where, FORMAT_OF_SUFFIX.get(file.suffix.lower())) as opened:
-                yield opened
+        named = FORMAT_OF_SUFFIX.get(file.suffix.lower())
+        with (
+            _explain_damage(where),
+            file.open("rb") as stream,
+            _open_stream(stream, where, named) as opened,
+        ):
+            yield opened
     else:
         with _explain_damage(where), _open_stream(file, where, None) as opened:
             yield opened
@@ -220,7 +224,7 @@ def _refuse_transparent(image: Image.Image, depth: int, where: str) -> None:
         opaque = image.convert("RGBA").getchannel("A").getextrema()[0] == 255
     if not opaque:
         raise DataError(
-            f"{where} has transparent pixels; what is seen there depends on what lies behind, which "
-            "the file does not say; put it on a background first, for example with `magick IN "
-            "-background white -flatten OUT`"
+            f"{where} has transparent pixels; what is seen there depends on what lies behind, and "
+            "the file does not say that; put it on a background first, for example with `magick "
+            "IN -background white -flatten OUT`"
         )

@@ -2,7 +2,6 @@
 sub-folders name.
 """
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -50,8 +49,8 @@ class Skipped:
         if len(self.reasons) > MAX_SKIPPED * count:
             path, why = next(iter(self.reasons.items()))
             raise DataError(
-                f"{len(self.reasons)} of the {count} files of {where} cannot be used (first {path}: "
-                f"{why}); at most {MAX_SKIPPED:.0%} may be skipped; look at the "
+                f"{len(self.reasons)} of the {count} files of {where} cannot be used (first "
+                f"{path}: {why}); at most {MAX_SKIPPED:.0%} may be skipped; look at the "
                 "source of the data"
             )
         listed = "".join(f"\n  {path}: {why}" for path, why in self.reasons.items())

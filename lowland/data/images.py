@@ -87,8 +87,8 @@ def _parse_size(size: int | Sequence[int] | None) -> Size | None:
         height, width = (read_integer("size", n, least=1, most=MAX_SIDE) for n in pair)
     except ValueError:
         raise DataError(
-            f"size is {size}; it is one positive whole number or (height, width), up to {MAX_SIDE}; "
-            "pass for example size=32"
+            f"size is {size}; it is one positive whole number or (height, width), up to "
+            f"{MAX_SIDE}; pass for example size=32"
         ) from None
     return height, width
 
@@ -101,8 +101,8 @@ def _check_same_size(sizes: dict[Path, Size], skipped: Skipped, count: int, fold
     for path, size in sizes.items():
         if size != one:
             raise DataError(
-                f"{first} is {one[0]} × {one[1]} and {path} is {size[0]} × {size[1]}; all images of "
-                "a set have one size; pass size=... to resize them (data.size in a recipe)"
+                f"{first} is {one[0]} × {one[1]} and {path} is {size[0]} × {size[1]}; all images "
+                "of a set have one size; pass size=... to resize them (data.size in a recipe)"
             )
     return one
 
