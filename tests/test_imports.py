@@ -18,7 +18,7 @@ import lowland
 ROOT = Path(lowland.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-LEAVES = {"registry", "domain", "atomic", "reading", "seeds", "scalars"}
+LEAVES = {"registry", "domain", "atomic", "reading", "seeds", "scalars", "plain"}
 LIBRARY = LEAVES | {
     "energy",
     "targets",
@@ -38,6 +38,7 @@ PUBLIC = {
     "reading",
     "seeds",
     "scalars",
+    "plain",
     "run",
     "data",
     "energy",
@@ -56,6 +57,7 @@ PUBLIC = {
 ALLOWED: dict[str, set[str]] = {
     "registry": set(),
     "scalars": set(),
+    "plain": {"scalars"},
     "domain": {"scalars"},
     "atomic": set(),
     "reading": set(),
@@ -79,7 +81,7 @@ ALLOWED: dict[str, set[str]] = {
         "domain",
         "scalars",
     },
-    "metrics": {"energy", "samplers", "targets", "seeds", "scalars"},
+    "metrics": {"energy", "samplers", "targets", "seeds", "scalars", "plain"},
     "robustness": {"energy", "metrics"} | LEAVES,
     "tasks": {"energy", "samplers", "metrics", "robustness"} | LEAVES,
     "training": {

@@ -332,9 +332,9 @@ def test_false_alarms_count_and_judge() -> None:
         0.0,
     )  # ten points can raise no alarm at 5 %
     for bad in (0.0, 1.0, -0.1, math.nan):
-        with pytest.raises(ValueError, match=r"rate in \(0, 1\)"):
+        with pytest.raises(ValueError, match=r"lies in \(0, 1\)|p-values came"):
             false_alarms(p, bad)
-    with pytest.raises(ValueError, match="over 0 points"):
+    with pytest.raises(ValueError, match="no p-values came"):
         false_alarms(p[:0], 0.05)
 
 
@@ -541,12 +541,11 @@ def test_psnr_is_its_formula() -> None:
     )
 
 
-def test_psnr_refuses_perfection() -> None:
+def test_psnr_without_error_is_infinite() -> None:
     x = torch.rand(3, 1, 4, 4, generator=seeded(11))
     y = x.clone()
     y[0] += 0.1
-    with pytest.raises(ValueError, match="2 images have no error"):
-        psnr(y, x)
+    assert psnr(y, x) == psnr(x, x) == (math.inf, math.inf)
 
 
 @pytest.mark.parametrize("case", ["empty mask", "other channels"])

@@ -22,6 +22,7 @@ from lowland.metrics.detection import (
     separation,
 )
 from lowland.metrics.estimate import Estimate, mean, share
+from lowland.metrics.images import psnr, ssim
 from lowland.metrics.likelihood import (
     BitsPerDim,
     LogLikelihood,
@@ -39,8 +40,6 @@ from lowland.metrics.samples import (
     mmd,
     nearest,
     precision_recall,
-    psnr,
-    ssim,
     two_sample_accuracy,
 )
 from lowland.metrics.stein import ksd

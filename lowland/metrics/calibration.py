@@ -20,23 +20,60 @@ bound on the expected share of inliers among the points called outliers. Source:
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lowland.energy import check_finite
+from lowland.metrics.inputs import Numbers, read_labels, read_numbers, read_vector
+from lowland.scalars import read_integer, read_number
+
+NUMPY_PRECISIONS = {"float16": torch.float16, "float32": torch.float32}  # all else is float64
 
 
-def p_values(calibration: Tensor, energies: Tensor) -> Tensor:
+def p_values(calibration: Numbers, energies: Numbers) -> Tensor:
     """Return conformal p-values (M,), float64, of energies (M,) against calibration ones (N,).
+
+    Where the two have different precisions, both are rounded to the lower one, so that equal
+    energies are equal numbers and count as ties. Raises ValueError for what is not a vector of
+    finite numbers.
 
     >>> p_values(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.5, 9.0])).tolist()
     [0.5, 0.25]
     """
-    check_finite(calibration, "calibration energies")
-    check_finite(energies, "energies")
-    ordered = calibration.detach().cpu().double().sort().values
-    below = torch.searchsorted(ordered, energies.detach().cpu().double().contiguous())
+    known = read_vector("calibration energies", calibration, least=0)
+    new = read_vector("energies", energies, least=0)
+    coarser = max(_precision(calibration), _precision(energies), key=lambda t: torch.finfo(t).eps)
+    ordered = known.to(coarser).double().sort().values
+    below = torch.searchsorted(ordered, new.to(coarser).double())
     return (1 + len(ordered) - below).double() / (len(ordered) + 1)
+
+
+def _precision(values: Numbers) -> torch.dtype:
+    """Return the floating dtype of numbers; whole ones and lists count as float64."""
+    if not isinstance(values, Tensor):
+        return NUMPY_PRECISIONS.get(str(np.asarray(values).dtype), torch.float64)
+    return values.dtype if values.is_floating_point() else torch.float64
+
+
+def read_rate(what: str, value: float) -> float:
+    """Return a rate in (0, 1) as a plain float; a float32 0.01 means the decimal 0.01.
+
+    Raises ValueError for text, booleans, NaN and numbers outside (0, 1).
+
+    >>> read_rate("alpha", np.float32(0.01))
+    0.01
+    """
+    rate = read_number(f"the rate {what}", value)
+    if not isinstance(value, float):
+        decimal = float(f"{rate:.6g}")
+        same = torch.tensor([rate, decimal], dtype=torch.float32)
+        rate = decimal if same[0] == same[1] else rate
+    if not 0 < rate < 1:
+        raise ValueError(
+            f"the rate {what} is {rate}; it lies in (0, 1), as does the chance to miss it; 0.05 is "
+            "common"
+        )
+    return rate
 
 
 GUARANTEES = ("marginal", "training-conditional", "fdr")
@@ -52,7 +89,7 @@ def calibration_size(alpha: float, guarantee: str = "marginal", delta: float = 0
     >>> calibration_size(0.05), calibration_size(0.05, "training-conditional")
     (19, 59)
     """
-    _check_rates(alpha, guarantee, delta)
+    alpha, delta = _read_rates(alpha, guarantee, delta)
     if guarantee == "training-conditional":
         return math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
     return math.ceil(1 / alpha - 1e-9) - 1
@@ -68,6 +105,8 @@ def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: fl
     >>> alarm_ranks(1000, 0.05), alarm_ranks(1000, 0.05, "training-conditional")
     (50, 39)
     """
+    count = read_integer("count", count, least=0)
+    alpha, delta = _read_rates(alpha, guarantee, delta)
     need = calibration_size(alpha, guarantee, delta)
     if count < need:
         sure = f" with probability {1 - delta:g}" if guarantee == "training-conditional" else ""
@@ -87,7 +126,7 @@ def alarm_ranks(count: int, alpha: float, guarantee: str = "marginal", delta: fl
     return low
 
 
-def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
+def benjamini_hochberg(p: Numbers, alpha: float) -> Tensor:
     """Return bool (M,): the p-values of a batch up to the largest p_(k) ≤ α k / M.
 
     If the p-values are conformal with one calibration set and the points independent, the expected
@@ -98,32 +137,35 @@ def benjamini_hochberg(p: Tensor, alpha: float) -> Tensor:
     >>> benjamini_hochberg(torch.tensor([0.03, 0.5, 0.001, 0.9]), 0.1).tolist()
     [True, False, True, False]
     """
-    _check_rates(alpha, "fdr")
-    check_finite(p, "p-values")
-    if p.dim() != 1 or bool(((p < 0) | (p > 1)).any()):
-        raise ValueError(
-            f"p-values came as {tuple(p.shape)}; a vector (M,) in [0, 1] is needed; pass those of "
-            "one batch"
-        )
+    alpha, p = read_rate("alpha", alpha), _read_p_values(p)
     if not len(p):
         return torch.zeros(0, dtype=torch.bool)
-    ordered = p.double().sort().values
+    ordered = p.sort().values
     allowed = alpha * torch.arange(1, len(p) + 1, dtype=torch.float64) / len(p)
     passing = ordered[ordered <= allowed * (1 + 1e-12)]
-    return p.double() <= max(passing.tolist(), default=-1.0)
+    return p <= max(passing.tolist(), default=-1.0)
 
 
-def _check_rates(alpha: float, guarantee: str, delta: float = 0.05) -> None:
-    if not (0 < alpha < 1 and 0 < delta < 1):
+def _read_p_values(p: Numbers) -> Tensor:
+    """Return p-values (M,) in float64; refuse numbers outside [0, 1]."""
+    values = read_vector("p-values", p, least=0)
+    if bool(((values < 0) | (values > 1)).any()):
         raise ValueError(
-            f"alpha is {alpha} and delta {delta}; a false-alarm rate lies in (0, 1), and so does "
-            "the chance to miss it; 0.05 is common"
+            f"p-values reach from {values.min().item():g} to {values.max().item():g}; a vector "
+            "(M,) in [0, 1] is needed; pass those of one batch"
         )
+    return values
+
+
+def _read_rates(alpha: float, guarantee: str, delta: float) -> tuple[float, float]:
+    """Return both rates as plain numbers; refuse an unknown guarantee."""
+    alpha, delta = read_rate("alpha", alpha), read_rate("delta", delta)
     if guarantee not in GUARANTEES:
         raise ValueError(
             f"guarantee is {guarantee!r}; it is {', '.join(GUARANTEES[:-1])} or {GUARANTEES[-1]}; "
             "choose one"
         )
+    return alpha, delta
 
 
 class AlarmRate(NamedTuple):
@@ -141,7 +183,7 @@ class AlarmRate(NamedTuple):
         return self.low <= self.value <= self.high
 
 
-def false_alarms(p: Tensor, alpha: float, calibration: int | None = None) -> AlarmRate:
+def false_alarms(p: Numbers, alpha: float, calibration: int | None = None) -> AlarmRate:
     """Measure the false-alarm rate of p-values (M,) of true inliers at a nominal rate alpha.
 
     The interval is the central 95 % of the share's distribution: binomial, or, when the number n of
@@ -150,12 +192,13 @@ def false_alarms(p: Tensor, alpha: float, calibration: int | None = None) -> Ala
     """
     from scipy.stats import betabinom, binom
 
-    if not 0 < alpha < 1 or len(p) == 0:
+    alpha, p = read_rate("alpha", alpha), _read_p_values(p)
+    if len(p) == 0:
         raise ValueError(
-            f"alpha is {alpha} over {len(p)} points; a rate in (0, 1) and points are needed; pass "
-            "them"
+            "no p-values came; a share needs some; pass those of the inliers, one for each"
         )
-    check_finite(p, "p-values")
+    if calibration is not None:
+        calibration = read_integer("calibration", calibration, least=1)
     share, count = (p <= alpha).double().mean().item(), len(p)
     distribution = binom(count, alpha)
     if calibration is not None:
@@ -176,7 +219,7 @@ class Reliability(NamedTuple):
     counts: Tensor
 
 
-def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
+def reliability(probabilities: Numbers, labels: Numbers, bins: int = 15) -> Reliability:
     """Compute the calibration error of probabilities (N, K) against labels (N,).
 
         ECE = Σ_b (n_b / n) |mean accuracy in b − mean confidence in b|
@@ -190,10 +233,11 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     >>> [reliability(p, torch.tensor([0, 0, 1, last])).error for last in (0, 1)]
     [0.0, 0.25]
     """
-    p = probabilities.detach().double()
-    if p.dim() != 2 or labels.shape != (len(p),) or len(p) == 0 or bins < 1:
+    p, bins = read_numbers("probabilities", probabilities).cpu(), read_integer("bins", bins)
+    truth = read_labels("labels", labels)
+    if p.dim() != 2 or len(truth) != len(p) or bins < 1:
         raise ValueError(
-            f"probabilities {tuple(p.shape)}, labels {tuple(labels.shape)} and {bins} bins were "
+            f"probabilities {tuple(p.shape)}, labels {tuple(truth.shape)} and {bins} bins were "
             "given; one row of probabilities per label and a bin are needed; pass "
             "softmax(-class_energies) and the true labels"
         )
@@ -202,11 +246,12 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
             "some rows are no probabilities; they must be at least 0 and add up to 1; pass the "
             "softmax of logits"
         )
+    read_labels("labels", truth, p.shape[1])
     sure, called = p.max(1)
     place = (torch.ceil(sure * bins).long() - 1).clamp(0, bins - 1)
     counts = torch.bincount(place, minlength=bins)
     total = counts.clamp_min(1).double()
     confidence = torch.bincount(place, sure, minlength=bins) / total
-    accuracy = torch.bincount(place, (called == labels).double(), minlength=bins) / total
+    accuracy = torch.bincount(place, (called == truth).double(), minlength=bins) / total
     error = float((counts.double() / len(p) * (accuracy - confidence).abs()).sum())
     return Reliability(error, confidence, accuracy, counts)

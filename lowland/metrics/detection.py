@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import check_finite
 from lowland.metrics.estimate import Estimate, mean, share
+from lowland.metrics.inputs import Numbers, read_vector
+from lowland.scalars import read_integer, read_number
 
 MAX_BOOTSTRAP_SIZE = 4_000_000  # numbers of a bootstrap in memory at once
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -50,7 +51,7 @@ class Separation(NamedTuple):
         return intervals | {"base_rate": self.base_rate}
 
 
-def auroc(inliers: Tensor, outliers: Tensor) -> Estimate:
+def auroc(inliers: Numbers, outliers: Numbers) -> Estimate:
     """Return P(E_out > E_in) + ½ P(E_out = E_in), with DeLong's standard error.
 
     Source: DeLong, DeLong & Clarke-Pearson (1988), https://doi.org/10.2307/2531595
@@ -65,7 +66,7 @@ def auroc(inliers: Tensor, outliers: Tensor) -> Estimate:
     return Estimate(above.mean().item(), math.sqrt(variance))
 
 
-def aupr(inliers: Tensor, outliers: Tensor, *, positive: str = "outliers") -> Estimate:
+def aupr(inliers: Numbers, outliers: Numbers, *, positive: str = "outliers") -> Estimate:
     """Return the average precision, Σ (R_k − R_{k−1}) P_k over distinct thresholds.
 
     positive: "outliers", called at high energies, or "inliers", called at low ones. Guessing gives
@@ -82,21 +83,23 @@ def aupr(inliers: Tensor, outliers: Tensor, *, positive: str = "outliers") -> Es
             "averaged"
         )
     metric = _aupr_outliers if positive == "outliers" else _aupr_inliers
-    value = _value(metric, inliers, outliers)
-    count = len(outliers) if positive == "outliers" else len(inliers)
+    low, high = _check_energies(inliers, outliers)
+    value = float(metric(*_counts(low, high)))
+    count = len(high) if positive == "outliers" else len(low)
     return Estimate(value, math.sqrt(max(value * (1 - value), 0.0) / count))
 
 
-def fpr95(inliers: Tensor, outliers: Tensor) -> Estimate:
+def fpr95(inliers: Numbers, outliers: Numbers) -> Estimate:
     """Return the share of outliers that pass where at least 95 % of the inliers pass.
 
     With inliers as positives, this is the false positive rate at 95 % recall.
     """
-    value = _value(_fpr95, inliers, outliers)
-    return share(round(value * len(outliers)), len(outliers))
+    low, high = _check_energies(inliers, outliers)
+    value = float(_fpr95(*_counts(low, high)))
+    return share(round(value * len(high)), len(high))
 
 
-def detection_error(inliers: Tensor, outliers: Tensor) -> Estimate:
+def detection_error(inliers: Numbers, outliers: Numbers) -> Estimate:
     """Return min over thresholds t of ½ P(E_in > t) + ½ P(E_out ≤ t).
 
     The threshold is the best for these very points, so few of them flatter. The error is binomial,
@@ -113,8 +116,8 @@ def detection_error(inliers: Tensor, outliers: Tensor) -> Estimate:
 
 
 def separation(
-    inliers: Tensor,
-    outliers: Tensor,
+    inliers: Numbers,
+    outliers: Numbers,
     *,
     generator: torch.Generator,
     draws: int = 1000,
@@ -133,6 +136,8 @@ def separation(
     >>> print(found.auroc, round(found.base_rate, 3))
     0.779 [0.722, 0.833] 0.333
     """
+    draws = read_integer("draws", draws, least=0)
+    confidence = read_number("confidence", confidence)
     if draws < 2 or not 0 < confidence < 1:
         raise ValueError(
             f"{draws} draws and confidence {confidence} were asked for; at least 2 draws and a "
@@ -162,7 +167,7 @@ def separation(
     return Separation(**intervals, base_rate=len(high) / total)
 
 
-def energy_gap(inliers: Tensor, others: Tensor) -> Estimate:
+def energy_gap(inliers: Numbers, others: Numbers) -> Estimate:
     """Return mean E(others) − mean E(inliers) with the standard error of the difference."""
     low, high = _check_energies(inliers, others)
     a, b = mean(low), mean(high)
@@ -229,10 +234,6 @@ def _counts(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return _tally(inliers.unsqueeze(0), groups), _tally(outliers.unsqueeze(0), groups)
 
 
-def _value(metric: Metric, inliers: Tensor, outliers: Tensor) -> float:
-    return float(metric(*_counts(*_check_energies(inliers, outliers))))
-
-
 def _placements(reference: Tensor, values: Tensor) -> Tensor:
     """Return for each value the share of the reference below it, ties counted half."""
     ordered = reference.sort().values
@@ -241,14 +242,6 @@ def _placements(reference: Tensor, values: Tensor) -> Tensor:
     return (left + right).double() / (2 * len(reference))
 
 
-def _check_energies(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
+def _check_energies(inliers: Numbers, outliers: Numbers) -> tuple[Tensor, Tensor]:
     """Return both as contiguous float64 vectors on the CPU; refuse empty and non-finite ones."""
-    for name, values in (("inlier energies", inliers), ("outlier energies", outliers)):
-        if values.dim() != 1 or len(values) == 0:
-            raise ValueError(
-                f"{name} have shape {tuple(values.shape)}; a non-empty vector (N,) is needed; "
-                "flatten them"
-            )
-        check_finite(values, name)
-    low, high = (x.detach().cpu().double().contiguous() for x in (inliers, outliers))
-    return low, high
+    return read_vector("inlier energies", inliers), read_vector("outlier energies", outliers)

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from lowland.energy import Energy, check_points, energy_values, lift
 from lowland.metrics.estimate import mean
+from lowland.metrics.inputs import Numbers, read_numbers
 from lowland.metrics.log_z.certificate import LogZ
+from lowland.plain import to_plain
+from lowland.scalars import read_integer, read_number
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +50,8 @@ class LogLikelihood:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return vars(self) | {"certified": self.certified, "log_z": self.log_z.to_dict()}
+        values = vars(self) | {"certified": self.certified, "log_z": self.log_z.to_dict()}
+        return {key: to_plain(value) for key, value in values.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +86,8 @@ class BitsPerDim:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return vars(self) | {"certified": self.certified}
+        values = vars(self) | {"certified": self.certified}
+        return {key: to_plain(value) for key, value in values.items()}
 
 
 def log_likelihood(
@@ -120,8 +125,9 @@ def log_likelihood(
             f"{int(values.isnan().sum())} of {len(values)} energies are not numbers; a likelihood "
             "needs all of them; look for overflow or missing data"
         )
-    if isinstance(log_z, (int, float)):
-        log_z = LogZ(log_z, 0.0, log_z, log_z, "given", "given as exact")
+    if not isinstance(log_z, LogZ):
+        exact = read_number("log_z", log_z)
+        log_z = LogZ(exact, 0.0, exact, exact, "given", "given as exact")
     found = mean(values)
     value, low, high = (-found.value - end for end in (log_z.value, log_z.upper, log_z.lower))
     words = binarization or dequantisation or "data as they are"
@@ -146,6 +152,7 @@ def bits_per_dim(likelihood: LogLikelihood, *, levels: int = 256, width: float =
     >>> bits_per_dim(log_likelihood(Uniform(box(0.0, 1.0, 1, 8, 8)), x, 0.0)).value
     8.0
     """
+    levels, width = read_integer("levels", levels), read_number("width", width)
     if levels < 2 or not width > 0:
         raise ValueError(
             f"levels is {levels} and width {width}; at least 2 levels on a width above 0 are "
@@ -159,19 +166,21 @@ def bits_per_dim(likelihood: LogLikelihood, *, levels: int = 256, width: float =
     return BitsPerDim(value, error, low, high, levels, width, likelihood.data, verdict)
 
 
-def dequantise(grey: Tensor, levels: int, generator: torch.Generator) -> Tensor:
+def dequantise(grey: Numbers, levels: int, generator: torch.Generator) -> Tensor:
     """Return (grey + u) / levels, u uniform: grey values 0 … levels − 1 as points of [0, 1).
 
     >>> import torch
     >>> dequantise(torch.tensor([[0, 255]]), 256, torch.Generator().manual_seed(0)).mul(256).floor()
     tensor([[  0., 255.]])
     """
-    if bool(((grey < 0) | (grey > levels - 1) | (grey != grey.round())).any()):
+    levels = read_integer("levels", levels, least=2)
+    values = read_numbers("grey values", grey)
+    if bool(((values < 0) | (values > levels - 1) | (values != values.round())).any()):
         raise ValueError(
-            f"values from {grey.min().item():g} to {grey.max().item():g} came; grey values are "
+            f"values from {values.min().item():g} to {values.max().item():g} came; grey values are "
             f"whole numbers from 0 to {levels - 1}; multiply images in [0, 1] by {levels - 1} and "
             "round them"
         )
-    u = torch.rand(grey.shape, generator=generator, device=grey.device, dtype=torch.float64)
+    u = torch.rand(values.shape, generator=generator, device=values.device, dtype=torch.float64)
     below_one = 1 - torch.finfo(torch.float32).eps / 2  # keeps the last level inside
-    return ((grey.double() + u) / levels).to(torch.float32).clamp(max=below_one)
+    return ((values + u) / levels).to(torch.float32).clamp(max=below_one)

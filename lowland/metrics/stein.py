@@ -1,10 +1,11 @@
 """Kernel Stein discrepancy of points from exp(−E), without samples of the energy or log Z."""
 
-import torch
 from torch import Tensor
 
-from lowland.energy import Energy, value_and_score
+from lowland.energy import Energy, check_finite, check_points, lift, value_and_score
+from lowland.metrics.distances import distances, median_distance
 from lowland.metrics.estimate import Estimate
+from lowland.scalars import read_number
 
 
 def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
@@ -20,12 +21,17 @@ def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
     Stein's identity fails. Source: Liu, Lee & Jordan (2016), https://arxiv.org/abs/1602.03253;
     kernel: Gorham & Mackey (2017), https://arxiv.org/abs/1703.01717
 
+    >>> import torch
     >>> from lowland.targets import Gaussian
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(500, 2, generator=g)
     >>> ksd(Gaussian(), x).value < 0.05 < ksd(Gaussian(), x + 1).value
     True
     """
+    energy = lift(energy)
+    check_points(energy, x)
+    if scale is not None:
+        scale = read_number("scale", scale, above=0)
     if len(x) < 2:
         raise ValueError(
             f"{len(x)} points were given; pairs are compared, so at least 2 are needed; pass more"
@@ -36,9 +42,11 @@ def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
             "draws with mmd"
         )
     score = value_and_score(energy, x)[1]
+    check_finite(score, "scores")
     a, s = (part.detach().flatten(1).double() for part in (x, score))
-    squares = torch.cdist(a, a).square()
-    c2 = (torch.pdist(a[:1000]).median().item() or 1.0) ** 2 if scale is None else scale**2
+    a = a - a.mean(0)
+    squares = distances(a, a).square()
+    c2 = median_distance(a[:1000]) ** 2 if scale is None else scale**2
     u = 1 + squares / c2
     along = (s * a).sum(1)
     slopes = along.unsqueeze(1) - s @ a.T  # s(x)ᵀ (x − x')

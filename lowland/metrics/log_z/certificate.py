@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.plain import to_plain
+
 # of each end: twice that is 1 %, which leaves 4 % to few weights, skewness and bootstrap
 TAIL = 0.005
 RESAMPLES = 2000
@@ -122,11 +124,12 @@ class LogZ:
                     for k, v in plain[key]._asdict().items()
                 }
         plain |= {"betas": list(self.betas), "problems": list(self.problems)}
-        return plain | {
+        more = {
             "certified": self.certified,
             "gap": self.gap,
             "num_temperatures": self.num_temperatures,
         }
+        return {key: to_plain(value) for key, value in (plain | more).items()}
 
 
 def log_mean(log_weights: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""Numbers that a metric takes: tensors, arrays or lists of any real type, read once as float64.
+
+A metric that computes in its caller's type is wrong for integers, which wrap round, and for half
+precision, which overflows. So every metric reads its arguments here, and refuses what has no
+value: text, complex numbers, NaN, infinity, nothing at all.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from lowland.energy import check_finite
+from lowland.energy.checks import describe
+
+Numbers = Tensor | ArrayLike
+NUMERIC_KINDS = "biuf"  # of NumPy's dtypes: bool, signed, unsigned, floating
+
+
+def read_numbers(what: str, values: Numbers, *, finite: bool = True) -> Tensor:
+    """Return real numbers of any shape as a float64 tensor without a graph.
+
+    Tensors stay on their device. Raises ValueError for what is not an array of real numbers, for
+    NaN, and for infinity unless `finite` is False.
+
+    >>> read_numbers("pixels", np.array([200, 100], dtype=np.uint8)).tolist()
+    [200.0, 100.0]
+    """
+    if isinstance(values, Tensor):
+        if values.is_complex() or values.layout != torch.strided:
+            raise _refuse(what, describe(values))
+        numbers = values.detach().double()
+    else:
+        try:
+            array = np.asarray(values)
+        except (TypeError, ValueError, RuntimeError):
+            raise _refuse(what, f"a {type(values).__name__}") from None
+        if array.dtype.kind not in NUMERIC_KINDS:
+            raise _refuse(what, f"a {type(values).__name__} of {array.dtype}")
+        numbers = torch.from_numpy(np.array(array, dtype=np.float64))
+    if not finite:
+        missing = int(numbers.isnan().sum())
+        if missing:
+            raise _refuse(what, f"{numbers.numel()} numbers, {missing} of them NaN")
+    elif numbers.dim():
+        check_finite(numbers, what)
+    elif not bool(numbers.isfinite()):
+        raise _refuse(what, str(numbers.item()))
+    return numbers
+
+
+def read_vector(what: str, values: Numbers, *, least: int = 1) -> Tensor:
+    """Return numbers (N,), at least so many, as a contiguous float64 vector on the CPU."""
+    vector = read_numbers(what, values)
+    if vector.dim() != 1 or len(vector) < least:
+        vectors = "a non-empty vector" if least else "a vector"
+        raise ValueError(
+            f"{what} have shape {tuple(vector.shape)}; {vectors} (N,) is needed; flatten them, or "
+            "bring more"
+        )
+    return vector.cpu().contiguous()
+
+
+def read_points(what: str, values: Numbers, *, least: int = 1) -> Tensor:
+    """Return points (N, *event), at least so many, as float64 rows (N, D); numbers as (N, 1)."""
+    points = read_numbers(what, values)
+    if points.dim() == 0 or (len(points) and points.numel() == 0):
+        raise ValueError(
+            f"{what} have shape {tuple(points.shape)}; (N, *event), with numbers in each point, is "
+            "needed; pass them batch first"
+        )
+    if len(points) < least:
+        raise ValueError(
+            f"{len(points)} {what} were given; a comparison needs at least {least} on each side; "
+            "pass more"
+        )
+    return points.reshape(len(points), -1)
+
+
+def read_sides(x: Numbers, y: Numbers, *, least: int = 2) -> tuple[Tensor, Tensor]:
+    """Return two sets of points as float64 rows (N, D) and (M, D) on one device.
+
+    Raises ValueError for points of different sizes, and as `read_points` does.
+    """
+    a, b = read_points("points", x, least=least), read_points("other points", y, least=least)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"points of {a.shape[1]} numbers met points of {b.shape[1]}; both sides need the same "
+            "features; match them"
+        )
+    return a, b.to(a.device)
+
+
+def read_labels(what: str, values: Numbers, classes: int | None = None) -> Tensor:
+    """Return class labels (N,) as torch.long on the CPU; whole numbers of any type are taken.
+
+    Raises ValueError for fractions and for labels outside 0 ... classes − 1.
+    """
+    labels = read_vector(what, values)
+    whole = bool((labels == labels.round()).all()) and bool((labels >= 0).all())
+    if not whole or (classes is not None and bool((labels >= classes).any())):
+        top = "" if classes is None else f" to {classes - 1}"
+        raise ValueError(
+            f"{what} reach from {labels.min().item():g} to {labels.max().item():g}; whole numbers "
+            f"from 0{top} are needed; check them"
+        )
+    return labels.long()
+
+
+def _refuse(what: str, came: str) -> ValueError:
+    return ValueError(
+        f"{what} came as {came}; real numbers are needed, in a tensor, an array or a list; "
+        "convert them"
+    )
