@@ -1,7 +1,6 @@
 """The `lowland` command line, built from the signatures and docstrings of `lowland.commands`."""
 
 import io
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import NoReturn
 from lowland import __version__
 from lowland.commands import COMMANDS
 from lowland.commands.arguments import read_argument
+from lowland.plain import dump_json
 from lowland.registry import suggest
 
 PROGRAM = "lowland"
@@ -103,6 +103,6 @@ def show(result: object) -> int:
     """
     if isinstance(result, int):
         return min(result, 1)
-    text = json.dumps(result, indent=1) if isinstance(result, Mapping) else str(result)
+    text = dump_json(result, indent=1) if isinstance(result, Mapping) else str(result)
     print(text.removesuffix("\n"))
     return 0

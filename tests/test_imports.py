@@ -101,7 +101,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": PUBLIC | {"trained"},
     "commands": PUBLIC | {"trained", "evaluation", "doctor", "pretrained"},
     "doctor": {"run", "data"},
-    "cli": {"commands", "registry", ""},
+    "cli": {"commands", "registry", "plain", ""},
     "__main__": {"cli"},
     "testing": {"energy", "samplers", "targets"} | LEAVES,
     "interop": PUBLIC | {"commands", "trained", ""},

@@ -149,12 +149,11 @@ def bench(
         out: JSON file with all rank metrics of every cell.
         quiet: No progress bar.
     """
-    import json
-
     from tqdm.auto import tqdm
 
     from lowland.atomic import write_bytes
     from lowland.evaluation.ood import compare_scores
+    from lowland.plain import dump_json
     from lowland.trained import load
     from lowland.training import cpu_threads
 
@@ -176,7 +175,7 @@ def bench(
         lines += [f"\n{run}: AUROC in %, 95 % bootstrap interval, {found['count']} test points\n"]
         lines += [*found["table"], "", *found["losses"], *found["notes"]]
     if out is not None:
-        write_bytes(Path(out), json.dumps(boards, indent=1).encode())
+        write_bytes(Path(out), dump_json(boards, indent=1).encode())
         lines.append(str(out))
     return "\n".join(lines)
 

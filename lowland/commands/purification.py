@@ -81,12 +81,11 @@ def attack(
         seed: Seed of the attacks.
         quiet: No progress bar.
     """
-    import json
-
     from tqdm.auto import tqdm
 
     from lowland.atomic import write_bytes
     from lowland.evaluation.robustness import measure_robustness
+    from lowland.plain import dump_json
     from lowland.trained import load
     from lowland.trained.files import check_writable
 
@@ -111,5 +110,5 @@ def attack(
         sanity = [check._asdict() for check in checks]
         behind = None if purifier is None else str(purifier)
         values = {"run": str(run), "purifier": behind, **found.to_dict(), "sanity": sanity}
-        write_bytes(Path(out), json.dumps(values).encode())
+        write_bytes(Path(out), dump_json(values).encode())
     return "\n".join(map(str, [found, *checks]))

@@ -16,6 +16,7 @@ from lowland.evaluation.landscape import measure_landscape
 from lowland.evaluation.restoration import measure_restoration
 from lowland.evaluation.samples import measure_samples, train_judge
 from lowland.nets.boltzmann import RBM
+from lowland.plain import to_plain
 from lowland.registry import Plain
 from lowland.seeds import make_generator
 from lowland.trained import Model
@@ -52,5 +53,5 @@ def evaluate_model(model: Model, say: Callable[[str], object] = lambda _: None) 
         found.notes.append(model.data.note)
     found.figures |= {"seconds": round(time.monotonic() - began, 1), "notes": found.notes}
     model.run.write_tensors("evaluation.safetensors", found.arrays)
-    model.run.write_json("evaluation.json", found.figures)
+    model.run.write_json("evaluation.json", to_plain(found.figures))
     return found.figures

@@ -14,6 +14,7 @@ from torch import Tensor
 from lowland.data.binarization import bernoulli_sample
 from lowland.energy import latent_of
 from lowland.metrics import LogZ, bits_per_dim, log_likelihood, log_z
+from lowland.plain import to_plain
 from lowland.registry import Plain
 from lowland.seeds import make_generator
 from lowland.trained import Model
@@ -71,7 +72,7 @@ def measure_likelihood(
         "seconds": round(time.monotonic() - began, 1),
     }
     model.run.write_tensors("likelihood.safetensors", _course(found))
-    model.run.write_json("likelihood.json", figures)
+    model.run.write_json("likelihood.json", to_plain(figures))
     return figures
 
 

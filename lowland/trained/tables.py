@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lowland.atomic import write_aside
+from lowland.plain import dump_json
 from lowland.registry import Plain
 
 Row = Plain
@@ -20,7 +20,7 @@ def format_rows(
 ) -> str:
     """Format rows as "csv", with a header if wanted, or "jsonl"."""
     if form == "jsonl":
-        return "".join(json.dumps(row) + "\n" for row in rows)
+        return "".join(dump_json(row) + "\n" for row in rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns)
     if header:
