@@ -80,7 +80,7 @@ def build(kind: str, values: Mapping[str, object]) -> Any:
             f"{kind} {name} was given {', '.join(unknown)}; it takes {', '.join(allowed)}; remove "
             "or rename the rest"
         )
-    return known[name](**{key: _from_plain(key, value) for key, value in values.items()})
+    return known[name](**{key: from_plain(key, value) for key, value in values.items()})
 
 
 def spec(obj: object) -> Plain:
@@ -103,12 +103,12 @@ def nests(cls: type, kind: str) -> bool:
     return kind in parameters(cls)
 
 
-def _from_plain(name: str, value: object) -> object:
-    """Build the object that a parameter named like a kind takes; make tuples of lists."""
+def from_plain(name: str, value: object) -> object:
+    """Return the value of a parameter: an object for one named like a kind, tuples of lists."""
     if name in KINDS and isinstance(value, Mapping):
         return build(name, value)
     if isinstance(value, (list, tuple)):
-        return tuple(_from_plain("", v) for v in value)
+        return tuple(from_plain("", v) for v in value)
     return value
 
 

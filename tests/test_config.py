@@ -133,12 +133,12 @@ def test_all_mistakes_are_reported_at_once_with_path_and_suggestion() -> None:
     expected = {
         "trainng": "did you mean 'training'?",
         "energy.MLP.hiden": "did you mean 'hidden'?",
-        "training.steps": "(given: 'many')",
+        "training.steps": "'many' was given; it must be a whole number",
         "sampler": "did you mean 'MALA'?",
         "data.coun": "did you mean 'count'?",
         "objective.PCD.step": "did you mean 'steps'?",
         "generation.sampler.MALA.step": "did you mean 'step_size'?",
-        "evaluation.alpha": "(given: 2)",
+        "evaluation.alpha": "2 was given; it must be below 1",
     }
     assert len(lines) == len(expected)
     for path, hint in expected.items():
@@ -219,7 +219,7 @@ def test_wrong_types_and_ranges_are_named_by_path(key: str, value: Any) -> None:
     ("key", "value", "says"),
     [
         ("sampler.step_size", 0.0, "step_size is 0.0"),
-        ("sampler.step_size", math.nan, "step_size is nan"),
+        ("sampler.step_size", math.nan, "nan was given; it must be a finite number"),
         ("objective.steps", 0, "steps"),
         ("training.steps", 0, "steps is 0"),
         ("training.checkpoint_every", 15, "checkpoint_every is 15"),

@@ -1,17 +1,29 @@
 """Read a recipe from a name, a file or plain values, and explain every mistake in it."""
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import get_args
+from typing import Protocol, runtime_checkable
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
+from lowland.config.explanations import explain
+from lowland.config.files import MAX_DEPTH, check_depth, read_values
 from lowland.config.recipe import Recipe, recipe_model
 from lowland.config.sections import ConfigError
+from lowland.config.strictness import show
 from lowland.registry import Plain, suggest
+
+MAX_LINES = 50  # of mistakes that are printed
+ALLOWED = "a recipe is a TOML file, or the recipe.json of a run"
+
+
+@runtime_checkable
+class Numbers(Protocol):
+    """An array, a tensor or a number of NumPy."""
+
+    def tolist(self) -> object: ...
 
 
 def recipes_folder() -> Path:
@@ -23,38 +35,81 @@ def recipes_folder() -> Path:
 def recipe_names() -> dict[str, str]:
     """Return the line of description of every shipped recipe, by name."""
     return {
-        path.stem: str(tomllib.loads(path.read_text()).get("about", ""))
+        path.stem: str(tomllib.loads(path.read_text("utf-8")).get("about", ""))
         for path in sorted(recipes_folder().glob("*.toml"), key=lambda path: path.stem)
     }
 
 
 def read_recipe(
-    source: str | Path | Mapping[str, object], overrides: Mapping[str, object] | None = None
+    source: str | PathLike[str] | Mapping[str, object] | Recipe,
+    overrides: Mapping[str, object] | None = None,
 ) -> Recipe:
     """Read a recipe: the name of a shipped one, the path of a TOML file or of a run's recipe.json,
-    or plain values.
+    plain values, or a recipe that was read.
 
-    overrides: {"training.steps": 100, ...}, applied before checking. Raises ConfigError, a
+    overrides: {"training.steps": 100, ...}, applied before checking. Numbers of NumPy and tensors
+    of one number are taken for numbers; text and booleans are not. Raises ConfigError, a
     ValueError, that lists every mistake with its path.
 
     >>> read_recipe("digits", {"training.steps": 50}).training.steps
     50
     """
-    if isinstance(source, Mapping):
-        origin, values = "the recipe", dict(source)
-    else:
-        origin, values = str(source), _read(_find(str(source)))
-    classes_first = sorted(
-        (overrides or {}).items(), key=lambda item: not item[0].endswith(".name")
-    )
-    for key, value in classes_first:
+    origin, values = _read_source(source)
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise ConfigError(
+            f"overrides are {show(overrides)}; a mapping from paths to values is needed; pass for "
+            "example {'training.steps': 100}"
+        )
+    pairs = [(str(key), value) for key, value in (overrides or {}).items()]
+    for key, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".name")):
         _put(values, key, value)
     try:
-        return recipe_model().model_validate(values)
+        check_depth(values)
+    except ValueError as error:
+        raise ConfigError(f"{origin} is no recipe: {error}; `lowland recipes show moons` prints one; correct it") from None
+    try:
+        return recipe_model().model_validate(_to_plain(values))
     except ValidationError as error:
-        lines = [f"  {_explain(problem)}" for problem in error.errors()]
-        many = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        raise ConfigError("\n".join([f"{origin} has {many}:", *lines])) from None
+        lines = [f"  {explain(problem)}" for problem in error.errors()]
+    many = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    if len(lines) > MAX_LINES:
+        lines = [*lines[:MAX_LINES], f"  ... and {len(lines) - MAX_LINES} more"]
+    raise ConfigError("\n".join([f"{origin} has {many}:", *lines]))
+
+
+def _read_source(source: object) -> tuple[str, Plain]:
+    """Return what a recipe is called in messages, and its values as they stand."""
+    if isinstance(source, Recipe):
+        return "the recipe", source.plain()
+    if isinstance(source, Mapping):
+        return "the recipe", {str(key): value for key, value in source.items()}
+    if isinstance(source, str | PathLike):
+        path = _find(str(source))
+        return show_path(path), _read(path)
+    raise ConfigError(
+        f"the recipe is {show(source)}; it is the name of a shipped one, the path of a file or a "
+        "mapping of plain values; pass one of these"
+    )
+
+
+def show_path(path: Path) -> str:
+    """Return a path as text that is safe to print."""
+    return show(str(path))[1:-1] if not str(path).isprintable() else str(path)
+
+
+def _to_plain(value: object) -> object:
+    """Return values as TOML has them: numbers of NumPy and of tensors as Python's, sequences as
+    lists, paths as text; others as they are.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_to_plain(inner) for inner in value]
+    if isinstance(value, PathLike):
+        return str(value)
+    if isinstance(value, Numbers):
+        return value.tolist()
+    return value
 
 
 def parse_overrides(pairs: Sequence[str]) -> Plain:
@@ -71,47 +126,61 @@ def parse_overrides(pairs: Sequence[str]) -> Plain:
                 f"--set was given {pair!r}; it takes path=value; write for example "
                 "training.steps=100"
             )
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = text
+        found[key.strip()] = _read_override(key.strip(), text)
     return found
+
+
+def _read_override(key: str, text: str) -> object:
+    """Read one value as TOML, or else as words."""
+    try:
+        read = tomllib.loads(f"value = {text}")
+        check_depth(read)
+    except RecursionError:
+        raise ConfigError(
+            f"--set {key} nests deeper than {MAX_DEPTH}; a value is a number, words or a list; "
+            "write less brackets"
+        ) from None
+    except ValueError:
+        return text
+    return read["value"] if len(read) == 1 else text  # several lines are words
 
 
 def _read(path: Path) -> Plain:
     """Read a recipe in TOML, or the recipe.json of a run."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix != ".json":
-            return tomllib.loads(text)
-        found = json.loads(text)
-        if isinstance(found, dict) and isinstance(found.get("recipe"), dict):
-            return found["recipe"]
-        problem = "no section 'recipe' in it"
-    except ValueError as error:
-        problem = str(error)
+    found = read_values(path, "recipe", ALLOWED)
+    if path.suffix != ".json":
+        return found
+    if isinstance(found.get("recipe"), dict):
+        return dict(found["recipe"])
     raise ConfigError(
-        f"{path} is no recipe: {problem}; a recipe is a TOML file, or the recipe.json of a run; "
-        "correct it"
+        f"{show_path(path)} is no recipe: no section 'recipe' in it; {ALLOWED}; correct it"
     )
 
 
 def _find(name: str) -> Path:
-    shipped = recipes_folder() / f"{name}.toml"
-    if shipped.is_file():
-        return shipped
-    if Path(name).is_file():
-        return Path(name)
     names = list(recipe_names())
+    if name in names:
+        return recipes_folder() / f"{name}.toml"
+    try:
+        if Path(name).is_file():
+            return Path(name)
+    except (OSError, ValueError):  # a name too long for a file, or with a NUL
+        pass
     hint = suggest(name, names, "`lowland recipes` lists them")
     raise ConfigError(
-        f"there is no recipe {name!r}; shipped are {', '.join(names)}, or give a .toml file; {hint}"
+        f"there is no recipe {show(name)}; shipped are {', '.join(names)}, or give a .toml file; "
+        f"{hint}"
     )
 
 
 def _put(values: Plain, key: str, value: object) -> None:
     """Set the value at a path such as "training.steps"."""
     *path, last = key.split(".")
+    if len(path) >= MAX_DEPTH:
+        raise ConfigError(
+            f"--set {show(key)} has {len(path) + 1} parts; a recipe nests no deeper than "
+            f"{MAX_DEPTH}; see `recipes`"
+        )
     for part in path:
         inner = values.setdefault(part, {})
         if not isinstance(inner, dict):
@@ -124,49 +193,3 @@ def _put(values: Plain, key: str, value: object) -> None:
     if last == "name" and values.get("name") != value and path:
         values.clear()  # another class: what belonged to the old one does not belong to it
     values[last] = value
-
-
-def _explain(problem: ErrorDetails) -> str:
-    """Say in a line what is wrong, and where."""
-    place, message = problem["loc"], problem["msg"].removeprefix("Value error, ")
-    path = ".".join(map(str, place)) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        allowed = _list_keys(place[:-1])
-        otherwise = f"allowed are {', '.join(sorted(allowed))}"
-        return f"{path}: no such key; {suggest(str(place[-1]), allowed, otherwise)}"
-    if problem["type"] == "missing":
-        return f"{path}: missing; add it"
-    if problem["type"].startswith("union_tag"):
-        return f"{path}: {_explain_name(problem.get('ctx', {}))}"
-    if not place:
-        return f"{path}: {message}"
-    return f"{path}: {message} (given: {problem['input']!r})"
-
-
-def _explain_name(context: Plain) -> str:
-    """Say which names a section may have, in place of the one that it has."""
-    expected, name = context.get("expected_tags", "").replace("'", ""), context.get("tag", "")
-    given = f"name is {name!r}" if name else "name is missing"
-    if not expected:
-        return f"{given}; add name = ..."
-    hint = suggest(name, expected.split(", "), "choose one of them")
-    return f"{given}; allowed are {expected}; {hint}"
-
-
-def _list_keys(path: Sequence[int | str]) -> list[str]:
-    """List the keys that may stand at a path of the recipe; a class is a part of the path too."""
-    models: list[type[BaseModel]] = [recipe_model()]
-    for part in path:
-        named = [model for model in models if model.__name__ == part]
-        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
-        models = named or [model for field in fields for model in _models_in(field.annotation)]
-    if len(models) != 1:
-        return []
-    return list(models[0].model_fields)
-
-
-def _models_in(annotation: object) -> list[type[BaseModel]]:
-    """List the models in an annotation such as `A | B | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -1,12 +1,22 @@
 """Pydantic model of a recipe, over everything that is registered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import GenericAlias
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from lowland.config.names import check_name
 from lowland.config.sections import (
     STRICT,
     Data,
@@ -15,30 +25,59 @@ from lowland.config.sections import (
     Purification,
     Restoration,
 )
+from lowland.config.strictness import (
+    MAX_COUNT,
+    MAX_INNER_STEPS,
+    MAX_SEED,
+    collect_refusals,
+    placeholder,
+    strict_annotation,
+)
 from lowland.config.toml import to_toml
-from lowland.registry import KINDS, Plain, build, nests, parameters, registered
+from lowland.registry import KINDS, Plain, build, from_plain, nests, parameters, registered
 from lowland.training.settings import Training
+from lowland.training.sizes import sketch_energy
 
 
 def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> type[BaseModel]:
     """Make a strict pydantic model of a constructor's parameters; validating it also builds the
-    object, to hear its errors.
+    object (an energy without its weights), to hear all that it refuses.
     """
     fields: Plain = {}
     if tagged:
         fields["name"] = (Literal[cls.__name__], ...)
+    defaults: Plain = {}
     for name, p in parameters(cls).items():
         if name not in skip:
-            kind = _leaves(name) if name in KINDS else p.annotation
+            most = MAX_INNER_STEPS if tagged else MAX_COUNT
+            kind = _leaves(name) if name in KINDS else strict_annotation(name, p.annotation, most)
             fields[name] = (kind, ... if p.default is p.empty else p.default)
+            defaults[name] = placeholder(p.annotation) if p.default is p.empty else p.default
 
-    def check_buildable(model: BaseModel) -> BaseModel:
-        if "domain" not in skip:
-            names = (name for name in fields if name != "name" or not tagged)
-            cls(**{name: _build_inner(name, getattr(model, name)) for name in names})
-        return model
+    def make(values: Mapping[str, Any]) -> object:
+        if skip:
+            return sketch_energy({"name": cls.__name__, **values})
+        return cls(**{name: _build_inner(value) for name, value in values.items()})
 
-    validators = {"buildable": model_validator(mode="after")(check_buildable)}
+    def check(
+        model: type[BaseModel], given: Any, handler: ModelWrapValidatorHandler[BaseModel]
+    ) -> BaseModel:
+        try:
+            found = handler(given)
+        except ValidationError as error:
+            lines = [_repeat(problem) for problem in error.errors()]
+            wrong = {line["loc"][:1] for line in lines}
+            sound = {n: given[n] for n in defaults if n in given and (n,) not in wrong}
+            values = defaults | {n: from_plain(n, value) for n, value in sound.items()}
+        else:
+            lines, values = [], {name: vars(found)[name] for name in defaults}
+        refused = collect_refusals(make, values, defaults)
+        lines += [_refuse(text) for text in refused]
+        if lines:
+            raise ValidationError.from_exception_data(cls.__name__, lines)
+        return found
+
+    validators = {"buildable": model_validator(mode="wrap")(classmethod(check))}
     return create_model(
         cls.__name__,
         __config__=STRICT,
@@ -48,11 +87,31 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
     )
 
 
-def _build_inner(name: str, value: object) -> object:
+def _build_inner(value: object) -> object:
     """Build the object that a validated section stands for; other values stay as they are."""
     if isinstance(value, BaseModel):
-        return build(name, value.model_dump())
+        return build("sampler", value.model_dump())
     return value
+
+
+def _refuse(text: str) -> InitErrorDetails:
+    """Return a mistake of a whole section, in words of our own."""
+    return {"type": _own_words(text), "loc": (), "input": None}
+
+
+def _own_words(text: str) -> PydanticCustomError:
+    return PydanticCustomError("own_words", "{text}", {"text": text})
+
+
+def _repeat(problem: ErrorDetails) -> InitErrorDetails:
+    """Return a mistake as it must be handed on."""
+    kind: str | PydanticCustomError = problem["type"]
+    if kind in ("own_words", "value_error"):
+        kind = _own_words(problem["msg"].removeprefix("Value error, "))
+    again: InitErrorDetails = {"type": kind, "loc": problem["loc"], "input": problem["input"]}
+    if "ctx" in problem:
+        again["ctx"] = problem["ctx"]
+    return again
 
 
 def _leaves(kind: str) -> object:
@@ -105,13 +164,13 @@ class Recipe(BaseModel):
     """Settings that decide a run. Read them with `read_recipe`; `plain()` gives JSON values."""
 
     model_config = STRICT
-    name: str = Field(min_length=1, max_length=80)
-    about: str = ""
-    seed: int = Field(0, ge=0)
+    name: str
+    about: str = Field("", max_length=1000)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     data: Data
     energy: BaseModel
     objective: BaseModel
-    terms: list[BaseModel] = []
+    terms: list[BaseModel] = Field([], max_length=100)
     sampler: BaseModel | None = None
     training: BaseModel
     generation: Generation
@@ -119,33 +178,28 @@ class Recipe(BaseModel):
     purification: Purification | None = None
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
 
-    @model_validator(mode="after")
-    def _check_binary_data(self) -> "Recipe":
-        training = self.training.model_dump()
-        moving = [
-            f"training.{name}"
-            for name in ("data_noise_std", "dequantise", "box_margin")
-            if training.get(name)
-        ]
-        if self.data.binarize and moving:
-            raise ValueError(
-                f"data.binarize is {self.data.binarize!r} and {' and '.join(moving)} would move "
-                "the data off 0 and 1; binary data have no grey levels to spread; leave out one "
-                "or the other"
-            )
-        return self
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return check_name(name)
 
-    @model_validator(mode="after")
-    def _check_sampler(self) -> "Recipe":
-        name = type(self.objective).__name__
-        objective: Any = registered("objective")[name]
-        if self.sampler is None and objective.sampled:
-            raise ValueError(
-                f"objective {name} runs chains and the recipe names no sampler; a "
-                "[sampler] section is needed; add one, for example name = 'Langevin' and a "
-                "step_size"
-            )
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_together(
+        cls, given: Any, handler: ModelWrapValidatorHandler["Recipe"]
+    ) -> "Recipe":
+        """Compare sections with each other, also where single values are wrong."""
+        lines: list[InitErrorDetails] = []
+        try:
+            found = handler(given)
+        except ValidationError as error:
+            lines = [_repeat(problem) for problem in error.errors()]
+        if isinstance(given, Mapping):
+            refused = (_check_binary_data(given), _check_sampler(given))
+            lines += [_refuse(text) for text in refused if text]
+        if lines:
+            raise ValidationError.from_exception_data("Recipe", lines)
+        return found
 
     def plain(self) -> Plain:
         """Return the recipe as JSON values, complete with every default."""
@@ -154,3 +208,36 @@ class Recipe(BaseModel):
     def toml(self) -> str:
         """Return the recipe as a TOML document that `read_recipe` reads back."""
         return to_toml(self.plain())
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of values that may be of any kind; an empty one in place of others."""
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _check_binary_data(values: Mapping[str, Any]) -> str:
+    """Say what would move binary data off 0 and 1, if anything."""
+    binarize, training = _section(values, "data").get("binarize"), _section(values, "training")
+    names = ("data_noise_std", "dequantise", "box_margin")
+    moving = [f"training.{name}" for name in names if training.get(name)]
+    if not binarize or not moving:
+        return ""
+    return (
+        f"data.binarize is {binarize!r} and {' and '.join(moving)} would move the data off 0 and "
+        "1; binary data have no grey levels to spread; leave out one or the other"
+    )
+
+
+def _check_sampler(values: Mapping[str, Any]) -> str:
+    """Say that an objective lacks its sampler, if it does."""
+    name, known = _section(values, "objective").get("name"), registered("objective")
+    if not isinstance(name, str) or name not in known or values.get("sampler") is not None:
+        return ""
+    objective: Any = known[name]
+    if not objective.sampled:
+        return ""
+    return (
+        f"objective {name} runs chains and the recipe names no sampler; a [sampler] section is "
+        "needed; add one, for example name = 'Langevin' and a step_size"
+    )

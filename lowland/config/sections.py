@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-STRICT = ConfigDict(extra="forbid", protected_namespaces=())
+STRICT = ConfigDict(
+    extra="forbid", protected_namespaces=(), strict=True, allow_inf_nan=False
+)
 GENERATE = "lowland.tasks.generate:generate"
 RESTORE = "lowland.tasks.inverse.restore:restore"
 SPLIT_GIBBS = "lowland.tasks.inverse.split_gibbs:split_gibbs_sample"

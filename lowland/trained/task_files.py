@@ -1,6 +1,5 @@
 """TOML files that hold the arguments of compose, edit or interpolate."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,13 +50,9 @@ def read_task(path: str | Path, kinds: Mapping[str, Kind], needed: Sequence[str]
 
     Raises ValueError for keys that are unknown, missing or of another kind.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}; a TOML file with {needed[0]} = ... is needed; "
-            "correct it"
-        ) from None
+    values = read_values(
+        Path(path), "task", f"it must be a TOML file with {needed[0]} = ..."
+    )
     missing = [name for name in needed if values.get(name, "") in ("", [])]
     wrong = sorted(set(values) - set(kinds)) + missing
     if wrong:
