@@ -65,10 +65,13 @@ def read_json(path: Path, *, within: Path | None = None, cure: str = "restore or
     return parse_json(read_bytes(path, most=MAX_BYTES, within=within), str(path), cure)
 
 
-def parse_json(data: bytes | str, what: str, cure: str = "restore or remove it") -> Any:
+def parse_json(
+    data: bytes | str, what: str, cure: str = "restore or remove it", *, bounds: bool = True
+) -> Any:
     """Parse JSON into plain values.
 
-    what: names the text in messages; cure: their last clause. Raises ReadError for text that is no
+    what: names the text in messages; cure: their last clause; bounds: whether numbers are judged,
+    which a recipe does better, by their names. Raises ReadError for text that is no
     JSON, not UTF-8, nested deeper than 64, with a key twice, with NaN, infinities, or whole numbers
     that no 64 bits hold.
 
@@ -77,14 +80,17 @@ def parse_json(data: bytes | str, what: str, cure: str = "restore or remove it")
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
-        found = json.loads(text, object_pairs_hook=_read_object, parse_constant=_refuse_constant)
-        check_plain(found)
+        refuse = _refuse_constant if bounds else None
+        found = json.loads(text, object_pairs_hook=_read_object, parse_constant=refuse)
+        check_plain(found, bounds=bounds)
     except (ValueError, RecursionError) as error:
         raise ReadError(_describe(what, error, "JSON", cure)) from None
     return found
 
 
-def parse_toml(data: bytes | str, what: str, cure: str = "correct it") -> dict[str, Any]:
+def parse_toml(
+    data: bytes | str, what: str, cure: str = "correct it", *, bounds: bool = True
+) -> dict[str, Any]:
     """Parse TOML into plain values. Raises ReadError as `parse_json` does.
 
     >>> parse_toml("a = [1, 2.5]", "a word")
@@ -93,25 +99,26 @@ def parse_toml(data: bytes | str, what: str, cure: str = "correct it") -> dict[s
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig").replace("\r\n", "\n")
         found = tomllib.loads(text)
-        check_plain(found)
+        check_plain(found, bounds=bounds)
     except (ValueError, RecursionError) as error:
         raise ReadError(_describe(what, error, "TOML", cure)) from None
     return found
 
 
-def check_plain(values: object) -> None:
-    """Raise ValueError for values nested too deep, numbers out of bounds, text that is no Unicode,
-    and everything that is neither a mapping, a list, text, a number, a truth value nor None.
+def check_plain(values: object, *, bounds: bool = True) -> None:
+    """Raise ValueError for values nested too deep, numbers out of `bounds`, text that is no
+    Unicode, and everything that is neither a mapping, a list, text, a number, a truth value nor
+    None.
     """
     level: list[object] = [values]
     for _ in range(MAX_DEPTH):
-        level = [inner for value in level for inner in _look_into(value)]
+        level = [inner for value in level for inner in _look_into(value, bounds)]
         if not level:
             return
     raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
 
 
-def _look_into(value: object) -> Iterable[object]:
+def _look_into(value: object, bounds: bool) -> Iterable[object]:
     """Return the values inside a list or mapping; check every other value."""
     if isinstance(value, dict):
         return [*value, *value.values()]
@@ -120,10 +127,10 @@ def _look_into(value: object) -> Iterable[object]:
     if isinstance(value, str):
         value.encode()  # lone surrogates are no text
     elif isinstance(value, int):
-        if abs(value) > MAX_INTEGER:
+        if bounds and abs(value) > MAX_INTEGER:
             raise ValueError("a whole number in it does not fit into 64 bits")
     elif isinstance(value, float):
-        if not math.isfinite(value):
+        if bounds and not math.isfinite(value):
             raise ValueError("a number in it is not finite")
     elif value is not None:
         raise ValueError(f"it holds a {type(value).__name__}")

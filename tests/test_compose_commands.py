@@ -121,7 +121,7 @@ def test_a_file_says_the_same_as_the_command(runs: Path, tmp_path: Path) -> None
     for text, said in (
         ("runs = []", "needs runs"),
         ("run = ['a']", "correct run"),
-        ("runs = [", "cannot be read"),
+        ("runs = [", "is damaged"),
         ("runs = 'digits'", "has runs = 'digits'; .*; correct runs"),
         ("runs = ['digits', 3]", "correct runs"),
         ("runs = ['digits']\nweights = 2", "correct weights"),

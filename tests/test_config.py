@@ -277,11 +277,11 @@ def test_bad_toml_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text('name = "x"\n[data\n')
     with pytest.raises(
-        ConfigError, match=r"broken.toml is no recipe: .*line 2.*; a recipe is a TOML file"
+        ConfigError, match=r"broken.toml is damaged .*line 2.*; a recipe is a TOML file"
     ):
         read_recipe(path)
     path.write_bytes(b"\xff\xfe\x00name")
-    with pytest.raises(ConfigError, match="is no recipe"):
+    with pytest.raises(ConfigError, match="is no UTF-8 text"):
         read_recipe(path)
 
 
@@ -300,7 +300,9 @@ def test_the_recipe_of_a_run_can_be_read_again(tmp_path: Path) -> None:
 def test_a_json_file_that_is_no_recipe_is_refused_in_words(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"recipe.json (is no recipe|has 5 mistakes)"):
+    with pytest.raises(
+        ConfigError, match=r"recipe.json (is no recipe|is damaged|holds a|has 5 mistakes)"
+    ):
         read_recipe(path, {"training.steps": 3} if text != '{"recipe": {}}' else None)
 
 

@@ -96,7 +96,15 @@ ALLOWED: dict[str, set[str]] = {
     }
     | LEAVES,
     "report": {"run"},
-    "config": {"scalars", "reading", "registry", "training.settings", "energy", "tasks.detection"},
+    "config": {
+        "scalars",
+        "reading",
+        "registry",
+        "training.settings",
+        "training.sizes",
+        "energy",
+        "tasks.detection",
+    },
     "trained": PUBLIC - {"report"},
     "evaluation": PUBLIC | {"trained"},
     "commands": PUBLIC | {"trained", "evaluation", "doctor", "pretrained"},

@@ -9,14 +9,15 @@ from typing import Protocol, runtime_checkable
 from pydantic import ValidationError
 
 from lowland.config.explanations import explain
-from lowland.config.files import MAX_DEPTH, check_depth, read_values
+from lowland.config.files import read_values
 from lowland.config.recipe import Recipe, recipe_model
 from lowland.config.sections import ConfigError
-from lowland.config.strictness import show
+from lowland.config.strictness import show, show_path
 from lowland.registry import Plain, suggest
 
 MAX_LINES = 50  # of mistakes that are printed
-ALLOWED = "a recipe is a TOML file, or the recipe.json of a run"
+MAX_DEPTH = 16  # of values inside values; a recipe has five
+CURE = "a recipe is a TOML file, or the recipe.json of a run; correct it"
 
 
 @runtime_checkable
@@ -64,9 +65,11 @@ def read_recipe(
     for key, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".name")):
         _put(values, key, value)
     try:
-        check_depth(values)
+        _check_depth(values)
     except ValueError as error:
-        raise ConfigError(f"{origin} is no recipe: {error}; `lowland recipes show moons` prints one; correct it") from None
+        raise ConfigError(
+            f"{origin} is no recipe: {error}; `lowland recipes show moons` prints one; correct it"
+        ) from None
     try:
         return recipe_model().model_validate(_to_plain(values))
     except ValidationError as error:
@@ -85,16 +88,24 @@ def _read_source(source: object) -> tuple[str, Plain]:
         return "the recipe", {str(key): value for key, value in source.items()}
     if isinstance(source, str | PathLike):
         path = _find(str(source))
-        return show_path(path), _read(path)
+        return show_path(Path(str(source))), _read(path)
     raise ConfigError(
         f"the recipe is {show(source)}; it is the name of a shipped one, the path of a file or a "
         "mapping of plain values; pass one of these"
     )
 
 
-def show_path(path: Path) -> str:
-    """Return a path as text that is safe to print."""
-    return show(str(path))[1:-1] if not str(path).isprintable() else str(path)
+def _check_depth(values: object) -> None:
+    """Raise ValueError for values inside values beyond a depth of 16."""
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        inner = [part for part in level if isinstance(part, Mapping | list | tuple)]
+        if not inner:
+            return
+        level = [
+            x for part in inner for x in (part.values() if isinstance(part, Mapping) else part)
+        ]
+    raise ValueError(f"its values nest deeper than {MAX_DEPTH}")
 
 
 def _to_plain(value: object) -> object:
@@ -134,7 +145,7 @@ def _read_override(key: str, text: str) -> object:
     """Read one value as TOML, or else as words."""
     try:
         read = tomllib.loads(f"value = {text}")
-        check_depth(read)
+        _check_depth(read)
     except RecursionError:
         raise ConfigError(
             f"--set {key} nests deeper than {MAX_DEPTH}; a value is a number, words or a list; "
@@ -147,14 +158,12 @@ def _read_override(key: str, text: str) -> object:
 
 def _read(path: Path) -> Plain:
     """Read a recipe in TOML, or the recipe.json of a run."""
-    found = read_values(path, "recipe", ALLOWED)
+    found = read_values(path, CURE)
     if path.suffix != ".json":
         return found
     if isinstance(found.get("recipe"), dict):
         return dict(found["recipe"])
-    raise ConfigError(
-        f"{show_path(path)} is no recipe: no section 'recipe' in it; {ALLOWED}; correct it"
-    )
+    raise ConfigError(f"{show_path(path)} is no recipe: no section 'recipe' in it; {CURE}")
 
 
 def _find(name: str) -> Path:

@@ -185,9 +185,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _check_together(
-        cls, given: Any, handler: ModelWrapValidatorHandler["Recipe"]
-    ) -> "Recipe":
+    def _check_together(cls, given: Any, handler: ModelWrapValidatorHandler["Recipe"]) -> "Recipe":
         """Compare sections with each other, also where single values are wrong."""
         lines: list[InitErrorDetails] = []
         try:

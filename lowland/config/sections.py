@@ -9,9 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-STRICT = ConfigDict(
-    extra="forbid", protected_namespaces=(), strict=True, allow_inf_nan=False
-)
+STRICT = ConfigDict(extra="forbid", protected_namespaces=(), strict=True, allow_inf_nan=False)
 GENERATE = "lowland.tasks.generate:generate"
 RESTORE = "lowland.tasks.inverse.restore:restore"
 SPLIT_GIBBS = "lowland.tasks.inverse.split_gibbs:split_gibbs_sample"
@@ -22,6 +20,13 @@ DENOISE_SIGMA = (
     "noise level σ of a last step x + σ² score(x), for an energy of data with that much noise "
     "added; 0 for none"
 )
+
+
+Count = Annotated[int, Field(le=1_000_000_000)]
+Steps = Annotated[int, Field(le=10_000_000)]  # of chains, or of a network
+Few = Annotated[int, Field(le=100_000)]  # points that are compared with each other
+Levels = Annotated[int, Field(le=10_000)]
+Real = Annotated[float, Field(le=1e18)]  # float32 holds its square
 
 
 class ConfigError(ValueError):
@@ -54,9 +59,11 @@ class Data(BaseModel):
     root: str | None = Field(
         None, description="where to look first; else LOWLAND_DATA, the cache, a download"
     )
-    limit: int | None = Field(None, ge=16, description="train on so many examples only")
-    count: int | None = Field(None, ge=64, description="points of a density in the plane")
-    size: int | None = Field(None, ge=2, description="side to which images of a folder are resized")
+    limit: Count | None = Field(None, ge=16, description="train on so many examples only")
+    count: Count | None = Field(None, ge=64, description="points of a density in the plane")
+    size: int | None = Field(
+        None, ge=2, le=8192, description="side to which images of a folder are resized"
+    )
     channels: Literal[1, 3] | None = Field(None, description="colours of a folder's images")
     skip_bad: bool | None = Field(
         None, description="leave out files of a folder that cannot be read, and list them"
@@ -65,6 +72,7 @@ class Data(BaseModel):
     seed: int | None = Field(
         None,
         ge=0,
+        le=2**63 - 1,
         description="of the division and of a fixed draw; the seed of the run if left out",
     )
     binarize: Literal["threshold", "stochastic", "fixed"] | None = Field(
@@ -83,21 +91,22 @@ class Drawing(BaseModel):
     model_config = STRICT
     method: str = "chains"
     sampler: BaseModel | None = None
-    temperatures: list[Annotated[float, Field(gt=0)]] = Field(
+    temperatures: list[Annotated[Real, Field(gt=0)]] = Field(
         min_length=1,
+        max_length=10_000,
         default_factory=default_of(GENERATE, "temperatures"),
         description="a path: the steps are divided among energy / T for each T",
     )
-    denoise_sigma: float = Field(
+    denoise_sigma: Real = Field(
         ge=0, default_factory=default_of(GENERATE, "denoise_sigma"), description=DENOISE_SIGMA
     )
-    num_levels: int = Field(
+    num_levels: Levels = Field(
         18, ge=2, description="noise levels of an energy E(x, σ) whose objective does not name them"
     )
-    sigma_max: float = Field(
+    sigma_max: Real = Field(
         20.0, gt=0, description="the first of them, far above the size of the data"
     )
-    sigma_min: float = Field(0.01, gt=0, description="the last")
+    sigma_min: Real = Field(0.01, gt=0, description="the last")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default_factory=default_of(SPLIT_GIBBS, "precision"),
         description="of the matrix products on the way down",
@@ -131,7 +140,7 @@ class Generation(Drawing):
     method: Literal["chains", "flow", "recovery"] = Field(
         "chains", description="or down the levels: by flow, or draw by draw"
     )
-    steps: int = Field(500, ge=0)
+    steps: Steps = Field(500, ge=0)
     start: Literal["noise", "chains", "partner"] = Field(
         "noise",
         description="fresh noise; where the training chains got to; or what the generator trained "
@@ -145,27 +154,27 @@ class Restoration(Drawing):
     method: Literal["chains", "split-gibbs"] = Field(
         "chains", description="Markov chains; or split Gibbs sampling down the noise levels"
     )
-    steps: int = Field(ge=1, default_factory=default_of(RESTORE, "steps"))
-    draws: int = Field(8, ge=1)
-    sigma: float = Field(0.1, gt=0, description="noise of the measurement, in units of the data")
-    count: int = Field(100, ge=0, description="test images restored by evaluate; 0 for none")
-    prior_samples: int = Field(
+    steps: Steps = Field(ge=1, default_factory=default_of(RESTORE, "steps"))
+    draws: Few = Field(8, ge=1)
+    sigma: Real = Field(0.1, gt=0, description="noise of the measurement, in units of the data")
+    count: Few = Field(100, ge=0, description="test images restored by evaluate; 0 for none")
+    prior_samples: Few = Field(
         0, ge=0, description="draws of the prior from which chains start; 0 starts them at noise"
     )
-    num_levels: int = Field(
+    num_levels: Levels = Field(
         ge=1,
         default_factory=default_of(SPLIT_GIBBS, "num_levels"),
         description="passes on the way down; means lag behind like 1 / num_levels",
     )
-    denoise_steps: int = Field(
+    denoise_steps: Levels = Field(
         ge=1,
         default_factory=default_of(SPLIT_GIBBS, "denoise_steps"),
         description="noise levels inside a pass; draws are narrow like 1 / denoise_steps",
     )
-    sigma_max: float = Field(
+    sigma_max: Real = Field(
         3.0, gt=0, description="where the way down begins, a few times the spread of the data"
     )
-    sigma_min: float = Field(0.02, gt=0, description="noise too small to matter")
+    sigma_min: Real = Field(0.02, gt=0, description="noise too small to matter")
 
 
 class Purification(BaseModel):
@@ -175,19 +184,19 @@ class Purification(BaseModel):
     method: Literal["langevin", "map", "denoise"] = Field(
         default_factory=default_of(PURIFY, "method")
     )
-    steps: int = Field(
+    steps: Steps = Field(
         ge=1,
         default_factory=default_of(PURIFY, "steps"),
         description="of Langevin or descent; noise levels of denoise, 1 for a single step",
     )
-    sigma: float = Field(
+    sigma: Real = Field(
         ge=0,
         default_factory=default_of(PURIFY, "sigma"),
         description="noise added first; the width of the pull to the start for map",
     )
-    step_size: float = Field(gt=0, default_factory=default_of(PURIFY, "step_size"))
-    temperature: float = Field(ge=0, default_factory=default_of(PURIFY, "temperature"))
-    clip: float | None = Field(
+    step_size: Real = Field(gt=0, default_factory=default_of(PURIFY, "step_size"))
+    temperature: Real = Field(ge=0, default_factory=default_of(PURIFY, "temperature"))
+    clip: Real | None = Field(
         gt=0,
         default_factory=default_of(PURIFY, "clip"),
         description="bound on every number of the energy's gradient",
@@ -207,8 +216,8 @@ class Evaluation(BaseModel):
     """Settings of evaluate."""
 
     model_config = STRICT
-    samples: int = Field(500, ge=16)
-    alpha: float = Field(
+    samples: Few = Field(500, ge=16)
+    alpha: Real = Field(
         gt=0,
         lt=1,
         default_factory=default_of(DETECTOR, "alpha"),
@@ -218,9 +227,11 @@ class Evaluation(BaseModel):
         "energy", description="of the detector: energy, typicality, multiscale, msp, ..."
     )
     outliers: list[str] = Field(
-        [], description="data sets to tell apart, besides noise and a shifted test set"
+        [],
+        max_length=100,
+        description="data sets to tell apart, besides noise and a shifted test set",
     )
-    classifier_steps: int = Field(
+    classifier_steps: Steps = Field(
         ge=0,
         default_factory=default_of(CLASSIFIER, "steps"),
         description="updates of the classifier that judges labelled images; 0 for none",

@@ -1,6 +1,7 @@
 """Types and bounds of the settings of registered classes, and every mistake that they refuse."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -83,6 +84,12 @@ def placeholder(annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         return get_args(annotation)[0]
     return {int: 1, float: 1.0}.get(annotation, (1.0, 2.0))
+
+
+def show_path(path: Path) -> str:
+    """Return a path as text that is safe to print."""
+    text = str(path)
+    return text if text.isprintable() else show(text)
 
 
 def show(value: object) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lowland.config.files import read_values
 from lowland.registry import Plain
 
 Kind = type | list[type]  # of a value; a list of one type: a list of such values
@@ -50,9 +51,7 @@ def read_task(path: str | Path, kinds: Mapping[str, Kind], needed: Sequence[str]
 
     Raises ValueError for keys that are unknown, missing or of another kind.
     """
-    values = read_values(
-        Path(path), "task", f"it must be a TOML file with {needed[0]} = ..."
-    )
+    values = read_values(Path(path), f"a TOML file with {needed[0]} = ... is needed; correct it")
     missing = [name for name in needed if values.get(name, "") in ("", [])]
     wrong = sorted(set(values) - set(kinds)) + missing
     if wrong:

@@ -1,6 +1,7 @@
 """Sizes of what a recipe asks for, worked out before anything of that size is made."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,18 +39,33 @@ def sketch_energy(values: Mapping[str, Any], domain: Domain | None = None) -> En
     """Build an energy without memory for its weights, for a domain or for the first example of one
     that it takes.
 
-    Raises ValueError as its constructor does; if no example will do, as it does of the first.
+    Raises ValueError as its constructor does; if no example will do, as it does of the first that
+    its class takes with the defaults.
     """
-    refusals: list[ValueError] = []
+    if domain is not None:
+        return _sketch(values, domain)
+    refusals: dict[Domain, ValueError] = {}
+    for example in EXAMPLES:
+        try:
+            return _sketch(values, example)
+        except ValueError as error:
+            refusals[example] = error
+    raise refusals[next(filter(partial(_takes, values["name"]), EXAMPLES), EXAMPLES[0])]
+
+
+def _takes(name: str, domain: Domain) -> bool:
+    """Tell whether a class of energies can be built for a domain."""
+    try:
+        _sketch({"name": name}, domain)
+    except ValueError:
+        return False
+    return True
+
+
+def _sketch(values: Mapping[str, Any], domain: Domain) -> Energy:
     with torch.random.fork_rng(devices=[]), torch.device("meta"), _WithoutDraws():
-        for candidate in (domain,) if domain is not None else EXAMPLES:
-            try:
-                energy: Energy = build("energy", {**values, "domain": candidate})
-            except ValueError as error:
-                refusals.append(error)
-            else:
-                return energy
-    raise refusals[0]
+        energy: Energy = build("energy", {**values, "domain": domain})
+    return energy
 
 
 def count_weights(energy: Energy) -> int:
