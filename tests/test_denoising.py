@@ -259,7 +259,7 @@ def test_rows_are_judged_alone() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"NoiseUNet takes images .*; use DenoiserMLP"):
         NoiseUNet(real(3))
-    with pytest.raises(ValueError, match=r"two resolutions"):
+    with pytest.raises(ValueError, match=r"widths is \(8,\); it must be 2 whole numbers"):
         NoiseUNet(box(0.0, 1.0, 1, 8, 8), widths=(8,))
     with pytest.raises(ValueError, match=r"norm is 'batch'; .*; choose one"):
         NoiseUNet(box(0.0, 1.0, 1, 8, 8), norm="batch")  # type: ignore[arg-type]

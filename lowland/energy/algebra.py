@@ -58,6 +58,11 @@ class Energy(nn.Module):
         super().__init__()
         if isinstance(domain, dict):
             domain = Domain.from_dict(domain)
+        if domain is not None and not isinstance(domain, Domain):
+            raise ValueError(
+                f"the domain is a {type(domain).__name__}; it must be a Domain, which says where "
+                "points live; pass for example real(2) or binary(784)"
+            )
         self.domain = domain or real()
         self._row_names: tuple[str, ...] = ()
 

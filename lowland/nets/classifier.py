@@ -6,10 +6,12 @@ from torch import Tensor, nn
 
 from lowland.domain import Domain
 from lowland.energy import ConditionLike, Energy, LabelCondition
+from lowland.energy.sizes import check_memory, read_sizes
 from lowland.nets.class_energy import ClassEnergy, condition_for, pick
 from lowland.nets.perceptron import perceptron
-from lowland.nets.vectors import add_bowl, check_widths, flat_size, to_unit_box
+from lowland.nets.vectors import add_bowl, flat_size, to_unit_box
 from lowland.registry import Plain, register
+from lowland.scalars import read_integer, read_number
 
 
 class ClassifierEnergy(ClassEnergy):
@@ -41,14 +43,13 @@ class ClassifierEnergy(ClassEnergy):
         classes: int,
         domain: Domain | Plain | None = None,
     ) -> None:
-        if classes < 2 or not callable(module):
+        if not callable(module) or isinstance(module, type):
             raise ValueError(
-                f"a {type(module).__name__} with {classes} classes was given; a callable x -> "
-                "logits (B, K) with K >= 2 is needed; pass the classifier and its number of "
-                "classes"
+                f"a {type(module).__name__} was given as classifier; a callable x -> logits (B, K) "
+                "is needed; pass the classifier and its number of classes"
             )
         super().__init__(domain)
-        self.module, self.classes = module, classes
+        self.module, self.classes = module, read_integer("classes", classes, least=2)
 
     def class_energies(self, x: Tensor) -> Tensor:
         logits = self.module(x)
@@ -90,12 +91,14 @@ class EmbeddingMLP(Energy):
         scale: float = 1.0,
     ) -> None:
         super().__init__(domain)
-        check_widths("EmbeddingMLP", hidden, classes=classes - 2, quadratic_weight=quadratic_weight)
-        self.hidden, self.classes = tuple(hidden), classes
-        self.quadratic_weight, self.scale = quadratic_weight, scale
-        self.first = nn.Linear(flat_size(self.domain), hidden[0])
-        self.label = nn.Embedding(classes, hidden[0])
-        self.net = nn.Sequential(nn.SiLU(), *perceptron([*hidden, 1], spectral_norm=False))
+        self.hidden = read_sizes("hidden", hidden)
+        self.classes = read_integer("classes", classes, least=2)
+        self.quadratic_weight = read_number("quadratic_weight", quadratic_weight, least=0)
+        self.scale = read_number("scale", scale, above=0)
+        width, size = self.hidden[0], flat_size(self.domain)
+        check_memory("EmbeddingMLP", width * (size + self.classes))
+        self.first, self.label = nn.Linear(size, width), nn.Embedding(self.classes, width)
+        self.net = nn.Sequential(nn.SiLU(), *perceptron([*self.hidden, 1], spectral_norm=False))
 
     def class_energies(self, x: Tensor) -> Tensor:
         """Return the energies (B, K) of points x (B, *event) for every class."""

@@ -26,9 +26,12 @@ from torch import Tensor, nn
 
 from lowland.domain import Domain
 from lowland.energy import ConditionLike, Energy, Learner, NoiseCondition
+from lowland.energy.scales import measure_columns
+from lowland.energy.sizes import read_choice, read_sizes
 from lowland.nets.unet import NoiseMLPDenoiser, UNet
-from lowland.nets.vectors import check_widths, flat_size, noise_levels
+from lowland.nets.vectors import flat_size, noise_levels
 from lowland.registry import Plain, register
+from lowland.scalars import read_integer
 
 EXAMPLES = 64  # questions of the data that are kept, for samples to answer
 
@@ -65,7 +68,8 @@ class Denoiser(Energy):
         low, high = (self.domain.lo, self.domain.hi) if self.domain.kind == "box" else (-2.0, 2.0)
         self.register_buffer("centre", torch.full(self.domain.shape, (low + high) / 2))
         self.register_buffer("spread", torch.tensor((high - low) / 4))
-        first, self.question = self.domain.shape[0], tuple(question)
+        first = self.domain.shape[0]
+        self.question = read_sizes("question", question, least=None, empty=True)
         different = set(self.question)
         if not different < set(range(first)) or len(different) < len(self.question):
             raise ValueError(
@@ -92,10 +96,11 @@ class Denoiser(Energy):
 
     def init_from_data(self, x: Tensor) -> None:
         """Set μ, s (of the answers, where asked for) and examples from data x (N, *event)."""
-        mean = x.mean(0)
+        wide = x.double()
+        mean = wide.mean(0)
         self.centre.copy_(mean)
-        away = x - mean if self.asked is None else (x - mean)[:, self.asked.flatten()]
-        self.spread.copy_(away.std().clamp_min(1e-3))
+        away = wide - mean if self.asked is None else (wide - mean)[:, self.asked.flatten()]
+        self.spread.copy_(measure_columns(away.flatten()).scale)
         if self.question:
             rows = torch.arange(EXAMPLES, device=x.device) % len(x)
             self.examples.copy_(x[rows][:, list(self.question)])
@@ -156,8 +161,7 @@ class DenoiserMLP(Denoiser):
         question: Sequence[int] = (),
     ) -> None:
         super().__init__(domain, question)
-        check_widths("DenoiserMLP", hidden)
-        self.hidden = tuple(hidden)
+        self.hidden = read_sizes("hidden", hidden)
         self.net = NoiseMLPDenoiser(flat_size(self.domain), self.hidden)
 
 
@@ -197,16 +201,16 @@ class NoiseUNet(Denoiser):
                 f"the event shape is {self.domain.shape}; NoiseUNet takes images (channels, "
                 "height, width); use DenoiserMLP"
             )
-        if len(widths) != 2 or len(blocks) != 2 or min(*widths, *blocks, embedding, dense + 1) < 1:
-            raise ValueError(
-                f"NoiseUNet was given widths {tuple(widths)}, blocks {tuple(blocks)}, dense "
-                f"{dense} and embedding {embedding}; there are two resolutions and all are at "
-                "least 1, dense at least 0; write for example widths=(64, 96)"
-            )
-        if norm not in ("none", "rms"):
-            raise ValueError(f"norm is {norm!r}; NoiseUNet knows 'none' and 'rms'; choose one")
-        self.widths, self.blocks = tuple(widths), tuple(blocks)
-        self.dense, self.embedding, self.norm = dense, embedding, norm
+        self.widths = read_sizes("widths", widths, count=2)
+        self.blocks = read_sizes("blocks", blocks, count=2)
+        self.dense = read_integer("dense", dense, least=0)
+        self.embedding = read_integer("embedding", embedding, least=1)
+        self.norm = read_choice("norm", norm, ("none", "rms"))
         self.net = UNet(
-            self.domain.shape, self.widths, self.blocks, dense, embedding, norm == "rms"
+            self.domain.shape,
+            self.widths,
+            self.blocks,
+            self.dense,
+            self.embedding,
+            self.norm == "rms",
         )

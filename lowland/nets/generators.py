@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.domain import Domain
+from lowland.energy.scales import flat_columns
 from lowland.nets.perceptron import perceptron
 
 
@@ -51,8 +52,9 @@ class Generator(nn.Module):
                 nn.Unflatten(1, shape),
             )
         flat = x.detach().float()
+        spread = flat.std(0, correction=0)
         self.register_buffer("mean", flat.mean(0))
-        self.register_buffer("spread", flat.std(0, correction=0).clamp_min(1e-3))
+        self.register_buffer("spread", torch.where(flat_columns(flat), 1.0, spread))
         self.mean: Tensor
         self.spread: Tensor
 

@@ -1,5 +1,6 @@
 """Energies of images. No batch norm anywhere: an energy treats every image by itself."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,10 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.domain import Domain
+from lowland.energy.sizes import MAX_LAYERS, check_memory, read_flag, read_sizes
 from lowland.nets.class_energy import ClassEnergy
 from lowland.nets.perceptron import normalize_weight
 from lowland.nets.vectors import add_bowl, to_unit_box
 from lowland.registry import Plain, register
+from lowland.scalars import read_integer, read_number
 
 
 def image_shape(domain: Domain) -> tuple[int, int, int]:
@@ -21,20 +24,6 @@ def image_shape(domain: Domain) -> tuple[int, int, int]:
             "use MLP"
         )
     return domain.shape
-
-
-def _check_sizes(
-    name: str, classes: int, quadratic_weight: float = 0.0, **sizes: Sequence[int]
-) -> None:
-    if (
-        classes < 0
-        or not 0 <= quadratic_weight < float("inf")
-        or any(not values or min(values) < 1 for values in sizes.values())
-    ):
-        raise ValueError(
-            f"{name} was given {sizes}, classes={classes}, quadratic_weight={quadratic_weight}; "
-            "sizes must be positive and the others at least 0; correct them"
-        )
 
 
 @register("energy")
@@ -70,37 +59,51 @@ class ConvNet(ClassEnergy):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__(domain)
-        _check_sizes(
-            "ConvNet",
-            classes,
-            quadratic_weight,
-            channels=channels,
-            kernels=kernels,
-            strides=strides,
-            hidden=[hidden],
-        )
-        if not len(channels) == len(kernels) == len(strides):
+        self.channels = read_sizes("channels", channels)
+        self.kernels = read_sizes("kernels", kernels)
+        self.strides = read_sizes("strides", strides)
+        if not len(self.channels) == len(self.kernels) == len(self.strides):
             raise ValueError(
-                f"ConvNet was given {len(channels)} channels, {len(kernels)} kernels and "
-                f"{len(strides)} strides; there must be one of each per layer; make the lists "
+                f"ConvNet was given {len(self.channels)} channels, {len(self.kernels)} kernels and "
+                f"{len(self.strides)} strides; there must be one of each per layer; make the lists "
                 "equally long"
             )
-        self.channels, self.kernels, self.strides = tuple(channels), tuple(kernels), tuple(strides)
-        self.hidden, self.classes, self.quadratic_weight = hidden, classes, quadratic_weight
-        self.scale, self.spectral_norm = scale, spectral_norm
-        c, *size = image_shape(self.domain)
+        self.hidden = read_integer("hidden", hidden, least=1)
+        self.classes = read_integer("classes", classes, least=0)
+        self.quadratic_weight = read_number("quadratic_weight", quadratic_weight, least=0)
+        self.scale = read_number("scale", scale, above=0)
+        self.spectral_norm = read_flag("spectral_norm", spectral_norm)
+        self.features, size = self._convolutions()
+        self.linear = self._norm(nn.Linear(size, self.hidden))
+        self.head = self._norm(nn.Linear(self.hidden, max(self.classes, 1)))
+
+    def _convolutions(self) -> tuple[nn.Sequential, int]:
+        """Build the convolutions, and count the numbers that come out of them.
+
+        Raises ValueError for kernels wider than what is left of the image, and for sizes that this
+        machine's memory does not hold.
+        """
+        into, *size = image_shape(self.domain)
         layers: list[nn.Module] = []
-        for out, kernel, stride in zip(channels, kernels, strides, strict=True):
+        for out, kernel, stride in zip(self.channels, self.kernels, self.strides, strict=True):
             padding = (kernel - 1) // 2
-            layers += [
-                normalize_weight(nn.Conv2d(c, out, kernel, stride, padding), spectral_norm),
-                nn.SiLU(),
-            ]
-            c, size = out, [(n + 2 * padding - kernel) // stride + 1 for n in size]
-        self.features = nn.Sequential(*layers)
-        self.features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.linear = normalize_weight(nn.Linear(c * size[0] * size[1], hidden), spectral_norm)
-        self.head = normalize_weight(nn.Linear(hidden, max(classes, 1)), spectral_norm)
+            check_memory("ConvNet", into * out * kernel**2)
+            left, size = size, [(n + 2 * padding - kernel) // stride + 1 for n in size]
+            if min(size) < 1:
+                raise ValueError(
+                    f"a kernel of {kernel} meets images of {left[0]} x {left[1]}; nothing would be "
+                    "left of them; make kernels or strides smaller, or leave layers out"
+                )
+            layers += [self._norm(nn.Conv2d(into, out, kernel, stride, padding)), nn.SiLU()]
+            into = out
+        flat = into * math.prod(size)
+        check_memory("ConvNet", self.hidden * (flat + max(self.classes, 1)))
+        features = nn.Sequential(*layers)
+        features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return features, flat
+
+    def _norm(self, layer: nn.Module) -> nn.Module:
+        return normalize_weight(layer, self.spectral_norm)
 
     def class_energies(self, x: Tensor) -> Tensor:
         z = to_unit_box(x, self.domain)
@@ -151,20 +154,25 @@ class IGEBM(ClassEnergy):
         spectral_norm: bool = True,
     ) -> None:
         super().__init__(domain)
-        _check_sizes("IGEBM", classes, widths=widths, blocks=[blocks])
-        self.widths, self.blocks, self.classes = tuple(widths), blocks, classes
-        self.scale, self.spectral_norm = scale, spectral_norm
-        c, _, _ = image_shape(self.domain)
+        self.widths = read_sizes("widths", widths)
+        self.blocks = read_integer("blocks", blocks, least=1, most=MAX_LAYERS)
+        self.classes = read_integer("classes", classes, least=0)
+        self.scale = read_number("scale", scale, above=0)
+        self.spectral_norm = wanted = read_flag("spectral_norm", spectral_norm)
+        channels, _, _ = image_shape(self.domain)
+        into = self.widths[0]
+        pairs = zip((channels, *self.widths), self.widths, strict=False)
+        check_memory("IGEBM", sum(9 * (a + self.blocks * b) * b for a, b in pairs))
         layers: list[nn.Module] = [
-            normalize_weight(nn.Conv2d(c, widths[0], 3, padding=1), spectral_norm)
+            normalize_weight(nn.Conv2d(channels, into, 3, padding=1), wanted)
         ]
-        into = widths[0]
-        for stage, width in enumerate(widths):
-            for block in range(blocks):
-                layers.append(_Residual(into, width, stage > 0 and block == 0, spectral_norm))
+        for stage, width in enumerate(self.widths):
+            for block in range(self.blocks):
+                layers.append(_Residual(into, width, stage > 0 and block == 0, wanted))
                 into = width
         self.net = nn.Sequential(*layers, nn.SiLU())
-        self.head = normalize_weight(nn.Linear(into, max(classes, 1)), spectral_norm)
+        check_memory("IGEBM", into * self.classes)
+        self.head = normalize_weight(nn.Linear(into, max(self.classes, 1)), wanted)
 
     def class_energies(self, x: Tensor) -> Tensor:
         return self.scale * self.head(self.net(to_unit_box(x, self.domain)).sum((2, 3)))

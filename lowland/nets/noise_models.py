@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain, real
 from lowland.energy import ConditionLike, Energy
+from lowland.energy.scales import measure_columns
 from lowland.nets.boltzmann.units import HALF_LOG_TAU
 
 
@@ -62,8 +63,9 @@ class Truncated(Energy):
                 "targets.fit_base"
             )
         super().__init__(domain)
+        deviation = data.std(0, correction=int(len(data) > 1))
         self.register_buffer("centre", data.mean(0))
-        self.register_buffer("width", data.std(0).clamp(min=(domain.hi - domain.lo) / 100))
+        self.register_buffer("width", deviation.clamp(min=(domain.hi - domain.lo) / 100))
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         width, (low, high) = self.width.to(x.dtype), self._walls(x.dtype)
@@ -134,8 +136,9 @@ class FlowNoise(Energy):
         flow = flow or _spline(data[0].numel(), transforms, hidden)
         self.flow = flow.to(data.device, data.dtype)
         flat = self._unfold(data)[0]
-        self.register_buffer("centre", flat.mean(0))
-        self.register_buffer("width", flat.std(0).clamp(min=max(1e-3 * flat.std().item(), 1e-6)))
+        mean, scale = measure_columns(flat)
+        self.register_buffer("centre", mean.to(flat.dtype))
+        self.register_buffer("width", scale.to(flat.dtype))
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         y, stretch = self._unfold(x)

@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from lowland.domain import Domain
 from lowland.energy import ConditionLike, Energy, Learner
 from lowland.energy.checks import describe
+from lowland.energy.sizes import check_memory, read_sizes
 from lowland.nets.perceptron import perceptron
-from lowland.nets.vectors import check_widths, flat_size, to_unit_box
+from lowland.nets.vectors import flat_size, to_unit_box
 from lowland.registry import Plain, register
+from lowland.scalars import read_integer, read_number
 
 
 @register("energy")
@@ -53,31 +55,33 @@ class PairEnergy(Energy):
         anchors: int = 64,
     ) -> None:
         super().__init__(domain)
-        check_widths("PairEnergy", hidden)
-        pictures = len(self.domain.shape) == 3
-        if not (0 < temperature < math.inf and features >= 1 and anchors >= 1) or (
-            channels and not pictures
-        ):
+        self.hidden = read_sizes("hidden", hidden)
+        self.channels = read_sizes("channels", channels, empty=True)
+        self.features = read_integer("features", features, least=1)
+        self.temperature = read_number("temperature", temperature, above=0)
+        self.anchors = read_integer("anchors", anchors, least=1)
+        if self.channels and len(self.domain.shape) != 3:
             raise ValueError(
-                f"PairEnergy was given temperature {temperature}, features {features}, anchors "
-                f"{anchors} and channels {tuple(channels)} for events of shape "
-                f"{self.domain.shape}; a temperature above 0, counts of at least 1 and channels "
-                "for images only are needed; correct them"
+                f"PairEnergy was given channels {self.channels} for events of shape "
+                f"{self.domain.shape}; convolutions are for images (channels, height, width); "
+                "leave channels out"
             )
-        self.hidden, self.channels, self.features = tuple(hidden), tuple(channels), features
-        self.temperature, self.anchors = temperature, anchors
         layers: list[nn.Module] = []
         size = flat_size(self.domain)
-        if channels:
+        check_memory("PairEnergy", size * self.anchors)
+        if self.channels:
             width, *sides = self.domain.shape
-            for out in channels:
+            for out in self.channels:
+                check_memory("PairEnergy", 9 * width * out)
                 layers += [nn.Conv2d(width, out, 3, stride=2, padding=1), nn.SiLU()]
                 width, sides = out, [(side + 1) // 2 for side in sides]
             size = width * math.prod(sides)
         self.net = nn.Sequential(
-            *layers, nn.Flatten(), perceptron([size, *hidden, features], spectral_norm=False)
+            *layers,
+            nn.Flatten(),
+            perceptron([size, *self.hidden, self.features], spectral_norm=False),
         )
-        known = self.domain.draw(anchors, torch.Generator().manual_seed(0))
+        known = self.domain.draw(self.anchors, torch.Generator().manual_seed(0))
         self.register_buffer("remembered", known)
         self.remembered: Tensor
 

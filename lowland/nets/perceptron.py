@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from lowland.energy.sizes import check_memory
+
 CACHE = 1_600_000  # bytes of working memory that a block of rows may take on a CPU
 
 Memory = list[tuple[Tensor, Tensor, Tensor]]
@@ -36,7 +38,11 @@ def normalize_weight(layer: nn.Module, wanted: bool) -> nn.Module:
 
 
 def perceptron(widths: Sequence[int], spectral_norm: bool) -> nn.Sequential:
-    """Build linear layers of the given widths with SiLU between them."""
+    """Build linear layers of the given widths with SiLU between them.
+
+    Raises ValueError for widths that this machine's memory does not hold.
+    """
+    check_memory("a perceptron", sum(a * b + b for a, b in pairwise(widths)))
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
         layers += [normalize_weight(nn.Linear(a, b), spectral_norm), nn.SiLU()]

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowland.energy.sizes import check_memory
 from lowland.nets.perceptron import perceptron
+
+MAX_BLOCKS = 256  # of residual blocks of one network: plain sense
 
 L = TypeVar("L", bound=nn.Module)
 
@@ -40,6 +43,13 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         (channels, height, width), (wide, deep) = shape, widths
+        layers = 18 * (2 * blocks[0] * wide**2 + blocks[1] * deep**2) + 72 * channels * wide
+        check_memory("a U-Net", layers + 16 * dense * -(height // -4) * -(width // -4))
+        if sum(blocks) > MAX_BLOCKS:
+            raise ValueError(
+                f"blocks is {tuple(blocks)}; a U-Net has at most {MAX_BLOCKS} residual blocks; ask "
+                "for fewer"
+            )
         self.told = nn.Sequential(
             nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from lowland.domain import Domain
 from lowland.energy import ConditionLike, Energy, NoiseCondition
+from lowland.energy.sizes import read_flag, read_sizes
 from lowland.nets.class_energy import ClassEnergy, condition_for, pick, pick_slopes
 from lowland.nets.perceptron import Scratch, heads_and_slopes, perceptron
 from lowland.registry import Plain, register
+from lowland.scalars import read_integer, read_number
 
 
 def to_unit_box(x: Tensor, domain: Domain) -> Tensor:
@@ -42,15 +44,6 @@ def flat_size(domain: Domain) -> int:
     return math.prod(domain.shape)
 
 
-def check_widths(name: str, hidden: Sequence[int], **others: float) -> None:
-    """Raise ValueError unless widths are positive and other numbers finite and at least 0."""
-    if not hidden or min(hidden) < 1 or not all(0 <= value < math.inf for value in others.values()):
-        raise ValueError(
-            f"{name} was given widths {tuple(hidden)} and {others}; widths must be positive whole "
-            "numbers and the others at least 0; correct them"
-        )
-
-
 @register("energy")
 class MLP(ClassEnergy):
     """Multilayer perceptron energy of an event of any shape (it is flattened).
@@ -77,10 +70,13 @@ class MLP(ClassEnergy):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__(domain)
-        check_widths("MLP", hidden, classes=classes, quadratic_weight=quadratic_weight)
-        self.hidden, self.classes, self.quadratic_weight = tuple(hidden), classes, quadratic_weight
-        self.scale, self.spectral_norm = scale, spectral_norm
-        self.net = perceptron([flat_size(self.domain), *hidden, max(classes, 1)], spectral_norm)
+        self.hidden = read_sizes("hidden", hidden)
+        self.classes = read_integer("classes", classes, least=0)
+        self.quadratic_weight = read_number("quadratic_weight", quadratic_weight, least=0)
+        self.scale = read_number("scale", scale, above=0)
+        self.spectral_norm = read_flag("spectral_norm", spectral_norm)
+        widths = [flat_size(self.domain), *self.hidden, max(self.classes, 1)]
+        self.net = perceptron(widths, self.spectral_norm)
         self.scratch = Scratch()
 
     def class_energies(self, x: Tensor) -> Tensor:
@@ -170,9 +166,10 @@ class NoiseMLP(Energy):
         scale: float = 1.0,
     ) -> None:
         super().__init__(domain)
-        check_widths("NoiseMLP", hidden, quadratic_weight=quadratic_weight)
-        self.hidden, self.quadratic_weight, self.scale = tuple(hidden), quadratic_weight, scale
-        self.net = perceptron([flat_size(self.domain) + 1, *hidden, 1], spectral_norm=False)
+        self.hidden = read_sizes("hidden", hidden)
+        self.quadratic_weight = read_number("quadratic_weight", quadratic_weight, least=0)
+        self.scale = read_number("scale", scale, above=0)
+        self.net = perceptron([flat_size(self.domain) + 1, *self.hidden, 1], spectral_norm=False)
         self.scratch = Scratch()
 
     @property

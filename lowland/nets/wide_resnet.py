@@ -16,12 +16,15 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.energy import ConditionLike, LabelCondition
+from lowland.energy.sizes import check_memory, read_choice, read_flag, read_sizes
 from lowland.nets.class_energy import ClassEnergy
 from lowland.nets.images import ConvNet, image_shape
 from lowland.nets.vectors import to_unit_box
 from lowland.registry import Plain, register
+from lowland.scalars import read_integer, read_number
 
 GROUPS = 8  # of group norm: 8 divides every width
+MAX_DEPTH = 1000  # of what was ever trained
 
 
 def _norm(channels: int, wanted: bool) -> nn.Module:
@@ -95,47 +98,66 @@ class WideResNet(ClassEnergy):
     ) -> None:
         super().__init__(domain)
         channels, *size = image_shape(self.domain)
-        known = depth >= 10 and (depth - 4) % 6 == 0 and norm in ("none", "group")
-        if not known or width < 1 or classes < 0:
+        self._read_sizes(depth, width, classes, norm, patch)
+        self.scale = read_number("scale", scale, above=0)
+        self.density_head = read_flag("density_head", density_head)
+        self.separate_trunk = read_sizes("separate_trunk", separate_trunk, empty=True)
+        self.trunk_scale = read_number("trunk_scale", trunk_scale, above=0)
+        if self.density_head and self.classes < 2:
             raise ValueError(
-                f"WideResNet was given depth={depth}, width={width}, classes={classes} and "
-                f"norm={norm!r}; the depth is 6n + 4 (10, 16, 22, 28), the width at least 1, "
-                "classes at least 0, norm 'none' or 'group'; correct them"
-            )
-        if density_head and classes < 2:
-            raise ValueError(
-                f"density_head is true for {classes} classes; it parts x from its label; give "
+                f"density_head is true for {self.classes} classes; it parts x from its label; give "
                 "classes, or leave it false"
             )
-        if separate_trunk and not density_head:
+        if self.separate_trunk and not self.density_head:
             raise ValueError(
-                f"separate_trunk is {tuple(separate_trunk)} and density_head false; a trunk of its "
+                f"separate_trunk is {self.separate_trunk} and density_head false; a trunk of its "
                 "own computes that head; set density_head, or leave it out"
             )
-        if patch < 1 or any(n % patch for n in size):
+        if any(n % self.patch for n in size):
             raise ValueError(
-                f"patch is {patch} for images of {size}; it must divide both sides; 1 always does"
+                f"patch is {self.patch} for images of {size}; it must divide both sides; 1 always "
+                "does"
             )
-        self.depth, self.width, self.norm, self.patch = depth, width, norm, patch
-        self.classes, self.scale, self.density_head = classes, scale, density_head
-        self.separate_trunk, self.trunk_scale = tuple(separate_trunk), trunk_scale
-        blocks, into = (depth - 4) // 6, 16 * width
-        self.stem = nn.Conv2d(channels * patch**2, into, 3, padding=1)
-        layers: list[nn.Module] = []
-        for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
-            for block in range(blocks):
-                stride = 1 + (stage > 0 and block == 0)
-                layers.append(_Block(into, out, stride, norm == "group"))
-                into = out
-        self.blocks = nn.Sequential(*layers)
-        self.last = _norm(into, norm == "group")
-        self.head = nn.Linear(into, max(classes, 1) + (density_head and not separate_trunk))
-        self._start()
+        self._build(channels)
         self.own: ConvNet | None = None
-        if separate_trunk:
-            fours, twos = [4] * len(separate_trunk), [2] * len(separate_trunk)
+        if self.separate_trunk:
+            layers = len(self.separate_trunk)
+            fours, twos = [4] * layers, [2] * layers
             self.own = ConvNet(self.domain, self.separate_trunk, fours, twos, scale=trunk_scale)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _read_sizes(
+        self, depth: object, width: object, classes: object, norm: object, patch: object
+    ) -> None:
+        self.depth = read_integer("depth", depth, least=10, most=MAX_DEPTH)
+        if (self.depth - 4) % 6:
+            raise ValueError(
+                f"depth is {self.depth}; it is 6n + 4 for n blocks in each of three stages; choose "
+                "10, 16, 22 or 28"
+            )
+        self.width = read_integer("width", width, least=1)
+        self.classes = read_integer("classes", classes, least=0)
+        self.norm = read_choice("norm", norm, ("none", "group"))
+        self.patch = read_integer("patch", patch, least=1)
+
+    def _build(self, channels: int) -> None:
+        """Build stem, blocks and head, with the weights they start from."""
+        blocks, into = (self.depth - 4) // 6, 16 * self.width
+        widths = [into, 2 * into, 4 * into]
+        check_memory("WideResNet", sum(9 * (2 * blocks - 1) * out**2 for out in widths))
+        check_memory("WideResNet", 4 * into * self.classes)
+        self.stem = nn.Conv2d(channels * self.patch**2, into, 3, padding=1)
+        layers: list[nn.Module] = []
+        for stage, out in enumerate(widths):
+            for block in range(blocks):
+                stride = 1 + (stage > 0 and block == 0)
+                layers.append(_Block(into, out, stride, self.norm == "group"))
+                into = out
+        self.blocks = nn.Sequential(*layers)
+        self.last = _norm(into, self.norm == "group")
+        extra = self.density_head and not self.separate_trunk
+        self.head = nn.Linear(into, max(self.classes, 1) + extra)
+        self._start()
 
     @torch.no_grad()
     def _start(self) -> None:

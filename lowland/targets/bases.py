@@ -18,6 +18,7 @@ from torch.nn.functional import softplus
 
 from lowland.domain import Domain, binary, categorical, real
 from lowland.energy import ConditionLike, Energy, Gibbs
+from lowland.energy.scales import measure_columns
 from lowland.registry import Plain
 from lowland.targets.continuous import Gaussian
 
@@ -242,8 +243,8 @@ def fit_base(domain: Domain, data: Tensor | None = None) -> BaseDistribution:
         binary        p_i = (ones_i + 1) / (N + 2)
         categorical   p_i[k] = (count_i[k] + 1) / (N + K)
         real          the Gaussian of the same mean and covariance for vectors with N ≥ 10 d, else a
-                      Normal with the same mean and spread of every coordinate; spreads below 1e-3
-                      of the mean one are raised to it
+                      Normal with the same mean and spread of every coordinate; coordinates that
+                      never change get spread 1
         box           uniform, whatever the data, and so are discrete domains without data
 
     Raises ValueError for the real line without data, or with fewer than two points.
@@ -268,10 +269,10 @@ def fit_base(domain: Domain, data: Tensor | None = None) -> BaseDistribution:
     if domain.kind == "categorical":
         counts = torch.stack([(x == k).double().sum(0) for k in range(domain.classes)], -1)
         return Categorical((counts + 1) / (n + domain.classes)).to(data.device)
-    mean, spread = x.mean(0), x.std(0)
-    spread = spread.clamp(min=1e-3 * spread.mean().clamp(min=1e-12).item())
+    mean, spread = measure_columns(x)
     if x.dim() == 2 and n >= 10 * x.shape[1]:
         covariance = torch.cov(x.T).view(x.shape[1], x.shape[1])
-        covariance = (covariance + covariance.T) / 2 + 1e-6 * torch.diag(spread.square())
+        variance = torch.where(covariance.diagonal() > 0, 1e-6 * spread.square(), 1.0)
+        covariance = (covariance + covariance.T) / 2 + torch.diag(variance)
         return Gaussian(mean.tolist(), covariance.tolist()).to(data.device)
     return Normal(mean, spread).to(data.device)

@@ -28,6 +28,7 @@ from torch import Tensor
 from lowland import nets
 from lowland.data import Batches, Dataset, bernoulli_sample
 from lowland.energy import energy_values
+from lowland.energy.scales import measure_columns
 from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
 from lowland.interop.sklearn.estimator import BoltzmannEstimator, RandomState, to_dtype
 from lowland.metrics import log_z
@@ -162,7 +163,7 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                 x = machine.draw_hidden(x, generator)
         units, base = min(top.n_hidden, x.shape[1]), None
         if top.domain.kind == "real":  # a Gaussian base, so that its path has block Gibbs
-            units, base = top.n_hidden, Normal(x.mean(0), x.std(0).clamp_min(1e-3))
+            units, base = top.n_hidden, Normal(*measure_columns(x))
         exact = None if 2.0**units * max(top.n_hidden, x.shape[1]) <= MAX_ENUMERATION else False
         self.log_z_ = log_z(
             top,

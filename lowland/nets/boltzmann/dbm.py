@@ -22,11 +22,13 @@ from torch import Tensor
 
 from lowland.domain import Domain, binary
 from lowland.energy import ConditionLike, Energy, Gibbs, Latent, Learner, Paths
+from lowland.energy.sizes import read_sizes
 from lowland.nets.boltzmann.products import product, rounding
 from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
 from lowland.nets.class_energy import condition_for
 from lowland.registry import Plain, register
+from lowland.scalars import read_integer, read_number
 
 
 class MeanField(NamedTuple):
@@ -39,7 +41,7 @@ class MeanField(NamedTuple):
 def binary_data(domain: Domain | Plain, name: str) -> Domain:
     """Return the domain of a deep machine's data; ValueError unless binary with an event shape."""
     found = Domain.from_dict(domain) if isinstance(domain, dict) else domain
-    if found.kind != "binary" or not found.shape:
+    if not isinstance(found, Domain) or found.kind != "binary" or not found.shape:
         raise ValueError(
             f"{name} came with data on {found}; its units are binary and it must know how many; "
             "pass for example binary(1, 28, 28), and binarize the data (data.binarize)"
@@ -81,19 +83,14 @@ class DBM(Energy):
         tolerance: float = 1e-3,
     ) -> None:
         data = binary_data(domain, "a DBM")
-        sized = len(n_hidden) == 2 and min(*n_hidden, iterations) >= 1
-        if not sized or not init_std >= 0 or not tolerance >= 0:
-            raise ValueError(
-                f"n_hidden is {tuple(n_hidden)}, init_std {init_std}, iterations {iterations}, "
-                f"tolerance {tolerance}; two sizes, at least 0, at least 1 and at least 0 "
-                "are needed; correct them"
-            )
+        sizes = read_sizes("n_hidden", n_hidden, count=2)
         size = math.prod(data.shape)
-        super().__init__(binary(size + n_hidden[1]))
-        self.data_domain, self.size, self.n_hidden = data, size, tuple(n_hidden)
-        self.init_std, self.centered = init_std, centered
-        self.iterations, self.tolerance = iterations, tolerance
-        self.machine = RBM(self.domain, n_hidden[0], init_std=init_std, centered=centered)
+        super().__init__(binary(size + sizes[1]))
+        self.data_domain, self.size, self.n_hidden = data, size, sizes
+        self.iterations = read_integer("iterations", iterations, least=1)
+        self.tolerance = read_number("tolerance", tolerance, least=0)
+        self.machine = RBM(self.domain, sizes[0], init_std=init_std, centered=centered)
+        self.init_std, self.centered = self.machine.init_std, self.machine.centered
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         return self.machine(x, c)

@@ -25,10 +25,12 @@ from torch.nn.functional import softplus
 
 from lowland.domain import Domain, binary
 from lowland.energy import ConditionLike, Energy, Gibbs, Latent, Learner
+from lowland.energy.sizes import check_memory, read_sizes
 from lowland.nets.boltzmann.dbm import binary_data
 from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
 from lowland.registry import Plain, register
+from lowland.scalars import read_number
 
 
 class Bound(NamedTuple):
@@ -132,17 +134,15 @@ class DBN(Energy):
         centered: bool = True,
     ) -> None:
         data = binary_data(domain, "a DBN")
-        if not n_hidden or min(n_hidden) < 1 or not init_std >= 0:
-            raise ValueError(
-                f"n_hidden is {tuple(n_hidden)} and init_std {init_std}; at least one size, all of "
-                "them positive, and at least 0 are needed; correct them"
-            )
-        sizes = (math.prod(data.shape), *n_hidden)
+        hidden = read_sizes("n_hidden", n_hidden)
+        std = read_number("init_std", init_std, least=0)
+        sizes = (math.prod(data.shape), *hidden)
+        check_memory("DBN", 2 * sum(a * b for a, b in pairwise(sizes)))
         super().__init__(binary(sum(sizes[:-1])))
-        self.data_domain, self.n_hidden, self.sizes = data, tuple(n_hidden), sizes
-        self.init_std, self.centered = init_std, centered
-        self.layers = nn.ModuleList(Directed(a, b, init_std) for a, b in pairwise(sizes[:-1]))
-        self.top = RBM(binary(sizes[-2]), sizes[-1], init_std=init_std, centered=centered)
+        self.data_domain, self.n_hidden, self.sizes = data, hidden, sizes
+        self.layers = nn.ModuleList(Directed(a, b, std) for a, b in pairwise(sizes[:-1]))
+        self.top = RBM(binary(sizes[-2]), sizes[-1], init_std=std, centered=centered)
+        self.init_std, self.centered = self.top.init_std, self.top.centered
 
     # ---- the energy ------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from torch.nn.functional import one_hot
 
 from lowland.domain import Domain
 from lowland.energy import ConditionLike, Energy, Gibbs, LabelCondition, Latent, Learner, Paths
+from lowland.energy.sizes import check_memory, read_choice, read_flag
 from lowland.nets.boltzmann.products import (
     FieldsFunction,
     LogPartitionFunction,
@@ -31,6 +32,7 @@ from lowland.nets.boltzmann.units import UNITS
 from lowland.nets.boltzmann.visible import visible_side
 from lowland.nets.class_energy import condition_for, label_condition, pick
 from lowland.registry import Plain, register
+from lowland.scalars import read_integer, read_number
 
 
 @register("energy")
@@ -69,30 +71,35 @@ class RBM(Energy):
         centered: bool = True,
     ) -> None:
         super().__init__(domain)
-        known = hidden_type in UNITS and classes >= 0 and classes != 1
-        if not known or n_hidden < 1 or not init_std >= 0:
+        self.n_hidden = read_integer("n_hidden", n_hidden, least=1)
+        self.hidden_type = read_choice("hidden_type", hidden_type, UNITS)
+        self.classes = read_integer("classes", classes, least=0)
+        self.init_std = read_number("init_std", init_std, least=0)
+        self.centered = read_flag("centered", centered)
+        if self.classes == 1:
             raise ValueError(
-                f"hidden_type is {hidden_type!r}, n_hidden {n_hidden}, classes {classes}, init_std "
-                f"{init_std}; allowed are {', '.join(UNITS)}, at least 1, 0 or at least 2, and at "
-                "least 0; correct them"
+                "classes is 1; label units tell at least 2 classes apart, 0 is for none; leave "
+                "classes out"
             )
-        self.n_hidden, self.hidden_type, self.classes = n_hidden, hidden_type, classes
-        self.init_std, self.centered = init_std, centered
         self.visible = visible_side(self.domain)
-        self.hidden_units = UNITS[hidden_type]
-        size = self.visible.size
-        self.weight = nn.Parameter(torch.randn(size, n_hidden) * init_std)
+        self.hidden_units = UNITS[self.hidden_type]
+        size, hidden = self.visible.size, self.n_hidden
+        check_memory("a Boltzmann machine", (size + self.classes + 1) * hidden)
+        self.weight = nn.Parameter(torch.randn(size, hidden) * self.init_std)
         self.visible_bias = nn.Parameter(torch.zeros(size))
-        self.hidden_bias = nn.Parameter(torch.zeros(n_hidden))
-        if classes:
-            self.label_weight = nn.Parameter(torch.randn(classes, n_hidden) * init_std)
-            self.label_bias = nn.Parameter(torch.zeros(classes))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        if self.classes:
+            self.label_weight = nn.Parameter(torch.randn(self.classes, hidden) * self.init_std)
+            self.label_bias = nn.Parameter(torch.zeros(self.classes))
         self.sigma: Tensor
         self.visible_offset: Tensor
         self.hidden_offset: Tensor
         self.register_buffer("sigma", torch.ones(size))  # of Gaussian units; 1 for the others
+        if self.domain.kind == "real":
+            self.location: Tensor
+            self.register_buffer("location", torch.zeros(size))
         self.register_buffer("visible_offset", self.visible.rest())
-        self.register_buffer("hidden_offset", self.hidden_units.mean(torch.zeros(n_hidden)))
+        self.register_buffer("hidden_offset", self.hidden_units.mean(torch.zeros(hidden)))
 
     # ---- the energy ------------------------------------------------------------------------------
 
@@ -310,7 +317,10 @@ class RBM(Energy):
     # ---- training --------------------------------------------------------------------------------
 
     def init_from_data(self, x: Tensor) -> None:
-        """Start biases, scales and offsets at those of the training data (N, *event)."""
+        """Start biases, scales and offsets at those of the training data (N, *event).
+
+        Warns of columns that never change, and of data of another kind than the machine's units.
+        """
         with torch.no_grad():
             self.visible.init_from_data(self, x)
 
@@ -339,8 +349,8 @@ class RBM(Energy):
         g_w, g_a = _grad(self.weight), _grad(self.visible_bias)
         g_c = _grad(self.hidden_bias)
         mu, lam, before = self.visible_offset, self.hidden_offset, g_c.clone()
-        g_w.addr_(mu, before, alpha=-1).addr_(g_a * self.sigma, lam, alpha=-1)
-        g_a.sub_(g_w @ lam / self.sigma)
+        g_w.addr_(mu, before, alpha=-1).addr_(g_a, lam, alpha=-1)
+        g_a.sub_(g_w @ lam)
         g_c.sub_(mu @ g_w)
         if self.classes:
             g_u, g_d = _grad(self.label_weight), _grad(self.label_bias)

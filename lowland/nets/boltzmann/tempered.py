@@ -27,7 +27,7 @@ def base_of(machine: "RBM", base: Energy) -> Base | None:
         law = machine.visible.law_of(machine, base)
         if law is None:
             return None
-        x = machine.visible_bias.new_zeros(1, *machine.domain.shape)
+        x = machine.visible.origin(machine)
         f = machine.visible.features(machine, x)
         return Base(law, base(x) - machine.visible.law_term(law, f))
 

@@ -1,0 +1,111 @@
+"""Read the sizes, flags and names from which an energy is built, before anything is allocated."""
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from lowland.registry import suggest
+from lowland.scalars import read_integer
+
+MAX_LAYERS = 64  # of one list of layers: plain networks of more do not train
+
+
+def read_sizes(
+    what: str,
+    values: object,
+    *,
+    least: int | None = 1,
+    count: int | None = None,
+    empty: bool = False,
+) -> tuple[int, ...]:
+    """Return a list, tuple, array or tensor of whole numbers as a tuple of plain ints.
+
+    least: of each number, if bounded; count: how many there must be, any number from 1 to 64 unless
+    given; empty: whether there may be none. Raises ValueError for anything else.
+
+    >>> import numpy as np
+    >>> read_sizes("hidden", np.array([64, 32]))
+    (64, 32)
+    """
+    entries = _list(values)
+    wanted = f"{count} whole numbers" if count else "a list of whole numbers"
+    if entries is None or (count is not None and len(entries) != count):
+        raise ValueError(
+            f"{what} is {_show(values)}; it must be {wanted}; pass for example "
+            f"{(64,) * (count or 2)}"
+        )
+    if len(entries) > MAX_LAYERS or not (entries or empty):
+        raise ValueError(
+            f"{what} has {len(entries)} numbers; {0 if empty else 1} to {MAX_LAYERS} are allowed; "
+            "make the list shorter or longer"
+        )
+    return tuple(read_integer(f"{what}[{i}]", n, least=least) for i, n in enumerate(entries))
+
+
+def read_flag(what: str, value: object) -> bool:
+    """Return True or False, Python's or NumPy's. Raises ValueError for anything else.
+
+    >>> read_flag("centered", True)
+    True
+    """
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise ValueError(f"{what} is {_show(value)}; it must be True or False; pass one of them")
+
+
+def read_choice(what: str, value: object, allowed: Iterable[str]) -> str:
+    """Return a name that is one of those allowed. Raises ValueError for any other.
+
+    >>> read_choice("norm", "rms", ("none", "rms"))
+    'rms'
+    """
+    names = list(allowed)
+    if isinstance(value, str) and value in names:
+        return str(value)
+    advice = suggest(value, names, "choose one") if isinstance(value, str) else "choose one"
+    raise ValueError(f"{what} is {_show(value)}; it must be one of {', '.join(names)}; {advice}")
+
+
+def check_memory(name: str, numbers: int) -> None:
+    """Raise ValueError if an energy of so many parameters is too large for this machine's memory.
+
+    Training holds four of each: weight, gradient and the two moments of Adam.
+
+    >>> check_memory("MLP", 10**6)
+    """
+    size, memory = numbers * torch.get_default_dtype().itemsize, _memory()
+    if 4 * size > memory:
+        raise ValueError(
+            f"{name} of these sizes has {numbers:,} parameters or more, {size:,} bytes; training "
+            f"holds four of each and this machine has {memory:,} bytes; make the sizes smaller"
+        )
+
+
+def _memory() -> int:
+    """Return the bytes of memory that this process may take: the machine's or its container's."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return memory
+    return min(memory, int(limit)) if limit.isdecimal() else memory
+
+
+def _list(values: object) -> Sequence[object] | None:
+    """Return the entries of a list, tuple, or array of one dimension; None for other values."""
+    if isinstance(values, torch.Tensor):
+        return values.tolist() if values.dim() == 1 else None
+    if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
+        return None
+    try:
+        return list(islice(values, 1000))
+    except TypeError:  # an array without dimensions
+        return None
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
