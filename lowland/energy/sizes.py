@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lowland.registry import suggest
 from lowland.scalars import read_integer
@@ -69,6 +70,30 @@ def read_choice(what: str, value: object, allowed: Iterable[str]) -> str:
     raise ValueError(f"{what} is {_show(value)}; it must be one of {', '.join(names)}; {advice}")
 
 
+def read_numbers(what: str, values: object, dims: int | None = None) -> Tensor:
+    """Return nested lists, arrays or tensors of finite numbers as a tensor in float64.
+
+    dims: of the tensor, any number above 0 unless given. Raises ValueError for booleans, texts,
+    complex numbers, NaN and infinity, rows of different lengths, and other numbers of dimensions.
+
+    >>> read_numbers("mean", (0, 1), 1)
+    tensor([0., 1.], dtype=torch.float64)
+    """
+    try:
+        found = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        found = None
+    if found is not None and found.numel() and found.dim() == (dims or max(found.dim(), 1)):
+        real = found.dtype != torch.bool and not found.is_complex()
+        if real and bool(found.isfinite().all()):
+            return found.detach().to(torch.float64)
+    wanted = {1: "a list of numbers", 2: "a list of lists of numbers, equally long"}
+    raise ValueError(
+        f"{what} is {_show(values)}; it must be {wanted.get(dims or 1, 'numbers')}, all of them "
+        "finite; pass such numbers"
+    )
+
+
 def check_memory(name: str, numbers: int) -> None:
     """Raise ValueError if an energy of so many parameters is too large for this machine's memory.
 
@@ -96,7 +121,7 @@ def _memory() -> int:
 
 def _list(values: object) -> Sequence[object] | None:
     """Return the entries of a list, tuple, or array of one dimension; None for other values."""
-    if isinstance(values, torch.Tensor):
+    if isinstance(values, Tensor):
         return values.tolist() if values.dim() == 1 else None
     if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
         return None

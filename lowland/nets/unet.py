@@ -44,6 +44,7 @@ class UNet(nn.Module):
         super().__init__()
         (channels, height, width), (wide, deep) = shape, widths
         layers = 18 * (2 * blocks[0] * wide**2 + blocks[1] * deep**2) + 72 * channels * wide
+        layers += embedding * (embedding + 2 * wide * blocks[0] + 2 * deep * blocks[1])
         check_memory("a U-Net", layers + 16 * dense * -(height // -4) * -(width // -4))
         if sum(blocks) > MAX_BLOCKS:
             raise ValueError(

@@ -19,6 +19,7 @@ from torch.nn.functional import softplus
 from lowland.domain import Domain, binary, categorical, real
 from lowland.energy import ConditionLike, Energy, Gibbs
 from lowland.energy.scales import measure_columns
+from lowland.energy.sizes import read_numbers
 from lowland.registry import Plain
 from lowland.targets.continuous import Gaussian
 
@@ -94,7 +95,7 @@ class Bernoulli(Energy):
     logits: Tensor
 
     def __init__(self, probabilities: Numbers) -> None:
-        p = torch.as_tensor(probabilities, dtype=torch.float64)
+        p = read_numbers("probabilities", probabilities)
         _check_probabilities(p)
         super().__init__(binary(*p.shape))
         self.probabilities = probabilities
@@ -142,7 +143,7 @@ class Categorical(Energy):
     logits: Tensor
 
     def __init__(self, probabilities: Numbers) -> None:
-        p = torch.as_tensor(probabilities, dtype=torch.float64)
+        p = read_numbers("probabilities", probabilities)
         _check_probabilities(p)
         if p.dim() < 2 or not torch.allclose(p.sum(-1), torch.ones((), dtype=p.dtype), atol=1e-6):
             raise ValueError(
@@ -192,12 +193,12 @@ class Normal(Energy):
     width: Tensor
 
     def __init__(self, mean: Numbers, scale: Numbers) -> None:
-        centre, width = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (mean, scale))
-        sound = bool(centre.isfinite().all() & (width > 0).all())
-        if centre.shape != width.shape or not centre.dim() or not sound:
+        centre = read_numbers("mean", mean).to(torch.get_default_dtype())
+        width = read_numbers("scale", scale).to(torch.get_default_dtype())
+        if centre.shape != width.shape or not bool((width > 0).all()):
             raise ValueError(
                 f"mean and scale have shapes {tuple(centre.shape)} and {tuple(width.shape)}; both "
-                "must be (*event), finite, the scale above 0; correct them"
+                "must be (*event), the scale above 0; correct them"
             )
         super().__init__(real(*centre.shape))
         self.mean, self.scale = mean, scale

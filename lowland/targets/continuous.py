@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lowland.domain import real
 from lowland.energy import ConditionLike, Energy
+from lowland.energy.sizes import check_memory, read_numbers
 from lowland.registry import register
+from lowland.scalars import read_integer, read_number
 
 
 def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -38,13 +40,14 @@ class Gaussian(Energy):
         mean: Sequence[float] = (0.0, 0.0),
         covariance: Sequence[Sequence[float]] = ((1.0, 0.0), (0.0, 1.0)),
     ) -> None:
-        super().__init__(real(len(mean)))
+        centre, matrix = read_numbers("mean", mean, 1), read_numbers("covariance", covariance, 2)
+        size = len(centre)
+        super().__init__(real(size))
         self.mean, self.covariance = mean, covariance
-        matrix = torch.as_tensor(covariance, dtype=torch.float64)
-        if matrix.shape != (len(mean),) * 2 or not torch.equal(matrix, matrix.T):
+        if matrix.shape != (size, size) or not torch.equal(matrix, matrix.T):
             raise ValueError(
-                f"the covariance has shape {tuple(matrix.shape)} for a mean of {len(mean)}; it "
-                f"must be symmetric, ({len(mean)}, {len(mean)}); correct one of them"
+                f"the covariance has shape {tuple(matrix.shape)} for a mean of {size}; it must be "
+                f"symmetric, ({size}, {size}); correct one of them"
             )
         factor, info = torch.linalg.cholesky_ex(matrix)
         if int(info):
@@ -52,8 +55,8 @@ class Gaussian(Energy):
                 "the covariance is not positive definite; it must be; check its eigenvalues"
             )
         default = torch.get_default_dtype()
-        self.log_z = len(mean) / 2 * math.log(2 * math.pi) + float(factor.diagonal().log().sum())
-        self.register_buffer("centre", torch.as_tensor(mean, dtype=default))
+        self.log_z = size / 2 * math.log(2 * math.pi) + float(factor.diagonal().log().sum())
+        self.register_buffer("centre", centre.to(default))
         self.register_buffer("factor", factor.to(default))
         precision = torch.cholesky_inverse(factor)
         if torch.equal(matrix, matrix.diagonal().diag()):
@@ -105,16 +108,17 @@ class GaussianMixture(Energy):
         scale: float = 0.5,
         weights: Sequence[float] | None = None,
     ) -> None:
-        centres = torch.as_tensor(means, dtype=torch.get_default_dtype())
+        centres = read_numbers("means", means, 2).to(torch.get_default_dtype())
         super().__init__(real(centres.shape[1]))
         given = (1.0,) * len(centres) if weights is None else weights
-        shares = torch.as_tensor(given, dtype=centres.dtype)
-        if scale <= 0 or len(shares) != len(centres) or float(shares.min()) <= 0:
+        shares = read_numbers("weights", given, 1).to(centres.dtype)
+        if len(shares) != len(centres) or float(shares.min()) <= 0:
             raise ValueError(
-                f"a mixture of {len(centres)} came with scale {scale} and weights {weights}; the "
-                "scale and one weight per mean must be above 0; correct them"
+                f"a mixture of {len(centres)} came with weights {weights}; one weight per mean is "
+                "needed, each above 0; correct them"
             )
-        self.means, self.scale, self.weights = means, scale, weights
+        self.means, self.weights = means, weights
+        self.scale = read_number("scale", scale, above=0)
         self.register_buffer("centres", centres)
         self.register_buffer("shares", shares / shares.sum())
 
@@ -142,10 +146,8 @@ class Banana(Energy):
 
     def __init__(self, scale: float = 2.0, bend: float = 0.5) -> None:
         super().__init__(real(2))
-        if scale <= 0:
-            raise ValueError(f"the scale is {scale}; it must be above 0; 2 is the default")
-        self.scale, self.bend = scale, bend
-        self.log_z = math.log(2 * math.pi * scale)
+        self.scale, self.bend = read_number("scale", scale, above=0), read_number("bend", bend)
+        self.log_z = math.log(2 * math.pi * self.scale)
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         first, second = x.unbind(1)
@@ -169,14 +171,11 @@ class Funnel(Energy):
     """
 
     def __init__(self, dimension: int = 3, scale: float = 1.5) -> None:
+        dimension = read_integer("dimension", dimension, least=2)
+        check_memory("a point of the funnel", dimension)
         super().__init__(real(dimension))
-        if dimension < 2 or scale <= 0:
-            raise ValueError(
-                f"the funnel has dimension {dimension} and scale {scale}; at least 2 and above 0 "
-                "are needed; correct them"
-            )
-        self.dimension, self.scale = dimension, scale
-        self.log_z = dimension / 2 * math.log(2 * math.pi) + math.log(scale)
+        self.dimension, self.scale = dimension, read_number("scale", scale, above=0)
+        self.log_z = self.dimension / 2 * math.log(2 * math.pi) + math.log(self.scale)
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         v, rest = x[:, 0], x[:, 1:]

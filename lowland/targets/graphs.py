@@ -1,13 +1,15 @@
 """Problems on graphs whose lowest point is the answer, for `samplers.simulated_annealing`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from lowland.domain import binary
 from lowland.energy import ConditionLike, Energy, Gibbs
+from lowland.energy.sizes import check_memory, read_numbers
 from lowland.registry import register
+from lowland.scalars import read_integer
 
 
 @register("energy")
@@ -28,7 +30,21 @@ class MaxCut(Energy):
     coloring: Tensor
 
     def __init__(self, edges: Sequence[Sequence[float]] = ((0, 1), (1, 2), (2, 0))) -> None:
-        ends = [(int(edge[0]), int(edge[1])) for edge in edges]
+        if isinstance(edges, (str, dict)) or not isinstance(edges, Iterable):
+            raise ValueError(
+                f"edges is a {type(edges).__name__}; it must be a list of edges (i, j) or "
+                "(i, j, weight); pass for example ((0, 1), (1, 2, 0.5))"
+            )
+        rows = [read_numbers("an edge", edge, 1).tolist() for edge in edges]
+        if not all(len(row) in (2, 3) for row in rows):
+            raise ValueError(
+                f"edges of {sorted({len(row) for row in rows})} numbers came; each is (i, j) or "
+                "(i, j, weight); correct them"
+            )
+        ends = [
+            (read_integer("a node", _whole(row[0])), read_integer("a node", _whole(row[1])))
+            for row in rows
+        ]
         pairs = {frozenset(pair) for pair in ends}
         numbered = all(i != j and min(i, j) >= 0 for i, j in ends)
         if not ends or not numbered or len(pairs) < len(ends):
@@ -39,12 +55,11 @@ class MaxCut(Energy):
             )
         nodes = 1 + max(max(pair) for pair in ends)
         super().__init__(binary(nodes))
+        check_memory("MaxCut", nodes**2)
         self.edges = edges
         weights = torch.zeros(nodes, nodes)
-        for (i, j), edge in zip(ends, edges, strict=True):
-            weights[i, j] = weights[j, i] = (*edge, 1.0)[2]
-        if not bool(weights.isfinite().all()):
-            raise ValueError("a weight is not finite; all must be; leave hopeless edges out")
+        for (i, j), row in zip(ends, rows, strict=True):
+            weights[i, j] = weights[j, i] = (*row, 1.0)[2]
         self.register_buffer("weights", weights)
         self.register_buffer("coloring", _color_graph(weights != 0))
 
@@ -61,6 +76,11 @@ class MaxCut(Energy):
         Shape (B, nodes).
         """
         return (1 - 2 * x) @ self.weights.to(x.dtype)
+
+
+def _whole(number: float) -> float | int:
+    """Return a float that is a whole number as an int, others as they are."""
+    return int(number) if number == int(number) else number
 
 
 def _color_graph(joined: Tensor) -> Tensor:

@@ -14,16 +14,16 @@ the distribution of each site given its neighbours. The Ising model also has its
 the Potts model has none.
 """
 
-import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lowland.domain import binary, categorical
 from lowland.energy import ConditionLike, Energy, Gibbs
+from lowland.energy.sizes import check_memory, read_flag, read_numbers, read_sizes
 from lowland.registry import register
+from lowland.scalars import read_integer, read_number
 from lowland.targets import multispin
 from lowland.targets.checkerboard import applies
 from lowland.targets.exact import Strip, kaufman
@@ -81,23 +81,15 @@ def _neighbours(z: Tensor, periodic: bool) -> Tensor:
 
 
 def _check_size(size: Sequence[int]) -> tuple[int, int]:
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise ValueError(
-            f"the size of the lattice is {tuple(size)}; rows and columns are needed; pass for "
-            "example (8, 8)"
-        )
-    return size[0], size[1]
-
-
-def _check_finite(name: str, *values: float) -> None:
-    if not all(math.isfinite(v) for v in values):
-        raise ValueError(
-            f"the {name} is {values}; it must be finite; use large numbers for low temperatures"
-        )
+    rows, columns = read_sizes("size", size, count=2)
+    check_memory("a lattice", 8 * rows * columns)
+    return rows, columns
 
 
 class Lattice(Energy):
     """Spins on a rectangle with exact log Z and draws by a transfer matrix. Abstract."""
+
+    _solved: tuple[Strip, float] | None = None
 
     @property
     def _strip(self) -> Strip:
@@ -107,10 +99,15 @@ class Lattice(Energy):
         """Return log Σ exp(−βE) at inverse temperature beta (a float64 number), differentiable."""
         return self._strip.log_partition(beta)
 
-    @cached_property
+    @property
     def log_z(self) -> float:
-        """Return log Σ exp(−E). Raises ValueError where it is not known."""
-        return float(self.log_partition(torch.ones((), dtype=torch.float64)))
+        """Return log Σ exp(−E), computed once for every setting. Raises ValueError where it is not
+        known.
+        """
+        if self._solved is None or self._solved[0] != self._strip:
+            value = float(self.log_partition(torch.ones((), dtype=torch.float64)))
+            self._solved = self._strip, value
+        return self._solved[1]
 
     def draw(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
@@ -144,10 +141,10 @@ class Ising(Lattice):
         periodic: bool = True,
     ) -> None:
         checked = _check_size(size)
-        _check_finite("coupling or field", coupling, field)
         super().__init__(binary(*checked))
-        self.size, self.coupling, self.field, self.periodic = checked, coupling, field, periodic
-        self._coloring = _coloring(checked, periodic)
+        self.size, self.periodic = checked, read_flag("periodic", periodic)
+        self.coupling, self.field = read_number("coupling", coupling), read_number("field", field)
+        self._coloring = _coloring(checked, self.periodic)
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         s = 2 * x - 1
@@ -226,17 +223,20 @@ class Potts(Lattice):
         periodic: bool = True,
     ) -> None:
         checked = _check_size(size)
+        states = read_integer("states", states, least=2)
+        check_memory("Potts", states * checked[0] * checked[1])
         super().__init__(categorical(states, *checked))
-        levels = (0.0,) * states if field is None else tuple(field)
+        levels = [0.0] * states if field is None else read_numbers("field", field, 1).tolist()
         if len(levels) != states:
             raise ValueError(
                 f"{len(levels)} fields came for {states} states; each needs one; leave them out "
                 "for none"
             )
-        _check_finite("coupling or field", coupling, *levels)
-        self.size, self.states, self.coupling = checked, states, coupling
-        self.field, self.periodic = field, periodic
-        self._coloring = _coloring(checked, periodic)
+        self.size, self.states = checked, states
+        self.coupling = read_number("coupling", coupling)
+        self.field = None if field is None else tuple(levels)
+        self.periodic = read_flag("periodic", periodic)
+        self._coloring = _coloring(checked, self.periodic)
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.get_default_dtype()))
 
     def one_hot(self, x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.scalars import read_integer
 from lowland.targets.checkerboard import Colour, Degrees, Neighbours, join, pack, split, unpack
 
 DIGITS = 11  # random words before the eager path turns to single chains
@@ -56,10 +57,11 @@ def sweep(
 
     Raises ValueError when sweeps is negative or the points are not (B, rows, columns).
     """
-    if x.dim() != 3 or not isinstance(sweeps, int) or sweeps < 0:
+    sweeps = read_integer("sweeps", sweeps, least=0)
+    if x.dim() != 3:
         raise ValueError(
-            f"{sweeps} sweeps of points of shape {tuple(x.shape)} were asked for; a whole number "
-            "of at least 0 and points (B, rows, columns) are needed; correct them"
+            f"points of shape {tuple(x.shape)} came; a lattice takes points (B, rows, columns); "
+            "reshape them"
         )
     if compiled:
         try:

@@ -87,7 +87,7 @@ class DBM(Energy):
         size = math.prod(data.shape)
         super().__init__(binary(size + sizes[1]))
         self.data_domain, self.size, self.n_hidden = data, size, sizes
-        self.iterations = read_integer("iterations", iterations, least=1)
+        self.iterations = read_integer("iterations", iterations, least=1, most=10_000)
         self.tolerance = read_number("tolerance", tolerance, least=0)
         self.machine = RBM(self.domain, sizes[0], init_std=init_std, centered=centered)
         self.init_std, self.centered = self.machine.init_std, self.machine.centered
