@@ -29,7 +29,7 @@ from lowland import (
     sample,
     value_and_score,
 )
-from lowland.energy import Given, Mixture, Sum, check_normalisable, frozen, lift
+from lowland.energy import Given, Mixture, Sum, check_normalisable, freeze, lift
 from lowland.nets import MLP, RBM
 from lowland.targets import Gaussian, GaussianMixture
 
@@ -293,24 +293,24 @@ def test_value_and_score_leaves_no_trace_in_training_mode() -> None:
         value_and_score(probe, torch.randn(8, 3, generator=seeded()))
 
 
-def test_frozen_restores_after_an_exception() -> None:
+def test_freeze_changes_nothing_after_an_exception() -> None:
     probe = Probe()
     unsettle(probe)
-    with no_trace(probe), pytest.raises(ArithmeticError), frozen(probe):
-        assert not any(m.training for m in probe.modules()) and not any(
-            p.requires_grad for p in probe.parameters()
+    with no_trace(probe), pytest.raises(ArithmeticError), freeze(probe) as view:
+        assert not any(m.training for m in view.modules()) and not any(
+            p.requires_grad for p in view.parameters()
         )
         raise ArithmeticError
 
 
-def test_frozen_nests() -> None:
+def test_freeze_nests() -> None:
     probe = Probe()
     unsettle(probe)
-    with no_trace(probe), frozen(probe):
-        with frozen(probe):
-            pass
-        assert not any(m.training for m in probe.modules()) and not any(
-            p.requires_grad for p in probe.parameters()
+    with no_trace(probe), freeze(probe) as view:
+        with freeze(view) as again:
+            assert again is view
+        assert not any(m.training for m in view.modules()) and not any(
+            p.requires_grad for p in view.parameters()
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from contract.cases import seeded
 
 from lowland import HMC, MALA, Energy, Function, Langevin, box, mixture, real, sample
-from lowland.energy import by_autograd, differentiate, frozen, score_alone
+from lowland.energy import by_autograd, differentiate, freeze, score_alone
 from lowland.nets import IGEBM, MLP, ConvNet, NoiseMLP
 from lowland.samplers import accelerate, acceleration, precision
 from lowland.samplers.precision import autocast, faster_precision, resolve_precision
@@ -64,7 +64,7 @@ def test_a_perceptrons_gradient_by_hand_is_that_of_autograd(
         ).double()
         for c in conditions:
             bound = energy if c is None else energy.given(c)
-            with frozen(bound):
+            with freeze(bound) as bound:
                 value, score = by_autograd(bound, x)
                 for found in (differentiate(bound, x), differentiate(2 * bound / 2.0, x)):
                     torch.testing.assert_close(found[0], value, rtol=1e-12, atol=1e-12)
@@ -228,7 +228,7 @@ def test_compiled_gradients_are_the_same_and_compiled_once(monkeypatch: pytest.M
 
 def test_a_compiled_energy_is_not_kept_alive() -> None:
     net = conv()
-    acceleration._functions.setdefault(net, {})[False] = acceleration._compile(net)
+    acceleration._functions.setdefault(net, {})[False] = acceleration._compile()
     gone = weakref.ref(net)
     del net
     gc.collect()

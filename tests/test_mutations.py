@@ -144,11 +144,13 @@ def unflattened(self: Sum, energies_: Any, weights: Any = None) -> None:
 
 
 class Unfrozen:
-    """A context that does nothing, in the place of `frozen`."""
+    """A context that gives the module itself, in the place of `freeze`."""
 
-    def __init__(self, energy: Any) -> None: ...
+    def __init__(self, energy: Any) -> None:
+        self.energy = energy
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> Any:
+        return self.energy
 
     def __exit__(self, *_: Any) -> None: ...
 
@@ -156,11 +158,9 @@ class Unfrozen:
 class LeftInEval(Unfrozen):
     """eval() on the way in, train() on the way out: mixed modes are lost."""
 
-    def __init__(self, energy: Any) -> None:
-        self.energy = energy
-
-    def __enter__(self) -> None:
+    def __enter__(self) -> Any:
         self.energy.eval()
+        return self.energy
 
     def __exit__(self, *_: Any) -> None:
         self.energy.train()
@@ -169,10 +169,11 @@ class LeftInEval(Unfrozen):
 class AllThawed(LeftInEval):
     """requires_grad is put back to True for all."""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Any:
         self.modes = [(m, m.training) for m in self.energy.modules()]
         self.energy.eval()
         self.energy.requires_grad_(False)
+        return self.energy
 
     def __exit__(self, *_: Any) -> None:
         for module, mode in self.modes:
@@ -307,9 +308,9 @@ PATCHES: dict[str, Patch] = {
     "a − b is a + b": Patch(algebra, "lowland.energy.Energy.__sub__", difference_as_sum),
     "a / T is a · T": Patch(algebra, "lowland.energy.Energy.__truediv__", times_temperature),
     "flattening loses the weight": Patch(algebra, "lowland.energy.Sum.__init__", unflattened),
-    "sample does not freeze": Patch(chains_no_trace, "lowland.samplers.loop.frozen", Unfrozen),
-    "sample forgets mixed modes": Patch(sampled, "lowland.samplers.loop.frozen", LeftInEval),
-    "sample thaws frozen weights": Patch(sampled, "lowland.samplers.loop.frozen", AllThawed),
+    "sample does not freeze": Patch(chains_no_trace, "lowland.samplers.loop.freeze", Unfrozen),
+    "sample forgets mixed modes": Patch(sampled, "lowland.samplers.loop.freeze", LeftInEval),
+    "sample thaws frozen weights": Patch(sampled, "lowland.samplers.loop.freeze", AllThawed),
     "buffer writes to wrong slots": Patch(
         slots, "lowland.replay.ReplayBuffer.update", update_first_slots
     ),

@@ -415,7 +415,7 @@ def test_a_datum_that_is_not_among_the_candidates_is_seen() -> None:
 FLOW_BUGS = {
     "the flow ascends too": ("value + game", "value - game"),
     "the energy sees the flow's loss": (
-        "        with frozen(energy):  # the flow sees the energy, and leaves it alone\n",
+        "        with freeze(energy) as energy:  # the flow sees the energy, and leaves it alone\n",
         "        if True:\n",
     ),
     "log Z sees it": ("- partner.log_z.detach()", "- partner.log_z"),

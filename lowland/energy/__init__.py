@@ -32,22 +32,21 @@ from lowland.energy.capabilities import (
 )
 from lowland.energy.checks import (
     check_energy,
-    check_finite,
     check_gradient,
     check_independent,
     check_normalisable,
-    check_points,
     check_values,
 )
 from lowland.energy.evaluate import energy_values, value_and_score
 from lowland.energy.gradient import (
     by_autograd,
     differentiate,
-    frozen,
     score_alone,
     score_with_graph,
 )
 from lowland.energy.mixtures import Mixture, mixture
+from lowland.energy.points import check_finite, check_points, explain_mismatch
+from lowland.energy.views import freeze, freeze_all, source_of, view_module
 
 __all__ = [
     "ConditionLike",
@@ -76,7 +75,9 @@ __all__ = [
     "differentiate",
     "draw_start",
     "energy_values",
-    "frozen",
+    "explain_mismatch",
+    "freeze",
+    "freeze_all",
     "gibbs_of",
     "given_channels",
     "labels_of",
@@ -87,5 +88,7 @@ __all__ = [
     "noise_of",
     "score_alone",
     "score_with_graph",
+    "source_of",
     "value_and_score",
+    "view_module",
 ]

@@ -1,8 +1,7 @@
 """Checks at the public door: each refuses one kind of mistake, in three clauses."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +9,10 @@ from torch import Tensor, nn
 from lowland.energy.algebra import Energy, Function, Sum, Wrapper, lift
 from lowland.energy.capabilities import ConditionLike
 from lowland.energy.evaluate import energy_values
-from lowland.energy.gradient import call, check_shape, differentiate, frozen
+from lowland.energy.gradient import call, check_shape, differentiate
 from lowland.energy.mixtures import Mixture
+from lowland.energy.points import check_finite, check_points
+from lowland.energy.views import freeze
 
 
 def check_energy(
@@ -63,7 +64,7 @@ def check_gradient(
     if energy.domain.kind not in ("real", "box") or (score is not None and bool(score.any())):
         return
     bound = energy if c is None else energy.given(c)
-    with frozen(bound):
+    with freeze(bound) as bound:
         value, score = differentiate(bound, x)
         if bool(score.any()):
             return
@@ -119,63 +120,6 @@ def _evaluate(energy: Energy, x: Tensor, c: ConditionLike) -> Tensor:
         finally:
             for buffer, before in buffers:
                 buffer.copy_(before)
-
-
-def describe(value: object) -> str:
-    """Describe a value for an error message: dtype and shape of a tensor, or the type's name."""
-    if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)}"
-    return type(value).__name__
-
-
-def check_points(energy: Energy, x: Tensor) -> None:
-    """Refuse points that the energy's domain cannot hold, for their dtype, event shape, non-finite
-    values, or values outside the walls.
-    """
-    domain = energy.domain
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) == 0:
-        raise ValueError(
-            f"points came as {describe(x)}; a floating point tensor (B, *event) with B > 0 is "
-            "needed; convert it"
-        )
-    if domain.shape and tuple(x.shape[1:]) != domain.shape:
-        raise ValueError(
-            f"points have event shape {tuple(x.shape[1:])}; the energy takes {domain.shape}; "
-            "reshape them, batch first"
-        )
-    check_finite(x, "points")
-    outside = int((~domain.contains(x)).sum())
-    if outside:
-        raise ValueError(
-            f"{outside} of {len(x)} points lie outside the domain; allowed is {domain}; clamp or "
-            "rescale them first"
-        )
-
-
-@contextmanager
-def explain_dtype_errors(energy: Energy, x: Tensor) -> Iterator[None]:
-    """Raise ValueError in place of a RuntimeError if the weights have another dtype than points."""
-    try:
-        yield
-    except RuntimeError as error:
-        dtypes = {p.dtype for p in energy.parameters() if p.is_floating_point()}
-        if not dtypes or x.dtype in dtypes:
-            raise
-        raise ValueError(
-            f"points are {x.dtype} and the weights of the energy {', '.join(map(str, dtypes))}; "
-            f"both must be the same; convert the points with .to({next(iter(dtypes))}), or the "
-            "energy"
-        ) from error
-
-
-def check_finite(values: Tensor, what: str) -> None:
-    """Raise ValueError with a count if any row holds a non-finite number."""
-    bad = int((~values.isfinite()).unsqueeze(-1).flatten(1).any(1).sum())
-    if bad:
-        raise ValueError(
-            f"{bad} of {len(values)} {what} are not finite; all must be; look for overflow or "
-            "missing data"
-        )
 
 
 # ---- is there a normaliser? --------------------------------------------------------------------

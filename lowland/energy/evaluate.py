@@ -1,4 +1,4 @@
-"""Evaluate an energy from outside: the module runs in eval mode and is afterwards as it was.
+"""Evaluate an energy from outside, in eval mode: a view of the module runs, see `views`.
 
 *Scoring* (`energy_values`) builds no graph. *Sampling* (`value_and_score`) takes gradients with
 respect to x only.
@@ -11,21 +11,25 @@ from torch import Tensor
 
 from lowland.energy.algebra import Energy, lift
 from lowland.energy.capabilities import ConditionLike
-from lowland.energy.gradient import call, check_shape, differentiate, frozen
+from lowland.energy.gradient import call, check_shape, differentiate
+from lowland.energy.points import check_points, explain_mismatch
+from lowland.energy.views import freeze
+from lowland.scalars import read_integer
 
 
 def value_and_score(energy: Energy | Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Return energies (B,) and scores ∇ log p(x) = −∇E(x) (B, *event), both detached.
 
-    Works inside no_grad and inference_mode. The module runs in eval mode with frozen weights and is
-    afterwards as it was.
+    Works inside no_grad and inference_mode. A view of the module runs in eval mode with
+    constant weights; the module stays as it is.
 
     >>> import torch
     >>> value_and_score(lambda x: 0.5 * x.square().sum(1), torch.tensor([[1.0, 2.0]]))
     (tensor([2.5000]), tensor([[-1., -2.]]))
     """
     energy = lift(energy)
-    with frozen(energy):
+    x = check_points(energy, x)
+    with freeze(energy) as energy, explain_mismatch(energy, x):
         return differentiate(energy, x)
 
 
@@ -38,20 +42,19 @@ def energy_values(
 ) -> Tensor:
     """Return energies (N,) of points x (N, *event), without a graph, in eval mode, in batches.
 
-    c: a condition with N rows, or one value for all. The module is left as it was.
+    c: a condition with N rows, or one value for all. The module stays as it is. Raises
+    ValueError for points that do not fit the energy's domain (see `check_points`).
 
     >>> import torch
     >>> energy_values(lambda x: x.square().sum(1), torch.ones(3, 2))
     tensor([2., 2., 2.])
     """
     energy = lift(energy)
-    if batch_size < 1:
-        raise ValueError(
-            f"batch_size is {batch_size}; it must be at least 1; leave it out for 1024"
-        )
+    batch_size = read_integer("batch_size", batch_size, least=1)
+    x = check_points(energy, x, empty=True)
     c = _expand_condition(c, x)
     parts = []
-    with frozen(energy), torch.no_grad():
+    with freeze(energy) as energy, torch.no_grad(), explain_mismatch(energy, x):
         for i in range(0, max(len(x), 1), batch_size):
             part = x[i : i + batch_size]
             rows = c if c is None else c[i : i + batch_size]

@@ -4,35 +4,16 @@ They call `Energy.value_and_score` and `Energy.score` as chains need it: without
 inside `torch.inference_mode`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowland.energy.capabilities import ConditionLike
 
 if TYPE_CHECKING:
     from lowland.energy.algebra import Energy
-
-
-@contextmanager
-def frozen(energy: nn.Module) -> Iterator[None]:
-    """Keep the module in eval mode, no weight requiring a gradient; restore both afterwards."""
-    modes = [(module, module.training) for module in energy.modules()]
-    grads = [(p, p.requires_grad) for p in energy.parameters()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        for p, _ in grads:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for p, wanted in grads:
-            p.requires_grad_(wanted)
 
 
 Values = TypeVar("Values")  # energies, scores, or both

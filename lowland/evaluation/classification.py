@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, frozen
+from lowland.energy import Energy, freeze
 from lowland.evaluation.findings import Findings
 from lowland.metrics import reliability, share
 from lowland.objectives.labels import class_energies
@@ -12,7 +12,7 @@ from lowland.trained import Model
 
 def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
     """Compute p(y | x) = softmax(−e(x)), (N, K) in float64, at points x (N, *event)."""
-    with frozen(energy), torch.no_grad():
+    with freeze(energy) as energy, torch.no_grad():
         heads = [class_energies(energy, part) for part in x.split(1000)]
     return torch.softmax(-torch.cat(heads).double(), 1)
 

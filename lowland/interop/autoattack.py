@@ -37,7 +37,7 @@ class AutoAttack:
         others = check_attack(model, x, labels, epsilon) - 1
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
         chosen: Any = {"attacks": list(self.attacks), "version": "custom", "seed": seed}
-        with eval_frozen(model), torch.random.fork_rng(devices=[]):
+        with eval_frozen(model) as model, torch.random.fork_rng(devices=[]):
             reference = Reference(
                 model, norm=f"L{self.norm}", eps=epsilon, device=x.device, **chosen
             )

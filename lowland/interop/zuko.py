@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import real
+from lowland.energy import view_module
 from lowland.interop.adapters import import_library
 from lowland.nets.noise_models import FlowNoise
 
@@ -50,4 +51,4 @@ def fit_flow(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return base.eval().requires_grad_(False)
+    return view_module(base, constant=True, training=False)  # the flow stays trainable

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.energy import ConditionLike, Energy, Learner
-from lowland.energy.checks import describe
+from lowland.energy.points import describe
 from lowland.energy.sizes import check_memory, read_sizes
 from lowland.nets.perceptron import perceptron
 from lowland.nets.vectors import flat_size, to_unit_box

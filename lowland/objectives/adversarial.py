@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.energy import Energy, frozen
+from lowland.energy import Energy, freeze
 from lowland.objectives.labels import (
     accuracy,
     class_energies,
@@ -59,7 +59,7 @@ def attack(
         2 * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - 1
     )
 
-    def objective(at: Tensor) -> Tensor:
+    def objective(energy: Energy, at: Tensor) -> Tensor:
         return cross_entropy(class_energies(energy, at), labels)
 
     return ascend(energy, objective, x, start, epsilon, steps, step_size)
@@ -67,7 +67,7 @@ def attack(
 
 def ascend(
     energy: Energy,
-    objective: Callable[[Tensor], Tensor],
+    objective: Callable[[Energy, Tensor], Tensor],
     x: Tensor,
     start: Tensor,
     epsilon: float,
@@ -79,10 +79,10 @@ def ascend(
     """
     lo, hi = energy.domain.project(x - epsilon), energy.domain.project(x + epsilon)
     found = start
-    with frozen(energy), torch.enable_grad():
+    with freeze(energy) as energy, torch.enable_grad():
         for _ in range(steps):
             at = torch.clamp(found, lo, hi).detach().requires_grad_()
-            (slope,) = torch.autograd.grad(objective(at), at)
+            (slope,) = torch.autograd.grad(objective(energy, at), at)
             found = at + step_size * slope.sign()
     return torch.clamp(found, lo, hi).detach()
 
@@ -181,10 +181,10 @@ class Robust(Objective):
         """Return points x' near x whose p(y | x') is far from p(y | x): ascent of the KL from
         beside x, since it has no slope at x.
         """
-        with frozen(energy), torch.no_grad():
+        with freeze(energy) as energy, torch.no_grad():
             odds = relative_class_energies(energy, x)
 
-        def objective(at: Tensor) -> Tensor:
+        def objective(energy: Energy, at: Tensor) -> Tensor:
             return divergence(odds, relative_class_energies(energy, at)).sum()
 
         start = x + 0.01 * radius * normal_like(x, generator)

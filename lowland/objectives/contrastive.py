@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowland.energy import Energy, count_classes, frozen, gibbs_of, latent_of, learner_of
+from lowland.energy import Energy, count_classes, freeze, gibbs_of, latent_of, learner_of
 from lowland.objectives.labels import class_energies, masked_mean, select_energies
 from lowland.objectives.loss import (
     Batch,
@@ -335,7 +335,7 @@ class PCD(Objective):
             trace = run_chains(target, sampler, x, self.steps, generator=generator)
             return x, trace, trace.x
         replicas = x.transpose(0, 1)  # (R, B, *event)
-        with frozen(target):
+        with freeze(target) as target:
             state = sampler.from_replicas(target, replicas.flatten(0, 1))
             trace = run_chains(
                 target, sampler, state.x, self.steps, generator=generator, state=state
@@ -346,7 +346,7 @@ class PCD(Objective):
 def draw_labels(energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
     """Draw labels (B,) from p(y | x) = softmax(−e(x)): a Gibbs step in y, by the Gumbel-max
     rule."""
-    with frozen(energy), torch.no_grad():
+    with freeze(energy) as energy, torch.no_grad():
         heads = class_energies(energy, x)
     u = torch.rand(heads.shape, generator=generator, device=heads.device, dtype=heads.dtype)
     return (-heads - torch.log(-torch.log(u.clamp_min(1e-20)))).argmax(1)

@@ -13,14 +13,13 @@ of the chain, the second is estimated by distances to nearest neighbours.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lowland.energy import Energy, frozen
+from lowland.energy import Energy, freeze, view_module
 from lowland.objectives.augment import augment, check_augment
 from lowland.objectives.contrastive import buffer_terms, contrast
 from lowland.objectives.loss import (
@@ -41,18 +40,6 @@ from lowland.samplers.loop import run_chains
 MAX_NEIGHBOURS = 1000  # chains of the buffer among which the nearest are looked for
 
 
-@contextmanager
-def _as_in_chains(energy: nn.Module) -> Iterator[None]:
-    """Put the energy in eval mode inside, as chains see it, its weights still learning."""
-    modes = [(module, module.training) for module in energy.modules()]
-    try:
-        energy.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def differentiable_step(
     energy: Energy, sampler: Langevin | ShortRun, x: Tensor, generator: torch.Generator
 ) -> Tensor:
@@ -67,8 +54,8 @@ def differentiable_step(
     h = sampler.step_size
     noise = sampler.noise if isinstance(sampler, ShortRun) else (2 * h * sampler.temperature) ** 0.5
     x = x.detach().requires_grad_(True)
-    with _as_in_chains(energy):
-        (gradient,) = torch.autograd.grad(energy(x).sum(), x, create_graph=True)
+    as_in_chains = view_module(energy, constant=False, training=False)
+    (gradient,) = torch.autograd.grad(as_in_chains(x).sum(), x, create_graph=True)
     if isinstance(sampler, ShortRun) and sampler.clip is not None:
         gradient = gradient.clamp(-sampler.clip, sampler.clip)
     y = x.detach() - h * gradient + noise * normal_like(x, generator)
@@ -169,7 +156,7 @@ class ImprovedCD(Objective):
         entropy = last.new_zeros(())
         if not self.kl:
             return entropy, entropy
-        with frozen(target):
+        with freeze(target) as target:
             downhill = target(last).mean()
         if self.entropy:
             entropy = neighbour_entropy(last, others)

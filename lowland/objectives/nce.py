@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland.energy import Energy, frozen
+from lowland.energy import Energy, freeze
 from lowland.nets.noise_models import FlowNoise, NoisePartner, Truncated
 from lowland.objectives.labels import class_energies
 from lowland.objectives.loss import (
@@ -223,7 +223,7 @@ class FlowContrastive(Objective):
             -values - partner.log_z - torch.cat([log_q, log_q_drawn]).detach()
         ).tensor_split([len(x)])
         value = F.softplus(-up).mean() + F.softplus(down).mean()
-        with frozen(energy):  # the flow sees the energy, and leaves it alone
+        with freeze(energy) as energy:  # the flow sees the energy, and leaves it alone
             pushed = -evaluate_energy(energy, drawn, labels) - partner.log_z.detach() - log_q_drawn
         pulled = up.detach() + log_q.detach() - log_q
         game = -F.softplus(-pulled).mean() - F.softplus(pushed).mean()
@@ -248,7 +248,7 @@ def fit_noise(noise: str, energy: Energy, x: Tensor) -> Any:
 def _with_log_z(law: Any, energy: Energy, x: Tensor) -> NoisePartner:
     """Return a partner whose log Z starts at log mean exp(−E)/q over draws of the noise."""
     seed = int(torch.randint(2**31, ()))  # of the global generator, which is seeded here
-    with frozen(energy), torch.no_grad():
+    with freeze(energy) as energy, torch.no_grad():
         drawn = law.draw(PILOT_DRAWS, torch.Generator(x.device).manual_seed(seed), dtype=x.dtype)
         weights = -evaluate_energy(energy, drawn, None) + law(drawn) + law.log_z
     return NoisePartner(law, torch.logsumexp(weights, 0) - math.log(PILOT_DRAWS))

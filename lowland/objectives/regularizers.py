@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy
+from lowland.energy import Energy, view_module
 from lowland.objectives.loss import Batch, Context, Loss, Term, evaluate_energy
 from lowland.objectives.ranges import WEIGHT, check_settings, one_of
 from lowland.registry import register
@@ -205,17 +205,15 @@ def last_features(energy: nn.Module, x: Tensor, labels: Tensor | None = None) ->
 
     Raises ValueError for an energy without a linear layer.
     """
-    layers = [module for module in energy.modules() if isinstance(module, nn.Linear)]
+    view = view_module(energy, constant=False)  # the hook is nobody else's
+    layers = [module for module in view.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError(
             f"{type(energy).__name__} has no linear layer to take features from; PullAway needs "
             "one; use MLP, ConvNet or IGEBM"
         )
     seen: list[Any] = []
-    hook = layers[-1].register_forward_pre_hook(lambda module, fed: seen.append(fed[0]))
-    try:
-        evaluate_energy(energy, x, labels)
-    finally:
-        hook.remove()
+    layers[-1].register_forward_pre_hook(lambda module, fed: seen.append(fed[0]))
+    evaluate_energy(view, x, labels)
     features = seen[0].flatten(1)
     return features.to(torch.promote_types(features.dtype, torch.float32))

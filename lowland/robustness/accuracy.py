@@ -132,7 +132,7 @@ def share_correct(
     Every call has its own noise if the model is noisy; batch: rows evaluated together.
     """
     share = torch.zeros(len(x), dtype=torch.float64)
-    with eval_frozen(model), torch.no_grad():
+    with eval_frozen(model) as model, torch.no_grad():
         for _ in range(evaluations):
             predicted = torch.cat([model(part).argmax(1) for part in x.split(batch)])
             share += (predicted == labels).double().cpu() / evaluations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy, check_finite, energy_values, frozen, lift
+from lowland.energy import Energy, check_finite, energy_values, lift
 from lowland.robustness.pgd import PGD
 from lowland.robustness.threat_model import Model, check_attack, margin
 
@@ -50,8 +50,7 @@ class AdaptivePGD(PGD):
         usual = energy_values(energy, x.detach())
         check_finite(usual, "energies")
         watched = _Watched(model, energy, usual)
-        with frozen(energy):
-            return super().__call__(watched, x, labels, epsilon, generator=generator)
+        return super().__call__(watched, x, labels, epsilon, generator=generator)
 
     def objective(
         self, model: Model, at: Tensor, labels: Tensor, turn: tuple[int, int]

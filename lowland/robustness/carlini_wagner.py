@@ -78,7 +78,7 @@ class CW:
         leaf = x.clone().requires_grad_(True)
         adam = torch.optim.Adam([leaf], lr=self.learning_rate)
         best, reach = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-        with eval_frozen(model), torch.enable_grad():
+        with eval_frozen(model) as model, torch.enable_grad():
             for _ in range(self.steps):
                 excess = margin(model(leaf).to(x.dtype), labels)
                 square = (leaf - x).square().flatten(1).sum(1)

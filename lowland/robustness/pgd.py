@@ -77,7 +77,7 @@ class PGD:
     ) -> Tensor:
         classes, x = check_attack(model, x, labels, epsilon, self.bounds), x.detach()
         best, rank = x.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        with eval_frozen(model):
+        with eval_frozen(model) as model:
             for restart in range(self.restarts):
                 at = x.clone()
                 if self.random_start:

@@ -57,7 +57,7 @@ class Square:
             )
         stripes = epsilon * _signs((len(x), x.shape[1], 1, x.shape[3]), x, generator)
         best = project_bounds(x + stripes.expand_as(x), self.bounds)
-        with eval_frozen(model), torch.no_grad():
+        with eval_frozen(model) as model, torch.no_grad():
             rank = self._margin(model, best, labels)
             for query in range(1, self.queries):
                 rows = open_rows(rank, self.early_stop)

@@ -18,8 +18,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import frozen
-from lowland.energy.checks import describe
+from lowland.energy import freeze
+from lowland.energy.points import describe
 
 Model = Callable[[Tensor], Tensor]
 Bounds = tuple[float, float] | None
@@ -88,13 +88,13 @@ def open_rows(rank: Tensor, early_stop: bool) -> Tensor:
 
 
 @contextmanager
-def eval_frozen(model: Model) -> Iterator[None]:
-    """Put a module in eval mode with weights that require no gradient, and restore both on exit."""
+def eval_frozen(model: Model) -> Iterator[Model]:
+    """Give a view of a module in eval mode with constant weights; other callables as they are."""
     if not isinstance(model, nn.Module):
-        yield
+        yield model
         return
-    with frozen(model):
-        yield
+    with freeze(model) as view:
+        yield view
 
 
 # ------------------------------------------------------------------------------------------- checks
@@ -154,7 +154,7 @@ def _count_classes(model: Model, x: Tensor) -> int:
             f"the model is a {type(model).__name__}; a classifier is called, x -> logits (B, K); "
             "pass one"
         )
-    with eval_frozen(model), torch.no_grad():
+    with eval_frozen(model) as model, torch.no_grad():
         logits = model(x)
     tensor = isinstance(logits, Tensor)
     sound = tensor and logits.dim() == 2 and len(logits) == len(x) and logits.shape[1] > 1

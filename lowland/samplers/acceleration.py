@@ -33,6 +33,7 @@ from lowland.energy import (
     Wrapper,
     differentiate,
     score_alone,
+    source_of,
 )
 from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.energy.gradient import call
@@ -148,14 +149,14 @@ def _run_compiled(energy: Energy, x: Tensor, bf16: bool) -> tuple[Tensor, Tensor
     condition: tuple[Any, ...] = ()
     if isinstance(energy, Given):
         inner, condition = energy.energy, (energy.rows_for(x),)
-    known = _functions.setdefault(inner, {})
+    known = _functions.setdefault(source_of(inner), {})
     if bf16 not in known:
-        known[bf16] = _compile(inner)
+        known[bf16] = _compile()
     if known[bf16] is differentiate:
         return differentiate(energy, x)
     try:
         with torch.no_grad():
-            return known[bf16](x, *condition)
+            return known[bf16](inner, x, *condition)
     except Exception as problem:  # whatever the compiler raises; the same call without it decides
         found = differentiate(energy, x)
         reason = str(problem).strip().partition("\n")[0][:200]
@@ -167,17 +168,17 @@ def _run_compiled(energy: Energy, x: Tensor, bf16: bool) -> tuple[Tensor, Tensor
         return found
 
 
-def _compile(energy: Energy) -> Gradient:
-    held = weakref.ref(energy)  # the dictionary must not keep its own key alive
+def _compile() -> Gradient:
+    """Return a compiled gradient of one energy, which is passed: each call has a view of its own,
+    and weights are inputs of what is compiled.
+    """
 
-    def total(x: Tensor, *condition: Any) -> tuple[Tensor, Tensor]:
-        value = held()(x, *condition)  # type: ignore[misc]
-        return value.sum(), value
+    def both(energy: Energy, x: Tensor, *condition: Any) -> tuple[Tensor, Tensor]:
+        def total(x: Tensor) -> tuple[Tensor, Tensor]:
+            value = energy(x, *condition)
+            return value.sum(), value
 
-    gradient = torch.func.grad(total, has_aux=True)
-
-    def both(x: Tensor, *condition: Any) -> tuple[Tensor, Tensor]:
-        slope, value = gradient(x, *condition)
+        slope, value = torch.func.grad(total, has_aux=True)(x)
         return value, -slope
 
     return torch.compile(both, dynamic=False)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowland.energy import (
     Energy,
@@ -27,7 +27,7 @@ from lowland.energy import (
     check_independent,
     check_points,
     check_values,
-    frozen,
+    freeze_all,
     lift,
 )
 from lowland.samplers.anneal import one_each
@@ -35,7 +35,6 @@ from lowland.samplers.caching import (
     CachingEnergy,
     PrecomputedEnergy,
     TermValues,
-    split_terms,
     weighted_sum,
 )
 from lowland.samplers.discrete import BlockGibbs, evaluate_points, fields_for
@@ -145,8 +144,7 @@ def ais(
     path = [lift(energy) for energy in path]
     kernels = one_each(samplers, path)
     _check(path, kernels, x, steps, generator)
-    terms = dict.fromkeys(term for energy in path for term in split_terms(energy)[0])
-    with frozen(nn.ModuleList(terms)):
+    with freeze_all(path) as path:
         last = CachingEnergy(path[-1])
         _check_weights(last(x).isnan())
         check_independent(last, x)

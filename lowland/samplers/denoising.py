@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, frozen, lift, score_with_graph
+from lowland.energy import Energy, freeze, lift, score_with_graph
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.precision import autocast
 
@@ -33,7 +33,7 @@ def denoise(energy: Energy | Callable[..., Tensor], x: Tensor, sigma: float | Te
     if isinstance(sigma, (int, float)) and sigma == 0:
         return x
     energy = lift(energy)
-    with frozen(energy):
+    with freeze(energy) as energy:
         return x + per_row(sigma**2, x) * score_with_graph(energy, x).to(x.dtype)
 
 

@@ -25,7 +25,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowland.domain import Domain, real
 from lowland.energy import (
@@ -37,7 +37,8 @@ from lowland.energy import (
     check_points,
     check_values,
     energy_values,
-    frozen,
+    freeze,
+    freeze_all,
     labels_of,
     lift,
     score_alone,
@@ -136,7 +137,7 @@ def probability_flow(
         raise ValueError(f"order is {order}; it is 1 (Euler, DDIM) or 2 (Heun); leave it out for 2")
     domain, free = _check_path(path, sigmas, x, denoise)
     diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    with frozen(nn.ModuleList(free)):
+    with freeze_all(free) as free:
         for (energy, sigma), (ahead, below) in pairwise(zip(free, sigmas, strict=True)):
             h, slope = below - sigma, _slope(energy, sigma, x)
             y = x + h * slope
@@ -197,7 +198,7 @@ def predictor_corrector(
     check_arguments(steps, generator, x)
     domain, free = _check_path(path, sigmas, x, denoise, rising=False)
     diverged, rates, paid = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0.0
-    with frozen(nn.ModuleList(free)):
+    with freeze_all(free) as free:
         for k, share in enumerate(divide_steps(steps, len(path))):
             trace = run_chains(free[k], samplers[k], x, share, generator=generator)
             x, score = trace.x, _score_of(trace.state, samplers[k])
@@ -309,8 +310,8 @@ def _check_path(
     check_values(
         energy_values(free[0], x, batch_size=len(x)), x
     )  # an energy may hold one row per chain
-    with frozen(free[0]):
-        check_independent(free[0], x)
+    with freeze(free[0]) as first:
+        check_independent(first, x)
     return domain, free
 
 

@@ -17,7 +17,7 @@ from lowland.energy import (
     check_normalisable,
     check_points,
     check_values,
-    frozen,
+    freeze,
     lift,
 )
 from lowland.samplers.acceleration import accelerate
@@ -115,11 +115,11 @@ def sample(
         raise ValueError(
             "state and x disagree; they must hold the same points; pass trace.x with trace.state"
         )
-    fast = accelerate(
-        energy, precision=precision, compile=compile, chunk=chunk, exact=sampler.adjusted
-    )
     paid = 0
-    with frozen(energy):
+    with freeze(energy) as energy:
+        fast = accelerate(
+            energy, precision=precision, compile=compile, chunk=chunk, exact=sampler.adjusted
+        )
         if state is None:
             check_domain(sampler, energy)
             state = sampler.init(fast, x)
@@ -162,7 +162,7 @@ def run_chains(
     recorders = list(recorders) if isinstance(recorders, Sequence) else [recorders]
     if thin is not None:
         recorders.insert(0, Draws(thin))
-    with frozen(energy):
+    with freeze(energy) as energy:
         num_grad_evals: int | Tensor = steps * sampler.num_grad_evals
         if state is None:
             state = sampler.init(energy, x)

@@ -15,7 +15,7 @@ from lowland.energy import (
     check_normalisable,
     check_points,
     energy_values,
-    frozen,
+    freeze,
     lift,
 )
 from lowland.samplers.adaptation import StepSizeAdaptation
@@ -114,7 +114,7 @@ def simulated_annealing(
         check_positive("a temperature", temperature)
     stages, num_grad_evals = torch.zeros(len(x), dtype=torch.long, device=x.device), 0.0
     adapt = StepSizeAdaptation.of(sampler)
-    with frozen(energy):
+    with freeze(energy) as energy:
         check_energy(energy, x)
         for k, share in enumerate(divide_steps(steps, len(schedule))):
             trace = run_chains(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_energy, frozen
+from lowland.energy import Energy, check_energy, freeze
 from lowland.samplers.adaptation import DEFAULT_TARGET, DualAveraging, WindowAdaptation
 from lowland.samplers.kernel import HasMetric, HasStepSize, Info, Sampler, State
 from lowland.samplers.loop import check_domain, iterate, last_state
@@ -38,7 +38,7 @@ def warm_up(
     if steps < MIN_STEPS:
         raise ValueError(f"steps is {steps}; tuning needs at least {MIN_STEPS}; 300 is the default")
     check_domain(sampler, energy)
-    with frozen(energy):
+    with freeze(energy) as energy:
         check_energy(energy, x)
         if isinstance(sampler, ParallelTempering):
             return _warm_up_ladder(energy, sampler, x, steps, target, generator)

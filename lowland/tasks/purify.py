@@ -23,7 +23,7 @@ from lowland.energy import (
     Energy,
     check_points,
     count_classes,
-    frozen,
+    freeze,
     lift,
     noise_of,
     score_with_graph,
@@ -81,7 +81,7 @@ def purify(
     points = x.detach() if isinstance(x, Tensor) else x
     check_arguments(steps, generator, points)
     check_points(energy, points)
-    with frozen(energy):
+    with freeze(energy) as energy:
         if method == "denoise":
             return _denoise_in_steps(energy, x + sigma * normal_like(x, generator), sigma, steps)
         start = x

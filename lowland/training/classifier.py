@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowland.data import Batches, Split
+from lowland.energy import view_module
 
 
 class ImageClassifier(nn.Module):
@@ -36,18 +37,14 @@ class ImageClassifier(nn.Module):
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """Return the inputs (N, 128) of the last layer at images (N, C, H, W), in eval mode."""
-        mode, _ = self.training, self.eval()
-        found = torch.cat([self.net[:-1](part) for part in x.split(1024)])
-        self.train(mode)
-        return found
+        body = view_module(self, constant=True, training=False).net[:-1]
+        return torch.cat([body(part) for part in x.split(1024)])
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
         """Return class probabilities (N, K) of images (N, C, H, W), in eval mode."""
-        mode, _ = self.training, self.eval()
-        found = torch.cat([self(part).softmax(1) for part in x.split(1024)])
-        self.train(mode)
-        return found
+        view = view_module(self, constant=True, training=False)
+        return torch.cat([view(part).softmax(1) for part in x.split(1024)])
 
 
 def train_classifier(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, frozen, latent_of
+from lowland.energy import Energy, freeze, latent_of
 
 MAX_STATES = 2**24
 MAX_STATES_AT_ONCE = 2**13  # states at a time, fewer where an event is large
@@ -88,7 +88,7 @@ def sum_states(energy: Energy, progress: Callable[[int], object] | None = None) 
         total, rows = classes**sites, max(min(MAX_STATES_AT_ONCE, MAX_NUMBERS_AT_ONCE // sites), 1)
         place = torch.tensor([classes**i for i in range(sites)])
         parts = []
-        with frozen(side):
+        with freeze(side) as side:
             for start in range(0, total, rows):
                 index = torch.arange(start, min(start + rows, total))
                 x = (index.unsqueeze(1) // place % classes).to(dtype).view(-1, *side.domain.shape)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, frozen, gibbs_of
+from lowland.energy import Energy, freeze, gibbs_of
 from lowland.samplers import DMALA, HMC, BlockGibbs, Sampler
 from lowland.samplers.adaptation import StepSizeAdaptation, log_deviations
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, HasMetric
@@ -152,8 +152,8 @@ def _pilot(path: Path, sampler: Sampler, x: Tensor, generator: torch.Generator) 
 
 def _increments(step: Sequence[Energy], x: Tensor) -> Tensor:
     """Compute E_β'(x) − E_β(x), (B,)."""
-    with torch.no_grad(), frozen(step[0]), frozen(step[1]):
-        return (step[1](x) - step[0](x)).double()
+    with torch.no_grad(), freeze(step[0]) as old, freeze(step[1]) as new:
+        return (new(x) - old(x)).double()
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
@@ -177,7 +177,7 @@ def _stage(
     delta = min(delta, 1 - beta)
     for _ in range(60):
         old, new = path((beta, min(beta + delta, 1.0)))
-        with torch.no_grad(), frozen(old), frozen(new):
+        with torch.no_grad(), freeze(old) as old, freeze(new) as new:
             value = new(x).double()
             log_w = torch.where(value == math.inf, -math.inf, old(x).double() - value)
         if bool(log_w.isnan().any()):
@@ -236,7 +236,7 @@ class _Population:
         if self.adapt is not None:
             self.adapt.averaging.highest = math.log(self._longest_step(energy))
             sampler = with_settings(sampler, self.log_step, self.log_deviations())
-        with frozen(energy):
+        with freeze(energy) as energy:
             state = sampler.init(energy, self.x)
             self.x = last_state(iterate(energy, sampler, state, moves, generator, self.adapt)).x
 

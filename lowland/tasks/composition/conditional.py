@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, NoiseCondition, draw_start, frozen, lift, noise_of
+from lowland.energy import Energy, NoiseCondition, draw_start, freeze, lift, noise_of
 from lowland.samplers import Sampler, normal_like, sde_dpm_solver
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.inverse.map import map_estimate
@@ -202,7 +202,7 @@ def _sample_by_denoising(
 ) -> Tensor:
     """Return samples (D, B, *event) of an energy E(y | x, σ), one denoising step per level."""
     parts = []
-    with frozen(energy):
+    with freeze(energy) as energy:
         for rows in (torch.arange(draws * len(x), device=x.device) % len(x)).split(BATCH_SIZE):
 
             def restore_known(_: float, points: Tensor, given: Tensor = x[rows]) -> Tensor:

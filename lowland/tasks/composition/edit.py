@@ -32,12 +32,12 @@ from lowland.energy import (
     check_finite,
     check_points,
     energy_values,
-    frozen,
+    freeze,
     lift,
     noise_of,
     score_alone,
 )
-from lowland.energy.checks import describe
+from lowland.energy.points import describe
 from lowland.samplers import Sampler, normal_like
 from lowland.samplers.kernel import per_row
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
@@ -198,7 +198,7 @@ def interpolate(
     check_finite(straight[[0, -1]].T, "pairs of energies at the ends")
     best, size = path, torch.full_like(straight[0], step_size or 1.0, dtype=a.dtype)
     norm = torch.full_like(size, math.inf)
-    with frozen(energy):
+    with freeze(interior) as interior:
         for _ in range(steps):
             score = score_alone(interior, path[1:-1].flatten(0, 1)).view(path[1:-1].shape)
             force = _project_across(path, score)

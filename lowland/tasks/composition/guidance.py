@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lowland.domain import Domain, real
 from lowland.energy import Energy, Function, NoiseCondition, count_classes, lift, noise_of
-from lowland.energy.checks import describe
+from lowland.energy.points import describe
 from lowland.samplers import denoise
 from lowland.tasks.detection.class_scores import logits
 

@@ -11,8 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy, labels_of
-from lowland.energy.gradient import frozen
+from lowland.energy import Energy, freeze, labels_of, view_module
 from lowland.tasks.detection.scores import (
     OutlierScore,
     Statistics,
@@ -58,6 +57,7 @@ def features(energy: nn.Module, x: Tensor, layers: Sequence[str] = ()) -> list[T
     >>> features(net, torch.zeros(4, 2))[0].shape
     torch.Size([4, 3])
     """
+    energy = view_module(energy, constant=False)  # its hooks are nobody else's
     known = dict(energy.named_modules())
     missing = [name for name in layers if name not in known]
     if missing:
@@ -66,24 +66,15 @@ def features(energy: nn.Module, x: Tensor, layers: Sequence[str] = ()) -> list[T
             "one of them"
         )
     outputs: dict[str, Tensor] = {}
-    hooks = [
+    for name in layers:
         known[name].register_forward_hook(
             lambda _m, _in, output, name=name: outputs.__setitem__(name, output)
         )
-        for name in layers
-    ]
-    if not layers:
-        hooks = [
+    for module in () if layers else known.values():
+        if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(lambda _m, args: outputs.__setitem__("", args[0]))
-            for module in known.values()
-            if isinstance(module, nn.Linear)
-        ]
-    try:
-        with torch.no_grad():
-            _logits_function(energy)(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad():
+        _logits_function(energy)(x)
     names = layers or ("",)
     if not all(name in outputs and len(outputs[name]) == len(x) for name in names):
         raise ValueError(
@@ -180,7 +171,7 @@ class ODIN(ClassScore):
             )
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        with frozen(energy), torch.inference_mode(False), torch.enable_grad():
+        with freeze(energy) as energy, torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_(True)
             loss = _negative_log_msp(logits(energy, leaf) / self.temperature).sum()
             (gradient,) = torch.autograd.grad(loss, leaf)

@@ -23,9 +23,8 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from lowland.atomic import write_bytes
-from lowland.energy import Energy, check_finite, check_points, lift
-from lowland.energy.checks import describe, explain_dtype_errors
-from lowland.energy.gradient import frozen
+from lowland.energy import Energy, check_finite, check_points, freeze, lift
+from lowland.energy.points import describe, explain_mismatch
 from lowland.metrics.calibration import alarm_ranks, benjamini_hochberg, p_values
 from lowland.tasks.detection.registry import (
     get_outlier_score,
@@ -132,8 +131,8 @@ class Detector:
                     "to calibrate on; at least 2 and 1 are needed; bring more points, or pass "
                     "reference=..."
                 )
-            with frozen(self.energy), explain_dtype_errors(self.energy, reference):
-                statistics = self.outlier_score.fit(self.energy, reference, labels)
+            with freeze(self.energy) as energy, explain_mismatch(self.energy, reference):
+                statistics = self.outlier_score.fit(energy, reference, labels)
         detector = Detector(
             self.energy,
             self.outlier_score,
@@ -165,8 +164,8 @@ class Detector:
         score = self.outlier_score
         if score.needs_reference and not self.statistics:
             raise _not_fitted_error()
-        with frozen(self.energy), explain_dtype_errors(self.energy, x):
-            parts = [score.compute(self.energy, p, self.statistics) for p in x.split(score.batch)]
+        with freeze(self.energy) as energy, explain_mismatch(self.energy, x):
+            parts = [score.compute(energy, p, self.statistics) for p in x.split(score.batch)]
         scores = torch.cat(parts)
         check_finite(scores, "energies")
         return scores.detach()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_finite, check_points, lift, value_and_score
-from lowland.energy.checks import explain_dtype_errors
+from lowland.energy.points import explain_mismatch
 from lowland.samplers.kernel import per_row
 from lowland.tasks.inverse.operators import as_linear, check_linear, check_operator
 from lowland.tasks.inverse.posterior import Likelihood, Measure, Restoration
@@ -88,7 +88,7 @@ def map_estimate(
     g = torch.Generator().manual_seed(0)
     probe = torch.randn(4, *start.shape[1:], generator=g, dtype=start.dtype).to(start.device)
     check_linear(as_linear(operator, start.shape[1:]), probe)
-    with explain_dtype_errors(prior, start):
+    with explain_mismatch(prior, start):
         check_finite(value_and_score(prior, start)[0], "energies at the start")
     x, tau = start.detach().clone(), torch.ones(len(y), dtype=start.dtype, device=start.device)
     converged = torch.zeros(len(y), dtype=torch.bool, device=start.device)

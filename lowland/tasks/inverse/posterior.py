@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lowland.energy import Energy, Gibbs, LabelCondition, NoiseCondition, Wrapper, check_finite
 from lowland.energy.capabilities import Condition
-from lowland.energy.checks import describe
 from lowland.energy.gradient import call
+from lowland.energy.points import describe
 from lowland.tasks.inverse.operators import Mask, Stride
 
 Measure = Callable[[Tensor], Tensor]

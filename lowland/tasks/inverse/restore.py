@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_points, lift, noise_of
-from lowland.energy.checks import explain_dtype_errors
+from lowland.energy.points import explain_mismatch
 from lowland.samplers import Sampler, anneal, denoise
 from lowland.samplers.loop import check_arguments
 from lowland.tasks.inverse.operators import check_operator
@@ -121,7 +121,7 @@ def restore(
     check_operator(operator, x, y)
 
     def run(path: list[Energy], x: Tensor) -> Tensor:
-        with explain_dtype_errors(prior, x):
+        with explain_mismatch(prior, x):
             traces = anneal(path, sampler, x, steps, generator=generator, progress=progress)
         return traces[-1].x
 

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from lowland.domain import real
-from lowland.energy import Energy, check_finite, check_points, draw_start, frozen, score_alone
-from lowland.energy.checks import explain_dtype_errors
+from lowland.energy import Energy, check_finite, check_points, draw_start, freeze, score_alone
+from lowland.energy.points import explain_mismatch
 from lowland.samplers import Sampler, karras_sigmas, run_chains, sde_dpm_solver
 from lowland.samplers.denoising import denoise_in_domain
 from lowland.samplers.diffusion import Scaled
@@ -124,7 +124,7 @@ def split_gibbs_sample(
     coupling = _Coupling(linear, probe, sigma)
     levels, denoise_steps = coupling.levels(sigma_max, sigma_min, num_levels, denoise_steps)
     parts = []
-    with frozen(prior):
+    with freeze(prior) as prior:
         for part in torch.arange(draws * len(y), device=y.device).split(batch):
             rows = part % len(y)
             if start is None:
@@ -301,7 +301,7 @@ def _check_chains(sampler: Sampler | None, steps: int, sigma: float, precision: 
 def _check_depends_on_noise(prior: Energy, x: Tensor, high: float, low: float) -> None:
     """Raise ValueError unless the score at x depends on the noise level."""
     try:
-        with frozen(prior), explain_dtype_errors(prior, x):
+        with freeze(prior) as prior, explain_mismatch(prior, x):
             first, last = (score_alone(prior.given(level), x) for level in (high, low))
     except TypeError:  # a function of x alone
         first = last = x
