@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowland.energy.checks import describe
+from lowland.energy.points import describe
 from lowland.metrics.estimate import Estimate, mean
 from lowland.metrics.inputs import Numbers, read_numbers
 from lowland.scalars import read_number

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lowland.energy import check_finite
-from lowland.energy.checks import describe
+from lowland.energy.points import describe
 
 Numbers = Tensor | ArrayLike
 NUMERIC_KINDS = "biuf"  # of NumPy's dtypes: bool, signed, unsigned, floating
