@@ -143,7 +143,7 @@ def test_unknown_names_and_options_are_answered_with_a_suggestion(tmp_path: Path
         ValueError, match="digits was given colour; it takes limit, binarize; remove"
     ):
         load_data("digits", colour=1)
-    with pytest.raises(ValueError, match="limit is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="limit is 0; it must be a whole number, at least 1"):
         load_data("digits", limit=0)
     with pytest.raises(ValueError, match=r"no file or folder .*absent.csv"):
         load_data(tmp_path / "absent.csv")

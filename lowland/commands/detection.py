@@ -115,7 +115,7 @@ def detect_fit(
         )
     score = get_outlier_score(outlier_score)
     with cpu_threads(model.threads):
-        x = model.transform(load_batch(list(calibration), model.shape)[1])
+        x = model.transform(load_batch(list(calibration), model.shape, format=model.format)[1])
         fitted = Detector(energy_for(model, score), score).fit(x)
         fitted.ranks(alpha)
     if not quiet:

@@ -40,7 +40,7 @@ def purify(
             "suffixes"
         )
     check_target(target, model.shape, images)
-    given = torch.cat([load_image(path, model.shape) for path in images])
+    given = torch.cat([load_image(path, model.shape, format=model.format) for path in images])
     generator = torch.Generator().manual_seed(seed)
     x = model.purify(
         model.transform(given), generator=generator, method=method, steps=steps, sigma=sigma

@@ -69,6 +69,12 @@ class Data(BaseModel):
         None, description="leave out files of a folder that cannot be read, and list them"
     )
     label: str | None = Field(None, description="label column of a table")
+    header: bool | None = Field(
+        None, description="whether the first line of a table holds names; else it is decided by it"
+    )
+    kind: Literal["real", "binary", "categorical", "image"] | None = Field(
+        None, description="what an array or a table is read as, where its content allows more"
+    )
     seed: int | None = Field(
         None,
         ge=0,

@@ -48,13 +48,13 @@ def binarize(grey: Tensor, method: str, generator: Generator | None = None) -> T
 
 
 def binarize_dataset(dataset: Dataset, method: str, seed: int = 0) -> Dataset:
-    """Return a set of grey images in [0, 1] as binary ones on the domain binary(*shape).
+    """Return a set of grey images or columns in [0, 1] as binary ones on binary(*shape).
 
     method: "threshold", "stochastic" or "fixed", see the module; seed: of a fixed draw. Each split
     has a generator of its own, so a limit on the training split moves no other pixel.
 
-    Raises DataError for an unknown method and for data that are not grey images with values in
-    [0, 1].
+    Data that are binary already are returned as they are. Raises DataError for an unknown method
+    and for data with values outside [0, 1].
 
     >>> from lowland.data import load_data
     >>> digits = binarize_dataset(load_data("digits"), "threshold")
@@ -67,11 +67,13 @@ def binarize_dataset(dataset: Dataset, method: str, seed: int = 0) -> Dataset:
             "one, or leave it out"
         )
     domain = dataset.domain
-    if domain.kind != "box" or (domain.lo, domain.hi) != (0.0, 1.0) or len(domain.shape) != 3:
+    if domain.kind == "binary":
+        return replace(dataset, note=f"{dataset.note}; binary as it is stored")
+    if not _is_grey(dataset):
         raise DataError(
             f"binarize was asked for {dataset.name}, whose examples are {domain.kind} of shape "
-            f"{domain.shape}; it is for images (channels, height, width) with values in [0, 1]; "
-            "leave it out"
+            f"{domain.shape}; it is for images and columns with values in [0, 1]; leave it "
+            "out"
         )
     note = f"{dataset.name}, {_describe(method, seed)}"
     own_seed = STOCHASTIC_SEED if method == "stochastic" else seed
@@ -101,6 +103,16 @@ def materialize(dataset: Dataset) -> Dataset:
     if dataset.binarization != "stochastic":
         return dataset
     return replace(dataset, train=Split(binarize(dataset.train.x, "stochastic"), dataset.train.y))
+
+
+def _is_grey(dataset: Dataset) -> bool:
+    """Tell whether all values of a set can be chances of a 1."""
+    domain = dataset.domain
+    if domain.kind != "real":
+        return domain.kind == "box" and (domain.lo, domain.hi) == (0.0, 1.0)
+    return not dataset.mean and all(
+        bool(((split.x >= 0) & (split.x <= 1)).all()) for _, split in dataset.splits()
+    )
 
 
 def _describe(method: str, seed: int) -> str:

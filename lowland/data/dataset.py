@@ -48,7 +48,8 @@ class Dataset:
     images), None if continuous; note: provenance, printed in reports; mean, scale: what
     `load_data(..., standardize=True)` subtracted and divided by, one number per column, measured on
     the training split alone (empty if nothing was done); columns: the column names of a table;
-    binarization: "threshold", "stochastic" or "fixed" if grey images were made binary, else empty;
+    label: the name of the column that held its classes; binarization: "threshold", "stochastic" or
+    "fixed" if grey images were made binary, else empty;
     binarization_note: the same in a sentence, which belongs to every number about these data. The
     training split of a stochastic binarization keeps its grey values in [0, 1]: they are the
     probabilities of what is drawn from them. skipped: files that could not be read and were left
@@ -67,6 +68,7 @@ class Dataset:
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
+    label: str = ""
     binarization: str = ""
     binarization_note: str = ""
     skipped: tuple[str, ...] = ()
@@ -80,15 +82,34 @@ class Dataset:
         """Map x (N, D), in the units of the file, to what the energy is trained on: (x − mean) /
         scale.
         """
-        if not self.mean:
-            return x
-        return (x - x.new_tensor(self.mean)) / x.new_tensor(self.scale)
+        return center(x, self.mean, self.scale)
 
     def unstandardize(self, x: Tensor) -> Tensor:
-        """Map x (N, D) back to the units of the file: x · scale + mean."""
-        if not self.mean:
-            return x
-        return x * x.new_tensor(self.scale) + x.new_tensor(self.mean)
+        """Map x (N, D) back to the units of the file, in float64: x · scale + mean."""
+        return uncenter(x, self.mean, self.scale)
+
+
+def center(x: Tensor, mean: Sequence[float], scale: Sequence[float]) -> Tensor:
+    """Return (x − mean) / scale of x (N, D), computed in float64 and rounded to float32; x itself
+    where there is no mean.
+
+    >>> center(torch.tensor([[1.7e9 + 1.0]], dtype=torch.float64), [1.7e9], [2.0])
+    tensor([[0.5000]])
+    """
+    if not mean:
+        return x
+    wide = x.double()
+    return ((wide - wide.new_tensor(mean)) / wide.new_tensor(scale)).float()
+
+
+def uncenter(x: Tensor, mean: Sequence[float], scale: Sequence[float]) -> Tensor:
+    """Return x · scale + mean of x (N, D) in float64, which tells apart what float32 does not; x
+    itself where there is no mean.
+    """
+    if not mean:
+        return x
+    wide = x.double()
+    return wide * wide.new_tensor(scale) + wide.new_tensor(mean)
 
 
 def random_split(whole: Split, sizes: Sequence[int], seed: int) -> list[Split]:

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.data.dataset import DataError, Split, refuse_nonfinite
+from lowland.data.dataset import DataError, Split
 from lowland.data.decoding import IMAGE_SUFFIXES, Size, decode, read_header
 from lowland.data.folders import Skipped, find_images, label_by_folder
-from lowland.data.tables import read_array, read_csv
+from lowland.data.format import Format
+from lowland.data.point_files import open_points
 from lowland.scalars import read_integer
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
@@ -107,12 +108,21 @@ def _check_same_size(sizes: dict[Path, Size], skipped: Skipped, count: int, fold
     return one
 
 
-def load_image(path: str | Path, shape: tuple[int, ...], *, resize: bool = False) -> Tensor:
+def load_image(
+    path: str | Path,
+    shape: tuple[int, ...],
+    *,
+    resize: bool = False,
+    format: Format | None = None,
+) -> Tensor:
     """Read the points in one file as float32 (N, *shape), for an energy of events of that shape.
+
+    format: of the points of a run, by which columns are matched and values looked at; numbers then
+    keep their digits, in float64 if need be, until the run has standardized them.
 
     A PNG or JPEG is one point, grey or RGB as the shape says, and of its size or, with `resize`,
     resized to it. A .npy, .npz (key x or X) or .csv file holds one event or N of them and must have
-    the shape exactly; images stored as uint8 are divided by 255.
+    the shape exactly; images stored as uint8 are divided by 255, unless all are 0 or 1.
 
     Raises DataError, naming the file, if it cannot be read, does not fit or holds NaN or infinite
     values.
@@ -132,12 +142,9 @@ def load_image(path: str | Path, shape: tuple[int, ...], *, resize: bool = False
             f"{path} ends in {suffix!r}; {', '.join((*IMAGE_SUFFIXES, *ARRAY_SUFFIXES))} are "
             "read; convert the file"
         )
-    array = read_csv(path).x if suffix == ".csv" else read_array(path).x
-    values = array.float()
-    if array.dtype == torch.uint8 and len(shape) == 3:
-        values = values / 255
-    refuse_nonfinite(values, str(path))
-    return _match_shape(values, shape, path)
+    file = open_points(path, format or Format(shape))
+    values = file.read(0, len(file))
+    return values.float() if format is None else values
 
 
 def _is_file(path: Path) -> bool:
@@ -157,23 +164,13 @@ def _image_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _match_shape(values: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
-    grey = shape[1:] if len(shape) == 3 and shape[0] == 1 else None
-    for event in filter(None, (shape, grey)):
-        if tuple(values.shape) == event or tuple(values.shape[1:]) == event:
-            return values.reshape(-1, *shape)
-    raise DataError(
-        f"{path} holds an array of shape {tuple(values.shape)}; the energy takes events of shape "
-        f"{shape}, one or N of them; reshape the array"
-    )
-
-
 def list_files(
     paths: Sequence[str | Path],
     shape: tuple[int, ...],
     *,
     resize: bool = False,
     skip_bad: bool = False,
+    format: Format | None = None,
 ) -> list[Path]:
     """List the files in files and folders.
 
@@ -192,7 +189,7 @@ def list_files(
     skipped = Skipped(skip_bad)
     for file in files if skip_bad else ():
         try:
-            load_image(file, shape, resize=resize)
+            load_image(file, shape, resize=resize, format=format)
         except DataError as error:
             skipped.take(file, error)
     skipped.judge(len(files), ", ".join(map(str, paths)))
@@ -212,6 +209,7 @@ def load_batch(
     *,
     resize: bool = False,
     skip_bad: bool = False,
+    format: Format | None = None,
 ) -> tuple[list[str], Tensor]:
     """Read all points in files and folders, (N, *shape), and return a name for each with them: the
     file, or file[row] for arrays.
@@ -221,8 +219,8 @@ def load_batch(
     """
     names: list[str] = []
     batch: list[Tensor] = []
-    for file in list_files(paths, shape, resize=resize, skip_bad=skip_bad):
-        points = load_image(file, shape, resize=resize)
+    for file in list_files(paths, shape, resize=resize, skip_bad=skip_bad, format=format):
+        points = load_image(file, shape, resize=resize, format=format)
         if file.suffix.lower() in IMAGE_SUFFIXES:
             names.append(str(file))
         else:

@@ -17,11 +17,15 @@ from lowland.data.binarization import binarize_dataset
 from lowland.data.dataset import DataError, Dataset, Split, check_data, random_split
 from lowland.data.loader import Loader, LoadOptions, build_dataset
 from lowland.data.planar import PLANAR_DENSITIES
+from lowland.data.room import require_memory
 from lowland.data.user_files import path_loader
 from lowland.domain import box, real
+from lowland.scalars import read_integer
 
 DIGITS_SEED = 8  # fixed, so that the three parts of the digits never depend on the seed of a run
 PLANAR_COUNT = 10_000
+BYTES_PER_POINT = 64  # in the plane, while they are drawn and divided
+MAX_SEED = (1 << 64) - 1
 
 
 def list_datasets() -> dict[str, str]:
@@ -37,18 +41,22 @@ def load_data(
     download: bool = True,
     limit: int | None = None,
     binarize: str | None = None,
+    discrete: bool | None = None,
     **options: Any,
 ) -> Dataset:
     """Load a named set, or the data in a folder or file, check it and split it in three.
 
     root: searched first for files; seed: of the split (and of the draws of a density in the plane);
     download: fetch a missing file into the cache folder; limit: keep at most this many training
-    examples, the first of the seeded permutation; binarize: make grey images binary by "threshold",
-    by a "stochastic" draw or by one "fixed" draw with the seed (see `binarize_dataset`).
+    examples, the first of the seeded permutation; binarize: make grey values binary by "threshold",
+    by a "stochastic" draw or by one "fixed" draw with the seed (see `binarize_dataset`); discrete:
+    whether the energy lives on discrete sites, which decides how a file is read whose content
+    allows two readings (see `lowland.data.kinds`; None if it is not known).
 
     options: `count` for densities in the plane; `size`, `channels`, `skip_bad` for folders;
-    `standardize` for arrays and tables with one number per column; `label` (name or position of a
-    column) for tables.
+    `standardize` (numbers are centred in float64, then rounded) and `kind` ("real", "binary",
+    "categorical", "image") for arrays and tables; `label` (name or position of a column) and
+    `header` (whether the first line holds names) for tables, see `lowland.data.layout`.
 
     >>> load_data("digits").domain.shape
     (1, 8, 8)
@@ -56,10 +64,9 @@ def load_data(
     Raises DataError (a ValueError) if the name or an option is unknown, a file is missing or cannot
     be trusted.
     """
-    if limit is not None and limit < 1:
-        raise DataError(
-            f"limit is {limit}; it must be at least 1; leave it out to keep all training examples"
-        )
+    seed = read_integer("seed", seed, least=0, most=MAX_SEED)
+    if limit is not None:
+        limit = read_integer("limit", limit, least=1)
     loader = _find_loader(str(name))
     parameters = inspect.signature(loader).parameters.values()
     allowed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -69,7 +76,8 @@ def load_data(
             f"{name} was given {', '.join(unknown)}; it takes "
             f"{', '.join(['limit', 'binarize', *allowed])}; remove or rename them"
         )
-    dataset = loader(LoadOptions(root, seed, download, limit), **options)
+    graded = binarize is not None
+    dataset = loader(LoadOptions(root, seed, download, limit, discrete, graded), **options)
     check_data(dataset)
     if binarize is not None:
         dataset = binarize_dataset(dataset, binarize, seed)
@@ -137,11 +145,8 @@ def _planar_loader(name: str) -> Loader:
     density = PLANAR_DENSITIES[name]
 
     def load(options: LoadOptions, *, count: int = PLANAR_COUNT) -> Dataset:
-        if count < 5:
-            raise DataError(
-                f"count is {count}; a density needs at least 5 points to train on; pass for "
-                f"example {PLANAR_COUNT}"
-            )
+        count = read_integer("count", count, least=5)
+        require_memory(BYTES_PER_POINT * count, f"count = {count:,} points of {name}")
         generator = torch.Generator().manual_seed(options.seed)
         splits = [Split(*density(size, generator)) for size in (count, count // 5, count // 5)]
         note = f"drawn with seed {options.seed}; mean 0 and mean variance 1 by fixed constants"

@@ -13,14 +13,17 @@ Loader = Callable[..., Dataset]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Options of every loader: data root, seed of the split, permission to download, and the
-    largest number of training examples.
+    """Options of every loader: data root, seed of the split, permission to download, the largest
+    number of training examples; whether the energy lives on discrete sites, if that is known, and
+    whether values in [0, 1] are grey, to be made binary.
     """
 
     root: str | Path | None = None
     seed: int = 0
     download: bool = True
     limit: int | None = None
+    discrete: bool | None = None
+    graded: bool = False
 
 
 def build_dataset(

@@ -2,18 +2,25 @@
 15 % by a seeded permutation.
 """
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lowland.data.dataset import DataError, Dataset, Split, random_split, refuse_nonfinite
+from lowland.data.dataset import DataError, Dataset, Split, center, random_split
 from lowland.data.images import load_folder
+from lowland.data.kinds import Array, Reading, read_kind
 from lowland.data.loader import Loader, LoadOptions, build_dataset
+from lowland.data.precision import Numbers, check_rounding, to_float64, warn_of_scales
+from lowland.data.room import format_bytes, require_memory
 from lowland.data.tables import Table, read_array, read_csv
-from lowland.domain import Domain, binary, box, real
+from lowland.domain import box
+from lowland.scalars import read_integer
 
 HELD_OUT = 0.15  # for calibration, and again for the test
 NOTE = "read from a path; 70/15/15 by a seeded permutation"
@@ -32,10 +39,12 @@ def path_loader(name: str) -> Loader | None:
             options, path, size, channels, skip_bad
         )
     if path.is_file() and suffix in (".npy", ".npz"):
-        return lambda options, *, standardize=False: _load_array(options, path, standardize)
+        return lambda options, *, standardize=False, kind=None: _load_array(
+            options, path, standardize, kind
+        )
     if path.is_file() and suffix == ".csv":
-        return lambda options, *, label=None, standardize=False: _load_table(
-            options, path, label, standardize
+        return lambda options, *, label=None, standardize=False, kind=None, header=None: (
+            _load_table(options, path, label, standardize, kind, header)
         )
     if path.is_file():
         raise DataError(
@@ -49,33 +58,6 @@ def path_loader(name: str) -> Loader | None:
     return None
 
 
-def _build(
-    options: LoadOptions,
-    path: Path,
-    domain: Domain,
-    table: Table,
-    num_gray_levels: int | None,
-    standardize: bool = False,
-) -> Dataset:
-    """Return the examples of a file as a data set, split 70 % / 15 % / 15 %."""
-    count = len(table.x)
-    held_out = max(1, round(HELD_OUT * count))
-    if count < 4:
-        raise DataError(
-            f"{path} holds {count} examples; training, calibration and test need 4 at the least; "
-            "give more data"
-        )
-    sizes = (count - 2 * held_out, held_out, held_out)
-    splits = random_split(Split(table.x, table.y), sizes, options.seed)
-    labels, columns = table.class_names, table.columns
-    dataset = build_dataset(
-        options, str(path), domain, splits, labels, num_gray_levels, NOTE, columns
-    )
-    if standardize:
-        return _standardize(dataset)
-    return dataset
-
-
 def _load_folder(
     options: LoadOptions,
     path: Path,
@@ -84,8 +66,8 @@ def _load_folder(
     skip_bad: bool,
 ) -> Dataset:
     images, names, skipped = load_folder(path, size, channels, skip_bad=skip_bad)
-    domain = box(0, 1, *images.x.shape[1:])
-    dataset = _build(options, path, domain, Table(images.x, images.y, names), 256)
+    reading = Reading(box(0, 1, *images.x.shape[1:]), 255.0, 256)
+    dataset = _build(options, path, Table(images.x.numpy(), images.y, names), reading)
     if not skipped:
         return dataset
     note = f"{dataset.note}; {len(skipped)} files that cannot be read were skipped"
@@ -93,72 +75,131 @@ def _load_folder(
     return replace(dataset, note=note, skipped=listed)
 
 
-def _load_array(options: LoadOptions, path: Path, standardize: bool) -> Dataset:
+def _load_array(options: LoadOptions, path: Path, standardize: bool, kind: str | None) -> Dataset:
+    _check_flag("standardize", standardize)
     table = read_array(path)
-    domain, x = _infer_domain(table.x, path)
-    num_gray_levels = {torch.uint8: 256, torch.bool: 2}.get(x.dtype)
-    table = replace(table, x=x)
-    return _build(options, path, domain, table, num_gray_levels, standardize)
-
-
-def _infer_domain(x: Tensor, path: Path) -> tuple[Domain, Tensor]:
-    """Return the domain of an array and its examples in the shape of that domain.
-
-    bool: binary; uint8 or floats with 3 or 4 dimensions: images in [0, 1], where (N, H, W) gets its
-    channel; everything else real vectors.
-    """
-    if x.is_floating_point():
-        refuse_nonfinite(x, str(path))
-    if x.dtype == torch.bool:
-        shape = x.shape[1:] or (1,)
-        return binary(*shape), x.reshape(len(x), *shape)
-    if x.ndim <= 2:
-        x = x.float().reshape(len(x), -1)
-        return real(x.shape[1]), x
-    x = x[:, None] if x.ndim == 3 else x
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise DataError(
-            f"{path} holds an array of shape {tuple(x.shape)}; images are (N, 1 or 3, height, "
-            "width), channels first; transpose it, for example with x.transpose(0, 3, 1, 2)"
-        )
-    if x.is_floating_point() and not (x.min() >= 0 and x.max() <= 1):
-        raise DataError(
-            f"{path} holds images with values {float(x.min()):g} to {float(x.max()):g}; they are "
-            "floats in [0, 1] or uint8 of 0 to 255; rescale or convert them"
-        )
-    return box(0, 1, *x.shape[1:]), x
+    held = f"{path}, {format_bytes(table.x.nbytes)} as it is stored,"
+    require_memory(4 * math.prod(table.x.shape), held)
+    reading = _read(options, table.x, path, kind, standardize)
+    return _build(options, path, table, reading, standardize)
 
 
 def _load_table(
-    options: LoadOptions, path: Path, label: str | int | None, standardize: bool
+    options: LoadOptions,
+    path: Path,
+    label: str | int | None,
+    standardize: bool,
+    kind: str | None,
+    header: bool | None,
 ) -> Dataset:
-    table = read_csv(path, label)
-    refuse_nonfinite(table.x, str(path))
-    return _build(options, path, real(table.x.shape[1]), table, None, standardize)
+    _check_flag("standardize", standardize)
+    if header is not None:
+        _check_flag("header", header)
+    if label is not None and not isinstance(label, str):
+        label = read_integer("label, where it is no name of a column,", label)
+    table = read_csv(path, label, header)
+    reading = _read(options, table.x, path, kind, standardize)
+    return _build(options, path, table, reading, standardize)
 
 
-def _standardize(dataset: Dataset) -> Dataset:
-    """Shift and scale each column to mean 0 and deviation 1 on the training split; the other splits
-    are moved by the same numbers.
-    """
-    if dataset.domain.kind != "real":
+def _check_flag(name: str, value: object) -> None:
+    if value not in (True, False):
+        raise DataError(f"{name} is {value!r}; it is True or False; choose one")
+
+
+def _read(
+    options: LoadOptions, x: Array, path: Path, kind: str | None, standardize: bool
+) -> Reading:
+    """Decide what an array is taken for; standardized columns are real."""
+    if standardize and kind is None and x.ndim <= 2 and x.dtype != np.bool_:
+        kind = "real"
+    reading = read_kind(x, str(path), kind, discrete=options.discrete, graded=options.graded)
+    if reading.note and kind is None:
+        warnings.warn(f"{path}: {reading.note}", stacklevel=2)
+    return reading
+
+
+def _build(
+    options: LoadOptions, path: Path, table: Table, reading: Reading, standardize: bool = False
+) -> Dataset:
+    """Return the examples of a file as a data set, split 70 % / 15 % / 15 %."""
+    count, domain = len(table.x), reading.domain
+    held_out = max(1, round(HELD_OUT * count))
+    if count < 4:
         raise DataError(
-            f"standardize was asked for {dataset.name}; it is for real-valued columns, and these "
-            f"are {dataset.domain.kind}; leave it out"
+            f"{path} holds {count} examples; training, calibration and test need 4 at the least; "
+            "give more data"
         )
-    x = dataset.train.x.double()
-    constant = (x == x[:1]).all(0).nonzero().flatten().tolist()
-    if constant:
-        names = dataset.columns or [str(i) for i in range(x.shape[1])]
+    if standardize and (domain.kind != "real" or len(domain.shape) != 1):
         raise DataError(
-            f"column {', '.join(names[i] for i in constant)} of {dataset.name} has one value only "
-            "in the training part; a column that never changes has no scale; remove it or leave "
-            "standardize out"
+            f"standardize was asked for {path}; it is for real-valued columns, and these are "
+            f"{domain.kind} of shape {domain.shape}; leave it out"
         )
-    mean, scale = x.mean(0), x.std(0, correction=0)
-    moved = replace(dataset, mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
-    train, calibration, test = (
-        Split(moved.standardize(split.x), split.y) for _, split in dataset.splits()
+    sizes = (count - 2 * held_out, held_out, held_out)
+    rows = random_split(Split(torch.arange(count), table.y), sizes, options.seed)
+    rows[0] = rows[0].take(slice(options.limit))
+    source = _Source(table, reading, str(path))
+    note = "; ".join(filter(None, [NOTE, reading.note]))
+    if standardize:
+        source.center(rows[0].x)
+        note = f"{note}; standardized by the training part's mean and scale"
+    elif domain.kind == "real":
+        source.check_columns(options.graded)
+    dataset = build_dataset(
+        options,
+        str(path),
+        domain,
+        [Split(source.take(part.x), part.y) for part in rows],
+        table.class_names,
+        reading.num_gray_levels,
+        note,
+        table.columns,
     )
-    note = f"{dataset.note}; standardized by the training part's mean and scale"
-    return replace(moved, train=train, calibration=calibration, test=test, note=note)
+    return replace(dataset, label=table.label, mean=source.mean, scale=source.scale)
+
+
+class _Source:
+    """Examples as they stand in a file, and how they become points of an energy."""
+
+    def __init__(self, table: Table, reading: Reading, where: str) -> None:
+        self.x, self.reading, self.where = table.x, reading, where
+        width = math.prod(self.x.shape[1:])
+        self.names = table.columns or tuple(str(i) for i in range(width))
+        self.mean: tuple[float, ...] = ()
+        self.scale: tuple[float, ...] = ()
+
+    def center(self, rows: Tensor) -> None:
+        """Measure mean and deviation of each column over the training part."""
+        x = self._columns(rows)
+        constant = (x == x[:1]).all(0).nonzero()[0].tolist()
+        if constant:
+            raise DataError(
+                f"column {', '.join(self.names[i] for i in constant)} of {self.where} has one "
+                "value only in the training part; a column that never changes has no scale; remove "
+                "it or leave standardize out"
+            )
+        values = torch.from_numpy(x)
+        mean = values.mean(0)
+        self.mean = tuple(mean.tolist())
+        self.scale = tuple((values - mean).std(0, correction=0).tolist())
+
+    def _columns(self, rows: Tensor | slice) -> Numbers:
+        """Return columns (n, D) in float64."""
+        part = self.x[rows if isinstance(rows, slice) else rows.numpy()]
+        return to_float64(part.reshape(len(part), -1), self.names, self.where)
+
+    def check_columns(self, graded: bool) -> None:
+        """Check that columns can be rounded to float32 as they are, and warn of their scales."""
+        x = self._columns(slice(None))
+        check_rounding(x, self.names, self.where)
+        if len(self.reading.domain.shape) == 1 and not graded:
+            warn_of_scales(x, self.names, self.where)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return examples in float32, as the energy takes them: (n, *shape of the domain)."""
+        shape = (len(rows), *self.reading.domain.shape)
+        if self.mean:
+            return center(torch.from_numpy(self._columns(rows)), self.mean, self.scale)
+        x = np.ascontiguousarray(self.x[rows.numpy()], dtype=np.float32)
+        values = torch.from_numpy(x).reshape(shape)
+        return values / self.reading.divisor if self.reading.divisor != 1 else values

@@ -22,7 +22,7 @@ SUFFIXES = (".npy", ".npz", ".png")
 
 def read_points(model: Model, path: str | Path) -> Tensor:
     """Read the points of a file as the energy of a run takes them: (N, *event)."""
-    return model.transform(load_image(path, model.shape))
+    return model.transform(load_image(path, model.shape, format=model.format))
 
 
 def read_channels(model: Model, path: str | Path, channels: Sequence[int]) -> Tensor:

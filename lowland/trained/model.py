@@ -13,6 +13,8 @@ from pathlib import Path
 from torch import Tensor
 
 from lowland.data import Dataset, binarize, materialize
+from lowland.data.dataset import center, uncenter
+from lowland.data.format import Format, Frame, read_frame
 from lowland.domain import Domain
 from lowland.energy import Energy, count_classes, energy_values, latent_of
 from lowland.metrics import LogLikelihood, LogZ, log_likelihood
@@ -91,23 +93,27 @@ class Model:
         """Return the number of classes that the energy can be asked for; 0 for none."""
         return count_classes(self.energy)
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Bring values as they stand in a file to the units of the energy: made binary as the data
-        were, or standardized.
+    @cached_property
+    def format(self) -> Format:
+        """Return what is known of the points that the run reads: domain, names of columns."""
+        return Format.of(self.energy.domain, self.description)
+
+    def transform(self, x: Tensor | Frame) -> Tensor:
+        """Bring values as they stand in a file to the units of the energy, float32: made binary as
+        the data were, or standardized (in float64). Columns of a DataFrame are taken by name.
         """
         about = self.description
+        if isinstance(x, Frame):
+            x = read_frame(x, self.format)
         if about.get("binarization"):
-            return binarize(x, about["binarization"])
-        if not about["mean"]:
-            return x
-        return (x - x.new_tensor(about["mean"])) / x.new_tensor(about["scale"])
+            return binarize(x.float(), about["binarization"])
+        return center(x, about["mean"], about["scale"]).float()
 
     def inverse_transform(self, x: Tensor) -> Tensor:
-        """Bring points in the units of the energy back to values as they stand in a file."""
-        about = self.description
-        if not about["mean"]:
-            return x
-        return x * x.new_tensor(about["scale"]) + x.new_tensor(about["mean"])
+        """Bring points in the units of the energy back to values as they stand in a file: float64
+        where columns were standardized.
+        """
+        return uncenter(x, self.description["mean"], self.description["scale"])
 
     def energies(self, x: Tensor) -> Tensor:
         """Compute E(x) (N,) of points x (N, *event), labels and noise levels averaged out."""

@@ -1,44 +1,59 @@
 """Points in files and folders, read a piece at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lowland.data.images import IMAGE_SUFFIXES, find_images, load_batch, load_image
+from lowland.data.point_files import PointFile, open_points
+
+if TYPE_CHECKING:
+    from lowland.data.format import Format
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points in files and folders, in pieces: several image files, or rows of one array file."""
+    """Points in files and folders, in pieces: several image files, or rows of one array or table.
+
+    Arrays and tables are opened once, and looked at from end to end; a piece holds no more of them
+    in memory than its rows.
+    """
 
     pieces: Sequence[tuple[tuple[Path, ...], slice]]
-    shape: tuple[int, ...]
+    format: Format
+    opened: dict[Path, PointFile] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, paths: Sequence[str | Path], shape: tuple[int, ...], size: int) -> "Points":
+    def of(cls, paths: Sequence[str | Path], format: Format, size: int) -> Points:
         """Divide points into pieces of at most `size`. Raises DataError as `load_batch` does."""
         pieces: list[tuple[tuple[Path, ...], slice]] = []
         images: list[Path] = []
+        opened: dict[Path, PointFile] = {}
         for path in map(Path, paths):
             folder = path.expanduser()
             for file in find_images(folder) if folder.is_dir() else [path]:
                 single = file.suffix.lower() in IMAGE_SUFFIXES
                 if single:
-                    images.append(_present(file, shape))
+                    images.append(_present(file, format))
                 if images and (not single or len(images) == size):
                     pieces, images = [*pieces, (tuple(images), slice(None))], []
                 if not single:
-                    rows = len(load_image(file, shape))
+                    if file not in opened:
+                        opened[file] = _open(file, format)
                     pieces += [
-                        ((file,), slice(start, start + size)) for start in range(0, rows, size)
+                        ((file,), slice(start, start + size))
+                        for start in range(0, len(opened[file]), size)
                     ]
         if images:
             pieces.append((tuple(images), slice(None)))
         if not pieces:
-            load_batch(paths, shape)  # refuses, in words
-        return cls(pieces, shape)
+            load_batch(paths, format.shape)  # refuses, in words
+        return cls(pieces, format, opened)
 
     def marks(self) -> list[tuple[str, int, int]]:
         """List name, size and time of every file, to tell whether they are still the same."""
@@ -46,15 +61,22 @@ class Points:
         return [(str(file), about.st_size, about.st_mtime_ns) for file, about in found.items()]
 
     def load(self, number: int) -> tuple[list[str], Tensor]:
-        """Load names and points (N, *shape) of a piece."""
+        """Load names and points (N, *shape) of a piece, in the units of the files."""
         files, rows = self.pieces[number]
         if rows == slice(None):
-            return load_batch(files, self.shape)
-        x = load_image(files[0], self.shape)[rows]
+            return load_batch(files, self.format.shape)
+        x = self.opened[files[0]].read(rows.start, rows.stop)
         return [f"{files[0]}[{row}]" for row in range(rows.start, rows.start + len(x))], x
 
 
-def _present(file: Path, shape: tuple[int, ...]) -> Path:
+def _open(file: Path, format: Format) -> PointFile:
+    path = file.expanduser()
+    if not path.is_file() or path.suffix.lower() not in (".npy", ".npz", ".csv"):
+        load_image(file, format.shape)  # refuses, in words
+    return open_points(path, format)
+
+
+def _present(file: Path, format: Format) -> Path:
     if not file.expanduser().is_file():
-        load_image(file, shape)  # refuses, in words
+        load_image(file, format.shape)  # refuses, in words
     return file

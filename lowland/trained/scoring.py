@@ -42,7 +42,7 @@ class EnergyTable:
         self.alpha = model.recipe["evaluation"]["alpha"] if alpha is None else alpha
         self.detector = Detector(model.marginal, calibration=_calibration_energies(model))
         self.detector.ranks(self.alpha)
-        self.points = Points.of(list(paths), model.shape, ENERGY_PIECE)
+        self.points = Points.of(list(paths), model.format, ENERGY_PIECE)
 
     def rows(self, number: int) -> list[Row]:
         """Compute the rows of the points of a piece."""
@@ -115,7 +115,7 @@ def detect_points(
     all are scored. progress: wraps the pieces. Settings are refused before the first row.
     """
     ranks = detector.ranks(alpha, guarantee, delta)
-    points = Points.of(list(paths), model.shape, SCORE_PIECE)
+    points = Points.of(list(paths), model.format, SCORE_PIECE)
     scored = _score_points(model, detector, points, progress)
     if guarantee != "fdr":
         limit = (ranks + 0.5) / (detector.calibration_size + 1)

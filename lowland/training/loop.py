@@ -21,6 +21,7 @@ from lowland.training.preflight import probe
 from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session
 from lowland.training.settings import Plain, Row
+from lowland.training.sites import lives_on_sites
 from lowland.training.tensorboard import Board
 
 ProgressBar: TypeAlias = "tqdm[Any]"
@@ -49,7 +50,8 @@ def plain_recipe(recipe: Plain | PlainRecipe) -> dict[str, Any]:
 def load_recipe_data(recipe: Plain) -> Dataset:
     """Load the data set that a recipe names."""
     options = {key: value for key, value in recipe["data"].items() if value is not None}
-    return load_data(options.pop("name"), **{"seed": recipe["seed"], **options})
+    named = {"seed": recipe["seed"], "discrete": lives_on_sites(recipe)}
+    return load_data(options.pop("name"), **{**named, **options})
 
 
 def train_run(
@@ -112,6 +114,8 @@ def _describe_data(data: Dataset) -> Row:
         "mean": data.mean,
         "scale": data.scale,
         "columns": data.columns,
+        "label": data.label,
+        "kind": data.domain.kind,
         "binarization": data.binarization,
         "binarization_note": data.binarization_note,
         "skipped": data.skipped,

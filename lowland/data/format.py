@@ -1,0 +1,173 @@
+"""What a run knows of the points that it reads: their domain, the names of their columns, and how
+they were prepared. Rows of a table are matched by name.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowland.data.dataset import DataError
+from lowland.data.kinds import Content, inspect_content
+from lowland.domain import Domain
+
+
+@dataclass(frozen=True)
+class Format:
+    """Format of the points of a run.
+
+    shape: of an event; domain: where values lie, None if it does not matter; columns: names of the
+    columns of its table, () if it was none; label: the column that held its classes; grey: whether
+    values are grey and made binary before the energy sees them; centred: whether columns are
+    standardized.
+    """
+
+    shape: tuple[int, ...]
+    domain: Domain | None = None
+    columns: tuple[str, ...] = ()
+    label: str = ""
+    grey: bool = False
+    centred: bool = False
+
+    @classmethod
+    def of(cls, domain: Domain, about: dict[str, Any]) -> "Format":
+        """Return the format of a run from the description of its data (data.json)."""
+        return cls(
+            domain.shape,
+            domain,
+            tuple(about.get("columns") or ()),
+            about.get("label") or "",
+            bool(about.get("binarization")),
+            bool(about.get("mean")),
+        )
+
+    @property
+    def positional(self) -> bool:
+        """Tell whether columns have no names but their positions in a table without a header."""
+        places = [int(name) for name in self.columns if name.isdecimal() and len(name) < 10]
+        return len(places) == len(self.columns) and places == sorted(
+            set(places) & set(range(len(places) + 1))
+        )
+
+    def check_content(self, content: Content, where: str) -> None:
+        """Raise DataError for values that do not lie in the domain."""
+        domain = self.domain
+        if domain is None or (domain.kind == "real" and not self.grey):
+            return
+        least, most, whole = domain.lo, domain.hi, domain.kind in ("binary", "categorical")
+        if self.grey:
+            least, most, whole = 0.0, 1.0, False
+        if least <= content.least and content.most <= most and (content.whole or not whole):
+            return
+        kind = "grey values" if self.grey else domain.kind
+        raise DataError(
+            f"{where} holds values {content.least:g} to {content.most:g}"
+            f"{'' if content.whole else ', not all of them whole'}, outside the domain; the run "
+            f"was trained on {kind} from {least:g} to {most:g}; bring them to that scale"
+        )
+
+
+@dataclass
+class Match:
+    """Columns of a table that were found for a format: their positions, in the order of the format,
+    and what is to be said about them.
+    """
+
+    kept: tuple[int, ...]
+    notes: list[str] = field(default_factory=list)
+
+
+def match_columns(format: Format, names: Sequence[str], named: bool, where: str) -> Match:
+    """Match the columns of a table with those of a run: by name where both have names, else by
+    position.
+
+    named: whether the names stood in a header. Raises DataError for columns that are missing,
+    unknown, or of another number.
+    """
+    width = math.prod(format.shape)
+    everything = tuple(range(len(names)))
+    if named and format.columns and (not format.positional or set(format.columns) <= set(names)):
+        return _match_names(format, list(names), where)
+    if len(names) == width:
+        note = ""
+        if format.columns and not format.positional:
+            note = (
+                f"{where} has no header; its columns are taken for {', '.join(format.columns)}, in "
+                "this order"
+            )
+        elif named and format.columns:
+            note = (
+                f"the run was trained on a table without a header; the columns of {where} are "
+                f"taken in their order, {', '.join(names)}"
+            )
+        return Match(everything, [note] if note else [])
+    if format.positional and format.label.isdecimal() and len(names) == width + 1 and not named:
+        label = int(format.label)
+        return Match(tuple(i for i in everything if i != label))
+    held = f" and the label {format.label!r}" if format.label else ""
+    known = f": {', '.join(format.columns)}" if format.columns else ""
+    raise DataError(
+        f"{where} has {len(names)} columns; the run was trained on {width}{known}{held}; give the "
+        "same columns"
+    )
+
+
+def _match_names(format: Format, names: list[str], where: str) -> Match:
+    missing = [name for name in format.columns if name not in names]
+    extra = [name for name in names if name not in format.columns and name != format.label]
+    if missing or extra:
+        found = [f"lacks {', '.join(map(repr, missing))}"] if missing else []
+        found += [f"has {', '.join(map(repr, extra))} besides"] if extra else []
+        near = get_close_matches(missing[0], extra, n=1) if missing else []
+        hint = (
+            f"rename {near[0]!r} if it is {missing[0]!r}" if near else "rename, add or remove them"
+        )
+        raise DataError(
+            f"{where} {' and '.join(found)}; the run was trained on the columns "
+            f"{', '.join(format.columns)}; {hint}"
+        )
+    kept = tuple(names.index(name) for name in format.columns)
+    if list(kept) == sorted(kept):
+        return Match(kept)
+    return Match(
+        kept, [f"the columns of {where} are taken by name, as {', '.join(format.columns)}"]
+    )
+
+
+@runtime_checkable
+class Frame(Protocol):
+    """A DataFrame, of pandas or polars: named columns, and their numbers as an array."""
+
+    @property
+    def columns(self) -> Sequence[object]: ...
+
+    def to_numpy(self) -> NDArray[Any]: ...
+
+
+def read_frame(frame: Frame, format: Format) -> Tensor:
+    """Read a DataFrame as points (N, D) in float64, its columns matched with those of a run.
+
+    Raises DataError for columns that do not match, hold no numbers, or values that are not finite
+    or outside the run's domain.
+    """
+    names = [str(name) for name in frame.columns]
+    named = names != [str(i) for i in range(len(names))]
+    match = match_columns(format, names, named, "the DataFrame")
+    for note in match.notes:
+        warnings.warn(note, stacklevel=3)
+    try:
+        x = np.array(frame.to_numpy()[:, list(match.kept)], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the DataFrame holds something else than numbers ({error}); the run was trained on "
+            "real columns; convert them"
+        ) from error
+    format.check_content(inspect_content([x], "the DataFrame"), "the DataFrame")
+    return torch.from_numpy(x).reshape(len(x), *format.shape)
