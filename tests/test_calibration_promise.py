@@ -75,5 +75,5 @@ def test_discrete_scores_keep_the_promise_exactly() -> None:
     ("alpha", "delta"), [(0.0, 0.1), (1.0, 0.1), (0.1, 0.0), (0.1, 1.0), (math.nan, 0.1)]
 )
 def test_rates_outside_the_unit_interval_are_refused(alpha: float, delta: float) -> None:
-    with pytest.raises(ValueError, match=r"lies in \(0, 1\)|must be a finite number"):
+    with pytest.raises(ValueError, match=r"lies in \(0, 1\)"):
         calibration_size(alpha, "training-conditional", delta)

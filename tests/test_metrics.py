@@ -332,7 +332,7 @@ def test_false_alarms_count_and_judge() -> None:
         0.0,
     )  # ten points can raise no alarm at 5 %
     for bad in (0.0, 1.0, -0.1, math.nan):
-        with pytest.raises(ValueError, match=r"lies in \(0, 1\)|must be a finite number"):
+        with pytest.raises(ValueError, match=r"lies in \(0, 1\)"):
             false_alarms(p, bad)
     with pytest.raises(ValueError, match="no p-values came"):
         false_alarms(p[:0], 0.05)

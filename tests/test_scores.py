@@ -69,7 +69,9 @@ def test_the_background_is_the_law_of_coordinates() -> None:
     x, seen = points(), points(200, 9)
     law = torch.distributions.Normal(seen.mean(0), seen.std(0, correction=0))
     assert torch.allclose(
-        score("background", ROUND, x), energy_values(ROUND, x) + law.log_prob(x).sum(1), atol=1e-5
+        score("background", ROUND, x).float(),
+        energy_values(ROUND, x) + law.log_prob(x).sum(1),
+        atol=1e-5,
     )
 
 
@@ -204,7 +206,7 @@ def test_maps_are_averaged_over_space() -> None:
     with torch.no_grad():
         expected = conv[0](x).mean((2, 3))
     assert torch.allclose(
-        classes.features(Function(conv), x, ("function.0",))[0], expected, atol=1e-6
+        classes.features(Function(conv), x, ("function.0",))[0].float(), expected, atol=1e-6
     )
 
 

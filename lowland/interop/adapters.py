@@ -1,5 +1,6 @@
 """Import of an optional library, and conversion of rows to points of an energy."""
 
+import math
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
@@ -27,6 +28,26 @@ def import_library(module: str, library: str, use: str, install: str) -> ModuleT
 def to_points(energy: Energy | Callable[[Tensor], Tensor] | None, rows: ArrayLike) -> Tensor:
     """Convert rows (N, D) to float32 points (N, *event): in the shape of the domain for an Energy,
     rows as they are for other functions.
+
+    Raises ValueError for what is not a table of real numbers, and rows of another width than the
+    points of the energy.
     """
-    x = torch.from_numpy(np.asarray(rows, dtype=np.float32))
-    return x.view(len(x), *energy.domain.shape) if isinstance(energy, Energy) else x
+    try:
+        table = np.asarray(rows)
+    except ValueError:
+        table = np.empty((), dtype=object)
+    if table.dtype.kind not in "biuf" or table.ndim < 2:
+        raise ValueError(
+            f"rows came as {table.dtype} of shape {table.shape}; a table (N, D) of real numbers is "
+            "needed; convert them"
+        )
+    x = torch.from_numpy(np.ascontiguousarray(table, dtype=np.float32))
+    shape = energy.domain.shape if isinstance(energy, Energy) else ()
+    if not shape:
+        return x
+    if math.prod(x.shape[1:]) != math.prod(shape):
+        raise ValueError(
+            f"rows have shape {tuple(x.shape[1:])}; the energy takes points of {shape}, "
+            f"{math.prod(shape)} numbers each; pass rows of that width"
+        )
+    return x.view(len(x), *shape)

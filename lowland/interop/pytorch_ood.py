@@ -36,6 +36,11 @@ def to_pytorch_ood(detector: Detector) -> "OODDetector":
 
         def fit(self, data_loader: Iterable[tuple[Tensor, object]]) -> "Adapted":
             batches = [(x, torch.as_tensor(y)) for x, y in data_loader]
+            if not batches:
+                raise ValueError(
+                    "the loader yields no batches; inliers (x, y) are needed to calibrate on; pass "
+                    "a loader that is not empty"
+                )
             x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
             self.detector = self.detector.fit(x[y >= 0], labels=y[y >= 0])
             return self

@@ -63,15 +63,18 @@ def read_rate(what: str, value: float) -> float:
     >>> read_rate("alpha", np.float32(0.01))
     0.01
     """
-    rate = read_number(f"the rate {what}", value)
+    try:
+        rate = read_number(what, value)
+    except ValueError:
+        rate = math.nan
     if not isinstance(value, float):
         decimal = float(f"{rate:.6g}")
         same = torch.tensor([rate, decimal], dtype=torch.float32)
         rate = decimal if same[0] == same[1] else rate
     if not 0 < rate < 1:
         raise ValueError(
-            f"the rate {what} is {rate}; it lies in (0, 1), as does the chance to miss it; 0.05 is "
-            "common"
+            f"{what} is {value!r}; a false-alarm rate lies in (0, 1), and so does the chance to "
+            "miss it; 0.05 is common"
         )
     return rate
 

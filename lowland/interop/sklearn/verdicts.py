@@ -12,7 +12,7 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from lowland.interop.sklearn.arrays import Array
-from lowland.metrics import calibration_size
+from lowland.metrics import alarm_ranks, calibration_size
 from lowland.tasks.detection.detector import Detector
 
 
@@ -42,7 +42,7 @@ class ConformalOutlierMixin(OutlierMixin):
                 stacklevel=3,
             )
             return -math.inf
-        allowed = int(self.false_alarms * (len(scores) + 1) + 1e-9)  # ranks that raise an alarm
+        allowed = alarm_ranks(len(scores), self.false_alarms)
         return -float(np.sort(scores)[-allowed])
 
     def decision_function(self, X: ArrayLike) -> Array:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy, freeze, labels_of, view_module
+from lowland.metrics.distances import distances
+from lowland.scalars import read_integer, read_number
 from lowland.tasks.detection.scores import (
     OutlierScore,
     Statistics,
@@ -81,7 +83,7 @@ def features(energy: nn.Module, x: Tensor, layers: Sequence[str] = ()) -> list[T
             f"{type(energy).__name__} has no layer to read features (B, D) from; a linear layer "
             "that runs, or names of layers, are needed; pass layers=('name', ...) to the score"
         )
-    return [_average_maps(outputs[name]).float() for name in names]
+    return [_average_maps(outputs[name]).double() for name in names]
 
 
 def _average_maps(f: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class LogitEnergy(ClassScore):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_temperature(self.temperature)
+        object.__setattr__(self, "temperature", _read_temperature(self.temperature))
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with torch.no_grad():
@@ -164,11 +166,8 @@ class ODIN(ClassScore):
     epsilon: float = 0.0014
 
     def __post_init__(self) -> None:
-        _check_temperature(self.temperature)
-        if not self.epsilon >= 0:
-            raise ValueError(
-                f"epsilon is {self.epsilon}; a step is 0 or above; 0.0014 suits images in [0, 1]"
-            )
+        object.__setattr__(self, "temperature", _read_temperature(self.temperature))
+        object.__setattr__(self, "epsilon", read_number("epsilon", self.epsilon, least=0))
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with freeze(energy) as energy, torch.inference_mode(False), torch.enable_grad():
@@ -200,11 +199,7 @@ class Mahalanobis(ClassScore):
     needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.shrinkage > 0:
-            raise ValueError(
-                f"shrinkage is {self.shrinkage}; covariances are raised by a share above 0; 0.01 "
-                "is common"
-            )
+        object.__setattr__(self, "shrinkage", read_number("shrinkage", self.shrinkage, above=0))
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         if labels is None:
@@ -246,6 +241,8 @@ class KNN(ClassScore):
     needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "neighbours", read_integer("neighbours", self.neighbours))
+        object.__setattr__(self, "bank", read_integer("bank", self.bank))
         if not 1 <= self.neighbours <= self.bank:
             raise ValueError(
                 f"neighbours is {self.neighbours} of a bank of {self.bank}; 1 to all of them; "
@@ -263,7 +260,7 @@ class KNN(ClassScore):
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         points, bank = _normalize(features(energy, x, self.layers)), statistics["bank"]
-        return torch.cdist(points, bank.to(x.device)).kthvalue(self.neighbours, 1).values
+        return distances(points, bank.to(x.device)).kthvalue(self.neighbours, 1).values
 
 
 @dataclass(frozen=True)
@@ -344,9 +341,6 @@ def _predict_class(energy: Energy, x: Tensor) -> Tensor:
             return torch.zeros(len(x), dtype=torch.long, device=x.device)
 
 
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(
-            f"temperature is {temperature}; logits are divided by it, so it is above 0; 1 leaves "
-            "them as they are"
-        )
+def _read_temperature(temperature: float) -> float:
+    """Return a temperature as a plain number; logits are divided by it."""
+    return read_number("temperature", temperature, above=0)

@@ -10,40 +10,35 @@ guarantees (see `metrics.calibration`):
     "fdr"                     on the share of inliers among the points called in a batch
 """
 
-import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from lowland.atomic import write_bytes
 from lowland.energy import Energy, check_finite, check_points, freeze, lift
 from lowland.energy.points import describe, explain_mismatch
 from lowland.metrics.calibration import alarm_ranks, benjamini_hochberg, p_values
-from lowland.tasks.detection.registry import (
-    get_outlier_score,
-    outlier_score_from_dict,
-    outlier_score_to_dict,
-)
+from lowland.tasks.detection.files import read_detector, write_detector
+from lowland.tasks.detection.registry import get_outlier_score, outlier_score_to_dict
 from lowland.tasks.detection.scores import OutlierScore, Statistics
 from lowland.tasks.detection.summary import DataSummary
-
-DETECTOR_FORMAT = 1
-LOAD_ERRORS = (
-    OSError,
-    SafetensorError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    json.JSONDecodeError,
+from lowland.tasks.detection.witness import (
+    OTHER_MACHINE,
+    SAME_PROCESS,
+    Witnesses,
+    check_apart,
+    digest_weights,
+    find_drift,
+    same_weights,
+    spread_rows,
+    warn_of_equal_scores,
+    warn_of_repeats,
 )
-NUM_PROBES = 8  # calibration points kept in a file, to recognise the energy
+
+DISCRETE = ("binary", "categorical")
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -54,9 +49,12 @@ class Detector:
     that gives logits (B, K); outlier_score: a name of `OUTLIER_SCORES`, or an `OutlierScore` with
     its settings; calibration: scores (N,) of calibration points, if they are known. Immutable:
     `fit` returns a new detector, and sets the other fields: statistics, what the score has fitted
-    to inliers; summary, of the calibration points; probes, a few of these points.
+    to inliers; summary, of the calibration points; witnesses, a few of these points with their
+    scores, by which the energy is recognised at every use: one that was trained on since is
+    refused.
 
-    Raises ValueError for an unknown score and for calibration scores that are no finite vector.
+    Tensors are copied. Raises ValueError for an unknown score and for calibration scores that are
+    no finite vector. Warns of scores that look like copies of fewer.
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -72,7 +70,7 @@ class Detector:
     calibration: Tensor | None = None
     statistics: Statistics = field(default_factory=dict)
     summary: DataSummary | None = None
-    probes: Tensor | None = None
+    witnesses: Witnesses | None = None
 
     def __init__(
         self,
@@ -82,23 +80,21 @@ class Detector:
         calibration: Tensor | None = None,
         statistics: Statistics | None = None,
         summary: DataSummary | None = None,
-        probes: Tensor | None = None,
+        witnesses: Witnesses | None = None,
     ) -> None:
+        lifted = lift(energy)
         if calibration is not None:
-            vector = isinstance(calibration, Tensor) and calibration.dim() == 1
-            if not vector or len(calibration) == 0:
-                raise ValueError(
-                    f"calibration scores are {describe(calibration)}; a vector (N,) is needed; "
-                    "pass points to `fit`"
-                )
-            check_finite(calibration, "calibration energies")
+            calibration = _read_scores(calibration)
+            if witnesses is None:
+                warn_of_equal_scores(calibration, stacklevel=2)
+                witnesses = Witnesses(None, None, digest_weights(lifted))
         values = {
-            "energy": lift(energy),
+            "energy": lifted,
             "outlier_score": get_outlier_score(outlier_score),
             "calibration": calibration,
-            "statistics": statistics or {},
+            "statistics": {n: t.detach().clone() for n, t in (statistics or {}).items()},
             "summary": summary,
-            "probes": probes,
+            "witnesses": witnesses,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -114,11 +110,14 @@ class Detector:
         the calibration points; only "mahalanobis" reads them.
 
         Raises ValueError for points outside the domain or not finite, labels that do not match, a
-        score that the energy cannot give, and scores that are not finite or depend on other points
-        of the batch.
+        score that the energy cannot give, calibration points that the score was fitted to, and
+        scores that are not finite or depend on other points of the batch. Warns of calibration
+        points that repeat others.
         """
         check_points(self.energy, calibration)
         _check_labels(labels, calibration if reference is None else reference)
+        discrete = self.energy.domain.kind in DISCRETE
+        warn_of_repeats(calibration, discrete, stacklevel=2)
         if self.outlier_score.needs_reference and reference is None:
             reference, calibration = calibration[::2], calibration[1::2]
             labels = None if labels is None else labels[::2]
@@ -131,6 +130,7 @@ class Detector:
                     "to calibrate on; at least 2 and 1 are needed; bring more points, or pass "
                     "reference=..."
                 )
+            check_apart(calibration, reference, discrete, stacklevel=2)
             with freeze(self.energy) as energy, explain_mismatch(self.energy, reference):
                 statistics = self.outlier_score.fit(energy, reference, labels)
         detector = Detector(
@@ -138,28 +138,54 @@ class Detector:
             self.outlier_score,
             statistics=statistics,
             summary=DataSummary.of(calibration),
-            probes=calibration[:NUM_PROBES].detach().clone(),
         )
-        scores = detector.outlier_scores(calibration)
-        detector._check_independent(calibration[-NUM_PROBES:])
-        return replace(detector, calibration=scores)
+        scores = detector._compute(calibration)
+        chosen = calibration[spread_rows(scores)].detach().clone()
+        again = detector._compute(chosen)
+        witnesses = Witnesses(chosen, again, digest_weights(self.energy))
+        detector._check_independent(chosen, again, scores)
+        return replace(detector, calibration=scores, witnesses=witnesses)
 
-    def _check_independent(self, x: Tensor) -> None:
-        """Raise ValueError if the scores of points change when the last one moves."""
-        moved = torch.cat([x[:-1], self.energy.domain.elsewhere(x[-1:])])
-        before, after = self.outlier_scores(x)[:-1], self.outlier_scores(moved)[:-1]
-        if not torch.allclose(after, before, rtol=1e-3, atol=1e-4):
+    def _check_independent(self, x: Tensor, alone: Tensor, scores: Tensor) -> None:
+        """Raise ValueError if scores depend on the batch: those of points x (K, *event) alone must
+        be those among all (N,), and must stay when another point of the batch moves.
+        """
+        deviation = _deviation(scores)
+        drift = find_drift(scores[spread_rows(scores)], alone, deviation)
+        for moved in {0, len(x) // 2, len(x) - 1} if len(x) > 1 else ():
+            others = torch.arange(len(x), device=x.device) != moved
+            other = x.clone()
+            other[moved] = self.energy.domain.elsewhere(x[moved : moved + 1])[0]
+            after = self._compute(other)
+            drift = max(drift, find_drift(alone[others], after[others], deviation))
+        if drift:
             raise ValueError(
-                "moving one point changed the score of another; a score treats every point by "
-                "itself, or nothing can be promised; put batch norm in eval mode or replace it, "
-                "and sum over the event only"
+                f"moving one point changed the score of another by {drift:.3g}; a score treats "
+                "every point by itself, or nothing can be promised; put batch norm in eval mode or "
+                "replace it, and sum over the event only"
             )
 
     def outlier_scores(self, x: Tensor) -> Tensor:
         """Compute outlier scores (M,) of points (M, *event); high is unlikely.
 
-        Raises ValueError as `fit` does.
+        Raises ValueError as `fit` does, for points of another shape or precision than those of
+        calibration, and if the energy is no longer the one that was calibrated.
         """
+        check_points(self.energy, x)
+        known = None if self.witnesses is None else self.witnesses.points
+        if self.summary is not None:
+            self.summary.check_shape(x)
+        if known is not None and x.dtype != known.dtype:
+            raise ValueError(
+                f"points are {x.dtype} and the detector was calibrated on {known.dtype}; equal "
+                f"points need equal scores; convert the points with .to({known.dtype}), or fit "
+                "again"
+            )
+        self._check_energy()
+        return self._compute(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        """Compute outlier scores (M,) of points that were checked."""
         check_points(self.energy, x)
         score = self.outlier_score
         if score.needs_reference and not self.statistics:
@@ -182,9 +208,8 @@ class Detector:
     def _p_values(self, x: Tensor) -> Tensor:
         """Compute p-values; called by public methods only, so that warnings name their callers."""
         calibration = self._scores()
-        points = isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0  # or `outlier_scores` refuses
-        differences = self.summary.differences(x) if points and self.summary else []
         scores = self.outlier_scores(x)
+        differences = self.summary.differences(x) if self.summary else []
         if differences:
             warnings.warn(
                 f"the points look unlike the calibration points: {'; '.join(differences)}. The "
@@ -194,8 +219,13 @@ class Detector:
         return p_values(calibration, scores)
 
     def p_value_of_scores(self, scores: Tensor) -> Tensor:
-        """Compute p-values (M,) from known outlier scores (M,). Raises ValueError before `fit`."""
-        return p_values(self._scores(), scores)
+        """Compute p-values (M,) from known outlier scores (M,).
+
+        Raises ValueError before `fit`, and if the energy is no longer the one that was calibrated.
+        """
+        calibration = self._scores()
+        self._check_energy()
+        return p_values(calibration, scores)
 
     def predict(
         self, x: Tensor, alpha: float = 0.05, *, guarantee: str = "marginal", delta: float = 0.05
@@ -230,28 +260,22 @@ class Detector:
     def save(self, path: str | Path) -> Path:
         """Write all but the energy into one safetensors file, whole or not at all.
 
-        The header holds the settings as JSON. Raises ValueError before `fit`, for a score of one's
-        own, and for a path that cannot be written.
+        The header holds the settings as JSON, and a digest of the numbers. Raises ValueError before
+        `fit`, for a score of one's own, and for a path that cannot be written.
         """
         tensors = {"calibration": self._scores()}
+        self._check_energy()
         tensors |= {f"statistics/{name}": value for name, value in self.statistics.items()}
-        if self.probes is not None:
-            tensors |= {"probes": self.probes, "probe_scores": self.outlier_scores(self.probes)}
+        seen = self.witnesses
+        if seen is not None:
+            tensors["weights"] = seen.weights
+        if seen is not None and seen.points is not None and seen.scores is not None:
+            tensors |= {"probes": seen.points, "probe_scores": seen.scores}
         about = {
-            "format": DETECTOR_FORMAT,
             "outlier_score": outlier_score_to_dict(self.outlier_score),
             "summary": self.summary and asdict(self.summary),
         }
-        data = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        target = Path(path)
-        try:
-            write_bytes(target, dump_tensors(data, {"detector": json.dumps(about)}))
-        except OSError as error:
-            raise ValueError(
-                f"{target} could not be written ({error.strerror}); a path in a folder that exists "
-                "is needed, and room on the disk; choose another"
-            ) from None
-        return target
+        return write_detector(Path(path), tensors, about)
 
     @classmethod
     def load(cls, path: str | Path, energy: Energy | Callable[..., Tensor]) -> "Detector":
@@ -260,7 +284,12 @@ class Detector:
         Nothing is unpickled. Raises ValueError if the file is missing, damaged or of another
         format, and if the energy gives other scores than the one that was calibrated.
         """
-        score, summary, tensors = _read(path)
+        score, summary, tensors = read_detector(path)
+        seen = Witnesses(
+            tensors.get("probes"),
+            tensors.get("probe_scores"),
+            tensors.get("weights", torch.zeros(0, 2, dtype=torch.float64)),
+        )
         detector = cls(
             energy,
             score,
@@ -271,28 +300,41 @@ class Detector:
                 if name.startswith("statistics/")
             },
             summary=summary,
-            probes=tensors.get("probes"),
+            witnesses=seen,
         )
-        detector._check_energy(path, tensors.get("probe_scores"))
-        return detector
+        detector._check_energy(path)
+        if seen.points is None:
+            return detector
+        here = detector._compute(seen.points)  # as this machine rounds
+        return replace(detector, witnesses=seen._replace(scores=here))
 
     @staticmethod
     def settings(path: str | Path) -> OutlierScore:
         """Read only the outlier score of the detector in a file. Raises ValueError as `load`."""
-        return _read(path)[0]
+        return read_detector(path)[0]
 
-    def _check_energy(self, path: str | Path, then: Tensor | None) -> None:
-        """Raise ValueError if the probes have other scores than those written in a file."""
-        if self.probes is None or then is None:
+    def _check_energy(self, path: str | Path | None = None) -> None:
+        """Raise ValueError if the energy is not the one that was calibrated, here or in a file."""
+        seen = self.witnesses
+        if self.calibration is None or seen is None:
             return
-        now = self.outlier_scores(self.probes).cpu()
-        deviation = float(self._scores().double().std(correction=0))
-        slack = 0.02 * deviation + 1e-3 * then.abs() + 1e-6
-        if bool(((now - then).abs() > slack).any()):
+        if seen.points is None or seen.scores is None:
+            changed = not same_weights(seen.weights, digest_weights(self.energy))
+            how = "has other weights than it had when its scores came"
+        else:
+            device = next((p.device for p in self.energy.parameters()), seen.points.device)
+            now = self._compute(seen.points.to(device))
+            tolerance = OTHER_MACHINE if path else SAME_PROCESS
+            drift = find_drift(seen.scores, now, _deviation(self.calibration), tolerance)
+            changed = drift > 0
+            of = f" of {path}" if path else ""
+            how = (
+                f"gives the calibration points{of} other scores than it gave then (off by "
+                f"{drift:.3g})"
+            )
+        if changed:
             raise ValueError(
-                f"the energy gives the calibration points of {path} other scores than it gave then "
-                f"(off by {float((now - then).abs().max()):.3g}); a detector belongs to its "
-                "energy; load that one, or fit again"
+                f"the energy {how}; a detector belongs to its energy; load that one, or fit again"
             )
 
 
@@ -313,43 +355,31 @@ def _not_fitted_error() -> ValueError:
     )
 
 
-def _check_labels(labels: Tensor | None, points: Tensor) -> None:
-    """Raise ValueError unless labels are None or one per point."""
-    if labels is None or (isinstance(labels, Tensor) and labels.shape == (len(points),)):
-        return
-    raise ValueError(
-        f"{len(points)} reference points came with labels {describe(labels)}; a tensor with one "
-        "per point is needed; match them"
-    )
+def _deviation(scores: Tensor) -> float:
+    return float(scores.double().std(correction=0))
 
 
-def _read(path: str | Path) -> tuple[OutlierScore, DataSummary | None, dict[str, Tensor]]:
-    """Return the score, the data summary and the tensors of a file that `Detector.save` wrote.
-
-    Raises ValueError for anything else.
-    """
-    try:
-        with safe_open(str(path), "pt") as file:
-            about = json.loads((file.metadata() or {})["detector"])
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-        if about["format"] != DETECTOR_FORMAT:
-            raise ValueError(
-                f"{path} is a detector of format {about['format']}; this lowland reads "
-                f"{DETECTOR_FORMAT}; fit it again"
-            )
-        _ = tensors["calibration"]
-        summary = about["summary"] and _summary_from_dict(about["summary"])
-        return outlier_score_from_dict(about["outlier_score"]), summary, tensors
-    except LOAD_ERRORS as error:
+def _read_scores(calibration: Tensor) -> Tensor:
+    """Return a copy of calibration scores; refuse what is no finite floating point vector."""
+    vector = isinstance(calibration, Tensor) and calibration.dim() == 1
+    if not vector or len(calibration) == 0 or not calibration.is_floating_point():
         raise ValueError(
-            f"{path} holds no detector ({error}); a file that Detector.save wrote is needed; fit "
-            "and save one"
-        ) from None
+            f"calibration scores are {describe(calibration)}; a floating point vector (N,) is "
+            "needed; pass points to `fit`"
+        )
+    check_finite(calibration, "calibration energies")
+    return calibration.detach().clone()
 
 
-def _summary_from_dict(values: Mapping[str, Any]) -> DataSummary:
-    plain: dict[str, Any] = {
-        name: v if name == "points" else tuple(v) for name, v in values.items()
-    }
-    return DataSummary(**plain)
+def _check_labels(labels: Tensor | None, points: Tensor) -> None:
+    """Raise ValueError unless labels are None or one whole number per point."""
+    if labels is None:
+        return
+    whole = isinstance(labels, Tensor) and not (
+        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    )
+    if not whole or labels.shape != (len(points),):
+        raise ValueError(
+            f"{len(points)} reference points came with labels {describe(labels)}; a tensor of "
+            "whole numbers, one per point is needed; match them"
+        )

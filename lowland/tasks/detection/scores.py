@@ -16,7 +16,7 @@ Those of classifiers are in `class_scores`. For another background model write
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -25,10 +25,11 @@ from torch import Tensor
 
 from lowland.energy import Energy, Sum, energy_values, noise_of, value_and_score
 from lowland.samplers.kernel import per_row
+from lowland.scalars import read_integer, read_number
 
 Statistics = Mapping[str, Tensor]
 MIN_GRADIENT_NORM = 1e-30  # of a gradient whose logarithm or direction is taken
-MIN_SCALE = 1e-12  # of a deviation or a variance that divides
+MIN_SHARE = 1e-6  # of the mean variance, added to each
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,8 @@ class Descent(OutlierScore):
     step_size: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.step_size > 0:
-            raise ValueError(
-                f"steps is {self.steps} and step_size {self.step_size}; at least 1 and above 0; "
-                "correct them"
-            )
+        object.__setattr__(self, "steps", read_integer("steps", self.steps, least=1))
+        object.__setattr__(self, "step_size", read_number("step_size", self.step_size, above=0))
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         length = self.step_size * math.sqrt(x[0].numel())
@@ -165,13 +163,19 @@ class Background(OutlierScore):
     needs_reference: ClassVar[bool] = True
     batch: ClassVar[int] = 1024
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "floor", read_number("floor", self.floor, above=0))
+
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        mean = x.mean(0)
-        least = (self.floor * (x - mean).std()).square().clamp_min(MIN_SCALE)
-        return {"mean": mean, "variance": x.var(0, correction=0).clamp_min(least)}
+        mean = x.double().mean(0)
+        rest = x.double() - mean
+        least = (self.floor * rest.std()).square()
+        smallest = torch.finfo(torch.float64).tiny if bool(rest.any()) else 1.0
+        variance = rest.square().mean(0).clamp_min(least).clamp_min(smallest)
+        return {"mean": mean, "variance": variance}
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        mean, variance = statistics["mean"].to(x), statistics["variance"].to(x)
+        mean, variance = (statistics[n].double().to(x.device) for n in ("mean", "variance"))
         terms = (x - mean).square() / (2 * variance) + (2 * math.pi * variance).log() / 2
         return energy_values(energy, x) - terms.flatten(1).sum(1)
 
@@ -202,11 +206,15 @@ class Multiscale(OutlierScore):
     batch: ClassVar[int] = 128
 
     def __post_init__(self) -> None:
-        if len(self.sigmas) < 2 or min(self.sigmas) <= 0 or not self.shrinkage > 0:
+        sigmas, shrinkage = self.sigmas, read_number("shrinkage", self.shrinkage, above=0)
+        if isinstance(sigmas, (str, bytes)) or not isinstance(sigmas, Sequence) or len(sigmas) < 2:
             raise ValueError(
-                f"sigmas are {self.sigmas} and shrinkage {self.shrinkage}; two levels or more "
-                "above 0 and a share above 0 are needed; correct them"
+                f"sigmas are {sigmas!r}; two levels or more above 0 are needed; pass for example "
+                "(0.1, 1.0)"
             )
+        levels = tuple(read_number("a level of sigmas", sigma, above=0) for sigma in sigmas)
+        object.__setattr__(self, "sigmas", levels)
+        object.__setattr__(self, "shrinkage", shrinkage)
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         f = torch.cat([self._log_norms(energy, part) for part in x.split(self.batch)])
@@ -249,18 +257,21 @@ class EnsembleMean(OutlierScore):
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         values = self._values(energy, x)
         median = values.median(0).values
-        deviation = (values - median).abs().median(0).values.clamp_min(MIN_SCALE)
+        deviation = (values - median).abs().median(0).values
+        spread = (values - median).abs().mean(0)
+        deviation = torch.where(deviation > 0, deviation, torch.where(spread > 0, spread, 1.0))
         return {"median": median, "deviation": deviation}
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         return self._standardise(energy, x, statistics).mean(1)
 
     def _standardise(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        centred = self._values(energy, x) - statistics["median"].to(x)
-        return centred / statistics["deviation"].to(x)
+        values = self._values(energy, x)
+        return (values - statistics["median"].to(values)) / statistics["deviation"].to(values)
 
     def _values(self, energy: Energy, x: Tensor) -> Tensor:
-        return torch.stack([energy_values(term, x) for term in ensemble_members(energy)], 1)
+        members = ensemble_members(energy)
+        return torch.stack([energy_values(term, x) for term in members], 1)
 
 
 @dataclass(frozen=True)
@@ -307,7 +318,8 @@ def fit_gaussians(f: Tensor, labels: Tensor, shrinkage: float) -> dict[str, Tens
     rest = f - means[index]
     covariance = rest.T @ rest / max(len(f) - len(classes), 1)
     variance = covariance.diagonal()
-    ridge = shrinkage * variance + 1e-6 * variance.mean() + MIN_SCALE
+    ridge = shrinkage * variance + MIN_SHARE * variance.mean()
+    ridge = torch.where(ridge > 0, ridge, 1.0)  # no feature varies
     return {"means": means, "precision": torch.linalg.inv(covariance + ridge.diag())}
 
 

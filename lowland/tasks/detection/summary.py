@@ -41,11 +41,7 @@ class DataSummary:
         more than 5 standard errors, so that a few outliers in a batch go unnoticed. Raises
         ValueError for another event shape.
         """
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(
-                f"points have event shape {tuple(x.shape[1:])}; the detector was calibrated on "
-                f"{self.shape}; reshape them, batch first, or calibrate anew"
-            )
+        self.check_shape(x)
         differences, known = [], asdict(self)
         for name, values in _statistics(x).items():
             (median, deviation), here = known[name], float(values.median())
@@ -56,6 +52,14 @@ class DataSummary:
                     f"{deviation:.2g})"
                 )
         return differences
+
+    def check_shape(self, x: Tensor) -> None:
+        """Raise ValueError unless points x (M, *event) have the event shape of those summarised."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(
+                f"points have event shape {tuple(x.shape[1:])}; the detector was calibrated on "
+                f"{self.shape}; reshape them, batch first, or calibrate anew"
+            )
 
 
 def _statistics(x: Tensor) -> dict[str, Tensor]:
