@@ -134,14 +134,12 @@ def test_points_labels_and_models_that_do_not_fit_are_refused(
 
 
 def test_walls_and_energies_that_say_nothing_are_refused(points: tuple[Tensor, Tensor]) -> None:
-    for attack in (
-        PGD(bounds=(0.0, float("nan"))),
-        PGD(bounds=(1.0, 0.0)),
-        PGD(bounds=(0.0,)),  # type: ignore[arg-type]
-        AdaptivePGD(energy=lambda x: x.flatten(1).sum(1) * float("nan")),
-    ):
+    for bounds in ((0.0, float("nan")), (1.0, 0.0), (0.0,), "01", 1.0, (0, "1"), (True, 2)):
         with pytest.raises(ValueError, match=r";.*;"):
-            attack(linear, *points, 0.1, generator=seeded())
+            PGD(bounds=bounds)  # type: ignore[arg-type]
+    attack = AdaptivePGD(energy=lambda x: x.flatten(1).sum(1) * float("nan"))
+    with pytest.raises(ValueError, match=r";.*;"):
+        attack(linear, *points, 0.1, generator=seeded())
 
 
 def test_points_that_carry_a_graph_lose_it(points: tuple[Tensor, Tensor]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowland.robustness.threat_model import Model, Norm, check_attack, eval_frozen
+from lowland.scalars import read_number
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class AutoAttack:
         from pyautoattack import AutoAttack as Reference
 
         others = check_attack(model, x, labels, epsilon) - 1
+        epsilon = read_number("epsilon", epsilon, least=0)
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
         chosen: Any = {"attacks": list(self.attacks), "version": "custom", "seed": seed}
         with eval_frozen(model) as model, torch.random.fork_rng(devices=[]):

@@ -1,16 +1,18 @@
 """Robust accuracy: the minimum over several attacks, row by row.
 
 A row is robust if no attack finds a point within ε at which its label is lost. The minimum is taken
-row by row, not over mean accuracies. A model with noise is evaluated again with new noise at the
-points found; a row then counts by its share of correct answers at the attack where that is least.
-(The minimum of noisy shares is biased downwards, against the defence, by at most the noise of a
-share.)
+row by row, not over mean accuracies. A model with noise, which two calls tell, is evaluated again
+with new noise at the points found: a row counts by its share of correct answers, and the point
+where that share is least is asked once more, because the least of several noisy shares lies below
+every one of them. An attack that climbs a gradient proves nothing about a model that hides it; the
+result says so.
 """
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,22 +20,28 @@ import torch
 from torch import Tensor
 
 from lowland.metrics.estimate import Estimate, mean
+from lowland.plain import to_plain
 from lowland.robustness.carlini_wagner import CW
 from lowland.robustness.pgd import PGD
 from lowland.robustness.square import Square
 from lowland.robustness.threat_model import (
     Attack,
     Bounds,
+    Gradient,
     Model,
     Norm,
-    are_counts,
-    check_attack,
     distance,
     eval_frozen,
+    inspect_attack,
+    read_bounds,
 )
+from lowland.scalars import read_integer, read_number
 
 TOLERANCE = 1e-5  # of ‖x' − x‖ ≤ ε in floating point; a share of ε where ε is above 1
 MINIMUM = "minimum"
+NOISY_EVALUATIONS = 20  # answers at each point of a model that draws noise
+ROUNDING = {"rtol": 1e-3, "atol": 1e-5}  # by which logits of the same points may differ
+MEASURED = "saw their starting points only, and prove nothing; believe Square and TransferAttack"
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,9 @@ class Robustness:
     """Correct answers of a classifier under several attacks.
 
     correct: by attack, "clean" first, the share (N,) of `evaluations` answers that were correct at
-    the points found; seconds: by attack, per row; epsilon, norm: of the ball.
+    the points found; seconds: by attack, per row; epsilon, norm: of the ball; worst: for a model
+    with noise, the share (N,) of fresh correct answers at the worst point of each row; gradient:
+    that of the model at the points, "full", "zero" or "none".
     """
 
     correct: dict[str, Tensor]
@@ -49,10 +59,21 @@ class Robustness:
     epsilon: float
     norm: Norm
     evaluations: int
+    worst: Tensor | None = None
+    gradient: Gradient = "full"
+
+    @property
+    def noisy(self) -> bool:
+        """Return True if the model gave different answers to the same points."""
+        return self.worst is not None
 
     @property
     def minimum(self) -> Tensor:
-        """The share (N,) of correct answers at the worst attack, the clean point among them."""
+        """The share (N,) of correct answers at the worst attack, the clean point among them; of
+        fresh answers if the model is noisy.
+        """
+        if self.worst is not None:
+            return self.worst
         return torch.stack(list(self.correct.values())).amin(0)
 
     @property
@@ -86,8 +107,12 @@ class Robustness:
                 f"{other.epsilon} were to be merged; rows, epsilon and norm must be the same; "
                 "attack the same points"
             )
+        found = [one.minimum for one in (self, other)] if self.noisy or other.noisy else []
         return dataclasses.replace(
-            self, correct=self.correct | other.correct, seconds=self.seconds | other.seconds
+            self,
+            correct=self.correct | other.correct,
+            seconds=self.seconds | other.seconds,
+            worst=torch.stack(found).amin(0) if found else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,10 +122,12 @@ class Robustness:
             "epsilon": self.epsilon,
             "norm": self.norm,
             "evaluations": self.evaluations,
+            "noisy": self.noisy,
+            "gradient": self.gradient,
             "accuracy": {name: value.to_dict() for name, value in self.accuracy.items()},
             "majority": self.majority.to_dict(),
             "interval": list(self.interval),
-            "seconds": self.seconds,
+            "seconds": to_plain(self.seconds),
         }
 
     def __str__(self) -> str:
@@ -108,7 +135,19 @@ class Robustness:
         head = f"accuracy of {len(self.minimum)} points, epsilon {self.epsilon:g} ({self.norm})"
         rows = [f"  {name:<24} {100 * value.value:6.1f} %" for name, value in self.accuracy.items()]
         tail = f"   [{100 * low:.1f}, {100 * high:.1f}] over all attacks, row by row"
-        return "\n".join([head, *rows]) + tail
+        return "\n".join(["\n".join([head, *rows]) + tail, *self._notes()])
+
+    def _notes(self) -> list[str]:
+        """Return what a reader of the numbers has to know."""
+        notes = []
+        if self.noisy:
+            notes.append(
+                f"  the model is noisy: each point counts by the mean of {self.evaluations} answers"
+            )
+        if self.gradient != "full":
+            which = "no gradient" if self.gradient == "none" else "only a gradient of zero"
+            notes.append(f"  {which} reached the points: attacks that climb one {MEASURED}")
+        return notes
 
 
 def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -129,14 +168,43 @@ def share_correct(
 ) -> Tensor:
     """Compute the share (N,) of `evaluations` calls of the model on x that predict the label.
 
-    Every call has its own noise if the model is noisy; batch: rows evaluated together.
+    Every call has its own noise if the model is noisy; batch: rows evaluated together. An answer
+    that is NaN is wrong.
     """
     share = torch.zeros(len(x), dtype=torch.float64)
-    with eval_frozen(model) as model, torch.no_grad():
-        for _ in range(evaluations):
-            predicted = torch.cat([model(part).argmax(1) for part in x.split(batch)])
-            share += (predicted == labels).double().cpu() / evaluations
+    for _ in range(evaluations):
+        share += _are_correct(_answer(model, x, batch), labels) / evaluations
     return share
+
+
+def _answer(model: Model, x: Tensor, batch: int) -> Tensor:
+    """Return the logits (N, K) of one call of the model for each batch."""
+    with eval_frozen(model) as view, torch.no_grad():
+        return torch.cat([view(part) for part in x.split(batch)])
+
+
+def _are_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 where logits (N, K) predict the label and are numbers, else 0, float64."""
+    known = ~logits.isnan().any(1)
+    return ((logits.argmax(1) == labels) & known).double().cpu()
+
+
+def _evaluate_clean(
+    model: Model, x: Tensor, labels: Tensor, evaluations: int | None, batch: int
+) -> tuple[Tensor, int]:
+    """Return the share (N,) of correct answers, and of how many answers: one, or 20 if two calls
+    differ, unless a number was asked for.
+    """
+    if evaluations is not None:
+        count = read_integer("evaluations", evaluations, least=1)
+        return share_correct(model, x, labels, evaluations=count, batch=batch), count
+    first, second = _answer(model, x, batch), _answer(model, x, batch)
+    if torch.allclose(first, second, **ROUNDING, equal_nan=True):
+        return _are_correct(first, labels), 1
+    rest = share_correct(model, x, labels, evaluations=NOISY_EVALUATIONS - 2, batch=batch)
+    twice = _are_correct(first, labels) + _are_correct(second, labels)
+    total = rest * (NOISY_EVALUATIONS - 2) + twice
+    return total / NOISY_EVALUATIONS, NOISY_EVALUATIONS
 
 
 def robust_accuracy(
@@ -149,16 +217,17 @@ def robust_accuracy(
     generator: torch.Generator,
     norm: Norm = "inf",
     bounds: Bounds = (0.0, 1.0),
-    evaluations: int = 1,
+    evaluations: int | None = None,
     batch: int = 250,
     progress: Callable[[str], object] | None = None,
 ) -> Robustness:
     """Run every attack on every row of x (N, *event) with labels (N,) and measure the accuracy.
 
     model: a callable x -> logits (B, K); attacks: by name (see `standard_attacks`); evaluations:
-    calls at each point found, 1 for a model without noise; batch: rows attacked together; progress:
-    called with the name of each attack when it ends. Rows that are misclassified before any attack
-    are attacked too, and stay lost in the minimum.
+    calls at each point found, unless given 1, or 20 if two calls of the model differ; batch: rows
+    attacked together; progress: called with the name of each attack when it ends. Rows that are
+    misclassified before any attack are attacked too, and stay lost in the minimum. Warns where no
+    gradient reaches the points.
 
     Raises ValueError for points outside the bounds, labels or shapes that do not fit, ε < 0, no
     attacks, and an attack that returns points outside the ball or the bounds: they prove nothing at
@@ -173,17 +242,19 @@ def robust_accuracy(
       PGD                        33.3 %
       minimum                    33.3 %   [6.1, 79.2] over all attacks, row by row
     """
-    check_attack(model, x, labels, epsilon, bounds)
+    epsilon, bounds = read_number("epsilon", epsilon, least=0), read_bounds(bounds)
+    batch = read_integer("batch", batch, least=1)
+    gradient = inspect_attack(model, x, labels, epsilon, bounds)[1]
     named = isinstance(attacks, Mapping) and bool(attacks) and not {"clean", MINIMUM} & set(attacks)
-    if not named or not are_counts(evaluations, batch) or norm not in ("inf", "2"):
+    if not named or norm not in ("inf", "2"):
         raise ValueError(
-            f"{len(attacks)} attacks in a {type(attacks).__name__}, {evaluations} evaluations, "
-            f"batches of {batch} and norm {norm!r} were asked for; attacks by name, none called "
-            f"'clean' or '{MINIMUM}', at least one of each, and norm 'inf' or '2' are needed; "
-            "correct them"
+            f"a {type(attacks).__name__} of attacks and norm {norm!r} were asked for; attacks by "
+            f"name, none called 'clean' or '{MINIMUM}', at least one, and norm 'inf' or '2' are "
+            "needed; correct them"
         )
     x = x.detach()
-    correct = {"clean": share_correct(model, x, labels, evaluations=evaluations, batch=batch)}
+    clean, evaluations = _evaluate_clean(model, x, labels, evaluations, batch)
+    correct, points = {"clean": clean}, [x]
     seconds: dict[str, float] = {}
     for name, attack in attacks.items():
         start = time.perf_counter()
@@ -195,9 +266,41 @@ def robust_accuracy(
         found = torch.cat(parts)
         _check_budget(name, x, found, epsilon, norm, bounds)
         correct[name] = share_correct(model, found, labels, evaluations=evaluations, batch=batch)
+        points.append(found)
         if progress is not None:
             progress(name)
-    return Robustness(correct, seconds, epsilon, norm, evaluations)
+    worst = _ask_again(model, points, labels, correct, evaluations, batch)
+    _warn_of_gradient(gradient)
+    return Robustness(correct, seconds, epsilon, norm, evaluations, worst, gradient)
+
+
+def _ask_again(
+    model: Model,
+    points: Sequence[Tensor],
+    labels: Tensor,
+    correct: Mapping[str, Tensor],
+    evaluations: int,
+    batch: int,
+) -> Tensor | None:
+    """Return the share (N,) of fresh correct answers at the worst point of each row; None for a
+    model that always gave the same answer.
+    """
+    shares = torch.stack(list(correct.values()))
+    if evaluations == 1 or not bool(((shares > 1e-9) & (shares < 1 - 1e-9)).any()):
+        return None
+    which = shares.argmin(0).to(labels.device)
+    worst = torch.stack(list(points))[which, torch.arange(len(labels), device=labels.device)]
+    return share_correct(model, worst, labels, evaluations=evaluations, batch=batch)
+
+
+def _warn_of_gradient(gradient: Gradient) -> None:
+    """Warn if no gradient reaches the points, or only zero."""
+    if gradient != "full":
+        which = "no gradient" if gradient == "none" else "only a gradient of zero"
+        warnings.warn(
+            f"the model lets {which} reach the points; attacks that climb one {MEASURED}",
+            stacklevel=3,
+        )
 
 
 def _check_budget(

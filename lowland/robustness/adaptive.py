@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lowland.energy import Energy, check_finite, energy_values, lift
 from lowland.robustness.pgd import PGD
 from lowland.robustness.threat_model import Model, check_attack, margin
+from lowland.scalars import read_number
 
 MISCLASSIFIED = 1e6  # rank of a misclassified row with the usual energy, above all other rows
 MIN_SPREAD = 1e-6  # of the energies at the points attacked
@@ -33,8 +34,11 @@ class AdaptivePGD(PGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weighted = bool(self.weights) and all(w >= 0 for w in self.weights)
-        if not callable(self.energy) or not weighted or self.early_stop:
+        weighted = isinstance(self.weights, Sequence) and not isinstance(self.weights, str)
+        if weighted and callable(self.energy):
+            weights = tuple(read_number("a weight", weight, least=0) for weight in self.weights)
+            object.__setattr__(self, "weights", weights)
+        if not callable(self.energy) or not weighted or not self.weights or self.early_stop:
             raise ValueError(
                 f"AdaptivePGD was given a {type(self.energy).__name__} for its energy, weights "
                 f"{self.weights} and early_stop {self.early_stop}; it needs an energy or a "

@@ -9,12 +9,14 @@ from lowland.robustness.pgd import PGD
 from lowland.robustness.threat_model import (
     Bounds,
     Model,
-    are_counts,
     check_attack,
     eval_frozen,
+    find_gradient,
     margin,
     project_bounds,
+    read_settings,
 )
+from lowland.scalars import read_number
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,15 @@ class CW:
     bounds: Bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        positive = self.learning_rate > 0 and self.weight > 0 and self.confidence >= 0
-        if not (are_counts(self.steps, self.binary_search_steps) and positive):
-            raise ValueError(
-                f"{self} was asked for; counts are at least 1, learning_rate and weight above 0; "
-                "correct them"
-            )
+        counts, sizes = ("steps", "binary_search_steps"), ("learning_rate", "weight")
+        read_settings(self, counts, sizes, self.bounds)
+        object.__setattr__(self, "confidence", read_number("confidence", self.confidence, least=0))
 
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
         check_attack(model, x, labels, epsilon, self.bounds)
+        epsilon = read_number("epsilon", epsilon, least=0)
         x = x.detach()
         nearest = self.nearest(model, x, labels)
         return PGD(norm="2", bounds=self.bounds).project(x, nearest, epsilon)
@@ -86,7 +86,7 @@ class CW:
                 closer = (excess.detach() > 0) & (size < reach)
                 best[closer], reach[closer] = leaf.detach()[closer], size[closer]
                 loss = square + weight * (self.confidence - excess).clamp_min(0.0)
-                (leaf.grad,) = torch.autograd.grad(loss.sum(), leaf)
+                leaf.grad = find_gradient(loss.sum(), leaf)
                 adam.step()
                 leaf.data.copy_(project_bounds(leaf.data, self.bounds))
         return best, reach

@@ -1,6 +1,5 @@
 """Projected gradient descent (PGD), and FGSM as its single step."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,15 +10,17 @@ from lowland.robustness.threat_model import (
     Bounds,
     Model,
     Norm,
-    are_counts,
     check_attack,
     eval_frozen,
+    find_gradient,
     margin,
     mask_label,
     open_rows,
     pick_label,
     project_bounds,
+    read_settings,
 )
+from lowland.scalars import read_number
 
 LOSSES = ("cross_entropy", "margin", "targeted")
 MIN_GRADIENT_LENGTH = 1e-12  # of a gradient that is scaled to length 1
@@ -62,20 +63,19 @@ class PGD:
     bounds: Bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        positive = self.step_size is None or 0 < self.step_size < math.inf
-        known = self.norm in ("inf", "2") and self.loss in LOSSES
-        if not (are_counts(self.steps, self.restarts, self.eot) and positive and known):
+        sizes = [] if self.step_size is None else ["step_size"]
+        read_settings(self, ("steps", "restarts", "eot"), sizes, self.bounds)
+        if self.norm not in ("inf", "2") or self.loss not in LOSSES:
             raise ValueError(
-                f"PGD was given {self.steps} steps, {self.restarts} restarts, eot {self.eot}, "
-                f"step_size {self.step_size}, norm {self.norm!r} and loss {self.loss!r}; counts "
-                "are at least 1, sizes above 0, norms 'inf' and '2', losses 'cross_entropy', "
-                "'margin' and 'targeted'; correct them"
+                f"PGD was given norm {self.norm!r} and loss {self.loss!r}; norms are 'inf' and "
+                "'2', losses 'cross_entropy', 'margin' and 'targeted'; correct them"
             )
 
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
         classes, x = check_attack(model, x, labels, epsilon, self.bounds), x.detach()
+        epsilon = read_number("epsilon", epsilon, least=0)
         best, rank = x.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         with eval_frozen(model) as model:
             for restart in range(self.restarts):
@@ -122,8 +122,8 @@ class PGD:
                 leaf = at.detach().requires_grad_(needs_gradient)
                 rank, loss = self.objective(model, leaf, labels, turn)
                 total += rank.detach() / self.eot
-                if loss.requires_grad:  # a model may hide its gradient; then the points stay
-                    slope = torch.autograd.grad(loss.sum(), leaf)[0]
+                slope = find_gradient(loss.sum(), leaf) if needs_gradient else None
+                if slope is not None:  # a model may hide its gradient; then the points stay
                     gradient += slope.nan_to_num(0.0) / self.eot
         return total, gradient if needs_gradient else None
 

@@ -43,7 +43,7 @@ def sanity_checks(
     white_box: PGD | None = None,
     black_box: Attack | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
-    evaluations: int = 1,
+    evaluations: int | None = None,
     found: Robustness | None = None,
 ) -> list[SanityCheck]:
     """Check on x (N, *event) with labels (N,) for signs of masked gradients; all pass if there are

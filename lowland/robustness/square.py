@@ -9,13 +9,14 @@ from torch import Tensor
 from lowland.robustness.threat_model import (
     Bounds,
     Model,
-    are_counts,
     check_attack,
     eval_frozen,
     margin,
     open_rows,
     project_bounds,
+    read_settings,
 )
+from lowland.scalars import read_number
 
 # shares of the queries after which the area of a square is halved
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -40,15 +41,15 @@ class Square:
     bounds: Bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not are_counts(self.queries, self.eot) or not 0 < self.p_init <= 1:
-            raise ValueError(
-                f"{self} was asked for; counts are at least 1 and p_init in (0, 1]; correct them"
-            )
+        read_settings(self, ("queries", "eot"), (), self.bounds)
+        share = read_number("p_init", self.p_init, above=0, most=1)
+        object.__setattr__(self, "p_init", share)
 
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
         check_attack(model, x, labels, epsilon, self.bounds)
+        epsilon = read_number("epsilon", epsilon, least=0)
         x = x.detach()
         if x.dim() != 4:
             raise ValueError(

@@ -10,7 +10,7 @@ https://arxiv.org/abs/1707.07397).
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from lowland.energy import freeze
 from lowland.energy.points import describe
+from lowland.scalars import read_integer, read_number
 
 Model = Callable[[Tensor], Tensor]
 Bounds = tuple[float, float] | None
 Norm = Literal["inf", "2"]
+Gradient = Literal["full", "zero", "none"]
 
 
 class Attack(Protocol):
@@ -100,9 +102,39 @@ def eval_frozen(model: Model) -> Iterator[Model]:
 # ------------------------------------------------------------------------------------------- checks
 
 
-def are_counts(*counts: int) -> bool:
-    """Return True if all numbers are whole and at least 1."""
-    return all(isinstance(count, int) and count >= 1 for count in counts)
+def read_settings(
+    attack: object,
+    counts: Sequence[str] = (),
+    positive: Sequence[str] = (),
+    bounds: Bounds = None,
+) -> None:
+    """Put plain numbers in the place of an attack's counts, of at least 1, and sizes, above 0, and
+    of its bounds.
+    """
+    settings = vars(attack)
+    for name in counts:
+        object.__setattr__(attack, name, read_integer(name, settings[name], least=1))
+    for name in positive:
+        object.__setattr__(attack, name, read_number(name, settings[name], above=0))
+    object.__setattr__(attack, "bounds", read_bounds(bounds))
+
+
+def read_bounds(bounds: Bounds) -> Bounds:
+    """Return bounds as two plain numbers, or None for none."""
+    if bounds is None:
+        return None
+    pair = tuple(bounds) if isinstance(bounds, Iterable) and not isinstance(bounds, str) else ()
+    low, high = map(_read_wall, pair) if len(pair) == 2 else (math.nan, math.nan)
+    if not low < high:
+        raise ValueError(
+            f"bounds are {bounds!r}; two numbers, the lower one first, are needed; pass for "
+            "example (0.0, 1.0), or None for points without bounds"
+        )
+    return low, high
+
+
+def _read_wall(wall: float) -> float:
+    return read_number("one of the bounds", wall)
 
 
 def check_attack(
@@ -113,12 +145,16 @@ def check_attack(
     x (B, *event): finite and inside the bounds; labels (B,): torch.long below K; epsilon: at least
     0; model: gives logits (B, K) with K ≥ 2.
     """
+    return inspect_attack(model, x, labels, epsilon, bounds)[0]
+
+
+def inspect_attack(
+    model: Model, x: Tensor, labels: Tensor, epsilon: float, bounds: Bounds = (0.0, 1.0)
+) -> tuple[int, Gradient]:
+    """Check as `check_attack` does; return K and what gradient reaches the points."""
     _check_points(x, bounds)
-    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
-        raise ValueError(
-            f"epsilon is {epsilon!r}; it is a finite number of at least 0; 0.3 is usual for MNIST"
-        )
-    classes = _count_classes(model, x[:2])
+    read_number("epsilon", epsilon, least=0)
+    classes, gradient = inspect_model(model, x[:2])
     whole = isinstance(labels, Tensor) and labels.dtype == torch.long and labels.shape == (len(x),)
     if not whole or int(labels.min()) < 0 or int(labels.max()) >= classes:
         got = describe(labels)
@@ -128,7 +164,7 @@ def check_attack(
             f"labels are {got}; torch.long ({len(x)},) from 0 to {classes - 1} are needed; correct "
             "them"
         )
-    return classes
+    return classes, gradient
 
 
 def _check_points(x: Tensor, bounds: Bounds) -> None:
@@ -147,16 +183,34 @@ def _check_points(x: Tensor, bounds: Bounds) -> None:
         )
 
 
-def _count_classes(model: Model, x: Tensor) -> int:
-    """Return K of the model's logits for x; raise ValueError if it gives none."""
+def inspect_model(model: Model, x: Tensor) -> tuple[int, Gradient]:
+    """Return K of the model's logits for x, and whether a gradient reaches the points: "full",
+    "zero" everywhere, or "none".
+
+    Raises ValueError for a model that gives no logits, or that cannot read the points.
+    """
     if not callable(model):
         raise ValueError(
             f"the model is a {type(model).__name__}; a classifier is called, x -> logits (B, K); "
             "pass one"
         )
-    with eval_frozen(model) as model, torch.no_grad():
-        logits = model(x)
-    tensor = isinstance(logits, Tensor)
+    with eval_frozen(model) as view, torch.inference_mode(False), torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_(True)
+        try:
+            logits = view(leaf)
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or ["no reason"])[0]
+            raise ValueError(
+                f"the model failed on points {describe(x)} ({reason}); it must take such points; "
+                "convert them, or the model with .to(x.dtype)"
+            ) from error
+        _check_logits(logits, x)
+        return logits.shape[1], _look_for_gradient(logits, leaf)
+
+
+def _check_logits(logits: object, x: Tensor) -> None:
+    """Raise ValueError unless logits are real numbers (B, K) with K ≥ 2, and none of them NaN."""
+    tensor = isinstance(logits, Tensor) and not (logits.is_complex() or logits.dtype == torch.bool)
     sound = tensor and logits.dim() == 2 and len(logits) == len(x) and logits.shape[1] > 1
     if not sound or bool(logits.isnan().any()):
         got = describe(logits) + " with nan" * sound
@@ -164,4 +218,22 @@ def _count_classes(model: Model, x: Tensor) -> int:
             f"the model gave {got} for {len(x)} points; logits (B, K) with K >= 2 and no nan are "
             "needed; pass a classifier x -> logits"
         )
-    return logits.shape[1]
+
+
+def _look_for_gradient(logits: Tensor, leaf: Tensor) -> Gradient:
+    """Return whether logits (B, K) have a gradient with respect to the points they came from."""
+    weights = torch.arange(1.0, logits.shape[1] + 1, dtype=leaf.dtype, device=leaf.device)
+    try:
+        slope = find_gradient((logits.to(leaf.dtype) * weights).sum(), leaf)
+    except RuntimeError:  # an operation without a derivative
+        slope = None
+    if slope is None:
+        return "none"
+    return "full" if bool((slope != 0).any()) else "zero"
+
+
+def find_gradient(loss: Tensor, leaf: Tensor) -> Tensor | None:
+    """Return the gradient of a loss with respect to the points, None where the graph is cut."""
+    if not loss.requires_grad:
+        return None
+    return torch.autograd.grad(loss, leaf, allow_unused=True)[0]

@@ -173,7 +173,14 @@ class ODIN(ClassScore):
         with freeze(energy) as energy, torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_(True)
             loss = _negative_log_msp(logits(energy, leaf) / self.temperature).sum()
-            (gradient,) = torch.autograd.grad(loss, leaf)
+            gradient = None
+            if loss.requires_grad:
+                (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                "no gradient of the classifier reaches the points; 'odin' takes a step along it; "
+                "keep x in the graph (no .detach() or .numpy() inside), or use 'msp'"
+            )
         with torch.no_grad():
             moved = logits(energy, x - self.epsilon * gradient.sign()).double()
             return _negative_log_msp(moved / self.temperature)
