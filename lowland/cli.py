@@ -3,8 +3,9 @@
 import io
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stdout
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import wraps
 from shutil import get_terminal_size
 from textwrap import fill
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     rank = int(os.environ.get("RANK", 0))  # where torchrun started several, the first one prints
     who = f"{PROGRAM} (process {rank})" if rank else PROGRAM
     try:
-        with redirect_stdout(io.StringIO()) if rank else nullcontext():
+        with redirect_stdout(io.StringIO()) if rank else nullcontext(), warnings_as_lines(who):
             status = show(call(arguments))
     except ValueError as error:
         fail(f"{who}: {error}", 2)
@@ -48,6 +49,17 @@ def main(arguments: list[str] | None = None) -> None:
         fail(f"{who}: {error}", 3)
     if status:
         raise SystemExit(status)
+
+
+@contextmanager
+def warnings_as_lines(who: str) -> Iterator[None]:
+    """Print each warning as one line, without the place in the code that raised it."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{who}: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def fail(text: str, status: int) -> NoReturn:
