@@ -71,8 +71,7 @@ def energy(
         alpha: False-alarm rate that the verdict keeps to; the recipe's unless given.
     """
     from lowland.trained import load
-    from lowland.trained.scoring import ENERGY_COLUMNS, EnergyTable
-    from lowland.trained.tables import format_rows
+    from lowland.trained.scoring import EnergyTable
     from lowland.training import cpu_threads
 
     model = load(run)
@@ -80,4 +79,4 @@ def energy(
         table = EnergyTable(model, paths, alpha)
         if out is not None:
             return table.write(Path(out), format)
-        return format_rows(table.all_rows(), format, ENERGY_COLUMNS)
+        return table.text(format)

@@ -139,7 +139,8 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, what: str, pat
         if info.file_size - offset != header.size:
             raise DataError(
                 f"{path} is corrupt or cut short: the header of {what} speaks of {header.size} "
-                f"bytes and {info.file_size - offset} follow; write it again"
+                f"bytes and {info.file_size - offset} follow; a whole array has as many; write it "
+                "again"
             )
         if header.size > max(SMALL, MAX_RATIO * info.compress_size):
             raise DataError(

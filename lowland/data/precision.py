@@ -16,6 +16,7 @@ from lowland.data.dataset import DataError
 
 SPOILT = 0.05  # spacing of rounded values over the deviation of a column: 20 values per deviation
 COARSE = 0.001
+EXACT = 1 << 53  # up to which float64 has every whole number
 UNLIKE = 10.0  # times 1: a scale at which energies and samplers were not made to work
 
 Numbers = NDArray[Any]
@@ -33,6 +34,20 @@ def steps_per_deviation(x: Numbers, dtype: type[np.floating[Any]]) -> NDArray[np
         return np.where(moves, spacing / spread, 0.0)
 
 
+def check_whole(low: int, high: int, name: str, where: str) -> None:
+    """Raise DataError for a column of whole numbers from low to high that are too large and too
+    close together for float64.
+    """
+    largest = max(abs(low), abs(high))
+    if largest < EXACT or low == high or math.ulp(float(largest)) <= COARSE * (high - low):
+        return
+    raise DataError(
+        f"column {name} of {where} holds whole numbers from {low} to {high}, which 64-bit floats "
+        "cannot tell apart; numbers up to 2^53 are exact; subtract the smallest, or remove the "
+        "column if it numbers rows"
+    )
+
+
 def to_float64(x: Numbers, names: Sequence[str], where: str) -> NDArray[np.float64]:
     """Convert columns x (N, D) to float64. Raises DataError for whole numbers that are too large
     and too close together for it.
@@ -40,16 +55,7 @@ def to_float64(x: Numbers, names: Sequence[str], where: str) -> NDArray[np.float
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8 and len(x):
         for i in range(x.shape[1]):
             column = x[:, i]
-            low, high = int(column.min()), int(column.max())
-            if max(abs(low), abs(high)) < 1 << 53 or low == high:
-                continue
-            spacing = math.ulp(float(max(abs(low), abs(high))))
-            if spacing > COARSE * (high - low):
-                raise DataError(
-                    f"column {names[i]} of {where} holds whole numbers from {low} to {high}, which "
-                    "64-bit floats cannot tell apart; numbers up to 2^53 are exact; subtract the "
-                    "smallest, or remove the column if it numbers rows"
-                )
+            check_whole(int(column.min()), int(column.max()), names[i], where)
     return np.asarray(x, dtype=np.float64)
 
 

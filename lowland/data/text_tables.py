@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from lowland.data.classes import is_missing
 from lowland.data.dataset import DataError
-from lowland.data.layout import WORDS, Layout, describe_encoding, is_value, position_of, read_layout
+from lowland.data.layout import (
+    WHOLE,
+    WORDS,
+    Layout,
+    describe_encoding,
+    is_value,
+    position_of,
+    read_layout,
+)
+from lowland.data.precision import EXACT, check_whole
 
 BLOCK = 4096  # rows that are parsed together
 Numbers = NDArray[np.float64]
@@ -96,7 +105,18 @@ class TextTable:
                     for line, row in zip(lines, rows, strict=True)
                 ]
             )
+        if np.abs(numbers).max() >= EXACT:
+            self._check_whole(rows)
         return Block(numbers, labels)
+
+    def _check_whole(self, rows: Sequence[list[str]]) -> None:
+        """Refuse whole numbers that float64 cannot tell apart."""
+        for i in self.kept:
+            cells = [row[i].strip() for row in rows]
+            values = [int(cell) for cell in cells if WHOLE.fullmatch(cell) and len(cell) < 400]
+            if values:
+                name = repr(self.layout.columns[i])
+                check_whole(min(values), max(values), name, str(self.path))
 
     def _parse_plain(self, cells: Sequence[Sequence[str]]) -> Numbers | None:
         """Return cells of plain numbers as such; None if any is something else."""

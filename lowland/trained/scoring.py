@@ -63,6 +63,13 @@ class EnergyTable:
         """Compute the rows of all points."""
         return [row for number in range(len(self.points.pieces)) for row in self.rows(number)]
 
+    def text(self, form: str) -> str:
+        """Format the rows of all points, of which no more than a piece is in memory as rows."""
+        return "".join(
+            format_rows(self.rows(number), form, ENERGY_COLUMNS, header=number == 0)
+            for number in range(len(self.points.pieces))
+        )
+
     def write(self, out: Path, form: str) -> Path:
         """Write all rows into a file, over all processes, resumed after a break."""
         with team(patience=PATIENCE) as members:
