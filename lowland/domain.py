@@ -79,11 +79,12 @@ class Domain:
         return replace(self, lo=self.lo - margin, hi=self.hi + margin)
 
     def draw(
-        self, count: int, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, *, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw starting points (count, *shape), uniform on bounded domains, standard normal on the
-        real line.
+        real line; in torch's default dtype unless given.
         """
+        dtype = dtype or torch.get_default_dtype()
         if not self.shape:
             raise ValueError(
                 "the domain has no event shape to draw points of; it needs one; pass for example "

@@ -35,11 +35,11 @@ class PlanarDensity:
 
 
 def _noise(count: int, generator: Generator) -> Tensor:
-    return torch.randn(count, 2, generator=generator)
+    return torch.randn(count, 2, generator=generator, dtype=torch.float32)
 
 
 def _uniform(count: int, generator: Generator) -> Tensor:
-    return torch.rand(count, generator=generator)
+    return torch.rand(count, generator=generator, dtype=torch.float32)
 
 
 def _label(classes: int, count: int, generator: Generator) -> Tensor:
@@ -61,7 +61,7 @@ def moons(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """
     y = _label(2, count, generator)
     upper = _circle(math.pi * _uniform(count, generator))
-    lower = torch.tensor([1.0, 0.5]) - upper
+    lower = upper.new_tensor([1.0, 0.5]) - upper
     return torch.where(y[:, None] == 0, upper, lower) + MOON_NOISE * _noise(count, generator), y
 
 
@@ -86,7 +86,7 @@ def checkerboard(count: int, generator: Generator) -> tuple[Tensor, None]:
     """
     column, pair = _label(4, count, generator), _label(2, count, generator)
     corner = torch.stack((column, 2 * pair + column % 2), 1) - 2
-    return corner + torch.rand(count, 2, generator=generator), None
+    return corner + torch.rand(count, 2, generator=generator, dtype=torch.float32), None
 
 
 BLOB_NOISE, BLOB_RADIUS = 0.2, 2.0
@@ -98,7 +98,7 @@ def eight_gaussians(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
     E|x|² = 2² plus twice the noise variance.
     """
     y = _label(8, count, generator)
-    return BLOB_RADIUS * _circle(math.pi / 4 * y) + BLOB_NOISE * _noise(count, generator), y
+    return BLOB_RADIUS * _circle(math.pi / 4 * y.float()) + BLOB_NOISE * _noise(count, generator), y
 
 
 SPIRAL_NOISE, SPIRAL_END = 0.3, 3 * math.pi
@@ -128,9 +128,10 @@ def pinwheel(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
     https://arxiv.org/abs/1603.06277
     """
     y = _label(PINWHEEL_ARMS, count, generator)
-    widths = torch.tensor([PINWHEEL_RADIAL, PINWHEEL_TANGENTIAL])
-    blob = _noise(count, generator) * widths + torch.tensor([1.0, 0.0])
-    angle = 2 * math.pi / PINWHEEL_ARMS * y + PINWHEEL_TWIST * blob[:, 0].exp()
+    noise = _noise(count, generator)
+    widths = noise.new_tensor([PINWHEEL_RADIAL, PINWHEEL_TANGENTIAL])
+    blob = noise * widths + noise.new_tensor([1.0, 0.0])
+    angle = 2 * math.pi / PINWHEEL_ARMS * y.float() + PINWHEEL_TWIST * blob[:, 0].exp()
     across = torch.stack((-blob[:, 1], blob[:, 0]), 1)  # the blob, a quarter turn on
     return angle.cos()[:, None] * blob + angle.sin()[:, None] * across, y
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lowland.domain import Domain
+from lowland.energy.sizes import parameter_dtype
 
 if TYPE_CHECKING:
     from lowland.energy.algebra import Energy
@@ -208,13 +209,14 @@ def draw_start(
     generator: torch.Generator,
     *,
     shape: Sequence[int] = (),
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Draw points (count, *event) to begin at a large noise level: where the energy says, or N(0,
     sigma^2).
 
-    shape: of an event, if the domain leaves it open.
+    shape: of an event, if the domain leaves it open; dtype: that of the energy unless given.
     """
+    dtype = dtype or parameter_dtype(energy)
     noise = noise_of(energy)
     if noise is not None and noise.start is not None:
         return noise.start(count, sigma, generator).to(dtype)

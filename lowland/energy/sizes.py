@@ -1,12 +1,13 @@
 """Read the sizes, flags and names from which an energy is built, before anything is allocated."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowland.registry import suggest
 from lowland.scalars import read_integer
@@ -92,6 +93,32 @@ def read_numbers(what: str, values: object, dims: int | None = None) -> Tensor:
         f"{what} is {_show(values)}; it must be {wanted.get(dims or 1, 'numbers')}, all of them "
         "finite; pass such numbers"
     )
+
+
+def parameter_dtype(energy: nn.Module) -> torch.dtype:
+    """Return the dtype of the first parameter of an energy; torch's default for none.
+
+    >>> parameter_dtype(nn.Linear(2, 1).double())
+    torch.float64
+    """
+    return next((p.dtype for p in energy.parameters()), torch.get_default_dtype())
+
+
+@contextmanager
+def build_in_float32() -> Iterator[None]:
+    """Build networks in float32, as data of recipes are, whatever torch's default dtype is.
+
+    >>> with build_in_float32():
+    ...     layer = nn.Linear(2, 1)
+    >>> layer.weight.dtype
+    torch.float32
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def check_memory(name: str, numbers: int) -> None:

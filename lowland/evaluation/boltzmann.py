@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import Dataset, bernoulli_sample
+from lowland.energy.sizes import parameter_dtype
 from lowland.evaluation.findings import Findings
 from lowland.metrics import log_likelihood, log_z
 from lowland.nets.boltzmann import RBM
@@ -62,7 +63,7 @@ def _fantasies(model: Model, machine: RBM, generator: torch.Generator) -> dict[s
     """
     kept, labels = saved_chains(model), None
     if kept is None:
-        x = machine.domain.draw(NUM_PARTICLES, generator)
+        x = machine.domain.draw(NUM_PARTICLES, generator, dtype=parameter_dtype(machine))
     else:
         x = kept.x[:NUM_PARTICLES]
         labels = None if kept.labels is None else kept.labels[:NUM_PARTICLES]

@@ -44,7 +44,7 @@ def measure_detection(
     rate = false_alarms(p, nominal, detector.calibration_size)
     name, moved = shift_points(test, model.data.domain)
     outliers = {
-        "noise": model.data.domain.draw(len(test), generator),
+        "noise": model.data.domain.draw(len(test), generator, dtype=test.dtype),
         name: moved,
         **_other_sets(model, found),
     }
@@ -71,7 +71,7 @@ def measure_detection(
         figures["outliers"][label] = {
             m.__name__: m(scores, found_at).to_dict() for m in METRICS
         } | {"count": len(x)}
-    grid = torch.linspace(0.02, 0.5, 25)
+    grid = torch.linspace(0.02, 0.5, 25, dtype=torch.float32)
     rates = [false_alarms(p, float(g), detector.calibration_size) for g in grid]
     for key, column in (("nominal", 0), ("empirical", 1), ("low", 2), ("high", 3)):
         found.arrays[f"alarm_{key}"] = torch.tensor([float(r[column]) for r in rates])

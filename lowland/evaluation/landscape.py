@@ -12,7 +12,10 @@ def measure_landscape(model: Model, found: Findings) -> None:
     x = model.data.train.x
     low, high = x.min(0).values - 0.75, x.max(0).values + 0.75
     fine, coarse = (
-        [torch.linspace(float(a), float(b), n) for a, b in zip(low, high, strict=True)]
+        [
+            torch.linspace(float(a), float(b), n, dtype=x.dtype)
+            for a, b in zip(low, high, strict=True)
+        ]
         for n in (121, 22)
     )
     points = [

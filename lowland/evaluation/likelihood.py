@@ -84,9 +84,9 @@ def apply_treatment(model: Model, x: Tensor, generator: torch.Generator) -> Tens
         return x if bool(model.energy.domain.contains(x).all()) else bernoulli_sample(x, generator)
     if model.recipe["training"]["dequantise"] and model.data.num_gray_levels:
         levels = model.data.num_gray_levels
-        x = (x * (levels - 1) + torch.rand(x.shape, generator=generator)) / levels
+        x = (x * (levels - 1) + torch.rand(x.shape, generator=generator, dtype=x.dtype)) / levels
     if _noise(model):
-        noise = _noise(model) * torch.randn(x.shape, generator=generator)
+        noise = _noise(model) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
         x, _ = model.energy.domain.reflect(x + noise)
     return x
 

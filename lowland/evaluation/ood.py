@@ -71,21 +71,26 @@ def _near(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
 
 def _far(x: Tensor, g: torch.Generator) -> list[OutlierSet]:
     low, high, size = float(x.min()), float(x.max()), x.shape
-    noise = x.mean() + x.std() * torch.randn(size, generator=g)
-    level = torch.rand(len(x), *[1] * (x.dim() - 1), generator=g)
+    noise = x.mean() + x.std() * torch.randn(size, generator=g, dtype=x.dtype)
+    level = torch.rand(len(x), *[1] * (x.dim() - 1), generator=g, dtype=x.dtype)
     constant = OutlierSet("constant", "far", (low + (high - low) * level).expand(size).clone())
     if x.dim() < 4:
-        loud = x.mean(0) + 2 * x.std(0) * torch.randn(size, generator=g)
+        loud = x.mean(0) + 2 * x.std(0) * torch.randn(size, generator=g, dtype=x.dtype)
         return [
             OutlierSet("turned over", "far", 2 * x.mean(0) - x),
             OutlierSet("normal noise ×2", "far", loud),
             constant,
         ]
     order = torch.randperm(x[0].numel(), generator=g)
+    even = torch.rand(size, generator=g, dtype=x.dtype)
     return [
         OutlierSet("inverted", "far", low + high - x),
         OutlierSet("pixels permuted", "far", x.flatten(1)[:, order].view_as(x)),
-        OutlierSet("uniform noise", "far", low + (high - low) * torch.rand(size, generator=g)),
+        OutlierSet(
+            "uniform noise",
+            "far",
+            low + (high - low) * even,
+        ),
         OutlierSet("Gaussian noise", "far", noise.clamp(low, high)),
         constant,
     ]
@@ -123,7 +128,7 @@ def make_shifts(x: Tensor, generator: torch.Generator) -> dict[str, list[tuple[f
     The same noise at every strength. It is cut off at the range of the data.
     """
     low, high = float(x.min()), float(x.max())
-    noise = (high - low) * torch.randn(x.shape, generator=generator)
+    noise = (high - low) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
     graded = {"noise": [(s, (x + s * noise).clamp(low, high)) for s in STRENGTHS]}
     if x.dim() == 4:
         graded = {"rotation": [(a, rotate(x, a)) for a in ANGLES]} | graded

@@ -34,7 +34,7 @@ def measure_restoration(
     how = restoration_settings(model)
     count, sigma = min(how["count"], len(model.data.test)), how["sigma"]
     truth, y = model.data.test.x[:count], model.data.test.y
-    noisy = truth + sigma * torch.randn(truth.shape, generator=generator)
+    noisy = truth + sigma * torch.randn(truth.shape, generator=generator, dtype=truth.dtype)
     known = lower_half_hidden(model.data.domain)
     seen = noisy * known
     inpainted = _restore(model, found, "inpaint", known, truth, seen, generator)

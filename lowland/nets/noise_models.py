@@ -79,7 +79,7 @@ class Truncated(Energy):
 
     @torch.no_grad()
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
         low, high = self._walls(torch.float64)
@@ -91,7 +91,11 @@ class Truncated(Energy):
             dtype=torch.float64,
         )
         z = torch.special.ndtri(low + (high - low) * u)
-        return (self.centre + self.width * z).clamp(self.domain.lo, self.domain.hi).to(dtype)
+        return (
+            (self.centre + self.width * z)
+            .clamp(self.domain.lo, self.domain.hi)
+            .to(dtype or self.centre.dtype)
+        )
 
     def _walls(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the probabilities (*event) of lying below the lower and below the upper wall."""
@@ -169,10 +173,10 @@ class FlowNoise(Energy):
 
     @torch.no_grad()
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
-        return self.walk(count, generator)[0].to(dtype)
+        return self.walk(count, generator)[0].to(dtype or self.centre.dtype)
 
 
 def _spline(size: int, transforms: int, hidden: tuple[int, ...]) -> Any:

@@ -164,7 +164,7 @@ class PGD:
         if self.norm == "inf":
             return 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
         direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        radius = torch.rand(len(x), generator=generator, device=x.device)
+        radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
         return direction / _length(direction) * radius.view(-1, *[1] * (x.dim() - 1))
 
 

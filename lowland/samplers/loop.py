@@ -168,7 +168,7 @@ def run_chains(
             state = sampler.init(energy, x)
             num_grad_evals += sampler.num_init_grad_evals
         recordings = [(recorder.name, recorder.start(state, steps)) for recorder in recorders]
-        accepted = torch.zeros(len(x), device=x.device)
+        accepted = torch.zeros(len(x), dtype=torch.float32, device=x.device)
         diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
         moves = iterate(energy, sampler, state, steps, generator, adapt)
         for step, (state, info) in enumerate(moves, 1):

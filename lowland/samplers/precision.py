@@ -62,7 +62,10 @@ def faster_precision(device: str) -> Precision:
 
 def _time(device: torch.device, half: bool, limit: float) -> float:
     """Return the seconds of the fastest of some runs; only one is made if it exceeds the limit."""
-    rows, weight = torch.ones(256, 512, device=device), torch.ones(512, 512, device=device)
+    rows, weight = (
+        torch.ones(256, 512, device=device).float(),
+        torch.ones(512, 512, device=device).float(),
+    )
     images, kernel = torch.ones(16, 32, 14, 14, device=device), torch.ones(32, 32, 3, 3)
     kernel = kernel.to(device)
     now, best = _clock(device), float("inf")

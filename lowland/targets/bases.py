@@ -75,7 +75,7 @@ class Uniform(Energy):
         return x.new_zeros(*x.shape, self.domain.classes)
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
         return self.domain.draw(count, generator, dtype=dtype)
@@ -118,13 +118,13 @@ class Bernoulli(Energy):
         return self.logits.to(x.dtype).expand_as(x)
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
         p = torch.sigmoid(self.logits.double())
         shape = (count, *self.domain.shape)
         u = torch.rand(shape, generator=generator, device=p.device, dtype=torch.float64)
-        return (u < p).to(dtype)
+        return (u < p).to(dtype or torch.get_default_dtype())
 
 
 class Categorical(Energy):
@@ -172,12 +172,12 @@ class Categorical(Energy):
         return self.logits.to(x.dtype).expand(*x.shape, -1)
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
         p = self.logits.double().softmax(-1)
         drawn = torch.multinomial(p.flatten(0, -2), count, replacement=True, generator=generator)
-        return drawn.T.reshape(count, *self.domain.shape).to(dtype)
+        return drawn.T.reshape(count, *self.domain.shape).to(dtype or torch.get_default_dtype())
 
 
 class Normal(Energy):
@@ -218,12 +218,12 @@ class Normal(Energy):
         return 0.5 * z.flatten(1).square().sum(1), -z / width
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
         shape = (count, *self.domain.shape)
         z = torch.randn(shape, generator=generator, device=self.centre.device, dtype=dtype)
-        return self.centre.to(dtype) + self.width.to(dtype) * z
+        return self.centre.to(z.dtype) + self.width.to(z.dtype) * z
 
 
 def _check_probabilities(p: Tensor) -> None:

@@ -17,7 +17,8 @@ from lowland.registry import register
 from lowland.scalars import read_integer, read_number
 
 
-def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype | None) -> Tensor:
+    """Draw standard normal numbers (count, dim), in torch's default dtype unless given."""
     return torch.randn(count, dim, generator=generator, device=generator.device, dtype=dtype)
 
 
@@ -81,11 +82,11 @@ class Gaussian(Energy):
         return torch.addmm(centre @ precision, x, precision, alpha=-1)
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, d)."""
         z = _normal(count, len(self.centre), generator, dtype)
-        return self.centre.to(dtype) + z @ self.factor.to(dtype).T
+        return self.centre.to(z.dtype) + z @ self.factor.to(z.dtype).T
 
 
 @register("energy")
@@ -129,12 +130,12 @@ class GaussianMixture(Energy):
         return log_norm - torch.logsumexp(exponents, 1)
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, d)."""
         which = torch.multinomial(self.shares, count, replacement=True, generator=generator)
         z = _normal(count, self.centres.shape[1], generator, dtype)
-        return self.centres.to(dtype)[which] + self.scale * z
+        return self.centres.to(z.dtype)[which] + self.scale * z
 
 
 @register("energy")
@@ -155,7 +156,7 @@ class Banana(Energy):
         return 0.5 * (first / self.scale).square() + 0.5 * (second - ridge).square()
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, 2)."""
         first, second = _normal(count, 2, generator, dtype).unbind(1)
@@ -183,7 +184,7 @@ class Funnel(Energy):
         return value + rest.shape[1] * v / 2
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, dimension)."""
         z = _normal(count, self.dimension, generator, dtype)

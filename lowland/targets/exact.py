@@ -29,7 +29,7 @@ class ExactSampler(Protocol):
     """An energy with independent exact draws."""
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Return exact draws (count, *event); may raise ValueError where it has none."""
         ...

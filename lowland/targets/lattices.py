@@ -110,10 +110,10 @@ class Lattice(Energy):
         return self._solved[1]
 
     def draw(
-        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, rows, columns). Raises ValueError for lattices that are too wide."""
-        return self._strip.draw(count, generator).to(dtype)
+        return self._strip.draw(count, generator).to(dtype or torch.get_default_dtype())
 
 
 @register("energy")

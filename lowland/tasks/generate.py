@@ -17,6 +17,7 @@ from lowland.energy import (
     latent_of,
     noise_of,
 )
+from lowland.energy.sizes import parameter_dtype
 from lowland.registry import build
 from lowland.samplers import (
     Sampler,
@@ -176,7 +177,7 @@ def generate_by_flow(
         path = [bound / temperature for bound in path]
     last = len(sigmas) - 1
     stops = _space_frames(frames, last)[1:] or [last]
-    dtype = next((p.dtype for p in energy.parameters()), torch.get_default_dtype())
+    dtype = parameter_dtype(energy)
     parts: list[Tensor] = []
     for size in [batch] * (count // batch) + [count % batch] * (count % batch > 0):
         x = draw_start(energy, size, sigmas[0], generator, dtype=dtype)
@@ -277,7 +278,7 @@ def generate_from_recipe(
     if labels is not None and start is None and condition and condition.ancestral:
         return _sample_by_rejection(energy, condition, run, labels, generator, progress)
     if start is None:
-        start = energy.domain.draw(count, generator)
+        start = energy.domain.draw(count, generator, dtype=parameter_dtype(energy))
     return _drop_latent_units(energy, run(start=start, labels=labels, progress=progress))
 
 
@@ -296,7 +297,7 @@ def _sample_by_rejection(
     trajectories: list[Tensor] = []
     for i in range(MAX_ROUNDS):
         size = max(2 * int(wanted.sum()), len(labels) // 4, 16)  # rare labels take many
-        start = energy.domain.draw(size, generator)
+        start = energy.domain.draw(size, generator, dtype=parameter_dtype(energy))
         samples = run(start=start, progress=None if i else progress)
         with torch.no_grad():
             p = torch.softmax(-condition.class_energies(samples.x).float(), 1)
@@ -331,7 +332,8 @@ def _sample_by_recovery(
 ) -> Samples:
     """Draw at each noise level given the sample at the level above, and denoise the last."""
     shape, device = (count, *energy.domain.shape), generator.device
-    start = sigmas[0] * torch.randn(shape, generator=generator, device=device)
+    dtype = parameter_dtype(energy)
+    start = sigmas[0] * torch.randn(shape, generator=generator, device=device, dtype=dtype)
     end = diffusion_recovery_sample(
         energy, sigmas, start, sampler, how["steps"], generator=generator, progress=progress
     ).x

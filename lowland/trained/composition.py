@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, Sum, check_normalisable, draw_start
+from lowland.energy.sizes import parameter_dtype
 from lowland.registry import Plain, build
 from lowland.samplers import denoise, karras_sigmas
 from lowland.tasks import DenoisedGuidance, LabelGuidance, anneal_composed, sample_composed
@@ -80,7 +81,7 @@ def _sample_sum(
     ]
     total = Sum(terms, weights)
     check_normalisable(total)
-    start = total.domain.draw(count, more["generator"])
+    start = total.domain.draw(count, more["generator"], dtype=parameter_dtype(total))
     x = sample_composed(total, start, steps, **more).x
     positive = sum(w for w in weights if w > 0)
     if not positive:

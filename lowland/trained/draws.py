@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.energy.sizes import build_in_float32, parameter_dtype
 from lowland.nets.generators import Generator
 from lowland.registry import build
 from lowland.run import RunError
@@ -70,7 +71,9 @@ def _from_partner(model: Model, count: int, generator: torch.Generator) -> Tenso
     saved = model.latest.tensors.get("partner")
     if saved is not None:
         objective = build("objective", model.recipe["objective"])
-        partner = objective.make_partner(model.energy, torch.zeros(2, *model.shape))
+        blank = torch.zeros(2, *model.shape, dtype=parameter_dtype(model.energy))
+        with build_in_float32():
+            partner = objective.make_partner(model.energy, blank)
         if isinstance(partner, Generator):
             partner.load_state_dict(saved)
             return partner.draw(count, generator)

@@ -37,7 +37,7 @@ def read_channels(model: Model, path: str | Path, channels: Sequence[int]) -> Te
             part = load_image(path, (len(channels), *model.shape[1:]))
         except DataError:
             raise error from None
-    whole = torch.zeros(len(part), *model.shape)
+    whole = part.new_zeros(len(part), *model.shape)
     whole[:, list(channels)] = part
     return model.transform(whole)
 

@@ -129,16 +129,18 @@ def read_measurement(
 
     simulate: the file holds clean images x; returns (x, A x with noise where something was seen).
     """
-    blank = operator.A(torch.ones(1, *shape))
+    blank = operator.A(torch.ones(1, *shape, dtype=torch.float32))
     if not simulate:
         seen = load_batch([image], tuple(blank.shape[1:]))[1]
         masks = blank.shape[1:] == shape and bool((blank == 0).any())
         return None, operator.A(seen) if masks else seen
     truth = load_batch([image], shape)[1]
     y = operator.A(truth)
-    probe = torch.randn(y.shape, generator=generator)
+    probe = torch.randn(y.shape, generator=generator, dtype=y.dtype)
     kept = operator.A(operator.A_T(probe)).abs() > 1e-6  # where a measurement is made at all
-    return truth, y + max(sigma, 0.0) * kept * torch.randn(y.shape, generator=generator)
+    return truth, y + max(sigma, 0.0) * kept * torch.randn(
+        y.shape, generator=generator, dtype=y.dtype
+    )
 
 
 def write_restoration(

@@ -17,6 +17,7 @@ from lowland.data.dataset import center, uncenter
 from lowland.data.format import Format, Frame, read_frame
 from lowland.domain import Domain
 from lowland.energy import Energy, count_classes, energy_values, latent_of
+from lowland.energy.sizes import build_in_float32
 from lowland.metrics import LogLikelihood, LogZ, log_likelihood
 from lowland.registry import Plain, build
 from lowland.run import Checkpoint, Run
@@ -165,7 +166,8 @@ def load(
         chosen = run.load_checkpoint(run.best_step(latest))
     recipe = run.recipe
     domain = Domain.from_dict(chosen.state["domain"])
-    energy = build("energy", {**recipe["energy"], "domain": domain})
+    with build_in_float32():
+        energy = build("energy", {**recipe["energy"], "domain": domain})
     energy.load_state_dict(chosen.tensors[weights])
     energy.eval()
     own = latent_of(energy).marginal

@@ -130,7 +130,7 @@ def _find_map(
     if how["method"] == "split-gibbs":
         condition = noise_of(energy)
         if condition is None or condition.start is None:
-            x = domain.draw(len(y), generator)
+            x = domain.draw(len(y), generator, dtype=y.dtype)
         else:
             x = condition.start(len(y), MAP_SIGMAS[0], generator)
         x = domain.project(x)
@@ -140,7 +140,7 @@ def _find_map(
         return Restoration.of(x.unsqueeze(0))
     prior, noise = draw_prior(model), how["denoise_sigma"]
     if prior is None:
-        start = domain.draw(len(y), generator)
+        start = domain.draw(len(y), generator, dtype=y.dtype)
     else:
         clean = denoise(model.marginal, prior, noise)
         start = prior[importance_resample(clean, operator, y, sigma, 1, generator)[0]]

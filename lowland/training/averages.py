@@ -20,7 +20,7 @@ class TermAverages:
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Add one value of each term."""
         for name, value in terms.items():
-            zero = torch.zeros((), device=value.device)
+            zero = torch.zeros((), dtype=torch.float32, device=value.device)
             self._sums[name] = self._sums.get(name, zero) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lowland.data import Dataset, Split, bernoulli_sample
 from lowland.domain import Domain
 from lowland.energy import Energy, check_energy, count_classes, learner_of, noise_of
+from lowland.energy.sizes import build_in_float32
 from lowland.objectives.contrastive import impute
 from lowland.objectives.labels import hide_labels
 from lowland.objectives.loss import Objective
@@ -41,7 +42,7 @@ def build_objective(values: Plain, settings: Training, team: Team) -> Objective:
 
 def build_energy(values: Plain, settings: Training, data: Dataset, seed: int) -> Energy:
     """Build the energy for the data's domain, and initialise it from the training part."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), build_in_float32():
         torch.manual_seed(seed)
         domain = data.domain.widen(settings.box_margin)
         made: Energy = build("energy", {**values, "domain": domain})
@@ -63,7 +64,7 @@ def build_partner(
     generator = torch.Generator(device).manual_seed(seed)
     x = data.train.x[:PARTNER_ROWS].to(device)
     x = perturb_examples(x, data, settings, energy.domain, generator)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), build_in_float32():
         torch.manual_seed(seed)
         partner = objective.make_partner(energy, x)
     if partner is not None:
@@ -118,10 +119,10 @@ def perturb_examples(
     if data.binarization == "stochastic":
         x = bernoulli_sample(x, generator)
     if settings.dequantise and data.num_gray_levels:
-        u = torch.rand(x.shape, generator=generator, device=x.device)
+        u = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         x = (x * (data.num_gray_levels - 1) + u) / data.num_gray_levels
     if settings.data_noise_std:
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         x, _ = domain.reflect(x + settings.data_noise_std * noise)
     return x
 
@@ -157,5 +158,5 @@ def check_data(energy: Energy, data: Dataset, settings: Training, device: torch.
         x = x.round()  # imputed units may be means
     noise_level = None
     if noise_of(energy) is not None:
-        noise_level = torch.full((len(x),), 0.1, device=device)
+        noise_level = torch.full((len(x),), 0.1, device=device, dtype=x.dtype)
     check_energy(energy, x, noise_level)

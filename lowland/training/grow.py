@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from lowland.data import Dataset, Split
 from lowland.domain import Domain
 from lowland.energy import Energy
+from lowland.energy.sizes import build_in_float32
 from lowland.registry import build
 from lowland.training.loop import PlainRecipe, load_recipe_data, plain_recipe, train_run
 from lowland.training.settings import Plain, Row
@@ -91,7 +92,8 @@ def _shrink(x: Tensor, size: int) -> Tensor:
 def _enlarge(energy: Energy, values: Plain, domain: Domain) -> Energy:
     """Return an energy of the next size with the weights of the last."""
     margin = float(values["training"].get("box_margin", 0.0))
-    new: Energy = build("energy", {**values["energy"], "domain": domain.widen(margin)})
+    with build_in_float32():
+        new: Energy = build("energy", {**values["energy"], "domain": domain.widen(margin)})
     mine, theirs = new.state_dict(), energy.state_dict()
     wrong = [name for name in mine if name not in theirs or mine[name].shape != theirs[name].shape]
     if wrong:

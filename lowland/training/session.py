@@ -139,7 +139,7 @@ class Session:
         self.optimizer.zero_grad(set_to_none=True)
         batch = self.batch()
         parts = _split_batch(batch, self.settings.accumulate)
-        self._losses = torch.zeros((), device=self.device)
+        self._losses = torch.zeros((), dtype=torch.float32, device=self.device)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             with accumulate_gradients(self._evaluate, last), self._explain_compiler():
@@ -192,7 +192,7 @@ class Session:
     def _begin_row(self) -> None:
         self._averages = TermAverages()
         self._nonfinite = torch.zeros((), dtype=torch.long, device=self.device)
-        self._losses = torch.zeros((), device=self.device)
+        self._losses = torch.zeros((), dtype=torch.float32, device=self.device)
 
     def row(self) -> Row:
         """Return the means of all terms since the last row, over all processes, and begin anew."""

@@ -145,7 +145,10 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         """Keep the machines of the sessions, and the chains of the one on top."""
         self.machines_ = [cast(nets.RBM, session.ema.module) for session in sessions]
         top, buffer = self.machines_[-1], sessions[-1].buffer
-        points = top.domain.draw(self.n_chains, self._generator()) if buffer is None else buffer.x
+        if buffer is None:
+            points = top.domain.draw(self.n_chains, self._generator(), dtype=torch.float32)
+        else:
+            points = buffer.x
         self.chains_, self._n_features_out = points.numpy().copy(), top.n_hidden
 
     def measure(self, X: ArrayLike, *, chains: int = 100, num_temperatures: int = 300) -> Self:
