@@ -125,10 +125,10 @@ def _match_names(format: Format, names: list[str], where: str) -> Match:
     if missing or extra:
         found = [f"lacks {', '.join(map(repr, missing))}"] if missing else []
         found += [f"has {', '.join(map(repr, extra))} besides"] if extra else []
-        near = get_close_matches(missing[0], extra, n=1) if missing else []
-        hint = (
-            f"rename {near[0]!r} if it is {missing[0]!r}" if near else "rename, add or remove them"
-        )
+        lost = missing[0] if missing else ""
+        near = [name for name in extra if missing and name.casefold() == lost.casefold()]
+        near = near or get_close_matches(lost, extra, n=1)
+        hint = f"rename {near[0]!r} if it is {lost!r}" if near else "rename, add or remove them"
         raise DataError(
             f"{where} {' and '.join(found)}; the run was trained on the columns "
             f"{', '.join(format.columns)}; {hint}"
