@@ -536,14 +536,16 @@ def test_columns_are_matched_by_name(run: Path, capsys: pytest.CaptureFixture[st
             with pytest.raises(SystemExit):
                 main([*command, str(run / "run"), *files])
             assert re.search(message, capsys.readouterr().err)
-    for path, message in (
-        (pick(0, 2), "lacks 'c'"),
-        (pick(0, 2, header=["none"]), "has 2 columns; the run was trained on 3: a, b, c"),
-        (pick(0, 1, 2, 3, header=["none"]), "has 4 columns"),
+    few = "has 2 columns; the run was trained on 3: a, b, c"
+    for order, header, message in (
+        ((0, 2), None, "lacks 'c'"),
+        ((0, 2), ["none"], few),
+        ((0, 1, 2, 3), ["none"], "line 1 .*|has 4 columns"),
     ):
+        path = pick(*order, header=header)
         with pytest.raises(SystemExit):
             main(["energy", str(run / "run"), str(path)])
-        assert message in capsys.readouterr().err
+        assert re.search(message, capsys.readouterr().err)
 
 
 def test_rows_to_be_scored_are_centred_in_float64(
