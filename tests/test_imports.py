@@ -35,6 +35,7 @@ PUBLIC = {
     "registry",
     "domain",
     "atomic",
+    "memory",
     "reading",
     "seeds",
     "scalars",
@@ -60,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "plain": {"scalars"},
     "domain": {"scalars"},
     "atomic": set(),
+    "memory": set(),
     "reading": set(),
     "seeds": set(),
     "run": {"pretrained"} | LEAVES,
@@ -92,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
         "metrics",
         "tasks",
         "data",
+        "nets.generators",
         "run",
     }
     | LEAVES,
@@ -121,7 +124,18 @@ ALLOWED: dict[str, set[str]] = {
 }
 LIBRARIES: dict[str, set[str]] = {  # what only some parts may import, at any depth
     "torch": set(ALLOWED)
-    - {"registry", "atomic", "reading", "pretrained", "config", "cli", "report", "", "__main__"},
+    - {
+        "registry",
+        "atomic",
+        "memory",
+        "reading",
+        "pretrained",
+        "config",
+        "cli",
+        "report",
+        "",
+        "__main__",
+    },
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "pydantic": {"config"},

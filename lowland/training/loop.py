@@ -4,6 +4,7 @@ on.
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -13,15 +14,18 @@ from tqdm.auto import tqdm
 from lowland.data import Dataset, load_data
 from lowland.energy import Energy
 from lowland.run import Run
+from lowland.scalars import read_integer
+from lowland.training.beginning import prepare, remove_refused
 from lowland.training.devices import cpu_threads
 from lowland.training.distributed import team
 from lowland.training.health import Finding, Limits, diagnose, worst
 from lowland.training.memory import peak_mb
-from lowland.training.preflight import probe
+from lowland.training.preflight import ProbeReport
 from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session
 from lowland.training.settings import Plain, Row
 from lowland.training.sites import lives_on_sites
+from lowland.training.sizes import check_sizes
 from lowland.training.tensorboard import Board
 
 ProgressBar: TypeAlias = "tqdm[Any]"
@@ -41,10 +45,23 @@ class PlainRecipe(Protocol):
 
 
 def plain_recipe(recipe: Plain | PlainRecipe) -> dict[str, Any]:
-    """Return the plain values of a recipe."""
+    """Return the plain values of a recipe. Raises ValueError for anything else."""
     if isinstance(recipe, PlainRecipe):
         return recipe.plain()
-    return dict(recipe)
+    if not isinstance(recipe, Mapping):
+        raise ValueError(
+            f"the recipe is {recipe!r:.60}; a Recipe or its plain values are needed; read it with "
+            "lowland.read_recipe"
+        )
+    values = dict(recipe)
+    missing = [name for name in ("seed", "objective", "training") if name not in values]
+    if missing:
+        raise ValueError(
+            f"the recipe has no {', '.join(missing)}; training needs these; complete it with "
+            "lowland.read_recipe"
+        )
+    values["seed"] = read_integer("seed", values["seed"], least=0, most=2**63 - 1)
+    return values
 
 
 def load_recipe_data(recipe: Plain) -> Dataset:
@@ -65,11 +82,15 @@ def train_run(
     """Train plain values of a recipe at one size of data; see `fit`."""
     with team() as members:
         data = data or members.main_first(lambda: load_recipe_data(recipe))
+        if energy is None:
+            check_sizes(recipe, data)
         session = Session(recipe, data, energy, members)
         with cpu_threads(session.settings.threads), ExitStack() as stack:
+            report = prepare(session, run)
+            members.on_main(lambda: stack.enter_context(remove_refused(run)))
             opened = members.on_main(lambda: _open(run, recipe))
             members.on_main(lambda: stack.enter_context(opened.lock()))
-            _train(session, members.main_proxy(opened), progress and members.is_main)
+            _train(session, members.main_proxy(opened), progress and members.is_main, report)
     return session.ema.module
 
 
@@ -82,13 +103,13 @@ def _open(run: Run | str | Path, recipe: Plain) -> Run:
     return Run.create(path, recipe)
 
 
-def _train(session: Session, run: Run, progress: bool) -> None:
+def _train(session: Session, run: Run, progress: bool, report: ProbeReport | None) -> None:
     """Begin or go on, and update until all steps are done, or nothing better was found for long
     enough.
     """
     run.check_versions()
     run.write_json("data.json", _describe_data(session.data))
-    rows = _begin(session, run, progress)
+    rows = _begin(session, run, progress, report)
     spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
     writes = session.settings.tensorboard and session.team.is_main
     board = Board(run.path / "tensorboard" if writes else None)
@@ -139,9 +160,9 @@ def _progress_bar(total: int, done: int, shown: bool) -> ProgressBar:
     )
 
 
-def _begin(session: Session, run: Run, progress: bool) -> list[Row]:
-    """Restore the newest checkpoint, or probe a copy and write the first one; return the log rows
-    that lead up to it.
+def _begin(session: Session, run: Run, progress: bool, report: ProbeReport | None) -> list[Row]:
+    """Restore the newest checkpoint, or log what the probe found and write the first one; return
+    the log rows that lead up to it.
     """
     if run.steps():
         checkpoint = run.load_checkpoint()
@@ -150,8 +171,7 @@ def _begin(session: Session, run: Run, progress: bool) -> list[Row]:
         run.cut_log(checkpoint.state["log_size"])
     else:
         run.cut_log(0)
-        if session.settings.preflight != "off":
-            report = session.team.broadcast(probe(session))
+        if report is not None:
             run.log({"step": 0, "event": "preflight", **report.plain()})
             if progress:
                 for sentence in report.sentences:

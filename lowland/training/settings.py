@@ -1,8 +1,9 @@
 """Settings of a training run, as plain values."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -18,14 +19,44 @@ from lowland.objectives.ranges import (
     one_of,
 )
 from lowland.samplers.precision import PRECISIONS
+from lowland.scalars import read_integer, read_number
 
 Plain = Mapping[str, Any]  # values of a recipe, or of a section of it
 Row = dict[str, Any]  # one line of the log
+MAX_THREADS = 1024  # more end the process without a word
+DEVICE = Range(
+    "'auto', 'cpu', 'cuda', 'cuda:1' and so on, or 'mps'",
+    lambda name: re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(name)) is not None,
+)
 BELOW_ONE = Range("in [0, 1)", lambda value: 0 <= value < 1)
 RISING = Range(
     "rising sides of images",
     lambda sides: all(0 < a < b for a, b in pairwise((*sides, 1 << 30))),
 )
+
+
+def read_truth(what: str, value: object) -> bool:
+    """Return a truth value as a plain bool; NumPy's are taken. Raises ValueError for others."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise ValueError(f"{what} is {value!r:.60}; it is True or False; pass one of these")
+
+
+def read_fields(settings: "Training") -> None:
+    """Read every number of settings as a plain one. Raises ValueError for booleans and text."""
+    for one in fields(settings):
+        value = vars(settings)[one.name]
+        if one.type is int:
+            value = read_integer(one.name, value)
+        elif one.type is float:
+            value = read_number(one.name, value)
+        elif one.type is bool:
+            value = read_truth(one.name, value)
+        elif one.name == "betas":
+            value = tuple(read_number("betas", beta) for beta in value)
+        elif one.name == "progressive_sizes":
+            value = tuple(read_integer("progressive_sizes", side) for side in value)
+        object.__setattr__(settings, one.name, value)
 
 
 @dataclass(frozen=True)
@@ -106,6 +137,7 @@ class Training:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
+        read_fields(self)
         parts = Range(
             f"at least 1 and divides batch = {self.batch}",
             lambda value: value >= 1 and self.batch % value == 0,
@@ -141,7 +173,10 @@ class Training:
             select_every=_multiple_of(self.checkpoint_every, "checkpoint_every"),
             select_samples=at_least(16),
             patience=WEIGHT,
-            threads=WEIGHT,
+            threads=Range(
+                f"a whole number from 0 to {MAX_THREADS}", lambda n: 0 <= n <= MAX_THREADS
+            ),
+            device=DEVICE,
         )
 
     @classmethod

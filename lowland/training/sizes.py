@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lowland.data import Dataset
 from lowland.domain import Domain, binary, box, real
 from lowland.energy import Energy
+from lowland.memory import check_bytes
 from lowland.registry import build
+from lowland.training.settings import Plain, Training
 
 # events on which an energy may be tried before its data are known: the first that it takes
 EXAMPLES = (
@@ -23,6 +27,20 @@ EXAMPLES = (
 )
 
 
+BYTES = 4  # of a number in float32
+COPIES = 6  # of each weight: itself, its average, its gradient, two moments, one being written
+# settings that count events in memory, and how many are kept for each
+ROWS = {
+    ("objective", "buffer_size"): "2",
+    ("objective", "num_chains"): "4",
+    ("objective", "ratio"): "batch",
+    ("objective", "samples"): "batch",
+    ("objective", "candidates"): "batch",
+    ("training", "batch"): "8",
+    ("training", "select_samples"): "4",
+    ("evaluation", "samples"): "4",
+    ("restoration", "prior_samples"): "2",
+}
 DRAWS = (Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_)
 
 
@@ -71,3 +89,32 @@ def _sketch(values: Mapping[str, Any], domain: Domain) -> Energy:
 def count_weights(energy: Energy) -> int:
     """Count the numbers in all parameters and buffers."""
     return sum(x.numel() for x in (*energy.parameters(), *energy.buffers()))
+
+
+def check_sizes(recipe: Plain, data: Dataset) -> None:
+    """Raise ValueError if what a recipe makes of some data cannot fit into memory, naming the
+    setting, or if a batch holds more examples than there are.
+    """
+    training, domain = recipe["training"], data.domain
+    batch = training.get("batch", Training.batch)
+    if batch > len(data.train):
+        raise ValueError(
+            f"training.batch is {batch} and {data.name} has {len(data.train)} training examples; a "
+            f"batch is made of different ones; set training.batch = {len(data.train)} or less, or "
+            "bring more data"
+        )
+    if recipe.get("energy"):
+        energy = sketch_energy(recipe["energy"], domain.widen(training.get("box_margin", 0.0)))
+        weights = count_weights(energy)
+        size = BYTES * weights * COPIES
+        what = f"an energy of {weights:,} weights, with its averages, gradients and moments,"
+        check_bytes(what, size, "make [energy] smaller")
+        widest = max((len(p) for p in energy.parameters() if p.dim() > 1), default=1)
+        what = f"training.batch = {batch} through layers of {widest:,} units"
+        check_bytes(what, BYTES * batch * widest, "make [energy] or training.batch smaller")
+    event = BYTES * prod(domain.shape)
+    for (section, name), factor in ROWS.items():
+        count = (recipe.get(section) or {}).get(name) or 0
+        rows = count * (batch if factor == "batch" else int(factor))
+        what = f"{section}.{name} = {count} for events of shape {tuple(domain.shape)}"
+        check_bytes(what, event * rows, f"make {section}.{name} smaller")
