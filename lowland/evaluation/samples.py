@@ -23,6 +23,7 @@ from lowland.registry import Plain
 from lowland.tasks.generate import Samples
 from lowland.trained import Model
 from lowland.training.classifier import ImageClassifier, train_classifier
+from lowland.training.rehearsal import scores_data
 
 MAX_SHOWN = 64  # pictures kept for grids
 
@@ -52,7 +53,6 @@ def measure_samples(
     near_test, _ = nearest(test, model.data.train.x)
     edge, typical = near_test.quantile(0.01), near_test.median()
     flat = [part.flatten(1) for part in (made.x, test[:count])]
-    low = energy_values(model.marginal, test)
     figures: Plain = {
         "count": count,
         **_describe_generation(model),
@@ -61,8 +61,10 @@ def measure_samples(
         "expected_copies": 0.01 * count,
         "mmd": mmd(flat[0], flat[1]).to_dict(),
         "frechet": {"value": frechet_distance(flat[0], flat[1])},
-        "gap": energy_gap(low, energy_values(model.marginal, made.x)).to_dict(),
     }
+    if scores_data(model.energy):
+        inside, drawn = (energy_values(model.marginal, x) for x in (test, made.x))
+        figures["gap"] = energy_gap(inside, drawn).to_dict()
     if judge is not None:
         figures |= _classify(model, found, judge, made)
     found.figures["samples"] = figures

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import list_datasets, load_data
-from lowland.energy import Energy, frozen, latent_of
+from lowland.energy import Energy, freeze, latent_of
 from lowland.metrics import alarm_ranks, energy_gap, frechet_distance, mmd, precision_recall
 from lowland.nets.generators import Generator
 from lowland.registry import build
@@ -62,6 +62,12 @@ def rehearse(session: Session) -> None:
         many = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         lines = [f"the recipe has {many} that would show after training:", *problems]
         raise ValueError("\n".join(lines))
+
+
+def scores_data(energy: Energy) -> bool:
+    """Tell whether an energy, or its marginal, is one of data alone: a deep belief net's is not."""
+    latent = latent_of(energy)
+    return latent.data_domain is None or latent.marginal is not None
 
 
 @contextmanager
@@ -146,19 +152,19 @@ def _restore(session: Session, energy: Energy) -> None:
 def _promise(session: Session, energy: Energy) -> None:
     """Check that the calibration part can promise the rate of false alarms."""
     rate = _evaluation(session).get("alpha")
-    if rate is not None:
+    if rate is not None and scores_data(energy):
         alarm_ranks(len(session.data.calibration), rate, "marginal", 0.05)
 
 
 def _score(session: Session, energy: Energy) -> None:
     """Fit the outlier score to some training points, and compute it for two."""
     name = _evaluation(session).get("outlier_score")
-    if name is None:
+    if name is None or not scores_data(energy):
         return
     how, train = get_outlier_score(name), session.data.train
     seen = _marginal(session, energy) if how.reads == "energy" else energy
     reference, labels = _points(session, MAX_REFERENCE, train.x), train.y
-    with frozen(seen):
+    with freeze(seen) as seen:
         statistics = {}
         if how.needs_reference:
             labels = None if labels is None else labels[: len(reference)]
