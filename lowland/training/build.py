@@ -127,8 +127,17 @@ def perturb_examples(
     return x
 
 
-def check_data(energy: Energy, data: Dataset, settings: Training, device: torch.device) -> None:
-    """Raise ValueError for data or settings on which the energy cannot be trained."""
+def check_data(
+    energy: Energy,
+    data: Dataset,
+    settings: Training,
+    device: torch.device,
+    objective: Plain | None = None,
+) -> None:
+    """Raise ValueError for data or settings on which the energy cannot be trained.
+
+    objective: plain values, whose settings about labels belong to the cure of data without.
+    """
     classes = count_classes(energy)
     moved = {
         "data_noise_std": settings.data_noise_std,
@@ -142,8 +151,14 @@ def check_data(energy: Energy, data: Dataset, settings: Training, device: torch.
             "binary data have no grey levels to spread; leave them out"
         )
     if classes and data.train.y is None:
+        cure = ["energy.classes = 0"]
+        if objective and objective.get("sample_labels"):
+            cure.append("objective.sample_labels = false")
+        if objective and objective.get("ce_weight"):
+            cure.append("objective.ce_weight = 0")
         raise ValueError(
-            f"the energy has {classes} classes and {data.name} no labels; set energy.classes = 0"
+            f"the energy has {classes} classes and {data.name} no labels; classes are learned from "
+            f"labels; set {' and '.join(cure)}, or bring labelled data"
         )
     if classes and classes != data.classes:
         raise ValueError(

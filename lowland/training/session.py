@@ -82,7 +82,7 @@ class Session:
             energy = build_energy(recipe["energy"], settings, data, seed)
         self.energy = energy.to(device).train()
         self.labelled = count_classes(self.energy) > 0
-        check_data(self.energy, data, settings, device)
+        check_data(self.energy, data, settings, device, recipe["objective"])
         self.precision = self.team.broadcast(resolve_precision(settings.precision, device))
         self.partner = build_partner(self.objective, self.energy, data, settings, device, seed + 1)
         self.module = Step(self.energy, self.objective, self.sampler, self.terms, self.partner)
