@@ -292,8 +292,8 @@ def bad(data: Dataset, **changes: Any) -> Dataset:
     [
         ({"energy.classes": 7}, "7 classes and digits 10"),
         ({"data.name": "checkerboard", "energy.classes": 10}, "no labels"),
-        ({"training.device": "cuda"}, "no CUDA"),
-        ({"energy.hidden": []}, "widths"),
+        ({"training.device": "cuda"}, "here are cpu"),
+        ({"energy.hidden": []}, "hidden has 0"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(
