@@ -10,7 +10,7 @@ import torch
 
 import lowland
 from lowland import memory
-from lowland.data import DataError, Dataset, Split, load_data
+from lowland.data import DataError, Dataset, Split, load_data, room
 from lowland.domain import box, real
 from lowland.memory import available_bytes, check_bytes
 from lowland.training.devices import list_devices, pick_device
@@ -61,7 +61,7 @@ def refuse(tmp_path: Path, overrides: dict[str, Any], data: Dataset | None = Non
         ({"training.device": "cuda:99"}, "device is 'cuda:99'; here are cpu"),
         ({"training.select_by": "ksd", "training.select_samples": 10**8}, "bytes"),
         ({"objective.buffer_size": 10**9}, "bytes"),
-        ({"data.count": 10**9}, "bytes"),
+        ({"data.count": 10**9}, "of memory"),
         ({"energy.hidden": [10**6, 10**6]}, "parameters .* bytes"),
     ],
 )  # fmt: skip
@@ -69,6 +69,7 @@ def test_what_would_fail_later_is_refused_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any], says: str
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 2**30)
+    monkeypatch.setattr(room, "memory_bound", lambda: 2**30)
 
     assert re.search(says, refuse(tmp_path, overrides)), says
 
@@ -179,8 +180,8 @@ def test_memory_is_counted_and_refused_with_bytes(monkeypatch: pytest.MonkeyPatc
     assert 2**24 < available_bytes() < 2**50
     with pytest.raises(ValueError, match=r"it needs 2,000 bytes; 1,000 are free; less"):
         check_bytes("it", 2000, "less", available=1000)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 10**6)
-    with pytest.raises(DataError, match=r"moons with count = 100000 needs .* bytes; .*; make"):
+    monkeypatch.setattr(room, "memory_bound", lambda: 10**6)
+    with pytest.raises(DataError, match=r"count = 100,000 points of moons needs .* of memory"):
         load_data("moons", count=100_000)
 
 

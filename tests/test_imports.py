@@ -18,7 +18,7 @@ import lowland
 ROOT = Path(lowland.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-LEAVES = {"registry", "domain", "atomic", "reading", "seeds", "scalars", "plain"}
+LEAVES = {"registry", "domain", "atomic", "memory", "reading", "seeds", "scalars", "plain"}
 LIBRARY = LEAVES | {
     "energy",
     "targets",
