@@ -126,7 +126,7 @@ def test_a_file_says_the_same_as_the_command(runs: Path, tmp_path: Path) -> None
         ("runs = ['digits', 3]", "correct runs"),
         ("runs = ['digits']\nweights = 2", "correct weights"),
         (
-            "runs = ['digits']\nlabels = ['3']\ncount = 2.5\nsteps = true",
+            "runs = ['digits']\nlabels = [3.5]\ncount = 2.5\nsteps = true",
             "correct labels, count, steps",
         ),
         ("runs = ['digits']\nsampler = 'MALA'\nout = 3", "correct sampler, out"),
@@ -157,11 +157,11 @@ def test_files_say_edits_and_paths_too(runs: Path, tmp_path: Path) -> None:
         tmp_path / "f.npy",
     )
     assert np.array_equal(np.load(tmp_path / "e.npy"), np.load(tmp_path / "f.npy"))
-    command("edit", told, "--draws", 1)
+    command("edit", told, "--draws", 1, "--force")
     assert np.load(tmp_path / "e.npy").shape == (2, 1, 8, 8)
     for text, said in (
         ("run = 'digits'\nlabel = 8", "correct image"),
-        ("run = 3\nimage = 'a'\nlabel = '8'", "correct run, label"),
+        ("run = 3\nimage = 'a'\nlabel = 8.5", "correct run, label"),
     ):
         told.write_text(text)
         with pytest.raises(ValueError, match=said):
@@ -180,7 +180,9 @@ def test_files_say_edits_and_paths_too(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("run", ["plain", "noise"])
-def test_edit_writes_a_strip_and_its_numbers(run: str, runs: Path, tmp_path: Path) -> None:
+def test_edit_writes_a_strip_and_its_numbers(
+    run: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "edited.png"
     words = (
         "edit",
@@ -198,8 +200,9 @@ def test_edit_writes_a_strip_and_its_numbers(run: str, runs: Path, tmp_path: Pat
     command(*words, "--proximal-sigma", 0.5, "--out", out)
     found = np.load(out.with_suffix(".npz"))
     assert out.exists() and found["x"].shape == (3, 1, 8, 8) and found["attribute"].shape == (2, 1)
+    monkeypatch.chdir(tmp_path)
     command(*words)
-    assert (runs / "a-edited.png").exists()
+    assert (tmp_path / "outputs" / "a-edited.png").exists()  # never among the pictures
 
 
 @pytest.mark.parametrize("run", ["plain", "noise"])
@@ -296,7 +299,7 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
         (("edit", "plain", "a.png", "--label", "3", "--out", "x.gif"), "x.gif was to hold"),
         (
             ("edit", "plain", "b.npz", "--label", "3", "--out", "b.png"),
-            "or it or b.npz beside it is the file that is read",
+            "b.npz is the file that is read",
         ),
         (
             ("edit", "noise", "a.png", "--label", "3", "--classifier", "plain", "--sigma", "99"),

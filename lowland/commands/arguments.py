@@ -11,14 +11,17 @@ if TYPE_CHECKING:
 
 
 def read_argument(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[object] | None":
-    """Read `str | Path`, also with what only Python can pass, as one path, and `tuple[T, ...]` as
-    one word with commas; leave other types to tyro.
+    """Read `str | Path`, also with what only Python can pass, as one path, `int | str` as a name,
+    and `tuple[T, ...]` as one word with commas; leave other types to tyro.
     """
     kinds = get_args(info.type)
     if info.type_origin is tuple:
-        return _read_word(partial(split_list, kinds[0]), "A,B")
+        kind = str if str in get_args(kinds[0]) else kinds[0]
+        return _read_word(partial(split_list, kind), "A,B")
     if get_origin(info.type) in (Union, UnionType) and Path in kinds:
         return _read_word(Path, "PATH")
+    if get_origin(info.type) in (Union, UnionType) and str in kinds and int in kinds:
+        return _read_word(str, "NAME")
     return None
 
 

@@ -15,13 +15,14 @@ def compose(
     /,
     *,
     weights: tuple[float, ...] = (),
-    labels: tuple[int, ...] = (),
+    labels: tuple[str | int, ...] = (),
     count: int | None = None,
     steps: int | None = None,
     num_levels: int | None = None,
     sigma_max: float | None = None,
     sigma_min: float | None = None,
     out: str | Path | None = None,
+    force: bool = False,
     seed: int | None = None,
     quiet: bool = False,
 ) -> Path:
@@ -33,8 +34,8 @@ def compose(
         runs: Run directories or names of shipped runs; or one .toml file, changed by options.
         weights: One number per run, with commas between; all 1 unless given. A negative one moves
             away.
-        labels: One class per run, with commas between, -1 for none; beside a run of noise it counts
-            as log p(label | clean picture).
+        labels: One class per run, by name or number, with commas between, -1 for none; beside a run
+            of noise it counts as log p(label | clean picture).
         count: How many draws; 64 unless given.
         steps: Steps of the chains, with a run of noise in all down its levels; 400 unless given.
         num_levels: Noise levels on the way down; 18 unless given.
@@ -42,10 +43,11 @@ def compose(
         sigma_min: Last noise level; the run's unless given.
         out: File to write: a picture grid (.png) or numbers (.npy, .npz); composed.png unless
             given.
+        force: Replace a file that exists.
         seed: Seed of the draws; 0 unless given.
         quiet: No progress bar.
     """
-    given = _given(locals(), "runs", "quiet")
+    given = _given(locals(), "runs", "force", "quiet")
     import torch
     from tqdm.auto import tqdm
 
@@ -57,10 +59,11 @@ def compose(
     if len(runs) == 1 and Path(runs[0]).suffix == ".toml":
         given = read_task(runs[0], COMPOSE, ["runs"]) | given
         runs = given.pop("runs")
-    given["labels"] = [None if label < 0 else label for label in given.get("labels", ())]
+    given["labels"] = [None if str(label) == "-1" else label for label in given.get("labels", ())]
     target, seed = given.pop("out", "composed.png"), given.pop("seed", 0)
     models = [load(run) for run in runs]
-    target = check_target(target, models[0].shape)
+    read = [*runs, *(model.run.path for model in models)]
+    target = check_target(target, models[0].shape, read, force=force)
     g = torch.Generator().manual_seed(seed)
     with cpu_threads(models[0].threads), tqdm(unit="step", disable=quiet) as bar:
         x = compose_models(models, generator=g, progress=bar.update, **given)
@@ -72,7 +75,7 @@ def edit(
     image: str | Path | None = None,
     /,
     *,
-    label: int | None = None,
+    label: int | str | None = None,
     classifier: str | Path | None = None,
     weight: float | None = None,
     proximal_sigma: float | None = None,
@@ -81,6 +84,8 @@ def edit(
     draws: int | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
+    resize: bool = False,
+    force: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Move a picture towards a class, or as a TOML file says; write a strip: the picture, then
@@ -90,7 +95,7 @@ def edit(
         run: Run that says what pictures look like; or a .toml file with run, image, label, ...,
             changed by options.
         image: PNG, JPEG, .npy or .npz.
-        label: Class to move towards.
+        label: Class to move towards, by its name or, where names are no numbers, its number.
         classifier: Run that knows classes; the run itself unless given.
         weight: How much the class counts; 1 unless given.
         proximal_sigma: How far an edit may go, per pixel; as far as it likes unless given.
@@ -99,18 +104,22 @@ def edit(
         steps: Steps of the chains; 300 unless given.
         draws: How many edits; 4 unless given.
         seed: Seed of the draws; 0 unless given.
-        out: Picture to write; beside the image unless given.
+        out: Picture to write; outputs/IMAGE-edited.png, counted on, unless given.
+        resize: Resize pictures of another size than the run's, which are refused otherwise.
+        force: Replace a file that exists.
         quiet: No progress bar.
     """
-    given = _given(locals(), "run", "quiet")
+    given = _given(locals(), "run", "resize", "force", "quiet")
     import torch
     from tqdm.auto import tqdm
 
     from lowland.trained import load
-    from lowland.trained.files import check_target, name_beside, read_points, write_strip
+    from lowland.trained.files import check_target, read_points, write_strip
+    from lowland.trained.targets import name_output
     from lowland.trained.task_files import EDIT, read_task
     from lowland.training import cpu_threads
 
+    task = run
     if Path(run).suffix == ".toml":
         given = read_task(run, EDIT, ["run", "image", "label"]) | given
         run = given.pop("run")
@@ -122,9 +131,11 @@ def edit(
     model, picture = load(run), given.pop("image")
     if "classifier" in given:
         given["classifier"] = load(given["classifier"])
-    target = name_beside(picture, given.pop("out", None), "edited")
-    check_target(target, model.shape, [picture])
-    x, g = read_points(model, picture), torch.Generator().manual_seed(given.pop("seed", 0))
+    target = name_output(picture, given.pop("out", None), "edited")
+    read = [picture, task, model.run.path]
+    check_target(target, model.shape, read, force=force, beside=True)
+    x = read_points(model, picture, resize=resize)
+    g = torch.Generator().manual_seed(given.pop("seed", 0))
     with cpu_threads(model.threads), tqdm(unit="step", disable=quiet) as bar:
         found = model.edit(x, given.pop("label"), generator=g, progress=bar.update, **given)
     arrays = {"attribute": found.attribute, "before": found.before}
@@ -141,6 +152,8 @@ def interpolate(
     sigma: float | None = None,
     steps: int | None = None,
     out: str | Path | None = None,
+    resize: bool = False,
+    force: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Find a path of low energy from one picture to another, or as a TOML file says; write a
@@ -154,18 +167,22 @@ def interpolate(
         points: Pictures on the path, both ends included; 9 unless given.
         sigma: With a run of noise: the noise level at which its energy is taken; 0.3 unless given.
         steps: Steps of descent; 300 unless given.
-        out: Picture to write; beside the first image unless given.
+        out: Picture to write; outputs/A-path.png, counted on, unless given.
+        resize: Resize pictures of another size than the run's, which are refused otherwise.
+        force: Replace a file that exists.
         quiet: No progress bar.
     """
-    given = _given(locals(), "run", "quiet")
+    given = _given(locals(), "run", "resize", "force", "quiet")
     import torch
     from tqdm.auto import tqdm
 
     from lowland.trained import load
-    from lowland.trained.files import check_target, name_beside, read_points, write_points
+    from lowland.trained.files import check_target, read_points, write_points
+    from lowland.trained.targets import name_output
     from lowland.trained.task_files import INTERPOLATE, read_task
     from lowland.training import cpu_threads
 
+    task = run
     if Path(run).suffix == ".toml":
         given = read_task(run, INTERPOLATE, ["run", "a", "b"]) | given
         run = given.pop("run")
@@ -175,9 +192,10 @@ def interpolate(
             "for example lowland interpolate mnist one.png seven.png"
         )
     model, files = load(run), [given.pop("a"), given.pop("b")]
-    target = name_beside(files[0], given.pop("out", None), "path")
-    check_target(target, model.shape, files)
-    start, end = (read_points(model, file)[:1] for file in files)
+    target = name_output(files[0], given.pop("out", None), "path")
+    read = [*files, task, model.run.path]
+    check_target(target, model.shape, read, force=force, beside=True)
+    start, end = (read_points(model, file, resize=resize)[:1] for file in files)
     with cpu_threads(model.threads), tqdm(unit="step", disable=quiet) as bar:
         found = model.interpolate(start, end, progress=bar.update, **given)
     count = len(found.points)
@@ -203,6 +221,8 @@ def predict(
     steps: int = 500,
     seed: int = 0,
     out: str | Path | None = None,
+    resize: bool = False,
+    force: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Draw the channels of a picture that are not given; write a strip: mean, standard deviation,
@@ -219,7 +239,9 @@ def predict(
             asked, else 60, unless given.
         steps: Steps of the chains, for other runs.
         seed: Seed of the draws.
-        out: Picture to write; beside the image unless given.
+        out: Picture to write; outputs/IMAGE-answer.png, counted on, unless given.
+        resize: Resize pictures of another size than the run's, which are refused otherwise.
+        force: Replace a file that exists.
         quiet: No progress bar.
     """
     import torch
@@ -227,13 +249,15 @@ def predict(
 
     from lowland.trained import load
     from lowland.trained.editing import conditioning_channels
-    from lowland.trained.files import check_target, name_beside, read_channels, write_strip
+    from lowland.trained.files import check_target, read_channels, write_strip
+    from lowland.trained.targets import name_output
     from lowland.training import cpu_threads
 
     model = load(run)
     channels = conditioning_channels(model, given_channels)
-    target = check_target(name_beside(image, out, "answer"), model.shape, [image])
-    x, g = read_channels(model, image, channels), torch.Generator().manual_seed(seed)
+    target = name_output(image, out, "answer")
+    check_target(target, model.shape, [image, model.run.path], force=force, beside=True)
+    x, g = read_channels(model, image, channels, resize=resize), torch.Generator().manual_seed(seed)
     with cpu_threads(model.threads), tqdm(unit="step", disable=quiet) as bar:
         found = model.predict(
             x,

@@ -16,6 +16,9 @@ def detect(
     detector: str | Path | None = None,
     format: Literal["csv", "jsonl"] = "csv",
     out: str | Path | None = None,
+    resize: bool = False,
+    skip_bad: bool = False,
+    force: bool = False,
     quiet: bool = False,
 ) -> int:
     """Tell outliers from inliers: `detect RUN PATH...`, after `detect fit RUN --calibration
@@ -37,9 +40,11 @@ def detect(
         detector: Detector to use; RUN/detector.safetensors unless given.
         format: Form of the table.
         out: File to write; standard output unless given.
+        resize: Resize pictures of another size than the run's, which are refused otherwise.
+        skip_bad: Leave out files that cannot be read, and list them; at most half of all.
+        force: Replace a file that exists.
         quiet: No progress bar.
     """
-    import warnings
     from functools import partial
 
     from tqdm.auto import tqdm
@@ -47,12 +52,14 @@ def detect(
     from lowland.trained import load
     from lowland.trained.scoring import SCORE_COLUMNS, detect_points, load_detector
     from lowland.trained.tables import write_rows
+    from lowland.trained.targets import check_new, make_folder
     from lowland.training import cpu_threads
 
     model = load(run)
+    if out is not None:
+        check_new([out], [*paths, model.run.path], force=force)
     hidden = quiet or (out is None and sys.stdout.isatty())
-    with cpu_threads(model.threads), warnings.catch_warnings():
-        warnings.showwarning = _print_warning
+    with cpu_threads(model.threads):
         rows = detect_points(
             model,
             load_detector(model, detector),
@@ -60,8 +67,12 @@ def detect(
             alpha=alpha,
             guarantee=guarantee,
             delta=delta,
+            resize=resize,
+            skip_bad=skip_bad,
             progress=partial(tqdm, desc="detect", unit="piece", disable=hidden),
         )
+        if out is not None:
+            make_folder(Path(out))
         return write_rows(rows, out, format, SCORE_COLUMNS)
 
 
@@ -74,6 +85,9 @@ def detect_fit(
     alpha: float = 0.05,
     delta: float = 0.05,
     out: str | Path | None = None,
+    resize: bool = False,
+    skip_bad: bool = False,
+    force: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Fit a detector of a run to inliers in files and folders; write RUN/detector.safetensors.
@@ -90,6 +104,9 @@ def detect_fit(
         alpha: Rate of false alarms that the points must be able to promise.
         delta: Share of calibration sets for which a training-conditional promise may fail.
         out: File to write; RUN/detector.safetensors unless given.
+        resize: Resize pictures of another size than the run's, which are refused otherwise.
+        skip_bad: Leave out files that cannot be read, and list them; at most half of all.
+        force: Replace a file that exists; the run's own detector is replaced without it.
         quiet: Say nothing of what the points can promise.
     """
     from lowland.data.images import load_batch
@@ -100,6 +117,7 @@ def detect_fit(
     from lowland.trained import load
     from lowland.trained.detector import describe_promises, energy_for
     from lowland.trained.scoring import DETECTOR_FILE
+    from lowland.trained.targets import check_new, make_folder
     from lowland.training import cpu_threads
 
     if not calibration:
@@ -113,14 +131,24 @@ def detect_fit(
             f"{model.run.path.name} is shipped with lowland and is not written to; a detector of "
             "it needs a place of its own; give --out FILE, and --detector FILE to use it"
         )
+    own = model.run.path / DETECTOR_FILE
+    target = own if out is None else Path(out)
+    check_new([target], [*calibration, model.run.path], force=force, own=own)
     score = get_outlier_score(outlier_score)
     with cpu_threads(model.threads):
-        x = model.transform(load_batch(list(calibration), model.shape, format=model.format)[1])
+        points = load_batch(
+            list(calibration),
+            model.shape,
+            resize=resize,
+            skip_bad=skip_bad,
+            format=model.format,
+        )[1]
+        x = model.transform(points)
         fitted = Detector(energy_for(model, score), score).fit(x)
         fitted.ranks(alpha)
     if not quiet:
         print(describe_promises(fitted, delta), file=sys.stderr)
-    return fitted.save(out or model.run.path / DETECTOR_FILE)
+    return fitted.save(make_folder(target))
 
 
 def bench(
@@ -133,6 +161,7 @@ def bench(
     draws: int = 1000,
     seed: int = 0,
     out: str | Path | None = None,
+    force: bool = False,
     quiet: bool = False,
 ) -> str:
     """Compare every outlier score of runs on sets near and far, with intervals: `bench ood RUN...`.
@@ -147,18 +176,20 @@ def bench(
         draws: Of the bootstrap.
         seed: Of sets and bootstrap.
         out: JSON file with all rank metrics of every cell.
+        force: Replace a file that exists.
         quiet: No progress bar.
     """
     from tqdm.auto import tqdm
 
-    from lowland.atomic import write_bytes
     from lowland.evaluation.ood import compare_scores
-    from lowland.plain import dump_json
     from lowland.trained import load
+    from lowland.trained.targets import check_new, write_json
     from lowland.training import cpu_threads
 
     if count < 20:
         raise ValueError(f"count is {count}; at least 20 points say anything; 1000 is common")
+    if out is not None:
+        check_new([out], runs, force=force)
     boards, lines = {}, []
     for run in runs:
         model = load(run)
@@ -175,11 +206,6 @@ def bench(
         lines += [f"\n{run}: AUROC in %, 95 % bootstrap interval, {found['count']} test points\n"]
         lines += [*found["table"], "", *found["losses"], *found["notes"]]
     if out is not None:
-        write_bytes(Path(out), dump_json(boards, indent=1).encode())
+        write_json(Path(out), boards)
         lines.append(str(out))
     return "\n".join(lines)
-
-
-def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning as a line of its own, without the place in the code that raised it."""
-    print(f"lowland: {message}", file=sys.stderr)

@@ -14,6 +14,8 @@ def purify(
     sigma: float | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    resize: bool = False,
+    force: bool = False,
 ) -> Path:
     """Move images that were tampered with to where data lie; write a picture (as they came,
     purified) or numbers.
@@ -25,22 +27,26 @@ def purify(
         steps: Steps, or noise levels of denoise.
         sigma: Noise added first, or the width of the pull of map.
         seed: Seed of the noise.
-        out: File to write, .png or .npy; beside the first image unless given.
+        out: File to write, .png or .npy; outputs/IMAGE-purified.png, counted on, unless given.
+        resize: Resize pictures of another size than the run's, which are refused otherwise.
+        force: Replace a file that exists.
     """
     import torch
 
     from lowland.data import load_image
     from lowland.trained import load
-    from lowland.trained.files import check_target, name_beside, write_points
+    from lowland.trained.files import check_target, write_points
+    from lowland.trained.targets import name_output
 
-    model, target = load(run), name_beside(images[0], out, "purified")
+    model, target = load(run), name_output(images[0], out, "purified")
     if target.suffix not in (".png", ".npy"):
         raise ValueError(
             f"out is {target}; purified points are written as .png or .npy; choose one of these "
             "suffixes"
         )
-    check_target(target, model.shape, images)
-    given = torch.cat([load_image(path, model.shape, format=model.format) for path in images])
+    check_target(target, model.shape, [*images, model.run.path], force=force)
+    how = {"resize": resize, "format": model.format}
+    given = torch.cat([load_image(path, model.shape, **how) for path in images])
     generator = torch.Generator().manual_seed(seed)
     x = model.purify(
         model.transform(given), generator=generator, method=method, steps=steps, sigma=sigma
@@ -63,6 +69,7 @@ def attack(
     steps: int = 40,
     purifier: str | Path | None = None,
     out: str | Path | None = None,
+    force: bool = False,
     seed: int = 0,
     quiet: bool = False,
 ) -> str:
@@ -78,21 +85,23 @@ def attack(
         steps: Steps of each attack that climbs; half as many where a purifier draws noise.
         purifier: Run that purifies what the classifier sees; attacks then know of it.
         out: JSON to write.
+        force: Replace a file that exists.
         seed: Seed of the attacks.
         quiet: No progress bar.
     """
     from tqdm.auto import tqdm
 
-    from lowland.atomic import write_bytes
     from lowland.evaluation.robustness import measure_robustness
-    from lowland.plain import dump_json
     from lowland.trained import load
-    from lowland.trained.files import check_writable
+    from lowland.trained.targets import check_new, write_json
 
-    if out is not None and (Path(out).suffix != ".json" or Path(out).is_dir()):
-        raise ValueError(
-            f"out is {out}; what attacks left is written as JSON; choose a name that ends in .json"
-        )
+    if out is not None:
+        if Path(out).suffix != ".json":
+            raise ValueError(
+                f"out is {out}; what attacks left is written as JSON; choose a name that ends in "
+                ".json"
+            )
+        check_new([out], [run], force=force)
     with tqdm(unit="attack", disable=quiet) as bar:
         found, checks = measure_robustness(
             load(run),
@@ -106,9 +115,8 @@ def attack(
             progress=lambda _: bar.update(),
         )
     if out is not None:
-        check_writable(Path(out))
         sanity = [check._asdict() for check in checks]
         behind = None if purifier is None else str(purifier)
         values = {"run": str(run), "purifier": behind, **found.to_dict(), "sanity": sanity}
-        write_bytes(Path(out), dump_json(values).encode())
+        write_json(Path(out), values)
     return "\n".join(map(str, [found, *checks]))

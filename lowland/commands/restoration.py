@@ -20,6 +20,9 @@ def restore(
     simulate: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
+    resize: bool = False,
+    skip_bad: bool = False,
+    force: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Restore an image that was measured badly; write a picture (observed, mean, standard
@@ -45,14 +48,17 @@ def restore(
         method: Draws of the posterior, or the most likely image alone.
         simulate: Measure the image first, with noise: it is clean, and the picture shows it beside.
         seed: Seed of the draws.
-        out: Picture to write; beside the image unless given.
+        out: Picture to write; outputs/IMAGE-TASK.png, counted on, unless given.
+        resize: Resize pictures of another size than the measurement's, which are refused otherwise.
+        skip_bad: Leave out files that cannot be read, and list them; at most half of all.
+        force: Replace a file that exists.
         quiet: No progress bar.
     """
     from torch import Generator
     from tqdm.auto import tqdm
 
     from lowland.trained import load
-    from lowland.trained.files import check_writable, name_beside
+    from lowland.trained.files import check_target
     from lowland.trained.measurement import (
         hidden_mask,
         operator_of,
@@ -60,15 +66,25 @@ def restore(
         write_restoration,
     )
     from lowland.trained.restoration import count_steps, restoration_settings
+    from lowland.trained.targets import name_output
 
-    model, target = load(run), name_beside(image, out, task)
+    model, target = load(run), name_output(image, out, task)
     settings = restoration_settings(model, draws=draws)
-    known = ~hidden_mask(mask, model.shape) if task == "inpaint" else None
+    known = ~hidden_mask(mask, model.shape, resize=resize) if task == "inpaint" else None
     operator = operator_of(task, model.shape, factor=factor, known=known)
     noise = settings["sigma"] if sigma is None else sigma
-    check_writable(target)
+    check_target(target, model.shape, [image, mask, model.run.path], force=force, beside=True)
     generator = Generator().manual_seed(seed)
-    truth, y = read_measurement(image, model.shape, operator, noise, simulate, generator)
+    truth, y = read_measurement(
+        image,
+        model.shape,
+        operator,
+        noise,
+        simulate,
+        generator,
+        resize=resize,
+        skip_bad=skip_bad,
+    )
     total = count_steps(settings, len(y))
     with tqdm(total=total, unit="step", disable=quiet or method == "map") as bar:
         answer = model.restore(

@@ -22,6 +22,7 @@ def train(
     *,
     set: list[str] = [],  # noqa: B006
     data_root: str | Path | None = None,
+    skip_bad: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Train a recipe, evaluate it and write its report; return the path of RUN/report.html.
@@ -32,6 +33,7 @@ def train(
         run: Run directory, new; runs/NAME unless given.
         set: Change a value of the recipe, e.g. --set training.steps=100; repeat for more.
         data_root: Where to look for data first (else LOWLAND_DATA, the cache, a download).
+        skip_bad: Leave out pictures of a folder that cannot be read, and list them; at most half.
         quiet: No progress bar.
     """
     from lowland.config import parse_overrides, read_recipe
@@ -41,6 +43,8 @@ def train(
     overrides = parse_overrides(set)
     if data_root is not None:
         overrides["data.root"] = str(data_root)
+    if skip_bad:
+        overrides["data.skip_bad"] = True
     source = recipe if isinstance(recipe, str | Path | Mapping) else recipe.plain()
     values = read_recipe(source, overrides).plain()
     place = _choose_free(Path("runs") / values["name"]) if run is None else Path(run)

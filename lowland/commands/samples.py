@@ -11,8 +11,9 @@ def sample(
     set: list[str] = [],  # noqa: B006
     count: int = 64,
     out: str | Path = Path("samples.png"),
-    label: int | None = None,
+    label: int | str | None = None,
     seed: int = 0,
+    force: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Draw samples into a .npy, .npz or .png file.
@@ -25,8 +26,10 @@ def sample(
         set: Change how samples are made, e.g. --set generation.num_levels=30; repeat for more.
         count: How many.
         out: File to write; the suffix chooses numbers (.npy, .npz) or a picture grid (.png).
-        label: Class to ask for; all evenly unless given.
+        label: Class to ask for, by its name or, where names are no numbers, its number; all evenly
+            unless given.
         seed: Seed of the draws.
+        force: Replace a file that exists.
         quiet: No progress bar.
     """
     from dataclasses import replace
@@ -46,7 +49,9 @@ def sample(
     if changes:
         model = replace(model, recipe=read_recipe(model.recipe, changes).plain())
     with cpu_threads(model.threads):
-        return sample_to_file(model, count, Path(out), label=label, seed=seed, quiet=quiet)
+        return sample_to_file(
+            model, count, Path(out), label=label, seed=seed, force=force, quiet=quiet
+        )
 
 
 def energy(
@@ -57,6 +62,9 @@ def energy(
     format: Literal["csv", "jsonl"] = "csv",
     out: str | Path | None = None,
     alpha: float | None = None,
+    resize: bool = False,
+    skip_bad: bool = False,
+    force: bool = False,
 ) -> str | Path:
     """Compute energy, p-value and verdict of images, folders of images, .npy or .npz files.
 
@@ -69,14 +77,20 @@ def energy(
         format: Form of the table.
         out: File to write; standard output unless given.
         alpha: False-alarm rate that the verdict keeps to; the recipe's unless given.
+        resize: Resize pictures of another size than the run's, which are refused otherwise.
+        skip_bad: Leave out files that cannot be read, and list them; at most half of all.
+        force: Replace a file that exists.
     """
     from lowland.trained import load
     from lowland.trained.scoring import EnergyTable
+    from lowland.trained.targets import check_new
     from lowland.training import cpu_threads
 
     model = load(run)
+    if out is not None:
+        check_new([out], [*paths, model.run.path], force=force)
     with cpu_threads(model.threads):
-        table = EnergyTable(model, paths, alpha)
+        table = EnergyTable(model, paths, alpha, resize=resize, skip_bad=skip_bad)
         if out is not None:
             return table.write(Path(out), format)
         return table.text(format)

@@ -55,8 +55,8 @@ def measure_robustness(
             f"count is {count} and norm {norm!r}; at least 1, and 'inf' or '2' are needed; correct "
             "them"
         )
+    classifier: Any = as_classifier(model.energy)  # refuses, before data are asked for
     x, y, bounds = _labelled_images(model, count)
-    classifier: Any = as_classifier(model.energy)
     known = standard_attacks(norm, steps=steps, bounds=bounds)
     white, evaluations = PGD(steps=steps, norm=norm, bounds=bounds), 1
     if purifier is not None:

@@ -13,8 +13,10 @@ from lowland.energy import Energy, Sum, check_normalisable, draw_start
 from lowland.energy.sizes import parameter_dtype
 from lowland.registry import Plain, build
 from lowland.samplers import denoise, karras_sigmas
+from lowland.scalars import read_integer
 from lowland.tasks import DenoisedGuidance, LabelGuidance, anneal_composed, sample_composed
-from lowland.trained.editing import check_label
+from lowland.trained.labels import find_label
+from lowland.trained.sizes import check_memory
 
 if TYPE_CHECKING:
     from lowland.trained.model import Model
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 def compose_models(
     models: Sequence[Model],
     weights: Sequence[float] = (),
-    labels: Sequence[int | None] = (),
+    labels: Sequence[int | str | None] = (),
     *,
     generator: torch.Generator,
     count: int = 64,
@@ -36,7 +38,8 @@ def compose_models(
 ) -> Tensor:
     """Draw `count` points from Σ w_k E_k of runs on one domain: (count, *event).
 
-    weights: all 1 unless given; labels: for each run, a class or None. A run with classes and a
+    weights: all 1 unless given; labels: for each run, a class by number or name, or
+    None. A run with classes and a
     label counts as E(x, y), and, where some run has noise levels and this one has not, as
     −log p(y | x) of the expected clean picture. steps: of chains, or in all down num_levels noise
     levels from sigma_max to sigma_min, those of the first run with noise unless given; sampler:
@@ -45,23 +48,24 @@ def compose_models(
     Raises ValueError for lists of different lengths, labels out of range, domains or units that
     differ, and a sum without normaliser.
     """
-    weights, labels = list(weights) or [1.0] * len(models), list(labels) or [None] * len(models)
-    _check_lists(models, weights, labels, count)
+    weights, asked = list(weights) or [1.0] * len(models), list(labels) or [None] * len(models)
+    count = read_integer("count", count)
+    _check_lists(models, weights, asked, count)
     Sum([model.energy for model in models])  # refuses different domains
     _check_units(models)
-    for model, label in zip(models, labels, strict=True):
-        check_label(model, label)
+    found = [find_label(model, label) for model, label in zip(models, asked, strict=True)]
+    check_memory(f"{count} draws", count * math.prod(models[0].shape))
     chosen = build("sampler", sampler) if sampler else None
     more: Plain = {"generator": generator, "sampler": chosen, "progress": progress}
     noisy = [model for model in models if model.sigmas]
     if not noisy:
-        return _sample_sum(models, weights, labels, count, steps, more)
+        return _sample_sum(models, weights, found, count, steps, more)
     prior, own = noisy[0].energy, noisy[0].sigmas or [1.0, 0.01]
     if sigma_max is None:
         sigma_max = max(own)
     if sigma_min is None:
         sigma_min = min(own)
-    terms = [_noise_term(m, y, prior) for m, y in zip(models, labels, strict=True)]
+    terms = [_noise_term(m, y, prior) for m, y in zip(models, found, strict=True)]
     start = draw_start(prior, count, sigma_max, generator)
     sigmas = karras_sigmas(sigma_max, sigma_min, num_levels)
     return anneal_composed(Sum(terms, weights), sigmas, start, steps, **more).x
@@ -106,7 +110,7 @@ def _noise_term(model: Model, label: int | None, prior: Energy) -> Energy:
 def _check_lists(
     models: Sequence[Model],
     weights: Sequence[float],
-    labels: Sequence[int | None],
+    labels: Sequence[int | str | None],
     count: int,
 ) -> None:
     even = len(models) == len(weights) == len(labels) and all(map(math.isfinite, weights))

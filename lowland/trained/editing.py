@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, given_channels
 from lowland.samplers import karras_sigmas
+from lowland.scalars import read_integer
 from lowland.tasks import (
     DenoisedGuidance,
     EditResult,
@@ -20,6 +21,8 @@ from lowland.tasks import (
     edit,
     interpolate,
 )
+from lowland.trained.labels import find_label
+from lowland.trained.sizes import check_memory
 
 if TYPE_CHECKING:
     from lowland.trained.model import Model
@@ -29,21 +32,10 @@ EDIT_LEVELS = 12  # noise levels of an edit
 ASKED_LEVELS, OTHER_LEVELS = 20, 60  # of predictions: trained for the question, or not
 
 
-def check_label(model: Model, label: int | None) -> None:
-    """Raise ValueError for a label that is none of the energy's classes; None passes."""
-    if label is None or 0 <= label < model.classes:
-        return
-    allowed = f"0 to {model.classes - 1}" if model.classes else "none"
-    raise ValueError(
-        f"label {label} was asked of {model.name}; its classes are {allowed}; choose another "
-        "or leave the label out"
-    )
-
-
 def edit_with(
     model: Model,
     x: Tensor,
-    label: int,
+    label: int | str,
     *,
     generator: torch.Generator,
     classifier: Model | None = None,
@@ -56,14 +48,15 @@ def edit_with(
 ) -> EditResult:
     """Move points x (N, *event) towards a class, with the run as prior.
 
-    classifier: a run with classes, the run itself unless given; weight: of −log p(label | x);
-    proximal_sigma: how far an edit may go, as `tasks.edit` takes it; sigma: for an energy of
-    noise, the noise level to which x is buried: higher keeps less of it.
+    label: by number or name; classifier: a run with classes, the run itself unless given; weight:
+    of −log p(label | x); proximal_sigma: how far an edit may go, as `tasks.edit` takes it; sigma:
+    for an energy of noise, the noise level to which x is buried: higher keeps less of it.
     """
-    judge = classifier or model
-    check_label(judge, label)
+    judge, draws = classifier or model, read_integer("draws", draws, least=1)
+    check_memory(f"{draws} edits of {len(x)} pictures", draws * x.numel())
+    wanted = find_label(judge, label)
     energy, sigmas = model.marginal, tuple[float, ...]()
-    attribute: Energy = LabelGuidance(judge.energy, label)
+    attribute: Energy = LabelGuidance(judge.energy, wanted)
     if model.sigmas:
         low, high = min(model.sigmas), max(model.sigmas)
         if not low < sigma <= high:
@@ -101,6 +94,8 @@ def interpolate_with(
 
     sigma: the noise level at which an energy of noise is taken: smooth enough to have paths.
     """
+    points = read_integer("points", points, least=2)
+    check_memory(f"{points} points of {len(a)} paths", points * a.numel())
     energy = model.marginal
     if model.sigmas:
         if not 0 < sigma <= max(model.sigmas):
@@ -144,7 +139,8 @@ def predict_with(
     down, unless given 20 for a run that was trained to be asked, else 60; steps: of chains, for
     runs without noise levels.
     """
-    given = conditioning_channels(model, channels)
+    given, draws = conditioning_channels(model, channels), read_integer("draws", draws, least=1)
+    check_memory(f"{draws} answers to {len(x)} questions", draws * x.numel())
     mask = torch.zeros(model.shape[0], 1, 1, dtype=torch.bool)
     mask[given] = True
     if not model.sigmas:

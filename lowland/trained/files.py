@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowland import atomic
 from lowland.atomic import write_aside
 from lowland.data import DataError, load_image, save_grid
+from lowland.trained.targets import check_new, describe_refusal, make_folder
 
 if TYPE_CHECKING:
     from lowland.trained.model import Model
@@ -20,21 +20,26 @@ if TYPE_CHECKING:
 SUFFIXES = (".npy", ".npz", ".png")
 
 
-def read_points(model: Model, path: str | Path) -> Tensor:
-    """Read the points of a file as the energy of a run takes them: (N, *event)."""
-    return model.transform(load_image(path, model.shape, format=model.format))
+def read_points(model: Model, path: str | Path, *, resize: bool = False) -> Tensor:
+    """Read the points of a file as the energy of a run takes them: (N, *event).
+
+    resize: whether pictures of another size are resized, or refused.
+    """
+    return model.transform(load_image(path, model.shape, resize=resize, format=model.format))
 
 
-def read_channels(model: Model, path: str | Path, channels: Sequence[int]) -> Tensor:
+def read_channels(
+    model: Model, path: str | Path, channels: Sequence[int], *, resize: bool = False
+) -> Tensor:
     """Read pictures with all channels, or with the given channels alone, beside which stand zeros.
 
     Returns (N, *event). Raises DataError for files of another shape.
     """
     try:
-        return read_points(model, path)
+        return read_points(model, path, resize=resize)
     except DataError as error:
         try:
-            part = load_image(path, (len(channels), *model.shape[1:]))
+            part = load_image(path, (len(channels), *model.shape[1:]), resize=resize)
         except DataError:
             raise error from None
     whole = part.new_zeros(len(part), *model.shape)
@@ -42,16 +47,19 @@ def read_channels(model: Model, path: str | Path, channels: Sequence[int]) -> Te
     return model.transform(whole)
 
 
-def name_beside(image: str | Path, out: str | Path | None, ending: str) -> Path:
-    """Return `out`, or IMAGE-ending.png beside the image if it is None."""
-    return Path(out or Path(image).with_name(f"{Path(image).stem}-{ending}.png"))
+def check_target(
+    out: str | Path,
+    shape: Sequence[int],
+    read: Sequence[str | Path] = (),
+    *,
+    force: bool = False,
+    beside: bool = False,
+) -> Path:
+    """Return the path of a file that is to be written.
 
-
-def check_target(out: str | Path, shape: Sequence[int], read: Sequence[str | Path] = ()) -> Path:
-    """Return the path of a file to write, its folder made.
-
-    Raises ValueError for a suffix that does not fit events of a shape, a folder, one of the files
-    that are read, and a file that cannot be written.
+    read: files and folders that the command reads; force: whether an older file may be replaced;
+    beside: whether numbers are written into an .npz file beside a picture. Raises ValueError for a
+    suffix that does not fit events of a shape, and as `check_new` does.
     """
     target = Path(out)
     if target.suffix not in SUFFIXES or (target.suffix == ".png" and len(shape) != 3):
@@ -59,26 +67,9 @@ def check_target(out: str | Path, shape: Sequence[int], read: Sequence[str | Pat
             f"{target.name} was to hold draws of shape {tuple(shape)}; images are written as .png, "
             ".npy or .npz and vectors as .npy or .npz; choose another name"
         )
-    written = {target.resolve(), target.with_suffix(".npz").resolve()}
-    if target.is_dir() or written & {Path(path).resolve() for path in read}:
-        raise ValueError(
-            f"{target} is a folder, or it or {target.with_suffix('.npz').name} beside it is the "
-            "file that is read; results are written to new files; choose another name"
-        )
-    check_writable(target)
+    twin = [target.with_suffix(".npz")] if beside and target.suffix == ".png" else []
+    check_new([target, *twin], read, force=force)
     return target
-
-
-def check_writable(target: Path) -> None:
-    """Make the folder of a file. Raises ValueError if the file could not be written there."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        atomic.check_writable(target)
-    except OSError as error:
-        raise ValueError(
-            f"{target} could not be written ({error.strerror}); a folder that may be written to, "
-            "and room in it, are needed; choose another with --out"
-        ) from None
 
 
 def write_strip(
@@ -100,14 +91,17 @@ def write_points(
     """Write points (N, *event) as numbers or as a picture grid, by the suffix of target; arrays go
     beside a picture into an .npz file.
     """
-    check_target(target, x.shape[1:])
-    if target.suffix == ".png":
-        save_grid(x, target, columns)
-    if target.suffix == ".npy":
-        with write_aside(target) as aside:
-            np.save(aside, x.numpy())
-    elif target.suffix == ".npz" or arrays:
-        write_arrays(target.with_suffix(".npz"), {"x": x} | dict(arrays or {}))
+    make_folder(target)
+    try:
+        if target.suffix == ".png":
+            save_grid(x, target, columns)
+        if target.suffix == ".npy":
+            with write_aside(target) as aside, aside.open("wb") as file:
+                np.save(file, x.numpy())
+        elif target.suffix == ".npz" or arrays:
+            write_arrays(target.with_suffix(".npz"), {"x": x} | dict(arrays or {}))
+    except OSError as error:
+        raise describe_refusal(target, error) from None
     return target
 
 

@@ -4,13 +4,19 @@ A piece is a function of its number alone and lies in a file of its own once it 
 result is the same on 1, 2 or 4 processes, none of them holds more of it than a piece, and a job
 that broke goes on where it was when it is started again. The pieces lie beside the result, in a
 hidden folder that goes when the whole file appears.
+
+Every piece carries the SHA-256 of its number, its content and all that decides the job: one that
+was damaged, or belongs to another job, is made again. One process at a time works for an output.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +26,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowland.atomic import write_aside, write_bytes
-from lowland.trained.files import check_writable
+from lowland.atomic import (
+    check_target,
+    open_regular,
+    remove_folder,
+    remove_leftovers,
+    write_aside,
+    write_bytes,
+)
+from lowland.trained.targets import check_writable, make_folder
 from lowland.training.distributed import Team
 
 PATIENCE = timedelta(days=7)  # of one process for another: pieces take what they take
+LOCK = "lock"
+DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -44,31 +59,93 @@ class Job:
         """Return the folder of the pieces, which stands until the file is whole."""
         return self.out.with_name(f".{self.out.name}.pieces")
 
-    def missing(self) -> list[int]:
-        """Return the pieces that this process is to make: its share of those that no earlier
-        attempt left behind.
-        """
-        return self.team.on_main(self._begin)[self.team.rank :: self.team.size]
+    @contextmanager
+    def open(self) -> Iterator[list[int]]:
+        """Hold the output for this job, and yield the pieces that this process is to make: its
+        share of those that no earlier attempt left behind whole.
 
-    def _begin(self) -> list[int]:
+        Raises ValueError if another job holds it, or the file could not be written.
+        """
+        with ExitStack() as held:
+            missing = self.team.on_main(lambda: self._begin(held))
+            yield missing[self.team.rank :: self.team.size]
+
+    def _begin(self, held: ExitStack) -> list[int]:
         check_writable(self.out)
-        digest = hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()
+        make_folder(self.out)
+        try:
+            check_target(self.folder)
+            self.folder.mkdir(exist_ok=True)
+            held.enter_context(self._lock())
+            remove_leftovers(self.out.parent)
+            remove_leftovers(self.folder)
+            self._drop_others()
+        except OSError as error:
+            raise self._describe(error) from None
+        return [number for number in range(self.count) if self._read(number) is None]
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Hold the folder of the pieces; the lock dies with its process."""
+        with os.fdopen(open_regular(self.folder / LOCK, os.O_RDWR | os.O_CREAT)) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = os.path.samestat(os.fstat(file.fileno()), (self.folder / LOCK).stat())
+            except (BlockingIOError, FileNotFoundError):
+                mine = False  # held, or just done and removed
+            if not mine:
+                raise ValueError(
+                    f"{self.out} is being written by another process; a file has one writer; wait "
+                    "for it, or choose another --out"
+                )
+            yield
+
+    @property
+    def _identity(self) -> str:
+        """Return the SHA-256 of all that decides the pieces."""
+        return hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()
+
+    def _drop_others(self) -> None:
+        """Remove what was left behind by a job with another plan."""
         plan = self.folder / "plan"
-        if not plan.exists() or plan.read_text() != digest:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            write_bytes(self.folder / "plan", digest.encode())
-        return [
-            number for number in range(self.count) if not (self.folder / f"{number:08d}").exists()
-        ]
+        if plan.is_file() and not plan.is_symlink() and plan.read_text() == self._identity:
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        write_bytes(plan, self._identity.encode())
+
+    def _digest(self, number: int, data: bytes) -> bytes:
+        return hashlib.sha256(f"{self._identity} {number} ".encode() + data).digest()
 
     def keep(self, number: int, data: bytes) -> None:
-        """Write a piece whole or not at all."""
-        write_bytes(self.folder / f"{number:08d}", data)
+        """Write a piece whole or not at all. Raises ValueError when the disk refuses."""
+        try:
+            write_bytes(self.folder / f"{number:08d}", self._digest(number, data) + data)
+        except OSError as error:
+            raise self._describe(error) from None
+
+    def _read(self, number: int) -> bytes | None:
+        """Read a piece; None if it is missing, damaged or of another job."""
+        path = self.folder / f"{number:08d}"
+        if path.is_symlink() or not path.is_file():
+            return None
+        content = path.read_bytes()
+        digest, data = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        return data if digest == self._digest(number, data) else None
 
     def __iter__(self) -> Iterator[bytes]:
         for number in range(self.count):
-            yield (self.folder / f"{number:08d}").read_bytes()
+            data = self._read(number)
+            if data is None:
+                raise ValueError(
+                    f"piece {number} of {self.out} was damaged or removed while the others were "
+                    f"made; all {self.count} in {self.folder} are needed; start the command again: "
+                    "it makes that piece anew"
+                )
+            yield data
 
     def finish(self, write: Callable[[Path], object]) -> Path:
         """Wait for all pieces, make the file from them by `write` in the main process, and delete
@@ -79,9 +156,20 @@ class Job:
         return self.out
 
     def _finish(self, write: Callable[[Path], object]) -> None:
-        with write_aside(self.out) as aside:
-            write(aside)
-        shutil.rmtree(self.folder)
+        try:
+            with write_aside(self.out) as aside:
+                write(aside)
+            remove_folder(self.folder)
+        except OSError as error:
+            raise self._describe(error) from None
+
+    def _describe(self, error: OSError) -> ValueError:
+        """Return an error that says what could not be written, and what stands."""
+        return ValueError(
+            f"{self.out} could not be written ({error.strerror or error}); a folder that may be "
+            f"written to, and room in it, are needed; make room and start the command again: the "
+            f"pieces that are done lie in {self.folder} and are not made anew"
+        )
 
 
 def fingerprint(module: torch.nn.Module) -> str:

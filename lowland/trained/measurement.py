@@ -20,6 +20,7 @@ from lowland.tasks import (
     Stride,
 )
 from lowland.trained.files import write_arrays
+from lowland.trained.targets import describe_refusal, make_folder
 
 MAX_PICTURE_ROWS = 16  # images of a folder in the picture; the numbers hold all
 REGIONS = ("lower", "upper", "left", "right", "centre")
@@ -92,10 +93,11 @@ def _choose_frequencies(height: int, width: int, factor: int) -> Tensor:
     return chosen.view(height, width)
 
 
-def hidden_mask(mask: str, shape: tuple[int, ...]) -> Tensor:
+def hidden_mask(mask: str, shape: tuple[int, ...], *, resize: bool = False) -> Tensor:
     """Return a bool of an image's shape (C, H, W), True where to fill in.
 
-    mask: a name of REGIONS, or a picture whose white pixels are to be filled.
+    mask: a name of REGIONS, or a picture whose white pixels are to be filled; resize: whether one
+    of another size is resized, or refused.
     """
     if mask in REGIONS:
         hidden = torch.zeros(shape, dtype=torch.bool)
@@ -109,7 +111,7 @@ def hidden_mask(mask: str, shape: tuple[int, ...]) -> Tensor:
             f"the mask is {mask!r}; it must be {', '.join(REGIONS)} or a picture; white pixels are "
             "filled in"
         )
-    hidden = load_image(mask, (1, *shape[1:]))[0] > 0.5
+    hidden = load_image(mask, (1, *shape[1:]), resize=resize)[0] > 0.5
     if bool(hidden.all()) or not bool(hidden.any()):
         raise ValueError(
             f"{mask} hides all or nothing; a mask needs white and black pixels; white is filled in"
@@ -124,17 +126,22 @@ def read_measurement(
     sigma: float,
     simulate: bool,
     generator: torch.Generator,
+    *,
+    resize: bool = False,
+    skip_bad: bool = False,
 ) -> tuple[Tensor | None, Tensor]:
     """Read measurements y (B, *measured) of images of a shape; returns (None, y).
 
-    simulate: the file holds clean images x; returns (x, A x with noise where something was seen).
+    simulate: the file holds clean images x; returns (x, A x with noise where something was seen);
+    resize: pictures of another size are resized; skip_bad: files that cannot be read are left out.
     """
+    how = {"resize": resize, "skip_bad": skip_bad}
     blank = operator.A(torch.ones(1, *shape, dtype=torch.float32))
     if not simulate:
-        seen = load_batch([image], tuple(blank.shape[1:]))[1]
+        seen = load_batch([image], tuple(blank.shape[1:]), **how)[1]
         masks = blank.shape[1:] == shape and bool((blank == 0).any())
         return None, operator.A(seen) if masks else seen
-    truth = load_batch([image], shape)[1]
+    truth = load_batch([image], shape, **how)[1]
     y = operator.A(truth)
     probe = torch.randn(y.shape, generator=generator, dtype=y.dtype)
     kept = operator.A(operator.A_T(probe)).abs() > 1e-6  # where a measurement is made at all
@@ -156,8 +163,12 @@ def write_restoration(
         columns = [truth, *columns]
         arrays["truth"] = truth
     picture = torch.stack(columns, 1)[:MAX_PICTURE_ROWS].flatten(0, 1)
-    save_grid(picture, target.with_suffix(".png"), columns=len(columns))
-    write_arrays(target.with_suffix(".npz"), arrays)
+    make_folder(target)
+    try:
+        save_grid(picture, target.with_suffix(".png"), columns=len(columns))
+        write_arrays(target.with_suffix(".npz"), arrays)
+    except OSError as error:
+        raise describe_refusal(target, error) from None
     return target.with_suffix(".png")
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lowland.data.images import IMAGE_SUFFIXES, find_images, load_batch, load_image
+from lowland.data.decoding import IMAGE_SUFFIXES
+from lowland.data.images import list_files, load_batch, load_image
 from lowland.data.point_files import PointFile, open_points
 
 if TYPE_CHECKING:
@@ -27,33 +28,42 @@ class Points:
     pieces: Sequence[tuple[tuple[Path, ...], slice]]
     format: Format
     opened: dict[Path, PointFile] = field(default_factory=dict)
+    resize: bool = False
 
     @classmethod
-    def of(cls, paths: Sequence[str | Path], format: Format, size: int) -> Points:
-        """Divide points into pieces of at most `size`. Raises DataError as `load_batch` does."""
+    def of(
+        cls,
+        paths: Sequence[str | Path],
+        format: Format,
+        size: int,
+        *,
+        resize: bool = False,
+        skip_bad: bool = False,
+    ) -> Points:
+        """Divide points into pieces of at most `size`.
+
+        resize, skip_bad: as `load_batch` takes them, which says what errors are raised.
+        """
         pieces: list[tuple[tuple[Path, ...], slice]] = []
         images: list[Path] = []
         opened: dict[Path, PointFile] = {}
-        for path in map(Path, paths):
-            folder = path.expanduser()
-            for file in find_images(folder) if folder.is_dir() else [path]:
-                single = file.suffix.lower() in IMAGE_SUFFIXES
-                if single:
-                    images.append(_present(file, format))
-                if images and (not single or len(images) == size):
-                    pieces, images = [*pieces, (tuple(images), slice(None))], []
-                if not single:
-                    if file not in opened:
-                        opened[file] = _open(file, format)
-                    pieces += [
-                        ((file,), slice(start, start + size))
-                        for start in range(0, len(opened[file]), size)
-                    ]
+        how = {"resize": resize, "skip_bad": skip_bad}
+        for file in list_files(paths, format.shape, **how, format=format):
+            single = file.suffix.lower() in IMAGE_SUFFIXES
+            if single:
+                images.append(_present(file, format))
+            if images and (not single or len(images) == size):
+                pieces, images = [*pieces, (tuple(images), slice(None))], []
+            if not single:
+                if file not in opened:
+                    opened[file] = _open(file, format)
+                pieces += [
+                    ((file,), slice(start, start + size))
+                    for start in range(0, len(opened[file]), size)
+                ]
         if images:
             pieces.append((tuple(images), slice(None)))
-        if not pieces:
-            load_batch(paths, format.shape)  # refuses, in words
-        return cls(pieces, format, opened)
+        return cls(pieces, format, opened, resize)
 
     def marks(self) -> list[tuple[str, int, int]]:
         """List name, size and time of every file, to tell whether they are still the same."""
@@ -64,19 +74,26 @@ class Points:
         """Load names and points (N, *shape) of a piece, in the units of the files."""
         files, rows = self.pieces[number]
         if rows == slice(None):
-            return load_batch(files, self.format.shape)
+            return load_batch(files, self.format.shape, resize=self.resize)
         x = self.opened[files[0]].read(rows.start, rows.stop)
         return [f"{files[0]}[{row}]" for row in range(rows.start, rows.start + len(x))], x
 
 
 def _open(file: Path, format: Format) -> PointFile:
     path = file.expanduser()
-    if not path.is_file() or path.suffix.lower() not in (".npy", ".npz", ".csv"):
+    if not _is_file(path) or path.suffix.lower() not in (".npy", ".npz", ".csv"):
         load_image(file, format.shape)  # refuses, in words
     return open_points(path, format)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # names that no file can have
+        return False
+
+
 def _present(file: Path, format: Format) -> Path:
-    if not file.expanduser().is_file():
+    if not _is_file(file.expanduser()):
         load_image(file, format.shape)  # refuses, in words
     return file

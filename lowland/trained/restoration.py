@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from lowland.config.sections import Restoration as Settings
 from lowland.energy import noise_of
 from lowland.registry import Plain, build
 from lowland.samplers import denoise, karras_sigmas
+from lowland.scalars import read_integer
 from lowland.tasks import (
     Operator,
     Restoration,
@@ -22,6 +24,7 @@ from lowland.tasks import (
     split_gibbs_sample,
 )
 from lowland.trained.draws import draw_prior
+from lowland.trained.sizes import check_memory
 
 if TYPE_CHECKING:
     from lowland.trained.model import Model
@@ -36,10 +39,12 @@ def restoration_settings(model: Model, draws: int | None = None) -> Plain:
 
     draws: in place of the recipe's.
     """
-    if draws is not None and draws < 1:
-        raise ValueError(
-            f"draws is {draws}; at least 1 is needed; more give a better mean and a spread"
-        )
+    if draws is not None:
+        draws = read_integer("draws", draws)
+        if draws < 1:
+            raise ValueError(
+                f"draws is {draws}; at least 1 is needed; more give a better mean and a spread"
+            )
     how = model.recipe.get("restoration")
     if how is None and noise_of(model.energy):
         how = Settings.model_validate({"method": "split-gibbs"}).model_dump(mode="json")
@@ -72,6 +77,8 @@ def restore_with(
     `count_steps`.
     """
     how = restoration_settings(model, draws)
+    numbers = len(y) * how["draws"] * math.prod(model.shape)
+    check_memory(f"{how['draws']} draws for {len(y)} images", numbers)
     if method not in ("sample", "map"):
         raise ValueError(
             f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely "

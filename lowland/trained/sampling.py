@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.data import save_grid
+from lowland.data.grids import grid_size
+from lowland.scalars import read_integer
 from lowland.seeds import make_generator
-from lowland.trained.editing import check_label
 from lowland.trained.files import SUFFIXES
 from lowland.trained.jobs import PATIENCE, Job, fingerprint, write_npy, write_npz
+from lowland.trained.labels import find_label
+from lowland.trained.sizes import check_disk
+from lowland.trained.targets import check_new
 from lowland.training.distributed import team
 
 if TYPE_CHECKING:
@@ -26,9 +31,9 @@ if TYPE_CHECKING:
 PIECE = 256  # samples drawn together
 
 
-def check_request(model: Model, count: int, out: Path, label: int | None) -> None:
-    """Raise ValueError for a file that cannot hold samples of a run, a count below 1, and a label
-    that is none of its classes.
+def check_request(model: Model, count: int, out: Path) -> None:
+    """Raise ValueError for a file that cannot hold samples of a run, a count below 1, or one that
+    the disk cannot hold.
     """
     if out.suffix not in SUFFIXES:
         raise ValueError(
@@ -43,7 +48,10 @@ def check_request(model: Model, count: int, out: Path, label: int | None) -> Non
         raise ValueError(
             f"{model.name} makes vectors, not images; a .png needs images; write .npy or .npz"
         )
-    check_label(model, label)
+    if out.suffix == ".png":
+        grid_size(count, model.shape[1:])
+    numbers = count * math.prod(model.shape)
+    check_disk(f"{count} samples of {math.prod(model.shape)} numbers", numbers, out)
 
 
 def sample_to_file(
@@ -51,17 +59,23 @@ def sample_to_file(
     count: int,
     out: Path,
     *,
-    label: int | None = None,
+    label: int | str | None = None,
     seed: int = 0,
+    force: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Draw `count` samples into a .npy, .npz or .png file, in pieces of 256.
+
+    label: a class by its number or its name; force: whether an older file may be replaced.
 
     Each piece has a generator of its own, a function of seed and piece: the same seed gives the
     same file on any number of processes. Started again after a break, it draws only what is
     missing. quiet: show no progress bar.
     """
-    check_request(model, count, out, label)
+    count, seed = read_integer("count", count), read_integer("seed", seed)
+    check_request(model, count, out)
+    label = find_label(model, label)
+    check_new([out], [model.run.path], force=force)
     with team(patience=PATIENCE) as members:
         plan = {
             "count": count,
@@ -71,15 +85,28 @@ def sample_to_file(
             "weights": fingerprint(model.energy),
         }
         job = Job(out, plan, -(-count // PIECE), members)
-        missing, how = job.missing(), model.recipe["generation"]
-        pieces = [torch.arange(k * PIECE, min(count, (k + 1) * PIECE)) for k in missing]
-        by_flow = how.get("method") == "flow"
-        total = sum(map(len, pieces)) if by_flow else len(missing) * how["steps"]
-        unit, hidden = "image" if by_flow else "step", quiet or not members.is_main
-        with tqdm(total=total, unit=unit, disable=hidden) as bar:
-            for number, rows in zip(missing, pieces, strict=True):
-                job.keep(number, _draw_piece(model, rows, label, seed, number, bar.update))
-        return job.finish(lambda path: _write_samples(path, out.suffix, count, job))
+        with job.open() as missing:
+            _make_pieces(model, job, missing, count, label, seed, quiet or not members.is_main)
+            return job.finish(lambda path: _write_samples(path, out.suffix, count, job))
+
+
+def _make_pieces(
+    model: Model,
+    job: Job,
+    missing: list[int],
+    count: int,
+    label: int | None,
+    seed: int,
+    hidden: bool,
+) -> None:
+    """Draw the pieces that are missing, with a progress bar unless hidden."""
+    how = model.recipe["generation"]
+    pieces = [torch.arange(k * PIECE, min(count, (k + 1) * PIECE)) for k in missing]
+    by_flow = how.get("method") == "flow"
+    total = sum(map(len, pieces)) if by_flow else len(missing) * how["steps"]
+    with tqdm(total=total, unit="image" if by_flow else "step", disable=hidden) as bar:
+        for number, rows in zip(missing, pieces, strict=True):
+            job.keep(number, _draw_piece(model, rows, label, seed, number, bar.update))
 
 
 def _draw_piece(

@@ -37,12 +37,22 @@ class EnergyTable:
     that the calibration part cannot promise, and for unreadable points.
     """
 
-    def __init__(self, model: Model, paths: Sequence[str | Path], alpha: float | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        paths: Sequence[str | Path],
+        alpha: float | None,
+        *,
+        resize: bool = False,
+        skip_bad: bool = False,
+    ) -> None:
         self.model = model
         self.alpha = model.recipe["evaluation"]["alpha"] if alpha is None else alpha
         self.detector = Detector(model.marginal, calibration=_calibration_energies(model))
         self.detector.ranks(self.alpha)
-        self.points = Points.of(list(paths), model.format, ENERGY_PIECE)
+        self.points = Points.of(
+            list(paths), model.format, ENERGY_PIECE, resize=resize, skip_bad=skip_bad
+        )
 
     def rows(self, number: int) -> list[Row]:
         """Compute the rows of the points of a piece."""
@@ -73,13 +83,22 @@ class EnergyTable:
     def write(self, out: Path, form: str) -> Path:
         """Write all rows into a file, over all processes, resumed after a break."""
         with team(patience=PATIENCE) as members:
-            marks = {"points": self.points.marks(), "weights": fingerprint(self.model.energy)}
+            points = [self.points.marks(), self.points.resize]
+            marks = {"points": points, "weights": fingerprint(self.model.energy)}
             plan = {"form": form, "alpha": self.alpha, **marks}
             job = Job(out, plan, len(self.points.pieces), members)
-            for number in job.missing():
-                text = format_rows(self.rows(number), form, ENERGY_COLUMNS, header=number == 0)
-                job.keep(number, text.encode())
-            return job.finish(lambda path: path.write_bytes(b"".join(job)))
+            with job.open() as missing:
+                for number in missing:
+                    text = format_rows(self.rows(number), form, ENERGY_COLUMNS, header=number == 0)
+                    job.keep(number, text.encode(errors="surrogateescape"))
+                return job.finish(lambda path: _join(path, job))
+
+
+def _join(path: Path, job: Job) -> None:
+    """Write the pieces of a job one behind the other."""
+    with path.open("wb") as file:
+        for data in job:
+            file.write(data)
 
 
 def _verdict(outlier: bool) -> str:
@@ -113,16 +132,19 @@ def detect_points(
     alpha: float = 0.05,
     guarantee: Guarantee = "marginal",
     delta: float = 0.05,
+    resize: bool = False,
+    skip_bad: bool = False,
     progress: Callable[[Sequence[int]], Sequence[int]] = lambda pieces: pieces,
 ) -> Iterator[Row]:
     """Yield {path, score, p_value, verdict} of every point in files and folders, a piece at a time
     in memory.
 
     guarantee: as in `Detector.predict`; "fdr" judges all points together and so yields none before
-    all are scored. progress: wraps the pieces. Settings are refused before the first row.
+    all are scored. resize, skip_bad: as `load_batch` takes them. progress: wraps the pieces.
+    Settings are refused before the first row.
     """
     ranks = detector.ranks(alpha, guarantee, delta)
-    points = Points.of(list(paths), model.format, SCORE_PIECE)
+    points = Points.of(list(paths), model.format, SCORE_PIECE, resize=resize, skip_bad=skip_bad)
     scored = _score_points(model, detector, points, progress)
     if guarantee != "fdr":
         limit = (ranks + 0.5) / (detector.calibration_size + 1)

@@ -6,12 +6,12 @@ from pathlib import Path
 from lowland.config.files import read_values
 from lowland.registry import Plain
 
-Kind = type | list[type]  # of a value; a list of one type: a list of such values
+Kind = type | tuple[type, ...] | list[type | tuple[type, ...]]  # of a value; [kind]: a list of such
 
 COMPOSE: dict[str, Kind] = {
     "runs": [str],
     "weights": [float],
-    "labels": [int],
+    "labels": [(int, str)],
     "count": int,
     "steps": int,
     "num_levels": int,
@@ -24,7 +24,7 @@ COMPOSE: dict[str, Kind] = {
 EDIT: dict[str, Kind] = {
     "run": str,
     "image": str,
-    "label": int,
+    "label": (int, str),
     "classifier": str,
     "steps": int,
     "draws": int,
@@ -80,5 +80,7 @@ def _is_of_kind(kind: Kind, value: object) -> bool:
 
 def _describe(kind: Kind) -> str:
     if isinstance(kind, list):
-        return f"a list, each {NAMES[kind[0]]}"
+        return f"a list, each {_describe(kind[0])}"
+    if isinstance(kind, tuple):
+        return " or ".join(NAMES[one] for one in kind)
     return NAMES[kind]
