@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 from lowland.cli import main
 
@@ -18,7 +19,8 @@ def run_command() -> int:
 # under torchrun gloo's threads may outlive Python, whose end then aborts a process that is done
 if "RANK" in os.environ:
     status = run_command()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError):
+            stream.flush()
     os._exit(status)
 sys.exit(run_command())

@@ -482,14 +482,21 @@ def strip(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def test_denoising_a_picture(runs: Runs, pictures: Path, command: Command, tmp_path: Path) -> None:
+def test_denoising_a_picture(
+    runs: Runs,
+    pictures: Path,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     source = tmp_path / "seen.png"
     shutil.copy(pictures / "pngs" / "0.png", source)
     status, printed, _ = command("restore", runs.digits, source, "--quiet")
-    assert status == 0 and Path(printed.strip()) == tmp_path / "seen-denoise.png"
-    width, height = strip(tmp_path / "seen-denoise.png")
+    assert status == 0 and Path(printed.strip()) == Path("outputs/seen-denoise.png")
+    width, height = strip(Path("outputs/seen-denoise.png"))
     assert width > 4 * height  # observed, mean, spread and two draws in a row
-    with np.load(tmp_path / "seen-denoise.npz", allow_pickle=False) as found:
+    with np.load("outputs/seen-denoise.npz", allow_pickle=False) as found:
         assert found["draws"].shape == (2, 1, 1, 8, 8) and found["mean"].shape == (1, 1, 8, 8)
         assert np.allclose(found["mean"], found["draws"].mean(0), atol=1e-6)
         assert np.allclose(found["observed"][0, 0], np.asarray(Image.open(source)) / 255, atol=1e-6)

@@ -22,6 +22,7 @@ from lowland.tasks import Identity, Restoration
 from lowland.trained import Model, load, restoration
 from lowland.trained.measurement import MEASUREMENTS, operator_of
 from lowland.trained.restoration import restoration_settings
+from lowland.trained.targets import OUTPUTS
 
 FAST: dict[str, Any] = {"num_levels": 3, "denoise_steps": 2, "draws": 3, "precision": "float32"}
 
@@ -60,12 +61,18 @@ def numbers(path: Path) -> dict[str, np.ndarray]:
         return dict(found)
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results that nobody named go below the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("task", MEASUREMENTS)
 def test_every_task_is_simulated_and_restored_for_all_images_of_a_folder(
     trained: Path, pictures: Path, task: str
 ) -> None:
     command(trained, pictures, "--task", task, "--simulate", "--factor", 2)
-    found = numbers(pictures.parent / f"clean-{task}.npz")
+    found = numbers(OUTPUTS / f"clean-{task}.npz")
     assert found["draws"].shape == (3, 2, 1, 8, 8) and found["truth"].shape == (2, 1, 8, 8)
     clean = [
         np.asarray(Image.open(path), dtype=np.float32)[None] / 255
@@ -80,7 +87,7 @@ def test_every_task_is_simulated_and_restored_for_all_images_of_a_folder(
     assert 0.05 < float(off[made].std()) < 0.2 and not bool(
         off[~made].any()
     )  # the recipe's noise, where anything was measured
-    with Image.open(pictures.parent / f"clean-{task}.png") as sheet:
+    with Image.open(OUTPUTS / f"clean-{task}.png") as sheet:
         assert (
             sheet.width > 3 * sheet.height
         )  # truth, observed, mean, spread and three draws, two rows
@@ -95,14 +102,14 @@ def test_a_measurement_that_is_smaller_than_an_image_is_read(
 ) -> None:
     np.save(tmp_path / "y.npy", np.random.default_rng(0).random((2, *shape), dtype=np.float32))
     command(trained, tmp_path / "y.npy", "--task", task, "--factor", 2, "--draws", 2)
-    found = numbers(tmp_path / f"y-{task}.npz")
+    found = numbers(OUTPUTS / f"y-{task}.npz")
     assert np.array_equal(found["observed"], np.load(tmp_path / "y.npy")) and "truth" not in found
     assert found["mean"].shape == (2, 1, 8, 8)
 
 
 def test_known_pixels_are_exact_without_noise(trained: Path, pictures: Path) -> None:
     command(trained, pictures / "0.png", "--task", "inpaint", "--mask", "left", "--sigma", 0)
-    found = numbers(pictures / "0-inpaint.npz")
+    found = numbers(OUTPUTS / "0-inpaint.npz")
     assert np.array_equal(
         found["draws"][..., 4:], np.broadcast_to(found["observed"][..., 4:], (3, 1, 1, 8, 4))
     )
@@ -111,7 +118,7 @@ def test_known_pixels_are_exact_without_noise(trained: Path, pictures: Path) -> 
 
 def test_the_most_likely_image_has_no_spread(trained: Path, pictures: Path) -> None:
     command(trained, pictures / "0.png", "--task", "deblur", "--factor", 1, "--method", "map")
-    found = numbers(pictures / "0-deblur.npz")
+    found = numbers(OUTPUTS / "0-deblur.npz")
     assert found["draws"].shape == (1, 1, 1, 8, 8) and np.array_equal(
         found["mean"], found["draws"][0]
     )
@@ -132,7 +139,7 @@ def test_shipped_energies_of_noise_restore(name: str, tmp_path: Path) -> None:
     truth[..., 6:22, 13:16] = 0.9
     np.save(tmp_path / "one.npy", truth.numpy())
     command(name, tmp_path / "one.npy", "--task", "inpaint", "--simulate", "--draws", 2)
-    found = numbers(tmp_path / "one-inpaint.npz")
+    found = numbers(OUTPUTS / "one-inpaint.npz")
     assert np.abs(found["mean"] - truth.numpy())[..., :14, :].mean() < 0.06
     assert found["std"][..., 14:, :].mean() >= 0 and np.isfinite(found["draws"]).all()
 

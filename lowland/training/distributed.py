@@ -10,7 +10,6 @@ health decides) is agreed here. One process alone is a team of one, and nothing 
 (without -- torchrun takes --run for its own). How the weights are shared: `training.sharding`.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lowland.launch import read_launch
 from lowland.seeds import make_generator
 
 Value = TypeVar("Value")
@@ -169,12 +169,13 @@ class _MainProxy:
 
 def local_rank() -> int:
     """Return which of the devices of this machine belongs to this process."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return read_launch().local_rank
 
 
 def launched_team() -> Team:
     """Return the team that torchrun's environment names, before any group is opened."""
-    return Team(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    found = read_launch()
+    return Team(found.rank, found.size)
 
 
 @contextmanager
