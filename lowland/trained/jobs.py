@@ -5,7 +5,7 @@ result is the same on 1, 2 or 4 processes, none of them holds more of it than a 
 that broke goes on where it was when it is started again. The pieces lie beside the result, in a
 hidden folder that goes when the whole file appears.
 
-Every piece carries the SHA-256 of its number, its content and all that decides the job: one that
+Beside every piece lies the SHA-256 of its number, its content and all that decides the job: one that
 was damaged, or belongs to another job, is made again. One process at a time works for an output.
 """
 
@@ -16,7 +16,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,12 +34,13 @@ from lowland.atomic import (
     write_aside,
     write_bytes,
 )
+from lowland.reading import ReadError, read_bytes
 from lowland.trained.targets import check_writable, make_folder
 from lowland.training.distributed import Team
 
 PATIENCE = timedelta(days=7)  # of one process for another: pieces take what they take
 LOCK = "lock"
-DIGEST_BYTES = 32
+MAX_DIGEST = 64  # bytes of a file that holds one
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ class Job:
     def _drop_others(self) -> None:
         """Remove what was left behind by a job with another plan."""
         plan = self.folder / "plan"
-        if plan.is_file() and not plan.is_symlink() and plan.read_text() == self._identity:
-            return
+        with suppress(FileNotFoundError, ReadError):
+            if read_bytes(plan, within=self.folder) == self._identity.encode():
+                return
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -117,24 +119,30 @@ class Job:
                 path.unlink()
         write_bytes(plan, self._identity.encode())
 
-    def _digest(self, number: int, data: bytes) -> bytes:
-        return hashlib.sha256(f"{self._identity} {number} ".encode() + data).digest()
+    def _place(self, number: int) -> Path:
+        return self.folder / f"{number:08d}"
+
+    def _digest(self, number: int, data: bytes) -> str:
+        return hashlib.sha256(f"{self._identity} {number} ".encode() + data).hexdigest()
 
     def keep(self, number: int, data: bytes) -> None:
         """Write a piece whole or not at all. Raises ValueError when the disk refuses."""
         try:
-            write_bytes(self.folder / f"{number:08d}", self._digest(number, data) + data)
+            path = self._place(number)
+            write_bytes(path, data)
+            write_bytes(path.with_suffix(".sha256"), self._digest(number, data).encode())
         except OSError as error:
             raise self._describe(error) from None
 
     def _read(self, number: int) -> bytes | None:
         """Read a piece; None if it is missing, damaged or of another job."""
-        path = self.folder / f"{number:08d}"
-        if path.is_symlink() or not path.is_file():
+        path = self._place(number)
+        try:
+            data = read_bytes(path, within=self.folder)
+            digest = read_bytes(path.with_suffix(".sha256"), within=self.folder, most=MAX_DIGEST)
+        except (FileNotFoundError, ReadError):
             return None
-        content = path.read_bytes()
-        digest, data = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-        return data if digest == self._digest(number, data) else None
+        return data if digest == self._digest(number, data).encode() else None
 
     def __iter__(self) -> Iterator[bytes]:
         for number in range(self.count):
