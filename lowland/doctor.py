@@ -42,6 +42,7 @@ def _devices() -> list[str]:
 
 def _data(root: str | Path | None) -> list[str]:
     from lowland.data import data_roots, list_datasets
+    from lowland.data.mnist import FASHION_MNIST, MNIST
 
     roots = data_roots(root)
     lines = [f"  looks in   {path} ({'found' if path.is_dir() else 'not there'})" for path in roots]
@@ -53,7 +54,9 @@ def _data(root: str | Path | None) -> list[str]:
     for name, about in list_datasets().items():
         if name in missing:
             about = f"{about}; {missing[name]}"
-        places = [f"found in {path / name}" for path in roots if (path / name).is_dir()]
+        also = next((one.also for one in (MNIST, FASHION_MNIST) if one.name == name), ())
+        folders = [path / folder for path in roots for folder in (name, *also)]
+        places = [f"found in {folder}" for folder in folders if folder.is_dir()]
         lines.append(f"  {name:16} {[*places, about][0]}")
     return lines
 

@@ -1,8 +1,13 @@
 """Where files are looked for, and downloads from a loopback server."""
 
+import contextlib
 import gzip
 import hashlib
+import os
+import shutil
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,11 +35,34 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/absent":
             self.send_error(404)
             return
-        body = gzip.compress(CONTENT) if self.path == "/packed.gz" else CONTENT
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+            return
+        body = gzip.compress(CONTENT) if self.path.endswith(".gz") else CONTENT
         self.send_response(200)
+        if self.path.startswith(("/odd/", "/endless/", "/slow/")):
+            if self.path.startswith("/odd/"):
+                self.send_header("Content-Length", self.path.split("/")[2])
+            self.end_headers()
+            self.send_oddly(body)
+            return
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if self.path == "/cut" else body)
+
+    def send_oddly(self, body: bytes) -> None:
+        """Send the body; behind it zeros for ever, or it a byte at a time."""
+        with contextlib.suppress(OSError):
+            if self.path.startswith("/slow/"):
+                for i in range(600):
+                    self.wfile.write(body[i : i + 1])
+                    time.sleep(0.05)
+            else:
+                self.wfile.write(body)
+            while self.path.startswith("/endless/"):
+                self.wfile.write(bytes(1 << 18))
 
     def log_message(self, *_: object) -> None:
         pass
@@ -157,3 +185,111 @@ def test_roots_are_searched_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (place / "things").mkdir(parents=True)
         (place / "things" / "thing.bin").write_bytes(b"x")
         assert locate(thing, root=given) == place / "things" / "thing.bin"
+
+
+# ----------------------------------------------------------------------- servers as they may be
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e9", "", "9" * 40])
+def test_a_length_that_is_none_stops_nothing(server: str, length: str) -> None:
+    thing = remote(f"{server}/odd/{length}/thing", f"{server}/thing")
+    assert locate(thing).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("page", "options", "message"),
+    [
+        (
+            "endless/thing",
+            {"size": len(CONTENT)},
+            "bytes and more were sent; thing.bin has at most",
+        ),
+        (
+            "endless/thing.gz",
+            {"size": len(CONTENT), "packed": True},
+            "and more were sent|more follows its end",
+        ),
+        ("thing", {"size": 1000}, "has at most 1000"),
+        ("packed.gz", {"size": 1000, "packed": True}, "has at most 1000"),
+        ("to/file:///etc/hostname", {}, "not allowed"),
+        ("to/ftp://127.0.0.1/x", {}, "not one of http or https"),
+        ("slow/thing", {}, "bytes came in"),
+    ],
+)
+def test_what_a_server_does_is_bounded(server: str, page: str, options: dict, message: str) -> None:
+    thing = RemoteFile(
+        "things",
+        "thing.bin",
+        (f"{server}/{page}", f"{server}/thing.gz" if options.get("packed") else f"{server}/thing"),
+        hashlib.sha256(CONTENT).hexdigest(),
+        **options,
+    )
+    target = cache_root() / "things" / "thing.bin"
+    alone = RemoteFile("things", "thing.bin", thing.urls[:1], thing.sha256, **options)
+    with pytest.raises(DataError, match=message) as caught:
+        fetch(alone, target, timeout=1.0)
+    assert str(caught.value).count(";") >= 2 and left_behind() == []
+    if options.get("size") != 1000:  # the next mirror is asked
+        assert fetch(thing, target, timeout=1.0) == target
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "gopher:", ""])
+def test_other_schemes_are_not_spoken(url: str, server: str) -> None:
+    with pytest.raises(DataError, match="not one of http or https"):
+        fetch(remote(url), cache_root() / "x")
+    assert locate(remote(url, f"{server}/thing")).read_bytes() == CONTENT
+
+
+def test_what_dead_downloads_left_is_removed(server: str) -> None:
+    folder = cache_root() / "things"
+    dead = folder / ".lowland-999999999-0123456789abcdef"
+    dead.mkdir(parents=True)
+    (dead / "thing.bin").write_bytes(b"half")
+    (folder / "thing.bin.part").write_bytes(b"half")
+    past = time.time() - 7200
+    os.utime(folder / "thing.bin.part", (past, past))
+    locate(remote(f"{server}/thing"))
+    assert left_behind() == ["things/thing.bin"]
+
+
+# --------------------------------------------------------------------------- where others put them
+
+
+def write_idx(folder: Path, pack: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", 24), ("t10k", 5)):
+        for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)
+            content = header + (np.arange(np.prod(shape)) % 10).astype(np.uint8).tobytes()
+            name = f"{part}-{kind}-ubyte{'.gz' if pack else ''}"
+            (folder / name).write_bytes(gzip.compress(content) if pack else content)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize(
+    "place",
+    ["mnist", "mnist/raw", "MNIST/raw", "MNIST", "fashion-mnist", "FashionMNIST/raw"],
+)
+def test_every_layout_is_found(place: str, pack: bool, tmp_path: Path) -> None:
+    name = "mnist" if place.lower().startswith("mnist") else "fashion-mnist"
+    write_idx(tmp_path / "root" / place, pack)
+    roots = [tmp_path / "root", tmp_path / "root" / place]
+    for root in roots:
+        data = load_data(name, root=root, download=False)
+        assert len(data.train) + len(data.calibration) == 24 and len(data.test) == 5
+    other = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}[name]
+    with pytest.raises(DataError, match="was not found"):
+        load_data(other, root=roots[0], download=False)
+    shutil.rmtree(tmp_path / "root")
+
+
+@pytest.mark.parametrize("sizes", [(2**31, 28, 28), (24, 2**16, 2**16), (0, 28, 28), (25, 28, 28)])
+def test_absurd_headers_of_unpacked_files_are_refused(
+    sizes: tuple[int, ...], tmp_path: Path
+) -> None:
+    write_idx(tmp_path / "mnist", False)
+    path = tmp_path / "mnist" / "train-images-idx3-ubyte"
+    path.write_bytes(struct.pack(">4I", 0x0803, *sizes) + path.read_bytes()[16:])
+    with pytest.raises(DataError, match=path.name) as caught:
+        load_data("mnist", root=tmp_path, download=False)
+    assert str(caught.value).count(";") >= 2

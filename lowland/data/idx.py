@@ -1,5 +1,5 @@
 """IDX files, the format of MNIST: a magic number, one 32-bit size per dimension, then the bytes,
-all in a .gz.
+all in a .gz or as they are.
 
 The header is believed only as far as the file bears it out: a file whose header promises more or
 fewer bytes than it holds is refused, and a promise that gzip could not keep is refused before
@@ -14,7 +14,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -37,20 +37,22 @@ class IdxArray(NamedTuple):
 
 
 def read_idx(path: Path, dimensions: int) -> IdxArray:
-    """Read a gzipped IDX file of unsigned bytes with the given number of dimensions.
+    """Read an IDX file of unsigned bytes with the given number of dimensions, packed if its name
+    ends in .gz.
 
     Raises DataError, naming the file, if it is empty, no gzip, truncated, of another type, or if
     its header and its content disagree.
     """
+    packed = path.suffix == ".gz"
     try:
-        with gzip.open(path, "rb") as file:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
             header = file.read(4 * (1 + dimensions))
-            shape = _parse_shape(header, dimensions, path)
+            shape = _parse_shape(header, dimensions, path, MAX_DEFLATE_RATIO if packed else 1)
             content = _read_exactly(file, math.prod(shape), path)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} is corrupt or cut short ({error}); an IDX file here is a whole .gz; delete it "
-            "and fetch it again"
+            f"{path} is corrupt or cut short ({error}); an IDX file ending in .gz is a whole gzip "
+            "file; delete it and fetch it again"
         ) from error
     digest = hashlib.sha256(header)
     digest.update(content)
@@ -58,7 +60,12 @@ def read_idx(path: Path, dimensions: int) -> IdxArray:
     return IdxArray(values, digest.hexdigest())
 
 
-def _parse_shape(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
+def _parse_shape(header: bytes, dimensions: int, path: Path, ratio: int) -> tuple[int, ...]:
+    """Return the sizes in a header.
+
+    ratio: bytes of content that a byte of the file can hold. Raises DataError for a header that
+    cannot be right.
+    """
     if len(header) < 4 * (1 + dimensions):
         raise DataError(
             f"{path} ends inside its header ({len(header)} bytes); an IDX file with {dimensions} "
@@ -75,15 +82,16 @@ def _parse_shape(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
         raise DataError(
             f"{path} holds no examples (sizes {shape}); every size must be positive; fetch it again"
         )
-    if math.prod(shape) > MAX_DEFLATE_RATIO * path.stat().st_size:
+    if math.prod(shape) > ratio * path.stat().st_size:
         raise DataError(
-            f"the header of {path} promises {math.prod(shape)} bytes; {path.stat().st_size} packed "
-            "bytes cannot hold them; delete it and fetch it again"
+            f"the header of {path} promises {math.prod(shape)} bytes; {path.stat().st_size} "
+            f"{'packed ' if ratio > 1 else ''}bytes cannot hold them; delete it and "
+            "fetch it again"
         )
     return tuple(shape)
 
 
-def _read_exactly(file: gzip.GzipFile, promised: int, path: Path) -> bytearray:
+def _read_exactly(file: BinaryIO | gzip.GzipFile, promised: int, path: Path) -> bytearray:
     content = bytearray()
     while len(content) <= promised and (block := file.read(READ_BYTES)):
         content += block

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, from four gzipped IDX files each."""
+"""MNIST and Fashion-MNIST, from four IDX files each, packed or not."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +15,35 @@ FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
+# bytes unpacked: 60,000 and 10,000 images of 28 × 28 with 16 bytes before them, labels with 8
+SIZES = (47_040_016, 60_008, 7_840_016, 10_008)
 
 
 @dataclass(frozen=True)
 class IdxDataset:
     """Four IDX files of 28 × 28 images: mirrors, SHA-256 unpacked (training images and labels, then
-    test images and labels), and class names.
+    test images and labels), class names, and the name of torchvision's folder.
     """
 
     name: str
     mirrors: tuple[str, ...]
     sha256: tuple[str, str, str, str]
     class_names: tuple[str, ...]
+    also: tuple[str, ...]
 
     def remote_files(self) -> list[RemoteFile]:
         """Return the four files, in the order of their checksums."""
         return [
             RemoteFile(
-                self.name, file, tuple(f"{mirror}/{file}" for mirror in self.mirrors), digest, True
+                self.name,
+                file,
+                tuple(f"{mirror}/{file}" for mirror in self.mirrors),
+                digest,
+                packed=True,
+                size=size,
+                also=self.also,
             )
-            for file, digest in zip(FILES, self.sha256, strict=True)
+            for file, size, digest in zip(FILES, SIZES, self.sha256, strict=True)
         ]
 
     def load(self, options: LoadOptions) -> Dataset:
@@ -81,6 +90,7 @@ MNIST = IdxDataset(
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
     tuple("0123456789"),
+    ("MNIST",),
 )
 FASHION_MNIST = IdxDataset(
     "fashion-mnist",
@@ -96,4 +106,5 @@ FASHION_MNIST = IdxDataset(
         "T-shirt", "trouser", "pullover", "dress", "coat",
         "sandal", "shirt", "sneaker", "bag", "ankle boot",
     ),
+    ("FashionMNIST",),
 )  # fmt: skip

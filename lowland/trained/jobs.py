@@ -5,8 +5,9 @@ result is the same on 1, 2 or 4 processes, none of them holds more of it than a 
 that broke goes on where it was when it is started again. The pieces lie beside the result, in a
 hidden folder that goes when the whole file appears.
 
-Beside every piece lies the SHA-256 of its number, its content and all that decides the job: one that
-was damaged, or belongs to another job, is made again. One process at a time works for an output.
+Beside every piece lies the SHA-256 of its number, its content and all that decides the job: one
+that was damaged, or belongs to another job, is made again. One process at a time works for an
+output.
 """
 
 import fcntl
