@@ -140,7 +140,11 @@ def fetch(remote: RemoteFile, target: Path, *, timeout: float = TIMEOUT_SECONDS)
             return target
         except (OSError, http.client.HTTPException, ValueError) as error:
             problems.append(f"{url}: {error or type(error).__name__}")
-    raise DataError("; ".join(problems))
+    raise DataError(
+        f"{remote.file} could not be fetched from {len(remote.urls)} addresses "
+        f"({'; '.join(problems)}); one of them must send it whole; try again later, or fetch it by "
+        "hand"
+    )
 
 
 class _OnlyHttp(urllib.request.HTTPRedirectHandler):
