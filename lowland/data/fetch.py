@@ -141,9 +141,8 @@ def fetch(remote: RemoteFile, target: Path, *, timeout: float = TIMEOUT_SECONDS)
         except (OSError, http.client.HTTPException, ValueError) as error:
             problems.append(f"{url}: {error or type(error).__name__}")
     raise DataError(
-        f"{remote.file} could not be fetched from {len(remote.urls)} addresses "
-        f"({'; '.join(problems)}); one of them must send it whole; try again later, or fetch it by "
-        "hand"
+        f"{'; '.join(problems)}; one of {len(remote.urls)} addresses must send the whole of "
+        f"{remote.file}; try again later, or fetch it by hand"
     )
 
 
