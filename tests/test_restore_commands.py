@@ -17,7 +17,7 @@ from PIL import Image
 import lowland
 from lowland import cli, commands, fit, read_recipe
 from lowland.evaluation.restoration import coverage
-from lowland.run import Run
+from lowland.run import Run, checkpoint
 from lowland.tasks import Identity, Restoration
 from lowland.trained import Model, load, restoration
 from lowland.trained.measurement import MEASUREMENTS, operator_of
@@ -279,11 +279,11 @@ def test_the_road_from_the_shell_to_the_sampler_is_short(
     entered: set[str] = set()
     road: list[str] = []
     root = Path(lowland.__file__).parent
-    whole, sampler = Path.read_bytes, restoration.split_gibbs_sample
+    whole, sampler = checkpoint.read_bytes, restoration.split_gibbs_sample
 
-    def read(self: Path) -> bytes:
-        reads.append(self)
-        return whole(self)
+    def read(path: Path, **bounds: Any) -> bytes:
+        reads.append(path)
+        return whole(path, **bounds)
 
     def sample(*arguments: Any, **options: Any) -> Restoration:
         road.extend(rooms_on_the_stack())
@@ -294,7 +294,7 @@ def test_the_road_from_the_shell_to_the_sampler_is_short(
         if event == "call" and path.is_relative_to(root):
             entered.add(path.relative_to(root).with_suffix("").parts[0])
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(checkpoint, "read_bytes", read)
     monkeypatch.setattr(restoration, "split_gibbs_sample", sample)
     sys.setprofile(note)
     try:

@@ -3,12 +3,17 @@
 The weights are rounded to float16; the figures beside them are those of the run, before rounding.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
 from lowland.pretrained import pretrained_folder
 from lowland.run import Checkpoint, Run, RunError, write_checkpoint
+from lowland.run.checkpoint import read_digests, tensors_to_bytes
+from lowland.training.identity import HASHES, read_hashes
+
+MAX_HASHES = 5000  # of training points: a sample shows whether a set was trained on
 
 
 def ship(run: Run, name: str) -> Path:
@@ -34,13 +39,22 @@ def ship(run: Run, name: str) -> Path:
     target = pretrained_folder() / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for file in ("recipe.json", "data.json", "evaluation.json", "calibration.safetensors"):
-        if (run.path / file).exists():
-            shutil.copy(run.path / file, target / file)
-    kept = {key: checkpoint.state[key] for key in ("domain",)}
-    write_checkpoint(
-        target / f"step-{checkpoint.step:08d}", Checkpoint(checkpoint.step, {"ema": half}, kept)
-    )
+    kept = {key: v for key, v in checkpoint.state.items() if key in ("domain", "recipe")}
+    folder = target / f"step-{checkpoint.step:08d}"
+    write_checkpoint(folder, Checkpoint(checkpoint.step, {"ema": half}, kept))
+    weights = read_digests(folder)["ema.safetensors"]
+    for file in ("recipe.json", "data.json"):
+        shutil.copy(run.path / file, target / file)
+    figures = run.read_json("evaluation.json") | {"weights": weights}
+    (target / "evaluation.json").write_text(json.dumps(figures, indent=1))
+    if (run.path / "calibration.safetensors").exists():
+        energies = run.read_tensors("calibration.safetensors")
+        data = tensors_to_bytes(energies, {"weights": weights})
+        (target / "calibration.safetensors").write_bytes(data)
+    known = read_hashes(run)
+    if known is not None:
+        some = known._replace(hashes=known.hashes[:: -(-len(known.hashes) // MAX_HASHES)])
+        (target / HASHES).write_bytes(tensors_to_bytes(some._asdict()))
     return target
 
 

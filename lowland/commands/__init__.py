@@ -11,7 +11,7 @@ from lowland.commands.composition import compose, edit, interpolate, predict
 from lowland.commands.detection import bench, detect, detect_fit
 from lowland.commands.purification import attack, purify
 from lowland.commands.restoration import restore
-from lowland.commands.runs import doctor, evaluate, recipes, report, resume, train
+from lowland.commands.runs import doctor, evaluate, recipes, report, resume, strip, train
 from lowland.commands.samples import energy, sample
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "attack": attack,
     "evaluate": evaluate,
     "report": report,
+    "strip": strip,
     "recipes": recipes,
     "doctor": doctor,
 }

@@ -115,7 +115,7 @@ def detect_fit(
     from lowland.tasks import Detector
     from lowland.tasks.detection.registry import get_outlier_score
     from lowland.trained import load
-    from lowland.trained.detector import describe_promises, energy_for
+    from lowland.trained.detector import check_unseen, describe_promises, energy_for
     from lowland.trained.scoring import DETECTOR_FILE
     from lowland.trained.targets import check_new, make_folder
     from lowland.training import cpu_threads
@@ -144,6 +144,7 @@ def detect_fit(
             format=model.format,
         )[1]
         x = model.transform(points)
+        check_unseen(model, x, points)
         fitted = Detector(energy_for(model, score), score).fit(x)
         fitted.ranks(alpha)
     if not quiet:

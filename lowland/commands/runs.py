@@ -53,18 +53,55 @@ def train(
     return _train_and_report(values, place, quiet)
 
 
-def resume(run: str | Path, /, *, quiet: bool = False) -> Path:
+def resume(run: str | Path, /, *, allow_changes: bool = False, quiet: bool = False) -> Path:
     """Go on with a run that was stopped, then evaluate and report; the result equals that of a run
     that was not stopped.
 
+    In RUN/recipe.json training.steps may have been raised, and data.root, data.name,
+    training.device, training.threads, training.tensorboard and about may have been changed: other
+    changes make it another run and are refused, as are data that changed.
+
     Args:
         run: Run directory.
+        allow_changes: Go on with a recipe or data that were changed all the same, and name each
+            change.
         quiet: No progress bar.
     """
-    from lowland.run import Run
+    from lowland.config import read_recipe
+    from lowland.run import Run, RunError
 
     found = Run.open(run)
-    return _train_and_report(found.recipe, found.path, quiet)
+    named = str(found.recipe.get("energy", {}).get("name"))
+    if ":" in named:
+        raise RunError(
+            f"{found.path} trains an energy of your own, {named}; lowland imports no code that a "
+            "file names; go on in Python with lowland.fit(recipe, run, energy=...)"
+        )
+    recipe = read_recipe(found.path / "recipe.json").plain()
+    return _train_and_report(recipe, found.path, quiet, allow_changes)
+
+
+def strip(run: str | Path, /, *, quiet: bool = False) -> Path:
+    """Remove what a run no longer needs to sample, score and report; return its directory.
+
+    Of all checkpoints the one in use stays, with averaged weights, and with chains or a partner
+    where the recipe's [generation] starts from them. Training cannot go on from it afterwards.
+
+    Args:
+        run: Run directory.
+        quiet: Say nothing of how much room it made.
+    """
+    from lowland.run import Run
+    from lowland.run.thinning import describe_size, strip_run
+
+    found = Run.open(run)
+    before = found.size()
+    with found.lock():
+        strip_run(found)
+    if not quiet:
+        sizes = f"{describe_size(before)}, now {describe_size(found.size())}"
+        print(f"strip: {found.path} held {sizes}", file=sys.stderr)
+    return found.path
 
 
 def evaluate(
@@ -156,13 +193,13 @@ def doctor(*, data_root: str | Path | None = None) -> str:
     return examine(data_root)
 
 
-def _train_and_report(recipe: Plain, run: Path, quiet: bool) -> Path:
+def _train_and_report(recipe: Plain, run: Path, quiet: bool, allow_changes: bool = False) -> Path:
     """Train, evaluate and report; after a stop by health, report what went wrong."""
     from lowland.training import TrainingStoppedError, fit
     from lowland.training.distributed import launched_team
 
     try:
-        fit(recipe, run, progress=not quiet)
+        fit(recipe, run, progress=not quiet, allow_changes=allow_changes)
     except TrainingStoppedError:
         if launched_team().is_main:
             report(run)
@@ -170,7 +207,18 @@ def _train_and_report(recipe: Plain, run: Path, quiet: bool) -> Path:
     if launched_team().is_main:
         evaluate(run, quiet=quiet)
         report(run)
+        if not quiet:
+            _say_size(run)
     return run / "report.html"
+
+
+def _say_size(run: Path) -> None:
+    """Say how large a run is, and how to make it smaller."""
+    from lowland.run import Run
+    from lowland.run.thinning import describe_size
+
+    size = describe_size(Run(run).size())
+    print(f"{run} takes {size}; `lowland strip {run}` keeps weights alone", file=sys.stderr)
 
 
 def _choose_free(path: Path) -> Path:

@@ -38,6 +38,7 @@ def measure_detection(
     model.run.write_tensors(
         "calibration.safetensors",
         {"energies": energy_values(model.marginal, model.data.calibration.x)},
+        {"weights": model.digest},
     )
     scores = detector.outlier_scores(test)
     p = detector.p_value_of_scores(scores)

@@ -59,6 +59,7 @@ def evaluate_model(model: Model, say: Callable[[str], object] = lambda _: None) 
     if model.data.note:
         found.notes.append(model.data.note)
     found.figures |= {"seconds": round(time.monotonic() - began, 1), "notes": found.notes}
-    model.run.write_tensors("evaluation.safetensors", found.arrays)
+    found.figures["weights"] = model.digest
+    model.run.write_tensors("evaluation.safetensors", found.arrays, {"weights": model.digest})
     model.run.write_json("evaluation.json", to_plain(found.figures))
     return found.figures

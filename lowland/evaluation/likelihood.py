@@ -70,8 +70,9 @@ def measure_likelihood(
         "log_z": _without_course(found),
         "notes": _notes(model),
         "seconds": round(time.monotonic() - began, 1),
+        "weights": model.digest,
     }
-    model.run.write_tensors("likelihood.safetensors", _course(found))
+    model.run.write_tensors("likelihood.safetensors", _course(found), {"weights": model.digest})
     model.run.write_json("likelihood.json", to_plain(figures))
     return figures
 

@@ -104,12 +104,28 @@ def read_results(run: Run, stem: str) -> tuple[dict[str, Any], Arrays, list[str]
         except RunError as error:
             problems.append(str(error))
     values, tensors = found.get(f"{stem}.json"), found.get(f"{stem}.safetensors", {})
+    if not isinstance(values, dict):
+        values = {}
+    now = run.weights_digest()
+    if values and values.get("weights", now) != now:
+        problems.append(_describe_stale(run, f"{stem}.json"))
+        values = {}
+    if tensors and run.read_about(f"{stem}.safetensors").get("weights", now) != now:
+        problems.append(_describe_stale(run, f"{stem}.safetensors"))
+        tensors = {}
     arrays = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.itemsize < 4:  # NumPy has no bfloat16
             tensor = tensor.float()
         arrays[name] = tensor.numpy()
-    return values if isinstance(values, dict) else {}, arrays, problems
+    return values, arrays, problems
+
+
+def _describe_stale(run: Run, name: str) -> str:
+    return (
+        f"{run.path / name} was measured with other weights than those of the run now; results "
+        "belong to their weights; `lowland evaluate` measures anew"
+    )
 
 
 # ---- header --------------------------------------------------------------------------------------

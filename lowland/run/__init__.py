@@ -17,6 +17,7 @@ only: nothing is ever unpickled.
 """
 
 from lowland.run.checkpoint import Checkpoint, RunError, write_checkpoint
-from lowland.run.directory import Run, versions
+from lowland.run.directory import Run
+from lowland.run.versions import versions
 
 __all__ = ["Checkpoint", "Run", "RunError", "versions", "write_checkpoint"]

@@ -3,51 +3,43 @@
 import fcntl
 import json
 import os
-import platform
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load as load_tensors
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lowland.atomic import (
-    append_bytes,
-    cut_file,
+    check_target,
     open_regular,
     remove_folder,
     remove_leftovers,
-    sync,
     write_bytes,
 )
 from lowland.pretrained import list_pretrained, pretrained_folder
+from lowland.reading import ReadError, parse_json, read_bytes
 from lowland.registry import Plain
 from lowland.run.checkpoint import (
     FORMAT,
     Checkpoint,
     RunError,
     disk_error,
+    folder_of,
+    is_checkpoint,
+    parse_tensors,
     read_checkpoint,
+    read_digests,
+    read_state,
+    step_of,
     tensors_to_bytes,
     write_checkpoint,
 )
-
-
-def versions() -> dict[str, str]:
-    """List the versions of Python and of packages whose arithmetic decides the bits of a run, and
-    the CPU threads in use.
-    """
-    found = {"python": platform.python_version()}
-    for package in ("lowland", "torch", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found | {"threads": str(torch.get_num_threads())}
+from lowland.run.log import cut_log, parse_rows, sync_log, write_row
+from lowland.run.schema import DATA, HEADER, RECIPE, find_problem
+from lowland.run.versions import versions
 
 
 class Run:
@@ -58,27 +50,28 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, recipe: Mapping[str, object]) -> "Run":
-        """Begin a run. Raises RunError if the directory already holds one."""
+        """Begin a run. Raises RunError if the directory already holds one, ValueError for a recipe
+        that is no JSON.
+        """
         run = cls(path)
         if (run.path / "recipe.json").exists():
             raise RunError(
                 f"{run.path} already holds a run; a run is written once; continue it with `lowland "
                 f"resume {run.path}` or choose another --run"
             )
+        check_target(run.path / "recipe.json")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(run.path, error) from error
-        run.write_json(
-            "recipe.json", {"format": FORMAT, "versions": versions(), "recipe": dict(recipe)}
-        )
+        run.write_recipe(recipe)
         return run
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
         """Open an existing run: a directory, or the name of one that is shipped.
 
-        Raises RunError if there is none, or if it is of another format.
+        Raises RunError if there is none, or if it is of another format, or damaged.
         """
         run = cls(path)
         if (
@@ -87,42 +80,74 @@ class Run:
             and run.path.name in list_pretrained()
         ):
             run = cls(pretrained_folder() / run.path.name)
-        if not (run.path / "recipe.json").is_file():
+        if not (run.path / "recipe.json").exists():
             names = ", ".join(list_pretrained()) or "none"
             raise RunError(
                 f"{run.path} holds no run: recipe.json is missing; a run directory is needed, or "
                 f"one of the shipped {names}; train one first"
             )
-        known = run.header
-        if not isinstance(known, dict):
-            known = {}
-        if known.get("format") != FORMAT:
-            written = known.get("versions", {}).get("lowland", "")
-            raise RunError(
-                f"{run.path} is a run of format {known.get('format')}; this lowland reads format "
-                f"{FORMAT}; use the lowland {written} that wrote it"
-            )
+        _ = run.header  # refuses, in words
         return run
 
     @property
     def header(self) -> Plain:
-        """Read recipe.json: format, versions, recipe."""
-        return self.read_json("recipe.json")
+        """Read recipe.json: format, versions, recipe. Raises RunError if it is damaged or of
+        another format.
+        """
+        known = self.read_json("recipe.json")
+        if isinstance(known, dict) and known.get("format") != FORMAT:
+            then = known.get("versions")
+            written = then.get("lowland", "") if isinstance(then, dict) else ""
+            raise RunError(
+                f"{self.path} is a run of format {str(known.get('format'))[:40]}; this lowland "
+                f"reads format {FORMAT}; use the lowland {written} that wrote it"
+            )
+        problem = find_problem(known, HEADER, HEADER) or find_problem(known["recipe"], RECIPE)
+        if problem is not None:
+            raise self._damage("recipe.json", problem)
+        return known
 
     @property
     def recipe(self) -> Plain:
         """Return the complete recipe as plain values."""
         return self.header["recipe"]
 
+    @property
+    def data(self) -> Plain:
+        """Read data.json: what the run knows of its data. Raises RunError if it is missing or
+        damaged.
+        """
+        found = self.read_json("data.json")
+        problem = find_problem(found, DATA, ["name", "classes", "mean", "scale"])
+        if problem is None and len(found["mean"]) != len(found["scale"]):
+            problem = "mean and scale are of different lengths"
+        if problem is None and 0 in found["scale"]:
+            problem = "scale holds 0"
+        if problem is not None:
+            raise self._damage("data.json", problem)
+        return found
+
+    def _damage(self, name: str, problem: str) -> RunError:
+        return RunError(
+            f"{self.path / name} is damaged: {problem}; it must be as lowland wrote it; restore it "
+            "from a copy, or train the recipe again"
+        )
+
+    def write_recipe(self, recipe: Mapping[str, object], begun: object = None) -> None:
+        """Write recipe.json: a recipe, and the versions that it was begun with, or of now."""
+        about = {"format": FORMAT, "versions": begun or versions(), "recipe": dict(recipe)}
+        self.write_json("recipe.json", about)
+
     def check_versions(self) -> None:
         """Warn if the run was begun with other versions or threads: it goes on, but its bits may
         differ.
         """
-        then, now = self.header.get("versions", {}), versions()
+        then, now = self.header.get("versions"), versions()
+        known = then if isinstance(then, dict) else {}
         other = [
-            f"{name} {then[name]} then, {now[name]} now"
+            f"{name} {known[name]} then, {now[name]} now"
             for name in now
-            if then.get(name, now[name]) != now[name]
+            if known.get(name, now[name]) != now[name]
         ]
         if other:
             warnings.warn(
@@ -152,32 +177,50 @@ class Run:
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run. Raises RunError if it is missing or damaged."""
         try:
-            return json.loads((self.path / name).read_text())
+            return parse_json(self._read(name), str(self.path / name))
+        except ReadError as error:
+            raise RunError(str(error)) from None
+
+    def _read(self, name: str) -> bytes:
+        """Read a file of the run. Raises RunError if it is missing, no regular file, or a link
+        that leads out of the run.
+        """
+        path = self.path / name
+        try:
+            return read_bytes(path, within=self.path)
         except FileNotFoundError:
             raise RunError(
-                f"{self.path / name} is missing; the run needs it; run the verb that writes it"
+                f"{path} is missing; the run needs it; run the verb that writes it"
             ) from None
-        except ValueError as error:
+        except ReadError as error:
+            raise RunError(str(error)) from None
+        except OSError as error:
             raise RunError(
-                f"{self.path / name} is damaged ({error}); it must be JSON; restore or remove it"
+                f"{path} could not be read ({error.strerror}); the run needs it; allow reading it"
             ) from None
 
-    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
-        """Write named tensors as one safetensors file."""
-        return self.write(name, tensors_to_bytes(tensors))
+    def write_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write named tensors as one safetensors file; about: words that `read_about` returns."""
+        return self.write(name, tensors_to_bytes(tensors, about))
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file of the run. Raises RunError if it is missing or damaged."""
+        return parse_tensors(self._read(name), self.path / name)
+
+    def read_about(self, name: str) -> dict[str, str]:
+        """Read the words about the tensors in a safetensors file, {} where there are none or no
+        such file. Raises RunError if it is damaged.
+        """
+        if not (self.path / name).exists():
+            return {}
+        self._read(name)
         try:
-            return load_tensors((self.path / name).read_bytes())
-        except FileNotFoundError:
-            raise RunError(
-                f"{self.path / name} is missing; the run needs it; run the verb that writes it"
-            ) from None
-        except Exception as error:
-            raise RunError(
-                f"{self.path / name} is damaged ({error}); it must be safetensors; remove it"
-            ) from None
+            with safe_open(str(self.path / name), "pt") as file:
+                return dict(file.metadata() or {})
+        except (SafetensorError, OSError, ValueError) as error:
+            raise self._damage(name, str(error)[:120]) from None
 
     # ---- log -------------------------------------------------------------------------------------
 
@@ -185,25 +228,15 @@ class Run:
         """Append one row. Non-finite numbers are written as the strings "nan", "inf", "-inf", never
         dropped.
         """
-        line = json.dumps({k: _plain_number(v) for k, v in row.items()})
-        try:
-            append_bytes(self.path / file, f"{line}\n".encode())
-        except OSError as error:
-            raise disk_error(self.path / file, error) from error
+        write_row(self.path / file, row)
 
     def rows(self, file: str = "log.jsonl") -> list[Plain]:
-        """Read all whole rows of a log; a half-written last line, as a kill leaves it, is passed
-        over.
+        """Read all whole rows of a log; what is no row is passed over: a half-written last line, as
+        a kill leaves it, or what others wrote.
         """
-        path, found = self.path / file, []
-        if not path.exists():
+        if not (self.path / file).exists():
             return []
-        for line in path.read_text().splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-        return found
+        return parse_rows(self._read(file), file)
 
     def log_size(self) -> int:
         """Return the bytes in log.jsonl, which a checkpoint keeps so that resuming can cut it
@@ -214,15 +247,7 @@ class Run:
 
     def cut_log(self, size: int) -> None:
         """Cut log.jsonl back to a size recorded by a checkpoint."""
-        path, present = self.path / "log.jsonl", self.log_size()
-        if present > size:
-            cut_file(path, size)
-        elif present < size:
-            warnings.warn(
-                f"{path} holds {present} bytes and the checkpoint knew {size}; earlier rows are "
-                "lost; training goes on and logs from here",
-                stacklevel=2,
-            )
+        cut_log(self.path / "log.jsonl", self.log_size(), size)
 
     # ---- checkpoints -----------------------------------------------------------------------------
 
@@ -232,22 +257,59 @@ class Run:
         """
         target = self._directory(checkpoint.step)
         if (self.path / "log.jsonl").exists():
-            sync(self.path / "log.jsonl")  # the checkpoint will count on its rows
+            sync_log(self.path / "log.jsonl")  # the checkpoint will count on its rows
         return write_checkpoint(target, checkpoint)
 
     def steps(self) -> list[int]:
-        """List the steps of the checkpoints present, ascending, whole or not."""
-        return sorted(int(p.name[5:]) for p in self.path.glob("step-*") if p.name[5:].isdigit())
+        """List the steps of the checkpoints present, ascending, whole or not; other files and
+        folders of such names are passed over.
+        """
+        found = [step_of(path.name) for path in self._find("step-*") if is_checkpoint(path)]
+        return sorted(step for step in found if step is not None)
 
-    def load_checkpoint(self, step: int | None = None) -> Checkpoint:
+    def strangers(self) -> list[Path]:
+        """List what has the name of a checkpoint and is none of lowland's."""
+        return [
+            path
+            for path in self._find("step-*")
+            if step_of(path.name) is not None and not is_checkpoint(path)
+        ]
+
+    def _find(self, pattern: str) -> list[Path]:
+        return sorted(self.path.glob(pattern))
+
+    def newest_state(self) -> Plain:
+        """Read the plain values of the newest whole checkpoint; {} if there is none."""
+        for step in reversed(self.steps()):
+            with suppress(RunError):
+                return read_state(self._directory(step))
+        return {}
+
+    def weights_digest(self) -> str | None:
+        """Return the SHA-256 of the averaged weights that the run is used with; None without a
+        whole checkpoint.
+        """
+        for step in reversed(self.steps()):
+            with suppress(RunError):
+                state = read_state(self._directory(step))
+                best = self.best_step(Checkpoint(step, {}, state))
+                return read_digests(self._directory(best)).get("ema.safetensors")
+        return None
+
+    def load_checkpoint(self, step: int | None = None, *, full: bool = False) -> Checkpoint:
         """Read the newest whole checkpoint, or the one asked for.
 
+        full: pass over those that hold weights alone, from which no training goes on.
         Damaged ones are named in a warning and passed over. Raises RunError if none is whole.
         """
         problems = []
+        for stranger in self.strangers() if step is None else []:
+            problems.append(f"{stranger} is no checkpoint of lowland's, and is left alone")
         for candidate in reversed(self.steps()) if step is None else [step]:
             try:
                 checkpoint = read_checkpoint(self._directory(candidate))
+                if full and "generators" not in checkpoint.tensors:
+                    raise RunError(f"{self._directory(candidate)} holds weights alone")
             except RunError as error:
                 problems.append(str(error))
                 continue
@@ -262,7 +324,23 @@ class Run:
     def keep_checkpoints(self, steps: set[int]) -> None:
         """Delete all other checkpoints."""
         for step in set(self.steps()) - steps:
-            remove_folder(self._directory(step))
+            folder = self._directory(step)
+            try:
+                remove_folder(folder)
+            except OSError as error:
+                raise disk_error(folder, error) from error
+
+    def is_full(self, step: int) -> bool:
+        """Tell whether a checkpoint holds all that training needs to go on from it."""
+        try:
+            return "generators.safetensors" in read_digests(self._directory(step))
+        except RunError:
+            return False
+
+    def size(self) -> int:
+        """Return the bytes of all files in the directory."""
+        paths = (path for path in self.path.rglob("*") if not path.is_symlink())
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
     def _check_own(self) -> None:
         if self.path.parent == pretrained_folder():
@@ -277,18 +355,26 @@ class Run:
         says; the newest's own if it selected none.
         """
         best = newest.state.get("best") or {}
-        return int(best["step"]) if best and int(best["step"]) in self.steps() else newest.step
+        return best["step"] if best and best["step"] in self.steps() else newest.step
 
     def _directory(self, step: int) -> Path:
-        return self.path / f"step-{step:08d}"
+        return self.path / folder_of(step)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, make: bool = False) -> Iterator[None]:
         """Hold the run for one writer; the lock dies with its process. Raises RunError if another
         process holds it.
+
+        make: the directory, where there is none.
         """
         self._check_own()
-        with os.fdopen(open_regular(self.path / ".lock", os.O_RDWR | os.O_CREAT)) as file:
+        try:
+            if make:
+                self.path.mkdir(parents=True, exist_ok=True)
+            handle = open_regular(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise disk_error(self.path / ".lock", error) from error
+        with os.fdopen(handle) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -297,12 +383,3 @@ class Run:
                 ) from None
             remove_leftovers(self.path)
             yield
-
-
-def _plain_number(value: object) -> object:
-    """Return a tensor of one number as a number, and one that is not finite as a string."""
-    if isinstance(value, Tensor):
-        value = value.item()
-    if isinstance(value, float) and not torch.isfinite(torch.tensor(value)):
-        return str(value)
-    return value

@@ -126,9 +126,10 @@ def draw_prior(model: Model) -> Tensor | None:
     if not count:
         return None
     if (model.run.path / PRIOR_FILE).exists():
-        kept = model.run.read_tensors(PRIOR_FILE)
-        if len(kept["x"]) == count and int(kept["step"]) == model.latest.step:
-            return kept["x"]
+        kept = model.run.read_tensors(PRIOR_FILE).get("x")
+        fresh = model.run.read_about(PRIOR_FILE).get("weights") == model.digest
+        if kept is not None and fresh and kept.shape == (count, *model.shape):
+            return kept
     if model.sampler is None:
         raise ValueError(
             f"{model.run.path} trained without chains; restoration.prior_samples needs the sampler "
@@ -143,8 +144,7 @@ def draw_prior(model: Model) -> Tensor | None:
         states.append(x)
     samples = torch.cat(states)[:count]
     with suppress(RunError):  # as a shipped run raises
-        about = {"x": samples, "step": torch.tensor(model.latest.step)}
-        model.run.write_tensors(PRIOR_FILE, about)
+        model.run.write_tensors(PRIOR_FILE, {"x": samples}, {"weights": model.digest})
     return samples
 
 

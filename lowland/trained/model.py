@@ -15,20 +15,22 @@ from torch import Tensor
 from lowland.data import Dataset, binarize, materialize
 from lowland.data.dataset import center, uncenter
 from lowland.data.format import Format, Frame, read_frame
-from lowland.domain import Domain
 from lowland.energy import Energy, count_classes, energy_values, latent_of
-from lowland.energy.sizes import build_in_float32
+from lowland.energy.checks import check_points
 from lowland.metrics import LogLikelihood, LogZ, log_likelihood
 from lowland.registry import Plain, build
-from lowland.run import Checkpoint, Run
+from lowland.run import Checkpoint, Run, RunError
 from lowland.samplers import Sampler
+from lowland.scalars import read_number
 from lowland.tasks import bind_smallest_sigma, noise_levels
 from lowland.trained.detector import fit_detector
 from lowland.trained.draws import draw_samples
 from lowland.trained.editing import edit_with, interpolate_with, predict_with
 from lowland.trained.purification import purify_with
+from lowland.trained.rebuilding import read_recipe_of, rebuild_energy
 from lowland.trained.restoration import restore_with
 from lowland.training import load_recipe_data
+from lowland.training.identity import check_identity
 
 
 @dataclass
@@ -40,7 +42,8 @@ class Model:
     run: the directory; recipe: its plain values; energy: E(x), E(x, y) with labels or E(x, σ) with
     noise levels, in eval mode; marginal: the energy as a function of x alone; sampler: that of the
     recipe's [generation], None for flow; latest: the newest checkpoint, with the chains and the
-    partner network of training alone.
+    partner network of training alone; digest: SHA-256 of the file of weights, which everything that
+    is derived from them carries.
 
     >>> import lowland, torch
     >>> model = lowland.load("mnist")
@@ -55,19 +58,29 @@ class Model:
     sampler: Sampler | None
     latest: Checkpoint
     dataset: Dataset | None = None
+    digest: str = ""
 
     @cached_property
     def data(self) -> Dataset:
         """Return the data set that the run was trained on, loaded when first asked for.
 
-        A training part that is drawn anew in every batch is drawn once here.
+        A training part that is drawn anew in every batch is drawn once here. Raises RunError if the
+        data are no longer those that the run was trained on.
         """
-        return materialize(self.dataset or load_recipe_data(self.recipe))
+        data = self.dataset or load_recipe_data(self.recipe)
+        check_identity(self.run, data)
+        return materialize(data)
 
     @cached_property
     def description(self) -> Plain:
         """Return name, classes, sizes, mean and scale of the data, as training wrote them."""
-        return self.run.read_json("data.json")
+        about = self.run.data
+        if about["mean"] and (len(about["mean"]),) != self.shape:
+            raise RunError(
+                f"{self.run.path / 'data.json'} has {len(about['mean'])} means for events of shape "
+                f"{self.shape}; there is one for each column; restore it from a copy"
+            )
+        return about
 
     @property
     def name(self) -> str:
@@ -117,12 +130,20 @@ class Model:
         return uncenter(x, self.description["mean"], self.description["scale"])
 
     def energies(self, x: Tensor) -> Tensor:
-        """Compute E(x) (N,) of points x (N, *event), labels and noise levels averaged out."""
+        """Compute E(x) (N,) of points x (N, *event), labels and noise levels averaged out.
+
+        Raises ValueError for points that the domain cannot hold.
+        """
+        check_points(self.marginal, x)
         return energy_values(self.marginal, x)
 
     def log_likelihood(self, x: Tensor, log_z: LogZ | float) -> LogLikelihood:
-        """Compute the mean log-likelihood of points x (N, *event), given log Z of the marginal."""
-        return log_likelihood(self.marginal, x, log_z)
+        """Compute the mean log-likelihood of points x (N, *event), given log Z of the marginal: a
+        result of `log_z`, or a number. Raises ValueError for other points and other values.
+        """
+        known = log_z if isinstance(log_z, LogZ) else read_number("log_z", log_z)
+        how = str(self.description.get("binarization_note", ""))
+        return log_likelihood(self.marginal, x, known, binarization=how)
 
     # the functions of this folder that take a model first
     sample = draw_samples
@@ -140,13 +161,15 @@ def load(
     weights: str = "ema",
     step: int | None = None,
     data: Dataset | None = None,
+    energy: Energy | None = None,
 ) -> Model:
     """Read a run: its recipe, energy, sampler and newest checkpoint. Nothing is unpickled.
 
     path: a run directory, or a name of `lowland.list_pretrained()`; weights: "ema" (averaged; the
     default) or "energy" (the last iterate); step: a checkpoint; unless given the best if training
-    selected one, else the newest whole one; data: to be used in place of the data set that the
-    recipe names.
+    selected one, else the newest whole one; data: the data set that was passed to `fit`, in place
+    of the one that the recipe names; energy: an energy like the one that was passed to `fit`, which
+    takes the weights; needed where its class is none of lowland's.
 
     Every file of a checkpoint is read and verified once. Raises RunError, a ValueError, if the run
     cannot be read.
@@ -160,16 +183,12 @@ def load(
             f"weights is {weights!r}; it must be 'ema' or 'energy'; 'ema' is the default"
         )
     run = Run.open(path)
+    recipe = read_recipe_of(run)
     latest = run.load_checkpoint(step)
     chosen = latest
     if step is None and run.best_step(latest) != latest.step:
         chosen = run.load_checkpoint(run.best_step(latest))
-    recipe = run.recipe
-    domain = Domain.from_dict(chosen.state["domain"])
-    with build_in_float32():
-        energy = build("energy", {**recipe["energy"], "domain": domain})
-    energy.load_state_dict(chosen.tensors[weights])
-    energy.eval()
+    energy = rebuild_energy(run, recipe, chosen, weights, energy)
     own = latent_of(energy).marginal
     marginal = own() if own else bind_smallest_sigma(energy, noise_levels(energy, recipe))
     sampler = recipe["generation"]["sampler"]
@@ -177,4 +196,5 @@ def load(
         sampler = build("sampler", sampler)
     kept = {name: t for name, t in latest.tensors.items() if name in ("chains", "partner")}
     latest = latest._replace(tensors=kept)
-    return Model(run, recipe, energy, marginal, sampler, latest, data)
+    digest = chosen.digests[f"{weights}.safetensors"]
+    return Model(run, recipe, energy, marginal, sampler, latest, data, digest)

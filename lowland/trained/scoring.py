@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ENERGY_COLUMNS = ("path", "energy", "p_value", "verdict")
 SCORE_COLUMNS = ("path", "score", "p_value", "verdict")
+CALIBRATION_FILE = "calibration.safetensors"
 DETECTOR_FILE = "detector.safetensors"
 ENERGY_PIECE = 1024  # points whose energies are computed together
 SCORE_PIECE = 256  # points read and scored together by a detector
@@ -106,9 +107,13 @@ def _verdict(outlier: bool) -> str:
 
 
 def _calibration_energies(model: Model) -> Tensor:
-    """Return the energies of the calibration part, as evaluate left them, or computed now."""
-    if (model.run.path / "calibration.safetensors").exists():
-        return model.run.read_tensors("calibration.safetensors")["energies"]
+    """Return the energies of the calibration part, as evaluate left them for these very weights, or
+    computed now.
+    """
+    if model.run.read_about(CALIBRATION_FILE).get("weights") == model.digest:
+        energies = model.run.read_tensors(CALIBRATION_FILE).get("energies")
+        if energies is not None:
+            return energies
     return energy_values(model.marginal, model.data.calibration.x)
 
 

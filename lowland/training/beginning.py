@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lowland.run import Run, RunError
+from lowland.training.identity import HASHES
 from lowland.training.preflight import ProbeReport, probe
 from lowland.training.rehearsal import rehearse
 from lowland.training.session import Session
 
-WRITTEN = ("recipe.json", "data.json", "log.jsonl", "time.jsonl", ".lock")  # before an update
+# before an update
+WRITTEN = ("recipe.json", "data.json", HASHES, "log.jsonl", "time.jsonl", ".lock")
 
 
 def prepare(session: Session, run: Run | str | Path) -> ProbeReport | None:

@@ -18,12 +18,16 @@ def fit(
     data: Dataset | None = None,
     energy: Energy | None = None,
     progress: bool = True,
+    allow_changes: bool = False,
 ) -> Energy:
     """Train a recipe in a run directory, or go on where the run stopped; return the energy with
     averaged weights.
 
     recipe: a `Recipe` or its plain values; run: a Run or a path, made if it is not there; data,
-    energy: used in place of what the recipe names (pass them again when resuming). A run that was
+    energy: used in place of what the recipe names (pass them again when resuming), and stored as
+    what was trained: a registered energy by its values, another by its import path (`load` then
+    needs it too); allow_changes: go on in a run that was begun with another recipe or other data,
+    which is refused otherwise; only training.steps may be raised unasked. A run that was
     killed and resumed equals one that was not, bit for bit: weights, averages, chains, partners and
     log. On trouble the run goes back to a checkpoint, lowers the rate, shortens the sampler's step
     or begins chains anew, whichever the verdict asks for, and writes down what it did; after
@@ -44,7 +48,9 @@ def fit(
     values = plain_recipe(recipe)
     sizes = values["training"].get("progressive_sizes")
     if not sizes or energy is not None:
-        return train_run(values, run, data=data, energy=energy, progress=progress)
+        return train_run(
+            values, run, data=data, energy=energy, progress=progress, allow_changes=allow_changes
+        )
     with team() as members:  # open for all sizes
         data = data or members.main_first(lambda: load_recipe_data(values))
         if len(data.domain.shape) != 3:
@@ -53,4 +59,11 @@ def fit(
                 f"{data.domain.shape}; only images grow; leave it out"
             )
         path = run.path if isinstance(run, Run) else run
-        return grow(values, path, (*sizes, data.domain.shape[-1]), data=data, progress=progress)
+        return grow(
+            values,
+            path,
+            (*sizes, data.domain.shape[-1]),
+            data=data,
+            progress=progress,
+            allow_changes=allow_changes,
+        )

@@ -29,6 +29,7 @@ def grow(
     *,
     data: Dataset | None = None,
     progress: bool = True,
+    allow_changes: bool = False,
 ) -> Energy:
     """Train on images of each size in turn, in run/size-7, run/size-14, …, the last in run itself;
     return its energy.
@@ -37,7 +38,7 @@ def grow(
     begins. Images are made small by averaging. recipe: a recipe or its plain values, or a list with
     one for each size; its energy must have weights that do not depend on the size, as IGEBM has,
     which sums over space. sizes: rising sides, the last that of the data. Runs that are finished
-    are read, not repeated; one that was killed goes on.
+    are read, not repeated; one that was killed goes on. allow_changes: as for `fit`.
 
     Raises ValueError for sizes that do not rise to that of the data, an energy whose weights do not
     fit the next size, and what `fit` raises. Source: Du, Li, Tenenbaum & Mordatch (2021),
@@ -68,7 +69,14 @@ def grow(
         small = resize_dataset(data, size)
         start = None if energy is None else _enlarge(energy, values, small.domain)
         place = Path(run) if size == sizes[-1] else Path(run) / f"size-{size}"
-        energy = train_run(values, place, data=small, energy=start, progress=progress)
+        energy = train_run(
+            values,
+            place,
+            data=small,
+            energy=start,
+            progress=progress,
+            allow_changes=allow_changes,
+        )
     assert energy is not None
     return energy
 

@@ -14,13 +14,16 @@ from tqdm.auto import tqdm
 from lowland.data import Dataset, load_data
 from lowland.energy import Energy
 from lowland.run import Run
+from lowland.run.thinning import thin_checkpoints
 from lowland.scalars import read_integer
 from lowland.training.beginning import prepare, remove_refused
 from lowland.training.devices import cpu_threads
 from lowland.training.distributed import team
 from lowland.training.health import Finding, Limits, diagnose, worst
+from lowland.training.identity import check_recipe, describe_trained, record_data
 from lowland.training.memory import peak_mb
 from lowland.training.preflight import ProbeReport
+from lowland.training.restoring import restore
 from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session
 from lowland.training.settings import Plain, Row
@@ -78,8 +81,10 @@ def train_run(
     data: Dataset | None = None,
     energy: Energy | None = None,
     progress: bool = True,
+    allow_changes: bool = False,
 ) -> Energy:
     """Train plain values of a recipe at one size of data; see `fit`."""
+    recipe = describe_trained(recipe, data, energy)
     with team() as members:
         data = data or members.main_first(lambda: load_recipe_data(recipe))
         if energy is None:
@@ -88,19 +93,23 @@ def train_run(
         with cpu_threads(session.settings.threads), ExitStack() as stack:
             report = prepare(session, run)
             members.on_main(lambda: stack.enter_context(remove_refused(run)))
-            opened = members.on_main(lambda: _open(run, recipe))
-            members.on_main(lambda: stack.enter_context(opened.lock()))
+            opened = members.on_main(lambda: _enter(stack, run, session, allow_changes))
             _train(session, members.main_proxy(opened), progress and members.is_main, report)
     return session.ema.module
 
 
-def _open(run: Run | str | Path, recipe: Plain) -> Run:
-    if isinstance(run, Run):
-        return run
-    path = Path(run)
-    if (path / "recipe.json").exists():
-        return Run.open(path)
-    return Run.create(path, recipe)
+def _enter(stack: ExitStack, run: Run | str | Path, session: Session, allow_changes: bool) -> Run:
+    """Make or open a run, lock it, and make sure that it is the run of this recipe and data."""
+    opened = run if isinstance(run, Run) else Run(run)
+    if not (opened.path / "recipe.json").exists():
+        stack.enter_context(opened.lock(make=True))
+        Run.create(opened.path, session.recipe)
+    else:
+        opened = Run.open(opened.path)
+        stack.enter_context(opened.lock())
+    check_recipe(opened, session.recipe, allow_changes=allow_changes)
+    record_data(opened, session.data, allow_changes=allow_changes)
+    return opened
 
 
 def _train(session: Session, run: Run, progress: bool, report: ProbeReport | None) -> None:
@@ -108,9 +117,12 @@ def _train(session: Session, run: Run, progress: bool, report: ProbeReport | Non
     enough.
     """
     run.check_versions()
-    run.write_json("data.json", _describe_data(session.data))
     rows = _begin(session, run, progress, report)
-    spent = [row["seconds"] for row in run.rows("time.jsonl") if row["step"] == session.step]
+    spent = [
+        row["seconds"]
+        for row in run.rows("time.jsonl")
+        if row["step"] == session.step and isinstance(row.get("seconds"), float)
+    ]
     writes = session.settings.tensorboard and session.team.is_main
     board = Board(run.path / "tensorboard" if writes else None)
     loop = Loop(session, run, rows, board, time.monotonic() - (spent[-1] if spent else 0.0))
@@ -119,33 +131,7 @@ def _train(session: Session, run: Run, progress: bool, report: ProbeReport | Non
             before = session.step
             loop.update(bar)
             bar.update(session.step - before)
-    if session.best:
-        best = run.load_checkpoint(int(session.best["step"]))
-        session.ema.module.load_state_dict(best.tensors["ema"])
-
-
-def _describe_data(data: Dataset) -> Row:
-    """Return what scoring and sampling need to know of the data when these are not at hand."""
-    return {
-        "name": data.name,
-        "classes": data.classes,
-        "class_names": data.class_names,
-        "num_gray_levels": data.num_gray_levels,
-        "note": data.note,
-        "mean": data.mean,
-        "scale": data.scale,
-        "columns": data.columns,
-        "label": data.label,
-        "kind": data.domain.kind,
-        "binarization": data.binarization,
-        "binarization_note": data.binarization_note,
-        "skipped": data.skipped,
-        "sizes": {
-            "train": len(data.train),
-            "calibration": len(data.calibration),
-            "test": len(data.test),
-        },
-    }
+    loop.finish()
 
 
 def _progress_bar(total: int, done: int, shown: bool) -> ProgressBar:
@@ -165,9 +151,10 @@ def _begin(session: Session, run: Run, progress: bool, report: ProbeReport | Non
     the log rows that lead up to it.
     """
     if run.steps():
-        checkpoint = run.load_checkpoint()
-        session.restore(checkpoint)
+        checkpoint = run.load_checkpoint(full=True)
+        restore(session, checkpoint)
         run.keep_checkpoints({step for step in run.steps() if step <= session.step})
+        run.keep_checkpoints(choose_checkpoints(session, run.steps()))
         run.cut_log(checkpoint.state["log_size"])
     else:
         run.cut_log(0)
@@ -178,6 +165,18 @@ def _begin(session: Session, run: Run, progress: bool, report: ProbeReport | Non
                     tqdm.write(f"preflight: {sentence}", file=sys.stderr)
         run.save_checkpoint(session.checkpoint(run.log_size()))
     return lineage(run.rows())
+
+
+def choose_checkpoints(session: Session, present: list[int]) -> set[int]:
+    """Choose the checkpoints to keep: the newest ones, the best, and for when these are not far
+    enough back the start and one a quarter to half of the way.
+    """
+    every = session.settings.checkpoint_every
+    power = 1 << max(session.step // every, 1).bit_length() - 1
+    kept = {*present[-session.settings.keep_checkpoints :], 0, every * power, every * power // 2}
+    if session.best:
+        kept.add(int(session.best["step"]))
+    return kept
 
 
 def lineage(rows: list[Row]) -> list[Row]:
@@ -247,18 +246,18 @@ class Loop:
     def _save(self) -> None:
         session, run = self.session, self.run
         run.save_checkpoint(session.checkpoint(run.log_size()))
-        kept = {*run.steps()[-session.settings.keep_checkpoints :], *self._landmarks()}
-        if session.best:
-            kept.add(int(session.best["step"]))
-        run.keep_checkpoints(kept)
+        run.keep_checkpoints(choose_checkpoints(session, run.steps()))
 
-    def _landmarks(self) -> set[int]:
-        """Return checkpoints for when the newest is not far enough back: the start, and one a
-        quarter to half of the way.
+    def finish(self) -> None:
+        """Take the weights of the best checkpoint, if one was chosen; thin the older ones, from
+        which nothing will be trained.
         """
-        every = self.session.settings.checkpoint_every
-        power = 1 << max(self.session.step // every, 1).bit_length() - 1
-        return {0, every * power, every * power // 2}
+        session, run = self.session, self.run
+        newest = set(run.steps()[-session.settings.keep_checkpoints :])
+        session.team.on_main(lambda: thin_checkpoints(Run(run.path), newest))
+        if session.best:
+            best = run.load_checkpoint(int(session.best["step"]))
+            session.ema.module.load_state_dict(best.tensors["ema"])
 
     def _log(self, row: Row, findings: list[Finding]) -> None:
         """Write the row, and an event for every finding that is new or has changed its level."""
@@ -296,10 +295,11 @@ class Loop:
         if session.settings.on_failure == "stop" or tried >= session.settings.max_rollbacks:
             self._stop(cause)
         recent = self._count_recent_troubles(step)
-        saved = run.steps()  # those in bad health are not among them
+        # those in bad health are not among them
+        saved = [at for at in run.steps() if run.is_full(at)]
         halfway = max((at for at in saved if at <= saved[-1] / 2), default=saved[0])
         checkpoint = run.load_checkpoint((saved[-1], halfway, saved[0])[min(recent, 2)])
-        session.restore(checkpoint)
+        restore(session, checkpoint)
         session.rollbacks = tried + 1
         did = self._cure(cause.cure, factors, 0.25 if recent else 0.5)
         run.keep_checkpoints({kept for kept in run.steps() if kept <= checkpoint.step})

@@ -256,6 +256,7 @@ class Session:
             "rollbacks": self.rollbacks,
             "health": self.health,
             "log_size": log_size,
+            "recipe": dict(self.recipe),
         }
         return Checkpoint(self.step, tensors, state)
 
@@ -267,7 +268,7 @@ class Session:
         restore_optimizer(self.optimizer, tensors["optimizer"])
         if self.partner is not None:
             load_full_state_dict(self.partner, tensors["partner"])
-        self._restore_generators(tensors["generators"], state.get("processes", 1), checkpoint.step)
+        self._restore_generators(tensors["generators"], state["processes"], checkpoint.step)
         if self.buffer is not None:
             rows = self.team.shard(len(tensors["chains"]["x"]))
             self.buffer.load_state_dict(
@@ -275,9 +276,9 @@ class Session:
             )
         self.batches.load_state_dict(state["batches"])
         self.rate_factor, self.rollbacks = state["rate_factor"], state["rollbacks"]
-        self.best, self.precision = state.get("best", {}), state.get("precision", self.precision)
+        self.best, self.precision = state["best"], state["precision"]
         self.step_factor = 1.0
-        self.shorten_step(state.get("step_factor", 1.0))
+        self.shorten_step(state["step_factor"])
         self.health, self.step = state["health"], checkpoint.step
         self._begin_row()
 

@@ -1,0 +1,135 @@
+"""Rebuild the energy of a run from its recipe and a checkpoint, each checked against the other."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from lowland.domain import Domain
+from lowland.energy import Energy
+from lowland.energy.sizes import build_in_float32
+from lowland.registry import Plain, build
+from lowland.run import Checkpoint, Run, RunError
+from lowland.run.changes import compare_recipes
+from lowland.run.schema import GENERATION, RECIPE, TRAINING, find_problem
+from lowland.training.identity import describe_energy
+
+# sections that say how a run is used, not how it was trained
+USES = ("about", "generation", "evaluation", "restoration", "purification")
+
+
+def read_recipe_of(run: Run) -> Plain:
+    """Read the recipe of a run, with the sections that every use of it needs.
+
+    Raises RunError if one is missing or of another type.
+    """
+    recipe = run.recipe
+    problem = (
+        find_problem(recipe, RECIPE, RECIPE)
+        or find_problem(recipe["generation"], GENERATION, GENERATION)
+        or find_problem(recipe["training"], TRAINING, TRAINING)
+    )
+    if problem is not None:
+        raise RunError(
+            f"{run.path / 'recipe.json'} is damaged: {problem}; it must hold the complete recipe; "
+            "restore it from a copy, or train the recipe again"
+        )
+    return recipe
+
+
+def rebuild_energy(
+    run: Run, recipe: Plain, checkpoint: Checkpoint, weights: str, energy: Energy | None
+) -> Energy:
+    """Return the energy of a recipe, or the one given, with the weights of a checkpoint, in eval
+    mode.
+
+    weights: "ema" or "energy". Torch's global generator stays where it is. Raises RunError for a
+    recipe that was changed since training, and for weights that do not fit.
+    """
+    where = f"{run.path}/step-{checkpoint.step:08d}"
+    _compare(run, recipe, checkpoint)
+    if weights not in checkpoint.tensors:
+        raise RunError(
+            f"{where} keeps no weights {weights!r}; it has {', '.join(checkpoint.tensors)}; choose "
+            "weights='ema', or a newer step"
+        )
+    if energy is None:
+        energy = _build(run, recipe, checkpoint)
+    elif describe_energy(energy)["name"] != recipe["energy"]["name"]:
+        raise RunError(
+            f"{run.path} was trained with an energy {recipe['energy']['name']} and "
+            f"{describe_energy(energy)['name']} came; weights belong to one architecture; pass one "
+            "that is built as it was for training"
+        )
+    found = checkpoint.tensors[weights]
+    _check_weights(energy.state_dict(), found, f"{where}/{weights}.safetensors")
+    energy.load_state_dict(found)
+    return energy.eval()
+
+
+def _build(run: Run, recipe: Plain, checkpoint: Checkpoint) -> Energy:
+    """Build the energy that a recipe names, on the domain of a checkpoint."""
+    name = recipe["energy"]["name"]
+    if ":" in name:
+        raise RunError(
+            f"{run.path} was trained with an energy of your own, {name}; lowland imports no code "
+            f"that a file names; import it and call lowland.load({str(run.path)!r}, energy=...) "
+            "with an energy built as for training"
+        )
+    if "domain" not in checkpoint.state:
+        raise RunError(
+            f"{run.path}/step-{checkpoint.step:08d}/state.json is damaged: domain is missing; the "
+            "energy is built on it; remove the folder, and an older checkpoint is used"
+        )
+    domain = Domain.from_dict(checkpoint.state["domain"])
+    try:
+        with torch.random.fork_rng(devices=[]), build_in_float32():
+            energy: Energy = build("energy", {**recipe["energy"], "domain": domain})
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+        problem = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise RunError(
+            f"{run.path / 'recipe.json'} names an energy that cannot be built ({problem}); it must "
+            "be as it was for training; restore it from a copy"
+        ) from None
+    return energy
+
+
+def _compare(run: Run, recipe: Plain, checkpoint: Checkpoint) -> None:
+    """Raise RunError if the energy of recipe.json is another than the trained one; warn of other
+    changes.
+    """
+    known = checkpoint.state.get("recipe")
+    changes = [] if known is None else compare_recipes(known, recipe)
+    changes = [c for c in changes if not c.allowed and c.path.partition(".")[0] not in USES]
+    energies = [str(change) for change in changes if change.path.startswith("energy")]
+    if energies:
+        raise RunError(
+            f"{run.path / 'recipe.json'} names another energy than was trained: "
+            f"{', '.join(energies)}; weights belong to one architecture; restore the recipe from "
+            "a copy"
+        )
+    if changes:
+        warnings.warn(
+            f"{run.path / 'recipe.json'} differs from the recipe that was trained: "
+            f"{', '.join(map(str, changes))}",
+            stacklevel=4,
+        )
+
+
+def _check_weights(wanted: dict[str, Tensor], found: dict[str, Tensor], file: str) -> None:
+    """Raise RunError unless names, shapes and kinds of weights are those of an energy."""
+    odd = sorted(set(found) ^ set(wanted))
+    problem = f"{odd[0]} is {'missing' if odd[0] in wanted else 'unknown'}" if odd else ""
+    for name in set(wanted) & set(found):
+        mine, own = found[name], wanted[name]
+        if mine.shape != own.shape:
+            problem = f"{name} has shape {tuple(mine.shape)} and must have {tuple(own.shape)}"
+        elif mine.is_floating_point() != own.is_floating_point():
+            problem = f"{name} is {mine.dtype} and must be {own.dtype}"
+    if problem:
+        raise RunError(
+            f"{file} does not fit the energy of the recipe: {problem}; weights belong to one "
+            "architecture; restore the file, or remove the folder to use an older checkpoint"
+        )
