@@ -1,9 +1,9 @@
 """Write pictures as a PNG grid, and know such grids again."""
 
 import io
+import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -49,7 +49,7 @@ def save_grid(
             "with N of at least 1; reshape it"
         )
     pixels, gap = read_integer("pixels", pixels, least=1), read_integer("gap", gap, least=0)
-    columns = int(np.ceil(np.sqrt(len(x)))) if columns is None else int(columns)
+    columns = math.isqrt(len(x) - 1) + 1 if columns is None else int(columns)
     if columns < 1:
         raise DataError(f"the grid has {columns} columns; it needs at least 1; pass columns=8")
     factor = max(1, pixels // max(x.shape[2:]))
@@ -84,7 +84,7 @@ def grid_size(
     >>> grid_size(4, (8, 8))
     (134, 134)
     """
-    columns = columns or int(np.ceil(np.sqrt(count)))
+    columns = columns or math.isqrt(count - 1) + 1
     rows, factor = -(-count // columns), max(1, pixels // max(size))
     height = rows * (size[0] * factor + gap) + gap
     width = columns * (size[1] * factor + gap) + gap

@@ -54,7 +54,7 @@ def compose_models(
     Sum([model.energy for model in models])  # refuses different domains
     _check_units(models)
     found = [find_label(model, label) for model, label in zip(models, asked, strict=True)]
-    check_memory(f"{count} draws", count * math.prod(models[0].shape))
+    check_memory(f"the result of {count} draws", count * math.prod(models[0].shape))
     chosen = build("sampler", sampler) if sampler else None
     more: Plain = {"generator": generator, "sampler": chosen, "progress": progress}
     noisy = [model for model in models if model.sigmas]

@@ -53,7 +53,7 @@ def edit_with(
     for an energy of noise, the noise level to which x is buried: higher keeps less of it.
     """
     judge, draws = classifier or model, read_integer("draws", draws, least=1)
-    check_memory(f"{draws} edits of {len(x)} pictures", draws * x.numel())
+    check_memory(f"the result of {draws} edits of {len(x)} pictures", draws * x.numel())
     wanted = find_label(judge, label)
     energy, sigmas = model.marginal, tuple[float, ...]()
     attribute: Energy = LabelGuidance(judge.energy, wanted)
@@ -95,7 +95,7 @@ def interpolate_with(
     sigma: the noise level at which an energy of noise is taken: smooth enough to have paths.
     """
     points = read_integer("points", points, least=2)
-    check_memory(f"{points} points of {len(a)} paths", points * a.numel())
+    check_memory(f"the result of {points} points of {len(a)} paths", points * a.numel())
     energy = model.marginal
     if model.sigmas:
         if not 0 < sigma <= max(model.sigmas):
@@ -140,7 +140,7 @@ def predict_with(
     runs without noise levels.
     """
     given, draws = conditioning_channels(model, channels), read_integer("draws", draws, least=1)
-    check_memory(f"{draws} answers to {len(x)} questions", draws * x.numel())
+    check_memory(f"the result of {draws} answers to {len(x)} questions", draws * x.numel())
     mask = torch.zeros(model.shape[0], 1, 1, dtype=torch.bool)
     mask[given] = True
     if not model.sigmas:

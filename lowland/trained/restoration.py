@@ -78,7 +78,7 @@ def restore_with(
     """
     how = restoration_settings(model, draws)
     numbers = len(y) * how["draws"] * math.prod(model.shape)
-    check_memory(f"{how['draws']} draws for {len(y)} images", numbers)
+    check_memory(f"the result of {how['draws']} draws for {len(y)} images", numbers)
     if method not in ("sample", "map"):
         raise ValueError(
             f"the method is {method!r}; it is 'sample' for draws or 'map' for the most likely "

@@ -51,7 +51,7 @@ def check_request(model: Model, count: int, out: Path) -> None:
     if out.suffix == ".png":
         grid_size(count, model.shape[1:])
     numbers = count * math.prod(model.shape)
-    check_disk(f"{count} samples of {math.prod(model.shape)} numbers", numbers, out)
+    check_disk(f"a file of {count} samples of {math.prod(model.shape)} numbers", numbers, out)
 
 
 def sample_to_file(
@@ -73,9 +73,9 @@ def sample_to_file(
     missing. quiet: show no progress bar.
     """
     count, seed = read_integer("count", count), read_integer("seed", seed)
+    check_new([out], [model.run.path], force=force)
     check_request(model, count, out)
     label = find_label(model, label)
-    check_new([out], [model.run.path], force=force)
     with team(patience=PATIENCE) as members:
         plan = {
             "count": count,
