@@ -179,7 +179,7 @@ def call(arguments: list[str]) -> object:
         return command(*positional, **options)
 
     for terminal in terminals:
-        terminal.colours = True
+        terminal.colours = not any("\x1b" in word for word in arguments)
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(read_argument)
     with registry:
