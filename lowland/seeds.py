@@ -10,6 +10,8 @@ import zlib
 import numpy as np
 import torch
 
+from lowland.scalars import read_integer
+
 
 def make_generator(
     seed: int, *purpose: int | str, device: torch.device | str = "cpu"
@@ -17,12 +19,21 @@ def make_generator(
     """Make a generator that is a function of a seed and a purpose: numbers (an epoch, a rank) and
     names.
 
+    seed: any whole number, of Python or NumPy; negative ones and those beyond 64 bits have streams
+    of their own. Raises ValueError for other seeds, and for purposes below 0.
+
     >>> a, b, c = (make_generator(0, "restoration", k) for k in (1, 2, 1))
     >>> a.initial_seed() == c.initial_seed() != b.initial_seed()
     True
     """
-    words = [zlib.crc32(p.encode()) if isinstance(p, str) else p for p in purpose]
-    state = np.random.SeedSequence([seed % 2**64, *words]).generate_state(1, np.uint64)
+    whole = read_integer("seed", seed)
+    words = [
+        zlib.crc32(p.encode()) if isinstance(p, str) else read_integer("a purpose", p, least=0)
+        for p in purpose
+    ]
+    beyond = [] if -(2**63) <= whole < 2**64 else [*divmod(abs(whole), 2**64), int(whole < 0)]
+    sequence = np.random.SeedSequence([whole % 2**64, *words, *beyond])
+    state = sequence.generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0]) % 2**63)
 
 

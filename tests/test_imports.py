@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": set(),
     "launch": set(),
     "reading": set(),
-    "seeds": set(),
+    "seeds": {"scalars"},
     "run": {"pretrained"} | LEAVES,
     "pretrained": set(),
     "data": LEAVES,

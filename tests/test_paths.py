@@ -222,7 +222,7 @@ def test_search_refuses_what_it_cannot_use() -> None:
     for more, words in (
         ({}, "one energy"),
         ({"temperatures": ()}, "empty"),
-        ({"temperatures": (1.0, 0.0)}, "temperature is 0"),
+        ({"temperatures": (1.0, 0.0)}, "temperatures is 0"),
     ):
         with pytest.raises(ValueError, match=words) as error:
             simulated_annealing(energy, BlockGibbs(), x, 10, generator=seeded(), **more)

@@ -159,7 +159,7 @@ def check_normalisable(energy: Energy | Callable[..., Tensor], x: Tensor | None 
             "a confining partner or a box; add one, for example gaussian - energy, or use "
             "domain.box"
         )
-    if _subtracts(energy) and _falls(energy, x):
+    if _subtracts(energy) and falls_far_out(energy, x):
         raise ValueError(
             "the energy does not rise far out, where something is subtracted; exp(-E) has no "
             "normaliser there; weaken what is subtracted, bound it with tasks.soft_not(energy, "
@@ -198,7 +198,7 @@ def _collect_terms(energy: Sum) -> list[tuple[Energy, float]]:
     return list(total.values())
 
 
-def _falls(energy: Energy, x: Tensor | None) -> bool:
+def falls_far_out(energy: Energy, x: Tensor | None) -> bool:
     """Tell whether the energy rises too little along some ray; False where it cannot be asked far
     from its own points.
     """

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from lowland.samplers import Trace
+from lowland.scalars import read_integer, read_number
 
 Layout = Literal["draws chains ...", "chains draws ..."]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
@@ -128,12 +129,7 @@ def autocorrelation(x: Trace | Tensor, lags: int, *, layout: Layout | None = Non
     >>> autocorrelation(x, 2, layout="draws chains ...")
     tensor([ 1.0000, -0.9900,  0.9800], dtype=torch.float64)
     """
-    draws = len(_orient(x, layout))
-    if not isinstance(lags, int) or not 0 <= lags < draws:
-        raise ValueError(
-            f"lags is {lags!r} for {draws} draws; a whole number from 0 to {draws - 1} is allowed; "
-            "ask for fewer"
-        )
+    lags = read_integer("lags", lags, least=0, most=len(_orient(x, layout)) - 1)
 
     def correlation(part: Tensor) -> Tensor:
         covariance = _autocovariance(part - part.mean((1, 2), keepdim=True))
@@ -149,8 +145,12 @@ def autocorrelation(x: Trace | Tensor, lags: int, *, layout: Layout | None = Non
 # --------------------------------------------------------------------------- layout, blocks, checks
 
 
-def _is_probability(kind: str | float) -> bool:
-    return isinstance(kind, (int, float)) and 0 < kind < 1
+def _is_probability(kind: object) -> bool:
+    """Tell whether a number between 0 and 1 came, of Python, of NumPy or as a tensor."""
+    try:
+        return 0 < read_number("kind", kind) < 1
+    except ValueError:
+        return False
 
 
 def _orient(x: Trace | Tensor, layout: str | None) -> Tensor:

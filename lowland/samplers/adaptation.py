@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lowland.samplers.kernel import HasStepSize, Info, Sampler, State
+from lowland.samplers.settings import LARGEST, SMALLEST
 
 DEFAULT_TARGET = 0.8  # acceptance for samplers that name none
 PRIOR_COUNT = 5  # points' worth of equal variances in an estimated metric
@@ -33,13 +34,14 @@ class DualAveraging:
     """Search for the log ε at which a noisy, falling acceptance probability meets its target.
 
     start: log of the first step size; shift: how far above it the search is centred (log 10 to find
-    a step, 0 to follow one); highest: bound on log ε.
+    a step, 0 to follow one); lowest, highest: bounds on log ε.
     """
 
     start: float
     target: float
     shift: float = math.log(10)
-    highest: float = math.inf
+    highest: float = math.log(LARGEST / 10)
+    lowest: float = math.log(SMALLEST * 10)
     gamma: float = 0.05
     delay: float = 10.0
     kappa: float = 0.75
@@ -56,7 +58,7 @@ class DualAveraging:
         t = self.count
         self.error += (self.target - acceptance - self.error) / (t + self.delay)
         log_step = self.start + self.shift - math.sqrt(t) / self.gamma * self.error
-        self.now = min(log_step, self.start + 60.0, self.highest)
+        self.now = max(min(log_step, self.start + 60.0, self.highest), self.lowest)
         weight = t**-self.kappa
         self.mean = weight * self.now + (1 - weight) * self.mean
 
@@ -141,9 +143,13 @@ class WindowAdaptation:
     moments: RunningMoments = field(default_factory=RunningMoments)
 
     @classmethod
-    def of(cls, log_step: float, target: float, steps: int, metric: bool) -> "WindowAdaptation":
-        """Lay out the windows of a warm-up of `steps`; without metric there are none."""
-        averaging = DualAveraging(log_step, target)
+    def of(
+        cls, log_step: float, target: float, steps: int, metric: bool, highest: float
+    ) -> "WindowAdaptation":
+        """Lay out the windows of a warm-up of `steps`; without metric there are none. highest:
+        bound on the log of the step size.
+        """
+        averaging = DualAveraging(log_step, target, highest=highest)
         if not metric:
             return cls(averaging, steps, ())
         begin, end, width = steps // 6, steps - max(steps // 10, 10), max(steps // 12, MIN_WINDOW)
@@ -161,6 +167,7 @@ class WindowAdaptation:
             self.moments.add(state.x.flatten(1))
             if self.step in self.window_ends:
                 sampler = sampler.replace(inv_mass_sqrt=estimate_metric(self.moments))
-                self.averaging = DualAveraging(self.averaging.now, self.averaging.target)
+                old = self.averaging
+                self.averaging = DualAveraging(old.now, old.target, highest=old.highest)
                 self.moments = RunningMoments()
         return sampler.replace(step_size=math.exp(self.averaging.now))

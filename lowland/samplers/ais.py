@@ -38,8 +38,9 @@ from lowland.samplers.caching import (
     weighted_sum,
 )
 from lowland.samplers.discrete import BlockGibbs, evaluate_points, fields_for
+from lowland.samplers.doors import check_arguments, check_domain
 from lowland.samplers.kernel import Sampler
-from lowland.samplers.loop import check_arguments, check_domain, count_refused, iterate
+from lowland.samplers.loop import count_refused, iterate
 from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.underdamped import MovingState
 

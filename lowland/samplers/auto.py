@@ -12,7 +12,7 @@ from lowland.samplers.discrete import DMALA, BlockGibbs, GibbsWithGradients
 from lowland.samplers.hmc import HMC
 from lowland.samplers.kernel import DISCRETE, HasStepSize, Sampler
 from lowland.samplers.langevin import MALA
-from lowland.samplers.loop import sample
+from lowland.samplers.loop import run_chains
 from lowland.samplers.nuts import NUTS
 from lowland.samplers.recorders import Energies
 from lowland.samplers.tempering import ParallelTempering
@@ -27,13 +27,14 @@ STUCK = 1.1  # ratio of total to within-chain spread above which chains are call
 @dataclass(frozen=True)
 class Pilot:
     """A candidate, tuned and tried: effective draws per step and per gradient of its slowest
-    quantity (see `effective`).
+    quantity (see `effective`); note: what its warm-up has to say.
     """
 
     sampler: Sampler
     per_step: float
     per_gradient: float
     stuck: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def choose(energy: Energy, x: Tensor, steps: int, *, generator: torch.Generator)
     why += f" ({table})"
     if best.stuck:
         why += "; chains that began apart stay apart: take more steps"
+    if best.note:
+        why += f"; {best.note}"
     return Choice(best.sampler, why, tuple(pilots))
 
 
@@ -125,13 +128,14 @@ def _pilot(
     """Tune a sampler and try it for BUDGET gradients a step of the warm-up: short trials flatter
     cheap steps.
     """
+    note = ""
     if sampler.num_replicas > 1 or isinstance(sampler, HasStepSize):
-        sampler = warm_up(energy, sampler, x, steps, generator=generator)
-    warm = sample(energy, sampler, x, steps // 2, generator=generator)
+        sampler, note = warm_up(energy, sampler, x, steps, generator=generator)
+    warm = run_chains(energy, sampler, x, steps // 2, generator=generator)
     each = warm.num_grad_evals / max(steps // 2, 1) / sampler.num_replicas
     length = max(round(BUDGET * steps / max(each, 1)), 20)
     every = max(length // steps, 1)
-    trace = sample(
+    trace = run_chains(
         energy,
         sampler,
         warm.x,
@@ -143,5 +147,5 @@ def _pilot(
     )
     share, stuck = effective(trace.draws, trace.records["energies"][every - 1 :: every])
     return Pilot(
-        sampler, share / every, share * len(trace.draws) / max(trace.num_grad_evals, 1), stuck
+        sampler, share / every, share * len(trace.draws) / max(trace.num_grad_evals, 1), stuck, note
     )

@@ -46,8 +46,9 @@ from lowland.energy import (
 from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.energy.gradient import call
 from lowland.samplers.anneal import divide_steps, one_each
+from lowland.samplers.doors import check_arguments
 from lowland.samplers.kernel import CONTINUOUS, HasScore, Sampler, normal_like, per_row
-from lowland.samplers.loop import check_arguments, run_chains
+from lowland.samplers.loop import run_chains
 
 
 @dataclass(frozen=True, repr=False)

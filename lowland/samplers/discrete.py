@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lowland.energy import Energy, Function, differentiate, gibbs_of
+from lowland.energy import Energy, Function, gibbs_of
 from lowland.registry import register
 from lowland.samplers.kernel import (
     DISCRETE,
     Info,
     Sampler,
-    check_positive,
+    init,
     metropolis,
     per_row,
     uniform_like,
+    values_of,
 )
+from lowland.samplers.settings import read_count, read_positive, set_plain
 
 
 class Points(NamedTuple):
@@ -47,7 +49,7 @@ def evaluate_points(energy: Energy, x: Tensor, fields: Tensor | None = None) -> 
     """Return the state of chains at x; fields: what `gibbs.fields` gave for x, if that is known."""
     gibbs = gibbs_of(energy)
     if gibbs.fields is None or gibbs.energy_from is None:
-        return Points(x, energy(x))
+        return Points(x, values_of(energy, x))
     fields = gibbs.fields(x) if fields is None else fields
     return BlockState(x, gibbs.energy_from(x, fields), fields)
 
@@ -77,7 +79,7 @@ def local_state(energy: Energy, x: Tensor) -> LocalState:
     `gibbs.one_hot_energy`.
     """
     if energy.domain.kind == "binary":
-        value, score = differentiate(energy, x)
+        _, value, score = init(energy, x)
         return LocalState(x, value, ((1 - 2 * x) * score).flatten(1))
     one_hot_energy = gibbs_of(energy).one_hot_energy
     if one_hot_energy is None:
@@ -87,7 +89,7 @@ def local_state(energy: Energy, x: Tensor) -> LocalState:
             f"{energy.domain.classes}); write one, or use BlockGibbs"
         )
     z = one_hot(x.long(), energy.domain.classes).to(x.dtype)
-    value, score = differentiate(Function(one_hot_energy), z)
+    _, value, score = init(Function(one_hot_energy), z)
     here = (score * z).sum(-1, keepdim=True)
     return LocalState(x, value, (score - here).flatten(1, -2))
 
@@ -118,7 +120,7 @@ def conditional_of(energy: Energy, x: Tensor, color: Tensor) -> Tensor:
         for k in range(classes):
             changed = x.flatten(1).clone()
             changed[:, site] = k
-            value = energy(changed.view_as(x))
+            value = values_of(energy, changed.view_as(x))
             logits[:, site, k] = torch.where(value.isfinite(), -value, -torch.inf)
     logits = logits.view(*x.shape, classes)
     if energy.domain.kind == "binary":
@@ -161,10 +163,10 @@ class BlockGibbs(Sampler):
     num_init_grad_evals: ClassVar[int] = 0
     adjusted: ClassVar[bool] = True
     domains: ClassVar[tuple[str, ...]] = DISCRETE
+    state_types: ClassVar[tuple[type, ...]] = (Points, BlockState)
 
     def __post_init__(self) -> None:
-        if self.sweeps < 1:
-            raise ValueError(f"sweeps is {self.sweeps}; it must be at least 1; 1 is the default")
+        set_plain(self, sweeps=read_count("sweeps", self.sweeps))
 
     def runs_on(self, energy: Energy) -> bool:
         """Return whether sites are discrete, or the energy has block Gibbs of its own."""
@@ -218,6 +220,7 @@ class GibbsWithGradients(Sampler):
     num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = True
     domains: ClassVar[tuple[str, ...]] = DISCRETE
+    state_types: ClassVar[tuple[type, ...]] = (LocalState,)
 
     def init(self, energy: Energy, x: Tensor) -> LocalState:
         return local_state(energy, x)
@@ -266,10 +269,11 @@ class DMALA(Sampler):
     num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = True
     domains: ClassVar[tuple[str, ...]] = DISCRETE
+    state_types: ClassVar[tuple[type, ...]] = (LocalState,)
     target_accept: ClassVar[float] = 0.574
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
+        set_plain(self, step_size=read_positive("step_size", self.step_size))
 
     def init(self, energy: Energy, x: Tensor) -> LocalState:
         return local_state(energy, x)

@@ -6,21 +6,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, score_alone
+from lowland.energy import Energy
 from lowland.registry import register
 from lowland.samplers.kernel import (
     Info,
     Sampler,
     State,
     add_scaled,
-    check_metric,
-    check_positive,
     init,
     metropolis,
     normal_like,
+    score_of,
     squared_norm,
     stride,
 )
+from lowland.samplers.settings import read_count, read_metric, read_positive, set_plain
+from lowland.scalars import read_number
 
 
 def leapfrog(
@@ -39,7 +40,7 @@ def leapfrog(
         x, turned = energy.domain.reflect(add_scaled(x, p, epsilon), p)
         p = p if turned is None else turned
         if left > 1:
-            p = add_scaled(p, score_alone(energy, x), epsilon)
+            p = add_scaled(p, score_of(energy, x), epsilon)
     new = init(energy, x)
     return new, add_scaled(p, new.score, epsilon / 2)
 
@@ -68,15 +69,16 @@ class HMC(Sampler):
     jitter: float = 0.0
     adjusted: ClassVar[bool] = True
     target_accept: ClassVar[float] = 0.8
+    state_types: ClassVar[tuple[type, ...]] = (State,)
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_metric(self.inv_mass_sqrt)
-        if self.num_leapfrog_steps < 1:
-            raise ValueError(
-                f"num_leapfrog_steps is {self.num_leapfrog_steps}; it must be at least 1; 10 is a "
-                "common choice"
-            )
+        set_plain(
+            self,
+            step_size=read_positive("step_size", self.step_size),
+            num_leapfrog_steps=read_count("num_leapfrog_steps", self.num_leapfrog_steps),
+            inv_mass_sqrt=read_metric(self.inv_mass_sqrt),
+            jitter=read_number("jitter", self.jitter),
+        )
         if not 0 <= self.jitter < 1:
             raise ValueError(
                 f"jitter is {self.jitter}; it is a share of the step, from 0 to below 1; 0.2 is a "

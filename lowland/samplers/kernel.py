@@ -7,7 +7,6 @@ flattened, in units of x; moves are made in x / S, where the distribution is rou
 """
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_c
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, differentiate
+from lowland.energy import Energy, differentiate, score_alone
+from lowland.samplers.rescue import NUMERICAL, evaluate_rows
 
 CONTINUOUS = ("real", "box")
 DISCRETE = ("binary", "categorical")
@@ -53,7 +53,8 @@ class Sampler(ABC):
     kinds of domain on which it runs. target_accept: mean acceptance probability at which it is
     tuned; None where there is nothing to tune. num_grad_evals: gradients per step;
     num_init_grad_evals: gradients that `init` takes. num_replicas: chains in its state for
-    each chain of the sample.
+    each chain of the sample; state_types: of the states that `init` makes, () where it is not
+    said.
 
     `init` and `step` exchange a NamedTuple that begins with x and energy and has one row per chain,
     so that nothing is paid twice.
@@ -65,6 +66,7 @@ class Sampler(ABC):
     target_accept: ClassVar[float | None] = None
     num_init_grad_evals: ClassVar[int] = 1
     num_replicas: ClassVar[int] = 1
+    state_types: ClassVar[tuple[type, ...]] = ()
 
     @property
     @abstractmethod
@@ -112,8 +114,57 @@ class HasMetric(Protocol):
 
 
 def init(energy: Energy, x: Tensor) -> State:
-    """Evaluate energy and score of chains at x (B, *event): one gradient."""
-    return State(x, *differentiate(energy, x))
+    """Evaluate energy and score of chains at x (B, *event): one gradient.
+
+    Both are NaN at points where the energy raises an error of its numbers.
+    """
+    try:
+        return State(x, *differentiate(energy, x))
+    except NUMERICAL as error:
+        return State(x, *evaluate_rows(differentiate, _like_both, energy, x, error))
+
+
+def score_of(energy: Energy, x: Tensor) -> Tensor:
+    """Evaluate scores alone (B, *event), NaN at points where the energy raises an error of its
+    numbers.
+    """
+    try:
+        return score_alone(energy, x)
+    except NUMERICAL as error:
+        return evaluate_rows(_score_only, lambda x: (x,), energy, x, error)[0]
+
+
+def values_of(energy: Energy, x: Tensor) -> Tensor:
+    """Evaluate energies alone (B,), NaN at points where the energy raises an error of its
+    numbers.
+    """
+    try:
+        return energy(x)
+    except NUMERICAL as error:
+        return evaluate_rows(_value_only, _flat_rows, energy, x, error)[0]
+
+
+def _score_only(energy: Energy, x: Tensor) -> tuple[Tensor]:
+    return (score_alone(energy, x),)
+
+
+def _value_only(energy: Energy, x: Tensor) -> tuple[Tensor]:
+    return (energy(x),)
+
+
+def _like_both(x: Tensor) -> tuple[Tensor, Tensor]:
+    return (*_flat_rows(x), x)
+
+
+def _flat_rows(x: Tensor) -> tuple[Tensor]:
+    return (x.flatten(1)[:, 0],)
+
+
+def describe_sampler(sampler: object) -> str:
+    """Say what came where a sampler is wanted."""
+    if isinstance(sampler, type):
+        return f"the class {sampler.__name__}, not an instance"
+    return type(sampler).__name__ if isinstance(sampler, Sampler) else repr(sampler)[:60]
 
 
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -163,30 +214,6 @@ def add_scaled(x: Tensor, direction: Tensor, stride: float | Tensor) -> Tensor:
     if isinstance(stride, Tensor):
         return torch.addcmul(x, direction, stride)
     return torch.add(x, direction, alpha=stride)
-
-
-def check_positive(what: str, value: float | Tensor, *, zero: bool = False) -> None:
-    """Raise ValueError unless value is a finite number above 0 (or 0, if allowed); tensors come
-    from the library itself.
-    """
-    if isinstance(value, Tensor):
-        return
-    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
-        allowed = "at least 0" if zero else "above 0"
-        raise ValueError(
-            f"{what} is {value}; it must be finite and {allowed}; choose another {what}"
-        )
-
-
-def check_metric(inv_mass_sqrt: Sequence[float] | None) -> None:
-    """Raise ValueError unless every number of a diagonal metric is finite and above 0."""
-    if inv_mass_sqrt is None:
-        return
-    if not len(inv_mass_sqrt) or not all(math.isfinite(s) and s > 0 for s in inv_mass_sqrt):
-        raise ValueError(
-            f"inv_mass_sqrt is {inv_mass_sqrt}; it needs finite numbers above 0, one per "
-            "coordinate; leave it out for none"
-        )
 
 
 S = TypeVar("S", bound=tuple)  # a NamedTuple of tensors with one row per chain

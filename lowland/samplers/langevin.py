@@ -22,14 +22,13 @@ from lowland.samplers.kernel import (
     Sampler,
     State,
     add_scaled,
-    check_metric,
-    check_positive,
     init,
     metropolis,
     normal_like,
     squared_norm,
     stride,
 )
+from lowland.samplers.settings import read_list, read_metric, read_positive, set_plain
 
 
 @register("sampler")
@@ -52,11 +51,15 @@ class Langevin(Sampler):
     num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
     order: ClassVar[int | None] = 1
+    state_types: ClassVar[tuple[type, ...]] = (State,)
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_positive("temperature", self.temperature, zero=True)
-        check_metric(self.inv_mass_sqrt)
+        set_plain(
+            self,
+            step_size=read_positive("step_size", self.step_size),
+            temperature=read_positive("temperature", self.temperature, zero=True),
+            inv_mass_sqrt=read_metric(self.inv_mass_sqrt),
+        )
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         h = self.step_size
@@ -101,10 +104,14 @@ class LeimkuhlerMatthews(Sampler):
     num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
     order: ClassVar[int | None] = 2
+    state_types: ClassVar[tuple[type, ...]] = (NoisyState,)
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_metric(self.inv_mass_sqrt)
+        set_plain(
+            self,
+            step_size=read_positive("step_size", self.step_size),
+            inv_mass_sqrt=read_metric(self.inv_mass_sqrt),
+        )
 
     def init(self, energy: Energy, x: Tensor) -> NoisyState:
         return NoisyState(*init(energy, x))
@@ -146,13 +153,17 @@ class ShortRun(Sampler):
     clamp: tuple[float, float] | None = None
     num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
+    state_types: ClassVar[tuple[type, ...]] = (State,)
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_positive("noise", self.noise, zero=True)
-        if self.clip is not None:
-            check_positive("clip", self.clip)
-        if self.clamp is not None and not self.clamp[0] < self.clamp[1]:
+        set_plain(
+            self,
+            step_size=read_positive("step_size", self.step_size),
+            noise=read_positive("noise", self.noise, zero=True),
+            clip=None if self.clip is None else read_positive("clip", self.clip),
+            clamp=None if self.clamp is None else read_list("clamp", self.clamp),
+        )
+        if self.clamp is not None and not (len(self.clamp) == 2 and self.clamp[0] < self.clamp[1]):
             raise ValueError(
                 f"clamp is {self.clamp}; it must be (lo, hi) with lo < hi; leave it out for no "
                 "clamping"
@@ -199,10 +210,14 @@ class MALA(Sampler):
     num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = True
     target_accept: ClassVar[float] = 0.574
+    state_types: ClassVar[tuple[type, ...]] = (State,)
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_metric(self.inv_mass_sqrt)
+        set_plain(
+            self,
+            step_size=read_positive("step_size", self.step_size),
+            inv_mass_sqrt=read_metric(self.inv_mass_sqrt),
+        )
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         epsilon = stride((2 * self.step_size) ** 0.5, self.inv_mass_sqrt, state.x)

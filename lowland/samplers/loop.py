@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lowland.energy import (
     Energy,
-    check_finite,
     check_gradient,
     check_independent,
     check_normalisable,
@@ -22,8 +21,18 @@ from lowland.energy import (
 )
 from lowland.samplers.acceleration import accelerate
 from lowland.samplers.adaptation import Adaptation
-from lowland.samplers.kernel import DISCRETE, HasScore, Info, Sampler
+from lowland.samplers.doors import (
+    check_arguments,
+    check_domain,
+    check_resolution,
+    check_sampler,
+    check_state,
+    check_step_sizes,
+)
+from lowland.samplers.kernel import HasScore, Info, Sampler
 from lowland.samplers.recorders import Draws, Recorder
+from lowland.samplers.rescue import collect_errors, raise_at_start
+from lowland.samplers.verdict import warn_of_run
 
 Recorders = Recorder | Sequence[Recorder]
 
@@ -96,8 +105,13 @@ def sample(
     with 1 after every step. precision ("float32", "bfloat16", "auto"), compile, chunk (chains per
     gradient): cheaper gradients, see `lowland.samplers.acceleration`.
 
+    x is copied and cut from its graph. A proposal at which the energy is not finite, or raises an
+    error of its numbers (a Cholesky factor that does not exist), is refused and counted. One
+    warning at the end says where chains did not move, or met numbers that are not finite.
+
     Raises ValueError if x does not fit the energy's domain or the sampler does not run there, if
-    the energy is not one (see `check_energy`) or not finite at x, or if the generator lives on
+    the energy is not one (see `check_energy`) or not finite at x, if floating point cannot tell its
+    values apart, if the state belongs to another energy or sampler, or if the generator lives on
     another device.
 
     >>> import torch, lowland
@@ -108,26 +122,23 @@ def sample(
     (torch.Size([4, 2]), 21)
     """
     energy = lift(energy)
-    check_arguments(steps, generator, x)
+    check_sampler(sampler)
+    steps = check_arguments(steps, generator, x)
     check_points(energy, x)
+    check_step_sizes(sampler, x)
     check_normalisable(energy, x)
-    if state is not None and not torch.equal(state.x, x):
-        raise ValueError(
-            "state and x disagree; they must hold the same points; pass trace.x with trace.state"
-        )
+    x = x.detach().clone()
     paid = 0
-    with freeze(energy) as energy:
+    with freeze(energy) as energy, collect_errors() as errors:
         fast = accelerate(
             energy, precision=precision, compile=compile, chunk=chunk, exact=sampler.adjusted
         )
         if state is None:
-            check_domain(sampler, energy)
-            state = sampler.init(fast, x)
+            state = start_chains(energy, fast, sampler, x)
             paid = sampler.num_init_grad_evals
-            check_values(state.energy, x)
-            check_independent(energy, x, value=state.energy if fast is energy else None)
-            if isinstance(state, HasScore):
-                check_gradient(energy, x, score=state.score)
+        else:
+            state = detach_state(state)
+            check_state(energy, sampler, state, x, 1e-3 if fast is energy else 0.05)
         trace = run_chains(
             fast,
             sampler,
@@ -139,7 +150,43 @@ def sample(
             state=state,
             progress=progress,
         )
+        warn_of_run(
+            energy,
+            sampler,
+            trace.x,
+            trace.state.energy,
+            trace.acceptance,
+            trace.diverged,
+            steps,
+            errors,
+        )
     return dataclasses.replace(trace, num_grad_evals=trace.num_grad_evals + paid)
+
+
+def start_chains(energy: Energy, fast: Energy, sampler: Sampler, x: Tensor) -> Any:
+    """Return the state of chains at x (B, *event), once the energy has been checked there; errors
+    that it raises are its own. fast: the energy with cheaper gradients, or itself.
+    """
+    check_domain(sampler, energy)
+    with raise_at_start():
+        state = sampler.init(fast, x)
+        check_values(state.energy, x)
+        check_independent(energy, x, value=state.energy if fast is energy else None)
+        score = state.score if isinstance(state, HasScore) else None
+        if score is not None:
+            check_gradient(energy, x, score=score)
+        if sampler.adjusted:
+            check_resolution(energy, x, state.energy, score)
+    return state
+
+
+def detach_state(state: Any) -> Any:
+    """Return a state whose tensors are cut from their graphs."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, tuple):  # a NamedTuple, as states and what they hold are
+        return type(state)(*map(detach_state, state))
+    return state
 
 
 def run_chains(
@@ -159,16 +206,18 @@ def run_chains(
     let through, stay put and are counted. adapt: sets the sampler of the next step.
     """
     check_domain(sampler, energy)
+    x = x.detach()
     recorders = list(recorders) if isinstance(recorders, Sequence) else [recorders]
     if thin is not None:
         recorders.insert(0, Draws(thin))
     with freeze(energy) as energy:
         num_grad_evals: int | Tensor = steps * sampler.num_grad_evals
         if state is None:
-            state = sampler.init(energy, x)
+            with raise_at_start():
+                state = sampler.init(energy, x)
             num_grad_evals += sampler.num_init_grad_evals
         recordings = [(recorder.name, recorder.start(state, steps)) for recorder in recorders]
-        accepted = torch.zeros(len(x), dtype=torch.float32, device=x.device)
+        accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
         moves = iterate(energy, sampler, state, steps, generator, adapt)
         for step, (state, info) in enumerate(moves, 1):
@@ -185,7 +234,8 @@ def run_chains(
         paid = num_grad_evals.double().mean().item()
     else:
         paid = num_grad_evals
-    return Trace(state, accepted / max(steps, 1), diverged, steps, paid, records)
+    acceptance = (accepted / max(steps, 1)).to(state.energy.dtype)
+    return Trace(state, acceptance, diverged, steps, paid, records)
 
 
 def iterate(
@@ -211,35 +261,3 @@ def iterate(
 def last_state(moves: Iterator[tuple[Any, Info]]) -> Any:
     """Run an iteration of at least one step to its end, and return the state there."""
     return deque(moves, maxlen=1)[0][0]
-
-
-def check_domain(sampler: Sampler, energy: Energy) -> None:
-    """Raise ValueError where a sampler meets a kind of domain for which it was not made."""
-    if sampler.runs_on(energy):
-        return
-    continuous = energy.domain.kind not in DISCRETE
-    others = "MALA, HMC or NUTS" if continuous else "BlockGibbs, GibbsWithGradients or DMALA"
-    raise ValueError(
-        f"{type(sampler).__name__} came to a domain that is {energy.domain.kind}; it moves on "
-        f"{' or '.join(sampler.domains)} ones; use {others}"
-    )
-
-
-def check_arguments(steps: int, generator: torch.Generator, x: Tensor) -> None:
-    """Refuse a number of steps, a generator or starting points that cannot be meant."""
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(
-            f"steps is {steps!r}; it must be a whole number, at least 0; 0 only evaluates the start"
-        )
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(
-            f"generator is a {type(generator).__name__}; every draw takes a torch.Generator; "
-            f"pass torch.Generator().manual_seed(0)"
-        )
-    if isinstance(x, Tensor) and generator.device.type != x.device.type:
-        raise ValueError(
-            f"the generator is on {generator.device} and x on {x.device}; both must be on one "
-            f"device; make the generator with torch.Generator({x.device.type!r})"
-        )
-    if isinstance(x, Tensor):
-        check_finite(x, "starting points")

@@ -21,14 +21,14 @@ from lowland.samplers.kernel import (
     Info,
     Sampler,
     State,
-    check_metric,
-    check_positive,
     normal_like,
     per_row,
     select,
     squared_norm,
     stride,
 )
+from lowland.samplers.settings import read_metric, read_positive, set_plain
+from lowland.scalars import read_integer
 from lowland.seeds import spawn
 
 WORST = 1000.0  # an energy error of so many nats ends a trajectory
@@ -119,15 +119,15 @@ class NUTS(Sampler):
     num_grad_evals: ClassVar[int] = 0
     adjusted: ClassVar[bool] = True
     target_accept: ClassVar[float] = 0.8
+    state_types: ClassVar[tuple[type, ...]] = (State,)
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_metric(self.inv_mass_sqrt)
-        if not 1 <= self.max_tree_depth <= 20:
-            raise ValueError(
-                f"max_tree_depth is {self.max_tree_depth}; it is from 1 to 20; 10 (1,023 gradients "
-                "at most) is the default"
-            )
+        set_plain(
+            self,
+            step_size=read_positive("step_size", self.step_size),
+            max_tree_depth=read_integer("max_tree_depth", self.max_tree_depth, least=1, most=20),
+            inv_mass_sqrt=read_metric(self.inv_mass_sqrt),
+        )
 
     def step(self, energy: Energy, state: State, generator: torch.Generator) -> tuple[State, Info]:
         p = normal_like(state.x, generator)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from lowland.samplers.adaptation import RunningMoments
+from lowland.samplers.doors import check_bytes
 from lowland.samplers.kernel import Info, State, per_row
+from lowland.samplers.settings import read_count, set_plain
 
 
 class Recorder(Protocol):
@@ -32,6 +34,13 @@ class Recording(Protocol):
     def result(self) -> Any: ...
 
 
+def _allocate(what: str, like: Tensor, count: int) -> Tensor:
+    """Return room for `count` tensors like one. Raises ValueError where memory cannot hold them."""
+    shape = (count, *like.shape)
+    check_bytes(what, shape, like.dtype, like.device)
+    return like.new_empty(shape)
+
+
 @dataclass
 class TensorRecording:
     """Rows of one tensor, filled one after the other."""
@@ -50,12 +59,10 @@ class Draws:
     name: str = "draws"
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every is {self.every}; it must be at least 1; 1 keeps all steps")
+        set_plain(self, every=read_count("thin (every)", self.every))
 
     def start(self, state: State, steps: int) -> "_Draws":
-        store = state.x.new_empty((steps // self.every, *state.x.shape))
-        return _Draws(store, self.every)
+        return _Draws(_allocate("draws", state.x, steps // self.every), self.every)
 
 
 @dataclass
@@ -74,13 +81,16 @@ class Frames:
     at: tuple[int, ...]
     name: str = "frames"
 
+    def __post_init__(self) -> None:
+        set_plain(self, at=tuple(read_count("a step of at", step) for step in self.at))
+
     def start(self, state: State, steps: int) -> "_Frames":
         if not all(1 <= step <= steps for step in self.at):
             raise ValueError(
                 f"frames were asked for at {self.at}; the run has steps 1 to {steps}; name steps "
                 "among these"
             )
-        return _Frames(state.x.new_empty((len(self.at), *state.x.shape)), self.at)
+        return _Frames(_allocate("frames", state.x, len(self.at)), self.at)
 
 
 @dataclass
@@ -100,7 +110,7 @@ class Energies:
     name: str = "energies"
 
     def start(self, state: State, steps: int) -> "_Energies":
-        return _Energies(state.energy.new_empty((steps, len(state.energy))))
+        return _Energies(_allocate("energies", state.energy, steps))
 
 
 class _Energies(TensorRecording):
@@ -117,6 +127,9 @@ class Moments:
 
     skip: int = 0
     name: str = "moments"
+
+    def __post_init__(self) -> None:
+        set_plain(self, skip=read_count("skip", self.skip, least=0))
 
     def start(self, state: State, steps: int) -> "_Moments":
         return _Moments(self.skip, RunningMoments(state.x.shape[1:], state.x.device))

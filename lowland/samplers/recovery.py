@@ -24,9 +24,10 @@ from lowland.energy import ConditionLike, Energy, Wrapper, check_points, lift
 from lowland.energy.gradient import call
 from lowland.samplers.anneal import divide_steps
 from lowland.samplers.diffusion import DiffusionResult
+from lowland.samplers.doors import check_arguments
 from lowland.samplers.kernel import CONTINUOUS, Sampler, per_row, squared_norm
 from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews
-from lowland.samplers.loop import check_arguments, run_chains
+from lowland.samplers.loop import run_chains
 
 
 class ConditionalEnergy(Wrapper):

@@ -20,9 +20,11 @@ from lowland.energy import (
 )
 from lowland.samplers.adaptation import StepSizeAdaptation
 from lowland.samplers.anneal import divide_steps
-from lowland.samplers.kernel import Sampler, check_positive, per_row
-from lowland.samplers.loop import check_arguments, run_chains
+from lowland.samplers.doors import check_arguments
+from lowland.samplers.kernel import Sampler, per_row
+from lowland.samplers.loop import run_chains
 from lowland.samplers.recorders import Lowest
+from lowland.samplers.settings import read_count, read_path, read_positive
 
 NUM_TEMPERATURES = 20  # of the default schedule
 
@@ -104,14 +106,13 @@ def simulated_annealing(
     check_points(energy, x)
     check_normalisable(energy, x)
     points, lowest = x, energy_values(energy, x)
-    schedule = tuple(temperatures) if temperatures is not None else _default_schedule(lowest, x)
+    schedule = _default_schedule(lowest, x) if temperatures is None else tuple(temperatures)
+    schedule = read_path("temperatures", schedule)
     if not schedule:
         raise ValueError(
             "the schedule of temperatures is empty; it needs at least one; see "
             "geometric_schedule(high, low, count)"
         )
-    for temperature in schedule:
-        check_positive("a temperature", temperature)
     stages, num_grad_evals = torch.zeros(len(x), dtype=torch.long, device=x.device), 0.0
     adapt = StepSizeAdaptation.of(sampler)
     with freeze(energy) as energy:
@@ -145,12 +146,12 @@ def geometric_schedule(high: float, low: float, count: int) -> tuple[float, ...]
     >>> geometric_schedule(4.0, 1.0, 3)
     (4.0, 2.0, 1.0)
     """
-    check_positive("high", high)
-    check_positive("low", low)
-    if count < 1 or low > high:
+    high, low = read_positive("high", high), read_positive("low", low)
+    count = read_count("count", count)
+    if low > high:
         raise ValueError(
-            f"{count} temperatures from {high} to {low}; at least one is needed, from high to low; "
-            "correct them"
+            f"{count} temperatures from {high} to {low}; high comes first, and is not below low; "
+            "exchange them"
         )
     return (*(high * (low / high) ** (i / (count - 1)) for i in range(count - 1)), low)
 

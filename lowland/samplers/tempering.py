@@ -7,7 +7,7 @@ by temperature.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +22,12 @@ from lowland.samplers.kernel import (
     HasStepSize,
     Info,
     Sampler,
-    check_positive,
     constant,
+    describe_sampler,
     per_row,
     uniform_like,
 )
+from lowland.samplers.settings import read_path, set_plain
 
 LINEAR = ("energy", "score", "gains")  # fields of a state proportional to the inverse temperature
 
@@ -173,18 +174,22 @@ class ParallelTempering(Sampler):
     sampler: Sampler
     temperatures: tuple[float, ...]
     step_sizes: tuple[float, ...] | None = None
+    state_types: ClassVar[tuple[type, ...]] = (TemperedState,)
 
     def __post_init__(self) -> None:
-        ladder = self.temperatures
-        for temperature in ladder:
-            check_positive("a temperature", temperature)
+        if not isinstance(self.sampler, Sampler) or isinstance(self.sampler, ParallelTempering):
+            raise ValueError(
+                f"parallel tempering came with {describe_sampler(self.sampler)}; it needs a "
+                "sampler of single chains; pass for example MALA(0.1)"
+            )
+        ladder = read_path("temperatures", self.temperatures)
+        steps = None if self.step_sizes is None else read_path("step_sizes", self.step_sizes)
+        set_plain(self, temperatures=ladder, step_sizes=steps)
         if len(ladder) < 2 or ladder[0] != 1 or sorted(set(ladder)) != list(ladder):
             raise ValueError(
                 f"temperatures are {ladder}; they must ascend from 1 and be at least two; for "
                 "example (1.0, 2.0, 4.0)"
             )
-        for step in self.step_sizes or ():
-            check_positive("a step size", step)
         if self.step_sizes is not None and (
             len(self.step_sizes) != len(ladder) or not isinstance(self.sampler, HasStepSize)
         ):

@@ -1,5 +1,6 @@
 """Tuning: pay the warm-up once, and get a new sampler."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -7,8 +8,8 @@ from torch import Tensor
 
 from lowland.energy import Energy, check_normalisable, check_points, lift
 from lowland.samplers.auto import choose
+from lowland.samplers.doors import check_arguments, check_sampler
 from lowland.samplers.kernel import Sampler
-from lowland.samplers.loop import check_arguments
 from lowland.samplers.warmup import warm_up
 
 
@@ -30,11 +31,14 @@ def tune(
     warm-up. target_accept: mean acceptance probability, the sampler's own unless given (0.574 for
     MALA and DMALA, 0.8 for HMC and NUTS). metric: set `inv_mass_sqrt` too, for samplers that have
     one: standard deviations of the coordinates over their geometric mean. Non-finite proposals
-    count as refused. With "auto" for a sampler, candidates are tuned and compared, and `say` is
-    called with which was chosen and why: see `choose`.
+    count as refused. Chains of the warm-up that are at rest begin anew where others are, and a step
+    that would trap chains which start at x is halved until they move; a warning says what that
+    cost, or that some stay. With "auto" for a sampler, candidates are tuned and compared, and `say`
+    is called with which was chosen and why: see `choose`.
 
     Raises ValueError for samplers without an accept step, whose step cannot be judged by
-    acceptance, or without a step size.
+    acceptance, or without a step size; where no chain leaves x at any step size; and where chains
+    go ever farther out because nothing confines them.
 
     >>> import torch, lowland
     >>> g = torch.Generator().manual_seed(0)
@@ -44,10 +48,12 @@ def tune(
     True
     """
     energy = lift(energy)
-    check_arguments(steps, generator, x)
+    steps = check_arguments(steps, generator, x)
     check_points(energy, x)
     check_normalisable(energy, x)
-    if isinstance(sampler, str):
+    if not isinstance(sampler, str):
+        check_sampler(sampler)
+    else:
         if sampler != "auto":
             raise ValueError(
                 f"the sampler is {sampler!r}; a sampler or 'auto' is needed; pass one of them"
@@ -55,6 +61,9 @@ def tune(
         choice = choose(energy, x, steps, generator=generator)
         say(str(choice))
         return choice.sampler
-    return warm_up(
+    tuned, note = warm_up(
         energy, sampler, x, steps, target_accept=target_accept, metric=metric, generator=generator
     )
+    if note:
+        warnings.warn(note, stacklevel=2)
+    return tuned

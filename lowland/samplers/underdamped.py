@@ -22,8 +22,6 @@ from lowland.samplers.kernel import (
     Sampler,
     State,
     add_scaled,
-    check_metric,
-    check_positive,
     init,
     metropolis,
     normal_like,
@@ -31,6 +29,7 @@ from lowland.samplers.kernel import (
     squared_norm,
     stride,
 )
+from lowland.samplers.settings import read_count, read_metric, read_positive, set_plain
 
 
 class MovingState(NamedTuple):
@@ -79,11 +78,15 @@ class Underdamped(Sampler):
     num_grad_evals: ClassVar[int] = 1
     adjusted: ClassVar[bool] = False
     order: ClassVar[int | None] = 2
+    state_types: ClassVar[tuple[type, ...]] = (MovingState,)
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_positive("friction", self.friction)
-        check_metric(self.inv_mass_sqrt)
+        set_plain(
+            self,
+            step_size=read_positive("step_size", self.step_size),
+            friction=read_positive("friction", self.friction),
+            inv_mass_sqrt=read_metric(self.inv_mass_sqrt),
+        )
 
     def init(self, energy: Energy, x: Tensor) -> MovingState:
         return MovingState(*init(energy, x))
@@ -123,16 +126,16 @@ class GHMC(Sampler):
     inv_mass_sqrt: tuple[float, ...] | None = None
     adjusted: ClassVar[bool] = True
     target_accept: ClassVar[float] = 0.95
+    state_types: ClassVar[tuple[type, ...]] = (MovingState,)
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_positive("friction", self.friction)
-        check_metric(self.inv_mass_sqrt)
-        if self.num_leapfrog_steps < 1:
-            raise ValueError(
-                f"num_leapfrog_steps is {self.num_leapfrog_steps}; it must be at least 1; 1 is the "
-                "default"
-            )
+        set_plain(
+            self,
+            step_size=read_positive("step_size", self.step_size),
+            friction=read_positive("friction", self.friction),
+            num_leapfrog_steps=read_count("num_leapfrog_steps", self.num_leapfrog_steps),
+            inv_mass_sqrt=read_metric(self.inv_mass_sqrt),
+        )
 
     @property
     def num_grad_evals(self) -> int:

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from lowland.energy import Energy, check_energy, freeze
 from lowland.samplers.adaptation import DEFAULT_TARGET, DualAveraging, WindowAdaptation
-from lowland.samplers.kernel import HasMetric, HasStepSize, Info, Sampler, State
-from lowland.samplers.loop import check_domain, iterate, last_state
+from lowland.samplers.doors import check_domain, check_resolution
+from lowland.samplers.kernel import HasMetric, HasStepSize, Info, Sampler, State, values_of
+from lowland.samplers.loop import iterate, last_state
+from lowland.samplers.rescue import raise_at_start
 from lowland.samplers.tempering import ParallelTempering, TemperedState, rescale
+from lowland.samplers.trial import check_proper, free_chains, longest_step, restart_trapped
 
 MIN_STEPS = 20  # of a warm-up
 MAX_DOUBLINGS = 60  # of the first step size
+STRETCH = 25  # steps after which chains at rest begin anew
 LADDER_ROUNDS = (0.15, 0.2, 0.25, 0.4)  # shares of the steps after which temperatures are set anew
 
 
@@ -28,9 +32,10 @@ def warm_up(
     target_accept: float | None = None,
     metric: bool = True,
     generator: torch.Generator,
-) -> Sampler:
+) -> tuple[Sampler, str]:
     """Adapt a sampler on chains from x (B, *event) and return it: step size and diagonal metric, or
-    for parallel tempering step sizes and temperatures.
+    for parallel tempering step sizes and temperatures. Beside it, what is wrong with it in words,
+    or nothing: see `trial.free_chains`.
 
     target_accept: the sampler's own unless given. Raises ValueError as `tune` does.
     """
@@ -38,11 +43,17 @@ def warm_up(
     if steps < MIN_STEPS:
         raise ValueError(f"steps is {steps}; tuning needs at least {MIN_STEPS}; 300 is the default")
     check_domain(sampler, energy)
+    x = x.detach()
     with freeze(energy) as energy:
-        check_energy(energy, x)
+        with raise_at_start():
+            check_energy(energy, x)
+            check_resolution(energy, x, values_of(energy, x))
         if isinstance(sampler, ParallelTempering):
-            return _warm_up_ladder(energy, sampler, x, steps, target, generator)
-        return _warm_up_steps(energy, sampler, x, steps, target, metric, generator)
+            sampler, end = _warm_up_ladder(energy, sampler, x, steps, target, generator)
+        else:
+            sampler, end = _warm_up_steps(energy, sampler, x, steps, target, metric, generator)
+        check_proper(energy, sampler, x, end)
+        return free_chains(energy, sampler, x, steps, generator)
 
 
 def _check_tunable(sampler: Sampler, target_accept: float | None) -> float:
@@ -75,11 +86,14 @@ def _warm_up_steps(
     target: float,
     metric: bool,
     generator: torch.Generator,
-) -> Sampler:
-    state = sampler.init(energy, x)
-    log_step = math.log(_first_step_size(energy, sampler, state, target, generator))
+) -> tuple[Sampler, Tensor]:
+    """Adapt step size and metric; chains that are at rest while most move begin anew where others
+    are. Returns the sampler, and the points where chains ended.
+    """
+    state, highest = sampler.init(energy, x), longest_step(energy, sampler)
+    log_step = math.log(_first_step_size(energy, sampler, state, target, highest, generator))
     metric = metric and isinstance(sampler, HasMetric)
-    adaptation = WindowAdaptation.of(log_step, target, steps, metric)
+    adaptation = WindowAdaptation.of(log_step, target, steps, metric, highest)
     sampler = adapted = sampler.replace(step_size=math.exp(log_step))
 
     def adapt(sampler: Sampler, state: State, info: Info) -> Sampler:
@@ -87,21 +101,35 @@ def _warm_up_steps(
         adapted = adaptation(sampler, state, info)
         return adapted
 
-    last_state(iterate(energy, sampler, state, steps, generator, adapt))
-    return adapted.replace(step_size=math.exp(adaptation.averaging.mean))
+    for done in range(0, steps, STRETCH):
+        moved = torch.zeros_like(state.energy)
+        count = min(STRETCH, steps - done)
+        moves = iterate(energy, adapted, state, count, generator, adapt)
+        for after, info in moves:
+            state, moved = after, moved + info.acceptance_prob
+        if count == STRETCH:
+            state = restart_trapped(energy, adapted, state, moved, done)
+    return adapted.replace(step_size=math.exp(adaptation.averaging.mean)), state.x
 
 
 def _first_step_size(
-    energy: Energy, sampler: Sampler, state: Any, target: float, generator: torch.Generator
+    energy: Energy,
+    sampler: Sampler,
+    state: Any,
+    target: float,
+    highest: float,
+    generator: torch.Generator,
 ) -> float:
-    """Double or halve the step size until the acceptance probability crosses the target."""
+    """Double or halve the step size until the acceptance probability crosses the target; highest:
+    the log of the largest one.
+    """
     assert isinstance(sampler, HasStepSize)
-    step, direction = sampler.step_size, 0
+    step, direction = min(sampler.step_size, math.exp(highest)), 0
     for _ in range(MAX_DOUBLINGS):
         trial = sampler.replace(step_size=step)
         ((_, info),) = iterate(energy, trial, state, 1, generator)
         wanted = 1 if info.acceptance_prob.mean().item() > target else -1
-        if direction and wanted != direction:
+        if (direction and wanted != direction) or math.log(step * 2.0**wanted) > highest:
             break
         direction, step = wanted, step * 2.0**wanted
     return step
@@ -131,17 +159,19 @@ def _warm_up_ladder(
     steps: int,
     target: float,
     generator: torch.Generator,
-) -> ParallelTempering:
+) -> tuple[ParallelTempering, Tensor]:
     """Adapt the step size at each temperature, and between rounds the temperatures, so that all
-    pairs are refused equally often.
+    pairs are refused equally often. Returns the sampler, and the points of all replicas.
     """
+    highest = longest_step(energy, sampler.sampler)
     if sampler.step_sizes is None:
         assert isinstance(sampler.sampler, HasStepSize)
         sizes = (sampler.sampler.step_size,) * len(sampler.temperatures)
         sampler = sampler.replace(step_sizes=sizes)
     state = sampler.init(energy, x)
     for share in LADDER_ROUNDS:
-        averages = [DualAveraging(math.log(step), target) for step in sampler.step_sizes or ()]
+        sizes = sampler.step_sizes or ()
+        averages = [DualAveraging(math.log(step), target, highest=highest) for step in sizes]
         sampler = sampler.replace(step_sizes=tuple(math.exp(a.now) for a in averages))
         before, count = state.tempering, max(int(share * steps), 10)
         adapt = LadderAdaptation(averages)
@@ -151,7 +181,7 @@ def _warm_up_ladder(
             tried = (state.tempering.tried - before.tried).clamp(min=1)
             refused = 1 - (state.tempering.accepted - before.accepted) / tried
             sampler, state = _respace(sampler, state, refused.cpu().numpy())
-    return sampler
+    return sampler, state.replicas.x
 
 
 def _respace(
