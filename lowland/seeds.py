@@ -19,8 +19,8 @@ def make_generator(
     """Make a generator that is a function of a seed and a purpose: numbers (an epoch, a rank) and
     names.
 
-    seed: any whole number, of Python or NumPy; negative ones and those beyond 64 bits have streams
-    of their own. Raises ValueError for other seeds, and for purposes below 0.
+    seed: any whole number, of Python or NumPy, of any size. Raises ValueError for other seeds, and
+    for purposes below 0.
 
     >>> a, b, c = (make_generator(0, "restoration", k) for k in (1, 2, 1))
     >>> a.initial_seed() == c.initial_seed() != b.initial_seed()

@@ -38,6 +38,7 @@ from lowland.energy import (
 from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.energy.gradient import call
 from lowland.samplers.precision import resolve_precision
+from lowland.scalars import read_integer
 
 
 def accelerate(
@@ -55,11 +56,8 @@ def accelerate(
     """
     device = next((p.device for p in energy.parameters()), torch.device("cpu"))
     precision = resolve_precision(precision, device)
-    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(
-            f"chunk is {chunk!r}; it is a number of chains, at least 1; leave it out for all at "
-            "once"
-        )
+    if chunk is not None:
+        chunk = read_integer("chunk", chunk, least=1)
     if precision == "float32" and not compile and chunk is None:
         return energy
     return Accelerated(energy, precision == "bfloat16", compile, chunk, exact)

@@ -38,9 +38,10 @@ from lowland.samplers.caching import (
     weighted_sum,
 )
 from lowland.samplers.discrete import BlockGibbs, evaluate_points, fields_for
-from lowland.samplers.doors import check_arguments, check_domain
+from lowland.samplers.doors import check_arguments, check_domain, check_resolution
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import count_refused, iterate
+from lowland.samplers.rescue import raise_at_start
 from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.underdamped import MovingState
 
@@ -144,11 +145,15 @@ def ais(
     """
     path = [lift(energy) for energy in path]
     kernels = one_each(samplers, path)
-    _check(path, kernels, x, steps, generator)
+    x = x.detach()
+    steps = _check(path, kernels, x, steps, generator)
     with freeze_all(path) as path:
         last = CachingEnergy(path[-1])
         _check_weights(last(x).isnan())
         check_independent(last, x)
+        for end in (path[0], path[-1]):
+            with torch.no_grad():
+                check_resolution(end, x, end(x))
         walk = _Walk(path[0], kernels[0], x)
         for k in range(1, len(path)):
             walk.enter(path[k], kernels[k])
@@ -164,7 +169,8 @@ class _Walk:
 
     def __init__(self, energy: Energy, kernel: Sampler, x: Tensor) -> None:
         self.energy, self.kernel = CachingEnergy(energy), kernel
-        self.state = kernel.init(self.energy, x)
+        with raise_at_start():
+            self.state = kernel.init(self.energy, x)
         check_values(self.state.energy, x)
         self.known = self.energy.last
         self.log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -260,13 +266,14 @@ def _check(
     x: Tensor,
     steps: int,
     generator: torch.Generator,
-) -> None:
+) -> int:
+    """Return the steps as a plain int, or raise ValueError for what is no path or does not fit."""
     if len(path) < 2:
         raise ValueError(
             f"the path has {len(path)} energies; a ratio needs at least two; see "
             "geometric_path(base, target, betas)"
         )
-    check_arguments(steps, generator, x)
+    steps = check_arguments(steps, generator, x)
     check_points(path[0], x)
     for energy, kernel in zip(path, kernels, strict=True):
         check_domain(kernel, energy)
@@ -276,3 +283,4 @@ def _check(
                 "leave exp(−E) invariant, from a point alone; use MALA, HMC or, on "
                 "discrete domains, BlockGibbs"
             )
+    return steps

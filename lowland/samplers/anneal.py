@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy
+from lowland.samplers.doors import check_sampler
 from lowland.samplers.kernel import HasStepSize, Sampler
 from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews, ShortRun
 from lowland.samplers.loop import Trace, sample
 from lowland.samplers.recorders import Frames
+from lowland.samplers.settings import read_count
 
 
 def anneal(
@@ -37,7 +39,7 @@ def anneal(
     >>> len(traces)
     2
     """
-    samplers = one_each(samplers, path)
+    samplers, steps = one_each(samplers, path), read_count("steps", steps, least=0)
     traces: list[Trace] = []
     done = 0
     for energy, sampler, share in zip(path, samplers, divide_steps(steps, len(path)), strict=True):
@@ -62,7 +64,10 @@ def one_each(samplers: Sampler | Sequence[Sampler], path: Sequence[Energy]) -> l
     """Return one sampler for each energy of a path. Raises ValueError for an empty path or lists
     that are not equally long.
     """
-    each = list(samplers) if isinstance(samplers, Sequence) else [samplers] * len(path)
+    many = isinstance(samplers, Sequence) and not isinstance(samplers, str)
+    each = list(samplers) if many else [samplers] * len(path)
+    for sampler in each:
+        check_sampler(sampler)
     if len(each) != len(path) or not path:
         raise ValueError(
             f"{len(each)} samplers came with {len(path)} energies; there must be one each, or one "

@@ -49,6 +49,7 @@ from lowland.samplers.anneal import divide_steps, one_each
 from lowland.samplers.doors import check_arguments
 from lowland.samplers.kernel import CONTINUOUS, HasScore, Sampler, normal_like, per_row
 from lowland.samplers.loop import run_chains
+from lowland.scalars import read_integer, read_number
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,9 +91,12 @@ def karras_sigmas(high: float, low: float, count: int, rho: float = 7.0) -> tupl
     >>> [round(sigma, 2) for sigma in karras_sigmas(80.0, 0.01, 5)]
     [80.0, 19.81, 3.46, 0.34, 0.01]
     """
-    if not (
-        math.isfinite(high) and high > low > 0 and count >= 2 and math.isfinite(rho) and rho > 0
-    ):
+    high, low, rho = (
+        read_number(name, value, above=0)
+        for name, value in (("high", high), ("low", low), ("rho", rho))
+    )
+    count = read_integer("count", count)
+    if not (high > low and count >= 2):
         raise ValueError(
             f"{count} levels from {high} to {low} with rho {rho} were asked for; high > low > 0, "
             "rho > 0 and at least two levels are needed; correct them"
@@ -196,7 +200,7 @@ def predictor_corrector(
     DiffusionResult(9 points of (1,) at sigma 0, 60 gradients)
     """
     samplers = one_each(correctors, path)
-    check_arguments(steps, generator, x)
+    steps = check_arguments(steps, generator, x)
     domain, free = _check_path(path, sigmas, x, denoise, rising=False)
     diverged, rates, paid = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0.0
     with freeze_all(free) as free:

@@ -151,6 +151,9 @@ def check_resolution(energy: Energy, x: Tensor, value: Tensor, score: Tensor | N
     all those at x lie on a grid of 1/16; far out, where energies differ by a thousand gaps, any
     step is right. Costs nothing unless energies at x lie on that grid.
     """
+    value = value.detach()[value.isfinite()]
+    if len(value) == 0:
+        return
     if energy.domain.kind in DISCRETE:
         gap = _gap(value)
         coarse = gap > 0.5 and _span(value) < WIDE * gap
@@ -173,7 +176,7 @@ def resolves(value: Tensor) -> bool:
 
 
 def _is_coarse(energy: Energy, x: Tensor, value: Tensor, score: Tensor | None) -> bool:
-    found, size = [value], 0
+    found = [value]
     for near in _points_near(energy, x):
         with freeze(energy) as still, torch.no_grad():
             again = still(near)
@@ -181,13 +184,12 @@ def _is_coarse(energy: Energy, x: Tensor, value: Tensor, score: Tensor | None) -
         if not _on_grid(again):
             return False
         found.append(again)
-        size += len(again)
     values = torch.cat(found)
-    if size == 0:
-        return False
-    span, gap = _span(values), max(_gap(value), COARSE)
+    span, gap = _span(values), COARSE
     if span == 0 and _gap(value) < COARSE:  # constant, or rounded to one value inside
         return score is not None and bool(score.any())
+    while gap < 1e30 and _on_grid(values, 2 * gap):
+        gap *= 2
     return span < WIDE * gap
 
 
@@ -204,13 +206,13 @@ def _points_near(energy: Energy, x: Tensor) -> Iterator[Tensor]:
         yield energy.domain.reflect(x + size * noise)[0]
 
 
-def _on_grid(value: Tensor) -> bool:
-    return bool((value / COARSE == (value / COARSE).round()).all())
+def _on_grid(value: Tensor, gap: float = COARSE) -> bool:
+    return bool((value / gap == (value / gap).round()).all())
 
 
 def _gap(value: Tensor) -> float:
     """Return the distance between neighbouring numbers at the median size of energies."""
-    size = value.detach().abs().median()
+    size = value.abs().median()
     return (torch.nextafter(size, torch.full_like(size, torch.inf)) - size).item()
 
 

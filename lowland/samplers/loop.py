@@ -17,10 +17,12 @@ from lowland.energy import (
     check_points,
     check_values,
     freeze,
+    gibbs_of,
     lift,
 )
 from lowland.samplers.acceleration import accelerate
 from lowland.samplers.adaptation import Adaptation
+from lowland.samplers.discrete import BlockGibbs
 from lowland.samplers.doors import (
     check_arguments,
     check_domain,
@@ -175,9 +177,14 @@ def start_chains(energy: Energy, fast: Energy, sampler: Sampler, x: Tensor) -> A
         score = state.score if isinstance(state, HasScore) else None
         if score is not None:
             check_gradient(energy, x, score=score)
-        if sampler.adjusted:
+        if compares_energies(sampler, energy):
             check_resolution(energy, x, state.energy, score)
     return state
+
+
+def compares_energies(sampler: Sampler, energy: Energy) -> bool:
+    """Tell whether a sampler accepts by differences of energies, or draws by them."""
+    return sampler.adjusted and not (isinstance(sampler, BlockGibbs) and gibbs_of(energy).draws)
 
 
 def detach_state(state: Any) -> Any:

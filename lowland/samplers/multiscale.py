@@ -15,6 +15,7 @@ from lowland.energy import Energy
 from lowland.samplers.anneal import divide_steps, one_each
 from lowland.samplers.kernel import DISCRETE, Sampler
 from lowland.samplers.loop import Trace, sample
+from lowland.samplers.settings import read_count
 
 
 def multiscale_sample(
@@ -51,7 +52,10 @@ def multiscale_sample(
     samplers = one_each(samplers, energies)
     for small, large in pairwise(energies):
         _check_growth(small.domain, large.domain, smooth)
-    shares = divide_steps(steps, len(energies)) if isinstance(steps, int) else list(steps)
+    if isinstance(steps, Sequence):
+        shares = [read_count("a number of steps", share, least=0) for share in steps]
+    else:
+        shares = divide_steps(read_count("steps", steps, least=0), len(energies))
     if len(shares) != len(energies):
         raise ValueError(
             f"{len(shares)} numbers of steps came for {len(energies)} sizes; one each is needed; "

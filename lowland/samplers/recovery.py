@@ -122,7 +122,7 @@ def diffusion_recovery_sample(
     """
     energy = lift(energy)
     check_levels(sigmas)
-    check_arguments(steps, generator, x)
+    steps = check_arguments(steps, generator, x)
     if energy.domain.kind not in CONTINUOUS:
         raise ValueError(
             f"the domain is {energy.domain.kind}; noise is added to real numbers; use anneal or "

@@ -20,7 +20,7 @@ from lowland.energy import (
 )
 from lowland.samplers.adaptation import StepSizeAdaptation
 from lowland.samplers.anneal import divide_steps
-from lowland.samplers.doors import check_arguments
+from lowland.samplers.doors import check_arguments, check_resolution, check_sampler
 from lowland.samplers.kernel import Sampler, per_row
 from lowland.samplers.loop import run_chains
 from lowland.samplers.recorders import Lowest
@@ -102,10 +102,13 @@ def simulated_annealing(
     -4.0
     """
     energy = lift(energy)
-    check_arguments(steps, generator, x)
+    steps = check_arguments(steps, generator, x)
     check_points(energy, x)
     check_normalisable(energy, x)
-    points, lowest = x, energy_values(energy, x)
+    check_sampler(sampler)
+    x = x.detach()
+    points, lowest = x, energy_values(energy, x, batch_size=len(x))
+    check_resolution(energy, x, lowest)
     schedule = _default_schedule(lowest, x) if temperatures is None else tuple(temperatures)
     schedule = read_path("temperatures", schedule)
     if not schedule:

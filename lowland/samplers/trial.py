@@ -99,7 +99,7 @@ def _describe(tuned: Sampler, best: Sampler, trapped: int, chains: int, length: 
     factor = _first_step(tuned) / _first_step(best)
     if factor > 2.0**QUIET:
         return (
-            f"the tuned step of {name} was shortened {factor:.0f} times, for chains that start at "
+            f"the tuned step of {name} was divided by {factor:.0f}, for chains that start at "
             "x to move at all; they then move slowly where they belong; tune and sample from "
             "points nearer to the bulk"
         )
