@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from lowland.domain import Domain
+from lowland.energy.sizes import check_allocation
+from lowland.scalars import read_integer, read_number
 
 
 class BufferBatch(NamedTuple):
@@ -54,16 +56,10 @@ class ReplayBuffer:
         reinit_prob: float = 0.05,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if capacity < 1:
-            raise ValueError(
-                f"capacity is {capacity}; the buffer needs at least one chain; 10000 is a common "
-                "choice"
-            )
-        if not 0 <= reinit_prob <= 1:
-            raise ValueError(
-                f"reinit_prob is {reinit_prob}; it is a probability between 0 and 1; 0.05 is a "
-                "common choice"
-            )
+        capacity = read_integer("capacity", capacity, least=1)
+        classes = read_integer("classes", classes, least=0)
+        reinit_prob = read_number("reinit_prob", reinit_prob, least=0, most=1)
+        check_allocation(f"a buffer of {capacity:,} chains", (capacity, *domain.shape), dtype)
         self.capacity, self.domain, self.classes = capacity, domain, classes
         self.reinit_prob = reinit_prob
         self.x = domain.draw(capacity, generator, dtype=dtype)
@@ -79,6 +75,7 @@ class ReplayBuffer:
         """Draw distinct slots at random and reinitialize a share of them. Raises ValueError if
         count exceeds the capacity.
         """
+        count = read_integer("count", count)
         if not 1 <= count <= self.capacity:
             raise ValueError(
                 f"{count} chains were asked of a buffer of {self.capacity}; slots must be "
@@ -120,6 +117,7 @@ class ReplayBuffer:
         """Reinitialize the oldest chains, a share of all (rounded up), in their slots; return how
         many.
         """
+        share = read_number("share", share, least=0, most=1)
         count = math.ceil(share * self.capacity)
         slots = self.age.argsort(descending=True, stable=True)[:count]
         x = self.x.clone()  # a batch may still hold the old one

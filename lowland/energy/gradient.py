@@ -78,4 +78,9 @@ def check_shape(value: object, x: Tensor) -> Tensor:
             f"the energy gave {got} for {len(x)} points; it must give one number per point, shape "
             f"({len(x)},); sum over the event, for example with .flatten(1).sum(1)"
         )
+    if value.is_complex():
+        raise ValueError(
+            f"the energy gave {value.dtype}; energies are real numbers, one per point; return "
+            "value.real, or the squared modulus"
+        )
     return value

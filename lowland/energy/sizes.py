@@ -1,5 +1,6 @@
 """Read the sizes, flags and names from which an energy is built, before anything is allocated."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -133,6 +134,21 @@ def check_memory(name: str, numbers: int) -> None:
         raise ValueError(
             f"{name} of these sizes has {numbers:,} parameters or more, {size:,} bytes; training "
             f"holds four of each and this machine has {memory:,} bytes; make the sizes smaller"
+        )
+
+
+def check_allocation(
+    what: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> None:
+    """Raise ValueError if a tensor would take more bytes than the memory of its device.
+
+    >>> check_allocation("draws", (10, 4, 2), torch.float32)
+    """
+    size, place = math.prod(shape) * dtype.itemsize, torch.device(device)
+    memory = torch.cuda.mem_get_info(place)[1] if place.type == "cuda" else _memory()
+    if size > memory:
+        raise ValueError(
+            f"{what} would take {size:,} bytes; this machine has {memory:,}; ask for fewer"
         )
 
 

@@ -42,6 +42,7 @@ from lowland.samplers.doors import check_arguments, check_domain, check_resoluti
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.loop import count_refused, iterate
 from lowland.samplers.rescue import raise_at_start
+from lowland.samplers.settings import read_list
 from lowland.samplers.tempering import ParallelTempering
 from lowland.samplers.underdamped import MovingState
 
@@ -60,6 +61,7 @@ def geometric_path(base: Energy, target: Energy, betas: Sequence[float]) -> list
     >>> [energy(torch.zeros(1, 2)).item() for energy in path]
     [0.0, 2.25, 4.5]
     """
+    base, target, betas = lift(base), lift(target), read_list("betas", betas)
     if len(betas) < 2 or not all(0 <= beta <= 1 for beta in betas):
         raise ValueError(
             f"betas are {list(betas)}; a path needs at least two numbers from 0 (base) to 1 "

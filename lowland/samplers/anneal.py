@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy
+from lowland.energy import Energy, lift
 from lowland.samplers.doors import check_sampler
 from lowland.samplers.kernel import HasStepSize, Sampler
 from lowland.samplers.langevin import MALA, Langevin, LeimkuhlerMatthews, ShortRun
 from lowland.samplers.loop import Trace, sample
 from lowland.samplers.recorders import Frames
-from lowland.samplers.settings import read_count
+from lowland.samplers.settings import read_count, read_path, read_steps
 
 
 def anneal(
@@ -40,6 +40,7 @@ def anneal(
     2
     """
     samplers, steps = one_each(samplers, path), read_count("steps", steps, least=0)
+    path, frames = [lift(energy) for energy in path], read_steps("frames", frames)
     traces: list[Trace] = []
     done = 0
     for energy, sampler, share in zip(path, samplers, divide_steps(steps, len(path)), strict=True):
@@ -77,11 +78,13 @@ def one_each(samplers: Sampler | Sequence[Sampler], path: Sequence[Energy]) -> l
 
 
 def divide_steps(steps: int, parts: int) -> list[int]:
-    """Divide steps into parts, as evenly as can be; the later ones get what does not divide.
+    """Divide steps into parts (at least 1), as evenly as can be; the later ones get what does not
+    divide.
 
     >>> divide_steps(20, 3)
     [6, 7, 7]
     """
+    steps, parts = read_count("steps", steps, least=0), read_count("parts", parts)
     return [steps // parts + (i >= parts - steps % parts) for i in range(parts)]
 
 
@@ -95,6 +98,8 @@ def scale_step_sizes(sampler: Sampler, sigmas: Sequence[float]) -> list[Sampler]
     >>> [round(s.step_size, 3) for s in scale_step_sizes(lowland.Langevin(0.01), (1.0, 0.1))]
     [1.0, 0.01]
     """
+    check_sampler(sampler)
+    sigmas = read_path("sigmas", sigmas)
     if not isinstance(sampler, HasStepSize):
         raise ValueError(
             f"{type(sampler).__name__} has no step size; it needs one to scale; use MALA, "

@@ -2,7 +2,6 @@
 resolution of energies, the memory of what is kept.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,25 +79,6 @@ def check_step_sizes(sampler: Sampler, x: Tensor) -> None:
                 f"{name} is a tensor {tuple(step.shape)} for {len(x)} chains; it must be one "
                 "number, or one finite number above 0 per chain; pass such a number"
             )
-
-
-def check_bytes(what: str, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> None:
-    """Refuse to keep a tensor that the memory of its device cannot hold."""
-    size = dtype.itemsize
-    for n in shape:
-        size *= n
-    free = _memory(torch.device(device))
-    if size > free:
-        raise ValueError(
-            f"{what} would take {size:,} bytes; the memory of this device is {free:,}; keep fewer: "
-            "raise thin, or record Moments(), which need none"
-        )
-
-
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 # --------------------------------------------------------------------------- states handed back

@@ -32,7 +32,7 @@ from lowland.samplers.doors import (
     check_step_sizes,
 )
 from lowland.samplers.kernel import HasScore, Info, Sampler
-from lowland.samplers.recorders import Draws, Recorder
+from lowland.samplers.recorders import Recorder, collect_recorders
 from lowland.samplers.rescue import collect_errors, raise_at_start
 from lowland.samplers.verdict import warn_of_run
 
@@ -214,9 +214,7 @@ def run_chains(
     """
     check_domain(sampler, energy)
     x = x.detach()
-    recorders = list(recorders) if isinstance(recorders, Sequence) else [recorders]
-    if thin is not None:
-        recorders.insert(0, Draws(thin))
+    recorders = collect_recorders(recorders, thin)
     with freeze(energy) as energy:
         num_grad_evals: int | Tensor = steps * sampler.num_grad_evals
         if state is None:

@@ -3,18 +3,20 @@
 `thin=10` is short for `recorders=Draws(every=10)`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from lowland.energy.sizes import check_allocation
 from lowland.samplers.adaptation import RunningMoments
-from lowland.samplers.doors import check_bytes
 from lowland.samplers.kernel import Info, State, per_row
-from lowland.samplers.settings import read_count, set_plain
+from lowland.samplers.settings import read_count, read_steps, set_plain
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """Settings of a recording. `name` is its key in `Trace.records`."""
 
@@ -34,10 +36,36 @@ class Recording(Protocol):
     def result(self) -> Any: ...
 
 
+def collect_recorders(recorders: object, thin: int | None) -> list[Recorder]:
+    """Return one recorder or several as a list, headed by `Draws(thin)` where thin is given.
+
+    Raises ValueError for what is no recorder, and for two of one name.
+    """
+    many = isinstance(recorders, Sequence) and not isinstance(recorders, str)
+    found = [*recorders] if many else [recorders]  # type: ignore[misc]
+    if thin is not None:
+        found.insert(0, Draws(thin))
+    for recorder in found:
+        if isinstance(recorder, type) or not isinstance(recorder, Recorder):
+            raise ValueError(
+                f"recorders hold {recorder!r}; instances of recorders are needed; pass for example "
+                "[Energies(), Moments()]"
+            )
+    names = [recorder.name for recorder in found]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"recorders are called {', '.join(names)}; every name is a key of trace.records; give "
+            "each a name of its own, Draws(10, name=...)"
+        )
+    return found
+
+
 def _allocate(what: str, like: Tensor, count: int) -> Tensor:
     """Return room for `count` tensors like one. Raises ValueError where memory cannot hold them."""
     shape = (count, *like.shape)
-    check_bytes(what, shape, like.dtype, like.device)
+    check_allocation(
+        f"{what} of {count:,} steps (Moments() need no room)", shape, like.dtype, like.device
+    )
     return like.new_empty(shape)
 
 
@@ -82,7 +110,7 @@ class Frames:
     name: str = "frames"
 
     def __post_init__(self) -> None:
-        set_plain(self, at=tuple(read_count("a step of at", step) for step in self.at))
+        set_plain(self, at=read_steps("at", self.at))
 
     def start(self, state: State, steps: int) -> "_Frames":
         if not all(1 <= step <= steps for step in self.at):

@@ -4,7 +4,7 @@ A step size may also be a tensor (B,), one per chain; those come from the librar
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -75,7 +75,18 @@ def read_list(what: str, values: object) -> tuple[float, ...]:
     return tuple(read_number(f"a number of {what}", value) for value in found)
 
 
-def read_path(what: str, values: Sequence[object]) -> tuple[float, ...]:
+def read_steps(what: str, values: object) -> tuple[int, ...]:
+    """Return the steps of a list, each a whole number of at least 1, as plain ints."""
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        raise ValueError(
+            f"{what} is {values!r}; it must be a list of steps 1, 2, ...; pass for example (1, 10)"
+        )
+    return tuple(read_count(f"a step of {what}", value) for value in values)
+
+
+def read_path(what: str, values: object) -> tuple[float, ...]:
     """Return step sizes or temperatures, each as `read_positive` reads it."""
     return tuple(read_positive(f"one of {what}", value) for value in read_list(what, values))
 

@@ -109,8 +109,9 @@ def simulated_annealing(
     x = x.detach()
     points, lowest = x, energy_values(energy, x, batch_size=len(x))
     check_resolution(energy, x, lowest)
-    schedule = _default_schedule(lowest, x) if temperatures is None else tuple(temperatures)
-    schedule = read_path("temperatures", schedule)
+    if temperatures is None:
+        temperatures = _default_schedule(lowest, x)
+    schedule = read_path("temperatures", temperatures)
     if not schedule:
         raise ValueError(
             "the schedule of temperatures is empty; it needs at least one; see "

@@ -16,6 +16,7 @@ from lowland.samplers.loop import iterate, last_state
 from lowland.samplers.rescue import raise_at_start
 from lowland.samplers.tempering import ParallelTempering, TemperedState, rescale
 from lowland.samplers.trial import check_proper, free_chains, longest_step, restart_trapped
+from lowland.scalars import read_number
 
 MIN_STEPS = 20  # of a warm-up
 MAX_DOUBLINGS = 60  # of the first step size
@@ -69,7 +70,9 @@ def _check_tunable(sampler: Sampler, target_accept: float | None) -> float:
         )
     if not isinstance(inner, HasStepSize):
         raise ValueError(f"{name} has no step size; there is nothing to tune; use it as it is")
-    target = target_accept or inner.target_accept or DEFAULT_TARGET
+    target = inner.target_accept or DEFAULT_TARGET
+    if target_accept is not None:
+        target = read_number("target_accept", target_accept)
     if not 0 < target < 1:
         raise ValueError(
             f"target_accept is {target}; an acceptance probability lies between 0 and 1; leave it "
