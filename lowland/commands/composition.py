@@ -53,6 +53,7 @@ def compose(
 
     from lowland.trained import compose_models, load
     from lowland.trained.files import check_target, write_points
+    from lowland.trained.sampling import refuse_standstill
     from lowland.trained.task_files import COMPOSE, read_task
     from lowland.training import cpu_threads
 
@@ -65,7 +66,8 @@ def compose(
     read = [*runs, *(model.run.path for model in models)]
     target = check_target(target, models[0].shape, read, force=force)
     g = torch.Generator().manual_seed(seed)
-    with cpu_threads(models[0].threads), tqdm(unit="step", disable=quiet) as bar:
+    threads, bar = cpu_threads(models[0].threads), tqdm(unit="step", disable=quiet)
+    with refuse_standstill(), threads, bar:
         x = compose_models(models, generator=g, progress=bar.update, **given)
     return write_points(target, models[0].inverse_transform(x))
 

@@ -9,8 +9,25 @@ from lowland.energy import Energy
 from lowland.samplers.doors import resolves
 from lowland.samplers.kernel import DISCRETE, Sampler
 
+
+class NothingMoved(UserWarning):
+    """A warning that all chains of a run are where they began."""
+
+
 AT_REST = 0.5  # moves of a chain to be expected in the whole run, below which it is called at rest
 LONG = 50  # steps of a run after which single chains at rest are named
+
+
+def warn_of_lost(diverged: Tensor) -> None:
+    """Warn where points on a path met scores that were not finite; diverged (B,): how often."""
+    lost, total = int((diverged > 0).sum()), len(diverged)
+    if lost:
+        warnings.warn(
+            f"{lost} of {total} points met scores that are not finite, and stayed where they were; "
+            "look for overflow in the energy",
+            NothingMoved if lost == total else UserWarning,
+            stacklevel=3,
+        )
 
 
 def warn_of_run(
@@ -54,4 +71,5 @@ def warn_of_run(
         )
     if notes:
         advice = "shorten the step, start elsewhere, or look for overflow in the energy"
-        warnings.warn(f"{'; '.join(notes)}; {advice}", stacklevel=4)
+        kind = NothingMoved if still == total else UserWarning
+        warnings.warn(f"{'; '.join(notes)}; {advice}", kind, stacklevel=3)

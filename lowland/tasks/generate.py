@@ -29,6 +29,7 @@ from lowland.samplers import (
     scale_step_sizes,
 )
 from lowland.samplers.precision import autocast
+from lowland.samplers.verdict import warn_of_lost
 
 Progress = Callable[[int], object] | None
 MAX_ROUNDS = 50  # of rejection sampling, until every label has its sample
@@ -181,11 +182,13 @@ def generate_by_flow(
     parts: list[Tensor] = []
     for size in [batch] * (count // batch) + [count % batch] * (count % batch > 0):
         x = draw_start(energy, size, sigmas[0], generator, dtype=dtype)
-        states, before = [x], 0
+        states, before, lost = [x], 0, torch.zeros(size, dtype=torch.long, device=x.device)
         for stop in stops:
             piece = slice(before, stop + 1)
-            x = probability_flow(path[piece], sigmas[piece], x, denoise=stop == last).x
+            end = probability_flow(path[piece], sigmas[piece], x, denoise=stop == last)
+            x, lost = end.x, lost + end.diverged
             states, before = [*states, x], stop
+        warn_of_lost(lost)
         if progress is not None:
             progress(size)
         parts.append(torch.stack(states))
@@ -334,11 +337,12 @@ def _sample_by_recovery(
     shape, device = (count, *energy.domain.shape), generator.device
     dtype = parameter_dtype(energy)
     start = sigmas[0] * torch.randn(shape, generator=generator, device=device, dtype=dtype)
-    end = diffusion_recovery_sample(
+    made = diffusion_recovery_sample(
         energy, sigmas, start, sampler, how["steps"], generator=generator, progress=progress
-    ).x
-    x = denoise(energy.given(sigmas[-1]), end, how["denoise_sigma"])
-    return Samples(x, None, torch.stack([start, end, x]), [0, how["steps"], how["steps"]])
+    )
+    warn_of_lost(made.diverged)
+    x = denoise(energy.given(sigmas[-1]), made.x, how["denoise_sigma"])
+    return Samples(x, None, torch.stack([start, made.x, x]), [0, how["steps"], how["steps"]])
 
 
 def _drop_latent_units(energy: Energy, samples: Samples) -> Samples:

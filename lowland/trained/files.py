@@ -72,6 +72,16 @@ def check_target(
     return target
 
 
+def check_drawn(x: Tensor) -> None:
+    """Raise ValueError if some points (N, *event) that are to be written are not finite."""
+    bad = int((~x.isfinite().flatten(1).all(1)).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {len(x)} points are not finite, so nothing is written; what is drawn must "
+            "be numbers; shorten the step, lower generation.denoise_sigma or the like"
+        )
+
+
 def write_strip(
     model: Model, target: Path, columns: Sequence[Tensor], arrays: Mapping[str, Tensor]
 ) -> Path:
@@ -91,6 +101,7 @@ def write_points(
     """Write points (N, *event) as numbers or as a picture grid, by the suffix of target; arrays go
     beside a picture into an .npz file.
     """
+    check_drawn(x)
     make_folder(target)
     try:
         if target.suffix == ".png":

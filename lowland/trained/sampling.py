@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import math
+=======
+import warnings
+>>>>>>> eb0a5cc (Write no samples that are not finite, or whose chains never moved)
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +20,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.data import save_grid
+<<<<<<< HEAD
 from lowland.data.grids import grid_size
 from lowland.scalars import read_integer
 from lowland.seeds import make_generator
 from lowland.trained.files import SUFFIXES
+=======
+from lowland.samplers.verdict import NothingMoved
+from lowland.seeds import make_generator
+from lowland.trained.editing import check_label
+from lowland.trained.files import SUFFIXES, check_drawn
+>>>>>>> eb0a5cc (Write no samples that are not finite, or whose chains never moved)
 from lowland.trained.jobs import PATIENCE, Job, fingerprint, write_npy, write_npz
 from lowland.trained.labels import find_label
 from lowland.trained.sizes import check_disk
@@ -109,6 +121,21 @@ def _make_pieces(
             job.keep(number, _draw_piece(model, rows, label, seed, number, bar.update))
 
 
+@contextmanager
+def refuse_standstill() -> Iterator[None]:
+    """Raise ValueError where chains did not move at all: what they give is their starting noise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NothingMoved)
+        try:
+            yield
+        except NothingMoved as found:
+            what = str(found).partition(";")[0]
+            raise ValueError(
+                f"{what}; samples must have moved, so nothing is written; shorten the step "
+                "(--set generation.sampler.step_size=...), or train the run longer"
+            ) from None
+
+
 def _draw_piece(
     model: Model,
     rows: Tensor,
@@ -123,10 +150,12 @@ def _draw_piece(
         labels = rows % model.classes
     if label is not None:
         labels = torch.full_like(rows, label)
-    made = model.sample(
-        len(rows), generator=make_generator(seed, number), labels=labels, progress=progress
-    )
+    with refuse_standstill():
+        made = model.sample(
+            len(rows), generator=make_generator(seed, number), labels=labels, progress=progress
+        )
     kept = {"x": model.inverse_transform(made.x).contiguous()}
+    check_drawn(kept["x"])
     if made.labels is not None:
         kept["labels"] = made.labels.contiguous()
     return dump_tensors(kept)
