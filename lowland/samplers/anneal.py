@@ -40,7 +40,7 @@ def anneal(
     2
     """
     samplers, steps = one_each(samplers, path), read_count("steps", steps, least=0)
-    path, frames = [lift(energy) for energy in path], read_steps("frames", frames)
+    path, frames = [lift(energy) for energy in path], read_steps("frames", frames, least=0)
     traces: list[Trace] = []
     done = 0
     for energy, sampler, share in zip(path, samplers, divide_steps(steps, len(path)), strict=True):

@@ -75,15 +75,15 @@ def read_list(what: str, values: object) -> tuple[float, ...]:
     return tuple(read_number(f"a number of {what}", value) for value in found)
 
 
-def read_steps(what: str, values: object) -> tuple[int, ...]:
-    """Return the steps of a list, each a whole number of at least 1, as plain ints."""
+def read_steps(what: str, values: object, *, least: int = 1) -> tuple[int, ...]:
+    """Return the steps of a list, each a whole number from 1 (or `least`) on, as plain ints."""
     if isinstance(values, Tensor):
         values = values.tolist()
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
         raise ValueError(
             f"{what} is {values!r}; it must be a list of steps 1, 2, ...; pass for example (1, 10)"
         )
-    return tuple(read_count(f"a step of {what}", value) for value in values)
+    return tuple(read_count(f"a step of {what}", value, least=least) for value in values)
 
 
 def read_path(what: str, values: object) -> tuple[float, ...]:
