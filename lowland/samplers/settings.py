@@ -72,7 +72,12 @@ def read_list(what: str, values: object) -> tuple[float, ...]:
         found = list(values)
     except TypeError:  # an array or a tensor without a dimension
         found = [values]
-    return tuple(read_number(f"a number of {what}", value) for value in found)
+    try:
+        return tuple(read_number(what, value) for value in found)
+    except ValueError:
+        raise ValueError(
+            f"{what} are {str(found)[:100]}; all must be finite numbers; pass for example (0.5, 1.0)"
+        ) from None
 
 
 def read_steps(what: str, values: object, *, least: int = 1) -> tuple[int, ...]:
