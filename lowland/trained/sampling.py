@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import math
-=======
 import warnings
->>>>>>> eb0a5cc (Write no samples that are not finite, or whose chains never moved)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,17 +17,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lowland.data import save_grid
-<<<<<<< HEAD
 from lowland.data.grids import grid_size
+from lowland.samplers.verdict import NothingMoved
 from lowland.scalars import read_integer
 from lowland.seeds import make_generator
-from lowland.trained.files import SUFFIXES
-=======
-from lowland.samplers.verdict import NothingMoved
-from lowland.seeds import make_generator
-from lowland.trained.editing import check_label
 from lowland.trained.files import SUFFIXES, check_drawn
->>>>>>> eb0a5cc (Write no samples that are not finite, or whose chains never moved)
 from lowland.trained.jobs import PATIENCE, Job, fingerprint, write_npy, write_npz
 from lowland.trained.labels import find_label
 from lowland.trained.sizes import check_disk
