@@ -51,7 +51,8 @@ def energy_values(
     """
     energy = lift(energy)
     batch_size = read_integer("batch_size", batch_size, least=1)
-    x = check_points(energy, x, empty=True)
+    # a denoised draw or an outlier may lie beyond the walls of a box, and has an energy there
+    x = check_points(energy, x, inside=energy.domain.kind != "box", empty=True)
     c = _expand_condition(c, x)
     parts = []
     with freeze(energy) as energy, torch.no_grad(), explain_mismatch(energy, x):

@@ -76,7 +76,7 @@ def read_list(what: str, values: object) -> tuple[float, ...]:
         return tuple(read_number(what, value) for value in found)
     except ValueError:
         raise ValueError(
-            f"{what} are {str(found)[:100]}; all must be finite numbers; pass for example (0.5, 1.0)"
+            f"{what} are {str(found)[:100]}; all must be finite numbers; pass for example (0.5, 1)"
         ) from None
 
 
