@@ -32,6 +32,7 @@ _HOMES = {
     "pretrained": "list_pretrained",
     "commands": "evaluate train",
     "report": "write_report",
+    "interop": "to_arviz to_deepinv to_pyod to_pytorch_ood",
 }
 _home_of = {name: room for room, names in _HOMES.items() for name in names.split()}
 _rooms = {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}

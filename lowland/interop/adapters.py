@@ -14,14 +14,23 @@ from lowland.energy import Energy
 
 
 def import_library(module: str, library: str, use: str, install: str) -> ModuleType:
-    """Import a module of an optional library. Raises ImportError with its use and the command that
-    installs it.
+    """Import a module of an optional library.
+
+    Raises ImportError with its use and the command that installs it, or with what went wrong where
+    the library is there.
     """
     try:
         return import_module(module)
-    except ImportError as error:
+    except Exception as error:  # what a broken installation raises is anything
+        absent = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if absent and module.partition(".")[0] == str(error.name).partition(".")[0]:
+            raise ImportError(
+                f"{library} is not installed; {use}; run pip install {install}"
+            ) from error
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ImportError(
-            f"{library} is not installed; {use}; run pip install {install}"
+            f"{library} is installed but cannot be imported ({why}); {use}; mend or reinstall it: "
+            f"pip install --force-reinstall {install}"
         ) from error
 
 

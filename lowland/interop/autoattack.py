@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.interop.adapters import import_library
 from lowland.robustness.threat_model import Model, Norm, check_attack, eval_frozen
 from lowland.scalars import read_number
 
@@ -33,8 +34,9 @@ class AutoAttack:
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
-        from pyautoattack import AutoAttack as Reference
-
+        use = "AutoAttack runs its attacks"
+        library = import_library("pyautoattack", "pyautoattack", use, "'lowland[attacks]'")
+        Reference: Any = library.AutoAttack
         others = check_attack(model, x, labels, epsilon) - 1
         epsilon = read_number("epsilon", epsilon, least=0)
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))

@@ -101,8 +101,9 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Return the mean log-likelihood of data (N, *event) in nats, −mean E(x) − log Z.
 
-    log_z: the result of `log_z`, or a number known to be exact. binarization, dequantisation: how
-    the data were made, in words; binary data must name the one. Raises ValueError for points
+    log_z: the result of `log_z`, or a number that you answer for, which is not certified.
+    binarization, dequantisation: how the data were made, in words; binary data must name the one.
+    Raises ValueError for points
     outside the domain, binary data without that name, and energies that are not numbers.
 
     >>> import torch
@@ -127,7 +128,8 @@ def log_likelihood(
         )
     if not isinstance(log_z, LogZ):
         exact = read_number("log_z", log_z)
-        log_z = LogZ(exact, 0.0, exact, exact, "given", "given as exact")
+        doubt = ("log Z was given as a number, which nothing here has checked",)
+        log_z = LogZ(exact, 0.0, exact, exact, "given", doubt[0], problems=doubt)
     found = mean(values)
     value, low, high = (-found.value - end for end in (log_z.value, log_z.upper, log_z.lower))
     words = binarization or dequantisation or "data as they are"

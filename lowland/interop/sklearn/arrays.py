@@ -3,7 +3,7 @@ memory.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,15 @@ from torch import Tensor
 
 from lowland.data import Dataset, Split
 from lowland.domain import Domain, binary, real
+from lowland.scalars import read_integer, read_number
 from lowland.training import diagnose
 from lowland.training.session import Session
 from lowland.training.settings import Row
 
 Array = NDArray[Any]
 VISIBLE = ("auto", "binary", "gaussian")
+MAX_COUNT = 10_000_000  # of passes, chains, steps: plain sense
+LARGEST = 1e150  # whose square is a float64 number
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Columns:
 
     kind: "binary", for values in [0, 1] that are taken as they are, or "gaussian", for columns that
     are standardized on the way in and restored on the way out; mean, scale: (D,) in float64; a
-    constant column has scale 1.
+    column that never changes, but for rounding, has scale 1.
     """
 
     kind: str
@@ -47,9 +50,17 @@ class Columns:
                 "one"
             )
         if visible == "gaussian" or not (inside or visible == "binary"):
+            if not np.abs(x).max() < LARGEST:
+                raise ValueError(
+                    f"values reach up to {np.abs(x).max():g}; their squares must stay finite, so "
+                    f"values lie within {LARGEST:g}; scale the columns"
+                )
+            low, high = x.min(0).astype(np.float64), x.max(0).astype(np.float64)
+            largest, eps = np.maximum(np.abs(low), np.abs(high)), np.finfo(x.dtype).eps
+            flat = high - low <= eps * largest
             scale = x.std(0, dtype=np.float64)
-            flat = scale <= 1e-12 * np.abs(x).max(0).clip(1e-300)
-            return cls("gaussian", x.mean(0, dtype=np.float64), np.where(flat, 1.0, scale))
+            mean = np.where(flat, low, x.mean(0, dtype=np.float64))
+            return cls("gaussian", mean, np.where(flat | (scale == 0), 1.0, scale))
         found = cls("binary", np.zeros(x.shape[1]), np.ones(x.shape[1]))
         found.to_tensor(x)
         return found
@@ -109,14 +120,34 @@ def refuse(problems: Iterable[str]) -> None:
         raise ValueError(f"{'; '.join(found)}; correct them with set_params")
 
 
-def below_bounds(estimator: BaseEstimator, least: Mapping[str, float]) -> list[str]:
-    """Return a sentence for each parameter of an estimator that is below its bound."""
+def judge_counts(estimator: BaseEstimator, least: Mapping[str, int]) -> list[str]:
+    """Return a sentence for each parameter that is no whole number from its bound to 10⁷."""
     values = estimator.get_params(deep=False)
     return [
-        f"{name} is {values[name]}; at least {bound} is needed"
+        _judge(read_integer, name, values[name], least=bound, most=MAX_COUNT)
         for name, bound in least.items()
-        if not values[name] >= bound
     ]
+
+
+def judge_numbers(estimator: BaseEstimator, bounds: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return a sentence for each parameter that is no number within its bounds; "auto" is left to
+    those that allow it.
+    """
+    values = estimator.get_params(deep=False)
+    return [
+        _judge(read_number, name, values[name], **bound)
+        for name, bound in bounds.items()
+        if name in values and not (name == "learning_rate" and values[name] == "auto")
+    ]
+
+
+def _judge(read: Callable[..., float], name: str, value: object, **bounds: float) -> str:
+    """Return what reading a value raises, without its advice; "" where it can be read."""
+    try:
+        read(name, value, **bounds)
+    except ValueError as error:
+        return str(error).rpartition("; ")[0]
+    return ""
 
 
 def count_updates(count: int, batch_size: int, iterations: int) -> dict[str, int]:

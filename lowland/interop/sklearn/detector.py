@@ -1,5 +1,7 @@
 """Outliers of a table by an energy, with a threshold that keeps a promise."""
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
@@ -13,14 +15,16 @@ from lowland.energy import energy_values
 from lowland.interop.sklearn.arrays import (
     Array,
     Columns,
-    below_bounds,
     count_updates,
+    judge_counts,
+    judge_numbers,
     refuse,
     train,
 )
 from lowland.interop.sklearn.estimator import RandomState
 from lowland.interop.sklearn.verdicts import ConformalOutlierMixin
 from lowland.metrics import calibration_size
+from lowland.scalars import read_number
 from lowland.tasks import Detector
 from lowland.training.session import Session
 from lowland.training.settings import Plain
@@ -54,7 +58,7 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
     scales), detector_ (a `lowland.Detector`; only with contamination="auto"), history_,
     n_features_in_, feature_names_in_.
 
-    Raises ValueError for parameters out of range and for sparse input. With fewer than 1 /
+    Raises ValueError for parameters out of range, TypeError for sparse input. With fewer than 1 /
     false_alarms − 1 rows in half of the data no call of an outlier can keep the promise: it warns,
     and offset_ is −∞. Source of the promise: Vovk, Gammerman & Shafer (2005),
     https://doi.org/10.1007/b106715
@@ -88,6 +92,13 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
         held_out = self._calibration_count(len(x))
         training, calibration = x[order[held_out:]], x[order[:held_out]]
         self.columns_ = Columns.learn(training)
+        flat = int((training == training[0]).all(0).sum())
+        if flat:
+            warnings.warn(
+                f"{flat} of {x.shape[1]} columns never change; they get scale 1, as their own is "
+                "0; leave them out if they mean nothing",
+                stacklevel=2,
+            )
         recipe = self._recipe(int(rng.randint(2**31 - 1)), len(training))
         session = Session(recipe, self.columns_.dataset(training))
         self.history_ = train(session, self.n_iter, type(self).__name__, self.verbose)
@@ -96,16 +107,21 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
         return self
 
     def _check_parameters(self) -> None:
-        wrong = below_bounds(self, {"batch_size": 2, "n_iter": 1})
+        wrong = judge_counts(self, {"batch_size": 2, "n_iter": 1})
+        wrong += judge_numbers(self, {"learning_rate": {"above": 0.0}})
+        for name in ("energy", "objective", "sampler", "training"):
+            section = self.get_params(deep=False)[name]
+            if section is not None and not isinstance(section, Mapping):
+                wrong.append(f"{name} is {section!r}; it is a section of a recipe, as a dict")
         share = self.contamination
-        if share != "auto" and (isinstance(share, str) or not 0 < share <= 0.5):
+        if not (isinstance(share, str) and share == "auto") and not _is_share(share, 0.5):
             wrong.append(f"contamination is {share!r}; it is 'auto' or a share in (0, 0.5]")
         for name, value in (
             ("false_alarms", self.false_alarms),
             ("calibration", self.calibration),
         ):
-            if not 0 < value < 1:
-                wrong.append(f"{name} is {value}; it is a share in (0, 1)")
+            if not _is_share(value, 1.0) or value == 1:
+                wrong.append(f"{name} is {value!r}; it is a share in (0, 1)")
         refuse(wrong)
 
     def _calibration_count(self, count: int) -> int:
@@ -161,3 +177,12 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return -self._scores(self._check_rows(X))
+
+
+def _is_share(value: object, most: float) -> bool:
+    """Tell whether a value is a number above 0 and at most `most`."""
+    try:
+        read_number("a share", value, above=0.0, most=most)
+    except ValueError:
+        return False
+    return True

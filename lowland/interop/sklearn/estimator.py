@@ -12,7 +12,14 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from lowland.interop.sklearn.arrays import Array, Columns, below_bounds, count_updates, refuse
+from lowland.interop.sklearn.arrays import (
+    Array,
+    Columns,
+    count_updates,
+    judge_counts,
+    judge_numbers,
+    refuse,
+)
 from lowland.training.settings import Plain
 
 RandomState = int | np.random.RandomState | None
@@ -61,7 +68,14 @@ class BoltzmannEstimator(BaseEstimator):
 
     def _start(self) -> int:
         """Check the common parameters and start the stream of random numbers; returns a seed."""
-        refuse(below_bounds(self, {"batch_size": 2, "n_iter": 1, "gibbs_steps": 1, "n_chains": 1}))
+        counts = {"batch_size": 2, "n_iter": 1, "gibbs_steps": 1, "n_chains": 1}
+        bounds = {
+            "learning_rate": {"above": 0.0},
+            "weight_decay": {"least": 0.0},
+            "momentum": {"least": 0.0, "most": 1.0},
+            "discriminative": {"least": 0.0},
+        }
+        refuse([*judge_counts(self, counts), *judge_numbers(self, bounds)])
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         self.random_state_ = np.random.RandomState(seed)
         return int(self.random_state_.randint(2**31 - 1))

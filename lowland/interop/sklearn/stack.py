@@ -22,17 +22,19 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
 from lowland import nets
 from lowland.data import Batches, Dataset, bernoulli_sample
 from lowland.energy import energy_values
 from lowland.energy.scales import measure_columns
+from lowland.energy.sizes import read_sizes
 from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
 from lowland.interop.sklearn.estimator import BoltzmannEstimator, RandomState, to_dtype
 from lowland.metrics import log_z
 from lowland.samplers import BlockGibbs, sample
+from lowland.scalars import read_integer
 from lowland.targets import Normal
 from lowland.training.layerwise import hidden_data
 from lowland.training.session import Session
@@ -55,12 +57,9 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
 
     def _sizes(self) -> Sequence[int]:
         """Return the hidden units of each machine."""
-        sizes: list[int] = np.atleast_1d(self.n_components).tolist()
-        if not sizes or min(sizes) < 1:
-            refuse(
-                [f"n_components is {self.n_components}; at least 1 unit in each layer is needed"]
-            )
-        return sizes
+        if np.ndim(self.n_components):
+            return read_sizes("n_components", self.n_components)
+        return (read_integer("n_components", self.n_components, least=1),)
 
     # ---- fitting ---------------------------------------------------------------------------------
 
@@ -196,7 +195,13 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         the units of the data.
         """
         check_is_fitted(self)
-        h = torch.from_numpy(np.array(X, dtype=np.float64))
+        rows = check_array(X, dtype=np.float64, copy=True)
+        if rows.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"rows of {rows.shape[1]} numbers came; the last layer has {self._n_features_out} "
+                "hidden units; pass what transform returned"
+            )
+        h = torch.from_numpy(rows)
         with torch.no_grad():
             for machine in reversed(self.machines_):
                 h = to_dtype(machine, h.dtype).visible_mean(h)
@@ -254,8 +259,8 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         every call draws anew from the machine's own stream.
         """
         check_is_fitted(self)
-        if min(n_samples, steps) < 1:
-            refuse([f"n_samples is {n_samples} and steps {steps}; at least 1 is needed"])
+        n_samples = read_integer("n_samples", n_samples, least=1)
+        steps = read_integer("steps", steps, least=1)
         g, count = self._generator(random_state), len(self.chains_)
         orders = [torch.randperm(count, generator=g) for _ in range(-(-n_samples // count))]
         start = torch.from_numpy(self.chains_)[torch.cat(orders)[:n_samples]]

@@ -7,7 +7,6 @@ base measure to the energy and back again: see `certificate` for what the two al
 `schedule` for how the path between is laid out.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,17 +15,25 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, Paths, Sum, check_normalisable, check_points, lift
+from lowland.energy import Energy, Paths, Sum, check_normalisable, lift
 from lowland.metrics.log_z.certificate import Direction, LogZ, bennett, ends, interval, objections
 from lowland.metrics.log_z.enumeration import countable, sum_states
 from lowland.metrics.log_z.schedule import Path, Schedule, default_sampler, plan_schedule
+from lowland.metrics.log_z.sources import (
+    Source,
+    cover_modes,
+    explore_modes,
+    find_source,
+    fit_to_source,
+)
+from lowland.metrics.log_z.witnesses import object_to_modes, object_to_tails
 from lowland.metrics.mcmc import rhat
 from lowland.samplers import AISResult, Energies, ais, run_chains
+from lowland.scalars import read_integer, read_number
 from lowland.seeds import spawn
-from lowland.targets import ExactSampler, Uniform, fit_base
+from lowland.targets import Uniform
 
 PILOT = 200  # chains of the pilot run
-FITTED = 2000  # exact draws of the energy that a base is fitted to
 Progress = Callable[[int], object] | None
 
 
@@ -44,6 +51,7 @@ def log_z(
     generator: torch.Generator,
     tolerance: float = 0.5,
     exact: bool | None = None,
+    starts: Tensor | None = None,
     progress: Progress = None,
 ) -> LogZ:
     """Return log Z with a certificate: exact where there are at most 2²⁴ states, else by annealed
@@ -59,8 +67,12 @@ def log_z(
     to others of them); else at chains that start half at ends of the forward run, drawn by weight,
     and half at data, if there are any, and take warm_up steps (2 · num_temperatures, at least 100,
     unless given). The result says which. chains: of each direction; tolerance: gap in nats up to
-    which directions agree; exact: False never enumerates, True does or refuses; progress: called
-    with 1 per energy entered and per step of warm-up.
+    which directions agree, and width of the bracket up to which it is certified; exact: False never
+    enumerates, True does or refuses; starts: (K, *event), a point in each mode that you know of:
+    short chains look around there, the base is fitted to where they came and to what it would have
+    been fitted to (or to draws of the base given, unless a path is given too), and a mode that the
+    forward run does not reach is named; progress: called with 1 per energy entered and per step of
+    warm-up. What a certificate presumes: see `LogZ`.
 
     Raises ValueError for an energy without normaliser, a real domain without base, data or draws,
     and energies that are NaN.
@@ -75,13 +87,25 @@ def log_z(
     """
     energy = lift(energy)
     check_normalisable(energy)
-    warm_up = max(2 * num_temperatures, 100) if warm_up is None else warm_up
+    chains = read_integer("chains", chains)
+    num_temperatures = read_integer("num_temperatures", num_temperatures)
+    warm_up = read_integer(
+        "warm_up", max(2 * num_temperatures, 100) if warm_up is None else warm_up
+    )
+    tolerance = read_number("tolerance", tolerance, above=0)
     _check(chains, num_temperatures, warm_up, tolerance, generator)
     if exact or (exact is None and countable(energy) is not None):
         return _by_enumeration(energy, tolerance, progress)
-    source = _source(energy, draws, data, chains, generator)
+    source = find_source(energy, draws, data, chains, generator)
+    around = None
+    if starts is not None:
+        around = explore_modes(
+            energy, sampler, torch.as_tensor(starts).to(source.dtype), spawn(generator)
+        )
+        if base is None or path is None:
+            source, base = cover_modes(source, base, around.flatten(0, 1), spawn(generator)), None
     if base is None:
-        base = _fit_base(energy, source)
+        base = fit_to_source(energy, source)
     ladder, words = _path(energy, base, path)
     placed: int | list[float] = num_temperatures
     if path is not None and not callable(path):
@@ -107,18 +131,11 @@ def log_z(
         generator=spawn(generator),
         progress=progress,
     )
-    return _conclude(energy, base, plan, up, down, started, tolerance, words, spawn(generator))
-
-
-class _Source(NamedTuple):
-    """Source of the reverse draws: draws (chains, *event) and words for them, or None for chains
-    to be run; points to fit a base to and to start chains at; dtype of all points."""
-
-    draws: Tensor | None
-    words: str
-    fit: Tensor | None
-    data: Tensor | None
-    dtype: torch.dtype
+    doubts = object_to_tails(energy, torch.cat([up.x, started.x]))
+    if around is not None:
+        doubts += object_to_modes(around, up.x, up.log_weights)
+        started = started._replace(rhat=None)  # chains may stay each in its mode
+    return _conclude(base, plan, up, down, started, tolerance, words, doubts, spawn(generator))
 
 
 class _Started(NamedTuple):
@@ -157,77 +174,6 @@ def _by_enumeration(energy: Energy, tolerance: float, progress: Progress) -> Log
     )
 
 
-# ---- where to start ------------------------------------------------------------------------------
-
-
-def _source(
-    energy: Energy,
-    draws: Tensor | None,
-    data: Tensor | None,
-    chains: int,
-    generator: torch.Generator,
-) -> _Source:
-    """Choose among exact draws, given draws and chains; keep apart what a base is fitted to and
-    what is weighed.
-    """
-    dtype = next(
-        (t.dtype for t in (*energy.parameters(), *energy.buffers()) if t.is_floating_point()), None
-    )
-    for points in (draws, data):
-        if points is not None:
-            check_points(energy, points)
-            dtype = dtype or points.dtype
-    dtype = dtype or torch.get_default_dtype()
-    data = None if data is None else data.to(dtype)
-    if draws is not None:
-        x = draws[torch.randperm(len(draws), generator=spawn(generator), device=draws.device)].to(
-            dtype
-        )
-        if len(x) < 20:
-            raise ValueError(
-                f"{len(x)} draws came; the reverse run needs at least 20; pass more, or leave them "
-                "out for chains"
-            )
-        spare = len(x)
-        if data is None and energy.domain.kind != "box":
-            spare = max(len(x) // 2, 20)
-        count, fit = min(chains, spare), data
-        if fit is None and len(x) > count:
-            fit = x[count:]
-        return _Source(x[:count], f"{count} draws given by the caller", fit, data, dtype)
-    exact = _exact_draws(energy, chains, generator)
-    if exact is not None:
-        fit = data
-        if fit is None:
-            fit = _exact_draws(energy, FITTED, generator)
-        fit = None if fit is None else fit.to(dtype)
-        return _Source(exact.to(dtype), "exact draws", fit, data, dtype)
-    return _Source(None, "", data, data, dtype)
-
-
-def _exact_draws(energy: Any, count: int, generator: torch.Generator) -> Tensor | None:
-    """Return independent exact draws, where the energy has them; too wide lattices refuse."""
-    if not isinstance(energy, ExactSampler):
-        return None
-    try:
-        return energy.draw(count, spawn(generator))
-    except ValueError:
-        return None
-
-
-def _fit_base(energy: Energy, source: _Source) -> Any:
-    domain = energy.domain
-    if not domain.shape and source.fit is not None:
-        domain = dataclasses.replace(domain, shape=tuple(source.fit.shape[1:]))
-    if domain.kind == "real" and source.fit is None:
-        raise ValueError(
-            f"{type(energy).__name__} lives on {domain} and came without base, data or draws; log "
-            "Z needs a base measure with exact draws and log_z; pass base=Gaussian(...), or data "
-            "to fit one to"
-        )
-    return fit_base(domain, source.fit)
-
-
 def _path(energy: Energy, base: Any, path: Any) -> tuple[Path, str]:
     """Return the path as a function of betas, and in words what it is."""
     if callable(path):
@@ -256,7 +202,7 @@ def _between(base: Energy, energy: Energy, beta: float) -> Energy:
 
 def _reverse_start(
     energy: Energy,
-    source: _Source,
+    source: Source,
     up: AISResult,
     plan: Schedule,
     chains: int,
@@ -299,7 +245,9 @@ def _reverse_start(
         "forward run"
     )
     words += f" and {from_data or 'none'} from data"
-    mixing = rhat(late, layout="draws chains ...").item()
+    mixing = 1.0  # a constant energy is the same in all chains
+    if bool((late != late[0, 0]).any()):
+        mixing = rhat(late, layout="draws chains ...").item()
     return _Started(trace.x, words, mixing, _apart(late.double().mean(0), from_data))
 
 
@@ -313,16 +261,16 @@ def _apart(means: Tensor, from_data: int) -> float | None:
     ends, data = means[: len(means) - from_data], means[len(means) - from_data :]
     if min(len(ends), len(data)) < 10:
         return None
-    return (
-        (ends.mean() - data.mean()) / (ends.var() / len(ends) + data.var() / len(data)).sqrt()
-    ).item()
+    difference = (ends.mean() - data.mean()).item()
+    if not difference:
+        return 0.0
+    return difference / (ends.var() / len(ends) + data.var() / len(data)).sqrt().item()
 
 
 # ---- what it amounts to --------------------------------------------------------------------------
 
 
 def _conclude(
-    energy: Energy,
     base: Any,
     plan: Schedule,
     up: AISResult,
@@ -330,6 +278,7 @@ def _conclude(
     started: _Started,
     tolerance: float,
     words: str,
+    doubts: list[str],
     generator: torch.Generator,
 ) -> LogZ:
     forward = _direction(up, base.log_z, 1, generator)
@@ -338,11 +287,18 @@ def _conclude(
     middle = base.log_z + ratio, error
     rounding = torch.finfo(up.x.dtype).eps * math.sqrt(len(plan.betas)) * max(abs(middle[0]), 1.0)
     lower, upper = ends(forward, reverse, middle)
+    lower, upper = lower - rounding, upper + rounding
+    found = objections(forward, reverse, tolerance, rounding, started.rhat, started.apart)
+    if not found and not upper - lower <= tolerance:
+        found = [
+            f"the bracket is {upper - lower:.2f} nats wide, more than {tolerance:g}: more chains "
+            "or temperatures narrow it"
+        ]
     kernel = plan.samplers[-1]
     return LogZ(
         *middle,
-        lower - rounding,
-        upper + rounding,
+        lower,
+        upper,
         "annealed importance sampling",
         f"{words}, {up.moves} moves a chain and direction, thermodynamic length {plan.length:.1f}",
         forward,
@@ -355,7 +311,7 @@ def _conclude(
         plan.betas,
         tolerance,
         started.rhat,
-        tuple(objections(forward, reverse, tolerance, rounding, started.rhat, started.apart)),
+        (*found, *doubts),
     )
 
 

@@ -57,11 +57,14 @@ class LogZ:
     """log Z with a two-sided certificate. Prints its verdict.
 
     value ± error: the point estimate; [lower, upper]: contains log Z with at least 95 % confidence,
-    if the reverse draws are what `draws` says. method: "enumeration" (then value = lower = upper)
-    or "annealed importance sampling"; details: in words, what was added up or run; forward,
-    reverse: the two runs; draws: where the reverse run began; betas: inverse temperatures from 0
-    (base) to 1; tolerance: gap between the directions that is allowed; problems: why it is not
-    certified, empty if it is.
+    if the reverse draws are what `draws` says. A certificate presumes that some chain visits every
+    part of space that holds weight: a mode that neither the base nor the reverse draws reach, a
+    needle that all of them miss, is in neither end (name modes you know of with `starts`); tails
+    are looked at along rays, and no further than 10⁴ times the draws' own distance. method:
+    "enumeration" (then value = lower = upper) or "annealed importance sampling"; details: in words,
+    what was added up or run; forward, reverse: the two runs; draws: where the reverse run began;
+    betas: inverse temperatures from 0 (base) to 1; tolerance: gap between the directions, and width
+    of the bracket, that is allowed; problems: why it is not certified, empty if it is.
     """
 
     value: float
@@ -98,20 +101,31 @@ class LogZ:
         return max(len(self.betas) - 1, 0)
 
     @property
+    def presumes(self) -> str:
+        """Say in a sentence what no bracket can see; empty for a sum over all states."""
+        if self.forward is None:
+            return ""
+        return (
+            f"it presumes that the draws of {self.base} or the reverse draws reach every mode, and "
+            "that no weight lies farther out than was looked"
+        )
+
+    @property
     def verdict(self) -> str:
         """Return "certified", or "not certified: ..." with every reason."""
         return "certified" if self.certified else f"not certified: {'; '.join(self.problems)}"
 
     def __repr__(self) -> str:
         if self.forward is None or self.reverse is None:
-            return f"LogZ({self.value:.4f}, exact: {self.details})"
+            how = "exact: " if self.method == "enumeration" else ""
+            return f"LogZ({self.value:.4f}, {how}{self.details})"
         f, r = self.forward, self.reverse
         return (
             f"LogZ({self.value:.3f} ± {self.error:.3f}, in [{self.lower:.3f}, {self.upper:.3f}], "
             f"{self.verdict}; forward {f.value:.3f} ± {f.error:.3f} (weights worth {f.ess:.0f} of "
             f"{self.chains}), reverse {r.value:.3f} ± {r.error:.3f} (worth {r.ess:.0f}) from "
             f"{self.draws}; {self.num_temperatures} temperatures from {self.base} by "
-            f"{self.sampler})"
+            f"{self.sampler}; {self.presumes})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,6 +140,7 @@ class LogZ:
         plain |= {"betas": list(self.betas), "problems": list(self.problems)}
         more = {
             "certified": self.certified,
+            "presumes": self.presumes,
             "gap": self.gap,
             "num_temperatures": self.num_temperatures,
         }
