@@ -98,7 +98,7 @@ def heads_and_slopes(
     heads that are returned undefined.
     """
     half = torch.is_autocast_enabled(z.device.type)
-    with torch.autocast(z.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         layers = [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
         if half:
             dtype = torch.get_autocast_dtype(z.device.type)
