@@ -7,6 +7,15 @@ from pathlib import Path
 
 from lowland.run import versions
 
+IDX = tuple(
+    f"{part}-{kind}-ubyte*" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
+FILES = {  # of each set that is read from a folder of its name
+    "mnist": IDX,
+    "fashion-mnist": IDX,
+    "cifar10": ("cifar-10-binary.tar.gz",),
+    "cifar10-jpeg": ("train.parquet", "test.parquet"),
+}
 EXTRAS = {"pyarrow": ("Parquet files (cifar10-jpeg)", "pip install 'lowland[parquet]'")}
 
 
@@ -56,9 +65,24 @@ def _data(root: str | Path | None) -> list[str]:
             about = f"{about}; {missing[name]}"
         also = next((one.also for one in (MNIST, FASHION_MNIST) if one.name == name), ())
         folders = [path / folder for path in roots for folder in (name, *also)]
-        places = [f"found in {folder}" for folder in folders if folder.is_dir()]
+        states = [_look(folder, FILES.get(name, ())) for folder in folders]
+        places = sorted(filter(None, states), key=lambda state: not state.startswith("found"))
         lines.append(f"  {name:16} {[*places, about][0]}")
     return lines
+
+
+def _look(folder: Path, patterns: tuple[str, ...]) -> str:
+    """Say whether a folder holds the files of a set, or which it lacks; empty for no folder."""
+    if not folder.is_dir() or not patterns:
+        return ""
+    lacking = [one for one in patterns if not any(map(_holds_bytes, folder.rglob(one)))]
+    if not lacking:
+        return f"found in {folder}"
+    return f"incomplete in {folder}: it lacks {', '.join(lacking)}"
+
+
+def _holds_bytes(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _extras() -> list[str]:

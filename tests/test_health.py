@@ -14,7 +14,8 @@ from lowland.nets import MLP
 from lowland.replay import ReplayBuffer
 from lowland.run import Run
 from lowland.training import TrainingStoppedError, lineage
-from lowland.training.health import Finding, Limits, diagnose, worst
+from lowland.training.findings import Finding, Limits, worst
+from lowland.training.health import diagnose
 
 
 def rows(count: int = 40, **changes: Any) -> list[dict[str, Any]]:

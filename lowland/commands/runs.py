@@ -23,6 +23,7 @@ def train(
     set: list[str] = [],  # noqa: B006
     data_root: str | Path | None = None,
     skip_bad: bool = False,
+    evaluate: bool = True,
     quiet: bool = False,
 ) -> Path:
     """Train a recipe, evaluate it and write its report; return the path of RUN/report.html.
@@ -34,6 +35,8 @@ def train(
         set: Change a value of the recipe, e.g. --set training.steps=100; repeat for more.
         data_root: Where to look for data first (else LOWLAND_DATA, the cache, a download).
         skip_bad: Leave out pictures of a folder that cannot be read, and list them; at most half.
+        evaluate: Measure the run when it is trained, which may take longer than training;
+            `lowland evaluate RUN` does it later.
         quiet: No progress bar.
     """
     from lowland.config import parse_overrides, read_recipe
@@ -50,6 +53,8 @@ def train(
     place = _choose_free(Path("runs") / values["name"]) if run is None else Path(run)
     if (place / "recipe.json").exists() and launched_team().is_main:
         Run.create(place, {})  # refuses, in words
+    if not evaluate:
+        return _train_alone(values, place, quiet)
     return _train_and_report(values, place, quiet)
 
 
@@ -219,6 +224,19 @@ def _say_size(run: Path) -> None:
 
     size = describe_size(Run(run).size())
     print(f"{run} takes {size}; `lowland strip {run}` keeps weights alone", file=sys.stderr)
+
+
+def _train_alone(recipe: Plain, run: Path, quiet: bool) -> Path:
+    """Train and report, without an evaluation."""
+    from lowland.training import fit
+    from lowland.training.distributed import launched_team
+
+    try:
+        fit(recipe, run, progress=not quiet)
+    finally:
+        if (run / "recipe.json").exists() and launched_team().is_main:
+            report(run)
+    return run / "report.html"
 
 
 def _choose_free(path: Path) -> Path:

@@ -61,9 +61,12 @@ def read_recipe(
             f"overrides are {show(overrides)}; a mapping from paths to values is needed; pass for "
             "example {'training.steps': 100}"
         )
+    own = _data_name(values)
     pairs = [(str(key), value) for key, value in (overrides or {}).items()]
     for key, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".name")):
         _put(values, key, value)
+    if _data_name(values) != own and "about" not in dict(pairs):
+        values["about"] = f"Trained on {_data_name(values)} with the settings of {origin}."
     try:
         _check_depth(values)
     except ValueError as error:
@@ -78,6 +81,12 @@ def read_recipe(
     if len(lines) > MAX_LINES:
         lines = [*lines[:MAX_LINES], f"  ... and {len(lines) - MAX_LINES} more"]
     raise ConfigError("\n".join([f"{origin} has {many}:", *lines]))
+
+
+def _data_name(values: Plain) -> str:
+    """Return the name of the data of a recipe, to which its description belongs."""
+    data = values.get("data")
+    return show_path(Path(str(data.get("name", "")))) if isinstance(data, Mapping) else ""
 
 
 def _read_source(source: object) -> tuple[str, Plain]:

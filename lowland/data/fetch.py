@@ -104,7 +104,7 @@ def locate(remote: RemoteFile, *, root: str | Path | None = None, download: bool
             return fetch(remote, target)
         except DataError as error:
             problem = f" and could not be downloaded ({error})"
-    remedy = "name the folder that holds it with --data-root or $LOWLAND_DATA"
+    remedy = "name the folder that holds it in $LOWLAND_DATA, or to `train` with --data-root"
     if remote.urls:
         remedy = f"fetch it with\n  curl --create-dirs -L -o {target} {remote.urls[0]}\nor {remedy}"
     else:

@@ -2,6 +2,7 @@
 training.
 """
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -25,7 +26,23 @@ LOG_Z_TEMPERATURES = 1000
 MIN_ACTIVITY = 0.05  # a unit that stays nearer than this to off, or to on, is dead or saturated
 MAX_CHECKPOINTS = 6  # of which the likelihood is bracketed
 MAX_BASE_DATA = 2000  # training examples that a base is fitted to
+MAX_SECONDS = 300.0  # for all brackets over training; of real data one may take an hour
 LIKELIHOOD_KEYS = ("value", "error", "lower", "upper", "count", "data", "certified")
+
+
+class OutOfTimeError(RuntimeError):
+    """Brackets that took longer than they may."""
+
+
+class Deadline:
+    """A moment after which a call raises OutOfTimeError; calls count steps, as progress does."""
+
+    def __init__(self, seconds: float) -> None:
+        self.ends = time.monotonic() + seconds
+
+    def __call__(self, steps: int) -> None:
+        if time.monotonic() > self.ends:
+            raise OutOfTimeError
 
 
 def measure_boltzmann(model: Model, found: Findings, say: Callable[[str], object]) -> None:
@@ -134,7 +151,8 @@ def _bracket_over_training(
     steps = model.run.steps()
     apart = (len(steps) - 1) / (MAX_CHECKPOINTS - 1)
     chosen = sorted({steps[round(i * apart)] for i in range(MAX_CHECKPOINTS)})
-    points = []
+    points: list[Plain] = []
+    deadline = Deadline(MAX_SECONDS)
     for step in chosen:
         machine = load(model.run.path, step=step).energy
         try:
@@ -144,7 +162,14 @@ def _bracket_over_training(
                 chains=LOG_Z_CHAINS,
                 num_temperatures=LOG_Z_TEMPERATURES,
                 generator=generator,
+                progress=deadline,
             )
+        except OutOfTimeError:
+            found.notes.append(
+                f"The likelihood from update {step} on was left out: it took over "
+                f"{MAX_SECONDS:.0f} seconds; `lowland evaluate RUN --likelihood` takes its time."
+            )
+            break
         except ValueError as error:
             found.notes.append(f"The likelihood at update {step} was left out: {error}")
             continue

@@ -216,6 +216,10 @@ def health_section(logged: Rows, events: Rows) -> Section:
 def sentence(event: Values) -> str:
     """Return the message of an event, ended by a full stop."""
     words = str(event.get("sentence") or event.get("name") or "no reason was logged")
+    if event.get("event") == "preflight":
+        said = [str(one) for one in event.get("sentences") or []]
+        words = "; ".join(said) or "a copy was tried for three updates, and nothing was odd"
+        words = words[:1].upper() + words[1:]
     return words if words.endswith((".", "!", "?")) else f"{words}."
 
 

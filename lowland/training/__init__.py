@@ -2,9 +2,10 @@
 
 from lowland.training.classifier import ImageClassifier, train_classifier
 from lowland.training.devices import cpu_threads
+from lowland.training.findings import Finding, Limits, worst
 from lowland.training.fit import fit
 from lowland.training.grow import grow, resize_dataset
-from lowland.training.health import Finding, Limits, diagnose, worst
+from lowland.training.health import diagnose
 from lowland.training.layerwise import greedy
 from lowland.training.loop import TrainingStoppedError, lineage, load_recipe_data
 from lowland.training.session import Session

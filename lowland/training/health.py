@@ -6,6 +6,7 @@ pictures:
 
     a number is not finite; energies run away     diverging
     a classifier forgets what it knew             diverging
+    proposals are not finite and are refused      refused proposals
     the gap E(samples) − E(data) leaves zero      chains cannot follow the energy (discriminator
                                                   won), or found holes in it
     samples sit on the bounds                      saturated
@@ -23,56 +24,18 @@ then goes back further, to a checkpoint of half the way, and then to the start.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from statistics import median
-from typing import Literal, NamedTuple
 
-from lowland.training.settings import Plain
-
-Level = Literal["good", "warn", "bad"]
-Cure = Literal["rate", "step", "chains"]
-Rows = Sequence[Plain]
-
-
-class Finding(NamedTuple):
-    """A verdict: its name, level (warn or bad), what is seen in one sentence, what to do in
-    another, and the cure by `fit` itself."""
-
-    name: str
-    level: Level
-    sentence: str
-    remedy: str
-    cure: Cure = "rate"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Thresholds of the checks. Gaps are in units of the standard deviation of the data's energies.
-
-    window: rows looked at; settle: rows at the start, and settle_again: rows after a cure, in which
-    only numbers that no sound run shows are judged.
-    """
-
-    window: int = 20
-    settle: int = 30
-    settle_again: int = 5
-    gap_warn: float = 3.0
-    gap_bad: float = 8.0
-    gap_runaway: float = 1000.0
-    energy_bad: float = 1e6
-    gradient_warn: float = 30.0
-    entropy_growth: float = 2.0
-    movement_min: float = 1e-4
-    acceptance_min: float = 0.001
-    bound_warn: float = 0.3
-    bound_bad: float = 0.95
-    energy_std_min: float = 1e-4
-    held_warn: float = 1.0
-    reinit_warn: float = 2.0
-    accuracy_max: float = 0.999
-    diversity_warn: float = 0.3
-    diversity_bad: float = 0.03
+from lowland.training.findings import (
+    Finding,
+    Limits,
+    Rows,
+    grade,
+    recent_median,
+    series,
+    worst,
+)
 
 
 def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
@@ -92,35 +55,14 @@ def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
     checks = ALWAYS
     if len(rows) > limits.settle and len(recent) >= limits.settle_again:
         checks += SETTLED
+    else:
+        checks += YOUNG
     results = [check(recent, limits) for check in checks]
     findings = [finding for finding in results if finding is not None]
     if worst(findings) != "bad":
         return findings
     # chains at the bounds explain what else is wrong
     return [f._replace(level="bad") if f.name == "saturated" else f for f in findings]
-
-
-def worst(findings: Sequence[Finding]) -> Level:
-    """Return the level of the worst finding; good when there is none."""
-    levels = {finding.level for finding in findings}
-    if "bad" in levels:
-        return "bad"
-    return "warn" if "warn" in levels else "good"
-
-
-def _series(rows: Rows, name: str) -> list[float]:
-    values = [float(row[name]) for row in rows if name in row]
-    return [value for value in values if math.isfinite(value)]
-
-
-def _recent_median(rows: Rows, name: str) -> float:
-    """Return the median of the last five rows, NaN if there is none."""
-    values = _series(rows[-5:], name)
-    return median(values) if values else math.nan
-
-
-def _grade(bad: bool) -> Level:
-    return "bad" if bad else "warn"
 
 
 def _check_finite(rows: Rows, limits: Limits) -> Finding | None:
@@ -142,7 +84,7 @@ def _check_finite(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_magnitude(rows: Rows, limits: Limits) -> Finding | None:
-    energies = _series(rows[-5:], "energy_data") + _series(rows[-5:], "energy_model")
+    energies = series(rows[-5:], "energy_data") + series(rows[-5:], "energy_model")
     largest = max(map(abs, energies), default=0.0)
     if largest < limits.energy_bad:
         return None
@@ -150,7 +92,7 @@ def _check_magnitude(rows: Rows, limits: Limits) -> Finding | None:
         "diverging",
         "bad",
         f"Energies have reached {largest:.2g}: nothing holds their level.",
-        "Raise l2, or use spectral norm.",
+        "Raise l2, lower the learning rate, or use spectral norm.",
     )
 
 
@@ -171,9 +113,43 @@ def _check_runaway(rows: Rows, limits: Limits) -> Finding | None:
     )
 
 
+def _check_early_gap(rows: Rows, limits: Limits) -> Finding | None:
+    """Find a gap that stays wide in ten rows running, also where a run is young or short."""
+    last = [row for row in rows[-10:] if {"gap", "energy_std"} <= set(row)]
+    if len(last) < 10:
+        return None
+    gaps = [abs(float(row["gap"])) for row in last]
+    ratios = [abs(float(row["gap"])) / max(float(row["energy_std"]), 1e-12) for row in last]
+    if not (min(gaps) >= limits.gap_early and min(ratios) >= limits.gap_bad):
+        return None
+    return Finding(
+        "wide gap",
+        "warn",
+        f"The energies of samples and data have been {min(gaps):.3g} to {max(gaps):.3g} apart for "
+        "ten rows: the chains are nowhere near what the energy makes likely.",
+        "Lower the learning rate, take more or smaller sampler steps, or a smaller energy.scale.",
+    )
+
+
+def _check_refused(rows: Rows, limits: Limits) -> Finding | None:
+    """Find chains whose proposals are refused because they are not finite."""
+    shares = [float(row.get("refused_share", 0.0)) for row in rows[-5:]]
+    share = median(shares)
+    if len(shares) < 2 or share < limits.refused_warn:
+        return None
+    return Finding(
+        "refused proposals",
+        grade(share >= limits.refused_bad),
+        f"{share:.0%} of the chains' proposals were not finite and were refused: the energy or its "
+        "gradient overflows where the sampler's steps lead.",
+        "Choose a smaller sampler step, or lower the learning rate.",
+        "step",
+    )
+
+
 def _check_entropy(rows: Rows, limits: Limits) -> Finding | None:
     """Find a cross-entropy far above what it was; below half a nat it may double as it likes."""
-    entropies = _series(rows, "cross_entropy")
+    entropies = series(rows, "cross_entropy")
     if len(entropies) < 6:
         return None
     best, now = max(min(entropies), 0.5), median(entropies[-3:])
@@ -189,13 +165,13 @@ def _check_entropy(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_gap(rows: Rows, limits: Limits) -> Finding | None:
-    stds = _series(rows[-5:], "energy_std")
+    stds = series(rows[-5:], "energy_std")
     if not stds or min(stds) <= 0:
         return None
-    ratio = _recent_median(rows, "gap") / median(stds)
+    ratio = recent_median(rows, "gap") / median(stds)
     if not abs(ratio) >= limits.gap_warn:
         return None
-    level = _grade(abs(ratio) > limits.gap_bad)
+    level = grade(abs(ratio) > limits.gap_bad)
     if ratio > 0:
         return Finding(
             "discriminator won",
@@ -217,7 +193,7 @@ def _check_accuracy(rows: Rows, limits: Limits) -> Finding | None:
     """Find noise that is told from data without effort; a classifier's accuracy is of labels."""
     if "cross_entropy" in rows[-1]:
         return None
-    shares = _series(rows, "accuracy")
+    shares = series(rows, "accuracy")
     if len(shares) < limits.window or min(shares) < limits.accuracy_max:
         return None
     return Finding(
@@ -231,7 +207,7 @@ def _check_accuracy(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_drift(rows: Rows, limits: Limits) -> Finding | None:
-    gaps, stds = _series(rows, "gap"), _series(rows, "energy_std")
+    gaps, stds = series(rows, "gap"), series(rows, "energy_std")
     if len(gaps) < limits.window or not stds:
         return None
     half = len(gaps) // 2
@@ -247,7 +223,7 @@ def _check_drift(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_gradient(rows: Rows, limits: Limits) -> Finding | None:
-    norms = _series(rows, "gradient_norm")
+    norms = series(rows, "gradient_norm")
     if len(norms) < 5 or norms[-1] < limits.gradient_warn * max(median(norms), 1e-12):
         return None
     return Finding(
@@ -260,7 +236,7 @@ def _check_gradient(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_movement(rows: Rows, limits: Limits) -> Finding | None:
-    rate, moved = _recent_median(rows, "acceptance"), _recent_median(rows, "movement")
+    rate, moved = recent_median(rows, "acceptance"), recent_median(rows, "movement")
     if rate < limits.acceptance_min:
         return Finding(
             "frozen chains",
@@ -280,7 +256,7 @@ def _check_movement(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_bounds(rows: Rows, limits: Limits) -> Finding | None:
-    shares, data = _series(rows[-5:], "bound_share"), _series(rows[-5:], "data_bound_share")
+    shares, data = series(rows[-5:], "bound_share"), series(rows[-5:], "data_bound_share")
     if not shares:
         return None
     share, usual = median(shares), median(data or [0.0])
@@ -289,7 +265,7 @@ def _check_bounds(rows: Rows, limits: Limits) -> Finding | None:
         return None
     return Finding(
         "saturated",
-        _grade(bad),
+        grade(bad),
         f"{share:.0%} of the samples' numbers sit at the bounds of the box; of the data's, "
         f"{usual:.0%} do.",
         "Choose a smaller sampler step or clip: the score is throwing chains against the bounds.",
@@ -299,8 +275,8 @@ def _check_bounds(rows: Rows, limits: Limits) -> Finding | None:
 
 def _check_collapse(rows: Rows, limits: Limits) -> Finding | None:
     """Find data all at one energy: relative to the level of the energies, whose unit is free."""
-    std = _recent_median(rows, "energy_std")
-    levels = [abs(energy) for energy in _series(rows[-5:], "energy_data")]
+    std = recent_median(rows, "energy_std")
+    levels = [abs(energy) for energy in series(rows[-5:], "energy_data")]
     if not levels or not std <= limits.energy_std_min * max(median(levels), 1e-3):
         return None
     return Finding(
@@ -313,7 +289,7 @@ def _check_collapse(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_held_out(rows: Rows, limits: Limits) -> Finding | None:
-    gaps = _series(rows, "held_gap")
+    gaps = series(rows, "held_gap")
     if not gaps or gaps[-1] < limits.held_warn:
         return None
     return Finding(
@@ -327,7 +303,7 @@ def _check_held_out(rows: Rows, limits: Limits) -> Finding | None:
 
 def _check_reinitialized(rows: Rows, limits: Limits) -> Finding | None:
     """Find reinitialised chains that get lower in their first visit than old chains are."""
-    gaps, stds = _series(rows, "reinit_gap"), _series(rows, "energy_std")
+    gaps, stds = series(rows, "reinit_gap"), series(rows, "energy_std")
     if len(gaps) < limits.window or median(gaps) > -limits.reinit_warn * max(median(stds), 1e-12):
         return None
     return Finding(
@@ -341,12 +317,12 @@ def _check_reinitialized(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_diversity(rows: Rows, limits: Limits) -> Finding | None:
-    share = _recent_median(rows, "diversity")
+    share = recent_median(rows, "diversity")
     if not share <= limits.diversity_warn:
         return None
     return Finding(
         "mode loss",
-        _grade(share < limits.diversity_bad),
+        grade(share < limits.diversity_bad),
         f"The samples' total variance is {share:.2g} of the data's: they are alike.",
         "Begin more chains anew (objective.reinit_prob), raise the temperature, or lower the "
         "learning rate.",
@@ -355,7 +331,7 @@ def _check_diversity(rows: Rows, limits: Limits) -> Finding | None:
 
 
 def _check_age(rows: Rows, limits: Limits) -> Finding | None:
-    ages = _series(rows, "age")
+    ages = series(rows, "age")
     if len(ages) < limits.window or ages[-1] > 0 or rows[-1].get("step", 0) < 1:
         return None
     return Finding(
@@ -367,7 +343,14 @@ def _check_age(rows: Rows, limits: Limits) -> Finding | None:
 
 
 Check = Callable[[Rows, Limits], Finding | None]
-ALWAYS: tuple[Check, ...] = (_check_finite, _check_magnitude, _check_runaway, _check_entropy)
+ALWAYS: tuple[Check, ...] = (
+    _check_finite,
+    _check_refused,
+    _check_magnitude,
+    _check_runaway,
+    _check_entropy,
+)
+YOUNG: tuple[Check, ...] = (_check_early_gap,)
 # what explains a gap comes before the gap: the first bad finding is the one that is cured
 SETTLED: tuple[Check, ...] = (
     _check_bounds,

@@ -19,11 +19,13 @@ from lowland.scalars import read_integer
 from lowland.training.beginning import prepare, remove_refused
 from lowland.training.devices import cpu_threads
 from lowland.training.distributed import team
-from lowland.training.health import Finding, Limits, diagnose, worst
+from lowland.training.findings import Finding, Limits, worst
+from lowland.training.health import diagnose
 from lowland.training.identity import check_recipe, describe_trained, record_data
 from lowland.training.memory import peak_mb
 from lowland.training.preflight import ProbeReport
 from lowland.training.restoring import restore
+from lowland.training.scales import describe_scales
 from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session
 from lowland.training.settings import Plain, Row
@@ -31,6 +33,8 @@ from lowland.training.sites import lives_on_sites
 from lowland.training.sizes import check_sizes
 from lowland.training.tensorboard import Board
 
+# findings that the scales of the data can explain
+OF_SCALE = ("diverging", "refused proposals", "wide gap", "discriminator won", "frozen chains")
 ProgressBar: TypeAlias = "tqdm[Any]"
 
 
@@ -161,7 +165,8 @@ def _begin(session: Session, run: Run, progress: bool, report: ProbeReport | Non
         if report is not None:
             run.log({"step": 0, "event": "preflight", **report.plain()})
             if progress:
-                for sentence in report.sentences:
+                scales = describe_scales(session.data)
+                for sentence in (*report.sentences, *([scales] if scales else [])):
                     tqdm.write(f"preflight: {sentence}", file=sys.stderr)
         run.save_checkpoint(session.checkpoint(run.log_size()))
     return lineage(run.rows())
@@ -212,6 +217,7 @@ class Loop:
     ) -> None:
         self.session, self.run, self.rows, self.board = session, run, rows, board
         self.selection, self.started = Selection.of(session), started
+        self.scales = describe_scales(session.data)
 
     @property
     def out_of_patience(self) -> bool:
@@ -229,7 +235,7 @@ class Loop:
         row = session.row()
         if saving:
             row |= held_gap(session)
-        row, findings = session.team.broadcast((row, diagnose([*self.rows, row])))
+        row, findings = session.team.broadcast((row, self._diagnose(row)))
         session.health = row["health"] = worst(findings)
         intervening = session.health == "bad" and settings.on_failure in ("roll-back", "stop")
         if saving and not intervening and self.selection is not None:
@@ -242,6 +248,16 @@ class Loop:
             self._intervene(findings)
         elif saving:
             self._save()
+
+    def _diagnose(self, row: Row) -> list[Finding]:
+        """Return what is wrong; where the data have odd scales, that is the first remedy."""
+        found = diagnose([*self.rows, row])
+        if not self.scales:
+            return found
+        return [
+            f._replace(remedy=f"{self.scales} {f.remedy}") if f.name in OF_SCALE else f
+            for f in found
+        ]
 
     def _save(self) -> None:
         session, run = self.session, self.run

@@ -190,6 +190,7 @@ class Session:
             ) from error
 
     def _begin_row(self) -> None:
+        self._row_began = self.step
         self._averages = TermAverages()
         self._nonfinite = torch.zeros((), dtype=torch.long, device=self.device)
         self._losses = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -197,6 +198,10 @@ class Session:
     def row(self) -> Row:
         """Return the means of all terms since the last row, over all processes, and begin anew."""
         row: Row = {"step": self.step, **self._averages.means(self.team)}
+        if row.get("diverged"):
+            chains = self.objective.num_chains * self.team.size or self.settings.batch
+            proposals = (self.step - self._row_began) * max(self.objective.steps, 1) * chains
+            row["refused_share"] = min(row["diverged"] / max(proposals, 1), 1.0)
         row |= {"nonfinite": int(self._nonfinite), "rate": self.optimizer.param_groups[0]["lr"]}
         self._begin_row()
         return row
