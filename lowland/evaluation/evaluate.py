@@ -37,7 +37,7 @@ def evaluate_model(model: Model, say: Callable[[str], object] = lambda _: None) 
     measure_classification(model, found)
     if scores_data(model.energy):
         say("measuring detection")
-        measure_detection(model, found, generator, made.x)
+        measure_detection(model, found, generator, model.marginal.domain.project(made.x))
     else:
         found.notes.append(
             "Energies and detection were left out: this model has latent units that no closed form "

@@ -63,8 +63,8 @@ def measure_samples(
         "frechet": {"value": frechet_distance(flat[0], flat[1])},
     }
     if scores_data(model.energy):
-        inside, drawn = (energy_values(model.marginal, x) for x in (test, made.x))
-        figures["gap"] = energy_gap(inside, drawn).to_dict()
+        drawn = energy_values(model.marginal, model.marginal.domain.project(made.x))
+        figures["gap"] = energy_gap(energy_values(model.marginal, test), drawn).to_dict()
     if judge is not None:
         figures |= _classify(model, found, judge, made)
     found.figures["samples"] = figures
