@@ -58,7 +58,14 @@ def train(
     return _train_and_report(values, place, quiet)
 
 
-def resume(run: str | Path, /, *, allow_changes: bool = False, quiet: bool = False) -> Path:
+def resume(
+    run: str | Path,
+    /,
+    *,
+    allow_changes: bool = False,
+    evaluate: bool = True,
+    quiet: bool = False,
+) -> Path:
     """Go on with a run that was stopped, then evaluate and report; the result equals that of a run
     that was not stopped.
 
@@ -70,6 +77,7 @@ def resume(run: str | Path, /, *, allow_changes: bool = False, quiet: bool = Fal
         run: Run directory.
         allow_changes: Go on with a recipe or data that were changed all the same, and name each
             change.
+        evaluate: Measure the run when it is trained; `lowland evaluate RUN` does it later.
         quiet: No progress bar.
     """
     from lowland.config import read_recipe
@@ -83,6 +91,8 @@ def resume(run: str | Path, /, *, allow_changes: bool = False, quiet: bool = Fal
             "file names; go on in Python with lowland.fit(recipe, run, energy=...)"
         )
     recipe = read_recipe(found.path / "recipe.json").plain()
+    if not evaluate:
+        return _train_alone(recipe, found.path, quiet, allow_changes)
     return _train_and_report(recipe, found.path, quiet, allow_changes)
 
 
@@ -226,16 +236,19 @@ def _say_size(run: Path) -> None:
     print(f"{run} takes {size}; `lowland strip {run}` keeps weights alone", file=sys.stderr)
 
 
-def _train_alone(recipe: Plain, run: Path, quiet: bool) -> Path:
-    """Train and report, without an evaluation."""
-    from lowland.training import fit
+def _train_alone(recipe: Plain, run: Path, quiet: bool, allow_changes: bool = False) -> Path:
+    """Train and report, also after a stop by health, without an evaluation."""
+    from lowland.training import TrainingStoppedError, fit
     from lowland.training.distributed import launched_team
 
     try:
-        fit(recipe, run, progress=not quiet)
-    finally:
-        if (run / "recipe.json").exists() and launched_team().is_main:
+        fit(recipe, run, progress=not quiet, allow_changes=allow_changes)
+    except TrainingStoppedError:
+        if launched_team().is_main:
             report(run)
+        raise
+    if launched_team().is_main:
+        report(run)
     return run / "report.html"
 
 

@@ -29,6 +29,7 @@ class ImageClassifier(nn.Module):
             nn.Linear(128, classes),
         )
         self.net(torch.zeros(1, *shape))  # sizes the lazy layers
+        self.float()  # as images are, whatever torch's default
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(x)
