@@ -243,6 +243,10 @@ def test_doctor_finds_data_in_a_root(
 ) -> None:
     (tmp_path / "mnist").mkdir()
     _, out, _ = command("doctor", "--data-root", str(tmp_path))
+    assert f"incomplete in {tmp_path / 'mnist'}: it lacks train-images" in out
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "mnist" / f"{part}-ubyte.gz").write_bytes(b"x")
+    _, out, _ = command("doctor", "--data-root", str(tmp_path))
     assert f"found in {tmp_path / 'mnist'}" in out and str(tmp_path) in out
     monkeypatch.setenv("LOWLAND_DATA", str(tmp_path))
     assert f"found in {tmp_path / 'mnist'}" in command("doctor")[1]

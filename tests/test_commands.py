@@ -273,7 +273,7 @@ def test_samples_made_otherwise(runs: Runs, command: Command, tmp_path: Path) ->
         return (tmp_path / name).read_bytes()
 
     as_trained = sample("a.npy")
-    assert sample("b.npy", "generation.steps=1", "generation.denoise_sigma=false") != as_trained
+    assert sample("b.npy", "generation.steps=1", "generation.denoise_sigma=0") != as_trained
     assert sample("c.npy") == as_trained  # the run is left as it is
     told = ("sample", runs.moons, "--out", tmp_path / "d.npy", "--quiet", "--set")
     refused(

@@ -1,6 +1,7 @@
 """Mistakes that would show after training are told before it, and nothing is left behind."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from lowland import memory
 from lowland.data import DataError, Dataset, Split, load_data, room
 from lowland.domain import box, real
 from lowland.memory import available_bytes, check_bytes
+from lowland.training import diagnose
 from lowland.training.devices import list_devices, pick_device
+from lowland.training.scales import describe_scales
 from lowland.training.settings import Training
 
 QUICK = {
@@ -193,3 +196,55 @@ def test_images_of_any_size_have_room_or_are_refused(
     data = Dataset("mine", box(0, 1, 1, 8, 8), *parts)
     monkeypatch.setattr(memory, "available_bytes", lambda: 10**6)
     assert "buffer_size" in refuse(tmp_path, {"objective.buffer_size": 10_000}, data)
+
+
+# ------------------------------------------------------------------------------ health and causes
+
+
+def rows(count: int, **numbers: float) -> list[dict[str, float]]:
+    return [{"step": 10.0 * (i + 1), "loss": 0.0, "nonfinite": 0, **numbers} for i in range(count)]
+
+
+def test_refused_proposals_are_no_good_health() -> None:
+    found = diagnose(rows(30, refused_share=0.96, gap=0.1, energy_std=1.0))
+    assert [(f.name, f.level) for f in found] == [("refused proposals", "bad")]
+    assert not diagnose(rows(30, refused_share=0.001))
+    assert diagnose(rows(5, refused_share=0.1))[0].level == "warn"
+
+
+def test_a_short_run_with_a_wide_gap_is_not_in_good_health() -> None:
+    assert [f.name for f in diagnose(rows(12, gap=477.0, energy_std=9.0))] == ["wide gap"]
+    assert not diagnose(rows(12, gap=477.0, energy_std=90.0))  # narrow in units of the energies
+    assert not diagnose(rows(9, gap=477.0, energy_std=9.0))
+
+
+@pytest.mark.parametrize(
+    ("scale", "says"),
+    [
+        ([1.0, 1000.0], "not standardized: column b has a standard deviation of 995"),
+        ([300.0, 300.0], "not standardized"),
+        ([1e-4, 1e-4], "not standardized"),
+        ([1.0, 0.0], "Column b of mine never changes"),
+        ([1.0, 2.0], ""),
+    ],
+)
+def test_odd_scales_are_named_as_a_cause(scale: list[float], says: str) -> None:
+    data = unlabelled()
+    x = data.train.x / data.train.x.std(0) * torch.tensor(scale) + torch.tensor(scale) * 3
+    words = describe_scales(replace(data, train=Split(x), columns=("a", "b")))
+    assert says in words and bool(words) == bool(says)
+    assert not words or "data.standardize = true" in words
+
+
+def test_the_description_of_a_recipe_belongs_to_its_data() -> None:
+    assert "28" in lowland.read_recipe("mnist").about
+    assert lowland.read_recipe("mnist", {"data.name": "photos"}).about == (
+        "Trained on photos with the settings of mnist."
+    )
+
+
+def test_a_training_can_go_without_an_evaluation(tmp_path: Path) -> None:
+    recipe = lowland.read_recipe("moons", QUICK)
+    page = lowland.train(recipe, tmp_path / "run", evaluate=False, quiet=True)
+    assert page.exists() and not (tmp_path / "run" / "evaluation.json").exists()
+    assert "no reason was logged" not in page.read_text()
