@@ -231,6 +231,22 @@ def test_cifar_parquet_round_trip(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"picture": [1]}), broken)
     with pytest.raises(DataError, match="has the columns picture; it needs img"):
         read_parquet(broken)
+    nested = [[0], [1]]
+    for labels, message in (
+        ([0, None], "label 1 of .* is None"),
+        ([], "has 0 rows; 1 to"),
+        ([0, 10], "label 1 of .* is 10"),
+        ([0.0, 1.5], "label 0 of .* is 0.0"),
+        (["0", "1"], "label 0 of .* is '0'"),
+        (nested, r"label 0 of .* is \[0\]"),
+        ([True, False], "label 0 of .* is True"),
+    ):
+        parquet.write_table(pyarrow.table({"img": cells[: len(labels)], "label": labels}), broken)
+        with pytest.raises(DataError, match=f"{message}.*;.*;|{message}"):
+            read_parquet(broken)
+    parquet.write_table(pyarrow.table({"img": [None, cells[0]], "label": [0, 1]}), broken)
+    with pytest.raises(DataError, match=r"image 0 of .* holds no bytes"):
+        read_parquet(broken)
     broken.write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"broken.parquet cannot be read"):
         read_parquet(broken)

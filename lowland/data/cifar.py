@@ -30,6 +30,8 @@ SHAPE = (3, 32, 32)
 DOMAIN = box(0, 1, *SHAPE)
 RECORD_BYTES = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
 MAX_RECORDS = 10_000  # per member
+MAX_ROWS = 60_000  # of a Parquet file, all images there are
+CLASSES = 10
 TRAIN_MEMBERS = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST_MEMBER = "test_batch.bin"
 CLASS_NAMES = (
@@ -119,20 +121,21 @@ def read_parquet(path: Path) -> Split:
 
     Raises DataError if pyarrow is missing, or the file, a column or an image cannot be read.
     """
-    table = _read_table(path)
-    column = next((name for name in ("img", "image") if name in table.column_names), None)
-    if column is None or "label" not in table.column_names:
+    cells, labels = _read_columns(path)
+    wrong = [row for row, y in enumerate(labels) if type(y) is not int or not 0 <= y < CLASSES]
+    if wrong:
         raise DataError(
-            f"{path} has the columns {', '.join(table.column_names)}; it needs img (or image) and "
-            "label; rename them"
+            f"label {wrong[0]} of {path} is {labels[wrong[0]]!r} ({len(wrong)} of {len(labels)} "
+            f"are such); labels are whole numbers from 0 to {CLASSES - 1}; check the source"
         )
-    images = torch.empty(table.num_rows, *SHAPE, dtype=torch.uint8)
-    for row, cell in enumerate(table.column(column).to_pylist()):
+    images = torch.empty(len(cells), *SHAPE, dtype=torch.uint8)
+    for row, cell in enumerate(cells):
         images[row] = _decode_cell(cell, f"image {row} of {path}")
-    return Split(images, torch.tensor(table.column("label").to_pylist(), dtype=torch.int64))
+    return Split(images, torch.tensor(labels, dtype=torch.int64))
 
 
-def _read_table(path: Path) -> Any:
+def _read_columns(path: Path) -> tuple[list[Any], list[Any]]:
+    """Read the column of images and that of labels, after their number of rows was compared."""
     try:
         parquet = import_module("pyarrow.parquet")
         errors = import_module("pyarrow").ArrowException
@@ -141,8 +144,23 @@ def _read_table(path: Path) -> Any:
             f"{path} is Parquet; reading it needs pyarrow; pip install 'lowland[parquet]'"
         ) from error
     try:
-        return parquet.read_table(path)
-    except (errors, OSError) as error:
+        with parquet.ParquetFile(path) as file:
+            names, rows = file.schema_arrow.names, file.metadata.num_rows
+            column = next((name for name in ("img", "image") if names.count(name) == 1), None)
+            if column is None or names.count("label") != 1:
+                raise DataError(
+                    f"{path} has the columns {', '.join(names)}; it needs img (or image) and "
+                    "label, each once; rename them"
+                )
+            if not 0 < rows <= MAX_ROWS:
+                raise DataError(
+                    f"{path} has {rows} rows; 1 to {MAX_ROWS} images are read; check the source"
+                )
+            table = file.read(columns=[column, "label"])
+            return table.column(column).to_pylist(), table.column("label").to_pylist()
+    except DataError:
+        raise
+    except (errors, OSError, ValueError, MemoryError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); it must be a whole Parquet file; delete it and "
             "fetch it again"
