@@ -177,7 +177,9 @@ def test_bounded_is_softplus_and_multiplies_by_a_number_below_one() -> None:
         torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
     )
     assert torch.allclose(far, torch.tensor([1e4 + 5, 0.0]))  # no overflow
-    with pytest.raises(ValueError, match="the level is nan; an energy is a finite number; measure"):
+    with pytest.raises(
+        ValueError, match="constant energy is nan; it must be a finite number; pass"
+    ):
         soft_not(RIGHT, math.nan)
 
 

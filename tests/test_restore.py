@@ -198,6 +198,9 @@ def test_a_wrong_progressive_step_is_caught(bug: str, monkeypatch: pytest.Monkey
                 return 4 * super().A_T(y)
 
         operator = Broken(2)
+        with pytest.raises(ValueError, match=r"A_T is not the transpose of A: .*; .*; keep x"):
+            caught(gap, BUGS[bug], operator)
+        monkeypatch.setattr(module, "check_linear", lambda operator, x: None)
     else:
         whole = _Coupling.__init__
         monkeypatch.setattr(
@@ -643,7 +646,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "no draws": (
         lambda: split_gibbs_sample(Hills(), FIRST, Y, 0.1, generator=seeded(), draws=0, **GOOD),
-        "at least 1 of each",
+        "at least 1; pass such a number",
     ),
     "not linear": (
         lambda: split_gibbs_sample(Hills(), lambda x: x**2, Y, 0.1, generator=seeded(), **GOOD),
@@ -762,7 +765,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "an interval of no level": (
         lambda: Restoration.of(torch.zeros(30, 1, 2)).interval(math.nan),
-        "level nan",
+        "level is nan",
     ),
     "start of other rows": (
         lambda: split_gibbs_sample(Hills(), FIRST, Y, 0.1, generator=seeded(), start=Y[:1], **GOOD),

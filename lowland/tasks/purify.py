@@ -12,7 +12,7 @@ noise and its removal: Nie et al. (2022), https://arxiv.org/abs/2205.07460
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -28,9 +28,11 @@ from lowland.energy import (
     noise_of,
     score_with_graph,
 )
+from lowland.registry import suggest
 from lowland.samplers import denoise, karras_sigmas
 from lowland.samplers.kernel import normal_like
 from lowland.samplers.loop import check_arguments
+from lowland.scalars import read_integer, read_number
 from lowland.tasks.detection.class_scores import Classifier, logits
 from lowland.tasks.generate import check_joint
 
@@ -77,7 +79,9 @@ def purify(
     tensor([[1.5000, 0.0000]])
     """
     energy = lift(energy)
-    check_settings(energy, method, steps, sigma, step_size, temperature, clip)
+    steps, sigma, step_size, temperature, clip = read_settings(
+        energy, method, steps, sigma, step_size, temperature, clip
+    )
     points = x.detach() if isinstance(x, Tensor) else x
     check_arguments(steps, generator, points)
     check_points(energy, points)
@@ -123,18 +127,35 @@ def check_settings(
     clip: float | None = None,
 ) -> None:
     """Raise ValueError for settings of `purify` out of range, or a method unfit for the energy."""
+    read_settings(energy, method, steps, sigma, step_size, temperature, clip)
+
+
+def read_settings(
+    energy: Energy,
+    method: str,
+    steps: int,
+    sigma: float,
+    step_size: float,
+    temperature: float,
+    clip: float | None,
+) -> tuple[int, float, float, float, float | None]:
+    """Return steps, sigma, step_size, temperature and clip as plain numbers; see `purify`."""
     check_joint(energy)
-    sizes = (sigma, step_size, temperature)
-    numbers = all(isinstance(size, (int, float)) and math.isfinite(size) for size in sizes)
-    counted = isinstance(steps, int) and steps >= (method == "denoise")
-    positive = numbers and step_size > 0 and temperature >= 0 and (clip is None or clip > 0)
-    wide = numbers and (sigma > 0 or (method == "langevin" and sigma == 0))
-    if method not in PURIFY_METHODS or not (counted and positive and wide):
+    if method not in PURIFY_METHODS:
         raise ValueError(
-            f"purify was given method {method!r}, {steps} steps, sigma {sigma}, step_size "
-            f"{step_size}, temperature {temperature} and clip {clip}; the method is one of "
-            f"{', '.join(PURIFY_METHODS)}, sizes are above 0, temperature and Langevin's sigma at "
-            "least 0, and a denoiser takes a step or more; correct them"
+            f"purify was given method {method!r}; it is one of {', '.join(PURIFY_METHODS)}; choose "
+            "one"
+        )
+    steps = read_integer("steps of purify", steps, least=1 if method == "denoise" else 0)
+    sigma = read_number("sigma of purify", sigma, least=0)
+    step_size = read_number("step_size of purify", step_size, above=0)
+    temperature = read_number("temperature of purify", temperature, least=0)
+    if clip is not None:
+        clip = read_number("clip of purify", clip, above=0)
+    if method != "langevin" and sigma == 0:
+        raise ValueError(
+            f"sigma is 0 with the method {method!r}; it needs a width above 0; pass for example "
+            "sigma=0.3"
         )
     needs = "'denoise' needs an energy E(x, σ), 'langevin' and 'map' one of x alone"
     noisy, name = noise_of(energy) is not None, type(energy).__name__
@@ -145,6 +166,17 @@ def check_settings(
         )
     if method == "denoise" and not noisy:
         raise ValueError(f"{name} knows no noise level; {needs}; use langevin or map")
+    return steps, sigma, step_size, temperature, clip
+
+
+def check_names(settings: Iterable[str]) -> None:
+    """Raise ValueError for a setting that `purify` does not have."""
+    for name in settings:
+        if name not in SETTINGS:
+            raise ValueError(
+                f"purify has no setting {name!r}; it has {', '.join(SETTINGS)}; "
+                f"{suggest(name, SETTINGS, 'choose one of them')}"
+            )
 
 
 def as_classifier(classifier: Classifier) -> Callable[[Tensor], Tensor]:
@@ -218,12 +250,11 @@ class PurifiedClassifier(nn.Module):
         **settings: Any,
     ) -> None:
         super().__init__()
-        known = gradient in ("unrolled", "identity") and set(settings) <= set(SETTINGS)
-        if not isinstance(draws, int) or draws < 1 or not known:
+        draws = read_integer("draws", draws, least=1)
+        check_names(settings)
+        if gradient not in ("unrolled", "identity"):
             raise ValueError(
-                f"draws is {draws}, gradient {gradient!r} and the settings "
-                f"{', '.join(settings) or 'none'}; at least 1, 'unrolled' or 'identity', and some "
-                f"of {', '.join(SETTINGS)} are needed; correct them"
+                f"gradient is {gradient!r}; it is 'unrolled' or 'identity'; choose one"
             )
         self.energy, self.classifier = lift(energy), as_classifier(classifier)
         check_settings(self.energy, **settings)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import load_batch, load_image, save_grid
+from lowland.scalars import read_integer
 from lowland.tasks import (
     BlockAverage,
     Blur,
@@ -49,8 +50,7 @@ def operator_of(
         first, second, *others = map(repr, MEASUREMENTS)
         names = f"{first} or {second}, or from fewer numbers by {', '.join(others)}"
         raise ValueError(f"the task is {task!r}; lowland restores by {names}; choose one")
-    if factor < 1:
-        raise ValueError(f"the factor is {factor}; it is a whole number of at least 1; 4 is usual")
+    factor = read_integer("the factor", factor, least=1)
     operator = _make_operator(task, shape, factor, known)
     operator.A(torch.zeros(1, *shape))  # refuses a shape that does not fit
     return operator

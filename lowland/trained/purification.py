@@ -10,6 +10,7 @@ from torch import Tensor
 from lowland.energy import Energy, noise_of
 from lowland.registry import Plain
 from lowland.tasks import purify
+from lowland.tasks.purify import check_names
 
 if TYPE_CHECKING:
     from lowland.trained.model import Model
@@ -22,8 +23,9 @@ def purification_settings(model: Model, **changes: Any) -> Plain:
 
     The recipe's [purification]; without one, a denoising step from noise level 0.3 for an energy
     E(x, σ), and ten steps of the sampler of [generation] from the point itself for others. changes
-    that are not None come on top.
+    that are not None come on top; a name that `purify` does not have is refused.
     """
+    check_names(changes)
     settings = model.recipe.get("purification")
     if not settings:
         settings = DENOISE if noise_of(model.energy) else _langevin_settings(model)

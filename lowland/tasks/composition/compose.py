@@ -27,7 +27,6 @@ and ends with corrected chains at the last, where σ is too small to matter. Sou
 (2023), Reduce, Reuse, Recycle, https://arxiv.org/abs/2302.11552
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -63,7 +62,10 @@ from lowland.samplers import (
 )
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import DISCRETE
+from lowland.scalars import read_integer, read_number
 from lowland.tasks.generate import check_joint
+from lowland.tasks.inverse.inputs import check_real
+from lowland.tasks.settings import read_levels, read_weights
 
 Unit = Literal["deviation", "robust", "score"]
 ENERGY_UNITS = ("deviation", "robust", "score")
@@ -128,12 +130,7 @@ class Constant(Energy):
 
     def __init__(self, value: float, domain: Domain | None = None) -> None:
         super().__init__(domain)
-        if not math.isfinite(value):
-            raise ValueError(
-                f"the level is {value}; an energy is a finite number; measure it on points of the "
-                "concept"
-            )
-        self.value = value
+        self.value = read_number("the level of a constant energy", value)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         return torch.full((len(x),), self.value, dtype=x.dtype, device=x.device)
@@ -183,18 +180,24 @@ def compose(
     >>> both.weights[0] > 0
     True
     """
-    weights = [1.0] * len(energies) if weights is None else list(weights)
-    if not len(energies) == len(references) == len(weights) or not all(map(math.isfinite, weights)):
+    lists = [energies, references]
+    if not all(isinstance(values, Sequence) for values in lists):
+        raise ValueError(
+            f"energies came as {type(energies).__name__} and references as "
+            f"{type(references).__name__}; a list of each is needed; pass [energy] and [points]"
+        )
+    factors = (1.0,) * len(energies) if weights is None else read_weights("weights", weights)
+    if not len(energies) == len(references) == len(factors):
         raise ValueError(
             f"{len(energies)} energies came with {len(references)} references and the weights "
-            f"{weights}; one of each is needed, weights finite; make the lists equally long"
+            f"{factors}; one of each is needed; make the lists equally long"
         )
     terms = [lift(energy) for energy in energies]
     Sum(terms)  # refuses different domains before anything is measured
     stats = [energy_stats(energy, x, unit) for energy, x in zip(terms, references, strict=True)]
-    factors = [w / s.std for w, s in zip(weights, stats, strict=True)]
-    offset = sum(f * s.mean for f, s in zip(factors, stats, strict=True))
-    composed = Sum([*terms, Constant(-offset)], [*factors, 1.0])
+    scaled = [w / s.std for w, s in zip(factors, stats, strict=True)]
+    offset = sum(f * s.mean for f, s in zip(scaled, stats, strict=True))
+    composed = Sum([*terms, Constant(-offset)], [*scaled, 1.0])
     check_normalisable(composed, references[0])
     return composed
 
@@ -289,12 +292,15 @@ def anneal_composed(
     >>> bool((found.x.var() - 0.5).abs() < 0.15)
     True
     """
+    sigmas = read_levels("sigmas", sigmas, least_count=1)
+    final = read_integer("final", final, least=0)
+    check_real(x)
     if isinstance(energy, Sequence):
-        path = list(energy)
+        path = [lift(one) for one in energy]
     else:
         check_joint(lift(energy))
         path = [lift(energy).given(sigma) for sigma in sigmas]
-    if not path or len(path) != len(sigmas) or not all(0 < sigma < math.inf for sigma in sigmas):
+    if len(path) != len(sigmas):
         raise ValueError(
             f"{len(path)} energies came with the levels {list(sigmas)}; one each is needed, above "
             "0 and falling; see karras_sigmas(high, low, count)"

@@ -27,13 +27,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, NoiseCondition, draw_start, freeze, lift, noise_of
+from lowland.energy import Energy, check_points, draw_start, freeze, lift, noise_of
 from lowland.samplers import Sampler, normal_like, sde_dpm_solver
+from lowland.scalars import read_integer
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity, Mask
 from lowland.tasks.inverse.posterior import UNINFORMATIVE_SIGMA, ClampedEnergy, Restoration
 from lowland.tasks.inverse.split_gibbs import split_gibbs_sample
+from lowland.tasks.settings import read_levels
 
 BATCH_SIZE = 256  # samples of E(y | x, σ) that are drawn at a time
 
@@ -81,9 +83,13 @@ def conditional_sample(
     >>> bool((found.mean[0, 1] - 1.6).abs() < 0.2), bool((found.std[0, 1] - 0.6).abs() < 0.1)
     (True, True)
     """
-    energy = lift(energy)
+    energy, sigmas = lift(energy), read_levels("sigmas", sigmas)
+    draws, steps, final = (
+        read_integer("each of draws, steps and final", count, least=0)
+        for count in (draws, steps, final)
+    )
     noise = noise_of(energy)
-    _check(noise, method, draws, sigmas, x, known)
+    _check(energy, method, draws, sigmas, x, known)
     if noise is None:
         samples = _sample_plain(
             energy, x, known, method, draws, steps, sampler, start, generator, progress
@@ -135,7 +141,7 @@ def conditional_sample(
 
 
 def _check(
-    noise: NoiseCondition | None,
+    energy: Energy,
     method: Method,
     draws: int,
     sigmas: Sequence[float],
@@ -143,6 +149,8 @@ def _check(
     known: Tensor,
 ) -> None:
     """Raise ValueError for settings that do not fit the energy."""
+    noise = noise_of(energy)
+    check_points(energy, Mask(known).A(x), inside=False)
     fits = method in ("sample", "map" if noise is None else "denoise")
     if draws < 1 or not fits or (noise is not None) != bool(len(sigmas)):
         raise ValueError(

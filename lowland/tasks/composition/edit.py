@@ -40,12 +40,14 @@ from lowland.energy import (
 from lowland.energy.points import describe
 from lowland.samplers import Sampler, normal_like
 from lowland.samplers.kernel import per_row
+from lowland.scalars import read_integer, read_number
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.composition.guidance import bind_sigma
 from lowland.tasks.generate import check_joint
 from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity
 from lowland.tasks.inverse.posterior import UNINFORMATIVE_SIGMA, Likelihood
+from lowland.tasks.settings import read_levels
 
 MIN_TANGENT_LENGTH = 1e-30  # of a vector that is divided by its length
 
@@ -97,15 +99,17 @@ def edit(
     energy, attribute = lift(energy), lift(attribute)
     noisy = noise_of(energy) is not None
     tau = UNINFORMATIVE_SIGMA if proximal_sigma is None else proximal_sigma
+    tau, weight = (
+        read_number("proximal_sigma", tau, above=0),
+        read_number("weight", weight, above=0),
+    )
+    draws, sigmas = read_integer("draws", draws, least=1), read_levels("sigmas", sigmas)
     fits = method == "sample" or (method == "map" and not noisy)
-    sizes = 0 < weight < math.inf and 0 < tau < math.inf and isinstance(draws, int) and draws >= 1
-    if not (sizes and fits) or noisy != bool(len(sigmas)):
+    if not fits or noisy != bool(sigmas):
         raise ValueError(
-            f"edit was given weight {weight}, proximal_sigma {proximal_sigma}, {draws} draws, "
-            f"{len(sigmas)} noise levels, method {method!r} and an energy of "
-            f"{'noise' if noisy else 'x alone'}; weight, proximal_sigma and draws are above 0, and "
-            "levels belong to an energy of noise, which is sampled; correct them, or bind a level "
-            "with energy.given(sigma)"
+            f"edit was given {len(sigmas)} noise levels, method {method!r} and an energy of "
+            f"{'noise' if noisy else 'x alone'}; levels belong to an energy of noise, which is "
+            "sampled; correct them, or bind a level with energy.given(sigma)"
         )
     check_points(energy, x)
     check_joint(energy)
@@ -183,8 +187,11 @@ def interpolate(
     >>> bool(found.straight.max() > 3), bool(found.energies.max() < 0.1)
     (True, True)
     """
-    energy = lift(energy)
-    _check_ends(energy, a, b, points, steps, step_size)
+    energy, steps = lift(energy), read_integer("steps", steps, least=0)
+    points = read_integer("points", points, least=3)
+    if step_size is not None:
+        step_size = read_number("step_size", step_size, above=0)
+    _check_ends(energy, a, b)
     a, b = a.detach(), b.detach().to(a)
     rows = torch.arange(len(a), device=a.device).repeat(points)
     t = torch.linspace(0, 1, points, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
@@ -217,18 +224,13 @@ def interpolate(
     return Interpolation(best, lowest, straight, barrier)
 
 
-def _check_ends(
-    energy: Energy, a: Tensor, b: Tensor, points: int, steps: int, step_size: float | None
-) -> None:
+def _check_ends(energy: Energy, a: Tensor, b: Tensor) -> None:
     """Raise ValueError unless a path from a to b can be found."""
     tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-    alike = tensors and a.shape == b.shape and a.dim() > 1
-    counts = isinstance(points, int) and points >= 3 and isinstance(steps, int) and steps >= 0
-    if not (alike and counts) or not (step_size is None or 0 < step_size < math.inf):
+    if not tensors or a.shape != b.shape or a.dim() < 2:
         raise ValueError(
-            f"the ends are {describe(a)} and {describe(b)}, with {points} points, {steps} steps "
-            f"and step size {step_size}; the ends need one shape (B, *event), and there must be 3 "
-            "points and 0 steps or more; correct them"
+            f"the ends are {describe(a)} and {describe(b)}; they need one shape (B, *event); "
+            "correct them"
         )
     for end in (a, b):
         check_points(energy, end)

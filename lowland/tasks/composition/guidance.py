@@ -17,6 +17,7 @@ from lowland.domain import Domain, real
 from lowland.energy import Energy, Function, NoiseCondition, count_classes, lift, noise_of
 from lowland.energy.points import describe
 from lowland.samplers import denoise
+from lowland.scalars import Array
 from lowland.tasks.detection.class_scores import logits
 
 Labels = int | list[int] | list[list[float]] | Tensor
@@ -90,8 +91,11 @@ def _uneven_labels_error(labels: int, rows: str) -> ValueError:
 
 def _as_labels(label: Labels, classes: int | None) -> Tensor:
     """Return labels (1,) or (B,) as long, or soft labels (1, K) or (B, K); check them."""
-    known = isinstance(label, (int, float, list, tuple, Tensor)) and not isinstance(label, bool)
-    rows = torch.as_tensor(label if known else torch.nan)
+    known = isinstance(label, (int, float, list, tuple, Array)) and not isinstance(label, bool)
+    try:
+        rows = torch.as_tensor(label if known else torch.nan)
+    except (TypeError, ValueError, RuntimeError):
+        rows = torch.tensor(torch.nan)
     soft = rows.is_floating_point()
     if not soft and rows.dim() == 0:
         rows = rows.reshape(1)
@@ -99,7 +103,8 @@ def _as_labels(label: Labels, classes: int | None) -> Tensor:
         fits = rows.dim() == 2 and rows.numel() > 0 and rows.shape[1] == (classes or rows.shape[1])
         fits = fits and bool((rows >= 0).all()) and bool((rows.sum(1) - 1).abs().max() < 1e-3)
     else:
-        fits = rows.dim() == 1 and len(rows) > 0 and rows.dtype != torch.bool
+        other = rows.dtype == torch.bool or rows.is_complex()
+        fits = rows.dim() == 1 and len(rows) > 0 and not other
     if not fits:
         got = describe(label) if isinstance(label, Tensor) else repr(label)
         raise ValueError(

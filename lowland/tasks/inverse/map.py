@@ -22,7 +22,9 @@ from torch import Tensor
 from lowland.energy import Energy, check_finite, check_points, lift, value_and_score
 from lowland.energy.points import explain_mismatch
 from lowland.samplers.kernel import per_row
-from lowland.tasks.inverse.operators import as_linear, check_linear, check_operator
+from lowland.scalars import read_integer, read_number
+from lowland.tasks.inverse.checks import check_linear, check_operator
+from lowland.tasks.inverse.operators import as_linear
 from lowland.tasks.inverse.posterior import Likelihood, Measure, Restoration
 
 MAX_HALVINGS = 40  # of τ in one step: down to 10⁻¹² of it
@@ -80,10 +82,12 @@ def map_estimate(
     prior, likelihood = lift(prior), Likelihood(operator, y, sigma)
     check_points(prior, start)
     check_operator(operator, start, y)
-    if steps < 1 or not tolerance > 0 or len(start) != len(y):
+    steps = read_integer("steps", steps, least=1)
+    tolerance = read_number("tolerance", tolerance, above=0)
+    if len(start) != len(y):
         raise ValueError(
-            f"steps is {steps}, tolerance {tolerance} and start has {len(start)} rows for {len(y)} "
-            "measurements; at least 1, above 0 and one row each are needed; correct them"
+            f"start has {len(start)} rows for {len(y)} measurements; one row each is needed; match "
+            "them"
         )
     g = torch.Generator().manual_seed(0)
     probe = torch.randn(4, *start.shape[1:], generator=g, dtype=start.dtype).to(start.device)

@@ -22,6 +22,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lowland.energy.points import describe
+from lowland.scalars import read_integer, read_number
+from lowland.tasks.inverse.inputs import (
+    check_images,
+    check_measurement,
+    check_real,
+    check_sides,
+    in_float32,
+)
+
+MAX_MATRIX = 1 << 31  # numbers of a random projection
+MAX_BLUR = 1e5  # pixels
 MIN_VECTOR_NORM = 1e-30  # of a vector that is divided by its length
 
 
@@ -51,7 +63,8 @@ class Operator(ABC):
         >>> round(BlockAverage(2).spectral_norm(torch.rand(1, 1, 8, 8)), 4)
         0.5
         """
-        for _ in range(steps):
+        check_real(x)
+        for _ in range(read_integer("steps", steps, least=1)):
             x = self.A_T(self.A(x / x.flatten().norm().clamp_min(MIN_VECTOR_NORM)))
         return float(x.flatten().norm().sqrt())
 
@@ -106,9 +119,11 @@ class Linear(Operator):
     shape: tuple[int, ...]
 
     def A(self, x: Tensor) -> Tensor:
+        check_real(x)
         return self.function(x)
 
     def A_T(self, y: Tensor) -> Tensor:
+        check_real(y, "measurements")
         _, pull_back, *_ = torch.func.vjp(self.function, y.new_zeros(len(y), *self.shape))
         (x,) = pull_back(y)
         return x
@@ -119,9 +134,11 @@ class Identity(Operator):
     """The identity: every number is measured, as in denoising."""
 
     def A(self, x: Tensor) -> Tensor:
+        check_real(x)
         return x
 
     def A_T(self, y: Tensor) -> Tensor:
+        check_real(y, "measurements")
         return y
 
 
@@ -130,6 +147,7 @@ class Mask(Operator):
     """The map that keeps known numbers and sets the rest to zero.
 
     known (*event) bool: True where x is measured; a mask (H, W) of images holds for all channels.
+    What is not known may be anything, NaN too.
     Raises ValueError for a mask that is not bool, or that does not fit the points.
 
     >>> import torch
@@ -140,13 +158,15 @@ class Mask(Operator):
     known: Tensor
 
     def __post_init__(self) -> None:
-        if self.known.dtype != torch.bool:
+        if not isinstance(self.known, Tensor) or self.known.dtype != torch.bool:
             raise ValueError(
-                f"the mask holds {self.known.dtype}; it says of each number whether it is known; "
-                "pass known.bool()"
+                f"the mask is {describe(self.known)}; a bool tensor says of each number whether it "
+                "is known; pass known.bool()"
             )
 
-    def A(self, x: Tensor) -> Tensor:
+    def expand_to(self, x: Tensor) -> Tensor:
+        """Return the mask in the event shape of points x (B, *event)."""
+        check_real(x)
         event, mask = tuple(x.shape[1:]), tuple(self.known.shape)
         sides = zip(reversed(mask), reversed(event), strict=False)
         if len(mask) > len(event) or not all(a in (1, b) for a, b in sides):
@@ -154,7 +174,10 @@ class Mask(Operator):
                 f"the mask has shape {mask} and a point {event}; they must agree from the right, "
                 "so that (height, width) holds for all channels; make the mask anew"
             )
-        return x * self.known.to(x)
+        return self.known.to(x.device).expand(event)
+
+    def A(self, x: Tensor) -> Tensor:
+        return torch.where(self.expand_to(x), x, 0.0)
 
     def A_T(self, y: Tensor) -> Tensor:
         return self.A(y)
@@ -167,13 +190,14 @@ class BlockAverage(Operator):
     factor: int
 
     def __post_init__(self) -> None:
-        _check_factor(self.factor)
+        object.__setattr__(self, "factor", _read_factor(self.factor))
 
     def A(self, x: Tensor) -> Tensor:
-        _check_sides(x, self.factor)
-        return F.avg_pool2d(x, self.factor)
+        check_sides(x, self.factor)
+        return in_float32(lambda x: F.avg_pool2d(x, self.factor), x)
 
     def A_T(self, y: Tensor) -> Tensor:
+        check_images(y, "measurements")
         f = self.factor
         return y.repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
 
@@ -185,13 +209,14 @@ class Stride(Operator):
     factor: int
 
     def __post_init__(self) -> None:
-        _check_factor(self.factor)
+        object.__setattr__(self, "factor", _read_factor(self.factor))
 
     def A(self, x: Tensor) -> Tensor:
-        _check_sides(x, self.factor)
+        check_sides(x, self.factor)
         return x[..., :: self.factor, :: self.factor]
 
     def A_T(self, y: Tensor) -> Tensor:
+        check_images(y, "measurements")
         f = self.factor
         x = y.new_zeros(*y.shape[:-2], f * y.shape[-2], f * y.shape[-1])
         x[..., ::f, ::f] = y
@@ -208,13 +233,14 @@ class Blur(Operator):
     sigma: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(
-                f"sigma is {self.sigma}; a blur has a width above 0 pixels; 1.0 is mild"
-            )
+        sigma = read_number("sigma of a blur", self.sigma, above=0, most=MAX_BLUR)
+        object.__setattr__(self, "sigma", sigma)
 
     def A(self, x: Tensor) -> Tensor:
-        _check_images(x)
+        check_images(x)
+        return in_float32(self._blur, x)
+
+    def _blur(self, x: Tensor) -> Tensor:
         return self._matrix(x.shape[-2], x) @ x @ self._matrix(x.shape[-1], x)
 
     def A_T(self, y: Tensor) -> Tensor:
@@ -250,6 +276,15 @@ class Projection(Operator):
     seed: int
 
     def __post_init__(self) -> None:
+        shape = tuple(read_integer("a side of a point", side) for side in self.shape)
+        for name, value in (("shape", shape), ("count", read_integer("count", self.count))):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "seed", read_integer("seed", self.seed, least=0, most=2**63 - 1))
+        if self.count * math.prod(self.shape) > MAX_MATRIX:
+            raise ValueError(
+                f"a projection of points {shape} to {self.count} numbers was asked for; its matrix "
+                f"may hold {MAX_MATRIX} numbers; project to fewer"
+            )
         if self.count < 1 or min(self.shape, default=0) < 1:
             raise ValueError(
                 f"a projection of points {tuple(self.shape)} to {self.count} numbers was asked "
@@ -260,17 +295,19 @@ class Projection(Operator):
         object.__setattr__(self, "_matrix", matrix / math.sqrt(self.count))
 
     def A(self, x: Tensor) -> Tensor:
+        check_real(x)
         if tuple(x.shape[1:]) != tuple(self.shape):
             raise ValueError(
                 f"a point has shape {tuple(x.shape[1:])} and the projection was made for "
                 f"{tuple(self.shape)}; they must agree; make a projection of that shape"
             )
         matrix: Tensor = self._matrix  # type: ignore[attr-defined]
-        return x.flatten(1) @ matrix.to(x).T
+        return in_float32(lambda x: x.flatten(1) @ matrix.to(x).T, x)
 
     def A_T(self, y: Tensor) -> Tensor:
         matrix: Tensor = self._matrix  # type: ignore[attr-defined]
-        return (y @ matrix.to(y)).view(len(y), *self.shape)
+        check_measurement(y, (self.count,))
+        return in_float32(lambda y: y @ matrix.to(y), y).view(len(y), *self.shape)
 
 
 @dataclass(frozen=True)
@@ -284,24 +321,36 @@ class Fourier(Operator):
     frequencies: Tensor
 
     def __post_init__(self) -> None:
-        if self.frequencies.dtype != torch.bool or self.frequencies.dim() != 2:
+        chosen = self.frequencies
+        if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool or chosen.dim() != 2:
             raise ValueError(
-                f"the frequencies are {self.frequencies.dtype} of shape "
-                f"{tuple(self.frequencies.shape)}; a bool of shape (height, width) is needed; pass "
-                "frequencies.bool()"
+                f"the frequencies are {describe(chosen)}; a bool of shape (height, width) is "
+                "needed; pass frequencies.bool()"
             )
 
     def A(self, x: Tensor) -> Tensor:
-        _check_images(x)
+        check_images(x)
         if x.shape[-2:] != self.frequencies.shape:
             raise ValueError(
                 f"an image has {tuple(x.shape[-2:])} pixels and frequencies were chosen for "
                 f"{tuple(self.frequencies.shape)}; they must agree; choose them for that size"
             )
+        return in_float32(self._transform, x)
+
+    def A_T(self, y: Tensor) -> Tensor:
+        channels = y.shape[2] if isinstance(y, Tensor) and y.dim() == 5 else 1
+        check_measurement(y, (2, channels, *self.frequencies.shape))
+        return in_float32(self._transform_back, y)
+
+    def _transform(self, x: Tensor) -> Tensor:
+        if not len(x):
+            return x.new_zeros(0, 2, *x.shape[1:])
         spectrum = torch.fft.fft2(x, norm="ortho") * self.frequencies.to(x)
         return torch.stack([spectrum.real, spectrum.imag], 1)
 
-    def A_T(self, y: Tensor) -> Tensor:
+    def _transform_back(self, y: Tensor) -> Tensor:
+        if not len(y):
+            return y.new_zeros(0, *y.shape[2:])
         spectrum = torch.complex(y[:, 0], y[:, 1]) * self.frequencies.to(y)
         return torch.fft.ifft2(spectrum, norm="ortho").real
 
@@ -311,60 +360,6 @@ def as_linear(operator: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Ope
     return operator if isinstance(operator, Operator) else Linear(operator, tuple(shape))
 
 
-# ------------------------------------------------------------------------------------------- checks
-
-
-def check_operator(operator: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless the operator maps points of x's shape to measurements of y's."""
-    if not callable(operator):
-        raise ValueError(
-            f"a {type(operator).__name__} came as operator; a function of points is needed; pass "
-            "Identity() for denoising"
-        )
-    expected = tuple(y.shape[1:])
-    try:
-        shape: object = tuple(operator(x[:1]).shape[1:])
-    except RuntimeError as error:
-        shape = error
-    if shape != expected:
-        raise ValueError(
-            f"the measurement has shape {expected} and the operator gives {shape} for points of "
-            f"shape {tuple(x.shape[1:])}; they must agree; measure with the operator that is passed"
-        )
-
-
-def check_linear(operator: Operator, x: Tensor) -> None:
-    """Raise ValueError unless A(2x − z) = 2 A(x) − A(z) for points x (B, *event), z reversed."""
-    a, b = operator.A(x), operator.A(x.flip(0))
-    atol = 1e-3 * float(a.abs().max()) + 1e-6
-    if not torch.allclose(operator.A(2 * x - x.flip(0)), 2 * a - b, rtol=1e-3, atol=atol):
-        raise ValueError(
-            "the operator is not linear: A(2x − z) differs from 2 A(x) − A(z); a linear one is "
-            "needed here; use restore, which takes any differentiable function, with "
-            "energy.given(sigma) if the prior knows noise"
-        )
-
-
-def _check_factor(factor: int) -> None:
-    if factor < 1:
-        raise ValueError(
-            f"the factor is {factor}; an image shrinks by a whole number of at least 1; 2 halves "
-            "its sides"
-        )
-
-
-def _check_images(x: Tensor) -> None:
-    if x.dim() != 4:
-        raise ValueError(
-            f"a point has shape {tuple(x.shape[1:])}; images (channels, height, width) are needed; "
-            "reshape them"
-        )
-
-
-def _check_sides(x: Tensor, factor: int) -> None:
-    _check_images(x)
-    if x.shape[-1] % factor or x.shape[-2] % factor:
-        raise ValueError(
-            f"an image has {tuple(x.shape[-2:])} pixels and shrinks by {factor}; its sides must be "
-            "multiples of that; pad it, or choose another factor"
-        )
+def _read_factor(factor: int) -> int:
+    """Return the factor by which an image shrinks."""
+    return read_integer("the factor by which an image shrinks", factor, least=1)

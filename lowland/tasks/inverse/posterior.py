@@ -20,6 +20,7 @@ from lowland.energy import Energy, Gibbs, LabelCondition, NoiseCondition, Wrappe
 from lowland.energy.capabilities import Condition
 from lowland.energy.gradient import call
 from lowland.energy.points import describe
+from lowland.scalars import read_number
 from lowland.tasks.inverse.operators import Mask, Stride
 
 Measure = Callable[[Tensor], Tensor]
@@ -40,13 +41,18 @@ class Likelihood(Energy):
 
     def __init__(self, operator: Measure, y: Tensor, sigma: float) -> None:
         super().__init__()
-        check_noise(sigma, zero=False)
         check_measured(y)
-        self.operator, self.sigma = operator, sigma
+        self.operator, self.sigma = operator, read_noise(sigma, zero=False)
         self.register_rows("y", y)
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
-        return (self.operator(x) - self.y).square().flatten(1).sum(1) / (2 * self.sigma**2)
+        seen = self.operator(x)
+        if seen.shape[1:] != self.y.shape[1:] or len(self.y) not in (1, len(seen)):
+            raise ValueError(
+                f"the operator gives {tuple(seen.shape)} for measurements {tuple(self.y.shape)}; "
+                "one of the same shape for each point is needed; measure with that operator"
+            )
+        return (seen - self.y).square().flatten(1).sum(1) / (2 * self.sigma**2)
 
 
 class ClampedEnergy(Wrapper):
@@ -68,13 +74,13 @@ class ClampedEnergy(Wrapper):
     y: Tensor
 
     def __init__(self, energy: Energy, known: Tensor, y: Tensor) -> None:
-        known = known.expand(y.shape[1:])
+        check_measured(y)
+        known = Mask(known).expand_to(y)
         if bool(known.all()):
             raise ValueError(
                 "every number is known and sigma is 0; there is nothing to draw; hide some, or say "
                 "the noise of the measurement"
             )
-        check_finite(y, "measurements")
         places = (~known).flatten().nonzero().flatten()
         super().__init__(energy, replace(energy.domain, shape=(len(places),)))
         self.known = known
@@ -160,6 +166,7 @@ class Restoration:
         >>> low.item(), high.item()
         (0.0, 18.0)
         """
+        level = read_number("level", level)
         count, valid = len(self.draws), 0 < level < 1
         i = math.floor((count + 1) * (1 - level) / 2 + 1e-9) if valid else 0
         if i < 1:
@@ -189,14 +196,23 @@ def find_known(operator: Measure, y: Tensor) -> tuple[Tensor, Tensor]:
     return operator.A_T(operator.A(torch.ones_like(points[:1])))[0] > 0, points
 
 
-def check_noise(sigma: float, zero: bool = True) -> None:
-    """Raise ValueError for a noise below 0, infinite or nan, and for 0 unless `zero`."""
-    if not (math.isfinite(sigma) and (sigma > 0 or (zero and sigma == 0))):
+def read_noise(sigma: float, zero: bool = True) -> float:
+    """Return a noise as a plain number.
+
+    Raises ValueError for one below 0, infinite or nan, for what is no number, and for 0 unless
+    `zero`.
+    """
+    try:
+        value = read_number("sigma", sigma, least=0)
+    except ValueError:
+        value = -1.0
+    if value < 0 or (value == 0 and not zero):
         exact = ", or 0 for what was seen through a Mask or a Stride" if zero else " here"
         raise ValueError(
             f"sigma is {sigma}; the noise of the measurement must be finite and above 0{exact}; "
             "0.05 is small for images"
         )
+    return value
 
 
 def check_measured(y: Tensor) -> None:

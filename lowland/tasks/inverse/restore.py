@@ -8,25 +8,26 @@ where it is uncertain. Three methods:
     map_estimate          no samples: a mode of the posterior
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_points, lift, noise_of
+from lowland.energy import Energy, check_finite, check_points, lift, noise_of
 from lowland.energy.points import explain_mismatch
+from lowland.metrics.distances import distances
 from lowland.samplers import Sampler, anneal, denoise
 from lowland.samplers.loop import check_arguments
-from lowland.tasks.inverse.operators import check_operator
+from lowland.scalars import read_integer, read_number
+from lowland.tasks.inverse.checks import check_operator, check_slope
 from lowland.tasks.inverse.posterior import (
     ClampedEnergy,
     Likelihood,
     Measure,
     Restoration,
     check_measured,
-    check_noise,
     find_known,
+    read_noise,
 )
 
 MIN_SIGMA = 1e-3  # noise at which prior samples are weighed where the measurement has none
@@ -50,8 +51,10 @@ def importance_resample(
     Source: Gordon, Salmond & Smith (1993), https://doi.org/10.1049/ip-f-2.1993.0015; tempering
     after Del Moral et al. (2006)
     """
-    predictions, measured = operator(prior_samples).flatten(1).double(), y.flatten(1).double()
-    loss = torch.cdist(measured, predictions).square() / (2 * sigma**2)  # (B, N)
+    sigma, draws = read_noise(sigma, zero=False), read_integer("draws", draws, least=1)
+    predictions, measured = operator(prior_samples).flatten(1), y.flatten(1)
+    check_finite(predictions, "measurements of prior samples")
+    loss = distances(measured, predictions).square() / (2 * sigma**2)  # (B, N)
     loss -= loss.min(1, keepdim=True).values
     low, high = torch.zeros_like(loss[:, :1]), torch.ones_like(loss[:, :1])
     for _ in range(BISECTIONS):
@@ -105,8 +108,11 @@ def restore(
     >>> bool((found.mean - 0.5).abs().max() < 0.2)
     True
     """
-    prior = lift(prior)
-    _check(prior, y, sigma, draws, start, prior_samples, temperatures, denoise_sigma)
+    prior, sigma = lift(prior), read_noise(sigma)
+    draws, steps = read_integer("draws", draws), read_integer("steps", steps)
+    denoise_sigma = read_number("denoise_sigma", denoise_sigma, least=0)
+    temperatures = read_temperatures(temperatures)
+    _check(prior, y, draws, start, prior_samples)
     check_arguments(steps, generator, y)
     if prior_samples is not None:
         check_points(prior, prior_samples)
@@ -119,6 +125,8 @@ def restore(
     else:
         x = start.repeat(draws, *[1] * (start.dim() - 1))
     check_operator(operator, x, y)
+    if sigma:
+        check_slope(operator, prior, x)
 
     def run(path: list[Energy], x: Tensor) -> Tensor:
         with explain_mismatch(prior, x):
@@ -138,24 +146,21 @@ def restore(
     return Restoration.of(x.view(draws, len(y), *x.shape[1:]))
 
 
+def read_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
+    """Return the temperatures of a path as plain numbers above 0, at least one."""
+    listed = isinstance(temperatures, Sequence) and not isinstance(temperatures, str)
+    if not listed or not temperatures:
+        raise ValueError(
+            f"temperatures are {temperatures!r}; at least one T is needed, in a list; pass (1.0,)"
+        )
+    return tuple(read_number("a temperature", t, above=0) for t in temperatures)
+
+
 def _check(
-    prior: Energy,
-    y: Tensor,
-    sigma: float,
-    draws: int,
-    start: Tensor | None,
-    prior_samples: Tensor | None,
-    temperatures: Sequence[float],
-    denoise_sigma: float,
+    prior: Energy, y: Tensor, draws: int, start: Tensor | None, prior_samples: Tensor | None
 ) -> None:
     """Raise ValueError for arguments of `restore` that do not fit each other."""
-    check_noise(sigma)
     check_measured(y)
-    if not 0 <= denoise_sigma < math.inf:
-        raise ValueError(
-            f"denoise_sigma is {denoise_sigma}; a noise level is finite and at least 0; 0 removes "
-            "none"
-        )
     if noise_of(prior):
         raise ValueError(
             f"{type(prior).__name__} is an energy of point and noise level; chains walk under one "
@@ -171,9 +176,11 @@ def _check(
             f"{len(prior_samples)} prior samples came with {'no' if start is None else 'a'} start; "
             "chains begin at points of the one or at the other; pass prior samples, or a start"
         )
-    rows = len(y) if start is None else len(start)
-    if not temperatures or min(temperatures) <= 0 or rows != len(y):
+    if start is None:
+        return
+    check_points(prior, start)
+    if len(start) != len(y):
         raise ValueError(
-            f"temperatures are {temperatures} and start has {rows} rows for {len(y)} measurements; "
-            "at least one T, all above 0, and one row each are needed; correct them"
+            f"start has {len(start)} rows for {len(y)} measurements; one row each is needed; match "
+            "them"
         )

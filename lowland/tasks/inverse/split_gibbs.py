@@ -36,21 +36,21 @@ from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
 from lowland.samplers.precision import check_precision
+from lowland.scalars import read_integer, read_number
 from lowland.tasks.generate import check_joint
+from lowland.tasks.inverse.checks import check_linear, check_operator
 from lowland.tasks.inverse.operators import (
     Mask,
     Operator,
     Stride,
     as_linear,
-    check_linear,
-    check_operator,
 )
 from lowland.tasks.inverse.posterior import (
     Likelihood,
     Measure,
     Restoration,
     check_measured,
-    check_noise,
+    read_noise,
 )
 
 CHEBYSHEV_DEGREE = 24  # of the polynomial for the square root of an operator
@@ -111,8 +111,16 @@ def split_gibbs_sample(
     >>> bool((found.mean - 0.5).abs().max() < 0.1), bool((found.std - 0.7).abs().max() < 0.1)
     (True, True)
     """
-    counts = (num_levels, denoise_steps, draws, batch)
-    _check(prior, y, sigma, (sigma_max, sigma_min), counts, generator, start)
+    sigma, steps = read_noise(sigma), read_integer("steps", steps)
+    num_levels, denoise_steps, draws, batch = (
+        read_integer("each of num_levels, denoise_steps, draws and batch", count, least=1)
+        for count in (num_levels, denoise_steps, draws, batch)
+    )
+    sigma_max, sigma_min = (
+        read_number("each of sigma_max and sigma_min", level, above=0)
+        for level in (sigma_max, sigma_min)
+    )
+    _check(prior, y, (sigma_max, sigma_min), generator, start)
     _check_chains(sampler, steps, sigma, precision)
     shape = prior.domain.shape if start is None else tuple(start.shape[1:])
     g = torch.Generator().manual_seed(0)
@@ -253,14 +261,11 @@ def _fall(high: float, low: float, count: int) -> Sequence[float]:
 def _check(
     prior: Energy,
     y: Tensor,
-    sigma: float,
     levels: tuple[float, float],
-    counts: tuple[int, int, int, int],
     generator: torch.Generator,
     start: Tensor | None,
 ) -> None:
     """Raise ValueError for a prior, measurements or settings that do not fit each other."""
-    check_noise(sigma)
     check_measured(y)
     check_arguments(0, generator, y)
     continuous = isinstance(prior, Energy) and prior.domain.kind in CONTINUOUS
@@ -272,10 +277,10 @@ def _check(
         )
     check_joint(prior)
     high, low = levels
-    if not (0 < low < high < math.inf) or min(counts) < 1:
+    if not low < high:
         raise ValueError(
-            f"levels from {high} to {low} came, with num_levels, denoise_steps, draws and batch of "
-            f"{counts}; sigma_max > sigma_min > 0 and at least 1 of each are needed; correct them"
+            f"levels from {high} to {low} came; sigma_max > sigma_min > 0 is needed; exchange or "
+            "correct them"
         )
     if start is None:
         return
