@@ -58,7 +58,8 @@ def measure_robustness(
     classifier: Any = as_classifier(model.energy)  # refuses, before data are asked for
     x, y, bounds = _labelled_images(model, count)
     known = standard_attacks(norm, steps=steps, bounds=bounds)
-    white, evaluations = PGD(steps=steps, norm=norm, bounds=bounds), 1
+    white = PGD(steps=steps, norm=norm, bounds=bounds)
+    evaluations: int | None = None  # as many as the noise of the classifier asks for
     if purifier is not None:
         known, white, classifier = _adaptive_attacks(
             classifier, purifier, steps, norm, bounds, seed

@@ -57,7 +57,8 @@ def match_batch(noise: Tensor, x: Tensor, labels: Tensor | None = None) -> Tenso
     """
     from scipy.optimize import linear_sum_assignment
 
-    costs = torch.cdist(x.flatten(1).float(), noise.flatten(1).float()).square()
+    a, b = x.flatten(1).double(), noise.flatten(1).double()
+    costs = torch.cdist(a - b.mean(0), b - b.mean(0)).square()  # products far out lose digits
     if labels is not None:
         costs = costs + (labels.unsqueeze(1) != labels) * (1e3 * (1 + costs.max()))
     _, order = linear_sum_assignment(costs.cpu().numpy())

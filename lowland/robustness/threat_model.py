@@ -210,10 +210,13 @@ def inspect_model(model: Model, x: Tensor) -> tuple[int, Gradient]:
 
 def _check_logits(logits: object, x: Tensor) -> None:
     """Raise ValueError unless logits are real numbers (B, K) with K ≥ 2, and none of them NaN."""
-    tensor = isinstance(logits, Tensor) and not (logits.is_complex() or logits.dtype == torch.bool)
-    sound = tensor and logits.dim() == 2 and len(logits) == len(x) and logits.shape[1] > 1
-    if not sound or bool(logits.isnan().any()):
-        got = describe(logits) + " with nan" * sound
+    got = describe(logits)
+    sound = isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(x)
+    if isinstance(logits, Tensor) and sound:
+        real = not logits.is_complex() and logits.dtype != torch.bool
+        sound = real and logits.shape[1] > 1 and not bool(logits.isnan().any())
+        got += " with nan" * bool(logits.isnan().any())
+    if not sound:
         raise ValueError(
             f"the model gave {got} for {len(x)} points; logits (B, K) with K >= 2 and no nan are "
             "needed; pass a classifier x -> logits"

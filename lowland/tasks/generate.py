@@ -30,6 +30,8 @@ from lowland.samplers import (
 )
 from lowland.samplers.precision import autocast
 from lowland.samplers.verdict import warn_of_lost
+from lowland.scalars import read_integer, read_number
+from lowland.tasks.settings import read_levels
 
 Progress = Callable[[int], object] | None
 MAX_ROUNDS = 50  # of rejection sampling, until every label has its sample
@@ -102,11 +104,9 @@ def generate(
     >>> made.trajectory.shape, made.trajectory_steps
     (torch.Size([4, 4, 2]), [0, 10, 20, 20])
     """
-    if not temperatures or (frames and frames < 2):
-        raise ValueError(
-            f"temperatures are {temperatures} and frames {frames}; at least one T and 0 or 2 "
-            "frames; correct them"
-        )
+    temperatures = read_levels("temperatures", temperatures, least_count=1)
+    frames, steps = _read_frames(frames), read_integer("steps", steps, least=0)
+    sigmas = None if sigmas is None else read_levels("sigmas", sigmas)
     check_joint(energy)
     if noise_of(energy):
         if not sigmas:
@@ -130,6 +130,14 @@ def generate(
     states = [trace.records["frames"] for trace in traces if trace.records]
     trajectory = torch.cat([start.unsqueeze(0), *states, x.unsqueeze(0)])
     return Samples(x, labels, trajectory, [*stops, steps])
+
+
+def _read_frames(frames: int) -> int:
+    """Return a number of frames, which is 0 or at least 2."""
+    frames = read_integer("frames", frames, least=0)
+    if frames == 1:
+        raise ValueError("frames is 1; a trajectory has 2 frames or more, or none at 0; pass 2")
+    return frames
 
 
 def _space_frames(frames: int, last: int) -> list[int]:
@@ -167,11 +175,13 @@ def generate_by_flow(
     >>> generate_by_flow(energy, sigmas, 3, generator=g, frames=3).trajectory.shape
     torch.Size([3, 3, 2])
     """
-    if not noise_of(energy) or frames == 1 or batch < 1 or len(sigmas) < 2:
+    count, batch = read_integer("count", count, least=1), read_integer("batch", batch, least=1)
+    frames, sigmas = _read_frames(frames), read_levels("sigmas", sigmas)
+    temperature = read_number("temperature", temperature, above=0)
+    if not noise_of(energy) or len(sigmas) < 2:
         raise ValueError(
-            f"flow was given {type(energy).__name__}, {len(sigmas)} levels, {frames} frames and "
-            f"batch {batch}; it needs an energy E(x, σ), 2 levels or more, 0 or 2 frames or more "
-            "and a batch; use generate for other energies"
+            f"flow was given {type(energy).__name__} and {len(sigmas)} levels; it needs an energy "
+            "E(x, σ) and 2 levels or more; use generate for other energies"
         )
     path: list[Energy] = [energy.given(sigma) for sigma in sigmas]
     if temperature != 1.0:

@@ -29,6 +29,7 @@ from lowland.tasks.inverse.posterior import (
     find_known,
     read_noise,
 )
+from lowland.tasks.settings import read_levels
 
 MIN_SIGMA = 1e-3  # noise at which prior samples are weighed where the measurement has none
 BISECTIONS = 30
@@ -111,7 +112,7 @@ def restore(
     prior, sigma = lift(prior), read_noise(sigma)
     draws, steps = read_integer("draws", draws), read_integer("steps", steps)
     denoise_sigma = read_number("denoise_sigma", denoise_sigma, least=0)
-    temperatures = read_temperatures(temperatures)
+    temperatures = read_levels("temperatures", temperatures, least_count=1)
     _check(prior, y, draws, start, prior_samples)
     check_arguments(steps, generator, y)
     if prior_samples is not None:
@@ -144,16 +145,6 @@ def restore(
         x = clamped.extend(run([clamped / t for t in temperatures], u))
         x = clamped.extend(clamped.restrict(denoise(prior, x, denoise_sigma)))
     return Restoration.of(x.view(draws, len(y), *x.shape[1:]))
-
-
-def read_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
-    """Return the temperatures of a path as plain numbers above 0, at least one."""
-    listed = isinstance(temperatures, Sequence) and not isinstance(temperatures, str)
-    if not listed or not temperatures:
-        raise ValueError(
-            f"temperatures are {temperatures!r}; at least one T is needed, in a list; pass (1.0,)"
-        )
-    return tuple(read_number("a temperature", t, above=0) for t in temperatures)
 
 
 def _check(
