@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import lowland
-from lowland import MALA, Function, box
+from lowland import MALA, Detector, Function, box
 from lowland.domain import real
+from lowland.metrics import ksd
 from lowland.targets import Gaussian
 from lowland.tasks import (
     BlockAverage,
@@ -245,6 +246,26 @@ def test_likelihoods_and_clamped_energies_broadcast_nothing() -> None:
 
 def protect(**settings: Any) -> PurifiedClassifier:
     return PurifiedClassifier(GAUSSIAN, lambda x: x, generator=seeded(0), **settings)
+
+
+def test_tasks_refuse_an_energy_that_cuts_its_gradient() -> None:
+    """Without one they would move by noise alone, or not at all, and say nothing."""
+    cut, x = Function(lambda x: x.detach().square().sum(1), real(2)), torch.ones(3, 2)
+    for use in (
+        lambda: map_estimate(cut, Identity(), x, 1.0, start=x),
+        lambda: purify(cut, x, generator=seeded(0)),
+        lambda: purify(cut, x, generator=seeded(0), method="map", sigma=1.0),
+        lambda: interpolate(cut, x, x + 1),
+        lambda: ksd(cut, x),
+        lambda: Detector(cut, "gradient-norm").fit(x),
+        lambda: Detector(cut, "descent").fit(x),
+        lambda: run_restore(prior=cut),
+        lambda: edit(cut, x, cut, generator=seeded(0)),
+    ):
+        assert "gradient is" in refuse(use)
+    flat = Function(lambda x: 0 * x.sum(1), real(2))
+    purify(flat, x, generator=seeded(0))
+    interpolate(flat, x, x + 1, steps=1)
 
 
 # ---- purification --------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lowland.energy import Energy, check_finite, check_points, lift, value_and_score
+from lowland.energy import Energy, check_finite, check_gradient, check_points, lift, value_and_score
 from lowland.metrics.distances import distances, median_distance
 from lowland.metrics.estimate import Estimate
 from lowland.scalars import read_number
@@ -43,6 +43,7 @@ def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
         )
     score = value_and_score(energy, x)[1]
     check_finite(score, "scores")
+    check_gradient(energy, x, score=score)
     a, s = (part.detach().flatten(1).double() for part in (x, score))
     a = a - a.mean(0)
     squares = distances(a, a).square()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lowland.energy import (
     Energy,
+    check_gradient,
     check_points,
     count_classes,
     freeze,
@@ -91,8 +92,10 @@ def purify(
         start = x
         if method == "langevin" and sigma:
             x = energy.domain.reflect(x + sigma * normal_like(x, generator))[0]
-        for _ in range(steps):
+        for step in range(steps):
             gradient = -score_with_graph(energy, x)
+            if step == 0 and not bool(gradient.any()):
+                check_gradient(energy, x.detach())
             if clip is not None:
                 gradient = gradient.clamp(-clip, clip)
             if method == "langevin":

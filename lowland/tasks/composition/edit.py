@@ -30,6 +30,7 @@ from torch import Tensor
 from lowland.energy import (
     Energy,
     check_finite,
+    check_gradient,
     check_points,
     energy_values,
     freeze,
@@ -39,7 +40,7 @@ from lowland.energy import (
 )
 from lowland.energy.points import describe
 from lowland.samplers import Sampler, normal_like
-from lowland.samplers.kernel import per_row
+from lowland.samplers.kernel import CONTINUOUS, per_row
 from lowland.scalars import read_integer, read_number
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.composition.guidance import bind_sigma
@@ -113,6 +114,9 @@ def edit(
         )
     check_points(energy, x)
     check_joint(energy)
+    if energy.domain.kind in CONTINUOUS:
+        for part in (energy, attribute):
+            check_gradient(bind_sigma(part, sigmas[0]) if sigmas else part, x)
     rows = torch.arange(len(x), device=x.device).repeat(draws)
     guide, originals = attribute.index_rows(rows), x[rows]
     if noisy:
@@ -193,6 +197,7 @@ def interpolate(
         step_size = read_number("step_size", step_size, above=0)
     _check_ends(energy, a, b)
     a, b = a.detach(), b.detach().to(a)
+    check_gradient(energy, a)
     rows = torch.arange(len(a), device=a.device).repeat(points)
     t = torch.linspace(0, 1, points, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
     path, along = a + t * (b - a), energy.index_rows(rows)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_finite, check_points, freeze, lift
+from lowland.energy import Energy, check_finite, check_gradient, check_points, freeze, lift
 from lowland.energy.points import describe, explain_mismatch
 from lowland.metrics.calibration import alarm_ranks, benjamini_hochberg, p_values
 from lowland.tasks.detection.files import read_detector, write_detector
@@ -26,6 +26,7 @@ from lowland.tasks.detection.registry import get_outlier_score, outlier_score_to
 from lowland.tasks.detection.scores import OutlierScore, Statistics
 from lowland.tasks.detection.summary import DataSummary
 from lowland.tasks.detection.witness import (
+    NUM_WITNESSES,
     OTHER_MACHINE,
     SAME_PROCESS,
     Witnesses,
@@ -92,7 +93,9 @@ class Detector:
             "energy": lifted,
             "outlier_score": get_outlier_score(outlier_score),
             "calibration": calibration,
-            "statistics": {n: t.detach().clone() for n, t in (statistics or {}).items()},
+            "statistics": {
+                n: torch.as_tensor(t).detach().clone() for n, t in (statistics or {}).items()
+            },
             "summary": summary,
             "witnesses": witnesses,
         }
@@ -118,6 +121,8 @@ class Detector:
         _check_labels(labels, calibration if reference is None else reference)
         discrete = self.energy.domain.kind in DISCRETE
         warn_of_repeats(calibration, discrete, stacklevel=2)
+        if self.outlier_score.follows_gradient:
+            check_gradient(self.energy, calibration[:NUM_WITNESSES])
         if self.outlier_score.needs_reference and reference is None:
             reference, calibration = calibration[::2], calibration[1::2]
             labels = None if labels is None else labels[::2]
@@ -193,6 +198,11 @@ class Detector:
         with freeze(self.energy) as energy, explain_mismatch(self.energy, x):
             parts = [score.compute(energy, p, self.statistics) for p in x.split(score.batch)]
         scores = torch.cat(parts)
+        if not scores.is_floating_point():
+            raise ValueError(
+                f"the energy gave {scores.dtype}; outlier scores are real floating point numbers; "
+                "convert what it returns with .float()"
+            )
         check_finite(scores, "energies")
         return scores.detach()
 

@@ -37,12 +37,13 @@ class OutlierScore(ABC):
     """A rule that gives every point an outlier score.
 
     reads: what it asks of an energy, "energy" (E(x)), "noise" (E(x, σ)), "classes" (logits) or
-    "terms" (the terms of a sum); needs_reference: True if `fit` must be called; batch: points
-    computed together.
+    "terms" (the terms of a sum); needs_reference: True if `fit` must be called; follows_gradient:
+    True if it differentiates E(x); batch: points computed together.
     """
 
     reads: ClassVar[Literal["energy", "noise", "classes", "terms"]] = "energy"
     needs_reference: ClassVar[bool] = False
+    follows_gradient: ClassVar[bool] = False
     batch: ClassVar[int] = 256
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
@@ -106,6 +107,8 @@ class GradientNorm(OutlierScore):
     tensor([10.])
     """
 
+    follows_gradient: ClassVar[bool] = True
+
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         return _norm(value_and_score(energy, x)[1])
 
@@ -127,6 +130,7 @@ class Descent(OutlierScore):
 
     steps: int = 5
     step_size: float = 0.02
+    follows_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", read_integer("steps", self.steps, least=1))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_finite, check_points, lift, value_and_score
+from lowland.energy import Energy, check_finite, check_gradient, check_points, lift, value_and_score
 from lowland.energy.points import explain_mismatch
 from lowland.samplers.kernel import per_row
 from lowland.scalars import read_integer, read_number
@@ -93,7 +93,9 @@ def map_estimate(
     probe = torch.randn(4, *start.shape[1:], generator=g, dtype=start.dtype).to(start.device)
     check_linear(as_linear(operator, start.shape[1:]), probe)
     with explain_mismatch(prior, start):
-        check_finite(value_and_score(prior, start)[0], "energies at the start")
+        value, score = value_and_score(prior, start)
+    check_finite(value, "energies at the start")
+    check_gradient(prior, start, score=score)
     x, tau = start.detach().clone(), torch.ones(len(y), dtype=start.dtype, device=start.device)
     converged = torch.zeros(len(y), dtype=torch.bool, device=start.device)
     count = 0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_finite, check_points, lift, noise_of
+from lowland.energy import Energy, check_finite, check_gradient, check_points, lift, noise_of
 from lowland.energy.points import explain_mismatch
 from lowland.metrics.distances import distances
 from lowland.samplers import Sampler, anneal, denoise
@@ -126,6 +126,7 @@ def restore(
     else:
         x = start.repeat(draws, *[1] * (start.dim() - 1))
     check_operator(operator, x, y)
+    check_gradient(prior, x)
     if sigma:
         check_slope(operator, prior, x)
 
