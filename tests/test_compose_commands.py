@@ -316,8 +316,8 @@ def test_predict_knows_what_a_run_was_trained_to_be_asked(runs: Path, tmp_path: 
             ("edit", "noise", "a.png", "--label", "3"),
             "label 3 was asked of digits-dsm; its classes are none",
         ),
-        (("edit", "plain", "a.png", "--label", "3", "--weight", "-1"), "weight -1.0"),
-        (("interpolate", "plain", "a.png", "b.png", "--points", "2"), "2 points"),
+        (("edit", "plain", "a.png", "--label", "3", "--weight", "-1"), "weight is -1.0"),
+        (("interpolate", "plain", "a.png", "b.png", "--points", "2"), "points is 2"),
         (
             ("predict", "pair", "three.npy", "--given-channels", "0,1,2"),
             r"the given channels are \[0, 1, 2\]",

@@ -365,7 +365,7 @@ def test_a_film_longer_than_the_chains_shows_every_state_once() -> None:
 
 @pytest.mark.parametrize("frames", [1, -1])
 def test_a_film_has_a_beginning_and_an_end(frames: int) -> None:
-    with pytest.raises(ValueError, match=rf"frames {frames};.*;"):
+    with pytest.raises(ValueError, match=rf"frames is {frames};.*;"):
         film_of(20, frames)
 
 
@@ -429,7 +429,7 @@ def test_an_empty_path_is_refused() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_a_temperature_is_positive(temperature: float) -> None:
-    with pytest.raises(ValueError, match="temperature is"):
+    with pytest.raises(ValueError, match="one of temperatures is"):
         generate(
             TARGET,
             MALA(0.2),
