@@ -32,8 +32,6 @@ from lowland.energy.capabilities import (
 )
 from lowland.energy.checks import (
     check_energy,
-    check_gradient,
-    check_independent,
     check_normalisable,
     check_values,
 )
@@ -44,6 +42,8 @@ from lowland.energy.gradient import (
     score_alone,
     score_with_graph,
 )
+from lowland.energy.gradient_checks import check_gradient
+from lowland.energy.independence import check_independent
 from lowland.energy.mixtures import Mixture, mixture
 from lowland.energy.points import check_finite, check_points, explain_mismatch
 from lowland.energy.views import freeze, freeze_all, source_of, view_module

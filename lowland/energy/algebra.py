@@ -12,8 +12,7 @@ Energies form an algebra, and most things people do with several models are expr
     a - b, -a        away from b; only together with something that confines
     a.given(c)       the condition bound: a function of x alone. Samplers never see a condition.
 
-A new energy is a subclass of `Energy` with a `forward`. What else it may know is one of five typed
-capabilities, see `capabilities`; expressions hand on those of their parts.
+A new energy is a subclass of `Energy` with a `forward`; what else it may know, see `capabilities`.
 """
 
 import copy
@@ -53,6 +52,7 @@ class Energy(nn.Module):
     """
 
     coercive: ClassVar[bool] = True
+    __array_ufunc__ = None  # np.float64(2) * energy is an expression, no array
 
     def __init__(self, domain: Domain | Plain | None = None) -> None:
         super().__init__()
@@ -140,32 +140,36 @@ class Energy(nn.Module):
         """
         return Given(self, c)
 
-    def __add__(self, other: "Energy") -> "Energy":
-        if not isinstance(other, Energy):
-            return NotImplemented
-        return _expression([self, other], [1.0, 1.0])
+    def __add__(self, other: "Energy | Callable[..., Tensor]") -> "Energy":
+        return self._add(other, 1.0)
 
-    def __sub__(self, other: "Energy") -> "Energy":
-        if not isinstance(other, Energy):
-            return NotImplemented
-        return _expression([self, other], [1.0, -1.0])
+    def __radd__(self, other: "Callable[..., Tensor] | float") -> "Energy":
+        return self if type(other) is int and other == 0 else self._add(other, 1.0)
+
+    def __sub__(self, other: "Energy | Callable[..., Tensor]") -> "Energy":
+        return self._add(other, -1.0)
+
+    def _add(self, other: object, weight: float) -> "Energy":
+        if not callable(other):
+            raise known.OperandError(
+                f"{other!r} was added to an energy; expressions add energies and callables x -> "
+                "(B,); leave a constant out, it changes no probability"
+            )
+        return _expression([self, lift(other)], [1.0, weight])
 
     def __mul__(self, weight: float) -> "Energy":
-        if not isinstance(weight, (int, float)):
-            return NotImplemented
-        return _expression([self], [float(weight)])
+        return _expression([self], [known.read_factor("a weight", weight)])
 
     __rmul__ = __mul__
 
     def __truediv__(self, temperature: float) -> "Energy":
-        if not isinstance(temperature, (int, float)):
-            return NotImplemented
-        if not temperature > 0:
+        number = known.read_factor("the temperature", temperature)
+        if not number > 0:
             raise ValueError(
                 f"the temperature is {temperature}; it must be above 0; use -energy to turn an "
                 "energy over"
             )
-        return _expression([self], [1.0 / temperature])
+        return _expression([self], [1.0 / number])
 
     def __neg__(self) -> "Energy":
         return _expression([self], [-1.0])
@@ -211,7 +215,7 @@ class Combination(Energy):
     """Several energies on one domain with a weight each. Abstract base of sums and mixtures."""
 
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float]) -> None:
-        super().__init__(_common_domain(energies))
+        super().__init__(known.share_domain(e.domain for e in energies))
         self.energies = nn.ModuleList(energies)
         self.weights = tuple(weights)
 
@@ -370,9 +374,12 @@ class Given(Wrapper):
 
 def _expression(energies: Sequence[Energy], weights: Sequence[float]) -> Energy:
     """Return Σ w_k E_k without terms of weight 0, an energy itself if it is all that is left."""
-    pairs = zip(*_flatten(energies, weights), strict=True)
-    terms = [(energy, weight) for energy, weight in pairs if weight]
-    if len(terms) == 1 and terms[0][1] == 1 and terms[0][0].domain == _common_domain(energies):
+    terms = [pair for pair in zip(*_flatten(energies, weights), strict=True) if pair[1]]
+    if (
+        len(terms) == 1
+        and terms[0][1] == 1
+        and terms[0][0].domain == known.share_domain(e.domain for e in energies)
+    ):
         return terms[0][0]
     return Sum(energies, weights)
 
@@ -390,15 +397,3 @@ def _flatten(
         terms += [term for term, _ in pairs]
         factors += [factor for _, factor in pairs]
     return terms, factors
-
-
-def _common_domain(energies: Sequence[Energy]) -> Domain:
-    if not energies:
-        raise ValueError("no energy was given; an expression needs at least one; pass energies")
-    found = {energy.domain for energy in energies if energy.domain != real()}
-    if len(found) > 1:
-        raise ValueError(
-            f"energies on different domains were combined ({', '.join(map(str, found))}); all must "
-            "share one domain; build them with the same domain"
-        )
-    return next(iter(found), real())

@@ -4,15 +4,15 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lowland.energy.algebra import Energy, Function, Sum, Wrapper, lift
+from lowland.energy.algebra import Energy, Sum, Wrapper, lift
 from lowland.energy.capabilities import ConditionLike
 from lowland.energy.evaluate import energy_values
-from lowland.energy.gradient import call, check_shape, differentiate
+from lowland.energy.gradient_checks import check_gradient
+from lowland.energy.independence import check_independent, evaluate_in_mode
 from lowland.energy.mixtures import Mixture
-from lowland.energy.points import check_finite, check_points
-from lowland.energy.views import freeze
+from lowland.energy.points import check_finite, check_points, explain_mismatch
 
 
 def check_energy(
@@ -21,10 +21,10 @@ def check_energy(
     """Lift a callable to an energy, check that it is one on points x, and return it.
 
     Checked, on x (B, *event): floating point input of the domain's event shape inside its support,
-    one number per point, same device and floating dtype, finite values, and independence: moving
-    one row must not move the energy of another (batch norm in training mode and sums over the batch
-    fail here). On a continuous domain the gradient must be one (`check_gradient`). Weights, buffers
-    and mode stay as they were.
+    one number per point, same device and floating dtype, finite values, and independence of the
+    other points and of the size of the batch (`check_independent`: batch norm in training mode and
+    sums over the batch fail here). On a continuous domain the gradient must be one
+    (`check_gradient`). Weights, buffers and mode stay as they were.
 
     Raises ValueError in three clauses otherwise.
 
@@ -36,90 +36,22 @@ def check_energy(
     """
     energy = lift(energy)
     check_points(energy, x)
-    value = check_shape(_evaluate(energy, x, c), x)
+    with explain_mismatch(energy, x):
+        value = evaluate_in_mode(energy if c is None else energy.given(c), x)
     check_values(value, x)
-    check_independent(energy, x, c, value)
+    check_independent(energy, x, c)
     check_gradient(energy, x, c)
     return energy
 
 
 def check_values(value: Tensor, x: Tensor) -> None:
     """Refuse energies that are not finite floating point numbers on the device of the points."""
-    check_finite(value, "energies")
     if value.device != x.device or not value.is_floating_point():
         raise ValueError(
             f"energies are {value.dtype} on {value.device} for points on {x.device}; they must be "
             "floating point on the device of the points; move the energy with .to(x.device)"
         )
-
-
-def check_gradient(
-    energy: Energy, x: Tensor, c: ConditionLike = None, score: Tensor | None = None
-) -> None:
-    """Refuse an energy on a continuous domain that changes with x while its gradient is zero.
-
-    score: at x, if it is known; one that is not zero everywhere suffices. Else the energy is
-    differentiated at other points too, for chains may all start at a mode.
-    """
-    if energy.domain.kind not in ("real", "box") or (score is not None and bool(score.any())):
-        return
-    bound = energy if c is None else energy.given(c)
-    with freeze(bound) as bound:
-        value, score = differentiate(bound, x)
-        if bool(score.any()):
-            return
-        other, score = differentiate(bound, energy.domain.elsewhere(x))
-    if not bool(score.any()) and not torch.equal(value, other):
-        raise ValueError(
-            "the energy changes with x but its gradient is zero; a sampler needs the gradient; "
-            "keep x in the graph (no .detach(), .numpy() or torch.no_grad() inside), or override "
-            "value_and_score"
-        )
-
-
-WITNESSES = 8  # rows that suffice to see whether one moves another
-
-
-def check_independent(
-    energy: Energy, x: Tensor, c: ConditionLike = None, value: Tensor | None = None
-) -> None:
-    """Refuse an energy in which moving the last point moves the energies of others.
-
-    A few rows suffice, picked with their conditions by `index_rows`; a plain function may hold
-    rows that only it knows of and gets them all. value: the energies at x, if they are known.
-    """
-    if len(x) < 2:
-        return
-    plain = any(
-        isinstance(part, Function) and not isinstance(part.function, nn.Module)
-        for part in energy.modules()
-    )
-    if not plain and c is None and len(x) > WITNESSES:
-        index = torch.arange(len(x) - WITNESSES, len(x), device=x.device)
-        energy, x, value = energy.index_rows(index), x[index], None
-    if value is None:
-        value = _evaluate(energy, x, c)
-    moved = torch.cat([x[:-1], energy.domain.elsewhere(x[-1:])])
-    again = _evaluate(energy, moved, c)
-    if not torch.allclose(value[:-1], again[:-1], rtol=1e-3, atol=1e-4):
-        raise ValueError(
-            "moving one point changed the energy of another; an energy treats every point by "
-            "itself; put batch norm in eval mode or replace it, and sum over the event only"
-        )
-
-
-def _evaluate(energy: Energy, x: Tensor, c: ConditionLike) -> Tensor:
-    """Return energies without a graph, in the module's present mode; put its buffers back as they
-    were.
-    """
-    training = any(m.training for m in energy.modules())
-    buffers = [(b, b.clone()) for b in energy.buffers() if training]
-    with torch.no_grad():
-        try:
-            return call(energy, x, c)
-        finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    check_finite(value, "energies")
 
 
 # ---- is there a normaliser? --------------------------------------------------------------------

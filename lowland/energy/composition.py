@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lowland.domain import Domain, real
 from lowland.energy.capabilities import (
     Condition,
     ConditionLike,
@@ -27,11 +28,39 @@ from lowland.energy.capabilities import (
     gibbs_of,
     labels_of,
 )
+from lowland.scalars import read_number
 
 if TYPE_CHECKING:
     from lowland.energy.algebra import Energy
 
 Bind = Callable[[Tensor], Tensor]  # points (B, *event) to their condition, one row each
+
+
+def share_domain(domains: Iterable[Domain]) -> Domain:
+    """Return the domain of an expression; those of its parts are equal, or real without a shape."""
+    domains = list(domains)
+    if not domains:
+        raise ValueError("no energy was given; an expression needs at least one; pass energies")
+    found = {domain for domain in domains if domain != real()}
+    if len(found) > 1:
+        raise ValueError(
+            f"energies on different domains were combined ({', '.join(map(str, found))}); all must "
+            "share one domain; build them with the same domain"
+        )
+    return next(iter(found), real())
+
+
+class OperandError(TypeError, ValueError):
+    """An operand that no expression takes: a TypeError to Python, a ValueError as any mistake."""
+
+
+def read_factor(what: str, value: object) -> float:
+    """Return a number that multiplies or divides an energy; raise OperandError for other values."""
+    try:
+        return read_number(what, value)
+    except ValueError as error:
+        raise OperandError(str(error)) from None
+
 
 # ---- sums ---------------------------------------------------------------------------------------
 

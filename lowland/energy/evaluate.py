@@ -28,7 +28,7 @@ def value_and_score(energy: Energy | Callable[..., Tensor], x: Tensor) -> tuple[
     (tensor([2.5000]), tensor([[-1., -2.]]))
     """
     energy = lift(energy)
-    x = check_points(energy, x)
+    x = check_points(energy, x, inside=False)
     with freeze(energy) as energy, explain_mismatch(energy, x):
         return differentiate(energy, x)
 
@@ -43,7 +43,8 @@ def energy_values(
     """Return energies (N,) of points x (N, *event), without a graph, in eval mode, in batches.
 
     c: a condition with N rows, or one value for all. The module stays as it is. Raises
-    ValueError for points that do not fit the energy's domain (see `check_points`).
+    ValueError for what is no batch of finite points of the energy's event shape (`check_points`);
+    points outside the walls have energies too.
 
     >>> import torch
     >>> energy_values(lambda x: x.square().sum(1), torch.ones(3, 2))
@@ -51,8 +52,8 @@ def energy_values(
     """
     energy = lift(energy)
     batch_size = read_integer("batch_size", batch_size, least=1)
-    # a denoised draw or an outlier may lie beyond the walls of a box, and has an energy there
-    x = check_points(energy, x, inside=energy.domain.kind != "box", empty=True)
+    # a denoised draw or an outlier may lie beyond the walls, and has an energy there
+    x = check_points(energy, x, inside=False, empty=True)
     c = _expand_condition(c, x)
     parts = []
     with freeze(energy) as energy, torch.no_grad(), explain_mismatch(energy, x):

@@ -51,11 +51,32 @@ def by_autograd(energy: "Energy", x: Tensor, c: ConditionLike = None) -> tuple[T
     The *sum* of the energies is differentiated: a mean would divide every gradient by the batch.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = _detach(x).requires_grad_(True)
-        value = check_shape(call(energy, leaf, c), leaf)
-        if not value.requires_grad:  # constant in x, as a sum of no terms may be
-            return value.detach(), torch.zeros_like(leaf)
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        try:
+            return _differentiate_sum(energy, x, c)
+        except RuntimeError as error:
+            if "used in an in-place operation" in str(error):
+                raise ValueError(WRITES) from error
+            if "modified by an inplace operation" not in str(error):
+                raise
+        # another thread trains the weights: keep what this one saw
+        with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved):
+            return _differentiate_sum(energy, x, c)
+
+
+WRITES = (
+    "the energy changed the points that it was given; it must leave them as they are; begin with x "
+    "= x.clone(), or avoid operations in place such as x.mul_(2)"
+)
+
+
+def _differentiate_sum(energy: "Energy", x: Tensor, c: ConditionLike) -> tuple[Tensor, Tensor]:
+    leaf = _detach(x).requires_grad_(True)
+    value = check_shape(call(energy, leaf, c), leaf)
+    if not value.requires_grad:  # constant in x, as a sum of no terms may be
+        return value.detach(), torch.zeros_like(leaf)
+    (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    if gradient is None:  # constant in x, though not in the weights
+        return value.detach(), torch.zeros_like(leaf)
     return value.detach(), -gradient  # not in place: the gradient may belong to the energy
 
 
@@ -64,14 +85,26 @@ def score_with_graph(energy: "Energy", x: Tensor) -> Tensor:
     if not (torch.is_grad_enabled() and x.requires_grad):
         return score_alone(energy, x)
     value = check_shape(energy(x), x)
-    if not value.requires_grad:  # constant in x
+    return -differentiate_values(value, x)
+
+
+def differentiate_values(value: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient (B, *event) of energies (B,) in x, with a graph; zeros, which depend on
+    nothing, where energies do not depend on x.
+    """
+    if not value.requires_grad:
         return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-    return -gradient
+    (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 def check_shape(value: object, x: Tensor) -> Tensor:
     """Return the energies, or raise ValueError if they are not one number per point."""
+    if isinstance(value, Tensor) and value.shape == (len(x),) and value.is_complex():
+        raise ValueError(
+            f"the energy gave {value.dtype}; energies are real numbers; take the real part, or "
+            "the modulus"
+        )
     if not isinstance(value, Tensor) or value.shape != (len(x),):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(

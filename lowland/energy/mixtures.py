@@ -1,14 +1,15 @@
 """Mixtures of energies: either of several, p ∝ Σ w_k exp(−E_k)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from lowland.energy import composition as known
-from lowland.energy.algebra import Combination, Energy
+from lowland.energy.algebra import Combination, Energy, lift
 from lowland.energy.capabilities import Condition, ConditionLike, Gibbs
 from lowland.energy.gradient import by_autograd, call
+from lowland.scalars import read_number
 
 
 class Mixture(Combination):
@@ -52,8 +53,11 @@ class Mixture(Combination):
         return known.mix_condition(self.terms)
 
 
-def mixture(*energies: Energy, weights: Sequence[float] | None = None) -> Energy:
-    """Return −log Σ w_k exp(−E_k), either of several energies. Equal weights unless given.
+def mixture(
+    *energies: Energy | Callable[..., Tensor], weights: Sequence[float] | None = None
+) -> Energy:
+    """Return −log Σ w_k exp(−E_k), either of several energies or callables. Equal weights unless
+    given.
 
     >>> import torch
     >>> from lowland.energy import Function
@@ -62,6 +66,9 @@ def mixture(*energies: Energy, weights: Sequence[float] | None = None) -> Energy
     >>> bool((both[0] - both[1]).abs() < 1e-6)
     True
     """
-    if len(energies) == 1 and tuple(weights or (1.0,)) == (1.0,):
-        return energies[0]
-    return Mixture(energies, weights)
+    parts = [lift(energy) for energy in energies]
+    if weights is not None:
+        weights = [read_number("a weight of a mixture", weight) for weight in weights]
+    if len(parts) == 1 and tuple(weights or (1.0,)) == (1.0,):
+        return parts[0]
+    return Mixture(parts, weights)

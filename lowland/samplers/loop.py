@@ -173,10 +173,10 @@ def start_chains(energy: Energy, fast: Energy, sampler: Sampler, x: Tensor) -> A
     with raise_at_start():
         state = sampler.init(fast, x)
         check_values(state.energy, x)
-        check_independent(energy, x, value=state.energy if fast is energy else None)
+        check_independent(energy, x)
         score = state.score if isinstance(state, HasScore) else None
         if score is not None:
-            check_gradient(energy, x, score=score)
+            check_gradient(energy, x)
         if compares_energies(sampler, energy):
             check_resolution(energy, x, state.energy, score)
     return state
