@@ -89,13 +89,13 @@ def score_with_graph(energy: "Energy", x: Tensor) -> Tensor:
 
 
 def differentiate_values(value: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient (B, *event) of energies (B,) in x, with a graph; zeros, which depend on
-    nothing, where energies do not depend on x.
+    """Return the gradient (B, *event) of energies (B,) in x, with a graph; zeros where energies do
+    not depend on x, so that a loss of them can still be differentiated in the weights.
     """
     if not value.requires_grad:
         return torch.zeros_like(x)
     (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True, allow_unused=True)
-    return torch.zeros_like(x) if gradient is None else gradient
+    return torch.zeros_like(x) * value.sum() if gradient is None else gradient
 
 
 def check_shape(value: object, x: Tensor) -> Tensor:

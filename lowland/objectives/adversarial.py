@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowland.energy import Energy, freeze
+from lowland.energy.gradient import differentiate_values
 from lowland.objectives.labels import (
     accuracy,
     class_energies,
@@ -82,7 +83,7 @@ def ascend(
     with freeze(energy) as energy, torch.enable_grad():
         for _ in range(steps):
             at = torch.clamp(found, lo, hi).detach().requires_grad_()
-            (slope,) = torch.autograd.grad(objective(energy, at), at)
+            slope = differentiate_values(objective(energy, at), at)
             found = at + step_size * slope.sign()
     return torch.clamp(found, lo, hi).detach()
 

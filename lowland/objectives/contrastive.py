@@ -35,7 +35,7 @@ from lowland.objectives.loss import (
     energy_terms,
     evaluate_energy,
 )
-from lowland.objectives.ranges import COUNT, WEIGHT, check_settings
+from lowland.objectives.ranges import COUNT, FLAG, SHARE, WEIGHT, check_settings
 from lowland.registry import register
 from lowland.replay import ReplayBuffer
 from lowland.samplers.discrete import BlockState
@@ -240,7 +240,7 @@ class CD(Objective):
     sparse_target: float = 0.1
 
     def __post_init__(self) -> None:
-        check_settings(self, steps=COUNT, l2=WEIGHT, sparsity=WEIGHT)
+        check_settings(self, steps=COUNT, l2=WEIGHT, sparsity=WEIGHT, sparse_target=SHARE)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x = impute(energy, batch.x, context.generator)
@@ -278,7 +278,14 @@ class PCD(Objective):
 
     def __post_init__(self) -> None:
         check_chains(self)
-        check_settings(self, l2=WEIGHT, sparsity=WEIGHT, ce_weight=WEIGHT)
+        check_settings(
+            self,
+            l2=WEIGHT,
+            sparsity=WEIGHT,
+            sparse_target=SHARE,
+            ce_weight=WEIGHT,
+            sample_labels=FLAG,
+        )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch

@@ -29,6 +29,7 @@ from lowland.objectives.ranges import (
     COUNT,
     POSITIVE,
     WEIGHT,
+    WHOLE,
     check_settings,
     each,
     freeze_sequences,
@@ -90,12 +91,12 @@ class Cooperative(Objective):
         check_settings(
             self,
             steps=COUNT,
-            infer_steps=WEIGHT,
+            infer_steps=WHOLE,
             infer_step_size=POSITIVE,
             sigma=POSITIVE,
             latent=COUNT,
             hidden=each(COUNT),
-            channels=WEIGHT,
+            channels=WHOLE,
             diversity=WEIGHT,
             partner_rate=POSITIVE,
         )
@@ -116,7 +117,7 @@ class Cooperative(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
-        partner: Any = context.partner
+        partner: Any = context.require_partner("Cooperative")
         generator = context.generator
         if energy.domain.kind not in CONTINUOUS:
             raise ValueError(

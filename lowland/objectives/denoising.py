@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, NoiseCondition, noise_of
-from lowland.objectives.loss import Batch, Context, Loss, Objective, energy_terms
+from lowland.energy.gradient import differentiate_values
+from lowland.objectives.loss import Batch, Context, Loss, Objective, energy_terms, evaluate_energy
 from lowland.objectives.ranges import POSITIVE, SHARE, check_settings
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like
@@ -72,8 +73,8 @@ class MultilevelDSM(Objective):
             error, terms = (noisy - condition.denoised(noisy, sigma)) / wide - noise, {}
         else:
             noisy = noisy.requires_grad_(True)
-            values = energy(noisy, sigma)
-            (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
+            values = evaluate_energy(energy, noisy, sigma)
+            gradient = differentiate_values(values, noisy)
             error = wide * gradient - noise
             terms = energy_terms(values)
         weight = 1 + (sigma / self.sigma_data).square()

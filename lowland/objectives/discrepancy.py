@@ -33,7 +33,15 @@ from lowland.objectives.loss import (
     energy_terms,
     evaluate_energy,
 )
-from lowland.objectives.ranges import COUNT, POSITIVE, WEIGHT, Range, check_settings
+from lowland.objectives.ranges import (
+    COUNT,
+    POSITIVE,
+    WEIGHT,
+    WHOLE,
+    Range,
+    check_settings,
+    read_real,
+)
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, normal_like, uniform_like
 
@@ -77,9 +85,10 @@ class EnergyDiscrepancy(Objective):
     samples: int = 16
     stabilise: float = 1.0
     sampled: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        flip = Range("a share in [0, 1)", lambda value: 0 <= value < 1)
+        flip = Range("a share in [0, 1)", lambda value: 0 <= value < 1, read_real)
         check_settings(self, sigma=POSITIVE, flip=flip, samples=COUNT, stabilise=WEIGHT)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
@@ -140,9 +149,10 @@ class PseudoLikelihood(Objective):
 
     sites: int = 0
     sampled: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_settings(self, sites=WEIGHT)
+        check_settings(self, sites=WHOLE)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
@@ -188,9 +198,10 @@ class RatioMatching(Objective):
 
     sites: int = 0
     sampled: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_settings(self, sites=WEIGHT)
+        check_settings(self, sites=WHOLE)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch

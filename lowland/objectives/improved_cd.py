@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, freeze, view_module
+from lowland.energy.gradient import differentiate_values
 from lowland.objectives.augment import augment, check_augment
 from lowland.objectives.contrastive import buffer_terms, contrast
 from lowland.objectives.loss import (
@@ -30,6 +31,7 @@ from lowland.objectives.loss import (
     check_chains,
     condition_on,
     detach_terms,
+    evaluate_energy,
 )
 from lowland.objectives.ranges import SHARE, WEIGHT, check_settings, freeze_sequences
 from lowland.registry import register
@@ -55,7 +57,7 @@ def differentiable_step(
     noise = sampler.noise if isinstance(sampler, ShortRun) else (2 * h * sampler.temperature) ** 0.5
     x = x.detach().requires_grad_(True)
     as_in_chains = view_module(energy, constant=False, training=False)
-    (gradient,) = torch.autograd.grad(as_in_chains(x).sum(), x, create_graph=True)
+    gradient = differentiate_values(evaluate_energy(as_in_chains, x), x)
     if isinstance(sampler, ShortRun) and sampler.clip is not None:
         gradient = gradient.clamp(-sampler.clip, sampler.clip)
     y = x.detach() - h * gradient + noise * normal_like(x, generator)

@@ -55,6 +55,7 @@ class InfoNCE(Objective):
 
     augment: Sequence[str] = ("noise",)
     sampled: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         freeze_sequences(self, "augment")

@@ -8,66 +8,17 @@ and a term that is added to one has add(loss, energy, batch, context) -> Loss.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
-import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy, latent_of
 from lowland.energy.gradient import check_shape
-from lowland.objectives.ranges import COUNT, SHARE, check_settings
-from lowland.replay import ReplayBuffer
-from lowland.samplers.kernel import Sampler
-
-
-class Batch(NamedTuple):
-    """Training data of one update: x (B, *event), and labels (B,) where the energy has classes.
-
-    A label of −1 is unknown: such a point counts only in the terms that need no label.
-    """
-
-    x: Tensor
-    labels: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Context:
-    """Whatever an objective may need besides data.
-
-    generator: source of every draw; sampler: moves the chains; buffer: keeps chains between
-    updates; progress: share of the updates that are done, for objectives with a schedule; partner:
-    the module from `Objective.make_partner`.
-
-    >>> import torch
-    >>> Context(torch.Generator()).progress
-    1.0
-    """
-
-    generator: torch.Generator
-    sampler: Sampler | None = None
-    buffer: ReplayBuffer | None = None
-    progress: float = 1.0
-    partner: nn.Module | None = None
-
-    def require_sampler(self, name: str) -> Sampler:
-        """Return the sampler; raise ValueError, naming the objective, if there is none."""
-        if self.sampler is None:
-            raise ValueError(
-                f"{name} was given no sampler; it runs chains and needs one; pass "
-                "Context(..., sampler=...)"
-            )
-        return self.sampler
-
-    def require_buffer(self, name: str) -> ReplayBuffer:
-        """Return the replay buffer; raise ValueError, naming the objective, if there is none."""
-        if self.buffer is None:
-            raise ValueError(
-                f"{name} was given no chains; it needs a ReplayBuffer; pass Context(..., "
-                "buffer=ReplayBuffer(...))"
-            )
-        return self.buffer
+from lowland.objectives.inputs import Batch, Context, explain, read_inputs
+from lowland.objectives.ranges import COUNT, SHARE, WHOLE, check_settings
 
 
 class Loss(NamedTuple):
@@ -90,6 +41,7 @@ class Objective(ABC):
     rate of the partner, in units of that of the energy."""
 
     sampled: ClassVar[bool] = True
+    differentiates: ClassVar[bool] = True  # in x: by the objective itself, or by its chains
     steps: int = 1
     buffer_size: int = 0
     num_chains: int = 0
@@ -114,7 +66,16 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
-        """Return the loss of one batch, differentiable in the weights of energy and partner."""
+        """Return the loss of one batch, differentiable in the weights of energy and partner.
+
+        A subclass gets an Energy, a Batch and a Context; callers may pass a callable, points alone
+        and a generator alone, see `inputs.read_inputs`.
+        """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "loss" in cls.__dict__:
+            cls.loss = _at_the_door(cls.loss)  # type: ignore[method-assign]
 
 
 class Term(ABC):
@@ -122,7 +83,40 @@ class Term(ABC):
 
     @abstractmethod
     def add(self, loss: Loss, energy: Energy, batch: Batch, context: Context) -> Loss:
-        """Return the loss with the term added and logged."""
+        """Return the loss with the term added and logged. Arguments are read as by an objective."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "add" in cls.__dict__:
+            cls.add = _at_the_door_of_a_term(cls.add)  # type: ignore[method-assign]
+
+
+def _at_the_door(loss: Callable[..., Loss]) -> Callable[..., Loss]:
+    """Return the loss of an objective, which checks what it is called with."""
+
+    @wraps(loss)
+    def check_and_call(self: Objective, energy: Any, batch: Any, context: Any) -> Loss:
+        name = type(self).__name__
+        energy, batch, context = read_inputs(
+            name, energy, batch, context, differentiates=self.differentiates
+        )
+        with explain(name, energy, batch):
+            return loss(self, energy, batch, context)
+
+    return check_and_call
+
+
+def _at_the_door_of_a_term(add: Callable[..., Loss]) -> Callable[..., Loss]:
+    """Return the `add` of a term, which checks what it is called with."""
+
+    @wraps(add)
+    def check_and_call(self: Term, loss: Loss, energy: Any, batch: Any, context: Any) -> Loss:
+        name = type(self).__name__
+        energy, batch, context = read_inputs(name, energy, batch, context, differentiates=False)
+        with explain(name, energy, batch):
+            return add(self, loss, energy, batch, context)
+
+    return check_and_call
 
 
 def condition_on(energy: Energy, labels: Tensor | None) -> Energy:
@@ -168,6 +162,8 @@ def check_chains(objective: Objective) -> None:
     """Raise ValueError for steps, buffer_size, reinit_prob or num_chains that chains cannot
     have."""
     check_settings(objective, steps=COUNT, buffer_size=COUNT, reinit_prob=SHARE)
+    if "num_chains" in vars(objective):
+        check_settings(objective, num_chains=WHOLE)
     if not 0 <= objective.num_chains <= objective.buffer_size:
         raise ValueError(
             f"num_chains is {objective.num_chains} and buffer_size {objective.buffer_size}; chains "

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy
+from lowland.energy.gradient import differentiate_values
 from lowland.objectives.contrastive import buffer_terms, chain_terms, contrast
 from lowland.objectives.loss import (
     Batch,
@@ -36,7 +37,16 @@ from lowland.objectives.loss import (
     energy_terms,
     evaluate_energy,
 )
-from lowland.objectives.ranges import POSITIVE, SHARE, WEIGHT, Range, check_settings
+from lowland.objectives.ranges import (
+    FLAG,
+    POSITIVE,
+    SHARE,
+    WEIGHT,
+    WHOLE,
+    Range,
+    check_settings,
+    read_real,
+)
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
 from lowland.samplers.loop import run_chains
@@ -97,7 +107,7 @@ def force_error(
     """
     x = x.detach().requires_grad_(True)
     values = evaluate_energy(energy, x, labels)
-    (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
+    gradient = differentiate_values(values, x)
     return (scale * gradient + wanted).square().mean(), values.detach()
 
 
@@ -154,7 +164,7 @@ class EnergyMatching(Objective):
     reinit_prob: float = 0.02
 
     def __post_init__(self) -> None:
-        time = Range("a time in (0, 1]", lambda value: 0 < value <= 1)
+        time = Range("a time in (0, 1]", lambda value: 0 < value <= 1, read_real)
         check_chains(self)
         check_settings(
             self,
@@ -162,7 +172,7 @@ class EnergyMatching(Objective):
             warmup_fraction=SHARE,
             weight=WEIGHT,
             t_max=time,
-            arrival_steps=WEIGHT,
+            arrival_steps=WHOLE,
         )
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
@@ -236,8 +246,8 @@ class EquilibriumMatching(Objective):
     sampled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        start = Range("a time in [0, 1)", lambda value: 0 <= value < 1)
-        check_settings(self, gain=POSITIVE, start=start)
+        start = Range("a time in [0, 1)", lambda value: 0 <= value < 1, read_real)
+        check_settings(self, gain=POSITIVE, start=start, match=FLAG)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch

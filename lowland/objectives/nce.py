@@ -81,6 +81,7 @@ class NCE(Objective):
     ratio: int = 1
     partner_rate: float = 10.0
     sampled: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_settings(self, noise=one_of("fitted", "uniform"), ratio=COUNT, partner_rate=POSITIVE)
@@ -92,7 +93,7 @@ class NCE(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
-        partner: Any = context.partner
+        partner: Any = context.require_partner("NCE")
         law, count = partner.law, len(x) * self.ratio
         both = torch.cat([x, law.draw(count, context.generator, dtype=x.dtype)])
         repeated = None if labels is None else labels.repeat(1 + self.ratio)
@@ -134,6 +135,7 @@ class RankingNCE(Objective):
     candidates: int = 256
     noise: Literal["fitted", "uniform"] = "fitted"
     sampled: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_settings(self, noise=one_of("fitted", "uniform"), candidates=COUNT)
@@ -145,7 +147,7 @@ class RankingNCE(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
-        partner: Any = context.partner
+        partner: Any = context.require_partner("RankingNCE")
         both = torch.cat([x, partner.draw(self.candidates, context.generator, dtype=x.dtype)])
         log_q = -partner(both) - partner.log_z
         if labels is None:
@@ -212,7 +214,7 @@ class FlowContrastive(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
-        partner: Any = context.partner
+        partner: Any = context.require_partner("FlowContrastive")
         with torch.autocast(x.device.type, enabled=False):  # splines are not made for eight bits
             drawn, log_q_drawn = partner.law.walk(len(x), context.generator)
             log_q = -partner.law(x)

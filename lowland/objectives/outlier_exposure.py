@@ -18,7 +18,7 @@ from lowland.objectives.labels import (
     select_energies,
 )
 from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
-from lowland.objectives.ranges import WEIGHT, Range, check_settings
+from lowland.objectives.ranges import NUMBER, WEIGHT, Range, check_settings
 from lowland.registry import register
 
 Kind = Literal["patches", "noise", "mixtures"]
@@ -89,13 +89,14 @@ class OutlierExposure(Objective):
     weight: float = 0.1
     kinds: Sequence[Kind] = OUTLIER_KINDS
     sampled: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         kinds = Range(
             f"some of {', '.join(OUTLIER_KINDS)}",
             lambda names: names and set(names) <= set(OUTLIER_KINDS),
         )
-        check_settings(self, weight=WEIGHT, kinds=kinds)
+        check_settings(self, weight=WEIGHT, low=NUMBER, high=NUMBER, kinds=kinds)
         if not self.low < self.high:
             raise ValueError(
                 f"low is {self.low} and high {self.high}; data lie below outliers; exchange them"

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy, view_module
+from lowland.energy.gradient import differentiate_values
 from lowland.objectives.loss import Batch, Context, Loss, Term, evaluate_energy
-from lowland.objectives.ranges import WEIGHT, check_settings, one_of
+from lowland.objectives.ranges import NUMBER, WEIGHT, check_settings, one_of
 from lowland.registry import register
 from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
 
@@ -123,9 +124,7 @@ class GradientPenalty(Term):
             rows = torch.arange(len(x), device=x.device) % len(negatives)
             points = torch.lerp(points, negatives[rows].to(points.dtype), per_row(u, points))
         points = points.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(
-            evaluate_energy(energy, points, labels).sum(), points, create_graph=True
-        )
+        gradient = differentiate_values(evaluate_energy(energy, points, labels), points)
         square = gradient.square().flatten(1).sum(1)
         if self.target:  # the root has no slope at zero
             square = ((square + 1e-12).sqrt() - self.target).square()
@@ -153,7 +152,7 @@ class HingeMargin(Term):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        check_settings(self, weight=WEIGHT)
+        check_settings(self, weight=WEIGHT, low=NUMBER, high=NUMBER)
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(
                 f"low is {self.low} and high is {self.high}; low < high are needed, both finite; "

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, noise_of
+from lowland.energy.gradient import differentiate_values
 from lowland.objectives.loss import (
     Batch,
     Context,
@@ -80,7 +81,7 @@ class DSM(Objective):
         noise = normal_like(x, generator)
         noisy = (x + wide * noise).requires_grad_(True)
         values = evaluate_energy(energy, noisy, sigma if of_noise else batch.labels)
-        (gradient,) = torch.autograd.grad(values.sum(), noisy, create_graph=True)
+        gradient = differentiate_values(values, noisy)
         rows = 0.5 * (noise - wide * gradient).square().flatten(1).mean(1)
         return Loss(rows.mean(), energy_terms(values))
 
@@ -144,21 +145,13 @@ class ScoreMatching(Objective):
             )
         x = batch.x.detach().requires_grad_(True)
         values = evaluate_energy(energy, x, batch.labels)
-        (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
+        gradient = differentiate_values(values, x)
         weight, turn = _wall_weight(x.detach(), energy)
         slope = _total(weight * gradient.square())
         curvature = x.new_zeros(len(x))
         projected = x.new_zeros(len(x))
         for v, share in self._directions(x.detach(), context.generator):
-            (bent,) = torch.autograd.grad(
-                gradient,
-                x,
-                v,
-                create_graph=True,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            bent = _differentiate_along(gradient, x, v)
             curvature = curvature + share * _total(weight * v * bent)
             projected = projected + share * _total(weight.sqrt() * v * gradient).square()
         square = slope if self.variance_reduced else projected
@@ -177,6 +170,22 @@ class ScoreMatching(Objective):
         draw = normal_like if self.method == "sliced" else _signs
         for _ in range(self.probes):
             yield draw(x, generator), 1 / self.probes
+
+
+def _differentiate_along(gradient: Tensor, x: Tensor, v: Tensor) -> Tensor:
+    """Return the gradient of v · gradient in x, with a graph; zeros where it is constant in x."""
+    if not gradient.requires_grad:
+        return torch.zeros_like(x)
+    (bent,) = torch.autograd.grad(
+        gradient,
+        x,
+        v,
+        create_graph=True,
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return bent
 
 
 def _signs(x: Tensor, generator: torch.Generator) -> Tensor:

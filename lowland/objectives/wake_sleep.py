@@ -10,7 +10,7 @@ from torch import Tensor
 from lowland.energy import Energy
 from lowland.objectives.contrastive import CD, PCD
 from lowland.objectives.loss import Batch, Context, Loss, Objective
-from lowland.objectives.ranges import SHARE, WEIGHT, check_settings
+from lowland.objectives.ranges import COUNT, SHARE, WHOLE, check_settings
 from lowland.registry import register
 
 
@@ -51,7 +51,7 @@ class WakeSleep(Objective):
     reinit_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        check_settings(self, buffer_size=WEIGHT, reinit_prob=SHARE)
+        check_settings(self, steps=COUNT, buffer_size=WHOLE, num_chains=WHOLE, reinit_prob=SHARE)
         _ = self._contrastive  # refuses what CD and PCD refuse
 
     @property
