@@ -158,7 +158,7 @@ def falls_far_out(energy: Energy, x: Tensor | None) -> bool:
             )
             if bool(((far.double() - near.double()) / math.log(FAR[1] / FAR[0]) <= size).any()):
                 return True
-    except (RuntimeError, ValueError):
+    except (IndexError, RuntimeError, ValueError):
         pass  # a function that holds rows of its own, or tensors of another dtype or device
     return False
 
