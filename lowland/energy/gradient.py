@@ -102,18 +102,13 @@ def check_shape(value: object, x: Tensor) -> Tensor:
     """Return the energies, or raise ValueError if they are not one number per point."""
     if isinstance(value, Tensor) and value.shape == (len(x),) and value.is_complex():
         raise ValueError(
-            f"the energy gave {value.dtype}; energies are real numbers; take the real part, or "
-            "the modulus"
+            f"the energy gave {value.dtype}; energies are real numbers, one per point; return "
+            "value.real, or the squared modulus"
         )
     if not isinstance(value, Tensor) or value.shape != (len(x),):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
             f"the energy gave {got} for {len(x)} points; it must give one number per point, shape "
             f"({len(x)},); sum over the event, for example with .flatten(1).sum(1)"
-        )
-    if value.is_complex():
-        raise ValueError(
-            f"the energy gave {value.dtype}; energies are real numbers, one per point; return "
-            "value.real, or the squared modulus"
         )
     return value
