@@ -370,7 +370,8 @@ def test_a_way_that_is_not_known_is_refused_in_three_clauses() -> None:
     ):
         load_data("digits", binarize="otsu")
     with pytest.raises(
-        ValueError, match=r"data\.binarize: Input should be 'threshold', 'stochastic' or 'fixed'"
+        ValueError,
+        match=r"data.binarize: 'otsu' was given; it must be 'threshold', 'stochastic' or 'fixed'",
     ):
         recipe("otsu")
 

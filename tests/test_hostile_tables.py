@@ -23,6 +23,7 @@ from lowland.data.point_files import open_points
 from lowland.data.room import memory_bound
 from lowland.data.tables import read_csv
 from lowland.domain import binary, box, categorical, real
+from lowland.interop.adapters import to_points
 from lowland.trained.tables import format_rows
 
 
@@ -347,8 +348,20 @@ def test_long_integers_keep_their_differences_or_are_refused(tmp_path: Path) -> 
     assert len(everything(data).unique()) == 400
     with refuse("beyond the range of 32 bits"):
         load_data(save(tmp_path / "big.npy", X * 1e39))
+    flat = np.c_[X[:, 0], 0.1 * np.arange(1, 41) / np.arange(1, 41)]  # constant but for rounding
+    path = save(tmp_path / "flat.npy", flat)
+    assert load_data(path).domain == real(2)
+    with refuse("column 1 of .* has one value only"):
+        load_data(path, standardize=True)
     with pytest.warns(UserWarning, match="column 0 of .* values per deviation"):
         load_data(save(tmp_path / "x.npy", 1000 + 0.01 * X[:, :1]))
+
+
+def test_rows_of_other_libraries_are_not_spoilt() -> None:
+    far = 1e6 + 0.05 * X
+    with refuse("column 0, 1, 2 of the table varies in digits"):
+        to_points(None, far)
+    assert to_points(None, far - 1e6).dtype == torch.float32
 
 
 # ------------------------------------------------------------------------------------ .npy and .npz

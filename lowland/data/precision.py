@@ -16,22 +16,29 @@ from lowland.data.dataset import DataError
 
 SPOILT = 0.05  # spacing of rounded values over the deviation of a column: 20 values per deviation
 COARSE = 0.001
+NOISE = 16 * 2.0**-52  # relative change that is rounding, not variation
+STANDARDIZE = "standardize=True (--set data.standardize=true) centres columns before rounding"
 EXACT = 1 << 53  # up to which float64 has every whole number
 UNLIKE = 10.0  # times 1: a scale at which energies and samplers were not made to work
 
 Numbers = NDArray[Any]
 
 
-def steps_per_deviation(x: Numbers, dtype: type[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the spacing of a precision at the largest value of each column of x (N, D), over the
+def is_flat(x: Numbers) -> NDArray[np.bool_]:
+    """Tell which columns of x (N, D) never change, but for rounding in float64."""
+    largest = np.abs(x).max(0).astype(np.float64)
+    centred = x - x[:1].astype(np.float64)
+    return np.asarray(np.abs(centred).max(0) <= NOISE * largest)
+
+
+def _steps_per_deviation(x: Numbers) -> NDArray[np.float64]:
+    """Return the spacing of float32 at the largest value of each column of x (N, D), over the
     column's deviation; 0 for columns that do not change.
     """
-    largest = np.abs(x).max(0).astype(dtype)
-    spread = x.std(0, dtype=np.float64)
-    spacing = np.spacing(largest).astype(np.float64)
-    moves = (x != x[:1]).any(0)
+    spacing = np.spacing(np.abs(x).max(0).astype(np.float32)).astype(np.float64)
+    spread = (x - x[:1]).std(0, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(moves, spacing / spread, 0.0)
+        return np.where(is_flat(x), 0.0, spacing / spread)
 
 
 def check_whole(low: int, high: int, name: str, where: str) -> None:
@@ -59,21 +66,20 @@ def to_float64(x: Numbers, names: Sequence[str], where: str) -> NDArray[np.float
     return np.asarray(x, dtype=np.float64)
 
 
-def check_rounding(x: Numbers, names: Sequence[str], where: str) -> None:
+def check_rounding(x: Numbers, names: Sequence[str], where: str, advice: str = STANDARDIZE) -> None:
     """Check columns x (N, D) that are to be rounded to float32 as they are.
 
-    Raises DataError, naming the columns, where rounding leaves less than 20 values per deviation or
-    a value is beyond its range; warns below 1,000.
+    advice: what to do about columns that would be spoilt. Raises DataError, naming the columns,
+    where rounding leaves less than 20 values per deviation or a value is beyond its range; warns
+    below 1,000.
     """
     largest = float(np.abs(x).max())
     if largest > np.finfo(np.float32).max:
         raise DataError(
             f"{where} holds {largest:g}, which is beyond the range of 32 bits (3.4e38); data are "
-            "held as float32; rescale them, or standardize (standardize=True, --set "
-            "data.standardize=true)"
+            f"held as float32; rescale them, or {advice}"
         )
-    steps = steps_per_deviation(x, np.float32)
-    advice = "standardize=True (--set data.standardize=true) centres columns before rounding"
+    steps = _steps_per_deviation(x)
     if (steps > SPOILT).any():
         raise DataError(
             f"column {_list(steps > SPOILT, names)} of {where} varies in digits that 32 bits do "

@@ -16,7 +16,7 @@ from lowland.data.dataset import DataError, Dataset, Split, center, random_split
 from lowland.data.images import load_folder
 from lowland.data.kinds import Array, Reading, read_kind
 from lowland.data.loader import Loader, LoadOptions, build_dataset
-from lowland.data.precision import Numbers, check_rounding, to_float64, warn_of_scales
+from lowland.data.precision import Numbers, check_rounding, is_flat, to_float64, warn_of_scales
 from lowland.data.room import format_bytes, require_memory
 from lowland.data.tables import Table, read_array, read_csv
 from lowland.domain import box
@@ -171,7 +171,7 @@ class _Source:
     def center(self, rows: Tensor) -> None:
         """Measure mean and deviation of each column over the training part."""
         x = self._columns(rows)
-        constant = (x == x[:1]).all(0).nonzero()[0].tolist()
+        constant = is_flat(x).nonzero()[0].tolist()
         if constant:
             raise DataError(
                 f"column {', '.join(self.names[i] for i in constant)} of {self.where} has one "

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from lowland.data.format import Frame
+from lowland.data.precision import check_rounding, to_float64
 from lowland.energy import Energy
 
 
@@ -50,6 +52,11 @@ def to_points(energy: Energy | Callable[[Tensor], Tensor] | None, rows: ArrayLik
             f"rows came as {table.dtype} of shape {table.shape}; a table (N, D) of real numbers is "
             "needed; convert them"
         )
+    if table.ndim == 2 and table.size and np.isfinite(table).all():
+        names = [str(name) for name in rows.columns] if isinstance(rows, Frame) else []
+        names = names or [str(i) for i in range(table.shape[1])]
+        wide = to_float64(table, names, "the table")
+        check_rounding(wide, names, "the table", "subtract the mean of such columns first")
     x = torch.from_numpy(np.ascontiguousarray(table, dtype=np.float32))
     shape = energy.domain.shape if isinstance(energy, Energy) else ()
     if not shape:
