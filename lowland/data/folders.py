@@ -60,6 +60,22 @@ class Skipped:
         )
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether a path is a regular file; names that no file can have are none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder; names that none can have are none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def find_images(folder: Path) -> list[Path]:
     """Return all PNG and JPEG files below a folder, sorted; links are followed.
 

@@ -5,6 +5,7 @@ picture is read as `data.decoding` says, has the size that is asked for, and is 
 request.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from lowland.data.dataset import DataError, Split
 from lowland.data.decoding import IMAGE_SUFFIXES, Size, decode, read_header
-from lowland.data.folders import Skipped, find_images, label_by_folder
+from lowland.data.folders import Skipped, find_images, is_file, is_folder, label_by_folder
 from lowland.data.format import Format
 from lowland.data.point_files import open_points
+from lowland.memory import check_bytes
 from lowland.scalars import read_integer
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
+BYTES_PER_VALUE = 9  # of a set: as it is read, as float32, and once more while it is divided
 MAX_SIDE = 1 << 14  # of pictures that are resized
 
 
@@ -50,6 +53,11 @@ def load_folder(
     the layout is ambiguous.
     """
     wanted = _parse_size(size)
+    if not isinstance(skip_bad, bool):
+        raise DataError(
+            f"skip_bad is {skip_bad!r}; it is True or False; pass True to leave out what cannot be "
+            "read"
+        )
     if channels not in (None, 1, 3):
         raise DataError(
             f"channels is {channels}; images have 1 (grey) or 3 (RGB); pass channels=1 or "
@@ -66,6 +74,9 @@ def load_folder(
     sizes = {path: header.size for path, header in headers.items()}
     shape = wanted or _check_same_size(sizes, skipped, len(found), folder)
     depth = channels or (1 if all(header.gray for header in headers.values()) else 3)
+    what = f"a set of {len(headers)} images of {depth} × {shape[0]} × {shape[1]} numbers"
+    needed = BYTES_PER_VALUE * len(headers) * depth * math.prod(shape)
+    check_bytes(what, needed, "give a smaller size, or fewer images")
     images = torch.empty(len(headers), depth, *shape, dtype=torch.uint8)
     kept = []
     for path in headers:
@@ -128,7 +139,7 @@ def load_image(
     values.
     """
     path = Path(path).expanduser()
-    if not _is_file(path):
+    if not is_file(path):
         raise DataError(
             f"{path} is not a file; a PNG, JPEG, .npy, .npz or .csv file is read; correct the path"
         )
@@ -145,14 +156,6 @@ def load_image(
     file = open_points(path, format or Format(shape))
     values = file.read(0, len(file))
     return values.float() if format is None else values
-
-
-def _is_file(path: Path) -> bool:
-    """Tell whether a path is a regular file; names that no file can have are none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _image_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
@@ -180,7 +183,7 @@ def list_files(
     files: list[Path] = []
     for path in map(Path, paths):
         folder = path.expanduser()
-        files += find_images(folder) if _is_folder(folder) else [path]
+        files += find_images(folder) if is_folder(folder) else [path]
     if not files:
         raise DataError(
             "no path was given; images, folders, .npy, .npz and .csv files are read; name at least "
@@ -194,13 +197,6 @@ def list_files(
             skipped.take(file, error)
     skipped.judge(len(files), ", ".join(map(str, paths)))
     return [file for file in files if str(file) not in skipped.reasons]
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 def load_batch(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lowland.data.dataset import DataError, Dataset, Split, center, random_split
+from lowland.data.folders import is_file, is_folder
 from lowland.data.images import load_folder
 from lowland.data.kinds import Array, Reading, read_kind
 from lowland.data.loader import Loader, LoadOptions, build_dataset
@@ -34,19 +35,19 @@ def path_loader(name: str) -> Loader | None:
     """
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
-    if name and path.is_dir():
+    if name and is_folder(path):
         return lambda options, *, size=None, channels=None, skip_bad=False: _load_folder(
             options, path, size, channels, skip_bad
         )
-    if path.is_file() and suffix in (".npy", ".npz"):
+    if is_file(path) and suffix in (".npy", ".npz"):
         return lambda options, *, standardize=False, kind=None: _load_array(
             options, path, standardize, kind
         )
-    if path.is_file() and suffix == ".csv":
+    if is_file(path) and suffix == ".csv":
         return lambda options, *, label=None, standardize=False, kind=None, header=None: (
             _load_table(options, path, label, standardize, kind, header)
         )
-    if path.is_file():
+    if is_file(path):
         raise DataError(
             f"{path} ends in {suffix!r}; .npy, .npz, .csv and folders of images are read; convert "
             "it"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import load_batch, load_image, save_grid
+from lowland.data.folders import is_file
 from lowland.scalars import read_integer
 from lowland.tasks import (
     BlockAverage,
@@ -106,7 +107,7 @@ def hidden_mask(mask: str, shape: tuple[int, ...], *, resize: bool = False) -> T
         columns = {"left": (0, w // 2), "right": (w // 2, w), "centre": (w // 4, w - w // 4)}
         hidden[:, slice(*rows.get(mask, (0, h))), slice(*columns.get(mask, (0, w)))] = True
         return hidden
-    if not Path(mask).is_file():
+    if not is_file(Path(mask)):
         raise ValueError(
             f"the mask is {mask!r}; it must be {', '.join(REGIONS)} or a picture; white pixels are "
             "filled in"

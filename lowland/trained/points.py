@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lowland.data.decoding import IMAGE_SUFFIXES
+from lowland.data.folders import is_file
 from lowland.data.images import list_files, load_batch, load_image
 from lowland.data.point_files import PointFile, open_points
 
@@ -81,19 +82,12 @@ class Points:
 
 def _open(file: Path, format: Format) -> PointFile:
     path = file.expanduser()
-    if not _is_file(path) or path.suffix.lower() not in (".npy", ".npz", ".csv"):
+    if not is_file(path) or path.suffix.lower() not in (".npy", ".npz", ".csv"):
         load_image(file, format.shape)  # refuses, in words
     return open_points(path, format)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # names that no file can have
-        return False
-
-
 def _present(file: Path, format: Format) -> Path:
-    if not _is_file(file.expanduser()):
+    if not is_file(file.expanduser()):
         load_image(file, format.shape)  # refuses, in words
     return file

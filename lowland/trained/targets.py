@@ -25,7 +25,7 @@ def name_output(image: str | Path, out: str | Path | None, ending: str) -> Path:
     name = f"{Path(image).stem}-{ending}"
     names = [name, *(f"{name}-{i}" for i in range(2, 10_000))]
     paths = [OUTPUTS / f"{name}.png" for name in names]
-    return next(p for p in paths if not os.path.lexists(p) and not p.with_suffix(".npz").exists())
+    return next(p for p in paths if not any(map(os.path.lexists, (p, p.with_suffix(".npz")))))
 
 
 def check_new(
