@@ -161,6 +161,11 @@ def test_sanity_checks_of_a_hidden_gradient_fail_and_do_not_crash() -> None:
     assert not all(check.passed for check in checks)
 
 
+def test_an_energy_to_pass_by_has_a_gradient_too() -> None:
+    watched = AdaptivePGD(energy=lambda x: x.detach().flatten(1).sum(1), steps=1)
+    assert "gradient is zero" in refuse(lambda: watched(linear, X, Y, 0.1, generator=seeded(0)))
+
+
 def test_odin_needs_a_gradient() -> None:
     assert "no gradient" in refuse(lambda: ODIN().compute(Function(HIDING["detach"][0]), X, {}))
 
@@ -204,6 +209,11 @@ def test_points_labels_and_models_of_another_type_are_refused_in_words() -> None
         refuse(run(linear, x, Y))
     for y in (Y.float(), Y + 2, Y - 1, Y[:3], Y.bool(), Y.tolist(), None):
         refuse(run(linear, X, y))
+    for bad in ({"a": 5}, {"a": lambda *_, **__: None}, {}, [PGD()], None):
+        refuse(lambda bad=bad: attack(linear, 0.1, attacks=bad))
+    assert attack(linear, 0.1).gradient == "full"
+    half = robust_accuracy(linear, X.half(), Y, 0.1, attacks, generator=seeded(0))
+    assert half.accuracy["PGD"].value < 1
     for model in (lambda x: linear(x) + 0j, lambda x: linear(x) > 0, lambda x: x[:, 0, 0, 0]):
         refuse(run(model, X, Y))
 

@@ -246,7 +246,7 @@ def robust_accuracy(
     batch = read_integer("batch", batch, least=1)
     gradient = inspect_attack(model, x, labels, epsilon, bounds)[1]
     named = isinstance(attacks, Mapping) and bool(attacks) and not {"clean", MINIMUM} & set(attacks)
-    if not named or norm not in ("inf", "2"):
+    if not named or not all(map(callable, attacks.values())) or norm not in ("inf", "2"):
         raise ValueError(
             f"a {type(attacks).__name__} of attacks and norm {norm!r} were asked for; attacks by "
             f"name, none called 'clean' or '{MINIMUM}', at least one, and norm 'inf' or '2' are "
@@ -263,6 +263,11 @@ def robust_accuracy(
             for a, b in zip(x.split(batch), labels.split(batch), strict=True)
         ]
         seconds[name] = (time.perf_counter() - start) / len(x)
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise ValueError(
+                f"attack {name!r} returned a {type(parts[0]).__name__}; points (B, *event) in a "
+                "tensor are needed; return them"
+            )
         found = torch.cat(parts)
         _check_budget(name, x, found, epsilon, norm, bounds)
         correct[name] = share_correct(model, found, labels, evaluations=evaluations, batch=batch)
@@ -312,7 +317,8 @@ def _check_budget(
         far = float(distance(x, found, norm).max())
         low, high = bounds or (-math.inf, math.inf)
         outside = " and outside the bounds" * bool((found < low).any() | (found > high).any())
-    if far > epsilon + TOLERANCE * max(1.0, epsilon) or outside:
+    rounding = max(TOLERANCE, 2 * torch.finfo(x.dtype).eps)
+    if far > epsilon + rounding * max(1.0, epsilon) or outside:
         raise ValueError(
             f"attack {name!r} came back with points {far:g} away{outside}; allowed are "
             f"{epsilon:g} in norm {norm} and bounds {bounds}; project what it finds, or count it "

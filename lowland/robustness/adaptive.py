@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowland.energy import Energy, check_finite, energy_values, lift
+from lowland.energy import Energy, check_finite, check_gradient, energy_values, lift
 from lowland.robustness.pgd import PGD
 from lowland.robustness.threat_model import Model, check_attack, margin
 from lowland.scalars import read_number
@@ -53,6 +53,7 @@ class AdaptivePGD(PGD):
         energy = lift(self.energy)
         usual = energy_values(energy, x.detach())
         check_finite(usual, "energies")
+        check_gradient(energy, x.detach())
         watched = _Watched(model, energy, usual)
         return super().__call__(watched, x, labels, epsilon, generator=generator)
 
