@@ -38,8 +38,8 @@ from lowland.samplers.caching import (
     weighted_sum,
 )
 from lowland.samplers.discrete import BlockGibbs, evaluate_points, fields_for
-from lowland.samplers.doors import check_arguments, check_domain, check_resolution
-from lowland.samplers.kernel import Sampler
+from lowland.samplers.doors import Witness, check_arguments, check_domain, check_resolution
+from lowland.samplers.kernel import Sampler, values_of
 from lowland.samplers.loop import count_refused, iterate
 from lowland.samplers.rescue import raise_at_start
 from lowland.samplers.settings import read_list
@@ -152,10 +152,10 @@ def ais(
     with freeze_all(path) as path:
         last = CachingEnergy(path[-1])
         _check_weights(last(x).isnan())
-        check_independent(last, x)
+        check_independent(Witness(last), x)
         for end in (path[0], path[-1]):
             with torch.no_grad():
-                check_resolution(end, x, end(x))
+                check_resolution(end, x, values_of(end, x))
         walk = _Walk(path[0], kernels[0], x)
         for k in range(1, len(path)):
             walk.enter(path[k], kernels[k])

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, check_finite, freeze
-from lowland.samplers.kernel import DISCRETE, Sampler, describe_sampler
+from lowland.energy import Energy, Wrapper, check_finite, freeze
+from lowland.energy.capabilities import ConditionLike
+from lowland.samplers.kernel import DISCRETE, Sampler, describe_sampler, init, values_of
 from lowland.samplers.settings import read_count
 from lowland.samplers.tempering import TemperedState, at_temperatures
 
@@ -67,6 +68,19 @@ def check_arguments(steps: int, generator: torch.Generator, x: Tensor) -> int:
         )
     check_finite(x, "starting points")
     return steps
+
+
+class Witness(Wrapper):
+    """An energy for checks that look at points where no chain is: NaN where it raises an error of
+    its numbers, which is a mistake only where chains start.
+    """
+
+    def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
+        return values_of(self.energy if c is None else self.energy.given(c), x)
+
+    def value_and_score(self, x: Tensor, c: ConditionLike = None) -> tuple[Tensor, Tensor]:
+        state = init(self.energy if c is None else self.energy.given(c), x)
+        return state.energy, state.score
 
 
 def check_step_sizes(sampler: Sampler, x: Tensor) -> None:
@@ -159,7 +173,7 @@ def _is_coarse(energy: Energy, x: Tensor, value: Tensor, score: Tensor | None) -
     found = [value]
     for near in _points_near(energy, x):
         with freeze(energy) as still, torch.no_grad():
-            again = still(near)
+            again = values_of(still, near)
         again = again[again.isfinite()]
         if not _on_grid(again):
             return False

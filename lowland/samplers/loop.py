@@ -24,6 +24,7 @@ from lowland.samplers.acceleration import accelerate
 from lowland.samplers.adaptation import Adaptation
 from lowland.samplers.discrete import BlockGibbs
 from lowland.samplers.doors import (
+    Witness,
     check_arguments,
     check_domain,
     check_resolution,
@@ -173,12 +174,13 @@ def start_chains(energy: Energy, fast: Energy, sampler: Sampler, x: Tensor) -> A
     with raise_at_start():
         state = sampler.init(fast, x)
         check_values(state.energy, x)
-        check_independent(energy, x)
-        score = state.score if isinstance(state, HasScore) else None
-        if score is not None:
-            check_gradient(energy, x)
-        if compares_energies(sampler, energy):
-            check_resolution(energy, x, state.energy, score)
+    witness = Witness(energy)
+    check_independent(witness, x)
+    score = state.score if isinstance(state, HasScore) else None
+    if score is not None:
+        check_gradient(witness, x)
+    if compares_energies(sampler, energy):
+        check_resolution(energy, x, state.energy, score)
     return state
 
 

@@ -20,7 +20,7 @@ from lowland.energy import (
 )
 from lowland.samplers.adaptation import StepSizeAdaptation
 from lowland.samplers.anneal import divide_steps
-from lowland.samplers.doors import check_arguments, check_resolution, check_sampler
+from lowland.samplers.doors import Witness, check_arguments, check_resolution, check_sampler
 from lowland.samplers.kernel import Sampler, per_row
 from lowland.samplers.loop import run_chains
 from lowland.samplers.recorders import Lowest
@@ -120,7 +120,7 @@ def simulated_annealing(
     stages, num_grad_evals = torch.zeros(len(x), dtype=torch.long, device=x.device), 0.0
     adapt = StepSizeAdaptation.of(sampler)
     with freeze(energy) as energy:
-        check_energy(energy, x)
+        check_energy(Witness(energy), x)
         for k, share in enumerate(divide_steps(steps, len(schedule))):
             trace = run_chains(
                 energy / schedule[k],

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_energy, freeze
+from lowland.energy.gradient import check_shape
 from lowland.samplers.adaptation import DEFAULT_TARGET, DualAveraging, WindowAdaptation
-from lowland.samplers.doors import check_domain, check_resolution
+from lowland.samplers.doors import Witness, check_domain, check_resolution
 from lowland.samplers.kernel import HasMetric, HasStepSize, Info, Sampler, State, values_of
 from lowland.samplers.loop import iterate, last_state
 from lowland.samplers.rescue import raise_at_start
@@ -46,9 +47,10 @@ def warm_up(
     check_domain(sampler, energy)
     x = x.detach()
     with freeze(energy) as energy:
-        with raise_at_start():
-            check_energy(energy, x)
-            check_resolution(energy, x, values_of(energy, x))
+        with raise_at_start(), torch.no_grad():
+            value = check_shape(values_of(energy, x), x)
+        check_energy(Witness(energy), x)
+        check_resolution(energy, x, value)
         if isinstance(sampler, ParallelTempering):
             sampler, end = _warm_up_ladder(energy, sampler, x, steps, target, generator)
         else:
