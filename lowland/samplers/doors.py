@@ -137,11 +137,11 @@ def check_state(energy: Energy, sampler: Sampler, state: Any, x: Tensor, toleran
 # ------------------------------------------------------------------------ resolution of energies
 
 
-def check_resolution(energy: Energy, x: Tensor, value: Tensor, score: Tensor | None = None) -> None:
+def check_resolution(energy: Energy, x: Tensor, value: Tensor) -> None:
     """Refuse energies between which floating point leaves gaps that an accept step cannot do with:
     those of a large offset.
 
-    value (B,), score: at x, if known. On continuous domains, energies near x are looked at too if
+    value (B,): at x. On continuous domains, energies near x are looked at too if
     all those at x lie on a grid of 1/16; far out, where energies differ by a thousand gaps, any
     step is right. Costs nothing unless energies at x lie on that grid.
     """
@@ -152,7 +152,7 @@ def check_resolution(energy: Energy, x: Tensor, value: Tensor, score: Tensor | N
         gap = _gap(value)
         coarse = gap > 0.5 and _span(value) < WIDE * gap
     else:
-        coarse = _on_grid(value) and _is_coarse(energy, x, value, score)
+        coarse = _on_grid(value) and _is_coarse(energy, x, value)
     if coarse:
         size, bits = value.abs().max().item(), 8 * value.dtype.itemsize
         raise ValueError(
@@ -169,19 +169,20 @@ def resolves(value: Tensor) -> bool:
     return gap < COARSE or _span(value) >= WIDE * gap
 
 
-def _is_coarse(energy: Energy, x: Tensor, value: Tensor, score: Tensor | None) -> bool:
-    found = [value]
+def _is_coarse(energy: Energy, x: Tensor, value: Tensor) -> bool:
+    found, slopes = [value], False
     for near in _points_near(energy, x):
-        with freeze(energy) as still, torch.no_grad():
-            again = values_of(still, near)
-        again = again[again.isfinite()]
+        with freeze(energy) as still:
+            state = init(still, near)
+        slopes = slopes or bool((state.score.isfinite() & (state.score != 0)).any())
+        again = state.energy[state.energy.isfinite()]
         if not _on_grid(again):
             return False
         found.append(again)
     values = torch.cat(found)
     span, gap = _span(values), COARSE
     if span == 0 and _gap(value) < COARSE:  # constant, or rounded to one value inside
-        return score is not None and bool(score.any())
+        return slopes
     while gap < 1e30 and _on_grid(values, 2 * gap):
         gap *= 2
     return span < WIDE * gap

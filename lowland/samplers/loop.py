@@ -176,11 +176,10 @@ def start_chains(energy: Energy, fast: Energy, sampler: Sampler, x: Tensor) -> A
         check_values(state.energy, x)
     witness = Witness(energy)
     check_independent(witness, x)
-    score = state.score if isinstance(state, HasScore) else None
-    if score is not None:
+    if isinstance(state, HasScore):
         check_gradient(witness, x)
     if compares_energies(sampler, energy):
-        check_resolution(energy, x, state.energy, score)
+        check_resolution(energy, x, state.energy)
     return state
 
 
