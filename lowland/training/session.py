@@ -181,7 +181,15 @@ class Session:
             yield
         except RuntimeError as error:
             second = any(words in str(error) for words in ("double backward", "create_graph"))
-            if not (self.settings.compile and second):
+            if not self.settings.compile:
+                raise
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise ValueError(
+                    "training.compile is true and torch.compile fails on this machine "
+                    f"({str(error).splitlines()[0]:.100}); it needs a C++ compiler that works; set "
+                    "it to false"
+                ) from error
+            if not second:
                 raise
             raise ValueError(
                 f"training.compile is true and {type(self.objective).__name__} differentiates a "
