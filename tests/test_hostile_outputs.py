@@ -248,9 +248,9 @@ def test_damaged_pieces_are_made_again(how: str) -> None:
         piece.write_bytes(b"")
     elif how == "moved":  # a whole piece, and its checksum, under the name of another
         piece.write_bytes((folder / "00000001").read_bytes())
-        piece.with_suffix(".sha256").write_bytes((folder / "00000001.sha256").read_bytes())
+        (folder / "sha256-00000000").write_bytes((folder / "sha256-00000001").read_bytes())
     elif how == "digest":
-        piece.with_suffix(".sha256").unlink()
+        (folder / "sha256-00000000").unlink()
     else:
         piece.unlink()
         if how == "link":

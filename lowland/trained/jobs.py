@@ -123,24 +123,25 @@ class Job:
     def _place(self, number: int) -> Path:
         return self.folder / f"{number:08d}"
 
+    def _place_digest(self, number: int) -> Path:
+        return self.folder / f"sha256-{number:08d}"
+
     def _digest(self, number: int, data: bytes) -> str:
         return hashlib.sha256(f"{self._identity} {number} ".encode() + data).hexdigest()
 
     def keep(self, number: int, data: bytes) -> None:
         """Write a piece whole or not at all. Raises ValueError when the disk refuses."""
         try:
-            path = self._place(number)
-            write_bytes(path, data)
-            write_bytes(path.with_suffix(".sha256"), self._digest(number, data).encode())
+            write_bytes(self._place_digest(number), self._digest(number, data).encode())
+            write_bytes(self._place(number), data)
         except OSError as error:
             raise self._describe(error) from None
 
     def _read(self, number: int) -> bytes | None:
         """Read a piece; None if it is missing, damaged or of another job."""
-        path = self._place(number)
         try:
-            data = read_bytes(path, within=self.folder)
-            digest = read_bytes(path.with_suffix(".sha256"), within=self.folder, most=MAX_DIGEST)
+            data = read_bytes(self._place(number), within=self.folder)
+            digest = read_bytes(self._place_digest(number), within=self.folder, most=MAX_DIGEST)
         except (FileNotFoundError, ReadError):
             return None
         return data if digest == self._digest(number, data).encode() else None
