@@ -37,7 +37,8 @@ def _is_domain(value: object) -> bool:
         Domain.from_dict(value)
     except (ValueError, TypeError, KeyError):
         return False
-    return len(value["shape"]) < 16 and math.prod(value["shape"]) < 1 << 31
+    known = value.get("kind") in ("real", "box", "binary", "categorical")
+    return known and len(value["shape"]) < 16 and math.prod(value["shape"]) < 1 << 31
 
 
 def _is_best(value: object) -> bool:

@@ -38,6 +38,8 @@ def _check(session: Session, checkpoint: Checkpoint, wanted: Checkpoint) -> None
     missing = [name for name in REQUIRED if name not in checkpoint.state]
     if missing:
         raise _refuse(f"{where}/state.json", f"{', '.join(missing)} is missing")
+    if checkpoint.state["domain"] != wanted.state["domain"]:
+        raise _refuse(f"{where}/state.json", "its domain is not that of the energy")
     absent = [stem for stem in wanted.tensors if stem not in checkpoint.tensors]
     if absent:
         raise _refuse(where, f"{absent[0]}.safetensors is missing")
