@@ -254,7 +254,7 @@ def test_other_data_are_refused_by_all_that_read_them(
     values = read_recipe(folder / "run/recipe.json")
     _table(file, CHANGES[change](np.load(folder / "x.npy")))
     before = (folder / "run/data.json").read_bytes()
-    refused(lambda: fit(values, folder / "run", progress=False), "data of", "part")
+    refused(lambda: fit(values, folder / "run", progress=False), "data of", "trained on")
     for act in (
         lambda: commands.evaluate(folder / "run", quiet=True),
         lambda: load(folder / "run").data,

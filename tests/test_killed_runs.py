@@ -162,7 +162,7 @@ def _trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "diagnose", diagnose)
 
 
-SOME = [pytest.param(12, id="some"), pytest.param(0, id="all", marks=pytest.mark.slow)]
+SOME = [pytest.param(4, id="some"), pytest.param(0, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["killed", "full"])
@@ -204,6 +204,7 @@ def break_at(at: int, full: bool, act: Callable[[], object]) -> None:
                 assert "No space left" in str(error), error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True], ids=["killed", "full"])
 @pytest.mark.parametrize("some", [pytest.param(6, id="some"), SOME[1]])
 def test_an_evaluation_broken_at_any_file_operation_is_made_again(
@@ -241,8 +242,8 @@ def figures(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["killed", "full"])
-@pytest.mark.parametrize("some", [pytest.param(6, id="some"), SOME[1]])
-@pytest.mark.parametrize("name", ["x.npz", "x.npy"])
+@pytest.mark.parametrize("some", SOME)
+@pytest.mark.parametrize("name", ["x.npz", pytest.param("x.npy", marks=pytest.mark.slow)])
 def test_a_job_broken_at_any_file_operation_gives_the_same_file(
     tmp_path: Path, some: int, full: bool, name: str
 ) -> None:

@@ -89,12 +89,26 @@ def check_identity(run: Run, data: Dataset) -> None:
         )
         return
     changes = find_changes(about["digests"], data)
+    if not _same_units(about, data):
+        changes.append("the columns have other means or deviations")
     if changes:
         raise RunError(
             f"the data of {run.path} ({data.name}) are not those that it was trained on: "
             f"{', '.join(changes)}; a run belongs to its data and their division; restore them, "
             "pass the data set that was trained on as data=..., or train a new run"
         )
+
+
+def _same_units(about: Plain, data: Dataset) -> bool:
+    """Tell whether a data set was standardized by the numbers that a run knows, up to rounding."""
+    pairs = [(about["mean"], data.mean), (about["scale"], data.scale)]
+    if any(len(then) != len(now) for then, now in pairs):
+        return False
+    return all(
+        abs(then - now) <= 1e-6 * max(abs(now), abs(data.scale[i]))
+        for known, found in pairs
+        for i, (then, now) in enumerate(zip(known, found, strict=True))
+    )
 
 
 def record_data(run: Run, data: Dataset, *, allow_changes: bool = False) -> None:
