@@ -286,7 +286,12 @@ def test_constructors_and_draws_follow_the_default(default: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=lambda f: f.__name__)
-def test_chains_run_where_no_gradients_are_kept(mode: Callable[[], Any]) -> None:
+@pytest.mark.filterwarnings("ignore")
+def test_chains_and_training_run_where_no_gradients_are_kept(
+    mode: Callable[[], Any], tmp_path: Any
+) -> None:
+    from lowland.interop import sklearn
+
     right = lowland.sample(Gaussian(), lowland.MALA(0.3), torch.zeros(4, 2), 5, generator=seeded())
     with mode():
         net = small(lambda: MLP(real(2), hidden=(4,), quadratic_weight=1.0))
@@ -294,6 +299,9 @@ def test_chains_run_where_no_gradients_are_kept(mode: Callable[[], Any]) -> None
         found = lowland.sample(Gaussian(), lowland.MALA(0.3), x, 5, generator=seeded())
         lowland.sample(net, lowland.MALA(0.3), x, 5, generator=seeded())
         lowland.sample(RBM(binary(4), 3), BlockGibbs(), torch.zeros(2, 4), 3, generator=seeded())
+        sklearn.RBM(2, n_iter=1, random_state=0).fit(np.eye(4))
+        recipe = lowland.read_recipe("moons", {"training.steps": 2})
+        lowland.fit(recipe, tmp_path / "run", progress=False)
     assert torch.equal(found.x, right.x)
 
 
@@ -507,3 +515,12 @@ def test_estimators_read_their_parameters_and_rows() -> None:
     fitted = sklearn.RBM(2, n_iter=1, random_state=0).fit(x)
     refuse(lambda: fitted.inverse_transform(np.ones((2, 5))))
     refuse(lambda: fitted.sample(2.5))
+
+
+def test_log_z_of_a_gaussian_machine_goes_along_its_own_path_in_every_unit() -> None:
+    x = torch.randn(300, 2, generator=seeded()) * torch.tensor([1e-3, 50.0]) + 1e3
+    rbm = small(lambda: RBM(real(2), n_hidden=6, init_std=0.5))
+    rbm.init_from_data(x)
+    found = log_z(rbm, data=x, generator=seeded(), exact=False, chains=30, num_temperatures=30)
+    assert found.sampler == "BlockGibbs" and found.details.startswith("the energy's own bridge")
+    assert found.lower < log_z(rbm, generator=seeded()).value < found.upper

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from lowland.data import Dataset
 from lowland.energy import Energy
 from lowland.run import Run
@@ -11,6 +13,8 @@ from lowland.training.loop import PlainRecipe, load_recipe_data, plain_recipe, t
 from lowland.training.settings import Plain
 
 
+@torch.inference_mode(False)  # training keeps gradients, wherever it is called from
+@torch.enable_grad()
 def fit(
     recipe: Plain | PlainRecipe,
     run: Run | str | Path,

@@ -45,6 +45,8 @@ class RBMClassifier(ClassifierMixin, BoltzmannEstimator):
     learning_rate: float = 0.03
     n_iter: int = 60
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def fit(self, X: ArrayLike, y: ArrayLike) -> "RBMClassifier":
         """Train on X (N, D) with labels y (N,), from scratch."""
         x, y = self._check_labelled(X, y)

@@ -83,6 +83,8 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
     verbose: int = 0
     random_state: RandomState = None
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def fit(self, X: ArrayLike, y: object = None) -> "EnergyDetector":
         """Train on the rows of X (N, D), all or most of them inliers, and set the threshold."""
         self._check_parameters()

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from lowland import nets
 from lowland.data import Batches, Dataset, bernoulli_sample
-from lowland.energy import energy_values
 from lowland.energy.scales import measure_columns
 from lowland.energy.sizes import read_sizes
 from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
@@ -63,6 +62,8 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
 
     # ---- fitting ---------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Train on X (N, D), from scratch, one machine after another. Returns the estimator."""
         sizes, data = self._sizes(), self._learn_columns(self._check_rows(X, reset=True))
@@ -81,6 +82,8 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
             self.measure(X)
         return self
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """Update each machine once on X (N, D), at the constant learning rate, weights averaged
         over some hundred updates.
@@ -242,7 +245,8 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                     h = machine.draw_hidden(v, generator)
                     value += machine.hidden_marginal()(h) - machine(v)
                     v = h
-                found.append(value - energy_values(top, v))
+                # grey values stand for probabilities, which are no points of the domain
+                found.append(value - torch.cat([top(part) for part in v.split(1024)]))
         return torch.stack(found).mean(0)
 
     def score(self, X: ArrayLike, y: object = None) -> float:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, check_points
+from lowland.energy.scales import measure_columns
 from lowland.metrics.log_z.schedule import default_sampler
 from lowland.metrics.log_z.witnesses import explore
 from lowland.samplers import Sampler
 from lowland.seeds import spawn
-from lowland.targets import ExactSampler, fit_base
+from lowland.targets import ExactSampler, Normal, fit_base
 
 FITTED = 2000  # exact draws of the energy that a base is fitted to
 
@@ -92,6 +93,10 @@ def fit_to_source(energy: Energy, source: Source) -> Any:
             "Z needs a base measure with exact draws and log_z; pass base=Gaussian(...), or data "
             "to fit one to"
         )
+    if domain.kind == "real" and source.fit is not None and energy.paths is not None:
+        independent = Normal(*measure_columns(source.fit)).to(source.fit.device)
+        if energy.paths.path_from(independent, (0.0, 1.0)) is not None:
+            return independent  # a path of the energy's own, which may have sweeps of its own
     return fit_base(domain, source.fit)
 
 
