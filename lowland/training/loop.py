@@ -4,6 +4,7 @@ on.
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -162,11 +163,14 @@ def _begin(session: Session, run: Run, progress: bool, report: ProbeReport | Non
         run.cut_log(checkpoint.state["log_size"])
     else:
         run.cut_log(0)
+        scales = describe_scales(session.data)
+        if scales and session.team.is_main:
+            warnings.warn(scales, UserWarning, stacklevel=2)
         if report is not None:
-            run.log({"step": 0, "event": "preflight", **report.plain()})
+            told = [*report.sentences, *filter(None, [scales])]
+            run.log({"step": 0, "event": "preflight", **report.plain(), "sentences": told})
             if progress:
-                scales = describe_scales(session.data)
-                for sentence in (*report.sentences, *([scales] if scales else [])):
+                for sentence in report.sentences:
                     tqdm.write(f"preflight: {sentence}", file=sys.stderr)
         run.save_checkpoint(session.checkpoint(run.log_size()))
     return lineage(run.rows())
@@ -255,7 +259,7 @@ class Loop:
         if not self.scales:
             return found
         return [
-            f._replace(remedy=f"{self.scales} {f.remedy}") if f.name in OF_SCALE else f
+            f._replace(remedy=f"{self.scales} Otherwise: {f.remedy}") if f.name in OF_SCALE else f
             for f in found
         ]
 
