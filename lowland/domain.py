@@ -6,11 +6,15 @@ is its own inverse once the momentum is turned round.
 """
 
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lowland.scalars import read_integer, read_number
+
+MAX_SIZE = 2**31  # of an axis, or values of a site
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class Domain:
                 "the domain has no event shape to draw points of; it needs one; pass for example "
                 "real(2)"
             )
+        count = read_integer("count", count, least=0)
         shape, device = (count, *self.shape), generator.device
         if self.kind == "real":
             return torch.randn(shape, generator=generator, device=device, dtype=dtype)
@@ -115,12 +120,13 @@ class Domain:
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if not all(isinstance(n, int) and n > 0 for n in shape):
+    try:
+        return tuple(read_integer("a size", size, least=1, most=MAX_SIZE) for size in shape)
+    except ValueError:
         raise ValueError(
             f"the event shape is {shape}; it needs positive whole numbers; pass for example 2 or "
             "1, 28, 28"
-        )
-    return tuple(shape)
+        ) from None
 
 
 def real(*shape: int) -> Domain:
@@ -138,12 +144,16 @@ def box(lo: float, hi: float, *shape: int) -> Domain:
     >>> box(0.0, 1.0, 1, 8, 8).reflect(torch.tensor([1.25]))[0].item()
     0.75
     """
-    if not (isfinite(lo) and isfinite(hi) and lo < hi):
+    try:
+        low, high = read_number("lo", lo), read_number("hi", hi)
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not low < high:
         raise ValueError(
             f"the box is [{lo}, {hi}]; both walls must be finite and lo < hi; use real(...) "
             "without walls"
         )
-    return Domain("box", _shape(shape), float(lo), float(hi))
+    return Domain("box", _shape(shape), low, high)
 
 
 def binary(*shape: int) -> Domain:
@@ -153,9 +163,11 @@ def binary(*shape: int) -> Domain:
 
 def categorical(classes: int, *shape: int) -> Domain:
     """Return the domain {0, ..., classes-1}^shape, one integer per site."""
-    if classes < 2:
+    try:
+        count = read_integer("classes", classes, least=2, most=MAX_SIZE)
+    except ValueError:
         raise ValueError(
-            f"a categorical domain has {classes} values; it needs at least 2; pass the number of "
+            f"a categorical domain has {classes!r} values; it needs at least 2; pass the number of "
             "classes"
-        )
-    return Domain("categorical", _shape(shape), 0.0, float(classes - 1), classes)
+        ) from None
+    return Domain("categorical", _shape(shape), 0.0, float(count - 1), count)

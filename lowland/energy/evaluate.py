@@ -12,6 +12,7 @@ from torch import Tensor
 from lowland.energy.algebra import Energy, lift
 from lowland.energy.capabilities import ConditionLike
 from lowland.energy.gradient import call, check_shape, differentiate
+from lowland.energy.gradient_checks import check_gradient
 from lowland.energy.points import check_points, explain_mismatch
 from lowland.energy.views import freeze
 from lowland.scalars import read_integer
@@ -30,7 +31,10 @@ def value_and_score(energy: Energy | Callable[..., Tensor], x: Tensor) -> tuple[
     energy = lift(energy)
     x = check_points(energy, x, inside=False)
     with freeze(energy) as energy, explain_mismatch(energy, x):
-        return differentiate(energy, x)
+        value, score = differentiate(energy, x)
+        if not bool(score.any()):  # a mode, or an energy that cuts its graph
+            check_gradient(energy, x)
+        return value, score
 
 
 def energy_values(

@@ -131,6 +131,7 @@ def _evaluate_elsewhere(energy: Energy, x: Tensor) -> Tensor | None:
 def _find_changes(energy: Energy, x: Tensor) -> Iterator[Change]:
     """Find changes of energies that should be none, one after the other."""
     value = evaluate_in_mode(energy, x)
+    energy = view_module(energy, constant=True)  # what forward counts is one evaluation
     if len(x) > 1:
         for move in _moves(energy, x):
             yield from _move_others(energy, x, value, move)

@@ -24,6 +24,7 @@ from torch import Tensor
 from lowland.energy import (
     Energy,
     Sum,
+    check_gradient,
     check_independent,
     check_points,
     check_values,
@@ -153,6 +154,8 @@ def ais(
         last = CachingEnergy(path[-1])
         _check_weights(last(x).isnan())
         check_independent(Witness(last), x)
+        if any(kernel.num_grad_evals for kernel in kernels):
+            check_gradient(Witness(path[-1]), x)
         for end in (path[0], path[-1]):
             with torch.no_grad():
                 check_resolution(end, x, values_of(end, x))

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lowland.energy import Energy, freeze, lift, score_with_graph
+from lowland.energy import Energy, check_gradient, freeze, lift, score_with_graph
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.precision import autocast
 
@@ -34,7 +34,10 @@ def denoise(energy: Energy | Callable[..., Tensor], x: Tensor, sigma: float | Te
         return x
     energy = lift(energy)
     with freeze(energy) as energy:
-        return x + per_row(sigma**2, x) * score_with_graph(energy, x).to(x.dtype)
+        score = score_with_graph(energy, x)
+        if not bool(score.any()):  # a mode, or an energy that cuts its graph
+            check_gradient(energy, x)
+        return x + per_row(sigma**2, x) * score.to(x.dtype)
 
 
 def sde_dpm_solver(

@@ -33,6 +33,7 @@ from lowland.energy import (
     LabelCondition,
     Learner,
     Wrapper,
+    check_gradient,
     check_independent,
     check_points,
     check_values,
@@ -317,6 +318,7 @@ def _check_path(
     )  # an energy may hold one row per chain
     with freeze(free[0]) as first:
         check_independent(first, x)
+        check_gradient(first, x)
     return domain, free
 
 

@@ -176,7 +176,7 @@ def start_chains(energy: Energy, fast: Energy, sampler: Sampler, x: Tensor) -> A
         check_values(state.energy, x)
     witness = Witness(energy)
     check_independent(witness, x)
-    if isinstance(state, HasScore):
+    if sampler.num_grad_evals or sampler.num_init_grad_evals:
         check_gradient(witness, x)
     if compares_energies(sampler, energy):
         check_resolution(energy, x, state.energy)
