@@ -322,9 +322,8 @@ class Given(Wrapper):
         if isinstance(energy, Given) or (isinstance(energy, Combination) and energy.bound):
             raise ValueError(BOUND_ALREADY)
         super().__init__(energy)
-        dtype = torch.float64 if isinstance(c, float) else None
         with torch.inference_mode(False):
-            bound = torch.as_tensor(c, dtype=dtype)
+            bound = known.read_condition(c)
             self.register_rows("c", bound.clone() if bound.is_inference() else bound)
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:

@@ -62,6 +62,17 @@ def read_factor(what: str, value: object) -> float:
         raise OperandError(str(error)) from None
 
 
+def read_condition(c: object) -> Tensor:
+    """Return a condition as a tensor; raise ValueError for what is none."""
+    try:
+        return torch.as_tensor(c, dtype=torch.float64 if isinstance(c, float) else None)
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(
+            f"the condition is a {type(c).__name__}; it must be labels (B,), soft labels (B, K) or "
+            "noise levels (B,), or one value for all; pass a tensor"
+        ) from None
+
+
 # ---- sums ---------------------------------------------------------------------------------------
 
 Terms = Sequence[tuple["Energy", float]]  # terms of a sum with weights other than 0

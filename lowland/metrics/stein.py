@@ -43,7 +43,7 @@ def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
         )
     score = value_and_score(energy, x)[1]
     check_finite(score, "scores")
-    check_gradient(energy, x, score=score)
+    check_gradient(energy, x)
     a, s = (part.detach().flatten(1).double() for part in (x, score))
     a = a - a.mean(0)
     squares = distances(a, a).square()

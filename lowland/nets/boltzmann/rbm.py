@@ -227,6 +227,11 @@ class RBM(Energy):
             c = condition_for(c, self.classes, z)
             if c is None:
                 c = self._draw_labels(-self._heads(self.term(x), z), generator)
+            if c.is_floating_point():
+                raise ValueError(
+                    "soft labels came to block Gibbs; a mixture of classes has no such sweep; pass "
+                    "whole-number labels (B,), or use GibbsWithGradients"
+                )
             z = z + self.label_weight[c]
         return self.hidden_units.draw(z, generator)
 

@@ -95,7 +95,7 @@ def map_estimate(
     with explain_mismatch(prior, start):
         value, score = value_and_score(prior, start)
     check_finite(value, "energies at the start")
-    check_gradient(prior, start, score=score)
+    check_gradient(prior, start)
     x, tau = start.detach().clone(), torch.ones(len(y), dtype=start.dtype, device=start.device)
     converged = torch.zeros(len(y), dtype=torch.bool, device=start.device)
     count = 0
