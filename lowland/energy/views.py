@@ -45,7 +45,7 @@ def freeze(module: M) -> Iterator[M]:
     if SHOWN in module.__dict__:
         yield module
         return
-    made = _Copies(constant=True, training=False, own_buffers=False)
+    made = _Copies(constant=True, training=False, own_buffers=False, frozen=True)
     view = made.view_of(module)
     before = made.read_counters()
     try:
@@ -81,9 +81,11 @@ def source_of(module: M) -> M:
 class _Copies:
     """The parts of a view under construction, by the identity of what they show."""
 
-    def __init__(self, constant: bool, training: bool | None, own_buffers: bool) -> None:
+    def __init__(
+        self, constant: bool, training: bool | None, own_buffers: bool, frozen: bool = False
+    ) -> None:
         self.constant, self.training, self.own_buffers = constant, training, own_buffers
-        self.frozen = constant and training is False and not own_buffers
+        self.frozen = frozen
         self.known: dict[int, object] = {}
         self.pairs: list[tuple[nn.Module, nn.Module]] = []
 

@@ -93,7 +93,7 @@ def map_estimate(
     probe = torch.randn(4, *start.shape[1:], generator=g, dtype=start.dtype).to(start.device)
     check_linear(as_linear(operator, start.shape[1:]), probe)
     with explain_mismatch(prior, start):
-        value, score = value_and_score(prior, start)
+        value, _ = value_and_score(prior, start)
     check_finite(value, "energies at the start")
     check_gradient(prior, start)
     x, tau = start.detach().clone(), torch.ones(len(y), dtype=start.dtype, device=start.device)
