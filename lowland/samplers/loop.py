@@ -32,7 +32,7 @@ from lowland.samplers.doors import (
     check_state,
     check_step_sizes,
 )
-from lowland.samplers.kernel import HasScore, Info, Sampler
+from lowland.samplers.kernel import Info, Sampler
 from lowland.samplers.recorders import Recorder, collect_recorders
 from lowland.samplers.rescue import collect_errors, raise_at_start
 from lowland.samplers.verdict import warn_of_run
