@@ -24,8 +24,8 @@ def import_library(module: str, library: str, use: str, install: str) -> ModuleT
     try:
         return import_module(module)
     except Exception as error:  # what a broken installation raises is anything
-        absent = isinstance(error, ModuleNotFoundError) and error.name is not None
-        if absent and module.partition(".")[0] == str(error.name).partition(".")[0]:
+        missing = str(error.name) if isinstance(error, ModuleNotFoundError) else ""
+        if module.partition(".")[0] == missing.partition(".")[0]:
             raise ImportError(
                 f"{library} is not installed; {use}; run pip install {install}"
             ) from error

@@ -129,7 +129,8 @@ def log_likelihood(
         )
     if not isinstance(log_z, LogZ):
         exact = read_number("log_z", log_z)
-        words, doubts = "the energy's own, known exactly", ()
+        doubts: tuple[str, ...] = ()
+        words = "the energy's own, known exactly"
         if not _knows(energy, exact):
             words, doubts = "given", ("log Z was given as a number, which nothing has checked",)
         log_z = LogZ(exact, 0.0, exact, exact, "given", words, problems=doubts)

@@ -183,8 +183,10 @@ def _spline(size: int, transforms: int, hidden: tuple[int, ...]) -> Any:
     """Build a neural spline flow in coupling form over `size` numbers."""
     try:
         import zuko
-    except ImportError as error:
+    except Exception as error:  # what a broken installation raises is anything
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ImportError(
-            "zuko is not installed; the flow is one of its splines; run pip install 'lowland[zuko]'"
+            f"zuko cannot be imported ({why}); the flow is one of its splines; run pip install "
+            "'lowland[zuko]'"
         ) from error
     return zuko.flows.NSF(size, transforms=transforms, hidden_features=hidden, passes=2)
