@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lowland.energy.algebra import Energy, Function
+from lowland.energy.algebra import Combination, Energy, Function, Wrapper
 from lowland.energy.capabilities import ConditionLike
 from lowland.energy.gradient import WRITES, call, check_shape
 from lowland.energy.views import view_module
@@ -110,7 +110,8 @@ def evaluate_in_mode(energy: Energy, x: Tensor) -> Tensor:
     """Return energies without a graph, in the energy's present mode, on buffers of its own where
     a training mode would move them. Raises ValueError if the energy writes into x.
     """
-    training = any(part.training for part in energy.modules())
+    parts = (part for part in energy.modules() if not isinstance(part, (Combination, Wrapper)))
+    training = any(part.training for part in parts)  # expressions do nothing of their own
     view = view_module(energy, constant=True, own_buffers=True) if training else energy
     passed = x.detach().clone()
     with torch.no_grad():
