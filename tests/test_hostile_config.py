@@ -148,7 +148,7 @@ def test_a_constructor_and_the_schema_name_all_mistakes_at_once() -> None:
         }
     )
     for name in (
-        "widths",
+        "hidden has 0",
         "classes",
         "sampler.MALA: step_size",
         "steps is 0",

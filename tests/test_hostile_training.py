@@ -35,7 +35,8 @@ QUICK = {
 def refuse(tmp_path: Path, overrides: dict[str, Any], data: Dataset | None = None) -> str:
     """Train a quick recipe, which must be refused without a trace; return the words."""
     with pytest.raises(ValueError) as caught:
-        recipe = lowland.read_recipe("moons", QUICK | overrides)
+        quick = {k: v for k, v in QUICK.items() if k.split(".")[0] not in overrides}
+        recipe = lowland.read_recipe("moons", quick | overrides)
         lowland.fit(recipe, tmp_path / "run", data=data, progress=False)
     assert not (tmp_path / "run").exists()
     words = str(caught.value)
@@ -65,6 +66,9 @@ def refuse(tmp_path: Path, overrides: dict[str, Any], data: Dataset | None = Non
         ({"training.select_by": "ksd", "training.select_samples": 10**8}, "bytes"),
         ({"objective.buffer_size": 10**9}, "bytes"),
         ({"data.count": 10**9}, "of memory"),
+        ({"objective": {"name": "FlowContrastive", "hidden": [10**9, 10**9]}}, "hidden.* bytes"),
+        ({"objective": {"name": "RankingNCE", "candidates": 10**9}}, "candidates.* bytes"),
+        ({"energy.hidden": [8] * 200}, "a list of at most 64"),
         ({"energy.hidden": [10**6, 10**6]}, "parameters .* bytes"),
     ],
 )  # fmt: skip

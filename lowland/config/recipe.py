@@ -71,7 +71,10 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
             values = defaults | {n: from_plain(n, value) for n, value in sound.items()}
         else:
             lines, values = [], {name: vars(found)[name] for name in defaults}
-        refused = collect_refusals(make, values, defaults)
+        inner = [name for name in defaults if name in KINDS]
+        refused = []
+        if all(not isinstance(values[name], tuple) for name in inner):  # no placeholder
+            refused = collect_refusals(make, values, defaults)
         lines += [_refuse(text) for text in refused]
         if lines:
             raise ValidationError.from_exception_data(cls.__name__, lines)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -112,9 +113,22 @@ def check_sizes(recipe: Plain, data: Dataset) -> None:
         widest = max((len(p) for p in energy.parameters() if p.dim() > 1), default=1)
         what = f"training.batch = {batch} through layers of {widest:,} units"
         check_bytes(what, BYTES * batch * widest, "make [energy] or training.batch smaller")
+    _check_partner(recipe["objective"], prod(domain.shape))
     event = BYTES * prod(domain.shape)
     for (section, name), factor in ROWS.items():
         count = (recipe.get(section) or {}).get(name) or 0
         rows = count * (batch if factor == "batch" else int(factor))
         what = f"{section}.{name} = {count} for events of shape {tuple(domain.shape)}"
         check_bytes(what, event * rows, f"make {section}.{name} smaller")
+
+
+def _check_partner(objective: Plain, numbers: int) -> None:
+    """Raise ValueError for widths of an objective's own network that no memory holds."""
+    hidden = [int(width) for width in objective.get("hidden") or ()]
+    if not hidden:
+        return
+    ends = numbers + int(objective.get("latent") or 0)
+    weights = sum(a * b for a, b in pairwise([ends, *hidden, ends]))
+    weights *= int(objective.get("transforms") or 1)
+    what = f"objective.hidden = {hidden[:4]} with {weights:,} weights"
+    check_bytes(what, BYTES * weights * COPIES, "make objective.hidden smaller")
