@@ -19,12 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lowland.domain import Domain
+
 M = TypeVar("M", bound=nn.Module)
 
 SHOWN = "_shown"  # where a view of `freeze` keeps the module that it shows
 # what torch keeps of every module and `_fill` sets anew
 OWN_STATE = {"training", "_parameters", "_buffers", "_modules"}
-PLAIN = {bool, int, float, str, bytes, type(None), set, torch.device, torch.dtype, type}
+PLAIN = {bool, int, float, str, bytes, type(None), set, torch.device, torch.dtype, type, Domain}
 MAX_ITEMS = 256  # of a list or dict that is searched for parts of the module
 MAX_DEPTH = 3  # of lists, objects and closures inside each other
 
@@ -91,8 +93,9 @@ class _Copies:
 
     def view_of(self, module: M) -> M:
         view = self._allocate(module)
-        for source, made in self.pairs:
-            self._fill(source, made)
+        with torch.inference_mode(False):
+            for source, made in self.pairs:
+                self._fill(source, made)
         return cast(M, view)
 
     def read_counters(self) -> list[tuple[nn.Module, nn.Module, str, int]]:
@@ -140,11 +143,15 @@ class _Copies:
     def _fill(self, module: nn.Module, view: nn.Module) -> None:
         """Give a part of the view the attributes of its module, in terms of the view."""
         state = dict(module.__dict__)
-        for name, value in state.items():
-            if type(value) is OrderedDict:  # hooks: those of the view are its own
-                state[name] = OrderedDict(value)
-            if type(value) not in PLAIN and name not in OWN_STATE:
-                state[name] = self._rebind(state[name], MAX_DEPTH)
+        for name, value in module.__dict__.items():
+            kind = type(value)
+            if kind in PLAIN or name in OWN_STATE:
+                continue
+            if kind is OrderedDict and not value:  # hooks: those of the view are its own
+                state[name] = OrderedDict()
+            elif kind is not tuple or value:
+                own = OrderedDict(value) if kind is OrderedDict else value
+                state[name] = self._rebind(own, MAX_DEPTH)
         state["_parameters"] = {
             name: self._show_weight(p) for name, p in module._parameters.items()
         }
@@ -164,9 +171,8 @@ class _Copies:
             return weight
         if id(weight) not in self.known:
             # .data, not .detach(): updates in place by another thread must not stop a backward pass
-            with torch.inference_mode(False):
-                data = weight.data.clone() if weight.is_inference() else weight.data
-                self.known[id(weight)] = nn.Parameter(data, requires_grad=False)
+            data = weight.data.clone() if weight.is_inference() else weight.data
+            self.known[id(weight)] = nn.Parameter(data, requires_grad=False)
         return cast(nn.Parameter, self.known[id(weight)])
 
     def _show_buffer(self, buffer: Tensor | None) -> Tensor | None:
@@ -174,8 +180,7 @@ class _Copies:
             return buffer
         if id(buffer) not in self.known:
             copied = self.own_buffers or buffer.is_inference()
-            with torch.inference_mode(False):
-                self.known[id(buffer)] = buffer.data.clone() if copied else buffer.data
+            self.known[id(buffer)] = buffer.data.clone() if copied else buffer.data
         return cast(Tensor, self.known[id(buffer)])
 
     def _rebind(self, value: object, depth: int) -> object:
