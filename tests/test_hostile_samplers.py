@@ -45,6 +45,7 @@ from lowland.samplers import (
 from lowland.samplers.verdict import NothingMoved
 from lowland.seeds import make_generator
 from lowland.targets import Gaussian
+from lowland.testing import prove
 
 LADDER = ParallelTempering(MALA(0.3), (1.0, 2.0))
 ADJUSTED = [MALA(0.3), HMC(0.3, 3), NUTS(0.3, 4), GHMC(0.3), LADDER]
@@ -70,7 +71,7 @@ def bowl(x: Tensor) -> Tensor:
     return 0.5 * x.square().sum(1)
 
 
-def refuse(words: str, act: Callable[[], object]) -> None:
+def refuse(words: str | None, act: Callable[[], object]) -> None:
     """Check that an act raises ValueError in three clauses, with these words in it."""
     with pytest.raises(ValueError, match=words) as error:
         act()
@@ -345,13 +346,18 @@ def test_errors_at_the_start_and_of_the_program_go_through() -> None:
         lambda: Draws("all"),
         lambda: Frames(1),
         lambda: make_generator("a"),
+        lambda: prove(MALA),
+        lambda: prove("MALA"),
+        lambda: prove(lambda energy, x, steps, generator: x),
+        lambda: prove(MALA(0.1), count=2.5),
+        lambda: prove(MALA(0.1), steps=True),
         lambda: make_generator(2.5),
         lambda: ReplayBuffer(2.5, lowland.real(2), generator=seeded()),
         lambda: ReplayBuffer(10**15, lowland.real(2), generator=seeded()),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(act: Callable[[], object]) -> None:
-    refuse("", act)
+    refuse(None, act)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from lowland.energy import Energy
 from lowland.samplers import Sampler, run_chains
 from lowland.samplers.kernel import HasMetric
 from lowland.samplers.tempering import ParallelTempering, Tempered
+from lowland.scalars import read_integer
 from lowland.testing.targets import Target
 
 LIMIT = 5.0  # standard errors
@@ -21,7 +22,7 @@ AnySampler = Sampler | Move
 
 def seeded(seed: int = 0) -> torch.Generator:
     """Return a generator on the CPU."""
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(read_integer("seed", seed, least=0, most=2**64 - 1))
 
 
 class Chains:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from lowland.samplers import Langevin, Sampler, ShortRun
+from lowland.samplers.kernel import describe_sampler
+from lowland.scalars import read_integer
 from lowland.testing import bias, exact_checks, geweke, side_effects, statistical_checks
 from lowland.testing.chains import LIMIT, fit_metric, has_replicas
 from lowland.testing.targets import TARGETS, Target
@@ -228,6 +230,19 @@ def prove(
     >>> prove(lowland.MALA(0.2), targets=some, count=2000, seeds=(0,)).holds
     True
     """
+    if isinstance(sampler, type) or not (isinstance(sampler, Sampler) or callable(sampler)):
+        raise ValueError(
+            f"prove came with {describe_sampler(sampler)}; it needs a sampler, or a function "
+            "move(energy, x, steps, generator); pass for example MALA(0.1)"
+        )
+    if not isinstance(sampler, Sampler) and claims.get("adjusted") is None:
+        raise ValueError(
+            "a function came without its claims; what it leaves invariant must be said; pass "
+            "adjusted=True, or adjusted=False and its order"
+        )
+    for what in ("count", "steps"):
+        if what in claims:
+            claims[what] = read_integer(what, claims[what], least=1)
     rows = []
     for obligation in obligations(sampler, **claims):
         progress(obligation)
