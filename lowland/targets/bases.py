@@ -21,6 +21,7 @@ from lowland.energy import ConditionLike, Energy, Gibbs
 from lowland.energy.scales import measure_columns
 from lowland.energy.sizes import read_numbers
 from lowland.registry import Plain
+from lowland.scalars import read_integer
 from lowland.targets.continuous import Gaussian
 
 Numbers = Tensor | Sequence["float | Numbers"]
@@ -122,7 +123,7 @@ class Bernoulli(Energy):
     ) -> Tensor:
         """Draw exactly (count, *event)."""
         p = torch.sigmoid(self.logits.double())
-        shape = (count, *self.domain.shape)
+        shape = (read_integer("count", count, least=0), *self.domain.shape)
         u = torch.rand(shape, generator=generator, device=p.device, dtype=torch.float64)
         return (u < p).to(dtype or torch.get_default_dtype())
 
@@ -175,6 +176,7 @@ class Categorical(Energy):
         self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
+        count = read_integer("count", count, least=0)
         p = self.logits.double().softmax(-1)
         drawn = torch.multinomial(p.flatten(0, -2), count, replacement=True, generator=generator)
         return drawn.T.reshape(count, *self.domain.shape).to(dtype or torch.get_default_dtype())
@@ -221,7 +223,7 @@ class Normal(Energy):
         self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
-        shape = (count, *self.domain.shape)
+        shape = (read_integer("count", count, least=0), *self.domain.shape)
         z = torch.randn(shape, generator=generator, device=self.centre.device, dtype=dtype)
         return self.centre.to(z.dtype) + self.width.to(z.dtype) * z
 

@@ -19,6 +19,7 @@ from lowland.scalars import read_integer, read_number
 
 def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype | None) -> Tensor:
     """Draw standard normal numbers (count, dim), in torch's default dtype unless given."""
+    count = read_integer("count", count, least=0)
     return torch.randn(count, dim, generator=generator, device=generator.device, dtype=dtype)
 
 
@@ -133,6 +134,7 @@ class GaussianMixture(Energy):
         self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, d)."""
+        count = read_integer("count", count, least=0)
         which = torch.multinomial(self.shares, count, replacement=True, generator=generator)
         z = _normal(count, self.centres.shape[1], generator, dtype)
         return self.centres.to(z.dtype)[which] + self.scale * z

@@ -113,6 +113,7 @@ class Lattice(Energy):
         self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, rows, columns). Raises ValueError for lattices that are too wide."""
+        count = read_integer("count", count, least=0)
         return self._strip.draw(count, generator).to(dtype or torch.get_default_dtype())
 
 

@@ -28,10 +28,10 @@ from lowland.metrics.log_z.sources import (
 )
 from lowland.metrics.log_z.witnesses import object_to_modes, object_to_tails
 from lowland.metrics.mcmc import rhat
-from lowland.samplers import AISResult, Energies, ais, run_chains
+from lowland.samplers import AISResult, Energies, Sampler, ais, run_chains
 from lowland.scalars import read_integer, read_number
 from lowland.seeds import spawn
-from lowland.targets import Uniform
+from lowland.targets import ExactSampler, Uniform
 
 PILOT = 200  # chains of the pilot run
 Progress = Callable[[int], object] | None
@@ -94,6 +94,7 @@ def log_z(
     )
     tolerance = read_number("tolerance", tolerance, above=0)
     _check(chains, num_temperatures, warm_up, tolerance, generator)
+    _check_parts(base, sampler)
     if exact or (exact is None and countable(energy) is not None):
         return _by_enumeration(energy, tolerance, progress)
     source = find_source(energy, draws, data, chains, generator)
@@ -163,6 +164,20 @@ def _check(
             f"chains is {chains}, num_temperatures {num_temperatures}, warm_up {warm_up}, "
             f"tolerance {tolerance}; a bracket needs at least 20 chains, 2 temperatures, 20 steps "
             "of warm-up and a tolerance above 0; 200, 1000, 2000 and 0.5 are the defaults"
+        )
+
+
+def _check_parts(base: object, sampler: object) -> None:
+    """Raise ValueError for a base without exact draws, and for what is no sampler."""
+    if base is not None and not isinstance(base, ExactSampler):
+        raise ValueError(
+            f"base is a {type(base).__name__}; it must be an energy with draw(count, generator) "
+            "and log_z; pass for example targets.Gaussian(...), or leave it out"
+        )
+    if sampler is not None and not isinstance(sampler, Sampler):
+        raise ValueError(
+            f"sampler is {sampler!r}; it must be a sampler such as HMC(0.1, 5); pass one, or leave "
+            "it out"
         )
 
 

@@ -30,7 +30,7 @@ from lowland.nets.boltzmann.dbm import binary_data
 from lowland.nets.boltzmann.rbm import RBM
 from lowland.nets.boltzmann.units import coins
 from lowland.registry import Plain, register
-from lowland.scalars import read_number
+from lowland.scalars import read_integer, read_number
 
 
 class Bound(NamedTuple):
@@ -310,7 +310,8 @@ class DBN(Energy):
                 linear.weight.copy_(weight.t())
                 linear.bias.copy_(bias)
                 steps += [linear, nn.Sigmoid()]
-            head = nn.Linear(self.sizes[-1], classes).to(weight)
+            number = read_integer("classes", classes, least=1)
+            head = nn.Linear(self.sizes[-1], number).to(weight)
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         return nn.Sequential(*steps, head)

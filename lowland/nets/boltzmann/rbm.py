@@ -263,7 +263,7 @@ class RBM(Energy):
                 f"block Gibbs was asked for at beta {beta}; p(x) to a power has none; use beta = 1 "
                 "or paths.at_temperatures"
             )
-        for _ in range(sweeps):
+        for _ in range(read_integer("sweeps", sweeps, least=0)):
             z = self.compute_fields(x) if fields is None else fields
             x, fields = self.draw_visible(self._draw_hidden(x, z, generator, c), generator), None
         return x
