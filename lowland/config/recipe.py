@@ -74,7 +74,8 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
         inner = [name for name in defaults if name in KINDS]
         refused = []
         if all(not isinstance(values[name], tuple) for name in inner):  # no placeholder
-            refused = collect_refusals(make, values, defaults)
+            plain = {name: value for name, value in defaults.items() if name not in KINDS}
+            refused = collect_refusals(make, values, plain)
         lines += [_refuse(text) for text in refused]
         if lines:
             raise ValidationError.from_exception_data(cls.__name__, lines)

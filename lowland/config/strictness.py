@@ -51,7 +51,7 @@ def collect_refusals(
     """Return all that a constructor refuses of some values, a sentence each.
 
     A constructor names one mistake and stops. What it refused is therefore replaced by its default
-    (defaults has one for every setting), and the rest is tried again.
+    (defaults has one for every setting that may be replaced), and the rest is tried again.
     """
     left, found = dict(values), []
     for _ in range(len(left) + 1):
@@ -59,7 +59,7 @@ def collect_refusals(
         if message is None:
             break
         found.append(message)
-        changed = [n for n in left if left[n] is not defaults[n] and n in defaults]
+        changed = [n for n in left if n in defaults and left[n] is not defaults[n]]
         guilty = [n for n in changed if _refusal(make, {**left, n: defaults[n]}) != message]
         if not guilty:
             break
