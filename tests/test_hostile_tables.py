@@ -163,6 +163,7 @@ READ = {
     "a delimiter at each end": table().replace("\n", ",\n"),
     "quotes": '"a","b"\n' + "".join(f'"{a}"," {b} "\n' for a, b in ROWS),
     "signs and exponents": "a,b\n" + "".join(f"{a:+.3e},{b:+.2E}\n" for a, b in ROWS),
+    "NumPy's header": table(header="# a,b"),
     "pandas' index": ",a,b\n" + "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(ROWS)),
     "R's row names": '"","a","b"\n' + "".join(f'"r{i}",{a},{b}\n' for i, (a, b) in enumerate(ROWS)),
     "pandas' index, read again": "Unnamed: 0,a,b\n"
@@ -187,7 +188,8 @@ REFUSED = {
     "an empty cell in the first line": (",5.1\n" + "1,2\n" * 6, "line 1 .* no value in column 0"),
     "a question mark": ("5.1,?\n" + "1,2\n" * 6, "line 1 .* no value in column 1"),
     "a name and a number": ("5.1,b\n" + "1,2\n" * 6, "a number, and 'b', a name"),
-    "0, 1 over whole numbers": ("0,1\n" + "1,2\n" * 6, "line 1 .* is 0, 1, 2"),
+    "0, 1 over whole numbers": ("0,1\n" + "1,2\n" * 6, "line 1 .* is 0, 1, which may"),
+    "years over decimals": ("2019,2020\n" + "1.5,2.0\n" * 6, "line 1 .* is 2019, 2020, which may"),
     "names that occur twice": ("a,a\n" + "1,2\n" * 6, "'a' twice"),
     "a name missing in the middle": ("a,,c\n" + "1,2,3\n" * 6, "no name in place 1"),
     "an index that is none": (

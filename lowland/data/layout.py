@@ -5,8 +5,9 @@ lines, by these rules.
     decimal     a comma where cells are parted by something else and hold numbers such as 1,5;
                 1,234 alone could be both and is refused, and so are thousands separators
     header      the first line, if none of its cells is a number; not, if all are. A first line
-                with numbers and gaps or names is refused, and so is 0, 1, 2, ... (which pandas
-                writes over columns without names) unless all numbers below have a decimal point
+                with numbers and gaps or names is refused. 0, 1, 2, ... are names (as pandas
+                writes them) if all numbers below have a decimal point, and refused otherwise, as
+                other whole numbers are over decimal ones
     row index   a first column without a name that holds whole numbers or text; it is left out
     blank lines are left out; a delimiter at the end of all lines adds no column
 
@@ -24,6 +25,7 @@ from lowland.data.classes import NUMBER, is_missing
 from lowland.data.dataset import DataError
 
 DELIMITERS = "\t;|,"
+FEW = 3  # rows below the first from which it is judged by them
 SAMPLE = 1 << 17  # characters from which the layout is decided
 COMMA_NUMBER = re.compile(r"[+-]?([0-9]+,?[0-9]*|,[0-9]+)([eE][+-]?[0-9]+)?")
 THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+")
@@ -89,7 +91,7 @@ def read_layout(
     if index:
         _check_index(columns[0], decimal, path)
         notes.append("the first column has no name and is taken for numbers of rows: left out")
-    names = tuple(cells[index:])
+    names = (cells[index].removeprefix("#").strip(), *cells[index + 1 :])  # as NumPy writes it
     _check_names(names, path)
     return Layout(delimiter, decimal, True, names, int(index), trailing, tuple(notes))
 
@@ -186,9 +188,7 @@ def _is_header(
     gaps = [i for i in chosen if i not in values and is_missing(cells[i])]
     names = [i for i in chosen if i not in values and i not in gaps]
     if len(values) == len(chosen):
-        return _counts_up([cells[i] for i in range(len(cells))]) and _is_default_header(
-            columns, chosen, path
-        )
+        return _is_numbered_header(cells, columns, chosen, path)
     if not values and names and not [i for i in gaps if cells[i]]:
         return True
     if gaps:
@@ -216,17 +216,22 @@ def _is_text(column: Sequence[str], decimal: str) -> bool:
     return bool(column) and not any(is_value(cell, decimal) for cell in column)
 
 
-def _is_default_header(columns: Sequence[Sequence[str]], chosen: Sequence[int], path: Path) -> bool:
-    """Tell whether a first line 0, 1, 2, ... stands over columns rather than among them."""
-    whole = [any(WHOLE.fullmatch(cell) for cell in columns[i]) for i in chosen]
-    if not any(whole):
-        return any(map(len, columns))
-    if len(chosen) < 2:
-        return False
-    raise DataError(
-        f"line 1 of {path} is 0, 1, 2, ..., which is an example or the names that pandas writes "
-        f"over columns without names; one reading is needed; {HEADER_ADVICE}"
-    )
+def _is_numbered_header(
+    cells: Sequence[str], columns: Sequence[Sequence[str]], chosen: Sequence[int], path: Path
+) -> bool:
+    """Tell whether a first line of numbers stands over columns rather than among them."""
+    rows = min((len(columns[i]) for i in chosen), default=0)
+    over_decimals = not any(WHOLE.fullmatch(cell) for i in chosen for cell in columns[i])
+    if _counts_up(cells) and over_decimals:
+        return rows > 0
+    odd = over_decimals and rows >= FEW and all(WHOLE.fullmatch(cells[i]) for i in chosen)
+    if odd or (_counts_up(cells) and len(chosen) > 1):
+        raise DataError(
+            f"line 1 of {path} is {', '.join(cells[:5])}{', ...' if len(cells) > 5 else ''}, which "
+            "may be an example or names of columns (pandas writes 0, 1, 2, ... where there are "
+            f"none); one reading is needed; {HEADER_ADVICE}"
+        )
+    return False
 
 
 def _check_index(column: Sequence[str], decimal: str, path: Path) -> None:
