@@ -65,8 +65,10 @@ def one_each(samplers: Sampler | Sequence[Sampler], path: Sequence[Energy]) -> l
     """Return one sampler for each energy of a path. Raises ValueError for an empty path or lists
     that are not equally long.
     """
-    many = isinstance(samplers, Sequence) and not isinstance(samplers, str)
-    each = list(samplers) if many else [samplers] * len(path)
+    if isinstance(samplers, str) or not isinstance(samplers, Sequence):
+        check_sampler(samplers)
+        samplers = [samplers] * len(path)
+    each = list(samplers)
     for sampler in each:
         check_sampler(sampler)
     if len(each) != len(path) or not path:

@@ -42,7 +42,7 @@ def collect_recorders(recorders: object, thin: int | None) -> list[Recorder]:
     Raises ValueError for what is no recorder, and for two of one name.
     """
     many = isinstance(recorders, Sequence) and not isinstance(recorders, str)
-    found = [*recorders] if many else [recorders]  # type: ignore[misc]
+    found: list[Any] = [*recorders] if many else [recorders]  # type: ignore[misc]
     if thin is not None:
         found.insert(0, Draws(thin))
     for recorder in found:
