@@ -18,6 +18,7 @@ MANY = [20, pytest.param(150, marks=pytest.mark.slow)]
 STEPS = 4
 CHANGES = {
     "training.steps": STEPS,
+    "training.log_every": 1,
     "training.checkpoint_every": 2,
     "evaluation.samples": 16,
     "generation.steps": 2,
