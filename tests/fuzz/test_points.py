@@ -131,7 +131,7 @@ def test_samplers_with_settings_on_points(examples: int) -> None:
         settings = numeric[name]
         changes = {settings[which % len(settings)]: value} if settings and which >= 0 else {}
         binary = name in ("BlockGibbs", "GibbsWithGradients", "DMALA")
-        target = lowland.nets.RBM(lowland.domain.binary(3), hidden=2) if binary else bowl
+        target = lowland.nets.RBM(lowland.domain.binary(3), n_hidden=2) if binary else bowl
 
         def run() -> Tensor:
             g = torch.Generator().manual_seed(0)
