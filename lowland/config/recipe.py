@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import GenericAlias
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
 
 from lowland.config.names import check_name
 from lowland.config.sections import (
@@ -37,6 +38,8 @@ from lowland.config.toml import to_toml
 from lowland.registry import KINDS, Plain, build, from_plain, nests, parameters, registered
 from lowland.training.settings import Training
 from lowland.training.sizes import sketch_energy
+
+CORE_ERRORS = get_args(ErrorType)  # that may be handed on by name
 
 
 def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> type[BaseModel]:
@@ -67,7 +70,8 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
         except ValidationError as error:
             lines = [_repeat(problem) for problem in error.errors()]
             wrong = {line["loc"][:1] for line in lines}
-            sound = {n: given[n] for n in defaults if n in given and (n,) not in wrong}
+            came = given if isinstance(given, Mapping) else {}
+            sound = {n: came[n] for n in defaults if n in came and (n,) not in wrong}
             values = defaults | {n: from_plain(n, value) for n, value in sound.items()}
         else:
             lines, values = [], {name: vars(found)[name] for name in defaults}
@@ -112,6 +116,8 @@ def _repeat(problem: ErrorDetails) -> InitErrorDetails:
     kind: str | PydanticCustomError = problem["type"]
     if kind in ("own_words", "value_error"):
         kind = _own_words(problem["msg"].removeprefix("Value error, "))
+    elif kind not in CORE_ERRORS:
+        kind = _own_words(f"{problem['msg']} (given: {problem['input']!r})")
     again: InitErrorDetails = {"type": kind, "loc": problem["loc"], "input": problem["input"]}
     if "ctx" in problem:
         again["ctx"] = problem["ctx"]

@@ -48,7 +48,8 @@ def energy_values(
 
     c: a condition with N rows, or one value for all. The module stays as it is. Raises
     ValueError for what is no batch of finite points of the energy's event shape (`check_points`);
-    points outside the walls have energies too.
+    points outside the walls have energies too. Points in half precision are scored in float32,
+    unless the energy's own weights are in half precision too.
 
     >>> import torch
     >>> energy_values(lambda x: x.square().sum(1), torch.ones(3, 2))
@@ -57,7 +58,7 @@ def energy_values(
     energy = lift(energy)
     batch_size = read_integer("batch_size", batch_size, least=1)
     # a denoised draw or an outlier may lie beyond the walls, and has an energy there
-    x = check_points(energy, x, inside=False, empty=True)
+    x = _widen(energy, check_points(energy, x, inside=False, empty=True))
     c = _expand_condition(c, x)
     parts = []
     with freeze(energy) as energy, torch.no_grad(), explain_mismatch(energy, x):
@@ -66,6 +67,14 @@ def energy_values(
             rows = c if c is None else c[i : i + batch_size]
             parts.append(check_shape(call(energy, part, rows), part))
     return torch.cat(parts)
+
+
+def _widen(energy: Energy, x: Tensor) -> Tensor:
+    """Return points in half precision as float32: squares beyond 65,504 are infinite in float16."""
+    own = (t.dtype for t in (*energy.parameters(), *energy.buffers()))
+    if x.dtype in (torch.float16, torch.bfloat16) and x.dtype not in own:
+        return x.float()
+    return x
 
 
 def _expand_condition(c: ConditionLike, x: Tensor) -> Tensor | None:

@@ -44,6 +44,11 @@ def check_points(energy: Energy, x: Tensor, *, inside: bool = True, empty: bool 
             f"points came as {describe(x)}; a floating point tensor (B, *event) with B > 0 is "
             "needed; convert it so that it has a row at least"
         )
+    if 0 in x.shape[1:]:
+        raise ValueError(
+            f"points have event shape {tuple(x.shape[1:])}, which holds no numbers; an event needs "
+            "one at least; check how they were cut"
+        )
     if domain.shape and tuple(x.shape[1:]) != domain.shape:
         raise ValueError(
             f"points have event shape {tuple(x.shape[1:])}; the energy takes {domain.shape}; "
