@@ -45,8 +45,8 @@ def purify(
             "suffixes"
         )
     check_target(target, model.shape, [*images, model.run.path], force=force)
-    how = {"resize": resize, "format": model.format}
-    given = torch.cat([load_image(path, model.shape, **how) for path in images])
+    shape, format = model.shape, model.format
+    given = torch.cat([load_image(p, shape, resize=resize, format=format) for p in images])
     generator = torch.Generator().manual_seed(seed)
     x = model.purify(
         model.transform(given), generator=generator, method=method, steps=steps, sigma=sigma

@@ -85,7 +85,7 @@ def model_of(cls: type, *, skip: Sequence[str] = (), tagged: bool = True) -> typ
             raise ValidationError.from_exception_data(cls.__name__, lines)
         return found
 
-    validators = {"buildable": model_validator(mode="wrap")(classmethod(check))}
+    validators = {"buildable": model_validator(mode="wrap")(classmethod(check))}  # type: ignore[arg-type]
     return create_model(
         cls.__name__,
         __config__=STRICT,

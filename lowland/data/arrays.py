@@ -10,7 +10,7 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ def _map_array(path: Path) -> Array:
             f"{path} is corrupt or cut short: its header speaks of {header.size} bytes and "
             f"{held} follow; a file holds one whole array; write it again"
         )
-    order = "F" if header.fortran else "C"
+    order: Literal["F", "C"] = "F" if header.fortran else "C"
     return np.memmap(path, header.dtype, "r", offset, header.shape, order)
 
 

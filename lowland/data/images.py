@@ -78,7 +78,7 @@ def load_folder(
     needed = BYTES_PER_VALUE * len(headers) * depth * math.prod(shape)
     check_bytes(what, needed, "give a smaller size, or fewer images")
     images = torch.empty(len(headers), depth, *shape, dtype=torch.uint8)
-    kept = []
+    kept: list[Path] = []
     for path in headers:
         try:
             images[len(kept)] = decode(path, depth, shape, str(path), resize=wanted is not None)

@@ -198,7 +198,7 @@ class _Copies:
             parts = (value.func, value.args, value.keywords)
             func, args, keywords = (self._rebind(part, depth - 1) for part in parts)
             same = all(a is b for a, b in zip((func, args, keywords), parts, strict=True))
-            return value if same else partial(func, *args, **keywords)  # type: ignore[misc,arg-type]
+            return value if same else partial(func, *args, **keywords)  # type: ignore[misc,arg-type,operator]
         if type(value) in (list, tuple, dict, OrderedDict):
             return self._rebind_items(cast("list[object]", value), depth)
         return self._rebind_attributes(value, depth)

@@ -53,8 +53,8 @@ def to_points(energy: Energy | Callable[[Tensor], Tensor] | None, rows: ArrayLik
             "needed; convert them"
         )
     if table.ndim == 2 and table.size and np.isfinite(table).all():
-        names = [str(name) for name in rows.columns] if isinstance(rows, Frame) else []
-        names = names or [str(i) for i in range(table.shape[1])]
+        columns = rows.columns if isinstance(rows, Frame) else range(table.shape[1])
+        names = [str(name) for name in columns]
         wide = to_float64(table, names, "the table")
         check_rounding(wide, names, "the table", "subtract the mean of such columns first")
     x = torch.from_numpy(np.ascontiguousarray(table, dtype=np.float32))

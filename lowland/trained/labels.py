@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from lowland.run import RunError
 from lowland.scalars import read_integer
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 MAX_LISTED = 30  # names of classes in one message
 
 
+@overload
+def find_label(model: Model, label: int | str) -> int: ...
+@overload
+def find_label(model: Model, label: int | str | None) -> int | None: ...
 def find_label(model: Model, label: int | str | None) -> int | None:
     """Return the number of a class; None stays None.
 

@@ -136,13 +136,12 @@ def read_measurement(
     simulate: the file holds clean images x; returns (x, A x with noise where something was seen);
     resize: pictures of another size are resized; skip_bad: files that cannot be read are left out.
     """
-    how = {"resize": resize, "skip_bad": skip_bad}
     blank = operator.A(torch.ones(1, *shape, dtype=torch.float32))
     if not simulate:
-        seen = load_batch([image], tuple(blank.shape[1:]), **how)[1]
+        seen = load_batch([image], tuple(blank.shape[1:]), resize=resize, skip_bad=skip_bad)[1]
         masks = blank.shape[1:] == shape and bool((blank == 0).any())
         return None, operator.A(seen) if masks else seen
-    truth = load_batch([image], shape, **how)[1]
+    truth = load_batch([image], shape, resize=resize, skip_bad=skip_bad)[1]
     y = operator.A(truth)
     probe = torch.randn(y.shape, generator=generator, dtype=y.dtype)
     kept = operator.A(operator.A_T(probe)).abs() > 1e-6  # where a measurement is made at all
