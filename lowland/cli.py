@@ -118,12 +118,9 @@ def _open_missing_streams() -> None:
 @contextmanager
 def warnings_as_lines(who: str) -> Iterator[None]:
     """Print each warning as one line, without the place in the code that raised it."""
-    usual = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"{who}: {message}\n"
-    try:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"{who}: {message}", file=sys.stderr)
         yield
-    finally:
-        warnings.formatwarning = usual
 
 
 @contextmanager

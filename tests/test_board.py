@@ -240,7 +240,7 @@ def test_pieces_and_guarantees_agree_with_python(
     files: Path, command: Command, guarantee: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lowland.trained.scoring.SCORE_PIECE", 16)
-    out = files / "rows.jsonl"
+    out = files / "made" / "rows.jsonl"  # folders of a result are made
     options = ("--guarantee", guarantee, "--format", "jsonl", "--out", out, "--quiet")
     assert (
         command("detect", "digits", files / "mixed.npy", *options)[0] == 1
@@ -252,7 +252,7 @@ def test_pieces_and_guarantees_agree_with_python(
     assert [row["verdict"] == "outlier" for row in rows] == detector.predict(
         x, guarantee=guarantee
     ).tolist()
-    assert not list(files.glob(".*"))
+    assert not list(files.glob(".*")) and list(out.parent.iterdir()) == [out]
 
 
 def test_mistakes_of_detect_end_in_status_2_and_leave_nothing(
@@ -271,7 +271,7 @@ def test_mistakes_of_detect_end_in_status_2_and_leave_nothing(
             "--calibration",
         ),
         (
-            ("detect", "digits", files / "mixed.npy", "--out", files / "no" / "x.csv"),
+            ("detect", "digits", files / "mixed.npy", "--out", files / "fresh.npy" / "x.csv"),
             "could not be written",
         ),
         (("detect", "fit", "digits"), "--calibration"),
