@@ -192,7 +192,13 @@ BUGS = {
         0,
     ),
     "half forgotten": (LOSS, "0.5 * square - curvature", "square - curvature", "gaussian", 0),
-    "gradient of the mean": (LOSS, "values.sum()", "values.mean()", "gaussian", 0),
+    "gradient of the mean": (
+        LOSS,
+        "differentiate_values(values, x)",
+        "differentiate_values(values / len(x), x)",
+        "gaussian",
+        0,
+    ),
     "trace without a graph": (
         LOSS,
         "share * _total(weight * v * bent)",

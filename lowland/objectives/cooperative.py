@@ -117,13 +117,13 @@ class Cooperative(Objective):
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch
-        partner: Any = context.require_partner("Cooperative")
-        generator = context.generator
         if energy.domain.kind not in CONTINUOUS:
             raise ValueError(
                 f"the domain is {energy.domain.kind} and generators make real numbers; Cooperative "
                 f"trains on {' or '.join(CONTINUOUS)} ones; use PCD"
             )
+        partner: Any = context.require_partner("Cooperative")
+        generator = context.generator
         z = partner.latents(len(x), generator)
         with torch.no_grad():
             start = partner.add_noise(partner(z), generator).to(x.dtype)
