@@ -3,16 +3,15 @@
 The weights are rounded to float16; the figures beside them are those of the run, before rounding.
 """
 
-import json
 import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lowland.pretrained import pretrained_folder
 from lowland.run import Checkpoint, Run, RunError, write_checkpoint
-from lowland.run.checkpoint import read_digests, tensors_to_bytes
-from lowland.training.identity import HASHES, read_hashes
 
+HASHES = "training_points.safetensors"  # by which overlap with training points is found
 MAX_HASHES = 5000  # of training points: a sample shows whether a set was trained on
 
 
@@ -36,26 +35,32 @@ def ship(run: Run, name: str) -> Path:
             f"{'an' if size <= 2_000_000 else 'perhaps no'} evaluation; shipped are at most 2 MB "
             "and only with measured figures; train a smaller net, or evaluate first"
         )
-    target = pretrained_folder() / name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    with TemporaryDirectory() as aside:
+        folder = Path(aside) / name
+        _write(folder, run, Checkpoint(checkpoint.step, {"ema": half}, checkpoint.state))
+        target = pretrained_folder() / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder, target)
+    return target
+
+
+def _write(folder: Path, run: Run, checkpoint: Checkpoint) -> None:
+    """Write what is kept of a run into a folder, with a checkpoint of fewer tensors."""
     kept = {key: v for key, v in checkpoint.state.items() if key in ("domain", "recipe")}
-    folder = target / f"step-{checkpoint.step:08d}"
-    write_checkpoint(folder, Checkpoint(checkpoint.step, {"ema": half}, kept))
-    weights = read_digests(folder)["ema.safetensors"]
+    folder.mkdir()
+    write_checkpoint(folder / f"step-{checkpoint.step:08d}", checkpoint._replace(state=kept))
     for file in ("recipe.json", "data.json"):
-        shutil.copy(run.path / file, target / file)
-    figures = run.read_json("evaluation.json") | {"weights": weights}
-    (target / "evaluation.json").write_text(json.dumps(figures, indent=1))
+        shutil.copy(run.path / file, folder / file)
+    shipped = Run.open(folder)
+    weights = shipped.load_checkpoint().digests["ema.safetensors"]
+    shipped.write_json("evaluation.json", run.read_json("evaluation.json") | {"weights": weights})
     if (run.path / "calibration.safetensors").exists():
         energies = run.read_tensors("calibration.safetensors")
-        data = tensors_to_bytes(energies, {"weights": weights})
-        (target / "calibration.safetensors").write_bytes(data)
-    known = read_hashes(run)
-    if known is not None:
-        some = known._replace(hashes=known.hashes[:: -(-len(known.hashes) // MAX_HASHES)])
-        (target / HASHES).write_bytes(tensors_to_bytes(some._asdict()))
-    return target
+        shipped.write_tensors("calibration.safetensors", energies, {"weights": weights})
+    if (run.path / HASHES).exists():
+        known = run.read_tensors(HASHES)
+        some = known["hashes"][:: -(-len(known["hashes"]) // MAX_HASHES)].contiguous()
+        shipped.write_tensors(HASHES, known | {"hashes": some})
 
 
 if __name__ == "__main__":
