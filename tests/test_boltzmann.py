@@ -667,7 +667,10 @@ VARIANTS = {
     },
     "stochastic": {"data.binarize": "stochastic"},
     "labels": {"energy.classes": 10, "objective.sample_labels": True},
-    "cd": {"objective": {"name": "CD", "steps": 2}},
+    "cd": {
+        "objective": {"name": "CD", "steps": 2},
+        "generation.start": "noise",  # CD keeps no chains
+    },
     "tempering": {
         "sampler": {
             "name": "ParallelTempering",

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from lowland import Energy, box, fit, read_recipe, real, value_and_score
 from lowland.commands import sample
 from lowland.energy import NoiseCondition
-from lowland.nets import NoiseMLP, NoiseUNet
+from lowland.nets import MLP, NoiseMLP, NoiseUNet
 from lowland.nets.unet import _silu
 from lowland.objectives import Batch, Context, MultilevelDSM
 from lowland.run import Run
 from lowland.samplers import karras_sigmas
-from lowland.tasks import generate_by_flow
+from lowland.tasks import generate_by_flow, generate_from_recipe
 from lowland.testing import LIMIT, caught, worst
 from lowland.trained import load
 
@@ -369,6 +369,9 @@ def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> N
         "moons",
         {"training.steps": 10, "training.checkpoint_every": 10, "generation.method": "flow"},
     )
-    fit(plain, tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match=r"knows no noise level;.*use 'chains'"):
-        load(tmp_path / "run").sample(3, generator=seeded(0))
+    no_level = r"knows no noise level;.*use 'chains'"
+    with pytest.raises(ValueError, match=no_level):
+        fit(plain, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=no_level):
+        generate_from_recipe(MLP(real(2)), plain.plain(), 3, generator=seeded(0))

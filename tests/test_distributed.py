@@ -535,11 +535,10 @@ def test_a_job_that_broke_goes_on_where_it_was(
     )
     drawn.clear()
     monkeypatch.setattr(Model, "sample", lambda *more, **options: breaks(*more, **options))
+    options = {"count": COUNT, "out": tmp_path / "x.npz", "force": True, "quiet": True}
     with pytest.raises(KeyboardInterrupt):
-        commands.sample(together / "run", count=COUNT, out=tmp_path / "x.npz", quiet=True)
-    commands.sample(
-        together / "run", count=COUNT, out=tmp_path / "x.npz", seed=1, quiet=True
-    )  # another plan: nothing is taken over
+        commands.sample(together / "run", **options)
+    commands.sample(together / "run", seed=1, **options)  # another plan: nothing is taken over
     assert (
         drawn == [256, 256, 256, 256, 88]
         and (tmp_path / "x.npz").read_bytes() != (together / "two.npz").read_bytes()

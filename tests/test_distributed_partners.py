@@ -8,7 +8,7 @@ grow. One pair of processes does the work and leaves results in a folder.
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,12 @@ GROWING: dict[str, Any] = {
 
 @contextmanager
 def precise() -> Iterator[None]:
-    """Inside: what is built is built in float64."""
+    """Inside: what is built is built in float64, energies and partners of recipes too."""
     torch.set_default_dtype(torch.float64)
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lowland.training.build.build_in_float32", nullcontext)
+            yield
     finally:
         torch.set_default_dtype(torch.float32)
 
