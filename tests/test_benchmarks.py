@@ -205,10 +205,12 @@ def outcome(make: Callable[[langevin.Task], langevin.Run], task: langevin.Task) 
 def test_lowland_makes_the_move_of_the_floor_and_costs_one_gradient_more(
     task: langevin.Task,
 ) -> None:
-    floor = outcome(langevin.floor, task)
+    floor, door = outcome(langevin.floor, task), outcome(langevin.lowland_door, task)
     assert "2 gradients" in langevin.check(floor, floor)
-    assert "3 gradients" in langevin.check(floor, outcome(langevin.lowland_loop, task))
-    assert "3 gradients" in langevin.check(floor, outcome(langevin.lowland_door, task))
+    assert langevin.check(floor, outcome(langevin.lowland_loop, task)).endswith("; 3 gradients")
+    assert "4 gradients + 13 forwards" in langevin.check(floor, door)  # 1 + 13 look at the energy
+    longer = langevin.prove(langevin.lowland_door, task._replace(steps=STEPS + 3))
+    assert longer.calls == (4 + 3, 13), "the door's look must cost the same whatever the steps"
 
 
 def biased(task: langevin.Task, noise: float = 1.0, drift: float = 1.0) -> langevin.Run:

@@ -5,6 +5,7 @@ against exact likelihoods.
 import copy
 import itertools
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from lowland.nets.boltzmann.units import UNITS, coins
 from lowland.nets.boltzmann.visible import Binary
 from lowland.objectives import Batch, Context
 from lowland.objectives.contrastive import CD, PCD, contrast
-from lowland.samplers import DMALA, ParallelTempering, ais
+from lowland.samplers import DMALA, AISResult, ParallelTempering, ais
 from lowland.targets import Bernoulli, Gaussian
 from lowland.testing import LIMIT, seeded
 
@@ -392,19 +393,27 @@ def test_annealed_importance_sampling_finds_the_normaliser_and_pays_one_product_
     rbm = machine(binary(8), 6, 1.0)
     exact = torch.logsumexp(-rbm(states(2, 8)), 0).item()
     base = Bernoulli((0.5,) * 8).double()
-    path = rbm.path_from(base, torch.linspace(0, 1, 101).tolist())
-    products, times = [], RBM._times
+    products, times = Counter[bool](), RBM._times
 
     def counted(self: RBM, a: Tensor, transposed: bool) -> Tensor:
-        products.append(transposed)
+        products[transposed] += 1
         return times(self, a, transposed)
 
     monkeypatch.setattr(RBM, "_times", counted)
-    found = ais(path, BlockGibbs(), base.draw(2000, seeded()).double(), generator=seeded(1))
+
+    def anneal(rungs: int) -> AISResult:
+        products.clear()
+        path = rbm.path_from(base, torch.linspace(0, 1, rungs).tolist())
+        start = base.draw(2000, seeded()).double()
+        return ais(path, BlockGibbs(), start, generator=seeded(1))
+
+    anneal(51)
+    few = products.copy()
+    found = anneal(101)
     assert abs(found.log_ratio + base.log_z - exact) / found.error < LIMIT
-    assert (
-        products.count(False) <= 103 and products.count(True) == 99
-    )  # 99 moves, two products each, and the door's checks
+    assert products[True] == 99  # 99 moves, two products each
+    assert products[False] - few[False] == 50, "a rung must cost one product each way"
+    assert products[False] <= 99 + 12  # the ends, and the door's look at the energy
 
 
 # ----------------------------------------------------------------------------------------- learning

@@ -186,6 +186,10 @@ def test_chains_keep_their_class_and_walk_under_it() -> None:
     buffer = ReplayBuffer(64, energy.domain, generator=g, classes=4, reinit_prob=0.2)
     before, start = buffer.labels.clone(), buffer.x.clone()
     x, y = batch(even)
+    aside = ReplayBuffer(64, energy.domain, generator=seeded(6), classes=4)
+    first = Context(seeded(6), sampler=Langevin(0.05), buffer=aside)
+    GIVEN.loss(energy, Batch(x, y), first)  # which looks at an energy that it has not seen
+    seen.clear()
     for _ in range(20):
         loss = GIVEN.loss(energy, Batch(x, y), Context(g, sampler=Langevin(0.05), buffer=buffer))
         assert all(torch.equal(c, loss.labels) for c in seen), (

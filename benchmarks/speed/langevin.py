@@ -239,7 +239,8 @@ def build(batch: int = 128, steps: int = 60) -> Benchmark:
         notes=(
             "One step is x ← x − h ∇E(x) + √(2h) ξ. lowland pays one gradient more than the "
             "others, for the energy and score of the last point, which its trace returns and the "
-            "others do not."
+            "others do not. Its public door looks at the energy before the first step, with one "
+            "gradient and 13 evaluations of few points, whatever the number of steps."
         ),
     )
 

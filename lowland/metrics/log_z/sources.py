@@ -84,6 +84,11 @@ def _draw_exactly(energy: Any, count: int, generator: torch.Generator) -> Tensor
 
 
 def fit_to_source(energy: Energy, source: Source) -> Any:
+    """Fit a base to the points of a source: on the real line a normal law of independent numbers
+    where the energy has a path of its own from it, elsewhere what `fit_base` fits.
+
+    Raises ValueError on the real line where there are no points.
+    """
     domain = energy.domain
     if not domain.shape and source.fit is not None:
         domain = dataclasses.replace(domain, shape=tuple(source.fit.shape[1:]))
