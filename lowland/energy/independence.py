@@ -194,6 +194,8 @@ def _resize(energy: Energy, x: Tensor, value: Tensor) -> Iterator[Change]:
             continue
         if plain:  # rows beyond the caller's may be others
             rows, found = rows[: len(x)], found[: len(x)]
+        if bool((found.isnan() & ~value[rows].isnan()).any()):  # an error, where errors give NaN
+            continue
         rounding = SIZE_ROUNDINGS * _eps(value, x) * _level(value, found)
         allowed = SIZE_SHARE * _spread(value) + rounding + 1e-5
         change = _largest(value[rows], found)
@@ -237,6 +239,9 @@ def _eps(value: Tensor, x: Tensor) -> float:
 
 
 def _largest(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference of two batches of energies; equal infinities do not differ."""
-    change = torch.where(a == b, 0.0, (a.double() - b.double()).abs())
+    """Return the largest difference of two batches of energies; equal infinities do not differ,
+    nor do two NaN.
+    """
+    same = (a == b) | (a.isnan() & b.isnan())
+    change = torch.where(same, 0.0, (a.double() - b.double()).abs())
     return float(change.nan_to_num(torch.inf, torch.inf).max()) if len(a) else 0.0
