@@ -11,6 +11,7 @@ from contract.checks import LIMIT, caught, worst, z_scores
 from torch import Tensor
 
 from lowland import value_and_score
+from lowland.energy.sizes import read_numbers
 from lowland.targets import Banana, Funnel, Gaussian, GaussianMixture
 
 DOUBLE = torch.float64
@@ -42,6 +43,16 @@ def test_log_z_is_the_integral(name: str) -> None:
     x, area = grid(reach)
     found = math.log((-energy(x)).exp().sum().item() * area)
     assert abs(found - energy.log_z) < 1e-6
+
+
+def test_settings_are_read_in_full_precision() -> None:
+    """Lists of Python's numbers are float64, whatever torch's default dtype is: 0.1 in float32 is
+    off by 1e-8.
+    """
+    energy = Gaussian((0.0, 0.0), ((0.1, 0.0), (0.0, 0.3)))
+    assert abs(energy.log_z - (math.log(2 * math.pi) + 0.5 * math.log(0.03))) < 1e-14
+    values = (0.1, -0.7, 1 / 3)
+    assert read_numbers("numbers", values, 1).tolist() == list(values)
 
 
 def test_log_z_of_the_funnel_by_integration_over_its_neck() -> None:

@@ -88,7 +88,8 @@ def read_numbers(what: str, values: object, dims: int | None = None) -> Tensor:
     if found is not None and found.numel() and found.dim() == (dims or max(found.dim(), 1)):
         real = found.dtype != torch.bool and not found.is_complex()
         if real and bool(found.isfinite().all()):
-            return found.detach().to(torch.float64)
+            exact = torch.as_tensor(values, dtype=torch.float64)  # not by way of the default dtype
+            return exact.detach()
     wanted = {1: "a list of numbers", 2: "a list of lists of numbers, equally long"}
     raise ValueError(
         f"{what} is {_show(values)}; it must be {wanted.get(dims or 1, 'numbers')}, all of them "
