@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy.algebra import Energy
-from lowland.energy.capabilities import ConditionLike
+from lowland.energy.capabilities import ConditionLike, NoiseCondition
 from lowland.energy.gradient import WRITES, check_shape, differentiate
 from lowland.energy.independence import ATTEMPTS, copy_energy, is_plain
 from lowland.energy.views import view_module
@@ -191,6 +191,8 @@ def _compare(energy: Energy, x: Tensor, value: Tensor, score: Tensor, h: float) 
     """Compare derivatives with differences at a step h, each row along a direction of its own."""
     signs = 2 * torch.randint(2, x.shape, generator=torch.Generator().manual_seed(0)) - 1
     move = h * signs.to(x)
+    for mask in _target_masks(energy, x):
+        move = move * mask
     points = [x + t * move for t in (-2, -1, 1, 2)]
     a, b, d, e = (_evaluate(energy, point).double() for point in points)
     middle = value.double()
@@ -210,6 +212,15 @@ def _compare(energy: Energy, x: Tensor, value: Tensor, score: Tensor, h: float) 
     flat = (a == b) & (b == middle) & (middle == d) & (d == e)
     agree = (apart <= allowed) & (allowed <= CONCLUSIVE * size)
     return _Comparison(derivative, difference, agree, (apart > allowed) & ~flat, flat)
+
+
+def _target_masks(energy: Energy, x: Tensor) -> list[Tensor]:
+    """Return masks of the numbers that parts of an energy model: what is given to them has no
+    gradient on purpose.
+    """
+    conditions = [part.condition for part in energy.modules() if isinstance(part, Energy)]
+    masks = [c.target_mask for c in conditions if isinstance(c, NoiseCondition)]
+    return [mask.to(x) for mask in masks if mask is not None and mask.dim() == x.dim() - 1]
 
 
 def _find_steps(energy: Energy, x: Tensor) -> _Problem | None:
