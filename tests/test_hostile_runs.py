@@ -96,6 +96,39 @@ def go_on(run: Path, **more: Any) -> Energy:
 
 # ---- recipes -------------------------------------------------------------------------------------
 
+
+def test_plain_values_that_hold_what_training_needs_are_trained_read_back_and_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    whole, data = recipe().plain(), load_data("moons", count=200)
+    values = {name: whole[name] for name in ("seed", "objective", "sampler")}
+    values["training"] = {"steps": 4, "batch": 8, "preflight": "off"}
+    path = tmp_path / "bare"
+    Run.create(path, values)
+    for steps in (4, 6):
+        values["training"] = values["training"] | {"steps": steps}
+        fit(values, path, data=data, energy=MLP(data.domain, hidden=(4,)), progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model = load(path, data=data)
+        assert (model.name, model.threads, model.latest.step) == ("bare", 0, steps)
+    fit(
+        values | {"energy": whole["energy"], "data": whole["data"]},
+        tmp_path / "named",
+        progress=False,
+    )
+    assert model.marginal(data.test.x).shape == (len(data.test),)
+    assert len(model.detector().p_value(data.test.x)) == len(data.test)
+    refused(lambda: model.sample(3, generator=torch.Generator()), "[generation.sampler]")
+
+
+@pytest.mark.parametrize("section", ["name", "generation", "evaluation", "training.threads"])
+def test_a_section_that_was_lost_since_training_is_missed(run: Path, section: str) -> None:
+    *outer, last = section.split(".")
+    edit(run / "recipe.json", lambda v: (v["recipe"][outer[0]] if outer else v["recipe"]).pop(last))
+    refused(lambda: load(run), "recipe.json", f"{last} is missing")
+
+
 EDITS: dict[str, Callable[[Any], object]] = {
     "seed": lambda r: r.update(seed=5),
     "data": lambda r: r["data"].update(name="rings"),

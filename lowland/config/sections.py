@@ -250,3 +250,19 @@ class Evaluation(BaseModel):
 
         get_outlier_score(score)
         return score
+
+
+def list_defaults() -> dict[str, dict[str, Any]]:
+    """Return the defaults of the sections [generation] and [evaluation] as plain values.
+
+    >>> list_defaults()["evaluation"]["alpha"]
+    0.05
+    """
+    sections: dict[str, type[BaseModel]] = {"generation": Generation, "evaluation": Evaluation}
+    return {
+        name: {
+            key: field.get_default(call_default_factory=True)
+            for key, field in section.model_fields.items()
+        }
+        for name, section in sections.items()
+    }

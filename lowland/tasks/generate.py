@@ -271,6 +271,11 @@ def generate_from_recipe(
                 frames=frames,
                 progress=progress,
             )
+    if how.get("sampler") is None:
+        raise ValueError(
+            "the recipe names no sampler of chains; a [generation.sampler] is needed; add one, or "
+            "draw with lowland.tasks.generate and a sampler"
+        )
     sampler = build("sampler", how["sampler"])
     if method == "recovery":
         return _sample_by_recovery(energy, sampler, sigmas or [], how, count, generator, progress)

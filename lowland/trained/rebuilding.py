@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lowland.config.sections import list_defaults
 from lowland.domain import Domain
 from lowland.energy import Energy
 from lowland.energy.sizes import build_in_float32
@@ -14,6 +17,7 @@ from lowland.registry import Plain, build
 from lowland.run import Checkpoint, Run, RunError
 from lowland.run.changes import compare_recipes
 from lowland.run.schema import GENERATION, RECIPE, TRAINING, find_problem
+from lowland.training import Training
 from lowland.training.identity import describe_energy
 
 # sections that say how a run is used, not how it was trained
@@ -23,9 +27,10 @@ USES = ("about", "generation", "evaluation", "restoration", "purification")
 def read_recipe_of(run: Run) -> Plain:
     """Read the recipe of a run, with the sections that every use of it needs.
 
-    Raises RunError if one is missing or of another type.
+    What the run was trained without, as plain values may be, gets defaults. Raises RunError if
+    another section is missing, or one is of another type.
     """
-    recipe = run.recipe
+    recipe = _complete(run)
     problem = (
         find_problem(recipe, RECIPE, RECIPE)
         or find_problem(recipe["generation"], GENERATION, GENERATION)
@@ -39,6 +44,33 @@ def read_recipe_of(run: Run) -> Plain:
     return recipe
 
 
+def _complete(run: Run) -> Plain:
+    """Return the recipe of a run with defaults for what neither it nor the one that was trained
+    holds.
+    """
+    recipe = run.recipe
+    if not _lacks(recipe):
+        return recipe
+    trained = run.newest_state().get("recipe", {})
+    sections = {"training": dataclasses.asdict(Training()), **list_defaults()}
+    filled = _fill({"name": run.path.resolve().name}, recipe, trained)
+    for name, defaults in sections.items():
+        if name in recipe or name not in trained:
+            filled[name] = _fill(defaults, recipe.get(name, {}), trained.get(name))
+    return filled
+
+
+def _lacks(recipe: Plain) -> bool:
+    parts = [(recipe, RECIPE), (recipe.get("generation"), GENERATION)]
+    parts.append((recipe.get("training"), TRAINING))
+    return any(values is None or not fields.keys() <= values.keys() for values, fields in parts)
+
+
+def _fill(defaults: Plain, values: Plain, trained: object) -> dict[str, Any]:
+    known = trained if isinstance(trained, dict) else {}
+    return {key: value for key, value in defaults.items() if key not in known} | dict(values)
+
+
 def rebuild_energy(
     run: Run, recipe: Plain, checkpoint: Checkpoint, weights: str, energy: Energy | None
 ) -> Energy:
@@ -49,7 +81,7 @@ def rebuild_energy(
     recipe that was changed since training, and for weights that do not fit.
     """
     where = f"{run.path}/step-{checkpoint.step:08d}"
-    _compare(run, recipe, checkpoint)
+    _compare(run, run.recipe, checkpoint)
     if weights not in checkpoint.tensors:
         raise RunError(
             f"{where} keeps no weights {weights!r}; it has {', '.join(checkpoint.tensors)}; choose "

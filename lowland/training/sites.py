@@ -14,7 +14,7 @@ def lives_on_sites(recipe: Plain) -> bool | None:
     """
     if recipe["energy"]["name"] in MACHINES:
         return True
-    for section in (recipe, recipe["generation"]):
+    for section in (recipe, recipe.get("generation") or {}):
         sampler = section.get("sampler")
         while sampler and "sampler" in sampler:  # a sampler around another
             sampler = sampler["sampler"]
