@@ -19,7 +19,7 @@ from lowland import metrics
 from lowland.registry import parameters, registered
 from tests.fuzz.outcomes import explore, judge
 
-MANY = [40, pytest.param(300, marks=pytest.mark.slow)]
+MANY = [25, pytest.param(300, marks=pytest.mark.slow)]
 DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int8,
     torch.int64, torch.bool, torch.complex64,

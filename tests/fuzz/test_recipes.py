@@ -12,7 +12,7 @@ import lowland
 from lowland.registry import Plain
 from tests.fuzz.outcomes import explore, judge
 
-MANY = [40, pytest.param(300, marks=pytest.mark.slow)]
+MANY = [25, pytest.param(300, marks=pytest.mark.slow)]
 NAMES = ("moons", "digits", "digits-rbm")
 VALUES = (
     True, False, 0, 1, -1, 3, 2.5, 10**30, math.inf, -math.inf, math.nan, "3", "", "x" * 300,

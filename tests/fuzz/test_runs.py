@@ -14,7 +14,7 @@ from lowland.commands.runs import report
 from tests.fuzz.mutations import mutate_file
 from tests.fuzz.outcomes import explore, judge
 
-MANY = [20, pytest.param(150, marks=pytest.mark.slow)]
+MANY = [4, pytest.param(60, marks=pytest.mark.slow)]
 STEPS = 4
 CHANGES = {
     "training.steps": STEPS,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import lowland
 from tests.fuzz.outcomes import explore, judge
 
-MANY = [40, pytest.param(300, marks=pytest.mark.slow)]
+MANY = [25, pytest.param(300, marks=pytest.mark.slow)]
 CELLS = st.one_of(
     st.integers(-1000, 1000).map(str),
     st.floats(-1e6, 1e6, allow_nan=False).map(repr),
