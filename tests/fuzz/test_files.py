@@ -30,7 +30,11 @@ def write_table(path: Path) -> Path:
 
 def read_table(path: Path) -> np.ndarray:
     """Read a table by the csv module."""
-    rows = [r for r in csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"))) if any(r)]
+    rows = [
+        r
+        for r in csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=None))
+        if any(r)
+    ]
     try:
         return np.array([[float(cell) for cell in row] for row in rows])
     except ValueError:

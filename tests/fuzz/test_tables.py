@@ -85,9 +85,9 @@ def sheets(draw: st.DrawFn) -> Sheet:
 
 def read_numbers(sheet: Sheet) -> np.ndarray | None:
     """Return the numbers of a table as its writer meant them, or None where a cell is none."""
-    if len({len(row) for row in sheet.rows}) > 1:
-        return None
     filled = [row for row in sheet.rows if any(cell.strip() for cell in row)]  # no blank lines
+    if len({len(row) for row in filled}) > 1:
+        return None
     try:
         values = [[float(cell.strip()) for cell in row] for row in filled]
     except ValueError:
