@@ -27,13 +27,14 @@ from lowland.tasks.detection.scores import OutlierScore, Statistics
 from lowland.tasks.detection.summary import DataSummary
 from lowland.tasks.detection.witness import (
     NUM_WITNESSES,
+    OTHER_BATCH,
     OTHER_MACHINE,
     SAME_PROCESS,
     Witnesses,
     check_apart,
     digest_weights,
     find_drift,
-    same_weights,
+    has_weights,
     spread_rows,
     warn_of_equal_scores,
     warn_of_repeats,
@@ -156,13 +157,15 @@ class Detector:
         be those among all (N,), and must stay when another point of the batch moves.
         """
         deviation = _deviation(scores)
-        drift = find_drift(scores[spread_rows(scores)], alone, deviation)
+        near = scores[spread_rows(scores)]
+        drift = find_drift(near, alone, deviation, x.dtype, OTHER_BATCH)
         for moved in {0, len(x) // 2, len(x) - 1} if len(x) > 1 else ():
             others = torch.arange(len(x), device=x.device) != moved
             other = x.clone()
             other[moved] = self.energy.domain.elsewhere(x[moved : moved + 1])[0]
             after = self._compute(other)
-            drift = max(drift, find_drift(alone[others], after[others], deviation))
+            apart = find_drift(alone[others], after[others], deviation, x.dtype, OTHER_BATCH)
+            drift = max(drift, apart)
         if drift:
             raise ValueError(
                 f"moving one point changed the score of another by {drift:.3g}; a score treats "
@@ -313,10 +316,10 @@ class Detector:
             witnesses=seen,
         )
         detector._check_energy(path)
-        if seen.points is None:
-            return detector
-        here = detector._compute(seen.points)  # as this machine rounds
-        return replace(detector, witnesses=seen._replace(scores=here))
+        # Scores as this machine rounds
+        here = None if seen.points is None else detector._compute(seen.points)
+        weights = digest_weights(detector.energy)
+        return replace(detector, witnesses=Witnesses(seen.points, here, weights))
 
     @staticmethod
     def settings(path: str | Path) -> OutlierScore:
@@ -329,13 +332,14 @@ class Detector:
         if self.calibration is None or seen is None:
             return
         if seen.points is None or seen.scores is None:
-            changed = not same_weights(seen.weights, digest_weights(self.energy))
+            changed = not has_weights(self.energy, seen.weights)
             how = "has other weights than it had when its scores came"
         else:
             device = next((p.device for p in self.energy.parameters()), seen.points.device)
             now = self._compute(seen.points.to(device))
             tolerance = OTHER_MACHINE if path else SAME_PROCESS
-            drift = find_drift(seen.scores, now, _deviation(self.calibration), tolerance)
+            deviation = _deviation(self.calibration)
+            drift = find_drift(seen.scores, now, deviation, seen.points.dtype, tolerance)
             changed = drift > 0
             of = f" of {path}" if path else ""
             how = (

@@ -2,10 +2,11 @@
 points are as many as they seem.
 
 An energy is recognised by the outlier scores of a few calibration points, which are computed again
-at every use, or where no points are known by digests of its weights. Points that repeat others
+at every use, or where no points are known by a digest of its weights. Points that repeat others
 count as calibration points but tell nothing new.
 """
 
+import hashlib
 import math
 import warnings
 from collections import Counter
@@ -18,8 +19,10 @@ from torch import Tensor
 from lowland.energy import Energy
 
 NUM_WITNESSES = 16  # calibration points that are kept, spread over the scores
-SAME_PROCESS = (0.01, 2e-6)  # how far scores may drift: share of their deviation, share of a score
-OTHER_MACHINE = (0.02, 1e-3)
+# How far scores may drift by rounding: share of their deviation, multiples of eps times a score
+SAME_PROCESS = (0.01, 1.0)
+OTHER_BATCH = (0.01, 16.0)
+OTHER_MACHINE = (0.02, 4.0)
 MAX_REPEATS = 0.05  # share of repeats that changes a rate by at most so much
 MAX_EQUAL_SCORES = 0.5  # scores may saturate
 DIGEST_TOLERANCE = 1e-7
@@ -28,8 +31,9 @@ DIGEST_TOLERANCE = 1e-7
 class Witnesses(NamedTuple):
     """What an energy is recognised by.
 
-    points (K, *event) with scores (K,), None where none are known; weights (P, 2): sum and sum of
-    squares of each tensor of the energy.
+    points (K, *event) with scores (K,), None where none are known; weights (32,) uint8:
+    SHA-256 of every tensor of the energy; in files of earlier versions (P, 2), sums and sums of
+    squares.
     """
 
     points: Tensor | None
@@ -44,7 +48,29 @@ def spread_rows(scores: Tensor, count: int = NUM_WITNESSES) -> Tensor:
 
 
 def digest_weights(energy: Energy) -> Tensor:
-    """Return sum and sum of squares (P, 2) of every floating parameter and buffer, in float64."""
+    """Return the SHA-256 (32,) uint8 of names, types, shapes and bytes of all weights."""
+    found = hashlib.sha256()
+    for name, tensor in (
+        *energy.named_parameters(remove_duplicate=False),
+        *energy.named_buffers(remove_duplicate=False),
+    ):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous().flatten()
+        found.update(values.view(torch.uint8).numpy())
+    return torch.tensor(list(found.digest()), dtype=torch.uint8)
+
+
+def has_weights(energy: Energy, known: Tensor) -> bool:
+    """Return True if the weights of an energy are those of a known digest."""
+    if known.dtype == torch.uint8:
+        return torch.equal(known.cpu(), digest_weights(energy))
+    now = _sum_weights(energy)
+    alike = known.shape == now.shape
+    return alike and torch.allclose(known, now, rtol=DIGEST_TOLERANCE, atol=0.0, equal_nan=True)
+
+
+def _sum_weights(energy: Energy) -> Tensor:
+    """Return the digest (P, 2) of earlier versions: sums and sums of squares, in float64."""
     found = [
         torch.stack([t.double().sum(), t.double().square().sum()]).cpu()
         for t in (*energy.parameters(), *energy.buffers())
@@ -53,18 +79,21 @@ def digest_weights(energy: Energy) -> Tensor:
     return torch.stack(found).detach() if found else torch.zeros(0, 2, dtype=torch.float64)
 
 
-def same_weights(then: Tensor, now: Tensor) -> bool:
-    """Return True if two digests are those of the same weights, up to rounding."""
-    alike = then.shape == now.shape
-    return alike and torch.allclose(then, now, rtol=DIGEST_TOLERANCE, atol=0.0, equal_nan=True)
-
-
 def find_drift(
-    then: Tensor, now: Tensor, deviation: float, tolerance: tuple[float, float] = SAME_PROCESS
+    then: Tensor,
+    now: Tensor,
+    deviation: float,
+    points: torch.dtype,
+    tolerance: tuple[float, float] = SAME_PROCESS,
 ) -> float:
-    """Return by how much scores (K,) differ where they differ by more than rounding; else 0."""
+    """Return by how much scores (K,) differ where they differ by more than rounding; else 0.
+
+    deviation: of all calibration scores; points: the type of the points, whose rounding scores
+    inherit.
+    """
+    eps = max(torch.finfo(t).eps for t in (then.dtype, points) if t.is_floating_point)
     then, now = then.double().cpu(), now.double().cpu()
-    slack = tolerance[0] * deviation + tolerance[1] * then.abs() + 1e-12
+    slack = tolerance[0] * deviation + tolerance[1] * eps * then.abs()
     apart = (now - then).abs()
     return float(apart.max()) if bool((apart > slack).any()) else 0.0
 
