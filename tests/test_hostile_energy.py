@@ -355,3 +355,16 @@ def test_memory_layout_and_graphs_of_points_do_not_matter() -> None:
         assert not value.requires_grad
     assert len(energy_values(SHAPED, x[:0])) == 0
     assert len(energy_values(SHAPED, x[:1].expand(5, -1, -1, -1))) == 5
+
+
+@pytest.mark.parametrize("kind", ["coo", "csr", "nested"])
+def test_points_in_other_layouts_are_refused(kind: str) -> None:
+    dense = torch.eye(3)
+    if kind == "nested":
+        x = torch.nested.nested_tensor([dense[0], dense[1]])
+    else:
+        x = dense.to_sparse() if kind == "coo" else dense.to_sparse_csr()
+    bowl = lowland.Function(lambda x: x.square().sum(1), lowland.real(3))
+    with pytest.raises(ValueError, match="convert it with") as caught:
+        energy_values(bowl, x)
+    assert str(caught.value).count("; ") == 2

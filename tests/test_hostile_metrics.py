@@ -270,3 +270,23 @@ def test_a_likelihood_of_one_point_is_strict_json() -> None:
     found = log_likelihood(Gaussian(), torch.zeros(1, 2), np.float64(1.8378770664093453))
     assert found.value == pytest.approx(-1.8378770664093453)
     assert strict(json.dumps(found.to_dict()))["error"] == "inf"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([2**53 + 2, 2**53 + 1]),
+        np.array([2**63 + 5, 1], dtype=np.uint64),
+        torch.tensor([-(2**60), 1]),
+        torch.tensor([2**63 + 5, 1], dtype=torch.uint64),
+        [2**53 + 2, 5],
+        np.ma.masked_array([1.0, 99.0], [False, True]),
+        np.ma.masked_array([1, 2]),
+    ],
+)
+def test_masks_and_numbers_float64_merges_are_refused(values: Tensor) -> None:
+    for measure in (auroc, psnr, frechet_distance):
+        with pytest.raises(ValueError, match=r"masked array|cannot tell apart") as caught:
+            measure(values, torch.tensor([1.0, 2.0]))
+        assert str(caught.value).count("; ") == 2
+    assert auroc(torch.tensor([2**53]), torch.tensor([3])) is not None

@@ -607,3 +607,28 @@ def test_cells_are_no_formulae() -> None:
         *("a=b.png,-1.5", "\\udcff.png,-1.5", '"a,""b""",-1.5'),
     ]
     assert json.loads(format_rows(rows[:1], "jsonl", columns)) == rows[0]
+
+
+def test_data_frames_are_read_column_by_column_or_refused(run: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    model, frame = lowland.load(run / "run"), pandas.read_csv(run / "t.csv")[["a", "b", "c"]]
+    rows = len(frame)
+    with refuse("several columns of the name 'a'"):
+        model.transform(pandas.concat([frame, frame[["a"]]], axis=1))
+    with refuse("has no rows"):
+        model.transform(frame.iloc[:0])
+    big = 2**53 + np.arange(rows)
+    for column, says in [
+        (frame["b"] + 1j, "complex128"),
+        (pandas.Series(pandas.date_range("2020", periods=rows)), "datetime64"),
+        (pandas.Series(pandas.date_range("2020", periods=rows, tz="UTC")), "else than numbers"),
+        (pandas.Series(pandas.to_timedelta(np.arange(rows), unit="s")), "timedelta64"),
+        (frame["b"].astype(str), "text"),
+        (pandas.Series(big), "cannot tell apart"),
+        (pandas.Series(big).astype("Int64"), "cannot tell apart"),
+        (pandas.Series(big, dtype=object), "cannot tell apart"),
+    ]:
+        with refuse(says):
+            model.transform(frame.assign(b=column))
+    wanted = model.transform(frame)
+    assert torch.equal(model.transform(frame.astype({"b": "Float64"})), wanted)

@@ -237,7 +237,7 @@ def test_odd_scales_are_named_as_a_cause(scale: list[float], says: str) -> None:
     x = data.train.x / data.train.x.std(0) * torch.tensor(scale) + torch.tensor(scale) * 3
     words = describe_scales(replace(data, train=Split(x), columns=("a", "b")))
     assert says in words and bool(words) == bool(says)
-    assert not words or "data.standardize = true" in words
+    assert not words or ("data.standardize = true" in words) == ("never changes" not in words)
 
 
 def test_the_description_of_a_recipe_belongs_to_its_data() -> None:

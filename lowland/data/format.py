@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lowland.data.dataset import DataError
 from lowland.data.kinds import Content, inspect_content
+from lowland.data.precision import check_whole
 from lowland.domain import Domain
 
 
@@ -150,24 +151,62 @@ class Frame(Protocol):
 
     def to_numpy(self) -> NDArray[Any]: ...
 
+    def __getitem__(self, name: Any, /) -> Any: ...
+
 
 def read_frame(frame: Frame, format: Format) -> Tensor:
     """Read a DataFrame as points (N, D) in float64, its columns matched with those of a run.
 
-    Raises DataError for columns that do not match, hold no numbers, or values that are not finite
-    or outside the run's domain.
+    Raises DataError for columns that do not match, share a name or hold no real numbers, for a
+    frame without rows, and for values that are not finite, too large to be told apart, or outside
+    the run's domain.
     """
-    names = [str(name) for name in frame.columns]
+    labels = list(frame.columns)
+    names = [str(name) for name in labels]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"the DataFrame has several columns of the name {', '.join(map(repr, twice))}; columns "
+            "are taken by name, which must be unique; rename or remove all but one"
+        )
     named = names != [str(i) for i in range(len(names))]
     match = match_columns(format, names, named, "the DataFrame")
     for note in match.notes:
         warnings.warn(note, stacklevel=3)
-    try:
-        x = np.array(frame.to_numpy()[:, list(match.kept)], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    columns = [_read_column(np.asarray(frame[labels[i]]), names[i]) for i in match.kept]
+    if not len(columns[0]):
         raise DataError(
-            f"the DataFrame holds something else than numbers ({error}); the run was trained on "
-            "real columns; convert them"
-        ) from error
+            "the DataFrame has no rows; points need one at least; check how its rows were chosen"
+        )
+    x = np.stack(columns, axis=1)
     format.check_content(inspect_content([x], "the DataFrame"), "the DataFrame")
     return torch.from_numpy(x).reshape(len(x), *format.shape)
+
+
+def _read_column(values: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Read a column (N,) of a DataFrame in float64, before its dtype is merged with others'.
+
+    Raises DataError for what is no real number, and for whole numbers float64 cannot tell apart.
+    """
+    kind = "text" if values.dtype.kind in "SUT" else f"values of type {values.dtype}"
+    unlike = values.dtype.kind not in "biufO"
+    if values.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in values):
+        kind, unlike = "text", True
+    if unlike:
+        raise DataError(
+            f"column {name!r} of the DataFrame holds {kind}, something else than numbers; the run "
+            "was trained on real columns; convert it"
+        )
+    try:
+        numbers = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"column {name!r} of the DataFrame holds something else than numbers ({error}); the "
+            "run was trained on real columns; convert it"
+        ) from error
+    whole = values
+    if values.dtype.kind == "O":
+        whole = np.array([v for v in values if isinstance(v, int | np.integer)], dtype=object)
+    if whole.dtype.kind in "iuO" and len(whole):
+        check_whole(int(whole.min()), int(whole.max()), repr(name), "the DataFrame")
+    return numbers

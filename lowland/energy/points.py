@@ -34,6 +34,12 @@ def check_points(energy: Energy, x: Tensor, *, inside: bool = True, empty: bool 
     ValueError: points have event shape (5,); the energy takes (2,); reshape them, batch first
     """
     domain = energy.domain
+    if isinstance(x, Tensor) and (x.layout != torch.strided or x.is_nested):
+        how = "torch.stack(x.unbind())" if x.is_nested else "x.to_dense()"
+        raise ValueError(
+            f"points came as a {'nested' if x.is_nested else 'sparse'} tensor ({x.layout}); "
+            f"energies take dense (strided) ones; convert it with {how}"
+        )
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1:
         raise ValueError(
             f"points came as {describe(x)}; a floating point tensor (B, *event) with B > 0 is "

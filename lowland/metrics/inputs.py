@@ -5,15 +5,18 @@ precision, which overflows. So every metric reads its arguments here, and refuse
 value: text, complex numbers, NaN, infinity, nothing at all.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from lowland.energy import check_finite
 from lowland.energy.points import describe
 
 Numbers = Tensor | ArrayLike
+EXACT = 1 << 53  # up to which float64 has every whole number
 NUMERIC_KINDS = "biuf"  # of NumPy's dtypes: bool, signed, unsigned, floating
 
 
@@ -29,14 +32,21 @@ def read_numbers(what: str, values: Numbers, *, finite: bool = True) -> Tensor:
     if isinstance(values, Tensor):
         if values.is_complex() or values.layout != torch.strided:
             raise _refuse(what, describe(values))
+        _check_exact(what, values)
         numbers = values.detach().double()
     else:
+        if isinstance(values, np.ma.MaskedArray):
+            raise ValueError(
+                f"{what} came as a masked array; a mask would be read through, and plain arrays "
+                "are needed; take values.compressed(), or fill the gaps with values.filled(...)"
+            )
         try:
             array = np.asarray(values)
         except (TypeError, ValueError, RuntimeError):
             raise _refuse(what, f"a {type(values).__name__}") from None
         if array.dtype.kind not in NUMERIC_KINDS:
             raise _refuse(what, f"a {type(values).__name__} of {array.dtype}")
+        _check_exact(what, array)
         numbers = torch.from_numpy(np.array(array, dtype=np.float64))
     if not finite:
         missing = int(numbers.isnan().sum())
@@ -106,6 +116,23 @@ def read_labels(what: str, values: Numbers, classes: int | None = None) -> Tenso
             f"from 0{top} are needed; check them"
         )
     return labels.long()
+
+
+def _check_exact(what: str, values: Tensor | NDArray[Any]) -> None:
+    """Raise ValueError for whole numbers beyond what float64 tells apart."""
+    if isinstance(values, Tensor):
+        if values.dtype not in (torch.int64, torch.uint64):
+            return
+        values = values.cpu().numpy()  # torch finds no bounds of uint64
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 8 or not values.size:
+        return
+    low, high = int(values.min()), int(values.max())
+    if max(-low, high) > EXACT:
+        raise ValueError(
+            f"{what} are whole numbers from {low} to {high}, which 64-bit floats cannot tell "
+            "apart; whole numbers up to 2^53 are exact; subtract the smallest, or convert them to "
+            "floats if their last digits do not matter"
+        )
 
 
 def _refuse(what: str, came: str) -> ValueError:

@@ -33,7 +33,7 @@ def describe_scales(data: Dataset) -> str:
     if flat:
         return (
             f"Column {_join(names, flat)} of {data.name} never changes: an energy can fall without "
-            "end away from it. Remove it, or set data.standardize = true."
+            "end away from it. Remove it."
         )
     low, high = int(std.argmin()), int(std.argmax())
     far = int((mean.abs() / std).argmax())
