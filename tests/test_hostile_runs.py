@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from lowland.energy import Energy
 from lowland.nets import MLP
 from lowland.run import Run
 from lowland.run.changes import compare_recipes
+from lowland.trained.scoring import _calibration_energies, load_detector
 from lowland.training.identity import HASHES
 
 TINY = {
@@ -400,8 +402,6 @@ def test_what_is_derived_belongs_to_its_weights(run: Path) -> None:
     new = load(run)
     assert new.digest != old.digest
     x = new.data.calibration.x
-    from lowland.trained.scoring import _calibration_energies, load_detector
-
     assert torch.equal(_calibration_energies(new), new.energies(x))
     assert not torch.equal(_calibration_energies(new), old.energies(x))
     page = commands.report(run).read_text()
@@ -717,3 +717,41 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*looks like.*")
         yield
+
+
+def resave(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change tensors of a file and keep the words about them."""
+    with safe_open(str(path), "pt") as file:
+        words = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(tensors)
+    save_file(tensors, path, words)
+
+
+def test_derived_numbers_that_were_changed_are_recognised(run: Path) -> None:
+    """A threshold, prior samples and hashes carry a digest of their numbers."""
+    commands.evaluate(run, quiet=True)
+    for name in ("calibration", "evaluation", "training_points"):
+        file = run / f"{name}.safetensors"
+        assert Run.open(run).read_tensors(file.name)
+        resave(file, lambda d: [t.add_(1) for t in d.values()])
+        refused(lambda: Run.open(run).read_tensors(file.name), file.name, "is damaged")  # noqa: B023
+    model = load(run)
+    refused(lambda: load_detector(model), "calibration.safetensors is damaged")
+    held = model.data.calibration.x
+    refused(lambda: model.detector(calibration=held), f"{HASHES} is damaged")
+
+
+def test_derived_numbers_without_a_digest_are_computed_anew(run: Path) -> None:
+    model = load(run)
+    wrong = {"energies": torch.full((200,), -100.0)}
+    save_file(wrong, run / "calibration.safetensors", {"weights": model.digest})
+    fresh = model.energies(model.data.calibration.x)
+    assert torch.equal(_calibration_energies(model), fresh)
+
+
+@pytest.mark.parametrize("name", lowland.list_pretrained())
+def test_shipped_derived_numbers_carry_a_digest(name: str) -> None:
+    for file in ("calibration.safetensors", HASHES):
+        shipped = Run.open(name)
+        assert shipped.read_about(file)["sha256"] and shipped.read_tensors(file)

@@ -18,7 +18,17 @@ import lowland
 ROOT = Path(lowland.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-LEAVES = {"registry", "domain", "atomic", "memory", "reading", "seeds", "scalars", "plain"}
+LEAVES = {
+    "registry",
+    "domain",
+    "atomic",
+    "memory",
+    "reading",
+    "seeds",
+    "scalars",
+    "plain",
+    "digests",
+}
 LIBRARY = LEAVES | {
     "energy",
     "targets",
@@ -62,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "domain": {"scalars"},
     "atomic": set(),
     "memory": set(),
+    "digests": set(),
     "launch": set(),
     "reading": set(),
     "seeds": {"scalars"},

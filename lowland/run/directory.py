@@ -19,6 +19,7 @@ from lowland.atomic import (
     remove_leftovers,
     write_bytes,
 )
+from lowland.digests import digest_tensors
 from lowland.pretrained import list_pretrained, pretrained_folder
 from lowland.reading import ReadError, parse_json, read_bytes
 from lowland.registry import Plain
@@ -202,12 +203,24 @@ class Run:
     def write_tensors(
         self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
     ) -> Path:
-        """Write named tensors as one safetensors file; about: words that `read_about` returns."""
-        return self.write(name, tensors_to_bytes(tensors, about))
+        """Write named tensors as one safetensors file; about: words that `read_about` returns, with
+        a digest of the tensors beside them.
+        """
+        words = {**(about or {}), "sha256": digest_tensors(tensors)}
+        return self.write(name, tensors_to_bytes(tensors, words))
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
-        """Read a safetensors file of the run. Raises RunError if it is missing or damaged."""
-        return parse_tensors(self._read(name), self.path / name)
+        """Read a safetensors file of the run. Raises RunError if it is missing or damaged, or if
+        its numbers are not those that were written; files without a digest are older: believed.
+        """
+        tensors = parse_tensors(self._read(name), self.path / name)
+        if self.read_about(name).get("sha256") not in (None, digest_tensors(tensors)):
+            raise RunError(
+                f"{self.path / name} is damaged: its numbers are not those that were written; it "
+                "must be as lowland wrote it; restore it from a copy, or remove it and run the "
+                "verb that writes it"
+            )
+        return tensors
 
     def read_about(self, name: str) -> dict[str, str]:
         """Read the words about the tensors in a safetensors file, {} where there are none or no

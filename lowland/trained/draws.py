@@ -127,7 +127,8 @@ def draw_prior(model: Model) -> Tensor | None:
         return None
     if (model.run.path / PRIOR_FILE).exists():
         kept = model.run.read_tensors(PRIOR_FILE).get("x")
-        fresh = model.run.read_about(PRIOR_FILE).get("weights") == model.digest
+        about = model.run.read_about(PRIOR_FILE)
+        fresh = about.get("weights") == model.digest and "sha256" in about
         if kept is not None and fresh and kept.shape == (count, *model.shape):
             return kept
     if model.sampler is None:

@@ -98,7 +98,8 @@ def check_identity(run: Run, data: Dataset) -> None:
         raise RunError(
             f"the data of {run.path} ({data.name}) are not those that it was trained on: "
             f"{', '.join(changes)}; a run belongs to its data and their division; restore them, "
-            "pass the data set that was trained on as data=..., or train a new run"
+            "pass the data set that was trained on as data=..., train a new run, or resume with "
+            "--allow-changes"
         )
 
 

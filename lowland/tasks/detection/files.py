@@ -1,16 +1,15 @@
 """Files of detectors: safetensors, with the settings and a digest in the header."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from lowland.atomic import write_bytes
+from lowland.digests import digest_tensors
 from lowland.plain import dump_json
 from lowland.reading import parse_json
 from lowland.tasks.detection.registry import outlier_score_from_dict
@@ -26,7 +25,7 @@ Contents = tuple[OutlierScore, DataSummary | None, dict[str, Tensor]]
 def write_detector(target: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> Path:
     """Write tensors and plain values into a file. Raises ValueError if it cannot be written."""
     data = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    header = dump_json({"format": DETECTOR_FORMAT, "sha256": _digest(data), **about})
+    header = dump_json({"format": DETECTOR_FORMAT, "sha256": digest_tensors(data), **about})
     try:
         write_bytes(target, dump_tensors(data, {"detector": header}))
     except OSError as error:
@@ -50,7 +49,7 @@ def read_detector(path: str | Path) -> Contents:
             tensors = {name: file.get_tensor(name) for name in names}
         made, digest = about["format"], about.get("sha256")
         if made == DETECTOR_FORMAT:
-            if digest not in (None, _digest(tensors)):
+            if digest not in (None, digest_tensors(tensors)):
                 raise TypeError("its numbers are not those that were written")
             _ = tensors["calibration"]
             summary = about["summary"] and _summary_from_dict(about["summary"])
@@ -63,15 +62,6 @@ def read_detector(path: str | Path) -> Contents:
     raise ValueError(
         f"{path} is a detector of format {made}; this lowland reads {DETECTOR_FORMAT}; fit it again"
     )
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names, types, shapes and numbers of tensors."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def _one_line(error: Exception) -> str:
