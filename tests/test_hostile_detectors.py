@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lowland import Detector, Function, box
-from lowland.domain import real
+from lowland.domain import binary, real
 from lowland.interop.adapters import to_points
 from lowland.interop.sklearn import CalibratedEnergy
 from lowland.nets import MLP, ClassifierEnergy
@@ -164,10 +164,15 @@ def test_repeated_calibration_points_are_counted_and_said(
 ) -> None:
     for x in (points(0, 30), points(0, 30).double(), points(0, 30).view(30, 1, 3, 1)):
         many = repeat(x.reshape(30, 3)).view(-1, *x.shape[1:])
-        with pytest.warns(UserWarning, match=r"\d+ of \d+ calibration points repeat others"):
-            Detector(bowl).fit(many)
-    with pytest.warns(UserWarning, match="calibration scores equal others"):
-        Detector(bowl, calibration=points(0, 30)[:, 0].repeat(50))
+        for scaled in (many, (100 * many).round()):
+            with pytest.warns(UserWarning, match=r"\d+ of \d+ calibration points repeat others"):
+                Detector(bowl).fit(scaled)
+    few = torch.cat([torch.arange(10.0).repeat(100), torch.tensor([77.0])])
+    with pytest.warns(UserWarning, match="990 of 1001 calibration points .* of which these are 11"):
+        Detector(bowl).fit(few[:, None])
+    for scores in (few, points(0, 30)[:, 0].repeat(50)):
+        with pytest.warns(UserWarning, match="calibration scores equal others"):
+            Detector(bowl, calibration=scores)
 
 
 def test_data_of_few_values_and_a_chance_repeat_are_no_mistake() -> None:
@@ -175,9 +180,9 @@ def test_data_of_few_values_and_a_chance_repeat_are_no_mistake() -> None:
     x = points(1, 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Detector(bowl).fit(bits)
+        Detector(Function(bowl, binary(3))).fit(bits)
         Detector(bowl).fit(torch.cat([x, x[:3]]))
-        Detector(bowl, calibration=bits.sum(1))
+        Detector(Function(bowl, binary(3)), calibration=bits.sum(1))
     with pytest.warns(UserWarning, match="500 of 1000"):
         Detector(bowl).fit(torch.cat([points(0, 500), points(0, 500)]))
 

@@ -88,7 +88,8 @@ class Detector:
         if calibration is not None:
             calibration = _read_scores(calibration)
             if witnesses is None:
-                warn_of_equal_scores(calibration, stacklevel=2)
+                discrete = lifted.domain.kind in DISCRETE
+                warn_of_equal_scores(calibration, discrete, stacklevel=2)
                 witnesses = Witnesses(None, None, digest_weights(lifted))
         values = {
             "energy": lifted,

@@ -104,13 +104,12 @@ def find_drift(
 def warn_of_repeats(x: Tensor, discrete: bool, stacklevel: int) -> None:
     """Warn if too many of the calibration points x (N, *event) repeat others.
 
-    Data of few values repeat by themselves; then only a set that was copied whole is told.
+    Points of a discrete domain repeat by themselves; then only a set that was copied whole is told.
     """
     counts = Counter(as_bytes(x))
     repeats = len(x) - len(counts)
     copied = len(counts) > 2 and reduce(math.gcd, counts.values()) > 1
-    few_values = discrete or bool((x == x.round()).all())
-    if copied or (not few_values and repeats > MAX_REPEATS * len(x)):
+    if copied or (not discrete and repeats > MAX_REPEATS * len(x)):
         warnings.warn(
             f"{repeats} of {len(x)} calibration points repeat others; the promise counts "
             f"independent points, of which these are {len(counts)}; pass every point once",
@@ -118,13 +117,14 @@ def warn_of_repeats(x: Tensor, discrete: bool, stacklevel: int) -> None:
         )
 
 
-def warn_of_equal_scores(scores: Tensor, stacklevel: int) -> None:
-    """Warn if calibration scores (N,) look like copies of fewer."""
+def warn_of_equal_scores(scores: Tensor, discrete: bool, stacklevel: int) -> None:
+    """Warn if calibration scores (N,) look like copies of fewer; points of a discrete domain may
+    share theirs.
+    """
     counts = Counter(scores.double().tolist())
     repeats = len(scores) - len(counts)
     copied = len(counts) > 2 and reduce(math.gcd, counts.values()) > 1
-    whole = bool((scores == scores.round()).all())
-    if copied or (not whole and repeats > MAX_EQUAL_SCORES * len(scores)):
+    if copied or (not discrete and repeats > MAX_EQUAL_SCORES * len(scores)):
         warnings.warn(
             f"{repeats} of {len(scores)} calibration scores equal others; the promise counts "
             f"independent points, of which these may be {len(counts)}; pass the score of every "
